@@ -1,0 +1,184 @@
+"""Copy-up and the system calls that Python 3.11 lacks, each under the kernel's own name.
+
+Every function raises `OSError` with the call's errno (and the path as its filename where it takes one),
+retries EINTR after running Python's signal handlers, releases the GIL around the system call, and takes
+paths as bytes, str or os.PathLike. Descriptors it returns are close-on-exec. Source of each contract: the man page
+of the same name in section 2; for the mount calls linux/mount.h.
+"""
+
+from os import PathLike
+from typing import Final, Literal, TypeAlias, final
+
+_Path: TypeAlias = bytes | str | PathLike[bytes] | PathLike[str]
+
+AT_FDCWD: Final[int]
+AT_EMPTY_PATH: Final[int]
+AT_RECURSIVE: Final[int]
+AT_SYMLINK_FOLLOW: Final[int]
+AT_SYMLINK_NOFOLLOW: Final[int]
+
+CLONE_NEWCGROUP: Final[int]
+CLONE_NEWIPC: Final[int]
+CLONE_NEWNET: Final[int]
+CLONE_NEWNS: Final[int]
+CLONE_NEWPID: Final[int]
+CLONE_NEWTIME: Final[int]
+CLONE_NEWUSER: Final[int]
+CLONE_NEWUTS: Final[int]
+
+CLOSE_RANGE_CLOEXEC: Final[int]
+
+FSCONFIG_CMD_CREATE: Final[int]
+FSCONFIG_CMD_RECONFIGURE: Final[int]
+FSCONFIG_SET_FD: Final[int]
+FSCONFIG_SET_FLAG: Final[int]
+FSCONFIG_SET_STRING: Final[int]
+FSMOUNT_CLOEXEC: Final[int]
+FSOPEN_CLOEXEC: Final[int]
+
+MNT_DETACH: Final[int]
+MNT_FORCE: Final[int]
+MOUNT_ATTR_IDMAP: Final[int]
+MOUNT_ATTR_NOATIME: Final[int]
+MOUNT_ATTR_NODEV: Final[int]
+MOUNT_ATTR_NOEXEC: Final[int]
+MOUNT_ATTR_NOSUID: Final[int]
+MOUNT_ATTR_RDONLY: Final[int]
+MOVE_MOUNT_F_EMPTY_PATH: Final[int]
+MOVE_MOUNT_T_EMPTY_PATH: Final[int]
+MS_BIND: Final[int]
+MS_MOVE: Final[int]
+MS_NOATIME: Final[int]
+MS_NODEV: Final[int]
+MS_NOEXEC: Final[int]
+MS_NOSUID: Final[int]
+MS_PRIVATE: Final[int]
+MS_RDONLY: Final[int]
+MS_REC: Final[int]
+MS_REMOUNT: Final[int]
+MS_SHARED: Final[int]
+MS_SLAVE: Final[int]
+MS_STRICTATIME: Final[int]
+OPEN_TREE_CLOEXEC: Final[int]
+OPEN_TREE_CLONE: Final[int]
+UMOUNT_NOFOLLOW: Final[int]
+
+PR_CAPBSET_DROP: Final[int]
+PR_CAP_AMBIENT: Final[int]
+PR_CAP_AMBIENT_CLEAR_ALL: Final[int]
+PR_SET_CHILD_SUBREAPER: Final[int]
+PR_SET_DUMPABLE: Final[int]
+PR_SET_NAME: Final[int]
+PR_SET_NO_NEW_PRIVS: Final[int]
+PR_SET_PDEATHSIG: Final[int]
+
+RENAME_EXCHANGE: Final[int]
+RENAME_NOREPLACE: Final[int]
+RENAME_WHITEOUT: Final[int]
+
+RESOLVE_BENEATH: Final[int]
+RESOLVE_IN_ROOT: Final[int]
+RESOLVE_NO_MAGICLINKS: Final[int]
+RESOLVE_NO_SYMLINKS: Final[int]
+RESOLVE_NO_XDEV: Final[int]
+
+STATX_BASIC_STATS: Final[int]
+STATX_BTIME: Final[int]
+STATX_MNT_ID: Final[int]
+
+@final
+class Statx:
+    """What statx(2) fills in; times are integer nanoseconds since the epoch, `mask` says which fields hold."""
+
+    mask: int
+    blksize: int
+    attributes: int
+    nlink: int
+    uid: int
+    gid: int
+    mode: int
+    ino: int
+    size: int
+    blocks: int
+    attributes_mask: int
+    atime_ns: int
+    btime_ns: int
+    ctime_ns: int
+    mtime_ns: int
+    rdev: int
+    dev: int
+    mnt_id: int
+
+@final
+class FileHandle:
+    """What name_to_handle_at(2) fills in: the file system's own name of an inode."""
+
+    type: int
+    handle: bytes
+    mount_id: int
+
+def openat2(dirfd: int, path: _Path, flags: int, mode: int = 0, resolve: int = 0) -> int: ...
+def renameat2(
+    olddirfd: int, oldpath: _Path, newdirfd: int, newpath: _Path, flags: int = 0
+) -> None: ...
+def statx(dirfd: int, path: _Path, flags: int, mask: int) -> Statx: ...
+def utimensat(
+    dirfd: int, path: _Path, atime_ns: int | None, mtime_ns: int | None, flags: int = 0
+) -> None:
+    """Set times in nanoseconds since the epoch; None leaves one as it is (UTIME_OMIT)."""
+
+def name_to_handle_at(dirfd: int, path: _Path, flags: int = 0) -> FileHandle: ...
+def open_tree(dirfd: int, path: _Path, flags: int) -> int: ...
+def move_mount(
+    from_dirfd: int, from_path: _Path, to_dirfd: int, to_path: _Path, flags: int
+) -> None: ...
+def mount_setattr(
+    dirfd: int,
+    path: _Path,
+    flags: int,
+    attr_set: int = 0,
+    attr_clr: int = 0,
+    propagation: int = 0,
+    userns_fd: int = 0,
+) -> None: ...
+def fsopen(fstype: str, flags: int) -> int: ...
+def fsconfig(fd: int, command: int, key: str | None, value: str | None, aux: int = 0) -> None: ...
+def fsmount(fd: int, flags: int, attr_flags: int) -> int: ...
+def mount(
+    source: _Path | None,
+    target: _Path,
+    fstype: str | None,
+    flags: int,
+    data: str | bytes | None = None,
+) -> None: ...
+def umount2(target: _Path, flags: int) -> None: ...
+def unshare(flags: int) -> None: ...
+def setns(fd: int, nstype: int) -> None: ...
+def pivot_root(new_root: _Path, put_old: _Path) -> None: ...
+def close_range(first: int, last: int, flags: int) -> None: ...
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int: ...
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """Set this thread's capability sets, each a mask of bits 1 << CAP_* (64 bits, capset(2) version 3)."""
+
+def copy_up(
+    src: int,
+    dst: int,
+    /,
+    *,
+    data: bool = True,
+    uid: int = -1,
+    gid: int = -1,
+    skip_xattrs: tuple[bytes, ...] = (),
+    cancel: int = -1,
+) -> Literal["clone", "copy_file_range", "read_write", "none"]:
+    """Make the empty inode `dst` what the inode `src` is; say how the bytes travelled.
+
+    Data (regular files, unless `data` is false): FICLONE, else copy_file_range(2), else read and write; holes
+    stay holes (SEEK_DATA/SEEK_HOLE), the length is exact. Then xattrs and ACLs (but no name that begins with one of
+    `skip_xattrs`), owner (`uid`, `gid`; -1: the source's own), mode, and times to the nanosecond, last.
+    Either descriptor may be O_PATH where no data is copied. Neither's offset matters afterwards.
+
+    Raises OSError: ENOSPC, EDQUOT, EIO and the like as the kernel gave them; ECANCELED when `cancel` (an eventfd or
+    pipe, polled between chunks of at most 8 MiB) became readable. A failed copy leaves `dst` half made: the
+    caller drops it.
+    """
