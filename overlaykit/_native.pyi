@@ -90,32 +90,32 @@ STATX_MNT_ID: Final[int]
 class Statx:
     """What statx(2) fills in; times are integer nanoseconds since the epoch, `mask` says which fields hold."""
 
-    mask: int
-    blksize: int
-    attributes: int
-    nlink: int
-    uid: int
-    gid: int
-    mode: int
-    ino: int
-    size: int
-    blocks: int
-    attributes_mask: int
-    atime_ns: int
-    btime_ns: int
-    ctime_ns: int
-    mtime_ns: int
-    rdev: int
-    dev: int
-    mnt_id: int
+    mask: Final[int]
+    blksize: Final[int]
+    attributes: Final[int]
+    nlink: Final[int]
+    uid: Final[int]
+    gid: Final[int]
+    mode: Final[int]
+    ino: Final[int]
+    size: Final[int]
+    blocks: Final[int]
+    attributes_mask: Final[int]
+    atime_ns: Final[int]
+    btime_ns: Final[int]
+    ctime_ns: Final[int]
+    mtime_ns: Final[int]
+    rdev: Final[int]
+    dev: Final[int]
+    mnt_id: Final[int]
 
 @final
 class FileHandle:
     """What name_to_handle_at(2) fills in: the file system's own name of an inode."""
 
-    type: int
-    handle: bytes
-    mount_id: int
+    type: Final[int]
+    handle: Final[bytes]
+    mount_id: Final[int]
 
 def openat2(dirfd: int, path: _Path, flags: int, mode: int = 0, resolve: int = 0) -> int: ...
 def renameat2(
@@ -142,21 +142,25 @@ def mount_setattr(
     userns_fd: int = 0,
 ) -> None: ...
 def fsopen(fstype: str, flags: int) -> int: ...
-def fsconfig(fd: int, command: int, key: str | None, value: str | None, aux: int = 0) -> None: ...
+def fsconfig(fd: int, command: int, key: str | None, value: _Path | None, aux: int = 0) -> None:
+    """Configure what fsopen(2) began. After a failure the kernel's own words can be read from `fd`."""
+
 def fsmount(fd: int, flags: int, attr_flags: int) -> int: ...
 def mount(
     source: _Path | None,
     target: _Path,
     fstype: str | None,
     flags: int,
-    data: str | bytes | None = None,
+    data: _Path | None = None,
 ) -> None: ...
 def umount2(target: _Path, flags: int) -> None: ...
 def unshare(flags: int) -> None: ...
 def setns(fd: int, nstype: int) -> None: ...
 def pivot_root(new_root: _Path, put_old: _Path) -> None: ...
 def close_range(first: int, last: int, flags: int) -> None: ...
-def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int: ...
+def prctl(option: int, arg2: int | bytes = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
+    """Set how the kernel treats this process; `arg2` is bytes for PR_SET_NAME (at most 15 are kept)."""
+
 def capset(effective: int, permitted: int, inheritable: int) -> None:
     """Set this thread's capability sets, each a mask of bits 1 << CAP_* (64 bits, capset(2) version 3)."""
 

@@ -1,0 +1,244 @@
+/* The module overlaykit._native: its constants, its types, and the argument converters.
+ *
+ * The contract is overlaykit/_native.pyi. Built against the limited API of CPython 3.11.
+ */
+#include "native.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/mount.h>
+#include <linux/openat2.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+
+/* Younger than the headers of Debian 11 (Linux 5.10, glibc 2.31), or kept by sys/mount.h, which
+ * some versions of glibc do not let live beside linux/mount.h. */
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x00000080
+#endif
+#ifndef CLOSE_RANGE_CLOEXEC
+#define CLOSE_RANGE_CLOEXEC (1U << 2)
+#endif
+#ifndef MNT_FORCE
+#define MNT_FORCE 1
+#endif
+#ifndef MNT_DETACH
+#define MNT_DETACH 2
+#endif
+#ifndef UMOUNT_NOFOLLOW
+#define UMOUNT_NOFOLLOW 8
+#endif
+#ifndef MOUNT_ATTR_IDMAP
+#define MOUNT_ATTR_IDMAP 0x00100000
+#endif
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
+
+static const struct {
+    const char *name;
+    long value;
+} constants[] = {
+#define CONSTANT(name) {#name, (long)name}
+    CONSTANT(AT_FDCWD),
+    CONSTANT(AT_EMPTY_PATH),
+    CONSTANT(AT_RECURSIVE),
+    CONSTANT(AT_SYMLINK_FOLLOW),
+    CONSTANT(AT_SYMLINK_NOFOLLOW),
+
+    CONSTANT(CLONE_NEWCGROUP),
+    CONSTANT(CLONE_NEWIPC),
+    CONSTANT(CLONE_NEWNET),
+    CONSTANT(CLONE_NEWNS),
+    CONSTANT(CLONE_NEWPID),
+    CONSTANT(CLONE_NEWTIME),
+    CONSTANT(CLONE_NEWUSER),
+    CONSTANT(CLONE_NEWUTS),
+
+    CONSTANT(CLOSE_RANGE_CLOEXEC),
+
+    CONSTANT(FSCONFIG_CMD_CREATE),
+    CONSTANT(FSCONFIG_CMD_RECONFIGURE),
+    CONSTANT(FSCONFIG_SET_FD),
+    CONSTANT(FSCONFIG_SET_FLAG),
+    CONSTANT(FSCONFIG_SET_STRING),
+    CONSTANT(FSMOUNT_CLOEXEC),
+    CONSTANT(FSOPEN_CLOEXEC),
+
+    CONSTANT(MNT_DETACH),
+    CONSTANT(MNT_FORCE),
+    CONSTANT(MOUNT_ATTR_IDMAP),
+    CONSTANT(MOUNT_ATTR_NOATIME),
+    CONSTANT(MOUNT_ATTR_NODEV),
+    CONSTANT(MOUNT_ATTR_NOEXEC),
+    CONSTANT(MOUNT_ATTR_NOSUID),
+    CONSTANT(MOUNT_ATTR_RDONLY),
+    CONSTANT(MOVE_MOUNT_F_EMPTY_PATH),
+    CONSTANT(MOVE_MOUNT_T_EMPTY_PATH),
+    CONSTANT(MS_BIND),
+    CONSTANT(MS_MOVE),
+    CONSTANT(MS_NOATIME),
+    CONSTANT(MS_NODEV),
+    CONSTANT(MS_NOEXEC),
+    CONSTANT(MS_NOSUID),
+    CONSTANT(MS_PRIVATE),
+    CONSTANT(MS_RDONLY),
+    CONSTANT(MS_REC),
+    CONSTANT(MS_REMOUNT),
+    CONSTANT(MS_SHARED),
+    CONSTANT(MS_SLAVE),
+    CONSTANT(MS_STRICTATIME),
+    CONSTANT(OPEN_TREE_CLOEXEC),
+    CONSTANT(OPEN_TREE_CLONE),
+    CONSTANT(UMOUNT_NOFOLLOW),
+
+    CONSTANT(PR_CAPBSET_DROP),
+    CONSTANT(PR_CAP_AMBIENT),
+    CONSTANT(PR_CAP_AMBIENT_CLEAR_ALL),
+    CONSTANT(PR_SET_CHILD_SUBREAPER),
+    CONSTANT(PR_SET_DUMPABLE),
+    CONSTANT(PR_SET_NAME),
+    CONSTANT(PR_SET_NO_NEW_PRIVS),
+    CONSTANT(PR_SET_PDEATHSIG),
+
+    CONSTANT(RENAME_EXCHANGE),
+    CONSTANT(RENAME_NOREPLACE),
+    CONSTANT(RENAME_WHITEOUT),
+
+    CONSTANT(RESOLVE_BENEATH),
+    CONSTANT(RESOLVE_IN_ROOT),
+    CONSTANT(RESOLVE_NO_MAGICLINKS),
+    CONSTANT(RESOLVE_NO_SYMLINKS),
+    CONSTANT(RESOLVE_NO_XDEV),
+
+    CONSTANT(STATX_BASIC_STATS),
+    CONSTANT(STATX_BTIME),
+    CONSTANT(STATX_MNT_ID),
+#undef CONSTANT
+};
+
+int
+native_path_from(PyObject *given, void *address)
+{
+    native_path *path = address;
+    if (given == NULL) { /* a later argument was refused */
+        native_path_release(path);
+        return 0;
+    }
+    if (!PyUnicode_FSConverter(given, &path->encoded)) {
+        return 0;
+    }
+    path->given = given;
+    path->name = PyBytes_AsString(path->encoded);
+    return Py_CLEANUP_SUPPORTED;
+}
+
+int
+native_path_or_none_from(PyObject *given, void *address)
+{
+    if (given == Py_None) {
+        *(native_path *)address = (native_path){0};
+        return Py_CLEANUP_SUPPORTED;
+    }
+    return native_path_from(given, address);
+}
+
+void
+native_path_release(native_path *path)
+{
+    Py_CLEAR(path->encoded);
+}
+
+int
+native_uint64_from(PyObject *given, void *address)
+{
+    unsigned long long value = PyLong_AsUnsignedLongLong(given);
+    if (value == (unsigned long long)-1 && PyErr_Occurred()) {
+        return 0;
+    }
+    *(uint64_t *)address = value;
+    return 1;
+}
+
+int
+native_uint32_from(PyObject *given, void *address)
+{
+    uint64_t value;
+    if (!native_uint64_from(given, &value)) {
+        return 0;
+    }
+    if (value > UINT32_MAX) {
+        PyErr_SetString(PyExc_OverflowError, "int too large for 32 bits");
+        return 0;
+    }
+    *(uint32_t *)address = (uint32_t)value;
+    return 1;
+}
+
+PyObject *
+native_raise(const native_path *path, const native_path *second)
+{
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    return PyErr_SetFromErrnoWithFilenameObjects(PyExc_OSError, path ? path->given : NULL,
+                                                 second ? second->given : NULL);
+}
+
+static int
+module_exec(PyObject *module)
+{
+    for (size_t i = 0; i < sizeof(constants) / sizeof(constants[0]); i++) {
+        if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value) < 0) {
+            return -1;
+        }
+    }
+    if (PyModule_AddFunctions(module, native_syscall_methods) < 0) {
+        return -1;
+    }
+    if (PyModule_AddFunctions(module, native_copyup_methods) < 0) {
+        return -1;
+    }
+    return native_syscalls_init(module, PyModule_GetState(module));
+}
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    native_state *state = PyModule_GetState(module);
+    Py_VISIT(state->statx);
+    Py_VISIT(state->file_handle);
+    return 0;
+}
+
+static int
+module_clear(PyObject *module)
+{
+    native_state *state = PyModule_GetState(module);
+    Py_CLEAR(state->statx);
+    Py_CLEAR(state->file_handle);
+    return 0;
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_native",
+    .m_doc = "Copy-up and the system calls that Python 3.11 lacks.",
+    .m_size = sizeof(native_state),
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+};
+
+PyMODINIT_FUNC
+PyInit__native(void)
+{
+    return PyModuleDef_Init(&module_def);
+}

@@ -1,0 +1,61 @@
+/* What the files of overlaykit._native share: a path argument, and a system call made the polite way.
+ *
+ * Nothing here or in the C files keeps state outside the module object, so a fork or a second
+ * interpreter finds nothing to repair.
+ */
+#ifndef OVERLAYKIT_NATIVE_H
+#define OVERLAYKIT_NATIVE_H
+
+#include <Python.h>
+
+#include <errno.h>
+
+/* The types made when the module is, found again through PyModule_GetState. */
+typedef struct {
+    PyTypeObject *statx;
+    PyTypeObject *file_handle;
+} native_state;
+
+/* A path as the caller gave it (borrowed from the arguments, for the error) and as the kernel
+ * takes it. `name` is NULL where the caller gave None. */
+typedef struct {
+    PyObject *given;
+    PyObject *encoded;
+    const char *name;
+} native_path;
+
+/* Converters for "O&" in PyArg_Parse*: path, path or None, and integers that must fit. */
+int native_path_from(PyObject *given, void *path);
+int native_path_or_none_from(PyObject *given, void *path);
+int native_uint32_from(PyObject *given, void *value);
+int native_uint64_from(PyObject *given, void *value);
+
+void native_path_release(native_path *path);
+
+/* Set OSError from errno, naming up to two paths (each may be NULL), unless a signal handler
+ * has raised already. Returns NULL. */
+PyObject *native_raise(const native_path *path, const native_path *second);
+
+/* Make the system call with the GIL released; after EINTR run Python's signal handlers and, unless
+ * one raised, make it again (PEP 475). */
+#define NATIVE_CALL(result, call)                                                                  \
+    do {                                                                                           \
+        Py_BEGIN_ALLOW_THREADS                                                                     \
+        (result) = (call);                                                                         \
+        Py_END_ALLOW_THREADS                                                                       \
+    } while ((result) < 0 && errno == EINTR && PyErr_CheckSignals() == 0)
+
+/* An entry of a method table for a function that takes keywords. */
+#define NATIVE_METHOD(name, signature, summary)                                                    \
+    {                                                                                              \
+        #name, (PyCFunction)(void (*)(void))py_##name, METH_VARARGS | METH_KEYWORDS,               \
+            #name signature "\n--\n\n" summary                                                     \
+    }
+
+extern PyMethodDef native_syscall_methods[];
+extern PyMethodDef native_copyup_methods[];
+
+/* Make the types that system calls answer with. Returns 0, or -1 with an exception set. */
+int native_syscalls_init(PyObject *module, native_state *state);
+
+#endif

@@ -1,0 +1,630 @@
+/* System calls that Python 3.11 lacks: thin, each under the kernel's own name.
+ *
+ * A wrapper parses its arguments, makes the call, and turns errno into OSError; it decides nothing.
+ * Calls that glibc 2.31 does not wrap, and those whose declarations in sys/mount.h clash with
+ * linux/mount.h, go through syscall(2).
+ */
+#include "native.h"
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/mount.h>
+#include <linux/openat2.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+/* Younger than Linux 5.10's headers; the number is the same on every architecture but alpha. */
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+
+#define NS_PER_S 1000000000
+
+static PyObject *
+none_or_raise(long result, const native_path *path, const native_path *second)
+{
+    if (result < 0) {
+        return native_raise(path, second);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+int_or_raise(long result, const native_path *path)
+{
+    if (result < 0) {
+        return native_raise(path, NULL);
+    }
+    return PyLong_FromLong(result);
+}
+
+/* ---- files ---------------------------------------------------------------------------------- */
+
+static PyObject *
+py_openat2(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"dirfd", "path", "flags", "mode", "resolve", NULL};
+    int dirfd;
+    native_path path = {0};
+    uint64_t flags, mode = 0, resolve = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&O&|O&O&:openat2", keywords, &dirfd,
+                                     native_path_from, &path, native_uint64_from, &flags,
+                                     native_uint64_from, &mode, native_uint64_from, &resolve)) {
+        return NULL;
+    }
+    struct open_how how = {.flags = flags | O_CLOEXEC, .mode = mode, .resolve = resolve};
+    long fd;
+    NATIVE_CALL(fd, syscall(SYS_openat2, dirfd, path.name, &how, sizeof(how)));
+    PyObject *answer = int_or_raise(fd, &path);
+    native_path_release(&path);
+    return answer;
+}
+
+static PyObject *
+py_renameat2(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"olddirfd", "oldpath", "newdirfd", "newpath", "flags", NULL};
+    int olddirfd, newdirfd;
+    native_path oldpath = {0}, newpath = {0};
+    uint32_t flags = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&iO&|O&:renameat2", keywords, &olddirfd,
+                                     native_path_from, &oldpath, &newdirfd, native_path_from,
+                                     &newpath, native_uint32_from, &flags)) {
+        return NULL;
+    }
+    int result;
+    NATIVE_CALL(result, renameat2(olddirfd, oldpath.name, newdirfd, newpath.name, flags));
+    PyObject *answer = none_or_raise(result, &oldpath, &newpath);
+    native_path_release(&oldpath);
+    native_path_release(&newpath);
+    return answer;
+}
+
+/* Seconds and nanoseconds as one int of nanoseconds, which beyond the year 2262 needs more
+ * than 64 bits. */
+static PyObject *
+nanoseconds(struct statx_timestamp time)
+{
+    long long sum;
+    if (!__builtin_mul_overflow(time.tv_sec, NS_PER_S, &sum) &&
+        !__builtin_add_overflow(sum, time.tv_nsec, &sum)) {
+        return PyLong_FromLongLong(sum);
+    }
+    PyObject *answer = NULL;
+    PyObject *seconds = PyLong_FromLongLong(time.tv_sec);
+    PyObject *scale = PyLong_FromLong(NS_PER_S);
+    PyObject *rest = PyLong_FromUnsignedLong(time.tv_nsec);
+    PyObject *whole = seconds && scale ? PyNumber_Multiply(seconds, scale) : NULL;
+    if (whole && rest) {
+        answer = PyNumber_Add(whole, rest);
+    }
+    Py_XDECREF(whole);
+    Py_XDECREF(rest);
+    Py_XDECREF(scale);
+    Py_XDECREF(seconds);
+    return answer;
+}
+
+static PyStructSequence_Field statx_fields[] = {
+    {"mask", "which fields hold: STATX_* bits"},
+    {"blksize", "preferred size of a read or write, bytes"},
+    {"attributes", "STATX_ATTR_* bits"},
+    {"nlink", "number of hard links"},
+    {"uid", "owner"},
+    {"gid", "group"},
+    {"mode", "type and permissions"},
+    {"ino", "inode number"},
+    {"size", "length, bytes"},
+    {"blocks", "allocated units of 512 bytes"},
+    {"attributes_mask", "the attributes that the file system knows"},
+    {"atime_ns", "last access, nanoseconds since the epoch"},
+    {"btime_ns", "creation, nanoseconds since the epoch"},
+    {"ctime_ns", "last change of the inode, nanoseconds since the epoch"},
+    {"mtime_ns", "last change of the content, nanoseconds since the epoch"},
+    {"rdev", "which device a device file stands for"},
+    {"dev", "the device that holds the file"},
+    {"mnt_id", "the mount it was reached by"},
+    {NULL, NULL},
+};
+
+static PyStructSequence_Desc statx_desc = {
+    .name = "overlaykit._native.Statx",
+    .doc = "What statx(2) fills in.",
+    .fields = statx_fields,
+    .n_in_sequence = sizeof(statx_fields) / sizeof(statx_fields[0]) - 1,
+};
+
+static PyObject *
+statx_answer(PyTypeObject *type, const struct statx *stx)
+{
+    PyObject *answer = PyStructSequence_New(type);
+    if (answer == NULL) {
+        return NULL;
+    }
+    PyObject *values[] = {
+        PyLong_FromUnsignedLong(stx->stx_mask),
+        PyLong_FromUnsignedLong(stx->stx_blksize),
+        PyLong_FromUnsignedLongLong(stx->stx_attributes),
+        PyLong_FromUnsignedLong(stx->stx_nlink),
+        PyLong_FromUnsignedLong(stx->stx_uid),
+        PyLong_FromUnsignedLong(stx->stx_gid),
+        PyLong_FromUnsignedLong(stx->stx_mode),
+        PyLong_FromUnsignedLongLong(stx->stx_ino),
+        PyLong_FromUnsignedLongLong(stx->stx_size),
+        PyLong_FromUnsignedLongLong(stx->stx_blocks),
+        PyLong_FromUnsignedLongLong(stx->stx_attributes_mask),
+        nanoseconds(stx->stx_atime),
+        nanoseconds(stx->stx_btime),
+        nanoseconds(stx->stx_ctime),
+        nanoseconds(stx->stx_mtime),
+        PyLong_FromUnsignedLongLong(makedev(stx->stx_rdev_major, stx->stx_rdev_minor)),
+        PyLong_FromUnsignedLongLong(makedev(stx->stx_dev_major, stx->stx_dev_minor)),
+        PyLong_FromUnsignedLongLong(stx->stx_mnt_id),
+    };
+    for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
+        PyStructSequence_SetItem(answer, (Py_ssize_t)i, values[i]);
+    }
+    if (PyErr_Occurred()) {
+        Py_DECREF(answer);
+        return NULL;
+    }
+    return answer;
+}
+
+static PyObject *
+py_statx(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"dirfd", "path", "flags", "mask", NULL};
+    int dirfd, flags;
+    native_path path = {0};
+    uint32_t mask;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&iO&:statx", keywords, &dirfd,
+                                     native_path_from, &path, &flags, native_uint32_from, &mask)) {
+        return NULL;
+    }
+    struct statx stx = {0};
+    int result;
+    NATIVE_CALL(result, statx(dirfd, path.name, flags, mask, &stx));
+    native_state *state = PyModule_GetState(module);
+    PyObject *answer = result < 0 ? native_raise(&path, NULL) : statx_answer(state->statx, &stx);
+    native_path_release(&path);
+    return answer;
+}
+
+/* Split an int of nanoseconds, or None, as utimensat(2) wants it. Converter for "O&". */
+static int
+timespec_from(PyObject *given, void *address)
+{
+    struct timespec *time = address;
+    if (given == Py_None) {
+        *time = (struct timespec){.tv_nsec = UTIME_OMIT};
+        return 1;
+    }
+    PyObject *scale = PyLong_FromLong(NS_PER_S);
+    PyObject *parts = scale ? PyNumber_Divmod(given, scale) : NULL;
+    Py_XDECREF(scale);
+    if (parts == NULL) {
+        return 0;
+    }
+    time->tv_sec = PyLong_AsLongLong(PyTuple_GetItem(parts, 0));
+    time->tv_nsec = PyLong_AsLong(PyTuple_GetItem(parts, 1));
+    Py_DECREF(parts);
+    return !PyErr_Occurred();
+}
+
+static PyObject *
+py_utimensat(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"dirfd", "path", "atime_ns", "mtime_ns", "flags", NULL};
+    int dirfd, flags = 0;
+    native_path path = {0};
+    struct timespec times[2];
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&O&O&|i:utimensat", keywords, &dirfd,
+                                     native_path_from, &path, timespec_from, &times[0],
+                                     timespec_from, &times[1], &flags)) {
+        return NULL;
+    }
+    int result;
+    NATIVE_CALL(result, utimensat(dirfd, path.name, times, flags));
+    PyObject *answer = none_or_raise(result, &path, NULL);
+    native_path_release(&path);
+    return answer;
+}
+
+static PyStructSequence_Field file_handle_fields[] = {
+    {"type", "how the file system reads the bytes"},
+    {"handle", "the file system's own name of the inode"},
+    {"mount_id", "the mount it was reached by"},
+    {NULL, NULL},
+};
+
+static PyStructSequence_Desc file_handle_desc = {
+    .name = "overlaykit._native.FileHandle",
+    .doc = "What name_to_handle_at(2) fills in.",
+    .fields = file_handle_fields,
+    .n_in_sequence = sizeof(file_handle_fields) / sizeof(file_handle_fields[0]) - 1,
+};
+
+static PyObject *
+file_handle_answer(PyTypeObject *type, const struct file_handle *handle, int mount_id)
+{
+    PyObject *answer = PyStructSequence_New(type);
+    if (answer == NULL) {
+        return NULL;
+    }
+    PyStructSequence_SetItem(answer, 0, PyLong_FromLong(handle->handle_type));
+    PyStructSequence_SetItem(answer, 1,
+                             PyBytes_FromStringAndSize((const char *)handle->f_handle,
+                                                       (Py_ssize_t)handle->handle_bytes));
+    PyStructSequence_SetItem(answer, 2, PyLong_FromLong(mount_id));
+    if (PyErr_Occurred()) {
+        Py_DECREF(answer);
+        return NULL;
+    }
+    return answer;
+}
+
+static PyObject *
+py_name_to_handle_at(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"dirfd", "path", "flags", NULL};
+    int dirfd, flags = 0;
+    native_path path = {0};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&|i:name_to_handle_at", keywords, &dirfd,
+                                     native_path_from, &path, &flags)) {
+        return NULL;
+    }
+    union {
+        struct file_handle handle;
+        char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+    } buffer = {.handle = {.handle_bytes = MAX_HANDLE_SZ}};
+    int mount_id = -1;
+    int result;
+    NATIVE_CALL(result, name_to_handle_at(dirfd, path.name, &buffer.handle, &mount_id, flags));
+    native_state *state = PyModule_GetState(module);
+    PyObject *answer = result < 0
+                           ? native_raise(&path, NULL)
+                           : file_handle_answer(state->file_handle, &buffer.handle, mount_id);
+    native_path_release(&path);
+    return answer;
+}
+
+/* ---- mounts --------------------------------------------------------------------------------- */
+
+static PyObject *
+py_open_tree(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"dirfd", "path", "flags", NULL};
+    int dirfd;
+    native_path path = {0};
+    uint32_t flags;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&O&:open_tree", keywords, &dirfd,
+                                     native_path_from, &path, native_uint32_from, &flags)) {
+        return NULL;
+    }
+    long fd;
+    NATIVE_CALL(fd, syscall(SYS_open_tree, dirfd, path.name, flags | OPEN_TREE_CLOEXEC));
+    PyObject *answer = int_or_raise(fd, &path);
+    native_path_release(&path);
+    return answer;
+}
+
+static PyObject *
+py_move_mount(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"from_dirfd", "from_path", "to_dirfd", "to_path", "flags", NULL};
+    int from_dirfd, to_dirfd;
+    native_path from_path = {0}, to_path = {0};
+    uint32_t flags;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&iO&O&:move_mount", keywords, &from_dirfd,
+                                     native_path_from, &from_path, &to_dirfd, native_path_from,
+                                     &to_path, native_uint32_from, &flags)) {
+        return NULL;
+    }
+    long result;
+    NATIVE_CALL(result, syscall(SYS_move_mount, from_dirfd, from_path.name, to_dirfd, to_path.name,
+                                flags));
+    PyObject *answer = none_or_raise(result, &from_path, &to_path);
+    native_path_release(&from_path);
+    native_path_release(&to_path);
+    return answer;
+}
+
+static PyObject *
+py_mount_setattr(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"dirfd",    "path",        "flags",     "attr_set",
+                               "attr_clr", "propagation", "userns_fd", NULL};
+    /* struct mount_attr of linux/mount.h, which came with Linux 5.12. */
+    struct {
+        uint64_t attr_set, attr_clr, propagation, userns_fd;
+    } attr = {0};
+    int dirfd;
+    native_path path = {0};
+    uint32_t flags;
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "iO&O&|O&O&O&O&:mount_setattr", keywords, &dirfd, native_path_from, &path,
+            native_uint32_from, &flags, native_uint64_from, &attr.attr_set, native_uint64_from,
+            &attr.attr_clr, native_uint64_from, &attr.propagation, native_uint64_from,
+            &attr.userns_fd)) {
+        return NULL;
+    }
+    long result;
+    NATIVE_CALL(result, syscall(SYS_mount_setattr, dirfd, path.name, flags, &attr, sizeof(attr)));
+    PyObject *answer = none_or_raise(result, &path, NULL);
+    native_path_release(&path);
+    return answer;
+}
+
+static PyObject *
+py_fsopen(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"fstype", "flags", NULL};
+    const char *fstype;
+    uint32_t flags;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sO&:fsopen", keywords, &fstype,
+                                     native_uint32_from, &flags)) {
+        return NULL;
+    }
+    long fd;
+    NATIVE_CALL(fd, syscall(SYS_fsopen, fstype, flags | FSOPEN_CLOEXEC));
+    return int_or_raise(fd, NULL);
+}
+
+static PyObject *
+py_fsconfig(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"fd", "command", "key", "value", "aux", NULL};
+    int fd, aux = 0;
+    uint32_t command;
+    const char *key;
+    native_path value = {0};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&zO&|i:fsconfig", keywords, &fd,
+                                     native_uint32_from, &command, &key, native_path_or_none_from,
+                                     &value, &aux)) {
+        return NULL;
+    }
+    long result;
+    NATIVE_CALL(result, syscall(SYS_fsconfig, fd, command, key, value.name, aux));
+    PyObject *answer = none_or_raise(result, NULL, NULL);
+    native_path_release(&value);
+    return answer;
+}
+
+static PyObject *
+py_fsmount(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"fd", "flags", "attr_flags", NULL};
+    int fd;
+    uint32_t flags, attr_flags;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&O&:fsmount", keywords, &fd,
+                                     native_uint32_from, &flags, native_uint32_from, &attr_flags)) {
+        return NULL;
+    }
+    long mount_fd;
+    NATIVE_CALL(mount_fd, syscall(SYS_fsmount, fd, flags | FSMOUNT_CLOEXEC, attr_flags));
+    return int_or_raise(mount_fd, NULL);
+}
+
+static PyObject *
+py_mount(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"source", "target", "fstype", "flags", "data", NULL};
+    native_path source = {0}, target = {0}, data = {0};
+    const char *fstype;
+    uint64_t flags;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&zO&|O&:mount", keywords,
+                                     native_path_or_none_from, &source, native_path_from, &target,
+                                     &fstype, native_uint64_from, &flags, native_path_or_none_from,
+                                     &data)) {
+        return NULL;
+    }
+    long result;
+    NATIVE_CALL(result, syscall(SYS_mount, source.name, target.name, fstype, (unsigned long)flags,
+                                data.name));
+    PyObject *answer = none_or_raise(result, &target, NULL);
+    native_path_release(&source);
+    native_path_release(&target);
+    native_path_release(&data);
+    return answer;
+}
+
+static PyObject *
+py_umount2(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"target", "flags", NULL};
+    native_path target = {0};
+    int flags;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&i:umount2", keywords, native_path_from,
+                                     &target, &flags)) {
+        return NULL;
+    }
+    long result;
+    NATIVE_CALL(result, syscall(SYS_umount2, target.name, flags));
+    PyObject *answer = none_or_raise(result, &target, NULL);
+    native_path_release(&target);
+    return answer;
+}
+
+static PyObject *
+py_pivot_root(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"new_root", "put_old", NULL};
+    native_path new_root = {0}, put_old = {0};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&:pivot_root", keywords, native_path_from,
+                                     &new_root, native_path_from, &put_old)) {
+        return NULL;
+    }
+    long result;
+    NATIVE_CALL(result, syscall(SYS_pivot_root, new_root.name, put_old.name));
+    PyObject *answer = none_or_raise(result, &new_root, &put_old);
+    native_path_release(&new_root);
+    native_path_release(&put_old);
+    return answer;
+}
+
+/* ---- processes ------------------------------------------------------------------------------ */
+
+static PyObject *
+py_unshare(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"flags", NULL};
+    int flags;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i:unshare", keywords, &flags)) {
+        return NULL;
+    }
+    int result;
+    NATIVE_CALL(result, unshare(flags));
+    return none_or_raise(result, NULL, NULL);
+}
+
+static PyObject *
+py_setns(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"fd", "nstype", NULL};
+    int fd, nstype;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii:setns", keywords, &fd, &nstype)) {
+        return NULL;
+    }
+    int result;
+    NATIVE_CALL(result, setns(fd, nstype));
+    return none_or_raise(result, NULL, NULL);
+}
+
+static PyObject *
+py_close_range(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"first", "last", "flags", NULL};
+    uint32_t first, last, flags;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&O&:close_range", keywords,
+                                     native_uint32_from, &first, native_uint32_from, &last,
+                                     native_uint32_from, &flags)) {
+        return NULL;
+    }
+    long result;
+    NATIVE_CALL(result, syscall(SYS_close_range, first, last, flags));
+    return none_or_raise(result, NULL, NULL);
+}
+
+/* prctl's second argument: an int, or for PR_SET_NAME the name itself. The kernel reads at most
+ * 16 bytes of it, and bytes objects end in a NUL. */
+static int
+prctl_argument(int option, PyObject *given, unsigned long *value)
+{
+    if (option == PR_SET_NAME && PyBytes_Check(given)) {
+        *value = (unsigned long)PyBytes_AsString(given);
+        return 1;
+    }
+    uint64_t wide;
+    if (!native_uint64_from(given, &wide)) {
+        return 0;
+    }
+    *value = (unsigned long)wide;
+    return 1;
+}
+
+static PyObject *
+py_prctl(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"option", "arg2", "arg3", "arg4", "arg5", NULL};
+    int option;
+    PyObject *given = NULL;
+    uint64_t arg3 = 0, arg4 = 0, arg5 = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|OO&O&O&:prctl", keywords, &option, &given,
+                                     native_uint64_from, &arg3, native_uint64_from, &arg4,
+                                     native_uint64_from, &arg5)) {
+        return NULL;
+    }
+    unsigned long arg2 = 0;
+    if (given != NULL && !prctl_argument(option, given, &arg2)) {
+        return NULL;
+    }
+    int result;
+    NATIVE_CALL(result, prctl(option, arg2, (unsigned long)arg3, (unsigned long)arg4,
+                              (unsigned long)arg5));
+    return int_or_raise(result, NULL);
+}
+
+static PyObject *
+py_capset(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"effective", "permitted", "inheritable", NULL};
+    uint64_t effective, permitted, inheritable;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&O&:capset", keywords, native_uint64_from,
+                                     &effective, native_uint64_from, &permitted, native_uint64_from,
+                                     &inheritable)) {
+        return NULL;
+    }
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
+    for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
+        sets[i].effective = (uint32_t)(effective >> (32 * i));
+        sets[i].permitted = (uint32_t)(permitted >> (32 * i));
+        sets[i].inheritable = (uint32_t)(inheritable >> (32 * i));
+    }
+    long result;
+    NATIVE_CALL(result, syscall(SYS_capset, &header, sets));
+    return none_or_raise(result, NULL, NULL);
+}
+
+PyMethodDef native_syscall_methods[] = {
+    NATIVE_METHOD(openat2, "($module, /, dirfd, path, flags, mode=0, resolve=0)",
+                  "openat2(2): open a file, saying how its path may be resolved."),
+    NATIVE_METHOD(renameat2, "($module, /, olddirfd, oldpath, newdirfd, newpath, flags=0)",
+                  "renameat2(2): rename, exchange, or rename and leave a whiteout."),
+    NATIVE_METHOD(statx, "($module, /, dirfd, path, flags, mask)",
+                  "statx(2): what an inode is, as a Statx."),
+    NATIVE_METHOD(utimensat, "($module, /, dirfd, path, atime_ns, mtime_ns, flags=0)",
+                  "utimensat(2): set times in nanoseconds; None leaves one as it is."),
+    NATIVE_METHOD(name_to_handle_at, "($module, /, dirfd, path, flags=0)",
+                  "name_to_handle_at(2): the file system's own name of an inode, as a FileHandle."),
+    NATIVE_METHOD(open_tree, "($module, /, dirfd, path, flags)",
+                  "open_tree(2): a descriptor of a mount, or of a private clone of it."),
+    NATIVE_METHOD(move_mount, "($module, /, from_dirfd, from_path, to_dirfd, to_path, flags)",
+                  "move_mount(2): attach or move a mount."),
+    NATIVE_METHOD(mount_setattr,
+                  "($module, /, dirfd, path, flags, attr_set=0, attr_clr=0, propagation=0, "
+                  "userns_fd=0)",
+                  "mount_setattr(2): change a mount's attributes, propagation or id mapping."),
+    NATIVE_METHOD(fsopen, "($module, /, fstype, flags)",
+                  "fsopen(2): begin to configure a file system."),
+    NATIVE_METHOD(fsconfig, "($module, /, fd, command, key, value, aux=0)",
+                  "fsconfig(2): configure it; the kernel's messages can be read from fd."),
+    NATIVE_METHOD(fsmount, "($module, /, fd, flags, attr_flags)",
+                  "fsmount(2): a descriptor of a new, unattached mount of it."),
+    NATIVE_METHOD(mount, "($module, /, source, target, fstype, flags, data=None)",
+                  "mount(2): mount, remount, bind, move, or set propagation."),
+    NATIVE_METHOD(umount2, "($module, /, target, flags)", "umount2(2): unmount."),
+    NATIVE_METHOD(pivot_root, "($module, /, new_root, put_old)",
+                  "pivot_root(2): change the root of the mount namespace."),
+    NATIVE_METHOD(unshare, "($module, /, flags)", "unshare(2): enter new namespaces."),
+    NATIVE_METHOD(setns, "($module, /, fd, nstype)",
+                  "setns(2): enter a namespace, or several of a process given by a pidfd."),
+    NATIVE_METHOD(close_range, "($module, /, first, last, flags)",
+                  "close_range(2): close descriptors first to last, or mark them close-on-exec."),
+    NATIVE_METHOD(prctl, "($module, /, option, arg2=0, arg3=0, arg4=0, arg5=0)",
+                  "prctl(2): change how the kernel treats this process; bytes for PR_SET_NAME."),
+    NATIVE_METHOD(capset, "($module, /, effective, permitted, inheritable)",
+                  "capset(2): set this thread's capabilities, masks of 1 << CAP_*."),
+    {NULL, NULL, 0, NULL},
+};
+
+int
+native_syscalls_init(PyObject *module, native_state *state)
+{
+    state->statx = PyStructSequence_NewType(&statx_desc);
+    if (state->statx == NULL || PyModule_AddObjectRef(module, "Statx", (PyObject *)state->statx) < 0) {
+        return -1;
+    }
+    state->file_handle = PyStructSequence_NewType(&file_handle_desc);
+    if (state->file_handle == NULL ||
+        PyModule_AddObjectRef(module, "FileHandle", (PyObject *)state->file_handle) < 0) {
+        return -1;
+    }
+    return 0;
+}
