@@ -1,6 +1,127 @@
-/* Copy-up: the functions that the module adds for it. */
-#include "native.h"
+/* The call copy_up: its arguments, the GIL, and how it is stopped. The work is in copyup_data.c and
+ * copyup_metadata.c. */
+#include "copyup.h"
+
+#include <poll.h>
+#include <stdbool.h>
+#include <unistd.h>
+
+static const char *const way_names[] = {
+    [COPYUP_NONE] = "none",
+    [COPYUP_CLONE] = "clone",
+    [COPYUP_COPY_FILE_RANGE] = "copy_file_range",
+    [COPYUP_READ_WRITE] = "read_write",
+};
+
+int
+copyup_signals(struct copyup *copy)
+{
+    PyEval_RestoreThread(copy->thread);
+    int result = PyErr_CheckSignals();
+    copy->thread = PyEval_SaveThread();
+    errno = EINTR;
+    return result;
+}
+
+int
+copyup_checkpoint(struct copyup *copy)
+{
+    if (copy->cancel >= 0) {
+        struct pollfd told = {.fd = copy->cancel, .events = POLLIN};
+        if (poll(&told, 1, 0) < 0) {
+            return -1;
+        }
+        if (told.revents & POLLNVAL) {
+            errno = EBADF;
+            return -1;
+        }
+        if (told.revents != 0) {
+            errno = ECANCELED;
+            return -1;
+        }
+    }
+    /* Python runs signal handlers in the main thread only; elsewhere, do not wait for the GIL. */
+    return getpid() == gettid() ? copyup_signals(copy) : 0;
+}
+
+static int
+copy_up(struct copyup *copy, bool data)
+{
+    if (fstat(copy->src, &copy->source) < 0) {
+        return -1;
+    }
+    if (data && S_ISREG(copy->source.st_mode) && copyup_data(copy) < 0) {
+        return -1;
+    }
+    return copyup_metadata(copy);
+}
+
+/* The prefixes in a tuple of bytes, for PyMem_Free; they point into it. NULL with an exception set. */
+static struct copyup_prefix *
+prefixes_from(PyObject *tuple, size_t count)
+{
+    struct copyup_prefix *prefixes = PyMem_Malloc((count + 1) * sizeof(*prefixes));
+    if (prefixes == NULL) {
+        return (struct copyup_prefix *)PyErr_NoMemory();
+    }
+    for (size_t i = 0; i < count; i++) {
+        char *bytes;
+        Py_ssize_t length;
+        if (PyBytes_AsStringAndSize(PyTuple_GetItem(tuple, (Py_ssize_t)i), &bytes, &length) < 0) {
+            PyMem_Free(prefixes);
+            return NULL;
+        }
+        prefixes[i] = (struct copyup_prefix){.bytes = bytes, .length = (size_t)length};
+    }
+    return prefixes;
+}
+
+/* An owner: an id, or -1. Converter for "O&". */
+static int
+id_from(PyObject *given, void *address)
+{
+    long long id = PyLong_AsLongLong(given);
+    if (id == -1 && PyErr_Occurred()) {
+        return 0;
+    }
+    if (id < -1 || id >= UINT32_MAX) {
+        PyErr_SetString(PyExc_OverflowError, "not a user or group id");
+        return 0;
+    }
+    *(uint32_t *)address = (uint32_t)id;
+    return 1;
+}
+
+static PyObject *
+py_copy_up(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"", "", "data", "uid", "gid", "skip_xattrs", "cancel", NULL};
+    struct copyup copy = {.cancel = -1, .uid = (uid_t)-1, .gid = (gid_t)-1};
+    int data = 1;
+    PyObject *skip = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii|$pO&O&O!i:copy_up", keywords, &copy.src,
+                                     &copy.dst, &data, id_from, &copy.uid, id_from, &copy.gid,
+                                     &PyTuple_Type, &skip, &copy.cancel)) {
+        return NULL;
+    }
+    copy.skip_count = skip ? (size_t)PyTuple_Size(skip) : 0;
+    struct copyup_prefix *prefixes = prefixes_from(skip, copy.skip_count);
+    if (prefixes == NULL) {
+        return NULL;
+    }
+    copy.skip = prefixes;
+    copy.thread = PyEval_SaveThread();
+    int result = copy_up(&copy, data);
+    PyEval_RestoreThread(copy.thread);
+    PyObject *answer =
+        result < 0 ? native_raise(NULL, NULL) : PyUnicode_FromString(way_names[copy.way]);
+    PyMem_Free(prefixes);
+    return answer;
+}
 
 PyMethodDef native_copyup_methods[] = {
+    NATIVE_METHOD(copy_up,
+                  "($module, src, dst, /, *, data=True, uid=-1, gid=-1, skip_xattrs=(), cancel=-1)",
+                  "Make the empty inode dst what the inode src is; say how the bytes travelled."),
     {NULL, NULL, 0, NULL},
 };

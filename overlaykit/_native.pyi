@@ -1,9 +1,10 @@
 """Copy-up and the system calls that Python 3.11 lacks, each under the kernel's own name.
 
-Every function raises `OSError` with the call's errno (and the path as its filename where it takes one),
-retries EINTR after running Python's signal handlers, releases the GIL around the system call, and takes
-paths as bytes, str or os.PathLike. Descriptors it returns are close-on-exec. Source of each contract: the man page
-of the same name in section 2; for the mount calls linux/mount.h.
+Every function raises `OSError` with the call's errno (and the path as its filename where it takes
+one; `mount` names its target), retries EINTR after running Python's signal handlers, releases the
+GIL around the system call, and takes paths as bytes, str or os.PathLike. Descriptors it returns are
+close-on-exec. Source of each contract: the man page of the same name in section 2; for the mount
+calls linux/mount.h.
 """
 
 from os import PathLike
@@ -88,7 +89,10 @@ STATX_MNT_ID: Final[int]
 
 @final
 class Statx:
-    """What statx(2) fills in; times are integer nanoseconds since the epoch, `mask` says which fields hold."""
+    """What statx(2) fills in: a named tuple. `mask` says which fields hold.
+
+    Times are nanoseconds since the epoch; `size` and `blksize` are bytes, `blocks` units of 512.
+    """
 
     mask: Final[int]
     blksize: Final[int]
@@ -111,7 +115,7 @@ class Statx:
 
 @final
 class FileHandle:
-    """What name_to_handle_at(2) fills in: the file system's own name of an inode."""
+    """What name_to_handle_at(2) fills in: the file system's own name of an inode, a named tuple."""
 
     type: Final[int]
     handle: Final[bytes]
@@ -143,7 +147,7 @@ def mount_setattr(
 ) -> None: ...
 def fsopen(fstype: str, flags: int) -> int: ...
 def fsconfig(fd: int, command: int, key: str | None, value: _Path | None, aux: int = 0) -> None:
-    """Configure what fsopen(2) began. After a failure the kernel's own words can be read from `fd`."""
+    """Configure what fsopen(2) began; after a failure `fd` reads as the kernel's own words."""
 
 def fsmount(fd: int, flags: int, attr_flags: int) -> int: ...
 def mount(
@@ -159,10 +163,10 @@ def setns(fd: int, nstype: int) -> None: ...
 def pivot_root(new_root: _Path, put_old: _Path) -> None: ...
 def close_range(first: int, last: int, flags: int) -> None: ...
 def prctl(option: int, arg2: int | bytes = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
-    """Set how the kernel treats this process; `arg2` is bytes for PR_SET_NAME (at most 15 are kept)."""
+    """Set how the kernel treats this process. For PR_SET_NAME `arg2` is bytes; 15 are kept."""
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:
-    """Set this thread's capability sets, each a mask of bits 1 << CAP_* (64 bits, capset(2) version 3)."""
+    """Set this thread's capability sets, each a mask of bits 1 << CAP_*."""
 
 def copy_up(
     src: int,
@@ -177,12 +181,26 @@ def copy_up(
 ) -> Literal["clone", "copy_file_range", "read_write", "none"]:
     """Make the empty inode `dst` what the inode `src` is; say how the bytes travelled.
 
-    Data (regular files, unless `data` is false): FICLONE, else copy_file_range(2), else read and write; holes
-    stay holes (SEEK_DATA/SEEK_HOLE), the length is exact. Then xattrs and ACLs (but no name that begins with one of
-    `skip_xattrs`), owner (`uid`, `gid`; -1: the source's own), mode, and times to the nanosecond, last.
-    Either descriptor may be O_PATH where no data is copied. Neither's offset matters afterwards.
+    Data (of regular files, unless `data` is false): FICLONE, else copy_file_range(2), else read and
+    write, each from where the one before gave up, and the worst that was needed is the answer.
+    Holes stay holes (SEEK_DATA, SEEK_HOLE) and the length is the source's to the byte, also where
+    stat(2) does not know it (procfs). "none": there were no bytes to move.
 
-    Raises OSError: ENOSPC, EDQUOT, EIO and the like as the kernel gave them; ECANCELED when `cancel` (an eventfd or
-    pipe, polled between chunks of at most 8 MiB) became readable. A failed copy leaves `dst` half made: the
-    caller drops it.
+    Then the owner (`uid`, `gid`; -1: the source's own), the xattrs with ACLs and file capabilities
+    (but no name that begins with one of `skip_xattrs`), the mode (not of a symlink), and the times of
+    access and change to the nanosecond.
+
+    As in the kernel's overlayfs, an xattr that dst's file system does not support stays behind,
+    unless it is an ACL or security.*, which then raise EOPNOTSUPP. Without CAP_SYS_ADMIN over the
+    initial user namespace, so do security.* and trusted.* that may not be written (EPERM), and ACLs that
+    name an id the user namespace lacks (EINVAL); where that is the access ACL, the mode loses bits
+    until nobody may do more with the copy than with the source.
+
+    `dst` is new: empty, without xattrs or ACLs of its own, not open for appending, and writable by
+    its mode. Either descriptor may be O_PATH where no data is copied (this needs /proc). The offsets
+    of both mean nothing afterwards.
+
+    Raises OSError: ENOSPC, EDQUOT, EIO and the like as the kernel gave them; ECANCELED when `cancel`
+    (an eventfd or pipe, polled between chunks of at most 8 MiB) became readable. After a failure
+    `dst` is half made: the caller drops it.
     """

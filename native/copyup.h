@@ -1,0 +1,57 @@
+/* What copy-up's three files share: copyup.c (the call), copyup_data.c, copyup_metadata.c.
+ *
+ * All but the call itself runs without the GIL. A function answers 0, or -1 with errno set; where a
+ * Python signal handler raised, errno is EINTR and the exception is pending.
+ */
+#ifndef OVERLAYKIT_COPYUP_H
+#define OVERLAYKIT_COPYUP_H
+
+#include "native.h"
+
+#include <sys/stat.h>
+
+/* How the bytes travelled, the best way first: a copy goes by the worst that it needed. */
+enum copyup_way {
+    COPYUP_NONE,
+    COPYUP_CLONE,
+    COPYUP_COPY_FILE_RANGE,
+    COPYUP_READ_WRITE,
+};
+
+struct copyup_prefix {
+    const char *bytes;
+    size_t length;
+};
+
+struct copyup {
+    int src;
+    int dst;
+    int cancel;            /* becomes readable when the copy should stop; -1: never */
+    uid_t uid;             /* the owner to give; -1: the source's own */
+    gid_t gid;
+    struct stat source;    /* as it was when the copy began, before reading moved its atime */
+    enum copyup_way way;
+    const struct copyup_prefix *skip; /* xattrs to leave out */
+    size_t skip_count;
+    PyThreadState *thread; /* ours, saved while the GIL is released */
+};
+
+/* Run Python's signal handlers. */
+int copyup_signals(struct copyup *copy);
+
+/* Between two chunks: fail with ECANCELED when told to stop, and let Ctrl-C through. */
+int copyup_checkpoint(struct copyup *copy);
+
+/* Copy the bytes and holes of a regular file; sets `way`. */
+int copyup_data(struct copyup *copy);
+
+/* Copy owner, xattrs, mode and times, in the order that keeps them all. */
+int copyup_metadata(struct copyup *copy);
+
+/* Make a system call, again after each EINTR unless a signal handler raised. */
+#define COPYUP_CALL(copy, result, call)                                                            \
+    do {                                                                                           \
+        (result) = (call);                                                                         \
+    } while ((result) < 0 && errno == EINTR && copyup_signals(copy) == 0)
+
+#endif
