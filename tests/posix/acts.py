@@ -1,0 +1,96 @@
+"""The few words that the table's entries are written in."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+
+ALICE = 4001
+BOB = 4002
+"""Two uids (and gids) that own nothing on this machine."""
+
+
+@contextlib.contextmanager
+def refused(*numbers: int) -> Iterator[None]:
+    """The block has to fail with one of these errno numbers."""
+    names = "/".join(errno.errorcode[number] for number in numbers)
+    try:
+        yield
+    except OSError as error:
+        got = errno.errorcode.get(error.errno or 0, error.errno)
+        assert error.errno in numbers, f"refused with {got}, not {names}"
+    else:
+        raise AssertionError(f"not refused ({names})")
+
+
+def put(path: str | bytes, content: bytes, mode: int = 0o644) -> None:
+    """Write the whole file; made if missing."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        os.write(fd, content)
+    finally:
+        os.close(fd)
+
+
+def get(path: str | bytes) -> bytes:
+    """Read the whole file."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def opened(path: str | bytes, flags: int, mode: int = 0o644) -> Iterator[int]:
+    """Hold a descriptor for the block."""
+    fd = os.open(path, flags, mode)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def mode_of(path: str | bytes) -> int:
+    """The permission bits, set-id bits and sticky bit of the file itself."""
+    return os.lstat(path).st_mode & 0o7777
+
+
+def ino_of(path: str | bytes) -> int:
+    return os.lstat(path).st_ino
+
+
+def names(path: str | bytes = ".") -> list[str]:
+    return sorted(os.fsdecode(name) for name in os.listdir(path))
+
+
+def in_child(action: Callable[[], object]) -> None:
+    """Run `action` in a process of its own; its failure is ours."""
+    receive, send = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(receive)
+        try:
+            action()
+        except BaseException:
+            os.write(send, traceback.format_exc().encode()[-4000:])
+        finally:
+            os._exit(0)
+    os.close(send)
+    with open(receive, "rb") as pipe:
+        failure = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    assert not failure, f"in a child process: {failure.decode()}"
+    assert status == 0, f"child process ended with status {status}"
+
+
+def as_user(uid: int, action: Callable[[], object], *, groups: Sequence[int] = ()) -> None:
+    """Run `action` in a process of that uid (and gid), without capabilities."""
+
+    def act() -> None:
+        os.setgroups(groups)
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        action()
+
+    in_child(act)

@@ -1,0 +1,186 @@
+"""Removing names: unlink and rmdir, of what lies in a lower, above one, or only in the upper."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ..acts import get, names, opened, put, refused
+from ..table import Dir, Fifo, File, Symlink, Whiteout, behaviour
+
+
+@behaviour(lower={"f": File(b"x"), "g": File()})
+def check_unlink_hides_a_lower_file() -> None:
+    os.unlink("f")
+    assert names() == ["g"]
+    with refused(errno.ENOENT):
+        os.stat("f")
+
+
+@behaviour(lower={"f": File(b"x")})
+def check_unlink_hides_a_lower_file_that_was_changed() -> None:
+    put("f", b"changed")
+    os.unlink("f")
+    assert names() == []
+
+
+@behaviour(lower={"f": File(b"old")})
+def check_a_file_made_over_a_removed_one_has_nothing_of_the_old() -> None:
+    os.unlink("f")
+    with opened("f", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600):
+        pass
+    assert get("f") == b""
+    assert names() == ["f"]
+
+
+@behaviour(lower={"f": File(b"old")})
+def check_a_directory_made_over_a_removed_file_is_empty() -> None:
+    os.unlink("f")
+    os.mkdir("f")
+    assert names("f") == []
+
+
+@behaviour(lower={"d": Dir(), "d/a": File(b"a"), "d/sub": Dir(), "d/sub/b": File(b"b")})
+def check_a_directory_made_over_a_removed_one_is_empty() -> None:
+    os.unlink("d/sub/b")
+    os.rmdir("d/sub")
+    os.unlink("d/a")
+    os.rmdir("d")
+    os.mkdir("d")
+    assert names("d") == []
+    with refused(errno.ENOENT):
+        os.stat("d/a")
+
+
+@behaviour(lower={"d": Dir(), "d/a": File(b"a")}, remount=True)
+def check_a_directory_made_over_a_removed_one_is_empty_after_a_remount():
+    os.unlink("d/a")
+    os.rmdir("d")
+    os.mkdir("d")
+    yield
+    assert names("d") == []
+    put("d/a", b"new")
+    assert get("d/a") == b"new"
+
+
+@behaviour(lower={"f": File(b"x"), "d": Dir(), "d/g": File()}, remount=True)
+def check_removed_names_stay_removed_after_a_remount():
+    os.unlink("f")
+    os.unlink("d/g")
+    os.rmdir("d")
+    yield
+    assert names() == []
+
+
+@behaviour(lower={"d": Dir()})
+def check_unlink_refuses_a_directory() -> None:
+    with refused(errno.EISDIR):
+        os.unlink("d")
+
+
+@behaviour()
+def check_unlink_refuses_a_missing_name() -> None:
+    with refused(errno.ENOENT):
+        os.unlink("missing")
+
+
+@behaviour(lower={"f": File()})
+def check_unlink_refuses_a_name_removed_before() -> None:
+    os.unlink("f")
+    with refused(errno.ENOENT):
+        os.unlink("f")
+
+
+@behaviour(lower={"link": Symlink("target"), "target": File(b"kept")})
+def check_unlink_of_a_symlink_leaves_its_target() -> None:
+    os.unlink("link")
+    assert names() == ["target"]
+    assert get("target") == b"kept"
+
+
+@behaviour(lower={"fifo": Fifo()})
+def check_unlink_hides_a_lower_fifo() -> None:
+    os.unlink("fifo")
+    assert names() == []
+
+
+@behaviour(lower={"d": Dir(), "d/f": File()})
+def check_rmdir_refuses_a_lower_directory_that_holds_a_file() -> None:
+    with refused(errno.ENOTEMPTY, errno.EEXIST):
+        os.rmdir("d")
+    assert names("d") == ["f"]
+
+
+@behaviour({"d": Dir(), "d/f": Whiteout()}, {"d": Dir(), "d/f": File()})
+def check_rmdir_takes_a_lower_directory_that_holds_only_whiteouts() -> None:
+    assert names("d") == []
+    os.rmdir("d")
+    assert names() == []
+
+
+@behaviour(lower={"d": Dir(), "d/f": File(), "d/g": File()})
+def check_rmdir_takes_a_directory_that_was_emptied() -> None:
+    os.unlink("d/f")
+    os.unlink("d/g")
+    os.rmdir("d")
+    assert names() == []
+
+
+@behaviour(lower={"d": Dir(), "d/f": File()})
+def check_rmdir_refuses_a_directory_where_one_file_came_back() -> None:
+    os.unlink("d/f")
+    put("d/f", b"again")
+    with refused(errno.ENOTEMPTY, errno.EEXIST):
+        os.rmdir("d")
+
+
+@behaviour({"d": Dir()}, {"d": Dir(), "d/deep": File()})
+def check_rmdir_refuses_a_directory_with_a_file_two_layers_below() -> None:
+    with refused(errno.ENOTEMPTY, errno.EEXIST):
+        os.rmdir("d")
+
+
+@behaviour({"d": Dir(opaque=True)}, {"d": Dir(), "d/deep": File()})
+def check_rmdir_takes_an_empty_opaque_directory() -> None:
+    os.rmdir("d")
+    assert names() == []
+
+
+@behaviour(lower={"f": File()})
+def check_rmdir_refuses_a_file() -> None:
+    with refused(errno.ENOTDIR):
+        os.rmdir("f")
+
+
+@behaviour(lower={"d": Dir(), "link": Symlink("d")})
+def check_rmdir_refuses_a_symlink_to_a_directory() -> None:
+    with refused(errno.ENOTDIR):
+        os.rmdir("link")
+
+
+@behaviour(lower={"d": Dir()})
+def check_rmdir_refuses_dot_and_dot_dot() -> None:
+    with refused(errno.EINVAL):
+        os.rmdir("d/.")
+    with refused(errno.ENOTEMPTY):
+        os.rmdir("d/..")
+
+
+@behaviour(lower={"d": Dir()})
+def check_a_removed_directory_that_is_still_open_takes_no_new_names() -> None:
+    with opened("d", os.O_RDONLY | os.O_DIRECTORY) as fd:
+        os.rmdir("d")
+        with refused(errno.ENOENT):
+            os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=fd)
+        assert os.listdir(fd) == []
+
+
+@behaviour(lower={"d": Dir(), "d/f": File(b"x")})
+def check_a_tree_is_removed_and_made_again_ten_times() -> None:
+    for number in range(10):
+        os.unlink("d/f")
+        os.rmdir("d")
+        os.mkdir("d")
+        put("d/f", b"%d" % number)
+    assert get("d/f") == b"9"
+    assert names() == ["d"]

@@ -1,0 +1,205 @@
+"""A place: a mount namespace of its own (for an ordinary user a user namespace too) in which tests run.
+
+A place is two descriptors, held by the test process. What is mounted in it is invisible elsewhere, and
+goes when the descriptors are closed, however the test process ends. `Place.run` forks a child that enters
+the place, runs one function there and sends back what it returned or raised; so a check may change
+its umask, identity and directory, leak descriptors or hang, and the next one starts clean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import signal
+import stat
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import NoReturn, TypeVar, final
+
+from . import syscalls
+
+T = TypeVar("T")
+
+ORDINARY_UID = 1000
+"""Who "an ordinary user" is when the tests run as root."""
+
+
+class Failed(AssertionError):
+    """What ran in the place raised; the text is its traceback."""
+
+
+class Hung(AssertionError):
+    """What ran in the place did not end in time; it was killed."""
+
+
+@final
+class Place:
+    """Namespaces to run functions in.
+
+    `unprivileged`: inside a new user namespace, where one ordinary uid is mapped to 0 (user_namespaces(7)).
+    """
+
+    def __init__(self, *, unprivileged: bool) -> None:
+        self.unprivileged = unprivileged
+        self._namespaces: list[tuple[int, int]] = []
+        ready, tell_ready = os.pipe()
+        release, tell_release = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                os.close(tell_release)
+                _enter_new_namespaces(unprivileged)
+                os.write(tell_ready, b".")
+                os.read(release, 1)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        os.close(tell_ready)
+        os.close(release)
+        try:
+            if os.read(ready, 1) != b".":
+                raise Failed("no namespaces of our own; see the captured standard error")
+            if unprivileged:
+                self._hold(pid, "user", syscalls.CLONE_NEWUSER)
+            self._hold(pid, "mnt", syscalls.CLONE_NEWNS)
+        finally:
+            os.close(ready)
+            os.close(tell_release)
+            os.waitpid(pid, 0)
+
+    def _hold(self, pid: int, name: str, kind: int) -> None:
+        self._namespaces.append((os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY), kind))
+
+    def close(self) -> None:
+        """Let the namespaces go, and with them whatever is still mounted there."""
+        while self._namespaces:
+            os.close(self._namespaces.pop()[0])
+
+    def enter(self) -> None:
+        """Move this process (single-threaded) into the place, as its root."""
+        if self.unprivileged and os.geteuid() == 0:
+            os.setgroups([])
+        for fd, kind in self._namespaces:
+            syscalls.setns(fd, kind)
+        if self.unprivileged:
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+
+    def run(self, function: Callable[[], T], *, timeout: float = 60.0) -> T:
+        """Run `function` in a child inside the place; give what it returned (it must pickle).
+
+        The child leads a session; what it leaves running there is killed when it has ended.
+        Raises `Failed` with the child's traceback, or `Hung` after `timeout` seconds.
+        """
+        __tracebackhide__ = True
+        receive, send = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            self._answer(function, send)
+        os.close(send)
+        pidfd = os.pidfd_open(pid)
+        try:
+            answer = _read_until_ended(receive, pidfd, timeout)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(pidfd)
+            os.close(receive)
+        if not answer:
+            raise Failed("the process died without an answer")
+        succeeded, value = pickle.loads(answer)
+        if not succeeded:
+            raise Failed(value)
+        result: T = value
+        return result
+
+    def _answer(self, function: Callable[[], T], send: int) -> NoReturn:
+        """The child's whole life."""
+        try:
+            os.setsid()
+            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+            os.umask(0o022)
+            self.enter()
+            data = pickle.dumps((True, function()))
+        except BaseException:
+            data = pickle.dumps((False, traceback.format_exc()))
+        try:
+            while data:
+                data = data[os.write(send, data) :]
+        finally:
+            os._exit(0)
+
+
+def _read_until_ended(fd: int, pidfd: int, timeout: float) -> bytes:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.register(pidfd, select.POLLIN)
+    chunks = []
+    deadline = time.monotonic() + timeout
+    while True:
+        ready = {ready for ready, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)}
+        if not ready:
+            raise Hung(f"still running after {timeout:g} seconds")
+        if fd in ready and (chunk := os.read(fd, 1 << 20)):
+            chunks.append(chunk)
+        elif pidfd in ready:
+            return b"".join(chunks)
+        else:
+            poll.unregister(fd)
+
+
+def _enter_new_namespaces(unprivileged: bool) -> None:
+    uid = os.geteuid()
+    if uid == 0:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount(b"none", b"/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    if not unprivileged:
+        return
+    if uid == 0:
+        uid = ORDINARY_UID
+        for needed in {sys.base_prefix, sys.prefix, _checkout()}:
+            _open_the_way_to(os.fsencode(needed))
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+    gid = os.getegid()
+    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+    syscalls.mount(b"none", b"/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+
+
+def _checkout() -> str:
+    return os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+
+def _open_the_way_to(directory: bytes) -> None:
+    """Let an ordinary user reach `directory`, in this mount namespace only.
+
+    An interpreter built below /root is of no use to uid 1000. The first closed directory on the way is covered by an
+    empty file system, on which `directory` is mounted again at its own path.
+    """
+    way = b""
+    for part in os.path.realpath(directory).split(b"/")[1:]:
+        way += b"/" + part
+        if not os.stat(way).st_mode & stat.S_IXOTH:
+            break
+    else:
+        return
+    held = os.open(directory, os.O_PATH)
+    syscalls.mount(b"none", way, b"tmpfs", 0, b"mode=755,size=1m")
+    os.makedirs(directory, mode=0o755)
+    syscalls.mount(b"/proc/self/fd/%d" % held, directory, None, syscalls.MS_BIND)
+    os.close(held)

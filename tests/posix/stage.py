@@ -1,0 +1,176 @@
+"""Where the table is played: for each system and identity its mounts, made when first asked for.
+
+Three mounts at most: one that all ordinary behaviours share, each in a directory of its own; one without an upper;
+and one that is mounted twice, for what has to outlive the mount.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import traceback
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Literal, TypeAlias, cast, final
+
+from .layers import write_layer
+from .place import Place
+from .systems import KernelOverlay, Overlaykit, Plain, Stack, System
+from .table import DEPTH, TABLE, Behaviour, Identity, merged
+
+SYSTEMS = ("plain", "kernel", "overlaykit")
+
+Kind: TypeAlias = Literal["shared", "read-only", "remounted"]
+
+
+def make_system(name: str, *, unprivileged: bool) -> System:
+    """The system of this name, with the options that fit the identity."""
+    match name:
+        case "plain":
+            return Plain()
+        case "kernel":
+            return KernelOverlay(unprivileged)
+        case _:
+            return Overlaykit(unprivileged)
+
+
+@final
+class Stage:
+    """One system as one identity.
+
+    `place` is where it is mounted; `directory` is an empty directory, writable there, which holds everything.
+    """
+
+    def __init__(self, system: str, identity: Identity, place: Place, directory: str) -> None:
+        self.system = make_system(system, unprivileged=place.unprivileged)
+        self.identity = identity
+        self._place = place
+        self._directory = directory
+        self._mounted: dict[Kind, tuple[Stack, bytes]] = {}
+        self._remount_failures: dict[str, str] | None = None
+
+    def play(self, behaviour: Behaviour) -> None:
+        """Hold the behaviour against the system. Raises `place.Failed` or `place.Hung` if it does not hold."""
+        __tracebackhide__ = True
+        if behaviour.remount:
+            if self._remount_failures is None:
+                self._remount_failures = self._play_remounted()
+            if failure := self._remount_failures.get(behaviour.name):
+                raise AssertionError(failure)
+            return
+        target = self._mount("read-only" if behaviour.read_only else "shared")
+        check = behaviour.check_on(self.system.name, self.identity)
+
+        def act() -> None:
+            os.chdir(os.path.join(target, behaviour.name.encode()))
+            check()
+
+        self._place.run(act)
+
+    def close(self) -> None:
+        """Unmount everything and remove what the behaviours left."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._place.run, self._remove)
+            for kind in list(self._mounted):
+                stack.callback(self._unmount, kind)
+
+    def _mount(self, kind: Kind) -> bytes:
+        """Where the mount of this kind is; mounted anew if a behaviour has killed it."""
+        if kind in self._mounted and not self._place.run(lambda: _is_dead(self._mounted[kind][1])):
+            return self._mounted[kind][1]
+        if kind in self._mounted:
+            self._unmount(kind)
+        else:
+            self._place.run(lambda: self._build(kind))
+        stack, target = self._paths(kind)
+        self._place.run(lambda: self.system.mount(stack, target))
+        self._mounted[kind] = stack, target
+        return target
+
+    def _unmount(self, kind: Kind) -> None:
+        _, target = self._mounted.pop(kind)
+        self._place.run(lambda: self.system.unmount(target))
+
+    def _paths(self, kind: Kind) -> tuple[Stack, bytes]:
+        base = os.fsencode(os.path.join(self._directory, kind))
+        upper, work = base + b"/upper", base + b"/work"
+        if self.system.name == "plain":
+            stack = Stack(lowers=(upper,), upper=upper)
+        else:
+            lowers = tuple(base + b"/lower%d" % number for number in range(DEPTH))
+            stack = Stack(lowers, upper, work)
+        return (replace(stack, upper=None) if kind == "read-only" else stack), base + b"/merged"
+
+    def _build(self, kind: Kind) -> None:
+        stack, target = self._paths(kind)
+        for path in filter(None, [*stack.lowers, stack.upper, stack.work, target]):
+            os.makedirs(path, exist_ok=True)
+        for behaviour in TABLE.values():
+            if kind_of(behaviour) == kind and self.identity in behaviour.identities:
+                self._write(behaviour, stack)
+
+    def _write(self, behaviour: Behaviour, stack: Stack) -> None:
+        layers = behaviour.layers or ({},)
+        if self.system.name == "plain":
+            layers = (merged(layers),)
+        for layer, lower in zip(layers, stack.lowers[-len(layers) :], strict=True):
+            root = os.path.join(os.fsdecode(lower), behaviour.name)
+            os.mkdir(root)
+            prefix = "user" if self._place.unprivileged else "trusted"
+            write_layer(layer, root, xattr_prefix=prefix)
+
+    def _play_remounted(self) -> dict[str, str]:
+        """Every behaviour's first half, a remount, every second half; the tracebacks of those that failed."""
+        failures: dict[str, str] = {}
+        halves: dict[str, Generator[None]] = {}
+        self._place.run(lambda: self._build("remounted"))
+        stack, target = self._paths("remounted")
+
+        def act() -> dict[str, str]:
+            for round_ in range(2):
+                self.system.mount(stack, target)
+                try:
+                    for behaviour in TABLE.values():
+                        if behaviour.name in failures or not self._takes_part(behaviour):
+                            continue
+                        os.chdir(os.path.join(target, behaviour.name.encode()))
+                        try:
+                            if round_ == 0:
+                                check = behaviour.check_on(self.system.name, self.identity)
+                                halves[behaviour.name] = cast("Generator[None]", check())
+                                next(halves[behaviour.name])
+                            else:
+                                next(halves[behaviour.name], None)
+                        except Exception:
+                            failures[behaviour.name] = traceback.format_exc()
+                finally:
+                    os.chdir("/")
+                    self.system.unmount(target)
+            return failures
+
+        return self._place.run(act)
+
+    def _takes_part(self, behaviour: Behaviour) -> bool:
+        return kind_of(behaviour) == "remounted" and self.identity in behaviour.identities
+
+    def _remove(self) -> None:
+        for kind in ("shared", "read-only", "remounted"):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(os.path.join(self._directory, kind))
+
+
+def kind_of(behaviour: Behaviour) -> Kind:
+    """Which mount the behaviour is played on."""
+    if behaviour.remount:
+        return "remounted"
+    return "read-only" if behaviour.read_only else "shared"
+
+
+def _is_dead(target: bytes) -> bool:
+    try:
+        os.stat(target)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False

@@ -1,0 +1,114 @@
+"""The file systems under comparison, each behind the same two verbs.
+
+A `Stack` says which directories make the view; `mount` puts it on a target and `unmount` takes it off. Both
+run inside a `Place`, so nothing here cleans up after a process that died.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from . import syscalls
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The directories of one view, absolute paths as bytes."""
+
+    lowers: tuple[bytes, ...]
+    """Read-only layers, top first."""
+    upper: bytes | None = None
+    """Where changes go; None: the view is read-only."""
+    work: bytes | None = None
+    """An empty directory on the upper's file system, for the overlay's own use."""
+
+
+class System(Protocol):
+    """Something that can show a stack of directories as one tree."""
+
+    name: ClassVar[str]
+
+    def mount(self, stack: Stack, target: bytes) -> None: ...
+
+    def unmount(self, target: bytes) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A directory as it is: what POSIX promises without any overlay. Takes an upper, or one lower alone."""
+
+    name: ClassVar[str] = "plain"
+
+    def mount(self, stack: Stack, target: bytes) -> None:
+        source = stack.upper or stack.lowers[0]
+        syscalls.mount(source, target, None, syscalls.MS_BIND)
+        if stack.upper is None:
+            flags = syscalls.MS_BIND | syscalls.MS_REMOUNT | syscalls.MS_RDONLY
+            syscalls.mount(source, target, None, flags)
+
+    def unmount(self, target: bytes) -> None:
+        syscalls.umount2(target)
+
+
+def overlay_options(stack: Stack, *, unprivileged: bool) -> bytes:
+    """The option string that the kernel's overlayfs and ours both take.
+
+    The kernel refuses `redirect_dir=on` with `userxattr` (Documentation/filesystems/overlayfs.rst, "User xattr").
+    """
+    options = [b"lowerdir=" + b":".join(_escape(lower) for lower in stack.lowers)]
+    if stack.upper is not None and stack.work is not None:
+        options += [b"upperdir=" + _escape(stack.upper), b"workdir=" + _escape(stack.work)]
+    options += [b"userxattr"] if unprivileged else [b"redirect_dir=on", b"index=on"]
+    return b",".join(options)
+
+
+def _escape(path: bytes) -> bytes:
+    for special in (b"\\", b":", b","):
+        path = path.replace(special, b"\\" + special)
+    return path
+
+
+@dataclass(frozen=True)
+class KernelOverlay:
+    """The kernel's own overlayfs: the referee that nobody here wrote."""
+
+    unprivileged: bool
+    name: ClassVar[str] = "kernel"
+
+    def mount(self, stack: Stack, target: bytes) -> None:
+        options = overlay_options(stack, unprivileged=self.unprivileged)
+        if not self.unprivileged:
+            options += b",metacopy=off"
+        syscalls.mount(b"overlay", target, b"overlay", 0, options)
+
+    def unmount(self, target: bytes) -> None:
+        syscalls.umount2(target)
+
+
+@dataclass(frozen=True)
+class Overlaykit:
+    """Ours, through the command line that a user types."""
+
+    unprivileged: bool
+    name: ClassVar[str] = "overlaykit"
+
+    def mount(self, stack: Stack, target: bytes) -> None:
+        options = overlay_options(stack, unprivileged=self.unprivileged)
+        self._run("mount", "-o", os.fsdecode(options), os.fsdecode(target))
+
+    def unmount(self, target: bytes) -> None:
+        self._run("umount", os.fsdecode(target))
+
+    def _run(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "overlaykit", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"overlaykit {' '.join(arguments)}: {done.stderr.strip()}")

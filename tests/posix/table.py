@@ -1,0 +1,151 @@
+"""The table of POSIX behaviours: what an entry is, and what lies in its directory before it runs.
+
+A behaviour is a function without arguments that makes its calls in the current directory and asserts what POSIX and
+the Linux manual pages promise. The directory is fresh, on whichever file system is being judged; what `lower`
+names was put there first, on an overlay into a read-only layer. The function runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+Identity: TypeAlias = Literal["root", "userns"]
+Check: TypeAlias = Callable[[], object]
+
+EVERYONE: tuple[Identity, ...] = ("root", "userns")
+ROOT_ONLY: tuple[Identity, ...] = ("root",)
+"""For what a user namespace with one mapped uid cannot express: other owners, devices, trusted xattrs."""
+
+
+@dataclass(frozen=True)
+class File:
+    content: bytes = b""
+    mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    mtime_ns: int | None = None
+    """Also the access time; None: now."""
+    size: int | None = None
+    """Extended to this size by a hole at the end."""
+
+
+@dataclass(frozen=True)
+class Dir:
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    mtime_ns: int | None = None
+    opaque: bool = False
+    """Hides what lies below it in deeper layers."""
+
+
+@dataclass(frozen=True)
+class Symlink:
+    target: str
+
+
+@dataclass(frozen=True)
+class Link:
+    """Another name of the file `to`, in the same layer and named before it."""
+
+    to: str
+
+
+@dataclass(frozen=True)
+class Fifo:
+    mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class Whiteout:
+    """Hides the same name in deeper layers."""
+
+
+Entry: TypeAlias = File | Dir | Symlink | Link | Fifo | Whiteout
+Layer: TypeAlias = Mapping[str, Entry]
+
+
+@dataclass(frozen=True)
+class Instead:
+    """What a system does instead, and why that is legitimate."""
+
+    reason: str
+    check: Check
+    """Asserts what it does; the difference is spelled out, not skipped."""
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """One entry of the table."""
+
+    name: str
+    check: Check
+    layers: tuple[Layer, ...] = ()
+    """What the layers hold, top first; at most `DEPTH`."""
+    identities: tuple[Identity, ...] = EVERYONE
+    differs: Mapping[str, Instead] = field(default_factory=dict)
+    """By the name of the system ("kernel") or of system and identity ("kernel-userns")."""
+    read_only: bool = False
+    """The view has no upper."""
+    remount: bool = False
+    """`check` is a generator: the view is unmounted and mounted again where it yields."""
+
+    def check_on(self, system: str, identity: Identity) -> Check:
+        """What has to hold on this system."""
+        instead = self.differs.get(f"{system}-{identity}") or self.differs.get(system)
+        return self.check if instead is None else instead.check
+
+
+DEPTH = 3
+"""How many read-only layers the table's overlays have."""
+
+TABLE: dict[str, Behaviour] = {}
+
+
+def behaviour(
+    *layers: Layer,
+    lower: Layer | None = None,
+    identities: tuple[Identity, ...] = EVERYONE,
+    differs: Mapping[str, Instead] | None = None,
+    read_only: bool = False,
+    remount: bool = False,
+) -> Callable[[Check], Check]:
+    """Enter the decorated function `check_NAME` into the table.
+
+    `layers`: what lies in the read-only layers, top first; `lower`: the same when there is only one.
+    """
+    if lower is not None:
+        layers = (*layers, lower)
+    assert len(layers) <= DEPTH
+
+    def enter(check: Check) -> Check:
+        name = check.__name__.removeprefix("check_")
+        assert name not in TABLE, name
+        TABLE[name] = Behaviour(
+            name, check, layers, identities, differs or {}, read_only, remount
+        )
+        return check
+
+    return enter
+
+
+def merged(layers: tuple[Layer, ...]) -> Layer:
+    """What the layers show together: the content of the plain directory."""
+    result: dict[str, Entry] = {}
+    for layer in reversed(layers):
+        for path, entry in layer.items():
+            if not isinstance(entry, Dir) or entry.opaque:
+                for hidden in _below(path, result):
+                    del result[hidden]
+            result.pop(path, None)
+            if not isinstance(entry, Whiteout):
+                result[path] = entry
+    return result
+
+
+def _below(path: str, names: Mapping[str, Entry]) -> list[str]:
+    return [name for name in names if name.startswith(path + "/")]

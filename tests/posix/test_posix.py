@@ -1,0 +1,40 @@
+"""The table, held against each system as root and inside an unprivileged user namespace.
+
+The plain directory keeps the table honest, the kernel's overlayfs says what an overlay may do, ours has to do
+the same. An ordinary user runs the second identity only: the first needs root.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from collections.abc import Callable
+
+import pytest
+
+from . import behaviours
+from .stage import SYSTEMS, Stage
+from .table import EVERYONE, TABLE, Behaviour, Identity
+
+for module in pkgutil.iter_modules(behaviours.__path__):
+    importlib.import_module(f"{behaviours.__name__}.{module.name}")
+
+
+CASES = [
+    pytest.param(system, identity, behaviour, id=f"{system}-{identity}-{behaviour.name}")
+    for system in SYSTEMS
+    for identity in (EVERYONE if os.geteuid() == 0 else ("userns",))
+    for behaviour in TABLE.values()
+    if identity in behaviour.identities
+]
+
+
+@pytest.mark.parametrize(("system", "identity", "behaviour"), CASES)
+def test_programs_find_what_posix_promises(
+    system: str,
+    identity: Identity,
+    behaviour: Behaviour,
+    stage_of: Callable[[str, Identity], Stage],
+) -> None:
+    stage_of(system, identity).play(behaviour)
