@@ -1,5 +1,52 @@
 """The launcher: a command in namespaces of its own, with a given mount as its root.
 
-May import: `overlaykit._native`, `overlaykit.errors`; never `fuse`, `layers` or `overlay`.
-Start reading at `launch`, which tells the order of the system calls.
+May import: `overlaykit._native`, `overlaykit.errors`, `overlaykit.health`; never `fuse`, `layers` or
+`overlay`. Start reading at `launch` (the caller's side), then `monitor` and `init`, which tell the order
+of the system calls.
 """
+
+from overlaykit.namespace.doctor import checks
+from overlaykit.namespace.failure import (
+    BindSourceMissing,
+    CommandNotExecutable,
+    CommandNotFound,
+    MountpointMissing,
+    ProcRefused,
+    WorkingDirectoryMissing,
+)
+from overlaykit.namespace.launch import launch
+from overlaykit.namespace.network import (
+    AddressUnknown,
+    PortInUse,
+    PortPrivileged,
+    PortsNeedPrivateNetwork,
+)
+from overlaykit.namespace.running import Running
+from overlaykit.namespace.spec import BadBind, BadPort, Bind, Port, Spec, parse_bind, parse_port
+from overlaykit.namespace.users import UserNamespacesRefused, diagnose, enter
+
+__all__ = [
+    "AddressUnknown",
+    "BadBind",
+    "BadPort",
+    "Bind",
+    "BindSourceMissing",
+    "CommandNotExecutable",
+    "CommandNotFound",
+    "MountpointMissing",
+    "Port",
+    "PortInUse",
+    "PortPrivileged",
+    "PortsNeedPrivateNetwork",
+    "ProcRefused",
+    "Running",
+    "Spec",
+    "UserNamespacesRefused",
+    "WorkingDirectoryMissing",
+    "checks",
+    "diagnose",
+    "enter",
+    "launch",
+    "parse_bind",
+    "parse_port",
+]

@@ -1,0 +1,42 @@
+"""What this room needs of the machine, each thing tried in a child: its part of `overlaykit doctor`."""
+
+from __future__ import annotations
+
+import os
+
+from overlaykit import _native
+from overlaykit.health import Check
+from overlaykit.namespace import users
+
+NAMESPACES = (
+    ("mount namespaces", _native.CLONE_NEWNS, "CONFIG_NAMESPACES"),
+    ("PID namespaces", _native.CLONE_NEWPID, "CONFIG_PID_NS"),
+    ("network namespaces", _native.CLONE_NEWNET, "CONFIG_NET_NS"),
+    ("UTS namespaces", _native.CLONE_NEWUTS, "CONFIG_UTS_NS"),
+    ("IPC namespaces", _native.CLONE_NEWIPC, "CONFIG_IPC_NS"),
+    ("cgroup namespaces", _native.CLONE_NEWCGROUP, "CONFIG_CGROUPS"),
+)
+
+
+def checks() -> list[Check]:
+    """Try everything that a view's launch needs; nothing is left behind, and nothing of it raises."""
+    refused = users.diagnose()
+    answers = [
+        Check(
+            "user namespaces",
+            refused is None,
+            refused.reason if refused else "an ordinary user can be root of a view",
+            refused.fix if refused else "",
+        )
+    ]
+    if refused and os.geteuid() != 0:  # without one, an ordinary user can make none of the others
+        return answers
+    for name, flag, option in NAMESPACES:
+        number = users.attempt(flag)
+        fix = f"boot a kernel with {option}, or run outside the container that forbids them"
+        answers.append(
+            Check(
+                name, number == 0, os.strerror(number) if number else "work", fix if number else ""
+            )
+        )
+    return answers

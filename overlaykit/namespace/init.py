@@ -1,0 +1,127 @@
+"""The first process of a view: builds its surroundings, starts the command, reaps, passes signals on.
+
+`run` is the list of its system calls, in order. It is PID 1 in there: when it ends, for any reason, the kernel ends
+everything else in the view (pid_namespaces(7)).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+from typing import Final, NoReturn
+
+from overlaykit import _native
+from overlaykit.namespace import capabilities, descriptors, failure, mounts, network, signals
+from overlaykit.namespace.failure import Failed, Stage, during
+from overlaykit.namespace.spec import Spec
+
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where commands are looked up when the environment has no PATH."""
+
+NAMESPACES: Final = (
+    _native.CLONE_NEWNS | _native.CLONE_NEWUTS | _native.CLONE_NEWIPC | _native.CLONE_NEWCGROUP
+)
+"""Made by init for itself, so that they end with it; the PID namespace began with its fork."""
+
+
+def run(spec: Spec, *, root: int, monitor: int, status: int, privileged: bool) -> NoReturn:
+    """Be the view's init, in a fresh fork of the monitor with every signal blocked.
+
+    `root` is the detached mount, `monitor` a pidfd of the parent, `status` the pipe that failures go to.
+    """
+    try:
+        _end_with(monitor)
+        with during(Stage.NAMESPACES):
+            _native.unshare(NAMESPACES)
+            _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
+        with during(Stage.HOSTNAME, spec.hostname):
+            socket.sethostname(spec.hostname)
+        if spec.network != "host":
+            with during(Stage.LOOPBACK):
+                network.raise_loopback()
+        umask = os.umask(0)
+        gathered = mounts.gather(spec, privileged=privileged)
+        with during(Stage.ROOT):
+            mounts.make_root(root)
+        mounts.attach(gathered, privileged=privileged)
+        os.umask(umask)
+        _change_directory(spec)
+        with during(Stage.CAPABILITIES):
+            capabilities.restrict()
+        with during(Stage.PROCESS):
+            command = os.fork()
+        if command == 0:
+            _become(spec, status)
+        descriptors.close_all_but(())
+        os._exit(_reap_until(command))
+    except BaseException as error:
+        failure.write(status, error)
+    finally:
+        os._exit(1)
+
+
+def _end_with(monitor: int) -> None:
+    """Die when the monitor does. It may have died before we asked, which only its pidfd still tells."""
+    _native.prctl(_native.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if select.select([monitor], [], [], 0)[0]:
+        os._exit(1)
+
+
+def _change_directory(spec: Spec) -> None:
+    try:
+        os.chdir(spec.cwd)
+    except OSError as error:
+        if spec.cwd_required:
+            raise Failed(Stage.DIRECTORY, error.errno or errno.EIO, spec.cwd) from error
+        os.chdir("/")
+
+
+def _become(spec: Spec, status: int) -> NoReturn:
+    """Execute the command in this process; `status` closes with that, which is how the launcher knows."""
+    try:
+        signals.restore(set())
+        descriptors.close_all_but((0, 1, 2, status))
+        _execute(spec)
+    except BaseException as error:
+        failure.write(status, error)
+    finally:
+        os._exit(1)
+
+
+def _execute(spec: Spec) -> NoReturn:
+    """execve(2) the command, looked up as execvp(3) does; an entry that may not be executed is passed over."""
+    name = spec.argv[0]
+    directories = [""] if "/" in name else (spec.env.get("PATH") or PATH).split(":")
+    found: Failed | None = None
+    for directory in directories:
+        path = os.path.join(directory, name)
+        try:
+            os.execve(path, spec.argv, spec.env)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if os.path.exists(path):
+                raise Failed(Stage.EXECUTE, errno.ENOENT, path) from error
+        except PermissionError:
+            found = found or Failed(Stage.EXECUTE, errno.EACCES, path)
+        except OSError as error:
+            raise Failed(Stage.EXECUTE, error.errno or errno.EIO, path) from error
+    raise found or Failed(Stage.LOOKUP, errno.ENOENT, name)
+
+
+def _reap_until(command: int) -> int:
+    """Reap every child, orphans too, until the command ends; its exit status, or 128 + the signal's number."""
+    watched = signals.FORWARDED | {signal.SIGCHLD}
+    while True:
+        info = signal.sigwaitinfo(watched)
+        if info.si_signo != signal.SIGCHLD:
+            # A sender of pid 0 is outside. What the view's processes send to their own group, which is
+            # init's too, they have got already.
+            if signals.sent_by_a_process(info) and info.si_pid == 0:
+                os.kill(command, info.si_signo)
+            continue
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] == command:
+                code = os.waitstatus_to_exitcode(ended[1])
+                return code if code >= 0 else 128 - code

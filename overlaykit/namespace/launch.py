@@ -1,0 +1,110 @@
+"""Start a command in a view: the caller's side, which leaves its own process as it was.
+
+    launcher -- fork --> monitor -- fork --> init (PID 1 of the view) -- fork --> command
+                            \\-- exec --> forwarder, where ports are published
+
+A monitor enters the user namespace and makes those of network and processes; an init builds the rest around itself.
+What fails in either comes back through the status pipe, and only the command's execution closes it silently.
+When launcher, monitor, init or forwarder is killed, the others end: the launcher and the forwarder are watched by
+the monitor through pidfds, init dies with the monitor (PR_SET_PDEATHSIG), the rest of the view with init, and the
+forwarder when the monitor's end of its lifeline closes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+from contextlib import ExitStack, suppress
+
+from overlaykit.namespace import failure, monitor, network, signals
+from overlaykit.namespace.running import Running
+from overlaykit.namespace.spec import Spec
+
+
+def launch(spec: Spec, *, root: int, user_namespace: int | None) -> Running:
+    """Run `spec` with the detached mount `root` as its root directory; returns once the command is executed.
+
+    `user_namespace` is a descriptor of the one the mount was made in, where an ordinary user is root; None when the
+    caller has the capabilities itself. Both descriptors stay the caller's, who may close them afterwards; the
+    mount is the view's, and cannot be launched into a second time.
+
+    Raises:
+      Error: what a user can mend: see `failure` and `network`. Nothing is left behind.
+      OSError: what else the kernel refused, saying at which step. Nothing is left behind.
+    """
+    with ExitStack() as ours:
+        with ExitStack() as theirs:
+            listeners = network.listen(spec)
+            for _, listener in listeners:
+                theirs.callback(listener.close)
+            launcher = os.pidfd_open(os.getpid())
+            theirs.callback(os.close, launcher)
+            failures, status = os.pipe()
+            ours.callback(os.close, failures)
+            theirs.callback(os.close, status)
+            release, released = os.pipe()
+            theirs.callback(os.close, release)
+            ours.callback(os.close, released)
+            theirs.callback(
+                signals.restore, signals.block_all()
+            )  # no handler of ours runs in a child
+            child = os.fork()
+            if child == 0:
+                monitor.run(
+                    spec,
+                    root=root,
+                    user_namespace=user_namespace,
+                    listeners={listener.fileno(): port.view for port, listener in listeners},
+                    launcher=launcher,
+                    status=status,
+                    release=release,
+                )
+        try:
+            init_pid, init_fd = _await_command(failures, released)
+        except BaseException:
+            os.kill(child, signal.SIGKILL)  # it is our child and not reaped: this is nobody else
+            os.waitpid(child, 0)
+            raise
+        return Running(
+            monitor=os.pidfd_open(child),
+            init_pid=init_pid,
+            init_fd=init_fd,
+            ports=tuple(port for port, _ in listeners),
+        )
+
+
+def _await_command(failures: int, released: int) -> tuple[int, int]:
+    """Wait until the command is executed; init's process id and pidfd.
+
+    The monitor leaves a dead init unreaped until `released` is written to, so that the number is still init's when
+    its pidfd is opened.
+    """
+    init_pid = init_fd = -1
+    told = b""
+    try:
+        while chunk := os.read(failures, 4096):
+            told += chunk
+            if init_fd < 0 and told[:1].isdigit() and b"\n" in told:
+                line, _, told = told.partition(b"\n")
+                init_pid = int(line)
+                init_fd = os.pidfd_open(init_pid)
+                os.write(released, b"\n")
+        if told:
+            raise failure.read(told)
+        if init_fd < 0:
+            raise ChildProcessError(errno.ECHILD, "the monitor of the view was killed")
+    except BaseException:
+        if init_fd >= 0:
+            _end(init_fd)
+        raise
+    return init_pid, init_fd
+
+
+def _end(process: int) -> None:
+    """Kill the process of a pidfd, wait until it has ended, and close the pidfd."""
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+    select.select([process], [], [])
+    os.close(process)

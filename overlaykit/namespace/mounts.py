@@ -1,0 +1,234 @@
+"""What the kernel itself puts into a view: /proc, /sys, /dev, /run; and the paths shared with the host.
+
+`gather` makes every one of them as a detached mount while the host's root is still there: only from outside the view
+can device nodes and shared paths be cloned, and the kernel gives an unprivileged process a fresh procfs or sysfs only
+while it sees a whole one already (mount_too_revealing() in fs/namespace.c). `attach` puts them in
+place afterwards, with the view as root, so that every path and symbolic link means what it means inside.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from overlaykit import _native
+from overlaykit.namespace.failure import Stage, during
+from overlaykit.namespace.spec import Bind, Spec
+
+NOSUID: Final = _native.MOUNT_ATTR_NOSUID
+NODEV: Final = _native.MOUNT_ATTR_NODEV
+NOEXEC: Final = _native.MOUNT_ATTR_NOEXEC
+RDONLY: Final = _native.MOUNT_ATTR_RDONLY
+
+DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
+LINKS: Final = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+)
+READ_ONLY_IN_PROC: Final = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+MASKED_IN_PROC: Final = ("kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list")
+TTY_GROUP: Final = 5
+"""The group of terminals by the convention of every distribution (devpts(5) of the kernel's documentation)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Detached mounts on their way into a view; whoever attaches one also closes it."""
+
+    proc: int
+    sys: int
+    cgroup: int | None
+    devices: tuple[tuple[str, int], ...]
+    pts: int
+    mqueue: int | None
+    binds: tuple[tuple[Bind, int], ...]
+
+
+def gather(spec: Spec, *, privileged: bool) -> Gathered:
+    """Make, or clone from the host, every mount that goes into the view.
+
+    To be called in the view's own namespaces (procfs shows those of the calling process), with every mount private.
+
+    Raises:
+      Failed: the kernel refuses one that a view cannot do without.
+    """
+    with during(Stage.PROC, "/proc"):
+        proc = _new("proc", NOSUID | NODEV | NOEXEC)
+    with during(Stage.FILE_SYSTEM, "/sys"):
+        sys = _sysfs(host_network=spec.network == "host")
+    with during(Stage.FILE_SYSTEM, "/dev/pts"):
+        group = {"gid": str(TTY_GROUP)} if privileged else {}
+        pts = _new("devpts", NOSUID | NOEXEC, ptmxmode="0666", mode="0620", **group)
+    return Gathered(
+        proc=proc,
+        sys=sys,
+        cgroup=_if_possible("cgroup2", NOSUID | NODEV | NOEXEC | RDONLY),
+        devices=_devices(),
+        pts=pts,
+        mqueue=_if_possible("mqueue", NOSUID | NODEV | NOEXEC),
+        binds=tuple((bind, _bind(bind)) for bind in spec.binds),
+    )
+
+
+def attach(gathered: Gathered, *, privileged: bool) -> None:
+    """Put the gathered mounts into the root directory of this process, which is the view's.
+
+    Raises:
+      Failed: a mountpoint is missing and cannot be made, or the kernel refuses.
+    """
+    _attach(gathered.proc, "/proc")
+    _attach(gathered.sys, "/sys")
+    if gathered.cgroup is not None and os.path.isdir("/sys/fs/cgroup"):
+        _attach(gathered.cgroup, "/sys/fs/cgroup")
+    _attach_dev(gathered)
+    if privileged:
+        _protect_proc()
+    with during(Stage.FILE_SYSTEM, "/run"):
+        run = _new("tmpfs", NOSUID | NODEV, mode="0755")
+    _attach(run, "/run")
+    for bind, mount in gathered.binds:
+        _attach(mount, bind.target)
+
+
+def make_root(mount: int) -> None:
+    """Let the detached `mount` be the root directory, and drop everything that was there.
+
+    pivot_root(2), NOTES: new and old root may share one mountpoint, so none has to be found or made for either.
+
+    Raises:
+      OSError: EINVAL when the present root is the initial ramfs, which cannot be exchanged.
+    """
+    _native.mount_setattr(
+        mount,
+        "",
+        _native.AT_EMPTY_PATH | _native.AT_RECURSIVE,
+        propagation=_native.MS_PRIVATE,
+    )
+    _native.move_mount(mount, "", _native.AT_FDCWD, "/", _native.MOVE_MOUNT_F_EMPTY_PATH)
+    os.fchdir(mount)
+    _native.pivot_root(".", ".")
+    _native.umount2(".", _native.MNT_DETACH)
+    os.chdir("/")
+
+
+def _new(fstype: str, attributes: int, **options: str) -> int:
+    """A detached mount of a fresh file system."""
+    context = _native.fsopen(fstype, _native.FSOPEN_CLOEXEC)
+    try:
+        for key, value in {"source": fstype, **options}.items():
+            _native.fsconfig(context, _native.FSCONFIG_SET_STRING, key, value)
+        _native.fsconfig(context, _native.FSCONFIG_CMD_CREATE, None, None)
+        return _native.fsmount(context, _native.FSMOUNT_CLOEXEC, attributes)
+    finally:
+        os.close(context)
+
+
+def _if_possible(fstype: str, attributes: int) -> int | None:
+    with suppress(OSError):  # not built into this kernel, or not allowed here: a view does without
+        return _new(fstype, attributes)
+    return None
+
+
+def _clone(path: str, *, attributes: int = 0) -> int:
+    """A detached copy of what is mounted at `path`, with everything below it.
+
+    Recursive always: a clone without what is mounted below would reveal what that covers, which an unprivileged
+    process is refused (has_locked_children() in fs/namespace.c).
+    """
+    mount = _native.open_tree(
+        _native.AT_FDCWD,
+        path,
+        _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC | _native.AT_RECURSIVE,
+    )
+    if attributes:
+        _native.mount_setattr(
+            mount, "", _native.AT_EMPTY_PATH | _native.AT_RECURSIVE, attr_set=attributes
+        )
+    return mount
+
+
+def _sysfs(*, host_network: bool) -> int:
+    try:
+        return _new("sysfs", NOSUID | NODEV | NOEXEC | RDONLY)
+    except OSError as error:
+        # sysfs belongs to a network namespace: an unprivileged view gets no fresh one of the host's.
+        if error.errno != errno.EPERM or not host_network:
+            raise
+    return _clone("/sys", attributes=RDONLY)
+
+
+def _devices() -> tuple[tuple[str, int], ...]:
+    paths = [(name, f"/dev/{name}") for name in DEVICES]
+    with suppress(
+        OSError
+    ):  # standard input is no terminal, or one of another devpts: no console then
+        paths.append(("console", os.ttyname(0)))
+    found = []
+    for name, path in paths:
+        with during(Stage.FILE_SYSTEM, path), suppress(FileNotFoundError):
+            found.append((name, _clone(path)))
+    return tuple(found)
+
+
+def _bind(bind: Bind) -> int:
+    with during(Stage.BIND_SOURCE, bind.source):
+        return _clone(bind.source, attributes=RDONLY if bind.read_only else 0)
+
+
+def _attach_dev(gathered: Gathered) -> None:
+    with during(Stage.FILE_SYSTEM, "/dev"):
+        dev = _new("tmpfs", NOSUID | NOEXEC, mode="0755")
+        shm = _new("tmpfs", NOSUID | NODEV, mode="1777")
+    _attach(dev, "/dev")
+    for name, target in LINKS:
+        with during(Stage.FILE_SYSTEM, f"/dev/{name}"):
+            os.symlink(target, f"/dev/{name}")
+    for name, device in gathered.devices:
+        _attach(device, f"/dev/{name}")
+    _attach(gathered.pts, "/dev/pts")
+    _attach(shm, "/dev/shm")  # noqa: S108
+    if gathered.mqueue is not None:
+        _attach(gathered.mqueue, "/dev/mqueue")
+
+
+def _protect_proc() -> None:
+    """Cover what would let a view's real root change or read the machine through procfs.
+
+    An unprivileged view needs none of it: there the kernel asks for capabilities that its root has not.
+    """
+    for name in READ_ONLY_IN_PROC:
+        with during(Stage.PROC, f"/proc/{name}"), suppress(FileNotFoundError):
+            _attach(_clone(f"/proc/{name}", attributes=RDONLY), f"/proc/{name}")
+    for name in MASKED_IN_PROC:
+        target = f"/proc/{name}"
+        with during(Stage.PROC, target), suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.stat(target).st_mode):
+                _attach(_new("tmpfs", NOSUID | NODEV | NOEXEC | RDONLY, mode="0555"), target)
+            else:
+                _attach(_clone("/dev/null"), target)
+
+
+def _attach(mount: int, target: str) -> None:
+    is_directory = stat.S_ISDIR(os.fstat(mount).st_mode)
+    with during(Stage.MOUNTPOINT, target):
+        place = _mountpoint(target, is_directory=is_directory)
+    with during(Stage.ATTACH, target):
+        _native.move_mount(mount, "", _native.AT_FDCWD, place, _native.MOVE_MOUNT_F_EMPTY_PATH)
+    os.close(mount)
+
+
+def _mountpoint(target: str, *, is_directory: bool) -> str:
+    """The real path of `target`, made when missing (move_mount(2) follows no symbolic link at the end)."""
+    place = os.path.realpath(target)
+    if not os.path.lexists(place):
+        os.makedirs(place if is_directory else os.path.dirname(place), exist_ok=True)
+        if not is_directory:
+            os.close(os.open(place, os.O_CREAT | os.O_CLOEXEC, 0o644))
+    return place
