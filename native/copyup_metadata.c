@@ -113,9 +113,10 @@ is_privileged(void)
            (sets[CAP_TO_INDEX(CAP_SYS_ADMIN)].effective & CAP_TO_MASK(CAP_SYS_ADMIN)) != 0;
 }
 
-/* Whether an xattr that could not be written, for this errno, may stay behind. As ovl_copy_xattr in
- * the kernel's overlayfs: one that the file system lacks may, unless it guards the file. What
- * a user namespace can never write, and ACLs for users whom it does not know, may too. */
+/* Whether an xattr that could not be read or written, for this errno, may stay behind. As
+ * ovl_copy_xattr in the kernel's overlayfs: one that the file system lacks may, unless it guards the
+ * file. So may what a user namespace can never write, ACLs for users whom it does not know, and file
+ * capabilities given outside it, which it cannot even read (EOVERFLOW, capabilities(7)). */
 static bool
 may_stay_behind(const char *name, int error)
 {
@@ -123,6 +124,7 @@ may_stay_behind(const char *name, int error)
     switch (error) {
     case EOPNOTSUPP:
         return !is_security && !is_acl(name);
+    case EOVERFLOW:
     case EPERM:
         return (is_security || begins_with(name, "trusted.")) && !is_privileged();
     case EINVAL:

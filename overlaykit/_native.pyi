@@ -187,20 +187,21 @@ def copy_up(
     stat(2) does not know it (procfs). "none": there were no bytes to move.
 
     Then the owner (`uid`, `gid`; -1: the source's own), the xattrs with ACLs and file capabilities
-    (but no name that begins with one of `skip_xattrs`), the mode (not of a symlink), and the times of
-    access and change to the nanosecond.
+    (but no name that begins with one of `skip_xattrs`), the mode (not of a symlink), and the times
+    of access and change to the nanosecond.
 
     As in the kernel's overlayfs, an xattr that dst's file system does not support stays behind,
     unless it is an ACL or security.*, which then raise EOPNOTSUPP. Without CAP_SYS_ADMIN over the
-    initial user namespace, so do security.* and trusted.* that may not be written (EPERM), and ACLs that
-    name an id the user namespace lacks (EINVAL); where that is the access ACL, the mode loses bits
-    until nobody may do more with the copy than with the source.
+    initial user namespace, so do security.* and trusted.* that the kernel withholds (EPERM, and
+    EOVERFLOW for file capabilities given outside the user namespace), and ACLs that name an id
+    which the user namespace lacks (EINVAL). Where that is the access ACL, the mode loses bits until
+    nobody may do more with the copy than with the source.
 
     `dst` is new: empty, without xattrs or ACLs of its own, not open for appending, and writable by
-    its mode. Either descriptor may be O_PATH where no data is copied (this needs /proc). The offsets
-    of both mean nothing afterwards.
+    its mode. Either descriptor may be O_PATH where no data is copied (this needs /proc). The
+    offsets of both mean nothing afterwards.
 
-    Raises OSError: ENOSPC, EDQUOT, EIO and the like as the kernel gave them; ECANCELED when `cancel`
-    (an eventfd or pipe, polled between chunks of at most 8 MiB) became readable. After a failure
-    `dst` is half made: the caller drops it.
+    Raises OSError: ENOSPC, EDQUOT, EIO and the like as the kernel gave them; ECANCELED when
+    `cancel` (an eventfd or pipe, polled between chunks of at most 8 MiB) became readable. After a
+    failure `dst` is half made: the caller drops it.
     """

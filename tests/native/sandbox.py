@@ -1,0 +1,100 @@
+"""Where the tests of system calls run: a child with a mount namespace of its own, and a tmpfs at /mnt.
+
+What a test mounts, unshares or drops ends with the child, however it ends. As "root" the child keeps
+the test's own identity; as "user" it is an ordinary user who is root in a user namespace and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import pytest
+
+from overlaykit import _native
+
+Identity: TypeAlias = Literal["root", "user"]
+
+ORDINARY_ID = 1000
+"""The ordinary user's ids, where the tests themselves run as root."""
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="root in the initial user namespace only")
+
+
+def refused(number: int) -> pytest.RaisesExc[OSError]:
+    """Expect an OSError with this errno."""
+    return pytest.raises(OSError, match=re.escape(os.strerror(number)))
+
+
+def run(body: Callable[[], None]) -> None:
+    """Run `body` in a forked child; fail with its traceback if it raised."""
+    out, into = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        report = b""
+        try:
+            body()
+        except BaseException:
+            report = traceback.format_exc().encode()
+        os.set_blocking(into, True)
+        os.write(into, report[-32768:])
+        os._exit(1 if report else 0)
+    os.close(into)
+    with open(out, "rb") as pipe:
+        failure = pipe.read().decode()
+    _, status = os.waitpid(pid, 0)
+    if failure or status:
+        pytest.fail(failure or f"the child ended with wait status {status}", pytrace=False)
+
+
+def become_ordinary() -> None:
+    """Drop root for good, where the tests have it."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(ORDINARY_ID, ORDINARY_ID, ORDINARY_ID)
+        os.setresuid(ORDINARY_ID, ORDINARY_ID, ORDINARY_ID)
+        _native.prctl(_native.PR_SET_DUMPABLE, 1)
+
+
+def enter_user_namespace() -> None:
+    """Become root of a new user namespace that knows no other id."""
+    uid, gid = os.geteuid(), os.getegid()
+    _native.unshare(_native.CLONE_NEWUSER)
+    _native.prctl(_native.PR_SET_DUMPABLE, 1)  # or root owns /proc/self, proc(5)
+    for name, content in (
+        ("setgroups", "deny"),
+        ("uid_map", f"0 {uid} 1"),
+        ("gid_map", f"0 {gid} 1"),
+    ):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(content)
+
+
+def enter_mount_namespace() -> None:
+    """Let nothing that is mounted from here on be seen outside."""
+    _native.unshare(_native.CLONE_NEWNS)
+    _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
+
+
+def sandboxed(test: Callable[[], None]) -> Callable[[Identity], None]:
+    """Make a test of `test`, run in a sandbox as each identity, in the fresh tmpfs at /mnt."""
+
+    @pytest.mark.parametrize("identity", [pytest.param("root", marks=needs_root), "user"])
+    def sandboxed_test(identity: Identity) -> None:
+        def body() -> None:
+            if identity == "user":
+                become_ordinary()
+                enter_user_namespace()
+            enter_mount_namespace()
+            _native.mount("tmpfs", "/mnt", "tmpfs", 0, "mode=755")
+            os.chdir("/mnt")
+            test()
+
+        run(body)
+
+    sandboxed_test.__name__ = test.__name__
+    sandboxed_test.__doc__ = test.__doc__
+    return sandboxed_test
