@@ -1,0 +1,174 @@
+"""A directory as the source of a stored layer: a copy that keeps what a copy can keep."""
+
+from __future__ import annotations
+
+import os
+import stat
+from functools import partial
+
+from overlaykit import _native
+from overlaykit.errors import Error
+from overlaykit.layers.layer import Layer
+from overlaykit.layers.tree import Tree, Usage
+
+_BENEATH = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+
+
+class MissingDirectory(Error):
+    """{0} does not exist; give the path of a directory"""
+
+
+class NotADirectory(Error):
+    """{0} is not a directory; give the path of a directory"""
+
+
+class UnreadableDirectory(Error):
+    """{0} cannot be read by you; make it readable and searchable, or run as its owner"""
+
+
+class UnreadableFile(Error):
+    """{0} cannot be read by you, so it cannot be copied; make it readable, or run as its owner"""
+
+
+class StoreInside(Error):
+    """{0} contains the layer store {1}; copy a directory below it, or use another store"""
+
+
+class DeviceNeedsRoot(Error):
+    """only root can make the device {0}; add the layer as root, or leave the device out"""
+
+
+def check_directory(path: str) -> None:
+    """Raise what is wrong with `path` as a layer: missing, not a directory, not to be read and searched."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise MissingDirectory(path) from None
+    except NotADirectoryError:
+        raise NotADirectory(path) from None
+    except PermissionError:
+        raise UnreadableDirectory(path) from None
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectory(path)
+    if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
+        raise UnreadableDirectory(path)
+
+
+class DirectorySource:
+    """`dir:PATH`. Shared and holes stay so, hard links, times, xattrs, whiteouts and special files are kept.
+
+    As root owners, set-user-ID bits and all xattrs are kept too; otherwise everything is the user's own,
+    without those bits and without what only root may set (`security.*`, `trusted.*`). As cp -a does, mounts
+    below are copied along.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = os.path.abspath(path)
+        check_directory(self._path)
+
+    def __str__(self) -> str:
+        return f"dir:{self._path}"
+
+    def unpack(self, tree: Tree, scratch: str, base: Layer | None) -> Usage:
+        """Copy the directory into `tree`; see `overlaykit.layers.source.Source`."""
+        root = os.path.realpath(self._path)
+        if os.path.commonpath([root, os.path.realpath(scratch)]) == root:
+            raise StoreInside(self._path, os.path.dirname(os.path.dirname(scratch)))
+        source = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _Copy(source, self._path, tree).run()
+            return tree.seal()
+        finally:
+            os.close(source)
+
+
+class _Copy:
+    """One copy. Invariant: `_links` maps each inode met with more than one name to its first path."""
+
+    def __init__(self, source: int, shown: str, tree: Tree) -> None:
+        self._source = source
+        self._shown = shown
+        self._tree = tree
+        self._links: dict[tuple[int, int], bytes] = {}
+        self._root = os.geteuid() == 0
+
+    def run(self) -> None:
+        self._tree.directory(b"", partial(self._finish, b""))
+        directories = [b""]
+        for directory in directories:  # grows while we walk it
+            for path, status in self._children(directory):
+                if stat.S_ISDIR(status.st_mode):
+                    self._tree.directory(path, partial(self._finish, path))
+                    directories.append(path)
+                else:
+                    self._copy(path, status)
+
+    def _children(self, directory: bytes) -> list[tuple[bytes, os.stat_result]]:
+        fd = self._open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with os.scandir(fd) as entries:
+                return [
+                    (os.path.join(directory, os.fsencode(e.name)), e.stat(follow_symlinks=False))
+                    for e in entries
+                ]
+        finally:
+            os.close(fd)
+
+    def _copy(self, path: bytes, status: os.stat_result) -> None:
+        inode = (status.st_dev, status.st_ino)
+        if inode in self._links:
+            self._tree.link(path, self._links[inode])
+            return
+        if status.st_nlink > 1:
+            self._links[inode] = path
+        finish = partial(self._finish, path)
+        if stat.S_ISREG(status.st_mode):
+            self._tree.file(path, finish)
+        elif stat.S_ISLNK(status.st_mode):
+            self._tree.symlink(path, self._target(path), finish)
+        else:
+            try:
+                self._tree.node(path, stat.S_IFMT(status.st_mode), status.st_rdev, finish)
+            except PermissionError:
+                raise DeviceNeedsRoot(self._show(path)) from None
+
+    def _finish(self, path: bytes, made: int) -> None:
+        regular = stat.S_ISREG(os.fstat(made).st_mode)
+        # O_NONBLOCK: should a FIFO have taken the file's place, opening it must not wait for a writer.
+        original = self._open(path, os.O_RDONLY | os.O_NONBLOCK if regular else os.O_PATH)
+        try:
+            if self._root:
+                _native.copy_up(original, made)
+                return
+            _native.copy_up(
+                original,
+                made,
+                uid=os.geteuid(),
+                gid=os.getegid(),
+                skip_xattrs=(b"security.", b"trusted."),
+            )
+            mode = os.fstat(made).st_mode
+            if mode & _SET_ID and not stat.S_ISLNK(mode):
+                os.chmod(f"/proc/self/fd/{made}", stat.S_IMODE(mode) & ~_SET_ID)
+        finally:
+            os.close(original)
+
+    def _open(self, path: bytes, flags: int) -> int:
+        try:
+            return _native.openat2(
+                self._source, path or b".", flags | os.O_NOFOLLOW | os.O_CLOEXEC, resolve=_BENEATH
+            )
+        except PermissionError:
+            kind = UnreadableDirectory if flags & os.O_DIRECTORY else UnreadableFile
+            raise kind(self._show(path)) from None
+
+    def _target(self, path: bytes) -> bytes:
+        fd = self._open(path, os.O_PATH)
+        try:
+            return os.readlink(b"", dir_fd=fd)  # the link open as the descriptor: readlinkat(2)
+        finally:
+            os.close(fd)
+
+    def _show(self, path: bytes) -> str:
+        return os.path.join(self._shown, os.fsdecode(path))

@@ -1,0 +1,135 @@
+"""Create an archive's members in a layer's tree, or refuse the archive.
+
+Refused, naming the member: a name with `..` in it; a name that passes through a symbolic link or a file of the
+archive; a hard link to what is not in the archive; a type we do not know. A leading `/` is dropped, as tar does.
+Where a symbolic link leads to is only text, and may be absolute. The last of several members of a name wins.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import TypeAlias
+
+from overlaykit.errors import Error
+from overlaykit.layers.tar import Member, TarStream
+from overlaykit.layers.tree import Attributes, Tree
+
+Place: TypeAlias = Callable[[bytes, bool], bytes]
+"""Where in the layer a member's path goes, given whether it is a directory."""
+
+
+class UnsafeMember(Error):
+    """{0}: the member {1!r} {2}, so nothing was added; make the archive again without it"""
+
+
+class DeviceMemberNeedsRoot(Error):
+    """{0}: only root can make the device {1!r}; add the layer as root, or make the archive without it"""
+
+
+def as_it_is(path: bytes, directory: bool) -> bytes:
+    """The place of a member in a layer of its own: where its name says."""
+    return path
+
+
+def extract(archive: TarStream, shown: str, tree: Tree, place: Place = as_it_is) -> None:
+    """Create every member of `archive` in `tree`; `shown` names the archive in errors.
+
+    As root: numeric owners, set-user-ID bits, devices and every xattr. Otherwise everything is the user's own,
+    without set-ID bits and without the xattrs that only root may set (`security.*`, `trusted.*`).
+
+    Raises DamagedArchive, UnsafeMember, DeviceMemberNeedsRoot; OSError as the kernel gives it (ENOSPC, ...).
+    """
+    for member in archive:
+        try:
+            _create(archive, member, tree, place)
+        except _Refused as refused:
+            name = os.fsdecode(member.name)
+            raise UnsafeMember(shown, name, str(refused)) from None
+        except (OverflowError, ValueError):
+            name = os.fsdecode(member.name)
+            raise UnsafeMember(shown, name, "has attributes that no file can have") from None
+        except OSError as error:
+            reason = _REASONS.get(error.errno or 0)
+            name = os.fsdecode(member.name)
+            if error.errno == errno.EPERM and stat.S_IFMT(member.kind) in _DEVICES:
+                raise DeviceMemberNeedsRoot(shown, name) from None
+            if member.kind == 0 and error.errno in (errno.ENOENT, errno.EPERM):
+                reason = "is a hard link to what is no file of the archive"
+            if reason is None:
+                raise
+            raise UnsafeMember(shown, name, reason) from None
+
+
+_DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
+
+_REASONS = {
+    errno.ELOOP: "leads through a symbolic link",
+    errno.EXDEV: "leads out of the layer",
+    errno.ENOTDIR: "lies below what is not a directory",
+    errno.ENAMETOOLONG: "has too long a name",
+}
+
+
+class _Refused(Exception):
+    """Why a member is not created; the caller knows which."""
+
+
+def _create(archive: TarStream, member: Member, tree: Tree, place: Place) -> None:
+    path = place(_relative(member.name), member.kind == stat.S_IFDIR)
+    finish = _attributes(member).apply
+    if member.kind == stat.S_IFDIR:
+        tree.directory(path, finish)
+        return
+    if not path:
+        raise _Refused("would take the place of the layer itself")
+    if member.kind == stat.S_IFREG:
+        tree.file(path, lambda fd: _fill(fd, archive, member))
+    elif member.kind == 0:
+        tree.link(path, place(_relative(member.target), False))
+    elif member.kind == stat.S_IFLNK:
+        if not member.target:
+            raise _Refused("is a symbolic link to nothing")
+        tree.symlink(path, member.target, finish)
+    elif member.kind in (stat.S_IFIFO, *_DEVICES):
+        device = os.makedev(*member.device) if member.kind in _DEVICES else 0
+        tree.node(path, member.kind, device, finish)
+    else:
+        raise _Refused("is of an unknown type")
+
+
+def _fill(fd: int, archive: TarStream, member: Member) -> None:
+    for offset, data in archive.data():
+        while data:
+            written = os.pwrite(fd, data, offset)
+            data, offset = data[written:], offset + written
+    os.ftruncate(fd, member.size)  # a hole at the end
+    _attributes(member).apply(fd)
+
+
+def _relative(name: bytes) -> bytes:
+    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise _Refused("leads out of the layer by '..'")
+    if b"\0" in name:
+        raise _Refused("has a zero byte in its name")
+    return b"/".join(parts)
+
+
+def _attributes(member: Member) -> Attributes:
+    if os.geteuid() == 0:
+        return Attributes(
+            mode=member.mode, owner=member.owner, mtime_ns=member.mtime_ns, xattrs=member.xattrs
+        )
+    return Attributes(
+        mode=member.mode & ~(stat.S_ISUID | stat.S_ISGID),
+        owner=None,
+        mtime_ns=member.mtime_ns,
+        xattrs={
+            name: value
+            for name, value in member.xattrs.items()
+            if not name.startswith((b"security.", b"trusted."))
+        },
+    )

@@ -1,0 +1,27 @@
+"""What a view's `-l LAYER` means."""
+
+from __future__ import annotations
+
+import os
+
+from overlaykit.layers.directory import check_directory
+from overlaykit.layers.host import NAME as HOST
+from overlaykit.layers.host import host
+from overlaykit.layers.layer import Layer
+from overlaykit.layers.store import Store
+
+_DIRECTORY = "dir:"
+
+
+def resolve(text: str, store: Store) -> Layer:
+    """The layer that `text` names: `host`; `dir:PATH` or any text with a slash, a directory; else a stored one.
+
+    Raises MissingDirectory, NotADirectory, UnreadableDirectory; UnknownLayer, BadLayerName, DamagedLayer.
+    """
+    if text == HOST:
+        return host()
+    if text.startswith(_DIRECTORY) or "/" in text:
+        path = os.path.abspath(text.removeprefix(_DIRECTORY))
+        check_directory(path)
+        return Layer(name=path, path=path)
+    return store.get(text).layer()

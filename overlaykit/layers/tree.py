@@ -1,0 +1,232 @@
+"""The tree of a layer while it is made: everything is created beneath one directory, whatever it is called.
+
+Parents are resolved by openat2(2) with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, and the last name by calls that
+do not follow symbolic links: nothing that is written through here can land outside.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
+
+from overlaykit import _native
+from overlaykit.layers.discard import discard
+
+_T = TypeVar("_T")
+
+Finish: TypeAlias = Callable[[int], None]
+"""Completes a new inode, open as the descriptor it is given: contents, owner, mode, times. The descriptor is
+O_PATH except a regular file's, which is open for reading and writing."""
+
+_RESOLVE = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
+_HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """What an inode has besides its contents; the owner is numeric and None means ours."""
+
+    mode: int
+    owner: tuple[int, int] | None
+    mtime_ns: int
+    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    def apply(self, fd: int) -> None:
+        """Set them on the inode open as `fd`, which may be O_PATH and a symbolic link."""
+        path = (
+            f"/proc/self/fd/{fd}"  # a magic link: it leads to the inode itself, also to a symlink
+        )
+        # chown(2) clears set-user-ID and file capabilities, so it goes first; a user xattr needs write
+        # permission, so the mode comes after them; every step moves the times, so they come last.
+        if self.owner is not None:
+            os.chown(path, *self.owner)
+        for name, value in self.xattrs.items():
+            os.setxattr(path, name, value)
+        if not stat.S_ISLNK(os.fstat(fd).st_mode):
+            os.chmod(path, self.mode)
+        os.utime(path, ns=(self.mtime_ns, self.mtime_ns))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How much a tree holds: `bytes` in regular files (each inode once), `files` that are no directories."""
+
+    bytes: int
+    files: int
+
+
+class Tree:
+    """A directory being filled. Paths are bytes, relative, without `.` or `..`; b"" is the directory itself.
+
+    What is already at a path gives way to what is made there later. Directories stay ours (mode 0700) until
+    `seal`, so that read-only ones can be filled and keep their times. Closes the descriptor it is given.
+
+    Every method raises OSError: ELOOP when a parent is a symbolic link, ENOTDIR when it is a file.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._root = fd
+        self._finish: dict[bytes, Finish] = {}
+        self._parent: tuple[bytes, int] | None = None  # the last one used: members come in groups
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        self._forget_parent()
+        os.close(self._root)
+
+    def directory(self, path: bytes, finish: Finish) -> None:
+        """Make a directory, or keep the one that is there; `finish` is called by `seal`."""
+        if path and not self._is_directory(path):
+            self._create(path, lambda parent, name: os.mkdir(name, 0o700, dir_fd=parent))
+        self._finish[path] = finish
+
+    def file(self, path: bytes, finish: Finish) -> None:
+        """Make an empty regular file and have `finish` complete it."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = self._create(path, lambda parent, name: os.open(name, flags, 0o600, dir_fd=parent))
+        try:
+            finish(fd)
+        finally:
+            os.close(fd)
+
+    def symlink(self, path: bytes, target: bytes, finish: Finish) -> None:
+        """Make a symbolic link; its target is only text."""
+        self._create(path, lambda parent, name: os.symlink(target, name, dir_fd=parent))
+        self._complete(path, finish)
+
+    def node(self, path: bytes, kind: int, device: int, finish: Finish) -> None:
+        """Make a FIFO, socket or device: `kind` is the S_IF* type, `device` its number or 0.
+
+        Raises OSError: EPERM for a device when not privileged, except 0:0 (a whiteout; Linux 5.8).
+        """
+        self._create(path, lambda parent, name: os.mknod(name, kind | 0o600, device, dir_fd=parent))
+        self._complete(path, finish)
+
+    def link(self, path: bytes, existing: bytes) -> None:
+        """Make a hard link to what is at `existing`; to itself is nothing to do.
+
+        Raises OSError: ENOENT when nothing is there, EPERM when it is a directory.
+        """
+        if path == existing:
+            return
+        source = self._open(existing, _HANDLE)
+        try:
+            if stat.S_ISDIR(os.fstat(source).st_mode):
+                raise PermissionError(1, os.strerror(1), existing)
+            parent = self._open(os.path.dirname(existing), _HANDLE | os.O_DIRECTORY)
+            try:
+                name = os.path.basename(existing)
+                self._create(
+                    path,
+                    lambda to, new: os.link(
+                        name, new, src_dir_fd=parent, dst_dir_fd=to, follow_symlinks=False
+                    ),
+                )
+            finally:
+                os.close(parent)
+        finally:
+            os.close(source)
+
+    def seal(self) -> Usage:
+        """Finish the directories, the deepest first so that none changes afterwards, and count what is there."""
+        usage = self._usage()  # now, while every directory is still readable
+        for path in sorted(self._finish, key=lambda p: p.count(b"/") + bool(p), reverse=True):
+            self._complete(path, self._finish[path])
+        return usage
+
+    def _usage(self) -> Usage:
+        size = files = 0
+        seen: set[tuple[int, int]] = set()
+        paths = [b""]
+        for path in paths:
+            fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        status = entry.stat(follow_symlinks=False)
+                        if stat.S_ISDIR(status.st_mode):
+                            paths.append(os.path.join(path, os.fsencode(entry.name)))
+                            continue
+                        files += 1
+                        inode = (status.st_dev, status.st_ino)
+                        if stat.S_ISREG(status.st_mode) and inode not in seen:
+                            seen.add(inode)
+                            size += status.st_size
+            finally:
+                os.close(fd)
+        return Usage(bytes=size, files=files)
+
+    def _open(self, path: bytes, flags: int) -> int:
+        return _native.openat2(self._root, path or b".", flags, resolve=_RESOLVE)
+
+    def _is_directory(self, path: bytes) -> bool:
+        try:
+            fd = self._open(path, _HANDLE | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return False
+        except (
+            OSError
+        ):  # ELOOP, ENOTDIR: something else is there, or above it (then creating says so)
+            return False
+        os.close(fd)
+        return True
+
+    def _complete(self, path: bytes, finish: Finish) -> None:
+        parent, name = self._split(path)
+        fd = os.open(name or b".", _HANDLE, dir_fd=parent)
+        try:
+            finish(fd)
+        finally:
+            os.close(fd)
+
+    def _create(self, path: bytes, create: Callable[[int, bytes], _T]) -> _T:
+        parent, name = self._split(path)
+        try:
+            return create(parent, name)
+        except FileExistsError:
+            discard(parent, name)
+            for gone in [p for p in self._finish if p == path or p.startswith(path + b"/")]:
+                del self._finish[gone]
+            return create(parent, name)
+
+    def _split(self, path: bytes) -> tuple[int, bytes]:
+        """The descriptor of a path's parent, made where missing (ours until the next call), and its name."""
+        directory, _, name = path.rpartition(b"/")
+        if self._parent is None or self._parent[0] != directory:
+            self._forget_parent()
+            try:
+                fd = self._open(directory, _HANDLE | os.O_DIRECTORY)
+            except FileNotFoundError:
+                self._make_missing(directory)
+                fd = self._open(directory, _HANDLE | os.O_DIRECTORY)
+            self._parent = (directory, fd)
+        return self._parent[1], name
+
+    def _make_missing(self, directory: bytes) -> None:
+        path = b""
+        fd = self._open(path, _HANDLE | os.O_DIRECTORY)
+        for name in directory.split(b"/"):
+            path = os.path.join(path, name)
+            try:
+                try:
+                    os.mkdir(name, 0o700, dir_fd=fd)
+                    self._finish[path] = _finish_implied
+                except FileExistsError:
+                    pass
+                below = _native.openat2(fd, name, _HANDLE | os.O_DIRECTORY, resolve=_RESOLVE)
+            finally:
+                os.close(fd)
+            fd = below
+        os.close(fd)
+
+    def _forget_parent(self) -> None:
+        if self._parent is not None:
+            os.close(self._parent[1])
+            self._parent = None
+
+
+def _finish_implied(fd: int) -> None:
+    os.chmod(f"/proc/self/fd/{fd}", 0o755)  # noqa: S103  # what mkdir -p gives
