@@ -116,7 +116,8 @@ is_privileged(void)
 /* Whether an xattr that could not be read or written, for this errno, may stay behind. As
  * ovl_copy_xattr in the kernel's overlayfs: one that the file system lacks may, unless it guards the
  * file. So may what a user namespace can never write, ACLs for users whom it does not know, and file
- * capabilities given outside it, which it cannot even read (EOVERFLOW, capabilities(7)). */
+ * capabilities of another user namespace, which it cannot even read (EOVERFLOW; see
+ * cap_inode_getsecurity in the kernel). */
 static bool
 may_stay_behind(const char *name, int error)
 {

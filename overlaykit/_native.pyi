@@ -193,7 +193,7 @@ def copy_up(
     As in the kernel's overlayfs, an xattr that dst's file system does not support stays behind,
     unless it is an ACL or security.*, which then raise EOPNOTSUPP. Without CAP_SYS_ADMIN over the
     initial user namespace, so do security.* and trusted.* that the kernel withholds (EPERM, and
-    EOVERFLOW for file capabilities given outside the user namespace), and ACLs that name an id
+    EOVERFLOW for file capabilities of another user namespace), and ACLs that name an id
     which the user namespace lacks (EINVAL). Where that is the access ACL, the mode loses bits until
     nobody may do more with the copy than with the source.
 

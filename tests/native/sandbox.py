@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import tempfile
 import traceback
 from collections.abc import Callable
 from typing import Literal, TypeAlias
@@ -22,6 +24,8 @@ ORDINARY_ID = 1000
 """The ordinary user's ids, where the tests themselves run as root."""
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="root in the initial user namespace only")
+
+IDENTITIES = [pytest.param("root", marks=needs_root), "user"]
 
 
 def refused(number: int) -> pytest.RaisesExc[OSError]:
@@ -79,22 +83,80 @@ def enter_mount_namespace() -> None:
     _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
 
 
+def enter(identity: Identity) -> None:
+    """Become `identity`, in the fresh tmpfs at /mnt of a new mount namespace."""
+    if identity == "user":
+        become_ordinary()
+        enter_user_namespace()
+    enter_mount_namespace()
+    _native.mount("tmpfs", "/mnt", "tmpfs", 0, "mode=755")
+    os.chdir("/mnt")
+
+
 def sandboxed(test: Callable[[], None]) -> Callable[[Identity], None]:
     """Make a test of `test`, run in a sandbox as each identity, in the fresh tmpfs at /mnt."""
 
-    @pytest.mark.parametrize("identity", [pytest.param("root", marks=needs_root), "user"])
+    @pytest.mark.parametrize("identity", IDENTITIES)
     def sandboxed_test(identity: Identity) -> None:
         def body() -> None:
-            if identity == "user":
-                become_ordinary()
-                enter_user_namespace()
-            enter_mount_namespace()
-            _native.mount("tmpfs", "/mnt", "tmpfs", 0, "mode=755")
-            os.chdir("/mnt")
+            enter(identity)
             test()
 
         run(body)
 
     sandboxed_test.__name__ = test.__name__
-    sandboxed_test.__doc__ = test.__doc__
     return sandboxed_test
+
+
+def sandboxed_on_disk(test: Callable[[], None]) -> Callable[[Identity], None]:
+    """Make a test of `test`, run in a sandbox as each identity, in a directory of a disk's file system.
+
+    Before Linux 6.6 a tmpfs knows no user.* xattrs.
+    """
+
+    @pytest.mark.parametrize("identity", IDENTITIES)
+    def sandboxed_test(identity: Identity) -> None:
+        with tempfile.TemporaryDirectory(prefix="overlaykit-native-", dir="/var/tmp") as directory:
+            if identity == "user" and os.geteuid() == 0:
+                os.chown(directory, ORDINARY_ID, ORDINARY_ID)
+
+            def body() -> None:
+                enter(identity)
+                os.chdir(directory)
+                test()
+
+            run(body)
+
+    sandboxed_test.__name__ = test.__name__
+    return sandboxed_test
+
+
+def on_image(*mkfs: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Make a test, for root only, in a file system that this command makes on a loop device.
+
+    The image lies in the sandbox's tmpfs, so it and the loop device go when the sandbox does.
+    """
+
+    def decorate(test: Callable[[], None]) -> Callable[[], None]:
+        def body() -> None:
+            enter("root")
+            with open("image", "wb") as image:
+                image.truncate(256 << 20)
+            subprocess.run([*mkfs, "image"], check=True, stdout=subprocess.DEVNULL)
+            os.mkdir("disk")
+            subprocess.run(["mount", "-o", "loop", "image", "disk"], check=True)
+            try:
+                os.chdir("disk")
+                test()
+            finally:
+                os.chdir("/mnt")
+                _native.umount2("disk", _native.MNT_DETACH)
+
+        @needs_root
+        def test_on_image() -> None:
+            run(body)
+
+        test_on_image.__name__ = test.__name__
+        return test_on_image
+
+    return decorate
