@@ -7,6 +7,9 @@ import errno
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 ALICE = 4001
 BOB = 4002
@@ -24,6 +27,16 @@ def refused(*numbers: int) -> Iterator[None]:
         assert error.errno in numbers, f"refused with {got}, not {names}"
     else:
         raise AssertionError(f"not refused ({names})")
+
+
+def unless_refused(number: int, call: Callable[[], T]) -> T | None:
+    """What `call` returned; None where the system says with this errno that it has no such thing."""
+    try:
+        return call()
+    except OSError as error:
+        if error.errno != number:
+            raise
+        return None
 
 
 def put(path: str | bytes, content: bytes, mode: int = 0o644) -> None:

@@ -13,21 +13,27 @@ def write_layer(layer: Layer, root: str, *, xattr_prefix: str) -> None:
 
     `xattr_prefix`: "trusted" or "user", the namespace in which the overlay looks for its marks.
     """
+    made = {""}
     for path, entry in layer.items():
-        os.makedirs(os.path.dirname(os.path.join(root, path)), exist_ok=True)
+        if (parent := os.path.dirname(path)) not in made:
+            os.makedirs(os.path.join(root, parent), exist_ok=True)
+            made.add(parent)
         _make(entry, os.path.join(root, path), root, xattr_prefix)
     # Last and deepest first: making a child changes its directory's times, and a mode may forbid it.
-    for path in sorted(layer, reverse=True):
+    ordinary = File()
+    for path in sorted((path for path in layer if layer[path] != ordinary), reverse=True):
         _set_attributes(layer[path], os.path.join(root, path))
 
 
 def _make(entry: Entry, path: str, root: str, xattr_prefix: str) -> None:
     match entry:
         case File():
-            with open(path, "xb") as file:
-                file.write(entry.content)
-                if entry.size is not None:
-                    file.truncate(entry.size)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            if entry.content:
+                os.write(fd, entry.content)
+            if entry.size is not None:
+                os.ftruncate(fd, entry.size)
+            os.close(fd)
         case Dir():
             os.makedirs(path, exist_ok=True)
             if entry.opaque:
@@ -44,10 +50,11 @@ def _make(entry: Entry, path: str, root: str, xattr_prefix: str) -> None:
 
 def _set_attributes(entry: Entry, path: str) -> None:
     if isinstance(entry, File | Dir):
-        for name, value in entry.xattrs.items():
-            os.setxattr(path, name, value)
         os.chown(path, entry.uid, entry.gid)
     if isinstance(entry, File | Dir | Fifo):
         os.chmod(path, entry.mode)
-    if isinstance(entry, File | Dir) and entry.mtime_ns is not None:
-        os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
+    if isinstance(entry, File | Dir):
+        for name, value in entry.xattrs.items():  # after the mode, which is part of an ACL
+            os.setxattr(path, name, value)
+        if entry.mtime_ns is not None:
+            os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))

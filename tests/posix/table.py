@@ -8,7 +8,7 @@ names was put there first, on an overlay into a read-only layer. The function ru
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 Identity: TypeAlias = Literal["root", "userns"]
@@ -125,9 +125,7 @@ def behaviour(
     def enter(check: Check) -> Check:
         name = check.__name__.removeprefix("check_")
         assert name not in TABLE, name
-        TABLE[name] = Behaviour(
-            name, check, layers, identities, differs or {}, read_only, remount
-        )
+        TABLE[name] = Behaviour(name, check, layers, identities, differs or {}, read_only, remount)
         return check
 
     return enter
@@ -137,15 +135,15 @@ def merged(layers: tuple[Layer, ...]) -> Layer:
     """What the layers show together: the content of the plain directory."""
     result: dict[str, Entry] = {}
     for layer in reversed(layers):
+        deeper = list(result)
         for path, entry in layer.items():
             if not isinstance(entry, Dir) or entry.opaque:
-                for hidden in _below(path, result):
-                    del result[hidden]
+                for hidden in deeper:
+                    if hidden.startswith(path + "/"):
+                        result.pop(hidden, None)
             result.pop(path, None)
-            if not isinstance(entry, Whiteout):
+            if isinstance(entry, Dir):
+                result[path] = replace(entry, opaque=False)
+            elif not isinstance(entry, Whiteout):
                 result[path] = entry
     return result
-
-
-def _below(path: str, names: Mapping[str, Entry]) -> list[str]:
-    return [name for name in names if name.startswith(path + "/")]

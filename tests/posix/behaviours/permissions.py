@@ -1,0 +1,295 @@
+"""Who may do what: mode bits of owner, group and others, supplementary groups, ACLs, access(2)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+from ..acts import ALICE, BOB, as_user, get, mode_of, names, opened, put, refused
+from ..table import ROOT_ONLY, Dir, File, behaviour
+
+PRIVATE = {"f": File(b"secret", mode=0o600, uid=ALICE, gid=ALICE)}
+SHARED = {"f": File(b"text", mode=0o660, uid=ALICE, gid=BOB)}
+
+ACCESS = "system.posix_acl_access"
+DEFAULT = "system.posix_acl_default"
+USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+ANYONE = 0xFFFFFFFF
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    """An ACL as its xattr holds it: (tag, permissions, id) each (linux/posix_acl_xattr.h)."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+ALICE_READS = acl(
+    (USER_OBJ, 6, ANYONE),
+    (USER, 4, ALICE),
+    (GROUP_OBJ, 0, ANYONE),
+    (MASK, 4, ANYONE),
+    (OTHER, 0, ANYONE),
+)
+ALICE_HAS_ALL = acl(
+    (USER_OBJ, 7, ANYONE),
+    (USER, 7, ALICE),
+    (GROUP_OBJ, 5, ANYONE),
+    (MASK, 7, ANYONE),
+    (OTHER, 0, ANYONE),
+)
+
+
+def _denied(*flags: int, name: str = "f") -> None:
+    for flag in flags:
+        with refused(errno.EACCES):
+            os.close(os.open(name, flag))
+
+
+@behaviour(lower=PRIVATE, identities=ROOT_ONLY)
+def check_others_neither_read_nor_write_a_private_file() -> None:
+    as_user(BOB, lambda: _denied(os.O_RDONLY, os.O_WRONLY, os.O_RDWR))
+    assert get("f") == b"secret"
+
+
+@behaviour(lower=PRIVATE, identities=ROOT_ONLY)
+def check_others_neither_read_nor_write_a_private_file_after_copy_up() -> None:
+    os.utime("f")
+    as_user(BOB, lambda: _denied(os.O_RDONLY, os.O_WRONLY, os.O_RDONLY | os.O_TRUNC))
+    assert get("f") == b"secret"
+
+
+@behaviour(lower=PRIVATE, identities=ROOT_ONLY)
+def check_the_owner_writes_a_lower_file() -> None:
+    as_user(ALICE, lambda: put("f", b"mine"))
+    assert get("f") == b"mine"
+    assert os.stat("f").st_uid == ALICE
+
+
+@behaviour(lower=SHARED, identities=ROOT_ONLY)
+def check_a_group_member_writes_a_lower_file() -> None:
+    as_user(BOB, lambda: put("f", b"by the group"))
+    assert get("f") == b"by the group"
+
+
+@behaviour(lower=SHARED, identities=ROOT_ONLY)
+def check_a_supplementary_group_counts() -> None:
+    as_user(4099, lambda: put("f", b"by a member"), groups=[BOB])
+    as_user(4099, lambda: _denied(os.O_RDONLY))
+
+
+@behaviour(lower={"f": File(b"x", mode=0o077, uid=ALICE)}, identities=ROOT_ONLY)
+def check_the_owners_bits_bind_the_owner() -> None:
+    as_user(ALICE, lambda: _denied(os.O_RDONLY, os.O_WRONLY))
+    as_user(BOB, lambda: put("f", b"y"))
+
+
+@behaviour(lower={"d": Dir(mode=0o755), "d/f": File(mode=0o666)}, identities=ROOT_ONLY)
+def check_names_change_only_with_write_permission_on_the_directory() -> None:
+    def act() -> None:
+        for call in (
+            lambda: os.unlink("d/f"),
+            lambda: os.rename("d/f", "d/g"),
+            lambda: os.mkdir("d/s"),
+            lambda: os.mkfifo("d/p"),
+            lambda: os.symlink("x", "d/link"),
+            lambda: os.link("d/f", "d/h"),
+            lambda: os.open("d/new", os.O_CREAT | os.O_WRONLY),
+        ):
+            with refused(errno.EACCES):
+                call()
+
+    as_user(ALICE, act)
+    assert names("d") == ["f"]
+
+
+@behaviour(lower={"d": Dir(mode=0o700), "d/f": File(mode=0o666)}, identities=ROOT_ONLY)
+def check_a_closed_directory_hides_everything_below_from_others() -> None:
+    def act() -> None:
+        with refused(errno.EACCES):
+            os.stat("d/f")
+        with refused(errno.EACCES):
+            os.stat("d/missing")
+        with refused(errno.EACCES):
+            os.listdir("d")
+
+    as_user(ALICE, act)
+
+
+@behaviour(lower={"d": Dir(mode=0o711), "d/f": File(b"x")}, identities=ROOT_ONLY)
+def check_a_directory_with_only_execute_is_passed_but_not_listed() -> None:
+    def act() -> None:
+        assert get("d/f") == b"x"
+        with refused(errno.EACCES):
+            os.listdir("d")
+
+    as_user(ALICE, act)
+
+
+@behaviour(lower={"d": Dir(mode=0o744), "d/f": File(b"x")}, identities=ROOT_ONLY)
+def check_a_directory_with_only_read_is_listed_but_not_passed() -> None:
+    def act() -> None:
+        assert os.listdir("d") == ["f"]
+        with refused(errno.EACCES):
+            os.stat("d/f")
+
+    as_user(ALICE, act)
+
+
+@behaviour(lower=PRIVATE, identities=ROOT_ONLY)
+def check_only_the_owner_changes_mode_and_owner() -> None:
+    def others() -> None:
+        with refused(errno.EPERM):
+            os.chmod("f", 0o666)
+        with refused(errno.EPERM):
+            os.chown("f", BOB, -1)
+
+    def owner() -> None:
+        os.chmod("f", 0o640)
+        with refused(errno.EPERM):
+            os.chown("f", BOB, -1)
+        with refused(errno.EPERM):
+            os.chown("f", -1, BOB)
+
+    as_user(BOB, others)
+    as_user(ALICE, owner)
+    assert mode_of("f") == 0o640
+
+
+@behaviour(lower={"f": File(mode=0o640, uid=ALICE, gid=ALICE)}, identities=ROOT_ONLY)
+def check_the_owner_gives_a_file_to_a_group_of_his() -> None:
+    as_user(ALICE, lambda: os.chown("f", -1, BOB), groups=[BOB])
+    assert os.stat("f").st_gid == BOB
+
+
+@behaviour(lower=SHARED, identities=ROOT_ONLY)
+def check_access_answers_as_open_would() -> None:
+    def group() -> None:
+        assert os.access("f", os.R_OK | os.W_OK)
+        assert not os.access("f", os.X_OK)
+
+    def others() -> None:
+        assert os.access("f", os.F_OK)
+        assert not os.access("f", os.R_OK)
+        assert not os.access("f", os.W_OK)
+
+    as_user(BOB, group)
+    as_user(4099, others)
+
+
+@behaviour(lower={"f": File(mode=0o644), "d": Dir(mode=0o600)})
+def check_root_may_all_but_execute_what_nobody_may() -> None:
+    assert os.access("f", os.R_OK | os.W_OK)
+    assert not os.access("f", os.X_OK)
+    assert os.access("d", os.X_OK)
+
+
+@behaviour(lower={"d": Dir(mode=0o755, uid=ALICE), "d/f": File(b"x")}, identities=ROOT_ONLY)
+def check_the_owner_of_a_directory_removes_files_of_others() -> None:
+    as_user(ALICE, lambda: os.unlink("d/f"))
+    assert names("d") == []
+
+
+@behaviour(
+    lower={"d": Dir(mode=0o777), "d/s": Dir(mode=0o755), "d/s/f": File()}, identities=ROOT_ONLY
+)
+def check_moving_a_directory_of_another_needs_write_permission_on_it() -> None:
+    def act() -> None:
+        os.mkdir("d/t")
+        with refused(errno.EACCES):
+            os.rename("d/s", "d/t/s")
+
+    as_user(ALICE, act)
+
+
+@behaviour(lower={"f": File(b"x", mode=0o600, xattrs={ACCESS: ALICE_READS})}, identities=ROOT_ONLY)
+def check_an_acl_of_a_lower_lets_a_named_user_read() -> None:
+    as_user(ALICE, _reads_but_does_not_write)
+    as_user(BOB, lambda: _denied(os.O_RDONLY))
+
+
+def _reads_but_does_not_write() -> None:
+    assert get("f") == b"x"
+    _denied(os.O_WRONLY)
+
+
+@behaviour(lower={"f": File(b"x", mode=0o600, xattrs={ACCESS: ALICE_READS})}, identities=ROOT_ONLY)
+def check_an_acl_survives_copy_up() -> None:
+    os.utime("f")
+    assert os.getxattr("f", ACCESS) == ALICE_READS
+    as_user(ALICE, _reads_but_does_not_write)
+
+
+@behaviour(lower={"f": File(b"x", mode=0o600)}, identities=ROOT_ONLY)
+def check_an_acl_can_be_set_and_removed() -> None:
+    as_user(ALICE, lambda: _denied(os.O_RDONLY))
+    os.setxattr("f", ACCESS, ALICE_READS)
+    assert mode_of("f") == 0o640
+    as_user(ALICE, _reads_but_does_not_write)
+    os.removexattr("f", ACCESS)
+    os.chmod("f", 0o600)
+    as_user(ALICE, lambda: _denied(os.O_RDONLY))
+
+
+@behaviour(lower={"f": File(b"x", mode=0o600, xattrs={ACCESS: ALICE_READS})}, identities=ROOT_ONLY)
+def check_chmod_changes_the_mask_of_an_acl() -> None:
+    os.chmod("f", 0o600)
+    as_user(ALICE, lambda: _denied(os.O_RDONLY))
+    os.chmod("f", 0o660)
+    as_user(ALICE, _reads_but_does_not_write)
+
+
+@behaviour(lower={"d": Dir(xattrs={DEFAULT: ALICE_HAS_ALL})}, identities=ROOT_ONLY)
+def check_a_default_acl_is_inherited_instead_of_the_umask() -> None:
+    os.umask(0o077)
+    put("d/f", b"x", 0o666)
+    os.mkdir("d/s", 0o777)
+    assert mode_of("d/f") == 0o660
+    assert mode_of("d/s") == 0o770
+    assert os.getxattr("d/s", DEFAULT) == ALICE_HAS_ALL
+    as_user(ALICE, lambda: put("d/f", b"by alice"))
+
+
+@behaviour(lower={"d": Dir(), "old": Dir(xattrs={DEFAULT: ALICE_HAS_ALL})}, identities=ROOT_ONLY)
+def check_a_default_acl_survives_copy_up_of_its_directory() -> None:
+    os.chmod("old", 0o700)
+    assert os.getxattr("old", DEFAULT) == ALICE_HAS_ALL
+    os.mkdir("old/s")
+    assert os.getxattr("old/s", DEFAULT) == ALICE_HAS_ALL
+
+
+@behaviour(lower={"f": File(mode=0o640)})
+def check_an_acl_that_says_no_more_than_the_mode_sets_the_mode() -> None:
+    plain = acl((USER_OBJ, 6, ANYONE), (GROUP_OBJ, 6, ANYONE), (OTHER, 4, ANYONE))
+    os.setxattr("f", ACCESS, plain)
+    assert mode_of("f") == 0o664
+    assert ACCESS not in os.listxattr("f")
+
+
+@behaviour(lower={"f": File()})
+def check_a_broken_acl_is_refused() -> None:
+    with refused(errno.EINVAL, errno.EOPNOTSUPP):
+        os.setxattr("f", ACCESS, b"nonsense")
+    with refused(errno.EACCES, errno.EINVAL):
+        os.setxattr(
+            "f", DEFAULT, acl((USER_OBJ, 7, ANYONE), (GROUP_OBJ, 7, ANYONE), (OTHER, 0, ANYONE))
+        )
+
+
+@behaviour(lower={"f": File(b"x", mode=0o644, uid=ALICE)}, identities=ROOT_ONLY)
+def check_a_descriptor_keeps_the_rights_it_was_opened_with() -> None:
+    with opened("f", os.O_RDWR) as fd:
+
+        def act() -> None:
+            os.write(fd, b"y")
+
+        os.chmod("f", 0o400)
+        as_user(BOB, act)
+    assert get("f") == b"y"
+
+
+@behaviour(lower={"d": Dir(mode=0o755), "d/f": File(b"x", mode=0o000)}, identities=ROOT_ONLY)
+def check_a_file_nobody_may_read_is_moved_by_who_may_write_its_directory() -> None:
+    os.chmod("d", 0o777)
+    as_user(ALICE, lambda: os.rename("d/f", "d/g"))
+    assert names("d") == ["g"]
+    assert get("d/g") == b"x"

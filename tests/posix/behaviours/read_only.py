@@ -1,0 +1,88 @@
+"""A view without an upper: everything is read, every change is refused with EROFS."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ..acts import get, mode_of, names, refused
+from ..syscalls import RENAME_EXCHANGE, renameat2
+from ..table import Dir, File, Symlink, Whiteout, behaviour
+
+CONTENT = {"f": File(b"x", xattrs={"user.one": b"1"}), "d": Dir(), "d/g": File(), "l": Symlink("f")}
+
+
+@behaviour({"d": Dir(), "d/g": Whiteout()}, CONTENT, read_only=True)
+def check_a_read_only_view_is_read() -> None:
+    assert get("l") == b"x"
+    assert names("d") == []
+    assert os.getxattr("f", "user.one") == b"1"
+
+
+@behaviour(lower=CONTENT, read_only=True)
+def check_a_read_only_view_refuses_new_names() -> None:
+    for call in (
+        lambda: os.open("new", os.O_CREAT | os.O_WRONLY),
+        lambda: os.mkdir("new"),
+        lambda: os.mkfifo("new"),
+        lambda: os.symlink("f", "new"),
+        lambda: os.link("f", "new"),
+    ):
+        with refused(errno.EROFS):
+            call()
+    assert names() == ["d", "f", "l"]
+
+
+@behaviour(lower=CONTENT, read_only=True)
+def check_a_read_only_view_refuses_writers() -> None:
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC, os.O_WRONLY | os.O_APPEND):
+        with refused(errno.EROFS):
+            os.open("f", flags)
+    with refused(errno.EROFS):
+        os.truncate("f", 0)
+    assert get("f") == b"x"
+
+
+@behaviour(lower=CONTENT, read_only=True)
+def check_a_read_only_view_refuses_to_remove_and_rename() -> None:
+    for call in (
+        lambda: os.unlink("f"),
+        lambda: os.rmdir("d"),
+        lambda: os.rename("f", "new"),
+        lambda: os.rename("d", "new"),
+        lambda: renameat2(b"f", b"d", RENAME_EXCHANGE),
+    ):
+        with refused(errno.EROFS):
+            call()
+    assert names() == ["d", "f", "l"]
+
+
+@behaviour(lower=CONTENT, read_only=True)
+def check_a_read_only_view_refuses_new_metadata() -> None:
+    for call in (
+        lambda: os.chmod("f", 0o600),
+        lambda: os.chown("f", 0, 0),
+        lambda: os.utime("f"),
+        lambda: os.setxattr("f", "user.two", b""),
+        lambda: os.removexattr("f", "user.one"),
+    ):
+        with refused(errno.EROFS):
+            call()
+    assert mode_of("f") == 0o644
+
+
+@behaviour(lower=CONTENT, read_only=True)
+def check_a_read_only_view_says_so() -> None:
+    assert os.statvfs(".").f_flag & os.ST_RDONLY
+    assert not os.access("f", os.W_OK)
+    assert os.access("f", os.R_OK)
+
+
+@behaviour(lower=CONTENT, read_only=True)
+def check_a_read_only_view_says_first_what_else_is_wrong() -> None:
+    with refused(errno.EEXIST):
+        os.mkdir("d")
+    with refused(errno.ENOENT):
+        os.chmod("missing", 0)
+    with refused(errno.EISDIR):
+        os.open("d", os.O_WRONLY)

@@ -1,0 +1,175 @@
+"""Extended attributes: user.*, trusted.*, security.*; the overlay's own marks stay hidden."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+from ..acts import ALICE, BOB, as_user, get, names, opened, put, refused
+from ..table import ROOT_ONLY, Dir, File, Symlink, behaviour
+
+SOME = {"user.one": b"1", "user.two": b"\0binary\xff"}
+CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
+"""cap_net_bind_service=ep, as security.capability holds it (linux/capability.h, VFS_CAP_REVISION_2)."""
+
+
+def _own(path: str) -> dict[str, bytes]:
+    return {name: os.getxattr(path, name) for name in os.listxattr(path) if "user." in name}
+
+
+@behaviour(lower={"f": File(b"x", xattrs=SOME), "d": Dir(xattrs=SOME)})
+def check_lower_xattrs_are_read_and_listed() -> None:
+    assert _own("f") == _own("d") == SOME
+
+
+@behaviour(lower={"f": File(b"x", xattrs=SOME), "d": Dir(xattrs=SOME)})
+def check_xattrs_survive_copy_up() -> None:
+    put("f", b"changed")
+    put("d/new", b"")
+    assert _own("f") == _own("d") == SOME
+
+
+@behaviour(lower={"f": File(b"x", xattrs=SOME), "d": Dir(xattrs=SOME)}, remount=True)
+def check_xattrs_survive_a_remount():
+    os.setxattr("f", "user.three", b"3")
+    os.removexattr("d", "user.one")
+    yield
+    assert _own("f") == {**SOME, "user.three": b"3"}
+    assert _own("d") == {"user.two": SOME["user.two"]}
+
+
+@behaviour(lower={"f": File(b"x", xattrs=SOME)})
+def check_a_lower_xattr_is_replaced_and_removed() -> None:
+    os.setxattr("f", "user.one", b"new", os.XATTR_REPLACE)
+    os.removexattr("f", "user.two")
+    assert _own("f") == {"user.one": b"new"}
+    assert get("f") == b"x"
+
+
+@behaviour(lower={"f": File(xattrs=SOME)})
+def check_create_and_replace_mind_what_exists() -> None:
+    with refused(errno.EEXIST):
+        os.setxattr("f", "user.one", b"", os.XATTR_CREATE)
+    with refused(errno.ENODATA):
+        os.setxattr("f", "user.missing", b"", os.XATTR_REPLACE)
+
+
+@behaviour(lower={"f": File()})
+def check_a_missing_xattr_is_said_to_be_missing() -> None:
+    with refused(errno.ENODATA):
+        os.getxattr("f", "user.missing")
+    with refused(errno.ENODATA):
+        os.removexattr("f", "user.missing")
+
+
+@behaviour(lower={"f": File()})
+def check_xattrs_may_be_empty_and_long() -> None:
+    os.setxattr("f", "user.empty", b"")
+    os.setxattr("f", "user.long", b"v" * 2000)
+    os.setxattr("f", "user." + "n" * 250, b"1")
+    assert os.getxattr("f", "user.empty") == b""
+    assert os.getxattr("f", "user.long") == b"v" * 2000
+    assert len(os.listxattr("f")) == 3
+
+
+@behaviour(lower={"f": File()})
+def check_names_that_are_no_xattrs_are_refused() -> None:
+    with refused(errno.EOPNOTSUPP):
+        os.setxattr("f", "nonsense", b"")
+    with refused(errno.EOPNOTSUPP):
+        os.setxattr("f", "unknown.name", b"")
+    with refused(errno.ERANGE):
+        os.setxattr("f", "user." + "n" * 251, b"")
+    with refused(errno.E2BIG):
+        os.setxattr("f", "user.big", b"v" * 65537)
+
+
+@behaviour(lower={"f": File(xattrs=SOME)})
+def check_a_descriptor_reads_and_sets_xattrs() -> None:
+    with opened("f", os.O_RDONLY) as fd:
+        os.setxattr(fd, "user.three", b"3")
+        assert sorted(os.listxattr(fd)) == ["user.one", "user.three", "user.two"]
+        assert os.getxattr("f", "user.three") == b"3"
+
+
+@behaviour(lower={"link": Symlink("f"), "f": File(xattrs=SOME)})
+def check_symlinks_take_no_user_xattrs() -> None:
+    with refused(errno.EPERM):
+        os.setxattr("link", "user.x", b"", follow_symlinks=False)
+    assert os.getxattr("link", "user.one") == b"1"
+
+
+@behaviour(lower={"f": File(mode=0o644, uid=ALICE, xattrs=SOME)}, identities=ROOT_ONLY)
+def check_xattrs_follow_the_permissions_of_the_file() -> None:
+    def act() -> None:
+        assert os.getxattr("f", "user.one") == b"1"
+        with refused(errno.EACCES):
+            os.setxattr("f", "user.one", b"2")
+        with refused(errno.EACCES):
+            os.removexattr("f", "user.one")
+
+    as_user(BOB, act)
+    as_user(ALICE, lambda: os.setxattr("f", "user.one", b"2"))
+
+
+@behaviour(lower={"f": File(xattrs={"trusted.mine": b"t"})}, identities=ROOT_ONLY)
+def check_trusted_xattrs_are_for_root() -> None:
+    assert os.getxattr("f", "trusted.mine") == b"t"
+    os.setxattr("f", "trusted.other", b"o")
+    assert {"trusted.mine", "trusted.other"} <= set(os.listxattr("f"))
+
+    def act() -> None:
+        with refused(errno.EPERM, errno.ENODATA):
+            os.getxattr("f", "trusted.mine")
+        assert not [name for name in os.listxattr("f") if name.startswith("trusted.")]
+
+    as_user(ALICE, act)
+
+
+@behaviour(
+    {"d": Dir(opaque=True), "f": File()},
+    {"d": Dir(), "d/hidden": File()},
+)
+def check_the_marks_of_the_overlay_are_not_listed() -> None:
+    os.mkdir("d/s")
+    put("f", b"changed")
+    os.unlink("f")
+    os.mkdir("f")
+    found = [name for path in ("d", "d/s", "f") for name in os.listxattr(path)]
+    assert not [name for name in found if ".overlay." in name]
+
+
+@behaviour(
+    lower={"f": File(b"x", xattrs={"security.capability": CAPABILITY})}, identities=ROOT_ONLY
+)
+def check_file_capabilities_survive_copy_up() -> None:
+    os.utime("f")
+    os.chmod("f", 0o755)
+    assert os.getxattr("f", "security.capability") == CAPABILITY
+
+
+@behaviour(
+    lower={"f": File(b"x", xattrs={"security.capability": CAPABILITY})}, identities=ROOT_ONLY
+)
+def check_file_capabilities_are_cleared_by_a_write() -> None:
+    with opened("f", os.O_WRONLY) as fd:
+        os.write(fd, b"y")
+    with refused(errno.ENODATA):
+        os.getxattr("f", "security.capability")
+
+
+@behaviour(
+    lower={"f": File(b"x", xattrs={"security.capability": CAPABILITY})}, identities=ROOT_ONLY
+)
+def check_file_capabilities_are_cleared_by_chown() -> None:
+    os.chown("f", ALICE, ALICE)
+    with refused(errno.ENODATA):
+        os.getxattr("f", "security.capability")
+
+
+@behaviour(lower={"f": File(b"x", xattrs=SOME), "d": Dir()})
+def check_xattrs_move_along_with_a_rename() -> None:
+    os.rename("f", "d/g")
+    assert _own("d/g") == SOME
+    assert names("d") == ["g"]
