@@ -19,14 +19,15 @@ BOB = 4002
 @contextlib.contextmanager
 def refused(*numbers: int) -> Iterator[None]:
     """The block has to fail with one of these errno numbers."""
-    names = "/".join(errno.errorcode[number] for number in numbers)
+    wanted = "/".join(errno.errorcode[number] for number in numbers)
+    got = "not refused"
     try:
         yield
     except OSError as error:
-        got = errno.errorcode.get(error.errno or 0, error.errno)
-        assert error.errno in numbers, f"refused with {got}, not {names}"
-    else:
-        raise AssertionError(f"not refused ({names})")
+        if error.errno in numbers:
+            return
+        got = errno.errorcode.get(error.errno or 0, str(error))
+    raise AssertionError(f"{got}, not {wanted}")
 
 
 def unless_refused(number: int, call: Callable[[], T]) -> T | None:

@@ -10,8 +10,9 @@ from ..acts import get, ino_of, mode_of, names, opened, put, refused
 from ..syscalls import Dirent, getdents64
 from ..table import ROOT_ONLY, Dir, Fifo, File, Link, Symlink, Whiteout, behaviour
 
-MANY = {f"many/{number:05}": File() for number in range(10_000)}
-SOME = {f"many/{number:05}": File() for number in range(2_000)}
+# Links, because ten thousand inodes take a file system seconds.
+MANY = {"file": File()} | {f"many/{number:05}": Link("file") for number in range(10_000)}
+SOME = {f"many/{number:05}": File() for number in range(500)}
 READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
@@ -121,7 +122,7 @@ def check_dot_and_dot_dot_have_the_inode_numbers_of_their_directories() -> None:
 
 @behaviour(lower=MANY)
 def check_ten_thousand_names_are_all_listed_once() -> None:
-    assert names("many") == sorted(name.removeprefix("many/") for name in MANY)
+    assert names("many") == [f"{number:05}" for number in range(10_000)]
 
 
 @behaviour(lower=SOME)
@@ -129,13 +130,13 @@ def check_names_that_stay_are_listed_once_while_others_come_and_go() -> None:
     with opened("many", READ_DIRECTORY) as fd:
         seen: list[bytes] = []
         round_ = 0
-        while chunk := getdents64(fd, 4096):
+        while chunk := getdents64(fd, 1024):
             seen += [entry.name for entry in chunk]
             put(f"many/new{round_}", b"")
-            os.unlink(f"many/{round_ * 7 % 2_000:05}")
+            os.unlink(f"many/{round_ * 7 % 500:05}")
             round_ += 1
             assert round_ < 5000
-    gone = {b"%05d" % (number * 7 % 2_000) for number in range(round_)}
+    gone = {b"%05d" % (number * 7 % 500) for number in range(round_)}
     assert len(seen) == len(set(seen))
     assert {os.fsencode(name.removeprefix("many/")) for name in SOME} - gone <= set(seen)
 
@@ -143,7 +144,7 @@ def check_names_that_stay_are_listed_once_while_others_come_and_go() -> None:
 @behaviour(lower=SOME)
 def check_emptying_a_large_directory_while_reading_it() -> None:
     with opened("many", READ_DIRECTORY) as fd:
-        while chunk := getdents64(fd):
+        while chunk := getdents64(fd, 4096):
             for entry in chunk:
                 if entry.name not in (b".", b".."):
                     os.unlink(entry.name, dir_fd=fd)
