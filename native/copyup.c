@@ -56,7 +56,7 @@ copy_up(struct copyup *copy, bool data)
     return copyup_metadata(copy);
 }
 
-/* The prefixes in a tuple of bytes, for PyMem_Free; they point into it. NULL with an exception set. */
+/* The prefixes in a tuple of bytes, into which they point; for PyMem_Free. NULL: it raised. */
 static struct copyup_prefix *
 prefixes_from(PyObject *tuple, size_t count)
 {

@@ -26,10 +26,10 @@ struct copyup_prefix {
 struct copyup {
     int src;
     int dst;
-    int cancel;            /* becomes readable when the copy should stop; -1: never */
-    uid_t uid;             /* the owner to give; -1: the source's own */
+    int cancel; /* becomes readable when the copy should stop; -1: never */
+    uid_t uid;  /* the owner to give; -1: the source's own */
     gid_t gid;
-    struct stat source;    /* as it was when the copy began, before reading moved its atime */
+    struct stat source; /* as it was when the copy began, before reading moved its atime */
     enum copyup_way way;
     const struct copyup_prefix *skip; /* xattrs to leave out */
     size_t skip_count;

@@ -1,7 +1,7 @@
 /* Copy-up's bytes: cloned, else copied in the kernel, else read and written; holes stay holes.
  *
- * Each way is tried only until it says that it does not serve these files, and the next takes over at
- * the same offset. Bytes are moved at explicit offsets; only SEEK_DATA and SEEK_HOLE move a
+ * Each way is tried only until it says that it does not serve these files, and the next takes over
+ * at the same offset. Bytes are moved at explicit offsets; only SEEK_DATA and SEEK_HOLE move a
  * descriptor's own.
  */
 #include "copyup.h"
@@ -20,8 +20,8 @@ struct transfer {
     char *buffer; /* NULL until the kernel declined to copy */
 };
 
-/* Whether errno says that the kernel cannot clone or copy between these two files, rather than that a
- * copy of them must fail. Where it must (a full disk, a bad sector), the next way finds out too,
+/* Whether errno says that the kernel cannot clone or copy between these two files, rather than that
+ * a copy of them must fail. Where it must (a full disk, a bad sector), the next way finds out too,
  * so it does no harm that some of these are ambiguous: EIO is what CIFS and NFS servers that
  * cannot copy have answered, EPERM and EACCES what seccomp filters and LSMs do. */
 static bool
@@ -89,8 +89,8 @@ read_write(struct transfer *transfer, off_t offset, off_t length)
     return count;
 }
 
-/* Copy up to a chunk at `offset` in the kernel. Answers the number of bytes, 0 where it declined, or
- * -1. */
+/* Copy up to a chunk at `offset` in the kernel. Answers the number of bytes, 0 where it declined,
+ * or -1. */
 static ssize_t
 kernel_copy(struct transfer *transfer, off_t offset, off_t length)
 {
@@ -98,11 +98,11 @@ kernel_copy(struct transfer *transfer, off_t offset, off_t length)
         length = CHUNK;
     }
     /* The call moves these only by what it copied, so after EINTR they still hold. */
-    off64_t from = offset, to = offset;
+    off_t from = offset, to = offset;
     ssize_t count;
-    COPYUP_CALL(transfer->copy, count,
-                copy_file_range(transfer->copy->src, &from, transfer->copy->dst, &to,
-                                (size_t)length, 0));
+    COPYUP_CALL(
+        transfer->copy, count,
+        copy_file_range(transfer->copy->src, &from, transfer->copy->dst, &to, (size_t)length, 0));
     if (count > 0) {
         went_by(transfer, COPYUP_COPY_FILE_RANGE);
         return count;
@@ -110,8 +110,8 @@ kernel_copy(struct transfer *transfer, off_t offset, off_t length)
     return count < 0 && !way_is_closed(errno) ? -1 : 0;
 }
 
-/* Copy the bytes from `offset` to `end`. Answers where the copy stopped: `end`, or before it where the
- * source turned out to end; or -1. */
+/* Copy the bytes from `offset` to `end`. Answers where the copy stopped: `end`, or before it where
+ * the source turned out to end; or -1. */
 static off_t
 copy_bytes(struct transfer *transfer, off_t offset, off_t end)
 {
@@ -142,8 +142,8 @@ copy_bytes(struct transfer *transfer, off_t offset, off_t end)
     return offset;
 }
 
-/* Find the next run of data at or after `*start` and before `*stop`. Answers 1, 0 where only a hole is
- * left, or -1. A file system that does not tell holes has one run, up to `*stop`. */
+/* Find the next run of data at or after `*start` and before `*stop`. Answers 1, 0 where only a hole
+ * is left, or -1. A file system that does not tell holes has one run, up to `*stop`. */
 static int
 find_data(struct copyup *copy, off_t *start, off_t *stop)
 {
@@ -169,7 +169,7 @@ find_data(struct copyup *copy, off_t *start, off_t *stop)
     return 1;
 }
 
-/* Copy what is data of the first `size` bytes. Answers the length that the copy should have, or -1. */
+/* Copy what is data of the first `size` bytes. Answers the length to give the copy, or -1. */
 static off_t
 copy_runs(struct transfer *transfer, off_t size)
 {

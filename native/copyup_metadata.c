@@ -1,8 +1,8 @@
 /* Copy-up's metadata: owner, xattrs with ACLs and file capabilities, mode, times.
  *
- * The order is what keeps them all: chown(2) drops capabilities and the set-user-ID bit, so it comes
- * first; an ACL changes the mode and the mode changes the ACL's mask, and as the source's agree, so
- * do the copy's once both are set; times come last, since nothing after them moves mtime.
+ * The order is what keeps them all: chown(2) drops capabilities and the set-user-ID bit, so it
+ * comes first; an ACL changes the mode and the mode changes the ACL's mask, and as the source's
+ * agree, so do the copy's once both are set; times come last, since nothing after them moves mtime.
  */
 #include "copyup.h"
 
@@ -114,9 +114,9 @@ is_privileged(void)
 }
 
 /* Whether an xattr that could not be read or written, for this errno, may stay behind. As
- * ovl_copy_xattr in the kernel's overlayfs: one that the file system lacks may, unless it guards the
- * file. So may what a user namespace can never write, ACLs for users whom it does not know, and file
- * capabilities of another user namespace, which it cannot even read (EOVERFLOW; see
+ * ovl_copy_xattr in the kernel's overlayfs: one that the file system lacks may, unless it guards
+ * the file. So may what a user namespace can never write, ACLs for users whom it does not know, and
+ * file capabilities of another user namespace, which it cannot even read (EOVERFLOW; see
  * cap_inode_getsecurity in the kernel). */
 static bool
 may_stay_behind(const char *name, int error)
@@ -190,7 +190,7 @@ copy_xattr(struct copyup *copy, const struct inode *src, const struct inode *dst
 static int
 copy_xattrs(struct copyup *copy, const struct inode *src, const struct inode *dst, mode_t *mode)
 {
-    /* The kernel's limits for a list and a value, so neither can outgrow its room between two calls. */
+    /* The kernel's limits for a list and a value: neither can outgrow its room meanwhile. */
     struct {
         char names[XATTR_LIST_MAX];
         char value[XATTR_SIZE_MAX];

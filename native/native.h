@@ -1,4 +1,4 @@
-/* What the files of overlaykit._native share: a path argument, and a system call made the polite way.
+/* What the files of overlaykit._native share: arguments, errors, and how a call is made.
  *
  * Nothing here or in the C files keeps state outside the module object, so a fork or a second
  * interpreter finds nothing to repair.
@@ -40,17 +40,15 @@ PyObject *native_raise(const native_path *path, const native_path *second);
  * one raised, make it again (PEP 475). */
 #define NATIVE_CALL(result, call)                                                                  \
     do {                                                                                           \
-        Py_BEGIN_ALLOW_THREADS                                                                     \
+        Py_BEGIN_ALLOW_THREADS;                                                                    \
         (result) = (call);                                                                         \
-        Py_END_ALLOW_THREADS                                                                       \
+        Py_END_ALLOW_THREADS;                                                                      \
     } while ((result) < 0 && errno == EINTR && PyErr_CheckSignals() == 0)
 
 /* An entry of a method table for a function that takes keywords. */
 #define NATIVE_METHOD(name, signature, summary)                                                    \
-    {                                                                                              \
-        #name, (PyCFunction)(void (*)(void))py_##name, METH_VARARGS | METH_KEYWORDS,               \
-            #name signature "\n--\n\n" summary                                                     \
-    }
+    {#name, (PyCFunction)(void (*)(void))py_##name, METH_VARARGS | METH_KEYWORDS,                  \
+     #name signature "\n--\n\n" summary}
 
 extern PyMethodDef native_syscall_methods[];
 extern PyMethodDef native_copyup_methods[];

@@ -327,8 +327,8 @@ py_move_mount(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
         return NULL;
     }
     long result;
-    NATIVE_CALL(result, syscall(SYS_move_mount, from_dirfd, from_path.name, to_dirfd, to_path.name,
-                                flags));
+    NATIVE_CALL(result,
+                syscall(SYS_move_mount, from_dirfd, from_path.name, to_dirfd, to_path.name, flags));
     PyObject *answer = none_or_raise(result, &from_path, &to_path);
     native_path_release(&from_path);
     native_path_release(&to_path);
@@ -347,11 +347,11 @@ py_mount_setattr(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     int dirfd;
     native_path path = {0};
     uint32_t flags;
-    if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "iO&O&|O&O&O&O&:mount_setattr", keywords, &dirfd, native_path_from, &path,
-            native_uint32_from, &flags, native_uint64_from, &attr.attr_set, native_uint64_from,
-            &attr.attr_clr, native_uint64_from, &attr.propagation, native_uint64_from,
-            &attr.userns_fd)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&O&|O&O&O&O&:mount_setattr", keywords, &dirfd,
+                                     native_path_from, &path, native_uint32_from, &flags,
+                                     native_uint64_from, &attr.attr_set, native_uint64_from,
+                                     &attr.attr_clr, native_uint64_from, &attr.propagation,
+                                     native_uint64_from, &attr.userns_fd)) {
         return NULL;
     }
     long result;
@@ -545,8 +545,8 @@ py_prctl(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
         return NULL;
     }
     int result;
-    NATIVE_CALL(result, prctl(option, arg2, (unsigned long)arg3, (unsigned long)arg4,
-                              (unsigned long)arg5));
+    NATIVE_CALL(result,
+                prctl(option, arg2, (unsigned long)arg3, (unsigned long)arg4, (unsigned long)arg5));
     return int_or_raise(result, NULL);
 }
 
@@ -618,7 +618,8 @@ int
 native_syscalls_init(PyObject *module, native_state *state)
 {
     state->statx = PyStructSequence_NewType(&statx_desc);
-    if (state->statx == NULL || PyModule_AddObjectRef(module, "Statx", (PyObject *)state->statx) < 0) {
+    if (state->statx == NULL ||
+        PyModule_AddObjectRef(module, "Statx", (PyObject *)state->statx) < 0) {
         return -1;
     }
     state->file_handle = PyStructSequence_NewType(&file_handle_desc);
