@@ -1,0 +1,40 @@
+"""What crosses the room's wall about a file: its attributes, and what is to change of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import os
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """A node's attributes: the real inode's `stat`, and what the merge says otherwise."""
+
+    number: int
+    stat: os.stat_result
+    link_count: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What setattr changes; None leaves as it is. Times are nanoseconds since the epoch, `mode` the permission bits."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the ids that a new file gets (the caller's fsuid and fsgid)."""
+
+    uid: int
+    gid: int

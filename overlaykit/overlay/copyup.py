@@ -1,0 +1,264 @@
+"""Lower -> work -> rename into upper: whole or not at all.
+
+A directory is copied at once. A file is copied in three steps, so that a large one holds nobody up: `begin` and
+`finish` touch the tree and are quick, `transfer` moves the bytes, touches only its own two descriptors and may run in
+another thread. Whatever happened to the file's names in between, `finish` puts the copy where they are then.
+Nothing appears in the upper before its data are on the disk (unless the mount is volatile), so a crash leaves the old
+file or the new one.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from overlaykit import _native
+from overlaykit.overlay import format as marks_format
+
+if TYPE_CHECKING:
+    from overlaykit.overlay.format import Marks, Origin
+    from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.nodes import Directory, File, Table
+    from overlaykit.overlay.owners import Owners
+    from overlaykit.overlay.work import Work
+
+_NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOWER_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_INODE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class CopyUp:
+    """Copies what lies in a lower into the upper. One for each mount that has an upper."""
+
+    def __init__(
+        self, table: Table, marks: Marks, work: Work, owners: Owners, *, volatile: bool
+    ) -> None:
+        self.table = table
+        self.marks = marks
+        self.work = work
+        self.owners = owners
+        self.volatile = volatile
+
+    def directory(self, node: Directory) -> Place:
+        """The directory's place in the upper, copied up with its parents first where it had none."""
+        if node.upper is not None:
+            return node.upper
+        missing: list[Directory] = []
+        current: Directory | None = node
+        while current is not None and current.upper is None:
+            missing.append(current)
+            current = current.parent
+        for directory in reversed(missing):
+            self._one_directory(directory)
+        assert node.upper is not None
+        return node.upper
+
+    def file(self, node: File, *, keep_data: bool = True) -> None:
+        """Copy a file up in one go."""
+        copy = self.begin(node, keep_data=keep_data)
+        try:
+            copy.transfer()
+            copy.finish()
+        finally:
+            copy.close()
+
+    def begin(self, node: File, *, keep_data: bool = True) -> FileCopy:
+        """Start to copy a file that has no upper yet; the caller runs `transfer` and `finish`, and always `close`."""
+        if node.links:
+            self.directory(node.links[0][0])
+        return FileCopy(self, node, keep_data=keep_data)
+
+    def link_up(self, node: File, directory: Directory, name: bytes) -> None:
+        """Give an indexed file the entry in the upper for one of its names, if that still lies in a lower."""
+        assert node.index_name is not None
+        parent = self.directory(directory)
+        try:
+            os.stat(name, dir_fd=parent.fd(), follow_symlinks=False)
+        except FileNotFoundError:
+            times = Times(parent)
+            os.link(
+                node.index_name,
+                name,
+                src_dir_fd=self.work.index.fd(),
+                dst_dir_fd=parent.fd(),
+                follow_symlinks=False,
+            )
+            times.restore()
+
+    def _one_directory(self, node: Directory) -> None:
+        parent = node.parent
+        assert parent is not None
+        assert parent.upper is not None
+        lower = node.lowers[0]
+        name = self.work.new_name()
+        source = lower.open_for_reading()
+        try:
+            os.mkdir(name, 0o700, dir_fd=self.work.place.fd())
+            target = os.open(
+                name,
+                os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
+                dir_fd=self.work.place.fd(),
+            )
+            try:
+                st = os.fstat(source)
+                self._copy(source, target, st, data=False)
+                path = b"/proc/self/fd/%d" % target
+                origin = self.origin(lower.parent, lower.name, st.st_dev)
+                if origin is not None:
+                    self.marks.set_origin(path, origin)
+            finally:
+                os.close(target)
+            times = Times(parent.upper)
+            self.work.publish(name, parent.upper, node.name)
+        except BaseException:
+            self.work.discard(name)
+            raise
+        finally:
+            os.close(source)
+        self._mark_impure(parent.upper)
+        times.restore()
+        node.upper = parent.upper.child(node.name)
+
+    def origin(self, place: Place | None, name: bytes, device: int) -> Origin | None:
+        if place is None:
+            return None
+        return marks_format.find_origin(place.fd(), name, place.layer.uuid(device, place))
+
+    def _copy(self, source: int, target: int, st: os.stat_result, *, data: bool) -> None:
+        _native.copy_up(
+            source,
+            target,
+            data=data,
+            uid=self.owners.uid(st.st_uid),
+            gid=self.owners.gid(st.st_gid),
+            skip_xattrs=marks_format.OVERLAY_PREFIXES,
+        )
+
+    def _mark_impure(self, place: Place) -> None:
+        self.marks.set_impure(place.proc_path())
+
+
+class FileCopy:
+    """One file on its way up. `size`: how many bytes `transfer` will move."""
+
+    def __init__(self, copyup: CopyUp, node: File, *, keep_data: bool) -> None:
+        lower = node.lower_dir
+        assert lower is not None
+        assert not node.has_upper
+        self._copyup = copyup
+        self._node = node
+        self._source = -1
+        self._target = -1
+        self._name = b""  # in the work directory, until it is finished
+        regular = node.kind == stat.S_IFREG
+        try:
+            self._source = os.open(
+                node.lower_name, _LOWER_FILE if regular else _INODE, dir_fd=lower.fd()
+            )
+            self._stat = os.fstat(self._source)
+            self._origin = copyup.origin(lower, node.lower_name, self._stat.st_dev)
+            self._data = regular and keep_data
+            self.size = self._stat.st_size if self._data else 0
+            self._name = copyup.work.new_name()
+            self._target = self._make_target()
+        except BaseException:
+            self.close()
+            raise
+
+    def transfer(self) -> None:
+        """Copy data and metadata, and see them to the disk. Raises OSError: ENOSPC and the like, from below."""
+        copyup = self._copyup
+        copyup._copy(self._source, self._target, self._stat, data=self._data)
+        path = b"/proc/self/fd/%d" % self._target
+        if self._origin is not None:
+            copyup.marks.set_origin(path, self._origin)
+        if self._indexed:
+            copyup.marks.set_link_count(path, 0, to_upper=False, follow=True)
+        if self._data and not copyup.volatile:
+            os.fsync(self._target)
+
+    def finish(self) -> None:
+        """Let the copy appear under the file's name, and let its open handles continue on the copy."""
+        node = self._node
+        copyup = self._copyup
+        if self._indexed:
+            assert self._origin is not None
+            index_name = self._origin.index_name()
+            copyup.work.publish(self._name, copyup.work.index, index_name)
+            node.index_name = index_name
+            node.link_count = self._stat.st_nlink
+            for directory, name in node.links[:1]:
+                copyup.link_up(node, directory, name)
+                copyup._mark_impure(copyup.directory(directory))
+        elif node.links:
+            directory, name = node.links[0]
+            parent = copyup.directory(directory)
+            times = Times(parent)
+            copyup.work.publish(self._name, parent, name)
+            copyup._mark_impure(parent)
+            times.restore()
+            self._keep_other_names(parent, name)
+        else:
+            node.orphan = os.open(b"/proc/self/fd/%d" % self._target, os.O_PATH | os.O_CLOEXEC)
+            copyup.work.discard(self._name)
+        self._name = b""
+        node.has_upper = True
+        if node.opened is not None:
+            node.opened.swap(self._target)
+            self._target = -1
+
+    def close(self) -> None:
+        """Free the descriptors, and remove the copy unless it was finished."""
+        for fd in (self._source, self._target):
+            if fd >= 0:
+                os.close(fd)
+        self._source = self._target = -1
+        if self._name:
+            self._copyup.work.discard(self._name)
+            self._name = b""
+
+    def _keep_other_names(self, parent: Place, name: bytes) -> None:
+        """Without an index: names known by now stay one file, those met later will be a file of their own."""
+        node = self._node
+        for directory, other in node.links[1:]:
+            place = self._copyup.directory(directory)
+            times = Times(place)
+            os.link(
+                name,
+                other,
+                src_dir_fd=parent.fd(),
+                dst_dir_fd=place.fd(),
+                follow_symlinks=False,
+            )
+            times.restore()
+        self._copyup.table.forget_lower(node)
+
+    @property
+    def _indexed(self) -> bool:
+        return self._stat.st_nlink > 1 and self._origin is not None and bool(self._node.links)
+
+    def _make_target(self) -> int:
+        work = self._copyup.work.place
+        kind = self._node.kind
+        if kind == stat.S_IFREG:
+            return os.open(self._name, _NEW_FILE, 0o600, dir_fd=work.fd())
+        if kind == stat.S_IFLNK:
+            target = os.readlink(b"", dir_fd=self._source)
+            os.symlink(target, self._name, dir_fd=work.fd())
+        else:
+            os.mknod(self._name, kind | 0o600, self._stat.st_rdev, dir_fd=work.fd())
+        return os.open(self._name, _INODE, dir_fd=work.fd())
+
+
+class Times:
+    """An upper directory's times, put back after copy-up made an entry in it: to programs nothing changed there."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._stat = os.fstat(place.fd())
+
+    def restore(self) -> None:
+        st = self._stat
+        fd = self._place.fd()
+        _native.utimensat(fd, b"", st.st_atime_ns, st.st_mtime_ns, _native.AT_EMPTY_PATH)

@@ -1,0 +1,211 @@
+"""New names: files, directories, symlinks, devices, and further hard links.
+
+Where the upper has nothing under the name and the owner is the daemon's own, the thing is made in place. Otherwise it
+is made in the work directory and renamed to its place, so that it appears whole. What it inherits (a default ACL, a
+set-group-ID directory's group) the file system itself gives it, in the work directory from a stand-in for its parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from overlaykit.overlay import format as marks_format
+from overlaykit.overlay.nodes import File
+from overlaykit.overlay.tree import fail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from overlaykit.overlay.attributes import Caller
+    from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.nodes import Directory, Node
+    from overlaykit.overlay.tree import Tree
+
+_DEFAULT_ACL: Final = b"system.posix_acl_default"
+_NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Creation:
+    """Makes new names in the upper. The daemon's umask must be 0: modes come from the kernel with it applied."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._uid = os.geteuid()
+        self._gid = os.getegid()
+
+    def file(
+        self, directory: Directory, name: bytes, mode: int, caller: Caller
+    ) -> tuple[File, int]:
+        """A new regular file, and a descriptor of it that reads and writes, the caller's to close."""
+        descriptors: list[int] = []
+
+        def make(place: Place, name: bytes) -> None:
+            descriptors.append(os.open(name, _NEW_FILE, stat.S_IMODE(mode), dir_fd=place.fd()))
+
+        try:
+            node = self._make(directory, name, caller, make)
+        except BaseException:
+            for fd in descriptors:
+                os.close(fd)
+            raise
+        assert isinstance(node, File)
+        return node, descriptors[-1]
+
+    def directory(self, directory: Directory, name: bytes, mode: int, caller: Caller) -> Node:
+        def make(place: Place, name: bytes) -> None:
+            os.mkdir(name, stat.S_IMODE(mode), dir_fd=place.fd())
+
+        return self._make(directory, name, caller, make)
+
+    def special(
+        self, directory: Directory, name: bytes, mode: int, device: int, caller: Caller
+    ) -> Node:
+        """A FIFO, socket, device or regular file. Raises OSError (EPERM) for what would read as a whiteout."""
+        if stat.S_ISCHR(mode) and device == marks_format.WHITEOUT_DEVICE:
+            fail(errno.EPERM, name)
+
+        def make(place: Place, name: bytes) -> None:
+            os.mknod(name, mode, device, dir_fd=place.fd())
+
+        return self._make(directory, name, caller, make)
+
+    def symlink(self, directory: Directory, name: bytes, target: bytes, caller: Caller) -> Node:
+        def make(place: Place, name: bytes) -> None:
+            os.symlink(target, name, dir_fd=place.fd())
+
+        return self._make(directory, name, caller, make)
+
+    def link(self, node: File, directory: Directory, name: bytes) -> None:
+        """One more name for a file. Raises OSError: EMLINK, EEXIST, ENOENT (its last name is gone)."""
+        tree = self._tree
+        _check_name(name)
+        place = tree.writable_directory(directory)
+        tree.copy_up(node)
+        count = tree.start_counting(node)
+        source = tree.location(node)
+        work = tree.work
+
+        def make(place: Place, name: bytes) -> None:
+            os.link(
+                source.name,
+                name,
+                src_dir_fd=source.dirfd,
+                dst_dir_fd=place.fd(),
+                follow_symlinks=source.follow,
+            )
+
+        if self._in_the_way(place, name):
+            temporary = work.new_name()
+            make(work.place, temporary)
+            work.publish(temporary, place, name, replace=True)
+        else:
+            make(place, name)
+        if count is not None:
+            node.link_count = count + 1
+        tree.table.link(node, directory, name)
+
+    def _make(
+        self,
+        directory: Directory,
+        name: bytes,
+        caller: Caller,
+        make: Callable[[Place, bytes], None],
+    ) -> Node:
+        """Run `make` where it is safe to, give the result its owner, and let it appear as `name`."""
+        _check_name(name)
+        tree = self._tree
+        place = tree.writable_directory(directory)
+        parent = os.fstat(place.fd())
+        gid = -1 if parent.st_mode & stat.S_ISGID else caller.gid
+        foreign = caller.uid != self._uid or gid not in (-1, self._gid)
+        whiteout = self._in_the_way(place, name)
+        if not whiteout and not foreign:
+            make(place, name)
+        else:
+            with self._stage(place, parent) as stage:
+                temporary = tree.work.new_name()
+                try:
+                    make(stage, temporary)
+                    if foreign:
+                        _give(stage, temporary, caller.uid, gid)
+                    self._publish(stage, temporary, place, name, whiteout=whiteout)
+                except BaseException:
+                    tree.work.discard(temporary, stage)
+                    raise
+        st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
+        if stat.S_ISDIR(st.st_mode):
+            return tree.adopt_directory(directory, name, place.child(name))
+        return tree.adopt_file(directory, name, st)
+
+    def _publish(
+        self, stage: Place, temporary: bytes, place: Place, name: bytes, *, whiteout: bool
+    ) -> None:
+        work = self._tree.work
+        st = os.stat(temporary, dir_fd=stage.fd(), follow_symlinks=False)
+        if whiteout and stat.S_ISDIR(st.st_mode):
+            self._tree.marks.set_opaque(stage.proc_path(temporary))
+            work.exchange(temporary, place, name, stage)
+            work.discard(temporary, stage)
+        else:
+            work.publish(temporary, place, name, stage, replace=whiteout)
+
+    @contextlib.contextmanager
+    def _stage(self, place: Place, parent: os.stat_result) -> Iterator[Place]:
+        """The work directory, or one in it that bequeaths what `place` does."""
+        work = self._tree.work
+        acl = _default_acl(place)
+        if acl is None and not parent.st_mode & stat.S_ISGID:
+            yield work.place
+            return
+        name = work.new_name()
+        os.mkdir(name, 0o700, dir_fd=work.place.fd())
+        stage = work.place.child(name)
+        try:
+            path = stage.proc_path()
+            if acl is not None:
+                os.setxattr(path, _DEFAULT_ACL, acl)
+            if parent.st_mode & stat.S_ISGID:
+                os.chown(path, -1, parent.st_gid)
+                os.chmod(path, 0o700 | stat.S_ISGID)
+            yield stage
+        finally:
+            stage.close()
+            work.discard(name)
+
+    def _in_the_way(self, place: Place, name: bytes) -> bool:
+        """Whether a whiteout is there. Raises OSError (EEXIST) if something else is."""
+        try:
+            st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        if not marks_format.is_whiteout(st):
+            fail(errno.EEXIST, name)
+        return True
+
+
+def _check_name(name: bytes) -> None:
+    # In a lower such a name would hide another one (the AUFS whiteout); an upper may become a lower some day.
+    if marks_format.is_aufs_name(name):
+        fail(errno.EINVAL, name)
+
+
+def _give(place: Place, name: bytes, uid: int, gid: int) -> None:
+    """Change the owner of something new, and keep its mode: chown(2) clears the set-ID bits."""
+    fd = place.fd()
+    mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+    os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+    if mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISLNK(mode):
+        os.chmod(name, stat.S_IMODE(mode), dir_fd=fd)
+
+
+def _default_acl(place: Place) -> bytes | None:
+    try:
+        return os.getxattr(place.proc_path(), _DEFAULT_ACL)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return None
+        raise

@@ -1,0 +1,119 @@
+"""Open files: one descriptor for each file, shared by all its handles, swapped by copy-up.
+
+Under the writeback cache (Documentation/filesystems/fuse/fuse-io.rst) the kernel reads through descriptors that a
+program opened for writing only, and does the appending itself: so files are opened for reading and writing whatever was
+asked, and O_APPEND is not passed on. A file of a lower is opened for reading, and no handle of it can write: opening
+for writing copies up first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from overlaykit.overlay.nodes import OpenFile
+from overlaykit.overlay.tree import fail
+
+if TYPE_CHECKING:
+    from overlaykit.overlay.nodes import File
+    from overlaykit.overlay.tree import Tree
+
+
+def wants_to_write(flags: int) -> bool:
+    """Whether open(2)'s flags ask for more than reading."""
+    return flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
+
+
+class Files:
+    """`by_handle`: the open files by the number that FUSE calls the file handle."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self.by_handle: dict[int, OpenFile] = {}
+        self._serial = 0
+
+    def open(self, node: File, flags: int) -> int:
+        """A handle. Raises OSError: EROFS, EACCES and the like from below, EIO for a file whose data are elsewhere."""
+        if wants_to_write(flags):
+            copyup = self._tree.copyup
+            if not node.has_upper:
+                copyup.file(node, keep_data=not flags & os.O_TRUNC)
+        opened = node.opened
+        if opened is None:
+            opened = self._remember(node, self._open_inode(node))
+        if flags & os.O_TRUNC:
+            os.ftruncate(opened.fd, 0)
+        opened.count += 1
+        return opened.handle
+
+    def adopt(self, node: File, fd: int) -> int:
+        """A handle of a file that was just created, with its descriptor, which is taken over."""
+        opened = self._remember(node, fd)
+        opened.count = 1
+        return opened.handle
+
+    def release(self, handle: int) -> None:
+        opened = self.by_handle[handle]
+        opened.count -= 1
+        if opened.count == 0:
+            del self.by_handle[handle]
+            opened.node.opened = None
+            os.close(opened.fd)
+            self._tree.table.settle(opened.node)
+
+    def read(self, handle: int, offset: int, size: int) -> bytes:
+        return os.pread(self.by_handle[handle].fd, size, offset)
+
+    def write(self, handle: int, offset: int, data: bytes) -> int:
+        """Write all of `data`. Raises OSError (EBADF) rather than ever writing into a lower."""
+        opened = self.by_handle[handle]
+        if not opened.writable:
+            fail(errno.EBADF)
+        written = os.pwrite(opened.fd, data, offset)
+        while written < len(
+            data
+        ):  # a short count would be lost on the kernel's writeback: an error is not
+            written += os.pwrite(opened.fd, data[written:], offset + written)
+        return written
+
+    def resize(self, node: File, size: int) -> None:
+        """Truncate or extend a file that has an upper."""
+        if node.opened is not None:
+            os.ftruncate(node.opened.fd, size)
+            return
+        fd = self._tree.location(node).open(os.O_WRONLY)
+        try:
+            os.ftruncate(fd, size)
+        finally:
+            os.close(fd)
+
+    def descriptor(self, handle: int) -> int:
+        """The descriptor behind a handle, for fsync and the like."""
+        return self.by_handle[handle].fd
+
+    def is_written(self, handle: int) -> bool:
+        """Whether anything can have been written through the handle's file."""
+        return self.by_handle[handle].writable
+
+    def _open_inode(self, node: File) -> int:
+        location = self._tree.location(node)
+        writable = node.has_upper and self._tree.writable
+        if writable:
+            fd = location.open(os.O_RDWR)
+        else:
+            try:
+                fd = location.open(os.O_RDONLY | os.O_NOATIME)
+            except PermissionError:  # only the owner may ask for O_NOATIME
+                fd = location.open(os.O_RDONLY)
+        if node.kind == stat.S_IFREG and self._tree.marks.is_metacopy(fd):
+            os.close(fd)
+            fail(errno.EIO)
+        return fd
+
+    def _remember(self, node: File, fd: int) -> OpenFile:
+        self._serial += 1
+        opened = OpenFile(self._serial, node, fd, writable=node.has_upper and self._tree.writable)
+        self.by_handle[self._serial] = node.opened = opened
+        return opened

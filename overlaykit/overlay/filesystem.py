@@ -1,0 +1,361 @@
+"""The POSIX operations on nodes. Plain calls, plain `OSError(errno)`.
+
+A `Filesystem` is one mounted stack. Operations take and give nodes (`nodes.File`, `nodes.Directory`); who keeps
+a node beyond the call counts a lookup on it (`node.lookups += 1`) and gives it back with `forget`. The caller calls
+`between_operations` now and then, when no call is under way, and `close` at the end.
+
+May be cached without limit by the caller: everything, since while it is mounted nobody else changes the layers.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+from overlaykit import _native
+from overlaykit.overlay import format as marks_format
+from overlaykit.overlay.copyup import CopyUp, FileCopy
+from overlaykit.overlay.creation import Creation
+from overlaykit.overlay.files import Files, wants_to_write
+from overlaykit.overlay.format import Marks
+from overlaykit.overlay.layer import Descriptors, Layer
+from overlaykit.overlay.merge import Merge
+from overlaykit.overlay.nodes import Directory, File, Table
+from overlaykit.overlay.owners import SHOWN_AS_THEY_ARE, Owners
+from overlaykit.overlay.removal import Removal
+from overlaykit.overlay.renaming import Renaming
+from overlaykit.overlay.tree import Tree, fail
+from overlaykit.overlay.work import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from overlaykit.overlay.attributes import Attributes, Caller, Changes
+    from overlaykit.overlay.merge import Entry
+    from overlaykit.overlay.nodes import Node
+
+_RESERVED_DESCRIPTORS: Final = 512
+"""Of the limit on descriptors, what is left for open files before places are kept open."""
+_MOST_PLACES: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedLayer:
+    """A directory to be merged: a descriptor of it (O_PATH will do; it is taken over) and its path, to be shown."""
+
+    fd: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to mount. The names are those of the kernel's overlayfs.
+
+    `volatile`: nothing is synced; after a crash the upper is worth nothing. `userxattr`: marks as `user.overlay.*` even
+    where `trusted.` could be written. `redirect_dir`: directories with lower parts can be renamed.
+    """
+
+    volatile: bool = False
+    userxattr: bool = False
+    redirect_dir: bool = True
+    owners: Owners = SHOWN_AS_THEY_ARE
+
+
+class Filesystem:
+    """Attributes: `tree` is the merge and the nodes, `files` what is open."""
+
+    def __init__(
+        self,
+        lowers: Sequence[OpenedLayer],
+        upper: OpenedLayer | None = None,
+        work: OpenedLayer | None = None,
+        options: Options = Options(),
+    ) -> None:
+        """Merge `lowers`, top first, below `upper` if there is one, with its work directory on the same mount.
+
+        Raises OSError: EXDEV if upper and work lie on different mounts, EOPNOTSUPP if the upper can hold no marks.
+        """
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        descriptors = Descriptors(max(64, min(_MOST_PLACES, soft - _RESERVED_DESCRIPTORS)))
+        self._descriptors = descriptors
+        opened = [*([upper] if upper else []), *lowers]
+        layers = [
+            Layer(
+                layer.fd, index, path=layer.path, writable=layer is upper, descriptors=descriptors
+            )
+            for index, layer in enumerate(opened)
+        ]
+        self.layers: Sequence[Layer] = layers
+        self._work_layer: Layer | None = None
+        table = Table()
+        prefix = marks_format.USER if options.userxattr else marks_format.TRUSTED
+        copyup = None
+        if upper is not None:
+            if work is None:
+                raise ValueError("an upper needs a work directory")
+            self._work_layer = Layer(
+                work.fd, -1, path=work.path, writable=True, descriptors=descriptors
+            )
+            room = Work(self._work_layer)
+            prefix = marks_format.writable_prefix(room.place.proc_path(), user=options.userxattr)
+            _require_one_mount(room, layers[0])
+            copyup = CopyUp(table, Marks(prefix), room, options.owners, volatile=options.volatile)
+        marks = Marks(prefix)
+        self.tree = Tree(layers, table, Merge(layers, marks), marks, options.owners, copyup)
+        self.files = Files(self.tree)
+        self._creation = Creation(self.tree)
+        self._removal = Removal(self.tree)
+        self._renaming = Renaming(self.tree, self._removal, redirects=options.redirect_dir)
+
+    def close(self) -> None:
+        """Close every descriptor; the nodes are dead."""
+        for handle in list(self.files.by_handle):
+            os.close(self.files.by_handle.pop(handle).fd)
+        for node in self.tree.table.by_number.values():
+            if isinstance(node, File) and node.orphan >= 0:
+                os.close(node.orphan)
+            elif isinstance(node, Directory) and node.orphaned and node.upper is not None:
+                node.upper.close()
+        self._descriptors.close()
+        for layer in self.layers:
+            layer.close()
+        if self._work_layer is not None:
+            self._work_layer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def between_operations(self) -> None:
+        """Close descriptors that are too many."""
+        self._descriptors.trim()
+
+    @property
+    def root(self) -> Directory:
+        return self.tree.root
+
+    # Nodes
+
+    def node(self, number: int) -> Node:
+        """Raises OSError (ESTALE) for a number that was never given out, or forgotten."""
+        node = self.tree.table.by_number.get(number)
+        if node is None:
+            fail(errno.ESTALE)
+        return node
+
+    def directory(self, number: int) -> Directory:
+        """Raises OSError: ESTALE, ENOTDIR."""
+        node = self.node(number)
+        if not isinstance(node, Directory):
+            fail(errno.ENOTDIR)
+        return node
+
+    def file(self, number: int) -> File:
+        """Raises OSError: ESTALE, EISDIR."""
+        node = self.node(number)
+        if isinstance(node, Directory):
+            fail(errno.EISDIR)
+        return node
+
+    def lookup(self, directory: Directory, name: bytes) -> Node | None:
+        """What `name` means; None if there is nothing."""
+        return self.tree.lookup(directory, name)
+
+    def forget(self, number: int, count: int) -> None:
+        """Give `count` lookups of a node back."""
+        node = self.tree.table.by_number.get(number)
+        if node is not None and node is not self.root:
+            node.lookups -= count
+            self.tree.table.settle(node)
+
+    def settle(self, node: Node) -> None:
+        """Drop a node that was looked up for nothing."""
+        self.tree.table.settle(node)
+
+    # Attributes
+
+    def attributes(self, node: Node) -> Attributes:
+        return self.tree.attributes(node)
+
+    def change(self, node: Node, changes: Changes) -> None:
+        """setattr: copy up if need be, then owner, mode, size and times. Raises OSError: EROFS, EPERM and the like."""
+        tree = self.tree
+        if isinstance(node, File) and not node.has_upper:
+            tree.copyup.file(node, keep_data=changes.size != 0)
+        else:
+            tree.copy_up(node)
+        location = tree.location(node)
+        if changes.uid is not None or changes.gid is not None:
+            uid = -1 if changes.uid is None else changes.uid
+            gid = -1 if changes.gid is None else changes.gid
+            os.chown(
+                location.name, uid, gid, dir_fd=location.dirfd, follow_symlinks=location.follow
+            )
+        if changes.mode is not None:
+            if node.kind == stat.S_IFLNK:
+                fail(errno.EOPNOTSUPP)
+            os.chmod(location.name, stat.S_IMODE(changes.mode), dir_fd=location.dirfd)
+        if changes.size is not None:
+            if isinstance(node, Directory):
+                fail(errno.EISDIR)
+            self.files.resize(node, changes.size)
+        if changes.atime_ns is not None or changes.mtime_ns is not None:
+            _native.utimensat(
+                location.dirfd,
+                location.name,
+                changes.atime_ns,
+                changes.mtime_ns,
+                0 if location.follow else _native.AT_SYMLINK_NOFOLLOW,
+            )
+
+    def begin_copy_up(self, node: File, *, keep_data: bool) -> FileCopy | None:
+        """The copy that must come before the file is written to; None if there is no need. Raises OSError (EROFS)."""
+        copyup = self.tree.copyup
+        return None if node.has_upper else copyup.begin(node, keep_data=keep_data)
+
+    def readlink(self, node: Node) -> bytes:
+        location = self.tree.location(node)
+        if location.follow:  # an orphan: its descriptor is the symlink itself
+            return os.readlink(b"", dir_fd=int(location.name.rpartition(b"/")[2]))
+        return os.readlink(location.name, dir_fd=location.dirfd)
+
+    # Names
+
+    def create(
+        self, directory: Directory, name: bytes, mode: int, caller: Caller
+    ) -> tuple[File, int]:
+        """A new regular file, and a handle of it."""
+        node, fd = self._creation.file(directory, name, mode, caller)
+        return node, self.files.adopt(node, fd)
+
+    def mkdir(self, directory: Directory, name: bytes, mode: int, caller: Caller) -> Node:
+        return self._creation.directory(directory, name, mode, caller)
+
+    def mknod(
+        self, directory: Directory, name: bytes, mode: int, device: int, caller: Caller
+    ) -> Node:
+        return self._creation.special(directory, name, mode, device, caller)
+
+    def symlink(self, directory: Directory, name: bytes, target: bytes, caller: Caller) -> Node:
+        return self._creation.symlink(directory, name, target, caller)
+
+    def link(self, node: File, directory: Directory, name: bytes) -> None:
+        self._creation.link(node, directory, name)
+
+    def unlink(self, directory: Directory, name: bytes) -> None:
+        self._removal.unlink(directory, name)
+
+    def rmdir(self, directory: Directory, name: bytes) -> None:
+        self._removal.rmdir(directory, name)
+
+    def rename(
+        self,
+        old_directory: Directory,
+        old_name: bytes,
+        new_directory: Directory,
+        new_name: bytes,
+        flags: int = 0,
+    ) -> None:
+        self._renaming.rename(old_directory, old_name, new_directory, new_name, flags)
+
+    # Files
+
+    def open(self, node: File, flags: int) -> int:
+        """A handle. `flags` as for open(2); copies up for writing, truncates for O_TRUNC."""
+        return self.files.open(node, flags)
+
+    def release(self, handle: int) -> None:
+        self.files.release(handle)
+
+    def read(self, handle: int, offset: int, size: int) -> bytes:
+        return self.files.read(handle, offset, size)
+
+    def write(self, handle: int, offset: int, data: bytes) -> int:
+        return self.files.write(handle, offset, data)
+
+    @staticmethod
+    def wants_to_write(flags: int) -> bool:
+        return wants_to_write(flags)
+
+    # Directories
+
+    def entries(self, directory: Directory) -> list[Entry]:
+        """The merged listing as it is now; to be kept while a listing is under way, so that no name comes twice."""
+        return [] if directory.orphaned else self.tree.merge.entries(directory)
+
+    def entry_node(self, directory: Directory, entry: Entry) -> Node | None:
+        """The node of an entry of a listing; None if it has gone since."""
+        tree = self.tree
+        node = directory.known.get(entry.name)
+        if node is not None:
+            return node
+        if entry.place is directory.upper or not directory.upper:
+            found = tree.merge.find_below(directory, entry)
+        else:  # the upper may have gained a whiteout or a copy since
+            found = tree.merge.find(directory, entry.name)
+        return None if found is None else tree.take_up(directory, entry.name, found)
+
+    # Extended attributes
+
+    def getxattr(self, node: Node, name: bytes) -> bytes:
+        """Raises OSError (ENODATA); the overlay's own are not there."""
+        location = self.tree.location(node)
+        stored = self.tree.marks.escape(name)
+        return os.getxattr(location.path, stored, follow_symlinks=location.follow)
+
+    def listxattr(self, node: Node) -> list[bytes]:
+        location = self.tree.location(node)
+        marks = self.tree.marks
+        try:
+            names = os.listxattr(location.path, follow_symlinks=location.follow)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return []
+            raise
+        encoded = (os.fsencode(name) for name in names)
+        return [marks.unescape(name) for name in encoded if not marks.hidden(name)]
+
+    def setxattr(self, node: Node, name: bytes, value: bytes) -> None:
+        self.tree.copy_up(node)
+        location = self.tree.location(node)
+        stored = self.tree.marks.escape(name)
+        os.setxattr(location.path, stored, value, follow_symlinks=location.follow)
+
+    def removexattr(self, node: Node, name: bytes) -> None:
+        """Raises OSError (ENODATA) without copying up for an attribute that is not there."""
+        self.getxattr(node, name)
+        self.tree.copy_up(node)
+        location = self.tree.location(node)
+        os.removexattr(location.path, self.tree.marks.escape(name), follow_symlinks=location.follow)
+
+    # The whole
+
+    def statfs(self) -> os.statvfs_result:
+        """Of the file system that new data go to: the upper's, else the topmost lower's."""
+        return os.statvfs(self.layers[0].root.fd())
+
+    def counts(self) -> dict[str, int]:
+        """What is held in memory: nodes, lookups, open files, descriptors of places."""
+        table = self.tree.table.by_number
+        return {
+            "nodes": len(table),
+            "lookups": sum(node.lookups for node in table.values()),
+            "open_files": len(self.files.by_handle),
+            "places": len(self._descriptors),
+        }
+
+
+def _require_one_mount(work: Work, upper: Layer) -> None:
+    """Raises OSError (EXDEV) unless a rename can lead from the work directory into the upper."""
+    mounts = {
+        _native.statx(place.fd(), b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID).mnt_id
+        for place in (work.place, upper.root)
+    }
+    if len(mounts) > 1:
+        fail(errno.EXDEV, os.fsencode(upper.path))

@@ -1,0 +1,257 @@
+"""The marks on disk: whiteout, opaque, redirect, origin. One place reads them, one place writes them.
+
+We write the kernel's own marks (Documentation/filesystems/overlayfs.rst, fs/overlayfs/overlayfs.h), so that the
+kernel's overlayfs can mount our upper and we can mount its: whiteouts are character devices 0:0, everything else is an
+extended attribute under `trusted.overlay.`, or `user.overlay.` where `trusted.` may not be written.
+
+We also read what others write: the kernel's whiteouts in attribute form (`overlay.whiteout` in a directory whose
+`overlay.opaque` is `x`), the AUFS names that OCI archives carry (`.wh.NAME`, `.wh..wh..opq`; in lowers only) and
+fuse-overlayfs's `user.fuseoverlayfs.opaque`. Redirects are followed only under the prefix that we write: a user may set
+`user.` attributes on a directory of their own, and must not be able to point a privileged mount elsewhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from overlaykit import _native
+
+TRUSTED: Final = b"trusted.overlay."
+USER: Final = b"user.overlay."
+FUSE_OVERLAYFS: Final = b"user.fuseoverlayfs."
+
+OVERLAY_PREFIXES: Final = (TRUSTED, USER, FUSE_OVERLAYFS)
+"""No attribute with such a name is a file's own: copy-up leaves them behind."""
+
+AUFS_WHITEOUT: Final = b".wh."
+AUFS_OPAQUE: Final = b".wh..wh..opq"
+
+WHITEOUT_DEVICE: Final = os.makedev(0, 0)
+
+_HANDLE_HEADER: Final = struct.Struct("<BBBBB16s")
+_HANDLE_VERSION: Final = 0
+_HANDLE_MAGIC: Final = 0xFB
+_LITTLE_ENDIAN: Final = 0
+_HANDLE_LIMIT: Final = 255  # the length is one byte of the header
+
+
+def is_whiteout(st: os.stat_result) -> bool:
+    """Whether an entry is the kernel's whiteout, a character device 0:0."""
+    return stat.S_ISCHR(st.st_mode) and st.st_rdev == WHITEOUT_DEVICE
+
+
+def is_aufs_name(name: bytes) -> bool:
+    """Whether a name in a lower says something of another name instead of being a file's own."""
+    return name.startswith(AUFS_WHITEOUT)
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryMarks:
+    """What the marks of one layer's directory say."""
+
+    opaque: bool = False
+    """Nothing below this directory shows through."""
+    whiteout_files: bool = False
+    """Some empty files in it are whiteouts (the attribute form)."""
+    redirect: bytes | None = None
+    """Where the layers below hold its contents: a name beside it, or a path from their roots (`/a/b`)."""
+
+
+UNMARKED: Final = DirectoryMarks()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The lower inode that an upper one was copied from: a file handle and the file system it is valid on.
+
+    The layout is the kernel's `struct ovl_fb`; the uuid is that of the lower's file system, zeros if unknown.
+    """
+
+    type: int
+    uuid: bytes
+    handle: bytes
+
+    def encode(self) -> bytes:
+        length = _HANDLE_HEADER.size + len(self.handle)
+        return (
+            _HANDLE_HEADER.pack(
+                _HANDLE_VERSION, _HANDLE_MAGIC, length, _LITTLE_ENDIAN, self.type, self.uuid
+            )
+            + self.handle
+        )
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Origin | None:
+        """The origin in an attribute's value; None for the kernel's "unknown" (an empty value) and for garbage."""
+        if len(raw) <= _HANDLE_HEADER.size:
+            return None
+        version, magic, length, _flags, kind, uuid = _HANDLE_HEADER.unpack_from(raw)
+        if version != _HANDLE_VERSION or magic != _HANDLE_MAGIC or length != len(raw):
+            return None
+        return cls(kind, uuid, raw[_HANDLE_HEADER.size :])
+
+    def inode_number(self) -> int | None:
+        """The lower's inode number, where the handle's type tells it (include/linux/exportfs.h); else None."""
+        words = len(self.handle) // 4
+        if self.type == 0x01 and words == 2:  # FILEID_INO32_GEN: ext4 and most others
+            return int.from_bytes(self.handle[:4], "little")
+        if self.type == 0x01 and words == 3:  # tmpfs: generation, then the number's two halves
+            return int.from_bytes(self.handle[4:12], "little")
+        if self.type in (0x81, 0x4D) and words >= 2:  # XFS, btrfs
+            return int.from_bytes(self.handle[:8], "little")
+        return None
+
+    def index_name(self) -> bytes:
+        """The name of this inode's entry in the index, as the kernel builds it."""
+        return self.encode().hex().encode()
+
+
+def find_origin(dirfd: int, name: bytes, uuid: bytes) -> Origin | None:
+    """The origin of `name`; None where the file system gives its inodes no handles."""
+    try:
+        found = _native.name_to_handle_at(dirfd, name, 0)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EOVERFLOW, errno.EPERM, errno.ENOSYS):
+            return None
+        raise
+    if not 0 <= found.type <= 0xFF or len(found.handle) + _HANDLE_HEADER.size > _HANDLE_LIMIT:
+        return None
+    return Origin(found.type, uuid, found.handle)
+
+
+class Marks:
+    """Reads every dialect, writes one: the kernel's, under `prefix` (`TRUSTED` or `USER`)."""
+
+    def __init__(self, prefix: bytes) -> None:
+        self.prefix = prefix
+        self._opaque = prefix + b"opaque"
+        self._redirect = prefix + b"redirect"
+        self._origin = prefix + b"origin"
+        self._impure = prefix + b"impure"
+        self._nlink = prefix + b"nlink"
+        self._metacopy = prefix + b"metacopy"
+        self._escape = prefix + b"overlay."
+
+    # Directories. `path` leads to the directory itself (/proc/self/fd/N).
+
+    def of_directory(self, path: bytes) -> DirectoryMarks:
+        """What a directory's attributes say. One system call for the many directories that have none."""
+        try:
+            names = os.listxattr(path)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return UNMARKED
+            raise
+        if not names:
+            return UNMARKED
+        opaque = whiteout_files = False
+        redirect = None
+        for text in names:
+            name = os.fsencode(text)
+            if name in (TRUSTED + b"opaque", USER + b"opaque", FUSE_OVERLAYFS + b"opaque"):
+                value = os.getxattr(path, name)
+                opaque = opaque or value == b"y"
+                whiteout_files = whiteout_files or value == b"x"
+            elif name == self._redirect:
+                redirect = os.getxattr(path, name)
+        return DirectoryMarks(opaque, whiteout_files, redirect)
+
+    def set_opaque(self, path: bytes) -> None:
+        os.setxattr(path, self._opaque, b"y")
+
+    def set_redirect(self, path: bytes, target: bytes) -> None:
+        os.setxattr(path, self._redirect, target)
+
+    def set_impure(self, path: bytes) -> None:
+        """Say that the directory holds files with an origin: the kernel then corrects d_ino in its listing."""
+        os.setxattr(path, self._impure, b"y")
+
+    # Files. `path` leads to the file itself, or to its name with `follow` false.
+
+    def is_whiteout_file(self, path: bytes) -> bool:
+        return any(
+            _get(path, prefix + b"whiteout", follow=False) is not None for prefix in (TRUSTED, USER)
+        )
+
+    def origin(self, path: bytes, *, follow: bool = False) -> Origin | None:
+        raw = _get(path, self._origin, follow=follow)
+        return None if raw is None else Origin.decode(raw)
+
+    def set_origin(self, path: bytes, origin: Origin, *, follow: bool = True) -> None:
+        """Record an origin. Types that hold no `user.` attribute (symlinks, devices) go without, as in the kernel."""
+        try:
+            os.setxattr(path, self._origin, origin.encode(), follow_symlinks=follow)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+                raise
+
+    def is_metacopy(self, path: bytes | int) -> bool:
+        """Whether the kernel left the file's data in a lower (metacopy=on)."""
+        return _get(path, self._metacopy, follow=isinstance(path, int)) is not None
+
+    def link_count(self, path: bytes, *, upper: int, lower: int) -> int | None:
+        """The link count of an indexed file, stored as a difference to the upper's ("U+1") or the lower's ("L-1")."""
+        raw = _get(path, self._nlink, follow=False)
+        if raw is None or raw[:1] not in (b"U", b"L"):
+            return None
+        try:
+            difference = int(raw[1:])
+        except ValueError:
+            return None
+        return (upper if raw[:1] == b"U" else lower) + difference
+
+    def set_link_count(
+        self, path: bytes, difference: int, *, to_upper: bool, follow: bool = False
+    ) -> None:
+        """Store the count of an indexed file as a difference to the link count of its upper or of its lower."""
+        value = (b"U%+d" if to_upper else b"L%+d") % difference
+        os.setxattr(path, self._nlink, value, follow_symlinks=follow)
+
+    # What the programs in a view see of attributes with our names: ours are hidden; one of their own with such a
+    # name is kept under an escaped one, so that an overlay may be mounted upon an overlay, as in the kernel.
+
+    def hidden(self, name: bytes) -> bool:
+        return name.startswith(self.prefix) and not name.startswith(self._escape)
+
+    def escape(self, name: bytes) -> bytes:
+        return self._escape + name[len(self.prefix) :] if name.startswith(self.prefix) else name
+
+    def unescape(self, name: bytes) -> bytes:
+        return self.prefix + name[len(self._escape) :] if name.startswith(self._escape) else name
+
+
+def _get(path: bytes | int, name: bytes, *, follow: bool) -> bytes | None:
+    try:
+        if isinstance(path, int):
+            return os.getxattr(path, name)
+        return os.getxattr(path, name, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
+            return None
+        raise
+
+
+def writable_prefix(path: bytes, *, user: bool) -> bytes:
+    """Which prefix marks can be written under, tried on the directory `path`; `user` asks for `user.overlay.`.
+
+    Raises OSError (EOPNOTSUPP) where the file system takes neither: it can hold no marks.
+    """
+    refused: OSError | None = None
+    for prefix in (USER,) if user else (TRUSTED, USER):
+        probe = prefix + b"probe"
+        try:
+            os.setxattr(path, probe, b"y")
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+                raise
+            refused = error
+        else:
+            os.removexattr(path, probe)
+            return prefix
+    assert refused is not None
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path) from refused

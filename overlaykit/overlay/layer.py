@@ -1,0 +1,179 @@
+"""One opened directory of the stack, and the places below it.
+
+Nothing here follows a symlink: a place is opened name by name below its parent's descriptor with openat2(2)'s
+RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, however deep it lies, so a path longer than PATH_MAX is no matter. Descriptors
+of places are a cache with a bound; a place reopens itself when it was evicted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from overlaykit import _native
+
+_OPEN_PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_BENEATH: Final = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
+
+_FS_IOC_GETFSUUID: Final = 0x80111500  # include/uapi/linux/fs.h: _IOR(0x15, 0, struct fsuuid2)
+_FSUUID2: Final = struct.Struct("B16s")
+UNKNOWN_UUID: Final = bytes(16)
+
+
+class Descriptors:
+    """The open descriptors of places: about `limit` of them, by second chance, so that a hit costs one store.
+
+    None is closed until `trim` is called, which happens between operations: within one, every descriptor that a place
+    gave stays valid. Invariant: a place stands in `_queue` exactly once while its descriptor is open and it is no root.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._queue: deque[Place] = deque()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def add(self, place: Place) -> None:
+        self._queue.append(place)
+
+    def discard(self, place: Place) -> None:
+        self._queue.remove(place)
+
+    def close(self) -> None:
+        """Close them all; places still reopen themselves if they are asked to."""
+        while self._queue:
+            self._queue.popleft().evict()
+
+    def trim(self) -> None:
+        """Close what is too many, those unused for longest first."""
+        while len(self._queue) > self.limit:
+            place = self._queue.popleft()
+            if place.recent:
+                place.recent = False
+                self._queue.append(place)
+            else:
+                place.evict()
+
+
+class Layer:
+    """One directory of the stack: `index` 0 is the top; an upper is `writable`. Owns the descriptor `root`."""
+
+    __slots__ = ("_uuids", "descriptors", "index", "path", "root", "writable")
+
+    def __init__(
+        self, fd: int, index: int, *, path: str, writable: bool, descriptors: Descriptors
+    ) -> None:
+        self.index = index
+        self.path = path
+        self.writable = writable
+        self.descriptors = descriptors
+        self.root = Place(self, None, b"", fd)
+        self._uuids: dict[int, bytes] = {}
+
+    def uuid(self, device: int, place: Place) -> bytes:
+        """The uuid of the file system `device` on which `place` lies (a layer may span several)."""
+        found = self._uuids.get(device)
+        if found is None:
+            found = self._uuids[device] = _file_system_uuid(place)
+        return found
+
+    def close(self) -> None:
+        self.root.close()
+
+
+class Place:
+    """A directory in one layer. In an upper `parent` and `name` follow renames; in a lower they never change."""
+
+    __slots__ = ("_fd", "layer", "name", "parent", "recent")
+
+    def __init__(self, layer: Layer, parent: Place | None, name: bytes, fd: int = -1) -> None:
+        self.layer = layer
+        self.parent = parent
+        self.name = name
+        self.recent = False
+        self._fd = fd
+
+    def fd(self) -> int:
+        """An O_PATH descriptor of the directory, valid until `Descriptors.trim`."""
+        if self._fd < 0:
+            self._reopen()
+        self.recent = True
+        return self._fd
+
+    def proc_path(self, name: bytes = b"") -> bytes:
+        """A path to `name` in this directory (or to itself) for the calls that take no descriptor."""
+        if name:
+            return b"/proc/self/fd/%d/%s" % (self.fd(), name)
+        return b"/proc/self/fd/%d" % self.fd()
+
+    def stat(self) -> os.stat_result:
+        if self._fd < 0 and self.parent is not None:
+            return os.stat(self.name, dir_fd=self.parent.fd(), follow_symlinks=False)
+        return os.fstat(self.fd())
+
+    def open_for_reading(self) -> int:
+        """A readable descriptor of the directory, the caller's to close (for listing and fsync)."""
+        return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd())
+
+    def scan(self) -> Iterator[os.DirEntry[bytes]]:
+        """The entries, in the kernel's order."""
+        with os.scandir(self.proc_path()) as entries:
+            yield from entries
+
+    def child(self, name: bytes) -> Place:
+        return Place(self.layer, self, name)
+
+    def components(self) -> list[bytes]:
+        """The names from the layer's root to here."""
+        names = []
+        place = self
+        while place.parent is not None:
+            names.append(place.name)
+            place = place.parent
+        names.reverse()
+        return names
+
+    def evict(self) -> None:
+        os.close(self._fd)
+        self._fd = -1
+
+    def close(self) -> None:
+        """Give the descriptor up for good: the place is gone."""
+        if self._fd >= 0:
+            if self.parent is not None:
+                self.layer.descriptors.discard(self)
+            self.evict()
+
+    def orphan(self) -> Place:
+        """A place for the same directory that outlives its name: it holds its descriptor until closed."""
+        return Place(self.layer, None, b"", os.dup(self.fd()))
+
+    def _reopen(self) -> None:
+        chain = [self]
+        place = self.parent
+        while place is not None and place._fd < 0:
+            chain.append(place)
+            place = place.parent
+        assert place is not None, "a layer's root is always open"
+        for place in reversed(chain):
+            assert place.parent is not None
+            place._fd = _native.openat2(place.parent._fd, place.name, _OPEN_PLACE, 0, _BENEATH)
+            place.recent = True
+            place.layer.descriptors.add(place)
+
+
+def _file_system_uuid(place: Place) -> bytes:
+    fd = place.open_for_reading()
+    try:
+        raw = fcntl.ioctl(fd, _FS_IOC_GETFSUUID, bytes(_FSUUID2.size))
+    except OSError:
+        return UNKNOWN_UUID  # before Linux 6.9, or a file system without one
+    finally:
+        os.close(fd)
+    length, uuid = _FSUUID2.unpack(raw)
+    return uuid if length == len(uuid) else UNKNOWN_UUID

@@ -1,0 +1,256 @@
+"""A directory's children across the layers: what a name means, and which names there are.
+
+The rules are the kernel's (fs/overlayfs/namei.c and readdir.c): the topmost entry wins; a whiteout hides what is below;
+a directory is merged with those of its name below it, down to an opaque one, a whiteout or something that is no
+directory; and a redirect says where the layers below a renamed directory hold its contents.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from overlaykit.overlay import format as marks_format
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from overlaykit.overlay.format import DirectoryMarks, Marks
+    from overlaykit.overlay.layer import Layer, Place
+    from overlaykit.overlay.nodes import Directory
+
+_NAME_MAX: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a name means: the topmost entry's `stat`, in the directory `place`; for a directory also what is merged."""
+
+    place: Place
+    name: bytes
+    stat: os.stat_result
+    upper: Place | None = None
+    lowers: tuple[Place, ...] = ()
+    redirect: bytes | None = None
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.stat.st_mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name of a merged listing: `kind` is the S_IFMT bits, `place` the directory of the layer it comes from."""
+
+    name: bytes
+    kind: int
+    place: Place
+
+
+class Merge:
+    """Looks names up in a stack of layers. Holds no state but the stack: results are plain data."""
+
+    def __init__(self, layers: Sequence[Layer], marks: Marks) -> None:
+        self.layers = layers
+        self.marks = marks
+
+    def find(self, directory: Directory, name: bytes) -> Found | None:
+        """What `name` means in `directory`; None if nothing. Raises OSError (EIO) for a redirect that is no path."""
+        upper = directory.upper
+        st = _stat(upper, name) if upper is not None else None
+        if upper is None or st is None:
+            return self.find_in_lowers(directory, name)
+        if marks_format.is_whiteout(st):
+            return None
+        if not stat.S_ISDIR(st.st_mode):
+            return Found(upper, name, st)
+        place = upper.child(name)
+        marks = self.marks.of_directory(place.proc_path())
+        below = None
+        if not marks.opaque:
+            below = _Search(self, directory.lowers, name, found_above=True)
+            if marks.redirect is not None:
+                below.redirect(marks.redirect, upper.layer)
+            below.run()
+        return Found(
+            upper,
+            name,
+            st,
+            upper=place,
+            lowers=tuple(below.directories) if below else (),
+            redirect=marks.redirect,
+        )
+
+    def find_in_lowers(self, directory: Directory, name: bytes) -> Found | None:
+        """What `name` would mean in `directory` without the upper."""
+        if not directory.lowers or marks_format.is_aufs_name(name):
+            return None
+        search = _Search(self, directory.lowers, name, found_above=False)
+        search.run()
+        return search.found
+
+    def layers_below(self, layer: Layer) -> list[Place]:
+        """The roots of the layers below one."""
+        return [other.root for other in self.layers if other.index > layer.index]
+
+    def find_below(self, directory: Directory, entry: Entry) -> Found | None:
+        """What an entry of the listing means; quicker than `find`, since it is known which layer has it."""
+        if entry.kind == stat.S_IFDIR:
+            return self.find(directory, entry.name)
+        st = _stat(entry.place, entry.name)
+        if st is None or marks_format.is_whiteout(st):
+            return None
+        return Found(entry.place, entry.name, st)
+
+    def entries(self, directory: Directory) -> list[Entry]:
+        """The names in a directory, each once, without the whiteouts. One pass over each layer's directory."""
+        names: dict[bytes, Entry | None] = {}
+        for place in directory.places:
+            lower = place is not directory.upper
+            hidden: list[bytes] = []
+            for name, kind in self._scan(place, lower=lower):
+                if kind == 0:
+                    hidden.append(name)
+                elif name not in names:
+                    names[name] = Entry(name, kind, place)
+            for name in hidden:  # after the layer's own names: it hides only what is below
+                names.setdefault(name, None)
+        return [entry for entry in names.values() if entry is not None]
+
+    def whiteouts(self, place: Place) -> list[bytes]:
+        """The names of the whiteouts in an upper directory."""
+        return [name for name, kind in self._scan(place, lower=False) if kind == 0]
+
+    def _scan(self, place: Place, *, lower: bool) -> Iterator[tuple[bytes, int]]:
+        """Names and kinds in one layer's directory; kind 0 is a whiteout for the name."""
+        whiteout_files = self.marks.of_directory(place.proc_path()).whiteout_files
+        for entry in place.scan():
+            name = entry.name
+            if entry.is_file(follow_symlinks=False):
+                if lower and name.startswith(marks_format.AUFS_WHITEOUT):
+                    if name != marks_format.AUFS_OPAQUE:
+                        yield name[len(marks_format.AUFS_WHITEOUT) :], 0
+                    continue
+                if whiteout_files and self.marks.is_whiteout_file(os.fsencode(entry.path)):
+                    yield name, 0
+                    continue
+                yield name, stat.S_IFREG
+            elif entry.is_dir(follow_symlinks=False):
+                yield name, stat.S_IFDIR
+            elif entry.is_symlink():
+                yield name, stat.S_IFLNK
+            else:
+                st = entry.stat(follow_symlinks=False)
+                yield name, 0 if marks_format.is_whiteout(st) else stat.S_IFMT(st.st_mode)
+
+
+class _Search:
+    """One walk down the lowers for one name: at first below the directory's own places, and after an absolute redirect
+    from the layers' roots.
+
+    `directories`: what will be merged, top first. `found`: the topmost entry of any kind, unless `found_above` (then
+    only directories count, since something above already answered).
+    """
+
+    def __init__(
+        self, merge: Merge, starts: Sequence[Place], name: bytes, *, found_above: bool
+    ) -> None:
+        self._merge = merge
+        self._starts = list(starts)
+        self._path = [name]
+        self._stop = False
+        self._found_above = found_above
+        self.found: Found | None = None
+        self.directories: list[Place] = []
+
+    def redirect(self, target: bytes, layer: Layer) -> None:
+        """Go on below `layer` where its mark says."""
+        self._path = _redirected([], target)
+        if target.startswith(b"/"):
+            self._starts = self._merge.layers_below(layer)
+
+    def run(self) -> None:
+        while self._starts and not self._stop:
+            start = self._starts.pop(0)
+            self._look_in(start, last=not self._starts)
+        if self.directories and self.found is not None:
+            first = self.found
+            self.found = Found(first.place, first.name, first.stat, lowers=tuple(self.directories))
+
+    def _look_in(self, place: Place, *, last: bool) -> None:
+        """Walk the path in one layer; notes for the layers below where they hold it."""
+        layer = place.layer
+        following: list[bytes] = []
+        absolute = False
+        path = self._path
+        for position, name in enumerate(path, 1):
+            final = position == len(path)
+            st = _stat(place, name)
+            if st is None or self._is_whiteout(place, name, st):
+                self._stop = st is not None or _is_aufs_whiteout(place, name)
+                following += path[position - 1 :]
+                break
+            if not stat.S_ISDIR(st.st_mode):
+                if final and not self.directories and not self._found_above:
+                    self.found = Found(place, name, st)
+                self._stop = True
+                break
+            child = place.child(name)
+            marks = marks_format.UNMARKED if last else self._directory_marks(child)
+            if marks.opaque:
+                self._stop = True
+            if marks.redirect is not None:
+                absolute = absolute or marks.redirect.startswith(b"/")
+                following = _redirected(following, marks.redirect)
+            else:
+                following.append(name)
+            if final:
+                if not self.directories and not self._found_above:
+                    self.found = Found(place, name, st)
+                self.directories.append(child)
+            place = child
+        self._path = following
+        if absolute:
+            self._starts = self._merge.layers_below(layer)
+
+    def _is_whiteout(self, place: Place, name: bytes, st: os.stat_result) -> bool:
+        if marks_format.is_whiteout(st):
+            return True
+        if st.st_size or not stat.S_ISREG(st.st_mode):
+            return False
+        marks = self._merge.marks
+        return (
+            marks.is_whiteout_file(place.proc_path(name))
+            and marks.of_directory(place.proc_path()).whiteout_files
+        )
+
+    def _directory_marks(self, place: Place) -> DirectoryMarks:
+        marks = self._merge.marks.of_directory(place.proc_path())
+        if not marks.opaque and _stat(place, marks_format.AUFS_OPAQUE) is not None:
+            return replace(marks, opaque=True)
+        return marks
+
+
+def _redirected(prefix: list[bytes], target: bytes) -> list[bytes]:
+    """Where a redirect leads from the directory `prefix`: beside it, or (absolute) from the root."""
+    names = target[1:].split(b"/") if target.startswith(b"/") else [target]
+    if any(name in (b"", b".", b"..") or b"/" in name for name in names):
+        raise OSError(errno.EIO, "a redirect mark that is no path", os.fsdecode(target))
+    return names if target.startswith(b"/") else [*prefix, *names]
+
+
+def _is_aufs_whiteout(place: Place, name: bytes) -> bool:
+    # A name may be too long to be hidden: then no layer can hide it.
+    return len(name) + len(marks_format.AUFS_WHITEOUT) <= _NAME_MAX and (
+        _stat(place, marks_format.AUFS_WHITEOUT + name) is not None
+    )
+
+
+def _stat(place: Place, name: bytes) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,271 @@
+"""What the kernel knows by number: nodes, and the table that gives the numbers out.
+
+A node's number is both what FUSE calls its node id and what programs see as st_ino. It is derived from the inode that
+holds the node's content at first (the origin), so it survives copy-up, rename, forgetting and remounting. Where that
+number is taken (the file system reused an inode's number while the kernel still remembers the old node), a free one is
+given.
+
+Invariants: `Table.by_number` holds every node the kernel may name; a node stands in it while the kernel counts lookups
+of it, holds it open, or while nodes below it do. `Directory.known` maps the names under which such nodes are known.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from overlaykit.overlay.layer import Place
+
+ROOT_NUMBER: Final = 1
+"""FUSE's number of the root (include/uapi/linux/fuse.h: FUSE_ROOT_ID)."""
+
+_DEVICE_SHIFT: Final = 48
+_INODE_LIMIT: Final = 1 << _DEVICE_SHIFT
+_FIRST_FREE: Final = 0x7FFF << _DEVICE_SHIFT
+
+
+class OpenFile:
+    """The one descriptor behind every handle of a file, however often it is open.
+
+    Copy-up swaps `fd`, so each handle reads the new bytes at once and none can write into a lower.
+    """
+
+    __slots__ = ("count", "fd", "handle", "node", "writable")
+
+    def __init__(self, handle: int, node: File, fd: int, *, writable: bool) -> None:
+        self.handle = handle
+        self.node = node
+        self.fd = fd
+        self.writable = writable
+        self.count = 0
+
+    def swap(self, fd: int) -> None:
+        """Continue on the upper's descriptor `fd`."""
+        os.close(self.fd)
+        self.fd = fd
+        self.writable = True
+
+
+class File:
+    """Anything but a directory: regular files, symlinks, devices, FIFOs, sockets.
+
+    `links`: the names by which it is known, as (directory, name); empty once the last one was removed.
+    `lower_dir`, `lower_name`: where its content lies in a lower, if it came from one.
+    `key`, `lower_key`: the numbers of the real inodes it is found by (0: none).
+    `has_upper`: its content lies in the upper: in the index under `index_name` if it has one, else under any of
+    `links`, else behind the descriptor `orphan`.
+    `link_count`: the union's count where it is not the real inode's own (indexed hard links), else None.
+    """
+
+    __slots__ = (
+        "has_upper",
+        "index_name",
+        "key",
+        "kind",
+        "link_count",
+        "links",
+        "lookups",
+        "lower_dir",
+        "lower_key",
+        "lower_name",
+        "number",
+        "opened",
+        "orphan",
+    )
+
+    def __init__(self, kind: int) -> None:
+        self.number = 0
+        self.lookups = 0
+        self.kind = kind
+        self.key = 0
+        self.lower_key = 0
+        self.links: list[tuple[Directory, bytes]] = []
+        self.lower_dir: Place | None = None
+        self.lower_name = b""
+        self.has_upper = False
+        self.index_name: bytes | None = None
+        self.link_count: int | None = None
+        self.opened: OpenFile | None = None
+        self.orphan = -1
+
+    @property
+    def in_use(self) -> bool:
+        return self.lookups > 0 or self.opened is not None
+
+
+class Directory:
+    """A merged directory: an upper (or none yet) and the lowers that show through, top first.
+
+    `redirect`: the mark on the upper, if any. `orphaned`: it was removed while in use.
+    `opens`: how many listings of it are open.
+    """
+
+    __slots__ = (
+        "known",
+        "lookups",
+        "lowers",
+        "name",
+        "number",
+        "opens",
+        "orphaned",
+        "parent",
+        "redirect",
+        "upper",
+    )
+
+    kind: Final = stat.S_IFDIR
+
+    def __init__(
+        self,
+        parent: Directory | None,
+        name: bytes,
+        upper: Place | None,
+        lowers: tuple[Place, ...],
+        redirect: bytes | None = None,
+    ) -> None:
+        self.number = 0
+        self.lookups = 0
+        self.parent = parent
+        self.name = name
+        self.upper = upper
+        self.lowers = lowers
+        self.redirect = redirect
+        self.known: dict[bytes, Node] = {}
+        self.opens = 0
+        self.orphaned = False
+
+    @property
+    def in_use(self) -> bool:
+        return self.lookups > 0 or self.opens > 0 or bool(self.known)
+
+    @property
+    def places(self) -> Iterator[Place]:
+        """Its directories in the layers, top first."""
+        if self.upper is not None:
+            yield self.upper
+        yield from self.lowers
+
+    @property
+    def top(self) -> Place:
+        """The directory whose metadata is shown."""
+        return self.upper if self.upper is not None else self.lowers[0]
+
+    @property
+    def merged(self) -> bool:
+        """Whether more than one layer shows in it."""
+        return len(self.lowers) + (self.upper is not None) > 1
+
+
+Node: TypeAlias = File | Directory
+
+
+class Numbering:
+    """Real inodes, (st_dev, st_ino), as numbers of 64 bits. The first device's inodes keep theirs."""
+
+    def __init__(self) -> None:
+        self._devices: dict[int, int] = {}
+
+    def key(self, device: int, inode: int) -> int:
+        """The number for a real inode; 0 if it has none (its own is too large)."""
+        index = self._devices.get(device)
+        if index is None:
+            index = self._devices[device] = len(self._devices)
+        if inode >= _INODE_LIMIT or index >= _FIRST_FREE >> _DEVICE_SHIFT:
+            return 0
+        return index << _DEVICE_SHIFT | inode
+
+
+class Table:
+    """All nodes, by number and files also by the real inodes they stand for."""
+
+    def __init__(self) -> None:
+        self.by_number: dict[int, Node] = {}
+        self.by_key: dict[int, File] = {}
+        self._free = _FIRST_FREE
+
+    def __len__(self) -> int:
+        return len(self.by_number)
+
+    def add(self, node: Node, preferred: int) -> None:
+        """Take a node up under the number `preferred`, or a free one where that is taken or none (0)."""
+        number = preferred
+        if number <= ROOT_NUMBER or number in self.by_number:
+            number = self._free
+            self._free += 1
+        node.number = number
+        self.by_number[number] = node
+
+    def add_root(self, node: Directory) -> None:
+        node.number = ROOT_NUMBER
+        node.lookups = 1  # the kernel never looks the root up, and never forgets it
+        self.by_number[ROOT_NUMBER] = node
+
+    def link(self, node: File, directory: Directory, name: bytes) -> None:
+        """Know a file by one more name."""
+        if directory.known.get(name) is not node:
+            directory.known[name] = node
+            node.links.append((directory, name))
+
+    def unlink(self, node: File, directory: Directory, name: bytes) -> None:
+        """Know a file no longer by this name."""
+        if directory.known.get(name) is node:
+            del directory.known[name]
+            node.links.remove((directory, name))
+
+    def register(self, node: File, *keys: int) -> None:
+        """Find the file by these real inodes from now on."""
+        for key in keys:
+            if key:
+                self.by_key[key] = node
+
+    def retire(self, node: File) -> None:
+        """Its inode is gone from the disk: whoever gets the number next is another file."""
+        for key in (node.key, node.lower_key):
+            if self.by_key.get(key) is node:
+                del self.by_key[key]
+
+    def forget_lower(self, node: File) -> None:
+        """Find the file no longer by its lower's inode."""
+        if self.by_key.get(node.lower_key) is node:
+            del self.by_key[node.lower_key]
+
+    def settle(self, node: Node) -> None:
+        """Drop the node, and the directories above that were kept only for it, if nothing uses it any more."""
+        current: Node | None = node
+        while current is not None and not current.in_use:
+            if self.by_number.get(current.number) is not current:
+                return
+            del self.by_number[current.number]
+            current = (
+                self._drop_file(current)
+                if isinstance(current, File)
+                else self._drop_directory(current)
+            )
+
+    def _drop_file(self, node: File) -> Directory | None:
+        self.retire(node)
+        if node.orphan >= 0:
+            os.close(node.orphan)
+            node.orphan = -1
+        above = [directory for directory, _ in node.links]
+        for directory, name in node.links:
+            del directory.known[name]
+        node.links.clear()
+        for directory in above[1:]:
+            self.settle(directory)
+        return above[0] if above else None
+
+    def _drop_directory(self, node: Directory) -> Directory | None:
+        if node.orphaned:
+            if node.upper is not None:
+                node.upper.close()
+            return None
+        for place in node.places:
+            place.close()
+        if node.parent is not None and node.parent.known.get(node.name) is node:
+            del node.parent.known[node.name]
+        return node.parent

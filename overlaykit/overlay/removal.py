@@ -1,0 +1,111 @@
+"""Names that go: unlink and rmdir. Each takes effect by one rename, so that a crash leaves the old or the new tree."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from overlaykit.overlay.nodes import Directory
+from overlaykit.overlay.tree import fail
+
+if TYPE_CHECKING:
+    from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.nodes import File
+    from overlaykit.overlay.tree import Tree
+
+
+class Removal:
+    """Removes names from the merged tree."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+
+    def unlink(self, directory: Directory, name: bytes) -> None:
+        """Raises OSError: ENOENT, EISDIR, EROFS."""
+        tree = self._tree
+        node = tree.require(directory, name)
+        if isinstance(node, Directory):
+            fail(errno.EISDIR, name)
+        place = tree.writable_directory(directory)
+        count = tree.count_links(node, directory, name)
+        self.keep_content(node, directory, name)
+        if tree.hides_something(directory, name):
+            self._cover(place, name)
+        else:
+            os.unlink(name, dir_fd=place.fd())
+        tree.table.unlink(node, directory, name)
+        self.forget_link(node, count)
+
+    def rmdir(self, directory: Directory, name: bytes) -> None:
+        """Raises OSError: ENOENT, ENOTDIR, ENOTEMPTY, EROFS."""
+        tree = self._tree
+        node = tree.require(directory, name)
+        if not isinstance(node, Directory):
+            fail(errno.ENOTDIR, name)
+        self.require_empty(node)
+        place = tree.writable_directory(directory)
+        work = tree.work
+        kept = keep_directory(node)
+        if tree.hides_something(directory, name):
+            whiteout = work.whiteout()
+            if node.upper is None:
+                work.publish(whiteout, place, name)
+            else:
+                # One step; what comes back is the old directory, with whatever whiteouts it held.
+                work.exchange(whiteout, place, name)
+                work.discard(whiteout)
+        else:
+            old = work.new_name()
+            os.rename(name, old, src_dir_fd=place.fd(), dst_dir_fd=work.place.fd())
+            work.discard(old)
+        self.orphan_directory(node, kept)
+
+    def require_empty(self, node: Directory) -> None:
+        if self._tree.merge.entries(node):
+            fail(errno.ENOTEMPTY, node.name)
+
+    def keep_content(self, node: File, directory: Directory, name: bytes) -> None:
+        """Before a file loses a name: hold its inode if no other name of it is known, for those who have it open."""
+        if node.has_upper and node.orphan < 0 and len(node.links) <= 1 and node.index_name is None:
+            node.orphan = self._tree.location(node).open(os.O_PATH)
+
+    def forget_link(self, node: File, count: int | None) -> None:
+        """After a file lost a name: its count, and what goes with the last one. `count`: before, if it is indexed."""
+        tree = self._tree
+        if count is not None:
+            node.link_count = count - 1
+            if node.link_count <= 0 and node.index_name is not None:
+                if node.orphan < 0:
+                    node.orphan = tree.location(node).open(os.O_PATH)
+                index = tree.work.index
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(node.index_name, dir_fd=index.fd())
+                node.index_name = None
+        if not node.links and node.has_upper and tree.attributes(node).link_count == 0:
+            tree.table.retire(node)
+        tree.table.settle(node)
+
+    def orphan_directory(self, node: Directory, kept: Place | None) -> None:
+        """A directory lost its name: who has it open still sees it, empty."""
+        tree = self._tree
+        if node.parent is not None and node.parent.known.get(node.name) is node:
+            del node.parent.known[node.name]
+        if node.upper is not None:
+            node.upper.close()
+        node.upper = kept
+        if kept is not None:
+            node.lowers = ()
+        node.orphaned = True
+        tree.table.settle(node)
+
+    def _cover(self, place: Place, name: bytes) -> None:
+        """Put a whiteout where `name` is, or is not yet, in the upper."""
+        work = self._tree.work
+        work.publish(work.whiteout(), place, name, replace=True)
+
+
+def keep_directory(node: Directory) -> Place | None:
+    """A place that outlives the name of the node's upper, if it has one."""
+    return None if node.upper is None else node.upper.orphan()

@@ -1,0 +1,218 @@
+"""Names that move: rename, with NOREPLACE and EXCHANGE, of files and of directories with lower parts.
+
+The move itself is one renameat2(2), which leaves the whiteout for the old name in the same step. A directory that
+shows lowers is not copied: a redirect says where they hold its contents. The marks set before the move mean the same at
+the old place, so a crash between leaves the old tree.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from overlaykit import _native
+from overlaykit.overlay import format as marks_format
+from overlaykit.overlay.nodes import Directory
+from overlaykit.overlay.removal import keep_directory
+from overlaykit.overlay.tree import fail
+
+if TYPE_CHECKING:
+    from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.nodes import Node
+    from overlaykit.overlay.removal import Removal
+    from overlaykit.overlay.tree import Tree
+
+_TOO_LONG: Final = (errno.ENAMETOOLONG, errno.ERANGE, errno.E2BIG, errno.ENOSPC)
+
+
+class Renaming:
+    """Moves names in the merged tree. `redirects` false: directories with lower parts do not move (EXDEV)."""
+
+    def __init__(self, tree: Tree, removal: Removal, *, redirects: bool) -> None:
+        self._tree = tree
+        self._removal = removal
+        self._redirects = redirects
+
+    def rename(
+        self,
+        old_directory: Directory,
+        old_name: bytes,
+        new_directory: Directory,
+        new_name: bytes,
+        flags: int,
+    ) -> None:
+        """rename(2). Raises OSError: ENOENT, EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, EXDEV, EROFS, EINVAL (other flags)."""
+        if flags not in (0, _native.RENAME_NOREPLACE, _native.RENAME_EXCHANGE):
+            fail(errno.EINVAL)
+        if marks_format.is_aufs_name(new_name):
+            fail(errno.EINVAL, new_name)
+        tree = self._tree
+        node = tree.require(old_directory, old_name)
+        target = tree.lookup(new_directory, new_name)
+        old_place = tree.writable_directory(old_directory)
+        new_place = tree.writable_directory(new_directory)
+        if flags == _native.RENAME_EXCHANGE:
+            if target is None:
+                fail(errno.ENOENT, new_name)
+            if target is node:
+                return
+            self._prepare(node, old_directory, old_name, new_directory)
+            self._prepare(target, new_directory, new_name, old_directory)
+            _native.renameat2(old_place.fd(), old_name, new_place.fd(), new_name, flags)
+            del old_directory.known[old_name], new_directory.known[new_name]
+            self._moved(node, old_directory, old_name, new_directory, new_name)
+            self._moved(target, new_directory, new_name, old_directory, old_name)
+            return
+        if target is node:
+            return  # two names of one file: POSIX says that nothing happens
+        if target is not None:
+            if flags == _native.RENAME_NOREPLACE:
+                fail(errno.EEXIST, new_name)
+            self._require_replaceable(node, target, new_name)
+        self._prepare(node, old_directory, old_name, new_directory)
+        self._replace(node, old_directory, old_name, target, new_directory, new_name)
+
+    def _replace(
+        self,
+        node: Node,
+        old_directory: Directory,
+        old_name: bytes,
+        target: Node | None,
+        new_directory: Directory,
+        new_name: bytes,
+    ) -> None:
+        tree = self._tree
+        old_place = tree.writable_directory(old_directory)
+        new_place = tree.writable_directory(new_directory)
+        count = kept = None
+        if isinstance(target, Directory):
+            kept = keep_directory(target)
+            if target.upper is not None:
+                self._clear(new_place, new_name)
+        elif target is not None:
+            count = tree.count_links(target, new_directory, new_name)
+            self._removal.keep_content(target, new_directory, new_name)
+        whiteout = tree.hides_something(old_directory, old_name)
+        if isinstance(node, Directory) and target is None and _whiteout_at(new_place, new_name):
+            flags = (
+                _native.RENAME_EXCHANGE
+            )  # a directory replaces no device; the whiteout goes to the old name
+        else:
+            flags = _native.RENAME_WHITEOUT if whiteout else 0
+        _native.renameat2(old_place.fd(), old_name, new_place.fd(), new_name, flags)
+        if flags == _native.RENAME_EXCHANGE and not whiteout:
+            os.unlink(old_name, dir_fd=old_place.fd())
+        if isinstance(target, Directory):
+            self._removal.orphan_directory(target, kept)
+        elif target is not None:
+            tree.table.unlink(target, new_directory, new_name)
+            self._removal.forget_link(target, count)
+        del old_directory.known[old_name]
+        self._moved(node, old_directory, old_name, new_directory, new_name)
+
+    def _require_replaceable(self, node: Node, target: Node, name: bytes) -> None:
+        if isinstance(target, Directory):
+            if not isinstance(node, Directory):
+                fail(errno.EISDIR, name)
+            self._removal.require_empty(target)
+        elif isinstance(node, Directory):
+            fail(errno.ENOTDIR, name)
+
+    def _prepare(
+        self, node: Node, directory: Directory, name: bytes, new_directory: Directory
+    ) -> None:
+        """Give the node an entry in the upper that means the same wherever it is moved."""
+        tree = self._tree
+        if not isinstance(node, Directory):
+            tree.copy_up(node)
+            if node.index_name is not None:
+                tree.copyup.link_up(node, directory, name)
+            return
+        if node.lowers and not self._redirects:
+            fail(errno.EXDEV, name)
+        place = tree.writable_directory(node)
+        if node.lowers:
+            target = self._redirect(node, same_directory=directory is new_directory)
+            if target != node.redirect:
+                try:
+                    tree.marks.set_redirect(place.proc_path(), target)
+                except OSError as error:
+                    if error.errno in _TOO_LONG:
+                        fail(errno.EXDEV, name)
+                    raise
+                node.redirect = target
+        elif new_directory.lowers:
+            tree.marks.set_opaque(place.proc_path())
+
+    def _redirect(self, node: Directory, *, same_directory: bool) -> bytes:
+        """Where the lowers hold the node's contents: a name beside it, or a path from their roots."""
+        if node.redirect is not None and (same_directory or node.redirect.startswith(b"/")):
+            return node.redirect
+        if same_directory:
+            return node.name
+        names: list[bytes] = []
+        current = node
+        while current.parent is not None:
+            redirect = current.redirect
+            if redirect is None:
+                names.append(current.name)
+            elif redirect.startswith(b"/"):
+                names.append(redirect[1:])
+                break
+            else:
+                names.append(redirect)
+            current = current.parent
+        return b"/" + b"/".join(reversed(names))
+
+    def _clear(self, place: Place, name: bytes) -> None:
+        """Swap an empty directory that may hold whiteouts for an opaque one that holds none, and means the same."""
+        tree = self._tree
+        work = tree.work
+        fresh = work.new_name()
+        source = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place.fd())
+        try:
+            os.mkdir(fresh, 0o700, dir_fd=work.place.fd())
+            target = os.open(
+                fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=work.place.fd()
+            )
+            try:
+                _native.copy_up(
+                    source, target, data=False, skip_xattrs=marks_format.OVERLAY_PREFIXES
+                )
+                tree.marks.set_opaque(b"/proc/self/fd/%d" % target)
+            finally:
+                os.close(target)
+            work.exchange(fresh, place, name)
+        finally:
+            os.close(source)
+            work.discard(fresh)
+
+    def _moved(
+        self,
+        node: Node,
+        old_directory: Directory,
+        old_name: bytes,
+        new_directory: Directory,
+        new_name: bytes,
+    ) -> None:
+        """Know the node by its new name, after the old one was struck out of `known`."""
+        if isinstance(node, Directory):
+            node.parent = new_directory
+            node.name = new_name
+            assert node.upper is not None
+            node.upper.parent = new_directory.upper
+            node.upper.name = new_name
+            new_directory.known[new_name] = node
+        else:
+            node.links.remove((old_directory, old_name))
+            self._tree.table.link(node, new_directory, new_name)
+        self._tree.table.settle(old_directory)
+
+
+def _whiteout_at(place: Place, name: bytes) -> bool:
+    try:
+        st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return marks_format.is_whiteout(st)

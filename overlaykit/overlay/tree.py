@@ -1,0 +1,316 @@
+"""The tree as it is known by now: nodes, where their content lies, and how more of it is found.
+
+The rooms beside this one (creation, removal, renaming, files) change the tree through it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from overlaykit import _native
+from overlaykit.overlay import format as marks_format
+from overlaykit.overlay.attributes import Attributes
+from overlaykit.overlay.layer import UNKNOWN_UUID
+from overlaykit.overlay.nodes import Directory, File, Numbering, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from overlaykit.overlay.copyup import CopyUp
+    from overlaykit.overlay.format import Marks, Origin
+    from overlaykit.overlay.layer import Layer, Place
+    from overlaykit.overlay.merge import Found, Merge
+    from overlaykit.overlay.nodes import Node
+    from overlaykit.overlay.owners import Owners
+    from overlaykit.overlay.work import Work
+
+
+def fail(number: int, name: bytes = b"") -> NoReturn:
+    raise OSError(number, os.strerror(number), os.fsdecode(name) or None)
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a node's inode is reached now: `name` in `dirfd`, to be followed if it is a link of /proc/self/fd."""
+
+    dirfd: int
+    name: bytes
+    follow: bool
+
+    @property
+    def path(self) -> bytes:
+        """For the calls that take no descriptor."""
+        return self.name if self.follow else b"/proc/self/fd/%d/%s" % (self.dirfd, self.name)
+
+    def stat(self) -> os.stat_result:
+        return os.stat(self.name, dir_fd=self.dirfd, follow_symlinks=self.follow)
+
+    def open(self, flags: int) -> int:
+        if not self.follow:
+            flags |= os.O_NOFOLLOW
+        return os.open(self.name, flags | os.O_CLOEXEC, dir_fd=self.dirfd)
+
+
+class Tree:
+    """Attributes: `table` owns the nodes, `merge` reads the layers, `copyup` and `work` are None without an upper."""
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        table: Table,
+        merge: Merge,
+        marks: Marks,
+        owners: Owners,
+        copyup: CopyUp | None,
+    ) -> None:
+        self.layers = layers
+        self.table = table
+        self.merge = merge
+        self.marks = marks
+        self.owners = owners
+        self._copyup = copyup
+        self._numbering = Numbering()
+        self._devices: dict[bytes, int] = {}
+        upper = layers[0].root if layers[0].writable else None
+        lowers = tuple(layer.root for layer in layers if not layer.writable)
+        for place in (*lowers, *((upper,) if upper is not None else ())):
+            self._learn_device(place)
+        self.root = Directory(None, b"", upper, lowers)
+        table.add_root(self.root)
+
+    # Finding
+
+    def lookup(self, directory: Directory, name: bytes) -> Node | None:
+        """The node that `name` means in `directory`, taken up where it was not known; None if there is none."""
+        node = directory.known.get(name)
+        if node is not None or directory.orphaned:
+            return node
+        found = self.merge.find(directory, name)
+        return None if found is None else self.take_up(directory, name, found)
+
+    def require(self, directory: Directory, name: bytes) -> Node:
+        """As `lookup`; raises OSError (ENOENT) if there is none."""
+        node = self.lookup(directory, name)
+        if node is None:
+            fail(errno.ENOENT, name)
+        return node
+
+    def take_up(self, directory: Directory, name: bytes, found: Found) -> Node:
+        """Make what was found a node, or find the node it is."""
+        if found.is_directory:
+            return self._take_up_directory(directory, name, found)
+        key = self._numbering.key(found.stat.st_dev, found.stat.st_ino)
+        kind = stat.S_IFMT(found.stat.st_mode)
+        node = self.table.by_key.get(key)
+        if node is None or node.kind != kind:
+            node = File(kind)
+            if found.place.layer.writable:
+                preferred = self._describe_upper(node, key, directory, found)
+            else:
+                preferred = self._describe_lower(node, key, found)
+            known = self.table.by_key.get(node.key)
+            if known is not None and known.kind == kind:  # another name of an indexed file
+                node = known
+            else:
+                self.table.add(node, preferred)
+                self.table.register(node, node.key, node.lower_key)
+        self.table.link(node, directory, name)
+        return node
+
+    def _take_up_directory(self, directory: Directory, name: bytes, found: Found) -> Directory:
+        node = Directory(directory, name, found.upper, found.lowers, found.redirect)
+        st = found.lowers[0].stat() if found.upper and found.lowers else found.stat
+        self.table.add(node, self._numbering.key(st.st_dev, st.st_ino))
+        directory.known[name] = node
+        return node
+
+    def _describe_upper(self, node: File, key: int, directory: Directory, found: Found) -> int:
+        """Fill in a file found in the upper; returns the number it should have."""
+        node.has_upper = True
+        node.key = key
+        path = found.place.proc_path(found.name)
+        origin = self.marks.origin(path)
+        if origin is None:
+            return key
+        if found.stat.st_nlink > 1 and self._index_entry(origin, found.stat) is not None:
+            node.index_name = origin.index_name()
+            node.link_count = self.marks.link_count(
+                path, upper=found.stat.st_nlink, lower=found.stat.st_nlink - 1
+            )
+        inode = origin.inode_number()
+        device = self._device(origin.uuid, directory)
+        return key if inode is None or device is None else self._numbering.key(device, inode)
+
+    def _describe_lower(self, node: File, key: int, found: Found) -> int:
+        """Fill in a file found in a lower, or the one in the index that it was copied up to."""
+        node.lower_dir = found.place
+        node.lower_name = found.name
+        node.lower_key = key
+        if found.stat.st_nlink == 1 or self._copyup is None:
+            return key
+        origin = self._copyup.origin(found.place, found.name, found.stat.st_dev)
+        entry = None if origin is None else self._index_entry(origin, None)
+        if origin is not None and entry is not None:
+            node.has_upper = True
+            node.index_name = origin.index_name()
+            node.key = self._numbering.key(entry.st_dev, entry.st_ino)
+            node.link_count = self.marks.link_count(
+                self._copyup.work.index.proc_path(node.index_name),
+                upper=entry.st_nlink,
+                lower=found.stat.st_nlink,
+            )
+        return key
+
+    def _index_entry(self, origin: Origin, same: os.stat_result | None) -> os.stat_result | None:
+        """The index's entry for an origin; with `same` only if it is that inode."""
+        if self._copyup is None:
+            return None
+        try:
+            entry = os.stat(
+                origin.index_name(), dir_fd=self._copyup.work.index.fd(), follow_symlinks=False
+            )
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+                return None
+            raise
+        if marks_format.is_whiteout(entry):
+            return None
+        return entry if same is None or os.path.samestat(entry, same) else None
+
+    def _device(self, uuid: bytes, directory: Directory) -> int | None:
+        """The device of the file system with this uuid, if a lower of the directory's lies there."""
+        if uuid not in self._devices:
+            for place in directory.lowers:
+                self._learn_device(place)
+        return self._devices.get(uuid)
+
+    def _learn_device(self, place: Place) -> None:
+        device = place.stat().st_dev
+        self._numbering.key(
+            device, 0
+        )  # numbers devices in the order of the stack, alike at each mount
+        self._devices.setdefault(place.layer.uuid(device, place), device)
+        self._devices.setdefault(UNKNOWN_UUID, device)
+
+    # Where content lies
+
+    def location(self, node: Node) -> Location:
+        """Raises OSError (ESTALE) if the inode is out of reach."""
+        if isinstance(node, Directory):
+            return Location(_native.AT_FDCWD, node.top.proc_path(), follow=True)
+        if node.has_upper:
+            if node.index_name is not None:
+                return Location(self.copyup.work.index.fd(), node.index_name, follow=False)
+            if node.links:
+                directory, name = node.links[0]
+                assert directory.upper is not None
+                return Location(directory.upper.fd(), name, follow=False)
+            if node.orphan >= 0:
+                return Location(_native.AT_FDCWD, b"/proc/self/fd/%d" % node.orphan, follow=True)
+        elif node.lower_dir is not None:
+            return Location(node.lower_dir.fd(), node.lower_name, follow=False)
+        fail(errno.ESTALE)
+
+    def stat(self, node: Node) -> os.stat_result:
+        if isinstance(node, Directory):
+            return node.top.stat()
+        if node.opened is not None:
+            return os.fstat(node.opened.fd)
+        return self.location(node).stat()
+
+    def attributes(self, node: Node) -> Attributes:
+        st = self.stat(node)
+        if isinstance(node, Directory):
+            links = 0 if node.orphaned else 1 if node.merged else st.st_nlink
+        elif node.link_count is not None:
+            links = node.link_count
+        elif node.has_upper or node.links:
+            links = st.st_nlink
+        else:
+            links = 0
+        return Attributes(
+            node.number, st, links, self.owners.uid(st.st_uid), self.owners.gid(st.st_gid)
+        )
+
+    # Before a change
+
+    @property
+    def copyup(self) -> CopyUp:
+        """Raises OSError (EROFS) without an upper."""
+        if self._copyup is None:
+            fail(errno.EROFS)
+        return self._copyup
+
+    @property
+    def work(self) -> Work:
+        return self.copyup.work
+
+    @property
+    def writable(self) -> bool:
+        return self._copyup is not None
+
+    def writable_directory(self, directory: Directory) -> Place:
+        """The directory's place in the upper, copied up if need be. Raises OSError: EROFS, ENOENT if it was removed."""
+        if directory.orphaned:
+            fail(errno.ENOENT)
+        return self.copyup.directory(directory)
+
+    def copy_up(self, node: Node) -> None:
+        """See to it that the node has an upper."""
+        if isinstance(node, File):
+            if not node.has_upper:
+                self.copyup.file(node)
+        elif node.upper is None:
+            self.writable_directory(node)
+
+    def hides_something(self, directory: Directory, name: bytes) -> bool:
+        """Whether a lower has something under this name, so that removing it takes a whiteout."""
+        return self.merge.find_in_lowers(directory, name) is not None
+
+    def count_links(self, node: File, directory: Directory, name: bytes) -> int | None:
+        """Before a name of a file goes: the count of an indexed file, whose name then has an entry in the upper.
+
+        A hard-linked file of a lower is copied up for that, as in the kernel: the index is where the count is kept.
+        """
+        if not node.has_upper and self.location(node).stat().st_nlink > 1:
+            self.copy_up(node)
+        if node.index_name is not None:
+            self.copyup.link_up(node, directory, name)
+        return self.start_counting(node)
+
+    def start_counting(self, node: File) -> int | None:
+        """Before the links of an indexed file change: store its count so that it stays right when its upper's does."""
+        if node.link_count is None:
+            return None
+        location = self.location(node)
+        self.marks.set_link_count(
+            location.path,
+            node.link_count - location.stat().st_nlink,
+            to_upper=True,
+            follow=location.follow,
+        )
+        return node.link_count
+
+    # After a change
+
+    def adopt_file(self, directory: Directory, name: bytes, st: os.stat_result) -> File:
+        """The node of a file that was just made in the upper."""
+        node = File(stat.S_IFMT(st.st_mode))
+        node.has_upper = True
+        node.key = self._numbering.key(st.st_dev, st.st_ino)
+        self.table.add(node, node.key)
+        self.table.register(node, node.key)
+        self.table.link(node, directory, name)
+        return node
+
+    def adopt_directory(self, directory: Directory, name: bytes, place: Place) -> Directory:
+        """The node of a directory that was just made in the upper; nothing of the lowers shows in it."""
+        node = Directory(directory, name, place, ())
+        st = place.stat()
+        self.table.add(node, self._numbering.key(st.st_dev, st.st_ino))
+        directory.known[name] = node
+        return node

@@ -1,0 +1,115 @@
+"""The work directory: where things are made before they appear in the upper, whole, by one rename.
+
+Layout as the kernel's: `WORKDIR/work` holds unfinished things and is cleared at each mount; `WORKDIR/index` holds the
+hard-linked files that were copied up, by the handle of their origin (Documentation/filesystems/overlayfs.rst, "Index").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from overlaykit import _native
+from overlaykit.overlay import format as marks_format
+
+if TYPE_CHECKING:
+    from overlaykit.overlay.layer import Layer, Place
+
+_DIRECTORY_MODE: Final = 0o700
+_SPARE_LINKS: Final = (
+    30_000  # ext4 allows 65,000 links of one inode; the kernel's overlayfs also stops early
+)
+
+
+class Work:
+    """Names that nobody sees yet. `layer` is the opened WORKDIR; it must lie on the upper's mount."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+        self.place = self._subdirectory(b"work")
+        self.index = self._subdirectory(b"index")
+        self._serial = 0
+        self._whiteout: bytes | None = None
+        self._whiteout_links = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove what an earlier daemon left unfinished."""
+        self._whiteout = None
+        for name in [entry.name for entry in self.place.scan()]:
+            self.discard(name)
+
+    def new_name(self) -> bytes:
+        """A name in the work directory that is not taken."""
+        self._serial += 1
+        return b"#%x" % self._serial
+
+    def whiteout(self) -> bytes:
+        """The name of a fresh whiteout, to be renamed to where it belongs. One inode serves many of them."""
+        name = self.new_name()
+        if self._whiteout is not None and self._whiteout_links < _SPARE_LINKS:
+            fd = self.place.fd()
+            try:
+                os.link(self._whiteout, name, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT):
+                    raise
+            else:
+                self._whiteout_links += 1
+                return name
+        self._make_whiteout(name)
+        if self._whiteout is not None:
+            self.discard(self._whiteout)
+        self._whiteout, self._whiteout_links = name, 1
+        return self.whiteout()
+
+    def _make_whiteout(self, name: bytes) -> None:
+        os.mknod(name, stat.S_IFCHR, marks_format.WHITEOUT_DEVICE, dir_fd=self.place.fd())
+
+    def discard(self, name: bytes, stage: Place | None = None) -> None:
+        """Remove an unfinished thing, with all below it. Follows no symlink; what cannot go stays for `clear`."""
+        with contextlib.suppress(OSError):
+            _remove_tree(stage or self.place, name)
+
+    def publish(
+        self,
+        name: bytes,
+        place: Place,
+        target: bytes,
+        stage: Place | None = None,
+        *,
+        replace: bool = False,
+    ) -> None:
+        """Let `name` (in the work directory, or in `stage` below it) appear as `target` in a directory of the upper.
+
+        Raises OSError (EEXIST) unless `replace`.
+        """
+        flags = 0 if replace else _native.RENAME_NOREPLACE
+        _native.renameat2((stage or self.place).fd(), name, place.fd(), target, flags)
+
+    def exchange(
+        self, name: bytes, place: Place, target: bytes, stage: Place | None = None
+    ) -> None:
+        """Let `name` appear as `target`, and take what was there in its stead."""
+        _native.renameat2(
+            (stage or self.place).fd(), name, place.fd(), target, _native.RENAME_EXCHANGE
+        )
+
+    def _subdirectory(self, name: bytes) -> Place:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, _DIRECTORY_MODE, dir_fd=self._layer.root.fd())
+        return self._layer.root.child(name)
+
+
+def _remove_tree(place: Place, name: bytes) -> None:
+    try:
+        os.unlink(name, dir_fd=place.fd())
+    except IsADirectoryError:
+        child = place.child(name)
+        for below in [entry.name for entry in child.scan()]:
+            _remove_tree(child, below)
+        child.close()
+        os.rmdir(name, dir_fd=place.fd())
