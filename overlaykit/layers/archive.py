@@ -48,7 +48,8 @@ class ArchiveSource:
 
     def unpack(self, tree: Tree, scratch: str, base: Layer | None) -> Usage:
         """Extract the archive into `tree`; see `overlaykit.layers.source.Source`."""
-        with open(self._path, "rb") as file, _decompressed(file, self._path) as stream:
+        # Unbuffered: a program that reads it on must find it where we left it.
+        with open(self._path, "rb", buffering=0) as file, _decompressed(file, self._path) as stream:
             extract(TarStream(stream, self._path), self._path, tree)
         return tree.seal()
 

@@ -23,6 +23,8 @@ O_PATH except a regular file's, which is open for reading and writing."""
 
 _RESOLVE = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
 _HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_NOFOLLOW, by which a symbolic link would only be "not a directory": _RESOLVE refuses it as what it is.
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,7 @@ class Tree:
         try:
             if stat.S_ISDIR(os.fstat(source).st_mode):
                 raise PermissionError(1, os.strerror(1), existing)
-            parent = self._open(os.path.dirname(existing), _HANDLE | os.O_DIRECTORY)
+            parent = self._open(os.path.dirname(existing), _DIRECTORY)
             try:
                 name = os.path.basename(existing)
                 self._create(
@@ -164,7 +166,7 @@ class Tree:
 
     def _is_directory(self, path: bytes) -> bool:
         try:
-            fd = self._open(path, _HANDLE | os.O_DIRECTORY)
+            fd = self._open(path, _DIRECTORY)
         except FileNotFoundError:
             return False
         except (
@@ -198,16 +200,16 @@ class Tree:
         if self._parent is None or self._parent[0] != directory:
             self._forget_parent()
             try:
-                fd = self._open(directory, _HANDLE | os.O_DIRECTORY)
+                fd = self._open(directory, _DIRECTORY)
             except FileNotFoundError:
                 self._make_missing(directory)
-                fd = self._open(directory, _HANDLE | os.O_DIRECTORY)
+                fd = self._open(directory, _DIRECTORY)
             self._parent = (directory, fd)
         return self._parent[1], name
 
     def _make_missing(self, directory: bytes) -> None:
         path = b""
-        fd = self._open(path, _HANDLE | os.O_DIRECTORY)
+        fd = self._open(path, _DIRECTORY)
         for name in directory.split(b"/"):
             path = os.path.join(path, name)
             try:
@@ -216,7 +218,7 @@ class Tree:
                     self._finish[path] = _finish_implied
                 except FileExistsError:
                     pass
-                below = _native.openat2(fd, name, _HANDLE | os.O_DIRECTORY, resolve=_RESOLVE)
+                below = _native.openat2(fd, name, _DIRECTORY, resolve=_RESOLVE)
             finally:
                 os.close(fd)
             fd = below
