@@ -1,0 +1,152 @@
+"""Run one program on two systems and say where they disagree, in what happened and in what lies on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..posix.layers import write_layer
+from ..posix.systems import Stack, System
+from .differences import DIFFERENCES
+from .observation import Result, Tree, look
+from .operations import Operation, Slots, result_of
+from .program import Program
+from .script import script
+
+
+class Disagreement(AssertionError):
+    """The two systems differ; the text says where, and holds a script that shows it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one system made of a program."""
+
+    results: tuple[Result, ...]
+    tree: Tree
+    lowers_before: tuple[Tree, ...]
+    lowers_after: tuple[Tree, ...]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Room for one system's directories, all on one file system."""
+
+    directory: str
+    unprivileged: bool
+
+    def stack(self, program: Program) -> Stack:
+        lowers = tuple(self._path(f"lower{number}") for number in range(len(program.layers)))
+        return Stack(lowers, upper=self._path("upper"), work=self._path("work"))
+
+    @property
+    def target(self) -> bytes:
+        return self._path("merged")
+
+    def _path(self, name: str) -> bytes:
+        return os.fsencode(os.path.join(self.directory, name))
+
+    def build(self, program: Program) -> None:
+        stack = self.stack(program)
+        for path in (*stack.lowers, self._path("upper"), self._path("work"), self.target):
+            os.makedirs(path)
+        prefix = "user" if self.unprivileged else "trusted"
+        for layer, lower in zip(program.layers, stack.lowers, strict=True):
+            write_layer(layer, os.fsdecode(lower), xattr_prefix=prefix)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.directory)
+
+
+def compare(
+    program: Program, reference: System, subject: System, directory: str, *, unprivileged: bool
+) -> list[str]:
+    """Every way in which `subject` differs from `reference`, a line each; runs inside a place.
+
+    `directory`: an empty directory; empty again afterwards.
+    """
+    one = Bench(os.path.join(directory, "reference"), unprivileged)
+    two = Bench(os.path.join(directory, "subject"), unprivileged)
+    try:
+        one.build(program)
+        two.build(program)
+        return list(_disagreements(program, reference, subject, one, two))
+    finally:
+        os.chdir("/")
+        one.remove()
+        two.remove()
+
+
+def explain(program: Program, disagreements: list[str]) -> str:
+    """The text of a failure."""
+    return "\n".join([*disagreements, "", "This shows it:", "", script(program)])
+
+
+def _disagreements(
+    program: Program, reference: System, subject: System, one: Bench, two: Bench
+) -> Iterator[str]:
+    expected = _execute(program, reference, one)
+    actual = _execute(program, subject, two)
+    steps = zip(program.operations, expected.results, actual.results, strict=True)
+    for number, (operation, kernel, ours) in enumerate(steps):
+        if kernel != ours and not _is_documented(operation, kernel, ours):
+            yield f"step {number}, {operation}: {_result(kernel, ours)}"
+    yield from _tree_differences("at the end", expected.tree, actual.tree)
+    for before, after in zip(actual.lowers_before, actual.lowers_after, strict=True):
+        yield from _tree_differences("in a lower layer, which nothing may change", before, after)
+    # On disk: each system's upper, mounted anew by the other one, has to show the same tree.
+    again = _show(program, reference, one)
+    yield from _tree_differences(
+        f"{reference.name}'s upper mounted by {subject.name}", again, _show(program, subject, one)
+    )
+    yield from _tree_differences(
+        f"{subject.name}'s upper mounted by {reference.name}", again, _show(program, reference, two)
+    )
+
+
+def _execute(program: Program, system: System, bench: Bench) -> Outcome:
+    stack = bench.stack(program)
+    before = tuple(look(os.fsdecode(lower)) for lower in stack.lowers)
+    system.mount(stack, bench.target)
+    slots: Slots = {}
+    try:
+        os.chdir(bench.target)
+        results = tuple(result_of(operation, slots) for operation in program.operations)
+        tree = look(".")
+    finally:
+        for fd in slots.values():
+            os.close(fd)
+        os.chdir("/")
+        system.unmount(bench.target)
+    after = tuple(look(os.fsdecode(lower)) for lower in stack.lowers)
+    return Outcome(results, tree, before, after)
+
+
+def _show(program: Program, system: System, bench: Bench) -> Tree:
+    system.mount(bench.stack(program), bench.target)
+    try:
+        return look(os.fsdecode(bench.target))
+    finally:
+        system.unmount(bench.target)
+
+
+def _is_documented(operation: Operation, kernel: Result, ours: Result) -> bool:
+    return any(difference.explains(operation, kernel, ours) for difference in DIFFERENCES)
+
+
+def _result(kernel: Result, ours: Result) -> str:
+    if isinstance(kernel.value, dict) and isinstance(ours.value, dict):
+        return "; ".join(_tree_differences("then", kernel.value, ours.value))
+    return f"{kernel.error or kernel.value!r} expected, {ours.error or ours.value!r} seen"
+
+
+def _tree_differences(where: str, expected: Tree, actual: Tree) -> Iterator[str]:
+    for path in sorted(expected.keys() | actual.keys()):
+        if path not in actual:
+            yield f"{where}: {path} is missing"
+        elif path not in expected:
+            yield f"{where}: {path} should not be there"
+        elif expected[path] != actual[path]:
+            yield f"{where}: {path} is {actual[path]}, expected {expected[path]}"

@@ -1,0 +1,41 @@
+"""Where ours may differ from the kernel's overlayfs: each entry named, with its reason.
+
+A difference that no entry here explains is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .observation import Result
+from .operations import Operation, ReadHeld
+
+
+@dataclass(frozen=True)
+class Difference:
+    name: str
+    reason: str
+    explains: Callable[[Operation, Result, Result], bool]
+    """Is this it? Given the operation, the kernel's result and ours."""
+
+
+def _kernel_version() -> tuple[int, int]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(digit for digit in minor if digit.isdigit()))
+
+
+DIFFERENCES = (
+    Difference(
+        "stale reader",
+        "A descriptor opened for reading before copy-up keeps showing the lower file on older kernels "
+        "(overlayfs.rst, non-standard behavior); ours shows what was written, as POSIX asks.",
+        lambda operation, kernel, ours: (
+            isinstance(operation, ReadHeld)
+            and kernel.error is None
+            and ours.error is None
+            and _kernel_version() < (6, 14)
+        ),
+    ),
+)

@@ -1,0 +1,78 @@
+"""A program as a shell script, so that a disagreement can be looked at without any of this."""
+
+from __future__ import annotations
+
+import os
+
+from ..posix import table
+from .operations import python_line
+from .program import Program
+
+_HEAD = """\
+#!/bin/bash
+# Run as root, once with the argument "kernel" and once with "overlaykit"; compare what is printed.
+umask 022
+cd "$(mktemp -d -p /var/tmp)" || exit
+mkdir {directories}
+"""
+
+_MOUNT = """\
+case $1 in
+    kernel) mount -t overlay overlay -o {options},index=on,redirect_dir=on,metacopy=off merged ;;
+    *) overlaykit mount -o {options},index=on,redirect_dir=on merged ;;
+esac
+cd merged || exit
+set -v
+"""
+
+_TAIL = """\
+ls -lAR --time-style=+%s
+set +v
+cd ..; exec 5>&- 6>&- 7>&-
+case $1 in kernel) umount merged ;; *) overlaykit umount merged ;; esac
+"""
+
+
+def script(program: Program) -> str:
+    """The program as a bash script; python only for what the shell cannot do."""
+    lowers = [f"lower{number}" for number in range(len(program.layers))]
+    options = f"lowerdir={':'.join(lowers)},upperdir=upper,workdir=work"
+    lines = [_HEAD.format(directories=" ".join([*lowers, "upper", "work", "merged"]))]
+    for lower, layer in zip(lowers, program.layers, strict=True):
+        lines += [_make(entry, f"{lower}/{path}", lower) for path, entry in layer.items()]
+        lines += [
+            f"touch -hd @{entry.mtime_ns // 10**9} {lower}/{path}"
+            for path, entry in reversed(layer.items())
+            if isinstance(entry, table.File | table.Dir) and entry.mtime_ns is not None
+        ]
+    lines.append(_MOUNT.format(options=options))
+    lines += [operation.shell() for operation in program.operations]
+    lines.append(_TAIL)
+    return "\n".join(lines)
+
+
+def _make(entry: table.Entry, path: str, lower: str) -> str:
+    match entry:
+        case table.File():
+            lines = [
+                f"printf '{os.fsdecode(entry.content)}' > {path}",
+                f"chmod {entry.mode:04o} {path}",
+            ]
+            lines += [_xattr(path, name, value) for name, value in entry.xattrs.items()]
+        case table.Dir():
+            lines = [f"mkdir -m {entry.mode:04o} {path}"]
+            if entry.opaque:
+                lines.append(_xattr(path, "trusted.overlay.opaque", b"y"))
+        case table.Symlink():
+            lines = [f"ln -s {entry.target} {path}"]
+        case table.Link():
+            lines = [f"ln {lower}/{entry.to} {path}"]
+        case table.Fifo():
+            lines = [f"mkfifo -m {entry.mode:04o} {path}"]
+        case table.Whiteout():
+            lines = [f"mknod {path} c 0 0"]
+    return "\n".join(lines)
+
+
+def _xattr(path: str, name: str, value: bytes) -> str:
+    return python_line("os.setxattr(a[0], a[1], a[2].encode())", path, name, os.fsdecode(value))

@@ -1,0 +1,82 @@
+"""Drawn programs on the kernel's overlayfs and on ours: same results, same trees, and either can read the other's disk.
+
+`OVERLAYKIT_ORACLE_EXAMPLES` is the number of programs; with it the seed is fresh, without it a fixed one is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from ..posix.place import Place
+from ..posix.systems import KernelOverlay, Overlaykit, System
+from .comparison import Disagreement, compare, explain
+from .program import Program, programs
+from .wrong_systems import BreaksLinks, CannotMoveDirectories, LosesWhiteouts, WritesIntoTheLower
+
+EXAMPLES = os.environ.get("OVERLAYKIT_ORACLE_EXAMPLES")
+UNPRIVILEGED = os.geteuid() != 0
+"""As root the kernel has redirects and an index; an ordinary user compares without them."""
+
+ORACLE = settings(
+    max_examples=int(EXAMPLES or 12),
+    derandomize=EXAMPLES is None,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TRIAL = settings(ORACLE, max_examples=60, derandomize=True)
+CATCH = settings(ORACLE, max_examples=500, phases=(Phase.generate,), report_multiple_bugs=False)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    with contextlib.closing(Place(unprivileged=UNPRIVILEGED)) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def directory(place: Place) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="overlaykit-oracle-", dir="/var/tmp") as directory:
+        yield directory
+
+
+def _hold_against_the_kernel(place: Place, subject: System, directory: str, how: settings) -> None:
+    reference = KernelOverlay(UNPRIVILEGED)
+
+    @how
+    @given(programs(unprivileged=UNPRIVILEGED))
+    def agree(program: Program) -> None:
+        disagreements = place.run(
+            lambda: compare(program, reference, subject, directory, unprivileged=UNPRIVILEGED)
+        )
+        if disagreements:
+            raise Disagreement(explain(program, disagreements))
+
+    agree()
+
+
+def test_a_program_cannot_tell_our_overlay_from_the_kernels(place: Place, directory: str) -> None:
+    _hold_against_the_kernel(place, Overlaykit(UNPRIVILEGED), directory, ORACLE)
+
+
+def test_the_oracle_finds_the_kernel_right(place: Place, directory: str) -> None:
+    _hold_against_the_kernel(place, KernelOverlay(UNPRIVILEGED), directory, TRIAL)
+
+
+WRONG = [LosesWhiteouts, WritesIntoTheLower] + (
+    [] if UNPRIVILEGED else [BreaksLinks, CannotMoveDirectories]
+)
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.name)
+def test_the_oracle_notices_a_file_system_that(
+    wrong: type[LosesWhiteouts], place: Place, directory: str
+) -> None:
+    with pytest.raises(Disagreement):
+        _hold_against_the_kernel(place, wrong(unprivileged=UNPRIVILEGED), directory, CATCH)
