@@ -164,7 +164,7 @@ class PrivateApt:
             return UnknownPackage(", ".join(a or b for a, b in unknown), self._suite)
         if re.search(r"NO_PUBKEY|is not signed|EXPKEYSIG|signatures? (were|was|couldn)", stderr):
             return UntrustedSuite(self._suite)
-        if "have a Release file" in stderr:
+        if re.search(r"have a Release file|/dists/\S+ +(404|.*No such file)", stderr):
             return UnknownSuite(self._suite)
         if "Failed to fetch" in stderr or "failed to download" in stderr:
             return MirrorUnreachable(wanted)

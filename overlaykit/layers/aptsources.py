@@ -39,6 +39,8 @@ class AptSource:
     def asking_for(self, suite: str) -> str:
         """The stanza that asks the same mirror, with the same keys and options, for another suite's packages."""
         fields = {name: value for name, value in self.fields.items() if name not in _NOT_KEPT}
+        # Packages of a file: mirror would be left where they are; copy: fetches them like any other.
+        fields["uris"] = re.sub(r"\bfile:", "copy:", fields["uris"])
         # An old suite's lists have expired; their signatures still hold.
         fields |= {
             "types": "deb",

@@ -25,13 +25,14 @@ class Gate:
         opened = os.path.join(directory, "opened")
         reached = os.path.join(directory, "reached")
         script = f"""#!/bin/sh
+exec 3<{opened}
 cat {first}
 printf . >{reached}
-test "$(head -c 1 <{opened})" && cat {second}
+test "$(head -c 1 <&3)" && cat {second}
 """
         os.chmod(self._file(self._programs, "zstd", script.encode()), 0o755)
         os.chmod(self._programs, 0o755)
-        # Open at both ends: nobody waits for the other to come, and closing is the end of it.
+        # Open at both ends, here first: nobody waits for the other to come, and closing is the end of it.
         self._opened, self._reached = self._fifo(opened), self._fifo(reached)
 
     def __enter__(self) -> Gate:

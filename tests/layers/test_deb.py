@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from overlaykit import _native
+from overlaykit.errors import Error
+from overlaykit.layers import Layer, Store, StoredLayer, host
+from overlaykit.layers.apt import (
+    MirrorUnreachable,
+    NothingToAdd,
+    UnknownPackage,
+    UnknownSuite,
+    Unsatisfiable,
+    UntrustedSuite,
+)
+from overlaykit.layers.deb import BadDebSource
+from overlaykit.layers.tar import DamagedArchive
+
+from .mirror import Mirror
+
+SYSTEMS_APT = ("/var/lib/apt", "/var/lib/apt/lists", "/var/cache/apt", "/var/cache/apt/archives")
+
+
+@pytest.fixture
+def store(me) -> Store:
+    return Store(me.path("store"))
+
+
+def with_mirror(me, act: Callable[[Mirror], object]) -> object:
+    """Act with a mirror of our own in the place of the machine's sources."""
+    return me.run_among_own_mounts(lambda: act(Mirror(me.path("mirror"))))
+
+
+def refused(me, act: Callable[[Mirror], object], error: type[Error], match: str) -> None:
+    with pytest.raises(error, match=match) as caught:
+        with_mirror(me, act)
+    assert "\n" not in str(caught.value)
+    assert os.listdir(me.path("store")) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "@suite", "a,,b@suite", "a-@suite", "a@", "a@b c", "-o@x", "a;b@x"]
+)
+def test_what_names_no_packages_is_answered_with_how_to(me, store, text) -> None:
+    with pytest.raises(BadDebSource, match="write deb:PACKAGE"):
+        me.run(lambda: store.add("one", f"deb:{text or '@'}"))
+
+
+def test_a_package_comes_with_what_the_base_lacks_and_nothing_more(me, store) -> None:
+    def add(mirror: Mirror) -> StoredLayer:
+        mirror.add("tool", {"/usr/bin/tool": "tool"}, depends="library, dpkg, libc6 (>= 2)")
+        mirror.add("library", {"/usr/lib/library": "library"})
+        mirror.add("libc6", {"/usr/lib/libc": "an old libc"}, version="0.1")
+        mirror.add("other", {"/usr/bin/other": "other"})
+        mirror.publish()
+        mirror.use()
+        return store.add("one", "deb:tool@test")
+
+    layer = with_mirror(me, add)
+    assert layer.files == 2
+    assert layer.source == "deb:tool@test"
+    assert os.path.exists(os.path.join(layer.path, "usr/bin/tool"))
+    assert os.path.exists(os.path.join(layer.path, "usr/lib/library"))
+    assert os.stat(layer.path).st_uid == me.uid
+
+
+def test_the_base_decides_what_is_lacking(me, store) -> None:
+    def add(mirror: Mirror) -> list[int]:
+        mirror.add("tool", {"/usr/bin/tool": "tool"}, depends="library, dpkg")
+        mirror.add("library", {"/usr/lib/library": "library"})
+        mirror.add("dpkg", {"/usr/bin/dpkg": "dpkg"})
+        mirror.publish()
+        mirror.use()
+        empty, has_library = me.path("empty"), me.path("has-library")
+        os.makedirs(os.path.join(has_library, "var/lib/dpkg"))
+        os.mkdir(empty)
+        with open(os.path.join(has_library, "var/lib/dpkg/status"), "w") as status:
+            status.write(
+                "Package: library\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n"
+                "Maintainer: nobody\nDescription: a test\n"
+            )
+        bases = [
+            Layer(name="empty", path=empty),
+            Layer(name="has-library", path=has_library),
+            host(),
+        ]
+        return [store.add(f"over-{base.name}", "deb:tool@test", base=base).files for base in bases]
+
+    assert with_mirror(me, add) == [3, 2, 2]
+
+
+def test_files_land_where_the_bases_own_links_lead(me, store) -> None:
+    """A directory /lib in the layer would hide the base's link from /lib to usr/lib, and all below it."""
+
+    def add(mirror: Mirror) -> StoredLayer:
+        base = me.path("base")
+        for path in ("usr/lib/x", "opt/real", "var"):
+            os.makedirs(os.path.join(base, path))
+        os.symlink("usr/lib", os.path.join(base, "lib"))
+        os.symlink("/opt/real", os.path.join(base, "usr/lib/absolute"))
+        os.symlink("../../../..", os.path.join(base, "usr/lib/x/up"))
+        os.symlink("nowhere", os.path.join(base, "var/dangling"))
+        mirror.add(
+            "tool",
+            {
+                "/lib/file": "1",
+                "/lib/absolute/file": "2",
+                "/lib/x/up/top": "3",
+                "/var/dangling/file": "4",
+            },
+        )
+        mirror.publish()
+        mirror.use()
+        return store.add("one", "deb:tool@test", base=Layer(name="base", path=base))
+
+    layer = with_mirror(me, add)
+    found = {
+        os.path.relpath(os.path.join(directory, name), layer.path)
+        for directory, _, names in os.walk(layer.path)
+        for name in names
+    }
+    assert found == {"usr/lib/file", "opt/real/file", "top", "var/dangling/file"}
+
+
+def test_an_unknown_package_is_named(me, store) -> None:
+    def add(mirror: Mirror) -> None:
+        mirror.add("tool", {"/usr/bin/tool": "tool"})
+        mirror.publish()
+        mirror.use()
+        store.add("one", "deb:tool,tol@test")
+
+    refused(me, add, UnknownPackage, "the suite test has no package tol to install")
+
+
+@pytest.mark.parametrize("trusted", ["yes", "no"])
+def test_an_unknown_suite_is_named(me, store, trusted) -> None:
+    def add(mirror: Mirror) -> None:
+        mirror.publish()
+        mirror.use(trusted)
+        store.add("one", "deb:tool@tset")
+
+    refused(me, add, UnknownSuite, "no suite tset")
+
+
+def test_a_suite_that_the_machines_own_mirror_lacks_is_named(me, store) -> None:
+    with pytest.raises(UnknownSuite, match="no suite no-such-suite"):
+        me.run(lambda: store.add("one", "deb:python2.7@no-such-suite"))
+    assert os.listdir(me.path("store")) == []
+
+
+def test_a_suite_that_nobody_signed_is_refused(me, store) -> None:
+    def add(mirror: Mirror) -> None:
+        mirror.add("tool", {"/usr/bin/tool": "tool"})
+        mirror.publish()
+        mirror.use(trusted="no")
+        store.add("one", "deb:tool@test")
+
+    refused(me, add, UntrustedSuite, "not signed by a key")
+
+
+def test_a_package_that_fits_no_base_is_refused_with_the_reason(me, store) -> None:
+    def add(mirror: Mirror) -> None:
+        mirror.add("tool", {"/usr/bin/tool": "tool"}, depends="not-there (>= 2)")
+        mirror.publish()
+        mirror.use()
+        store.add("one", "deb:tool@test")
+
+    refused(me, add, Unsatisfiable, "tool from test does not fit")
+
+
+def test_what_the_base_has_already_makes_no_empty_layer(me, store) -> None:
+    def add(mirror: Mirror) -> None:
+        mirror.add("dpkg", {"/usr/bin/dpkg": "an old dpkg"}, version="0.1")
+        mirror.publish()
+        mirror.use()
+        store.add("one", "deb:dpkg@test")
+
+    refused(me, add, NothingToAdd, "the base already has dpkg")
+
+
+def test_a_package_changed_on_the_way_is_refused(me, store) -> None:
+    def add(mirror: Mirror) -> None:
+        deb = mirror.add("tool", {"/usr/bin/tool": "tool"})
+        mirror.publish()
+        with open(deb, "r+b") as file:
+            file.seek(-10, os.SEEK_END)
+            file.write(b"x")
+        mirror.use()
+        store.add("one", "deb:tool@test")
+
+    refused(me, add, MirrorUnreachable, "cannot fetch tool")
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_a_package_that_is_damaged_is_refused(me, store, kept) -> None:
+    def add(mirror: Mirror) -> None:
+        deb = mirror.add("tool", {"/usr/bin/tool": os.urandom(5000).hex()})
+        os.truncate(deb, int(os.path.getsize(deb) * kept))
+        mirror._stanzas.clear()
+        mirror.describe(deb, "Package: tool\nVersion: 1\nArchitecture: all\n")
+        mirror.publish()
+        mirror.use()
+        store.add("one", "deb:tool@test")
+
+    refused(me, add, DamagedArchive, r"tool_1_all\.deb is damaged")
+
+
+def test_without_a_network_one_line_says_so_and_names_no_host(me, store) -> None:
+    def add() -> None:
+        _native.unshare(_native.CLONE_NEWNET)
+        store.add("one", "deb:python2.7@bullseye")
+
+    with pytest.raises(MirrorUnreachable, match="check the network") as caught:
+        me.run_among_own_mounts(add)
+    assert "\n" not in str(caught.value)
+    assert "://" not in str(caught.value)
+    assert os.listdir(me.path("store")) == []
+
+
+PYTHON2_AT_WORK = """
+import bz2, ctypes, hashlib, json, sqlite3, ssl, subprocess, zlib
+connection = sqlite3.connect(":memory:")
+connection.execute("create table t (x)")
+assert ssl.OPENSSL_VERSION.startswith("OpenSSL 1.1.1")
+print subprocess.check_output(["/bin/sh", "-c", "echo works"]).strip()
+"""
+
+
+def test_python2_of_an_old_suite_works_over_this_machines_root(me) -> None:
+    """The main job's real input: fetched from the machine's mirror, seen through the kernel's own overlay."""
+    system = [os.stat(path).st_mtime_ns for path in SYSTEMS_APT]
+
+    def work() -> tuple[list[str], str]:
+        # On a file system of its own, for the kernel refuses a lower layer that lies inside another.
+        os.mkdir(me.path("disk"))
+        _native.mount("tmpfs", me.path("disk"), "tmpfs", 0, "mode=755")
+        layer = Store(me.path("disk/store")).add("py27", "deb:python2.7@bullseye", base=host())
+        libraries = [name for _, _, names in os.walk(layer.path) for name in names]
+        return libraries, see(layer.path)
+
+    def see(lower: str) -> str:
+        # /usr alone: an ordinary user may not take the root apart from the mounts below it.
+        lowers = f"lowerdir={lower}/usr:/usr" + ("" if me.is_root else ",userxattr")
+        _native.mount("overlay", "/usr", "overlay", 0, lowers)
+        return subprocess.run(
+            ["/usr/bin/python2.7", "-c", PYTHON2_AT_WORK],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout.strip()
+
+    libraries, output = me.run_among_own_mounts(work)
+    assert "python2.7" in libraries
+    assert not [
+        n for n in libraries if n.startswith(("libc.so", "libc-", "ld-linux", "libpthread"))
+    ]
+    assert output == "works"
+    assert [os.stat(path).st_mtime_ns for path in SYSTEMS_APT] == system
