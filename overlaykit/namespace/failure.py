@@ -41,7 +41,7 @@ class MountpointMissing(Error):
 
 
 class ProcRefused(Error):
-    """/proc: the kernel refuses a fresh one where parts of /proc are covered; in a container: unmask them (--privileged)"""
+    """/proc: the kernel refuses a fresh one where parts of /proc are covered; in a container, unmask them"""
 
 
 class Stage(Enum):

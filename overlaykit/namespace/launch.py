@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 from contextlib import ExitStack, suppress
 
@@ -28,7 +27,8 @@ def launch(spec: Spec, *, root: int, user_namespace: int | None) -> Running:
 
     `user_namespace` is a descriptor of the one the mount was made in, where an ordinary user is root; None when the
     caller has the capabilities itself. Both descriptors stay the caller's, who may close them afterwards; the
-    mount is the view's, and cannot be launched into a second time.
+    mount is the view's, and cannot be launched into a second time. SIGCHLD must not be ignored by the caller: the kernel
+    then throws exit statuses away (wait(2), NOTES).
 
     Raises:
       Error: what a user can mend: see `failure` and `network`. Nothing is left behind.
@@ -62,9 +62,8 @@ def launch(spec: Spec, *, root: int, user_namespace: int | None) -> Running:
                     release=release,
                 )
         try:
-            init_pid, init_fd = _await_command(failures, released)
+            init_pid, init_fd = _await_command(child, failures, released)
         except BaseException:
-            os.kill(child, signal.SIGKILL)  # it is our child and not reaped: this is nobody else
             os.waitpid(child, 0)
             raise
         return Running(
@@ -75,8 +74,8 @@ def launch(spec: Spec, *, root: int, user_namespace: int | None) -> Running:
         )
 
 
-def _await_command(failures: int, released: int) -> tuple[int, int]:
-    """Wait until the command is executed; init's process id and pidfd.
+def _await_command(monitor: int, failures: int, released: int) -> tuple[int, int]:
+    """Wait until the command is executed; init's process id and pidfd. Where that fails, end what was started.
 
     The monitor leaves a dead init unreaped until `released` is written to, so that the number is still init's when
     its pidfd is opened.
@@ -96,15 +95,13 @@ def _await_command(failures: int, released: int) -> tuple[int, int]:
         if init_fd < 0:
             raise ChildProcessError(errno.ECHILD, "the monitor of the view was killed")
     except BaseException:
-        if init_fd >= 0:
-            _end(init_fd)
+        if init_fd < 0:
+            os.kill(monitor, signal.SIGKILL)  # our child and not reaped: this is nobody else
+        else:  # the monitor reaps it, and ends
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(init_fd, signal.SIGKILL)
+            os.close(init_fd)
+            with suppress(BrokenPipeError):  # it has ended already
+                os.write(released, b"\n")
         raise
     return init_pid, init_fd
-
-
-def _end(process: int) -> None:
-    """Kill the process of a pidfd, wait until it has ended, and close the pidfd."""
-    with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(process, signal.SIGKILL)
-    select.select([process], [], [])
-    os.close(process)

@@ -1,0 +1,178 @@
+"""Whatever of a view dies, and however: nothing of it remains."""
+
+import os
+import select
+import signal
+import sys
+
+import pytest
+
+from overlaykit import namespace
+
+VIEW = ("sh", "-c", "sleep 1000 & setsid sleep 1000 & echo started; wait")
+
+
+def line(descriptor):
+    read = b""
+    while not read.endswith(b"\n"):
+        byte = os.read(descriptor, 1)
+        assert byte, f"end of file after {read!r}"
+        read += byte
+    return read
+
+
+def children(parent):
+    found = []
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", "rb") as stat:
+                if int(stat.read().rpartition(b")")[2].split()[1]) == parent:
+                    found.append(int(name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def descendants(ancestor):
+    family = [ancestor]
+    for member in family:
+        family += children(member)
+    return family[1:]
+
+
+def is_forwarder(process):
+    with open(f"/proc/{process}/cmdline") as cmdline:
+        return "overlaykit.namespace.forwarder" in cmdline.read()
+
+
+def reap_everything():
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+@pytest.mark.parametrize("victim", ["launcher", "monitor", "init", "forwarder"])
+def test_when_one_is_killed_all_end(stage, victim):
+    root = stage.root()
+    with stage.piped() as printed:
+        launcher = os.fork()
+        if launcher == 0:
+            ports = (namespace.Port(host=0, view=80),)
+            with stage.launch(*VIEW, root=root, ports=ports) as running:
+                os._exit(running.wait())
+        assert line(printed) == b"started\n"
+        (monitor,) = children(launcher)
+        (forwarder,) = filter(is_forwarder, children(monitor))
+        (init,) = set(children(monitor)) - {forwarder}
+        everything = [os.pidfd_open(process) for process in descendants(launcher)]
+        assert len(everything) == 6  # monitor, forwarder, init, the shell and what it started
+        victims = {"launcher": launcher, "monitor": monitor, "init": init, "forwarder": forwarder}
+        os.kill(victims[victim], signal.SIGKILL)
+        for process in everything:
+            select.select([process], [], [])
+            os.close(process)
+        status = os.waitstatus_to_exitcode(os.waitpid(launcher, 0)[1])
+        assert status == (-signal.SIGKILL if victim == "launcher" else 137)
+        reap_everything()
+
+
+def test_what_a_command_leaves_behind_ends_with_it(stage):
+    script = "setsid sleep 1000 & (setsid sh -c 'sleep 1000 & echo $!' &) ; echo started; read line"
+    reader, writer = os.pipe()
+    stdin = os.dup(0)
+    os.dup2(reader, 0)
+    with stage.piped() as printed, stage.launch("sh", "-c", script) as running:
+        line(printed), line(printed)
+        everything = [os.pidfd_open(process) for process in descendants(os.getpid())]
+        os.write(writer, b"\n")
+        assert running.wait() == 0
+        for process in descendants(running.init_pid):
+            pytest.fail(f"{process} is left")
+        for process in everything:
+            os.close(process)
+    os.dup2(stdin, 0)
+    for descriptor in (reader, writer, stdin):
+        os.close(descriptor)
+
+
+def test_orphans_are_reaped_while_the_command_runs(stage):
+    script = (
+        "import os, subprocess, sys\n"
+        "reader, writer = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    if os.fork() == 0:\n"
+        "        os.read(reader, 1)\n"  # until its parent is gone and it is init's
+        "        os._exit(0)\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        "pids = [int(p) for p in os.listdir('/proc') if p.isdecimal()]\n"
+        "orphan = os.pidfd_open(max(pids))\n"
+        "os.write(writer, b'x')\n"
+        "import select; select.select([orphan], [], [])\n"
+        # init reaps it at once, but after the pidfd has spoken: its number is then free
+        "while os.path.exists(f'/proc/{max(pids)}'): os.sched_yield()\n"
+        "print('reaped')\n"
+    )
+    assert stage.output("python3", "-c", script) == "reaped\n"
+
+
+def test_a_view_knows_how_many_processes_it_holds(stage):
+    with stage.piped() as printed, stage.launch(*VIEW) as running:
+        assert line(printed) == b"started\n"
+        assert running.processes() == 4  # init, the shell, and two
+        running.kill()
+        assert running.wait() == 137
+        assert running.processes() == 0
+
+
+def test_closing_ends_a_view_and_closing_again_does_nothing(stage):
+    running = stage.launch("sleep", "1000")
+    running.close()
+    assert children(os.getpid()) == [stage.keeper] * (not stage.privileged)
+    running.close()
+
+
+def test_an_exception_in_the_callers_block_ends_the_view(stage):
+    with pytest.raises(ZeroDivisionError), stage.launch("sleep", "1000"):
+        raise ZeroDivisionError
+    assert children(os.getpid()) == [stage.keeper] * (not stage.privileged)
+
+
+def state():
+    with open("/proc/self/mountinfo") as mountinfo:
+        mounts = mountinfo.read()
+    return sorted(os.listdir("/proc/self/fd")), mounts, children(os.getpid())
+
+
+def test_twenty_launches_good_and_bad_leave_nothing(stage):
+    stage.run("true")
+    stage.roots.append(before_root := stage.roots.pop())
+    before = state()
+    for number in range(20):
+        ports = (namespace.Port(host=0, view=80),) if number % 5 == 0 else ()
+        if number % 4 == 3:
+            with pytest.raises(namespace.CommandNotFound):
+                stage.launch("no-such-thing", ports=ports)
+        else:
+            assert stage.run("true", ports=ports) == 0
+        os.close(stage.roots.pop())
+    assert before_root in stage.roots
+    assert state() == before
+
+
+def test_a_launch_in_a_process_that_ignores_nothing_of_its_own_descriptors_keeps_them(stage):
+    reader, writer = os.pipe()
+    with stage.launch("sleep", "1000"):
+        os.close(writer)
+        assert os.read(reader, 1) == b"", "a view's process holds the caller's pipe"
+    os.close(reader)
+
+
+def test_the_interpreter_that_forwards_is_the_callers_own(stage):
+    with stage.launch("sleep", "1000", ports=(namespace.Port(host=0, view=80),)):
+        (monitor,) = set(children(os.getpid())) - {stage.keeper}
+        (forwarder,) = filter(is_forwarder, children(monitor))
+        with open(f"/proc/{forwarder}/cmdline") as cmdline:
+            assert cmdline.read().split("\0")[0] == sys.executable

@@ -1,0 +1,120 @@
+"""Signals: what is sent to the launcher reaches the command, once, and the caller keeps its own handlers."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+SAYS_WHAT_IT_GETS = """
+import signal, sys
+expected = {signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGWINCH}
+signal.pthread_sigmask(signal.SIG_BLOCK, expected)
+print("ready", flush=True)
+while True:
+    number = signal.sigwait(expected)
+    print(number.name, flush=True)
+    if number == signal.SIGTERM:
+        sys.exit(5)
+"""
+
+
+def line(descriptor):
+    read = b""
+    while not read.endswith(b"\n"):
+        byte = os.read(descriptor, 1)
+        assert byte, f"end of file after {read!r}"
+        read += byte
+    return read
+
+
+def sender(printed, target):
+    """In a child: send each signal once the one before was seen inside."""
+    child = os.fork()
+    if child == 0:
+        assert line(printed) == b"ready\n"
+        for number in (
+            signal.SIGHUP,
+            signal.SIGINT,
+            signal.SIGUSR1,
+            signal.SIGWINCH,
+            signal.SIGTERM,
+        ):
+            os.kill(target, number)
+            assert line(printed) == number.name.encode() + b"\n"
+        os._exit(0)
+    return child
+
+
+def test_signals_sent_to_a_waiting_launcher_reach_the_command(stage):
+    with stage.piped() as printed, stage.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
+        child = sender(printed, os.getpid())
+        assert running.wait() == 5
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_signal_can_be_sent_without_waiting(stage):
+    with stage.piped() as printed, stage.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
+        assert line(printed) == b"ready\n"
+        running.signal(signal.SIGTERM)
+        assert line(printed) == b"SIGTERM\n"
+        assert running.wait() == 5
+        running.signal(signal.SIGTERM)
+
+
+def test_the_callers_handlers_and_mask_are_as_before(stage):
+    seen = []
+    signal.signal(signal.SIGUSR2, lambda number, _frame: seen.append(number))
+    before = [signal.getsignal(number) for number in signal.valid_signals()]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG})
+    assert stage.run("true") == 0
+    assert signal.pthread_sigmask(signal.SIG_SETMASK, mask) == mask | {signal.SIGURG}
+    assert [signal.getsignal(number) for number in signal.valid_signals()] == before
+    os.kill(os.getpid(), signal.SIGUSR2)
+    assert seen == [signal.SIGUSR2]
+
+
+def test_waiting_works_in_another_thread_too(stage):
+    statuses = []
+    with stage.launch("sh", "-c", "exit 9") as running:
+        thread = threading.Thread(target=lambda: statuses.append(running.wait()))
+        thread.start()
+        thread.join()
+    assert statuses == [9]
+
+
+def test_a_terminals_interrupt_reaches_the_command_once_and_not_the_launcher(stage):
+    leader, follower = os.openpty()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        for descriptor in (0, 1, 2):
+            os.dup2(follower, descriptor)
+        import fcntl
+        import termios
+
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        try:
+            with stage.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
+                os._exit(running.wait())
+        finally:
+            os._exit(99)
+    os.close(follower)
+    assert line(leader) == b"ready\r\n"
+    os.write(leader, b"\x03")
+    assert line(leader).endswith(b"SIGINT\r\n")
+    os.kill(child, signal.SIGTERM)
+    assert line(leader) == b"SIGTERM\r\n"
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+    os.close(leader)
+
+
+@pytest.mark.parametrize("readable", ["pipe", "socket"])
+def test_a_wait_can_be_aborted_by_a_descriptor(stage, readable):
+    del readable
+    reader, writer = os.pipe()
+    with stage.launch("sleep", "1000") as running:
+        os.close(writer)
+        assert running.wait(abort_on=[reader]) == 137
+        assert running.processes() == 0
+    os.close(reader)
