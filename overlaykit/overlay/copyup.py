@@ -182,6 +182,8 @@ class FileCopy:
         """Let the copy appear under the file's name, and let its open handles continue on the copy."""
         node = self._node
         copyup = self._copyup
+        if node.has_upper:
+            return  # somebody was quicker, and may have written to it already: this copy is dropped
         if self._indexed:
             assert self._origin is not None
             index_name = self._origin.index_name()

@@ -1,0 +1,195 @@
+"""Mounting through our own descriptor of /dev/fuse: no setuid helper, and inside an unprivileged user namespace too.
+
+The mount is made with the new mount API (fsopen(2), fsmount(2); Linux 5.2) and is detached at first: it can be
+attached to a directory, or handed to another process that makes it its root. libfuse takes the descriptor as its
+session when it is given the mountpoint /dev/fd/N. fusermount3 is the fallback for an ordinary user outside any user
+namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from typing import Final
+
+from overlaykit import _native
+from overlaykit.errors import Error
+from overlaykit.health import Check
+
+DEVICE: Final = "/dev/fuse"
+FILE_SYSTEM_TYPE: Final = "fuse.overlaykit"
+"""As /proc/self/mountinfo shows our mounts."""
+
+HELPER: Final = "fusermount3"
+
+_SUBTYPE: Final = "overlaykit"
+_ROOT_MODE: Final = "40000"
+
+
+class NoFuseDevice(Error):
+    """there is no /dev/fuse: load the kernel's module with 'modprobe fuse', or pass the device into the container"""
+
+
+class FuseDeviceDenied(Error):
+    """/dev/fuse cannot be opened by this user: as root, run 'chmod 0666 /dev/fuse' (udev's usual rule)"""
+
+
+class MountpointMissing(Error):
+    """{0}: no such directory to mount on: create it first"""
+
+
+class MountpointNotEmpty(Error):
+    """{0}: not empty, and what it holds would be hidden: choose an empty directory to mount on"""
+
+
+class AlreadyMounted(Error):
+    """{0}: an overlaykit mount is there already: 'overlaykit umount {0}' first"""
+
+
+class NotMounted(Error):
+    """{0}: no overlaykit mount is there: 'overlaykit ps' lists those that are"""
+
+
+class NotPermitted(Error):
+    """mounting on {0} takes root or fusermount3: install the package fuse3, or use 'overlaykit run'"""
+
+
+class Busy(Error):
+    """{0}: in use: end the programs that have files open or their working directory in it ('fuser -vm {0}')"""
+
+
+def open_device() -> int:
+    """A new session with the kernel's FUSE."""
+    try:
+        return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+            raise NoFuseDevice from error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise FuseDeviceDenied from error
+        raise
+
+
+def create(device: int, source: str, *, read_only: bool, devices: bool) -> int:
+    """A detached mount that the session `device` serves; device nodes on it work only if `devices`.
+
+    Raises OSError: EPERM without CAP_SYS_ADMIN.
+    """
+    fs = _native.fsopen("fuse", _native.FSOPEN_CLOEXEC)
+    try:
+        for key, value in (
+            ("source", source),
+            ("subtype", _SUBTYPE),
+            ("fd", str(device)),
+            ("rootmode", _ROOT_MODE),
+            ("user_id", str(os.getuid())),
+            ("group_id", str(os.getgid())),
+        ):
+            _native.fsconfig(fs, _native.FSCONFIG_SET_STRING, key, value)
+        flags = ["default_permissions", "allow_other"]
+        for flag in [*flags, "ro"] if read_only else flags:
+            _native.fsconfig(fs, _native.FSCONFIG_SET_FLAG, flag, None)
+        _native.fsconfig(fs, _native.FSCONFIG_CMD_CREATE, None, None)
+        attributes = 0 if devices else _native.MOUNT_ATTR_NODEV
+        if read_only:
+            attributes |= _native.MOUNT_ATTR_RDONLY
+        return _native.fsmount(fs, _native.FSMOUNT_CLOEXEC, attributes)
+    finally:
+        os.close(fs)
+
+
+def check_mountpoint(target: str) -> None:
+    """Raises Error unless `target` is a directory to mount on: there, empty and not ours already."""
+    if is_ours(target):
+        raise AlreadyMounted(target)
+    try:
+        with os.scandir(target) as entries:
+            if next(entries, None) is not None:
+                raise MountpointNotEmpty(target)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MountpointMissing(target) from error
+
+
+def attach(mount: int, target: str) -> None:
+    """Let a detached mount appear at `target`."""
+    _native.move_mount(mount, b"", _native.AT_FDCWD, target, _native.MOVE_MOUNT_F_EMPTY_PATH)
+
+
+def detach(target: str) -> None:
+    """Unmount what is mounted at `target`. Raises Error if it is busy or not ours."""
+    if not is_ours(target):
+        raise NotMounted(target)
+    try:
+        _native.umount2(target, _native.UMOUNT_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise Busy(target) from error
+        if error.errno != errno.EPERM:
+            raise
+        if subprocess.run([HELPER, "-u", "--", target], stderr=subprocess.DEVNULL).returncode:
+            raise Busy(target) from error
+
+
+def detach_when_unused(target: str) -> None:
+    """Unmount at once, or, if it is in use, take it out of sight and let it end with its last user."""
+    try:
+        _native.umount2(target, _native.UMOUNT_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            subprocess.run([HELPER, "-u", "-z", "--", target], check=True)
+        elif error.errno == errno.EBUSY:
+            _native.umount2(target, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)
+        else:
+            raise
+
+
+def require_helper(target: str) -> None:
+    """Raises Error unless fusermount3 is there to mount for an ordinary user."""
+    if shutil.which(HELPER) is None:
+        raise NotPermitted(target)
+
+
+def is_ours(target: str) -> bool:
+    """Whether an overlaykit mount is at `target`, in this mount namespace."""
+    path = os.path.realpath(target)
+    return any(where == path and kind == FILE_SYSTEM_TYPE for where, kind in mounts())
+
+
+def mounts() -> list[tuple[str, str]]:
+    """The mountpoints of this mount namespace with their types, in the kernel's order (proc_pid_mountinfo(5))."""
+    found = []
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            fields, _, rest = line.partition(b" - ")
+            path = os.fsdecode(_unescape(fields.split()[4]))
+            found.append((path, os.fsdecode(rest.split()[0])))
+    return found
+
+
+def _unescape(field: bytes) -> bytes:
+    for code in (b"\\040", b"\\011", b"\\012", b"\\134"):  # the backslash itself last
+        field = field.replace(code, bytes([int(code[1:], 8)]))
+    return field
+
+
+def checks() -> list[Check]:
+    """What a machine needs for this room."""
+    try:
+        os.close(open_device())
+        device = Check(name="FUSE device", ok=True, detail=f"{DEVICE} opens", fix="")
+    except (Error, OSError) as error:
+        text = str(error)
+        device = Check(name="FUSE device", ok=False, detail=text, fix=text.rpartition(": ")[2])
+    helper = shutil.which(HELPER)
+    return [
+        device,
+        Check(
+            name=HELPER,
+            ok=helper is not None or os.geteuid() == 0,
+            detail=helper
+            or "not installed; needed only for 'overlaykit mount' by an ordinary user",
+            fix="" if helper else "apt-get install fuse3",
+        ),
+    ]

@@ -1,0 +1,440 @@
+"""FUSE requests, translated: pyfuse3's types in, calls of `overlaykit.overlay`, pyfuse3's types out.
+
+What the kernel may cache: everything, for ever. Names, missing names, attributes and data stay valid because while it
+is mounted we alone change the layers; whoever changes them live must tell the kernel (pyfuse3.invalidate_entry,
+invalidate_inode). Size and times of a file are the kernel's own while it has dirty pages (the writeback cache).
+
+No merge logic lives here. An `OSError` becomes a `FUSEError` in one place, `_request`.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+
+from overlaykit.overlay.attributes import Caller, Changes
+from overlaykit.overlay.nodes import Directory, File
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from pyfuse3 import (
+        EntryAttributes,
+        FileHandleT,
+        FileInfo,
+        FileNameT,
+        FlagT,
+        InodeT,
+        ModeT,
+        ReaddirToken,
+        RequestContext,
+        SetattrFields,
+        StatvfsData,
+        XAttrNameT,
+    )
+
+    from overlaykit.overlay.filesystem import Filesystem
+    from overlaykit.overlay.merge import Entry
+    from overlaykit.overlay.nodes import Node
+
+log: Final = logging.getLogger(__name__)
+
+FOREVER: Final = 1e9
+"""Seconds that the kernel may cache names and attributes: longer than any mount lives."""
+
+_QUICK: Final = 1 << 20
+"""Bytes that are copied up at once; more go to a thread, and hold up no other file."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _request(
+    handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
+    """Count the request, translate its errors, and tidy up after it."""
+    name = handler.__name__
+
+    @functools.wraps(handler)
+    async def answer(self: Operations, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.requests[name] += 1
+        try:
+            return await handler(self, *args, **kwargs)
+        except OSError as error:
+            raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
+        except pyfuse3.FUSEError:
+            raise
+        except Exception as error:
+            log.exception("%s failed", name)
+            raise pyfuse3.FUSEError(errno.EIO) from error
+        finally:
+            self.filesystem.between_operations()
+
+    return answer  # type: ignore[return-value]  # typeshed calls it a _Wrapped, mypy wants a function
+
+
+class _Listing:
+    """An open directory: the names as they were when reading began, so that none comes twice or is lost."""
+
+    __slots__ = ("directory", "entries")
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        self.entries: list[Entry] = []
+
+
+class Operations(pyfuse3.Operations):
+    """The requests of one mount.
+
+    Attributes:
+      filesystem: what answers them.
+      requests: how many of which kind have come; they cost what they cost, so this is what to bring down.
+      started: set once the kernel's first request (INIT) was answered.
+
+    Invariants: a node whose entry was answered has one lookup more; `_listings` holds the directories that are open;
+    a file whose number is in `_copying` is on its way up, and only that task writes to it or makes it another one.
+    """
+
+    supports_dot_lookup = False
+    enable_writeback_cache = True
+    enable_acl = True
+
+    def __init__(self, filesystem: Filesystem, *, volatile: bool) -> None:
+        super().__init__()
+        self.filesystem = filesystem
+        self.requests: Counter[str] = Counter()
+        self.started = trio.Event()
+        self._volatile = volatile
+        self._listings: dict[int, _Listing] = {}
+        self._serial = 0
+        self._copying: dict[int, trio.Event] = {}
+
+    def init(self) -> None:
+        self.started.set()
+
+    # Names
+
+    @_request
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        node = self.filesystem.lookup(self.filesystem.directory(parent_inode), name)
+        if node is None:
+            missing = pyfuse3.EntryAttributes()
+            missing.st_ino = pyfuse3.InodeT(0)  # a name that may be remembered as missing
+            missing.entry_timeout = FOREVER
+            return missing
+        return self._entry(node)
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        self.requests["forget"] += 1
+        for number, count in inode_list:
+            self.filesystem.forget(number, count)
+
+    @_request
+    async def mknod(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        rdev: int,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        directory = self.filesystem.directory(parent_inode)
+        return self._entry(self.filesystem.mknod(directory, name, mode, rdev, _caller(ctx)))
+
+    @_request
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        directory = self.filesystem.directory(parent_inode)
+        return self._entry(self.filesystem.mkdir(directory, name, mode, _caller(ctx)))
+
+    @_request
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        directory = self.filesystem.directory(parent_inode)
+        return self._entry(self.filesystem.symlink(directory, name, target, _caller(ctx)))
+
+    @_request
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        node = self.filesystem.file(inode)
+        await self._copy_up(node)
+        self.filesystem.link(node, self.filesystem.directory(new_parent_inode), new_name)
+        return self._entry(node)
+
+    @_request
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        self.filesystem.unlink(self.filesystem.directory(parent_inode), name)
+
+    @_request
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        self.filesystem.rmdir(self.filesystem.directory(parent_inode), name)
+
+    @_request
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        filesystem = self.filesystem
+        old = filesystem.directory(parent_inode_old)
+        new = filesystem.directory(parent_inode_new)
+        await self._copy_up(filesystem.lookup(old, name_old))
+        if flags & pyfuse3.RENAME_EXCHANGE:
+            await self._copy_up(filesystem.lookup(new, name_new))
+        filesystem.rename(old, name_old, new, name_new, flags)
+
+    @_request
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        return pyfuse3.FileNameT(self.filesystem.readlink(self.filesystem.node(inode)))
+
+    # Attributes
+
+    @_request
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return self._attributes(self.filesystem.node(inode))
+
+    @_request
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        changes = Changes(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        node = self.filesystem.node(inode)
+        if changes != _NOTHING:  # the change time alone cannot be set, and need not be
+            await self._copy_up(node, keep_data=changes.size != 0)
+            self.filesystem.change(node, changes)
+        return self._attributes(node)
+
+    @_request
+    async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
+        return True  # the kernel decides (default_permissions)
+
+    @_request
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        return self.filesystem.getxattr(self.filesystem.node(inode), name)
+
+    @_request
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        names = self.filesystem.listxattr(self.filesystem.node(inode))
+        return [pyfuse3.XAttrNameT(name) for name in names]
+
+    @_request
+    async def setxattr(
+        self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
+    ) -> None:
+        node = self.filesystem.node(inode)
+        await self._copy_up(node)
+        self.filesystem.setxattr(node, name, value)
+
+    @_request
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        self.filesystem.removexattr(self.filesystem.node(inode), name)
+
+    # Files
+
+    @_request
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        node = self.filesystem.file(inode)
+        if self.filesystem.wants_to_write(flags):
+            await self._copy_up(node, keep_data=not flags & os.O_TRUNC)
+        return _file_info(self.filesystem.open(node, flags))
+
+    @_request
+    async def create(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> tuple[FileInfo, EntryAttributes]:
+        directory = self.filesystem.directory(parent_inode)
+        node, handle = self.filesystem.create(directory, name, mode, _caller(ctx))
+        return _file_info(handle), self._entry(node)
+
+    @_request
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        return self.filesystem.read(fh, off, size)
+
+    @_request
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        return self.filesystem.write(fh, off, buf)
+
+    @_request
+    async def flush(self, fh: FileHandleT) -> None:
+        """Nothing to do: what was written lies in the backing file already."""
+
+    @_request
+    async def release(self, fh: FileHandleT) -> None:
+        self.filesystem.release(fh)
+
+    @_request
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        files = self.filesystem.files
+        if files.is_written(fh) and not self._volatile:
+            sync = os.fdatasync if datasync else os.fsync
+            await trio.to_thread.run_sync(sync, files.descriptor(fh))
+
+    # Directories
+
+    @_request
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        directory = self.filesystem.directory(inode)
+        directory.opens += 1
+        self._serial += 1
+        self._listings[self._serial] = _Listing(directory)
+        return pyfuse3.FileHandleT(self._serial)
+
+    @_request
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        listing = self._listings[fh]
+        directory = listing.directory
+        filesystem = self.filesystem
+        if start_id == 0:
+            listing.entries = filesystem.entries(directory)
+        dots = ((b".", directory), (b"..", directory.parent or directory))
+        for position in range(start_id, len(dots)):
+            name, node = dots[position]
+            if not pyfuse3.readdir_reply(
+                token, pyfuse3.FileNameT(name), self._attributes(node), position + 1
+            ):
+                return  # the kernel counts no lookup for these two
+        for position in range(max(start_id, len(dots)), len(listing.entries) + len(dots)):
+            entry = listing.entries[position - len(dots)]
+            found = filesystem.entry_node(directory, entry)
+            if found is None:
+                continue
+            name = pyfuse3.FileNameT(entry.name)
+            if not pyfuse3.readdir_reply(token, name, self._attributes(found), position + 1):
+                filesystem.settle(found)
+                return
+            found.lookups += 1
+
+    @_request
+    async def releasedir(self, fh: FileHandleT) -> None:
+        directory = self._listings.pop(fh).directory
+        directory.opens -= 1
+        self.filesystem.settle(directory)
+
+    @_request
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        upper = self._listings[fh].directory.upper
+        if upper is None or self._volatile:
+            return
+        fd = upper.open_for_reading()
+        try:
+            await trio.to_thread.run_sync(os.fsync, fd)
+        finally:
+            os.close(fd)
+
+    # The whole
+
+    @_request
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        below = self.filesystem.statfs()
+        data = pyfuse3.StatvfsData()
+        for field in _STATVFS_FIELDS:
+            setattr(data, field, getattr(below, field))
+        return data
+
+    # Answers
+
+    def _entry(self, node: Node) -> EntryAttributes:
+        """A node's attributes for an answer that the kernel counts as one lookup."""
+        entry = self._attributes(node)
+        node.lookups += 1
+        return entry
+
+    def _attributes(self, node: Node) -> EntryAttributes:
+        attributes = self.filesystem.attributes(node)
+        st = attributes.stat
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = pyfuse3.InodeT(attributes.number)
+        entry.entry_timeout = FOREVER
+        entry.attr_timeout = FOREVER
+        entry.st_mode = pyfuse3.ModeT(st.st_mode)
+        entry.st_nlink = attributes.link_count
+        entry.st_uid = attributes.uid
+        entry.st_gid = attributes.gid
+        entry.st_rdev = st.st_rdev
+        entry.st_size = st.st_size
+        entry.st_blksize = st.st_blksize
+        entry.st_blocks = st.st_blocks
+        entry.st_atime_ns = st.st_atime_ns
+        entry.st_mtime_ns = st.st_mtime_ns
+        entry.st_ctime_ns = st.st_ctime_ns
+        return entry
+
+    # Copy-up
+
+    async def _copy_up(self, node: Node | None, *, keep_data: bool = True) -> None:
+        """Give a file its upper before it is changed. One task copies, the others that want it wait for that."""
+        if not isinstance(node, File):
+            return
+        while (under_way := self._copying.get(node.number)) is not None:
+            await under_way.wait()
+        copy = self.filesystem.begin_copy_up(node, keep_data=keep_data)
+        if copy is None:
+            return
+        try:
+            if copy.size <= _QUICK:
+                copy.transfer()
+            else:
+                done = self._copying[node.number] = trio.Event()
+                try:
+                    await trio.to_thread.run_sync(copy.transfer)
+                finally:
+                    del self._copying[node.number]
+                    done.set()
+            copy.finish()
+        finally:
+            copy.close()
+
+
+_NOTHING: Final = Changes()
+_STATVFS_FIELDS: Final = (
+    "f_bsize",
+    "f_frsize",
+    "f_blocks",
+    "f_bfree",
+    "f_bavail",
+    "f_files",
+    "f_ffree",
+    "f_favail",
+    "f_namemax",
+)
+
+
+def _caller(ctx: Any) -> Caller:
+    return Caller(ctx.uid, ctx.gid)
+
+
+def _file_info(handle: int) -> FileInfo:
+    return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=True)

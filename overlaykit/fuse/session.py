@@ -1,0 +1,107 @@
+"""One mount's life inside the daemon: open the layers, mount, say so, answer until the mount is gone."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import shutil
+import signal
+import socket
+from typing import TYPE_CHECKING, Final
+
+import pyfuse3
+import trio
+
+from overlaykit.fuse import control, mount
+from overlaykit.fuse.operations import Operations
+from overlaykit.fuse.stack import open_filesystem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from overlaykit.fuse.spec import MountSpec
+
+log: Final = logging.getLogger(__name__)
+
+
+def run(spec: MountSpec, listener: socket.socket, tell: Callable[[int], None]) -> None:
+    """Serve a mount from beginning to end. `tell` is called once it answers, with the detached mount or -1.
+
+    Raises Error or OSError, before `tell` was called, if it cannot be mounted.
+    """
+    if spec.target is not None:
+        mount.check_mountpoint(spec.target)
+    with open_filesystem(spec) as filesystem:
+        operations = Operations(filesystem, volatile=spec.volatile)
+        detached = _mount(spec, operations)
+        try:
+            gc.collect()
+            gc.freeze()  # what lives this long lives as long as the mount
+            trio.run(_serve, spec, operations, listener, tell, detached)
+        finally:
+            pyfuse3.close(unmount=False)
+    for path in spec.remove:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _mount(spec: MountSpec, operations: Operations) -> int:
+    """Open the session; the detached mount, or -1 where fusermount3 attached it already."""
+    device = mount.open_device()
+    try:
+        # Handed to a view, device nodes in a layer must not open the machine's devices; the view has a /dev of its own.
+        detached = mount.create(
+            device, spec.source, read_only=spec.upper is None, devices=spec.target is not None
+        )
+    except PermissionError:
+        os.close(device)
+        if spec.target is None:
+            raise
+        options = {f"fsname={spec.source}", "subtype=overlaykit", "default_permissions"}
+        mount.require_helper(spec.target)
+        pyfuse3.init(operations, spec.target, options | ({"ro"} if spec.upper is None else set()))
+        return -1
+    pyfuse3.init(operations, f"/dev/fd/{device}", set())
+    return detached
+
+
+async def _serve(
+    spec: MountSpec,
+    operations: Operations,
+    listener: socket.socket,
+    tell: Callable[[int], None],
+    detached: int,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_answer_kernel, nursery.cancel_scope)
+        await operations.started.wait()
+        if detached >= 0 and spec.target is not None:
+            mount.attach(detached, spec.target)
+        tell(detached if spec.target is None else -1)
+        if detached >= 0:
+            os.close(detached)  # or the mount would never be gone
+        nursery.start_soon(_unmount_on_signal, spec.target)
+        accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+        nursery.start_soon(control.serve, accepting, operations)
+
+
+async def _answer_kernel(rest: trio.CancelScope) -> None:
+    try:
+        await pyfuse3.main()
+    finally:
+        rest.cancel()
+
+
+async def _unmount_on_signal(target: str | None) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            if target is None:
+                break
+            log.info("unmounting %s", target)
+            try:
+                # In a thread: the kernel writes dirty pages back through us before it returns.
+                await trio.to_thread.run_sync(mount.detach_when_unused, target)
+            except OSError:
+                break
+            target = None  # the next one means it
+        pyfuse3.terminate()

@@ -1,0 +1,54 @@
+"""What the daemon is told to mount, and what it answers: plain data, as JSON from one process to another."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class LayerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A read-only directory of the stack.
+
+    `recursive`: the mounts below it belong to it. `masks`: absolute paths below it that are shown as empty directories.
+    """
+
+    path: str
+    recursive: bool = False
+    masks: tuple[str, ...] = ()
+
+
+class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One mount. `layers` top first; `upper` and `work` both or neither.
+
+    `target`: where to mount, in the mount namespace that the daemon is started in. Without one the daemon must have
+    been started in a mount namespace of its own: it attaches layers to `stage`, a directory there, and hands the mount
+    over as a descriptor.
+    `remove`: directories that are of no use once the daemon ends; it removes them with all below.
+    """
+
+    source: str
+    layers: tuple[LayerSpec, ...]
+    upper: str | None = None
+    work: str | None = None
+    target: str | None = None
+    stage: str | None = None
+    volatile: bool = False
+    userxattr: bool = False
+    redirect_dir: bool = True
+    squash_unmapped: bool = False
+    remove: tuple[str, ...] = ()
+    log_path: str = ""
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    """The mount answers. Its descriptor comes along with this message where the spec had no target."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """Nothing is mounted. `message` is for the user where it is not empty, else `errno` and `path` tell."""
+
+    message: str = ""
+    errno: int = 0
+    path: str | None = None
+
+
+Answer = Started | Failed

@@ -1,0 +1,184 @@
+"""Opening the layers of a mount, so that nothing can change or block what the daemon reads.
+
+Each lower is taken as a private clone of its mount, read-only: then even a daemon gone wrong cannot write into it, and
+a lower that contains the mountpoint does not contain the mount, so the daemon never walks into itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from overlaykit import _native
+from overlaykit.errors import Error
+from overlaykit.overlay.filesystem import Filesystem, OpenedLayer, Options
+from overlaykit.overlay.owners import SHOWN_AS_THEY_ARE, Owners
+
+if TYPE_CHECKING:
+    from overlaykit.fuse.spec import LayerSpec, MountSpec
+
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_BENEATH: Final = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
+_CLONE: Final = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC
+_MASK_OPTIONS: Final = "mode=0555,size=4k,nr_inodes=1"
+
+
+class LayerUnusable(Error):
+    """layer {0}: {1}: give a directory that can be read"""
+
+
+class UpperUnusable(Error):
+    """upper {0}: {1}: give a directory that can be written to, on a file system with extended attributes"""
+
+
+class UpperAndWorkApart(Error):
+    """upper {0} and work {1} are on different file systems: choose a work directory on the upper's"""
+
+
+class UpperInUse(Error):
+    """upper {0} is in use by another view or mount: end that one first, or choose another upper"""
+
+
+class UpperInsideLower(Error):
+    """upper {0} lies inside the lower {1}: choose one outside of it, or what is written would show in both"""
+
+
+class TargetInsideLower(Error):
+    """mountpoint {0} lies inside the lower {1}: as an ordinary user, choose one outside of it"""
+
+
+def open_filesystem(spec: MountSpec) -> Filesystem:
+    """The stack of a spec, opened. Raises Error for what the user can mend, OSError for the rest."""
+    with contextlib.ExitStack() as undo:
+        lowers = []
+        for layer in spec.layers:
+            _check_apart(spec, layer)
+            fd = _open_lower(spec, layer)
+            undo.callback(os.close, fd)
+            lowers.append(OpenedLayer(fd, layer.path))
+        upper = work = None
+        if spec.upper is not None:
+            assert spec.work is not None
+            upper = OpenedLayer(_open_writable(spec.upper), spec.upper)
+            undo.callback(os.close, upper.fd)
+            work = OpenedLayer(_open_writable(spec.work), spec.work)
+            undo.callback(os.close, work.fd)
+            undo.callback(os.close, _lock(spec.upper))
+        options = Options(
+            volatile=spec.volatile,
+            userxattr=spec.userxattr,
+            redirect_dir=spec.redirect_dir,
+            owners=Owners.squash_unmapped() if spec.squash_unmapped else SHOWN_AS_THEY_ARE,
+        )
+        try:
+            filesystem = Filesystem(lowers, upper, work, options)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise UpperAndWorkApart(spec.upper, spec.work) from error
+            raise UpperUnusable(spec.upper, error.strerror) from error
+        undo.pop_all()
+        return filesystem
+
+
+def _open_lower(spec: MountSpec, layer: LayerSpec) -> int:
+    try:
+        if layer.recursive:
+            return _open_tree(spec, layer)
+        try:
+            fd = _native.open_tree(_native.AT_FDCWD, layer.path, _CLONE)
+        except OSError as error:
+            # Without privileges, or (EINVAL) where mounts below are locked together by a user namespace.
+            if error.errno not in (errno.EPERM, errno.EINVAL):
+                raise
+            if spec.target is not None and _contains(layer.path, spec.target):
+                raise TargetInsideLower(spec.target, layer.path) from error
+            return os.open(layer.path, _DIRECTORY)
+        return _read_only(fd, recursive=False)
+    except OSError as error:
+        raise LayerUnusable(layer.path, error.strerror) from error
+
+
+def _open_tree(spec: MountSpec, layer: LayerSpec) -> int:
+    """A layer with the mounts below it, attached where only this process sees it, without what is masked."""
+    assert spec.stage is not None, "only a detached mount has room for a tree of mounts"
+    tree = _native.open_tree(_native.AT_FDCWD, layer.path, _CLONE | _native.AT_RECURSIVE)
+    try:
+        _native.mount_setattr(
+            tree,
+            b"",
+            _native.AT_EMPTY_PATH | _native.AT_RECURSIVE,
+            propagation=_native.MS_PRIVATE,
+        )
+        _native.move_mount(tree, b"", _native.AT_FDCWD, spec.stage, _native.MOVE_MOUNT_F_EMPTY_PATH)
+        for path in layer.masks:
+            _mask(tree, os.path.relpath(path, layer.path))
+    except BaseException:
+        os.close(tree)
+        raise
+    return _read_only(tree, recursive=True)
+
+
+def _mask(tree: int, path: str) -> None:
+    """Cover a directory by an empty one; what is not there, or is a file, needs none."""
+    try:
+        fd = _native.openat2(tree, path, os.O_PATH | os.O_CLOEXEC, 0, _BENEATH)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+            return
+        raise
+    try:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            flags = _native.MS_NOSUID | _native.MS_NODEV | _native.MS_NOEXEC | _native.MS_RDONLY
+            _native.mount("mask", f"/proc/self/fd/{fd}", "tmpfs", flags, _MASK_OPTIONS)
+    finally:
+        os.close(fd)
+
+
+def _read_only(mount: int, *, recursive: bool) -> int:
+    flags = _native.AT_EMPTY_PATH | (_native.AT_RECURSIVE if recursive else 0)
+    try:
+        _native.mount_setattr(mount, b"", flags, attr_set=_native.MOUNT_ATTR_RDONLY)
+    except BaseException:
+        os.close(mount)
+        raise
+    return mount
+
+
+def _open_writable(path: str) -> int:
+    try:
+        fd = os.open(path, _DIRECTORY)
+    except OSError as error:
+        raise UpperUnusable(path, error.strerror) from error
+    if not os.access(f"/proc/self/fd/{fd}", os.W_OK | os.X_OK):
+        os.close(fd)
+        raise UpperUnusable(path, os.strerror(errno.EACCES))
+    return fd
+
+
+def _lock(upper: str) -> int:
+    """Keep other daemons out, as the kernel's overlayfs does, until this one ends; the descriptor that holds the lock."""
+    fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise UpperInUse(upper) from error
+    return fd
+
+
+def _check_apart(spec: MountSpec, layer: LayerSpec) -> None:
+    """An upper in a lower would be seen twice, unless a mask covers it."""
+    for path in (spec.upper, spec.work):
+        if path is None or not _contains(layer.path, path):
+            continue
+        if not any(_contains(mask, path) for mask in layer.masks):
+            raise UpperInsideLower(path, layer.path)
+
+
+def _contains(directory: str, path: str) -> bool:
+    directory, path = os.path.realpath(directory), os.path.realpath(path)
+    return os.path.commonpath((directory, path)) == directory

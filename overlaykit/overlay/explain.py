@@ -1,0 +1,146 @@
+"""Which layer answers for a path, and what it hides: the merge, told to a person."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from overlaykit.overlay import format as marks_format
+from overlaykit.overlay.nodes import Directory
+from overlaykit.overlay.tree import fail
+
+if TYPE_CHECKING:
+    from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.nodes import Node
+    from overlaykit.overlay.tree import Tree
+
+_MOST_LINKS: Final = 40  # path_resolution(7)
+
+Role = Literal["answers", "merged", "hidden", "whiteout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One layer's part in the answer.
+
+    `role`: it `answers`; is `merged` into a directory that does; is `hidden` by one above; or is the `whiteout` that
+    hides what is below. `path` is the real one, `kind` one of file, directory, symlink, device, fifo and socket.
+    """
+
+    layer: str
+    path: str
+    kind: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a path in the view means. `path`: with the symlinks above its last name resolved."""
+
+    path: str
+    target: str | None
+    """Where a symlink leads."""
+    sights: tuple[Sight, ...]
+
+
+def explain(tree: Tree, path: bytes) -> Explanation:
+    """Raises OSError (ENOTDIR, ELOOP, or ENOENT where not even a whiteout is) as path resolution does."""
+    parents, name = _resolve(tree, path)
+    directory = parents[-1]
+    names = [parent.name for parent in parents[1:]]
+    if not name:
+        sights = [_sight(place, None, "merged") for place in directory.places]
+        sights[0] = _sight(directory.top, None, "answers")
+        return Explanation(_shown(names), None, tuple(sights))
+    node = tree.lookup(directory, name)
+    sights = _sights(directory, name, node)
+    if not sights:
+        fail(errno.ENOENT, path)
+    target = None
+    if node is not None and node.kind == stat.S_IFLNK:
+        location = tree.location(node)
+        target = os.fsdecode(os.readlink(location.name, dir_fd=location.dirfd))
+    if node is not None:
+        tree.table.settle(node)
+    return Explanation(_shown([*names, name]), target, tuple(sights))
+
+
+def _sights(directory: Directory, name: bytes, node: Node | None) -> list[Sight]:
+    shown = list(node.places) if isinstance(node, Directory) else []
+    sights = [
+        _sight(place, None, "merged" if number else "answers") for number, place in enumerate(shown)
+    ]
+    answered = bool(sights)
+    layers = {place.layer for place in shown}
+    for place in directory.places:
+        if place.layer in layers:
+            continue
+        try:
+            st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        if answered:
+            role: Role = "hidden"
+        elif marks_format.is_whiteout(st) or node is None:
+            role = "whiteout"
+            answered = True
+        else:
+            role = "answers"
+            answered = True
+        sights.append(_sight(place, name, role))
+    return sights
+
+
+def _resolve(tree: Tree, path: bytes) -> tuple[list[Directory], bytes]:
+    """The directories down to the one that holds the last name, and that name (empty for the root itself)."""
+    pending = [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
+    parents = [tree.root]
+    links = 0
+    while pending:
+        name = pending.pop()
+        if name == b"..":
+            if len(parents) > 1:
+                parents.pop()
+            continue
+        if not pending:
+            return parents, name
+        node = tree.require(parents[-1], name)
+        if isinstance(node, Directory):
+            parents.append(node)
+        elif node.kind == stat.S_IFLNK:
+            links += 1
+            if links > _MOST_LINKS:
+                fail(errno.ELOOP, path)
+            location = tree.location(node)
+            target = os.readlink(location.name, dir_fd=location.dirfd)
+            if target.startswith(b"/"):
+                del parents[1:]
+            pending += [name for name in reversed(target.split(b"/")) if name not in (b"", b".")]
+        else:
+            fail(errno.ENOTDIR, path)
+    last = parents.pop() if len(parents) > 1 else None
+    return (parents, last.name) if last is not None else (parents, b"")
+
+
+def _sight(place: Place, name: bytes | None, role: Role) -> Sight:
+    names = place.components() + ([] if name is None else [name])
+    st = place.stat() if name is None else os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
+    path = os.path.join(place.layer.path, *map(os.fsdecode, names))
+    return Sight(place.layer.path, path, _kind(st.st_mode), role)
+
+
+def _kind(mode: int) -> str:
+    return {
+        stat.S_IFREG: "file",
+        stat.S_IFDIR: "directory",
+        stat.S_IFLNK: "symlink",
+        stat.S_IFIFO: "fifo",
+        stat.S_IFSOCK: "socket",
+    }.get(stat.S_IFMT(mode), "device")
+
+
+def _shown(names: list[bytes]) -> str:
+    return "/" + os.fsdecode(b"/".join(names))
