@@ -25,14 +25,13 @@ class Program:
 
 
 NAMES = ("a", "b", "d", "e", "d/a", "d/b", "d/s", "e/a", "e/s", "d/s/a", "d/s/b", "e/s/a")
-DIRECTORIES = ("d", "e", "s")
-"""Names that are mostly directories."""
+DIRECTORIES = ("d", "e", "d/s", "e/s")
+"""Those that are mostly directories."""
 MODES = (0o644, 0o600, 0o755, 0o4711)
 TEXTS = ("one", "two2", "three")
 XATTRS = ("user.x", "user.y")
 
-_paths = st.sampled_from(NAMES)
-_slots = st.integers(0, 2)
+_slots = st.integers(0, 1)
 _texts = st.sampled_from(TEXTS)
 _modes = st.sampled_from(MODES)
 _lengths = st.sampled_from((0, 2, 9))
@@ -87,60 +86,79 @@ def _layers(draw: st.DrawFn, below: table.Layer) -> table.Layer:
 def _entries(
     path: str, layer: table.Layer, *, whiteout: bool
 ) -> st.SearchStrategy[table.Entry | None]:
-    choices: list[st.SearchStrategy[table.Entry | None]] = [st.none(), _directories, _files]
+    choices: list[st.SearchStrategy[table.Entry | None]] = [_files, _directories, st.none()]
     if whiteout:
         choices.append(st.just(table.Whiteout()))
-    if path.rpartition("/")[2] in DIRECTORIES:
-        choices.insert(0, _directories)
+    if path in DIRECTORIES:
+        choices += [_directories] * 5
     else:
-        choices += [_files, _symlinks, st.just(table.Fifo())]
+        choices += [_files, _files, _symlinks, st.just(table.Fifo())]
         earlier = [name for name, entry in layer.items() if isinstance(entry, table.File)]
         if earlier:
             choices += [st.sampled_from(earlier).map(table.Link)] * 2
     return st.one_of(choices)
 
 
-_operations: st.SearchStrategy[Operation] = st.one_of(
-    st.builds(op.Create, _paths),
-    st.builds(op.Write, _paths, _texts),
-    st.builds(op.Append, _paths, _texts),
-    st.builds(op.Truncate, _paths, _lengths),
-    st.builds(op.Mkdir, _paths),
-    st.builds(op.Rmdir, _paths),
-    st.builds(op.Unlink, _paths),
-    st.builds(op.Unlink, _paths),
-    st.builds(op.Rename, _paths, _paths),
-    st.builds(op.Rename, _paths, _paths, st.sampled_from((0, 0, 1, 2))),
-    st.builds(op.Link, _paths, _paths),
-    st.builds(op.Symlink, st.sampled_from(("a", "d", "../b")), _paths),
-    st.builds(op.Mkfifo, _paths),
-    st.builds(op.Chmod, _paths, _modes),
-    st.builds(op.Touch, _paths, st.sampled_from((LONG_AGO + 1, LONG_AGO + 2))),
-    st.builds(op.SetXattr, _paths, _xattr_names, _texts),
-    st.builds(op.RemoveXattr, _paths, _xattr_names),
-    st.builds(op.Read, _paths),
-    st.builds(op.Stat, _paths),
-    st.builds(op.List, st.sampled_from((".", "d", "e", "d/s"))),
-    st.builds(op.Look),
-    st.builds(op.Hold, _slots, _paths, st.sampled_from(("<", "<>", ">", ">>"))),
-    st.builds(op.Hold, _slots, _paths, st.sampled_from(("<", "<>"))),
-    st.builds(op.ReadHeld, _slots),
-    st.builds(op.WriteHeld, _slots, _texts),
-    st.builds(op.TruncateHeld, _slots, _lengths),
-    st.builds(op.ChmodHeld, _slots, _modes),
-    st.builds(op.StatHeld, _slots),
-    st.builds(op.SameFile, _slots, _paths),
-    st.builds(op.Lock, _slots),
-    st.builds(op.Release, _slots),
-)
-_by_root = st.builds(op.Chown, _paths, st.sampled_from((0, 4001)), st.sampled_from((0, 4002)))
+def _operations(
+    paths: st.SearchStrategy[str], names: st.SearchStrategy[str], *, unprivileged: bool
+) -> st.SearchStrategy[Operation]:
+    hold = st.builds(op.Hold, _slots, paths, st.sampled_from(("<", "<>", "<>", ">", ">>")))
+    choices: list[st.SearchStrategy[Operation]] = [
+        st.builds(op.Create, names),
+        st.builds(op.Write, paths, _texts),
+        st.builds(op.Append, paths, _texts),
+        st.builds(op.Truncate, paths, _lengths),
+        st.builds(op.Mkdir, names),
+        st.builds(op.Rmdir, paths),
+        st.builds(op.Unlink, paths),
+        st.builds(op.Unlink, paths),
+        st.builds(op.Rename, paths, names),
+        st.builds(op.Rename, paths, paths),
+        st.builds(op.Rename, st.sampled_from(DIRECTORIES), names),
+        st.builds(op.Rename, paths, paths, st.sampled_from((1, 2))),
+        st.builds(op.Link, paths, names),
+        st.builds(op.Symlink, st.sampled_from(("a", "d", "../b")), names),
+        st.builds(op.Mkfifo, names),
+        st.builds(op.Chmod, paths, _modes),
+        st.builds(op.Touch, paths, st.sampled_from((LONG_AGO + 1, LONG_AGO + 2))),
+        st.builds(op.SetXattr, paths, _xattr_names, _texts),
+        st.builds(op.RemoveXattr, paths, _xattr_names),
+        st.builds(op.Read, paths),
+        st.builds(op.Stat, paths),
+        st.builds(op.List, st.sampled_from((".", *DIRECTORIES))),
+        st.builds(op.Look),
+        hold,
+        hold,
+        st.builds(op.ReadHeld, _slots),
+        st.builds(op.WriteHeld, _slots, _texts),
+        st.builds(op.TruncateHeld, _slots, _lengths),
+        st.builds(op.ChmodHeld, _slots, _modes),
+        st.builds(op.StatHeld, _slots),
+        st.builds(op.SameFile, _slots, paths),
+        st.builds(op.Lock, _slots),
+        st.builds(op.Release, _slots),
+    ]
+    if not unprivileged:
+        owners = st.sampled_from((0, 4001)), st.sampled_from((0, 4002))
+        choices.append(st.builds(op.Chown, paths, *owners))
+    return st.one_of(choices)
 
 
-def programs(*, unprivileged: bool) -> st.SearchStrategy[Program]:
-    """Programs to compare two systems with; `unprivileged`: without a change of owner."""
-    steps = _operations if unprivileged else st.one_of(_operations, _by_root)
-    return st.builds(
-        Program,
-        layers=_stacks(),
-        operations=st.lists(steps, min_size=1, max_size=25).map(tuple),
+@st.composite
+def programs(draw: st.DrawFn, *, unprivileged: bool) -> Program:
+    """A program to compare two systems with; `unprivileged`: without a change of owner."""
+    layers = draw(_stacks())
+    visible = table.merged(layers)
+    anywhere = st.sampled_from(NAMES)
+    paths = st.one_of(st.sampled_from(sorted(visible)), anywhere) if visible else anywhere
+    files = sorted(path for path, entry in visible.items() if isinstance(entry, table.File))
+    held: list[Operation] = []
+    if files:
+        how = st.sampled_from(("<", "<", "<>"))
+        held = draw(st.lists(st.builds(op.Hold, _slots, st.sampled_from(files), how), max_size=2))
+    # The length first: lists drawn freely are short.
+    length = draw(st.integers(1, 20))
+    steps = st.lists(
+        _operations(paths, anywhere, unprivileged=unprivileged), min_size=length, max_size=length
     )
+    return Program(layers, (*held, *draw(steps)))
