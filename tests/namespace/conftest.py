@@ -1,209 +1,23 @@
-"""A stage for the launcher: every test that asks for `stage` runs in a child of its own, as root and as an ordinary user.
+"""Every test that asks for `stage` runs in a child of its own, once as root and once as an ordinary user.
 
-The child has its own mount namespace, adopts what is orphaned below it, and fails the test when a process is left at the
-end. The root it gives a view is a detached clone of this machine's own root: a genuine detached mount, of the
-kind that the FUSE daemon hands over.
+The child has a mount namespace of its own, adopts what is orphaned below it, and fails the test when a process is left at
+its end.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import shutil
-import signal
-import socket
-import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from overlaykit import _native, namespace
+from .stage import ORDINARY, Stage, entire
 
-ORDINARY = 1000
-DEADLINE_SECONDS = 60
-CLONE = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC | _native.AT_RECURSIVE
 IDENTITIES = ("root", "ordinary user") if os.geteuid() == 0 else ("ordinary user",)
 """An ordinary user can test only as one; root tests as both."""
-
-
-def entire(descriptor: int) -> bytes:
-    """Everything until end of file."""
-    return b"".join(iter(lambda: os.read(descriptor, 65536), b""))
-
-
-def line(descriptor: int) -> bytes:
-    """One line, without what follows it."""
-    read = b""
-    while not read.endswith(b"\n"):
-        byte = os.read(descriptor, 1)
-        assert byte, f"end of file after {read!r}"
-        read += byte
-    return read
-
-
-def await_end(*pidfds: int) -> None:
-    """Wait until every one of these processes has ended."""
-    for pidfd in pidfds:
-        select.select([pidfd], [], [])
-
-
-def descendants(ancestor: int) -> list[int]:
-    """The processes below one, by its number."""
-    parents = {}
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as stat:
-                    parents[int(name)] = int(stat.read().rpartition(b")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    family = [ancestor]
-    for member in family:
-        family += [child for child, parent in parents.items() if parent == member]
-    return family[1:]
-
-
-@dataclass
-class Stage:
-    """What a test needs to launch views as somebody."""
-
-    privileged: bool
-    scratch: str
-    """A directory of that somebody's, at the same path inside a view."""
-    user_namespace: int | None = None
-    mount_namespace: int | None = None
-    keeper: int | None = None
-    keeper_held: int | None = None
-    roots: list[int] = field(default_factory=list)
-
-    def root(self, attributes: int = 0) -> int:
-        """A detached clone of the machine's root."""
-        if self.privileged:
-            root = self._clone(attributes)
-        else:
-            ours, theirs = socket.socketpair()
-            with ours, theirs:
-                child = os.fork()
-                if child == 0:
-                    assert self.user_namespace is not None
-                    assert self.mount_namespace is not None
-                    _native.setns(self.user_namespace, _native.CLONE_NEWUSER)
-                    _native.setns(self.mount_namespace, _native.CLONE_NEWNS)
-                    socket.send_fds(theirs, [b"r"], [self._clone(attributes)])
-                    os._exit(0)
-                os.waitpid(child, 0)
-                root = socket.recv_fds(ours, 1, 1)[1][0]
-        self.roots.append(root)
-        return root
-
-    def spec(self, *argv: str, **fields: Any) -> namespace.Spec:
-        return namespace.Spec(argv=argv, **{"env": dict(os.environ), **fields})
-
-    def launch(self, *argv: str, root: int | None = None, **fields: Any) -> namespace.Running:
-        return namespace.launch(
-            self.spec(*argv, **fields),
-            root=self.root() if root is None else root,
-            user_namespace=self.user_namespace,
-        )
-
-    def run(self, *argv: str, **fields: Any) -> int:
-        with self.launch(*argv, **fields) as running:
-            return running.wait()
-
-    def output(self, *argv: str, **fields: Any) -> str:
-        """What a command that succeeds prints."""
-        with self.piped() as reader, self.launch(*argv, **fields) as running:
-            self.stop_writing()
-            printed = entire(reader)
-            assert running.wait() == 0, printed
-        return printed.decode()
-
-    @contextmanager
-    def piped(self) -> Iterator[int]:
-        """Standard output into a pipe, whose other end this is."""
-        sys.stdout.flush()
-        before = os.dup(1)
-        reader, writer = os.pipe()
-        os.dup2(writer, 1)
-        os.close(writer)
-        try:
-            yield reader
-        finally:
-            os.dup2(before, 1)
-            os.close(before)
-            os.close(reader)
-
-    def stop_writing(self) -> None:
-        """Leave the pipe of `piped` to the view alone, so that its end is seen."""
-        null = os.open("/dev/null", os.O_WRONLY)
-        os.dup2(null, 1)
-        os.close(null)
-
-    def _clone(self, attributes: int) -> int:
-        root = _native.open_tree(_native.AT_FDCWD, "/", CLONE)
-        if attributes:
-            _native.mount_setattr(
-                root, "", _native.AT_EMPTY_PATH | _native.AT_RECURSIVE, attr_set=attributes
-            )
-        return root
-
-    def enter(self) -> None:
-        """In the test's child: become that somebody."""
-        signal.alarm(DEADLINE_SECONDS)
-        _native.prctl(_native.PR_SET_CHILD_SUBREAPER, 1)
-        if os.geteuid() == 0:
-            _native.unshare(_native.CLONE_NEWNS)
-            _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
-        if self.privileged:
-            return
-        if os.geteuid() == 0:
-            _let_others_reach(os.path.realpath(sys.base_prefix))
-            os.setgroups([])
-            os.setresgid(ORDINARY, ORDINARY, ORDINARY)
-            os.setresuid(ORDINARY, ORDINARY, ORDINARY)
-            _native.prctl(_native.PR_SET_DUMPABLE, 1)  # as after an ordinary login
-        ready, is_ready = os.pipe()
-        released, self.keeper_held = os.pipe()
-        self.keeper = os.fork()
-        if self.keeper == 0:
-            os.close(self.keeper_held)
-            namespace.enter()
-            os.write(is_ready, b"r")
-            os.read(released, 1)
-            os._exit(0)
-        os.close(is_ready)
-        os.close(released)
-        assert os.read(ready, 1) == b"r"
-        os.close(ready)
-        self.user_namespace = os.open(f"/proc/{self.keeper}/ns/user", os.O_RDONLY)
-        self.mount_namespace = os.open(f"/proc/{self.keeper}/ns/mnt", os.O_RDONLY)
-
-    def leave(self) -> None:
-        """In the test's child: nothing may be left."""
-        for root in self.roots:
-            os.close(root)
-        if self.keeper is not None and self.keeper_held is not None:
-            os.close(self.keeper_held)
-            os.waitpid(self.keeper, 0)
-        left = [open(f"/proc/{pid}/cmdline").read() for pid in descendants(os.getpid())]
-        assert left == []
-
-
-def _let_others_reach(path: str) -> None:
-    """Uncover the interpreter for ordinary users, in this mount namespace only, where it lies in somebody's home."""
-    parents = [path[:i] for i, letter in enumerate(path) if letter == "/" and i]
-    closed = [parent for parent in parents if not os.stat(parent).st_mode & 0o001]
-    if closed:
-        tree = _native.open_tree(_native.AT_FDCWD, path, CLONE)
-        _native.mount("tmpfs", closed[0], "tmpfs", 0, "mode=0755")
-        os.makedirs(path)
-        _native.move_mount(tree, "", _native.AT_FDCWD, path, _native.MOVE_MOUNT_F_EMPTY_PATH)
-        os.close(tree)
 
 
 @pytest.fixture(params=IDENTITIES)
@@ -245,7 +59,3 @@ def _in_a_child(on_stage: Stage, body: Callable[[], None]) -> None:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if told or status:
         pytest.fail(told.decode() or f"the test's child ended with {status}", pytrace=False)
-
-
-def pidfds(processes: Sequence[int]) -> list[int]:
-    return [os.pidfd_open(process) for process in processes]

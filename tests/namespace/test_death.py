@@ -1,60 +1,35 @@
 """Whatever of a view dies, and however: nothing of it remains."""
 
+from __future__ import annotations
+
 import os
 import select
 import signal
 import sys
+from contextlib import suppress
 
 import pytest
 
 from overlaykit import namespace
 
+from .processes import children, command_line, descendants
+from .stage import Stage, line
+
 VIEW = ("sh", "-c", "sleep 1000 & setsid sleep 1000 & echo started; wait")
 
 
-def line(descriptor):
-    read = b""
-    while not read.endswith(b"\n"):
-        byte = os.read(descriptor, 1)
-        assert byte, f"end of file after {read!r}"
-        read += byte
-    return read
+def is_forwarder(process: int) -> bool:
+    return "overlaykit.namespace.forwarder" in command_line(process)
 
 
-def children(parent):
-    found = []
-    for name in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/stat", "rb") as stat:
-                if int(stat.read().rpartition(b")")[2].split()[1]) == parent:
-                    found.append(int(name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-def descendants(ancestor):
-    family = [ancestor]
-    for member in family:
-        family += children(member)
-    return family[1:]
-
-
-def is_forwarder(process):
-    with open(f"/proc/{process}/cmdline") as cmdline:
-        return "overlaykit.namespace.forwarder" in cmdline.read()
-
-
-def reap_everything():
-    try:
+def reap_adopted() -> None:
+    with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-    except ChildProcessError:
-        pass
 
 
 @pytest.mark.parametrize("victim", ["launcher", "monitor", "init", "forwarder"])
-def test_when_one_is_killed_all_end(stage, victim):
+def test_when_one_is_killed_all_end(stage: Stage, victim: str) -> None:
     root = stage.root()
     with stage.piped() as printed:
         launcher = os.fork()
@@ -75,10 +50,10 @@ def test_when_one_is_killed_all_end(stage, victim):
             os.close(process)
         status = os.waitstatus_to_exitcode(os.waitpid(launcher, 0)[1])
         assert status == (-signal.SIGKILL if victim == "launcher" else 137)
-        reap_everything()
+        reap_adopted()
 
 
-def test_what_a_command_leaves_behind_ends_with_it(stage):
+def test_what_a_command_leaves_behind_ends_with_it(stage: Stage) -> None:
     script = "setsid sleep 1000 & (setsid sh -c 'sleep 1000 & echo $!' &) ; echo started; read line"
     reader, writer = os.pipe()
     stdin = os.dup(0)
@@ -97,7 +72,7 @@ def test_what_a_command_leaves_behind_ends_with_it(stage):
         os.close(descriptor)
 
 
-def test_orphans_are_reaped_while_the_command_runs(stage):
+def test_orphans_are_reaped_while_the_command_runs(stage: Stage) -> None:
     script = (
         "import os, subprocess, sys\n"
         "reader, writer = os.pipe()\n"
@@ -118,7 +93,7 @@ def test_orphans_are_reaped_while_the_command_runs(stage):
     assert stage.output("python3", "-c", script) == "reaped\n"
 
 
-def test_a_view_knows_how_many_processes_it_holds(stage):
+def test_a_view_knows_how_many_processes_it_holds(stage: Stage) -> None:
     with stage.piped() as printed, stage.launch(*VIEW) as running:
         assert line(printed) == b"started\n"
         assert running.processes() == 4  # init, the shell, and two
@@ -127,26 +102,26 @@ def test_a_view_knows_how_many_processes_it_holds(stage):
         assert running.processes() == 0
 
 
-def test_closing_ends_a_view_and_closing_again_does_nothing(stage):
+def test_closing_ends_a_view_and_closing_again_does_nothing(stage: Stage) -> None:
     running = stage.launch("sleep", "1000")
     running.close()
     assert children(os.getpid()) == [stage.keeper] * (not stage.privileged)
     running.close()
 
 
-def test_an_exception_in_the_callers_block_ends_the_view(stage):
+def test_an_exception_in_the_callers_block_ends_the_view(stage: Stage) -> None:
     with pytest.raises(ZeroDivisionError), stage.launch("sleep", "1000"):
         raise ZeroDivisionError
     assert children(os.getpid()) == [stage.keeper] * (not stage.privileged)
 
 
-def state():
+def state() -> tuple[list[str], str, list[int]]:
     with open("/proc/self/mountinfo") as mountinfo:
         mounts = mountinfo.read()
     return sorted(os.listdir("/proc/self/fd")), mounts, children(os.getpid())
 
 
-def test_twenty_launches_good_and_bad_leave_nothing(stage):
+def test_twenty_launches_good_and_bad_leave_nothing(stage: Stage) -> None:
     stage.run("true")
     stage.roots.append(before_root := stage.roots.pop())
     before = state()
@@ -162,7 +137,7 @@ def test_twenty_launches_good_and_bad_leave_nothing(stage):
     assert state() == before
 
 
-def test_a_launch_in_a_process_that_ignores_nothing_of_its_own_descriptors_keeps_them(stage):
+def test_no_process_of_a_view_holds_the_callers_descriptors(stage: Stage) -> None:
     reader, writer = os.pipe()
     with stage.launch("sleep", "1000"):
         os.close(writer)
@@ -170,9 +145,8 @@ def test_a_launch_in_a_process_that_ignores_nothing_of_its_own_descriptors_keeps
     os.close(reader)
 
 
-def test_the_interpreter_that_forwards_is_the_callers_own(stage):
+def test_the_interpreter_that_forwards_is_the_callers_own(stage: Stage) -> None:
     with stage.launch("sleep", "1000", ports=(namespace.Port(host=0, view=80),)):
         (monitor,) = set(children(os.getpid())) - {stage.keeper}
         (forwarder,) = filter(is_forwarder, children(monitor))
-        with open(f"/proc/{forwarder}/cmdline") as cmdline:
-            assert cmdline.read().split("\0")[0] == sys.executable
+        assert command_line(forwarder)[0] == sys.executable

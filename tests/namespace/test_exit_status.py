@@ -1,5 +1,7 @@
 """A script that runs a command in a view must be able to trust its exit status."""
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
@@ -8,19 +10,21 @@ import pytest
 
 from overlaykit import namespace
 
+from .stage import Stage
 
-def test_the_commands_own_status_comes_out(stage):
+
+def test_the_commands_own_status_comes_out(stage: Stage) -> None:
     assert stage.run("true") == 0
     assert stage.run("false") == 1
     assert stage.run("sh", "-c", "exit 42") == 42
 
 
-def test_a_command_ended_by_a_signal_gives_128_and_its_number(stage):
+def test_a_command_ended_by_a_signal_gives_128_and_its_number(stage: Stage) -> None:
     assert stage.run("sh", "-c", "kill -KILL $$") == 128 + signal.SIGKILL
     assert stage.run("sh", "-c", "kill -SEGV $$") == 128 + signal.SIGSEGV
 
 
-def test_a_command_that_exists_nowhere_is_127_and_named(stage):
+def test_a_command_that_exists_nowhere_is_127_and_named(stage: Stage) -> None:
     with pytest.raises(
         namespace.CommandNotFound, match=r"^no-such-thing: no such command"
     ) as caught:
@@ -30,7 +34,7 @@ def test_a_command_that_exists_nowhere_is_127_and_named(stage):
         stage.launch("/no/such/thing")
 
 
-def test_a_file_that_cannot_be_executed_is_126_and_named(stage):
+def test_a_file_that_cannot_be_executed_is_126_and_named(stage: Stage) -> None:
     plain = os.path.join(stage.scratch, "plain")
     with open(plain, "w") as file:
         file.write("text\n")
@@ -48,7 +52,7 @@ def test_a_file_that_cannot_be_executed_is_126_and_named(stage):
         stage.launch(plain)
 
 
-def test_commands_are_looked_up_along_the_path_of_their_own_environment(stage):
+def test_commands_are_looked_up_along_the_path_of_their_own_environment(stage: Stage) -> None:
     program = os.path.join(stage.scratch, "only-here")
     with open(program, "w") as file:
         file.write("#!/bin/sh\necho found\n")
@@ -58,14 +62,16 @@ def test_commands_are_looked_up_along_the_path_of_their_own_environment(stage):
     assert stage.run("true", env={}) == 0
 
 
-def test_a_wanted_directory_that_is_missing_is_an_error_and_an_unwanted_one_is_not(stage):
+def test_a_wanted_directory_that_is_missing_is_an_error_and_an_unwanted_one_is_not(
+    stage: Stage,
+) -> None:
     assert stage.output("pwd", cwd=stage.scratch, cwd_required=True) == f"{stage.scratch}\n"
     assert stage.output("pwd", cwd="/no/such/directory") == "/\n"
     with pytest.raises(namespace.WorkingDirectoryMissing, match=r"^-w /no/such/directory: "):
         stage.launch("pwd", cwd="/no/such/directory", cwd_required=True)
 
 
-def test_a_command_starts_with_the_signals_and_descriptors_of_a_fresh_program(stage):
+def test_a_command_starts_with_the_signals_and_descriptors_of_a_fresh_program(stage: Stage) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.set_inheritable(os.open("/", os.O_RDONLY), True)
@@ -83,7 +89,7 @@ def test_a_command_starts_with_the_signals_and_descriptors_of_a_fresh_program(st
         os.umask(umask)
 
 
-def test_output_is_not_written_twice_by_what_is_forked(stage):
+def test_output_is_not_written_twice_by_what_is_forked(stage: Stage) -> None:
     with stage.piped() as reader:
         with os.fdopen(os.dup(1), "w") as buffered:
             buffered.write("once\n")
@@ -92,5 +98,5 @@ def test_output_is_not_written_twice_by_what_is_forked(stage):
         assert os.read(reader, 100) == b"once\n"
 
 
-def test_the_interpreter_of_this_very_test_runs_in_a_view(stage):
+def test_the_interpreter_of_this_very_test_runs_in_a_view(stage: Stage) -> None:
     assert stage.output(sys.executable, "-c", "print(6 * 7)") == "42\n"

@@ -1,5 +1,7 @@
 """What a view may see of the machine, and what of itself."""
 
+from __future__ import annotations
+
 import os
 import socket
 
@@ -7,20 +9,22 @@ import pytest
 
 from overlaykit import _native, namespace
 
+from .stage import Stage
 
-def test_a_view_sees_only_its_own_processes(stage):
+
+def test_a_view_sees_only_its_own_processes(stage: Stage) -> None:
     pids = stage.output("sh", "-c", "cd /proc; echo [0-9]*").split()
     assert pids == ["1", "2"]
 
 
-def test_a_view_has_its_own_host_name(stage):
+def test_a_view_has_its_own_host_name(stage: Stage) -> None:
     before = socket.gethostname()
     assert stage.output("uname", "-n", hostname="elsewhere") == "elsewhere\n"
     assert socket.gethostname() == before
 
 
 @pytest.mark.parametrize("network", ["private", "none"])
-def test_a_view_has_a_loopback_of_its_own_that_is_up(stage, network):
+def test_a_view_has_a_loopback_of_its_own_that_is_up(stage: Stage, network: str) -> None:
     program = (
         "import socket; s = socket.create_server(('127.0.0.1', 80));"
         "socket.create_connection(('127.0.0.1', 80)); print(len(socket.if_nameindex()))"
@@ -32,14 +36,14 @@ def test_a_view_has_a_loopback_of_its_own_that_is_up(stage, network):
     assert "eth0" not in names
 
 
-def test_the_hosts_network_is_there_when_asked_for(stage):
+def test_the_hosts_network_is_there_when_asked_for(stage: Stage) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
         program = f"import socket; socket.create_connection({address!r}); print('reached')"
         assert stage.output("python3", "-c", program, network="host") == "reached\n"
 
 
-def test_dev_holds_the_usual_devices_that_work(stage):
+def test_dev_holds_the_usual_devices_that_work(stage: Stage) -> None:
     script = (
         "echo gone > /dev/null; head -c 2 /dev/zero | od -An -tx1; ls /dev/fd/1 /dev/stdout >/dev/null;"
         "touch /dev/shm/x; test -c /dev/pts/ptmx && test -c /dev/tty && ls /dev"
@@ -50,22 +54,22 @@ def test_dev_holds_the_usual_devices_that_work(stage):
     assert devices <= set(printed[2:])
 
 
-def test_a_terminal_can_be_made_inside(stage):
+def test_a_terminal_can_be_made_inside(stage: Stage) -> None:
     program = "import os, pty; pid, fd = pty.fork(); pid or os._exit(7); print(os.waitpid(pid, 0)[1] >> 8)"
     assert stage.output("python3", "-c", program) == "7\n"
 
 
-def test_what_describes_the_machine_cannot_be_changed(stage):
+def test_what_describes_the_machine_cannot_be_changed(stage: Stage) -> None:
     script = "for f in /sys/x /proc/sys/kernel/hostname /proc/sysrq-trigger; do echo x > $f && exit 1; done; true"
     assert stage.run("sh", "-c", f"exec 2>/dev/null; {script}") == 0
 
 
-def test_run_is_empty_and_can_be_written(stage):
+def test_run_is_empty_and_can_be_written(stage: Stage) -> None:
     assert stage.output("sh", "-c", "touch /run/mine; ls /run") == "mine\n"
     assert not os.path.exists("/run/mine")
 
 
-def test_the_root_of_a_view_keeps_only_what_containers_keep(stage):
+def test_the_root_of_a_view_keeps_only_what_containers_keep(stage: Stage) -> None:
     status = stage.output("cat", "/proc/self/status")
     kept = sum(1 << capability for capability in (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 31))
     for name in ("CapPrm", "CapEff", "CapBnd"):
@@ -74,7 +78,7 @@ def test_the_root_of_a_view_keeps_only_what_containers_keep(stage):
         assert f"{name}:\t{0:016x}" in status
 
 
-def test_nothing_that_a_view_mounts_or_was_given_is_mounted_outside(stage):
+def test_nothing_that_a_view_mounts_or_was_given_is_mounted_outside(stage: Stage) -> None:
     with open("/proc/self/mountinfo") as mountinfo:
         before = mountinfo.read()
     stage.run("true")
@@ -82,12 +86,12 @@ def test_nothing_that_a_view_mounts_or_was_given_is_mounted_outside(stage):
         assert mountinfo.read() == before
 
 
-def test_a_view_can_be_read_only(stage):
+def test_a_view_can_be_read_only(stage: Stage) -> None:
     root = stage.root(_native.MOUNT_ATTR_RDONLY)
     assert stage.run("sh", "-c", f"! touch {stage.scratch}/x 2>/dev/null", root=root) == 0
 
 
-def test_binds_share_a_directory_and_a_file_both_ways_or_only_to_read(stage):
+def test_binds_share_a_directory_and_a_file_both_ways_or_only_to_read(stage: Stage) -> None:
     shared, target = (os.path.join(stage.scratch, name) for name in ("shared", "deep/er/target"))
     os.mkdir(shared)
     with open(f"{shared}/file", "w") as file:
@@ -102,26 +106,26 @@ def test_binds_share_a_directory_and_a_file_both_ways_or_only_to_read(stage):
         assert file.read() == "new\n"
 
 
-def test_a_read_only_bind_is_so_in_what_is_mounted_below_it_too(stage):
+def test_a_read_only_bind_is_so_in_what_is_mounted_below_it_too(stage: Stage) -> None:
     bind = namespace.Bind(source="/dev", target=f"{stage.scratch}/dev", read_only=True)
     script = f"! touch {stage.scratch}/dev/shm/overlaykit-test 2>/dev/null"
     assert stage.run("sh", "-c", script, binds=(bind,)) == 0
 
 
-def test_a_bind_whose_source_is_missing_is_one_line_that_names_it(stage):
+def test_a_bind_whose_source_is_missing_is_one_line_that_names_it(stage: Stage) -> None:
     bind = namespace.Bind(source="/no/such/source", target="/mnt")
     with pytest.raises(namespace.BindSourceMissing, match=r"^-v /no/such/source: .*No such file"):
         stage.launch("true", binds=(bind,))
 
 
-def test_a_mountpoint_that_cannot_be_made_is_one_line_that_names_it(stage):
+def test_a_mountpoint_that_cannot_be_made_is_one_line_that_names_it(stage: Stage) -> None:
     target = f"{stage.scratch}/missing"
     bind = namespace.Bind(source="/etc", target=target)
     with pytest.raises(namespace.MountpointMissing, match=f"^{target}: .*Read-only file system"):
         stage.launch("true", root=stage.root(_native.MOUNT_ATTR_RDONLY), binds=(bind,))
 
 
-def test_a_target_that_is_a_link_is_followed_inside_the_view(stage):
+def test_a_target_that_is_a_link_is_followed_inside_the_view(stage: Stage) -> None:
     os.symlink("/run/deep", f"{stage.scratch}/link")
     bind = namespace.Bind(source="/etc", target=f"{stage.scratch}/link")
     assert stage.run("test", "-e", "/run/deep/passwd", binds=(bind,)) == 0

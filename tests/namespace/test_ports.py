@@ -1,5 +1,7 @@
 """Published ports: what a client outside gets from a server inside."""
 
+from __future__ import annotations
+
 import errno
 import os
 import socket
@@ -9,6 +11,8 @@ import sys
 import pytest
 
 from overlaykit import namespace
+
+from .stage import Stage, line
 
 SERVER = """
 import socket
@@ -20,8 +24,11 @@ ECHO_AFTER_THE_END = (
     + """
 while True:
     client = server.accept()[0]
-    got = b"".join(iter(lambda: client.recv(65536), b""))
-    client.sendall(got[::-1])
+    try:
+        got = b"".join(iter(lambda: client.recv(65536), b""))
+        client.sendall(got[::-1])
+    except ConnectionResetError:
+        pass
     client.close()
 """
 )
@@ -36,6 +43,7 @@ RESET = (
     SERVER
     + """
 import struct
+
 client = server.accept()[0]
 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 client.close()
@@ -44,32 +52,23 @@ server.accept()
 )
 
 
-def line(descriptor):
-    read = b""
-    while not read.endswith(b"\n"):
-        byte = os.read(descriptor, 1)
-        assert byte, f"end of file after {read!r}"
-        read += byte
-    return read
+def published() -> tuple[namespace.Port, ...]:
+    return (namespace.Port(host=0, view=80),)
 
 
-def published(view=80):
-    return (namespace.Port(host=0, view=view),)
-
-
-def connect(running):
+def connect(running: namespace.Running) -> socket.socket:
     return socket.create_connection((running.ports[0].address, running.ports[0].host))
 
 
-def received(client):
+def received(client: socket.socket) -> bytes:
     return b"".join(iter(lambda: client.recv(65536), b""))
 
 
-def serve(stage, program):
+def serve(stage: Stage, program: str) -> namespace.Running:
     return stage.launch(sys.executable, "-u", "-c", program, ports=published())
 
 
-def test_two_views_serve_port_80_at_the_same_time(stage):
+def test_two_views_serve_port_80_at_the_same_time(stage: Stage) -> None:
     argv = (sys.executable, "-u", "-m", "http.server", "80", "--directory")
     pages = []
     for name in ("one", "two"):
@@ -89,7 +88,9 @@ def test_two_views_serve_port_80_at_the_same_time(stage):
     assert pages == [b"page of one", b"page of two"]
 
 
-def test_four_mebibytes_pass_in_both_directions_and_half_a_connection_may_be_closed(stage):
+def test_four_mebibytes_pass_in_both_directions_and_half_a_connection_may_be_closed(
+    stage: Stage,
+) -> None:
     sent = os.urandom(4 << 20)
     with stage.piped() as printed, serve(stage, ECHO_AFTER_THE_END) as running:
         assert line(printed) == b"listening\n"
@@ -99,7 +100,7 @@ def test_four_mebibytes_pass_in_both_directions_and_half_a_connection_may_be_clo
             assert received(client) == sent[::-1]
 
 
-def test_many_connections_are_open_at_once(stage):
+def test_many_connections_are_open_at_once(stage: Stage) -> None:
     with stage.piped() as printed, serve(stage, ECHO_AFTER_THE_END) as running:
         assert line(printed) == b"listening\n"
         clients = [connect(running) for _ in range(50)]
@@ -111,7 +112,7 @@ def test_many_connections_are_open_at_once(stage):
             client.close()
 
 
-def test_what_a_server_sent_before_it_ended_still_arrives(stage):
+def test_what_a_server_sent_before_it_ended_still_arrives(stage: Stage) -> None:
     with stage.piped() as printed, serve(stage, SAY_AND_END) as running:
         assert line(printed) == b"listening\n"
         with connect(running) as client:
@@ -119,20 +120,23 @@ def test_what_a_server_sent_before_it_ended_still_arrives(stage):
         assert running.wait() == 0
 
 
-def test_a_port_that_nobody_serves_inside_resets_the_client(stage):
-    with stage.launch("sleep", "1000", ports=published()) as running, connect(running) as client:
-        with pytest.raises(ConnectionResetError):
-            received(client)
+def test_a_port_that_nobody_serves_inside_resets_the_client(stage: Stage) -> None:
+    with (
+        stage.launch("sleep", "1000", ports=published()) as running,
+        connect(running) as client,
+        pytest.raises(ConnectionResetError),
+    ):
+        received(client)
 
 
-def test_a_reset_from_inside_is_a_reset_outside(stage):
+def test_a_reset_from_inside_is_a_reset_outside(stage: Stage) -> None:
     with stage.piped() as printed, serve(stage, RESET) as running:
         assert line(printed) == b"listening\n"
         with connect(running) as client, pytest.raises(ConnectionResetError):
             received(client)
 
 
-def test_a_client_that_resets_does_not_harm_the_next_one(stage):
+def test_a_client_that_resets_does_not_harm_the_next_one(stage: Stage) -> None:
     with stage.piped() as printed, serve(stage, ECHO_AFTER_THE_END) as running:
         assert line(printed) == b"listening\n"
         with connect(running) as client:
@@ -144,14 +148,14 @@ def test_a_client_that_resets_does_not_harm_the_next_one(stage):
             assert received(client) == b"cba"
 
 
-def test_a_port_is_free_again_when_its_view_has_ended(stage):
+def test_a_port_is_free_again_when_its_view_has_ended(stage: Stage) -> None:
     with stage.launch("sleep", "1000", ports=published()) as running:
         port = running.ports[0]
     with stage.launch("true", ports=(namespace.Port(host=port.host, view=80),)) as running:
         assert running.wait() == 0
 
 
-def test_a_port_in_use_is_one_line_and_starts_nothing(stage):
+def test_a_port_in_use_is_one_line_and_starts_nothing(stage: Stage) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
         with pytest.raises(namespace.PortInUse) as caught:
@@ -160,32 +164,32 @@ def test_a_port_in_use_is_one_line_and_starts_nothing(stage):
     assert str(caught.value) == f"{message}publish another, or stop what listens there"
 
 
-def test_a_privileged_port_names_the_sysctl_to_an_ordinary_user(stage):
+def test_a_privileged_port_names_the_sysctl_to_an_ordinary_user(stage: Stage) -> None:
     ports = (namespace.Port(host=1, view=80),)
     if stage.privileged:
         with stage.launch("true", ports=ports) as running:
             assert running.ports == ports
     else:
-        with pytest.raises(namespace.PortPrivileged, match="from 1024 up.*ip_unprivileged_port"):
+        with pytest.raises(namespace.PortPrivileged, match=r"from 1024 up.*ip_unprivileged_port"):
             stage.launch("true", ports=ports)
 
 
-def test_an_address_of_another_machine_is_one_line(stage):
+def test_an_address_of_another_machine_is_one_line(stage: Stage) -> None:
     ports = (namespace.Port(address="192.0.2.1", host=0, view=80),)
-    with pytest.raises(namespace.AddressUnknown, match="192.0.2.1 is no address of this machine"):
+    with pytest.raises(
+        namespace.AddressUnknown, match=r"192\.0\.2\.1 is no address of this machine"
+    ):
         stage.launch("true", ports=ports)
 
 
 @pytest.mark.parametrize("network", ["host", "none"])
-def test_ports_without_a_private_network_are_refused(stage, network):
+def test_ports_without_a_private_network_are_refused(stage: Stage, network: str) -> None:
     with pytest.raises(namespace.PortsNeedPrivateNetwork, match=f"--network {network};"):
         stage.launch("true", ports=published(), network=network)
 
 
-def test_a_view_cannot_reach_the_hosts_loopback(stage):
+def test_a_view_cannot_reach_the_hosts_loopback(stage: Stage) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = server.getsockname()[1]
-        program = (
-            "import socket; c = socket.socket(); print(c.connect_ex(('127.0.0.1', %d)))" % number
-        )
+        program = f"import socket; print(socket.socket().connect_ex(('127.0.0.1', {number})))"
         assert int(stage.output(sys.executable, "-c", program)) == errno.ECONNREFUSED

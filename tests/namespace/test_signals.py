@@ -1,13 +1,18 @@
 """Signals: what is sent to the launcher reaches the command, once, and the caller keeps its own handlers."""
 
+from __future__ import annotations
+
+import fcntl
 import os
 import signal
+import termios
 import threading
 
-import pytest
+from .stage import Stage, line
 
 SAYS_WHAT_IT_GETS = """
 import signal, sys
+
 expected = {signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGWINCH}
 signal.pthread_sigmask(signal.SIG_BLOCK, expected)
 print("ready", flush=True)
@@ -19,16 +24,7 @@ while True:
 """
 
 
-def line(descriptor):
-    read = b""
-    while not read.endswith(b"\n"):
-        byte = os.read(descriptor, 1)
-        assert byte, f"end of file after {read!r}"
-        read += byte
-    return read
-
-
-def sender(printed, target):
+def sender(printed: int, target: int) -> int:
     """In a child: send each signal once the one before was seen inside."""
     child = os.fork()
     if child == 0:
@@ -46,14 +42,14 @@ def sender(printed, target):
     return child
 
 
-def test_signals_sent_to_a_waiting_launcher_reach_the_command(stage):
+def test_signals_sent_to_a_waiting_launcher_reach_the_command(stage: Stage) -> None:
     with stage.piped() as printed, stage.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
         child = sender(printed, os.getpid())
         assert running.wait() == 5
         assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_signal_can_be_sent_without_waiting(stage):
+def test_a_signal_can_be_sent_without_waiting(stage: Stage) -> None:
     with stage.piped() as printed, stage.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
         assert line(printed) == b"ready\n"
         running.signal(signal.SIGTERM)
@@ -62,8 +58,8 @@ def test_a_signal_can_be_sent_without_waiting(stage):
         running.signal(signal.SIGTERM)
 
 
-def test_the_callers_handlers_and_mask_are_as_before(stage):
-    seen = []
+def test_the_callers_handlers_and_mask_are_as_before(stage: Stage) -> None:
+    seen: list[int] = []
     signal.signal(signal.SIGUSR2, lambda number, _frame: seen.append(number))
     before = [signal.getsignal(number) for number in signal.valid_signals()]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG})
@@ -74,8 +70,8 @@ def test_the_callers_handlers_and_mask_are_as_before(stage):
     assert seen == [signal.SIGUSR2]
 
 
-def test_waiting_works_in_another_thread_too(stage):
-    statuses = []
+def test_waiting_works_in_another_thread_too(stage: Stage) -> None:
+    statuses: list[int] = []
     with stage.launch("sh", "-c", "exit 9") as running:
         thread = threading.Thread(target=lambda: statuses.append(running.wait()))
         thread.start()
@@ -83,16 +79,13 @@ def test_waiting_works_in_another_thread_too(stage):
     assert statuses == [9]
 
 
-def test_a_terminals_interrupt_reaches_the_command_once_and_not_the_launcher(stage):
+def test_a_terminals_interrupt_reaches_the_command_once_and_not_the_launcher(stage: Stage) -> None:
     leader, follower = os.openpty()
     child = os.fork()
     if child == 0:
         os.setsid()
         for descriptor in (0, 1, 2):
             os.dup2(follower, descriptor)
-        import fcntl
-        import termios
-
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         try:
             with stage.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
@@ -109,9 +102,7 @@ def test_a_terminals_interrupt_reaches_the_command_once_and_not_the_launcher(sta
     os.close(leader)
 
 
-@pytest.mark.parametrize("readable", ["pipe", "socket"])
-def test_a_wait_can_be_aborted_by_a_descriptor(stage, readable):
-    del readable
+def test_a_wait_can_be_aborted_by_a_descriptor(stage: Stage) -> None:
     reader, writer = os.pipe()
     with stage.launch("sleep", "1000") as running:
         os.close(writer)
