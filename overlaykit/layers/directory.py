@@ -24,11 +24,11 @@ class NotADirectory(Error):
 
 
 class UnreadableDirectory(Error):
-    """{0} cannot be read by you; make it readable and searchable, or run as its owner"""
+    """{0!r} cannot be read by you; make it readable and searchable, or run as its owner"""
 
 
 class UnreadableFile(Error):
-    """{0} cannot be read by you, so it cannot be copied; make it readable, or run as its owner"""
+    """{0!r} cannot be read by you, so it cannot be copied; make it readable, or run as its owner"""
 
 
 class StoreInside(Error):
@@ -36,7 +36,7 @@ class StoreInside(Error):
 
 
 class DeviceNeedsRoot(Error):
-    """only root can make the device {0}; add the layer as root, or leave the device out"""
+    """only root can make the device {0!r}; add the layer as root, or leave the device out"""
 
 
 def check_directory(path: str) -> None:

@@ -53,7 +53,8 @@ class Layer:
     recursive: bool = False
     """Whether the mounts below `path` belong to it (only those of `host` do)."""
     masks: tuple[str, ...] = ()
-    """Absolute paths below `path` to be covered, each by an empty read-only directory."""
+    """Absolute paths below `path` to be covered, each by an empty read-only directory (or file, where a mount is on
+    a file: to find out is left to who covers them, for asking could wait for another process)."""
 
     def hold(self) -> Hold:
         """Keep the layer from being removed until the result is closed.

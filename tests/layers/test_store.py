@@ -107,8 +107,12 @@ def test_removing_copes_with_directories_that_may_not_be_used(me, store, mode) -
         os.makedirs(os.path.join(path, "a/below"))
         open(os.path.join(path, "a/file"), "w").close()
         with open(me.path("src.tar"), "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
-            tar.add(path, ".", filter=lambda info: info.replace(mode=mode, deep=False))
+            tar.add(path, ".", filter=with_mode)
         store.add("one", f"tar:{me.path('src.tar')}")
+
+    def with_mode(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        info.mode = mode
+        return info
 
     me.run(add)
     assert stat.S_IMODE(os.stat(me.path("store/one/tree/a")).st_mode) == mode
