@@ -23,7 +23,7 @@ from overlaykit.namespace.network import (
 )
 from overlaykit.namespace.running import Running
 from overlaykit.namespace.spec import BadBind, BadPort, Bind, Port, Spec, parse_bind, parse_port
-from overlaykit.namespace.users import UserNamespacesRefused, diagnose, enter
+from overlaykit.namespace.users import UserNamespacesRefused, diagnose, enter, isolate_mounts
 
 __all__ = [
     "AddressUnknown",
@@ -46,6 +46,7 @@ __all__ = [
     "checks",
     "diagnose",
     "enter",
+    "isolate_mounts",
     "launch",
     "parse_bind",
     "parse_port",

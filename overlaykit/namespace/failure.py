@@ -1,7 +1,8 @@
 """How a failure travels from the monitor or the init of a view to the caller of `launch`.
 
-The children write at most one record into the status pipe: the stage that failed, the errno, and the thing's
-name. End of file without a record means that the command was executed. `read` turns a record into what the
+The children share the status pipe. The monitor writes init's process id into it; whichever child fails writes a
+record: the stage that failed, the errno, and the thing's name. They come in either order, each in one write and with END behind it.
+End of file without a record means that the command was executed. `read` turns a record into what the
 caller gets: one of the errors below where a user can mend it, an `OSError` otherwise.
 """
 
@@ -14,6 +15,9 @@ from enum import Enum
 from typing import ClassVar, Final
 
 from overlaykit.errors import Error
+
+END: Final = b"\0\n"
+"""Ends what is written into the status pipe; no name holds a NUL."""
 
 
 class CommandNotFound(Error):
@@ -98,7 +102,9 @@ def write(status: int, error: BaseException) -> None:
         error = Failed(Stage.UNFORESEEN, number, f"{type(error).__name__}: {error}")
     record = f"{error.stage.name}\0{error.errno}\0{error.subject}"
     with suppress(OSError):
-        os.write(status, os.fsencode(record)[:4096])  # PIPE_BUF: in one piece (pipe(7))
+        os.write(
+            status, os.fsencode(record)[:4000] + END
+        )  # less than PIPE_BUF: in one piece (pipe(7))
 
 
 def read(record: bytes) -> Exception:

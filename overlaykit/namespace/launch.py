@@ -27,8 +27,8 @@ def launch(spec: Spec, *, root: int, user_namespace: int | None) -> Running:
 
     `user_namespace` is a descriptor of the one the mount was made in, where an ordinary user is root; None when the
     caller has the capabilities itself. Both descriptors stay the caller's, who may close them afterwards; the
-    mount is the view's, and cannot be launched into a second time. SIGCHLD must not be ignored by the caller: the kernel
-    then throws exit statuses away (wait(2), NOTES).
+    mount is the view's, and cannot be launched into a second time. The caller must not ignore SIGCHLD: the
+    kernel then throws exit statuses away (wait(2), NOTES).
 
     Raises:
       Error: what a user can mend: see `failure` and `network`. Nothing is left behind.
@@ -82,16 +82,19 @@ def _await_command(monitor: int, failures: int, released: int) -> tuple[int, int
     """
     init_pid = init_fd = -1
     told = b""
+    failed: Exception | None = None
     try:
         while chunk := os.read(failures, 4096):
-            told += chunk
-            if init_fd < 0 and told[:1].isdigit() and b"\n" in told:
-                line, _, told = told.partition(b"\n")
-                init_pid = int(line)
-                init_fd = os.pidfd_open(init_pid)
-                os.write(released, b"\n")
-        if told:
-            raise failure.read(told)
+            *messages, told = (told + chunk).split(failure.END)
+            for message in messages:
+                if message.isdigit():
+                    init_pid = int(message)
+                    init_fd = os.pidfd_open(init_pid)
+                    os.write(released, b"\n")
+                else:
+                    failed = failure.read(message)
+        if failed:
+            raise failed
         if init_fd < 0:
             raise ChildProcessError(errno.ECHILD, "the monitor of the view was killed")
     except BaseException:

@@ -31,8 +31,8 @@ def run(
 ) -> NoReturn:
     """Be the monitor, in a fresh fork of the launcher with every signal blocked.
 
-    `listeners` maps a listening descriptor to the port inside; `launcher` is a pidfd; the first line into
-    `status` is init's process id, and init is not reaped before `release` is written to.
+    `listeners` maps a listening descriptor to the port inside; `launcher` is a pidfd; init's process
+    id goes into `status`, and init is not reaped before `release` is written to.
     """
     try:
         signals.reset_dispositions()
@@ -63,7 +63,7 @@ def run(
                 privileged=user_namespace is None,
             )
         view = os.pidfd_open(child)
-        os.write(status, b"%d\n" % child)
+        os.write(status, b"%d" % child + failure.END)
         descriptors.close_all_but({launcher, release, view, *(forwarder or ())})
         select.select([release, launcher], [], [])
         os._exit(_watch(launcher, view, forwarder))

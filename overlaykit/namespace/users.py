@@ -43,6 +43,16 @@ def enter() -> None:
     _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
 
 
+def isolate_mounts() -> None:
+    """Give this process a mount namespace whose mounts are private; for a fresh child of a privileged caller.
+
+    Raises:
+      OSError: as unshare(2) fails.
+    """
+    _native.unshare(_native.CLONE_NEWNS)
+    _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
+
+
 def diagnose() -> UserNamespacesRefused | None:
     """Try `enter` in a child; None when it works, else the reason and the exact way out."""
     number = attempt(0)

@@ -1,7 +1,7 @@
 """Every test that asks for `stage` runs in a child of its own, once as root and once as an ordinary user.
 
-The child has a mount namespace of its own, adopts what is orphaned below it, and fails the test when a process is left at
-its end.
+The child has a mount namespace of its own, adopts what is orphaned below it, and fails the test when a process is
+left at its end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Somebody who launches views: root, or an ordinary user with a user namespace of their own.
 
-The root that a view is given is a detached clone of this machine's own root: a genuine detached mount, of the kind that the
-FUSE daemon hands over.
+The root that a view is given is a detached clone of this machine's own root: a genuine detached mount, of the kind
+that the FUSE daemon hands over.
 """
 
 from __future__ import annotations

@@ -137,6 +137,16 @@ def test_twenty_launches_good_and_bad_leave_nothing(stage: Stage) -> None:
     assert state() == before
 
 
+def test_a_launch_that_fails_while_it_is_being_built_leaves_no_zombie(stage: Stage) -> None:
+    before = children(os.getpid())
+    binds = (namespace.Bind(source="/no/such/source", target="/mnt"),)
+    for _ in range(50):  # init may fail before or after the monitor has told its number
+        with pytest.raises(namespace.BindSourceMissing):
+            stage.launch("true", binds=binds)
+        os.close(stage.roots.pop())
+    assert children(os.getpid()) == before
+
+
 def test_no_process_of_a_view_holds_the_callers_descriptors(stage: Stage) -> None:
     reader, writer = os.pipe()
     with stage.launch("sleep", "1000"):
