@@ -6,7 +6,8 @@ import os
 
 from overlaykit import _native
 from overlaykit.health import Check
-from overlaykit.namespace import users
+from overlaykit.namespace import mounts, users
+from overlaykit.namespace.failure import ProcRefused
 
 NAMESPACES = (
     ("mount namespaces", _native.CLONE_NEWNS, "CONFIG_NAMESPACES"),
@@ -39,4 +40,21 @@ def checks() -> list[Check]:
                 name, number == 0, os.strerror(number) if number else "work", fix if number else ""
             )
         )
+    number = users.errno_of(_mount_proc)
+    answers.append(
+        Check(
+            "a fresh /proc",
+            number == 0,
+            os.strerror(number) if number else "can be mounted",
+            str(ProcRefused()) if number else "",
+        )
+    )
     return answers
+
+
+def _mount_proc() -> None:
+    users.become(_native.CLONE_NEWNS | _native.CLONE_NEWPID)
+    if number := users.errno_of(
+        lambda: mounts.fresh("proc", mounts.NOSUID)
+    ):  # PID 1 of the new one
+        raise OSError(number, os.strerror(number), "/proc")

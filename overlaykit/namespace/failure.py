@@ -1,8 +1,8 @@
 """How a failure travels from the monitor or the init of a view to the caller of `launch`.
 
 The children share the status pipe. The monitor writes init's process id into it; whichever child fails writes a
-record: the stage that failed, the errno, and the thing's name. They come in either order, each in one write and with END behind it.
-End of file without a record means that the command was executed. `read` turns a record into what the
+record: the stage that failed, the errno, and the thing's name. They come in either order, each in one write with
+END behind it. End of file without a record means that the command was executed. `read` turns a record into what the
 caller gets: one of the errors below where a user can mend it, an `OSError` otherwise.
 """
 

@@ -60,12 +60,12 @@ def gather(spec: Spec, *, privileged: bool) -> Gathered:
       Failed: the kernel refuses one that a view cannot do without.
     """
     with during(Stage.PROC, "/proc"):
-        proc = _new("proc", NOSUID | NODEV | NOEXEC)
+        proc = fresh("proc", NOSUID | NODEV | NOEXEC)
     with during(Stage.FILE_SYSTEM, "/sys"):
         sys = _sysfs(host_network=spec.network == "host")
     with during(Stage.FILE_SYSTEM, "/dev/pts"):
         group = {"gid": str(TTY_GROUP)} if privileged else {}
-        pts = _new("devpts", NOSUID | NOEXEC, ptmxmode="0666", mode="0620", **group)
+        pts = fresh("devpts", NOSUID | NOEXEC, ptmxmode="0666", mode="0620", **group)
     return Gathered(
         proc=proc,
         sys=sys,
@@ -91,10 +91,26 @@ def attach(gathered: Gathered, *, privileged: bool) -> None:
     if privileged:
         _protect_proc()
     with during(Stage.FILE_SYSTEM, "/run"):
-        run = _new("tmpfs", NOSUID | NODEV, mode="0755")
+        run = fresh("tmpfs", NOSUID | NODEV, mode="0755")
     _attach(run, "/run")
     for bind, mount in gathered.binds:
         _attach(mount, bind.target)
+
+
+def fresh(fstype: str, attributes: int, **options: str) -> int:
+    """A detached mount of a fresh file system, with MOUNT_ATTR_* `attributes` and the file system's own options.
+
+    Raises:
+      OSError: as fsopen(2), fsconfig(2) and fsmount(2) fail.
+    """
+    context = _native.fsopen(fstype, _native.FSOPEN_CLOEXEC)
+    try:
+        for key, value in {"source": fstype, **options}.items():
+            _native.fsconfig(context, _native.FSCONFIG_SET_STRING, key, value)
+        _native.fsconfig(context, _native.FSCONFIG_CMD_CREATE, None, None)
+        return _native.fsmount(context, _native.FSMOUNT_CLOEXEC, attributes)
+    finally:
+        os.close(context)
 
 
 def make_root(mount: int) -> None:
@@ -118,21 +134,9 @@ def make_root(mount: int) -> None:
     os.chdir("/")
 
 
-def _new(fstype: str, attributes: int, **options: str) -> int:
-    """A detached mount of a fresh file system."""
-    context = _native.fsopen(fstype, _native.FSOPEN_CLOEXEC)
-    try:
-        for key, value in {"source": fstype, **options}.items():
-            _native.fsconfig(context, _native.FSCONFIG_SET_STRING, key, value)
-        _native.fsconfig(context, _native.FSCONFIG_CMD_CREATE, None, None)
-        return _native.fsmount(context, _native.FSMOUNT_CLOEXEC, attributes)
-    finally:
-        os.close(context)
-
-
 def _if_possible(fstype: str, attributes: int) -> int | None:
     with suppress(OSError):  # not built into this kernel, or not allowed here: a view does without
-        return _new(fstype, attributes)
+        return fresh(fstype, attributes)
     return None
 
 
@@ -156,7 +160,7 @@ def _clone(path: str, *, attributes: int = 0) -> int:
 
 def _sysfs(*, host_network: bool) -> int:
     try:
-        return _new("sysfs", NOSUID | NODEV | NOEXEC | RDONLY)
+        return fresh("sysfs", NOSUID | NODEV | NOEXEC | RDONLY)
     except OSError as error:
         # sysfs belongs to a network namespace: an unprivileged view gets no fresh one of the host's.
         if error.errno != errno.EPERM or not host_network:
@@ -184,8 +188,8 @@ def _bind(bind: Bind) -> int:
 
 def _attach_dev(gathered: Gathered) -> None:
     with during(Stage.FILE_SYSTEM, "/dev"):
-        dev = _new("tmpfs", NOSUID | NOEXEC, mode="0755")
-        shm = _new("tmpfs", NOSUID | NODEV, mode="1777")
+        dev = fresh("tmpfs", NOSUID | NOEXEC, mode="0755")
+        shm = fresh("tmpfs", NOSUID | NODEV, mode="1777")
     _attach(dev, "/dev")
     for name, target in LINKS:
         with during(Stage.FILE_SYSTEM, f"/dev/{name}"):
@@ -210,7 +214,7 @@ def _protect_proc() -> None:
         target = f"/proc/{name}"
         with during(Stage.PROC, target), suppress(FileNotFoundError):
             if stat.S_ISDIR(os.stat(target).st_mode):
-                _attach(_new("tmpfs", NOSUID | NODEV | NOEXEC | RDONLY, mode="0555"), target)
+                _attach(fresh("tmpfs", NOSUID | NODEV | NOEXEC | RDONLY, mode="0555"), target)
             else:
                 _attach(_clone("/dev/null"), target)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from overlaykit import _native
@@ -90,18 +91,28 @@ def diagnose() -> UserNamespacesRefused | None:
 
 
 def attempt(flags: int) -> int:
-    """The errno with which a child fails to make the namespaces `flags` (CLONE_NEW*), 0 if it does not.
+    """The errno with which a child fails to make the namespaces `flags` (CLONE_NEW*), 0 if it does not."""
+    return errno_of(lambda: become(flags))
 
-    An ordinary user's child first makes the user namespace that it needs; with no `flags` at all every child does.
+
+def become(flags: int) -> None:
+    """In a child: make the namespaces `flags`, and first the user namespace that an ordinary user needs for it.
+
+    With no `flags` at all it is made for everybody.
     """
+    if flags == 0 or os.geteuid() != 0:
+        enter()
+    if flags:
+        _native.unshare(flags)
+
+
+def errno_of(body: Callable[[], object]) -> int:
+    """The errno of the `OSError` that `body` raises in a child of its own, 0 if it does not."""
     child = os.fork()
     if child == 0:
         number = errno.EIO
         try:
-            if flags == 0 or os.geteuid() != 0:
-                enter()
-            if flags:
-                _native.unshare(flags)
+            body()
             number = 0
         except OSError as error:
             number = error.errno or errno.EIO

@@ -102,6 +102,16 @@ def test_a_terminals_interrupt_reaches_the_command_once_and_not_the_launcher(sta
     os.close(leader)
 
 
+def test_a_program_finds_the_name_of_its_terminal(stage: Stage) -> None:
+    leader, follower = os.openpty()
+    before = os.dup(0)
+    os.dup2(follower, 0)
+    assert stage.output("tty") == "/dev/console\n"
+    os.dup2(before, 0)
+    for descriptor in (leader, follower, before):
+        os.close(descriptor)
+
+
 def test_a_wait_can_be_aborted_by_a_descriptor(stage: Stage) -> None:
     reader, writer = os.pipe()
     with stage.launch("sleep", "1000") as running:

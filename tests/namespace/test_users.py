@@ -59,7 +59,9 @@ def test_the_doctor_finds_everything_working_where_views_work(stage: Stage) -> N
     del stage
     answers = namespace.checks()
     assert [answer.name for answer in answers if not answer.ok] == []
-    assert {"user namespaces", "PID namespaces", "network namespaces"} <= {a.name for a in answers}
+    assert {"user namespaces", "PID namespaces", "network namespaces", "a fresh /proc"} <= {
+        a.name for a in answers
+    }
 
 
 def test_the_doctor_says_what_is_switched_off(stage: Stage) -> None:
