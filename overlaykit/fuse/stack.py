@@ -160,7 +160,7 @@ def _open_writable(path: str) -> int:
 
 
 def _lock(upper: str) -> int:
-    """Keep other daemons out, as the kernel's overlayfs does, until this one ends; the descriptor that holds the lock."""
+    """Keep other daemons out, as the kernel's overlayfs does, while the descriptor it returns is open."""
     fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,29 @@
+"""How commands read their arguments: argparse, but a mistake is one line and overlaykit's own exit status."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from overlaykit.errors import Error
+
+
+class Usage(Error):
+    """{0}: {1}: see 'overlaykit {0} --help'"""
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of one command."""
+
+    def __init__(self, command: str, description: str, **options: object) -> None:
+        self.command = command
+        super().__init__(
+            prog=f"overlaykit {command}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=str(options.get("epilog") or ""),
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise Usage(self.command, message)

@@ -1,0 +1,20 @@
+"""`overlaykit doctor`: what this machine can do, and the exact fix where it cannot."""
+
+from __future__ import annotations
+
+from overlaykit.cli.arguments import Parser
+
+
+def main(arguments: list[str]) -> int:
+    Parser("doctor", "Try what views need, and say how to mend what does not work.").parse_args(
+        arguments
+    )
+    from overlaykit.views import checks
+
+    failed = False
+    for check in checks():
+        print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
+        if not check.ok:
+            failed = True
+            print(f"      fix: {check.fix}")
+    return int(failed)

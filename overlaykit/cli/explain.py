@@ -1,0 +1,28 @@
+"""`overlaykit explain`: which layer answers for a path, with the real file's path, and what it hides."""
+
+from __future__ import annotations
+
+from overlaykit.cli.arguments import Parser
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(
+        "explain",
+        "Say which layer answers for a path in a running view, with the real file, and what it hides.",
+    )
+    parser.add_argument("view", metavar="NAME|TARGET", help="a view's name, or a mountpoint")
+    parser.add_argument("path", metavar="PATH", help="a path in the view, from its root")
+    parser.add_argument("--json", action="store_true", help="for programs: an object")
+    args = parser.parse_args(arguments)
+    from overlaykit.views import explain
+
+    found = explain(args.view, args.path)
+    if args.json:
+        import msgspec
+
+        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        return 0
+    print(found.path if found.target is None else f"{found.path} -> {found.target}")
+    for sight in found.sights:
+        print(f"  {sight.role:8}  {sight.kind:9}  {sight.path}")
+    return 0

@@ -1,0 +1,66 @@
+"""`overlaykit layer`: the layers of the store."""
+
+from __future__ import annotations
+
+import datetime
+
+from overlaykit.cli.arguments import Parser
+from overlaykit.layers import Store, resolve
+
+_USAGE = "overlaykit layer add NAME SOURCE | ls [--json] | rm NAME"
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser("layer", "Add, list and remove layers of the store.")
+    parser.usage = _USAGE
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="ACTION", parser_class=lambda **_: Parser("layer", "")
+    )
+    add = actions.add_parser(
+        "add", help="make a layer; SOURCE: dir:PATH, tar:PATH or deb:PACKAGE[,PACKAGE]@SUITE"
+    )
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("source", metavar="SOURCE")
+    add.add_argument(
+        "--base",
+        metavar="LAYER",
+        default="host",
+        help="what .deb packages will lie over (default: host)",
+    )
+    listing = actions.add_parser("ls", help="list the layers")
+    listing.add_argument("--json", action="store_true", help="for programs: a list of objects")
+    actions.add_parser("rm", help="remove a layer").add_argument("name", metavar="NAME")
+    args = parser.parse_args(arguments)
+    store = Store()
+    if args.action == "add":
+        store.add(args.name, args.source, base=resolve(args.base, store))
+    elif args.action == "rm":
+        store.remove(args.name)
+    elif args.json:
+        import msgspec
+
+        print(msgspec.json.format(msgspec.json.encode(store.list())).decode())
+    else:
+        _show(store)
+    return 0
+
+
+def _show(store: Store) -> None:
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("NAME", "ADDED", "SIZE", "FILES", "SOURCE", "DIRECTORY"):
+        table.add_column(heading, overflow="fold")
+    for layer in store.list():
+        added = datetime.datetime.fromtimestamp(layer.created / 1e9)
+        table.add_row(
+            layer.name,
+            f"{added:%F %T}",
+            decimal(layer.bytes),
+            str(layer.files),
+            layer.source,
+            layer.path,
+        )
+    Console(soft_wrap=True, highlight=False).print(table)

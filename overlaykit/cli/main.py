@@ -1,0 +1,82 @@
+"""The command `overlaykit`: which command is meant, and how errors reach the user.
+
+This is the edge: here, and only here, an `Error` or an `OSError` becomes one line and an exit status.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Final, NoReturn
+
+from overlaykit import __version__
+from overlaykit.errors import Error
+
+COMMANDS: Final = {
+    "run": "run a command in a view of its own",
+    "mount": "mount layers over a directory",
+    "umount": "unmount what 'mount' mounted",
+    "layer": "add, list and remove layers of the store",
+    "ps": "list the views and mounts that are running",
+    "explain": "say which layer answers for a path",
+    "doctor": "say what this machine can do, and the fix where it cannot",
+    "demo": "two Pythons at one path: see it work",
+}
+"""Each is a module beside this one, with a function `main(arguments) -> exit status`."""
+
+_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells say it
+
+
+class CommandUnknown(Error):
+    """{0}: no such command: 'overlaykit --help' lists them"""
+
+
+def main() -> NoReturn:
+    """Run the command of sys.argv and exit with its status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command; its exit status. What goes wrong is told on standard error, in one line."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        print(f"overlaykit {__version__}")
+        return 0
+    try:
+        if arguments[0] not in COMMANDS:
+            raise CommandUnknown(arguments[0])
+        module = importlib.import_module(f"overlaykit.cli.{arguments[0]}")
+        status: int = module.main(arguments[1:])
+    except Error as error:
+        return _fail(str(error), error.exit_code)
+    except OSError as error:
+        return _fail(_describe(error), Error.exit_code)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return status
+
+
+def _fail(message: str, status: int) -> int:
+    line = " ".join(message.split("\n"))
+    print(f"overlaykit: {line}", file=sys.stderr)
+    return status
+
+
+def _describe(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        return reason
+    return f"{os.fsdecode(error.filename)}: {reason}"
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
+    return (
+        "usage: overlaykit COMMAND [OPTION]...\n\n"
+        f"Give each program its own view of the machine.\n\n{commands}\n\n"
+        "'overlaykit COMMAND --help' tells more."
+    )

@@ -1,0 +1,53 @@
+"""Where overlaykit keeps what on the machine, by the XDG base directory specification."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from overlaykit.errors import Error
+
+
+class PlaceUnsafe(Error):
+    """{0} belongs to somebody else or can be written by others: remove it, or set XDG_RUNTIME_DIR"""
+
+
+def runtime() -> str:
+    """The directory of the running views' entries; gone with the next boot.
+
+    /run/overlaykit for root, else $XDG_RUNTIME_DIR/overlaykit, or one in /tmp that nobody else may touch.
+    """
+    uid = os.geteuid()
+    if uid == 0:
+        return _private("/run/overlaykit")
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    if given and os.access(given, os.W_OK | os.X_OK):
+        return _private(os.path.join(given, "overlaykit"))
+    return _private(f"/tmp/overlaykit-{uid}")  # noqa: S108  # checked below
+
+
+def scratch() -> str:
+    """The directory of the uppers that are dropped when their view ends: on a disk, so that much may be written."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    base = given if os.path.isabs(given) else os.path.expanduser("~/.cache")
+    return _private(os.path.join(base, "overlaykit"))
+
+
+def log() -> str:
+    """The file that daemons write warnings to; made when there is something to say."""
+    given = os.environ.get("XDG_STATE_HOME", "")
+    base = given if os.path.isabs(given) else os.path.expanduser("~/.local/state")
+    return os.path.join(_private(os.path.join(base, "overlaykit")), "daemon.log")
+
+
+def _private(path: str) -> str:
+    """Make a directory of the user's own where there is none. Raises Error if somebody else's is there."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        st = os.lstat(path)
+        writable = stat.S_IMODE(st.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
+        if not stat.S_ISDIR(st.st_mode) or st.st_uid != os.geteuid() or writable:
+            raise PlaceUnsafe(path) from None
+    return path

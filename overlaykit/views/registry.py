@@ -1,0 +1,237 @@
+"""Which views and mounts are running: a directory each, below the user's runtime directory.
+
+An entry holds `about.json`, the daemon's `control` socket and the directory `stage`. Whoever is part of the view holds
+a lock on the entry (flock(2): it goes with the last process), so an entry without a lock is what is left of one that
+was killed, and is cleared away with its scratch by whoever comes next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from overlaykit.errors import Error
+from overlaykit.fuse import control
+from overlaykit.layers.discard import discard
+from overlaykit.views import places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_ABOUT: Final = "about.json"
+_SCRATCH_PREFIX: Final = "scratch-"
+
+
+class NameInvalid(Error):
+    """--name {0}: use up to 63 letters, digits, '.', '_' and '-', beginning with a letter or a digit"""
+
+
+class NameTaken(Error):
+    """--name {0}: a view of that name is running: choose another one, or end it ('overlaykit ps')"""
+
+
+class NotRunning(Error):
+    """{0}: no view or mount of that name or mountpoint is running: 'overlaykit ps' lists them"""
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """What an entry says. `started`: nanoseconds since the epoch. `target` for a mount, `command` for a view."""
+
+    name: str
+    pid: int
+    daemon: int
+    started: int
+    layers: tuple[str, ...]
+    upper: str | None = None
+    target: str | None = None
+    command: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One that is running, and where its daemon listens."""
+
+    about: About
+    control: str
+
+
+class Entry:
+    """An entry of our own; a context manager, whose end removes it. `lock` is to be kept by the view's processes."""
+
+    def __init__(self, path: str, lock: int) -> None:
+        self.path = path
+        self.name = os.path.basename(path)
+        self.lock = lock
+        self.stage = os.path.join(path, "stage")
+        self.control = os.path.join(path, "control")
+        self._scratch = ""
+
+    def listen(self) -> socket.socket:
+        """The listener of the control socket."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with _directory(
+            self.path
+        ) as fd:  # a socket's path is short (unix(7)); the entry's may be long
+            listener.bind(f"/proc/self/fd/{fd}/control")
+        listener.listen()
+        return listener
+
+    def publish(self, about: About) -> None:
+        """Let others see it."""
+        path = os.path.join(self.path, _ABOUT)
+        with open(path + ".new", "wb") as file:
+            file.write(msgspec.json.encode(about))
+        os.rename(path + ".new", path)
+
+    def scratch(self) -> str:
+        """A directory on disk that goes with the entry."""
+        if not self._scratch:
+            self._scratch = os.path.join(places.scratch(), _SCRATCH_PREFIX + self.name)
+            os.mkdir(self._scratch, 0o700)
+        return self._scratch
+
+    @property
+    def remove_with_daemon(self) -> tuple[str, ...]:
+        """What the daemon is to remove when it ends, should nobody else be left to."""
+        return tuple(path for path in (self._scratch, self.path) if path)
+
+    def close(self) -> None:
+        """Remove it, unless the daemon lives on to do so; release the lock."""
+        with contextlib.suppress(OSError):
+            os.close(self.lock)
+        _clear(self.path)
+
+
+class Registry:
+    """The entries of one user."""
+
+    def __init__(self) -> None:
+        self._root = places.runtime()
+
+    def enter(self, name: str | None) -> Entry:
+        """A new entry, under a name of our choice if none is given. Raises Error: NameInvalid, NameTaken."""
+        if name is not None and not _NAME.fullmatch(name):
+            raise NameInvalid(name)
+        chosen = name or f"view-{secrets.token_hex(3)}"
+        path = os.path.join(self._root, chosen)
+        beginning = _lock(
+            self._root, fcntl.LOCK_EX
+        )  # until ours is locked, it looks like a dead one's
+        try:
+            self.clear()
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                raise NameTaken(chosen) from None
+            lock = _lock(path, fcntl.LOCK_EX)
+        finally:
+            os.close(beginning)
+        os.mkdir(os.path.join(path, "stage"), 0o700)
+        return Entry(path, lock)
+
+    def running(self) -> list[Running]:
+        """What is running, oldest first."""
+        found = []
+        for path in self._paths():
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                with open(os.path.join(path, _ABOUT), "rb") as file:
+                    about = msgspec.json.decode(file.read(), type=About)
+                if _is_locked(path):
+                    found.append(Running(about, os.path.join(path, "control")))
+        return sorted(found, key=lambda one: one.about.started)
+
+    def find(self, wanted: str) -> Running:
+        """By name or by mountpoint. Raises Error (NotRunning)."""
+        target = os.path.realpath(wanted)
+        for one in self.running():
+            if one.about.name == wanted or one.about.target == target:
+                return one
+        raise NotRunning(wanted)
+
+    def await_end(self, one: Running) -> None:
+        """Wait until nothing of it is left."""
+        lock = _lock(os.path.join(self._root, one.about.name), fcntl.LOCK_SH)
+        if lock >= 0:
+            os.close(lock)
+
+    def clear(self) -> None:
+        """Clear away what was left by views that were killed."""
+        for path in self._paths():
+            if not _is_locked(path):
+                _clear(path)
+
+    def _paths(self) -> Iterator[str]:
+        with os.scandir(self._root) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for name in names:
+            yield os.path.join(self._root, name)
+
+
+def explain(wanted: str, path: str) -> control.Explained:
+    """Which layer answers for a path in a view or a mount. Raises Error (NotRunning), OSError (ENOENT)."""
+    reply = control.ask(Registry().find(wanted).control, control.Explain(path))
+    assert isinstance(reply, control.Explained)
+    return reply
+
+
+def now() -> int:
+    return time.time_ns()
+
+
+def _clear(path: str) -> None:
+    """Remove a dead entry and its scratch, unless it came to life or was removed by somebody else meanwhile."""
+    lock = _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if lock < 0:
+        return
+    try:
+        _remove(places.scratch(), _SCRATCH_PREFIX + os.path.basename(path))
+        _remove(*os.path.split(path))
+    finally:
+        os.close(lock)
+
+
+def _remove(directory: str, name: str) -> None:
+    with contextlib.suppress(OSError), _directory(directory) as fd:
+        discard(fd, os.fsencode(name))
+
+
+def _is_locked(path: str) -> bool:
+    lock = _lock(path, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    if lock >= 0:
+        os.close(lock)
+        return False
+    return os.path.isdir(path)
+
+
+def _lock(path: str, how: int) -> int:
+    """A descriptor that holds a lock on a directory; -1 if another has it, or the directory is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    try:
+        fcntl.flock(fd, how)
+    except BlockingIOError:
+        os.close(fd)
+        return -1
+    return fd
+
+
+@contextlib.contextmanager
+def _directory(path: str) -> Iterator[int]:
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

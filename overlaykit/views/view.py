@@ -1,0 +1,257 @@
+"""A view: layers + a mount + a launch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import subprocess
+from typing import TYPE_CHECKING, Literal, Self
+
+from overlaykit import namespace
+from overlaykit.errors import Error
+from overlaykit.fuse import control, daemon
+from overlaykit.fuse.spec import LayerSpec, MountSpec
+from overlaykit.layers import Store, host, resolve
+from overlaykit.views import places
+from overlaykit.views.registry import About, Registry, now
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from overlaykit.layers import Layer
+    from overlaykit.namespace import Bind, Port
+    from overlaykit.namespace import Running as Processes
+    from overlaykit.views.registry import Entry
+
+
+class DaemonEnded(Error):
+    """the daemon of view {0} ended before it did, so its files were gone; the daemon's log: {1}"""
+
+
+class UpperMissing(Error):
+    """--upper {0}: there is no directory to make it in: create its parent first"""
+
+
+class View:
+    """One program's view of the machine, as a context manager: mounted when entered, gone without a trace when left.
+
+        with View(["py27", "host"], ports=[parse_port("8080:80")]) as view:
+            status = view.run(["python", "-m", "SimpleHTTPServer", "80"])
+
+    One command is launched into a view; it may start others. Attributes: `name`; `processes`, the running command
+    (`namespace.Running`), None before `launch`.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[str] = ("host",),
+        *,
+        upper: str | None = None,
+        read_only: bool = False,
+        name: str | None = None,
+        network: Literal["private", "host", "none"] = "private",
+        binds: Sequence[Bind] = (),
+        ports: Sequence[Port] = (),
+        store: Store | None = None,
+    ) -> None:
+        """Nothing happens yet.
+
+        `layers`, top first: `host`, names of the store, or directories (a path with a slash, or `dir:PATH`). Changes
+        go to the directory `upper`; without one they are dropped at the end, or refused with EROFS if `read_only`.
+        """
+        if upper is not None and read_only:
+            raise ValueError("a read-only view has no upper")
+        self.name = name or ""
+        self.processes: Processes | None = None
+        self._layers = tuple(layers)
+        self._upper = None if upper is None else os.path.abspath(upper)
+        self._read_only = read_only
+        self._network = network
+        self._binds = tuple(binds)
+        self._ports = tuple(ports)
+        self._store = store
+        self._undo = contextlib.ExitStack()
+        self._entry: Entry | None = None
+        self._daemon: daemon.Daemon | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Mount. Raises Error for what the user can mend, OSError for the rest; nothing is left behind."""
+        with contextlib.ExitStack() as undo:
+            entry = undo.enter_context(contextlib.closing(Registry().enter(self.name or None)))
+            self.name = entry.name
+            upper, work = self._prepare_upper(entry)
+            layers = [self._resolve(text, upper, work) for text in self._layers]
+            holds = [undo.enter_context(layer.hold()) for layer in layers]
+            _take_after(upper, layers[0].path)
+            spec = MountSpec(
+                source=entry.name,
+                layers=tuple(
+                    LayerSpec(path=layer.path, recursive=layer.recursive, masks=layer.masks)
+                    for layer in layers
+                ),
+                upper=upper,
+                work=work,
+                stage=entry.stage,
+                volatile=self._upper is None,
+                squash_unmapped=os.geteuid() != 0,
+                remove=entry.remove_with_daemon,
+                log_path=places.log(),
+            )
+            self._daemon = _start_daemon(spec, entry, [hold.fileno() for hold in holds])
+            undo.callback(self._end_daemon)
+            self._entry = entry
+            self._undo = undo.pop_all()
+
+    def launch(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> Processes:
+        """Run a command in the view, without waiting for it; once for each view.
+
+        `env` is its whole environment (the caller's own by default); `cwd` a directory in the view, which must be there
+        (by default the caller's own, or / where the view has none such). Raises Error: exit_code 127 and 126 if the
+        command is missing or cannot be executed.
+        """
+        assert self._daemon is not None, "launch into a started view"
+        assert self.processes is None, "a view is for one command"
+        spec = namespace.Spec(
+            argv=tuple(argv),
+            env=dict(os.environ if env is None else env),
+            cwd=os.getcwd() if cwd is None else cwd,
+            cwd_required=cwd is not None,
+            hostname=self.name,
+            network=self._network,
+            binds=self._binds,
+            ports=self._ports,
+        )
+        with contextlib.ExitStack() as stack:
+            user = None
+            if os.geteuid() != 0:
+                path = f"/proc/{self._daemon.process.pid}/ns/user"
+                user = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, user)
+            self.processes = namespace.launch(spec, root=self._daemon.mount, user_namespace=user)
+        self._undo.enter_context(self.processes)
+        self._close_mount()
+        self._publish(tuple(argv))
+        return self.processes
+
+    def wait(self) -> int:
+        """Wait for the command's end: its exit status, or 128 + N where signal N ended it.
+
+        Raises Error (DaemonEnded) if the files went away first.
+        """
+        assert self._daemon is not None
+        assert self.processes is not None, "nothing was launched"
+        ended = os.pidfd_open(self._daemon.process.pid)
+        try:
+            status = self.processes.wait(abort_on=[ended])
+        finally:
+            os.close(ended)
+        # The mount is gone with the last process, and the daemon with the mount, once all was written to the upper.
+        if self._daemon.process.wait() != 0:
+            raise DaemonEnded(self.name, places.log())
+        return status
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> int:
+        """`launch` and `wait`."""
+        self.launch(argv, env=env, cwd=cwd)
+        return self.wait()
+
+    def explain(self, path: str) -> control.Explained:
+        """Which layer answers for a path in the view. Raises OSError (ENOENT and the like)."""
+        assert self._entry is not None
+        reply = control.ask(self._entry.control, control.Explain(path))
+        assert isinstance(reply, control.Explained)
+        return reply
+
+    def close(self) -> None:
+        """End the command and the mount; wait until nothing is left. Again does nothing."""
+        self._undo.close()
+
+    def _prepare_upper(self, entry: Entry) -> tuple[str | None, str | None]:
+        """The directories for changes and for work in progress; none if read-only."""
+        if self._read_only:
+            return None, None
+        if self._upper is None:
+            scratch = entry.scratch()
+            upper, work = os.path.join(scratch, "upper"), os.path.join(scratch, "work")
+        else:
+            upper = self._upper
+            parent, name = os.path.split(upper)
+            if not os.path.isdir(parent):
+                raise UpperMissing(upper)
+            work = os.path.join(parent, f".{name}.overlaykit")
+        for path in (upper, work):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+        return upper, work
+
+    def _resolve(self, text: str, upper: str | None, work: str | None) -> Layer:
+        if text == "host":
+            hidden = [path for path in (upper, work, places.scratch(), places.runtime()) if path]
+            return host(hidden)
+        return resolve(text, self._store or Store())
+
+    def _publish(self, command: tuple[str, ...]) -> None:
+        assert self._entry is not None
+        assert self._daemon is not None
+        assert self.processes is not None
+        self._entry.publish(
+            About(
+                name=self.name,
+                pid=self.processes.init_pid,
+                daemon=self._daemon.process.pid,
+                started=now(),
+                layers=self._layers,
+                upper=self._upper,
+                command=command,
+                ports=tuple(f"{p.address}:{p.host}:{p.view}" for p in self.processes.ports),
+            )
+        )
+
+    def _close_mount(self) -> None:
+        """Leave the mount to the view: it is gone when the view is."""
+        if self._daemon is not None and self._daemon.mount >= 0:
+            os.close(self._daemon.mount)
+            self._daemon = daemon.Daemon(self._daemon.process, -1)
+
+    def _end_daemon(self) -> None:
+        assert self._daemon is not None
+        self._close_mount()
+        self._daemon.process.wait()
+
+
+def _start_daemon(spec: MountSpec, entry: Entry, keep: list[int]) -> daemon.Daemon:
+    prepare = namespace.isolate_mounts if os.geteuid() == 0 else namespace.enter
+    with entry.listen() as listener:
+        try:
+            return daemon.start(spec, listener, prepare=prepare, keep=[entry.lock, *keep])
+        except subprocess.SubprocessError:  # whatever `prepare` raised is lost
+            refused = namespace.diagnose()
+            if refused is None:
+                raise
+            raise refused from None
+
+
+def _take_after(upper: str | None, lower: str) -> None:
+    """Give a new upper the mode of the directory it covers: the view's root shows it."""
+    if upper is not None and not os.listdir(upper):
+        os.chmod(upper, stat.S_IMODE(os.stat(lower).st_mode))
