@@ -15,6 +15,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Literal, TypeAlias, cast, final
 
+from . import syscalls
 from .layers import write_layer
 from .place import Place
 from .systems import KernelOverlay, Overlaykit, Plain, Stack, System
@@ -23,6 +24,7 @@ from .table import DEPTH, TABLE, Behaviour, Identity, merged
 SYSTEMS = ("plain", "kernel", "overlaykit")
 
 Kind: TypeAlias = Literal["shared", "read-only", "remounted"]
+KINDS: tuple[Kind, ...] = ("shared", "read-only", "remounted")
 
 
 def make_system(name: str, *, unprivileged: bool) -> System:
@@ -48,7 +50,8 @@ class Stage:
         self.identity = identity
         self._place = place
         self._directory = directory
-        self._mounted: dict[Kind, tuple[Stack, bytes]] = {}
+        self._mounted: set[Kind] = set()
+        self._unmountable: set[Kind] = set()
         self._remount_failures: dict[str, str] | None = None
 
     def play(self, behaviour: Behaviour) -> None:
@@ -56,7 +59,10 @@ class Stage:
         __tracebackhide__ = True
         if behaviour.remount:
             if self._remount_failures is None:
-                self._remount_failures = self._play_remounted()
+                try:
+                    self._remount_failures = self._play_remounted()
+                except AssertionError as error:  # of the mount, so of everything on it
+                    self._remount_failures = dict.fromkeys(TABLE, str(error))
             if failure := self._remount_failures.get(behaviour.name):
                 raise AssertionError(failure)
             return
@@ -78,19 +84,25 @@ class Stage:
 
     def _mount(self, kind: Kind) -> bytes:
         """Where the mount of this kind is; mounted anew if a behaviour has killed it."""
-        if kind in self._mounted and not self._place.run(lambda: _is_dead(self._mounted[kind][1])):
-            return self._mounted[kind][1]
+        __tracebackhide__ = True
+        if kind in self._unmountable:
+            raise AssertionError(f"could not be mounted, see the first failure: {self.system.name}")
+        stack, target = self._paths(kind)
         if kind in self._mounted:
+            if not self._place.run(lambda: _is_dead(target)):
+                return target
             self._unmount(kind)
         else:
             self._place.run(lambda: self._build(kind))
-        stack, target = self._paths(kind)
+        self._unmountable.add(kind)
         self._place.run(lambda: self.system.mount(stack, target))
-        self._mounted[kind] = stack, target
+        self._unmountable.remove(kind)
+        self._mounted.add(kind)
         return target
 
     def _unmount(self, kind: Kind) -> None:
-        _, target = self._mounted.pop(kind)
+        _, target = self._paths(kind)
+        self._mounted.remove(kind)
         self._place.run(lambda: self.system.unmount(target))
 
     def _paths(self, kind: Kind) -> tuple[Stack, bytes]:
@@ -156,7 +168,9 @@ class Stage:
         return kind_of(behaviour) == "remounted" and self.identity in behaviour.identities
 
     def _remove(self) -> None:
-        for kind in ("shared", "read-only", "remounted"):
+        for kind in KINDS:
+            with contextlib.suppress(OSError):  # what a mount that failed may have left
+                syscalls.umount2(self._paths(kind)[1], syscalls.MNT_DETACH)
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(os.path.join(self._directory, kind))
 
