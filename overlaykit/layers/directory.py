@@ -138,21 +138,21 @@ class _Copy:
         # O_NONBLOCK: should a FIFO have taken the file's place, opening it must not wait for a writer.
         original = self._open(path, os.O_RDONLY | os.O_NONBLOCK if regular else os.O_PATH)
         try:
-            if self._root:
-                _native.copy_up(original, made)
-                return
-            _native.copy_up(
-                original,
-                made,
-                uid=os.geteuid(),
-                gid=os.getegid(),
-                skip_xattrs=(b"security.", b"trusted."),
-            )
-            mode = os.fstat(made).st_mode
-            if mode & _SET_ID and not stat.S_ISLNK(mode):
-                os.chmod(f"/proc/self/fd/{made}", stat.S_IMODE(mode) & ~_SET_ID)
+            self._become(original, made)
+        except OSError as error:  # of descriptors: it names nothing
+            raise OSError(error.errno, error.strerror, self._show(path)) from error
         finally:
             os.close(original)
+
+    def _become(self, original: int, made: int) -> None:
+        if self._root:
+            _native.copy_up(original, made)
+            return
+        only_roots = (b"security.", b"trusted.")
+        _native.copy_up(original, made, uid=os.geteuid(), gid=os.getegid(), skip_xattrs=only_roots)
+        mode = os.fstat(made).st_mode
+        if mode & _SET_ID and not stat.S_ISLNK(mode):
+            os.chmod(f"/proc/self/fd/{made}", stat.S_IMODE(mode) & ~_SET_ID)
 
     def _open(self, path: bytes, flags: int) -> int:
         try:

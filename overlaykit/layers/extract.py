@@ -43,24 +43,23 @@ def extract(archive: TarStream, shown: str, tree: Tree, place: Place = as_it_is)
     Raises DamagedArchive, UnsafeMember, DeviceMemberNeedsRoot; OSError as the kernel gives it (ENOSPC, ...).
     """
     for member in archive:
+        name = os.fsdecode(member.name)
         try:
             _create(archive, member, tree, place)
         except _Refused as refused:
-            name = os.fsdecode(member.name)
             raise UnsafeMember(shown, name, str(refused)) from None
         except (OverflowError, ValueError):
-            name = os.fsdecode(member.name)
             raise UnsafeMember(shown, name, "has attributes that no file can have") from None
         except OSError as error:
-            reason = _REASONS.get(error.errno or 0)
-            name = os.fsdecode(member.name)
-            if error.errno == errno.EPERM and stat.S_IFMT(member.kind) in _DEVICES:
+            if error.errno == errno.EPERM and member.kind in _DEVICES:
                 raise DeviceMemberNeedsRoot(shown, name) from None
-            if member.kind == 0 and error.errno in (errno.ENOENT, errno.EPERM):
-                reason = "is a hard link to what is no file of the archive"
-            if reason is None:
-                raise
-            raise UnsafeMember(shown, name, reason) from None
+            if error.errno in (errno.ENOENT, errno.EPERM) and member.kind == 0:
+                raise UnsafeMember(
+                    shown, name, "is a hard link to no file of the archive"
+                ) from None
+            if error.errno in _REASONS:
+                raise UnsafeMember(shown, name, _REASONS[error.errno]) from None
+            raise OSError(error.errno, error.strerror, name) from error
 
 
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)

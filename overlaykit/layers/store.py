@@ -122,7 +122,7 @@ class Store:
         with self._temporary() as (directory, path):
             tree_path = os.path.join(path, _TREE)
             scratch = os.path.join(path, _SCRATCH)
-            os.mkdir(tree_path, 0o755)
+            os.mkdir(tree_path, 0o700)
             os.mkdir(scratch, 0o700)
             tree = Tree(os.open(tree_path, _DIRECTORY))
             try:

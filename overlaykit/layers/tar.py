@@ -99,7 +99,8 @@ class TarStream:
         if info is None:
             return
         # typeshed takes the map of a sparse member for a number
-        extents = cast(list[tuple[int, int]] | None, info.sparse) or [(0, info.size)]
+        sparse = cast(list[tuple[int, int]] | None, info.sparse)
+        extents = [(0, info.size)] if sparse is None else sparse
         # Straight from tarfile's stream, where the extents lie one after another: what extractfile()
         # gives would read a hole of a terabyte as that many zeros.
         stream = cast(IO[bytes], self._tar.fileobj)

@@ -71,7 +71,7 @@ class Tree:
 
     def __init__(self, fd: int) -> None:
         self._root = fd
-        self._finish: dict[bytes, Finish] = {}
+        self._finish: dict[bytes, Finish] = {b"": _finish_implied}
         self._parent: tuple[bytes, int] | None = None  # the last one used: members come in groups
 
     def close(self) -> None:

@@ -117,9 +117,16 @@ def test_the_archives_own_directory_entry_is_the_layers_root(add) -> None:
     assert (stat.S_IMODE(status.st_mode), status.st_mtime) == (0o751, 1_500_000_000)
 
 
-def test_directories_that_the_archive_does_not_mention_are_made(add) -> None:
-    layer = add(pack((member("a/b/c"), b"x")))
-    assert stat.S_IMODE(os.stat(os.path.join(layer.path, "a/b")).st_mode) == 0o755
+def test_directories_that_the_archive_does_not_mention_are_for_everybody(me, store) -> None:
+    def unpack() -> StoredLayer:
+        os.umask(0o077)
+        with open(me.path("a.tar"), "wb") as file:
+            file.write(pack((member("a/b/c"), b"x")))
+        return store.add("one", f"tar:{me.path('a.tar')}")
+
+    entries = describe(me.run(unpack).path)
+    modes = {path: stat.S_IMODE(entry.mode) for path, entry in entries.items()}
+    assert modes == {".": 0o755, "a": 0o755, "a/b": 0o755, "a/b/c": 0o644}
 
 
 def test_an_absolute_name_is_made_relative(add) -> None:

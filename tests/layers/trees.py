@@ -66,6 +66,8 @@ def populate(root: str, *, as_root: bool) -> None:
         for offset in (1 << 20, 4 << 20):
             file.seek(offset)
             file.write(b"island")
+    with open(os.path.join(root, "hole"), "wb") as file:
+        file.truncate(1 << 20)
     os.symlink("/absolute/target", os.path.join(root, "absolute"))
     os.symlink("inside", os.path.join(root, "relative"))
     os.mkfifo(os.path.join(root, "fifo"), 0o640)
