@@ -47,9 +47,8 @@ def launch(spec: Spec, *, root: int, user_namespace: int | None) -> Running:
             release, released = os.pipe()
             theirs.callback(os.close, release)
             ours.callback(os.close, released)
-            theirs.callback(
-                signals.restore, signals.block_all()
-            )  # no handler of ours runs in a child
+            # With every signal blocked, no handler of the caller's runs in a child.
+            theirs.callback(signals.restore, signals.block_all())
             child = os.fork()
             if child == 0:
                 monitor.run(
@@ -62,28 +61,31 @@ def launch(spec: Spec, *, root: int, user_namespace: int | None) -> Running:
                     release=release,
                 )
         try:
-            init_pid, init_fd = _await_command(child, failures, released)
+            monitor_fd, init_pid, init_fd = _await_command(child, failures, released)
         except BaseException:
             os.waitpid(child, 0)
             raise
         return Running(
-            monitor=os.pidfd_open(child),
+            monitor=monitor_fd,
             init_pid=init_pid,
             init_fd=init_fd,
             ports=tuple(port for port, _ in listeners),
         )
 
 
-def _await_command(monitor: int, failures: int, released: int) -> tuple[int, int]:
-    """Wait until the command is executed; init's process id and pidfd. Where that fails, end what was started.
+def _await_command(monitor: int, failures: int, released: int) -> tuple[int, int, int]:
+    """Wait until the command is executed; the monitor's pidfd, init's process id and pidfd.
+
+    Where that fails, what was started ends, and only the monitor is left to be reaped.
 
     The monitor leaves a dead init unreaped until `released` is written to, so that the number is still init's when
     its pidfd is opened.
     """
-    init_pid = init_fd = -1
+    monitor_fd = init_pid = init_fd = -1
     told = b""
     failed: Exception | None = None
     try:
+        monitor_fd = os.pidfd_open(monitor)
         while chunk := os.read(failures, 4096):
             *messages, told = (told + chunk).split(failure.END)
             for message in messages:
@@ -98,6 +100,8 @@ def _await_command(monitor: int, failures: int, released: int) -> tuple[int, int
         if init_fd < 0:
             raise ChildProcessError(errno.ECHILD, "the monitor of the view was killed")
     except BaseException:
+        if monitor_fd >= 0:
+            os.close(monitor_fd)
         if init_fd < 0:
             os.kill(monitor, signal.SIGKILL)  # our child and not reaped: this is nobody else
         else:  # the monitor reaps it, and ends
@@ -107,4 +111,4 @@ def _await_command(monitor: int, failures: int, released: int) -> tuple[int, int
             with suppress(BrokenPipeError):  # it has ended already
                 os.write(released, b"\n")
         raise
-    return init_pid, init_fd
+    return monitor_fd, init_pid, init_fd

@@ -2,7 +2,7 @@
 
 setns(2) into a user namespace and unshare(2) of the PID namespace change the calling process or its children for good,
 so they happen here and not in the caller. Afterwards it only waits, for whichever ends first: the launcher, init or the
-forwarder; the others then end too, and with itself, if it is killed.
+forwarder; the others then end too, as they do when it is killed itself.
 """
 
 from __future__ import annotations
