@@ -1,0 +1,66 @@
+# From a fresh Debian machine to the main job and the proofs; each target sets up what it needs, once.
+#
+# What was done leaves a stamp in .setup/, and is done again when what it was made from has changed, or when .venv
+# does not work any more.
+
+PYTHON := .venv/bin/python
+STAMPS := .setup
+SOURCES := pyproject.toml $(wildcard native/*.c native/*.h)
+CODE := overlaykit tests bench
+
+.PHONY: help demo test check setup setup-tests clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo         run the main job: two Pythons at one path (OFFLINE=1: fetch no package for it)'
+	@echo 'make test         run every test (ARGS="-k name": arguments for pytest)'
+	@echo 'make check        types, lint, format'
+	@echo 'make setup        only set up: system packages, .venv, the C extension, overlaykit itself'
+	@echo 'make setup-tests  the same, with what tests and checks need'
+	@echo 'make clean        remove what was built and installed here'
+
+demo: setup
+	@$(PYTHON) -m overlaykit demo $(if $(OFFLINE),--offline)
+
+test: setup-tests
+	@$(PYTHON) -m pytest $(ARGS)
+
+check: setup-tests
+	$(PYTHON) -m mypy
+	$(PYTHON) -m ruff check $(CODE)
+	$(PYTHON) -m ruff format --check $(CODE)
+
+setup: $(STAMPS)
+	+@flock $(STAMPS) sh -c '$(forget_broken); exec $(MAKE) --silent $(STAMPS)/run'
+	@setup/device
+
+setup-tests: $(STAMPS)
+	+@flock $(STAMPS) sh -c '$(forget_broken); exec $(MAKE) --silent $(STAMPS)/tests'
+	@setup/device
+
+# The stamps are made under a lock, so that of several makes at once the second finds what the first has done.
+forget_broken = $(PYTHON) -I -c "import overlaykit._native" 2>/dev/null || rm -f $(STAMPS)/run $(STAMPS)/tests
+
+$(STAMPS):
+	@mkdir -p $@
+
+$(STAMPS)/run: $(STAMPS)/run.packages $(SOURCES)
+	@setup/environment
+	@touch $@
+
+$(STAMPS)/tests: $(STAMPS)/tests.packages $(SOURCES)
+	@setup/environment dev
+	@touch $@ $(STAMPS)/run
+
+$(STAMPS)/run.packages: setup/run.packages
+	@setup/packages $^
+	@touch $@
+
+$(STAMPS)/tests.packages: setup/run.packages setup/tests.packages
+	@setup/packages $^
+	@touch $@ $(STAMPS)/run.packages
+
+clean:
+	rm -rf .venv $(STAMPS) build *.egg-info overlaykit/_native*.so
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
