@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
+from typing import Final, NoReturn
 
-from overlaykit.cli.arguments import Parser
+from overlaykit.cli.arguments import Parser, Usage
 from overlaykit.layers import Store, resolve
 
-_USAGE = "overlaykit layer add NAME SOURCE | ls [--json] | rm NAME"
+_USAGE: Final = "overlaykit layer add NAME SOURCE | ls [--json] | rm NAME"
+
+
+class _ActionParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Usage("layer", message)
 
 
 def main(arguments: list[str]) -> int:
     parser = Parser("layer", "Add, list and remove layers of the store.")
     parser.usage = _USAGE
     actions = parser.add_subparsers(
-        dest="action", required=True, metavar="ACTION", parser_class=lambda **_: Parser("layer", "")
+        dest="action", required=True, metavar="ACTION", parser_class=_ActionParser
     )
     add = actions.add_parser(
         "add", help="make a layer; SOURCE: dir:PATH, tar:PATH or deb:PACKAGE[,PACKAGE]@SUITE"

@@ -8,13 +8,14 @@ namespace.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import subprocess
 from typing import Final
 
-from overlaykit import _native
+from overlaykit import _native, mountinfo
 from overlaykit.errors import Error
 from overlaykit.health import Check
 
@@ -145,6 +146,13 @@ def detach_when_unused(target: str) -> None:
             raise
 
 
+def detach_stage(path: str) -> None:
+    """Take the trees of mounts that were attached to a stage apart, so that it is an empty directory again."""
+    with contextlib.suppress(OSError):  # EINVAL: nothing is mounted there
+        while True:
+            _native.umount2(path, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)
+
+
 def require_helper(target: str) -> None:
     """Raises Error unless fusermount3 is there to mount for an ordinary user."""
     if shutil.which(HELPER) is None:
@@ -154,24 +162,10 @@ def require_helper(target: str) -> None:
 def is_ours(target: str) -> bool:
     """Whether an overlaykit mount is at `target`, in this mount namespace."""
     path = os.path.realpath(target)
-    return any(where == path and kind == FILE_SYSTEM_TYPE for where, kind in mounts())
-
-
-def mounts() -> list[tuple[str, str]]:
-    """The mountpoints of this mount namespace with their types, in the kernel's order (proc_pid_mountinfo(5))."""
-    found = []
-    with open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            fields, _, rest = line.partition(b" - ")
-            path = os.fsdecode(_unescape(fields.split()[4]))
-            found.append((path, os.fsdecode(rest.split()[0])))
-    return found
-
-
-def _unescape(field: bytes) -> bytes:
-    for code in (b"\\040", b"\\011", b"\\012", b"\\134"):  # the backslash itself last
-        field = field.replace(code, bytes([int(code[1:], 8)]))
-    return field
+    return any(
+        mount.mountpoint == path and mount.fstype == FILE_SYSTEM_TYPE
+        for mount in mountinfo.visible(mountinfo.current())
+    )
 
 
 def checks() -> list[Check]:

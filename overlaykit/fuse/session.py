@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
-import shutil
 import signal
 import socket
 from typing import TYPE_CHECKING, Final
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import pyfuse3
 import trio
 
+from overlaykit.discard import discard_path
 from overlaykit.fuse import control, mount
 from overlaykit.fuse.operations import Operations
 from overlaykit.fuse.stack import open_filesystem
@@ -41,8 +42,11 @@ def run(spec: MountSpec, listener: socket.socket, tell: Callable[[int], None]) -
             trio.run(_serve, spec, operations, listener, tell, detached)
         finally:
             pyfuse3.close(unmount=False)
+        if spec.stage is not None:
+            mount.detach_stage(spec.stage)
     for path in spec.remove:
-        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # whoever started us looks after it too
+            discard_path(path)
 
 
 def _mount(spec: MountSpec, operations: Operations) -> int:

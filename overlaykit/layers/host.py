@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 
 from overlaykit.layers.layer import Layer
-from overlaykit.layers.mounts import current, outermost, visible
+from overlaykit.mountinfo import current, outermost, visible
 
 NAME = "host"
 

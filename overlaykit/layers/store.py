@@ -26,8 +26,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from overlaykit.discard import discard
 from overlaykit.errors import Error
-from overlaykit.layers.discard import discard
 from overlaykit.layers.host import NAME as HOST
 from overlaykit.layers.layer import Hold, Layer
 from overlaykit.layers.source import parse_source

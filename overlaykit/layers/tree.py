@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 from overlaykit import _native
-from overlaykit.layers.discard import discard
+from overlaykit.discard import discard
 
 _T = TypeVar("_T")
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from overlaykit.discard import discard_path
 from overlaykit.errors import Error
 from overlaykit.fuse import control
-from overlaykit.layers.discard import discard
 from overlaykit.views import places
 
 if TYPE_CHECKING:
@@ -195,15 +195,14 @@ def _clear(path: str) -> None:
     if lock < 0:
         return
     try:
-        _remove(places.scratch(), _SCRATCH_PREFIX + os.path.basename(path))
-        _remove(*os.path.split(path))
+        for dead in (
+            os.path.join(places.scratch(), _SCRATCH_PREFIX + os.path.basename(path)),
+            path,
+        ):
+            with contextlib.suppress(OSError):
+                discard_path(dead)
     finally:
         os.close(lock)
-
-
-def _remove(directory: str, name: str) -> None:
-    with contextlib.suppress(OSError), _directory(directory) as fd:
-        discard(fd, os.fsencode(name))
 
 
 def _is_locked(path: str) -> bool:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import pytest
 
 from overlaykit import _native
-from overlaykit.layers.discard import discard
+from overlaykit.discard import discard
 
 _T = TypeVar("_T")
 

@@ -4,7 +4,7 @@ import os
 
 from overlaykit import _native
 from overlaykit.layers import host
-from overlaykit.layers.mounts import Mount, outermost, parse, visible
+from overlaykit.mountinfo import Mount, outermost, parse, visible
 
 
 def test_mountpoints_with_spaces_and_backslashes_are_understood() -> None:

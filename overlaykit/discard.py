@@ -28,6 +28,16 @@ def discard(parent: int, name: bytes) -> None:
         _discard_directory(parent, name)
 
 
+def discard_path(path: str) -> None:
+    """As `discard`, for a path, of which only the last name goes."""
+    directory, name = os.path.split(path)
+    parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        discard(parent, os.fsencode(name))
+    finally:
+        os.close(parent)
+
+
 def _discard_directory(parent: int, name: bytes) -> None:
     found = [name]
     for path in found:  # grows while we walk it: a directory always before those below it
