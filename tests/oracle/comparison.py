@@ -79,9 +79,10 @@ def compare(
         two.remove()
 
 
-def explain(program: Program, disagreements: list[str]) -> str:
+def explain(program: Program, disagreements: list[str], *, unprivileged: bool) -> str:
     """The text of a failure."""
-    return "\n".join([*disagreements, "", "This shows it:", "", script(program)])
+    shell = script(program, unprivileged=unprivileged)
+    return "\n".join([*disagreements, "", "This shows it:", "", shell])
 
 
 def _disagreements(

@@ -10,16 +10,16 @@ from .program import Program
 
 _HEAD = """\
 #!/bin/bash
-# Run as root, once with the argument "kernel" and once with "overlaykit"; compare what is printed.
+# Run {where}, once with the argument "kernel" and once with "overlaykit"; compare what is printed.
 umask 022
-cd "$(mktemp -d -p /var/tmp)" || exit
+room=$(mktemp -d -p /var/tmp) && cd "$room" || exit
 mkdir {directories}
 """
 
 _MOUNT = """\
 case $1 in
-    kernel) mount -t overlay overlay -o {options},index=on,redirect_dir=on,metacopy=off merged ;;
-    *) overlaykit mount -o {options},index=on,redirect_dir=on merged ;;
+    kernel) mount -t overlay overlay -o {options} merged ;;
+    *) overlaykit mount -o {options} merged ;;
 esac
 cd merged || exit
 set -v
@@ -28,18 +28,22 @@ set -v
 _TAIL = """\
 ls -lAR --time-style=+%s
 set +v
-cd ..; exec 5>&- 6>&- 7>&-
+cd "$room"; exec 5>&- 6>&- 7>&-
 case $1 in kernel) umount merged ;; *) overlaykit umount merged ;; esac
+cd /; rm -rf "$room"
 """
 
 
-def script(program: Program) -> str:
+def script(program: Program, *, unprivileged: bool) -> str:
     """The program as a bash script; python only for what the shell cannot do."""
+    where = "inside 'unshare -Urm'" if unprivileged else "as root"
+    marks = "user" if unprivileged else "trusted"
     lowers = [f"lower{number}" for number in range(len(program.layers))]
     options = f"lowerdir={':'.join(lowers)},upperdir=upper,workdir=work"
-    lines = [_HEAD.format(directories=" ".join([*lowers, "upper", "work", "merged"]))]
+    options += ",userxattr" if unprivileged else ",index=on,redirect_dir=on"
+    lines = [_HEAD.format(where=where, directories=" ".join([*lowers, "upper", "work", "merged"]))]
     for lower, layer in zip(lowers, program.layers, strict=True):
-        lines += [_make(entry, f"{lower}/{path}", lower) for path, entry in layer.items()]
+        lines += [_make(entry, f"{lower}/{path}", lower, marks) for path, entry in layer.items()]
         lines += [
             f"touch -hd @{entry.mtime_ns // 10**9} {lower}/{path}"
             for path, entry in reversed(layer.items())
@@ -51,7 +55,7 @@ def script(program: Program) -> str:
     return "\n".join(lines)
 
 
-def _make(entry: table.Entry, path: str, lower: str) -> str:
+def _make(entry: table.Entry, path: str, lower: str, marks: str) -> str:
     match entry:
         case table.File():
             lines = [
@@ -62,7 +66,7 @@ def _make(entry: table.Entry, path: str, lower: str) -> str:
         case table.Dir():
             lines = [f"mkdir -m {entry.mode:04o} {path}"]
             if entry.opaque:
-                lines.append(_xattr(path, "trusted.overlay.opaque", b"y"))
+                lines.append(_xattr(path, f"{marks}.overlay.opaque", b"y"))
         case table.Symlink():
             lines = [f"ln -s {entry.target} {path}"]
         case table.Link():

@@ -56,7 +56,7 @@ def _hold_against_the_kernel(place: Place, subject: System, directory: str, how:
             lambda: compare(program, reference, subject, directory, unprivileged=UNPRIVILEGED)
         )
         if disagreements:
-            raise Disagreement(explain(program, disagreements))
+            raise Disagreement(explain(program, disagreements, unprivileged=UNPRIVILEGED))
 
     agree()
 

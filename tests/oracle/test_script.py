@@ -1,0 +1,87 @@
+"""The script that a failure prints has to show what the failure saw, or nobody can look into it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+
+import pytest
+
+from ..posix.place import Place
+from ..posix.table import Dir, Fifo, File, Link, Symlink, Whiteout
+from . import operations as op
+from .operations import LONG_AGO
+from .program import Program
+from .script import script
+
+PROGRAM = Program(
+    layers=(
+        {"d": Dir(mtime_ns=LONG_AGO * 10**9), "d/gone": Whiteout(), "o": Dir(opaque=True)},
+        {
+            "d": Dir(mode=0o700),
+            "d/gone": File(b"gone"),
+            "d/f": File(b"lower", xattrs={"user.x": b"1"}),
+            "d/l": Link("d/f"),
+            "s": Symlink("d/f"),
+            "p": Fifo(),
+            "o": Dir(),
+            "o/hidden": File(b"hidden"),
+        },
+    ),
+    operations=(
+        op.Hold(0, "d/f", "<>"),
+        op.Create("new"),
+        op.Write("new", "written"),
+        op.Append("new", "more"),
+        op.Read("new"),
+        op.Truncate("new", 3),
+        op.Mkdir("dir"),
+        op.Rename("dir", "moved"),
+        op.Rename("moved", "new", 2),
+        op.Rmdir("new"),
+        op.Link("moved", "again"),
+        op.Unlink("moved"),
+        op.Symlink("again", "link"),
+        op.Mkfifo("fifo"),
+        op.Chmod("again", 0o4711),
+        op.Touch("again", LONG_AGO),
+        op.SetXattr("again", "user.y", "value"),
+        op.RemoveXattr("again", "user.y"),
+        op.Stat("again"),
+        op.List("o"),
+        op.Look(),
+        op.WriteHeld(0, "HELD"),
+        op.ReadHeld(0),
+        op.TruncateHeld(0, 4),
+        op.ChmodHeld(0, 0o600),
+        op.StatHeld(0),
+        op.SameFile(0, "d/l"),
+        op.Lock(0),
+        op.Release(0),
+        op.Unlink("missing"),
+    ),
+)
+
+
+@pytest.fixture
+def bash_output() -> tuple[str, str]:
+    """What the program's script prints on the kernel's overlayfs: standard output and error."""
+    unprivileged = os.geteuid() != 0
+    command = ["bash", "-c", script(PROGRAM, unprivileged=unprivileged), "bash", "kernel"]
+    with contextlib.closing(Place(unprivileged=unprivileged)) as place:
+        done = place.run(lambda: subprocess.run(command, capture_output=True, text=True))
+    assert done.returncode == 0
+    return done.stdout, done.stderr
+
+
+def test_the_printed_script_does_what_the_program_did(bash_output: tuple[str, str]) -> None:
+    output, errors = bash_output
+    complaints = [line for line in errors.splitlines() if line.startswith(("bash:", "unlink:"))]
+    assert complaints == ["unlink: cannot unlink 'missing': No such file or directory"]
+    assert "Traceback" not in errors
+    assert "writtenmore" in output
+    assert "regular file 4711 0:0 3 1" in output
+    assert "b'HELDr'" in output
+    assert "True" in output
+    assert "hidden" not in output
