@@ -6,7 +6,7 @@
 PYTHON := .venv/bin/python
 STAMPS := .setup
 SOURCES := pyproject.toml $(wildcard native/*.c native/*.h)
-CODE := overlaykit tests bench
+CODE := $(wildcard overlaykit tests bench)
 
 .PHONY: help demo test check setup setup-tests clean
 .DELETE_ON_ERROR:
@@ -20,7 +20,7 @@ help:
 	@echo 'make clean        remove what was built and installed here'
 
 demo: setup
-	@$(PYTHON) -m overlaykit demo $(if $(OFFLINE),--offline)
+	@.venv/bin/overlaykit demo $(if $(OFFLINE),--offline)
 
 test: setup-tests
 	@$(PYTHON) -m pytest $(ARGS)
