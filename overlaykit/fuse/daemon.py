@@ -111,6 +111,7 @@ def main() -> None:
         descriptors = [detached] if detached >= 0 else []
         socket.send_fds(channel, [msgspec.json.encode(Started())], descriptors)
         channel.close()
+        _leave_terminal()
 
     try:
         from overlaykit.fuse.session import run  # late: a spec that is wrong needs no trio
@@ -140,6 +141,13 @@ def _log_to(path: str) -> None:
         format=f"%(asctime)s {os.getpid()} %(name)s %(levelname)s: %(message)s",
     )
     logging.captureWarnings(True)
+
+
+def _leave_terminal() -> None:
+    """Let go of the starter's standard error: from now on only the log is read."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
 
 
 def _settle_down() -> None:

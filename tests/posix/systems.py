@@ -62,7 +62,7 @@ def overlay_options(stack: Stack, *, unprivileged: bool) -> bytes:
     options = [b"lowerdir=" + b":".join(_escape(lower) for lower in stack.lowers)]
     if stack.upper is not None and stack.work is not None:
         options += [b"upperdir=" + _escape(stack.upper), b"workdir=" + _escape(stack.work)]
-    options += [b"userxattr"] if unprivileged else [b"redirect_dir=on", b"index=on"]
+    options += [b"userxattr"] if unprivileged else [b"redirect_dir=on"]
     return b",".join(options)
 
 
@@ -82,7 +82,7 @@ class KernelOverlay:
     def mount(self, stack: Stack, target: bytes) -> None:
         options = overlay_options(stack, unprivileged=self.unprivileged)
         if not self.unprivileged:
-            options += b",metacopy=off"
+            options += b",index=on,metacopy=off"
         syscalls.mount(b"overlay", target, b"overlay", 0, options)
 
     def unmount(self, target: bytes) -> None:
@@ -98,14 +98,17 @@ class Overlaykit:
 
     def mount(self, stack: Stack, target: bytes) -> None:
         options = overlay_options(stack, unprivileged=self.unprivileged)
-        self._run("mount", "-o", os.fsdecode(options), os.fsdecode(target))
+        self._run(target, "mount", "-o", os.fsdecode(options))
 
     def unmount(self, target: bytes) -> None:
-        self._run("umount", os.fsdecode(target))
+        self._run(target, "umount")
 
-    def _run(self, *arguments: str) -> None:
+    def _run(self, target: bytes, *arguments: str) -> None:
+        # What it notes down about its mounts stays beside them, and goes with them.
+        notes = os.fsdecode(os.path.dirname(target))
         done = subprocess.run(
-            [sys.executable, "-m", "overlaykit", *arguments],
+            [sys.executable, "-m", "overlaykit", *arguments, os.fsdecode(target)],
+            env=os.environ | {"XDG_RUNTIME_DIR": notes, "XDG_STATE_HOME": notes},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
