@@ -164,6 +164,7 @@ def _enter_new_namespaces(unprivileged: bool) -> None:
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount(b"none", b"/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     if not unprivileged:
+        _mount_empty(b"/run", b"mode=755")
         return
     if uid == 0:
         uid = ORDINARY_UID
@@ -179,6 +180,12 @@ def _enter_new_namespaces(unprivileged: bool) -> None:
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
     syscalls.mount(b"none", b"/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    _mount_empty(b"/run", b"mode=755")
+
+
+def _mount_empty(directory: bytes, options: bytes) -> None:
+    """Cover a directory in this mount namespace: what is tried here is noted in no place of the machine's."""
+    syscalls.mount(b"none", directory, b"tmpfs", 0, options)
 
 
 def _checkout() -> str:
@@ -199,7 +206,7 @@ def _open_the_way_to(directory: bytes) -> None:
     else:
         return
     held = os.open(directory, os.O_PATH)
-    syscalls.mount(b"none", way, b"tmpfs", 0, b"mode=755,size=1m")
+    _mount_empty(way, b"mode=755")
     os.makedirs(directory, mode=0o755)
     syscalls.mount(b"/proc/self/fd/%d" % held, directory, None, syscalls.MS_BIND)
     os.close(held)

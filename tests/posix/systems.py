@@ -104,11 +104,11 @@ class Overlaykit:
         self._run(target, "umount")
 
     def _run(self, target: bytes, *arguments: str) -> None:
-        # What it notes down about its mounts stays beside them, and goes with them.
-        notes = os.fsdecode(os.path.dirname(target))
+        # What it logs stays beside the mount, and goes with it; /run is the place's own.
+        log = os.fsdecode(os.path.dirname(target))
         done = subprocess.run(
             [sys.executable, "-m", "overlaykit", *arguments, os.fsdecode(target)],
-            env=os.environ | {"XDG_RUNTIME_DIR": notes, "XDG_STATE_HOME": notes},
+            env=os.environ | {"XDG_STATE_HOME": log},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
