@@ -242,7 +242,8 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        names = self.filesystem.listxattr(self.filesystem.node(inode))
+        # As ext4 does: these names are for root alone (the kernel guards their values itself).
+        names = self.filesystem.listxattr(self.filesystem.node(inode), trusted=ctx.uid == 0)
         return [pyfuse3.XAttrNameT(name) for name in names]
 
     @_request

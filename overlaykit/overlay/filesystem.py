@@ -309,7 +309,8 @@ class Filesystem:
         stored = self.tree.marks.escape(name)
         return os.getxattr(location.path, stored, follow_symlinks=location.follow)
 
-    def listxattr(self, node: Node) -> list[bytes]:
+    def listxattr(self, node: Node, *, trusted: bool) -> list[bytes]:
+        """The names of a node's attributes; those under `trusted.` only if asked for."""
         location = self.tree.location(node)
         marks = self.tree.marks
         try:
@@ -319,7 +320,8 @@ class Filesystem:
                 return []
             raise
         encoded = (os.fsencode(name) for name in names)
-        return [marks.unescape(name) for name in encoded if not marks.hidden(name)]
+        shown = (marks.unescape(name) for name in encoded if not marks.hidden(name))
+        return [name for name in shown if trusted or not name.startswith(b"trusted.")]
 
     def setxattr(self, node: Node, name: bytes, value: bytes) -> None:
         self.tree.copy_up(node)

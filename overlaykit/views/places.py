@@ -17,7 +17,7 @@ def runtime() -> str:
 
     /run/overlaykit for root, else $XDG_RUNTIME_DIR/overlaykit, or one in /tmp that nobody else may touch.
     """
-    uid = os.geteuid()
+    uid = _outside(os.geteuid())
     if uid == 0:
         return _private("/run/overlaykit")
     given = os.environ.get("XDG_RUNTIME_DIR", "")
@@ -38,6 +38,16 @@ def log() -> str:
     given = os.environ.get("XDG_STATE_HOME", "")
     base = given if os.path.isabs(given) else os.path.expanduser("~/.local/state")
     return os.path.join(_private(os.path.join(base, "overlaykit")), "daemon.log")
+
+
+def _outside(uid: int) -> int:
+    """Who a user is outside of this user namespace, in which an ordinary one may be root (user_namespaces(7))."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        for line in file:
+            inside, outside, length = map(int, line.split())
+            if inside <= uid < inside + length:
+                return outside + uid - inside
+    return uid
 
 
 def _private(path: str) -> str:
