@@ -78,7 +78,13 @@ class Place:
         self._namespaces.append((os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY), kind))
 
     def close(self) -> None:
-        """Let the namespaces go, and with them whatever is still mounted there."""
+        """End what still runs in the place, and let the namespaces go with whatever is still mounted there."""
+        if self._namespaces:
+            place = os.fstat(self._namespaces[-1][0]).st_ino
+            for pid in filter(str.isdigit, os.listdir("/proc")):
+                with contextlib.suppress(OSError):  # it ended, or belongs to somebody else
+                    if os.stat(f"/proc/{pid}/ns/mnt").st_ino == place:
+                        os.kill(int(pid), signal.SIGKILL)
         while self._namespaces:
             os.close(self._namespaces.pop()[0])
 
