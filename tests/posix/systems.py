@@ -112,7 +112,7 @@ class Overlaykit:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=30,  # also for who keeps our end of the pipe open
+            timeout=15,  # also for who keeps our end of the pipe open
         )
         if done.returncode != 0:
             raise RuntimeError(f"overlaykit {' '.join(arguments)}: {done.stderr.strip()}")
