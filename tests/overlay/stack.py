@@ -1,0 +1,135 @@
+"""Layers on a disk, and the merge of them; with what must be true whenever a merge is closed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Final, final
+
+from overlaykit.overlay.filesystem import Filesystem, OpenedLayer, Options
+
+from ..posix import syscalls
+from ..posix.layers import write_layer
+from ..posix.systems import Stack as Directories
+from ..posix.systems import overlay_options
+from ..posix.table import Layer
+from .seen import Seen, look_through, looked_at
+from .view import View
+
+_NOTHING_HELD: Final = {
+    "nodes": 1,
+    "lookups": 1,
+    "open_files": 0,
+}  # the root, which is never forgotten
+
+
+@final
+class Stack:
+    """Lowers, top first, an upper and a work directory, all in `directory`.
+
+    `prefix`: under which names the marks lie, "trusted" or "user".
+    """
+
+    def __init__(self, directory: str, *, unprivileged: bool) -> None:
+        self.directory = directory
+        self.unprivileged = unprivileged
+        self.prefix = "user" if unprivileged else "trusted"
+        self.lowers: list[str] = []
+        self.upper = os.path.join(directory, "upper")
+        self.work = os.path.join(directory, "work")
+
+    def mark(self, name: str) -> str:
+        """The full name of one of the overlay's own attributes."""
+        return f"{self.prefix}.overlay.{name}"
+
+    def add(self, content: Layer) -> str:
+        """One more lower, below those there are; its path."""
+        path = os.path.join(self.directory, f"lower{len(self.lowers)}")
+        os.mkdir(path)
+        write_layer(content, path, xattr_prefix=self.prefix)
+        self.lowers.append(path)
+        return path
+
+    @contextlib.contextmanager
+    def open(
+        self,
+        *,
+        writable: bool = True,
+        as_kernel: bool = True,
+        remount: bool = True,
+        options: Options | None = None,
+    ) -> Iterator[View]:
+        """The merge. When a body ends well, hold what it left against three things.
+
+        Once everything is forgotten nothing is held, and once it is closed no descriptor is open. Opened again, it
+        shows the same tree under the same inode numbers (unless not `remount`). And so does the kernel's overlayfs over
+        the same directories (unless not `as_kernel`), where the upper is left as it was found.
+        """
+        os.umask(0)  # as in the daemon: modes come from the kernel with the caller's applied
+        before = _descriptors()
+        view = self._view(writable, options)
+        try:
+            yield view
+            seen = look_through(view)
+            numbers = _numbers(view, seen)
+            view.forget_everything()
+            held = view.filesystem.counts()
+            assert {key: held[key] for key in _NOTHING_HELD} == _NOTHING_HELD
+        finally:
+            view.filesystem.close()
+        assert _descriptors() == before, "descriptors that outlive the merge"
+        if remount:
+            with contextlib.closing(self._view(writable, options).filesystem) as filesystem:
+                again = View(filesystem)
+                assert look_through(again) == seen
+                assert _numbers(again, seen) == numbers
+        if as_kernel:
+            with self.mounted_by_the_kernel(writable=writable) as target:
+                assert looked_at(target) == seen
+
+    @contextlib.contextmanager
+    def mounted_by_the_kernel(self, *, writable: bool = True) -> Iterator[str]:
+        """The kernel's overlayfs over the same directories; without an upper it wants two lowers."""
+        self._make_directories()
+        target = os.path.join(self.directory, "merged")
+        os.makedirs(target, exist_ok=True)
+        directories = Directories(
+            tuple(map(os.fsencode, self.lowers)),
+            os.fsencode(self.upper) if writable else None,
+            os.fsencode(self.work) if writable else None,
+        )
+        data = overlay_options(directories, unprivileged=self.unprivileged)
+        if not self.unprivileged:
+            data += b",index=on,metacopy=off"
+        syscalls.mount(b"overlay", os.fsencode(target), b"overlay", 0, data)
+        try:
+            yield target
+        finally:
+            syscalls.umount2(os.fsencode(target))
+
+    def _view(self, writable: bool, options: Options | None) -> View:
+        self._make_directories()
+        lowers = [OpenedLayer(_open(path), path) for path in self.lowers]
+        upper = OpenedLayer(_open(self.upper), self.upper) if writable else None
+        work = OpenedLayer(_open(self.work), self.work) if writable else None
+        options = options or Options(userxattr=self.unprivileged)
+        return View(Filesystem(lowers, upper, work, options))
+
+    def _make_directories(self) -> None:
+        for path in (self.upper, self.work):
+            os.makedirs(path, exist_ok=True)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_PATH | os.O_DIRECTORY)
+
+
+def _numbers(view: View, seen: dict[str, Seen]) -> dict[str, int]:
+    """The inode numbers that a view promises to keep: an origin can be noted on regular files and directories."""
+    return {path: view.stat(path).number for path, one in seen.items() if one.keeps_its_number}
+
+
+def _descriptors() -> set[str]:
+    listed = os.listdir("/proc/self/fd")
+    return {fd for fd in listed if os.path.lexists(f"/proc/self/fd/{fd}")}  # not the listing's own

@@ -1,0 +1,158 @@
+"""The merge as the kernel drives it, with paths: names are looked up one by one, counted, and forgotten at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import final
+
+import pytest
+
+from overlaykit.overlay.attributes import Attributes, Caller, Changes
+from overlaykit.overlay.filesystem import Filesystem
+from overlaykit.overlay.nodes import Directory, File, Node
+
+
+def refused(number: int) -> pytest.RaisesExc[OSError]:
+    """Expect an OSError with this errno."""
+    return pytest.raises(OSError, check=lambda error: error.errno == number)
+
+
+@final
+class View:
+    """Paths are relative to the root, "" is the root itself. Raises what the file system does."""
+
+    def __init__(self, filesystem: Filesystem) -> None:
+        self.filesystem = filesystem
+        self.caller = Caller(os.geteuid(), os.getegid())
+        self._counts: Counter[int] = Counter()
+
+    # Nodes
+
+    def node(self, path: str) -> Node:
+        node: Node = self.filesystem.root
+        for name in filter(None, path.split("/")):
+            found = self.filesystem.lookup(
+                self.filesystem.directory(node.number), os.fsencode(name)
+            )
+            if found is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            node = self._count(found)
+        return node
+
+    def file(self, path: str) -> File:
+        return self.filesystem.file(self.node(path).number)
+
+    def directory(self, path: str) -> Directory:
+        return self.filesystem.directory(self.node(path).number)
+
+    def exists(self, path: str) -> bool:
+        try:
+            self.node(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def forget_everything(self) -> None:
+        """As the kernel does under memory pressure: every lookup is given back."""
+        for number, count in self._counts.items():
+            self.filesystem.forget(number, count)
+        self._counts.clear()
+        self.filesystem.between_operations()
+
+    # Reading
+
+    def names(self, path: str = "") -> list[str]:
+        return [os.fsdecode(entry.name) for entry in self.filesystem.entries(self.directory(path))]
+
+    def stat(self, path: str) -> Attributes:
+        return self.filesystem.attributes(self.node(path))
+
+    def number(self, path: str) -> int:
+        return self.node(path).number
+
+    @contextlib.contextmanager
+    def opened(self, path: str, flags: int = os.O_RDONLY) -> Iterator[int]:
+        """A handle."""
+        handle = self.filesystem.open(self.file(path), flags)
+        try:
+            yield handle
+        finally:
+            self.filesystem.release(handle)
+
+    def read(self, path: str) -> bytes:
+        with self.opened(path) as handle:
+            return self.filesystem.read(handle, 0, self.stat(path).stat.st_size)
+
+    def readlink(self, path: str) -> bytes:
+        return self.filesystem.readlink(self.node(path))
+
+    def xattrs(self, path: str) -> dict[str, bytes]:
+        node = self.node(path)
+        names = self.filesystem.listxattr(node, trusted=True)
+        return {os.fsdecode(name): self.filesystem.getxattr(node, name) for name in names}
+
+    # Changing
+
+    def write(self, path: str, data: bytes, offset: int = 0) -> None:
+        with self.opened(path, os.O_RDWR) as handle:
+            self.filesystem.write(handle, offset, data)
+
+    def create(self, path: str, data: bytes = b"", mode: int = 0o644) -> File:
+        directory, name = self._split(path)
+        node, handle = self.filesystem.create(directory, name, mode, self.caller)
+        self._count(node)
+        try:
+            if data:
+                self.filesystem.write(handle, 0, data)
+        finally:
+            self.filesystem.release(handle)
+        return node
+
+    def mkdir(self, path: str, mode: int = 0o755) -> Node:
+        directory, name = self._split(path)
+        return self._count(self.filesystem.mkdir(directory, name, mode, self.caller))
+
+    def mknod(self, path: str, mode: int, device: int = 0) -> Node:
+        directory, name = self._split(path)
+        return self._count(self.filesystem.mknod(directory, name, mode, device, self.caller))
+
+    def symlink(self, target: str, path: str) -> Node:
+        directory, name = self._split(path)
+        made = self.filesystem.symlink(directory, name, os.fsencode(target), self.caller)
+        return self._count(made)
+
+    def link(self, old: str, new: str) -> None:
+        node = self.file(old)
+        self.filesystem.link(node, *self._split(new))
+        self._count(node)
+
+    def unlink(self, path: str) -> None:
+        self.filesystem.unlink(*self._split(path))
+
+    def rmdir(self, path: str) -> None:
+        self.filesystem.rmdir(*self._split(path))
+
+    def rename(self, old: str, new: str, flags: int = 0) -> None:
+        self.filesystem.rename(*self._split(old), *self._split(new), flags)
+
+    def change(self, path: str, changes: Changes) -> None:
+        self.filesystem.change(self.node(path), changes)
+
+    def setxattr(self, path: str, name: str, value: bytes) -> None:
+        self.filesystem.setxattr(self.node(path), name.encode(), value)
+
+    def removexattr(self, path: str, name: str) -> None:
+        self.filesystem.removexattr(self.node(path), name.encode())
+
+    def _split(self, path: str) -> tuple[Directory, bytes]:
+        directory, _, name = path.rpartition("/")
+        return self.directory(directory), os.fsencode(name)
+
+    def _count(self, node: Node) -> Node:
+        node.lookups += 1
+        self._counts[node.number] += 1
+        return node
