@@ -104,11 +104,12 @@ class Overlaykit:
         self._run(target, "umount")
 
     def _run(self, target: bytes, *arguments: str) -> None:
-        # What it logs stays beside the mount, and goes with it; /run is the place's own.
-        log = os.fsdecode(os.path.dirname(target))
+        # Its notes and its log stay beside the mount, and go with it; /run is the place's own.
+        home = os.fsdecode(os.path.dirname(target))
+        inherited = {name: os.environ[name] for name in os.environ if not name.startswith("XDG_")}
         done = subprocess.run(
             [sys.executable, "-m", "overlaykit", *arguments, os.fsdecode(target)],
-            env=os.environ | {"XDG_STATE_HOME": log},
+            env=inherited | {"HOME": home},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
