@@ -434,7 +434,7 @@ _STATVFS_FIELDS: Final = (
 
 
 def _caller(ctx: Any) -> Caller:
-    return Caller(ctx.uid, ctx.gid)
+    return Caller(ctx.uid, ctx.gid, ctx.umask)
 
 
 def _file_info(handle: int) -> FileInfo:

@@ -15,6 +15,7 @@ import trio
 
 from overlaykit.discard import discard_path
 from overlaykit.fuse import control, mount
+from overlaykit.fuse.handshake import Handshake
 from overlaykit.fuse.operations import Operations
 from overlaykit.fuse.stack import open_filesystem
 
@@ -35,11 +36,11 @@ def run(spec: MountSpec, listener: socket.socket, tell: Callable[[int], None]) -
         mount.check_mountpoint(spec.target)
     with open_filesystem(spec) as filesystem:
         operations = Operations(filesystem, volatile=spec.volatile)
-        detached = _mount(spec, operations)
+        detached, handshake = _mount(spec, operations)
         try:
             gc.collect()
             gc.freeze()  # what lives this long lives as long as the mount
-            trio.run(_serve, spec, operations, listener, tell, detached)
+            trio.run(_serve, spec, operations, listener, tell, detached, handshake)
         finally:
             pyfuse3.close(unmount=False)
         if spec.stage is not None:
@@ -49,8 +50,8 @@ def run(spec: MountSpec, listener: socket.socket, tell: Callable[[int], None]) -
             discard_path(path)
 
 
-def _mount(spec: MountSpec, operations: Operations) -> int:
-    """Open the session; the detached mount, or -1 where fusermount3 attached it already."""
+def _mount(spec: MountSpec, operations: Operations) -> tuple[int, Handshake | None]:
+    """Open the session: the detached mount and what is left to agree on; -1 where fusermount3 attached it already."""
     device = mount.open_device()
     try:
         # Handed to a view, device nodes in a layer must not open the machine's devices; the view has a /dev of its own.
@@ -64,9 +65,10 @@ def _mount(spec: MountSpec, operations: Operations) -> int:
         options = {f"fsname={spec.source}", "subtype=overlaykit", "default_permissions"}
         mount.require_helper(spec.target)
         pyfuse3.init(operations, spec.target, options | ({"ro"} if spec.upper is None else set()))
-        return -1
-    pyfuse3.init(operations, f"/dev/fd/{device}", set())
-    return detached
+        return -1, None
+    handshake = Handshake(device)
+    pyfuse3.init(operations, f"/dev/fd/{handshake.fd}", set())
+    return detached, handshake
 
 
 async def _serve(
@@ -75,7 +77,10 @@ async def _serve(
     listener: socket.socket,
     tell: Callable[[int], None],
     detached: int,
+    handshake: Handshake | None,
 ) -> None:
+    if handshake is not None:
+        await handshake.complete()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_answer_kernel, nursery.cancel_scope)
         await operations.started.wait()

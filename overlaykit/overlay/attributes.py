@@ -34,7 +34,8 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the ids that a new file gets (the caller's fsuid and fsgid)."""
+    """Who asks: the ids that a new file gets (the caller's fsuid and fsgid), and the umask for its mode."""
 
     uid: int
     gid: int
+    umask: int = 0

@@ -30,7 +30,7 @@ _NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLO
 
 
 class Creation:
-    """Makes new names in the upper. The daemon's umask must be 0: modes come from the kernel with it applied."""
+    """Makes new names in the upper. The process's own umask must be 0: it takes on the caller's where that applies."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -124,12 +124,12 @@ class Creation:
         foreign = caller.uid != self._uid or gid not in (-1, self._gid)
         whiteout = self._in_the_way(place, name)
         if not whiteout and not foreign:
-            make(place, name)
+            _as_caller(caller, make, place, name)
         else:
             with self._stage(place, parent) as stage:
                 temporary = tree.work.new_name()
                 try:
-                    make(stage, temporary)
+                    _as_caller(caller, make, stage, temporary)
                     if foreign:
                         _give(stage, temporary, caller.uid, gid)
                     self._publish(stage, temporary, place, name, whiteout=whiteout)
@@ -185,6 +185,17 @@ class Creation:
         if not marks_format.is_whiteout(st):
             fail(errno.EEXIST, name)
         return True
+
+
+def _as_caller(
+    caller: Caller, make: Callable[[Place, bytes], None], place: Place, name: bytes
+) -> None:
+    """Under the caller's umask, which the file system applies unless a default ACL takes its place (acl(5))."""
+    before = os.umask(caller.umask)
+    try:
+        make(place, name)
+    finally:
+        os.umask(before)
 
 
 def _check_name(name: bytes) -> None:

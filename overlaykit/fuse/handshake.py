@@ -1,0 +1,67 @@
+"""The first request: what the kernel and we agree on, where libfuse and pyfuse3 leave no say.
+
+pyfuse3 asks for few of the kernel's features and has no option for the rest. So it answers INIT to us, over a socket;
+we add what we want to its answer and pass that on to the kernel; then the socket's descriptor becomes /dev/fuse itself,
+and from there on nobody stands between the two. Source of the layout: include/uapi/linux/fuse.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from typing import Final
+
+import pyfuse3
+import trio
+
+_INIT: Final = 26
+_BUFFER: Final = (
+    1 << 17
+)  # more than any INIT; the kernel wants at least FUSE_MIN_READ_BUFFER, 8 KiB
+
+_IN_HEADER: Final = struct.Struct("=IIQQIIIHH")
+_INIT_IN: Final = struct.Struct("=IIII")
+_OUT_HEADER: Final = struct.Struct("=IiQ")
+_INIT_OUT: Final = struct.Struct("=IIII")
+
+_DONT_MASK: Final = 1 << 6
+"""The caller's umask comes along with a new file's mode, unapplied: a default ACL takes its place (acl(5))."""
+_CACHE_SYMLINKS: Final = 1 << 23
+"""The kernel keeps what symlinks lead to; they never change."""
+
+_WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS
+
+
+class Handshake:
+    """Stands between pyfuse3 and the session `device` until INIT is answered. `fd` is what pyfuse3 is to be given."""
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket = ours
+        self.fd = theirs.detach()
+
+    async def complete(self) -> None:
+        """Let pyfuse3 answer INIT, and the kernel have the answer. Afterwards `fd` is the device."""
+        request = os.read(self._device, _BUFFER)
+        fields = _IN_HEADER.unpack_from(request)
+        if fields[1] != _INIT:
+            raise OSError(errno.EPROTO, os.strerror(errno.EPROTO), "/dev/fuse")
+        offered = _INIT_IN.unpack_from(request, _IN_HEADER.size)[3]
+        with self._socket:
+            self._socket.setblocking(False)
+            self._socket.send(request)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pyfuse3.main)
+                await trio.lowlevel.wait_readable(self._socket)
+                answer = bytearray(self._socket.recv(_BUFFER))
+                nursery.cancel_scope.cancel()  # it has nothing more to read here; it is started anew on the device
+        if len(answer) >= _OUT_HEADER.size + _INIT_OUT.size:
+            major, minor, readahead, flags = _INIT_OUT.unpack_from(answer, _OUT_HEADER.size)
+            flags |= _WANTED & offered
+            _INIT_OUT.pack_into(answer, _OUT_HEADER.size, major, minor, readahead, flags)
+        os.write(self._device, answer)
+        os.dup2(self._device, self.fd, inheritable=False)
+        os.close(self._device)
