@@ -1,9 +1,9 @@
 """The process that serves one mount, and how it is started.
 
-`start` runs this module as a program of its own: a fresh interpreter holds neither the caller's memory nor its threads.
-It gets a socket to its starter, on which it says once that the mount answers, or why there is none; and the listener of
-its control socket. It ends when its mount is gone. SIGTERM unmounts: at once, or, where files are in use, as soon as
-they are not; a second SIGTERM ends it whatever is in use.
+`Daemon` runs this module as a program of its own: a fresh interpreter holds neither its caller's memory nor its
+threads. It is told over a socket what to mount, with the descriptors it needs, and answers once: that the mount answers, or why
+there is none; if its starter is gone by then, so is the daemon. It ends when its mount is gone. SIGTERM unmounts: at
+once, or, where files are in use, as soon as they are not; a second SIGTERM ends it whatever is in use.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import resource
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 _LONGEST_MESSAGE: Final = 1 << 20
+_MOST_DESCRIPTORS: Final = 253  # of one message (SCM_MAX_FD)
 _DEBUG_VARIABLE: Final = "OVERLAYKIT_DEBUG"
 
 
@@ -40,67 +40,79 @@ class Refused(Error):
     """{0}"""
 
 
-@dataclass(frozen=True, slots=True)
 class Daemon:
-    """A daemon whose mount answers. `mount` is the detached mount's descriptor, -1 if it is attached to a target."""
+    """A daemon, from the starter's side: started, told what to mount, waited for.
 
-    process: subprocess.Popen[bytes]
-    mount: int
-
-
-def start(
-    spec: MountSpec,
-    control: socket.socket,
-    *,
-    prepare: Callable[[], None] | None = None,
-    keep: Sequence[int] = (),
-) -> Daemon:
-    """Mount what `spec` says, and return once the mount answers. `control` listens for `control.ask`.
-
-    `prepare` runs in the new process before anything else, to put it in the namespaces it shall live in; the
-    descriptors `keep` stay open in it as long as it lives (locks). Raises Error or OSError with nothing left behind.
+    The two steps are apart so that the starter can work out what to mount while the new interpreter loads.
+    Attributes: `process`; `mount`, the detached mount's descriptor, which is the caller's to close (-1: none).
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "overlaykit.fuse.daemon",
-                str(theirs.fileno()),
-                str(control.fileno()),
-            ],
-            pass_fds=(theirs.fileno(), control.fileno(), *keep),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=prepare,  # only system calls: nothing that takes a lock
-        )
-        theirs.close()
+
+    def __init__(self, *, prepare: Callable[[], None] | None = None) -> None:
+        """Start the process. `prepare` runs in it first of all, to put it in the namespaces it shall live in."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.mount = -1
+        self._channel = ours
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "overlaykit.fuse.daemon", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=prepare,  # only system calls: nothing that takes a lock
+            )
+
+    def serve(self, spec: MountSpec, control: socket.socket, *, keep: Sequence[int] = ()) -> None:
+        """Mount what `spec` says, and return once the mount answers; `control` listens for `control.ask`.
+
+        The descriptors `keep` stay open in the daemon as long as it lives (locks). Raises Error or OSError, the
+        daemon gone and nothing left behind.
+        """
         try:
-            ours.sendall(msgspec.json.encode(spec))
-            raw, descriptors, _, _ = socket.recv_fds(ours, _LONGEST_MESSAGE, 1)
+            descriptors = [control.fileno(), *keep]
+            socket.send_fds(self._channel, [msgspec.json.encode(spec)], descriptors)
+            raw, received, _, _ = socket.recv_fds(self._channel, _LONGEST_MESSAGE, 1)
             answer = msgspec.json.decode(raw, type=Answer) if raw else None
+        except (BrokenPipeError, ConnectionResetError):
+            answer, received = None, []
         except BaseException:
-            process.kill()
-            process.wait()
+            self.abandon()
             raise
-    if isinstance(answer, Started):
-        return Daemon(process, descriptors[0] if descriptors else -1)
-    process.wait()
-    if answer is None:
-        raise DaemonDied(spec.log_path)
-    if answer.message:
-        raise Refused(answer.message)
-    raise OSError(answer.errno, os.strerror(answer.errno), answer.path)
+        self._channel.close()
+        if isinstance(answer, Started):
+            self.mount = received[0] if received else -1
+            return
+        self.process.wait()
+        if answer is None:
+            raise DaemonDied(spec.log_path)
+        if answer.message:
+            raise Refused(answer.message)
+        raise OSError(answer.errno, os.strerror(answer.errno), answer.path)
+
+    def abandon(self) -> None:
+        """Give it up before it serves: it ends with the socket."""
+        self._channel.close()
+        self.process.wait()
+
+    def close_mount(self) -> None:
+        """Leave the mount to whoever else holds it; it is gone when nobody does."""
+        if self.mount >= 0:
+            os.close(self.mount)
+            self.mount = -1
 
 
 def main() -> None:
-    """The program: `python -m overlaykit.fuse.daemon SOCKET LISTENER`, both descriptors."""
+    """The program: `python -m overlaykit.fuse.daemon SOCKET`, a descriptor."""
+    from overlaykit.fuse.session import (
+        run,
+    )  # here: what takes long to load loads while the starter is at work
+
     channel = socket.socket(fileno=int(sys.argv[1]))
-    listener = socket.socket(fileno=int(sys.argv[2]))
-    spec = msgspec.json.decode(channel.recv(_LONGEST_MESSAGE), type=MountSpec)
+    raw, descriptors, _, _ = socket.recv_fds(channel, _LONGEST_MESSAGE, _MOST_DESCRIPTORS)
+    if not raw:
+        return  # abandoned
+    spec = msgspec.json.decode(raw, type=MountSpec)
+    listener = socket.socket(fileno=descriptors[0])
     _log_to(spec.log_path)
     _settle_down()
     told = False
@@ -108,15 +120,13 @@ def main() -> None:
     def tell(detached: int) -> None:
         nonlocal told
         told = True
-        descriptors = [detached] if detached >= 0 else []
-        socket.send_fds(channel, [msgspec.json.encode(Started())], descriptors)
-        channel.close()
+        socket.send_fds(
+            channel, [msgspec.json.encode(Started())], [detached] if detached >= 0 else []
+        )
         _leave_terminal()
 
     try:
-        from overlaykit.fuse.session import run  # late: a spec that is wrong needs no trio
-
-        run(spec, listener, tell)
+        run(spec, listener, channel, tell)
     except Error as error:
         failure = Failed(message=str(error))
     except OSError as error:

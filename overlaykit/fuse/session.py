@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -27,10 +28,15 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 
-def run(spec: MountSpec, listener: socket.socket, tell: Callable[[int], None]) -> None:
+def run(
+    spec: MountSpec,
+    listener: socket.socket,
+    starter: socket.socket,
+    tell: Callable[[int], None],
+) -> None:
     """Serve a mount from beginning to end. `tell` is called once it answers, with the detached mount or -1.
 
-    Raises Error or OSError, before `tell` was called, if it cannot be mounted.
+    Until then all ends if `starter` does. Raises Error or OSError, before `tell` was called, if it cannot be mounted.
     """
     if spec.target is not None:
         mount.check_mountpoint(spec.target)
@@ -40,7 +46,7 @@ def run(spec: MountSpec, listener: socket.socket, tell: Callable[[int], None]) -
         try:
             gc.collect()
             gc.freeze()  # what lives this long lives as long as the mount
-            trio.run(_serve, spec, operations, listener, tell, detached, handshake)
+            trio.run(_serve, spec, operations, listener, starter, tell, detached, handshake)
         finally:
             pyfuse3.close(unmount=False)
         if spec.stage is not None:
@@ -75,6 +81,7 @@ async def _serve(
     spec: MountSpec,
     operations: Operations,
     listener: socket.socket,
+    starter: socket.socket,
     tell: Callable[[int], None],
     detached: int,
     handshake: Handshake | None,
@@ -83,15 +90,25 @@ async def _serve(
         await handshake.complete()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_answer_kernel, nursery.cancel_scope)
-        await operations.started.wait()
+        async with trio.open_nursery() as meanwhile:
+            meanwhile.start_soon(_end_with, starter)
+            await operations.started.wait()
+            meanwhile.cancel_scope.cancel()
         if detached >= 0 and spec.target is not None:
             mount.attach(detached, spec.target)
         tell(detached if spec.target is None else -1)
         if detached >= 0:
             os.close(detached)  # or the mount would never be gone
+        starter.close()
         nursery.start_soon(_unmount_on_signal, spec.target)
         accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
         nursery.start_soon(control.serve, accepting, operations)
+
+
+async def _end_with(starter: socket.socket) -> None:
+    """The starter says nothing more: if its socket is readable, it is gone."""
+    await trio.lowlevel.wait_readable(starter)
+    raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
 
 async def _answer_kernel(rest: trio.CancelScope) -> None:

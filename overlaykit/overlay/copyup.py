@@ -84,7 +84,19 @@ class CopyUp:
                 dst_dir_fd=parent.fd(),
                 follow_symlinks=False,
             )
+            self._count_links(node)
+            self.mark_impure(parent)
             times.restore()
+
+    def _count_links(self, node: File) -> None:
+        """Store an indexed file's count relative to its upper's, after that gained a link: it may be too high after a
+        crash, which keeps an entry of the index too long, but never too low, which would drop a file."""
+        assert node.index_name is not None
+        assert node.link_count is not None
+        index = self.work.index
+        st = os.stat(node.index_name, dir_fd=index.fd(), follow_symlinks=False)
+        path = index.proc_path(node.index_name)
+        self.marks.set_link_count(path, node.link_count - st.st_nlink, to_upper=True)
 
     def _one_directory(self, node: Directory) -> None:
         parent = node.parent
@@ -116,7 +128,7 @@ class CopyUp:
             raise
         finally:
             os.close(source)
-        self._mark_impure(parent.upper)
+        self.mark_impure(parent.upper)
         times.restore()
         node.upper = parent.upper.child(node.name)
 
@@ -135,7 +147,8 @@ class CopyUp:
             skip_xattrs=marks_format.OVERLAY_PREFIXES,
         )
 
-    def _mark_impure(self, place: Place) -> None:
+    def mark_impure(self, place: Place) -> None:
+        """To be called for each directory of the upper that gets something with an origin."""
         self.marks.set_impure(place.proc_path())
 
 
@@ -192,13 +205,12 @@ class FileCopy:
             node.link_count = self._stat.st_nlink
             for directory, name in node.links[:1]:
                 copyup.link_up(node, directory, name)
-                copyup._mark_impure(copyup.directory(directory))
         elif node.links:
             directory, name = node.links[0]
             parent = copyup.directory(directory)
             times = Times(parent)
             copyup.work.publish(self._name, parent, name)
-            copyup._mark_impure(parent)
+            copyup.mark_impure(parent)
             times.restore()
             self._keep_other_names(parent, name)
         else:

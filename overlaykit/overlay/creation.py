@@ -30,7 +30,11 @@ _NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLO
 
 
 class Creation:
-    """Makes new names in the upper. The process's own umask must be 0: it takes on the caller's where that applies."""
+    """Makes new names in the upper.
+
+    The caller has looked the name up and found nothing: only the upper is asked again. The process's own umask must
+    be 0: it takes on the caller's where that applies.
+    """
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -106,6 +110,8 @@ class Creation:
             make(place, name)
         if count is not None:
             node.link_count = count + 1
+        if node.has_origin:
+            tree.copyup.mark_impure(place)
         tree.table.link(node, directory, name)
 
     def _make(

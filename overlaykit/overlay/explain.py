@@ -48,14 +48,24 @@ class Explanation:
 
 def explain(tree: Tree, path: bytes) -> Explanation:
     """Raises OSError (ENOTDIR, ELOOP, or ENOENT where not even a whiteout is) as path resolution does."""
-    parents, name = _resolve(tree, path)
+    seen: list[Node] = []
+    try:
+        return _explain(tree, path, seen)
+    finally:
+        for node in reversed(seen):  # nobody else may know them: they go, children first
+            tree.table.settle(node)
+
+
+def _explain(tree: Tree, path: bytes, seen: list[Node]) -> Explanation:
+    parents, name = _resolve(tree, path, seen)
     directory = parents[-1]
     names = [parent.name for parent in parents[1:]]
     if not name:
-        sights = [_sight(place, None, "merged") for place in directory.places]
-        sights[0] = _sight(directory.top, None, "answers")
+        sights = [_sight(place, None, _role(n)) for n, place in enumerate(directory.places)]
         return Explanation(_shown(names), None, tuple(sights))
     node = tree.lookup(directory, name)
+    if node is not None:
+        seen.append(node)
     sights = _sights(directory, name, node)
     if not sights:
         fail(errno.ENOENT, path)
@@ -63,16 +73,12 @@ def explain(tree: Tree, path: bytes) -> Explanation:
     if node is not None and node.kind == stat.S_IFLNK:
         location = tree.location(node)
         target = os.fsdecode(os.readlink(location.name, dir_fd=location.dirfd))
-    if node is not None:
-        tree.table.settle(node)
     return Explanation(_shown([*names, name]), target, tuple(sights))
 
 
 def _sights(directory: Directory, name: bytes, node: Node | None) -> list[Sight]:
     shown = list(node.places) if isinstance(node, Directory) else []
-    sights = [
-        _sight(place, None, "merged" if number else "answers") for number, place in enumerate(shown)
-    ]
+    sights = [_sight(place, None, _role(n)) for n, place in enumerate(shown)]
     answered = bool(sights)
     layers = {place.layer for place in shown}
     for place in directory.places:
@@ -94,8 +100,11 @@ def _sights(directory: Directory, name: bytes, node: Node | None) -> list[Sight]
     return sights
 
 
-def _resolve(tree: Tree, path: bytes) -> tuple[list[Directory], bytes]:
-    """The directories down to the one that holds the last name, and that name (empty for the root itself)."""
+def _resolve(tree: Tree, path: bytes, seen: list[Node]) -> tuple[list[Directory], bytes]:
+    """The directories down to the one that holds the last name, and that name (empty for the root itself).
+
+    `seen` is given every node that was looked up.
+    """
     pending = [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
     parents = [tree.root]
     links = 0
@@ -108,6 +117,7 @@ def _resolve(tree: Tree, path: bytes) -> tuple[list[Directory], bytes]:
         if not pending:
             return parents, name
         node = tree.require(parents[-1], name)
+        seen.append(node)
         if isinstance(node, Directory):
             parents.append(node)
         elif node.kind == stat.S_IFLNK:
@@ -123,6 +133,11 @@ def _resolve(tree: Tree, path: bytes) -> tuple[list[Directory], bytes]:
             fail(errno.ENOTDIR, path)
     last = parents.pop() if len(parents) > 1 else None
     return (parents, last.name) if last is not None else (parents, b"")
+
+
+def _role(number: int) -> Role:
+    """The part of one of the directories that are merged, counted from the top."""
+    return "merged" if number else "answers"
 
 
 def _sight(place: Place, name: bytes | None, role: Role) -> Sight:

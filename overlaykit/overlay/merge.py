@@ -92,6 +92,22 @@ class Merge:
         search.run()
         return search.found
 
+    def down_to_opaque(self, roots: Sequence[Place]) -> tuple[Place, ...]:
+        """Of the roots of lowers, those that show: down to the first opaque one (OCI archives may have such)."""
+        shown = []
+        for root in roots:
+            shown.append(root)
+            if root is not roots[-1] and self.directory_marks(root).opaque:
+                break
+        return tuple(shown)
+
+    def directory_marks(self, place: Place) -> DirectoryMarks:
+        """What the marks of a lower's directory say, of every dialect."""
+        marks = self.marks.of_directory(place.proc_path())
+        if not marks.opaque and _stat(place, marks_format.AUFS_OPAQUE) is not None:
+            return replace(marks, opaque=True)
+        return marks
+
     def layers_below(self, layer: Layer) -> list[Place]:
         """The roots of the layers below one."""
         return [other.root for other in self.layers if other.index > layer.index]
@@ -199,7 +215,7 @@ class _Search:
                 self._stop = True
                 break
             child = place.child(name)
-            marks = marks_format.UNMARKED if last else self._directory_marks(child)
+            marks = marks_format.UNMARKED if last else self._merge.directory_marks(child)
             if marks.opaque:
                 self._stop = True
             if marks.redirect is not None:
@@ -226,12 +242,6 @@ class _Search:
             marks.is_whiteout_file(place.proc_path(name))
             and marks.of_directory(place.proc_path()).whiteout_files
         )
-
-    def _directory_marks(self, place: Place) -> DirectoryMarks:
-        marks = self._merge.marks.of_directory(place.proc_path())
-        if not marks.opaque and _stat(place, marks_format.AUFS_OPAQUE) is not None:
-            return replace(marks, opaque=True)
-        return marks
 
 
 def _redirected(prefix: list[bytes], target: bytes) -> list[bytes]:

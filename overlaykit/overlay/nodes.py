@@ -96,6 +96,11 @@ class File:
     def in_use(self) -> bool:
         return self.lookups > 0 or self.opened is not None
 
+    @property
+    def has_origin(self) -> bool:
+        """Whether its upper came from a lower."""
+        return self.has_upper and self.number != self.key
+
 
 class Directory:
     """A merged directory: an upper (or none yet) and the lowers that show through, top first.

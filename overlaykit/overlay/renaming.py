@@ -60,6 +60,8 @@ class Renaming:
             self._prepare(node, old_directory, old_name, new_directory)
             self._prepare(target, new_directory, new_name, old_directory)
             _native.renameat2(old_place.fd(), old_name, new_place.fd(), new_name, flags)
+            self._mark_impure(node, new_place)
+            self._mark_impure(target, old_place)
             del old_directory.known[old_name], new_directory.known[new_name]
             self._moved(node, old_directory, old_name, new_directory, new_name)
             self._moved(target, new_directory, new_name, old_directory, old_name)
@@ -101,6 +103,7 @@ class Renaming:
         else:
             flags = _native.RENAME_WHITEOUT if whiteout else 0
         _native.renameat2(old_place.fd(), old_name, new_place.fd(), new_name, flags)
+        self._mark_impure(node, new_place)
         if flags == _native.RENAME_EXCHANGE and not whiteout:
             os.unlink(old_name, dir_fd=old_place.fd())
         if isinstance(target, Directory):
@@ -144,6 +147,10 @@ class Renaming:
                 node.redirect = target
         elif new_directory.lowers:
             tree.marks.set_opaque(place.proc_path())
+
+    def _mark_impure(self, node: Node, place: Place) -> None:
+        if bool(node.lowers) if isinstance(node, Directory) else node.has_origin:
+            self._tree.copyup.mark_impure(place)
 
     def _redirect(self, node: Directory, *, same_directory: bool) -> bytes:
         """Where the lowers hold the node's contents: a name beside it, or a path from their roots."""

@@ -79,6 +79,7 @@ class Tree:
         lowers = tuple(layer.root for layer in layers if not layer.writable)
         for place in (*lowers, *((upper,) if upper is not None else ())):
             self._learn_device(place)
+        lowers = merge.down_to_opaque(lowers)
         self.root = Directory(None, b"", upper, lowers)
         table.add_root(self.root)
 
@@ -139,7 +140,9 @@ class Tree:
         if found.stat.st_nlink > 1 and self._index_entry(origin, found.stat) is not None:
             node.index_name = origin.index_name()
             node.link_count = self.marks.link_count(
-                path, upper=found.stat.st_nlink, lower=found.stat.st_nlink - 1
+                path,
+                upper=found.stat.st_nlink,
+                lower=self._lower_link_count(directory, found, origin),
             )
         inode = origin.inode_number()
         device = self._device(origin.uuid, directory)
@@ -164,6 +167,13 @@ class Tree:
                 lower=found.stat.st_nlink,
             )
         return key
+
+    def _lower_link_count(self, directory: Directory, found: Found, origin: Origin) -> int:
+        """How many names the lower inode has from which an indexed file came; a guess if it was moved since."""
+        lower = self.merge.find_in_lowers(directory, found.name)
+        if lower is not None and lower.stat.st_ino == origin.inode_number():
+            return lower.stat.st_nlink
+        return found.stat.st_nlink - 1  # all its entries in the upper but the index's own
 
     def _index_entry(self, origin: Origin, same: os.stat_result | None) -> os.stat_result | None:
         """The index's entry for an origin; with `same` only if it is that inode."""

@@ -101,8 +101,9 @@ def mount(options: Options, target: str, *, name: str | None = None) -> None:
             remove=entry.remove_with_daemon,
             log_path=places.log(),
         )
+        started = daemon.Daemon()
         with entry.listen() as listener:
-            started = daemon.start(spec, listener, keep=[entry.lock])
+            started.serve(spec, listener, keep=[entry.lock])
         entry.publish(
             About(
                 name=entry.name,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import subprocess
 from typing import TYPE_CHECKING, Literal, Self
 
 from overlaykit import namespace
+from overlaykit.discard import discard_path
 from overlaykit.errors import Error
 from overlaykit.fuse import control, daemon
 from overlaykit.fuse.spec import LayerSpec, MountSpec
@@ -31,6 +33,10 @@ class DaemonEnded(Error):
 
 class UpperMissing(Error):
     """--upper {0}: there is no directory to make it in: create its parent first"""
+
+
+class UpperUnusable(Error):
+    """--upper {0}: {1}: name a directory that you may write to"""
 
 
 class View:
@@ -85,6 +91,8 @@ class View:
     def start(self) -> None:
         """Mount. Raises Error for what the user can mend, OSError for the rest; nothing is left behind."""
         with contextlib.ExitStack() as undo:
+            served = _start_daemon()
+            undo.callback(served.abandon)
             entry = undo.enter_context(contextlib.closing(Registry().enter(self.name or None)))
             self.name = entry.name
             upper, work = self._prepare_upper(entry)
@@ -105,10 +113,14 @@ class View:
                 remove=entry.remove_with_daemon,
                 log_path=places.log(),
             )
-            self._daemon = _start_daemon(spec, entry, [hold.fileno() for hold in holds])
+            with entry.listen() as listener:
+                locks = [entry.lock, *(hold.fileno() for hold in holds)]
+                served.serve(spec, listener, keep=locks)
+            self._daemon = served
             undo.callback(self._end_daemon)
             self._entry = entry
             self._undo = undo.pop_all()
+            undo_upper.pop_all()
 
     def launch(
         self,
@@ -143,7 +155,7 @@ class View:
                 stack.callback(os.close, user)
             self.processes = namespace.launch(spec, root=self._daemon.mount, user_namespace=user)
         self._undo.enter_context(self.processes)
-        self._close_mount()
+        self._daemon.close_mount()
         self._publish(tuple(argv))
         return self.processes
 
@@ -186,8 +198,10 @@ class View:
         """End the command and the mount; wait until nothing is left. Again does nothing."""
         self._undo.close()
 
-    def _prepare_upper(self, entry: Entry) -> tuple[str | None, str | None]:
-        """The directories for changes and for work in progress; none if read-only."""
+    def _prepare_upper(
+        self, entry: Entry, undo: contextlib.ExitStack
+    ) -> tuple[str | None, str | None]:
+        """The directories for changes and for work in progress, made where there are none; none if read-only."""
         if self._read_only:
             return None, None
         if self._upper is None:
@@ -200,8 +214,14 @@ class View:
                 raise UpperMissing(upper)
             work = os.path.join(parent, f".{name}.overlaykit")
         for path in (upper, work):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
+            try:
+                if not os.path.isdir(path):
+                    os.mkdir(path, 0o700)
+                    undo.callback(discard_path, path)
+            except FileExistsError:
+                raise UpperUnusable(path, os.strerror(errno.ENOTDIR)) from None
+            except OSError as error:
+                raise UpperUnusable(path, error.strerror) from None
         return upper, work
 
     def _resolve(self, text: str, upper: str | None, work: str | None) -> Layer:
@@ -227,28 +247,23 @@ class View:
             )
         )
 
-    def _close_mount(self) -> None:
-        """Leave the mount to the view: it is gone when the view is."""
-        if self._daemon is not None and self._daemon.mount >= 0:
-            os.close(self._daemon.mount)
-            self._daemon = daemon.Daemon(self._daemon.process, -1)
-
     def _end_daemon(self) -> None:
         assert self._daemon is not None
-        self._close_mount()
+        self._daemon.close_mount()
         self._daemon.process.wait()
 
 
-def _start_daemon(spec: MountSpec, entry: Entry, keep: list[int]) -> daemon.Daemon:
-    prepare = namespace.isolate_mounts if os.geteuid() == 0 else namespace.enter
-    with entry.listen() as listener:
-        try:
-            return daemon.start(spec, listener, prepare=prepare, keep=[entry.lock, *keep])
-        except subprocess.SubprocessError:  # whatever `prepare` raised is lost
-            refused = namespace.diagnose()
-            if refused is None:
-                raise
-            raise refused from None
+def _start_daemon() -> daemon.Daemon:
+    """A daemon in a mount namespace of its own, for an ordinary user in a user namespace too."""
+    try:
+        return daemon.Daemon(
+            prepare=namespace.isolate_mounts if os.geteuid() == 0 else namespace.enter
+        )
+    except subprocess.SubprocessError:  # whatever `prepare` raised is lost
+        refused = namespace.diagnose()
+        if refused is None:
+            raise
+        raise refused from None
 
 
 def _take_after(upper: str | None, lower: str) -> None:
