@@ -1,5 +1,6 @@
 """Where a test's body runs: in a child of its own inside a place, as root or as root of a user namespace.
 
+A conftest.py makes it so for its folder by importing `place` and `pytest_pyfunc_call`.
 What the body mounts, leaks or changes about its process ends with that child, however it ends.
 """
 
@@ -9,7 +10,6 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -21,17 +21,27 @@ IDENTITIES = ("root", "userns") if os.geteuid() == 0 else ("userns",)
 as_root = pytest.mark.parametrize("place", IDENTITIES[:-1], indirect=True)
 """For what a user namespace with one mapped id cannot express: other owners, devices, trusted xattrs."""
 
+as_ordinary_user = pytest.mark.parametrize("place", IDENTITIES[-1:], indirect=True)
+"""For what root of the machine never meets: ids that its user namespace lacks."""
 
-def call_inside(test: pytest.Function) -> bool | None:
-    """pytest's hook `pytest_pyfunc_call`, for tests that ask for a place; others run where they are."""
+
+@pytest.fixture(scope="session", params=IDENTITIES)
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    with contextlib.closing(Place(unprivileged=request.param == "userns")) as place:
+        yield place
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """For tests that ask for a place, or for what lies in one; others run where they are."""
     __tracebackhide__ = True
-    place = test.funcargs.get("place")
+    place = pyfuncitem.funcargs.get("place")
     if place is None:
         return None
-    arguments: dict[str, Any] = {name: test.funcargs[name] for name in _arguments(test)}
+    arguments = {name: pyfuncitem.funcargs[name] for name in _arguments(pyfuncitem)}
 
     def body() -> None:
-        test.obj(**arguments)
+        pyfuncitem.obj(**arguments)
 
     place.run(body)
     return True

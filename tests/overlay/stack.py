@@ -80,13 +80,19 @@ class Stack:
             view.filesystem.close()
         assert _descriptors() == before, "descriptors that outlive the merge"
         if remount:
-            with contextlib.closing(self._view(writable, options).filesystem) as filesystem:
-                again = View(filesystem)
+            with self.bare(writable=writable, options=options) as again:
                 assert look_through(again) == seen
                 assert _numbers(again, seen) == numbers
         if as_kernel:
             with self.mounted_by_the_kernel(writable=writable) as target:
                 assert looked_at(target) == seen
+
+    @contextlib.contextmanager
+    def bare(self, *, writable: bool = True, options: Options | None = None) -> Iterator[View]:
+        """The merge, with nothing held against anything."""
+        view = self._view(writable, options)
+        with contextlib.closing(view.filesystem):
+            yield view
 
     @contextlib.contextmanager
     def mounted_by_the_kernel(self, *, writable: bool = True) -> Iterator[str]:

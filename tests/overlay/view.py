@@ -33,6 +33,7 @@ class View:
     # Nodes
 
     def node(self, path: str) -> Node:
+        self.filesystem.between_operations()
         node: Node = self.filesystem.root
         for name in filter(None, path.split("/")):
             found = self.filesystem.lookup(

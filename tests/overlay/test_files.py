@@ -1,0 +1,122 @@
+"""An open file outlives its layer: after a copy-up every handle sees the new bytes, and no lower ever changes."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from overlaykit.overlay.attributes import Changes
+
+from ..posix.table import File
+from .inside import as_root
+from .stack import Stack
+from .view import refused
+
+
+def test_a_reader_sees_what_is_written_after_it_opened(stack: Stack) -> None:
+    lower = stack.add({"f": File(b"old bytes")})
+    with stack.open() as view, view.opened("f") as reader:
+        assert view.filesystem.read(reader, 0, 99) == b"old bytes"
+        with view.opened("f", os.O_RDWR) as writer:
+            view.filesystem.write(writer, 0, b"new")
+            assert view.filesystem.read(reader, 0, 99) == b"new bytes"
+        view.change("f", Changes(size=3))
+        assert view.filesystem.read(reader, 0, 99) == b"new"
+    with open(os.path.join(lower, "f"), "rb") as file:
+        assert file.read() == b"old bytes"
+
+
+def test_a_readers_handle_never_writes_into_a_lower(stack: Stack) -> None:
+    lower = stack.add({"f": File(b"old")})
+    with stack.open() as view, view.opened("f") as reader:
+        with refused(errno.EBADF):
+            view.filesystem.write(reader, 0, b"new")
+        assert view.read("f") == b"old"
+    with open(os.path.join(lower, "f"), "rb") as file:
+        assert file.read() == b"old"
+
+
+def test_every_name_of_an_open_hard_link_is_the_same_open_file(stack: Stack) -> None:
+    stack.add({"f": File(b"old")})
+    with stack.open() as view:
+        view.link("f", "g")
+        with view.opened("f") as one, view.opened("g", os.O_RDWR) as two:
+            view.filesystem.write(two, 0, b"new")
+            assert view.filesystem.read(one, 0, 99) == b"new"
+
+
+def test_a_writers_descriptor_reads_too_and_does_not_append_by_itself(stack: Stack) -> None:
+    """The kernel's writeback cache reads through write-only descriptors, and says where to append."""
+    stack.add({"f": File(b"0123456789")})
+    with stack.open() as view, view.opened("f", os.O_WRONLY | os.O_APPEND) as handle:
+        assert view.filesystem.read(handle, 0, 4) == b"0123"
+        view.filesystem.write(handle, 2, b"xx")
+        assert view.filesystem.read(handle, 0, 99) == b"01xx456789"
+
+
+def test_truncation_on_open_is_seen_by_all(stack: Stack) -> None:
+    stack.add({"f": File(b"old")})
+    with stack.open() as view, view.opened("f") as reader, view.opened("f", os.O_RDONLY | os.O_TRUNC):
+        assert view.filesystem.read(reader, 0, 99) == b""
+
+
+def test_attributes_of_an_open_file_are_those_of_its_bytes(stack: Stack) -> None:
+    stack.add({"f": File(b"old")})
+    with stack.open() as view, view.opened("f", os.O_RDWR) as handle:
+        view.filesystem.write(handle, 0, b"longer than before")
+        assert view.stat("f").stat.st_size == 18
+
+
+def test_reading_a_lower_does_not_change_its_access_time(stack: Stack) -> None:
+    lower = stack.add({"f": File(b"x", mtime_ns=2_000_000_000)})
+    before = os.stat(os.path.join(lower, "f")).st_atime_ns
+    with stack.open() as view:
+        assert view.read("f") == b"x"
+    assert os.stat(os.path.join(lower, "f")).st_atime_ns == before
+
+
+def test_reading_past_the_end_gives_nothing(stack: Stack) -> None:
+    stack.add({"f": File(b"abc")})
+    with stack.open() as view, view.opened("f") as handle:
+        assert view.filesystem.read(handle, 3, 10) == b""
+        assert view.filesystem.read(handle, 1, 10) == b"bc"
+
+
+def test_a_hundred_handles_of_one_file_take_one_descriptor(stack: Stack) -> None:
+    stack.add({"f": File(b"x")})
+    with stack.open() as view:
+        node = view.file("f")
+        handles = [view.filesystem.open(node, os.O_RDONLY) for _ in range(100)]
+        assert view.filesystem.counts()["open_files"] == 1
+        for handle in handles:
+            view.filesystem.release(handle)
+
+
+def test_a_file_that_is_open_is_remembered_though_it_was_forgotten(stack: Stack) -> None:
+    stack.add({"d/f": File(b"x")})
+    with stack.open() as view, view.opened("d/f") as handle:
+        view.forget_everything()
+        assert view.filesystem.read(handle, 0, 9) == b"x"
+        view.write("d/f", b"y")
+        assert view.filesystem.read(handle, 0, 9) == b"y"
+
+
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC])
+def test_without_an_upper_no_file_is_opened_for_writing(stack: Stack, flags: int) -> None:
+    stack.add({"f": File(b"x")})
+    stack.add({})
+    with stack.open(writable=False) as view:
+        with refused(errno.EROFS):
+            view.filesystem.open(view.file("f"), flags)
+        assert view.read("f") == b"x"
+
+
+@as_root
+def test_a_file_of_somebody_else_is_read_and_written_by_the_daemon(stack: Stack) -> None:
+    stack.add({"f": File(b"x", mode=0o600, uid=1234)})
+    with stack.open() as view:
+        assert view.read("f") == b"x"
+        view.write("f", b"y")
+        assert view.stat("f").uid == 1234

@@ -1,0 +1,139 @@
+"""The kernel's numbers: constant for a file, never two files' at once, and given back when nobody needs them."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from overlaykit.overlay.nodes import ROOT_NUMBER, Directory, File, Numbering, Table
+
+from ..posix import table as content
+from .stack import Stack
+from .view import refused
+
+
+def test_the_root_is_number_one_and_never_forgotten(stack: Stack) -> None:
+    stack.add({})
+    with stack.open() as view:
+        assert view.number("") == ROOT_NUMBER
+        view.filesystem.forget(ROOT_NUMBER, 1000)
+        assert view.names() == []
+
+
+def test_a_number_is_that_of_the_inode_that_held_the_file_at_first(stack: Stack) -> None:
+    lower = stack.add({"d/f": content.File(b"x")})
+    with stack.open() as view:
+        inode = os.stat(os.path.join(lower, "d/f")).st_ino
+        assert view.number("d/f") == inode
+        view.write("d/f", b"y")
+        view.rename("d/f", "g")
+        assert view.number("g") == inode
+
+
+def test_looking_up_twice_counts_twice(stack: Stack) -> None:
+    stack.add({"f": content.File()})
+    with stack.open() as view:
+        node = view.node("f")
+        node.lookups += 1
+        view.forget_everything()
+        assert view.filesystem.node(node.number) is node
+        view.filesystem.forget(node.number, 1)
+        with refused(errno.ESTALE):
+            view.filesystem.node(node.number)
+
+
+def test_a_forgotten_number_names_nothing(stack: Stack) -> None:
+    stack.add({"f": content.File()})
+    with stack.open() as view:
+        number = view.number("f")
+        view.forget_everything()
+        with refused(errno.ESTALE):
+            view.filesystem.node(number)
+
+
+def test_a_directory_stays_known_while_something_below_it_is(stack: Stack) -> None:
+    stack.add({"a/b/f": content.File(b"x")})
+    with stack.open() as view:
+        numbers = view.number("a"), view.number("a/b")
+        node = view.file("a/b/f")
+        node.lookups += 1
+        view.forget_everything()
+        assert all(view.filesystem.node(number).lookups == 0 for number in numbers)
+        assert view.filesystem.file(node.number) is node
+        view.filesystem.forget(node.number, 1)
+        for number in numbers:
+            with refused(errno.ESTALE):
+                view.filesystem.node(number)
+
+
+def test_a_name_that_is_looked_up_for_nothing_is_not_kept(stack: Stack) -> None:
+    stack.add({"a/f": content.File()})
+    with stack.open() as view:
+        directory = view.filesystem.lookup(view.filesystem.root, b"a")
+        assert isinstance(directory, Directory)
+        node = view.filesystem.lookup(directory, b"f")
+        assert node is not None
+        view.filesystem.settle(node)
+        assert view.filesystem.counts()["nodes"] == 1
+
+
+def test_what_is_asked_of_the_wrong_kind_is_refused(stack: Stack) -> None:
+    stack.add({"f": content.File(), "d": content.Dir()})
+    with stack.open() as view:
+        with refused(errno.ENOTDIR):
+            view.filesystem.directory(view.number("f"))
+        with refused(errno.EISDIR):
+            view.filesystem.file(view.number("d"))
+
+
+def test_listing_gives_the_numbers_that_stat_gives(stack: Stack) -> None:
+    stack.add({"d/f": content.File(), "d/s": content.Symlink("f"), "d/sub": content.Dir()})
+    stack.add({"d/g": content.File(), "d/sub/x": content.File()})
+    with stack.open() as view:
+        view.write("d/f", b"x")
+        directory = view.directory("d")
+        for entry in view.filesystem.entries(directory):
+            node = view.filesystem.entry_node(directory, entry)
+            assert node is not None
+            assert node is view.node("d/" + os.fsdecode(entry.name))
+
+
+def test_thousands_of_changes_leave_nothing_behind(stack: Stack) -> None:
+    stack.add({f"d{number}/f": content.File(b"x") for number in range(10)})
+    with stack.open() as view:
+        for round_ in range(50):
+            at = f"d{round_ % 10}"
+            view.create(f"{at}/new{round_}", b"x")
+            view.rename(f"{at}/new{round_}", f"d{(round_ + 1) % 10}/moved{round_}")
+            view.mkdir(f"{at}/sub{round_}")
+            view.rmdir(f"{at}/sub{round_}")
+            if round_ % 3 == 0:
+                view.unlink(f"d{(round_ + 1) % 10}/moved{round_}")
+            if round_ % 7 == 0:
+                view.forget_everything()
+
+
+# The table by itself.
+
+
+def test_inodes_of_several_devices_get_different_numbers() -> None:
+    numbering = Numbering()
+    assert numbering.key(7, 42) == 42
+    assert numbering.key(8, 42) != 42
+    assert numbering.key(8, 42) == numbering.key(8, 42)
+    assert numbering.key(8, 42) < 1 << 63
+
+
+def test_an_inode_number_too_large_to_carry_gets_a_free_one() -> None:
+    assert Numbering().key(7, 1 << 50) == 0
+
+
+def test_a_number_that_is_taken_is_not_given_out_again() -> None:
+    nodes = Table()
+    first, second, third = File(0), File(0), File(0)
+    nodes.add(first, 42)
+    nodes.add(second, 42)
+    nodes.add(third, 0)
+    assert len({first.number, second.number, third.number}) == 3
+    assert first.number == 42
+    assert nodes.by_number[second.number] is second
