@@ -1,0 +1,227 @@
+"""What bad input gets: one line that names the thing and the way out, the exit status, and nothing left behind.
+
+That nothing is left, `someone` proves at the end of every test.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+
+import pytest
+
+from ..views.someone import Someone, command
+from ..views.staged import only_as
+
+
+@only_as("ordinary user")  # who it is makes no difference
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nonsense"], "nonsense: no such command: 'overlaykit --help' lists them"),
+        (["run"], "run: no command given: see 'overlaykit run --help'"),
+        (["run", "--"], "run: no command given: see 'overlaykit run --help'"),
+        (
+            ["run", "-e", "NOVALUE", "true"],
+            "run: -e NOVALUE: give KEY=VALUE: see 'overlaykit run --help'",
+        ),
+        (
+            ["run", "--upper", "/x", "--read-only", "true"],
+            "run: argument --read-only: not allowed with argument --upper: see 'overlaykit run --help'",
+        ),
+        (
+            ["run", "--name", "a/b", "true"],
+            "--name a/b: use up to 63 letters, digits, '.', '_' and '-', beginning with a letter or a digit",
+        ),
+        (
+            ["run", "-v", "/etc", "true"],
+            "-v /etc: expected one or two colons;"
+            " write SOURCE:TARGET or SOURCE:TARGET:ro, with an absolute TARGET",
+        ),
+        (
+            ["run", "-p", "80", "true"],
+            "-p 80: '' is not a TCP port (0 to 65535);"
+            " write HOST:PORT or ADDRESS:HOST:PORT, for example 8080:80 or 0.0.0.0:8080:80",
+        ),
+        (
+            ["mount", "/mnt"],
+            "mount: the following arguments are required: -o: see 'overlaykit mount --help'",
+        ),
+        (["layer", "frob"], None),
+        (
+            ["layer", "add", "x"],
+            "layer: the following arguments are required: SOURCE: see 'overlaykit layer --help'",
+        ),
+        (["ps", "surplus"], "ps: unrecognized arguments: surplus: see 'overlaykit ps --help'"),
+    ],
+)
+def test_a_mistyped_command_is_told_in_one_line(
+    someone: Someone, arguments: list[str], line: str | None
+) -> None:
+    told = someone.refused(*arguments)
+    if line is None:
+        assert told.startswith("layer: argument ACTION: invalid choice: 'frob'")
+    else:
+        assert told == line
+
+
+def test_a_missing_layer_is_told_with_the_names_that_are_near(someone: Someone) -> None:
+    someone.succeeds("layer", "add", "python27", f"dir:{someone.directory('tree')}")
+    assert someone.refused("run", "-l", "python2.7", "true") == (
+        "there is no layer python2.7 (did you mean python27?);"
+        " 'overlaykit layer ls' lists them, and a directory is written with a slash"
+    )
+    assert someone.refused("run", "-l", "/no/such", "true") == (
+        "/no/such does not exist; give the path of a directory"
+    )
+    assert someone.refused("run", "-l", "/etc/passwd", "true") == (
+        "/etc/passwd is not a directory; give the path of a directory"
+    )
+
+
+def test_an_unreadable_layer_is_told(someone: Someone) -> None:
+    closed = someone.directory("closed")
+    os.chmod(closed, 0)
+    if someone.is_root:  # who may read everything
+        someone.refused("run", "-l", closed, "true", status=127)
+    else:
+        assert someone.refused("run", "-l", closed, "true") == (
+            f"'{closed}' cannot be read by you; make it readable and searchable, or run as its owner"
+        )
+
+
+def test_an_upper_inside_a_lower_is_refused(someone: Someone) -> None:
+    lower = someone.directory("lower")
+    upper = os.path.join(lower, "upper")
+    assert someone.refused("run", "-l", lower, "--upper", upper, "true") == (
+        f"upper {upper} lies inside the lower {lower}:"
+        " choose one outside of it, or what is written would show in both"
+    )
+    assert os.listdir(lower) == []
+
+
+def test_an_upper_that_cannot_be_made_is_told(someone: Someone) -> None:
+    upper = someone.path("no", "such", "upper")
+    assert someone.refused("run", "--upper", upper, "true") == (
+        f"--upper {upper}: there is no directory to make it in: create its parent first"
+    )
+    file = someone.write(someone.path("file"), "")
+    assert someone.refused("run", "--upper", file, "true") == (
+        f"--upper {file}: Not a directory: name a directory that you may write to"
+    )
+
+
+@only_as("ordinary user")  # root may write everywhere
+def test_an_upper_that_may_not_be_written_to_is_told(someone: Someone) -> None:
+    assert someone.refused("run", "--upper", "/etc/upper", "true") == (
+        "--upper /etc/upper: Permission denied: name a directory that you may write to"
+    )
+
+
+def test_an_upper_in_use_is_refused(someone: Someone) -> None:
+    upper = someone.path("upper")
+    with someone.start("run", "--upper", upper, "sh", "-c", "echo started; read line") as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "started\n"
+        assert someone.refused("run", "--upper", upper, "true") == (
+            f"upper {upper} is in use by another view or mount: end that one first, or choose another upper"
+        )
+        first.communicate("end\n")
+        assert first.returncode == 0
+
+
+def test_a_name_that_is_taken_is_refused_and_free_again_afterwards(someone: Someone) -> None:
+    with someone.start("run", "--name", "one", "sh", "-c", "echo started; read line") as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "started\n"
+        assert someone.refused("run", "--name", "one", "true") == (
+            "--name one: a view of that name is running: choose another one, or end it ('overlaykit ps')"
+        )
+        first.communicate("end\n")
+    someone.succeeds("run", "--name", "one", "true")
+
+
+def test_a_port_in_use_is_refused(someone: Someone) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        line = someone.refused("run", "-p", f"{port}:80", "true")
+    assert str(port) in line
+    assert "in use" in line
+    someone.succeeds("run", "-p", f"{port}:80", "true")
+
+
+def test_a_port_of_no_private_network_is_refused(someone: Someone) -> None:
+    assert "8080" in someone.refused("run", "--network", "host", "-p", "8080:80", "true")
+
+
+def test_something_missing_to_share_is_told(someone: Someone) -> None:
+    assert someone.refused("run", "-v", "/no/such:/mnt", "true") == (
+        "-v /no/such: cannot be shared with the view (No such file or directory);"
+        " name a path that exists and that you may reach"
+    )
+
+
+def test_something_shared_where_a_read_only_view_has_no_place_is_told(someone: Someone) -> None:
+    line = someone.refused("run", "--read-only", "-v", "/etc:/no/such/place", "true")
+    assert line == (
+        "/no/such/place: cannot be made inside the view (Read-only file system);"
+        " let a layer bring it, or let the view be written to"
+    )
+
+
+def test_a_missing_working_directory_is_told(someone: Someone) -> None:
+    assert someone.refused("run", "-w", "/no/such", "true") == (
+        "-w /no/such: no directory to work in inside the view (No such file or directory);"
+        " name one that exists there"
+    )
+
+
+def test_a_machine_without_dev_fuse_is_told_what_to_do(someone: Someone) -> None:
+    dev = someone.directory("dev", null="")
+    without = f"mount --bind /dev/null {dev}/null; mount --rbind {dev} /dev"
+    lower, target = someone.directory("lower"), someone.directory("target")
+    for arguments in (["run", "true"], ["mount", "-o", f"lowerdir={lower}", target]):
+        assert refused_where(someone, without, *arguments) == (
+            "there is no /dev/fuse: load the kernel's module with 'modprobe fuse',"
+            " or pass the device into the container"
+        )
+
+
+@only_as("ordinary user")  # root may open everything
+def test_a_device_that_may_not_be_opened_is_told_what_to_do(someone: Someone) -> None:
+    another_s = "/etc/shadow"  # mode 0600 or 0640, and root's
+    assert refused_where(someone, f"mount --bind {another_s} /dev/fuse", "run", "true") == (
+        "/dev/fuse cannot be opened by this user: as root, run 'chmod 0666 /dev/fuse' (udev's usual rule)"
+    )
+
+
+@only_as("ordinary user")  # root needs none
+def test_user_namespaces_switched_off_are_told_with_the_sysctl(someone: Someone) -> None:
+    off = "echo 0 >/proc/sys/user/max_user_namespaces"
+    assert refused_where(someone, off, "run", "true") == (
+        "user namespaces do not work here: the limit user.max_user_namespaces is 0;"
+        " raise it with: sysctl -w user.max_user_namespaces=15000"
+    )
+
+
+def refused_where(someone: Someone, arrange: str, *arguments: str) -> str:
+    """The line with which the command fails on a machine that a shell command, run as its root, has changed.
+
+    The machine is a namespace of our own; its ordinary user has the powers of its root only while arranging.
+    """
+    become, resume = ["unshare", "--mount"], []
+    if not someone.is_root:
+        ids = [f"--map-user={os.getuid()}", f"--map-group={os.getgid()}"]
+        become += ["--user", *ids, "--keep-caps"]
+        resume = ["setpriv", "--ambient-caps=-all", "--inh-caps=-all"]
+    inside = subprocess.run(
+        [*become, "sh", "-ec", f'{arrange}; exec "$@"', "sh", *resume, command(), *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert inside.returncode == 125, inside
+    assert inside.stderr.count("\n") == 1, inside
+    return inside.stderr.removeprefix("overlaykit: ").removesuffix("\n")

@@ -1,0 +1,221 @@
+"""`overlaykit run`: exit statuses, and what its options promise."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+
+import pytest
+
+from ..views.someone import Someone
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [("true", 0), ("false", 1), ("exit 42", 42), ("kill -TERM $$", 143), ("kill -KILL $$", 137)],
+)
+def test_the_exit_status_is_the_commands(someone: Someone, script: str, status: int) -> None:
+    done = someone.overlaykit("run", "--", "sh", "-c", script)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
+
+
+def test_a_missing_command_exits_127(someone: Someone) -> None:
+    assert someone.refused("run", "--", "no-such-command", status=127) == (
+        "no-such-command: no such command in this view; name one that its PATH finds, or a path inside the view"
+    )
+
+
+@pytest.mark.parametrize("command", ["/etc/passwd", "/etc"])
+def test_a_command_that_cannot_be_executed_exits_126(someone: Someone, command: str) -> None:
+    line = someone.refused("run", "--", command, status=126)
+    assert line == (
+        f"{command}: cannot be executed in this view (Permission denied);"
+        " check its mode, its #! line and its architecture"
+    )
+
+
+def test_a_command_without_its_interpreter_exits_126(someone: Someone) -> None:
+    script = someone.write(someone.path("script"), "#!/no/such/interpreter\n")
+    os.chmod(script, 0o755)
+    assert "its interpreter is missing" in someone.refused("run", script, status=126)
+
+
+def test_the_commands_own_options_are_left_to_it(someone: Someone) -> None:
+    assert someone.succeeds("run", "echo", "--name", "-p", "--", "x") == "--name -p -- x\n"
+    assert someone.succeeds("run", "--", "echo", "--", "-v") == "-- -v\n"
+
+
+def test_a_command_that_begins_with_a_dash_needs_the_two_dashes(someone: Someone) -> None:
+    assert someone.refused("run", "--", "--help", status=127).startswith("--help: no such command")
+
+
+def test_the_environment_is_the_callers_and_what_e_sets(someone: Someone) -> None:
+    printed = someone.succeeds(
+        *("run", "-e", "NEW=a=b", "-e", "KNOWN=changed", "-e", "EMPTY=", "--", "env"),
+        env=os.environ | {"KNOWN": "before", "KEPT": "kept"},
+    )
+    lines = printed.splitlines()
+    assert {"NEW=a=b", "KNOWN=changed", "EMPTY=", "KEPT=kept"} <= set(lines)
+
+
+def test_the_working_directory_is_the_callers_where_the_view_has_it(someone: Someone) -> None:
+    assert someone.succeeds("run", "pwd") == someone.home + "\n"
+    assert someone.succeeds("run", "-w", "/usr", "pwd") == "/usr\n"
+    assert someone.succeeds("run", "--read-only", "pwd", cwd="/proc") == "/proc\n"
+
+
+def test_a_directory_is_shared_with_v(someone: Someone) -> None:
+    shared = someone.directory("shared", file="from the host\n")
+    target = someone.path("not", "there", "yet")
+    script = f"cat {target}/file; echo from the view >{target}/new; stat -c %U:%G {target}/new"
+    printed = someone.succeeds("run", "-v", f"{shared}:{target}", "--", "sh", "-c", script)
+    assert printed == "from the host\nroot:root\n"
+    with open(os.path.join(shared, "new")) as new:
+        assert new.read() == "from the view\n"
+    assert os.stat(os.path.join(shared, "new")).st_uid == os.geteuid()
+    assert not os.path.exists(someone.path("not"))
+
+
+def test_what_is_shared_with_ro_cannot_be_written_to(someone: Someone) -> None:
+    shared = someone.directory("shared", file="contents\n")
+    bind = f"{shared}:/mnt:ro"
+    done = someone.overlaykit("run", "-v", bind, "--", "sh", "-c", "cat /mnt/file; echo >/mnt/file")
+    assert done.stdout == "contents\n"
+    assert "Read-only file system" in done.stderr
+
+
+def test_a_single_file_is_shared_with_v(someone: Someone) -> None:
+    hosts = someone.write(someone.path("hosts"), "127.0.0.1 view\n")
+    assert (
+        someone.succeeds("run", "-v", f"{hosts}:/etc/hosts", "cat", "/etc/hosts")
+        == "127.0.0.1 view\n"
+    )
+
+
+def test_what_is_written_without_an_upper_is_dropped(someone: Someone) -> None:
+    path = someone.path("written")
+    assert someone.succeeds("run", "sh", "-c", f"echo x >{path}; cat {path}") == "x\n"
+    assert not os.path.exists(path)
+
+
+def test_what_is_written_with_an_upper_is_kept_and_seen_again(someone: Someone) -> None:
+    upper = someone.path("upper")
+    path = someone.write(someone.path("file"), "before\n")
+    someone.succeeds("run", "--upper", upper, "sh", "-c", f"echo after >{path}")
+    assert someone.succeeds("run", "--upper", upper, "cat", path) == "after\n"
+    with open(path) as file:
+        assert file.read() == "before\n"
+    with open(upper + path) as file:
+        assert file.read() == "after\n"
+
+
+def test_a_read_only_view_refuses_to_write_with_erofs(someone: Someone) -> None:
+    path = someone.path("written")
+    done = someone.overlaykit("run", "--read-only", "--", "sh", "-c", f"echo x >{path}")
+    assert "Read-only file system" in done.stderr
+    script = (
+        "import errno, os\n"
+        f"for act in [lambda: os.mkdir('{path}'), lambda: os.utime('/etc/passwd'),"
+        " lambda: os.rename('/etc/passwd', '/etc/p'), lambda: os.unlink('/etc/passwd')]:\n"
+        "    try:\n"
+        "        act()\n"
+        "    except OSError as error:\n"
+        "        assert error.errno == errno.EROFS, error\n"
+        "    else:\n"
+        "        raise SystemExit('it could')\n"
+    )
+    someone.succeeds("run", "--read-only", "--", "/usr/bin/python3", "-c", script)
+
+
+def test_the_layer_named_first_answers(someone: Someone) -> None:
+    top = someone.directory("top", one="top\n")
+    bottom = someone.directory("bottom", one="bottom\n", two="bottom\n")
+    target = someone.path("base")
+    for name in "top", "bottom":
+        os.makedirs(someone.path(name) + target)
+        os.rename(someone.path(name, "one"), someone.path(name) + target + "/one")
+    os.rename(os.path.join(bottom, "two"), bottom + target + "/two")
+    layers = ("-l", top, "-l", f"dir:{bottom}", "-l", "host")
+    assert (
+        someone.succeeds("run", *layers, "cat", f"{target}/one", f"{target}/two") == "top\nbottom\n"
+    )
+
+
+def test_its_name_is_the_views_host_name(someone: Someone) -> None:
+    assert someone.succeeds("run", "--name", "Some.view_1", "hostname") == "Some.view_1\n"
+
+
+def test_a_view_without_a_network_has_only_a_loopback(someone: Someone) -> None:
+    for network in "private", "none":
+        printed = someone.succeeds("run", "--network", network, "cat", "/proc/net/dev")
+        assert [line.split(":")[0].strip() for line in printed.splitlines()[2:]] == ["lo"]
+
+
+def test_a_view_with_the_hosts_network_has_its_interfaces(someone: Someone) -> None:
+    with open("/proc/net/dev") as interfaces:
+        names = [line.split(":")[0] for line in interfaces]
+    printed = someone.succeeds("run", "--network", "host", "cat", "/proc/net/dev")
+    assert [line.split(":")[0] for line in printed.splitlines()] == [
+        name.rstrip("\n") for name in names
+    ]
+
+
+def test_a_published_port_answers_on_the_hosts_loopback(someone: Someone) -> None:
+    page = someone.directory("site", **{"index.html": "hello\n"})
+    script = (
+        "import functools, http.server as h\n"
+        f"handler = functools.partial(h.SimpleHTTPRequestHandler, directory='{page}')\n"
+        "server = h.HTTPServer(('', 80), handler)\n"
+        "print('listening', flush=True)\n"
+        "server.handle_request()\n"
+    )
+    port = free_port()
+    arguments = ("run", "-p", f"{port}:80", "/usr/bin/python3", "-c", script)
+    with someone.start(*arguments, stderr=-1) as view:
+        assert view.stdout is not None
+        assert view.stdout.readline() == "listening\n"
+        assert fetch(port).endswith(b"\r\n\r\nhello\n")
+        assert view.wait() == 0
+
+
+def test_a_signal_to_the_launcher_reaches_the_command(someone: Someone) -> None:
+    script = "trap 'echo got it; exit 7' TERM; echo ready; while :; do sleep 1000 & wait; done"
+    with someone.start("run", "sh", "-c", script) as view:
+        assert view.stdout is not None
+        assert view.stdout.readline() == "ready\n"
+        view.send_signal(signal.SIGTERM)
+        assert view.stdout.readline() == "got it\n"
+        assert view.wait() == 7
+
+
+def test_standard_input_and_output_are_the_callers(someone: Someone) -> None:
+    done = someone.overlaykit("run", "tr", "a-z", "A-Z", stdin=None, input="piped through\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "PIPED THROUGH\n", "")
+
+
+def test_a_command_holds_no_descriptor_of_overlaykits(someone: Someone) -> None:
+    assert someone.succeeds("run", "sh", "-c", "ls /proc/$$/fd").split() == ["0", "1", "2"]
+
+
+def test_the_views_root_shows_the_mode_of_the_hosts(someone: Someone) -> None:
+    for upper in ((), ("--upper", someone.path("upper"))):
+        mode = int(someone.succeeds("run", *upper, "stat", "-c", "%f", "/"), 16)
+        assert mode == os.stat("/").st_mode
+        assert stat.S_ISDIR(mode)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def fetch(port: int) -> bytes:
+    import socket
+
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return b"".join(iter(lambda: client.recv(65536), b""))

@@ -1,0 +1,263 @@
+"""Somebody who uses overlaykit: root, or an ordinary user, with a home, and at the end nothing left behind.
+
+Used by the tests of whole views, of the command line and of programs in a view; `staged` has the fixture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import pytest
+
+from overlaykit import _native, mountinfo
+
+ORDINARY = 1000
+"""Who "an ordinary user" is when the tests run as root."""
+
+DEADLINE_SECONDS = 60
+"""No test lasts this long; one that does hangs, and is told so."""
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+
+_ABORTED = "fuse_reply_* failed with No such file or directory"
+"""pyfuse3's, of a request in flight when the last process of a view, and with it the mount, went."""
+
+
+class Hung(BaseException):
+    """The test did not end in time. No Exception: nobody but the harness is to catch it."""
+
+
+def command() -> str:
+    """The installed `overlaykit`, that of the interpreter that runs the tests."""
+    found = shutil.which("overlaykit", path=os.path.dirname(sys.executable))
+    if found is None:
+        pytest.fail(f"there is no overlaykit beside {sys.executable}: run 'make setup-tests'")
+    return found
+
+
+def entire(descriptor: int) -> bytes:
+    """Everything until end of file."""
+    return b"".join(iter(lambda: os.read(descriptor, 65536), b""))
+
+
+@dataclass
+class Someone:
+    """Who a test runs as; the test's own process is theirs, with a mount namespace of its own where root made it."""
+
+    is_root: bool
+    scratch: str
+    """A directory of theirs on a disk, gone after the test; a view over `host` shows it at the same path."""
+    warned: bool = False
+    """Whether the test wants the daemon's log to have said something; otherwise that fails it."""
+    _before: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def home(self) -> str:
+        return self.path("home")
+
+    def path(self, *names: str) -> str:
+        return os.path.join(self.scratch, *names)
+
+    def directory(self, *names: str, **files: str | bytes) -> str:
+        """A new directory, with files of the given contents in it."""
+        path = self.path(*names)
+        os.makedirs(path)
+        for name, contents in files.items():
+            self.write(os.path.join(path, name), contents)
+        return path
+
+    def write(self, path: str, contents: str | bytes) -> str:
+        with open(path, "wb") as file:
+            file.write(contents.encode() if isinstance(contents, str) else contents)
+        return path
+
+    def overlaykit(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end, with nothing to read."""
+        settings = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, **options}
+        return subprocess.run([command(), *arguments], check=False, **settings)
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Start the command, its standard input and output piped."""
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, **options}
+        return subprocess.Popen([command(), *arguments], **pipes)
+
+    def succeeds(self, *arguments: str, **options: Any) -> str:
+        """Run the command; what it prints. Anything on standard error fails the test."""
+        done = self.overlaykit(*arguments, **options)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        return str(done.stdout)
+
+    def refused(self, *arguments: str, status: int = 125, **options: Any) -> str:
+        """Run the command; the one line with which it fails."""
+        done = self.overlaykit(*arguments, **options)
+        assert done.returncode == status, done
+        assert done.stdout == "", done
+        assert done.stderr.startswith("overlaykit: "), done
+        assert done.stderr.endswith("\n"), done
+        assert done.stderr.count("\n") == 1, done
+        line: str = done.stderr.removeprefix("overlaykit: ").removesuffix("\n")
+        return line
+
+    @property
+    def runtime(self) -> str:
+        """Where the running views are noted down."""
+        return "/run/overlaykit" if self.is_root else self.path("run", "overlaykit")
+
+    @property
+    def dropped(self) -> str:
+        """Where the uppers are that nobody keeps."""
+        return os.path.join(self.home, ".cache", "overlaykit")
+
+    @property
+    def store(self) -> str:
+        return os.path.join(self.home, ".local", "share", "overlaykit", "layers")
+
+    @property
+    def log(self) -> str:
+        return os.path.join(self.home, ".local", "state", "overlaykit", "daemon.log")
+
+    def left(self) -> dict[str, object]:
+        """Everything that a view can leave behind, as it is now. Namespaces go with processes, descriptors and mounts."""
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass  # orphans are ours to reap
+        return {
+            "processes": [
+                (process, _command_line(process)) for process in descendants(os.getpid())
+            ],
+            "mounts": [(mount.mountpoint, mount.fstype) for mount in mountinfo.current()],
+            "descriptors": sorted(os.listdir("/proc/self/fd")),
+            "noted down": _names(self.runtime),
+            "dropped": _names(self.dropped),
+            "half-made layers": [name for name in _names(self.store) if name.startswith(".")],
+            "temporary": _names(self.path("tmp")),
+        }
+
+    def await_the_end(self) -> None:
+        """Wait until every process below this one has ended."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
+
+    def enter(self) -> None:
+        """In the test's process: become that somebody."""
+        signal.signal(signal.SIGALRM, _hung)
+        signal.alarm(DEADLINE_SECONDS)
+        _native.prctl(_native.PR_SET_CHILD_SUBREAPER, 1)
+        if os.geteuid() == 0:
+            _native.unshare(_native.CLONE_NEWNS)
+            _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
+            _native.mount(
+                "run", "/run", "tmpfs", 0, "mode=0755"
+            )  # this machine's own stays as it is
+            if not self.is_root:
+                _let_others_reach({os.path.realpath(sys.base_prefix), sys.prefix, CHECKOUT})
+                os.setgroups([])
+                os.setresgid(ORDINARY, ORDINARY, ORDINARY)
+                os.setresuid(ORDINARY, ORDINARY, ORDINARY)
+                _native.prctl(_native.PR_SET_DUMPABLE, 1)  # as after an ordinary login
+        for name in [name for name in os.environ if name.startswith("XDG_")]:
+            del os.environ[name]
+        os.environ.update(HOME=self.home, LC_ALL="C.UTF-8", PATH=PATH, TMPDIR=self.path("tmp"))
+        os.umask(0o022)
+        os.mkdir(self.home)
+        os.mkdir(self.path("tmp"))
+        os.chdir(self.home)
+        if not self.is_root:
+            os.mkdir(self.path("run"), 0o700)
+            os.environ["XDG_RUNTIME_DIR"] = self.path("run")
+        if subprocess.run(
+            [sys.executable, "-c", "import overlaykit._native"], check=False
+        ).returncode:
+            pytest.fail(
+                f"{sys.executable} is of no use to uid {os.geteuid()}: make .venv with /usr/bin/python3"
+            )
+        self._before = self.left()
+
+    def leave(self) -> None:
+        """In the test's process, at its end: nothing may be left."""
+        for what, now in self.left().items():
+            assert now == self._before[what], f"{what} left: {now}, before: {self._before[what]}"
+        complaints = [] if self.warned else self.complaints()
+        assert not complaints, f"the daemon's log says: {complaints}"
+
+    def complaints(self) -> list[str]:
+        """What daemons wrote to their log."""
+        with contextlib.suppress(FileNotFoundError), open(self.log) as log:
+            return [line for line in log if _ABORTED not in line]
+        return []
+
+    def abandon(self) -> None:
+        """In the test's process, however it ended: end what still runs."""
+        signal.alarm(0)
+        while family := descendants(os.getpid()):
+            for process in family:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-1, 0)
+
+
+def descendants(ancestor: int) -> list[int]:
+    """The processes below one that have not been reaped: its children, their children, and so on."""
+    children: dict[int, list[int]] = {}
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        with (
+            contextlib.suppress(FileNotFoundError, ProcessLookupError),  # ended meanwhile
+            open(f"/proc/{name}/stat", "rb") as stat,
+        ):
+            parent = int(stat.read().rpartition(b")")[2].split()[1])
+            children.setdefault(parent, []).append(int(name))
+    family = [ancestor]
+    for member in family:
+        family += children.get(member, ())
+    return family[1:]
+
+
+def _command_line(process: int) -> str:
+    with contextlib.suppress(OSError), open(f"/proc/{process}/cmdline") as arguments:
+        return arguments.read().replace("\0", " ")
+    return ""
+
+
+def _names(directory: str) -> list[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(os.listdir(directory))
+    return []
+
+
+def _hung(_number: int, _frame: object) -> NoReturn:
+    raise Hung(f"still running after {DEADLINE_SECONDS} seconds")
+
+
+def _let_others_reach(paths: set[str]) -> None:
+    """Uncover directories that lie in somebody's closed home, in this mount namespace only.
+
+    An interpreter below /root is of no use to another user. The closed directory is covered by an empty file system, on
+    which what is needed of it is attached again in its place.
+    """
+    clone = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC | _native.AT_RECURSIVE
+    shut = {path: closed for path in sorted(paths) if (closed := _closed_parent(path))}
+    trees = {path: _native.open_tree(_native.AT_FDCWD, path, clone) for path in shut}
+    for closed in set(shut.values()):
+        _native.mount("cover", closed, "tmpfs", 0, "mode=0755")
+    for path, tree in trees.items():
+        os.makedirs(path, exist_ok=True)
+        _native.move_mount(tree, "", _native.AT_FDCWD, path, _native.MOVE_MOUNT_F_EMPTY_PATH)
+        os.close(tree)
+
+
+def _closed_parent(path: str) -> str | None:
+    """The outermost directory on the way to `path` that others cannot search."""
+    parents = [path[:i] for i, letter in enumerate(path) if letter == "/" and i]
+    return next((parent for parent in parents if not os.stat(parent).st_mode & 0o001), None)

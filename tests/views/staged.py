@@ -1,0 +1,71 @@
+"""The fixture `someone`: every test that asks for it runs in a process of its own, as root and as an ordinary user.
+
+A conftest.py that imports both names has it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from overlaykit.discard import discard_path
+
+from .someone import ORDINARY, Someone, entire
+
+IDENTITIES = ("root", "ordinary user") if os.geteuid() == 0 else ("ordinary user",)
+"""An ordinary user can test only as one; root tests as both."""
+
+
+def only_as(identity: str) -> pytest.MarkDecorator:
+    """For a test that means something for one of them alone; where nobody here can be that one, it is not collected."""
+    chosen = [identity] if identity in IDENTITIES else []
+    return pytest.mark.parametrize("someone", chosen, indirect=True)
+
+
+@pytest.fixture(params=IDENTITIES)
+def someone(request: pytest.FixtureRequest) -> Iterator[Someone]:
+    # On a disk: uppers want a file system with extended attributes, and /tmp may be none.
+    scratch = tempfile.mkdtemp(prefix="overlaykit-test-", dir="/var/tmp")
+    is_root = request.param == "root"
+    if not is_root and os.geteuid() == 0:
+        os.chown(scratch, ORDINARY, ORDINARY)
+    yield Someone(is_root=is_root, scratch=scratch)
+    discard_path(scratch)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object | None:
+    someone = pyfuncitem.funcargs.get("someone")
+    if not isinstance(someone, Someone):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    _in_a_child(someone, lambda: pyfuncitem.obj(**arguments))
+    return True
+
+
+def _in_a_child(someone: Someone, body: Callable[[], None]) -> None:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reader)
+            someone.enter()
+            body()
+            someone.leave()
+        except BaseException:
+            os.write(writer, traceback.format_exc().encode()[-60000:])
+        finally:
+            try:
+                someone.abandon()
+            finally:
+                os._exit(0)
+    os.close(writer)
+    told = entire(reader)
+    os.close(reader)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if told or status:
+        pytest.fail(told.decode() or f"the test's process ended with {status}", pytrace=False)
