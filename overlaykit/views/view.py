@@ -90,12 +90,12 @@ class View:
 
     def start(self) -> None:
         """Mount. Raises Error for what the user can mend, OSError for the rest; nothing is left behind."""
-        with contextlib.ExitStack() as undo:
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as undo_upper:
             served = _start_daemon()
             undo.callback(served.abandon)
             entry = undo.enter_context(contextlib.closing(Registry().enter(self.name or None)))
             self.name = entry.name
-            upper, work = self._prepare_upper(entry)
+            upper, work = self._prepare_upper(entry, undo_upper)
             layers = [self._resolve(text, upper, work) for text in self._layers]
             holds = [undo.enter_context(layer.hold()) for layer in layers]
             _take_after(upper, layers[0].path)
