@@ -1,9 +1,9 @@
 """The process that serves one mount, and how it is started.
 
 `Daemon` runs this module as a program of its own: a fresh interpreter holds neither its caller's memory nor its
-threads. It is told over a socket what to mount, with the descriptors it needs, and answers once: that the mount answers, or why
-there is none; if its starter is gone by then, so is the daemon. It ends when its mount is gone. SIGTERM unmounts: at
-once, or, where files are in use, as soon as they are not; a second SIGTERM ends it whatever is in use.
+threads. It is told over a socket what to mount, with the descriptors it needs, and answers once: that the mount
+answers, or why there is none; if its starter is gone by then, so is the daemon. It ends when its mount is gone. SIGTERM
+unmounts: at once, or, where files are in use, as soon as they are not; a second SIGTERM ends it whatever is in use.
 """
 
 from __future__ import annotations
@@ -151,6 +151,12 @@ def _log_to(path: str) -> None:
         format=f"%(asctime)s {os.getpid()} %(name)s %(levelname)s: %(message)s",
     )
     logging.captureWarnings(True)
+    logging.getLogger("pyfuse3").addFilter(_is_worth_logging)
+
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """An answer to a request that its asker did not live to see is refused with ENOENT: no error of anybody's."""
+    return os.strerror(errno.ENOENT) not in record.getMessage()
 
 
 def _leave_terminal() -> None:

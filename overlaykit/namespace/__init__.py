@@ -20,6 +20,7 @@ from overlaykit.namespace.network import (
     PortInUse,
     PortPrivileged,
     PortsNeedPrivateNetwork,
+    preload,
 )
 from overlaykit.namespace.running import Running
 from overlaykit.namespace.spec import BadBind, BadPort, Bind, Port, Spec, parse_bind, parse_port
@@ -50,4 +51,5 @@ __all__ = [
     "launch",
     "parse_bind",
     "parse_port",
+    "preload",
 ]

@@ -104,7 +104,10 @@ def _execute(spec: Spec) -> NoReturn:
             if os.path.exists(path):
                 raise Failed(Stage.EXECUTE, errno.ENOENT, path) from error
         except PermissionError:
-            found = found or Failed(Stage.EXECUTE, errno.EACCES, path)
+            if os.path.lexists(
+                path
+            ):  # else it is the directory that may not be searched: as good as not there
+                found = found or Failed(Stage.EXECUTE, errno.EACCES, path)
         except OSError as error:
             raise Failed(Stage.EXECUTE, error.errno or errno.EIO, path) from error
     raise found or Failed(Stage.LOOKUP, errno.ENOENT, name)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
-import struct
 from typing import Final
 
 from overlaykit.errors import Error
@@ -53,25 +53,28 @@ def listen(spec: Spec) -> list[tuple[Port, socket.socket]]:
     return listeners
 
 
+def preload() -> None:
+    """Load what `raise_loopback` takes, which is slow (145 ms, measured), while the caller waits for something else.
+
+    The processes of a view inherit it from the launcher.
+    """
+    import pyroute2  # noqa: F401
+
+
 def raise_loopback() -> None:
     """Bring up the loopback interface of this process's network namespace; its addresses come by themselves.
-
-    One RTM_NEWLINK message (rtnetlink(7)) rather than pyroute2, whose import alone takes 145 ms (measured): ten times
-    what all the rest of a launch takes.
 
     Raises:
       OSError: with the errno of the kernel's answer.
     """
-    up = socket.if_nametoindex("lo"), 0x1, 0x1  # ifi_index, ifi_flags = ifi_change = IFF_UP
-    interface = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, *up)
-    newlink, request_and_ack = 16, 0x1 | 0x4
-    header = struct.pack("=IHHII", 16 + len(interface), newlink, request_and_ack, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as rtnetlink:
-        rtnetlink.send(header + interface)
-        answer = rtnetlink.recv(4096)
-    (code,) = struct.unpack_from("=i", answer, 16)  # struct nlmsgerr follows the header
-    if code:
-        raise OSError(-code, "the loopback interface cannot be brought up", "lo")
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        with IPRoute() as route:
+            route.link("set", index=socket.if_nametoindex("lo"), state="up")
+    except NetlinkError as error:
+        raise OSError(error.code, os.strerror(error.code), "lo") from error
 
 
 def _listen(port: Port) -> socket.socket:

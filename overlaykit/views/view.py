@@ -93,6 +93,8 @@ class View:
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as undo_upper:
             served = _start_daemon()
             undo.callback(served.abandon)
+            if self._network != "host":
+                namespace.preload()  # costs no time here: the daemon takes longer to load
             entry = undo.enter_context(contextlib.closing(Registry().enter(self.name or None)))
             self.name = entry.name
             upper, work = self._prepare_upper(entry, undo_upper)

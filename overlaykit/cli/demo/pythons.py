@@ -21,7 +21,7 @@ _TELL_PATH: Final = "import SimpleHTTPServer, sys; sys.stdout.write(sys.executab
 
 
 class NoPython2(Error):
-    """no Python 2.7 for the demo: {0}, and none is on this machine; put a python2.7 on PATH, or see to that"""
+    """the demo has no Python 2.7 ({0}) and this machine has none either: put a python2.7 on PATH"""
 
     exit_code = 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Final
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from overlaykit.cli.demo.show import Host, Seen
 
 _WIDEST: Final = 100
-"""Columns."""
+_LONGEST_PATH: Final = 26
+"""In columns: of the table, and of a path's part on one line."""
 
 
 def show(views: Sequence[Seen], host: Host, notes: Iterable[str]) -> None:
@@ -54,5 +56,12 @@ def _rows(views: Sequence[Seen], host: Host) -> Iterable[Sequence[str]]:
 
 
 def _from_home(path: str) -> str:
+    """The path as a shell's user would write it, on lines that end with a slash."""
     home = os.path.expanduser("~")
-    return "~" + path.removeprefix(home) if path.startswith(home + "/") else path
+    short = "~" + path.removeprefix(home) if path.startswith(home + "/") else path
+    lines = [""]
+    for part in re.findall("[^/]*/|[^/]+", short):
+        if len(lines[-1] + part) > _LONGEST_PATH:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
