@@ -1,9 +1,31 @@
 """overlaykit: a program's own view of the machine.
 
-The house, from the top: `cli` asks `views`; `views` joins `fuse` (the mount), `namespace` (the
-processes) and `layers` (where files come from), which never import one another; below them `overlay`
-decides what a path means, and `_native` makes the system calls. A room imports only from below.
-Start reading at `overlaykit.overlay`.
+    from overlaykit import View
+
+    with View(["py27", "host"]) as view:
+        status = view.run(["python", "--version"])
+
+The house, from the top: `cli` asks `views`; `views` joins `fuse` (the mount), `namespace` (the processes) and `layers`
+(where files come from), which never import one another; below them `overlay` decides what a path means, and on the
+ground floor `_native` makes the system calls, beside `errors`, `health`, `mountinfo` and `discard`. A room imports only
+from below. Start reading at `overlaykit.overlay`.
 """
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from overlaykit.views import View
+
+__all__ = ["View"]
+__version__: Final = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    # Late: a daemon or a forwarder loads this package too, and has no use for views.
+    if name == "View":
+        from overlaykit.views import View
+
+        return View
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
