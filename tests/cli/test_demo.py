@@ -1,0 +1,158 @@
+"""`overlaykit demo`: what it shows, and that it leaves nothing but its layer, also when it is interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from overlaykit.discard import discard_path
+from overlaykit.layers import Store
+
+from ..views.someone import PATH, Someone
+
+LAYER = "demo-python2.7"
+FIRST, SECOND, BOTH = (
+    "Starting `python -m SimpleHTTPServer",
+    "Starting `python -m http.server",
+    "Fetching both",
+)
+INTERRUPTIONS = (
+    (FIRST, signal.SIGINT),
+    (SECOND, signal.SIGINT),
+    (BOTH, signal.SIGINT),
+    (SECOND, signal.SIGTERM),
+    (BOTH, signal.SIGHUP),
+)
+
+
+@pytest.fixture(scope="session")
+def python2() -> Iterator[str]:
+    """The files of Debian's Python 2.7, readable for everybody."""
+    directory = tempfile.mkdtemp(prefix="overlaykit-test-", dir="/var/tmp")
+    try:
+        os.chmod(directory, 0o755)
+        layer = Store(directory).add("python2", "deb:python2.7@bullseye")
+        os.chmod(os.path.dirname(layer.path), 0o755)
+        yield layer.path
+    finally:
+        discard_path(directory)
+
+
+def test_two_pythons_are_at_one_path_at_once_and_see_nothing_of_each_other(
+    someone: Someone,
+) -> None:
+    first = someone.overlaykit("demo")
+    assert first.returncode == 0, first
+    assert "Fetching python2.7" in first.stderr
+    rows = table(first.stdout)
+    assert rows["/usr/bin/python"][0].startswith("Python 2.7.")
+    assert rows["/usr/bin/python"][1].startswith("Python 3.")
+    assert rows["the file behind it"][0].endswith(f"{LAYER}/tree/usr/bin/python2.7")
+    ports = rows["port 80 of the view"]
+    assert ports[0] != ports[1]
+    processes = [int(cell) for cell in rows["processes seen"]]
+    assert processes[0] == processes[1] < processes[2]
+    assert rows["a file written in the python2 view"] == ["there", "absent", "absent"]
+    assert rows["a file written in the python3 view"] == ["absent", "there", "absent"]
+    assert max(map(len, first.stdout.splitlines())) <= 100
+    assert os.listdir(someone.store) == [LAYER]
+
+    again = someone.overlaykit("demo", "--offline")
+    assert again.returncode == 0, again
+    assert table(again.stdout)["/usr/bin/python"] == rows["/usr/bin/python"]
+
+
+def test_offline_it_takes_a_python2_of_this_machine_and_says_so(
+    someone: Someone, python2: str
+) -> None:
+    bin_directory = someone.directory("bin")
+    python = os.path.join(python2, "usr/bin/python2.7")
+    os.symlink(python, os.path.join(bin_directory, "python2.7"))
+    done = someone.overlaykit(
+        "demo", "--offline", env=os.environ | {"PATH": f"{bin_directory}:{PATH}"}
+    )
+    assert done.returncode == 0, done
+    assert table(done.stdout)["/usr/bin/python"][0].startswith("Python 2.7.")
+    told = " ".join(done.stdout.split())
+    assert f"was not fetched (--offline was given): it is the machine's own {python}." in told
+
+
+def test_without_any_python2_it_says_what_to_do(someone: Someone) -> None:
+    empty = os.environ | {"PATH": someone.directory("bin")}
+    line = someone.refused("demo", "--offline", status=1, env=empty)
+    assert line == (
+        "the demo has no Python 2.7 (--offline was given) and this machine has none either:"
+        " put a python2.7 on PATH"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_it_fetches_it_leaves_nothing(
+    someone: Someone, number: signal.Signals
+) -> None:
+    begun = someone.path("begun")
+    os.mkfifo(begun)
+    programs = someone.directory("bin")
+    apt_get = someone.write(
+        os.path.join(programs, "apt-get"),
+        f'#!/bin/sh\necho "$@" >{begun}\nexec /usr/bin/apt-get "$@"\n',
+    )
+    os.chmod(apt_get, 0o755)
+    path = os.environ | {"PATH": f"{programs}:{PATH}"}
+    with someone.start("demo", stderr=subprocess.PIPE, env=path) as demo:
+        with open(begun) as arguments:
+            assert "update" in arguments.read()
+        demo.send_signal(number)
+        _, err = demo.communicate()
+    assert demo.returncode == 128 + number
+    assert "Traceback" not in err
+    someone.await_the_end()  # of what apt had started
+    assert os.listdir(someone.store) == []
+
+
+def test_interrupted_at_any_stage_it_leaves_nothing(someone: Someone, python2: str) -> None:
+    someone.succeeds("layer", "add", LAYER, f"dir:{python2}")
+    before = someone.left()
+    for stage, number in INTERRUPTIONS:
+        assert interrupted(someone, stage, number) == 128 + number, (stage, number)
+        assert someone.left() == before, (stage, number)
+
+
+def test_interrupted_while_it_ends_the_views_it_goes_on_to_the_end(
+    someone: Someone, python2: str
+) -> None:
+    someone.succeeds("layer", "add", LAYER, f"dir:{python2}")
+    # It may have ended before the signal came.
+    assert interrupted(someone, "Ending both views", signal.SIGINT) in (0, 130)
+
+
+def interrupted(someone: Someone, stage: str, number: signal.Signals) -> int:
+    """The exit status of a demo that got a signal when it said that it had come to `stage`."""
+    with someone.start("demo", stderr=subprocess.PIPE) as demo:
+        assert demo.stderr is not None
+        line = next((line for line in demo.stderr if line.startswith(stage)), None)
+        assert line is not None, f"it never came to {stage}"
+        demo.send_signal(number)
+        out, err = demo.communicate()
+    assert "Traceback" not in err
+    assert demo.returncode == 0 or out == ""
+    return demo.returncode
+
+
+def table(printed: str) -> dict[str, list[str]]:
+    """The rows of the printed table, by their headings; what was broken into lines is whole again."""
+    rows: dict[str, list[str]] = {}
+    cells: list[list[str]] = []
+    for line in printed.splitlines():
+        if line.startswith("│"):
+            cells.append([cell.strip() for cell in line.strip("│").split("│")])
+        elif cells:
+            heading, *columns = zip(*cells, strict=True)
+            rows[" ".join(heading).strip()] = ["".join(column) for column in columns]
+            cells = []
+    return rows
