@@ -133,17 +133,44 @@ def detach(target: str) -> None:
             raise Busy(target) from error
 
 
-def detach_when_unused(target: str) -> None:
-    """Unmount at once, or, if it is in use, take it out of sight and let it end with its last user."""
+def leave_sight(target: str) -> int:
+    """Move this process into a mount namespace without the mount at `target`; a descriptor of the one it leaves.
+
+    A daemon that sees its own mount may one day wait for itself: a module loaded late is enough, if it lies below.
+    Unmounting on the host still reaches the copies. Raises OSError: EPERM without CAP_SYS_ADMIN.
+    """
+    origin = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _native.umount2(target, _native.UMOUNT_NOFOLLOW)
-    except OSError as error:
-        if error.errno == errno.EPERM:
-            subprocess.run([HELPER, "-u", "-z", "--", target], check=True)
-        elif error.errno == errno.EBUSY:
+        _native.unshare(_native.CLONE_NEWNS)
+        _native.mount(None, "/", None, _native.MS_REC | _native.MS_SLAVE)
+        _native.umount2(target, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)
+    except BaseException:
+        os.close(origin)
+        raise
+    return origin
+
+
+def detach_when_unused(target: str, namespace: int) -> int:
+    """Start to unmount at once, or, if it is in use, to take it out of sight and let it end with its last user.
+
+    `namespace` is where it is mounted (-1: here, by fusermount3). Returns the pid of a child that does it: the kernel
+    has pages written back through us meanwhile.
+    """
+    child = os.fork()
+    if child:
+        return child
+    try:
+        if namespace < 0:
+            os.execlp(HELPER, HELPER, "-u", "-z", "--", target)
+        _native.setns(namespace, _native.CLONE_NEWNS)
+        try:
+            _native.umount2(target, _native.UMOUNT_NOFOLLOW)
+        except OSError:
             _native.umount2(target, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)
-        else:
-            raise
+    except BaseException:
+        os._exit(1)
+    finally:
+        os._exit(0)
 
 
 def detach_stage(path: str) -> None:

@@ -15,7 +15,7 @@ import pyfuse3
 import trio
 
 from overlaykit.discard import discard_path
-from overlaykit.fuse import control, mount
+from overlaykit.fuse import control_server, mount
 from overlaykit.fuse.handshake import Handshake
 from overlaykit.fuse.operations import Operations
 from overlaykit.fuse.stack import open_filesystem
@@ -94,15 +94,17 @@ async def _serve(
             meanwhile.start_soon(_end_with, starter)
             await operations.started.wait()
             meanwhile.cancel_scope.cancel()
+        namespace = -1
         if detached >= 0 and spec.target is not None:
             mount.attach(detached, spec.target)
+            namespace = mount.leave_sight(spec.target)
         tell(detached if spec.target is None else -1)
         if detached >= 0:
             os.close(detached)  # or the mount would never be gone
         starter.close()
-        nursery.start_soon(_unmount_on_signal, spec.target)
+        nursery.start_soon(_unmount_on_signal, spec.target, namespace)
         accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-        nursery.start_soon(control.serve, accepting, operations)
+        nursery.start_soon(control_server.serve, accepting, operations)
 
 
 async def _end_with(starter: socket.socket) -> None:
@@ -118,16 +120,15 @@ async def _answer_kernel(rest: trio.CancelScope) -> None:
         rest.cancel()
 
 
-async def _unmount_on_signal(target: str | None) -> None:
+async def _unmount_on_signal(target: str | None, namespace: int) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
             if target is None:
                 break
             log.info("unmounting %s", target)
-            try:
-                # In a thread: the kernel writes dirty pages back through us before it returns.
-                await trio.to_thread.run_sync(mount.detach_when_unused, target)
-            except OSError:
+            child = mount.detach_when_unused(target, namespace)
+            _, status = await trio.to_thread.run_sync(os.waitpid, child, 0)
+            if status != 0:
                 break
             target = None  # the next one means it
         pyfuse3.terminate()
