@@ -58,7 +58,11 @@ def test_a_writers_descriptor_reads_too_and_does_not_append_by_itself(stack: Sta
 
 def test_truncation_on_open_is_seen_by_all(stack: Stack) -> None:
     stack.add({"f": File(b"old")})
-    with stack.open() as view, view.opened("f") as reader, view.opened("f", os.O_RDONLY | os.O_TRUNC):
+    with (
+        stack.open() as view,
+        view.opened("f") as reader,
+        view.opened("f", os.O_RDONLY | os.O_TRUNC),
+    ):
         assert view.filesystem.read(reader, 0, 99) == b""
 
 

@@ -115,6 +115,14 @@ def test_the_opaque_directories_of_oci_archives_hide_what_is_below(stack: Stack)
         assert not view.exists("d/sub/x")
 
 
+def test_an_opaque_root_of_an_oci_layer_hides_all_below(stack: Stack) -> None:
+    stack.add({".wh..wh..opq": File(), "new": File()})
+    stack.add({"old": File()})
+    with stack.open(as_kernel=False) as view:
+        assert view.names() == ["new"]
+        assert not view.exists("old")
+
+
 def test_names_that_are_marks_in_a_lower_cannot_be_made(stack: Stack) -> None:
     stack.add({"f": File()})
     with stack.open() as view:

@@ -1,0 +1,335 @@
+"""What is changed is copied up whole or not at all, and looks as if nothing but the change had happened."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+
+import pytest
+
+from overlaykit import _native
+from overlaykit.overlay.attributes import Changes
+
+from ..posix import syscalls
+from ..posix.table import Dir, Fifo, File, Link, Symlink
+from .inside import as_root
+from .stack import Stack
+from .view import refused
+
+LONG_AGO = 1_234_567_890_123_456_789
+
+
+def test_a_copy_has_everything_that_the_lower_file_had(stack: Stack) -> None:
+    lower = stack.add(
+        {"f": File(b"x" * 5000, mode=0o2750, xattrs={"user.k": b"v"}, mtime_ns=LONG_AGO)}
+    )
+    with stack.open() as view:
+        view.setxattr("f", "user.new", b"1")
+        st = view.stat("f").stat
+        assert stat.S_IMODE(st.st_mode) == 0o2750
+        assert st.st_mtime_ns == LONG_AGO
+        assert view.xattrs("f") == {"user.k": b"v", "user.new": b"1"}
+        assert view.read("f") == b"x" * 5000
+    assert os.listxattr(os.path.join(lower, "f")) == ["user.k"]
+
+
+@as_root
+def test_a_copy_has_the_owner_and_the_capabilities_of_the_lower_file(stack: Stack) -> None:
+    # struct vfs_cap_data (linux/capability.h): revision 2, effective; CAP_NET_RAW
+    capability = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)
+    stack.add({"f": File(mode=0o4711, uid=12, gid=34, xattrs={"security.capability": capability})})
+    with stack.open() as view:
+        view.change("f", Changes(mtime_ns=LONG_AGO))
+        st = view.stat("f").stat
+        assert (st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode)) == (12, 34, 0o4711)
+        assert view.xattrs("f")["security.capability"] == capability
+
+
+def test_directories_above_keep_their_times_and_marks(stack: Stack) -> None:
+    stack.add(
+        {
+            "a": Dir(mode=0o701, xattrs={"user.a": b"1"}, mtime_ns=LONG_AGO),
+            "a/b": Dir(mode=0o2770, mtime_ns=LONG_AGO + 1),
+            "a/b/f": File(b"old"),
+        }
+    )
+    with stack.open() as view:
+        view.write("a/b/f", b"new")
+        assert view.stat("a").stat.st_mtime_ns == LONG_AGO
+        assert view.stat("a/b").stat.st_mtime_ns == LONG_AGO + 1
+        assert stat.S_IMODE(view.stat("a").stat.st_mode) == 0o701
+        assert stat.S_IMODE(view.stat("a/b").stat.st_mode) == 0o2770
+        assert view.xattrs("a") == {"user.a": b"1"}
+
+
+def test_a_copy_keeps_its_number_for_good(stack: Stack) -> None:
+    stack.add({"f": File(b"x"), "d/g": File()})
+    with stack.open() as view:
+        before = view.number("f"), view.number("d"), view.number("d/g")
+        view.write("f", b"y")
+        view.write("d/g", b"y")
+        view.forget_everything()
+        assert (view.number("f"), view.number("d"), view.number("d/g")) == before
+
+
+def test_a_change_of_mode_leaves_the_bytes_below_alone(stack: Stack) -> None:
+    lower = stack.add({"f": File(b"x", mode=0o600)})
+    before = os.stat(os.path.join(lower, "f"))
+    with stack.open() as view:
+        view.change("f", Changes(mode=0o644, size=3))
+        assert view.read("f") == b"x\0\0"
+    after = os.stat(os.path.join(lower, "f"))
+    assert (after.st_mode, after.st_size, after.st_ctime_ns) == (
+        before.st_mode,
+        before.st_size,
+        before.st_ctime_ns,
+    )
+
+
+def test_symlinks_and_fifos_are_copied_up_when_their_times_change(stack: Stack) -> None:
+    stack.add({"s": Symlink("target"), "p": Fifo(mode=0o620)})
+    with stack.open() as view:
+        for name in ("s", "p"):
+            view.change(name, Changes(mtime_ns=LONG_AGO))
+            assert view.stat(name).stat.st_mtime_ns == LONG_AGO
+        assert view.readlink("s") == b"target"
+        assert stat.S_IMODE(view.stat("p").stat.st_mode) == 0o620
+        assert sorted(os.listdir(stack.upper)) == ["p", "s"]
+
+
+def test_holes_stay_holes(stack: Stack) -> None:
+    stack.add({"f": File(b"x" * 4096, size=64 << 20)})
+    with stack.open() as view:
+        view.setxattr("f", "user.k", b"v")
+        assert view.stat("f").stat.st_size == 64 << 20
+        assert view.stat("f").stat.st_blocks * 512 < 1 << 20
+        view.change("f", Changes(size=8192))
+
+
+def test_truncating_on_open_copies_no_bytes(stack: Stack) -> None:
+    stack.add({"f": File(b"x" * 100, mode=0o640)})
+    with stack.open() as view:
+        with view.opened("f", os.O_WRONLY | os.O_TRUNC):
+            assert view.stat("f").stat.st_size == 0
+        assert stat.S_IMODE(view.stat("f").stat.st_mode) == 0o640
+        copy = view.filesystem.begin_copy_up(view.file("f"), keep_data=True)
+        assert copy is None
+
+
+def test_only_what_changes_is_copied(stack: Stack) -> None:
+    stack.add({"d/f": File(b"x"), "d/g": File(b"y")})
+    with stack.open() as view:
+        assert view.read("d/f") == b"x"
+        view.xattrs("d/f")
+        view.names("d")
+        assert os.listdir(stack.upper) == []
+        view.write("d/g", b"z")
+        assert os.listdir(os.path.join(stack.upper, "d")) == ["g"]
+
+
+def test_removing_an_attribute_that_is_not_there_copies_nothing(stack: Stack) -> None:
+    stack.add({"f": File(xattrs={"user.k": b"v"})})
+    with stack.open() as view:
+        with refused(errno.ENODATA):
+            view.removexattr("f", "user.other")
+        assert os.listdir(stack.upper) == []
+        view.removexattr("f", "user.k")
+        assert view.xattrs("f") == {}
+
+
+def test_without_an_upper_nothing_is_copied(stack: Stack) -> None:
+    stack.add({"f": File(b"x")})
+    stack.add({})
+    with stack.open(writable=False) as view:
+        for change in (Changes(mode=0o600), Changes(size=0), Changes(mtime_ns=LONG_AGO)):
+            with refused(errno.EROFS):
+                view.change("f", change)
+        with refused(errno.EROFS):
+            view.setxattr("f", "user.k", b"v")
+
+
+def test_marks_of_the_lower_do_not_come_along(stack: Stack) -> None:
+    stack.add({"d": Dir(opaque=True, xattrs={"user.fuseoverlayfs.opaque": b"y"}), "d/f": File()})
+    stack.add({"d/hidden": File()})
+    with stack.open(as_kernel=False) as view:  # which keeps fuse-overlayfs's mark
+        view.write("d/f", b"x")
+        assert view.names("d") == ["f"]
+    names = os.listxattr(os.path.join(stack.upper, "d"))
+    assert "user.fuseoverlayfs.opaque" not in names
+    assert stack.mark("opaque") not in names
+
+
+# In steps, as the daemon takes them for a large file: others go on in between.
+
+
+def test_what_happens_to_a_name_while_it_is_copied_holds(stack: Stack) -> None:
+    stack.add({"moved": File(b"1"), "removed": File(b"2"), "linked": File(b"3"), "d": Dir()})
+    with stack.open() as view:
+        names = ("moved", "removed", "linked")
+        nodes = {name: view.file(name) for name in names}
+        copies = [view.filesystem.begin_copy_up(nodes[name], keep_data=True) for name in names]
+        with view.opened("removed") as handle:
+            view.rename("moved", "d/moved")
+            view.unlink("removed")
+            view.link("linked", "d/linked")
+            for copy in copies:
+                assert copy is not None
+                copy.transfer()
+                copy.finish()
+                copy.close()
+            assert view.filesystem.read(handle, 0, 9) == b"2"
+            assert not view.exists("removed")
+        assert sorted(view.names()) == ["d", "linked"]
+        view.write("d/moved", b"!")
+        assert view.read("d/moved") == b"!"
+        assert view.number("linked") == view.number("d/linked")
+
+
+def test_of_two_copies_under_way_the_first_one_stays(stack: Stack) -> None:
+    stack.add({"f": File(b"old")})
+    with stack.open() as view:
+        slow = view.filesystem.begin_copy_up(view.file("f"), keep_data=True)
+        assert slow is not None
+        slow.transfer()
+        view.write("f", b"new")
+        slow.finish()
+        slow.close()
+        assert view.read("f") == b"new"
+    assert os.listdir(os.path.join(stack.work, "work")) == []
+
+
+def test_a_copy_that_is_given_up_leaves_nothing(stack: Stack) -> None:
+    stack.add({"d/f": File(b"x")})
+    with stack.open() as view:
+        copy = view.filesystem.begin_copy_up(view.file("d/f"), keep_data=True)
+        assert copy is not None
+        copy.transfer()
+        copy.close()
+        assert view.read("d/f") == b"x"
+        assert os.listdir(os.path.join(stack.work, "work")) == []
+    assert os.listdir(os.path.join(stack.upper, "d")) == []
+
+
+def test_a_full_disk_leaves_the_old_file_whole_and_no_stray_one(stack: Stack) -> None:
+    lower = stack.add({"d/large": File(b"x" * (2 << 20)), "d/small": File(b"s")})
+    disk = os.path.join(stack.directory, "disk")
+    os.mkdir(disk)
+    syscalls.mount(b"disk", os.fsencode(disk), b"tmpfs", 0, b"size=1m")
+    stack.upper, stack.work = os.path.join(disk, "upper"), os.path.join(disk, "work")
+    with stack.open(remount=False, as_kernel=False) as view:  # a tmpfs numbers anew
+        with refused(errno.ENOSPC):
+            view.write("d/large", b"y")
+        assert view.read("d/large") == b"x" * (2 << 20)
+        assert os.listdir(os.path.join(stack.work, "work")) == []
+        assert os.listdir(os.path.join(stack.upper, "d")) == []
+        view.write("d/small", b"t")
+        assert view.read("d/small") == b"t"
+    with open(os.path.join(lower, "d/large"), "rb") as file:
+        assert file.read() == b"x" * (2 << 20)
+    syscalls.umount2(os.fsencode(disk))
+
+
+# Hard links: copied up into the index, of which each name is a link.
+
+
+def test_every_name_of_a_hard_link_sees_the_change(stack: Stack) -> None:
+    stack.add({"a": File(b"old"), "d/b": Link("a"), "c": Link("a")})
+    with stack.open(
+        as_kernel=not stack.unprivileged
+    ) as view:  # which needs privileges for the index
+        assert {view.stat(name).link_count for name in ("a", "d/b", "c")} == {3}
+        number = view.number("a")
+        view.write("d/b", b"new")
+        for name in ("a", "d/b", "c"):
+            assert view.read(name) == b"new"
+            assert view.number(name) == number
+            assert view.stat(name).link_count == 3
+        assert len(os.listdir(stack.upper)) == 1  # the others still lie in the lower
+
+
+def test_a_hard_link_that_was_forgotten_is_found_in_the_index(stack: Stack) -> None:
+    stack.add({"a": File(b"old"), "b": Link("a")})
+    with stack.open(as_kernel=not stack.unprivileged) as view:
+        view.write("a", b"new")
+        view.forget_everything()
+        assert view.read("b") == b"new"
+        number = view.number("b")
+        view.write("b", b"newer")
+        view.forget_everything()
+        assert view.number("a") == number
+        assert view.read("a") == b"newer"
+
+
+def test_hard_links_of_two_layers_are_two_files(stack: Stack) -> None:
+    stack.add({"a": File(b"1"), "b": Link("a")})
+    stack.add({"c": File(b"2"), "d": Link("c")})
+    with stack.open(as_kernel=not stack.unprivileged) as view:
+        view.write("a", b"x")
+        view.write("d", b"y")
+        assert [view.read(name) for name in "abcd"] == [b"x", b"x", b"y", b"y"]
+
+
+def test_counts_of_hard_links_add_up_through_changes_of_both_kinds(stack: Stack) -> None:
+    stack.add({"a": File(b"x"), "b": Link("a"), "c": Link("a")})
+    with stack.open(as_kernel=not stack.unprivileged) as view:
+        view.write("a", b"y")
+        view.link("a", "d")
+        assert view.stat("b").link_count == 4
+        view.unlink("c")
+        view.forget_everything()
+        assert view.stat("d").link_count == 3
+        view.unlink("a")
+        view.unlink("b")
+        assert view.stat("d").link_count == 1
+        assert view.read("d") == b"y"
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+def test_a_file_that_nobody_may_write_is_copied_up_for_its_owner(stack: Stack, mode: int) -> None:
+    stack.add({"f": File(b"x", mode=mode)})
+    with stack.open() as view:
+        view.change("f", Changes(mtime_ns=LONG_AGO))
+        assert stat.S_IMODE(view.stat("f").stat.st_mode) == mode
+        assert view.read("f") == b"x"
+
+
+def test_a_copy_of_a_directory_without_write_permission_takes_its_names(stack: Stack) -> None:
+    stack.add({"d": Dir(mode=0o555), "d/f": File(b"x")})
+    with stack.open() as view:
+        view.write("d/f", b"y")
+        assert stat.S_IMODE(view.stat("d").stat.st_mode) == 0o555
+
+
+@as_root
+def test_a_metacopy_of_the_kernels_is_refused_and_not_shown_empty(stack: Stack) -> None:
+    stack.add({"f": File(b"real")})
+    with stack.open() as view:
+        view.setxattr("f", "user.k", b"v")
+    os.setxattr(os.path.join(stack.upper, "f"), "trusted.overlay.metacopy", b"")
+    with stack.bare() as view, refused(errno.EIO):
+        view.read("f")
+
+
+def test_a_file_on_another_file_system_is_copied_up(stack: Stack) -> None:
+    lower = stack.add({})
+    syscalls.mount(b"other", os.fsencode(lower), b"tmpfs", 0)
+    os.makedirs(os.path.join(lower, "d"))
+    with open(os.path.join(lower, "d/f"), "wb") as file:
+        file.write(b"x" * 100_000)
+    with stack.open(as_kernel=False) as view:
+        number = view.number("d/f")
+        view.write("d/f", b"y")
+        assert view.number("d/f") == number
+        assert view.read("d/f") == b"y" + b"x" * 99_999
+    syscalls.umount2(os.fsencode(lower))
+
+
+def test_the_copy_carries_its_origin_as_the_kernel_writes_it(stack: Stack) -> None:
+    lower = stack.add({"f": File(b"x")})
+    with stack.open() as view:
+        view.write("f", b"y")
+    raw = os.getxattr(os.path.join(stack.upper, "f"), stack.mark("origin"))
+    handle = _native.name_to_handle_at(_native.AT_FDCWD, os.path.join(lower, "f"))
+    assert raw.endswith(handle.handle)

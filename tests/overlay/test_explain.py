@@ -1,0 +1,110 @@
+"""Which layer answers for a path, and what it hides, as a person is told."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from overlaykit.overlay.explain import Explanation, explain
+
+from ..posix.table import Dir, File, Symlink, Whiteout
+from .stack import Stack
+from .view import View, refused
+
+
+def _told(view: View, path: str) -> Explanation:
+    return explain(view.filesystem.tree, path.encode())
+
+
+def _roles(explanation: Explanation, stack: Stack) -> list[tuple[str, str]]:
+    """(path below the stack's directory, role), top first."""
+    sights = explanation.sights
+    return [(os.path.relpath(sight.path, stack.directory), sight.role) for sight in sights]
+
+
+def test_the_layer_that_answers_is_named_with_what_it_hides(stack: Stack) -> None:
+    stack.add({"f": File(b"1")})
+    stack.add({})
+    stack.add({"f": File(b"2")})
+    with stack.open() as view:
+        assert _roles(_told(view, "/f"), stack) == [
+            ("lower0/f", "answers"),
+            ("lower2/f", "hidden"),
+        ]
+        view.write("f", b"3")
+        assert _roles(_told(view, "/f"), stack)[0] == ("upper/f", "answers")
+
+
+def test_a_merged_directory_names_all_its_layers(stack: Stack) -> None:
+    stack.add({"d": Dir()})
+    stack.add({"d/f": File()})
+    stack.add({"d": File()})
+    with stack.open() as view:
+        assert _roles(_told(view, "/d/"), stack) == [
+            ("lower0/d", "answers"),
+            ("lower1/d", "merged"),
+            ("lower2/d", "hidden"),
+        ]
+        assert [role for _, role in _roles(_told(view, "/"), stack)] == ["answers"] + ["merged"] * 3
+
+
+def test_a_removed_name_is_told_by_its_whiteout(stack: Stack) -> None:
+    stack.add({"f": File(), "g": Whiteout()})
+    stack.add({"g": File()})
+    with stack.open() as view:
+        view.unlink("f")
+        assert _roles(_told(view, "/f"), stack) == [
+            ("upper/f", "whiteout"),
+            ("lower0/f", "hidden"),
+        ]
+        assert _roles(_told(view, "/g"), stack) == [
+            ("lower0/g", "whiteout"),
+            ("lower1/g", "hidden"),
+        ]
+
+
+def test_a_directory_that_moved_is_found_where_it_lies(stack: Stack) -> None:
+    stack.add({"old/f": File()})
+    with stack.open(as_kernel=not stack.unprivileged) as view:
+        view.rename("old", "new")
+        assert _roles(_told(view, "/new/f"), stack) == [("lower0/old/f", "answers")]
+
+
+def test_symlinks_above_the_last_name_are_resolved_in_the_view(stack: Stack) -> None:
+    stack.add({"bin": Symlink("usr/bin"), "abs": Symlink("/usr/../usr")})
+    stack.add({"usr/bin/python": Symlink("python3")})
+    with stack.open() as view:
+        told = _told(view, "/bin/python")
+        assert (told.path, told.target) == ("/usr/bin/python", "python3")
+        assert _roles(told, stack) == [("lower1/usr/bin/python", "answers")]
+        assert _told(view, "/abs/bin/../bin/python").path == "/usr/bin/python"
+        assert _told(view, "/bin").target == "usr/bin"
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("/missing", errno.ENOENT),
+        ("/missing/f", errno.ENOENT),
+        ("/f/x", errno.ENOTDIR),
+        ("/loop/x", errno.ELOOP),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_told_as_the_system_would(
+    stack: Stack, path: str, number: int
+) -> None:
+    stack.add({"f": File(), "loop": Symlink("loop")})
+    with stack.open() as view, refused(number):
+        _told(view, path)
+
+
+def test_asking_leaves_nothing_in_memory(stack: Stack) -> None:
+    stack.add({"a/b/c": File(), "link": Symlink("a/b"), "loop": Symlink("loop")})
+    with stack.open() as view:
+        _told(view, "/a/b/c")
+        _told(view, "/link/c")
+        with refused(errno.ENOENT):
+            _told(view, "/a/b/missing")
+        assert view.filesystem.counts()["nodes"] == 1

@@ -1,0 +1,220 @@
+"""The marks on disk are the kernel's own, byte for byte: as its overlayfs writes them for the same changes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+import pytest
+
+from overlaykit.overlay import format as marks_format
+from overlaykit.overlay.format import FUSE_OVERLAYFS, TRUSTED, USER, DirectoryMarks, Marks, Origin
+
+from ..posix.table import Dir, File, Link
+from .inside import as_root
+from .stack import Stack
+from .view import refused
+
+CHANGES = {
+    "f": File(b"x"),
+    "gone": File(),
+    "replaced/old": File(),
+    "d/f": File(b"x"),
+    "d/sub/f": File(),
+    "moved/f": File(),
+    "a/b": File(b"linked"),
+    "a/c": Link("a/b"),
+}
+
+
+def _marks_of(upper: str, prefix: str) -> dict[str, dict[str, bytes]]:
+    """The overlay's own attributes of everything in an upper, without the overlay's name for itself."""
+    found: dict[str, dict[str, bytes]] = {}
+    for directory, names, files in os.walk(upper):
+        for name in names + files:
+            path = os.path.join(directory, name)
+            if not stat.S_ISCHR(os.lstat(path).st_mode):
+                found[os.path.relpath(path, upper)] = {
+                    mark: os.getxattr(path, mark, follow_symlinks=False)
+                    for mark in os.listxattr(path, follow_symlinks=False)
+                    if mark.startswith(f"{prefix}.overlay.")
+                }
+    return found
+
+
+def _whiteouts_of(upper: str) -> set[str]:
+    return {
+        os.path.relpath(os.path.join(directory, name), upper)
+        for directory, _, files in os.walk(upper)
+        for name in files
+        if marks_format.is_whiteout(os.lstat(os.path.join(directory, name)))
+    }
+
+
+def test_our_upper_has_the_marks_that_the_kernel_would_have_made(stack: Stack) -> None:
+    stack.add(CHANGES)
+    redirects = not stack.unprivileged  # the kernel makes none for an ordinary user
+    with stack.open() as view:
+        view.write("f", b"y")
+        view.unlink("gone")
+        view.unlink("replaced/old")
+        view.rmdir("replaced")
+        view.mkdir("replaced")
+        view.write("d/f", b"y")
+        if redirects:
+            view.rename("moved", "moved2")
+            view.rename("d/sub", "sub")
+    ours = _marks_of(stack.upper, stack.prefix)
+    our_whiteouts = _whiteouts_of(stack.upper)
+    stack.upper += "-of-the-kernel"
+    stack.work += "-of-the-kernel"
+    with stack.mounted_by_the_kernel() as target:
+        os.chdir(target)
+        for name in ("f", "d/f"):
+            with open(name, "r+b") as file:
+                file.write(b"y")
+        os.unlink("gone")
+        os.unlink("replaced/old")
+        os.rmdir("replaced")
+        os.mkdir("replaced")
+        if redirects:
+            os.rename("moved", "moved2")
+            os.rename("d/sub", "sub")
+        os.chdir("/")
+    kernels = _marks_of(stack.upper, stack.prefix)
+    assert our_whiteouts == _whiteouts_of(stack.upper)
+    assert ours.keys() == kernels.keys()
+    for path, marks in kernels.items():
+        marks.pop(stack.mark("uuid"), None)  # its root's, where it makes one up
+        if stack.unprivileged and stack.mark("origin") in marks:
+            assert marks.pop(stack.mark("origin")) == b""  # it could not open one, and notes none
+            assert ours[path].pop(stack.mark("origin"))
+        assert ours[path] == marks, path
+
+
+@as_root
+def test_our_index_has_the_names_that_the_kernel_gives(stack: Stack) -> None:
+    stack.add(CHANGES)
+    with stack.open() as view:
+        view.write("a/b", b"new")
+    ours = os.listdir(os.path.join(stack.work, "index"))
+    stack.upper += "-of-the-kernel"
+    stack.work += "-of-the-kernel"
+    with stack.mounted_by_the_kernel() as target, open(os.path.join(target, "a/b"), "wb"):
+        pass
+    assert os.listdir(os.path.join(stack.work, "index")) == ours
+
+
+@as_root
+def test_the_kernels_marks_are_read(stack: Stack) -> None:
+    stack.add(CHANGES)
+    with stack.mounted_by_the_kernel() as target:
+        os.chdir(target)
+        with open("a/b", "wb") as file:
+            file.write(b"new")
+        os.rename("moved", "d/moved")
+        os.rename("d", "e")
+        os.unlink("gone")
+        os.unlink("replaced/old")
+        os.rmdir("replaced")
+        os.mkdir("replaced")
+        os.chdir("/")
+    with stack.open() as view:
+        assert sorted(view.names()) == ["a", "e", "f", "replaced"]
+        assert view.read("a/c") == b"new"
+        assert view.names("e/moved") == ["f"]
+        assert view.names("replaced") == []
+
+
+def test_an_origin_is_read_as_it_was_written() -> None:
+    origin = Origin(1, bytes(range(16)), b"12345678")
+    assert Origin.decode(origin.encode()) == origin
+    assert origin.index_name() == origin.encode().hex().encode()
+
+
+@pytest.mark.parametrize("raw", [b"", b"x", bytes(21), b"\0\xfb\x20\0\1" + bytes(24)])
+def test_an_origin_that_is_unknown_or_garbage_is_none(raw: bytes) -> None:
+    assert Origin.decode(raw) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "handle", "number"),
+    [
+        (0x01, (1234).to_bytes(4, "little") + b"gen.", 1234),  # ext4
+        (0x01, b"gen." + (1 << 40).to_bytes(8, "little"), 1 << 40),  # tmpfs
+        (0x81, (1 << 33).to_bytes(8, "little") + b"gen.", 1 << 33),  # xfs
+        (0x4D, (257).to_bytes(8, "little") + bytes(12), 257),  # btrfs
+        (0x77, bytes(8), None),
+    ],
+)
+def test_an_origin_tells_the_inode_number(kind: int, handle: bytes, number: int | None) -> None:
+    assert Origin(kind, bytes(16), handle).inode_number() == number
+
+
+def test_the_origin_of_a_file_leads_to_its_inode(stack: Stack) -> None:
+    lower = stack.add({"f": File()})
+    fd = os.open(lower, os.O_PATH)
+    origin = marks_format.find_origin(fd, b"f", bytes(16))
+    assert origin is not None
+    assert origin.inode_number() == os.stat("f", dir_fd=fd).st_ino
+    os.close(fd)
+
+
+def test_every_dialect_of_opaque_is_read_and_one_is_written(stack: Stack) -> None:
+    lower = os.fsencode(stack.add({"d": Dir()})) + b"/d"
+    marks = Marks(USER if stack.unprivileged else TRUSTED)
+    dialects = [USER, FUSE_OVERLAYFS] if stack.unprivileged else [TRUSTED, USER, FUSE_OVERLAYFS]
+    for prefix in dialects:
+        os.setxattr(lower, prefix + b"opaque", b"y")
+        assert marks.of_directory(lower) == DirectoryMarks(opaque=True)
+        os.removexattr(lower, prefix + b"opaque")
+    assert marks.of_directory(lower) == DirectoryMarks()
+    marks.set_opaque(lower)
+    assert os.listxattr(lower) == [stack.mark("opaque")]
+
+
+@pytest.mark.parametrize(
+    ("stored", "count"),
+    [(b"U+1", 4), (b"U-2", 1), (b"L+0", 5), (b"L-1", 4), (b"X+1", None), (b"Ufoo", None)],
+)
+def test_a_link_count_is_a_difference(stack: Stack, stored: bytes, count: int | None) -> None:
+    path = os.fsencode(stack.add({"f": File()})) + b"/f"
+    os.setxattr(path, stack.mark("nlink"), stored)
+    marks = Marks(stack.prefix.encode() + b".overlay.")
+    assert marks.link_count(path, upper=3, lower=5) == count
+
+
+def test_a_link_count_is_written_as_the_kernel_writes_it(stack: Stack) -> None:
+    path = os.fsencode(stack.add({"f": File()})) + b"/f"
+    marks = Marks(stack.prefix.encode() + b".overlay.")
+    marks.set_link_count(path, 0, to_upper=False)
+    assert os.getxattr(path, stack.mark("nlink")) == b"L+0"
+    marks.set_link_count(path, -3, to_upper=True)
+    assert os.getxattr(path, stack.mark("nlink")) == b"U-3"
+
+
+def test_marks_are_hidden_and_a_programs_own_of_that_name_are_kept(stack: Stack) -> None:
+    stack.add({"f": File(b"x"), "d": Dir()})
+    name = stack.mark("opaque")
+    with stack.open() as view:
+        view.write("f", b"y")
+        assert view.xattrs("f") == {}
+        view.setxattr("d", name, b"y")  # as an overlay inside the view would
+        assert view.xattrs("d") == {name: b"y"}
+        view.mkdir("d/sub")
+        view.removexattr("d", name)
+        assert view.xattrs("d") == {}
+
+
+def test_a_file_system_that_takes_no_marks_is_refused() -> None:
+    with refused(errno.EOPNOTSUPP):
+        marks_format.writable_prefix(b"/proc/self", user=True)
+
+
+def test_only_marks_of_a_whiteout_are_one(stack: Stack) -> None:
+    lower = stack.add({"f": File()})
+    os.mknod(os.path.join(lower, "w"), stat.S_IFCHR, 0)
+    assert marks_format.is_whiteout(os.lstat(os.path.join(lower, "w")))
+    assert not marks_format.is_whiteout(os.lstat(os.path.join(lower, "f")))
+    assert not marks_format.is_whiteout(os.stat("/dev/null"))
