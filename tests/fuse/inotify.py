@@ -1,0 +1,35 @@
+"""Waiting for a name to appear in a directory: inotify(7), which Python lacks."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+
+_IN_CREATE = 0x100
+_IN_MOVED_TO = 0x80
+_EVENT = struct.Struct("iIII")
+_LARGEST_EVENT = _EVENT.size + 256
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextlib.contextmanager
+def watched(directory: str) -> Iterator[int]:
+    """A descriptor that `next_name` reads; names made or moved into the directory from now on are told."""
+    fd = _libc.inotify_init1(os.O_CLOEXEC)
+    try:
+        if _libc.inotify_add_watch(fd, os.fsencode(directory), _IN_CREATE | _IN_MOVED_TO) < 0:
+            raise OSError(ctypes.get_errno(), directory)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def next_name(fd: int) -> str:
+    """The next name; waits for it."""
+    event = os.read(fd, _LARGEST_EVENT)
+    length = _EVENT.unpack_from(event)[3]
+    return os.fsdecode(event[_EVENT.size : _EVENT.size + length].rstrip(b"\0"))

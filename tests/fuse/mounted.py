@@ -1,0 +1,122 @@
+"""A mount with a daemon of its own, as `overlaykit.fuse.daemon` starts it; its end is awaited, and looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from overlaykit import mountinfo
+from overlaykit.fuse import control, daemon
+from overlaykit.fuse.spec import LayerSpec, MountSpec
+
+from ..overlay.stack import Stack
+from ..posix import syscalls
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """A mount that answers. `target`: where it is; `process`: the daemon; `log_path`: what it had to say."""
+
+    target: str
+    process: subprocess.Popen[bytes]
+    control_path: str
+    log_path: str
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.target, name)
+
+    def counted(self) -> control.Counted:
+        answer = control.ask(self.control_path, control.Count())
+        assert isinstance(answer, control.Counted)
+        return answer
+
+    @contextlib.contextmanager
+    def requests(self) -> Iterator[Counter[str]]:
+        """What the kernel asks the daemon for meanwhile, by kind; filled in at the end."""
+        meanwhile: Counter[str] = Counter()
+        before = self.counted().requests
+        yield meanwhile
+        meanwhile.update(self.counted().requests)
+        meanwhile.subtract(before)
+        for kind in [kind for kind, number in meanwhile.items() if not number]:
+            del meanwhile[kind]
+
+    def is_there(self) -> bool:
+        return any(mount.mountpoint == self.target for mount in mountinfo.current())
+
+    def unmount(self) -> None:
+        """Unmount, and wait for the daemon to end well."""
+        syscalls.umount2(os.fsencode(self.target))
+        assert self.process.wait() == 0
+
+
+def spec_of(stack: Stack, *, writable: bool = True, **more: object) -> MountSpec:
+    """How the stack is mounted, below its own directory."""
+    target = os.path.join(stack.directory, "merged")
+    for path in (stack.upper, stack.work, target):
+        os.makedirs(path, exist_ok=True)
+    fields: dict[str, object] = {
+        "source": "tests",
+        "layers": tuple(LayerSpec(path=path) for path in stack.lowers),
+        "upper": stack.upper if writable else None,
+        "work": stack.work if writable else None,
+        "target": target,
+        "userxattr": stack.unprivileged,
+        "log_path": os.path.join(stack.directory, "log"),
+    }
+    return MountSpec(**(fields | more))  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def mounted(stack: Stack, *, writable: bool = True, **more: object) -> Iterator[Mounted]:
+    """The stack's mount; unmounted at the end, unless that has happened by then."""
+    spec = spec_of(stack, writable=writable, **more)
+    with started(spec, stack.directory) as mount:
+        yield mount
+        if mount.process.poll() is None:
+            mount.unmount()
+    assert not os.path.exists(mount.log_path), "the daemon had something to complain about"
+
+
+@contextlib.contextmanager
+def started(spec: MountSpec, directory: str) -> Iterator[Mounted]:
+    """A daemon for `spec`; what is left of it is ended, come what may."""
+    assert spec.target is not None
+    control_path = os.path.join(directory, "control")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(control_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(control_path)
+        listener.listen()
+        served = daemon.Daemon(prepare=_die_with_the_test)
+        served.serve(spec, listener)
+    process = served.process
+    mount = Mounted(spec.target, process, control_path, spec.log_path)
+    try:
+        yield mount
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        with contextlib.suppress(OSError):
+            syscalls.umount2(os.fsencode(spec.target), syscalls.MNT_DETACH)
+
+
+def await_unmounted(mount: Mounted) -> None:
+    """Wait until the mount is out of sight: mountinfo tells of each change (proc_pid_mounts(5))."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        poll = select.poll()
+        poll.register(file, select.POLLPRI)
+        while mount.is_there():
+            poll.poll()
+
+
+def _die_with_the_test() -> None:
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,119 @@
+"""The fastest request is the one that the kernel never sends: what it was told once it does not ask again."""
+
+from __future__ import annotations
+
+import os
+
+from ..overlay.stack import Stack
+from ..posix.table import File, Symlink
+from .mounted import mounted
+
+
+def test_a_warm_stat_costs_no_request(stack: Stack) -> None:
+    stack.add({"d/f": File(b"x")})
+    with mounted(stack) as mount:
+        os.stat(mount.path("d/f"))
+        with mount.requests() as requests:
+            for _ in range(100):
+                os.stat(mount.path("d/f"))
+        assert requests == {}
+
+
+def test_a_name_known_to_be_missing_is_not_asked_for_again(stack: Stack) -> None:
+    stack.add({"d/f": File()})
+    with mounted(stack) as mount:
+        assert not os.path.exists(mount.path("d/missing"))
+        with mount.requests() as requests:
+            for _ in range(100):
+                assert not os.path.exists(mount.path("d/missing"))
+        assert requests == {}
+        with open(mount.path("d/missing"), "w"):
+            pass
+        assert os.path.exists(mount.path("d/missing"))
+
+
+def test_a_warm_read_of_an_open_file_costs_no_request(stack: Stack) -> None:
+    stack.add({"f": File(b"x" * 100_000)})
+    with mounted(stack) as mount, open(mount.path("f"), "rb", buffering=0) as file:
+        assert len(file.read(100_000)) == 100_000
+        with mount.requests() as requests:
+            for _ in range(100):
+                file.seek(0)
+                assert len(file.read(100_000)) == 100_000
+        assert requests == {}
+
+
+def test_a_file_opened_again_is_not_read_again(stack: Stack) -> None:
+    stack.add({"f": File(b"x" * 100_000)})
+    with mounted(stack) as mount:
+        for _ in range(2):
+            with mount.requests() as requests, open(mount.path("f"), "rb") as file:
+                assert len(file.read()) == 100_000
+        assert requests["read"] == 0
+
+
+def test_a_long_listing_costs_no_request_for_each_name(stack: Stack) -> None:
+    stack.add({f"d/{number}": File() for number in range(1000)})
+    with mounted(stack) as mount:
+        with mount.requests() as requests, os.scandir(mount.path("d")) as entries:
+            assert len([entry.stat() for entry in entries]) == 1000
+        assert requests["lookup"] <= 1  # of the directory
+        assert requests["getattr"] <= 1
+        assert requests["readdir"] < 50
+
+
+def test_many_small_writes_are_few_requests(stack: Stack) -> None:
+    stack.add({})
+    with mounted(stack) as mount:
+        with (
+            mount.requests() as requests,
+            open(mount.path("f"), "wb", buffering=0) as file,
+        ):
+            for _ in range(1000):
+                file.write(b"x" * 10)
+            file.flush()
+            os.fsync(file.fileno())
+        assert requests["write"] <= 2
+        assert requests["getattr"] <= 1
+    assert os.stat(os.path.join(stack.upper, "f")).st_size == 10_000
+
+
+def test_what_a_symlink_leads_to_is_followed_without_requests(stack: Stack) -> None:
+    stack.add({"s": Symlink("f"), "f": File(b"x")})
+    with mounted(stack) as mount:
+        os.stat(mount.path("s"))
+        with mount.requests() as requests:
+            os.stat(mount.path("s"))
+        assert requests["lookup"] == 0
+        assert requests["getattr"] == 0
+
+
+def test_a_new_file_is_stated_without_a_request(stack: Stack) -> None:
+    stack.add({})
+    with mounted(stack) as mount:
+        with open(mount.path("f"), "wb") as file:
+            file.write(b"x")
+        os.stat(mount.path("f"))
+        with mount.requests() as requests:
+            assert os.stat(mount.path("f")).st_size == 1
+        assert requests == {}
+
+
+def test_what_was_remembered_is_right_after_every_change(stack: Stack) -> None:
+    stack.add({"a": File(b"a", mode=0o600), "d/b": File(b"b")})
+    with mounted(stack) as mount:
+        os.listdir(mount.path("d"))
+        os.stat(mount.path("a"))
+        os.rename(mount.path("a"), mount.path("d/c"))
+        assert sorted(os.listdir(mount.path("d"))) == ["b", "c"]
+        assert not os.path.exists(mount.path("a"))
+        os.chmod(mount.path("d/c"), 0o640)
+        os.link(mount.path("d/c"), mount.path("d/e"))
+        for name in ("d/c", "d/e"):
+            st = os.stat(mount.path(name))
+            assert (st.st_mode & 0o777, st.st_nlink) == (0o640, 2)
+        os.unlink(mount.path("d/c"))
+        assert os.stat(mount.path("d/e")).st_nlink == 1
+        with open(mount.path("d/b"), "ab") as file:
+            file.write(b"!")
+        assert os.stat(mount.path("d/b")).st_size == 2

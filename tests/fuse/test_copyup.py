@@ -1,0 +1,136 @@
+"""Copy-up under way: others go on, waiters get the copy, and one that fails leaves the file as it was."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+
+from ..overlay.stack import Stack
+from ..overlay.view import refused
+from ..posix import syscalls
+from ..posix.table import File
+from .inotify import next_name, watched
+from .mounted import mounted
+
+LARGE = 256 << 20
+DATA = 192 << 20
+
+
+def _add_large_file(stack: Stack) -> None:
+    """A lower with a file of 256 MiB, of which the first 192 are data, and a small one."""
+    lower = stack.add({"small": File(b"x" * 8192)})
+    with open(os.path.join(lower, "large"), "wb") as file:
+        block = os.urandom(1 << 20)
+        for _ in range(DATA >> 20):
+            file.write(block)
+        file.truncate(LARGE)
+
+
+def test_a_large_copy_holds_up_no_other_file(stack: Stack) -> None:
+    _add_large_file(stack)
+    with mounted(stack) as mount:
+        work = os.path.join(stack.work, "work")
+        with watched(work) as events:
+            chmod = threading.Thread(target=os.chmod, args=(mount.path("large"), 0o600))
+            chmod.start()
+            copy = next_name(events)
+            with open(mount.path("small"), "r+b", buffering=0) as file:
+                assert file.read() == b"x" * 8192
+                file.write(b"more")
+            assert os.listdir(mount.target)
+            still_under_way = copy in os.listdir(work)
+            chmod.join()
+        assert still_under_way
+        st = os.stat(mount.path("large"))
+        assert st.st_size == LARGE
+        assert st.st_blocks * 512 < DATA + (1 << 20)
+
+
+def test_two_that_change_a_large_file_at_once_change_one_copy(stack: Stack) -> None:
+    _add_large_file(stack)
+    with mounted(stack) as mount:
+
+        def write(offset: int, byte: bytes) -> None:
+            with open(mount.path("large"), "r+b", buffering=0) as file:
+                file.seek(offset)
+                file.write(byte)
+
+        writers = [
+            threading.Thread(target=write, args=(number * 1000, b"%d" % number))
+            for number in range(4)
+        ]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        with open(mount.path("large"), "rb") as file:
+            for number in range(4):
+                file.seek(number * 1000)
+                assert file.read(1) == b"%d" % number
+        assert os.listdir(os.path.join(stack.work, "work")) == []
+
+
+def test_a_name_can_move_and_go_while_its_file_is_copied(stack: Stack) -> None:
+    _add_large_file(stack)
+    with mounted(stack) as mount:
+        with watched(os.path.join(stack.work, "work")) as events:
+            chmod = threading.Thread(target=os.chmod, args=(mount.path("large"), 0o600))
+            chmod.start()
+            next_name(events)
+            os.rename(mount.path("large"), mount.path("moved"))
+            chmod.join()
+        assert sorted(os.listdir(mount.target)) == ["moved", "small"]
+        assert os.stat(mount.path("moved")).st_mode & 0o777 == 0o600
+        os.unlink(mount.path("moved"))
+        assert os.listdir(mount.target) == ["small"]
+
+
+def test_a_reader_sees_the_copy_that_was_made_while_it_read(stack: Stack) -> None:
+    stack.add({"f": File(b"old" * 100_000)})
+    with mounted(stack) as mount, open(mount.path("f"), "rb", buffering=0) as reader:
+        assert reader.read(3) == b"old"
+        with open(mount.path("f"), "r+b", buffering=0) as writer:
+            writer.seek(299_997)
+            writer.write(b"new")
+        reader.seek(299_997)
+        assert reader.read(3) == b"new"
+        assert os.path.samestat(os.fstat(reader.fileno()), os.stat(mount.path("f")))
+
+
+def test_a_full_disk_leaves_the_old_file_and_says_so(stack: Stack) -> None:
+    lower = stack.add({"d/f": File(b"x" * (2 << 20)), "d/small": File(b"s")})
+    disk = os.path.join(stack.directory, "disk")
+    os.mkdir(disk)
+    syscalls.mount(b"disk", os.fsencode(disk), b"tmpfs", 0, b"size=1m")
+    stack.upper, stack.work = os.path.join(disk, "upper"), os.path.join(disk, "work")
+    with mounted(stack) as mount:
+        with refused(errno.ENOSPC):
+            os.open(mount.path("d/f"), os.O_WRONLY)
+        with open(mount.path("d/f"), "rb") as file:
+            assert file.read() == b"x" * (2 << 20)
+        assert os.listdir(os.path.join(stack.upper, "d")) == []
+        assert os.listdir(os.path.join(stack.work, "work")) == []
+        with open(mount.path("d/small"), "wb") as file:
+            file.write(b"t")
+    with open(os.path.join(lower, "d/f"), "rb") as file:
+        assert file.read() == b"x" * (2 << 20)
+    syscalls.umount2(os.fsencode(disk))
+
+
+def test_a_disk_that_fills_up_under_a_writer_is_told_to_it(stack: Stack) -> None:
+    stack.add({})
+    disk = os.path.join(stack.directory, "disk")
+    os.mkdir(disk)
+    syscalls.mount(b"disk", os.fsencode(disk), b"tmpfs", 0, b"size=1m")
+    stack.upper, stack.work = os.path.join(disk, "upper"), os.path.join(disk, "work")
+    with mounted(stack) as mount:
+        fd = os.open(mount.path("f"), os.O_WRONLY | os.O_CREAT)
+        with refused(errno.ENOSPC):
+            os.write(fd, b"x" * (4 << 20))
+            os.fsync(fd)
+        os.close(fd)
+        os.unlink(mount.path("f"))
+        with open(mount.path("g"), "wb") as file:
+            file.write(b"room again")
+    syscalls.umount2(os.fsencode(disk))

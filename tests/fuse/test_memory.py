@@ -1,0 +1,137 @@
+"""What the kernel forgets, the daemon forgets: a mount that lives for months does not grow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Callable
+
+from ..overlay.inside import as_root
+from ..overlay.stack import Stack
+from ..posix.table import File, Link
+from .mounted import Mounted, mounted
+
+NOTHING_HELD = {"nodes": 1, "lookups": 1, "open_files": 0}
+OPERATIONS = 10_000
+
+
+def _forget_everything(mount: Mounted) -> None:
+    """Let the kernel drop its names and inodes, and wait until the daemon has been told."""
+    with open("/proc/sys/vm/drop_caches", "w") as file:
+        file.write("2")
+    _await_forgotten(mount)
+
+
+def _await_forgotten(mount: Mounted) -> None:
+    """A FORGET is never answered: nothing tells of the last one but the count of what is held."""
+    for _ in range(5000):
+        if _held(mount) == NOTHING_HELD:
+            return
+    raise AssertionError(f"still held: {_held(mount)}")
+
+
+def _held(mount: Mounted) -> dict[str, int]:
+    held = mount.counted().held
+    return {key: held[key] for key in NOTHING_HELD}
+
+
+@as_root
+def test_reading_a_tree_leaves_nothing_once_it_is_forgotten(stack: Stack) -> None:
+    stack.add({f"a{number % 20}/b/{number}": File(b"x") for number in range(400)})
+    with mounted(stack) as mount:
+        for directory, _, files in os.walk(mount.target):
+            for name in files:
+                with open(os.path.join(directory, name), "rb") as file:
+                    assert file.read() == b"x"
+        assert mount.counted().held["nodes"] > 400
+        _forget_everything(mount)
+
+
+@as_root
+def test_ten_thousand_random_operations_leave_no_node_and_no_descriptor(stack: Stack) -> None:
+    layer = {f"d{number % 5}/f{number}": File(b"x" * 100) for number in range(50)}
+    stack.add(layer | {"d0/a": File(b"hard"), "d1/a": Link("d0/a")})
+    with mounted(stack) as mount:
+        _forget_everything(mount)
+        before = _open_files(mount)
+        _play(mount, random.Random(20261), OPERATIONS)
+        _forget_everything(mount)
+        assert _open_files(mount) <= before
+
+
+def _open_files(mount: Mounted) -> int:
+    """How many files and directories the daemon has open, but for the places that it keeps within a bound."""
+    fds = f"/proc/{mount.process.pid}/fd"
+    targets = [os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)]
+    return sum(target.startswith("/") for target in targets) - mount.counted().held["places"]
+
+
+def _play(mount: Mounted, chance: random.Random, number: int) -> None:
+    """Random operations on a few names, most of which succeed; files stay open over some of them."""
+    names = [
+        f"d{directory}/{kind}{number}"
+        for directory in range(5)
+        for kind in "fn"
+        for number in range(10)
+    ]
+    held: list[int] = []
+
+    def path() -> str:
+        return mount.path(chance.choice(names))
+
+    def write() -> None:
+        fd = os.open(path(), os.O_RDWR | os.O_CREAT)
+        os.write(fd, b"y")
+        held.append(fd)
+
+    def read() -> None:
+        held.append(os.open(path(), os.O_RDONLY))
+
+    operations: list[Callable[[], object]] = [
+        write,
+        write,
+        read,
+        lambda: os.unlink(path()),
+        lambda: os.rename(path(), path()),
+        lambda: os.link(path(), path()),
+        lambda: os.mkdir(path()),
+        lambda: os.rmdir(path()),
+        lambda: os.symlink("x", path()),
+        lambda: os.listdir(os.path.dirname(path())),
+        lambda: os.chmod(path(), 0o600),
+        lambda: os.truncate(path(), 10),
+    ]
+    for _ in range(number):
+        with contextlib.suppress(OSError):
+            chance.choice(operations)()
+        if len(held) > 20:
+            os.close(held.pop(chance.randrange(len(held))))
+    for fd in held:
+        os.close(fd)
+
+
+def test_a_mount_that_is_read_again_and_again_does_not_grow(stack: Stack) -> None:
+    stack.add({f"d/{number}": File(b"x") for number in range(100)})
+    with mounted(stack) as mount:
+        counts = set()
+        for _ in range(5):
+            for name in os.listdir(mount.path("d")):
+                with open(mount.path(f"d/{name}"), "rb") as file:
+                    assert file.read() == b"x"
+            counts.add(mount.counted().held["nodes"])
+        assert len(counts) == 1
+
+
+def test_files_that_were_removed_are_let_go(stack: Stack) -> None:
+    stack.add({})
+    with mounted(stack) as mount:
+        os.stat(mount.target)
+        before = _open_files(mount)
+        for number in range(500):
+            with open(mount.path("f"), "wb") as file:
+                file.write(b"%d" % number)
+                os.unlink(mount.path("f"))
+
+        _await_forgotten(mount)
+        assert _open_files(mount) <= before
