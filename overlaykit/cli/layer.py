@@ -7,8 +7,10 @@ import datetime
 from typing import Final, NoReturn
 
 from overlaykit.cli.arguments import Parser, Usage
-from overlaykit.layers import Store, resolve
+from overlaykit.cli.table import show
+from overlaykit.layers import Store, StoredLayer, resolve
 
+_HEADINGS: Final = ("NAME", "ADDED", "SIZE", "FILES", "SOURCE", "DIRECTORY")
 _USAGE: Final = "overlaykit layer add NAME SOURCE | ls [--json] | rm NAME"
 
 
@@ -48,26 +50,19 @@ def main(arguments: list[str]) -> int:
 
         print(msgspec.json.format(msgspec.json.encode(store.list())).decode())
     else:
-        _show(store)
+        show(_HEADINGS, map(_row, store.list()))
     return 0
 
 
-def _show(store: Store) -> None:
-    from rich.console import Console
+def _row(layer: StoredLayer) -> tuple[str, ...]:
     from rich.filesize import decimal
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("NAME", "ADDED", "SIZE", "FILES", "SOURCE", "DIRECTORY"):
-        table.add_column(heading, overflow="fold")
-    for layer in store.list():
-        added = datetime.datetime.fromtimestamp(layer.created / 1e9)
-        table.add_row(
-            layer.name,
-            f"{added:%F %T}",
-            decimal(layer.bytes),
-            str(layer.files),
-            layer.source,
-            layer.path,
-        )
-    Console(soft_wrap=True, highlight=False).print(table)
+    added = datetime.datetime.fromtimestamp(layer.created / 1e9)
+    return (
+        layer.name,
+        f"{added:%F %T}",
+        decimal(layer.bytes),
+        str(layer.files),
+        layer.source,
+        layer.path,
+    )

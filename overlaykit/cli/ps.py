@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import datetime
 import shlex
+from typing import TYPE_CHECKING
 
 from overlaykit.cli.arguments import Parser
+from overlaykit.cli.table import show
+
+if TYPE_CHECKING:
+    from overlaykit.views.registry import About
 
 
 def main(arguments: list[str]) -> int:
@@ -20,22 +25,21 @@ def main(arguments: list[str]) -> int:
 
         print(msgspec.json.format(msgspec.json.encode(running)).decode())
         return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("NAME", "PID", "STARTED", "LAYERS", "UPPER", "PORTS", "COMMAND OR MOUNTPOINT"):
-        table.add_column(heading, overflow="fold")
-    for about in running:
-        started = datetime.datetime.fromtimestamp(about.started / 1e9)
-        table.add_row(
-            about.name,
-            str(about.pid),
-            f"{started:%F %T}",
-            ":".join(about.layers),
-            about.upper or "",
-            " ".join(about.ports),
-            about.target or shlex.join(about.command),
-        )
-    Console(soft_wrap=True, highlight=False).print(table)
+    show(
+        ("NAME", "PID", "STARTED", "LAYERS", "UPPER", "PORTS", "COMMAND OR MOUNTPOINT"),
+        map(_row, running),
+    )
     return 0
+
+
+def _row(about: About) -> tuple[str, ...]:
+    started = datetime.datetime.fromtimestamp(about.started / 1e9)
+    return (
+        about.name,
+        str(about.pid),
+        f"{started:%F %T}",
+        ":".join(about.layers),
+        about.upper or "",
+        " ".join(about.ports),
+        about.target or shlex.join(about.command),
+    )

@@ -86,23 +86,28 @@ async def _serve(
     detached: int,
     handshake: Handshake | None,
 ) -> None:
-    if handshake is not None:
-        await handshake.complete()
     async with trio.open_nursery() as nursery:
+        terminated = await nursery.start(_watch_for_termination)
+        if handshake is not None:
+            await handshake.complete()
         nursery.start_soon(_answer_kernel, nursery.cancel_scope)
         async with trio.open_nursery() as meanwhile:
             meanwhile.start_soon(_end_with, starter)
             await operations.started.wait()
             meanwhile.cancel_scope.cancel()
-        namespace = -1
-        if detached >= 0 and spec.target is not None:
-            mount.attach(detached, spec.target)
-            namespace = mount.leave_sight(spec.target)
-        tell(detached if spec.target is None else -1)
-        if detached >= 0:
+        if spec.target is None:
+            tell(detached)
             os.close(detached)  # or the mount would never be gone
+            nursery.start_soon(_end_on_termination, terminated)
+        else:
+            namespace = -1
+            if detached >= 0:
+                mount.attach(detached, spec.target)
+                os.close(detached)
+                namespace = mount.leave_sight(spec.target)
+            tell(-1)
+            nursery.start_soon(_unmount_on_termination, terminated, spec.target, namespace)
         starter.close()
-        nursery.start_soon(_unmount_on_signal, spec.target, namespace)
         accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
         nursery.start_soon(control_server.serve, accepting, operations)
 
@@ -120,15 +125,29 @@ async def _answer_kernel(rest: trio.CancelScope) -> None:
         rest.cancel()
 
 
-async def _unmount_on_signal(target: str | None, namespace: int) -> None:
+async def _watch_for_termination(
+    task_status: trio.TaskStatus[trio.MemoryReceiveChannel[int]],
+) -> None:
+    """From here on SIGTERM and SIGINT are told to whoever receives, and do nothing else."""
+    send, receive = trio.open_memory_channel[int](1)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            if target is None:
-                break
-            log.info("unmounting %s", target)
-            child = mount.detach_when_unused(target, namespace)
-            _, status = await trio.to_thread.run_sync(os.waitpid, child, 0)
-            if status != 0:
-                break
-            target = None  # the next one means it
-        pyfuse3.terminate()
+        task_status.started(receive)
+        async for number in signals:
+            await send.send(number)
+
+
+async def _end_on_termination(terminated: trio.MemoryReceiveChannel[int]) -> None:
+    await terminated.receive()
+    pyfuse3.terminate()
+
+
+async def _unmount_on_termination(
+    terminated: trio.MemoryReceiveChannel[int], target: str, namespace: int
+) -> None:
+    await terminated.receive()
+    log.info("unmounting %s", target)
+    child = mount.detach_when_unused(target, namespace)
+    _, status = await trio.to_thread.run_sync(os.waitpid, child, 0)
+    if status == 0:
+        await terminated.receive()  # the second one means it
+    pyfuse3.terminate()

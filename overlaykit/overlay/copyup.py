@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
+from overlaykit.overlay.faults import reach
 
 if TYPE_CHECKING:
     from overlaykit.overlay.format import Marks, Origin
@@ -84,7 +85,9 @@ class CopyUp:
                 dst_dir_fd=parent.fd(),
                 follow_symlinks=False,
             )
+            reach("linkup.linked")
             self._count_links(node)
+            reach("linkup.counted")
             self.mark_impure(parent)
             times.restore()
 
@@ -107,6 +110,7 @@ class CopyUp:
         source = lower.open_for_reading()
         try:
             os.mkdir(name, 0o700, dir_fd=self.work.place.fd())
+            reach("copyup.directory.made")
             target = os.open(
                 name,
                 os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
@@ -121,8 +125,10 @@ class CopyUp:
                     self.marks.set_origin(path, origin)
             finally:
                 os.close(target)
+            reach("copyup.directory.copied")
             times = Times(parent.upper)
             self.work.publish(name, parent.upper, node.name)
+            reach("copyup.directory.published")
         except BaseException:
             self.work.discard(name)
             raise
@@ -175,6 +181,7 @@ class FileCopy:
             self.size = self._stat.st_size if self._data else 0
             self._name = copyup.work.new_name()
             self._target = self._make_target()
+            reach("copyup.made")
         except BaseException:
             self.close()
             raise
@@ -183,6 +190,7 @@ class FileCopy:
         """Copy data and metadata, and see them to the disk. Raises OSError: ENOSPC and the like, from below."""
         copyup = self._copyup
         copyup._copy(self._source, self._target, self._stat, data=self._data)
+        reach("copyup.copied")
         path = b"/proc/self/fd/%d" % self._target
         if self._origin is not None:
             copyup.marks.set_origin(path, self._origin)
@@ -190,6 +198,7 @@ class FileCopy:
             copyup.marks.set_link_count(path, 0, to_upper=False, follow=True)
         if self._data and not copyup.volatile:
             os.fsync(self._target)
+        reach("copyup.synced")
 
     def finish(self) -> None:
         """Let the copy appear under the file's name, and let its open handles continue on the copy."""
@@ -201,6 +210,7 @@ class FileCopy:
             assert self._origin is not None
             index_name = self._origin.index_name()
             copyup.work.publish(self._name, copyup.work.index, index_name)
+            reach("copyup.indexed")
             node.index_name = index_name
             node.link_count = self._stat.st_nlink
             for directory, name in node.links[:1]:
@@ -210,6 +220,7 @@ class FileCopy:
             parent = copyup.directory(directory)
             times = Times(parent)
             copyup.work.publish(self._name, parent, name)
+            reach("copyup.published")
             copyup.mark_impure(parent)
             times.restore()
             self._keep_other_names(parent, name)

@@ -14,6 +14,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit.overlay import format as marks_format
+from overlaykit.overlay.faults import reach
 from overlaykit.overlay.nodes import File
 from overlaykit.overlay.tree import fail
 
@@ -90,6 +91,7 @@ class Creation:
         place = tree.writable_directory(directory)
         tree.copy_up(node)
         count = tree.start_counting(node)
+        reach("link.counted")
         source = tree.location(node)
         work = tree.work
 
@@ -105,9 +107,11 @@ class Creation:
         if self._in_the_way(place, name):
             temporary = work.new_name()
             make(work.place, temporary)
+            reach("link.made")
             work.publish(temporary, place, name, replace=True)
         else:
             make(place, name)
+        reach("link.published")
         if count is not None:
             node.link_count = count + 1
         if node.has_origin:
@@ -138,6 +142,7 @@ class Creation:
                     _as_caller(caller, make, stage, temporary)
                     if foreign:
                         _give(stage, temporary, caller.uid, gid)
+                    reach("create.made")
                     self._publish(stage, temporary, place, name, whiteout=whiteout)
                 except BaseException:
                     tree.work.discard(temporary, stage)
@@ -154,10 +159,13 @@ class Creation:
         st = os.stat(temporary, dir_fd=stage.fd(), follow_symlinks=False)
         if whiteout and stat.S_ISDIR(st.st_mode):
             self._tree.marks.set_opaque(stage.proc_path(temporary))
+            reach("create.opaque")
             work.exchange(temporary, place, name, stage)
+            reach("create.published")
             work.discard(temporary, stage)
         else:
             work.publish(temporary, place, name, stage, replace=whiteout)
+            reach("create.published")
 
     @contextlib.contextmanager
     def _stage(self, place: Place, parent: os.stat_result) -> Iterator[Place]:

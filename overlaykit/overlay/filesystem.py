@@ -100,9 +100,9 @@ class Filesystem:
             self._work_layer = Layer(
                 work.fd, -1, path=work.path, writable=True, descriptors=descriptors
             )
+            _require_one_mount(self._work_layer, layers[0])
             room = Work(self._work_layer)
             prefix = marks_format.writable_prefix(room.place.proc_path(), user=options.userxattr)
-            _require_one_mount(room, layers[0])
             copyup = CopyUp(table, Marks(prefix), room, options.owners, volatile=options.volatile)
         marks = Marks(prefix)
         self.tree = Tree(layers, table, Merge(layers, marks), marks, options.owners, copyup)
@@ -353,11 +353,11 @@ class Filesystem:
         }
 
 
-def _require_one_mount(work: Work, upper: Layer) -> None:
+def _require_one_mount(work: Layer, upper: Layer) -> None:
     """Raises OSError (EXDEV) unless a rename can lead from the work directory into the upper."""
     mounts = {
         _native.statx(place.fd(), b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID).mnt_id
-        for place in (work.place, upper.root)
+        for place in (work.root, upper.root)
     }
     if len(mounts) > 1:
         fail(errno.EXDEV, os.fsencode(upper.path))

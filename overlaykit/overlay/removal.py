@@ -7,6 +7,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from overlaykit.overlay.faults import reach
 from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.tree import fail
 
@@ -31,10 +32,12 @@ class Removal:
         place = tree.writable_directory(directory)
         count = tree.count_links(node, directory, name)
         self.keep_content(node, directory, name)
+        reach("unlink.counted")
         if tree.hides_something(directory, name):
             self._cover(place, name)
         else:
             os.unlink(name, dir_fd=place.fd())
+        reach("unlink.removed")
         tree.table.unlink(node, directory, name)
         self.forget_link(node, count)
 
@@ -50,15 +53,18 @@ class Removal:
         kept = keep_directory(node)
         if tree.hides_something(directory, name):
             whiteout = work.whiteout()
+            reach("rmdir.covered")
             if node.upper is None:
                 work.publish(whiteout, place, name)
             else:
                 # One step; what comes back is the old directory, with whatever whiteouts it held.
                 work.exchange(whiteout, place, name)
+                reach("rmdir.removed")
                 work.discard(whiteout)
         else:
             old = work.new_name()
             os.rename(name, old, src_dir_fd=place.fd(), dst_dir_fd=work.place.fd())
+            reach("rmdir.removed")
             work.discard(old)
         self.orphan_directory(node, kept)
 
@@ -82,6 +88,7 @@ class Removal:
                 index = tree.work.index
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(node.index_name, dir_fd=index.fd())
+                reach("index.dropped")
                 node.index_name = None
         if not node.links and node.has_upper and tree.attributes(node).link_count == 0:
             tree.table.retire(node)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
+from overlaykit.overlay.faults import reach
 from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.removal import keep_directory
 from overlaykit.overlay.tree import fail
@@ -59,9 +60,12 @@ class Renaming:
                 return
             self._prepare(node, old_directory, old_name, new_directory)
             self._prepare(target, new_directory, new_name, old_directory)
+            reach("rename.prepared")
             _native.renameat2(old_place.fd(), old_name, new_place.fd(), new_name, flags)
+            reach("rename.moved")
             self._mark_impure(node, new_place)
             self._mark_impure(target, old_place)
+            reach("rename.done")
             del old_directory.known[old_name], new_directory.known[new_name]
             self._moved(node, old_directory, old_name, new_directory, new_name)
             self._moved(target, new_directory, new_name, old_directory, old_name)
@@ -73,6 +77,7 @@ class Renaming:
                 fail(errno.EEXIST, new_name)
             self._require_replaceable(node, target, new_name)
         self._prepare(node, old_directory, old_name, new_directory)
+        reach("rename.prepared")
         self._replace(node, old_directory, old_name, target, new_directory, new_name)
 
     def _replace(
@@ -103,9 +108,11 @@ class Renaming:
         else:
             flags = _native.RENAME_WHITEOUT if whiteout else 0
         _native.renameat2(old_place.fd(), old_name, new_place.fd(), new_name, flags)
+        reach("rename.moved")
         self._mark_impure(node, new_place)
         if flags == _native.RENAME_EXCHANGE and not whiteout:
             os.unlink(old_name, dir_fd=old_place.fd())
+        reach("rename.done")
         if isinstance(target, Directory):
             self._removal.orphan_directory(target, kept)
         elif target is not None:
@@ -191,6 +198,7 @@ class Renaming:
             finally:
                 os.close(target)
             work.exchange(fresh, place, name)
+            reach("rename.cleared")
         finally:
             os.close(source)
             work.discard(fresh)
