@@ -36,13 +36,17 @@ from ..views.staged import only_as
         ),
         (
             ["run", "-v", "/etc", "true"],
-            "-v /etc: expected one or two colons;"
-            " write SOURCE:TARGET or SOURCE:TARGET:ro, with an absolute TARGET",
+            (
+                "-v /etc: expected one or two colons;"
+                " write SOURCE:TARGET or SOURCE:TARGET:ro, with an absolute TARGET"
+            ),
         ),
         (
             ["run", "-p", "80", "true"],
-            "-p 80: '' is not a TCP port (0 to 65535);"
-            " write HOST:PORT or ADDRESS:HOST:PORT, for example 8080:80 or 0.0.0.0:8080:80",
+            (
+                "-p 80: '' is not a TCP port (0 to 65535);"
+                " write HOST:PORT or ADDRESS:HOST:PORT, for example 8080:80 or 0.0.0.0:8080:80"
+            ),
         ),
         (
             ["mount", "/mnt"],

@@ -127,7 +127,7 @@ class Someone:
         return os.path.join(self.home, ".local", "state", "overlaykit", "daemon.log")
 
     def left(self) -> dict[str, object]:
-        """Everything that a view can leave behind, as it is now. Namespaces go with processes, descriptors and mounts."""
+        """What a view can leave behind, as it is now. Namespaces go with processes, descriptors and mounts."""
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass  # orphans are ours to reap

@@ -1,0 +1,54 @@
+"""`overlaykit doctor`: what this machine can do, and the exact fix where it cannot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from ..views.someone import Someone, command
+from ..views.staged import only_as
+
+
+def test_a_machine_on_which_views_work_is_told_so(someone: Someone) -> None:
+    someone.succeeds("run", "true")
+    lines = someone.succeeds("doctor").splitlines()
+    assert all(line.startswith("ok    ") for line in lines)
+    tried = {line.removeprefix("ok    ").partition(":")[0] for line in lines}
+    assert {
+        "FUSE device",
+        "user namespaces",
+        "network namespaces",
+        "a fresh /proc",
+        "marks on disk",
+    } <= tried
+
+
+@only_as("ordinary user")
+def test_what_does_not_work_is_told_with_its_fix(someone: Someone) -> None:
+    ids = [f"--map-user={os.getuid()}", f"--map-group={os.getgid()}"]
+    arrange = "echo 0 >/proc/sys/user/max_user_namespaces; mount --bind /etc/shadow /dev/fuse"
+    done = subprocess.run(
+        [
+            *("unshare", "--mount", "--user", *ids, "--keep-caps"),
+            *(
+                "sh",
+                "-ec",
+                f'{arrange}; exec setpriv --ambient-caps=-all --inh-caps=-all "$0" doctor',
+                command(),
+            ),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    lines = done.stdout.splitlines()
+    fixes = {
+        lines[i].split(":")[0]: lines[i + 1]
+        for i in range(len(lines))
+        if lines[i].startswith("FAIL")
+    }
+    assert fixes == {
+        "FAIL  FUSE device": "      fix: as root, run 'chmod 0666 /dev/fuse' (udev's usual rule)",
+        "FAIL  user namespaces": "      fix: raise it with: sysctl -w user.max_user_namespaces=15000",
+    }

@@ -1,0 +1,236 @@
+"""`overlaykit mount`: what `mount -t overlay` does, and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from ..views.someone import Someone
+from ..views.staged import only_as
+
+
+@dataclass
+class Place:
+    """Directories to be merged, and one to mount on."""
+
+    lower: str
+    upper: str
+    work: str
+    target: str
+
+    @property
+    def options(self) -> str:
+        return f"lowerdir={self.lower},upperdir={self.upper},workdir={self.work}"
+
+
+def place(someone: Someone) -> Place:
+    lower = someone.directory("lower", file="from the lower\n", other="other\n")
+    names = [someone.directory(name) for name in ("upper", "work", "target")]
+    return Place(lower, *names)
+
+
+@contextlib.contextmanager
+def mounted(someone: Someone, options: str, target: str) -> Iterator[None]:
+    someone.succeeds("mount", "-o", options, target)
+    try:
+        yield
+    finally:
+        someone.succeeds("umount", target)
+
+
+def contents(*names: str) -> str:
+    with open(os.path.join(*names)) as file:
+        return file.read()
+
+
+def test_layers_are_merged_and_changes_go_to_the_upper(someone: Someone) -> None:
+    here = place(someone)
+    with mounted(someone, here.options, here.target):
+        assert sorted(os.listdir(here.target)) == ["file", "other"]
+        someone.write(os.path.join(here.target, "file"), "changed\n")
+        os.unlink(os.path.join(here.target, "other"))
+        assert os.listdir(here.target) == ["file"]
+    assert os.listdir(here.target) == []
+    assert contents(here.lower, "file") == "from the lower\n"
+    assert contents(here.upper, "file") == "changed\n"
+    with mounted(someone, here.options, here.target):
+        assert os.listdir(here.target) == ["file"]
+        assert contents(here.target, "file") == "changed\n"
+
+
+def test_the_lower_named_first_is_the_top(someone: Someone) -> None:
+    here = place(someone)
+    top = someone.directory("to:p", file="from the top\n")
+    escaped = top.replace(":", "\\:")
+    with mounted(someone, f"lowerdir={escaped}:{here.lower}", here.target):
+        assert contents(here.target, "file") == "from the top\n"
+        assert contents(here.target, "other") == "other\n"
+
+
+@pytest.mark.parametrize("read_only", ["lowerdir={lower}", "{options},ro"])
+def test_a_mount_without_an_upper_or_with_ro_refuses_to_write(
+    someone: Someone, read_only: str
+) -> None:
+    here = place(someone)
+    options = read_only.format(lower=here.lower, options=here.options)
+    with mounted(someone, options, here.target):
+        for act in (
+            lambda: os.mkdir(os.path.join(here.target, "new")),
+            lambda: os.unlink(os.path.join(here.target, "file")),
+            lambda: os.chmod(os.path.join(here.target, "file"), 0o600),
+        ):
+            with pytest.raises(OSError, match="Read-only file system"):
+                act()
+    assert os.listdir(here.upper) == []
+
+
+@only_as("root")  # the kernel's overlayfs is mounted as a comparison
+def test_the_kernels_overlayfs_can_go_on_with_our_upper_and_we_with_its(someone: Someone) -> None:
+    here = place(someone)
+    os.mkdir(os.path.join(here.lower, "directory"))
+    with mounted(someone, here.options, here.target):
+        os.unlink(os.path.join(here.target, "file"))
+        os.rename(os.path.join(here.target, "directory"), os.path.join(here.target, "renamed"))
+        someone.write(os.path.join(here.target, "ours"), "ours\n")
+    options = f"{here.options},redirect_dir=on"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, here.target], check=True)
+    try:
+        assert sorted(os.listdir(here.target)) == ["other", "ours", "renamed"]
+        os.unlink(os.path.join(here.target, "other"))
+        someone.write(os.path.join(here.target, "theirs"), "theirs\n")
+    finally:
+        subprocess.run(["umount", here.target], check=True)
+    with mounted(someone, here.options, here.target):
+        assert sorted(os.listdir(here.target)) == ["ours", "renamed", "theirs"]
+
+
+def test_an_unknown_option_is_told_by_name(someone: Someone) -> None:
+    here = place(someone)
+    for option in "nfs_export=on", "metacopy", "lowerdir+=/x", "upperdir=":
+        line = someone.refused("mount", "-o", f"{here.options},{option}", here.target)
+        assert line.startswith(
+            f"mount option {option}: not one of lowerdir=, upperdir=, workdir=, "
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            "ro",
+            "mount option lowerdir: missing: name the directories to be merged, top first, as lowerdir=A:B",
+        ),
+        (
+            "lowerdir=/usr,upperdir=/x",
+            "mount option upperdir: upperdir and workdir go together: give both or neither",
+        ),
+        ("lowerdir=/usr,redirect_dir=follow", "mount option redirect_dir=follow: give on or off"),
+    ],
+)
+def test_options_that_make_no_sense_are_told(someone: Someone, options: str, line: str) -> None:
+    assert someone.refused("mount", "-o", options, place(someone).target) == line
+
+
+def test_upper_and_work_on_different_file_systems_are_refused(someone: Someone) -> None:
+    here = place(someone)
+    with another_file_system() as work:
+        options = f"lowerdir={here.lower},upperdir={here.upper},workdir={work}"
+        assert someone.refused("mount", "-o", options, here.target) == (
+            f"upper {here.upper} and work {work} are on different file systems:"
+            " choose a work directory on the upper's"
+        )
+
+
+@contextlib.contextmanager
+def another_file_system() -> Iterator[str]:
+    """A directory that no other lies on the file system of: on the tmpfs that every Linux has (shm_overview(7))."""
+    directory = f"/dev/shm/overlaykit-test-{os.getpid()}"
+    os.mkdir(directory)
+    try:
+        yield directory
+    finally:
+        os.rmdir(directory)
+
+
+def test_an_upper_inside_a_lower_is_refused(someone: Someone) -> None:
+    here = place(someone)
+    upper, work = someone.directory("lower", "upper"), someone.directory("lower", "work")
+    options = f"lowerdir={here.lower},upperdir={upper},workdir={work}"
+    assert someone.refused("mount", "-o", options, here.target) == (
+        f"upper {upper} lies inside the lower {here.lower}:"
+        " choose one outside of it, or what is written would show in both"
+    )
+
+
+def test_a_missing_layer_or_upper_is_told(someone: Someone) -> None:
+    here = place(someone)
+    missing = someone.path("missing")
+    assert someone.refused("mount", "-o", f"lowerdir={here.lower}:{missing}", here.target) == (
+        f"layer {missing}: No such file or directory: give a directory that can be read"
+    )
+    options = f"lowerdir={here.lower},upperdir={missing},workdir={here.work}"
+    assert someone.refused("mount", "-o", options, here.target) == (
+        f"upper {missing}: No such file or directory:"
+        " give a directory that can be written to, on a file system with extended attributes"
+    )
+
+
+def test_a_mountpoint_that_is_missing_not_empty_or_taken_is_told(someone: Someone) -> None:
+    here = place(someone)
+    options = f"lowerdir={here.lower}"
+    missing = someone.path("missing")
+    assert someone.refused("mount", "-o", options, missing) == (
+        f"{missing}: no such directory to mount on: create it first"
+    )
+    full = someone.directory("full", file="")
+    assert someone.refused("mount", "-o", options, full) == (
+        f"{full}: not empty, and what it holds would be hidden: choose an empty directory to mount on"
+    )
+    with mounted(someone, options, here.target):
+        assert someone.refused("mount", "-o", options, here.target) == (
+            f"{here.target}: an overlaykit mount is there already: 'overlaykit umount {here.target}' first"
+        )
+
+
+def test_an_upper_of_a_running_mount_is_refused(someone: Someone) -> None:
+    here = place(someone)
+    second = someone.directory("second")
+    with mounted(someone, here.options, here.target):
+        assert someone.refused("mount", "-o", here.options, second) == (
+            f"upper {here.upper} is in use by another view or mount: end that one first, or choose another upper"
+        )
+
+
+def test_a_mountpoint_inside_a_lower_works_or_is_refused_but_never_hangs(someone: Someone) -> None:
+    lower = someone.directory("lower", file="contents\n")
+    target = someone.directory("lower", "target")
+    if someone.is_root:
+        with mounted(someone, f"lowerdir={lower}", target):
+            assert contents(target, "file") == "contents\n"
+            assert os.listdir(os.path.join(target, "target")) == []
+    else:
+        assert someone.refused("mount", "-o", f"lowerdir={lower}", target) == (
+            f"mountpoint {target} lies inside the lower {lower}: as an ordinary user, choose one outside of it"
+        )
+
+
+@only_as("ordinary user")
+def test_an_ordinary_user_without_fusermount3_is_told_which_package_has_it(
+    someone: Someone,
+) -> None:
+    if someone.is_root:
+        return
+    here = place(someone)
+    line = someone.refused(
+        *("mount", "-o", f"lowerdir={here.lower}", here.target),
+        env=os.environ | {"PATH": here.lower},
+    )
+    assert line == (
+        f"mounting on {here.target} takes root or fusermount3:"
+        " install the package fuse3, or use 'overlaykit run'"
+    )
