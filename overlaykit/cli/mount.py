@@ -11,9 +11,16 @@ options:
   lowerdir=TOP:...:BOTTOM   the directories to be merged; '\\:' for a colon in a name
   upperdir=DIR,workdir=DIR  where changes go, and a directory beside it for work in progress
   ro                        refuse to write, also with an upperdir
-  redirect_dir=on|off       whether directories of a lower can be renamed (default: on)
+  redirect_dir=on|off|follow|nofollow
+                            whether directories of a lower can be renamed, and renamed ones are followed (default: on)
+  index=on|off              whether hard links of a lower stay one file once it is written to (default: on)
   userxattr                 marks as user.overlay.* even where trusted.overlay.* could be written
-  volatile                  sync nothing: after a crash the upper is worth nothing"""
+  volatile                  sync nothing: after a crash the upper is worth nothing
+  squash_to_root, squash_to_uid=N, squash_to_gid=N
+                            show every file as root's, or as that user's or group's
+  uidmapping=HOST:CONTAINER:COUNT[:...], gidmapping=...
+                            show users or groups of the host as others
+  noacl, noxattr            heed no access control lists; have no extended attributes"""
 
 
 def main(arguments: list[str]) -> int:

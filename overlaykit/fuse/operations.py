@@ -104,10 +104,14 @@ class Operations(pyfuse3.Operations):
 
     supports_dot_lookup = False
     enable_writeback_cache = True
-    enable_acl = True
 
-    def __init__(self, filesystem: Filesystem, *, volatile: bool) -> None:
+    def __init__(
+        self, filesystem: Filesystem, *, volatile: bool, acl: bool = True, xattr: bool = True
+    ) -> None:
+        """`volatile`: sync nothing. Without `acl` the kernel heeds none, without `xattr` it soon asks for none."""
         super().__init__()
+        self.enable_acl = acl and xattr
+        self._xattr = xattr
         self.filesystem = filesystem
         self.requests: Counter[str] = Counter()
         self.started = trio.Event()
@@ -238,10 +242,12 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        self._require_xattr()
         return self.filesystem.getxattr(self.filesystem.node(inode), name)
 
     @_request
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        self._require_xattr()
         # As ext4 does: these names are for root alone (the kernel guards their values itself).
         names = self.filesystem.listxattr(self.filesystem.node(inode), trusted=ctx.uid == 0)
         return [pyfuse3.XAttrNameT(name) for name in names]
@@ -250,13 +256,20 @@ class Operations(pyfuse3.Operations):
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
+        self._require_xattr()
         node = self.filesystem.node(inode)
         await self._copy_up(node)
         self.filesystem.setxattr(node, name, value)
 
     @_request
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        self._require_xattr()
         self.filesystem.removexattr(self.filesystem.node(inode), name)
+
+    def _require_xattr(self) -> None:
+        """Raises OSError (ENOSYS), which the kernel takes for an answer once and for all."""
+        if not self._xattr:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     # Files
 

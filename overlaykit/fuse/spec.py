@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -16,9 +18,30 @@ class LayerSpec(msgspec.Struct, frozen=True, kw_only=True):
     masks: tuple[str, ...] = ()
 
 
+class IdRange(msgspec.Struct, frozen=True, kw_only=True):
+    """`count` ids of the host's from `host` on are shown as those from `container` on."""
+
+    host: int
+    container: int
+    count: int
+
+
+class IdSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How users, or groups, are shown: all as `squash_to`, or by ranges, or (neither) as they are."""
+
+    squash_to: int | None = None
+    mapping: tuple[IdRange, ...] = ()
+
+
+AS_THEY_ARE = IdSpec()
+
+
 class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One mount. `layers` top first; `upper` and `work` both or neither.
 
+    Options under the kernel's and fuse-overlayfs's names: `volatile`, `userxattr`, `redirect_dir`, `index`. Without
+    `acl` access control lists are not heeded, without `xattr` there are no extended attributes.
+    `squash_unmapped`: what this user namespace cannot name is root's.
     `target`: where to mount, in the mount namespace that the daemon is started in. Without one the daemon must have
     been started in a mount namespace of its own: it attaches layers to `stage`, a directory there, and hands the mount
     over as a descriptor.
@@ -33,7 +56,12 @@ class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
     stage: str | None = None
     volatile: bool = False
     userxattr: bool = False
-    redirect_dir: bool = True
+    redirect_dir: Literal["on", "follow", "nofollow"] = "on"
+    index: bool = True
+    acl: bool = True
+    xattr: bool = True
+    users: IdSpec = AS_THEY_ARE
+    groups: IdSpec = AS_THEY_ARE
     squash_unmapped: bool = False
     remove: tuple[str, ...] = ()
     log_path: str = ""

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Final
 from overlaykit import _native
 from overlaykit.errors import Error
 from overlaykit.overlay.filesystem import Filesystem, OpenedLayer, Options
-from overlaykit.overlay.owners import SHOWN_AS_THEY_ARE, Owners
+from overlaykit.overlay.owners import Ids, Owners, Range, overflow_id
 
 if TYPE_CHECKING:
-    from overlaykit.fuse.spec import LayerSpec, MountSpec
+    from overlaykit.fuse.spec import IdSpec, LayerSpec, MountSpec
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _BENEATH: Final = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
@@ -72,7 +72,10 @@ def open_filesystem(spec: MountSpec) -> Filesystem:
             volatile=spec.volatile,
             userxattr=spec.userxattr,
             redirect_dir=spec.redirect_dir,
-            owners=Owners.squash_unmapped() if spec.squash_unmapped else SHOWN_AS_THEY_ARE,
+            index=spec.index,
+            owners=Owners(
+                users=_ids(spec, "uid", spec.users), groups=_ids(spec, "gid", spec.groups)
+            ),
         )
         try:
             filesystem = Filesystem(lowers, upper, work, options)
@@ -82,6 +85,18 @@ def open_filesystem(spec: MountSpec) -> Filesystem:
             raise UpperUnusable(spec.upper, error.strerror) from error
         undo.pop_all()
         return filesystem
+
+
+def _ids(spec: MountSpec, kind: str, given: IdSpec) -> Ids:
+    overflow = overflow_id(kind)
+    return Ids(
+        everybody=given.squash_to,
+        ranges=tuple(
+            Range(disk=part.host, shown=part.container, count=part.count) for part in given.mapping
+        ),
+        unmapped=overflow if spec.squash_unmapped else -1,
+        overflow=overflow,
+    )
 
 
 def _open_lower(spec: MountSpec, layer: LayerSpec) -> int:

@@ -33,13 +33,14 @@ class CopyUp:
     """Copies what lies in a lower into the upper. One for each mount that has an upper."""
 
     def __init__(
-        self, table: Table, marks: Marks, work: Work, owners: Owners, *, volatile: bool
+        self, table: Table, marks: Marks, work: Work, owners: Owners, *, volatile: bool, index: bool
     ) -> None:
         self.table = table
         self.marks = marks
         self.work = work
         self.owners = owners
         self.volatile = volatile
+        self.index = index
 
     def directory(self, node: Directory) -> Place:
         """The directory's place in the upper, copied up with its parents first where it had none."""
@@ -148,8 +149,8 @@ class CopyUp:
             source,
             target,
             data=data,
-            uid=self.owners.uid(st.st_uid),
-            gid=self.owners.gid(st.st_gid),
+            uid=self.owners.users.copied(st.st_uid),
+            gid=self.owners.groups.copied(st.st_gid),
             skip_xattrs=marks_format.OVERLAY_PREFIXES,
         )
 
@@ -261,7 +262,12 @@ class FileCopy:
 
     @property
     def _indexed(self) -> bool:
-        return self._stat.st_nlink > 1 and self._origin is not None and bool(self._node.links)
+        return (
+            self._copyup.index
+            and self._stat.st_nlink > 1
+            and self._origin is not None
+            and bool(self._node.links)
+        )
 
     def _make_target(self) -> int:
         work = self._copyup.work.place

@@ -130,8 +130,10 @@ class Creation:
         tree = self._tree
         place = tree.writable_directory(directory)
         parent = os.fstat(place.fd())
-        gid = -1 if parent.st_mode & stat.S_ISGID else caller.gid
-        foreign = caller.uid != self._uid or gid not in (-1, self._gid)
+        owners = tree.owners
+        uid = owners.users.stored(caller.uid)
+        gid = -1 if parent.st_mode & stat.S_ISGID else owners.groups.stored(caller.gid)
+        foreign = uid not in (-1, self._uid) or gid not in (-1, self._gid)
         whiteout = self._in_the_way(place, name)
         if not whiteout and not foreign:
             _as_caller(caller, make, place, name)
@@ -141,7 +143,7 @@ class Creation:
                 try:
                     _as_caller(caller, make, stage, temporary)
                     if foreign:
-                        _give(stage, temporary, caller.uid, gid)
+                        _give(stage, temporary, uid, gid)
                     reach("create.made")
                     self._publish(stage, temporary, place, name, whiteout=whiteout)
                 except BaseException:

@@ -14,7 +14,7 @@ import os
 import resource
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
@@ -25,7 +25,7 @@ from overlaykit.overlay.format import Marks
 from overlaykit.overlay.layer import Descriptors, Layer
 from overlaykit.overlay.merge import Merge
 from overlaykit.overlay.nodes import Directory, File, Table
-from overlaykit.overlay.owners import SHOWN_AS_THEY_ARE, Owners
+from overlaykit.overlay.owners import AS_THEY_ARE, Owners
 from overlaykit.overlay.removal import Removal
 from overlaykit.overlay.renaming import Renaming
 from overlaykit.overlay.tree import Tree, fail
@@ -56,13 +56,16 @@ class Options:
     """How to mount. The names are those of the kernel's overlayfs.
 
     `volatile`: nothing is synced; after a crash the upper is worth nothing. `userxattr`: marks as `user.overlay.*` even
-    where `trusted.` could be written. `redirect_dir`: directories with lower parts can be renamed.
+    where `trusted.` could be written. `redirect_dir`: `on`, directories with lower parts can be renamed; `follow`, only
+    those that were are followed; `nofollow`, not even that (EPERM). `index`: hard links of a lower stay one file when
+    they are copied up, also over a remount.
     """
 
     volatile: bool = False
     userxattr: bool = False
-    redirect_dir: bool = True
-    owners: Owners = SHOWN_AS_THEY_ARE
+    redirect_dir: Literal["on", "follow", "nofollow"] = "on"
+    index: bool = True
+    owners: Owners = AS_THEY_ARE
 
 
 class Filesystem:
@@ -103,13 +106,28 @@ class Filesystem:
             _require_one_mount(self._work_layer, layers[0])
             room = Work(self._work_layer)
             prefix = marks_format.writable_prefix(room.place.proc_path(), user=options.userxattr)
-            copyup = CopyUp(table, Marks(prefix), room, options.owners, volatile=options.volatile)
+            copyup = CopyUp(
+                table,
+                Marks(prefix),
+                room,
+                options.owners,
+                volatile=options.volatile,
+                index=options.index,
+            )
         marks = Marks(prefix)
-        self.tree = Tree(layers, table, Merge(layers, marks), marks, options.owners, copyup)
+        merge = Merge(layers, marks, follow=options.redirect_dir != "nofollow")
+        self.tree = Tree(
+            layers,
+            table,
+            merge,
+            marks,
+            options.owners,
+            copyup,
+        )
         self.files = Files(self.tree)
         self._creation = Creation(self.tree)
         self._removal = Removal(self.tree)
-        self._renaming = Renaming(self.tree, self._removal, redirects=options.redirect_dir)
+        self._renaming = Renaming(self.tree, self._removal, redirects=options.redirect_dir == "on")
 
     def close(self) -> None:
         """Close every descriptor; the nodes are dead."""
@@ -192,8 +210,9 @@ class Filesystem:
             tree.copy_up(node)
         location = tree.location(node)
         if changes.uid is not None or changes.gid is not None:
-            uid = -1 if changes.uid is None else changes.uid
-            gid = -1 if changes.gid is None else changes.gid
+            owners = tree.owners
+            uid = -1 if changes.uid is None else owners.users.stored(changes.uid)
+            gid = -1 if changes.gid is None else owners.groups.stored(changes.gid)
             os.chown(
                 location.name, uid, gid, dir_fd=location.dirfd, follow_symlinks=location.follow
             )

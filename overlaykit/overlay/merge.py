@@ -53,9 +53,11 @@ class Entry:
 class Merge:
     """Looks names up in a stack of layers. Holds no state but the stack: results are plain data."""
 
-    def __init__(self, layers: Sequence[Layer], marks: Marks) -> None:
+    def __init__(self, layers: Sequence[Layer], marks: Marks, *, follow: bool = True) -> None:
+        """`follow`: whether redirects are; a directory that has one cannot be looked up otherwise (EPERM)."""
         self.layers = layers
         self.marks = marks
+        self._follow = follow
 
     def find(self, directory: Directory, name: bytes) -> Found | None:
         """What `name` means in `directory`; None if nothing. Raises OSError (EIO) for a redirect that is no path."""
@@ -68,7 +70,7 @@ class Merge:
         if not stat.S_ISDIR(st.st_mode):
             return Found(upper, name, st)
         place = upper.child(name)
-        marks = self.marks.of_directory(place.proc_path())
+        marks = self._check(self.marks.of_directory(place.proc_path()))
         below = None
         if not marks.opaque:
             below = _Search(self, directory.lowers, name, found_above=True)
@@ -106,6 +108,11 @@ class Merge:
         marks = self.marks.of_directory(place.proc_path())
         if not marks.opaque and _stat(place, marks_format.AUFS_OPAQUE) is not None:
             return replace(marks, opaque=True)
+        return self._check(marks)
+
+    def _check(self, marks: DirectoryMarks) -> DirectoryMarks:
+        if marks.redirect is not None and not self._follow:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM), os.fsdecode(marks.redirect))
         return marks
 
     def layers_below(self, layer: Layer) -> list[Place]:

@@ -4,36 +4,89 @@ Inside an unprivileged user namespace most of the machine's files belong to user
 shows the overflow id, and refuses every write to such an inode (inode_permission(9): an unmapped owner). A view
 whose user is root should find root's files root's own: `squash_unmapped` shows them so. What may really be
 read or copied is still decided below, by the file system that holds it.
+
+Users may also ask for all files to be one owner's, or for ranges of ids to be shown as others.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
+from typing import Final
+
+_KEEP: Final = -1
+"""For chown(2): leave as it is."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """`count` ids from `disk` on are shown as those from `shown` on."""
+
+    disk: int
+    shown: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ids:
+    """How ids of one kind (users, or groups) are shown.
+
+    `everybody`: all files are shown as this one's; changing an owner then changes nothing. `ranges`: what none of them
+    names is shown as the overflow id and cannot be given a file (none: ids are shown as they are). `unmapped`: the id
+    that stands for those this user namespace does not know, shown as root's; -1 to show it as it is.
+    """
+
+    everybody: int | None = None
+    ranges: tuple[Range, ...] = ()
+    unmapped: int = -1
+    overflow: int = 65534
+
+    def shown(self, disk: int) -> int:
+        """The id that a program sees."""
+        if self.everybody is not None:
+            return self.everybody
+        if disk == self.unmapped:
+            return 0
+        for part in self.ranges:
+            if 0 <= disk - part.disk < part.count:
+                return part.shown + disk - part.disk
+        return self.overflow if self.ranges else disk
+
+    def stored(self, shown: int) -> int:
+        """The id to store for one that a program gave, -1 to store none. Raises OSError (EINVAL) if it has none."""
+        if self.everybody is not None:
+            return _KEEP
+        for part in self.ranges:
+            if 0 <= shown - part.shown < part.count:
+                return part.disk + shown - part.shown
+        if self.ranges:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return shown
+
+    def copied(self, disk: int) -> int:
+        """The id that a copy gets, -1 for the original's own."""
+        return 0 if disk == self.unmapped else disk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Owners:
-    """Maps real ids to shown ones. The default shows each as it is."""
+    """How users and groups are shown."""
 
-    overflow_uid: int = -1
-    """The uid that stands for unmapped ones (/proc/sys/kernel/overflowuid), shown as 0; -1: shown as it is."""
-    overflow_gid: int = -1
-
-    def uid(self, real: int) -> int:
-        return 0 if real == self.overflow_uid else real
-
-    def gid(self, real: int) -> int:
-        return 0 if real == self.overflow_gid else real
-
-    @classmethod
-    def squash_unmapped(cls) -> Owners:
-        """Show what the current user namespace cannot name as root's."""
-        return cls(_overflow("uid"), _overflow("gid"))
+    users: Ids = Ids()  # frozen
+    groups: Ids = Ids()  # frozen
 
 
-SHOWN_AS_THEY_ARE = Owners()
+AS_THEY_ARE: Final = Owners()
 
 
-def _overflow(kind: str) -> int:
-    with open(f"/proc/sys/kernel/overflow{kind}") as file:
+def squash_unmapped() -> Owners:
+    """Show what the current user namespace cannot name as root's."""
+    users, groups = (Ids(unmapped=overflow_id(kind)) for kind in ("uid", "gid"))
+    return Owners(users=users, groups=groups)
+
+
+def overflow_id(kind: str) -> int:
+    """What stands for ids that a user namespace does not know; `kind` is `uid` or `gid` (user_namespaces(7))."""
+    with open(f"/proc/sys/kernel/overflow{kind}", encoding="ascii") as file:
         return int(file.read())

@@ -153,7 +153,7 @@ class Tree:
         node.lower_dir = found.place
         node.lower_name = found.name
         node.lower_key = key
-        if found.stat.st_nlink == 1 or self._copyup is None:
+        if found.stat.st_nlink == 1 or self._copyup is None or not self._copyup.index:
             return key
         origin = self._copyup.origin(found.place, found.name, found.stat.st_dev)
         entry = None if origin is None else self._index_entry(origin, None)
@@ -177,7 +177,7 @@ class Tree:
 
     def _index_entry(self, origin: Origin, same: os.stat_result | None) -> os.stat_result | None:
         """The index's entry for an origin; with `same` only if it is that inode."""
-        if self._copyup is None:
+        if self._copyup is None or not self._copyup.index:
             return None
         try:
             entry = os.stat(
@@ -243,7 +243,11 @@ class Tree:
         else:
             links = 0
         return Attributes(
-            node.number, st, links, self.owners.uid(st.st_uid), self.owners.gid(st.st_gid)
+            node.number,
+            st,
+            links,
+            self.owners.users.shown(st.st_uid),
+            self.owners.groups.shown(st.st_gid),
         )
 
     # Before a change
@@ -286,7 +290,8 @@ class Tree:
 
         A hard-linked file of a lower is copied up for that, as in the kernel: the index is where the count is kept.
         """
-        if not node.has_upper and self.location(node).stat().st_nlink > 1:
+        indexed = self.copyup.index and not node.has_upper
+        if indexed and self.location(node).stat().st_nlink > 1:
             self.copy_up(node)
         if node.index_name is not None:
             self.copyup.link_up(node, directory, name)

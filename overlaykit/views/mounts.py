@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from overlaykit.errors import Error
 from overlaykit.fuse import daemon
 from overlaykit.fuse import mount as fuse_mount
-from overlaykit.fuse.spec import LayerSpec, MountSpec
+from overlaykit.fuse.spec import AS_THEY_ARE, IdRange, IdSpec, LayerSpec, MountSpec
 from overlaykit.views import places
 from overlaykit.views.registry import About, Registry, now
 
@@ -23,38 +23,40 @@ class OptionInvalid(Error):
     """mount option {0}: {1}"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Mount options under the kernel's names (Documentation/filesystems/overlayfs.rst)."""
+    """Mount options under the kernel's and fuse-overlayfs's names (overlayfs.rst, fuse-overlayfs(1))."""
 
     lowerdir: tuple[str, ...]
     upperdir: str | None = None
     workdir: str | None = None
     volatile: bool = False
     userxattr: bool = False
-    redirect_dir: bool = True
+    redirect_dir: Literal["on", "follow", "nofollow"] = "on"
+    index: bool = True
+    acl: bool = True
+    xattr: bool = True
+    users: IdSpec = AS_THEY_ARE
+    groups: IdSpec = AS_THEY_ARE
 
 
-_FLAGS: Final = ("volatile", "userxattr", "ro", "rw")
+_FLAGS: Final = ("ro", "rw", "volatile", "userxattr", "noacl", "noxattr", "squash_to_root")
+_CHOICES: Final = {
+    "redirect_dir": ("on", "off", "follow", "nofollow"),
+    "index": ("on", "off"),
+    "metacopy": ("off",),
+}
+_IDS: Final = ("squash_to_uid", "squash_to_gid", "uidmapping", "gidmapping")
 _WRITABLE: Final = ("upperdir", "workdir")
-_SWITCHES: Final = {"on": True, "off": False}
-_KNOWN: Final = ("lowerdir=", "upperdir=", "workdir=", "redirect_dir=", *_FLAGS)
+_VALUES: Final = ("lowerdir", *_WRITABLE, *_CHOICES, *_IDS)
 
 
 def parse_options(text: str) -> Options:
-    """Read what `-o` takes: options separated by commas, lowers by colons; `\\` escapes either.
+    """Read what `-o` takes: options separated by commas, lowers by colons; a backslash escapes either.
 
     Raises Error: OptionUnknown, OptionInvalid.
     """
-    values: dict[str, str] = {}
-    for option in _split(text, ","):
-        key, equals, value = option.partition("=")
-        if f"{key}=" in _KNOWN and equals and value:
-            values[key] = value
-        elif option in _FLAGS:
-            values[key] = key
-        elif option:
-            raise OptionUnknown(option, ", ".join(_KNOWN))
+    values = _read_options(text)
     if "lowerdir" not in values:
         raise OptionInvalid(
             "lowerdir", "missing: name the directories to be merged, top first, as lowerdir=A:B"
@@ -62,21 +64,75 @@ def parse_options(text: str) -> Options:
     writable = [key for key in _WRITABLE if key in values]
     if len(writable) == 1:
         raise OptionInvalid(writable[0], "upperdir and workdir go together: give both or neither")
-    redirect = values.get("redirect_dir", "on")
-    if redirect not in _SWITCHES:
-        raise OptionInvalid(f"redirect_dir={redirect}", "give on or off")
     lowers = tuple(map(os.path.abspath, filter(None, _split(values["lowerdir"], ":"))))
     upper, work = (os.path.abspath(values[key]) if key in values else None for key in _WRITABLE)
     if upper is not None and "ro" in values:
         lowers, upper, work = (upper, *lowers), None, None
+    redirect = values.get("redirect_dir", "on")
     return Options(
         lowerdir=lowers,
         upperdir=upper,
         workdir=work,
         volatile="volatile" in values,
         userxattr="userxattr" in values,
-        redirect_dir=_SWITCHES[redirect],
+        # As in the kernel, "off" makes no redirects but follows those that are there.
+        redirect_dir=_REDIRECTS[redirect],
+        index=values.get("index", "on") == "on",
+        acl="noacl" not in values,
+        xattr="noxattr" not in values,
+        users=_ids(values, "squash_to_uid", "uidmapping"),
+        groups=_ids(values, "squash_to_gid", "gidmapping"),
     )
+
+
+_REDIRECTS: Final[dict[str, Literal["on", "follow", "nofollow"]]] = {
+    "on": "on",
+    "off": "follow",
+    "follow": "follow",
+    "nofollow": "nofollow",
+}
+
+
+def _read_options(text: str) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for option in _split(text, ","):
+        key, equals, value = option.partition("=")
+        if option in _FLAGS:
+            values[key] = key
+        elif key in _VALUES and equals and value:
+            if key in _CHOICES and value not in _CHOICES[key]:
+                raise OptionInvalid(option, f"give one of {', '.join(_CHOICES[key])}")
+            values[key] = value
+        elif option:
+            known = (*(f"{key}=" for key in _VALUES), *_FLAGS)
+            raise OptionUnknown(option, ", ".join(known))
+    return values
+
+
+def _ids(values: dict[str, str], squash: str, mapping: str) -> IdSpec:
+    """How users or groups are shown. A mapping is `HOST:CONTAINER:COUNT`, repeated; a leading colon does no harm."""
+    if squash in values:
+        return IdSpec(squash_to=_number(values, squash))
+    if "squash_to_root" in values:
+        return IdSpec(squash_to=0)
+    if mapping not in values:
+        return AS_THEY_ARE
+    fields = values[mapping].removeprefix(":").split(":")
+    if len(fields) % 3 or not all(field.isascii() and field.isdecimal() for field in fields):
+        raise OptionInvalid(
+            f"{mapping}={values[mapping]}", "give HOST:CONTAINER:COUNT, once or several times"
+        )
+    numbers = iter(map(int, fields))
+    triples = zip(numbers, numbers, numbers, strict=True)
+    return IdSpec(
+        mapping=tuple(IdRange(host=host, container=inside, count=n) for host, inside, n in triples)
+    )
+
+
+def _number(values: dict[str, str], key: str) -> int:
+    if not (values[key].isascii() and values[key].isdecimal()):
+        raise OptionInvalid(f"{key}={values[key]}", "give a number")
+    return int(values[key])
 
 
 def mount(options: Options, target: str, *, name: str | None = None) -> None:
@@ -98,6 +154,11 @@ def mount(options: Options, target: str, *, name: str | None = None) -> None:
             volatile=options.volatile,
             userxattr=options.userxattr,
             redirect_dir=options.redirect_dir,
+            index=options.index,
+            acl=options.acl,
+            xattr=options.xattr,
+            users=options.users,
+            groups=options.groups,
             remove=entry.remove_with_daemon,
             log_path=places.log(),
         )
