@@ -1,0 +1,203 @@
+"""The operations that are cut off: on which layers, and at which steps the daemon dies under them.
+
+Each is one system call, so what it leaves is the tree before or the tree after. The upper may hold something already;
+`prepare` is done by the kernel's overlayfs, so that what is cut off goes on from the kernel's marks and index.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from ..posix import syscalls
+from ..posix.table import Dir, File, Layer, Link, Symlink, Whiteout
+
+Act: TypeAlias = Callable[[str], object]
+"""Takes the root of a mounted tree."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One way to change a stack of layers."""
+
+    act: Act
+    steps: tuple[str, ...]
+    """Where it is cut off, as OVERLAYKIT_FAULT names them."""
+    lowers: tuple[Layer, ...]
+    """Top first."""
+    upper: Layer = field(default_factory=dict)
+    prepare: Act | None = None
+    root_only: bool = False
+    """It needs an index or redirects, which the kernel's overlayfs has not in a user namespace."""
+
+
+def _exchange(one: str, other: str) -> Act:
+    return lambda root: syscalls.renameat2(
+        os.fsencode(f"{root}/{one}"), os.fsencode(f"{root}/{other}"), syscalls.RENAME_EXCHANGE
+    )
+
+
+def _rename(old: str, new: str) -> Act:
+    return lambda root: os.rename(f"{root}/{old}", f"{root}/{new}")
+
+
+def _link(old: str, new: str) -> Act:
+    return lambda root: os.link(f"{root}/{old}", f"{root}/{new}")
+
+
+def _unlink(name: str) -> Act:
+    return lambda root: os.unlink(f"{root}/{name}")
+
+
+def _chmod(name: str) -> Act:
+    return lambda root: os.chmod(f"{root}/{name}", 0o711)
+
+
+_LONG_AGO: Final = 1_234_567_890_123_456_789
+_FILE: Final = File(b"content" * 3000, 0o640, xattrs={"user.k": b"v"}, mtime_ns=_LONG_AGO)
+_OTHER: Final = File(b"other", 0o604)
+_LINKED: Final[Layer] = {"a": _FILE, "d": Dir(0o750), "d/b": Link("a"), "d/c": Link("a")}
+_TREE: Final[Layer] = {
+    "d": Dir(0o750),
+    "d/e": Dir(0o2711),
+    "d/e/f": _FILE,
+    "d/g": _OTHER,
+    "x": Dir(),
+}
+_HIDDEN: Final[Layer] = {"w": Dir(), "w/old": _OTHER, "f": _FILE}
+
+_COPY_UP: Final = ("copyup.made", "copyup.data:4096", "copyup.copied", "copyup.synced")
+_RENAME: Final = ("rename.prepared", "rename.moved", "rename.done")
+
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "chmod of a file two directories deep": Operation(
+        _chmod("d/e/f"),
+        (
+            "copyup.directory.made",
+            "copyup.directory.copied",
+            "copyup.directory.published",
+            "copyup.directory.made:2",
+            "copyup.directory.published:2",
+            *_COPY_UP,
+            "copyup.published",
+        ),
+        ({"d": Dir(0o705, xattrs={"user.top": b"1"})}, _TREE),
+    ),
+    "truncation": Operation(
+        lambda root: os.truncate(f"{root}/g", 0),
+        ("copyup.copied", "copyup.published"),
+        ({"g": _OTHER},),
+    ),
+    "chmod of a hard-linked file": Operation(
+        _chmod("a"),
+        ("copyup.synced", "copyup.indexed", "linkup.linked", "linkup.counted"),
+        (_LINKED,),
+        root_only=True,
+    ),
+    "unlink of a name that was not copied up yet": Operation(
+        _unlink("d/b"),
+        ("linkup.linked", "linkup.counted", "unlink.counted", "unlink.removed"),
+        (_LINKED,),
+        prepare=_chmod("a"),
+        root_only=True,
+    ),
+    "unlink of the last name but one, then of the last": Operation(
+        _unlink("d/c"),
+        ("linkup.counted", "unlink.counted", "unlink.removed", "index.dropped"),
+        (_LINKED,),
+        prepare=lambda root: [os.unlink(f"{root}/{name}") for name in ("a", "d/b")],
+        root_only=True,
+    ),
+    "one more name for a hard-linked file": Operation(
+        _link("a", "n"),
+        ("link.counted", "link.published"),
+        (_LINKED,),
+        prepare=_chmod("a"),
+        root_only=True,
+    ),
+    "one more name where a lower's is hidden": Operation(
+        _link("f", "w"),
+        ("copyup.published", "link.counted", "link.made", "link.published"),
+        (_HIDDEN,),
+        upper={"w": Whiteout()},
+    ),
+    "unlink of a lower file": Operation(
+        _unlink("f"), ("unlink.counted", "unlink.removed"), ({"f": _FILE},)
+    ),
+    "unlink of a changed file": Operation(
+        _unlink("f"), ("unlink.counted", "unlink.removed"), ({"f": _FILE},), upper={"f": _OTHER}
+    ),
+    "unlink of a new file": Operation(
+        _unlink("n"), ("unlink.counted", "unlink.removed"), ({},), upper={"n": _OTHER}
+    ),
+    "rmdir of a lower directory": Operation(
+        lambda root: os.rmdir(f"{root}/x"), ("rmdir.covered",), (_TREE,)
+    ),
+    "rmdir of a directory that holds whiteouts": Operation(
+        lambda root: os.rmdir(f"{root}/w"),
+        ("rmdir.covered", "rmdir.removed"),
+        (_HIDDEN,),
+        upper={"w": Dir(), "w/old": Whiteout()},
+    ),
+    "rmdir of a new directory": Operation(
+        lambda root: os.rmdir(f"{root}/n"), ("rmdir.removed",), ({},), upper={"n": Dir()}
+    ),
+    "mkdir where a lower's is hidden": Operation(
+        lambda root: os.mkdir(f"{root}/w", 0o2750),
+        ("create.made", "create.opaque", "create.published"),
+        (_HIDDEN,),
+        upper={"w": Whiteout()},
+    ),
+    "symlink where a lower's name is hidden": Operation(
+        lambda root: os.symlink("f", f"{root}/w"),
+        ("create.made", "create.published"),
+        (_HIDDEN,),
+        upper={"w": Whiteout()},
+    ),
+    "rename of a lower file": Operation(
+        _rename("d/g", "x/n"), ("copyup.published", *_RENAME), (_TREE,)
+    ),
+    "rename of a lower symlink": Operation(
+        _rename("s", "n"), ("copyup.made", "copyup.published", *_RENAME), ({"s": Symlink("f")},)
+    ),
+    "rename onto a lower file": Operation(
+        _rename("n", "f"), _RENAME, ({"f": _FILE},), upper={"n": _OTHER}
+    ),
+    "rename onto the last name of a hard-linked file": Operation(
+        _rename("n", "a"),
+        (*_RENAME, "index.dropped"),
+        (_LINKED,),
+        upper={"n": _OTHER},
+        prepare=lambda root: [os.unlink(f"{root}/d/{name}") for name in "bc"],
+        root_only=True,
+    ),
+    "rename of a lower directory": Operation(
+        _rename("d/e", "d/n"),
+        ("copyup.directory.published:2", *_RENAME),
+        ({"d/e/more": _OTHER}, _TREE),
+        root_only=True,
+    ),
+    "rename of a lower directory into another": Operation(
+        _rename("d/e", "x/n"), _RENAME, (_TREE,), root_only=True
+    ),
+    "rename of a new directory onto an emptied one": Operation(
+        _rename("n", "w"),
+        ("rename.cleared", *_RENAME),
+        (_HIDDEN,),
+        upper={"n": Dir(0o711), "n/in": _OTHER, "w": Dir(), "w/old": Whiteout()},
+    ),
+    "rename of a new directory to a hidden name": Operation(
+        _rename("n", "w"),
+        _RENAME,
+        (_HIDDEN,),
+        upper={"n": Dir(0o711), "n/in": _OTHER, "w": Whiteout()},
+    ),
+    "exchange of two lower files": Operation(
+        _exchange("d/g", "d/e/f"), ("copyup.published:2", *_RENAME), (_TREE,)
+    ),
+    "exchange of a lower directory and a file": Operation(
+        _exchange("d/e", "n"), _RENAME, (_TREE,), upper={"n": _OTHER}, root_only=True
+    ),
+}
