@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         XAttrNameT,
     )
 
+    from overlaykit.fuse.spec import Options
     from overlaykit.overlay.filesystem import Filesystem
     from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Node
@@ -105,17 +106,14 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_writeback_cache = True
 
-    def __init__(
-        self, filesystem: Filesystem, *, volatile: bool, acl: bool = True, xattr: bool = True
-    ) -> None:
-        """`volatile`: sync nothing. Without `acl` the kernel heeds none, without `xattr` it soon asks for none."""
+    def __init__(self, filesystem: Filesystem, options: Options) -> None:
         super().__init__()
-        self.enable_acl = acl and xattr
-        self._xattr = xattr
+        self.enable_acl = options.acl and options.xattr
+        self._xattr = options.xattr
         self.filesystem = filesystem
         self.requests: Counter[str] = Counter()
         self.started = trio.Event()
-        self._volatile = volatile
+        self._volatile = options.volatile
         self._listings: dict[int, _Listing] = {}
         self._serial = 0
         self._copying: dict[int, trio.Event] = {}

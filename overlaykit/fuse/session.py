@@ -41,7 +41,7 @@ def run(
     if spec.target is not None:
         mount.check_mountpoint(spec.target)
     with open_filesystem(spec) as filesystem:
-        operations = Operations(filesystem, volatile=spec.volatile, acl=spec.acl, xattr=spec.xattr)
+        operations = Operations(filesystem, spec.options)
         detached, handshake = _mount(spec, operations)
         try:
             gc.collect()

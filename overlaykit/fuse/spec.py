@@ -36,12 +36,26 @@ class IdSpec(msgspec.Struct, frozen=True, kw_only=True):
 AS_THEY_ARE = IdSpec()
 
 
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How to mount, under the names of the kernel's overlayfs and of fuse-overlayfs (see `overlay.filesystem.Options`).
+
+    Without `acl` access control lists are not heeded, without `xattr` there are no extended attributes.
+    """
+
+    volatile: bool = False
+    userxattr: bool = False
+    redirect_dir: Literal["on", "follow", "nofollow"] = "on"
+    index: bool = True
+    acl: bool = True
+    xattr: bool = True
+    users: IdSpec = AS_THEY_ARE
+    groups: IdSpec = AS_THEY_ARE
+
+
 class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One mount. `layers` top first; `upper` and `work` both or neither.
 
-    Options under the kernel's and fuse-overlayfs's names: `volatile`, `userxattr`, `redirect_dir`, `index`. Without
-    `acl` access control lists are not heeded, without `xattr` there are no extended attributes.
-    `squash_unmapped`: what this user namespace cannot name is root's.
+    `squash_unmapped`: what this user namespace cannot name is shown as root's.
     `target`: where to mount, in the mount namespace that the daemon is started in. Without one the daemon must have
     been started in a mount namespace of its own: it attaches layers to `stage`, a directory there, and hands the mount
     over as a descriptor.
@@ -52,17 +66,10 @@ class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[LayerSpec, ...]
     upper: str | None = None
     work: str | None = None
+    options: Options = Options()
+    squash_unmapped: bool = False
     target: str | None = None
     stage: str | None = None
-    volatile: bool = False
-    userxattr: bool = False
-    redirect_dir: Literal["on", "follow", "nofollow"] = "on"
-    index: bool = True
-    acl: bool = True
-    xattr: bool = True
-    users: IdSpec = AS_THEY_ARE
-    groups: IdSpec = AS_THEY_ARE
-    squash_unmapped: bool = False
     remove: tuple[str, ...] = ()
     log_path: str = ""
 

@@ -68,13 +68,14 @@ def open_filesystem(spec: MountSpec) -> Filesystem:
             work = OpenedLayer(_open_writable(spec.work), spec.work)
             undo.callback(os.close, work.fd)
             undo.callback(os.close, _lock(spec.upper))
+        given = spec.options
         options = Options(
-            volatile=spec.volatile,
-            userxattr=spec.userxattr,
-            redirect_dir=spec.redirect_dir,
-            index=spec.index,
+            volatile=given.volatile,
+            userxattr=given.userxattr,
+            redirect_dir=given.redirect_dir,
+            index=given.index,
             owners=Owners(
-                users=_ids(spec, "uid", spec.users), groups=_ids(spec, "gid", spec.groups)
+                users=_ids(spec, "uid", given.users), groups=_ids(spec, "gid", given.groups)
             ),
         )
         try:

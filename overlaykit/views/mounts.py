@@ -10,7 +10,7 @@ from typing import Final, Literal
 from overlaykit.errors import Error
 from overlaykit.fuse import daemon
 from overlaykit.fuse import mount as fuse_mount
-from overlaykit.fuse.spec import AS_THEY_ARE, IdRange, IdSpec, LayerSpec, MountSpec
+from overlaykit.fuse.spec import AS_THEY_ARE, IdRange, IdSpec, LayerSpec, MountSpec, Options
 from overlaykit.views import places
 from overlaykit.views.registry import About, Registry, now
 
@@ -24,20 +24,13 @@ class OptionInvalid(Error):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """Mount options under the kernel's and fuse-overlayfs's names (overlayfs.rst, fuse-overlayfs(1))."""
+class Stack:
+    """What `-o` asks for: the directories, and how to mount them."""
 
     lowerdir: tuple[str, ...]
     upperdir: str | None = None
     workdir: str | None = None
-    volatile: bool = False
-    userxattr: bool = False
-    redirect_dir: Literal["on", "follow", "nofollow"] = "on"
-    index: bool = True
-    acl: bool = True
-    xattr: bool = True
-    users: IdSpec = AS_THEY_ARE
-    groups: IdSpec = AS_THEY_ARE
+    options: Options
 
 
 _FLAGS: Final = ("ro", "rw", "volatile", "userxattr", "noacl", "noxattr", "squash_to_root")
@@ -51,7 +44,7 @@ _WRITABLE: Final = ("upperdir", "workdir")
 _VALUES: Final = ("lowerdir", *_WRITABLE, *_CHOICES, *_IDS)
 
 
-def parse_options(text: str) -> Options:
+def parse_options(text: str) -> Stack:
     """Read what `-o` takes: options separated by commas, lowers by colons; a backslash escapes either.
 
     Raises Error: OptionUnknown, OptionInvalid.
@@ -68,23 +61,24 @@ def parse_options(text: str) -> Options:
     upper, work = (os.path.abspath(values[key]) if key in values else None for key in _WRITABLE)
     if upper is not None and "ro" in values:
         lowers, upper, work = (upper, *lowers), None, None
-    redirect = values.get("redirect_dir", "on")
-    return Options(
+    return Stack(
         lowerdir=lowers,
         upperdir=upper,
         workdir=work,
-        volatile="volatile" in values,
-        userxattr="userxattr" in values,
-        # As in the kernel, "off" makes no redirects but follows those that are there.
-        redirect_dir=_REDIRECTS[redirect],
-        index=values.get("index", "on") == "on",
-        acl="noacl" not in values,
-        xattr="noxattr" not in values,
-        users=_ids(values, "squash_to_uid", "uidmapping"),
-        groups=_ids(values, "squash_to_gid", "gidmapping"),
+        options=Options(
+            volatile="volatile" in values,
+            userxattr="userxattr" in values,
+            redirect_dir=_REDIRECTS[values.get("redirect_dir", "on")],
+            index=values.get("index", "on") == "on",
+            acl="noacl" not in values,
+            xattr="noxattr" not in values,
+            users=_ids(values, "squash_to_uid", "uidmapping"),
+            groups=_ids(values, "squash_to_gid", "gidmapping"),
+        ),
     )
 
 
+# As in the kernel, "off" makes no redirects but follows those that are there.
 _REDIRECTS: Final[dict[str, Literal["on", "follow", "nofollow"]]] = {
     "on": "on",
     "off": "follow",
@@ -135,7 +129,7 @@ def _number(values: dict[str, str], key: str) -> int:
     return int(values[key])
 
 
-def mount(options: Options, target: str, *, name: str | None = None) -> None:
+def mount(stack: Stack, target: str, *, name: str | None = None) -> None:
     """Mount, and return once the mount answers; a daemon of its own serves it until it is unmounted.
 
     Raises Error for what the user can mend, OSError for the rest; nothing is left behind.
@@ -147,18 +141,11 @@ def mount(options: Options, target: str, *, name: str | None = None) -> None:
         entry = undo.enter_context(contextlib.closing(Registry().enter(name)))
         spec = MountSpec(
             source="overlaykit",
-            layers=tuple(LayerSpec(path=path) for path in options.lowerdir),
-            upper=options.upperdir,
-            work=options.workdir,
+            layers=tuple(LayerSpec(path=path) for path in stack.lowerdir),
+            upper=stack.upperdir,
+            work=stack.workdir,
+            options=stack.options,
             target=target,
-            volatile=options.volatile,
-            userxattr=options.userxattr,
-            redirect_dir=options.redirect_dir,
-            index=options.index,
-            acl=options.acl,
-            xattr=options.xattr,
-            users=options.users,
-            groups=options.groups,
             remove=entry.remove_with_daemon,
             log_path=places.log(),
         )
@@ -171,8 +158,8 @@ def mount(options: Options, target: str, *, name: str | None = None) -> None:
                 pid=started.process.pid,
                 daemon=started.process.pid,
                 started=now(),
-                layers=options.lowerdir,
-                upper=options.upperdir,
+                layers=stack.lowerdir,
+                upper=stack.upperdir,
                 target=target,
             )
         )

@@ -13,7 +13,7 @@ from overlaykit import namespace
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
 from overlaykit.fuse import control, daemon
-from overlaykit.fuse.spec import LayerSpec, MountSpec
+from overlaykit.fuse.spec import LayerSpec, MountSpec, Options
 from overlaykit.layers import Store, host, resolve
 from overlaykit.views import places
 from overlaykit.views.registry import About, Registry, now
@@ -110,7 +110,7 @@ class View:
                 upper=upper,
                 work=work,
                 stage=entry.stage,
-                volatile=self._upper is None,
+                options=Options(volatile=self._upper is None),
                 squash_unmapped=os.geteuid() != 0,
                 remove=entry.remove_with_daemon,
                 log_path=places.log(),

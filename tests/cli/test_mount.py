@@ -129,7 +129,10 @@ def test_an_unknown_option_is_told_by_name(someone: Someone) -> None:
             "lowerdir=/usr,upperdir=/x",
             "mount option upperdir: upperdir and workdir go together: give both or neither",
         ),
-        ("lowerdir=/usr,redirect_dir=follow", "mount option redirect_dir=follow: give on or off"),
+        (
+            "lowerdir=/usr,redirect_dir=x",
+            "mount option redirect_dir=x: give one of on, off, follow, nofollow",
+        ),
     ],
 )
 def test_options_that_make_no_sense_are_told(someone: Someone, options: str, line: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from overlaykit import mountinfo
 from overlaykit.fuse import control, daemon
-from overlaykit.fuse.spec import LayerSpec, MountSpec
+from overlaykit.fuse.spec import LayerSpec, MountSpec, Options
 
 from ..overlay.stack import Stack
 from ..posix import syscalls
@@ -68,7 +68,7 @@ def spec_of(stack: Stack, *, writable: bool = True, **more: object) -> MountSpec
         "upper": stack.upper if writable else None,
         "work": stack.work if writable else None,
         "target": target,
-        "userxattr": stack.unprivileged,
+        "options": Options(userxattr=stack.unprivileged),
         "log_path": os.path.join(stack.directory, "log"),
     }
     return MountSpec(**(fields | more))  # type: ignore[arg-type]
