@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
-from collections.abc import Callable
 
 from ..overlay.inside import as_root
 from ..overlay.stack import Stack
 from ..posix.table import File, Link
 from .mounted import Mounted, mounted
+from .random_changes import STARTING_POINT, play
 
 NOTHING_HELD = {"nodes": 1, "lookups": 1, "open_files": 0}
 OPERATIONS = 10_000
@@ -50,12 +48,12 @@ def test_reading_a_tree_leaves_nothing_once_it_is_forgotten(stack: Stack) -> Non
 
 @as_root
 def test_ten_thousand_random_operations_leave_no_node_and_no_descriptor(stack: Stack) -> None:
-    layer = {f"d{number % 5}/f{number}": File(b"x" * 100) for number in range(50)}
+    layer = {name: File(b"x" * 100) for name in STARTING_POINT}
     stack.add(layer | {"d0/a": File(b"hard"), "d1/a": Link("d0/a")})
     with mounted(stack) as mount:
         _forget_everything(mount)
         before = _open_files(mount)
-        _play(mount, random.Random(20261), OPERATIONS)
+        play(mount.target, 2026, OPERATIONS)
         _forget_everything(mount)
         assert _open_files(mount) <= before
 
@@ -65,50 +63,6 @@ def _open_files(mount: Mounted) -> int:
     fds = f"/proc/{mount.process.pid}/fd"
     targets = [os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)]
     return sum(target.startswith("/") for target in targets) - mount.counted().held["places"]
-
-
-def _play(mount: Mounted, chance: random.Random, number: int) -> None:
-    """Random operations on a few names, most of which succeed; files stay open over some of them."""
-    names = [
-        f"d{directory}/{kind}{number}"
-        for directory in range(5)
-        for kind in "fn"
-        for number in range(10)
-    ]
-    held: list[int] = []
-
-    def path() -> str:
-        return mount.path(chance.choice(names))
-
-    def write() -> None:
-        fd = os.open(path(), os.O_RDWR | os.O_CREAT)
-        os.write(fd, b"y")
-        held.append(fd)
-
-    def read() -> None:
-        held.append(os.open(path(), os.O_RDONLY))
-
-    operations: list[Callable[[], object]] = [
-        write,
-        write,
-        read,
-        lambda: os.unlink(path()),
-        lambda: os.rename(path(), path()),
-        lambda: os.link(path(), path()),
-        lambda: os.mkdir(path()),
-        lambda: os.rmdir(path()),
-        lambda: os.symlink("x", path()),
-        lambda: os.listdir(os.path.dirname(path())),
-        lambda: os.chmod(path(), 0o600),
-        lambda: os.truncate(path(), 10),
-    ]
-    for _ in range(number):
-        with contextlib.suppress(OSError):
-            chance.choice(operations)()
-        if len(held) > 20:
-            os.close(held.pop(chance.randrange(len(held))))
-    for fd in held:
-        os.close(fd)
 
 
 def test_a_mount_that_is_read_again_and_again_does_not_grow(stack: Stack) -> None:
@@ -128,7 +82,7 @@ def test_files_that_were_removed_are_let_go(stack: Stack) -> None:
     with mounted(stack) as mount:
         os.stat(mount.target)
         before = _open_files(mount)
-        for number in range(500):
+        for number in range(200):
             with open(mount.path("f"), "wb") as file:
                 file.write(b"%d" % number)
                 os.unlink(mount.path("f"))

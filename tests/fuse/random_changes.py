@@ -1,0 +1,55 @@
+"""A program that does anything to a few names, at random but the same for the same seed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Callable
+
+_NAMES = tuple(
+    f"d{directory}/{kind}{number}"
+    for directory in range(5)
+    for kind in "fn"
+    for number in range(10)
+)
+
+STARTING_POINT = tuple(name for name in _NAMES if "/f" in name)
+"""What a lower should hold: then about half of the operations succeed."""
+
+_MOST_HELD = 20
+
+
+def play(root: str, seed: int, operations: int) -> None:
+    """Play below `root`, with files held open over some of the operations; errors are part of the game."""
+    chance = random.Random(seed)
+    held: list[int] = []
+
+    def path() -> str:
+        return os.path.join(root, chance.choice(_NAMES))
+
+    def write() -> None:
+        held.append(os.open(path(), os.O_RDWR | os.O_CREAT))
+        os.write(held[-1], b"%d" % seed)
+
+    moves: list[Callable[[], object]] = [
+        write,
+        write,
+        lambda: held.append(os.open(path(), os.O_RDONLY)),
+        lambda: os.unlink(path()),
+        lambda: os.rename(path(), path()),
+        lambda: os.link(path(), path()),
+        lambda: os.mkdir(path()),
+        lambda: os.rmdir(path()),
+        lambda: os.symlink("x", path()),
+        lambda: os.listdir(os.path.dirname(path())),
+        lambda: os.chmod(path(), 0o600),
+        lambda: os.truncate(path(), 10),
+    ]
+    for _ in range(operations):
+        with contextlib.suppress(OSError):
+            chance.choice(moves)()
+        if len(held) > _MOST_HELD:
+            os.close(held.pop(chance.randrange(len(held))))
+    for fd in held:
+        os.close(fd)

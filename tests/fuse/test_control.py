@@ -1,0 +1,63 @@
+"""The control socket answers whoever asks well, and is harmed by nobody who does not."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+
+import pytest
+
+from overlaykit.fuse import control
+
+from ..overlay.stack import Stack
+from ..overlay.view import refused
+from ..posix.table import File, Symlink
+from .mounted import mounted
+
+
+def test_the_layer_that_answers_is_told_with_the_real_files_path(stack: Stack) -> None:
+    stack.add({"bin": Symlink("usr/bin")})
+    lower = stack.add({"usr/bin/python": File(b"x")})
+    with mounted(stack) as mount:
+        told = control.ask(mount.control_path, control.Explain("/bin/python"))
+        assert isinstance(told, control.Explained)
+        assert told.path == "/usr/bin/python"
+        assert [(sight.path, sight.role) for sight in told.sights] == [
+            (os.path.join(lower, "usr/bin/python"), "answers")
+        ]
+        with open(mount.path("bin/python"), "wb"):
+            pass
+        told = control.ask(mount.control_path, control.Explain("/bin/python"))
+        assert isinstance(told, control.Explained)
+        assert [sight.role for sight in told.sights] == ["answers", "hidden"]
+
+
+def test_a_path_that_is_not_there_is_an_error_that_names_it(stack: Stack) -> None:
+    stack.add({})
+    with mounted(stack) as mount, refused(errno.ENOENT):
+        control.ask(mount.control_path, control.Explain("/missing"))
+
+
+@pytest.mark.parametrize("line", [b"", b"nonsense\n", b"{}\n", b'{"type":"count"', b"x" * 100_000])
+def test_a_bad_question_costs_only_its_own_connection(stack: Stack, line: bytes) -> None:
+    stack.add({"f": File(b"x")})
+    with mounted(stack) as mount:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(mount.control_path)
+            connection.sendall(line)
+            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionResetError):  # too long: the rest was left unread
+                assert connection.recv(100) == b""
+        assert mount.counted().held["nodes"] == 1
+        assert os.listdir(mount.target) == ["f"]
+
+
+def test_an_asker_that_says_nothing_keeps_nobody_waiting(stack: Stack) -> None:
+    stack.add({})
+    with mounted(stack) as mount, socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(mount.control_path)
+        assert mount.counted().held["nodes"] == 1
+        mount.unmount()
+        assert silent.recv(1) == b""

@@ -1,0 +1,125 @@
+"""A mount that is handed over as a descriptor, for a view: what it shows, and that it ends with its last holder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from overlaykit.fuse.daemon import Daemon, Refused
+from overlaykit.fuse.spec import LayerSpec, MountSpec
+
+from ..overlay.stack import Stack
+from ..overlay.view import refused
+from ..posix import syscalls
+from ..posix.table import Dir, File
+from .mounted import spec_of
+
+
+@contextlib.contextmanager
+def handed_over(spec: MountSpec) -> Iterator[tuple[Daemon, str]]:
+    """A daemon in a mount namespace of its own, and a path to what it mounted there."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("")  # nobody asks: any name of its own (unix(7), autobind)
+        listener.listen()
+        daemon = Daemon(prepare=_enter_namespace)
+        daemon.serve(spec, listener)
+    try:
+        yield daemon, f"/proc/self/fd/{daemon.mount}"
+        daemon.close_mount()
+        assert daemon.process.wait() == 0
+    finally:
+        if daemon.process.poll() is None:
+            daemon.process.kill()
+            daemon.process.wait()
+
+
+def _enter_namespace() -> None:
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount(b"none", b"/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+
+
+def _spec(stack: Stack, **more: object) -> MountSpec:
+    stage = os.path.join(stack.directory, "stage")
+    os.makedirs(stage, exist_ok=True)
+    return spec_of(stack, **({"target": None, "stage": stage} | more))
+
+
+def test_the_mount_is_seen_through_its_descriptor_alone(stack: Stack) -> None:
+    stack.add({"f": File(b"x")})
+    with handed_over(_spec(stack)) as (_, root):
+        assert os.listdir(root) == ["f"]
+        with open(f"{root}/f", "ab") as file:
+            file.write(b"y")
+        assert os.listdir(os.path.join(stack.directory, "merged")) == []
+    with open(os.path.join(stack.upper, "f"), "rb") as file:
+        assert file.read() == b"xy"
+
+
+def test_a_layer_with_the_mounts_below_it_shows_them_but_for_what_is_masked(stack: Stack) -> None:
+    lower = stack.add({"proc": Dir(), "home/me": Dir(), "etc/f": File(b"x")})
+    for name, inner in (("proc", "secret"), ("home", "kept")):
+        at = os.path.join(lower, name)
+        syscalls.mount(b"below", os.fsencode(at), b"tmpfs", 0)
+        with open(os.path.join(at, inner), "w"):
+            pass
+    layer = LayerSpec(
+        path=lower, recursive=True, masks=(os.path.join(lower, "proc"), os.path.join(lower, "sys"))
+    )
+    with handed_over(_spec(stack, layers=(layer,))) as (_, root):
+        assert os.listdir(f"{root}/home") == ["kept"]
+        assert os.listdir(f"{root}/proc") == []
+        with open(f"{root}/home/kept", "w") as file:
+            file.write("changed")
+        os.mkdir(f"{root}/proc/made")
+    assert os.stat(os.path.join(lower, "home/kept")).st_size == 0
+    assert os.listdir(os.path.join(lower, "proc")) == ["secret"]
+    for name in ("proc", "home"):
+        syscalls.umount2(os.fsencode(os.path.join(lower, name)))
+
+
+def test_without_the_mounts_below_it_a_layer_shows_what_they_cover(stack: Stack) -> None:
+    lower = stack.add({"home/covered": File()})
+    home = os.fsencode(os.path.join(lower, "home"))
+    syscalls.mount(b"below", home, b"tmpfs", 0)
+    try:
+        if stack.unprivileged:
+            return  # only whoever mounted it may look below; that is root of this namespace
+        with handed_over(_spec(stack)) as (_, root):
+            assert os.listdir(f"{root}/home") == ["covered"]
+    finally:
+        syscalls.umount2(home)
+
+
+def test_a_read_only_view_refuses_every_write(stack: Stack) -> None:
+    stack.add({"f": File(b"x")})
+    with handed_over(_spec(stack, writable=False)) as (_, root), refused(30):
+        os.open(f"{root}/f", os.O_WRONLY)
+
+
+def test_what_is_of_no_use_after_the_mount_is_removed_with_it(stack: Stack) -> None:
+    stack.add({"f": File(b"x")})
+    scratch = os.path.join(stack.directory, "scratch")
+    stack.upper, stack.work = os.path.join(scratch, "upper"), os.path.join(scratch, "work")
+    with handed_over(_spec(stack, remove=(scratch,))) as (_, root):
+        os.mkdir(f"{root}/d", 0o700)
+        os.mkdir(f"{root}/d/closed", 0)
+        os.unlink(f"{root}/f")
+    assert not os.path.exists(scratch)
+
+
+def test_a_daemon_that_is_given_up_ends(stack: Stack) -> None:
+    daemon = Daemon(prepare=_enter_namespace)
+    daemon.abandon()
+    assert daemon.process.returncode == 0
+    assert stack.lowers == []
+
+
+def test_a_layer_that_is_missing_ends_the_daemon(stack: Stack) -> None:
+    stack.lowers.append("/no/such/layer")
+    with pytest.raises(Refused, match="/no/such/layer"), handed_over(_spec(stack)):
+        pass
