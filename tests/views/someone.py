@@ -59,6 +59,8 @@ class Someone:
     """A directory of theirs on a disk, gone after the test; a view over `host` shows it at the same path."""
     warned: bool = False
     """Whether the test wants the daemon's log to have said something; otherwise that fails it."""
+    _found: set[tuple[str, str]] = field(default_factory=set)
+    """The mounts at the beginning. Some of them others may take away meanwhile."""
     _before: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -97,6 +99,13 @@ class Someone:
         assert (done.returncode, done.stderr) == (0, ""), done
         return str(done.stdout)
 
+    def program(self, arguments: list[str], **options: Any) -> str:
+        """Run any program that succeeds, outside of all views; what it prints."""
+        settings = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, **options}
+        done = subprocess.run(arguments, check=False, **settings)
+        assert done.returncode == 0, done
+        return str(done.stdout)
+
     def refused(self, *arguments: str, status: int = 125, **options: Any) -> str:
         """Run the command; the one line with which it fails."""
         done = self.overlaykit(*arguments, **options)
@@ -132,10 +141,8 @@ class Someone:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass  # orphans are ours to reap
         return {
-            "processes": [
-                (process, _command_line(process)) for process in descendants(os.getpid())
-            ],
-            "mounts": [(mount.mountpoint, mount.fstype) for mount in mountinfo.current()],
+            "processes": [(process, command_line(process)) for process in descendants(os.getpid())],
+            "mounts": sorted(_mounts() - self._found),
             "descriptors": sorted(os.listdir("/proc/self/fd")),
             "noted down": _names(self.runtime),
             "dropped": _names(self.dropped),
@@ -182,6 +189,7 @@ class Someone:
             pytest.fail(
                 f"{sys.executable} is of no use to uid {os.geteuid()}: make .venv with /usr/bin/python3"
             )
+        self._found = _mounts()
         self._before = self.left()
 
     def leave(self) -> None:
@@ -224,10 +232,15 @@ def descendants(ancestor: int) -> list[int]:
     return family[1:]
 
 
-def _command_line(process: int) -> str:
+def command_line(process: int) -> str:
+    """Its arguments, separated by spaces; nothing of one that has ended."""
     with contextlib.suppress(OSError), open(f"/proc/{process}/cmdline") as arguments:
         return arguments.read().replace("\0", " ")
     return ""
+
+
+def _mounts() -> set[tuple[str, str]]:
+    return {(mount.mountpoint, mount.fstype) for mount in mountinfo.current()}
 
 
 def _names(directory: str) -> list[str]:

@@ -1,0 +1,128 @@
+"""Whatever of a view is killed, and whenever: the rest ends by itself, and nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import subprocess
+
+import pytest
+
+from .someone import Someone, command_line, descendants
+
+COMMAND = ("sh", "-c", "sleep 1000 & setsid sleep 1000 & echo started; wait")
+
+# Where the launcher does not live to tell of it, there is no status.
+STATUS = {"launcher": -signal.SIGKILL, "daemon": 125, "monitor": 137, "init": 137, "forwarder": 137}
+
+
+def roles(launcher: int) -> dict[str, int]:
+    """The processes of a view with a published port, by what they are for."""
+    below = {process: command_line(process) for process in descendants(launcher)}
+    (daemon,) = (process for process, line in below.items() if "overlaykit.fuse.daemon" in line)
+    (forwarder,) = (process for process, line in below.items() if ".forwarder" in line)
+    (monitor,) = (process for process in children(launcher) if process != daemon)
+    (init,) = (process for process in children(monitor) if process != forwarder)
+    return {
+        "launcher": launcher,
+        "daemon": daemon,
+        "forwarder": forwarder,
+        "monitor": monitor,
+        "init": init,
+    }
+
+
+def children(parent: int) -> list[int]:
+    direct = []
+    for process in descendants(parent):
+        with open(f"/proc/{process}/stat", "rb") as stat:
+            if int(stat.read().rpartition(b")")[2].split()[1]) == parent:
+                direct.append(process)
+    return direct
+
+
+@pytest.mark.parametrize("victim", STATUS)
+@pytest.mark.parametrize("kept", [False, True], ids=["dropped", "kept"])
+def test_when_one_is_killed_all_end_and_nothing_is_left(
+    someone: Someone, victim: str, kept: bool
+) -> None:
+    before = someone.left()
+    options = ("--upper", someone.path("upper")) if kept else ()
+    with someone.start("run", "-p", "0:80", *options, *COMMAND, stderr=subprocess.PIPE) as view:
+        assert view.stdout is not None
+        assert view.stderr is not None
+        assert view.stdout.readline() == "started\n"
+        os.kill(roles(view.pid)[victim], signal.SIGKILL)
+        assert view.wait() == STATUS[victim]
+        told = view.stderr.read()
+    ours = [line for line in told.splitlines() if line.startswith("overlaykit: ")]
+    assert len(ours) == (1 if victim == "daemon" else 0), told
+    someone.await_the_end()
+    assert someone.left() == before
+    if kept:
+        someone.succeeds("run", "--upper", someone.path("upper"), "true")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_when_one_is_killed_at_a_random_moment_all_end_and_the_next_view_clears_up(
+    someone: Someone, seed: int
+) -> None:
+    chance = random.Random(seed)
+    before = someone.left()
+    with someone.start("run", "-p", "0:80", *COMMAND, stderr=subprocess.PIPE) as view:
+        ended = os.pidfd_open(view.pid)
+        select.select(
+            [ended], [], [], chance.uniform(0, 0.8)
+        )  # the moment; most fall into the start
+        victim = chance.choice([view.pid, *descendants(view.pid)])
+        os.kill(victim, signal.SIGKILL)
+        # A victim inside the view is the command's own loss, which it may live on with.
+        if not select.select([ended], [], [], 0)[0] and command_line(victim).startswith("sleep"):
+            view.terminate()
+        os.close(ended)
+        view.communicate()
+    someone.await_the_end()
+    now = someone.left()
+    assert {what: now[what] for what in ("processes", "mounts", "descriptors")} == {
+        what: before[what] for what in ("processes", "mounts", "descriptors")
+    }
+    someone.succeeds("run", "true")
+    assert someone.left() == before
+
+
+def test_a_launcher_that_is_interrupted_ends_its_view(someone: Someone) -> None:
+    with someone.start(
+        "run", "sh", "-c", "trap 'exit 9' INT; echo started; while :; do sleep 1000 & wait; done"
+    ) as view:
+        assert view.stdout is not None
+        assert view.stdout.readline() == "started\n"
+        view.send_signal(signal.SIGINT)
+        assert view.wait() == 9
+
+
+def test_a_mount_whose_daemon_is_killed_can_be_unmounted(someone: Someone) -> None:
+    from overlaykit.views import Registry
+
+    lower, target = someone.directory("lower"), someone.directory("target")
+    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
+    (mount,) = Registry().running()
+    daemon = os.pidfd_open(mount.about.daemon)
+    signal.pidfd_send_signal(daemon, signal.SIGKILL)
+    select.select([daemon], [], [])
+    os.close(daemon)
+    someone.await_the_end()
+    assert Registry().running() == []
+    someone.succeeds("umount", target)
+    someone.succeeds("run", "true")
+
+
+def test_a_daemon_that_is_told_to_end_unmounts(someone: Someone) -> None:
+    from overlaykit.views import Registry
+
+    lower, target = someone.directory("lower"), someone.directory("target")
+    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
+    (mount,) = Registry().running()
+    os.kill(mount.about.daemon, signal.SIGTERM)
+    someone.await_the_end()

@@ -1,0 +1,114 @@
+"""Views at the same time: each has its own port 80, its own processes and its own files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+
+from overlaykit.fuse import control
+from overlaykit.views import Registry, Running
+
+from .someone import Someone
+from .staged import only_as
+
+SERVER = """
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        page = sys.argv[1].encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+    def log_message(self, *_): pass
+server = http.server.HTTPServer(("", 80), Handler)
+open("/etc/of-this-view", "w").write(sys.argv[1])
+processes = sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())
+others = [name for name in os.listdir("/etc") if name == "of-the-other"]
+print(len(processes), processes[0], others, flush=True)
+server.serve_forever()
+"""
+
+
+@contextlib.contextmanager
+def serving(someone: Someone, name: str) -> Iterator[tuple[int, str]]:
+    """A view that serves its name on port 80; the host's port, and what it printed."""
+    arguments = ("run", "--name", name, "-p", "0:80", "--", "/usr/bin/python3", "-c", SERVER, name)
+    with someone.start(*arguments) as view:
+        try:
+            assert view.stdout is not None
+            printed = view.stdout.readline()
+            yield int(Registry().find(name).about.ports[0].split(":")[1]), printed
+        finally:
+            view.terminate()
+    assert view.returncode == 143
+
+
+def page(port: int) -> str:
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    return answer.decode().partition("\r\n\r\n")[2]
+
+
+def test_two_views_serve_on_port_80_at_once_and_see_only_their_own(someone: Someone) -> None:
+    with (
+        serving(someone, "one") as (first, printed_first),
+        serving(someone, "two") as (second, printed),
+    ):
+        assert first != second
+        assert [page(port) for port in (first, second, first)] == ["one", "two", "one"]
+        assert printed_first == printed == "2 1 []\n"  # init and the server
+        assert not os.path.exists("/etc/of-this-view")
+        assert [one.about.name for one in Registry().running()] == ["one", "two"]
+
+
+def test_what_one_view_writes_no_other_sees(someone: Someone) -> None:
+    script = "echo mine >/etc/mine; echo ready; read line; ls /etc"
+    first = someone.start("run", "sh", "-c", script)
+    second = someone.start("run", "sh", "-c", script.replace("mine", "others"))
+    for view in first, second:
+        assert view.stdout is not None
+        assert view.stdout.readline() == "ready\n"
+    seen_first, seen_second = (set(view.communicate("go\n")[0].split()) for view in (first, second))
+    assert seen_first - seen_second == {"mine"}
+    assert seen_second - seen_first == {"others"}
+    assert {"mine", "others"}.isdisjoint(os.listdir("/etc"))
+
+
+def test_a_view_in_a_view_of_another_directory_sees_its_layers(someone: Someone) -> None:
+    lower = someone.directory("lower", file="contents\n")
+    target = someone.directory("target")
+    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
+    assert someone.succeeds("run", "-l", target, "-l", "host", "cat", "/file") == "contents\n"
+    # The host's layer leaves out what another process answers for, where it is mounted.
+    assert someone.succeeds("run", "sh", "-c", f"ls {target}") == ""
+    someone.succeeds("umount", target)
+
+
+@only_as("root")  # who may ask the kernel to forget
+def test_the_daemon_forgets_what_the_kernel_has_forgotten(someone: Someone) -> None:
+    lower, target = someone.directory("lower"), someone.directory("target")
+    for number in range(500):
+        someone.write(os.path.join(lower, str(number)), "x")
+    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
+    (mount,) = Registry().running()
+    for name in os.listdir(target):
+        with open(os.path.join(target, name)) as file:
+            file.read()
+    assert held(mount)["lookups"] > 500
+    # What the kernel forgets it tells in messages that nobody answers: there is no end of it to wait for.
+    while (now := held(mount))["nodes"] > 1:
+        subprocess.run(["sh", "-c", "echo 2 >/proc/sys/vm/drop_caches"], check=True)
+    assert (now["lookups"], now["open_files"]) == (1, 0)  # the root's
+    someone.succeeds("umount", target)
+
+
+def held(mount: Running) -> dict[str, int]:
+    """What its daemon holds in memory."""
+    counted = control.ask(mount.control, control.Count())
+    assert isinstance(counted, control.Counted)
+    return counted.held
