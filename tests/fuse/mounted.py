@@ -11,6 +11,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from overlaykit import mountinfo
 from overlaykit.fuse import control, daemon
@@ -57,12 +58,12 @@ class Mounted:
         assert self.process.wait() == 0
 
 
-def spec_of(stack: Stack, *, writable: bool = True, **more: object) -> MountSpec:
+def spec_of(stack: Stack, *, writable: bool = True, **more: Any) -> MountSpec:
     """How the stack is mounted, below its own directory."""
     target = os.path.join(stack.directory, "merged")
     for path in (stack.upper, stack.work, target):
         os.makedirs(path, exist_ok=True)
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "source": "tests",
         "layers": tuple(LayerSpec(path=path) for path in stack.lowers),
         "upper": stack.upper if writable else None,
@@ -71,11 +72,11 @@ def spec_of(stack: Stack, *, writable: bool = True, **more: object) -> MountSpec
         "options": Options(userxattr=stack.unprivileged),
         "log_path": os.path.join(stack.directory, "log"),
     }
-    return MountSpec(**(fields | more))  # type: ignore[arg-type]
+    return MountSpec(**(fields | more))
 
 
 @contextlib.contextmanager
-def mounted(stack: Stack, *, writable: bool = True, **more: object) -> Iterator[Mounted]:
+def mounted(stack: Stack, *, writable: bool = True, **more: Any) -> Iterator[Mounted]:
     """The stack's mount; unmounted at the end, unless that has happened by then."""
     spec = spec_of(stack, writable=writable, **more)
     with started(spec, stack.directory) as mount:

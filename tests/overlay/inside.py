@@ -10,6 +10,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from types import CodeType
 
 import pytest
 
@@ -47,7 +48,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """For tests that ask for a place, or for what lies in one; others run where they are."""
     __tracebackhide__ = True
     place = pyfuncitem.funcargs.get("place")
-    if place is None:
+    if not isinstance(place, Place):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in _arguments(pyfuncitem)}
 
@@ -68,5 +69,5 @@ def directory_for(place: Place, name: str) -> Iterator[str]:
 
 
 def _arguments(test: pytest.Function) -> tuple[str, ...]:
-    code = test.function.__code__
+    code: CodeType = test.function.__code__
     return code.co_varnames[: code.co_argcount]

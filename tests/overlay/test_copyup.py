@@ -11,6 +11,7 @@ import pytest
 
 from overlaykit import _native
 from overlaykit.overlay.attributes import Changes
+from overlaykit.overlay.filesystem import Options
 
 from ..posix import syscalls
 from ..posix.table import Dir, Fifo, File, Link, Symlink
@@ -284,6 +285,18 @@ def test_counts_of_hard_links_add_up_through_changes_of_both_kinds(stack: Stack)
         view.unlink("b")
         assert view.stat("d").link_count == 1
         assert view.read("d") == b"y"
+
+
+def test_without_an_index_names_of_a_hard_link_that_are_not_known_stay_as_they_were(
+    stack: Stack,
+) -> None:
+    stack.add({"a": File(b"old"), "b": Link("a")})
+    options = Options(index=False, userxattr=stack.unprivileged)
+    with stack.open(options=options, as_kernel=False) as view:
+        view.write("a", b"new")
+        view.forget_everything()
+        assert view.read("a") == b"new"
+        assert view.read("b") == b"old"
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o444])

@@ -158,6 +158,19 @@ def test_a_default_acl_is_inherited(stack: Stack, layer: str) -> None:
         assert view.stat("d/sub").stat.st_mode & 0o777 == 0o750
 
 
+def test_a_umask_holds_where_no_default_acl_takes_its_place(stack: Stack) -> None:
+    stack.add({"acl": Dir(xattrs={DEFAULT_ACL: default_acl()}), "plain": Dir()})
+    with stack.open() as view:
+        view.caller = Caller(os.geteuid(), os.getegid(), umask=0o077)
+        for directory in ("acl", "plain"):
+            view.create(f"{directory}/f", mode=0o666)
+            view.mkdir(f"{directory}/d", mode=0o777)
+            view.mknod(f"{directory}/p", stat.S_IFIFO | 0o666)
+        names = ("acl/f", "acl/d", "acl/p", "plain/f", "plain/d", "plain/p")
+        modes = [view.stat(name).stat.st_mode & 0o777 for name in names]
+        assert modes == [0o640, 0o750, 0o640, 0o600, 0o700, 0o600]
+
+
 @as_root
 def test_a_default_acl_is_inherited_by_the_files_of_others_and_over_whiteouts(
     stack: Stack,

@@ -11,12 +11,12 @@ import pytest
 from overlaykit.overlay import format as marks_format
 from overlaykit.overlay.format import FUSE_OVERLAYFS, TRUSTED, USER, DirectoryMarks, Marks, Origin
 
-from ..posix.table import Dir, File, Link
+from ..posix.table import Dir, File, Layer, Link
 from .inside import as_root
 from .stack import Stack
 from .view import refused
 
-CHANGES = {
+CHANGES: Layer = {
     "f": File(b"x"),
     "gone": File(),
     "replaced/old": File(),

@@ -7,6 +7,8 @@ import os
 
 import pytest
 
+from overlaykit.overlay.filesystem import Options
+
 from ..posix.table import Dir, File, Symlink, Whiteout
 from .deep import DEEP_PATH, make_deep
 from .inside import as_root
@@ -221,6 +223,16 @@ def test_a_user_cannot_point_a_privileged_mount_elsewhere(stack: Stack) -> None:
     stack.add({"root/secret": File()})
     with stack.open() as view:
         assert view.names("home") == []
+
+
+def test_a_redirect_is_not_followed_where_the_user_said_so(stack: Stack) -> None:
+    stack.add({"d": Dir(xattrs={stack.mark("redirect"): b"/elsewhere"})})
+    stack.add({"elsewhere/f": File()})
+    options = Options(redirect_dir="nofollow", userxattr=stack.unprivileged)
+    with stack.open(options=options, as_kernel=False) as view:
+        with refused(errno.EPERM):
+            view.node("d")
+        os.removexattr(os.path.join(stack.lowers[0], "d"), stack.mark("redirect"))
 
 
 def test_symlinks_in_a_layer_are_never_followed(stack: Stack) -> None:

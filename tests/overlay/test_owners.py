@@ -1,45 +1,85 @@
-"""Files of users that a user namespace lacks: shown as root's, and never in reach of a write below."""
+"""Whose a file is shown to be, and whose it becomes: as it is on disk, as root's, one owner's, or by ranges."""
 
 from __future__ import annotations
 
+import errno
 import os
 
-import pytest
-
+from overlaykit.overlay.attributes import Caller, Changes
 from overlaykit.overlay.filesystem import Options
-from overlaykit.overlay.owners import AS_THEY_ARE, Ids, Range, overflow_id, squash_unmapped
+from overlaykit.overlay.owners import (
+    AS_THEY_ARE,
+    Ids,
+    Owners,
+    Range,
+    overflow_id,
+    squash_unmapped,
+)
 
-from .inside import as_ordinary_user
+from ..posix.table import Dir, File
+from .inside import as_ordinary_user, as_root
 from .stack import Stack
+from .view import refused
+
+# As a container of an ordinary user lies on disk: its root is 100000.
+SHIFTED = Ids(ranges=(Range(disk=100_000, shown=0, count=65_536),))
 
 
-def test_ids_are_shown_and_stored_as_they_are_by_default() -> None:
-    users, groups = AS_THEY_ARE.users, AS_THEY_ARE.groups
-    assert (users.shown(65534), groups.shown(1234)) == (65534, 1234)
-    assert (users.stored(7), groups.stored(0), users.copied(65534)) == (7, 0, 65534)
+def test_ids_are_shown_as_they_are_by_default() -> None:
+    assert (AS_THEY_ARE.users.shown(65534), AS_THEY_ARE.groups.shown(1234)) == (65534, 1234)
+    assert AS_THEY_ARE.users.stored(1234) == 1234
 
 
-def test_only_the_overflow_ids_are_shown_as_roots() -> None:
+def test_of_unmapped_ids_only_the_overflow_id_is_shown_as_roots() -> None:
     owners = squash_unmapped()
-    overflow = overflow_id("uid")
-    assert owners.users.shown(overflow) == 0
-    assert owners.users.copied(overflow) == 0
-    assert owners.users.shown(1) == 1
-    assert owners.groups.shown(2) == 2
+    assert owners.users.shown(overflow_id("uid")) == 0
+    assert owners.users.copied(overflow_id("uid")) == 0
+    assert (owners.users.shown(1), owners.groups.shown(2)) == (1, 2)
 
 
-def test_ranges_map_both_ways_and_refuse_what_they_do_not_name() -> None:
-    ids = Ids(ranges=(Range(disk=0, shown=10, count=100), Range(disk=1000, shown=0, count=1)))
-    assert [ids.shown(disk) for disk in (0, 99, 100, 1000)] == [10, 109, ids.overflow, 0]
-    assert [ids.stored(shown) for shown in (10, 109, 0)] == [0, 99, 1000]
-    with pytest.raises(OSError, match="Invalid argument"):
-        ids.stored(9)
+def test_ranges_are_shown_shifted_and_stored_back() -> None:
+    for disk, shown in ((100_000, 0), (100_033, 33), (165_535, 65_535)):
+        assert SHIFTED.shown(disk) == shown
+        assert SHIFTED.stored(shown) == disk
 
 
-def test_everybody_is_one_and_stays_who_he_is_on_disk() -> None:
-    ids = Ids(everybody=5)
-    assert [ids.shown(disk) for disk in (0, 5, 1000)] == [5, 5, 5]
-    assert ids.stored(7) == -1
+def test_an_id_outside_all_ranges_is_nobodys_and_cannot_be_given() -> None:
+    assert {SHIFTED.shown(disk) for disk in (0, 99_999, 165_536)} == {SHIFTED.overflow}
+    with refused(errno.EINVAL):
+        SHIFTED.stored(70_000)
+
+
+@as_root
+def test_files_are_made_and_given_away_by_the_ids_that_programs_see(stack: Stack) -> None:
+    stack.add({"f": File(b"x", uid=100_033, gid=100_033), "d": Dir(uid=100_000, gid=100_000)})
+    options = Options(owners=Owners(users=SHIFTED, groups=SHIFTED))
+    with stack.open(options=options, as_kernel=False) as view:  # which shows them as on disk
+        assert (view.stat("f").uid, view.stat("f").gid) == (33, 33)
+        view.write("f", b"y")
+        assert view.stat("f").uid == 33
+        view.caller = Caller(5, 6)
+        view.create("d/new")
+        assert (view.stat("d/new").uid, view.stat("d/new").gid) == (5, 6)
+        view.change("d/new", Changes(uid=7, gid=8))
+        assert (view.stat("d/new").uid, view.stat("d/new").gid) == (7, 8)
+        with refused(errno.EINVAL):
+            view.change("d/new", Changes(uid=70_000))
+    st = os.stat(os.path.join(stack.upper, "d/new"))
+    assert (st.st_uid, st.st_gid) == (100_007, 100_008)
+    st = os.stat(os.path.join(stack.upper, "f"))
+    assert (st.st_uid, st.st_gid) == (100_033, 100_033)
+
+
+@as_root
+def test_one_owner_for_all_files_is_shown_and_kept_from_the_disk(stack: Stack) -> None:
+    stack.add({"f": File(b"x", uid=12, gid=34)})
+    everybody = Owners(users=Ids(everybody=1000), groups=Ids(everybody=100))
+    with stack.open(options=Options(owners=everybody), as_kernel=False) as view:
+        assert (view.stat("f").uid, view.stat("f").gid) == (1000, 100)
+        view.change("f", Changes(uid=5, gid=6, mode=0o600))
+        assert (view.stat("f").uid, view.stat("f").gid) == (1000, 100)
+    st = os.stat(os.path.join(stack.upper, "f"))
+    assert (st.st_uid, st.st_gid) == (12, 34)
 
 
 @as_ordinary_user
