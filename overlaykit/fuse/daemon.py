@@ -131,6 +131,9 @@ def main() -> None:
         failure = Failed(message=str(error))
     except OSError as error:
         failure = Failed(errno=error.errno or errno.EIO, path=_text(error.filename))
+    except Exception:
+        log.exception("the daemon failed")
+        raise
     else:
         return
     if told:

@@ -301,7 +301,7 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def flush(self, fh: FileHandleT) -> None:
-        """Nothing to do: what was written lies in the backing file already."""
+        self.filesystem.flush(fh)
 
     @_request
     async def release(self, fh: FileHandleT) -> None:
@@ -310,6 +310,7 @@ class Operations(pyfuse3.Operations):
     @_request
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         files = self.filesystem.files
+        files.settle_times(fh)
         if files.is_written(fh) and not self._volatile:
             sync = os.fdatasync if datasync else os.fsync
             await trio.to_thread.run_sync(sync, files.descriptor(fh))

@@ -47,6 +47,8 @@ def run(
             gc.collect()
             gc.freeze()  # what lives this long lives as long as the mount
             trio.run(_serve, spec, operations, listener, starter, tell, detached, handshake)
+        except BaseExceptionGroup as group:
+            raise _only(group) from group
         finally:
             pyfuse3.close(unmount=False)
         if spec.stage is not None:
@@ -54,6 +56,13 @@ def run(
     for path in spec.remove:
         with contextlib.suppress(OSError):  # whoever started us looks after it too
             discard_path(path)
+
+
+def _only(error: BaseException) -> BaseException:
+    """What a nursery wrapped, if it is a single one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _mount(spec: MountSpec, operations: Operations) -> tuple[int, Handshake | None]:

@@ -2,8 +2,9 @@
 
 Under the writeback cache (Documentation/filesystems/fuse/fuse-io.rst) the kernel reads through descriptors that a
 program opened for writing only, and does the appending itself: so files are opened for reading and writing whatever was
-asked, and O_APPEND is not passed on. A file of a lower is opened for reading, and no handle of it can write: opening
-for writing copies up first.
+asked, and O_APPEND is not passed on. The kernel also owns the modification time, and tells us only when it has moved
+on: so what our own writing does to it is put back. A file of a lower is opened for reading, and no handle of it can
+write: opening for writing copies up first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from overlaykit import _native
 from overlaykit.overlay.nodes import OpenFile
 from overlaykit.overlay.tree import fail
 
@@ -43,7 +45,9 @@ class Files:
         opened = node.opened
         if opened is None:
             opened = self._remember(node, self._open_inode(node))
+        opened.direct = opened.direct or bool(flags & os.O_DIRECT)
         if flags & os.O_TRUNC:
+            opened.modified = None
             os.ftruncate(opened.fd, 0)
         opened.count += 1
         return opened.handle
@@ -55,6 +59,7 @@ class Files:
         return opened.handle
 
     def release(self, handle: int) -> None:
+        self.settle_times(handle)
         opened = self.by_handle[handle]
         opened.count -= 1
         if opened.count == 0:
@@ -71,6 +76,8 @@ class Files:
         opened = self.by_handle[handle]
         if not opened.writable:
             fail(errno.EBADF)
+        if opened.modified is None and not opened.direct:
+            opened.modified = os.fstat(opened.fd).st_mtime_ns
         written = os.pwrite(opened.fd, data, offset)
         while written < len(
             data
@@ -78,16 +85,24 @@ class Files:
             written += os.pwrite(opened.fd, data[written:], offset + written)
         return written
 
+    def settle_times(self, handle: int) -> None:
+        """Put the modification time back to what it was before the writes, unless it has been set since."""
+        opened = self.by_handle[handle]
+        if opened.modified is not None:
+            modified, opened.modified = opened.modified, None
+            _native.utimensat(opened.fd, b"", None, modified, _native.AT_EMPTY_PATH)
+
     def resize(self, node: File, size: int) -> None:
-        """Truncate or extend a file that has an upper."""
-        if node.opened is not None:
-            os.ftruncate(node.opened.fd, size)
-            return
-        fd = self._tree.location(node).open(os.O_WRONLY)
+        """Truncate or extend a file that has an upper; its modification time is set apart, if at all."""
+        opened = node.opened
+        fd = self._tree.location(node).open(os.O_WRONLY) if opened is None else opened.fd
         try:
+            before = os.fstat(fd).st_mtime_ns
             os.ftruncate(fd, size)
+            _native.utimensat(fd, b"", None, before, _native.AT_EMPTY_PATH)
         finally:
-            os.close(fd)
+            if opened is None:
+                os.close(fd)
 
     def descriptor(self, handle: int) -> int:
         """The descriptor behind a handle, for fsync and the like."""

@@ -225,6 +225,8 @@ class Filesystem:
                 fail(errno.EISDIR)
             self.files.resize(node, changes.size)
         if changes.atime_ns is not None or changes.mtime_ns is not None:
+            if changes.mtime_ns is not None and isinstance(node, File) and node.opened is not None:
+                node.opened.modified = None
             _native.utimensat(
                 location.dirfd,
                 location.name,
@@ -297,6 +299,10 @@ class Filesystem:
 
     def write(self, handle: int, offset: int, data: bytes) -> int:
         return self.files.write(handle, offset, data)
+
+    def flush(self, handle: int) -> None:
+        """A descriptor was closed: what was written has its times from now on."""
+        self.files.settle_times(handle)
 
     @staticmethod
     def wants_to_write(flags: int) -> bool:

@@ -231,7 +231,8 @@ def _get(path: bytes | int, name: bytes, *, follow: bool) -> bytes | None:
             return os.getxattr(path, name)
         return os.getxattr(path, name, follow_symlinks=follow)
     except OSError as error:
-        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
+        # EACCES: what we may not read carries no mark for us.
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES):
             return None
         raise
 

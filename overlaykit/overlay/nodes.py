@@ -31,10 +31,11 @@ _FIRST_FREE: Final = 0x7FFF << _DEVICE_SHIFT
 class OpenFile:
     """The one descriptor behind every handle of a file, however often it is open.
 
-    Copy-up swaps `fd`, so each handle reads the new bytes at once and none can write into a lower.
+    Copy-up swaps `fd`, so each handle reads the new bytes at once and none can write into a lower. `direct`: a handle
+    bypasses the kernel's cache. `modified`: the modification time that writing is not to move (see `files`), or None.
     """
 
-    __slots__ = ("count", "fd", "handle", "node", "writable")
+    __slots__ = ("count", "direct", "fd", "handle", "modified", "node", "writable")
 
     def __init__(self, handle: int, node: File, fd: int, *, writable: bool) -> None:
         self.handle = handle
@@ -42,6 +43,8 @@ class OpenFile:
         self.fd = fd
         self.writable = writable
         self.count = 0
+        self.direct = False
+        self.modified: int | None = None
 
     def swap(self, fd: int) -> None:
         """Continue on the upper's descriptor `fd`."""

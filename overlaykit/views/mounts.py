@@ -138,7 +138,9 @@ def mount(stack: Stack, target: str, *, name: str | None = None) -> None:
     fuse_mount.check_mountpoint(target)
     target = os.path.realpath(target)
     with contextlib.ExitStack() as undo:
-        entry = undo.enter_context(contextlib.closing(Registry().enter(name)))
+        registry = Registry()
+        undo.callback(registry.leave)
+        entry = undo.enter_context(contextlib.closing(registry.enter(name)))
         spec = MountSpec(
             source="overlaykit",
             layers=tuple(LayerSpec(path=path) for path in stack.lowerdir),
@@ -174,6 +176,7 @@ def umount(target: str) -> None:
     fuse_mount.detach(path)
     for one in running:
         registry.await_end(one)
+    registry.leave()
 
 
 def _split(text: str, separator: str) -> list[str]:

@@ -13,44 +13,34 @@ class PlaceUnsafe(Error):
 
 
 def runtime() -> str:
-    """The directory of the running views' entries; gone with the next boot.
+    """The directory of the running views' entries, which is there only while some are.
 
     /run/overlaykit for root, else $XDG_RUNTIME_DIR/overlaykit, or one in /tmp that nobody else may touch.
     """
     uid = _outside(os.geteuid())
     if uid == 0:
-        return _private("/run/overlaykit")
+        return "/run/overlaykit"
     given = os.environ.get("XDG_RUNTIME_DIR", "")
     if given and os.access(given, os.W_OK | os.X_OK):
-        return _private(os.path.join(given, "overlaykit"))
-    return _private(f"/tmp/overlaykit-{uid}")  # noqa: S108  # checked below
+        return os.path.join(given, "overlaykit")
+    return f"/tmp/overlaykit-{uid}"  # noqa: S108  # `private` makes sure of it
 
 
 def scratch() -> str:
     """The directory of the uppers that are dropped when their view ends: on a disk, so that much may be written."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     base = given if os.path.isabs(given) else os.path.expanduser("~/.cache")
-    return _private(os.path.join(base, "overlaykit"))
+    return private(os.path.join(base, "overlaykit"))
 
 
 def log() -> str:
     """The file that daemons write warnings to; made when there is something to say."""
     given = os.environ.get("XDG_STATE_HOME", "")
     base = given if os.path.isabs(given) else os.path.expanduser("~/.local/state")
-    return os.path.join(_private(os.path.join(base, "overlaykit")), "daemon.log")
+    return os.path.join(private(os.path.join(base, "overlaykit")), "daemon.log")
 
 
-def _outside(uid: int) -> int:
-    """Who a user is outside of this user namespace, in which an ordinary one may be root (user_namespaces(7))."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        for line in file:
-            inside, outside, length = map(int, line.split())
-            if inside <= uid < inside + length:
-                return outside + uid - inside
-    return uid
-
-
-def _private(path: str) -> str:
+def private(path: str) -> str:
     """Make a directory of the user's own where there is none. Raises Error if somebody else's is there."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     try:
@@ -61,3 +51,13 @@ def _private(path: str) -> str:
         if not stat.S_ISDIR(st.st_mode) or st.st_uid != os.geteuid() or writable:
             raise PlaceUnsafe(path) from None
     return path
+
+
+def _outside(uid: int) -> int:
+    """Who a user is outside of this user namespace, in which an ordinary one may be root (user_namespaces(7))."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        for line in file:
+            inside, outside, length = map(int, line.split())
+            if inside <= uid < inside + length:
+                return outside + uid - inside
+    return uid

@@ -125,9 +125,7 @@ class Registry:
             raise NameInvalid(name)
         chosen = name or f"view-{secrets.token_hex(3)}"
         path = os.path.join(self._root, chosen)
-        beginning = _lock(
-            self._root, fcntl.LOCK_EX
-        )  # until ours is locked, it looks like a dead one's
+        beginning = self._lock_root()  # until ours is locked, it looks like a dead one's
         try:
             self.clear()
             try:
@@ -171,9 +169,30 @@ class Registry:
             if not _is_locked(path):
                 _clear(path)
 
+    def leave(self) -> None:
+        """Remove the directory of entries where nothing is running."""
+        lock = _lock(self._root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if lock >= 0:
+            with contextlib.suppress(OSError):  # not empty
+                os.rmdir(self._root)
+            os.close(lock)
+
+    def _lock_root(self) -> int:
+        """Hold the directory of entries, made anew if `leave` removed it meanwhile."""
+        while True:
+            lock = _lock(places.private(self._root), fcntl.LOCK_EX)
+            if lock >= 0:
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(lock), os.stat(self._root)):
+                        return lock
+                os.close(lock)
+
     def _paths(self) -> Iterator[str]:
-        with os.scandir(self._root) as entries:
-            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        try:
+            with os.scandir(self._root) as entries:
+                names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return
         for name in names:
             yield os.path.join(self._root, name)
 

@@ -31,6 +31,10 @@ class DaemonEnded(Error):
     """the daemon of view {0} ended before it did, so its files were gone; the daemon's log: {1}"""
 
 
+class MountsNotIsolated(Error):
+    """a view needs mounts of its own, which this root may not have: run it outside of a chroot, with CAP_SYS_ADMIN"""
+
+
 class UpperMissing(Error):
     """--upper {0}: there is no directory to make it in: create its parent first"""
 
@@ -95,7 +99,9 @@ class View:
             undo.callback(served.abandon)
             if self._network != "host":
                 namespace.preload()  # costs no time here: the daemon takes longer to load
-            entry = undo.enter_context(contextlib.closing(Registry().enter(self.name or None)))
+            registry = Registry()
+            undo.callback(registry.leave)
+            entry = undo.enter_context(contextlib.closing(registry.enter(self.name or None)))
             self.name = entry.name
             upper, work = self._prepare_upper(entry, undo_upper)
             layers = [self._resolve(text, upper, work) for text in self._layers]
@@ -262,6 +268,8 @@ def _start_daemon() -> daemon.Daemon:
             prepare=namespace.isolate_mounts if os.geteuid() == 0 else namespace.enter
         )
     except subprocess.SubprocessError:  # whatever `prepare` raised is lost
+        if os.geteuid() == 0:
+            raise MountsNotIsolated from None
         refused = namespace.diagnose()
         if refused is None:
             raise
