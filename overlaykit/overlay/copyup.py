@@ -78,6 +78,7 @@ class CopyUp:
         try:
             os.stat(name, dir_fd=parent.fd(), follow_symlinks=False)
         except FileNotFoundError:
+            self.mark_impure(parent)
             times = Times(parent)
             os.link(
                 node.index_name,
@@ -89,7 +90,6 @@ class CopyUp:
             reach("linkup.linked")
             self._count_links(node)
             reach("linkup.counted")
-            self.mark_impure(parent)
             times.restore()
 
     def _count_links(self, node: File) -> None:
@@ -127,6 +127,7 @@ class CopyUp:
             finally:
                 os.close(target)
             reach("copyup.directory.copied")
+            self.mark_impure(parent.upper)
             times = Times(parent.upper)
             self.work.publish(name, parent.upper, node.name)
             reach("copyup.directory.published")
@@ -135,9 +136,8 @@ class CopyUp:
             raise
         finally:
             os.close(source)
-        self.mark_impure(parent.upper)
-        times.restore()
         node.upper = parent.upper.child(node.name)
+        times.restore()
 
     def origin(self, place: Place | None, name: bytes, device: int) -> Origin | None:
         if place is None:
@@ -155,7 +155,7 @@ class CopyUp:
         )
 
     def mark_impure(self, place: Place) -> None:
-        """To be called for each directory of the upper that gets something with an origin."""
+        """To be called before a directory of the upper gets something with an origin: later it must not fail."""
         self.marks.set_impure(place.proc_path())
 
 
@@ -214,25 +214,23 @@ class FileCopy:
             reach("copyup.indexed")
             node.index_name = index_name
             node.link_count = self._stat.st_nlink
+            self._hand_over()  # it is found by the index now, even if there is no room for its name
             for directory, name in node.links[:1]:
                 copyup.link_up(node, directory, name)
         elif node.links:
             directory, name = node.links[0]
             parent = copyup.directory(directory)
+            copyup.mark_impure(parent)
             times = Times(parent)
             copyup.work.publish(self._name, parent, name)
             reach("copyup.published")
-            copyup.mark_impure(parent)
+            self._hand_over()
             times.restore()
             self._keep_other_names(parent, name)
         else:
             node.orphan = os.open(b"/proc/self/fd/%d" % self._target, os.O_PATH | os.O_CLOEXEC)
             copyup.work.discard(self._name)
-        self._name = b""
-        node.has_upper = True
-        if node.opened is not None:
-            node.opened.swap(self._target)
-            self._target = -1
+            self._hand_over()
 
     def close(self) -> None:
         """Free the descriptors, and remove the copy unless it was finished."""
@@ -243,6 +241,15 @@ class FileCopy:
         if self._name:
             self._copyup.work.discard(self._name)
             self._name = b""
+
+    def _hand_over(self) -> None:
+        """The file lies in the upper from now on."""
+        node = self._node
+        self._name = b""
+        node.has_upper = True
+        if node.opened is not None:
+            node.opened.swap(self._target)
+            self._target = -1
 
     def _keep_other_names(self, parent: Place, name: bytes) -> None:
         """Without an index: names known by now stay one file, those met later will be a file of their own."""

@@ -104,6 +104,8 @@ class Creation:
                 follow_symlinks=source.follow,
             )
 
+        if node.has_origin:
+            tree.copyup.mark_impure(place)
         if self._in_the_way(place, name):
             temporary = work.new_name()
             make(work.place, temporary)
@@ -114,8 +116,6 @@ class Creation:
         reach("link.published")
         if count is not None:
             node.link_count = count + 1
-        if node.has_origin:
-            tree.copyup.mark_impure(place)
         tree.table.link(node, directory, name)
 
     def _make(

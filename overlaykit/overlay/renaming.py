@@ -60,12 +60,11 @@ class Renaming:
                 return
             self._prepare(node, old_directory, old_name, new_directory)
             self._prepare(target, new_directory, new_name, old_directory)
+            self._mark_impure(node, new_place)
+            self._mark_impure(target, old_place)
             reach("rename.prepared")
             _native.renameat2(old_place.fd(), old_name, new_place.fd(), new_name, flags)
             reach("rename.moved")
-            self._mark_impure(node, new_place)
-            self._mark_impure(target, old_place)
-            reach("rename.done")
             del old_directory.known[old_name], new_directory.known[new_name]
             self._moved(node, old_directory, old_name, new_directory, new_name)
             self._moved(target, new_directory, new_name, old_directory, old_name)
@@ -77,7 +76,6 @@ class Renaming:
                 fail(errno.EEXIST, new_name)
             self._require_replaceable(node, target, new_name)
         self._prepare(node, old_directory, old_name, new_directory)
-        reach("rename.prepared")
         self._replace(node, old_directory, old_name, target, new_directory, new_name)
 
     def _replace(
@@ -107,9 +105,10 @@ class Renaming:
             )  # a directory replaces no device; the whiteout goes to the old name
         else:
             flags = _native.RENAME_WHITEOUT if whiteout else 0
+        self._mark_impure(node, new_place)
+        reach("rename.prepared")
         _native.renameat2(old_place.fd(), old_name, new_place.fd(), new_name, flags)
         reach("rename.moved")
-        self._mark_impure(node, new_place)
         if flags == _native.RENAME_EXCHANGE and not whiteout:
             os.unlink(old_name, dir_fd=old_place.fd())
         reach("rename.done")

@@ -85,18 +85,24 @@ class Work:
     ) -> None:
         """Let `name` (in the work directory, or in `stage` below it) appear as `target` in a directory of the upper.
 
-        Raises OSError (EEXIST) unless `replace`.
+        Raises OSError, having removed it: EEXIST (unless `replace`), ENOSPC and the like.
         """
-        flags = 0 if replace else _native.RENAME_NOREPLACE
-        _native.renameat2((stage or self.place).fd(), name, place.fd(), target, flags)
+        self._move(name, place, target, stage, 0 if replace else _native.RENAME_NOREPLACE)
 
     def exchange(
         self, name: bytes, place: Place, target: bytes, stage: Place | None = None
     ) -> None:
-        """Let `name` appear as `target`, and take what was there in its stead."""
-        _native.renameat2(
-            (stage or self.place).fd(), name, place.fd(), target, _native.RENAME_EXCHANGE
-        )
+        """Let `name` appear as `target`, and take what was there in its stead. Raises OSError, having removed it."""
+        self._move(name, place, target, stage, _native.RENAME_EXCHANGE)
+
+    def _move(
+        self, name: bytes, place: Place, target: bytes, stage: Place | None, flags: int
+    ) -> None:
+        try:
+            _native.renameat2((stage or self.place).fd(), name, place.fd(), target, flags)
+        except OSError:
+            self.discard(name, stage)
+            raise
 
     def _subdirectory(self, name: bytes) -> Place:
         with contextlib.suppress(FileExistsError):
