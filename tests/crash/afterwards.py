@@ -20,16 +20,33 @@ def shown(stack: Stack) -> Tree:
     """The tree that ours and the kernel's overlayfs both show over the stack, ours first; the work room was cleared."""
     with stack.bare() as view:
         ours = lasting(look_through(view))
-        assert unfinished(stack) == []
+        assert os.listdir(os.path.join(stack.work, "work")) == []
     with stack.mounted_by_the_kernel() as target:
         assert lasting(looked_at(target)) == ours
     return ours
 
 
-def unfinished(stack: Stack) -> list[str]:
-    """What lies in the work directory and is no whiteout kept for the next use."""
+def below(name: str, tree: Tree) -> Tree:
+    """The part of a tree in one directory, as `staging.look` finds it."""
+    return {
+        path.removeprefix(name).removeprefix("/"): seen
+        for path, seen in tree.items()
+        if path == name or path.startswith(name + "/")
+    }
+
+
+def astray(stack: Stack, tree: Tree) -> list[str]:
+    """What lies in the work directory but the whiteout kept for the next use, and in the upper but not in the tree."""
     room = os.path.join(stack.work, "work")
-    return [name for name in os.listdir(room) if not _is_whiteout(os.path.join(room, name))]
+    found = [os.path.join(room, name) for name in os.listdir(room)]
+    if kept := next(filter(_is_whiteout, found), None):
+        found.remove(kept)
+    for directory, directories, files in os.walk(stack.upper):
+        for name in directories + files:
+            path = os.path.join(directory, name)
+            if _is_whiteout(path) == (os.path.relpath(path, stack.upper) in tree):
+                found.append(path)
+    return found
 
 
 def lasting(tree: Tree) -> Tree:

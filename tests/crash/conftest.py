@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-for module in ("afterwards", "disks", "space"):
-    pytest.register_assert_rewrite(f"{__package__}.{module}")
+for module in ("crash.afterwards", "fuse.mounted", "overlay.stack"):
+    pytest.register_assert_rewrite(f"{__package__.partition('.')[0]}.{module}")
 
 from ..overlay.inside import directory_for, place, pytest_pyfunc_call  # noqa: E402  # after that
 from ..overlay.stack import Stack  # noqa: E402

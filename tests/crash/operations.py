@@ -69,7 +69,8 @@ _TREE: Final[Layer] = {
 _HIDDEN: Final[Layer] = {"w": Dir(), "w/old": _OTHER, "f": _FILE}
 
 _COPY_UP: Final = ("copyup.made", "copyup.data:4096", "copyup.copied", "copyup.synced")
-_RENAME: Final = ("rename.prepared", "rename.moved", "rename.done")
+_EXCHANGE: Final = ("rename.prepared", "rename.moved")
+_RENAME: Final = (*_EXCHANGE, "rename.done")
 
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "chmod of a file two directories deep": Operation(
@@ -195,9 +196,9 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         upper={"n": Dir(0o711), "n/in": _OTHER, "w": Whiteout()},
     ),
     "exchange of two lower files": Operation(
-        _exchange("d/g", "d/e/f"), ("copyup.published:2", *_RENAME), (_TREE,)
+        _exchange("d/g", "d/e/f"), ("copyup.published:2", *_EXCHANGE), (_TREE,)
     ),
     "exchange of a lower directory and a file": Operation(
-        _exchange("d/e", "n"), _RENAME, (_TREE,), upper={"n": _OTHER}, root_only=True
+        _exchange("d/e", "n"), _EXCHANGE, (_TREE,), upper={"n": _OTHER}, root_only=True
     ),
 }

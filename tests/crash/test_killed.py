@@ -12,11 +12,10 @@ from overlaykit.overlay import faults
 
 from ..fuse.mounted import mounted, spec_of, started
 from ..overlay.inside import IDENTITIES, as_root
-from ..overlay.seen import looked_at
 from ..overlay.stack import Stack
-from ..posix.layers import write_layer
-from .afterwards import Tree, lasting, shown
-from .operations import OPERATIONS, Operation
+from .afterwards import Tree, below, shown
+from .operations import OPERATIONS
+from .staging import act, build, look, trees
 
 STEPS = [(name, step) for name, operation in OPERATIONS.items() for step in operation.steps]
 SEEN_BY_AN_ORDINARY_USER = dict.fromkeys(step for _, step in STEPS) | {
@@ -48,11 +47,10 @@ def test_every_step_is_crashed_at() -> None:
     indirect=["place"],
 )
 def test_a_crash_leaves_the_old_tree_or_the_new_one(stack: Stack, name: str, step: str) -> None:
-    operation = OPERATIONS[name]
-    before, after = trees(operation, stack)
-    build(operation, stack)
-    crash(operation, stack, step)
-    left = shown(stack)
+    before, after = trees(stack, name)[name]
+    build(stack, name)
+    crash(stack, name, step)
+    left = below(name, shown(stack))
     if step == COUNT_MAY_BE_TOO_HIGH:
         left, before, after = map(without_link_counts, (left, before, after))
     assert left in (before, after)
@@ -74,46 +72,22 @@ def without_link_counts(tree: Tree) -> Tree:
 def test_after_a_crash_it_is_mounted_again_and_the_operation_done_again(
     stack: Stack, name: str, step: str
 ) -> None:
-    operation = OPERATIONS[name]
-    before, after = trees(operation, stack)
-    build(operation, stack)
-    crash(operation, stack, step)
+    before, after = trees(stack, name)[name]
+    build(stack, name)
+    crash(stack, name, step)
     with mounted(stack) as mount:
-        assert lasting(looked_at(mount.target)) == before
-        operation.act(mount.target)
-        assert lasting(looked_at(mount.target)) == after
-    assert shown(stack) == after
+        assert look(name, mount.target) == before
+        act(name, mount.target)
+        assert look(name, mount.target) == after
+    assert below(name, shown(stack)) == after
 
 
-def trees(operation: Operation, stack: Stack) -> tuple[Tree, Tree]:
-    """Before and after, by the kernel's overlayfs over layers of their own."""
-    directory = os.path.join(stack.directory, "expected")
-    os.mkdir(directory)
-    expected = Stack(directory, unprivileged=stack.unprivileged)
-    build(operation, expected)
-    with expected.mounted_by_the_kernel() as target:
-        before = lasting(looked_at(target))
-        operation.act(target)
-        return before, lasting(looked_at(target))
-
-
-def build(operation: Operation, stack: Stack) -> None:
-    """Make the layers, with what the upper holds already."""
-    for lower in operation.lowers:
-        stack.add(lower)
-    os.mkdir(stack.upper)
-    write_layer(operation.upper, stack.upper, xattr_prefix=stack.prefix)
-    if operation.prepare is not None:
-        with stack.mounted_by_the_kernel() as target:
-            operation.prepare(target)
-
-
-def crash(operation: Operation, stack: Stack, step: str) -> None:
+def crash(stack: Stack, name: str, step: str) -> None:
     """Let a daemon of our own die at the step, under the operation."""
     os.environ["OVERLAYKIT_FAULT"] = step  # this process and its daemons end with the test
     with started(spec_of(stack), stack.directory) as mount:
         del os.environ["OVERLAYKIT_FAULT"]
         with pytest.raises(OSError, check=lambda error: error.errno in DIED):
-            operation.act(mount.target)
+            act(name, mount.target)
         by = signal.SIGXFSZ if step.startswith(faults.DATA) else signal.SIGKILL
         assert mount.process.wait() == -by

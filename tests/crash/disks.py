@@ -1,0 +1,105 @@
+"""Disks of a test's own: a small one whose room is given out piece by piece, and images on loop devices (root only)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from ..overlay.stack import Stack
+from ..posix import syscalls
+
+Kind: TypeAlias = Literal["inodes", "pages"]
+
+PLENTY = 1024
+
+
+class Disk(Protocol):
+    """One whose room is given out piece by piece."""
+
+    def leave(self, kind: Kind, number: int) -> None:
+        """Let so much be free of this kind."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A tmpfs, which can be made larger and smaller."""
+
+    path: bytes
+
+    def leave(self, kind: Kind, number: int) -> None:
+        status = os.statvfs(self.path)
+        taken = {
+            "inodes": status.f_files - status.f_ffree,
+            "pages": status.f_blocks - status.f_bfree,
+        }
+        limit = {of: taken[of] + (number if of == kind else PLENTY) for of in taken}
+        size = max(limit["pages"], 1) * status.f_frsize  # 0 would be no limit
+        options = b"nr_inodes=%d,size=%d" % (limit["inodes"], size)
+        syscalls.mount(b"none", self.path, None, syscalls.MS_REMOUNT, options)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """An image of a disk, filled up by a file."""
+
+    path: str
+
+    def leave(self, kind: Kind, number: int) -> None:
+        assert kind == "pages"
+        block = os.statvfs(self.path).f_frsize
+        with open(os.path.join(self.path, "filling"), "ab") as filling:
+            size = os.fstat(filling.fileno()).st_size
+            step = PLENTY * block
+            while step >= block:
+                try:
+                    syscalls.fallocate(filling.fileno(), 0, size, step)
+                    size += step
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    step //= 2
+            filling.truncate(max(size - number * block, 0))
+
+
+@contextlib.contextmanager
+def memory(path: str) -> Iterator[Memory]:
+    os.mkdir(path)
+    syscalls.mount(b"none", os.fsencode(path), b"tmpfs", 0)
+    try:
+        yield Memory(os.fsencode(path))
+    finally:
+        syscalls.umount2(os.fsencode(path), syscalls.MNT_DETACH)
+
+
+@contextlib.contextmanager
+def image(
+    directory: str, *mkfs: str, megabytes: int, options: str = ""
+) -> Iterator[tuple[str, str]]:
+    """A file system that this command makes in a file: the file, and where it is mounted."""
+    file, path = os.path.join(directory, "image"), os.path.join(directory, "disk")
+    with open(file, "wb") as made:
+        made.truncate(megabytes << 20)
+    subprocess.run([*mkfs, file], check=True, capture_output=True)
+    with mounted_image(file, path, options):
+        yield file, path
+
+
+@contextlib.contextmanager
+def mounted_image(file: str, path: str, options: str = "") -> Iterator[None]:
+    os.mkdir(path)
+    subprocess.run(["mount", "-o", f"loop,{options}".rstrip(","), file, path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)  # and not later: then the loop device is free
+        os.rmdir(path)
+
+
+def put_upper_on(stack: Stack, path: str) -> None:
+    """Let the stack's upper and work directory, which are not made yet, lie below `path`."""
+    stack.upper, stack.work = os.path.join(path, "upper"), os.path.join(path, "work")
