@@ -79,3 +79,5 @@ class Mirror:
                 f"Types: deb\nURIs: file:{self._root}\nSuites: stable\nComponents: main\nTrusted: {trusted}\n"
             )
         _native.mount(self._etc, "/etc/apt/sources.list.d", None, _native.MS_BIND)
+        if os.path.exists("/etc/apt/sources.list"):  # what debootstrap writes
+            _native.mount(os.devnull, "/etc/apt/sources.list", None, _native.MS_BIND)
