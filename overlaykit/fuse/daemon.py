@@ -135,7 +135,10 @@ def main() -> None:
         log.exception("the daemon failed")
         raise
     else:
-        return
+        logging.shutdown()
+        os._exit(
+            0
+        )  # all is done and closed: taking the interpreter apart would only keep the caller waiting
     if told:
         log.error("the mount ended: %s", failure)
         sys.exit(Error.exit_code)
