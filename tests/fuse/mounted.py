@@ -20,6 +20,8 @@ from overlaykit.fuse.spec import LayerSpec, MountSpec, Options
 from ..overlay.stack import Stack
 from ..posix import syscalls
 
+_MOST_QUESTIONS = 5000
+
 
 @dataclass(frozen=True)
 class Mounted:
@@ -37,6 +39,17 @@ class Mounted:
         answer = control.ask(self.control_path, control.Count())
         assert isinstance(answer, control.Counted)
         return answer
+
+    def await_held(self, **expected: int) -> None:
+        """Wait until the daemon holds just so much.
+
+        FORGET and RELEASE are not waited for by the kernel: nothing tells of the last one but the count itself.
+        """
+        for _ in range(_MOST_QUESTIONS):
+            held = self.counted().held
+            if all(held[kind] == number for kind, number in expected.items()):
+                return
+        raise AssertionError(f"still held: {held}")
 
     @contextlib.contextmanager
     def requests(self) -> Iterator[Counter[str]]:

@@ -94,6 +94,7 @@ def test_a_new_file_is_stated_without_a_request(stack: Stack) -> None:
         with open(mount.path("f"), "wb") as file:
             file.write(b"x")
         os.stat(mount.path("f"))
+        mount.await_held(open_files=0)
         with mount.requests() as requests:
             assert os.stat(mount.path("f")).st_size == 1
         assert requests == {}

@@ -25,7 +25,7 @@ def test_eight_programs_leave_one_tree_that_the_kernel_sees_too(stack: Stack) ->
         pids = [_start(mount.target, seed) for seed in range(PROCESSES)]
         assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * PROCESSES
         seen = looked_at(mount.target)
-        assert mount.counted().held["open_files"] == 0
+        mount.await_held(open_files=0)
     assert [looked_at(lower) for lower in stack.lowers] == lowers
     assert (
         len(os.listdir(os.path.join(stack.work, "work"))) <= 1

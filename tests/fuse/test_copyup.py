@@ -131,6 +131,7 @@ def test_a_disk_that_fills_up_under_a_writer_is_told_to_it(stack: Stack) -> None
             os.fsync(fd)
         os.close(fd)
         os.unlink(mount.path("f"))
+        mount.await_held(open_files=0)
         with open(mount.path("g"), "wb") as file:
             file.write(b"room again")
     syscalls.umount2(os.fsencode(disk))

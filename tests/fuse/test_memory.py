@@ -18,20 +18,7 @@ def _forget_everything(mount: Mounted) -> None:
     """Let the kernel drop its names and inodes, and wait until the daemon has been told."""
     with open("/proc/sys/vm/drop_caches", "w") as file:
         file.write("2")
-    _await_forgotten(mount)
-
-
-def _await_forgotten(mount: Mounted) -> None:
-    """A FORGET is never answered: nothing tells of the last one but the count of what is held."""
-    for _ in range(5000):
-        if _held(mount) == NOTHING_HELD:
-            return
-    raise AssertionError(f"still held: {_held(mount)}")
-
-
-def _held(mount: Mounted) -> dict[str, int]:
-    held = mount.counted().held
-    return {key: held[key] for key in NOTHING_HELD}
+    mount.await_held(**NOTHING_HELD)
 
 
 @as_root
@@ -87,5 +74,5 @@ def test_files_that_were_removed_are_let_go(stack: Stack) -> None:
                 file.write(b"%d" % number)
                 os.unlink(mount.path("f"))
 
-        _await_forgotten(mount)
+        mount.await_held(**NOTHING_HELD)
         assert _open_files(mount) <= before
