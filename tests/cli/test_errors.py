@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 
 import pytest
 
-from ..views.someone import Someone, command
+from ..views.someone import Someone
 from ..views.staged import only_as
 
 
@@ -210,22 +209,8 @@ def test_user_namespaces_switched_off_are_told_with_the_sysctl(someone: Someone)
 
 
 def refused_where(someone: Someone, arrange: str, *arguments: str) -> str:
-    """The line with which the command fails on a machine that a shell command, run as its root, has changed.
-
-    The machine is a namespace of our own; its ordinary user has the powers of its root only while arranging.
-    """
-    become, resume = ["unshare", "--mount"], []
-    if not someone.is_root:
-        ids = [f"--map-user={os.getuid()}", f"--map-group={os.getgid()}"]
-        become += ["--user", *ids, "--keep-caps"]
-        resume = ["setpriv", "--ambient-caps=-all", "--inh-caps=-all"]
-    inside = subprocess.run(
-        [*become, "sh", "-ec", f'{arrange}; exec "$@"', "sh", *resume, command(), *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert inside.returncode == 125, inside
-    assert inside.stderr.count("\n") == 1, inside
-    return inside.stderr.removeprefix("overlaykit: ").removesuffix("\n")
+    """The line with which the command fails on a machine that a shell command has changed."""
+    done = someone.changed_machine(arrange, *arguments)
+    assert (done.returncode, done.stdout) == (125, ""), done
+    assert done.stderr.count("\n") == 1, done
+    return done.stderr.removeprefix("overlaykit: ").removesuffix("\n")

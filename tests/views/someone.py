@@ -99,6 +99,43 @@ class Someone:
         assert (done.returncode, done.stderr) == (0, ""), done
         return str(done.stdout)
 
+    def changed_machine(
+        self, arrange: str, *arguments: str, then: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command on a machine that a shell command, run as its root, has changed; `then` another one.
+
+        The machine is a namespace of our own; its ordinary user has the powers of its root only while arranging.
+        """
+        become: list[str] = []
+        resume: list[str] = []
+        if not self.is_root:
+            become = [
+                "--user",
+                f"--map-user={os.getuid()}",
+                f"--map-group={os.getgid()}",
+                "--keep-caps",
+            ]
+            resume = ["setpriv", "--ambient-caps=-all", "--inh-caps=-all"]
+        script = f'{arrange}\n"$@" || exit $?\n{then}'
+        return subprocess.run(
+            [
+                "unshare",
+                "--mount",
+                *become,
+                "sh",
+                "-euc",
+                script,
+                "sh",
+                *resume,
+                command(),
+                *arguments,
+            ],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def program(self, arguments: list[str], **options: Any) -> str:
         """Run any program that succeeds, outside of all views; what it prints."""
         settings = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, **options}
@@ -159,7 +196,8 @@ class Someone:
     def enter(self) -> None:
         """In the test's process: become that somebody."""
         signal.signal(signal.SIGALRM, _hung)
-        signal.alarm(DEADLINE_SECONDS)
+        # Again and again: whoever tidies up on the way out may hang too.
+        signal.setitimer(signal.ITIMER_REAL, DEADLINE_SECONDS, 5)
         _native.prctl(_native.PR_SET_CHILD_SUBREAPER, 1)
         if os.geteuid() == 0:
             _native.unshare(_native.CLONE_NEWNS)
@@ -207,7 +245,7 @@ class Someone:
 
     def abandon(self) -> None:
         """In the test's process, however it ended: end what still runs."""
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         while family := descendants(os.getpid()):
             for process in family:
                 with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -1,0 +1,251 @@
+"""Programs as they are, in a view over the host: they work as on a plain directory, and the host is as before.
+
+Each is a shell script that runs in a directory of the user's: in a view first, then, where that changes nothing but
+that directory, on the directory itself. Both print the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator
+
+from ..views.someone import Someone
+from .host import SYSTEM, manifest
+
+GIT = "git -c user.name=somebody -c user.email=some@body.example -c init.defaultBranch=main"
+
+
+@contextlib.contextmanager
+def untouched(*directories: str) -> Iterator[None]:
+    """The host's files, and these, are as they were before."""
+    before = manifest((*SYSTEM, *directories))
+    yield
+    after = manifest((*SYSTEM, *directories))
+    assert {path for path in {*before, *after} if before.get(path) != after.get(path)} == set()
+
+
+def in_a_view(someone: Someone, script: str, *options: str) -> str:
+    """What a script prints in a view over the host, after which the host is as it was."""
+    with untouched(someone.path("place")):
+        return someone.succeeds(
+            "run", *options, "-w", someone.path("place"), "--", "sh", "-euc", f"exec 2>&1\n{script}"
+        )
+
+
+def on_the_host(someone: Someone, script: str) -> str:
+    """What it prints on the directory itself."""
+    return someone.program(["sh", "-euc", f"exec 2>&1\n{script}"], cwd=someone.path("place"))
+
+
+def test_git_clones_a_repository_and_finds_it_unchanged(someone: Someone) -> None:
+    place = someone.directory("place", readme="hello\n", program="#!/bin/sh\n")
+    os.chmod(os.path.join(place, "program"), 0o755)
+    os.symlink("readme", os.path.join(place, "link"))
+    for number in range(100):
+        someone.write(os.path.join(someone.directory("place", f"d{number}"), "file"), f"{number}\n")
+    someone.program(
+        ["sh", "-euc", f"{GIT} init -q; {GIT} add .; {GIT} commit -qm first; {GIT} gc -q"],
+        cwd=place,
+    )
+    script = (
+        "git status --short --branch\n"  # of what came from below
+        "git clone -q . ../clone\n"
+        "cd ../clone\n"
+        "git status --short --branch\n"
+        f"echo more >>readme; {GIT} commit -qam second; git status --short --branch; git fsck --strict\n"
+        f"{GIT} checkout -q -b branch HEAD~1; cat readme; {GIT} merge -q main; cat readme\n"
+        "git log --format=%s; git ls-files -s\n"
+    )
+    seen = in_a_view(someone, script)
+    assert "second\nfirst\n" in seen
+    assert seen == on_the_host(someone, script)
+
+
+def wheel(someone: Someone) -> str:
+    """A wheel with a module and a command; no network and no build back end is asked for one."""
+    path = someone.path("place", "wheels", "greeting-1.0-py3-none-any.whl")
+    os.makedirs(os.path.dirname(path))
+    files = {
+        "greeting.py": "def main():\n    print('hello from', __file__)\n",
+        "greeting-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n",
+        "greeting-1.0.dist-info/WHEEL": (
+            "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        ),
+        "greeting-1.0.dist-info/entry_points.txt": "[console_scripts]\ngreet = greeting:main\n",
+    }
+    record = "".join(f"{name},,\n" for name in files) + "greeting-1.0.dist-info/RECORD,,\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in {**files, "greeting-1.0.dist-info/RECORD": record}.items():
+            archive.writestr(name, text)
+    return path
+
+
+def test_python_makes_a_virtual_environment_and_pip_installs_a_wheel(someone: Someone) -> None:
+    wheel(someone)
+    script = (
+        "/usr/bin/python3 -m venv env\n"
+        "env/bin/pip --isolated --disable-pip-version-check --no-cache-dir install -q --no-index"
+        " --find-links wheels greeting\n"
+        "env/bin/greet\n"
+        "env/bin/pip --isolated --disable-pip-version-check uninstall -q -y greeting\n"
+        "test ! -e env/bin/greet\n"
+    )
+    printed = in_a_view(someone, script)
+    module = someone.path("place", "env", "lib")
+    assert printed.splitlines()[-1].startswith(f"hello from {module}/python3")
+    assert os.listdir(someone.path("place")) == ["wheels"]
+
+
+MAKEFILE = """
+program: main.o part.o libshared.so
+\t$(CC) -o $@ main.o part.o -L. -lshared -Wl,-rpath,.
+libshared.so: shared.c
+\t$(CC) -shared -fPIC -o $@ $<
+%.o: %.c part.h
+\t$(CC) -O1 -c -o $@ $<
+clean:
+\trm -f *.o *.so program
+"""
+
+
+def test_a_c_program_is_built_with_make(someone: Someone) -> None:
+    sources = {
+        "Makefile": MAKEFILE,
+        "part.h": "int part(void);\nint shared(void);\n",
+        "part.c": '#include "part.h"\nint part(void) { return 40; }\n',
+        "shared.c": "int shared(void) { return 2; }\n",
+        "main.c": (
+            '#include <stdio.h>\n#include "part.h"\n'
+            'int main(void) { return printf("%d\\n", part() + shared()) < 0; }\n'
+        ),
+    }
+    someone.directory("place", **sources)
+    script = (
+        "make -s -j2; ./program\n"
+        "make -s -q && echo up to date\n"
+        "sed -i s/40/50/ part.c; make -s; ./program\n"  # times decide what is built again
+        "make -s clean; ls\n"
+    )
+    seen = in_a_view(someone, script)
+    assert seen.startswith("42\nup to date\n52\n")
+    assert seen == on_the_host(someone, script)
+
+
+def test_sqlite_works_in_wal_mode(someone: Someone) -> None:
+    database = someone.path("place", "data.db")
+    someone.directory("place")
+    someone.program(
+        [
+            "sqlite3",
+            database,
+            "CREATE TABLE t(n INTEGER PRIMARY KEY, s TEXT); INSERT INTO t VALUES (0, 'lower')",
+        ]
+    )
+    # The writers of a WAL share memory through a mapping of its -shm file, and lock it.
+    script = r"""
+/usr/bin/python3 - <<'EOF'
+import os, sqlite3
+print(sqlite3.connect("data.db").execute("PRAGMA journal_mode=WAL").fetchone()[0])
+children = []
+for writer in range(4):
+    if os.fork() == 0:
+        connection = sqlite3.connect("data.db", timeout=60, isolation_level=None)
+        for _ in range(50):
+            connection.execute("INSERT INTO t(s) VALUES (?)", (f"writer {writer}",))
+        os._exit(0)
+for _ in range(4):
+    assert os.wait()[1] == 0
+reader = sqlite3.connect("data.db")
+print(sorted(os.listdir(".")))
+print(reader.execute("SELECT s, count(*) FROM t GROUP BY s").fetchall())
+EOF
+sqlite3 data.db 'PRAGMA wal_checkpoint(TRUNCATE); PRAGMA integrity_check; SELECT count(*) FROM t'
+"""
+    seen = in_a_view(someone, script)
+    assert seen.startswith("wal\n['data.db', 'data.db-shm', 'data.db-wal']\n")
+    assert seen.endswith("ok\n201\n")
+    assert seen == on_the_host(someone, script)
+
+
+def test_tar_unpacks_what_diff_finds_on_a_plain_directory_too(someone: Someone) -> None:
+    someone.directory("place")
+    plain = someone.directory("plain")
+    archive = someone.path("place", "tree.tar")
+    someone.program(["tar", "-C", "/usr/share", "-cf", archive, "zoneinfo"])
+    someone.program(["tar", "-C", plain, "-xf", archive])
+    script = (
+        f"tar -xf tree.tar; diff -r --no-dereference zoneinfo {plain}/zoneinfo\n"
+        'listed() { cd "$1"; find zoneinfo ! -type d -printf "%P %y %m %s %T@ %n %l\\n" | sort; }\n'
+        f"(listed .) >/tmp/ours; (listed {plain}) >/tmp/plain; cmp /tmp/ours /tmp/plain; wc -l </tmp/ours\n"
+        "rm -r zoneinfo; ls\n"
+    )
+    count, *rest = in_a_view(someone, script).splitlines()
+    assert int(count) > 500
+    assert rest == ["tree.tar"]
+
+
+PACKAGE = {
+    "DEBIAN/control": (
+        "Package: overlaykit-greeting\nVersion: 1\nArchitecture: all\nMaintainer: n <n@o>\nDescription: x\n"
+    ),
+    "DEBIAN/postinst": "#!/bin/sh\necho configured >/etc/overlaykit-greeting.done\n",
+    "DEBIAN/conffiles": "/etc/overlaykit-greeting.conf\n",
+    "etc/overlaykit-greeting.conf": "greeting=hello\n",
+    "usr/bin/overlaykit-greeting": "#!/bin/sh\n. /etc/overlaykit-greeting.conf\necho $greeting\n",
+}
+
+
+def test_dpkg_installs_and_removes_a_package(someone: Someone) -> None:
+    someone.directory("place")
+    tree = someone.directory("tree")
+    for name, text in PACKAGE.items():
+        path = os.path.join(tree, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.chmod(someone.write(path, text), 0o755 if text.startswith("#!") else 0o644)
+    deb = someone.path("place", "greeting.deb")
+    someone.program(["dpkg-deb", "--root-owner-group", "--build", tree, deb])
+    script = (
+        "dpkg -i greeting.deb >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }\n"
+        "overlaykit-greeting; cat /etc/overlaykit-greeting.done\n"
+        "dpkg -s overlaykit-greeting | grep Status; dpkg -V overlaykit-greeting\n"
+        "dpkg --purge overlaykit-greeting >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }\n"
+        "ls /usr/bin/overlaykit-greeting /etc/overlaykit-greeting.conf 2>/dev/null || echo gone\n"
+    )
+    assert in_a_view(someone, script) == "hello\nconfigured\nStatus: install ok installed\ngone\n"
+
+
+CHANGE_BOTH = """
+import errno, hashlib
+try:
+    open("big", "r+b")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+print(hashlib.sha256(open("big", "rb").read()).hexdigest())
+open("small", "a").write("changed")
+print(open("small").read())
+"""
+
+
+def test_a_full_disk_during_copy_up_is_told_to_the_program_and_hurts_no_file(
+    someone: Someone,
+) -> None:
+    data = os.urandom(3 << 20)
+    place = someone.directory("place", big=data, small="small, ")
+    full = someone.directory("full")
+    upper = os.path.join(full, "upper")
+    with untouched(place):
+        done = someone.changed_machine(
+            f"mount -t tmpfs -o size=2m small {full}",
+            *("run", "--upper", upper, "-w", place, "--", "/usr/bin/python3", "-c", CHANGE_BOTH),
+            then=f"find {full} -type f",
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "ENOSPC",
+        hashlib.sha256(data).hexdigest(),
+        "small, changed",
+        f"{upper}{place}/small",
+    ]
