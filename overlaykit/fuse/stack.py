@@ -169,9 +169,11 @@ def _open_writable(path: str) -> int:
         fd = os.open(path, _DIRECTORY)
     except OSError as error:
         raise UpperUnusable(path, error.strerror) from error
-    if not os.access(f"/proc/self/fd/{fd}", os.W_OK | os.X_OK):
+    own = f"/proc/self/fd/{fd}"
+    if not os.access(own, os.W_OK | os.X_OK):
+        read_only = os.statvfs(own).f_flag & os.ST_RDONLY
         os.close(fd)
-        raise UpperUnusable(path, os.strerror(errno.EACCES))
+        raise UpperUnusable(path, os.strerror(errno.EROFS if read_only else errno.EACCES))
     return fd
 
 

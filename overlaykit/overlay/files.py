@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
 from overlaykit.overlay.nodes import OpenFile
@@ -21,6 +21,9 @@ from overlaykit.overlay.tree import fail
 if TYPE_CHECKING:
     from overlaykit.overlay.nodes import File
     from overlaykit.overlay.tree import Tree
+
+_READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""The disk became read-only, or the file is (chattr(1) +i, a mode that binds the daemon): it can still be read."""
 
 
 def wants_to_write(flags: int) -> bool:
@@ -38,13 +41,16 @@ class Files:
 
     def open(self, node: File, flags: int) -> int:
         """A handle. Raises OSError: EROFS, EACCES and the like from below, EIO for a file whose data are elsewhere."""
-        if wants_to_write(flags):
+        writing = wants_to_write(flags)
+        if writing:
             copyup = self._tree.copyup
             if not node.has_upper:
                 copyup.file(node, keep_data=not flags & os.O_TRUNC)
         opened = node.opened
         if opened is None:
-            opened = self._remember(node, self._open_inode(node))
+            opened = self._remember(node, *self._open_inode(node, writing=writing))
+        elif writing and not opened.writable:
+            opened.swap(self._tree.location(node).open(os.O_RDWR))
         opened.direct = opened.direct or bool(flags & os.O_DIRECT)
         if flags & os.O_TRUNC:
             opened.modified = None
@@ -54,7 +60,7 @@ class Files:
 
     def adopt(self, node: File, fd: int) -> int:
         """A handle of a file that was just created, with its descriptor, which is taken over."""
-        opened = self._remember(node, fd)
+        opened = self._remember(node, fd, True)
         opened.count = 1
         return opened.handle
 
@@ -94,7 +100,7 @@ class Files:
 
     def resize(self, node: File, size: int) -> None:
         """Truncate or extend a file that has an upper; its modification time is set apart, if at all."""
-        opened = node.opened
+        opened = node.opened if node.opened is not None and node.opened.writable else None
         fd = self._tree.location(node).open(os.O_WRONLY) if opened is None else opened.fd
         try:
             before = os.fstat(fd).st_mtime_ns
@@ -112,12 +118,18 @@ class Files:
         """Whether anything can have been written through the handle's file."""
         return self.by_handle[handle].writable
 
-    def _open_inode(self, node: File) -> int:
+    def _open_inode(self, node: File, *, writing: bool) -> tuple[int, bool]:
+        """A descriptor of the node's inode, and whether it can write: an upper's does, unless the disk refuses that."""
         location = self._tree.location(node)
         writable = node.has_upper and self._tree.writable
         if writable:
-            fd = location.open(os.O_RDWR)
-        else:
+            try:
+                fd = location.open(os.O_RDWR)
+            except OSError as error:
+                if writing or error.errno not in _READ_ONLY:
+                    raise
+                writable = False
+        if not writable:
             try:
                 fd = location.open(os.O_RDONLY | os.O_NOATIME)
             except PermissionError:  # only the owner may ask for O_NOATIME
@@ -125,10 +137,10 @@ class Files:
         if node.kind == stat.S_IFREG and self._tree.marks.is_metacopy(fd):
             os.close(fd)
             fail(errno.EIO)
-        return fd
+        return fd, writable
 
-    def _remember(self, node: File, fd: int) -> OpenFile:
+    def _remember(self, node: File, fd: int, writable: bool) -> OpenFile:
         self._serial += 1
-        opened = OpenFile(self._serial, node, fd, writable=node.has_upper and self._tree.writable)
+        opened = OpenFile(self._serial, node, fd, writable=writable)
         self.by_handle[self._serial] = node.opened = opened
         return opened
