@@ -1,0 +1,166 @@
+"""What fails below reaches the program as itself, and nothing else has happened."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+
+import pytest
+
+from overlaykit.fuse.daemon import Refused
+
+from ..fuse.mounted import mounted
+from ..overlay.inside import as_ordinary_user, as_root
+from ..overlay.stack import Stack
+from ..overlay.view import refused
+from ..posix import syscalls
+from ..posix.table import File
+from .afterwards import astray, below, shown
+from .disks import image, memory, mounted_image, put_upper_on
+from .operations import OPERATIONS
+from .staging import act, build, look, trees
+
+LOST = b"out of reach"
+
+
+@as_root
+def test_a_bad_sector_of_a_lower_is_told_to_whoever_needs_it(stack: Stack) -> None:
+    with image(stack.directory, "mkfs.ext4", "-q", megabytes=8) as (file, path):
+        write(os.path.join(path, "bad"), LOST * 5000)
+        write(os.path.join(path, "good"), b"good")
+    with mounted_image(file, path, "ro,noload"):
+        stack.lowers.append(path)
+        with mounted(stack) as mount:
+            os.stat(mount.path("bad"))  # where its bytes lie is known from now on
+            with open(file, "r+b") as disk:
+                disk.truncate(disk.read().find(LOST))
+            for attempt in (read, append, chmod):
+                with refused(errno.EIO):
+                    attempt(mount.path("bad"))
+            assert astray(stack, {}) == []
+            append(mount.path("good"))
+            os.unlink(mount.path("bad"))
+            assert sorted(os.listdir(mount.target)) == ["good", "lost+found"]
+
+
+@as_root
+def test_an_exceeded_quota_is_told_and_leaves_the_lower_file_whole(stack: Stack) -> None:
+    lower = stack.add({"large": File(b"x" * 600_000), "small": File(b"y")})
+    with image(stack.directory, "mkfs.btrfs", "-q", megabytes=128) as (_, path):
+        for command in (("quota", "enable"), ("qgroup", "limit", "256K", "0/5")):
+            subprocess.run(["btrfs", *command, path], check=True)
+        put_upper_on(stack, path)
+        with mounted(stack) as mount:
+            for attempt in (append, chmod):
+                with refused(errno.EDQUOT):
+                    attempt(mount.path("large"))
+            assert astray(stack, {}) == []
+            append(mount.path("small"))
+            with open(mount.path("large"), "rb") as file:
+                assert file.read() == b"x" * 600_000
+    assert os.path.getsize(os.path.join(lower, "small")) == 1
+
+
+@as_ordinary_user
+def test_what_the_user_may_not_read_below_is_not_copied_up(stack: Stack) -> None:
+    stack.lowers.append("/etc")
+    with mounted(stack) as mount:
+        for attempt in (read, append):
+            with refused(errno.EACCES):
+                attempt(mount.path("shadow"))
+        assert astray(stack, {}) == []
+
+
+def test_a_disk_that_became_read_only_refuses_every_change(stack: Stack) -> None:
+    names = [name for name, one in OPERATIONS.items() if not (one.root_only and stack.unprivileged)]
+    expected = trees(stack, *names)
+    path = os.path.join(stack.directory, "memory")
+    with memory(path):
+        put_upper_on(stack, path)
+        build(stack, *names)
+        with mounted(stack) as mount:
+            _remount(path, syscalls.MS_RDONLY)
+            for name in names:
+                with refused(errno.EROFS):
+                    act(name, mount.target)
+                assert look(name, mount.target) == expected[name][0]
+            _remount(path, 0)
+            for name in names:
+                act(name, mount.target)
+        tree = shown(stack)
+    for name in names:
+        assert below(name, tree) == expected[name][1]
+
+
+def test_who_reads_while_the_disk_is_read_only_sees_what_is_written_afterwards(
+    stack: Stack,
+) -> None:
+    stack.add({})
+    path = os.path.join(stack.directory, "memory")
+    with memory(path):
+        put_upper_on(stack, path)
+        os.mkdir(stack.upper)
+        write(os.path.join(stack.upper, "f"), b"1")
+        with mounted(stack) as mount:
+            _remount(path, syscalls.MS_RDONLY)
+            with open(mount.path("f"), "rb") as reader:
+                assert reader.read() == b"1"
+                with refused(errno.EROFS):
+                    append(mount.path("f"))
+                _remount(path, 0)
+                append(mount.path("f"))
+                assert reader.read() == b"more"
+
+
+def test_an_upper_on_a_read_only_disk_is_refused_by_what_it_is(stack: Stack) -> None:
+    stack.add({})
+    path = os.path.join(stack.directory, "memory")
+    with memory(path):
+        put_upper_on(stack, path)
+        for directory in (stack.upper, stack.work):
+            os.mkdir(directory)
+        _remount(path, syscalls.MS_RDONLY)
+        with pytest.raises(Refused, match="Read-only file system"), mounted(stack):
+            pass
+
+
+@as_ordinary_user
+def test_five_hundred_lowers_are_one_tree(stack: Stack) -> None:
+    for number in range(500):
+        own = str(number)
+        stack.add({"all": File(own.encode()), f"d/{own}": File(own.encode())})
+    names = {str(number) for number in range(500)}
+    with mounted(stack) as mount:
+        assert set(os.listdir(mount.path("d"))) == names
+        append(mount.path("all"))
+        append(mount.path("d/499"))
+        os.unlink(mount.path("d/250"))
+    with mounted(stack) as mount:
+        assert set(os.listdir(mount.path("d"))) == names - {"250"}
+        for name, content in (("all", b"0more"), ("d/499", b"499more"), ("d/498", b"498")):
+            with open(mount.path(name), "rb") as file:
+                assert file.read() == content
+
+
+def read(path: str) -> None:
+    with open(path, "rb") as file:
+        file.read()
+
+
+def write(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+
+
+def append(path: str) -> None:
+    with open(path, "ab") as file:
+        file.write(b"more")
+
+
+def chmod(path: str) -> None:
+    os.chmod(path, 0o600)
+
+
+def _remount(path: str, flags: int) -> None:
+    syscalls.mount(b"none", os.fsencode(path), None, syscalls.MS_REMOUNT | flags)

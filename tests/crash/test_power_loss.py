@@ -1,0 +1,85 @@
+"""The power goes: what the disk holds at that moment is the tree after, with every byte of every file.
+
+The disk is an image on a loop device, so what was written to it at some moment can be taken away and mounted again. Its
+file system, ext4, keeps a file's bytes in memory for a while but not the rename that makes the file appear: a copy that
+was not synced before is empty then (mount option "auto_da_alloc" in ext4(5) tells of it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+
+from overlaykit.fuse.spec import Options
+
+from ..fuse.mounted import mounted
+from ..overlay.inside import as_root
+from ..overlay.stack import Stack
+from .afterwards import below, shown
+from .disks import image, mounted_image, put_upper_on
+from .operations import OPERATIONS
+from .staging import act, build, trees
+
+pytestmark = as_root  # to mount an image
+
+
+def test_a_power_cut_after_any_operation_leaves_every_file_whole(stack: Stack) -> None:
+    with disk(stack) as (file, path):
+        expected = trees(stack, *OPERATIONS)
+        build(stack, *OPERATIONS)
+        with mounted(stack) as mount:
+            for name in OPERATIONS:
+                act(name, mount.target)
+                with after_a_power_cut(stack, file, path) as left:
+                    assert below(name, shown(left)) == expected[name][1], name
+
+
+def test_a_power_cut_on_a_volatile_mount_empties_what_was_copied(stack: Stack) -> None:
+    """Or the test before this one would prove nothing."""
+    name = "rename of a lower file"
+    with disk(stack) as (file, path):
+        expected = trees(stack, name)
+        build(stack, name)
+        with mounted(stack, options=Options(volatile=True)) as mount:
+            act(name, mount.target)
+            with after_a_power_cut(stack, file, path) as left:
+                found = below(name, shown(left))["x/n"]
+    assert found.content is not None
+    assert found.content.strip(b"\0") == b""
+    assert expected[name][1]["x/n"].content
+
+
+def test_what_a_program_has_synced_outlives_a_power_cut(stack: Stack) -> None:
+    stack.add({})
+    with disk(stack) as (file, path), mounted(stack) as mount:
+        with open(mount.path("new"), "wb") as new:
+            new.write(b"precious")
+            new.flush()
+            os.fsync(new.fileno())
+        with after_a_power_cut(stack, file, path) as left:
+            assert shown(left)["new"].content == b"precious"
+
+
+@contextlib.contextmanager
+def disk(stack: Stack) -> Iterator[tuple[str, str]]:
+    with image(stack.directory, "mkfs.ext4", "-q", megabytes=8) as (file, path):
+        put_upper_on(stack, path)
+        yield file, path
+
+
+@contextlib.contextmanager
+def after_a_power_cut(stack: Stack, file: str, path: str) -> Iterator[Stack]:
+    """The stack over what the image holds now, after the names at least have reached it."""
+    with open(os.path.join(path, "other"), "wb") as other:
+        os.fsync(other.fileno())  # commits the journal, with whatever happened to other files
+    directory = os.path.join(stack.directory, "cut")
+    os.mkdir(directory)
+    shutil.copyfile(file, os.path.join(directory, "image"))
+    left = Stack(directory, unprivileged=stack.unprivileged)
+    left.lowers = stack.lowers
+    with mounted_image(os.path.join(directory, "image"), os.path.join(directory, "disk")):
+        put_upper_on(left, os.path.join(directory, "disk"))
+        yield left
+    shutil.rmtree(directory)
