@@ -64,7 +64,7 @@ class Stack:
 
         Once everything is forgotten nothing is held, and once it is closed no descriptor is open. Opened again, it
         shows the same tree under the same inode numbers (unless not `remount`). And so does the kernel's overlayfs over
-        the same directories (unless not `as_kernel`), where the upper is left as it was found.
+        the same directories (unless not `as_kernel`).
         """
         os.umask(0)  # as in the daemon: modes come from the kernel with the caller's applied
         before = _descriptors()
