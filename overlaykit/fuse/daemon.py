@@ -120,10 +120,9 @@ def main() -> None:
     def tell(detached: int) -> None:
         nonlocal told
         told = True
-        socket.send_fds(
-            channel, [msgspec.json.encode(Started())], [detached] if detached >= 0 else []
-        )
         _leave_terminal()
+        descriptors = [detached] if detached >= 0 else []
+        socket.send_fds(channel, [msgspec.json.encode(Started())], descriptors)
 
     try:
         run(spec, listener, channel, tell)
