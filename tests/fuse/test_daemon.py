@@ -121,6 +121,7 @@ def test_the_upper_of_a_killed_daemon_is_mounted_again(stack: Stack) -> None:
 def test_no_terminal_and_no_pipe_of_the_starter_is_held(stack: Stack) -> None:
     stack.add({})
     with mounted(stack) as mount:
+        assert mount.counted()  # which is answered from when the daemon is on its own
         fds = f"/proc/{mount.process.pid}/fd"
         assert [os.readlink(f"{fds}/{number}") for number in range(3)] == ["/dev/null"] * 3
         assert os.getsid(mount.process.pid) == mount.process.pid

@@ -60,13 +60,14 @@ class Stack:
         remount: bool = True,
         options: Options | None = None,
     ) -> Iterator[View]:
-        """The merge. When a body ends well, hold what it left against three things.
+        """The merge. When a body ends well, hold what it left against four things.
 
         Once everything is forgotten nothing is held, and once it is closed no descriptor is open. Opened again, it
         shows the same tree under the same inode numbers (unless not `remount`). And so does the kernel's overlayfs over
-        the same directories (unless not `as_kernel`).
+        the same directories, and the lowers are what they were (unless not `as_kernel`).
         """
         os.umask(0)  # as in the daemon: modes come from the kernel with the caller's applied
+        lowers = [looked_at(lower) for lower in self.lowers] if as_kernel else []
         before = _descriptors()
         view = self._view(writable, options)
         try:
@@ -86,6 +87,7 @@ class Stack:
         if as_kernel:
             with self.mounted_by_the_kernel(writable=writable) as target:
                 assert looked_at(target) == seen
+            assert [looked_at(lower) for lower in self.lowers] == lowers
 
     @contextlib.contextmanager
     def bare(self, *, writable: bool = True, options: Options | None = None) -> Iterator[View]:
