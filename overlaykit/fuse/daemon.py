@@ -8,6 +8,7 @@ unmounts: at once, or, where files are in use, as soon as they are not; a second
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -119,10 +120,10 @@ def main() -> None:
 
     def tell(detached: int) -> None:
         nonlocal told
-        told = True
         _leave_terminal()
         descriptors = [detached] if detached >= 0 else []
         socket.send_fds(channel, [msgspec.json.encode(Started())], descriptors)
+        told = True
 
     try:
         run(spec, listener, channel, tell)
@@ -141,7 +142,8 @@ def main() -> None:
     if told:
         log.error("the mount ended: %s", failure)
         sys.exit(Error.exit_code)
-    channel.sendall(msgspec.json.encode(failure))
+    with contextlib.suppress(BrokenPipeError):  # the starter is gone, and this is why
+        channel.sendall(msgspec.json.encode(failure))
 
 
 def _log_to(path: str) -> None:

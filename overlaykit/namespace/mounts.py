@@ -64,8 +64,7 @@ def gather(spec: Spec, *, privileged: bool) -> Gathered:
     with during(Stage.FILE_SYSTEM, "/sys"):
         sys = _sysfs(host_network=spec.network == "host")
     with during(Stage.FILE_SYSTEM, "/dev/pts"):
-        group = {"gid": str(TTY_GROUP)} if privileged else {}
-        pts = fresh("devpts", NOSUID | NOEXEC, ptmxmode="0666", mode="0620", **group)
+        pts = _devpts(privileged=privileged)
     return Gathered(
         proc=proc,
         sys=sys,
@@ -179,6 +178,15 @@ def _devices() -> tuple[tuple[str, int], ...]:
         with during(Stage.FILE_SYSTEM, path), suppress(FileNotFoundError):
             found.append((name, _clone(path)))
     return tuple(found)
+
+
+def _devpts(*, privileged: bool) -> int:
+    """Terminals of the view's own, of their usual group where this user namespace knows that one."""
+    options = {"ptmxmode": "0666", "mode": "0620"}
+    if privileged:
+        with suppress(OSError):  # EINVAL: root of a user namespace that somebody else made
+            return fresh("devpts", NOSUID | NOEXEC, **options, gid=str(TTY_GROUP))
+    return fresh("devpts", NOSUID | NOEXEC, **options)
 
 
 def _bind(bind: Bind) -> int:

@@ -173,13 +173,13 @@ class FileCopy:
         self._name = b""  # in the work directory, until it is finished
         regular = node.kind == stat.S_IFREG
         try:
+            self._stat = os.stat(node.lower_name, dir_fd=lower.fd(), follow_symlinks=False)
+            self.size = self._stat.st_size if regular and keep_data else 0
+            # Of a file without data nothing needs to be read: a lock file may be one that we must not read.
             self._source = os.open(
-                node.lower_name, _LOWER_FILE if regular else _INODE, dir_fd=lower.fd()
+                node.lower_name, _LOWER_FILE if self.size else _INODE, dir_fd=lower.fd()
             )
-            self._stat = os.fstat(self._source)
             self._origin = copyup.origin(lower, node.lower_name, self._stat.st_dev)
-            self._data = regular and keep_data
-            self.size = self._stat.st_size if self._data else 0
             self._name = copyup.work.new_name()
             self._target = self._make_target()
             reach("copyup.made")
@@ -190,14 +190,14 @@ class FileCopy:
     def transfer(self) -> None:
         """Copy data and metadata, and see them to the disk. Raises OSError: ENOSPC and the like, from below."""
         copyup = self._copyup
-        copyup._copy(self._source, self._target, self._stat, data=self._data)
+        copyup._copy(self._source, self._target, self._stat, data=self.size > 0)
         reach("copyup.copied")
         path = b"/proc/self/fd/%d" % self._target
         if self._origin is not None:
             copyup.marks.set_origin(path, self._origin)
         if self._indexed:
             copyup.marks.set_link_count(path, 0, to_upper=False, follow=True)
-        if self._data and not copyup.volatile:
+        if self.size and not copyup.volatile:
             os.fsync(self._target)
         reach("copyup.synced")
 

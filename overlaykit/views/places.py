@@ -18,7 +18,7 @@ def runtime() -> str:
     /run/overlaykit for root, else $XDG_RUNTIME_DIR/overlaykit, or one in /tmp that nobody else may touch.
     """
     uid = _outside(os.geteuid())
-    if uid == 0:
+    if uid == 0 and os.access("/run", os.W_OK):
         return "/run/overlaykit"
     given = os.environ.get("XDG_RUNTIME_DIR", "")
     if given and os.access(given, os.W_OK | os.X_OK):
