@@ -1,0 +1,108 @@
+"""Eight processes at once do what they like: each finds what it left, nothing is lost at a remount, and nothing leaks.
+
+`OVERLAYKIT_STRESS_OPERATIONS` is the number of operations of each, `OVERLAYKIT_STRESS_SEED` says which they are: the one
+that a failure names, or, where a number of operations is given, a fresh one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+
+from ..fuse.mounted import Mounted, mounted
+from ..oracle.observation import Tree, look
+from ..overlay.stack import Stack
+from ..posix import syscalls
+from ..posix.layers import write_layer
+from ..posix.table import merged
+from .worker import LAYERS, Place, Worker
+
+PROCESSES = 8
+OPERATIONS = os.environ.get("OVERLAYKIT_STRESS_OPERATIONS")
+SEED = os.environ.get("OVERLAYKIT_STRESS_SEED") or (str(time.time_ns()) if OPERATIONS else "1")
+SHARED = "shared"
+
+
+def test_eight_processes_find_what_they_left_and_nothing_leaks(stack: Stack) -> None:
+    plain = os.path.join(stack.directory, "plain")
+    build(stack, plain)
+    expected = look(plain)
+    with mounted(stack) as mount:
+        assert look(mount.target) == expected
+        at_once(
+            [lambda own=own: work(own, plain, mount.target) for own in map(str, range(PROCESSES))]
+        )
+        tree = look(mount.target)
+        assert without_shared(tree) == without_shared(look(plain)), f"seed: {SEED}"
+        forget_all(mount)
+    with mounted(stack) as mount:
+        assert look(mount.target) == tree
+        forget_all(mount)
+    if not stack.unprivileged:  # where it has no index and follows no redirect
+        with stack.mounted_by_the_kernel() as target:
+            assert look(target) == tree
+
+
+def build(stack: Stack, plain: str) -> None:
+    """The same in the lowers and in the plain directory: something for each process, and for all."""
+    os.mkdir(plain)
+    roots = [stack.add({}) for _ in LAYERS]
+    for name in (*map(str, range(PROCESSES)), SHARED):
+        for root, layer in [*zip(roots, LAYERS, strict=True), (plain, merged(LAYERS))]:
+            os.mkdir(os.path.join(root, name))
+            write_layer(layer, os.path.join(root, name), xattr_prefix=stack.prefix)
+
+
+def work(own: str, plain: str, target: str) -> None:
+    paths = (os.path.join(target, own), os.path.join(plain, own), os.path.join(target, SHARED))
+    with contextlib.ExitStack() as places:
+        opened = [places.enter_context(contextlib.closing(Place(path))) for path in paths]
+        try:
+            Worker(f"{SEED}, {own}").work(int(OPERATIONS or 500), *opened)
+        except BaseException as error:
+            error.add_note(f"seed: {SEED}")
+            raise
+
+
+def at_once(bodies: list[Callable[[], None]]) -> None:
+    """Run each in a process of its own. Raises AssertionError with what the first one said that failed."""
+    reader, writer = os.pipe()
+    children = []
+    for body in bodies:
+        child = os.fork()
+        if child == 0:
+            try:
+                syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+                os.close(reader)
+                body()
+            except BaseException:
+                os.write(writer, traceback.format_exc().encode()[-4000:])
+            finally:
+                os._exit(0)
+        children.append(child)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as told:
+        failures = told.read()
+    for child in children:
+        os.waitpid(child, 0)
+    assert not failures, failures
+
+
+def forget_all(mount: Mounted) -> None:
+    """Let the kernel forget what it knows, as it does when memory is short: then the daemon knows nothing either."""
+    assert mount.counted().held["lookups"] > 1
+    syscalls.mount(b"none", os.fsencode(mount.target), None, syscalls.MS_REMOUNT)
+    for _ in range(mount.counted().held["nodes"]):
+        os.statvfs(
+            mount.target
+        )  # answered after some more of what is forgotten, which has no answer of its own
+    held = mount.counted().held
+    assert (held["nodes"], held["lookups"], held["open_files"]) == (1, 1, 0), held
+
+
+def without_shared(tree: Tree) -> Tree:
+    return {path: found for path, found in tree.items() if not path.startswith(SHARED)}

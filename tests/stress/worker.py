@@ -1,0 +1,168 @@
+"""One of the processes: it does the same in a directory of the view and in a plain one, and wants the same results.
+
+What it does is drawn from a seed: few names in few directories, so that it meets its own files again, by other names
+and through descriptors that it holds. In the directory that all share, it does such things beside the others: what it
+finds there nobody knows, so only the errors are looked at.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import random
+import textwrap
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from ..oracle import operations as op
+from ..oracle.observation import Result
+from ..oracle.operations import Operation, Slots, result_of
+from ..posix.table import Dir, File, Layer, Link, Symlink
+
+NAMES: Final = "abcde"
+MTIME_NS: Final = op.LONG_AGO * 10**9
+LAYERS: Final[tuple[Layer, ...]] = (
+    {
+        "c": Dir(0o755, mtime_ns=MTIME_NS),
+        "c/d": File(b"top" * 100, mtime_ns=MTIME_NS),
+        "d/a": Symlink("b"),
+        "e": Dir(0o2755, opaque=True),
+        "e/a": File(),
+    },
+    {
+        "a": File(b"bottom" * 1000, 0o640, xattrs={"user.a": b"1"}, mtime_ns=MTIME_NS),
+        "b": Link("a"),
+        "c/a": Link("a"),
+        "c/b": File(b"b" * 5000, 0o755),
+        "c/d/a": File(b"hidden"),
+        "c/e/a": File(b"in a merged directory"),
+        "d/a/b": File(b"hidden"),
+        "d/e/a": File(b"deep"),
+        "d/e/c/b": File(b"deeper"),
+        "e/b": File(b"hidden"),
+    },
+)
+"""What the lowers hold for each process, top first."""
+
+PLAUSIBLE: Final = frozenset(
+    errno.errorcode[number]
+    for number in (
+        *(errno.EAGAIN, errno.EBADF, errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ELOOP),
+        *(errno.ENODATA, errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EPERM),
+    )
+)
+"""What may go wrong for somebody who is not alone."""
+
+
+@dataclass(frozen=True)
+class WriteMapped:
+    """Change a byte of a file through shared memory, and make it longer if it has none.
+
+    Not where another may truncate the file meanwhile: that is SIGBUS (mmap(2)).
+    """
+
+    path: str
+    byte: int
+
+    def run(self, slots: Slots) -> object:
+        fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
+        try:
+            if os.fstat(fd).st_size == 0:
+                os.ftruncate(fd, 1)
+            with mmap.mmap(fd, 0) as memory:
+                memory[-1] = self.byte
+                return memory[:]
+        finally:
+            os.close(fd)
+
+    def shell(self) -> str:
+        statement = "f = open(a[0], 'r+b'); m = mmap.mmap(f.fileno(), 0); m[-1] = int(a[1])"
+        return op.python_line(f"import mmap; {statement}", self.path, self.byte)
+
+
+class Place:
+    """A directory to work in, and the files in it that are held open."""
+
+    def __init__(self, path: str) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        self._slots: Slots = {}
+
+    def answer(self, operation: Operation) -> Result:
+        os.fchdir(self.fd)
+        return result_of(operation, self._slots)
+
+    def close(self) -> None:
+        os.chdir("/")
+        for fd in (self.fd, *self._slots.values()):
+            os.close(fd)
+
+
+class Worker:
+    """`seed` says all that it does."""
+
+    def __init__(self, seed: str) -> None:
+        self._chance = random.Random(seed)
+        self._done: deque[Operation] = deque(maxlen=20)
+
+    def work(self, number: int, own: Place, plain: Place, shared: Place) -> None:
+        """Do so many operations. Raises AssertionError where the view's answer is not the plain directory's."""
+        for _ in range(number):
+            operation = self.draw()
+            if self._chance.random() < 0.25 and not isinstance(operation, WriteMapped):
+                seen = shared.answer(operation)
+                assert seen.error is None or seen.error in PLAUSIBLE, f"{operation}: {seen}"
+                continue
+            self._done.append(operation)
+            ours, expected = own.answer(operation), plain.answer(operation)
+            assert ours == expected, _story(self._done, ours, expected)
+
+    def draw(self) -> Operation:
+        chance = self._chance
+        path, other = self._path(), self._path()
+        slot = chance.randrange(3)
+        text = chance.choice(("one", "two2", "three" * 2000))
+        mode = chance.choice((0o600, 0o644, 0o755, 0o1711))
+        length = chance.choice((0, 2, 9, 5000))
+        name = chance.choice(("user.x", "user.y"))
+        operations: tuple[Operation, ...] = (
+            op.Create(path),
+            op.Write(path, text),
+            op.Append(path, text),
+            op.Truncate(path, length),
+            WriteMapped(path, chance.randrange(256)),
+            op.Mkdir(path),
+            op.Mkdir(path),
+            op.Rmdir(path),
+            op.Unlink(path),
+            op.Rename(path, other),
+            op.Rename(path, other, chance.choice((0, 1, 2))),
+            op.Link(path, other),
+            op.Symlink(chance.choice(NAMES), path),
+            op.Chmod(path, mode),
+            op.Touch(path, op.LONG_AGO + length),
+            op.SetXattr(path, name, text[:9]),
+            op.RemoveXattr(path, name),
+            op.Read(path),
+            op.Stat(path),
+            op.List(chance.choice((".", path))),
+            op.Hold(slot, path, chance.choice(("<", "<>", ">", ">>"))),
+            op.ReadHeld(slot),
+            op.WriteHeld(slot, text),
+            op.TruncateHeld(slot, length),
+            op.ChmodHeld(slot, mode),
+            op.StatHeld(slot),
+            op.SameFile(slot, path),
+            op.Release(slot),
+        )
+        return chance.choice(operations)
+
+    def _path(self) -> str:
+        return "/".join(self._chance.choices(NAMES, k=self._chance.choice((1, 1, 2, 2, 3))))
+
+
+def _story(done: Iterable[Operation], ours: Result, expected: Result) -> str:
+    lines = [*map(str, done), f"the view: {ours}", f"a plain directory: {expected}"]
+    return "\n" + "\n".join(textwrap.shorten(line, 200) for line in lines)
