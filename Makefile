@@ -8,12 +8,13 @@ STAMPS := .setup
 SOURCES := pyproject.toml $(wildcard native/*.c native/*.h)
 CODE := $(wildcard overlaykit tests bench)
 
-.PHONY: help demo test check setup setup-tests clean
+.PHONY: help demo test oracle check setup setup-tests clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo         run the main job: two Pythons at one path (OFFLINE=1: fetch no package for it)'
 	@echo 'make test         run every test (ARGS="-k name": arguments for pytest)'
+	@echo 'make oracle       the long comparison with the kernel'"'"'s overlayfs (EXAMPLES=500 of them)'
 	@echo 'make check        types, lint, format'
 	@echo 'make setup        only set up: system packages, .venv, the C extension, overlaykit itself'
 	@echo 'make setup-tests  the same, with what tests and checks need'
@@ -24,6 +25,9 @@ demo: setup
 
 test: setup-tests
 	@$(PYTHON) -m pytest $(ARGS)
+
+oracle: setup-tests
+	@OVERLAYKIT_ORACLE_EXAMPLES=$(or $(EXAMPLES),500) $(PYTHON) -m pytest tests/oracle $(ARGS)
 
 check: setup-tests
 	$(PYTHON) -m mypy

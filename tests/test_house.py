@@ -1,0 +1,89 @@
+"""The plan of the house holds: a room imports only from rooms below it, and offers what it promises."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+from collections.abc import Iterator
+
+import pytest
+
+import overlaykit
+
+HOUSE = os.path.dirname(overlaykit.__file__)
+
+GROUND = {"_native", "errors", "health", "mountinfo", "discard"}
+MAY_IMPORT = {
+    "cli": {"views", "fuse", "namespace", "layers", *GROUND},
+    "views": {"fuse", "namespace", "layers", "overlay", *GROUND},
+    "fuse": {"overlay", *GROUND},
+    "namespace": GROUND,
+    "layers": GROUND,
+    "overlay": {"_native"},
+    "discard": {"_native"},
+    "errors": set(),
+    "health": set(),
+    "mountinfo": set(),
+    "__main__": {"cli"},
+    "__init__": {"views"},
+}
+"""Rooms of two floors apart may be passed through: a command may ask a room below `views` for what it prints."""
+
+
+def sources(room: str) -> Iterator[str]:
+    path = os.path.join(HOUSE, room)
+    if not os.path.isdir(path):
+        yield path + ".py"
+        return
+    for folder, _, names in os.walk(path):
+        yield from (os.path.join(folder, name) for name in names if name.endswith(".py"))
+
+
+def imported(path: str) -> Iterator[str]:
+    """The rooms that a file imports from, wherever in it."""
+    with open(path, encoding="utf-8") as file:
+        tree = ast.parse(file.read())
+    for node in ast.walk(tree):
+        modules: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module == "overlaykit":
+            modules = [f"overlaykit.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or ""]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        for module in modules:
+            package, _, rest = module.partition(".")
+            if package == "overlaykit" and rest:
+                yield rest.partition(".")[0]
+
+
+def test_every_room_is_on_the_plan() -> None:
+    rooms = {name.removesuffix(".py") for name in os.listdir(HOUSE)}
+    rooms -= {"__pycache__", "py.typed", "_native.pyi"}
+    assert {name for name in rooms if not name.startswith("_native")} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_from_below(room: str) -> None:
+    allowed = MAY_IMPORT[room] | {room, "__version__"}
+    wrong = [
+        (path, name) for path in sources(room) for name in imported(path) if name not in allowed
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "room", ["overlaykit", "overlaykit.views", "overlaykit.namespace", "overlaykit.layers"]
+)
+def test_what_a_room_offers_is_there_and_explained(room: str) -> None:
+    module = importlib.import_module(room)
+    assert module.__all__ == sorted(module.__all__)
+    assert all(getattr(module, name).__doc__ for name in module.__all__)
+
+
+@pytest.mark.parametrize("room", ["cli", "views", "fuse", "namespace", "layers", "overlay"])
+def test_every_file_says_what_it_is_for(room: str) -> None:
+    for path in sources(room):
+        with open(path, encoding="utf-8") as file:
+            assert ast.get_docstring(ast.parse(file.read())), path
