@@ -21,7 +21,7 @@ IDENTITIES = ("root", "ordinary user") if os.geteuid() == 0 else ("ordinary user
 
 
 def only_as(identity: str) -> pytest.MarkDecorator:
-    """For a test that means something for one of them alone; where nobody here can be that one, it is not collected."""
+    """For a test that means something for one of them alone; root runs all, an ordinary user skips root's."""
     chosen = [identity] if identity in IDENTITIES else []
     return pytest.mark.parametrize("someone", chosen, indirect=True)
 

@@ -129,14 +129,14 @@ def test_what_is_kept_in_an_upper_is_what_the_kernels_overlayfs_shows(someone: S
 
 def test_a_view_holds_thousands_of_open_files(someone: Someone) -> None:
     lower = someone.directory("lower")
-    for number in range(3000):
+    for number in range(1500):
         someone.write(os.path.join(lower, str(number)), str(number))
     script = (
         "import os, resource\n"
         "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))\n"
-        f"files = [open(f'{lower}/{{n}}', 'r+' if n % 3 == 0 else 'r') for n in range(3000)]\n"
-        "assert [int(file.read()) for file in files] == list(range(3000))\n"
+        f"files = [open(f'{lower}/{{n}}', 'r+' if n % 3 == 0 else 'r') for n in range(1500)]\n"
+        "assert [int(file.read()) for file in files] == list(range(1500))\n"
     )
     with View() as view:
         assert view.run(["/usr/bin/python3", "-c", script]) == 0
