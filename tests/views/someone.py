@@ -245,6 +245,7 @@ class Someone:
 
     def abandon(self) -> None:
         """In the test's process, however it ended: end what still runs."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
         while family := descendants(os.getpid()):
             for process in family:

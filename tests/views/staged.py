@@ -6,6 +6,7 @@ A conftest.py that imports both names has it.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -64,8 +65,15 @@ def _in_a_child(someone: Someone, body: Callable[[], None]) -> None:
             finally:
                 os._exit(0)
     os.close(writer)
-    told = entire(reader)
-    os.close(reader)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        told = entire(reader)
+    except (
+        BaseException
+    ):  # the tests are being interrupted: let it tidy up before its directory goes
+        os.kill(child, signal.SIGINT)
+        raise
+    finally:
+        os.close(reader)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if told or status:
         pytest.fail(told.decode() or f"the test's process ended with {status}", pytrace=False)
