@@ -1,7 +1,7 @@
 """Eight processes at once do what they like: each finds what it left, nothing is lost at a remount, and nothing leaks.
 
-`OVERLAYKIT_STRESS_OPERATIONS` is the number of operations of each, `OVERLAYKIT_STRESS_SEED` says which they are: the one
-that a failure names, or, where a number of operations is given, a fresh one.
+`OVERLAYKIT_STRESS_OPERATIONS` is the number of operations of each; `OVERLAYKIT_STRESS_SEED` says which they are: the
+one that a failure names, or, where only a number is given, a fresh one.
 """
 
 from __future__ import annotations

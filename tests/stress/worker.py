@@ -83,6 +83,20 @@ class WriteMapped:
         return op.python_line(f"import mmap; {statement}", self.path, self.byte)
 
 
+@dataclass(frozen=True)
+class Resize:
+    """Truncate or extend a file to another length than it has: to its own, file systems differ in the new mtime."""
+
+    path: str
+    length: int
+
+    def run(self, slots: Slots) -> object:
+        return os.truncate(self.path, self.length + (os.stat(self.path).st_size == self.length))
+
+    def shell(self) -> str:
+        return op.Truncate(self.path, self.length).shell()
+
+
 class Place:
     """A directory to work in, and the files in it that are held open."""
 
@@ -131,7 +145,7 @@ class Worker:
             op.Create(path),
             op.Write(path, text),
             op.Append(path, text),
-            op.Truncate(path, length),
+            Resize(path, length),
             WriteMapped(path, chance.randrange(256)),
             op.Mkdir(path),
             op.Mkdir(path),
