@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from overlaykit.discard import discard_path
 from overlaykit.errors import Error
-from overlaykit.fuse.spec import Answer, Failed, MountSpec, Started
+from overlaykit.fuse.spec import Answer, Bequest, Failed, MountSpec, Order, Started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,6 +63,11 @@ class Daemon:
                 start_new_session=True,
                 preexec_fn=prepare,  # only system calls: nothing that takes a lock
             )
+
+    def bequeath(self, *directories: str) -> None:
+        """Have the daemon remove these if the starter dies before `serve`; then the spec says what goes when."""
+        with contextlib.suppress(BrokenPipeError):  # it is gone already, as `serve` will say
+            self._channel.sendall(msgspec.json.encode(Bequest(directories)))
 
     def serve(self, spec: MountSpec, control: socket.socket, *, keep: Sequence[int] = ()) -> None:
         """Mount what `spec` says, and return once the mount answers; `control` listens for `control.ask`.
@@ -109,10 +115,9 @@ def main() -> None:
     )  # here: what takes long to load loads while the starter is at work
 
     channel = socket.socket(fileno=int(sys.argv[1]))
-    raw, descriptors, _, _ = socket.recv_fds(channel, _LONGEST_MESSAGE, _MOST_DESCRIPTORS)
-    if not raw:
-        return  # abandoned
-    spec = msgspec.json.decode(raw, type=MountSpec)
+    spec, descriptors = _await_orders(channel)
+    if spec is None:
+        return
     listener = socket.socket(fileno=descriptors[0])
     _log_to(spec.log_path)
     _settle_down()
@@ -144,6 +149,24 @@ def main() -> None:
         sys.exit(Error.exit_code)
     with contextlib.suppress(BrokenPipeError):  # the starter is gone, and this is why
         channel.sendall(msgspec.json.encode(failure))
+
+
+def _await_orders(channel: socket.socket) -> tuple[MountSpec | None, list[int]]:
+    """What to mount, and the descriptors that came with it; None if the starter is gone, with what it left behind."""
+    inherited: tuple[str, ...] = ()
+    while True:
+        raw, descriptors, _, _ = socket.recv_fds(channel, _LONGEST_MESSAGE, _MOST_DESCRIPTORS)
+        order: Order | None = msgspec.json.decode(raw, type=Order) if raw else None
+        match order:
+            case MountSpec():
+                return order, descriptors
+            case Bequest(remove=directories):
+                inherited = directories
+            case None:
+                for path in inherited:
+                    with contextlib.suppress(OSError):  # the next one to come clears it away
+                        discard_path(path)
+                return None, []
 
 
 def _log_to(path: str) -> None:

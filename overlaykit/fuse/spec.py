@@ -52,7 +52,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     groups: IdSpec = AS_THEY_ARE
 
 
-class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
+class MountSpec(msgspec.Struct, frozen=True, kw_only=True, tag="mount"):
     """One mount. `layers` top first; `upper` and `work` both or neither.
 
     `squash_unmapped`: what this user namespace cannot name is shown as root's.
@@ -72,6 +72,15 @@ class MountSpec(msgspec.Struct, frozen=True, kw_only=True):
     stage: str | None = None
     remove: tuple[str, ...] = ()
     log_path: str = ""
+
+
+class Bequest(msgspec.Struct, frozen=True, tag="bequest"):
+    """Directories that the daemon removes if its starter dies before it has said what to mount."""
+
+    remove: tuple[str, ...]
+
+
+Order = Bequest | MountSpec
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):

@@ -148,7 +148,7 @@ def mount(stack: Stack, target: str, *, name: str | None = None) -> None:
             work=stack.workdir,
             options=stack.options,
             target=target,
-            remove=entry.remove_with_daemon,
+            remove=entry.remains,
             log_path=places.log(),
         )
         started = daemon.Daemon()

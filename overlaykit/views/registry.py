@@ -75,7 +75,7 @@ class Entry:
         self.lock = lock
         self.stage = os.path.join(path, "stage")
         self.control = os.path.join(path, "control")
-        self._scratch = ""
+        self.scratch = _scratch(self.name)
 
     def listen(self) -> socket.socket:
         """The listener of the control socket."""
@@ -94,17 +94,15 @@ class Entry:
             file.write(msgspec.json.encode(about))
         os.rename(path + ".new", path)
 
-    def scratch(self) -> str:
-        """A directory on disk that goes with the entry."""
-        if not self._scratch:
-            self._scratch = os.path.join(places.scratch(), _SCRATCH_PREFIX + self.name)
-            os.mkdir(self._scratch, 0o700)
-        return self._scratch
+    def make_scratch(self) -> str:
+        """Make the directory on disk that goes with the entry."""
+        os.mkdir(self.scratch, 0o700)
+        return self.scratch
 
     @property
-    def remove_with_daemon(self) -> tuple[str, ...]:
-        """What the daemon is to remove when it ends, should nobody else be left to."""
-        return tuple(path for path in (self._scratch, self.path) if path)
+    def remains(self) -> tuple[str, str]:
+        """What is of no use without it, for the daemon to remove should nobody else be left to."""
+        return self.scratch, self.path
 
     def close(self) -> None:
         """Remove it, unless the daemon lives on to do so; release the lock."""
@@ -214,14 +212,15 @@ def _clear(path: str) -> None:
     if lock < 0:
         return
     try:
-        for dead in (
-            os.path.join(places.scratch(), _SCRATCH_PREFIX + os.path.basename(path)),
-            path,
-        ):
+        for dead in (_scratch(os.path.basename(path)), path):
             with contextlib.suppress(OSError):
                 discard_path(dead)
     finally:
         os.close(lock)
+
+
+def _scratch(name: str) -> str:
+    return os.path.join(places.scratch(), _SCRATCH_PREFIX + name)
 
 
 def _is_locked(path: str) -> bool:

@@ -103,6 +103,7 @@ class View:
             undo.callback(registry.leave)
             entry = undo.enter_context(contextlib.closing(registry.enter(self.name or None)))
             self.name = entry.name
+            served.bequeath(*entry.remains)
             upper, work = self._prepare_upper(entry, undo_upper)
             layers = [self._resolve(text, upper, work) for text in self._layers]
             holds = [undo.enter_context(layer.hold()) for layer in layers]
@@ -118,7 +119,7 @@ class View:
                 stage=entry.stage,
                 options=Options(volatile=self._upper is None),
                 squash_unmapped=os.geteuid() != 0,
-                remove=entry.remove_with_daemon,
+                remove=entry.remains,
                 log_path=places.log(),
             )
             with entry.listen() as listener:
@@ -213,7 +214,7 @@ class View:
         if self._read_only:
             return None, None
         if self._upper is None:
-            scratch = entry.scratch()
+            scratch = entry.make_scratch()
             upper, work = os.path.join(scratch, "upper"), os.path.join(scratch, "work")
         else:
             upper = self._upper
