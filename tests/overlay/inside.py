@@ -16,6 +16,9 @@ import pytest
 
 from ..posix.place import ORDINARY_UID, Place
 
+LONGEST_SECONDS = 60.0
+"""What lasts longer hangs, unless its module says otherwise by a constant SECONDS."""
+
 IDENTITIES = ("root", "userns") if os.geteuid() == 0 else ("userns",)
 """An ordinary user plays the second part only: the first needs root."""
 
@@ -55,7 +58,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     def body() -> None:
         pyfuncitem.obj(**arguments)
 
-    place.run(body)
+    place.run(body, timeout=getattr(pyfuncitem.module, "SECONDS", LONGEST_SECONDS))
     return True
 
 

@@ -21,6 +21,7 @@ from ..posix.layers import write_layer
 from ..posix.table import merged
 from .worker import LAYERS, Place, Worker
 
+SECONDS = 600
 PROCESSES = 8
 OPERATIONS = os.environ.get("OVERLAYKIT_STRESS_OPERATIONS")
 SEED = os.environ.get("OVERLAYKIT_STRESS_SEED") or (str(time.time_ns()) if OPERATIONS else "1")
