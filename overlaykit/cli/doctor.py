@@ -9,7 +9,7 @@ def main(arguments: list[str]) -> int:
     Parser("doctor", "Try what views need, and say how to mend what does not work.").parse_args(
         arguments
     )
-    from overlaykit.views import checks
+    from overlaykit.views.doctor import checks
 
     failed = False
     for check in checks():

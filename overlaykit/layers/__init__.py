@@ -9,7 +9,6 @@ new layer's files are made, for `directory`, `extract` (of `archive` and `deb`) 
 from overlaykit.layers.host import host
 from overlaykit.layers.layer import Hold, Layer
 from overlaykit.layers.resolve import resolve
-from overlaykit.layers.source import Source, parse_source
 from overlaykit.layers.store import Store, StoredLayer
 
-__all__ = ["Hold", "Layer", "Source", "Store", "StoredLayer", "host", "parse_source", "resolve"]
+__all__ = ["Hold", "Layer", "Store", "StoredLayer", "host", "resolve"]

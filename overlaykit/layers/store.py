@@ -18,7 +18,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,7 +29,6 @@ from overlaykit.discard import discard
 from overlaykit.errors import Error
 from overlaykit.layers.host import NAME as HOST
 from overlaykit.layers.layer import Hold, Layer
-from overlaykit.layers.source import parse_source
 from overlaykit.layers.tree import Tree
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -116,6 +114,10 @@ class Store:
         Errors of the source; OSError (ENOSPC, EACCES, ...).
         """
         _check(name)
+        from overlaykit.layers.source import (
+            parse_source,  # late: running a view takes no archives apart
+        )
+
         source = parse_source(source_text)
         if os.path.lexists(self._path(name)):
             raise LayerExists(name)
@@ -263,7 +265,7 @@ def _opened(path: str) -> Iterator[int]:
 
 
 def _temporary_name() -> str:
-    return _TEMPORARY + secrets.token_hex(8)
+    return _TEMPORARY + os.urandom(8).hex()
 
 
 def _check(name: str) -> None:

@@ -4,9 +4,8 @@ May import every room but `cli`. Start reading at `view` (layers + a mount + a l
 and `registry` (which of them are running).
 """
 
-from overlaykit.views.doctor import checks
 from overlaykit.views.mounts import mount, parse_options, umount
 from overlaykit.views.registry import Registry, Running, explain
 from overlaykit.views.view import View
 
-__all__ = ["Registry", "Running", "View", "checks", "explain", "mount", "parse_options", "umount"]
+__all__ = ["Registry", "Running", "View", "explain", "mount", "parse_options", "umount"]

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import os
 import re
-import secrets
 import socket
 import time
 from dataclasses import dataclass
@@ -121,7 +120,7 @@ class Registry:
         """A new entry, under a name of our choice if none is given. Raises Error: NameInvalid, NameTaken."""
         if name is not None and not _NAME.fullmatch(name):
             raise NameInvalid(name)
-        chosen = name or f"view-{secrets.token_hex(3)}"
+        chosen = name or f"view-{os.urandom(3).hex()}"
         path = os.path.join(self._root, chosen)
         beginning = self._lock_root()  # until ours is locked, it looks like a dead one's
         try:

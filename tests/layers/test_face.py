@@ -9,11 +9,9 @@ def test_the_room_offers_what_it_promises() -> None:
     assert sorted(layers.__all__) == [
         "Hold",
         "Layer",
-        "Source",
         "Store",
         "StoredLayer",
         "host",
-        "parse_source",
         "resolve",
     ]
     assert all(inspect.getdoc(getattr(layers, name)) for name in layers.__all__)
