@@ -8,13 +8,14 @@ STAMPS := .setup
 SOURCES := pyproject.toml $(wildcard native/*.c native/*.h)
 CODE := $(wildcard overlaykit tests bench)
 
-.PHONY: help demo test oracle check setup setup-tests clean
+.PHONY: help demo test oracle proofs check setup setup-tests clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo         run the main job: two Pythons at one path (OFFLINE=1: fetch no package for it)'
 	@echo 'make test         run every test (ARGS="-k name": arguments for pytest)'
 	@echo 'make oracle       the long comparison with the kernel'"'"'s overlayfs (EXAMPLES=500 of them)'
+	@echo 'make proofs       real programs and a minute of stress, compared with plain directories (fetches packages)'
 	@echo 'make check        types, lint, format'
 	@echo 'make setup        only set up: system packages, .venv, the C extension, overlaykit itself'
 	@echo 'make setup-tests  the same, with what tests and checks need'
@@ -28,6 +29,10 @@ test: setup-tests
 
 oracle: setup-tests
 	@OVERLAYKIT_ORACLE_EXAMPLES=$(or $(EXAMPLES),500) $(PYTHON) -m pytest tests/oracle $(ARGS)
+
+proofs: setup-tests
+	@setup/packages setup/proofs.packages
+	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=12000 $(PYTHON) -m pytest tests/proofs tests/stress $(ARGS)
 
 check: setup-tests
 	$(PYTHON) -m mypy

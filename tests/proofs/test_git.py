@@ -20,8 +20,8 @@ COMMITS = """
 for n in $(seq 1000); do
     mkdir -p dir$((n % 7))
     echo "$n" >>dir$((n % 7))/file$((n % 31))
-    [ $((n % 10)) -ne 0 ] || git mv dir$((n % 7))/file$((n % 31)) moved$n
     git add --all .
+    [ $((n % 10)) -ne 0 ] || git mv dir$((n % 7))/file$((n % 31)) moved$n
     GIT_AUTHOR_DATE="$((1000000000 + n)) +0000" GIT_COMMITTER_DATE="$((1000000000 + n)) +0000" git commit -qm "$n"
 done
 git rev-parse HEAD
@@ -30,9 +30,11 @@ SOMEBODY = {
     "GIT_AUTHOR_NAME": "somebody",
     "GIT_COMMITTER_NAME": "somebody",
     "EMAIL": "some@body.example",
-    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_COUNT": "2",
     "GIT_CONFIG_KEY_0": "init.defaultBranch",
     "GIT_CONFIG_VALUE_0": "main",
+    "GIT_CONFIG_KEY_1": "gc.auto",  # or it would go on in the background
+    "GIT_CONFIG_VALUE_1": "0",
 }
 
 
