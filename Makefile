@@ -39,19 +39,16 @@ check: setup-tests
 	$(PYTHON) -m ruff check $(CODE)
 	$(PYTHON) -m ruff format --check $(CODE)
 
-setup: $(STAMPS)
-	+@flock $(STAMPS) sh -c '$(forget_broken); exec $(MAKE) --silent $(STAMPS)/run'
+setup:
+	+@mkdir -p $(STAMPS) && flock $(STAMPS) sh -c '$(forget_broken); exec $(MAKE) --silent $(STAMPS)/run'
 	@setup/device
 
-setup-tests: $(STAMPS)
-	+@flock $(STAMPS) sh -c '$(forget_broken); exec $(MAKE) --silent $(STAMPS)/tests'
+setup-tests:
+	+@mkdir -p $(STAMPS) && flock $(STAMPS) sh -c '$(forget_broken); exec $(MAKE) --silent $(STAMPS)/tests'
 	@setup/device
 
 # The stamps are made under a lock, so that of several makes at once the second finds what the first has done.
 forget_broken = $(PYTHON) -I -c "import overlaykit._native" 2>/dev/null || rm -f $(STAMPS)/run $(STAMPS)/tests
-
-$(STAMPS):
-	@mkdir -p $@
 
 $(STAMPS)/run: $(STAMPS)/run.packages $(SOURCES)
 	@setup/environment
