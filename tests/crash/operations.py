@@ -47,8 +47,12 @@ def _link(old: str, new: str) -> Act:
     return lambda root: os.link(f"{root}/{old}", f"{root}/{new}")
 
 
-def _unlink(name: str) -> Act:
-    return lambda root: os.unlink(f"{root}/{name}")
+def _unlink(*names: str) -> Act:
+    def act(root: str) -> None:
+        for name in names:
+            os.unlink(f"{root}/{name}")
+
+    return act
 
 
 def _chmod(name: str) -> Act:
@@ -108,7 +112,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         _unlink("d/c"),
         ("linkup.counted", "unlink.counted", "unlink.removed", "index.dropped"),
         (_LINKED,),
-        prepare=lambda root: [os.unlink(f"{root}/{name}") for name in ("a", "d/b")],
+        prepare=_unlink("a", "d/b"),
         root_only=True,
     ),
     "one more name for a hard-linked file": Operation(
@@ -171,7 +175,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         (*_RENAME, "index.dropped"),
         (_LINKED,),
         upper={"n": _OTHER},
-        prepare=lambda root: [os.unlink(f"{root}/d/{name}") for name in "bc"],
+        prepare=_unlink("d/b", "d/c"),
         root_only=True,
     ),
     "rename of a lower directory": Operation(

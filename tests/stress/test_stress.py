@@ -7,6 +7,7 @@ one that a failure names, or, where only a number is given, a fresh one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import time
@@ -34,9 +35,8 @@ def test_eight_processes_find_what_they_left_and_nothing_leaks(stack: Stack) -> 
     expected = look(plain)
     with mounted(stack) as mount:
         assert look(mount.target) == expected
-        at_once(
-            [lambda own=own: work(own, plain, mount.target) for own in map(str, range(PROCESSES))]
-        )
+        numbers = map(str, range(PROCESSES))
+        at_once([functools.partial(work, own, plain, mount.target) for own in numbers])
         tree = look(mount.target)
         assert without_shared(tree) == without_shared(look(plain)), f"seed: {SEED}"
         forget_all(mount)
@@ -63,7 +63,7 @@ def work(own: str, plain: str, target: str) -> None:
     with contextlib.ExitStack() as places:
         opened = [places.enter_context(contextlib.closing(Place(path))) for path in paths]
         try:
-            Worker(f"{SEED}, {own}").work(int(OPERATIONS or 500), *opened)
+            Worker(f"{SEED}, {own}").work(int(OPERATIONS or 1000), *opened)
         except BaseException as error:
             error.add_note(f"seed: {SEED}")
             raise

@@ -91,7 +91,8 @@ class Resize:
     length: int
 
     def run(self, slots: Slots) -> object:
-        return os.truncate(self.path, self.length + (os.stat(self.path).st_size == self.length))
+        os.truncate(self.path, self.length + (os.stat(self.path).st_size == self.length))
+        return None
 
     def shell(self) -> str:
         return op.Truncate(self.path, self.length).shell()
