@@ -32,7 +32,7 @@ oracle: setup-tests
 
 proofs: setup-tests
 	@setup/packages setup/proofs.packages
-	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=12000 $(PYTHON) -m pytest tests/proofs tests/stress $(ARGS)
+	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=40000 $(PYTHON) -m pytest tests/proofs tests/stress $(ARGS)
 
 check: setup-tests
 	$(PYTHON) -m mypy
