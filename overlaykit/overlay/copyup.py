@@ -9,6 +9,7 @@ file or the new one.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
 from overlaykit.overlay.faults import reach
+from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
     from overlaykit.overlay.format import Marks, Origin
@@ -179,6 +181,10 @@ class FileCopy:
             self._source = os.open(
                 node.lower_name, _LOWER_FILE if self.size else _INODE, dir_fd=lower.fd()
             )
+            if self.size and copyup.marks.is_metacopy(self._source):
+                fail(
+                    errno.EIO, node.lower_name
+                )  # its data are elsewhere: what is here reads as zeros
             self._origin = copyup.origin(lower, node.lower_name, self._stat.st_dev)
             self._name = copyup.work.new_name()
             self._target = self._make_target()

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from overlaykit.overlay.nodes import Directory, Node
     from overlaykit.overlay.tree import Tree
 
-_DEFAULT_ACL: Final = b"system.posix_acl_default"
 _NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -183,7 +182,7 @@ class Creation:
         try:
             path = stage.proc_path()
             if acl is not None:
-                os.setxattr(path, _DEFAULT_ACL, acl)
+                os.setxattr(path, marks_format.DEFAULT_ACL, acl)
             if parent.st_mode & stat.S_ISGID:
                 os.chown(path, -1, parent.st_gid)
                 os.chmod(path, 0o700 | stat.S_ISGID)
@@ -231,7 +230,7 @@ def _give(place: Place, name: bytes, uid: int, gid: int) -> None:
 
 def _default_acl(place: Place) -> bytes | None:
     try:
-        return os.getxattr(place.proc_path(), _DEFAULT_ACL)
+        return os.getxattr(place.proc_path(), marks_format.DEFAULT_ACL)
     except OSError as error:
         if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
             return None

@@ -28,6 +28,9 @@ FUSE_OVERLAYFS: Final = b"user.fuseoverlayfs."
 OVERLAY_PREFIXES: Final = (TRUSTED, USER, FUSE_OVERLAYFS)
 """No attribute with such a name is a file's own: copy-up leaves them behind."""
 
+DEFAULT_ACL: Final = b"system.posix_acl_default"
+"""The attribute that holds what a directory bequeaths to new files in it (acl(5))."""
+
 AUFS_WHITEOUT: Final = b".wh."
 AUFS_OPAQUE: Final = b".wh..wh..opq"
 

@@ -107,7 +107,13 @@ class Work:
     def _subdirectory(self, name: bytes) -> Place:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, _DIRECTORY_MODE, dir_fd=self._layer.root.fd())
-        return self._layer.root.child(name)
+        place = self._layer.root.child(name)
+        try:  # what is made here takes its ACL from where it will be, not from the work directory
+            os.removexattr(place.proc_path(), marks_format.DEFAULT_ACL)
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+                raise
+        return place
 
 
 def _remove_tree(place: Place, name: bytes) -> None:

@@ -346,3 +346,37 @@ def test_the_copy_carries_its_origin_as_the_kernel_writes_it(stack: Stack) -> No
     raw = os.getxattr(os.path.join(stack.upper, "f"), stack.mark("origin"))
     handle = _native.name_to_handle_at(_native.AT_FDCWD, os.path.join(lower, "f"))
     assert raw.endswith(handle.handle)
+
+
+@pytest.mark.parametrize("change", ["write", "mode"])
+def test_a_file_whose_data_the_kernel_left_elsewhere_is_not_copied_up_as_zeros(
+    stack: Stack, change: str
+) -> None:
+    prefix = "user.overlay." if stack.unprivileged else "trusted.overlay."
+    lower = stack.add({"f": File(b"\0" * 4096)})
+    os.setxattr(os.path.join(lower, "f"), prefix + "metacopy", b"")
+    with stack.bare() as view:
+        with refused(errno.EIO):
+            if change == "write":
+                view.write("f", b"new")
+            else:
+                view.change("f", Changes(mode=0o600))
+        with refused(errno.EIO):
+            view.read("f")
+        assert os.listdir(stack.upper) == []
+
+
+def test_an_acl_of_the_work_directory_reaches_no_copy(stack: Stack) -> None:
+    entries = [(1, 7, -1), (2, 7, os.geteuid()), (4, 7, -1), (16, 7, -1), (32, 7, -1)]
+    acl = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, rights, who & 0xFFFFFFFF) for tag, rights, who in entries
+    )
+    stack.add({"f": File(b"x", mode=0o640)})
+    os.makedirs(stack.work, exist_ok=True)
+    os.setxattr(stack.work, "system.posix_acl_default", acl)
+    with stack.open() as view:
+        view.write("f", b"new")
+        view.create("g")
+        for name in ("f", "g"):
+            assert "system.posix_acl_access" not in view.xattrs(name)
+        assert stat.S_IMODE(view.stat("f").stat.st_mode) == 0o640
