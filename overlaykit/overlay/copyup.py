@@ -260,18 +260,30 @@ class FileCopy:
     def _keep_other_names(self, parent: Place, name: bytes) -> None:
         """Without an index: names known by now stay one file, those met later will be a file of their own."""
         node = self._node
-        for directory, other in node.links[1:]:
-            place = self._copyup.directory(directory)
-            times = Times(place)
-            os.link(
-                name,
+        table = self._copyup.table
+        table.forget_lower(node)
+        others = node.links[1:]
+        try:
+            while others:
+                directory, other = others[0]
+                place = self._copyup.directory(directory)
+                times = Times(place)
+                os.link(
+                    name,
+                    other,
+                    src_dir_fd=parent.fd(),
+                    dst_dir_fd=place.fd(),
+                    follow_symlinks=False,
+                )
+                times.restore()
+                del others[0]
+        except OSError:
+            for (
+                directory,
                 other,
-                src_dir_fd=parent.fd(),
-                dst_dir_fd=place.fd(),
-                follow_symlinks=False,
-            )
-            times.restore()
-        self._copyup.table.forget_lower(node)
+            ) in others:  # there was no room for them: they are files of their own already
+                table.unlink(node, directory, other)
+            raise
 
     @property
     def _indexed(self) -> bool:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
 import pytest
 
+from overlaykit.fuse.spec import Options
+
 from ..fuse.mounted import mounted
 from ..overlay.inside import as_root
 from ..overlay.seen import looked_at
 from ..overlay.stack import Stack
+from ..posix.table import File, Link
 from .afterwards import astray, below, lasting, shown
 from .disks import PLENTY, Disk, Filled, Kind, image, memory, put_upper_on
 from .operations import OPERATIONS
@@ -36,6 +40,29 @@ def test_whoever_finds_no_room_on_a_disk_changes_nothing(stack: Stack) -> None:
     with image(stack.directory, "mkfs.ext4", "-q", "-m0", megabytes=8) as (_, path):
         put_upper_on(stack, path)
         _do_all_in_little_room(stack, Filled(path), "pages")
+
+
+def test_hard_links_without_an_index_can_be_used_after_there_was_no_room_for_them(
+    stack: Stack,
+) -> None:
+    stack.add({"a": File(b"x"), "b": Link("a"), "c": Link("a")})
+    path = os.path.join(stack.directory, "memory")
+    options = Options(userxattr=stack.unprivileged, index=False)
+    with memory(path) as disk:
+        put_upper_on(stack, path)
+        with mounted(stack, options=options) as mount:
+            for name in ("a", "b", "c"):
+                os.stat(mount.path(name))
+            for free in ROOM:
+                disk.leave("inodes", free)
+                with contextlib.suppress(OSError):
+                    os.chmod(mount.path("a"), 0o600)
+                    break
+            disk.leave("inodes", PLENTY)
+            for name in ("b", "c"):
+                os.rename(mount.path(name), mount.path(f"{name}2"))
+            assert sorted(os.listdir(mount.target)) == ["a", "b2", "c2"]
+        assert set(shown(stack)) == {"", "a", "b2", "c2"}
 
 
 def _do_all_in_little_room(stack: Stack, disk: Disk, kind: Kind) -> None:
