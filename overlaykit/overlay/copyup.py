@@ -278,10 +278,8 @@ class FileCopy:
                 times.restore()
                 del others[0]
         except OSError:
-            for (
-                directory,
-                other,
-            ) in others:  # there was no room for them: they are files of their own already
+            # There was no room for these: they are files of their own already.
+            for directory, other in others:
                 table.unlink(node, directory, other)
             raise
 
