@@ -18,9 +18,9 @@ def main(arguments: list[str]) -> int:
 
     found = explain(args.view, args.path)
     if args.json:
-        import msgspec
+        from overlaykit import wire
 
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        print(wire.show(found))
         return 0
     print(found.path if found.target is None else f"{found.path} -> {found.target}")
     for sight in found.sights:

@@ -46,9 +46,9 @@ def main(arguments: list[str]) -> int:
     elif args.action == "rm":
         store.remove(args.name)
     elif args.json:
-        import msgspec
+        from overlaykit import wire
 
-        print(msgspec.json.format(msgspec.json.encode(store.list())).decode())
+        print(wire.show(store.list()))
     else:
         show(_HEADINGS, map(_row, store.list()))
     return 0

@@ -6,7 +6,9 @@ This is the edge: here, and only here, an `Error` or an `OSError` becomes one li
 from __future__ import annotations
 
 import importlib
+import io
 import os
+import signal
 import sys
 from typing import Final, NoReturn
 
@@ -34,6 +36,9 @@ class CommandUnknown(Error):
 
 def main() -> NoReturn:
     """Run the command of sys.argv and exit with its status."""
+    for stream in (sys.stdout, sys.stderr):  # names may be any bytes
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -50,8 +55,12 @@ def run(arguments: list[str]) -> int:
             raise CommandUnknown(arguments[0])
         module = importlib.import_module(f"overlaykit.cli.{arguments[0]}")
         status: int = module.main(arguments[1:])
+        sys.stdout.flush()
     except Error as error:
         return _fail(str(error), error.exit_code)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         return _fail(_describe(error), Error.exit_code)
     except KeyboardInterrupt:

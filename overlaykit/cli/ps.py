@@ -21,9 +21,9 @@ def main(arguments: list[str]) -> int:
 
     running = [one.about for one in Registry().running()]
     if args.json:
-        import msgspec
+        from overlaykit import wire
 
-        print(msgspec.json.format(msgspec.json.encode(running)).decode())
+        print(wire.show(running))
         return 0
     show(
         ("NAME", "PID", "STARTED", "LAYERS", "UPPER", "PORTS", "COMMAND OR MOUNTPOINT"),

@@ -11,6 +11,8 @@ import socket
 
 import msgspec
 
+from overlaykit import wire
+
 
 class Explain(msgspec.Struct, frozen=True, tag="explain"):
     """Which layer answers for `path`, an absolute one in the mount."""
@@ -61,12 +63,12 @@ def ask(path: str, request: Request) -> Explained | Counted:
     """Ask the daemon whose socket is at `path`. Raises OSError: what it answered, or ECONNREFUSED if it is gone."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(path)
-        connection.sendall(msgspec.json.encode(request) + b"\n")
+        connection.sendall(wire.encode(request) + b"\n")
         with connection.makefile("rb") as file:
             line = file.readline()
     if not line:
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET), path)
-    reply: Reply = msgspec.json.decode(line, type=Reply)
+    reply: Reply = wire.decode(line, Reply)
     if isinstance(reply, Refused):
         raise OSError(reply.errno, os.strerror(reply.errno), reply.path)
     return reply

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import trio
 
+from overlaykit import wire
 from overlaykit.fuse.control import (
     Count,
     Counted,
@@ -23,6 +25,8 @@ from overlaykit.overlay.explain import explain
 
 if TYPE_CHECKING:
     from overlaykit.fuse.operations import Operations
+
+log: Final = logging.getLogger(__name__)
 
 _LONGEST_LINE: Final = 1 << 16
 
@@ -42,14 +46,20 @@ async def serve(listener: trio.SocketListener, operations: Operations) -> None:
 
     async def guarded(stream: trio.SocketStream) -> None:
         # An asker that left, or asked nonsense, loses its connection; the daemon stays.
-        with contextlib.suppress(trio.BrokenResourceError, msgspec.MsgspecError):
-            await answer(stream)
+        with contextlib.suppress(trio.BrokenResourceError):
+            try:
+                await answer(stream)
+            except Exception:
+                log.exception("a question could not be answered")
 
     await trio.serve_listeners(guarded, [listener])
 
 
 def _answer(line: bytes, operations: Operations) -> bytes:
-    request = msgspec.json.decode(line, type=Request)
+    try:
+        request: Request = wire.decode(line, Request)
+    except ValueError:
+        return wire.encode(Refused(errno.EINVAL, ""))
     reply: Reply
     try:
         match request:
@@ -60,5 +70,7 @@ def _answer(line: bytes, operations: Operations) -> bytes:
             case Count():
                 reply = Counted(operations.filesystem.counts(), dict(operations.requests))
     except OSError as error:
-        reply = Refused(error.errno or 0, str(error.filename or ""))
-    return msgspec.json.encode(reply)
+        reply = Refused(error.errno or errno.EIO, str(error.filename or ""))
+    except ValueError:  # a NUL is in no path
+        reply = Refused(errno.EINVAL, "")
+    return wire.encode(reply)

@@ -18,8 +18,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
+from overlaykit import wire
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
 from overlaykit.fuse.spec import Answer, Bequest, Failed, MountSpec, Order, Started
@@ -67,7 +66,7 @@ class Daemon:
     def bequeath(self, *directories: str) -> None:
         """Have the daemon remove these if the starter dies before `serve`; then the spec says what goes when."""
         with contextlib.suppress(BrokenPipeError):  # it is gone already, as `serve` will say
-            self._channel.sendall(msgspec.json.encode(Bequest(directories)))
+            self._channel.sendall(wire.encode(Bequest(directories)))
 
     def serve(self, spec: MountSpec, control: socket.socket, *, keep: Sequence[int] = ()) -> None:
         """Mount what `spec` says, and return once the mount answers; `control` listens for `control.ask`.
@@ -77,9 +76,9 @@ class Daemon:
         """
         try:
             descriptors = [control.fileno(), *keep]
-            socket.send_fds(self._channel, [msgspec.json.encode(spec)], descriptors)
+            socket.send_fds(self._channel, [wire.encode(spec)], descriptors)
             raw, received, _, _ = socket.recv_fds(self._channel, _LONGEST_MESSAGE, 1)
-            answer = msgspec.json.decode(raw, type=Answer) if raw else None
+            answer = wire.decode(raw, Answer) if raw else None
         except (BrokenPipeError, ConnectionResetError):
             answer, received = None, []
         except BaseException:
@@ -127,7 +126,7 @@ def main() -> None:
         nonlocal told
         _leave_terminal()
         descriptors = [detached] if detached >= 0 else []
-        socket.send_fds(channel, [msgspec.json.encode(Started())], descriptors)
+        socket.send_fds(channel, [wire.encode(Started())], descriptors)
         told = True
 
     try:
@@ -148,7 +147,7 @@ def main() -> None:
         log.error("the mount ended: %s", failure)
         sys.exit(Error.exit_code)
     with contextlib.suppress(BrokenPipeError):  # the starter is gone, and this is why
-        channel.sendall(msgspec.json.encode(failure))
+        channel.sendall(wire.encode(failure))
 
 
 def _await_orders(channel: socket.socket) -> tuple[MountSpec | None, list[int]]:
@@ -156,7 +155,7 @@ def _await_orders(channel: socket.socket) -> tuple[MountSpec | None, list[int]]:
     inherited: tuple[str, ...] = ()
     while True:
         raw, descriptors, _, _ = socket.recv_fds(channel, _LONGEST_MESSAGE, _MOST_DESCRIPTORS)
-        order: Order | None = msgspec.json.decode(raw, type=Order) if raw else None
+        order: Order | None = wire.decode(raw, Order) if raw else None
         match order:
             case MountSpec():
                 return order, descriptors

@@ -51,7 +51,7 @@ FOREVER: Final = 1e9
 """Seconds that the kernel may cache names and attributes: longer than any mount lives."""
 
 _QUICK: Final = 1 << 20
-"""Bytes that are copied up at once; more go to a thread, and hold up no other file."""
+"""Bytes that are copied up at once; more, and what is synced, goes to a thread, and holds up no other file."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -177,7 +177,9 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        self.filesystem.unlink(self.filesystem.directory(parent_inode), name)
+        directory = self.filesystem.directory(parent_inode)
+        await self._copy_up(self.filesystem.copied_to_unlink(directory, name))
+        self.filesystem.unlink(directory, name)
 
     @_request
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
@@ -199,6 +201,8 @@ class Operations(pyfuse3.Operations):
         await self._copy_up(filesystem.lookup(old, name_old))
         if flags & pyfuse3.RENAME_EXCHANGE:
             await self._copy_up(filesystem.lookup(new, name_new))
+        else:
+            await self._copy_up(filesystem.copied_to_unlink(new, name_new))
         filesystem.rename(old, name_old, new, name_new, flags)
 
     @_request
@@ -262,7 +266,10 @@ class Operations(pyfuse3.Operations):
     @_request
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         self._require_xattr()
-        self.filesystem.removexattr(self.filesystem.node(inode), name)
+        node = self.filesystem.node(inode)
+        self.filesystem.getxattr(node, name)  # ENODATA, before anything is copied for it
+        await self._copy_up(node)
+        self.filesystem.removexattr(node, name)
 
     def _require_xattr(self) -> None:
         """Raises OSError (ENOSYS), which the kernel takes for an answer once and for all."""
@@ -341,11 +348,17 @@ class Operations(pyfuse3.Operations):
                 return  # the kernel counts no lookup for these two
         for position in range(max(start_id, len(dots)), len(listing.entries) + len(dots)):
             entry = listing.entries[position - len(dots)]
-            found = filesystem.entry_node(directory, entry)
-            if found is None:
-                continue
+            try:
+                found = filesystem.entry_node(directory, entry)
+                if found is None:
+                    continue
+                attributes = self._attributes(found)
+            except OSError:
+                if position == start_id:
+                    raise
+                return  # what comes before it is told; the next request meets it first, and says why
             name = pyfuse3.FileNameT(entry.name)
-            if not pyfuse3.readdir_reply(token, name, self._attributes(found), position + 1):
+            if not pyfuse3.readdir_reply(token, name, attributes, position + 1):
                 filesystem.settle(found)
                 return
             found.lookups += 1
@@ -417,7 +430,7 @@ class Operations(pyfuse3.Operations):
         if copy is None:
             return
         try:
-            if copy.size <= _QUICK:
+            if copy.size == 0 or (copy.size <= _QUICK and self._volatile):
                 copy.transfer()
             else:
                 done = self._copying[node.number] = trio.Event()

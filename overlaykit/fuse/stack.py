@@ -43,6 +43,18 @@ class UpperInUse(Error):
     """upper {0} is in use by another view or mount: end that one first, or choose another upper"""
 
 
+class UpperAndWorkOverlap(Error):
+    """upper {0} and work {1} lie in one another: choose a work directory beside the upper"""
+
+
+class WorkNotEmpty(Error):
+    """work {0}: holds {1}, which is no work of a mount: choose an empty directory"""
+
+
+class LowerInsideUpper(Error):
+    """lower {0} lies inside {1}, where changes go: choose one outside of it, or a lower would be written to"""
+
+
 class UpperInsideLower(Error):
     """upper {0} lies inside the lower {1}: choose one outside of it, or what is written would show in both"""
 
@@ -54,9 +66,9 @@ class TargetInsideLower(Error):
 def open_filesystem(spec: MountSpec) -> Filesystem:
     """The stack of a spec, opened. Raises Error for what the user can mend, OSError for the rest."""
     with contextlib.ExitStack() as undo:
+        _check_apart(spec)
         lowers = []
         for layer in spec.layers:
-            _check_apart(spec, layer)
             fd = _open_lower(spec, layer)
             undo.callback(os.close, fd)
             lowers.append(OpenedLayer(fd, layer.path))
@@ -83,6 +95,8 @@ def open_filesystem(spec: MountSpec) -> Filesystem:
         except OSError as error:
             if error.errno == errno.EXDEV:
                 raise UpperAndWorkApart(spec.upper, spec.work) from error
+            if spec.upper is None:
+                raise
             raise UpperUnusable(spec.upper, error.strerror) from error
         undo.pop_all()
         return filesystem
@@ -113,6 +127,9 @@ def _open_lower(spec: MountSpec, layer: LayerSpec) -> int:
             if spec.target is not None and _contains(layer.path, spec.target):
                 raise TargetInsideLower(spec.target, layer.path) from error
             return os.open(layer.path, _DIRECTORY)
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), layer.path)
         return _read_only(fd, recursive=False)
     except OSError as error:
         raise LayerUnusable(layer.path, error.strerror) from error
@@ -188,15 +205,33 @@ def _lock(upper: str) -> int:
     return fd
 
 
-def _check_apart(spec: MountSpec, layer: LayerSpec) -> None:
-    """An upper in a lower would be seen twice, unless a mask covers it."""
+def _check_apart(spec: MountSpec) -> None:
+    """Refuse directories that lie in one another: what goes into one would change, or clear away, another's files."""
+    if spec.upper is None or spec.work is None:
+        return
+    if _contains(spec.upper, spec.work) or _contains(spec.work, spec.upper):
+        raise UpperAndWorkOverlap(spec.upper, spec.work)
     for path in (spec.upper, spec.work):
-        if path is None or not _contains(layer.path, path):
-            continue
-        if not any(_contains(mask, path) for mask in layer.masks):
-            raise UpperInsideLower(path, layer.path)
+        for layer in spec.layers:
+            if _contains(path, layer.path):
+                raise LowerInsideUpper(layer.path, path)
+            if _contains(layer.path, path) and not any(_contains(m, path) for m in layer.masks):
+                raise UpperInsideLower(path, layer.path)
+    # What a work directory holds is cleared away: it must be nothing but our own, or the kernel's.
+    foreign = sorted(set(os.listdir(spec.work)) - {"work", "index"})
+    if foreign:
+        raise WorkNotEmpty(spec.work, foreign[0])
 
 
 def _contains(directory: str, path: str) -> bool:
-    directory, path = os.path.realpath(directory), os.path.realpath(path)
-    return os.path.commonpath((directory, path)) == directory
+    """Whether `path` is `directory` or lies below it, also where another mount of either hides that from the names."""
+    try:
+        wanted = os.stat(directory)
+        current = os.path.realpath(path)
+        while not os.path.samestat(os.stat(current), wanted):
+            if current == "/":
+                return False
+            current = os.path.dirname(current)
+    except FileNotFoundError:
+        return False  # opening it says so
+    return True

@@ -9,6 +9,7 @@ write: opening for writing copies up first.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -65,8 +66,8 @@ class Files:
         return opened.handle
 
     def release(self, handle: int) -> None:
-        self.settle_times(handle)
         opened = self.by_handle[handle]
+        self.settle_times(handle)
         opened.count -= 1
         if opened.count == 0:
             del self.by_handle[handle]
@@ -96,7 +97,7 @@ class Files:
         opened = self.by_handle[handle]
         if opened.modified is not None:
             modified, opened.modified = opened.modified, None
-            _native.utimensat(opened.fd, b"", None, modified, _native.AT_EMPTY_PATH)
+            _put_back(opened.fd, modified)
 
     def resize(self, node: File, size: int) -> None:
         """Truncate or extend a file that has an upper; its modification time is set apart, if at all."""
@@ -105,7 +106,7 @@ class Files:
         try:
             before = os.fstat(fd).st_mtime_ns
             os.ftruncate(fd, size)
-            _native.utimensat(fd, b"", None, before, _native.AT_EMPTY_PATH)
+            _put_back(fd, before)
         finally:
             if opened is None:
                 os.close(fd)
@@ -144,3 +145,9 @@ class Files:
         opened = OpenFile(self._serial, node, fd, writable=writable)
         self.by_handle[self._serial] = node.opened = opened
         return opened
+
+
+def _put_back(fd: int, modified: int) -> None:
+    """Set a modification time, in nanoseconds, as far as we may: a file of another owner can be one to write only."""
+    with contextlib.suppress(OSError):
+        _native.utimensat(fd, b"", None, modified, _native.AT_EMPTY_PATH)

@@ -240,6 +240,11 @@ class Filesystem:
         copyup = self.tree.copyup
         return None if node.has_upper else copyup.begin(node, keep_data=keep_data)
 
+    def copied_to_unlink(self, directory: Directory, name: bytes) -> File | None:
+        """The file that `name` means, if removing the name takes a copy-up: a hard link whose names are counted."""
+        node = self.tree.lookup(directory, name) if self.tree.writable else None
+        return node if isinstance(node, File) and self.tree.is_copied_to_unlink(node) else None
+
     def readlink(self, node: Node) -> bytes:
         location = self.tree.location(node)
         if location.follow:  # an orphan: its descriptor is the symlink itself

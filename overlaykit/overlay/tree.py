@@ -290,12 +290,14 @@ class Tree:
 
         A hard-linked file of a lower is copied up for that, as in the kernel: the index is where the count is kept.
         """
-        indexed = self.copyup.index and not node.has_upper
-        if indexed and self.location(node).stat().st_nlink > 1:
+        if self.is_copied_to_unlink(node):
             self.copy_up(node)
         if node.index_name is not None:
             self.copyup.link_up(node, directory, name)
         return self.start_counting(node)
+
+    def is_copied_to_unlink(self, node: File) -> bool:
+        return self.copyup.index and not node.has_upper and self.location(node).stat().st_nlink > 1
 
     def start_counting(self, node: File) -> int | None:
         """Before the links of an indexed file change: store its count so that it stays right when its upper's does."""

@@ -40,6 +40,7 @@ _CHOICES: Final = {
     "metacopy": ("off",),
 }
 _IDS: Final = ("squash_to_uid", "squash_to_gid", "uidmapping", "gidmapping")
+_MOST_IDS: Final = (1 << 32) - 2  # the last number means "none" (chown(2))
 _WRITABLE: Final = ("upperdir", "workdir")
 _VALUES: Final = ("lowerdir", *_WRITABLE, *_CHOICES, *_IDS)
 
@@ -116,6 +117,8 @@ def _ids(values: dict[str, str], squash: str, mapping: str) -> IdSpec:
         raise OptionInvalid(
             f"{mapping}={values[mapping]}", "give HOST:CONTAINER:COUNT, once or several times"
         )
+    if any(int(field) > _MOST_IDS for field in fields):
+        raise OptionInvalid(f"{mapping}={values[mapping]}", f"ids end at {_MOST_IDS}")
     numbers = iter(map(int, fields))
     triples = zip(numbers, numbers, numbers, strict=True)
     return IdSpec(
@@ -126,6 +129,8 @@ def _ids(values: dict[str, str], squash: str, mapping: str) -> IdSpec:
 def _number(values: dict[str, str], key: str) -> int:
     if not (values[key].isascii() and values[key].isdecimal()):
         raise OptionInvalid(f"{key}={values[key]}", "give a number")
+    if int(values[key]) > _MOST_IDS:
+        raise OptionInvalid(f"{key}={values[key]}", f"ids end at {_MOST_IDS}")
     return int(values[key])
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from overlaykit import wire
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
 from overlaykit.fuse import control
@@ -90,7 +91,7 @@ class Entry:
         """Let others see it."""
         path = os.path.join(self.path, _ABOUT)
         with open(path + ".new", "wb") as file:
-            file.write(msgspec.json.encode(about))
+            file.write(wire.encode(about))
         os.rename(path + ".new", path)
 
     def make_scratch(self) -> str:
@@ -139,9 +140,9 @@ class Registry:
         """What is running, oldest first."""
         found = []
         for path in self._paths():
-            with contextlib.suppress(OSError, msgspec.MsgspecError):
+            with contextlib.suppress(OSError, ValueError):
                 with open(os.path.join(path, _ABOUT), "rb") as file:
-                    about = msgspec.json.decode(file.read(), type=About)
+                    about: About = wire.decode(file.read(), About)
                 if _is_locked(path):
                     found.append(Running(about, os.path.join(path, "control")))
         return sorted(found, key=lambda one: one.about.started)

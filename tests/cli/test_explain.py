@@ -86,3 +86,16 @@ def test_what_is_not_there_is_told(someone: Someone) -> None:
             assert "answers" not in found.stdout
         else:
             assert found.stderr == "overlaykit: /gone: No such file or directory\n"
+
+
+def test_names_of_any_bytes_are_explained_and_a_nonsense_question_harms_nothing(
+    someone: Someone,
+) -> None:
+    with mounted(someone) as target:
+        os.symlink(b"\xff", os.path.join(os.fsencode(target), b"odd\xfe"))
+        found = json.loads(someone.succeeds("explain", "--json", target, "/odd\udcfe"))
+        assert found["target"] == "\udcff"
+        assert someone.refused("explain", target, "/missing\udcff").endswith(
+            "No such file or directory"
+        )
+        assert sights(someone, target, "/below")

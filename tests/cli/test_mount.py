@@ -237,3 +237,60 @@ def test_an_ordinary_user_without_fusermount3_is_told_which_package_has_it(
         f"mounting on {here.target} takes root or fusermount3:"
         " install the package fuse3, or use 'overlaykit run'"
     )
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "work", "line"),
+    [
+        ("lower", "both", "both", "upper {both} and work {both} lie in one another"),
+        ("lower", "both/work", "both", "upper {both}/work and work {both} lie in one another"),
+        ("both/work", "upper", "both", "lower {both}/work lies inside {both}, where changes go"),
+        ("both/low", "both", "work", "lower {both}/low lies inside {both}, where changes go"),
+        ("lower", "upper", "both", "work {both}: holds low, which is no work of a mount"),
+    ],
+)
+def test_directories_that_would_clear_or_change_each_other_are_refused(
+    someone: Someone, lower: str, upper: str, work: str, line: str
+) -> None:
+    place(someone)
+    both = someone.directory("both")
+    for name in ("low", "work"):
+        os.mkdir(os.path.join(both, name))
+        someone.write(os.path.join(both, name, "precious"), "kept\n")
+    paths = [someone.path(*path.split("/")) for path in (lower, upper, work)]
+    options = "lowerdir={},upperdir={},workdir={}".format(*paths)
+    assert someone.refused("mount", "-o", options, someone.path("target")).startswith(
+        line.format(both=both)
+    )
+    assert all(contents(both, name, "precious") == "kept\n" for name in ("low", "work"))
+
+
+def test_a_lower_that_is_a_file_is_told_so(someone: Someone) -> None:
+    here = place(someone)
+    file = os.path.join(here.lower, "file")
+    assert someone.refused("mount", "-o", f"lowerdir={file}", here.target) == (
+        f"layer {file}: Not a directory: give a directory that can be read"
+    )
+
+
+@pytest.mark.parametrize(
+    "option", ["squash_to_uid=99999999999", "gidmapping=0:0:99999999999", "uidmapping=1:2"]
+)
+def test_ids_that_there_are_not_are_refused(someone: Someone, option: str) -> None:
+    here = place(someone)
+    line = someone.refused("mount", "-o", f"lowerdir={here.lower},{option}", here.target)
+    assert line.startswith(f"mount option {option}: ")
+
+
+@only_as("root")
+def test_owners_are_shown_as_asked(someone: Someone) -> None:
+    here = place(someone)
+    os.chown(os.path.join(here.lower, "file"), 5, 6)
+    for option, uid, gid in (
+        ("squash_to_root", 0, 0),
+        ("squash_to_uid=7,squash_to_gid=8", 7, 8),
+        ("uidmapping=:5:1005:1:0:0:1,gidmapping=6:1006:1", 1005, 1006),
+    ):
+        with mounted(someone, f"lowerdir={here.lower},{option}", here.target):
+            st = os.stat(os.path.join(here.target, "file"))
+            assert (st.st_uid, st.st_gid) == (uid, gid)

@@ -219,3 +219,11 @@ def fetch(port: int) -> bytes:
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(b"GET / HTTP/1.0\r\n\r\n")
         return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def test_arguments_and_names_of_any_bytes_reach_the_command(someone: Someone) -> None:
+    upper = someone.directory("odd\udcfe")
+    done = someone.overlaykit(
+        "run", "--upper", upper, "--", "printf", "a\udcffb", errors="surrogateescape"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a\udcffb", "")

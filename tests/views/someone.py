@@ -85,7 +85,13 @@ class Someone:
 
     def overlaykit(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the command to its end, with nothing to read."""
-        settings = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, **options}
+        settings = {
+            "stdin": subprocess.DEVNULL,
+            "capture_output": True,
+            "text": True,
+            "errors": "surrogateescape",
+        }
+        settings |= options
         return subprocess.run([command(), *arguments], check=False, **settings)
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
@@ -138,7 +144,13 @@ class Someone:
 
     def program(self, arguments: list[str], **options: Any) -> str:
         """Run any program that succeeds, outside of all views; what it prints."""
-        settings = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, **options}
+        settings = {
+            "stdin": subprocess.DEVNULL,
+            "capture_output": True,
+            "text": True,
+            "errors": "surrogateescape",
+        }
+        settings |= options
         done = subprocess.run(arguments, check=False, **settings)
         assert done.returncode == 0, done
         return str(done.stdout)
