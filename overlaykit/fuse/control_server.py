@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -45,21 +44,19 @@ async def serve(listener: trio.SocketListener, operations: Operations) -> None:
             await stream.send_all(_answer(line, operations) + b"\n")
 
     async def guarded(stream: trio.SocketStream) -> None:
-        # An asker that left, or asked nonsense, loses its connection; the daemon stays.
-        with contextlib.suppress(trio.BrokenResourceError):
-            try:
-                await answer(stream)
-            except Exception:
-                log.exception("a question could not be answered")
+        # An asker that left, or asked nonsense, loses its connection; whatever happens, the daemon stays.
+        try:
+            await answer(stream)
+        except (trio.BrokenResourceError, ValueError):
+            pass
+        except Exception:
+            log.exception("a question could not be answered")
 
     await trio.serve_listeners(guarded, [listener])
 
 
 def _answer(line: bytes, operations: Operations) -> bytes:
-    try:
-        request: Request = wire.decode(line, Request)
-    except ValueError:
-        return wire.encode(Refused(errno.EINVAL, ""))
+    request: Request = wire.decode(line, Request)
     reply: Reply
     try:
         match request:
