@@ -31,7 +31,7 @@ class Removal:
             fail(errno.EISDIR, name)
         place = tree.writable_directory(directory)
         count = tree.count_links(node, directory, name)
-        self.keep_content(node, directory, name)
+        self.keep_content(node)
         reach("unlink.counted")
         if tree.hides_something(directory, name):
             self._cover(place, name)
@@ -72,7 +72,7 @@ class Removal:
         if self._tree.merge.entries(node):
             fail(errno.ENOTEMPTY, node.name)
 
-    def keep_content(self, node: File, directory: Directory, name: bytes) -> None:
+    def keep_content(self, node: File) -> None:
         """Before a file loses a name: hold its inode if no other name of it is known, for those who have it open."""
         if node.has_upper and node.orphan < 0 and len(node.links) <= 1 and node.index_name is None:
             node.orphan = self._tree.location(node).open(os.O_PATH)

@@ -97,7 +97,7 @@ class Renaming:
                 self._clear(new_place, new_name)
         elif target is not None:
             count = tree.count_links(target, new_directory, new_name)
-            self._removal.keep_content(target, new_directory, new_name)
+            self._removal.keep_content(target)
         whiteout = tree.hides_something(old_directory, old_name)
         if isinstance(node, Directory) and target is None and _whiteout_at(new_place, new_name):
             flags = (
