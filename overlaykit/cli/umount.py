@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from overlaykit.cli.arguments import Parser
 
 
@@ -11,5 +13,13 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     from overlaykit.views import umount
 
-    umount(args.target)
+    def on_delay() -> None:
+        print(
+            f"overlaykit: {args.target}: unmounted here; another mount namespace, perhaps a view over 'host', "
+            "has it too: waiting for its end (Ctrl-C waits no longer)",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    umount(args.target, on_delay=on_delay)
     return 0

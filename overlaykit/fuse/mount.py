@@ -13,11 +13,14 @@ import errno
 import os
 import shutil
 import subprocess
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, mountinfo
 from overlaykit.errors import Error
 from overlaykit.health import Check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 DEVICE: Final = "/dev/fuse"
 FILE_SYSTEM_TYPE: Final = "fuse.overlaykit"
@@ -133,21 +136,46 @@ def detach(target: str) -> None:
             raise Busy(target) from error
 
 
-def leave_sight(target: str) -> int:
-    """Move this process into a mount namespace without the mount at `target`; a descriptor of the one it leaves.
+def leave_sight(target: str, needed: Iterable[str]) -> int:
+    """Move this process into a mount namespace with hardly any mounts; a descriptor of the one it leaves.
 
-    A daemon that sees its own mount may one day wait for itself: a module loaded late is enough, if it lies below.
-    Unmounting on the host still reaches the copies. Raises OSError: EPERM without CAP_SYS_ADMIN.
+    Not with the mount at `target`: a daemon that sees its own mount may one day wait for itself; a module loaded late
+    is enough, if it lies below. Nor with others, save those on the way to the `needed` paths: a copy keeps a mount
+    alive after it was unmounted on the host, where mounts are private. Unmounting `target` on the host still works.
+    Raises OSError: EPERM without CAP_SYS_ADMIN.
     """
     origin = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
         _native.unshare(_native.CLONE_NEWNS)
         _native.mount(None, "/", None, _native.MS_REC | _native.MS_SLAVE)
         _native.umount2(target, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)
+        _detach_unneeded(needed)
     except BaseException:
         os.close(origin)
         raise
     return origin
+
+
+def _detach_unneeded(needed: Iterable[str]) -> None:
+    """Detach every mount of this namespace, save those on the way to the `needed` paths and below them.
+
+    For a namespace of the caller's own. Mounts locked by a user namespace stay (mount_namespaces(7)).
+    """
+    kept = {os.path.realpath(path) for path in needed}
+    tried: set[int] = set()
+    while unneeded := [
+        mount
+        for mount in mountinfo.visible(mountinfo.current())
+        if mount.id not in tried and not any(_are_in_line(path, mount.mountpoint) for path in kept)
+    ]:  # until nothing comes to light below one that went
+        tried.update(mount.id for mount in unneeded)
+        for path in mountinfo.outermost(mount.mountpoint for mount in unneeded):
+            with contextlib.suppress(OSError):  # EINVAL: locked
+                _native.umount2(path, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)
+
+
+def _are_in_line(path: str, other: str) -> bool:
+    return path == other or mountinfo.below(path, other) or mountinfo.below(other, path)
 
 
 def detach_when_unused(target: str, namespace: int) -> int:

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
@@ -113,12 +114,17 @@ async def _serve(
             if detached >= 0:
                 mount.attach(detached, spec.target)
                 os.close(detached)
-                namespace = mount.leave_sight(spec.target)
+                namespace = mount.leave_sight(spec.target, _needed_later(spec))
             tell(-1)
             nursery.start_soon(_unmount_on_termination, terminated, spec.target, namespace)
         starter.close()
         accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
         nursery.start_soon(control_server.serve, accepting, operations)
+
+
+def _needed_later(spec: MountSpec) -> list[str]:
+    """What is still found by its path while the mount is served; the layers are held open."""
+    return [*sys.path, "/proc", os.devnull, *spec.remove, *filter(None, [spec.log_path])]
 
 
 async def _end_with(starter: socket.socket) -> None:

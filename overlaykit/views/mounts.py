@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from overlaykit.errors import Error
 from overlaykit.fuse import daemon
@@ -13,6 +14,9 @@ from overlaykit.fuse import mount as fuse_mount
 from overlaykit.fuse.spec import AS_THEY_ARE, IdRange, IdSpec, LayerSpec, MountSpec, Options
 from overlaykit.views import places
 from overlaykit.views.registry import About, Registry, now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class OptionUnknown(Error):
@@ -41,6 +45,7 @@ _CHOICES: Final = {
 }
 _IDS: Final = ("squash_to_uid", "squash_to_gid", "uidmapping", "gidmapping")
 _MOST_IDS: Final = (1 << 32) - 2  # the last number means "none" (chown(2))
+_PATIENCE: Final = 3.0  # seconds
 _WRITABLE: Final = ("upperdir", "workdir")
 _VALUES: Final = ("lowerdir", *_WRITABLE, *_CHOICES, *_IDS)
 
@@ -173,15 +178,32 @@ def mount(stack: Stack, target: str, *, name: str | None = None) -> None:
         started.process.returncode = 0  # it outlives us: not ours to reap
 
 
-def umount(target: str) -> None:
-    """Unmount, and return once its daemon has ended. Raises Error: NotMounted, Busy."""
+def umount(target: str, *, on_delay: Callable[[], None] = lambda: None) -> None:
+    """Unmount, and return once its daemon has ended: all that was written is in the upper.
+
+    `on_delay` is called if that takes its time: another mount namespace has the mount too. Raises Error: NotMounted,
+    Busy.
+    """
     path = os.path.realpath(target)
     registry = Registry()
     running = [one for one in registry.running() if one.about.target == path]
     fuse_mount.detach(path)
     for one in running:
+        if not _ends_soon(one.about.daemon):
+            on_delay()
         registry.await_end(one)
     registry.leave()
+
+
+def _ends_soon(pid: int) -> bool:
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([process], [], [], _PATIENCE)[0])
+    finally:
+        os.close(process)
 
 
 def _split(text: str, separator: str) -> list[str]:

@@ -63,6 +63,41 @@ def test_layers_are_merged_and_changes_go_to_the_upper(someone: Someone) -> None
         assert contents(here.target, "file") == "changed\n"
 
 
+def test_a_later_mount_does_not_keep_an_earlier_one(someone: Someone) -> None:
+    here = place(someone)
+    later = someone.directory("later")
+    someone.succeeds("mount", "-o", here.options, here.target)
+    try:
+        with mounted(someone, f"lowerdir={here.lower}", later):
+            someone.succeeds("umount", here.target)
+            assert contents(later, "file") == "from the lower\n"
+    finally:
+        if os.path.ismount(here.target):
+            someone.succeeds("umount", here.target)
+
+
+@only_as("root")
+def test_umount_says_that_another_mount_namespace_keeps_the_mount(someone: Someone) -> None:
+    here = place(someone)
+    someone.succeeds("mount", "-o", here.options, here.target)
+    holder = subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo ready; exec cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"ready\n"
+        umount = someone.start("umount", here.target, stderr=subprocess.PIPE)
+        assert umount.stderr is not None
+        assert "another mount namespace" in umount.stderr.readline()
+        assert os.listdir(here.target) == []
+    finally:
+        holder.communicate(b"")
+    assert umount.wait() == 0
+    umount.stderr.close()
+
+
 def test_the_lower_named_first_is_the_top(someone: Someone) -> None:
     here = place(someone)
     top = someone.directory("to:p", file="from the top\n")
