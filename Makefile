@@ -55,7 +55,7 @@ $(STAMPS)/run: $(STAMPS)/run.packages $(SOURCES)
 	@touch $@
 
 $(STAMPS)/tests: $(STAMPS)/tests.packages $(SOURCES)
-	@setup/environment dev
+	@setup/environment dev,bench
 	@touch $@ $(STAMPS)/run
 
 $(STAMPS)/run.packages: setup/run.packages
