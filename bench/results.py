@@ -93,7 +93,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
     def ratio(self, workload: str, system: str) -> float | None:
-        """The median as a multiple of the baseline's, the other way round where more is better; None if either is out."""
+        """The median as a multiple of the baseline's (of its inverse where more is better); None if either is out."""
         ours, base = self.cost(workload, system), self.cost(workload, self.baseline)
         if ours is None or base is None or not ours.median or not base.median:
             return None
