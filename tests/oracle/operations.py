@@ -1,28 +1,30 @@
 """What a drawn program does: one small class per operation, which can be run and can be written as a line of shell.
 
 `run` acts in the current directory, the root of the view, and gives a result that means the same on every
-system. Slots are descriptors held open from one operation to the next; in the shell they are its numbered redirections.
+system. What is done to files that are held open from one operation to the next is in `slots`.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
+import mmap
 import os
 import shlex
-import stat
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from ..posix.syscalls import renameat2
+from ..posix.syscalls import Dirent, getdents64, renameat2
 from .observation import Result, describe, look
 
 Slots: TypeAlias = dict[int, int]
 """Held files: slot number to open descriptor."""
 
-FIRST_SHELL_FD = 5
 LONG_AGO = 1_000_000_000
 """Seconds since the epoch: the time of everything in a layer, so that a time set by the system stands out."""
+
+
+_PART = 80
+"""Bytes: room for three short names (getdents(2))."""
 
 
 class Operation(Protocol):
@@ -89,6 +91,33 @@ def _write(path: str, text: str, flag: int) -> int:
         return os.write(fd, text.encode())
     finally:
         os.close(fd)
+
+
+@dataclass(frozen=True)
+class WriteMapped:
+    """Change the last byte of a file through shared memory, and make it longer if it has none."""
+
+    path: str
+    byte: int
+
+    def run(self, slots: Slots) -> object:
+        fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
+        try:
+            if os.fstat(fd).st_size == 0:
+                os.ftruncate(fd, 1)
+            with mmap.mmap(fd, 0) as memory:
+                memory[-1] = self.byte
+                memory.flush()
+                return memory[:]
+        finally:
+            os.close(fd)
+
+    def shell(self) -> str:
+        statement = (
+            "import mmap; f = open(a[0], 'r+b'); f.seek(0, 2) or f.truncate(1); "
+            "m = mmap.mmap(f.fileno(), 0); m[-1] = int(a[1]); m.flush()"
+        )
+        return python_line(statement, self.path, self.byte)
 
 
 @dataclass(frozen=True)
@@ -290,6 +319,35 @@ class List:
 
 
 @dataclass(frozen=True)
+class ListInParts:
+    """The names as two or three at a time give them, and whether each place on the way can be gone back to."""
+
+    path: str
+
+    def run(self, slots: Slots) -> object:
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            entries = _entries(fd)
+            for number, entry in enumerate(entries):
+                os.lseek(fd, entry.offset, os.SEEK_SET)
+                if _entries(fd) != entries[number + 1 :]:
+                    return f"other names after {entry.name!r} than before"
+            return sorted(entry.name for entry in entries)
+        finally:
+            os.close(fd)
+
+    def shell(self) -> str:
+        return f"ls -aU {self.path}/"
+
+
+def _entries(fd: int) -> list[Dirent]:
+    entries: list[Dirent] = []
+    while part := getdents64(fd, _PART):
+        entries += part
+    return entries
+
+
+@dataclass(frozen=True)
 class Look:
     """Everything there is, with contents."""
 
@@ -298,140 +356,3 @@ class Look:
 
     def shell(self) -> str:
         return "ls -lAR --time-style=+%s; find . -type f -exec head -v {} +"
-
-
-@dataclass(frozen=True)
-class Hold:
-    """Open a file in a slot, as the shell's redirection of that name does."""
-
-    slot: int
-    path: str
-    how: Literal["<", "<>", ">", ">>"]
-
-    def run(self, slots: Slots) -> object:
-        flags = {
-            "<": os.O_RDONLY,
-            "<>": os.O_RDWR | os.O_CREAT,
-            ">": os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
-            ">>": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
-        }[self.how]
-        fd = os.open(self.path, flags | os.O_NONBLOCK, 0o644)
-        if (old := slots.pop(self.slot, None)) is not None:
-            os.close(old)
-        slots[self.slot] = fd
-        return None
-
-    def shell(self) -> str:
-        return f"exec {FIRST_SHELL_FD + self.slot}{self.how}{self.path}"
-
-
-def _held(slots: Slots, slot: int) -> int:
-    if slot not in slots:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    return slots[slot]
-
-
-@dataclass(frozen=True)
-class ReadHeld:
-    slot: int
-
-    def run(self, slots: Slots) -> object:
-        fd = _held(slots, self.slot)
-        if stat.S_ISDIR(os.fstat(fd).st_mode):
-            return sorted(os.listdir(fd))
-        return os.pread(fd, 1000, 0)
-
-    def shell(self) -> str:
-        return python_line("print(os.pread(int(a[0]), 1000, 0))", FIRST_SHELL_FD + self.slot)
-
-
-@dataclass(frozen=True)
-class WriteHeld:
-    slot: int
-    text: str
-
-    def run(self, slots: Slots) -> object:
-        return os.write(_held(slots, self.slot), self.text.encode())
-
-    def shell(self) -> str:
-        return f"printf {self.text} >&{FIRST_SHELL_FD + self.slot}"
-
-
-@dataclass(frozen=True)
-class TruncateHeld:
-    slot: int
-    length: int
-
-    def run(self, slots: Slots) -> object:
-        return os.ftruncate(_held(slots, self.slot), self.length)
-
-    def shell(self) -> str:
-        statement = "os.ftruncate(int(a[0]), int(a[1]))"
-        return python_line(statement, FIRST_SHELL_FD + self.slot, self.length)
-
-
-@dataclass(frozen=True)
-class ChmodHeld:
-    slot: int
-    mode: int
-
-    def run(self, slots: Slots) -> object:
-        return os.fchmod(_held(slots, self.slot), self.mode)
-
-    def shell(self) -> str:
-        statement = "os.fchmod(int(a[0]), int(a[1]))"
-        return python_line(statement, FIRST_SHELL_FD + self.slot, self.mode)
-
-
-@dataclass(frozen=True)
-class StatHeld:
-    slot: int
-
-    def run(self, slots: Slots) -> object:
-        return describe(os.fstat(_held(slots, self.slot)))
-
-    def shell(self) -> str:
-        return python_line("print(os.fstat(int(a[0])))", FIRST_SHELL_FD + self.slot)
-
-
-@dataclass(frozen=True)
-class SameFile:
-    """Is the held file the one that the path names?"""
-
-    slot: int
-    path: str
-
-    def run(self, slots: Slots) -> object:
-        return os.fstat(_held(slots, self.slot)).st_ino == os.lstat(self.path).st_ino
-
-    def shell(self) -> str:
-        statement = "print(os.fstat(int(a[0])).st_ino == os.lstat(a[1]).st_ino)"
-        return python_line(statement, FIRST_SHELL_FD + self.slot, self.path)
-
-
-@dataclass(frozen=True)
-class Lock:
-    """flock(2), exclusive, without waiting."""
-
-    slot: int
-
-    def run(self, slots: Slots) -> object:
-        return fcntl.flock(_held(slots, self.slot), fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def shell(self) -> str:
-        return f"flock -n {FIRST_SHELL_FD + self.slot}"
-
-
-@dataclass(frozen=True)
-class Release:
-    """Close a slot."""
-
-    slot: int
-
-    def run(self, slots: Slots) -> object:
-        fd = _held(slots, self.slot)
-        del slots[self.slot]
-        return os.close(fd)
-
-    def shell(self) -> str:
-        return f"exec {FIRST_SHELL_FD + self.slot}>&-"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ..posix import table
 from . import operations as op
+from . import slots
 from .operations import LONG_AGO, Operation
 
 
@@ -34,6 +35,7 @@ XATTRS = ("user.x", "user.y")
 _slots = st.integers(0, 1)
 _texts = st.sampled_from(TEXTS)
 _modes = st.sampled_from(MODES)
+_times = st.sampled_from((LONG_AGO + 1, LONG_AGO + 2))
 _lengths = st.sampled_from((0, 2, 9))
 _xattr_names = st.sampled_from(XATTRS)
 
@@ -102,11 +104,12 @@ def _entries(
 def _operations(
     paths: st.SearchStrategy[str], names: st.SearchStrategy[str], *, unprivileged: bool
 ) -> st.SearchStrategy[Operation]:
-    hold = st.builds(op.Hold, _slots, paths, st.sampled_from(("<", "<>", "<>", ">", ">>")))
+    hold = st.builds(slots.Hold, _slots, paths, st.sampled_from(("<", "<>", "<>", ">", ">>")))
     choices: list[st.SearchStrategy[Operation]] = [
         st.builds(op.Create, names),
         st.builds(op.Write, paths, _texts),
         st.builds(op.Append, paths, _texts),
+        st.builds(op.WriteMapped, paths, st.just(ord("!"))),
         st.builds(op.Truncate, paths, _lengths),
         st.builds(op.Mkdir, names),
         st.builds(op.Rmdir, paths),
@@ -119,27 +122,37 @@ def _operations(
         st.builds(op.Symlink, st.sampled_from(("a", "d", "../b")), names),
         st.builds(op.Mkfifo, names),
         st.builds(op.Chmod, paths, _modes),
-        st.builds(op.Touch, paths, st.sampled_from((LONG_AGO + 1, LONG_AGO + 2))),
+        st.builds(op.Touch, paths, _times),
         st.builds(op.SetXattr, paths, _xattr_names, _texts),
         st.builds(op.RemoveXattr, paths, _xattr_names),
         st.builds(op.Read, paths),
         st.builds(op.Stat, paths),
         st.builds(op.List, st.sampled_from((".", *DIRECTORIES))),
+        st.builds(op.ListInParts, st.sampled_from((".", *DIRECTORIES))),
         st.builds(op.Look),
         hold,
         hold,
-        st.builds(op.ReadHeld, _slots),
-        st.builds(op.WriteHeld, _slots, _texts),
-        st.builds(op.TruncateHeld, _slots, _lengths),
-        st.builds(op.ChmodHeld, _slots, _modes),
-        st.builds(op.StatHeld, _slots),
-        st.builds(op.SameFile, _slots, paths),
-        st.builds(op.Lock, _slots),
-        st.builds(op.Release, _slots),
+        st.builds(slots.ReadHeld, _slots),
+        st.builds(slots.ReadMapped, _slots),
+        st.builds(slots.WriteHeld, _slots, _texts),
+        st.builds(slots.TruncateHeld, _slots, _lengths),
+        st.builds(slots.ChmodHeld, _slots, _modes),
+        st.builds(slots.TouchHeld, _slots, _times),
+        st.builds(slots.SetXattrHeld, _slots, _xattr_names, _texts),
+        st.builds(slots.RemoveXattrHeld, _slots, _xattr_names),
+        st.builds(slots.SyncHeld, _slots),
+        st.builds(slots.StatHeld, _slots),
+        st.builds(slots.SameFile, _slots, paths),
+        st.builds(slots.Lock, _slots),
+        st.builds(slots.Release, _slots),
     ]
     if not unprivileged:
         owners = st.sampled_from((0, 4001)), st.sampled_from((0, 4002))
-        choices += [st.builds(op.Chown, paths, *owners), st.builds(op.Link, paths, names)]
+        choices += [
+            st.builds(op.Chown, paths, *owners),
+            st.builds(slots.ChownHeld, _slots, *owners),
+            st.builds(op.Link, paths, names),
+        ]
     return st.one_of(choices)
 
 
@@ -158,7 +171,9 @@ def programs(draw: st.DrawFn, *, unprivileged: bool) -> Program:
     held: list[Operation] = []
     if files:
         how = st.sampled_from(("<", "<", "<>"))
-        held = draw(st.lists(st.builds(op.Hold, _slots, st.sampled_from(files), how), max_size=2))
+        held = draw(
+            st.lists(st.builds(slots.Hold, _slots, st.sampled_from(files), how), max_size=2)
+        )
     # The length first: lists drawn freely are short.
     length = draw(st.integers(1, 20))
     steps = st.lists(

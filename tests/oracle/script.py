@@ -18,7 +18,7 @@ mkdir {directories}
 
 _MOUNT = """\
 case $1 in
-    kernel) mount -t overlay overlay -o {options}{kernel_only} merged ;;
+    kernel) mount -t overlay overlay -o {options} merged ;;
     *) overlaykit mount -o {options} merged ;;
 esac
 cd merged || exit
@@ -40,8 +40,7 @@ def script(program: Program, *, unprivileged: bool) -> str:
     marks = "user" if unprivileged else "trusted"
     lowers = [f"lower{number}" for number in range(len(program.layers))]
     options = f"lowerdir={':'.join(lowers)},upperdir=upper,workdir=work"
-    options += ",userxattr" if unprivileged else ",redirect_dir=on"
-    kernel_only = "" if unprivileged else ",index=on,metacopy=off"
+    options += ",userxattr" if unprivileged else ",redirect_dir=on,index=on,metacopy=off"
     lines = [_HEAD.format(where=where, directories=" ".join([*lowers, "upper", "work", "merged"]))]
     for lower, layer in zip(lowers, program.layers, strict=True):
         lines += [_make(entry, f"{lower}/{path}", lower, marks) for path, entry in layer.items()]
@@ -50,7 +49,7 @@ def script(program: Program, *, unprivileged: bool) -> str:
             for path, entry in reversed(layer.items())
             if isinstance(entry, table.File | table.Dir) and entry.mtime_ns is not None
         ]
-    lines.append(_MOUNT.format(options=options, kernel_only=kernel_only))
+    lines.append(_MOUNT.format(options=options))
     lines += [operation.shell() for operation in program.operations]
     lines.append(_TAIL)
     return "\n".join(lines)

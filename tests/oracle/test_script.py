@@ -11,6 +11,7 @@ import pytest
 from ..posix.place import Place
 from ..posix.table import Dir, Fifo, File, Link, Symlink, Whiteout
 from . import operations as op
+from . import slots
 from .operations import LONG_AGO
 from .program import Program
 from .script import script
@@ -30,12 +31,13 @@ PROGRAM = Program(
         },
     ),
     operations=(
-        op.Hold(0, "d/f", "<>"),
+        slots.Hold(0, "d/f", "<>"),
         op.Create("new"),
         op.Write("new", "written"),
         op.Append("new", "more"),
         op.Read("new"),
         op.Truncate("new", 3),
+        op.WriteMapped("new", ord("!")),
         op.Mkdir("dir"),
         op.Rename("dir", "moved"),
         op.Rename("moved", "new", 2),
@@ -50,15 +52,22 @@ PROGRAM = Program(
         op.RemoveXattr("again", "user.y"),
         op.Stat("again"),
         op.List("o"),
+        op.ListInParts("o"),
         op.Look(),
-        op.WriteHeld(0, "HELD"),
-        op.ReadHeld(0),
-        op.TruncateHeld(0, 4),
-        op.ChmodHeld(0, 0o600),
-        op.StatHeld(0),
-        op.SameFile(0, "d/l"),
-        op.Lock(0),
-        op.Release(0),
+        slots.WriteHeld(0, "HELD"),
+        slots.ReadHeld(0),
+        slots.TruncateHeld(0, 4),
+        slots.ChmodHeld(0, 0o600),
+        slots.ChownHeld(0, 0, 0),
+        slots.TouchHeld(0, LONG_AGO),
+        slots.SetXattrHeld(0, "user.z", "held"),
+        slots.RemoveXattrHeld(0, "user.z"),
+        slots.ReadMapped(0),
+        slots.SyncHeld(0),
+        slots.StatHeld(0),
+        slots.SameFile(0, "d/l"),
+        slots.Lock(0),
+        slots.Release(0),
         op.Unlink("missing"),
     ),
 )

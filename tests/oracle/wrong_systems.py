@@ -61,7 +61,8 @@ class BreaksLinks:
         self._unprivileged = unprivileged
 
     def mount(self, stack: Stack, target: bytes) -> None:
-        options = overlay_options(stack, unprivileged=self._unprivileged) + b",index=off"
+        options = overlay_options(stack, unprivileged=self._unprivileged)
+        options = options.replace(b"index=on", b"index=off")
         syscalls.mount(b"overlay", target, b"overlay", 0, options)
 
     def unmount(self, target: bytes) -> None:

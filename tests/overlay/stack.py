@@ -108,8 +108,6 @@ class Stack:
             os.fsencode(self.work) if writable else None,
         )
         data = overlay_options(directories, unprivileged=self.unprivileged)
-        if not self.unprivileged:
-            data += b",index=on,metacopy=off"
         syscalls.mount(b"overlay", os.fsencode(target), b"overlay", 0, data)
         try:
             yield target

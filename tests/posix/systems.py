@@ -57,12 +57,15 @@ class Plain:
 def overlay_options(stack: Stack, *, unprivileged: bool) -> bytes:
     """The option string that the kernel's overlayfs and ours both take.
 
-    The kernel refuses `redirect_dir=on` with `userxattr` (Documentation/filesystems/overlayfs.rst, "User xattr").
+    Without an index the kernel tears the hard links of a lower apart. With `userxattr` it refuses both
+    (Documentation/filesystems/overlayfs.rst, "User xattr" and "Inode properties").
     """
     options = [b"lowerdir=" + b":".join(_escape(lower) for lower in stack.lowers)]
     if stack.upper is not None and stack.work is not None:
         options += [b"upperdir=" + _escape(stack.upper), b"workdir=" + _escape(stack.work)]
-    options += [b"userxattr"] if unprivileged else [b"redirect_dir=on"]
+    options += (
+        [b"userxattr"] if unprivileged else [b"redirect_dir=on", b"index=on", b"metacopy=off"]
+    )
     return b",".join(options)
 
 
@@ -81,8 +84,6 @@ class KernelOverlay:
 
     def mount(self, stack: Stack, target: bytes) -> None:
         options = overlay_options(stack, unprivileged=self.unprivileged)
-        if not self.unprivileged:
-            options += b",index=on,metacopy=off"
         syscalls.mount(b"overlay", target, b"overlay", 0, options)
 
     def unmount(self, target: bytes) -> None:

@@ -8,7 +8,6 @@ finds there nobody knows, so only the errors are looked at.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import random
 import textwrap
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..oracle import operations as op
+from ..oracle import slots
 from ..oracle.observation import Result
 from ..oracle.operations import Operation, Slots, result_of
 from ..posix.table import Dir, File, Layer, Link, Symlink
@@ -55,32 +55,6 @@ PLAUSIBLE: Final = frozenset(
     )
 )
 """What may go wrong for somebody who is not alone."""
-
-
-@dataclass(frozen=True)
-class WriteMapped:
-    """Change a byte of a file through shared memory, and make it longer if it has none.
-
-    Not where another may truncate the file meanwhile: that is SIGBUS (mmap(2)).
-    """
-
-    path: str
-    byte: int
-
-    def run(self, slots: Slots) -> object:
-        fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
-        try:
-            if os.fstat(fd).st_size == 0:
-                os.ftruncate(fd, 1)
-            with mmap.mmap(fd, 0) as memory:
-                memory[-1] = self.byte
-                return memory[:]
-        finally:
-            os.close(fd)
-
-    def shell(self) -> str:
-        statement = "f = open(a[0], 'r+b'); m = mmap.mmap(f.fileno(), 0); m[-1] = int(a[1])"
-        return op.python_line(f"import mmap; {statement}", self.path, self.byte)
 
 
 @dataclass(frozen=True)
@@ -126,7 +100,8 @@ class Worker:
         """Do so many operations. Raises AssertionError where the view's answer is not the plain directory's."""
         for _ in range(number):
             operation = self.draw()
-            if self._chance.random() < 0.25 and not isinstance(operation, WriteMapped):
+            # Not through a mapping where another may truncate the file meanwhile: that is SIGBUS (mmap(2)).
+            if self._chance.random() < 0.25 and not isinstance(operation, op.WriteMapped):
                 seen = shared.answer(operation)
                 assert seen.error is None or seen.error in PLAUSIBLE, f"{operation}: {seen}"
                 continue
@@ -147,7 +122,7 @@ class Worker:
             op.Write(path, text),
             op.Append(path, text),
             Resize(path, length),
-            WriteMapped(path, chance.randrange(256)),
+            op.WriteMapped(path, chance.randrange(256)),
             op.Mkdir(path),
             op.Mkdir(path),
             op.Rmdir(path),
@@ -163,14 +138,19 @@ class Worker:
             op.Read(path),
             op.Stat(path),
             op.List(chance.choice((".", path))),
-            op.Hold(slot, path, chance.choice(("<", "<>", ">", ">>"))),
-            op.ReadHeld(slot),
-            op.WriteHeld(slot, text),
-            op.TruncateHeld(slot, length),
-            op.ChmodHeld(slot, mode),
-            op.StatHeld(slot),
-            op.SameFile(slot, path),
-            op.Release(slot),
+            op.ListInParts(chance.choice((".", path))),
+            slots.Hold(slot, path, chance.choice(("<", "<>", ">", ">>"))),
+            slots.ReadHeld(slot),
+            slots.WriteHeld(slot, text),
+            slots.TruncateHeld(slot, length),
+            slots.ChmodHeld(slot, mode),
+            slots.TouchHeld(slot, op.LONG_AGO + length),
+            slots.SetXattrHeld(slot, name, text[:9]),
+            slots.RemoveXattrHeld(slot, name),
+            slots.SyncHeld(slot),
+            slots.StatHeld(slot),
+            slots.SameFile(slot, path),
+            slots.Release(slot),
         )
         return chance.choice(operations)
 
