@@ -405,7 +405,7 @@ class Operations(pyfuse3.Operations):
         entry.st_ino = pyfuse3.InodeT(attributes.number)
         entry.entry_timeout = FOREVER
         entry.attr_timeout = FOREVER
-        entry.st_mode = pyfuse3.ModeT(st.st_mode)
+        entry.st_mode = pyfuse3.ModeT(attributes.mode)
         entry.st_nlink = attributes.link_count
         entry.st_uid = attributes.uid
         entry.st_gid = attributes.gid

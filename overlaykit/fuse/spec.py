@@ -48,6 +48,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     index: bool = True
     acl: bool = True
     xattr: bool = True
+    xattr_permissions: Literal[0, 1, 2] = 0
     users: IdSpec = AS_THEY_ARE
     groups: IdSpec = AS_THEY_ARE
 

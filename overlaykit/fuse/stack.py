@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
 from overlaykit.errors import Error
+from overlaykit.overlay import overrides
 from overlaykit.overlay.filesystem import Filesystem, OpenedLayer, Options
 from overlaykit.overlay.owners import Ids, Owners, Range, overflow_id
 
@@ -86,6 +87,7 @@ def open_filesystem(spec: MountSpec) -> Filesystem:
             userxattr=given.userxattr,
             redirect_dir=given.redirect_dir,
             index=given.index,
+            override=_OVERRIDES[given.xattr_permissions],
             owners=Owners(
                 users=_ids(spec, "uid", given.users), groups=_ids(spec, "gid", given.groups)
             ),
@@ -100,6 +102,9 @@ def open_filesystem(spec: MountSpec) -> Filesystem:
             raise UpperUnusable(spec.upper, error.strerror) from error
         undo.pop_all()
         return filesystem
+
+
+_OVERRIDES: Final = (None, overrides.SECURITY, overrides.CONTAINERS)
 
 
 def _ids(spec: MountSpec, kind: str, given: IdSpec) -> Ids:

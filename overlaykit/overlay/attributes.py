@@ -15,6 +15,7 @@ class Attributes:
 
     number: int
     stat: os.stat_result
+    mode: int
     link_count: int
     uid: int
     gid: int

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
+from overlaykit.overlay import overrides
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
     from overlaykit.overlay.format import Marks, Origin
-    from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.layer import Layer, Place
     from overlaykit.overlay.nodes import Directory, File, Table
     from overlaykit.overlay.owners import Owners
     from overlaykit.overlay.work import Work
@@ -121,7 +122,7 @@ class CopyUp:
             )
             try:
                 st = os.fstat(source)
-                self._copy(source, target, st, data=False)
+                self.copy(source, target, st, lower.layer, data=False)
                 path = b"/proc/self/fd/%d" % target
                 origin = self.origin(lower.parent, lower.name, st.st_dev)
                 if origin is not None:
@@ -146,15 +147,39 @@ class CopyUp:
             return None
         return marks_format.find_origin(place.fd(), name, place.layer.uuid(device, place))
 
-    def _copy(self, source: int, target: int, st: os.stat_result, *, data: bool) -> None:
+    def copy(
+        self, source: int, target: int, st: os.stat_result, layer: Layer, *, data: bool
+    ) -> None:
+        """Data and metadata of an inode of `layer`, whose attributes are `st`."""
+        uid = self.owners.users.copied(st.st_uid)
+        gid = self.owners.groups.copied(st.st_gid)
+        kept = self.work.place.layer.override  # how the upper holds owners and modes
+        if not overrides.applies(st.st_mode) or not (kept or layer.override):
+            _native.copy_up(
+                source,
+                target,
+                data=data,
+                uid=uid,
+                gid=gid,
+                skip_xattrs=marks_format.OVERLAY_PREFIXES,
+            )
+            return
+        shown = overrides.Override(uid, gid, stat.S_IMODE(st.st_mode))
+        if layer.override is not None:
+            shown = overrides.read(b"/proc/self/fd/%d" % source, layer.override) or shown
         _native.copy_up(
             source,
             target,
             data=data,
-            uid=self.owners.users.copied(st.st_uid),
-            gid=self.owners.groups.copied(st.st_gid),
-            skip_xattrs=marks_format.OVERLAY_PREFIXES,
+            uid=os.geteuid() if kept else shown.uid,
+            gid=os.getegid() if kept else shown.gid,
+            skip_xattrs=(*marks_format.OVERLAY_PREFIXES, *overrides.NAMES),
         )
+        path = b"/proc/self/fd/%d" % target
+        if kept is None:
+            os.chmod(path, shown.mode)
+        else:
+            overrides.write(path, kept, shown)
 
     def mark_impure(self, place: Place) -> None:
         """To be called before a directory of the upper gets something with an origin: later it must not fail."""
@@ -196,7 +221,9 @@ class FileCopy:
     def transfer(self) -> None:
         """Copy data and metadata, and see them to the disk. Raises OSError: ENOSPC and the like, from below."""
         copyup = self._copyup
-        copyup._copy(self._source, self._target, self._stat, data=self.size > 0)
+        assert self._node.lower_dir is not None
+        layer = self._node.lower_dir.layer
+        copyup.copy(self._source, self._target, self._stat, layer, data=self.size > 0)
         reach("copyup.copied")
         path = b"/proc/self/fd/%d" % self._target
         if self._origin is not None:

@@ -14,6 +14,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit.overlay import format as marks_format
+from overlaykit.overlay import overrides
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.nodes import File
 from overlaykit.overlay.tree import fail
@@ -134,14 +135,17 @@ class Creation:
         gid = -1 if parent.st_mode & stat.S_ISGID else owners.groups.stored(caller.gid)
         foreign = uid not in (-1, self._uid) or gid not in (-1, self._gid)
         whiteout = self._in_the_way(place, name)
-        if not whiteout and not foreign:
+        override = place.layer.override
+        if not whiteout and not foreign and override is None:
             _as_caller(caller, make, place, name)
         else:
             with self._stage(place, parent) as stage:
                 temporary = tree.work.new_name()
                 try:
                     _as_caller(caller, make, stage, temporary)
-                    if foreign:
+                    if override is not None and _overrides(stage, temporary):
+                        self._override(stage, temporary, uid, gid, directory, override)
+                    elif foreign:
                         _give(stage, temporary, uid, gid)
                     reach("create.made")
                     self._publish(stage, temporary, place, name, whiteout=whiteout)
@@ -152,6 +156,23 @@ class Creation:
         if stat.S_ISDIR(st.st_mode):
             return tree.adopt_directory(directory, name, place.child(name))
         return tree.adopt_file(directory, name, st)
+
+    def _override(
+        self, stage: Place, name: bytes, uid: int, gid: int, parent: Directory, override: bytes
+    ) -> None:
+        """Note the owner and mode of something new; a set-group-ID parent bequeaths its group."""
+        path = stage.proc_path(name)
+        new = overrides.Override.of(os.stat(path))
+        above = self._tree.override(parent, override)
+        if above is not None and above.mode & stat.S_ISGID:
+            gid = above.gid
+            if stat.S_ISDIR(os.stat(path).st_mode):
+                new = new._replace(mode=new.mode | stat.S_ISGID)
+        new = new._replace(
+            uid=new.uid if uid == -1 else uid,
+            gid=new.gid if gid == -1 else gid,
+        )
+        overrides.write(path, override, new)
 
     def _publish(
         self, stage: Place, temporary: bytes, place: Place, name: bytes, *, whiteout: bool
@@ -226,6 +247,10 @@ def _give(place: Place, name: bytes, uid: int, gid: int) -> None:
     os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
     if mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISLNK(mode):
         os.chmod(name, stat.S_IMODE(mode), dir_fd=fd)
+
+
+def _overrides(place: Place, name: bytes) -> bool:
+    return overrides.applies(os.stat(name, dir_fd=place.fd(), follow_symlinks=False).st_mode)
 
 
 def _default_acl(place: Place) -> bytes | None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
+from overlaykit.overlay import overrides
 from overlaykit.overlay.copyup import CopyUp, FileCopy
 from overlaykit.overlay.creation import Creation
 from overlaykit.overlay.files import Files, wants_to_write
@@ -25,6 +26,7 @@ from overlaykit.overlay.format import Marks
 from overlaykit.overlay.layer import Descriptors, Layer
 from overlaykit.overlay.merge import Merge
 from overlaykit.overlay.nodes import Directory, File, Table
+from overlaykit.overlay.overrides import Override
 from overlaykit.overlay.owners import AS_THEY_ARE, Owners
 from overlaykit.overlay.removal import Removal
 from overlaykit.overlay.renaming import Renaming
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.attributes import Attributes, Caller, Changes
     from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Node
+    from overlaykit.overlay.tree import Location
 
 _RESERVED_DESCRIPTORS: Final = 512
 """Of the limit on descriptors, what is left for open files before places are kept open."""
@@ -58,7 +61,8 @@ class Options:
     `volatile`: nothing is synced; after a crash the upper is worth nothing. `userxattr`: marks as `user.overlay.*` even
     where `trusted.` could be written. `redirect_dir`: `on`, directories with lower parts can be renamed; `follow`, only
     those that were are followed; `nofollow`, not even that (EPERM). `index`: hard links of a lower stay one file when
-    they are copied up, also over a remount.
+    they are copied up, also over a remount. `override`: the attribute that holds the owners and modes of
+    what is in the upper instead of its inodes (see `overrides`).
     """
 
     volatile: bool = False
@@ -66,6 +70,7 @@ class Options:
     redirect_dir: Literal["on", "follow", "nofollow"] = "on"
     index: bool = True
     owners: Owners = AS_THEY_ARE
+    override: bytes | None = None
 
 
 class Filesystem:
@@ -92,6 +97,10 @@ class Filesystem:
             )
             for index, layer in enumerate(opened)
         ]
+        for layer in layers:
+            layer.override = overrides.find(
+                layer.root.proc_path(), anybodys=options.override is not None
+            )
         self.layers: Sequence[Layer] = layers
         self._work_layer: Layer | None = None
         table = Table()
@@ -105,6 +114,9 @@ class Filesystem:
             )
             _require_one_mount(self._work_layer, layers[0])
             room = Work(self._work_layer)
+            if options.override is not None:
+                _hold_permissions_in(layers[0], options.override)
+            self._work_layer.override = layers[0].override
             prefix = marks_format.writable_prefix(room.place.proc_path(), user=options.userxattr)
             copyup = CopyUp(
                 table,
@@ -209,17 +221,7 @@ class Filesystem:
         else:
             tree.copy_up(node)
         location = tree.location(node)
-        if changes.uid is not None or changes.gid is not None:
-            owners = tree.owners
-            uid = -1 if changes.uid is None else owners.users.stored(changes.uid)
-            gid = -1 if changes.gid is None else owners.groups.stored(changes.gid)
-            os.chown(
-                location.name, uid, gid, dir_fd=location.dirfd, follow_symlinks=location.follow
-            )
-        if changes.mode is not None:
-            if node.kind == stat.S_IFLNK:
-                fail(errno.EOPNOTSUPP)
-            os.chmod(location.name, stat.S_IMODE(changes.mode), dir_fd=location.dirfd)
+        self._change_permissions(node, location, changes)
         if changes.size is not None:
             if isinstance(node, Directory):
                 fail(errno.EISDIR)
@@ -234,6 +236,31 @@ class Filesystem:
                 changes.mtime_ns,
                 0 if location.follow else _native.AT_SYMLINK_NOFOLLOW,
             )
+
+    def _change_permissions(self, node: Node, location: Location, changes: Changes) -> None:
+        tree = self.tree
+        owners = tree.owners
+        uid = -1 if changes.uid is None else owners.users.stored(changes.uid)
+        gid = -1 if changes.gid is None else owners.groups.stored(changes.gid)
+        name = tree.override_name(node)
+        if name is not None:
+            before = tree.override(node, name) or Override.of(location.stat())
+            after = Override(
+                before.uid if uid == -1 else uid,
+                before.gid if gid == -1 else gid,
+                before.mode if changes.mode is None else stat.S_IMODE(changes.mode),
+            )
+            if after != before:
+                overrides.write(location.path, name, after)
+            return
+        if uid != -1 or gid != -1:
+            os.chown(
+                location.name, uid, gid, dir_fd=location.dirfd, follow_symlinks=location.follow
+            )
+        if changes.mode is not None:
+            if node.kind == stat.S_IFLNK:
+                fail(errno.EOPNOTSUPP)
+            os.chmod(location.name, stat.S_IMODE(changes.mode), dir_fd=location.dirfd)
 
     def begin_copy_up(self, node: File, *, keep_data: bool) -> FileCopy | None:
         """The copy that must come before the file is written to; None if there is no need. Raises OSError (EROFS)."""
@@ -335,6 +362,8 @@ class Filesystem:
 
     def getxattr(self, node: Node, name: bytes) -> bytes:
         """Raises OSError (ENODATA); the overlay's own are not there."""
+        if name == self.tree.override_name(node):
+            fail(errno.ENODATA)
         location = self.tree.location(node)
         stored = self.tree.marks.escape(name)
         return os.getxattr(location.path, stored, follow_symlinks=location.follow)
@@ -350,11 +379,17 @@ class Filesystem:
                 return []
             raise
         encoded = (os.fsencode(name) for name in names)
-        shown = (marks.unescape(name) for name in encoded if not marks.hidden(name))
+        override = self.tree.override_name(node)
+        shown = (
+            marks.unescape(name) for name in encoded if not marks.hidden(name) and name != override
+        )
         return [name for name in shown if trusted or not name.startswith(b"trusted.")]
 
     def setxattr(self, node: Node, name: bytes, value: bytes) -> None:
+        """Raises OSError: EPERM for the attribute that holds owner and mode."""
         self.tree.copy_up(node)
+        if name == self.tree.override_name(node):
+            fail(errno.EPERM)
         location = self.tree.location(node)
         stored = self.tree.marks.escape(name)
         os.setxattr(location.path, stored, value, follow_symlinks=location.follow)
@@ -381,6 +416,15 @@ class Filesystem:
             "open_files": len(self.files.by_handle),
             "places": len(self._descriptors),
         }
+
+
+def _hold_permissions_in(upper: Layer, name: bytes) -> None:
+    """Keep the upper's owners and modes in an attribute from now on: in `name`, unless its root says that another one
+    has them. The root says so to later readers too."""
+    if upper.override is None:
+        path = upper.root.proc_path()
+        overrides.write(path, name, Override.of(os.stat(path)))
+        upper.override = name
 
 
 def _require_one_mount(work: Layer, upper: Layer) -> None:

@@ -61,9 +61,12 @@ class Descriptors:
 
 
 class Layer:
-    """One directory of the stack: `index` 0 is the top; an upper is `writable`. Owns the descriptor `root`."""
+    """One directory of the stack: `index` 0 is the top; an upper is `writable`. Owns the descriptor `root`.
 
-    __slots__ = ("_uuids", "descriptors", "index", "path", "root", "writable")
+    `override`: the attribute that holds its files' owners and modes (see `overrides`), or None.
+    """
+
+    __slots__ = ("_uuids", "descriptors", "index", "override", "path", "root", "writable")
 
     def __init__(
         self, fd: int, index: int, *, path: str, writable: bool, descriptors: Descriptors
@@ -73,6 +76,7 @@ class Layer:
         self.writable = writable
         self.descriptors = descriptors
         self.root = Place(self, None, b"", fd)
+        self.override: bytes | None = None
         self._uuids: dict[int, bytes] = {}
 
     def uuid(self, device: int, place: Place) -> bytes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
+from overlaykit.overlay import overrides
 from overlaykit.overlay.attributes import Attributes
 from overlaykit.overlay.layer import UNKNOWN_UUID
 from overlaykit.overlay.nodes import Directory, File, Numbering, Table
@@ -242,13 +243,34 @@ class Tree:
             links = st.st_nlink
         else:
             links = 0
+        mode, uid, gid = st.st_mode, st.st_uid, st.st_gid
+        name = self.override_name(node)
+        if name is not None:
+            override = self.override(node, name)
+            if override is not None:
+                uid, gid = override.uid, override.gid
+                mode = stat.S_IFMT(mode) | override.mode
         return Attributes(
             node.number,
             st,
+            mode,
             links,
-            self.owners.users.shown(st.st_uid),
-            self.owners.groups.shown(st.st_gid),
+            self.owners.users.shown(uid),
+            self.owners.groups.shown(gid),
         )
+
+    def override_name(self, node: Node) -> bytes | None:
+        """The attribute that holds the node's owner and mode; None where they are the inode's own."""
+        if isinstance(node, Directory):
+            return node.top.layer.override
+        layer = self.layers[0] if node.has_upper or node.lower_dir is None else node.lower_dir.layer
+        return layer.override if overrides.applies(node.kind) else None
+
+    def override(self, node: Node, name: bytes) -> overrides.Override | None:
+        """What that attribute says."""
+        if isinstance(node, File) and node.opened is not None:
+            return overrides.read(node.opened.fd, name)
+        return overrides.read(self.location(node).path, name)
 
     # Before a change
 

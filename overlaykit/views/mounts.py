@@ -42,6 +42,7 @@ _CHOICES: Final = {
     "redirect_dir": ("on", "off", "follow", "nofollow"),
     "index": ("on", "off"),
     "metacopy": ("off",),
+    "xattr_permissions": ("0", "1", "2"),
 }
 _IDS: Final = ("squash_to_uid", "squash_to_gid", "uidmapping", "gidmapping")
 _MOST_IDS: Final = (1 << 32) - 2  # the last number means "none" (chown(2))
@@ -78,6 +79,7 @@ def parse_options(text: str) -> Stack:
             index=values.get("index", "on") == "on",
             acl="noacl" not in values,
             xattr="noxattr" not in values,
+            xattr_permissions=_PERMISSIONS[values.get("xattr_permissions", "0")],
             users=_ids(values, "squash_to_uid", "uidmapping"),
             groups=_ids(values, "squash_to_gid", "gidmapping"),
         ),
@@ -85,6 +87,7 @@ def parse_options(text: str) -> Stack:
 
 
 # As in the kernel, "off" makes no redirects but follows those that are there.
+_PERMISSIONS: Final[dict[str, Literal[0, 1, 2]]] = {"0": 0, "1": 1, "2": 2}
 _REDIRECTS: Final[dict[str, Literal["on", "follow", "nofollow"]]] = {
     "on": "on",
     "off": "follow",
