@@ -1,7 +1,8 @@
 """What the race runs: a workload, who takes part in it, and what one round of it gives.
 
-A workload on files is run on the mount of each system (`workloads.files`); one on views has contenders of its own, for
+A workload on files is run on what each system shows (`workloads.files`); one on views has contenders of its own, for
 example other launchers. To the race they are the same: something to open, with entrants that can be measured.
+`workloads.workloads(scale)` and `views.workloads(scale)` list them: a full run has the scale 1.0, others less.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 Unit = Literal["s", "B/s", "1/s", "B", "x"]
 """As in `results.Cost.unit`."""
+
+Interruptible = Callable[[], AbstractContextManager[None]]
 
 
 class Unfit(Exception):
@@ -38,8 +41,8 @@ class Sample:
 class Entrant:
     """One that takes part in a workload. `name`: the system's, or the contender's; `what`: its command, or what it is.
 
-    `measure` is one round, from a fresh start; nothing of it is left when it returns or raises. It raises Unfit, OSError
-    or CalledProcessError where the workload fails: then it is left out from there on, for that reason.
+    `measure` is one round, from a fresh start; nothing of it is left when it returns or raises. It raises Unfit,
+    OSError, CalledProcessError or overlaykit's Error where the workload fails: it is then left out from there on.
     """
 
     name: str
@@ -51,14 +54,14 @@ class Entrant:
 class Course:
     """What a workload is given.
 
-    `directory`: an empty one of its own, on the file system that is measured; removed afterwards with all that is in it.
+    `directory`: an empty one of its own, on the file system that is measured; removed afterwards, whatever is in it.
     `systems`: those that take part in the run. `interruptible`: a context manager, to be entered where nothing is half
-    made and it may take a while: inside, SIGINT and SIGTERM end the run by an exception; elsewhere they wait until then.
+    made and it may take a while: in it, SIGINT and SIGTERM end the run by an exception; elsewhere they wait until then.
     """
 
     directory: str
     systems: Sequence[System]
-    interruptible: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    interruptible: Interruptible = contextlib.nullcontext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +76,9 @@ class Point:
 class Workload(Protocol):
     """What is done, and how it is measured.
 
-    `name`: short; `what`: what it does, in one line; `operations`: how many one round consists of, of which `value` is
-    one's share; `most_rounds`: fewer than were asked for suffice, for it is slow or hardly varies (None: all).
+    `name`: short, as GROUP/CASE; `what`: what it does, in one line; `operations`: how many one round consists of, of
+    which a sample's value is one's share; `warms`: the first round warms what the others find warm, and does not count;
+    `most_rounds`: fewer than were asked for suffice, for it is slow or hardly varies (None: all).
     """
 
     @property
@@ -93,6 +97,9 @@ class Workload(Protocol):
     def operations(self) -> int: ...
 
     @property
+    def warms(self) -> bool: ...
+
+    @property
     def most_rounds(self) -> int | None: ...
 
     @property
@@ -104,3 +111,8 @@ class Workload(Protocol):
         Raises Unfit if nobody can take part: a program is missing, or it takes root.
         """
         ...
+
+
+def scaled(number: int, scale: float, *, least: int = 1) -> int:
+    """How many there are of what a full run has `number` of."""
+    return max(least, round(number * scale))

@@ -20,6 +20,8 @@ options:
                             show every file as root's, or as that user's or group's
   uidmapping=HOST:CONTAINER:COUNT[:...], gidmapping=...
                             show users or groups of the host as others
+  xattr_permissions=0|1|2   keep owners and modes in an attribute, the files staying one's own: 1, in one that takes
+                            root (security.), 2, in one of the user's (default: 0)
   noacl, noxattr            heed no access control lists; have no extended attributes"""
 
 

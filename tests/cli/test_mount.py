@@ -317,6 +317,15 @@ def test_ids_that_there_are_not_are_refused(someone: Someone, option: str) -> No
     assert line.startswith(f"mount option {option}: ")
 
 
+def test_modes_are_kept_in_an_attribute_where_asked_to(someone: Someone) -> None:
+    here = place(someone)
+    with mounted(someone, f"{here.options},xattr_permissions=2", here.target):
+        os.chmod(os.path.join(here.target, "file"), 0o601)
+        assert os.stat(os.path.join(here.target, "file")).st_mode & 0o7777 == 0o601
+    kept = os.getxattr(os.path.join(here.upper, "file"), "user.containers.override_stat")
+    assert kept.endswith(b":601")
+
+
 @only_as("root")
 def test_owners_are_shown_as_asked(someone: Someone) -> None:
     here = place(someone)
