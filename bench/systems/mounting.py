@@ -1,0 +1,156 @@
+"""Mounting, and unmounting come what may: each round has a mount, an upper and a daemon of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from bench.systems.processes import PATIENCE, looked_after
+from bench.systems.system import Layers, Show, Tree
+from bench.workload import Unfit
+from overlaykit import _native, mountinfo
+from overlaykit.discard import discard_path
+from overlaykit.fuse.mount import HELPER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Directories:
+    """Of one mount, absolute paths: `lowers`, top first; `upper` and `work` are empty, as is `target`."""
+
+    lowers: tuple[str, ...]
+    upper: str
+    work: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Uncounted:
+    """A tree whose requests nobody counts."""
+
+    path: str
+
+    def requests(self) -> Mapping[str, int] | None:
+        return None
+
+
+class Mounting(ABC):
+    """A system that is mounted."""
+
+    name: str
+    what: str
+
+    @contextlib.contextmanager
+    def over(self, layers: Layers) -> Iterator[Show]:
+        @contextlib.contextmanager
+        def show() -> Iterator[Tree]:
+            with _directories(layers) as directories, looked_after():
+                try:
+                    yield self.mount(directories)
+                finally:
+                    unmount(directories.target)
+                    self.unmounted()
+
+        yield show
+
+    @abstractmethod
+    def mount(self, directories: Directories) -> Tree:
+        """Mount, and return once the mount answers. If it fails, what it left is unmounted, its processes are ended."""
+
+    def unmounted(self) -> None:  # noqa: B027  # most have nothing to do
+        """Called once the mount is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A system that a command mounts, whether it leaves a daemon behind or is the daemon itself."""
+
+
+def run(argv: list[str], target: str) -> None:
+    """Run a command until there is a mount at `target`; it may go on running, or leave a daemon behind.
+
+    Raises Unfit if it fails, with what it said; if it mounts nothing in good time.
+    """
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
+        )
+        if _is_mounted_soon(target, process):
+            return
+        said.seek(0)
+        words = said.read().decode(errors="replace").strip().splitlines()
+    if process.returncode:
+        why = words[-1] if words else f"exit status {process.returncode}"
+        raise Unfit(f"cannot be mounted: {why}")
+    process.kill()
+    raise Unfit(f"nothing is mounted {PATIENCE:g} seconds after its command began")
+
+
+def _is_mounted_soon(target: str, process: subprocess.Popen[bytes]) -> bool:
+    """False once the command failed, or had its time."""
+    deadline = time.monotonic() + PATIENCE
+    ended = os.pidfd_open(process.pid)
+    try:
+        with open("/proc/self/mountinfo", "rb") as mounts:  # tells of changes (proc_pid_mounts(5))
+            poll = select.poll()
+            poll.register(mounts, select.POLLPRI)
+            poll.register(ended, select.POLLIN)
+            while not is_mountpoint(target):
+                left = deadline - time.monotonic()
+                ready = [fd for fd, _ in poll.poll(max(0.0, left) * 1000)] if left > 0 else []
+                if not ready:
+                    return False
+                if ended in ready:
+                    if process.wait():
+                        return False
+                    poll.unregister(ended)
+        return True
+    finally:
+        os.close(ended)
+
+
+def unmount(target: str) -> None:
+    """Unmount whatever is at `target`; out of sight at least, where something still uses it."""
+    while is_mountpoint(target):
+        try:
+            _unmount(target)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            _unmount(target, lazy=True)
+
+
+def _unmount(target: str, *, lazy: bool = False) -> None:
+    flags = _native.UMOUNT_NOFOLLOW | (_native.MNT_DETACH if lazy else 0)
+    try:
+        _native.umount2(target, flags)
+    except PermissionError:  # an ordinary user's mounts are the helper's
+        how = ["-u", "-z"] if lazy else ["-u"]
+        done = subprocess.run([HELPER, *how, "--", target], stderr=subprocess.DEVNULL, check=False)
+        if done.returncode:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), target) from None
+
+
+def is_mountpoint(target: str) -> bool:
+    path = os.path.realpath(os.path.dirname(target)) + "/" + os.path.basename(target)
+    return any(mount.mountpoint == path for mount in mountinfo.current())
+
+
+@contextlib.contextmanager
+def _directories(layers: Layers) -> Iterator[Directories]:
+    """An upper, a work directory and a target, which go with all that was written."""
+    directory = tempfile.mkdtemp(dir=layers.directory)
+    try:
+        made = {name: os.path.join(directory, name) for name in ("upper", "work", "target")}
+        for path in made.values():
+            os.mkdir(path)
+        yield Directories(lowers=layers.lowers, **made)
+    finally:
+        discard_path(directory)
