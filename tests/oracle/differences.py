@@ -9,9 +9,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .observation import Result
+from .observation import Description, Result
 from .operations import Operation
-from .slots import ReadHeld, ReadMapped
+from .slots import (
+    ChmodHeld,
+    ChownHeld,
+    ReadHeld,
+    ReadMapped,
+    RemoveXattrHeld,
+    SetXattrHeld,
+    StatHeld,
+    TouchHeld,
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,13 @@ class Difference:
 def _kernel_version() -> tuple[int, int]:
     major, minor = os.uname().release.split(".")[:2]
     return int(major), int("".join(digit for digit in minor if digit.isdigit()))
+
+
+_CHANGES = ChmodHeld | ChownHeld | TouchHeld | SetXattrHeld | RemoveXattrHeld
+
+
+def _is_nameless(result: Result) -> bool:
+    return isinstance(result.value, Description) and result.value.links == 0
 
 
 DIFFERENCES = (
@@ -45,6 +61,18 @@ DIFFERENCES = (
         "behavior); what ours maps is what was written.",
         lambda operation, kernel, ours: (
             isinstance(operation, ReadMapped) and kernel.error is None and ours.error is None
+        ),
+    ),
+    Difference(
+        "nameless file",
+        "A lower file that is held open and has lost its name can be changed; the kernel fails with EEXIST, since it "
+        "finds a whiteout or another file where the copy would go.",
+        lambda operation, kernel, ours: (
+            ours.error is None
+            and (
+                (isinstance(operation, _CHANGES) and kernel.error == "EEXIST")
+                or (isinstance(operation, StatHeld) and _is_nameless(kernel) and _is_nameless(ours))
+            )
         ),
     ),
 )
