@@ -1,0 +1,160 @@
+"""A report made by hand, with what reports can have: ties, zeros, rates, curves, gaps, names with marks."""
+
+from __future__ import annotations
+
+import random
+
+from bench.results import Cost, LeftOut, Machine, Report, Series
+
+SYSTEMS = {
+    "plain": "a directory",
+    "overlayfs": "mount -t overlay -o lowerdir={lower},upperdir={upper},workdir={work} overlay {target}",
+    "overlaykit": "overlaykit mount -o lowerdir={lower},upperdir={upper},workdir={work} {target}",
+    "fuse-overlayfs": "fuse-overlayfs -o lowerdir={lower},upperdir={upper},workdir={work} {target}",
+    "unionfs-fuse": "unionfs -o cow {upper}=RW:{lower}=RO {target}",
+    "mergerfs": "mergerfs {upper}=RW:{lower}=NC {target}",
+}
+FACTORS = {
+    "plain": 1.0,
+    "overlayfs": 1.08,
+    "overlaykit": 2.4,
+    "fuse-overlayfs": 3.1,
+    "unionfs-fuse": 7.7,
+    "mergerfs": 5.2,
+}
+LAUNCHERS = {
+    "unshare": "unshare --mount --pid --fork true",
+    "bwrap": "bwrap --unshare-all --ro-bind / / true",
+    "podman": "podman run --rm --rootfs /:O true",
+}
+TIMES = {
+    "stat, cold": 3.1e-6,
+    "stat, warm": 0.9e-6,
+    "stat, missing names": 0.7e-6,
+    "scan, first": 0.21,
+    "scan, again": 0.08,
+    "list a wide directory": 0.004,
+    "read small files, first": 21e-6,
+    "read small files, again": 8e-6,
+    "create and unlink": 31e-6,
+    "copy-up of small files": 95e-6,
+    "rename": 9e-6,
+    "git status": 0.031,
+    "<script>alert('&')</script> [bold]names[/bold] $x$": 1.2e-3,
+}
+
+
+def report() -> Report:
+    """The same at every call."""
+    chance = random.Random(4)
+    costs = [
+        Cost(
+            workload=workload,
+            system=system,
+            unit="s",
+            operations=10_000,
+            values=_rounds(chance, seconds * _factor(chance, factor)),
+            requests=_requests(workload) if system == "overlaykit" else None,
+        )
+        for workload, seconds in TIMES.items()
+        for system, factor in FACTORS.items()
+        if (workload, system) != ("git status", "unionfs-fuse")
+    ]
+    costs += [
+        Cost(
+            workload="fio, sequential read, warm",
+            system=system,
+            unit="B/s",
+            more_is_better=True,
+            values=_rounds(chance, 2.9e9 / factor),
+        )
+        for system, factor in FACTORS.items()
+    ]
+    for lowers in (1, 10, 100):
+        costs += [
+            Cost(
+                workload=f"{lowers} lowers",
+                system=system,
+                unit="s",
+                values=_rounds(chance, 2e-6 * factor * (1 + lowers * factor / 50)),
+            )
+            for system, factor in FACTORS.items()
+        ]
+    costs += [
+        Cost(
+            workload="start to end of true",
+            system=system,
+            unit="s",
+            values=_rounds(chance, seconds),
+        )
+        for system, seconds in (
+            ("plain", 0.001),
+            ("overlaykit", 0.29),
+            ("unshare", 0.0029),
+            ("bwrap", 0.0041),
+            ("podman", 0.31),
+        )
+    ]
+    for views, size in ((1, 41e6), (10, 24e6), (100, 22e6)):
+        costs.append(
+            Cost(workload=f"memory of {views}", system="overlaykit", unit="B", values=(size,))
+        )
+        costs.append(
+            Cost(workload=f"disk of {views}", system="overlaykit", unit="B", values=(0.0,))
+        )
+    names = dict.fromkeys(cost.workload for cost in costs)
+    return Report(
+        machine=Machine(
+            kernel="6.18.0",
+            processor="A Processor & Sons <2.4 GHz>",
+            cores=2,
+            memory=24 << 30,
+            python="3.11.2",
+            file_system="ext4",
+            uid=0,
+            programs={"fuse-overlayfs": "1.10", "git": "2.39.5"},
+        ),
+        started=1_795_400_000,
+        baseline="plain",
+        rounds=5,
+        systems=SYSTEMS | LAUNCHERS,
+        workloads={name: f"what {name} does, in a line" for name in names},
+        costs=tuple(costs),
+        series=(
+            Series(
+                name="Depth: lowers",
+                axis="lowers",
+                points=tuple((n, f"{n} lowers") for n in (1, 10, 100)),
+            ),
+            Series(
+                name="memory of a view",
+                axis="views",
+                points=tuple((n, f"memory of {n}") for n in (1, 10, 100)),
+            ),
+            Series(
+                name="disk of a view",
+                axis="views",
+                points=tuple((n, f"disk of {n}") for n in (1, 10, 100)),
+            ),
+        ),
+        left_out=(
+            LeftOut("kernel <overlayfs>", "", "mount needs root; run it as root"),
+            LeftOut("unionfs-fuse", "git status", "exit status 128: fatal: not a [git] repository"),
+        ),
+    )
+
+
+def _factor(chance: random.Random, factor: float) -> float:
+    return 1.0 if factor == 1 else factor * chance.uniform(0.35, 3)
+
+
+def _rounds(chance: random.Random, around: float) -> tuple[float, ...]:
+    return tuple(around * chance.uniform(0.9, 1.15) for _ in range(5))
+
+
+def _requests(workload: str) -> dict[str, int]:
+    if "warm" in workload:
+        return {"lookup": 0, "getattr": 0}
+    if workload.startswith("scan"):
+        return {"lookup": 2, "opendir": 400, "readdirplus": 800, "releasedir": 400}
+    return {"lookup": 10_000, "open": 10_000, "read": 10_000, "release": 9_990, "getattr": 12}
