@@ -1,0 +1,132 @@
+"""Who is who: inode numbers through every change, over forgetting and over remounts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from .. import syscalls
+from ..acts import get, ino_of, opened, put
+from ..table import ROOT_ONLY, Dir, Fifo, File, Instead, Symlink, behaviour
+
+NO_ORIGIN = "the kernel decodes no file handles for a user namespace, so it records no origin"
+
+ALL = {
+    "d": Dir(),
+    "d/f": File(b"x"),
+    "d/s": Dir(),
+    "d/s/g": File(b"y"),
+    "link": Symlink("d/f"),
+    "fifo": Fifo(),
+    "e": Dir(),
+}
+
+
+def _numbers(*paths: str) -> list[int]:
+    return [ino_of(path) for path in paths]
+
+
+def _forget() -> None:
+    """Let the kernel drop the names and inodes that it can: a remount shrinks its caches (super_operations)."""
+    here = os.fsencode(os.path.dirname(os.getcwd()))
+    with contextlib.suppress(
+        PermissionError
+    ):  # on a plain directory of a disk, whose numbers are the disk's
+        syscalls.mount(b"none", here, None, syscalls.MS_REMOUNT)
+
+
+def _gets_another_number_when_forgotten() -> None:
+    before = ino_of("d/s/g")
+    put("d/s/g", b"changed")
+    _forget()
+    assert ino_of("d/s/g") != before
+
+
+@behaviour(lower=ALL)
+def check_every_kind_keeps_its_inode_number_through_copy_up() -> None:
+    before = _numbers(*ALL)
+    for path in ALL:
+        os.utime(path, follow_symlinks=False)
+    assert _numbers(*ALL) == before
+
+
+@behaviour(lower=ALL)
+def check_every_kind_but_directories_keeps_its_inode_number_through_renames() -> None:
+    for path in ("d/f", "d/s/g", "link", "fifo"):
+        before = ino_of(path)
+        os.rename(path, "e/one")
+        os.rename("e/one", "two")
+        assert ino_of("two") == before
+        os.rename("two", path)
+        assert ino_of(path) == before
+
+
+@behaviour(lower=ALL, remount=True)
+def check_what_was_not_copied_up_keeps_its_inode_number_over_a_remount():
+    put("new", b"")
+    os.mkdir("new directory")
+    kept = (*ALL, "new", "new directory")
+    before = _numbers(*kept)
+    yield
+    assert _numbers(*kept) == before
+
+
+def _gets_another_number_over_a_remount():
+    before = ino_of("d/f")
+    os.rename("d/f", "e/f")
+    yield
+    assert ino_of("e/f") != before
+
+
+@behaviour(
+    lower=ALL,
+    remount=True,
+    differs={"kernel-userns": Instead(NO_ORIGIN, _gets_another_number_over_a_remount)},
+)
+def check_a_moved_file_keeps_its_inode_number_over_a_remount():
+    before = ino_of("d/f")
+    os.rename("d/f", "e/f")
+    put("e/f", b"changed")
+    yield
+    assert ino_of("e/f") == before
+    assert get("e/f") == b"changed"
+
+
+@behaviour(lower=ALL, remount=True, identities=ROOT_ONLY)
+def check_a_moved_directory_keeps_its_inode_numbers_over_a_remount():
+    before = _numbers("d", "d/f", "d/s", "d/s/g")
+    os.rename("d", "e/d")
+    yield
+    assert _numbers("e/d", "e/d/f", "e/d/s", "e/d/s/g") == before
+
+
+@behaviour(lower=ALL, remount=True, identities=ROOT_ONLY)
+def check_a_symlink_and_a_fifo_keep_their_inode_numbers_over_a_remount():
+    before = _numbers("link", "fifo")
+    os.utime("link", follow_symlinks=False)
+    os.chmod("fifo", 0o600)
+    yield
+    assert _numbers("link", "fifo") == before
+
+
+@behaviour(
+    lower=ALL, differs={"kernel-userns": Instead(NO_ORIGIN, _gets_another_number_when_forgotten)}
+)
+def check_forgetting_changes_no_inode_number() -> None:
+    put("d/s/g", b"changed")
+    os.rename("d/f", "e/moved")
+    paths = ("d", "d/s", "d/s/g", "e/moved", "link", "fifo")
+    before = _numbers(*paths)
+    _forget()
+    assert _numbers(*paths) == before
+
+
+@behaviour(lower={"d": Dir(), "d/f": File(b"x")})
+def check_no_two_files_have_one_inode_number() -> None:
+    with opened("d/f", os.O_RDONLY) as fd:
+        os.unlink("d/f")
+        for number in range(50):
+            put(f"d/{number}", b"")
+        assert os.fstat(fd).st_ino not in _numbers(*(f"d/{number}" for number in range(50)))
+    numbers = {ino_of(f"d/{number}") for number in range(50)} | {ino_of("d"), ino_of(".")}
+    assert len(numbers) == 52
