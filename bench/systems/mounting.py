@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import subprocess
 import tempfile
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bench.systems.processes import PATIENCE, looked_after
+from bench.systems.processes import looked_after
 from bench.systems.system import Layers, Show, Tree
-from bench.workload import Unfit
 from overlaykit import _native, mountinfo
 from overlaykit.discard import discard_path
 from overlaykit.fuse.mount import HELPER
@@ -68,54 +65,6 @@ class Mounting(ABC):
         """Called once the mount is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A system that a command mounts, whether it leaves a daemon behind or is the daemon itself."""
-
-
-def run(argv: list[str], target: str) -> None:
-    """Run a command until there is a mount at `target`; it may go on running, or leave a daemon behind.
-
-    Raises Unfit if it fails, with what it said; if it mounts nothing in good time.
-    """
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
-        )
-        if _is_mounted_soon(target, process):
-            return
-        said.seek(0)
-        words = said.read().decode(errors="replace").strip().splitlines()
-    if process.returncode:
-        why = words[-1] if words else f"exit status {process.returncode}"
-        raise Unfit(f"cannot be mounted: {why}")
-    process.kill()
-    raise Unfit(f"nothing is mounted {PATIENCE:g} seconds after its command began")
-
-
-def _is_mounted_soon(target: str, process: subprocess.Popen[bytes]) -> bool:
-    """False once the command failed, or had its time."""
-    deadline = time.monotonic() + PATIENCE
-    ended = os.pidfd_open(process.pid)
-    try:
-        with open("/proc/self/mountinfo", "rb") as mounts:  # tells of changes (proc_pid_mounts(5))
-            poll = select.poll()
-            poll.register(mounts, select.POLLPRI)
-            poll.register(ended, select.POLLIN)
-            while not is_mountpoint(target):
-                left = deadline - time.monotonic()
-                ready = [fd for fd, _ in poll.poll(max(0.0, left) * 1000)] if left > 0 else []
-                if not ready:
-                    return False
-                if ended in ready:
-                    if process.wait():
-                        return False
-                    poll.unregister(ended)
-        return True
-    finally:
-        os.close(ended)
-
-
 def unmount(target: str) -> None:
     """Unmount whatever is at `target`; out of sight at least, where something still uses it."""
     while is_mountpoint(target):
@@ -139,6 +88,7 @@ def _unmount(target: str, *, lazy: bool = False) -> None:
 
 
 def is_mountpoint(target: str) -> bool:
+    """Asks nobody but the kernel: the daemon behind `target` may be dead."""
     path = os.path.realpath(os.path.dirname(target)) + "/" + os.path.basename(target)
     return any(mount.mountpoint == path for mount in mountinfo.current())
 

@@ -1,0 +1,74 @@
+"""The systems that a user names: a command that mounts, or a directory that is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Sequence
+from typing import Final
+
+from bench.systems.command import Command
+from bench.systems.directory import Directory
+from bench.systems.mounting import Directories
+from overlaykit.errors import Error
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
+_NEEDED: Final = ("{lower}", "{upper}", "{target}")
+
+
+class SystemMalformed(Error):
+    """--system {0}: {1}: give NAME='COMMAND' with {{lower}}, {{upper}}, {{target}} and, where it needs one, {{work}}"""
+
+
+class TargetMissing(Error):
+    """--target {0}: no such directory: name one that is there, of the file system to be measured"""
+
+
+class TargetNotWritable(Error):
+    """--target {0}: you may not write to it: name a directory in which you can make files"""
+
+
+def command(text: str) -> Command:
+    """Read `--system NAME=COMMAND`. Raises Error (SystemMalformed).
+
+    The command is split as a shell does it, then the placeholders are filled in: no path needs quotes. Several lowers
+    stand for {lower} with colons between, top first.
+    """
+    name, equals, line = text.partition("=")
+    if not equals or not _NAME.fullmatch(name):
+        raise SystemMalformed(text, "its name is missing, or is none")
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise SystemMalformed(text, str(error)) from None
+    if not words:
+        raise SystemMalformed(text, "its command is missing")
+    missing = [placeholder for placeholder in _NEEDED if not any(placeholder in w for w in words)]
+    if missing:
+        raise SystemMalformed(text, f"its command lacks {' and '.join(missing)}")
+    if shutil.which(words[0]) is None:
+        raise SystemMalformed(text, f"there is no program {words[0]}")
+
+    def arguments(at: Directories) -> Sequence[str]:
+        values = {
+            "{lower}": ":".join(at.lowers),
+            "{upper}": at.upper,
+            "{work}": at.work,
+            "{target}": at.target,
+        }
+        pattern = re.compile("|".join(map(re.escape, values)))
+        return [pattern.sub(lambda match: values[match[0]], word) for word in words]
+
+    return Command(name, line, arguments)
+
+
+def directory(path: str) -> Directory:
+    """Read `--target DIR`: measured as it is, in a new directory below it. Raises Error: Target..."""
+    if not os.path.isdir(path):
+        raise TargetMissing(path)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise TargetNotWritable(path)
+    absolute = os.path.abspath(path)
+    return Directory(path, f"a new directory below {absolute}", absolute)

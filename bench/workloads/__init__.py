@@ -1,0 +1,42 @@
+"""What is done on files, to each of the systems alike.
+
+Start reading at `files` (what all have in common); `names`, `contents`, `streams`, `programs`, `growth` and `clients`
+say what is done, `material` makes the files it is done to.
+"""
+
+from __future__ import annotations
+
+from bench.workload import Workload
+from bench.workloads import clients, contents, growth, names, programs, streams
+
+_CORE_STREAMS = {"seqread-warm-buffered-1", "randread-warm-buffered-1", "seqwrite-buffered-1"}
+"""Those of fio that a run of less than full scale has, for it takes long to start."""
+
+
+def workloads(scale: float = 1.0) -> list[Workload]:
+    """All, in the order in which they are run and shown; at less than 1.0 with fewer files, and of fio a choice."""
+    return [
+        *(names.Stat(state, scale) for state in ("cold", "first", "warm")),
+        *(names.Missing(state, scale) for state in ("first", "warm")),
+        *(names.Scan(state, scale) for state in ("cold", "first", "warm")),
+        *(names.List(state, scale) for state in ("first", "warm")),
+        *(contents.Read(state, scale) for state in ("cold", "first", "warm")),
+        contents.Create(scale),
+        *(contents.Unlink(where, scale) for where in ("upper", "lower")),
+        *(contents.Rename(where, scale) for where in ("upper", "lower")),
+        contents.CopyUpSmall(scale),
+        contents.CopyUpBig(scale),
+        *(
+            streams.Stream(kind, scale)
+            for kind in streams.kinds()
+            if scale >= 1 or kind.name in _CORE_STREAMS
+        ),
+        programs.Untar(scale),
+        programs.RemoveTree(scale),
+        *(programs.GitStatus(state, scale) for state in ("first", "warm")),
+        *(programs.ImportStdlib(state) for state in ("first", "warm")),
+        programs.Sqlite(scale),
+        programs.Build(scale),
+        *growth.workloads(scale),
+        *(clients.Clients(number, scale) for number in clients.NUMBERS),
+    ]

@@ -1,0 +1,145 @@
+"""A workload on files: run in each round on a fresh tree of each system, over layers that all of them share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal
+
+from bench.systems import Layers, Show, System, Tree
+from bench.workload import Course, Entrant, Point, Sample, Unfit, Unit
+
+_CACHES: Final = "/proc/sys/vm/drop_caches"
+
+
+class FileWorkload(ABC):
+    """What is the same for all; a subclass says what is done, to which files.
+
+    Attributes beside those of `workload.Workload`:
+      written_to: the tree is changed, so that nobody's can serve a second round.
+      cold: neither the system nor the machine may remember anything; takes root.
+      programs: what it runs, each of a Debian package of the same name.
+      lowers: how many layers its files are in.
+    """
+
+    name: str
+    what: str
+    unit: Unit = "s"
+    more_is_better = False
+    operations: int
+    warms = False
+    most_rounds: int | None = None
+    point: Point | None = None
+    written_to: bool = False
+    cold: bool = False
+    programs: tuple[str, ...] = ()
+    lowers: int = 1
+
+    @abstractmethod
+    def make(self, lowers: Sequence[str]) -> None:
+        """Fill the layers, top first."""
+
+    def prepare(self, root: str) -> None:  # noqa: B027  # most have nothing to prepare
+        """On the tree, before the timed part; what it does is not counted."""
+
+    @abstractmethod
+    def run(self, root: str) -> None:
+        """The timed part."""
+
+    def measure(self, root: str) -> float:
+        """Run it: what one operation cost, in `unit`. Seconds by the clock, unless a subclass knows better."""
+        began = time.perf_counter()
+        self.run(root)
+        taken = time.perf_counter() - began
+        return self.operations / taken if self.unit == "1/s" else taken / self.operations
+
+    @contextlib.contextmanager
+    def open(self, course: Course) -> Iterator[Sequence[Entrant]]:
+        self._check()
+        layers = os.path.join(course.directory, "layers")
+        os.mkdir(layers)
+        lowers = tuple(os.path.join(layers, str(number)) for number in range(self.lowers))
+        with course.interruptible():
+            for lower in lowers:
+                os.mkdir(lower)
+            self.make(lowers)
+        with contextlib.ExitStack() as opened:
+            yield [self._entrant(system, lowers, course, opened) for system in course.systems]
+
+    def _check(self) -> None:
+        for program in self.programs:
+            if shutil.which(program) is None:
+                raise Unfit(f"there is no {program}: apt-get install {program}")
+        if self.cold and not os.access(_CACHES, os.W_OK):
+            raise Unfit("to empty the machine's caches takes root")
+
+    def _entrant(
+        self,
+        system: System,
+        lowers: tuple[str, ...],
+        course: Course,
+        opened: contextlib.ExitStack,
+    ) -> Entrant:
+        shows: list[Show] = []
+
+        def measure() -> Sample:
+            if not shows:  # here: should it fail, it fails for this system alone
+                directory = tempfile.mkdtemp(prefix=f"{system.name}-", dir=course.directory)
+                layers = Layers(lowers=lowers, directory=directory, written_to=self.written_to)
+                shows.append(opened.enter_context(system.over(layers)))
+            with shows[0]() as tree, course.interruptible():
+                return self._sample(tree)
+
+        return Entrant(name=system.name, what=system.what, measure=measure)
+
+    def _sample(self, tree: Tree) -> Sample:
+        self.prepare(tree.path)
+        if self.cold:
+            _empty_caches()
+        before = tree.requests()
+        value = self.measure(tree.path)
+        after = tree.requests()
+        if before is None or after is None:
+            return Sample(value=value)
+        return Sample(value=value, requests=dict(Counter(after) - Counter(before)))
+
+
+State = Literal["cold", "first", "warm"]
+"""How much is remembered of the files when they are visited.
+
+cold: nothing, by anybody. first: by the mount nothing, by the machine all: the system's own cost of a first visit.
+warm: they were visited the same way before.
+"""
+
+_VISITED: Final[dict[State, str]] = {
+    "cold": "on a fresh mount, with every cache of the machine empty",
+    "first": "for the first time on a fresh mount",
+    "warm": "once more",
+}
+
+
+class Visit(FileWorkload):
+    """A workload that changes nothing, and costs less where it has been before."""
+
+    def __init__(self, group: str, state: State, what: str) -> None:
+        self.name = f"{group}/{state}"
+        self.what = f"{what}, {_VISITED[state]}"
+        self.cold = state == "cold"
+        self._again = state == "warm"
+
+    def prepare(self, root: str) -> None:
+        if self._again:
+            self.run(root)
+
+
+def _empty_caches() -> None:
+    """Source: Documentation/admin-guide/sysctl/vm.rst, drop_caches, which spares what is not written back yet."""
+    os.sync()
+    with open(_CACHES, "w", encoding="ascii") as file:
+        file.write("3")
