@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.owners import Owners
     from overlaykit.overlay.work import Work
 
-_NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOATIME | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOWER_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _INODE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.nodes import Directory, Node
     from overlaykit.overlay.tree import Tree
 
-_NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOATIME | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Creation:

@@ -21,7 +21,7 @@ from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
     from overlaykit.overlay.nodes import File
-    from overlaykit.overlay.tree import Tree
+    from overlaykit.overlay.tree import Location, Tree
 
 _READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 """The disk became read-only, or the file is (chattr(1) +i, a mode that binds the daemon): it can still be read."""
@@ -51,7 +51,7 @@ class Files:
         if opened is None:
             opened = self._remember(node, *self._open_inode(node, writing=writing))
         elif writing and not opened.writable:
-            opened.swap(self._tree.location(node).open(os.O_RDWR))
+            opened.swap(_open_quietly(self._tree.location(node), os.O_RDWR))
         opened.direct = opened.direct or bool(flags & os.O_DIRECT)
         if flags & os.O_TRUNC:
             opened.modified = None
@@ -125,16 +125,13 @@ class Files:
         writable = node.has_upper and self._tree.writable
         if writable:
             try:
-                fd = location.open(os.O_RDWR)
+                fd = _open_quietly(location, os.O_RDWR)
             except OSError as error:
                 if writing or error.errno not in _READ_ONLY:
                     raise
                 writable = False
         if not writable:
-            try:
-                fd = location.open(os.O_RDONLY | os.O_NOATIME)
-            except PermissionError:  # only the owner may ask for O_NOATIME
-                fd = location.open(os.O_RDONLY)
+            fd = _open_quietly(location, os.O_RDONLY)
         if node.kind == stat.S_IFREG and self._tree.marks.is_metacopy(fd):
             os.close(fd)
             fail(errno.EIO)
@@ -145,6 +142,14 @@ class Files:
         opened = OpenFile(self._serial, node, fd, writable=writable)
         self.by_handle[self._serial] = node.opened = opened
         return opened
+
+
+def _open_quietly(location: Location, access: int) -> int:
+    """Open so that reading changes no access time: most reads come from the kernel's cache, and could not either."""
+    try:
+        return location.open(access | os.O_NOATIME)
+    except PermissionError:  # only the owner may ask for that
+        return location.open(access)
 
 
 def _put_back(fd: int, modified: int) -> None:

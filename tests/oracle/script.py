@@ -73,6 +73,8 @@ def _make(entry: table.Entry, path: str, lower: str, marks: str) -> str:
             lines = [f"ln {lower}/{entry.to} {path}"]
         case table.Fifo():
             lines = [f"mkfifo -m {entry.mode:04o} {path}"]
+        case table.Device():
+            lines = [f"mknod -m {entry.mode:04o} {path} c {entry.major} {entry.minor}"]
         case table.Whiteout():
             lines = [f"mknod {path} c 0 0"]
     return "\n".join(lines)

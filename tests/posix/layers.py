@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from .table import Dir, Entry, Fifo, File, Layer, Link, Symlink, Whiteout
+from .table import Device, Dir, Entry, Fifo, File, Layer, Link, Symlink, Whiteout
 
 
 def write_layer(layer: Layer, root: str, *, xattr_prefix: str) -> None:
@@ -44,6 +44,8 @@ def _make(entry: Entry, path: str, root: str, xattr_prefix: str) -> None:
             os.link(os.path.join(root, entry.to), path)
         case Fifo():
             os.mkfifo(path)
+        case Device():
+            os.mknod(path, stat.S_IFCHR, os.makedev(entry.major, entry.minor))
         case Whiteout():
             os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
 
@@ -51,7 +53,7 @@ def _make(entry: Entry, path: str, root: str, xattr_prefix: str) -> None:
 def _set_attributes(entry: Entry, path: str) -> None:
     if isinstance(entry, File | Dir):
         os.chown(path, entry.uid, entry.gid)
-    if isinstance(entry, File | Dir | Fifo):
+    if isinstance(entry, File | Dir | Fifo | Device):
         os.chmod(path, entry.mode)
     if isinstance(entry, File | Dir):
         for name, value in entry.xattrs.items():  # after the mode, which is part of an ACL

@@ -61,11 +61,20 @@ class Fifo:
 
 
 @dataclass(frozen=True)
+class Device:
+    """A character device."""
+
+    major: int
+    minor: int
+    mode: int = 0o666
+
+
+@dataclass(frozen=True)
 class Whiteout:
     """Hides the same name in deeper layers."""
 
 
-Entry: TypeAlias = File | Dir | Symlink | Link | Fifo | Whiteout
+Entry: TypeAlias = File | Dir | Symlink | Link | Fifo | Device | Whiteout
 Layer: TypeAlias = Mapping[str, Entry]
 
 

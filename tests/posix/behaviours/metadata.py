@@ -8,7 +8,7 @@ import socket
 import stat
 
 from ..acts import ALICE, BOB, as_user, get, ino_of, mode_of, names, opened, put, refused
-from ..table import ROOT_ONLY, Dir, Fifo, File, Symlink, behaviour
+from ..table import ROOT_ONLY, Device, Dir, Fifo, File, Symlink, behaviour
 
 SUID = 0o4755
 
@@ -72,6 +72,20 @@ def check_lchown_changes_the_symlink_itself() -> None:
 def check_chown_by_root_clears_suid_and_sgid_of_a_program() -> None:
     os.chown("f", ALICE, ALICE)
     assert mode_of("f") == 0o755
+
+
+@behaviour(lower={"f": File(b"x", mode=0o6755, uid=ALICE, gid=ALICE)}, identities=ROOT_ONLY)
+def check_chown_by_its_owner_clears_suid_and_sgid() -> None:
+    as_user(ALICE, lambda: os.chown("f", -1, BOB), groups=[BOB])
+    assert mode_of("f") == 0o755
+    assert os.stat("f").st_gid == BOB
+
+
+@behaviour(lower={"d": Dir(mode=0o6755), "f": File(mode=0o2644)}, identities=ROOT_ONLY)
+def check_chown_keeps_the_set_id_bits_that_run_no_program() -> None:
+    for name, mode in (("d", 0o6755), ("f", 0o2644)):
+        os.chown(name, ALICE, BOB)
+        assert mode_of(name) == mode
 
 
 @behaviour(lower={"f": File(b"x", mode=0o6755, uid=ALICE, gid=ALICE)}, identities=ROOT_ONLY)
@@ -215,6 +229,35 @@ def check_a_device_node_works() -> None:
     assert os.lstat("null").st_rdev == os.makedev(1, 3)
     put("null", b"gone")
     assert get("null") == b""
+
+
+@behaviour(lower={"null": Device(1, 3)}, identities=ROOT_ONLY)
+def check_a_lower_device_node_works_and_can_be_changed_and_moved() -> None:
+    put("null", b"gone")
+    before = ino_of("null")
+    os.chmod("null", 0o622)
+    os.rename("null", "moved")
+    status = os.lstat("moved")
+    assert (status.st_rdev, status.st_ino) == (os.makedev(1, 3), before)
+    assert stat.S_ISCHR(status.st_mode)
+    assert mode_of("moved") == 0o622
+    assert get("moved") == b""
+
+
+@behaviour(lower={"null": Device(1, 3), "p": Fifo()}, identities=ROOT_ONLY, remount=True)
+def check_special_files_are_there_after_a_remount():
+    os.chmod("null", 0o622)
+    os.rename("p", "q")
+    os.mknod("zero", stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("s")
+    yield
+    assert (os.lstat("null").st_rdev, os.lstat("zero").st_rdev) == (
+        os.makedev(1, 3),
+        os.makedev(1, 5),
+    )
+    assert stat.S_ISFIFO(os.lstat("q").st_mode)
+    assert stat.S_ISSOCK(os.lstat("s").st_mode)
 
 
 @behaviour(identities=("userns",))

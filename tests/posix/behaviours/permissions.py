@@ -37,6 +37,25 @@ ALICE_HAS_ALL = acl(
     (MASK, 7, ANYONE),
     (OTHER, 0, ANYONE),
 )
+ALICE_HAS_NOTHING = acl(
+    (USER_OBJ, 7, ANYONE),
+    (USER, 0, ALICE),
+    (GROUP_OBJ, 5, ANYONE),
+    (MASK, 5, ANYONE),
+    (OTHER, 5, ANYONE),
+)
+BOBS_WRITE = acl(
+    (USER_OBJ, 6, ANYONE),
+    (GROUP_OBJ, 4, ANYONE),
+    (GROUP, 6, BOB),
+    (MASK, 4, ANYONE),
+    (OTHER, 0, ANYONE),
+)
+
+
+def _may(mode: int, *, not_: int) -> None:
+    assert os.access("f", mode)
+    assert not os.access("f", not_)
 
 
 def _denied(*flags: int, name: str = "f") -> None:
@@ -210,6 +229,60 @@ def check_an_acl_of_a_lower_lets_a_named_user_read() -> None:
 def _reads_but_does_not_write() -> None:
     assert get("f") == b"x"
     _denied(os.O_WRONLY)
+
+
+@behaviour(
+    lower={"f": File(b"x", mode=0o644, xattrs={ACCESS: ALICE_HAS_NOTHING})}, identities=ROOT_ONLY
+)
+def check_an_acl_keeps_out_a_named_user_whom_the_mode_would_let_in() -> None:
+    for _ in range(2):
+        as_user(BOB, lambda: get("f"))
+        as_user(ALICE, lambda: _denied(os.O_RDONLY, os.O_WRONLY))
+        as_user(ALICE, lambda: _may(os.F_OK, not_=os.R_OK))
+        os.utime("f")  # and so it does when it has been copied up
+
+
+@behaviour(
+    lower={
+        "d": Dir(mode=0o755, xattrs={ACCESS: ALICE_HAS_NOTHING}),
+        "d/f": File(b"x", mode=0o666),
+    },
+    identities=ROOT_ONLY,
+)
+def check_an_acl_of_a_directory_closes_it_to_a_named_user() -> None:
+    def act() -> None:
+        for call in (
+            lambda: os.stat("d/f"),
+            lambda: os.listdir("d"),
+            lambda: os.unlink("d/f"),
+            lambda: os.mkdir("d/s"),
+        ):
+            with refused(errno.EACCES):
+                call()
+
+    as_user(ALICE, act)
+    as_user(BOB, lambda: get("d/f"))
+    put("d/g", b"")
+    as_user(ALICE, act)
+
+
+@behaviour(lower={"f": File(b"x", mode=0o640, xattrs={ACCESS: BOBS_WRITE})}, identities=ROOT_ONLY)
+def check_an_acl_lets_a_named_group_in_as_far_as_its_mask_goes() -> None:
+    as_user(4099, lambda: _denied(os.O_RDONLY))
+    as_user(4099, _reads_but_does_not_write, groups=[BOB])
+    os.chmod("f", 0o660)
+    as_user(4099, lambda: put("f", b"by a member"), groups=[BOB])
+
+
+@behaviour(lower={"f": File(b"x", mode=0o600, xattrs={ACCESS: ALICE_READS})}, identities=ROOT_ONLY)
+def check_only_the_owner_changes_an_acl() -> None:
+    def act() -> None:
+        with refused(errno.EPERM):
+            os.setxattr("f", ACCESS, ALICE_HAS_ALL)
+        with refused(errno.EPERM):
+            os.removexattr("f", ACCESS)
+
+    as_user(ALICE, act)
 
 
 @behaviour(lower={"f": File(b"x", mode=0o600, xattrs={ACCESS: ALICE_READS})}, identities=ROOT_ONLY)

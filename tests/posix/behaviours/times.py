@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
-from ..acts import ALICE, BOB, as_user, get, opened, put, refused
-from ..table import ROOT_ONLY, Dir, File, Symlink, behaviour
+from ..acts import ALICE, BOB, as_user, forget, get, opened, put, refused
+from ..table import ROOT_ONLY, Dir, File, Instead, Symlink, behaviour
 
 LONG_AGO = 1_000_000_000_123_456_789
 
@@ -92,6 +93,42 @@ def check_times_before_1970_and_after_2038_are_kept() -> None:
 
 @behaviour(lower={"f": File(b"x", mtime_ns=LONG_AGO)})
 def check_reading_without_access_time_leaves_it() -> None:
+    with opened("f", os.O_RDONLY | os.O_NOATIME) as fd:
+        os.read(fd, 1)
+    assert os.stat("f").st_atime_ns == LONG_AGO
+
+
+def _reads_as_the_disk_is_mounted() -> None:
+    before = time.time_ns() - 10**9
+    get("f")
+    access = os.stat("f").st_atime_ns
+    assert access == LONG_AGO or access > before
+
+
+@behaviour(
+    lower={"f": File(b"x", mtime_ns=LONG_AGO), "d": Dir(mtime_ns=LONG_AGO), "d/g": File()},
+    differs={
+        "plain": Instead("only an overlay leaves a lower as it is", _reads_as_the_disk_is_mounted)
+    },
+)
+def check_reading_a_lower_leaves_its_access_time() -> None:
+    get("f")
+    os.listdir("d")
+    assert os.stat("f").st_atime_ns == LONG_AGO
+    assert os.stat("d").st_atime_ns == LONG_AGO
+
+
+@behaviour(lower={"f": File(b"x", mtime_ns=LONG_AGO)})
+def check_reading_a_changed_file_sets_the_present_access_time_or_none() -> None:
+    os.chmod("f", 0o600)
+    _reads_as_the_disk_is_mounted()
+    assert os.stat("f").st_mtime_ns == LONG_AGO
+
+
+@behaviour(lower={"f": File(b"x", mtime_ns=LONG_AGO)})
+def check_reading_a_changed_file_without_access_time_leaves_it() -> None:
+    os.chmod("f", 0o600)
+    forget()
     with opened("f", os.O_RDONLY | os.O_NOATIME) as fd:
         os.read(fd, 1)
     assert os.stat("f").st_atime_ns == LONG_AGO

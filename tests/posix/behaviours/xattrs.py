@@ -6,7 +6,7 @@ import errno
 import os
 import struct
 
-from ..acts import ALICE, BOB, as_user, get, names, opened, put, refused
+from ..acts import ALICE, BOB, as_user, get, names, opened, put, refused, unless_refused
 from ..table import ROOT_ONLY, Dir, File, Symlink, behaviour
 
 SOME = {"user.one": b"1", "user.two": b"\0binary\xff"}
@@ -127,6 +127,30 @@ def check_trusted_xattrs_are_for_root() -> None:
     as_user(ALICE, act)
 
 
+def _are_no_marks(prefix: str):
+    """A program's own attributes under the names of marks; kernels before 6.7 have no way to keep them."""
+    marks = [f"{prefix}.overlay.{name}" for name in ("opaque", "whiteout", "redirect", "mine")]
+    kept = [
+        mark
+        for mark in marks
+        if unless_refused(errno.EOPNOTSUPP, lambda mark=mark: os.setxattr("d", mark, b"y") or True)
+    ]
+    yield
+    assert names("d") == ["f"]
+    assert sorted(name for name in os.listxattr("d") if ".overlay." in name) == sorted(kept)
+    assert all(os.getxattr("d", mark) == b"y" for mark in kept)
+
+
+@behaviour(lower={"d": Dir(), "d/f": File(b"x")}, remount=True, identities=ROOT_ONLY)
+def check_what_a_program_sets_under_the_names_of_marks_is_no_mark():
+    yield from _are_no_marks("trusted")
+
+
+@behaviour(lower={"d": Dir(), "d/f": File(b"x")}, remount=True, identities=("userns",))
+def check_what_a_user_sets_under_the_names_of_marks_is_no_mark():
+    yield from _are_no_marks("user")
+
+
 @behaviour(
     {"d": Dir(opaque=True), "f": File()},
     {"d": Dir(), "d/hidden": File()},
@@ -157,6 +181,35 @@ def check_file_capabilities_are_cleared_by_a_write() -> None:
         os.write(fd, b"y")
     with refused(errno.ENODATA):
         os.getxattr("f", "security.capability")
+
+
+@behaviour(
+    lower={
+        name: File(b"xyz", xattrs={"security.capability": CAPABILITY}) for name in ("f", "g", "h")
+    },
+    identities=ROOT_ONLY,
+)
+def check_file_capabilities_are_cleared_by_every_truncation() -> None:
+    os.truncate("f", 1)
+    with opened("g", os.O_RDWR) as fd:
+        os.ftruncate(fd, 1)
+    with opened("h", os.O_WRONLY | os.O_TRUNC):
+        pass
+    for name in ("f", "g", "h"):
+        with refused(errno.ENODATA):
+            os.getxattr(name, "security.capability")
+
+
+@behaviour(
+    lower={"f": File(b"x", xattrs={"security.capability": CAPABILITY}), "d": Dir()},
+    identities=ROOT_ONLY,
+    remount=True,
+)
+def check_file_capabilities_survive_a_move_and_a_remount():
+    os.rename("f", "d/g")
+    os.link("d/g", "h")
+    yield
+    assert os.getxattr("h", "security.capability") == CAPABILITY
 
 
 @behaviour(
