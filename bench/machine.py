@@ -23,6 +23,7 @@ _PROGRAMS: Final = (
     "podman",
     "unshare",
 )
+_IS_OF_A_LIBRARY: Final = re.compile(r"fusermount|FUSE|using FUSE")
 _VERSION: Final = re.compile(r"\d+(?:\.\d+)+")
 
 
@@ -60,12 +61,18 @@ def _file_system(directory: str) -> str:
 
 
 def _versions() -> dict[str, str]:
-    """Of the programs that are here, as they tell it."""
+    """Of the programs that are here, as they tell it, which is not that of the library they use."""
     versions = {}
     for program in filter(shutil.which, _PROGRAMS):
         done = subprocess.run(
-            [program, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True
+            [program, "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=False,
         )
-        if told := _VERSION.search(done.stdout + done.stderr):
+        own = [line for line in done.stdout.splitlines() if not _IS_OF_A_LIBRARY.match(line)]
+        if told := _VERSION.search("\n".join(own)):
             versions[program] = told[0]
     return versions

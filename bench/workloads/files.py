@@ -69,6 +69,7 @@ class FileWorkload(ABC):
             for lower in lowers:
                 os.mkdir(lower)
             self.make(lowers)
+            os.sync()
         with contextlib.ExitStack() as opened:
             yield [self._entrant(system, lowers, course, opened) for system in course.systems]
 
@@ -100,6 +101,8 @@ class FileWorkload(ABC):
 
     def _sample(self, tree: Tree) -> Sample:
         self.prepare(tree.path)
+        if self.written_to or self.cold:
+            os.sync()  # nobody pays for what others have left to be written
         if self.cold:
             _empty_caches()
         before = tree.requests()
@@ -139,7 +142,6 @@ class Visit(FileWorkload):
 
 
 def _empty_caches() -> None:
-    """Source: Documentation/admin-guide/sysctl/vm.rst, drop_caches, which spares what is not written back yet."""
-    os.sync()
+    """Source: Documentation/admin-guide/sysctl/vm.rst, drop_caches, which spares what is not written back."""
     with open(_CACHES, "w", encoding="ascii") as file:
         file.write("3")

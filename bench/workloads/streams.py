@@ -97,17 +97,14 @@ class Stream(FileWorkload):
         kind = self._kind
         command = [
             "fio",
-            "--name=bench",
             f"--directory={root}",
-            "--filename_format=data.$jobnum",
             f"--rw={'rand' if kind.order == 'rand' else ''}{kind.direction}",
             f"--bs={_BLOCK[kind.order]}",
             f"--size={self._size}",
             f"--direct={int(kind.direct)}",
-            f"--numjobs={kind.jobs}",
             "--ioengine=psync",
             "--invalidate=0",  # the caches are as `cold` says
-            "--allow_file_create=1",
+            f"--allow_file_create={int(kind.direction == 'write')}",
             "--group_reporting",
             "--output-format=json",
         ]
@@ -117,4 +114,6 @@ class Stream(FileWorkload):
             command.append(f"--loops={_LOOPS}")
         if kind.direction == "write":
             command.append("--end_fsync=1")
+        for job in range(kind.jobs):
+            command += [f"--name=job-{job}", f"--filename=data.{job}"]
         return command
