@@ -160,7 +160,7 @@ def _figure(drawing: Drawing) -> str:
 def _left_out(report: Report) -> str:
     return _listing(
         ("system", "workload", "why"),
-        ((left.system, left.workload or "all", left.why) for left in report.left_out),
+        ((left.system or "all", left.workload or "all", left.why) for left in report.left_out),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from bench.report import canvas, quantities
-from bench.report.sections import families, first_word, ratio_range, sections
+from bench.report.sections import families, group, ratio_range, sections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ def draw(report: Report) -> list[canvas.Drawing]:
     drawings: list[canvas.Drawing] = []
     for section in sections(report):
         for workloads in families(report, section, _ENOUGH):
-            title = ", ".join(dict.fromkeys(map(first_word, workloads)))
+            title = ", ".join(dict.fromkeys(map(group, workloads)))
             drawings.append(
                 canvas.Drawing(
                     name=f"ratios-{len(drawings) + 1}",

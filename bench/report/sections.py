@@ -98,14 +98,14 @@ def curves(report: Report) -> list[Series]:
 def families(report: Report, section: Section, enough: int) -> list[tuple[str, ...]]:
     """The workloads of a section that have ratios and are no points of a curve, in parts for a figure each.
 
-    Those whose names begin with the same word stay together; `enough` of them are a part.
+    Those of one group stay together; `enough` of them are a part.
     """
     drawn = {name for series in curves(report) for _, name in series.points}
     compared = [
         name for name in section.workloads if name not in drawn and has_ratios(report, name)
     ]
     parts: list[list[str]] = []
-    for _, family in itertools.groupby(compared, key=first_word):
+    for _, family in itertools.groupby(compared, key=group):
         if not parts or len(parts[-1]) >= enough:
             parts.append([])
         parts[-1] += family
@@ -118,6 +118,6 @@ def has_ratios(report: Report, workload: str) -> bool:
     return any(report.ratio(workload, system) is not None for system in others)
 
 
-def first_word(name: str) -> str:
-    """What a workload's name begins with: "stat" of "stat, cold"."""
-    return name.split(maxsplit=1)[0].rstrip(",:")
+def group(workload: str) -> str:
+    """What a workload's name begins with: "stat" of "stat/cold"."""
+    return workload.partition("/")[0]

@@ -104,7 +104,7 @@ def _legend(report: Report) -> Text:
 
 
 def _left_out(left: LeftOut) -> Text:
-    where = f"{left.workload} on {left.system}" if left.workload else left.system
+    where = " on ".join(filter(None, (left.workload, left.system)))
     return _as_is(f"left out: {where}: {left.why}")
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
-from bench.systems.processes import looked_after
 from bench.views.launchers import installed
 from bench.views.residents import IDLE, residents
 from bench.workload import Course, Entrant, Point, Sample, Unit
@@ -100,12 +99,11 @@ def workloads(scale: float) -> list[Held]:
 
 def _count(launcher: Launcher, number: int, interruptible: Interruptible) -> Memory:
     commands = [launcher.command(*IDLE)] * number
-    with looked_after():
-        others = below(os.getpid())
-        with residents(commands, interruptible, at_once=os.cpu_count() or 1):
-            processes = below(os.getpid()) - others
-            daemons = processes & {one.about.daemon for one in Registry().running()}
-            shares = {process: proportional(process) for process in processes}
+    others = below(os.getpid())
+    with residents(commands, interruptible, at_once=os.cpu_count() or 1):
+        processes = below(os.getpid()) - others
+        daemons = processes & {one.about.daemon for one in Registry().running()}
+        shares = {process: proportional(process) for process in processes}
     return Memory(
         view=sum(whole for whole, _ in shares.values()) / number,
         daemon=sum(shares[process][0] for process in daemons) / number,

@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
+from bench.systems.processes import looked_after
 from bench.views import computation
 from bench.views.launchers import installed
 from bench.workload import Course, Entrant, Point, Sample, Unit, scaled
@@ -56,6 +57,7 @@ class Processor:
         program = (sys.executable, "-I", "-S", computation.__file__, self._work, str(self._number))
         command = launcher.command(*program)
         with (
+            looked_after(),
             subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             ) as process,

@@ -9,7 +9,7 @@ import contextlib
 import subprocess
 from typing import TYPE_CHECKING, Final
 
-from bench.systems.processes import PATIENCE
+from bench.systems.processes import PATIENCE, looked_after
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ def residents(
 
     Raises CalledProcessError if one ends instead, with what it said.
     """
-    with contextlib.ExitStack() as ended, contextlib.ExitStack() as told:
+    with looked_after(), contextlib.ExitStack() as ended, contextlib.ExitStack() as told:
         # All are told to end before the first is waited for.
         started: list[subprocess.Popen[bytes]] = []
         for first in range(0, len(commands), at_once):

@@ -8,6 +8,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from bench.systems.processes import looked_after
 from bench.views.launchers import launchers, ours
 from bench.workload import Course, Entrant, Point, Sample, Unit
 
@@ -52,16 +53,17 @@ class Start:
 
     def _measure(self, launcher: Launcher, interruptible: Interruptible) -> Sample:
         command = launcher.command("echo", "here")
-        began = time.perf_counter()
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:
-            with interruptible():
-                assert process.stdout is not None
-                first = process.stdout.read(1)
-                heard = time.perf_counter()
-                _, said = process.communicate()
-            over = time.perf_counter()
+        with looked_after():
+            began = time.perf_counter()
+            with subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            ) as process:
+                with interruptible():
+                    assert process.stdout is not None
+                    first = process.stdout.read(1)
+                    heard = time.perf_counter()
+                    _, said = process.communicate()
+                over = time.perf_counter()
         if process.returncode or not first:
             raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
         return Sample(value=(heard if self._until == "first" else over) - began)

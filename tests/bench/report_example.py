@@ -28,18 +28,18 @@ LAUNCHERS = {
     "podman": "podman run --rm --rootfs /:O true",
 }
 TIMES = {
-    "stat, cold": 3.1e-6,
-    "stat, warm": 0.9e-6,
-    "stat, missing names": 0.7e-6,
-    "scan, first": 0.21,
-    "scan, again": 0.08,
-    "list a wide directory": 0.004,
-    "read small files, first": 21e-6,
-    "read small files, again": 8e-6,
-    "create and unlink": 31e-6,
-    "copy-up of small files": 95e-6,
-    "rename": 9e-6,
-    "git status": 0.031,
+    "stat/cold": 3.1e-6,
+    "stat/warm": 0.9e-6,
+    "missing/first": 0.7e-6,
+    "scan/first": 0.21,
+    "scan/warm": 0.08,
+    "list/first": 0.004,
+    "read/first": 21e-6,
+    "read/warm": 8e-6,
+    "create/small": 31e-6,
+    "copy-up/small": 95e-6,
+    "rename/lower": 9e-6,
+    "git/status first": 0.031,
     "<script>alert('&')</script> [bold]names[/bold] $x$": 1.2e-3,
 }
 
@@ -58,11 +58,11 @@ def report() -> Report:
         )
         for workload, seconds in TIMES.items()
         for system, factor in FACTORS.items()
-        if (workload, system) != ("git status", "unionfs-fuse")
+        if (workload, system) != ("git/status first", "unionfs-fuse")
     ]
     costs += [
         Cost(
-            workload="fio, sequential read, warm",
+            workload="fio/seqread-warm-buffered-1",
             system=system,
             unit="B/s",
             more_is_better=True,
@@ -73,7 +73,7 @@ def report() -> Report:
     for lowers in (1, 10, 100):
         costs += [
             Cost(
-                workload=f"{lowers} lowers",
+                workload=f"depth/stat {lowers}",
                 system=system,
                 unit="s",
                 values=_rounds(chance, 2e-6 * factor * (1 + lowers * factor / 50)),
@@ -82,7 +82,7 @@ def report() -> Report:
         ]
     costs += [
         Cost(
-            workload="start to end of true",
+            workload="start/end",
             system=system,
             unit="s",
             values=_rounds(chance, seconds),
@@ -97,10 +97,10 @@ def report() -> Report:
     ]
     for views, size in ((1, 41e6), (10, 24e6), (100, 22e6)):
         costs.append(
-            Cost(workload=f"memory of {views}", system="overlaykit", unit="B", values=(size,))
+            Cost(workload=f"memory/view {views}", system="overlaykit", unit="B", values=(size,))
         )
         costs.append(
-            Cost(workload=f"disk of {views}", system="overlaykit", unit="B", values=(0.0,))
+            Cost(workload=f"disk/view {views}", system="overlaykit", unit="B", values=(0.0,))
         )
     names = dict.fromkeys(cost.workload for cost in costs)
     return Report(
@@ -122,24 +122,27 @@ def report() -> Report:
         costs=tuple(costs),
         series=(
             Series(
-                name="Depth: lowers",
+                name="stat by depth",
                 axis="lowers",
-                points=tuple((n, f"{n} lowers") for n in (1, 10, 100)),
+                points=tuple((n, f"depth/stat {n}") for n in (1, 10, 100)),
             ),
             Series(
                 name="memory of a view",
                 axis="views",
-                points=tuple((n, f"memory of {n}") for n in (1, 10, 100)),
+                points=tuple((n, f"memory/view {n}") for n in (1, 10, 100)),
             ),
             Series(
                 name="disk of a view",
                 axis="views",
-                points=tuple((n, f"disk of {n}") for n in (1, 10, 100)),
+                points=tuple((n, f"disk/view {n}") for n in (1, 10, 100)),
             ),
         ),
         left_out=(
+            LeftOut("", "fio/randwrite-direct-8", "there is no fio: apt-get install fio"),
             LeftOut("kernel <overlayfs>", "", "mount needs root; run it as root"),
-            LeftOut("unionfs-fuse", "git status", "exit status 128: fatal: not a [git] repository"),
+            LeftOut(
+                "unionfs-fuse", "git/status first", "exit status 128: fatal: not a [git] repository"
+            ),
         ),
     )
 

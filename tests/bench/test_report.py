@@ -127,15 +127,18 @@ def test_a_pipe_gets_the_table_without_colours() -> None:
 def test_the_table_has_every_workload_its_best_and_its_requests() -> None:
     text = printed(terminal=False, width=250)
     assert all(name in text for name in report().workloads)
-    row = next(line for line in text.splitlines() if line.startswith("stat, warm"))
-    assert row.split()[2:5] == ["1.00", "µs*", "1.66"]
+    row = next(line for line in text.splitlines() if line.startswith("stat/warm"))
+    assert row.split()[1:4] == ["1.00", "µs*", "1.66"]
     assert row.split()[-1] == "none"
 
 
 def test_the_table_says_what_was_left_out_and_why() -> None:
     text = printed(terminal=False, width=250)
+    assert "left out: fio/randwrite-direct-8: there is no fio: apt-get install fio" in text
     assert "left out: kernel <overlayfs>: mount needs root; run it as root" in text
-    assert "git status on unionfs-fuse: exit status 128: fatal: not a [git] repository" in text
+    assert (
+        "git/status first on unionfs-fuse: exit status 128: fatal: not a [git] repository" in text
+    )
 
 
 def test_launchers_have_a_table_of_their_own() -> None:
@@ -177,7 +180,7 @@ def test_the_page_has_every_workload_system_and_reason_as_it_is_named(written: s
 def test_every_plot_is_a_file_and_on_the_page(written: str) -> None:
     plots = {name: text for name, text in everything(written).items() if name.endswith(".svg")}
     names = " ".join(plots)
-    assert all(kind in names for kind in ("ratios-1", "growth-1-depth-lowers", "requests"))
+    assert all(kind in names for kind in ("ratios-1", "growth-1-stat-by-depth", "requests"))
     assert page(written).tags.count("svg") == len(plots)
     for text in plots.values():
         assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"

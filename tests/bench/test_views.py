@@ -1,0 +1,155 @@
+"""What the benchmark says of views is measured on views: as root and as an ordinary user, with nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from bench import views
+from bench.views import client, disk, memory, ports, processor, start
+from bench.views.launchers import Launcher, installed
+from bench.views.residents import IDLE, residents
+from bench.workload import Course, Unfit, Workload
+
+from ..views.someone import Someone
+
+EVERYWHERE = {"plain", "overlaykit", "unshare", "bwrap"}
+"""Who can be compared on a machine that is set up for the tests."""
+
+TINY = 0.001
+
+
+def measured(someone: Someone, workload: Workload) -> dict[str, float]:
+    """One round of a workload: the value of each entrant that can take part."""
+    course = Course(directory=tempfile.mkdtemp(dir=someone.scratch), systems=())
+    found = {}
+    with workload.open(course) as entrants:
+        for entrant in entrants:
+            assert entrant.what
+            with contextlib.suppress(Unfit):
+                found[entrant.name] = entrant.measure().value
+    return found
+
+
+@contextlib.contextmanager
+def interrupted() -> Iterator[None]:
+    yield
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("until", ["first", "end"])
+def test_a_start_is_timed_beside_other_launchers(someone: Someone, until: str) -> None:
+    workload = next(one for one in start.workloads() if one.name == f"start/{until}")
+    found = measured(someone, workload)
+    assert found.keys() >= EVERYWHERE | {"overlaykit, read-only"}
+    assert min(found.values()) > 0
+
+
+def test_a_launcher_that_is_not_installed_says_what_to_install() -> None:
+    missing = Launcher("sealer", ("no-such-sealer", "run"), "sealing-wax", "nothing")
+    with pytest.raises(Unfit, match="no no-such-sealer: apt-get install sealing-wax"):
+        missing.command("true")
+
+
+def test_a_launcher_that_fails_says_why(someone: Someone) -> None:
+    command = ["sh", "-c", "echo broken >&2; exit 3"]
+    with (
+        pytest.raises(subprocess.CalledProcessError) as failed,
+        residents([command], contextlib.nullcontext),
+    ):
+        pass
+    assert (failed.value.returncode, failed.value.stderr) == (3, b"broken\n")
+
+
+def test_an_interrupt_leaves_no_view_running(someone: Someone) -> None:
+    commands = [launcher.command(*IDLE) for launcher in installed()]
+    with pytest.raises(KeyboardInterrupt), residents(commands, interrupted, at_once=len(commands)):
+        pass
+
+
+def test_the_parts_of_a_view_s_memory_are_of_one_and_the_same_count(someone: Someone) -> None:
+    census = memory.Census(2)
+    whole, daemon, cache = (
+        measured(someone, held)
+        for held in (
+            memory.Held("view", census),
+            memory.Held("daemon", census),
+            memory.Held("cache", census),
+        )
+    )
+    assert whole.keys() == cache.keys() >= EVERYWHERE
+    assert daemon.keys() == {"overlaykit"}
+    assert 0 < daemon["overlaykit"] < whole["overlaykit"]
+    assert all(0 < cache[name] < whole[name] for name in whole)
+    assert max(whole, key=whole.__getitem__) == "overlaykit"
+
+
+def test_memory_that_a_process_holds_is_counted() -> None:
+    before, _ = memory.proportional(os.getpid())
+    with mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE) as held:
+        held.write(bytes(b"x" * len(held)))
+        now, _ = memory.proportional(os.getpid())
+    assert now - before >= 60 << 20
+
+
+def test_a_process_that_has_ended_holds_nothing() -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    assert memory.proportional(process.pid) == (0, 0)
+
+
+def test_a_view_takes_disk_for_what_was_changed_not_for_what_it_shows(someone: Someone) -> None:
+    idle, changed = disk.workloads()
+    before = measured(someone, idle)
+    after = measured(someone, changed)
+    assert before["plain"] >= 16 << 20
+    assert before["overlaykit"] < 1 << 20 <= after["overlaykit"] < 2 << 20
+
+
+@pytest.mark.parametrize("work", ["hash", "syscall"])
+def test_a_computation_is_charged_inside_as_outside(someone: Someone, work: str) -> None:
+    workload = next(one for one in processor.workloads(0.01) if one.name == f"processor/{work}")
+    found = measured(someone, workload)
+    assert found.keys() >= EVERYWHERE
+    assert min(found.values()) > 0
+
+
+@pytest.mark.parametrize("kind", ["requests", "connections"])
+def test_a_published_port_is_asked_beside_one_outside(someone: Someone, kind: str) -> None:
+    workload = next(one for one in ports.workloads(TINY) if one.name == f"ports/{kind}")
+    found = measured(someone, workload)
+    assert found.keys() == {"plain", "overlaykit"}
+    assert min(found.values()) > 0
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda port: client.keep_asking(port, 8, 2), lambda port: client.connect_anew(port, 8)]
+)
+def test_a_server_that_hangs_up_ends_the_measurement(ask: Callable[[int], float]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            with contextlib.suppress(OSError):  # until the listener is shut down
+                while True:
+                    listener.accept()[0].close()
+
+        server = threading.Thread(target=hang_up, daemon=True)
+        server.start()
+        with pytest.raises(ConnectionError):
+            ask(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+        server.join()
+
+
+def test_a_smaller_run_has_the_same_workloads_with_fewer_views() -> None:
+    full, quick = ({one.name for one in views.workloads(scale)} for scale in (1.0, 0.1))
+    assert full - quick == {f"memory/{part} 100" for part in ("view", "daemon", "cache")}
+    assert quick < full
