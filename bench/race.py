@@ -5,18 +5,20 @@ What else the machine does meanwhile hits all of them alike, so that their ratio
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from bench.choice import Plan
 from bench.machine import look_at_machine
 from bench.results import Cost, LeftOut, Report, Series
-from bench.systems import System
 from bench.workload import Course, Entrant, Interruptible, Sample, Unfit, Workload
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
@@ -38,50 +40,48 @@ class _Findings:
 
 
 def race(
-    workloads: Sequence[Workload],
-    systems: Sequence[System],
+    plan: Plan,
     *,
-    directory: str,
-    rounds: int,
-    baseline: str,
-    left_out: Sequence[LeftOut] = (),
-    interruptible: Interruptible,
-    watch: Watch,
+    place: str,
+    interruptible: Interruptible = contextlib.nullcontext,
+    watch: Watch = lambda workload, entrant, done: None,
 ) -> Report:
-    """Run all of it. `directory`: an empty one, on the file system that is measured; `left_out`: what is known to be.
+    """Run all of it in a new directory below `place`, of which nothing is left. `interruptible`: see `Course`.
 
     An entrant that fails is left out of that workload, with the reason, and the rest goes on.
     """
     started = int(time.time())
-    found = _Findings(left_out=list(left_out))
-    found.systems.update({system.name: system.what for system in systems})
-    for number, workload in enumerate(workloads):
-        own = os.path.join(directory, str(number))
-        os.mkdir(own)
-
-        def on_step(
-            entrant: str, done: float, *, behind: int = number, name: str = workload.name
-        ) -> None:
-            watch(name, entrant, (behind + done) / len(workloads))
-
-        try:
-            course = Course(directory=own, systems=systems, interruptible=interruptible)
-            _run(workload, course, rounds, found, on_step)
-        except _FAILURES as error:
-            found.left_out.append(
-                LeftOut(system="", workload=workload.name, why=_reason(error, own))
+    found = _Findings(left_out=list(plan.left_out))
+    found.systems.update({system.name: system.what for system in plan.systems})
+    directory = tempfile.mkdtemp(prefix="overlaykit-bench-", dir=os.path.realpath(place))
+    try:
+        machine = look_at_machine(directory)
+        for number, workload in enumerate(plan.workloads):
+            course = Course(
+                directory=os.path.join(directory, str(number)),
+                systems=plan.systems,
+                interruptible=interruptible,
             )
-        finally:
-            discard_path(own)
+
+            def on_step(
+                entrant: str, done: float, *, behind: int = number, name: str = workload.name
+            ) -> None:
+                watch(name, entrant, (behind + done) / len(plan.workloads))
+
+            os.mkdir(course.directory)
+            _run(workload, course, plan.rounds, found, on_step)
+            discard_path(course.directory)
+    finally:
+        discard_path(directory)
     return Report(
-        machine=look_at_machine(directory),
+        machine=machine,
         started=started,
-        baseline=baseline,
-        rounds=rounds,
+        baseline=plan.baseline,
+        rounds=plan.rounds,
         systems=found.systems,
-        workloads={workload.name: workload.what for workload in workloads},
+        workloads={workload.name: workload.what for workload in plan.workloads},
         costs=tuple(found.costs),
-        series=tuple(_series(workloads)),
+        series=tuple(_series(plan.workloads)),
         left_out=tuple(found.left_out),
     )
 
@@ -96,25 +96,41 @@ def _run(
     found: _Findings,
     on_step: Callable[[str, float], None],
 ) -> None:
+    try:
+        with workload.open(course) as entrants:
+            found.systems.update(
+                {one.name: one.what for one in entrants if one.name not in found.systems}
+            )
+            _run_rounds(workload, entrants, course, rounds, found, on_step)
+    except _FAILURES as error:  # for all of them
+        why = _reason(error, course.directory)
+        found.left_out.append(LeftOut(system="", workload=workload.name, why=why))
+
+
+def _run_rounds(
+    workload: Workload,
+    entrants: Sequence[Entrant],
+    course: Course,
+    rounds: int,
+    found: _Findings,
+    on_step: Callable[[str, float], None],
+) -> None:
     counted = min(rounds, workload.most_rounds or rounds)
     uncounted = 1 if workload.warms else 0
     samples: defaultdict[str, list[Sample]] = defaultdict(list)
-    with workload.open(course) as entrants:
-        running = list(entrants)
-        for entrant in entrants:
-            found.systems.setdefault(entrant.name, entrant.what)
-        for round_ in range(uncounted + counted):
-            for place, entrant in enumerate(random.sample(running, len(running))):
-                on_step(entrant.name, (round_ + place / len(running)) / (uncounted + counted))
-                try:
-                    sample = entrant.measure()
-                except _FAILURES as error:
-                    running.remove(entrant)
-                    why = _reason(error, course.directory)
-                    found.left_out.append(LeftOut(entrant.name, workload.name, why))
-                else:
-                    if round_ >= uncounted:
-                        samples[entrant.name].append(sample)
+    running = list(entrants)
+    for round_ in range(uncounted + counted):
+        for place, entrant in enumerate(random.sample(running, len(running))):
+            on_step(entrant.name, (round_ + place / len(entrants)) / (uncounted + counted))
+            try:
+                sample = entrant.measure()
+            except _FAILURES as error:
+                running.remove(entrant)
+                why = _reason(error, course.directory)
+                found.left_out.append(LeftOut(entrant.name, workload.name, why))
+            else:
+                if round_ >= uncounted:
+                    samples[entrant.name].append(sample)
     found.costs += [_cost(workload, entrant, samples[entrant.name]) for entrant in running]
 
 

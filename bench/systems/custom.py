@@ -1,4 +1,4 @@
-"""The systems that a user names: a command that mounts, or a directory that is there."""
+"""The systems that a user names: some of those that are known, a command that mounts, a directory that is there."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import shutil
 from collections.abc import Sequence
 from typing import Final
 
+from bench.results import LeftOut
 from bench.systems.command import Command
 from bench.systems.directory import Directory
 from bench.systems.mounting import Directories
+from bench.systems.system import System
 from overlaykit.errors import Error
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
@@ -22,12 +24,51 @@ class SystemMalformed(Error):
     """--system {0}: {1}: give NAME='COMMAND' with {{lower}}, {{upper}}, {{target}} and, where it needs one, {{work}}"""
 
 
+class SystemUnknown(Error):
+    """--system {0}: not one of {1}: give one of them, or NAME='COMMAND'"""
+
+
+class SystemMissing(Error):
+    """--system {0}: {1}"""
+
+
+class SystemTaken(Error):
+    """--system {0}: another one is called so: give it another name"""
+
+
 class TargetMissing(Error):
     """--target {0}: no such directory: name one that is there, of the file system to be measured"""
 
 
 class TargetNotWritable(Error):
     """--target {0}: you may not write to it: name a directory in which you can make files"""
+
+
+def read(
+    named: Sequence[str],
+    targets: Sequence[str],
+    known: Sequence[System],
+    left_out: Sequence[LeftOut],
+) -> tuple[list[System], list[LeftOut]]:
+    """Who takes part, and who is left out, by `--system` and `--target`.
+
+    Of the systems that are known, all; or, where some are named, those alone. Raises Error.
+    """
+    chosen = [name for name in named if "=" not in name]
+    reasons = {one.system: one.why for one in left_out}
+    names = [system.name for system in known]
+    for name in chosen:
+        if name in reasons:
+            raise SystemMissing(name, reasons[name])
+        if name not in names:
+            raise SystemUnknown(name, ", ".join((*names, *reasons)))
+    systems = [system for system in known if not chosen or system.name in chosen]
+    commands: list[System] = [command(text) for text in named if "=" in text]
+    for added in (*commands, *map(directory, targets)):
+        if added.name in (*names, *reasons, *(system.name for system in systems)):
+            raise SystemTaken(added.name)
+        systems.append(added)
+    return systems, [] if chosen else list(left_out)
 
 
 def command(text: str) -> Command:

@@ -9,12 +9,9 @@ from __future__ import annotations
 from bench.workload import Workload
 from bench.workloads import clients, contents, growth, names, programs, streams
 
-_CORE_STREAMS = {"seqread-warm-buffered-1", "randread-warm-buffered-1", "seqwrite-buffered-1"}
-"""Those of fio that a run of less than full scale has, for it takes long to start."""
-
 
 def workloads(scale: float = 1.0) -> list[Workload]:
-    """All, in the order in which they are run and shown; at less than 1.0 with fewer files, and of fio a choice."""
+    """All, in the order in which they are run and shown; at less than 1.0 with fewer and smaller files."""
     return [
         *(names.Stat(state, scale) for state in ("cold", "first", "warm")),
         *(names.Missing(state, scale) for state in ("first", "warm")),
@@ -26,11 +23,7 @@ def workloads(scale: float = 1.0) -> list[Workload]:
         *(contents.Rename(where, scale) for where in ("upper", "lower")),
         contents.CopyUpSmall(scale),
         contents.CopyUpBig(scale),
-        *(
-            streams.Stream(kind, scale)
-            for kind in streams.kinds()
-            if scale >= 1 or kind.name in _CORE_STREAMS
-        ),
+        *(streams.Stream(kind, scale) for kind in streams.kinds()),
         programs.Untar(scale),
         programs.RemoveTree(scale),
         *(programs.GitStatus(state, scale) for state in ("first", "warm")),

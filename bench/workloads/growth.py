@@ -25,7 +25,7 @@ class Deep(FileWorkload):
         self.lowers = lowers
         self.operations = scaled(1_000, scale, least=100)
         self.name = f"depth/{act} {lowers}"
-        self.what = f"{what} {self.operations:,} files that are spread over {lowers} lowers"
+        self.what = f"{what} {self.operations:,} files spread over {lowers} lower{'s' if lowers > 1 else ''}"
         self.point = Point(series=f"{act} by depth", axis="lowers", size=lowers)
         self._names = [f"directory/file-{number}" for number in range(self.operations)]
 

@@ -13,7 +13,7 @@ from bench.workloads import material
 from bench.workloads.files import FileWorkload
 
 _SIZE: Final = 512 << 20
-_LEAST: Final = 4 << 20
+_LEAST: Final = 8 << 20
 _BLOCK: Final = {"seq": 128 << 10, "rand": 4 << 10}
 _PART_AT_RANDOM: Final = 8
 """So much less is read or written at random, as each block is so much smaller."""
@@ -56,7 +56,6 @@ class Stream(FileWorkload):
     unit: Unit = "B/s"
     more_is_better = True
     operations = 1
-    warms = True
     programs = ("fio",)
 
     def __init__(self, kind: Kind, scale: float) -> None:
@@ -65,8 +64,9 @@ class Stream(FileWorkload):
         self.written_to = kind.direction == "write"
         self._kind = kind
         self._size = scaled(_SIZE, scale, least=_LEAST) // kind.jobs
+        self._moved = self._size // (_PART_AT_RANDOM if kind.order == "rand" else 1)
         self.what = (
-            f"{kind.direction} {self._size * kind.jobs >> 20:,} MiB"
+            f"{kind.direction} {self._moved * kind.jobs >> 20:,} MiB"
             f" {'in sequence' if kind.order == 'seq' else 'at random'},"
             f" {_BLOCK[kind.order] >> 10} KiB at a time,"
             f" {'past the caches' if kind.direct else 'through the caches'}"
@@ -109,7 +109,7 @@ class Stream(FileWorkload):
             "--output-format=json",
         ]
         if kind.order == "rand":
-            command.append(f"--io_size={self._size // _PART_AT_RANDOM}")
+            command.append(f"--io_size={self._moved}")
         elif kind.direction == "read" and not kind.cold:
             command.append(f"--loops={_LOOPS}")
         if kind.direction == "write":
