@@ -1,0 +1,148 @@
+"""Mount options that the kernel's overlayfs and ours both take mean the same to both."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from . import syscalls
+from .acts import get, names, put
+from .layers import write_layer
+from .place import Place
+from .table import Dir, File, Layer, Link
+
+if os.geteuid() != 0:
+    pytest.skip("what only root can do, run by another", allow_module_level=True)
+
+OPTIONS = (
+    "redirect_dir=on,index=on",
+    "redirect_dir=off,index=on",
+    "redirect_dir=follow,index=on",
+    "redirect_dir=nofollow,index=on",
+    "redirect_dir=on,index=on,metacopy=off,volatile",
+    "ro,redirect_dir=on,index=on",
+)
+"""Without an index ours keeps those names together that it knows (tests/overlay/test_copyup.py); the kernel none."""
+
+REDIRECT = {"trusted.overlay.redirect": b"/old/place", "trusted.overlay.origin": b""}
+LOWERS: tuple[Layer, ...] = (
+    {"r/moved": Dir(xattrs=REDIRECT), "r/moved/top": File(), "d": Dir(mode=0o711)},
+    {
+        "old/place/below": File(b"found by a redirect"),
+        "d/f": File(b"x"),
+        "a": File(b"both"),
+        "b": Link("a"),
+    },
+)
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with contextlib.closing(Place(unprivileged=False)) as place:
+        yield place
+
+
+@pytest.fixture
+def directory() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="overlaykit-options-", dir="/var/tmp") as directory:
+        yield directory
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_an_option_means_what_it_means_to_the_kernel(
+    place: Place, directory: str, options: str
+) -> None:
+    seen = {
+        system: place.run(lambda system=system: _try(system, f"{directory}/{system}", options))
+        for system in ("kernel", "overlaykit")
+    }
+    assert seen["overlaykit"] == seen["kernel"]
+
+
+def _try(system: str, directory: str, options: str) -> list[object]:
+    """What programs meet on a mount with these options, and on the next one."""
+    os.mkdir(directory)
+    os.chdir(directory)
+    # Names that mean something in the list of options: they are escaped in it.
+    lowers = ["top:layer", "bottom, the last"]
+    for name, layer in zip(lowers, LOWERS, strict=True):
+        os.mkdir(name)
+        write_layer(layer, os.path.abspath(name), xattr_prefix="trusted")
+    for name in ("upper", "work", "merged"):
+        os.mkdir(name)
+    paths = [os.path.abspath(name).replace(":", "\\:").replace(",", "\\,") for name in lowers]
+    options += f",lowerdir={':'.join(paths)},upperdir={directory}/upper,workdir={directory}/work"
+    answers: list[object] = []
+    for calls in (CHANGES, SIGHTS):
+        _mount(system, options)
+        os.chdir("merged")
+        answers += [_answer(call) for call in calls]
+        os.chdir(directory)
+        _unmount(system)
+        with contextlib.suppress(FileNotFoundError):  # by which the kernel refuses a volatile upper
+            shutil.rmtree("work/work/incompat")
+    return answers
+
+
+CHANGES: tuple[Callable[[], object], ...] = (
+    lambda: os.statvfs(".").f_flag & os.ST_RDONLY,
+    names,
+    lambda: names("r/moved"),
+    lambda: get("r/moved/below"),
+    lambda: put("a", b"changed"),
+    lambda: get("b"),
+    lambda: os.rename("d", "e"),
+    lambda: names("e"),
+    lambda: os.mkdir("pure"),
+    lambda: os.rename("pure", "purer"),
+    lambda: os.rename("r/moved", "moved again"),
+    lambda: names("moved again"),
+)
+SIGHTS: tuple[Callable[[], object], ...] = (
+    names,
+    lambda: names("d"),
+    lambda: names("e"),
+    lambda: names("moved again"),
+    lambda: (get("a"), get("b"), os.stat("a").st_ino == os.stat("b").st_ino, os.stat("a").st_nlink),
+)
+
+
+def _answer(call: Callable[[], object]) -> object:
+    try:
+        return call()
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+
+
+def _mount(system: str, options: str) -> None:
+    if system == "overlaykit":
+        _run_ours("mount", "-o", options, "merged")
+    else:
+        flags = syscalls.MS_RDONLY if options.startswith("ro,") else 0
+        data = os.fsencode(options.removeprefix("ro,"))
+        syscalls.mount(b"overlay", b"merged", b"overlay", flags, data)
+
+
+def _unmount(system: str) -> None:
+    if system == "overlaykit":
+        _run_ours("umount", "merged")
+    else:
+        syscalls.umount2(b"merged")
+
+
+def _run_ours(*arguments: str) -> None:
+    inherited = {name: os.environ[name] for name in os.environ if not name.startswith("XDG_")}
+    subprocess.run(
+        [sys.executable, "-m", "overlaykit", *arguments],
+        env=inherited | {"HOME": os.getcwd()},
+        stdin=subprocess.DEVNULL,
+        check=True,
+    )
