@@ -33,3 +33,11 @@ def next_name(fd: int) -> str:
     event = os.read(fd, _LARGEST_EVENT)
     length = _EVENT.unpack_from(event)[3]
     return os.fsdecode(event[_EVENT.size : _EVENT.size + length].rstrip(b"\0"))
+
+
+def names_until_now(fd: int) -> Iterator[str]:
+    """The names that were told of already; from now on the descriptor does not wait."""
+    os.set_blocking(fd, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            yield next_name(fd)

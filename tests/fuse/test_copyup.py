@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Callable
+
+import pytest
 
 from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix import syscalls
 from ..posix.table import File
-from .inotify import next_name, watched
+from .inotify import names_until_now, next_name, watched
 from .mounted import mounted
 
 LARGE = 256 << 20
@@ -18,8 +21,8 @@ DATA = 192 << 20
 
 
 def _add_large_file(stack: Stack) -> None:
-    """A lower with a file of 256 MiB, of which the first 192 are data, and a small one."""
-    lower = stack.add({"small": File(b"x" * 8192)})
+    """A lower with a file of 256 MiB, of which the first 192 are data, and two small ones."""
+    lower = stack.add({"d/small": File(b"x" * 8192), "new": File(b"new")})
     with open(os.path.join(lower, "large"), "wb") as file:
         block = os.urandom(1 << 20)
         for _ in range(DATA >> 20):
@@ -27,29 +30,51 @@ def _add_large_file(stack: Stack) -> None:
         file.truncate(LARGE)
 
 
-def test_a_large_copy_holds_up_no_other_file(stack: Stack) -> None:
+def _rename_another_over(path: str) -> None:
+    os.rename(os.path.join(os.path.dirname(path), "new"), path)
+
+
+@pytest.mark.parametrize(
+    ("act", "links"),
+    [
+        pytest.param(lambda path: os.chmod(path, 0o600), 1, id="chmod"),
+        pytest.param(lambda path: os.removexattr(path, "user.k"), 1, id="removexattr"),
+        pytest.param(os.unlink, 2, id="unlink"),
+        pytest.param(_rename_another_over, 2, id="rename-over"),
+    ],
+)
+def test_a_large_copy_holds_up_no_other_file(
+    stack: Stack, act: Callable[[str], object], links: int
+) -> None:
     _add_large_file(stack)
+    lower = os.path.join(stack.lowers[0], "large")
+    os.setxattr(lower, "user.k", b"v")
+    if links == 2:  # then the names are counted, and removing one copies up
+        os.link(lower, os.path.join(stack.lowers[0], "large too"))
     with mounted(stack) as mount:
+        os.stat(
+            mount.path("d")
+        )  # the kernel finds nothing new in a directory while it removes from it
         work = os.path.join(stack.work, "work")
         with watched(work) as events:
-            chmod = threading.Thread(target=os.chmod, args=(mount.path("large"), 0o600))
-            chmod.start()
+            acting = threading.Thread(target=act, args=(mount.path("large"),))
+            acting.start()
             copy = next_name(events)
-            with open(mount.path("small"), "r+b", buffering=0) as file:
+            with open(mount.path("d/small"), "r+b", buffering=0) as file:
                 assert file.read() == b"x" * 8192
                 file.write(b"more")
-            assert os.listdir(mount.target)
+            assert os.listdir(mount.path("d")) == ["small"]
             still_under_way = copy in os.listdir(work)
-            chmod.join()
+            acting.join()
         assert still_under_way
-        st = os.stat(mount.path("large"))
+        st = os.stat(mount.path("large" if links == 1 else "large too"))
         assert st.st_size == LARGE
         assert st.st_blocks * 512 < DATA + (1 << 20)
 
 
-def test_two_that_change_a_large_file_at_once_change_one_copy(stack: Stack) -> None:
+def test_several_that_change_a_large_file_at_once_change_one_copy(stack: Stack) -> None:
     _add_large_file(stack)
-    with mounted(stack) as mount:
+    with mounted(stack) as mount, watched(os.path.join(stack.work, "work")) as events:
 
         def write(offset: int, byte: bytes) -> None:
             with open(mount.path("large"), "r+b", buffering=0) as file:
@@ -68,6 +93,7 @@ def test_two_that_change_a_large_file_at_once_change_one_copy(stack: Stack) -> N
             for number in range(4):
                 file.seek(number * 1000)
                 assert file.read(1) == b"%d" % number
+        assert len(list(names_until_now(events))) == 1
         assert os.listdir(os.path.join(stack.work, "work")) == []
 
 
@@ -80,10 +106,10 @@ def test_a_name_can_move_and_go_while_its_file_is_copied(stack: Stack) -> None:
             next_name(events)
             os.rename(mount.path("large"), mount.path("moved"))
             chmod.join()
-        assert sorted(os.listdir(mount.target)) == ["moved", "small"]
+        assert sorted(os.listdir(mount.target)) == ["d", "moved", "new"]
         assert os.stat(mount.path("moved")).st_mode & 0o777 == 0o600
         os.unlink(mount.path("moved"))
-        assert os.listdir(mount.target) == ["small"]
+        assert sorted(os.listdir(mount.target)) == ["d", "new"]
 
 
 def test_a_reader_sees_the_copy_that_was_made_while_it_read(stack: Stack) -> None:
