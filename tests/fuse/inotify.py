@@ -29,10 +29,8 @@ def watched(directory: str) -> Iterator[int]:
 
 
 def next_name(fd: int) -> str:
-    """The next name; waits for it."""
-    event = os.read(fd, _LARGEST_EVENT)
-    length = _EVENT.unpack_from(event)[3]
-    return os.fsdecode(event[_EVENT.size : _EVENT.size + length].rstrip(b"\0"))
+    """The next name; waits for it. Those that came with it are lost."""
+    return next(_names(os.read(fd, _LARGEST_EVENT)))
 
 
 def names_until_now(fd: int) -> Iterator[str]:
@@ -40,4 +38,11 @@ def names_until_now(fd: int) -> Iterator[str]:
     os.set_blocking(fd, False)
     with contextlib.suppress(BlockingIOError):
         while True:
-            yield next_name(fd)
+            yield from _names(os.read(fd, 1 << 16))
+
+
+def _names(events: bytes) -> Iterator[str]:
+    while events:
+        end = _EVENT.size + _EVENT.unpack_from(events)[3]
+        yield os.fsdecode(events[_EVENT.size : end].rstrip(b"\0"))
+        events = events[end:]
