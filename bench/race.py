@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import subprocess
 import tempfile
 import time
@@ -152,12 +153,14 @@ def _reason(error: Exception, directory: str) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         program = os.path.basename(error.cmd[0])
         said = (error.stderr or b"").decode(errors="replace").strip().splitlines()
-        text = f"{program}: {said[-1]}" if said else f"{program} ended with {error.returncode}"
+        last = said[-1] if said else f"ended with {error.returncode}"
+        text = last if last.startswith(f"{program}:") else f"{program}: {last}"
     elif isinstance(error, OSError):
         text = error.strerror or str(error)
     else:
         text = str(error)
-    return text.replace(directory + "/", "")
+    own = re.escape(directory) + r"/(?:[^/\s]+/[^/\s]+/target/)?"  # a mount's, or what is beside it
+    return re.sub(own, "", text)
 
 
 def _series(workloads: Sequence[Workload]) -> Iterator[Series]:

@@ -22,6 +22,8 @@ The files that are worked on lie in a new directory below $TMPDIR, or below /var
 measured is that file system. Without --system each of the known ones takes part whose program is installed.
 An ordinary user cannot empty the machine's caches, nor mount the kernel's overlayfs: that is left out, and said so."""
 
+_COLUMNS: Final = 100
+
 
 def main(arguments: list[str]) -> int:
     args = _parse(arguments)
@@ -142,4 +144,5 @@ def _show(found: Report, *, as_json: bool) -> None:
 
     from bench.report import table
 
-    Console().print(table(found))
+    # A file, or whoever reads a pipe, has as many columns as the table is made for.
+    Console(width=None if sys.stdout.isatty() else _COLUMNS).print(table(found))
