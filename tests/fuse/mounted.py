@@ -51,6 +51,14 @@ class Mounted:
                 return
         raise AssertionError(f"still held: {held}")
 
+    def forget(self) -> dict[str, int]:
+        """Let the kernel forget what it knows, as it does when memory is short; what the daemon holds then."""
+        syscalls.mount(b"none", os.fsencode(self.target), None, syscalls.MS_REMOUNT)
+        for _ in range(self.counted().held["nodes"]):
+            # Answered after some more of what is forgotten, which has no answer of its own.
+            os.statvfs(self.target)
+        return self.counted().held
+
     @contextlib.contextmanager
     def requests(self) -> Iterator[Counter[str]]:
         """What the kernel asks the daemon for meanwhile, by kind; filled in at the end."""

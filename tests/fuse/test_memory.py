@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+
+import pytest
 
 from ..overlay.inside import as_root
 from ..overlay.stack import Stack
-from ..posix.table import File, Link
+from ..overlay.view import refused
+from ..posix.acts import opened
+from ..posix.syscalls import getdents64
+from ..posix.table import Dir, File, Link
 from .mounted import Mounted, mounted
 from .random_changes import STARTING_POINT, play
 
@@ -43,6 +50,43 @@ def test_ten_thousand_random_operations_leave_no_node_and_no_descriptor(stack: S
         play(mount.target, 2026, OPERATIONS)
         _forget_everything(mount)
         assert _open_files(mount) <= before
+
+
+@pytest.mark.parametrize("size", [32, 100, 4096])
+def test_listings_in_parts_and_listings_given_up_leave_nothing(stack: Stack, size: int) -> None:
+    names = {str(number) for number in range(300)}
+    stack.add({f"d/{name}": File() for name in names} | {"d/s": Dir(), "d/s/below": File()})
+    stack.add({f"d/s/{name}": File() for name in names})
+    with mounted(stack) as mount:
+        for directory in ("d", "d/s"):
+            with opened(mount.path(directory), os.O_RDONLY | os.O_DIRECTORY) as fd:
+                first = getdents64(fd, size)
+                os.lseek(fd, first[-1].offset, os.SEEK_SET)
+                getdents64(fd, size)  # and given up
+                os.lseek(fd, 0, os.SEEK_SET)
+                listed = []
+                while part := getdents64(fd, size):
+                    listed += part
+                    gone = part[-1].name.decode()
+                    if gone in names:
+                        os.unlink(gone, dir_fd=fd)
+                assert {entry.name.decode() for entry in listed} >= names
+        held = mount.forget()
+        assert {kind: held[kind] for kind in NOTHING_HELD} == NOTHING_HELD
+
+
+@as_root
+def test_a_listing_with_a_name_that_cannot_be_looked_up_leaves_nothing(stack: Stack) -> None:
+    no_path = {stack.mark("redirect"): b"../x"}
+    stack.add({f"d/{number}": File() for number in range(100)} | {"d/x": Dir(xattrs=no_path)})
+    stack.add({"d/x": Dir()})
+    with mounted(stack) as mount:
+        with contextlib.suppress(OSError):
+            os.listdir(mount.path("d"))
+        with refused(errno.EIO):
+            os.stat(mount.path("d/x"))
+        held = mount.forget()
+        assert {kind: held[kind] for kind in NOTHING_HELD} == NOTHING_HELD
 
 
 def _open_files(mount: Mounted) -> int:

@@ -8,7 +8,11 @@ import os
 import pytest
 
 from overlaykit.overlay.attributes import Changes
+from overlaykit.overlay.filesystem import Options
 
+from ..posix import syscalls
+from ..posix.layers import write_layer
+from ..posix.place import ORDINARY_UID
 from ..posix.table import File
 from .inside import as_root
 from .stack import Stack
@@ -124,3 +128,28 @@ def test_a_file_of_somebody_else_is_read_and_written_by_the_daemon(stack: Stack)
         assert view.read("f") == b"x"
         view.write("f", b"y")
         assert view.stat("f").uid == 1234
+
+
+@as_root
+def test_a_file_of_another_owner_that_all_may_write_is_written_and_gets_the_present_time(
+    stack: Stack,
+) -> None:
+    """Whose times the daemon may not set: as an ordinary user's daemon meets it in a directory shared with others."""
+    stack.add({})
+    for path in (stack.upper, stack.work):
+        os.mkdir(path)
+        os.chown(path, ORDINARY_UID, ORDINARY_UID)
+    os.chmod(stack.directory, 0o755)
+    write_layer({"f": File(b"old", mode=0o666, mtime_ns=10**18)}, stack.upper, xattr_prefix="user")
+    os.setgroups([])
+    os.setresgid(ORDINARY_UID, ORDINARY_UID, ORDINARY_UID)
+    os.setresuid(ORDINARY_UID, ORDINARY_UID, ORDINARY_UID)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # which opens /proc/self
+    with stack.bare(options=Options(userxattr=True)) as view:
+        view.write("f", b"new")
+        assert view.read("f") == b"new"
+        view.change("f", Changes(size=2))
+        assert view.read("f") == b"ne"
+        with refused(errno.EPERM):
+            view.change("f", Changes(mode=0o600))
+    assert os.stat(os.path.join(stack.upper, "f")).st_mtime_ns > 10**18
