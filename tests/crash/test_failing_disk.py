@@ -62,6 +62,58 @@ def test_an_exceeded_quota_is_told_and_leaves_the_lower_file_whole(stack: Stack)
     assert os.path.getsize(os.path.join(lower, "small")) == 1
 
 
+@as_root
+def test_limits_of_the_disk_are_told_as_its_own(stack: Stack) -> None:
+    """How many links a file has and how large it is: of ext4, as its documentation tells them."""
+    stack.add({})
+    most_links, largest = 65000, 4 << 40  # with blocks of 1 KiB
+    with image(stack.directory, "mkfs.ext4", "-q", "-b1024", megabytes=16) as (_, path):
+        put_upper_on(stack, path)
+        os.mkdir(stack.upper)
+        write(os.path.join(stack.upper, "f"), b"x")
+        here = os.open(stack.upper, os.O_RDONLY | os.O_DIRECTORY)
+        for number in range(1, most_links):
+            os.link("f", f"{number}", src_dir_fd=here, dst_dir_fd=here)
+        os.close(here)
+        with mounted(stack) as mount:
+            with refused(errno.EMLINK):
+                os.link(mount.path("f"), mount.path("one more"))
+            os.unlink(mount.path("1"))
+            os.link(mount.path("f"), mount.path("one more"))
+            with refused(errno.EFBIG):
+                os.truncate(mount.path("f"), largest + 1)
+            with open(mount.path("f"), "r+b", buffering=0) as file:
+                file.seek(largest + 1)
+                with refused(errno.EFBIG):  # the kernel may keep the bytes for a while
+                    file.write(b"y")
+                    os.fsync(file.fileno())
+            with open(mount.path("f"), "rb") as file:
+                assert file.read(1) == b"x"
+
+
+@as_root
+def test_what_a_layer_protects_from_change_is_changed_in_the_view_and_what_the_upper_does_is_not(
+    stack: Stack,
+) -> None:
+    with image(stack.directory, "mkfs.ext4", "-q", megabytes=8) as (_, path):
+        stack.lowers.append(os.path.join(path, "lower"))
+        put_upper_on(stack, path)
+        for directory in (stack.lowers[0], stack.upper):
+            os.mkdir(directory)
+        for name in ("lower/changed", "lower/removed", "upper/fixed"):
+            write(os.path.join(path, name), b"x")
+            subprocess.run(["chattr", "+i", os.path.join(path, name)], check=True)
+        with mounted(stack) as mount:
+            append(mount.path("changed"))
+            os.unlink(mount.path("removed"))
+            for attempt in (append, chmod, os.unlink):
+                with refused(errno.EPERM):
+                    attempt(mount.path("fixed"))
+            assert sorted(os.listdir(mount.target)) == ["changed", "fixed"]
+            read(mount.path("fixed"))
+        assert sorted(os.listdir(stack.lowers[0])) == ["changed", "removed"]
+
+
 @as_ordinary_user
 def test_what_the_user_may_not_read_below_is_not_copied_up(stack: Stack) -> None:
     stack.lowers.append("/etc")
