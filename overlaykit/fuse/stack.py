@@ -13,13 +13,15 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native
+from overlaykit import _native, mountinfo
 from overlaykit.errors import Error
 from overlaykit.overlay import overrides
 from overlaykit.overlay.filesystem import Filesystem, OpenedLayer, Options
 from overlaykit.overlay.owners import Ids, Owners, Range, overflow_id
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from overlaykit.fuse.spec import IdSpec, LayerSpec, MountSpec
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -161,17 +163,19 @@ def _open_tree(spec: MountSpec, layer: LayerSpec) -> int:
 
 
 def _mask(tree: int, path: str) -> None:
-    """Cover a directory by an empty one; what is not there, or is a file, needs none."""
+    """Cover a directory by an empty one; what is not there, or is a file, needs none.
+
+    It may be the root of a file system that answers nobody, or not us: it is not asked for anything.
+    """
     try:
-        fd = _native.openat2(tree, path, os.O_PATH | os.O_CLOEXEC, 0, _BENEATH)
+        fd = _native.openat2(tree, path, _DIRECTORY, 0, _BENEATH)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
             return
         raise
     try:
-        if stat.S_ISDIR(os.fstat(fd).st_mode):
-            flags = _native.MS_NOSUID | _native.MS_NODEV | _native.MS_NOEXEC | _native.MS_RDONLY
-            _native.mount("mask", f"/proc/self/fd/{fd}", "tmpfs", flags, _MASK_OPTIONS)
+        flags = _native.MS_NOSUID | _native.MS_NODEV | _native.MS_NOEXEC | _native.MS_RDONLY
+        _native.mount("mask", f"/proc/self/fd/{fd}", "tmpfs", flags, _MASK_OPTIONS)
     finally:
         os.close(fd)
 
@@ -220,12 +224,18 @@ def _check_apart(spec: MountSpec) -> None:
         for layer in spec.layers:
             if _contains(path, layer.path):
                 raise LowerInsideUpper(layer.path, path)
-            if _contains(layer.path, path) and not any(_contains(m, path) for m in layer.masks):
+            if _contains(layer.path, path) and not _is_masked(path, layer.masks):
                 raise UpperInsideLower(path, layer.path)
     # What a work directory holds is cleared away: it must be nothing but our own, or the kernel's.
     foreign = sorted(set(os.listdir(spec.work)) - {"work", "index"})
     if foreign:
         raise WorkNotEmpty(spec.work, foreign[0])
+
+
+def _is_masked(path: str, masks: Iterable[str]) -> bool:
+    """By the names alone: a mask may be the root of a file system that does not answer."""
+    real = os.path.realpath(path)
+    return any(real == mask or mountinfo.below(real, mask) for mask in masks)
 
 
 def _contains(directory: str, path: str) -> bool:

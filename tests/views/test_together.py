@@ -8,7 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 
-from overlaykit.fuse import control
+from overlaykit.fuse import control, mount
 from overlaykit.views import Registry, Running
 
 from .someone import Someone
@@ -112,3 +112,18 @@ def held(mount: Running) -> dict[str, int]:
     counted = control.ask(mount.control, control.Count())
     assert isinstance(counted, control.Counted)
     return counted.held
+
+
+@only_as("root")
+def test_a_file_system_that_answers_nobody_is_no_matter_to_a_view(someone: Someone) -> None:
+    target, upper = someone.directory("target"), someone.path("upper")
+    device = mount.open_device()  # and nobody ever reads what is asked there
+    silent = mount.create(device, "silent", read_only=True, devices=False)
+    mount.attach(silent, target)
+    os.close(silent)
+    try:
+        someone.succeeds("run", "true", timeout=60)
+        someone.succeeds("run", "--upper", upper, "true", timeout=60)
+    finally:
+        os.close(device)
+        mount.detach(target)
