@@ -4,10 +4,11 @@ We write the kernel's own marks (Documentation/filesystems/overlayfs.rst, fs/ove
 kernel's overlayfs can mount our upper and we can mount its: whiteouts are character devices 0:0, everything else is an
 extended attribute under `trusted.overlay.`, or `user.overlay.` where `trusted.` may not be written.
 
-We also read what others write: the kernel's whiteouts in attribute form (`overlay.whiteout` in a directory whose
-`overlay.opaque` is `x`), the AUFS names that OCI archives carry (`.wh.NAME`, `.wh..wh..opq`; in lowers only) and
-fuse-overlayfs's `user.fuseoverlayfs.opaque`. Redirects are followed only under the prefix that we write: a user may set
-`user.` attributes on a directory of their own, and must not be able to point a privileged mount elsewhere.
+In lowers we also read what others write: the kernel's whiteouts in attribute form (`overlay.whiteout` in a directory
+whose `overlay.opaque` is `x`), the AUFS names that OCI archives carry (`.wh.NAME`, `.wh..wh..opq`) and fuse-overlayfs's
+`user.fuseoverlayfs.opaque`. In an upper only our own count: the rest is what a program in the mount has set, perhaps an
+overlay that it keeps there. Redirects are followed only under the prefix that we write: a user may set `user.`
+attributes on a directory of their own, and must not be able to point a privileged mount elsewhere.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ DEFAULT_ACL: Final = b"system.posix_acl_default"
 
 AUFS_WHITEOUT: Final = b".wh."
 AUFS_OPAQUE: Final = b".wh..wh..opq"
+
+_FOREIGN_OPAQUE: Final = tuple(prefix + b"opaque" for prefix in OVERLAY_PREFIXES)
 
 WHITEOUT_DEVICE: Final = os.makedev(0, 0)
 
@@ -142,8 +145,11 @@ class Marks:
 
     # Directories. `path` leads to the directory itself (/proc/self/fd/N).
 
-    def of_directory(self, path: bytes) -> DirectoryMarks:
-        """What a directory's attributes say. One system call for the many directories that have none."""
+    def of_directory(self, path: bytes, *, upper: bool) -> DirectoryMarks:
+        """What a directory's attributes say; `upper`: of the upper's, in our own dialect only.
+
+        One system call for the many directories that have none.
+        """
         try:
             names = os.listxattr(path)
         except OSError as error:
@@ -156,7 +162,7 @@ class Marks:
         redirect = None
         for text in names:
             name = os.fsencode(text)
-            if name in (TRUSTED + b"opaque", USER + b"opaque", FUSE_OVERLAYFS + b"opaque"):
+            if name == self._opaque or (not upper and name in _FOREIGN_OPAQUE):
                 value = os.getxattr(path, name)
                 opaque = opaque or value == b"y"
                 whiteout_files = whiteout_files or value == b"x"
@@ -176,9 +182,10 @@ class Marks:
 
     # Files. `path` leads to the file itself, or to its name with `follow` false.
 
-    def is_whiteout_file(self, path: bytes) -> bool:
+    def is_whiteout_file(self, path: bytes, *, upper: bool) -> bool:
+        prefixes = (self.prefix,) if upper else (TRUSTED, USER)
         return any(
-            _get(path, prefix + b"whiteout", follow=False) is not None for prefix in (TRUSTED, USER)
+            _get(path, prefix + b"whiteout", follow=False) is not None for prefix in prefixes
         )
 
     def origin(self, path: bytes, *, follow: bool = False) -> Origin | None:

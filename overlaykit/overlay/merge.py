@@ -57,7 +57,7 @@ class Merge:
         """`follow`: whether redirects are; a directory that has one cannot be looked up otherwise (EPERM)."""
         self.layers = layers
         self.marks = marks
-        self._follow = follow
+        self.follow = follow
 
     def find(self, directory: Directory, name: bytes) -> Found | None:
         """What `name` means in `directory`; None if nothing. Raises OSError (EIO) for a redirect that is no path."""
@@ -70,7 +70,7 @@ class Merge:
         if not stat.S_ISDIR(st.st_mode):
             return Found(upper, name, st)
         place = upper.child(name)
-        marks = self._check(self.marks.of_directory(place.proc_path()))
+        marks = self._check(self.marks.of_directory(place.proc_path(), upper=True))
         below = None
         if not marks.opaque:
             below = _Search(self, directory.lowers, name, found_above=True)
@@ -105,13 +105,13 @@ class Merge:
 
     def directory_marks(self, place: Place) -> DirectoryMarks:
         """What the marks of a lower's directory say, of every dialect."""
-        marks = self.marks.of_directory(place.proc_path())
+        marks = self.marks.of_directory(place.proc_path(), upper=False)
         if not marks.opaque and _stat(place, marks_format.AUFS_OPAQUE) is not None:
             return replace(marks, opaque=True)
         return self._check(marks)
 
     def _check(self, marks: DirectoryMarks) -> DirectoryMarks:
-        if marks.redirect is not None and not self._follow:
+        if marks.redirect is not None and not self.follow:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM), os.fsdecode(marks.redirect))
         return marks
 
@@ -149,7 +149,8 @@ class Merge:
 
     def _scan(self, place: Place, *, lower: bool) -> Iterator[tuple[bytes, int]]:
         """Names and kinds in one layer's directory; kind 0 is a whiteout for the name."""
-        whiteout_files = self.marks.of_directory(place.proc_path()).whiteout_files
+        marks = self.marks.of_directory(place.proc_path(), upper=not lower)
+        whiteout_files = marks.whiteout_files
         for entry in place.scan():
             name = entry.name
             if entry.is_file(follow_symlinks=False):
@@ -157,7 +158,9 @@ class Merge:
                     if name != marks_format.AUFS_OPAQUE:
                         yield name[len(marks_format.AUFS_WHITEOUT) :], 0
                     continue
-                if whiteout_files and self.marks.is_whiteout_file(os.fsencode(entry.path)):
+                if whiteout_files and self.marks.is_whiteout_file(
+                    os.fsencode(entry.path), upper=not lower
+                ):
                     yield name, 0
                     continue
                 yield name, stat.S_IFREG
@@ -197,15 +200,16 @@ class _Search:
 
     def run(self) -> None:
         while self._starts and not self._stop:
-            start = self._starts.pop(0)
-            self._look_in(start, last=not self._starts)
+            self._look_in(self._starts.pop(0))
         if self.directories and self.found is not None:
             first = self.found
             self.found = Found(first.place, first.name, first.stat, lowers=tuple(self.directories))
 
-    def _look_in(self, place: Place, *, last: bool) -> None:
+    def _look_in(self, place: Place) -> None:
         """Walk the path in one layer; notes for the layers below where they hold it."""
         layer = place.layer
+        # An absolute redirect leads on from where nothing lies beside it; one that is not followed does not.
+        last = layer is self._merge.layers[-1] if self._merge.follow else not self._starts
         following: list[bytes] = []
         absolute = False
         path = self._path
@@ -246,8 +250,8 @@ class _Search:
             return False
         marks = self._merge.marks
         return (
-            marks.is_whiteout_file(place.proc_path(name))
-            and marks.of_directory(place.proc_path()).whiteout_files
+            marks.is_whiteout_file(place.proc_path(name), upper=False)
+            and marks.of_directory(place.proc_path(), upper=False).whiteout_files
         )
 
 

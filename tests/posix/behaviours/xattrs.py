@@ -146,6 +146,11 @@ def check_what_a_program_sets_under_the_names_of_marks_is_no_mark():
     yield from _are_no_marks("trusted")
 
 
+@behaviour(lower={"d": Dir(), "d/f": File(b"x")}, remount=True, identities=ROOT_ONLY)
+def check_what_a_program_sets_under_the_names_of_another_overlays_marks_is_no_mark():
+    yield from _are_no_marks("user")
+
+
 @behaviour(lower={"d": Dir(), "d/f": File(b"x")}, remount=True, identities=("userns",))
 def check_what_a_user_sets_under_the_names_of_marks_is_no_mark():
     yield from _are_no_marks("user")
