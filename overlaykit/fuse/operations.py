@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
 
     from overlaykit.fuse.spec import Options
+    from overlaykit.fuse.waiting import Waiting
     from overlaykit.overlay.filesystem import Filesystem
     from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Node
@@ -106,8 +107,9 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_writeback_cache = True
 
-    def __init__(self, filesystem: Filesystem, options: Options) -> None:
+    def __init__(self, filesystem: Filesystem, options: Options, waiting: Waiting) -> None:
         super().__init__()
+        self._waiting = waiting
         self.enable_acl = options.acl and options.xattr
         self._xattr = options.xattr
         self.filesystem = filesystem
@@ -307,10 +309,6 @@ class Operations(pyfuse3.Operations):
         return self.filesystem.write(fh, off, buf)
 
     @_request
-    async def flush(self, fh: FileHandleT) -> None:
-        self.filesystem.flush(fh)
-
-    @_request
     async def release(self, fh: FileHandleT) -> None:
         self.filesystem.release(fh)
 
@@ -320,7 +318,7 @@ class Operations(pyfuse3.Operations):
         files.settle_times(fh)
         if files.is_written(fh) and not self._volatile:
             sync = os.fdatasync if datasync else os.fsync
-            await trio.to_thread.run_sync(sync, files.descriptor(fh))
+            await self._waiting.in_thread(sync, files.descriptor(fh))
 
     # Directories
 
@@ -376,7 +374,7 @@ class Operations(pyfuse3.Operations):
             return
         fd = upper.open_for_reading()
         try:
-            await trio.to_thread.run_sync(os.fsync, fd)
+            await self._waiting.in_thread(os.fsync, fd)
         finally:
             os.close(fd)
 
@@ -435,7 +433,7 @@ class Operations(pyfuse3.Operations):
             else:
                 done = self._copying[node.number] = trio.Event()
                 try:
-                    await trio.to_thread.run_sync(copy.transfer)
+                    await self._waiting.in_thread(copy.transfer)
                 finally:
                     del self._copying[node.number]
                     done.set()

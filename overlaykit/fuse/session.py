@@ -20,6 +20,7 @@ from overlaykit.fuse import control_server, mount
 from overlaykit.fuse.handshake import Handshake
 from overlaykit.fuse.operations import Operations
 from overlaykit.fuse.stack import open_filesystem
+from overlaykit.fuse.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +43,9 @@ def run(
     if spec.target is not None:
         mount.check_mountpoint(spec.target)
     with open_filesystem(spec) as filesystem:
-        operations = Operations(filesystem, spec.options)
+        waiting = Waiting()
+        waiting.install()
+        operations = Operations(filesystem, spec.options, waiting)
         detached, handshake = _mount(spec, operations)
         try:
             gc.collect()

@@ -332,10 +332,6 @@ class Filesystem:
     def write(self, handle: int, offset: int, data: bytes) -> int:
         return self.files.write(handle, offset, data)
 
-    def flush(self, handle: int) -> None:
-        """A descriptor was closed: what was written has its times from now on."""
-        self.files.settle_times(handle)
-
     @staticmethod
     def wants_to_write(flags: int) -> bool:
         return wants_to_write(flags)

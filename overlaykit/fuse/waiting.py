@@ -1,0 +1,99 @@
+"""How the daemon waits for the next request.
+
+pyfuse3 has trio's whole scheduler turn around for each request, three times: that takes longer than most answers. But a
+program that was answered asks again at once. So pyfuse3 is given (in place of the module trio, as its own
+`pyfuse3.asyncio` does) a lock that costs no turn while it is free, and a wait that looks for the next request
+for a moment before it leaves it to the scheduler. Nobody else is kept waiting for long: the moment is
+short, not taken while a thread of ours is at work, and after some requests in a row the scheduler has its turn anyway.
+"""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from typing import TYPE_CHECKING, Final, TypeVarTuple, Unpack
+
+import pyfuse3
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MOMENT: Final = 1
+"""Milliseconds."""
+_IN_A_ROW: Final = 64
+
+Ts = TypeVarTuple("Ts")
+
+
+class Waiting:
+    """What pyfuse3 finds under the name `trio`, and under `trio.lowlevel`. One for each process."""
+
+    ClosedResourceError = trio.ClosedResourceError
+    open_nursery = staticmethod(trio.open_nursery)
+    current_task = staticmethod(trio.lowlevel.current_task)
+    current_trio_token = staticmethod(trio.lowlevel.current_trio_token)
+    notify_closing = staticmethod(trio.lowlevel.notify_closing)
+
+    def __init__(self) -> None:
+        self._polls: dict[int, Callable[[int], list[tuple[int, int]]]] = {}
+        self._in_a_row = 0
+        self._threads = 0
+
+    def install(self) -> None:
+        """Let pyfuse3 wait like this."""
+        pyfuse3.trio = self  # type: ignore[attr-defined]
+
+    @property
+    def lowlevel(self) -> Waiting:
+        return self
+
+    def Lock(self) -> Lock:  # noqa: N802  # trio's name
+        return Lock()
+
+    async def in_thread(self, function: Callable[[Unpack[Ts]], None], *args: *Ts) -> None:
+        """Run something that takes long in a thread; its end is noticed at once."""
+        self._threads += 1
+        try:
+            await trio.to_thread.run_sync(function, *args)
+        finally:
+            self._threads -= 1
+
+    async def wait_readable(self, fd: int) -> None:
+        """As trio's; raises trio.ClosedResourceError after `notify_closing`."""
+        if not self._threads and self._in_a_row < _IN_A_ROW:
+            poll = self._polls.get(fd)
+            if poll is None:
+                poller = select.poll()
+                poller.register(fd, select.POLLIN)
+                poll = self._polls[fd] = poller.poll
+            if poll(_MOMENT):
+                self._in_a_row += 1
+                return
+        self._in_a_row = 0
+        await trio.lowlevel.wait_readable(fd)
+
+
+class Lock:
+    """Whoever waits for requests holds it. It goes to whoever comes first: who was woken may wait again."""
+
+    def __init__(self) -> None:
+        self._held = False
+        self._parked: deque[trio.lowlevel.Task] = deque()
+
+    async def __aenter__(self) -> None:
+        while self._held:
+            task = trio.lowlevel.current_task()
+
+            def abort(_: object, task: trio.lowlevel.Task = task) -> trio.lowlevel.Abort:
+                self._parked.remove(task)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            self._parked.append(task)
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        self._held = True
+
+    async def __aexit__(self, *_: object) -> None:
+        self._held = False
+        if self._parked:
+            trio.lowlevel.reschedule(self._parked.popleft())
