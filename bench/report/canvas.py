@@ -30,6 +30,7 @@ _OTHERS: Final = (
     "#d9527a",
     "#5fb3ce",
     "#8c6d4f",
+    "#8a7fe0",
 )
 _BASELINE: Final = "#8a929c"
 
@@ -68,7 +69,7 @@ _SETTINGS: Final[dict[str, Any]] = {
 WIDTH: Final = 8.6
 """Inches; at 100 pixels each as wide as a page's text."""
 
-_NAME_WIDTH: Final = 26
+_NAME_WIDTH: Final = 30
 """Letters."""
 
 

@@ -99,7 +99,8 @@ def _scale(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axes.get_xlim()
-    low, high = min(low, 0.8) / 1.25, max(high, 1.25) * 1.25
+    room = max(1.25, (high / low) ** 0.08)
+    low, high = min(low, 0.8) / room, max(high, 1.25) * room
     axes.set_xlim(low, high)
     steps = (1.0,) if high / low > 3000 else (1.0, 2.0, 5.0)
     axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=40))

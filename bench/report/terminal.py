@@ -54,7 +54,7 @@ def _heading(system: str) -> Text:
 
     name = system
     if len(system) > _HEADING_WIDTH:
-        name = system.replace("-", "-\n").replace(", ", ",\n")
+        name = system.replace(", ", ",\n") if ", " in system else system.replace("-", "-\n")
     return Text(name)
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import resource
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -20,9 +21,11 @@ from .report_example import report
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_matplotlib(tmp_path_factory: pytest.TempPathFactory) -> None:
+def own_matplotlib(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What matplotlib remembers of the machine's fonts goes where pytest clears up."""
-    os.environ.setdefault("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
+        yield
 
 
 @pytest.fixture(scope="module")

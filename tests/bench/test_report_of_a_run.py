@@ -1,0 +1,33 @@
+"""From the command to the page: what is shown is what was found."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from bench.results import Report
+
+from ..views.someone import Someone
+from ..views.staged import only_as
+
+
+@only_as("ordinary user")
+def test_a_run_is_shown_as_it_was_found(someone: Someone) -> None:
+    chosen = ["--only", "missing/warm", "--only", "start/end"]
+    systems = ["--system", "plain", "--system", "overlaykit"]
+    directory = someone.path("report")
+    printed = someone.succeeds(
+        "bench", "--quick", "--rounds", "2", *chosen, *systems, "--output", directory
+    )
+    names = os.listdir(directory)
+    assert {"ratios-1.svg", "requests.svg"} <= set(names)
+    with open(os.path.join(directory, "report.json"), "rb") as file:
+        found = msgspec.json.decode(file.read(), type=Report)
+    with open(os.path.join(directory, "index.html"), encoding="utf-8") as file:
+        page = file.read()
+    assert list(found.workloads) == ["missing/warm", "start/end"]
+    assert all(name in page and what in page for name, what in found.workloads.items())
+    rows = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
+    assert rows["missing/warm"].rstrip().endswith("none")
+    assert "bwrap" in rows["workload"]
