@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+
+import pytest
 
 from overlaykit.fuse.spec import IdRange, IdSpec, Options
 
 from ..overlay.inside import as_root
 from ..overlay.stack import Stack
 from ..overlay.view import refused
+from ..posix.acts import ALICE, as_user, get
+from ..posix.behaviours.permissions import ACCESS, ALICE_READS
 from ..posix.table import Dir, File
 from .mounted import mounted
 
@@ -25,6 +30,23 @@ def test_without_xattrs_a_program_is_told_that_there_are_none(stack: Stack) -> N
         with open(mount.path("f"), "ab") as file:
             file.write(b"y")
     assert os.getxattr(os.path.join(stack.upper, "f"), "user.k") == b"v"  # copied up all the same
+
+
+@as_root
+@pytest.mark.parametrize("acl", [True, False])
+def test_access_control_lists_are_heeded_unless_the_user_said_otherwise(
+    stack: Stack, acl: bool
+) -> None:
+    """The mode alone lets its group read, whatever the list in it says of others."""
+    os.chmod(stack.directory, 0o755)
+    stack.add({"f": File(b"x", mode=0o600, xattrs={ACCESS: ALICE_READS})})
+    with mounted(stack, options=Options(acl=acl)) as mount:
+
+        def read() -> None:
+            with contextlib.nullcontext() if acl else refused(errno.EACCES):
+                get(mount.path("f"))
+
+        as_user(ALICE, read)
 
 
 @as_root
