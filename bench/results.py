@@ -63,7 +63,10 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeftOut(msgspec.Struct, frozen=True):
-    """What was not measured, and why. `workload` is empty if a system took no part at all."""
+    """What was not measured, and why.
+
+    `workload` is empty if a system took no part at all, `system` if nobody could do a workload.
+    """
 
     system: str
     workload: str
