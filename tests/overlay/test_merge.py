@@ -204,6 +204,16 @@ def test_redirects_add_up_through_several_layers(stack: Stack) -> None:
         assert view.exists("c/4")
 
 
+def test_a_redirect_from_the_root_leads_out_of_a_directory_of_one_layer_alone(
+    stack: Stack,
+) -> None:
+    stack.add({"only/here/d": Dir(xattrs={stack.mark("redirect"): b"/old/place"})})
+    stack.add({"other": File()})
+    stack.add({"old/place/f": File(b"x")})
+    with stack.open(as_kernel=not stack.unprivileged) as view:
+        assert view.names("only/here/d") == ["f"]
+
+
 @as_root
 @pytest.mark.parametrize("target", [b"../x", b"/a/../b", b"a/b", b"", b"/", b"."])
 def test_a_redirect_that_is_no_path_is_an_error_and_leads_nowhere(
