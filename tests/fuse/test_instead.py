@@ -1,0 +1,130 @@
+"""What the README says that programs find different, where the POSIX table allows for both."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import struct
+
+import pytest
+
+from ..overlay.stack import Stack
+from ..overlay.view import refused
+from ..posix.acts import opened
+from ..posix.behaviours.xattrs import CAPABILITY
+from ..posix.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
+from ..posix.table import Fifo, File
+from .mounted import mounted
+
+# ioctls of linux/fs.h
+FICLONE = 0x40049409
+FS_IOC_GETFLAGS = 0x80086601
+FS_IOC_SETFLAGS = 0x40086602
+FS_IOC_FSGETXATTR = 0x801C581F
+FS_IOC_FIEMAP = 0xC020660B
+
+LONG_AGO = 10**18
+
+
+@pytest.mark.parametrize(
+    "mode", [0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE]
+)
+def test_fallocate_is_refused_and_posix_fallocate_writes_zeros(stack: Stack, mode: int) -> None:
+    stack.add({"f": File(b"x" * 100)})
+    with mounted(stack) as mount, opened(mount.path("f"), os.O_RDWR) as fd:
+        with refused(errno.EOPNOTSUPP):
+            fallocate(fd, mode, 0, 50)
+        assert os.pread(fd, 999, 0) == b"x" * 100
+        os.posix_fallocate(fd, 0, 200)
+        assert os.pread(fd, 999, 0) == b"x" * 100 + b"\0" * 100
+
+
+def test_holes_are_told_as_data_and_stay_holes_on_disk(stack: Stack) -> None:
+    stack.add({"f": File(b"x", size=1 << 20)})
+    with mounted(stack) as mount, opened(mount.path("f"), os.O_RDWR) as fd:
+        assert os.lseek(fd, 5, os.SEEK_DATA) == 5
+        assert os.lseek(fd, 5, os.SEEK_HOLE) == 1 << 20
+        os.pwrite(fd, b"y", 1 << 19)
+        os.fsync(fd)
+        assert os.fstat(fd).st_blocks * 512 < 1 << 19
+
+
+def test_copy_file_range_copies_and_a_clone_is_refused(stack: Stack) -> None:
+    stack.add({"f": File(b"copied")})
+    with (
+        mounted(stack) as mount,
+        opened(mount.path("f"), os.O_RDONLY) as source,
+        opened(mount.path("g"), os.O_RDWR | os.O_CREAT) as target,
+    ):
+        assert os.copy_file_range(source, target, 100) == 6
+        assert os.pread(target, 100, 0) == b"copied"
+        with refused(errno.EOPNOTSUPP):
+            fcntl.ioctl(target, FICLONE, source)
+
+
+def test_a_file_without_a_name_is_refused_so_that_programs_take_a_named_one(stack: Stack) -> None:
+    stack.add({})
+    with mounted(stack) as mount, refused(errno.EOPNOTSUPP):
+        os.open(mount.target, os.O_TMPFILE | os.O_RDWR)
+
+
+@pytest.mark.parametrize("name", ["f", "d", "new"])
+def test_flags_of_files_are_neither_told_nor_set(stack: Stack, name: str) -> None:
+    stack.add({"f": File(), "d/below": File()})
+    with mounted(stack) as mount:
+        with open(mount.path("new"), "w"):
+            pass
+        with opened(mount.path(name), os.O_RDONLY) as fd:
+            for request in (FS_IOC_GETFLAGS, FS_IOC_FSGETXATTR):
+                with refused(errno.ENOTTY):
+                    fcntl.ioctl(fd, request, bytearray(32))
+            with refused(errno.ENOTTY):
+                fcntl.ioctl(fd, FS_IOC_SETFLAGS, struct.pack("q", 0))
+            with refused(errno.EOPNOTSUPP):
+                fcntl.ioctl(fd, FS_IOC_FIEMAP, bytearray(32))
+
+
+def test_a_new_mode_copies_a_file_with_its_data(stack: Stack) -> None:
+    stack.add({"f": File(b"x" * 100_000)})
+    with mounted(stack) as mount:
+        os.chmod(mount.path("f"), 0o600)
+    with open(os.path.join(stack.upper, "f"), "rb") as file:
+        assert file.read() == b"x" * 100_000
+
+
+def test_reading_a_file_leaves_its_access_time(stack: Stack) -> None:
+    stack.add({"f": File(b"x" * 100_000, mtime_ns=LONG_AGO)})
+    with mounted(stack) as mount:
+        os.chmod(mount.path("f"), 0o600)
+        mount.forget()
+        with open(mount.path("f"), "rb") as file:
+            assert len(file.read()) == 100_000
+        mount.forget()
+        assert os.stat(mount.path("f")).st_atime_ns == LONG_AGO
+    assert os.stat(os.path.join(stack.upper, "f")).st_atime_ns == LONG_AGO
+
+
+def test_a_fifo_keeps_its_time_when_it_is_written_to(stack: Stack) -> None:
+    stack.add({"p": Fifo()})
+    with mounted(stack) as mount:
+        os.utime(mount.path("p"), ns=(LONG_AGO, LONG_AGO))
+        with opened(mount.path("p"), os.O_RDWR) as fd:
+            os.write(fd, b"x")
+            assert os.read(fd, 1) == b"x"
+        assert os.stat(mount.path("p")).st_mtime_ns == LONG_AGO
+
+
+def test_a_program_written_to_through_a_mapping_is_no_longer_trusted(stack: Stack) -> None:
+    """Of a mount of root's only file capabilities go: its daemon may keep set-ID bits (CAP_FSETID)."""
+    trusted = {} if stack.unprivileged else {"security.capability": CAPABILITY}
+    stack.add({"f": File(b"x" * 100, mode=0o6755, xattrs=trusted)})
+    with mounted(stack) as mount:
+        with opened(mount.path("f"), os.O_RDWR) as fd, mmap.mmap(fd, 0) as memory:
+            memory[0] = ord("y")
+        mount.forget()
+        if stack.unprivileged:
+            assert stat.S_IMODE(os.stat(mount.path("f")).st_mode) == 0o755
+        assert "security.capability" not in os.listxattr(mount.path("f"))
