@@ -45,7 +45,7 @@ QUICK: Final = (
     "clients/read 1",
     "clients/read 8",
     "start/end",
-    "memory/*",
+    "memory/* 1",
     "disk/*",
     "processor/*",
     "ports/*",

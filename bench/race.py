@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import re
-import subprocess
 import tempfile
 import time
 from collections import defaultdict
@@ -18,11 +16,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bench.choice import Plan
+from bench.failure import FAILURES, reason
 from bench.machine import look_at_machine
 from bench.results import Cost, LeftOut, Report, Series
-from bench.workload import Course, Entrant, Interruptible, Sample, Unfit, Workload
+from bench.systems.trial import try_out
+from bench.workload import Course, Entrant, Interruptible, Sample, Workload
 from overlaykit.discard import discard_path
-from overlaykit.errors import Error
 
 
 class Watch(Protocol):
@@ -57,10 +56,12 @@ def race(
     directory = tempfile.mkdtemp(prefix="overlaykit-bench-", dir=os.path.realpath(place))
     try:
         machine = look_at_machine(directory)
+        systems, unable = try_out(plan.systems, directory)
+        found.left_out += unable
         for number, workload in enumerate(plan.workloads):
             course = Course(
                 directory=os.path.join(directory, str(number)),
-                systems=plan.systems,
+                systems=systems,
                 interruptible=interruptible,
             )
 
@@ -87,9 +88,6 @@ def race(
     )
 
 
-_FAILURES = (Unfit, OSError, subprocess.CalledProcessError, Error)
-
-
 def _run(
     workload: Workload,
     course: Course,
@@ -103,8 +101,8 @@ def _run(
                 {one.name: one.what for one in entrants if one.name not in found.systems}
             )
             _run_rounds(workload, entrants, course, rounds, found, on_step)
-    except _FAILURES as error:  # for all of them
-        why = _reason(error, course.directory)
+    except FAILURES as error:  # for all of them
+        why = reason(error, course.directory)
         found.left_out.append(LeftOut(system="", workload=workload.name, why=why))
 
 
@@ -125,9 +123,9 @@ def _run_rounds(
             on_step(entrant.name, (round_ + place / len(entrants)) / (uncounted + counted))
             try:
                 sample = entrant.measure()
-            except _FAILURES as error:
+            except FAILURES as error:
                 running.remove(entrant)
-                why = _reason(error, course.directory)
+                why = reason(error, course.directory)
                 found.left_out.append(LeftOut(entrant.name, workload.name, why))
             else:
                 if round_ >= uncounted:
@@ -146,21 +144,6 @@ def _cost(workload: Workload, entrant: Entrant, samples: Sequence[Sample]) -> Co
         values=tuple(sample.value for sample in samples),
         requests=None if requests is None else dict(requests),
     )
-
-
-def _reason(error: Exception, directory: str) -> str:
-    """In one line, without the names of directories that are gone by the time it is read."""
-    if isinstance(error, subprocess.CalledProcessError):
-        program = os.path.basename(error.cmd[0])
-        said = (error.stderr or b"").decode(errors="replace").strip().splitlines()
-        last = said[-1] if said else f"ended with {error.returncode}"
-        text = last if last.startswith(f"{program}:") else f"{program}: {last}"
-    elif isinstance(error, OSError):
-        text = error.strerror or str(error)
-    else:
-        text = str(error)
-    own = re.escape(directory) + r"/(?:[^/\s]+/[^/\s]+/target/)?"  # a mount's, or what is beside it
-    return re.sub(own, "", text)
 
 
 def _series(workloads: Sequence[Workload]) -> Iterator[Series]:

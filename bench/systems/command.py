@@ -42,12 +42,12 @@ def _run(argv: Sequence[str], target: str) -> None:
         # It may be the daemon, and its end is awaited with that of all others.
         process.returncode = 0
         return
-    if process.returncode is None:
-        process.kill()
-        process.wait()
-        raise Unfit(f"nothing is mounted {PATIENCE:g} seconds after its command began")
-    last = next((word for word in reversed(words) if word.strip()), None)
-    raise Unfit(f"cannot be mounted: {last or f'exit status {process.returncode}'}")
+    if process.returncode:
+        last = next((word for word in reversed(words) if word.strip()), None)
+        raise Unfit(f"cannot be mounted: {last or f'exit status {process.returncode}'}")
+    process.kill()
+    process.wait()
+    raise Unfit(f"nothing is mounted {PATIENCE:g} seconds after its command began")
 
 
 def _await_mount(target: str, process: subprocess.Popen[bytes]) -> bool:
