@@ -63,6 +63,48 @@ def test_an_exceeded_quota_is_told_and_leaves_the_lower_file_whole(stack: Stack)
 
 
 @as_root
+def test_what_only_a_sync_finds_out_is_told_and_leaves_the_lower_file_whole(
+    stack: Stack,
+) -> None:
+    """A thin disk runs out of room: the file system on it learns of it when the copy's data are synced."""
+    stack.add({"large": File(b"x" * 600_000), "small": File(b"y")})
+    under = os.path.join(stack.directory, "under")
+    with (
+        memory(under) as below,
+        image(under, "mkfs.ext4", "-q", "-O^has_journal", megabytes=16) as (_, path),
+    ):
+        put_upper_on(stack, path)
+        with mounted(stack) as mount:
+            below.leave("pages", 0)
+            for attempt in (append, chmod):
+                with refused(errno.ENOSPC):
+                    attempt(mount.path("large"))
+            assert astray(stack, {}) == []
+            with open(mount.path("large"), "rb") as file:
+                assert file.read() == b"x" * 600_000
+            below.leave("pages", 4096)
+            append(mount.path("small"))
+
+
+@as_root
+def test_a_bad_sector_of_the_upper_is_told(stack: Stack) -> None:
+    stack.add({})
+    with image(stack.directory, "mkfs.ext4", "-q", megabytes=8) as (file, path):
+        put_upper_on(stack, path)
+        os.mkdir(stack.upper)
+        write(os.path.join(stack.upper, "bad"), LOST * 5000)
+        write(os.path.join(stack.upper, "good"), b"good")
+    with mounted_image(file, path, "noload"), mounted(stack) as mount:
+        os.stat(mount.path("bad"))
+        with open(file, "r+b") as disk:
+            disk.truncate(disk.read().find(LOST))
+        with refused(errno.EIO):
+            read(mount.path("bad"))
+        os.unlink(mount.path("bad"))
+        assert os.listdir(mount.target) == ["good"]
+
+
+@as_root
 def test_limits_of_the_disk_are_told_as_its_own(stack: Stack) -> None:
     """How many links a file has and how large it is: of ext4, as its documentation tells them."""
     stack.add({})

@@ -66,6 +66,10 @@ def renameat2(old: bytes, new: bytes, flags: int) -> None:
     _check(_libc.renameat2(AT_FDCWD, old, AT_FDCWD, new, flags), old)
 
 
+def access(path: bytes, mode: int) -> None:
+    _check(_libc.access(path, mode), path)
+
+
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     _check(_libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)))
 

@@ -16,6 +16,7 @@ from ..table import ROOT_ONLY, Dir, Fifo, File, Instead, Symlink, Whiteout, beha
 
 ON_WHAT_EXISTS: Mapping[str, Callable[[str], object]] = {
     "stat": os.stat,
+    "access": lambda path: syscalls.access(os.fsencode(path), os.F_OK),
     "open to read": lambda path: os.open(path, os.O_RDONLY),
     "open to write": lambda path: os.open(path, os.O_WRONLY),
     "open without access": lambda path: os.open(path, os.O_PATH),
@@ -185,6 +186,8 @@ def check_a_sticky_directory_keeps_others_from_every_way_to_remove() -> None:
 def check_what_may_not_be_written_is_neither_truncated_nor_opened_to_write() -> None:
     def act() -> None:
         for call in (
+            lambda: syscalls.access(b"f", os.W_OK),
+            lambda: syscalls.access(b"f", os.X_OK),
             lambda: os.truncate("f", 0),
             lambda: os.open("f", os.O_WRONLY),
             lambda: os.open("f", os.O_RDONLY | os.O_TRUNC),

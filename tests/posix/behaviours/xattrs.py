@@ -169,6 +169,24 @@ def check_the_marks_of_the_overlay_are_not_listed() -> None:
     assert not [name for name in found if ".overlay." in name]
 
 
+@behaviour(lower={"f": File(xattrs={"security.mine": b"s"}), "d": Dir()}, identities=ROOT_ONLY)
+def check_security_xattrs_survive_copy_up_and_are_for_root_to_set() -> None:
+    os.rename("f", "d/f")
+    assert os.getxattr("d/f", "security.mine") == b"s"
+    os.setxattr("d/f", "security.mine", b"t")
+    os.setxattr("d", "security.other", b"o")
+
+    def act() -> None:
+        assert os.getxattr("d/f", "security.mine") == b"t"
+        with refused(errno.EPERM, errno.EACCES):
+            os.setxattr("d/f", "security.mine", b"u")
+
+    as_user(ALICE, act)
+    os.removexattr("d/f", "security.mine")
+    assert "security.mine" not in os.listxattr("d/f")
+    assert os.getxattr("d", "security.other") == b"o"
+
+
 @behaviour(
     lower={"f": File(b"x", xattrs={"security.capability": CAPABILITY})}, identities=ROOT_ONLY
 )
