@@ -201,6 +201,9 @@ module_exec(PyObject *module)
     if (PyModule_AddFunctions(module, native_copyup_methods) < 0) {
         return -1;
     }
+    if (PyModule_AddFunctions(module, native_session_methods) < 0) {
+        return -1;
+    }
     return native_syscalls_init(module, PyModule_GetState(module));
 }
 

@@ -1,7 +1,7 @@
 /* What the files of overlaykit._native share: arguments, errors, and how a call is made.
  *
- * Nothing here or in the C files keeps state outside the module object, so a fork or a second
- * interpreter finds nothing to repair.
+ * Nothing here or in the C files keeps state outside the module object, but for session.c, so a
+ * fork or a second interpreter finds nothing to repair.
  */
 #ifndef OVERLAYKIT_NATIVE_H
 #define OVERLAYKIT_NATIVE_H
@@ -52,6 +52,7 @@ PyObject *native_raise(const native_path *path, const native_path *second);
 
 extern PyMethodDef native_syscall_methods[];
 extern PyMethodDef native_copyup_methods[];
+extern PyMethodDef native_session_methods[];
 
 /* Make the types that system calls answer with. Returns 0, or -1 with an exception set. */
 int native_syscalls_init(PyObject *module, native_state *state);

@@ -205,3 +205,12 @@ def copy_up(
     `cancel` (an eventfd or pipe, polled between chunks of at most 8 MiB) became readable. After a
     failure `dst` is half made: the caller drops it.
     """
+
+def name_directories() -> None:
+    """Have pyfuse3, imported later, be told a directory's node as the handle of every open directory.
+
+    OPENDIR is then refused with ENOSYS, once for the whole session: from there on the kernel opens and closes
+    directories without asking, and keeps what it has read of them until they change (fs/fuse/dir.c: no_opendir; Linux
+    5.1). Where libfuse cannot be reached so, pyfuse3 is asked as ever. Raises OSError if the extension itself is not
+    found among the libraries.
+    """

@@ -18,7 +18,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import wire
+from overlaykit import _native, wire
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
 from overlaykit.fuse.spec import Answer, Bequest, Failed, MountSpec, Order, Started
@@ -109,6 +109,7 @@ class Daemon:
 
 def main() -> None:
     """The program: `python -m overlaykit.fuse.daemon SOCKET`, a descriptor."""
+    _native.name_directories()  # before pyfuse3 is there
     from overlaykit.fuse.session import (
         run,
     )  # here: what takes long to load loads while the starter is at work

@@ -20,7 +20,7 @@ import pyfuse3
 import trio
 
 from overlaykit.overlay.attributes import Caller, Changes
-from overlaykit.overlay.nodes import Directory, File
+from overlaykit.overlay.nodes import File
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from overlaykit.fuse.spec import Options
     from overlaykit.fuse.waiting import Waiting
     from overlaykit.overlay.filesystem import Filesystem
-    from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Node
 
 log: Final = logging.getLogger(__name__)
@@ -82,16 +81,6 @@ def _request(
     return answer  # type: ignore[return-value]  # typeshed calls it a _Wrapped, mypy wants a function
 
 
-class _Listing:
-    """An open directory: the names as they were when reading began, so that none comes twice or is lost."""
-
-    __slots__ = ("directory", "entries")
-
-    def __init__(self, directory: Directory) -> None:
-        self.directory = directory
-        self.entries: list[Entry] = []
-
-
 class Operations(pyfuse3.Operations):
     """The requests of one mount.
 
@@ -100,8 +89,8 @@ class Operations(pyfuse3.Operations):
       requests: how many of which kind have come; they cost what they cost, so this is what to bring down.
       started: set once the kernel's first request (INIT) was answered.
 
-    Invariants: a node whose entry was answered has one lookup more; `_listings` holds the directories that are open;
-    a file whose number is in `_copying` is on its way up, and only that task writes to it or makes it another one.
+    Invariants: a node whose entry was answered has one lookup more; a file whose number is in `_copying` is on its way
+    up, and only that task writes to it or makes it another one.
     """
 
     supports_dot_lookup = False
@@ -116,8 +105,6 @@ class Operations(pyfuse3.Operations):
         self.requests: Counter[str] = Counter()
         self.started = trio.Event()
         self._volatile = options.volatile
-        self._listings: dict[int, _Listing] = {}
-        self._serial = 0
         self._copying: dict[int, trio.Event] = {}
 
     def init(self) -> None:
@@ -322,54 +309,52 @@ class Operations(pyfuse3.Operations):
 
     # Directories
 
+    # The handle of an open directory is its node's number: the kernel opens and closes directories without asking
+    # (`_native.name_directories`), and where that cannot be had, the number is what opening answers.
+
     @_request
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        directory = self.filesystem.directory(inode)
-        directory.opens += 1
-        self._serial += 1
-        self._listings[self._serial] = _Listing(directory)
-        return pyfuse3.FileHandleT(self._serial)
+        return pyfuse3.FileHandleT(inode)
 
     @_request
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        listing = self._listings[fh]
-        directory = listing.directory
         filesystem = self.filesystem
-        if start_id == 0:
-            listing.entries = filesystem.entries(directory)
+        directory = filesystem.directory(fh)
+        listing = filesystem.listing(directory, anew=start_id == 0)
         dots = ((b".", directory), (b"..", directory.parent or directory))
-        for position in range(start_id, len(dots)):
-            name, node = dots[position]
+        for number in range(start_id, len(dots)):
+            name, node = dots[number]
             if not pyfuse3.readdir_reply(
-                token, pyfuse3.FileNameT(name), self._attributes(node), position + 1
+                token, pyfuse3.FileNameT(name), self._attributes(node), number + 1
             ):
                 return  # the kernel counts no lookup for these two
-        for position in range(max(start_id, len(dots)), len(listing.entries) + len(dots)):
-            entry = listing.entries[position - len(dots)]
+        first = listing.index_after(start_id - len(dots))
+        for index in range(first, len(listing.entries)):
+            entry = listing.entries[index]
             try:
                 found = filesystem.entry_node(directory, entry)
                 if found is None:
                     continue
                 attributes = self._attributes(found)
             except OSError:
-                if position == start_id:
+                if index == first:
                     raise
                 return  # what comes before it is told; the next request meets it first, and says why
-            name = pyfuse3.FileNameT(entry.name)
-            if not pyfuse3.readdir_reply(token, name, attributes, position + 1):
+            position = listing.positions[index] + len(dots)
+            if not pyfuse3.readdir_reply(
+                token, pyfuse3.FileNameT(entry.name), attributes, position
+            ):
                 filesystem.settle(found)
                 return
             found.lookups += 1
 
     @_request
     async def releasedir(self, fh: FileHandleT) -> None:
-        directory = self._listings.pop(fh).directory
-        directory.opens -= 1
-        self.filesystem.settle(directory)
+        pass
 
     @_request
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        upper = self._listings[fh].directory.upper
+        upper = self.filesystem.directory(fh).upper
         if upper is None or self._volatile:
             return
         fd = upper.open_for_reading()

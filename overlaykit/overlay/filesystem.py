@@ -24,6 +24,7 @@ from overlaykit.overlay.creation import Creation
 from overlaykit.overlay.files import Files, wants_to_write
 from overlaykit.overlay.format import Marks
 from overlaykit.overlay.layer import Descriptors, Layer
+from overlaykit.overlay.listing import Listing, Listings
 from overlaykit.overlay.merge import Merge
 from overlaykit.overlay.nodes import Directory, File, Table
 from overlaykit.overlay.overrides import Override
@@ -137,6 +138,7 @@ class Filesystem:
             copyup,
         )
         self.files = Files(self.tree)
+        self._listings = Listings(self._entries)
         self._creation = Creation(self.tree)
         self._removal = Removal(self.tree)
         self._renaming = Renaming(self.tree, self._removal, redirects=options.redirect_dir == "on")
@@ -338,8 +340,11 @@ class Filesystem:
 
     # Directories
 
-    def entries(self, directory: Directory) -> list[Entry]:
-        """The merged listing as it is now; to be kept while a listing is under way, so that no name comes twice."""
+    def listing(self, directory: Directory, *, anew: bool) -> Listing:
+        """The merged listing, from the start as it is now (`anew`), or the one begun before."""
+        return self._listings.get(directory, anew=anew)
+
+    def _entries(self, directory: Directory) -> list[Entry]:
         return [] if directory.orphaned else self.tree.merge.entries(directory)
 
     def entry_node(self, directory: Directory, entry: Entry) -> Node | None:

@@ -109,7 +109,6 @@ class Directory:
     """A merged directory: an upper (or none yet) and the lowers that show through, top first.
 
     `redirect`: the mark on the upper, if any. `orphaned`: it was removed while in use.
-    `opens`: how many listings of it are open.
     """
 
     __slots__ = (
@@ -118,7 +117,6 @@ class Directory:
         "lowers",
         "name",
         "number",
-        "opens",
         "orphaned",
         "parent",
         "redirect",
@@ -143,12 +141,11 @@ class Directory:
         self.lowers = lowers
         self.redirect = redirect
         self.known: dict[bytes, Node] = {}
-        self.opens = 0
         self.orphaned = False
 
     @property
     def in_use(self) -> bool:
-        return self.lookups > 0 or self.opens > 0 or bool(self.known)
+        return self.lookups > 0 or bool(self.known)
 
     @property
     def places(self) -> Iterator[Place]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 
 from ..overlay.inside import as_root
 from ..overlay.stack import Stack
 from ..posix import syscalls
+from ..posix.table import Dir, File
 from .mounted import mounted
 
 NAMES = 100_000
@@ -34,3 +36,55 @@ def test_a_hundred_thousand_names_are_listed_once_while_others_come_and_go(stack
         stayed = {str(number) for number in range(NAMES - 10)}
         assert stayed <= set(seen)
     syscalls.umount2(os.fsencode(lower))
+
+
+def test_readers_at_different_places_each_meet_every_name_once(stack: Stack) -> None:
+    names = {f"{number:04}-{'x' * 200}" for number in range(2000)}  # many requests
+    stack.add({name: File() for name in names})
+    with mounted(stack) as mount:
+        changed = 0
+        readers = [os.scandir(mount.target) for _ in range(3)]
+        seen: list[list[str]] = [[] for _ in readers]
+        for turn in range(2000):
+            for number, reader in enumerate(readers):
+                if turn % (number + 1) == 0:
+                    seen[number] += [entry.name for entry in itertools.islice(reader, 1)]
+            if turn % 100 == 50:
+                changed += 1
+                with open(mount.path(f"new{turn}"), "w"):
+                    pass
+                os.unlink(mount.path(sorted(names)[-changed]))
+                os.listdir(mount.target)  # begins the listing anew
+        for number, reader in enumerate(readers):
+            seen[number] += [entry.name for entry in reader]
+            assert len(seen[number]) == len(set(seen[number]))
+            assert set(sorted(names)[:-changed]) <= set(seen[number])
+
+
+def test_a_directory_that_was_read_is_read_again_without_a_request(stack: Stack) -> None:
+    stack.add({f"d{number}/f": File() for number in range(50)})
+    with mounted(stack) as mount:
+        before = list(os.walk(mount.target))
+        list(
+            os.walk(mount.target)
+        )  # the kernel asks once for the time of access, which reading has moved
+        with mount.requests() as requests:
+            for _ in range(3):
+                assert list(os.walk(mount.target)) == before
+        assert not requests
+        with open(mount.path("d7/new"), "w"):
+            pass
+        os.unlink(mount.path("d8/f"))
+        assert sorted(os.listdir(mount.path("d7"))) == ["f", "new"]
+        assert os.listdir(mount.path("d8")) == []
+
+
+def test_a_removed_directory_that_is_still_open_is_empty(stack: Stack) -> None:
+    stack.add({"d": Dir(), "other/f": File()})
+    with mounted(stack) as mount:
+        fd = os.open(mount.path("d"), os.O_RDONLY)
+        os.rmdir(mount.path("d"))
+        assert os.listdir(fd) == []
+        os.fsync(fd)
+        os.close(fd)
+        mount.await_held(open_files=0)

@@ -92,7 +92,7 @@ def test_listing_gives_the_numbers_that_stat_gives(stack: Stack) -> None:
     with stack.open() as view:
         view.write("d/f", b"x")
         directory = view.directory("d")
-        for entry in view.filesystem.entries(directory):
+        for entry in view.filesystem.listing(directory, anew=True).entries:
             node = view.filesystem.entry_node(directory, entry)
             assert node is not None
             assert node is view.node("d/" + os.fsdecode(entry.name))

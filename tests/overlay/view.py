@@ -67,7 +67,8 @@ class View:
     # Reading
 
     def names(self, path: str = "") -> list[str]:
-        return [os.fsdecode(entry.name) for entry in self.filesystem.entries(self.directory(path))]
+        listing = self.filesystem.listing(self.directory(path), anew=True)
+        return [os.fsdecode(entry.name) for entry in listing.entries]
 
     def stat(self, path: str) -> Attributes:
         return self.filesystem.attributes(self.node(path))

@@ -1,0 +1,157 @@
+/* libfuse's fuse_session_new(3) as pyfuse3 finds it: ours, which lets the kernel open directories without asking.
+ *
+ * An OPENDIR that is answered with ENOSYS is the last one: from then on the kernel opens and closes directories by
+ * itself and keeps what it has read of them (fs/fuse/dir.c: no_opendir; Linux 5.1). But pyfuse3 cannot answer so:
+ * its readdir handler is told a file handle, never the node, and the handle is 0 then. So the node is put in
+ * its place on the way from libfuse to pyfuse3, once the symbols here lie in front of libfuse's own.
+ *
+ * There is one session in a process, so what is kept of it is static.
+ */
+#include "native.h"
+
+#define FUSE_USE_VERSION 31
+#include <fuse3/fuse_lowlevel.h>
+
+#include <dlfcn.h>
+#include <stddef.h>
+#include <string.h>
+
+#undef fuse_session_new
+
+struct libfuse_version;
+
+typedef void (*directory_read)(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
+typedef void (*directory_sync)(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
+typedef int (*reply_with_error)(fuse_req_t, int);
+
+static struct {
+    int wanted;
+    directory_read readdirplus;
+    directory_sync fsyncdir;
+    reply_with_error reply_err;
+} session;
+
+static void
+refuse_opendir(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *file)
+{
+    (void)node;
+    (void)file;
+    session.reply_err(request, ENOSYS);
+}
+
+static void
+readdirplus_of_node(fuse_req_t request, fuse_ino_t node, size_t size, off_t offset,
+                    struct fuse_file_info *file)
+{
+    struct fuse_file_info named = *file;
+
+    named.fh = node;
+    session.readdirplus(request, node, size, offset, &named);
+}
+
+static void
+fsyncdir_of_node(fuse_req_t request, fuse_ino_t node, int only_data, struct fuse_file_info *file)
+{
+    struct fuse_file_info named = *file;
+
+    named.fh = node;
+    session.fsyncdir(request, node, only_data, &named);
+}
+
+/* A function of the libfuse that is loaded already, not ours of the same name; NULL if there is none. */
+static void *
+of_libfuse(const char *name)
+{
+    static const char *const libraries[] = {"libfuse3.so.4", "libfuse3.so.3"};
+
+    for (size_t i = 0; i < sizeof(libraries) / sizeof(*libraries); i++) {
+        void *library = dlopen(libraries[i], RTLD_LAZY | RTLD_NOLOAD);
+        if (library != NULL) {
+            void *function = dlsym(library, name);
+            dlclose(library);
+            return function;
+        }
+    }
+    return NULL;
+}
+
+/* The operations as libfuse shall have them. */
+static const struct fuse_lowlevel_ops *
+adapted(const struct fuse_lowlevel_ops *given, size_t size, struct fuse_lowlevel_ops *ours)
+{
+    size_t needed = offsetof(struct fuse_lowlevel_ops, readdirplus) + sizeof(given->readdirplus);
+
+    session.reply_err = (reply_with_error)of_libfuse("fuse_reply_err");
+    if (!session.wanted || size < needed || given->readdirplus == NULL || given->fsyncdir == NULL ||
+        session.reply_err == NULL)
+        return given;
+    memset(ours, 0, sizeof(*ours));
+    memcpy(ours, given, size < sizeof(*ours) ? size : sizeof(*ours));
+    session.readdirplus = given->readdirplus;
+    session.fsyncdir = given->fsyncdir;
+    ours->opendir = refuse_opendir;
+    ours->readdirplus = readdirplus_of_node;
+    ours->fsyncdir = fsyncdir_of_node;
+    return ours;
+}
+
+struct fuse_session *fuse_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *given,
+                                      size_t size, void *userdata);
+struct fuse_session *fuse_session_new_versioned(struct fuse_args *args,
+                                                const struct fuse_lowlevel_ops *given, size_t size,
+                                                struct libfuse_version *version, void *userdata);
+
+/* Both take the operations over by copying them (libfuse: lib/fuse_lowlevel.c). The first is the symbol of libfuse
+ * before 3.17, the second what its header makes of that name since. */
+__attribute__((visibility("default"))) struct fuse_session *
+fuse_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *given, size_t size,
+                 void *userdata)
+{
+    struct fuse_lowlevel_ops ours;
+    struct fuse_session *(*next)(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t,
+                                 void *) = of_libfuse("fuse_session_new");
+    const struct fuse_lowlevel_ops *ops;
+
+    if (next == NULL)
+        return NULL;
+    ops = adapted(given, size, &ours);
+    return next(args, ops, ops == &ours ? sizeof(ours) : size, userdata);
+}
+
+__attribute__((visibility("default"))) struct fuse_session *
+fuse_session_new_versioned(struct fuse_args *args, const struct fuse_lowlevel_ops *given,
+                           size_t size, struct libfuse_version *version, void *userdata)
+{
+    struct fuse_lowlevel_ops ours;
+    struct fuse_session *(*next)(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t,
+                                 struct libfuse_version *, void *) =
+        of_libfuse("fuse_session_new_versioned");
+    const struct fuse_lowlevel_ops *ops;
+
+    if (next == NULL)
+        return NULL;
+    ops = adapted(given, size, &ours);
+    return next(args, ops, ops == &ours ? sizeof(ours) : size, version, userdata);
+}
+
+static PyObject *
+py_name_directories(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    Dl_info own;
+
+    /* Put our symbols in front of those of libraries that are loaded later. */
+    if (dladdr(&session, &own) == 0 || own.dli_fname == NULL ||
+        dlopen(own.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL) == NULL) {
+        PyErr_SetString(PyExc_OSError, "the extension cannot be found among the libraries");
+        return NULL;
+    }
+    session.wanted = 1;
+    Py_RETURN_NONE;
+}
+
+PyMethodDef native_session_methods[] = {
+    {"name_directories", py_name_directories, METH_NOARGS,
+     "name_directories($module, /)\n--\n\n"
+     "Have a session of pyfuse3, imported later, name open directories by their node."},
+    {NULL, NULL, 0, NULL},
+};
