@@ -1,9 +1,12 @@
-/* libfuse's fuse_session_new(3) as pyfuse3 finds it: ours, which lets the kernel open directories without asking.
+/* Functions of libfuse as pyfuse3 finds them: ours, which let the kernel open directories without asking.
  *
  * An OPENDIR that is answered with ENOSYS is the last one: from then on the kernel opens and closes directories by
  * itself and keeps what it has read of them (fs/fuse/dir.c: no_opendir; Linux 5.1). But pyfuse3 cannot answer so:
  * its readdir handler is told a file handle, never the node, and the handle is 0 then. So the node is put in
  * its place on the way from libfuse to pyfuse3, once the symbols here lie in front of libfuse's own.
+ *
+ * And a listing may hold a name whose node cannot be had (number 0: the kernel then learns nothing but the name); such
+ * an entry gets an inode number that readdir(3) does not take for a deleted file's.
  *
  * There is one session in a process, so what is kept of it is static.
  */
@@ -19,6 +22,8 @@
 #undef fuse_session_new
 
 struct libfuse_version;
+
+#define UNKNOWN_INODE 0xffffffff /* as libfuse's own FUSE_UNKNOWN_INO */
 
 typedef void (*directory_read)(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
 typedef void (*directory_sync)(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
@@ -132,6 +137,27 @@ fuse_session_new_versioned(struct fuse_args *args, const struct fuse_lowlevel_op
         return NULL;
     ops = adapted(given, size, &ours);
     return next(args, ops, ops == &ours ? sizeof(ours) : size, version, userdata);
+}
+
+size_t fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size, const char *name,
+                              const struct fuse_entry_param *entry, off_t offset);
+
+__attribute__((visibility("default"))) size_t
+fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size, const char *name,
+                       const struct fuse_entry_param *entry, off_t offset)
+{
+    static size_t (*next)(fuse_req_t, char *, size_t, const char *, const struct fuse_entry_param *,
+                          off_t);
+    struct fuse_entry_param named;
+
+    if (next == NULL)
+        next = of_libfuse("fuse_add_direntry_plus");
+    if (entry->ino == 0) {
+        named = *entry;
+        named.attr.st_ino = UNKNOWN_INODE;
+        entry = &named;
+    }
+    return next(request, buffer, size, name, entry, offset);
 }
 
 static PyObject *

@@ -20,6 +20,7 @@ import pyfuse3
 import trio
 
 from overlaykit.overlay.attributes import Caller, Changes
+from overlaykit.overlay.format import ACLS
 from overlaykit.overlay.nodes import File
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from overlaykit.fuse.spec import Options
     from overlaykit.fuse.waiting import Waiting
     from overlaykit.overlay.filesystem import Filesystem
+    from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Node
 
 log: Final = logging.getLogger(__name__)
@@ -233,7 +235,7 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        self._require_xattr()
+        self._require_xattr(name)
         return self.filesystem.getxattr(self.filesystem.node(inode), name)
 
     @_request
@@ -241,29 +243,31 @@ class Operations(pyfuse3.Operations):
         self._require_xattr()
         # As ext4 does: these names are for root alone (the kernel guards their values itself).
         names = self.filesystem.listxattr(self.filesystem.node(inode), trusted=ctx.uid == 0)
-        return [pyfuse3.XAttrNameT(name) for name in names]
+        return [pyfuse3.XAttrNameT(name) for name in names if self.enable_acl or name not in ACLS]
 
     @_request
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
-        self._require_xattr()
+        self._require_xattr(name)
         node = self.filesystem.node(inode)
         await self._copy_up(node)
         self.filesystem.setxattr(node, name, value)
 
     @_request
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        self._require_xattr()
+        self._require_xattr(name)
         node = self.filesystem.node(inode)
         self.filesystem.getxattr(node, name)  # ENODATA, before anything is copied for it
         await self._copy_up(node)
         self.filesystem.removexattr(node, name)
 
-    def _require_xattr(self) -> None:
-        """Raises OSError (ENOSYS), which the kernel takes for an answer once and for all."""
+    def _require_xattr(self, name: bytes = b"") -> None:
+        """Raises OSError: ENOSYS, which the kernel takes for an answer once and for all; EOPNOTSUPP for an ACL."""
         if not self._xattr:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        if name in ACLS and not self.enable_acl:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     # Files
 
@@ -328,25 +332,24 @@ class Operations(pyfuse3.Operations):
                 token, pyfuse3.FileNameT(name), self._attributes(node), number + 1
             ):
                 return  # the kernel counts no lookup for these two
-        first = listing.index_after(start_id - len(dots))
-        for index in range(first, len(listing.entries)):
+        for index in range(listing.index_after(start_id - len(dots)), len(listing.entries)):
             entry = listing.entries[index]
             try:
                 found = filesystem.entry_node(directory, entry)
                 if found is None:
                     continue
                 attributes = self._attributes(found)
-            except OSError:
-                if index == first:
-                    raise
-                return  # what comes before it is told; the next request meets it first, and says why
+            except OSError:  # the name is there all the same; whoever looks it up is told why
+                found, attributes = None, _name_only(entry)
             position = listing.positions[index] + len(dots)
             if not pyfuse3.readdir_reply(
                 token, pyfuse3.FileNameT(entry.name), attributes, position
             ):
-                filesystem.settle(found)
+                if found is not None:
+                    filesystem.settle(found)
                 return
-            found.lookups += 1
+            if found is not None:
+                found.lookups += 1
 
     @_request
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -439,6 +442,14 @@ _STATVFS_FIELDS: Final = (
     "f_favail",
     "f_namemax",
 )
+
+
+def _name_only(entry: Entry) -> EntryAttributes:
+    """An entry of a listing whose node the kernel is to ask for itself (fs/fuse/readdir.c: no nodeid)."""
+    attributes = pyfuse3.EntryAttributes()
+    attributes.st_ino = pyfuse3.InodeT(0)
+    attributes.st_mode = pyfuse3.ModeT(entry.kind)
+    return attributes
 
 
 def _caller(ctx: Any) -> Caller:

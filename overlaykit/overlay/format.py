@@ -32,6 +32,8 @@ OVERLAY_PREFIXES: Final = (TRUSTED, USER, FUSE_OVERLAYFS)
 DEFAULT_ACL: Final = b"system.posix_acl_default"
 """The attribute that holds what a directory bequeaths to new files in it (acl(5))."""
 
+ACLS: Final = (b"system.posix_acl_access", DEFAULT_ACL)
+
 AUFS_WHITEOUT: Final = b".wh."
 AUFS_OPAQUE: Final = b".wh..wh..opq"
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import stat
 
 from ..overlay.inside import as_root
 from ..overlay.stack import Stack
+from ..overlay.view import refused
 from ..posix import syscalls
 from ..posix.table import Dir, File
 from .mounted import mounted
@@ -88,3 +90,15 @@ def test_a_removed_directory_that_is_still_open_is_empty(stack: Stack) -> None:
         os.fsync(fd)
         os.close(fd)
         mount.await_held(open_files=0)
+
+
+def test_a_name_that_cannot_be_looked_up_is_listed_with_all_others(stack: Stack) -> None:
+    stack.add({name: File() for name in "abc"})
+    with mounted(stack) as mount:
+        os.mkdir(mount.path("broken"))
+    os.setxattr(os.path.join(stack.upper, "broken"), stack.mark("redirect"), b"no/path")
+    with mounted(stack) as mount:
+        assert sorted(os.listdir(mount.target)) == ["a", "b", "broken", "c"]
+        with refused(errno.EIO):
+            os.stat(mount.path("broken"))
+        assert os.stat(mount.path("c")).st_size == 0

@@ -47,6 +47,12 @@ def test_access_control_lists_are_heeded_unless_the_user_said_otherwise(
                 get(mount.path("f"))
 
         as_user(ALICE, read)
+        if not acl:  # as a disk that is mounted so
+            assert os.listxattr(mount.path("f")) == []
+            with refused(errno.EOPNOTSUPP):
+                os.getxattr(mount.path("f"), ACCESS)
+            with refused(errno.EOPNOTSUPP):
+                os.setxattr(mount.path("f"), ACCESS, ALICE_READS)
 
 
 @as_root
