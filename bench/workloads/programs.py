@@ -117,18 +117,23 @@ class ImportStdlib(Visit):
         )
 
     def make(self, lowers: Sequence[str]) -> None:
-        unused = ("site-packages", "dist-packages", "test", "idlelib", "tkinter", "turtledemo")
         shutil.copytree(
             sysconfig.get_path("stdlib"),
             f"{lowers[0]}/stdlib",
             symlinks=True,
-            ignore=shutil.ignore_patterns(*unused, "config-*"),
+            ignore=shutil.ignore_patterns(*_NEVER_IMPORTED),
         )
 
     def run(self, root: str) -> None:
         path = {"PYTHONPATH": f"{root}/stdlib", "PYTHONDONTWRITEBYTECODE": "1"}
         _run(sys.executable, "-S", "-c", f"import {', '.join(_MODULES)}", env=path)
 
+
+_NEVER_IMPORTED: Final = (
+    *("*-packages", "config-*", "test", "tests", "*.opt-?.pyc"),
+    *("distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "tkinter", "turtledemo"),
+)
+"""More than half of what is installed as the standard library."""
 
 _MODULES: Final = (
     "asyncio",

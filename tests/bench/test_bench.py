@@ -1,0 +1,169 @@
+"""`overlaykit bench`: what it prints and writes, what bad input gets; interrupted, it leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+
+import msgspec
+import pytest
+
+from bench.choice import QUICK, plan
+from bench.results import Report
+
+from ..views.someone import Someone
+from ..views.staged import only_as
+
+HINT = "give NAME='COMMAND' with {lower}, {upper}, {target} and, where it needs one, {work}"
+
+TINY = ("bench", "--quick", "--rounds", "1", "--only", "stat/warm")
+TWO = ("--system", "plain", "--system", "overlaykit")
+
+
+def test_json_has_everything(someone: Someone) -> None:
+    printed = someone.succeeds(*TINY, *TWO, "--json")
+    found = msgspec.convert(json.loads(printed), Report)
+    assert list(found.systems) == ["plain", "overlaykit"]
+    assert (found.baseline, found.rounds) == ("plain", 1)
+    cost = found.cost("stat/warm", "overlaykit")
+    assert cost is not None
+    assert cost.requests == {}
+
+
+def test_the_table_has_a_row_for_each_workload(someone: Someone) -> None:
+    printed = someone.succeeds(*TINY, *TWO, "--only", "missing/warm")
+    assert "stat/warm" in printed
+    assert "missing/warm" in printed
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+@only_as("ordinary user")  # who it is makes no difference
+def test_a_directory_gets_the_report_and_the_page(someone: Someone) -> None:
+    output = someone.path("output")
+    someone.succeeds(*TINY, *TWO, "--output", output)
+    assert {"report.json", "index.html"} <= set(os.listdir(output))
+
+
+@only_as("ordinary user")
+def test_more_systems_can_be_named(someone: Someone) -> None:
+    command = "mine=fuse-overlayfs -o lowerdir={lower},upperdir={upper},workdir={work} {target}"
+    target = someone.directory("target")
+    more = ("--system", command, "--target", target, "--baseline", "mine")
+    found = msgspec.convert(json.loads(someone.succeeds(*TINY, *TWO, *more, "--json")), Report)
+    assert list(found.systems) == ["plain", "overlaykit", "mine", target]
+    assert len(found.costs) == 4
+    assert found.ratio("stat/warm", "mine") == 1
+    assert os.listdir(target) == []
+
+
+@only_as("ordinary user")
+def test_a_listing_names_workloads_and_systems_and_runs_nothing(someone: Someone) -> None:
+    listed = someone.succeeds("bench", "--list", "--quick").split()
+    assert {"stat/cold", "cc/build", "plain", "kernel", "overlaykit"} <= set(listed)
+
+
+def test_the_quick_choice_names_workloads_that_are_there() -> None:
+    chosen = {workload.name for workload in plan(quick=True).workloads}
+    assert len(chosen) >= len(QUICK)
+    assert len(plan(quick=True, only=["stat"]).workloads) == 3
+
+
+@only_as("ordinary user")
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["--system", "nonsense"],
+            (
+                "--system nonsense: not one of plain, kernel, overlaykit, fuse-overlayfs, unionfs-fuse, mergerfs:"
+                " give one of them, or NAME='COMMAND'"
+            ),
+        ),
+        (
+            ["--system", "x=mount {lower} {target}"],
+            f"--system x=mount {{lower}} {{target}}: its command lacks {{upper}}: {HINT}",
+        ),
+        (
+            ["--system", "x='mount {lower}"],
+            f"--system x='mount {{lower}}: No closing quotation: {HINT}",
+        ),
+        (
+            ["--system", "=true"],
+            f"--system =true: its name is missing, or is none: {HINT}",
+        ),
+        (
+            ["--system", "x=no-such {lower} {upper} {target}"],
+            f"--system x=no-such {{lower}} {{upper}} {{target}}: there is no program no-such: {HINT}",
+        ),
+        (
+            ["--system", "plain=true {lower} {upper} {target}"],
+            "--system plain: another one is called so: give it another name",
+        ),
+        (
+            ["--target", "/no/such"],
+            "--target /no/such: no such directory: name one that is there, of the file system to be measured",
+        ),
+        (
+            ["--target", "/usr"],
+            "--target /usr: you may not write to it: name a directory in which you can make files",
+        ),
+        (
+            ["--only", "nonsense"],
+            "--only nonsense: no workload is called so: 'overlaykit bench --list' lists them",
+        ),
+        (
+            ["--baseline", "kernel", "--system", "plain"],
+            "--baseline kernel: not one of those that take part: plain",
+        ),
+        (["--rounds", "0"], "bench: --rounds 0: give 1 or more: see 'overlaykit bench --help'"),
+        (
+            ["--rounds", "many"],
+            "bench: argument --rounds: invalid int value: 'many': see 'overlaykit bench --help'",
+        ),
+    ],
+)
+def test_bad_input_gets_one_line_that_names_the_way_out(
+    someone: Someone, arguments: list[str], line: str
+) -> None:
+    assert someone.refused("bench", *arguments) == line
+
+
+@only_as("ordinary user")
+def test_an_output_that_holds_other_files_is_refused_before_anything_runs(someone: Someone) -> None:
+    output = someone.directory("output", theirs="theirs")
+    assert output in someone.refused("bench", "--output", output)
+    assert os.listdir(output) == ["theirs"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_nothing(someone: Someone, number: signal.Signals) -> None:
+    """In the middle of it: its systems tell when they are mounted, and there are far more rounds than one waits for."""
+    told = someone.path("told")
+    os.mkfifo(told)
+    mounting = someone.write(
+        someone.path("mounting"),
+        f'#!/bin/sh\nfuse-overlayfs -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4"\necho >{told}\n',
+    )
+    os.chmod(mounting, 0o755)
+    command = f"slow={mounting} {{lower}} {{upper}} {{work}} {{target}}"
+    arguments = [
+        "bench",
+        "--quick",
+        "--rounds",
+        "100000",
+        "--only",
+        "stat/warm",
+        *TWO,
+        "--system",
+        command,
+    ]
+    keeps_open = os.open(told, os.O_RDWR)
+    with someone.start(*arguments, stderr=subprocess.PIPE) as bench, open(told) as mounts:
+        for _ in range(2):  # once for the trial
+            assert mounts.readline() == "\n"
+        bench.send_signal(number)
+        out, err = bench.communicate()
+    os.close(keeps_open)
+    assert (bench.returncode, out, err) == (128 + number, "", "")

@@ -1,0 +1,161 @@
+"""The race is fair, goes on without those who fail, and counts what it says it counts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from bench.choice import Plan
+from bench.race import race
+from bench.results import LeftOut, Report
+from bench.workload import Course, Entrant, Point, Sample, Unfit, Unit
+from overlaykit.errors import Error
+
+from ..views.someone import Someone
+from ..views.staged import only_as
+
+pytestmark = only_as("ordinary user")  # who it is makes no difference
+
+NAMES = ("a", "b", "c", "d")
+
+
+@dataclass
+class Numbers:
+    """A workload whose samples are the numbers of the calls. `failing`: who raises what, in which round."""
+
+    name: str = "numbers/all"
+    warms: bool = False
+    most_rounds: int | None = None
+    point: Point | None = None
+    failing: dict[str, tuple[int, Exception]] = field(default_factory=dict)
+    what: str = "count"
+    unit: Unit = "s"
+    more_is_better: bool = False
+    operations: int = 1
+    calls: list[str] = field(default_factory=list)
+    directories: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def open(self, course: Course) -> Iterator[Sequence[Entrant]]:
+        self.directories.append(course.directory)
+        assert os.listdir(course.directory) == []
+
+        def entrant(name: str) -> Entrant:
+            def measure() -> Sample:
+                self.calls.append(name)
+                round_ = self.calls.count(name)
+                if name in self.failing and self.failing[name][0] == round_:
+                    raise self.failing[name][1]
+                return Sample(value=float(round_), requests={"lookup": round_})
+
+            return Entrant(name=name, what=f"what {name} is", measure=measure)
+
+        yield [entrant(name) for name in NAMES]
+
+
+class Nobody(Numbers):
+    @contextlib.contextmanager
+    def open(self, course: Course) -> Iterator[Sequence[Entrant]]:
+        raise Unfit("takes a program that is not there")
+        yield []
+
+
+class Mistake(Error):
+    """{0}: wrong: do it right"""
+
+
+def run(someone: Someone, *workloads: Numbers, rounds: int = 3) -> Report:
+    plan = Plan(workloads=workloads, systems=[], left_out=[], baseline="a", rounds=rounds)
+    return race(plan, place=someone.scratch)
+
+
+def test_everybody_runs_once_in_each_round_in_an_order_that_changes(someone: Someone) -> None:
+    workload = Numbers()
+    found = run(someone, workload, rounds=20)
+    each = [tuple(workload.calls[start : start + 4]) for start in range(0, 80, 4)]
+    assert all(sorted(order) == list(NAMES) for order in each)
+    assert len(set(each)) > 1
+    assert [cost.system for cost in found.costs] == list(NAMES)
+    assert found.costs[0].values == tuple(map(float, range(1, 21)))
+    assert found.systems["a"] == "what a is"
+
+
+def test_a_round_that_warms_is_not_counted(someone: Someone) -> None:
+    found = run(someone, Numbers(warms=True))
+    assert {cost.values for cost in found.costs} == {(2.0, 3.0, 4.0)}
+    assert found.costs[0].requests == {"lookup": 4}
+
+
+def test_what_hardly_varies_is_measured_less_often(someone: Someone) -> None:
+    assert run(someone, Numbers(most_rounds=1)).costs[0].values == (1.0,)
+    assert run(someone, Numbers(most_rounds=9)).costs[0].values == (1.0, 2.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (Unfit("is too small"), "is too small"),
+        (OSError(30, "Read-only file system"), "Read-only file system"),
+        (Mistake("x"), "x: wrong: do it right"),
+        (subprocess.CalledProcessError(2, ["/bin/tar"], stderr=b"a\ntar: bad\n"), "tar: bad"),
+        (subprocess.CalledProcessError(2, ["/bin/tar"]), "tar: ended with 2"),
+    ],
+)
+def test_who_fails_is_left_out_with_the_reason_and_the_others_go_on(
+    someone: Someone, error: Exception, why: str
+) -> None:
+    workload = Numbers(failing={"b": (2, error)})
+    found = run(someone, workload)
+    assert found.left_out == (LeftOut("b", "numbers/all", why),)
+    assert [cost.system for cost in found.costs] == ["a", "c", "d"]
+    assert workload.calls.count("b") == 2
+
+
+def test_the_reason_names_files_as_the_workload_does(someone: Someone) -> None:
+    class InTheMount(Numbers):
+        @contextlib.contextmanager
+        def open(self, course: Course) -> Iterator[Sequence[Entrant]]:
+            path = os.path.join(course.directory, "peer-1234", "tmp5678", "target", "d/f")
+            self.failing = {"a": (1, OSError(30, "Read-only file system", path))}
+            with super().open(course) as entrants:
+                yield entrants
+
+    assert run(someone, InTheMount()).left_out[0].why == "d/f: Read-only file system"
+
+
+def test_what_nobody_can_do_is_left_out_and_the_rest_goes_on(someone: Someone) -> None:
+    found = run(someone, Nobody(name="nobody/can"), Numbers())
+    assert found.left_out == (LeftOut("", "nobody/can", "takes a program that is not there"),)
+    assert len(found.costs) == 4
+    assert list(found.workloads) == ["nobody/can", "numbers/all"]
+
+
+def test_an_error_of_the_benchmarks_own_is_not_hidden(someone: Someone) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(someone, Numbers(failing={"a": (1, ZeroDivisionError())}))
+    assert not [name for name in os.listdir(someone.scratch) if name.startswith("overlaykit")]
+
+
+def test_sizes_of_one_thing_make_a_series(someone: Someone) -> None:
+    workloads = [
+        Numbers(name=f"n/{size}", point=Point(series="n", axis="things", size=size))
+        for size in (10, 1)
+    ]
+    (series,) = run(someone, *workloads).series
+    assert (series.name, series.axis) == ("n", "things")
+    assert series.points == ((1, "n/1"), (10, "n/10"))
+
+
+def test_the_directory_is_gone_and_the_machine_is_told(someone: Someone) -> None:
+    workload = Numbers()
+    found = run(someone, workload)
+    assert not os.path.exists(workload.directories[0])
+    assert found.machine.kernel == os.uname().release
+    assert found.machine.uid == os.geteuid()
+    assert found.machine.memory > 1 << 20
+    assert found.machine.programs["overlaykit"]

@@ -1,0 +1,70 @@
+"""How many requests the kernel sends for what programs do, held with a bound: noise of the machine is none of it.
+
+A warm stat and a missing name asked for again cost none; neither does a warm read of an open file, as
+`tests/fuse/test_caching` proves.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+
+import pytest
+
+from bench.systems.ours import Ours
+from bench.workload import Course
+from bench.workloads import workloads
+
+from ..views.someone import Someone
+from ..views.staged import IDENTITIES, only_as
+
+pytestmark = only_as(IDENTITIES[0])
+
+SCALE = 0.02
+
+FREE = ("stat/warm", "missing/warm")
+
+BOUNDS: Mapping[str, float] = {
+    "stat/first": 1.1,
+    "missing/first": 1.1,
+    "scan/first": 0.2,
+    "scan/warm": 0.2,
+    "list/first": 0.1,
+    "list/warm": 0.1,
+    "read/first": 4.1,
+    "read/warm": 3.0,
+    "create/small": 7.1,
+    "copy-up/small": 7.1,
+    "copy-up/big": 7.0,
+    "rename/upper": 4.0,
+    "rename/lower": 5.1,
+    "unlink/upper": 4.0,
+    "unlink/lower": 5.1,
+}
+"""Requests of one operation; what comes once for a directory of a hundred files is a hundredth of it."""
+
+
+def counted(someone: Someone, name: str) -> dict[str, int]:
+    """The requests of one round of a workload, by kind, and its operations."""
+    workload = next(one for one in workloads(SCALE) if one.name == name)
+    course = Course(directory=tempfile.mkdtemp(dir=someone.scratch), systems=[Ours()])
+    with workload.open(course) as entrants:
+        requests = entrants[0].measure().requests
+    assert requests is not None
+    return {"operations": workload.operations, **requests}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_what_a_program_does_costs_no_more_requests_than_it_did(
+    someone: Someone, name: str
+) -> None:
+    requests = counted(someone, name)
+    operations = requests.pop("operations")
+    assert sum(requests.values()) / operations <= BOUNDS[name], requests
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_what_the_kernel_knows_costs_no_request(someone: Someone, name: str) -> None:
+    requests = counted(someone, name)
+    del requests["operations"]
+    assert requests == {}

@@ -1,0 +1,141 @@
+"""Each system under comparison shows what its layers hold, fresh in every round, and is gone without a trace."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import tempfile
+
+import pytest
+
+from bench.systems import Layers, Show, System, custom, known, processes
+from bench.systems.mounting import is_mountpoint
+from bench.systems.trial import try_out
+from bench.workload import Unfit
+
+from ..views.someone import Someone
+from ..views.staged import only_as
+
+NAMES = ("plain", "kernel", "overlaykit", "fuse-overlayfs", "unionfs-fuse", "mergerfs")
+ONLY_ROOTS = {"kernel", "mergerfs"}
+"""What an ordinary user may not mount: mergerfs comes with a helper of its own, without a setuid bit."""
+
+FOREGROUND = "fuse-overlayfs -f -o lowerdir={lower},upperdir={upper},workdir={work} {target}"
+DAEMON = 'sh -c \'exec fuse-overlayfs -o "$1" "$2"\' sh lowerdir={lower},upperdir={upper},workdir={work} {target}'
+
+
+def named(name: str) -> System:
+    systems, _ = custom.read([name], [], *known.known())
+    return systems[0]
+
+
+def layers(someone: Someone, *, written_to: bool = True) -> Layers:
+    lowers = (
+        someone.directory("lowers", "top", shared="top", top="top"),
+        someone.directory("lowers", "bottom", shared="bottom", bottom="bottom"),
+    )
+    directory = tempfile.mkdtemp(dir=someone.scratch)
+    return Layers(lowers=lowers, directory=directory, written_to=written_to)
+
+
+def read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
+
+
+def check(someone: Someone, system: System) -> None:
+    """Twice the same is seen, though the first time it is changed, and the layers stay what they are."""
+    given = layers(someone)
+    with system.over(given) as show:
+        for _ in range(2):
+            _check_once(show)
+    assert sorted(os.listdir(given.lowers[0])) == ["shared", "top"]
+    assert read(os.path.join(given.lowers[0], "shared")) == "top"
+    assert os.listdir(given.directory) == []
+
+
+def _check_once(show: Show) -> None:
+    with show() as tree:
+        assert sorted(os.listdir(tree.path)) == ["bottom", "shared", "top"]
+        assert read(os.path.join(tree.path, "shared")) == "top"
+        with open(os.path.join(tree.path, "new"), "w") as file:
+            file.write("new")
+        assert read(os.path.join(tree.path, "new")) == "new"
+    assert not os.path.exists(os.path.join(tree.path, "new"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_round_finds_the_layers_as_they_are(someone: Someone, name: str) -> None:
+    system = named(name)
+    if someone.is_root or name not in ONLY_ROOTS:
+        check(someone, system)
+    else:
+        with pytest.raises(Unfit, match=r"takes root|cannot be mounted"):
+            check(someone, system)
+
+
+@pytest.mark.parametrize("command", [FOREGROUND, DAEMON])
+def test_a_command_of_the_users_own_is_a_system_too(someone: Someone, command: str) -> None:
+    check(someone, custom.command(f"own={command}"))
+
+
+def test_names_with_quotes_and_blanks_reach_a_command_whole(someone: Someone) -> None:
+    someone.scratch = someone.directory('it\'s a "place" $HOME')
+    check(someone, custom.command(f"own={FOREGROUND}"))
+
+
+def test_a_directory_of_the_users_own_is_measured_in_a_new_one_below_it(someone: Someone) -> None:
+    target = someone.directory("target", theirs="theirs")
+    check(someone, custom.directory(target))
+    assert os.listdir(target) == ["theirs"]
+
+
+def test_files_that_are_only_read_are_copied_once(someone: Someone) -> None:
+    with named("plain").over(layers(someone, written_to=False)) as show:
+        with show() as first:
+            number = os.stat(first.path).st_ino
+        with show() as second:
+            assert os.stat(second.path).st_ino == number
+
+
+def test_a_mount_that_is_in_use_goes_with_those_who_use_it(
+    someone: Someone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "PATIENCE", 0.1)
+    with named("fuse-overlayfs").over(layers(someone)) as show:
+        with show() as tree:
+            user = subprocess.Popen(["sleep", "infinity"], cwd=tree.path)
+        assert not is_mountpoint(tree.path)
+    with pytest.raises(ProcessLookupError):
+        os.kill(user.pid, 0)
+    user.wait()
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("sh -c 'echo it is broken >&2; exit 3'", "cannot be mounted: it is broken"),
+        ("false", "cannot be mounted: exit status 1"),
+    ],
+)
+def test_who_cannot_be_mounted_is_left_out_with_what_it_said(
+    someone: Someone, command: str, why: str
+) -> None:
+    able, left_out = try_out(
+        [custom.command(f"bad={command} {{lower}} {{upper}} {{target}}"), named("plain")],
+        someone.scratch,
+    )
+    assert [system.name for system in able] == ["plain"]
+    assert [(one.system, one.workload, one.why) for one in left_out] == [("bad", "", why)]
+
+
+@only_as("root")
+def test_a_failure_while_it_is_shown_unmounts_it(someone: Someone) -> None:
+    def fail() -> None:
+        with named("overlaykit").over(layers(someone)) as show, show() as tree:
+            assert stat.S_ISREG(os.stat(os.path.join(tree.path, "shared")).st_mode)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()

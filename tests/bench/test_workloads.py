@@ -1,0 +1,87 @@
+"""Every workload on files does what it says, on overlaykit as on a plain directory."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.choice import Plan
+from bench.race import race
+from bench.results import Report
+from bench.systems import custom, known
+from bench.workload import Workload
+from bench.workloads import workloads
+
+from ..views.someone import Someone
+from ..views.staged import IDENTITIES, only_as
+
+TINY = 0.002
+SLOW = {"fio", "python"}
+"""Groups of which a few workloads are enough, for each takes long to start."""
+
+A_FEW = ("fio/seqread-cold-direct-8", "fio/randwrite-buffered-1", "python/first")
+SYSTEMS = ("plain", "overlaykit")
+
+
+def run(someone: Someone, chosen: list[Workload]) -> Report:
+    systems, left_out = custom.read(SYSTEMS, [], *known.known())
+    plan = Plan(workloads=chosen, systems=systems, left_out=left_out, baseline="plain", rounds=1)
+    return race(plan, place=someone.scratch)
+
+
+def tiny() -> dict[str, Workload]:
+    return {workload.name: workload for workload in workloads(TINY)}
+
+
+GROUPS = sorted({name.partition("/")[0] for name in tiny()})
+
+
+@only_as(IDENTITIES[0])
+@pytest.mark.parametrize("group", GROUPS)
+def test_each_workload_is_measured_on_every_system(someone: Someone, group: str) -> None:
+    chosen = [
+        workload
+        for workload in tiny().values()
+        if workload.name.startswith(f"{group}/") and (group not in SLOW or workload.name in A_FEW)
+    ]
+    found = run(someone, chosen)
+    takes_root = {one.workload for one in found.left_out}
+    assert all(name.partition("/")[2].startswith(("cold", "seqread-cold")) for name in takes_root)
+    assert not (someone.is_root and takes_root), found.left_out
+    for workload in chosen:
+        for system in SYSTEMS:
+            cost = found.cost(workload.name, system)
+            if workload.name in takes_root:
+                assert cost is None
+                continue
+            assert cost is not None
+            assert min(cost.values) > 0
+            assert (cost.requests is not None) == (system == "overlaykit")
+
+
+@only_as("ordinary user")
+def test_an_ordinary_user_measures_without_root(someone: Someone) -> None:
+    names = ("stat/first", "create/small", "git/warm", "clients/read 2")
+    found = run(someone, [tiny()[name] for name in names])
+    assert found.left_out == ()
+    assert len(found.costs) == len(names) * len(SYSTEMS)
+
+
+def test_names_are_unique_and_say_in_one_line_what_is_done() -> None:
+    every = workloads()
+    assert len({workload.name for workload in every}) == len(every)
+    for workload in every:
+        assert workload.what
+        assert "\n" not in workload.what
+        assert "/" in workload.name
+
+
+def test_a_full_run_goes_as_far_as_a_hundred_layers_a_million_names_and_eight_clients() -> None:
+    sizes: dict[str, list[int]] = {}
+    for workload in workloads():
+        if workload.point is not None:
+            sizes.setdefault(workload.point.axis, []).append(workload.point.size)
+    assert {axis: max(of) for axis, of in sizes.items()} == {
+        "lowers": 100,
+        "names in the directory": 1_000_000,
+        "client processes": 8,
+    }
