@@ -8,7 +8,7 @@ STAMPS := .setup
 SOURCES := pyproject.toml $(wildcard native/*.c native/*.h)
 CODE := $(wildcard overlaykit tests bench)
 
-.PHONY: help demo test oracle proofs check setup setup-tests clean
+.PHONY: help demo test oracle proofs bench check setup setup-tests clean
 .DELETE_ON_ERROR:
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo 'make test         run every test (ARGS="-k name": arguments for pytest)'
 	@echo 'make oracle       the long comparison with the kernel'"'"'s overlayfs (EXAMPLES=500 of them)'
 	@echo 'make proofs       real programs and a minute of stress, compared with plain directories (fetches packages)'
+	@echo 'make bench        what it costs beside other file systems (ARGS="--output DIR": arguments, instead of --quick)'
 	@echo 'make check        types, lint, format'
 	@echo 'make setup        only set up: system packages, .venv, the C extension, overlaykit itself'
 	@echo 'make setup-tests  the same, with what tests and checks need'
@@ -33,6 +34,9 @@ oracle: setup-tests
 proofs: setup-tests
 	@setup/packages setup/proofs.packages
 	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=40000 $(PYTHON) -m pytest tests/proofs tests/stress $(ARGS)
+
+bench: setup-tests
+	@.venv/bin/overlaykit bench $(or $(ARGS),--quick)
 
 check: setup-tests
 	$(PYTHON) -m mypy
@@ -62,7 +66,7 @@ $(STAMPS)/run.packages: setup/run.packages
 	@setup/packages $^
 	@touch $@
 
-$(STAMPS)/tests.packages: setup/run.packages setup/tests.packages
+$(STAMPS)/tests.packages: setup/run.packages setup/tests.packages setup/bench.packages
 	@setup/packages $^
 	@touch $@ $(STAMPS)/run.packages
 

@@ -32,6 +32,11 @@ MAY_IMPORT = {
 """Rooms of two floors apart may be passed through: a command may ask a room below `views` for what it prints."""
 
 
+BENCH = os.path.join(os.path.dirname(HOUSE), "bench")
+BENCH_MAY_IMPORT = {"views", "fuse", *GROUND, "__version__"}
+"""The benchmark lies beside the house: it uses the mounts and views that everybody does, and knows no merge."""
+
+
 def sources(room: str) -> Iterator[str]:
     path = os.path.join(HOUSE, room)
     if not os.path.isdir(path):
@@ -43,20 +48,23 @@ def sources(room: str) -> Iterator[str]:
 
 def imported(path: str) -> Iterator[str]:
     """The rooms that a file imports from, wherever in it."""
+    for module in modules(path):
+        package, _, rest = module.partition(".")
+        if package == "overlaykit" and rest:
+            yield rest.partition(".")[0]
+
+
+def modules(path: str) -> Iterator[str]:
+    """The modules that a file imports, in full."""
     with open(path, encoding="utf-8") as file:
         tree = ast.parse(file.read())
     for node in ast.walk(tree):
-        modules: list[str] = []
         if isinstance(node, ast.ImportFrom) and node.module == "overlaykit":
-            modules = [f"overlaykit.{alias.name}" for alias in node.names]
+            yield from (f"overlaykit.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            modules = [node.module or ""]
+            yield node.module or ""
         elif isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        for module in modules:
-            package, _, rest = module.partition(".")
-            if package == "overlaykit" and rest:
-                yield rest.partition(".")[0]
+            yield from (alias.name for alias in node.names)
 
 
 def test_every_room_is_on_the_plan() -> None:
@@ -74,6 +82,25 @@ def test_a_room_imports_only_from_below(room: str) -> None:
     assert not wrong
 
 
+def test_the_benchmark_imports_what_everybody_uses() -> None:
+    wrong = [
+        (path, name)
+        for path in sources(BENCH)
+        for name in imported(path)
+        if name not in BENCH_MAY_IMPORT
+    ]
+    assert not wrong
+
+
+def test_only_its_command_imports_the_benchmark() -> None:
+    importing = {
+        path
+        for path in sources(HOUSE)
+        if any(module.partition(".")[0] == "bench" for module in modules(path))
+    }
+    assert importing == {os.path.join(HOUSE, "cli", "bench.py")}
+
+
 @pytest.mark.parametrize(
     "room", ["overlaykit", "overlaykit.views", "overlaykit.namespace", "overlaykit.layers"]
 )
@@ -83,7 +110,7 @@ def test_what_a_room_offers_is_there_and_explained(room: str) -> None:
     assert all(getattr(module, name).__doc__ for name in module.__all__)
 
 
-@pytest.mark.parametrize("room", ["cli", "views", "fuse", "namespace", "layers", "overlay"])
+@pytest.mark.parametrize("room", ["cli", "views", "fuse", "namespace", "layers", "overlay", BENCH])
 def test_every_file_says_what_it_is_for(room: str) -> None:
     for path in sources(room):
         with open(path, encoding="utf-8") as file:
