@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from overlaykit.fuse.spec import Options
     from overlaykit.fuse.waiting import Waiting
+    from overlaykit.overlay.attributes import Attributes
     from overlaykit.overlay.filesystem import Filesystem
     from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Node
@@ -118,13 +119,17 @@ class Operations(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        node = self.filesystem.lookup(self.filesystem.directory(parent_inode), name)
-        if node is None:
+        filesystem = self.filesystem
+        found = filesystem.lookup_with_attributes(filesystem.directory(parent_inode), name)
+        if found is None:
             missing = pyfuse3.EntryAttributes()
             missing.st_ino = pyfuse3.InodeT(0)  # a name that may be remembered as missing
             missing.entry_timeout = FOREVER
             return missing
-        return self._entry(node)
+        node, attributes = found
+        entry = _entry_attributes(attributes)
+        node.lookups += 1
+        return entry
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         self.requests["forget"] += 1
@@ -327,29 +332,29 @@ class Operations(pyfuse3.Operations):
         listing = filesystem.listing(directory, anew=start_id == 0)
         dots = ((b".", directory), (b"..", directory.parent or directory))
         for number in range(start_id, len(dots)):
-            name, node = dots[number]
+            name, self_or_above = dots[number]
             if not pyfuse3.readdir_reply(
-                token, pyfuse3.FileNameT(name), self._attributes(node), number + 1
+                token, pyfuse3.FileNameT(name), self._attributes(self_or_above), number + 1
             ):
                 return  # the kernel counts no lookup for these two
         for index in range(listing.index_after(start_id - len(dots)), len(listing.entries)):
             entry = listing.entries[index]
+            node: Node | None = None
             try:
-                found = filesystem.entry_node(directory, entry)
+                found = filesystem.look_up_entry(directory, entry)
                 if found is None:
                     continue
-                attributes = self._attributes(found)
+                node, attributes = found
+                answer = _entry_attributes(attributes)
             except OSError:  # the name is there all the same; whoever looks it up is told why
-                found, attributes = None, _name_only(entry)
+                answer = _name_only(entry)
             position = listing.positions[index] + len(dots)
-            if not pyfuse3.readdir_reply(
-                token, pyfuse3.FileNameT(entry.name), attributes, position
-            ):
-                if found is not None:
-                    filesystem.settle(found)
+            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(entry.name), answer, position):
+                if node is not None:
+                    filesystem.settle(node)
                 return
-            if found is not None:
-                found.lookups += 1
+            if node is not None:
+                node.lookups += 1
 
     @_request
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -385,24 +390,7 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _attributes(self, node: Node) -> EntryAttributes:
-        attributes = self.filesystem.attributes(node)
-        st = attributes.stat
-        entry = pyfuse3.EntryAttributes()
-        entry.st_ino = pyfuse3.InodeT(attributes.number)
-        entry.entry_timeout = FOREVER
-        entry.attr_timeout = FOREVER
-        entry.st_mode = pyfuse3.ModeT(attributes.mode)
-        entry.st_nlink = attributes.link_count
-        entry.st_uid = attributes.uid
-        entry.st_gid = attributes.gid
-        entry.st_rdev = st.st_rdev
-        entry.st_size = st.st_size
-        entry.st_blksize = st.st_blksize
-        entry.st_blocks = st.st_blocks
-        entry.st_atime_ns = st.st_atime_ns
-        entry.st_mtime_ns = st.st_mtime_ns
-        entry.st_ctime_ns = st.st_ctime_ns
-        return entry
+        return _entry_attributes(self.filesystem.attributes(node))
 
     # Copy-up
 
@@ -442,6 +430,26 @@ _STATVFS_FIELDS: Final = (
     "f_favail",
     "f_namemax",
 )
+
+
+def _entry_attributes(attributes: Attributes) -> EntryAttributes:
+    st = attributes.stat
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(attributes.number)
+    entry.entry_timeout = FOREVER
+    entry.attr_timeout = FOREVER
+    entry.st_mode = pyfuse3.ModeT(attributes.mode)
+    entry.st_nlink = attributes.link_count
+    entry.st_uid = attributes.uid
+    entry.st_gid = attributes.gid
+    entry.st_rdev = st.st_rdev
+    entry.st_size = st.st_size
+    entry.st_blksize = st.st_blksize
+    entry.st_blocks = st.st_blocks
+    entry.st_atime_ns = st.st_atime_ns
+    entry.st_mtime_ns = st.st_mtime_ns
+    entry.st_ctime_ns = st.st_ctime_ns
+    return entry
 
 
 def _name_only(entry: Entry) -> EntryAttributes:

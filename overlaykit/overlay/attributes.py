@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import os
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(NamedTuple):
     """A node's attributes: the real inode's `stat`, and what the merge says otherwise."""
 
     number: int
@@ -33,8 +32,7 @@ class Changes:
     mtime_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who asks: the ids that a new file gets (the caller's fsuid and fsgid), and the umask for its mode."""
 
     uid: int

@@ -199,6 +199,12 @@ class Filesystem:
         """What `name` means; None if there is nothing."""
         return self.tree.lookup(directory, name)
 
+    def lookup_with_attributes(
+        self, directory: Directory, name: bytes
+    ) -> tuple[Node, Attributes] | None:
+        """As `lookup`, with what the search has seen of it."""
+        return self.tree.lookup_with_attributes(directory, name)
+
     def forget(self, number: int, count: int) -> None:
         """Give `count` lookups of a node back."""
         node = self.tree.table.by_number.get(number)
@@ -347,17 +353,17 @@ class Filesystem:
     def _entries(self, directory: Directory) -> list[Entry]:
         return [] if directory.orphaned else self.tree.merge.entries(directory)
 
-    def entry_node(self, directory: Directory, entry: Entry) -> Node | None:
-        """The node of an entry of a listing; None if it has gone since."""
+    def look_up_entry(self, directory: Directory, entry: Entry) -> tuple[Node, Attributes] | None:
+        """The node of an entry of a listing and its attributes; None if it has gone since."""
         tree = self.tree
         node = directory.known.get(entry.name)
         if node is not None:
-            return node
+            return node, tree.attributes(node)
         if entry.place is directory.upper or not directory.upper:
             found = tree.merge.find_below(directory, entry)
         else:  # the upper may have gained a whiteout or a copy since
             found = tree.merge.find(directory, entry.name)
-        return None if found is None else tree.take_up(directory, entry.name, found)
+        return None if found is None else tree.take_up_with_attributes(directory, entry.name, found)
 
     # Extended attributes
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from overlaykit.overlay import format as marks_format
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 _NAME_MAX: Final = 255
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What a name means: the topmost entry's `stat`, in the directory `place`; for a directory also what is merged."""
 
     place: Place
@@ -41,8 +40,7 @@ class Found:
         return stat.S_ISDIR(self.stat.st_mode)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One name of a merged listing: `kind` is the S_IFMT bits, `place` the directory of the layer it comes from."""
 
     name: bytes

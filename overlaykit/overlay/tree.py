@@ -8,8 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
@@ -34,8 +33,7 @@ def fail(number: int, name: bytes = b"") -> NoReturn:
     raise OSError(number, os.strerror(number), os.fsdecode(name) or None)
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """Where a node's inode is reached now: `name` in `dirfd`, to be followed if it is a link of /proc/self/fd."""
 
     dirfd: int
@@ -93,6 +91,25 @@ class Tree:
             return node
         found = self.merge.find(directory, name)
         return None if found is None else self.take_up(directory, name, found)
+
+    def lookup_with_attributes(
+        self, directory: Directory, name: bytes
+    ) -> tuple[Node, Attributes] | None:
+        """As `lookup`, for who wants to know the attributes too: what the search has seen is not asked for again."""
+        node = directory.known.get(name)
+        if node is None:
+            found = None if directory.orphaned else self.merge.find(directory, name)
+            return None if found is None else self.take_up_with_attributes(directory, name, found)
+        return node, self.attributes(node)
+
+    def take_up_with_attributes(
+        self, directory: Directory, name: bytes, found: Found
+    ) -> tuple[Node, Attributes]:
+        """As `take_up`, with the node's attributes."""
+        node = self.take_up(directory, name, found)
+        # Another name of a file that was copied up shows the copy's attributes, not what lies under this name.
+        is_shown = isinstance(node, Directory) or node.has_upper == found.place.layer.writable
+        return node, self.attributes(node, found.stat if is_shown else None)
 
     def require(self, directory: Directory, name: bytes) -> Node:
         """As `lookup`; raises OSError (ENOENT) if there is none."""
@@ -233,8 +250,10 @@ class Tree:
             return os.fstat(node.opened.fd)
         return self.location(node).stat()
 
-    def attributes(self, node: Node) -> Attributes:
-        st = self.stat(node)
+    def attributes(self, node: Node, st: os.stat_result | None = None) -> Attributes:
+        """Raises OSError (ESTALE). `st` is the inode's, if it was just seen."""
+        if st is None:
+            st = self.stat(node)
         if isinstance(node, Directory):
             links = 0 if node.orphaned else 1 if node.merged else st.st_nlink
         elif node.link_count is not None:

@@ -93,9 +93,11 @@ def test_listing_gives_the_numbers_that_stat_gives(stack: Stack) -> None:
         view.write("d/f", b"x")
         directory = view.directory("d")
         for entry in view.filesystem.listing(directory, anew=True).entries:
-            node = view.filesystem.entry_node(directory, entry)
-            assert node is not None
+            found = view.filesystem.look_up_entry(directory, entry)
+            assert found is not None
+            node, attributes = found
             assert node is view.node("d/" + os.fsdecode(entry.name))
+            assert attributes == view.filesystem.attributes(node)
 
 
 def test_thousands_of_changes_leave_nothing_behind(stack: Stack) -> None:
@@ -137,3 +139,17 @@ def test_a_number_that_is_taken_is_not_given_out_again() -> None:
     assert len({first.number, second.number, third.number}) == 3
     assert first.number == 42
     assert nodes.by_number[second.number] is second
+
+
+def test_a_first_lookup_shows_what_a_later_one_does(stack: Stack) -> None:
+    stack.add({"f": content.File(b"x"), "a": content.File(b"y"), "b": content.Link("a")})
+    stack.add({"f": content.File(b"below"), "d": content.Dir(mode=0o711), "l": content.File()})
+    with stack.open(as_kernel=False) as view:  # which has no index for an ordinary user
+        view.write("a", b"z")  # "b" is found in the lower, and is the copy
+        view.create("new", b"w")
+        for name in ("f", "b", "d", "l", "new"):
+            root = view.filesystem.root
+            found = view.filesystem.lookup_with_attributes(root, os.fsencode(name))
+            assert found is not None
+            assert found[1] == view.filesystem.attributes(found[0])
+            view.filesystem.settle(found[0])
