@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 
@@ -81,8 +80,7 @@ def test_a_listing_with_a_name_that_cannot_be_looked_up_leaves_nothing(stack: St
     stack.add({f"d/{number}": File() for number in range(100)} | {"d/x": Dir(xattrs=no_path)})
     stack.add({"d/x": Dir()})
     with mounted(stack) as mount:
-        with contextlib.suppress(OSError):
-            os.listdir(mount.path("d"))
+        assert len(os.listdir(mount.path("d"))) == 101
         with refused(errno.EIO):
             os.stat(mount.path("d/x"))
         held = mount.forget()

@@ -95,6 +95,7 @@ def _try(system: str, directory: str, options: str) -> list[object]:
 CHANGES: tuple[Callable[[], object], ...] = (
     lambda: os.statvfs(".").f_flag & os.ST_RDONLY,
     names,
+    lambda: names("r"),
     lambda: names("r/moved"),
     lambda: get("r/moved/below"),
     lambda: put("a", b"changed"),
