@@ -204,7 +204,11 @@ module_exec(PyObject *module)
     if (PyModule_AddFunctions(module, native_session_methods) < 0) {
         return -1;
     }
-    return native_syscalls_init(module, PyModule_GetState(module));
+    if (PyModule_AddFunctions(module, native_absent_methods) < 0) {
+        return -1;
+    }
+    native_state *state = PyModule_GetState(module);
+    return native_absent_init(state) < 0 ? -1 : native_syscalls_init(module, state);
 }
 
 static int
@@ -213,6 +217,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     native_state *state = PyModule_GetState(module);
     Py_VISIT(state->statx);
     Py_VISIT(state->file_handle);
+    Py_VISIT(state->stat_result);
     return 0;
 }
 
@@ -222,6 +227,7 @@ module_clear(PyObject *module)
     native_state *state = PyModule_GetState(module);
     Py_CLEAR(state->statx);
     Py_CLEAR(state->file_handle);
+    Py_CLEAR(state->stat_result);
     return 0;
 }
 

@@ -10,10 +10,14 @@
 
 #include <errno.h>
 
-/* The types made when the module is, found again through PyModule_GetState. */
+#define NATIVE_STAT_FIELDS 16
+
+/* The types made or found when the module is, found again through PyModule_GetState. */
 typedef struct {
     PyTypeObject *statx;
     PyTypeObject *file_handle;
+    PyTypeObject *stat_result; /* os.stat_result, and where its fields lie (absent.c) */
+    Py_ssize_t stat_at[NATIVE_STAT_FIELDS];
 } native_state;
 
 /* A path as the caller gave it (borrowed from the arguments, for the error) and as the kernel
@@ -53,8 +57,12 @@ PyObject *native_raise(const native_path *path, const native_path *second);
 extern PyMethodDef native_syscall_methods[];
 extern PyMethodDef native_copyup_methods[];
 extern PyMethodDef native_session_methods[];
+extern PyMethodDef native_absent_methods[];
 
 /* Make the types that system calls answer with. Returns 0, or -1 with an exception set. */
 int native_syscalls_init(PyObject *module, native_state *state);
+
+/* Find the type that stat_or_none answers with. Returns 0, or -1 with an exception set. */
+int native_absent_init(native_state *state);
 
 #endif

@@ -7,6 +7,7 @@ close-on-exec. Source of each contract: the man page of the same name in section
 calls linux/mount.h.
 """
 
+import os
 from os import PathLike
 from typing import Final, Literal, TypeAlias, final
 
@@ -126,6 +127,15 @@ def renameat2(
     olddirfd: int, oldpath: _Path, newdirfd: int, newpath: _Path, flags: int = 0
 ) -> None: ...
 def statx(dirfd: int, path: _Path, flags: int, mask: int) -> Statx: ...
+def stat_or_none(dirfd: int, name: _Path) -> os.stat_result | None:
+    """As os.stat(name, dir_fd=dirfd, follow_symlinks=False), but None where nothing is there (ENOENT).
+
+    Raises OverflowError for times after the year 2262.
+    """
+
+def xattr_or_none(path: _Path | int, name: bytes, follow_symlinks: bool = True) -> bytes | None:
+    """As os.getxattr, but None where there is no such attribute (ENODATA), or none at all (EOPNOTSUPP)."""
+
 def utimensat(
     dirfd: int, path: _Path, atime_ns: int | None, mtime_ns: int | None, flags: int = 0
 ) -> None:

@@ -13,6 +13,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
+from overlaykit import _native
 from overlaykit.overlay import format as marks_format
 from overlaykit.overlay import overrides
 from overlaykit.overlay.faults import reach
@@ -214,9 +215,8 @@ class Creation:
 
     def _in_the_way(self, place: Place, name: bytes) -> bool:
         """Whether a whiteout is there. Raises OSError (EEXIST) if something else is."""
-        try:
-            st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
-        except FileNotFoundError:
+        st = _native.stat_or_none(place.fd(), name)
+        if st is None:
             return False
         if not marks_format.is_whiteout(st):
             fail(errno.EEXIST, name)
@@ -254,9 +254,4 @@ def _overrides(place: Place, name: bytes) -> bool:
 
 
 def _default_acl(place: Place) -> bytes | None:
-    try:
-        return os.getxattr(place.proc_path(), marks_format.DEFAULT_ACL)
-    except OSError as error:
-        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
-            return None
-        raise
+    return _native.xattr_or_none(place.proc_path(), marks_format.DEFAULT_ACL)

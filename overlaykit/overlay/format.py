@@ -239,14 +239,9 @@ class Marks:
 
 def _get(path: bytes | int, name: bytes, *, follow: bool) -> bytes | None:
     try:
-        if isinstance(path, int):
-            return os.getxattr(path, name)
-        return os.getxattr(path, name, follow_symlinks=follow)
-    except OSError as error:
-        # EACCES: what we may not read carries no mark for us.
-        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES):
-            return None
-        raise
+        return _native.xattr_or_none(path, name, follow)
+    except PermissionError:  # what we may not read carries no mark for us
+        return None
 
 
 def writable_prefix(path: bytes, *, user: bool) -> bytes:

@@ -13,6 +13,7 @@ import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from overlaykit import _native
 from overlaykit.overlay import format as marks_format
 
 if TYPE_CHECKING:
@@ -269,7 +270,4 @@ def _is_aufs_whiteout(place: Place, name: bytes) -> bool:
 
 
 def _stat(place: Place, name: bytes) -> os.stat_result | None:
-    try:
-        return os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
-    except FileNotFoundError:
-        return None
+    return _native.stat_or_none(place.fd(), name)

@@ -14,6 +14,8 @@ import os
 import stat
 from typing import Final, NamedTuple
 
+from overlaykit import _native
+
 SECURITY: Final = b"security.fuseoverlayfs.override_stat"
 """`xattr_permissions=1`: only root can set it."""
 CONTAINERS: Final = b"user.containers.override_stat"
@@ -75,8 +77,6 @@ def write(path: bytes | int, name: bytes, override: Override) -> None:
 
 def _get(path: bytes | int, name: bytes) -> bytes | None:
     try:
-        return os.getxattr(path, name)
-    except OSError as error:
-        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES):
-            return None
-        raise
+        return _native.xattr_or_none(path, name)
+    except PermissionError:
+        return None

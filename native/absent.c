@@ -1,0 +1,214 @@
+/* Questions of which "nothing is there" is an answer: on the way of every lookup, an exception would cost
+ * more than the call.
+ */
+#include "native.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+
+#define NS_PER_S 1000000000LL
+
+/* The fields of os.stat_result that are filled in. Where each lies is asked of the type itself. */
+static const char *const stat_fields[] = {
+    "st_mode",     "st_ino",      "st_dev",      "st_nlink",   "st_uid",   "st_gid",   "st_size",
+    "st_atime",    "st_mtime",    "st_ctime",    "st_atime_ns", "st_mtime_ns", "st_ctime_ns",
+    "st_blksize",  "st_blocks",   "st_rdev",
+};
+
+enum { STAT_FIELDS = sizeof(stat_fields) / sizeof(stat_fields[0]) };
+enum { WHOLE_SECONDS = 7 }; /* the sequence itself has times in whole seconds (bpo-11457) */
+
+_Static_assert(STAT_FIELDS == NATIVE_STAT_FIELDS, "the state has room for each field");
+
+static PyObject *
+nanoseconds(struct timespec time)
+{
+    long long sum;
+
+    if (__builtin_mul_overflow((long long)time.tv_sec, NS_PER_S, &sum) ||
+        __builtin_add_overflow(sum, time.tv_nsec, &sum)) {
+        PyErr_SetString(PyExc_OverflowError, "a time beyond the year 2262");
+        return NULL;
+    }
+    return PyLong_FromLongLong(sum);
+}
+
+static PyObject *
+seconds(struct timespec time)
+{
+    return PyFloat_FromDouble((double)time.tv_sec + 1e-9 * (double)time.tv_nsec);
+}
+
+static PyObject *
+stat_answer(const native_state *state, const struct stat *st)
+{
+    PyObject *answer = PyStructSequence_New(state->stat_result);
+    if (answer == NULL) {
+        return NULL;
+    }
+    PyObject *values[STAT_FIELDS] = {
+        PyLong_FromUnsignedLong(st->st_mode),
+        PyLong_FromUnsignedLongLong(st->st_ino),
+        PyLong_FromUnsignedLongLong(st->st_dev),
+        PyLong_FromUnsignedLongLong(st->st_nlink),
+        PyLong_FromUnsignedLong(st->st_uid),
+        PyLong_FromUnsignedLong(st->st_gid),
+        PyLong_FromLongLong(st->st_size),
+        seconds(st->st_atim),
+        seconds(st->st_mtim),
+        seconds(st->st_ctim),
+        nanoseconds(st->st_atim),
+        nanoseconds(st->st_mtim),
+        nanoseconds(st->st_ctim),
+        PyLong_FromLong(st->st_blksize),
+        PyLong_FromLongLong(st->st_blocks),
+        PyLong_FromUnsignedLongLong(st->st_rdev),
+    };
+    for (int i = 0; i < STAT_FIELDS; i++) {
+        PyStructSequence_SetItem(answer, state->stat_at[i], values[i]);
+    }
+    const time_t whole[] = {st->st_atim.tv_sec, st->st_mtim.tv_sec, st->st_ctim.tv_sec};
+    for (int i = 0; i < 3; i++) {
+        PyStructSequence_SetItem(answer, WHOLE_SECONDS + i, PyLong_FromLongLong(whole[i]));
+    }
+    if (PyErr_Occurred()) {
+        Py_DECREF(answer);
+        return NULL;
+    }
+    return answer;
+}
+
+static PyObject *
+py_stat_or_none(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"dirfd", "name", NULL};
+    int dirfd;
+    native_path name = {0};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&:stat_or_none", keywords, &dirfd,
+                                     native_path_from, &name)) {
+        return NULL;
+    }
+    struct stat st;
+    int result;
+    NATIVE_CALL(result, fstatat(dirfd, name.name, &st, AT_SYMLINK_NOFOLLOW));
+    PyObject *answer;
+    if (result == 0) {
+        answer = stat_answer(PyModule_GetState(module), &st);
+    } else if (errno == ENOENT && !PyErr_Occurred()) {
+        answer = Py_NewRef(Py_None);
+    } else {
+        answer = native_raise(&name, NULL);
+    }
+    native_path_release(&name);
+    return answer;
+}
+
+static PyObject *
+py_xattr_or_none(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"path", "name", "follow_symlinks", NULL};
+    PyObject *given;
+    const char *name;
+    int follow = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oy|p:xattr_or_none", keywords, &given, &name,
+                                     &follow)) {
+        return NULL;
+    }
+    int fd = -1;
+    native_path path = {0};
+    if (PyLong_Check(given)) {
+        fd = (int)PyLong_AsLong(given);
+        if (fd == -1 && PyErr_Occurred()) {
+            return NULL;
+        }
+    } else if (!native_path_from(given, &path)) {
+        return NULL;
+    }
+    /* The kernel makes room for as much as is asked for: so first for little. */
+    char little[256], *value = little;
+    size_t room = sizeof(little);
+    ssize_t size;
+    for (;;) {
+        if (path.name == NULL) {
+            NATIVE_CALL(size, fgetxattr(fd, name, value, room));
+        } else if (follow) {
+            NATIVE_CALL(size, getxattr(path.name, name, value, room));
+        } else {
+            NATIVE_CALL(size, lgetxattr(path.name, name, value, room));
+        }
+        if (size >= 0 || errno != ERANGE || value != little) {
+            break;
+        }
+        room = XATTR_SIZE_MAX;
+        value = PyMem_Malloc(room);
+        if (value == NULL) {
+            native_path_release(&path);
+            return PyErr_NoMemory();
+        }
+    }
+    PyObject *answer;
+    if (size >= 0) {
+        answer = PyBytes_FromStringAndSize(value, size);
+    } else if ((errno == ENODATA || errno == EOPNOTSUPP) && !PyErr_Occurred()) {
+        answer = Py_NewRef(Py_None);
+    } else {
+        answer = native_raise(path.name ? &path : NULL, NULL);
+    }
+    if (value != little) {
+        PyMem_Free(value);
+    }
+    native_path_release(&path);
+    return answer;
+}
+
+PyMethodDef native_absent_methods[] = {
+    NATIVE_METHOD(stat_or_none, "($module, /, dirfd, name)",
+                  "os.stat of a name in a directory, symlinks not followed; None for ENOENT."),
+    NATIVE_METHOD(xattr_or_none, "($module, /, path, name, follow_symlinks=True)",
+                  "os.getxattr; None for ENODATA and EOPNOTSUPP."),
+    {NULL, NULL, 0, NULL},
+};
+
+/* Find os.stat_result, and where its fields lie: a sample that counts from 0 tells. */
+int
+native_absent_init(native_state *state)
+{
+    int result = -1;
+    PyObject *sample = NULL, *counted = NULL, *count = NULL;
+    PyObject *os = PyImport_ImportModule("os");
+    PyObject *type = os ? PyObject_GetAttrString(os, "stat_result") : NULL;
+    if (type == NULL || (count = PyObject_GetAttrString(type, "n_fields")) == NULL) {
+        goto end;
+    }
+    Py_ssize_t fields = PyLong_AsSsize_t(count);
+    if (fields < 0 || (counted = PyTuple_New(fields)) == NULL) {
+        goto end;
+    }
+    for (Py_ssize_t i = 0; i < fields; i++) {
+        PyTuple_SetItem(counted, i, PyLong_FromSsize_t(i));
+    }
+    sample = PyObject_CallFunction(type, "(O)", counted);
+    for (int i = 0; sample != NULL && i < STAT_FIELDS; i++) {
+        PyObject *at = PyObject_GetAttrString(sample, stat_fields[i]);
+        if (at == NULL) {
+            goto end;
+        }
+        state->stat_at[i] = PyLong_AsSsize_t(at);
+        Py_DECREF(at);
+    }
+    if (sample != NULL) {
+        state->stat_result = (PyTypeObject *)Py_NewRef(type);
+        result = PyErr_Occurred() ? -1 : 0;
+    }
+end:
+    Py_XDECREF(sample);
+    Py_XDECREF(counted);
+    Py_XDECREF(count);
+    Py_XDECREF(type);
+    Py_XDECREF(os);
+    return result;
+}

@@ -1,0 +1,61 @@
+"""What is not there is an answer, and what is there is told as the standard library tells it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+
+import pytest
+
+from overlaykit import _native
+
+
+def test_a_stat_is_what_os_stat_says(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("x" * 5000)
+    (tmp_path / "link").symlink_to("file")
+    os.utime(tmp_path / "file", ns=(1_234_567_890_123_456_789, -1))
+    directory = os.open(tmp_path, os.O_PATH)
+    for name in ("file", "link", "."):
+        found = _native.stat_or_none(directory, name)
+        expected = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        assert found == expected
+        assert type(found) is os.stat_result
+        for field in (field for field in dir(expected) if field.startswith("st_")):
+            assert getattr(found, field) == getattr(expected, field), field
+    os.close(directory)
+
+
+def test_a_missing_name_is_none_and_any_other_failure_is_an_error(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").touch()
+    directory = os.open(tmp_path, os.O_PATH)
+    assert _native.stat_or_none(directory, b"missing") is None
+    for name, number in ((b"file/below", errno.ENOTDIR), (b"x" * 256, errno.ENAMETOOLONG)):
+        with pytest.raises(OSError, match=os.strerror(number)) as raised:
+            _native.stat_or_none(directory, name)
+        assert (raised.value.errno, raised.value.filename) == (number, name)
+    os.close(directory)
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        _native.stat_or_none(directory, b"name")
+
+
+def test_an_attribute_of_any_length_is_read_and_a_missing_one_is_none() -> None:
+    # Where user attributes can be: not on every /tmp.
+    path = f"/var/tmp/overlaykit-absent-{os.getpid()}"
+    with open(path, "x") as file:
+        try:
+            assert _native.xattr_or_none(path, b"user.none") is None
+            assert _native.xattr_or_none("/proc/self/status", b"user.none") is None
+            for length in (0, 1, 255, 256, 257, 3000):
+                os.setxattr(path, "user.k", b"v" * length)
+                for given in (path, os.fsencode(path), file.fileno()):
+                    assert _native.xattr_or_none(given, b"user.k") == b"v" * length
+            os.symlink(path, path + ".link")
+            assert _native.xattr_or_none(path + ".link", b"user.k") == b"v" * 3000
+            assert _native.xattr_or_none(path + ".link", b"user.k", False) is None
+        finally:
+            for name in (path, path + ".link"):
+                if os.path.lexists(name):
+                    os.unlink(name)
+    with pytest.raises(FileNotFoundError):
+        _native.xattr_or_none(path, b"user.k")
