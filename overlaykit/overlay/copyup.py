@@ -289,7 +289,7 @@ class FileCopy:
         node = self._node
         table = self._copyup.table
         table.forget_lower(node)
-        others = node.links[1:]
+        others = list(node.links[1:])
         try:
             while others:
                 directory, other = others[0]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Directory
 
-_MOST_NAMES: Final = 1 << 17
+_MOST_NAMES: Final = 1 << 15
 """Of all listings together: those read last are kept, and in any case the very last."""
 
 

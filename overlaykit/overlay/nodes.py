@@ -86,7 +86,7 @@ class File:
         self.kind = kind
         self.key = 0
         self.lower_key = 0
-        self.links: list[tuple[Directory, bytes]] = []
+        self.links: tuple[tuple[Directory, bytes], ...] = ()
         self.lower_dir: Place | None = None
         self.lower_name = b""
         self.has_upper = False
@@ -98,6 +98,11 @@ class File:
     @property
     def in_use(self) -> bool:
         return self.lookups > 0 or self.opened is not None
+
+    def drop_link(self, directory: Directory, name: bytes) -> None:
+        """Raises ValueError if it has no such name."""
+        at = self.links.index((directory, name))
+        self.links = self.links[:at] + self.links[at + 1 :]
 
     @property
     def has_origin(self) -> bool:
@@ -213,13 +218,13 @@ class Table:
         """Know a file by one more name."""
         if directory.known.get(name) is not node:
             directory.known[name] = node
-            node.links.append((directory, name))
+            node.links += ((directory, name),)
 
     def unlink(self, node: File, directory: Directory, name: bytes) -> None:
         """Know a file no longer by this name."""
         if directory.known.get(name) is node:
             del directory.known[name]
-            node.links.remove((directory, name))
+            node.drop_link(directory, name)
 
     def register(self, node: File, *keys: int) -> None:
         """Find the file by these real inodes from now on."""
@@ -259,7 +264,7 @@ class Table:
         above = [directory for directory, _ in node.links]
         for directory, name in node.links:
             del directory.known[name]
-        node.links.clear()
+        node.links = ()
         for directory in above[1:]:
             self.settle(directory)
         return above[0] if above else None

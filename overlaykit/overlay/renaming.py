@@ -219,7 +219,7 @@ class Renaming:
             node.upper.name = new_name
             new_directory.known[new_name] = node
         else:
-            node.links.remove((old_directory, old_name))
+            node.drop_link(old_directory, old_name)
             self._tree.table.link(node, new_directory, new_name)
         self._tree.table.settle(old_directory)
 
