@@ -37,10 +37,7 @@ class Clients(FileWorkload):
     def make(self, lowers: Sequence[str]) -> None:
         material.write(lowers[0], self._names)
 
-    def run(self, root: str) -> None:
-        self.measure(root)
-
-    def measure(self, root: str) -> float:
+    def run(self, root: str) -> float:
         with contextlib.ExitStack() as started:
             processes = []
             for number in range(self._clients):

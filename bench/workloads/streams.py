@@ -85,10 +85,7 @@ class Stream(FileWorkload):
                     while file.read(1 << 20):
                         pass
 
-    def run(self, root: str) -> None:
-        self.measure(root)
-
-    def measure(self, root: str) -> float:
+    def run(self, root: str) -> float:
         done = subprocess.run(self._command(root), check=True, capture_output=True)
         jobs = json.loads(done.stdout)["jobs"]
         return float(sum(job[self._kind.direction]["bw_bytes"] for job in jobs))

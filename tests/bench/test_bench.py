@@ -32,6 +32,7 @@ def test_json_has_everything(someone: Someone) -> None:
     assert cost.requests == {}
 
 
+@only_as("ordinary user")  # who it is makes no difference
 def test_the_table_has_a_row_for_each_workload(someone: Someone) -> None:
     printed = someone.succeeds(*TINY, *TWO, "--only", "missing/warm")
     assert "stat/warm" in printed
@@ -39,7 +40,7 @@ def test_the_table_has_a_row_for_each_workload(someone: Someone) -> None:
     assert max(map(len, printed.splitlines())) <= 100
 
 
-@only_as("ordinary user")  # who it is makes no difference
+@only_as("ordinary user")
 def test_a_directory_gets_the_report_and_the_page(someone: Someone) -> None:
     output = someone.path("output")
     someone.succeeds(*TINY, *TWO, "--output", output)

@@ -15,10 +15,17 @@ from ..views.someone import Someone
 from ..views.staged import IDENTITIES, only_as
 
 TINY = 0.002
-SLOW = {"fio", "python"}
-"""Groups of which a few workloads are enough, for each takes long to start."""
+SLOW = {"fio", "python", "width"}
+"""Groups of which a few workloads are enough, for each takes long."""
 
-A_FEW = ("fio/seqread-cold-direct-8", "fio/randwrite-buffered-1", "python/first")
+A_FEW = (
+    "fio/seqread-cold-direct-8",
+    "fio/randwrite-buffered-1",
+    "python/first",
+    "width/stat 100",
+    "width/list 1000",
+    "width/create 100",
+)
 SYSTEMS = ("plain", "overlaykit")
 
 
