@@ -227,9 +227,11 @@ class Operations(pyfuse3.Operations):
             size=attr.st_size if fields.update_size else None,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            asked_ns=attr.st_ctime_ns if fields.update_ctime else 0,
+            written_back=fh is not None and not fields.update_size and not fields.update_atime,
         )
         node = self.filesystem.node(inode)
-        if changes != _NOTHING:  # the change time alone cannot be set, and need not be
+        if not changes.is_empty:  # the change time alone cannot be set, and need not be
             await self._copy_up(node, keep_data=changes.size != 0)
             self.filesystem.change(node, changes)
         return self._attributes(node)
@@ -418,7 +420,6 @@ class Operations(pyfuse3.Operations):
             copy.close()
 
 
-_NOTHING: Final = Changes()
 _STATVFS_FIELDS: Final = (
     "f_bsize",
     "f_frsize",

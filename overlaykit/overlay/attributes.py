@@ -22,7 +22,11 @@ class Attributes(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What setattr changes; None leaves as it is. Times are nanoseconds since the epoch, `mode` the permission bits."""
+    """What setattr changes; None leaves as it is. Times are nanoseconds since the epoch, `mode` the permission bits.
+
+    `asked_ns`: when the change was asked for, as far as the kernel says. `written_back`: by the kernel itself, which
+    tells us a modification time that it has kept.
+    """
 
     mode: int | None = None
     uid: int | None = None
@@ -30,6 +34,13 @@ class Changes:
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    asked_ns: int = 0
+    written_back: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        asked = (self.mode, self.uid, self.gid, self.size, self.atime_ns, self.mtime_ns)
+        return all(value is None for value in asked)
 
 
 class Caller(NamedTuple):

@@ -235,13 +235,18 @@ class Filesystem:
                 fail(errno.EISDIR)
             self.files.resize(node, changes.size)
         if changes.atime_ns is not None or changes.mtime_ns is not None:
-            if changes.mtime_ns is not None and isinstance(node, File) and node.opened is not None:
+            modified = changes.mtime_ns
+            if modified is not None and isinstance(node, File) and node.opened is not None:
+                if changes.written_back and node.opened.is_outdated(changes.asked_ns):
+                    modified = None
+                else:
+                    node.opened.asked_ns = changes.asked_ns
                 node.opened.modified = None
             _native.utimensat(
                 location.dirfd,
                 location.name,
                 changes.atime_ns,
-                changes.mtime_ns,
+                modified,
                 0 if location.follow else _native.AT_SYMLINK_NOFOLLOW,
             )
 

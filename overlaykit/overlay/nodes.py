@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 ROOT_NUMBER: Final = 1
 """FUSE's number of the root (include/uapi/linux/fuse.h: FUSE_ROOT_ID)."""
 
+_LATE_AT_MOST: Final = 10 * 10**9
+"""Nanoseconds."""
+
 _DEVICE_SHIFT: Final = 48
 _INODE_LIMIT: Final = 1 << _DEVICE_SHIFT
 _FIRST_FREE: Final = 0x7FFF << _DEVICE_SHIFT
@@ -33,9 +36,10 @@ class OpenFile:
 
     Copy-up swaps `fd`, so each handle reads the new bytes at once and none can write into a lower. `direct`: a handle
     bypasses the kernel's cache. `modified`: the modification time that writing is not to move (see `files`), or None.
+    `asked_ns`: when the last change of it was asked for.
     """
 
-    __slots__ = ("count", "direct", "fd", "handle", "modified", "node", "writable")
+    __slots__ = ("asked_ns", "count", "direct", "fd", "handle", "modified", "node", "writable")
 
     def __init__(self, handle: int, node: File, fd: int, *, writable: bool) -> None:
         self.handle = handle
@@ -45,6 +49,15 @@ class OpenFile:
         self.count = 0
         self.direct = False
         self.modified: int | None = None
+        self.asked_ns = 0
+
+    def is_outdated(self, asked_ns: int) -> bool:
+        """Whether a modification time that the kernel writes back has been replaced by one that a program has set.
+
+        The kernel does so without a lock (fs/fuse/inode.c: fuse_flush_times): the old one may arrive last. What is much
+        older is none of these: the clock was set.
+        """
+        return 0 < self.asked_ns - asked_ns < _LATE_AT_MOST
 
     def swap(self, fd: int) -> None:
         """Continue on the upper's descriptor `fd`."""

@@ -153,3 +153,25 @@ def test_a_file_of_another_owner_that_all_may_write_is_written_and_gets_the_pres
         with refused(errno.EPERM):
             view.change("f", Changes(mode=0o600))
     assert os.stat(os.path.join(stack.upper, "f")).st_mtime_ns > 10**18
+
+
+def test_a_time_that_the_kernel_writes_back_late_does_not_undo_one_that_was_set(
+    stack: Stack,
+) -> None:
+    stack.add({"f": File(b"x")})
+    with stack.open() as view, view.opened("f", os.O_RDWR) as handle:
+        view.filesystem.write(handle, 0, b"y")
+        second = 10**9
+
+        def change(mtime_ns: int, asked_ns: int, *, written_back: bool) -> int:
+            node = view.node("f")
+            view.filesystem.change(
+                node, Changes(mtime_ns=mtime_ns, asked_ns=asked_ns, written_back=written_back)
+            )
+            return view.stat("f").stat.st_mtime_ns
+
+        assert change(5, 100 * second, written_back=False) == 5
+        assert change(99, 100 * second - 1, written_back=True) == 5
+        assert change(100, 100 * second + 1, written_back=True) == 100
+        assert change(7, 50 * second, written_back=True) == 7  # the clock was set back
+        assert change(8, 49 * second, written_back=False) == 8
