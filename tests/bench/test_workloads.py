@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+
 import pytest
 
 from bench.choice import Plan
@@ -15,17 +17,15 @@ from ..views.someone import Someone
 from ..views.staged import IDENTITIES, only_as
 
 TINY = 0.002
-SLOW = {"fio", "python", "width"}
-"""Groups of which a few workloads are enough, for each takes long."""
 
-A_FEW = (
-    "fio/seqread-cold-direct-8",
-    "fio/randwrite-buffered-1",
-    "python/first",
-    "width/stat 100",
-    "width/list 1000",
-    "width/create 100",
+LIKE_OTHERS = (
+    *(f"{group}/first" for group in ("scan", "list", "read", "missing", "git")),
+    *("python/warm", "scan/cold", "depth/* 1", "width/* 1000", "clients/read [148]"),
+    "fio/*",
 )
+"""Patterns of what differs from another workload in little more than a number."""
+
+SPARED = ("fio/seqread-cold-direct-8", "fio/randwrite-buffered-1")
 SYSTEMS = ("plain", "overlaykit")
 
 
@@ -39,6 +39,10 @@ def tiny() -> dict[str, Workload]:
     return {workload.name: workload for workload in workloads(TINY)}
 
 
+def is_like_others(name: str) -> bool:
+    return name not in SPARED and any(fnmatch.fnmatchcase(name, like) for like in LIKE_OTHERS)
+
+
 GROUPS = sorted({name.partition("/")[0] for name in tiny()})
 
 
@@ -48,7 +52,7 @@ def test_each_workload_is_measured_on_every_system(someone: Someone, group: str)
     chosen = [
         workload
         for workload in tiny().values()
-        if workload.name.startswith(f"{group}/") and (group not in SLOW or workload.name in A_FEW)
+        if workload.name.startswith(f"{group}/") and not is_like_others(workload.name)
     ]
     found = run(someone, chosen)
     takes_root = {one.workload for one in found.left_out}
