@@ -125,6 +125,8 @@ class Merge:
         st = _stat(entry.place, entry.name)
         if st is None or marks_format.is_whiteout(st):
             return None
+        if stat.S_ISDIR(st.st_mode):  # by now
+            return self.find(directory, entry.name)
         return Found(entry.place, entry.name, st)
 
     def entries(self, directory: Directory) -> list[Entry]:
