@@ -1,9 +1,14 @@
-/* Functions of libfuse as pyfuse3 finds them: ours, which let the kernel open directories without asking.
+/* Functions of libfuse as pyfuse3 finds them: ours, which let the kernel open directories without asking, and truncate
+ * files only in a request of its own.
  *
  * An OPENDIR that is answered with ENOSYS is the last one: from then on the kernel opens and closes directories by
  * itself and keeps what it has read of them (fs/fuse/dir.c: no_opendir; Linux 5.1). But pyfuse3 cannot answer so:
  * its readdir handler is told a file handle, never the node, and the handle is 0 then. So the node is put in
  * its place on the way from libfuse to pyfuse3, once the symbols here lie in front of libfuse's own.
+ *
+ * With FUSE_ATOMIC_O_TRUNC, which libfuse asks for by itself, opening truncates here and then once more in the kernel
+ * alone (fs/fuse/dir.c: fuse_do_setattr, ATTR_OPEN): what another program wrote between the two is on the disk, but not
+ * in the kernel's cache, and comes to light at the next mount.
  *
  * And a listing may hold a name whose node cannot be had (number 0: the kernel then learns nothing but the name); such
  * an entry gets an inode number that readdir(3) does not take for a deleted file's.
@@ -28,13 +33,22 @@ struct libfuse_version;
 typedef void (*directory_read)(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
 typedef void (*directory_sync)(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
 typedef int (*reply_with_error)(fuse_req_t, int);
+typedef void (*initialize)(void *, struct fuse_conn_info *);
 
 static struct {
     int wanted;
     directory_read readdirplus;
     directory_sync fsyncdir;
+    initialize init;
     reply_with_error reply_err;
 } session;
+
+static void
+init_without_atomic_truncation(void *userdata, struct fuse_conn_info *connection)
+{
+    session.init(userdata, connection);
+    connection->want &= ~(unsigned)FUSE_CAP_ATOMIC_O_TRUNC;
+}
 
 static void
 refuse_opendir(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *file)
@@ -87,13 +101,15 @@ adapted(const struct fuse_lowlevel_ops *given, size_t size, struct fuse_lowlevel
     size_t needed = offsetof(struct fuse_lowlevel_ops, readdirplus) + sizeof(given->readdirplus);
 
     session.reply_err = (reply_with_error)of_libfuse("fuse_reply_err");
-    if (!session.wanted || size < needed || given->readdirplus == NULL || given->fsyncdir == NULL ||
-        session.reply_err == NULL)
+    if (!session.wanted || size < needed || given->init == NULL || given->readdirplus == NULL ||
+        given->fsyncdir == NULL || session.reply_err == NULL)
         return given;
     memset(ours, 0, sizeof(*ours));
     memcpy(ours, given, size < sizeof(*ours) ? size : sizeof(*ours));
     session.readdirplus = given->readdirplus;
     session.fsyncdir = given->fsyncdir;
+    session.init = given->init;
+    ours->init = init_without_atomic_truncation;
     ours->opendir = refuse_opendir;
     ours->readdirplus = readdirplus_of_node;
     ours->fsyncdir = fsyncdir_of_node;

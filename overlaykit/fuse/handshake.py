@@ -1,7 +1,7 @@
 """The first request: what the kernel and we agree on, where libfuse and pyfuse3 leave no say.
 
 pyfuse3 asks for few of the kernel's features and has no option for the rest. So it answers INIT to us, over a socket;
-we add what we want to its answer and pass that on to the kernel; then the socket's descriptor becomes /dev/fuse itself,
+we change its answer to what we want and pass that on to the kernel; then the socket's descriptor becomes /dev/fuse itself,
 and from there on nobody stands between the two. Source of the layout: include/uapi/linux/fuse.h.
 """
 
@@ -33,6 +33,11 @@ _CACHE_SYMLINKS: Final = 1 << 23
 
 _WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS
 
+_ATOMIC_O_TRUNC: Final = 1 << 3
+"""Opening with O_TRUNC truncates. Not wanted: the kernel then does it once more by itself (native/session.c)."""
+
+_UNWANTED: Final = _ATOMIC_O_TRUNC
+
 
 class Handshake:
     """Stands between pyfuse3 and the session `device` until INIT is answered. `fd` is what pyfuse3 is to be given."""
@@ -60,7 +65,7 @@ class Handshake:
                 nursery.cancel_scope.cancel()  # it has nothing more to read here; it is started anew on the device
         if len(answer) >= _OUT_HEADER.size + _INIT_OUT.size:
             major, minor, readahead, flags = _INIT_OUT.unpack_from(answer, _OUT_HEADER.size)
-            flags |= _WANTED & offered
+            flags = (flags | _WANTED & offered) & ~_UNWANTED
             _INIT_OUT.pack_into(answer, _OUT_HEADER.size, major, minor, readahead, flags)
         os.write(self._device, answer)
         os.dup2(self._device, self.fd, inheritable=False)

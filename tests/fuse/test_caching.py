@@ -118,3 +118,14 @@ def test_what_was_remembered_is_right_after_every_change(stack: Stack) -> None:
         with open(mount.path("d/b"), "ab") as file:
             file.write(b"!")
         assert os.stat(mount.path("d/b")).st_size == 2
+
+
+def test_truncating_at_open_is_a_request_of_its_own(stack: Stack) -> None:
+    """If opening did it, the kernel would do it once more by itself, and lose what others wrote in between."""
+    stack.add({"f": File(b"x" * 10)})
+    with mounted(stack) as mount:
+        with mount.requests() as requests:
+            os.close(os.open(mount.path("f"), os.O_WRONLY | os.O_TRUNC))
+        assert requests["setattr"] == 1
+        assert os.stat(mount.path("f")).st_size == 0
+    assert os.stat(os.path.join(stack.upper, "f")).st_size == 0
