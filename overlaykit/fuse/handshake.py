@@ -1,8 +1,8 @@
 """The first request: what the kernel and we agree on, where libfuse and pyfuse3 leave no say.
 
 pyfuse3 asks for few of the kernel's features and has no option for the rest. So it answers INIT to us, over a socket;
-we change its answer to what we want and pass that on to the kernel; then the socket's descriptor becomes /dev/fuse itself,
-and from there on nobody stands between the two. Source of the layout: include/uapi/linux/fuse.h.
+we change its answer to what we want and pass that on to the kernel; then the socket's descriptor becomes /dev/fuse
+itself, and from there on nobody stands between the two. Source of the layout: include/uapi/linux/fuse.h.
 """
 
 from __future__ import annotations
