@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from .. import syscalls
 from ..acts import ALICE, BOB, as_user, get, in_child, names, opened, put, refused
-from ..table import ROOT_ONLY, Dir, Fifo, File, Instead, Symlink, Whiteout, behaviour
+from ..table import ROOT_ONLY, Dir, Fifo, File, Symlink, Whiteout, behaviour
 
 ON_WHAT_EXISTS: Mapping[str, Callable[[str], object]] = {
     "stat": os.stat,
@@ -299,22 +299,7 @@ def check_a_program_that_runs_is_not_truncated_but_can_be_replaced() -> None:
     assert get("tool") == b"newer"
 
 
-def _truncates_though_it_refuses() -> None:
-    put("tool", get("/bin/sleep"), 0o755)
-    with _running("./tool"), refused(errno.ETXTBSY):
-        os.open("tool", os.O_RDONLY | os.O_TRUNC)
-    assert get("tool") == b""
-
-
-@behaviour(
-    differs={
-        "overlaykit": Instead(
-            "FUSE truncates within open, before the kernel looks whether the file is running; "
-            "POSIX leaves open what O_TRUNC does to one opened to read",
-            _truncates_though_it_refuses,
-        )
-    }
-)
+@behaviour()
 def check_a_program_that_runs_is_not_truncated_by_a_reader() -> None:
     content = get("/bin/sleep")
     put("tool", content, 0o755)
