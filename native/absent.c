@@ -10,8 +10,6 @@
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
-#define NS_PER_S 1000000000LL
-
 /* The fields of os.stat_result that are filled in. Where each lies is asked of the type itself. */
 static const char *const stat_fields[] = {
     "st_mode",     "st_ino",      "st_dev",      "st_nlink",   "st_uid",   "st_gid",   "st_size",
@@ -23,19 +21,6 @@ enum { STAT_FIELDS = sizeof(stat_fields) / sizeof(stat_fields[0]) };
 enum { WHOLE_SECONDS = 7 }; /* the sequence itself has times in whole seconds (bpo-11457) */
 
 _Static_assert(STAT_FIELDS == NATIVE_STAT_FIELDS, "the state has room for each field");
-
-static PyObject *
-nanoseconds(struct timespec time)
-{
-    long long sum;
-
-    if (__builtin_mul_overflow((long long)time.tv_sec, NS_PER_S, &sum) ||
-        __builtin_add_overflow(sum, time.tv_nsec, &sum)) {
-        PyErr_SetString(PyExc_OverflowError, "a time beyond the year 2262");
-        return NULL;
-    }
-    return PyLong_FromLongLong(sum);
-}
 
 static PyObject *
 seconds(struct timespec time)
@@ -61,9 +46,9 @@ stat_answer(const native_state *state, const struct stat *st)
         seconds(st->st_atim),
         seconds(st->st_mtim),
         seconds(st->st_ctim),
-        nanoseconds(st->st_atim),
-        nanoseconds(st->st_mtim),
-        nanoseconds(st->st_ctim),
+        native_nanoseconds(st->st_atim.tv_sec, st->st_atim.tv_nsec),
+        native_nanoseconds(st->st_mtim.tv_sec, st->st_mtim.tv_nsec),
+        native_nanoseconds(st->st_ctim.tv_sec, st->st_ctim.tv_nsec),
         PyLong_FromLong(st->st_blksize),
         PyLong_FromLongLong(st->st_blocks),
         PyLong_FromUnsignedLongLong(st->st_rdev),

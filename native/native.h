@@ -40,6 +40,9 @@ void native_path_release(native_path *path);
  * has raised already. Returns NULL. */
 PyObject *native_raise(const native_path *path, const native_path *second);
 
+/* One int of nanoseconds, which beyond the year 2262 needs more than 64 bits. NULL with an exception set. */
+PyObject *native_nanoseconds(long long seconds, long nanoseconds);
+
 /* Make the system call with the GIL released; after EINTR run Python's signal handlers and, unless
  * one raised, make it again (PEP 475). */
 #define NATIVE_CALL(result, call)                                                                  \

@@ -37,6 +37,7 @@ typedef void (*initialize)(void *, struct fuse_conn_info *);
 
 static struct {
     int wanted;
+    int in_use;
     directory_read readdirplus;
     directory_sync fsyncdir;
     initialize init;
@@ -113,6 +114,7 @@ adapted(const struct fuse_lowlevel_ops *given, size_t size, struct fuse_lowlevel
     ours->opendir = refuse_opendir;
     ours->readdirplus = readdirplus_of_node;
     ours->fsyncdir = fsyncdir_of_node;
+    session.in_use = 1;
     return ours;
 }
 
@@ -155,6 +157,22 @@ fuse_session_new_versioned(struct fuse_args *args, const struct fuse_lowlevel_op
     return next(args, ops, ops == &ours ? sizeof(ours) : size, version, userdata);
 }
 
+int fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer);
+
+/* A request may be gone before it is read, with whoever asked; pyfuse3 knows EINTR as the answer that means "wait again",
+ * and takes EAGAIN, which a descriptor that does not block answers then, for a failure. */
+__attribute__((visibility("default"))) int
+fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer)
+{
+    static int (*next)(struct fuse_session *, struct fuse_buf *);
+    int result;
+
+    if (next == NULL)
+        next = of_libfuse("fuse_session_receive_buf");
+    result = next(se, buffer);
+    return result == -EAGAIN ? -EINTR : result;
+}
+
 size_t fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size, const char *name,
                               const struct fuse_entry_param *entry, off_t offset);
 
@@ -191,7 +209,15 @@ py_name_directories(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
+static PyObject *
+py_adapts_session(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    return PyBool_FromLong(session.in_use);
+}
+
 PyMethodDef native_session_methods[] = {
+    {"adapts_session", py_adapts_session, METH_NOARGS,
+     "adapts_session($module, /)\n--\n\nWhether pyfuse3's session was adapted."},
     {"name_directories", py_name_directories, METH_NOARGS,
      "name_directories($module, /)\n--\n\n"
      "Have a session of pyfuse3, imported later, name open directories by their node."},

@@ -85,20 +85,18 @@ py_renameat2(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     return answer;
 }
 
-/* Seconds and nanoseconds as one int of nanoseconds, which beyond the year 2262 needs more
- * than 64 bits. */
-static PyObject *
-nanoseconds(struct statx_timestamp time)
+PyObject *
+native_nanoseconds(long long whole_seconds, long fraction)
 {
     long long sum;
-    if (!__builtin_mul_overflow(time.tv_sec, NS_PER_S, &sum) &&
-        !__builtin_add_overflow(sum, time.tv_nsec, &sum)) {
+    if (!__builtin_mul_overflow(whole_seconds, NS_PER_S, &sum) &&
+        !__builtin_add_overflow(sum, fraction, &sum)) {
         return PyLong_FromLongLong(sum);
     }
     PyObject *answer = NULL;
-    PyObject *seconds = PyLong_FromLongLong(time.tv_sec);
+    PyObject *seconds = PyLong_FromLongLong(whole_seconds);
     PyObject *scale = PyLong_FromLong(NS_PER_S);
-    PyObject *rest = PyLong_FromUnsignedLong(time.tv_nsec);
+    PyObject *rest = PyLong_FromLong(fraction);
     PyObject *whole = seconds && scale ? PyNumber_Multiply(seconds, scale) : NULL;
     if (whole && rest) {
         answer = PyNumber_Add(whole, rest);
@@ -158,10 +156,10 @@ statx_answer(PyTypeObject *type, const struct statx *stx)
         PyLong_FromUnsignedLongLong(stx->stx_size),
         PyLong_FromUnsignedLongLong(stx->stx_blocks),
         PyLong_FromUnsignedLongLong(stx->stx_attributes_mask),
-        nanoseconds(stx->stx_atime),
-        nanoseconds(stx->stx_btime),
-        nanoseconds(stx->stx_ctime),
-        nanoseconds(stx->stx_mtime),
+        native_nanoseconds(stx->stx_atime.tv_sec, stx->stx_atime.tv_nsec),
+        native_nanoseconds(stx->stx_btime.tv_sec, stx->stx_btime.tv_nsec),
+        native_nanoseconds(stx->stx_ctime.tv_sec, stx->stx_ctime.tv_nsec),
+        native_nanoseconds(stx->stx_mtime.tv_sec, stx->stx_mtime.tv_nsec),
         PyLong_FromUnsignedLongLong(makedev(stx->stx_rdev_major, stx->stx_rdev_minor)),
         PyLong_FromUnsignedLongLong(makedev(stx->stx_dev_major, stx->stx_dev_minor)),
         PyLong_FromUnsignedLongLong(stx->stx_mnt_id),

@@ -128,10 +128,7 @@ def renameat2(
 ) -> None: ...
 def statx(dirfd: int, path: _Path, flags: int, mask: int) -> Statx: ...
 def stat_or_none(dirfd: int, name: _Path) -> os.stat_result | None:
-    """As os.stat(name, dir_fd=dirfd, follow_symlinks=False), but None where nothing is there (ENOENT).
-
-    Raises OverflowError for times after the year 2262.
-    """
+    """As os.stat(name, dir_fd=dirfd, follow_symlinks=False), but None where nothing is there (ENOENT)."""
 
 def xattr_or_none(path: _Path | int, name: bytes, follow_symlinks: bool = True) -> bytes | None:
     """As os.getxattr, but None where there is no such attribute (ENODATA), or none at all (EOPNOTSUPP)."""
@@ -215,6 +212,9 @@ def copy_up(
     `cancel` (an eventfd or pipe, polled between chunks of at most 8 MiB) became readable. After a
     failure `dst` is half made: the caller drops it.
     """
+
+def adapts_session() -> bool:
+    """Whether pyfuse3's session was adapted; its descriptor may then be one that does not block."""
 
 def name_directories() -> None:
     """Have pyfuse3, imported later, be told a directory's node as the handle of every open directory.

@@ -102,7 +102,8 @@ class Operations(pyfuse3.Operations):
     def __init__(self, filesystem: Filesystem, options: Options, waiting: Waiting) -> None:
         super().__init__()
         self._waiting = waiting
-        self.enable_acl = options.acl and options.xattr
+        # A list changes the mode, which with `xattr_permissions` is not the real file's.
+        self.enable_acl = options.acl and options.xattr and not options.xattr_permissions
         self._xattr = options.xattr
         self.filesystem = filesystem
         self.requests: Counter[str] = Counter()
@@ -258,6 +259,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         self._require_xattr(name)
         node = self.filesystem.node(inode)
+        self.filesystem.require_settable(node, name)
         await self._copy_up(node)
         self.filesystem.setxattr(node, name, value)
 
@@ -339,7 +341,10 @@ class Operations(pyfuse3.Operations):
                 token, pyfuse3.FileNameT(name), self._attributes(self_or_above), number + 1
             ):
                 return  # the kernel counts no lookup for these two
-        for index in range(listing.index_after(start_id - len(dots)), len(listing.entries)):
+        first = listing.index_after(start_id - len(dots))
+        if first == len(listing.entries) and start_id >= len(dots):
+            filesystem.end_listing(directory, listing)
+        for index in range(first, len(listing.entries)):
             entry = listing.entries[index]
             node: Node | None = None
             try:
@@ -348,7 +353,9 @@ class Operations(pyfuse3.Operations):
                     continue
                 node, attributes = found
                 answer = _entry_attributes(attributes)
-            except OSError:  # the name is there all the same; whoever looks it up is told why
+            except Exception as error:  # the name is there; whoever looks it up is told why
+                if not isinstance(error, OSError):
+                    log.exception("an entry of a listing failed")
                 answer = _name_only(entry)
             position = listing.positions[index] + len(dots)
             if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(entry.name), answer, position):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import pyfuse3
 import trio
 
+from overlaykit import _native
 from overlaykit.discard import discard_path
 from overlaykit.fuse import control_server, mount
 from overlaykit.fuse.handshake import Handshake
@@ -103,6 +104,9 @@ async def _serve(
         terminated = await nursery.start(_watch_for_termination)
         if handshake is not None:
             await handshake.complete()
+            if _native.adapts_session():
+                # A request may be taken back between the word that there is one and its being read.
+                os.set_blocking(handshake.fd, False)
         nursery.start_soon(_answer_kernel, nursery.cancel_scope)
         async with trio.open_nursery() as meanwhile:
             meanwhile.start_soon(_end_with, starter)

@@ -38,6 +38,10 @@ class UpperUnusable(Error):
     """upper {0}: {1}: give a directory that can be written to, on a file system with extended attributes"""
 
 
+class PermissionsElsewhere(Error):
+    """upper {0}: it holds files made without xattr_permissions, which could pretend anything: give an empty one"""
+
+
 class UpperAndWorkApart(Error):
     """upper {0} and work {1} are on different file systems: choose a work directory on the upper's"""
 
@@ -97,6 +101,8 @@ def open_filesystem(spec: MountSpec) -> Filesystem:
         try:
             filesystem = Filesystem(lowers, upper, work, options)
         except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                raise PermissionsElsewhere(spec.upper) from error
             if error.errno == errno.EXDEV:
                 raise UpperAndWorkApart(spec.upper, spec.work) from error
             if spec.upper is None:

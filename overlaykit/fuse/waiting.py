@@ -4,12 +4,13 @@ pyfuse3 has trio's whole scheduler turn around for each request, three times: th
 program that was answered asks again at once. So pyfuse3 is given (in place of the module trio, as its own
 `pyfuse3.asyncio` does) a lock that costs no turn while it is free, and a wait that looks for the next request
 for a moment before it leaves it to the scheduler. Nobody else is kept waiting for long: the moment is
-short, not taken while a thread of ours is at work, and after some requests in a row the scheduler has its turn anyway.
+short, not taken while a thread of ours is at work, and the scheduler has its turn every so often anyway.
 """
 
 from __future__ import annotations
 
 import select
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, TypeVarTuple, Unpack
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 _MOMENT: Final = 1
 """Milliseconds."""
-_IN_A_ROW: Final = 64
+_TURN: Final = 0.01
+"""Seconds after which the scheduler has its turn, however many requests there are."""
 
 Ts = TypeVarTuple("Ts")
 
@@ -37,7 +39,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self._polls: dict[int, Callable[[int], list[tuple[int, int]]]] = {}
-        self._in_a_row = 0
+        self._last_turn = 0.0
         self._threads = 0
 
     def install(self) -> None:
@@ -61,17 +63,16 @@ class Waiting:
 
     async def wait_readable(self, fd: int) -> None:
         """As trio's; raises trio.ClosedResourceError after `notify_closing`."""
-        if not self._threads and self._in_a_row < _IN_A_ROW:
+        if not self._threads and time.monotonic() - self._last_turn < _TURN:
             poll = self._polls.get(fd)
             if poll is None:
                 poller = select.poll()
                 poller.register(fd, select.POLLIN)
                 poll = self._polls[fd] = poller.poll
             if poll(_MOMENT):
-                self._in_a_row += 1
                 return
-        self._in_a_row = 0
         await trio.lowlevel.wait_readable(fd)
+        self._last_turn = time.monotonic()
 
 
 class Lock:

@@ -18,6 +18,7 @@ from overlaykit import _native
 from overlaykit.overlay import format as marks_format
 from overlaykit.overlay import overrides
 from overlaykit.overlay.faults import reach
+from overlaykit.overlay.files import read_quietly
 from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.owners import Owners
     from overlaykit.overlay.work import Work
 
-_NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOATIME | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOWER_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _INODE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -323,7 +324,9 @@ class FileCopy:
         work = self._copyup.work.place
         kind = self._node.kind
         if kind == stat.S_IFREG:
-            return os.open(self._name, _NEW_FILE, 0o600, dir_fd=work.fd())
+            fd = os.open(self._name, _NEW_FILE, 0o600, dir_fd=work.fd())
+            read_quietly(fd)
+            return fd
         if kind == stat.S_IFLNK:
             target = os.readlink(b"", dir_fd=self._source)
             os.symlink(target, self._name, dir_fd=work.fd())

@@ -17,6 +17,7 @@ from overlaykit import _native
 from overlaykit.overlay import format as marks_format
 from overlaykit.overlay import overrides
 from overlaykit.overlay.faults import reach
+from overlaykit.overlay.files import read_quietly
 from overlaykit.overlay.nodes import File
 from overlaykit.overlay.tree import fail
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.nodes import Directory, Node
     from overlaykit.overlay.tree import Tree
 
-_NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOATIME | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Creation:
@@ -51,6 +52,7 @@ class Creation:
 
         def make(place: Place, name: bytes) -> None:
             descriptors.append(os.open(name, _NEW_FILE, stat.S_IMODE(mode), dir_fd=place.fd()))
+            read_quietly(descriptors[-1])
 
         try:
             node = self._make(directory, name, caller, make)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -142,6 +143,12 @@ class Files:
         opened = OpenFile(self._serial, node, fd, writable=writable)
         self.by_handle[self._serial] = node.opened = opened
         return opened
+
+
+def read_quietly(fd: int) -> None:
+    """Let reading through a new descriptor change no access time, if we may ask for that."""
+    with contextlib.suppress(PermissionError):
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NOATIME)
 
 
 def _open_quietly(location: Location, access: int) -> int:

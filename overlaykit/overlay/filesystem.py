@@ -86,7 +86,8 @@ class Filesystem:
     ) -> None:
         """Merge `lowers`, top first, below `upper` if there is one, with its work directory on the same mount.
 
-        Raises OSError: EXDEV if upper and work lie on different mounts, EOPNOTSUPP if the upper can hold no marks.
+        Raises OSError: EXDEV if upper and work lie on different mounts, EOPNOTSUPP if the upper can hold no marks,
+        ENOTEMPTY if attributes are to hold owners and modes (`Options.override`) and it holds files made otherwise.
         """
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         descriptors = Descriptors(max(64, min(_MOST_PLACES, soft - _RESERVED_DESCRIPTORS)))
@@ -100,7 +101,7 @@ class Filesystem:
         ]
         for layer in layers:
             layer.override = overrides.find(
-                layer.root.proc_path(), anybodys=options.override is not None
+                layer.root.proc_path(), anybodys=options.override == overrides.CONTAINERS
             )
         self.layers: Sequence[Layer] = layers
         self._work_layer: Layer | None = None
@@ -241,7 +242,7 @@ class Filesystem:
                     modified = None
                 else:
                     node.opened.asked_ns = changes.asked_ns
-                node.opened.modified = None
+                    node.opened.modified = None
             _native.utimensat(
                 location.dirfd,
                 location.name,
@@ -355,6 +356,10 @@ class Filesystem:
         """The merged listing, from the start as it is now (`anew`), or the one begun before."""
         return self._listings.get(directory, anew=anew)
 
+    def end_listing(self, directory: Directory, listing: Listing) -> None:
+        """It was read to its end by one who began it."""
+        self._listings.end(directory, listing)
+
     def _entries(self, directory: Directory) -> list[Entry]:
         return [] if directory.orphaned else self.tree.merge.entries(directory)
 
@@ -399,12 +404,19 @@ class Filesystem:
 
     def setxattr(self, node: Node, name: bytes, value: bytes) -> None:
         """Raises OSError: EPERM for the attribute that holds owner and mode."""
+        self.require_settable(node, name)
         self.tree.copy_up(node)
-        if name == self.tree.override_name(node):
-            fail(errno.EPERM)
         location = self.tree.location(node)
         stored = self.tree.marks.escape(name)
         os.setxattr(location.path, stored, value, follow_symlinks=location.follow)
+
+    def require_settable(self, node: Node, name: bytes) -> None:
+        """Raises OSError (EPERM) for the attribute that holds owner and mode, here or once it is copied up."""
+        if overrides.applies(node.kind) and name in (
+            self.layers[0].override,
+            self.tree.override_name(node),
+        ):
+            fail(errno.EPERM)
 
     def removexattr(self, node: Node, name: bytes) -> None:
         """Raises OSError (ENODATA) without copying up for an attribute that is not there."""
@@ -434,6 +446,8 @@ def _hold_permissions_in(upper: Layer, name: bytes) -> None:
     """Keep the upper's owners and modes in an attribute from now on: in `name`, unless its root says that another one
     has them. The root says so to later readers too."""
     if upper.override is None:
+        if os.listdir(upper.root.proc_path()):  # what is there may have been planted
+            fail(errno.ENOTEMPTY, os.fsencode(upper.path))
         path = upper.root.proc_path()
         overrides.write(path, name, Override.of(os.stat(path)))
         upper.override = name

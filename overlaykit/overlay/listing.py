@@ -9,7 +9,7 @@ and misses none that stayed.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -19,18 +19,22 @@ if TYPE_CHECKING:
     from overlaykit.overlay.nodes import Directory
 
 _MOST_NAMES: Final = 1 << 15
-"""Of all listings together: those read last are kept, and in any case the very last."""
+"""Of all listings together that were read to their ends: those read last are kept, for who looks again."""
 
 
 class Listing:
-    """The names in `directory`: `entries`, by rising `positions` (from 1)."""
+    """The names in a directory: `entries`, by rising `positions` (from 1).
 
-    __slots__ = ("directory", "entries", "positions")
+    `readers`: how many began to read it and have not come to its end. It is kept as long as there are any: who gives up
+    says so by forgetting the directory.
+    """
 
-    def __init__(self, directory: Directory, entries: list[Entry]) -> None:
-        self.directory = directory
+    __slots__ = ("entries", "positions", "readers")
+
+    def __init__(self, entries: list[Entry]) -> None:
         self.entries = entries
         self.positions: Sequence[int] = range(1, len(entries) + 1)
+        self.readers = 0
 
     def begin_anew(self, entries: list[Entry]) -> None:
         """Take `entries` over; known names keep their positions."""
@@ -56,28 +60,33 @@ class Listing:
 
 
 class Listings:
-    """The listings that may be read on."""
+    """Keeps the listings that may be read on, each with its directory."""
 
     def __init__(self, entries: Callable[[Directory], list[Entry]]) -> None:
         """`entries` reads a directory as it is now."""
         self._read = entries
-        self._by_number: OrderedDict[int, Listing] = OrderedDict()
+        self._ended: deque[tuple[Directory, Listing, int]] = deque()
         self._names = 0
 
     def get(self, directory: Directory, *, anew: bool) -> Listing:
         """A listing from the start (`anew`), or the one that was begun."""
-        listing = self._by_number.pop(directory.number, None)
-        if listing is not None:
-            self._names -= len(listing.entries)
-            if listing.directory is not directory:  # an earlier one's, of the same number
-                listing = None
+        listing = directory.listing
         if listing is None:
-            listing = Listing(directory, self._read(directory))
+            listing = directory.listing = Listing(self._read(directory))
         elif anew:
             listing.begin_anew(self._read(directory))
-        self._by_number[directory.number] = listing
-        self._names += len(listing.entries)
-        while self._names > _MOST_NAMES and len(self._by_number) > 1:
-            _, oldest = self._by_number.popitem(last=False)
-            self._names -= len(oldest.entries)
+        if anew:
+            listing.readers += 1
         return listing
+
+    def end(self, directory: Directory, listing: Listing) -> None:
+        """Somebody has read it to its end."""
+        listing.readers -= 1
+        names = len(listing.entries) + 1
+        self._ended.append((directory, listing, names))
+        self._names += names
+        while self._names > _MOST_NAMES and len(self._ended) > 1:
+            directory, listing, names = self._ended.popleft()
+            self._names -= names
+            if directory.listing is listing and listing.readers <= 0:
+                directory.listing = None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.listing import Listing
 
 ROOT_NUMBER: Final = 1
 """FUSE's number of the root (include/uapi/linux/fuse.h: FUSE_ROOT_ID)."""
@@ -127,10 +128,12 @@ class Directory:
     """A merged directory: an upper (or none yet) and the lowers that show through, top first.
 
     `redirect`: the mark on the upper, if any. `orphaned`: it was removed while in use.
+    `listing`: of its names, while somebody may read on in it.
     """
 
     __slots__ = (
         "known",
+        "listing",
         "lookups",
         "lowers",
         "name",
@@ -159,6 +162,7 @@ class Directory:
         self.lowers = lowers
         self.redirect = redirect
         self.known: dict[bytes, Node] = {}
+        self.listing: Listing | None = None
         self.orphaned = False
 
     @property

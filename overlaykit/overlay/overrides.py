@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from typing import Final, NamedTuple
 
@@ -20,6 +21,10 @@ SECURITY: Final = b"security.fuseoverlayfs.override_stat"
 """`xattr_permissions=1`: only root can set it."""
 CONTAINERS: Final = b"user.containers.override_stat"
 """`xattr_permissions=2`: the file's owner can."""
+_FIELDS: Final = re.compile(rb"([0-9]{1,10}):([0-9]{1,10}):([0-7]{1,7})(?::|\Z)")
+"""Some write the type behind them."""
+_MOST_IDS: Final = (1 << 32) - 2  # the last number means "none" (chown(2))
+
 _ANYBODYS: Final = (
     CONTAINERS,
     b"user.fuseoverlayfs.override_stat",
@@ -58,13 +63,11 @@ def read(path: bytes | int, name: bytes) -> Override | None:
     raw = _get(path, name)
     if raw is None:
         return None
-    try:
-        uid, gid, mode = raw.split(b":")[:3]  # some write the type behind it
-        return Override(int(uid), int(gid), stat.S_IMODE(int(mode, 8)))
-    except ValueError:
-        raise OSError(
-            errno.EIO, f"an attribute {os.fsdecode(name)} that is no UID:GID:MODE"
-        ) from None
+    fields = _FIELDS.match(raw)
+    if fields is None or any(int(number) > _MOST_IDS for number in fields.group(1, 2)):
+        raise OSError(errno.EIO, f"an attribute {os.fsdecode(name)} that is no UID:GID:MODE")
+    uid, gid, mode = fields.groups()
+    return Override(int(uid), int(gid), stat.S_IMODE(int(mode, 8)))
 
 
 def write(path: bytes | int, name: bytes, override: Override) -> None:

@@ -46,7 +46,7 @@ _CHOICES: Final = {
 }
 _IDS: Final = ("squash_to_uid", "squash_to_gid", "uidmapping", "gidmapping")
 _MOST_IDS: Final = (1 << 32) - 2  # the last number means "none" (chown(2))
-_PATIENCE: Final = 3.0  # seconds
+_PATIENCE: Final = 3000  # milliseconds
 _WRITABLE: Final = ("upperdir", "workdir")
 _VALUES: Final = ("lowerdir", *_WRITABLE, *_CHOICES, *_IDS)
 
@@ -86,8 +86,9 @@ def parse_options(text: str) -> Stack:
     )
 
 
-# As in the kernel, "off" makes no redirects but follows those that are there.
 _PERMISSIONS: Final[dict[str, Literal[0, 1, 2]]] = {"0": 0, "1": 1, "2": 2}
+
+# As in the kernel, "off" makes no redirects but follows those that are there.
 _REDIRECTS: Final[dict[str, Literal["on", "follow", "nofollow"]]] = {
     "on": "on",
     "off": "follow",
@@ -204,7 +205,9 @@ def _ends_soon(pid: int) -> bool:
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([process], [], [], _PATIENCE)[0])
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        return bool(poll.poll(_PATIENCE))
     finally:
         os.close(process)
 

@@ -9,11 +9,13 @@ import traceback
 
 import pytest
 
+from overlaykit.fuse.daemon import Refused
 from overlaykit.fuse.spec import Options
 
 from ..overlay.inside import as_root
 from ..overlay.stack import Stack
 from ..overlay.view import refused
+from ..posix.behaviours.permissions import ALICE_READS
 from ..posix.table import Dir, File, Symlink
 from .mounted import mounted
 
@@ -132,13 +134,36 @@ def test_an_ordinary_user_gives_files_away_in_appearance(stack: Stack) -> None:
 
 
 @as_root
-def test_garbage_in_the_attribute_is_an_error_of_the_disk(stack: Stack) -> None:
-    root = stack.add({"f": File(b"x", xattrs={NAME: b"nonsense"}), "g": File(b"y")})
+@pytest.mark.parametrize("garbage", [b"nonsense", b"-5:0:644", b"1_0:0:644", b"4294967295:0:644"])
+def test_garbage_in_the_attribute_is_an_error_of_the_disk(stack: Stack, garbage: bytes) -> None:
+    root = stack.add({"f": File(b"x", xattrs={NAME: garbage}), "g": File(b"y")})
     os.setxattr(root, NAME, b"0:0:755")
     with mounted(stack, options=KEPT) as mount:
+        assert sorted(os.listdir(mount.target)) == ["f", "g"]
         with pytest.raises(OSError, match="Input/output error"):
             os.stat(mount.path("f"))
         assert shown(mount.path("g")) == (0, 0, 0o644)
+
+
+@as_root
+def test_what_was_set_before_the_option_was_does_not_count(stack: Stack) -> None:
+    stack.add({})
+    with mounted(stack) as mount:
+        with open(mount.path("f"), "w"):
+            pass
+        os.setxattr(mount.path("f"), NAME, b"0:0:4755")
+    with (
+        pytest.raises(Refused, match="made without xattr_permissions"),
+        mounted(stack, options=KEPT),
+    ):
+        pass
+
+
+@as_root
+def test_there_are_no_access_control_lists_with_it(stack: Stack) -> None:
+    stack.add({"f": File(b"x")})
+    with mounted(stack, options=KEPT) as mount, refused(errno.EOPNOTSUPP):
+        os.setxattr(mount.path("f"), "system.posix_acl_access", ALICE_READS)
 
 
 @as_root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 
 import pytest
@@ -80,3 +81,16 @@ def _let_the_clock_go_on() -> None:
     tick = time.clock_getres(_COARSE)
     while time.clock_gettime_ns(_COARSE) < start + 2e9 * tick:
         os.sched_yield()
+
+
+def test_a_time_beyond_2262_is_shown_and_keeps_nobody_from_removing(stack: Stack) -> None:
+    far = 10**10 + 5  # seconds: the year 2286
+    stack.add({"d/f": File(b"x")})
+    os.utime(os.path.join(stack.lowers[0], "d", "f"), (far, far))
+    for _ in range(2):
+        with mounted(stack) as mount:
+            assert os.listdir(mount.path("d")) == ["f"]
+            assert os.stat(mount.path("d/f")).st_mtime == far
+            os.utime(mount.path("d/f"), (far, far))
+    with mounted(stack) as mount:
+        shutil.rmtree(mount.path("d"))

@@ -15,6 +15,15 @@ def test_a_stat_is_what_os_stat_says(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("x" * 5000)
     (tmp_path / "link").symlink_to("file")
     os.utime(tmp_path / "file", ns=(1_234_567_890_123_456_789, -1))
+    late = f"/var/tmp/overlaykit-late-{os.getpid()}"  # where times go beyond 2262: on a disk
+    with open(late, "x"):
+        try:
+            os.utime(late, (10**10 + 5, 10**10 + 5))
+            found = _native.stat_or_none(_native.AT_FDCWD, late)
+            assert found is not None
+            assert found.st_mtime_ns == os.stat(late).st_mtime_ns == (10**10 + 5) * 10**9
+        finally:
+            os.unlink(late)
     directory = os.open(tmp_path, os.O_PATH)
     for name in ("file", "link", "."):
         found = _native.stat_or_none(directory, name)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
+
+from overlaykit.overlay.listing import Listings
+from overlaykit.overlay.merge import Entry
 from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.nodes import File as FileNode
 
@@ -49,3 +54,25 @@ def test_an_entry_that_became_something_else_is_what_it_is_now(stack: Stack) -> 
             assert isinstance(found[0], kind)
             filesystem.settle(found[0])
         assert filesystem.look_up_entry(root, entries[b"c"]) is None
+
+
+def test_who_removes_while_reading_meets_every_name_whoever_else_reads_much(stack: Stack) -> None:
+    stack.add({f"a/{number}": File() for number in range(1000)})
+    large = [Entry(b"%d" % number, stat.S_IFREG, None) for number in range(40_000)]
+    with stack.open(as_kernel=False) as view:
+        directory, other = view.directory("a"), view.filesystem.root
+        listings = Listings(lambda one: large if one is other else view.filesystem._entries(one))
+        met = []
+        position = 0
+        listing = listings.get(directory, anew=True)
+        while (index := listing.index_after(position)) < len(listing.entries):
+            met.append(listing.entries[index].name)
+            position = listing.positions[index]
+            view.unlink(f"a/{os.fsdecode(met[-1])}")
+            if len(met) % 100 == 0:
+                listings.end(other, listings.get(other, anew=True))
+            listing = listings.get(directory, anew=False)
+        assert len(met) == len(set(met)) == 1000
+        listings.end(directory, listing)
+        listings.end(other, listings.get(other, anew=True))
+        assert directory.listing is None
