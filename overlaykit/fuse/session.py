@@ -143,6 +143,8 @@ async def _end_with(starter: socket.socket) -> None:
 async def _answer_kernel(rest: trio.CancelScope) -> None:
     try:
         await pyfuse3.main()
+    except* ConnectionAbortedError:
+        log.info("the kernel has given the connection up")  # the end of a mount with requests under way
     finally:
         rest.cancel()
 

@@ -64,8 +64,9 @@ def test_when_one_is_killed_all_end_and_nothing_is_left(
         assert view.stderr is not None
         assert view.stdout.readline() == "started\n"
         os.kill(roles(view.pid)[victim], signal.SIGKILL)
-        assert view.wait() == STATUS[victim]
+        status = view.wait()
         told = view.stderr.read()
+        assert status == STATUS[victim], told
     ours = [line for line in told.splitlines() if line.startswith("overlaykit: ")]
     assert len(ours) == (1 if victim == "daemon" else 0), told
     someone.await_the_end()
