@@ -15,7 +15,7 @@ help:
 	@echo 'make demo         run the main job: two Pythons at one path (OFFLINE=1: fetch no package for it)'
 	@echo 'make test         run every test (ARGS="-k name": arguments for pytest)'
 	@echo 'make oracle       the long comparison with the kernel'"'"'s overlayfs (EXAMPLES=500 of them)'
-	@echo 'make proofs       real programs and a minute of stress, compared with plain directories (fetches packages)'
+	@echo 'make proofs       real programs, a minute of stress, every workload of the benchmark (fetches packages)'
 	@echo 'make bench        what it costs beside other file systems (ARGS="--output DIR": arguments, instead of --quick)'
 	@echo 'make check        types, lint, format'
 	@echo 'make setup        only set up: system packages, .venv, the C extension, overlaykit itself'
@@ -33,7 +33,7 @@ oracle: setup-tests
 
 proofs: setup-tests
 	@setup/packages setup/proofs.packages
-	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=40000 $(PYTHON) -m pytest tests/proofs tests/stress $(ARGS)
+	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=40000 $(PYTHON) -m pytest tests/proofs tests/stress tests/bench $(ARGS)
 
 bench: setup-tests
 	@.venv/bin/overlaykit bench $(or $(ARGS),--quick)

@@ -1,5 +1,12 @@
+"""Every workload on every system, and whole views, take a minute: they are among the long proofs (`make proofs`)."""
+
 from __future__ import annotations
+
+import os
 
 from ..views.staged import pytest_pyfunc_call, someone
 
 __all__ = ["pytest_pyfunc_call", "someone"]
+
+_LONG = ["test_report_of_a_run.py", "test_systems.py", "test_views.py", "test_workloads.py"]
+collect_ignore = [] if "OVERLAYKIT_PROOFS" in os.environ else _LONG
