@@ -144,7 +144,9 @@ async def _answer_kernel(rest: trio.CancelScope) -> None:
     try:
         await pyfuse3.main()
     except* ConnectionAbortedError:
-        log.info("the kernel has given the connection up")  # the end of a mount with requests under way
+        log.info(
+            "the kernel has given the connection up"
+        )  # the end of a mount with requests under way
     finally:
         rest.cancel()
 
