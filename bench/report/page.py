@@ -119,17 +119,11 @@ def _cell(report: Report, workload: str, system: str) -> str:
     cost = report.cost(workload, system)
     if cost is None:
         return '<td class="none">&ndash;</td>'
-    multiple = report.ratio(workload, system)
-    words = []
-    if multiple is not None and system != report.baseline:
-        words.append(quantities.quantity(multiple, "x"))
-    if len(cost.values) > 1 and cost.median:
-        words.append(quantities.share(cost.spread, cost.median))
-    tint = _tint(multiple if system != report.baseline else None)
+    tint = _tint(report.ratio(workload, system) if system != report.baseline else None)
     figure = escape(quantities.quantity(cost.median, cost.unit))
     if best(report, workload) == system:
         figure = f"<b>{figure} ★</b>"
-    return f"<td{_class(tint)}>{figure}<small>{' '.join(words)}</small></td>"
+    return f"<td{_class(tint)}>{figure}<small>{quantities.aside(report, cost)}</small></td>"
 
 
 def _tint(multiple: float | None) -> str:

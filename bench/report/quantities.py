@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from bench.results import Cost, Report
 
 _KI: Final = 1024.0
 
@@ -47,3 +50,14 @@ def three_digits(value: float) -> str:
     if abs(value) < 0.00995:
         return f"{value:.2g}"
     return f"{value:,.{places}f}"
+
+
+def aside(report: Report, cost: Cost) -> str:
+    """What stands beside a figure: the multiple of the baseline's, and the spread; as far as there are such."""
+    words = []
+    multiple = report.ratio(cost.workload, cost.system)
+    if multiple is not None and cost.system != report.baseline:
+        words.append(quantity(multiple, "x"))
+    if len(cost.values) > 1 and cost.median:
+        words.append(share(cost.spread, cost.median))
+    return " ".join(words)

@@ -70,13 +70,8 @@ def _cell(report: Report, workload: str, system: str) -> Text:
         text.append("*", "bold green")
     else:
         text.append(" ")
-    multiple = report.ratio(workload, system)
-    words = []
-    if multiple is not None and system != report.baseline:
-        words.append(quantities.quantity(multiple, "x"))
-    if len(cost.values) > 1 and cost.median:
-        words.append(quantities.share(cost.spread, cost.median))
-    return text.append(f"\n{' '.join(words)} ", "dim") if words else text
+    aside = quantities.aside(report, cost)
+    return text.append(f"\n{aside} ", "dim") if aside else text
 
 
 def _requests(cost: Cost | None) -> Text:
