@@ -12,6 +12,7 @@
 #include <linux/openat2.h>
 #include <sched.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -290,6 +291,33 @@ py_name_to_handle_at(PyObject *module, PyObject *args, PyObject *kwargs)
                            : file_handle_answer(state->file_handle, &buffer.handle, mount_id);
     native_path_release(&path);
     return answer;
+}
+
+static PyObject *
+py_open_by_handle_at(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"mount_fd", "handle_type", "handle", "flags", NULL};
+    int mount_fd, type, flags;
+    PyObject *given;
+    char *name;
+    Py_ssize_t length;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iiSi:open_by_handle_at", keywords, &mount_fd,
+                                     &type, &given, &flags) ||
+        PyBytes_AsStringAndSize(given, &name, &length) < 0) {
+        return NULL;
+    }
+    if (length > MAX_HANDLE_SZ) {
+        errno = EINVAL;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    union {
+        struct file_handle handle;
+        char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+    } buffer = {.handle = {.handle_bytes = (unsigned int)length, .handle_type = type}};
+    memcpy(buffer.handle.f_handle, name, (size_t)length);
+    long fd;
+    NATIVE_CALL(fd, open_by_handle_at(mount_fd, &buffer.handle, flags | O_CLOEXEC));
+    return int_or_raise(fd, NULL);
 }
 
 /* ---- mounts --------------------------------------------------------------------------------- */
@@ -581,6 +609,8 @@ PyMethodDef native_syscall_methods[] = {
                   "utimensat(2): set times in nanoseconds; None leaves one as it is."),
     NATIVE_METHOD(name_to_handle_at, "($module, /, dirfd, path, flags=0)",
                   "name_to_handle_at(2): the file system's own name of an inode, as a FileHandle."),
+    NATIVE_METHOD(open_by_handle_at, "($module, /, mount_fd, handle_type, handle, flags)",
+                  "open_by_handle_at(2): a descriptor of the inode that a FileHandle names."),
     NATIVE_METHOD(open_tree, "($module, /, dirfd, path, flags)",
                   "open_tree(2): a descriptor of a mount, or of a private clone of it."),
     NATIVE_METHOD(move_mount, "($module, /, from_dirfd, from_path, to_dirfd, to_path, flags)",

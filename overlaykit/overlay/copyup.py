@@ -9,6 +9,7 @@ file or the new one.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -82,6 +83,8 @@ class CopyUp:
         try:
             os.stat(name, dir_fd=parent.fd(), follow_symlinks=False)
         except FileNotFoundError:
+            self._count_links(node, to_lower=_first_link_count(directory, name))
+            reach("linkup.prepared")
             self.mark_impure(parent)
             times = Times(parent)
             os.link(
@@ -96,15 +99,20 @@ class CopyUp:
             reach("linkup.counted")
             times.restore()
 
-    def _count_links(self, node: File) -> None:
-        """Store an indexed file's count relative to its upper's, after that gained a link: it may be too high after a
-        crash, which keeps an entry of the index too long, but never too low, which would drop a file."""
+    def _count_links(self, node: File, *, to_lower: int | None = None) -> None:
+        """Store an indexed file's count relative to the link count of its lower, which holds while its upper's
+        changes, or to its upper's. What is stored for one whose count is not known is relative to the lower's already.
+        """
+        if node.link_count is None:
+            return
         assert node.index_name is not None
-        assert node.link_count is not None
         index = self.work.index
-        st = os.stat(node.index_name, dir_fd=index.fd(), follow_symlinks=False)
-        path = index.proc_path(node.index_name)
-        self.marks.set_link_count(path, node.link_count - st.st_nlink, to_upper=True)
+        links = to_lower
+        if links is None:
+            links = os.stat(node.index_name, dir_fd=index.fd(), follow_symlinks=False).st_nlink
+        self.marks.set_link_count(
+            index.proc_path(node.index_name), node.link_count - links, to_upper=to_lower is None
+        )
 
     def _one_directory(self, node: Directory) -> None:
         parent = node.parent
@@ -333,6 +341,14 @@ class FileCopy:
         else:
             os.mknod(self._name, kind | 0o600, self._stat.st_rdev, dir_fd=work.fd())
         return os.open(self._name, _INODE, dir_fd=work.fd())
+
+
+def _first_link_count(directory: Directory, name: bytes) -> int:
+    """How many names the file has that a lower of the directory's shows under this one."""
+    for place in directory.lowers:
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(name, dir_fd=place.fd(), follow_symlinks=False).st_nlink
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), os.fsdecode(name))
 
 
 class Times:

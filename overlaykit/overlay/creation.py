@@ -94,6 +94,7 @@ class Creation:
         place = tree.writable_directory(directory)
         tree.copy_up(node)
         count = tree.start_counting(node)
+        tree.expect_link(node)
         reach("link.counted")
         source = tree.location(node)
         work = tree.work

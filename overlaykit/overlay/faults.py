@@ -22,6 +22,7 @@ Step: TypeAlias = Literal[
     "copyup.synced",
     "copyup.indexed",
     "copyup.published",
+    "linkup.prepared",
     "linkup.linked",
     "linkup.counted",
     "create.made",

@@ -18,9 +18,12 @@ import os
 import stat
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TRUSTED: Final = b"trusted.overlay."
 USER: Final = b"user.overlay."
@@ -132,6 +135,19 @@ def find_origin(dirfd: int, name: bytes, uuid: bytes) -> Origin | None:
     return Origin(found.type, uuid, found.handle)
 
 
+def open_origin(root: int, origin: Origin) -> int | None:
+    """A descriptor (O_PATH) of an origin on the file system of the open directory `root`.
+
+    None if it is not there any more, or without the privilege to ask (CAP_DAC_READ_SEARCH, open_by_handle_at(2)).
+    """
+    try:
+        return _native.open_by_handle_at(root, origin.type, origin.handle, os.O_PATH)
+    except OSError as error:
+        if error.errno in (errno.ESTALE, errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL):
+            return None
+        raise
+
+
 class Marks:
     """Reads every dialect, writes one: the kernel's, under `prefix` (`TRUSTED` or `USER`)."""
 
@@ -206,8 +222,11 @@ class Marks:
         """Whether the kernel left the file's data in a lower (metacopy=on)."""
         return _get(path, self._metacopy, follow=isinstance(path, int)) is not None
 
-    def link_count(self, path: bytes, *, upper: int, lower: int) -> int | None:
-        """The link count of an indexed file, stored as a difference to the upper's ("U+1") or the lower's ("L-1")."""
+    def link_count(self, path: bytes, *, upper: int, lower: Callable[[], int | None]) -> int | None:
+        """The link count of an indexed file, stored as a difference to the upper's ("U+1") or the lower's ("L-1").
+
+        None where nothing is stored, or a difference to the lower's, which is not known.
+        """
         raw = _get(path, self._nlink, follow=False)
         if raw is None or raw[:1] not in (b"U", b"L"):
             return None
@@ -215,7 +234,8 @@ class Marks:
             difference = int(raw[1:])
         except ValueError:
             return None
-        return (upper if raw[:1] == b"U" else lower) + difference
+        links = upper if raw[:1] == b"U" else lower()
+        return None if links is None else links + difference
 
     def set_link_count(
         self, path: bytes, difference: int, *, to_upper: bool, follow: bool = False

@@ -137,6 +137,7 @@ class Renaming:
             tree.copy_up(node)
             if node.index_name is not None:
                 tree.copyup.link_up(node, directory, name)
+                tree.start_counting(node)  # where it is found next, its lower's count is not known
             return
         if node.lowers and not self._redirects:
             fail(errno.EXDEV, name)

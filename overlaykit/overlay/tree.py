@@ -133,6 +133,8 @@ class Tree:
                 preferred = self._describe_lower(node, key, found)
             known = self.table.by_key.get(node.key)
             if known is not None and known.kind == kind:  # another name of an indexed file
+                if known.link_count is None:
+                    known.link_count = node.link_count
                 node = known
             else:
                 self.table.add(node, preferred)
@@ -160,7 +162,7 @@ class Tree:
             node.link_count = self.marks.link_count(
                 path,
                 upper=found.stat.st_nlink,
-                lower=self._lower_link_count(directory, found, origin),
+                lower=lambda: self._lower_link_count(directory, found, origin),
             )
         inode = origin.inode_number()
         device = self._device(origin.uuid, directory)
@@ -182,16 +184,28 @@ class Tree:
             node.link_count = self.marks.link_count(
                 self._copyup.work.index.proc_path(node.index_name),
                 upper=entry.st_nlink,
-                lower=found.stat.st_nlink,
+                lower=lambda: found.stat.st_nlink,
             )
         return key
 
-    def _lower_link_count(self, directory: Directory, found: Found, origin: Origin) -> int:
-        """How many names the lower inode has from which an indexed file came; a guess if it was moved since."""
+    def _lower_link_count(self, directory: Directory, found: Found, origin: Origin) -> int | None:
+        """How many names the lower inode has from which an indexed file came; None if it is not found."""
         lower = self.merge.find_in_lowers(directory, found.name)
         if lower is not None and lower.stat.st_ino == origin.inode_number():
             return lower.stat.st_nlink
-        return found.stat.st_nlink - 1  # all its entries in the upper but the index's own
+        for layer in self.layers:
+            if layer.writable or layer.uuid(layer.root.stat().st_dev, layer.root) != origin.uuid:
+                continue
+            root = layer.root.open_for_reading()
+            try:
+                inode = marks_format.open_origin(root, origin)
+            finally:
+                os.close(root)
+            if inode is not None:
+                links = os.fstat(inode).st_nlink
+                os.close(inode)
+                return links
+        return None
 
     def _index_entry(self, origin: Origin, same: os.stat_result | None) -> os.stat_result | None:
         """The index's entry for an origin; with `same` only if it is that inode."""
@@ -341,7 +355,10 @@ class Tree:
         return self.copyup.index and not node.has_upper and self.location(node).stat().st_nlink > 1
 
     def start_counting(self, node: File) -> int | None:
-        """Before the links of an indexed file change: store its count so that it stays right when its upper's does."""
+        """Before the links of an indexed file change: store its count so that it stays right when its upper's does.
+
+        None if it is not indexed, or its count is not known (`expect_link` is for that).
+        """
         if node.link_count is None:
             return None
         location = self.location(node)
@@ -352,6 +369,17 @@ class Tree:
             follow=location.follow,
         )
         return node.link_count
+
+    def expect_link(self, node: File) -> None:
+        """Before a file gets a name: if it is indexed and its count not known, let the stored one allow for that.
+
+        When a name goes, nothing need be stored: a count too high keeps an entry of the index, one too low drops the
+        file.
+        """
+        if node.index_name is not None and node.link_count is None:
+            location = self.location(node)
+            difference = self.marks.link_count(location.path, upper=0, lower=lambda: 0) or 0
+            self.marks.set_link_count(location.path, difference + 1, to_upper=False)
 
     # After a change
 

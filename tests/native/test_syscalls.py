@@ -16,7 +16,7 @@ import pytest
 
 from overlaykit import _native
 
-from .sandbox import become_ordinary, refused, run, sandboxed
+from .sandbox import become_ordinary, needs_root, refused, run, sandboxed
 
 HERE = _native.AT_FDCWD
 
@@ -224,6 +224,35 @@ def test_a_file_handle_names_the_inode_not_the_path() -> None:
     os.symlink("file", "link")
     assert _native.name_to_handle_at(HERE, "link") != file
     assert _native.name_to_handle_at(HERE, "link", _native.AT_SYMLINK_FOLLOW) == file
+
+
+@needs_root
+def test_open_by_handle_at_finds_an_inode_wherever_it_was_moved(tmp_path: pathlib.Path) -> None:
+    directory = os.open(tmp_path, os.O_RDONLY)
+    (tmp_path / "file").touch()
+    handle = _native.name_to_handle_at(directory, "file")
+    (tmp_path / "file").rename(tmp_path / "moved")
+    found = _native.open_by_handle_at(directory, handle.type, handle.handle, os.O_PATH)
+    assert os.path.samestat(os.fstat(found), os.stat(tmp_path / "moved"))
+    assert not os.get_inheritable(found)
+    os.close(found)
+    (tmp_path / "moved").unlink()
+    with refused(errno.ESTALE):
+        _native.open_by_handle_at(directory, handle.type, handle.handle, os.O_PATH)
+    with refused(errno.EINVAL):
+        _native.open_by_handle_at(directory, handle.type, b"x" * 129, os.O_PATH)
+    os.close(directory)
+
+
+def test_open_by_handle_at_is_for_the_privileged() -> None:
+    def body() -> None:
+        become_ordinary()
+        directory = os.open("/usr", os.O_RDONLY)
+        handle = _native.name_to_handle_at(directory, "bin")
+        with refused(errno.EPERM):
+            _native.open_by_handle_at(directory, handle.type, handle.handle, os.O_PATH)
+
+    run(body)
 
 
 # ---- mounts -----------------------------------------------------------------------------------

@@ -287,6 +287,27 @@ def test_counts_of_hard_links_add_up_through_changes_of_both_kinds(stack: Stack)
         assert view.read("d") == b"y"
 
 
+def test_a_hard_link_whose_count_a_crash_left_relative_to_a_lower_that_is_not_found_loses_no_name(
+    stack: Stack,
+) -> None:
+    """Without privileges the lower is found by its name only, and its copy had been moved before the crash."""
+    stack.add({"a": File(b"old"), **{name: Link("a") for name in "bcd"}})
+    with stack.bare() as view:
+        view.write("a", b"new")
+        view.rename("a", "moved")
+    os.setxattr(os.path.join(stack.upper, "moved"), stack.mark("nlink"), b"L+0")
+    with stack.bare() as view:
+        view.link("moved", "more")
+        view.unlink("moved")
+        view.forget_everything()
+        view.unlink("more")
+        for name in "bc":
+            view.unlink(name)
+        assert view.read("d") == b"new"
+        view.unlink("d")
+        assert view.names() == []
+
+
 def test_without_an_index_names_of_a_hard_link_that_are_not_known_stay_as_they_were(
     stack: Stack,
 ) -> None:
