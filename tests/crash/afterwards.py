@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TypeAlias
 
 from ..overlay.seen import Seen, look_through, looked_at
@@ -35,7 +35,7 @@ def below(name: str, tree: Tree) -> Tree:
     }
 
 
-def astray(stack: Stack, tree: Tree) -> list[str]:
+def astray(stack: Stack, tree: Container[str]) -> list[str]:
     """What lies in the work directory but the whiteout kept for the next use, and in the upper but not in the tree."""
     room = os.path.join(stack.work, "work")
     found = [os.path.join(room, name) for name in os.listdir(room)]

@@ -100,6 +100,28 @@ def mounted_image(file: str, path: str, options: str = "") -> Iterator[None]:
         os.rmdir(path)
 
 
+@contextlib.contextmanager
+def cut_short(file: str, megabytes: int) -> Iterator[None]:
+    """Let the disk that a mounted image is end there for a while: the kernel refuses what goes beyond (EIO)."""
+    size = os.path.getsize(file)
+    _resize(file, megabytes << 20)
+    try:
+        yield
+    finally:
+        _resize(file, size)
+
+
+def _resize(file: str, size: int) -> None:
+    os.truncate(file, size)
+    found = subprocess.run(
+        ["losetup", "--associated", file, "--noheadings", "--output", "NAME"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    subprocess.run(["losetup", "--set-capacity", found.stdout.strip()], check=True)
+
+
 def put_upper_on(stack: Stack, path: str) -> None:
     """Let the stack's upper and work directory, which are not made yet, lie below `path`."""
     stack.upper, stack.work = os.path.join(path, "upper"), os.path.join(path, "work")

@@ -17,7 +17,7 @@ from ..overlay.view import refused
 from ..posix import syscalls
 from ..posix.table import File
 from .afterwards import astray, below, shown
-from .disks import image, memory, mounted_image, put_upper_on
+from .disks import cut_short, image, memory, mounted_image, put_upper_on
 from .operations import OPERATIONS
 from .staging import act, build, look, trees
 
@@ -102,6 +102,33 @@ def test_a_bad_sector_of_the_upper_is_told(stack: Stack) -> None:
             read(mount.path("bad"))
         os.unlink(mount.path("bad"))
         assert os.listdir(mount.target) == ["good"]
+
+
+@as_root
+def test_a_disk_that_fails_to_write_is_told_and_leaves_the_lower_file_whole(stack: Stack) -> None:
+    stack.add({"large": File(b"x" * 600_000)})
+    with image(stack.directory, "mkfs.ext4", "-q", "-O^has_journal", megabytes=16) as (file, path):
+        put_upper_on(stack, path)
+        os.mkdir(stack.upper)
+        write(os.path.join(stack.upper, "changed"), b"old")
+        os.sync()
+        with mounted(stack) as mount:
+            with cut_short(file, megabytes=2):
+                for attempt in (append, chmod):
+                    with refused(errno.EIO):
+                        attempt(mount.path("large"))
+                assert astray(stack, {"changed"}) == []
+                with open(mount.path("changed"), "r+b", buffering=0) as changed:
+                    changed.write(b"new")
+                    with refused(errno.EIO):
+                        os.fsync(changed.fileno())
+                with open(mount.path("large"), "rb") as large:
+                    assert large.read() == b"x" * 600_000
+            for name in ("large", "changed"):
+                append(mount.path(name))
+                with open(mount.path(name), "rb") as again:
+                    assert again.read().endswith(b"more")
+                    os.fsync(again.fileno())
 
 
 @as_root
