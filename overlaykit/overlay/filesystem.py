@@ -369,10 +369,9 @@ class Filesystem:
         node = directory.known.get(entry.name)
         if node is not None:
             return node, tree.attributes(node)
-        if entry.place is directory.upper or not directory.upper:
-            found = tree.merge.find_below(directory, entry)
-        else:  # the upper may have gained a whiteout or a copy since
-            found = tree.merge.find(directory, entry.name)
+        if directory.orphaned:  # what it held has gone, and its lowers with it
+            return None
+        found = tree.merge.find_below(directory, entry)
         return None if found is None else tree.take_up_with_attributes(directory, entry.name, found)
 
     # Extended attributes

@@ -91,15 +91,19 @@ class Layer:
 
 
 class Place:
-    """A directory in one layer. In an upper `parent` and `name` follow renames; in a lower they never change."""
+    """A directory in one layer. In an upper `parent` and `name` follow renames; in a lower they never change.
 
-    __slots__ = ("_fd", "layer", "name", "parent", "recent")
+    `whiteout_files`: whether some of a lower's empty files may be whiteouts; None until somebody asked its marks.
+    """
+
+    __slots__ = ("_fd", "layer", "name", "parent", "recent", "whiteout_files")
 
     def __init__(self, layer: Layer, parent: Place | None, name: bytes, fd: int = -1) -> None:
         self.layer = layer
         self.parent = parent
         self.name = name
         self.recent = False
+        self.whiteout_files: bool | None = None
         self._fd = fd
 
     def fd(self) -> int:

@@ -87,11 +87,38 @@ class Merge:
 
     def find_in_lowers(self, directory: Directory, name: bytes) -> Found | None:
         """What `name` would mean in `directory` without the upper."""
-        if not directory.lowers or marks_format.is_aufs_name(name):
+        lowers = directory.lowers
+        if not lowers or marks_format.is_aufs_name(name):
             return None
-        search = _Search(self, directory.lowers, name, found_above=False)
-        search.run()
-        return search.found
+        for (
+            place
+        ) in lowers:  # as the search does, but until there is a directory nothing leads elsewhere
+            st = _stat(place, name)
+            if st is None:
+                if place is not lowers[-1] and _is_aufs_whiteout(place, name):
+                    return None
+            elif stat.S_ISDIR(st.st_mode):
+                search = _Search(self, lowers[lowers.index(place) :], name, found_above=False)
+                search.run()
+                return search.found
+            elif self.is_whiteout(place, name, st):
+                return None
+            else:
+                return Found(place, name, st)
+        return None
+
+    def is_whiteout(self, place: Place, name: bytes, st: os.stat_result) -> bool:
+        """Whether a lower's entry hides what lies below it."""
+        if marks_format.is_whiteout(st):
+            return True
+        if st.st_size or not stat.S_ISREG(st.st_mode):
+            return False
+        if place.whiteout_files is None:
+            marks = self.marks.of_directory(place.proc_path(), upper=False)
+            place.whiteout_files = marks.whiteout_files
+        return place.whiteout_files and self.marks.is_whiteout_file(
+            place.proc_path(name), upper=False
+        )
 
     def down_to_opaque(self, roots: Sequence[Place]) -> tuple[Place, ...]:
         """Of the roots of lowers, those that show: down to the first opaque one (OCI archives may have such)."""
@@ -120,7 +147,12 @@ class Merge:
 
     def find_below(self, directory: Directory, entry: Entry) -> Found | None:
         """What an entry of the listing means; quicker than `find`, since it is known which layer has it."""
-        if entry.kind == stat.S_IFDIR:
+        upper = directory.upper
+        if entry.kind == stat.S_IFDIR or (
+            upper is not None
+            and upper is not entry.place
+            and _stat(upper, entry.name) is not None  # a whiteout or a copy since
+        ):
             return self.find(directory, entry.name)
         st = _stat(entry.place, entry.name)
         if st is None or marks_format.is_whiteout(st):
@@ -217,7 +249,7 @@ class _Search:
         for position, name in enumerate(path, 1):
             final = position == len(path)
             st = _stat(place, name)
-            if st is None or self._is_whiteout(place, name, st):
+            if st is None or self._merge.is_whiteout(place, name, st):
                 self._stop = st is not None or _is_aufs_whiteout(place, name)
                 following += path[position - 1 :]
                 break
@@ -243,17 +275,6 @@ class _Search:
         self._path = following
         if absolute:
             self._starts = self._merge.layers_below(layer)
-
-    def _is_whiteout(self, place: Place, name: bytes, st: os.stat_result) -> bool:
-        if marks_format.is_whiteout(st):
-            return True
-        if st.st_size or not stat.S_ISREG(st.st_mode):
-            return False
-        marks = self._merge.marks
-        return (
-            marks.is_whiteout_file(place.proc_path(name), upper=False)
-            and marks.of_directory(place.proc_path(), upper=False).whiteout_files
-        )
 
 
 def _redirected(prefix: list[bytes], target: bytes) -> list[bytes]:
