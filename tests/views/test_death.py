@@ -35,12 +35,15 @@ def roles(launcher: int) -> dict[str, int]:
 
 
 def vital(launcher: int) -> list[int]:
-    """Every process of a view but those that the command can do without."""
-    return [
-        process
-        for process in [launcher, *descendants(launcher)]
-        if not command_line(process).startswith(("sleep", "setsid"))
-    ]
+    """Every process of a view but those that the command, a shell, started: it can do without them."""
+    processes = [launcher, *descendants(launcher)]
+    started = {
+        child
+        for process in processes
+        if command_line(process).startswith("sh")
+        for child in descendants(process)
+    }
+    return [process for process in processes if process not in started]
 
 
 def children(parent: int) -> list[int]:
