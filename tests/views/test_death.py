@@ -35,12 +35,13 @@ def roles(launcher: int) -> dict[str, int]:
 
 
 def vital(launcher: int) -> list[int]:
-    """Every process of a view but those that the command, a shell, started: it can do without them."""
+    """Every process of a view but those that the daemon, the forwarder (trio runs ldconfig) and the command started."""
     processes = [launcher, *descendants(launcher)]
+    ours = command_line(launcher)  # the monitor's and init's too, which are forks
     started = {
         child
         for process in processes
-        if command_line(process).startswith("sh")
+        if command_line(process) != ours
         for child in descendants(process)
     }
     return [process for process in processes if process not in started]
