@@ -36,7 +36,10 @@ Ts = TypeVarTuple("Ts")
 
 
 class Waiting:
-    """What pyfuse3 finds under the name `trio`, and under `trio.lowlevel`. One for each process."""
+    """What pyfuse3 finds under the name `trio`, and under `trio.lowlevel`. One for each process.
+
+    `stays_awake`: the last request came soon, so the next one is waited for without sleep.
+    """
 
     ClosedResourceError = trio.ClosedResourceError
     open_nursery = staticmethod(trio.open_nursery)
@@ -49,7 +52,7 @@ class Waiting:
         self._last_turn = 0.0
         self._threads = 0
         self._may_stay_awake = len(os.sched_getaffinity(0)) > 1
-        self._awake = False
+        self.stays_awake = False
 
     def install(self) -> None:
         """Let pyfuse3 wait like this."""
@@ -80,13 +83,14 @@ class Waiting:
                 poller = select.poll()
                 poller.register(fd, select.POLLIN)
                 poll = self._polls[fd] = poller.poll
-            while self._awake:
+            while self.stays_awake:
                 if poll(0):
                     return
-                self._awake = now() - began < _SOON
+                self.stays_awake = now() - began < _SOON
             if poll(_MOMENT):
-                self._awake = self._may_stay_awake and now() - began < _SOON
+                self.stays_awake = self._may_stay_awake and now() - began < _SOON
                 return
+        self.stays_awake = False
         await trio.lowlevel.wait_readable(fd)
         self._last_turn = now()
 

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
@@ -20,9 +21,12 @@ from overlaykit.overlay import format as marks_format
 from overlaykit.overlay import overrides
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
+from overlaykit.overlay.layer import UNKNOWN_UUID
 from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from overlaykit.overlay.format import Marks, Origin
     from overlaykit.overlay.layer import Layer, Place
     from overlaykit.overlay.nodes import Directory, File, Table
@@ -38,8 +42,20 @@ class CopyUp:
     """Copies what lies in a lower into the upper. One for each mount that has an upper."""
 
     def __init__(
-        self, table: Table, marks: Marks, work: Work, owners: Owners, *, volatile: bool, index: bool
+        self,
+        table: Table,
+        marks: Marks,
+        work: Work,
+        owners: Owners,
+        lowers: Sequence[Layer],
+        *,
+        volatile: bool,
+        index: bool,
     ) -> None:
+        self._devices: defaultdict[bytes, set[int]] = defaultdict(set)
+        for layer in lowers:
+            device = layer.root.stat().st_dev
+            self._devices[layer.uuid(device, layer.root)].add(device)
         self.table = table
         self.marks = marks
         self.work = work
@@ -83,7 +99,10 @@ class CopyUp:
         try:
             os.stat(name, dir_fd=parent.fd(), follow_symlinks=False)
         except FileNotFoundError:
-            self._count_links(node, to_lower=_first_link_count(directory, name))
+            # What is stored relative to the lower's count holds while the upper's changes.
+            lower_links = self._lower_link_count(node, directory, name)
+            if lower_links is not None:
+                self._store_link_count(node, lower_links, to_upper=False)
             reach("linkup.prepared")
             self.mark_impure(parent)
             times = Times(parent)
@@ -95,24 +114,34 @@ class CopyUp:
                 follow_symlinks=False,
             )
             reach("linkup.linked")
-            self._count_links(node)
+            st = os.stat(node.index_name, dir_fd=self.work.index.fd(), follow_symlinks=False)
+            self._store_link_count(node, st.st_nlink, to_upper=True)
             reach("linkup.counted")
             times.restore()
 
-    def _count_links(self, node: File, *, to_lower: int | None = None) -> None:
-        """Store an indexed file's count relative to the link count of its lower, which holds while its upper's
-        changes, or to its upper's. What is stored for one whose count is not known is relative to the lower's already.
-        """
-        if node.link_count is None:
-            return
-        assert node.index_name is not None
-        index = self.work.index
-        links = to_lower
-        if links is None:
-            links = os.stat(node.index_name, dir_fd=index.fd(), follow_symlinks=False).st_nlink
-        self.marks.set_link_count(
-            index.proc_path(node.index_name), node.link_count - links, to_upper=to_lower is None
-        )
+    def is_indexed(self, kind: int) -> bool:
+        """Whether hard links of this kind of file stay one: not where marks of the user's are kept, which only
+        regular files can have (xattr(7))."""
+        return self.index and (kind == stat.S_IFREG or self.marks.prefix == marks_format.TRUSTED)
+
+    def _lower_link_count(self, node: File, directory: Directory, name: bytes) -> int | None:
+        """How many names the lower has that an indexed file came from, if that is what a lower shows under this name
+        (layers may have been changed meanwhile, as `host` is)."""
+        for place in directory.lowers:
+            with contextlib.suppress(FileNotFoundError):
+                st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
+                origin = self.origin(place, name, st.st_dev)
+                is_its = origin is not None and origin.index_name() == node.index_name
+                return st.st_nlink if is_its else None
+        return None
+
+    def _store_link_count(self, node: File, links: int, *, to_upper: bool) -> None:
+        """Store the count of an indexed file relative to `links`; what is stored for one whose count is not known
+        stays."""
+        if node.link_count is not None:
+            assert node.index_name is not None
+            path = self.work.index.proc_path(node.index_name)
+            self.marks.set_link_count(path, node.link_count - links, to_upper=to_upper)
 
     def _one_directory(self, node: Directory) -> None:
         parent = node.parent
@@ -151,10 +180,24 @@ class CopyUp:
         node.upper = parent.upper.child(node.name)
         times.restore()
 
+    def uuid(self, place: Place, device: int) -> bytes | None:
+        """The uuid by which an origin names the file system that `place` lies on.
+
+        None where it would name another one too, as in the kernel (fs/overlayfs/super.c, bad_uuid): several lowers
+        without one, or clones of one image. Which ones there are is known of the lowers' roots alone.
+        """
+        uuid = place.layer.uuid(device, place)
+        devices = self._devices.get(uuid)
+        if devices is None:
+            return None if uuid == UNKNOWN_UUID else uuid
+        return uuid if devices == {device} else None
+
     def origin(self, place: Place | None, name: bytes, device: int) -> Origin | None:
-        if place is None:
+        """What names a lower's inode for good; None where nothing does."""
+        uuid = None if place is None else self.uuid(place, device)
+        if place is None or uuid is None:
             return None
-        return marks_format.find_origin(place.fd(), name, place.layer.uuid(device, place))
+        return marks_format.find_origin(place.fd(), name, uuid)
 
     def copy(
         self, source: int, target: int, st: os.stat_result, layer: Layer, *, data: bool
@@ -322,7 +365,7 @@ class FileCopy:
     @property
     def _indexed(self) -> bool:
         return (
-            self._copyup.index
+            self._copyup.is_indexed(self._node.kind)
             and self._stat.st_nlink > 1
             and self._origin is not None
             and bool(self._node.links)
@@ -341,14 +384,6 @@ class FileCopy:
         else:
             os.mknod(self._name, kind | 0o600, self._stat.st_rdev, dir_fd=work.fd())
         return os.open(self._name, _INODE, dir_fd=work.fd())
-
-
-def _first_link_count(directory: Directory, name: bytes) -> int:
-    """How many names the file has that a lower of the directory's shows under this one."""
-    for place in directory.lowers:
-        with contextlib.suppress(FileNotFoundError):
-            return os.stat(name, dir_fd=place.fd(), follow_symlinks=False).st_nlink
-    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), os.fsdecode(name))
 
 
 class Times:

@@ -125,6 +125,7 @@ class Filesystem:
                 Marks(prefix),
                 room,
                 options.owners,
+                [layer for layer in layers if not layer.writable],
                 volatile=options.volatile,
                 index=options.index,
             )

@@ -122,6 +122,9 @@ class Origin:
         return self.encode().hex().encode()
 
 
+_NO_ORIGIN: Final = (errno.ESTALE, errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+
+
 def find_origin(dirfd: int, name: bytes, uuid: bytes) -> Origin | None:
     """The origin of `name`; None where the file system gives its inodes no handles."""
     try:
@@ -135,17 +138,21 @@ def find_origin(dirfd: int, name: bytes, uuid: bytes) -> Origin | None:
     return Origin(found.type, uuid, found.handle)
 
 
-def open_origin(root: int, origin: Origin) -> int | None:
-    """A descriptor (O_PATH) of an origin on the file system of the open directory `root`.
+def origin_link_count(root: int, origin: Origin) -> int | None:
+    """How many names an origin has on the file system of the open directory `root`.
 
     None if it is not there any more, or without the privilege to ask (CAP_DAC_READ_SEARCH, open_by_handle_at(2)).
     """
     try:
-        return _native.open_by_handle_at(root, origin.type, origin.handle, os.O_PATH)
+        inode = _native.open_by_handle_at(root, origin.type, origin.handle, os.O_PATH)
     except OSError as error:
-        if error.errno in (errno.ESTALE, errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL):
+        if error.errno in _NO_ORIGIN:
             return None
         raise
+    try:
+        return os.fstat(inode).st_nlink
+    finally:
+        os.close(inode)
 
 
 class Marks:

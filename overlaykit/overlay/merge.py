@@ -90,15 +90,14 @@ class Merge:
         lowers = directory.lowers
         if not lowers or marks_format.is_aufs_name(name):
             return None
-        for (
-            place
-        ) in lowers:  # as the search does, but until there is a directory nothing leads elsewhere
+        # As the search does, which is for directories: until there is one, nothing leads elsewhere.
+        for index, place in enumerate(lowers):
             st = _stat(place, name)
             if st is None:
                 if place is not lowers[-1] and _is_aufs_whiteout(place, name):
                     return None
             elif stat.S_ISDIR(st.st_mode):
-                search = _Search(self, lowers[lowers.index(place) :], name, found_above=False)
+                search = _Search(self, lowers[index:], name, found_above=False)
                 search.run()
                 return search.found
             elif self.is_whiteout(place, name, st):
@@ -114,7 +113,12 @@ class Merge:
         if st.st_size or not stat.S_ISREG(st.st_mode):
             return False
         if place.whiteout_files is None:
-            marks = self.marks.of_directory(place.proc_path(), upper=False)
+            try:
+                marks = self.marks.of_directory(place.proc_path(), upper=False)
+            except PermissionError:  # its marks are not for us to read; do we need them?
+                if self.marks.is_whiteout_file(place.proc_path(name), upper=False):
+                    raise
+                return False
             place.whiteout_files = marks.whiteout_files
         return place.whiteout_files and self.marks.is_whiteout_file(
             place.proc_path(name), upper=False

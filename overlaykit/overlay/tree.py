@@ -190,20 +190,22 @@ class Tree:
 
     def _lower_link_count(self, directory: Directory, found: Found, origin: Origin) -> int | None:
         """How many names the lower inode has from which an indexed file came; None if it is not found."""
+        copyup = self.copyup
         lower = self.merge.find_in_lowers(directory, found.name)
-        if lower is not None and lower.stat.st_ino == origin.inode_number():
+        if (
+            lower is not None
+            and copyup.origin(lower.place, lower.name, lower.stat.st_dev) == origin
+        ):
             return lower.stat.st_nlink
         for layer in self.layers:
-            if layer.writable or layer.uuid(layer.root.stat().st_dev, layer.root) != origin.uuid:
+            if layer.writable or copyup.uuid(layer.root, layer.root.stat().st_dev) != origin.uuid:
                 continue
             root = layer.root.open_for_reading()
             try:
-                inode = marks_format.open_origin(root, origin)
+                links = marks_format.origin_link_count(root, origin)
             finally:
                 os.close(root)
-            if inode is not None:
-                links = os.fstat(inode).st_nlink
-                os.close(inode)
+            if links is not None:
                 return links
         return None
 
@@ -352,7 +354,11 @@ class Tree:
         return self.start_counting(node)
 
     def is_copied_to_unlink(self, node: File) -> bool:
-        return self.copyup.index and not node.has_upper and self.location(node).stat().st_nlink > 1
+        return (
+            self.copyup.is_indexed(node.kind)
+            and not node.has_upper
+            and self.location(node).stat().st_nlink > 1
+        )
 
     def start_counting(self, node: File) -> int | None:
         """Before the links of an indexed file change: store its count so that it stays right when its upper's does.
@@ -378,8 +384,9 @@ class Tree:
         """
         if node.index_name is not None and node.link_count is None:
             location = self.location(node)
-            difference = self.marks.link_count(location.path, upper=0, lower=lambda: 0) or 0
-            self.marks.set_link_count(location.path, difference + 1, to_upper=False)
+            difference = self.marks.link_count(location.path, upper=0, lower=lambda: 0)
+            if difference is not None:
+                self.marks.set_link_count(location.path, difference + 1, to_upper=False)
 
     # After a change
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -10,58 +14,67 @@ import trio.testing
 
 from overlaykit.fuse.waiting import Waiting
 
+from ..overlay.inside import as_ordinary_user
 
-@pytest.fixture(params=["with a processor to spare", "on one processor"])
-def waiting(request: pytest.FixtureRequest) -> Waiting:
-    ours = os.sched_getaffinity(0)
-    if request.param == "on one processor":
-        os.sched_setaffinity(0, {min(ours)})
-    try:
-        return Waiting()
-    finally:
-        os.sched_setaffinity(0, ours)
+# In a place of their own, as the others here, because that ends who waits for ever.
+pytestmark = [pytest.mark.usefixtures("place"), as_ordinary_user]
 
 
-def test_each_request_is_met_however_soon_it_comes(waiting: Waiting) -> None:
-    read, write = os.pipe()
+@pytest.mark.parametrize("processors", [1, 2])
+def test_each_request_is_met_however_soon_it_comes(processors: int) -> None:
+    chance = random.Random(processors)
+    pauses = [chance.choice((0, 0, 0, 0.00005, 0.0005, 0.003, 0.02)) for _ in range(500)]
+    answered = threading.Semaphore(0)
 
-    async def answer_some() -> None:
-        for _ in range(2000):
-            os.write(write, b"x")
+    def ask(into: int) -> None:
+        for pause in pauses:
+            time.sleep(pause)
+            os.write(into, b"x")
+            answered.acquire()
+
+    async def answer(waiting: Waiting, read: int, write: int) -> None:
+        asking = threading.Thread(target=ask, args=(write,))
+        asking.start()
+        for _ in pauses:
             await waiting.wait_readable(read)
             assert os.read(read, 2) == b"x"
+            assert processors > 1 or not waiting.stays_awake
+            answered.release()
+        asking.join()
 
-    trio.run(answer_some)
-    os.close(read)
-    os.close(write)
+    run(answer, processors)
 
 
-def test_others_have_their_turn_between_requests_and_when_there_are_none(waiting: Waiting) -> None:
-    read, write = os.pipe()
-    turns = 0
+def test_others_have_their_turn_between_requests_and_when_there_are_none() -> None:
+    async def answer(waiting: Waiting, read: int, write: int) -> None:
+        turns = 0
 
-    async def count_turns() -> None:
-        nonlocal turns
-        while True:
-            await trio.sleep(0)
-            turns += 1
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                await trio.sleep(0)
+                turns += 1
 
-    async def answer_many() -> None:
+        os.write(write, b"x")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(count_turns)
-            os.write(write, b"x")
             while turns < 3:
                 await waiting.wait_readable(read)
             nursery.cancel_scope.cancel()
-            os.read(read, 1)
-
-    async def answer_none() -> None:
+        os.read(read, 1)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(waiting.wait_readable, read)
             await trio.testing.wait_all_tasks_blocked()
+            assert not waiting.stays_awake
             nursery.cancel_scope.cancel()
 
-    trio.run(answer_many)
-    trio.run(answer_none)
-    os.close(read)
-    os.close(write)
+    run(answer, processors=2)
+
+
+def run(answer: Callable[[Waiting, int, int], Awaitable[None]], processors: int) -> None:
+    """Wait on a pipe, with so many of the processors that there are."""
+    ours = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(sorted(ours)[:processors]))
+    waiting = Waiting()
+    os.sched_setaffinity(0, ours)
+    trio.run(answer, waiting, *os.pipe())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import struct
 
@@ -13,6 +14,7 @@ from overlaykit import _native
 from overlaykit.overlay.attributes import Changes
 from overlaykit.overlay.filesystem import Options
 
+from ..crash.disks import image, mounted_image
 from ..posix import syscalls
 from ..posix.table import Dir, Fifo, File, Link, Symlink
 from .inside import as_root
@@ -306,6 +308,72 @@ def test_a_hard_link_whose_count_a_crash_left_relative_to_a_lower_that_is_not_fo
         assert view.read("d") == b"new"
         view.unlink("d")
         assert view.names() == []
+
+
+def test_a_hard_link_whose_count_a_crash_left_relative_to_its_lower_is_counted_right(
+    stack: Stack,
+) -> None:
+    stack.add({"a": File(b"old"), **{name: Link("a") for name in "bcd"}})
+    with stack.bare() as view:
+        view.write("a", b"new")
+    os.setxattr(os.path.join(stack.upper, "a"), stack.mark("nlink"), b"L+0")
+    with stack.bare() as view:
+        assert view.stat("a").link_count == 4
+        view.unlink("a")
+        assert [view.stat(name).link_count for name in "bcd"] == [3, 3, 3]
+
+
+def test_the_count_of_a_hard_link_is_not_taken_from_a_file_of_another_disk(stack: Stack) -> None:
+    """It was moved to where another lower has a file with the same inode number."""
+    stack.lowers = [os.path.join(stack.directory, name) for name in ("one", "other")]
+    for lower in stack.lowers:
+        os.mkdir(lower)
+        syscalls.mount(b"none", os.fsencode(lower), b"tmpfs", 0)
+    one, other = (os.path.join(lower, "a") for lower in stack.lowers)
+    for path in (one, other):
+        with open(path, "wb") as file:
+            file.write(b"old")
+    os.link(one, os.path.join(stack.lowers[0], "b"))
+    os.rename(other, os.path.join(stack.lowers[1], "g"))
+    assert os.stat(one).st_ino == os.stat(os.path.join(stack.lowers[1], "g")).st_ino
+    with stack.bare() as view:
+        view.write("a", b"new")
+        view.rename("a", "g")
+    os.setxattr(os.path.join(stack.upper, "g"), stack.mark("nlink"), b"L+0")
+    with stack.bare() as view:
+        view.unlink("g")
+        assert view.read("b") == b"new"
+    for lower in stack.lowers:
+        syscalls.umount2(os.fsencode(lower))
+
+
+@as_root
+def test_files_of_two_clones_of_one_disk_are_different_files(stack: Stack) -> None:
+    with image(stack.directory, "mkfs.ext4", "-q", megabytes=8) as (file, path):
+        with open(os.path.join(path, "a"), "wb") as made:
+            made.write(b"old")
+        os.link(os.path.join(path, "a"), os.path.join(path, "b"))
+    shutil.copyfile(file, clone := file + "-clone")
+    stack.lowers = [os.path.join(stack.directory, name) for name in ("one", "other")]
+    with mounted_image(file, stack.lowers[0]), mounted_image(clone, stack.lowers[1]):
+        for old, new in (("a", "c"), ("b", "d")):
+            os.rename(os.path.join(stack.lowers[1], old), os.path.join(stack.lowers[1], new))
+        with stack.bare() as view:
+            view.write("a", b"new")
+            assert view.read("c") == b"old"
+            view.write("c", b"newer")
+            assert [view.read(name) for name in "ac"] == [b"new", b"newer"]
+
+
+def test_hard_linked_symlinks_and_fifos_can_be_changed_and_removed(stack: Stack) -> None:
+    stack.add({"s": Symlink("x"), "t": Link("s"), "f": Fifo(), "g": Link("f")})
+    with stack.open(as_kernel=not stack.unprivileged, remount=not stack.unprivileged) as view:
+        for name in "sf":
+            view.change(name, Changes(mtime_ns=LONG_AGO))
+            view.rename(name, name + name)
+        for name in ("ss", "g"):
+            view.unlink(name)
+        assert view.names() == ["ff", "t"]
 
 
 def test_without_an_index_names_of_a_hard_link_that_are_not_known_stay_as_they_were(

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -267,8 +268,9 @@ class Someone:
                 os.waitpid(-1, 0)
 
 
-def descendants(ancestor: int) -> list[int]:
-    """The processes below one that have not been reaped: its children, their children, and so on."""
+def descendants(ancestor: int, *, below: Callable[[int], bool] = lambda _: True) -> list[int]:
+    """The processes below one that have not been reaped: its children, their children, and so on, but none `below`
+    says no to."""
     children: dict[int, list[int]] = {}
     for name in filter(str.isdecimal, os.listdir("/proc")):
         with (
@@ -279,7 +281,8 @@ def descendants(ancestor: int) -> list[int]:
             children.setdefault(parent, []).append(int(name))
     family = [ancestor]
     for member in family:
-        family += children.get(member, ())
+        if below(member):
+            family += children.get(member, ())
     return family[1:]
 
 

@@ -36,15 +36,8 @@ def roles(launcher: int) -> dict[str, int]:
 
 def vital(launcher: int) -> list[int]:
     """Every process of a view but those that the daemon, the forwarder (trio runs ldconfig) and the command started."""
-    processes = [launcher, *descendants(launcher)]
     ours = command_line(launcher)  # the monitor's and init's too, which are forks
-    started = {
-        child
-        for process in processes
-        if command_line(process) != ours
-        for child in descendants(process)
-    }
-    return [process for process in processes if process not in started]
+    return [launcher, *descendants(launcher, below=lambda process: command_line(process) == ours)]
 
 
 def children(parent: int) -> list[int]:
