@@ -19,7 +19,7 @@ mkdir {directories}
 _MOUNT = """\
 case $1 in
     kernel) mount -t overlay overlay -o {options} merged ;;
-    *) overlaykit mount -o {options} merged ;;
+    *) overlaykit mount -o {options}{more} merged ;;
 esac
 cd merged || exit
 set -v
@@ -49,7 +49,8 @@ def script(program: Program, *, unprivileged: bool) -> str:
             for path, entry in reversed(layer.items())
             if isinstance(entry, table.File | table.Dir) and entry.mtime_ns is not None
         ]
-    lines.append(_MOUNT.format(options=options))
+    more = ",redirect_dir=off" if unprivileged else ""  # the kernel has none there
+    lines.append(_MOUNT.format(options=options, more=more))
     lines += [operation.shell() for operation in program.operations]
     lines.append(_TAIL)
     return "\n".join(lines)

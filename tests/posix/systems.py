@@ -92,14 +92,15 @@ class KernelOverlay:
 
 @dataclass(frozen=True)
 class Overlaykit:
-    """Ours, through the command line that a user types."""
+    """Ours, through the command line that a user types, with `more` options after those that the kernel takes too."""
 
     unprivileged: bool
+    more: tuple[str, ...] = ()
     name: ClassVar[str] = "overlaykit"
 
     def mount(self, stack: Stack, target: bytes) -> None:
-        options = overlay_options(stack, unprivileged=self.unprivileged)
-        self._run(target, "mount", "-o", os.fsdecode(options))
+        options = os.fsdecode(overlay_options(stack, unprivileged=self.unprivileged))
+        self._run(target, "mount", "-o", ",".join((options, *self.more)))
 
     def unmount(self, target: bytes) -> None:
         self._run(target, "umount")
