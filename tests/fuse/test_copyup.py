@@ -19,12 +19,12 @@ from ..posix.table import File
 from .inotify import names_until_now, next_name, watched
 from .mounted import mounted
 
-LARGE = 256 << 20
-DATA = 192 << 20
+LARGE = 192 << 20
+DATA = 128 << 20
 
 
 def _add_large_file(stack: Stack) -> str:
-    """A lower with a file of 256 MiB, of which the first 192 are data, and a small one."""
+    """A lower with a file of 192 MiB, of which the first 128 are data, and a small one."""
     lower = stack.add({"new": File(b"new")})
     large = os.path.join(lower, "large")
     with open(large, "wb") as file:

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.usefixtures("place"), as_ordinary_user]
 @pytest.mark.parametrize("processors", [1, 2])
 def test_each_request_is_met_however_soon_it_comes(processors: int) -> None:
     chance = random.Random(processors)
-    pauses = [chance.choice((0, 0, 0, 0.00005, 0.0005, 0.003, 0.02)) for _ in range(500)]
+    pauses = [chance.choice((0, 0, 0, 0.00005, 0.0005, 0.003, 0.02)) for _ in range(200)]
     answered = threading.Semaphore(0)
 
     def ask(into: int) -> None:
