@@ -31,7 +31,7 @@ ORACLE = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-TRIAL = settings(ORACLE, max_examples=60, derandomize=True)
+TRIAL = settings(ORACLE, max_examples=20, derandomize=True)
 CATCH = settings(ORACLE, max_examples=500, phases=(Phase.generate,), report_multiple_bugs=False)
 
 
