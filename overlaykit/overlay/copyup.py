@@ -9,7 +9,6 @@ file or the new one.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -93,49 +92,35 @@ class CopyUp:
         return FileCopy(self, node, keep_data=keep_data)
 
     def link_up(self, node: File, directory: Directory, name: bytes) -> None:
-        """Give an indexed file the entry in the upper for one of its names, if that still lies in a lower."""
+        """Give an indexed file an entry in the upper for one of its names, which still lies in a lower.
+
+        Its count is stored relative to its lower's by now, which holds while its upper's changes; or it is not known.
+        """
         assert node.index_name is not None
         parent = self.directory(directory)
-        try:
-            os.stat(name, dir_fd=parent.fd(), follow_symlinks=False)
-        except FileNotFoundError:
-            # What is stored relative to the lower's count holds while the upper's changes.
-            lower_links = self._lower_link_count(node, directory, name)
-            if lower_links is not None:
-                self._store_link_count(node, lower_links, to_upper=False)
-            reach("linkup.prepared")
-            self.mark_impure(parent)
-            times = Times(parent)
-            os.link(
-                node.index_name,
-                name,
-                src_dir_fd=self.work.index.fd(),
-                dst_dir_fd=parent.fd(),
-                follow_symlinks=False,
-            )
-            reach("linkup.linked")
-            st = os.stat(node.index_name, dir_fd=self.work.index.fd(), follow_symlinks=False)
-            self._store_link_count(node, st.st_nlink, to_upper=True)
-            reach("linkup.counted")
-            times.restore()
+        index = self.work.index.fd()
+        reach("linkup.prepared")
+        self.mark_impure(parent)
+        times = Times(parent)
+        os.link(
+            node.index_name,
+            name,
+            src_dir_fd=index,
+            dst_dir_fd=parent.fd(),
+            follow_symlinks=False,
+        )
+        reach("linkup.linked")
+        st = os.stat(node.index_name, dir_fd=index, follow_symlinks=False)
+        self.count_links(node, st.st_nlink, to_upper=True)
+        reach("linkup.counted")
+        times.restore()
 
     def is_indexed(self, kind: int) -> bool:
         """Whether hard links of this kind of file stay one: not where marks of the user's are kept, which only
         regular files can have (xattr(7))."""
         return self.index and (kind == stat.S_IFREG or self.marks.prefix == marks_format.TRUSTED)
 
-    def _lower_link_count(self, node: File, directory: Directory, name: bytes) -> int | None:
-        """How many names the lower has that an indexed file came from, if that is what a lower shows under this name
-        (layers may have been changed meanwhile, as `host` is)."""
-        for place in directory.lowers:
-            with contextlib.suppress(FileNotFoundError):
-                st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
-                origin = self.origin(place, name, st.st_dev)
-                is_its = origin is not None and origin.index_name() == node.index_name
-                return st.st_nlink if is_its else None
-        return None
-
-    def _store_link_count(self, node: File, links: int, *, to_upper: bool) -> None:
+    def count_links(self, node: File, links: int, *, to_upper: bool) -> None:
         """Store the count of an indexed file relative to `links`; what is stored for one whose count is not known
         stays."""
         if node.link_count is not None:

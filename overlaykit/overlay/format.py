@@ -122,9 +122,6 @@ class Origin:
         return self.encode().hex().encode()
 
 
-_NO_ORIGIN: Final = (errno.ESTALE, errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
-
-
 def find_origin(dirfd: int, name: bytes, uuid: bytes) -> Origin | None:
     """The origin of `name`; None where the file system gives its inodes no handles."""
     try:
@@ -136,6 +133,9 @@ def find_origin(dirfd: int, name: bytes, uuid: bytes) -> Origin | None:
     if not 0 <= found.type <= 0xFF or len(found.handle) + _HANDLE_HEADER.size > _HANDLE_LIMIT:
         return None
     return Origin(found.type, uuid, found.handle)
+
+
+_NO_ORIGIN: Final = (errno.ESTALE, errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 def origin_link_count(root: int, origin: Origin) -> int | None:

@@ -135,9 +135,8 @@ class Renaming:
         tree = self._tree
         if not isinstance(node, Directory):
             tree.copy_up(node)
-            if node.index_name is not None:
-                tree.copyup.link_up(node, directory, name)
-                tree.start_counting(node)  # where it is found next, its lower's count is not known
+            # The count is stored against the upper's: from the new name its lower's cannot be told.
+            tree.link_up(node, directory, name)
             return
         if node.lowers and not self._redirects:
             fail(errno.EXDEV, name)

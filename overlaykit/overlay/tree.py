@@ -190,13 +190,10 @@ class Tree:
 
     def _lower_link_count(self, directory: Directory, found: Found, origin: Origin) -> int | None:
         """How many names the lower inode has from which an indexed file came; None if it is not found."""
+        links = self._links_of_origin(directory, found.name, origin.index_name())
+        if links is not None:
+            return links
         copyup = self.copyup
-        lower = self.merge.find_in_lowers(directory, found.name)
-        if (
-            lower is not None
-            and copyup.origin(lower.place, lower.name, lower.stat.st_dev) == origin
-        ):
-            return lower.stat.st_nlink
         for layer in self.layers:
             if layer.writable or copyup.uuid(layer.root, layer.root.stat().st_dev) != origin.uuid:
                 continue
@@ -208,6 +205,17 @@ class Tree:
             if links is not None:
                 return links
         return None
+
+    def _links_of_origin(
+        self, directory: Directory, name: bytes, index_name: bytes | None
+    ) -> int | None:
+        """How many names the origin has of the file with this entry in the index, if the lowers show it as `name`."""
+        lower = self.merge.find_in_lowers(directory, name)
+        if lower is None:
+            return None
+        origin = self.copyup.origin(lower.place, lower.name, lower.stat.st_dev)
+        is_its = origin is not None and origin.index_name() == index_name
+        return lower.stat.st_nlink if is_its else None
 
     def _index_entry(self, origin: Origin, same: os.stat_result | None) -> os.stat_result | None:
         """The index's entry for an origin; with `same` only if it is that inode."""
@@ -349,8 +357,20 @@ class Tree:
         """
         if self.is_copied_to_unlink(node):
             self.copy_up(node)
+        return self.link_up(node, directory, name)
+
+    def link_up(self, node: File, directory: Directory, name: bytes) -> int | None:
+        """Before a name of an indexed file changes: give it an entry in the upper, and do as `start_counting`.
+
+        The lower may be another one by now (`host` can change): then a crash meanwhile leaves the count too high.
+        """
         if node.index_name is not None:
-            self.copyup.link_up(node, directory, name)
+            place = self.copyup.directory(directory)
+            if _native.stat_or_none(place.fd(), name) is None:
+                links = self._links_of_origin(directory, name, node.index_name)
+                if links is not None:
+                    self.copyup.count_links(node, links, to_upper=False)
+                self.copyup.link_up(node, directory, name)
         return self.start_counting(node)
 
     def is_copied_to_unlink(self, node: File) -> bool:
