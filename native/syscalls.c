@@ -6,6 +6,7 @@
  */
 #include "native.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/mount.h>
@@ -15,6 +16,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -320,6 +322,82 @@ py_open_by_handle_at(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwar
     return int_or_raise(fd, NULL);
 }
 
+/* The names in a buffer that getdents64(2) filled, but for "." and "..". */
+static int
+append_entries(PyObject *list, const char *buffer, size_t size)
+{
+    for (size_t at = 0; at < size;) {
+        const struct dirent64 *entry = (const struct dirent64 *)(buffer + at);
+        at += entry->d_reclen;
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) {
+            continue;
+        }
+        PyObject *one = PyTuple_New(3);
+        if (one == NULL) {
+            return -1;
+        }
+        PyTuple_SetItem(one, 0, PyBytes_FromString(entry->d_name));
+        PyTuple_SetItem(one, 1, PyLong_FromLong(DTTOIF(entry->d_type)));
+        PyTuple_SetItem(one, 2, PyLong_FromUnsignedLongLong(entry->d_ino));
+        int result = PyErr_Occurred() ? -1 : PyList_Append(list, one);
+        Py_DECREF(one);
+        if (result < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static PyObject *
+py_getdents64(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"fd", "count", NULL};
+    int fd;
+    unsigned int count;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iI:getdents64", keywords, &fd, &count)) {
+        return NULL;
+    }
+    char *buffer = PyMem_Malloc(count);
+    if (buffer == NULL) {
+        return PyErr_NoMemory();
+    }
+    long size;
+    PyObject *list = NULL;
+    /* Of what was read, "." and ".." may be all: an empty answer means the end. */
+    do {
+        Py_CLEAR(list);
+        NATIVE_CALL(size, syscall(SYS_getdents64, fd, buffer, count));
+        if (size < 0) {
+            native_raise(NULL, NULL);
+            break;
+        }
+        list = PyList_New(0);
+        if (list == NULL || append_entries(list, buffer, (size_t)size) < 0) {
+            Py_CLEAR(list);
+            break;
+        }
+    } while (size > 0 && PyList_Size(list) == 0);
+    PyMem_Free(buffer);
+    return list;
+}
+
+static PyObject *
+py_fstatfs(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"fd", NULL};
+    int fd;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i:fstatfs", keywords, &fd)) {
+        return NULL;
+    }
+    struct statfs st;
+    int result;
+    NATIVE_CALL(result, fstatfs(fd, &st));
+    if (result < 0) {
+        return native_raise(NULL, NULL);
+    }
+    return PyLong_FromUnsignedLong((uint32_t)st.f_type); /* signed, where a word has 32 bits */
+}
+
 /* ---- mounts --------------------------------------------------------------------------------- */
 
 static PyObject *
@@ -611,6 +689,10 @@ PyMethodDef native_syscall_methods[] = {
                   "name_to_handle_at(2): the file system's own name of an inode, as a FileHandle."),
     NATIVE_METHOD(open_by_handle_at, "($module, /, mount_fd, handle_type, handle, flags)",
                   "open_by_handle_at(2): a descriptor of the inode that a FileHandle names."),
+    NATIVE_METHOD(getdents64, "($module, /, fd, count)",
+                  "getdents64(2): the next entries of an open directory."),
+    NATIVE_METHOD(fstatfs, "($module, /, fd)",
+                  "fstatfs(2), only f_type, which os.fstatvfs leaves out: which file system it is."),
     NATIVE_METHOD(open_tree, "($module, /, dirfd, path, flags)",
                   "open_tree(2): a descriptor of a mount, or of a private clone of it."),
     NATIVE_METHOD(move_mount, "($module, /, from_dirfd, from_path, to_dirfd, to_path, flags)",

@@ -140,6 +140,16 @@ def utimensat(
 
 def name_to_handle_at(dirfd: int, path: _Path, flags: int = 0) -> FileHandle: ...
 def open_by_handle_at(mount_fd: int, handle_type: int, handle: bytes, flags: int) -> int: ...
+def getdents64(fd: int, count: int) -> list[tuple[bytes, int, int]]:
+    """getdents64(2): the next entries of an open directory, as many as `count` bytes hold; none at its end.
+
+    Each is its name, the S_IFMT bits of its kind (0 where the file system does not say) and its inode number. `.` and
+    `..` are left out. Raises OSError: EINVAL if `count` is too small for a name, EBADF for an O_PATH descriptor.
+    """
+
+def fstatfs(fd: int) -> int:
+    """fstatfs(2): only f_type, which os.fstatvfs leaves out: which file system it is (include/uapi/linux/magic.h)."""
+
 def open_tree(dirfd: int, path: _Path, flags: int) -> int: ...
 def move_mount(
     from_dirfd: int, from_path: _Path, to_dirfd: int, to_path: _Path, flags: int

@@ -35,7 +35,7 @@ from overlaykit.overlay.tree import Tree, fail
 from overlaykit.overlay.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from overlaykit.overlay.attributes import Attributes, Caller, Changes
     from overlaykit.overlay.merge import Entry
@@ -49,10 +49,14 @@ _MOST_PLACES: Final = 8192
 
 @dataclass(frozen=True, slots=True)
 class OpenedLayer:
-    """A directory to be merged: a descriptor of it (O_PATH will do; it is taken over) and its path, to be shown."""
+    """A directory to be merged: a descriptor of it (O_PATH will do; it is taken over) and its path, to be shown.
+
+    `submounts`: whether other mounts may lie on what is in it, as far as the descriptor shows them.
+    """
 
     fd: int
     path: str
+    submounts: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +99,12 @@ class Filesystem:
         opened = [*([upper] if upper else []), *lowers]
         layers = [
             Layer(
-                layer.fd, index, path=layer.path, writable=layer is upper, descriptors=descriptors
+                layer.fd,
+                index,
+                path=layer.path,
+                writable=layer is upper,
+                descriptors=descriptors,
+                submounts=layer.submounts,
             )
             for index, layer in enumerate(opened)
         ]
@@ -374,6 +383,10 @@ class Filesystem:
             return None
         found = tree.merge.find_below(directory, entry)
         return None if found is None else tree.take_up_with_attributes(directory, entry.name, found)
+
+    def numbers(self, directory: Directory, entries: Iterable[Entry]) -> Iterator[int]:
+        """For each entry of a listing the number that its node has or would get; 0 if only `look_up_entry` tells."""
+        return self.tree.numbers(directory, entries)
 
     # Extended attributes
 

@@ -205,6 +205,10 @@ class Marks:
         """Say that the directory holds files with an origin: the kernel then corrects d_ino in its listing."""
         os.setxattr(path, self._impure, b"y")
 
+    def is_impure(self, path: bytes) -> bool:
+        """Whether files with an origin may be in the directory, whose number its listing does not tell."""
+        return _get(path, self._impure, follow=True) is not None
+
     # Files. `path` leads to the file itself, or to its name with `follow` false.
 
     def is_whiteout_file(self, path: bytes, *, upper: bool) -> bool:

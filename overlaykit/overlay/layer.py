@@ -23,6 +23,23 @@ _FS_IOC_GETFSUUID: Final = 0x80111500  # include/uapi/linux/fs.h: _IOR(0x15, 0, 
 _FSUUID2: Final = struct.Struct("B16s")
 UNKNOWN_UUID: Final = bytes(16)
 
+_READ_AT_ONCE: Final = 1 << 15
+"""Bytes of a directory."""
+
+_LISTING_INODES: Final = frozenset(
+    (
+        0xEF53,  # ext2, ext3, ext4
+        0x01021994,  # tmpfs
+        0x58465342,  # XFS
+        0x9123683E,  # btrfs
+        0xF2F52010,  # F2FS
+        0x73717368,  # squashfs
+        0xE0F5E1E2,  # EROFS
+    )
+)
+"""The file systems (include/uapi/linux/magic.h) whose directories hold the inode numbers that stat(2) tells; others may
+make up either."""
+
 
 class Descriptors:
     """The open descriptors of places: about `limit` of them, by second chance, so that a hit costs one store.
@@ -63,27 +80,56 @@ class Descriptors:
 class Layer:
     """One directory of the stack: `index` 0 is the top; an upper is `writable`. Owns the descriptor `root`.
 
+    `submounts`: whether other mounts may lie on its files and directories.
     `override`: the attribute that holds its files' owners and modes (see `overrides`), or None.
     """
 
-    __slots__ = ("_uuids", "descriptors", "index", "override", "path", "root", "writable")
+    __slots__ = (
+        "_listing_inodes",
+        "_uuids",
+        "descriptors",
+        "index",
+        "override",
+        "path",
+        "root",
+        "submounts",
+        "writable",
+    )
 
     def __init__(
-        self, fd: int, index: int, *, path: str, writable: bool, descriptors: Descriptors
+        self,
+        fd: int,
+        index: int,
+        *,
+        path: str,
+        writable: bool,
+        descriptors: Descriptors,
+        submounts: bool = True,
     ) -> None:
         self.index = index
         self.path = path
         self.writable = writable
         self.descriptors = descriptors
+        self.submounts = submounts
         self.root = Place(self, None, b"", fd)
         self.override: bytes | None = None
         self._uuids: dict[int, bytes] = {}
+        self._listing_inodes: dict[int, bool] = {}
 
     def uuid(self, device: int, place: Place) -> bytes:
         """The uuid of the file system `device` on which `place` lies (a layer may span several)."""
         found = self._uuids.get(device)
         if found is None:
             found = self._uuids[device] = _file_system_uuid(place)
+        return found
+
+    def lists_inodes(self, device: int, place: Place) -> bool:
+        """Whether the listing of `place` tells the inode numbers of its files; it lies on the file system `device`."""
+        if self.submounts:  # the number listed is that of what lies below
+            return False
+        found = self._listing_inodes.get(device)
+        if found is None:
+            found = self._listing_inodes[device] = _native.fstatfs(place.fd()) in _LISTING_INODES
         return found
 
     def close(self) -> None:
@@ -128,10 +174,15 @@ class Place:
         """A readable descriptor of the directory, the caller's to close (for listing and fsync)."""
         return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd())
 
-    def scan(self) -> Iterator[os.DirEntry[bytes]]:
-        """The entries, in the kernel's order."""
-        with os.scandir(self.proc_path()) as entries:
-            yield from entries
+    def scan(self) -> Iterator[list[tuple[bytes, int, int]]]:
+        """What is in it, in the kernel's order and in the portions it gives: names, the S_IFMT bits of their kinds (0
+        where the file system does not say) and their inode numbers (d_ino)."""
+        fd = self.open_for_reading()
+        try:
+            while entries := _native.getdents64(fd, _READ_AT_ONCE):
+                yield entries
+        finally:
+            os.close(fd)
 
     def child(self, name: bytes) -> Place:
         return Place(self.layer, self, name)

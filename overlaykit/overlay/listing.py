@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Directory
@@ -57,6 +57,12 @@ class Listing:
     def index_after(self, position: int) -> int:
         """Where in `entries` to go on after the name at `position`."""
         return bisect_right(self.positions, position)
+
+    def entries_from(self, index: int) -> Iterator[Entry]:
+        return map(self.entries.__getitem__, range(index, len(self.entries)))
+
+    def positions_from(self, index: int) -> Iterator[int]:
+        return map(self.positions.__getitem__, range(index, len(self.positions)))
 
 
 class Listings:

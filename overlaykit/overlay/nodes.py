@@ -28,7 +28,8 @@ _LATE_AT_MOST: Final = 10 * 10**9
 """Nanoseconds."""
 
 _DEVICE_SHIFT: Final = 48
-_INODE_LIMIT: Final = 1 << _DEVICE_SHIFT
+INODE_LIMIT: Final = 1 << _DEVICE_SHIFT
+"""Inode numbers from here on cannot be carried."""
 _FIRST_FREE: Final = 0x7FFF << _DEVICE_SHIFT
 
 
@@ -194,16 +195,21 @@ class Numbering:
     """Real inodes, (st_dev, st_ino), as numbers of 64 bits. The first device's inodes keep theirs."""
 
     def __init__(self) -> None:
-        self._devices: dict[int, int] = {}
+        self._bases: dict[int, int] = {}
+
+    def base(self, device: int) -> int:
+        """What a device adds to its inode numbers below `INODE_LIMIT`; -1 if there are too many devices."""
+        base = self._bases.get(device)
+        if base is None:
+            index = len(self._bases)
+            base = index << _DEVICE_SHIFT if index < _FIRST_FREE >> _DEVICE_SHIFT else -1
+            self._bases[device] = base
+        return base
 
     def key(self, device: int, inode: int) -> int:
         """The number for a real inode; 0 if it has none (its own is too large)."""
-        index = self._devices.get(device)
-        if index is None:
-            index = self._devices[device] = len(self._devices)
-        if inode >= _INODE_LIMIT or index >= _FIRST_FREE >> _DEVICE_SHIFT:
-            return 0
-        return index << _DEVICE_SHIFT | inode
+        base = self.base(device)
+        return base | inode if base >= 0 and inode < INODE_LIMIT else 0
 
 
 class Table:

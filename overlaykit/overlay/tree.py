@@ -15,15 +15,15 @@ from overlaykit.overlay import format as marks_format
 from overlaykit.overlay import overrides
 from overlaykit.overlay.attributes import Attributes
 from overlaykit.overlay.layer import UNKNOWN_UUID
-from overlaykit.overlay.nodes import Directory, File, Numbering, Table
+from overlaykit.overlay.nodes import INODE_LIMIT, Directory, File, Numbering, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from overlaykit.overlay.copyup import CopyUp
     from overlaykit.overlay.format import Marks, Origin
     from overlaykit.overlay.layer import Layer, Place
-    from overlaykit.overlay.merge import Found, Merge
+    from overlaykit.overlay.merge import Entry, Found, Merge
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.owners import Owners
     from overlaykit.overlay.work import Work
@@ -142,6 +142,39 @@ class Tree:
         self.table.link(node, directory, name)
         return node
 
+    def numbers(self, directory: Directory, entries: Iterable[Entry]) -> Iterator[int]:
+        """The number of each entry of a listing, without a look at it: of its node, or that which it would get.
+
+        0 where only a look tells: for directories that are not known, and where the layer's own listing does not say.
+        """
+        known = directory.known
+        by_key, by_number = self.table.by_key, self.table.by_number
+        bases: dict[Place, int] = {}
+        for name, kind, place, inode in entries:
+            node: Node | None = known.get(name)
+            number = 0
+            if node is None and kind != stat.S_IFDIR:
+                base = bases.get(place)
+                if base is None:
+                    base = bases[place] = self._base_listed(place)
+                if base >= 0 and inode < INODE_LIMIT:
+                    number = base | inode
+                    node = by_key.get(number)
+            if node is not None:
+                yield node.number if node.kind == kind else 0
+            else:
+                yield 0 if number in by_number else number
+
+    def _base_listed(self, place: Place) -> int:
+        """`Numbering.base` of the files in a layer's directory; -1 where its listing does not tell the inodes they are
+        found by."""
+        device = place.stat().st_dev
+        if not place.layer.lists_inodes(device, place):
+            return -1
+        if place.layer.writable and self.marks.is_impure(place.proc_path()):
+            return -1
+        return self._numbering.base(device)
+
     def _take_up_directory(self, directory: Directory, name: bytes, found: Found) -> Directory:
         node = Directory(directory, name, found.upper, found.lowers, found.redirect)
         st = found.lowers[0].stat() if found.upper and found.lowers else found.stat
@@ -242,9 +275,7 @@ class Tree:
 
     def _learn_device(self, place: Place) -> None:
         device = place.stat().st_dev
-        self._numbering.key(
-            device, 0
-        )  # numbers devices in the order of the stack, alike at each mount
+        self._numbering.base(device)  # in the order of the stack, so alike at each mount
         self._devices.setdefault(place.layer.uuid(device, place), device)
         self._devices.setdefault(UNKNOWN_UUID, device)
 

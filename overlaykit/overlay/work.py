@@ -39,7 +39,7 @@ class Work:
     def clear(self) -> None:
         """Remove what an earlier daemon left unfinished."""
         self._whiteout = None
-        for name in [entry.name for entry in self.place.scan()]:
+        for name in os.listdir(self.place.proc_path()):
             self.discard(name)
 
     def new_name(self) -> bytes:
@@ -121,7 +121,7 @@ def _remove_tree(place: Place, name: bytes) -> None:
         os.unlink(name, dir_fd=place.fd())
     except IsADirectoryError:
         child = place.child(name)
-        for below in [entry.name for entry in child.scan()]:
+        for below in os.listdir(child.proc_path()):
             _remove_tree(child, below)
         child.close()
         os.rmdir(name, dir_fd=place.fd())

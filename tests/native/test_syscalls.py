@@ -16,7 +16,7 @@ import pytest
 
 from overlaykit import _native
 
-from .sandbox import become_ordinary, needs_root, refused, run, sandboxed
+from .sandbox import become_ordinary, needs_root, on_image, refused, run, sandboxed
 
 HERE = _native.AT_FDCWD
 
@@ -174,6 +174,57 @@ def test_statx_says_what_stat_says() -> None:
     link = os.open("link", os.O_PATH | os.O_NOFOLLOW)
     empty = _native.statx(link, "", _native.AT_EMPTY_PATH, _native.STATX_BASIC_STATS)
     assert stat.S_ISLNK(empty.mode)
+
+
+@sandboxed
+def test_getdents64_tells_names_kinds_and_inodes_until_the_end() -> None:
+    os.mkdir("many")
+    for number in range(500):
+        write(f"many/{number:03}-\N{SNOWMAN}")
+    os.symlink("x", "many/link")
+    os.mknod("many/fifo", stat.S_IFIFO | 0o600)
+    os.mkdir("many/directory")
+    fd = os.open("many", os.O_RDONLY)
+    told: list[tuple[bytes, int, int]] = []
+    portions = 0
+    while portion := _native.getdents64(fd, 4096):
+        told += portion
+        portions += 1
+    assert portions > 1
+    assert _native.getdents64(fd, 4096) == []
+    known = {name: os.lstat(b"many/" + name) for name in os.listdir(b"many")}
+    assert len(told) == len(known)
+    for name, kind, inode in told:
+        assert (kind, inode) == (stat.S_IFMT(known[name].st_mode), known[name].st_ino), name
+
+
+@sandboxed
+def test_getdents64_of_an_empty_directory_is_at_its_end_whatever_fits_into_an_answer() -> None:
+    os.mkdir("empty")
+    fd = os.open("empty", os.O_RDONLY)
+    assert _native.getdents64(fd, 32) == []  # room for `.` or `..`, not for both
+    os.lseek(fd, 0, os.SEEK_SET)
+    with refused(errno.EINVAL):
+        _native.getdents64(fd, 8)
+    with refused(errno.EBADF):
+        _native.getdents64(os.open("empty", os.O_PATH), 4096)
+    with refused(errno.ENOTDIR):
+        write("file")
+        _native.getdents64(os.open("file", os.O_RDONLY), 4096)
+
+
+@on_image("mkfs.ext4", "-q", "-O", "^filetype")
+def test_getdents64_tells_no_kind_where_the_directory_does_not_hold_it() -> None:
+    write("file")
+    told = {name: kind for name, kind, _ in _native.getdents64(os.open(".", os.O_RDONLY), 4096)}
+    assert told[b"file"] == 0
+
+
+@sandboxed
+def test_fstatfs_tells_which_file_system_it_is() -> None:
+    assert _native.fstatfs(os.open("/proc", os.O_PATH)) == 0x9FA0  # linux/magic.h: PROC_SUPER_MAGIC
+    with refused(errno.EBADF):
+        _native.fstatfs(-1)
 
 
 @sandboxed

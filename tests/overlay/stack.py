@@ -116,9 +116,9 @@ class Stack:
 
     def _view(self, writable: bool, options: Options | None) -> View:
         self._make_directories()
-        lowers = [OpenedLayer(_open(path), path) for path in self.lowers]
-        upper = OpenedLayer(_open(self.upper), self.upper) if writable else None
-        work = OpenedLayer(_open(self.work), self.work) if writable else None
+        lowers = [_opened(path) for path in self.lowers]
+        upper = _opened(self.upper) if writable else None
+        work = _opened(self.work) if writable else None
         options = options or Options(userxattr=self.unprivileged)
         return View(Filesystem(lowers, upper, work, options))
 
@@ -127,8 +127,8 @@ class Stack:
             os.makedirs(path, exist_ok=True)
 
 
-def _open(path: str) -> int:
-    return os.open(path, os.O_PATH | os.O_DIRECTORY)
+def _opened(path: str) -> OpenedLayer:
+    return OpenedLayer(os.open(path, os.O_PATH | os.O_DIRECTORY), path, submounts=False)
 
 
 def _numbers(view: View, seen: dict[str, Seen]) -> dict[str, int]:

@@ -58,7 +58,7 @@ def test_an_entry_that_became_something_else_is_what_it_is_now(stack: Stack) -> 
 
 def test_who_removes_while_reading_meets_every_name_whoever_else_reads_much(stack: Stack) -> None:
     stack.add({f"a/{number}": File() for number in range(1000)})
-    large = [Entry(b"%d" % number, stat.S_IFREG, None) for number in range(40_000)]
+    large = [Entry(b"%d" % number, stat.S_IFREG, None, 0) for number in range(40_000)]
     with stack.open(as_kernel=False) as view:
         directory, other = view.directory("a"), view.filesystem.root
         listings = Listings(lambda one: large if one is other else view.filesystem._entries(one))

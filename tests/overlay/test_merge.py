@@ -9,6 +9,8 @@ import pytest
 
 from overlaykit.overlay.filesystem import Options
 
+from ..crash.disks import image
+from ..posix.layers import write_layer
 from ..posix.table import Dir, File, Symlink, Whiteout
 from .deep import DEEP_PATH, make_deep
 from .inside import as_root
@@ -31,6 +33,19 @@ def test_directories_of_all_layers_are_one(stack: Stack) -> None:
     with stack.open() as view:
         assert sorted(view.names("d/e"), key=int) == [str(number) for number in range(12)]
         assert view.read("d/e/11") == b"11"
+
+
+@as_root
+def test_a_layer_need_not_tell_kinds_in_its_listings(stack: Stack) -> None:
+    with image(stack.directory, "mkfs.ext4", "-q", "-O", "^filetype", megabytes=16) as (_, disk):
+        lower = os.path.join(disk, "lower")
+        os.mkdir(lower)
+        content = {"f": File(), "d/g": File(), "s": Symlink("f"), "gone": Whiteout()}
+        write_layer(content, lower, xattr_prefix=stack.prefix)
+        stack.lowers.append(lower)
+        stack.add({"gone": File(), "kept": File()})
+        with stack.open(as_kernel=False) as view:
+            assert sorted(view.names()) == ["d", "f", "kept", "s"]
 
 
 def test_a_merged_directory_looks_like_its_topmost_part(stack: Stack) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
+from overlaykit.overlay.filesystem import Filesystem, OpenedLayer
 from overlaykit.overlay.nodes import ROOT_NUMBER, Directory, File, Numbering, Table
 
+from ..posix import syscalls
 from ..posix import table as content
 from .stack import Stack
 from .view import refused
@@ -98,6 +101,45 @@ def test_listing_gives_the_numbers_that_stat_gives(stack: Stack) -> None:
             node, attributes = found
             assert node is view.node("d/" + os.fsdecode(entry.name))
             assert attributes == view.filesystem.attributes(node)
+
+
+def test_a_listing_alone_tells_the_numbers_of_what_needs_no_look(stack: Stack) -> None:
+    files: dict[str, content.Entry] = {"d/f": content.File(b"x"), "d/s": content.Symlink("f")}
+    stack.add(files | {"d/p": content.Fifo(), "d/sub": content.Dir()})
+    stack.add({"d/below": content.File()})
+    with stack.open() as view:
+        view.mkdir("new")
+        view.create("new/f")
+        view.forget_everything()
+        assert set(view.names("d")) == {"f", "s", "p", "sub", "below"}
+        assert {name for name, number in view.numbers("d").items() if not number} == {"sub"}
+        assert view.numbers("new")["f"]
+        view.write("d/f", b"y")
+        view.rename("d/f", "new/g")
+        view.forget_everything()
+        assert view.numbers("new") == {"f": 0, "g": 0}  # one of them has another one's
+        assert view.numbers("d")["s"]
+
+
+def test_a_listing_alone_tells_no_number_that_another_node_has(stack: Stack) -> None:
+    lower = stack.add({"f": content.File(), "g": content.File()})
+    with stack.open(as_kernel=False, remount=False) as view:
+        taken = os.stat(os.path.join(lower, "f")).st_ino
+        other = File(stat.S_IFREG)
+        view.filesystem.tree.table.add(other, taken)
+        assert view.numbers() == {"f": 0, "g": os.stat(os.path.join(lower, "g")).st_ino}
+        view.filesystem.settle(other)
+
+
+def test_a_listing_is_not_believed_where_mounts_may_lie_on_files(stack: Stack) -> None:
+    lower = stack.add({"f": content.File(), "g": content.File()})
+    covered = os.fsencode(os.path.join(lower, "f"))
+    syscalls.mount(os.fsencode(os.path.join(lower, "g")), covered, None, syscalls.MS_BIND)
+    fd = os.open(lower, os.O_PATH | os.O_DIRECTORY)
+    with Filesystem([OpenedLayer(fd, lower)]) as filesystem:
+        entries = filesystem.listing(filesystem.root, anew=True).entries
+        assert list(filesystem.numbers(filesystem.root, entries)) == [0, 0]
+    syscalls.umount2(covered)
 
 
 def test_thousands_of_changes_leave_nothing_behind(stack: Stack) -> None:

@@ -67,8 +67,26 @@ class View:
     # Reading
 
     def names(self, path: str = "") -> list[str]:
-        listing = self.filesystem.listing(self.directory(path), anew=True)
-        return [os.fsdecode(entry.name) for entry in listing.entries]
+        """The numbers and kinds that the listing alone tells must be those that a look tells."""
+        directory = self.directory(path)
+        entries = self.filesystem.listing(directory, anew=True).entries
+        numbers = list(self.filesystem.numbers(directory, entries))
+        for entry, number in zip(entries, numbers, strict=True):
+            if number:
+                node = self.filesystem.lookup(directory, entry.name)
+                assert node is not None
+                assert (node.number, node.kind) == (number, entry.kind), entry.name
+                self.filesystem.settle(node)
+        return [os.fsdecode(entry.name) for entry in entries]
+
+    def numbers(self, path: str = "") -> dict[str, int]:
+        """What the listing alone tells."""
+        directory = self.directory(path)
+        entries = self.filesystem.listing(directory, anew=True).entries
+        numbers = self.filesystem.numbers(directory, entries)
+        return {
+            os.fsdecode(entry.name): number for entry, number in zip(entries, numbers, strict=True)
+        }
 
     def stat(self, path: str) -> Attributes:
         return self.filesystem.attributes(self.node(path))
