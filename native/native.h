@@ -12,6 +12,9 @@
 
 #define NATIVE_STAT_FIELDS 16
 
+/* The generation of an entry of a listing that is to be no more than a name (session.c); a node's is 0. */
+#define NAME_ONLY 1
+
 /* The types made or found when the module is, found again through PyModule_GetState. */
 typedef struct {
     PyTypeObject *statx;

@@ -10,8 +10,9 @@
  * alone (fs/fuse/dir.c: fuse_do_setattr, ATTR_OPEN): what another program wrote between the two is on the disk, but not
  * in the kernel's cache, and comes to light at the next mount.
  *
- * And a listing may hold a name whose node cannot be had (number 0: the kernel then learns nothing but the name); such
- * an entry gets an inode number that readdir(3) does not take for a deleted file's.
+ * And an entry of a listing may be no more than a name with its inode number, of which the kernel is to remember nothing
+ * (fs/fuse/readdir.c: no nodeid): pyfuse3 knows one number for both. Such an entry says so by its generation; its
+ * number is 0 where even that cannot be had, and then becomes one that readdir(3) does not take for a deleted file's.
  *
  * There is one session in a process, so what is kept of it is static.
  */
@@ -186,9 +187,11 @@ fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size, const char
 
     if (next == NULL)
         next = of_libfuse("fuse_add_direntry_plus");
-    if (entry->ino == 0) {
+    if (entry->generation == NAME_ONLY) {
         named = *entry;
-        named.attr.st_ino = UNKNOWN_INODE;
+        named.ino = named.generation = 0;
+        if (named.attr.st_ino == 0)
+            named.attr.st_ino = UNKNOWN_INODE;
         entry = &named;
     }
     return next(request, buffer, size, name, entry, offset);

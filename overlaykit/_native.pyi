@@ -65,6 +65,9 @@ OPEN_TREE_CLOEXEC: Final[int]
 OPEN_TREE_CLONE: Final[int]
 UMOUNT_NOFOLLOW: Final[int]
 
+NAME_ONLY: Final[int]
+"""The generation of an entry of a listing of which the kernel is to learn no more than name, kind and inode number."""
+
 PR_CAPBSET_DROP: Final[int]
 PR_CAP_AMBIENT: Final[int]
 PR_CAP_AMBIENT_CLEAR_ALL: Final[int]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import logging
 import os
 from collections import Counter
@@ -19,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
+from overlaykit import _native
 from overlaykit.overlay.attributes import Caller, Changes
 from overlaykit.overlay.format import ACLS
 from overlaykit.overlay.nodes import File
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from pyfuse3 import (
         EntryAttributes,
@@ -45,8 +47,9 @@ if TYPE_CHECKING:
     from overlaykit.fuse.waiting import Waiting
     from overlaykit.overlay.attributes import Attributes
     from overlaykit.overlay.filesystem import Filesystem
+    from overlaykit.overlay.listing import Listing
     from overlaykit.overlay.merge import Entry
-    from overlaykit.overlay.nodes import Node
+    from overlaykit.overlay.nodes import Directory, Node
 
 log: Final = logging.getLogger(__name__)
 
@@ -55,6 +58,9 @@ FOREVER: Final = 1e9
 
 _QUICK: Final = 1 << 20
 """Bytes that are copied up at once; more, and what is synced, goes to a thread, and holds up no other file."""
+
+_WIDE: Final = 256
+"""Names in a directory: of a wider one, who lists it mostly wants no more than the names."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -110,6 +116,8 @@ class Operations(pyfuse3.Operations):
         self.started = trio.Event()
         self._volatile = options.volatile
         self._copying: dict[int, trio.Event] = {}
+        self._entry_without_node = pyfuse3.EntryAttributes()
+        self._entry_without_node.generation = _native.NAME_ONLY
 
     def init(self) -> None:
         self.started.set()
@@ -124,7 +132,7 @@ class Operations(pyfuse3.Operations):
         found = filesystem.lookup_with_attributes(filesystem.directory(parent_inode), name)
         if found is None:
             missing = pyfuse3.EntryAttributes()
-            missing.st_ino = pyfuse3.InodeT(0)  # a name that may be remembered as missing
+            missing.st_ino = 0  # a name that may be remembered as missing
             missing.entry_timeout = FOREVER
             return missing
         node, attributes = found
@@ -204,7 +212,7 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        return pyfuse3.FileNameT(self.filesystem.readlink(self.filesystem.node(inode)))
+        return self.filesystem.readlink(self.filesystem.node(inode))
 
     # Attributes
 
@@ -251,7 +259,7 @@ class Operations(pyfuse3.Operations):
         self._require_xattr()
         # As ext4 does: these names are for root alone (the kernel guards their values itself).
         names = self.filesystem.listxattr(self.filesystem.node(inode), trusted=ctx.uid == 0)
-        return [pyfuse3.XAttrNameT(name) for name in names if self.enable_acl or name not in ACLS]
+        return [name for name in names if self.enable_acl or name not in ACLS]
 
     @_request
     async def setxattr(
@@ -327,7 +335,7 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        return pyfuse3.FileHandleT(inode)
+        return inode
 
     @_request
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
@@ -337,33 +345,63 @@ class Operations(pyfuse3.Operations):
         dots = ((b".", directory), (b"..", directory.parent or directory))
         for number in range(start_id, len(dots)):
             name, self_or_above = dots[number]
-            if not pyfuse3.readdir_reply(
-                token, pyfuse3.FileNameT(name), self._attributes(self_or_above), number + 1
-            ):
+            if not pyfuse3.readdir_reply(token, name, self._attributes(self_or_above), number + 1):
                 return  # the kernel counts no lookup for these two
         first = listing.index_after(start_id - len(dots))
         if first == len(listing.entries) and start_id >= len(dots):
             filesystem.end_listing(directory, listing)
-        for index in range(first, len(listing.entries)):
-            entry = listing.entries[index]
+        numbers: Iterable[int] = itertools.repeat(0)
+        if self._are_names_enough(directory, listing, start_id):
+            numbers = filesystem.numbers(directory, listing.entries_from(first))
+        for entry, place, number in zip(
+            listing.entries_from(first), listing.positions_from(first), numbers, strict=False
+        ):
             node: Node | None = None
-            try:
-                found = filesystem.look_up_entry(directory, entry)
+            if number:
+                answer = self._name_only(entry, number)
+            else:
+                found = self._look_up_entry(directory, entry)
                 if found is None:
                     continue
-                node, attributes = found
-                answer = _entry_attributes(attributes)
-            except Exception as error:  # the name is there; whoever looks it up is told why
-                if not isinstance(error, OSError):
-                    log.exception("an entry of a listing failed")
-                answer = _name_only(entry)
-            position = listing.positions[index] + len(dots)
-            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(entry.name), answer, position):
+                node, answer = found
+            position = place + len(dots)
+            if not pyfuse3.readdir_reply(token, entry.name, answer, position):
                 if node is not None:
                     filesystem.settle(node)
                 return
             if node is not None:
                 node.lookups += 1
+
+    def _are_names_enough(self, directory: Directory, listing: Listing, start: int) -> bool:
+        """Whether to list names by themselves from here on, so that they cost little, and no memory here or there.
+
+        Whoever asks for each of many names meanwhile gets the rest with attributes.
+        """
+        if len(listing.entries) <= _WIDE or not _native.adapts_session():
+            return False
+        return 2 * len(directory.known) <= max(start, _WIDE)
+
+    def _look_up_entry(
+        self, directory: Directory, entry: Entry
+    ) -> tuple[Node | None, EntryAttributes] | None:
+        """The node of an entry of a listing and what to say of it; None if it has gone since."""
+        try:
+            found = self.filesystem.look_up_entry(directory, entry)
+            return None if found is None else (found[0], _entry_attributes(found[1]))
+        except Exception as error:  # the name is there; whoever looks it up is told why
+            if not isinstance(error, OSError):
+                log.exception("an entry of a listing failed")
+            return None, self._name_only(entry, 0)
+
+    def _name_only(self, entry: Entry, number: int) -> EntryAttributes:
+        """An entry of a listing whose node the kernel is to ask for itself. `number`: of its inode, 0 if not known.
+
+        The same object each time.
+        """
+        answer = self._entry_without_node
+        answer.st_ino = number
+        answer.st_mode = entry.kind
+        return answer
 
     @_request
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -443,10 +481,10 @@ _STATVFS_FIELDS: Final = (
 def _entry_attributes(attributes: Attributes) -> EntryAttributes:
     st = attributes.stat
     entry = pyfuse3.EntryAttributes()
-    entry.st_ino = pyfuse3.InodeT(attributes.number)
+    entry.st_ino = attributes.number
     entry.entry_timeout = FOREVER
     entry.attr_timeout = FOREVER
-    entry.st_mode = pyfuse3.ModeT(attributes.mode)
+    entry.st_mode = attributes.mode
     entry.st_nlink = attributes.link_count
     entry.st_uid = attributes.uid
     entry.st_gid = attributes.gid
@@ -460,17 +498,9 @@ def _entry_attributes(attributes: Attributes) -> EntryAttributes:
     return entry
 
 
-def _name_only(entry: Entry) -> EntryAttributes:
-    """An entry of a listing whose node the kernel is to ask for itself (fs/fuse/readdir.c: no nodeid)."""
-    attributes = pyfuse3.EntryAttributes()
-    attributes.st_ino = pyfuse3.InodeT(0)
-    attributes.st_mode = pyfuse3.ModeT(entry.kind)
-    return attributes
-
-
 def _caller(ctx: Any) -> Caller:
     return Caller(ctx.uid, ctx.gid, ctx.umask)
 
 
 def _file_info(handle: int) -> FileInfo:
-    return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(handle), keep_cache=True)
+    return pyfuse3.FileInfo(fh=handle, keep_cache=True)

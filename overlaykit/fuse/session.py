@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from overlaykit.fuse.spec import MountSpec
 
+_GARBAGE: Final = 10_000
+"""Objects made and not freed after which cycles are looked for; the names of a wide directory are none."""
+
 log: Final = logging.getLogger(__name__)
 
 
@@ -51,6 +54,7 @@ def run(
         try:
             gc.collect()
             gc.freeze()  # what lives this long lives as long as the mount
+            gc.set_threshold(_GARBAGE)
             trio.run(_serve, spec, operations, listener, starter, tell, detached, handshake)
         except BaseExceptionGroup as group:
             raise _only(group) from group

@@ -76,13 +76,15 @@ def open_filesystem(spec: MountSpec) -> Filesystem:
         _check_apart(spec)
         lowers = []
         for layer in spec.layers:
-            fd = _open_lower(spec, layer)
-            undo.callback(os.close, fd)
-            lowers.append(OpenedLayer(fd, layer.path))
+            lower = _open_lower(spec, layer)
+            undo.callback(os.close, lower.fd)
+            lowers.append(lower)
         upper = work = None
         if spec.upper is not None:
             assert spec.work is not None
-            upper = OpenedLayer(_open_writable(spec.upper), spec.upper)
+            upper = OpenedLayer(
+                _open_writable(spec.upper), spec.upper, submounts=_has_mounts_below(spec.upper)
+            )
             undo.callback(os.close, upper.fd)
             work = OpenedLayer(_open_writable(spec.work), spec.work)
             undo.callback(os.close, work.fd)
@@ -127,10 +129,10 @@ def _ids(spec: MountSpec, kind: str, given: IdSpec) -> Ids:
     )
 
 
-def _open_lower(spec: MountSpec, layer: LayerSpec) -> int:
+def _open_lower(spec: MountSpec, layer: LayerSpec) -> OpenedLayer:
     try:
         if layer.recursive:
-            return _open_tree(spec, layer)
+            return OpenedLayer(_open_tree(spec, layer), layer.path)
         try:
             fd = _native.open_tree(_native.AT_FDCWD, layer.path, _CLONE)
         except OSError as error:
@@ -139,11 +141,15 @@ def _open_lower(spec: MountSpec, layer: LayerSpec) -> int:
                 raise
             if spec.target is not None and _contains(layer.path, spec.target):
                 raise TargetInsideLower(spec.target, layer.path) from error
-            return os.open(layer.path, _DIRECTORY)
+            return OpenedLayer(
+                os.open(layer.path, _DIRECTORY),
+                layer.path,
+                submounts=_has_mounts_below(layer.path),
+            )
         if not stat.S_ISDIR(os.fstat(fd).st_mode):
             os.close(fd)
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), layer.path)
-        return _read_only(fd, recursive=False)
+        return OpenedLayer(_read_only(fd, recursive=False), layer.path, submounts=False)
     except OSError as error:
         raise LayerUnusable(layer.path, error.strerror) from error
 
@@ -242,6 +248,11 @@ def _is_masked(path: str, masks: Iterable[str]) -> bool:
     """By the names alone: a mask may be the root of a file system that does not answer."""
     real = os.path.realpath(path)
     return any(real == mask or mountinfo.below(real, mask) for mask in masks)
+
+
+def _has_mounts_below(path: str) -> bool:
+    real = os.path.realpath(path)
+    return any(mountinfo.below(mount.mountpoint, real) for mount in mountinfo.current())
 
 
 def _contains(directory: str, path: str) -> bool:

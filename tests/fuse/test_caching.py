@@ -53,13 +53,36 @@ def test_a_file_opened_again_is_not_read_again(stack: Stack) -> None:
 
 
 def test_a_long_listing_costs_no_request_for_each_name(stack: Stack) -> None:
-    stack.add({f"d/{number}": File() for number in range(1000)})
+    stack.add({f"d/{number}": File() for number in range(250)})
     with mounted(stack) as mount:
-        with mount.requests() as requests, os.scandir(mount.path("d")) as entries:
-            assert len([entry.stat() for entry in entries]) == 1000
+        with mount.requests() as requests:
+            listed = os.listdir(mount.path("d"))
+            assert len([os.stat(mount.path(f"d/{name}")) for name in listed]) == 250
         assert requests["lookup"] <= 1  # of the directory
         assert requests["getattr"] <= 1
         assert requests["readdir"] < 50
+
+
+def test_a_wide_directory_is_listed_by_name_alone(stack: Stack) -> None:
+    stack.add({str(number): File() for number in range(1000)})
+    with mounted(stack) as mount:
+        with mount.requests() as requests:
+            assert len(os.listdir(mount.target)) == 1000
+        assert sum(requests.values()) < 50
+        assert mount.counted().held["nodes"] == 1
+        with mount.requests() as requests:
+            os.stat(mount.path("7"))
+        assert requests == {"lookup": 1}
+
+
+def test_who_asks_for_each_name_of_a_wide_directory_is_soon_told_without_asking(
+    stack: Stack,
+) -> None:
+    stack.add({str(number): File() for number in range(2000)})
+    with mounted(stack) as mount:
+        with mount.requests() as requests, os.scandir(mount.target) as entries:
+            assert len([entry.stat() for entry in entries]) == 2000
+        assert requests["lookup"] < 500
 
 
 def test_many_small_writes_are_few_requests(stack: Stack) -> None:
