@@ -26,7 +26,7 @@ demo: setup
 	@.venv/bin/overlaykit demo $(if $(OFFLINE),--offline)
 
 test: setup-tests
-	@$(PYTHON) -m pytest $(ARGS)
+	@$(PYTHON) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
 
 oracle: setup-tests
 	@OVERLAYKIT_ORACLE_EXAMPLES=$(or $(EXAMPLES),500) $(PYTHON) -m pytest tests/oracle $(ARGS)
