@@ -17,6 +17,7 @@ def workloads(scale: float = 1.0) -> list[Workload]:
         *(names.Missing(state, scale) for state in ("first", "warm")),
         *(names.Scan(state, scale) for state in ("cold", "first", "warm")),
         *(names.List(state, scale) for state in ("first", "warm")),
+        names.LongList("first", scale),
         *(contents.Read(state, scale) for state in ("cold", "first", "warm")),
         contents.Create(scale),
         *(contents.Unlink(where, scale) for where in ("upper", "lower")),

@@ -81,9 +81,15 @@ def _scan(root: str) -> int:
 class List(Visit):
     """One wide directory, as `ls` lists it."""
 
-    def __init__(self, state: State, scale: float) -> None:
+    def __init__(
+        self,
+        state: State,
+        scale: float,
+        group: str = "list",
+        what: str = "list a directory of {:,} names",
+    ) -> None:
         self.operations = scaled(10_000, scale)
-        super().__init__("list", state, f"list a directory of {self.operations:,} names")
+        super().__init__(group, state, what.format(self.operations))
 
     def make(self, lowers: Sequence[str]) -> None:
         material.write(lowers[0], map(str, range(self.operations)), 0)
@@ -92,3 +98,16 @@ class List(Visit):
         seen = len(os.listdir(root))
         if seen != self.operations:
             raise Unfit(f"lists {seen:,} of {self.operations:,} names")
+
+
+class LongList(List):
+    """The same, as `ls -l` lists it: all names first, then a stat of each."""
+
+    def __init__(self, state: State, scale: float) -> None:
+        what = "list a directory of {:,} names and then stat each"
+        super().__init__(state, scale, "long-list", what)
+
+    def run(self, root: str) -> None:
+        super().run(root)
+        for number in range(self.operations):
+            os.stat(f"{root}/{number}")
