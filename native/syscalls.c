@@ -353,8 +353,9 @@ py_getdents64(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"fd", "count", NULL};
     int fd;
-    unsigned int count;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iI:getdents64", keywords, &fd, &count)) {
+    uint32_t count;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&:getdents64", keywords, &fd,
+                                     native_uint32_from, &count)) {
         return NULL;
     }
     char *buffer = PyMem_Malloc(count);

@@ -377,7 +377,7 @@ class Operations(pyfuse3.Operations):
 
         Whoever asks for each of many names meanwhile gets the rest with attributes.
         """
-        if len(listing.entries) <= _WIDE or not _native.adapts_session():
+        if len(listing.entries) <= _WIDE or listing.outdated or not _native.adapts_session():
             return False
         return 2 * len(directory.known) <= max(start, _WIDE)
 

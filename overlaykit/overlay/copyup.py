@@ -316,7 +316,7 @@ class FileCopy:
         """The file lies in the upper from now on."""
         node = self._node
         self._name = b""
-        node.has_upper = True
+        node.has_upper = node.has_origin = True
         if node.opened is not None:
             node.opened.swap(self._target)
             self._target = -1
@@ -331,6 +331,7 @@ class FileCopy:
             while others:
                 directory, other = others[0]
                 place = self._copyup.directory(directory)
+                self._copyup.mark_impure(place)
                 times = Times(place)
                 os.link(
                     name,

@@ -51,7 +51,8 @@ _MOST_PLACES: Final = 8192
 class OpenedLayer:
     """A directory to be merged: a descriptor of it (O_PATH will do; it is taken over) and its path, to be shown.
 
-    `submounts`: whether other mounts may lie on what is in it, as far as the descriptor shows them.
+    `submounts`: whether other mounts may lie on what is in it, as far as the descriptor shows them; made later, they
+    are changes of a layer, as any other.
     """
 
     fd: int

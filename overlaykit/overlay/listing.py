@@ -26,18 +26,20 @@ class Listing:
     """The names in a directory: `entries`, by rising `positions` (from 1).
 
     `readers`: how many began to read it and have not come to its end. It is kept as long as there are any: who gives up
-    says so by forgetting the directory.
+    says so by forgetting the directory. `outdated`: something has changed since, so each name takes a look.
     """
 
-    __slots__ = ("entries", "positions", "readers")
+    __slots__ = ("entries", "outdated", "positions", "readers")
 
     def __init__(self, entries: list[Entry]) -> None:
         self.entries = entries
         self.positions: Sequence[int] = range(1, len(entries) + 1)
         self.readers = 0
+        self.outdated = False
 
     def begin_anew(self, entries: list[Entry]) -> None:
         """Take `entries` over; known names keep their positions."""
+        self.outdated = False
         if [entry.name for entry in entries] == [entry.name for entry in self.entries]:
             self.entries = entries
             return

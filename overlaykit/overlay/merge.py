@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _NAME_MAX: Final = 255
 
 _TOLD_BY_A_LOOK: Final = (0, stat.S_IFCHR)
-"""The kinds in a layer's listing that may be whiteouts, or anything (0)."""
+"""The kinds in a layer's listing that may be a whiteout's device, or anything (0)."""
 
 
 class Found(NamedTuple):
@@ -200,6 +200,11 @@ class Merge:
         regular, aufs = stat.S_IFREG, marks_format.AUFS_WHITEOUT
         entry = functools.partial(tuple.__new__, Entry)  # in a third of the time
         for name, kind, inode in itertools.chain.from_iterable(place.scan()):
+            if kind in _TOLD_BY_A_LOOK:
+                st = _stat(place, name)
+                if st is None:
+                    continue
+                kind = 0 if marks_format.is_whiteout(st) else stat.S_IFMT(st.st_mode)
             if kind == regular:
                 if lower and name.startswith(aufs):
                     if name == marks_format.AUFS_OPAQUE:
@@ -209,11 +214,6 @@ class Merge:
                     place.proc_path(name), upper=not lower
                 ):
                     kind = 0
-            elif kind in _TOLD_BY_A_LOOK:
-                st = _stat(place, name)
-                if st is None:
-                    continue
-                kind = 0 if marks_format.is_whiteout(st) else stat.S_IFMT(st.st_mode)
             yield entry((name, kind, place, inode))
 
 

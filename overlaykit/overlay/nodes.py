@@ -76,10 +76,12 @@ class File:
     `key`, `lower_key`: the numbers of the real inodes it is found by (0: none).
     `has_upper`: its content lies in the upper: in the index under `index_name` if it has one, else under any of
     `links`, else behind the descriptor `orphan`.
+    `has_origin`: it came from a lower, whether that can be found by now or not.
     `link_count`: the union's count where it is not the real inode's own (indexed hard links), else None.
     """
 
     __slots__ = (
+        "has_origin",
         "has_upper",
         "index_name",
         "key",
@@ -105,6 +107,7 @@ class File:
         self.lower_dir: Place | None = None
         self.lower_name = b""
         self.has_upper = False
+        self.has_origin = False
         self.index_name: bytes | None = None
         self.link_count: int | None = None
         self.opened: OpenFile | None = None
@@ -118,11 +121,6 @@ class File:
         """Raises ValueError if it has no such name."""
         at = self.links.index((directory, name))
         self.links = self.links[:at] + self.links[at + 1 :]
-
-    @property
-    def has_origin(self) -> bool:
-        """Whether its upper came from a lower."""
-        return self.has_upper and self.number != self.key
 
 
 class Directory:

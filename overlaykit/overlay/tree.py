@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.owners import Owners
     from overlaykit.overlay.work import Work
+
+
+_FILES: Final = frozenset(
+    (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
+)
+_NOTHING_TOLD: Final = (0, frozenset[int]())
 
 
 def fail(number: int, name: bytes = b"") -> NoReturn:
@@ -149,15 +155,15 @@ class Tree:
         """
         known = directory.known
         by_key, by_number = self.table.by_key, self.table.by_number
-        bases: dict[Place, int] = {}
+        told: dict[Place, tuple[int, frozenset[int]]] = {}
         for name, kind, place, inode in entries:
             node: Node | None = known.get(name)
             number = 0
-            if node is None and kind != stat.S_IFDIR:
-                base = bases.get(place)
-                if base is None:
-                    base = bases[place] = self._base_listed(place)
-                if base >= 0 and inode < INODE_LIMIT:
+            if node is None:
+                if place not in told:
+                    told[place] = self._told_by_listing(place)
+                base, kinds = told[place]
+                if kind in kinds and inode < INODE_LIMIT:
                     number = base | inode
                     node = by_key.get(number)
             if node is not None:
@@ -165,15 +171,25 @@ class Tree:
             else:
                 yield 0 if number in by_number else number
 
-    def _base_listed(self, place: Place) -> int:
-        """`Numbering.base` of the files in a layer's directory; -1 where its listing does not tell the inodes they are
-        found by."""
-        device = place.stat().st_dev
-        if not place.layer.lists_inodes(device, place):
-            return -1
-        if place.layer.writable and self.marks.is_impure(place.proc_path()):
-            return -1
-        return self._numbering.base(device)
+    def _told_by_listing(self, place: Place) -> tuple[int, frozenset[int]]:
+        """`Numbering.base` in a layer's directory, and the kinds of files of which its listing tells the inodes that
+        they are found by. Never directories: that of a merged one is the inode of another layer."""
+        try:
+            device = place.stat().st_dev
+            base = self._numbering.base(device)
+            if base < 0 or not place.layer.lists_inodes(device, place):
+                return _NOTHING_TOLD
+            if place.layer.writable:
+                pure = not self.marks.is_impure(place.proc_path())
+                return (base, _FILES) if pure else _NOTHING_TOLD
+            if self._copyup is None:
+                return base, _FILES
+            if self._copyup.uuid(place, device) is None:
+                return _NOTHING_TOLD
+        except OSError:  # a look at each name will tell
+            return _NOTHING_TOLD
+        # Of others, two hard links are two files once one of them is copied up.
+        return base, frozenset(filter(self._copyup.is_indexed, _FILES))
 
     def _take_up_directory(self, directory: Directory, name: bytes, found: Found) -> Directory:
         node = Directory(directory, name, found.upper, found.lowers, found.redirect)
@@ -190,6 +206,7 @@ class Tree:
         origin = self.marks.origin(path)
         if origin is None:
             return key
+        node.has_origin = True
         if found.stat.st_nlink > 1 and self._index_entry(origin, found.stat) is not None:
             node.index_name = origin.index_name()
             node.link_count = self.marks.link_count(
@@ -211,7 +228,7 @@ class Tree:
         origin = self._copyup.origin(found.place, found.name, found.stat.st_dev)
         entry = None if origin is None else self._index_entry(origin, None)
         if origin is not None and entry is not None:
-            node.has_upper = True
+            node.has_upper = node.has_origin = True
             node.index_name = origin.index_name()
             node.key = self._numbering.key(entry.st_dev, entry.st_ino)
             node.link_count = self.marks.link_count(
@@ -364,9 +381,14 @@ class Tree:
         return self._copyup is not None
 
     def writable_directory(self, directory: Directory) -> Place:
-        """The directory's place in the upper, copied up if need be. Raises OSError: EROFS, ENOENT if it was removed."""
+        """The directory's place in the upper, copied up if need be, before something changes in it.
+
+        Raises OSError: EROFS, ENOENT if it was removed.
+        """
         if directory.orphaned:
             fail(errno.ENOENT)
+        if directory.listing is not None:
+            directory.listing.outdated = True
         return self.copyup.directory(directory)
 
     def copy_up(self, node: Node) -> None:

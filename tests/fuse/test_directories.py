@@ -41,6 +41,30 @@ def test_a_wide_listing_gives_the_kinds_and_numbers_that_stat_gives(stack: Stack
                 assert _wrongly_listed(mount.path(path)) == []
 
 
+def test_a_wide_listing_tells_what_became_of_names_since_it_began(stack: Stack) -> None:
+    stack.add({"d": Dir()})
+    names = [f"{number}" for number in range(600)]
+    with mounted(stack) as mount:
+        for name in names:
+            with open(mount.path(f"d/{name}"), "x"):
+                pass
+        mount.forget()
+        with os.scandir(mount.path("d")) as entries:
+            first = next(entries).name
+            for name in names:
+                os.unlink(mount.path(f"d/{name}"))
+            for name in names[::2]:
+                os.mkdir(mount.path(f"d/{name}"))
+            mount.forget()
+            later = [(entry.name, _kind(entry), entry.inode()) for entry in entries]
+        told = {name for name, kind, _ in later if kind == stat.S_IFREG}
+        assert len(told) < 256, "more than what had been read before"
+        for name, kind, inode in later:
+            if name != first and name not in told:
+                st = os.lstat(mount.path(f"d/{name}"))
+                assert (kind, inode) == (stat.S_IFMT(st.st_mode), st.st_ino)
+
+
 @as_root
 def test_a_wide_listing_gives_the_numbers_of_what_is_mounted_on_files_of_an_upper(
     stack: Stack,

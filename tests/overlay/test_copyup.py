@@ -388,6 +388,21 @@ def test_without_an_index_names_of_a_hard_link_that_are_not_known_stay_as_they_w
         assert view.read("b") == b"old"
 
 
+def test_without_an_index_no_listing_is_believed_where_hard_links_may_part(stack: Stack) -> None:
+    stack.add({"d/a": File(b"old"), "e/b": Link("d/a"), "e/c": Link("d/a"), "e/d": File()})
+    options = Options(index=False, userxattr=stack.unprivileged)
+    with stack.open(options=options, as_kernel=False, remount=False) as view:
+        assert set(view.numbers("e").values()) == {0}
+        for name in ("d/a", "e/b"):
+            view.node(name)
+        view.write("d/a", b"new")  # of which e/b is a name, too
+        view.forget_everything()
+        assert view.number("e/b") == view.number("d/a")
+        assert view.number("e/c") != view.number("d/a")
+        view.forget_everything()
+        assert set(view.numbers("e").values()) == {0}
+
+
 @pytest.mark.parametrize("mode", [0o000, 0o444])
 def test_a_file_that_nobody_may_write_is_copied_up_for_its_owner(stack: Stack, mode: int) -> None:
     stack.add({"f": File(b"x", mode=mode)})

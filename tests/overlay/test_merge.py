@@ -11,7 +11,7 @@ from overlaykit.overlay.filesystem import Options
 
 from ..crash.disks import image
 from ..posix.layers import write_layer
-from ..posix.table import Dir, File, Symlink, Whiteout
+from ..posix.table import Dir, Entry, File, Symlink, Whiteout
 from .deep import DEEP_PATH, make_deep
 from .inside import as_root
 from .stack import Stack
@@ -40,12 +40,18 @@ def test_a_layer_need_not_tell_kinds_in_its_listings(stack: Stack) -> None:
     with image(stack.directory, "mkfs.ext4", "-q", "-O", "^filetype", megabytes=16) as (_, disk):
         lower = os.path.join(disk, "lower")
         os.mkdir(lower)
-        content = {"f": File(), "d/g": File(), "s": Symlink("f"), "gone": Whiteout()}
+        marks = {stack.mark("opaque"): b"x"}
+        content: dict[str, Entry] = {"f": File(), "s": Symlink("f"), "gone": Whiteout()}
+        content |= {".wh.too": File(), "d/.wh.below": File()}
+        content |= {"marked": Dir(xattrs=marks)}
+        content |= {"marked/gone": File(xattrs={stack.mark("whiteout"): b""})}
         write_layer(content, lower, xattr_prefix=stack.prefix)
         stack.lowers.append(lower)
-        stack.add({"gone": File(), "kept": File()})
+        hidden = {"gone": File(), "too": File(), "d/below": File(), "marked/gone": File()}
+        stack.add(hidden | {"kept": File()})
         with stack.open(as_kernel=False) as view:
-            assert sorted(view.names()) == ["d", "f", "kept", "s"]
+            assert sorted(view.names()) == ["d", "f", "kept", "marked", "s"]
+            assert view.names("d") == view.names("marked") == []
 
 
 def test_a_merged_directory_looks_like_its_topmost_part(stack: Stack) -> None:
