@@ -60,6 +60,10 @@ class NotPermitted(Error):
     """mounting on {0} takes root or fusermount3: install the package fuse3, or use 'overlaykit run'"""
 
 
+class HelperRefused(Error):
+    """mounting on {0}: fusermount3 says above why not: choose a directory of your own, or use 'overlaykit run'"""
+
+
 class Busy(Error):
     """{0}: in use: end the programs that have files open or their working directory in it ('fuser -vm {0}')"""
 

@@ -88,7 +88,12 @@ def _mount(spec: MountSpec, operations: Operations) -> tuple[int, Handshake | No
             raise
         options = {f"fsname={spec.source}", "subtype=overlaykit", "default_permissions"}
         mount.require_helper(spec.target)
-        pyfuse3.init(operations, spec.target, options | ({"ro"} if spec.upper is None else set()))
+        if spec.upper is None:
+            options.add("ro")
+        try:
+            pyfuse3.init(operations, spec.target, options)
+        except RuntimeError as error:
+            raise mount.HelperRefused(spec.target) from error
         return -1, None
     handshake = Handshake(device)
     pyfuse3.init(operations, f"/dev/fd/{handshake.fd}", set())

@@ -156,13 +156,16 @@ class Tree:
         known = directory.known
         by_key, by_number = self.table.by_key, self.table.by_number
         told: dict[Place, tuple[int, frozenset[int]]] = {}
+        last: Place | None = None
+        base, kinds = _NOTHING_TOLD
         for name, kind, place, inode in entries:
             node: Node | None = known.get(name)
             number = 0
             if node is None:
-                if place not in told:
-                    told[place] = self._told_by_listing(place)
-                base, kinds = told[place]
+                if place is not last:
+                    if place not in told:
+                        told[place] = self._told_by_listing(place)
+                    last, (base, kinds) = place, told[place]
                 if kind in kinds and inode < INODE_LIMIT:
                     number = base | inode
                     node = by_key.get(number)

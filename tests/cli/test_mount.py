@@ -235,6 +235,20 @@ def test_a_mountpoint_that_is_missing_not_empty_or_taken_is_told(someone: Someon
         )
 
 
+@only_as("ordinary user")
+def test_a_mountpoint_that_fusermount3_refuses_is_told(someone: Someone) -> None:
+    here = place(someone)
+    os.chmod(here.target, 0o555)
+    done = someone.overlaykit("mount", "-o", f"lowerdir={here.lower}", here.target)
+    assert done.returncode == 125
+    of_helper, ours = done.stderr.splitlines()
+    assert of_helper.startswith("fusermount3: ")
+    assert ours == (
+        f"overlaykit: mounting on {here.target}: fusermount3 says above why not: "
+        "choose a directory of your own, or use 'overlaykit run'"
+    )
+
+
 def test_an_upper_of_a_running_mount_is_refused(someone: Someone) -> None:
     here = place(someone)
     second = someone.directory("second")
