@@ -61,7 +61,7 @@ def read(
         if name in reasons:
             raise SystemMissing(name, reasons[name])
         if name not in names:
-            raise SystemUnknown(name, ", ".join((*names, *reasons)))
+            raise SystemUnknown(name, ", ".join(sorted((*names, *reasons))))
     systems = [system for system in known if not chosen or system.name in chosen]
     commands: list[System] = [command(text) for text in named if "=" in text]
     for added in (*commands, *map(directory, targets)):

@@ -73,7 +73,7 @@ def test_the_quick_choice_names_workloads_that_are_there() -> None:
         (
             ["--system", "nonsense"],
             (
-                "--system nonsense: not one of plain, kernel, overlaykit, fuse-overlayfs, unionfs-fuse, mergerfs:"
+                "--system nonsense: not one of fuse-overlayfs, kernel, mergerfs, overlaykit, plain, unionfs-fuse:"
                 " give one of them, or NAME='COMMAND'"
             ),
         ),

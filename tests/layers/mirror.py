@@ -16,6 +16,7 @@ class Mirror:
         self._root = os.path.join(directory, "debian")
         self._build = os.path.join(directory, "build")
         self._etc = os.path.join(directory, "etc")
+        self._covered: list[str] = []
         os.makedirs(os.path.join(self._root, "pool"))
         self._stanzas: list[str] = []
 
@@ -78,6 +79,14 @@ class Mirror:
             file.write(
                 f"Types: deb\nURIs: file:{self._root}\nSuites: stable\nComponents: main\nTrusted: {trusted}\n"
             )
-        _native.mount(self._etc, "/etc/apt/sources.list.d", None, _native.MS_BIND)
+        covers = {"/etc/apt/sources.list.d": self._etc}
         if os.path.exists("/etc/apt/sources.list"):  # what debootstrap writes
-            _native.mount(os.devnull, "/etc/apt/sources.list", None, _native.MS_BIND)
+            covers["/etc/apt/sources.list"] = os.devnull
+        for path, cover in covers.items():
+            _native.mount(cover, path, None, _native.MS_BIND)
+            self._covered.append(path)
+
+    def leave(self) -> None:
+        """End its use, where the mount namespace goes on."""
+        while self._covered:
+            _native.umount2(self._covered.pop(), 0)
