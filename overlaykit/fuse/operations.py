@@ -116,6 +116,7 @@ class Operations(pyfuse3.Operations):
         self.started = trio.Event()
         self._volatile = options.volatile
         self._copying: dict[int, trio.Event] = {}
+        # An entry of a listing whose node the kernel is to ask for itself; number 0: of an inode that is not known.
         self._entry_without_node = pyfuse3.EntryAttributes()
         self._entry_without_node.generation = _native.NAME_ONLY
 
@@ -350,6 +351,7 @@ class Operations(pyfuse3.Operations):
         first = listing.index_after(start_id - len(dots))
         if first == len(listing.entries) and start_id >= len(dots):
             filesystem.end_listing(directory, listing)
+        name_only = self._entry_without_node  # the same for each: there are many
         numbers: Iterable[int] = itertools.repeat(0)
         if self._are_names_enough(directory, listing, start_id):
             numbers = filesystem.numbers(directory, listing.entries_from(first))
@@ -358,7 +360,9 @@ class Operations(pyfuse3.Operations):
         ):
             node: Node | None = None
             if number:
-                answer = self._name_only(entry, number)
+                answer = name_only
+                answer.st_ino = number
+                answer.st_mode = entry.kind
             else:
                 found = self._look_up_entry(directory, entry)
                 if found is None:
@@ -391,17 +395,10 @@ class Operations(pyfuse3.Operations):
         except Exception as error:  # the name is there; whoever looks it up is told why
             if not isinstance(error, OSError):
                 log.exception("an entry of a listing failed")
-            return None, self._name_only(entry, 0)
-
-    def _name_only(self, entry: Entry, number: int) -> EntryAttributes:
-        """An entry of a listing whose node the kernel is to ask for itself. `number`: of its inode, 0 if not known.
-
-        The same object each time.
-        """
-        answer = self._entry_without_node
-        answer.st_ino = number
-        answer.st_mode = entry.kind
-        return answer
+            answer = self._entry_without_node
+            answer.st_ino = 0
+            answer.st_mode = entry.kind
+            return None, answer
 
     @_request
     async def releasedir(self, fh: FileHandleT) -> None:
