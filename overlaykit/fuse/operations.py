@@ -358,18 +358,19 @@ class Operations(pyfuse3.Operations):
         for entry, place, number in zip(
             listing.entries_from(first), listing.positions_from(first), numbers, strict=False
         ):
+            name, kind, _, _ = entry
             node: Node | None = None
             if number:
                 answer = name_only
                 answer.st_ino = number
-                answer.st_mode = entry.kind
+                answer.st_mode = kind
             else:
                 found = self._look_up_entry(directory, entry)
                 if found is None:
                     continue
                 node, answer = found
             position = place + len(dots)
-            if not pyfuse3.readdir_reply(token, entry.name, answer, position):
+            if not pyfuse3.readdir_reply(token, name, answer, position):
                 if node is not None:
                     filesystem.settle(node)
                 return
@@ -397,7 +398,7 @@ class Operations(pyfuse3.Operations):
                 log.exception("an entry of a listing failed")
             answer = self._entry_without_node
             answer.st_ino = 0
-            answer.st_mode = entry.kind
+            answer.st_mode = entry[1]
             return None, answer
 
     @_request

@@ -377,13 +377,14 @@ class Filesystem:
     def look_up_entry(self, directory: Directory, entry: Entry) -> tuple[Node, Attributes] | None:
         """The node of an entry of a listing and its attributes; None if it has gone since."""
         tree = self.tree
-        node = directory.known.get(entry.name)
+        name = entry[0]
+        node = directory.known.get(name)
         if node is not None:
             return node, tree.attributes(node)
         if directory.orphaned:  # what it held has gone, and its lowers with it
             return None
         found = tree.merge.find_below(directory, entry)
-        return None if found is None else tree.take_up_with_attributes(directory, entry.name, found)
+        return None if found is None else tree.take_up_with_attributes(directory, name, found)
 
     def numbers(self, directory: Directory, entries: Iterable[Entry]) -> Iterator[int]:
         """For each entry of a listing the number that its node has or would get; 0 if only `look_up_entry` tells."""

@@ -40,14 +40,14 @@ class Listing:
     def begin_anew(self, entries: list[Entry]) -> None:
         """Take `entries` over; known names keep their positions."""
         self.outdated = False
-        if [entry.name for entry in entries] == [entry.name for entry in self.entries]:
+        if [entry[0] for entry in entries] == [entry[0] for entry in self.entries]:
             self.entries = entries
             return
-        known = dict(zip((entry.name for entry in self.entries), self.positions, strict=True))
+        known = dict(zip((entry[0] for entry in self.entries), self.positions, strict=True))
         free = self.positions[-1] + 1 if self.positions else 1
         placed = []
         for entry in entries:
-            position = known.get(entry.name)
+            position = known.get(entry[0])
             if position is None:
                 position = free
                 free += 1

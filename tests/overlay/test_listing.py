@@ -6,7 +6,6 @@ import os
 import stat
 
 from overlaykit.overlay.listing import Listings
-from overlaykit.overlay.merge import Entry
 from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.nodes import File as FileNode
 
@@ -19,16 +18,16 @@ def test_a_name_keeps_its_position_and_new_ones_come_last(stack: Stack) -> None:
     with stack.open() as view:
         filesystem, root = view.filesystem, view.filesystem.root
         listing = filesystem.listing(root, anew=True)
-        places = dict(zip((e.name for e in listing.entries), listing.positions, strict=True))
+        places = dict(zip((entry[0] for entry in listing.entries), listing.positions, strict=True))
         view.unlink("c")
         view.create("new")
         again = filesystem.listing(root, anew=True)
-        assert [entry.name for entry in again.entries][-1] == b"new"
+        assert [entry[0] for entry in again.entries][-1] == b"new"
         assert list(again.positions) == sorted(again.positions)
         for entry, position in zip(again.entries[:-1], again.positions, strict=False):
-            assert places[entry.name] == position
+            assert places[entry[0]] == position
         third = again.positions[2]
-        assert again.entries[again.index_after(third)].name not in list(places)[:3]
+        assert again.entries[again.index_after(third)][0] not in list(places)[:3]
 
 
 def test_an_entry_that_became_something_else_is_what_it_is_now(stack: Stack) -> None:
@@ -38,7 +37,7 @@ def test_an_entry_that_became_something_else_is_what_it_is_now(stack: Stack) -> 
         view.mkdir("b")
         view.create("c")
         filesystem, root = view.filesystem, view.filesystem.root
-        entries = {entry.name: entry for entry in filesystem.listing(root, anew=True).entries}
+        entries = {entry[0]: entry for entry in filesystem.listing(root, anew=True).entries}
         view.unlink("a")
         view.mkdir("a")
         view.create("a/below")
@@ -58,7 +57,7 @@ def test_an_entry_that_became_something_else_is_what_it_is_now(stack: Stack) -> 
 
 def test_who_removes_while_reading_meets_every_name_whoever_else_reads_much(stack: Stack) -> None:
     stack.add({f"a/{number}": File() for number in range(1000)})
-    large = [Entry(b"%d" % number, stat.S_IFREG, None, 0) for number in range(40_000)]
+    large = [(b"%d" % number, stat.S_IFREG, None, 0) for number in range(40_000)]
     with stack.open(as_kernel=False) as view:
         directory, other = view.directory("a"), view.filesystem.root
         listings = Listings(lambda one: large if one is other else view.filesystem._entries(one))
@@ -66,7 +65,7 @@ def test_who_removes_while_reading_meets_every_name_whoever_else_reads_much(stac
         position = 0
         listing = listings.get(directory, anew=True)
         while (index := listing.index_after(position)) < len(listing.entries):
-            met.append(listing.entries[index].name)
+            met.append(listing.entries[index][0])
             position = listing.positions[index]
             view.unlink(f"a/{os.fsdecode(met[-1])}")
             if len(met) % 100 == 0:

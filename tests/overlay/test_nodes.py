@@ -99,7 +99,7 @@ def test_listing_gives_the_numbers_that_stat_gives(stack: Stack) -> None:
             found = view.filesystem.look_up_entry(directory, entry)
             assert found is not None
             node, attributes = found
-            assert node is view.node("d/" + os.fsdecode(entry.name))
+            assert node is view.node("d/" + os.fsdecode(entry[0]))
             assert attributes == view.filesystem.attributes(node)
 
 

@@ -73,11 +73,11 @@ class View:
         numbers = list(self.filesystem.numbers(directory, entries))
         for entry, number in zip(entries, numbers, strict=True):
             if number:
-                node = self.filesystem.lookup(directory, entry.name)
+                node = self.filesystem.lookup(directory, entry[0])
                 assert node is not None
-                assert (node.number, node.kind) == (number, entry.kind), entry.name
+                assert (node.number, node.kind) == (number, entry[1]), entry[0]
                 self.filesystem.settle(node)
-        return [os.fsdecode(entry.name) for entry in entries]
+        return [os.fsdecode(entry[0]) for entry in entries]
 
     def numbers(self, path: str = "") -> dict[str, int]:
         """What the listing alone tells."""
@@ -85,7 +85,7 @@ class View:
         entries = self.filesystem.listing(directory, anew=True).entries
         numbers = self.filesystem.numbers(directory, entries)
         return {
-            os.fsdecode(entry.name): number for entry, number in zip(entries, numbers, strict=True)
+            os.fsdecode(entry[0]): number for entry, number in zip(entries, numbers, strict=True)
         }
 
     def stat(self, path: str) -> Attributes:
