@@ -83,7 +83,7 @@ def open_filesystem(spec: MountSpec) -> Filesystem:
         if spec.upper is not None:
             assert spec.work is not None
             upper = OpenedLayer(
-                _open_writable(spec.upper), spec.upper, submounts=_has_mounts_below(spec.upper)
+                _open_writable(spec.upper), spec.upper, mounted_in=_mounted_in(spec.upper)
             )
             undo.callback(os.close, upper.fd)
             work = OpenedLayer(_open_writable(spec.work), spec.work)
@@ -132,7 +132,9 @@ def _ids(spec: MountSpec, kind: str, given: IdSpec) -> Ids:
 def _open_lower(spec: MountSpec, layer: LayerSpec) -> OpenedLayer:
     try:
         if layer.recursive:
-            return OpenedLayer(_open_tree(spec, layer), layer.path)
+            return OpenedLayer(
+                _open_tree(spec, layer), layer.path, mounted_in=_mounted_in(layer.path)
+            )
         try:
             fd = _native.open_tree(_native.AT_FDCWD, layer.path, _CLONE)
         except OSError as error:
@@ -144,12 +146,12 @@ def _open_lower(spec: MountSpec, layer: LayerSpec) -> OpenedLayer:
             return OpenedLayer(
                 os.open(layer.path, _DIRECTORY),
                 layer.path,
-                submounts=_has_mounts_below(layer.path),
+                mounted_in=_mounted_in(layer.path),
             )
         if not stat.S_ISDIR(os.fstat(fd).st_mode):
             os.close(fd)
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), layer.path)
-        return OpenedLayer(_read_only(fd, recursive=False), layer.path, submounts=False)
+        return OpenedLayer(_read_only(fd, recursive=False), layer.path, mounted_in=frozenset())
     except OSError as error:
         raise LayerUnusable(layer.path, error.strerror) from error
 
@@ -250,9 +252,14 @@ def _is_masked(path: str, masks: Iterable[str]) -> bool:
     return any(real == mask or mountinfo.below(real, mask) for mask in masks)
 
 
-def _has_mounts_below(path: str) -> bool:
+def _mounted_in(path: str) -> frozenset[bytes]:
+    """In which directories below `path` there are mounts on something, by their names alone: some may not answer."""
     real = os.path.realpath(path)
-    return any(mountinfo.below(mount.mountpoint, real) for mount in mountinfo.current())
+    mountpoints = (mount.mountpoint for mount in mountinfo.current())
+    directories = {os.path.dirname(one) for one in mountpoints if mountinfo.below(one, real)}
+    return frozenset(
+        b"" if one == real else os.fsencode(os.path.relpath(one, real)) for one in directories
+    )
 
 
 def _contains(directory: str, path: str) -> bool:

@@ -51,13 +51,13 @@ _MOST_PLACES: Final = 8192
 class OpenedLayer:
     """A directory to be merged: a descriptor of it (O_PATH will do; it is taken over) and its path, to be shown.
 
-    `submounts`: whether other mounts may lie on what is in it, as far as the descriptor shows them; made later, they
-    are changes of a layer, as any other.
+    `mounted_in`: the directories, as paths from its root, in which other mounts lie on something, as far as the
+    descriptor shows them; None if that is not known. Mounts made later are changes of a layer, as any other.
     """
 
     fd: int
     path: str
-    submounts: bool = True
+    mounted_in: frozenset[bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ class Filesystem:
                 path=layer.path,
                 writable=layer is upper,
                 descriptors=descriptors,
-                submounts=layer.submounts,
+                mounted_in=layer.mounted_in,
             )
             for index, layer in enumerate(opened)
         ]

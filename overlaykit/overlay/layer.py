@@ -80,7 +80,7 @@ class Descriptors:
 class Layer:
     """One directory of the stack: `index` 0 is the top; an upper is `writable`. Owns the descriptor `root`.
 
-    `submounts`: whether other mounts may lie on its files and directories.
+    `mounted_in`: the directories in which other mounts lie on something, as paths from its root; None: any may be.
     `override`: the attribute that holds its files' owners and modes (see `overrides`), or None.
     """
 
@@ -89,10 +89,10 @@ class Layer:
         "_uuids",
         "descriptors",
         "index",
+        "mounted_in",
         "override",
         "path",
         "root",
-        "submounts",
         "writable",
     )
 
@@ -104,13 +104,13 @@ class Layer:
         path: str,
         writable: bool,
         descriptors: Descriptors,
-        submounts: bool = True,
+        mounted_in: frozenset[bytes] | None = None,
     ) -> None:
         self.index = index
         self.path = path
         self.writable = writable
         self.descriptors = descriptors
-        self.submounts = submounts
+        self.mounted_in = mounted_in
         self.root = Place(self, None, b"", fd)
         self.override: bytes | None = None
         self._uuids: dict[int, bytes] = {}
@@ -125,8 +125,9 @@ class Layer:
 
     def lists_inodes(self, device: int, place: Place) -> bool:
         """Whether the listing of `place` tells the inode numbers of its files; it lies on the file system `device`."""
-        if self.submounts:  # the number listed is that of what lies below
-            return False
+        covered = self.mounted_in
+        if covered is None or (covered and b"/".join(place.components()) in covered):
+            return False  # listed is what the mount lies on
         found = self._listing_inodes.get(device)
         if found is None:
             found = self._listing_inodes[device] = _native.fstatfs(place.fd()) in _LISTING_INODES

@@ -18,6 +18,7 @@ from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix import syscalls
 from ..posix.table import Dir, File
+from .listed import wrongly_listed
 from .mounted import spec_of
 
 
@@ -82,6 +83,21 @@ def test_a_layer_with_the_mounts_below_it_shows_them_but_for_what_is_masked(stac
     assert os.listdir(os.path.join(lower, "proc")) == ["secret"]
     for name in ("proc", "home"):
         syscalls.umount2(os.fsencode(os.path.join(lower, name)))
+
+
+def test_a_wide_listing_tells_the_numbers_of_what_is_mounted_below_a_layer(stack: Stack) -> None:
+    wide = ("etc", ".etc", "home")
+    lower = stack.add({f"{name}/{number}": File() for name in wide for number in range(300)})
+    covers = [("etc/7", "etc/8"), (".etc/7", "etc/8"), ("home", "etc")]
+    for covered, cover in covers:
+        source, target = (os.fsencode(os.path.join(lower, one)) for one in (cover, covered))
+        syscalls.mount(source, target, None, syscalls.MS_BIND)
+    layer = LayerSpec(path=lower, recursive=True)
+    with handed_over(_spec(stack, layers=(layer,))) as (_, root):
+        for name in wide:
+            assert wrongly_listed(f"{root}/{name}") == []
+    for covered, _ in reversed(covers):
+        syscalls.umount2(os.fsencode(os.path.join(lower, covered)))
 
 
 def test_without_the_mounts_below_it_a_layer_shows_what_they_cover(stack: Stack) -> None:

@@ -12,6 +12,7 @@ from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix import syscalls
 from ..posix.table import Dir, Entry, Fifo, File, Link, Symlink
+from .listed import kind_listed, wrongly_listed
 from .mounted import mounted
 
 NAMES = 100_000
@@ -22,7 +23,7 @@ def test_a_wide_listing_gives_the_kinds_and_numbers_that_stat_gives(stack: Stack
     stack.add({f"f{number}": kinds[number % 5] for number in range(600)} | {"d/f": File()})
     stack.add({f"g{number}": kinds[number % 4] for number in range(600)})
     with mounted(stack) as mount:
-        assert _wrongly_listed(mount.target) == []
+        assert wrongly_listed(mount.target) == []
         os.mkdir(mount.path("new"))
         for number in range(0, 100, 5):
             with open(mount.path(f"f{number}"), "ab") as file:
@@ -34,11 +35,11 @@ def test_a_wide_listing_gives_the_kinds_and_numbers_that_stat_gives(stack: Stack
                 pass
             os.symlink("x", mount.path(f"d/{number}"))
         for path in ("", "new", "d"):
-            assert _wrongly_listed(mount.path(path)) == []
+            assert wrongly_listed(mount.path(path)) == []
     for _ in range(2):
         with mounted(stack) as mount:
             for path in ("", "new", "d"):
-                assert _wrongly_listed(mount.path(path)) == []
+                assert wrongly_listed(mount.path(path)) == []
 
 
 def test_a_wide_listing_tells_what_became_of_names_since_it_began(stack: Stack) -> None:
@@ -56,7 +57,7 @@ def test_a_wide_listing_tells_what_became_of_names_since_it_began(stack: Stack) 
             for name in names[::2]:
                 os.mkdir(mount.path(f"d/{name}"))
             mount.forget()
-            later = [(entry.name, _kind(entry), entry.inode()) for entry in entries]
+            later = [(entry.name, kind_listed(entry), entry.inode()) for entry in entries]
         told = {name for name, kind, _ in later if kind == stat.S_IFREG}
         assert len(told) < 256, "more than what had been read before"
         for name, kind, inode in later:
@@ -77,30 +78,8 @@ def test_a_wide_listing_gives_the_numbers_of_what_is_mounted_on_files_of_an_uppe
     covered = os.fsencode(os.path.join(stack.upper, "7"))
     syscalls.mount(os.fsencode(os.path.join(stack.upper, "8")), covered, None, syscalls.MS_BIND)
     with mounted(stack) as mount:
-        assert _wrongly_listed(mount.target) == []
+        assert wrongly_listed(mount.target) == []
     syscalls.umount2(covered)
-
-
-def _wrongly_listed(path: str) -> list[str]:
-    """The names of which a listing does not tell what stat tells of each, when all of it was read."""
-    with os.scandir(path) as entries:
-        listed = {entry.name: (entry.inode(), _kind(entry)) for entry in entries}
-    assert len(listed) > 256, "not wide enough"
-    told = {name: os.lstat(os.path.join(path, name)) for name in listed}
-    return [
-        name
-        for name, shown in listed.items()
-        if shown != (told[name].st_ino, stat.S_IFMT(told[name].st_mode))
-    ]
-
-
-def _kind(entry: os.DirEntry[str]) -> int:
-    """The S_IFMT bits, as far as the listing tells them apart."""
-    if entry.is_symlink():
-        return stat.S_IFLNK
-    if entry.is_dir(follow_symlinks=False):
-        return stat.S_IFDIR
-    return stat.S_IFREG if entry.is_file(follow_symlinks=False) else stat.S_IFIFO
 
 
 @as_root

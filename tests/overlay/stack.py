@@ -128,7 +128,7 @@ class Stack:
 
 
 def _opened(path: str) -> OpenedLayer:
-    return OpenedLayer(os.open(path, os.O_PATH | os.O_DIRECTORY), path, submounts=False)
+    return OpenedLayer(os.open(path, os.O_PATH | os.O_DIRECTORY), path, mounted_in=frozenset())
 
 
 def _numbers(view: View, seen: dict[str, Seen]) -> dict[str, int]:

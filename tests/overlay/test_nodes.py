@@ -136,10 +136,12 @@ def test_a_listing_is_not_believed_where_mounts_may_lie_on_files(stack: Stack) -
     lower = stack.add({"f": content.File(), "g": content.File()})
     covered = os.fsencode(os.path.join(lower, "f"))
     syscalls.mount(os.fsencode(os.path.join(lower, "g")), covered, None, syscalls.MS_BIND)
-    fd = os.open(lower, os.O_PATH | os.O_DIRECTORY)
-    with Filesystem([OpenedLayer(fd, lower)]) as filesystem:
-        entries = filesystem.listing(filesystem.root, anew=True).entries
-        assert list(filesystem.numbers(filesystem.root, entries)) == [0, 0]
+    for mounted_in, believed in ((None, False), ({b""}, False), ({b"d"}, True)):
+        fd = os.open(lower, os.O_PATH | os.O_DIRECTORY)
+        told = None if mounted_in is None else frozenset(mounted_in)
+        with Filesystem([OpenedLayer(fd, lower, told)]) as filesystem:
+            entries = filesystem.listing(filesystem.root, anew=True).entries
+            assert all(filesystem.numbers(filesystem.root, entries)) is believed
     syscalls.umount2(covered)
 
 
