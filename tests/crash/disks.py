@@ -67,9 +67,9 @@ class Filled:
 
 
 @contextlib.contextmanager
-def memory(path: str) -> Iterator[Memory]:
+def memory(path: str, options: bytes = b"") -> Iterator[Memory]:
     os.mkdir(path)
-    syscalls.mount(b"none", os.fsencode(path), b"tmpfs", 0)
+    syscalls.mount(b"none", os.fsencode(path), b"tmpfs", 0, options)
     try:
         yield Memory(os.fsencode(path))
     finally:
@@ -125,3 +125,12 @@ def _resize(file: str, size: int) -> None:
 def put_upper_on(stack: Stack, path: str) -> None:
     """Let the stack's upper and work directory, which are not made yet, lie below `path`."""
     stack.upper, stack.work = os.path.join(path, "upper"), os.path.join(path, "work")
+
+
+@contextlib.contextmanager
+def upper_on_a_small_disk(stack: Stack) -> Iterator[None]:
+    """Let the stack's upper and work directory, which are not made yet, have one MiB together."""
+    path = os.path.join(stack.directory, "disk")
+    with memory(path, b"size=1m"):
+        put_upper_on(stack, path)
+        yield

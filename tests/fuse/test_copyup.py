@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from ..crash.disks import upper_on_a_small_disk
 from ..overlay.stack import Stack
 from ..overlay.view import refused
-from ..posix import syscalls
 from ..posix.table import File
 from .inotify import names_until_now, next_name, watched
 from .mounted import mounted
@@ -145,11 +145,7 @@ def test_a_reader_sees_the_copy_that_was_made_while_it_read(stack: Stack) -> Non
 
 def test_a_full_disk_leaves_the_old_file_and_says_so(stack: Stack) -> None:
     lower = stack.add({"d/f": File(b"x" * (2 << 20)), "d/small": File(b"s")})
-    disk = os.path.join(stack.directory, "disk")
-    os.mkdir(disk)
-    syscalls.mount(b"disk", os.fsencode(disk), b"tmpfs", 0, b"size=1m")
-    stack.upper, stack.work = os.path.join(disk, "upper"), os.path.join(disk, "work")
-    with mounted(stack) as mount:
+    with upper_on_a_small_disk(stack), mounted(stack) as mount:
         with refused(errno.ENOSPC):
             os.open(mount.path("d/f"), os.O_WRONLY)
         with open(mount.path("d/f"), "rb") as file:
@@ -160,16 +156,11 @@ def test_a_full_disk_leaves_the_old_file_and_says_so(stack: Stack) -> None:
             file.write(b"t")
     with open(os.path.join(lower, "d/f"), "rb") as file:
         assert file.read() == b"x" * (2 << 20)
-    syscalls.umount2(os.fsencode(disk))
 
 
 def test_a_disk_that_fills_up_under_a_writer_is_told_to_it(stack: Stack) -> None:
     stack.add({})
-    disk = os.path.join(stack.directory, "disk")
-    os.mkdir(disk)
-    syscalls.mount(b"disk", os.fsencode(disk), b"tmpfs", 0, b"size=1m")
-    stack.upper, stack.work = os.path.join(disk, "upper"), os.path.join(disk, "work")
-    with mounted(stack) as mount:
+    with upper_on_a_small_disk(stack), mounted(stack) as mount:
         fd = os.open(mount.path("f"), os.O_WRONLY | os.O_CREAT)
         with refused(errno.ENOSPC):
             os.write(fd, b"x" * (4 << 20))
@@ -179,4 +170,3 @@ def test_a_disk_that_fills_up_under_a_writer_is_told_to_it(stack: Stack) -> None
         mount.await_held(open_files=0)
         with open(mount.path("g"), "wb") as file:
             file.write(b"room again")
-    syscalls.umount2(os.fsencode(disk))

@@ -11,6 +11,7 @@ import struct
 
 import pytest
 
+from ..crash.disks import upper_on_a_small_disk
 from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix.acts import opened
@@ -19,9 +20,7 @@ from ..posix.syscalls import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
     fallocate,
-    umount2,
 )
-from ..posix.syscalls import mount as mount_memory
 from ..posix.table import Fifo, File
 from .mounted import mounted
 
@@ -103,17 +102,12 @@ def test_a_new_mode_copies_a_file_with_its_data(stack: Stack) -> None:
 
 def test_emptying_a_file_by_opening_it_wants_room_for_its_data(stack: Stack) -> None:
     stack.add({"f": File(b"x" * (2 << 20))})
-    disk = os.path.join(stack.directory, "disk")
-    os.mkdir(disk)
-    mount_memory(b"disk", os.fsencode(disk), b"tmpfs", 0, b"size=1m")
-    stack.upper, stack.work = os.path.join(disk, "upper"), os.path.join(disk, "work")
-    with mounted(stack) as mount:
+    with upper_on_a_small_disk(stack), mounted(stack) as mount:
         with refused(errno.ENOSPC):
             os.open(mount.path("f"), os.O_WRONLY | os.O_TRUNC)
         assert os.stat(mount.path("f")).st_size == 2 << 20
         os.truncate(mount.path("f"), 0)
         assert os.stat(mount.path("f")).st_size == 0
-    umount2(os.fsencode(disk))
 
 
 def test_reading_a_file_leaves_its_access_time(stack: Stack) -> None:

@@ -14,7 +14,7 @@ from overlaykit import _native
 from overlaykit.overlay.attributes import Changes
 from overlaykit.overlay.filesystem import Options
 
-from ..crash.disks import image, mounted_image
+from ..crash.disks import image, memory, mounted_image, upper_on_a_small_disk
 from ..posix import syscalls
 from ..posix.table import Dir, Fifo, File, Link, Symlink
 from .inside import as_root
@@ -217,11 +217,10 @@ def test_a_copy_that_is_given_up_leaves_nothing(stack: Stack) -> None:
 
 def test_a_full_disk_leaves_the_old_file_whole_and_no_stray_one(stack: Stack) -> None:
     lower = stack.add({"d/large": File(b"x" * (2 << 20)), "d/small": File(b"s")})
-    disk = os.path.join(stack.directory, "disk")
-    os.mkdir(disk)
-    syscalls.mount(b"disk", os.fsencode(disk), b"tmpfs", 0, b"size=1m")
-    stack.upper, stack.work = os.path.join(disk, "upper"), os.path.join(disk, "work")
-    with stack.open(remount=False, as_kernel=False) as view:  # a tmpfs numbers anew
+    with (
+        upper_on_a_small_disk(stack),
+        stack.open(remount=False, as_kernel=False) as view,
+    ):  # a tmpfs numbers anew
         with refused(errno.ENOSPC):
             view.write("d/large", b"y")
         assert view.read("d/large") == b"x" * (2 << 20)
@@ -231,7 +230,6 @@ def test_a_full_disk_leaves_the_old_file_whole_and_no_stray_one(stack: Stack) ->
         assert view.read("d/small") == b"t"
     with open(os.path.join(lower, "d/large"), "rb") as file:
         assert file.read() == b"x" * (2 << 20)
-    syscalls.umount2(os.fsencode(disk))
 
 
 # Hard links: copied up into the index, of which each name is a link.
@@ -326,25 +324,21 @@ def test_a_hard_link_whose_count_a_crash_left_relative_to_its_lower_is_counted_r
 def test_the_count_of_a_hard_link_is_not_taken_from_a_file_of_another_disk(stack: Stack) -> None:
     """It was moved to where another lower has a file with the same inode number."""
     stack.lowers = [os.path.join(stack.directory, name) for name in ("one", "other")]
-    for lower in stack.lowers:
-        os.mkdir(lower)
-        syscalls.mount(b"none", os.fsencode(lower), b"tmpfs", 0)
     one, other = (os.path.join(lower, "a") for lower in stack.lowers)
-    for path in (one, other):
-        with open(path, "wb") as file:
-            file.write(b"old")
-    os.link(one, os.path.join(stack.lowers[0], "b"))
-    os.rename(other, os.path.join(stack.lowers[1], "g"))
-    assert os.stat(one).st_ino == os.stat(os.path.join(stack.lowers[1], "g")).st_ino
-    with stack.bare() as view:
-        view.write("a", b"new")
-        view.rename("a", "g")
-    os.setxattr(os.path.join(stack.upper, "g"), stack.mark("nlink"), b"L+0")
-    with stack.bare() as view:
-        view.unlink("g")
-        assert view.read("b") == b"new"
-    for lower in stack.lowers:
-        syscalls.umount2(os.fsencode(lower))
+    with memory(stack.lowers[0]), memory(stack.lowers[1]):
+        for path in (one, other):
+            with open(path, "wb") as file:
+                file.write(b"old")
+        os.link(one, os.path.join(stack.lowers[0], "b"))
+        os.rename(other, os.path.join(stack.lowers[1], "g"))
+        assert os.stat(one).st_ino == os.stat(os.path.join(stack.lowers[1], "g")).st_ino
+        with stack.bare() as view:
+            view.write("a", b"new")
+            view.rename("a", "g")
+        os.setxattr(os.path.join(stack.upper, "g"), stack.mark("nlink"), b"L+0")
+        with stack.bare() as view:
+            view.unlink("g")
+            assert view.read("b") == b"new"
 
 
 @as_root
