@@ -164,8 +164,8 @@ class View:
                 stack.callback(os.close, user)
             self.processes = namespace.launch(spec, root=self._daemon.mount, user_namespace=user)
         self._undo.enter_context(self.processes)
-        self._daemon.close_mount()
         self._publish(tuple(argv))
+        self._daemon.close_mount()  # and not before: a short command may have ended, then all of it goes
         return self.processes
 
     def wait(self) -> int:

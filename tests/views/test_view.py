@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 import pytest
 
@@ -10,6 +11,7 @@ from overlaykit.errors import Error
 from overlaykit.layers import Store
 from overlaykit.namespace import Bind, CommandNotFound
 from overlaykit.views import Registry, View
+from overlaykit.views.registry import About, Entry
 
 from .someone import Someone
 
@@ -53,6 +55,30 @@ def test_closing_again_does_nothing(someone: Someone) -> None:
 def test_a_command_that_is_missing_leaves_the_view_to_be_closed(someone: Someone) -> None:
     with View() as view, pytest.raises(CommandNotFound, match="no-such-command"):
         view.run(["no-such-command"])
+
+
+def test_a_command_that_has_ended_before_it_is_noted_down_is_no_failure(
+    someone: Someone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = Entry.publish
+    view = View()
+
+    def publish_late(entry: Entry, about: About) -> None:
+        await_end(about.pid)
+        assert view._daemon is not None
+        if view._daemon.mount < 0:  # nobody holds the files: the daemon ends too
+            await_end(about.daemon)
+        publish(entry, about)
+
+    monkeypatch.setattr(Entry, "publish", publish_late)
+    with view:
+        assert view.run(["true"]) == 0
+
+
+def await_end(pid: int) -> None:
+    ended = os.pidfd_open(pid)
+    select.select([ended], [], [])
+    os.close(ended)
 
 
 def test_it_says_how_many_processes_it_holds(someone: Someone) -> None:
