@@ -12,9 +12,11 @@
 #include <linux/mount.h>
 #include <linux/openat2.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
@@ -656,6 +658,27 @@ py_prctl(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 }
 
 static PyObject *
+py_signalfd(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"mask", NULL};
+    uint64_t mask;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&:signalfd", keywords, native_uint64_from,
+                                     &mask)) {
+        return NULL;
+    }
+    sigset_t signals;
+    sigemptyset(&signals);
+    for (int number = 1; number <= 64; number++) {
+        if (mask >> (number - 1) & 1) {
+            sigaddset(&signals, number);
+        }
+    }
+    int fd;
+    NATIVE_CALL(fd, signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+    return int_or_raise(fd, NULL);
+}
+
+static PyObject *
 py_capset(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"effective", "permitted", "inheritable", NULL};
@@ -720,6 +743,8 @@ PyMethodDef native_syscall_methods[] = {
                   "close_range(2): close descriptors first to last, or mark them close-on-exec."),
     NATIVE_METHOD(prctl, "($module, /, option, arg2=0, arg3=0, arg4=0, arg5=0)",
                   "prctl(2): change how the kernel treats this process; bytes for PR_SET_NAME."),
+    NATIVE_METHOD(signalfd, "($module, /, mask)",
+                  "signalfd(2): a descriptor that is readable while a signal of the mask waits."),
     NATIVE_METHOD(capset, "($module, /, effective, permitted, inheritable)",
                   "capset(2): set this thread's capabilities, masks of 1 << CAP_*."),
     {NULL, NULL, 0, NULL},

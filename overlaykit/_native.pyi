@@ -186,6 +186,12 @@ def close_range(first: int, last: int, flags: int) -> None: ...
 def prctl(option: int, arg2: int | bytes = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
     """Set how the kernel treats this process. For PR_SET_NAME `arg2` is bytes; 15 are kept."""
 
+def signalfd(mask: int) -> int:
+    """A close-on-exec, non-blocking descriptor, readable while a signal N of the mask of bits 1 << (N - 1) waits.
+
+    Only those that the thread which polls it has blocked wait (signalfd(2)).
+    """
+
 def capset(effective: int, permitted: int, inheritable: int) -> None:
     """Set this thread's capability sets, each a mask of bits 1 << CAP_*."""
 

@@ -13,7 +13,7 @@ import overlaykit
 
 HOUSE = os.path.dirname(overlaykit.__file__)
 
-GROUND = {"_native", "errors", "health", "mountinfo", "discard", "wire"}
+GROUND = {"_native", "errors", "health", "mountinfo", "discard", "signals", "wire"}
 MAY_IMPORT = {
     "cli": {"views", "fuse", "namespace", "layers", *GROUND},
     "views": {"fuse", "namespace", "layers", "overlay", *GROUND},
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "errors": set(),
     "health": set(),
     "mountinfo": set(),
+    "signals": {"_native"},
     "wire": set(),
     "__main__": {"cli"},
     "__init__": {"views"},

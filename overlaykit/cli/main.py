@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import Final, NoReturn
 
-from overlaykit import __version__
+from overlaykit import __version__, signals
 from overlaykit.errors import Error
 
 COMMANDS: Final = {
@@ -54,7 +54,8 @@ def run(arguments: list[str]) -> int:
     try:
         if arguments[0] not in COMMANDS:
             raise CommandUnknown(arguments[0])
-        module = importlib.import_module(f"overlaykit.cli.{arguments[0]}")
+        with signals.held():
+            module = importlib.import_module(f"overlaykit.cli.{arguments[0]}")
         status: int = module.main(arguments[1:])
         sys.stdout.flush()
     except Error as error:

@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import Final
 
+from overlaykit import signals
 from overlaykit.cli.arguments import Parser, Usage
 
 _EPILOG: Final = """\
@@ -19,8 +20,9 @@ def main(arguments: list[str]) -> int:
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
         parser.error("no command given")
-    from overlaykit.namespace import parse_bind, parse_port
-    from overlaykit.views import View
+    with signals.held():
+        from overlaykit.namespace import parse_bind, parse_port
+        from overlaykit.views import View
 
     with View(
         args.layers or ("host",),

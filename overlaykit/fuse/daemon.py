@@ -18,7 +18,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native, wire
+from overlaykit import _native, signals, wire
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
 from overlaykit.fuse.spec import Answer, Bequest, Failed, MountSpec, Order, Started
@@ -71,12 +71,13 @@ class Daemon:
     def serve(self, spec: MountSpec, control: socket.socket, *, keep: Sequence[int] = ()) -> None:
         """Mount what `spec` says, and return once the mount answers; `control` listens for `control.ask`.
 
-        The descriptors `keep` stay open in the daemon as long as it lives (locks). Raises Error or OSError, the
-        daemon gone and nothing left behind.
+        Signals that the caller holds arrive while there is no answer. The descriptors `keep` stay open in the daemon
+        as long as it lives (locks). Raises Error or OSError, the daemon gone and nothing left behind.
         """
         try:
             descriptors = [control.fileno(), *keep]
             socket.send_fds(self._channel, [wire.encode(spec)], descriptors)
+            signals.await_readable(self._channel.fileno())
             raw, received, _, _ = socket.recv_fds(self._channel, _LONGEST_MESSAGE, 1)
             answer = wire.decode(raw, Answer) if raw else None
         except (BrokenPipeError, ConnectionResetError):
@@ -109,6 +110,7 @@ class Daemon:
 
 def main() -> None:
     """The program: `python -m overlaykit.fuse.daemon SOCKET`, a descriptor."""
+    signals.restore(set())  # the starter's were held
     _native.name_directories()  # before pyfuse3 is there
     from overlaykit.fuse.session import (
         run,

@@ -1,7 +1,7 @@
 """The launcher: a command in namespaces of its own, with a given mount as its root.
 
-May import: `overlaykit._native`, `overlaykit.errors`, `overlaykit.health`; never `fuse`, `layers` or
-`overlay`. Start reading at `launch` (the caller's side), then `monitor` and `init`, which tell the order
+May import: `overlaykit._native`, `overlaykit.errors`, `overlaykit.health`, `overlaykit.signals`; never `fuse`,
+`layers` or `overlay`. Start reading at `launch` (the caller's side), then `monitor` and `init`, which tell the order
 of the system calls.
 """
 

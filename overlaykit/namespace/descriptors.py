@@ -1,7 +1,8 @@
-"""Which descriptors a child of the launcher keeps: those it is told to, and no other of its caller's."""
+"""Descriptors: a child of the launcher keeps those it is told to, and no other of its caller's; waiting for them."""
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterable
 from typing import Final
 
@@ -18,3 +19,15 @@ def close_all_but(kept: Iterable[int]) -> None:
             _native.close_range(first, descriptor - 1, 0)
         first = descriptor + 1
     _native.close_range(first, LAST, 0)
+
+
+def await_readable(watched: Iterable[int], *, milliseconds: int | None = None) -> set[int]:
+    """Wait until one of the descriptors is readable; those that are (poll(2): no limit to their numbers)."""
+    poll = select.poll()
+    for descriptor in watched:
+        poll.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _ in poll.poll(milliseconds)}
+
+
+def is_readable(descriptor: int) -> bool:
+    return bool(await_readable([descriptor], milliseconds=0))

@@ -13,8 +13,8 @@ import signal
 import socket
 from typing import Final, NoReturn
 
-from overlaykit import _native
-from overlaykit.namespace import capabilities, descriptors, failure, mounts, network, signals
+from overlaykit import _native, signals
+from overlaykit.namespace import capabilities, descriptors, failure, mounts, network
 from overlaykit.namespace.failure import Failed, Stage, during
 from overlaykit.namespace.spec import Spec
 
@@ -27,10 +27,20 @@ NAMESPACES: Final = (
 """Made by init for itself, so that they end with it; the PID namespace began with its fork."""
 
 
-def run(spec: Spec, *, root: int, monitor: int, status: int, privileged: bool) -> NoReturn:
+def run(
+    spec: Spec,
+    *,
+    root: int,
+    monitor: int,
+    status: int,
+    alone: int,
+    with_others: int,
+    privileged: bool,
+) -> NoReturn:
     """Be the view's init, in a fresh fork of the monitor with every signal blocked.
 
-    `root` is the detached mount, `monitor` a pidfd of the parent, `status` the pipe that failures go to.
+    `root` is the detached mount, `monitor` a pidfd of the parent, `status` the pipe that failures go to. Who has let
+    go of `status` lets go of `with_others`, the other end of `alone`.
     """
     try:
         _end_with(monitor)
@@ -54,7 +64,9 @@ def run(spec: Spec, *, root: int, monitor: int, status: int, privileged: bool) -
         with during(Stage.PROCESS):
             command = os.fork()
         if command == 0:
-            _become(spec, status)
+            os.close(with_others)
+            _become(spec, status, alone)
+        os.close(status)
         descriptors.close_all_but(())
         os._exit(_reap_until(command))
     except BaseException as error:
@@ -79,9 +91,13 @@ def _change_directory(spec: Spec) -> None:
         os.chdir("/")
 
 
-def _become(spec: Spec, status: int) -> NoReturn:
-    """Execute the command in this process; `status` closes with that, which is how the launcher knows."""
+def _become(spec: Spec, status: int, alone: int) -> NoReturn:
+    """Execute the command in this process; `status` closes with that, which is how the launcher knows.
+
+    It must know before anybody can see the command running, so nobody else may hold `status` by then.
+    """
     try:
+        os.read(alone, 1)
         signals.restore(set())
         descriptors.close_all_but((0, 1, 2, status))
         _execute(spec)

@@ -17,7 +17,8 @@ import os
 import signal
 from contextlib import ExitStack, suppress
 
-from overlaykit.namespace import failure, monitor, network, signals
+from overlaykit import signals
+from overlaykit.namespace import failure, monitor, network
 from overlaykit.namespace.running import Running
 from overlaykit.namespace.spec import Spec
 
@@ -30,10 +31,22 @@ def launch(spec: Spec, *, root: int, user_namespace: int | None) -> Running:
     mount is the view's, and cannot be launched into a second time. The caller must not ignore SIGCHLD: the
     kernel then throws exit statuses away (wait(2), NOTES).
 
+    Signals of `signals.FORWARDED` arrive until the command is executed, and after that unless the caller holds them
+    (`signals.held`): then they wait, for `Running.wait` to pass them on.
+
     Raises:
       Error: what a user can mend: see `failure` and `network`. Nothing is left behind.
       OSError: what else the kernel refused, saying at which step. Nothing is left behind.
+      BaseException: what the handler of a signal raised (KeyboardInterrupt). Nothing is left behind.
     """
+    with ExitStack() as undo:
+        with signals.held():
+            running = undo.enter_context(_start(spec, root, user_namespace))
+        undo.pop_all()
+    return running
+
+
+def _start(spec: Spec, root: int, user_namespace: int | None) -> Running:
     with ExitStack() as ours:
         with ExitStack() as theirs:
             listeners = network.listen(spec)
@@ -86,7 +99,12 @@ def _await_command(monitor: int, failures: int, released: int) -> tuple[int, int
     failed: Exception | None = None
     try:
         monitor_fd = os.pidfd_open(monitor)
-        while chunk := os.read(failures, 4096):
+        while True:
+            # A signal that comes after the end is not for us: who sent it may have seen the command running.
+            signals.await_readable(failures)
+            chunk = os.read(failures, 4096)
+            if not chunk:
+                break
             *messages, told = (told + chunk).split(failure.END)
             for message in messages:
                 if message.isdigit():

@@ -13,8 +13,8 @@ import signal
 import sys
 from typing import NoReturn
 
-from overlaykit import _native
-from overlaykit.namespace import descriptors, failure, init, signals
+from overlaykit import _native, signals
+from overlaykit.namespace import descriptors, failure, init
 from overlaykit.namespace.failure import Stage, during
 from overlaykit.namespace.spec import Spec
 
@@ -53,6 +53,7 @@ def run(
             _native.unshare(_native.CLONE_NEWPID)
         with during(Stage.PROCESS):
             myself = os.pidfd_open(os.getpid())
+            alone, with_others = os.pipe()
             child = os.fork()
         if child == 0:
             init.run(
@@ -60,10 +61,13 @@ def run(
                 root=root,
                 monitor=myself,
                 status=status,
+                alone=alone,
+                with_others=with_others,
                 privileged=user_namespace is None,
             )
         view = os.pidfd_open(child)
         os.write(status, b"%d" % child + failure.END)
+        os.close(status)
         descriptors.close_all_but({launcher, release, view, *(forwarder or ())})
         select.select([release, launcher], [], [])
         os._exit(_watch(launcher, view, forwarder))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import threading
 from collections.abc import Iterable
@@ -11,11 +10,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, final
 
-from overlaykit.namespace import signals
+from overlaykit import signals
+from overlaykit.namespace.descriptors import await_readable, is_readable
 from overlaykit.namespace.spec import Port
-
-WAKE: Final = signal.SIGURG
-"""Tells the waiting main thread that a descriptor is ready; unless asked for, this signal means nothing."""
 
 
 @final
@@ -61,7 +58,7 @@ class Running:
             if threading.current_thread() is threading.main_thread():
                 self._wait_forwarding(watched)
             else:
-                _readable(watched)
+                await_readable(watched)
             self._finish()
         assert self._status is not None
         return self._status
@@ -80,7 +77,7 @@ class Running:
 
         They are init's descendants: an orphan becomes a child of init's, and no process leaves its PID namespace.
         """
-        if _is_readable(self.init_fd):
+        if is_readable(self.init_fd):
             return 0
         children: dict[int, list[int]] = {}
         for name in os.listdir("/proc"):
@@ -104,55 +101,23 @@ class Running:
         os.close(self._monitor)
 
     def _wait_forwarding(self, watched: list[int]) -> None:
-        # Signals are taken with sigwaitinfo(2), which alone tells who sent them, so a thread has to watch the
-        # descriptors meanwhile. What it says, it says to this very thread.
-        expected = signals.FORWARDED | {WAKE}
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, expected)
-        try:
-            main = threading.get_ident()
-            watcher = threading.Thread(
-                target=_wake_when_readable, args=(watched, main), daemon=True
-            )
-            watcher.start()
-            while (info := signal.sigwaitinfo(expected)).si_signo != WAKE or not _is_readable(
-                *watched
-            ):
-                if info.si_signo != WAKE and signals.sent_by_a_process(info):
-                    self.signal(info.si_signo)
-            watcher.join()
-        finally:
-            signals.restore(before)
+        with signals.held(), signals.waiting() as signalled:
+            ready: set[int] = set()
+            while ready.isdisjoint(watched):
+                ready = await_readable([signalled, *watched])
+                for number in signals.take():  # at the end too: a terminal's interrupt is not ours
+                    self.signal(number)
 
     def _finish(self) -> None:
         """Reap the monitor, once it or something that must not outlive the view has ended."""
-        if not _is_readable(self._monitor):
+        if not is_readable(self._monitor):
             self.kill()
         ended = os.waitid(os.P_PIDFD, self._monitor, os.WEXITED)
         assert ended is not None
         by_signal = ended.si_code != os.CLD_EXITED
         if by_signal:  # the monitor's own death kills init: that much is still to be waited for
-            _readable([self.init_fd])
+            await_readable([self.init_fd])
         self._status = ended.si_status + (128 if by_signal else 0)
-
-
-def _wake_when_readable(watched: list[int], thread: int) -> None:
-    _readable(watched)
-    signal.pthread_kill(thread, WAKE)
-
-
-def _readable(watched: Iterable[int]) -> None:
-    """Wait until one of the descriptors is readable (poll(2): no limit to their numbers)."""
-    poll = select.poll()
-    for descriptor in watched:
-        poll.register(descriptor, select.POLLIN)
-    poll.poll()
-
-
-def _is_readable(*watched: int) -> bool:
-    poll = select.poll()
-    for descriptor in watched:
-        poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _parent(process: str) -> int:

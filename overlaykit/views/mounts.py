@@ -8,6 +8,7 @@ import select
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from overlaykit import signals
 from overlaykit.errors import Error
 from overlaykit.fuse import daemon
 from overlaykit.fuse import mount as fuse_mount
@@ -151,7 +152,7 @@ def mount(stack: Stack, target: str, *, name: str | None = None) -> None:
     target = os.path.abspath(target)
     fuse_mount.check_mountpoint(target)
     target = os.path.realpath(target)
-    with contextlib.ExitStack() as undo:
+    with signals.held(), contextlib.ExitStack() as undo:
         registry = Registry()
         undo.callback(registry.leave)
         entry = undo.enter_context(contextlib.closing(registry.enter(name)))

@@ -9,7 +9,7 @@ import stat
 import subprocess
 from typing import TYPE_CHECKING, Literal, Self
 
-from overlaykit import namespace
+from overlaykit import namespace, signals
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
 from overlaykit.fuse import control, daemon
@@ -93,7 +93,18 @@ class View:
         self.close()
 
     def start(self) -> None:
-        """Mount. Raises Error for what the user can mend, OSError for the rest; nothing is left behind."""
+        """Mount. Raises Error for what the user can mend, OSError for the rest; nothing is left behind.
+
+        Signals of `signals.FORWARDED` arrive while it waits for the daemon, and at its end.
+        """
+        try:
+            with signals.held():
+                self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as undo_upper:
             served = _start_daemon()
             undo.callback(served.abandon)
@@ -156,16 +167,16 @@ class View:
             binds=self._binds,
             ports=self._ports,
         )
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, signals.held():
             user = None
             if os.geteuid() != 0:
                 path = f"/proc/{self._daemon.process.pid}/ns/user"
                 user = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 stack.callback(os.close, user)
             self.processes = namespace.launch(spec, root=self._daemon.mount, user_namespace=user)
-        self._undo.enter_context(self.processes)
-        self._publish(tuple(argv))
-        self._daemon.close_mount()  # and not before: a short command may have ended, then all of it goes
+            self._undo.enter_context(self.processes)
+            self._publish(tuple(argv))
+            self._daemon.close_mount()  # and not before: a short command may have ended, then all of it goes
         return self.processes
 
     def wait(self) -> int:
@@ -173,16 +184,8 @@ class View:
 
         Raises Error (DaemonEnded) if the files went away first.
         """
-        assert self._daemon is not None
-        assert self.processes is not None, "nothing was launched"
-        ended = os.pidfd_open(self._daemon.process.pid)
-        try:
-            status = self.processes.wait(abort_on=[ended])
-        finally:
-            os.close(ended)
-        # The mount is gone with the last process, and the daemon with the mount, once all was written to the upper.
-        if self._daemon.process.wait() != 0:
-            raise DaemonEnded(self.name, places.log())
+        status = self._await_command()
+        self._await_daemon()
         return status
 
     def run(
@@ -192,9 +195,12 @@ class View:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
     ) -> int:
-        """`launch` and `wait`."""
-        self.launch(argv, env=env, cwd=cwd)
-        return self.wait()
+        """`launch` and `wait`; a signal for the command reaches it from its first instruction on."""
+        with signals.held():
+            self.launch(argv, env=env, cwd=cwd)
+            status = self._await_command()
+        self._await_daemon()
+        return status
 
     def explain(self, path: str) -> control.Explained:
         """Which layer answers for a path in the view. Raises OSError (ENOENT and the like)."""
@@ -206,6 +212,21 @@ class View:
     def close(self) -> None:
         """End the command and the mount; wait until nothing is left. Again does nothing."""
         self._undo.close()
+
+    def _await_command(self) -> int:
+        assert self._daemon is not None
+        assert self.processes is not None, "nothing was launched"
+        ended = os.pidfd_open(self._daemon.process.pid)
+        try:
+            return self.processes.wait(abort_on=[ended])
+        finally:
+            os.close(ended)
+
+    def _await_daemon(self) -> None:
+        """Wait until all is in the upper: the mount is gone with the last process, and the daemon with the mount."""
+        assert self._daemon is not None
+        if self._daemon.process.wait() != 0:
+            raise DaemonEnded(self.name, places.log())
 
     def _prepare_upper(
         self, entry: Entry, undo: contextlib.ExitStack

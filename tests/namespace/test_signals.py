@@ -8,6 +8,10 @@ import signal
 import termios
 import threading
 
+import pytest
+
+from overlaykit import signals
+
 from .stage import Stage, line
 
 SAYS_WHAT_IT_GETS = """
@@ -47,6 +51,36 @@ def test_signals_sent_to_a_waiting_launcher_reach_the_command(stage: Stage) -> N
         child = sender(printed, os.getpid())
         assert running.wait() == 5
         assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_held_signal_waits_for_whoever_waits_for_the_command(stage: Stage) -> None:
+    with (
+        signals.held(),
+        stage.piped() as printed,
+        stage.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running,
+    ):
+        assert line(printed) == b"ready\n"
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert running.wait() == 5
+
+
+def test_a_held_signal_that_comes_before_the_command_ends_the_launch(stage: Stage) -> None:
+    lookup = "/no/such/directory:" * 50_000  # takes a while
+    with signals.held():
+        os.kill(os.getpid(), signal.SIGWINCH)  # means nothing to us
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            stage.launch("sleep", "1000", env={"PATH": lookup + "/usr/bin"})
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {signal.SIGINT, signal.SIGTERM}
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+def test_a_signal_that_comes_between_launch_and_wait_is_the_callers(stage: Stage) -> None:
+    with stage.launch("sleep", "1000") as running:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 128 + signal.SIGTERM
 
 
 def test_a_signal_can_be_sent_without_waiting(stage: Stage) -> None:

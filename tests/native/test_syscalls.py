@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import select
 import signal
 import socket
 import stat
@@ -485,6 +486,25 @@ def test_close_range_closes_and_marks() -> None:
         assert not any(os.get_inheritable(fd) for fd in range(low + 5, high))
         with refused(errno.EINVAL):
             _native.close_range(5, 4, 0)
+
+    run(body)
+
+
+def test_a_signalfd_is_readable_while_a_blocked_signal_of_its_mask_waits() -> None:
+    def body() -> None:
+        expected = {signal.SIGINT, signal.SIGRTMAX}
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*expected, signal.SIGTERM})
+        fd = _native.signalfd(sum(1 << (number - 1) for number in expected))
+        assert not os.get_inheritable(fd)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert select.select([fd], [], [], 0)[0] == []
+        with refused(errno.EAGAIN):
+            os.read(fd, 128)
+        for number in expected:
+            os.kill(os.getpid(), number)
+            assert select.select([fd], [], [], 0)[0] == [fd]
+            assert signal.sigwait(expected) == number
+        assert select.select([fd], [], [], 0)[0] == []
 
     run(body)
 

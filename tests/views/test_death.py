@@ -96,6 +96,25 @@ def test_when_one_is_killed_at_a_random_moment_all_end_and_the_next_view_clears_
     assert someone.left() == before
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_when_the_launcher_is_interrupted_at_a_random_moment_nothing_is_left(
+    someone: Someone, seed: int
+) -> None:
+    chance = random.Random(seed)
+    someone.warned = True  # a daemon may well say that whoever waited for its mount is gone
+    before = someone.left()
+    with someone.start("run", "-p", "0:80", "sleep", "1000", stderr=subprocess.PIPE) as view:
+        ended = os.pidfd_open(view.pid)
+        while not descendants(view.pid):  # the daemon: before it, Python itself is starting
+            assert not select.select([ended], [], [], 0.01)[0]
+        select.select([ended], [], [], chance.random() ** 2 * 0.5)
+        view.send_signal(signal.SIGINT)
+        os.close(ended)
+        told = view.communicate()
+        assert (view.returncode, *told) == (128 + signal.SIGINT, "", "")
+    assert someone.left() == before
+
+
 def test_a_launcher_that_is_interrupted_ends_its_view(someone: Someone) -> None:
     with someone.start(
         "run", "sh", "-c", "trap 'exit 9' INT; echo started; while :; do sleep 1000 & wait; done"

@@ -19,8 +19,8 @@ class Interruption:
     """A context manager in which these signals end the program by SystemExit(128 + N), so that all is cleared away.
 
     The first signal N does so inside `allowed`, or else as soon as that is reached; a second one, at once: somebody
-    insists. While the program is ending they change nothing. By handlers rather than a signal mask, which the views'
-    processes would inherit. For the main thread only.
+    insists. While the program is ending they change nothing. By handlers rather than a signal mask, which a
+    child would inherit. For the main thread only.
     """
 
     def __init__(self) -> None:

@@ -1,0 +1,97 @@
+"""Signals: which travel into a view, how what is half made is kept from them, what a child inherits of them.
+
+An exception that a handler raises may be lost where C calls Python (an import, a fork, a finalizer), or may lose a
+descriptor on its way. So who starts something holds the signals, and lets them arrive where it waits.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from overlaykit import _native
+
+FORWARDED: Final = frozenset(
+    {
+        signal.SIGCONT,
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGTERM,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGWINCH,
+    }
+)
+"""Passed on from the launcher to init, and from init to the command."""
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let no signal of FORWARDED arrive in this thread: it waits, for whoever takes it. May be nested.
+
+    At the end of the outermost, those that nobody has taken arrive.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+        yield
+    finally:
+        restore(before)
+
+
+@contextmanager
+def waiting() -> Iterator[int]:
+    """A descriptor that is readable while held signals wait."""
+    descriptor = _native.signalfd(sum(1 << (number - 1) for number in FORWARDED))
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def take() -> Iterator[int]:
+    """Take the held signals that wait; the numbers of those to be passed on."""
+    while info := signal.sigtimedwait(FORWARDED, 0):
+        if sent_by_a_process(info):
+            yield info.si_signo
+
+
+def await_readable(descriptor: int) -> None:
+    """Wait until it is, which comes first; meanwhile held signals arrive. Raises what their handlers raise."""
+    with waiting() as signalled:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.register(signalled, select.POLLIN)
+        while descriptor not in dict(poll.poll()):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+            signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+
+
+def sent_by_a_process(info: signal.struct_siginfo) -> bool:
+    """Whether somebody sent it, by kill(2) or sigqueue(3).
+
+    What the terminal sends (si_code SI_KERNEL, sigaction(2)) has reached the whole foreground group already, the
+    command with it; to pass it on as well would interrupt the command twice.
+    """
+    return info.si_code <= 0
+
+
+def block_all() -> set[int]:
+    """Block every signal for this thread; the mask that was, for `restore`."""
+    return signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+
+
+def restore(mask: set[int]) -> None:
+    """Put back the mask that `block_all` returned; what arrived meanwhile arrives now."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def reset_dispositions() -> None:
+    """Forget the caller's handlers, and what it or Python ignores (SIGPIPE, SIGXFSZ): execve(2) would keep that."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
