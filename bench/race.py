@@ -20,7 +20,7 @@ from bench.failure import FAILURES, reason
 from bench.machine import look_at_machine
 from bench.results import Cost, LeftOut, Report, Series
 from bench.systems.trial import try_out
-from bench.workload import Course, Entrant, Interruptible, Sample, Workload
+from bench.workload import Course, Entrant, Interruptible, Workload
 from overlaykit.discard import discard_path
 
 
@@ -116,34 +116,34 @@ def _run_rounds(
 ) -> None:
     counted = min(rounds, workload.most_rounds or rounds)
     uncounted = 1 if workload.warms else 0
-    samples: defaultdict[str, list[Sample]] = defaultdict(list)
+    rounds_in_all = uncounted + counted + 1  # in the last, requests are counted
+    values: defaultdict[str, list[float]] = defaultdict(list)
+    requests: dict[str, dict[str, int]] = {}
     running = list(entrants)
-    for round_ in range(uncounted + counted):
+    for round_ in range(rounds_in_all):
         for place, entrant in enumerate(random.sample(running, len(running))):
-            on_step(entrant.name, (round_ + place / len(entrants)) / (uncounted + counted))
+            on_step(entrant.name, (round_ + place / len(entrants)) / rounds_in_all)
             try:
-                sample = entrant.measure()
+                if round_ < uncounted + counted:
+                    values[entrant.name].append(entrant.measure())
+                elif entrant.count is not None:
+                    requests[entrant.name] = dict(entrant.count())
             except FAILURES as error:
                 running.remove(entrant)
                 why = reason(error, course.directory)
                 found.left_out.append(LeftOut(entrant.name, workload.name, why))
-            else:
-                if round_ >= uncounted:
-                    samples[entrant.name].append(sample)
-    found.costs += [_cost(workload, entrant, samples[entrant.name]) for entrant in running]
-
-
-def _cost(workload: Workload, entrant: Entrant, samples: Sequence[Sample]) -> Cost:
-    requests = samples[-1].requests
-    return Cost(
-        workload=workload.name,
-        system=entrant.name,
-        unit=workload.unit,
-        more_is_better=workload.more_is_better,
-        operations=workload.operations,
-        values=tuple(sample.value for sample in samples),
-        requests=None if requests is None else dict(requests),
-    )
+    found.costs += [
+        Cost(
+            workload=workload.name,
+            system=entrant.name,
+            unit=workload.unit,
+            more_is_better=workload.more_is_better,
+            operations=workload.operations,
+            values=tuple(values[entrant.name][uncounted:]),
+            requests=requests.get(entrant.name),
+        )
+        for entrant in running
+    ]
 
 
 def _series(workloads: Sequence[Workload]) -> Iterator[Series]:

@@ -1,4 +1,4 @@
-"""What the race runs: a workload, who takes part in it, and what one round of it gives.
+"""What the race runs: a workload, who takes part in it, and what one round of it costs.
 
 A workload on files is run on what each system shows (`workloads.files`); one on views has contenders of its own, for
 example other launchers. To the race they are the same: something to open, with entrants that can be measured.
@@ -27,27 +27,19 @@ class Unfit(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """What one round found. `value`: in the workload's unit, for one operation.
-
-    `requests`: the FUSE requests of the timed part, by kind; None where nobody counts them.
-    """
-
-    value: float
-    requests: Mapping[str, int] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Entrant:
     """One that takes part in a workload. `name`: the system's, or the contender's; `what`: its command, or what it is.
 
-    `measure` is one round, from a fresh start; nothing of it is left when it returns or raises. It raises Unfit,
-    OSError, CalledProcessError or overlaykit's Error where the workload fails: it is then left out from there on.
+    `measure` is one round, from a fresh start: what one operation cost, in the workload's unit. `count` does the same
+    once more, untimed (to ask a daemon for its counters is to disturb it): the FUSE requests of it, by kind; None where
+    nobody counts them. Nothing is left when they return or raise. They raise Unfit, OSError, CalledProcessError or
+    overlaykit's Error where the workload fails: it is then left out from there on.
     """
 
     name: str
     what: str
-    measure: Callable[[], Sample]
+    measure: Callable[[], float]
+    count: Callable[[], Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +69,7 @@ class Workload(Protocol):
     """What is done, and how it is measured.
 
     `name`: short, as GROUP/CASE; `what`: what it does, in one line; `operations`: how many one round consists of, of
-    which a sample's value is one's share; `warms`: the first round warms what the others find warm, and does not count;
+    which what is measured is one's share; `warms`: the first round warms what the others find warm, and does not count;
     `most_rounds`: fewer than were asked for suffice, for it is slow or hardly varies (None: all).
     """
 

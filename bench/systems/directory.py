@@ -16,6 +16,8 @@ from overlaykit.discard import discard_path
 class Directory:
     """`path`: where the copies are made; without one, beside the layers."""
 
+    counts = False
+
     def __init__(self, name: str, what: str, path: str | None = None) -> None:
         self.name = name
         self.what = what

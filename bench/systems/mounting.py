@@ -43,6 +43,7 @@ class Mounting(ABC):
 
     name: str
     what: str
+    counts = False
 
     @contextlib.contextmanager
     def over(self, layers: Layers) -> Iterator[Show]:

@@ -27,6 +27,7 @@ class Ours(Mounting):
     """As `overlaykit mount` does it."""
 
     name = "overlaykit"
+    counts = True
     what = "overlaykit mount -o lowerdir={lower},upperdir={upper},workdir={work} {target}"
 
     def mount(self, directories: Directories) -> Counted:

@@ -30,7 +30,7 @@ class Tree(Protocol):
         ...
 
     def requests(self) -> Mapping[str, int] | None:
-        """How many FUSE requests of each kind there have been; None if nobody counts them."""
+        """How many FUSE requests of each kind there have been; None if its system does not count them."""
         ...
 
 
@@ -39,13 +39,19 @@ Show = Callable[[], AbstractContextManager[Tree]]
 
 
 class System(Protocol):
-    """Something that shows layers as one tree. `what`: the command that mounts it, or what it is."""
+    """Something that shows layers as one tree.
+
+    `what`: the command that mounts it, or what it is. `counts`: whether its trees count requests.
+    """
 
     @property
     def name(self) -> str: ...
 
     @property
     def what(self) -> str: ...
+
+    @property
+    def counts(self) -> bool: ...
 
     def over(self, layers: Layers) -> AbstractContextManager[Show]:
         """Get ready for the rounds of one workload. Entering either context manager may raise Unfit or OSError."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from bench.systems.known import PLAIN
 from bench.views.launchers import ours
 from bench.views.residents import residents
-from bench.workload import Course, Entrant, Point, Sample, Unit
+from bench.workload import Course, Entrant, Point, Unit
 from overlaykit.discard import discard_path
 
 if TYPE_CHECKING:
@@ -71,20 +71,20 @@ class Disk:
             ),
         ]
 
-    def _copy(self, files: str, course: Course) -> Sample:
+    def _copy(self, files: str, course: Course) -> float:
         with _directory(course.directory) as made:
             with course.interruptible():
                 copy = os.path.join(made, "copy")
                 shutil.copytree(files, copy)
-            return Sample(value=occupied(made))
+            return occupied(made)
 
-    def _view(self, layer: str, course: Course) -> Sample:
+    def _view(self, layer: str, course: Course) -> float:
         with _directory(course.directory) as made:
             script = f"{self._change} && sync -f / && echo ready && exec cat"
             command = ours("-l", layer, "-l", "host").command("sh", "-c", script, "sh", "/srv")
             environment = {**os.environ, "XDG_CACHE_HOME": made}
             with residents([command], course.interruptible, environment=environment):
-                return Sample(value=occupied(made))
+                return occupied(made)
 
 
 def workloads() -> list[Disk]:

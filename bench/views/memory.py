@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from bench.views.launchers import installed
 from bench.views.residents import IDLE, residents
-from bench.workload import Course, Entrant, Point, Sample, Unit
+from bench.workload import Course, Entrant, Point, Unit
 from overlaykit.views import Registry
 
 if TYPE_CHECKING:
@@ -85,10 +85,11 @@ class Held:
 
     def _measure(
         self, launcher: Launcher, before: list[Memory], interruptible: Interruptible
-    ) -> Sample:
+    ) -> float:
         memory = self._census.of(launcher, len(before), interruptible)
         before.append(memory)
-        return Sample(value=getattr(memory, self._part))
+        occupied: float = getattr(memory, self._part)
+        return occupied
 
 
 def workloads(scale: float) -> list[Held]:

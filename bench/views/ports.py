@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from bench.views import client, server
 from bench.views.launchers import ours, plain
 from bench.views.residents import residents
-from bench.workload import Course, Entrant, Point, Sample, Unit, scaled
+from bench.workload import Course, Entrant, Point, Unit, scaled
 from overlaykit.views import Registry
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ class Ports:
         self,
         serving: Callable[[Interruptible], contextlib.AbstractContextManager[int]],
         interruptible: Interruptible,
-    ) -> Sample:
+    ) -> float:
         with serving(interruptible) as port, interruptible():
             if self._kind == "requests":
                 seconds = client.keep_asking(port, self.operations, _CONNECTIONS)
             else:
                 seconds = client.connect_anew(port, self.operations)
-        return Sample(value=self.operations / seconds)
+        return self.operations / seconds
 
 
 def workloads(scale: float) -> list[Ports]:

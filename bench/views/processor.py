@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from bench.systems.processes import looked_after
 from bench.views import computation
 from bench.views.launchers import installed
-from bench.workload import Course, Entrant, Point, Sample, Unit, scaled
+from bench.workload import Course, Entrant, Point, Unit, scaled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,7 +53,7 @@ class Processor:
             for launcher in installed()
         ]
 
-    def _measure(self, launcher: Launcher, interruptible: Interruptible) -> Sample:
+    def _measure(self, launcher: Launcher, interruptible: Interruptible) -> float:
         program = (sys.executable, "-I", "-S", computation.__file__, self._work, str(self._number))
         command = launcher.command(*program)
         with (
@@ -66,7 +66,7 @@ class Processor:
             answer, said = process.communicate()
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
-        return Sample(value=float(answer) / self.operations)
+        return float(answer) / self.operations
 
 
 def workloads(scale: float) -> list[Processor]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bench.systems.processes import looked_after
 from bench.views.launchers import launchers, ours
-from bench.workload import Course, Entrant, Point, Sample, Unit
+from bench.workload import Course, Entrant, Point, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,7 +51,7 @@ class Start:
             for launcher in (*launchers(), unwritten)
         ]
 
-    def _measure(self, launcher: Launcher, interruptible: Interruptible) -> Sample:
+    def _measure(self, launcher: Launcher, interruptible: Interruptible) -> float:
         command = launcher.command("echo", "here")
         with looked_after():
             began = time.perf_counter()
@@ -66,7 +66,7 @@ class Start:
                 over = time.perf_counter()
         if process.returncode or not first:
             raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
-        return Sample(value=(heard if self._until == "first" else over) - began)
+        return (heard if self._until == "first" else over) - began
 
 
 def workloads() -> list[Start]:

@@ -9,11 +9,11 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 from bench.systems import Layers, Show, System, Tree
-from bench.workload import Course, Entrant, Point, Sample, Unfit, Unit
+from bench.workload import Course, Entrant, Point, Unfit, Unit
 
 _CACHES: Final = "/proc/sys/vm/drop_caches"
 
@@ -82,31 +82,40 @@ class FileWorkload(ABC):
     ) -> Entrant:
         shows: list[Show] = []
 
-        def measure() -> Sample:
+        @contextlib.contextmanager
+        def shown() -> Iterator[Tree]:
             if not shows:  # here: should it fail, it fails for this system alone
                 directory = tempfile.mkdtemp(prefix=f"{system.name}-", dir=course.directory)
                 layers = Layers(lowers=lowers, directory=directory, written_to=self.written_to)
                 shows.append(opened.enter_context(system.over(layers)))
             with shows[0]() as tree, course.interruptible():
-                return self._sample(tree)
+                self.prepare(tree.path)
+                if self.written_to or self.cold:
+                    os.sync()  # nobody pays for what others have left to be written
+                if self.cold:
+                    _empty_caches()
+                yield tree
 
-        return Entrant(name=system.name, what=system.what, measure=measure)
+        def measure() -> float:
+            with shown() as tree:
+                began = time.perf_counter()
+                value = self.run(tree.path)
+                if value is None:
+                    value = (time.perf_counter() - began) / self.operations
+                return value
 
-    def _sample(self, tree: Tree) -> Sample:
-        self.prepare(tree.path)
-        if self.written_to or self.cold:
-            os.sync()  # nobody pays for what others have left to be written
-        if self.cold:
-            _empty_caches()
-        before = tree.requests()
-        began = time.perf_counter()
-        value = self.run(tree.path)
-        if value is None:
-            value = (time.perf_counter() - began) / self.operations
-        after = tree.requests()
-        if before is None or after is None:
-            return Sample(value=value)
-        return Sample(value=value, requests=dict(Counter(after) - Counter(before)))
+        def count() -> Mapping[str, int]:
+            with shown() as tree:
+                before = tree.requests()
+                self.run(tree.path)
+                return Counter(tree.requests()) - Counter(before)
+
+        return Entrant(
+            name=system.name,
+            what=system.what,
+            measure=measure,
+            count=count if system.counts else None,
+        )
 
 
 State = Literal["cold", "first", "warm"]

@@ -13,7 +13,7 @@ import pytest
 from bench.choice import Plan
 from bench.race import race
 from bench.results import LeftOut, Report
-from bench.workload import Course, Entrant, Point, Sample, Unfit, Unit
+from bench.workload import Course, Entrant, Point, Unfit, Unit
 from overlaykit.errors import Error
 
 from ..views.someone import Someone
@@ -38,6 +38,8 @@ class Numbers:
     more_is_better: bool = False
     operations: int = 1
     calls: list[str] = field(default_factory=list)
+    counting: tuple[str, ...] = ("a",)
+    counted: list[str] = field(default_factory=list)
     directories: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
@@ -46,14 +48,23 @@ class Numbers:
         assert os.listdir(course.directory) == []
 
         def entrant(name: str) -> Entrant:
-            def measure() -> Sample:
+            def measure() -> float:
                 self.calls.append(name)
                 round_ = self.calls.count(name)
                 if name in self.failing and self.failing[name][0] == round_:
                     raise self.failing[name][1]
-                return Sample(value=float(round_), requests={"lookup": round_})
+                return float(round_)
 
-            return Entrant(name=name, what=f"what {name} is", measure=measure)
+            def count() -> dict[str, int]:
+                self.counted.append(name)
+                return {"lookup": len(self.calls)}
+
+            return Entrant(
+                name=name,
+                what=f"what {name} is",
+                measure=measure,
+                count=count if name in self.counting else None,
+            )
 
         yield [entrant(name) for name in NAMES]
 
@@ -88,7 +99,13 @@ def test_everybody_runs_once_in_each_round_in_an_order_that_changes(someone: Som
 def test_a_round_that_warms_is_not_counted(someone: Someone) -> None:
     found = run(someone, Numbers(warms=True))
     assert {cost.values for cost in found.costs} == {(2.0, 3.0, 4.0)}
-    assert found.costs[0].requests == {"lookup": 4}
+
+
+def test_requests_are_counted_once_and_not_while_time_is_taken(someone: Someone) -> None:
+    workload = Numbers()
+    found = run(someone, workload)
+    assert workload.counted == ["a"]
+    assert [cost.requests for cost in found.costs] == [{"lookup": 12}, None, None, None]
 
 
 def test_what_hardly_varies_is_measured_less_often(someone: Someone) -> None:
