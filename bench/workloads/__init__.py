@@ -16,7 +16,7 @@ def workloads(scale: float = 1.0) -> list[Workload]:
         *(names.Stat(state, scale) for state in ("cold", "first", "warm")),
         *(names.Missing(state, scale) for state in ("first", "warm")),
         *(names.Scan(state, scale) for state in ("cold", "first", "warm")),
-        *(names.List(state, scale) for state in ("first", "warm")),
+        *(names.List(state, scale) for state in ("first", "second", "warm")),
         names.LongList("first", scale),
         *(contents.Read(state, scale) for state in ("cold", "first", "warm")),
         contents.Create(scale),

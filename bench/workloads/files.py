@@ -118,17 +118,20 @@ class FileWorkload(ABC):
         )
 
 
-State = Literal["cold", "first", "warm"]
+State = Literal["cold", "first", "second", "warm"]
 """How much is remembered of the files when they are visited.
 
 cold: nothing, by anybody. first: by the mount nothing, by the machine all: the system's own cost of a first visit.
-warm: they were visited the same way before.
+second: they were visited once the same way. warm: twice, so that what visits change (times of access) has settled.
 """
+
+_VISITS: Final[dict[State, int]] = {"cold": 0, "first": 0, "second": 1, "warm": 2}
 
 _VISITED: Final[dict[State, str]] = {
     "cold": "on a fresh mount, with every cache of the machine empty",
     "first": "for the first time on a fresh mount",
-    "warm": "once more",
+    "second": "for the second time",
+    "warm": "again and again",
 }
 
 
@@ -139,10 +142,10 @@ class Visit(FileWorkload):
         self.name = f"{group}/{state}"
         self.what = f"{what}, {_VISITED[state]}"
         self.cold = state == "cold"
-        self._again = state == "warm"
+        self._visits = _VISITS[state]
 
     def prepare(self, root: str) -> None:
-        if self._again:
+        for _ in range(self._visits):
             self.run(root)
 
 
