@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -30,24 +31,37 @@ FORWARDED: Final = frozenset(
 """Passed on from the launcher to init, and from init to the command."""
 
 
+class _Thread(threading.local):
+    """`held`: the signals that `held` alone keeps from this thread; others its program has blocked itself."""
+
+    held: frozenset[int] = frozenset()
+
+
+_this_thread: Final = _Thread()
+
+
 @contextmanager
 def held() -> Iterator[None]:
     """Let no signal of FORWARDED arrive in this thread: it waits, for whoever takes it. May be nested.
 
-    At the end of the outermost, those that nobody has taken arrive.
+    At the end of the outermost, those that nobody has taken arrive. In a program whose other threads have not blocked
+    them they arrive all the same.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    held_before = _this_thread.held
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+        _this_thread.held = held_before | (FORWARDED - before)
         yield
     finally:
+        _this_thread.held = held_before
         restore(before)
 
 
 @contextmanager
 def waiting() -> Iterator[int]:
     """A descriptor that is readable while held signals wait."""
-    descriptor = _native.signalfd(sum(1 << (number - 1) for number in FORWARDED))
+    descriptor = _native.signalfd(sum(1 << (number - 1) for number in _this_thread.held))
     try:
         yield descriptor
     finally:
@@ -55,10 +69,15 @@ def waiting() -> Iterator[int]:
 
 
 def take() -> Iterator[int]:
-    """Take the held signals that wait; the numbers of those to be passed on."""
-    while info := signal.sigtimedwait(FORWARDED, 0):
-        if sent_by_a_process(info):
-            yield info.si_signo
+    """Take the held signals that wait; the numbers of those to be passed on.
+
+    Those that this process ignores are not (nohup(1)). A terminal that hangs up tells its session's leader alone.
+    """
+    while info := signal.sigtimedwait(_this_thread.held, 0):
+        number = info.si_signo
+        hangs_up = number == signal.SIGHUP and os.getsid(0) == os.getpid()
+        if (sent_by_a_process(info) or hangs_up) and signal.getsignal(number) != signal.SIG_IGN:
+            yield number
 
 
 def await_readable(descriptor: int) -> None:
@@ -68,8 +87,10 @@ def await_readable(descriptor: int) -> None:
         poll.register(descriptor, select.POLLIN)
         poll.register(signalled, select.POLLIN)
         while descriptor not in dict(poll.poll()):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-            signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+            try:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _this_thread.held)
+            finally:
+                signal.pthread_sigmask(signal.SIG_BLOCK, _this_thread.held)
 
 
 def sent_by_a_process(info: signal.struct_siginfo) -> bool:

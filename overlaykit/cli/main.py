@@ -40,7 +40,9 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):  # names may be any bytes
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    signals.block_all()  # all is done, and said: an interrupt while Python ends would say otherwise
+    sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:

@@ -71,13 +71,15 @@ class Daemon:
     def serve(self, spec: MountSpec, control: socket.socket, *, keep: Sequence[int] = ()) -> None:
         """Mount what `spec` says, and return once the mount answers; `control` listens for `control.ask`.
 
-        Signals that the caller holds arrive while there is no answer. The descriptors `keep` stay open in the daemon
-        as long as it lives (locks). Raises Error or OSError, the daemon gone and nothing left behind.
+        Signals that the caller holds arrive while there is no answer, unless there is a target. The descriptors `keep`
+        stay open in the daemon as long as it lives (locks). Raises Error or OSError, the daemon gone and nothing left
+        behind.
         """
         try:
             descriptors = [control.fileno(), *keep]
             socket.send_fds(self._channel, [wire.encode(spec)], descriptors)
-            signals.await_readable(self._channel.fileno())
+            if spec.target is None:  # else it might be attached by now, and nobody would know
+                signals.await_readable(self._channel.fileno())
             raw, received, _, _ = socket.recv_fds(self._channel, _LONGEST_MESSAGE, 1)
             answer = wire.decode(raw, Answer) if raw else None
         except (BrokenPipeError, ConnectionResetError):

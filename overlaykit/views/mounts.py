@@ -152,7 +152,15 @@ def mount(stack: Stack, target: str, *, name: str | None = None) -> None:
     target = os.path.abspath(target)
     fuse_mount.check_mountpoint(target)
     target = os.path.realpath(target)
-    with signals.held(), contextlib.ExitStack() as undo:
+    with contextlib.ExitStack() as undo:
+        with signals.held():
+            _mount(stack, target, name)
+            undo.callback(umount, target)
+        undo.pop_all()  # no signal has come meanwhile
+
+
+def _mount(stack: Stack, target: str, name: str | None) -> None:
+    with contextlib.ExitStack() as undo:
         registry = Registry()
         undo.callback(registry.leave)
         entry = undo.enter_context(contextlib.closing(registry.enter(name)))

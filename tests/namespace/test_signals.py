@@ -12,7 +12,7 @@ import pytest
 
 from overlaykit import signals
 
-from .stage import Stage, line
+from .stage import Stage, entire, line
 
 SAYS_WHAT_IT_GETS = """
 import signal, sys
@@ -73,6 +73,52 @@ def test_a_held_signal_that_comes_before_the_command_ends_the_launch(stage: Stag
             stage.launch("sleep", "1000", env={"PATH": lookup + "/usr/bin"})
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {signal.SIGINT, signal.SIGTERM}
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+def test_a_signal_that_the_caller_has_blocked_stays_the_callers(stage: Stage) -> None:
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stage.run("true") == 0
+    assert signal.sigpending() == {signal.SIGTERM}
+    assert signal.sigwait({signal.SIGTERM}) == signal.SIGTERM
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def test_a_signal_that_the_launcher_ignores_is_not_passed_on(stage: Stage) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with stage.piped() as printed, stage.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
+        child = os.fork()
+        if child == 0:
+            assert line(printed) == b"ready\n"
+            os.kill(os.getppid(), signal.SIGHUP)
+            os.kill(os.getppid(), signal.SIGTERM)
+            assert line(printed) == b"SIGTERM\n"
+            os._exit(0)
+        assert running.wait() == 5
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_terminal_that_hangs_up_ends_the_command(stage: Stage) -> None:
+    leader, follower = os.openpty()
+    ended, ending = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.close(leader)
+        for descriptor in (0, 1, 2):
+            os.dup2(follower, descriptor)
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        os.close(follower)
+        with signals.held(), stage.launch("sh", "-c", "echo ready; exec sleep 1000") as running:
+            os.write(ending, b"%d" % running.wait())
+        os._exit(0)
+    os.close(follower)
+    os.close(ending)
+    assert line(leader) == b"ready\r\n"
+    os.close(leader)
+    assert entire(ended) == b"%d" % (128 + signal.SIGHUP)
+    os.close(ended)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_signal_that_comes_between_launch_and_wait_is_the_callers(stage: Stage) -> None:

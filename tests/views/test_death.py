@@ -115,6 +115,29 @@ def test_when_the_launcher_is_interrupted_at_a_random_moment_nothing_is_left(
     assert someone.left() == before
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_mount_that_is_interrupted_at_a_random_moment_is_there_or_not(
+    someone: Someone, seed: int
+) -> None:
+    chance = random.Random(seed)
+    lower, target = someone.directory("lower"), someone.directory("target")
+    before = someone.left()
+    with someone.start("mount", "-o", f"lowerdir={lower}", target, stderr=subprocess.PIPE) as mount:
+        ended = os.pidfd_open(mount.pid)
+        while not descendants(mount.pid):  # the daemon: before it, Python itself is starting
+            assert not select.select([ended], [], [], 0.01)[0]
+        select.select([ended], [], [], chance.uniform(0, 0.5))
+        mount.send_signal(signal.SIGINT)
+        os.close(ended)
+        told = mount.communicate()
+    if mount.returncode == 0:  # done before the signal came
+        someone.succeeds("umount", target)
+    else:
+        assert (mount.returncode, *told) == (128 + signal.SIGINT, "", "")
+    someone.await_the_end()
+    assert someone.left() == before
+
+
 def test_a_launcher_that_is_interrupted_ends_its_view(someone: Someone) -> None:
     with someone.start(
         "run", "sh", "-c", "trap 'exit 9' INT; echo started; while :; do sleep 1000 & wait; done"
