@@ -383,7 +383,9 @@ class Filesystem:
             return node, tree.attributes(node)
         if directory.orphaned:  # what it held has gone, and its lowers with it
             return None
-        found = tree.merge.find_below(directory, entry)
+        listing = directory.listing
+        outdated = listing is None or listing.outdated
+        found = tree.merge.find_below(directory, entry, outdated=outdated)
         return None if found is None else tree.take_up_with_attributes(directory, name, found)
 
     def numbers(self, directory: Directory, entries: Iterable[Entry]) -> Iterator[int]:
