@@ -12,13 +12,12 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from bench.choice import Plan
 from bench.failure import FAILURES, reason
 from bench.machine import look_at_machine
-from bench.results import Cost, LeftOut, Report, Series
+from bench.results import Cost, LeftOut, Machine, Report, Series
 from bench.systems.trial import try_out
 from bench.workload import Course, Entrant, Interruptible, Workload
 from overlaykit.discard import discard_path
@@ -30,120 +29,131 @@ class Watch(Protocol):
     def __call__(self, workload: str, entrant: str, done: float) -> None: ...
 
 
-@dataclass(slots=True)
-class _Findings:
-    """What has been found so far."""
+_OnStep = Callable[[str, float], None]
+"""Called before each measurement, with the entrant and the part of the workload that is behind it."""
 
-    costs: list[Cost] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-    systems: dict[str, str] = field(default_factory=dict)
+_TOO_LATE: Final = "the run ended before"
 
 
-def race(
-    plan: Plan,
-    *,
-    place: str,
-    interruptible: Interruptible = contextlib.nullcontext,
-    watch: Watch = lambda workload, entrant, done: None,
-) -> Report:
-    """Run all of it in a new directory below `place`, of which nothing is left. `interruptible`: see `Course`.
+class Race:
+    """A run: to be run once, and asked for its report then, also where it ended early."""
 
-    An entrant that fails is left out of that workload, with the reason, and the rest goes on.
-    """
-    started = int(time.time())
-    found = _Findings(left_out=list(plan.left_out))
-    found.systems.update({system.name: system.what for system in plan.systems})
-    directory = tempfile.mkdtemp(prefix="overlaykit-bench-", dir=os.path.realpath(place))
-    try:
-        machine = look_at_machine(directory)
-        systems, unable = try_out(plan.systems, directory)
-        found.left_out += unable
-        for number, workload in enumerate(plan.workloads):
-            course = Course(
-                directory=os.path.join(directory, str(number)),
-                systems=systems,
-                interruptible=interruptible,
-            )
+    def __init__(self, plan: Plan, *, place: str) -> None:
+        """Nothing happens yet. It takes place in a new directory below `place`, of which nothing is left."""
+        self._plan = plan
+        self._place = os.path.realpath(place)
+        self._started = int(time.time())
+        self._machine: Machine | None = None
+        self._systems = {system.name: system.what for system in plan.systems}
+        self._costs: list[Cost] = []
+        self._left_out = list(plan.left_out)
+        self._behind = 0
+        """How many workloads are."""
 
-            def on_step(
-                entrant: str, done: float, *, behind: int = number, name: str = workload.name
-            ) -> None:
-                watch(name, entrant, (behind + done) / len(plan.workloads))
+    def run(
+        self,
+        *,
+        interruptible: Interruptible = contextlib.nullcontext,
+        watch: Watch = lambda workload, entrant, done: None,
+    ) -> None:
+        """`interruptible`: see `Course`.
 
-            os.mkdir(course.directory)
-            _run(workload, course, plan.rounds, found, on_step)
-            discard_path(course.directory)
-    finally:
-        discard_path(directory)
-    return Report(
-        machine=machine,
-        started=started,
-        baseline=plan.baseline,
-        rounds=plan.rounds,
-        systems=found.systems,
-        workloads={workload.name: workload.what for workload in plan.workloads},
-        costs=tuple(found.costs),
-        series=tuple(_series(plan.workloads)),
-        left_out=tuple(found.left_out),
-    )
+        An entrant that fails is left out of that workload, with the reason, and the rest goes on.
+        """
+        plan = self._plan
+        directory = tempfile.mkdtemp(prefix="overlaykit-bench-", dir=self._place)
+        try:
+            self._machine = look_at_machine(directory)
+            systems, unable = try_out(plan.systems, directory)
+            self._left_out += unable
+            for number, workload in enumerate(plan.workloads):
+                course = Course(
+                    directory=os.path.join(directory, str(number)),
+                    systems=systems,
+                    interruptible=interruptible,
+                )
 
+                def on_step(entrant: str, done: float, *, name: str = workload.name) -> None:
+                    watch(name, entrant, (self._behind + done) / len(plan.workloads))
 
-def _run(
-    workload: Workload,
-    course: Course,
-    rounds: int,
-    found: _Findings,
-    on_step: Callable[[str, float], None],
-) -> None:
-    try:
-        with workload.open(course) as entrants:
-            found.systems.update(
-                {one.name: one.what for one in entrants if one.name not in found.systems}
-            )
-            _run_rounds(workload, entrants, course, rounds, found, on_step)
-    except FAILURES as error:  # for all of them
-        why = reason(error, course.directory)
-        found.left_out.append(LeftOut(system="", workload=workload.name, why=why))
+                os.mkdir(course.directory)
+                self._run(workload, course, on_step)
+                self._behind += 1
+                discard_path(course.directory)
+        finally:
+            discard_path(directory)
 
-
-def _run_rounds(
-    workload: Workload,
-    entrants: Sequence[Entrant],
-    course: Course,
-    rounds: int,
-    found: _Findings,
-    on_step: Callable[[str, float], None],
-) -> None:
-    counted = min(rounds, workload.most_rounds or rounds)
-    uncounted = 1 if workload.warms else 0
-    rounds_in_all = uncounted + counted + 1  # in the last, requests are counted
-    values: defaultdict[str, list[float]] = defaultdict(list)
-    requests: dict[str, dict[str, int]] = {}
-    running = list(entrants)
-    for round_ in range(rounds_in_all):
-        for place, entrant in enumerate(random.sample(running, len(running))):
-            on_step(entrant.name, (round_ + place / len(entrants)) / rounds_in_all)
-            try:
-                if round_ < uncounted + counted:
-                    values[entrant.name].append(entrant.measure())
-                elif entrant.count is not None:
-                    requests[entrant.name] = dict(entrant.count())
-            except FAILURES as error:
-                running.remove(entrant)
-                why = reason(error, course.directory)
-                found.left_out.append(LeftOut(entrant.name, workload.name, why))
-    found.costs += [
-        Cost(
-            workload=workload.name,
-            system=entrant.name,
-            unit=workload.unit,
-            more_is_better=workload.more_is_better,
-            operations=workload.operations,
-            values=tuple(values[entrant.name][uncounted:]),
-            requests=requests.get(entrant.name),
+    def report(self) -> Report | None:
+        """What was found; where it ended early, of the workloads behind it. None if there is none."""
+        plan = self._plan
+        if self._machine is None or not self._behind:
+            return None
+        ahead = [LeftOut("", one.name, _TOO_LATE) for one in plan.workloads[self._behind :]]
+        return Report(
+            machine=self._machine,
+            started=self._started,
+            baseline=plan.baseline,
+            rounds=plan.rounds,
+            systems=self._systems,
+            workloads={workload.name: workload.what for workload in plan.workloads},
+            costs=tuple(self._costs),
+            series=tuple(_series(plan.workloads[: self._behind])),
+            left_out=(*self._left_out, *ahead),
         )
-        for entrant in running
-    ]
+
+    def _run(self, workload: Workload, course: Course, on_step: _OnStep) -> None:
+        try:
+            with workload.open(course) as entrants:
+                for entrant in entrants:
+                    self._systems.setdefault(entrant.name, entrant.what)
+                self._run_rounds(workload, entrants, course, on_step)
+        except FAILURES as error:  # for all of them
+            _heed(course)
+            self._leave_out("", workload, course, error)
+
+    def _run_rounds(
+        self, workload: Workload, entrants: Sequence[Entrant], course: Course, on_step: _OnStep
+    ) -> None:
+        uncounted = 1 if workload.warms else 0
+        timed = uncounted + min(self._plan.rounds, workload.most_rounds or self._plan.rounds)
+        rounds = timed + 1  # in the last, requests are counted
+        values: defaultdict[str, list[float]] = defaultdict(list)
+        requests: dict[str, dict[str, int]] = {}
+        running = list(entrants)
+        for round_ in range(rounds):
+            for place, entrant in enumerate(random.sample(running, len(running))):
+                on_step(entrant.name, (round_ + place / len(entrants)) / rounds)
+                try:
+                    if round_ < timed:
+                        values[entrant.name].append(entrant.measure())
+                    elif entrant.count is not None:
+                        requests[entrant.name] = dict(entrant.count())
+                except FAILURES as error:
+                    _heed(course)
+                    running.remove(entrant)
+                    self._leave_out(entrant.name, workload, course, error)
+        self._costs += [
+            Cost(
+                workload=workload.name,
+                system=entrant.name,
+                unit=workload.unit,
+                more_is_better=workload.more_is_better,
+                operations=workload.operations,
+                values=tuple(values[entrant.name][uncounted:]),
+                requests=requests.get(entrant.name),
+            )
+            for entrant in running
+        ]
+
+    def _leave_out(self, system: str, workload: Workload, course: Course, error: Exception) -> None:
+        why = reason(error, course.directory)
+        self._left_out.append(LeftOut(system=system, workload=workload.name, why=why))
+
+
+def _heed(course: Course) -> None:
+    """End here if that was asked for: a terminal interrupts our children too, who then fail."""
+    with course.interruptible():
+        pass
 
 
 def _series(workloads: Sequence[Workload]) -> Iterator[Series]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Final
 
 from bench.report import quantities
 from bench.report.sections import Section, best, requests, sections
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
-    from bench.results import Cost, LeftOut, Report
+    from bench.results import Cost, Report
 
 _HEADING_WIDTH: Final = 11
 """Letters of a heading that fit on a line: those of `1.02 GiB/s*`."""
@@ -29,7 +32,7 @@ def table(report: Report) -> RenderableType:
     parts: list[RenderableType] = []
     for section in sections(report):
         parts += [_section(report, section), ""]
-    return Group(*parts, _legend(report), *map(_left_out, report.left_out))
+    return Group(*parts, _legend(report), *_left_out(report))
 
 
 def _section(report: Report, section: Section) -> Table:
@@ -98,9 +101,14 @@ def _legend(report: Report) -> Text:
     )
 
 
-def _left_out(left: LeftOut) -> Text:
-    where = " on ".join(filter(None, (left.workload, left.system)))
-    return _as_is(f"left out: {where}: {left.why}")
+def _left_out(report: Report) -> Iterator[Text]:
+    """Workloads that one system, or nobody, did for one reason share a line."""
+    for (system, why), group in itertools.groupby(
+        report.left_out, key=lambda left: (left.system, left.why)
+    ):
+        workloads = ", ".join(left.workload for left in group)
+        where = " on ".join(filter(None, (workloads, system)))
+        yield _as_is(f"left out: {where}: {why}")
 
 
 def _as_is(words: str) -> Text:

@@ -29,8 +29,8 @@ def main(arguments: list[str]) -> int:
     args = _parse(arguments)
     from bench import report
     from bench.choice import plan
-    from bench.race import race
-    from overlaykit.cli.demo.interruption import Interruption
+    from bench.race import Race
+    from overlaykit.cli.interruption import Interruption
 
     chosen = plan(
         quick=args.quick,
@@ -45,16 +45,16 @@ def main(arguments: list[str]) -> int:
         return 0
     if args.output is not None:
         report.check_output(args.output)
-    with Interruption() as interruption, _watch() as watch:
-        found = race(
-            chosen,
-            place=os.environ.get("TMPDIR") or "/var/tmp",  # noqa: S108  # in it, a directory of our own
-            interruptible=interruption.allowed,
-            watch=watch,
-        )
-    if args.output is not None:
-        report.write(found, args.output)
-    _show(found, as_json=args.json)
+    race = Race(chosen, place=os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108  # in it, one of its own
+    try:
+        with Interruption() as interruption, _watch() as watch:
+            race.run(interruptible=interruption.allowed, watch=watch)
+    finally:  # where it ends before its time, what it has found by then is worth showing
+        found = race.report()
+        if found is not None:
+            if args.output is not None:
+                report.write(found, args.output)
+            _show(found, as_json=args.json)
     return 0
 
 
@@ -129,7 +129,8 @@ def _watch() -> Iterator[Watch]:
         task = bar.add_task("", total=1.0)
 
         def watch(workload: str, entrant: str, done: float) -> None:
-            bar.update(task, completed=done, description=f"{workload}: {entrant}", refresh=True)
+            with contextlib.suppress(OSError):  # whoever watched has gone
+                bar.update(task, completed=done, description=f"{workload}: {entrant}", refresh=True)
 
         yield watch
 

@@ -31,7 +31,8 @@ class Interruption:
 
     def __enter__(self) -> Self:
         for number in _SIGNALS:
-            self._before.append((number, signal.signal(number, self._receive)))
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
+                self._before.append((number, signal.signal(number, self._receive)))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -133,33 +133,39 @@ def test_an_output_that_holds_other_files_is_refused_before_anything_runs(someon
     assert os.listdir(output) == ["theirs"]
 
 
-def test_interrupted_it_leaves_nothing(someone: Someone) -> None:
-    """In the middle of it: a system tells when it is mounted, and there are far more rounds than anybody waits for."""
+@pytest.mark.parametrize("behind", [0, 1])
+def test_interrupted_it_leaves_nothing_and_shows_what_is_behind_it(
+    someone: Someone, behind: int
+) -> None:
+    """A system tells when it is mounted, and waits then: for the trial, and once for each workload."""
     number = signal.SIGINT if someone.is_root else signal.SIGTERM
-    told = someone.path("told")
-    os.mkfifo(told)
+    told, go_on = someone.path("told"), someone.path("go_on")
+    for fifo in (told, go_on):
+        os.mkfifo(fifo)
     mounting = someone.write(
         someone.path("mounting"),
-        f'#!/bin/sh\nfuse-overlayfs -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4"\necho >{told}\n',
+        f'#!/bin/sh\nfuse-overlayfs -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4"\n'
+        f"echo >{told}\nread line <{go_on}\n",
     )
     os.chmod(mounting, 0o755)
-    command = f"slow={mounting} {{lower}} {{upper}} {{work}} {{target}}"
-    arguments = [
-        "bench",
-        "--quick",
-        "--rounds",
-        "100000",
-        "--only",
-        "stat/warm",
-        *TWO,
-        "--system",
-        command,
-    ]
-    keeps_open = os.open(told, os.O_RDWR)
-    with someone.start(*arguments, stderr=subprocess.PIPE) as bench, open(told) as mounts:
-        for _ in range(2):  # once for the trial
-            assert mounts.readline() == "\n"
+    slow = f"slow={mounting} {{lower}} {{upper}} {{work}} {{target}}"
+    with (
+        someone.start(
+            *TINY, "--only", "missing/warm", *TWO, "--system", slow, stderr=subprocess.PIPE
+        ) as bench,
+        open(told, "rb+", buffering=0) as mounts,
+        open(go_on, "rb+", buffering=0) as waiting,
+    ):
+        for _ in range(1 + behind):
+            assert mounts.readline() == b"\n"
+            waiting.write(b"\n")
+        assert mounts.readline() == b"\n"
         bench.send_signal(number)
+        waiting.write(b"\n")
         out, err = bench.communicate()
-    os.close(keeps_open)
-    assert (bench.returncode, out, err) == (128 + number, "", "")
+    assert (bench.returncode, err) == (128 + number, "")
+    if behind:
+        assert "\nstat/warm " in out
+        assert out.endswith("left out: missing/warm: the run ended before\n")
+    else:
+        assert out == ""

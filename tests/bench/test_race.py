@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from bench.choice import Plan
-from bench.race import race
+from bench.race import Race
 from bench.results import LeftOut, Report
 from bench.workload import Course, Entrant, Point, Unfit, Unit
 from overlaykit.errors import Error
@@ -32,7 +32,7 @@ class Numbers:
     warms: bool = False
     most_rounds: int | None = None
     point: Point | None = None
-    failing: dict[str, tuple[int, Exception]] = field(default_factory=dict)
+    failing: dict[str, tuple[int, BaseException]] = field(default_factory=dict)
     what: str = "count"
     unit: Unit = "s"
     more_is_better: bool = False
@@ -81,8 +81,18 @@ class Mistake(Error):
 
 
 def run(someone: Someone, *workloads: Numbers, rounds: int = 3) -> Report:
-    plan = Plan(workloads=workloads, systems=[], left_out=[], baseline="a", rounds=rounds)
-    return race(plan, place=someone.scratch)
+    return ran(Race(planned(*workloads, rounds=rounds), place=someone.scratch))
+
+
+def planned(*workloads: Numbers, rounds: int = 3) -> Plan:
+    return Plan(workloads=workloads, systems=[], left_out=[], baseline="a", rounds=rounds)
+
+
+def ran(race: Race) -> Report:
+    race.run()
+    found = race.report()
+    assert found is not None
+    return found
 
 
 def test_everybody_runs_once_in_each_round_in_an_order_that_changes(someone: Someone) -> None:
@@ -155,6 +165,24 @@ def test_what_nobody_can_do_is_left_out_and_the_rest_goes_on(someone: Someone) -
 def test_an_error_of_the_benchmarks_own_is_not_hidden(someone: Someone) -> None:
     with pytest.raises(ZeroDivisionError):
         run(someone, Numbers(failing={"a": (1, ZeroDivisionError())}))
+    assert not [name for name in os.listdir(someone.scratch) if name.startswith("overlaykit")]
+
+
+def test_what_was_found_before_an_interruption_is_reported(someone: Someone) -> None:
+    workloads = [Numbers(name=f"n/{number}") for number in range(4)]
+    workloads[1].point = workloads[2].point = Point(series="n", axis="things", size=1)
+    workloads[2].failing = {"b": (2, KeyboardInterrupt())}
+    race = Race(planned(*workloads), place=someone.scratch)
+    assert race.report() is None
+    with pytest.raises(KeyboardInterrupt):
+        race.run()
+    found = race.report()
+    assert found is not None
+    assert [cost.workload for cost in found.costs] == ["n/0"] * 4 + ["n/1"] * 4
+    assert found.left_out == tuple(
+        LeftOut("", name, "the run ended before") for name in ("n/2", "n/3")
+    )
+    assert [series.points for series in found.series] == [((1, "n/1"),)]
     assert not [name for name in os.listdir(someone.scratch) if name.startswith("overlaykit")]
 
 

@@ -7,7 +7,7 @@ import fnmatch
 import pytest
 
 from bench.choice import Plan
-from bench.race import race
+from bench.race import Race
 from bench.results import Report
 from bench.systems import custom, known
 from bench.workload import Workload
@@ -32,7 +32,11 @@ SYSTEMS = ("plain", "overlaykit")
 def run(someone: Someone, chosen: list[Workload]) -> Report:
     systems, left_out = custom.read(SYSTEMS, [], *known.known())
     plan = Plan(workloads=chosen, systems=systems, left_out=left_out, baseline="plain", rounds=1)
-    return race(plan, place=someone.scratch)
+    race = Race(plan, place=someone.scratch)
+    race.run()
+    found = race.report()
+    assert found is not None
+    return found
 
 
 def tiny() -> dict[str, Workload]:

@@ -1,7 +1,7 @@
 """`overlaykit demo`: two programs at once, each with a Python of its own at /usr/bin/python.
 
 Start reading at `show` (what happens, in order); `pythons` finds the interpreters, `server` is one web server in its
-view, `table` is what a person sees of it, `interruption` makes Ctrl-C harmless.
+view, `table` is what a person sees of it.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from overlaykit.cli.demo import pythons, table
-from overlaykit.cli.demo.interruption import Interruption
 from overlaykit.cli.demo.server import SITE, Page, Server
+from overlaykit.cli.interruption import Interruption
 from overlaykit.errors import Error
 from overlaykit.views import Registry
 
