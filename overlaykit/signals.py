@@ -31,6 +31,9 @@ FORWARDED: Final = frozenset(
 """Passed on from the launcher to init, and from init to the command."""
 
 
+_PYTHONS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
 class _Thread(threading.local):
     """`held`: the signals that `held` alone keeps from this thread; others its program has blocked itself."""
 
@@ -113,6 +116,10 @@ def restore(mask: set[int]) -> None:
 
 
 def reset_dispositions() -> None:
-    """Forget the caller's handlers, and what it or Python ignores (SIGPIPE, SIGXFSZ): execve(2) would keep that."""
+    """Forget the caller's handlers, and what Python ignores for its own sake; what else is ignored stays so (nohup(1)).
+
+    execve(2) keeps what is ignored.
+    """
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)
+        if number in _PYTHONS or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
