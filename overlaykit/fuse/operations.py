@@ -352,6 +352,7 @@ class Operations(pyfuse3.Operations):
         if first == len(listing.entries) and start_id >= len(dots):
             filesystem.end_listing(directory, listing)
         name_only = self._entry_without_node  # the same for each: there are many
+        reply, above = pyfuse3.readdir_reply, len(dots)
         numbers: Iterable[int] = itertools.repeat(0)
         if self._are_names_enough(directory, listing, start_id):
             numbers = filesystem.numbers(directory, listing.entries_from(first))
@@ -369,8 +370,7 @@ class Operations(pyfuse3.Operations):
                 if found is None:
                     continue
                 node, answer = found
-            position = place + len(dots)
-            if not pyfuse3.readdir_reply(token, name, answer, position):
+            if not reply(token, name, answer, place + above):
                 if node is not None:
                     filesystem.settle(node)
                 return

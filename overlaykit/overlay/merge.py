@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _NAME_MAX: Final = 255
 
-_TOLD_BY_A_LOOK: Final = (0, stat.S_IFCHR)
+_TOLD_BY_A_LOOK: Final = frozenset((0, stat.S_IFCHR))
 """The kinds in a layer's listing that may be a whiteout's device, or anything (0)."""
 
 
@@ -185,10 +185,32 @@ class Merge:
     def _scan(self, place: Place, *, lower: bool) -> tuple[list[Entry], list[bytes]]:
         """The entries of one layer's directory, and the names that its whiteouts hide."""
         marks = self.marks.of_directory(place.proc_path(), upper=not lower)
-        regular, aufs = stat.S_IFREG, marks_format.AUFS_WHITEOUT
         shown: list[Entry] = []
         hidden: list[bytes] = []
-        for name, kind, inode in itertools.chain.from_iterable(place.scan()):
+        for portion in place.scan():
+            names, kinds, inodes = zip(*portion, strict=True)
+            if (
+                marks.whiteout_files
+                or not _TOLD_BY_A_LOOK.isdisjoint(kinds)
+                or (lower and _have_aufs_names(names))
+            ):
+                self._sort_out(portion, place, marks, lower, shown, hidden)
+            else:  # no whiteout can be among them: so it mostly is, and quick
+                shown.extend(zip(names, kinds, itertools.repeat(place), inodes, strict=False))
+        return shown, hidden
+
+    def _sort_out(
+        self,
+        portion: Sequence[tuple[bytes, int, int]],
+        place: Place,
+        marks: DirectoryMarks,
+        lower: bool,
+        shown: list[Entry],
+        hidden: list[bytes],
+    ) -> None:
+        """Tell the entries of a portion of a layer's directory from its whiteouts."""
+        regular, aufs = stat.S_IFREG, marks_format.AUFS_WHITEOUT
+        for name, kind, inode in portion:
             if kind in _TOLD_BY_A_LOOK:
                 st = _stat(place, name)
                 if st is None:
@@ -208,7 +230,6 @@ class Merge:
                     hidden.append(name)
                     continue
             shown.append((name, kind, place, inode))
-        return shown, hidden
 
 
 class _Search:
@@ -288,6 +309,10 @@ def _redirected(prefix: list[bytes], target: bytes) -> list[bytes]:
     if any(name in (b"", b".", b"..") or b"/" in name for name in names):
         raise OSError(errno.EIO, "a redirect mark that is no path", os.fsdecode(target))
     return names if target.startswith(b"/") else [*prefix, *names]
+
+
+def _have_aufs_names(names: Sequence[bytes]) -> bool:
+    return b"\0" + marks_format.AUFS_WHITEOUT in b"\0" + b"\0".join(names)
 
 
 def _is_aufs_whiteout(place: Place, name: bytes) -> bool:
