@@ -84,7 +84,7 @@ class Race:
             discard_path(directory)
 
     def report(self) -> Report | None:
-        """What was found; where it ended early, of the workloads behind it. None if there is none."""
+        """What was found; where it ended early, of the workloads behind it. None if nothing is."""
         plan = self._plan
         if self._machine is None or not self._behind:
             return None

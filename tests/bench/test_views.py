@@ -35,7 +35,7 @@ def measured(someone: Someone, workload: Workload) -> dict[str, float]:
         for entrant in entrants:
             assert entrant.what
             with contextlib.suppress(Unfit):
-                found[entrant.name] = entrant.measure().value
+                found[entrant.name] = entrant.measure()
     return found
 
 
