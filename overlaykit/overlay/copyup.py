@@ -63,7 +63,12 @@ class CopyUp:
         self.index = index
 
     def directory(self, node: Directory) -> Place:
-        """The directory's place in the upper, copied up with its parents first where it had none."""
+        """The directory's place in the upper, copied up with its parents first where it had none.
+
+        Whoever changes anything in there asks for it right before.
+        """
+        if node.listing is not None:
+            node.listing.written_to = True
         if node.upper is not None:
             return node.upper
         missing: list[Directory] = []

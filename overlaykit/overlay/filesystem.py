@@ -384,8 +384,8 @@ class Filesystem:
         if directory.orphaned:  # what it held has gone, and its lowers with it
             return None
         listing = directory.listing
-        outdated = listing is None or listing.outdated
-        found = tree.merge.find_below(directory, entry, outdated=outdated)
+        written_to = listing is None or listing.written_to
+        found = tree.merge.find_below(directory, entry, written_to=written_to)
         return None if found is None else tree.take_up_with_attributes(directory, name, found)
 
     def numbers(self, directory: Directory, entries: Iterable[Entry]) -> Iterator[int]:

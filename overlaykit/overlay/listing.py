@@ -27,19 +27,21 @@ class Listing:
 
     `readers`: how many began to read it and have not come to its end. It is kept as long as there are any: who gives up
     says so by forgetting the directory. `outdated`: something has changed since, so each name takes a look.
+    `written_to`: the directory's upper has, if only by a copy-up, so that each look begins there.
     """
 
-    __slots__ = ("entries", "outdated", "positions", "readers")
+    __slots__ = ("entries", "outdated", "positions", "readers", "written_to")
 
     def __init__(self, entries: list[Entry]) -> None:
         self.entries = entries
         self.positions: Sequence[int] = range(1, len(entries) + 1)
         self.readers = 0
         self.outdated = False
+        self.written_to = False
 
     def begin_anew(self, entries: list[Entry]) -> None:
         """Take `entries` over; known names keep their positions."""
-        self.outdated = False
+        self.outdated = self.written_to = False
         if [entry[0] for entry in entries] == [entry[0] for entry in self.entries]:
             self.entries = entries
             return

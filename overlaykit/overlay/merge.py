@@ -150,13 +150,13 @@ class Merge:
         """The roots of the layers below one."""
         return [other.root for other in self.layers if other.index > layer.index]
 
-    def find_below(self, directory: Directory, entry: Entry, *, outdated: bool) -> Found | None:
+    def find_below(self, directory: Directory, entry: Entry, *, written_to: bool) -> Found | None:
         """What an entry of the listing means; quicker than `find`, since it is known which layer has it.
 
-        `outdated`: whether the directory has changed since it was listed.
+        `written_to`: whether anything in the directory's upper has changed since it was listed.
         """
         name, kind, place, _ = entry
-        if kind == stat.S_IFDIR or (outdated and place is not directory.upper):
+        if kind == stat.S_IFDIR or (written_to and place is not directory.upper):
             return self.find(directory, name)
         st = _stat(place, name)
         if st is None or marks_format.is_whiteout(st):

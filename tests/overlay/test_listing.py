@@ -55,6 +55,36 @@ def test_an_entry_that_became_something_else_is_what_it_is_now(stack: Stack) -> 
         assert filesystem.look_up_entry(root, entries[b"c"]) is None
 
 
+def test_an_entry_that_was_copied_up_meanwhile_is_the_copy(stack: Stack) -> None:
+    """Also where the listing was begun anew between the copy's beginning and its end."""
+    stack.add({name: File(b"old") for name in "abc"})
+    with stack.open() as view:
+        filesystem, root = view.filesystem, view.filesystem.root
+        listing = filesystem.listing(root, anew=True)
+        entries = {entry[0]: entry for entry in listing.entries}
+        view.write("a", b"new")
+        copy = filesystem.begin_copy_up(view.file("b"), keep_data=True)
+        assert copy is not None
+        filesystem.listing(root, anew=True)
+        copy.transfer()
+        copy.finish()
+        copy.close()
+        view.forget_everything()
+        for name, copied in ((b"a", True), (b"b", True), (b"c", False)):
+            found = filesystem.look_up_entry(root, entries[name])
+            assert found is not None
+            assert isinstance(found[0], FileNode)
+            assert found[0].has_upper == copied
+            filesystem.settle(found[0])
+        filesystem.listing(root, anew=True)
+        view.write("b", b"newer")
+        view.forget_everything()
+        found = filesystem.look_up_entry(root, entries[b"b"])
+        assert found is not None
+        filesystem.settle(found[0])
+        assert (view.read("a"), view.read("b")) == (b"new", b"newer")
+
+
 def test_who_removes_while_reading_meets_every_name_whoever_else_reads_much(stack: Stack) -> None:
     stack.add({f"a/{number}": File() for number in range(1000)})
     large = [(b"%d" % number, stat.S_IFREG, None, 0) for number in range(40_000)]
