@@ -88,7 +88,10 @@ class Race:
         plan = self._plan
         if self._machine is None or not self._behind:
             return None
-        ahead = [LeftOut("", one.name, _TOO_LATE) for one in plan.workloads[self._behind :]]
+        ahead = {
+            one.name: LeftOut("", one.name, _TOO_LATE) for one in plan.workloads[self._behind :]
+        }
+        left_out = [one for one in self._left_out if one.workload not in ahead]
         return Report(
             machine=self._machine,
             started=self._started,
@@ -96,9 +99,9 @@ class Race:
             rounds=plan.rounds,
             systems=self._systems,
             workloads={workload.name: workload.what for workload in plan.workloads},
-            costs=tuple(self._costs),
+            costs=tuple(cost for cost in self._costs if cost.workload not in ahead),
             series=tuple(_series(plan.workloads[: self._behind])),
-            left_out=(*self._left_out, *ahead),
+            left_out=(*left_out, *ahead.values()),
         )
 
     def _run(self, workload: Workload, course: Course, on_step: _OnStep) -> None:

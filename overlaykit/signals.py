@@ -31,7 +31,11 @@ FORWARDED: Final = frozenset(
 """Passed on from the launcher to init, and from init to the command."""
 
 
-_PYTHONS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+_NEVER_IGNORED: Final = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ)
+"""Python ignores the latter two for its own sake; who ignores the first cannot wait for its children (wait(2))."""
+
+_HARMLESS: Final = (signal.SIGCONT, signal.SIGWINCH)
+"""What end no process that has no handler for them."""
 
 
 class _Thread(threading.local):
@@ -83,6 +87,14 @@ def take() -> Iterator[int]:
             yield number
 
 
+def will_end() -> bool:
+    """Whether a held signal waits that ends this process when it arrives, without an exception."""
+    return any(
+        number not in _HARMLESS and signal.getsignal(number) == signal.SIG_DFL
+        for number in signal.sigpending() & _this_thread.held
+    )
+
+
 def await_readable(descriptor: int) -> None:
     """Wait until it is, which comes first; meanwhile held signals arrive. Raises what their handlers raise."""
     with waiting() as signalled:
@@ -116,10 +128,7 @@ def restore(mask: set[int]) -> None:
 
 
 def reset_dispositions() -> None:
-    """Forget the caller's handlers, and what Python ignores for its own sake; what else is ignored stays so (nohup(1)).
-
-    execve(2) keeps what is ignored.
-    """
+    """Forget the caller's handlers; what it ignores stays ignored (nohup(1)), and execve(2) keeps that."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if number in _PYTHONS or signal.getsignal(number) != signal.SIG_IGN:
+        if number in _NEVER_IGNORED or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)

@@ -52,9 +52,11 @@ def main(arguments: list[str]) -> int:
     finally:  # where it ends before its time, what it has found by then is worth showing
         found = race.report()
         if found is not None:
-            if args.output is not None:
-                report.write(found, args.output)
-            _show(found, as_json=args.json)
+            try:
+                if args.output is not None:
+                    report.write(found, args.output)
+            finally:
+                _show(found, as_json=args.json)
     return 0
 
 

@@ -37,6 +37,7 @@ class CommandUnknown(Error):
 
 def main() -> NoReturn:
     """Run the command of sys.argv and exit with its status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or nobody here could wait for a child (wait(2))
     for stream in (sys.stdout, sys.stderr):  # names may be any bytes
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")

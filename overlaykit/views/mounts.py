@@ -156,6 +156,8 @@ def mount(stack: Stack, target: str, *, name: str | None = None) -> None:
         with signals.held():
             _mount(stack, target, name)
             undo.callback(umount, target)
+            if signals.will_end():
+                undo.close()
         undo.pop_all()  # no signal has come meanwhile
 
 
@@ -177,17 +179,21 @@ def _mount(stack: Stack, target: str, name: str | None) -> None:
         started = daemon.Daemon()
         with entry.listen() as listener:
             started.serve(spec, listener, keep=[entry.lock])
-        entry.publish(
-            About(
-                name=entry.name,
-                pid=started.process.pid,
-                daemon=started.process.pid,
-                started=now(),
-                layers=stack.lowerdir,
-                upper=stack.upperdir,
-                target=target,
-            )
+        about = About(
+            name=entry.name,
+            pid=started.process.pid,
+            daemon=started.process.pid,
+            started=now(),
+            layers=stack.lowerdir,
+            upper=stack.upperdir,
+            target=target,
         )
+        try:
+            entry.publish(about)
+        except BaseException:
+            fuse_mount.detach(target)
+            started.process.wait()
+            raise
         started.process.returncode = 0  # it outlives us: not ours to reap
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import subprocess
 
 import pytest
 
-from ..views.someone import Someone
+from ..views.someone import Someone, command
 
 
 @pytest.mark.parametrize(
@@ -227,3 +228,18 @@ def test_arguments_and_names_of_any_bytes_reach_the_command(someone: Someone) ->
         "run", "--upper", upper, "--", "printf", "a\udcffb", errors="surrogateescape"
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "a\udcffb", "")
+
+
+def test_who_ignores_the_ends_of_children_can_run_a_command_too(someone: Someone) -> None:
+    program = [
+        "sh",
+        "-c",
+        "trap '' CHLD; exec \"$@\"",
+        "sh",
+        command(),
+        "run",
+        "sh",
+        "-c",
+        "(:); exit 3",
+    ]
+    assert subprocess.run(program, check=False).returncode == 3
