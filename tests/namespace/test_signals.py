@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from overlaykit import signals
 
+from .processes import descendants
 from .stage import Stage, entire, line
 
 SAYS_WHAT_IT_GETS = """
@@ -72,6 +74,10 @@ def test_a_held_signal_that_comes_before_the_command_ends_the_launch(stage: Stag
         with pytest.raises(KeyboardInterrupt):
             stage.launch("sleep", "1000", env={"PATH": lookup + "/usr/bin"})
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {signal.SIGINT, signal.SIGTERM}
+    for process in descendants(os.getpid()):
+        if process != stage.keeper:  # init, if it was there by then: it ends, and is ours to reap
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(process, 0)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
 
