@@ -247,7 +247,10 @@ class View:
             try:
                 if not os.path.isdir(path):
                     os.mkdir(path, 0o700)
-                    undo.callback(discard_path, path)
+                    if (
+                        self._upper is not None
+                    ):  # the rest goes with the entry, if the daemon has left any
+                        undo.callback(discard_path, path)
             except FileExistsError:
                 raise UpperUnusable(path, os.strerror(errno.ENOTDIR)) from None
             except OSError as error:
