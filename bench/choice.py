@@ -53,11 +53,11 @@ QUICK: Final = (
 
 
 class NothingChosen(Error):
-    """--only {0}: no workload is called so: 'overlaykit bench --list' lists them"""
+    message = "--only {0}: no workload is called so: 'overlaykit bench --list' lists them"
 
 
 class BaselineUnknown(Error):
-    """--baseline {0}: not one of those that take part: {1}"""
+    message = "--baseline {0}: not one of those that take part: {1}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

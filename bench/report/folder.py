@@ -23,15 +23,18 @@ _PLOT: Final = ".svg"
 
 
 class OutputTaken(Error):
-    """--output {0}: it holds {1}, which is of no report: name a new or an empty directory"""
+    message = "--output {0}: it holds {1}, which is of no report: name a new or an empty directory"
 
 
 class OutputUnusable(Error):
-    """--output {0}: {1}: name a new directory, in one that you may write to"""
+    message = "--output {0}: {1}: name a new directory, in one that you may write to"
 
 
 class PlotsNeedMatplotlib(Error):
-    """--output {0}: the plots need matplotlib: install 'overlaykit[bench]', or leave --output out"""
+    message = (
+        "--output {0}: the plots need matplotlib: install 'overlaykit[bench]', or leave --output "
+        "out"
+    )
 
 
 def check_output(directory: str) -> None:

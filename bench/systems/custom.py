@@ -21,27 +21,32 @@ _NEEDED: Final = ("{lower}", "{upper}", "{target}")
 
 
 class SystemMalformed(Error):
-    """--system {0}: {1}: give NAME='COMMAND' with {{lower}}, {{upper}}, {{target}} and, where it needs one, {{work}}"""
+    message = (
+        "--system {0}: {1}: give NAME='COMMAND' with {{lower}}, {{upper}}, {{target}} and, where "
+        "it needs one, {{work}}"
+    )
 
 
 class SystemUnknown(Error):
-    """--system {0}: not one of {1}: give one of them, or NAME='COMMAND'"""
+    message = "--system {0}: not one of {1}: give one of them, or NAME='COMMAND'"
 
 
 class SystemMissing(Error):
-    """--system {0}: {1}"""
+    message = "--system {0}: {1}"
 
 
 class SystemTaken(Error):
-    """--system {0}: another one is called so: give it another name"""
+    message = "--system {0}: another one is called so: give it another name"
 
 
 class TargetMissing(Error):
-    """--target {0}: no such directory: name one that is there, of the file system to be measured"""
+    message = (
+        "--target {0}: no such directory: name one that is there, of the file system to be measured"
+    )
 
 
 class TargetNotWritable(Error):
-    """--target {0}: you may not write to it: name a directory in which you can make files"""
+    message = "--target {0}: you may not write to it: name a directory in which you can make files"
 
 
 def read(

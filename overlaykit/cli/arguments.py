@@ -9,7 +9,7 @@ from overlaykit.errors import Error
 
 
 class Usage(Error):
-    """{0}: {1}: see 'overlaykit {0} --help'"""
+    message = "{0}: {1}: see 'overlaykit {0} --help'"
 
 
 class Parser(argparse.ArgumentParser):

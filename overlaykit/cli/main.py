@@ -32,7 +32,7 @@ _INTERRUPTED: Final = 130  # 128 + SIGINT, as shells say it
 
 
 class CommandUnknown(Error):
-    """{0}: no such command: 'overlaykit --help' lists them"""
+    message = "{0}: no such command: 'overlaykit --help' lists them"
 
 
 def main() -> NoReturn:

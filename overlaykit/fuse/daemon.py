@@ -34,11 +34,11 @@ _DEBUG_VARIABLE: Final = "OVERLAYKIT_DEBUG"
 
 
 class DaemonDied(Error):
-    """the daemon ended before the mount was ready; its log: {0}"""
+    message = "the daemon ended before the mount was ready; its log: {0}"
 
 
 class Refused(Error):
-    """{0}"""
+    message = "{0}"
 
 
 class Daemon:

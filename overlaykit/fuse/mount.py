@@ -33,39 +33,56 @@ _ROOT_MODE: Final = "40000"
 
 
 class NoFuseDevice(Error):
-    """there is no /dev/fuse: load the kernel's module with 'modprobe fuse', or pass the device into the container"""
+    message = (
+        "there is no /dev/fuse: load the kernel's module with 'modprobe fuse', or pass the "
+        "device into the container"
+    )
 
 
 class FuseDeviceDenied(Error):
-    """/dev/fuse cannot be opened by this user: as root, run 'chmod 0666 /dev/fuse' (udev's usual rule)"""
+    message = (
+        "/dev/fuse cannot be opened by this user: as root, run 'chmod 0666 /dev/fuse' (udev's "
+        "usual rule)"
+    )
 
 
 class MountpointMissing(Error):
-    """{0}: no such directory to mount on: create it first"""
+    message = "{0}: no such directory to mount on: create it first"
 
 
 class MountpointNotEmpty(Error):
-    """{0}: not empty, and what it holds would be hidden: choose an empty directory to mount on"""
+    message = (
+        "{0}: not empty, and what it holds would be hidden: choose an empty directory to mount on"
+    )
 
 
 class AlreadyMounted(Error):
-    """{0}: an overlaykit mount is there already: 'overlaykit umount {0}' first"""
+    message = "{0}: an overlaykit mount is there already: 'overlaykit umount {0}' first"
 
 
 class NotMounted(Error):
-    """{0}: no overlaykit mount is there: 'overlaykit ps' lists those that are"""
+    message = "{0}: no overlaykit mount is there: 'overlaykit ps' lists those that are"
 
 
 class NotPermitted(Error):
-    """mounting on {0} takes root or fusermount3: install the package fuse3, or use 'overlaykit run'"""
+    message = (
+        "mounting on {0} takes root or fusermount3: install the package fuse3, or use "
+        "'overlaykit run'"
+    )
 
 
 class HelperRefused(Error):
-    """mounting on {0}: fusermount3 says above why not: choose a directory of your own, or use 'overlaykit run'"""
+    message = (
+        "mounting on {0}: fusermount3 says above why not: choose a directory of your own, or use "
+        "'overlaykit run'"
+    )
 
 
 class Busy(Error):
-    """{0}: in use: end the programs that have files open or their working directory in it ('fuser -vm {0}')"""
+    message = (
+        "{0}: in use: end the programs that have files open or their working directory in it "
+        "('fuser -vm {0}')"
+    )
 
 
 def open_device() -> int:

@@ -31,43 +31,62 @@ _MASK_OPTIONS: Final = "mode=0555,size=4k,nr_inodes=1"
 
 
 class LayerUnusable(Error):
-    """layer {0}: {1}: give a directory that can be read"""
+    message = "layer {0}: {1}: give a directory that can be read"
 
 
 class UpperUnusable(Error):
-    """upper {0}: {1}: give a directory that can be written to, on a file system with extended attributes"""
+    message = (
+        "upper {0}: {1}: give a directory that can be written to, on a file system with extended "
+        "attributes"
+    )
 
 
 class PermissionsElsewhere(Error):
-    """upper {0}: it holds files made without xattr_permissions, which could pretend anything: give an empty one"""
+    message = (
+        "upper {0}: it holds files made without xattr_permissions, which could pretend anything: "
+        "give an empty one"
+    )
 
 
 class UpperAndWorkApart(Error):
-    """upper {0} and work {1} are on different file systems: choose a work directory on the upper's"""
+    message = (
+        "upper {0} and work {1} are on different file systems: choose a work directory on the "
+        "upper's"
+    )
 
 
 class UpperInUse(Error):
-    """upper {0} is in use by another view or mount: end that one first, or choose another upper"""
+    message = (
+        "upper {0} is in use by another view or mount: end that one first, or choose another upper"
+    )
 
 
 class UpperAndWorkOverlap(Error):
-    """upper {0} and work {1} lie in one another: choose a work directory beside the upper"""
+    message = "upper {0} and work {1} lie in one another: choose a work directory beside the upper"
 
 
 class WorkNotEmpty(Error):
-    """work {0}: holds {1}, which is no work of a mount: choose an empty directory"""
+    message = "work {0}: holds {1}, which is no work of a mount: choose an empty directory"
 
 
 class LowerInsideUpper(Error):
-    """lower {0} lies inside {1}, where changes go: choose one outside of it, or a lower would be written to"""
+    message = (
+        "lower {0} lies inside {1}, where changes go: choose one outside of it, or a lower would "
+        "be written to"
+    )
 
 
 class UpperInsideLower(Error):
-    """upper {0} lies inside the lower {1}: choose one outside of it, or what is written would show in both"""
+    message = (
+        "upper {0} lies inside the lower {1}: choose one outside of it, or what is written would "
+        "show in both"
+    )
 
 
 class TargetInsideLower(Error):
-    """mountpoint {0} lies inside the lower {1}: as an ordinary user, choose one outside of it"""
+    message = (
+        "mountpoint {0} lies inside the lower {1}: as an ordinary user, choose one outside of it"
+    )
 
 
 def open_filesystem(spec: MountSpec) -> Filesystem:

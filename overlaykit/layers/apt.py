@@ -35,31 +35,48 @@ _CLEARED = "".join(
 
 
 class AptMissing(Error):
-    """the program {0} is not here: deb: layers are made on Debian and its derivatives; use dir: or tar:"""
+    message = (
+        "the program {0} is not here: deb: layers are made on Debian and its derivatives; use "
+        "dir: or tar:"
+    )
 
 
 class UnknownPackage(Error):
-    """the suite {1} has no package {0} to install; check the name and the suite"""
+    message = "the suite {1} has no package {0} to install; check the name and the suite"
 
 
 class UnknownSuite(Error):
-    """the Debian mirror that this machine's apt sources name has no suite {0}; check its name, or use another mirror"""
+    message = (
+        "the Debian mirror that this machine's apt sources name has no suite {0}; check its "
+        "name, or use another mirror"
+    )
 
 
 class UntrustedSuite(Error):
-    """the suite {0} is not signed by a key this machine trusts; install a newer debian-archive-keyring"""
+    message = (
+        "the suite {0} is not signed by a key this machine trusts; install a newer "
+        "debian-archive-keyring"
+    )
 
 
 class MirrorUnreachable(Error):
-    """cannot fetch {0} from the mirror that this machine's apt sources name; check the network and 'apt-get update'"""
+    message = (
+        "cannot fetch {0} from the mirror that this machine's apt sources name; check the "
+        "network and 'apt-get update'"
+    )
 
 
 class Unsatisfiable(Error):
-    """{0} from {1} does not fit what the base has installed ({2}); choose another suite or base"""
+    message = (
+        "{0} from {1} does not fit what the base has installed ({2}); choose another suite or base"
+    )
 
 
 class NothingToAdd(Error):
-    """the base already has {0} and all it depends on, so the layer would be empty; name another package"""
+    message = (
+        "the base already has {0} and all it depends on, so the layer would be empty; name "
+        "another package"
+    )
 
 
 class PrivateApt:

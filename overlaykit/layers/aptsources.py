@@ -19,7 +19,10 @@ _NOT_KEPT = ("types", "suites", "targets", "languages", "check-valid-until", "en
 
 
 class NoDebianMirror(Error):
-    """no enabled apt source of this machine names a Debian mirror; add one to {0} (a line 'deb URI SUITE main')"""
+    message = (
+        "no enabled apt source of this machine names a Debian mirror; add one to {0} (a line "
+        "'deb URI SUITE main')"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,15 +22,18 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 class MissingArchive(Error):
-    """{0} does not exist; give the path of a tar archive"""
+    message = "{0} does not exist; give the path of a tar archive"
 
 
 class UnreadableArchive(Error):
-    """{0} is not a file that you can read; give the path of a tar archive"""
+    message = "{0} is not a file that you can read; give the path of a tar archive"
 
 
 class ZstdMissing(Error):
-    """{0} is compressed with zstd and the program zstd is not installed; install the package zstd"""
+    message = (
+        "{0} is compressed with zstd and the program zstd is not installed; install the package "
+        "zstd"
+    )
 
 
 class ArchiveSource:

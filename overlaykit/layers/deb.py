@@ -27,7 +27,10 @@ _STATUS = "var/lib/dpkg/status"
 
 
 class BadDebSource(Error):
-    """'deb:{0}' does not name packages and a suite; write deb:PACKAGE[,PACKAGE]@SUITE, as in deb:python2.7@bullseye"""
+    message = (
+        "'deb:{0}' does not name packages and a suite; write deb:PACKAGE[,PACKAGE]@SUITE, as in "
+        "deb:python2.7@bullseye"
+    )
 
 
 class DebSource:

@@ -16,27 +16,29 @@ _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
 class MissingDirectory(Error):
-    """{0} does not exist; give the path of a directory"""
+    message = "{0} does not exist; give the path of a directory"
 
 
 class NotADirectory(Error):
-    """{0} is not a directory; give the path of a directory"""
+    message = "{0} is not a directory; give the path of a directory"
 
 
 class UnreadableDirectory(Error):
-    """{0!r} cannot be read by you; make it readable and searchable, or run as its owner"""
+    message = "{0!r} cannot be read by you; make it readable and searchable, or run as its owner"
 
 
 class UnreadableFile(Error):
-    """{0!r} cannot be read by you, so it cannot be copied; make it readable, or run as its owner"""
+    message = (
+        "{0!r} cannot be read by you, so it cannot be copied; make it readable, or run as its owner"
+    )
 
 
 class StoreInside(Error):
-    """{0} contains the layer store {1}; copy a directory below it, or use another store"""
+    message = "{0} contains the layer store {1}; copy a directory below it, or use another store"
 
 
 class DeviceNeedsRoot(Error):
-    """only root can make the device {0!r}; add the layer as root, or leave the device out"""
+    message = "only root can make the device {0!r}; add the layer as root, or leave the device out"
 
 
 def check_directory(path: str) -> None:

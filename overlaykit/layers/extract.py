@@ -22,11 +22,14 @@ Place: TypeAlias = Callable[[bytes, bool], bytes]
 
 
 class UnsafeMember(Error):
-    """{0}: the member {1!r} {2}, so nothing was added; make the archive again without it"""
+    message = "{0}: the member {1!r} {2}, so nothing was added; make the archive again without it"
 
 
 class DeviceMemberNeedsRoot(Error):
-    """{0}: only root can make the device {1!r}; add the layer as root, or make the archive without it"""
+    message = (
+        "{0}: only root can make the device {1!r}; add the layer as root, or make the archive "
+        "without it"
+    )
 
 
 def as_it_is(path: bytes, directory: bool) -> bytes:

@@ -13,7 +13,9 @@ from overlaykit.layers.tree import Tree, Usage
 
 
 class BadSource(Error):
-    """{0!r} is no source of a layer; write dir:PATH, tar:PATH or deb:PACKAGE[,PACKAGE]@SUITE"""
+    message = (
+        "{0!r} is no source of a layer; write dir:PATH, tar:PATH or deb:PACKAGE[,PACKAGE]@SUITE"
+    )
 
 
 class Source(Protocol):

@@ -40,23 +40,37 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class BadLayerName(Error):
-    """{0!r} cannot name a layer: up to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit, and not 'host'"""
+    message = (
+        "{0!r} cannot name a layer: up to 64 of a-z, 0-9, '.', '_' and '-', the first a letter "
+        "or digit, and not 'host'"
+    )
 
 
 class LayerExists(Error):
-    """there is already a layer {0}; choose another name, or remove it with 'overlaykit layer rm {0}'"""
+    message = (
+        "there is already a layer {0}; choose another name, or remove it with 'overlaykit layer "
+        "rm {0}'"
+    )
 
 
 class UnknownLayer(Error):
-    """there is no layer {0}{1}; 'overlaykit layer ls' lists them, and a directory is written with a slash"""
+    message = (
+        "there is no layer {0}{1}; 'overlaykit layer ls' lists them, and a directory is written "
+        "with a slash"
+    )
 
 
 class LayerBusy(Error):
-    """the layer {0} is used by a running view; end the view first ('overlaykit ps' lists them)"""
+    message = (
+        "the layer {0} is used by a running view; end the view first ('overlaykit ps' lists them)"
+    )
 
 
 class DamagedLayer(Error):
-    """the layer {0} has no readable {1}; remove it with 'overlaykit layer rm {0}' and add it again"""
+    message = (
+        "the layer {0} has no readable {1}; remove it with 'overlaykit layer rm {0}' and add it "
+        "again"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,9 @@ _KINDS = {
 
 
 class DamagedArchive(Error):
-    """{0} is damaged, cut short, or no archive that can be read ({1}); fetch or make it again"""
+    message = (
+        "{0} is damaged, cut short, or no archive that can be read ({1}); fetch or make it again"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,31 +21,45 @@ END: Final = b"\0\n"
 
 
 class CommandNotFound(Error):
-    """{0}: no such command in this view; name one that its PATH finds, or a path inside the view"""
+    message = (
+        "{0}: no such command in this view; name one that its PATH finds, or a path inside the view"
+    )
 
     exit_code: ClassVar[int] = 127
 
 
 class CommandNotExecutable(Error):
-    """{0}: cannot be executed in this view ({1}); check its mode, its #! line and its architecture"""
+    message = (
+        "{0}: cannot be executed in this view ({1}); check its mode, its #! line and its "
+        "architecture"
+    )
 
     exit_code: ClassVar[int] = 126
 
 
 class WorkingDirectoryMissing(Error):
-    """-w {0}: no directory to work in inside the view ({1}); name one that exists there"""
+    message = "-w {0}: no directory to work in inside the view ({1}); name one that exists there"
 
 
 class BindSourceMissing(Error):
-    """-v {0}: cannot be shared with the view ({1}); name a path that exists and that you may reach"""
+    message = (
+        "-v {0}: cannot be shared with the view ({1}); name a path that exists and that you may "
+        "reach"
+    )
 
 
 class MountpointMissing(Error):
-    """{0}: cannot be made inside the view ({1}); let a layer bring it, or let the view be written to"""
+    message = (
+        "{0}: cannot be made inside the view ({1}); let a layer bring it, or let the view be "
+        "written to"
+    )
 
 
 class ProcRefused(Error):
-    """/proc: the kernel refuses a fresh one where parts of /proc are covered; in a container, unmask them"""
+    message = (
+        "/proc: the kernel refuses a fresh one where parts of /proc are covered; in a container, "
+        "unmask them"
+    )
 
 
 class Stage(Enum):

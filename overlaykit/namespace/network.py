@@ -14,19 +14,31 @@ UNPRIVILEGED: Final = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
 
 class PortInUse(Error):
-    """-p {0}: port {1} of {2} is in use on this machine; publish another, or stop what listens there"""
+    message = (
+        "-p {0}: port {1} of {2} is in use on this machine; publish another, or stop what "
+        "listens there"
+    )
 
 
 class PortPrivileged(Error):
-    """-p {0}: port {1} needs root here; publish one from {2} up, or lower net.ipv4.ip_unprivileged_port_start"""
+    message = (
+        "-p {0}: port {1} needs root here; publish one from {2} up, or lower "
+        "net.ipv4.ip_unprivileged_port_start"
+    )
 
 
 class AddressUnknown(Error):
-    """-p {0}: {1} is no address of this machine; publish on 127.0.0.1, or on 0.0.0.0 for all of them"""
+    message = (
+        "-p {0}: {1} is no address of this machine; publish on 127.0.0.1, or on 0.0.0.0 for all "
+        "of them"
+    )
 
 
 class PortsNeedPrivateNetwork(Error):
-    """-p {0}: nothing can be published with --network {1}; leave -p out, or take --network private"""
+    message = (
+        "-p {0}: nothing can be published with --network {1}; leave -p out, or take --network "
+        "private"
+    )
 
 
 def listen(spec: Spec) -> list[tuple[Port, socket.socket]]:

@@ -11,11 +11,13 @@ from overlaykit.errors import Error
 
 
 class BadBind(Error):
-    """-v {0}: {1}; write SOURCE:TARGET or SOURCE:TARGET:ro, with an absolute TARGET"""
+    message = "-v {0}: {1}; write SOURCE:TARGET or SOURCE:TARGET:ro, with an absolute TARGET"
 
 
 class BadPort(Error):
-    """-p {0}: {1}; write HOST:PORT or ADDRESS:HOST:PORT, for example 8080:80 or 0.0.0.0:8080:80"""
+    message = (
+        "-p {0}: {1}; write HOST:PORT or ADDRESS:HOST:PORT, for example 8080:80 or 0.0.0.0:8080:80"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

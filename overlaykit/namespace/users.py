@@ -12,7 +12,7 @@ from overlaykit.errors import Error
 
 
 class UserNamespacesRefused(Error):
-    """user namespaces do not work here: {0}; {1}"""
+    message = "user namespaces do not work here: {0}; {1}"
 
     def __init__(self, reason: str, fix: str) -> None:
         super().__init__(reason, fix)

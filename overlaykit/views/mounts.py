@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class OptionUnknown(Error):
-    """mount option {0}: not one of {1}"""
+    message = "mount option {0}: not one of {1}"
 
 
 class OptionInvalid(Error):
-    """mount option {0}: {1}"""
+    message = "mount option {0}: {1}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,10 @@ from overlaykit.errors import Error
 
 
 class PlaceUnsafe(Error):
-    """{0} belongs to somebody else or can be written by others: remove it, or set XDG_RUNTIME_DIR"""
+    message = (
+        "{0} belongs to somebody else or can be written by others: remove it, or set "
+        "XDG_RUNTIME_DIR"
+    )
 
 
 def runtime() -> str:

@@ -33,15 +33,23 @@ _SCRATCH_PREFIX: Final = "scratch-"
 
 
 class NameInvalid(Error):
-    """--name {0}: use up to 63 letters, digits, '.', '_' and '-', beginning with a letter or a digit"""
+    message = (
+        "--name {0}: use up to 63 letters, digits, '.', '_' and '-', beginning with a letter or "
+        "a digit"
+    )
 
 
 class NameTaken(Error):
-    """--name {0}: a view of that name is running: choose another one, or end it ('overlaykit ps')"""
+    message = (
+        "--name {0}: a view of that name is running: choose another one, or end it ('overlaykit "
+        "ps')"
+    )
 
 
 class NotRunning(Error):
-    """{0}: no view or mount of that name or mountpoint is running: 'overlaykit ps' lists them"""
+    message = (
+        "{0}: no view or mount of that name or mountpoint is running: 'overlaykit ps' lists them"
+    )
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,19 +28,24 @@ if TYPE_CHECKING:
 
 
 class DaemonEnded(Error):
-    """the daemon of view {0} ended before it did, so its files were gone; the daemon's log: {1}"""
+    message = (
+        "the daemon of view {0} ended before it did, so its files were gone; the daemon's log: {1}"
+    )
 
 
 class MountsNotIsolated(Error):
-    """a view needs mounts of its own, which this root may not have: run it outside of a chroot, with CAP_SYS_ADMIN"""
+    message = (
+        "a view needs mounts of its own, which this root may not have: run it outside of a "
+        "chroot, with CAP_SYS_ADMIN"
+    )
 
 
 class UpperMissing(Error):
-    """--upper {0}: there is no directory to make it in: create its parent first"""
+    message = "--upper {0}: there is no directory to make it in: create its parent first"
 
 
 class UpperUnusable(Error):
-    """--upper {0}: {1}: name a directory that you may write to"""
+    message = "--upper {0}: {1}: name a directory that you may write to"
 
 
 class View:

@@ -77,7 +77,7 @@ class Nobody(Numbers):
 
 
 class Mistake(Error):
-    """{0}: wrong: do it right"""
+    message = "{0}: wrong: do it right"
 
 
 def run(someone: Someone, *workloads: Numbers, rounds: int = 3) -> Report:

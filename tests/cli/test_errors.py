@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -214,3 +217,16 @@ def refused_where(someone: Someone, arrange: str, *arguments: str) -> str:
     assert (done.returncode, done.stdout) == (125, ""), done
     assert done.stderr.count("\n") == 1, done
     return done.stderr.removeprefix("overlaykit: ").removesuffix("\n")
+
+
+def test_error_texts_survive_python_without_docstrings(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-OO", "-m", "overlaykit", "umount", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 125
+    assert ended.stderr == (
+        f"overlaykit: {tmp_path}: no overlaykit mount is there: 'overlaykit ps' lists those that are\n"
+    )

@@ -21,7 +21,9 @@ _TELL_PATH: Final = "import SimpleHTTPServer, sys; sys.stdout.write(sys.executab
 
 
 class NoPython2(Error):
-    """the demo has no Python 2.7 ({0}) and this machine has none either: put a python2.7 on PATH"""
+    message = (
+        "the demo has no Python 2.7 ({0}) and this machine has none either: put a python2.7 on PATH"
+    )
 
     exit_code = 1
 

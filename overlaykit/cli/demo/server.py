@@ -42,13 +42,15 @@ _ENVIRONMENT: Final = {
 
 
 class ServerEnded(Error):
-    """the web server of the {0} view ended before it served; its last words: {1}"""
+    message = "the web server of the {0} view ended before it served; its last words: {1}"
 
     exit_code = 1
 
 
 class PageWrong(Error):
-    """the web server of the {0} view answered with something else than the demo's page: {1}"""
+    message = (
+        "the web server of the {0} view answered with something else than the demo's page: {1}"
+    )
 
     exit_code = 1
 

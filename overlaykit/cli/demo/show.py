@@ -22,7 +22,7 @@ PYTHON: Final = "/usr/bin/python"
 
 
 class NotAsPromised(Error):
-    """the demo did not show what it should: {0}"""
+    message = "the demo did not show what it should: {0}"
 
     exit_code = 1
 
