@@ -1,10 +1,11 @@
 """Views and mounts: where `layers`, `fuse` and `namespace` meet.
 
-May import every room but `cli`. Start reading at `view` (layers + a mount + a launch), then `mounts` (a mount alone)
-and `registry` (which of them are running).
+May import every room but `cli`. Start reading at `view` (layers + a mount + a launch), then `mounts` (a mount alone),
+`options` (what `-o` takes) and `registry` (which of them are running).
 """
 
-from overlaykit.views.mounts import mount, parse_options, umount
+from overlaykit.views.mounts import mount, umount
+from overlaykit.views.options import parse_options
 from overlaykit.views.registry import Registry, Running, explain
 from overlaykit.views.view import View
 
