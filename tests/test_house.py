@@ -13,7 +13,7 @@ import overlaykit
 
 HOUSE = os.path.dirname(overlaykit.__file__)
 
-GROUND = {"_native", "errors", "health", "mountinfo", "discard", "signals", "wire"}
+GROUND = {"_native", "errors", "health", "mountinfo", "discard", "signals", "standard", "wire"}
 MAY_IMPORT = {
     "cli": {"views", "fuse", "namespace", "layers", *GROUND},
     "views": {"fuse", "namespace", "layers", "overlay", *GROUND},
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "health": set(),
     "mountinfo": set(),
     "signals": {"_native"},
+    "standard": set(),
     "wire": set(),
     "__main__": {"cli"},
     "__init__": {"views"},

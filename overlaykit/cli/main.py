@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import Final, NoReturn
 
-from overlaykit import __version__, signals
+from overlaykit import __version__, signals, standard
 from overlaykit.errors import Error
 
 COMMANDS: Final = {
@@ -37,6 +37,7 @@ class CommandUnknown(Error):
 
 def main() -> NoReturn:
     """Run the command of sys.argv and exit with its status."""
+    standard.fill()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or nobody here could wait for a child (wait(2))
     for stream in (sys.stdout, sys.stderr):  # names may be any bytes
         if isinstance(stream, io.TextIOWrapper):

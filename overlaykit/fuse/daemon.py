@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import resource
@@ -18,7 +19,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native, signals, wire
+from overlaykit import _native, signals, standard, wire
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
 from overlaykit.fuse.spec import Answer, Bequest, Failed, MountSpec, Order, Started
@@ -50,7 +51,9 @@ class Daemon:
 
     def __init__(self, *, prepare: Callable[[], None] | None = None) -> None:
         """Start the process. `prepare` runs in it first of all, to put it in the namespaces it shall live in."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = map(
+            _above_standard, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        )
         self.mount = -1
         self._channel = ours
         with theirs:
@@ -112,6 +115,7 @@ class Daemon:
 
 def main() -> None:
     """The program: `python -m overlaykit.fuse.daemon SOCKET`, a descriptor."""
+    standard.fill()
     signals.restore(set())  # the starter's were held
     _native.name_directories()  # before pyfuse3 is there
     from overlaykit.fuse.session import (
@@ -153,6 +157,13 @@ def main() -> None:
         sys.exit(Error.exit_code)
     with contextlib.suppress(BrokenPipeError):  # the starter is gone, and this is why
         channel.sendall(wire.encode(failure))
+
+
+def _above_standard(one: socket.socket) -> socket.socket:
+    """The socket on a descriptor from 3 on: the caller may have closed standard ones, which a child takes for its own."""
+    with one:
+        descriptor = fcntl.fcntl(one.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+    return socket.socket(fileno=descriptor)
 
 
 def _await_orders(channel: socket.socket) -> tuple[MountSpec | None, list[int]]:

@@ -1,0 +1,70 @@
+"""Standard descriptors that the caller has closed: no file of ours takes their place."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from itertools import combinations
+
+import pytest
+
+from ..views.someone import Someone, command
+
+SUBSETS = [numbers for size in (1, 2, 3) for numbers in combinations(range(3), size)]
+
+
+def without(closed: tuple[int, ...], *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the command with these descriptors closed, the others as pipes and /dev/null."""
+    redirections = " ".join(f"{number}>&-" for number in closed)
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirections}', "sh", command(), *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("closed", SUBSETS)
+def test_a_mount_made_with_closed_descriptors_goes_on_answering(
+    someone: Someone, closed: tuple[int, ...]
+) -> None:
+    names = ("lower", "upper", "work", "target")
+    lower, upper, work, target = map(someone.directory, names)
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    assert without(closed, "mount", "-o", options, target).returncode == 0
+    (mount,) = json.loads(someone.succeeds("ps", "--json"))
+    descriptors = f"/proc/{mount['daemon']}/fd"
+    for number in range(3):
+        assert os.readlink(f"{descriptors}/{number}") == os.devnull
+    someone.write(os.path.join(target, "file"), "written\n")
+    assert someone.succeeds("explain", target, "/file").startswith("/file\n")
+    assert without(closed, "umount", target).returncode == 0
+    assert os.listdir(upper) == ["file"]
+    assert os.listdir(target) == []
+
+
+@pytest.mark.parametrize("closed", [(1,), (0, 1, 2)])
+def test_every_command_works_with_closed_descriptors(
+    someone: Someone, closed: tuple[int, ...]
+) -> None:
+    lower, target = someone.directory("lower", file=""), someone.directory("target")
+    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
+    try:
+        for arguments in (
+            ("ps",),
+            ("explain", target, "/file"),
+            ("layer", "add", "one", f"dir:{lower}"),
+            ("layer", "ls"),
+            ("layer", "rm", "one"),
+            ("--help",),
+        ):
+            done = without(closed, *arguments)
+            assert (done.returncode, done.stderr) == (0, b""), arguments
+    finally:
+        someone.succeeds("umount", target)
+
+
+def test_an_error_is_not_printed_among_the_results(someone: Someone) -> None:
+    done = without((2,), "umount", someone.path("missing"))
+    assert (done.returncode, done.stdout) == (125, b"")
