@@ -6,13 +6,13 @@ This is the edge: here, and only here, an `Error` or an `OSError` becomes one li
 from __future__ import annotations
 
 import importlib
-import io
 import os
 import signal
 import sys
 from typing import Final, NoReturn
 
 from overlaykit import __version__, signals, standard
+from overlaykit.cli import output
 from overlaykit.errors import Error
 
 COMMANDS: Final = {
@@ -38,10 +38,8 @@ class CommandUnknown(Error):
 def main() -> NoReturn:
     """Run the command of sys.argv and exit with its status."""
     standard.fill()
+    output.adopt()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or nobody here could wait for a child (wait(2))
-    for stream in (sys.stdout, sys.stderr):  # names may be any bytes
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")
     status = run(sys.argv[1:])
     signals.block_all()  # all is done, and said: an interrupt while Python ends would say otherwise
     sys.exit(status)
@@ -49,28 +47,39 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run a command; its exit status. What goes wrong is told on standard error, in one line."""
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except output.ReaderGone:
+        output.drop()
+        return 128 + signal.SIGPIPE
+    except output.Unwritable as error:
+        output.drop()
+        return _fail(str(error), error.exit_code)
+    except Error as error:
+        return _fail(str(error), error.exit_code)
+    except OSError as error:
+        return _fail(_describe(error), Error.exit_code)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return status
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
     if arguments[0] == "--version":
         print(f"overlaykit {__version__}")
         return 0
+    if arguments[0] not in COMMANDS:
+        raise CommandUnknown(arguments[0])
+    with signals.held():
+        module = importlib.import_module(f"overlaykit.cli.{arguments[0]}")
     try:
-        if arguments[0] not in COMMANDS:
-            raise CommandUnknown(arguments[0])
-        with signals.held():
-            module = importlib.import_module(f"overlaykit.cli.{arguments[0]}")
         status: int = module.main(arguments[1:])
-        sys.stdout.flush()
-    except Error as error:
-        return _fail(str(error), error.exit_code)
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except OSError as error:
-        return _fail(_describe(error), Error.exit_code)
-    except KeyboardInterrupt:
-        return _INTERRUPTED
+    except SystemExit as ending:  # argparse has shown its help, or a signal has ended the command
+        return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     return status
 
 

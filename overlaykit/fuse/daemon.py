@@ -160,7 +160,7 @@ def main() -> None:
 
 
 def _above_standard(one: socket.socket) -> socket.socket:
-    """The socket on a descriptor from 3 on: the caller may have closed standard ones, which a child takes for its own."""
+    """The socket on a descriptor from 3 on: a child takes 0 to 2 for its own, which the caller may have closed."""
     with one:
         descriptor = fcntl.fcntl(one.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
     return socket.socket(fileno=descriptor)

@@ -1,0 +1,73 @@
+"""Output that cannot be written: one line, or silence where the reader has gone, and never a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from ..views.someone import Someone, command
+from ..views.staged import only_as
+
+PRINTS = [
+    ("--help",),
+    ("--version",),
+    ("run", "--help"),
+    ("ps",),
+    ("ps", "--json"),
+    ("layer", "ls"),
+    ("doctor",),
+    ("bench", "--list"),
+    ("bench", "--only", "create/small", "--system", "plain", "--quick", "--rounds", "1"),
+]
+
+
+def into(descriptor: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [command(), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=descriptor,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+
+
+@only_as("ordinary user")  # who it is makes no difference
+@pytest.mark.parametrize("arguments", PRINTS, ids=" ".join)
+def test_a_full_disk_under_the_output_is_told_in_one_line(
+    someone: Someone, arguments: tuple[str, ...]
+) -> None:
+    with open("/dev/full", "wb") as full:
+        done = into(full.fileno(), *arguments)
+    assert (done.returncode, done.stderr) == (
+        125,
+        (
+            "overlaykit: standard output cannot be written to (No space left on device):"
+            " make room there, or let it lead elsewhere\n"
+        ),
+    )
+
+
+@only_as("ordinary user")
+@pytest.mark.parametrize("arguments", PRINTS, ids=" ".join)
+def test_a_reader_that_has_seen_enough_is_no_error_worth_a_word(
+    someone: Someone, arguments: tuple[str, ...]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = into(writer, *arguments)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@only_as("ordinary user")
+def test_a_full_disk_under_standard_error_changes_no_status(someone: Someone) -> None:
+    with open("/dev/full", "wb") as full:
+        assert someone.overlaykit("nonsense", stderr=full, capture_output=False).returncode == 125
+        assert (
+            someone.overlaykit("run", "no-such", stderr=full, capture_output=False).returncode
+            == 127
+        )
