@@ -1,4 +1,8 @@
-"""Ask apt which .deb files a set of packages adds to what is installed, and have it fetch them.
+"""Ask apt which .deb files a set of packages adds to what a base has installed, and have it fetch them.
+
+Packages that fit beside what is installed come with what the base lacks. Of packages that do not (another version of
+what the base has, or one that needs a newer libc), apt resolves all that the suite itself says they need, and `closure`
+leaves out what the base can stand for.
 
 apt runs on a private state: its lists, caches, sources and idea of what is installed are in a directory of ours, so it
 works for an ordinary user and writes nothing of the system's. Proxies, keys and passwords stay the machine's own.
@@ -11,10 +15,14 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from overlaykit.errors import Error
 from overlaykit.layers.aptsources import DebianMirror, debian_mirror
+from overlaykit.layers.closure import Package, is_older, lacking, parse_package
+
+_LINKED_BY_ALL = ("libc6", "libgcc-s1", "libstdc++6")
+"""Libraries of which an older one breaks the base's own programs."""
 
 _CLEARED = "".join(
     f"#clear {name};\n"
@@ -74,8 +82,8 @@ class Unsatisfiable(Error):
 
 class NothingToAdd(Error):
     message = (
-        "the base already has {0} and all it depends on, so the layer would be empty; name "
-        "another package"
+        "the base already has {0} in the version of suite {1}, so the layer would be empty; name "
+        "another package or suite"
     )
 
 
@@ -88,32 +96,60 @@ class PrivateApt:
                 raise AptMissing(program)
         self._directory = directory
         self._suite = suite
+        self._installed = _stanzas(status)
         for part in ("state/lists/partial", "cache/archives/partial", "sources", "none"):
             os.makedirs(self._path(part))
         self._write("clear.conf", _CLEARED)
-        if status is None:
-            self._write("status", "")
-        else:
-            shutil.copyfile(status, self._path("status"))
 
     def fetch(self, packages: Sequence[str]) -> list[str]:
-        """The paths of the .deb files that installing `packages` would add, fetched; sorted, never none.
+        """The paths of the .deb files that a layer of `packages` holds, fetched; sorted, never none.
 
+        The packages come in the suite's version, also where the base has another.
         Raises UnknownPackage, UnknownSuite, UntrustedSuite, MirrorUnreachable, Unsatisfiable, NothingToAdd.
         """
         self._update(debian_mirror())
-        names = ", ".join(packages)
+        plain = [name.partition(":")[0] for name in packages]
+        base = [stanza for stanza in self._installed if not set(plain) & set(_named(stanza))]
+        try:
+            debs = self._download(packages, base)
+        except Unsatisfiable as misfit:
+            debs = self._own_closure(packages, plain, misfit)
+        had = {one.name: one.version for one in filter(None, map(parse_package, self._installed))}
+        if all(had.get(name) == version for name, version in _versions(debs, plain)):
+            raise NothingToAdd(", ".join(packages), self._suite)
+        return debs
+
+    def _download(self, packages: Sequence[str], installed: Iterable[str]) -> list[str]:
+        """Fetch what installing `packages` beside the stanzas `installed` would add; the paths."""
+        self._write("status", "\n\n".join([*installed, ""]))
         result = self._run(
             *("-y", "--no-install-recommends", "--no-remove", "--download-only", "install", "--"),
             *packages,
         )
         if result.returncode != 0:
-            raise self._mistake(result.stderr, names)
+            raise self._mistake(result.stderr, ", ".join(packages))
         archives = self._path("cache/archives")
         debs = sorted(name for name in os.listdir(archives) if name.endswith(".deb"))
-        if not debs:
-            raise NothingToAdd(names)
         return [os.path.join(archives, name) for name in debs]
+
+    def _own_closure(
+        self, packages: Sequence[str], plain: Sequence[str], misfit: Unsatisfiable
+    ) -> list[str]:
+        """The packages with all that the suite says they need, less what the base can stand for."""
+        try:
+            debs = self._download(packages, [])
+        except Unsatisfiable:  # a suite that is not complete: what the base lacks is what counts
+            raise misfit from None
+        closure = {package: deb for deb in debs if (package := _package(deb)) is not None}
+        base = [one for one in map(parse_package, self._installed) if one is not None]
+        added = lacking(plain, closure, base)
+        had = {package.name: package.version for package in base}
+        for package in added:
+            name = package.name
+            if name in _LINKED_BY_ALL and name in had and is_older(package.version, had[name]):
+                reason = f"{name} {package.version}, older than the base's {had[name]}, comes along"
+                raise Unsatisfiable(", ".join(packages), self._suite, reason)
+        return [closure[package] for package in added]
 
     def _update(self, mirror: DebianMirror) -> None:
         stanzas = [mirror.main.asking_for(self._suite)]
@@ -194,3 +230,37 @@ class PrivateApt:
     def _write(self, name: str, text: str) -> None:
         with open(self._path(name), "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
+
+
+def _stanzas(status: str | None) -> list[str]:
+    """The stanzas of a dpkg status file, as text."""
+    if status is None:
+        return []
+    with open(status, encoding="utf-8", errors="surrogateescape") as file:
+        return [stanza for stanza in re.split(r"\n\n+", file.read()) if stanza.strip()]
+
+
+def _named(stanza: str) -> list[str]:
+    return re.findall(r"^Package: *(\S+)", stanza, re.MULTILINE)
+
+
+def _package(deb: str) -> Package | None:
+    """What a .deb file says of itself; None if it cannot be read, which unpacking it will say."""
+    command = ["dpkg-deb", "--field", deb]
+    shown = subprocess.run(
+        command,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+    )
+    return parse_package(shown.stdout) if shown.returncode == 0 else None
+
+
+def _versions(debs: Iterable[str], names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Those of `names` that are among the .deb files, each with its version."""
+    for package in filter(None, map(_package, debs)):
+        if package.name in names:
+            yield package.name, package.version

@@ -46,8 +46,10 @@ class Mirror:
         self.describe(deb, control)
         return deb
 
-    def describe(self, deb: str, control: str) -> None:
-        """Put a .deb, as it is now, into the index."""
+    def describe(self, deb: str, control: str, *, instead: bool = False) -> None:
+        """Put a .deb, as it is now, into the index; `instead` of what came last."""
+        if instead:
+            self._stanzas.pop()
         with open(deb, "rb") as file:
             data = file.read()
         name = os.path.relpath(deb, self._root)
@@ -62,7 +64,7 @@ class Mirror:
         name = f"main/binary-{architecture}/Packages"
         suite_path = os.path.join(self._root, "dists", suite)
         os.makedirs(os.path.dirname(os.path.join(suite_path, name)))
-        index = "\n".join(self._stanzas).encode()
+        index = "\n".join([*self._stanzas, ""]).encode()
         with open(os.path.join(suite_path, name), "wb") as file:
             file.write(index)
         with open(os.path.join(suite_path, "Release"), "w") as file:

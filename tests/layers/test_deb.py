@@ -174,12 +174,60 @@ def test_a_package_that_fits_no_base_is_refused_with_the_reason(me, store) -> No
 
 def test_what_the_base_has_already_makes_no_empty_layer(me, store) -> None:
     def add(mirror: Mirror) -> None:
-        mirror.add("dpkg", {"/usr/bin/dpkg": "an old dpkg"}, version="0.1")
+        version = subprocess.run(
+            ["dpkg-query", "-W", "-f", "${Version}", "dpkg"], check=True, capture_output=True
+        ).stdout.decode()
+        mirror.add("dpkg", {"/usr/bin/dpkg": "the same dpkg"}, version=version)
         mirror.publish()
         mirror.use()
         store.add("one", "deb:dpkg@test")
 
-    refused(me, add, NothingToAdd, "the base already has dpkg")
+    refused(me, add, NothingToAdd, "the base already has dpkg in the version of suite test")
+
+
+def test_a_package_comes_in_the_suites_version_where_the_base_has_a_newer_one(me, store) -> None:
+    def add(mirror: Mirror) -> StoredLayer:
+        mirror.add("perl", {"/usr/bin/perl": "an old perl"}, "perl-base (= 0.1)", version="0.1")
+        mirror.add("perl-base", {"/usr/lib/perl": "an old library"}, "libc6", version="0.1")
+        mirror.add("libc6", {"/usr/lib/libc": "an old libc"}, version="0.1")
+        mirror.publish()
+        mirror.use()
+        return store.add("one", "deb:perl@test")
+
+    layer = with_mirror(me, add)
+    assert sorted(os.listdir(os.path.join(layer.path, "usr/lib"))) == ["perl"]
+    with open(os.path.join(layer.path, "usr/bin/perl")) as file:
+        assert file.read() == "an old perl"
+
+
+def test_a_newer_libc_comes_along_where_the_bases_is_too_old(me, store) -> None:
+    def add(mirror: Mirror) -> StoredLayer:
+        mirror.add("tool", {"/usr/bin/tool": "tool"}, depends="libc6 (>= 999), zlib1g")
+        libc6 = mirror.add("libc6", {"/usr/lib/libc": "a new libc"}, version="999")
+        # Debian's own libc6 breaks what was built against older ones: beside the base it does not fit.
+        mirror.describe(
+            libc6,
+            "Package: libc6\nVersion: 999\nArchitecture: all\nBreaks: dpkg (<< 999)\n",
+            instead=True,
+        )
+        mirror.add("zlib1g", {"/usr/lib/zlib": "an old zlib"}, version="0.1")
+        mirror.publish()
+        mirror.use()
+        return store.add("one", "deb:tool@test")
+
+    layer = with_mirror(me, add)
+    assert sorted(os.listdir(os.path.join(layer.path, "usr/lib"))) == ["libc"]
+
+
+def test_an_older_libc_than_the_bases_is_refused(me, store) -> None:
+    def add(mirror: Mirror) -> None:
+        mirror.add("tool", {"/usr/bin/tool": "tool"}, depends="libc6 (= 0.1)")
+        mirror.add("libc6", {"/usr/lib/libc": "an old libc"}, version="0.1")
+        mirror.publish()
+        mirror.use()
+        store.add("one", "deb:tool@test")
+
+    refused(me, add, Unsatisfiable, r"libc6 0\.1, older than the base's")
 
 
 def test_a_package_changed_on_the_way_is_refused(me, store) -> None:
@@ -229,8 +277,25 @@ assert ssl.OPENSSL_VERSION.startswith("OpenSSL 1.1.1")
 print subprocess.check_output(["/bin/sh", "-c", "echo works"]).strip()
 """
 
+PYTHON3_AT_WORK = """
+import bz2, ctypes, hashlib, json, os, sqlite3, ssl, subprocess, sys, zlib
+sqlite3.connect(":memory:").execute("create table t (x)")
+assert sys.version_info[:2] == (3, 13)
+assert os.confstr("CS_GNU_LIBC_VERSION") != os.environ["BASE_LIBC"]
+print(subprocess.check_output(["/bin/sh", "-c", "echo works"], text=True).strip())
+"""
 
-def test_python2_of_an_old_suite_works_over_this_machines_root(me) -> None:
+
+@pytest.mark.parametrize(
+    ("source", "program", "script"),
+    [
+        ("deb:python2.7@bullseye", "python2.7", PYTHON2_AT_WORK),
+        ("deb:python3.13@trixie", "python3.13", PYTHON3_AT_WORK),
+    ],
+)
+def test_a_program_of_another_suite_works_over_this_machines_root(
+    me, source, program, script
+) -> None:
     """The main job's real input: fetched from the machine's mirror, seen through the kernel's own overlay."""
     system = [os.stat(path).st_mtime_ns for path in SYSTEMS_APT]
 
@@ -238,25 +303,27 @@ def test_python2_of_an_old_suite_works_over_this_machines_root(me) -> None:
         # On a file system of its own, for the kernel refuses a lower layer that lies inside another.
         os.mkdir(me.path("disk"))
         _native.mount("tmpfs", me.path("disk"), "tmpfs", 0, "mode=755")
-        layer = Store(me.path("disk/store")).add("py27", "deb:python2.7@bullseye", base=host())
-        libraries = [name for _, _, names in os.walk(layer.path) for name in names]
-        return libraries, see(layer.path)
+        layer = Store(me.path("disk/store")).add("one", source, base=host())
+        files = [name for _, _, names in os.walk(layer.path) for name in names]
+        return files, see(layer.path)
 
     def see(lower: str) -> str:
         # /usr alone: an ordinary user may not take the root apart from the mounts below it.
         lowers = f"lowerdir={lower}/usr:/usr" + ("" if me.is_root else ",userxattr")
         _native.mount("overlay", "/usr", "overlay", 0, lowers)
         return subprocess.run(
-            ["/usr/bin/python2.7", "-c", PYTHON2_AT_WORK],
+            [f"/usr/bin/{program}", "-c", script],
             check=True,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, "BASE_LIBC": str(os.confstr("CS_GNU_LIBC_VERSION"))},
         ).stdout.strip()
 
-    libraries, output = me.run_among_own_mounts(work)
-    assert "python2.7" in libraries
-    assert not [
-        n for n in libraries if n.startswith(("libc.so", "libc-", "ld-linux", "libpthread"))
-    ]
+    files, output = me.run_among_own_mounts(work)
+    assert program in files
+    if program == "python2.7":
+        assert not [
+            n for n in files if n.startswith(("libc.so", "libc-", "ld-linux", "libpthread"))
+        ]
     assert output == "works"
     assert [os.stat(path).st_mtime_ns for path in SYSTEMS_APT] == system
