@@ -13,7 +13,6 @@ import errno
 import fcntl
 import logging
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from overlaykit import _native, signals, standard, wire
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
+from overlaykit.fuse import limits
 from overlaykit.fuse.spec import Answer, Bequest, Failed, MountSpec, Order, Started
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class Daemon:
 def main() -> None:
     """The program: `python -m overlaykit.fuse.daemon SOCKET`, a descriptor."""
     standard.fill()
+    limits.raise_own()
     signals.restore(set())  # the starter's were held
     _native.name_directories()  # before pyfuse3 is there
     from overlaykit.fuse.session import (
@@ -129,6 +130,8 @@ def main() -> None:
     listener = socket.socket(fileno=descriptors[0])
     _log_to(spec.log_path)
     _settle_down()
+    if spec.target is not None:
+        limits.serve_everyone()
     told = False
 
     def tell(detached: int) -> None:
@@ -212,11 +215,9 @@ def _leave_terminal() -> None:
 
 
 def _settle_down() -> None:
-    """What a daemon is: at home in /, with no umask of its own, and as many descriptors as it may have."""
+    """Leave the starter's directory and umask."""
     os.chdir("/")
     os.umask(0)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _text(name: object) -> str | None:

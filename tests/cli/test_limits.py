@@ -1,0 +1,75 @@
+"""Limits of the shell that mounts do not bind the programs that use the mount."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+
+from ..views.someone import Someone, command
+from ..views.staged import only_as
+
+LARGE = b"x" * (1 << 20)
+
+CAP_SYS_RESOURCE = 24
+
+
+@contextlib.contextmanager
+def mounted_under(someone: Someone, limits: str) -> Iterator[str]:
+    """A mount made by a shell with these limits; where it is."""
+    names = ("lower", "upper", "work", "target")
+    lower, upper, work, target = map(someone.directory, names)
+    someone.write(os.path.join(lower, "large"), LARGE)
+    for number in range(400):
+        someone.write(os.path.join(lower, str(number)), b"%d" % number)
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    script = f'{limits} && exec "$@"'
+    mount = ["sh", "-c", script, "sh", command(), "mount", "-o", options, target]
+    subprocess.run(mount, stdin=subprocess.DEVNULL, check=True)
+    try:
+        yield target
+    finally:
+        someone.succeeds("umount", target)
+
+
+def daemon(someone: Someone) -> int:
+    (mount,) = json.loads(someone.succeeds("ps", "--json"))
+    pid = mount["daemon"]
+    assert isinstance(pid, int)
+    return pid
+
+
+def test_soft_limits_of_the_shell_bind_nobody(someone: Someone) -> None:
+    soft = "ulimit -S -n 64 && ulimit -S -f 64 && ulimit -S -s 512 && ulimit -S -c 0"
+    with mounted_under(someone, soft) as target:
+        with open(f"/proc/{daemon(someone)}/limits") as file:
+            for line in file.readlines()[1:]:
+                assert line[26:47].strip() == line[47:68].strip(), line
+        someone.write(os.path.join(target, "new"), LARGE)
+        someone.write(os.path.join(target, "large"), LARGE)  # copied up in a thread
+        with contextlib.ExitStack() as files:
+            for number in range(200):
+                file = files.enter_context(open(os.path.join(target, str(number)), "rb"))
+                assert file.read() == b"%d" % number
+
+
+@only_as("root")
+def test_a_hard_limit_binds_nobody_where_the_daemon_may_raise_it(someone: Someone) -> None:
+    with mounted_under(someone, "ulimit -f 64"):
+        with open("/proc/self/status") as file:
+            effective = next(line.split()[1] for line in file if line.startswith("CapEff:"))
+        may = int(effective, 16) >> CAP_SYS_RESOURCE & 1
+        limit = resource.RLIM_INFINITY if may else 64 * 512
+        assert resource.prlimit(daemon(someone), resource.RLIMIT_FSIZE) == (limit, limit)
+
+
+@only_as("root")
+def test_a_low_priority_of_the_shell_delays_nobody(someone: Someone) -> None:
+    with mounted_under(someone, "renice -n 19 $$ >/dev/null && echo 900 >/proc/self/oom_score_adj"):
+        pid = daemon(someone)
+        assert os.getpriority(os.PRIO_PROCESS, pid) == 0
+        with open(f"/proc/{pid}/oom_score_adj") as file:
+            assert file.read() == "0\n"
