@@ -1,5 +1,5 @@
-/* Functions of libfuse as pyfuse3 finds them: ours, which let the kernel open directories without asking, and truncate
- * files only in a request of its own.
+/* Functions of libfuse as pyfuse3 finds them: ours, which let the kernel open directories without asking, truncate files
+ * only in a request of its own, and wait for direct writes.
  *
  * An OPENDIR that is answered with ENOSYS is the last one: from then on the kernel opens and closes directories by
  * itself and keeps what it has read of them (fs/fuse/dir.c: no_opendir; Linux 5.1). But pyfuse3 cannot answer so:
@@ -9,6 +9,9 @@
  * With FUSE_ATOMIC_O_TRUNC, which libfuse asks for by itself, opening truncates here and then once more in the kernel
  * alone (fs/fuse/dir.c: fuse_do_setattr, ATTR_OPEN): what another program wrote between the two is on the disk, but not
  * in the kernel's cache, and comes to light at the next mount.
+ *
+ * With FUSE_ASYNC_DIO, which libfuse asks for by itself too, pages read during an asynchronous direct write stay in the
+ * kernel's cache with the old bytes (mm/filemap.c: generic_file_direct_write).
  *
  * And an entry of a listing may be no more than a name with its inode number, of which the kernel is to remember nothing
  * (fs/fuse/readdir.c: no nodeid): pyfuse3 knows one number for both. Such an entry says so by its generation; its
@@ -46,10 +49,10 @@ static struct {
 } session;
 
 static void
-init_without_atomic_truncation(void *userdata, struct fuse_conn_info *connection)
+init_without_unwanted(void *userdata, struct fuse_conn_info *connection)
 {
     session.init(userdata, connection);
-    connection->want &= ~(unsigned)FUSE_CAP_ATOMIC_O_TRUNC;
+    connection->want &= ~(unsigned)(FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_ASYNC_DIO);
 }
 
 static void
@@ -111,7 +114,7 @@ adapted(const struct fuse_lowlevel_ops *given, size_t size, struct fuse_lowlevel
     session.readdirplus = given->readdirplus;
     session.fsyncdir = given->fsyncdir;
     session.init = given->init;
-    ours->init = init_without_atomic_truncation;
+    ours->init = init_without_unwanted;
     ours->opendir = refuse_opendir;
     ours->readdirplus = readdirplus_of_node;
     ours->fsyncdir = fsyncdir_of_node;

@@ -36,7 +36,11 @@ _WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS
 _ATOMIC_O_TRUNC: Final = 1 << 3
 """Opening with O_TRUNC truncates. Not wanted: the kernel then does it once more by itself (native/session.c)."""
 
-_UNWANTED: Final = _ATOMIC_O_TRUNC
+_ASYNC_DIO: Final = 1 << 15
+"""Direct writes complete asynchronously. Not wanted: the kernel then leaves pages in its cache that were read from the
+file during the write (generic_file_direct_write drops them after a synchronous write only)."""
+
+_UNWANTED: Final = _ATOMIC_O_TRUNC | _ASYNC_DIO
 
 
 class Handshake:
