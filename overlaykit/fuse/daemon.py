@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import logging
 import os
 import socket
@@ -35,7 +36,7 @@ _DEBUG_VARIABLE: Final = "OVERLAYKIT_DEBUG"
 
 
 class DaemonDied(Error):
-    message = "the daemon ended before the mount was ready; its log: {0}"
+    message = "the daemon ended before the mount was ready; {0}"
 
 
 class Refused(Error):
@@ -96,7 +97,7 @@ class Daemon:
             return
         self.process.wait()
         if answer is None:
-            raise DaemonDied(spec.log_path)
+            raise DaemonDied(log_of(spec.log_path))
         if answer.message:
             raise Refused(answer.message)
         raise OSError(answer.errno, os.strerror(answer.errno), answer.path)
@@ -187,12 +188,35 @@ def _await_orders(channel: socket.socket) -> tuple[MountSpec | None, list[int]]:
                 return None, []
 
 
+def log_of(path: str) -> str:
+    """A daemon's log, for a message: there is none while it had nothing to say."""
+    return f"its log: {path}" if path and os.path.exists(path) else "it left no log"
+
+
+class _LogFile(logging.FileHandler):
+    """A file that is made, with its directory, by the first record. A record that finds no room is lost."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, delay=True)
+
+    def _open(self) -> io.TextIOWrapper:
+        os.makedirs(os.path.dirname(self.baseFilename), 0o700, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(self.baseFilename, flags, 0o600)
+        return open(fd, "a", encoding="utf-8", errors="backslashreplace")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        pass
+
+
 def _log_to(path: str) -> None:
     """Warnings and worse go to a file, never to a terminal that may be closed by then."""
     level = logging.DEBUG if os.environ.get(_DEBUG_VARIABLE) else logging.WARNING
-    handler: logging.Handler = (
-        logging.FileHandler(path, delay=True) if path else logging.NullHandler()
-    )
+    handler: logging.Handler = _LogFile(path) if path else logging.NullHandler()
     logging.basicConfig(
         level=level,
         handlers=[handler],

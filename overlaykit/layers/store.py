@@ -27,6 +27,7 @@ import msgspec
 
 from overlaykit.discard import discard
 from overlaykit.errors import Error
+from overlaykit.health import Check
 from overlaykit.layers.host import NAME as HOST
 from overlaykit.layers.layer import Hold, Layer
 from overlaykit.layers.tree import Tree
@@ -36,7 +37,20 @@ _TEMPORARY = ".tmp-"
 _TREE = "tree"
 _RECORD = "layer.json"
 _SCRATCH = "scratch"
+_NO_HOME = "/nonexistent"
+"""Debian's home of users without one."""
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class StoreUnusable(Error):
+    message = "{0}: layers cannot be kept there ({1}): {2}"
+
+    def __init__(self, root: str, reason: str) -> None:
+        super().__init__(root, reason, _FIX)
+
+
+_FIX = "set XDG_DATA_HOME to a directory that you may write to"
 
 
 class BadLayerName(Error):
@@ -118,7 +132,7 @@ class Store:
     """The layers below a directory, by default $XDG_DATA_HOME/overlaykit/layers."""
 
     def __init__(self, root: str | None = None) -> None:
-        self.root = os.path.abspath(_default_root() if root is None else root)
+        self._base, self.root = _default_root() if root is None else ("/", os.path.abspath(root))
 
     def add(self, name: str, source_text: str, *, base: Layer | None = None) -> StoredLayer:
         """Make the layer `name` of `dir:PATH`, `tar:PATH` or `deb:PACKAGE[,PACKAGE]@SUITE`.
@@ -200,6 +214,16 @@ class Store:
         """Every layer, by name. Raises DamagedLayer, OSError."""
         return tuple(self.get(name) for name in self._names())
 
+    def check(self) -> Check:
+        """Whether layers can be added, for `doctor`; nothing is made."""
+        path = self.root
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)
+        writable = os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
+        usable = writable and os.path.isdir(self._base)
+        detail = f"kept in {self.root}" if usable else f"cannot be kept in {self.root}"
+        return Check("layers", usable, detail, "" if usable else _FIX)
+
     def _names(self) -> tuple[str, ...]:
         try:
             return tuple(sorted(filter(_NAME.fullmatch, os.listdir(self.root))))
@@ -226,12 +250,15 @@ class Store:
     @contextmanager
     def _temporary(self) -> Iterator[tuple[int, str]]:
         """A new locked directory in the store, as descriptor and path; gone afterwards unless renamed."""
-        os.makedirs(self.root, 0o700, exist_ok=True)
+        with self._made_usable():
+            os.stat(self._base)  # a home that is missing is not ours to make
+            os.makedirs(self.root, 0o700, exist_ok=True)
         with _opened(self.root) as root:
             name = _temporary_name()
             fcntl.flock(root, fcntl.LOCK_EX)
             self._clear_abandoned(root)
-            os.mkdir(name, 0o700, dir_fd=root)
+            with self._made_usable():
+                os.mkdir(name, 0o700, dir_fd=root)
             with _opened(self._path(name)) as directory:
                 fcntl.flock(directory, fcntl.LOCK_EX)
                 fcntl.flock(root, fcntl.LOCK_UN)
@@ -239,6 +266,16 @@ class Store:
                     yield directory, self._path(name)
                 finally:
                     discard(root, os.fsencode(name))
+
+    @contextmanager
+    def _made_usable(self) -> Iterator[None]:
+        """Name the way out where the store cannot be written to."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _UNUSABLE:
+                raise
+            raise StoreUnusable(self.root, os.strerror(error.errno)) from None
 
     @contextmanager
     def _unused(self, name: str) -> Iterator[None]:
@@ -287,12 +324,17 @@ def _check(name: str) -> None:
         raise BadLayerName(name)
 
 
-def _default_root() -> str:
-    """Where the XDG base directory specification puts a user's data; a relative path there is to be ignored."""
-    data = os.environ.get("XDG_DATA_HOME", "")
+def _default_root() -> tuple[str, str]:
+    """Where the XDG base directory specification puts a user's data; a relative path there is to be ignored.
+
+    Before it what must be there already: the home, if it is in use.
+    """
+    data, base = os.environ.get("XDG_DATA_HOME", ""), "/"
     if not os.path.isabs(data):
-        data = os.path.expanduser("~/.local/share")
-    return os.path.join(data, "overlaykit", "layers")
+        home = os.path.expanduser("~")
+        base = home if os.path.isabs(home) else _NO_HOME
+        data = os.path.join(base, ".local", "share")
+    return base, os.path.join(data, "overlaykit", "layers")
 
 
 def _sync_file_system(fd: int) -> None:

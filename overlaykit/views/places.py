@@ -1,59 +1,184 @@
-"""Where overlaykit keeps what on the machine, by the XDG base directory specification."""
+"""Where overlaykit keeps what on the machine.
+
+Each kind of state has a list of places, by the XDG base directory specification first; the first one that works is
+taken. The home directory may be missing, not writable, or on a full or read-only disk: then state goes to the runtime
+directory or, as a directory of the user's own, below /tmp. A directory is made when something is put into it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from typing import TYPE_CHECKING, Final
 
 from overlaykit.errors import Error
+from overlaykit.overlay.format import writable_prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NAME: Final = "overlaykit"
+_LOG: Final = "daemon.log"
+_OF_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 class PlaceUnsafe(Error):
     message = (
-        "{0} belongs to somebody else or can be written by others: remove it, or set "
-        "XDG_RUNTIME_DIR"
+        "{0} belongs to another user or can be written by others: remove it, or set "
+        "XDG_RUNTIME_DIR to a directory of your own"
+    )
+
+
+class NoRuntimePlace(Error):
+    message = (
+        "no directory to note a running view in ({0}): set XDG_RUNTIME_DIR to one that you may "
+        "write to"
+    )
+
+
+class NoScratchPlace(Error):
+    message = (
+        "no directory for what is written in a view ({0}): set XDG_CACHE_HOME to one that takes "
+        "extended attributes, or use --upper or --read-only"
     )
 
 
 def runtime() -> str:
     """The directory of the running views' entries, which is there only while some are.
 
-    /run/overlaykit for root, else $XDG_RUNTIME_DIR/overlaykit, or one in /tmp that nobody else may touch.
+    /run/overlaykit for root, else $XDG_RUNTIME_DIR/overlaykit, else one of the user's own in /tmp. Raises Error:
+    NoRuntimePlace.
     """
-    uid = _outside(os.geteuid())
-    if uid == 0 and os.access("/run", os.W_OK):
-        return "/run/overlaykit"
-    given = os.environ.get("XDG_RUNTIME_DIR", "")
-    if given and os.access(given, os.W_OK | os.X_OK):
-        return os.path.join(given, "overlaykit")
-    return f"/tmp/overlaykit-{uid}"  # noqa: S108  # `private` makes sure of it
+    candidates = list(_runtime_candidates())
+    for path in candidates:
+        # One that is there and unsafe is taken, too: `private` says so then, where another user may be at work.
+        if _is_writable(path if os.path.isdir(path) else os.path.dirname(path)):
+            return path
+    raise NoRuntimePlace(", ".join(candidates))
 
 
-def scratch() -> str:
-    """The directory of the uppers that are dropped when their view ends: on a disk, so that much may be written."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    base = given if os.path.isabs(given) else os.path.expanduser("~/.cache")
-    return private(os.path.join(base, "overlaykit"))
+def scratch() -> list[str]:
+    """The directories for uppers that are dropped when their view ends, best first; on disks, for they may grow."""
+    return [
+        *_in_home("XDG_CACHE_HOME", ".cache"),
+        f"/var/tmp/{_NAME}-{_outside(os.geteuid())}",  # noqa: S108  # `private` makes sure of it
+    ]
+
+
+def make_scratch(place: str, name: str) -> str | None:
+    """Make the directory `name` in one of `scratch()`; None, and nothing of it left, if an upper cannot lie there."""
+    path = os.path.join(place, name)
+    try:
+        _make_private_with_parents(place)
+        try:
+            os.mkdir(path, 0o700)
+        except FileNotFoundError:  # another view has just ended, and `leave_scratch` removed it
+            _make_private_with_parents(place)
+            os.mkdir(path, 0o700)
+        if holds_marks(path):
+            return path
+        os.rmdir(path)
+    except (OSError, PlaceUnsafe):
+        pass
+    leave_scratch(place)
+    return None
+
+
+def leave_scratch(*places: str) -> None:
+    """Remove those of `scratch()` that are empty."""
+    for place in places:
+        with contextlib.suppress(OSError):
+            if _is_private(place):
+                os.rmdir(place)
+
+
+def holds_marks(path: str) -> bool:
+    """Whether an upper can lie in a directory of ours: its file system takes the marks."""
+    try:
+        writable_prefix(os.fsencode(path), user=False)
+    except OSError:
+        return False
+    return True
 
 
 def log() -> str:
-    """The file that daemons write warnings to; made when there is something to say."""
-    given = os.environ.get("XDG_STATE_HOME", "")
-    base = given if os.path.isabs(given) else os.path.expanduser("~/.local/state")
-    return os.path.join(private(os.path.join(base, "overlaykit")), "daemon.log")
+    """The file that daemons write warnings to, made when there is something to say; empty if nothing can hold it."""
+    for directory in (*_in_home("XDG_STATE_HOME", ".local", "state"), *_runtime_candidates()):
+        path = os.path.join(directory, _LOG)
+        if os.path.lexists(directory):
+            usable = _is_private(directory) and os.access(
+                path if os.path.lexists(path) else directory, os.W_OK
+            )
+        else:
+            usable = _can_be_made(directory)
+        if usable:
+            return path
+    return ""
+
+
+def hidden() -> list[str]:
+    """The directories of uppers and entries that exist: not to be shown by a view over the host."""
+    return [path for path in (*scratch(), *_runtime_candidates()) if stat.S_ISDIR(_mode(path))]
 
 
 def private(path: str) -> str:
-    """Make a directory of the user's own where there is none. Raises Error if somebody else's is there."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    """Make a directory of the user's own where there is none. Raises Error (PlaceUnsafe) if it is not."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
-        st = os.lstat(path)
-        writable = stat.S_IMODE(st.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
-        if not stat.S_ISDIR(st.st_mode) or st.st_uid != os.geteuid() or writable:
+        if not _is_private(path):
             raise PlaceUnsafe(path) from None
     return path
+
+
+def _make_private_with_parents(path: str) -> None:
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    private(path)
+
+
+def _runtime_candidates() -> Iterator[str]:
+    if os.geteuid() == 0:  # also in a view, whose /run is its own; in `unshare -r`, /run is closed
+        yield f"/run/{_NAME}"
+    if os.path.isabs(given := os.environ.get("XDG_RUNTIME_DIR", "")):
+        yield os.path.join(given, _NAME)
+    yield f"/tmp/{_NAME}-{_outside(os.geteuid())}"  # noqa: S108  # `private` makes sure of it
+
+
+def _in_home(variable: str, *default: str) -> Iterator[str]:
+    """The directory of a kind of state by the specification: a relative path is to be ignored, and so is such a home.
+
+    A home that is missing is not made.
+    """
+    if os.path.isabs(given := os.environ.get(variable, "")):
+        yield os.path.join(given, _NAME)
+    elif os.path.isabs(home := os.path.expanduser("~")) and os.path.isdir(home):
+        yield os.path.join(home, *default, _NAME)
+
+
+def _can_be_made(path: str) -> bool:
+    """Whether a directory can be made, with those on the way to it."""
+    parent = os.path.dirname(path)
+    while not os.path.lexists(parent):
+        parent = os.path.dirname(parent)
+    return _is_writable(parent)
+
+
+def _is_writable(path: str) -> bool:
+    return os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
+
+
+def _is_private(path: str) -> bool:
+    """Whether a path is a directory, no symlink, which belongs to this user and which no other may write to."""
+    st = os.lstat(path)
+    return stat.S_ISDIR(st.st_mode) and st.st_uid == os.geteuid() and not st.st_mode & _OF_OTHERS
+
+
+def _mode(path: str) -> int:
+    try:
+        return os.lstat(path).st_mode
+    except OSError:
+        return 0
 
 
 def _outside(uid: int) -> int:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ABOUT: Final = "about.json"
-_SCRATCH_PREFIX: Final = "scratch-"
+_SCRATCH: Final = "scratch"
+"""In an entry: a symlink to the scratch directory, or that directory where no place on a disk can hold it."""
 
 
 class NameInvalid(Error):
@@ -83,7 +84,6 @@ class Entry:
         self.lock = lock
         self.stage = os.path.join(path, "stage")
         self.control = os.path.join(path, "control")
-        self.scratch = _scratch(self.name)
 
     def listen(self) -> socket.socket:
         """The listener of the control socket."""
@@ -103,14 +103,23 @@ class Entry:
         os.rename(path + ".new", path)
 
     def make_scratch(self) -> str:
-        """Make the directory on disk that goes with the entry."""
-        os.mkdir(self.scratch, 0o700)
-        return self.scratch
+        """Make the directory that goes with the entry, on a disk if possible. Raises Error (NoScratchPlace)."""
+        path = os.path.join(self.path, _SCRATCH)
+        name = f"{_SCRATCH}-{self.name}"
+        for place in places.scratch():
+            os.symlink(os.path.join(place, name), path)
+            if made := places.make_scratch(place, name):
+                return made
+            os.unlink(path)
+        os.mkdir(path, 0o700)
+        if not places.holds_marks(path):
+            raise places.NoScratchPlace(", ".join((*places.scratch(), self.path)))
+        return path
 
     @property
-    def remains(self) -> tuple[str, str]:
+    def remains(self) -> tuple[str, ...]:
         """What is of no use without it, for the daemon to remove should nobody else be left to."""
-        return self.scratch, self.path
+        return _remains(self.path)
 
     def close(self) -> None:
         """Remove it, unless the daemon lives on to do so; release the lock."""
@@ -181,6 +190,7 @@ class Registry:
         if lock >= 0:
             with contextlib.suppress(OSError):  # not empty
                 os.rmdir(self._root)
+                places.leave_scratch(*places.scratch())
             os.close(lock)
 
     def _lock_root(self) -> int:
@@ -220,15 +230,19 @@ def _clear(path: str) -> None:
     if lock < 0:
         return
     try:
-        for dead in (_scratch(os.path.basename(path)), path):
+        for dead in _remains(path):
             with contextlib.suppress(OSError):
                 discard_path(dead)
     finally:
         os.close(lock)
 
 
-def _scratch(name: str) -> str:
-    return os.path.join(places.scratch(), _SCRATCH_PREFIX + name)
+def _remains(entry: str) -> tuple[str, ...]:
+    """What goes with an entry, in the order in which it goes: a scratch elsewhere must not outlive what names it."""
+    try:
+        return os.readlink(os.path.join(entry, _SCRATCH)), entry
+    except OSError:  # none, or it lies in the entry
+        return (entry,)
 
 
 def _is_locked(path: str) -> bool:

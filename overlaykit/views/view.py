@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 
 class DaemonEnded(Error):
-    message = (
-        "the daemon of view {0} ended before it did, so its files were gone; the daemon's log: {1}"
-    )
+    message = "the daemon of view {0} ended before the view did, so its files were gone; {1}"
 
 
 class MountsNotIsolated(Error):
@@ -121,6 +119,7 @@ class View:
             self.name = entry.name
             served.bequeath(*entry.remains)
             upper, work = self._prepare_upper(entry, undo_upper)
+            served.bequeath(*entry.remains)  # the scratch is among them now
             layers = [self._resolve(text, upper, work) for text in self._layers]
             holds = [undo.enter_context(layer.hold()) for layer in layers]
             _take_after(upper, layers[0].path)
@@ -231,7 +230,7 @@ class View:
         """Wait until all is in the upper: the mount is gone with the last process, and the daemon with the mount."""
         assert self._daemon is not None
         if self._daemon.process.wait() != 0:
-            raise DaemonEnded(self.name, places.log())
+            raise DaemonEnded(self.name, daemon.log_of(places.log()))
 
     def _prepare_upper(
         self, entry: Entry, undo: contextlib.ExitStack
@@ -264,8 +263,7 @@ class View:
 
     def _resolve(self, text: str, upper: str | None, work: str | None) -> Layer:
         if text == "host":
-            hidden = [path for path in (upper, work, places.scratch(), places.runtime()) if path]
-            return host(hidden)
+            return host([*filter(None, (upper, work)), *places.hidden()])
         return resolve(text, self._store or Store())
 
     def _publish(self, command: tuple[str, ...]) -> None:
