@@ -241,9 +241,9 @@ class Operations(pyfuse3.Operations):
             written_back=fh is not None and not fields.update_size and not fields.update_atime,
         )
         node = self.filesystem.node(inode)
-        if not changes.is_empty:  # the change time alone cannot be set, and need not be
+        if self.filesystem.needs_upper(node, changes):
             await self._copy_up(node, keep_data=changes.size != 0)
-            self.filesystem.change(node, changes)
+        self.filesystem.change(node, changes)
         return self._attributes(node)
 
     @_request

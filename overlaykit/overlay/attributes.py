@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +25,8 @@ class Attributes(NamedTuple):
 class Changes:
     """What setattr changes; None leaves as it is. Times are nanoseconds since the epoch, `mode` the permission bits.
 
+    With nothing to change the change time moves all the same (chown(2) with -1 and -1).
+
     `asked_ns`: when the change was asked for, as far as the kernel says. `written_back`: by the kernel itself, which
     tells us a modification time that it has kept.
     """
@@ -39,8 +42,25 @@ class Changes:
 
     @property
     def is_empty(self) -> bool:
-        asked = (self.mode, self.uid, self.gid, self.size, self.atime_ns, self.mtime_ns)
+        return self.is_modification_time and self.mtime_ns is None
+
+    @property
+    def is_modification_time(self) -> bool:
+        """Whether it is no more than the modification time, if that."""
+        asked = (self.mode, self.uid, self.gid, self.size, self.atime_ns)
         return all(value is None for value in asked)
+
+    def are_in(self, now: Attributes) -> bool:
+        """Whether a file with these attributes has all that is asked for."""
+        asked = (
+            (self.mode if self.mode is None else stat.S_IMODE(self.mode), stat.S_IMODE(now.mode)),
+            (self.uid, now.uid),
+            (self.gid, now.gid),
+            (self.size, now.stat.st_size),
+            (self.atime_ns, now.stat.st_atime_ns),
+            (self.mtime_ns, now.stat.st_mtime_ns),
+        )
+        return all(value is None or value == has for value, has in asked)
 
 
 class Caller(NamedTuple):

@@ -233,14 +233,34 @@ class Filesystem:
     def attributes(self, node: Node) -> Attributes:
         return self.tree.attributes(node)
 
+    def needs_upper(self, node: Node, changes: Changes) -> bool:
+        """Whether something would be lost if a change were not made to an inode in the upper.
+
+        The kernel keeps the modification and change times of regular files itself while it knows them, and tells them
+        after each change of their names or attributes (fs/fuse/dir.c: fuse_update_ctime_in_cache). So nothing is lost
+        of a file that has no name any more, nor of one in a lower that has what is asked for.
+        """
+        if isinstance(node, Directory) or node.kind != stat.S_IFREG:
+            return True
+        if node.has_upper and node.links:
+            return True
+        now = self.tree.attributes(node)
+        if now.link_count == 0 and changes.is_modification_time:
+            return False
+        return node.has_upper or not changes.are_in(now)
+
     def change(self, node: Node, changes: Changes) -> None:
         """setattr: copy up if need be, then owner, mode, size and times. Raises OSError: EROFS, EPERM and the like."""
+        if not self.needs_upper(node, changes):
+            return
         tree = self.tree
         if isinstance(node, File) and not node.has_upper:
             tree.copyup.file(node, keep_data=changes.size != 0)
         else:
             tree.copy_up(node)
         location = tree.location(node)
+        if changes.is_empty:
+            location.chown(-1, -1)
         self._change_permissions(node, location, changes)
         if changes.size is not None:
             if isinstance(node, Directory):
@@ -279,9 +299,7 @@ class Filesystem:
                 overrides.write(location.path, name, after)
             return
         if uid != -1 or gid != -1:
-            os.chown(
-                location.name, uid, gid, dir_fd=location.dirfd, follow_symlinks=location.follow
-            )
+            location.chown(uid, gid)
         if changes.mode is not None:
             if node.kind == stat.S_IFLNK:
                 fail(errno.EOPNOTSUPP)

@@ -54,6 +54,9 @@ class Location(NamedTuple):
     def stat(self) -> os.stat_result:
         return os.stat(self.name, dir_fd=self.dirfd, follow_symlinks=self.follow)
 
+    def chown(self, uid: int, gid: int) -> None:
+        os.chown(self.name, uid, gid, dir_fd=self.dirfd, follow_symlinks=self.follow)
+
     def open(self, flags: int) -> int:
         if not self.follow:
             flags |= os.O_NOFOLLOW

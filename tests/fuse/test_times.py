@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 
 import pytest
 
 from ..overlay.stack import Stack
+from ..posix.acts import let_the_clock_go_on
 from ..posix.table import File
 from .mounted import mounted
-
-_COARSE = 5
-"""The clock that files' times are read from: CLOCK_REALTIME_COARSE of linux/time.h."""
 
 
 @pytest.mark.parametrize("name", ["new", "lower"])
@@ -25,7 +22,7 @@ def test_a_file_was_changed_when_it_was_written_and_not_when_it_was_closed(
         fd = os.open(mount.path(name), os.O_RDWR | os.O_CREAT)
         os.write(fd, b"y")
         written = os.fstat(fd).st_mtime_ns
-        _let_the_clock_go_on()
+        let_the_clock_go_on()
         os.close(fd)
         assert os.stat(mount.path(name)).st_mtime_ns == written
     assert os.stat(os.path.join(stack.upper, name)).st_mtime_ns == written
@@ -52,10 +49,10 @@ def test_writing_through_one_handle_keeps_the_time_of_another_ones_later_write(
         one = os.open(mount.path("f"), os.O_RDWR | os.O_CREAT)
         two = os.open(mount.path("f"), os.O_RDWR)
         os.write(one, b"1")
-        _let_the_clock_go_on()
+        let_the_clock_go_on()
         os.write(two, b"2")
         last = os.fstat(one).st_mtime_ns
-        _let_the_clock_go_on()
+        let_the_clock_go_on()
         os.close(one)
         os.close(two)
         assert os.stat(mount.path("f")).st_mtime_ns == last
@@ -68,19 +65,11 @@ def test_truncating_to_the_size_it_has_changes_no_time(stack: Stack) -> None:
         fd = os.open(mount.path("f"), os.O_RDWR | os.O_CREAT)
         os.write(fd, b"0123456789")
         for _ in range(2):
-            _let_the_clock_go_on()
+            let_the_clock_go_on()
             os.truncate(mount.path("f"), 10)
         os.close(fd)
         seen = os.stat(mount.path("f")).st_mtime_ns
     assert os.stat(os.path.join(stack.upper, "f")).st_mtime_ns == seen
-
-
-def _let_the_clock_go_on() -> None:
-    """Wait until a file that is written now gets another time than before: two ticks of the kernel's clock."""
-    start = time.clock_gettime_ns(_COARSE)
-    tick = time.clock_getres(_COARSE)
-    while time.clock_gettime_ns(_COARSE) < start + 2e9 * tick:
-        os.sched_yield()
 
 
 def test_a_time_beyond_2262_is_shown_and_keeps_nobody_from_removing(stack: Stack) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from . import syscalls
 
 T = TypeVar("T")
+
+_COARSE: Final = 5
+"""The clock that files' times are read from: CLOCK_REALTIME_COARSE of linux/time.h."""
 
 ALICE = 4001
 BOB = 4002
@@ -85,6 +89,14 @@ def forget() -> None:
     mount = os.fsencode(os.path.dirname(os.getcwd()))
     with contextlib.suppress(PermissionError):  # on a plain directory, which is the disk's own
         syscalls.mount(b"none", mount, None, syscalls.MS_REMOUNT)
+
+
+def let_the_clock_go_on() -> None:
+    """Wait until what changes now gets another time than before: two ticks of the kernel's clock for files."""
+    start = time.clock_gettime_ns(_COARSE)
+    tick = time.clock_getres(_COARSE)
+    while time.clock_gettime_ns(_COARSE) < start + 2e9 * tick:
+        os.sched_yield()
 
 
 def in_child(action: Callable[[], object]) -> None:

@@ -6,8 +6,18 @@ import errno
 import os
 import time
 
-from ..acts import ALICE, BOB, as_user, forget, get, opened, put, refused
-from ..table import ROOT_ONLY, Dir, File, Instead, Symlink, behaviour
+from ..acts import (
+    ALICE,
+    BOB,
+    as_user,
+    forget,
+    get,
+    let_the_clock_go_on,
+    opened,
+    put,
+    refused,
+)
+from ..table import ROOT_ONLY, Dir, Fifo, File, Instead, Symlink, behaviour
 
 LONG_AGO = 1_000_000_000_123_456_789
 
@@ -74,6 +84,16 @@ def check_a_change_of_mode_sets_the_change_time() -> None:
     before = os.stat("f").st_ctime_ns
     os.chmod("f", 0o600)
     assert os.stat("f").st_ctime_ns > before
+
+
+@behaviour(lower={"f": File(b"x"), "d": Dir(), "l": Symlink("f"), "p": Fifo()})
+def check_a_change_of_owner_that_changes_none_sets_the_change_time() -> None:
+    for name in ("f", "d", "l", "p"):
+        for _ in ("of the lower", "of the upper"):
+            before = os.lstat(name).st_ctime_ns
+            let_the_clock_go_on()
+            os.chown(name, -1, -1, follow_symlinks=False)
+            assert os.lstat(name).st_ctime_ns > before, name
 
 
 @behaviour(lower={"f": File(b"x", mtime_ns=LONG_AGO)})
