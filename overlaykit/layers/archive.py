@@ -14,6 +14,7 @@ from typing import IO, cast
 
 from overlaykit.errors import Error
 from overlaykit.layers.extract import extract
+from overlaykit.layers.image import refuse_image
 from overlaykit.layers.layer import Layer
 from overlaykit.layers.tar import DamagedArchive, TarStream
 from overlaykit.layers.tree import Tree, Usage
@@ -54,6 +55,7 @@ class ArchiveSource:
         # Unbuffered: a program that reads it on must find it where we left it.
         with open(self._path, "rb", buffering=0) as file, _decompressed(file, self._path) as stream:
             extract(TarStream(stream, self._path), self._path, tree)
+        refuse_image(tree.root, str(self))
         return tree.seal()
 
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from overlaykit import _native
 from overlaykit.errors import Error
+from overlaykit.layers.image import refuse_image
 from overlaykit.layers.layer import Layer
 from overlaykit.layers.tree import Tree, Usage
 
@@ -42,7 +43,7 @@ class DeviceNeedsRoot(Error):
 
 
 def check_directory(path: str) -> None:
-    """Raise what is wrong with `path` as a layer: missing, not a directory, not to be read and searched."""
+    """Raise what is wrong with `path` as a layer: missing, no directory, not to be read and searched, an image."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -55,6 +56,7 @@ def check_directory(path: str) -> None:
         raise NotADirectory(path)
     if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
         raise UnreadableDirectory(path)
+    refuse_image(path, path)
 
 
 class DirectorySource:

@@ -64,20 +64,20 @@ class Tree:
     """A directory being filled. Paths are bytes, relative, without `.` or `..`; b"" is the directory itself.
 
     What is already at a path gives way to what is made there later. Directories stay ours (mode 0700) until
-    `seal`, so that read-only ones can be filled and keep their times. Closes the descriptor it is given.
+    `seal`, so that read-only ones can be filled and keep their times. `root` is the descriptor it is given, and closes.
 
     Every method raises OSError: ELOOP when a parent is a symbolic link, ENOTDIR when it is a file.
     """
 
     def __init__(self, fd: int) -> None:
-        self._root = fd
+        self.root = fd
         self._finish: dict[bytes, Finish] = {b"": _finish_implied}
         self._parent: tuple[bytes, int] | None = None  # the last one used: members come in groups
 
     def close(self) -> None:
         """Close the descriptors."""
         self._forget_parent()
-        os.close(self._root)
+        os.close(self.root)
 
     def directory(self, path: bytes, finish: Finish) -> None:
         """Make a directory, or keep the one that is there; `finish` is called by `seal`."""
@@ -162,7 +162,7 @@ class Tree:
         return Usage(bytes=size, files=files)
 
     def _open(self, path: bytes, flags: int) -> int:
-        return _native.openat2(self._root, path or b".", flags, resolve=_RESOLVE)
+        return _native.openat2(self.root, path or b".", flags, resolve=_RESOLVE)
 
     def _is_directory(self, path: bytes) -> bool:
         try:

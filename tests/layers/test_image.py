@@ -1,0 +1,64 @@
+"""Images are no file trees: a layer of manifests and blobs would be of no use to anybody."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+
+import pytest
+
+from overlaykit.layers import Store, resolve
+from overlaykit.layers.image import ImageNotTree
+
+IMAGES = {
+    "oci": {"oci-layout": {"imageLayoutVersion": "1.0.0"}, "index.json": {"manifests": []}},
+    "docker": {"manifest.json": [{"Config": "c.json", "Layers": ["l/layer.tar"]}], "c.json": {}},
+    "dir": {"manifest.json": {"schemaVersion": 2, "config": {}, "layers": []}},
+}
+"""The files by which each kind is known, as `skopeo copy` makes them: oci:, docker-archive:, dir:."""
+
+
+def write(directory: str, files: dict[str, object]) -> None:
+    os.mkdir(directory)
+    for name, content in files.items():
+        with open(os.path.join(directory, name), "w") as file:
+            json.dump(content, file)
+
+
+@pytest.fixture
+def store(me) -> Store:
+    return Store(me.path("store"))
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_an_image_makes_no_layer_of_blobs(me, store, kind) -> None:
+    directory, archive = me.path("image"), me.path("image.tar.gz")
+
+    def add(source: str) -> None:
+        write(directory, IMAGES[kind])
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(directory, ".")
+        store.add("one", source)
+
+    with pytest.raises(ImageNotTree, match="not a file tree") as caught:
+        me.run(lambda: add(f"tar:{archive}"))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"tar:{archive} is ")
+    assert os.listdir(store.root) == []
+    with pytest.raises(ImageNotTree):
+        me.run(lambda: store.add("one", f"dir:{directory}"))
+    assert os.listdir(store.root) == []
+    with pytest.raises(ImageNotTree):
+        me.run(lambda: resolve(directory, store))
+
+
+@pytest.mark.parametrize(
+    "manifest", [[], {}, [1], "text", {"layers": [], "name": "a web app's own"}, None]
+)
+def test_a_tree_with_a_manifest_of_its_own_is_a_layer(me, store, manifest) -> None:
+    def add() -> int:
+        write(me.path("tree"), {"manifest.json": manifest})
+        return store.add("one", f"dir:{me.path('tree')}").files
+
+    assert me.run(add) == 1
