@@ -11,6 +11,12 @@ from overlaykit.cli.table import show
 from overlaykit.layers import Store, StoredLayer, resolve
 
 _HEADINGS: Final = ("NAME", "ADDED", "SIZE", "FILES", "SOURCE", "DIRECTORY")
+_SOURCES: Final = """\
+sources:
+  dir:PATH                         a copy of a directory
+  tar:PATH                         an archive, also compressed
+  deb:PACKAGE[,PACKAGE]@SUITE      Debian packages with what the base lacks, also in another
+                                   version than the base's: deb:python3.13@trixie"""
 _USAGE: Final = "overlaykit layer add NAME SOURCE | ls [--json] | rm NAME"
 
 
@@ -23,18 +29,26 @@ def main(arguments: list[str]) -> int:
     parser = Parser("layer", "Add, list and remove layers of the store.")
     parser.usage = _USAGE
     actions = parser.add_subparsers(
-        dest="action", required=True, metavar="ACTION", parser_class=_ActionParser
+        dest="action",
+        required=True,
+        metavar="ACTION",
+        parser_class=_ActionParser,
+        prog="overlaykit layer",
     )
     add = actions.add_parser(
-        "add", help="make a layer; SOURCE: dir:PATH, tar:PATH or deb:PACKAGE[,PACKAGE]@SUITE"
+        "add",
+        help="make a layer",
+        description="Make a layer of a directory, an archive, or Debian packages.",
+        epilog=_SOURCES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add.add_argument("name", metavar="NAME")
-    add.add_argument("source", metavar="SOURCE")
+    add.add_argument("name", metavar="NAME", help="what -l calls it")
+    add.add_argument("source", metavar="SOURCE", help="dir:PATH, tar:PATH or deb:PACKAGES@SUITE")
     add.add_argument(
         "--base",
         metavar="LAYER",
         default="host",
-        help="what .deb packages will lie over (default: host)",
+        help="what .deb packages lie over, which decides what they bring along (default: host)",
     )
     listing = actions.add_parser("ls", help="list the layers")
     listing.add_argument("--json", action="store_true", help="for programs: a list of objects")

@@ -90,7 +90,8 @@ def _parser() -> Parser:
         "--network",
         choices=("private", "host", "none"),
         default="private",
-        help="a network of its own with published ports, the host's, or one without any (default: private)",
+        help="'private': its own, with published ports and no way out; 'host': the host's, which reaches what"
+        " the host reaches; 'none': its own, with no ports (default: private)",
     )
     add(
         "-e",

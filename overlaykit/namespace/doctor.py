@@ -49,6 +49,15 @@ def checks() -> list[Check]:
             str(ProcRefused()) if number else "",
         )
     )
+    answers.append(
+        Check(
+            "a view's network",
+            True,
+            "private by default, with published ports and no way out: to resolve names and reach the"
+            " outside, run with --network host",
+            "",
+        )
+    )
     return answers
 
 

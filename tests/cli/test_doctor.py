@@ -18,6 +18,9 @@ def test_a_machine_on_which_views_work_is_told_so(someone: Someone) -> None:
         "a fresh /proc",
         "marks on disk",
     } <= tried
+    (network,) = (line for line in lines if "a view's network" in line)
+    assert "no way out" in network
+    assert "--network host" in network
 
 
 @only_as("ordinary user")

@@ -230,3 +230,16 @@ def test_error_texts_survive_python_without_docstrings(tmp_path: Path) -> None:
     assert ended.stderr == (
         f"overlaykit: {tmp_path}: no overlaykit mount is there: 'overlaykit ps' lists those that are\n"
     )
+
+
+@only_as("ordinary user")
+def test_help_of_a_command_names_its_own_options(someone: Someone) -> None:
+    assert someone.succeeds("help", "run") == someone.succeeds("run", "--help")
+    assert someone.succeeds("help") == someone.succeeds("--help")
+    assert someone.refused("help", "nonsense") == (
+        "nonsense: no such command: 'overlaykit --help' lists them"
+    )
+    assert "no way out" in " ".join(someone.succeeds("help", "run").split())
+    assert someone.succeeds("layer", "add", "--help").startswith(
+        "usage: overlaykit layer add [-h] [--base LAYER] NAME SOURCE\n"
+    )
