@@ -22,6 +22,8 @@ from overlaykit.health import Check
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from overlaykit.fuse.spec import MountFlags
+
 DEVICE: Final = "/dev/fuse"
 FILE_SYSTEM_TYPE: Final = "fuse.overlaykit"
 """As /proc/self/mountinfo shows our mounts."""
@@ -30,6 +32,7 @@ HELPER: Final = "fusermount3"
 
 _SUBTYPE: Final = "overlaykit"
 _ROOT_MODE: Final = "40000"
+_SELINUX: Final = "/sys/fs/selinux"
 
 
 class NoFuseDevice(Error):
@@ -71,6 +74,10 @@ class NotPermitted(Error):
     )
 
 
+class TakesRoot(Error):
+    message = "mount option {0}: fusermount3 has no such option: as an ordinary user, leave it out"
+
+
 class HelperRefused(Error):
     message = (
         "mounting on {0}: fusermount3 says above why not: choose a directory of your own, or use "
@@ -97,32 +104,78 @@ def open_device() -> int:
         raise
 
 
-def create(device: int, source: str, *, read_only: bool, devices: bool) -> int:
-    """A detached mount that the session `device` serves; device nodes on it work only if `devices`.
+def create(device: int, source: str, flags: MountFlags, *, read_only: bool) -> int:
+    """A detached mount that the session `device` serves.
 
-    Raises OSError: EPERM without CAP_SYS_ADMIN.
+    Raises OSError: EPERM without CAP_SYS_ADMIN, EINVAL for an SELinux context that is none.
     """
     fs = _native.fsopen("fuse", _native.FSOPEN_CLOEXEC)
     try:
-        for key, value in (
-            ("source", source),
-            ("subtype", _SUBTYPE),
-            ("fd", str(device)),
-            ("rootmode", _ROOT_MODE),
-            ("user_id", str(os.getuid())),
-            ("group_id", str(os.getgid())),
-        ):
+        contexts = flags.contexts if os.path.isdir(_SELINUX) else {}
+        for key, value in {
+            "source": source,
+            "subtype": _SUBTYPE,
+            "fd": str(device),
+            "rootmode": _ROOT_MODE,
+            "user_id": str(os.getuid()),
+            "group_id": str(os.getgid()),
+            **contexts,
+        }.items():
             _native.fsconfig(fs, _native.FSCONFIG_SET_STRING, key, value)
-        flags = ["default_permissions", "allow_other"]
-        for flag in [*flags, "ro"] if read_only else flags:
+        chosen = {"ro": read_only, "sync": flags.sync, "dirsync": flags.dirsync}
+        for flag in ["default_permissions", "allow_other", *_chosen(chosen)]:
             _native.fsconfig(fs, _native.FSCONFIG_SET_FLAG, flag, None)
         _native.fsconfig(fs, _native.FSCONFIG_CMD_CREATE, None, None)
-        attributes = 0 if devices else _native.MOUNT_ATTR_NODEV
-        if read_only:
-            attributes |= _native.MOUNT_ATTR_RDONLY
-        return _native.fsmount(fs, _native.FSMOUNT_CLOEXEC, attributes)
+        return _native.fsmount(fs, _native.FSMOUNT_CLOEXEC, _attributes(flags, read_only=read_only))
     finally:
         os.close(fs)
+
+
+def helper_options(source: str, flags: MountFlags, target: str, *, read_only: bool) -> set[str]:
+    """What fusermount3 is to be given for the same mount.
+
+    It always mounts with nosuid and nodev for an ordinary user, and knows fewer options. Raises Error for one that is
+    not to be had so and that would be missed.
+    """
+    if shutil.which(HELPER) is None:
+        raise NotPermitted(target)
+    for option, given in (
+        ("nosymfollow", flags.nosymfollow),
+        (next(iter(flags.contexts), ""), bool(flags.contexts) and os.path.isdir(_SELINUX)),
+    ):
+        if given:
+            raise TakesRoot(option)
+    chosen = {
+        "ro": read_only,
+        "noexec": flags.noexec,
+        "noatime": flags.noatime,
+        "sync": flags.sync,
+        "dirsync": flags.dirsync,
+        "allow_other": flags.allow_other,
+    }
+    escaped = source.replace("\\", "\\\\").replace(",", "\\,")  # for libfuse (lib/fuse_opt.c)
+    return {f"fsname={escaped}", f"subtype={_SUBTYPE}", "default_permissions", *_chosen(chosen)}
+
+
+def _attributes(flags: MountFlags, *, read_only: bool) -> int:
+    """The MOUNT_ATTR_* bits of fsmount(2)."""
+    return sum(
+        bit
+        for bit, wanted in (
+            (_native.MOUNT_ATTR_RDONLY, read_only),
+            (_native.MOUNT_ATTR_NODEV, flags.nodev),
+            (_native.MOUNT_ATTR_NOSUID, flags.nosuid),
+            (_native.MOUNT_ATTR_NOEXEC, flags.noexec),
+            (_native.MOUNT_ATTR_NOATIME, flags.noatime),
+            (_native.MOUNT_ATTR_NODIRATIME, flags.nodiratime),
+            (_native.MOUNT_ATTR_NOSYMFOLLOW, flags.nosymfollow),
+        )
+        if wanted
+    )
+
+
+def _chosen(flags: dict[str, bool]) -> list[str]:
+    return [flag for flag, wanted in flags.items() if wanted]
 
 
 def check_mountpoint(target: str) -> None:
@@ -227,12 +280,6 @@ def detach_stage(path: str) -> None:
     with contextlib.suppress(OSError):  # EINVAL: nothing is mounted there
         while True:
             _native.umount2(path, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)
-
-
-def require_helper(target: str) -> None:
-    """Raises Error unless fusermount3 is there to mount for an ordinary user."""
-    if shutil.which(HELPER) is None:
-        raise NotPermitted(target)
 
 
 def is_ours(target: str) -> bool:

@@ -14,6 +14,7 @@ import functools
 import itertools
 import logging
 import os
+import stat
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -115,6 +116,9 @@ class Operations(pyfuse3.Operations):
         self.requests: Counter[str] = Counter()
         self.started = trio.Event()
         self._volatile = options.volatile
+        self._dirsync = options.dirsync and not options.volatile
+        self._static_nlink = options.static_nlink
+        self._timeout = FOREVER if options.timeout is None else min(options.timeout, FOREVER)
         self._copying: dict[int, trio.Event] = {}
         # An entry of a listing whose node the kernel is to ask for itself; number 0: of an inode that is not known.
         self._entry_without_node = pyfuse3.EntryAttributes()
@@ -134,10 +138,10 @@ class Operations(pyfuse3.Operations):
         if found is None:
             missing = pyfuse3.EntryAttributes()
             missing.st_ino = 0  # a name that may be remembered as missing
-            missing.entry_timeout = FOREVER
+            missing.entry_timeout = self._timeout
             return missing
         node, attributes = found
-        entry = _entry_attributes(attributes)
+        entry = self._entry_attributes(attributes)
         node.lookups += 1
         return entry
 
@@ -156,21 +160,27 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         directory = self.filesystem.directory(parent_inode)
-        return self._entry(self.filesystem.mknod(directory, name, mode, rdev, _caller(ctx)))
+        node = self.filesystem.mknod(directory, name, mode, rdev, _caller(ctx))
+        self._sync_names(directory)
+        return self._entry(node)
 
     @_request
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
         directory = self.filesystem.directory(parent_inode)
-        return self._entry(self.filesystem.mkdir(directory, name, mode, _caller(ctx)))
+        node = self.filesystem.mkdir(directory, name, mode, _caller(ctx))
+        self._sync_names(directory)
+        return self._entry(node)
 
     @_request
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         directory = self.filesystem.directory(parent_inode)
-        return self._entry(self.filesystem.symlink(directory, name, target, _caller(ctx)))
+        node = self.filesystem.symlink(directory, name, target, _caller(ctx))
+        self._sync_names(directory)
+        return self._entry(node)
 
     @_request
     async def link(
@@ -178,7 +188,9 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         node = self.filesystem.file(inode)
         await self._copy_up(node)
-        self.filesystem.link(node, self.filesystem.directory(new_parent_inode), new_name)
+        directory = self.filesystem.directory(new_parent_inode)
+        self.filesystem.link(node, directory, new_name)
+        self._sync_names(directory)
         return self._entry(node)
 
     @_request
@@ -186,10 +198,13 @@ class Operations(pyfuse3.Operations):
         directory = self.filesystem.directory(parent_inode)
         await self._copy_up(self.filesystem.copied_to_unlink(directory, name))
         self.filesystem.unlink(directory, name)
+        self._sync_names(directory)
 
     @_request
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        self.filesystem.rmdir(self.filesystem.directory(parent_inode), name)
+        directory = self.filesystem.directory(parent_inode)
+        self.filesystem.rmdir(directory, name)
+        self._sync_names(directory)
 
     @_request
     async def rename(
@@ -210,6 +225,7 @@ class Operations(pyfuse3.Operations):
         else:
             await self._copy_up(filesystem.copied_to_unlink(new, name_new))
         filesystem.rename(old, name_old, new, name_new, flags)
+        self._sync_names(old, new)
 
     @_request
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
@@ -307,6 +323,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         directory = self.filesystem.directory(parent_inode)
         node, handle = self.filesystem.create(directory, name, mode, _caller(ctx))
+        self._sync_names(directory)
         return _file_info(handle), self._entry(node)
 
     @_request
@@ -392,7 +409,7 @@ class Operations(pyfuse3.Operations):
         """The node of an entry of a listing and what to say of it; None if it has gone since."""
         try:
             found = self.filesystem.look_up_entry(directory, entry)
-            return None if found is None else (found[0], _entry_attributes(found[1]))
+            return None if found is None else (found[0], self._entry_attributes(found[1]))
         except Exception as error:  # the name is there; whoever looks it up is told why
             if not isinstance(error, OSError):
                 log.exception("an entry of a listing failed")
@@ -404,6 +421,18 @@ class Operations(pyfuse3.Operations):
     @_request
     async def releasedir(self, fh: FileHandleT) -> None:
         pass
+
+    def _sync_names(self, *directories: Directory) -> None:
+        """With `dirsync`, see a change of names to the disk before it is answered, whatever has to wait for that."""
+        if not self._dirsync:
+            return
+        for upper in {directory.number: directory.upper for directory in directories}.values():
+            if upper is not None:
+                fd = upper.open_for_reading()
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
 
     @_request
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
@@ -435,7 +464,28 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _attributes(self, node: Node) -> EntryAttributes:
-        return _entry_attributes(self.filesystem.attributes(node))
+        return self._entry_attributes(self.filesystem.attributes(node))
+
+    def _entry_attributes(self, attributes: Attributes) -> EntryAttributes:
+        st = attributes.stat
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = attributes.number
+        entry.entry_timeout = self._timeout
+        entry.attr_timeout = self._timeout
+        entry.st_mode = attributes.mode
+        entry.st_nlink = attributes.link_count
+        if self._static_nlink and attributes.link_count and stat.S_ISDIR(attributes.mode):
+            entry.st_nlink = 1
+        entry.st_uid = attributes.uid
+        entry.st_gid = attributes.gid
+        entry.st_rdev = st.st_rdev
+        entry.st_size = st.st_size
+        entry.st_blksize = st.st_blksize
+        entry.st_blocks = st.st_blocks
+        entry.st_atime_ns = st.st_atime_ns
+        entry.st_mtime_ns = st.st_mtime_ns
+        entry.st_ctime_ns = st.st_ctime_ns
+        return entry
 
     # Copy-up
 
@@ -474,26 +524,6 @@ _STATVFS_FIELDS: Final = (
     "f_favail",
     "f_namemax",
 )
-
-
-def _entry_attributes(attributes: Attributes) -> EntryAttributes:
-    st = attributes.stat
-    entry = pyfuse3.EntryAttributes()
-    entry.st_ino = attributes.number
-    entry.entry_timeout = FOREVER
-    entry.attr_timeout = FOREVER
-    entry.st_mode = attributes.mode
-    entry.st_nlink = attributes.link_count
-    entry.st_uid = attributes.uid
-    entry.st_gid = attributes.gid
-    entry.st_rdev = st.st_rdev
-    entry.st_size = st.st_size
-    entry.st_blksize = st.st_blksize
-    entry.st_blocks = st.st_blocks
-    entry.st_atime_ns = st.st_atime_ns
-    entry.st_mtime_ns = st.st_mtime_ns
-    entry.st_ctime_ns = st.st_ctime_ns
-    return entry
 
 
 def _caller(ctx: Any) -> Caller:

@@ -76,20 +76,15 @@ def _only(error: BaseException) -> BaseException:
 
 def _mount(spec: MountSpec, operations: Operations) -> tuple[int, Handshake | None]:
     """Open the session: the detached mount and what is left to agree on; -1 where fusermount3 attached it already."""
+    read_only = spec.upper is None
     device = mount.open_device()
     try:
-        # Handed to a view, device nodes in a layer must not open the machine's devices; the view has a /dev of its own.
-        detached = mount.create(
-            device, spec.source, read_only=spec.upper is None, devices=spec.target is not None
-        )
+        detached = mount.create(device, spec.source, spec.flags, read_only=read_only)
     except PermissionError:
         os.close(device)
         if spec.target is None:
             raise
-        options = {f"fsname={spec.source}", "subtype=overlaykit", "default_permissions"}
-        mount.require_helper(spec.target)
-        if spec.upper is None:
-            options.add("ro")
+        options = mount.helper_options(spec.source, spec.flags, spec.target, read_only=read_only)
         try:
             pyfuse3.init(operations, spec.target, options)
         except RuntimeError as error:

@@ -39,18 +39,39 @@ AS_THEY_ARE = IdSpec()
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How to mount, under the names of the kernel's overlayfs and of fuse-overlayfs (see `overlay.filesystem.Options`).
 
-    Without `acl` access control lists are not heeded, without `xattr` there are no extended attributes.
+    Without `acl` access control lists are not heeded, without `xattr` there are no extended attributes. `timeout`:
+    seconds that the kernel may keep names and attributes (None: for ever). `dirsync`: a change of names is on the disk
+    when it is answered.
     """
 
     volatile: bool = False
     userxattr: bool = False
     redirect_dir: Literal["on", "follow", "nofollow"] = "on"
     index: bool = True
+    uuid: bool = True
     acl: bool = True
     xattr: bool = True
     xattr_permissions: Literal[0, 1, 2] = 0
     users: IdSpec = AS_THEY_ARE
     groups: IdSpec = AS_THEY_ARE
+    static_nlink: bool = False
+    timeout: float | None = None
+    dirsync: bool = False
+
+
+class MountFlags(msgspec.Struct, frozen=True, kw_only=True):
+    """What the kernel itself does for a mount, under the names of mount(8). `contexts`: SELinux's options."""
+
+    nodev: bool = False
+    nosuid: bool = False
+    noexec: bool = False
+    noatime: bool = False
+    nodiratime: bool = False
+    nosymfollow: bool = False
+    sync: bool = False
+    dirsync: bool = False
+    allow_other: bool = False
+    contexts: dict[str, str] = {}
 
 
 class MountSpec(msgspec.Struct, frozen=True, kw_only=True, tag="mount"):
@@ -68,6 +89,7 @@ class MountSpec(msgspec.Struct, frozen=True, kw_only=True, tag="mount"):
     upper: str | None = None
     work: str | None = None
     options: Options = Options()
+    flags: MountFlags = MountFlags()
     squash_unmapped: bool = False
     target: str | None = None
     stage: str | None = None

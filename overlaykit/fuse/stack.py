@@ -114,6 +114,7 @@ def open_filesystem(spec: MountSpec) -> Filesystem:
             userxattr=given.userxattr,
             redirect_dir=given.redirect_dir,
             index=given.index,
+            uuid=given.uuid,
             override=_OVERRIDES[given.xattr_permissions],
             owners=Owners(
                 users=_ids(spec, "uid", given.users), groups=_ids(spec, "gid", given.groups)

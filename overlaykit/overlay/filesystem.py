@@ -67,7 +67,8 @@ class Options:
     `volatile`: nothing is synced; after a crash the upper is worth nothing. `userxattr`: marks as `user.overlay.*` even
     where `trusted.` could be written. `redirect_dir`: `on`, directories with lower parts can be renamed; `follow`, only
     those that were are followed; `nofollow`, not even that (EPERM). `index`: hard links of a lower stay one file when
-    they are copied up, also over a remount. `override`: the attribute that holds the owners and modes of
+    they are copied up, also over a remount. `uuid`: if off and all layers lie on one file system, the index does not
+    name it, so that it holds on a copy of the disk. `override`: the attribute that holds the owners and modes of
     what is in the upper instead of its inodes (see `overrides`).
     """
 
@@ -75,6 +76,7 @@ class Options:
     userxattr: bool = False
     redirect_dir: Literal["on", "follow", "nofollow"] = "on"
     index: bool = True
+    uuid: bool = True
     owners: Owners = AS_THEY_ARE
     override: bytes | None = None
 
@@ -114,6 +116,9 @@ class Filesystem:
                 layer.root.proc_path(), anybodys=options.override == overrides.CONTAINERS
             )
         self.layers: Sequence[Layer] = layers
+        if not options.uuid and len({layer.root.stat().st_dev for layer in layers}) == 1:
+            for layer in layers:
+                layer.names_disk = False
         self._work_layer: Layer | None = None
         table = Table()
         prefix = marks_format.USER if options.userxattr else marks_format.TRUSTED

@@ -81,7 +81,8 @@ class Layer:
     """One directory of the stack: `index` 0 is the top; an upper is `writable`. Owns the descriptor `root`.
 
     `mounted_in`: the directories in which other mounts lie on something, as paths from its root; None: any may be.
-    `override`: the attribute that holds its files' owners and modes (see `overrides`), or None.
+    `override`: the attribute that holds its files' owners and modes (see `overrides`), or None. `names_disk`: whether
+    its file system is named by its uuid.
     """
 
     __slots__ = (
@@ -90,6 +91,7 @@ class Layer:
         "descriptors",
         "index",
         "mounted_in",
+        "names_disk",
         "override",
         "path",
         "root",
@@ -113,11 +115,14 @@ class Layer:
         self.mounted_in = mounted_in
         self.root = Place(self, None, b"", fd)
         self.override: bytes | None = None
+        self.names_disk = True
         self._uuids: dict[int, bytes] = {}
         self._listing_inodes: dict[int, bool] = {}
 
     def uuid(self, device: int, place: Place) -> bytes:
         """The uuid of the file system `device` on which `place` lies (a layer may span several)."""
+        if not self.names_disk:
+            return UNKNOWN_UUID
         found = self._uuids.get(device)
         if found is None:
             found = self._uuids[device] = _file_system_uuid(place)

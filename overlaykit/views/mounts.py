@@ -44,12 +44,15 @@ def _mount(stack: Stack, target: str, name: str | None) -> None:
         registry = Registry()
         undo.callback(registry.leave)
         entry = undo.enter_context(contextlib.closing(registry.enter(name)))
+        layers = tuple(map(os.path.abspath, stack.lowerdir))
+        upper, work = (path and os.path.abspath(path) for path in (stack.upperdir, stack.workdir))
         spec = MountSpec(
-            source="overlaykit",
-            layers=tuple(LayerSpec(path=path) for path in stack.lowerdir),
-            upper=stack.upperdir,
-            work=stack.workdir,
+            source=stack.source,
+            layers=tuple(LayerSpec(path=path) for path in layers),
+            upper=upper,
+            work=work,
             options=stack.options,
+            flags=stack.flags,
             target=target,
             remove=entry.remains,
             log_path=places.log(),
@@ -62,8 +65,8 @@ def _mount(stack: Stack, target: str, name: str | None) -> None:
             pid=started.process.pid,
             daemon=started.process.pid,
             started=now(),
-            layers=stack.lowerdir,
-            upper=stack.upperdir,
+            layers=layers,
+            upper=upper,
             target=target,
         )
         try:

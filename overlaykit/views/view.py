@@ -13,7 +13,7 @@ from overlaykit import namespace, signals
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
 from overlaykit.fuse import control, daemon
-from overlaykit.fuse.spec import LayerSpec, MountSpec, Options
+from overlaykit.fuse.spec import LayerSpec, MountFlags, MountSpec, Options
 from overlaykit.layers import Store, host, resolve
 from overlaykit.views import places
 from overlaykit.views.registry import About, Registry, now
@@ -133,6 +133,8 @@ class View:
                 work=work,
                 stage=entry.stage,
                 options=Options(volatile=self._upper is None),
+                # A view has a /dev of its own: a device node in a layer must not open one of the machine's.
+                flags=MountFlags(nodev=True),
                 squash_unmapped=os.geteuid() != 0,
                 remove=entry.remains,
                 log_path=places.log(),

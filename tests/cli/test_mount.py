@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+
+from overlaykit.views.options import table
 
 from ..views.someone import Someone
 from ..views.staged import only_as
@@ -146,11 +150,133 @@ def test_the_kernels_overlayfs_can_go_on_with_our_upper_and_we_with_its(someone:
 
 def test_an_unknown_option_is_told_by_name(someone: Someone) -> None:
     here = place(someone)
-    for option in "nfs_export=on", "metacopy", "lowerdir+=/x", "upperdir=":
+    for option in "metacopied", "lowerdir-=/x", "rO":
         line = someone.refused("mount", "-o", f"{here.options},{option}", here.target)
         assert line.startswith(
-            f"mount option {option}: not one of lowerdir=, upperdir=, workdir=, "
+            f"mount option {option}: not one of lowerdir=, lowerdir+=, upperdir=, workdir=, "
         )
+    line = someone.refused("mount", "-o", f"{here.options},nfs_export=on", here.target)
+    assert line == (
+        "mount option nfs_export=on: refused: a FUSE mount like this one cannot be exported over NFS"
+    )
+
+
+def test_ro_binds_although_another_o_comes_after_it(someone: Someone) -> None:
+    here = place(someone)
+    someone.succeeds("mount", "-o", "ro", "-o", here.options, here.target)
+    try:
+        with pytest.raises(OSError, match="Read-only file system"):
+            someone.write(os.path.join(here.target, "new"), "")
+    finally:
+        someone.succeeds("umount", here.target)
+    assert os.listdir(here.upper) == []
+
+
+def test_options_that_cannot_matter_are_accepted(someone: Someone) -> None:
+    here = place(someone)
+    needless = [
+        known.spelling.replace("*", "anything").split("|")[0]
+        for known in table.KNOWN
+        if known.row.effect is table.Effect.NEEDLESS
+    ]
+    with mounted(someone, f"{here.options},{','.join(needless)}", here.target):
+        assert contents(here.target, "file") == "from the lower\n"
+
+
+def test_an_option_that_does_less_than_it_says_is_told(someone: Someone) -> None:
+    here = place(someone)
+    done = someone.overlaykit("mount", "-o", f"{here.options},metacopy=on", here.target)
+    try:
+        assert done.stderr == "overlaykit: mount option metacopy=on: copy-up copies the data too\n"
+        assert done.returncode == 0
+    finally:
+        someone.succeeds("umount", here.target)
+
+
+def test_mount_flags_bind_programs(someone: Someone) -> None:
+    here = place(someone)
+    os.symlink("file", os.path.join(here.lower, "link"))
+    for name, mode in ("program", 0o755), ("raised", 0o4755):
+        shutil.copy("/bin/true", os.path.join(here.lower, name))
+        os.chmod(os.path.join(here.lower, name), mode)
+    flags = ["noexec", "noatime", "sync"]
+    if someone.is_root:
+        flags += ["nosymfollow", "nodev", "nosuid", "nodiratime", "dirsync"]
+    with mounted(someone, f"{here.options},{','.join(flags)}", here.target):
+        shown = someone.program(["findmnt", "-no", "OPTIONS", here.target]).strip().split(",")
+        assert set(flags) <= set(shown)
+        with pytest.raises(PermissionError):
+            subprocess.run([os.path.join(here.target, "program")], check=True)
+        if someone.is_root:
+            with pytest.raises(OSError, match="Too many levels of symbolic links"):
+                contents(here.target, "link")
+    with mounted(someone, f"{here.options},noexec,exec", here.target):
+        subprocess.run([os.path.join(here.target, "program")], check=True)
+        shown = someone.program(["findmnt", "-no", "OPTIONS", here.target]).strip().split(",")
+        assert ("nosuid" in shown) is ("nodev" in shown) is not someone.is_root
+
+
+@only_as("ordinary user")
+def test_what_fusermount3_cannot_do_is_refused(someone: Someone) -> None:
+    here = place(someone)
+    line = someone.refused("mount", "-o", f"{here.options},nosymfollow", here.target)
+    assert line == (
+        "mount option nosymfollow: fusermount3 has no such option: as an ordinary user, leave it out"
+    )
+    done = someone.overlaykit("mount", "-o", f"{here.options},allow_other", here.target)
+    if done.returncode:  # it is the machine's choice
+        assert "user_allow_other" in done.stderr
+    else:
+        someone.succeeds("umount", here.target)
+
+
+def test_a_source_with_a_comma_is_shown_as_it_is(someone: Someone) -> None:
+    here = place(someone)
+    with mounted(someone, rf"{here.options},fsname=a\,b\\c", here.target):
+        assert someone.program(["findmnt", "-rno", "SOURCE", here.target]) == "a,b\\x5cc\n"
+
+
+@pytest.mark.parametrize("name", ["co:lon", "com,ma", "back\\slash", "a b", 'quo"te', "line\nfeed"])
+def test_directories_of_any_name_can_be_given(someone: Someone, name: str) -> None:
+    lower, upper, work, target = (
+        someone.directory(f"{part}{name}") for part in ("l", "u", "w", "t")
+    )
+    someone.write(os.path.join(lower, "file"), "from the lower\n")
+    quoted = {
+        key: re.sub(r"([\\:,])", r"\\\1", path)
+        for key, path in (("lowerdir", lower), ("upperdir", upper), ("workdir", work))
+    }
+    options = ",".join(f"{key}={path}" for key, path in quoted.items())
+    with mounted(someone, options, target):
+        someone.write(os.path.join(target, "new"), "new\n")
+        assert contents(target, "file") == "from the lower\n"
+    assert contents(upper, "new") == "new\n"
+
+
+@only_as("root")  # the kernel's overlayfs is mounted as a comparison
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        *("lowerdir={}/a\\:b:{}/z", "lowerdir={}/a\\,b:{}/z", "lowerdir={}/a\\\\b:{}/z"),
+        *("lowerdir={}/a\\b:{}/z", "lowerdir={}/a\\\\:{}/z", "lowerdir={}/a\\ b:{}/z"),
+        *("lowerdir+={}/a:b,lowerdir+={}/z", "lowerdir+={}/a\\b,lowerdir+={}/z"),
+        *("lowerdir={}/z,upperdir={}/a:b", "lowerdir={}/z,upperdir={}/a\\:b"),
+        *("lowerdir={}/z,upperdir={}/a\\,b", "lowerdir={}/z,upperdir={}/a\\\\b"),
+        "lowerdir={}/z,upperdir={}/a\\b",
+    ],
+)
+def test_a_quoted_directory_is_the_one_that_the_kernel_means(someone: Someone, quoted: str) -> None:
+    for name in "a:b", "a,b", "a\\b", "ab", "a\\", "a b", "z":
+        someone.directory(name, which=name)
+    target, work = someone.directory("target"), someone.directory("work")
+    options = quoted.format(someone.scratch, someone.scratch)
+    if "upperdir" in options:
+        options += f",workdir={work}"
+    subprocess.run(["mount", "-i", "-t", "overlay", "-o", options, "none", target], check=True)
+    meant = contents(target, "which")
+    subprocess.run(["umount", target], check=True)
+    with mounted(someone, options, target):
+        assert contents(target, "which") == meant
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import os
 import shutil
 from collections.abc import Iterator
 
+import pytest
+
 from overlaykit.fuse.spec import Options
 
 from ..fuse.mounted import mounted
@@ -62,6 +64,17 @@ def test_what_a_program_has_synced_outlives_a_power_cut(stack: Stack) -> None:
             assert shown(left)["new"].content == b"precious"
 
 
+@pytest.mark.parametrize("dirsync", [True, False])
+def test_with_dirsync_a_new_name_outlives_a_power_cut(stack: Stack, dirsync: bool) -> None:
+    stack.add({})
+    options = Options(dirsync=dirsync)
+    with disk(stack) as (file, path), mounted(stack, options=options) as mount:
+        os.mkdir(mount.path("made"))
+        os.rename(mount.path("made"), mount.path("renamed"))
+        with after_a_power_cut(stack, file, path, commit=False) as left:
+            assert list(shown(left)) == (["", "renamed"] if dirsync else [""])
+
+
 @contextlib.contextmanager
 def disk(stack: Stack) -> Iterator[tuple[str, str]]:
     with image(stack.directory, "mkfs.ext4", "-q", megabytes=8) as (file, path):
@@ -70,10 +83,13 @@ def disk(stack: Stack) -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def after_a_power_cut(stack: Stack, file: str, path: str) -> Iterator[Stack]:
-    """The stack over what the image holds now, after the names at least have reached it."""
-    with open(os.path.join(path, "other"), "wb") as other:
-        os.fsync(other.fileno())  # commits the journal, with whatever happened to other files
+def after_a_power_cut(
+    stack: Stack, file: str, path: str, *, commit: bool = True
+) -> Iterator[Stack]:
+    """The stack over what the image holds now, after the names at least have reached it if `commit`."""
+    if commit:
+        with open(os.path.join(path, "other"), "wb") as other:
+            os.fsync(other.fileno())  # commits the journal, with whatever happened to other files
     directory = os.path.join(stack.directory, "cut")
     os.mkdir(directory)
     shutil.copyfile(file, os.path.join(directory, "image"))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import subprocess
 
+import msgspec
 import pytest
 
-from overlaykit.fuse.spec import IdRange, IdSpec, Options
+from overlaykit.fuse.spec import IdRange, IdSpec, MountFlags, Options
 
+from ..crash.disks import image, mounted_image
 from ..overlay.inside import as_root
 from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix.acts import ALICE, as_user, get
 from ..posix.behaviours.permissions import ACCESS, ALICE_READS
-from ..posix.table import Dir, File
+from ..posix.table import Dir, File, Link
 from .mounted import mounted
 
 
@@ -90,3 +93,51 @@ def test_a_volatile_mount_loses_nothing_when_it_is_unmounted(stack: Stack) -> No
         file.flush()
         os.fsync(file.fileno())
     assert os.stat(os.path.join(stack.upper, "f")).st_size == 100_000
+
+
+def test_every_directory_has_one_link_where_asked_to(stack: Stack) -> None:
+    stack.add({})
+    options = Options(userxattr=stack.unprivileged)
+    for static, links in (False, 3), (True, 1):
+        with mounted(stack, options=msgspec.structs.replace(options, static_nlink=static)) as mount:
+            os.makedirs(mount.path("d/e"), exist_ok=True)
+            assert os.stat(mount.path("d")).st_nlink == links
+
+
+def test_the_kernel_asks_anew_after_the_timeout(stack: Stack) -> None:
+    stack.add({"f": File(b"x")})
+    options = Options(userxattr=stack.unprivileged)
+    for timeout, asks in (None, False), (0.0, True), (1e30, False):
+        with mounted(stack, options=msgspec.structs.replace(options, timeout=timeout)) as mount:
+            os.stat(mount.path("f"))
+            with mount.requests() as meanwhile:
+                os.stat(mount.path("f"))
+            assert bool(meanwhile) is asks
+
+
+def test_with_sync_a_write_is_synced_before_it_returns(stack: Stack) -> None:
+    stack.add({"f": File(b"x")})
+    for sync in (True, False):
+        flags = MountFlags(sync=sync)
+        with mounted(stack, flags=flags) as mount, open(mount.path("f"), "ab", buffering=0) as file:
+            with mount.requests() as meanwhile:
+                file.write(b"y")
+            assert (meanwhile["write"], meanwhile["fsync"]) == ((1, 1) if sync else (0, 0))
+
+
+@as_root  # to mount an image
+def test_hard_links_stay_one_file_on_a_copy_of_the_disk_where_asked_to(stack: Stack) -> None:
+    """A copy has another uuid: what is kept on it must not name the first one's."""
+    with image(stack.directory, "mkfs.ext4", "-q", megabytes=8) as (file, path):
+        on_disk = Stack(path, unprivileged=stack.unprivileged)
+        on_disk.add({"f": File(b"x"), "g": Link("f")})
+        with (
+            mounted(on_disk, options=Options(uuid=False)) as mount,
+            open(mount.path("f"), "ab") as changed,
+        ):
+            changed.write(b"y")
+    subprocess.run(["tune2fs", "-U", "random", file], check=True, capture_output=True)
+    with mounted_image(file, path):
+        for uuid, content in (True, b"x"), (False, b"xy"):
+            with mounted(on_disk, options=Options(uuid=uuid)) as mount:
+                assert get(mount.path("g")) == content
