@@ -13,6 +13,10 @@
  * With FUSE_ASYNC_DIO, which libfuse asks for by itself too, pages read during an asynchronous direct write stay in the
  * kernel's cache with the old bytes (mm/filemap.c: generic_file_direct_write).
  *
+ * With FUSE_SETXATTR_EXT a SETXATTR says whether setting an ACL clears the set-group-ID bit; the kernel alone knows the
+ * caller's groups. libfuse before 3.17 knows nothing of it, and pyfuse3 passes no such flag on: so it travels as the
+ * request's umask, which a SETXATTR has none of.
+ *
  * And an entry of a listing may be no more than a name with its inode number, of which the kernel is to remember nothing
  * (fs/fuse/readdir.c: no nodeid): pyfuse3 knows one number for both. Such an entry says so by its generation; its
  * number is 0 where even that cannot be had, and then becomes one that readdir(3) does not take for a deleted file's.
@@ -25,8 +29,10 @@
 #include <fuse3/fuse_lowlevel.h>
 
 #include <dlfcn.h>
+#include <linux/fuse.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #undef fuse_session_new
 
@@ -36,6 +42,8 @@ struct libfuse_version;
 
 typedef void (*directory_read)(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
 typedef void (*directory_sync)(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
+typedef void (*attribute_set)(fuse_req_t, fuse_ino_t, const char *, const char *, size_t, int);
+typedef struct fuse_ctx *(*context_of)(fuse_req_t); /* const to others, but the request's own */
 typedef int (*reply_with_error)(fuse_req_t, int);
 typedef void (*initialize)(void *, struct fuse_conn_info *);
 
@@ -44,7 +52,10 @@ static struct {
     int in_use;
     directory_read readdirplus;
     directory_sync fsyncdir;
+    attribute_set setxattr;
+    int setxattr_is_extended;
     initialize init;
+    context_of req_ctx;
     reply_with_error reply_err;
 } session;
 
@@ -82,6 +93,24 @@ fsyncdir_of_node(fuse_req_t request, fuse_ino_t node, int only_data, struct fuse
     session.fsyncdir(request, node, only_data, &named);
 }
 
+/* libfuse takes the request for a short one (FUSE_COMPAT_SETXATTR_IN_SIZE): its name is the fields that follow then. */
+static void
+setxattr_with_flags(fuse_req_t request, fuse_ino_t node, const char *name, const char *value,
+                    size_t size, int flags)
+{
+    if (session.setxattr_is_extended) {
+        struct fuse_setxattr_in in;
+        const size_t known = offsetof(struct fuse_setxattr_in, setxattr_flags);
+
+        memcpy(&in.setxattr_flags, name, sizeof(in) - known);
+        name += sizeof(in) - known;
+        value = name + strlen(name) + 1;
+        if (in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID)
+            session.req_ctx(request)->umask = S_ISGID;
+    }
+    session.setxattr(request, node, name, value, size, flags);
+}
+
 /* A function of the libfuse that is loaded already, not ours of the same name; NULL if there is none. */
 static void *
 of_libfuse(const char *name)
@@ -106,14 +135,18 @@ adapted(const struct fuse_lowlevel_ops *given, size_t size, struct fuse_lowlevel
     size_t needed = offsetof(struct fuse_lowlevel_ops, readdirplus) + sizeof(given->readdirplus);
 
     session.reply_err = (reply_with_error)of_libfuse("fuse_reply_err");
+    session.req_ctx = (context_of)of_libfuse("fuse_req_ctx");
     if (!session.wanted || size < needed || given->init == NULL || given->readdirplus == NULL ||
-        given->fsyncdir == NULL || session.reply_err == NULL)
+        given->fsyncdir == NULL || given->setxattr == NULL || session.reply_err == NULL ||
+        session.req_ctx == NULL)
         return given;
     memset(ours, 0, sizeof(*ours));
     memcpy(ours, given, size < sizeof(*ours) ? size : sizeof(*ours));
     session.readdirplus = given->readdirplus;
     session.fsyncdir = given->fsyncdir;
+    session.setxattr = given->setxattr;
     session.init = given->init;
+    ours->setxattr = setxattr_with_flags;
     ours->init = init_without_unwanted;
     ours->opendir = refuse_opendir;
     ours->readdirplus = readdirplus_of_node;
@@ -221,11 +254,21 @@ py_adapts_session(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     return PyBool_FromLong(session.in_use);
 }
 
+static PyObject *
+py_expect_setxattr_flags(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    session.setxattr_is_extended = session.in_use;
+    Py_RETURN_NONE;
+}
+
 PyMethodDef native_session_methods[] = {
     {"adapts_session", py_adapts_session, METH_NOARGS,
      "adapts_session($module, /)\n--\n\nWhether pyfuse3's session was adapted."},
     {"name_directories", py_name_directories, METH_NOARGS,
      "name_directories($module, /)\n--\n\n"
      "Have a session of pyfuse3, imported later, name open directories by their node."},
+    {"expect_setxattr_flags", py_expect_setxattr_flags, METH_NOARGS,
+     "expect_setxattr_flags($module, /)\n--\n\n"
+     "Read SETXATTR requests as extended ones: FUSE_SETXATTR_EXT was agreed on."},
     {NULL, NULL, 0, NULL},
 };

@@ -238,6 +238,13 @@ def copy_up(
 def adapts_session() -> bool:
     """Whether pyfuse3's session was adapted; its descriptor may then be one that does not block."""
 
+def expect_setxattr_flags() -> None:
+    """Read SETXATTR requests as extended ones, once FUSE_SETXATTR_EXT was agreed on in an adapted session.
+
+    The umask of such a request's context holds the bits of the mode that setting an ACL clears: S_ISGID or none
+    (FUSE_SETXATTR_ACL_KILL_SGID; linux/fuse.h; Linux 5.13).
+    """
+
 def name_directories() -> None:
     """Have pyfuse3, imported later, be told a directory's node as the handle of every open directory.
 

@@ -16,6 +16,8 @@ from typing import Final
 import pyfuse3
 import trio
 
+from overlaykit import _native
+
 _INIT: Final = 26
 _BUFFER: Final = (
     1 << 17
@@ -31,7 +33,10 @@ _DONT_MASK: Final = 1 << 6
 _CACHE_SYMLINKS: Final = 1 << 23
 """The kernel keeps what symlinks lead to; they never change."""
 
-_WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS
+_SETXATTR_EXT: Final = 1 << 29
+"""A SETXATTR says whether an ACL clears the set-group-ID bit (Linux 5.13). Needs an adapted session."""
+
+_WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS | _SETXATTR_EXT
 
 _ATOMIC_O_TRUNC: Final = 1 << 3
 """Opening with O_TRUNC truncates. Not wanted: the kernel then does it once more by itself (native/session.c)."""
@@ -59,6 +64,8 @@ class Handshake:
         if fields[1] != _INIT:
             raise OSError(errno.EPROTO, os.strerror(errno.EPROTO), "/dev/fuse")
         offered = _INIT_IN.unpack_from(request, _IN_HEADER.size)[3]
+        if not _native.adapts_session():
+            offered &= ~_SETXATTR_EXT
         with self._socket:
             self._socket.setblocking(False)
             self._socket.send(request)
@@ -71,6 +78,8 @@ class Handshake:
             major, minor, readahead, flags = _INIT_OUT.unpack_from(answer, _OUT_HEADER.size)
             flags = (flags | _WANTED & offered) & ~_UNWANTED
             _INIT_OUT.pack_into(answer, _OUT_HEADER.size, major, minor, readahead, flags)
+            if flags & _SETXATTR_EXT:
+                _native.expect_setxattr_flags()
         os.write(self._device, answer)
         os.dup2(self._device, self.fd, inheritable=False)
         os.close(self._device)

@@ -23,7 +23,7 @@ import trio
 
 from overlaykit import _native
 from overlaykit.overlay.attributes import Caller, Changes
-from overlaykit.overlay.format import ACLS
+from overlaykit.overlay.format import ACCESS_ACL, ACLS
 from overlaykit.overlay.nodes import File
 
 if TYPE_CHECKING:
@@ -286,15 +286,17 @@ class Operations(pyfuse3.Operations):
         node = self.filesystem.node(inode)
         self.filesystem.require_settable(node, name)
         await self._copy_up(node)
-        self.filesystem.setxattr(node, name, value)
+        # An access ACL may clear the set-group-ID bit (native/session.c).
+        cleared = ctx.umask if name == ACCESS_ACL else 0
+        self.filesystem.setxattr(node, name, value, cleared=cleared)
 
     @_request
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         self._require_xattr(name)
         node = self.filesystem.node(inode)
-        self.filesystem.getxattr(node, name)  # ENODATA, before anything is copied for it
-        await self._copy_up(node)
-        self.filesystem.removexattr(node, name)
+        if self.filesystem.has_xattr_to_remove(node, name):
+            await self._copy_up(node)
+            self.filesystem.removexattr(node, name)
 
     def _require_xattr(self, name: bytes = b"") -> None:
         """Raises OSError: ENOSYS, which the kernel takes for an answer once and for all; EOPNOTSUPP for an ACL."""

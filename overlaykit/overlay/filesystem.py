@@ -442,16 +442,26 @@ class Filesystem:
         )
         return [name for name in shown if trusted or not name.startswith(b"trusted.")]
 
-    def setxattr(self, node: Node, name: bytes, value: bytes) -> None:
-        """Raises OSError: EPERM for the attribute that holds owner and mode."""
+    def setxattr(self, node: Node, name: bytes, value: bytes, *, cleared: int = 0) -> None:
+        """Set an attribute, and clear the bits `cleared` of the mode, as an ACL set from outside the group does.
+
+        Raises OSError: EPERM for the attribute that holds owner and mode, EACCES for a file's default ACL.
+        """
         self.require_settable(node, name)
         self.tree.copy_up(node)
         location = self.tree.location(node)
         stored = self.tree.marks.escape(name)
         os.setxattr(location.path, stored, value, follow_symlinks=location.follow)
+        if cleared:
+            mode = stat.S_IMODE(location.stat().st_mode)
+            if mode & cleared:
+                os.chmod(location.name, mode & ~cleared, dir_fd=location.dirfd)
 
     def require_settable(self, node: Node, name: bytes) -> None:
-        """Raises OSError (EPERM) for the attribute that holds owner and mode, here or once it is copied up."""
+        """Raises OSError: EPERM for the attribute that holds owner and mode, here or once it is copied up; EACCES for a
+        default ACL of what is no directory."""
+        if name == marks_format.DEFAULT_ACL and node.kind != stat.S_IFDIR:
+            fail(errno.EACCES)
         if overrides.applies(node.kind) and name in (
             self.layers[0].override,
             self.tree.override_name(node),
@@ -460,10 +470,21 @@ class Filesystem:
 
     def removexattr(self, node: Node, name: bytes) -> None:
         """Raises OSError (ENODATA) without copying up for an attribute that is not there."""
-        self.getxattr(node, name)
+        if not self.has_xattr_to_remove(node, name):
+            return
         self.tree.copy_up(node)
         location = self.tree.location(node)
         os.removexattr(location.path, self.tree.marks.escape(name), follow_symlinks=location.follow)
+
+    def has_xattr_to_remove(self, node: Node, name: bytes) -> bool:
+        """Whether an attribute is there. Raises OSError (ENODATA) if not, save for ACLs, whose removal succeeds."""
+        try:
+            self.getxattr(node, name)
+        except OSError as error:
+            if error.errno != errno.ENODATA or name not in marks_format.ACLS:
+                raise
+            return False
+        return True
 
     # The whole
 

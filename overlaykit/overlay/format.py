@@ -32,10 +32,13 @@ FUSE_OVERLAYFS: Final = b"user.fuseoverlayfs."
 OVERLAY_PREFIXES: Final = (TRUSTED, USER, FUSE_OVERLAYFS)
 """No attribute with such a name is a file's own: copy-up leaves them behind."""
 
+ACCESS_ACL: Final = b"system.posix_acl_access"
+"""The attribute that holds who may do what besides the mode's classes (acl(5)); its mask is the mode's group bits."""
+
 DEFAULT_ACL: Final = b"system.posix_acl_default"
 """The attribute that holds what a directory bequeaths to new files in it (acl(5))."""
 
-ACLS: Final = (b"system.posix_acl_access", DEFAULT_ACL)
+ACLS: Final = (ACCESS_ACL, DEFAULT_ACL)
 
 AUFS_WHITEOUT: Final = b".wh."
 AUFS_OPAQUE: Final = b".wh..wh..opq"

@@ -7,7 +7,7 @@ import os
 import struct
 
 from ..acts import ALICE, BOB, as_user, get, mode_of, names, opened, put, refused
-from ..table import ROOT_ONLY, Dir, File, behaviour
+from ..table import ROOT_ONLY, Dir, File, Instead, behaviour
 
 PRIVATE = {"f": File(b"secret", mode=0o600, uid=ALICE, gid=ALICE)}
 SHARED = {"f": File(b"text", mode=0o660, uid=ALICE, gid=BOB)}
@@ -366,3 +366,170 @@ def check_a_file_nobody_may_read_is_moved_by_who_may_write_its_directory() -> No
     as_user(ALICE, lambda: os.rename("d/f", "d/g"))
     assert names("d") == ["g"]
     assert get("d/g") == b"x"
+
+
+def _kernel_finds_no_acl_in_a_lower() -> None:
+    with refused(errno.ENODATA):
+        os.removexattr("f", ACCESS)
+    os.utime("f")
+    os.removexattr("f", ACCESS)
+
+
+KERNEL_MISSES_AN_ACL = {
+    "kernel": Instead(
+        "before copy-up it asks the lower for the ACL first (fs/overlayfs/inode.c)",
+        _kernel_finds_no_acl_in_a_lower,
+    )
+}
+
+
+@behaviour(
+    lower={"f": File(b"x"), "d": Dir(), "d/f": File()},
+    differs=KERNEL_MISSES_AN_ACL,
+)
+def check_an_acl_that_is_not_there_can_be_removed() -> None:
+    for path in ("f", "d", "d/f"):
+        for name in (ACCESS, DEFAULT):
+            os.removexattr(path, name)
+    os.chmod("f", 0o640)
+    os.removexattr("f", ACCESS)
+    assert mode_of("f") == 0o640
+
+
+@behaviour()
+def check_an_acl_that_is_not_there_can_be_removed_from_something_new() -> None:
+    os.mkdir("d")
+    put("d/f", b"x", 0o640)
+    for path in ("d", "d/f", "."):
+        for name in (ACCESS, DEFAULT):
+            os.removexattr(path, name)
+    assert mode_of("d/f") == 0o640
+
+
+@behaviour(lower={"d": Dir(xattrs={DEFAULT: ALICE_HAS_ALL})}, identities=ROOT_ONLY)
+def check_an_acl_can_be_removed_twice() -> None:
+    for _ in range(2):
+        os.removexattr("d", DEFAULT)
+        assert DEFAULT not in os.listxattr("d")
+    put("d/f", b"x", 0o640)
+    assert ACCESS not in os.listxattr("d/f")
+
+
+@behaviour(lower={"f": File(uid=ALICE)}, identities=ROOT_ONLY)
+def check_removing_a_missing_acl_is_for_the_owner() -> None:
+    os.utime("f")
+
+    def act() -> None:
+        with refused(errno.EPERM):
+            os.removexattr("f", ACCESS)
+
+    as_user(BOB, act)
+    as_user(ALICE, lambda: os.removexattr("f", ACCESS))
+
+
+@behaviour(lower={"f": File(), "d": Dir()})
+def check_a_default_acl_is_for_directories() -> None:
+    plain = acl((USER_OBJ, 7, ANYONE), (GROUP_OBJ, 5, ANYONE), (OTHER, 0, ANYONE))
+    with refused(errno.EACCES):
+        os.setxattr("f", DEFAULT, plain)
+    os.setxattr("d", DEFAULT, plain)
+    assert os.getxattr("d", DEFAULT) == plain
+
+
+SHARED_WITH_SET_GROUP_ID: dict[str, File | Dir] = {
+    "f": File(mode=0o2775, uid=ALICE, gid=BOB),
+    "g": File(mode=0o2664, uid=ALICE, gid=BOB),
+    "d": Dir(mode=0o2775, uid=ALICE, gid=BOB),
+    "s": File(mode=0o6775, uid=ALICE, gid=BOB),
+}
+ANOTHER_READS = acl(
+    (USER_OBJ, 7, ANYONE),
+    (USER, 4, BOB),
+    (GROUP_OBJ, 7, ANYONE),
+    (MASK, 7, ANYONE),
+    (OTHER, 5, ANYONE),
+)
+SAYS_NO_MORE_THAN_A_MODE = acl((USER_OBJ, 7, ANYONE), (GROUP_OBJ, 7, ANYONE), (OTHER, 5, ANYONE))
+
+
+@behaviour(lower=SHARED_WITH_SET_GROUP_ID, identities=ROOT_ONLY)
+def check_an_acl_set_from_outside_the_group_clears_the_set_group_id_bit() -> None:
+    def act() -> None:
+        os.setxattr("f", ACCESS, ANOTHER_READS)
+        os.setxattr("d", ACCESS, ANOTHER_READS)
+        os.setxattr("s", ACCESS, ANOTHER_READS)
+        os.setxattr("g", ACCESS, SAYS_NO_MORE_THAN_A_MODE)
+
+    as_user(ALICE, act)
+    assert [mode_of(name) for name in "fgds"] == [0o775, 0o775, 0o775, 0o4775]
+    assert os.getxattr("f", ACCESS) == ANOTHER_READS
+
+
+@behaviour(lower=SHARED_WITH_SET_GROUP_ID, identities=ROOT_ONLY, remount=True)
+def check_a_set_group_id_bit_that_an_acl_cleared_stays_cleared():
+    as_user(ALICE, lambda: os.setxattr("f", ACCESS, ANOTHER_READS))
+    yield
+    assert mode_of("f") == 0o775
+
+
+@behaviour(lower=SHARED_WITH_SET_GROUP_ID, identities=ROOT_ONLY)
+def check_an_acl_set_by_a_member_or_root_keeps_the_set_group_id_bit() -> None:
+    as_user(ALICE, lambda: os.setxattr("f", ACCESS, ANOTHER_READS), groups=[BOB])
+    as_user(ALICE, lambda: os.setxattr("d", ACCESS, ANOTHER_READS), groups=[BOB])
+    os.setxattr("s", ACCESS, ANOTHER_READS)
+    os.setxattr("g", ACCESS, SAYS_NO_MORE_THAN_A_MODE)
+    assert [mode_of(name) for name in "fgds"] == [0o2775, 0o2775, 0o2775, 0o6775]
+
+
+@behaviour(lower=SHARED_WITH_SET_GROUP_ID, identities=ROOT_ONLY)
+def check_a_default_acl_and_other_attributes_keep_the_set_group_id_bit() -> None:
+    def act() -> None:
+        os.setxattr("d", DEFAULT, ANOTHER_READS)
+        os.setxattr("f", "user.note", b"x")
+
+    as_user(ALICE, act)
+    assert (mode_of("d"), mode_of("f")) == (0o2775, 0o2775)
+
+
+@behaviour(lower=SHARED_WITH_SET_GROUP_ID, identities=ROOT_ONLY)
+def check_a_mode_set_from_outside_the_group_has_no_set_group_id_bit() -> None:
+    def act() -> None:
+        os.chmod("f", 0o2771)
+        os.chmod("d", 0o2771)
+
+    as_user(ALICE, act)
+    assert (mode_of("f"), mode_of("d")) == (0o771, 0o771)
+    as_user(ALICE, lambda: os.chmod("g", 0o2771), groups=[BOB])
+    os.chmod("s", 0o6771)
+    assert (mode_of("g"), mode_of("s")) == (0o2771, 0o6771)
+
+
+@behaviour(
+    lower={"d": Dir(mode=0o2777, uid=ALICE, gid=BOB, xattrs={DEFAULT: ALICE_HAS_ALL})},
+    identities=ROOT_ONLY,
+)
+def check_what_is_made_in_a_set_group_id_directory_inherits_group_and_acl() -> None:
+    def act() -> None:
+        os.umask(0o077)
+        os.mkdir("d/s", 0o777)
+        put("d/f", b"x", 0o2777)
+
+    as_user(ALICE, act)
+    assert [os.stat(f"d/{name}").st_gid for name in "sf"] == [BOB, BOB]
+    assert (mode_of("d/s"), mode_of("d/f")) == (0o2770, 0o770)
+    assert os.getxattr("d/s", DEFAULT) == ALICE_HAS_ALL
+    assert os.getxattr("d/f", ACCESS) == os.getxattr("d/s", ACCESS)
+
+
+@behaviour(lower={"f": File(mode=0o2775), "d": Dir(mode=0o2775)})
+def check_root_keeps_the_set_group_id_bit_under_an_acl() -> None:
+    others = acl(
+        (USER_OBJ, 7, ANYONE),
+        (USER, 4, 0),
+        (GROUP_OBJ, 7, ANYONE),
+        (MASK, 7, ANYONE),
+        (OTHER, 5, ANYONE),
+    )
+    for path in ("f", "d"):
+        os.setxattr(path, ACCESS, others)
+        assert mode_of(path) == 0o2775
