@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from overlaykit import _native
+from overlaykit.overlay import acl, overrides
 from overlaykit.overlay import format as marks_format
-from overlaykit.overlay import overrides
 from overlaykit.overlay.copyup import CopyUp, FileCopy
 from overlaykit.overlay.creation import Creation
 from overlaykit.overlay.files import Files, wants_to_write
@@ -423,7 +423,8 @@ class Filesystem:
             fail(errno.ENODATA)
         location = self.tree.location(node)
         stored = self.tree.marks.escape(name)
-        return os.getxattr(location.path, stored, follow_symlinks=location.follow)
+        value = os.getxattr(location.path, stored, follow_symlinks=location.follow)
+        return acl.shown(value, self.tree.owners) if name in marks_format.ACLS else value
 
     def listxattr(self, node: Node, *, trusted: bool) -> list[bytes]:
         """The names of a node's attributes; those under `trusted.` only if asked for."""
@@ -448,6 +449,8 @@ class Filesystem:
         Raises OSError: EPERM for the attribute that holds owner and mode, EACCES for a file's default ACL.
         """
         self.require_settable(node, name)
+        if name in marks_format.ACLS:
+            value = acl.stored(value, self.tree.owners)
         self.tree.copy_up(node)
         location = self.tree.location(node)
         stored = self.tree.marks.escape(name)

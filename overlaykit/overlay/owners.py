@@ -18,6 +18,9 @@ from typing import Final
 _KEEP: Final = -1
 """For chown(2): leave as it is."""
 
+_UNKNOWN: Final = 0xFFFFFFFF
+"""In an access control list: an id that this user namespace does not know."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
@@ -63,6 +66,29 @@ class Ids:
         if self.ranges:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return shown
+
+    def named(self, disk: int) -> int | None:
+        """The id that programs read in an access control list; None if they cannot name it.
+
+        Where all files are one owner's, lists still name whom they name.
+        """
+        if disk == _UNKNOWN:
+            return None
+        if self.everybody is not None or not self.ranges:
+            return disk
+        for part in self.ranges:
+            if 0 <= disk - part.disk < part.count:
+                return part.shown + disk - part.disk
+        return None
+
+    def given(self, shown: int) -> int:
+        """The id to store in an access control list. Raises OSError (EINVAL) if it has none."""
+        if self.everybody is not None or not self.ranges:
+            return shown
+        for part in self.ranges:
+            if 0 <= shown - part.shown < part.count:
+                return part.disk + shown - part.shown
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
     def copied(self, disk: int) -> int:
         """The id that a copy gets, -1 for the original's own."""

@@ -162,6 +162,9 @@ class View:
     def change(self, path: str, changes: Changes) -> None:
         self.filesystem.change(self.node(path), changes)
 
+    def getxattr(self, path: str, name: str) -> bytes:
+        return self.filesystem.getxattr(self.node(path), name.encode())
+
     def setxattr(self, path: str, name: str, value: bytes) -> None:
         self.filesystem.setxattr(self.node(path), name.encode(), value)
 

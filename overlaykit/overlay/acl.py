@@ -1,0 +1,56 @@
+"""Access control lists as attributes: the ids in them are shown and stored as owners are.
+
+Layout: linux/posix_acl_xattr.h. An id that programs cannot name is left out of a list that they read: the kernel
+refuses the whole list, and with it every access to the file, for an id that the mount's user namespace does not know.
+Its bearer cannot be a caller there (FUSE serves callers of the mount's user namespace alone).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from overlaykit.overlay.owners import Ids, Owners
+
+_HEADER: Final = struct.Struct("<I")
+_ENTRY: Final = struct.Struct("<HHI")
+_USER: Final = 0x02
+_GROUP: Final = 0x08
+
+
+def shown(value: bytes, owners: Owners) -> bytes:
+    """A list as programs read it, of one as it is stored."""
+    entries = []
+    for tag, permissions, number in _entries(value):
+        ids = _ids(tag, owners)
+        named = number if ids is None else ids.named(number)
+        if named is not None:
+            entries.append(_ENTRY.pack(tag, permissions, named))
+    return value[: _HEADER.size] + b"".join(entries)
+
+
+def stored(value: bytes, owners: Owners) -> bytes:
+    """A list to be stored, of one as a program gave it. Raises OSError (EINVAL) for an id that cannot be stored."""
+    entries = []
+    for tag, permissions, number in _entries(value):
+        ids = _ids(tag, owners)
+        entries.append(_ENTRY.pack(tag, permissions, number if ids is None else ids.given(number)))
+    return value[: _HEADER.size] + b"".join(entries)
+
+
+def _ids(tag: int, owners: Owners) -> Ids | None:
+    """What the id of such an entry is one of; None for an entry without."""
+    return {_USER: owners.users, _GROUP: owners.groups}.get(tag)
+
+
+def _entries(value: bytes) -> Iterator[tuple[int, int, int]]:
+    """Tag, permissions and id of each. Raises OSError (EINVAL) for what is no list."""
+    if len(value) < _HEADER.size or (len(value) - _HEADER.size) % _ENTRY.size:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    for tag, permissions, number in _ENTRY.iter_unpack(value[_HEADER.size :]):
+        yield tag, permissions, number

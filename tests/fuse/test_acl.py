@@ -1,0 +1,72 @@
+"""Access control lists through a mount, where they name users of the machine that its user namespace lacks."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ..overlay.inside import as_ordinary_user
+from ..overlay.stack import Stack
+from ..posix.behaviours.permissions import (
+    ACCESS,
+    ANYONE,
+    DEFAULT,
+    GROUP,
+    GROUP_OBJ,
+    MASK,
+    OTHER,
+    USER,
+    USER_OBJ,
+    acl,
+)
+from ..posix.place import ORDINARY_UID
+from ..posix.table import Dir, File
+from .mounted import mounted
+
+COLLEAGUE = 4001
+WITHOUT_NAMES = (
+    (USER_OBJ, 6, ANYONE),
+    (GROUP_OBJ, 4, ANYONE),
+    (MASK, 6, ANYONE),
+    (OTHER, 4, ANYONE),
+)
+WITH_A_COLLEAGUE = acl(
+    (USER_OBJ, 6, ANYONE),
+    (USER, 6, COLLEAGUE),
+    (GROUP_OBJ, 4, ANYONE),
+    (GROUP, 6, COLLEAGUE),
+    (MASK, 6, ANYONE),
+    (OTHER, 4, ANYONE),
+)
+
+
+@pytest.fixture
+def shared(stack: Stack) -> Stack:
+    """A lower with files that are shared with a colleague; made outside of the user namespace."""
+    owner = ORDINARY_UID if os.geteuid() == 0 else os.geteuid()
+    lists = {ACCESS: WITH_A_COLLEAGUE}
+    stack.add(
+        {
+            "mine": File(b"x", uid=owner, gid=owner, xattrs=lists),
+            "others": File(b"x", uid=os.geteuid(), gid=os.getegid(), xattrs=lists),
+            "d": Dir(uid=owner, gid=owner, xattrs={DEFAULT: WITH_A_COLLEAGUE}),
+        }
+    )
+    return stack
+
+
+@as_ordinary_user
+def test_a_file_shared_with_a_user_that_the_namespace_lacks_can_be_read(shared: Stack) -> None:
+    """An id that it does not know makes the kernel refuse every access to the file."""
+    with mounted(shared) as mount:
+        for name, kind in (("mine", ACCESS), ("others", ACCESS), ("d", DEFAULT)):
+            assert os.getxattr(mount.path(name), kind) == acl(*WITHOUT_NAMES)
+        for name in ("mine", "others"):
+            with open(mount.path(name), "rb") as file:
+                assert file.read() == b"x"
+        with open(mount.path("d/new"), "wb") as file:
+            file.write(b"y")
+        with open(mount.path("mine"), "ab") as file:
+            file.write(b"y")
+        os.setxattr(mount.path("mine"), ACCESS, acl(*WITHOUT_NAMES))

@@ -1,0 +1,88 @@
+"""Whom an access control list names: by the ids that programs see, on disk by those that are stored."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from overlaykit.overlay import acl as lists
+from overlaykit.overlay.filesystem import Options
+from overlaykit.overlay.owners import AS_THEY_ARE, Ids, Owners, Range
+
+from ..posix.behaviours.permissions import (
+    ACCESS,
+    ANYONE,
+    DEFAULT,
+    GROUP,
+    GROUP_OBJ,
+    MASK,
+    OTHER,
+    USER,
+    USER_OBJ,
+    acl,
+)
+from ..posix.table import Dir, File
+from .inside import as_root
+from .stack import Stack
+from .view import refused
+
+BY_RANGE = Ids(ranges=(Range(disk=100_000, shown=0, count=65_536),))
+SHIFTED = Owners(users=BY_RANGE, groups=BY_RANGE)
+SQUASHED = Owners(users=Ids(everybody=0), groups=Ids(everybody=0))
+
+
+def a_list(*named: tuple[int, int, int]) -> bytes:
+    users = [entry for entry in named if entry[0] == USER]
+    groups = [entry for entry in named if entry[0] == GROUP]
+    return acl(
+        (USER_OBJ, 6, ANYONE),
+        *users,
+        (GROUP_OBJ, 4, ANYONE),
+        *groups,
+        (MASK, 6, ANYONE),
+        (OTHER, 0, ANYONE),
+    )
+
+
+@as_root
+def test_a_list_names_users_by_the_ids_that_programs_see(stack: Stack) -> None:
+    on_disk = a_list((USER, 6, 100_033), (GROUP, 4, 100_044))
+    xattrs = {ACCESS: on_disk}
+    stack.add(
+        {
+            "f": File(uid=100_000, gid=100_000, xattrs=xattrs),
+            "d": Dir(uid=100_000, gid=100_000, xattrs={DEFAULT: on_disk}),
+        }
+    )
+    with stack.open(options=Options(owners=SHIFTED), as_kernel=False) as view:
+        for name, kind in (("f", ACCESS), ("d", DEFAULT)):
+            assert view.getxattr(name, kind) == a_list((USER, 6, 33), (GROUP, 4, 44))
+        view.setxattr("f", ACCESS, a_list((USER, 4, 34)))
+        assert view.getxattr("f", ACCESS) == a_list((USER, 4, 34))
+        view.create("d/new", mode=0o666)
+        assert view.getxattr("d/new", ACCESS) == a_list((USER, 6, 33), (GROUP, 4, 44))
+        with refused(errno.EINVAL):
+            view.setxattr("d", ACCESS, a_list((USER, 4, 70_000)))
+    upper = os.path.join(stack.upper, "f")
+    assert os.getxattr(upper, ACCESS) == a_list((USER, 4, 100_034))
+
+
+@as_root
+def test_a_list_under_one_owner_names_whom_it_names(stack: Stack) -> None:
+    stack.add({"f": File(xattrs={ACCESS: a_list((USER, 6, 33))})})
+    with stack.open(options=Options(owners=SQUASHED), as_kernel=False) as view:
+        assert view.getxattr("f", ACCESS) == a_list((USER, 6, 33))
+        view.setxattr("f", ACCESS, a_list((USER, 4, 34)))
+    assert os.getxattr(os.path.join(stack.upper, "f"), ACCESS) == a_list((USER, 4, 34))
+
+
+def test_an_id_that_programs_cannot_name_is_left_out_of_a_list() -> None:
+    """Or the kernel refuses every access to the file (EINVAL)."""
+    on_disk = a_list((USER, 6, 33), (USER, 4, ANYONE), (GROUP, 4, ANYONE))
+    assert lists.shown(on_disk, AS_THEY_ARE) == a_list((USER, 6, 33))
+    assert lists.shown(on_disk, SHIFTED) == a_list()
+
+
+def test_what_is_no_list_is_refused_as_such() -> None:
+    with refused(errno.EINVAL):
+        lists.stored(b"nonsense", AS_THEY_ARE)
