@@ -52,5 +52,4 @@ def _entries(value: bytes) -> Iterator[tuple[int, int, int]]:
     """Tag, permissions and id of each. Raises OSError (EINVAL) for what is no list."""
     if len(value) < _HEADER.size or (len(value) - _HEADER.size) % _ENTRY.size:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    for tag, permissions, number in _ENTRY.iter_unpack(value[_HEADER.size :]):
-        yield tag, permissions, number
+    yield from _ENTRY.iter_unpack(value[_HEADER.size :])
