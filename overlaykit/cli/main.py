@@ -35,12 +35,25 @@ class CommandUnknown(Error):
     message = "{0}: no such command: 'overlaykit --help' lists them"
 
 
+MOUNT_HELPER: Final = "mount.fuse.overlaykit"
+"""The program that mount(8) runs, a command too, in the module `mount_helper`."""
+
+
 def main() -> NoReturn:
     """Run the command of sys.argv and exit with its status."""
+    _exit_with(sys.argv[1:])
+
+
+def mount_helper() -> NoReturn:
+    """The program `mount.fuse.overlaykit`."""
+    _exit_with([MOUNT_HELPER, *sys.argv[1:]])
+
+
+def _exit_with(arguments: list[str]) -> NoReturn:
     standard.fill()
     output.adopt()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or nobody here could wait for a child (wait(2))
-    status = run(sys.argv[1:])
+    status = run(arguments)
     signals.block_all()  # all is done, and said: an interrupt while Python ends would say otherwise
     sys.exit(status)
 
@@ -74,15 +87,29 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"overlaykit {__version__}")
         return 0
-    if arguments[0] not in COMMANDS:
+    if arguments[0] in COMMANDS:
+        name = arguments[0]
+    elif arguments[0] == MOUNT_HELPER:
+        name = "mount_helper"
+    elif _is_from_mount(arguments):
+        name, arguments = "mount_helper", [MOUNT_HELPER, *arguments]
+    else:
         raise CommandUnknown(arguments[0])
     with signals.held():
-        module = importlib.import_module(f"overlaykit.cli.{arguments[0]}")
+        module = importlib.import_module(f"overlaykit.cli.{name}")
     try:
         status: int = module.main(arguments[1:])
     except SystemExit as ending:  # argparse has shown its help, or a signal has ended the command
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     return status
+
+
+def _is_from_mount(arguments: list[str]) -> bool:
+    """Whether mount.fuse3 has called, for mount(8): `[SOURCE] TARGET -o OPTIONS` (libfuse: util/mount.fuse.c).
+
+    mount(8) makes the target absolute.
+    """
+    return len(arguments) in (3, 4) and arguments[-2] == "-o" and arguments[-3].startswith("/")
 
 
 def _fail(message: str, status: int) -> int:

@@ -80,15 +80,18 @@ _SWITCHES: Final[dict[str, dict[str, bool]]] = {
 """What an option switches on or off; a later one may switch it again (mount(8))."""
 
 
-def parse_options(*texts: str) -> Stack:
+def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> Stack:
     """Read the texts of one or several `-o`, which add up; what comes later wins.
+
+    `source`: what the table of mounts shows, unless `fsname=` says so. `sloppy`: unknown options are ignored.
 
     Raises Error: OptionUnknown, OptionInvalid, OptionRefused.
     """
     given = _Given()
     for text in texts:
         for option in quoting.split_options(text):
-            given.add(option)
+            if not sloppy or table.find(option.partition("=")[0]):
+                given.add(option)
     lowers, values, on = given.lowers, given.values, given.switched_on
     if not lowers:
         raise OptionInvalid(
@@ -131,7 +134,7 @@ def parse_options(*texts: str) -> Stack:
             allow_other=on("allow_other"),
             contexts={key: quoting.unquote(values[key]) for key in _CONTEXTS if key in values},
         ),
-        source=quoting.unescape(values["fsname"]) if "fsname" in values else _SOURCE,
+        source=quoting.unescape(values["fsname"]) if "fsname" in values else source or _SOURCE,
         notes=tuple(given.notes.values()),
     )
 
