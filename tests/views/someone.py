@@ -243,6 +243,10 @@ class Someone:
         self._found = _mounts()
         self._before = self.left()
 
+    def allow(self, seconds: int) -> None:
+        """In the test's process: hang only after so long, for a test that fetches much."""
+        signal.setitimer(signal.ITIMER_REAL, seconds, 5)
+
     def leave(self) -> None:
         """In the test's process, at its end: nothing may be left."""
         for what, now in self.left().items():
