@@ -486,7 +486,7 @@ class Operations(pyfuse3.Operations):
         entry.st_blocks = st.st_blocks
         entry.st_atime_ns = st.st_atime_ns
         entry.st_mtime_ns = st.st_mtime_ns
-        entry.st_ctime_ns = st.st_ctime_ns
+        entry.st_ctime_ns = attributes.changed_ns
         return entry
 
     # Copy-up

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 class Attributes(NamedTuple):
-    """A node's attributes: the real inode's `stat`, and what the merge says otherwise."""
+    """A node's attributes: the real inode's `stat`, and what the merge says otherwise.
+
+    `changed_ns`: the change time, in nanoseconds since the epoch.
+    """
 
     number: int
     stat: os.stat_result
@@ -19,6 +22,7 @@ class Attributes(NamedTuple):
     link_count: int
     uid: int
     gid: int
+    changed_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -322,6 +322,8 @@ class FileCopy:
         node = self._node
         self._name = b""
         node.has_upper = node.has_origin = True
+        if node.kind == stat.S_IFREG:  # of others the kernel keeps no time
+            self._copyup.table.change_times.keep(node.number, self._stat.st_ctime_ns)
         if node.opened is not None:
             node.opened.swap(self._target)
             self._target = -1

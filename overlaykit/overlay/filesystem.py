@@ -256,8 +256,12 @@ class Filesystem:
 
     def change(self, node: Node, changes: Changes) -> None:
         """setattr: copy up if need be, then owner, mode, size and times. Raises OSError: EROFS, EPERM and the like."""
-        if not self.needs_upper(node, changes):
-            return
+        if self.needs_upper(node, changes):
+            self._change_inode(node, changes)
+        if changes.asked_ns:
+            self.tree.table.change_times.tell(node.number, changes.asked_ns)
+
+    def _change_inode(self, node: Node, changes: Changes) -> None:
         tree = self.tree
         if isinstance(node, File) and not node.has_upper:
             tree.copyup.file(node, keep_data=changes.size != 0)

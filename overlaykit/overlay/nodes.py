@@ -27,6 +27,9 @@ ROOT_NUMBER: Final = 1
 _LATE_AT_MOST: Final = 10 * 10**9
 """Nanoseconds."""
 
+_MOST_CHANGE_TIMES: Final = 1 << 15
+"""About 5 MiB of them."""
+
 _DEVICE_SHIFT: Final = 48
 INODE_LIMIT: Final = 1 << _DEVICE_SHIFT
 """Inode numbers from here on cannot be carried."""
@@ -210,10 +213,41 @@ class Numbering:
         return base | inode if base >= 0 and inode < INODE_LIMIT else 0
 
 
+class ChangeTimes:
+    """Change times of regular files as the kernel has shown them, in nanoseconds, by node number.
+
+    The kernel keeps the change time of a regular file itself while it knows the file, and a disk takes none: it has the
+    time at which the change was written back. So the kernel is given its own again when it asks after it has
+    forgotten the file. Of the last ones that were told, `_MOST_CHANGE_TIMES` are kept, until the mount ends.
+    """
+
+    def __init__(self) -> None:
+        self._told: dict[int, int] = {}
+
+    def tell(self, number: int, changed: int) -> None:
+        self._told.pop(number, None)
+        self._told[number] = changed
+        if len(self._told) > _MOST_CHANGE_TIMES:
+            del self._told[next(iter(self._told))]
+
+    def keep(self, number: int, changed: int) -> None:
+        """What the kernel knows from an inode that is replaced by another one."""
+        if number not in self._told:
+            self.tell(number, changed)
+
+    def get(self, number: int, otherwise: int) -> int:
+        return self._told.get(number, otherwise)
+
+    def drop(self, number: int) -> None:
+        """The number may be another file's from now on."""
+        self._told.pop(number, None)
+
+
 class Table:
     """All nodes, by number and files also by the real inodes they stand for."""
 
     def __init__(self) -> None:
+        self.change_times = ChangeTimes()
         self.by_number: dict[int, Node] = {}
         self.by_key: dict[int, File] = {}
         self._free = _FIRST_FREE
@@ -279,6 +313,8 @@ class Table:
 
     def _drop_file(self, node: File) -> Directory | None:
         self.retire(node)
+        if not node.links:
+            self.change_times.drop(node.number)
         if node.orphan >= 0:
             os.close(node.orphan)
             node.orphan = -1

@@ -354,6 +354,7 @@ class Tree:
             links,
             self.owners.users.shown(uid),
             self.owners.groups.shown(gid),
+            self.table.change_times.get(node.number, st.st_ctime_ns),
         )
 
     def override_name(self, node: Node) -> bytes | None:

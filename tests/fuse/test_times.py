@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 
 import pytest
 
 from ..overlay.stack import Stack
-from ..posix.acts import let_the_clock_go_on
+from ..posix.acts import let_the_clock_go_on, put
 from ..posix.table import File
 from .mounted import mounted
 
@@ -26,6 +27,120 @@ def test_a_file_was_changed_when_it_was_written_and_not_when_it_was_closed(
         os.close(fd)
         assert os.stat(mount.path(name)).st_mtime_ns == written
     assert os.stat(os.path.join(stack.upper, name)).st_mtime_ns == written
+
+
+def _write(path: str, fd: int) -> None:
+    os.write(fd, b"y")
+
+
+def _write_and_sync(path: str, fd: int) -> None:
+    os.write(fd, b"y")
+    os.fsync(fd)
+
+
+def _write_through_a_mapping(path: str, fd: int) -> None:
+    with mmap.mmap(fd, 0) as mapping:
+        mapping[0] = ord("y")
+
+
+def _lengthen(path: str, fd: int) -> None:
+    os.ftruncate(fd, 10_000)
+
+
+def _empty(path: str, fd: int) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
+
+
+def _set_times_after_a_write(path: str, fd: int) -> None:
+    os.write(fd, b"y")
+    os.utime(path, ns=(1_000_000_001, 2_000_000_002))
+
+
+def _change_mode(path: str, fd: int) -> None:
+    os.chmod(path, 0o600)
+
+
+def _change_mode_to_what_it_was(path: str, fd: int) -> None:
+    os.chmod(path, os.fstat(fd).st_mode & 0o7777)
+
+
+def _change_no_owner(path: str, fd: int) -> None:
+    os.chown(path, -1, -1)
+
+
+def _set_attribute(path: str, fd: int) -> None:
+    os.setxattr(path, "user.k", b"v")
+
+
+def _rename(path: str, fd: int) -> None:
+    os.rename(path, path + ".new")
+    os.rename(path + ".new", path)
+
+
+def _link(path: str, fd: int) -> None:
+    os.link(path, path + ".new")
+
+
+def _link_and_unlink(path: str, fd: int) -> None:
+    os.link(path, path + ".new")
+    os.unlink(path + ".new")
+
+
+def _nothing(path: str, fd: int) -> None:
+    pass
+
+
+_ACTS = (
+    _write,
+    _write_and_sync,
+    _write_through_a_mapping,
+    _lengthen,
+    _empty,
+    _set_times_after_a_write,
+    _change_mode,
+    _change_mode_to_what_it_was,
+    _change_no_owner,
+    _set_attribute,
+    _rename,
+    _link,
+    _link_and_unlink,
+    _nothing,
+)
+
+
+@pytest.mark.parametrize("where", ["lower", "upper"])
+def test_a_time_moves_with_a_change_and_not_by_itself(stack: Stack, where: str) -> None:
+    """Not while the file stays open, nor when it is closed, nor when the kernel has forgotten it."""
+    names = [act.__name__ for act in _ACTS]
+    stack.add({name: File(b"x" * 5000) for name in names} if where == "lower" else {})
+    with mounted(stack) as mount:
+        if where == "upper":
+            for name in names:
+                put(mount.path(name), b"x" * 5000)
+            mount.forget()
+        before = {name: os.stat(mount.path(name)) for name in names}
+        let_the_clock_go_on()
+        descriptors = []
+        for act in _ACTS:
+            path = mount.path(act.__name__)
+            descriptors.append(os.open(path, os.O_RDWR))
+            act(path, descriptors[-1])
+        changed = {name: os.stat(mount.path(name)) for name in names}
+        moved = [n for n in names if changed[n].st_ctime_ns > before[n].st_ctime_ns]
+        assert moved == names[:-1]
+        for step in ("wait", "close", "forget"):
+            let_the_clock_go_on()
+            if step == "close":
+                for fd in descriptors:
+                    os.close(fd)
+            elif step == "forget":
+                mount.forget()
+            for name in names:
+                assert _times(os.stat(mount.path(name))) == _times(changed[name]), (step, name)
+
+
+def _times(st: os.stat_result) -> tuple[int, int, int]:
+    return st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
 
 
 def test_a_time_that_was_set_stays_whatever_was_written_before(stack: Stack) -> None:
