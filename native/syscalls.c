@@ -700,6 +700,50 @@ py_capset(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     return none_or_raise(result, NULL, NULL);
 }
 
+/* The strings of a list of bytes, ended by NULL, as execve(2) takes them; they stay the list's own.
+ * NULL with an exception set. */
+static char **
+strings_of(PyObject *list)
+{
+    Py_ssize_t count = PyList_Size(list);
+    char **strings = PyMem_Calloc((size_t)count + 1, sizeof(*strings));
+    if (strings == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (PyBytes_AsStringAndSize(PyList_GetItem(list, i), &strings[i], NULL) < 0) {
+            PyMem_Free(strings);
+            return NULL;
+        }
+    }
+    return strings;
+}
+
+static PyObject *
+py_execve(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"path", "argv", "envp", NULL};
+    native_path path = {0};
+    PyObject *arguments, *environment;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O!O!:execve", keywords, native_path_from,
+                                     &path, &PyList_Type, &arguments, &PyList_Type,
+                                     &environment)) {
+        return NULL;
+    }
+    PyObject *answer = NULL;
+    char **argv = strings_of(arguments);
+    char **envp = argv == NULL ? NULL : strings_of(environment);
+    if (envp != NULL) { /* with the GIL, so that no other thread changes the lists meanwhile */
+        execve(path.name, argv, envp);
+        answer = native_raise(&path, NULL);
+    }
+    PyMem_Free(envp);
+    PyMem_Free(argv);
+    native_path_release(&path);
+    return answer;
+}
+
 PyMethodDef native_syscall_methods[] = {
     NATIVE_METHOD(openat2, "($module, /, dirfd, path, flags, mode=0, resolve=0)",
                   "openat2(2): open a file, saying how its path may be resolved."),
@@ -747,6 +791,8 @@ PyMethodDef native_syscall_methods[] = {
                   "signalfd(2): a descriptor that is readable while a signal of the mask waits."),
     NATIVE_METHOD(capset, "($module, /, effective, permitted, inheritable)",
                   "capset(2): set this thread's capabilities, masks of 1 << CAP_*."),
+    NATIVE_METHOD(execve, "($module, /, path, argv, envp)",
+                  "execve(2): execute a program; lists of bytes for arguments and environment."),
     {NULL, NULL, 0, NULL},
 };
 

@@ -9,7 +9,7 @@ calls linux/mount.h.
 
 import os
 from os import PathLike
-from typing import Final, Literal, TypeAlias, final
+from typing import Final, Literal, NoReturn, TypeAlias, final
 
 _Path: TypeAlias = bytes | str | PathLike[bytes] | PathLike[str]
 
@@ -196,6 +196,12 @@ def signalfd(mask: int) -> int:
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:
     """Set this thread's capability sets, each a mask of bits 1 << CAP_*."""
+
+def execve(path: _Path, argv: list[bytes], envp: list[bytes]) -> NoReturn:
+    """Execute a program; unlike os.execve's, entries of the environment may repeat a name, or have none.
+
+    Raises ValueError for an entry with a NUL in it.
+    """
 
 def copy_up(
     src: int,

@@ -46,6 +46,29 @@ class _Thread(threading.local):
 
 _this_thread: Final = _Thread()
 
+_found_ignored: Final[set[int]] = set()
+
+
+def await_children() -> None:
+    """Stop to ignore SIGCHLD if the program was started so: the kernel then reaps its children itself (wait(2)).
+
+    `as_found` ignores it again.
+    """
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        _found_ignored.add(signal.SIGCHLD)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def as_found() -> None:
+    """Ignore what `await_children` found ignored, for a program that is executed next."""
+    for number in _found_ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def blocked() -> set[int]:
+    """The signals that this thread's program has blocked itself; without those of `held`."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ()) - _this_thread.held
+
 
 @contextmanager
 def held() -> Iterator[None]:

@@ -52,7 +52,7 @@ def mount_helper() -> NoReturn:
 def _exit_with(arguments: list[str]) -> NoReturn:
     standard.fill()
     output.adopt()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or nobody here could wait for a child (wait(2))
+    signals.await_children()
     status = run(arguments)
     signals.block_all()  # all is done, and said: an interrupt while Python ends would say otherwise
     sys.exit(status)

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Final
 
-from overlaykit import signals
+from overlaykit import signals, standard
 from overlaykit.cli.arguments import Parser, Usage
 
 _EPILOG: Final = """\
@@ -15,14 +15,29 @@ executed, 125 if overlaykit itself failed."""
 
 
 def main(arguments: list[str]) -> int:
+    with signals.held():
+        from overlaykit.namespace import descriptors, environment, parse_bind, parse_port
+
+    inherited = descriptors.inherited()  # before any other is opened
     parser = _parser()
     args = parser.parse_args(arguments)
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
         parser.error("no command given")
+    named = descriptors.named(args.preserve_fds, args.preserve_fd, inherited)
+    passed = named | descriptors.passed_by_default(inherited)
+    env = environment.initial()
+    for name, value in map(_variable, args.env):
+        env = environment.replace(env, name, value)
     with signals.held():
-        from overlaykit.namespace import parse_bind, parse_port
         from overlaykit.views import View
+
+    def let_go() -> None:
+        """Leave the command's descriptors to it alone, so that its closing one is seen by whom it speaks to."""
+        for descriptor in passed:
+            os.close(descriptor)
+        for descriptor in 0, 1:
+            standard.empty(descriptor)
 
     with View(
         args.layers or ("host",),
@@ -33,17 +48,14 @@ def main(arguments: list[str]) -> int:
         binds=[parse_bind(text) for text in args.binds],
         ports=[parse_port(text) for text in args.ports],
     ) as view:
-        return view.run(command, env=_environment(args.env), cwd=args.cwd)
+        return view.run(command, env=env, cwd=args.cwd, pass_fds=passed, on_launch=let_go)
 
 
-def _environment(settings: list[str]) -> dict[str, str]:
-    environment = dict(os.environ)
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not key or not equals:
-            raise Usage("run", f"-e {setting}: give KEY=VALUE")
-        environment[key] = value
-    return environment
+def _variable(setting: str) -> tuple[str, str]:
+    key, equals, value = setting.partition("=")
+    if not key or not equals:
+        raise Usage("run", f"-e {setting}: give KEY=VALUE")
+    return key, value
 
 
 def _parser() -> Parser:
@@ -106,6 +118,21 @@ def _parser() -> Parser:
         dest="cwd",
         metavar="DIR",
         help="the working directory (default: the current one if the view has it, else /)",
+    )
+    add(
+        "--preserve-fds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="pass the N descriptors from 3 on, directories and namespaces too: a program reads outside of its view "
+        "through them (default: pipes, sockets, plain files and terminals pass, whatever their number)",
+    )
+    add(
+        "--preserve-fd",
+        metavar="FD[,FD...]",
+        action="append",
+        default=[],
+        help="pass these descriptors",
     )
     add("command", nargs=argparse.REMAINDER, metavar="COMMAND", help=argparse.SUPPRESS)
     return parser

@@ -5,6 +5,8 @@ May import: `overlaykit._native`, `overlaykit.errors`, `overlaykit.health`, `ove
 of the system calls.
 """
 
+from overlaykit.namespace import descriptors, environment
+from overlaykit.namespace.descriptors import BadDescriptors, NotOpen
 from overlaykit.namespace.doctor import checks
 from overlaykit.namespace.failure import (
     BindSourceMissing,
@@ -29,12 +31,14 @@ from overlaykit.namespace.users import UserNamespacesRefused, diagnose, enter, i
 __all__ = [
     "AddressUnknown",
     "BadBind",
+    "BadDescriptors",
     "BadPort",
     "Bind",
     "BindSourceMissing",
     "CommandNotExecutable",
     "CommandNotFound",
     "MountpointMissing",
+    "NotOpen",
     "Port",
     "PortInUse",
     "PortPrivileged",
@@ -45,8 +49,10 @@ __all__ = [
     "UserNamespacesRefused",
     "WorkingDirectoryMissing",
     "checks",
+    "descriptors",
     "diagnose",
     "enter",
+    "environment",
     "isolate_mounts",
     "launch",
     "parse_bind",

@@ -1,14 +1,110 @@
-"""Descriptors: a child of the launcher keeps those it is told to, and no other of its caller's; waiting for them."""
+"""Descriptors: which a program was started with, which a command gets, which a child keeps; waiting for them."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import select
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from overlaykit import _native
+from overlaykit.errors import Error
+
+FIRST: Final = 3
+"""The first descriptor after the standard ones."""
 
 LAST: Final = 0xFFFF_FFFF  # ~0U: close_range(2) takes it as "to the end"
+
+
+_NAMESPACES: Final = 0x6E73_6673
+"""NSFS_MAGIC (linux/magic.h): a descriptor of a namespace looks like one of a plain file."""
+
+_TERMINALS: Final = frozenset({4, 5, *range(136, 144)})
+_MEMORY: Final = 1
+_HARMLESS_MEMORY: Final = frozenset({3, 5, 7, 8, 9})
+"""Device numbers (devices.txt of the kernel's documentation): of /dev/null, zero, full, random and urandom."""
+
+_COUNTERS: Final = frozenset({"anon_inode:[eventfd]", "anon_inode:[timerfd]"})
+
+
+class BadDescriptors(Error):
+    message = (
+        "{0}: write a number of descriptors from 3 on (--preserve-fds 2), or their numbers "
+        "(--preserve-fd 3,4)"
+    )
+
+
+class NotOpen(Error):
+    message = "{0}: descriptor {1} is not open: have the shell open it, as with '{1}<FILE'"
+
+
+def inherited() -> frozenset[int]:
+    """The descriptors from 3 on that this program was started with: those without close-on-exec.
+
+    Requires: nothing but Python has opened any yet, which sets close-on-exec on all of its own (PEP 446).
+    """
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # that of the listing itself
+            if int(name) >= FIRST and os.get_inheritable(int(name)):
+                found.add(int(name))
+    return frozenset(found)
+
+
+def named(count: int, lists: Sequence[str], inherited: frozenset[int]) -> set[int]:
+    """What `--preserve-fds COUNT` and `--preserve-fd LIST` name, with podman's meaning: COUNT of them, from 3 on.
+
+    Raises:
+      BadDescriptors: a number is none, or below 3.
+      NotOpen: one is not among the `inherited`.
+    """
+    if count < 0:
+        raise BadDescriptors(f"--preserve-fds {count}")
+    wanted = set()
+    for number in range(FIRST, FIRST + count):  # ends at the first that is missing
+        wanted.add(_open(number, f"--preserve-fds {count}", inherited))
+    for text in lists:
+        for digits in text.split(","):
+            if not (digits.isascii() and digits.isdecimal() and int(digits) >= FIRST):
+                raise BadDescriptors(f"--preserve-fd {text}")
+            wanted.add(_open(int(digits), f"--preserve-fd {text}", inherited))
+    return wanted
+
+
+def _open(number: int, option: str, inherited: frozenset[int]) -> int:
+    if number not in inherited:
+        raise NotOpen(option, number)
+    return number
+
+
+def passed_by_default(descriptors: Iterable[int]) -> set[int]:
+    """Those of the descriptors that lead a command to nothing but what they are.
+
+    Pipes, sockets, plain files, terminals, devices that every view has, event counters and timers. Others lead farther:
+    a directory to all that is below it and, by `..`, above it; a namespace or a process to what they hold; an O_PATH
+    descriptor to what its owner may open; a device to the machine.
+    """
+    return {descriptor for descriptor in descriptors if _is_plain(descriptor)}
+
+
+def _is_plain(descriptor: int) -> bool:
+    if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_PATH:
+        return False
+    st = os.fstat(descriptor)
+    match stat.S_IFMT(st.st_mode):
+        case stat.S_IFIFO | stat.S_IFSOCK:
+            return True
+        case stat.S_IFREG:
+            return _native.fstatfs(descriptor) != _NAMESPACES
+        case stat.S_IFCHR:
+            major, minor = os.major(st.st_rdev), os.minor(st.st_rdev)
+            return major in _TERMINALS or (major == _MEMORY and minor in _HARMLESS_MEMORY)
+        case 0:  # an anonymous inode has no type
+            return os.readlink(f"/proc/self/fd/{descriptor}") in _COUNTERS
+    return False
 
 
 def close_all_but(kept: Iterable[int]) -> None:

@@ -14,9 +14,17 @@ import socket
 from typing import Final, NoReturn
 
 from overlaykit import _native, signals
-from overlaykit.namespace import capabilities, descriptors, failure, mounts, network
+from overlaykit.namespace import (
+    capabilities,
+    descriptors,
+    environment,
+    failure,
+    mounts,
+    network,
+)
+from overlaykit.namespace.environment import Environment
 from overlaykit.namespace.failure import Failed, Stage, during
-from overlaykit.namespace.spec import Spec
+from overlaykit.namespace.spec import Caller, Spec
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where commands are looked up when the environment has no PATH."""
@@ -30,6 +38,7 @@ NAMESPACES: Final = (
 def run(
     spec: Spec,
     *,
+    caller: Caller,
     root: int,
     monitor: int,
     status: int,
@@ -65,7 +74,7 @@ def run(
             command = os.fork()
         if command == 0:
             os.close(with_others)
-            _become(spec, status, alone)
+            _become(spec, caller, status, alone)
         os.close(status)
         descriptors.close_all_but(())
         os._exit(_reap_until(command))
@@ -91,31 +100,46 @@ def _change_directory(spec: Spec) -> None:
         os.chdir("/")
 
 
-def _become(spec: Spec, status: int, alone: int) -> NoReturn:
+def _become(spec: Spec, caller: Caller, status: int, alone: int) -> NoReturn:
     """Execute the command in this process; `status` closes with that, which is how the launcher knows.
 
     It must know before anybody can see the command running, so nobody else may hold `status` by then.
     """
     try:
         os.read(alone, 1)
-        signals.restore(set())
-        descriptors.close_all_but((0, 1, 2, status))
-        _execute(spec)
+        signals.as_found()
+        signals.restore(set(caller.blocked))
+        descriptors.close_all_but({0, 1, 2, status, *spec.descriptors} - caller.closed)
+        for descriptor in spec.descriptors:
+            os.set_inheritable(descriptor, True)
+        _execute(spec, _activated(spec.env, caller))
     except BaseException as error:
         failure.write(status, error)
     finally:
         os._exit(1)
 
 
-def _execute(spec: Spec) -> NoReturn:
+def _activated(env: Environment, caller: Caller) -> Environment:
+    """The environment, in which sockets passed to the launcher are passed to the command (sd_listen_fds(3)).
+
+    LISTEN_PID tells a program that they are meant for it and not for another one that has inherited them.
+    """
+    if environment.get(env, "LISTEN_PID") != str(caller.pid):
+        return env
+    env = environment.replace(env, "LISTEN_PIDFDID", None)  # of that process as well
+    return environment.replace(env, "LISTEN_PID", str(os.getpid()))
+
+
+def _execute(spec: Spec, env: Environment) -> NoReturn:
     """execve(2) the command, looked up as execvp(3) does; an entry that may not be executed is passed over."""
     name = spec.argv[0]
-    directories = [""] if "/" in name else (spec.env.get("PATH") or PATH).split(":")
+    arguments = [os.fsencode(argument) for argument in spec.argv]
+    directories = [""] if "/" in name else (environment.get(env, "PATH") or PATH).split(":")
     found: Failed | None = None
     for directory in directories:
         path = os.path.join(directory, name)
         try:
-            os.execve(path, spec.argv, spec.env)
+            _native.execve(path, arguments, list(env))
         except (FileNotFoundError, NotADirectoryError) as error:
             if os.path.exists(path):
                 raise Failed(Stage.EXECUTE, errno.ENOENT, path) from error

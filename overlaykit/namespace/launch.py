@@ -17,10 +17,10 @@ import os
 import signal
 from contextlib import ExitStack, suppress
 
-from overlaykit import signals
+from overlaykit import signals, standard
 from overlaykit.namespace import failure, monitor, network
 from overlaykit.namespace.running import Running
-from overlaykit.namespace.spec import Spec
+from overlaykit.namespace.spec import Caller, Spec
 
 
 def launch(spec: Spec, *, root: int, user_namespace: int | None) -> Running:
@@ -40,7 +40,7 @@ def launch(spec: Spec, *, root: int, user_namespace: int | None) -> Running:
       BaseException: what the handler of a signal raised (KeyboardInterrupt). Nothing is left behind.
     """
     with ExitStack() as undo:
-        with signals.held():
+        with signals.held(), standard.filled():
             running = undo.enter_context(_start(spec, root, user_namespace))
         undo.pop_all()
     return running
@@ -60,12 +60,18 @@ def _start(spec: Spec, root: int, user_namespace: int | None) -> Running:
             release, released = os.pipe()
             theirs.callback(os.close, release)
             ours.callback(os.close, released)
+            caller = Caller(
+                pid=os.getpid(),
+                blocked=frozenset(signals.blocked()),
+                closed=standard.closed(),
+            )
             # With every signal blocked, no handler of the caller's runs in a child.
             theirs.callback(signals.restore, signals.block_all())
             child = os.fork()
             if child == 0:
                 monitor.run(
                     spec,
+                    caller=caller,
                     root=root,
                     user_namespace=user_namespace,
                     listeners={listener.fileno(): port.view for port, listener in listeners},

@@ -16,12 +16,13 @@ from typing import NoReturn
 from overlaykit import _native, signals
 from overlaykit.namespace import descriptors, failure, init
 from overlaykit.namespace.failure import Stage, during
-from overlaykit.namespace.spec import Spec
+from overlaykit.namespace.spec import Caller, Spec
 
 
 def run(
     spec: Spec,
     *,
+    caller: Caller,
     root: int,
     user_namespace: int | None,
     listeners: dict[int, int],
@@ -39,8 +40,8 @@ def run(
         owned = {root, launcher, status, release, *listeners}
         if user_namespace is not None:
             owned.add(user_namespace)
-        descriptors.close_all_but({0, 1, 2, *owned})
-        for descriptor in owned:
+        descriptors.close_all_but({0, 1, 2, *owned, *spec.descriptors})
+        for descriptor in owned.union(spec.descriptors):  # the forwarder is to inherit none of them
             os.set_inheritable(descriptor, False)
         if user_namespace is not None:
             with during(Stage.USER_NAMESPACE):
@@ -58,6 +59,7 @@ def run(
         if child == 0:
             init.run(
                 spec,
+                caller=caller,
                 root=root,
                 monitor=myself,
                 status=status,

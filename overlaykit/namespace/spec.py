@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from overlaykit.errors import Error
+from overlaykit.namespace.environment import Environment
 
 
 class BadBind(Error):
@@ -53,7 +53,7 @@ class Spec:
 
     argv: tuple[str, ...]
     """The command and its arguments; a command without a slash is looked up along the PATH of `env`, inside."""
-    env: Mapping[str, str]
+    env: Environment
     """Its whole environment."""
     cwd: str = "/"
     """Its working directory, absolute, inside the view."""
@@ -66,6 +66,19 @@ class Spec:
     binds: tuple[Bind, ...] = field(default=())
     """Attached in this order, so a later one may lie below an earlier one."""
     ports: tuple[Port, ...] = field(default=())
+    descriptors: tuple[int, ...] = field(default=())
+    """Open descriptors of the caller's that the command gets under the same numbers, beside the standard ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """What a command takes over from the process that launches it, as it was before the launcher changed its own."""
+
+    pid: int
+    blocked: frozenset[int]
+    """The signal mask."""
+    closed: frozenset[int]
+    """The standard descriptors that are closed."""
 
 
 def parse_bind(text: str) -> Bind:

@@ -9,21 +9,23 @@ import stat
 import subprocess
 from typing import TYPE_CHECKING, Literal, Self
 
-from overlaykit import namespace, signals
+from overlaykit import namespace, signals, standard
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
 from overlaykit.fuse import control, daemon
 from overlaykit.fuse.spec import LayerSpec, MountFlags, MountSpec, Options
 from overlaykit.layers import Store, host, resolve
+from overlaykit.namespace import environment
 from overlaykit.views import places
 from overlaykit.views.registry import About, Registry, now
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from overlaykit.layers import Layer
     from overlaykit.namespace import Bind, Port
     from overlaykit.namespace import Running as Processes
+    from overlaykit.namespace.environment import Environment
     from overlaykit.views.registry import Entry
 
 
@@ -101,7 +103,7 @@ class View:
         Signals of `signals.FORWARDED` arrive while it waits for the daemon, and at its end.
         """
         try:
-            with signals.held():
+            with signals.held(), standard.filled():
                 self._start()
         except BaseException:
             self.close()
@@ -152,28 +154,32 @@ class View:
         self,
         argv: Sequence[str],
         *,
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | Environment | None = None,
         cwd: str | None = None,
+        pass_fds: Collection[int] = (),
     ) -> Processes:
         """Run a command in the view, without waiting for it; once for each view.
 
-        `env` is its whole environment (the caller's own by default); `cwd` a directory in the view, which must be there
-        (by default the caller's own, or / where the view has none such). Raises Error: exit_code 127 and 126 if the
-        command is missing or cannot be executed.
+        `env` is its whole environment, as variables or as the entries of execve(2) (by default `os.environ`); `cwd` a
+        directory in the view, which must be there (by default the caller's own, or / where the view has none such);
+        `pass_fds` descriptors that the command gets under the same numbers, beside the standard ones, as with
+        `subprocess`. Raises Error: exit_code 127 and 126 if the command is missing or cannot be executed.
         """
         assert self._daemon is not None, "launch into a started view"
         assert self.processes is None, "a view is for one command"
+        variables = os.environ if env is None else env
         spec = namespace.Spec(
             argv=tuple(argv),
-            env=dict(os.environ if env is None else env),
+            env=variables if isinstance(variables, tuple) else environment.entries(variables),
             cwd=os.getcwd() if cwd is None else cwd,
             cwd_required=cwd is not None,
             hostname=self.name,
             network=self._network,
             binds=self._binds,
             ports=self._ports,
+            descriptors=tuple(pass_fds),
         )
-        with contextlib.ExitStack() as stack, signals.held():
+        with contextlib.ExitStack() as stack, signals.held(), standard.filled():
             user = None
             if os.geteuid() != 0:
                 path = f"/proc/{self._daemon.process.pid}/ns/user"
@@ -198,12 +204,18 @@ class View:
         self,
         argv: Sequence[str],
         *,
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | Environment | None = None,
         cwd: str | None = None,
+        pass_fds: Collection[int] = (),
+        on_launch: Callable[[], None] = lambda: None,
     ) -> int:
-        """`launch` and `wait`; a signal for the command reaches it from its first instruction on."""
+        """`launch` and `wait`; a signal for the command reaches it from its first instruction on.
+
+        `on_launch` is called in between.
+        """
         with signals.held():
-            self.launch(argv, env=env, cwd=cwd)
+            self.launch(argv, env=env, cwd=cwd, pass_fds=pass_fds)
+            on_launch()
             status = self._await_command()
         self._await_daemon()
         return status

@@ -73,7 +73,8 @@ class Stage:
         return root
 
     def spec(self, *argv: str, **fields: Any) -> namespace.Spec:
-        return namespace.Spec(argv=argv, **{"env": dict(os.environ), **fields})
+        fields["env"] = namespace.environment.entries(fields.get("env", os.environ))
+        return namespace.Spec(argv=argv, **fields)
 
     def launch(self, *argv: str, root: int | None = None, **fields: Any) -> namespace.Running:
         return namespace.launch(

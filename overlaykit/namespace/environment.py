@@ -1,0 +1,48 @@
+"""Environments as execve(2) takes them: entries in their order, of any bytes.
+
+An entry is usually NAME=VALUE, but a caller may have set one name twice, or an entry without "=", and a program that
+is started here gets what it would have got from its caller.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TypeAlias
+
+Environment: TypeAlias = tuple[bytes, ...]
+
+
+def entries(variables: Mapping[str, str]) -> Environment:
+    """The environment in which these variables are set, and nothing else."""
+    return tuple(os.fsencode(f"{name}={value}") for name, value in variables.items())
+
+
+def initial() -> Environment:
+    """What this program was started with, from procfs.
+
+    `os.environ` is not that: Python sets LC_CTYPE in the C locale (PEP 538), and leaves out what it cannot read.
+    """
+    with suppress(OSError), open("/proc/self/environ", "rb", buffering=0) as environ:
+        return tuple(environ.readall().split(b"\0")[:-1])
+    return entries(os.environ)
+
+
+def get(environment: Sequence[bytes], name: str) -> str | None:
+    """The value of a variable; of the first one, as with getenv(3)."""
+    prefix = os.fsencode(name) + b"="
+    for entry in environment:
+        if entry.startswith(prefix):
+            return os.fsdecode(entry[len(prefix) :])
+    return None
+
+
+def replace(environment: Sequence[bytes], name: str, value: str | None) -> Environment:
+    """The environment with a variable set, in its place if it has one, or removed."""
+    prefix = os.fsencode(name) + b"="
+    places = [place for place, entry in enumerate(environment) if entry.startswith(prefix)]
+    changed = [entry for entry in environment if not entry.startswith(prefix)]
+    if value is not None:
+        changed.insert(places[0] if places else len(changed), prefix + os.fsencode(value))
+    return tuple(changed)

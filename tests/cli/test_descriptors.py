@@ -1,0 +1,193 @@
+"""Descriptors of the caller: the command gets what it would get without a view, but no way out of its view."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from overlaykit.views import View
+
+from ..views.someone import Someone, command, entire
+
+LISTS = "ls -l /proc/$$/fd; true"  # by another process, whose own are not listed
+SUBSETS = [(0,), (1,), (2,), (0, 1, 2)]
+
+
+def given(listing: str) -> dict[int, str]:
+    """What `ls -l /proc/PID/fd` shows."""
+    links = [line.split(" -> ") for line in listing.splitlines() if " -> " in line]
+    return {int(link.split()[-1]): target for link, target in links}
+
+
+@pytest.mark.parametrize("closed", SUBSETS)
+def test_standard_descriptors_that_are_closed_are_closed_for_the_command(
+    someone: Someone, closed: tuple[int, ...]
+) -> None:
+    report = someone.write(someone.path("report"), "")
+    script = f"for n in 0 1 2; do test -e /proc/$$/fd/$n && echo $n; done >{report}; exit 7"
+    redirections = " ".join(f"{number}>&-" for number in closed)
+    line = f'exec "$@" {redirections}'
+    program = ["sh", "-c", line, "sh", command(), "run", "-v", f"{report}:{report}"]
+    # The shell's own redirection of the loop takes descriptor 1 for a while.
+    assert subprocess.run([*program, "sh", "-c", script], check=False).returncode == 7
+    with open(report) as file:
+        found = set(map(int, file.read().split()))
+    assert found - {1} == {0, 1, 2} - set(closed) - {1}
+
+
+@pytest.mark.parametrize("closed", SUBSETS)
+def test_a_program_that_lacks_standard_descriptors_can_use_a_view(
+    someone: Someone, closed: tuple[int, ...]
+) -> None:
+    program = (
+        "import os\n"
+        "from overlaykit import View\n"
+        "before = os.listdir('/proc/self/fd')\n"
+        "with View() as view:\n"
+        "    status = view.run(['sh', '-c', 'exit 7'])\n"
+        "assert os.listdir('/proc/self/fd') == before\n"
+        "os._exit(status)\n"
+    )
+    redirections = " ".join(f"{number}>&-" for number in closed)
+    line = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-c", program]
+    assert subprocess.run(line, check=False).returncode == 7
+
+
+def test_pipes_sockets_plain_files_and_terminals_are_passed_on(someone: Someone) -> None:
+    plain = someone.write(someone.path("plain"), "")
+    leader, follower = os.openpty()
+    ours, theirs = socket.socketpair()
+    reader, writer = os.pipe()
+    counter = os.eventfd(0)
+    file, null, memory = os.open(plain, os.O_RDONLY), os.open(os.devnull, os.O_RDWR), memfd()
+    passed = {follower, theirs.fileno(), reader, counter, file, null, memory}
+    with theirs, ours:
+        listing = someone.succeeds("run", "sh", "-c", LISTS, pass_fds=passed)
+    for descriptor in (leader, follower, reader, writer, counter, file, null, memory):
+        os.close(descriptor)
+    assert set(given(listing)) == {0, 1, 2, *passed}
+
+
+def memfd() -> int:
+    return os.memfd_create("test")
+
+
+def test_what_leads_out_of_the_view_is_passed_on_only_by_name(someone: Someone) -> None:
+    reader, writer = os.pipe()
+    opened = {
+        "directory": os.open("/usr", os.O_RDONLY),
+        "path": os.open("/etc/passwd", os.O_PATH),
+        "namespace": os.open("/proc/self/ns/net", os.O_RDONLY),
+        "process": os.pidfd_open(os.getpid()),
+        "device": os.open("/dev/fuse", os.O_RDWR),
+        "pipe": reader,
+    }
+    numbers = set(opened.values())
+    arguments = ("run", "sh", "-c", LISTS)
+    by_default = given(someone.succeeds(*arguments, pass_fds=numbers))
+    assert set(by_default) == {0, 1, 2, opened["pipe"]}
+    for name, number in opened.items():
+        by_name = someone.succeeds(
+            "run", "--preserve-fd", str(number), *arguments[1:], pass_fds=numbers
+        )
+        assert set(given(by_name)) == {0, 1, 2, opened["pipe"], number}, name
+    for descriptor in (*numbers, writer):
+        os.close(descriptor)
+
+
+def test_a_number_of_descriptors_is_counted_from_3_on(someone: Someone) -> None:
+    script = 'exec 3</usr 4</etc 5</bin; exec "$@"'
+    shell = ["sh", "-c", script, "sh", command(), "run"]
+    printed = someone.program([*shell, "--preserve-fds", "2", "sh", "-c", LISTS])
+    assert set(given(printed)) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        (("--preserve-fds", "99999999999"), "descriptor 3 is not open: have the shell open it"),
+        (("--preserve-fd", "1000"), "descriptor 1000 is not open: have the shell open it"),
+        (("--preserve-fd", "x"), "write a number of descriptors from 3 on (--preserve-fds 2)"),
+        (("--preserve-fd", "2"), "write a number of descriptors from 3 on (--preserve-fds 2)"),
+        (("--preserve-fds", "-1"), "write a number of descriptors from 3 on (--preserve-fds 2)"),
+    ],
+)
+def test_descriptors_that_are_not_there_are_told_in_one_line(
+    someone: Someone, option: tuple[str, str], complaint: str
+) -> None:
+    assert complaint in someone.refused("run", *option, "true")
+
+
+def test_process_substitution_works(someone: Someone) -> None:
+    line = f"{command()} run -- cat <(echo from the shell)"
+    assert someone.program(["bash", "-c", line]) == "from the shell\n"
+
+
+def test_a_make_in_a_view_shares_the_jobs_of_the_one_outside(someone: Someone) -> None:
+    makefile = someone.write(
+        someone.path("Makefile"),
+        "inside:\n\t+@$(OVERLAYKIT) run -- $(MAKE) -s -f $(MAKEFILE) all\n"
+        "all: a b\n"
+        # Each waits for the other, so both must run at once.
+        "a:\n\t@echo a >b.fifo; read line <a.fifo\nb:\n\t@read line <b.fifo; echo b >a.fifo\n",
+    )
+    for name in ("a.fifo", "b.fifo"):
+        os.mkfifo(someone.path(name))
+    variables = {"OVERLAYKIT": command(), "MAKEFILE": makefile}
+    arguments = [f"{name}={value}" for name, value in variables.items()]
+    printed = someone.program(
+        ["make", "-s", "-j2", "-f", makefile, *arguments, "inside"], cwd=someone.scratch
+    )
+    assert "jobserver unavailable" not in printed
+
+
+def test_sockets_of_systemd_are_meant_for_the_command(someone: Someone) -> None:
+    script = (
+        "import os, socket\n"
+        "assert os.environ['LISTEN_PID'] == str(os.getpid())\n"
+        "assert 'LISTEN_PIDFDID' not in os.environ\n"
+        "print(socket.socket(fileno=3).getsockname()[1])\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        program = (
+            "import os, sys\n"
+            f"os.dup2({listener.fileno()}, 3)\n"
+            "os.environ |= {'LISTEN_FDS': '1', 'LISTEN_PID': str(os.getpid()), 'LISTEN_PIDFDID': '7'}\n"
+            "os.execv(sys.argv[1], sys.argv[1:])\n"
+        )
+        line = [sys.executable, "-c", program, command(), "run", "/usr/bin/python3", "-c", script]
+        printed = someone.program(line, pass_fds=[listener.fileno()])
+        assert printed == f"{listener.getsockname()[1]}\n"
+
+
+def test_what_the_command_closes_is_closed(someone: Someone) -> None:
+    reader, writer = os.pipe()
+    script = f"exec {writer}>&- >&-; read line"
+    with someone.start("run", "bash", "-c", script, pass_fds=[writer]) as view:
+        os.close(writer)
+        assert entire(reader) == b""  # while the command is running
+        assert view.stdout is not None
+        assert view.stdout.read() == ""
+        assert view.stdin is not None
+        view.stdin.write("\n")
+        view.stdin.close()
+        assert view.wait() == 0
+    os.close(reader)
+
+
+def test_a_program_names_the_descriptors_that_its_command_gets(someone: Someone) -> None:
+    reader, writer = os.pipe()
+    other = os.open("/usr", os.O_RDONLY)
+    os.set_inheritable(other, True)
+    script = f"test ! -e /proc/$$/fd/{other} && echo passed >&{writer}"
+    with View() as view:
+        assert view.run(["bash", "-c", script], pass_fds=[writer]) == 0
+    assert not os.get_inheritable(writer)
+    os.close(writer)
+    os.close(other)
+    assert entire(reader) == b"passed\n"
+    os.close(reader)
