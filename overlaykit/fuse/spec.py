@@ -47,6 +47,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     volatile: bool = False
     userxattr: bool = False
     redirect_dir: Literal["on", "follow", "nofollow"] = "on"
+    whiteout: Literal["auto", "device", "xattr", "aufs"] = "auto"
     index: bool = True
     uuid: bool = True
     acl: bool = True

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from overlaykit import _native, mountinfo
 from overlaykit.errors import Error
 from overlaykit.overlay import overrides
+from overlaykit.overlay.disk import Unfit
 from overlaykit.overlay.filesystem import Filesystem, OpenedLayer, Options
 from overlaykit.overlay.owners import Ids, Owners, Range, overflow_id
 
@@ -39,6 +40,10 @@ class UpperUnusable(Error):
         "upper {0}: {1}: give a directory that can be written to, on a file system with extended "
         "attributes"
     )
+
+
+class UpperUnfit(Error):
+    message = "upper {0}: {1}: {2}"
 
 
 class PermissionsElsewhere(Error):
@@ -113,6 +118,7 @@ def open_filesystem(spec: MountSpec) -> Filesystem:
             volatile=given.volatile,
             userxattr=given.userxattr,
             redirect_dir=given.redirect_dir,
+            whiteout=None if given.whiteout == "auto" else given.whiteout,
             index=given.index,
             uuid=given.uuid,
             override=_OVERRIDES[given.xattr_permissions],
@@ -122,6 +128,8 @@ def open_filesystem(spec: MountSpec) -> Filesystem:
         )
         try:
             filesystem = Filesystem(lowers, upper, work, options)
+        except Unfit as error:
+            raise UpperUnfit(spec.upper, error.strerror, error.remedy) from error
         except OSError as error:
             if error.errno == errno.ENOTEMPTY:
                 raise PermissionsElsewhere(spec.upper) from error

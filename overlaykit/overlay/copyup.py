@@ -9,6 +9,7 @@ file or the new one.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -205,6 +206,7 @@ class CopyUp:
                 gid=gid,
                 skip_xattrs=marks_format.OVERLAY_PREFIXES,
             )
+            _copy_escaped(source, target, st)
             return
         shown = overrides.Override(uid, gid, stat.S_IMODE(st.st_mode))
         if layer.override is not None:
@@ -217,6 +219,7 @@ class CopyUp:
             gid=os.getegid() if kept else shown.gid,
             skip_xattrs=(*marks_format.OVERLAY_PREFIXES, *overrides.NAMES),
         )
+        _copy_escaped(source, target, st)
         path = b"/proc/self/fd/%d" % target
         if kept is None:
             os.chmod(path, shown.mode)
@@ -226,6 +229,22 @@ class CopyUp:
     def mark_impure(self, place: Place) -> None:
         """To be called before a directory of the upper gets something with an origin: later it must not fail."""
         self.marks.set_impure(place.proc_path())
+
+
+def _copy_escaped(source: int, target: int, st: os.stat_result) -> None:
+    """Copy the marks of an overlay within the view, which lie under names that are ours otherwise."""
+    if not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode)):
+        return
+    old, new = (b"/proc/self/fd/%d" % fd for fd in (source, target))  # may be O_PATH
+    try:
+        names = [os.fsencode(name) for name in os.listxattr(old)]
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return
+        raise
+    for name in names:
+        if name.startswith(marks_format.ESCAPES):
+            os.setxattr(new, name, os.getxattr(old, name))
 
 
 class FileCopy:
@@ -389,4 +408,7 @@ class Times:
     def restore(self) -> None:
         st = self._stat
         fd = self._place.fd()
-        _native.utimensat(fd, b"", st.st_atime_ns, st.st_mtime_ns, _native.AT_EMPTY_PATH)
+        with contextlib.suppress(
+            OSError
+        ):  # the entry is there, and must not be taken for a failure
+            _native.utimensat(fd, b"", st.st_atime_ns, st.st_mtime_ns, _native.AT_EMPTY_PATH)

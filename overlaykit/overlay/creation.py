@@ -20,6 +20,7 @@ from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
 from overlaykit.overlay.nodes import File
 from overlaykit.overlay.tree import fail
+from overlaykit.overlay.whiteouts import NOT_HIDDEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,7 +111,8 @@ class Creation:
 
         if node.has_origin:
             tree.copyup.mark_impure(place)
-        if self._in_the_way(place, name):
+        hidden = tree.whiteouts.find(directory, place, name)
+        if hidden.entry:
             temporary = work.new_name()
             make(work.place, temporary)
             reach("link.made")
@@ -118,6 +120,8 @@ class Creation:
         else:
             make(place, name)
         reach("link.published")
+        if hidden.note:
+            tree.whiteouts.drop_note(place, name)
         if count is not None:
             node.link_count = count + 1
         tree.table.link(node, directory, name)
@@ -138,9 +142,9 @@ class Creation:
         uid = owners.users.stored(caller.uid)
         gid = -1 if parent.st_mode & stat.S_ISGID else owners.groups.stored(caller.gid)
         foreign = uid not in (-1, self._uid) or gid not in (-1, self._gid)
-        whiteout = self._in_the_way(place, name)
+        hidden = tree.whiteouts.find(directory, place, name)
         override = place.layer.override
-        if not whiteout and not foreign and override is None:
+        if hidden == NOT_HIDDEN and not foreign and override is None:
             _as_caller(caller, make, place, name)
         else:
             with self._stage(place, parent) as stage:
@@ -152,7 +156,7 @@ class Creation:
                     elif foreign:
                         _give(stage, temporary, uid, gid)
                     reach("create.made")
-                    self._publish(stage, temporary, place, name, whiteout=whiteout)
+                    tree.whiteouts.publish(temporary, stage, place, name, hidden)
                 except BaseException:
                     tree.work.discard(temporary, stage)
                     raise
@@ -178,21 +182,6 @@ class Creation:
         )
         overrides.write(path, override, new)
 
-    def _publish(
-        self, stage: Place, temporary: bytes, place: Place, name: bytes, *, whiteout: bool
-    ) -> None:
-        work = self._tree.work
-        st = os.stat(temporary, dir_fd=stage.fd(), follow_symlinks=False)
-        if whiteout and stat.S_ISDIR(st.st_mode):
-            self._tree.marks.set_opaque(stage.proc_path(temporary))
-            reach("create.opaque")
-            work.exchange(temporary, place, name, stage)
-            reach("create.published")
-            work.discard(temporary, stage)
-        else:
-            work.publish(temporary, place, name, stage, replace=whiteout)
-            reach("create.published")
-
     @contextlib.contextmanager
     def _stage(self, place: Place, parent: os.stat_result) -> Iterator[Place]:
         """The work directory, or one in it that bequeaths what `place` does."""
@@ -215,15 +204,6 @@ class Creation:
         finally:
             stage.close()
             work.discard(name)
-
-    def _in_the_way(self, place: Place, name: bytes) -> bool:
-        """Whether a whiteout is there. Raises OSError (EEXIST) if something else is."""
-        st = _native.stat_or_none(place.fd(), name)
-        if st is None:
-            return False
-        if not marks_format.is_whiteout(st):
-            fail(errno.EEXIST, name)
-        return True
 
 
 def _as_caller(

@@ -21,6 +21,7 @@ from overlaykit.overlay import acl, overrides
 from overlaykit.overlay import format as marks_format
 from overlaykit.overlay.copyup import CopyUp, FileCopy
 from overlaykit.overlay.creation import Creation
+from overlaykit.overlay.disk import Unfit, probe
 from overlaykit.overlay.files import Files, wants_to_write
 from overlaykit.overlay.format import Marks
 from overlaykit.overlay.layer import Descriptors, Layer
@@ -32,12 +33,14 @@ from overlaykit.overlay.owners import AS_THEY_ARE, Owners
 from overlaykit.overlay.removal import Removal
 from overlaykit.overlay.renaming import Renaming
 from overlaykit.overlay.tree import Tree, fail
+from overlaykit.overlay.whiteouts import Whiteouts
 from overlaykit.overlay.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from overlaykit.overlay.attributes import Attributes, Caller, Changes
+    from overlaykit.overlay.disk import Form
     from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.tree import Location
@@ -69,7 +72,8 @@ class Options:
     those that were are followed; `nofollow`, not even that (EPERM). `index`: hard links of a lower stay one file when
     they are copied up, also over a remount. `uuid`: if off and all layers lie on one file system, the index does not
     name it, so that it holds on a copy of the disk. `override`: the attribute that holds the owners and modes of
-    what is in the upper instead of its inodes (see `overrides`).
+    what is in the upper instead of its inodes (see `overrides`). `whiteout`: the form in which whiteouts are written;
+    None: one that the upper's file system can carry (see `disk`).
     """
 
     volatile: bool = False
@@ -79,6 +83,7 @@ class Options:
     uuid: bool = True
     owners: Owners = AS_THEY_ARE
     override: bytes | None = None
+    whiteout: Form | None = None
 
 
 class Filesystem:
@@ -93,8 +98,9 @@ class Filesystem:
     ) -> None:
         """Merge `lowers`, top first, below `upper` if there is one, with its work directory on the same mount.
 
-        Raises OSError: EXDEV if upper and work lie on different mounts, EOPNOTSUPP if the upper can hold no marks,
-        ENOTEMPTY if attributes are to hold owners and modes (`Options.override`) and it holds files made otherwise.
+        Raises OSError: EXDEV if upper and work lie on different mounts, `disk.Unfit` if the upper's file system cannot
+        carry what it must hold, ENOTEMPTY if attributes are to hold owners and modes (`Options.override`) and it holds
+        files made otherwise.
         """
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         descriptors = Descriptors(max(64, min(_MOST_PLACES, soft - _RESERVED_DESCRIPTORS)))
@@ -122,7 +128,10 @@ class Filesystem:
         self._work_layer: Layer | None = None
         table = Table()
         prefix = marks_format.USER if options.userxattr else marks_format.TRUSTED
-        copyup = None
+        redirects = options.redirect_dir == "on"
+        marks = Marks(prefix)
+        copyup = whiteouts = disk = None
+        form: Form = "device"
         if upper is not None:
             if work is None:
                 raise ValueError("an upper needs a work directory")
@@ -134,18 +143,28 @@ class Filesystem:
             if options.override is not None:
                 _hold_permissions_in(layers[0], options.override)
             self._work_layer.override = layers[0].override
-            prefix = marks_format.writable_prefix(room.place.proc_path(), user=options.userxattr)
+            disk = probe(room.place.proc_path(), user=options.userxattr)
+            try:
+                form = disk.form(options.whiteout)
+            except Unfit:
+                descriptors.close()
+                raise
+            marks = Marks(
+                disk.prefix or prefix, attributes=disk.prefix is not None, names=form == "aufs"
+            )
+            redirects = redirects and marks.attributes
             copyup = CopyUp(
                 table,
-                Marks(prefix),
+                marks,
                 room,
                 options.owners,
                 [layer for layer in layers if not layer.writable],
                 volatile=options.volatile,
-                index=options.index,
+                index=options.index and marks.attributes,
             )
-        marks = Marks(prefix)
         merge = Merge(layers, marks, follow=options.redirect_dir != "nofollow")
+        if copyup is not None and disk is not None:
+            whiteouts = Whiteouts(copyup.work, marks, merge, disk, form)
         self.tree = Tree(
             layers,
             table,
@@ -153,12 +172,13 @@ class Filesystem:
             marks,
             options.owners,
             copyup,
+            whiteouts,
         )
         self.files = Files(self.tree)
         self._listings = Listings(self._entries)
         self._creation = Creation(self.tree)
         self._removal = Removal(self.tree)
-        self._renaming = Renaming(self.tree, self._removal, redirects=options.redirect_dir == "on")
+        self._renaming = Renaming(self.tree, self._removal, redirects=redirects)
 
     def close(self) -> None:
         """Close every descriptor; the nodes are dead."""

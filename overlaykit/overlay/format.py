@@ -4,11 +4,13 @@ We write the kernel's own marks (Documentation/filesystems/overlayfs.rst, fs/ove
 kernel's overlayfs can mount our upper and we can mount its: whiteouts are character devices 0:0, everything else is an
 extended attribute under `trusted.overlay.`, or `user.overlay.` where `trusted.` may not be written.
 
-In lowers we also read what others write: the kernel's whiteouts in attribute form (`overlay.whiteout` in a directory
-whose `overlay.opaque` is `x`), the AUFS names that OCI archives carry (`.wh.NAME`, `.wh..wh..opq`) and fuse-overlayfs's
-`user.fuseoverlayfs.opaque`. In an upper only our own count: the rest is what a program in the mount has set, perhaps an
-overlay that it keeps there. Redirects are followed only under the prefix that we write: a user may set `user.`
-attributes on a directory of their own, and must not be able to point a privileged mount elsewhere.
+Where no such device can be made, a whiteout is an empty file with the attribute `overlay.whiteout` in a directory whose
+`overlay.opaque` is `x`; by the user's choice, marks are the AUFS names that OCI archives carry (`.wh.NAME`,
+`.wh..wh..opq`). Every form is read in every layer, and fuse-overlayfs's `user.fuseoverlayfs.opaque` as well. In an
+upper attributes count under our own prefix and fuse-overlayfs's only, both of which programs in the mount cannot write:
+the rest is what they have set, perhaps for an overlay that they keep there. Redirects are followed only under the
+prefix that we write: a user may set `user.` attributes on a directory of their own, and must not be able to point a
+privileged mount elsewhere.
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ FUSE_OVERLAYFS: Final = b"user.fuseoverlayfs."
 OVERLAY_PREFIXES: Final = (TRUSTED, USER, FUSE_OVERLAYFS)
 """No attribute with such a name is a file's own: copy-up leaves them behind."""
 
+ESCAPES: Final = tuple(prefix + b"overlay." for prefix in OVERLAY_PREFIXES)
+"""But such a name is: of an attribute that an overlay within the view has set there (see `Marks.escape`)."""
+
 ACCESS_ACL: Final = b"system.posix_acl_access"
 """The attribute that holds who may do what besides the mode's classes (acl(5)); its mask is the mode's group bits."""
 
@@ -44,6 +49,7 @@ AUFS_WHITEOUT: Final = b".wh."
 AUFS_OPAQUE: Final = b".wh..wh..opq"
 
 _FOREIGN_OPAQUE: Final = tuple(prefix + b"opaque" for prefix in OVERLAY_PREFIXES)
+_FUSE_OVERLAYFS_OPAQUE: Final = FUSE_OVERLAYFS + b"opaque"
 
 WHITEOUT_DEVICE: Final = os.makedev(0, 0)
 
@@ -60,7 +66,7 @@ def is_whiteout(st: os.stat_result) -> bool:
 
 
 def is_aufs_name(name: bytes) -> bool:
-    """Whether a name in a lower says something of another name instead of being a file's own."""
+    """Whether a name says something of another name instead of being a file's own."""
     return name.startswith(AUFS_WHITEOUT)
 
 
@@ -159,22 +165,29 @@ def origin_link_count(root: int, origin: Origin) -> int | None:
 
 
 class Marks:
-    """Reads every dialect, writes one: the kernel's, under `prefix` (`TRUSTED` or `USER`)."""
+    """Reads every dialect, writes one: the kernel's, under `prefix` (`TRUSTED` or `USER`).
 
-    def __init__(self, prefix: bytes) -> None:
+    `attributes`: whether the upper keeps any; without, there are no marks but `names`, which say that a directory is
+    opaque by a file in it.
+    """
+
+    def __init__(self, prefix: bytes, *, attributes: bool = True, names: bool = False) -> None:
         self.prefix = prefix
+        self.attributes = attributes
+        self._names = names
+        self._whiteout = prefix + b"whiteout"
         self._opaque = prefix + b"opaque"
         self._redirect = prefix + b"redirect"
         self._origin = prefix + b"origin"
         self._impure = prefix + b"impure"
         self._nlink = prefix + b"nlink"
         self._metacopy = prefix + b"metacopy"
-        self._escape = prefix + b"overlay."
+        self._escapes = {one: one + b"overlay." for one in (prefix, FUSE_OVERLAYFS)}
 
     # Directories. `path` leads to the directory itself (/proc/self/fd/N).
 
     def of_directory(self, path: bytes, *, upper: bool) -> DirectoryMarks:
-        """What a directory's attributes say; `upper`: of the upper's, in our own dialect only.
+        """What a directory's attributes say; `upper`: of the upper's, where not every prefix counts.
 
         One system call for the many directories that have none.
         """
@@ -190,7 +203,9 @@ class Marks:
         redirect = None
         for text in names:
             name = os.fsencode(text)
-            if name == self._opaque or (not upper and name in _FOREIGN_OPAQUE):
+            if name in (self._opaque, _FUSE_OVERLAYFS_OPAQUE) or (
+                not upper and name in _FOREIGN_OPAQUE
+            ):
                 value = os.getxattr(path, name)
                 opaque = opaque or value == b"y"
                 whiteout_files = whiteout_files or value == b"x"
@@ -199,20 +214,33 @@ class Marks:
         return DirectoryMarks(opaque, whiteout_files, redirect)
 
     def set_opaque(self, path: bytes) -> None:
-        os.setxattr(path, self._opaque, b"y")
+        if self._names:
+            name = os.path.join(path, AUFS_OPAQUE)
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
+        else:
+            os.setxattr(path, self._opaque, b"y")
+
+    def set_whiteout_files(self, path: bytes) -> None:
+        """Say that some empty files in the directory are whiteouts."""
+        os.setxattr(path, self._opaque, b"x")
 
     def set_redirect(self, path: bytes, target: bytes) -> None:
         os.setxattr(path, self._redirect, target)
 
     def set_impure(self, path: bytes) -> None:
         """Say that the directory holds files with an origin: the kernel then corrects d_ino in its listing."""
-        os.setxattr(path, self._impure, b"y")
+        if self.attributes:
+            os.setxattr(path, self._impure, b"y")
 
     def is_impure(self, path: bytes) -> bool:
         """Whether files with an origin may be in the directory, whose number its listing does not tell."""
         return _get(path, self._impure, follow=True) is not None
 
     # Files. `path` leads to the file itself, or to its name with `follow` false.
+
+    def set_whiteout(self, path: bytes | int) -> None:
+        """Make an empty file a whiteout, in a directory that says it has such."""
+        os.setxattr(path, self._whiteout, b"y")
 
     def is_whiteout_file(self, path: bytes, *, upper: bool) -> bool:
         prefixes = (self.prefix,) if upper else (TRUSTED, USER)
@@ -226,6 +254,8 @@ class Marks:
 
     def set_origin(self, path: bytes, origin: Origin, *, follow: bool = True) -> None:
         """Record an origin. Types that hold no `user.` attribute (symlinks, devices) go without, as in the kernel."""
+        if not self.attributes:
+            return
         try:
             os.setxattr(path, self._origin, origin.encode(), follow_symlinks=follow)
         except OSError as error:
@@ -262,13 +292,22 @@ class Marks:
     # name is kept under an escaped one, so that an overlay may be mounted upon an overlay, as in the kernel.
 
     def hidden(self, name: bytes) -> bool:
-        return name.startswith(self.prefix) and not name.startswith(self._escape)
+        return any(
+            name.startswith(prefix) and not name.startswith(escaped)
+            for prefix, escaped in self._escapes.items()
+        )
 
     def escape(self, name: bytes) -> bytes:
-        return self._escape + name[len(self.prefix) :] if name.startswith(self.prefix) else name
+        for prefix, escaped in self._escapes.items():
+            if name.startswith(prefix):
+                return escaped + name[len(prefix) :]
+        return name
 
     def unescape(self, name: bytes) -> bytes:
-        return self.prefix + name[len(self._escape) :] if name.startswith(self._escape) else name
+        for prefix, escaped in self._escapes.items():
+            if name.startswith(escaped):
+                return prefix + name[len(escaped) :]
+        return name
 
 
 def _get(path: bytes | int, name: bytes, *, follow: bool) -> bytes | None:
@@ -276,24 +315,3 @@ def _get(path: bytes | int, name: bytes, *, follow: bool) -> bytes | None:
         return _native.xattr_or_none(path, name, follow)
     except PermissionError:  # what we may not read carries no mark for us
         return None
-
-
-def writable_prefix(path: bytes, *, user: bool) -> bytes:
-    """Which prefix marks can be written under, tried on the directory `path`; `user` asks for `user.overlay.`.
-
-    Raises OSError (EOPNOTSUPP) where the file system takes neither: it can hold no marks.
-    """
-    refused: OSError | None = None
-    for prefix in (USER,) if user else (TRUSTED, USER):
-        probe = prefix + b"probe"
-        try:
-            os.setxattr(path, probe, b"y")
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
-                raise
-            refused = error
-        else:
-            os.removexattr(path, probe)
-            return prefix
-    assert refused is not None
-    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path) from refused

@@ -61,18 +61,23 @@ class Merge:
 
     def find(self, directory: Directory, name: bytes) -> Found | None:
         """What `name` means in `directory`; None if nothing. Raises OSError (EIO) for a redirect that is no path."""
+        if marks_format.is_aufs_name(name):
+            return None
         upper = directory.upper
         st = _stat(upper, name) if upper is not None else None
         if upper is None or st is None:
+            if upper is not None and directory.lowers and self.is_noted(upper, name):
+                return None
             return self.find_in_lowers(directory, name)
-        if marks_format.is_whiteout(st):
+        if self.is_whiteout(upper, name, st):
             return None
         if not stat.S_ISDIR(st.st_mode):
             return Found(upper, name, st)
         place = upper.child(name)
         marks = self._check(self.marks.of_directory(place.proc_path(), upper=True))
         below = None
-        if not marks.opaque:
+        leads_below = bool(directory.lowers) or marks.redirect is not None
+        if leads_below and not (marks.opaque or _is_opaque_by_name(place)):
             below = _Search(self, directory.lowers, name, found_above=True)
             if marks.redirect is not None:
                 below.redirect(marks.redirect, upper.layer)
@@ -95,7 +100,7 @@ class Merge:
         for index, place in enumerate(lowers):
             st = _stat(place, name)
             if st is None:
-                if place is not lowers[-1] and _is_aufs_whiteout(place, name):
+                if place is not lowers[-1] and self.is_noted(place, name):
                     return None
             elif stat.S_ISDIR(st.st_mode):
                 search = _Search(self, lowers[index:], name, found_above=False)
@@ -108,21 +113,32 @@ class Merge:
         return None
 
     def is_whiteout(self, place: Place, name: bytes, st: os.stat_result) -> bool:
-        """Whether a lower's entry hides what lies below it."""
+        """Whether a layer's entry hides what lies below it."""
         if marks_format.is_whiteout(st):
             return True
         if st.st_size or not stat.S_ISREG(st.st_mode):
             return False
+        upper = place.layer.writable
+        try:
+            held = self.holds_whiteout_files(place)
+        except PermissionError:  # its marks are not for us to read; do we need them?
+            if self.marks.is_whiteout_file(place.proc_path(name), upper=upper):
+                raise
+            return False
+        return held and self.marks.is_whiteout_file(place.proc_path(name), upper=upper)
+
+    def holds_whiteout_files(self, place: Place) -> bool:
+        """Whether some empty files in a layer's directory are whiteouts."""
         if place.whiteout_files is None:
-            try:
-                marks = self.marks.of_directory(place.proc_path(), upper=False)
-            except PermissionError:  # its marks are not for us to read; do we need them?
-                if self.marks.is_whiteout_file(place.proc_path(name), upper=False):
-                    raise
-                return False
+            marks = self.marks.of_directory(place.proc_path(), upper=place.layer.writable)
             place.whiteout_files = marks.whiteout_files
-        return place.whiteout_files and self.marks.is_whiteout_file(
-            place.proc_path(name), upper=False
+        return place.whiteout_files
+
+    def is_noted(self, place: Place, name: bytes) -> bool:
+        """Whether a file beside a name, `.wh.NAME`, hides what lies below it, but nothing of this layer."""
+        # A name may be too long to be hidden: then no layer can hide it.
+        return len(name) + len(marks_format.AUFS_WHITEOUT) <= _NAME_MAX and (
+            _stat(place, marks_format.AUFS_WHITEOUT + name) is not None
         )
 
     def down_to_opaque(self, roots: Sequence[Place]) -> tuple[Place, ...]:
@@ -137,7 +153,7 @@ class Merge:
     def directory_marks(self, place: Place) -> DirectoryMarks:
         """What the marks of a lower's directory say, of every dialect."""
         marks = self.marks.of_directory(place.proc_path(), upper=False)
-        if not marks.opaque and _stat(place, marks_format.AUFS_OPAQUE) is not None:
+        if not marks.opaque and _is_opaque_by_name(place):
             return replace(marks, opaque=True)
         return self._check(marks)
 
@@ -159,7 +175,7 @@ class Merge:
         if kind == stat.S_IFDIR or (written_to and place is not directory.upper):
             return self.find(directory, name)
         st = _stat(place, name)
-        if st is None or marks_format.is_whiteout(st):
+        if st is None or self.is_whiteout(place, name, st):
             return None
         if stat.S_ISDIR(st.st_mode):  # by now
             return self.find(directory, name)
@@ -178,9 +194,13 @@ class Merge:
                 names.setdefault(name, None)
         return [entry for entry in names.values() if entry is not None]
 
-    def whiteouts(self, place: Place) -> list[bytes]:
-        """The names of the whiteouts in an upper directory."""
-        return self._scan(place, lower=False)[1]
+    def whiteout_files(self, place: Place) -> list[bytes]:
+        """The names of an upper directory's whiteouts that are empty files."""
+        return [
+            name
+            for name in self._scan(place, lower=False)[1]
+            if (st := _stat(place, name)) is not None and stat.S_ISREG(st.st_mode)
+        ]
 
     def _scan(self, place: Place, *, lower: bool) -> tuple[list[Entry], list[bytes]]:
         """The entries of one layer's directory, and the names that its whiteouts hide."""
@@ -192,7 +212,7 @@ class Merge:
             if (
                 marks.whiteout_files
                 or not _TOLD_BY_A_LOOK.isdisjoint(kinds)
-                or (lower and _have_aufs_names(names))
+                or _have_aufs_names(names)
             ):
                 self._sort_out(portion, place, marks, lower, shown, hidden)
             else:  # no whiteout can be among them: so it mostly is, and quick
@@ -211,6 +231,10 @@ class Merge:
         """Tell the entries of a portion of a layer's directory from its whiteouts."""
         regular, aufs = stat.S_IFREG, marks_format.AUFS_WHITEOUT
         for name, kind, inode in portion:
+            if name.startswith(aufs):
+                if name != marks_format.AUFS_OPAQUE:
+                    hidden.append(name[len(aufs) :])
+                continue
             if kind in _TOLD_BY_A_LOOK:
                 st = _stat(place, name)
                 if st is None:
@@ -219,16 +243,13 @@ class Merge:
                     hidden.append(name)
                     continue
                 kind = stat.S_IFMT(st.st_mode)
-            if kind == regular:
-                if lower and name.startswith(aufs):
-                    if name != marks_format.AUFS_OPAQUE:
-                        hidden.append(name[len(aufs) :])
-                    continue
-                if marks.whiteout_files and self.marks.is_whiteout_file(
-                    place.proc_path(name), upper=not lower
-                ):
-                    hidden.append(name)
-                    continue
+            if (
+                kind == regular
+                and marks.whiteout_files
+                and self.marks.is_whiteout_file(place.proc_path(name), upper=not lower)
+            ):
+                hidden.append(name)
+                continue
             shown.append((name, kind, place, inode))
 
 
@@ -276,7 +297,7 @@ class _Search:
             final = position == len(path)
             st = _stat(place, name)
             if st is None or self._merge.is_whiteout(place, name, st):
-                self._stop = st is not None or _is_aufs_whiteout(place, name)
+                self._stop = st is not None or self._merge.is_noted(place, name)
                 following += path[position - 1 :]
                 break
             if not stat.S_ISDIR(st.st_mode):
@@ -315,11 +336,8 @@ def _have_aufs_names(names: Sequence[bytes]) -> bool:
     return b"\0" + marks_format.AUFS_WHITEOUT in b"\0" + b"\0".join(names)
 
 
-def _is_aufs_whiteout(place: Place, name: bytes) -> bool:
-    # A name may be too long to be hidden: then no layer can hide it.
-    return len(name) + len(marks_format.AUFS_WHITEOUT) <= _NAME_MAX and (
-        _stat(place, marks_format.AUFS_WHITEOUT + name) is not None
-    )
+def _is_opaque_by_name(place: Place) -> bool:
+    return _stat(place, marks_format.AUFS_OPAQUE) is not None
 
 
 def _stat(place: Place, name: bytes) -> os.stat_result | None:

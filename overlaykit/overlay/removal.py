@@ -34,7 +34,7 @@ class Removal:
         self.keep_content(node)
         reach("unlink.counted")
         if tree.hides_something(directory, name):
-            self._cover(place, name)
+            tree.whiteouts.hide(place, name)
         else:
             os.unlink(name, dir_fd=place.fd())
         reach("unlink.removed")
@@ -49,23 +49,15 @@ class Removal:
             fail(errno.ENOTDIR, name)
         self.require_empty(node)
         place = tree.writable_directory(directory)
-        work = tree.work
+        whiteouts = tree.whiteouts
         kept = keep_directory(node)
-        if tree.hides_something(directory, name):
-            whiteout = work.whiteout()
+        if not tree.hides_something(directory, name):
+            whiteouts.remove_directory(place, name)
+        elif node.upper is None:
             reach("rmdir.covered")
-            if node.upper is None:
-                work.publish(whiteout, place, name)
-            else:
-                # One step; what comes back is the old directory, with whatever whiteouts it held.
-                work.exchange(whiteout, place, name)
-                reach("rmdir.removed")
-                work.discard(whiteout)
+            whiteouts.hide(place, name)
         else:
-            old = work.new_name()
-            os.rename(name, old, src_dir_fd=place.fd(), dst_dir_fd=work.place.fd())
-            reach("rmdir.removed")
-            work.discard(old)
+            whiteouts.hide_directory(place, name)
         self.orphan_directory(node, kept)
 
     def require_empty(self, node: Directory) -> None:
@@ -106,11 +98,6 @@ class Removal:
             node.lowers = ()
         node.orphaned = True
         tree.table.settle(node)
-
-    def _cover(self, place: Place, name: bytes) -> None:
-        """Put a whiteout where `name` is, or is not yet, in the upper."""
-        work = self._tree.work
-        work.publish(work.whiteout(), place, name, replace=True)
 
 
 def keep_directory(node: Directory) -> Place | None:

@@ -1,8 +1,8 @@
 """Names that move: rename, with NOREPLACE and EXCHANGE, of files and of directories with lower parts.
 
-The move itself is one renameat2(2), which leaves the whiteout for the old name in the same step. A directory that
-shows lowers is not copied: a redirect says where they hold its contents. The marks set before the move mean the same at
-the old place, so a crash between leaves the old tree.
+The move itself is one renameat2(2), which leaves the whiteout for the old name in the same step where the disk can do
+that (see `whiteouts`). A directory that shows lowers is not copied: a redirect says where they hold its contents. The
+marks set before the move mean the same at the old place, so a crash between leaves the old tree.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from overlaykit.overlay.faults import reach
 from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.removal import keep_directory
 from overlaykit.overlay.tree import fail
+from overlaykit.overlay.whiteouts import Move
 
 if TYPE_CHECKING:
     from overlaykit.overlay.layer import Place
@@ -93,24 +94,23 @@ class Renaming:
         count = kept = None
         if isinstance(target, Directory):
             kept = keep_directory(target)
-            if target.upper is not None:
+            if target.upper is not None and tree.whiteouts.form != "aufs":
                 self._clear(new_place, new_name)
         elif target is not None:
             count = tree.count_links(target, new_directory, new_name)
             self._removal.keep_content(target)
-        whiteout = tree.hides_something(old_directory, old_name)
-        if isinstance(node, Directory) and target is None and _whiteout_at(new_place, new_name):
-            flags = (
-                _native.RENAME_EXCHANGE
-            )  # a directory replaces no device; the whiteout goes to the old name
-        else:
-            flags = _native.RENAME_WHITEOUT if whiteout else 0
+        move = Move(
+            old_place,
+            old_name,
+            new_place,
+            new_name,
+            hides=tree.hides_something(old_directory, old_name),
+            directory=isinstance(node, Directory),
+            target=None if target is None else target.kind,
+        )
         self._mark_impure(node, new_place)
         reach("rename.prepared")
-        _native.renameat2(old_place.fd(), old_name, new_place.fd(), new_name, flags)
-        reach("rename.moved")
-        if flags == _native.RENAME_EXCHANGE and not whiteout:
-            os.unlink(old_name, dir_fd=old_place.fd())
+        tree.whiteouts.move(move)
         reach("rename.done")
         if isinstance(target, Directory):
             self._removal.orphan_directory(target, kept)
@@ -152,7 +152,7 @@ class Renaming:
                     raise
                 node.redirect = target
         elif new_directory.lowers:
-            tree.marks.set_opaque(place.proc_path())
+            tree.whiteouts.make_opaque(place)
 
     def _mark_impure(self, node: Node, place: Place) -> None:
         if bool(node.lowers) if isinstance(node, Directory) else node.has_origin:
@@ -222,11 +222,3 @@ class Renaming:
             node.drop_link(old_directory, old_name)
             self._tree.table.link(node, new_directory, new_name)
         self._tree.table.settle(old_directory)
-
-
-def _whiteout_at(place: Place, name: bytes) -> bool:
-    try:
-        st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return marks_format.is_whiteout(st)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.merge import Entry, Found, Merge
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.owners import Owners
+    from overlaykit.overlay.whiteouts import Whiteouts
     from overlaykit.overlay.work import Work
 
 
@@ -64,7 +65,8 @@ class Location(NamedTuple):
 
 
 class Tree:
-    """Attributes: `table` owns the nodes, `merge` reads the layers, `copyup` and `work` are None without an upper."""
+    """Attributes: `table` owns the nodes, `merge` reads the layers; `copyup`, `work` and `whiteouts` change the
+    upper."""
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class Tree:
         marks: Marks,
         owners: Owners,
         copyup: CopyUp | None,
+        whiteouts: Whiteouts | None,
     ) -> None:
         self.layers = layers
         self.table = table
@@ -81,6 +84,7 @@ class Tree:
         self.marks = marks
         self.owners = owners
         self._copyup = copyup
+        self._whiteouts = whiteouts
         self._numbering = Numbering()
         self._devices: dict[bytes, int] = {}
         upper = layers[0].root if layers[0].writable else None
@@ -382,6 +386,13 @@ class Tree:
     @property
     def work(self) -> Work:
         return self.copyup.work
+
+    @property
+    def whiteouts(self) -> Whiteouts:
+        """Raises OSError (EROFS) without an upper."""
+        if self._whiteouts is None:
+            fail(errno.EROFS)
+        return self._whiteouts
 
     @property
     def writable(self) -> bool:

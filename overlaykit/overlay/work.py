@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from overlaykit.overlay.layer import Layer, Place
 
 _DIRECTORY_MODE: Final = 0o700
-_SPARE_LINKS: Final = (
-    30_000  # ext4 allows 65,000 links of one inode; the kernel's overlayfs also stops early
-)
 
 
 class Work:
@@ -32,13 +28,11 @@ class Work:
         self.place = self._subdirectory(b"work")
         self.index = self._subdirectory(b"index")
         self._serial = 0
-        self._whiteout: bytes | None = None
-        self._whiteout_links = 0
+        self._refuses_replacing = True
         self.clear()
 
     def clear(self) -> None:
         """Remove what an earlier daemon left unfinished."""
-        self._whiteout = None
         for name in os.listdir(self.place.proc_path()):
             self.discard(name)
 
@@ -46,28 +40,6 @@ class Work:
         """A name in the work directory that is not taken."""
         self._serial += 1
         return b"#%x" % self._serial
-
-    def whiteout(self) -> bytes:
-        """The name of a fresh whiteout, to be renamed to where it belongs. One inode serves many of them."""
-        name = self.new_name()
-        if self._whiteout is not None and self._whiteout_links < _SPARE_LINKS:
-            fd = self.place.fd()
-            try:
-                os.link(self._whiteout, name, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT):
-                    raise
-            else:
-                self._whiteout_links += 1
-                return name
-        self._make_whiteout(name)
-        if self._whiteout is not None:
-            self.discard(self._whiteout)
-        self._whiteout, self._whiteout_links = name, 1
-        return self.whiteout()
-
-    def _make_whiteout(self, name: bytes) -> None:
-        os.mknod(name, stat.S_IFCHR, marks_format.WHITEOUT_DEVICE, dir_fd=self.place.fd())
 
     def discard(self, name: bytes, stage: Place | None = None) -> None:
         """Remove an unfinished thing, with all below it. Follows no symlink; what cannot go stays for `clear`."""
@@ -87,7 +59,19 @@ class Work:
 
         Raises OSError, having removed it: EEXIST (unless `replace`), ENOSPC and the like.
         """
-        self._move(name, place, target, stage, 0 if replace else _native.RENAME_NOREPLACE)
+        if not replace and self._refuses_replacing:
+            try:
+                self._move(name, place, target, stage, _native.RENAME_NOREPLACE, keep=errno.EINVAL)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._refuses_replacing = False  # the file system does not know the flag
+            else:
+                return
+        if not replace and _native.stat_or_none(place.fd(), target) is not None:
+            self.discard(name, stage)
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        self._move(name, place, target, stage, 0)
 
     def exchange(
         self, name: bytes, place: Place, target: bytes, stage: Place | None = None
@@ -95,13 +79,26 @@ class Work:
         """Let `name` appear as `target`, and take what was there in its stead. Raises OSError, having removed it."""
         self._move(name, place, target, stage, _native.RENAME_EXCHANGE)
 
+    def remove_all(self, place: Place) -> None:
+        """Remove all that is in a directory of the upper."""
+        for name in os.listdir(place.proc_path()):
+            _remove_tree(place, name)
+
     def _move(
-        self, name: bytes, place: Place, target: bytes, stage: Place | None, flags: int
+        self,
+        name: bytes,
+        place: Place,
+        target: bytes,
+        stage: Place | None,
+        flags: int,
+        keep: int = 0,
     ) -> None:
+        """Rename; `name` is removed after an error other than `keep`."""
         try:
             _native.renameat2((stage or self.place).fd(), name, place.fd(), target, flags)
-        except OSError:
-            self.discard(name, stage)
+        except OSError as error:
+            if error.errno != keep:
+                self.discard(name, stage)
             raise
 
     def _subdirectory(self, name: bytes) -> Place:

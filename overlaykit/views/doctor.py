@@ -10,7 +10,7 @@ from overlaykit.errors import Error
 from overlaykit.fuse import mount
 from overlaykit.health import Check
 from overlaykit.layers import Store
-from overlaykit.overlay.format import writable_prefix
+from overlaykit.overlay.disk import Disk, Unfit, probe
 from overlaykit.views import places
 from overlaykit.views.registry import Registry
 
@@ -54,9 +54,29 @@ def _marks(entry: Entry) -> Check:
     name = "marks on disk"
     try:
         path = entry.make_scratch()
-        prefix = writable_prefix(os.fsencode(path), user=False).decode()
+        where = os.path.dirname(path)
+        disk = probe(os.fsencode(path), user=False)
+        disk.form(None)
     except (Error, OSError) as error:
+        reason = f"{where}: {error.strerror}" if isinstance(error, Unfit) else str(error)
         fix = "set XDG_CACHE_HOME to a directory on a file system with extended attributes"
-        return Check(name=name, ok=False, detail=str(error), fix=fix)
-    where = os.path.dirname(path)
-    return Check(name=name, ok=True, detail=f"{where} takes {prefix}* attributes", fix="")
+        return Check(name=name, ok=False, detail=reason, fix=fix)
+    return Check(name=name, ok=True, detail=f"{where}: {_told(disk)}", fix="")
+
+
+def _told(disk: Disk) -> str:
+    """What a file system can do and what it cannot, in one line."""
+    abilities = {
+        "whiteout devices": disk.whiteout_device,
+        "whiteout attributes": disk.whiteout_xattr,
+        "RENAME_WHITEOUT": disk.rename_whiteout,
+        "RENAME_EXCHANGE": disk.rename_exchange,
+        "hard links": disk.hard_links,
+        "file kinds in listings": disk.file_kinds,
+        "file handles": disk.file_handles,
+        "stat after unlink": disk.stat_after_unlink,
+    }
+    marks = f"{disk.prefix.decode()}* attributes" if disk.prefix else "no attributes"
+    can = [marks, *(what for what, works in abilities.items() if works)]
+    cannot = [what for what, works in abilities.items() if not works]
+    return ", ".join(can) + (f"; without {', '.join(cannot)}" if cannot else "")

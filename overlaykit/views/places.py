@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit.errors import Error
-from overlaykit.overlay.format import writable_prefix
+from overlaykit.overlay.disk import probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +96,7 @@ def leave_scratch(*places: str) -> None:
 def holds_marks(path: str) -> bool:
     """Whether an upper can lie in a directory of ours: its file system takes the marks."""
     try:
-        writable_prefix(os.fsencode(path), user=False)
+        probe(os.fsencode(path), user=False).form(None)
     except OSError:
         return False
     return True

@@ -120,7 +120,12 @@ class Stack:
         upper = _opened(self.upper) if writable else None
         work = _opened(self.work) if writable else None
         options = options or Options(userxattr=self.unprivileged)
-        return View(Filesystem(lowers, upper, work, options))
+        try:
+            return View(Filesystem(lowers, upper, work, options))
+        except OSError:
+            for opened in filter(None, (*lowers, upper, work)):
+                os.close(opened.fd)
+            raise
 
     def _make_directories(self) -> None:
         for path in (self.upper, self.work):

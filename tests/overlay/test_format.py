@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
@@ -14,7 +13,6 @@ from overlaykit.overlay.format import FUSE_OVERLAYFS, TRUSTED, USER, DirectoryMa
 from ..posix.table import Dir, File, Layer, Link
 from .inside import as_root
 from .stack import Stack
-from .view import refused
 
 CHANGES: Layer = {
     "f": File(b"x"),
@@ -205,11 +203,6 @@ def test_marks_are_hidden_and_a_programs_own_of_that_name_are_kept(stack: Stack)
         view.mkdir("d/sub")
         view.removexattr("d", name)
         assert view.xattrs("d") == {}
-
-
-def test_a_file_system_that_takes_no_marks_is_refused() -> None:
-    with refused(errno.EOPNOTSUPP):
-        marks_format.writable_prefix(b"/proc/self", user=True)
 
 
 def test_only_marks_of_a_whiteout_are_one(stack: Stack) -> None:

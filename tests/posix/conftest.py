@@ -1,23 +1,39 @@
-"""The stages of the table, one for each system and identity, and their end."""
+"""The stages of the table, one for each system, identity and disk, and their end."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 import pytest
 
+from .disks import Disk
 from .place import ORDINARY_UID, Place
 from .stage import Stage
 from .table import Identity
 
 
+class StageOf(Protocol):
+    """Gives the stage of a system, an identity and the disk of its upper; `more`: options of ours."""
+
+    def __call__(
+        self, system: str, identity: Identity, disk: Disk = "own", more: tuple[str, ...] = ()
+    ) -> Stage: ...
+
+
 @pytest.fixture(scope="session")
-def stage_of() -> Iterator[Callable[[str, Identity], Stage]]:
+def stage_of() -> Iterator[StageOf]:
     """Give the stage of a system and an identity; all are taken down at the end."""
-    stages: dict[tuple[str, Identity], Stage] = {}
+    with stages() as stage_of:
+        yield stage_of
+
+
+@contextlib.contextmanager
+def stages() -> Iterator[StageOf]:
+    made: dict[str, Stage] = {}
     places: dict[Identity, tuple[Place, str]] = {}
     with contextlib.ExitStack() as cleanup:
 
@@ -34,12 +50,17 @@ def stage_of() -> Iterator[Callable[[str, Identity], Stage]]:
                 places[identity] = place, directory
             return places[identity]
 
-        def stage_of(system: str, identity: Identity) -> Stage:
-            if (system, identity) not in stages:
-                place, directory = place_of(identity)
-                stage = Stage(system, identity, place, os.path.join(directory, system))
+        def stage_of(
+            system: str, identity: Identity, disk: Disk = "own", more: tuple[str, ...] = ()
+        ) -> Stage:
+            place, directory = place_of(identity)
+            name = "-".join((system, disk, *more))
+            key = f"{name}-{identity}"
+            if key not in made:
+                base = os.path.join(directory, name)
+                stage = Stage(system, identity, place, base, disk, more)
                 cleanup.callback(stage.close)
-                stages[system, identity] = stage
-            return stages[system, identity]
+                made[key] = stage
+            return made[key]
 
         yield stage_of

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Literal, TypeAlias, cast, final
 
 from . import syscalls
+from .disks import Disk, mount_disk, unmount_disk
 from .layers import write_layer
 from .place import Place
 from .systems import KernelOverlay, Overlaykit, Plain, Stack, System
@@ -27,27 +28,37 @@ Kind: TypeAlias = Literal["shared", "read-only", "remounted"]
 KINDS: tuple[Kind, ...] = ("shared", "read-only", "remounted")
 
 
-def make_system(name: str, *, unprivileged: bool) -> System:
-    """The system of this name, with the options that fit the identity."""
+def make_system(name: str, *, unprivileged: bool, more: tuple[str, ...] = ()) -> System:
+    """The system of this name, with the options that fit the identity; `more`, for ours alone."""
     match name:
         case "plain":
             return Plain()
         case "kernel":
             return KernelOverlay(unprivileged)
         case _:
-            return Overlaykit(unprivileged)
+            return Overlaykit(unprivileged, more)
 
 
 @final
 class Stage:
     """One system as one identity.
 
-    `place` is where it is mounted; `directory` is an empty directory, writable there, which holds everything.
+    `place` is where it is mounted; `directory` is an empty directory, writable there, which holds everything. `disk` is
+    the file system on which upper and work directory lie.
     """
 
-    def __init__(self, system: str, identity: Identity, place: Place, directory: str) -> None:
-        self.system = make_system(system, unprivileged=place.unprivileged)
+    def __init__(
+        self,
+        system: str,
+        identity: Identity,
+        place: Place,
+        directory: str,
+        disk: Disk = "own",
+        more: tuple[str, ...] = (),
+    ) -> None:
+        self.system = make_system(system, unprivileged=place.unprivileged, more=more)
         self.identity = identity
+        self.disk = disk
         self._place = place
         self._directory = directory
         self._mounted: set[Kind] = set()
@@ -107,7 +118,7 @@ class Stage:
 
     def _paths(self, kind: Kind) -> tuple[Stack, bytes]:
         base = os.fsencode(os.path.join(self._directory, kind))
-        upper, work = base + b"/upper", base + b"/work"
+        upper, work = base + b"/disk/upper", base + b"/disk/work"
         if self.system.name == "plain":
             stack = Stack(lowers=(upper,), upper=upper)
         else:
@@ -117,6 +128,9 @@ class Stage:
 
     def _build(self, kind: Kind) -> None:
         stack, target = self._paths(kind)
+        base = os.path.dirname(target)
+        os.makedirs(base)
+        mount_disk(self.disk, base, unprivileged=self._place.unprivileged)
         for path in filter(None, [*stack.lowers, stack.upper, stack.work, target]):
             os.makedirs(path, exist_ok=True)
         for behaviour in TABLE.values():
@@ -171,6 +185,8 @@ class Stage:
         for kind in KINDS:
             with contextlib.suppress(OSError):  # what a mount that failed may have left
                 syscalls.umount2(self._paths(kind)[1], syscalls.MNT_DETACH)
+            with contextlib.suppress(OSError):
+                unmount_disk(self.disk, os.path.dirname(self._paths(kind)[1]))
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(os.path.join(self._directory, kind))
 

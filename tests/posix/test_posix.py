@@ -9,17 +9,22 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable
 
 import pytest
 
 from . import behaviours
-from .stage import SYSTEMS, Stage
+from .conftest import StageOf
+from .stage import SYSTEMS
 from .table import EVERYONE, TABLE, Behaviour, Identity
 
-for module in pkgutil.iter_modules(behaviours.__path__):
-    importlib.import_module(f"{behaviours.__name__}.{module.name}")
 
+def import_behaviours() -> None:
+    """Fill the table."""
+    for module in pkgutil.iter_modules(behaviours.__path__):
+        importlib.import_module(f"{behaviours.__name__}.{module.name}")
+
+
+import_behaviours()
 
 CASES = [
     pytest.param(system, identity, behaviour, id=f"{system}-{identity}-{behaviour.name}")
@@ -35,6 +40,6 @@ def test_programs_find_what_posix_promises(
     system: str,
     identity: Identity,
     behaviour: Behaviour,
-    stage_of: Callable[[str, Identity], Stage],
+    stage_of: StageOf,
 ) -> None:
     stage_of(system, identity).play(behaviour)

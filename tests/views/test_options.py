@@ -58,7 +58,7 @@ def test_an_option_that_acts_changes_how_it_is_mounted(known: Known) -> None:
     """Each value but that which is as without it, and what switches another off."""
     by_default = {"rw", "dev", "suid", "exec", "atime", "diratime", "relatime", "async", "fsync=1"}
     by_default |= {"index=on", "redirect_dir=on", "noxattrs=0", "xattr_permissions=0"}
-    by_default |= {"uuid=on", "uuid=null", "uuid=auto"}
+    by_default |= {"uuid=on", "uuid=null", "uuid=auto", "whiteout=auto"}
     plain = parse_options(LOWER, WRITABLE)
     for option in examples(known):
         if option not in {*by_default, WRITABLE}:

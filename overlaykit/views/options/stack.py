@@ -112,6 +112,7 @@ def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> Stack:
             userxattr=on("userxattr"),
             redirect_dir=_REDIRECTS[values.get("redirect_dir", "on")],
             index=values.get("index", "on") == "on",
+            whiteout=_WHITEOUTS[values.get("whiteout", "auto")],
             uuid=values.get("uuid", "on") != "off",
             acl=not on("noacl"),
             xattr=not on("noxattr"),
@@ -147,6 +148,13 @@ _REDIRECTS: Final[dict[str, Literal["on", "follow", "nofollow"]]] = {
     "off": "follow",
     "follow": "follow",
     "nofollow": "nofollow",
+}
+
+_WHITEOUTS: Final[dict[str, Literal["auto", "device", "xattr", "aufs"]]] = {
+    "auto": "auto",
+    "device": "device",
+    "xattr": "xattr",
+    "aufs": "aufs",
 }
 
 

@@ -94,6 +94,13 @@ ROWS: Final = (
         "hard links of a lower stay one file through copy-up, also over a remount",
     ),
     Row(
+        "whiteout=auto|device|xattr|aufs",
+        _ACTS,
+        "how deletions are marked: by devices 0:0, or where the upper's disk makes none (an overlay) by an attribute "
+        "of empty files; `aufs`, by files `.wh.NAME` and `.wh..wh..opq`, for disks without attributes: no renaming of "
+        "a lower's directories, no index and no lasting inode numbers there",
+    ),
+    Row(
         "uuid=on|off|null|auto",
         _ACTS,
         "with `off` the index names no disk, so it holds on a copy of the disk; the others differ for the kernel alone",

@@ -1,0 +1,206 @@
+"""What the upper's file system can do, tried in a directory of it rather than guessed from its type.
+
+An upper may lie on another overlay (a container's root), on FUSE or on a network file system. Each lacks something else
+that a local disk has. The probe takes some thirty system calls, once for each mount, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+from overlaykit import _native
+from overlaykit.overlay import format as marks_format
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Form: TypeAlias = Literal["device", "xattr", "aufs"]
+"""How a whiteout is written: a character device 0:0; an empty file with an attribute (Linux 6.7 reads it in lowers); a
+file `.wh.NAME` beside the name."""
+
+_NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_ATTRIBUTES: Final = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS)
+_NAMES_OR_ELSEWHERE: Final = "give whiteout=aufs, or put it on another file system"
+
+
+class Unfit(OSError):
+    """The upper's file system lacks what its marks need. `strerror` says what, `remedy` the way out."""
+
+    def __init__(self, lack: str, remedy: str) -> None:
+        super().__init__(errno.EOPNOTSUPP, lack)
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """What a file system does for this process.
+
+    `prefix`: under which marks can be kept as extended attributes; None: under neither. `whiteout_device`: makes
+    character devices 0:0. `whiteout_xattr`: keeps such attributes on empty files. `rename_whiteout`, `rename_exchange`:
+    renameat2(2) honours these flags. `hard_links`: link(2) works. `stat_after_unlink`: an open file without a name
+    still tells its attributes. `file_kinds`: listings say what is a directory. `file_handles`: inodes have names of
+    their own. `folds_case`: `a` and `A` are one name.
+    """
+
+    prefix: bytes | None
+    whiteout_device: bool
+    whiteout_xattr: bool
+    rename_whiteout: bool
+    rename_exchange: bool
+    hard_links: bool
+    stat_after_unlink: bool
+    file_kinds: bool
+    file_handles: bool
+    folds_case: bool
+
+    def form(self, wanted: Form | None) -> Form:
+        """The form in which whiteouts are to be written; `wanted` is the user's choice.
+
+        Raises Unfit if the file system cannot carry it. `aufs` is never chosen: the kernel's overlayfs reads none of
+        it.
+        """
+        if self.folds_case:
+            raise Unfit(
+                "its file system folds the case of names", "choose a directory that does not"
+            )
+        if wanted == "aufs":
+            return "aufs"
+        if self.prefix is None:
+            raise Unfit("its file system keeps no extended attributes", _NAMES_OR_ELSEWHERE)
+        if not self.rename_exchange:
+            raise Unfit(
+                "its file system cannot exchange two names (RENAME_EXCHANGE)", _NAMES_OR_ELSEWHERE
+            )
+        if wanted == "device" and not self.whiteout_device:
+            raise Unfit(
+                "its file system makes no whiteout devices (mknod 0:0)", "give whiteout=xattr"
+            )
+        if self.whiteout_device and wanted != "xattr":
+            return "device"
+        if not self.whiteout_xattr:
+            raise Unfit(
+                "its file system makes no whiteouts, neither devices nor attributes of files",
+                _NAMES_OR_ELSEWHERE,
+            )
+        return "xattr"
+
+
+def probe(directory: bytes, *, user: bool) -> Disk:
+    """Try what the file system of `directory` can do, in a directory made there. `user`: attributes as `user.overlay.`.
+
+    Raises OSError where not even files and directories can be made.
+    """
+    place = os.path.join(directory, b"#probe-" + os.urandom(4).hex().encode())
+    os.mkdir(place, 0o700)
+    try:
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return _Probe(place, fd).run(user=user)
+        finally:
+            os.close(fd)
+    finally:
+        for name in os.listdir(place):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(place, name))
+        os.rmdir(place)
+
+
+class _Probe:
+    def __init__(self, path: bytes, fd: int) -> None:
+        self._path = path
+        self._fd = fd
+
+    def run(self, *, user: bool) -> Disk:
+        prefix = next(
+            (one for one in self._prefixes(user=user) if self._keeps(self._path, one + b"probe")),
+            None,
+        )
+        self._make(b"a")
+        self._make(b"b")
+        file = os.path.join(self._path, b"a")
+        whiteout_device = self._does(self._make_device)
+        return Disk(
+            prefix=prefix,
+            whiteout_device=whiteout_device,
+            whiteout_xattr=prefix is not None and self._keeps(file, prefix + b"whiteout"),
+            rename_exchange=self._does(self._exchange),
+            rename_whiteout=whiteout_device and self._does(self._leave_whiteout),
+            hard_links=self._does(self._link),
+            file_kinds=self._does(self._list_kinds),
+            file_handles=self._does(self._take_handle),
+            folds_case=_native.stat_or_none(self._fd, b"A") is not None,
+            stat_after_unlink=self._does(self._stat_unlinked),
+        )
+
+    @staticmethod
+    def _prefixes(*, user: bool) -> tuple[bytes, ...]:
+        if user:
+            return (marks_format.USER,)
+        return (marks_format.TRUSTED, marks_format.USER)
+
+    @staticmethod
+    def _does(attempt: Callable[[], bool]) -> bool:
+        """Whether an attempt has its effect: some file systems succeed and do nothing, or something else."""
+        try:
+            return attempt()
+        except OSError:
+            return False
+
+    @staticmethod
+    def _keeps(path: bytes, name: bytes) -> bool:
+        try:
+            os.setxattr(path, name, b"y")
+            return os.getxattr(path, name) == b"y"
+        except OSError as error:
+            if error.errno not in (*_NO_ATTRIBUTES, errno.ENODATA):
+                raise
+            return False
+
+    def _make(self, name: bytes) -> None:
+        os.close(os.open(name, _NEW_FILE, 0o600, dir_fd=self._fd))
+
+    def _inode(self, name: bytes) -> int:
+        return os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_ino
+
+    def _is_whiteout(self, name: bytes) -> bool:
+        st = _native.stat_or_none(self._fd, name)
+        return st is not None and marks_format.is_whiteout(st)
+
+    def _make_device(self) -> bool:
+        os.mknod(b"w", stat.S_IFCHR, marks_format.WHITEOUT_DEVICE, dir_fd=self._fd)
+        return self._is_whiteout(b"w")
+
+    def _exchange(self) -> bool:
+        before = self._inode(b"a"), self._inode(b"b")
+        _native.renameat2(self._fd, b"a", self._fd, b"b", _native.RENAME_EXCHANGE)
+        return (self._inode(b"b"), self._inode(b"a")) == before
+
+    def _leave_whiteout(self) -> bool:
+        self._make(b"m")
+        _native.renameat2(self._fd, b"m", self._fd, b"n", _native.RENAME_WHITEOUT)
+        return self._is_whiteout(b"m")
+
+    def _link(self) -> bool:
+        os.link(b"a", b"l", src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=False)
+        return self._inode(b"a") == self._inode(b"l")
+
+    def _list_kinds(self) -> bool:
+        return all(kind for _, kind, _ in _native.getdents64(self._fd, 4096))
+
+    def _take_handle(self) -> bool:
+        _native.name_to_handle_at(self._fd, b"a", 0)
+        return True
+
+    def _stat_unlinked(self) -> bool:
+        held = os.open(b"b", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            os.unlink(b"b", dir_fd=self._fd)
+            os.fstat(held)
+        finally:
+            os.close(held)
+        return True

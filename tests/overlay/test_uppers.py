@@ -1,0 +1,284 @@
+"""Uppers on disks that lack something: what was deleted stays deleted, in every form, and a lack is refused at once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final, get_args
+
+import pytest
+
+from overlaykit.overlay.disk import Form, Unfit, probe
+from overlaykit.overlay.filesystem import Options
+
+from ..crash.disks import put_upper_on
+from ..posix import syscalls
+from ..posix.disks import mount_disk, unmount_disk
+from ..posix.layers import write_layer
+from ..posix.table import Dir, File, Layer, Symlink
+from .inside import as_root
+from .seen import look_through
+from .stack import Stack
+from .view import View, refused
+
+FORMS: Final[tuple[Form, ...]] = get_args(Form)
+LOWER: Final[Layer] = {
+    "file": File(b"file"),
+    "moved": File(b"moved"),
+    "onto": File(b"onto"),
+    "replaced": File(b"replaced"),
+    "symlink": Symlink("file"),
+    "tree/a": File(b"a"),
+    "tree/b/c": File(b"c"),
+    "gone/x": File(b"x"),
+    "again/y": File(b"y"),
+    "empty": Dir(),
+    "kept/z": File(b"z"),
+}
+
+
+@contextlib.contextmanager
+def upper_on(stack: Stack, kind: bytes) -> Iterator[None]:
+    """Let the stack's upper and work directory lie on a new file system."""
+    path = os.path.join(stack.directory, "disk")
+    base = os.fsencode(stack.directory)
+    if kind == b"overlay":
+        mount_disk("overlay", base, unprivileged=stack.unprivileged)
+    else:
+        os.mkdir(path)
+        syscalls.mount(b"disk", os.fsencode(path), kind, 0)
+    put_upper_on(stack, path)
+    try:
+        yield
+    finally:
+        unmount_disk("overlay", base)
+
+
+def options(stack: Stack, form: Form | None) -> Options:
+    return Options(userxattr=stack.unprivileged, whiteout=form)
+
+
+def change_everything(view: View) -> None:
+    """Each change that hides a name of the lower."""
+    view.unlink("file")
+    view.unlink("symlink")
+    view.rename("moved", "elsewhere")
+    view.rename("onto", "replaced")
+    view.rename("tree", "branch")
+    view.unlink("gone/x")
+    view.rmdir("gone")
+    view.unlink("again/y")
+    view.rmdir("again")
+    view.mkdir("again")
+    view.rmdir("empty")
+    view.create("empty", b"a file now")
+    view.mkdir("new")
+    view.rename("new", "file")
+    view.unlink("kept/z")
+    view.create("kept/z", b"once more")
+
+
+def change_again(view: View) -> None:
+    """Each change that meets a whiteout, or a name that one hid before."""
+    view.mkdir("gone")
+    view.create("gone/new")
+    view.unlink("kept/z")
+    view.unlink("empty")
+    view.mkdir("empty")
+    view.rmdir("again")
+    view.rmdir("file")
+    view.create("file", b"back")
+    view.rename("branch", "tree")
+    view.rename("elsewhere", "moved")
+    view.symlink("file", "symlink")
+    view.link("file", "link")
+    view.mkdir("target")
+    view.rename("kept", "target")
+
+
+AGAIN: Final = {"gone", "empty", "file", "link", "moved", "replaced", "symlink", "target"}
+
+
+@pytest.mark.parametrize("written", FORMS)
+@pytest.mark.parametrize("form", FORMS)
+def test_what_one_form_of_whiteout_hid_no_other_shows(
+    stack: Stack, written: Form, form: Form
+) -> None:
+    stack.add(LOWER)
+    is_the_kernels = written == "device" and not stack.unprivileged  # a user's redirects it leaves
+    with stack.open(options=options(stack, written), as_kernel=is_the_kernels) as view:
+        change_everything(view)
+        seen = look_through(view)
+    assert view_of(stack, form) == seen
+    with stack.open(options=options(stack, form), as_kernel=False) as view:
+        change_again(view)
+        assert set(view.names()) == AGAIN | {"tree"}
+        assert view.names("gone") == ["new"]
+        assert view.names("target") == view.names("empty") == []
+        seen = look_through(view)
+    for other in FORMS:
+        assert view_of(stack, other) == seen
+
+
+def view_of(stack: Stack, form: Form | None) -> object:
+    with stack.bare(options=options(stack, form)) as view:
+        return look_through(view)
+
+
+def test_a_deleted_file_stays_deleted_on_an_upper_that_lies_on_an_overlay(stack: Stack) -> None:
+    stack.add(LOWER)
+    with upper_on(stack, b"overlay"):
+        with stack.open(as_kernel=False) as view:
+            change_everything(view)
+            seen = look_through(view)
+        # Carried to a disk of its own, the upper says the same: above a lower, and to the kernel as one of its lowers.
+        there = os.path.join(stack.directory, "copy")
+        subprocess.run(["cp", "-a", stack.upper, there], check=True)
+        stack.upper, stack.work = there, os.path.join(stack.directory, "work")
+        assert view_of(stack, None) == seen
+        stack.lowers.insert(0, there)
+        with stack.bare(writable=False) as view:
+            assert look_through(view) == seen
+
+
+def test_the_kernel_reads_whiteout_files_in_its_lowers(stack: Stack) -> None:
+    lower = stack.add(LOWER)
+    with stack.open(options=options(stack, "xattr"), as_kernel=False) as view:
+        change_everything(view)
+        seen = look_through(view)
+        names = {path: sorted(view.names(path)) for path in ("", "branch", "kept", "again", "file")}
+    stack.lowers = [stack.upper, lower]
+    with stack.mounted_by_the_kernel(writable=False) as target:
+        if stack.unprivileged:  # the kernel follows no redirect of a user's
+            names = {path: names[path] for path in ("kept", "again", "file")}
+        for path, listed in names.items():
+            assert sorted(os.listdir(os.path.join(target, path))) == listed
+    assert seen
+
+
+def test_a_directory_that_came_with_an_overlays_lower_can_be_removed(stack: Stack) -> None:
+    """As an upper does that is part of a container's image: the overlay below moves none of its directories (EXDEV)."""
+    stack.add({"d/f": File(), "d/e/g": File(), "plain": File()})
+    base = stack.directory
+    image = os.path.join(base, "disk.lower")
+    with upper_on(stack, b"overlay"):
+        unmount_disk("overlay", os.fsencode(base))
+        write_layer({"upper/d/e": Dir(), "upper/own": Dir()}, image, xattr_prefix=stack.prefix)
+        data = f"lowerdir={image},upperdir={base}/disk.upper,workdir={base}/disk.work"
+        if stack.unprivileged:
+            data += ",userxattr"
+        syscalls.mount(b"disk", os.fsencode(base) + b"/disk", b"overlay", 0, data.encode())
+        with stack.open(as_kernel=False) as view:
+            view.rmdir("own")
+            view.unlink("d/e/g")
+            view.rmdir("d/e")
+            assert view.names("d") == ["f"]
+            view.mkdir("d/e")
+            assert view.names("d/e") == []
+            with refused(errno.EXDEV):
+                view.rename("d", "other")
+            assert sorted(view.names()) == ["d", "plain"]
+
+
+def test_a_disk_without_attributes_is_refused_unless_marks_may_be_names(stack: Stack) -> None:
+    stack.add(LOWER)
+    with upper_on(stack, b"ramfs"):
+        with pytest.raises(Unfit) as told, stack.bare():
+            pass
+        assert "no extended attributes" in str(told.value)
+        with stack.bare(options=options(stack, "aufs")) as view:
+            with refused(errno.EXDEV):
+                view.rename("tree", "branch")
+            view.unlink("tree/a")
+            view.unlink("tree/b/c")
+            view.rmdir("tree/b")
+            view.rmdir("tree")
+            view.mkdir("tree")
+            view.mkdir("branch")
+            change_everything_but_directories(view)
+            seen = look_through(view)
+        assert view_of(stack, "aufs") == seen
+
+
+def change_everything_but_directories(view: View) -> None:
+    view.unlink("file")
+    view.rename("moved", "elsewhere")
+    view.rename("onto", "replaced")
+    view.rename("branch", "tree")
+    view.unlink("gone/x")
+    view.rmdir("gone")
+    view.mkdir("gone")
+    assert view.names("gone") == view.names("tree") == []
+    assert not view.exists("moved")
+
+
+@as_root
+def test_whiteouts_that_the_disk_cannot_make_are_refused_by_name(stack: Stack) -> None:
+    stack.add({})
+    with upper_on(stack, b"overlay"):
+        with pytest.raises(Unfit) as told, stack.bare(options=options(stack, "device")):
+            pass
+        assert "whiteout devices" in str(told.value)
+
+
+def test_the_probe_leaves_nothing_behind(stack: Stack) -> None:
+    os.mkdir(stack.upper)
+    found = probe(os.fsencode(stack.upper), user=stack.unprivileged)
+    assert found.form(None) == "device"
+    assert found.form("xattr") == "xattr"
+    assert os.listdir(stack.upper) == []
+    with pytest.raises(Unfit, match="case"):
+        replace(found, folds_case=True).form(None)
+
+
+def test_marks_of_an_overlay_within_the_view_are_no_marks_of_the_views(stack: Stack) -> None:
+    stack.add({"d/below": File()})
+    names = [stack.mark("opaque"), "user.fuseoverlayfs.opaque", "user.overlay.opaque"]
+    with stack.open(as_kernel=False) as view:
+        for name in names:
+            view.setxattr("d", name, b"y")
+        assert sorted(view.xattrs("d")) == sorted(set(names))
+    with stack.open(as_kernel=False) as view:
+        assert view.names("d") == ["below"]
+
+
+def test_an_overlay_within_the_view_keeps_its_marks_through_copy_up(stack: Stack) -> None:
+    stack.add({"d/below": File()})
+    with stack.open(as_kernel=False) as view:
+        view.setxattr("d", stack.mark("opaque"), b"y")
+    os.rename(stack.upper, os.path.join(stack.directory, "lower"))
+    stack.lowers.insert(0, os.path.join(stack.directory, "lower"))
+    with stack.open(as_kernel=False) as view:
+        assert view.xattrs("d") == {stack.mark("opaque"): b"y"}
+        view.create("d/new")
+        assert view.xattrs("d") == {stack.mark("opaque"): b"y"}
+
+
+def test_what_is_read_goes_on_when_the_disk_becomes_read_only(stack: Stack) -> None:
+    stack.add({"f": File(b"x"), "g": File(b"y")})
+    with upper_on(stack, b"tmpfs"), stack.bare() as view:
+        view.write("f", b"z")
+        view.unlink("g")
+        disk = os.fsencode(os.path.join(stack.directory, "disk"))
+        syscalls.mount(b"disk", disk, None, syscalls.MS_REMOUNT | syscalls.MS_RDONLY)
+        with refused(errno.EROFS):
+            view.unlink("f")
+        with refused(errno.EROFS):
+            view.create("g")
+        assert view.names() == ["f"]
+        assert view.read("f") == b"z"
+
+
+def test_a_name_too_long_to_be_hidden_by_another_stays(stack: Stack) -> None:
+    longest = "n" * 255
+    stack.add({longest: File(), "d/f": File()})
+    with stack.open(options=options(stack, "aufs"), as_kernel=False) as view:
+        with refused(errno.ENAMETOOLONG):
+            view.unlink(longest)
+        with refused(errno.ENAMETOOLONG):
+            view.rename(longest, "short")
+        assert sorted(view.names()) == ["d", longest]
