@@ -18,7 +18,7 @@ from overlaykit.errors import Error
 from overlaykit.overlay import overrides
 from overlaykit.overlay.disk import Unfit
 from overlaykit.overlay.filesystem import Filesystem, OpenedLayer, Options
-from overlaykit.overlay.owners import Ids, Owners, Range, overflow_id
+from overlaykit.overlay.owners import Ids, Owners, Range, overflow_id, unmapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -146,14 +146,15 @@ _OVERRIDES: Final = (None, overrides.SECURITY, overrides.CONTAINERS)
 
 
 def _ids(spec: MountSpec, kind: str, given: IdSpec) -> Ids:
-    overflow = overflow_id(kind)
+    in_lower, in_upper = unmapped(kind) if spec.squash_unmapped else (-1, -1)
     return Ids(
         everybody=given.squash_to,
         ranges=tuple(
             Range(disk=part.host, shown=part.container, count=part.count) for part in given.mapping
         ),
-        unmapped=overflow if spec.squash_unmapped else -1,
-        overflow=overflow,
+        unmapped=in_lower,
+        unmapped_in_upper=in_upper,
+        overflow=overflow_id(kind),
     )
 
 

@@ -16,6 +16,7 @@ from overlaykit.namespace.failure import (
     ProcRefused,
     WorkingDirectoryMissing,
 )
+from overlaykit.namespace.identities import available
 from overlaykit.namespace.launch import launch
 from overlaykit.namespace.network import (
     AddressUnknown,
@@ -26,7 +27,13 @@ from overlaykit.namespace.network import (
 )
 from overlaykit.namespace.running import Running
 from overlaykit.namespace.spec import BadBind, BadPort, Bind, Port, Spec, parse_bind, parse_port
-from overlaykit.namespace.users import UserNamespacesRefused, diagnose, enter, isolate_mounts
+from overlaykit.namespace.users import (
+    UserNamespacesRefused,
+    diagnose,
+    enter,
+    is_privileged,
+    isolate_mounts,
+)
 
 __all__ = [
     "AddressUnknown",
@@ -48,11 +55,13 @@ __all__ = [
     "Spec",
     "UserNamespacesRefused",
     "WorkingDirectoryMissing",
+    "available",
     "checks",
     "descriptors",
     "diagnose",
     "enter",
     "environment",
+    "is_privileged",
     "isolate_mounts",
     "launch",
     "parse_bind",

@@ -21,8 +21,11 @@ CAP_SETGID: Final = 6
 CAP_SETUID: Final = 7
 CAP_SETPCAP: Final = 8
 CAP_NET_BIND_SERVICE: Final = 10
+CAP_NET_ADMIN: Final = 12
 CAP_NET_RAW: Final = 13
 CAP_SYS_CHROOT: Final = 18
+CAP_SYS_ADMIN: Final = 21
+CAP_MKNOD: Final = 27
 CAP_SETFCAP: Final = 31
 
 KEPT: Final = frozenset(
@@ -59,13 +62,19 @@ def restrict(kept: frozenset[int] = KEPT) -> None:
                 if error.errno == errno.EINVAL:  # beyond the kernel's last one
                     break
                 raise
-    mask = sum(1 << capability for capability in kept) & _permitted()
+    mask = sum(1 << capability for capability in kept) & _set("CapPrm")
     _native.capset(mask, mask, 0)
 
 
-def _permitted() -> int:
+def effective() -> frozenset[int]:
+    """What this thread may do, over its own user namespace and those below."""
+    mask = _set("CapEff")
+    return frozenset(number for number in range(mask.bit_length()) if mask >> number & 1)
+
+
+def _set(name: str) -> int:
     with open("/proc/thread-self/status", "rb", buffering=0) as status:
         for line in status.readall().splitlines():
-            if line.startswith(b"CapPrm:"):
+            if line.startswith(name.encode() + b":"):
                 return int(line.split()[1], 16)
-    raise OSError(errno.EIO, "no CapPrm in", "/proc/thread-self/status")
+    raise OSError(errno.EIO, f"no {name} in", "/proc/thread-self/status")

@@ -44,7 +44,6 @@ def run(
     status: int,
     alone: int,
     with_others: int,
-    privileged: bool,
 ) -> NoReturn:
     """Be the view's init, in a fresh fork of the monitor with every signal blocked.
 
@@ -62,10 +61,10 @@ def run(
             with during(Stage.LOOPBACK):
                 network.raise_loopback()
         umask = os.umask(0)
-        gathered = mounts.gather(spec, privileged=privileged)
+        gathered = mounts.gather(spec)
         with during(Stage.ROOT):
-            mounts.make_root(root)
-        mounts.attach(gathered, privileged=privileged)
+            mounts.make_root(root, gathered.whole_proc)
+        mounts.attach(gathered)
         os.umask(umask)
         _change_directory(spec)
         with during(Stage.CAPABILITIES):

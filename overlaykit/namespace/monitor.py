@@ -65,7 +65,6 @@ def run(
                 status=status,
                 alone=alone,
                 with_others=with_others,
-                privileged=user_namespace is None,
             )
         view = os.pidfd_open(child)
         os.write(status, b"%d" % child + failure.END)

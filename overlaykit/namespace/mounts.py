@@ -4,6 +4,10 @@
 can device nodes and shared paths be cloned, and the kernel gives an unprivileged process a fresh procfs or sysfs only
 while it sees a whole one already (mount_too_revealing() in fs/namespace.c). `attach` puts them in
 place afterwards, with the view as root, so that every path and symbolic link means what it means inside.
+
+The same rule holds for user namespaces that programs in the view make, for views in it or containers. What covers parts
+of its /proc would have them refused a fresh one, so a whole one is mounted where no path leads: on a small file system
+below the view's root (`make_root`).
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ NODEV: Final = _native.MOUNT_ATTR_NODEV
 NOEXEC: Final = _native.MOUNT_ATTR_NOEXEC
 RDONLY: Final = _native.MOUNT_ATTR_RDONLY
 
-DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
+DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty", "fuse")
 LINKS: Final = (
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -43,6 +47,7 @@ class Gathered:
     """Detached mounts on their way into a view; whoever attaches one also closes it."""
 
     proc: int
+    whole_proc: int
     sys: int
     cgroup: int | None
     devices: tuple[tuple[str, int], ...]
@@ -51,7 +56,7 @@ class Gathered:
     binds: tuple[tuple[Bind, int], ...]
 
 
-def gather(spec: Spec, *, privileged: bool) -> Gathered:
+def gather(spec: Spec) -> Gathered:
     """Make, or clone from the host, every mount that goes into the view.
 
     To be called in the view's own namespaces (procfs shows those of the calling process), with every mount private.
@@ -60,13 +65,14 @@ def gather(spec: Spec, *, privileged: bool) -> Gathered:
       Failed: the kernel refuses one that a view cannot do without.
     """
     with during(Stage.PROC, "/proc"):
-        proc = fresh("proc", NOSUID | NODEV | NOEXEC)
+        proc, whole_proc = (fresh("proc", NOSUID | NODEV | NOEXEC) for _ in range(2))
     with during(Stage.FILE_SYSTEM, "/sys"):
         sys = _sysfs(host_network=spec.network == "host")
     with during(Stage.FILE_SYSTEM, "/dev/pts"):
-        pts = _devpts(privileged=privileged)
+        pts = _devpts()
     return Gathered(
         proc=proc,
+        whole_proc=whole_proc,
         sys=sys,
         cgroup=_if_possible("cgroup2", NOSUID | NODEV | NOEXEC | RDONLY),
         devices=_devices(),
@@ -76,7 +82,7 @@ def gather(spec: Spec, *, privileged: bool) -> Gathered:
     )
 
 
-def attach(gathered: Gathered, *, privileged: bool) -> None:
+def attach(gathered: Gathered) -> None:
     """Put the gathered mounts into the root directory of this process, which is the view's.
 
     Raises:
@@ -87,7 +93,7 @@ def attach(gathered: Gathered, *, privileged: bool) -> None:
     if gathered.cgroup is not None and os.path.isdir("/sys/fs/cgroup"):
         _attach(gathered.cgroup, "/sys/fs/cgroup")
     _attach_dev(gathered)
-    if privileged:
+    if _knows_the_machines_root():
         _protect_proc()
     with during(Stage.FILE_SYSTEM, "/run"):
         run = fresh("tmpfs", NOSUID | NODEV, mode="0755")
@@ -112,14 +118,37 @@ def fresh(fstype: str, attributes: int, **options: str) -> int:
         os.close(context)
 
 
-def make_root(mount: int) -> None:
+def make_root(mount: int, whole_proc: int) -> None:
     """Let the detached `mount` be the root directory, and drop everything that was there.
 
-    pivot_root(2), NOTES: new and old root may share one mountpoint, so none has to be found or made for either.
+    Below it lies a file system that no path leads to, with a whole procfs for mount_too_revealing() to find. The view's
+    root covers that one's root, so the kernel takes no process of the view for one in a chroot(2), which could make
+    no user namespace (current_chrooted() in fs/namespace.c).
 
     Raises:
       OSError: EINVAL when the present root is the initial ramfs, which cannot be exchanged.
     """
+    below = fresh("tmpfs", NOSUID | NODEV | NOEXEC, mode="0500")
+    _exchange_root(below)
+    os.mkdir("/proc", 0o500)
+    _native.move_mount(whole_proc, "", _native.AT_FDCWD, "/proc", _native.MOVE_MOUNT_F_EMPTY_PATH)
+    _native.mount_setattr(below, "", _native.AT_EMPTY_PATH, attr_set=RDONLY)
+    _cover_root(mount)
+    os.chroot(".")
+    for done in (below, whole_proc):
+        os.close(done)
+
+
+def _exchange_root(mount: int) -> None:
+    """pivot_root(2), NOTES: new and old root may share one mountpoint, so none has to be found or made for either."""
+    _cover_root(mount)
+    _native.pivot_root(".", ".")
+    _native.umount2(".", _native.MNT_DETACH)
+    os.chdir("/")
+
+
+def _cover_root(mount: int) -> None:
+    """Attach a mount, private, on top of the root directory; it becomes the working directory."""
     _native.mount_setattr(
         mount,
         "",
@@ -128,9 +157,6 @@ def make_root(mount: int) -> None:
     )
     _native.move_mount(mount, "", _native.AT_FDCWD, "/", _native.MOVE_MOUNT_F_EMPTY_PATH)
     os.fchdir(mount)
-    _native.pivot_root(".", ".")
-    _native.umount2(".", _native.MNT_DETACH)
-    os.chdir("/")
 
 
 def _if_possible(fstype: str, attributes: int) -> int | None:
@@ -180,12 +206,11 @@ def _devices() -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def _devpts(*, privileged: bool) -> int:
+def _devpts() -> int:
     """Terminals of the view's own, of their usual group where this user namespace knows that one."""
     options = {"ptmxmode": "0666", "mode": "0620"}
-    if privileged:
-        with suppress(OSError):  # EINVAL: root of a user namespace that somebody else made
-            return fresh("devpts", NOSUID | NOEXEC, **options, gid=str(TTY_GROUP))
+    with suppress(OSError):  # EINVAL: it does not
+        return fresh("devpts", NOSUID | NOEXEC, **options, gid=str(TTY_GROUP))
     return fresh("devpts", NOSUID | NOEXEC, **options)
 
 
@@ -210,10 +235,17 @@ def _attach_dev(gathered: Gathered) -> None:
         _attach(gathered.mqueue, "/dev/mqueue")
 
 
-def _protect_proc() -> None:
-    """Cover what would let a view's real root change or read the machine through procfs.
+def _knows_the_machines_root() -> bool:
+    """Whether the machine's own uid 0 is a user of this view: procfs belongs to it, and lets it in by that alone."""
+    with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
+        unknown = int(file.read())
+    return os.stat("/proc/sys").st_uid != unknown
 
-    An unprivileged view needs none of it: there the kernel asks for capabilities that its root has not.
+
+def _protect_proc() -> None:
+    """Cover what would let the machine's own root change or read the machine through procfs.
+
+    The root of an ordinary user's view needs none of it: to the machine it is that user.
     """
     for name in READ_ONLY_IN_PROC:
         with during(Stage.PROC, f"/proc/{name}"), suppress(FileNotFoundError):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
 
 from overlaykit import _native
 from overlaykit.errors import Error
+from overlaykit.namespace import capabilities, identities
+from overlaykit.namespace.identities import Identities
 
 
 class UserNamespacesRefused(Error):
@@ -20,28 +23,79 @@ class UserNamespacesRefused(Error):
         self.fix = fix
 
 
-def enter() -> None:
+NEEDED: Final = frozenset(
+    {
+        *capabilities.KEPT,
+        capabilities.CAP_SYS_ADMIN,
+        capabilities.CAP_NET_ADMIN,
+        capabilities.CAP_MKNOD,
+    }
+)
+"""What root must have to do without a user namespace of its own. Root of a container, or of a view, has not."""
+
+
+def is_privileged() -> bool:
+    """Whether this process makes namespaces, mounts and devices as it is: as root with the capabilities for them."""
+    return os.geteuid() == 0 and capabilities.effective() >= NEEDED
+
+
+def enter(known: Identities | None = None) -> None:
     """Become root of a new user namespace, with a mount namespace whose mounts are private.
 
-    For a fresh single-threaded child only, for example as `preexec_fn`: there is no way back. The caller's uid and
-    gid are 0 inside and the only ids known there; setgroups(2) is given up, as the kernel demands
-    before it lets an ordinary user map a group (user_namespaces(7)).
+    For a fresh single-threaded child only, for example as `preexec_fn`: there is no way back. The namespace knows the
+    identities `known` (`identities.available()`, asked before; by default the caller as root alone), or, where
+    they are refused, the caller alone; then setgroups(2) is given up, as the kernel demands before it lets an ordinary
+    user map a group (user_namespaces(7)).
 
     Raises:
       OSError: as unshare(2), open(2) and write(2) of the maps fail; `diagnose` says why.
     """
-    uid, gid = (
-        os.geteuid(),
-        os.getegid(),
-    )  # inside, before there is a map, they are the overflow ids
-    _native.unshare(_native.CLONE_NEWUSER | _native.CLONE_NEWNS)
-    for name, text in ("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1"):
-        descriptor = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
+    alone = identities.alone()  # inside, before there is a map, the caller is the overflow id
+    with _mapped_from_outside(known or alone):
+        _native.unshare(_native.CLONE_NEWUSER | _native.CLONE_NEWNS)
+    if not _has_map("uid"):
+        identities.write(os.getpid(), "uid", str(alone.users[0]))
+    if not _has_map("gid"):
+        descriptor = os.open("/proc/self/setgroups", os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.write(descriptor, text.encode())
+            os.write(descriptor, b"deny")
         finally:
             os.close(descriptor)
+        identities.write(os.getpid(), "gid", str(alone.groups[0]))
     _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
+
+
+@contextmanager
+def _mapped_from_outside(known: Identities) -> Iterator[None]:
+    """At the end of the block, which makes a user namespace, have a process of the parent write its maps."""
+    if known.writer == "self":
+        yield
+        return
+    target = os.getpid()
+    waiting, made = os.pipe()
+    writer = os.fork()
+    if writer == 0:
+        try:
+            os.close(made)
+            null = os.open(os.devnull, os.O_RDWR)
+            for standard in (0, 1, 2):
+                os.dup2(null, standard)
+            if os.read(waiting, 1):
+                identities.write_from_outside(target, known)
+        finally:
+            os._exit(0)
+    os.close(waiting)
+    try:
+        yield
+        os.write(made, b".")
+    finally:
+        os.close(made)
+        os.waitpid(writer, 0)
+
+
+def _has_map(kind: str) -> bool:
+    with open(f"/proc/self/{kind}_map", "rb", buffering=0) as file:
+        return file.read(1) != b""
 
 
 def isolate_mounts() -> None:
@@ -96,12 +150,12 @@ def attempt(flags: int) -> int:
 
 
 def become(flags: int) -> None:
-    """In a child: make the namespaces `flags`, and first the user namespace that an ordinary user needs for it.
+    """In a child: make the namespaces `flags`, and first the user namespace that all but a full root need for it.
 
     With no `flags` at all it is made for everybody.
     """
-    if flags == 0 or os.geteuid() != 0:
-        enter()
+    if flags == 0 or not is_privileged():
+        enter(identities.available())
     if flags:
         _native.unshare(flags)
 

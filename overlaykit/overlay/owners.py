@@ -15,6 +15,7 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
+_ALL_IDS: Final = (1 << 32) - 1  # the last number means "none" (chown(2))
 _KEEP: Final = -1
 """For chown(2): leave as it is."""
 
@@ -37,19 +38,21 @@ class Ids:
 
     `everybody`: all files are shown as this one's; changing an owner then changes nothing. `ranges`: what none of them
     names is shown as the overflow id and cannot be given a file (none: ids are shown as they are). `unmapped`: the id
-    that stands for those this user namespace does not know, shown as root's; -1 to show it as it is.
+    that stands in a lower for those this user namespace does not know, shown as root's; -1 to show it as it is. In
+    an upper, `unmapped_in_upper` does: where a user of the namespace has that id, the files there are that user's.
     """
 
     everybody: int | None = None
     ranges: tuple[Range, ...] = ()
     unmapped: int = -1
+    unmapped_in_upper: int = -1
     overflow: int = 65534
 
-    def shown(self, disk: int) -> int:
+    def shown(self, disk: int, *, in_upper: bool = False) -> int:
         """The id that a program sees."""
         if self.everybody is not None:
             return self.everybody
-        if disk == self.unmapped:
+        if disk == (self.unmapped_in_upper if in_upper else self.unmapped):
             return 0
         for part in self.ranges:
             if 0 <= disk - part.disk < part.count:
@@ -106,10 +109,19 @@ class Owners:
 AS_THEY_ARE: Final = Owners()
 
 
-def squash_unmapped() -> Owners:
-    """Show what the current user namespace cannot name as root's."""
-    users, groups = (Ids(unmapped=overflow_id(kind)) for kind in ("uid", "gid"))
-    return Owners(users=users, groups=groups)
+def unmapped(kind: str) -> tuple[int, int]:
+    """What stands for unknown ids in a lower, and in an upper: `Ids.unmapped` and `Ids.unmapped_in_upper`.
+
+    A namespace that knows every id has none. One that knows the overflow id has files of that user in an upper; in a
+    lower the two cannot be told apart, and most are the machine's.
+    """
+    overflow = overflow_id(kind)
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        extents = [tuple(map(int, line.split())) for line in file]
+    if sum(count for _, _, count in extents) >= _ALL_IDS:
+        return -1, -1
+    is_known = any(inside <= overflow < inside + count for inside, _, count in extents)
+    return overflow, -1 if is_known else overflow
 
 
 def overflow_id(kind: str) -> int:

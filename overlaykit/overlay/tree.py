@@ -345,6 +345,7 @@ class Tree:
         else:
             links = 0
         mode, uid, gid = st.st_mode, st.st_uid, st.st_gid
+        in_upper = node.top.layer.writable if isinstance(node, Directory) else node.has_upper
         name = self.override_name(node)
         if name is not None:
             override = self.override(node, name)
@@ -356,8 +357,8 @@ class Tree:
             st,
             mode,
             links,
-            self.owners.users.shown(uid),
-            self.owners.groups.shown(gid),
+            self.owners.users.shown(uid, in_upper=in_upper),
+            self.owners.groups.shown(gid, in_upper=in_upper),
             self.table.change_times.get(node.number, st.st_ctime_ns),
         )
 

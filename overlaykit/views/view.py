@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 import subprocess
@@ -137,7 +138,7 @@ class View:
                 options=Options(volatile=self._upper is None),
                 # A view has a /dev of its own: a device node in a layer must not open one of the machine's.
                 flags=MountFlags(nodev=True),
-                squash_unmapped=os.geteuid() != 0,
+                squash_unmapped=not namespace.is_privileged(),
                 remove=entry.remains,
                 log_path=places.log(),
             )
@@ -181,7 +182,7 @@ class View:
         )
         with contextlib.ExitStack() as stack, signals.held(), standard.filled():
             user = None
-            if os.geteuid() != 0:
+            if not namespace.is_privileged():
                 path = f"/proc/{self._daemon.process.pid}/ns/user"
                 user = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 stack.callback(os.close, user)
@@ -304,13 +305,17 @@ class View:
 
 
 def _start_daemon() -> daemon.Daemon:
-    """A daemon in a mount namespace of its own, for an ordinary user in a user namespace too."""
+    """A daemon in a mount namespace of its own, in a user namespace too for all but a full root."""
+    privileged = namespace.is_privileged()
+    prepare = (
+        namespace.isolate_mounts
+        if privileged
+        else functools.partial(namespace.enter, namespace.available())
+    )
     try:
-        return daemon.Daemon(
-            prepare=namespace.isolate_mounts if os.geteuid() == 0 else namespace.enter
-        )
-    except subprocess.SubprocessError:  # whatever `prepare` raised is lost
-        if os.geteuid() == 0:
+        return daemon.Daemon(prepare=prepare)
+    except subprocess.SubprocessError:  # what `prepare` raised is lost
+        if privileged:
             raise MountsNotIsolated from None
         refused = namespace.diagnose()
         if refused is None:

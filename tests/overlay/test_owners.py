@@ -13,7 +13,7 @@ from overlaykit.overlay.owners import (
     Owners,
     Range,
     overflow_id,
-    squash_unmapped,
+    unmapped,
 )
 
 from ..posix.table import Dir, File
@@ -22,6 +22,7 @@ from .stack import Stack
 from .view import refused
 
 # As a container of an ordinary user lies on disk: its root is 100000.
+SQUASHED = Ids(unmapped=overflow_id("uid"), unmapped_in_upper=overflow_id("uid"))
 SHIFTED = Ids(ranges=(Range(disk=100_000, shown=0, count=65_536),))
 
 
@@ -31,10 +32,26 @@ def test_ids_are_shown_as_they_are_by_default() -> None:
 
 
 def test_of_unmapped_ids_only_the_overflow_id_is_shown_as_roots() -> None:
-    owners = squash_unmapped()
+    owners = Owners(users=SQUASHED, groups=SQUASHED)
     assert owners.users.shown(overflow_id("uid")) == 0
     assert owners.users.copied(overflow_id("uid")) == 0
     assert (owners.users.shown(1), owners.groups.shown(2)) == (1, 2)
+
+
+def test_in_an_upper_the_overflow_id_is_that_users_where_there_is_one() -> None:
+    known = Ids(unmapped=65534, unmapped_in_upper=-1)
+    assert (known.shown(65534), known.shown(65534, in_upper=True)) == (0, 65534)
+    assert (SQUASHED.shown(65534), SQUASHED.shown(65534, in_upper=True)) == (0, 0)
+
+
+@as_root
+def test_where_every_id_is_known_none_stands_for_others(stack: Stack) -> None:
+    assert unmapped("uid") == unmapped("gid") == (-1, -1)
+
+
+@as_ordinary_user
+def test_where_one_id_is_known_the_overflow_id_stands_for_others(stack: Stack) -> None:
+    assert unmapped("uid") == (overflow_id("uid"), overflow_id("uid"))
 
 
 def test_ranges_are_shown_shifted_and_stored_back() -> None:
@@ -85,7 +102,7 @@ def test_one_owner_for_all_files_is_shown_and_kept_from_the_disk(stack: Stack) -
 @as_ordinary_user
 def test_a_view_for_an_ordinary_user_shows_the_machines_files_as_roots(stack: Stack) -> None:
     stack.lowers.append("/etc/dpkg")
-    options = Options(userxattr=True, owners=squash_unmapped())
+    options = Options(userxattr=True, owners=Owners(users=SQUASHED, groups=SQUASHED))
     with stack.open(options=options, as_kernel=False, remount=False) as view:
         name = view.names()[0]
         assert os.stat(os.path.join("/etc/dpkg", name)).st_uid != 0

@@ -1,0 +1,135 @@
+"""Which users and groups a user namespace of ours knows, and how they get into its maps (user_namespaces(7)).
+
+    the caller                                  users and groups inside
+    root of a user namespace, or of a container all that its own namespace knows, each as itself
+    an ordinary user with subordinate ids       itself as 0, its subordinate ids (subuid(5)) from 1 on
+    any other user                              itself as 0, and no other
+
+Only a process outside of the new namespace may write the first two kinds of map: for subordinate ids newuidmap(1).
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from overlaykit.namespace import capabilities
+
+KINDS: Final = ("uid", "gid")
+_HELPERS: Final = {"uid": "newuidmap", "gid": "newgidmap"}
+_MAY_MAP_ALL: Final = {
+    capabilities.CAP_SETUID,
+    capabilities.CAP_SETGID,
+    capabilities.CAP_SETFCAP,  # to map the parent's 0
+}
+_MOST_EXTENTS: Final = 340  # of one map
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """`count` ids of the namespace from `inside` on are those of its parent from `outside` on."""
+
+    inside: int
+    outside: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.inside} {self.outside} {self.count}"
+
+
+@dataclass(frozen=True, slots=True)
+class Identities:
+    """The two maps, and which process writes them: the new namespace's own, one of its parent, or the helpers."""
+
+    users: tuple[Extent, ...]
+    groups: tuple[Extent, ...]
+    writer: Literal["self", "parent", "helpers"] = "self"
+
+    def extents(self, kind: str) -> tuple[Extent, ...]:
+        return self.users if kind == "uid" else self.groups
+
+
+def alone() -> Identities:
+    """The caller as root, and no other."""
+    return Identities((Extent(0, os.geteuid(), 1),), (Extent(0, os.getegid(), 1),))
+
+
+def available() -> Identities:
+    """All that the caller may map; to be asked outside of the new namespace."""
+    if os.geteuid() == 0:
+        if capabilities.effective() >= _MAY_MAP_ALL:
+            return Identities(_known("uid"), _known("gid"), "parent")
+        return alone()
+    users, groups = _subordinate("uid"), _subordinate("gid")
+    if not (users and groups and all(map(shutil.which, _HELPERS.values()))):
+        return alone()
+    return Identities(
+        _from_one_on(Extent(0, os.geteuid(), 1), users),
+        _from_one_on(Extent(0, os.getegid(), 1), groups),
+        "helpers",
+    )
+
+
+def write(process: int, kind: str, text: str) -> None:
+    """Write one map of a process's user namespace. Raises OSError."""
+    descriptor = os.open(f"/proc/{process}/{kind}_map", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def write_from_outside(process: int, identities: Identities) -> None:
+    """Write both maps of a process's user namespace, from its parent; a map that is refused stays empty."""
+    for kind in KINDS:
+        extents = identities.extents(kind)
+        with suppress(OSError):
+            if identities.writer == "parent":
+                write(process, kind, "\n".join(map(str, extents)))
+            else:
+                numbers = [number for extent in extents for number in str(extent).split()]
+                os.spawnlp(os.P_WAIT, _HELPERS[kind], _HELPERS[kind], str(process), *numbers)
+
+
+def is_mapped(kind: str, number: int) -> bool:
+    """Whether this user namespace knows an id."""
+    return any(extent.inside <= number < extent.inside + extent.count for extent in _map(kind))
+
+
+def _known(kind: str) -> tuple[Extent, ...]:
+    return tuple(Extent(one.inside, one.inside, one.count) for one in _map(kind))[:_MOST_EXTENTS]
+
+
+def _map(kind: str) -> list[Extent]:
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        return [Extent(*map(int, line.split())) for line in file]
+
+
+def _subordinate(kind: str) -> list[tuple[int, int]]:
+    """First id and count of each range that /etc/subuid (subgid) gives this user, by name or by number."""
+    user = os.geteuid()
+    names = {str(user)}
+    with suppress(KeyError):
+        names.add(pwd.getpwuid(user).pw_name)
+    ranges = []
+    with suppress(OSError), open(f"/etc/sub{kind}", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            owner, _, numbers = line.strip().partition(":")
+            first, _, count = numbers.partition(":")
+            if owner in names and first.isdecimal() and count.isdecimal() and int(count):
+                ranges.append((int(first), int(count)))
+    return ranges[: _MOST_EXTENTS - 1]
+
+
+def _from_one_on(own: Extent, ranges: Iterable[tuple[int, int]]) -> tuple[Extent, ...]:
+    extents = [own]
+    following = 1
+    for first, count in ranges:
+        extents.append(Extent(following, first, count))
+        following += count
+    return tuple(extents)

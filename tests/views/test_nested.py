@@ -1,0 +1,140 @@
+"""What runs views and containers does so in a view, too: overlaykit itself, and user namespaces of any program's."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from .someone import Someone, command
+from .staged import only_as
+
+LEVELS = 3
+NAMESPACES = (
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--mount",
+    "--pid",
+    "--ipc",
+    "--net",
+    "--fork",
+)
+
+
+def nested(levels: int, *arguments: str) -> list[str]:
+    """The arguments of a command that runs `levels` views deep."""
+    inner = [command(), "run", "--"] * (levels - 1)
+    return ["run", "--", *inner, *arguments]
+
+
+def test_views_nest(someone: Someone) -> None:
+    outside = someone.write(someone.path("home", "file"), "of the host")
+    script = (
+        f"echo changed > {outside} && echo new > /opt/new && cat {outside} /opt/new /proc/1/comm"
+    )
+    printed = someone.succeeds(*nested(LEVELS, "sh", "-c", script))
+    assert printed.splitlines()[:2] == ["changed", "new"]
+    with open(outside) as file:
+        assert file.read() == "of the host"
+    assert not os.path.exists("/opt/new")
+
+
+def test_each_level_has_its_own_changes(someone: Someone) -> None:
+    run = f"{command()} run -- sh -ec"
+    assert (
+        someone.succeeds(
+            "run",
+            "--",
+            "sh",
+            "-ec",
+            f"echo 1 > /opt/level; {run} 'cat /opt/level; echo 2 > /opt/level; cat /opt/level'; cat /opt/level",
+        )
+        == "1\n2\n1\n"
+    )
+
+
+def test_views_of_one_name_run_at_each_level(someone: Someone) -> None:
+    inner = (command(), "run", "--name", "same", "--")
+    ps = f"{command()} ps --json"
+    assert someone.succeeds("run", "--name", "same", "--", *inner, *inner, "hostname") == "same\n"
+    assert someone.succeeds("run", "--name", "same", "--", "sh", "-c", ps).strip() == "[]"
+
+
+def test_a_nested_view_keeps_its_changes_in_an_upper(someone: Someone) -> None:
+    changes, kept = someone.path("changes"), someone.path("home", "kept")
+    inner = f"{command()} run --upper {kept} -- sh -c"
+    script = f"mkdir {kept} && {inner} 'echo first > /opt/f' && {inner} 'cat /opt/f'"
+    assert someone.succeeds("run", "--upper", changes, "--", "sh", "-ec", script) == "first\n"
+
+
+def test_doctor_finds_nothing_missing_in_a_view(someone: Someone) -> None:
+    lines = someone.succeeds("run", "--", command(), "doctor").splitlines()
+    assert all(line.startswith("ok    ") for line in lines)
+    fuse = f"test -c /dev/fuse && {command()} run -- test -c /dev/fuse"
+    someone.succeeds("run", "--", "sh", "-c", fuse)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_user_namespace_in_a_view_mounts_what_it_mounts_outside(
+    someone: Someone, levels: int
+) -> None:
+    script = (
+        "mkdir -p /tmp/m/t && mount -t tmpfs t /tmp/m/t && mkdir /tmp/m/t/l /tmp/m/t/u /tmp/m/t/w /tmp/m/t/o "
+        "&& mount -t overlay -o userxattr,lowerdir=/tmp/m/t/l,upperdir=/tmp/m/t/u,workdir=/tmp/m/t/w o /tmp/m/t/o "
+        "&& touch /tmp/m/t/o/file && ls /tmp/m/t/u "
+        "&& mount -t proc p /proc && test $$ = 1 && test -d /proc/1 "
+        "&& mount -t devpts d /dev/pts && mount -t mqueue q /dev/mqueue && mount --bind /opt /mnt "
+        "&& mount -t sysfs -o ro s /sys && test -e /sys/class/net/lo"
+    )
+    assert someone.succeeds(*nested(levels, *NAMESPACES, "sh", "-ec", script)) == "file\n"
+
+
+def test_a_user_namespace_in_a_view_mounts_an_overlay_by_fuse(someone: Someone) -> None:
+    script = (
+        "mkdir -p /tmp/m/l /tmp/m/u /tmp/m/w /tmp/m/o && echo below > /tmp/m/l/file && export XDG_RUNTIME_DIR= && "
+        f"{command()} mount -o lowerdir=/tmp/m/l,upperdir=/tmp/m/u,workdir=/tmp/m/w /tmp/m/o && "
+        "cat /tmp/m/o/file && echo above > /tmp/m/o/file && "
+        f"{command()} umount /tmp/m/o && cat /tmp/m/u/file"
+    )
+    for levels in (1, 2):
+        printed = someone.succeeds(*nested(levels, *NAMESPACES, "sh", "-ec", script))
+        assert printed == "below\nabove\n"
+
+
+def test_no_path_leads_to_the_whole_procfs(someone: Someone) -> None:
+    """Only the mounts that a view shows, each with its parent, and the root on one that is not shown."""
+    lines = someone.succeeds("run", "cat", "/proc/self/mountinfo").splitlines()
+    fields = [line.split() for line in lines]
+    assert [one[4] for one in fields].count("/proc") == 1
+    assert [one[4] for one in fields if one[-3] == "proc" and one[3] == "/"] == ["/proc"]
+    shown = {one[0] for one in fields}
+    assert [one[4] for one in fields if one[1] not in shown] == ["/"]
+    script = "for p in /../proc /proc/1/root/../proc; do test $p -ef /proc || exit 1; done"
+    someone.succeeds("run", "sh", "-c", script)
+
+
+@only_as("root")
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_the_machines_procfs_is_protected_from_its_root_at_each_level(
+    someone: Someone, levels: int
+) -> None:
+    """Root of a nested view is, to the machine, root: procfs would let it write."""
+    script = "for f in sys/vm/swappiness sysrq-trigger; do (: >> /proc/$f) 2> /dev/null && echo $f; done; id -u"
+    assert someone.succeeds(*nested(levels, "sh", "-c", script)) == "0\n"
+
+
+@only_as("root")
+def test_a_root_without_capabilities_runs_views(someone: Someone) -> None:
+    """As root of a container that has not CAP_SYS_ADMIN; one that has, but not all, is no full root either."""
+    for lost in ("-sys_admin", "-net_admin", "-mknod,-net_admin"):
+        drop = ("setpriv", "--bounding-set", lost, "--inh-caps", lost, command())
+        someone.program([*drop, "run", "--", "sh", "-c", "echo x > /opt/new && test -O /opt/new"])
+        assert someone.program([*drop, "run", "--", "stat", "-c", "%u", "/etc/passwd"]) == "0\n"
+
+
+@only_as("root")
+def test_a_nested_root_gives_files_to_any_user(someone: Someone) -> None:
+    script = "touch /opt/f && chown 1234:65534 /opt/f && stat -c %u:%g /opt/f && setpriv --reuid 77 id -u"
+    for levels in (1, 2, 3):
+        assert someone.succeeds(*nested(levels, "sh", "-ec", script)) == "1234:65534\n77\n"
