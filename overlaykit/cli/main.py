@@ -12,7 +12,7 @@ import sys
 from typing import Final, NoReturn
 
 from overlaykit import __version__, signals, standard
-from overlaykit.cli import output
+from overlaykit.cli import output, umask
 from overlaykit.errors import Error
 
 COMMANDS: Final = {
@@ -52,6 +52,7 @@ def mount_helper() -> NoReturn:
 def _exit_with(arguments: list[str]) -> NoReturn:
     standard.fill()
     output.adopt()
+    umask.spare_owner()
     signals.await_children()
     status = run(arguments)
     signals.block_all()  # all is done, and said: an interrupt while Python ends would say otherwise

@@ -7,6 +7,7 @@ import os
 from typing import Final
 
 from overlaykit import signals, standard
+from overlaykit.cli import umask
 from overlaykit.cli.arguments import Parser, Usage
 
 _EPILOG: Final = """\
@@ -48,7 +49,14 @@ def main(arguments: list[str]) -> int:
         binds=[parse_bind(text) for text in args.binds],
         ports=[parse_port(text) for text in args.ports],
     ) as view:
-        return view.run(command, env=env, cwd=args.cwd, pass_fds=passed, on_launch=let_go)
+        return view.run(
+            command,
+            env=env,
+            cwd=args.cwd,
+            pass_fds=passed,
+            umask=umask.found(),
+            on_launch=let_go,
+        )
 
 
 def _variable(setting: str) -> tuple[str, str]:

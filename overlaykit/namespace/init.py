@@ -65,7 +65,7 @@ def run(
         with during(Stage.ROOT):
             mounts.make_root(root, gathered.whole_proc)
         mounts.attach(gathered)
-        os.umask(umask)
+        os.umask(umask if spec.umask is None else spec.umask)
         _change_directory(spec)
         with during(Stage.CAPABILITIES):
             capabilities.restrict()

@@ -68,6 +68,8 @@ class Spec:
     ports: tuple[Port, ...] = field(default=())
     descriptors: tuple[int, ...] = field(default=())
     """Open descriptors of the caller's that the command gets under the same numbers, beside the standard ones."""
+    umask: int | None = None
+    """None: the caller's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

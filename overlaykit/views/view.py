@@ -158,13 +158,15 @@ class View:
         env: Mapping[str, str] | Environment | None = None,
         cwd: str | None = None,
         pass_fds: Collection[int] = (),
+        umask: int | None = None,
     ) -> Processes:
         """Run a command in the view, without waiting for it; once for each view.
 
         `env` is its whole environment, as variables or as the entries of execve(2) (by default `os.environ`); `cwd` a
         directory in the view, which must be there (by default the caller's own, or / where the view has none such);
-        `pass_fds` descriptors that the command gets under the same numbers, beside the standard ones, as with
-        `subprocess`. Raises Error: exit_code 127 and 126 if the command is missing or cannot be executed.
+        `pass_fds` descriptors that the command gets under the same numbers, beside the standard ones; `umask` its
+        umask, by default the caller's. Raises Error: exit_code 127 and 126 if the command is missing or cannot be
+        executed.
         """
         assert self._daemon is not None, "launch into a started view"
         assert self.processes is None, "a view is for one command"
@@ -179,6 +181,7 @@ class View:
             binds=self._binds,
             ports=self._ports,
             descriptors=tuple(pass_fds),
+            umask=umask,
         )
         with contextlib.ExitStack() as stack, signals.held(), standard.filled():
             user = None
@@ -208,6 +211,7 @@ class View:
         env: Mapping[str, str] | Environment | None = None,
         cwd: str | None = None,
         pass_fds: Collection[int] = (),
+        umask: int | None = None,
         on_launch: Callable[[], None] = lambda: None,
     ) -> int:
         """`launch` and `wait`; a signal for the command reaches it from its first instruction on.
@@ -215,7 +219,7 @@ class View:
         `on_launch` is called in between.
         """
         with signals.held():
-            self.launch(argv, env=env, cwd=cwd, pass_fds=pass_fds)
+            self.launch(argv, env=env, cwd=cwd, pass_fds=pass_fds, umask=umask)
             on_launch()
             status = self._await_command()
         self._await_daemon()
