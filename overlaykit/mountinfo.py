@@ -21,6 +21,8 @@ class Mount:
 
     id: int
     parent: int
+    device: int
+    """st_dev of its superblock: every copy of a mount has it, in whichever mount namespace, and no other mount."""
     mountpoint: str
     fstype: str
 
@@ -30,13 +32,14 @@ def parse(mountinfo: bytes) -> list[Mount]:
     mounts = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(b" - ")
-        number, parent, _device, _root, mountpoint = before.split()[:5]
+        number, parent, device, _root, mountpoint = before.split()[:5]
         if mountpoint.endswith(_DELETED):
             continue
         mounts.append(
             Mount(
                 id=int(number),
                 parent=int(parent),
+                device=os.makedev(*map(int, device.split(b":"))),
                 mountpoint=os.fsdecode(_unescape(mountpoint)),
                 fstype=os.fsdecode(_unescape(after.split()[0])),
             )
@@ -46,7 +49,12 @@ def parse(mountinfo: bytes) -> list[Mount]:
 
 def current() -> list[Mount]:
     """The mounts of this process's mount namespace below its root."""
-    with open("/proc/self/mountinfo", "rb") as file:
+    return of_process("self")
+
+
+def of_process(process: int | str) -> list[Mount]:
+    """The mounts of a process's mount namespace below its root. Raises OSError if it has ended."""
+    with open(f"/proc/{process}/mountinfo", "rb") as file:
         return parse(file.read())
 
 

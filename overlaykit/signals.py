@@ -6,6 +6,7 @@ descriptor on its way. So who starts something holds the signals, and lets them 
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -118,13 +119,19 @@ def will_end() -> bool:
     )
 
 
-def await_readable(descriptor: int) -> None:
-    """Wait until it is, which comes first; meanwhile held signals arrive. Raises what their handlers raise."""
+def await_readable(descriptor: int, *, orderly: bool = False) -> None:
+    """Wait until it is, which comes first; meanwhile held signals arrive. Raises what their handlers raise.
+
+    If `orderly`, one that ends this process without an exception goes on waiting, and InterruptedError is raised: the
+    caller undoes what it has done, and lets the signal arrive.
+    """
     with waiting() as signalled:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         poll.register(signalled, select.POLLIN)
         while descriptor not in dict(poll.poll()):
+            if orderly and will_end():
+                raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
             try:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _this_thread.held)
             finally:

@@ -41,5 +41,13 @@ def _row(about: About) -> tuple[str, ...]:
         ":".join(about.layers),
         about.upper or "",
         " ".join(about.ports),
-        about.target or shlex.join(about.command),
+        _where(about) if about.target else shlex.join(about.command),
     )
+
+
+def _where(about: About) -> str:
+    """The mountpoint, in this mount namespace if it is there."""
+    from overlaykit.fuse import mount
+
+    shown = mount.shown(about.device)
+    return shown[0].mountpoint if shown else f"{about.target} (not mounted here)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from overlaykit.cli.arguments import Parser
@@ -9,17 +10,49 @@ from overlaykit.cli.arguments import Parser
 
 def main(arguments: list[str]) -> int:
     parser = Parser("umount", "Unmount, and return once the mount's daemon has ended.")
-    parser.add_argument("target", metavar="TARGET", help="where it is mounted")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "-l",
+        "--lazy",
+        action="store_true",
+        help="unmount though it is in use: it ends with its last user",
+    )
+    how.add_argument(
+        "-f",
+        "--force",
+        action="store_true",
+        help="end it whatever is in use: what was written is flushed, then its users get errors",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="how long to wait for the daemon's end (default: 10)",
+    )
+    parser.add_argument(
+        "target", metavar="TARGET|NAME", help="where it is mounted, or the name of the mount"
+    )
     args = parser.parse_args(arguments)
-    from overlaykit.views import umount
+    from overlaykit.views import unmounting
 
-    def on_delay() -> None:
+    timeout = unmounting.TIMEOUT if args.timeout is None else args.timeout
+
+    def on_delay(held_by: str) -> None:
         print(
-            f"overlaykit: {args.target}: unmounted here; another mount namespace, perhaps a view over 'host', "
-            "has it too: waiting for its end (Ctrl-C waits no longer)",
+            f"overlaykit: {args.target}: unmounted here, but held by {held_by}, perhaps in another mount namespace: "
+            f"waiting for the end of that (at most {timeout:g} seconds; Ctrl-C waits no longer)",
             file=sys.stderr,
             flush=True,
         )
 
-    umount(args.target, on_delay=on_delay)
+    unmounting.umount(
+        args.target, lazy=args.lazy, force=args.force, timeout=timeout, on_delay=on_delay
+    )
     return 0
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text}: give a number of seconds from 0 on")
+    return seconds

@@ -24,6 +24,10 @@ class Count(msgspec.Struct, frozen=True, tag="count"):
     """What the daemon holds and has been asked."""
 
 
+class End(msgspec.Struct, frozen=True, tag="end"):
+    """End the connection with the kernel, whatever is in use: users of the mount get ENOTCONN."""
+
+
 class SightAnswer(msgspec.Struct, frozen=True):
     """One layer's part: see `overlaykit.overlay.explain.Sight`."""
 
@@ -48,6 +52,10 @@ class Counted(msgspec.Struct, frozen=True, tag="counted"):
     requests: dict[str, int]
 
 
+class Ending(msgspec.Struct, frozen=True, tag="ending"):
+    """The connection ends after this answer."""
+
+
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
     """An OSError's number and path."""
 
@@ -55,13 +63,19 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     path: str
 
 
-Request = Explain | Count
-Reply = Explained | Counted | Refused
+Request = Explain | Count | End
+Reply = Explained | Counted | Ending | Refused
 
 
-def ask(path: str, request: Request) -> Explained | Counted:
-    """Ask the daemon whose socket is at `path`. Raises OSError: what it answered, or ECONNREFUSED if it is gone."""
+def ask(
+    path: str, request: Request, *, seconds: float | None = None
+) -> Explained | Counted | Ending:
+    """Ask the daemon whose socket is at `path`.
+
+    Raises OSError: what it answered, ECONNREFUSED if it is gone, TimeoutError if it takes longer than `seconds`.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(seconds)
         connection.connect(path)
         connection.sendall(wire.encode(request) + b"\n")
         with connection.makefile("rb") as file:

@@ -13,6 +13,8 @@ from overlaykit import wire
 from overlaykit.fuse.control import (
     Count,
     Counted,
+    End,
+    Ending,
     Explain,
     Explained,
     Refused,
@@ -23,6 +25,8 @@ from overlaykit.fuse.control import (
 from overlaykit.overlay.explain import explain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from overlaykit.fuse.operations import Operations
 
 log: Final = logging.getLogger(__name__)
@@ -30,8 +34,10 @@ log: Final = logging.getLogger(__name__)
 _LONGEST_LINE: Final = 1 << 16
 
 
-async def serve(listener: trio.SocketListener, operations: Operations) -> None:
-    """Answer until cancelled."""
+async def serve(
+    listener: trio.SocketListener, operations: Operations, end: Callable[[], None]
+) -> None:
+    """Answer until cancelled. `end` is called when the connection with the kernel is to end."""
 
     async def answer(stream: trio.SocketStream) -> None:
         line = b""
@@ -41,7 +47,10 @@ async def serve(listener: trio.SocketListener, operations: Operations) -> None:
                 if not chunk:
                     return
                 line += chunk
-            await stream.send_all(_answer(line, operations) + b"\n")
+            request: Request = wire.decode(line, Request)
+            if isinstance(request, End):
+                end()  # whether or not the asker is still there for the answer
+            await stream.send_all(_answer(request, operations) + b"\n")
 
     async def guarded(stream: trio.SocketStream) -> None:
         # An asker that left, or asked nonsense, loses its connection; whatever happens, the daemon stays.
@@ -55,8 +64,7 @@ async def serve(listener: trio.SocketListener, operations: Operations) -> None:
     await trio.serve_listeners(guarded, [listener])
 
 
-def _answer(line: bytes, operations: Operations) -> bytes:
-    request: Request = wire.decode(line, Request)
+def _answer(request: Request, operations: Operations) -> bytes:
     reply: Reply
     try:
         match request:
@@ -66,6 +74,8 @@ def _answer(line: bytes, operations: Operations) -> bytes:
                 reply = Explained(found.path, found.target, tuple(sights))
             case Count():
                 reply = Counted(operations.filesystem.counts(), dict(operations.requests))
+            case End():
+                reply = Ending()
     except OSError as error:
         reply = Refused(error.errno or errno.EIO, str(error.filename or ""))
     except ValueError:  # a NUL is in no path

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from overlaykit import _native, signals, standard, wire
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
-from overlaykit.fuse import limits
+from overlaykit.fuse import limits, mount
 from overlaykit.fuse.spec import Answer, Bequest, Failed, MountSpec, Order, Started
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ log: Final = logging.getLogger(__name__)
 
 _LONGEST_MESSAGE: Final = 1 << 20
 _MOST_DESCRIPTORS: Final = 253  # of one message (SCM_MAX_FD)
+_PATIENCE: Final = 3  # seconds
 _DEBUG_VARIABLE: Final = "OVERLAYKIT_DEBUG"
 
 
@@ -43,11 +44,20 @@ class Refused(Error):
     message = "{0}"
 
 
+class UpperHeld(Refused):
+    """The upper is another daemon's. `pid`: that daemon; 0 where it cannot be seen."""
+
+    def __init__(self, message: str, pid: int) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
 class Daemon:
     """A daemon, from the starter's side: started, told what to mount, waited for.
 
     The two steps are apart so that the starter can work out what to mount while the new interpreter loads.
-    Attributes: `process`; `mount`, the detached mount's descriptor, which is the caller's to close (-1: none).
+    Attributes: `process`; `mount`, the detached mount's descriptor, which is the caller's to close (-1: none);
+    `device`, the mount's st_dev.
     """
 
     def __init__(self, *, prepare: Callable[[], None] | None = None) -> None:
@@ -56,6 +66,7 @@ class Daemon:
             _above_standard, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         )
         self.mount = -1
+        self.device = 0
         self._channel = ours
         with theirs:
             self.process = subprocess.Popen(
@@ -75,37 +86,64 @@ class Daemon:
     def serve(self, spec: MountSpec, control: socket.socket, *, keep: Sequence[int] = ()) -> None:
         """Mount what `spec` says, and return once the mount answers; `control` listens for `control.ask`.
 
-        Signals that the caller holds arrive while there is no answer, unless there is a target. The descriptors `keep`
-        stay open in the daemon as long as it lives (locks). Raises Error or OSError, the daemon gone and nothing left
-        behind.
+        Signals that the caller holds arrive while there is no answer. The descriptors `keep` stay open in the daemon as
+        long as it lives (locks). Raises Error, OSError or what a signal's handler raises: the daemon is gone then, and
+        nothing left behind.
         """
         try:
             descriptors = [control.fileno(), *keep]
             socket.send_fds(self._channel, [wire.encode(spec)], descriptors)
-            if spec.target is None:  # else it might be attached by now, and nobody would know
-                signals.await_readable(self._channel.fileno())
+            # A mount that is attached by now must be unmounted before a signal ends this process.
+            signals.await_readable(self._channel.fileno(), orderly=spec.target is not None)
             raw, received, _, _ = socket.recv_fds(self._channel, _LONGEST_MESSAGE, 1)
             answer = wire.decode(raw, Answer) if raw else None
         except (BrokenPipeError, ConnectionResetError):
             answer, received = None, []
         except BaseException:
             self.abandon()
+            if spec.target is not None:
+                mount.discard(spec.target)
             raise
         self._channel.close()
         if isinstance(answer, Started):
             self.mount = received[0] if received else -1
+            self.device = answer.device
             return
         self.process.wait()
         if answer is None:
             raise DaemonDied(log_of(spec.log_path))
+        if answer.upper_in_use >= 0:
+            raise UpperHeld(answer.message, answer.upper_in_use)
         if answer.message:
             raise Refused(answer.message)
         raise OSError(answer.errno, os.strerror(answer.errno), answer.path)
 
     def abandon(self) -> None:
-        """Give it up before it serves: it ends with the socket."""
+        """Give it up before its starter knows that it serves: it ends with the socket, or else by signals."""
         self._channel.close()
+        if not self._ends():
+            self.end()
+
+    def end(self) -> None:
+        """End it, whatever is in use, and wait until it has ended."""
+        for signal_it in (self.process.terminate, self.process.terminate, self.process.kill):
+            signal_it()
+            if self._ends():
+                return
         self.process.wait()
+
+    def _ends(self) -> bool:
+        """Whether it ends soon; then it is reaped."""
+        if self.process.poll() is not None:
+            return True
+        ended = os.pidfd_open(self.process.pid)
+        try:
+            if not mount.readable_within(ended, _PATIENCE):
+                return False
+        finally:
+            os.close(ended)
+        self.process.wait()
+        return True
 
     def close_mount(self) -> None:
         """Leave the mount to whoever else holds it; it is gone when nobody does."""
@@ -120,9 +158,9 @@ def main() -> None:
     limits.raise_own()
     signals.restore(set())  # the starter's were held
     _native.name_directories()  # before pyfuse3 is there
-    from overlaykit.fuse.session import (
-        run,
-    )  # here: what takes long to load loads while the starter is at work
+    # Here: what takes long to load loads while the starter is at work.
+    from overlaykit.fuse.session import run
+    from overlaykit.fuse.stack import UpperInUse
 
     channel = socket.socket(fileno=int(sys.argv[1]))
     spec, descriptors = _await_orders(channel)
@@ -135,15 +173,17 @@ def main() -> None:
         limits.serve_everyone()
     told = False
 
-    def tell(detached: int) -> None:
+    def tell(device: int, detached: int) -> None:
         nonlocal told
         _leave_terminal()
         descriptors = [detached] if detached >= 0 else []
-        socket.send_fds(channel, [wire.encode(Started())], descriptors)
+        socket.send_fds(channel, [wire.encode(Started(device))], descriptors)
         told = True
 
     try:
         run(spec, listener, channel, tell)
+    except UpperInUse as error:
+        failure = Failed(message=str(error), upper_in_use=error.args[1])
     except Error as error:
         failure = Failed(message=str(error))
     except OSError as error:

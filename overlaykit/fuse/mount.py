@@ -11,18 +11,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import shutil
-import subprocess
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from overlaykit import _native, mountinfo
 from overlaykit.errors import Error
+from overlaykit.fuse import holders
 from overlaykit.health import Check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from overlaykit.fuse.spec import MountFlags
+    from overlaykit.mountinfo import Mount
 
 DEVICE: Final = "/dev/fuse"
 FILE_SYSTEM_TYPE: Final = "fuse.overlaykit"
@@ -30,6 +32,11 @@ FILE_SYSTEM_TYPE: Final = "fuse.overlaykit"
 
 HELPER: Final = "fusermount3"
 
+_HELPER_FAILED: Final = errno.EPERM
+"""The exit status of fusermount3, 1, where an errno is expected."""
+_PATIENCE: Final = 3.0
+"""Seconds."""
+_LAST_DESCRIPTOR: Final = 0xFFFF_FFFF  # ~0U: close_range(2) takes it as "to the end"
 _SUBTYPE: Final = "overlaykit"
 _ROOT_MODE: Final = "40000"
 _SELINUX: Final = "/sys/fs/selinux"
@@ -86,9 +93,17 @@ class HelperRefused(Error):
 
 
 class Busy(Error):
+    message = "{0}: in use by {1}: end these, or let the mount end with them: 'overlaykit umount --lazy {0}'"
+
+
+class Covered(Error):
+    message = "{0}: other mounts lie in it: unmount these first: {1}"
+
+
+class Unanswered(Error):
     message = (
-        "{0}: in use: end the programs that have files open or their working directory in it "
-        "('fuser -vm {0}')"
+        "{0}: its daemon does not answer, so that what was written cannot be flushed: it is "
+        "unmounted once that is done; to end it without: 'overlaykit umount --force {0}'"
     )
 
 
@@ -195,39 +210,100 @@ def attach(mount: int, target: str) -> None:
     _native.move_mount(mount, b"", _native.AT_FDCWD, target, _native.MOVE_MOUNT_F_EMPTY_PATH)
 
 
-def detach(target: str) -> None:
-    """Unmount what is mounted at `target`. Raises Error if it is busy or not ours."""
-    if not is_ours(target):
-        raise NotMounted(target)
+def detach(
+    mounted: Mount, *, lazy: bool = False, goes_on: Callable[[], bool] = lambda: False
+) -> None:
+    """Unmount; what was written is flushed first. If `lazy`, only out of sight: it ends with its last user.
+
+    Signals arrive meanwhile: another process makes the system call, in which the kernel waits for the daemon. `goes_on`
+    is asked now and then whether that makes progress. Raises Error: Busy, Covered, Unanswered.
+    """
+    target = mounted.mountpoint
+    flags = _native.UMOUNT_NOFOLLOW | (_native.MNT_DETACH if lazy else 0)
+    failed = _in_child(lambda: _native.umount2(target, flags), goes_on)
+    if failed == errno.EPERM:
+        options = ["-u", "-z"] if lazy else ["-u"]
+        failed = _in_child(lambda: _run_helper([*options, "--", target]), goes_on)
+    if failed is None:
+        raise Unanswered(target)
+    if failed in (errno.EBUSY, _HELPER_FAILED):
+        inside = [one.mountpoint for one in mountinfo.current() if one.parent == mounted.id]
+        if inside:
+            raise Covered(target, " ".join(inside))
+        raise Busy(target, holders.describe(holders.find(mounted.device)))
+    if failed:
+        raise OSError(failed, os.strerror(failed), target)
+
+
+def discard(target: str) -> None:
+    """Take the mount whose daemon has ended out of sight, if it is at `target`."""
+    mounted = find(target)
+    if mounted is not None:
+        with contextlib.suppress(Error, OSError):
+            detach(mounted, lazy=True)
+
+
+def _in_child(act: Callable[[], object], goes_on: Callable[[], bool]) -> int | None:
+    """Run system calls in a process of their own: 0, or the errno they failed with; None if they make no progress.
+
+    Then they go on by themselves: a process that waits for a file system cannot be ended.
+    """
+    child = os.fork()
+    if child == 0:
+        failed = errno.EIO
+        try:
+            _native.close_range(0, _LAST_DESCRIPTOR, 0)  # a reader of our output waits for its end
+            act()
+            failed = 0
+        except OSError as error:
+            failed = error.errno or errno.EIO
+        finally:
+            os._exit(failed)
+    ended = os.pidfd_open(child)
     try:
-        _native.umount2(target, _native.UMOUNT_NOFOLLOW)
-    except OSError as error:
-        if error.errno == errno.EBUSY:
-            raise Busy(target) from error
-        if error.errno != errno.EPERM:
-            raise
-        if subprocess.run([HELPER, "-u", "--", target], stderr=subprocess.DEVNULL).returncode:
-            raise Busy(target) from error
+        while not readable_within(ended, _PATIENCE):
+            if not goes_on():
+                return None
+    finally:
+        os.close(ended)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def leave_sight(target: str, needed: Iterable[str]) -> int:
-    """Move this process into a mount namespace with hardly any mounts; a descriptor of the one it leaves.
+def _run_helper(arguments: list[str]) -> NoReturn:
+    """Become fusermount3. Its exit status is 1 for whatever it is that fails: mostly that the mount is in use."""
+    for _ in range(3):
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    os.execlp(HELPER, HELPER, *arguments)
+
+
+def readable_within(descriptor: int, seconds: float) -> bool:
+    """Wait until a descriptor is readable, at most so long."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(max(0, seconds) * 1000))
+
+
+def abort(device: int) -> None:
+    """End the connection of a mount with its daemon, where fusectl lets this user: its number is the minor device
+    number (Documentation/filesystems/fuse/fuse.rst). Its users get ENOTCONN."""
+    path = f"/sys/fs/fuse/connections/{os.minor(device)}/abort"
+    with contextlib.suppress(OSError), open(path, "w") as file:
+        file.write("1")
+
+
+def leave_sight(target: str, needed: Iterable[str]) -> None:
+    """Move this process into a mount namespace with hardly any mounts.
 
     Not with the mount at `target`: a daemon that sees its own mount may one day wait for itself; a module loaded late
     is enough, if it lies below. Nor with others, save those on the way to the `needed` paths: a copy keeps a mount
     alive after it was unmounted on the host, where mounts are private. Unmounting `target` on the host still works.
+    No descriptor of the namespace it leaves is kept: that would keep the mount after the last process there has ended.
     Raises OSError: EPERM without CAP_SYS_ADMIN.
     """
-    origin = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _native.unshare(_native.CLONE_NEWNS)
-        _native.mount(None, "/", None, _native.MS_REC | _native.MS_SLAVE)
-        _native.umount2(target, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)
-        _detach_unneeded(needed)
-    except BaseException:
-        os.close(origin)
-        raise
-    return origin
+    _native.unshare(_native.CLONE_NEWNS)
+    _native.mount(None, "/", None, _native.MS_REC | _native.MS_SLAVE)
+    _native.umount2(target, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)
+    _detach_unneeded(needed)
 
 
 def _detach_unneeded(needed: Iterable[str]) -> None:
@@ -252,27 +328,42 @@ def _are_in_line(path: str, other: str) -> bool:
     return path == other or mountinfo.below(path, other) or mountinfo.below(other, path)
 
 
-def detach_when_unused(target: str, namespace: int) -> int:
+def detach_when_unused(mount_id: int) -> int:
     """Start to unmount at once, or, if it is in use, to take it out of sight and let it end with its last user.
 
-    `namespace` is where it is mounted (-1: here, by fusermount3). Returns the pid of a child that does it: the kernel
-    has pages written back through us meanwhile.
+    Returns the pid of a child that does it: the kernel has pages written back through us meanwhile. Where its namespace
+    has no process any more, there is nothing to do.
     """
     child = os.fork()
     if child:
         return child
     try:
-        if namespace < 0:
-            os.execlp(HELPER, HELPER, "-u", "-z", "--", target)
-        _native.setns(namespace, _native.CLONE_NEWNS)
-        try:
-            _native.umount2(target, _native.UMOUNT_NOFOLLOW)
-        except OSError:
-            _native.umount2(target, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)
+        mounted = _enter_namespace_of(mount_id)
+        if mounted is not None:
+            try:
+                _native.umount2(mounted.mountpoint, _native.UMOUNT_NOFOLLOW)
+            except PermissionError:
+                os.execlp(HELPER, HELPER, "-u", "-z", "--", mounted.mountpoint)
+            except OSError:
+                flags = _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH
+                _native.umount2(mounted.mountpoint, flags)
     except BaseException:
         os._exit(1)
     finally:
         os._exit(0)
+
+
+def _enter_namespace_of(mount_id: int) -> Mount | None:
+    """Join the mount namespace in which a mount is; the mount as seen there, or None if there is no process in it."""
+    candidates: list[int | str] = ["self", *holders.processes()]
+    for process in candidates:
+        with contextlib.suppress(OSError):  # it has ended, or may not be looked at
+            if any(one.id == mount_id for one in mountinfo.of_process(process)):
+                if process != "self":
+                    namespace = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+                    _native.setns(namespace, _native.CLONE_NEWNS)
+                return with_id(mount_id)
+    return None
 
 
 def detach_stage(path: str) -> None:
@@ -284,11 +375,32 @@ def detach_stage(path: str) -> None:
 
 def is_ours(target: str) -> bool:
     """Whether an overlaykit mount is at `target`, in this mount namespace."""
-    path = os.path.realpath(target)
-    return any(
-        mount.mountpoint == path and mount.fstype == FILE_SYSTEM_TYPE
-        for mount in mountinfo.visible(mountinfo.current())
-    )
+    return find(target) is not None
+
+
+def find(target: str) -> Mount | None:
+    """The overlaykit mount at `target` in this mount namespace.
+
+    The last name is looked at only where no mount has it: the daemon of a mount may not answer.
+    """
+    directory, name = os.path.split(os.path.abspath(target))
+    visible = {
+        one.mountpoint: one
+        for one in mountinfo.visible(mountinfo.current())
+        if one.fstype == FILE_SYSTEM_TYPE
+    }
+    found = visible.get(os.path.join(os.path.realpath(directory), name))
+    return found or visible.get(os.path.realpath(target))
+
+
+def with_id(number: int) -> Mount | None:
+    """The mount with this id in this mount namespace."""
+    return next((one for one in mountinfo.current() if one.id == number), None)
+
+
+def shown(device: int) -> list[Mount]:
+    """Where the mount of a device can be reached in this mount namespace."""
+    return [one for one in mountinfo.visible(mountinfo.current()) if one.device == device]
 
 
 def checks() -> list[Check]:

@@ -17,7 +17,7 @@ import trio
 
 from overlaykit import _native
 from overlaykit.discard import discard_path
-from overlaykit.fuse import control_server, mount
+from overlaykit.fuse import control_server, holders, mount
 from overlaykit.fuse.handshake import Handshake
 from overlaykit.fuse.operations import Operations
 from overlaykit.fuse.stack import open_filesystem
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from overlaykit.fuse.spec import MountSpec
+    from overlaykit.mountinfo import Mount
 
 _GARBAGE: Final = 10_000
 """Objects made and not freed after which cycles are looked for; the names of a wide directory are none."""
@@ -38,9 +39,10 @@ def run(
     spec: MountSpec,
     listener: socket.socket,
     starter: socket.socket,
-    tell: Callable[[int], None],
+    tell: Callable[[int, int], None],
 ) -> None:
-    """Serve a mount from beginning to end. `tell` is called once it answers, with the detached mount or -1.
+    """Serve a mount from beginning to end. `tell` is called once it answers, with its device number (st_dev) and the
+    detached mount or -1.
 
     Until then all ends if `starter` does. Raises Error or OSError, before `tell` was called, if it cannot be mounted.
     """
@@ -100,7 +102,7 @@ async def _serve(
     operations: Operations,
     listener: socket.socket,
     starter: socket.socket,
-    tell: Callable[[int], None],
+    tell: Callable[[int, int], None],
     detached: int,
     handshake: Handshake | None,
 ) -> None:
@@ -117,20 +119,28 @@ async def _serve(
             await operations.started.wait()
             meanwhile.cancel_scope.cancel()
         if spec.target is None:
-            tell(detached)
+            tell(holders.device_of(f"/proc/self/fd/{detached}"), detached)
             os.close(detached)  # or the mount would never be gone
             nursery.start_soon(_end_on_termination, terminated)
         else:
-            namespace = -1
             if detached >= 0:
+                number = holders.mount_id_of(f"/proc/self/fd/{detached}")
                 mount.attach(detached, spec.target)
                 os.close(detached)
-                namespace = mount.leave_sight(spec.target, _needed_later(spec))
-            tell(-1)
-            nursery.start_soon(_unmount_on_termination, terminated, spec.target, namespace)
+                mounted = mount.with_id(number)
+            else:
+                mounted = mount.find(spec.target)
+            if mounted is None:
+                raise mount.NotMounted(spec.target)  # unmounted already
+            if detached >= 0:
+                mount.leave_sight(spec.target, _needed_later(spec))
+            else:
+                nursery.start_soon(_end_with_namespace, mounted)
+            tell(mounted.device, -1)
+            nursery.start_soon(_unmount_on_termination, terminated, mounted)
         starter.close()
         accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-        nursery.start_soon(control_server.serve, accepting, operations)
+        nursery.start_soon(control_server.serve, accepting, operations, pyfuse3.terminate)
 
 
 def _needed_later(spec: MountSpec) -> list[str]:
@@ -172,12 +182,28 @@ async def _end_on_termination(terminated: trio.MemoryReceiveChannel[int]) -> Non
 
 
 async def _unmount_on_termination(
-    terminated: trio.MemoryReceiveChannel[int], target: str, namespace: int
+    terminated: trio.MemoryReceiveChannel[int], mounted: Mount
 ) -> None:
     await terminated.receive()
-    log.info("unmounting %s", target)
-    child = mount.detach_when_unused(target, namespace)
+    log.info("unmounting %s", mounted.mountpoint)
+    child = mount.detach_when_unused(mounted.id)
     _, status = await trio.to_thread.run_sync(os.waitpid, child, 0)
     if status == 0:
         await terminated.receive()  # the second one means it
     pyfuse3.terminate()
+
+
+async def _end_with_namespace(mounted: Mount) -> None:
+    """Unmount once this process is the last one in its mount namespace, which it keeps alive itself.
+
+    One other process is watched at a time. Where PID 1 may not be seen, others may be there unseen, and none is.
+    """
+    if not os.path.exists("/proc/1"):
+        return
+    while (witness := holders.another_with(mounted.id)) >= 0:
+        try:
+            await trio.lowlevel.wait_readable(witness)
+        finally:
+            os.close(witness)
+    log.info("the mount namespace has no other process: unmounting %s", mounted.mountpoint)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -108,15 +108,24 @@ Order = Bequest | MountSpec
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
-    """The mount answers. Its descriptor comes along with this message where the spec had no target."""
+    """The mount answers. Its descriptor comes along with this message where the spec had no target.
+
+    `device`: its st_dev, by which it is known in every mount namespace.
+    """
+
+    device: int
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """Nothing is mounted. `message` is for the user where it is not empty, else `errno` and `path` tell."""
+    """Nothing is mounted. `message` is for the user where it is not empty, else `errno` and `path` tell.
+
+    `upper_in_use`: another daemon, whose pid this is, holds the upper (0: it is not known which; -1: no).
+    """
 
     message: str = ""
     errno: int = 0
     path: str | None = None
+    upper_in_use: int = -1
 
 
 Answer = Started | Failed

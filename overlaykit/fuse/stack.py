@@ -61,6 +61,8 @@ class UpperAndWorkApart(Error):
 
 
 class UpperInUse(Error):
+    """Its second argument is the pid of the daemon that holds it, 0 where that cannot be seen."""
+
     message = (
         "upper {0} is in use by another view or mount: end that one first, or choose another upper"
     )
@@ -253,8 +255,18 @@ def _lock(upper: str) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(fd)
-        raise UpperInUse(upper) from error
+        raise UpperInUse(upper, _lock_owner(os.stat(upper).st_ino)) from error
     return fd
+
+
+def _lock_owner(inode: int) -> int:
+    """The process that holds an exclusive flock(2) on a file, by /proc/locks (proc_locks(5)); 0 if none is seen."""
+    with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as file:
+        for line in file:
+            _, kind, _, access, owner, place, *_ = line.split()
+            if (kind, access) == ("FLOCK", "WRITE") and place.endswith(f":{inode}"):
+                return max(0, int(owner))
+    return 0
 
 
 def _check_apart(spec: MountSpec) -> None:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from overlaykit import signals
 from overlaykit.fuse import daemon
 from overlaykit.fuse import mount as fuse_mount
 from overlaykit.fuse.spec import LayerSpec, MountSpec
-from overlaykit.views import places
-from overlaykit.views.registry import About, Registry, now
+from overlaykit.views import places, unmounting
+from overlaykit.views.registry import About, Registry, Running, namespace, now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from overlaykit.views.options import Stack
-
-_PATIENCE: Final = 3000  # milliseconds
 
 
 def mount(stack: Stack, target: str, *, name: str | None = None) -> None:
@@ -32,14 +27,13 @@ def mount(stack: Stack, target: str, *, name: str | None = None) -> None:
     target = os.path.realpath(target)
     with contextlib.ExitStack() as undo:
         with signals.held():
-            _mount(stack, target, name)
-            undo.callback(umount, target)
+            undo.callback(unmounting.discard, _mount(stack, target, name))
             if signals.will_end():
                 undo.close()
         undo.pop_all()  # no signal has come meanwhile
 
 
-def _mount(stack: Stack, target: str, name: str | None) -> None:
+def _mount(stack: Stack, target: str, name: str | None) -> Running:
     with contextlib.ExitStack() as undo:
         registry = Registry()
         undo.callback(registry.leave)
@@ -59,50 +53,25 @@ def _mount(stack: Stack, target: str, name: str | None) -> None:
         )
         started = daemon.Daemon()
         with entry.listen() as listener:
-            started.serve(spec, listener, keep=[entry.lock])
+            try:
+                started.serve(spec, listener, keep=[entry.lock])
+            except daemon.UpperHeld as held:
+                raise unmounting.upper_held(spec.upper or "", held.pid) from held
         about = About(
             name=entry.name,
             pid=started.process.pid,
             daemon=started.process.pid,
             started=now(),
             layers=layers,
+            device=started.device,
             upper=upper,
             target=target,
+            namespace=namespace(),
         )
         try:
             entry.publish(about)
         except BaseException:
-            fuse_mount.detach(target)
-            started.process.wait()
+            started.end()
             raise
         started.process.returncode = 0  # it outlives us: not ours to reap
-
-
-def umount(target: str, *, on_delay: Callable[[], None] = lambda: None) -> None:
-    """Unmount, and return once its daemon has ended: all that was written is in the upper.
-
-    `on_delay` is called if that takes its time: another mount namespace has the mount too. Raises Error: NotMounted,
-    Busy.
-    """
-    path = os.path.realpath(target)
-    registry = Registry()
-    running = [one for one in registry.running() if one.about.target == path]
-    fuse_mount.detach(path)
-    for one in running:
-        if not _ends_soon(one.about.daemon):
-            on_delay()
-        registry.await_end(one)
-    registry.leave()
-
-
-def _ends_soon(pid: int) -> bool:
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        poll = select.poll()
-        poll.register(process, select.POLLIN)
-        return bool(poll.poll(_PATIENCE))
-    finally:
-        os.close(process)
+        return Running(about, entry.control)

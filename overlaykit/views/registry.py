@@ -21,7 +21,7 @@ import msgspec
 from overlaykit import wire
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
-from overlaykit.fuse import control
+from overlaykit.fuse import control, mount
 from overlaykit.views import places
 
 if TYPE_CHECKING:
@@ -54,14 +54,19 @@ class NotRunning(Error):
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
-    """What an entry says. `started`: nanoseconds since the epoch. `target` for a mount, `command` for a view."""
+    """What an entry says. `started`: nanoseconds since the epoch. `target` for a mount, `command` for a view.
+
+    `device`: st_dev of the mount, by which it is known. `namespace`: the mount namespace that `target` is a path in.
+    """
 
     name: str
     pid: int
     daemon: int
     started: int
     layers: tuple[str, ...]
+    device: int
     upper: str | None = None
+    namespace: int = 0
     target: str | None = None
     command: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
@@ -73,6 +78,10 @@ class Running:
 
     about: About
     control: str
+
+    def is_running(self) -> bool:
+        """Whether it still is."""
+        return _is_locked(os.path.dirname(self.control))
 
 
 class Entry:
@@ -165,18 +174,31 @@ class Registry:
         return sorted(found, key=lambda one: one.about.started)
 
     def find(self, wanted: str) -> Running:
-        """By name or by mountpoint. Raises Error (NotRunning)."""
-        target = os.path.realpath(wanted)
+        """By name, or by a mountpoint in this mount namespace. Raises Error (NotRunning)."""
         for one in self.running():
-            if one.about.name == wanted or one.about.target == target:
+            if one.about.name == wanted:
                 return one
-        raise NotRunning(wanted)
+        mounted = mount.find(wanted)
+        found = None if mounted is None else self.serving(mounted.device)
+        if found is None:
+            raise NotRunning(wanted)
+        return found
 
-    def await_end(self, one: Running) -> None:
-        """Wait until nothing of it is left."""
-        lock = _lock(os.path.join(self._root, one.about.name), fcntl.LOCK_SH)
-        if lock >= 0:
-            os.close(lock)
+    def serving(self, device: int) -> Running | None:
+        """The one whose mount has this device number."""
+        return next((one for one in self.running() if one.about.device == device), None)
+
+    def of_mount(self, wanted: str) -> Running | None:
+        """A mount, by its name, or by where it was mounted in this mount namespace: it may be unmounted by now."""
+        path, here = os.path.realpath(wanted), namespace()
+        mounts = [one for one in self.running() if one.about.target is not None]
+        for one in mounts:
+            if one.about.name == wanted:
+                return one
+        for one in reversed(mounts):
+            if (one.about.target, one.about.namespace) == (path, here):
+                return one
+        return None
 
     def clear(self) -> None:
         """Clear away what was left by views that were killed."""
@@ -218,6 +240,11 @@ def explain(wanted: str, path: str) -> control.Explained:
     reply = control.ask(Registry().find(wanted).control, control.Explain(path))
     assert isinstance(reply, control.Explained)
     return reply
+
+
+def namespace() -> int:
+    """The number of this process's mount namespace."""
+    return os.stat("/proc/self/ns/mnt").st_ino
 
 
 def now() -> int:

@@ -19,6 +19,7 @@ from overlaykit.layers import Store, host, resolve
 from overlaykit.namespace import environment
 from overlaykit.views import places
 from overlaykit.views.registry import About, Registry, now
+from overlaykit.views.unmounting import upper_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -144,7 +145,10 @@ class View:
             )
             with entry.listen() as listener:
                 locks = [entry.lock, *(hold.fileno() for hold in holds)]
-                served.serve(spec, listener, keep=locks)
+                try:
+                    served.serve(spec, listener, keep=locks)
+                except daemon.UpperHeld as held:
+                    raise upper_held(upper or "", held.pid) from held
             self._daemon = served
             undo.callback(self._end_daemon)
             self._entry = entry
@@ -295,6 +299,7 @@ class View:
                 pid=self.processes.init_pid,
                 daemon=self._daemon.process.pid,
                 started=now(),
+                device=self._daemon.device,
                 layers=self._layers,
                 upper=self._upper,
                 command=command,

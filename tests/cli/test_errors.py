@@ -5,6 +5,7 @@ That nothing is left, `someone` proves at the end of every test.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -127,11 +128,14 @@ def test_an_upper_that_may_not_be_written_to_is_told(someone: Someone) -> None:
 
 def test_an_upper_in_use_is_refused(someone: Someone) -> None:
     upper = someone.path("upper")
-    with someone.start("run", "--upper", upper, "sh", "-c", "echo started; read line") as first:
+    command = ("sh", "-c", "echo started; read line")
+    with someone.start("run", "--name", "first", "--upper", upper, *command) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "started\n"
+        (running,) = json.loads(someone.succeeds("ps", "--json"))
         assert someone.refused("run", "--upper", upper, "true") == (
-            f"upper {upper} is in use by another view or mount: end that one first, or choose another upper"
+            f"upper {upper} is in use by view first (process {running['pid']}): end that one first,"
+            " or choose another upper"
         )
         first.communicate("end\n")
         assert first.returncode == 0

@@ -380,7 +380,8 @@ def test_an_upper_of_a_running_mount_is_refused(someone: Someone) -> None:
     second = someone.directory("second")
     with mounted(someone, here.options, here.target):
         assert someone.refused("mount", "-o", here.options, second) == (
-            f"upper {here.upper} is in use by another view or mount: end that one first, or choose another upper"
+            f"upper {here.upper} is in use by the mount at {here.target}:"
+            f" 'overlaykit umount {here.target}' first, or choose another upper"
         )
 
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import select
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import IO
 
-from ..views.someone import Someone
+import pytest
+
+from ..views.someone import Someone, command
+from ..views.staged import only_as
 
 
 def test_what_is_not_ours_is_left_alone(someone: Someone) -> None:
@@ -21,9 +31,11 @@ def test_a_mount_in_use_is_left_as_it_is_and_told(someone: Someone) -> None:
     target = someone.directory("target")
     someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
     with open(os.path.join(target, "file")) as file:
+        with open("/proc/self/comm") as comm:
+            us = f"{os.getpid()} ({comm.read().strip()})"
         assert someone.refused("umount", target) == (
-            f"{target}: in use: end the programs that have files open or their working directory in it"
-            f" ('fuser -vm {target}')"
+            f"{target}: in use by {us}: end these, or let the mount end with them:"
+            f" 'overlaykit umount --lazy {target}'"
         )
         assert file.read() == "contents\n"
         assert os.listdir(target) == ["file"]
@@ -48,3 +60,187 @@ def test_all_that_was_written_is_in_the_upper_once_it_returns(someone: Someone) 
         someone.succeeds("umount", target)
         with open(os.path.join(upper, str(number)), "rb") as file:
             assert file.read() == bytes([number]) * 300_000
+
+
+def stacked(someone: Someone) -> tuple[str, str]:
+    """The options of a mount that can be written to, and a directory to mount on."""
+    lower, upper, work, target = map(someone.directory, ("lower", "upper", "work", "target"))
+    return f"lowerdir={lower},upperdir={upper},workdir={work}", target
+
+
+@contextlib.contextmanager
+def elsewhere(*script: str) -> Iterator[subprocess.Popen[str]]:
+    """A shell that goes on in a mount namespace of its own, a copy of ours, and says when it is there."""
+    unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-euc"]
+    with subprocess.Popen(
+        [*unshare, *script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as shell:
+        try:
+            assert line(shell.stdout) == "ready"
+            yield shell
+        finally:
+            shell.communicate("end\n")
+
+
+def line(stream: IO[str] | None) -> str:
+    assert stream is not None
+    return stream.readline().rstrip("\n")
+
+
+def ask(shell: subprocess.Popen[str], question: str) -> str:
+    """One line to the shell, one line back."""
+    assert shell.stdin is not None
+    shell.stdin.write(question + "\n")
+    shell.stdin.flush()
+    return line(shell.stdout)
+
+
+def daemons(someone: Someone) -> dict[str, int]:
+    return {one["name"]: one["daemon"] for one in json.loads(someone.succeeds("ps", "--json"))}
+
+
+@only_as("root")
+def test_a_mount_at_the_same_path_in_another_namespace_is_another_mount(someone: Someone) -> None:
+    options, target = stacked(someone)
+    other = someone.directory("other", file="of the other\n")
+    script = '"$@"; echo ready; read go; cat "$0/file"; read end'
+    mount = (command(), "mount", "--name", "other", "-o", f"lowerdir={other}", target)
+    with elsewhere(script, target, *mount) as shell:
+        someone.refused("umount", target)
+        someone.refused("explain", target, "/file")
+        someone.succeeds("mount", "--name", "ours", "-o", options, target)
+        someone.write(os.path.join(target, "mine"), "mine\n")
+        assert "/mine" in someone.succeeds("explain", target, "/mine")
+        table = someone.succeeds("ps").splitlines()
+        assert table[1].rstrip().endswith(f"{target} (not mounted here)")
+        assert table[2].rstrip().endswith(target)
+        someone.succeeds("umount", target)
+        assert list(daemons(someone)) == ["other"]
+        assert ask(shell, "go") == "of the other"
+    someone.await_the_end()
+
+
+@only_as("root")
+def test_there_is_never_a_second_writer_and_a_way_out_is_told(someone: Someone) -> None:
+    options, target = stacked(someone)
+    second, upper = someone.directory("second"), someone.path("upper")
+    someone.succeeds("mount", "--name", "first", "-o", options, target)
+    script = """exec 3>"$0/file"; echo ready
+        while read word; do echo "$word" >&3; cat "$0/file" >/dev/null 2>&1; echo "$?"; done"""
+    with elsewhere(script, target) as shell:
+        someone.program(["umount", target])
+        held = f"{shell.pid} (sh)"
+        assert ask(shell, "one") == "0"
+        assert someone.refused("mount", "-o", options, second) == (
+            f"upper {upper} is in use by mount first, which is not mounted here any more but held by {held}:"
+            " end these, or the mount with 'overlaykit umount --force first', or choose another upper"
+        )
+        assert someone.refused("umount", target) == (
+            f"{target}: not mounted in this mount namespace any more, but held by {held}:"
+            " end these, or the mount with 'overlaykit umount --force first'"
+        )
+        assert ask(shell, "two") == "0"
+        someone.succeeds("umount", "--force", "first")
+        someone.succeeds("mount", "-o", options, second)
+        with open(os.path.join(second, "file")) as file:
+            assert file.read() == "one\ntwo\n"
+        assert ask(shell, "three") != "0"
+        someone.succeeds("umount", second)
+    with open(os.path.join(upper, "file")) as file:
+        assert file.read() == "one\ntwo\n"
+
+
+@only_as("root")
+def test_umount_waits_no_longer_than_it_is_told_and_can_be_interrupted(someone: Someone) -> None:
+    options, target = stacked(someone)
+    script = 'cd "$0"; echo ready; read end'
+    someone.succeeds("mount", "--name", "first", "-o", options, target)
+    with elsewhere(script, target) as shell:
+        done = someone.overlaykit("umount", "--timeout", "0", target)
+        assert done.returncode == 125
+        assert done.stderr.endswith(
+            f"{target}: unmounted here, but its upper and layers stay in use until its last users end: held by"
+            f" {shell.pid} (sh); end these, or the mount with 'overlaykit umount --force first'\n"
+        )
+    someone.await_the_end()
+    someone.succeeds("mount", "-o", options, target)
+    with elsewhere(script, target):
+        umount = someone.start("umount", "--timeout", "1000", target, stderr=subprocess.PIPE)
+        assert "another mount namespace" in line(umount.stderr)
+        umount.terminate()
+        umount.communicate()
+        assert umount.returncode == -signal.SIGTERM
+    someone.await_the_end()
+
+
+def test_a_mount_in_use_can_be_unmounted_lazily_or_by_force(someone: Someone) -> None:
+    options, target = stacked(someone)
+    for how in "--lazy", "--force":
+        someone.succeeds("mount", "-o", options, target)
+        (daemon,) = daemons(someone).values()
+        ended = os.pidfd_open(daemon)
+        with contextlib.suppress(OSError), open(os.path.join(target, how), "w") as file:
+            file.write("written\n")
+            file.flush()
+            someone.succeeds("umount", how, target)
+            assert os.listdir(target) == []
+            lives = not select.select([ended], [], [], 0)[0]
+            assert lives == (how == "--lazy")
+            file.write("more\n")
+        select.select([ended], [], [])
+        os.close(ended)
+        with open(someone.path("upper", how)) as file:
+            assert file.read() == "written\nmore\n"[: None if how == "--lazy" else 8]
+
+
+def test_a_daemon_that_does_not_answer_is_ended_by_force(someone: Someone) -> None:
+    options, target = stacked(someone)
+    someone.succeeds("mount", "--name", "stuck", "-o", options, target)
+    daemon = daemons(someone)["stuck"]
+    os.kill(daemon, signal.SIGSTOP)
+    refused = someone.overlaykit("umount", "--timeout", "0", target)
+    assert refused.returncode == 125
+    assert f"held by its daemon alone (process {daemon})" in refused.stderr
+    someone.succeeds("umount", "--force", "stuck")
+    someone.succeeds("mount", "-o", options, target)
+    someone.succeeds("umount", target)
+
+
+@only_as("root")
+def test_what_lies_in_a_mount_is_named(someone: Someone) -> None:
+    options, target = stacked(someone)
+    someone.succeeds("mount", "-o", options, target)
+    inner = os.path.join(target, "inner")
+    os.mkdir(inner)
+    someone.succeeds("mount", "-o", f"lowerdir={someone.path('lower')}", inner)
+    assert someone.refused("umount", target) == (
+        f"{target}: other mounts lie in it: unmount these first: {inner}"
+    )
+    someone.succeeds("umount", inner)
+    someone.succeeds("umount", target)
+
+
+@only_as("root")
+@pytest.mark.parametrize("mounter", [(), ("setpriv", "--reuid=1000", "--clear-groups")])
+def test_a_daemon_ends_with_the_namespace_in_which_its_mount_was(
+    someone: Someone, mounter: tuple[str, ...]
+) -> None:
+    options, target = stacked(someone)
+    for name in ("upper", "work", "target"):
+        os.chown(someone.path(name), 1000, 1000)
+    os.chmod(someone.scratch, 0o755)
+    runtime = someone.directory("runtime")
+    os.chown(runtime, 1000, 1000)
+    script = 'HOME="$0" XDG_RUNTIME_DIR="$0" "$@"; echo ready; read end'
+    mount = (*mounter, command(), "mount", "-o", options, target)
+    with elsewhere(script, runtime, *mount):
+        pass
+    someone.await_the_end()
+    someone.succeeds("mount", "-o", options, target)
+    someone.succeeds("umount", target)
+
+
+def test_seconds_that_are_none_are_refused(someone: Someone) -> None:
+    for seconds in "-1", "soon", "nan":
+        done = someone.overlaykit("umount", f"--timeout={seconds}", someone.path("missing"))
+        assert done.returncode == 125, done

@@ -1,0 +1,127 @@
+"""Which processes keep a mount alive: users of its files, and members of other mount namespaces that have it mounted.
+
+A mount is known by the device number of its superblock. Nothing here sends it a request (AT_STATX_DONT_SYNC, statx(2)),
+so a daemon that does not answer delays nothing. What this user may not see is left out (proc(5): ptrace access).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from overlaykit import _native, mountinfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_AT_STATX_DONT_SYNC: Final = 0x4000  # include/uapi/linux/fcntl.h
+_MOST_NAMED: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process. `uses`: it has files of the mount open, mapped, or as a directory; else its mount namespace has it."""
+
+    pid: int
+    command: str
+    uses: bool
+
+
+def device_of(path: str) -> int:
+    """st_dev of what is at `path`, found without a request to its file system."""
+    return _native.statx(_native.AT_FDCWD, path, _AT_STATX_DONT_SYNC, 0).dev
+
+
+def mount_id_of(path: str) -> int:
+    """The mount id of what is at `path`, found without a request to its file system."""
+    flags = _AT_STATX_DONT_SYNC
+    return _native.statx(_native.AT_FDCWD, path, flags, _native.STATX_MNT_ID).mnt_id
+
+
+def find(device: int, *, besides: int = 0) -> list[Holder]:
+    """The processes that hold the mount of this device, but for this one and `besides`."""
+    here = {mount.id for mount in mountinfo.current() if mount.device == device}
+    elsewhere: dict[str, bool] = {}
+    found = []
+    for pid in processes():
+        if pid in (os.getpid(), besides):
+            continue
+        with contextlib.suppress(OSError):  # it has ended
+            if _uses(pid, device):
+                found.append(Holder(pid, _command(pid), uses=True))
+                continue
+            namespace = _namespace(pid)
+            if namespace not in elsewhere:
+                ids = {one.id for one in mountinfo.of_process(pid) if one.device == device}
+                elsewhere[namespace] = bool(ids - here)
+            if elsewhere[namespace]:
+                found.append(Holder(pid, _command(pid), uses=False))
+    return found
+
+
+def paths(pid: int, device: int) -> list[str]:
+    """Paths by which this process reaches a mount in the mount namespace of another. Raises OSError."""
+    return [
+        f"/proc/{pid}/root{one.mountpoint}"
+        for one in mountinfo.of_process(pid)
+        if one.device == device
+    ]
+
+
+def another_with(mount_id: int) -> int:
+    """A pidfd of another process whose mount namespace has this very mount, the lowest pid first; -1 if there is none.
+
+    Looked for twice: a process may fork and end while the numbers are read.
+    """
+    for pid in (*processes(), *processes()):
+        with contextlib.suppress(OSError):  # it has ended
+            if pid != os.getpid() and any(one.id == mount_id for one in mountinfo.of_process(pid)):
+                return os.pidfd_open(pid)
+    return -1
+
+
+def describe(holders: Sequence[Holder]) -> str:
+    """The processes in a few words, users first."""
+    if not holders:
+        return "processes that this user cannot see"
+    ordered = sorted(holders, key=lambda one: (not one.uses, one.pid))
+    named = ", ".join(f"{one.pid} ({one.command})" for one in ordered[:_MOST_NAMED])
+    more = len(ordered) - _MOST_NAMED
+    return named + (f" and {more} more" if more > 0 else "")
+
+
+def processes() -> Iterator[int]:
+    """The processes of this PID namespace, lowest number first."""
+    yield from sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _uses(pid: int, device: int) -> bool:
+    for link in _links(pid):
+        with contextlib.suppress(OSError):
+            if device_of(link) == device:
+                return True
+    with contextlib.suppress(PermissionError), open(f"/proc/{pid}/maps", "rb") as maps:
+        wanted = b" %02x:%02x " % (os.major(device), os.minor(device))
+        return wanted in maps.read()
+    return False
+
+
+def _links(pid: int) -> Iterator[str]:
+    yield from (f"/proc/{pid}/{name}" for name in ("cwd", "root", "exe"))
+    with contextlib.suppress(PermissionError):
+        yield from (f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd"))
+
+
+def _namespace(pid: int) -> str:
+    """A key for the mount namespace of a process: its own number where that may not be seen."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    except PermissionError:
+        return str(pid)
+
+
+def _command(pid: int) -> str:
+    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+        return file.read().rstrip("\n")
