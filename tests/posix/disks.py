@@ -10,8 +10,11 @@ import subprocess
 from typing import Literal, TypeAlias
 
 from . import syscalls
+from .systems import Overlaykit, Stack
 
-Disk: TypeAlias = Literal["own", "overlay", "tmpfs", "ext4", "xfs", "btrfs"]
+Disk: TypeAlias = Literal[
+    "own", "overlay", "tmpfs", "ext4", "xfs", "btrfs", "overlaykit", "fuse-overlayfs", "bindfs"
+]
 
 _MEGABYTES = 320  # xfs is made no smaller than 300
 
@@ -23,21 +26,31 @@ def mount_disk(disk: Disk, base: bytes, *, unprivileged: bool) -> None:
     match disk:
         case "own":
             return
-        case "overlay":
+        case "overlay" | "overlaykit" | "fuse-overlayfs":
             parts = {name: base + b"/disk." + name for name in (b"lower", b"upper", b"work")}
             for path in parts.values():
                 os.mkdir(path)
             options = b",".join(name + b"dir=" + path for name, path in parts.items())
-            if unprivileged:
-                options += b",userxattr"
-            syscalls.mount(b"disk", target, b"overlay", 0, options)
+            if disk == "fuse-overlayfs":
+                subprocess.run([disk, "-o", options, target], check=True, stderr=subprocess.DEVNULL)
+            elif disk == "overlaykit":
+                Overlaykit(unprivileged).mount(
+                    Stack((parts[b"lower"],), parts[b"upper"], parts[b"work"]), target
+                )
+            else:
+                options += b",userxattr" if unprivileged else b""
+                syscalls.mount(b"disk", target, b"overlay", 0, options)
+        case "bindfs":
+            os.mkdir(base + b"/disk.below")
+            subprocess.run(["bindfs", base + b"/disk.below", target], check=True)
         case "tmpfs":
             syscalls.mount(b"disk", target, b"tmpfs", 0)
         case _:
             image = base + b"/disk.image"
             with open(image, "wb") as file:
                 file.truncate(_MEGABYTES << 20)
-            subprocess.run([f"mkfs.{disk}", "-q", os.fsdecode(image)], check=True)
+            options = ["-b", "4096"] if disk == "ext4" else []
+            subprocess.run([f"mkfs.{disk}", "-q", *options, os.fsdecode(image)], check=True)
             subprocess.run(["mount", "-o", "loop", image, target], check=True)
 
 

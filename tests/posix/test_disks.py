@@ -27,6 +27,9 @@ OTHERS: Final[tuple[Upper, ...]] = (
     ("ext4", (), ("root",)),
     ("xfs", (), ("root",)),
     ("btrfs", (), ("root",)),
+    ("overlaykit", (), EVERYONE),
+    ("fuse-overlayfs", (), EVERYONE),
+    ("bindfs", ("whiteout=aufs",), EVERYONE),
 )
 TOO_LONG: Final = "a_name_of_255_bytes_is_read_written_moved_and_removed"
 """No `.wh.NAME` hides it (tests/overlay/test_uppers.py)."""
