@@ -146,6 +146,11 @@ class Creation:
         override = place.layer.override
         if hidden == NOT_HIDDEN and not foreign and override is None:
             _as_caller(caller, make, place, name)
+            try:
+                st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
+            except OSError:
+                tree.work.discard(name, place)  # it was not there before, so it is not after
+                raise
         else:
             with self._stage(place, parent) as stage:
                 temporary = tree.work.new_name()
@@ -155,14 +160,14 @@ class Creation:
                         self._override(stage, temporary, uid, gid, directory, override)
                     elif foreign:
                         _give(stage, temporary, uid, gid)
+                    st = os.stat(temporary, dir_fd=stage.fd(), follow_symlinks=False)
                     reach("create.made")
                     tree.whiteouts.publish(temporary, stage, place, name, hidden)
                 except BaseException:
                     tree.work.discard(temporary, stage)
                     raise
-        st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
         if stat.S_ISDIR(st.st_mode):
-            return tree.adopt_directory(directory, name, place.child(name))
+            return tree.adopt_directory(directory, name, place.child(name), st)
         return tree.adopt_file(directory, name, st)
 
     def _override(

@@ -73,8 +73,10 @@ class Files:
         if opened.count == 0:
             del self.by_handle[handle]
             opened.node.opened = None
-            os.close(opened.fd)
-            self._tree.table.settle(opened.node)
+            try:
+                os.close(opened.fd)
+            finally:  # a disk may refuse only now what was written: its node goes all the same
+                self._tree.table.settle(opened.node)
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
         return os.pread(self.by_handle[handle].fd, size, offset)
@@ -147,7 +149,7 @@ class Files:
 
 def read_quietly(fd: int) -> None:
     """Let reading through a new descriptor change no access time, if we may ask for that."""
-    with contextlib.suppress(PermissionError):
+    with contextlib.suppress(OSError):
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NOATIME)
 
 

@@ -80,6 +80,7 @@ class File:
     `has_upper`: its content lies in the upper: in the index under `index_name` if it has one, else under any of
     `links`, else behind the descriptor `orphan`.
     `has_origin`: it came from a lower, whether that can be found by now or not.
+    `last_seen`: its attributes right before its last known name went, or None: not every file system tells them later.
     `link_count`: the union's count where it is not the real inode's own (indexed hard links), else None.
     """
 
@@ -89,6 +90,7 @@ class File:
         "index_name",
         "key",
         "kind",
+        "last_seen",
         "link_count",
         "links",
         "lookups",
@@ -115,6 +117,7 @@ class File:
         self.link_count: int | None = None
         self.opened: OpenFile | None = None
         self.orphan = -1
+        self.last_seen: os.stat_result | None = None
 
     @property
     def in_use(self) -> bool:
@@ -129,12 +132,13 @@ class File:
 class Directory:
     """A merged directory: an upper (or none yet) and the lowers that show through, top first.
 
-    `redirect`: the mark on the upper, if any. `orphaned`: it was removed while in use.
+    `redirect`: the mark on the upper, if any. `orphaned`: it was removed while in use. `last_seen`: as of a `File`.
     `listing`: of its names, while somebody may read on in it.
     """
 
     __slots__ = (
         "known",
+        "last_seen",
         "listing",
         "lookups",
         "lowers",
@@ -166,6 +170,7 @@ class Directory:
         self.known: dict[bytes, Node] = {}
         self.listing: Listing | None = None
         self.orphaned = False
+        self.last_seen: os.stat_result | None = None
 
     @property
     def in_use(self) -> bool:

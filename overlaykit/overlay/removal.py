@@ -31,7 +31,7 @@ class Removal:
             fail(errno.EISDIR, name)
         place = tree.writable_directory(directory)
         count = tree.count_links(node, directory, name)
-        self.keep_content(node)
+        self.keep_content(node, count)
         reach("unlink.counted")
         if tree.hides_something(directory, name):
             tree.whiteouts.hide(place, name)
@@ -64,27 +64,39 @@ class Removal:
         if self._tree.merge.entries(node):
             fail(errno.ENOTEMPTY, node.name)
 
-    def keep_content(self, node: File) -> None:
-        """Before a file loses a name: hold its inode if no other name of it is known, for those who have it open."""
-        if node.has_upper and node.orphan < 0 and len(node.links) <= 1 and node.index_name is None:
+    def keep_content(self, node: File, count: int | None) -> None:
+        """Before a file loses a name: hold its inode if no other name of it is known, for those who have it open.
+
+        `count`: of its names, if it is indexed.
+        """
+        if not node.has_upper or node.orphan >= 0 or len(node.links) > 1:
+            return
+        if node.index_name is None or (count is not None and count <= 1):
             node.orphan = self._tree.location(node).open(os.O_PATH)
+            node.last_seen = os.fstat(node.orphan)
 
     def forget_link(self, node: File, count: int | None) -> None:
-        """After a file lost a name: its count, and what goes with the last one. `count`: before, if it is indexed."""
+        """After a file lost a name: its count, and what goes with the last one. `count`: before, if it is indexed.
+
+        The name is gone: nothing here may fail.
+        """
         tree = self._tree
         if count is not None:
             node.link_count = count - 1
             if node.link_count <= 0 and node.index_name is not None:
-                if node.orphan < 0:
-                    node.orphan = tree.location(node).open(os.O_PATH)
-                index = tree.work.index
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(node.index_name, dir_fd=index.fd())
+                with contextlib.suppress(OSError):  # an entry too many does no harm
+                    os.unlink(node.index_name, dir_fd=tree.work.index.fd())
                 reach("index.dropped")
                 node.index_name = None
-        if not node.links and node.has_upper and tree.attributes(node).link_count == 0:
+        if not node.links and node.has_upper and not self._has_more_names(node):
             tree.table.retire(node)
         tree.table.settle(node)
+
+    def _has_more_names(self, node: File) -> bool:
+        try:
+            return self._tree.attributes(node).link_count > 0
+        except OSError:
+            return False
 
     def orphan_directory(self, node: Directory, kept: Place | None) -> None:
         """A directory lost its name: who has it open still sees it, empty."""
@@ -102,4 +114,7 @@ class Removal:
 
 def keep_directory(node: Directory) -> Place | None:
     """A place that outlives the name of the node's upper, if it has one."""
-    return None if node.upper is None else node.upper.orphan()
+    if node.upper is None:
+        return None
+    node.last_seen = node.upper.stat()
+    return node.upper.orphan()

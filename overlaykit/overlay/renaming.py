@@ -98,7 +98,7 @@ class Renaming:
                 self._clear(new_place, new_name)
         elif target is not None:
             count = tree.count_links(target, new_directory, new_name)
-            self._removal.keep_content(target)
+            self._removal.keep_content(target, count)
         move = Move(
             old_place,
             old_name,

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _FILES: Final = frozenset(
     (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 )
+_FORGOTTEN: Final = (errno.ENOENT, errno.ESTALE)
+"""What a FUSE file system may say of an inode without a name."""
 _NOTHING_TOLD: Final = (0, frozenset[int]())
 
 
@@ -326,11 +328,17 @@ class Tree:
         fail(errno.ESTALE)
 
     def stat(self, node: Node) -> os.stat_result:
-        if isinstance(node, Directory):
-            return node.top.stat()
-        if node.opened is not None:
-            return os.fstat(node.opened.fd)
-        return self.location(node).stat()
+        """Raises OSError (ESTALE), but for what lost its last known name."""
+        try:
+            if isinstance(node, Directory):
+                return node.top.stat()
+            if node.opened is not None:
+                return os.fstat(node.opened.fd)
+            return self.location(node).stat()
+        except OSError as error:
+            if node.last_seen is None or error.errno not in _FORGOTTEN:
+                raise
+            return node.last_seen
 
     def attributes(self, node: Node, st: os.stat_result | None = None) -> Attributes:
         """Raises OSError (ESTALE). `st` is the inode's, if it was just seen."""
@@ -340,6 +348,8 @@ class Tree:
             links = 0 if node.orphaned else 1 if node.merged else st.st_nlink
         elif node.link_count is not None:
             links = node.link_count
+        elif st is node.last_seen:
+            links = 0
         elif node.has_upper or node.links:
             links = st.st_nlink
         else:
@@ -492,10 +502,11 @@ class Tree:
         self.table.link(node, directory, name)
         return node
 
-    def adopt_directory(self, directory: Directory, name: bytes, place: Place) -> Directory:
+    def adopt_directory(
+        self, directory: Directory, name: bytes, place: Place, st: os.stat_result
+    ) -> Directory:
         """The node of a directory that was just made in the upper; nothing of the lowers shows in it."""
         node = Directory(directory, name, place, ())
-        st = place.stat()
         self.table.add(node, self._numbering.key(st.st_dev, st.st_ino))
         directory.known[name] = node
         return node
