@@ -24,9 +24,12 @@ _BUFFER: Final = (
 )  # more than any INIT; the kernel wants at least FUSE_MIN_READ_BUFFER, 8 KiB
 
 _IN_HEADER: Final = struct.Struct("=IIQQIIIHH")
-_INIT_IN: Final = struct.Struct("=IIII")
+_INIT_IN: Final = struct.Struct("=IIIII")
 _OUT_HEADER: Final = struct.Struct("=IiQ")
-_INIT_OUT: Final = struct.Struct("=IIII")
+_INIT_OUT: Final = struct.Struct("=IIIIHHIIHHI")
+
+_LOW, _HIGH = 3, 10
+"""Where the answer has the lower and the upper half of the flags."""
 
 _DONT_MASK: Final = 1 << 6
 """The caller's umask comes along with a new file's mode, unapplied: a default ACL takes its place (acl(5))."""
@@ -36,8 +39,6 @@ _CACHE_SYMLINKS: Final = 1 << 23
 _SETXATTR_EXT: Final = 1 << 29
 """A SETXATTR says whether an ACL clears the set-group-ID bit (Linux 5.13). Needs an adapted session."""
 
-_WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS | _SETXATTR_EXT
-
 _ATOMIC_O_TRUNC: Final = 1 << 3
 """Opening with O_TRUNC truncates. Not wanted: the kernel then does it once more by itself (native/session.c)."""
 
@@ -46,6 +47,14 @@ _ASYNC_DIO: Final = 1 << 15
 file during the write (generic_file_direct_write drops them after a synchronous write only)."""
 
 _UNWANTED: Final = _ATOMIC_O_TRUNC | _ASYNC_DIO
+
+_INIT_EXT: Final = 1 << 30
+"""There are flags beyond 32 bits (Linux 5.17)."""
+
+_NO_EXPORT_SUPPORT: Final = 1 << 38
+"""Files have no handles to be opened by (Linux 6.9): a number means nothing once the kernel has forgotten the file."""
+
+_WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS | _SETXATTR_EXT | _NO_EXPORT_SUPPORT
 
 
 class Handshake:
@@ -63,7 +72,7 @@ class Handshake:
         fields = _IN_HEADER.unpack_from(request)
         if fields[1] != _INIT:
             raise OSError(errno.EPROTO, os.strerror(errno.EPROTO), "/dev/fuse")
-        offered = _INIT_IN.unpack_from(request, _IN_HEADER.size)[3]
+        offered = _offered(request[_IN_HEADER.size :])
         if not _native.adapts_session():
             offered &= ~_SETXATTR_EXT
         with self._socket:
@@ -75,11 +84,29 @@ class Handshake:
                 answer = bytearray(self._socket.recv(_BUFFER))
                 nursery.cancel_scope.cancel()  # it has nothing more to read here; it is started anew on the device
         if len(answer) >= _OUT_HEADER.size + _INIT_OUT.size:
-            major, minor, readahead, flags = _INIT_OUT.unpack_from(answer, _OUT_HEADER.size)
-            flags = (flags | _WANTED & offered) & ~_UNWANTED
-            _INIT_OUT.pack_into(answer, _OUT_HEADER.size, major, minor, readahead, flags)
+            flags = _agree(answer, offered)
             if flags & _SETXATTR_EXT:
                 _native.expect_setxattr_flags()
         os.write(self._device, answer)
         os.dup2(self._device, self.fd, inheritable=False)
         os.close(self._device)
+
+
+def _offered(request: bytes) -> int:
+    """The flags of an INIT (struct fuse_init_in), of which an old kernel sends 32 bits."""
+    low: int
+    high: int
+    _, _, _, low, high = _INIT_IN.unpack_from(request.ljust(_INIT_IN.size, b"\0"))
+    return low | (high << 32 if low & _INIT_EXT else 0)
+
+
+def _agree(answer: bytearray, offered: int) -> int:
+    """Put the flags that are wanted of those `offered` into pyfuse3's answer (struct fuse_init_out); all of them."""
+    first: list[int] = list(_INIT_OUT.unpack_from(answer, _OUT_HEADER.size))
+    flags = first[_LOW] | (first[_HIGH] << 32 if first[_LOW] & _INIT_EXT else 0)
+    flags = (flags | _WANTED & offered) & ~_UNWANTED
+    if flags >> 32:
+        flags |= _INIT_EXT
+    first[_LOW], first[_HIGH] = flags & 0xFFFFFFFF, flags >> 32
+    _INIT_OUT.pack_into(answer, _OUT_HEADER.size, *first)
+    return flags

@@ -472,6 +472,7 @@ class Operations(pyfuse3.Operations):
         st = attributes.stat
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = attributes.number
+        entry.generation = attributes.generation
         entry.entry_timeout = self._timeout
         entry.attr_timeout = self._timeout
         entry.st_mode = attributes.mode

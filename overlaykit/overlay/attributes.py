@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 class Attributes(NamedTuple):
     """A node's attributes: the real inode's `stat`, and what the merge says otherwise.
 
+    `generation`: tells it from others that have had its number.
     `changed_ns`: the change time, in nanoseconds since the epoch.
     """
 
     number: int
+    generation: int
     stat: os.stat_result
     mode: int
     link_count: int

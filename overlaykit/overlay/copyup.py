@@ -174,9 +174,12 @@ class CopyUp:
     def uuid(self, place: Place, device: int) -> bytes | None:
         """The uuid by which an origin names the file system that `place` lies on.
 
-        None where it would name another one too, as in the kernel (fs/overlayfs/super.c, bad_uuid): several lowers
-        without one, or clones of one image. Which ones there are is known of the lowers' roots alone.
+        None where handles do not last, and where it would name another one too, as in the kernel
+        (fs/overlayfs/super.c, bad_uuid): several lowers without one, or clones of one image. Which ones there are is
+        known of the lowers' roots alone.
         """
+        if not place.layer.lasting_handles(device, place):
+            return None
         uuid = place.layer.uuid(device, place)
         devices = self._devices.get(uuid)
         if devices is None:

@@ -41,6 +41,9 @@ _LISTING_INODES: Final = frozenset(
 make up either."""
 
 
+_FUSE: Final = 0x65735546  # include/uapi/linux/magic.h
+
+
 class Descriptors:
     """The open descriptors of places: about `limit` of them, by second chance, so that a hit costs one store.
 
@@ -86,7 +89,7 @@ class Layer:
     """
 
     __slots__ = (
-        "_listing_inodes",
+        "_file_systems",
         "_uuids",
         "descriptors",
         "index",
@@ -117,7 +120,7 @@ class Layer:
         self.override: bytes | None = None
         self.names_disk = True
         self._uuids: dict[int, bytes] = {}
-        self._listing_inodes: dict[int, bool] = {}
+        self._file_systems: dict[int, int] = {}
 
     def uuid(self, device: int, place: Place) -> bytes:
         """The uuid of the file system `device` on which `place` lies (a layer may span several)."""
@@ -133,9 +136,16 @@ class Layer:
         covered = self.mounted_in
         if covered is None or (covered and b"/".join(place.components()) in covered):
             return False  # listed is what the mount lies on
-        found = self._listing_inodes.get(device)
+        return self._file_system(device, place) in _LISTING_INODES
+
+    def lasting_handles(self, device: int, place: Place) -> bool:
+        """Whether a file handle names one inode for good there: those of FUSE hold what the kernel calls it by now."""
+        return self._file_system(device, place) != _FUSE
+
+    def _file_system(self, device: int, place: Place) -> int:
+        found = self._file_systems.get(device)
         if found is None:
-            found = self._listing_inodes[device] = _native.fstatfs(place.fd()) in _LISTING_INODES
+            found = self._file_systems[device] = _native.fstatfs(place.fd())
         return found
 
     def close(self) -> None:

@@ -30,6 +30,10 @@ _LATE_AT_MOST: Final = 10 * 10**9
 _MOST_CHANGE_TIMES: Final = 1 << 15
 """About 5 MiB of them."""
 
+_FIRST_GENERATION: Final = 2
+_GENERATIONS: Final = 1 << 31
+"""The kernel keeps 32 bits of a generation; the root's is 0, and 1 has a meaning of its own (`_native.NAME_ONLY`)."""
+
 _DEVICE_SHIFT: Final = 48
 INODE_LIMIT: Final = 1 << _DEVICE_SHIFT
 """Inode numbers from here on cannot be carried."""
@@ -79,12 +83,14 @@ class File:
     `key`, `lower_key`: the numbers of the real inodes it is found by (0: none).
     `has_upper`: its content lies in the upper: in the index under `index_name` if it has one, else under any of
     `links`, else behind the descriptor `orphan`.
+    `generation`: no other node that has had its number has had it too.
     `has_origin`: it came from a lower, whether that can be found by now or not.
     `last_seen`: its attributes right before its last known name went, or None: not every file system tells them later.
     `link_count`: the union's count where it is not the real inode's own (indexed hard links), else None.
     """
 
     __slots__ = (
+        "generation",
         "has_origin",
         "has_upper",
         "index_name",
@@ -104,6 +110,7 @@ class File:
 
     def __init__(self, kind: int) -> None:
         self.number = 0
+        self.generation = 0
         self.lookups = 0
         self.kind = kind
         self.key = 0
@@ -134,9 +141,11 @@ class Directory:
 
     `redirect`: the mark on the upper, if any. `orphaned`: it was removed while in use. `last_seen`: as of a `File`.
     `listing`: of its names, while somebody may read on in it.
+    `generation`: as of a `File`.
     """
 
     __slots__ = (
+        "generation",
         "known",
         "last_seen",
         "listing",
@@ -161,6 +170,7 @@ class Directory:
         redirect: bytes | None = None,
     ) -> None:
         self.number = 0
+        self.generation = 0
         self.lookups = 0
         self.parent = parent
         self.name = name
@@ -256,6 +266,7 @@ class Table:
         self.by_number: dict[int, Node] = {}
         self.by_key: dict[int, File] = {}
         self._free = _FIRST_FREE
+        self._generation = 0
 
     def __len__(self) -> int:
         return len(self.by_number)
@@ -268,6 +279,8 @@ class Table:
             self._free += 1
         node.number = number
         self.by_number[number] = node
+        node.generation = _FIRST_GENERATION + self._generation
+        self._generation = (self._generation + 1) % _GENERATIONS
 
     def add_root(self, node: Directory) -> None:
         node.number = ROOT_NUMBER

@@ -364,6 +364,7 @@ class Tree:
                 mode = stat.S_IFMT(mode) | override.mode
         return Attributes(
             node.number,
+            node.generation,
             st,
             mode,
             links,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+from collections.abc import Iterator
 
-from ..acts import forget, get, ino_of, opened, put
+from overlaykit import _native
+
+from ..acts import forget, get, ino_of, opened, put, refused, unless_refused
 from ..table import ROOT_ONLY, Dir, Fifo, File, Instead, Symlink, behaviour
 
 NO_ORIGIN = "the kernel decodes no file handles for a user namespace, so it records no origin"
@@ -37,6 +42,37 @@ def check_every_kind_keeps_its_inode_number_through_copy_up() -> None:
     for path in ALL:
         os.utime(path, follow_symlinks=False)
     assert _numbers(*ALL) == before
+
+
+@behaviour(lower={"f": File(b"f"), "d": Dir(), "g": File(b"g")}, identities=ROOT_ONLY)
+def check_a_file_handle_opens_its_file_or_nothing() -> None:
+    put("new", b"new")
+    handles = unless_refused(
+        errno.EOPNOTSUPP,
+        lambda: {n: _native.name_to_handle_at(_native.AT_FDCWD, n) for n in ("f", "new")},
+    )
+    if handles is None:
+        return
+    here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    forget()
+    for name, handle in handles.items():
+        with _opened_by(here, handle) as fd:
+            assert os.read(fd, 10) == name.encode()
+        os.unlink(name)
+    for number in range(50):  # some get the number of what was removed
+        put(f"d/{number}", b"another")
+    for handle in handles.values():
+        with refused(errno.ESTALE), _opened_by(here, handle):
+            pass
+
+
+@contextlib.contextmanager
+def _opened_by(mount: int, handle: _native.FileHandle) -> Iterator[int]:
+    fd = _native.open_by_handle_at(mount, handle.type, handle.handle, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 @behaviour(lower=ALL)
