@@ -7,14 +7,21 @@ of places are a cache with a bound; a place reopens itself when it was evicted.
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import functools
 import os
 import struct
 from collections import deque
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from overlaykit import _native
+
+if TYPE_CHECKING:
+    from overlaykit.overlay.modes import Modes
+
+T = TypeVar("T")
 
 _OPEN_PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BENEATH: Final = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
@@ -80,12 +87,23 @@ class Descriptors:
                 place.evict()
 
 
+class Reader(Protocol):
+    """Reads the daemon's own files past their modes, where it may, and changes nothing."""
+
+    def run(self, action: Callable[[], T]) -> T: ...
+
+    def open(self, action: Callable[[], int]) -> int:
+        """`action` opens a descriptor."""
+
+
 class Layer:
     """One directory of the stack: `index` 0 is the top; an upper is `writable`. Owns the descriptor `root`.
 
     `mounted_in`: the directories in which other mounts lie on something, as paths from its root; None: any may be.
     `override`: the attribute that holds its files' owners and modes (see `overrides`), or None. `names_disk`: whether
     its file system is named by its uuid.
+    `reader`: reads what modes keep us out of; None: nothing does.
+    `modes`: widens those of its directories that keep us out; None where none may be: in lowers.
     """
 
     __slots__ = (
@@ -93,10 +111,12 @@ class Layer:
         "_uuids",
         "descriptors",
         "index",
+        "modes",
         "mounted_in",
         "names_disk",
         "override",
         "path",
+        "reader",
         "root",
         "writable",
     )
@@ -119,6 +139,8 @@ class Layer:
         self.root = Place(self, None, b"", fd)
         self.override: bytes | None = None
         self.names_disk = True
+        self.modes: Modes | None = None
+        self.reader: Reader | None = None
         self._uuids: dict[int, bytes] = {}
         self._file_systems: dict[int, int] = {}
 
@@ -148,6 +170,24 @@ class Layer:
             found = self._file_systems[device] = _native.fstatfs(place.fd())
         return found
 
+    def read(self, action: Callable[[], T]) -> T:
+        """Run `action`, which only reads, and again by the reader where a mode is in its way (EACCES)."""
+        try:
+            return action()
+        except PermissionError as error:
+            if self.reader is None or error.errno != errno.EACCES:
+                raise
+            return self.reader.run(action)
+
+    def open(self, action: Callable[[], int]) -> int:
+        """As `read`, for an action that opens a descriptor."""
+        try:
+            return action()
+        except PermissionError as error:
+            if self.reader is None or error.errno != errno.EACCES:
+                raise
+            return self.reader.open(action)
+
     def close(self) -> None:
         self.root.close()
 
@@ -173,6 +213,9 @@ class Place:
         if self._fd < 0:
             self._reopen()
         self.recent = True
+        modes = self.layer.modes
+        if modes is not None and modes.active:
+            modes.widen_place(self, self._fd)
         return self._fd
 
     def proc_path(self, name: bytes = b"") -> bytes:
@@ -183,12 +226,21 @@ class Place:
 
     def stat(self) -> os.stat_result:
         if self._fd < 0 and self.parent is not None:
-            return os.stat(self.name, dir_fd=self.parent.fd(), follow_symlinks=False)
+            above = self.parent.fd()
+            return self.layer.read(lambda: os.stat(self.name, dir_fd=above, follow_symlinks=False))
         return os.fstat(self.fd())
 
     def open_for_reading(self) -> int:
-        """A readable descriptor of the directory, the caller's to close (for listing and fsync)."""
-        return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd())
+        """A readable descriptor of the directory, the caller's to close (for listing and fsync).
+
+        To list it leaves its access time, where we may ask for that: a lower's mount may be one to write.
+        """
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        fd = self.fd()
+        try:
+            return os.open(b".", flags | os.O_NOATIME, dir_fd=fd)
+        except PermissionError:  # the directory is another owner's, or its mode keeps us out
+            return self.layer.open(lambda: os.open(b".", flags, dir_fd=fd))
 
     def scan(self) -> Iterator[list[tuple[bytes, int, int]]]:
         """What is in it, in the kernel's order and in the portions it gives: names, the S_IFMT bits of their kinds (0
@@ -213,6 +265,10 @@ class Place:
         names.reverse()
         return names
 
+    def path(self, name: bytes) -> bytes:
+        """The path of something in it, from the layer's root."""
+        return b"/".join([*self.components(), name])
+
     def evict(self) -> None:
         os.close(self._fd)
         self._fd = -1
@@ -235,9 +291,16 @@ class Place:
             chain.append(place)
             place = place.parent
         assert place is not None, "a layer's root is always open"
+        modes = self.layer.modes
         for place in reversed(chain):
             assert place.parent is not None
-            place._fd = _native.openat2(place.parent._fd, place.name, _OPEN_PLACE, 0, _BENEATH)
+            if modes is not None and modes.active:
+                modes.widen_place(place.parent, place.parent._fd)
+            place._fd = self.layer.open(
+                functools.partial(
+                    _native.openat2, place.parent._fd, place.name, _OPEN_PLACE, 0, _BENEATH
+                )
+            )
             place.recent = True
             place.layer.descriptors.add(place)
 

@@ -43,9 +43,9 @@ def stages() -> Iterator[StageOf]:
                 directory = cleanup.enter_context(
                     tempfile.TemporaryDirectory(prefix="overlaykit-posix-", dir="/var/tmp")
                 )
-                place = Place(unprivileged=identity == "userns")
+                place = Place(unprivileged=identity == "userns", ordinary=identity == "ordinary")
                 cleanup.callback(place.close)
-                if place.unprivileged and os.geteuid() == 0:
+                if identity != "root" and os.geteuid() == 0:
                     os.chown(directory, ORDINARY_UID, ORDINARY_UID)
                 places[identity] = place, directory
             return places[identity]

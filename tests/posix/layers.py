@@ -7,6 +7,8 @@ import stat
 
 from .table import Device, Dir, Entry, Fifo, File, Layer, Link, Symlink, Whiteout
 
+ACLS = {"system.posix_acl_access", "system.posix_acl_default"}
+
 
 def write_layer(layer: Layer, root: str, *, xattr_prefix: str) -> None:
     """Make `layer` below the existing directory `root`; missing parents are made, 0755.
@@ -51,12 +53,14 @@ def _make(entry: Entry, path: str, root: str, xattr_prefix: str) -> None:
 
 
 def _set_attributes(entry: Entry, path: str) -> None:
-    if isinstance(entry, File | Dir):
-        os.chown(path, entry.uid, entry.gid)
+    if isinstance(entry, File | Dir) and (os.geteuid() == 0 or entry.uid or entry.gid):
+        os.chown(path, entry.uid, entry.gid)  # an ordinary user's 0 means their own
+    xattrs = entry.xattrs if isinstance(entry, File | Dir) else {}
+    for name in xattrs.keys() - ACLS:  # before the mode, which may forbid it
+        os.setxattr(path, name, xattrs[name])
     if isinstance(entry, File | Dir | Fifo | Device):
         os.chmod(path, entry.mode)
-    if isinstance(entry, File | Dir):
-        for name, value in entry.xattrs.items():  # after the mode, which is part of an ACL
-            os.setxattr(path, name, value)
-        if entry.mtime_ns is not None:
-            os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
+    for name in xattrs.keys() & ACLS:  # after the mode, which is part of them
+        os.setxattr(path, name, xattrs[name])
+    if isinstance(entry, File | Dir) and entry.mtime_ns is not None:
+        os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))

@@ -1,4 +1,4 @@
-"""A place: a mount namespace of its own (for an ordinary user a user namespace too) in which tests run.
+"""A place: a mount namespace of its own (and where asked for a user namespace too) in which tests run.
 
 A place is two descriptors, held by the test process. What is mounted in it is invisible elsewhere, and
 goes when the descriptors are closed, however the test process ends. `Place.run` forks a child that enters
@@ -41,10 +41,12 @@ class Place:
     """Namespaces to run functions in.
 
     `unprivileged`: inside a new user namespace, where one ordinary uid is mapped to 0 (user_namespaces(7)).
+    `ordinary`: as an ordinary user in root's user namespace; takes root to make.
     """
 
-    def __init__(self, *, unprivileged: bool) -> None:
+    def __init__(self, *, unprivileged: bool = False, ordinary: bool = False) -> None:
         self.unprivileged = unprivileged
+        self.ordinary = ordinary
         self._namespaces: list[tuple[int, int]] = []
         ready, tell_ready = os.pipe()
         release, tell_release = os.pipe()
@@ -53,7 +55,7 @@ class Place:
             status = 1
             try:
                 os.close(tell_release)
-                _enter_new_namespaces(unprivileged)
+                _enter_new_namespaces(unprivileged=unprivileged, ordinary=ordinary)
                 os.write(tell_ready, b".")
                 os.read(release, 1)
                 status = 0
@@ -88,8 +90,8 @@ class Place:
         while self._namespaces:
             os.close(self._namespaces.pop()[0])
 
-    def enter(self) -> None:
-        """Move this process (single-threaded) into the place, as its root."""
+    def enter(self, *, arranging: bool = False) -> None:
+        """Move this process (single-threaded) into the place, as its user; `arranging`: as its root."""
         if self.unprivileged and os.geteuid() == 0:
             os.setgroups([])
         for fd, kind in self._namespaces:
@@ -98,9 +100,15 @@ class Place:
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
             syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+        elif self.ordinary and not arranging:
+            _become_ordinary()
 
-    def run(self, function: Callable[[], T], *, timeout: float = 60.0) -> T:
-        """Run `function` in a child inside the place; give what it returned (it must pickle).
+    def run(
+        self, function: Callable[[], T], *, timeout: float = 60.0, arranging: bool = False
+    ) -> T:
+        """Run `function` in a child inside the place, as its user; give what it returned (it must pickle).
+
+        `arranging`: as the place's root.
 
         The child leads a session; what it leaves running there is killed when it has ended.
         Raises `Failed` with the child's traceback, or `Hung` after `timeout` seconds.
@@ -109,7 +117,7 @@ class Place:
         receive, send = os.pipe()
         pid = os.fork()
         if pid == 0:
-            self._answer(function, send)
+            self._answer(function, send, arranging=arranging)
         os.close(send)
         pidfd = os.pidfd_open(pid)
         try:
@@ -129,13 +137,13 @@ class Place:
         result: T = value
         return result
 
-    def _answer(self, function: Callable[[], T], send: int) -> NoReturn:
+    def _answer(self, function: Callable[[], T], send: int, *, arranging: bool) -> NoReturn:
         """The child's whole life."""
         try:
             os.setsid()
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
             os.umask(0o022)
-            self.enter()
+            self.enter(arranging=arranging)
             data = pickle.dumps((True, function()))
         except BaseException:
             data = pickle.dumps((False, traceback.format_exc()))
@@ -164,22 +172,20 @@ def _read_until_ended(fd: int, pidfd: int, timeout: float) -> bytes:
             poll.unregister(fd)
 
 
-def _enter_new_namespaces(unprivileged: bool) -> None:
+def _enter_new_namespaces(*, unprivileged: bool, ordinary: bool) -> None:
     uid = os.geteuid()
     if uid == 0:
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount(b"none", b"/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+        if unprivileged or ordinary:
+            for needed in {sys.base_prefix, sys.prefix, _checkout()}:
+                _open_the_way_to(os.fsencode(needed))
     if not unprivileged:
         _mount_empty(b"/run", b"mode=755")
         return
     if uid == 0:
         uid = ORDINARY_UID
-        for needed in {sys.base_prefix, sys.prefix, _checkout()}:
-            _open_the_way_to(os.fsencode(needed))
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+        _become_ordinary()
     gid = os.getegid()
     syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
     for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
@@ -187,6 +193,13 @@ def _enter_new_namespaces(unprivileged: bool) -> None:
             file.write(text)
     syscalls.mount(b"none", b"/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     _mount_empty(b"/run", b"mode=755")
+
+
+def _become_ordinary() -> None:
+    os.setgroups([])
+    os.setresgid(ORDINARY_UID, ORDINARY_UID, ORDINARY_UID)
+    os.setresuid(ORDINARY_UID, ORDINARY_UID, ORDINARY_UID)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
 
 
 def _mount_empty(directory: bytes, options: bytes) -> None:

@@ -56,7 +56,7 @@ class Stage:
         disk: Disk = "own",
         more: tuple[str, ...] = (),
     ) -> None:
-        self.system = make_system(system, unprivileged=place.unprivileged, more=more)
+        self.system = make_system(system, unprivileged=identity != "root", more=more)
         self.identity = identity
         self.disk = disk
         self._place = place
@@ -89,7 +89,7 @@ class Stage:
     def close(self) -> None:
         """Unmount everything and remove what the behaviours left."""
         with contextlib.ExitStack() as stack:
-            stack.callback(self._place.run, self._remove)
+            stack.callback(self._place.run, self._remove, arranging=True)
             for kind in list(self._mounted):
                 stack.callback(self._unmount, kind)
 
@@ -106,7 +106,7 @@ class Stage:
         else:
             self._place.run(lambda: self._build(kind))
         self._unmountable.add(kind)
-        self._place.run(lambda: self.system.mount(stack, target))
+        self._place.run(lambda: self.system.mount(stack, target), arranging=self.system.takes_root)
         self._unmountable.remove(kind)
         self._mounted.add(kind)
         return target
@@ -114,7 +114,7 @@ class Stage:
     def _unmount(self, kind: Kind) -> None:
         _, target = self._paths(kind)
         self._mounted.remove(kind)
-        self._place.run(lambda: self.system.unmount(target))
+        self._place.run(lambda: self.system.unmount(target), arranging=self.system.takes_root)
 
     def _paths(self, kind: Kind) -> tuple[Stack, bytes]:
         base = os.fsencode(os.path.join(self._directory, kind))
@@ -144,7 +144,7 @@ class Stage:
         for layer, lower in zip(layers, stack.lowers[-len(layers) :], strict=True):
             root = os.path.join(os.fsdecode(lower), behaviour.name)
             os.mkdir(root)
-            prefix = "user" if self._place.unprivileged else "trusted"
+            prefix = "trusted" if self.identity == "root" else "user"
             write_layer(layer, root, xattr_prefix=prefix)
 
     def _play_remounted(self) -> dict[str, str]:
@@ -154,9 +154,13 @@ class Stage:
         self._place.run(lambda: self._build("remounted"))
         stack, target = self._paths("remounted")
 
+        # Its user cannot mount a plain directory, which is the same after a remount anyway.
+        mounted_once = self.system.takes_root and self._place.ordinary
+
         def act() -> dict[str, str]:
             for round_ in range(2):
-                self.system.mount(stack, target)
+                if not mounted_once:
+                    self.system.mount(stack, target)
                 try:
                     for behaviour in TABLE.values():
                         if behaviour.name in failures or not self._takes_part(behaviour):
@@ -173,10 +177,17 @@ class Stage:
                             failures[behaviour.name] = traceback.format_exc()
                 finally:
                     os.chdir("/")
-                    self.system.unmount(target)
+                    if not mounted_once:
+                        self.system.unmount(target)
             return failures
 
-        return self._place.run(act)
+        if not mounted_once:
+            return self._place.run(act)
+        self._place.run(lambda: self.system.mount(stack, target), arranging=True)
+        try:
+            return self._place.run(act)
+        finally:
+            self._place.run(lambda: self.system.unmount(target), arranging=True)
 
     def _takes_part(self, behaviour: Behaviour) -> bool:
         return kind_of(behaviour) == "remounted" and self.identity in behaviour.identities

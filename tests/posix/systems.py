@@ -31,6 +31,8 @@ class System(Protocol):
     """Something that can show a stack of directories as one tree."""
 
     name: ClassVar[str]
+    takes_root: ClassVar[bool]
+    """Whether only the place's root mounts and unmounts it."""
 
     def mount(self, stack: Stack, target: bytes) -> None: ...
 
@@ -42,6 +44,7 @@ class Plain:
     """A directory as it is: what POSIX promises without any overlay. Takes an upper, or one lower alone."""
 
     name: ClassVar[str] = "plain"
+    takes_root: ClassVar[bool] = True
 
     def mount(self, stack: Stack, target: bytes) -> None:
         source = stack.upper or stack.lowers[0]
@@ -81,6 +84,7 @@ class KernelOverlay:
 
     unprivileged: bool
     name: ClassVar[str] = "kernel"
+    takes_root: ClassVar[bool] = True
 
     def mount(self, stack: Stack, target: bytes) -> None:
         options = overlay_options(stack, unprivileged=self.unprivileged)
@@ -97,6 +101,7 @@ class Overlaykit:
     unprivileged: bool
     more: tuple[str, ...] = ()
     name: ClassVar[str] = "overlaykit"
+    takes_root: ClassVar[bool] = False
 
     def mount(self, stack: Stack, target: bytes) -> None:
         options = os.fsdecode(overlay_options(stack, unprivileged=self.unprivileged))
@@ -111,7 +116,7 @@ class Overlaykit:
         inherited = {name: os.environ[name] for name in os.environ if not name.startswith("XDG_")}
         done = subprocess.run(
             [sys.executable, "-m", "overlaykit", *arguments, os.fsdecode(target)],
-            env=inherited | {"HOME": home},
+            env=inherited | {"HOME": home, "XDG_RUNTIME_DIR": home},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -11,10 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
-Identity: TypeAlias = Literal["root", "userns"]
+Identity: TypeAlias = Literal["root", "userns", "ordinary"]
+"""Root; an ordinary user as the root of a user namespace; an ordinary user without one, whom modes bind."""
+
 Check: TypeAlias = Callable[[], object]
 
-EVERYONE: tuple[Identity, ...] = ("root", "userns")
+EVERYONE: tuple[Identity, ...] = ("root", "userns", "ordinary")
+PRIVILEGED: tuple[Identity, ...] = ("root", "userns")
+"""For what takes a capability, at least over one's own files: to pass modes, to mount."""
 ROOT_ONLY: tuple[Identity, ...] = ("root",)
 """For what a user namespace with one mapped uid cannot express: other owners, devices, trusted xattrs."""
 

@@ -260,7 +260,7 @@ def check_special_files_are_there_after_a_remount():
     assert stat.S_ISSOCK(os.lstat("s").st_mode)
 
 
-@behaviour(identities=("userns",))
+@behaviour(identities=("userns", "ordinary"))
 def check_a_device_node_is_refused_without_privilege() -> None:
     with refused(errno.EPERM):
         os.mknod("null", stat.S_IFCHR | 0o666, os.makedev(1, 3))

@@ -7,7 +7,7 @@ import os
 import struct
 
 from ..acts import ALICE, BOB, as_user, get, mode_of, names, opened, put, refused
-from ..table import ROOT_ONLY, Dir, File, Instead, behaviour
+from ..table import PRIVILEGED, ROOT_ONLY, Dir, File, Instead, behaviour
 
 PRIVATE = {"f": File(b"secret", mode=0o600, uid=ALICE, gid=ALICE)}
 SHARED = {"f": File(b"text", mode=0o660, uid=ALICE, gid=BOB)}
@@ -195,7 +195,7 @@ def check_access_answers_as_open_would() -> None:
     as_user(4099, others)
 
 
-@behaviour(lower={"f": File(mode=0o644), "d": Dir(mode=0o600)})
+@behaviour(lower={"f": File(mode=0o644), "d": Dir(mode=0o600)}, identities=PRIVILEGED)
 def check_root_may_all_but_execute_what_nobody_may() -> None:
     assert os.access("f", os.R_OK | os.W_OK)
     assert not os.access("f", os.X_OK)

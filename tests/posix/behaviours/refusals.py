@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from .. import syscalls
 from ..acts import ALICE, BOB, as_user, get, in_child, names, opened, put, refused
-from ..table import ROOT_ONLY, Dir, Fifo, File, Symlink, Whiteout, behaviour
+from ..table import PRIVILEGED, ROOT_ONLY, Dir, Fifo, File, Symlink, Whiteout, behaviour
 
 ON_WHAT_EXISTS: Mapping[str, Callable[[str], object]] = {
     "stat": os.stat,
@@ -308,7 +308,7 @@ def check_a_program_that_runs_is_not_truncated_by_a_reader() -> None:
     assert get("tool") == content
 
 
-@behaviour(lower={"d": Dir(), "e": Dir(), "f": File(), "g": File()})
+@behaviour(lower={"d": Dir(), "e": Dir(), "f": File(), "g": File()}, identities=PRIVILEGED)
 def check_what_something_is_mounted_on_is_busy() -> None:
     syscalls.unshare(syscalls.CLONE_NEWNS)  # so that it ends with this process
     syscalls.mount(b"none", b"d", b"tmpfs", 0)

@@ -151,7 +151,7 @@ def check_what_a_program_sets_under_the_names_of_another_overlays_marks_is_no_ma
     yield from _are_no_marks("user")
 
 
-@behaviour(lower={"d": Dir(), "d/f": File(b"x")}, remount=True, identities=("userns",))
+@behaviour(lower={"d": Dir(), "d/f": File(b"x")}, remount=True, identities=("userns", "ordinary"))
 def check_what_a_user_sets_under_the_names_of_marks_is_no_mark():
     yield from _are_no_marks("user")
 
