@@ -438,10 +438,11 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        upper = self.filesystem.directory(fh).upper
-        if upper is None or self._volatile:
+        if self._volatile:
             return
-        fd = upper.open_for_reading()
+        fd = self.filesystem.open_directory(self.filesystem.directory(fh))
+        if fd is None:
+            return
         try:
             await self._waiting.in_thread(os.fsync, fd)
         finally:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, mountinfo
 from overlaykit.errors import Error
+from overlaykit.fuse.reader import Reader
 from overlaykit.overlay import overrides
 from overlaykit.overlay.disk import Unfit
 from overlaykit.overlay.filesystem import Filesystem, OpenedLayer, Options
@@ -124,6 +125,7 @@ def open_filesystem(spec: MountSpec) -> Filesystem:
             index=given.index,
             uuid=given.uuid,
             override=_OVERRIDES[given.xattr_permissions],
+            reader=None if os.geteuid() == 0 else Reader(),
             owners=Owners(
                 users=_ids(spec, "uid", given.users), groups=_ids(spec, "gid", given.groups)
             ),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 from collections import defaultdict
@@ -59,6 +60,7 @@ class CopyUp:
         self.table = table
         self.marks = marks
         self.work = work
+        self.modes = work.modes
         self.owners = owners
         self.volatile = volatile
         self.index = index
@@ -130,9 +132,16 @@ class CopyUp:
         """Store the count of an indexed file relative to `links`; what is stored for one whose count is not known
         stays."""
         if node.link_count is not None:
-            assert node.index_name is not None
-            path = self.work.index.proc_path(node.index_name)
-            self.marks.set_link_count(path, node.link_count - links, to_upper=to_upper)
+            store = functools.partial(
+                self._store_link_count, node, node.link_count - links, to_upper=to_upper
+            )
+            self.modes.past(store)
+
+    def _store_link_count(self, node: File, difference: int, *, to_upper: bool) -> None:
+        assert node.index_name is not None
+        self.modes.widen(self.work.index.fd(), node.index_name)
+        path = self.work.index.proc_path(node.index_name)
+        self.marks.set_link_count(path, difference, to_upper=to_upper)
 
     def _one_directory(self, node: Directory) -> None:
         parent = node.parent
@@ -151,11 +160,10 @@ class CopyUp:
             )
             try:
                 st = os.fstat(source)
-                self.copy(source, target, st, lower.layer, data=False)
-                path = b"/proc/self/fd/%d" % target
                 origin = self.origin(lower.parent, lower.name, st.st_dev)
-                if origin is not None:
-                    self.marks.set_origin(path, origin)
+                if origin is not None:  # before the mode, which may forbid it
+                    self.marks.set_origin(b"/proc/self/fd/%d" % target, origin)
+                self.copy(source, target, st, lower.layer, data=False)
             finally:
                 os.close(target)
             reach("copyup.directory.copied")
@@ -191,7 +199,8 @@ class CopyUp:
         uuid = None if place is None else self.uuid(place, device)
         if place is None or uuid is None:
             return None
-        return marks_format.find_origin(place.fd(), name, uuid)
+        fd = place.fd()
+        return place.layer.read(lambda: marks_format.find_origin(fd, name, uuid))
 
     def copy(
         self, source: int, target: int, st: os.stat_result, layer: Layer, *, data: bool
@@ -201,19 +210,28 @@ class CopyUp:
         gid = self.owners.groups.copied(st.st_gid)
         kept = self.work.place.layer.override  # how the upper holds owners and modes
         if not overrides.applies(st.st_mode) or not (kept or layer.override):
-            _native.copy_up(
+            copy = functools.partial(
+                _native.copy_up,
                 source,
                 target,
-                data=data,
                 uid=uid,
                 gid=gid,
                 skip_xattrs=marks_format.OVERLAY_PREFIXES,
             )
-            _copy_escaped(source, target, st)
+
+            def copy_all() -> None:
+                _copy_escaped(source, target, st)  # before the mode, which may forbid it
+                copy(data=data)
+
+            try:
+                copy_all()
+            except PermissionError:  # attributes that a mode hides
+                layer.read(copy_all)
             return
         shown = overrides.Override(uid, gid, stat.S_IMODE(st.st_mode))
         if layer.override is not None:
             shown = overrides.read(b"/proc/self/fd/%d" % source, layer.override) or shown
+        _copy_escaped(source, target, st)
         _native.copy_up(
             source,
             target,
@@ -222,7 +240,6 @@ class CopyUp:
             gid=os.getegid() if kept else shown.gid,
             skip_xattrs=(*marks_format.OVERLAY_PREFIXES, *overrides.NAMES),
         )
-        _copy_escaped(source, target, st)
         path = b"/proc/self/fd/%d" % target
         if kept is None:
             os.chmod(path, shown.mode)
@@ -264,12 +281,14 @@ class FileCopy:
         self._name = b""  # in the work directory, until it is finished
         regular = node.kind == stat.S_IFREG
         try:
-            self._stat = os.stat(node.lower_name, dir_fd=lower.fd(), follow_symlinks=False)
+            below = lower.fd()
+            self._stat = lower.layer.read(
+                lambda: os.stat(node.lower_name, dir_fd=below, follow_symlinks=False)
+            )
             self.size = self._stat.st_size if regular and keep_data else 0
             # Of a file without data nothing needs to be read: a lock file may be one that we must not read.
-            self._source = os.open(
-                node.lower_name, _LOWER_FILE if self.size else _INODE, dir_fd=lower.fd()
-            )
+            flags = _LOWER_FILE if self.size else _INODE
+            self._source = lower.layer.open(lambda: os.open(node.lower_name, flags, dir_fd=below))
             if self.size and copyup.marks.is_metacopy(self._source):
                 fail(
                     errno.EIO, node.lower_name
@@ -287,19 +306,22 @@ class FileCopy:
         copyup = self._copyup
         assert self._node.lower_dir is not None
         layer = self._node.lower_dir.layer
-        copyup.copy(self._source, self._target, self._stat, layer, data=self.size > 0)
-        reach("copyup.copied")
         path = b"/proc/self/fd/%d" % self._target
-        if self._origin is not None:
+        if self._origin is not None:  # before the mode, which may forbid it
             copyup.marks.set_origin(path, self._origin)
         if self._indexed:
             copyup.marks.set_link_count(path, 0, to_upper=False, follow=True)
+        copyup.copy(self._source, self._target, self._stat, layer, data=self.size > 0)
+        reach("copyup.copied")
         if self.size and not copyup.volatile:
             os.fsync(self._target)
         reach("copyup.synced")
 
     def finish(self) -> None:
         """Let the copy appear under the file's name, and let its open handles continue on the copy."""
+        self._copyup.modes.past(self._finish)
+
+    def _finish(self) -> None:
         node = self._node
         copyup = self._copyup
         if node.has_upper:
@@ -313,7 +335,7 @@ class FileCopy:
             node.link_count = self._stat.st_nlink
             self._hand_over()  # it is found by the index now, even if there is no room for its name
             for directory, name in node.links[:1]:
-                copyup.link_up(node, directory, name)
+                copyup.modes.past(functools.partial(copyup.link_up, node, directory, name))
         elif node.links:
             directory, name = node.links[0]
             parent = copyup.directory(directory)
@@ -358,24 +380,21 @@ class FileCopy:
         others = list(node.links[1:])
         try:
             while others:
-                directory, other = others[0]
-                place = self._copyup.directory(directory)
-                self._copyup.mark_impure(place)
-                times = Times(place)
-                os.link(
-                    name,
-                    other,
-                    src_dir_fd=parent.fd(),
-                    dst_dir_fd=place.fd(),
-                    follow_symlinks=False,
-                )
-                times.restore()
+                self._copyup.modes.past(functools.partial(self._link, parent, name, *others[0]))
                 del others[0]
         except OSError:
             # There was no room for these: they are files of their own already.
             for directory, other in others:
                 table.unlink(node, directory, other)
             raise
+
+    def _link(self, parent: Place, name: bytes, directory: Directory, other: bytes) -> None:
+        """Give the copy, which is `name` in `parent`, another name."""
+        place = self._copyup.directory(directory)
+        self._copyup.mark_impure(place)
+        times = Times(place)
+        os.link(name, other, src_dir_fd=parent.fd(), dst_dir_fd=place.fd(), follow_symlinks=False)
+        times.restore()
 
     @property
     def _indexed(self) -> bool:

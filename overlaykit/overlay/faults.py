@@ -40,6 +40,9 @@ Step: TypeAlias = Literal[
     "rename.cleared",
     "rename.moved",
     "rename.done",
+    "mode.noted",
+    "mode.widened",
+    "mode.put_back",
 ]
 
 STEPS: Final[tuple[str, ...]] = get_args(Step)

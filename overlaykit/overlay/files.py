@@ -52,7 +52,7 @@ class Files:
         if opened is None:
             opened = self._remember(node, *self._open_inode(node, writing=writing))
         elif writing and not opened.writable:
-            opened.swap(_open_quietly(self._tree.location(node), os.O_RDWR))
+            opened.swap(_open_quietly(self._tree.writable_location(node), os.O_RDWR))
         opened.direct = opened.direct or bool(flags & os.O_DIRECT)
         if flags & os.O_TRUNC:
             opened.modified = None
@@ -105,7 +105,7 @@ class Files:
     def resize(self, node: File, size: int) -> None:
         """Truncate or extend a file that has an upper; its modification time is set apart, if at all."""
         opened = node.opened if node.opened is not None and node.opened.writable else None
-        fd = self._tree.location(node).open(os.O_WRONLY) if opened is None else opened.fd
+        fd = opened.fd if opened else self._tree.writable_location(node).open(os.O_WRONLY)
         try:
             before = os.fstat(fd).st_mtime_ns
             os.ftruncate(fd, size)
@@ -124,7 +124,7 @@ class Files:
 
     def _open_inode(self, node: File, *, writing: bool) -> tuple[int, bool]:
         """A descriptor of the node's inode, and whether it can write: an upper's does, unless the disk refuses that."""
-        location = self._tree.location(node)
+        location = self._tree.writable_location(node)
         writable = node.has_upper and self._tree.writable
         if writable:
             try:

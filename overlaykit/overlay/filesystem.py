@@ -10,11 +10,12 @@ May be cached without limit by the caller: everything, since while it is mounted
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import resource
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Concatenate, Final, Literal, ParamSpec, Self, TypeVar
 
 from overlaykit import _native
 from overlaykit.overlay import acl, overrides
@@ -24,7 +25,7 @@ from overlaykit.overlay.creation import Creation
 from overlaykit.overlay.disk import Unfit, probe
 from overlaykit.overlay.files import Files, wants_to_write
 from overlaykit.overlay.format import Marks
-from overlaykit.overlay.layer import Descriptors, Layer
+from overlaykit.overlay.layer import Descriptors, Layer, Reader
 from overlaykit.overlay.listing import Listing, Listings
 from overlaykit.overlay.merge import Merge
 from overlaykit.overlay.nodes import Directory, File, Table
@@ -37,7 +38,7 @@ from overlaykit.overlay.whiteouts import Whiteouts
 from overlaykit.overlay.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from overlaykit.overlay.attributes import Attributes, Caller, Changes
     from overlaykit.overlay.disk import Form
@@ -73,7 +74,7 @@ class Options:
     they are copied up, also over a remount. `uuid`: if off and all layers lie on one file system, the index does not
     name it, so that it holds on a copy of the disk. `override`: the attribute that holds the owners and modes of
     what is in the upper instead of its inodes (see `overrides`). `whiteout`: the form in which whiteouts are written;
-    None: one that the upper's file system can carry (see `disk`).
+    None: one that the upper's file system can carry (see `disk`). `reader`: for what modes of lowers keep us out of.
     """
 
     volatile: bool = False
@@ -84,6 +85,30 @@ class Options:
     owners: Owners = AS_THEY_ARE
     override: bytes | None = None
     whiteout: Form | None = None
+    reader: Reader | None = None
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _past_modes(
+    operation: Callable[Concatenate[Filesystem, P], R],
+) -> Callable[Concatenate[Filesystem, P], R]:
+    """Run an operation again with modes of the upper widened where one of them was in its way (see `modes`)."""
+
+    @functools.wraps(operation)
+    def attempt(self: Filesystem, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return operation(self, *args, **kwargs)
+        except PermissionError as error:
+            modes = self.tree.modes
+            if modes is None or modes.active or error.errno != errno.EACCES:
+                raise
+        with modes.opened():
+            return operation(self, *args, **kwargs)
+
+    return attempt  # type: ignore[return-value]  # typeshed calls it a _Wrapped, mypy wants a function
 
 
 class Filesystem:
@@ -118,6 +143,7 @@ class Filesystem:
             for index, layer in enumerate(opened)
         ]
         for layer in layers:
+            layer.reader = None if layer.writable else options.reader
             layer.override = overrides.find(
                 layer.root.proc_path(), anybodys=options.override == overrides.CONTAINERS
             )
@@ -139,7 +165,7 @@ class Filesystem:
                 work.fd, -1, path=work.path, writable=True, descriptors=descriptors
             )
             _require_one_mount(self._work_layer, layers[0])
-            room = Work(self._work_layer)
+            room = Work(self._work_layer, layers[0].root)
             if options.override is not None:
                 _hold_permissions_in(layers[0], options.override)
             self._work_layer.override = layers[0].override
@@ -232,10 +258,12 @@ class Filesystem:
             fail(errno.EISDIR)
         return node
 
+    @_past_modes
     def lookup(self, directory: Directory, name: bytes) -> Node | None:
         """What `name` means; None if there is nothing."""
         return self.tree.lookup(directory, name)
 
+    @_past_modes
     def lookup_with_attributes(
         self, directory: Directory, name: bytes
     ) -> tuple[Node, Attributes] | None:
@@ -255,9 +283,11 @@ class Filesystem:
 
     # Attributes
 
+    @_past_modes
     def attributes(self, node: Node) -> Attributes:
         return self.tree.attributes(node)
 
+    @_past_modes
     def needs_upper(self, node: Node, changes: Changes) -> bool:
         """Whether something would be lost if a change were not made to an inode in the upper.
 
@@ -274,6 +304,7 @@ class Filesystem:
             return False
         return node.has_upper or not changes.are_in(now)
 
+    @_past_modes
     def change(self, node: Node, changes: Changes) -> None:
         """setattr: copy up if need be, then owner, mode, size and times. Raises OSError: EROFS, EPERM and the like."""
         if self.needs_upper(node, changes):
@@ -332,26 +363,31 @@ class Filesystem:
         if changes.mode is not None:
             if node.kind == stat.S_IFLNK:
                 fail(errno.EOPNOTSUPP)
+            tree.show_mode(location)
             os.chmod(location.name, stat.S_IMODE(changes.mode), dir_fd=location.dirfd)
 
+    @_past_modes
     def begin_copy_up(self, node: File, *, keep_data: bool) -> FileCopy | None:
         """The copy that must come before the file is written to; None if there is no need. Raises OSError (EROFS)."""
         copyup = self.tree.copyup
         return None if node.has_upper else copyup.begin(node, keep_data=keep_data)
 
+    @_past_modes
     def copied_to_unlink(self, directory: Directory, name: bytes) -> File | None:
         """The file that `name` means, if removing the name takes a copy-up: a hard link whose names are counted."""
         node = self.tree.lookup(directory, name) if self.tree.writable else None
         return node if isinstance(node, File) and self.tree.is_copied_to_unlink(node) else None
 
+    @_past_modes
     def readlink(self, node: Node) -> bytes:
         location = self.tree.location(node)
         if location.follow:  # an orphan: its descriptor is the symlink itself
             return os.readlink(b"", dir_fd=int(location.name.rpartition(b"/")[2]))
-        return os.readlink(location.name, dir_fd=location.dirfd)
+        return location.read(lambda: os.readlink(location.name, dir_fd=location.dirfd))
 
     # Names
 
+    @_past_modes
     def create(
         self, directory: Directory, name: bytes, mode: int, caller: Caller
     ) -> tuple[File, int]:
@@ -359,26 +395,33 @@ class Filesystem:
         node, fd = self._creation.file(directory, name, mode, caller)
         return node, self.files.adopt(node, fd)
 
+    @_past_modes
     def mkdir(self, directory: Directory, name: bytes, mode: int, caller: Caller) -> Node:
         return self._creation.directory(directory, name, mode, caller)
 
+    @_past_modes
     def mknod(
         self, directory: Directory, name: bytes, mode: int, device: int, caller: Caller
     ) -> Node:
         return self._creation.special(directory, name, mode, device, caller)
 
+    @_past_modes
     def symlink(self, directory: Directory, name: bytes, target: bytes, caller: Caller) -> Node:
         return self._creation.symlink(directory, name, target, caller)
 
+    @_past_modes
     def link(self, node: File, directory: Directory, name: bytes) -> None:
         self._creation.link(node, directory, name)
 
+    @_past_modes
     def unlink(self, directory: Directory, name: bytes) -> None:
         self._removal.unlink(directory, name)
 
+    @_past_modes
     def rmdir(self, directory: Directory, name: bytes) -> None:
         self._removal.rmdir(directory, name)
 
+    @_past_modes
     def rename(
         self,
         old_directory: Directory,
@@ -391,6 +434,7 @@ class Filesystem:
 
     # Files
 
+    @_past_modes
     def open(self, node: File, flags: int) -> int:
         """A handle. `flags` as for open(2); copies up for writing, truncates for O_TRUNC."""
         return self.files.open(node, flags)
@@ -410,6 +454,7 @@ class Filesystem:
 
     # Directories
 
+    @_past_modes
     def listing(self, directory: Directory, *, anew: bool) -> Listing:
         """The merged listing, from the start as it is now (`anew`), or the one begun before."""
         return self._listings.get(directory, anew=anew)
@@ -421,6 +466,7 @@ class Filesystem:
     def _entries(self, directory: Directory) -> list[Entry]:
         return [] if directory.orphaned else self.tree.merge.entries(directory)
 
+    @_past_modes
     def look_up_entry(self, directory: Directory, entry: Entry) -> tuple[Node, Attributes] | None:
         """The node of an entry of a listing and its attributes; None if it has gone since."""
         tree = self.tree
@@ -441,21 +487,27 @@ class Filesystem:
 
     # Extended attributes
 
+    @_past_modes
     def getxattr(self, node: Node, name: bytes) -> bytes:
         """Raises OSError (ENODATA); the overlay's own are not there."""
         if name == self.tree.override_name(node):
             fail(errno.ENODATA)
-        location = self.tree.location(node)
+        location = self.tree.writable_location(node)
         stored = self.tree.marks.escape(name)
-        value = os.getxattr(location.path, stored, follow_symlinks=location.follow)
+        value = location.read(
+            lambda: os.getxattr(location.path, stored, follow_symlinks=location.follow)
+        )
         return acl.shown(value, self.tree.owners) if name in marks_format.ACLS else value
 
+    @_past_modes
     def listxattr(self, node: Node, *, trusted: bool) -> list[bytes]:
         """The names of a node's attributes; those under `trusted.` only if asked for."""
         location = self.tree.location(node)
         marks = self.tree.marks
         try:
-            names = os.listxattr(location.path, follow_symlinks=location.follow)
+            names = location.read(
+                lambda: os.listxattr(location.path, follow_symlinks=location.follow)
+            )
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
                 return []
@@ -467,16 +519,20 @@ class Filesystem:
         )
         return [name for name in shown if trusted or not name.startswith(b"trusted.")]
 
+    @_past_modes
     def setxattr(self, node: Node, name: bytes, value: bytes, *, cleared: int = 0) -> None:
         """Set an attribute, and clear the bits `cleared` of the mode, as an ACL set from outside the group does.
 
         Raises OSError: EPERM for the attribute that holds owner and mode, EACCES for a file's default ACL.
         """
         self.require_settable(node, name)
+        self.tree.copy_up(node)
         if name in marks_format.ACLS:
             value = acl.stored(value, self.tree.owners)
-        self.tree.copy_up(node)
-        location = self.tree.location(node)
+            location = self.tree.location(node)
+            self.tree.show_mode(location)
+        else:
+            location = self.tree.writable_location(node)
         stored = self.tree.marks.escape(name)
         os.setxattr(location.path, stored, value, follow_symlinks=location.follow)
         if cleared:
@@ -495,12 +551,13 @@ class Filesystem:
         ):
             fail(errno.EPERM)
 
+    @_past_modes
     def removexattr(self, node: Node, name: bytes) -> None:
         """Raises OSError (ENODATA) without copying up for an attribute that is not there."""
         if not self.has_xattr_to_remove(node, name):
             return
         self.tree.copy_up(node)
-        location = self.tree.location(node)
+        location = self.tree.writable_location(node)
         os.removexattr(location.path, self.tree.marks.escape(name), follow_symlinks=location.follow)
 
     def has_xattr_to_remove(self, node: Node, name: bytes) -> bool:
@@ -514,6 +571,11 @@ class Filesystem:
         return True
 
     # The whole
+
+    @_past_modes
+    def open_directory(self, directory: Directory) -> int | None:
+        """A descriptor of the directory in the upper, the caller's to close, for fsync(2); None if it has none."""
+        return None if directory.upper is None else directory.upper.open_for_reading()
 
     def statfs(self) -> os.statvfs_result:
         """Of the file system that new data go to: the upper's, else the topmost lower's."""

@@ -233,8 +233,11 @@ class Marks:
             os.setxattr(path, self._impure, b"y")
 
     def is_impure(self, path: bytes) -> bool:
-        """Whether files with an origin may be in the directory, whose number its listing does not tell."""
-        return _get(path, self._impure, follow=True) is not None
+        """Whether files with an origin may be in the directory, whose number its listing does not tell.
+
+        Raises PermissionError where the directory's mode hides that.
+        """
+        return _native.xattr_or_none(path, self._impure) is not None
 
     # Files. `path` leads to the file itself, or to its name with `follow` false.
 
@@ -248,8 +251,9 @@ class Marks:
             _get(path, prefix + b"whiteout", follow=False) is not None for prefix in prefixes
         )
 
-    def origin(self, path: bytes, *, follow: bool = False) -> Origin | None:
-        raw = _get(path, self._origin, follow=follow)
+    def origin(self, path: bytes) -> Origin | None:
+        """Raises PermissionError where the file's mode hides it."""
+        raw = _native.xattr_or_none(path, self._origin, follow_symlinks=False)
         return None if raw is None else Origin.decode(raw)
 
     def set_origin(self, path: bytes, origin: Origin, *, follow: bool = True) -> None:
@@ -269,9 +273,10 @@ class Marks:
     def link_count(self, path: bytes, *, upper: int, lower: Callable[[], int | None]) -> int | None:
         """The link count of an indexed file, stored as a difference to the upper's ("U+1") or the lower's ("L-1").
 
-        None where nothing is stored, or a difference to the lower's, which is not known.
+        None where nothing is stored, or a difference to the lower's, which is not known. Raises PermissionError where
+        the file's mode hides it.
         """
-        raw = _get(path, self._nlink, follow=False)
+        raw = _native.xattr_or_none(path, self._nlink, follow_symlinks=False)
         if raw is None or raw[:1] not in (b"U", b"L"):
             return None
         try:

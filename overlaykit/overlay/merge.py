@@ -341,4 +341,8 @@ def _is_opaque_by_name(place: Place) -> bool:
 
 
 def _stat(place: Place, name: bytes) -> os.stat_result | None:
-    return _native.stat_or_none(place.fd(), name)
+    fd = place.fd()
+    try:
+        return _native.stat_or_none(fd, name)
+    except PermissionError:
+        return place.layer.read(lambda: _native.stat_or_none(fd, name))

@@ -72,9 +72,11 @@ def read(path: bytes | int, name: bytes) -> Override | None:
 
 def write(path: bytes | int, name: bytes, override: Override) -> None:
     """Show `override` from now on, and let the daemon at the file; `path` is followed."""
-    os.setxattr(path, name, override.encode())
     mode = os.stat(path).st_mode
     own = stat.S_IRWXU if stat.S_ISDIR(mode) else stat.S_IRUSR | stat.S_IWUSR
+    if own & ~mode:  # a mode may forbid the attribute
+        os.chmod(path, stat.S_IMODE(mode) | own)
+    os.setxattr(path, name, override.encode())
     os.chmod(path, override.mode & 0o777 | own)
 
 

@@ -12,8 +12,10 @@ from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from overlaykit.overlay.layer import Place
-    from overlaykit.overlay.nodes import File
+    from overlaykit.overlay.nodes import File, Node
     from overlaykit.overlay.tree import Tree
 
 
@@ -50,15 +52,15 @@ class Removal:
         self.require_empty(node)
         place = tree.writable_directory(directory)
         whiteouts = tree.whiteouts
-        kept = keep_directory(node)
-        if not tree.hides_something(directory, name):
-            whiteouts.remove_directory(place, name)
-        elif node.upper is None:
-            reach("rmdir.covered")
-            whiteouts.hide(place, name)
-        else:
-            whiteouts.hide_directory(place, name)
-        self.orphan_directory(node, kept)
+        with kept_directory(node) as kept:
+            if not tree.hides_something(directory, name):
+                whiteouts.remove_directory(place, name)
+            elif node.upper is None:
+                reach("rmdir.covered")
+                whiteouts.hide(place, name)
+            else:
+                whiteouts.hide_directory(place, name)
+            self.orphan_directory(node, kept)
 
     def require_empty(self, node: Directory) -> None:
         if self._tree.merge.entries(node):
@@ -112,9 +114,16 @@ class Removal:
         tree.table.settle(node)
 
 
-def keep_directory(node: Directory) -> Place | None:
-    """A place that outlives the name of the node's upper, if it has one."""
-    if node.upper is None:
-        return None
-    node.last_seen = node.upper.stat()
-    return node.upper.orphan()
+@contextlib.contextmanager
+def kept_directory(node: Node | None) -> Iterator[Place | None]:
+    """A place that outlives the name of a directory's upper, if it has one; it goes if the block fails."""
+    kept = None
+    if isinstance(node, Directory) and node.upper is not None:
+        node.last_seen = node.upper.stat()
+        kept = node.upper.orphan()
+    try:
+        yield kept
+    except BaseException:
+        if kept is not None:
+            kept.close()
+        raise

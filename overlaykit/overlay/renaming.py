@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.nodes import Directory
-from overlaykit.overlay.removal import keep_directory
+from overlaykit.overlay.removal import kept_directory
 from overlaykit.overlay.tree import fail
 from overlaykit.overlay.whiteouts import Move
 
@@ -91,34 +92,34 @@ class Renaming:
         tree = self._tree
         old_place = tree.writable_directory(old_directory)
         new_place = tree.writable_directory(new_directory)
-        count = kept = None
-        if isinstance(target, Directory):
-            kept = keep_directory(target)
-            if target.upper is not None and tree.whiteouts.form != "aufs":
-                self._clear(new_place, new_name)
-        elif target is not None:
-            count = tree.count_links(target, new_directory, new_name)
-            self._removal.keep_content(target, count)
-        move = Move(
-            old_place,
-            old_name,
-            new_place,
-            new_name,
-            hides=tree.hides_something(old_directory, old_name),
-            directory=isinstance(node, Directory),
-            target=None if target is None else target.kind,
-        )
-        self._mark_impure(node, new_place)
-        reach("rename.prepared")
-        tree.whiteouts.move(move)
-        reach("rename.done")
-        if isinstance(target, Directory):
-            self._removal.orphan_directory(target, kept)
-        elif target is not None:
-            tree.table.unlink(target, new_directory, new_name)
-            self._removal.forget_link(target, count)
-        del old_directory.known[old_name]
-        self._moved(node, old_directory, old_name, new_directory, new_name)
+        with kept_directory(target) as kept:
+            count = None
+            if isinstance(target, Directory):
+                if target.upper is not None and tree.whiteouts.form != "aufs":
+                    self._clear(new_place, new_name)
+            elif target is not None:
+                count = tree.count_links(target, new_directory, new_name)
+                self._removal.keep_content(target, count)
+            move = Move(
+                old_place,
+                old_name,
+                new_place,
+                new_name,
+                hides=tree.hides_something(old_directory, old_name),
+                directory=isinstance(node, Directory),
+                target=None if target is None else target.kind,
+            )
+            self._mark_impure(node, new_place)
+            reach("rename.prepared")
+            tree.whiteouts.move(move)
+            reach("rename.done")
+            if isinstance(target, Directory):
+                self._removal.orphan_directory(target, kept)
+            elif target is not None:
+                tree.table.unlink(target, new_directory, new_name)
+                self._removal.forget_link(target, count)
+            del old_directory.known[old_name]
+            self._moved(node, old_directory, old_name, new_directory, new_name)
 
     def _require_replaceable(self, node: Node, target: Node, name: bytes) -> None:
         if isinstance(target, Directory):
@@ -190,10 +191,11 @@ class Renaming:
                 fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=work.place.fd()
             )
             try:
+                tree.marks.set_opaque(b"/proc/self/fd/%d" % target)
                 _native.copy_up(
                     source, target, data=False, skip_xattrs=marks_format.OVERLAY_PREFIXES
                 )
-                tree.marks.set_opaque(b"/proc/self/fd/%d" % target)
+                os.chmod(target, stat.S_IMODE(work.modes.shown(os.fstat(source))))
             finally:
                 os.close(target)
             work.exchange(fresh, place, name)

@@ -6,9 +6,10 @@ The rooms beside this one (creation, removal, renaming, files) change the tree t
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeVar
 
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
@@ -18,7 +19,7 @@ from overlaykit.overlay.layer import UNKNOWN_UUID
 from overlaykit.overlay.nodes import INODE_LIMIT, Directory, File, Numbering, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from overlaykit.overlay.copyup import CopyUp
     from overlaykit.overlay.format import Marks, Origin
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from overlaykit.overlay.whiteouts import Whiteouts
     from overlaykit.overlay.work import Work
 
+
+T = TypeVar("T")
 
 _FILES: Final = frozenset(
     (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
@@ -43,27 +46,38 @@ def fail(number: int, name: bytes = b"") -> NoReturn:
 
 
 class Location(NamedTuple):
-    """Where a node's inode is reached now: `name` in `dirfd`, to be followed if it is a link of /proc/self/fd."""
+    """Where a node's inode is reached now: `name` in `dirfd`, to be followed if it is a link of /proc/self/fd.
+
+    `lower`: the layer in which it lies, if that is read past modes.
+    """
 
     dirfd: int
     name: bytes
     follow: bool
+    lower: Layer | None = None
 
     @property
     def path(self) -> bytes:
         """For the calls that take no descriptor."""
         return self.name if self.follow else b"/proc/self/fd/%d/%s" % (self.dirfd, self.name)
 
+    def read(self, action: Callable[[], T]) -> T:
+        """Run `action`, which only reads, if need be past modes."""
+        return action() if self.lower is None else self.lower.read(action)
+
     def stat(self) -> os.stat_result:
-        return os.stat(self.name, dir_fd=self.dirfd, follow_symlinks=self.follow)
+        return self.read(lambda: os.stat(self.name, dir_fd=self.dirfd, follow_symlinks=self.follow))
 
     def chown(self, uid: int, gid: int) -> None:
         os.chown(self.name, uid, gid, dir_fd=self.dirfd, follow_symlinks=self.follow)
 
     def open(self, flags: int) -> int:
-        if not self.follow:
-            flags |= os.O_NOFOLLOW
-        return os.open(self.name, flags | os.O_CLOEXEC, dir_fd=self.dirfd)
+        flags |= os.O_CLOEXEC if self.follow else os.O_CLOEXEC | os.O_NOFOLLOW
+
+        def action() -> int:
+            return os.open(self.name, flags, dir_fd=self.dirfd)
+
+        return action() if self.lower is None else self.lower.open(action)
 
 
 class Tree:
@@ -87,6 +101,7 @@ class Tree:
         self.owners = owners
         self._copyup = copyup
         self._whiteouts = whiteouts
+        self.modes = None if copyup is None else copyup.modes
         self._numbering = Numbering()
         self._devices: dict[bytes, int] = {}
         upper = layers[0].root if layers[0].writable else None
@@ -214,17 +229,20 @@ class Tree:
         """Fill in a file found in the upper; returns the number it should have."""
         node.has_upper = True
         node.key = key
-        path = found.place.proc_path(found.name)
-        origin = self.marks.origin(path)
+        origin = self._read_mark(found.place, found.name, self.marks.origin)
         if origin is None:
             return key
         node.has_origin = True
         if found.stat.st_nlink > 1 and self._index_entry(origin, found.stat) is not None:
             node.index_name = origin.index_name()
-            node.link_count = self.marks.link_count(
-                path,
-                upper=found.stat.st_nlink,
-                lower=lambda: self._lower_link_count(directory, found, origin),
+            node.link_count = self._read_mark(
+                found.place,
+                found.name,
+                lambda path: self.marks.link_count(
+                    path,
+                    upper=found.stat.st_nlink,
+                    lower=lambda: self._lower_link_count(directory, found, origin),
+                ),
             )
         inode = origin.inode_number()
         device = self._device(origin.uuid, directory)
@@ -243,12 +261,28 @@ class Tree:
             node.has_upper = node.has_origin = True
             node.index_name = origin.index_name()
             node.key = self._numbering.key(entry.st_dev, entry.st_ino)
-            node.link_count = self.marks.link_count(
-                self._copyup.work.index.proc_path(node.index_name),
-                upper=entry.st_nlink,
-                lower=lambda: found.stat.st_nlink,
+            node.link_count = self._read_mark(
+                self._copyup.work.index,
+                node.index_name,
+                lambda path: self.marks.link_count(
+                    path, upper=entry.st_nlink, lower=lambda: found.stat.st_nlink
+                ),
             )
         return key
+
+    def _read_mark(self, place: Place, name: bytes, read: Callable[[bytes], T | None]) -> T | None:
+        """A mark of a file in the upper or the index; None where its mode keeps us out for good."""
+        try:
+            return read(place.proc_path(name))
+        except PermissionError:
+            if self.modes is None:
+                return None
+        with self.modes.opened():
+            self.modes.widen(place.fd(), name)
+            try:
+                return read(place.proc_path(name))
+            except PermissionError:  # it is another owner's
+                return None
 
     def _lower_link_count(self, directory: Directory, found: Found, origin: Origin) -> int | None:
         """How many names the lower inode has from which an indexed file came; None if it is not found."""
@@ -324,8 +358,21 @@ class Tree:
             if node.orphan >= 0:
                 return Location(_native.AT_FDCWD, b"/proc/self/fd/%d" % node.orphan, follow=True)
         elif node.lower_dir is not None:
-            return Location(node.lower_dir.fd(), node.lower_name, follow=False)
+            place = node.lower_dir
+            return Location(place.fd(), node.lower_name, follow=False, lower=place.layer)
         fail(errno.ESTALE)
+
+    def writable_location(self, node: Node) -> Location:
+        """As `location`, for reading and writing the inode itself: its mode is widened if modes are."""
+        location = self.location(node)
+        if self.modes is not None and isinstance(node, File) and node.has_upper:
+            self.modes.widen(location.dirfd, location.name, follow=location.follow)
+        return location
+
+    def show_mode(self, location: Location) -> None:
+        """Before the mode of an inode is changed: it is widened no more."""
+        if self.modes is not None:
+            self.modes.put_back(location.stat())
 
     def stat(self, node: Node) -> os.stat_result:
         """Raises OSError (ESTALE), but for what lost its last known name."""
@@ -354,7 +401,8 @@ class Tree:
             links = st.st_nlink
         else:
             links = 0
-        mode, uid, gid = st.st_mode, st.st_uid, st.st_gid
+        mode = st.st_mode if self.modes is None else self.modes.shown(st)
+        uid, gid = st.st_uid, st.st_gid
         in_upper = node.top.layer.writable if isinstance(node, Directory) else node.has_upper
         name = self.override_name(node)
         if name is not None:
@@ -470,14 +518,17 @@ class Tree:
         """
         if node.link_count is None:
             return None
-        location = self.location(node)
+        self.copyup.modes.past(functools.partial(self._store_link_count, node, node.link_count))
+        return node.link_count
+
+    def _store_link_count(self, node: File, count: int) -> None:
+        location = self.writable_location(node)
         self.marks.set_link_count(
             location.path,
-            node.link_count - location.stat().st_nlink,
+            count - location.stat().st_nlink,
             to_upper=True,
             follow=location.follow,
         )
-        return node.link_count
 
     def expect_link(self, node: File) -> None:
         """Before a file gets a name: if it is indexed and its count not known, let the stored one allow for that.
@@ -486,10 +537,13 @@ class Tree:
         file.
         """
         if node.index_name is not None and node.link_count is None:
-            location = self.location(node)
-            difference = self.marks.link_count(location.path, upper=0, lower=lambda: 0)
-            if difference is not None:
-                self.marks.set_link_count(location.path, difference + 1, to_upper=False)
+            self.copyup.modes.past(functools.partial(self._expect_link, node))
+
+    def _expect_link(self, node: File) -> None:
+        location = self.writable_location(node)
+        difference = self.marks.link_count(location.path, upper=0, lower=lambda: 0)
+        if difference is not None:
+            self.marks.set_link_count(location.path, difference + 1, to_upper=False)
 
     # After a change
 

@@ -170,6 +170,7 @@ class Whiteouts:
         st = os.stat(temporary, dir_fd=stage.fd(), follow_symlinks=False)
         directory = stat.S_ISDIR(st.st_mode)
         if directory and (hidden.entry or hidden.note):
+            work.modes.widen_to_move(stage, temporary, place, name)
             self._marks.set_opaque(stage.proc_path(temporary))
             reach("create.opaque")
         if directory and hidden.entry and self.form != "aufs":
@@ -263,8 +264,9 @@ class Whiteouts:
         if old is not None:
             work.discard(old)
 
-    @staticmethod
-    def _rename(move: Move, flags: int) -> None:
+    def _rename(self, move: Move, flags: int) -> None:
+        modes = self._work.modes
+        modes.widen_to_move(move.old_place, move.old_name, move.new_place, move.new_name)
         _native.renameat2(
             move.old_place.fd(), move.old_name, move.new_place.fd(), move.new_name, flags
         )

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
+from overlaykit.overlay.modes import Modes
 
 if TYPE_CHECKING:
     from overlaykit.overlay.layer import Layer, Place
@@ -21,12 +23,17 @@ _DIRECTORY_MODE: Final = 0o700
 
 
 class Work:
-    """Names that nobody sees yet. `layer` is the opened WORKDIR; it must lie on the upper's mount."""
+    """Names that nobody sees yet. `layer` is the opened WORKDIR; it must lie on the mount of `upper`, the upper's root.
 
-    def __init__(self, layer: Layer) -> None:
+    `modes`: for what is to be changed in the upper.
+    """
+
+    def __init__(self, layer: Layer, upper: Place) -> None:
         self._layer = layer
         self.place = self._subdirectory(b"work")
         self.index = self._subdirectory(b"index")
+        self.modes = upper.layer.modes = Modes(self.place, (upper, self.index))
+        self.modes.recover()
         self._serial = 0
         self._refuses_replacing = True
         self.clear()
@@ -95,11 +102,17 @@ class Work:
     ) -> None:
         """Rename; `name` is removed after an error other than `keep`."""
         try:
-            _native.renameat2((stage or self.place).fd(), name, place.fd(), target, flags)
+            self.modes.past(lambda: self._rename(name, place, target, stage or self.place, flags))
         except OSError as error:
             if error.errno != keep:
                 self.discard(name, stage)
             raise
+
+    def _rename(self, name: bytes, place: Place, target: bytes, stage: Place, flags: int) -> None:
+        self.modes.widen_to_move(stage, name, place, target)
+        if flags == _native.RENAME_EXCHANGE:
+            self.modes.widen_to_move(place, target, place, target)
+        _native.renameat2(stage.fd(), name, place.fd(), target, flags)
 
     def _subdirectory(self, name: bytes) -> Place:
         with contextlib.suppress(FileExistsError):
@@ -118,6 +131,8 @@ def _remove_tree(place: Place, name: bytes) -> None:
         os.unlink(name, dir_fd=place.fd())
     except IsADirectoryError:
         child = place.child(name)
+        if child.stat().st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            os.chmod(child.proc_path(), stat.S_IRWXU)
         for below in os.listdir(child.proc_path()):
             _remove_tree(child, below)
         child.close()

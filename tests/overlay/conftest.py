@@ -18,4 +18,4 @@ __all__ = ["place", "pytest_pyfunc_call", "stack"]
 @pytest.fixture
 def stack(place: Place) -> Iterator[Stack]:
     with directory_for(place, "overlay") as directory:
-        yield Stack(directory, unprivileged=place.unprivileged)
+        yield Stack(directory, unprivileged=place.unprivileged or place.ordinary)

@@ -36,13 +36,20 @@ as_root = pytest.mark.parametrize(
 )
 """For what a user namespace with one mapped id cannot express: other owners, devices, trusted xattrs."""
 
+as_bound_user = pytest.mark.parametrize(
+    "place", ["ordinary"] if os.geteuid() == 0 else [], indirect=True
+)
+"""For an ordinary user without a user namespace, whom modes bind; takes root to arrange."""
+
 as_ordinary_user = pytest.mark.parametrize("place", IDENTITIES[-1:], indirect=True)
 """For what root of the machine never meets: ids that its user namespace lacks."""
 
 
 @pytest.fixture(scope="session", params=IDENTITIES)
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
-    with contextlib.closing(Place(unprivileged=request.param == "userns")) as place:
+    identity = request.param
+    made = Place(unprivileged=identity == "userns", ordinary=identity == "ordinary")
+    with contextlib.closing(made) as place:
         yield place
 
 
@@ -66,7 +73,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def directory_for(place: Place, name: str) -> Iterator[str]:
     """An empty directory that is writable in the place, on a disk: an overlay wants xattrs and file handles."""
     with tempfile.TemporaryDirectory(prefix=f"overlaykit-{name}-", dir="/var/tmp") as directory:
-        if place.unprivileged and os.geteuid() == 0:
+        if (place.unprivileged or place.ordinary) and os.geteuid() == 0:
             os.chown(directory, ORDINARY_UID, ORDINARY_UID)
         yield directory
 
