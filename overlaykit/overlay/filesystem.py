@@ -526,9 +526,11 @@ class Filesystem:
         Raises OSError: EPERM for the attribute that holds owner and mode, EACCES for a file's default ACL.
         """
         self.require_settable(node, name)
-        self.tree.copy_up(node)
-        if name in marks_format.ACLS:
+        is_acl = name in marks_format.ACLS
+        if is_acl:
             value = acl.stored(value, self.tree.owners)
+        self.tree.copy_up(node)
+        if is_acl:  # which changes the mode, and takes no permission by it
             location = self.tree.location(node)
             self.tree.show_mode(location)
         else:
