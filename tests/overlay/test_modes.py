@@ -27,7 +27,7 @@ pytestmark = as_bound_user
 
 OPTIONS: Final = Options(userxattr=True, reader=Reader())
 STEPS: Final = ("mode.noted", "mode.widened", "mode.put_back")
-_MODULES: Final = ("modes", "copyup", "creation", "removal", "renaming")
+_MODULES: Final = ("modes", "copyup", "creation", "removal", "renaming", "whiteouts")
 
 Tree: TypeAlias = Mapping[str, Seen]
 
