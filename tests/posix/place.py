@@ -48,6 +48,9 @@ class Place:
         self.unprivileged = unprivileged
         self.ordinary = ordinary
         self._namespaces: list[tuple[int, int]] = []
+        # A daemon that fusermount3 mounts for stays in the namespace, and ends as its last process.
+        self._resident = ordinary
+        self._release: tuple[int, int] | None = None
         ready, tell_ready = os.pipe()
         release, tell_release = os.pipe()
         pid = os.fork()
@@ -71,10 +74,16 @@ class Place:
             if unprivileged:
                 self._hold(pid, "user", syscalls.CLONE_NEWUSER)
             self._hold(pid, "mnt", syscalls.CLONE_NEWNS)
+        except BaseException:
+            self._resident = False
+            raise
         finally:
             os.close(ready)
-            os.close(tell_release)
-            os.waitpid(pid, 0)
+            if self._resident:
+                self._release = pid, tell_release
+            else:
+                os.close(tell_release)
+                os.waitpid(pid, 0)
 
     def _hold(self, pid: int, name: str, kind: int) -> None:
         self._namespaces.append((os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY), kind))
@@ -89,6 +98,11 @@ class Place:
                         os.kill(int(pid), signal.SIGKILL)
         while self._namespaces:
             os.close(self._namespaces.pop()[0])
+        if self._release is not None:
+            pid, tell = self._release
+            self._release = None
+            os.close(tell)
+            os.waitpid(pid, 0)
 
     def enter(self, *, arranging: bool = False) -> None:
         """Move this process (single-threaded) into the place, as its user; `arranging`: as its root."""
