@@ -25,7 +25,7 @@ file `.wh.NAME` beside the name."""
 
 _NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_ATTRIBUTES: Final = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS)
-_NAMES_OR_ELSEWHERE: Final = "give whiteout=aufs, or put it on another file system"
+_ELSEWHERE: Final = "put it on another file system"
 
 
 class Unfit(OSError):
@@ -41,15 +41,16 @@ class Disk:
     """What a file system does for this process.
 
     `prefix`: under which marks can be kept as extended attributes; None: under neither. `whiteout_device`: makes
-    character devices 0:0. `whiteout_xattr`: keeps such attributes on empty files. `rename_whiteout`, `rename_exchange`:
-    renameat2(2) honours these flags. `hard_links`: link(2) works. `stat_after_unlink`: an open file without a name
-    still tells its attributes. `file_kinds`: listings say what is a directory. `file_handles`: inodes have names of
-    their own. `folds_case`: `a` and `A` are one name.
+    character devices 0:0. `whiteout_xattr`: keeps such attributes on empty files. `whiteout_names`: has files
+    `.wh.NAME`. `rename_whiteout`, `rename_exchange`: renameat2(2) honours these flags. `hard_links`: link(2) works.
+    `stat_after_unlink`: an open file without a name still tells its attributes. `file_kinds`: listings say what is a
+    directory. `file_handles`: inodes have names of their own. `folds_case`: `a` and `A` are one name.
     """
 
     prefix: bytes | None
     whiteout_device: bool
     whiteout_xattr: bool
+    whiteout_names: bool
     rename_whiteout: bool
     rename_exchange: bool
     hard_links: bool
@@ -69,13 +70,14 @@ class Disk:
                 "its file system folds the case of names", "choose a directory that does not"
             )
         if wanted == "aufs":
-            return "aufs"
+            if self.whiteout_names:
+                return "aufs"
+            raise Unfit("its file system has no files '.wh.NAME'", _ELSEWHERE)
+        way_out = f"give whiteout=aufs, or {_ELSEWHERE}" if self.whiteout_names else _ELSEWHERE
         if self.prefix is None:
-            raise Unfit("its file system keeps no extended attributes", _NAMES_OR_ELSEWHERE)
+            raise Unfit("its file system keeps no extended attributes that are marks", way_out)
         if not self.rename_exchange:
-            raise Unfit(
-                "its file system cannot exchange two names (RENAME_EXCHANGE)", _NAMES_OR_ELSEWHERE
-            )
+            raise Unfit("its file system cannot exchange two names (RENAME_EXCHANGE)", way_out)
         if wanted == "device" and not self.whiteout_device:
             raise Unfit(
                 "its file system makes no whiteout devices (mknod 0:0)", "give whiteout=xattr"
@@ -85,7 +87,7 @@ class Disk:
         if not self.whiteout_xattr:
             raise Unfit(
                 "its file system makes no whiteouts, neither devices nor attributes of files",
-                _NAMES_OR_ELSEWHERE,
+                way_out,
             )
         return "xattr"
 
@@ -128,6 +130,7 @@ class _Probe:
             prefix=prefix,
             whiteout_device=whiteout_device,
             whiteout_xattr=prefix is not None and self._keeps(file, prefix + b"whiteout"),
+            whiteout_names=self._does(self._make_note),
             rename_exchange=self._does(self._exchange),
             rename_whiteout=whiteout_device and self._does(self._leave_whiteout),
             hard_links=self._does(self._link),
@@ -174,6 +177,11 @@ class _Probe:
     def _make_device(self) -> bool:
         os.mknod(b"w", stat.S_IFCHR, marks_format.WHITEOUT_DEVICE, dir_fd=self._fd)
         return self._is_whiteout(b"w")
+
+    def _make_note(self) -> bool:
+        note = marks_format.AUFS_WHITEOUT + b"a"
+        self._make(note)
+        return self._inode(note) != 0 and self._inode(b"a") != 0
 
     def _exchange(self) -> bool:
         before = self._inode(b"a"), self._inode(b"b")

@@ -17,7 +17,7 @@ from overlaykit.overlay.filesystem import Options
 
 from ..crash.disks import put_upper_on
 from ..posix import syscalls
-from ..posix.disks import mount_disk, unmount_disk
+from ..posix.disks import Disk, mount_disk, unmount_disk
 from ..posix.layers import write_layer
 from ..posix.table import Dir, File, Layer, Symlink
 from .inside import as_root
@@ -46,8 +46,9 @@ def upper_on(stack: Stack, kind: bytes) -> Iterator[None]:
     """Let the stack's upper and work directory lie on a new file system."""
     path = os.path.join(stack.directory, "disk")
     base = os.fsencode(stack.directory)
-    if kind == b"overlay":
-        mount_disk("overlay", base, unprivileged=stack.unprivileged)
+    if kind in (b"overlay", b"fuse-overlayfs"):
+        disk: Disk = "overlay" if kind == b"overlay" else "fuse-overlayfs"
+        mount_disk(disk, base, unprivileged=stack.unprivileged)
     else:
         os.mkdir(path)
         syscalls.mount(b"disk", os.fsencode(path), kind, 0)
@@ -282,3 +283,76 @@ def test_a_name_too_long_to_be_hidden_by_another_stays(stack: Stack) -> None:
         with refused(errno.ENAMETOOLONG):
             view.rename(longest, "short")
         assert sorted(view.names()) == ["d", longest]
+
+
+def test_a_disk_that_hides_marks_of_every_form_is_refused(stack: Stack) -> None:
+    stack.add(LOWER)
+    with upper_on(stack, b"fuse-overlayfs"):
+        for form in (None, *FORMS):
+            with pytest.raises(Unfit) as told, stack.bare(options=options(stack, form)):
+                pass
+            assert told.value.remedy == "put it on another file system"
+
+
+@pytest.mark.parametrize("disk", [b"tmpfs", b"overlay"])
+def test_what_fuse_overlayfs_deleted_stays_deleted(stack: Stack, disk: bytes) -> None:
+    """On a tmpfs it makes devices, on an overlay files `.wh.NAME`; its opaque directories it marks in three ways."""
+    stack.add(LOWER)
+    with upper_on(stack, disk):
+        with fuse_overlayfs(stack) as target:
+            for command in (
+                "rm file symlink gone/x again/y kept/z tree/a",
+                "mv moved elsewhere",
+                "mv onto replaced",
+                "rmdir gone again empty",
+                "mkdir again file",
+                "mv tree branch",
+                "rm -r branch/b",
+                "mkdir branch/b",
+                "touch empty kept/z",
+            ):
+                subprocess.run(command.split(), cwd=target, check=True)
+            seen = listed(target)
+        if disk == b"overlay" and not stack.unprivileged:
+            assert os.path.exists(os.path.join(stack.upper, ".wh.moved"))
+        with stack.open(as_kernel=False) as view:
+            assert set(look_through(view)) - {""} == seen
+            view.rmdir("again")
+            view.mkdir("moved")
+            view.mkdir("gone")
+            view.create("gone/new")
+            view.rename("branch/b", "tree")
+            view.unlink("replaced")
+            shown = set(look_through(view)) - {""}
+        assert shown == seen - {"again", "branch/b", "replaced"} | {
+            "moved",
+            "gone",
+            "gone/new",
+            "tree",
+        }
+        if disk == b"tmpfs":  # whiteouts that are attributes it does not read
+            with fuse_overlayfs(stack) as target:
+                assert listed(target) == shown
+
+
+@contextlib.contextmanager
+def fuse_overlayfs(stack: Stack) -> Iterator[str]:
+    """The peer, over the same directories."""
+    target = os.path.join(stack.directory, "peer")
+    for path in (stack.upper, stack.work, target):
+        os.makedirs(path, exist_ok=True)
+    options = f"lowerdir={':'.join(stack.lowers)},upperdir={stack.upper},workdir={stack.work}"
+    command = ["fuse-overlayfs", "-o", options, target]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    try:
+        yield target
+    finally:
+        syscalls.umount2(os.fsencode(target))
+
+
+def listed(target: str) -> set[str]:
+    return {
+        os.path.relpath(os.path.join(above, name), target)
+        for above, directories, files in os.walk(target)
+        for name in (*directories, *files)
+    }
