@@ -1,0 +1,78 @@
+"""Views within a container: its root is an overlay, which makes no whiteout device and keeps `trusted.overlay.*` apart."""
+
+from __future__ import annotations
+
+import os
+
+from overlaykit import mountinfo
+
+from .someone import Someone, command
+
+
+def in_a_container(someone: Someone) -> str:
+    """Shell commands that make an overlay the root, which holds `someone`'s files and has this machine's below it."""
+    disk, root = someone.path("disk"), someone.path("root")
+    marks = "" if someone.is_root else ",userxattr"
+    own = [entry.path for entry in os.scandir(someone.scratch)]
+    lines = [
+        f"mkdir {disk} {root}",
+        f"mount -t tmpfs disk {disk}",
+        f"mkdir -p {disk}/upper {disk}/work {disk}/lower{someone.scratch}",
+        f"cp -a {' '.join(own)} {disk}/lower{someone.scratch}",
+        f"mount -t overlay -o lowerdir={disk}/lower,upperdir={disk}/upper,workdir={disk}/work{marks} root {root}",
+    ]
+    for entry in os.scandir("/"):
+        there = root + entry.path
+        if entry.is_symlink():
+            lines.append(f"cp -a {entry.path} {there}")
+        elif entry.is_dir() and not mountinfo.below(someone.scratch, entry.path):
+            lines += [f"mkdir {there}", f"mount --rbind {entry.path} {there}"]
+    lines += [f"cd {root}", "pivot_root . .", "umount -l .", f"cd {someone.home}"]
+    return "\n".join(lines)
+
+
+def test_a_view_in_a_container_loses_what_is_deleted_in_it(someone: Someone) -> None:
+    lower = someone.directory("lower", file="x", moved="y")
+    os.makedirs(os.path.join(lower, "tree", "deep"))
+    program = f"""
+        cd {lower}
+        rm file
+        mv moved elsewhere
+        mv tree branch
+        rmdir branch/deep
+        mkdir file
+        rm -r /usr/share/base-files
+        test ! -e /usr/share/base-files
+        find . | sort
+    """
+    done = someone.changed_machine(
+        in_a_container(someone), "run", "--", "sh", "-euc", program, then=f"ls {lower}"
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert done.stdout.split() == [
+        *(".", "./branch", "./elsewhere", "./file"),
+        *("file", "moved", "tree"),
+    ]
+
+
+def test_what_a_view_in_a_container_keeps_is_kept(someone: Someone) -> None:
+    lower = someone.directory("lower", file="x", other="y")
+    upper = someone.path("upper")
+    again = (
+        f"{command()} run --upper {upper} -- sh -euc 'test ! -e {lower}/file; cat {lower}/other'"
+    )
+    done = someone.changed_machine(
+        in_a_container(someone),
+        *("run", "--upper", upper, "--", "sh", "-euc", f"rm {lower}/file; echo z > {lower}/other"),
+        then=again if someone.is_root else f"setpriv --ambient-caps=-all --inh-caps=-all {again}",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "z\n", ""), done
+
+
+def test_doctor_says_in_a_container_how_deletions_are_marked(someone: Someone) -> None:
+    done = someone.changed_machine(in_a_container(someone), "doctor")
+    assert (done.returncode, done.stderr) == (0, ""), done
+    marks = next(line for line in done.stdout.splitlines() if "marks on disk" in line)
+    assert "whiteout attributes" in marks.partition(";")[0]
+    assert "whiteout devices" in marks.partition(";")[2]
+    assert "RENAME_WHITEOUT" in marks.partition(";")[2]
