@@ -1,4 +1,4 @@
-"""Views within a container: its root is an overlay, which makes no whiteout device and keeps `trusted.overlay.*` apart."""
+"""Views within a container whose root is an overlay: no whiteout devices can be made there."""
 
 from __future__ import annotations
 
