@@ -3,7 +3,7 @@
     from overlaykit import View
 
     with View(["py27", "host"]) as view:
-        status = view.run(["python", "--version"])
+        status = view.run(["python", "--version"]).returncode
 
 The house, from the top: `cli` asks `views`; `views` joins `fuse` (the mount), `namespace` (the processes) and `layers`
 (where files come from), which never import one another; below them `overlay` decides what a path means, and on the

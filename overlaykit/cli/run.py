@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import Final
 
 from overlaykit import signals, standard
@@ -49,14 +50,17 @@ def main(arguments: list[str]) -> int:
         binds=[parse_bind(text) for text in args.binds],
         ports=[parse_port(text) for text in args.ports],
     ) as view:
+        if view.made_upper:
+            print(f"overlaykit: --upper {args.upper}: made, for there was none", file=sys.stderr)
         return view.run(
             command,
+            last=True,
             env=env,
             cwd=args.cwd,
             pass_fds=passed,
             umask=umask.found(),
             on_launch=let_go,
-        )
+        ).returncode
 
 
 def _variable(setting: str) -> tuple[str, str]:

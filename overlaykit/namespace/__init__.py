@@ -8,6 +8,7 @@ of the system calls.
 from overlaykit.namespace import descriptors, environment
 from overlaykit.namespace.descriptors import BadDescriptors, NotOpen
 from overlaykit.namespace.doctor import checks
+from overlaykit.namespace.duplicate import duplicate
 from overlaykit.namespace.failure import (
     BindSourceMissing,
     CommandNotExecutable,
@@ -59,6 +60,7 @@ __all__ = [
     "checks",
     "descriptors",
     "diagnose",
+    "duplicate",
     "enter",
     "environment",
     "is_privileged",

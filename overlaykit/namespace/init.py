@@ -108,7 +108,10 @@ def _become(spec: Spec, caller: Caller, status: int, alone: int) -> NoReturn:
         os.read(alone, 1)
         signals.as_found()
         signals.restore(set(caller.blocked))
-        descriptors.close_all_but({0, 1, 2, status, *spec.descriptors} - caller.closed)
+        for standard, source in spec.redirected.items():
+            os.dup2(source, standard)
+        closed = caller.closed - spec.redirected.keys()
+        descriptors.close_all_but({0, 1, 2, status, *spec.descriptors} - closed)
         for descriptor in spec.descriptors:
             os.set_inheritable(descriptor, True)
         _execute(spec, _activated(spec.env, caller))

@@ -40,8 +40,9 @@ def run(
         owned = {root, launcher, status, release, *listeners}
         if user_namespace is not None:
             owned.add(user_namespace)
-        descriptors.close_all_but({0, 1, 2, *owned, *spec.descriptors})
-        for descriptor in owned.union(spec.descriptors):  # the forwarder is to inherit none of them
+        handed_on = {*spec.descriptors, *spec.redirected.values()}
+        descriptors.close_all_but({0, 1, 2, *owned, *handed_on})
+        for descriptor in owned | handed_on:  # the forwarder is to inherit none of them
             os.set_inheritable(descriptor, False)
         if user_namespace is not None:
             with during(Stage.USER_NAMESPACE):

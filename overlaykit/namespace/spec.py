@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -68,6 +69,8 @@ class Spec:
     ports: tuple[Port, ...] = field(default=())
     descriptors: tuple[int, ...] = field(default=())
     """Open descriptors of the caller's that the command gets under the same numbers, beside the standard ones."""
+    redirected: Mapping[int, int] = field(default_factory=dict)
+    """Standard descriptors (0 to 2) of the command's that are copies of others of the caller's, from 3 on."""
     umask: int | None = None
     """None: the caller's."""
 

@@ -8,7 +8,7 @@ import functools
 import os
 import stat
 import subprocess
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from overlaykit import namespace, signals, standard
 from overlaykit.discard import discard_path
@@ -19,6 +19,7 @@ from overlaykit.layers import Store, host, resolve
 from overlaykit.namespace import environment
 from overlaykit.views import places
 from overlaykit.views.registry import About, Registry, now
+from overlaykit.views.streams import Streams
 from overlaykit.views.unmounting import upper_held
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace import Running as Processes
     from overlaykit.namespace.environment import Environment
     from overlaykit.views.registry import Entry
+    from overlaykit.views.streams import Stream
 
 
 class DaemonEnded(Error):
@@ -50,14 +52,28 @@ class UpperUnusable(Error):
     message = "--upper {0}: {1}: name a directory that you may write to"
 
 
+class NotStarted(Error):
+    message = "the view is not started: use it as a context manager, or call start()"
+
+
+class CommandRunning(Error):
+    message = "a command runs in view {0}: wait for its end before the next one is launched"
+
+
+class LastCommand(Error):
+    message = "view {0} has had its last command: make another view, or leave last=True out"
+
+
 class View:
     """One program's view of the machine, as a context manager: mounted when entered, gone without a trace when left.
 
-        with View(["py27", "host"], ports=[parse_port("8080:80")]) as view:
-            status = view.run(["python", "-m", "SimpleHTTPServer", "80"])
+        with View(["py27", "host"], upper="changes") as view:
+            view.run(["python", "setup.py", "install"], check=True)
+            version = view.run(["tool", "--version"], capture_output=True, text=True).stdout
 
-    One command is launched into a view; it may start others. Attributes: `name`; `processes`, the running command
-    (`namespace.Running`), None before `launch`.
+    Commands run one after another, each with processes, host name and network of its own, over the same files.
+    Attributes: `name`; `processes`, the last command (`namespace.Running`), None before `launch`; `made_upper`, whether
+    there was no directory `upper` before.
     """
 
     def __init__(
@@ -79,6 +95,8 @@ class View:
         """
         if upper is not None and read_only:
             raise ValueError("a read-only view has no upper")
+        if isinstance(layers, str):
+            raise TypeError(f"layers: give a list, [{layers!r}], not one text")
         self.name = name or ""
         self.processes: Processes | None = None
         self._layers = tuple(layers)
@@ -91,6 +109,8 @@ class View:
         self._undo = contextlib.ExitStack()
         self._entry: Entry | None = None
         self._daemon: daemon.Daemon | None = None
+        self._last = False
+        self.made_upper = False
 
     def __enter__(self) -> Self:
         self.start()
@@ -163,17 +183,29 @@ class View:
         cwd: str | None = None,
         pass_fds: Collection[int] = (),
         umask: int | None = None,
+        redirected: Mapping[int, int] | None = None,
+        last: bool = False,
     ) -> Processes:
-        """Run a command in the view, without waiting for it; once for each view.
+        """Run a command in the view, without waiting for it.
 
         `env` is its whole environment, as variables or as the entries of execve(2) (by default `os.environ`); `cwd` a
         directory in the view, which must be there (by default the caller's own, or / where the view has none such);
-        `pass_fds` descriptors that the command gets under the same numbers, beside the standard ones; `umask` its
-        umask, by default the caller's. Raises Error: exit_code 127 and 126 if the command is missing or cannot be
-        executed.
+        `pass_fds` descriptors that the command gets under the same numbers, beside the standard ones; `redirected` the
+        descriptors, from 3 on, of which it gets copies as its standard ones; `umask` its umask, by default the
+        caller's. With `last` no other command follows: the mount ends with this one, and all it wrote is in the upper
+        once `wait` returns; else once the view is closed.
+
+        Raises Error: exit_code 127 and 126 if the command is missing or cannot be executed; NotStarted, CommandRunning,
+        LastCommand.
         """
-        assert self._daemon is not None, "launch into a started view"
-        assert self.processes is None, "a view is for one command"
+        if self._daemon is None:
+            raise NotStarted
+        if self._last:
+            raise LastCommand(self.name)
+        if self.processes is not None:
+            if self.processes.processes():
+                raise CommandRunning(self.name)
+            self.processes.close()
         variables = os.environ if env is None else env
         spec = namespace.Spec(
             argv=tuple(argv),
@@ -186,6 +218,7 @@ class View:
             ports=self._ports,
             descriptors=tuple(pass_fds),
             umask=umask,
+            redirected=redirected or {},
         )
         with contextlib.ExitStack() as stack, signals.held(), standard.filled():
             user = None
@@ -193,10 +226,16 @@ class View:
                 path = f"/proc/{self._daemon.process.pid}/ns/user"
                 user = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 stack.callback(os.close, user)
-            self.processes = namespace.launch(spec, root=self._daemon.mount, user_namespace=user)
+            root = self._daemon.mount
+            if not last:
+                root, self._daemon.mount = namespace.duplicate(root, user_namespace=user)
+                stack.callback(os.close, root)
+            self.processes = namespace.launch(spec, root=root, user_namespace=user)
             self._undo.enter_context(self.processes)
             self._publish(tuple(argv))
-            self._daemon.close_mount()  # and not before: a short command may have ended, then all of it goes
+            self._last = last
+            if last:  # and not before: a short command may have ended, then all of it goes
+                self._daemon.close_mount()
         return self.processes
 
     def wait(self) -> int:
@@ -212,22 +251,51 @@ class View:
         self,
         argv: Sequence[str],
         *,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        input: bytes | str | None = None,  # noqa: A002  # subprocess's name
+        capture_output: bool = False,
+        text: bool = False,
+        check: bool = False,
         env: Mapping[str, str] | Environment | None = None,
         cwd: str | None = None,
         pass_fds: Collection[int] = (),
         umask: int | None = None,
+        last: bool = False,
         on_launch: Callable[[], None] = lambda: None,
-    ) -> int:
+    ) -> subprocess.CompletedProcess[Any]:
         """`launch` and `wait`; a signal for the command reaches it from its first instruction on.
 
-        `on_launch` is called in between.
+        `stdin`, `stdout`, `stderr`, `input`, `capture_output`, `text` and `check` are as for subprocess.run, but that
+        the returncode is 128 + N where signal N ended the command. `on_launch` is called once the command runs. Raises
+        besides what `launch` and `wait` raise subprocess.CalledProcessError.
         """
-        with signals.held():
-            self.launch(argv, env=env, cwd=cwd, pass_fds=pass_fds, umask=umask)
+        if capture_output:
+            stdout = stderr = subprocess.PIPE
+        given = input.encode() if isinstance(input, str) else input
+        with Streams(stdin, stdout, stderr, given) as streams, signals.held():
+            self.launch(
+                argv,
+                env=env,
+                cwd=cwd,
+                pass_fds=pass_fds,
+                umask=umask,
+                redirected=streams.redirected,
+                last=last,
+            )
+            streams.release()
             on_launch()
             status = self._await_command()
         self._await_daemon()
-        return status
+        output, errors = (
+            found.decode() if text and found is not None else found
+            for found in (streams.output, streams.errors)
+        )
+        done = subprocess.CompletedProcess(list(argv), status, output, errors)
+        if check:
+            done.check_returncode()
+        return done
 
     def explain(self, path: str) -> control.Explained:
         """Which layer answers for a path in the view. Raises OSError (ENOENT and the like)."""
@@ -241,8 +309,8 @@ class View:
         self._undo.close()
 
     def _await_command(self) -> int:
-        assert self._daemon is not None
-        assert self.processes is not None, "nothing was launched"
+        if self._daemon is None or self.processes is None:
+            raise NotStarted
         ended = os.pidfd_open(self._daemon.process.pid)
         try:
             return self.processes.wait(abort_on=[ended])
@@ -250,8 +318,10 @@ class View:
             os.close(ended)
 
     def _await_daemon(self) -> None:
-        """Wait until all is in the upper: the mount is gone with the last process, and the daemon with the mount."""
+        """Wait until all is in the upper: the mount is gone with the last command, and the daemon with the mount."""
         assert self._daemon is not None
+        if not self._last and self._daemon.process.poll() is None:
+            return
         if self._daemon.process.wait() != 0:
             raise DaemonEnded(self.name, daemon.log_of(places.log()))
 
@@ -274,10 +344,9 @@ class View:
             try:
                 if not os.path.isdir(path):
                     os.mkdir(path, 0o700)
-                    if (
-                        self._upper is not None
-                    ):  # the rest goes with the entry, if the daemon has left any
+                    if self._upper is not None:  # else it goes with the entry
                         undo.callback(discard_path, path)
+                        self.made_upper = self.made_upper or path == upper
             except FileExistsError:
                 raise UpperUnusable(path, os.strerror(errno.ENOTDIR)) from None
             except OSError as error:

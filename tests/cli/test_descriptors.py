@@ -48,7 +48,7 @@ def test_a_program_that_lacks_standard_descriptors_can_use_a_view(
         "from overlaykit import View\n"
         "before = os.listdir('/proc/self/fd')\n"
         "with View() as view:\n"
-        "    status = view.run(['sh', '-c', 'exit 7'])\n"
+        "    status = view.run(['sh', '-c', 'exit 7']).returncode\n"
         "assert os.listdir('/proc/self/fd') == before\n"
         "os._exit(status)\n"
     )
@@ -185,7 +185,7 @@ def test_a_program_names_the_descriptors_that_its_command_gets(someone: Someone)
     os.set_inheritable(other, True)
     script = f"test ! -e /proc/$$/fd/{other} && echo passed >&{writer}"
     with View() as view:
-        assert view.run(["bash", "-c", script], pass_fds=[writer]) == 0
+        assert view.run(["bash", "-c", script], pass_fds=[writer]).returncode == 0
     assert not os.get_inheritable(writer)
     os.close(writer)
     os.close(other)

@@ -101,7 +101,7 @@ def test_what_is_written_without_an_upper_is_dropped(someone: Someone) -> None:
 
 
 def test_what_is_written_with_an_upper_is_kept_and_seen_again(someone: Someone) -> None:
-    upper = someone.path("upper")
+    upper = someone.directory("upper")
     path = someone.write(someone.path("file"), "before\n")
     someone.succeeds("run", "--upper", upper, "sh", "-c", f"echo after >{path}")
     assert someone.succeeds("run", "--upper", upper, "cat", path) == "after\n"
@@ -200,7 +200,7 @@ def test_a_command_holds_no_descriptor_of_overlaykits(someone: Someone) -> None:
 
 
 def test_the_views_root_shows_the_mode_of_the_hosts(someone: Someone) -> None:
-    for upper in ((), ("--upper", someone.path("upper"))):
+    for upper in ((), ("--upper", someone.directory("upper"))):
         mode = int(someone.succeeds("run", *upper, "stat", "-c", "%f", "/"), 16)
         assert mode == os.stat("/").st_mode
         assert stat.S_ISDIR(mode)
@@ -243,3 +243,11 @@ def test_who_ignores_the_ends_of_children_can_run_a_command_too(someone: Someone
         "(:); exit 3",
     ]
     assert subprocess.run(program, check=False).returncode == 3
+
+
+def test_an_upper_that_is_made_is_named_for_it_may_be_a_slip(someone: Someone) -> None:
+    upper = someone.path("tyop")
+    done = someone.overlaykit("run", "--upper", upper, "true")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"overlaykit: --upper {upper}: made, for there was none\n"
+    assert someone.succeeds("run", "--upper", upper, "true") == ""

@@ -55,7 +55,7 @@ def test_when_one_is_killed_all_end_and_nothing_is_left(
     someone: Someone, victim: str, kept: bool
 ) -> None:
     before = someone.left()
-    options = ("--upper", someone.path("upper")) if kept else ()
+    options = ("--upper", someone.directory("upper")) if kept else ()
     with someone.start("run", "-p", "0:80", *options, *COMMAND, stderr=subprocess.PIPE) as view:
         assert view.stdout is not None
         assert view.stderr is not None

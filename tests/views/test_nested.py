@@ -62,7 +62,7 @@ def test_views_of_one_name_run_at_each_level(someone: Someone) -> None:
 
 
 def test_a_nested_view_keeps_its_changes_in_an_upper(someone: Someone) -> None:
-    changes, kept = someone.path("changes"), someone.path("home", "kept")
+    changes, kept = someone.directory("changes"), someone.path("home", "kept")
     inner = f"{command()} run --upper {kept} -- sh -c"
     script = f"mkdir {kept} && {inner} 'echo first > /opt/f' && {inner} 'cat /opt/f'"
     assert someone.succeeds("run", "--upper", changes, "--", "sh", "-ec", script) == "first\n"

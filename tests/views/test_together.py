@@ -116,7 +116,7 @@ def held(mount: Running) -> dict[str, int]:
 
 @only_as("root")
 def test_a_file_system_that_answers_nobody_is_no_matter_to_a_view(someone: Someone) -> None:
-    target, upper = someone.directory("target"), someone.path("upper")
+    target, upper = someone.directory("target"), someone.directory("upper")
     device = mount.open_device()  # and nobody ever reads what is asked there
     silent = mount.create(device, "silent", read_only=True, devices=False)
     mount.attach(silent, target)

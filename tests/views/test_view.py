@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError
 
 import pytest
 
@@ -12,13 +13,14 @@ from overlaykit.layers import Store
 from overlaykit.namespace import Bind, CommandNotFound
 from overlaykit.views import Registry, View
 from overlaykit.views.registry import About, Entry
+from overlaykit.views.view import CommandRunning, LastCommand, NotStarted
 
 from .someone import Someone
 
 
 def test_it_runs_a_command_and_gives_its_status(someone: Someone) -> None:
     with View(["host"]) as view:
-        assert view.run(["sh", "-c", "exit 7"]) == 7
+        assert view.run(["sh", "-c", "exit 7"]).returncode == 7
 
 
 def test_an_exception_inside_ends_the_command_and_the_mount(someone: Someone) -> None:
@@ -72,7 +74,7 @@ def test_a_command_that_has_ended_before_it_is_noted_down_is_no_failure(
 
     monkeypatch.setattr(Entry, "publish", publish_late)
     with view:
-        assert view.run(["true"]) == 0
+        assert view.run(["true"]).returncode == 0
 
 
 def await_end(pid: int) -> None:
@@ -109,7 +111,7 @@ def test_layers_come_from_the_store_that_is_given(someone: Someone) -> None:
     with View(["greeting", "host"], store=store) as view:
         with pytest.raises(Error, match="is used by a running view"):
             store.remove("greeting")
-        assert view.run(["grep", "-q", "hello", "/greeting"]) == 0
+        assert view.run(["grep", "-q", "hello", "/greeting"]).returncode == 0
     store.remove("greeting")
 
 
@@ -125,7 +127,10 @@ def test_fifty_views_one_after_another_leave_nothing(someone: Someone) -> None:
     before = someone.left(), cgroups()
     for number in range(50):
         with View() as view:
-            assert view.run(["sh", "-c", f"echo {number} >/etc/number; exit {number}"]) == number
+            assert (
+                view.run(["sh", "-c", f"echo {number} >/etc/number; exit {number}"]).returncode
+                == number
+            )
         assert (someone.left(), cgroups()) == before, f"after view {number}"
 
 
@@ -135,12 +140,10 @@ def test_what_is_kept_in_an_upper_is_what_the_kernels_overlayfs_shows(someone: S
     upper = someone.path("upper")
     script = "cd /data; echo after >changed; rm removed; mkdir new; echo made >new/file"
     with View([lower, "host"], upper=upper) as view:
-        assert view.run(["sh", "-ec", script]) == 0
+        assert view.run(["sh", "-ec", script]).returncode == 0
     with View([lower, "host"], upper=upper) as view:
-        assert (
-            view.run(["sh", "-ec", "cd /data; grep after changed; test ! -e removed; cat new/file"])
-            == 0
-        )
+        script = "cd /data; grep after changed; test ! -e removed; cat new/file"
+        assert view.run(["sh", "-ec", script]).returncode == 0
     work = someone.path(".upper.overlaykit")
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
     become = ["unshare", "--mount"]
@@ -165,8 +168,64 @@ def test_a_view_holds_thousands_of_open_files(someone: Someone) -> None:
         "assert [int(file.read()) for file in files] == list(range(1500))\n"
     )
     with View() as view:
-        assert view.run(["/usr/bin/python3", "-c", script]) == 0
+        assert view.run(["/usr/bin/python3", "-c", script]).returncode == 0
 
 
 def cgroups() -> list[str]:
     return sorted(directory for directory, _, _ in os.walk("/sys/fs/cgroup"))
+
+
+def test_commands_run_one_after_another_over_the_same_files(someone: Someone) -> None:
+    upper = someone.directory("upper")
+    with View(upper=upper) as view:
+        for number in range(3):
+            script = f"echo {number} >>/numbers; echo $$; exit {number}"
+            done = view.run(["sh", "-c", script], capture_output=True, text=True)
+            assert done.returncode == number
+            assert int(done.stdout) < 10  # processes of its own each time
+        assert view.run(["cat", "/numbers"], capture_output=True).stdout == b"0\n1\n2\n"
+        view.run(["touch", "/last"], last=True, check=True)
+        assert sorted(os.listdir(upper)) == ["last", "numbers"]
+        with pytest.raises(LastCommand, match="has had its last command"):
+            view.run(["true"])
+
+
+def test_a_second_command_waits_for_the_first_to_be_waited_for(someone: Someone) -> None:
+    with View(name="one") as view:
+        with pytest.raises(NotStarted):
+            view.wait()
+        view.launch(["sleep", "1000"])
+        with pytest.raises(CommandRunning, match="a command runs in view one"):
+            view.run(["true"])
+        assert view.processes is not None
+        view.processes.kill()
+        assert view.wait() == 137
+        assert view.run(["true"]).returncode == 0
+    with pytest.raises(NotStarted, match="start"):
+        View().run(["true"])
+
+
+def test_output_is_captured_whole_and_input_is_given(someone: Someone) -> None:
+    lines = "".join(f"{number}\n" for number in range(100_000))
+    with View() as view:
+        done = view.run(["cat"], input=lines, capture_output=True, text=True)
+        assert (done.returncode, done.stdout == lines, done.stderr) == (0, True, "")
+        done = view.run(["sh", "-c", "echo out; echo err >&2"], stdout=PIPE, stderr=STDOUT)
+        assert (done.stdout, done.stderr) == (b"out\nerr\n", None)
+        done = view.run(["cat"], stdin=DEVNULL, stdout=PIPE)
+        assert done.stdout == b""
+        # Nobody reads what goes in, and a child outlives the command: neither holds the end up.
+        done = view.run(["sh", "-c", "sleep 1000 & echo started"], input=lines, capture_output=True)
+        assert done.stdout == b"started\n"
+        with open(someone.path("log"), "wb") as file:
+            view.run(["echo", "logged"], stdout=file, check=True)
+        with pytest.raises(CalledProcessError) as caught:
+            view.run(["sh", "-c", "echo why; exit 3"], capture_output=True, check=True)
+        assert (caught.value.returncode, caught.value.output) == (3, b"why\n")
+    with open(someone.path("log")) as log:
+        assert log.read() == "logged\n"
+
+
+def test_one_text_for_the_layers_is_a_mistake(someone: Someone) -> None:
+    with pytest.raises(TypeError, match=r"give a list, \['host'\]"):
+        View("host")

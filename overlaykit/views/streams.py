@@ -1,0 +1,105 @@
+"""The standard streams of a command in a view, with subprocess's meaning of stdin, stdout and stderr."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import IO, Self, TypeAlias
+
+from overlaykit import standard
+
+Stream: TypeAlias = "int | IO[bytes] | IO[str] | None"
+"""None (the caller's), a descriptor, an open file, or subprocess.PIPE, DEVNULL or (for stderr) STDOUT."""
+
+_FIRST = 3
+
+
+class Streams:
+    """A context manager. `redirected`: what the launcher is to put in place of the standard descriptors.
+
+    After the launch, and not before since a launch forks, `release` lets go of the command's ends and starts to carry
+    what goes in and comes out. At the end of the block `output` and `errors` are whole.
+    """
+
+    def __init__(self, stdin: Stream, stdout: Stream, stderr: Stream, given: bytes | None) -> None:
+        self.redirected: dict[int, int] = {}
+        self.output: bytes | None = None
+        self.errors: bytes | None = None
+        self._given = given
+        self._theirs = ExitStack()
+        self._ours = ExitStack()
+        self._threads: list[threading.Thread] = []
+        self._wanted = (stdin, stdout, stderr)
+
+    def __enter__(self) -> Self:
+        stdin, stdout, stderr = self._wanted
+        with standard.filled(), ExitStack() as undo:
+            undo.callback(self.__exit__)
+            if self._given is not None or stdin == subprocess.PIPE:
+                self._start(0, self._write, self._given or b"")
+            else:
+                self._redirect(0, stdin, os.O_RDONLY)
+            for number, stream in ((1, stdout), (2, stderr)):
+                if stream == subprocess.PIPE:
+                    self._start(number, self._read, number)
+                elif number == 2 and stream == subprocess.STDOUT:
+                    self._copy(2, self.redirected.get(1, 1))
+                else:
+                    self._redirect(number, stream, os.O_WRONLY)
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._theirs.close()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        self._ours.close()
+
+    def release(self) -> None:
+        """Close the command's ends here, so that their end is seen, and carry what goes in and comes out."""
+        self._theirs.close()
+        for thread in self._threads:
+            thread.start()
+
+    def _redirect(self, number: int, stream: Stream, mode: int) -> None:
+        if stream is None:
+            return
+        if stream == subprocess.DEVNULL:
+            self._own(number, os.open(os.devnull, mode | os.O_CLOEXEC))
+        else:
+            self._copy(number, stream if isinstance(stream, int) else stream.fileno())
+
+    def _copy(self, number: int, source: int) -> None:
+        self._own(number, fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, _FIRST))
+
+    def _own(self, number: int, descriptor: int) -> None:
+        self.redirected[number] = descriptor
+        self._theirs.callback(os.close, descriptor)
+
+    def _start(self, number: int, work: Callable[..., None], argument: object) -> None:
+        reading, writing = os.pipe()
+        ours, theirs = (writing, reading) if number == 0 else (reading, writing)
+        self._own(number, theirs)
+        file = self._ours.enter_context(io.FileIO(ours, "w" if number == 0 else "r"))
+        self._threads.append(threading.Thread(target=work, args=(file, argument), daemon=True))
+
+    @staticmethod
+    def _write(file: io.FileIO, data: bytes) -> None:
+        rest = memoryview(data)
+        with suppress(BrokenPipeError):
+            while rest:
+                rest = rest[file.write(rest) :]
+        file.close()
+
+    def _read(self, file: io.FileIO, number: int) -> None:
+        data = file.readall()
+        if number == 1:
+            self.output = data
+        else:
+            self.errors = data
