@@ -64,7 +64,7 @@ def run(
         gathered = mounts.gather(spec)
         with during(Stage.ROOT):
             mounts.make_root(root, gathered.whole_proc)
-        mounts.attach(gathered)
+        mounts.attach(spec, gathered)
         os.umask(umask if spec.umask is None else spec.umask)
         _change_directory(spec)
         with during(Stage.CAPABILITIES):

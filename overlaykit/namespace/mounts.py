@@ -82,7 +82,7 @@ def gather(spec: Spec) -> Gathered:
     )
 
 
-def attach(gathered: Gathered) -> None:
+def attach(spec: Spec, gathered: Gathered) -> None:
     """Put the gathered mounts into the root directory of this process, which is the view's.
 
     Raises:
@@ -94,7 +94,7 @@ def attach(gathered: Gathered) -> None:
         _attach(gathered.cgroup, "/sys/fs/cgroup")
     _attach_dev(gathered)
     if _knows_the_machines_root():
-        _protect_proc()
+        _protect_proc(network=spec.network != "host")
     with during(Stage.FILE_SYSTEM, "/run"):
         run = fresh("tmpfs", NOSUID | NODEV, mode="0755")
     _attach(run, "/run")
@@ -242,14 +242,18 @@ def _knows_the_machines_root() -> bool:
     return os.stat("/proc/sys").st_uid != unknown
 
 
-def _protect_proc() -> None:
+def _protect_proc(*, network: bool) -> None:
     """Cover what would let the machine's own root change or read the machine through procfs.
 
-    The root of an ordinary user's view needs none of it: to the machine it is that user.
+    The root of an ordinary user's view needs none of it: to the machine it is that user. With a `network` of the view's
+    own, /proc/sys/net stays writable: it shows the network of the process that reads it, and container engines set that.
     """
+    own_network = _clone("/proc/sys/net") if network and os.path.isdir("/proc/sys/net") else None
     for name in READ_ONLY_IN_PROC:
         with during(Stage.PROC, f"/proc/{name}"), suppress(FileNotFoundError):
             _attach(_clone(f"/proc/{name}", attributes=RDONLY), f"/proc/{name}")
+    if own_network is not None:
+        _attach(own_network, "/proc/sys/net")
     for name in MASKED_IN_PROC:
         target = f"/proc/{name}"
         with during(Stage.PROC, target), suppress(FileNotFoundError):

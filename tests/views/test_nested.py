@@ -40,6 +40,23 @@ def test_views_nest(someone: Someone) -> None:
     assert not os.path.exists("/opt/new")
 
 
+def test_files_are_deleted_and_moved_in_a_nested_view(someone: Someone) -> None:
+    home = someone.path("home")
+    os.makedirs(f"{home}/d/sub")
+    someone.write(f"{home}/d/sub/file", "in a directory")
+    someone.write(f"{home}/gone", "deleted")
+    script = (
+        f"cd {home} && rm gone && ! cat gone 2> /dev/null && mv d e && cat e/sub/file && "
+        "rm -r e && mkdir d && ls -A . d"
+    )
+    printed = someone.succeeds(*nested(LEVELS, "sh", "-ec", script))
+    assert printed.splitlines()[0] == "in a directory" + ".:"
+    assert "gone" not in printed
+    assert printed.endswith("\nd:\n")
+    with open(f"{home}/d/sub/file") as file:
+        assert file.read() == "in a directory"
+
+
 def test_each_level_has_its_own_changes(someone: Someone) -> None:
     run = f"{command()} run -- sh -ec"
     assert (
