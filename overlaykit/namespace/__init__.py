@@ -32,6 +32,7 @@ from overlaykit.namespace.users import (
     UserNamespacesRefused,
     diagnose,
     enter,
+    errno_as_root,
     is_privileged,
     isolate_mounts,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "duplicate",
     "enter",
     "environment",
+    "errno_as_root",
     "is_privileged",
     "isolate_mounts",
     "launch",

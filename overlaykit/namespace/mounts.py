@@ -246,7 +246,7 @@ def _protect_proc(*, network: bool) -> None:
     """Cover what would let the machine's own root change or read the machine through procfs.
 
     The root of an ordinary user's view needs none of it: to the machine it is that user. With a `network` of the view's
-    own, /proc/sys/net stays writable: it shows the network of the process that reads it, and container engines set that.
+    own, /proc/sys/net stays writable: it shows the network of its reader, and container engines set that.
     """
     own_network = _clone("/proc/sys/net") if network and os.path.isdir("/proc/sys/net") else None
     for name in READ_ONLY_IN_PROC:

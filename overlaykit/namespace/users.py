@@ -144,6 +144,20 @@ def diagnose() -> UserNamespacesRefused | None:
     )
 
 
+def errno_as_root(body: Callable[[], object]) -> int:
+    """The errno of the `OSError` that `body` raises in a child that is root of a user namespace, as `errno_of` does.
+
+    For files in an upper that belong to the caller's subordinate ids.
+    """
+    known = identities.available()
+
+    def as_root() -> None:
+        enter(known)
+        body()
+
+    return errno_of(as_root)
+
+
 def attempt(flags: int) -> int:
     """The errno with which a child fails to make the namespaces `flags` (CLONE_NEW*), 0 if it does not."""
     return errno_of(lambda: become(flags))

@@ -22,6 +22,7 @@ from overlaykit import wire
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
 from overlaykit.fuse import control, mount
+from overlaykit.namespace import errno_as_root, is_privileged
 from overlaykit.views import places
 
 if TYPE_CHECKING:
@@ -258,10 +259,19 @@ def _clear(path: str) -> None:
         return
     try:
         for dead in _remains(path):
-            with contextlib.suppress(OSError):
-                discard_path(dead)
+            _discard(dead)
     finally:
         os.close(lock)
+
+
+def _discard(path: str) -> None:
+    try:
+        discard_path(path)
+    except PermissionError:  # of files of other users of the view, who are our subordinate ids
+        if not is_privileged():
+            errno_as_root(lambda: discard_path(path))
+    except OSError:
+        pass
 
 
 def _remains(entry: str) -> tuple[str, ...]:

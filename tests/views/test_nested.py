@@ -119,6 +119,14 @@ def test_a_user_namespace_in_a_view_mounts_an_overlay_by_fuse(someone: Someone) 
         assert printed == "below\nabove\n"
 
 
+@pytest.mark.parametrize("levels", [1, 2])
+def test_bubblewrap_runs_in_a_view(someone: Someone, levels: int) -> None:
+    sandbox = "bwrap --ro-bind / / --proc /proc --dev /dev --tmpfs /tmp --unshare-all"
+    script = f"touch /tmp/x; test -d /proc/1; ! touch /opt/x 2> /dev/null; {sandbox} echo in a sandbox in one"
+    printed = someone.succeeds(*nested(levels, *sandbox.split(), "sh", "-ec", script))
+    assert printed == "in a sandbox in one\n"
+
+
 def test_no_path_leads_to_the_whole_procfs(someone: Someone) -> None:
     """Only the mounts that a view shows, each with its parent, and the root on one that is not shown."""
     lines = someone.succeeds("run", "cat", "/proc/self/mountinfo").splitlines()
