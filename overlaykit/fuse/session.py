@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import gc
 import logging
 import os
@@ -57,7 +58,8 @@ def run(
             gc.collect()
             gc.freeze()  # what lives this long lives as long as the mount
             gc.set_threshold(_GARBAGE)
-            trio.run(_serve, spec, operations, listener, starter, tell, detached, handshake)
+            served = functools.partial(_serve, spec, operations, waiting, detached, handshake)
+            trio.run(served, listener, starter, tell)
         except BaseExceptionGroup as group:
             raise _only(group) from group
         finally:
@@ -100,11 +102,12 @@ def _mount(spec: MountSpec, operations: Operations) -> tuple[int, Handshake | No
 async def _serve(
     spec: MountSpec,
     operations: Operations,
+    waiting: Waiting,
+    detached: int,
+    handshake: Handshake | None,
     listener: socket.socket,
     starter: socket.socket,
     tell: Callable[[int, int], None],
-    detached: int,
-    handshake: Handshake | None,
 ) -> None:
     async with trio.open_nursery() as nursery:
         terminated = await nursery.start(_watch_for_termination)
@@ -113,7 +116,7 @@ async def _serve(
             if _native.adapts_session():
                 # A request may be taken back between the word that there is one and its being read.
                 os.set_blocking(handshake.fd, False)
-        nursery.start_soon(_answer_kernel, nursery.cancel_scope)
+        nursery.start_soon(_answer_kernel, operations, waiting, nursery.cancel_scope)
         async with trio.open_nursery() as meanwhile:
             meanwhile.start_soon(_end_with, starter)
             await operations.started.wait()
@@ -154,9 +157,12 @@ async def _end_with(starter: socket.socket) -> None:
     raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
 
-async def _answer_kernel(rest: trio.CancelScope) -> None:
+async def _answer_kernel(operations: Operations, waiting: Waiting, rest: trio.CancelScope) -> None:
     try:
         await pyfuse3.main()
+        if waiting.is_disconnected():
+            # First of all: umount(8) has not waited for us, and whoever called it may go on with the layers' disks.
+            operations.filesystem.close()
     except* ConnectionAbortedError:
         log.info(
             "the kernel has given the connection up"

@@ -7,6 +7,7 @@ a lower that contains the mountpoint does not contain the mount, so the daemon n
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import os
@@ -115,7 +116,8 @@ def open_filesystem(spec: MountSpec) -> Filesystem:
             undo.callback(os.close, upper.fd)
             work = OpenedLayer(_open_writable(spec.work), spec.work)
             undo.callback(os.close, work.fd)
-            undo.callback(os.close, _lock(spec.upper))
+            upper = dataclasses.replace(upper, lock=_lock(spec.upper))
+            undo.callback(os.close, upper.lock)
         given = spec.options
         options = Options(
             volatile=given.volatile,

@@ -65,6 +65,12 @@ class Waiting:
     def Lock(self) -> Lock:  # noqa: N802  # trio's name
         return Lock()
 
+    def is_disconnected(self) -> bool:
+        """Whether the kernel has ended the connection (fs/fuse/dev.c: fuse_dev_poll)."""
+        return any(
+            events & select.POLLERR for poll in self._polls.values() for _, events in poll(0)
+        )
+
     async def in_thread(self, function: Callable[[Unpack[Ts]], None], *args: *Ts) -> None:
         """Run something that takes long in a thread; its end is noticed at once."""
         self._threads += 1

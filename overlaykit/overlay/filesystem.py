@@ -57,11 +57,13 @@ class OpenedLayer:
 
     `mounted_in`: the directories, as paths from its root, in which other mounts lie on something, as far as the
     descriptor shows them; None if that is not known. Mounts made later are changes of a layer, as any other.
+    `lock`: a descriptor that keeps others from writing to it, taken over and closed last (-1: none).
     """
 
     fd: int
     path: str
     mounted_in: frozenset[bytes] | None = None
+    lock: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +202,8 @@ class Filesystem:
             copyup,
             whiteouts,
         )
+        self._lock = -1 if upper is None else upper.lock
+        self._closed = False
         self.files = Files(self.tree)
         self._listings = Listings(self._entries)
         self._creation = Creation(self.tree)
@@ -207,7 +211,13 @@ class Filesystem:
         self._renaming = Renaming(self.tree, self._removal, redirects=redirects)
 
     def close(self) -> None:
-        """Close every descriptor; the nodes are dead."""
+        """Close every descriptor; the nodes are dead. Again does nothing.
+
+        Requires: no operation is under way, and none follows.
+        """
+        if self._closed:
+            return
+        self._closed = True
         for handle in list(self.files.by_handle):
             os.close(self.files.by_handle.pop(handle).fd)
         for node in self.tree.table.by_number.values():
@@ -220,6 +230,8 @@ class Filesystem:
             layer.close()
         if self._work_layer is not None:
             self._work_layer.close()
+        if self._lock >= 0:
+            os.close(self._lock)
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,8 @@ from typing import IO
 
 import pytest
 
+from overlaykit import _native
+
 from ..views.someone import Someone, command
 from ..views.staged import only_as
 
@@ -244,3 +246,24 @@ def test_seconds_that_are_none_are_refused(someone: Someone) -> None:
     for seconds in "-1", "soon", "nan":
         done = someone.overlaykit("umount", f"--timeout={seconds}", someone.path("missing"))
         assert done.returncode == 125, done
+
+
+@only_as("root")
+def test_the_disk_of_the_layers_can_be_unmounted_as_soon_as_umount_returns(
+    someone: Someone,
+) -> None:
+    disk, target = someone.directory("disk"), someone.directory("target")
+    options = f"lowerdir={disk}/l,upperdir={disk}/u,workdir={disk}/w"
+    subprocess.run(["mount", "-t", "tmpfs", "disk", disk], check=True)
+    for name in "luw":
+        os.mkdir(os.path.join(disk, name))
+    for _ in range(3):
+        someone.succeeds("mount", "-o", options, target)
+        assert someone.program(["sh", "-c", f"umount {disk} 2>&1 || echo $?"]).endswith("32\n")
+        someone.write(os.path.join(target, "file"), "written\n")
+        someone.succeeds("umount", target)
+        _native.umount2(disk, 0)
+        subprocess.run(["mount", "-t", "tmpfs", "disk", disk], check=True)
+        for name in "luw":
+            os.mkdir(os.path.join(disk, name))
+    subprocess.run(["umount", disk], check=True)
