@@ -11,17 +11,19 @@ import struct
 
 import pytest
 
+from overlaykit import _native
+
 from ..crash.disks import upper_on_a_small_disk
 from ..overlay.stack import Stack
 from ..overlay.view import refused
-from ..posix.acts import opened
+from ..posix.acts import opened, put
 from ..posix.behaviours.xattrs import CAPABILITY
 from ..posix.syscalls import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
     fallocate,
 )
-from ..posix.table import Fifo, File
+from ..posix.table import Dir, Fifo, File
 from .mounted import mounted
 
 # ioctls of linux/fs.h
@@ -143,3 +145,60 @@ def test_a_program_written_to_through_a_mapping_is_no_longer_trusted(stack: Stac
         if stack.unprivileged:
             assert stat.S_IMODE(os.stat(mount.path("f")).st_mode) == 0o755
         assert "security.capability" not in os.listxattr(mount.path("f"))
+
+
+def test_at_the_next_mount_a_file_was_changed_when_it_was_written_back(stack: Stack) -> None:
+    stack.add({"f": File(b"x")})
+    with mounted(stack) as mount:
+        put(mount.path("f"), b"y")
+        written = os.stat(mount.path("f")).st_ctime_ns
+    on_disk = os.stat(os.path.join(stack.upper, "f")).st_ctime_ns
+    with mounted(stack) as mount:
+        assert os.stat(mount.path("f")).st_ctime_ns == on_disk >= written
+
+
+@pytest.mark.parametrize("name", ["lower", "changed", "new", "d"])
+def test_no_time_of_birth_is_told(stack: Stack, name: str) -> None:
+    stack.add({"lower": File(), "changed": File(), "d": Dir()})
+    with mounted(stack) as mount:
+        put(mount.path("changed"), b"x")
+        put(mount.path("new"), b"x")
+        told = _native.statx(_native.AT_FDCWD, mount.path(name), 0, _native.STATX_BTIME)
+        assert told.mask & _native.STATX_BTIME == 0
+
+
+def test_the_access_times_of_directories_and_symlinks_are_the_disks(stack: Stack) -> None:
+    stack.add({})
+    with mounted(stack) as mount:
+        os.mkdir(mount.path("d"))
+        put(mount.path("d/f"), b"x")
+        os.symlink("f", mount.path("s"))
+        for name in ("d", "s"):
+            os.utime(mount.path(name), ns=(LONG_AGO, LONG_AGO), follow_symlinks=False)
+        assert os.listdir(mount.path("d")) == ["f"]
+        assert os.readlink(mount.path("s")) == "f"
+        mount.forget()
+        for name in ("d", "s"):
+            on_disk = os.lstat(os.path.join(stack.upper, name)).st_atime_ns
+            assert os.lstat(mount.path(name)).st_atime_ns == on_disk
+
+
+def test_a_lower_file_that_lost_its_name_is_changed_by_its_descriptor(stack: Stack) -> None:
+    lower = stack.add({"f": File(b"x", mode=0o644)})
+    with mounted(stack) as mount, opened(mount.path("f"), os.O_RDONLY) as fd:
+        os.unlink(mount.path("f"))
+        os.fchmod(fd, 0o600)
+        os.utime(fd, ns=(LONG_AGO, LONG_AGO))
+        assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o600
+        assert os.fstat(fd).st_mtime_ns == LONG_AGO
+        assert os.read(fd, 9) == b"x"
+        assert os.listdir(mount.target) == []
+    assert stat.S_IMODE(os.stat(os.path.join(lower, "f")).st_mode) == 0o644
+
+
+def test_what_would_read_as_a_whiteout_is_not_made(stack: Stack) -> None:
+    stack.add({"f": File(b"x")})
+    with mounted(stack) as mount:
+        with refused(errno.EPERM):
+            os.mknod(mount.path("n"), stat.S_IFCHR | 0o600, os.makedev(0, 0))
+        assert os.listdir(mount.target) == ["f"]

@@ -16,6 +16,7 @@ from overlaykit.overlay.filesystem import Options
 
 from ..crash.disks import image, memory, mounted_image, upper_on_a_small_disk
 from ..posix import syscalls
+from ..posix.layers import write_layer
 from ..posix.table import Dir, Fifo, File, Link, Symlink
 from .inside import as_root
 from .stack import Stack
@@ -357,6 +358,24 @@ def test_files_of_two_clones_of_one_disk_are_different_files(stack: Stack) -> No
             assert view.read("c") == b"old"
             view.write("c", b"newer")
             assert [view.read(name) for name in "ac"] == [b"new", b"newer"]
+
+
+@as_root
+def test_a_copy_from_one_of_two_clones_of_a_disk_has_a_new_number_at_the_next_mount(
+    stack: Stack,
+) -> None:
+    with image(stack.directory, "mkfs.ext4", "-q", megabytes=8) as (file, path):
+        write_layer({"a": File(b"old")}, path, xattr_prefix="trusted")
+    shutil.copyfile(file, clone := file + "-clone")
+    stack.lowers = [os.path.join(stack.directory, name) for name in ("one", "other")]
+    with mounted_image(file, stack.lowers[0]), mounted_image(clone, stack.lowers[1]):
+        with stack.bare() as view:
+            before = view.number("a")
+            view.write("a", b"new")
+            assert view.number("a") == before
+        with stack.bare() as view:
+            assert view.read("a") == b"new"
+            assert view.number("a") != before
 
 
 def test_hard_linked_symlinks_and_fifos_can_be_changed_and_removed(stack: Stack) -> None:
