@@ -33,6 +33,7 @@ Step: TypeAlias = Literal[
     "link.published",
     "unlink.counted",
     "unlink.removed",
+    "whiteout.noted",
     "index.dropped",
     "rmdir.covered",
     "rmdir.removed",

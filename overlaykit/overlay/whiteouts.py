@@ -326,6 +326,7 @@ class Whiteouts:
     def _note(self, place: Place, name: bytes) -> None:
         note = marks_format.AUFS_WHITEOUT + name
         os.close(os.open(note, _NOTE, _WHITEOUT_MODE, dir_fd=place.fd()))
+        reach("whiteout.noted")
 
     def _try_to_note(self, place: Place, name: bytes) -> bool:
         """Where the upper lies on a view of ours, or on fuse-overlayfs, there are no such names."""

@@ -14,6 +14,7 @@ from ..fuse.mounted import mounted, spec_of, started
 from ..overlay import test_modes
 from ..overlay.inside import IDENTITIES, as_root
 from ..overlay.stack import Stack
+from . import test_forms
 from .afterwards import below, shown
 from .operations import OPERATIONS
 from .staging import act, build, look, trees
@@ -32,7 +33,7 @@ DIED = (errno.ECONNABORTED, errno.ENOTCONN)
 
 
 def test_every_step_is_crashed_at() -> None:
-    elsewhere = set(test_modes.STEPS)
+    elsewhere = {*test_modes.STEPS, test_forms.NOTED}
     tried = {step.partition(":")[0] for _, step in STEPS} | elsewhere
     assert tried == {*faults.STEPS, faults.DATA}
 

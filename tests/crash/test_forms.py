@@ -1,0 +1,65 @@
+"""The daemon dies while it hides names by whiteouts of other forms: the tree before is there, or the tree after."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Final, Literal, TypeAlias
+
+import pytest
+
+from overlaykit.fuse.spec import Options
+from overlaykit.overlay.filesystem import Options as Opened
+
+from ..fuse.mounted import spec_of, started
+from ..overlay.inside import IDENTITIES
+from ..overlay.seen import look_through
+from ..overlay.stack import Stack
+from .afterwards import below, lasting
+from .operations import OPERATIONS
+from .staging import act, build, trees
+
+Form: TypeAlias = Literal["xattr", "aufs"]
+FORMS: Final[tuple[Form, ...]] = ("xattr", "aufs")
+
+NOTED: Final = "whiteout.noted"
+
+DECISIVE: Final = {NOTED, "unlink.removed", "rmdir.covered", "create.opaque", "rename.moved"}
+"""Where something is half done; the others are tried as a proof."""
+
+HIDING: Final = [
+    (name, step)
+    for name, operation in OPERATIONS.items()
+    if name.startswith(("unlink", "rmdir", "mkdir", "symlink where", "rename"))
+    if operation.prepare is None and not operation.root_only
+    for step in (*operation.steps, NOTED)
+    if step in DECISIVE or "OVERLAYKIT_PROOFS" in os.environ
+]
+
+
+@pytest.mark.parametrize("place", IDENTITIES[:1], indirect=True)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("name", "step"), HIDING)
+def test_a_crash_leaves_the_old_tree_or_the_new_one_in_every_form(
+    stack: Stack, name: str, step: str, form: Form
+) -> None:
+    before, after = trees(stack, name)[name]
+    build(stack, name)
+    died = crash(stack, name, step, form)
+    with stack.bare(options=Opened(userxattr=stack.unprivileged, whiteout=form)) as view:
+        found = below(name, lasting(look_through(view)))
+    assert found in ((before, after) if died else (after,))
+
+
+def crash(stack: Stack, name: str, step: str, form: Form) -> bool:
+    """Let a daemon of our own die at the step under the operation; whether this form takes it there."""
+    os.environ["OVERLAYKIT_FAULT"] = step  # this process and its daemons end with the test
+    options = Options(userxattr=stack.unprivileged, whiteout=form)
+    with started(spec_of(stack, options=options), stack.directory) as mount:
+        del os.environ["OVERLAYKIT_FAULT"]
+        try:
+            act(name, mount.target)
+        except OSError:
+            return mount.process.wait() == -signal.SIGKILL
+        mount.unmount()
+        return False
