@@ -230,7 +230,11 @@ class CopyUp:
             return
         shown = overrides.Override(uid, gid, stat.S_IMODE(st.st_mode))
         if layer.override is not None:
-            shown = overrides.read(b"/proc/self/fd/%d" % source, layer.override) or shown
+            found = overrides.read(b"/proc/self/fd/%d" % source, layer.override)
+            if found is not None:
+                uid = self.owners.users.copied(found.uid)
+                gid = self.owners.groups.copied(found.gid)
+                shown = found._replace(uid=uid, gid=gid)
         _copy_escaped(source, target, st)
         _native.copy_up(
             source,

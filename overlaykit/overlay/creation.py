@@ -139,8 +139,8 @@ class Creation:
         place = tree.writable_directory(directory)
         parent = os.fstat(place.fd())
         owners = tree.owners
-        uid = owners.users.stored(caller.uid)
-        gid = -1 if parent.st_mode & stat.S_ISGID else owners.groups.stored(caller.gid)
+        uid = owners.users.made(caller.uid)
+        gid = -1 if parent.st_mode & stat.S_ISGID else owners.groups.made(caller.gid)
         foreign = uid not in (-1, self._uid) or gid not in (-1, self._gid)
         hidden = tree.whiteouts.find(directory, place, name)
         override = place.layer.override

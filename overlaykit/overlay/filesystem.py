@@ -158,6 +158,7 @@ class Filesystem:
         prefix = marks_format.USER if options.userxattr else marks_format.TRUSTED
         redirects = options.redirect_dir == "on"
         marks = Marks(prefix)
+        owners = options.owners
         copyup = whiteouts = disk = None
         form: Form = "device"
         if upper is not None:
@@ -171,6 +172,8 @@ class Filesystem:
             if options.override is not None:
                 _hold_permissions_in(layers[0], options.override)
             self._work_layer.override = layers[0].override
+            if options.override is None:
+                owners = owners.held_in(room.can_give_to_user, room.can_give_to_group)
             disk = probe(room.place.proc_path(), user=options.userxattr)
             try:
                 form = disk.form(options.whiteout)
@@ -185,7 +188,7 @@ class Filesystem:
                 table,
                 marks,
                 room,
-                options.owners,
+                owners,
                 [layer for layer in layers if not layer.writable],
                 volatile=options.volatile,
                 index=options.index and marks.attributes,
@@ -198,7 +201,7 @@ class Filesystem:
             table,
             merge,
             marks,
-            options.owners,
+            owners,
             copyup,
             whiteouts,
         )

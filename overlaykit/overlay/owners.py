@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _ALL_IDS: Final = (1 << 32) - 1  # the last number means "none" (chown(2))
 _KEEP: Final = -1
@@ -33,11 +37,24 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """What ids an upper can hold: which a file of the daemon's, whose id is `own`, can be given.
+
+    `lenient`: a copy becomes the daemon's own where it cannot have its owner.
+    """
+
+    own: int
+    holds: Callable[[int], bool]
+    lenient: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ids:
     """How ids of one kind (users, or groups) are shown.
 
     `everybody`: all files are shown as this one's; changing an owner then changes nothing. `ranges`: what none of them
-    names is shown as the overflow id and cannot be given a file (none: ids are shown as they are). `unmapped`: the id
+    names is shown as the overflow id and cannot be given a file; what such a caller makes is stored as the overflow
+    id's (none: ids are shown as they are). `unmapped`: the id
     that stands in a lower for those this user namespace does not know, shown as root's; -1 to show it as it is. In
     an upper, `unmapped_in_upper` does: where a user of the namespace has that id, the files there are that user's.
     """
@@ -47,6 +64,8 @@ class Ids:
     unmapped: int = -1
     unmapped_in_upper: int = -1
     overflow: int = 65534
+    upper: Holder | None = None
+    """What the upper can hold; None: every id."""
 
     def shown(self, disk: int, *, in_upper: bool = False) -> int:
         """The id that a program sees."""
@@ -69,6 +88,17 @@ class Ids:
         if self.ranges:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return shown
+
+    def made(self, caller: int) -> int:
+        """The id to store for something that a program has made, -1 for the daemon's own."""
+        stand_in = self.overflow if self.everybody is None else self.everybody
+        if self.everybody is None:
+            if not self.ranges:
+                return caller
+            for part in self.ranges:
+                if 0 <= caller - part.shown < part.count:
+                    return part.disk + caller - part.shown
+        return stand_in if self.upper is None or self.upper.holds(stand_in) else _KEEP
 
     def named(self, disk: int) -> int | None:
         """The id that programs read in an access control list; None if they cannot name it.
@@ -94,8 +124,13 @@ class Ids:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
     def copied(self, disk: int) -> int:
-        """The id that a copy gets, -1 for the original's own."""
-        return 0 if disk == self.unmapped else disk
+        """The id that a copy gets. Where all files are shown as one owner's it is that owner's, or else our own."""
+        wanted = 0 if disk == self.unmapped else disk
+        if self.everybody is not None:
+            wanted = self.everybody
+        if self.upper is not None and self.upper.lenient and not self.upper.holds(wanted):
+            return self.upper.own
+        return wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +139,21 @@ class Owners:
 
     users: Ids = Ids()  # frozen
     groups: Ids = Ids()  # frozen
+
+    def held_in(self, users: Callable[[int], bool], groups: Callable[[int], bool]) -> Owners:
+        """As they are stored in an upper that can hold these ids.
+
+        Who asks for one owner for all files wants to write to them: then no owner that cannot be kept is in the way.
+        """
+        lenient = self.users.everybody is not None or self.groups.everybody is not None
+        return Owners(
+            users=replace(
+                self.users, upper=Holder(own=os.geteuid(), holds=cache(users), lenient=lenient)
+            ),
+            groups=replace(
+                self.groups, upper=Holder(own=os.getegid(), holds=cache(groups), lenient=lenient)
+            ),
+        )
 
 
 AS_THEY_ARE: Final = Owners()

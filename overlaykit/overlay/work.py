@@ -48,6 +48,27 @@ class Work:
         self._serial += 1
         return b"#%x" % self._serial
 
+    def can_give_to_user(self, uid: int) -> bool:
+        """Whether a file of ours can be made that user's."""
+        return self._can_give(uid, -1)
+
+    def can_give_to_group(self, gid: int) -> bool:
+        """Whether a file of ours can be made that group's."""
+        return self._can_give(-1, gid)
+
+    def _can_give(self, uid: int, gid: int) -> bool:
+        name = self.new_name()
+        os.mkdir(name, _DIRECTORY_MODE, dir_fd=self.place.fd())
+        try:
+            os.chown(name, uid, gid, dir_fd=self.place.fd(), follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EINVAL, errno.EOVERFLOW):
+                raise
+            return False
+        finally:
+            self.discard(name)
+        return True
+
     def discard(self, name: bytes, stage: Place | None = None) -> None:
         """Remove an unfinished thing, with all below it. Follows no symlink; what cannot go stays for `clear`."""
         with contextlib.suppress(OSError):

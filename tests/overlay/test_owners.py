@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+import pytest
+
 from overlaykit.overlay.attributes import Caller, Changes
 from overlaykit.overlay.filesystem import Options
 from overlaykit.overlay.owners import (
@@ -88,15 +90,74 @@ def test_files_are_made_and_given_away_by_the_ids_that_programs_see(stack: Stack
 
 
 @as_root
-def test_one_owner_for_all_files_is_shown_and_kept_from_the_disk(stack: Stack) -> None:
-    stack.add({"f": File(b"x", uid=12, gid=34)})
+def test_what_a_user_outside_all_ranges_makes_is_stored_as_nobodys(stack: Stack) -> None:
+    stack.add({"d": Dir(uid=100_000, gid=100_000)})
+    options = Options(owners=Owners(users=SHIFTED, groups=SHIFTED))
+    with stack.open(options=options, as_kernel=False) as view:
+        view.caller = Caller(70_000, 70_000)
+        view.symlink("x", "d/l")
+        view.mkdir("d/s")
+        view.create("d/f")
+        for name in ("d/l", "d/s", "d/f"):
+            assert (view.stat(name).uid, view.stat(name).gid) == (65534, 65534)
+    st = os.lstat(os.path.join(stack.upper, "d/l"))
+    assert (st.st_uid, st.st_gid) == (65534, 65534)
+
+
+@as_ordinary_user
+def test_what_a_user_outside_all_ranges_makes_is_ones_own_where_nobody_is_no_id(
+    stack: Stack,
+) -> None:
+    stack.add({})
+    options = Options(userxattr=True, owners=Owners(users=SHIFTED, groups=SHIFTED))
+    with stack.open(options=options, as_kernel=False) as view:
+        view.caller = Caller(70_000, 70_000)
+        view.symlink("x", "l")
+        assert view.readlink("l") == b"x"
+    assert os.lstat(os.path.join(stack.upper, "l")).st_uid == os.geteuid()
+
+
+@as_root
+def test_one_owner_for_all_files_is_shown_and_gets_the_copies(stack: Stack) -> None:
+    stack.add({"f": File(b"x", uid=12, gid=34), "d": Dir(uid=12, gid=34), "d/g": File()})
     everybody = Owners(users=Ids(everybody=1000), groups=Ids(everybody=100))
     with stack.open(options=Options(owners=everybody), as_kernel=False) as view:
         assert (view.stat("f").uid, view.stat("f").gid) == (1000, 100)
         view.change("f", Changes(uid=5, gid=6, mode=0o600))
         assert (view.stat("f").uid, view.stat("f").gid) == (1000, 100)
-    st = os.stat(os.path.join(stack.upper, "f"))
-    assert (st.st_uid, st.st_gid) == (12, 34)
+        view.write("d/g", b"y")
+        view.create("new")
+    for name in ("f", "d", "d/g", "new"):
+        st = os.stat(os.path.join(stack.upper, name))
+        assert (st.st_uid, st.st_gid) == (1000, 100)
+
+
+@as_ordinary_user
+@pytest.mark.parametrize(
+    "owners",
+    [
+        Owners(users=Ids(everybody=0), groups=Ids(everybody=0)),
+        Owners(users=Ids(everybody=1000), groups=Ids(everybody=1000)),
+        Owners(users=Ids(everybody=0)),
+        Owners(groups=Ids(everybody=0)),
+    ],
+)
+def test_files_of_the_machine_are_written_to_where_all_are_shown_as_one_owners(
+    stack: Stack, owners: Owners
+) -> None:
+    stack.lowers.append("/etc/dpkg")
+    options = Options(userxattr=True, owners=owners)
+    with stack.open(options=options, as_kernel=False, remount=False) as view:
+        name = view.names()[0]
+        shown = view.stat(name)
+        view.setxattr(name, "user.k", b"v")
+        view.create("new")
+        if owners.users.everybody is not None:
+            assert view.stat(name).uid == shown.uid == view.stat("new").uid
+        view.change("new", Changes(uid=owners.users.everybody, gid=owners.groups.everybody))
+    for path in (name, "new"):
+        st = os.stat(os.path.join(stack.upper, path))
+        assert (st.st_uid, st.st_gid) == (os.geteuid(), os.getegid())
 
 
 @as_ordinary_user
