@@ -108,12 +108,12 @@ ROWS: Final = (
     Row(
         "squash_to_root squash_to_uid=UID squash_to_gid=GID",
         _ACTS,
-        "everything is shown as one owner's",
+        "everything is shown as one owner's; copies and new files are that owner's, or else your own",
     ),
     Row(
         "uidmapping=HOST:CONTAINER:COUNT[:...] gidmapping=HOST:CONTAINER:COUNT[:...]",
         _ACTS,
-        "ranges of owners are shown as others",
+        "ranges of owners are shown as others; what a caller outside of them makes is the overflow id's",
     ),
     Row(
         "xattr_permissions=0|1|2",
