@@ -5,6 +5,7 @@ This is the edge: here, and only here, an `Error` or an `OSError` becomes one li
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -73,7 +74,7 @@ def run(arguments: list[str]) -> int:
     except Error as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:
-        return _fail(_describe(error), Error.exit_code)
+        return _fail(_deleted_directory(error) or _describe(error), Error.exit_code)
     except KeyboardInterrupt:
         return _INTERRUPTED
     return status
@@ -117,6 +118,18 @@ def _fail(message: str, status: int) -> int:
     line = " ".join(message.split("\n"))
     print(f"overlaykit: {line}", file=sys.stderr)
     return status
+
+
+def _deleted_directory(error: OSError) -> str | None:
+    """What is to be said of a relative path that meant nothing: getcwd(3) names no file."""
+    if error.errno == errno.ENOENT and error.filename is None:
+        from overlaykit.namespace.environment import WorkingDirectoryDeleted, current_directory
+
+        try:
+            current_directory()
+        except WorkingDirectoryDeleted as deleted:
+            return str(deleted)
+    return None
 
 
 def _describe(error: OSError) -> str:

@@ -18,7 +18,13 @@ executed, 125 if overlaykit itself failed."""
 
 def main(arguments: list[str]) -> int:
     with signals.held():
-        from overlaykit.namespace import descriptors, environment, parse_bind, parse_port
+        from overlaykit.namespace import (
+            descriptors,
+            environment,
+            parse_bind,
+            parse_mount,
+            parse_port,
+        )
 
     inherited = descriptors.inherited()  # before any other is opened
     parser = _parser()
@@ -47,7 +53,7 @@ def main(arguments: list[str]) -> int:
         read_only=args.read_only,
         name=args.name,
         network=args.network,
-        binds=[parse_bind(text) for text in args.binds],
+        binds=[*map(parse_bind, args.binds), *map(parse_mount, args.mounts)],
         ports=[parse_port(text) for text in args.ports],
     ) as view:
         if view.made_upper:
@@ -95,11 +101,20 @@ def _parser() -> Parser:
     )
     add(
         "-v",
+        "--volume",
         dest="binds",
         metavar="SRC:DST[:ro]",
         action="append",
         default=[],
         help="share the host's SRC with the view at DST",
+    )
+    add(
+        "--mount",
+        dest="mounts",
+        metavar="type=bind,src=SRC,dst=DST[,ro]",
+        action="append",
+        default=[],
+        help="the same, for paths with a colon; a field with a comma in double quotes",
     )
     add(
         "-p",
@@ -109,7 +124,10 @@ def _parser() -> Parser:
         default=[],
         help="publish the view's TCP port PORT as the host's HOST (default IP: 127.0.0.1)",
     )
-    add("--name", help="the view's name and host name (default: made up)")
+    add(
+        "--name",
+        help="the view's name and, but with the host's network, host name (default: made up)",
+    )
     add(
         "--network",
         choices=("private", "host", "none"),

@@ -5,10 +5,19 @@ May import: `overlaykit._native`, `overlaykit.errors`, `overlaykit.health`, `ove
 of the system calls.
 """
 
-from overlaykit.namespace import descriptors, environment
+from overlaykit.namespace import binds, descriptors, environment
+from overlaykit.namespace.binds import (
+    BadBind,
+    BadMount,
+    Bind,
+    TargetTwice,
+    parse_bind,
+    parse_mount,
+)
 from overlaykit.namespace.descriptors import BadDescriptors, NotOpen
 from overlaykit.namespace.doctor import checks
 from overlaykit.namespace.duplicate import duplicate
+from overlaykit.namespace.environment import WorkingDirectoryDeleted
 from overlaykit.namespace.failure import (
     BindSourceMissing,
     CommandNotExecutable,
@@ -27,7 +36,7 @@ from overlaykit.namespace.network import (
     preload,
 )
 from overlaykit.namespace.running import Running
-from overlaykit.namespace.spec import BadBind, BadPort, Bind, Port, Spec, parse_bind, parse_port
+from overlaykit.namespace.spec import BadPort, Port, Spec, parse_port
 from overlaykit.namespace.users import (
     UserNamespacesRefused,
     diagnose,
@@ -41,6 +50,7 @@ __all__ = [
     "AddressUnknown",
     "BadBind",
     "BadDescriptors",
+    "BadMount",
     "BadPort",
     "Bind",
     "BindSourceMissing",
@@ -55,9 +65,12 @@ __all__ = [
     "ProcRefused",
     "Running",
     "Spec",
+    "TargetTwice",
     "UserNamespacesRefused",
+    "WorkingDirectoryDeleted",
     "WorkingDirectoryMissing",
     "available",
+    "binds",
     "checks",
     "descriptors",
     "diagnose",
@@ -69,6 +82,7 @@ __all__ = [
     "isolate_mounts",
     "launch",
     "parse_bind",
+    "parse_mount",
     "parse_port",
     "preload",
 ]

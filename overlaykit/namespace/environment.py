@@ -1,4 +1,6 @@
-"""Environments as execve(2) takes them: entries in their order, of any bytes.
+"""What a command takes over by name: its environment, its working directory.
+
+Environments are as execve(2) takes them: entries in their order, of any bytes.
 
 An entry is usually NAME=VALUE, but a caller may have set one name twice, or an entry without "=", and a program that
 is started here gets what it would have got from its caller.
@@ -11,7 +13,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TypeAlias
 
+from overlaykit.errors import Error
+
 Environment: TypeAlias = tuple[bytes, ...]
+
+
+class WorkingDirectoryDeleted(Error):
+    message = "{0}: the working directory has been deleted; change to another one"
+
+
+def current_directory() -> str:
+    """The working directory. Raises WorkingDirectoryDeleted, where getcwd(3) says ENOENT and no name."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        deleted = os.readlink("/proc/self/cwd").removesuffix(" (deleted)")
+        raise WorkingDirectoryDeleted(deleted) from None
 
 
 def entries(variables: Mapping[str, str]) -> Environment:

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import ClassVar, Final
 
 from overlaykit.errors import Error
+from overlaykit.namespace.binds import TargetTwice
 
 END: Final = b"\0\n"
 """Ends what is written into the status pipe; no name holds a NUL."""
@@ -77,6 +78,8 @@ class Stage(Enum):
     FILE_SYSTEM = "prepare"
     MOUNTPOINT = "make the mountpoint"
     ATTACH = "mount on"
+    TWICE = "share at one place"
+    HOSTS = "name the view in"
     DIRECTORY = "work in"
     CAPABILITIES = "drop capabilities"
     LOOKUP = "find the command"
@@ -139,6 +142,9 @@ def read(record: bytes) -> Exception:
             return BindSourceMissing(subject, reason)
         case Stage.MOUNTPOINT:
             return MountpointMissing(subject, reason)
+        case Stage.TWICE:
+            first, _, second = subject.partition("\n")
+            return TargetTwice(second, f"the same place in this view as {first}")
         case Stage.PROC if code == errno.EPERM:
             return ProcRefused()
     what = f"cannot {stage.value}: {reason}"

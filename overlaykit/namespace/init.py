@@ -20,6 +20,7 @@ from overlaykit.namespace import (
     environment,
     failure,
     mounts,
+    names,
     network,
 )
 from overlaykit.namespace.environment import Environment
@@ -55,9 +56,9 @@ def run(
         with during(Stage.NAMESPACES):
             _native.unshare(NAMESPACES)
             _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
-        with during(Stage.HOSTNAME, spec.hostname):
-            socket.sethostname(spec.hostname)
         if spec.network != "host":
+            with during(Stage.HOSTNAME, spec.hostname):
+                socket.sethostname(spec.hostname)
             with during(Stage.LOOPBACK):
                 network.raise_loopback()
         umask = os.umask(0)
@@ -65,6 +66,11 @@ def run(
         with during(Stage.ROOT):
             mounts.make_root(root, gathered.whole_proc)
         mounts.attach(spec, gathered)
+        hosts = None
+        if spec.network != "host":
+            with during(Stage.HOSTS, names.HOSTS):
+                hosts = names.show(spec.hostname, keep=spec.keep)
+        mounts.attach_binds(gathered)
         os.umask(umask if spec.umask is None else spec.umask)
         _change_directory(spec)
         with during(Stage.CAPABILITIES):
@@ -75,8 +81,12 @@ def run(
             os.close(with_others)
             _become(spec, caller, status, alone)
         os.close(status)
-        descriptors.close_all_but(())
-        os._exit(_reap_until(command))
+        kept = hosts if spec.keep else None
+        descriptors.close_all_but(kept.descriptors if kept else ())
+        code = _reap_until(command)
+        if kept:
+            kept.write_back()
+        os._exit(code)
     except BaseException as error:
         failure.write(status, error)
     finally:

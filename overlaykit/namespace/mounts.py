@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlaykit import _native
-from overlaykit.namespace.failure import Stage, during
-from overlaykit.namespace.spec import Bind, Spec
+from overlaykit.namespace.binds import Bind
+from overlaykit.namespace.failure import Failed, Stage, during
+from overlaykit.namespace.spec import Spec
 
 NOSUID: Final = _native.MOUNT_ATTR_NOSUID
 NODEV: Final = _native.MOUNT_ATTR_NODEV
@@ -88,18 +89,35 @@ def attach(spec: Spec, gathered: Gathered) -> None:
     Raises:
       Failed: a mountpoint is missing and cannot be made, or the kernel refuses.
     """
-    _attach(gathered.proc, "/proc")
-    _attach(gathered.sys, "/sys")
+    attach_at(gathered.proc, "/proc")
+    attach_at(gathered.sys, "/sys")
     if gathered.cgroup is not None and os.path.isdir("/sys/fs/cgroup"):
-        _attach(gathered.cgroup, "/sys/fs/cgroup")
+        attach_at(gathered.cgroup, "/sys/fs/cgroup")
     _attach_dev(gathered)
     if _knows_the_machines_root():
         _protect_proc(network=spec.network != "host")
     with during(Stage.FILE_SYSTEM, "/run"):
         run = fresh("tmpfs", NOSUID | NODEV, mode="0755")
-    _attach(run, "/run")
-    for bind, mount in gathered.binds:
-        _attach(mount, bind.target)
+    attach_at(run, "/run")
+
+
+def attach_binds(gathered: Gathered) -> None:
+    """Put the shared paths into the root directory, those that others lie below first.
+
+    Raises:
+      Failed: as `attach`; two of them are at one place, by symbolic links.
+    """
+    taken: dict[str, Bind] = {}
+    for bind, mount in sorted(gathered.binds, key=_depth):
+        place = os.path.realpath(bind.target)
+        if place in taken:
+            raise Failed(Stage.TWICE, errno.EBUSY, f"{taken[place].target}\n{bind.target}")
+        taken[place] = bind
+        attach_at(mount, bind.target)
+
+
+def _depth(bind: tuple[Bind, int]) -> int:
+    return os.path.realpath(bind[0].target).count("/")
 
 
 def fresh(fstype: str, attributes: int, **options: str) -> int:
@@ -165,7 +183,7 @@ def _if_possible(fstype: str, attributes: int) -> int | None:
     return None
 
 
-def _clone(path: str, *, attributes: int = 0) -> int:
+def clone(path: str, *, attributes: int = 0) -> int:
     """A detached copy of what is mounted at `path`, with everything below it.
 
     Recursive always: a clone without what is mounted below would reveal what that covers, which an unprivileged
@@ -190,7 +208,7 @@ def _sysfs(*, host_network: bool) -> int:
         # sysfs belongs to a network namespace: an unprivileged view gets no fresh one of the host's.
         if error.errno != errno.EPERM or not host_network:
             raise
-    return _clone("/sys", attributes=RDONLY)
+    return clone("/sys", attributes=RDONLY)
 
 
 def _devices() -> tuple[tuple[str, int], ...]:
@@ -202,7 +220,7 @@ def _devices() -> tuple[tuple[str, int], ...]:
     found = []
     for name, path in paths:
         with during(Stage.FILE_SYSTEM, path), suppress(FileNotFoundError):
-            found.append((name, _clone(path)))
+            found.append((name, clone(path)))
     return tuple(found)
 
 
@@ -216,23 +234,23 @@ def _devpts() -> int:
 
 def _bind(bind: Bind) -> int:
     with during(Stage.BIND_SOURCE, bind.source):
-        return _clone(bind.source, attributes=RDONLY if bind.read_only else 0)
+        return clone(bind.source, attributes=RDONLY if bind.read_only else 0)
 
 
 def _attach_dev(gathered: Gathered) -> None:
     with during(Stage.FILE_SYSTEM, "/dev"):
         dev = fresh("tmpfs", NOSUID | NOEXEC, mode="0755")
         shm = fresh("tmpfs", NOSUID | NODEV, mode="1777")
-    _attach(dev, "/dev")
+    attach_at(dev, "/dev")
     for name, target in LINKS:
         with during(Stage.FILE_SYSTEM, f"/dev/{name}"):
             os.symlink(target, f"/dev/{name}")
     for name, device in gathered.devices:
-        _attach(device, f"/dev/{name}")
-    _attach(gathered.pts, "/dev/pts")
-    _attach(shm, "/dev/shm")  # noqa: S108
+        attach_at(device, f"/dev/{name}")
+    attach_at(gathered.pts, "/dev/pts")
+    attach_at(shm, "/dev/shm")  # noqa: S108
     if gathered.mqueue is not None:
-        _attach(gathered.mqueue, "/dev/mqueue")
+        attach_at(gathered.mqueue, "/dev/mqueue")
 
 
 def _knows_the_machines_root() -> bool:
@@ -248,22 +266,27 @@ def _protect_proc(*, network: bool) -> None:
     The root of an ordinary user's view needs none of it: to the machine it is that user. With a `network` of the view's
     own, /proc/sys/net stays writable: it shows the network of its reader, and container engines set that.
     """
-    own_network = _clone("/proc/sys/net") if network and os.path.isdir("/proc/sys/net") else None
+    own_network = clone("/proc/sys/net") if network and os.path.isdir("/proc/sys/net") else None
     for name in READ_ONLY_IN_PROC:
         with during(Stage.PROC, f"/proc/{name}"), suppress(FileNotFoundError):
-            _attach(_clone(f"/proc/{name}", attributes=RDONLY), f"/proc/{name}")
+            attach_at(clone(f"/proc/{name}", attributes=RDONLY), f"/proc/{name}")
     if own_network is not None:
-        _attach(own_network, "/proc/sys/net")
+        attach_at(own_network, "/proc/sys/net")
     for name in MASKED_IN_PROC:
         target = f"/proc/{name}"
         with during(Stage.PROC, target), suppress(FileNotFoundError):
             if stat.S_ISDIR(os.stat(target).st_mode):
-                _attach(fresh("tmpfs", NOSUID | NODEV | NOEXEC | RDONLY, mode="0555"), target)
+                attach_at(fresh("tmpfs", NOSUID | NODEV | NOEXEC | RDONLY, mode="0555"), target)
             else:
-                _attach(_clone("/dev/null"), target)
+                attach_at(clone("/dev/null"), target)
 
 
-def _attach(mount: int, target: str) -> None:
+def attach_at(mount: int, target: str) -> None:
+    """Attach a detached mount, and close it; the mountpoint is made when missing.
+
+    Raises:
+      Failed: it cannot be made, or the kernel refuses.
+    """
     is_directory = stat.S_ISDIR(os.fstat(mount).st_mode)
     with during(Stage.MOUNTPOINT, target):
         place = _mountpoint(target, is_directory=is_directory)

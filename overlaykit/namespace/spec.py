@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from overlaykit.errors import Error
+from overlaykit.namespace.binds import Bind
 from overlaykit.namespace.environment import Environment
-
-
-class BadBind(Error):
-    message = "-v {0}: {1}; write SOURCE:TARGET or SOURCE:TARGET:ro, with an absolute TARGET"
 
 
 class BadPort(Error):
     message = (
         "-p {0}: {1}; write HOST:PORT or ADDRESS:HOST:PORT, for example 8080:80 or 0.0.0.0:8080:80"
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bind:
-    """A path of the host's that the view shares (`-v`), with everything mounted below it."""
-
-    source: str
-    """An absolute path outside: a directory, or any single file."""
-    target: str
-    """An absolute path inside the view, made there (a directory or an empty file) when missing."""
-    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +46,11 @@ class Spec:
     cwd_required: bool = False
     """Whether a missing `cwd` is an error (it was asked for) or means "/"."""
     hostname: str = "overlaykit"
-    """At most 64 bytes (uname(2))."""
+    """At most 64 bytes (uname(2)); with the network "host" the host's own name stays."""
     network: Literal["private", "host", "none"] = "private"
     """A network of its own with only the loopback; the host's; or its own, with nothing published."""
     binds: tuple[Bind, ...] = field(default=())
-    """Attached in this order, so a later one may lie below an earlier one."""
+    """In any order: one that lies below another is attached after it."""
     ports: tuple[Port, ...] = field(default=())
     descriptors: tuple[int, ...] = field(default=())
     """Open descriptors of the caller's that the command gets under the same numbers, beside the standard ones."""
@@ -73,6 +58,8 @@ class Spec:
     """Standard descriptors (0 to 2) of the command's that are copies of others of the caller's, from 3 on."""
     umask: int | None = None
     """None: the caller's."""
+    keep: bool = False
+    """Whether what is written in the view outlives the command."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,30 +71,6 @@ class Caller:
     """The signal mask."""
     closed: frozenset[int]
     """The standard descriptors that are closed."""
-
-
-def parse_bind(text: str) -> Bind:
-    """Read `SOURCE:TARGET[:ro|rw]`; a relative SOURCE is meant from the current directory.
-
-    Raises:
-      BadBind: the text has another form. (Whether SOURCE exists is seen when the view starts.)
-    """
-    match text.split(":"):
-        case [source, target]:
-            mode = "rw"
-        case [source, target, mode]:
-            pass
-        case _:
-            raise BadBind(text, "expected one or two colons")
-    if mode not in ("ro", "rw"):
-        raise BadBind(text, f"{mode!r} is neither ro nor rw")
-    if not source:
-        raise BadBind(text, "the source is empty")
-    if not target.startswith("/"):
-        raise BadBind(text, f"the target {target!r} is not absolute")
-    if (target := "/" + os.path.normpath(target).lstrip("/")) == "/":
-        raise BadBind(text, "the view's root itself cannot be covered")
-    return Bind(source=os.path.abspath(source), target=target, read_only=mode == "ro")
 
 
 def parse_port(text: str) -> Port:

@@ -104,6 +104,7 @@ class View:
         self._read_only = read_only
         self._network = network
         self._binds = tuple(binds)
+        namespace.binds.check(self._binds)
         self._ports = tuple(ports)
         self._store = store
         self._undo = contextlib.ExitStack()
@@ -210,7 +211,7 @@ class View:
         spec = namespace.Spec(
             argv=tuple(argv),
             env=variables if isinstance(variables, tuple) else environment.entries(variables),
-            cwd=os.getcwd() if cwd is None else cwd,
+            cwd=environment.current_directory() if cwd is None else cwd,
             cwd_required=cwd is not None,
             hostname=self.name,
             network=self._network,
@@ -219,6 +220,7 @@ class View:
             descriptors=tuple(pass_fds),
             umask=umask,
             redirected=redirected or {},
+            keep=self._upper is not None or not last,
         )
         with contextlib.ExitStack() as stack, signals.held(), standard.filled():
             user = None

@@ -42,6 +42,7 @@ from ..views.staged import only_as
             (
                 "-v /etc: expected one or two colons;"
                 " write SOURCE:TARGET or SOURCE:TARGET:ro, with an absolute TARGET"
+                " (a path with a colon: --mount type=bind,src=SOURCE,dst=TARGET)"
             ),
         ),
         (

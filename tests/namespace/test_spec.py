@@ -6,7 +6,16 @@ import os
 
 import pytest
 
-from overlaykit.namespace import BadBind, BadPort, Bind, Port, parse_bind, parse_port
+from overlaykit.namespace import (
+    BadBind,
+    BadMount,
+    BadPort,
+    Bind,
+    Port,
+    parse_bind,
+    parse_mount,
+    parse_port,
+)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +37,48 @@ def test_a_wrong_bind_is_one_line_that_shows_the_form(text: str) -> None:
         parse_bind(text)
     assert str(caught.value).startswith(f"-v {text}: ")
     assert "SOURCE:TARGET" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "bind"),
+    [
+        ("type=bind,src=/a,dst=/b", Bind(source="/a", target="/b")),
+        ("type=bind,source=/a,target=/b,ro", Bind(source="/a", target="/b", read_only=True)),
+        ("dest=/b/,readonly=true,type=bind,src=/a", Bind(source="/a", target="/b", read_only=True)),
+        ("type=bind,src=/a,destination=/b,ro=false", Bind(source="/a", target="/b")),
+        ("type=bind,src=/a,dst=/b,rw", Bind(source="/a", target="/b")),
+        ('type=bind,"src=/a,""b""",dst=/c:d', Bind(source='/a,"b"', target="/c:d")),
+        ("type=bind,src=/a=b,dst=/c,bind-propagation=rprivate", Bind(source="/a=b", target="/c")),
+    ],
+)
+def test_a_mount_is_read_as_it_is_written(text: str, bind: Bind) -> None:
+    assert parse_mount(text) == bind
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "type is missing"),
+        ("type=bind,src=/a", "target is missing"),
+        ("type=bind,dst=/a", "source is missing"),
+        ("src=/a,dst=/b", "type is missing"),
+        ("type=tmpfs,dst=/b", "'type=tmpfs'"),
+        ("type=bind,src=/a,dst=/b,ro=maybe", "'ro=maybe'"),
+        ("type=bind,src=/a,dst=/b,bind-propagation=shared", "'bind-propagation=shared'"),
+        ("type=bind,src=/a,dst=/b,relabel=shared", "'relabel=shared'"),
+        ('type=bind,"src=/a,dst=/b', "quotes"),
+        ("type=bind,src=/a,dst=b", "'b' is not absolute"),
+        ("type=bind,src=/a,dst=/", "root"),
+        ("type=bind,src=/a,dst=/proc", "/proc"),
+    ],
+)
+def test_a_wrong_mount_is_one_line_that_shows_the_form(text: str, named: str) -> None:
+    with pytest.raises(BadMount) as caught:
+        parse_mount(text)
+    assert str(caught.value).startswith(f"--mount {text}: ")
+    assert named in str(caught.value)
+    assert "type=bind,src=SOURCE,dst=TARGET" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -1,0 +1,113 @@
+"""What `-v` and `--mount` share: in whatever order, under whatever names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from itertools import permutations
+
+import pytest
+
+from overlaykit.errors import Error
+from overlaykit.namespace import Bind
+from overlaykit.views import View
+
+from ..views.someone import Someone, command
+from ..views.staged import only_as
+
+
+def test_what_is_shared_below_another_shows_in_any_order(someone: Someone) -> None:
+    for name in ("outer", "inner", "innermost"):
+        someone.directory(name, name="")
+        someone.write(someone.path(name, name), "")
+    targets = {"outer": "/mnt", "inner": "/mnt/a", "innermost": "/mnt/a/b"}
+    for order in permutations(targets):
+        binds = [word for n in order for word in ("-v", f"{someone.path(n)}:{targets[n]}")]
+        printed = someone.succeeds("run", *binds, "ls", *targets.values())
+        assert {"outer", "inner", "innermost"} <= set(printed.split()), order
+
+
+def test_a_place_below_a_symbolic_link_is_mounted_after_what_the_link_leads_to(
+    someone: Someone,
+) -> None:
+    outer, inner = someone.directory("outer", o=""), someone.directory("inner", i="")
+    deep = someone.directory("deep", "er")
+    os.symlink(os.path.join(deep, "x"), someone.path("l"))
+    binds = ("-v", f"{inner}:{someone.path('l')}", "-v", f"{outer}:{deep}")
+    assert someone.succeeds("run", *binds, "ls", deep, f"{deep}/x").split() == [
+        *(f"{deep}:", "o", "x"),
+        *(f"{deep}/x:", "i"),
+    ]
+
+
+def test_one_place_for_two_is_told(someone: Someone) -> None:
+    one, two = someone.directory("one"), someone.directory("two")
+    complaint = "two paths cannot be shared at one place; name another for one of them"
+    line = someone.refused("run", "-v", f"{one}:/mnt", "-v", f"{two}:/mnt/../mnt/", "true")
+    assert line == f"-v /mnt: {one} and {two}: {complaint}"
+    os.symlink("/mnt", someone.path("link"))
+    link = someone.path("link")
+    line = someone.refused("run", "-v", f"{one}:/mnt", "-v", f"{two}:{link}", "true")
+    assert line == f"-v {link}: the same place in this view as /mnt: {complaint}"
+    with pytest.raises(Error, match=complaint):
+        View(binds=[Bind(source=one, target="/mnt"), Bind(source=two, target="/mnt")])
+
+
+def test_names_with_colons_and_commas_can_be_shared(someone: Someone) -> None:
+    shared = someone.directory('with:colon, comma and "quote"', file="contents\n")
+    quoted = shared.replace('"', '""')
+    mount = f'type=bind,"src={quoted}","dst={quoted}",ro'
+    script = 'cat "$0/file"; echo >"$0/file"'
+    target = os.path.join(os.path.dirname(shared), "elsewhere:x")
+    done = someone.overlaykit("run", "--mount", mount, "sh", "-c", script, shared)
+    assert done.stdout == "contents\n"
+    assert "Read-only file system" in done.stderr
+    mount = f'"source={quoted}",destination={target},readonly=false,type=bind'
+    assert someone.succeeds("run", "--mount", mount, "cat", f"{target}/file") == "contents\n"
+
+
+@only_as("ordinary user")  # who it is makes no difference
+@pytest.mark.parametrize("target", ["/proc", "/proc/self", "/proc/1/root", "/usr/../proc/"])
+def test_the_processes_of_a_view_cannot_be_covered(someone: Someone, target: str) -> None:
+    line = someone.refused("run", "-v", f"/etc:{target}", "true")
+    assert line.startswith(f"-v /etc:{target}: {os.path.normpath(target)} cannot be covered")
+
+
+def test_what_else_the_kernel_makes_up_can_be_covered(someone: Someone) -> None:
+    shared = someone.directory("shared", file="contents\n")
+    for target in ("/sys", "/dev", "/run"):
+        assert (
+            someone.succeeds("run", "-v", f"{shared}:{target}", "cat", f"{target}/file")
+            == "contents\n"
+        )
+    file = f"{shared}/file:/proc/uptime"
+    assert someone.succeeds("run", "-v", file, "cat", "/proc/uptime") == "contents\n"
+
+
+def test_a_descriptor_of_the_callers_can_be_shared(someone: Someone) -> None:
+    shared = someone.directory("shared", file="contents\n")
+    script = f"exec 3<{shared}; exec {command()} run -v /proc/self/fd/3:/mnt cat /mnt/file"
+    assert someone.program(["sh", "-c", script]) == "contents\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("run", "true"), ("run", "-l", "./layer", "true"), ("mount", "-o", "lowerdir=l", "m")],
+    ids=" ".join,
+)
+def test_a_working_directory_that_is_gone_is_told_by_its_name(
+    someone: Someone, arguments: tuple[str, ...]
+) -> None:
+    gone = someone.directory("gone")
+    line = ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", command(), *arguments]
+    done = subprocess.run(line, cwd=gone, capture_output=True, text=True, check=False)
+    complaint = (
+        f"overlaykit: {gone}: the working directory has been deleted; change to another one\n"
+    )
+    assert (done.returncode, done.stderr) == (125, complaint)
+
+
+def test_a_command_with_a_directory_of_its_own_needs_none_of_the_callers(someone: Someone) -> None:
+    gone = someone.directory("gone")
+    line = ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", command(), "run", "-w", "/usr", "pwd"]
+    assert someone.program(line, cwd=gone) == "/usr\n"

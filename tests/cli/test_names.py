@@ -1,0 +1,68 @@
+"""A view's host name: programs that ask for the address of their machine get one; nothing of the host is renamed."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from ..views.someone import Someone
+
+
+def test_a_view_finds_the_address_of_its_own_name(someone: Someone) -> None:
+    script = (
+        "import socket\n"
+        "name = socket.gethostname()\n"
+        "server = socket.create_server((name, 0))\n"
+        "socket.create_connection(('127.0.0.1', server.getsockname()[1]))\n"
+        "print(name, socket.gethostbyname('localhost'))\n"
+    )
+    for options in (
+        (),
+        ("--read-only",),
+        ("--upper", someone.path("upper")),
+        ("--network", "none"),
+    ):
+        arguments = ("run", "--name", "some-view", *options, "--")
+        assert someone.succeeds(*arguments, "hostname", "-f") == "some-view\n"
+        printed = someone.succeeds(*arguments, "/usr/bin/python3", "-c", script)
+        assert printed == "some-view 127.0.0.1\n"
+
+
+def test_a_kept_upper_holds_nothing_that_the_command_has_not_written(someone: Someone) -> None:
+    upper = someone.path("upper")
+    someone.succeeds("run", "--upper", upper, "hostname", "-f")
+    assert os.listdir(upper) == []
+    bare = someone.directory("layer", "etc")
+    someone.succeeds("run", "--upper", upper, "-l", os.path.dirname(bare), "-l", "host", "true")
+    assert os.listdir(upper) == []
+
+
+@pytest.mark.parametrize("lines", ["10.0.0.5 database\n", ""])
+def test_names_that_are_added_to_a_kept_upper_are_there_the_next_time(
+    someone: Someone, lines: str
+) -> None:
+    upper = someone.path("upper")
+    hosts = someone.write(someone.path("given"), f"127.0.0.1 localhost\n{lines}# no end of line")
+    run = ("run", "--upper", upper)
+    someone.succeeds(*run, "--name", "first", "cp", hosts, "/etc/hosts")
+    someone.succeeds(*run, "--name", "second", "sh", "-c", "echo 10.0.0.6 cache >>/etc/hosts")
+    kept = os.path.join(upper, "etc/hosts")
+    with open(kept) as file:
+        assert file.read() == f"127.0.0.1 localhost\n{lines}# no end of line\n10.0.0.6 cache\n"
+    printed = someone.succeeds(*run, "--name", "third", "getent", "hosts", "cache", "third")
+    assert printed.split() == ["10.0.0.6", "cache", "127.0.0.1", "third"]
+
+
+def test_a_hosts_file_of_the_callers_is_the_one_that_counts(someone: Someone) -> None:
+    hosts = someone.write(someone.path("hosts"), "10.0.0.5 database\n")
+    printed = someone.succeeds("run", "-v", f"{hosts}:/etc/hosts", "cat", "/etc/hosts")
+    assert printed == "10.0.0.5 database\n"
+
+
+def test_the_hosts_network_comes_with_the_hosts_name(someone: Someone) -> None:
+    arguments = ("run", "--name", "some-view", "--network", "host")
+    assert someone.succeeds(*arguments, "uname", "-n") == socket.gethostname() + "\n"
+    with open("/etc/hosts") as file:
+        assert someone.succeeds(*arguments, "cat", "/etc/hosts") == file.read()
