@@ -7,6 +7,8 @@ import socket
 
 import pytest
 
+from overlaykit.views import View
+
 from ..views.someone import Someone
 
 
@@ -21,7 +23,7 @@ def test_a_view_finds_the_address_of_its_own_name(someone: Someone) -> None:
     for options in (
         (),
         ("--read-only",),
-        ("--upper", someone.path("upper")),
+        ("--upper", someone.directory("upper")),
         ("--network", "none"),
     ):
         arguments = ("run", "--name", "some-view", *options, "--")
@@ -31,7 +33,7 @@ def test_a_view_finds_the_address_of_its_own_name(someone: Someone) -> None:
 
 
 def test_a_kept_upper_holds_nothing_that_the_command_has_not_written(someone: Someone) -> None:
-    upper = someone.path("upper")
+    upper = someone.directory("upper")
     someone.succeeds("run", "--upper", upper, "hostname", "-f")
     assert os.listdir(upper) == []
     bare = someone.directory("layer", "etc")
@@ -43,7 +45,7 @@ def test_a_kept_upper_holds_nothing_that_the_command_has_not_written(someone: So
 def test_names_that_are_added_to_a_kept_upper_are_there_the_next_time(
     someone: Someone, lines: str
 ) -> None:
-    upper = someone.path("upper")
+    upper = someone.directory("upper")
     hosts = someone.write(someone.path("given"), f"127.0.0.1 localhost\n{lines}# no end of line")
     run = ("run", "--upper", upper)
     someone.succeeds(*run, "--name", "first", "cp", hosts, "/etc/hosts")
@@ -66,3 +68,10 @@ def test_the_hosts_network_comes_with_the_hosts_name(someone: Someone) -> None:
     assert someone.succeeds(*arguments, "uname", "-n") == socket.gethostname() + "\n"
     with open("/etc/hosts") as file:
         assert someone.succeeds(*arguments, "cat", "/etc/hosts") == file.read()
+
+
+def test_names_that_one_command_adds_are_there_for_the_next(someone: Someone) -> None:
+    with View() as view:
+        view.run(["sh", "-c", "echo 10.0.0.6 cache >>/etc/hosts"], check=True)
+        found = view.run(["getent", "hosts", "cache", view.name], capture_output=True, text=True)
+        assert found.stdout.split() == ["10.0.0.6", "cache", "127.0.0.1", view.name]
