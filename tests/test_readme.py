@@ -91,6 +91,18 @@ ROWS = {
         "overlay/test_uppers.py::test_a_name_too_long_to_be_hidden_by_another_stays"
     ],
     "a device 0:0 (`mknod c 0 0`)": [f"{INSTEAD}::test_what_would_read_as_a_whiteout_is_not_made"],
+    "a new `/etc/hosts`, by rename (`sed -i`)": [
+        "cli/test_names.py::test_a_new_hosts_file_takes_no_other_ones_place",
+        "cli/test_names.py::test_names_that_are_added_to_a_kept_upper_are_there_the_next_time",
+    ],
+    "descriptors that its caller has opened": [
+        "cli/test_descriptors.py::test_what_leads_out_of_the_view_is_passed_on_only_by_name",
+        "cli/test_descriptors.py::test_pipes_sockets_plain_files_and_terminals_are_passed_on",
+    ],
+    "SIGPIPE or SIGXFSZ, where the caller of `overlaykit run` ignores them": [
+        "cli/test_surroundings.py::test_a_command_ignores_what_its_caller_does_but_what_python_ignores_itself",
+        "cli/test_surroundings.py::test_a_commands_surroundings_are_its_callers",
+    ],
     "to move a directory of a lower so deep that its redirect finds no room": [
         "overlay/test_renaming.py::test_a_redirect_too_long_to_note_is_a_move_across_devices"
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -55,6 +56,19 @@ def test_names_that_are_added_to_a_kept_upper_are_there_the_next_time(
         assert file.read() == f"127.0.0.1 localhost\n{lines}# no end of line\n10.0.0.6 cache\n"
     printed = someone.succeeds(*run, "--name", "third", "getent", "hosts", "cache", "third")
     assert printed.split() == ["10.0.0.6", "cache", "127.0.0.1", "third"]
+
+
+def test_a_new_hosts_file_takes_no_other_ones_place(someone: Someone) -> None:
+    program = (
+        "import errno, os\n"
+        "os.close(os.open('/etc/hosts.new', os.O_CREAT))\n"
+        "try:\n"
+        "    os.rename('/etc/hosts.new', '/etc/hosts')\n"
+        "except OSError as error:\n"
+        "    raise SystemExit(error.errno)\n"
+    )
+    done = someone.overlaykit("run", "/usr/bin/python3", "-c", program)
+    assert (done.returncode, done.stderr) == (errno.EBUSY, "")
 
 
 def test_a_hosts_file_of_the_callers_is_the_one_that_counts(someone: Someone) -> None:

@@ -197,7 +197,9 @@ def environment_of_the_test() -> bytes:
     )
 
 
-def test_what_python_ignores_for_itself_is_not_ignored_by_a_command(someone: Someone) -> None:
-    # Also where the caller ignores it: Python does not say how it has found these two.
-    printed = someone.succeeds("run", "grep", "SigIgn", "/proc/self/status")
-    assert int(printed.split()[1], 16) == 0
+def test_a_command_ignores_what_its_caller_does_but_what_python_ignores_itself(
+    someone: Someone,
+) -> None:
+    script = "trap '' PIPE XFSZ USR1; exec \"$@\""
+    line = ["sh", "-c", script, "sh", command(), "run", "grep", "SigIgn", "/proc/self/status"]
+    assert int(someone.program(line).split()[1], 16) == 1 << (signal.SIGUSR1 - 1)
