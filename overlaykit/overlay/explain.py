@@ -66,7 +66,7 @@ def _explain(tree: Tree, path: bytes, seen: list[Node]) -> Explanation:
     node = tree.lookup(directory, name)
     if node is not None:
         seen.append(node)
-    sights = _sights(directory, name, node)
+    sights = _sights(tree, directory, name, node)
     if not sights:
         fail(errno.ENOENT, path)
     target = None
@@ -76,7 +76,7 @@ def _explain(tree: Tree, path: bytes, seen: list[Node]) -> Explanation:
     return Explanation(_shown([*names, name]), target, tuple(sights))
 
 
-def _sights(directory: Directory, name: bytes, node: Node | None) -> list[Sight]:
+def _sights(tree: Tree, directory: Directory, name: bytes, node: Node | None) -> list[Sight]:
     shown = list(node.places) if isinstance(node, Directory) else []
     sights = [_sight(place, None, _role(n)) for n, place in enumerate(shown)]
     answered = bool(sights)
@@ -87,6 +87,9 @@ def _sights(directory: Directory, name: bytes, node: Node | None) -> list[Sight]
         try:
             st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
         except FileNotFoundError:
+            if node is None and not answered and tree.merge.is_noted(place, name):
+                sights.append(_sight(place, marks_format.AUFS_WHITEOUT + name, "whiteout"))
+                answered = True
             continue
         if answered:
             role: Role = "hidden"

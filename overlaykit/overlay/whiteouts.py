@@ -281,25 +281,28 @@ class Whiteouts:
     def _fresh(self, place: Place) -> bytes:
         """The name, in the work directory, of a whiteout to be moved into `place`. One inode serves many of them."""
         self._mark(place)
-        work = self._work
-        name = work.new_name()
-        if self._spare is not None and self._links < _SPARE_LINKS:
-            fd = work.place.fd()
-            try:
-                os.link(self._spare, name, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in _NO_MORE_LINKS:
-                    raise
-            else:
+        name = self._work.new_name()
+        if self._spare is not None:
+            if self._links < _SPARE_LINKS and self._link(self._spare, name):
                 self._links += 1
                 return name
+            self._work.discard(self._spare)
+            self._spare = None
         self._make(name)
-        if not self._disk.hard_links:
-            return name
-        if self._spare is not None:
-            work.discard(self._spare)
-        self._spare, self._links = name, 1
-        return self._fresh(place)
+        spare = self._work.new_name()
+        if self._disk.hard_links and self._link(name, spare):
+            self._spare, self._links = spare, 2
+        return name
+
+    def _link(self, old: bytes, new: bytes) -> bool:
+        fd = self._work.place.fd()
+        try:
+            os.link(old, new, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_MORE_LINKS:
+                raise
+            return False
+        return True
 
     def _make(self, name: bytes) -> None:
         place = self._work.place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,9 @@ from typing import Final, get_args
 
 import pytest
 
+from overlaykit import mountinfo
 from overlaykit.overlay.disk import Form, Unfit, probe
+from overlaykit.overlay.explain import explain
 from overlaykit.overlay.filesystem import Options
 
 from ..crash.disks import put_upper_on
@@ -342,12 +345,25 @@ def fuse_overlayfs(stack: Stack) -> Iterator[str]:
     for path in (stack.upper, stack.work, target):
         os.makedirs(path, exist_ok=True)
     options = f"lowerdir={':'.join(stack.lowers)},upperdir={stack.upper},workdir={stack.work}"
-    command = ["fuse-overlayfs", "-o", options, target]
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    command = ["fuse-overlayfs", "-f", "-o", options, target]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
+        await_mount(target)
         yield target
-    finally:
         syscalls.umount2(os.fsencode(target))
+        process.wait()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def await_mount(target: str) -> None:
+    """Wait until something is mounted there: the table of mounts tells of each change (proc_pid_mountinfo(5))."""
+    with open("/proc/self/mountinfo") as table:
+        changes = select.poll()
+        changes.register(table, select.POLLPRI)
+        while not any(mount.mountpoint == target for mount in mountinfo.current()):
+            changes.poll()
 
 
 def listed(target: str) -> set[str]:
@@ -356,3 +372,27 @@ def listed(target: str) -> set[str]:
         for above, directories, files in os.walk(target)
         for name in (*directories, *files)
     }
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_person_is_told_what_hides_a_name(stack: Stack, form: Form) -> None:
+    stack.add({"f": File()})
+    with stack.open(options=options(stack, form), as_kernel=False) as view:
+        view.unlink("f")
+        told = explain(view.filesystem.tree, b"/f")
+    mark = ".wh.f" if form == "aufs" else "f"
+    seen = [(os.path.relpath(sight.path, stack.directory), sight.role) for sight in told.sights]
+    assert seen == [(f"upper/{mark}", "whiteout"), ("lower0/f", "hidden")]
+
+
+def test_whiteouts_are_made_where_none_can_be_linked(stack: Stack) -> None:
+    """As on a disk without hard links, or once an inode has too many."""
+    stack.add({f"f{number}": File() for number in range(4)})
+    with stack.open() as view:
+        view.unlink("f0")
+        work = os.path.join(stack.work, "work")
+        for name in os.listdir(work):
+            os.unlink(os.path.join(work, name))
+        for number in range(1, 4):
+            view.unlink(f"f{number}")
+        assert view.names() == []
