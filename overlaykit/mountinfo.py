@@ -23,6 +23,8 @@ class Mount:
     parent: int
     device: int
     """st_dev of its superblock: every copy of a mount has it, in whichever mount namespace, and no other mount."""
+    root: str
+    """The directory of its file system that it shows."""
     mountpoint: str
     fstype: str
 
@@ -32,7 +34,7 @@ def parse(mountinfo: bytes) -> list[Mount]:
     mounts = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(b" - ")
-        number, parent, device, _root, mountpoint = before.split()[:5]
+        number, parent, device, root, mountpoint = before.split()[:5]
         if mountpoint.endswith(_DELETED):
             continue
         mounts.append(
@@ -40,6 +42,7 @@ def parse(mountinfo: bytes) -> list[Mount]:
                 id=int(number),
                 parent=int(parent),
                 device=os.makedev(*map(int, device.split(b":"))),
+                root=os.fsdecode(_unescape(root)),
                 mountpoint=os.fsdecode(_unescape(mountpoint)),
                 fstype=os.fsdecode(_unescape(after.split()[0])),
             )

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from typing import TYPE_CHECKING
 
 from overlaykit.cli.arguments import Parser
-
-if TYPE_CHECKING:
-    from overlaykit.views.options import Stack
 
 
 class _Parser(Parser):
@@ -46,12 +42,12 @@ def main(arguments: list[str]) -> int:
     from overlaykit.views import mount, parse_options
 
     stack = parse_options(*args.options)
-    report(stack)
-    mount(stack, args.target, name=args.name)
+    for note in stack.notes:
+        warn(note)
+    mount(stack, args.target, name=args.name, warn=warn)
     return 0
 
 
-def report(stack: Stack) -> None:
-    """Tell of options that do less than they say."""
-    for note in stack.notes:
-        print(f"overlaykit: {note}", file=sys.stderr)
+def warn(line: str) -> None:
+    """Tell of what may not be expected."""
+    print(f"overlaykit: {line}", file=sys.stderr)

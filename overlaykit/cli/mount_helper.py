@@ -27,11 +27,12 @@ def main(arguments: list[str]) -> int:
     *sources, target = args.paths
     if len(sources) > 1:
         parser.error("give one SOURCE and one TARGET")
-    from overlaykit.cli.mount import report
+    from overlaykit.cli.mount import warn
     from overlaykit.views import mount, parse_options
 
     stack = parse_options(*args.options, source="".join(sources), sloppy=args.sloppy)
-    report(stack)
+    for note in stack.notes:
+        warn(note)
     if not args.fake:
-        mount(stack, target)
+        mount(stack, target, warn=warn)
     return 0

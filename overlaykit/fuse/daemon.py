@@ -23,7 +23,8 @@ from overlaykit import _native, signals, standard, wire
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
 from overlaykit.fuse import limits, mount
-from overlaykit.fuse.spec import Answer, Bequest, Failed, MountSpec, Order, Started
+from overlaykit.fuse.directories import Directories, shown_path
+from overlaykit.fuse.spec import Answer, Bequest, Directory, Failed, MountSpec, Order, Started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,6 +83,16 @@ class Daemon:
         """Have the daemon remove these if the starter dies before `serve`; then the spec says what goes when."""
         with contextlib.suppress(BrokenPipeError):  # it is gone already, as `serve` will say
             self._channel.sendall(wire.encode(Bequest(directories)))
+
+    def hand_over(self, path: str, fd: int) -> str:
+        """Give the daemon a directory that `path` has led to; the absolute path that stands for it in the spec.
+
+        The descriptor stays the caller's.
+        """
+        shown = shown_path(path, fd)
+        with contextlib.suppress(BrokenPipeError):  # it is gone already, as `serve` will say
+            socket.send_fds(self._channel, [wire.encode(Directory(shown))], [fd])
+        return shown
 
     def serve(self, spec: MountSpec, control: socket.socket, *, keep: Sequence[int] = ()) -> None:
         """Mount what `spec` says, and return once the mount answers; `control` listens for `control.ask`.
@@ -163,7 +174,8 @@ def main() -> None:
     from overlaykit.fuse.stack import UpperInUse
 
     channel = socket.socket(fileno=int(sys.argv[1]))
-    spec, descriptors = _await_orders(channel)
+    directories = Directories()
+    spec, descriptors = _await_orders(channel, directories)
     if spec is None:
         return
     listener = socket.socket(fileno=descriptors[0])
@@ -181,7 +193,7 @@ def main() -> None:
         told = True
 
     try:
-        run(spec, listener, channel, tell)
+        run(spec, directories, listener, channel, tell)
     except UpperInUse as error:
         failure = Failed(message=str(error), upper_in_use=error.args[1])
     except Error as error:
@@ -210,7 +222,9 @@ def _above_standard(one: socket.socket) -> socket.socket:
     return socket.socket(fileno=descriptor)
 
 
-def _await_orders(channel: socket.socket) -> tuple[MountSpec | None, list[int]]:
+def _await_orders(
+    channel: socket.socket, directories: Directories
+) -> tuple[MountSpec | None, list[int]]:
     """What to mount, and the descriptors that came with it; None if the starter is gone, with what it left behind."""
     inherited: tuple[str, ...] = ()
     while True:
@@ -219,8 +233,10 @@ def _await_orders(channel: socket.socket) -> tuple[MountSpec | None, list[int]]:
         match order:
             case MountSpec():
                 return order, descriptors
-            case Bequest(remove=directories):
-                inherited = directories
+            case Directory(path=path):
+                directories.add(path, descriptors[0])
+            case Bequest(remove=remains):
+                inherited = remains
             case None:
                 for path in inherited:
                     with contextlib.suppress(OSError):  # the next one to come clears it away

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from overlaykit import _native, mountinfo
 from overlaykit.errors import Error
 from overlaykit.fuse import holders
+from overlaykit.fuse.directories import absolute, open_directory, real_path
 from overlaykit.health import Check
 
 if TYPE_CHECKING:
@@ -58,12 +59,6 @@ class FuseDeviceDenied(Error):
 
 class MountpointMissing(Error):
     message = "{0}: no such directory to mount on: create it first"
-
-
-class MountpointNotEmpty(Error):
-    message = (
-        "{0}: not empty, and what it holds would be hidden: choose an empty directory to mount on"
-    )
 
 
 class AlreadyMounted(Error):
@@ -193,21 +188,25 @@ def _chosen(flags: dict[str, bool]) -> list[str]:
     return [flag for flag, wanted in flags.items() if wanted]
 
 
-def check_mountpoint(target: str) -> None:
-    """Raises Error unless `target` is a directory to mount on: there, empty and not ours already."""
-    if is_ours(target):
-        raise AlreadyMounted(target)
+def open_mountpoint(path: str) -> int:
+    """An O_PATH descriptor of a directory to mount on. Raises Error unless it is one, and not ours already."""
+    name = absolute(path)
+    if os.path.isabs(name) and find(name) is not None:  # whose daemon may not answer
+        raise AlreadyMounted(name)
     try:
-        with os.scandir(target) as entries:
-            if next(entries, None) is not None:
-                raise MountpointNotEmpty(target)
+        place = open_directory(path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise MountpointMissing(target) from error
+        raise MountpointMissing(name) from error
+    if find(real_path(place)) is not None:
+        os.close(place)
+        raise AlreadyMounted(name)
+    return place
 
 
-def attach(mount: int, target: str) -> None:
-    """Let a detached mount appear at `target`."""
-    _native.move_mount(mount, b"", _native.AT_FDCWD, target, _native.MOVE_MOUNT_F_EMPTY_PATH)
+def attach(mount: int, target: int) -> None:
+    """Let a detached mount appear on the directory `target`."""
+    flags = _native.MOVE_MOUNT_F_EMPTY_PATH | _native.MOVE_MOUNT_T_EMPTY_PATH
+    _native.move_mount(mount, b"", target, b"", flags)
 
 
 def detach(
@@ -371,11 +370,6 @@ def detach_stage(path: str) -> None:
     with contextlib.suppress(OSError):  # EINVAL: nothing is mounted there
         while True:
             _native.umount2(path, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)
-
-
-def is_ours(target: str) -> bool:
-    """Whether an overlaykit mount is at `target`, in this mount namespace."""
-    return find(target) is not None
 
 
 def find(target: str) -> Mount | None:

@@ -27,6 +27,7 @@ from overlaykit.fuse.waiting import Waiting
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from overlaykit.fuse.directories import Directories
     from overlaykit.fuse.spec import MountSpec
     from overlaykit.mountinfo import Mount
 
@@ -38,6 +39,7 @@ log: Final = logging.getLogger(__name__)
 
 def run(
     spec: MountSpec,
+    directories: Directories,
     listener: socket.socket,
     starter: socket.socket,
     tell: Callable[[int, int], None],
@@ -45,11 +47,12 @@ def run(
     """Serve a mount from beginning to end. `tell` is called once it answers, with its device number (st_dev) and the
     detached mount or -1.
 
-    Until then all ends if `starter` does. Raises Error or OSError, before `tell` was called, if it cannot be mounted.
+    `directories` is closed. Until then all ends if `starter` does. Raises Error or OSError, before `tell` was called,
+    if it cannot be mounted.
     """
-    if spec.target is not None:
-        mount.check_mountpoint(spec.target)
-    with open_filesystem(spec) as filesystem:
+    target = -1 if spec.target is None else directories.open(spec.target)
+    with open_filesystem(spec, directories, target) as filesystem:
+        directories.close()
         waiting = Waiting()
         waiting.install()
         operations = Operations(filesystem, spec.options, waiting)
@@ -58,7 +61,9 @@ def run(
             gc.collect()
             gc.freeze()  # what lives this long lives as long as the mount
             gc.set_threshold(_GARBAGE)
-            served = functools.partial(_serve, spec, operations, waiting, detached, handshake)
+            served = functools.partial(
+                _serve, spec, target, operations, waiting, detached, handshake
+            )
             trio.run(served, listener, starter, tell)
         except BaseExceptionGroup as group:
             raise _only(group) from group
@@ -101,6 +106,7 @@ def _mount(spec: MountSpec, operations: Operations) -> tuple[int, Handshake | No
 
 async def _serve(
     spec: MountSpec,
+    target: int,
     operations: Operations,
     waiting: Waiting,
     detached: int,
@@ -128,15 +134,16 @@ async def _serve(
         else:
             if detached >= 0:
                 number = holders.mount_id_of(f"/proc/self/fd/{detached}")
-                mount.attach(detached, spec.target)
+                mount.attach(detached, target)
                 os.close(detached)
                 mounted = mount.with_id(number)
             else:
                 mounted = mount.find(spec.target)
+            os.close(target)  # or what the mount lies on would be busy
             if mounted is None:
                 raise mount.NotMounted(spec.target)  # unmounted already
             if detached >= 0:
-                mount.leave_sight(spec.target, _needed_later(spec))
+                mount.leave_sight(mounted.mountpoint, _needed_later(spec))
             else:
                 nursery.start_soon(_end_with_namespace, mounted)
             tell(mounted.device, -1)

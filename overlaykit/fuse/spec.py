@@ -78,6 +78,7 @@ class MountFlags(msgspec.Struct, frozen=True, kw_only=True):
 class MountSpec(msgspec.Struct, frozen=True, kw_only=True, tag="mount"):
     """One mount. `layers` top first; `upper` and `work` both or neither.
 
+    Directories are named by the paths under which they were handed over (`directories`).
     `squash_unmapped`: what this user namespace cannot name is shown as root's.
     `target`: where to mount, in the mount namespace that the daemon is started in. Without one the daemon must have
     been started in a mount namespace of its own: it attaches layers to `stage`, a directory there, and hands the mount
@@ -104,7 +105,13 @@ class Bequest(msgspec.Struct, frozen=True, tag="bequest"):
     remove: tuple[str, ...]
 
 
-Order = Bequest | MountSpec
+class Directory(msgspec.Struct, frozen=True, tag="directory"):
+    """A directory that the starter has opened: its descriptor comes along. `path` stands for it in the spec."""
+
+    path: str
+
+
+Order = Bequest | Directory | MountSpec
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):

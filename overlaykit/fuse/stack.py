@@ -11,11 +11,11 @@ import dataclasses
 import errno
 import fcntl
 import os
-import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, mountinfo
 from overlaykit.errors import Error
+from overlaykit.fuse.directories import LayerUnusable, UpperUnusable, contains, real_path
 from overlaykit.fuse.reader import Reader
 from overlaykit.overlay import overrides
 from overlaykit.overlay.disk import Unfit
@@ -23,25 +23,16 @@ from overlaykit.overlay.filesystem import Filesystem, OpenedLayer, Options
 from overlaykit.overlay.owners import Ids, Owners, Range, overflow_id, unmapped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
+    from overlaykit.fuse.directories import Directories
     from overlaykit.fuse.spec import IdSpec, LayerSpec, MountSpec
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _BENEATH: Final = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
 _CLONE: Final = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC
+_NO_CLONE: Final = (errno.EPERM, errno.EINVAL)
 _MASK_OPTIONS: Final = "mode=0555,size=4k,nr_inodes=1"
-
-
-class LayerUnusable(Error):
-    message = "layer {0}: {1}: give a directory that can be read"
-
-
-class UpperUnusable(Error):
-    message = (
-        "upper {0}: {1}: give a directory that can be written to, on a file system with extended "
-        "attributes"
-    )
 
 
 class UpperUnfit(Error):
@@ -85,38 +76,35 @@ class LowerInsideUpper(Error):
     )
 
 
-class UpperInsideLower(Error):
-    message = (
-        "upper {0} lies inside the lower {1}: choose one outside of it, or what is written would "
-        "show in both"
-    )
-
-
 class TargetInsideLower(Error):
     message = (
         "mountpoint {0} lies inside the lower {1}: as an ordinary user, choose one outside of it"
     )
 
 
-def open_filesystem(spec: MountSpec) -> Filesystem:
-    """The stack of a spec, opened. Raises Error for what the user can mend, OSError for the rest."""
+class TargetInsideUpper(Error):
+    message = "mountpoint {0} lies inside {1}, where changes go: choose one outside of it"
+
+
+def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1) -> Filesystem:
+    """The stack of a spec, opened; `target` is the directory to mount on, if there is one.
+
+    Raises Error for what the user can mend, OSError for the rest.
+    """
     with contextlib.ExitStack() as undo:
-        _check_apart(spec)
+        writable = []
+        for path in (spec.upper, spec.work):
+            if path is not None:
+                writable.append(_open_writable(directories, path))
+                undo.callback(os.close, writable[-1].fd)
         lowers = []
         for layer in spec.layers:
-            lower = _open_lower(spec, layer)
-            undo.callback(os.close, lower.fd)
-            lowers.append(lower)
-        upper = work = None
-        if spec.upper is not None:
-            assert spec.work is not None
-            upper = OpenedLayer(
-                _open_writable(spec.upper), spec.upper, mounted_in=_mounted_in(spec.upper)
-            )
-            undo.callback(os.close, upper.fd)
-            work = OpenedLayer(_open_writable(spec.work), spec.work)
-            undo.callback(os.close, work.fd)
-            upper = dataclasses.replace(upper, lock=_lock(spec.upper))
+            lowers.append(_open_lower(spec, layer, directories, writable, target))
+            undo.callback(os.close, lowers[-1].fd)
+        upper, work = writable or (None, None)
+        if upper is not None and work is not None:
+            _check_writable(upper, work, spec.target, target)
+            upper = dataclasses.replace(upper, lock=_lock(upper))
             undo.callback(os.close, upper.lock)
         given = spec.options
         options = Options(
@@ -164,37 +152,63 @@ def _ids(spec: MountSpec, kind: str, given: IdSpec) -> Ids:
     )
 
 
-def _open_lower(spec: MountSpec, layer: LayerSpec) -> OpenedLayer:
+def _open_lower(
+    spec: MountSpec,
+    layer: LayerSpec,
+    directories: Directories,
+    writable: Sequence[OpenedLayer],
+    target: int,
+) -> OpenedLayer:
     try:
-        if layer.recursive:
-            return OpenedLayer(
-                _open_tree(spec, layer), layer.path, mounted_in=_mounted_in(layer.path)
-            )
-        try:
-            fd = _native.open_tree(_native.AT_FDCWD, layer.path, _CLONE)
-        except OSError as error:
-            # Without privileges, or (EINVAL) where mounts below are locked together by a user namespace.
-            if error.errno not in (errno.EPERM, errno.EINVAL):
-                raise
-            if spec.target is not None and _contains(layer.path, spec.target):
-                raise TargetInsideLower(spec.target, layer.path) from error
-            return OpenedLayer(
-                os.open(layer.path, _DIRECTORY),
-                layer.path,
-                mounted_in=_mounted_in(layer.path),
-            )
-        if not stat.S_ISDIR(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), layer.path)
-        return OpenedLayer(_read_only(fd, recursive=False), layer.path, mounted_in=frozenset())
+        given = directories.open(layer.path)
     except OSError as error:
         raise LayerUnusable(layer.path, error.strerror) from error
+    try:
+        for other in writable:
+            if contains(other.fd, given):
+                raise LowerInsideUpper(layer.path, other.path)
+        if layer.recursive:
+            return OpenedLayer(
+                _open_tree(spec, layer, given), layer.path, mounted_in=_mounted_in(given)
+            )
+        clone = _clone(given)
+        if clone >= 0:
+            return OpenedLayer(
+                _read_only(clone, recursive=False), layer.path, mounted_in=frozenset()
+            )
+        if target >= 0 and contains(given, target):
+            raise TargetInsideLower(spec.target, layer.path)
+        return OpenedLayer(os.dup(given), layer.path, mounted_in=_mounted_in(given))
+    except OSError as error:
+        raise LayerUnusable(layer.path, error.strerror) from error
+    finally:
+        os.close(given)
 
 
-def _open_tree(spec: MountSpec, layer: LayerSpec) -> int:
+def _clone(directory: int) -> int:
+    """A private clone of the mount that a directory lies on, from there on; -1 where there is none to be had.
+
+    None is without privileges, and where mounts below are locked together by a user namespace.
+    """
+    try:
+        return _native.open_tree(directory, b"", _CLONE | _native.AT_EMPTY_PATH)
+    except OSError as error:
+        if error.errno not in _NO_CLONE:
+            raise
+    try:  # EINVAL: opened in another mount namespace; ours has a copy of the mount
+        clone = _native.open_tree(_native.AT_FDCWD, real_path(directory), _CLONE)
+    except OSError:
+        return -1
+    if os.path.samestat(os.fstat(clone), os.fstat(directory)):
+        return clone
+    os.close(clone)
+    return -1
+
+
+def _open_tree(spec: MountSpec, layer: LayerSpec, directory: int) -> int:
     """A layer with the mounts below it, attached where only this process sees it, without what is masked."""
     assert spec.stage is not None, "only a detached mount has room for a tree of mounts"
-    tree = _native.open_tree(_native.AT_FDCWD, layer.path, _CLONE | _native.AT_RECURSIVE)
+    tree = _native.open_tree(directory, b"", _CLONE | _native.AT_EMPTY_PATH | _native.AT_RECURSIVE)
     try:
         _native.mount_setattr(
             tree,
@@ -239,9 +253,9 @@ def _read_only(mount: int, *, recursive: bool) -> int:
     return mount
 
 
-def _open_writable(path: str) -> int:
+def _open_writable(directories: Directories, path: str) -> OpenedLayer:
     try:
-        fd = os.open(path, _DIRECTORY)
+        fd = directories.open(path)
     except OSError as error:
         raise UpperUnusable(path, error.strerror) from error
     own = f"/proc/self/fd/{fd}"
@@ -249,17 +263,18 @@ def _open_writable(path: str) -> int:
         read_only = os.statvfs(own).f_flag & os.ST_RDONLY
         os.close(fd)
         raise UpperUnusable(path, os.strerror(errno.EROFS if read_only else errno.EACCES))
-    return fd
+    return OpenedLayer(fd, path, mounted_in=_mounted_in(fd))
 
 
-def _lock(upper: str) -> int:
+def _lock(upper: OpenedLayer) -> int:
     """Keep other daemons out, as the kernel's overlayfs does, while the descriptor it returns is open."""
-    fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(f"/proc/self/fd/{upper.fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        inode = os.fstat(fd).st_ino
         os.close(fd)
-        raise UpperInUse(upper, _lock_owner(os.stat(upper).st_ino)) from error
+        raise UpperInUse(upper.path, _lock_owner(inode)) from error
     return fd
 
 
@@ -273,49 +288,36 @@ def _lock_owner(inode: int) -> int:
     return 0
 
 
-def _check_apart(spec: MountSpec) -> None:
+def _check_writable(
+    upper: OpenedLayer, work: OpenedLayer, target_path: str | None, target: int
+) -> None:
     """Refuse directories that lie in one another: what goes into one would change, or clear away, another's files."""
-    if spec.upper is None or spec.work is None:
-        return
-    if _contains(spec.upper, spec.work) or _contains(spec.work, spec.upper):
-        raise UpperAndWorkOverlap(spec.upper, spec.work)
-    for path in (spec.upper, spec.work):
-        for layer in spec.layers:
-            if _contains(path, layer.path):
-                raise LowerInsideUpper(layer.path, path)
-            if _contains(layer.path, path) and not _is_masked(path, layer.masks):
-                raise UpperInsideLower(path, layer.path)
+    if contains(upper.fd, work.fd) or contains(work.fd, upper.fd):
+        raise UpperAndWorkOverlap(upper.path, work.path)
+    for one in (upper, work):
+        # The mount would show in the layer, and the daemon would wait for itself there. On the layer, it does not.
+        on_it = target >= 0 and os.path.samestat(os.fstat(target), os.fstat(one.fd))
+        if target >= 0 and not on_it and contains(one.fd, target):
+            raise TargetInsideUpper(target_path, one.path)
     # What a work directory holds is cleared away: it must be nothing but our own, or the kernel's.
-    foreign = sorted(set(os.listdir(spec.work)) - {"work", "index"})
+    foreign = sorted(set(os.listdir(f"/proc/self/fd/{work.fd}")) - {"work", "index"})
     if foreign:
-        raise WorkNotEmpty(spec.work, foreign[0])
+        raise WorkNotEmpty(work.path, foreign[0])
 
 
-def _is_masked(path: str, masks: Iterable[str]) -> bool:
-    """By the names alone: a mask may be the root of a file system that does not answer."""
-    real = os.path.realpath(path)
-    return any(real == mask or mountinfo.below(real, mask) for mask in masks)
+def _mounted_in(directory: int) -> frozenset[bytes] | None:
+    """In which directories below there are mounts on something, by their names alone: some may not answer.
 
-
-def _mounted_in(path: str) -> frozenset[bytes]:
-    """In which directories below `path` there are mounts on something, by their names alone: some may not answer."""
-    real = os.path.realpath(path)
+    None if the names of this mount namespace do not lead there.
+    """
+    real = real_path(directory)
+    try:
+        if not os.path.samestat(os.stat(real), os.fstat(directory)):
+            return None
+    except OSError:
+        return None
     mountpoints = (mount.mountpoint for mount in mountinfo.current())
     directories = {os.path.dirname(one) for one in mountpoints if mountinfo.below(one, real)}
     return frozenset(
         b"" if one == real else os.fsencode(os.path.relpath(one, real)) for one in directories
     )
-
-
-def _contains(directory: str, path: str) -> bool:
-    """Whether `path` is `directory` or lies below it, also where another mount of either hides that from the names."""
-    try:
-        wanted = os.stat(directory)
-        current = os.path.realpath(path)
-        while not os.path.samestat(os.stat(current), wanted):
-            if current == "/":
-                return False
-            current = os.path.dirname(current)
-    except FileNotFoundError:
-        return False  # opening it says so
-    return True

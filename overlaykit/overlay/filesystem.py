@@ -133,6 +133,7 @@ class Filesystem:
         descriptors = Descriptors(max(64, min(_MOST_PLACES, soft - _RESERVED_DESCRIPTORS)))
         self._descriptors = descriptors
         opened = [*([upper] if upper else []), *lowers]
+        written = [layer.fd for layer in (upper, work) if layer is not None]
         layers = [
             Layer(
                 layer.fd,
@@ -193,7 +194,12 @@ class Filesystem:
                 volatile=options.volatile,
                 index=options.index and marks.attributes,
             )
-        merge = Merge(layers, marks, follow=options.redirect_dir != "nofollow")
+        merge = Merge(
+            layers,
+            marks,
+            follow=options.redirect_dir != "nofollow",
+            traps=frozenset((st.st_dev, st.st_ino) for st in map(os.fstat, written)),
+        )
         if copyup is not None and disk is not None:
             whiteouts = Whiteouts(copyup.work, marks, merge, disk, form)
         self.tree = Tree(

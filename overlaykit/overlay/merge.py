@@ -53,11 +53,23 @@ directory of the layer it comes from, and the inode number that the layer's own 
 class Merge:
     """Looks names up in a stack of layers. Holds no state but the stack: results are plain data."""
 
-    def __init__(self, layers: Sequence[Layer], marks: Marks, *, follow: bool = True) -> None:
-        """`follow`: whether redirects are; a directory that has one cannot be looked up otherwise (EPERM)."""
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        marks: Marks,
+        *,
+        follow: bool = True,
+        traps: frozenset[tuple[int, int]] = frozenset(),
+    ) -> None:
+        """`follow`: whether redirects are; a directory that has one cannot be looked up otherwise (EPERM).
+
+        `traps`: directories, as device and inode number, that cannot be looked up in a lower (ELOOP): as in the kernel
+        the upper and its work directory, which may lie in one (fs/overlayfs/super.c, ovl_setup_trap).
+        """
         self.layers = layers
         self.marks = marks
         self.follow = follow
+        self.traps = traps
 
     def find(self, directory: Directory, name: bytes) -> Found | None:
         """What `name` means in `directory`; None if nothing. Raises OSError (EIO) for a redirect that is no path."""
@@ -305,6 +317,8 @@ class _Search:
                     self.found = Found(place, name, st)
                 self._stop = True
                 break
+            if (st.st_dev, st.st_ino) in self._merge.traps:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fsdecode(name))
             child = place.child(name)
             marks = marks_format.UNMARKED if last else self._merge.directory_marks(child)
             if marks.opaque:

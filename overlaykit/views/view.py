@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from overlaykit import namespace, signals, standard
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
-from overlaykit.fuse import control, daemon
+from overlaykit.fuse import control, daemon, directories
 from overlaykit.fuse.spec import LayerSpec, MountFlags, MountSpec, Options
 from overlaykit.layers import Store, host, resolve
 from overlaykit.namespace import environment
@@ -25,7 +25,7 @@ from overlaykit.views.unmounting import upper_held
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from overlaykit.layers import Layer
+    from overlaykit.layers import Hold, Layer
     from overlaykit.namespace import Bind, Port
     from overlaykit.namespace import Running as Processes
     from overlaykit.namespace.environment import Environment
@@ -147,12 +147,18 @@ class View:
             served.bequeath(*entry.remains)  # the scratch is among them now
             layers = [self._resolve(text, upper, work) for text in self._layers]
             holds = [undo.enter_context(layer.hold()) for layer in layers]
-            _take_after(upper, layers[0].path)
+            lowers = [
+                layer.path if layer.recursive else served.hand_over(layer.path, hold.fileno())
+                for layer, hold in zip(layers, holds, strict=True)
+            ]
+            if upper is not None and work is not None:
+                upper = _hand_over(served, upper, holds[0])
+                work = _hand_over(served, work)
             spec = MountSpec(
                 source=entry.name,
                 layers=tuple(
-                    LayerSpec(path=layer.path, recursive=layer.recursive, masks=layer.masks)
-                    for layer in layers
+                    LayerSpec(path=path, recursive=layer.recursive, masks=layer.masks)
+                    for path, layer in zip(lowers, layers, strict=True)
                 ),
                 upper=upper,
                 work=work,
@@ -337,7 +343,7 @@ class View:
             scratch = entry.make_scratch()
             upper, work = os.path.join(scratch, "upper"), os.path.join(scratch, "work")
         else:
-            upper = self._upper
+            upper = self._upper = directories.lasting_path(self._upper)
             parent, name = os.path.split(upper)
             if not os.path.isdir(parent):
                 raise UpperMissing(upper)
@@ -403,7 +409,15 @@ def _start_daemon() -> daemon.Daemon:
         raise refused from None
 
 
-def _take_after(upper: str | None, lower: str) -> None:
-    """Give a new upper the mode of the directory it covers: the view's root shows it."""
-    if upper is not None and not os.listdir(upper):
-        os.chmod(upper, stat.S_IMODE(os.stat(lower).st_mode))
+def _hand_over(served: daemon.Daemon, path: str, lower: Hold | None = None) -> str:
+    """Open a directory and give it to the daemon; the path that stands for it.
+
+    A new upper gets the mode of the `lower` that it covers: the view's root shows it.
+    """
+    fd = directories.open_directory(path)
+    try:
+        if lower is not None and not os.listdir(f"/proc/self/fd/{fd}"):
+            os.chmod(f"/proc/self/fd/{fd}", stat.S_IMODE(os.fstat(lower.fileno()).st_mode))
+        return served.hand_over(path, fd)
+    finally:
+        os.close(fd)

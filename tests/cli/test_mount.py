@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from overlaykit.discard import discard_path
 from overlaykit.views.options import table
 
 from ..views.someone import Someone
+from ..views.someone import command as someone_command
 from ..views.staged import only_as
 
 
@@ -318,17 +320,179 @@ def another_file_system() -> Iterator[str]:
     try:
         yield directory
     finally:
-        os.rmdir(directory)
+        discard_path(directory)
 
 
-def test_an_upper_inside_a_lower_is_refused(someone: Someone) -> None:
+def test_an_upper_inside_a_lower_does_not_show_in_it(someone: Someone) -> None:
     here = place(someone)
     upper, work = someone.directory("lower", "upper"), someone.directory("lower", "work")
     options = f"lowerdir={here.lower},upperdir={upper},workdir={work}"
-    assert someone.refused("mount", "-o", options, here.target) == (
-        f"upper {upper} lies inside the lower {here.lower}:"
-        " choose one outside of it, or what is written would show in both"
+    done = someone.overlaykit("mount", "-o", options, here.target)
+    try:
+        assert (done.returncode, done.stderr) == (
+            0,
+            f"overlaykit: upper {upper}: lies inside the lower {here.lower}, which does not show it\n",
+        )
+        someone.write(os.path.join(here.target, "new"), "new\n")
+        someone.write(os.path.join(here.target, "file"), "changed\n")
+        assert sorted(os.listdir(here.target)) == ["file", "new", "other", "upper", "work"]
+        for hidden in "upper", "work":
+            with pytest.raises(OSError, match="Too many levels of symbolic links"):
+                os.stat(os.path.join(here.target, hidden))
+    finally:
+        someone.succeeds("umount", here.target)
+    assert sorted(os.listdir(upper)) == ["file", "new"]
+    assert contents(here.lower, "file") == "from the lower\n"
+    assert sorted(os.listdir(here.lower)) == ["file", "other", "upper", "work"]
+
+
+@only_as("root")  # an ordinary user's lower shows what is mounted in it
+def test_the_machines_root_is_a_lower_where_upper_and_target_are_on_another_disk(
+    someone: Someone,
+) -> None:
+    with another_file_system() as directory:
+        for name in "upper", "work", "target":
+            os.mkdir(os.path.join(directory, name))
+        options = f"lowerdir=/,upperdir={directory}/upper,workdir={directory}/work"
+        with mounted(someone, options, f"{directory}/target"):
+            assert os.listdir(f"{directory}/target/usr/bin") != []
+            assert os.listdir(f"{directory}/target/dev/shm") == []
+            os.unlink(f"{directory}/target/etc/passwd")
+            assert not os.path.exists(f"{directory}/target/etc/passwd")
+        assert os.path.exists("/etc/passwd")
+        assert os.listdir(f"{directory}/upper") == ["etc"]
+
+
+def test_a_target_that_is_not_empty_is_covered_and_told(someone: Someone) -> None:
+    here = place(someone)
+    full = someone.directory("full", hidden="")
+    done = someone.overlaykit("mount", "-o", here.options, full)
+    try:
+        assert (done.returncode, done.stderr) == (
+            0,
+            f"overlaykit: {full}: not empty: what it holds is hidden until it is unmounted\n",
+        )
+        assert sorted(os.listdir(full)) == ["file", "other"]
+    finally:
+        someone.succeeds("umount", full)
+    assert os.listdir(full) == ["hidden"]
+
+
+@only_as("root")  # an ordinary user's daemon would wait for itself in the lower
+def test_a_lower_can_be_the_target_itself(someone: Someone) -> None:
+    here = place(someone)
+    with mounted(someone, here.options, here.lower):
+        someone.write(os.path.join(here.lower, "file"), "changed\n")
+        os.unlink(os.path.join(here.lower, "other"))
+    assert contents(here.lower, "file") == "from the lower\n"
+    assert contents(here.upper, "file") == "changed\n"
+    assert sorted(os.listdir(here.lower)) == ["file", "other"]
+
+
+def test_the_upper_can_be_the_target_itself(someone: Someone) -> None:
+    here = place(someone)
+    with mounted(someone, here.options, here.upper):
+        assert sorted(os.listdir(here.upper)) == ["file", "other"]
+        someone.write(os.path.join(here.upper, "new"), "new\n")
+        os.mkdir(os.path.join(here.upper, "directory"))
+    assert sorted(os.listdir(here.upper)) == ["directory", "new"]
+
+
+def test_a_target_inside_the_upper_is_refused_for_it_would_hang(someone: Someone) -> None:
+    here = place(someone)
+    for layer in here.upper, here.work:
+        target = os.path.join(layer, "inside")
+        os.mkdir(target)
+        assert someone.refused("mount", "-o", here.options, target) == (
+            f"mountpoint {target} lies inside {layer}, where changes go: choose one outside of it"
+        )
+        os.rmdir(target)
+
+
+@only_as("root")  # bind mounts
+@pytest.mark.parametrize("outer", ["upper", "work"])
+def test_a_lower_that_another_mount_shows_is_not_written_to(someone: Someone, outer: str) -> None:
+    here = place(someone)
+    inside = someone.directory(outer, "inside", precious="kept\n")
+    bound = someone.directory("bound")
+    subprocess.run(["mount", "--bind", inside, bound], check=True)
+    try:
+        options = f"lowerdir={bound},upperdir={here.upper},workdir={here.work}"
+        line = someone.refused("mount", "-o", options, here.target)
+        assert line.startswith(f"lower {bound} lies inside {someone.path(outer)}, where changes go")
+    finally:
+        subprocess.run(["umount", bound], check=True)
+    assert contents(inside, "precious") == "kept\n"
+
+
+GIVEN = [
+    "{name}",
+    "./{name}",
+    "/proc/self/cwd/{name}",
+    "/proc/thread-self/cwd/{name}",
+    "/dev/fd/{fd}",
+]
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_a_path_means_what_it_means_to_the_caller(someone: Someone, given: str) -> None:
+    here = place(someone)
+    names = {"lowerdir": here.lower, "upperdir": here.upper, "workdir": here.work}
+    with contextlib.ExitStack() as closing:
+        paths = {}
+        for key, path in (*names.items(), ("target", here.target)):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            closing.callback(os.close, fd)
+            os.set_inheritable(fd, True)
+            paths[key] = given.format(name=os.path.basename(path), fd=fd)
+        target = paths.pop("target")
+        options = ",".join(f"{key}={path}" for key, path in paths.items())
+        someone.succeeds("mount", "-o", options, target, cwd=someone.scratch, close_fds=False)
+    try:
+        assert contents(here.target, "file") == "from the lower\n"
+        someone.write(os.path.join(here.target, "new"), "new\n")
+        explained = someone.succeeds("explain", here.target, "/file")
+        assert os.path.join(here.lower, "file") in explained
+    finally:
+        someone.succeeds("umount", here.target)
+    assert os.listdir(here.upper) == ["new"]
+
+
+def test_a_lower_that_has_lost_its_name_is_merged(someone: Someone) -> None:
+    here = place(someone)
+    fds = []
+    for _ in range(2):
+        gone = someone.directory("gone")
+        fds.append(os.open(gone, os.O_RDONLY | os.O_DIRECTORY))
+        os.rmdir(gone)
+    options = f"lowerdir=/dev/fd/{fds[0]}:/dev/fd/{fds[1]}:{here.lower}"
+    someone.succeeds("mount", "-o", options, here.target, pass_fds=fds)
+    for fd in fds:
+        os.close(fd)
+    assert contents(here.target, "file") == "from the lower\n"
+    someone.succeeds("umount", here.target)
+
+
+def test_a_directory_from_where_the_working_directory_was_deleted_is_told(someone: Someone) -> None:
+    here = place(someone)
+    gone = someone.directory("gone")
+    command = f"cd {gone}; rmdir {gone}; exec {someone_command()} mount -o lowerdir=x {here.target}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        125,
+        "overlaykit: layer x: No such file or directory: give a directory that can be read\n",
     )
+
+
+def test_hundreds_of_lowers_can_be_merged(someone: Someone) -> None:
+    """More than one message carries (SCM_MAX_FD), and as many as the kernel merges."""
+    here = place(someone)
+    names = [someone.directory("many", str(number)) for number in range(500)]
+    for number in 0, 250, 499:
+        someone.write(os.path.join(names[number], f"in-{number}"), "")
+    os.chdir(someone.path("many"))
+    with mounted(someone, f"lowerdir={':'.join(map(str, range(500)))}", here.target):
+        assert sorted(os.listdir(here.target)) == ["in-0", "in-250", "in-499"]
 
 
 def test_a_missing_layer_or_upper_is_told(someone: Someone) -> None:
@@ -344,16 +508,12 @@ def test_a_missing_layer_or_upper_is_told(someone: Someone) -> None:
     )
 
 
-def test_a_mountpoint_that_is_missing_not_empty_or_taken_is_told(someone: Someone) -> None:
+def test_a_mountpoint_that_is_missing_or_taken_is_told(someone: Someone) -> None:
     here = place(someone)
     options = f"lowerdir={here.lower}"
     missing = someone.path("missing")
     assert someone.refused("mount", "-o", options, missing) == (
         f"{missing}: no such directory to mount on: create it first"
-    )
-    full = someone.directory("full", file="")
-    assert someone.refused("mount", "-o", options, full) == (
-        f"{full}: not empty, and what it holds would be hidden: choose an empty directory to mount on"
     )
     with mounted(someone, options, here.target):
         assert someone.refused("mount", "-o", options, here.target) == (

@@ -9,12 +9,12 @@ import signal
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from overlaykit import mountinfo
-from overlaykit.fuse import control, daemon
+from overlaykit.fuse import control, daemon, directories
 from overlaykit.fuse.spec import LayerSpec, MountSpec, Options
 
 from ..overlay.stack import Stack
@@ -108,8 +108,17 @@ def mounted(stack: Stack, *, writable: bool = True, **more: Any) -> Iterator[Mou
 
 
 @contextlib.contextmanager
-def started(spec: MountSpec, directory: str) -> Iterator[Mounted]:
-    """A daemon for `spec`; what is left of it is ended, come what may."""
+def started(
+    spec: MountSpec,
+    directory: str,
+    *,
+    hand_over: Sequence[str] = (),
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Iterator[Mounted]:
+    """A daemon for `spec`; what is left of it is ended, come what may.
+
+    `hand_over`: paths of the spec that are opened here; `meanwhile` is called before the daemon has the spec.
+    """
     assert spec.target is not None
     control_path = os.path.join(directory, "control")
     with contextlib.suppress(FileNotFoundError):
@@ -118,6 +127,11 @@ def started(spec: MountSpec, directory: str) -> Iterator[Mounted]:
         listener.bind(control_path)
         listener.listen()
         served = daemon.Daemon(prepare=_die_with_the_test)
+        for path in hand_over:
+            fd = directories.open_directory(path)
+            assert served.hand_over(path, fd) == path
+            os.close(fd)
+        meanwhile()
         served.serve(spec, listener)
     process = served.process
     mount = Mounted(spec.target, process, control_path, spec.log_path)

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 
 from overlaykit.fuse import control, mount
+from overlaykit.fuse.spec import MountFlags
 from overlaykit.views import Registry, Running
 
 from .someone import Someone
@@ -118,8 +119,10 @@ def held(mount: Running) -> dict[str, int]:
 def test_a_file_system_that_answers_nobody_is_no_matter_to_a_view(someone: Someone) -> None:
     target, upper = someone.directory("target"), someone.directory("upper")
     device = mount.open_device()  # and nobody ever reads what is asked there
-    silent = mount.create(device, "silent", read_only=True, devices=False)
-    mount.attach(silent, target)
+    silent = mount.create(device, "silent", MountFlags(), read_only=True)
+    place = mount.open_mountpoint(target)
+    mount.attach(silent, place)
+    os.close(place)
     os.close(silent)
     try:
         someone.succeeds("run", "true", timeout=60)

@@ -23,6 +23,25 @@ def test_it_runs_a_command_and_gives_its_status(someone: Someone) -> None:
         assert view.run(["sh", "-c", "exit 7"]).returncode == 7
 
 
+@pytest.mark.parametrize(
+    "given", ["dir:{name}", "./{name}", "/proc/self/cwd/{name}", "/dev/fd/{fd}"]
+)
+def test_a_layer_and_an_upper_are_what_they_are_to_the_caller(someone: Someone, given: str) -> None:
+    layer = someone.directory("layer", given="from the layer\n")
+    upper = someone.directory("upper")
+    os.chdir(someone.scratch)
+    fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (layer, upper)]
+    layer_text, upper_text = (
+        given.format(name=name, fd=fd) for name, fd in zip(("layer", "upper"), fds, strict=True)
+    )
+    with View([layer_text, "host"], upper=upper_text.removeprefix("dir:")) as view:
+        done = view.run(["sh", "-c", "cat /given && echo x > /written"], capture_output=True)
+    assert (done.returncode, done.stdout) == (0, b"from the layer\n")
+    for fd in fds:
+        os.close(fd)
+    assert "written" in os.listdir(upper)
+
+
 def test_an_exception_inside_ends_the_command_and_the_mount(someone: Someone) -> None:
     before = someone.left()
     running: list[object] = []

@@ -1,0 +1,163 @@
+"""The directories of a mount, opened by the process that asks for it and handed over to the daemon.
+
+The daemon resolves no path of its starter's: relative paths, /proc/self and process substitution mean the starter, and
+a name may lead elsewhere a moment later. The path goes along to be shown.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import Final
+
+from overlaykit import _native, mountinfo
+from overlaykit.errors import Error
+
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class LayerUnusable(Error):
+    message = "layer {0}: {1}: give a directory that can be read"
+
+
+class UpperUnusable(Error):
+    message = (
+        "upper {0}: {1}: give a directory that can be written to, on a file system with extended "
+        "attributes"
+    )
+
+
+def open_directory(path: str) -> int:
+    """An O_PATH descriptor of the directory that `path` leads to for this process.
+
+    Raises OSError (ENOTDIR and the like).
+    """
+    # As O_PATH does, but with an automount triggered (open_tree(2)).
+    fd = _native.open_tree(_native.AT_FDCWD, path, _native.OPEN_TREE_CLOEXEC)
+    if not stat.S_ISDIR(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    return fd
+
+
+def absolute(path: str) -> str:
+    """The path from the root; as it is if the working directory was deleted."""
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        return path
+
+
+def real_path(fd: int) -> str:
+    """Where the kernel says that a descriptor leads; ends with " (deleted)" if it has no name any more (proc(5))."""
+    return os.readlink(f"/proc/self/fd/{fd}")
+
+
+def shown_path(path: str, fd: int) -> str:
+    """An absolute path by which another process finds the directory `fd`, which `path` led to: if it can, `path`."""
+    name = absolute(path)
+    try:
+        found = _native.openat2(
+            _native.AT_FDCWD, name, _DIRECTORY, 0, _native.RESOLVE_NO_MAGICLINKS
+        )
+    except OSError:
+        return real_path(fd)
+    try:
+        return name if os.path.samestat(os.fstat(found), os.fstat(fd)) else real_path(fd)
+    finally:
+        os.close(found)
+
+
+def lasting_path(path: str) -> str:
+    """As `shown_path`, of a directory that may not be there yet."""
+    try:
+        fd = open_directory(path)
+    except OSError:
+        return absolute(path)
+    try:
+        return shown_path(path, fd)
+    finally:
+        os.close(fd)
+
+
+class Directories:
+    """Directories by the path that stands for them in a spec. Owns the descriptors that were handed over."""
+
+    def __init__(self) -> None:
+        self._by_path: dict[str, int] = {}
+
+    def add(self, path: str, fd: int) -> None:
+        """Take over the descriptor of a directory that a starter has opened."""
+        if path in self._by_path:
+            os.close(fd)
+        else:
+            self._by_path[path] = fd
+
+    def open(self, path: str) -> int:
+        """A descriptor of its own (O_PATH). A path that was not handed over is this process's own. Raises OSError."""
+        given = self._by_path.get(path)
+        return open_directory(path) if given is None else os.dup(given)
+
+    def close(self) -> None:
+        """Close all that were handed over."""
+        while self._by_path:
+            os.close(self._by_path.popitem()[1])
+
+
+def contains(outer: int, inner: int) -> bool:
+    """Whether the directory `inner` is `outer` or lies below it, also where mounts hide that from the names."""
+    if _is_on_the_way_up(outer, inner):
+        return True
+    above, below = place(outer), place(inner)
+    return above is not None and below is not None and above.contains(below)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which file system a directory lies on, and where in it, whatever is mounted where."""
+
+    device: int
+    path: str
+
+    def contains(self, other: Place) -> bool:
+        """Whether the other is this one or lies below it."""
+        is_below = other.path == self.path or mountinfo.below(other.path, self.path)
+        return self.device == other.device and is_below
+
+
+def place(fd: int) -> Place | None:
+    """Where a directory lies; None if its mount is none of this mount namespace."""
+    number = _identity(fd)[0]
+    path = real_path(fd)
+    for mount in mountinfo.current():
+        if mount.id == number and (
+            path == mount.mountpoint or mountinfo.below(path, mount.mountpoint)
+        ):
+            below = os.path.relpath(path, mount.mountpoint)
+            return Place(mount.device, os.path.normpath(os.path.join(mount.root, below)))
+    return None
+
+
+def _is_on_the_way_up(outer: int, inner: int) -> bool:
+    wanted = os.fstat(outer)
+    current = os.dup(inner)
+    try:
+        while not os.path.samestat(os.fstat(current), wanted):
+            above = os.open("..", _DIRECTORY, dir_fd=current)
+            is_root = _identity(above) == _identity(current)
+            os.close(current)
+            current = above
+            if is_root:
+                return False
+        return True
+    except PermissionError:  # the names are left
+        return mountinfo.below(real_path(inner), real_path(outer))
+    finally:
+        os.close(current)
+
+
+def _identity(fd: int) -> tuple[int, int, int]:
+    found = _native.statx(fd, b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID)
+    return found.mnt_id, found.dev, found.ino
