@@ -13,7 +13,17 @@ import overlaykit
 
 HOUSE = os.path.dirname(overlaykit.__file__)
 
-GROUND = {"_native", "errors", "health", "mountinfo", "discard", "signals", "standard", "wire"}
+GROUND = {
+    "_native",
+    "errors",
+    "health",
+    "mountinfo",
+    "discard",
+    "privilege",
+    "signals",
+    "standard",
+    "wire",
+}
 MAY_IMPORT = {
     "cli": {"views", "fuse", "namespace", "layers", *GROUND},
     "views": {"fuse", "namespace", "layers", "overlay", *GROUND},
@@ -25,6 +35,7 @@ MAY_IMPORT = {
     "errors": set(),
     "health": set(),
     "mountinfo": set(),
+    "privilege": set(),
     "signals": {"_native"},
     "standard": set(),
     "wire": set(),

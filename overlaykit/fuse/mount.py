@@ -15,7 +15,7 @@ import select
 import shutil
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from overlaykit import _native, mountinfo
+from overlaykit import _native, mountinfo, privilege
 from overlaykit.errors import Error
 from overlaykit.fuse import holders
 from overlaykit.fuse.directories import absolute, open_directory, real_path
@@ -410,7 +410,7 @@ def checks() -> list[Check]:
         device,
         Check(
             name=HELPER,
-            ok=helper is not None or os.geteuid() == 0,
+            ok=helper is not None or privilege.CAP_SYS_ADMIN in privilege.capabilities(),
             detail=helper
             or "not installed; needed only for 'overlaykit mount' by an ordinary user",
             fix="" if helper else "apt-get install fuse3",

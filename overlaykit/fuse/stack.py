@@ -13,7 +13,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native, mountinfo
+from overlaykit import _native, mountinfo, privilege
 from overlaykit.errors import Error
 from overlaykit.fuse.directories import LayerUnusable, UpperUnusable, contains, real_path
 from overlaykit.fuse.reader import Reader
@@ -115,7 +115,7 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
             index=given.index,
             uuid=given.uuid,
             override=_OVERRIDES[given.xattr_permissions],
-            reader=None if os.geteuid() == 0 else Reader(),
+            reader=None if privilege.CAP_DAC_OVERRIDE in privilege.capabilities() else Reader(),
             owners=Owners(
                 users=_ids(spec, "uid", given.users), groups=_ids(spec, "gid", given.groups)
             ),

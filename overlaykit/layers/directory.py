@@ -95,7 +95,6 @@ class _Copy:
         self._shown = shown
         self._tree = tree
         self._links: dict[tuple[int, int], bytes] = {}
-        self._root = os.geteuid() == 0
 
     def run(self) -> None:
         self._tree.directory(b"", partial(self._finish, b""))
@@ -149,11 +148,11 @@ class _Copy:
             os.close(original)
 
     def _become(self, original: int, made: int) -> None:
-        if self._root:
-            _native.copy_up(original, made)
+        withheld = self._tree.withheld_xattrs
+        if self._tree.keeps_owners:
+            _native.copy_up(original, made, skip_xattrs=withheld)
             return
-        only_roots = (b"security.", b"trusted.")
-        _native.copy_up(original, made, uid=os.geteuid(), gid=os.getegid(), skip_xattrs=only_roots)
+        _native.copy_up(original, made, uid=os.geteuid(), gid=os.getegid(), skip_xattrs=withheld)
         mode = os.fstat(made).st_mode
         if mode & _SET_ID and not stat.S_ISLNK(mode):
             os.chmod(f"/proc/self/fd/{made}", stat.S_IMODE(mode) & ~_SET_ID)

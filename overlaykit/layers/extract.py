@@ -81,14 +81,15 @@ class _Refused(Exception):
 
 def _create(archive: TarStream, member: Member, tree: Tree, place: Place) -> None:
     path = place(_relative(member.name), member.kind == stat.S_IFDIR)
-    finish = _attributes(member).apply
+    attributes = _attributes(member, tree)
+    finish = attributes.apply
     if member.kind == stat.S_IFDIR:
         tree.directory(path, finish)
         return
     if not path:
         raise _Refused("would take the place of the layer itself")
     if member.kind == stat.S_IFREG:
-        tree.file(path, lambda fd: _fill(fd, archive, member))
+        tree.file(path, lambda fd: _fill(fd, archive, member, attributes))
     elif member.kind == 0:
         tree.link(path, place(_relative(member.target), False))
     elif member.kind == stat.S_IFLNK:
@@ -102,13 +103,13 @@ def _create(archive: TarStream, member: Member, tree: Tree, place: Place) -> Non
         raise _Refused("is of an unknown type")
 
 
-def _fill(fd: int, archive: TarStream, member: Member) -> None:
+def _fill(fd: int, archive: TarStream, member: Member, attributes: Attributes) -> None:
     for offset, data in archive.data():
         while data:
             written = os.pwrite(fd, data, offset)
             data, offset = data[written:], offset + written
     os.ftruncate(fd, member.size)  # a hole at the end
-    _attributes(member).apply(fd)
+    attributes.apply(fd)
 
 
 def _relative(name: bytes) -> bytes:
@@ -120,18 +121,16 @@ def _relative(name: bytes) -> bytes:
     return b"/".join(parts)
 
 
-def _attributes(member: Member) -> Attributes:
-    if os.geteuid() == 0:
-        return Attributes(
-            mode=member.mode, owner=member.owner, mtime_ns=member.mtime_ns, xattrs=member.xattrs
-        )
+def _attributes(member: Member, tree: Tree) -> Attributes:
+    """What can be set of a member's: where files cannot be given away, they are ours, without set-ID bits."""
+    given = tree.keeps_owners
     return Attributes(
-        mode=member.mode & ~(stat.S_ISUID | stat.S_ISGID),
-        owner=None,
+        mode=member.mode if given else member.mode & ~(stat.S_ISUID | stat.S_ISGID),
+        owner=member.owner if given else None,
         mtime_ns=member.mtime_ns,
         xattrs={
             name: value
             for name, value in member.xattrs.items()
-            if not name.startswith((b"security.", b"trusted."))
+            if not name.startswith(tree.withheld_xattrs)
         },
     )

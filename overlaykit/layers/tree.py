@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
-from overlaykit import _native
+from overlaykit import _native, privilege
 from overlaykit.discard import discard
 
 _T = TypeVar("_T")
@@ -65,14 +65,23 @@ class Tree:
 
     What is already at a path gives way to what is made there later. Directories stay ours (mode 0700) until
     `seal`, so that read-only ones can be filled and keep their times. `root` is the descriptor it is given, and closes.
+    `keeps_owners`: files can be given to their owners here, else they are ours. `withheld_xattrs`: the beginnings of
+    the names of attributes that cannot be set here, or must not come along without the owner.
 
     Every method raises OSError: ELOOP when a parent is a symbolic link, ENOTDIR when it is a file.
     """
 
     def __init__(self, fd: int) -> None:
         self.root = fd
+        self.keeps_owners = privilege.gives_files_away()
+        self.withheld_xattrs = self._withheld_xattrs()
         self._finish: dict[bytes, Finish] = {b"": _finish_implied}
         self._parent: tuple[bytes, int] | None = None  # the last one used: members come in groups
+
+    def _withheld_xattrs(self) -> tuple[bytes, ...]:
+        if not self.keeps_owners:
+            return b"security.", b"trusted."
+        return () if privilege.CAP_SYS_ADMIN in privilege.capabilities() else (b"trusted.",)
 
     def close(self) -> None:
         """Close the descriptors."""

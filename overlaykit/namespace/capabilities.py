@@ -10,7 +10,7 @@ import errno
 from itertools import count
 from typing import Final
 
-from overlaykit import _native
+from overlaykit import _native, privilege
 
 CAP_CHOWN: Final = 0
 CAP_DAC_OVERRIDE: Final = 1
@@ -62,19 +62,5 @@ def restrict(kept: frozenset[int] = KEPT) -> None:
                 if error.errno == errno.EINVAL:  # beyond the kernel's last one
                     break
                 raise
-    mask = sum(1 << capability for capability in kept) & _set("CapPrm")
+    mask = sum(1 << capability for capability in kept & privilege.capabilities("CapPrm"))
     _native.capset(mask, mask, 0)
-
-
-def effective() -> frozenset[int]:
-    """What this thread may do, over its own user namespace and those below."""
-    mask = _set("CapEff")
-    return frozenset(number for number in range(mask.bit_length()) if mask >> number & 1)
-
-
-def _set(name: str) -> int:
-    with open("/proc/thread-self/status", "rb", buffering=0) as status:
-        for line in status.readall().splitlines():
-            if line.startswith(name.encode() + b":"):
-                return int(line.split()[1], 16)
-    raise OSError(errno.EIO, f"no {name} in", "/proc/thread-self/status")

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from overlaykit import privilege
 from overlaykit.namespace import capabilities
 
 KINDS: Final = ("uid", "gid")
@@ -62,7 +63,7 @@ def alone() -> Identities:
 def available() -> Identities:
     """All that the caller may map; to be asked outside of the new namespace."""
     if os.geteuid() == 0:
-        if capabilities.effective() >= _MAY_MAP_ALL:
+        if privilege.capabilities() >= _MAY_MAP_ALL:
             return Identities(_known("uid"), _known("gid"), "parent")
         return alone()
     users, groups = _subordinate("uid"), _subordinate("gid")
@@ -96,18 +97,9 @@ def write_from_outside(process: int, identities: Identities) -> None:
                 os.spawnlp(os.P_WAIT, _HELPERS[kind], _HELPERS[kind], str(process), *numbers)
 
 
-def is_mapped(kind: str, number: int) -> bool:
-    """Whether this user namespace knows an id."""
-    return any(extent.inside <= number < extent.inside + extent.count for extent in _map(kind))
-
-
 def _known(kind: str) -> tuple[Extent, ...]:
-    return tuple(Extent(one.inside, one.inside, one.count) for one in _map(kind))[:_MOST_EXTENTS]
-
-
-def _map(kind: str) -> list[Extent]:
-    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
-        return [Extent(*map(int, line.split())) for line in file]
+    extents = privilege.extents(kind)[:_MOST_EXTENTS]
+    return tuple(Extent(inside, inside, count) for inside, _, count in extents)
 
 
 def _subordinate(kind: str) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from overlaykit import _native
+from overlaykit import _native, privilege
 from overlaykit.errors import Error
 from overlaykit.namespace import capabilities, identities
 from overlaykit.namespace.identities import Identities
@@ -36,7 +36,7 @@ NEEDED: Final = frozenset(
 
 def is_privileged() -> bool:
     """Whether this process makes namespaces, mounts and devices as it is: as root with the capabilities for them."""
-    return os.geteuid() == 0 and capabilities.effective() >= NEEDED
+    return os.geteuid() == 0 and privilege.capabilities() >= NEEDED
 
 
 def enter(known: Identities | None = None) -> None:

@@ -12,6 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
+from overlaykit import privilege
 from overlaykit.errors import Error
 from overlaykit.overlay.disk import probe
 
@@ -183,9 +184,7 @@ def _mode(path: str) -> int:
 
 def _outside(uid: int) -> int:
     """Who a user is outside of this user namespace, in which an ordinary one may be root (user_namespaces(7))."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        for line in file:
-            inside, outside, length = map(int, line.split())
-            if inside <= uid < inside + length:
-                return outside + uid - inside
+    for inside, outside, count in privilege.extents("uid"):
+        if inside <= uid < inside + count:
+            return outside + uid - inside
     return uid

@@ -85,6 +85,18 @@ def test_a_nested_view_keeps_its_changes_in_an_upper(someone: Someone) -> None:
     assert someone.succeeds("run", "--upper", changes, "--", "sh", "-ec", script) == "first\n"
 
 
+def test_layers_are_made_in_a_view(someone: Someone) -> None:
+    """With their owners where every user is known, else as an ordinary user makes them."""
+    run = f"{command()} run -l made -l host -- stat -c %u:%g:%a /f"
+    script = (
+        "cd /tmp && touch f && chmod 4755 f && tar --owner=33 --group=44 -cf made.tar f && "
+        f"{command()} layer add made tar:made.tar && {run} && {command()} layer rm made && "
+        f"mkdir d && cp -p f d && {command()} layer add made dir:d && {run}"
+    )
+    made = "33:44:4755\n0:0:4755\n" if someone.is_root else "0:0:755\n0:0:755\n"
+    assert someone.succeeds("run", "--", "sh", "-ec", script) == made
+
+
 def test_doctor_finds_nothing_missing_in_a_view(someone: Someone) -> None:
     lines = someone.succeeds("run", "--", command(), "doctor").splitlines()
     assert all(line.startswith("ok    ") for line in lines)
