@@ -7,6 +7,7 @@ programs change in it is kept all the same, where the upper is: it is written ba
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -60,6 +61,8 @@ def show(hostname: str, *, keep: bool) -> Shown | None:
     read_only = bool(os.statvfs("/").f_flag & os.ST_RDONLY)
     try:
         below = os.open(place, os.O_PATH | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(below).st_mode):  # to open a FIFO waits for a writer
+            return None
         with open(place, "rb") as file:
             before, mode = file.read(), os.fstat(file.fileno()).st_mode & 0o777
     except FileNotFoundError:

@@ -71,6 +71,13 @@ def test_a_new_hosts_file_takes_no_other_ones_place(someone: Someone) -> None:
     assert (done.returncode, done.stderr) == (errno.EBUSY, "")
 
 
+def test_a_hosts_file_that_is_none_does_no_harm(someone: Someone) -> None:
+    layer = someone.directory("layer")
+    os.mkdir(f"{layer}/etc")
+    os.mkfifo(f"{layer}/etc/hosts")
+    assert someone.succeeds("run", "-l", layer, "-l", "host", "hostname") != ""
+
+
 def test_a_hosts_file_of_the_callers_is_the_one_that_counts(someone: Someone) -> None:
     hosts = someone.write(someone.path("hosts"), "10.0.0.5 database\n")
     printed = someone.succeeds("run", "-v", f"{hosts}:/etc/hosts", "cat", "/etc/hosts")
