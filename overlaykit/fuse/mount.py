@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from overlaykit import _native, mountinfo, privilege
 from overlaykit.errors import Error
 from overlaykit.fuse import holders
-from overlaykit.fuse.directories import absolute, open_directory, real_path
+from overlaykit.fuse.directories import absolute, open_directory
 from overlaykit.health import Check
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class MountpointMissing(Error):
     message = "{0}: no such directory to mount on: create it first"
 
 
-class AlreadyMounted(Error):
-    message = "{0}: an overlaykit mount is there already: 'overlaykit umount {0}' first"
+class DeadMount(Error):
+    message = "{0}: a mount is there whose daemon has ended: 'overlaykit umount {0}' first"
 
 
 class NotMounted(Error):
@@ -189,18 +189,15 @@ def _chosen(flags: dict[str, bool]) -> list[str]:
 
 
 def open_mountpoint(path: str) -> int:
-    """An O_PATH descriptor of a directory to mount on. Raises Error unless it is one, and not ours already."""
-    name = absolute(path)
-    if os.path.isabs(name) and find(name) is not None:  # whose daemon may not answer
-        raise AlreadyMounted(name)
+    """An O_PATH descriptor of a directory to mount on. Raises Error unless it is one."""
     try:
-        place = open_directory(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise MountpointMissing(name) from error
-    if find(real_path(place)) is not None:
-        os.close(place)
-        raise AlreadyMounted(name)
-    return place
+        return open_directory(path)
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise DeadMount(absolute(path)) from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise MountpointMissing(absolute(path)) from error
+        raise
 
 
 def attach(mount: int, target: int) -> None:

@@ -129,13 +129,17 @@ def _warn(
     for lower in lowers:
         if upper and upper.place and lower.place and lower.place.contains(upper.place):
             warn(f"upper {upper.path}: lies inside the lower {lower.path}, which does not show it")
+    target = directories.real_path(place)
     on = os.fstat(place)
-    if not any(os.path.samestat(on, one.stat) for one in [*lowers, *filter(None, [upper])]):
-        _warn_of_hidden(place, warn)
+    if fuse_mount.find(target) is not None:
+        warn(
+            f"{target}: an overlaykit mount is there already: it is hidden until this one is unmounted"
+        )
+    elif not any(os.path.samestat(on, one.stat) for one in [*lowers, *filter(None, [upper])]):
+        _warn_of_hidden(target, place, warn)
 
 
-def _warn_of_hidden(place: int, warn: Callable[[str], None]) -> None:
+def _warn_of_hidden(target: str, place: int, warn: Callable[[str], None]) -> None:
     with contextlib.suppress(OSError), os.scandir(f"/proc/self/fd/{place}") as found:
         if next(found, None) is not None:
-            target = directories.real_path(place)
-            warn(f"{target}: not empty: what it holds is hidden until it is unmounted")
+            warn(f"{target}: not empty: what it holds is hidden until this is unmounted")

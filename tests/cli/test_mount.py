@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from overlaykit.discard import discard_path
+from overlaykit.views import Registry
 from overlaykit.views.options import table
 
 from ..views.someone import Someone
@@ -370,7 +372,7 @@ def test_a_target_that_is_not_empty_is_covered_and_told(someone: Someone) -> Non
     try:
         assert (done.returncode, done.stderr) == (
             0,
-            f"overlaykit: {full}: not empty: what it holds is hidden until it is unmounted\n",
+            f"overlaykit: {full}: not empty: what it holds is hidden until this is unmounted\n",
         )
         assert sorted(os.listdir(full)) == ["file", "other"]
     finally:
@@ -508,17 +510,46 @@ def test_a_missing_layer_or_upper_is_told(someone: Someone) -> None:
     )
 
 
-def test_a_mountpoint_that_is_missing_or_taken_is_told(someone: Someone) -> None:
+def test_a_mountpoint_that_is_missing_is_told(someone: Someone) -> None:
     here = place(someone)
-    options = f"lowerdir={here.lower}"
     missing = someone.path("missing")
-    assert someone.refused("mount", "-o", options, missing) == (
-        f"{missing}: no such directory to mount on: create it first"
-    )
-    with mounted(someone, options, here.target):
-        assert someone.refused("mount", "-o", options, here.target) == (
-            f"{here.target}: an overlaykit mount is there already: 'overlaykit umount {here.target}' first"
+    for path in missing, os.path.join(here.lower, "file"):
+        assert someone.refused("mount", "-o", f"lowerdir={here.lower}", path) == (
+            f"{path}: no such directory to mount on: create it first"
         )
+
+
+@only_as("root")  # fusermount3 mounts on no FUSE
+def test_a_mount_upon_a_mount_hides_it_until_it_is_unmounted(someone: Someone) -> None:
+    here = place(someone)
+    other = someone.directory("other", file="from the other\n")
+    with mounted(someone, here.options, here.target):
+        done = someone.overlaykit("mount", "-o", f"lowerdir={other}", here.target)
+        try:
+            assert done.returncode == 0
+            assert done.stderr == (
+                f"overlaykit: {here.target}: an overlaykit mount is there already: "
+                "it is hidden until this one is unmounted\n"
+            )
+            assert contents(here.target, "file") == "from the other\n"
+            assert other in someone.succeeds("explain", here.target, "/file")
+        finally:
+            someone.succeeds("umount", here.target)
+        assert contents(here.target, "file") == "from the lower\n"
+        assert here.lower in someone.succeeds("explain", here.target, "/file")
+
+
+def test_a_mount_upon_a_dead_one_is_refused(someone: Someone) -> None:
+    here = place(someone)
+    someone.succeeds("mount", "-o", here.options, here.target)
+    os.kill(Registry().find(here.target).about.daemon, signal.SIGKILL)
+    someone.await_the_end()
+    assert someone.refused("mount", "-o", here.options, here.target) == (
+        f"{here.target}: a mount is there whose daemon has ended: 'overlaykit umount {here.target}' first"
+    )
+    someone.succeeds("umount", here.target)
+    with mounted(someone, here.options, here.target):
+        assert contents(here.target, "file") == "from the lower\n"
 
 
 @only_as("ordinary user")
