@@ -310,9 +310,12 @@ class Operations(pyfuse3.Operations):
     @_request
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         node = self.filesystem.file(inode)
+        lazily = False
         if self.filesystem.wants_to_write(flags):
-            await self._copy_up(node, keep_data=not flags & os.O_TRUNC)
-        return _file_info(self.filesystem.open(node, flags))
+            lazily = not flags & os.O_TRUNC and self.filesystem.may_copy_later(node)
+            if not lazily:
+                await self._copy_up(node, keep_data=not flags & os.O_TRUNC)
+        return _file_info(self.filesystem.open(node, flags, lazily=lazily))
 
     @_request
     async def create(
@@ -334,6 +337,7 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        await self._copy_up(self.filesystem.files.to_copy_first(fh))
         return self.filesystem.write(fh, off, buf)
 
     @_request

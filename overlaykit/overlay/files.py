@@ -4,7 +4,7 @@ Under the writeback cache (Documentation/filesystems/fuse/fuse-io.rst) the kerne
 program opened for writing only, and does the appending itself: so files are opened for reading and writing whatever was
 asked, and O_APPEND is not passed on. The kernel also owns the modification time, and tells us only when it has moved
 on: so what our own writing does to it is put back. A file of a lower is opened for reading, and no handle of it can
-write: opening for writing copies up first.
+write: it is copied up before, when it is opened for writing or at the latest when it is written to.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ _READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 """The disk became read-only, or the file is (chattr(1) +i, a mode that binds the daemon): it can still be read."""
 
 
+_QUICK: Final = 1 << 20
+"""Bytes that are copied up when a file is opened for writing, not later."""
+
+
 def wants_to_write(flags: int) -> bool:
     """Whether open(2)'s flags ask for more than reading."""
     return flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
@@ -41,13 +45,31 @@ class Files:
         self.by_handle: dict[int, OpenFile] = {}
         self._serial = 0
 
-    def open(self, node: File, flags: int) -> int:
-        """A handle. Raises OSError: EROFS, EACCES and the like from below, EIO for a file whose data are elsewhere."""
+    def may_copy_later(self, node: File) -> bool:
+        """Whether a file that is opened for writing may stay in its lower until something is written to it.
+
+        Many a program that opens so writes nothing, or truncates first: then there are no data to copy. But then an
+        error comes late, by fsync(2) or close(2): so only where copying takes long, and the disk has room.
+        """
+        if node.has_upper or node.kind != stat.S_IFREG:
+            return False
+        size = self._tree.stat(node).st_size
+        if size <= _QUICK:
+            return False
+        disk = os.statvfs(self._tree.work.place.fd())
+        return size <= disk.f_bavail * disk.f_frsize and not disk.f_flag & os.ST_RDONLY
+
+    def open(self, node: File, flags: int, *, lazily: bool = False) -> int:
+        """A handle. Raises OSError: EROFS, EACCES and the like from below, EIO for a file whose data are elsewhere.
+
+        `lazily`: the caller copies the file up before it writes.
+        """
         writing = wants_to_write(flags)
-        if writing:
+        if writing and not node.has_upper:
             copyup = self._tree.copyup
-            if not node.has_upper:
+            if not lazily:
                 copyup.file(node, keep_data=not flags & os.O_TRUNC)
+        writing = writing and node.has_upper
         opened = node.opened
         if opened is None:
             opened = self._remember(node, *self._open_inode(node, writing=writing))
@@ -117,6 +139,11 @@ class Files:
     def descriptor(self, handle: int) -> int:
         """The descriptor behind a handle, for fsync and the like."""
         return self.by_handle[handle].fd
+
+    def to_copy_first(self, handle: int) -> File | None:
+        """The file of a handle that cannot be written to yet; None if it can."""
+        opened = self.by_handle[handle]
+        return None if opened.writable else opened.node
 
     def is_written(self, handle: int) -> bool:
         """Whether anything can have been written through the handle's file."""

@@ -456,9 +456,14 @@ class Filesystem:
     # Files
 
     @_past_modes
-    def open(self, node: File, flags: int) -> int:
-        """A handle. `flags` as for open(2); copies up for writing, truncates for O_TRUNC."""
-        return self.files.open(node, flags)
+    def may_copy_later(self, node: File) -> bool:
+        """Whether a file that is opened for writing may stay in its lower until something is written to it."""
+        return self.files.may_copy_later(node)
+
+    @_past_modes
+    def open(self, node: File, flags: int, *, lazily: bool = False) -> int:
+        """A handle. `flags` as for open(2); copies up for writing (unless `lazily`), truncates for O_TRUNC."""
+        return self.files.open(node, flags, lazily=lazily)
 
     def release(self, handle: int) -> None:
         self.files.release(handle)

@@ -46,6 +46,16 @@ def _truncate(path: str) -> None:
     os.truncate(f"{path}/d/f", 0)
 
 
+def _truncate_and_write(path: str) -> None:
+    with open(f"{path}/d/f", "wb") as file:
+        file.write(b"y")
+
+
+def _open_for_writing(path: str) -> None:
+    with open(f"{path}/d/f", "r+b") as file:
+        assert file.read(1) == b"x"
+
+
 def _ask_for_what_it_has(path: str) -> None:
     st = os.stat(f"{path}/d/f")
     os.chmod(f"{path}/d/f", st.st_mode & 0o7777)
@@ -63,6 +73,8 @@ def _ask_for_what_it_has(path: str) -> None:
         _rename_over,
         _remove_while_it_is_open,
         _truncate,
+        _truncate_and_write,
+        _open_for_writing,
         _ask_for_what_it_has,
     ],
 )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ..crash.disks import upper_on_a_small_disk
+from ..crash.disks import memory, put_upper_on, upper_on_a_small_disk
 from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix.table import File
@@ -170,3 +170,44 @@ def test_a_disk_that_fills_up_under_a_writer_is_told_to_it(stack: Stack) -> None
         mount.await_held(open_files=0)
         with open(mount.path("g"), "wb") as file:
             file.write(b"room again")
+
+
+def test_what_is_written_after_the_last_name_went_is_read_by_those_who_have_it_open(
+    stack: Stack,
+) -> None:
+    lower = stack.add({"f": File(b"old" * 700_000)})
+    with mounted(stack) as mount:
+        with (
+            open(mount.path("f"), "rb", buffering=0) as reader,
+            open(mount.path("f"), "r+b", buffering=0) as writer,
+        ):
+            os.unlink(mount.path("f"))
+            writer.seek(2_099_997)
+            writer.write(b"new")
+            os.fsync(writer.fileno())
+            reader.seek(2_099_994)
+            assert reader.read(10) == b"oldnew"
+            assert os.fstat(reader.fileno()).st_nlink == 0
+        assert os.listdir(mount.target) == []
+    with open(os.path.join(lower, "f"), "rb") as file:
+        assert file.read() == b"old" * 700_000
+
+
+def test_a_disk_that_fills_up_before_the_first_write_leaves_the_old_file_and_says_so(
+    stack: Stack,
+) -> None:
+    size = 2 << 20
+    stack.add({"f": File(b"x" * size)})
+    disk = os.path.join(stack.directory, "disk")
+    with memory(disk, b"size=4m") as small:
+        put_upper_on(stack, disk)
+        with mounted(stack) as mount:
+            fd = os.open(mount.path("f"), os.O_RDWR)
+            small.leave("pages", 1)
+            os.write(fd, b"lost")
+            with refused(errno.ENOSPC):
+                os.close(fd)
+            mount.forget()
+            with open(mount.path("f"), "rb") as file:
+                assert file.read() == b"x" * size
+            assert os.listdir(os.path.join(stack.work, "work")) == []
