@@ -12,6 +12,7 @@ README = os.path.join(os.path.dirname(TESTS), "README.md")
 HEADING = "## What programs find"
 
 COPYUP, INSTEAD = "overlay/test_copyup.py", "fuse/test_instead.py"
+USERS = "cli/test_mount_of_a_user.py"
 BEHAVIOURS, DISK = "posix/behaviours", "crash/test_failing_disk.py"
 
 ROWS = {
@@ -37,6 +38,13 @@ ROWS = {
     ],
     "a change of a lower file that has the flags `i` or `a`": [
         f"{DISK}::test_what_a_layer_protects_from_change_is_changed_in_the_view_and_what_the_upper_does_is_not"
+    ],
+    "a file or directory of a lower, one's own, whose mode keeps oneself out "
+    "(`overlaykit mount` by an ordinary user)": [
+        f"{USERS}::test_a_mode_does_not_keep_a_user_from_its_own_files_of_a_lower"
+    ],
+    "files of another user's in a lower, to be changed by an ordinary user": [
+        f"{USERS}::test_a_user_changes_files_of_others_where_they_are_shown_as_its_own"
     ],
     "a new mode, owner, time or attribute of a lower file": [
         f"{INSTEAD}::test_a_new_mode_copies_a_file_with_its_data",

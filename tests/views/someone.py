@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -26,6 +26,9 @@ DEADLINE_SECONDS = 60
 """No test lasts this long; one that does hangs, and is told so."""
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+AS_ORDINARY = ("setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups")
+"""Before a command: root's test runs it as the ordinary user."""
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
@@ -309,6 +312,22 @@ def _names(directory: str) -> list[str]:
 
 def _hung(_number: int, _frame: object) -> NoReturn:
     raise Hung(f"still running after {DEADLINE_SECONDS} seconds")
+
+
+@contextlib.contextmanager
+def reachable_by_others() -> Iterator[None]:
+    """For root's test: a mount namespace in which an ordinary user reaches this interpreter and checkout."""
+    origin = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    _native.unshare(_native.CLONE_NEWNS)
+    here = os.getcwd()
+    try:
+        _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
+        _let_others_reach({os.path.realpath(sys.base_prefix), sys.prefix, CHECKOUT})
+        yield
+    finally:
+        _native.setns(origin, _native.CLONE_NEWNS)
+        os.close(origin)
+        os.chdir(here)
 
 
 def _let_others_reach(paths: set[str]) -> None:

@@ -6,24 +6,20 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 
 from overlaykit import _native
 
-from .someone import CHECKOUT, ORDINARY, Someone, _let_others_reach, command, descendants
+from .someone import AS_ORDINARY, ORDINARY, Someone, command, descendants, reachable_by_others
 from .staged import only_as
 
 FIRST = 300_000
-AS_USER = ("setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups")
 
 
 @contextlib.contextmanager
 def subordinate_ids(someone: Someone, *, count: int = 65536) -> Iterator[str]:
     """A mount namespace in which the ordinary user is known by name and has ids of its own; its home."""
-    origin = os.open("/proc/self/ns/mnt", os.O_RDONLY)
-    _native.unshare(_native.CLONE_NEWNS)
-    try:
+    with reachable_by_others():
         with open("/etc/passwd") as file:
             others = [line for line in file if line.split(":")[2] != str(ORDINARY)]
         entry = f"somebody:x:{ORDINARY}:{ORDINARY}::/:/bin/sh\n"
@@ -36,7 +32,6 @@ def subordinate_ids(someone: Someone, *, count: int = 65536) -> Iterator[str]:
             path = someone.write(someone.path(name), text)
             os.chmod(path, 0o644)
             _native.mount(path, f"/etc/{name}", None, _native.MS_BIND)
-        _let_others_reach({os.path.realpath(sys.base_prefix), sys.prefix, CHECKOUT})
         os.chmod(someone.scratch, 0o755)
         home = someone.directory("its home")
         os.mkdir(f"{home}/run", 0o700)
@@ -44,9 +39,6 @@ def subordinate_ids(someone: Someone, *, count: int = 65536) -> Iterator[str]:
             os.chown(path, ORDINARY, ORDINARY)
         os.environ.update(HOME=home, XDG_RUNTIME_DIR=f"{home}/run", TMPDIR="/tmp")
         yield home
-    finally:
-        _native.setns(origin, _native.CLONE_NEWNS)
-        os.close(origin)
 
 
 @only_as("root")
@@ -58,19 +50,29 @@ def test_programs_of_an_ordinary_users_view_become_other_users(someone: Someone)
     )
     with subordinate_ids(someone):
         for inner in ((), (command(), "run", "--")):
-            run = [*AS_USER, command(), "run", "--", *inner, "sh", "-ec", script]
+            run = [*AS_ORDINARY, command(), "run", "--", *inner, "sh", "-ec", script]
             assert someone.program(run) == "33:65534\n0:0\nmine\n65534\n"
 
 
 @only_as("root")
 def test_files_of_other_users_are_kept_in_an_upper(someone: Someone) -> None:
     with subordinate_ids(someone) as home:
-        run = [*AS_USER, command(), "run", "--upper", f"{home}/kept", "--"]
+        run = [*AS_ORDINARY, command(), "run", "--upper", f"{home}/kept", "--"]
         someone.program([*run, "sh", "-ec", "touch /opt/f; chown 33 /opt/f"])
         assert os.stat(f"{home}/kept/opt/f").st_uid == FIRST + 32  # 1 is the first
         assert someone.program([*run, "stat", "-c", "%u", "/opt/f"]) == "33\n"
         someone.program(
-            [*AS_USER, command(), "run", "-v", f"{home}/kept:/mnt", "--", "rm", "-r", "/mnt/opt"]
+            [
+                *AS_ORDINARY,
+                command(),
+                "run",
+                "-v",
+                f"{home}/kept:/mnt",
+                "--",
+                "rm",
+                "-r",
+                "/mnt/opt",
+            ]
         )
         assert os.listdir(f"{home}/kept") == []
 
@@ -81,7 +83,7 @@ def test_what_a_killed_view_left_of_other_users_is_cleared_away(someone: Someone
         "mkdir -p /opt/d/e; chown -R 33 /opt/d; chmod 700 /opt/d/e /opt/d; echo made; sleep inf"
     )
     with subordinate_ids(someone) as home:
-        run = [*AS_USER, command(), "run", "--"]
+        run = [*AS_ORDINARY, command(), "run", "--"]
         view = subprocess.Popen(
             [*run, "sh", "-ec", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         )
@@ -101,5 +103,5 @@ def test_what_a_killed_view_left_of_other_users_is_cleared_away(someone: Someone
 def test_ids_that_are_refused_leave_the_user_alone_in_its_view(someone: Someone) -> None:
     """Ids beyond the last one: newuidmap fails."""
     with subordinate_ids(someone, count=(1 << 32) - 1):
-        run = [*AS_USER, command(), "run", "--", "cat", "/proc/self/uid_map"]
+        run = [*AS_ORDINARY, command(), "run", "--", "cat", "/proc/self/uid_map"]
         assert someone.program(run).split() == ["0", str(ORDINARY), "1"]
