@@ -93,6 +93,8 @@ def _run(arguments: list[str]) -> int:
         name = arguments[0]
     elif arguments[0] == MOUNT_HELPER:
         name = "mount_helper"
+    elif arguments[0] == "-o":  # as podman calls its mount_program: -o OPTIONS TARGET
+        name, arguments = "mount", ["mount", *arguments]
     elif _is_from_mount(arguments):
         name, arguments = "mount_helper", [MOUNT_HELPER, *arguments]
     else:

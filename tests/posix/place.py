@@ -192,8 +192,7 @@ def _enter_new_namespaces(*, unprivileged: bool, ordinary: bool) -> None:
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount(b"none", b"/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
         if unprivileged or ordinary:
-            for needed in {sys.base_prefix, sys.prefix, _checkout()}:
-                _open_the_way_to(os.fsencode(needed))
+            open_the_way()
     if not unprivileged:
         _mount_empty(b"/run", b"mode=755")
         return
@@ -223,6 +222,12 @@ def _mount_empty(directory: bytes, options: bytes) -> None:
 
 def _checkout() -> str:
     return os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+
+def open_the_way() -> None:
+    """Let an ordinary user run the interpreter and the checkout, in this mount namespace only."""
+    for needed in {sys.base_prefix, sys.prefix, _checkout()}:
+        _open_the_way_to(os.fsencode(needed))
 
 
 def _open_the_way_to(directory: bytes) -> None:
