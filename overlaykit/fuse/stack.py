@@ -39,6 +39,10 @@ class UpperUnfit(Error):
     message = "upper {0}: {1}: {2}"
 
 
+class UpperOfViewUnfit(Error):
+    message = "upper {0}: {1}: choose a directory on another one"
+
+
 class PermissionsElsewhere(Error):
     message = (
         "upper {0}: it holds files made without xattr_permissions, which could pretend anything: "
@@ -123,6 +127,8 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
         try:
             filesystem = Filesystem(lowers, upper, work, options)
         except Unfit as error:
+            if spec.target is None:  # a view takes no mount options
+                raise UpperOfViewUnfit(spec.upper, error.strerror) from error
             raise UpperUnfit(spec.upper, error.strerror, error.remedy) from error
         except OSError as error:
             if error.errno == errno.ENOTEMPTY:

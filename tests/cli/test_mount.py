@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from overlaykit import _native
 from overlaykit.discard import discard_path
 from overlaykit.views import Registry
 from overlaykit.views.options import table
@@ -670,3 +671,30 @@ def test_owners_are_shown_as_asked(someone: Someone) -> None:
         with mounted(someone, f"lowerdir={here.lower},{option}", here.target):
             st = os.stat(os.path.join(here.target, "file"))
             assert (st.st_uid, st.st_gid) == (uid, gid)
+
+
+@only_as("root")  # an ordinary user cannot mount such a disk
+def test_an_upper_on_a_disk_without_attributes_is_refused_with_the_way_out(
+    someone: Someone,
+) -> None:
+    here = place(someone)
+    disk = someone.directory("disk")
+    _native.mount("disk", disk, "ramfs", 0)
+    try:
+        upper, work = os.path.join(disk, "upper"), os.path.join(disk, "work")
+        os.mkdir(upper)
+        os.mkdir(work)
+        lack = f"upper {upper}: its file system keeps no extended attributes that are marks"
+        options = f"lowerdir={here.lower},upperdir={upper},workdir={work}"
+        line = someone.refused("mount", "-o", options, here.target)
+        assert line == f"{lack}: give whiteout=aufs, or put it on another file system"
+        line = someone.refused("run", "--upper", upper, "true")
+        assert line == f"{lack}: choose a directory on another one"
+        for _ in range(2):
+            with mounted(someone, f"{options},whiteout=aufs", here.target):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(here.target, "file"))
+                assert os.listdir(here.target) == ["other"]
+        assert os.listdir(upper) == [".wh.file"]
+    finally:
+        _native.umount2(disk, 0)
