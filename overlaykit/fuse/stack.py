@@ -40,7 +40,7 @@ class UpperUnfit(Error):
 
 
 class UpperOfViewUnfit(Error):
-    message = "upper {0}: {1}: choose a directory on another one"
+    message = "upper {0}: {1}: choose one elsewhere"
 
 
 class PermissionsElsewhere(Error):

@@ -260,13 +260,7 @@ def _copy_escaped(source: int, target: int, st: os.stat_result) -> None:
     if not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode)):
         return
     old, new = (b"/proc/self/fd/%d" % fd for fd in (source, target))  # may be O_PATH
-    try:
-        names = [os.fsencode(name) for name in os.listxattr(old)]
-    except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:
-            return
-        raise
-    for name in names:
+    for name in marks_format.xattr_names(old):
         if name.startswith(marks_format.ESCAPES):
             os.setxattr(new, name, os.getxattr(old, name))
 

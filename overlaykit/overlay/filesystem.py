@@ -178,6 +178,7 @@ class Filesystem:
             disk = probe(room.place.proc_path(), user=options.userxattr)
             try:
                 form = disk.form(options.whiteout)
+                _require_same_marks(layers[0].root.proc_path(), disk.prefix)
             except Unfit:
                 descriptors.close()
                 raise
@@ -629,6 +630,15 @@ def _hold_permissions_in(upper: Layer, name: bytes) -> None:
         path = upper.root.proc_path()
         overrides.write(path, name, Override.of(os.stat(path)))
         upper.override = name
+
+
+def _require_same_marks(upper: bytes, prefix: bytes | None) -> None:
+    """Raises Unfit if the upper holds marks under the other prefix, which would say nothing now."""
+    names = () if prefix is None else marks_format.xattr_names(upper)
+    if prefix != marks_format.USER and marks_format.USER + b"impure" in names:
+        raise Unfit("its marks are a user's (user.overlay.*)", "give userxattr")
+    if prefix == marks_format.USER and marks_format.TRUSTED + b"impure" in names:
+        raise Unfit("its marks are root's (trusted.overlay.*)", "leave userxattr out")
 
 
 def _require_one_mount(work: Layer, upper: Layer) -> None:

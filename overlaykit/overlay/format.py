@@ -315,6 +315,16 @@ class Marks:
         return name
 
 
+def xattr_names(path: bytes) -> list[bytes]:
+    """The names of a file's attributes; none where its file system keeps none."""
+    try:
+        return [os.fsencode(name) for name in os.listxattr(path)]
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return []
+        raise
+
+
 def _get(path: bytes | int, name: bytes, *, follow: bool) -> bytes | None:
     try:
         return _native.xattr_or_none(path, name, follow)

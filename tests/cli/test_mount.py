@@ -689,7 +689,7 @@ def test_an_upper_on_a_disk_without_attributes_is_refused_with_the_way_out(
         line = someone.refused("mount", "-o", options, here.target)
         assert line == f"{lack}: give whiteout=aufs, or put it on another file system"
         line = someone.refused("run", "--upper", upper, "true")
-        assert line == f"{lack}: choose a directory on another one"
+        assert line == f"{lack}: choose one elsewhere"
         for _ in range(2):
             with mounted(someone, f"{options},whiteout=aufs", here.target):
                 with contextlib.suppress(FileNotFoundError):

@@ -396,3 +396,22 @@ def test_whiteouts_are_made_where_none_can_be_linked(stack: Stack) -> None:
         for number in range(1, 4):
             view.unlink(f"f{number}")
         assert view.names() == []
+
+
+@as_root
+def test_marks_that_this_mount_would_not_read_are_no_reason_to_show_what_was_deleted(
+    stack: Stack,
+) -> None:
+    stack.add({"d/f": File()})
+    for written, read, way_out in (
+        (True, False, "give userxattr"),
+        (False, True, "leave userxattr out"),
+    ):
+        with stack.bare(options=Options(userxattr=written)) as view:
+            view.unlink("d/f")
+            view.rmdir("d")
+            view.mkdir("d")
+        with pytest.raises(Unfit) as told, stack.bare(options=Options(userxattr=read)):
+            pass
+        assert told.value.remedy == way_out
+        subprocess.run(["rm", "-r", stack.upper], check=True)
