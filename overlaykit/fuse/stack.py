@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, mountinfo, privilege
@@ -267,14 +268,25 @@ def _open_writable(directories: Directories, path: str) -> OpenedLayer:
     own = f"/proc/self/fd/{fd}"
     if not os.access(own, os.W_OK | os.X_OK):
         read_only = os.statvfs(own).f_flag & os.ST_RDONLY
-        os.close(fd)
-        raise UpperUnusable(path, os.strerror(errno.EROFS if read_only else errno.EACCES))
+        if read_only or not _is_closed_to_its_owner(fd):
+            os.close(fd)
+            raise UpperUnusable(path, os.strerror(errno.EROFS if read_only else errno.EACCES))
     return OpenedLayer(fd, path, mounted_in=_mounted_in(fd))
+
+
+def _is_closed_to_its_owner(fd: int) -> bool:
+    """Whether the mode of a directory of ours alone keeps us out: then it was set in a mount, and is no obstacle."""
+    st = os.fstat(fd)
+    return st.st_uid == os.geteuid() and st.st_mode & stat.S_IRWXU != stat.S_IRWXU
 
 
 def _lock(upper: OpenedLayer) -> int:
     """Keep other daemons out, as the kernel's overlayfs does, while the descriptor it returns is open."""
-    fd = os.open(f"/proc/self/fd/{upper.fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    path, flags = f"/proc/self/fd/{upper.fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags)
+    except PermissionError:
+        fd = Reader().open(lambda: os.open(path, flags))
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

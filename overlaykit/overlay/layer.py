@@ -306,7 +306,10 @@ class Place:
 
 
 def _file_system_uuid(place: Place) -> bytes:
-    fd = place.open_for_reading()
+    try:
+        fd = place.open_for_reading()
+    except PermissionError:  # a root closed to its owner
+        return UNKNOWN_UUID
     try:
         raw = fcntl.ioctl(fd, _FS_IOC_GETFSUUID, bytes(_FSUUID2.size))
     except OSError:

@@ -1,0 +1,59 @@
+"""One's own files are read past their modes, without a change, and nobody else's."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+
+import pytest
+
+from overlaykit.fuse.reader import Reader
+
+from ..overlay.inside import as_bound_user, as_root
+from ..overlay.view import refused
+from ..posix.acts import in_child
+from ..posix.place import ORDINARY_UID, Place
+
+
+@as_bound_user
+def test_a_closed_file_is_read_and_stays_as_it_is(place: Place) -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        path = os.path.join(directory, "f")
+        with open(path, "w") as file:
+            file.write("content")
+        os.chmod(path, 0)
+        before = os.stat(path)
+        with refused(errno.EACCES):
+            os.open(path, os.O_RDONLY)
+        descriptors = os.listdir("/proc/self/fd")
+        fd = Reader().open(lambda: os.open(path, os.O_RDONLY))
+        assert not os.get_inheritable(fd)
+        assert os.read(fd, 99) == b"content"
+        os.close(fd)
+        assert Reader().run(lambda: os.stat(path)) == before == os.stat(path)
+        assert os.listdir("/proc/self/fd") == descriptors
+        with refused(errno.ENOENT):
+            Reader().run(lambda: os.stat(path + "2"))
+        with pytest.raises(ChildProcessError):
+            os.wait()
+
+
+@as_bound_user
+def test_a_file_of_anothers_is_not(place: Place) -> None:
+    with refused(errno.EACCES):
+        Reader().open(lambda: os.open("/etc/shadow", os.O_RDONLY))
+
+
+@as_root
+def test_where_there_are_no_user_namespaces_it_is_refused(place: Place) -> None:
+    """As in a changed root (unshare(2))."""
+    with tempfile.TemporaryDirectory() as directory:
+
+        def act() -> None:
+            os.chroot(directory)
+            os.setresuid(ORDINARY_UID, ORDINARY_UID, ORDINARY_UID)
+            with refused(errno.EACCES):
+                Reader().run(lambda: os.stat("/"))
+
+        in_child(act)
