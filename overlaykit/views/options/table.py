@@ -48,7 +48,11 @@ class Known:
 _ACTS, _NEEDLESS, _NOTED, _REFUSED = Effect
 
 ROWS: Final = (
-    Row("lowerdir=TOP:...:BOTTOM", _ACTS, "the directories to be merged; never written to"),
+    Row(
+        "lowerdir=TOP:...:BOTTOM",
+        _ACTS,
+        "the directories to be merged; never written to; an upper inside one is not shown there",
+    ),
     Row("lowerdir+=DIR", _ACTS, "one more below those so far; a colon in it is part of the name"),
     Row(
         "upperdir=DIR workdir=DIR",
