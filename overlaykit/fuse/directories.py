@@ -6,9 +6,7 @@ a name may lead elsewhere a moment later. The path goes along to be shown.
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,12 +32,7 @@ def open_directory(path: str) -> int:
 
     Raises OSError (ENOTDIR and the like).
     """
-    # As O_PATH does, but with an automount triggered (open_tree(2)).
-    fd = _native.open_tree(_native.AT_FDCWD, path, _native.OPEN_TREE_CLOEXEC)
-    if not stat.S_ISDIR(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-    return fd
+    return os.open(path, _DIRECTORY)
 
 
 def absolute(path: str) -> str:
@@ -56,18 +49,21 @@ def real_path(fd: int) -> str:
 
 
 def shown_path(path: str, fd: int) -> str:
-    """An absolute path by which another process finds the directory `fd`, which `path` led to: if it can, `path`."""
-    name = absolute(path)
-    try:
-        found = _native.openat2(
-            _native.AT_FDCWD, name, _DIRECTORY, 0, _native.RESOLVE_NO_MAGICLINKS
-        )
-    except OSError:
-        return real_path(fd)
-    try:
-        return name if os.path.samestat(os.fstat(found), os.fstat(fd)) else real_path(fd)
-    finally:
-        os.close(found)
+    """A path by which another process finds the directory `fd`, which `path` led to; `path` where there is none."""
+    name, real = absolute(path), real_path(fd)
+    for candidate in (name, real):
+        try:
+            found = _native.openat2(
+                _native.AT_FDCWD, candidate, _DIRECTORY, 0, _native.RESOLVE_NO_MAGICLINKS
+            )
+        except OSError:
+            continue
+        try:
+            if os.path.samestat(os.fstat(found), os.fstat(fd)):
+                return candidate
+        finally:
+            os.close(found)
+    return name
 
 
 def lasting_path(path: str) -> str:

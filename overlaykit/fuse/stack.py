@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _BENEATH: Final = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
 _CLONE: Final = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC
-_NO_CLONE: Final = (errno.EPERM, errno.EINVAL)
+_NO_CLONE: Final = (errno.EPERM, errno.EINVAL, errno.ENOSYS)
 _MASK_OPTIONS: Final = "mode=0555,size=4k,nr_inodes=1"
 
 
@@ -195,7 +195,7 @@ def _open_lower(
 def _clone(directory: int) -> int:
     """A private clone of the mount that a directory lies on, from there on; -1 where there is none to be had.
 
-    None is without privileges, and where mounts below are locked together by a user namespace.
+    None is without privileges, where mounts below are locked together by a user namespace, and under seccomp filters.
     """
     try:
         return _native.open_tree(directory, b"", _CLONE | _native.AT_EMPTY_PATH)
