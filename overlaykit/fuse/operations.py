@@ -187,6 +187,7 @@ class Operations(pyfuse3.Operations):
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         node = self.filesystem.file(inode)
+        self.filesystem.check_name(new_name)
         await self._copy_up(node)
         directory = self.filesystem.directory(new_parent_inode)
         self.filesystem.link(node, directory, new_name)
@@ -219,6 +220,7 @@ class Operations(pyfuse3.Operations):
         filesystem = self.filesystem
         old = filesystem.directory(parent_inode_old)
         new = filesystem.directory(parent_inode_new)
+        filesystem.check_name(name_new)
         await self._copy_up(filesystem.lookup(old, name_old))
         if flags & pyfuse3.RENAME_EXCHANGE:
             await self._copy_up(filesystem.lookup(new, name_new))

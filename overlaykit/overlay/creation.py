@@ -91,7 +91,7 @@ class Creation:
     def link(self, node: File, directory: Directory, name: bytes) -> None:
         """One more name for a file. Raises OSError: EMLINK, EEXIST, ENOENT (its last name is gone)."""
         tree = self._tree
-        _check_name(name)
+        check_name(name)
         place = tree.writable_directory(directory)
         tree.copy_up(node)
         count = tree.start_counting(node)
@@ -134,7 +134,7 @@ class Creation:
         make: Callable[[Place, bytes], None],
     ) -> Node:
         """Run `make` where it is safe to, give the result its owner, and let it appear as `name`."""
-        _check_name(name)
+        check_name(name)
         tree = self._tree
         place = tree.writable_directory(directory)
         parent = os.fstat(place.fd())
@@ -222,7 +222,8 @@ def _as_caller(
         os.umask(before)
 
 
-def _check_name(name: bytes) -> None:
+def check_name(name: bytes) -> None:
+    """Raises OSError (EINVAL) for a name that nothing new can have."""
     # In a lower such a name would hide another one (the AUFS whiteout); an upper may become a lower some day.
     if marks_format.is_aufs_name(name):
         fail(errno.EINVAL, name)

@@ -21,7 +21,7 @@ from overlaykit import _native
 from overlaykit.overlay import acl, overrides
 from overlaykit.overlay import format as marks_format
 from overlaykit.overlay.copyup import CopyUp, FileCopy
-from overlaykit.overlay.creation import Creation
+from overlaykit.overlay.creation import Creation, check_name
 from overlaykit.overlay.disk import Unfit, probe
 from overlaykit.overlay.files import Files, wants_to_write
 from overlaykit.overlay.format import Marks
@@ -430,6 +430,11 @@ class Filesystem:
     @_past_modes
     def symlink(self, directory: Directory, name: bytes, target: bytes, caller: Caller) -> Node:
         return self._creation.symlink(directory, name, target, caller)
+
+    @staticmethod
+    def check_name(name: bytes) -> None:
+        """Raises OSError (EINVAL) for a name that nothing new can have: ask before anything is copied for it."""
+        check_name(name)
 
     @_past_modes
     def link(self, node: File, directory: Directory, name: bytes) -> None:

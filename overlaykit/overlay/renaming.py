@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
+from overlaykit.overlay.creation import check_name
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.removal import kept_directory
@@ -48,8 +49,7 @@ class Renaming:
         """rename(2). Raises OSError: ENOENT, EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, EXDEV, EROFS, EINVAL (other flags)."""
         if flags not in (0, _native.RENAME_NOREPLACE, _native.RENAME_EXCHANGE):
             fail(errno.EINVAL)
-        if marks_format.is_aufs_name(new_name):
-            fail(errno.EINVAL, new_name)
+        check_name(new_name)
         tree = self._tree
         node = tree.require(old_directory, old_name)
         target = tree.lookup(new_directory, new_name)

@@ -505,11 +505,13 @@ class Tree:
         return self.start_counting(node)
 
     def is_copied_to_unlink(self, node: File) -> bool:
-        return (
-            self.copyup.is_indexed(node.kind)
-            and not node.has_upper
-            and self.location(node).stat().st_nlink > 1
-        )
+        """Whether the count of a file's names can be kept only by its copy in the index."""
+        if node.has_upper or not self.copyup.is_indexed(node.kind):
+            return False
+        st = self.location(node).stat()
+        if st.st_nlink == 1:
+            return False
+        return self.copyup.origin(node.lower_dir, node.lower_name, st.st_dev) is not None
 
     def start_counting(self, node: File) -> int | None:
         """Before the links of an indexed file change: store its count so that it stays right when its upper's does.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from ..overlay.stack import Stack
-from ..posix.table import File
+from ..posix.acts import refused
+from ..posix.table import File, Link
 from .mounted import Mounted, mounted
 
 _SIZE = 8 << 20
@@ -56,6 +58,12 @@ def _open_for_writing(path: str) -> None:
         assert file.read(1) == b"x"
 
 
+def _ask_for_a_name_that_is_none(path: str) -> None:
+    for call in (os.link, os.rename):
+        with refused(errno.EINVAL):
+            call(f"{path}/d/f", f"{path}/d/.wh.f")
+
+
 def _ask_for_what_it_has(path: str) -> None:
     st = os.stat(f"{path}/d/f")
     os.chmod(f"{path}/d/f", st.st_mode & 0o7777)
@@ -75,6 +83,7 @@ def _ask_for_what_it_has(path: str) -> None:
         _truncate,
         _truncate_and_write,
         _open_for_writing,
+        _ask_for_a_name_that_is_none,
         _ask_for_what_it_has,
     ],
 )
@@ -109,5 +118,33 @@ def test_what_needs_a_copy_makes_one(stack: Stack, act: Callable[[str], None]) -
     with mounted(stack) as mount:
         before = _written(mount)
         act(mount.target)
+        mount.forget()
+        assert _written(mount) - before < _SIZE + _LITTLE
+
+
+def test_a_name_is_removed_without_a_copy_where_no_index_could_keep_it(stack: Stack) -> None:
+    """Of a lower on FUSE, which gives its files no handle that lasts."""
+    below = Stack(os.path.join(stack.directory, "below"), unprivileged=stack.unprivileged)
+    os.mkdir(below.directory)
+    below.add({"f": File(b"x" * _SIZE), "g": Link("f")})
+    stack.lowers.append(os.path.join(below.directory, "merged"))
+    with mounted(below, writable=False), mounted(stack) as mount:
+        before = _written(mount)
+        os.unlink(mount.path("f"))
+        mount.forget()
+        assert _written(mount) - before < _LITTLE
+        with open(mount.path("g"), "rb") as file:
+            assert file.read() == b"x" * _SIZE
+
+
+def test_the_names_of_a_file_are_counted_by_one_copy(stack: Stack) -> None:
+    """As the kernel does: in the index, where a file has its data."""
+    stack.add({"f": File(b"x" * _SIZE), "g": Link("f"), "h": Link("f"), "small": File(b"s")})
+    with mounted(stack) as mount:
+        before = _written(mount)
+        os.unlink(mount.path("f"))
+        os.rename(mount.path("small"), mount.path("g"))
+        assert os.stat(mount.path("h")).st_nlink == 1
+        os.unlink(mount.path("h"))
         mount.forget()
         assert _written(mount) - before < _SIZE + _LITTLE
