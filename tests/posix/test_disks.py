@@ -9,7 +9,7 @@ import pytest
 
 from .conftest import StageOf
 from .disks import Disk
-from .table import EVERYONE, TABLE, Behaviour, Identity
+from .table import TABLE, Behaviour, Identity
 from .test_posix import import_behaviours
 
 import_behaviours()
@@ -17,21 +17,23 @@ import_behaviours()
 Upper: TypeAlias = "tuple[Disk, tuple[str, ...], tuple[Identity, ...]]"
 """The disk, options of ours, and who can have it."""
 
-OVERLAY: Final[Upper] = ("overlay", (), EVERYONE)
+MOUNTERS: Final[tuple[Identity, ...]] = ("root", "userns")
+
+OVERLAY: Final[Upper] = ("overlay", (), MOUNTERS)
 """It lacks most, so it is always tried; at least what changes names."""
 CHANGES_NAMES: Final = {"directories", "links", "renaming", "unlinking"}
 OTHERS: Final[tuple[Upper, ...]] = (
-    ("own", ("whiteout=xattr",), EVERYONE),
-    ("own", ("whiteout=aufs",), EVERYONE),
-    ("tmpfs", (), EVERYONE),
+    ("own", ("whiteout=xattr",), MOUNTERS),
+    ("own", ("whiteout=aufs",), MOUNTERS),
+    ("tmpfs", (), MOUNTERS),
     ("ext4", (), ("root",)),
     ("xfs", (), ("root",)),
     ("btrfs", (), ("root",)),
-    ("overlaykit", (), EVERYONE),
-    ("bindfs", ("whiteout=aufs",), EVERYONE),
+    ("overlaykit", (), MOUNTERS),
+    ("bindfs", ("whiteout=aufs",), MOUNTERS),
 )
 LACKING: Final = {
-    "names": {
+    "whiteout=aufs": {
         "a_name_of_255_bytes_is_read_written_moved_and_removed"  # tests/overlay/test_uppers.py
     },
     "xfs": {"a_symlink_holds_any_text"},  # 1023 bytes of it
@@ -47,14 +49,25 @@ LACKING: Final = {
         "no_umask_leaves_the_whole_mode",
         "what_is_made_in_a_set_group_id_directory_inherits_group_and_acl",
     },
+    "bindfs-userns": {  # it has no ACLs there
+        "a_default_acl_is_for_directories",
+        "an_acl_that_is_not_there_can_be_removed",
+        "an_acl_that_is_not_there_can_be_removed_from_something_new",
+        "an_acl_that_says_no_more_than_the_mode_sets_the_mode",
+        "root_keeps_the_set_group_id_bit_under_an_acl",
+    },
 }
 """What the disk itself does not do, or no upper of this form."""
 AS_PROOF: Final = "OVERLAYKIT_PROOFS" in os.environ
 
 
-def _is_played(behaviour: Behaviour, disk: Disk, more: tuple[str, ...]) -> bool:
+def _is_played(behaviour: Behaviour, identity: Identity, disk: Disk, more: tuple[str, ...]) -> bool:
     changes_names = behaviour.check.__module__.rpartition(".")[2] in CHANGES_NAMES
-    lacking = {*LACKING.get(disk, ()), *(LACKING["names"] if "whiteout=aufs" in more else ())}
+    lacking = {
+        name
+        for what in (disk, f"{disk}-{identity}", *more)
+        for name in LACKING.get(what, frozenset[str]())
+    }
     return behaviour.name not in lacking and not behaviour.read_only and (AS_PROOF or changes_names)
 
 
@@ -66,7 +79,7 @@ CASES = [
     for identity in identities
     if identity != "root" or os.geteuid() == 0
     for behaviour in TABLE.values()
-    if identity in behaviour.identities and _is_played(behaviour, disk, more)
+    if identity in behaviour.identities and _is_played(behaviour, identity, disk, more)
 ]
 
 
