@@ -102,14 +102,6 @@ class Directories:
             os.close(self._by_path.popitem()[1])
 
 
-def contains(outer: int, inner: int) -> bool:
-    """Whether the directory `inner` is `outer` or lies below it, also where mounts hide that from the names."""
-    if _is_on_the_way_up(outer, inner):
-        return True
-    above, below = place(outer), place(inner)
-    return above is not None and below is not None and above.contains(below)
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """Which file system a directory lies on, and where in it, whatever is mounted where."""
@@ -123,17 +115,29 @@ class Place:
         return self.device == other.device and is_below
 
 
-def place(fd: int) -> Place | None:
-    """Where a directory lies; None if its mount is none of this mount namespace."""
-    number = _identity(fd)[0]
-    path = real_path(fd)
-    for mount in mountinfo.current():
-        if mount.id == number and (
+class Places:
+    """Where directories lie, by the mounts of this mount namespace at one moment."""
+
+    def __init__(self) -> None:
+        self._mounts = {mount.id: mount for mount in mountinfo.current()}
+
+    def find(self, fd: int) -> Place | None:
+        """Where a directory lies; None if its mount is none of this mount namespace."""
+        mount = self._mounts.get(_identity(fd)[0])
+        path = real_path(fd)
+        if mount is None or not (
             path == mount.mountpoint or mountinfo.below(path, mount.mountpoint)
         ):
-            below = os.path.relpath(path, mount.mountpoint)
-            return Place(mount.device, os.path.normpath(os.path.join(mount.root, below)))
-    return None
+            return None
+        below = os.path.relpath(path, mount.mountpoint)
+        return Place(mount.device, os.path.normpath(os.path.join(mount.root, below)))
+
+    def contains(self, outer: int, inner: int) -> bool:
+        """Whether the directory `inner` is `outer` or lies below it, also where mounts hide that from the names."""
+        if _is_on_the_way_up(outer, inner):
+            return True
+        above, below = self.find(outer), self.find(inner)
+        return above is not None and below is not None and above.contains(below)
 
 
 def _is_on_the_way_up(outer: int, inner: int) -> bool:

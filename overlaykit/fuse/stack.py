@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, mountinfo, privilege
 from overlaykit.errors import Error
-from overlaykit.fuse.directories import LayerUnusable, UpperUnusable, contains, real_path
+from overlaykit.fuse.directories import LayerUnusable, Places, UpperUnusable, real_path
 from overlaykit.fuse.reader import Reader
 from overlaykit.overlay import overrides
 from overlaykit.overlay.disk import Unfit
@@ -97,6 +97,7 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
     Raises Error for what the user can mend, OSError for the rest.
     """
     with contextlib.ExitStack() as undo:
+        places = Places()
         writable = []
         for path in (spec.upper, spec.work):
             if path is not None:
@@ -104,11 +105,11 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
                 undo.callback(os.close, writable[-1].fd)
         lowers = []
         for layer in spec.layers:
-            lowers.append(_open_lower(spec, layer, directories, writable, target))
+            lowers.append(_open_lower(spec, layer, directories, places, writable, target))
             undo.callback(os.close, lowers[-1].fd)
         upper, work = writable or (None, None)
         if upper is not None and work is not None:
-            _check_writable(upper, work, spec.target, target)
+            _check_writable(places, upper, work, spec.target, target)
             upper = dataclasses.replace(upper, lock=_lock(upper))
             undo.callback(os.close, upper.lock)
         given = spec.options
@@ -163,6 +164,7 @@ def _open_lower(
     spec: MountSpec,
     layer: LayerSpec,
     directories: Directories,
+    places: Places,
     writable: Sequence[OpenedLayer],
     target: int,
 ) -> OpenedLayer:
@@ -172,7 +174,7 @@ def _open_lower(
         raise LayerUnusable(layer.path, error.strerror) from error
     try:
         for other in writable:
-            if contains(other.fd, given):
+            if places.contains(other.fd, given):
                 raise LowerInsideUpper(layer.path, other.path)
         if layer.recursive:
             return OpenedLayer(
@@ -183,7 +185,7 @@ def _open_lower(
             return OpenedLayer(
                 _read_only(clone, recursive=False), layer.path, mounted_in=frozenset()
             )
-        if target >= 0 and contains(given, target):
+        if target >= 0 and places.contains(given, target):
             raise TargetInsideLower(spec.target, layer.path)
         return OpenedLayer(os.dup(given), layer.path, mounted_in=_mounted_in(given))
     except OSError as error:
@@ -307,15 +309,15 @@ def _lock_owner(inode: int) -> int:
 
 
 def _check_writable(
-    upper: OpenedLayer, work: OpenedLayer, target_path: str | None, target: int
+    places: Places, upper: OpenedLayer, work: OpenedLayer, target_path: str | None, target: int
 ) -> None:
     """Refuse directories that lie in one another: what goes into one would change, or clear away, another's files."""
-    if contains(upper.fd, work.fd) or contains(work.fd, upper.fd):
+    if places.contains(upper.fd, work.fd) or places.contains(work.fd, upper.fd):
         raise UpperAndWorkOverlap(upper.path, work.path)
     for one in (upper, work):
         # The mount would show in the layer, and the daemon would wait for itself there. On the layer, it does not.
         on_it = target >= 0 and os.path.samestat(os.fstat(target), os.fstat(one.fd))
-        if target >= 0 and not on_it and contains(one.fd, target):
+        if target >= 0 and not on_it and places.contains(one.fd, target):
             raise TargetInsideUpper(target_path, one.path)
     # What a work directory holds is cleared away: it must be nothing but our own, or the kernel's.
     foreign = sorted(set(os.listdir(f"/proc/self/fd/{work.fd}")) - {"work", "index"})

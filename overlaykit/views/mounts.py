@@ -53,11 +53,13 @@ def _mount(stack: Stack, place: int, name: str | None, warn: Callable[[str], Non
         started = daemon.Daemon()
         with contextlib.ExitStack() as abandoned:
             abandoned.callback(started.abandon)
+            seen = directories.Places()
             lowers = [
-                _hand_over(path, started, directories.LayerUnusable) for path in stack.lowerdir
+                _hand_over(path, started, seen, directories.LayerUnusable)
+                for path in stack.lowerdir
             ]
             upper, work = (
-                None if path is None else _hand_over(path, started, directories.UpperUnusable)
+                None if path is None else _hand_over(path, started, seen, directories.UpperUnusable)
                 for path in (stack.upperdir, stack.workdir)
             )
             _warn(lowers, upper, place, warn)
@@ -108,13 +110,15 @@ class _HandedOver:
     place: directories.Place | None
 
 
-def _hand_over(path: str, started: daemon.Daemon, unusable: type[Error]) -> _HandedOver:
+def _hand_over(
+    path: str, started: daemon.Daemon, seen: directories.Places, unusable: type[Error]
+) -> _HandedOver:
     try:
         fd = directories.open_directory(path)
     except OSError as error:
         raise unusable(directories.absolute(path), error.strerror) from error
     try:
-        return _HandedOver(started.hand_over(path, fd), os.fstat(fd), directories.place(fd))
+        return _HandedOver(started.hand_over(path, fd), os.fstat(fd), seen.find(fd))
     finally:
         os.close(fd)
 
