@@ -129,4 +129,4 @@ def test_a_file_system_that_answers_nobody_is_no_matter_to_a_view(someone: Someo
         someone.succeeds("run", "--upper", upper, "true", timeout=60)
     finally:
         os.close(device)
-        mount.detach(target)
+        mount.discard(target)
