@@ -558,3 +558,28 @@ def test_a_capability_once_dropped_does_not_come_back() -> None:
     with pytest.raises(PermissionError):
         _native.capset(1, 1, 0)
     _native.capset(net_raw, net_raw, 0)
+
+
+def test_execve_takes_an_environment_of_any_entries() -> None:
+    entries = [b"TWICE=1", b"TWICE=2", b"NO_EQUALS_SIGN", b"", b"BYTES=\xff"]
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(writer, 1)
+        _native.execve("/bin/cat", [b"cat", b"/proc/self/environ"], entries)
+    os.close(writer)
+    with open(reader, "rb") as printed:
+        assert printed.read() == b"".join(entry + b"\0" for entry in entries)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("entries", [[b"NUL=\0"], ["text"], (b"A=1",)])
+def test_execve_executes_nothing_with_what_is_no_environment(entries: object) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        _native.execve("/bin/true", [b"true"], entries)  # type: ignore[arg-type]
+
+
+def test_execve_names_what_it_cannot_execute() -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        _native.execve("/no/such/program", [b"x"], [])
+    assert caught.value.filename == "/no/such/program"
