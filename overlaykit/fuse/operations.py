@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from overlaykit.fuse.spec import Options
     from overlaykit.fuse.waiting import Waiting
     from overlaykit.overlay.attributes import Attributes
+    from overlaykit.overlay.copyup import FileCopy
     from overlaykit.overlay.filesystem import Filesystem
     from overlaykit.overlay.listing import Listing
     from overlaykit.overlay.merge import Entry
@@ -120,6 +121,7 @@ class Operations(pyfuse3.Operations):
         self._static_nlink = options.static_nlink
         self._timeout = FOREVER if options.timeout is None else min(options.timeout, FOREVER)
         self._copying: dict[int, trio.Event] = {}
+        self._copies = trio.Semaphore(filesystem.shares.copies)  # each has two descriptors open
         # An entry of a listing whose node the kernel is to ask for itself; number 0: of an inode that is not known.
         self._entry_without_node = pyfuse3.EntryAttributes()
         self._entry_without_node.generation = _native.NAME_ONLY
@@ -352,7 +354,8 @@ class Operations(pyfuse3.Operations):
         files.settle_times(fh)
         if files.is_written(fh) and not self._volatile:
             sync = os.fdatasync if datasync else os.fsync
-            await self._waiting.in_thread(sync, files.descriptor(fh))
+            with files.syncing(fh) as descriptor:
+                await self._waiting.in_thread(sync, descriptor)
 
     # Directories
 
@@ -501,13 +504,22 @@ class Operations(pyfuse3.Operations):
 
     async def _copy_up(self, node: Node | None, *, keep_data: bool = True) -> None:
         """Give a file its upper before it is changed. One task copies, the others that want it wait for that."""
-        if not isinstance(node, File):
+        if not isinstance(node, File) or node.has_upper:
             return
-        while (under_way := self._copying.get(node.number)) is not None:
-            await under_way.wait()
-        copy = self.filesystem.begin_copy_up(node, keep_data=keep_data)
-        if copy is None:
-            return
+        try:
+            self._copies.acquire_nowait()
+        except trio.WouldBlock:
+            await self._copies.acquire()
+        try:
+            while (under_way := self._copying.get(node.number)) is not None:
+                await under_way.wait()
+            copy = self.filesystem.begin_copy_up(node, keep_data=keep_data)
+            if copy is not None:
+                await self._carry_out(copy, node)
+        finally:
+            self._copies.release()
+
+    async def _carry_out(self, copy: FileCopy, node: File) -> None:
         try:
             if copy.size == 0 or (copy.size <= _QUICK and self._volatile):
                 copy.transfer()

@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import resource
 import stat
 from typing import TYPE_CHECKING, Final
 
@@ -55,6 +56,12 @@ class UpperAndWorkApart(Error):
     message = (
         "upper {0} and work {1} are on different file systems: choose a work directory on the "
         "upper's"
+    )
+
+
+class TooFewDescriptors(Error):
+    message = (
+        "the limit of {0} open files leaves too few for a mount: raise it with 'ulimit -n 1024'"
     )
 
 
@@ -133,6 +140,9 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
                 raise UpperOfViewUnfit(spec.upper, error.strerror) from error
             raise UpperUnfit(spec.upper, error.strerror, error.remedy) from error
         except OSError as error:
+            if error.errno == errno.EMFILE:
+                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                raise TooFewDescriptors(limit) from error
             if error.errno == errno.ENOTEMPTY:
                 raise PermissionsElsewhere(spec.upper) from error
             if error.errno == errno.EXDEV:

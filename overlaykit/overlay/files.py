@@ -17,11 +17,15 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
-from overlaykit.overlay.nodes import OpenFile
+from overlaykit.overlay.layer import FUSE
+from overlaykit.overlay.nodes import File, OpenFile
 from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
-    from overlaykit.overlay.nodes import File
+    from collections.abc import Iterator
+
+    from overlaykit.overlay.descriptors import Descriptors
+    from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.tree import Location, Tree
 
 _READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -40,8 +44,10 @@ def wants_to_write(flags: int) -> bool:
 class Files:
     """`by_handle`: the open files by the number that FUSE calls the file handle."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, descriptors: Descriptors, *, volatile: bool = False) -> None:
         self._tree = tree
+        self._volatile = volatile
+        self.descriptors = descriptors
         self.by_handle: dict[int, OpenFile] = {}
         self._serial = 0
 
@@ -96,7 +102,7 @@ class Files:
             del self.by_handle[handle]
             opened.node.opened = None
             try:
-                os.close(opened.fd)
+                opened.close()
             finally:  # a disk may refuse only now what was written: its node goes all the same
                 self._tree.table.settle(opened.node)
 
@@ -110,6 +116,7 @@ class Files:
             fail(errno.EBADF)
         if opened.modified is None and not opened.direct:
             opened.modified = os.fstat(opened.fd).st_mtime_ns
+        opened.unsynced = True
         written = os.pwrite(opened.fd, data, offset)
         while written < len(
             data
@@ -122,7 +129,8 @@ class Files:
         opened = self.by_handle[handle]
         if opened.modified is not None:
             modified, opened.modified = opened.modified, None
-            _put_back(opened.fd, modified)
+            with contextlib.suppress(OSError):  # an idle file may be out of reach by now
+                _put_back(opened.fd, modified)
 
     def resize(self, node: File, size: int) -> None:
         """Truncate or extend a file that has an upper; its modification time is set apart, if at all."""
@@ -136,9 +144,77 @@ class Files:
             if opened is None:
                 os.close(fd)
 
-    def descriptor(self, handle: int) -> int:
-        """The descriptor behind a handle, for fsync and the like."""
-        return self.by_handle[handle].fd
+    @contextlib.contextmanager
+    def syncing(self, handle: int) -> Iterator[int]:
+        """A descriptor to sync a file with, in a thread. Raises OSError: what an earlier sync has failed with."""
+        opened = self.by_handle[handle]
+        if opened.failure:
+            failure, opened.failure = opened.failure, 0
+            fail(failure)
+        opened.users += 1
+        opened.unsynced = False
+        try:
+            yield opened.fd
+        except BaseException:
+            opened.unsynced = True
+            raise
+        finally:
+            opened.users -= 1
+
+    def wake(self, node: Node) -> None:
+        """Open the descriptor of an open file before something changes that may keep us from opening it again."""
+        if isinstance(node, File) and node.opened is not None:
+            _ = node.opened.fd
+
+    def may_reopen(self, opened: OpenFile, fd: int) -> bool:
+        """Whether an idle file's descriptor can be closed, and what was written to it told of if it is lost.
+
+        The kernel tells a failed write only to who has the file open, or opens it before it is forgotten (errseq_t).
+        """
+        if _native.fstatfs(fd) == FUSE:  # its inode numbers may change
+            return False
+        wanted = os.R_OK | os.W_OK if opened.writable else os.R_OK
+        st = os.fstat(fd)
+        try:
+            location = self._tree.location(opened.node)
+            if not os.path.samestat(location.stat(), st) or not os.access(
+                location.name,
+                wanted,
+                dir_fd=location.dirfd,
+                effective_ids=True,
+                follow_symlinks=location.follow,
+            ):
+                return False
+        except OSError:
+            return False
+        opened.identity = (st.st_dev, st.st_ino)
+        if opened.unsynced and not self._volatile:
+            opened.unsynced = False
+            try:
+                os.fdatasync(fd)
+            except OSError as error:
+                opened.failure = error.errno or errno.EIO
+        return True
+
+    def reopen(self, opened: OpenFile) -> int:
+        """A new descriptor of an idle file. Raises OSError: ESTALE if another inode is there now."""
+        try:
+            return self._open_again(opened)
+        except PermissionError:
+            modes = self._tree.modes
+            if modes is None or modes.active:
+                raise
+        with modes.opened():
+            return self._open_again(opened)
+
+    def _open_again(self, opened: OpenFile) -> int:
+        location = self._tree.writable_location(opened.node)
+        fd = _open_quietly(location, os.O_RDWR if opened.writable else os.O_RDONLY)
+        st = os.fstat(fd)
+        if opened.identity != (st.st_dev, st.st_ino):
+            os.close(fd)
+            fail(errno.ESTALE)
+        return fd
 
     def to_copy_first(self, handle: int) -> File | None:
         """The file of a handle that cannot be written to yet; None if it can."""
@@ -169,7 +245,7 @@ class Files:
 
     def _remember(self, node: File, fd: int, writable: bool) -> OpenFile:
         self._serial += 1
-        opened = OpenFile(self._serial, node, fd, writable=writable)
+        opened = OpenFile(self._serial, node, fd, writable=writable, files=self)
         self.by_handle[self._serial] = node.opened = opened
         return opened
 

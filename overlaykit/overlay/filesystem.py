@@ -12,20 +12,20 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import resource
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Concatenate, Final, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from overlaykit import _native
 from overlaykit.overlay import acl, overrides
 from overlaykit.overlay import format as marks_format
 from overlaykit.overlay.copyup import CopyUp, FileCopy
 from overlaykit.overlay.creation import Creation, check_name
+from overlaykit.overlay.descriptors import Descriptors, shares
 from overlaykit.overlay.disk import Unfit, probe
 from overlaykit.overlay.files import Files, wants_to_write
 from overlaykit.overlay.format import Marks
-from overlaykit.overlay.layer import Descriptors, Layer, Reader
+from overlaykit.overlay.layer import Layer, Reader
 from overlaykit.overlay.listing import Listing, Listings
 from overlaykit.overlay.merge import Merge
 from overlaykit.overlay.nodes import Directory, File, Table
@@ -45,10 +45,6 @@ if TYPE_CHECKING:
     from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.tree import Location
-
-_RESERVED_DESCRIPTORS: Final = 512
-"""Of the limit on descriptors, what is left for open files before places are kept open."""
-_MOST_PLACES: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +125,8 @@ class Filesystem:
         carry what it must hold, ENOTEMPTY if attributes are to hold owners and modes (`Options.override`) and it holds
         files made otherwise.
         """
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        descriptors = Descriptors(max(64, min(_MOST_PLACES, soft - _RESERVED_DESCRIPTORS)))
-        self._descriptors = descriptors
+        self.shares = shares()
+        self._descriptors = descriptors = Descriptors(self.shares.places)
         opened = [*([upper] if upper else []), *lowers]
         written = [layer.fd for layer in (upper, work) if layer is not None]
         layers = [
@@ -214,7 +209,7 @@ class Filesystem:
         )
         self._lock = -1 if upper is None else upper.lock
         self._closed = False
-        self.files = Files(self.tree)
+        self.files = Files(self.tree, Descriptors(self.shares.files), volatile=options.volatile)
         self._listings = Listings(self._entries)
         self._creation = Creation(self.tree)
         self._removal = Removal(self.tree)
@@ -229,7 +224,7 @@ class Filesystem:
             return
         self._closed = True
         for handle in list(self.files.by_handle):
-            os.close(self.files.by_handle.pop(handle).fd)
+            self.files.by_handle.pop(handle).close()
         for node in self.tree.table.by_number.values():
             if isinstance(node, File) and node.orphan >= 0:
                 os.close(node.orphan)
@@ -252,6 +247,7 @@ class Filesystem:
     def between_operations(self) -> None:
         """Close descriptors that are too many."""
         self._descriptors.trim()
+        self.files.descriptors.trim()
 
     @property
     def root(self) -> Directory:
@@ -343,6 +339,8 @@ class Filesystem:
         location = tree.location(node)
         if changes.is_empty:
             location.chown(-1, -1)
+        if (changes.mode, changes.uid, changes.gid) != (None, None, None):
+            self.files.wake(node)
         self._change_permissions(node, location, changes)
         if changes.size is not None:
             if isinstance(node, Directory):
@@ -563,6 +561,7 @@ class Filesystem:
             value = acl.stored(value, self.tree.owners)
         self.tree.copy_up(node)
         if is_acl:  # which changes the mode, and takes no permission by it
+            self.files.wake(node)
             location = self.tree.location(node)
             self.tree.show_mode(location)
         else:
@@ -591,6 +590,8 @@ class Filesystem:
         if not self.has_xattr_to_remove(node, name):
             return
         self.tree.copy_up(node)
+        if name in marks_format.ACLS:
+            self.files.wake(node)
         location = self.tree.writable_location(node)
         os.removexattr(location.path, self.tree.marks.escape(name), follow_symlinks=location.follow)
 

@@ -12,13 +12,13 @@ import fcntl
 import functools
 import os
 import struct
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from overlaykit import _native
 
 if TYPE_CHECKING:
+    from overlaykit.overlay.descriptors import Descriptors
     from overlaykit.overlay.modes import Modes
 
 T = TypeVar("T")
@@ -48,43 +48,7 @@ _LISTING_INODES: Final = frozenset(
 make up either."""
 
 
-_FUSE: Final = 0x65735546  # include/uapi/linux/magic.h
-
-
-class Descriptors:
-    """The open descriptors of places: about `limit` of them, by second chance, so that a hit costs one store.
-
-    None is closed until `trim` is called, which happens between operations: within one, every descriptor that a place
-    gave stays valid. Invariant: a place stands in `_queue` exactly once while its descriptor is open and it is no root.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._queue: deque[Place] = deque()
-
-    def __len__(self) -> int:
-        return len(self._queue)
-
-    def add(self, place: Place) -> None:
-        self._queue.append(place)
-
-    def discard(self, place: Place) -> None:
-        self._queue.remove(place)
-
-    def close(self) -> None:
-        """Close them all; places still reopen themselves if they are asked to."""
-        while self._queue:
-            self._queue.popleft().evict()
-
-    def trim(self) -> None:
-        """Close what is too many, those unused for longest first."""
-        while len(self._queue) > self.limit:
-            place = self._queue.popleft()
-            if place.recent:
-                place.recent = False
-                self._queue.append(place)
-            else:
-                place.evict()
+FUSE: Final = 0x65735546  # include/uapi/linux/magic.h
 
 
 class Reader(Protocol):
@@ -162,7 +126,7 @@ class Layer:
 
     def lasting_handles(self, device: int, place: Place) -> bool:
         """Whether a file handle names one inode for good there: those of FUSE hold what the kernel calls it by now."""
-        return self._file_system(device, place) != _FUSE
+        return self._file_system(device, place) != FUSE
 
     def _file_system(self, device: int, place: Place) -> int:
         found = self._file_systems.get(device)
@@ -269,9 +233,10 @@ class Place:
         """The path of something in it, from the layer's root."""
         return b"/".join([*self.components(), name])
 
-    def evict(self) -> None:
+    def evict(self) -> bool:
         os.close(self._fd)
         self._fd = -1
+        return True
 
     def close(self) -> None:
         """Give the descriptor up for good: the place is gone."""
@@ -292,6 +257,9 @@ class Place:
             place = place.parent
         assert place is not None, "a layer's root is always open"
         modes = self.layer.modes
+        if len(chain) > self.layer.descriptors.limit // 2 and not (modes and modes.active):
+            self._reopen_alone(place._fd, chain)
+            return
         for place in reversed(chain):
             assert place.parent is not None
             if modes is not None and modes.active:
@@ -303,6 +271,24 @@ class Place:
             )
             place.recent = True
             place.layer.descriptors.add(place)
+
+    def _reopen_alone(self, fd: int, chain: list[Place]) -> None:
+        """Open the first of a `chain` of places upwards, whose last lies in `fd`, and keep none on the way open."""
+        above = -1
+        try:
+            for place in reversed(chain):
+                action = functools.partial(
+                    _native.openat2, fd, place.name, _OPEN_PLACE, 0, _BENEATH
+                )
+                fd, before = self.layer.open(action), above
+                above = fd
+                if before >= 0:
+                    os.close(before)
+            self._fd, above = fd, -1
+        finally:
+            if above >= 0:
+                os.close(above)
+        self.layer.descriptors.add(self)
 
 
 def _file_system_uuid(place: Place) -> bytes:

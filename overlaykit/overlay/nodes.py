@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from overlaykit.overlay.descriptors import Descriptors
     from overlaykit.overlay.layer import Place
     from overlaykit.overlay.listing import Listing
 
@@ -40,25 +41,90 @@ INODE_LIMIT: Final = 1 << _DEVICE_SHIFT
 _FIRST_FREE: Final = 0x7FFF << _DEVICE_SHIFT
 
 
+class Reopening(Protocol):
+    """Where open files lie (`files.Files`)."""
+
+    descriptors: Descriptors
+
+    def may_reopen(self, opened: OpenFile, fd: int) -> bool: ...
+
+    def reopen(self, opened: OpenFile) -> int: ...
+
+
 class OpenFile:
     """The one descriptor behind every handle of a file, however often it is open.
 
-    Copy-up swaps `fd`, so each handle reads the new bytes at once and none can write into a lower. `direct`: a handle
-    bypasses the kernel's cache. `modified`: the modification time that writing is not to move (see `files`), or None.
-    `asked_ns`: when the last change of it was asked for.
+    Copy-up swaps `fd`, so each handle reads the new bytes at once and none can write into a lower. While the file is
+    idle its descriptor may be closed (`descriptors`); `fd` opens it again.
+
+    `direct`: a handle bypasses the kernel's cache. `modified`: the modification time that writing is not to move (see
+    `files`), or None. `asked_ns`: when the last change of it was asked for. `users`: how many threads use `fd` now.
+    `unsynced`: bytes were written since the last sync. `failure`: the errno of a sync that the next one tells, or 0.
     """
 
-    __slots__ = ("asked_ns", "count", "direct", "fd", "handle", "modified", "node", "writable")
+    __slots__ = (
+        "_fd",
+        "_files",
+        "asked_ns",
+        "count",
+        "direct",
+        "failure",
+        "handle",
+        "identity",
+        "modified",
+        "node",
+        "recent",
+        "unsynced",
+        "users",
+        "writable",
+    )
 
-    def __init__(self, handle: int, node: File, fd: int, *, writable: bool) -> None:
+    def __init__(
+        self, handle: int, node: File, fd: int, *, writable: bool, files: Reopening
+    ) -> None:
         self.handle = handle
         self.node = node
-        self.fd = fd
         self.writable = writable
         self.count = 0
         self.direct = False
         self.modified: int | None = None
         self.asked_ns = 0
+        self.recent = True
+        self.users = 0
+        self.unsynced = False
+        self.failure = 0
+        self.identity = (0, 0)
+        self._fd = fd
+        self._files = files
+        files.descriptors.add(self)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor, valid until `Descriptors.trim`. Raises OSError (ESTALE) if the inode is out of reach."""
+        if self._fd < 0:
+            self._fd = self._files.reopen(self)
+            self._files.descriptors.add(self)
+        self.recent = True
+        return self._fd
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the descriptor is closed for now."""
+        return self._fd < 0
+
+    def evict(self) -> bool:
+        if self.users or not self._files.may_reopen(self, self._fd):
+            return False
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+        return True
+
+    def close(self) -> None:
+        """Close it for good. Raises OSError: a disk may refuse only now what was written."""
+        if self._fd >= 0:
+            self._files.descriptors.discard(self)
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
     def is_outdated(self, asked_ns: int) -> bool:
         """Whether a modification time that the kernel writes back has been replaced by one that a program has set.
@@ -70,8 +136,9 @@ class OpenFile:
 
     def swap(self, fd: int) -> None:
         """Continue on the upper's descriptor `fd`."""
-        os.close(self.fd)
-        self.fd = fd
+        self.close()
+        self._fd = fd
+        self._files.descriptors.add(self)
         self.writable = True
 
 

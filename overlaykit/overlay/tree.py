@@ -379,7 +379,7 @@ class Tree:
         try:
             if isinstance(node, Directory):
                 return node.top.stat()
-            if node.opened is not None:
+            if node.opened is not None and not node.opened.is_idle:
                 return os.fstat(node.opened.fd)
             return self.location(node).stat()
         except OSError as error:
@@ -430,7 +430,7 @@ class Tree:
 
     def override(self, node: Node, name: bytes) -> overrides.Override | None:
         """What that attribute says."""
-        if isinstance(node, File) and node.opened is not None:
+        if isinstance(node, File) and node.opened is not None and not node.opened.is_idle:
             return overrides.read(node.opened.fd, name)
         return overrides.read(self.location(node).path, name)
 

@@ -73,3 +73,54 @@ def test_a_low_priority_of_the_shell_delays_nobody(someone: Someone) -> None:
         assert os.getpriority(os.PRIO_PROCESS, pid) == 0
         with open(f"/proc/{pid}/oom_score_adj") as file:
             assert file.read() == "0\n"
+
+
+def test_a_program_with_many_open_files_keeps_no_other_from_opening_any(someone: Someone) -> None:
+    """Where nobody may raise the hard limit, the daemon shares what it has."""
+    with mounted_under(someone, "ulimit -n 128") as target, contextlib.ExitStack() as files:
+        soft, hard = resource.prlimit(daemon(someone), resource.RLIMIT_NOFILE)
+        assert soft == hard
+        readers = [
+            files.enter_context(open(os.path.join(target, str(number)), "rb"))
+            for number in range(300)
+        ]
+        writers = [
+            files.enter_context(open(os.path.join(target, f"new{number}"), "w+b", buffering=0))
+            for number in range(150)
+        ]
+        for number, writer in enumerate(writers):
+            writer.write(b"first %d\n" % number)
+        os.rename(os.path.join(target, "new7"), os.path.join(target, "renamed"))
+        os.chmod(os.path.join(target, "new8"), 0)
+        os.unlink(os.path.join(target, "new9"))
+        os.mkdir(os.path.join(target, "directory"))
+        os.rename(os.path.join(target, "new10"), os.path.join(target, "directory", "new10"))
+        for number, writer in enumerate(writers):
+            os.fsync(writer.fileno())
+            writer.write(b"second %d\n" % number)
+        for file in (*readers, *writers):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # ask the daemon again
+        for number, reader in enumerate(readers):
+            assert reader.read() == b"%d" % number
+        for number, writer in enumerate(writers):
+            writer.seek(0)
+            assert writer.read() == b"first %d\nsecond %d\n" % (number, number)
+        someone.program(["cat", os.path.join(target, "399")])
+        someone.program(["find", target, "-name", "new*"])
+
+
+def test_a_limit_too_low_for_a_mount_is_told(someone: Someone) -> None:
+    lower, target = someone.directory("lower"), someone.directory("target")
+    script = 'ulimit -n 30 && exec "$@"'
+    mount = ["sh", "-c", script, "sh", command(), "mount", "-o", f"lowerdir={lower}", target]
+    done = subprocess.run(
+        mount, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:  # as root with CAP_SYS_RESOURCE
+        someone.succeeds("umount", target)
+        return
+    assert done.stderr == (
+        "overlaykit: the limit of 30 open files leaves too few for a mount:"
+        " raise it with 'ulimit -n 1024'\n"
+    )
+    assert os.listdir(target) == []

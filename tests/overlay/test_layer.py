@@ -6,7 +6,8 @@ import errno
 import os
 import resource
 
-from overlaykit.overlay.layer import Descriptors, Layer
+from overlaykit.overlay.descriptors import Descriptors
+from overlaykit.overlay.layer import Layer
 
 from ..posix.table import Dir, File, Symlink
 from .deep import DEEP_NAMES, make_deep
@@ -44,7 +45,7 @@ def test_a_place_deeper_than_a_path_can_say_is_reached_again_after_eviction(stac
     inode = place.stat().st_ino
     layer.descriptors.trim()
     layer.descriptors.trim()
-    assert len(layer.descriptors) == 3
+    assert len(layer.descriptors) <= 3
     assert os.fstat(place.fd()).st_ino == inode
     assert [os.fsdecode(name) for name in place.components()] == list(DEEP_NAMES)
     layer.descriptors.close()
@@ -76,11 +77,11 @@ def test_a_descriptor_stays_open_until_the_operation_is_over(stack: Stack) -> No
 def test_a_wide_tree_is_read_with_few_descriptors(stack: Stack) -> None:
     stack.add({f"d{number}/e/f": File(b"%d" % number) for number in range(200)})
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (600, hard))  # which leaves 88 for places
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))  # which leaves some 60 for places
     with stack.open(as_kernel=False, remount=False) as view:
         for number in range(200):
             view.write(f"d{number}/e/f", b"x")
-            assert len(os.listdir("/proc/self/fd")) < 150
+            assert len(os.listdir("/proc/self/fd")) < 100
         assert view.read("d0/e/f") == b"x"
 
 
