@@ -27,6 +27,8 @@ class Mount:
     """The directory of its file system that it shows."""
     mountpoint: str
     fstype: str
+    idmapped: bool = False
+    """Whether it shows owners as others (mount_setattr(2))."""
 
 
 def parse(mountinfo: bytes) -> list[Mount]:
@@ -34,7 +36,7 @@ def parse(mountinfo: bytes) -> list[Mount]:
     mounts = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(b" - ")
-        number, parent, device, root, mountpoint = before.split()[:5]
+        number, parent, device, root, mountpoint, options = before.split()[:6]
         if mountpoint.endswith(_DELETED):
             continue
         mounts.append(
@@ -45,6 +47,7 @@ def parse(mountinfo: bytes) -> list[Mount]:
                 root=os.fsdecode(_unescape(root)),
                 mountpoint=os.fsdecode(_unescape(mountpoint)),
                 fstype=os.fsdecode(_unescape(after.split()[0])),
+                idmapped=b"idmapped" in options.split(b","),
             )
         )
     return mounts

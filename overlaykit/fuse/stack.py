@@ -190,18 +190,31 @@ def _open_lower(
             return OpenedLayer(
                 _open_tree(spec, layer, given), layer.path, mounted_in=_mounted_in(given)
             )
+        maps_owners = spec.options.users.mapping or spec.options.groups.mapping
+        idmapped = bool(maps_owners) and _is_idmapped(given)
         clone = _clone(given)
         if clone >= 0:
             return OpenedLayer(
-                _read_only(clone, recursive=False), layer.path, mounted_in=frozenset()
+                _read_only(clone, recursive=False),
+                layer.path,
+                mounted_in=frozenset(),
+                idmapped=idmapped,
             )
         if target >= 0 and places.contains(given, target):
             raise TargetInsideLower(spec.target, layer.path)
-        return OpenedLayer(os.dup(given), layer.path, mounted_in=_mounted_in(given))
+        return OpenedLayer(
+            os.dup(given), layer.path, mounted_in=_mounted_in(given), idmapped=idmapped
+        )
     except OSError as error:
         raise LayerUnusable(layer.path, error.strerror) from error
     finally:
         os.close(given)
+
+
+def _is_idmapped(directory: int) -> bool:
+    """Whether a directory lies on a mount that shows owners as others."""
+    number = _native.statx(directory, b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID).mnt_id
+    return any(mount.idmapped for mount in mountinfo.current() if mount.id == number)
 
 
 def _clone(directory: int) -> int:

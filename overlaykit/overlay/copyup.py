@@ -206,8 +206,8 @@ class CopyUp:
         self, source: int, target: int, st: os.stat_result, layer: Layer, *, data: bool
     ) -> None:
         """Data and metadata of an inode of `layer`, whose attributes are `st`."""
-        uid = self.owners.users.copied(st.st_uid)
-        gid = self.owners.groups.copied(st.st_gid)
+        uid = self.owners.users.copied(st.st_uid, idmapped=layer.idmapped)
+        gid = self.owners.groups.copied(st.st_gid, idmapped=layer.idmapped)
         kept = self.work.place.layer.override  # how the upper holds owners and modes
         if not overrides.applies(st.st_mode) or not (kept or layer.override):
             copy = functools.partial(
@@ -232,8 +232,8 @@ class CopyUp:
         if layer.override is not None:
             found = overrides.read(b"/proc/self/fd/%d" % source, layer.override)
             if found is not None:
-                uid = self.owners.users.copied(found.uid)
-                gid = self.owners.groups.copied(found.gid)
+                uid = self.owners.users.copied(found.uid, idmapped=layer.idmapped)
+                gid = self.owners.groups.copied(found.gid, idmapped=layer.idmapped)
                 shown = found._replace(uid=uid, gid=gid)
         _copy_escaped(source, target, st)
         _native.copy_up(

@@ -54,12 +54,14 @@ class OpenedLayer:
     `mounted_in`: the directories, as paths from its root, in which other mounts lie on something, as far as the
     descriptor shows them; None if that is not known. Mounts made later are changes of a layer, as any other.
     `lock`: a descriptor that keeps others from writing to it, taken over and closed last (-1: none).
+    `idmapped`: the mount that it lies on has mapped its owners already.
     """
 
     fd: int
     path: str
     mounted_in: frozenset[bytes] | None = None
     lock: int = -1
+    idmapped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +139,7 @@ class Filesystem:
                 writable=layer is upper,
                 descriptors=descriptors,
                 mounted_in=layer.mounted_in,
+                idmapped=layer.idmapped,
             )
             for index, layer in enumerate(opened)
         ]

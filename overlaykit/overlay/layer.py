@@ -64,6 +64,7 @@ class Layer:
     """One directory of the stack: `index` 0 is the top; an upper is `writable`. Owns the descriptor `root`.
 
     `mounted_in`: the directories in which other mounts lie on something, as paths from its root; None: any may be.
+    `idmapped`: the mount that it lies on has mapped its owners already, as `owners` would (podman 4 does so).
     `override`: the attribute that holds its files' owners and modes (see `overrides`), or None. `names_disk`: whether
     its file system is named by its uuid.
     `reader`: reads what modes keep us out of; None: nothing does.
@@ -74,6 +75,7 @@ class Layer:
         "_file_systems",
         "_uuids",
         "descriptors",
+        "idmapped",
         "index",
         "modes",
         "mounted_in",
@@ -94,12 +96,14 @@ class Layer:
         writable: bool,
         descriptors: Descriptors,
         mounted_in: frozenset[bytes] | None = None,
+        idmapped: bool = False,
     ) -> None:
         self.index = index
         self.path = path
         self.writable = writable
         self.descriptors = descriptors
         self.mounted_in = mounted_in
+        self.idmapped = idmapped
         self.root = Place(self, None, b"", fd)
         self.override: bytes | None = None
         self.names_disk = True

@@ -67,27 +67,20 @@ class Ids:
     upper: Holder | None = None
     """What the upper can hold; None: every id."""
 
-    def shown(self, disk: int, *, in_upper: bool = False) -> int:
-        """The id that a program sees."""
+    def shown(self, disk: int, *, in_upper: bool = False, idmapped: bool = False) -> int:
+        """The id that a program sees. `idmapped`: of a lower on an idmapped mount, which has mapped it already."""
         if self.everybody is not None:
             return self.everybody
         if disk == (self.unmapped_in_upper if in_upper else self.unmapped):
             return 0
-        for part in self.ranges:
-            if 0 <= disk - part.disk < part.count:
-                return part.shown + disk - part.disk
-        return self.overflow if self.ranges else disk
+        if not self.ranges or idmapped:
+            return disk
+        shown = self._by_range(disk)
+        return self.overflow if shown is None else shown
 
     def stored(self, shown: int) -> int:
         """The id to store for one that a program gave, -1 to store none. Raises OSError (EINVAL) if it has none."""
-        if self.everybody is not None:
-            return _KEEP
-        for part in self.ranges:
-            if 0 <= shown - part.shown < part.count:
-                return part.disk + shown - part.shown
-        if self.ranges:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return shown
+        return _KEEP if self.everybody is not None else self.given(shown)
 
     def made(self, caller: int) -> int:
         """The id to store for something that a program has made, -1 for the daemon's own."""
@@ -95,9 +88,9 @@ class Ids:
         if self.everybody is None:
             if not self.ranges:
                 return caller
-            for part in self.ranges:
-                if 0 <= caller - part.shown < part.count:
-                    return part.disk + caller - part.shown
+            stored = self._back_by_range(caller)
+            if stored is not None:
+                return stored
         return stand_in if self.upper is None or self.upper.holds(stand_in) else _KEEP
 
     def named(self, disk: int) -> int | None:
@@ -109,28 +102,39 @@ class Ids:
             return None
         if self.everybody is not None or not self.ranges:
             return disk
-        for part in self.ranges:
-            if 0 <= disk - part.disk < part.count:
-                return part.shown + disk - part.disk
-        return None
+        return self._by_range(disk)
 
     def given(self, shown: int) -> int:
         """The id to store in an access control list. Raises OSError (EINVAL) if it has none."""
         if self.everybody is not None or not self.ranges:
             return shown
-        for part in self.ranges:
-            if 0 <= shown - part.shown < part.count:
-                return part.disk + shown - part.shown
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        stored = self._back_by_range(shown)
+        if stored is None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return stored
 
-    def copied(self, disk: int) -> int:
+    def copied(self, disk: int, *, idmapped: bool = False) -> int:
         """The id that a copy gets. Where all files are shown as one owner's it is that owner's, or else our own."""
+        if idmapped and self.ranges:
+            return self.made(disk)
         wanted = 0 if disk == self.unmapped else disk
         if self.everybody is not None:
             wanted = self.everybody
         if self.upper is not None and self.upper.lenient and not self.upper.holds(wanted):
             return self.upper.own
         return wanted
+
+    def _by_range(self, disk: int) -> int | None:
+        for part in self.ranges:
+            if 0 <= disk - part.disk < part.count:
+                return part.shown + disk - part.disk
+        return None
+
+    def _back_by_range(self, shown: int) -> int | None:
+        for part in self.ranges:
+            if 0 <= shown - part.shown < part.count:
+                return part.disk + shown - part.shown
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

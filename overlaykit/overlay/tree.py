@@ -403,7 +403,7 @@ class Tree:
             links = 0
         mode = st.st_mode if self.modes is None else self.modes.shown(st)
         uid, gid = st.st_uid, st.st_gid
-        in_upper = node.top.layer.writable if isinstance(node, Directory) else node.has_upper
+        layer = self.layer_of(node)
         name = self.override_name(node)
         if name is not None:
             override = self.override(node, name)
@@ -416,17 +416,22 @@ class Tree:
             st,
             mode,
             links,
-            self.owners.users.shown(uid, in_upper=in_upper),
-            self.owners.groups.shown(gid, in_upper=in_upper),
+            self.owners.users.shown(uid, in_upper=layer.writable, idmapped=layer.idmapped),
+            self.owners.groups.shown(gid, in_upper=layer.writable, idmapped=layer.idmapped),
             self.table.change_times.get(node.number, st.st_ctime_ns),
         )
 
+    def layer_of(self, node: Node) -> Layer:
+        """The layer that the node's inode is seen in."""
+        if isinstance(node, Directory):
+            return node.top.layer
+        return self.layers[0] if node.has_upper or node.lower_dir is None else node.lower_dir.layer
+
     def override_name(self, node: Node) -> bytes | None:
         """The attribute that holds the node's owner and mode; None where they are the inode's own."""
-        if isinstance(node, Directory):
-            return node.top.layer.override
-        layer = self.layers[0] if node.has_upper or node.lower_dir is None else node.lower_dir.layer
-        return layer.override if overrides.applies(node.kind) else None
+        if isinstance(node, Directory) or overrides.applies(node.kind):
+            return self.layer_of(node).override
+        return None
 
     def override(self, node: Node, name: bytes) -> overrides.Override | None:
         """What that attribute says."""

@@ -170,3 +170,12 @@ def test_a_view_for_an_ordinary_user_shows_the_machines_files_as_roots(stack: St
         assert (view.stat(name).uid, view.stat(name).gid) == (0, 0)
         view.setxattr(name, "user.k", b"v")
         assert (view.stat(name).uid, view.stat(name).gid) == (0, 0)
+
+
+def test_ids_that_a_lower_has_mapped_already_are_not_mapped_twice() -> None:
+    """podman 4 gives a mount_program idmapped lowers, and the same ranges."""
+    assert SHIFTED.shown(33, idmapped=True) == 33
+    assert SHIFTED.copied(33, idmapped=True) == 100_033
+    assert SHIFTED.copied(100_033) == 100_033
+    assert SHIFTED.copied(70_000, idmapped=True) == SHIFTED.overflow
+    assert Ids().copied(33, idmapped=True) == 33
