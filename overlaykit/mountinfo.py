@@ -27,7 +27,7 @@ class Mount:
     """The directory of its file system that it shows."""
     mountpoint: str
     fstype: str
-    idmapped: bool = False
+    idmapped: bool
     """Whether it shows owners as others (mount_setattr(2))."""
 
 

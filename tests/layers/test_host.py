@@ -8,8 +8,18 @@ from overlaykit.mountinfo import Mount, outermost, parse, visible
 
 
 def test_mountpoints_with_spaces_and_backslashes_are_understood() -> None:
-    line = rb"36 35 98:0 / /mnt/a\040b\134c\011d rw shared:1 master:2 - ext4 /dev/sda rw"
-    assert parse(line) == [Mount(id=36, parent=35, mountpoint="/mnt/a b\\c\td", fstype="ext4")]
+    line = rb"36 35 98:0 /r /mnt/a\040b\134c\011d rw,idmapped shared:1 master:2 - ext4 /dev/sda rw"
+    assert parse(line) == [
+        Mount(
+            id=36,
+            parent=35,
+            device=os.makedev(98, 0),
+            root="/r",
+            mountpoint="/mnt/a b\\c\td",
+            fstype="ext4",
+            idmapped=True,
+        )
+    ]
 
 
 def test_a_mount_on_a_deleted_directory_is_left_out() -> None:
@@ -18,7 +28,8 @@ def test_a_mount_on_a_deleted_directory_is_left_out() -> None:
 
 def test_mounts_that_no_path_reaches_do_not_decide_anything() -> None:
     def mount(number: int, parent: int, mountpoint: str) -> Mount:
-        return Mount(id=number, parent=parent, mountpoint=mountpoint, fstype="ext4")
+        fields = {"device": 0, "root": "/", "fstype": "ext4", "idmapped": False}
+        return Mount(id=number, parent=parent, mountpoint=mountpoint, **fields)
 
     root = mount(1, 0, "/")
     covered = mount(2, 1, "/a/b")
