@@ -191,7 +191,7 @@ class Filesystem:
                 owners,
                 [layer for layer in layers if not layer.writable],
                 volatile=options.volatile,
-                index=options.index and marks.attributes,
+                index=options.index and marks.attributes and disk.hard_links,
             )
         merge = Merge(
             layers,

@@ -44,13 +44,19 @@ LOWER: Final[Layer] = {
 }
 
 
+MADE: Final[dict[bytes, Disk]] = {
+    b"overlay": "overlay",
+    b"fuse-overlayfs": "fuse-overlayfs",
+    b"bindfs": "bindfs",
+}
+
+
 @contextlib.contextmanager
 def upper_on(stack: Stack, kind: bytes) -> Iterator[None]:
     """Let the stack's upper and work directory lie on a new file system."""
     path = os.path.join(stack.directory, "disk")
     base = os.fsencode(stack.directory)
-    if kind in (b"overlay", b"fuse-overlayfs"):
-        disk: Disk = "overlay" if kind == b"overlay" else "fuse-overlayfs"
+    if disk := MADE.get(kind):
         mount_disk(disk, base, unprivileged=stack.unprivileged)
     else:
         os.mkdir(path)
@@ -415,3 +421,27 @@ def test_marks_that_this_mount_would_not_read_are_no_reason_to_show_what_was_del
             pass
         assert told.value.remedy == way_out
         subprocess.run(["rm", "-r", stack.upper], check=True)
+
+
+def test_what_was_removed_is_no_error_on_a_disk_that_forgets_what_has_no_name(stack: Stack) -> None:
+    """bindfs answers ENOENT to a stat of a descriptor whose name is gone."""
+    stack.add({"f": File(b"x"), "g": File(b"y"), "d": Dir()})
+    with upper_on(stack, b"bindfs"):
+        with pytest.raises(Unfit) as told, stack.bare():
+            pass
+        assert "RENAME_EXCHANGE" in str(told.value)
+        with stack.bare(options=options(stack, "aufs")) as view:
+            view.write("f", b"z")
+            view.symlink("f", "link")
+            view.mkdir("new")
+            gone = [view.node(path) for path in ("f", "link", "new", "d")]
+            view.create("d/h")
+            view.unlink("d/h")
+            view.unlink("link")
+            view.rename("g", "f")
+            view.rmdir("new")
+            view.rmdir("d")
+            assert view.names() == ["f"]
+            assert view.read("f") == b"y"
+            for node in gone:
+                assert view.filesystem.attributes(node).link_count == 0
