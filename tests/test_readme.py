@@ -12,7 +12,7 @@ README = os.path.join(os.path.dirname(TESTS), "README.md")
 HEADING = "## What programs find"
 
 COPYUP, INSTEAD = "overlay/test_copyup.py", "fuse/test_instead.py"
-USERS = "cli/test_mount_of_a_user.py"
+DAEMON, USERS = "fuse/test_copyup.py", "cli/test_mount_of_a_user.py"
 BEHAVIOURS, DISK = "posix/behaviours", "crash/test_failing_disk.py"
 
 ROWS = {
@@ -52,7 +52,8 @@ ROWS = {
         "fuse/test_copied.py::test_what_needs_a_copy_makes_one",
     ],
     "to open a lower file of more than 1 MiB for writing": [
-        "fuse/test_copyup.py::test_a_disk_that_fills_up_before_the_first_write_leaves_the_old_file_and_says_so"
+        "fuse/test_copied.py::test_no_byte_is_copied_that_nobody_could_read",
+        f"{DAEMON}::test_a_disk_that_fills_up_before_the_first_write_leaves_the_old_file_and_says_so",
     ],
     "to empty a smaller one by opening it (`O_TRUNC`, `> file`)": [
         f"{INSTEAD}::test_emptying_a_file_by_opening_it_wants_room_for_its_data"
@@ -61,7 +62,7 @@ ROWS = {
         f"{COPYUP}::test_a_metacopy_of_the_kernels_is_refused_and_not_shown_empty"
     ],
     "room on a full disk, or beyond a quota or the largest file": [
-        "fuse/test_copyup.py::test_a_disk_that_fills_up_under_a_writer_is_told_to_it",
+        f"{DAEMON}::test_a_disk_that_fills_up_under_a_writer_is_told_to_it",
         f"{DISK}::test_an_exceeded_quota_is_told_and_leaves_the_lower_file_whole",
         f"{DISK}::test_limits_of_the_disk_are_told_as_its_own",
     ],
