@@ -36,12 +36,20 @@ def mount(
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as closing:
         place = fuse_mount.open_mountpoint(target)
         closing.callback(os.close, place)
+        _await_disks(stack)
         with signals.held():
             mounted = _mount(stack, place, name, warn)
             undo.callback(unmounting.discard, mounted)
             if signals.will_end():
                 undo.close()
         undo.pop_all()  # no signal has come meanwhile
+
+
+def _await_disks(stack: Stack) -> None:
+    """Walk to each directory while signals arrive: a disk may not answer. What is wrong with one is said later."""
+    for path in (*stack.lowerdir, *filter(None, (stack.upperdir, stack.workdir))):
+        with contextlib.suppress(OSError):
+            os.close(directories.open_directory(path))
 
 
 def _mount(stack: Stack, place: int, name: str | None, warn: Callable[[str], None]) -> Running:

@@ -15,7 +15,7 @@ import pytest
 
 from overlaykit import _native
 
-from ..views.someone import Someone, command
+from ..views.someone import Someone, command, descendants
 from ..views.staged import only_as
 
 
@@ -267,3 +267,51 @@ def test_the_disk_of_the_layers_can_be_unmounted_as_soon_as_umount_returns(
         for name in "luw":
             os.mkdir(os.path.join(disk, name))
     subprocess.run(["umount", disk], check=True)
+
+
+@only_as("root")
+def test_a_mount_is_interrupted_though_its_path_is_mounted_in_another_namespace(
+    someone: Someone,
+) -> None:
+    options, target = stacked(someone)
+    other = someone.directory("other")
+    mount = (command(), "mount", "--name", "other", "-o", f"lowerdir={other}", target)
+    with elsewhere('"$@"; echo ready; read end', "sh", *mount):
+        for milliseconds in range(0, 600, 100):
+            with someone.start("mount", "-o", options, target) as ours:
+                ended = os.pidfd_open(ours.pid)
+                while not descendants(ours.pid):  # the daemon: before it, Python itself is starting
+                    assert not select.select([ended], [], [], 0.01)[0]
+                select.select([ended], [], [], milliseconds / 1000)
+                ours.terminate()
+                ours.communicate()
+                os.close(ended)
+            if ours.returncode == 0:
+                someone.succeeds("umount", target)
+            assert list(daemons(someone)) == ["other"]
+    someone.await_the_end()
+
+
+def test_a_mount_that_waits_for_a_disk_can_be_interrupted(someone: Someone) -> None:
+    lower, slow, target = map(someone.directory, ("lower", "slow", "target"))
+    someone.succeeds("mount", "--name", "slow", "-o", f"lowerdir={lower}", slow)
+    os.kill(daemons(someone)["slow"], signal.SIGSTOP)
+    options = f"lowerdir={os.path.join(slow, 'missing')}"
+    with someone.start("mount", "-o", options, target, stderr=subprocess.PIPE) as mount:
+        ended = os.pidfd_open(mount.pid)
+        while not any(map(is_waiting_for_fuse, [mount.pid, *descendants(mount.pid)])):
+            assert not select.select([ended], [], [], 0.01)[0]
+        os.close(ended)
+        mount.terminate()
+        assert mount.communicate() == ("", "")
+        assert mount.returncode == -signal.SIGTERM
+    someone.succeeds("umount", "--force", "slow")
+    someone.await_the_end()
+
+
+def is_waiting_for_fuse(process: int) -> bool:
+    with contextlib.suppress(OSError), open(f"/proc/{process}/stack") as stack:
+        return "request_wait_answer" in stack.read()
+    with contextlib.suppress(OSError), open(f"/proc/{process}/wchan") as channel:
+        return "request_wait_answer" in channel.read()
+    return False
