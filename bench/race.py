@@ -18,6 +18,7 @@ from bench.choice import Plan
 from bench.failure import FAILURES, reason
 from bench.machine import look_at_machine
 from bench.results import Cost, LeftOut, Machine, Report, Series
+from bench.systems.system import Counts
 from bench.systems.trial import try_out
 from bench.workload import Course, Entrant, Interruptible, Workload
 from overlaykit.discard import discard_path
@@ -121,7 +122,7 @@ class Race:
         timed = uncounted + min(self._plan.rounds, workload.most_rounds or self._plan.rounds)
         rounds = timed + 1  # in the last, requests are counted
         values: defaultdict[str, list[float]] = defaultdict(list)
-        requests: dict[str, dict[str, int]] = {}
+        counts: dict[str, Counts] = {}
         running = list(entrants)
         for round_ in range(rounds):
             for place, entrant in enumerate(random.sample(running, len(running))):
@@ -130,7 +131,7 @@ class Race:
                     if round_ < timed:
                         values[entrant.name].append(entrant.measure())
                     elif entrant.count is not None:
-                        requests[entrant.name] = dict(entrant.count())
+                        counts[entrant.name] = entrant.count()
                 except FAILURES as error:
                     _heed(course)
                     running.remove(entrant)
@@ -143,9 +144,10 @@ class Race:
                 more_is_better=workload.more_is_better,
                 operations=workload.operations,
                 values=tuple(values[entrant.name][uncounted:]),
-                requests=requests.get(entrant.name),
+                requests=dict(counted.requests) if counted else None,
+                written=counted.written if counted else None,
             )
-            for entrant in running
+            for entrant, counted in ((one, counts.get(one.name)) for one in running)
         ]
 
     def _leave_out(self, system: str, workload: Workload, course: Course, error: Exception) -> None:

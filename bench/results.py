@@ -25,7 +25,8 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """What one system paid for one workload, once a round.
 
     `values`: in `unit`, for one operation, one value a round. `requests`: how many FUSE requests of each kind a whole
-    round caused (overlaykit's own counters; None for the other systems).
+    round caused (overlaykit's own counters; None for the other systems). `written`: how many bytes its daemon has
+    written meanwhile, with answers to the kernel; None likewise.
     """
 
     workload: str
@@ -36,6 +37,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     operations: int = 1
     values: tuple[float, ...]
     requests: dict[str, int] | None = None
+    written: int | None = None
 
     @property
     def median(self) -> float:

@@ -8,13 +8,14 @@ example other launchers. To the race they are the same: something to open, with 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from bench.systems import System
+    from bench.systems.system import Counts
 
 Unit = Literal["s", "B/s", "1/s", "B", "x"]
 """As in `results.Cost.unit`."""
@@ -31,7 +32,7 @@ class Entrant:
     """One that takes part in a workload. `name`: the system's, or the contender's; `what`: its command, or what it is.
 
     `measure` is one round, from a fresh start: what one operation cost, in the workload's unit. `count` does the same
-    once more, untimed (to ask a daemon for its counters is to disturb it): the FUSE requests of it, by kind; None where
+    once more, untimed (to ask a daemon for its counters is to disturb it): what it made the system do; None where
     nobody counts them. Nothing is left when they return or raise. They raise Unfit, OSError, CalledProcessError or
     overlaykit's Error where the workload fails: it is then left out from there on.
     """
@@ -39,7 +40,7 @@ class Entrant:
     name: str
     what: str
     measure: Callable[[], float]
-    count: Callable[[], Mapping[str, int]] | None = None
+    count: Callable[[], Counts] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import os
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.systems.processes import looked_after
@@ -34,7 +34,7 @@ class Uncounted:
 
     path: str
 
-    def requests(self) -> Mapping[str, int] | None:
+    def counts(self) -> None:
         return None
 
 

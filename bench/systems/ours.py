@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.systems.mounting import Directories, Mounting
+from bench.systems.system import Counts
 from overlaykit.fuse import control
 from overlaykit.views import Registry, mount, parse_options
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A tree whose daemon is asked. `control`: the path of its socket."""
+    """A tree whose daemon is asked. `control`: the path of its socket; `daemon`: its process."""
 
     path: str
     control: str
+    daemon: int
 
-    def requests(self) -> Mapping[str, int]:
+    def counts(self) -> Counts:
         answer = control.ask(self.control, control.Count())
         assert isinstance(answer, control.Counted)
-        return answer.requests
+        with open(f"/proc/{self.daemon}/io", encoding="ascii") as file:
+            fields = dict(line.split(": ") for line in file.read().splitlines())
+        return Counts(answer.requests, int(fields["wchar"]))
 
 
 class Ours(Mounting):
@@ -34,7 +37,8 @@ class Ours(Mounting):
         lowers = ":".join(directories.lowers)
         options = f"lowerdir={lowers},upperdir={directories.upper},workdir={directories.work}"
         mount(parse_options(options), directories.target)
-        return Counted(directories.target, Registry().find(directories.target).control)
+        found = Registry().find(directories.target)
+        return Counted(directories.target, found.control, found.about.daemon)
 
     def unmounted(self) -> None:
         Registry().leave()

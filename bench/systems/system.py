@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,16 @@ class Layers:
     written_to: bool
 
 
+class Counts(NamedTuple):
+    """What a round made a system do: the FUSE requests by kind, and the bytes that its daemon has written.
+
+    `written`: by write(2) and copy_file_range(2), answers to the kernel among them, reflinks not (proc_pid_io(5)).
+    """
+
+    requests: Mapping[str, int]
+    written: int
+
+
 class Tree(Protocol):
     """What a system shows."""
 
@@ -29,8 +39,8 @@ class Tree(Protocol):
         """Its root."""
         ...
 
-    def requests(self) -> Mapping[str, int] | None:
-        """How many FUSE requests of each kind there have been; None if its system does not count them."""
+    def counts(self) -> Counts | None:
+        """What its system has done so far; None if it does not count that."""
         ...
 
 

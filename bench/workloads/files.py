@@ -9,10 +9,11 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 from bench.systems import Layers, Show, System, Tree
+from bench.systems.system import Counts
 from bench.workload import Course, Entrant, Point, Unfit, Unit
 
 _CACHES: Final = "/proc/sys/vm/drop_caches"
@@ -104,11 +105,15 @@ class FileWorkload(ABC):
                     value = (time.perf_counter() - began) / self.operations
                 return value
 
-        def count() -> Mapping[str, int]:
+        def count() -> Counts:
             with shown() as tree:
-                before = tree.requests()
+                before = tree.counts()
                 self.run(tree.path)
-                return Counter(tree.requests()) - Counter(before)
+                after = tree.counts()
+            assert before is not None
+            assert after is not None
+            requests = Counter(after.requests) - Counter(before.requests)
+            return Counts(requests, after.written - before.written)
 
         return Entrant(
             name=system.name,

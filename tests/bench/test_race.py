@@ -13,6 +13,7 @@ import pytest
 from bench.choice import Plan
 from bench.race import Race
 from bench.results import LeftOut, Report
+from bench.systems.system import Counts
 from bench.workload import Course, Entrant, Point, Unfit, Unit
 from overlaykit.errors import Error
 
@@ -55,9 +56,9 @@ class Numbers:
                     raise self.failing[name][1]
                 return float(round_)
 
-            def count() -> dict[str, int]:
+            def count() -> Counts:
                 self.counted.append(name)
-                return {"lookup": len(self.calls)}
+                return Counts({"lookup": len(self.calls)}, 3400)
 
             return Entrant(
                 name=name,
@@ -116,6 +117,7 @@ def test_requests_are_counted_once_and_not_while_time_is_taken(someone: Someone)
     found = run(someone, workload)
     assert workload.counted == ["a"]
     assert [cost.requests for cost in found.costs] == [{"lookup": 12}, None, None, None]
+    assert [cost.written for cost in found.costs] == [3400, None, None, None]
 
 
 def test_what_hardly_varies_is_measured_less_often(someone: Someone) -> None:

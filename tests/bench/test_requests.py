@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 
 from bench.systems.ours import Ours
+from bench.systems.system import Counts
 from bench.workload import Course
 from bench.workloads import workloads
 
@@ -32,7 +33,7 @@ BOUNDS: Mapping[str, float] = {
     "read/warm": 3.0,
     "create/small": 7.1,
     "copy-up/small": 7.1,
-    "copy-up/big": 7.0,
+    "copy-up/big": 8.0,  # one is for the root, of which nothing has been asked since it was mounted
     "rename/upper": 4.0,
     "rename/lower": 5.1,
     "unlink/upper": 4.0,
@@ -41,8 +42,18 @@ BOUNDS: Mapping[str, float] = {
 """Requests of one operation; what comes once for a directory of a hundred files is a hundredth of it."""
 
 
-def counted(someone: Someone, name: str) -> tuple[int, Mapping[str, int]]:
-    """The operations of one round of a workload, and its requests by kind."""
+WRITTEN: Mapping[str, int] = {
+    "unlink/lower": 1024,
+    "rm/lower": 1024,
+    "rename/lower": 4096 + 2048,
+    "copy-up/small": 3 * 4096 + 2048,
+}
+"""Bytes that one operation makes the daemon write, where files have 4 KiB. Its answers are among them, so a page that
+is read before it is written to."""
+
+
+def counted(someone: Someone, name: str) -> tuple[int, Counts]:
+    """The operations of one round of a workload, and what it made the daemon do."""
     workload = next(one for one in workloads(SCALE) if one.name == name)
     course = Course(directory=tempfile.mkdtemp(dir=someone.scratch), systems=[Ours()])
     with workload.open(course) as entrants:
@@ -53,13 +64,22 @@ def counted(someone: Someone, name: str) -> tuple[int, Mapping[str, int]]:
 def test_what_a_program_does_costs_no_more_requests_than_it_did(someone: Someone) -> None:
     too_many = {}
     for name, bound in BOUNDS.items():
-        operations, requests = counted(someone, name)
+        operations, (requests, _) = counted(someone, name)
         if sum(requests.values()) > bound * operations:
             too_many[name] = (operations, requests)
     assert not too_many
 
 
+def test_what_a_program_does_writes_no_more_than_it_must(someone: Someone) -> None:
+    too_much = {}
+    for name, bound in WRITTEN.items():
+        operations, (_, written) = counted(someone, name)
+        if written > bound * operations:
+            too_much[name] = (operations, written)
+    assert not too_much
+
+
 def test_what_the_kernel_knows_costs_no_request(someone: Someone) -> None:
     for name in FREE:
-        _, requests = counted(someone, name)
+        _, (requests, _) = counted(someone, name)
         assert not requests, name
