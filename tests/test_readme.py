@@ -90,6 +90,10 @@ ROWS = {
     "a file handle (`name_to_handle_at`)": [
         f"{BEHAVIOURS}/identity.py::check_a_file_handle_opens_its_file_or_nothing"
     ],
+    "more open files than who mounted it may have (`ulimit -H -n`)": [
+        "cli/test_limits.py::test_a_program_with_many_open_files_keeps_no_other_from_opening_any",
+        "overlay/test_descriptors.py::test_more_files_are_open_than_there_are_descriptors",
+    ],
     "names that begin with `.wh.`": [
         "overlay/test_merge.py::test_names_that_are_marks_in_a_lower_cannot_be_made",
         "overlay/test_merge.py::test_the_whiteouts_of_oci_archives_hide_names",
