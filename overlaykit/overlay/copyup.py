@@ -200,7 +200,7 @@ class CopyUp:
         if place is None or uuid is None:
             return None
         fd = place.fd()
-        return place.layer.read(lambda: marks_format.find_origin(fd, name, uuid))
+        return place.layer.read(lambda: marks_format.find_origin(fd, name, uuid), fd)
 
     def copy(
         self, source: int, target: int, st: os.stat_result, layer: Layer, *, data: bool
@@ -226,7 +226,7 @@ class CopyUp:
             try:
                 copy_all()
             except PermissionError:  # attributes that a mode hides
-                layer.read(copy_all)
+                layer.read(copy_all, source)
             return
         shown = overrides.Override(uid, gid, stat.S_IMODE(st.st_mode))
         if layer.override is not None:
@@ -281,12 +281,14 @@ class FileCopy:
         try:
             below = lower.fd()
             self._stat = lower.layer.read(
-                lambda: os.stat(node.lower_name, dir_fd=below, follow_symlinks=False)
+                lambda: os.stat(node.lower_name, dir_fd=below, follow_symlinks=False), below
             )
             self.size = self._stat.st_size if regular and keep_data else 0
             # Of a file without data nothing needs to be read: a lock file may be one that we must not read.
             flags = _LOWER_FILE if self.size else _INODE
-            self._source = lower.layer.open(lambda: os.open(node.lower_name, flags, dir_fd=below))
+            self._source = lower.layer.open(
+                lambda: os.open(node.lower_name, flags, dir_fd=below), below, node.lower_name
+            )
             if self.size and copyup.marks.is_metacopy(self._source):
                 fail(
                     errno.EIO, node.lower_name

@@ -152,6 +152,7 @@ class Filesystem:
         if not options.uuid and len({layer.root.stat().st_dev for layer in layers}) == 1:
             for layer in layers:
                 layer.names_disk = False
+        self._bound = options.reader is not None  # by modes
         self._work_layer: Layer | None = None
         table = Table()
         prefix = marks_format.USER if options.userxattr else marks_format.TRUSTED
@@ -499,12 +500,16 @@ class Filesystem:
     def _entries(self, directory: Directory) -> list[Entry]:
         return [] if directory.orphaned else self.tree.merge.entries(directory)
 
-    @_past_modes
     def look_up_entry(self, directory: Directory, entry: Entry) -> tuple[Node, Attributes] | None:
-        """The node of an entry of a listing and its attributes; None if it has gone since."""
+        """The node of an entry of a listing and its attributes; None if it has gone since.
+
+        Raises OSError: EACCES where it takes more than a look, since there are many.
+        """
         tree = self.tree
-        name = entry[0]
+        name, _, place, _ = entry
         node = directory.known.get(name)
+        if self._bound and not os.access(place.proc_path(), os.X_OK):
+            fail(errno.EACCES, name)
         if node is not None:
             return node, tree.attributes(node)
         if directory.orphaned:  # what it held has gone, and its lowers with it

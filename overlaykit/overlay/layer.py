@@ -138,21 +138,24 @@ class Layer:
             found = self._file_systems[device] = _native.fstatfs(place.fd())
         return found
 
-    def read(self, action: Callable[[], T]) -> T:
-        """Run `action`, which only reads, and again by the reader where a mode is in its way (EACCES)."""
+    def read(self, action: Callable[[], T], dirfd: int, name: bytes = b"") -> T:
+        """Run `action`, which only reads, and again by the reader where a mode of ours is in its way (EACCES).
+
+        It reads the directory or file `dirfd`, or `name` in it.
+        """
         try:
             return action()
         except PermissionError as error:
-            if self.reader is None or error.errno != errno.EACCES:
+            if self.reader is None or error.errno != errno.EACCES or not _is_ours(dirfd, name):
                 raise
             return self.reader.run(action)
 
-    def open(self, action: Callable[[], int]) -> int:
+    def open(self, action: Callable[[], int], dirfd: int, name: bytes = b"") -> int:
         """As `read`, for an action that opens a descriptor."""
         try:
             return action()
         except PermissionError as error:
-            if self.reader is None or error.errno != errno.EACCES:
+            if self.reader is None or error.errno != errno.EACCES or not _is_ours(dirfd, name):
                 raise
             return self.reader.open(action)
 
@@ -195,7 +198,9 @@ class Place:
     def stat(self) -> os.stat_result:
         if self._fd < 0 and self.parent is not None:
             above = self.parent.fd()
-            return self.layer.read(lambda: os.stat(self.name, dir_fd=above, follow_symlinks=False))
+            return self.layer.read(
+                lambda: os.stat(self.name, dir_fd=above, follow_symlinks=False), above
+            )
         return os.fstat(self.fd())
 
     def open_for_reading(self) -> int:
@@ -208,7 +213,7 @@ class Place:
         try:
             return os.open(b".", flags | os.O_NOATIME, dir_fd=fd)
         except PermissionError:  # the directory is another owner's, or its mode keeps us out
-            return self.layer.open(lambda: os.open(b".", flags, dir_fd=fd))
+            return self.layer.open(lambda: os.open(b".", flags, dir_fd=fd), fd)
 
     def scan(self) -> Iterator[list[tuple[bytes, int, int]]]:
         """What is in it, in the kernel's order and in the portions it gives: names, the S_IFMT bits of their kinds (0
@@ -268,11 +273,9 @@ class Place:
             assert place.parent is not None
             if modes is not None and modes.active:
                 modes.widen_place(place.parent, place.parent._fd)
-            place._fd = self.layer.open(
-                functools.partial(
-                    _native.openat2, place.parent._fd, place.name, _OPEN_PLACE, 0, _BENEATH
-                )
-            )
+            above = place.parent._fd
+            action = functools.partial(_native.openat2, above, place.name, _OPEN_PLACE, 0, _BENEATH)
+            place._fd = self.layer.open(action, above)
             place.recent = True
             place.layer.descriptors.add(place)
 
@@ -284,7 +287,7 @@ class Place:
                 action = functools.partial(
                     _native.openat2, fd, place.name, _OPEN_PLACE, 0, _BENEATH
                 )
-                fd, before = self.layer.open(action), above
+                fd, before = self.layer.open(action, fd), above
                 above = fd
                 if before >= 0:
                     os.close(before)
@@ -293,6 +296,17 @@ class Place:
             if above >= 0:
                 os.close(above)
         self.layer.descriptors.add(self)
+
+
+def _is_ours(dirfd: int, name: bytes) -> bool:
+    """Whether a mode of our own can keep us out: that of the directory, or of what is in it."""
+    try:
+        uid = os.geteuid()
+        if os.fstat(dirfd).st_uid == uid:
+            return True
+        return bool(name) and os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_uid == uid
+    except OSError:
+        return False
 
 
 def _file_system_uuid(place: Place) -> bytes:

@@ -359,4 +359,4 @@ def _stat(place: Place, name: bytes) -> os.stat_result | None:
     try:
         return _native.stat_or_none(fd, name)
     except PermissionError:
-        return place.layer.read(lambda: _native.stat_or_none(fd, name))
+        return place.layer.read(lambda: _native.stat_or_none(fd, name), fd)

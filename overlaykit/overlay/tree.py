@@ -63,7 +63,9 @@ class Location(NamedTuple):
 
     def read(self, action: Callable[[], T]) -> T:
         """Run `action`, which only reads, if need be past modes."""
-        return action() if self.lower is None else self.lower.read(action)
+        if self.lower is None:
+            return action()
+        return self.lower.read(action, self.dirfd, self.name)
 
     def stat(self) -> os.stat_result:
         return self.read(lambda: os.stat(self.name, dir_fd=self.dirfd, follow_symlinks=self.follow))
@@ -77,7 +79,9 @@ class Location(NamedTuple):
         def action() -> int:
             return os.open(self.name, flags, dir_fd=self.dirfd)
 
-        return action() if self.lower is None else self.lower.open(action)
+        if self.lower is None:
+            return action()
+        return self.lower.open(action, self.dirfd, self.name)
 
 
 class Tree:

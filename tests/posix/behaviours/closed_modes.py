@@ -384,6 +384,24 @@ def check_a_directory_to_pass_only_is_passed() -> None:
 
 
 @behaviour(
+    lower={"d": Dir(mode=0o644)} | {f"d/{number}": File() for number in range(300)},
+    identities=BOUND,
+)
+def check_a_directory_that_is_not_passed_is_listed() -> None:
+    os.mkdir("n")
+    for number in range(300):
+        put(f"n/{number}", b"")
+    os.chmod("n", 0o444)
+    for name in ("d", "n"):
+        assert len(names(name)) == 300
+        assert all(entry.is_file(follow_symlinks=False) for entry in os.scandir(name))
+        with refused(errno.EACCES):
+            os.stat(f"{name}/1")
+        os.chmod(name, 0o744)
+        assert os.stat(f"{name}/1").st_size == 0
+
+
+@behaviour(
     lower={"d": Dir(mode=0), "d/f": File(CONTENT, mode=0o400), "d/s": Dir(mode=0o600)},
     identities=BOUND,
 )
