@@ -13,7 +13,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from overlaykit.overlay.owners import Ids, Owners
 
@@ -23,23 +23,29 @@ _USER: Final = 0x02
 _GROUP: Final = 0x08
 
 
-def shown(value: bytes, owners: Owners) -> bytes:
-    """A list as programs read it, of one as it is stored."""
-    entries = []
-    for tag, permissions, number in _entries(value):
-        ids = _ids(tag, owners)
-        named = number if ids is None else ids.named(number)
-        if named is not None:
-            entries.append(_ENTRY.pack(tag, permissions, named))
-    return value[: _HEADER.size] + b"".join(entries)
+def shown(value: bytes, owners: Owners, *, idmapped: bool = False) -> bytes:
+    """A list as programs read it, of one as it is stored; `idmapped`: in a lower that has mapped it already."""
+    return _changed(value, owners, lambda ids, number: ids.named(number, idmapped=idmapped))
+
+
+def copied(value: bytes, owners: Owners) -> bytes:
+    """A list to be stored, of one as an idmapped lower shows it, without the ids that cannot be stored."""
+    return _changed(value, owners, lambda ids, number: ids.kept(number))
 
 
 def stored(value: bytes, owners: Owners) -> bytes:
     """A list to be stored, of one as a program gave it. Raises OSError (EINVAL) for an id that cannot be stored."""
+    return _changed(value, owners, lambda ids, number: ids.given(number))
+
+
+def _changed(value: bytes, owners: Owners, change: Callable[[Ids, int], int | None]) -> bytes:
+    """A list with other ids, without the entries for which there is none."""
     entries = []
     for tag, permissions, number in _entries(value):
         ids = _ids(tag, owners)
-        entries.append(_ENTRY.pack(tag, permissions, number if ids is None else ids.given(number)))
+        new = number if ids is None else change(ids, number)
+        if new is not None:
+            entries.append(_ENTRY.pack(tag, permissions, new))
     return value[: _HEADER.size] + b"".join(entries)
 
 

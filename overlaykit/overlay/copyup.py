@@ -18,8 +18,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
+from overlaykit.overlay import acl, overrides
 from overlaykit.overlay import format as marks_format
-from overlaykit.overlay import overrides
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
 from overlaykit.overlay.layer import UNKNOWN_UUID
@@ -222,6 +222,8 @@ class CopyUp:
             def copy_all() -> None:
                 _copy_escaped(source, target, st)  # before the mode, which may forbid it
                 copy(data=data)
+                if layer.idmapped:
+                    _store_acls(target, st, self.owners)
 
             try:
                 copy_all()
@@ -263,6 +265,17 @@ def _copy_escaped(source: int, target: int, st: os.stat_result) -> None:
     for name in marks_format.xattr_names(old):
         if name.startswith(marks_format.ESCAPES):
             os.setxattr(new, name, os.getxattr(old, name))
+
+
+def _store_acls(target: int, st: os.stat_result, owners: Owners) -> None:
+    """Give a copy's access control lists the ids to be stored: those of its lower are as programs see them."""
+    if stat.S_ISLNK(st.st_mode):
+        return
+    path = b"/proc/self/fd/%d" % target  # may be O_PATH
+    for name in marks_format.ACLS:
+        value = _native.xattr_or_none(path, name)
+        if value is not None:
+            os.setxattr(path, name, acl.copied(value, owners))
 
 
 class FileCopy:

@@ -535,7 +535,9 @@ class Filesystem:
         value = location.read(
             lambda: os.getxattr(location.path, stored, follow_symlinks=location.follow)
         )
-        return acl.shown(value, self.tree.owners) if name in marks_format.ACLS else value
+        if name not in marks_format.ACLS:
+            return value
+        return acl.shown(value, self.tree.owners, idmapped=self.tree.layer_of(node).idmapped)
 
     @_past_modes
     def listxattr(self, node: Node, *, trusted: bool) -> list[bytes]:

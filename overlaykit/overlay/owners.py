@@ -93,14 +93,14 @@ class Ids:
                 return stored
         return stand_in if self.upper is None or self.upper.holds(stand_in) else _KEEP
 
-    def named(self, disk: int) -> int | None:
+    def named(self, disk: int, *, idmapped: bool = False) -> int | None:
         """The id that programs read in an access control list; None if they cannot name it.
 
         Where all files are one owner's, lists still name whom they name.
         """
         if disk == _UNKNOWN:
             return None
-        if self.everybody is not None or not self.ranges:
+        if self.everybody is not None or not self.ranges or idmapped:
             return disk
         return self._by_range(disk)
 
@@ -112,6 +112,10 @@ class Ids:
         if stored is None:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return stored
+
+    def kept(self, shown: int) -> int | None:
+        """The id to store in a copy of an access control list; None if it has none."""
+        return self._back_by_range(shown) if self.ranges else shown
 
     def copied(self, disk: int, *, idmapped: bool = False) -> int:
         """The id that a copy gets. Where all files are shown as one owner's it is that owner's, or else our own."""

@@ -86,3 +86,10 @@ def test_an_id_that_programs_cannot_name_is_left_out_of_a_list() -> None:
 def test_what_is_no_list_is_refused_as_such() -> None:
     with refused(errno.EINVAL):
         lists.stored(b"nonsense", AS_THEY_ARE)
+
+
+def test_a_list_that_a_lower_has_mapped_already_is_not_mapped_twice() -> None:
+    in_lower = a_list((USER, 6, 33), (GROUP, 4, 70_000))
+    assert lists.shown(in_lower, SHIFTED, idmapped=True) == in_lower
+    assert lists.copied(in_lower, SHIFTED) == a_list((USER, 6, 100_033))
+    assert lists.copied(in_lower, AS_THEY_ARE) == in_lower
