@@ -94,6 +94,13 @@ ROWS = {
         "cli/test_limits.py::test_a_program_with_many_open_files_keeps_no_other_from_opening_any",
         "overlay/test_descriptors.py::test_more_files_are_open_than_there_are_descriptors",
     ],
+    "to remove an access control list that a lower's file does not have": [
+        f"{BEHAVIOURS}/permissions.py::check_an_acl_that_is_not_there_can_be_removed"
+    ],
+    "an access control list that names an id which the user namespace lacks": [
+        "fuse/test_acl.py::test_a_file_shared_with_a_user_that_the_namespace_lacks_can_be_read",
+        "overlay/test_acl.py::test_an_id_that_programs_cannot_name_is_left_out_of_a_list",
+    ],
     "names that begin with `.wh.`": [
         "overlay/test_merge.py::test_names_that_are_marks_in_a_lower_cannot_be_made",
         "overlay/test_merge.py::test_the_whiteouts_of_oci_archives_hide_names",
