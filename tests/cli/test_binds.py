@@ -92,7 +92,7 @@ def test_a_descriptor_of_the_callers_can_be_shared(someone: Someone) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("run", "true"), ("run", "-l", "./layer", "true"), ("mount", "-o", "lowerdir=l", "m")],
+    [("run", "true"), ("run", "-l", "./layer", "true"), ("umount", "m")],
     ids=" ".join,
 )
 def test_a_working_directory_that_is_gone_is_told_by_its_name(

@@ -99,14 +99,13 @@ def test_an_unreadable_layer_is_told(someone: Someone) -> None:
         )
 
 
-def test_an_upper_inside_a_lower_is_refused(someone: Someone) -> None:
+def test_an_upper_inside_a_lower_shows_only_in_its_place(someone: Someone) -> None:
     lower = someone.directory("lower")
-    upper = os.path.join(lower, "upper")
-    assert someone.refused("run", "-l", lower, "--upper", upper, "true") == (
-        f"upper {upper} lies inside the lower {lower}:"
-        " choose one outside of it, or what is written would show in both"
-    )
-    assert os.listdir(lower) == []
+    upper = someone.directory("lower", "upper")
+    script = "test ! -e /upper/new && echo x >/new && test ! -e /upper/new"
+    someone.succeeds("run", "-l", lower, "-l", "host", "--upper", upper, "sh", "-c", script)
+    assert os.listdir(upper) == ["new"]
+    assert sorted(os.listdir(lower)) == [".upper.overlaykit", "upper"]
 
 
 def test_an_upper_that_cannot_be_made_is_told(someone: Someone) -> None:
