@@ -124,7 +124,8 @@ class Modes:
         self._serial = max(_number(name) for name in names)
         with self.opened():
             for name in names:
-                self._recover(name)
+                with contextlib.suppress(OSError, ValueError, IndexError):  # it is no note of ours
+                    self._recover(name)
 
     def _recover(self, name: bytes) -> None:
         text = os.readlink(name, dir_fd=self._notes.fd())
@@ -214,6 +215,8 @@ def _number(note: bytes) -> int:
 def _find(place: Place, path: bytes, inode: int) -> int | None:
     """A descriptor (O_PATH) of the inode, if it is still at this path below `place`."""
     *above, name = path.split(b"/")
+    if name in (b"", b".", b".."):
+        return None
     with contextlib.suppress(OSError):
         for part in above:
             place = place.child(part)

@@ -171,3 +171,38 @@ def test_a_crash_while_a_mode_is_widened_leaves_the_mode_that_was_shown(
             assert _shown(crashed) in (before, after), f"{step}:{number}"
             tried += 1
     assert tried >= len(operation.steps)
+
+
+def test_what_is_no_note_changes_nothing_and_goes(stack: Stack) -> None:
+    stack.add({"f": File(mode=0o600)})
+    with stack.bare(options=OPTIONS) as view:
+        view.change("f", Changes(mode=0o640))
+    number = os.stat(os.path.join(stack.upper, "f")).st_ino
+    outside = os.stat(stack.directory).st_ino
+    room = os.path.join(stack.work, "work")
+    for name, target in {
+        "mode.1": "nothing",
+        "mode.2": "9 x 0 f",
+        "mode.3": f"0 {number} 7 f",
+        "mode.4": f"0 {outside} 0 ..",
+        "mode.x": "0 1 0 f",
+    }.items():
+        os.symlink(target, os.path.join(room, name))
+    open(os.path.join(room, "mode.5"), "w").close()
+    mode = os.stat(stack.directory).st_mode
+    with stack.bare(options=OPTIONS) as view:
+        assert os.listdir(room) == []
+        assert view.stat("f").mode == stat.S_IFREG | 0o640
+    assert os.stat(stack.directory).st_mode == mode
+
+
+def test_a_note_of_what_was_moved_since_is_followed(stack: Stack) -> None:
+    stack.add({})
+    with stack.bare(options=OPTIONS) as view:
+        view.mkdir("a")
+        view.create("a/f", mode=0o640)
+    number = os.stat(os.path.join(stack.upper, "a/f")).st_ino
+    os.rename(os.path.join(stack.upper, "a"), os.path.join(stack.upper, "b"))
+    os.symlink(f"4 {number} 0 a/f", os.path.join(stack.work, "work", "mode.1"))
+    with stack.bare(options=OPTIONS) as view:
+        assert view.stat("b/f").mode == stat.S_IFREG | 0o440
