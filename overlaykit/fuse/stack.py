@@ -158,7 +158,10 @@ _OVERRIDES: Final = (None, overrides.SECURITY, overrides.CONTAINERS)
 
 
 def _ids(spec: MountSpec, kind: str, given: IdSpec) -> Ids:
-    in_lower, in_upper = unmapped(kind) if spec.squash_unmapped else (-1, -1)
+    # The kernel refuses every write to a file with an id that the namespace does not know: who squashes wants to write.
+    ids = (spec.options.users, spec.options.groups)
+    squashes = spec.squash_unmapped or any(one.squash_to is not None for one in ids)
+    in_lower, in_upper = unmapped(kind) if squashes else (-1, -1)
     return Ids(
         everybody=given.squash_to,
         ranges=tuple(

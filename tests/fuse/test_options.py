@@ -13,7 +13,7 @@ import pytest
 from overlaykit.fuse.spec import IdRange, IdSpec, MountFlags, Options
 
 from ..crash.disks import image, mounted_image
-from ..overlay.inside import as_root
+from ..overlay.inside import as_ordinary_user, as_root
 from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix.acts import ALICE, as_user, get
@@ -141,3 +141,30 @@ def test_hard_links_stay_one_file_on_a_copy_of_the_disk_where_asked_to(stack: St
         for uuid, content in (True, b"x"), (False, b"xy"):
             with mounted(on_disk, options=Options(uuid=uuid)) as mount:
                 assert get(mount.path("g")) == content
+
+
+@as_ordinary_user
+@pytest.mark.parametrize(
+    ("users", "groups"),
+    [
+        (IdSpec(squash_to=0), IdSpec(squash_to=0)),
+        (IdSpec(squash_to=0), IdSpec()),
+        (IdSpec(), IdSpec(squash_to=0)),
+    ],
+)
+def test_files_of_the_machine_are_written_to_by_root_of_a_namespace_where_squashed(
+    stack: Stack, users: IdSpec, groups: IdSpec
+) -> None:
+    """The kernel refuses a write to a file whose owner or group the user namespace does not know."""
+    stack.lowers.append("/etc/dpkg")
+    options = Options(userxattr=True, users=users, groups=groups)
+    with mounted(stack, options=options) as mount:
+        with open(mount.path("dpkg.cfg"), "a") as file:
+            file.write("# more\n")
+        os.mkdir(mount.path("new"))
+        os.chown(mount.path("dpkg.cfg"), 0, 0)
+        st = os.stat(mount.path("dpkg.cfg"))
+        assert (st.st_uid, st.st_gid) == (0, 0)
+    for name in ("dpkg.cfg", "new"):
+        st = os.stat(os.path.join(stack.upper, name))
+        assert (st.st_uid, st.st_gid) == (os.geteuid(), os.getegid())
