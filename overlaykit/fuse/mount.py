@@ -191,7 +191,13 @@ def _chosen(flags: dict[str, bool]) -> list[str]:
 def open_mountpoint(path: str) -> int:
     """An O_PATH descriptor of a directory to mount on. Raises Error unless it is one."""
     try:
-        return open_directory(path)
+        fd = open_directory(path)
+        try:
+            os.fstat(fd)  # which a mount answers that is not dead: to open one takes no request
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             raise DeadMount(absolute(path)) from error
