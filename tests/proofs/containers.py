@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -170,6 +171,15 @@ class Podman:
                 found.append(_read(f"/proc/{pid}/cmdline").replace(b"\0", b" ").decode())
         return found
 
+    def await_cleanup(self) -> None:
+        """Wait until all containers have ended and are cleaned up, which goes on after `run` has returned."""
+        while pids := [pid for pid in self._running() if _is_cleaning_up(pid)]:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    process = os.pidfd_open(pid)
+                    select.select([process], [], [])
+                    os.close(process)
+
     def _running(self) -> list[int]:
         """Those that name the directory in their arguments or their environment."""
         mark = os.fsencode(self.directory)
@@ -199,12 +209,19 @@ class Podman:
         for name, text in _ACCOUNTS.items():
             path = os.path.join(accounts, name)
             _write(path, text.format(uid=ORDINARY_UID, directory=self.path("home")))
-            if not os.path.exists(f"/etc/{name}"):
-                _write(f"/etc/{name}", "")
             syscalls.mount(os.fsencode(path), f"/etc/{name}".encode(), None, syscalls.MS_BIND)
         with contextlib.suppress(OSError):  # there may be none
             syscalls.umount2(b"/sys/fs/cgroup", syscalls.MNT_DETACH)
         syscalls.mount(b"none", b"/sys/fs/cgroup", b"cgroup2", 0)
+
+
+def _is_cleaning_up(pid: int) -> bool:
+    """Whether it is a container's monitor, or what that runs at the container's end."""
+    try:
+        command = _read(f"/proc/{pid}/cmdline")
+    except OSError:
+        return False
+    return b"conmon" in command.split(b"\0")[0] or b"\0container\0cleanup\0" in command
 
 
 def _write(path: str, text: str) -> None:

@@ -115,18 +115,22 @@ CHANGES = (
     "chown 5:6 /etc/x; stat -c %u:%g /etc/x; rm /built; mv /opt /opt2; echo more >>/opt2/added;"
     "cat /opt2/added"
 )
+NO_SHM = "--ipc=none"
+"""podman 4 leaves /dev/shm of a container with mapped ids mounted, on which its removal fails now and then."""
+
 SEEN = "0\n0:0\n1000:1000\n0:0\n0:0\n0:0\n5:6\nadded\nmore\n"
 
 
 def test_a_container_gets_ids_of_its_own(built: Podman) -> None:
-    assert built.prints(BUILT, CHANGES, "--userns=auto") == SEEN
+    assert built.prints(BUILT, CHANGES, "--userns=auto", NO_SHM) == SEEN
 
 
 def test_what_a_container_with_mapped_ids_wrote_is_committed_with_its_own(built: Podman) -> None:
     first = 100_000 if built.mode == "rootful" else 1  # rootless: of those in /etc/subuid
-    ids = [f"--uidmap=0:{first}:2000", f"--gidmap=0:{first}:2000"]
+    ids = [f"--uidmap=0:{first}:2000", f"--gidmap=0:{first}:2000", NO_SHM]
     built.succeeds("run", "--name", "mapped", *ids, BUILT, "sh", "-euc", CHANGES)
     try:
+        built.await_cleanup()
         built.succeeds("commit", "--quiet", "mapped", "localhost/mapped")
     finally:
         built.succeeds("rm", "mapped")
