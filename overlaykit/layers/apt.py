@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from overlaykit.errors import Error
 from overlaykit.layers.aptsources import DebianMirror, debian_mirror
@@ -115,7 +115,8 @@ class PrivateApt:
         except Unsatisfiable as misfit:
             debs = self._own_closure(packages, plain, misfit)
         had = {one.name: one.version for one in filter(None, map(parse_package, self._installed))}
-        if all(had.get(name) == version for name, version in _versions(debs, plain)):
+        found = _versions(debs)  # without those that cannot be read, which unpacking will say
+        if not debs or all(name in found and found[name] == had.get(name) for name in plain):
             raise NothingToAdd(", ".join(packages), self._suite)
         return debs
 
@@ -259,8 +260,6 @@ def _package(deb: str) -> Package | None:
     return parse_package(shown.stdout) if shown.returncode == 0 else None
 
 
-def _versions(debs: Iterable[str], names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Those of `names` that are among the .deb files, each with its version."""
-    for package in filter(None, map(_package, debs)):
-        if package.name in names:
-            yield package.name, package.version
+def _versions(debs: Iterable[str]) -> dict[str, str]:
+    """The packages that the .deb files hold, by name."""
+    return {package.name: package.version for package in filter(None, map(_package, debs))}

@@ -69,8 +69,10 @@ def lacking(
     """
     installed = _index(base)
     offered = _index(closure)
-    by_name = {package.name: package for packages in offered.values() for package, _ in packages}
-    added = {name: by_name[name] for name in requested if name in by_name}
+    added: dict[str, Package] = {}
+    for name in requested:  # a real package before one that provides the name
+        found = sorted(_satisfying(Relation(name), offered), key=lambda one: one.name != name)
+        added |= {one.name: one for one in found[:1]}
     missing = True
     while missing:  # each package that is added may take the place of one that stood for another
         missing = False

@@ -79,3 +79,9 @@ def test_versions_are_debians() -> None:
     assert is_older("1.0~rc1", "1.0")
     assert is_older("9", "10")
     assert not is_older("1:1", "2")
+
+
+def test_a_virtual_package_is_its_provider() -> None:
+    closure = [package("a-provider", "1", provides="shell"), package("shell", "2")]
+    assert names(["shell"], closure, []) == ["shell"]
+    assert names(["shell"], closure[:1], []) == ["a-provider"]
