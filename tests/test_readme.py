@@ -94,6 +94,10 @@ ROWS = {
         "cli/test_limits.py::test_a_program_with_many_open_files_keeps_no_other_from_opening_any",
         "overlay/test_descriptors.py::test_more_files_are_open_than_there_are_descriptors",
     ],
+    "more than a hard limit of the shell that mounted it (`ulimit -Hf`, ...), where raising it takes root": [
+        "cli/test_limits.py::test_a_hard_limit_that_binds_every_program_is_told_by_the_mount",
+        "cli/test_limits.py::test_a_hard_limit_that_binds_every_program_is_told_by_a_view",
+    ],
     "to remove an access control list that a lower's file does not have": [
         f"{BEHAVIOURS}/permissions.py::check_an_acl_that_is_not_there_can_be_removed"
     ],

@@ -58,6 +58,8 @@ def main(arguments: list[str]) -> int:
     ) as view:
         if view.made_upper:
             print(f"overlaykit: --upper {args.upper}: made, for there was none", file=sys.stderr)
+        for note in view.notes:
+            print(f"overlaykit: {note}", file=sys.stderr)
         return view.run(
             command,
             last=True,

@@ -58,7 +58,7 @@ class Daemon:
 
     The two steps are apart so that the starter can work out what to mount while the new interpreter loads.
     Attributes: `process`; `mount`, the detached mount's descriptor, which is the caller's to close (-1: none);
-    `device`, the mount's st_dev.
+    `device`, the mount's st_dev; `notes`, what the user of the mount may not expect, a line each.
     """
 
     def __init__(self, *, prepare: Callable[[], None] | None = None) -> None:
@@ -68,6 +68,7 @@ class Daemon:
         )
         self.mount = -1
         self.device = 0
+        self.notes: tuple[str, ...] = ()
         self._channel = ours
         with theirs:
             self.process = subprocess.Popen(
@@ -119,6 +120,7 @@ class Daemon:
         if isinstance(answer, Started):
             self.mount = received[0] if received else -1
             self.device = answer.device
+            self.notes = answer.notes
             return
         self.process.wait()
         if answer is None:
@@ -189,7 +191,8 @@ def main() -> None:
         nonlocal told
         _leave_terminal()
         descriptors = [detached] if detached >= 0 else []
-        socket.send_fds(channel, [wire.encode(Started(device))], descriptors)
+        started = Started(device, limits.notes(writable=spec.upper is not None))
+        socket.send_fds(channel, [wire.encode(started)], descriptors)
         told = True
 
     try:

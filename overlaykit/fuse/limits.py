@@ -22,6 +22,14 @@ _BINDING: Final = (
 )
 """Those that can end the daemon or fail a request, but for RLIMIT_NOFILE."""
 
+_TOLD: Final = {
+    resource.RLIMIT_FSIZE: ("no file can be written to beyond {} bytes", "f"),
+    resource.RLIMIT_CPU: ("the mount ends after {} seconds of processor time", "t"),
+    resource.RLIMIT_AS: ("requests fail where they take more than {} bytes of address space", "v"),
+    resource.RLIMIT_DATA: ("requests fail where they take more than {} bytes of memory", "d"),
+}
+"""What a limit means for every program that uses the mount, and its letter for ulimit."""
+
 _MANY_DESCRIPTORS: Final = 1 << 20
 """The kernel's own bound unless it is changed (proc_sys_fs(5): nr_open)."""
 
@@ -43,6 +51,22 @@ def raise_own() -> None:
         _raise_hard(number, resource.RLIM_INFINITY)
     if 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[1] < _MANY_DESCRIPTORS:
         _raise_hard(resource.RLIMIT_NOFILE, _MANY_DESCRIPTORS)
+
+
+def notes(*, writable: bool) -> tuple[str, ...]:
+    """What the hard limits that this process may not raise mean for every program, a line each.
+
+    `writable`: files of the mount can be written to. RLIMIT_NPROC is not told of: most sessions have one, which no
+    daemon meets. Nor is RLIMIT_NOFILE, which the daemon shares out.
+    """
+    lines = []
+    for number, (meaning, letter) in _TOLD.items():
+        _, hard = resource.getrlimit(number)
+        if hard == resource.RLIM_INFINITY or (number == resource.RLIMIT_FSIZE and not writable):
+            continue
+        way_out = f"raise it as root ('ulimit -H{letter} unlimited'), or use another shell"
+        lines.append(f"{meaning.format(hard)}, this shell's hard limit: {way_out}")
+    return tuple(lines)
 
 
 def serve_everyone() -> None:

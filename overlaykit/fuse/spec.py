@@ -117,10 +117,11 @@ Order = Bequest | Directory | MountSpec
 class Started(msgspec.Struct, frozen=True, tag="started"):
     """The mount answers. Its descriptor comes along with this message where the spec had no target.
 
-    `device`: its st_dev, by which it is known in every mount namespace.
+    `device`: its st_dev, by which it is known in every mount namespace. `notes`: lines for the user to read.
     """
 
     device: int
+    notes: tuple[str, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

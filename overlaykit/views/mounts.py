@@ -101,6 +101,8 @@ def _mount(stack: Stack, place: int, name: str | None, warn: Callable[[str], Non
             namespace=namespace(),
         )
         try:
+            for note in started.notes:
+                warn(note)
             entry.publish(about)
         except BaseException:
             started.end()

@@ -73,7 +73,7 @@ class View:
 
     Commands run one after another, each with processes, host name and network of its own, over the same files.
     Attributes: `name`; `processes`, the last command (`namespace.Running`), None before `launch`; `made_upper`, whether
-    there was no directory `upper` before.
+    there was no directory `upper` before; `notes`, once it is started, what its user may not expect, a line each.
     """
 
     def __init__(
@@ -112,6 +112,7 @@ class View:
         self._daemon: daemon.Daemon | None = None
         self._last = False
         self.made_upper = False
+        self.notes: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
         self.start()
@@ -177,6 +178,7 @@ class View:
                 except daemon.UpperHeld as held:
                     raise upper_held(upper or "", held.pid) from held
             self._daemon = served
+            self.notes = served.notes
             undo.callback(self._end_daemon)
             self._entry = entry
             self._undo = undo.pop_all()

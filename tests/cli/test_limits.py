@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import resource
 import subprocess
 from collections.abc import Iterator
 
+from ..posix.acts import refused
 from ..views.someone import Someone, command
 from ..views.staged import only_as
 
 LARGE = b"x" * (1 << 20)
 
 CAP_SYS_RESOURCE = 24
+
+
+BOUND = (
+    "overlaykit: no file can be written to beyond 32768 bytes, this shell's hard limit:"
+    " raise it as root ('ulimit -Hf unlimited'), or use another shell\n"
+)
+
+
+def may_raise_limits(someone: Someone) -> bool:
+    with open("/proc/self/status") as file:
+        effective = next(line.split()[1] for line in file if line.startswith("CapEff:"))
+    return someone.is_root and bool(int(effective, 16) >> CAP_SYS_RESOURCE & 1)
+
+
+def under(limits: str, *arguments: str) -> str:
+    """What our command says on standard error when a shell with these limits runs it."""
+    done = subprocess.run(
+        ["sh", "-c", f'{limits} && exec "$@"', "sh", command(), *arguments],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return done.stderr
 
 
 @contextlib.contextmanager
@@ -26,9 +52,7 @@ def mounted_under(someone: Someone, limits: str) -> Iterator[str]:
     for number in range(400):
         someone.write(os.path.join(lower, str(number)), b"%d" % number)
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-    script = f'{limits} && exec "$@"'
-    mount = ["sh", "-c", script, "sh", command(), "mount", "-o", options, target]
-    subprocess.run(mount, stdin=subprocess.DEVNULL, check=True)
+    under(limits, "mount", "-o", options, target)
     try:
         yield target
     finally:
@@ -59,11 +83,35 @@ def test_soft_limits_of_the_shell_bind_nobody(someone: Someone) -> None:
 @only_as("root")
 def test_a_hard_limit_binds_nobody_where_the_daemon_may_raise_it(someone: Someone) -> None:
     with mounted_under(someone, "ulimit -f 64"):
-        with open("/proc/self/status") as file:
-            effective = next(line.split()[1] for line in file if line.startswith("CapEff:"))
-        may = int(effective, 16) >> CAP_SYS_RESOURCE & 1
-        limit = resource.RLIM_INFINITY if may else 64 * 512
+        limit = resource.RLIM_INFINITY if may_raise_limits(someone) else 64 * 512
         assert resource.prlimit(daemon(someone), resource.RLIMIT_FSIZE) == (limit, limit)
+
+
+def test_a_hard_limit_that_binds_every_program_is_told_by_the_mount(someone: Someone) -> None:
+    lower, upper, work, target = map(someone.directory, ("lower", "upper", "work", "target"))
+    bound = not may_raise_limits(someone)
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    assert under("ulimit -f 64", "mount", "-o", options, target) == (BOUND if bound else "")
+    try:
+        full = os.path.join(target, "full")
+        someone.write(full, b"x" * 32768)
+        with refused(errno.EFBIG, errno.EIO) if bound else contextlib.nullcontext():
+            someone.write(full, b"x" * 32769)
+    finally:
+        someone.succeeds("umount", target)
+    limits = "ulimit -f 64 && ulimit -n 1000"
+    assert under(limits, "mount", "-o", f"lowerdir={lower}", target) == ""
+    someone.succeeds("umount", target)
+    said = under("ulimit -t 1000", "mount", "-o", f"lowerdir={lower}", target)
+    someone.succeeds("umount", target)
+    assert ("1000 seconds" in said and "-Ht" in said) == bound
+
+
+def test_a_hard_limit_that_binds_every_program_is_told_by_a_view(someone: Someone) -> None:
+    said = BOUND if not may_raise_limits(someone) else ""
+    assert under("ulimit -f 64", "run", "true") == said
+    assert under("ulimit -S -f 64", "run", "true") == ""
+    assert under("ulimit -f 64", "run", "--read-only", "true") == ""
 
 
 @only_as("root")
