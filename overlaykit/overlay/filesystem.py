@@ -358,6 +358,10 @@ class Filesystem:
                 else:
                     node.opened.asked_ns = changes.asked_ns
                     node.opened.modified = None
+            st = location.stat()
+            has_them = changes.atime_ns in (None, st.st_atime_ns) and modified == st.st_mtime_ns
+            if has_them and 0 < changes.asked_ns <= st.st_ctime_ns:
+                return  # to set them again would only move the change time on the disk
             _native.utimensat(
                 location.dirfd,
                 location.name,

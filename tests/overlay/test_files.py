@@ -11,6 +11,7 @@ from overlaykit.overlay.attributes import Changes
 from overlaykit.overlay.filesystem import Options
 
 from ..posix import syscalls
+from ..posix.acts import let_the_clock_go_on
 from ..posix.layers import write_layer
 from ..posix.place import ORDINARY_UID
 from ..posix.table import File
@@ -179,3 +180,28 @@ def test_a_time_that_the_kernel_writes_back_late_does_not_undo_one_that_was_set(
         assert view.stat("f").stat.st_mtime_ns == 100
         assert change(7, 50 * second, written_back=True) == 7  # the clock was set back
         assert change(8, 49 * second, written_back=False) == 8
+
+
+def test_the_disks_change_time_stays_where_times_are_written_back_that_it_has(
+    stack: Stack,
+) -> None:
+    """It is what the next mount shows."""
+    stack.add({"f": File(b"x")})
+
+    with stack.open() as view, view.opened("f", os.O_RDWR):
+        view.change("f", Changes(mode=0o600))
+
+        def changed() -> int:
+            return os.stat(os.path.join(stack.upper, "f")).st_ctime_ns
+
+        before, has = changed(), os.stat(os.path.join(stack.upper, "f")).st_mtime_ns
+        let_the_clock_go_on()
+        view.change("f", Changes(mtime_ns=has, asked_ns=before, written_back=True))
+        assert changed() == before
+        view.change("f", Changes(mtime_ns=has, asked_ns=before + 1))
+        assert changed() > before
+        for changes in (Changes(mtime_ns=5, asked_ns=1), Changes(mtime_ns=5)):
+            before = changed()
+            let_the_clock_go_on()
+            view.change("f", changes)
+            assert changed() > before
