@@ -35,6 +35,8 @@ NAMESPACES: Final = (
 )
 """Made by init for itself, so that they end with it; the PID namespace began with its fork."""
 
+_UMASK: Final = 0o022
+
 
 def run(
     spec: Spec,
@@ -61,7 +63,7 @@ def run(
                 socket.sethostname(spec.hostname)
             with during(Stage.LOOPBACK):
                 network.raise_loopback()
-        umask = os.umask(0)
+        umask = os.umask(_UMASK)  # of the mountpoints that are made
         gathered = mounts.gather(spec)
         with during(Stage.ROOT):
             mounts.make_root(root, gathered.whole_proc)

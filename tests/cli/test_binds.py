@@ -111,3 +111,29 @@ def test_a_command_with_a_directory_of_its_own_needs_none_of_the_callers(someone
     gone = someone.directory("gone")
     line = ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", command(), "run", "-w", "/usr", "pwd"]
     assert someone.program(line, cwd=gone) == "/usr\n"
+
+
+def test_no_other_user_may_write_to_a_mountpoint_that_is_made(someone: Someone) -> None:
+    outer, inner, file = (
+        someone.directory("outer"),
+        someone.directory("inner"),
+        someone.path("file"),
+    )
+    someone.write(file, "")
+    upper = someone.directory("upper")
+    binds = (
+        "-v",
+        f"{outer}:/mnt/made",
+        "-v",
+        f"{inner}:/mnt/made/more/most",
+        "-v",
+        f"{file}:/mnt/f",
+    )
+    os.umask(0)
+    assert someone.succeeds("run", "--upper", upper, *binds, "sh", "-c", "umask") == "0000\n"
+    made = [f"{upper}/mnt/made", f"{upper}/mnt/f", f"{outer}/more", f"{outer}/more/most"]
+    assert [oct(os.stat(path).st_mode & 0o777) for path in made] == [
+        "0o755",
+        "0o644",
+        *["0o755"] * 2,
+    ]
