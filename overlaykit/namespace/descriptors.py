@@ -80,6 +80,15 @@ def _open(number: int, option: str, inherited: frozenset[int]) -> int:
     return number
 
 
+def require_open(descriptors: Iterable[int]) -> None:
+    """Raises OSError (EBADF), naming the first that is not open: one that is opened later may get its number."""
+    for descriptor in descriptors:
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_GETFD)
+        except OSError as error:
+            raise OSError(error.errno, f"descriptor {descriptor}: {error.strerror}") from None
+
+
 def passed_by_default(descriptors: Iterable[int]) -> set[int]:
     """Those of the descriptors that lead a command to nothing but what they are.
 

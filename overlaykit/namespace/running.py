@@ -65,6 +65,8 @@ class Running:
 
     def signal(self, number: int) -> None:
         """Send a signal of `signals.FORWARDED` to the command, through init; an ended view takes no notice."""
+        if self._closed:
+            return
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.init_fd, number)
 
@@ -77,7 +79,7 @@ class Running:
 
         They are init's descendants: an orphan becomes a child of init's, and no process leaves its PID namespace.
         """
-        if is_readable(self.init_fd):
+        if self._closed or is_readable(self.init_fd):
             return 0
         children: dict[int, list[int]] = {}
         for name in os.listdir("/proc"):

@@ -16,7 +16,7 @@ from overlaykit.errors import Error
 from overlaykit.fuse import control, daemon, directories
 from overlaykit.fuse.spec import LayerSpec, MountFlags, MountSpec, Options
 from overlaykit.layers import Store, host, resolve
-from overlaykit.namespace import environment
+from overlaykit.namespace import descriptors, environment
 from overlaykit.views import places
 from overlaykit.views.registry import About, Registry, now
 from overlaykit.views.streams import Streams
@@ -201,12 +201,14 @@ class View:
         directory in the view, which must be there (by default the caller's own, or / where the view has none such);
         `pass_fds` descriptors that the command gets under the same numbers, beside the standard ones; `redirected` the
         descriptors, from 3 on, of which it gets copies as its standard ones; `umask` its umask, by default the
-        caller's. With `last` no other command follows: the mount ends with this one, and all it wrote is in the upper
-        once `wait` returns; else once the view is closed.
+        caller's. With `last` no other command follows, even if this one cannot be started: the mount ends with it, and
+        all it wrote is in the upper once `wait` returns; else once the view is closed.
 
         Raises Error: exit_code 127 and 126 if the command is missing or cannot be executed; NotStarted, CommandRunning,
-        LastCommand.
+        LastCommand. Raises OSError: EBADF if one of `pass_fds` or `redirected` is not open.
         """
+        given = {} if redirected is None else redirected
+        descriptors.require_open([*pass_fds, *given.values()])
         if self._daemon is None:
             raise NotStarted
         if self._last:
@@ -227,7 +229,7 @@ class View:
             ports=self._ports,
             descriptors=tuple(pass_fds),
             umask=umask,
-            redirected=redirected or {},
+            redirected=given,
             keep=self._upper is not None or not last,
         )
         with contextlib.ExitStack() as stack, signals.held(), standard.filled():
@@ -237,15 +239,16 @@ class View:
                 user = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 stack.callback(os.close, user)
             root = self._daemon.mount
-            if not last:
+            if last:
+                self._last = True
+                # Not before the end: a short command may have ended, then all of it goes.
+                stack.callback(self._daemon.close_mount)
+            else:
                 root, self._daemon.mount = namespace.duplicate(root, user_namespace=user)
                 stack.callback(os.close, root)
             self.processes = namespace.launch(spec, root=root, user_namespace=user)
             self._undo.enter_context(self.processes)
             self._publish(tuple(argv))
-            self._last = last
-            if last:  # and not before: a short command may have ended, then all of it goes
-                self._daemon.close_mount()
         return self.processes
 
     def wait(self) -> int:
@@ -279,13 +282,15 @@ class View:
 
         `stdin`, `stdout`, `stderr`, `input`, `capture_output`, `text` and `check` are as for subprocess.run, but that
         the returncode is 128 + N where signal N ended the command. `on_launch` is called once the command runs. Raises
-        besides what `launch` and `wait` raise subprocess.CalledProcessError.
+        besides what `launch` and `wait` raise subprocess.CalledProcessError. Whatever is raised, by `on_launch` or a
+        signal's handler too, the command has ended then.
         """
+        descriptors.require_open(pass_fds)  # before one of ours gets the number
         if capture_output:
             stdout = stderr = subprocess.PIPE
         given = input.encode() if isinstance(input, str) else input
         with Streams(stdin, stdout, stderr, given) as streams, signals.held():
-            self.launch(
+            processes = self.launch(
                 argv,
                 env=env,
                 cwd=cwd,
@@ -294,9 +299,13 @@ class View:
                 redirected=streams.redirected,
                 last=last,
             )
-            streams.release()
-            on_launch()
-            status = self._await_command()
+            try:
+                streams.release()
+                on_launch()
+                status = self._await_command()
+            except BaseException:
+                processes.close()  # else its streams would be waited for
+                raise
         self._await_daemon()
         output, errors = (
             found.decode() if text and found is not None else found

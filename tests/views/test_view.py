@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import select
-from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError
+import signal
+from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, Popen
 
 import pytest
 
@@ -248,3 +249,58 @@ def test_output_is_captured_whole_and_input_is_given(someone: Someone) -> None:
 def test_one_text_for_the_layers_is_a_mistake(someone: Someone) -> None:
     with pytest.raises(TypeError, match=r"give a list, \['host'\]"):
         View("host")
+
+
+class Late(Exception):
+    """Raised by a handler."""
+
+
+def test_an_exception_while_output_is_awaited_ends_the_command(someone: Someone) -> None:
+    def fail(*_: object) -> None:
+        raise Late
+
+    os.mkfifo(someone.path("fifo"))
+    fifo = Bind(source=someone.path("fifo"), target="/fifo")
+    interrupter = Popen(
+        ["sh", "-c", 'read _ <"$0"; kill -s XCPU $1', fifo.source, str(os.getpid())]
+    )
+    before = signal.signal(signal.SIGXCPU, fail)
+    with View(binds=[fifo]) as view:
+        for command, fails in (
+            (["sh", "-c", "echo started >/fifo; sleep 1000 & wait"], lambda: None),
+            (["sleep", "1000"], fail),
+        ):
+            with pytest.raises(Late):
+                view.run(command, capture_output=True, on_launch=fails)
+            assert view.processes is not None
+            assert view.processes.processes() == 0
+            view.processes.kill()  # nothing is left to be killed
+        assert view.run(["true"]).returncode == 0
+    signal.signal(signal.SIGXCPU, before)
+    assert interrupter.wait() == 0
+
+
+def test_a_descriptor_that_is_not_open_is_refused_and_gives_the_command_none_of_ours(
+    someone: Someone,
+) -> None:
+    with View() as view:
+        used = {int(name) for name in os.listdir("/proc/self/fd")}
+        free = [number for number in range(3, 64) if number not in used]
+        before = os.listdir("/proc/self/fd")
+        for number in free[:10]:
+            for capture in (False, True):
+                with pytest.raises(OSError, match=f"descriptor {number}: Bad file"):
+                    view.run(["true"], pass_fds=[number], capture_output=capture)
+        assert os.listdir("/proc/self/fd") == before
+        assert view.run(["true"]).returncode == 0
+
+
+def test_a_last_command_that_cannot_be_started_was_the_last(someone: Someone) -> None:
+    upper = someone.directory("upper")
+    with View(upper=upper) as view:
+        assert view.run(["sh", "-c", "echo x >/written"]).returncode == 0
+        with pytest.raises(CommandNotFound, match="no-such-command"):
+            view.run(["no-such-command"], last=True)
+        with pytest.raises(LastCommand):
+            view.run(["true"])
+    assert os.listdir(upper) == ["written"]
