@@ -99,6 +99,16 @@ class CopyUp:
             self.directory(node.links[0][0])
         return FileCopy(self, node, keep_data=keep_data)
 
+    def rehearse(self, node: File) -> None:
+        """Copy a file up but for its data and its name, and drop that. Raises OSError: what would keep it from being
+        copied, but for what its data find."""
+        copy = self.begin(node, keep_data=False)
+        try:
+            copy.transfer()
+            copy.extend()
+        finally:
+            copy.close()
+
     def link_up(self, node: File, directory: Directory, name: bytes) -> None:
         """Give an indexed file an entry in the upper for one of its names, which still lies in a lower.
 
@@ -292,21 +302,17 @@ class FileCopy:
         self._name = b""  # in the work directory, until it is finished
         regular = node.kind == stat.S_IFREG
         try:
-            below = lower.fd()
-            self._stat = lower.layer.read(
-                lambda: os.stat(node.lower_name, dir_fd=below, follow_symlinks=False), below
-            )
+            self._source, self._stat = self._open_source(lower, keep_data=regular and keep_data)
             self.size = self._stat.st_size if regular and keep_data else 0
-            # Of a file without data nothing needs to be read: a lock file may be one that we must not read.
-            flags = _LOWER_FILE if self.size else _INODE
-            self._source = lower.layer.open(
-                lambda: os.open(node.lower_name, flags, dir_fd=below), below, node.lower_name
-            )
             if self.size and copyup.marks.is_metacopy(self._source):
                 fail(
                     errno.EIO, node.lower_name
                 )  # its data are elsewhere: what is here reads as zeros
-            self._origin = copyup.origin(lower, node.lower_name, self._stat.st_dev)
+            self._origin = (
+                copyup.origin(lower, node.lower_name, self._stat.st_dev)
+                if node.opened is None or self._is_still_there(lower)
+                else None
+            )
             self._name = copyup.work.new_name()
             self._target = self._make_target()
             reach("copyup.made")
@@ -329,6 +335,10 @@ class FileCopy:
         if self.size and not copyup.volatile:
             os.fsync(self._target)
         reach("copyup.synced")
+
+    def extend(self) -> None:
+        """Give the copy of a regular file its length. Raises OSError (EFBIG) if the disk has no files as long."""
+        os.ftruncate(self._target, self._stat.st_size)
 
     def finish(self) -> None:
         """Let the copy appear under the file's name, and let its open handles continue on the copy."""
@@ -373,6 +383,35 @@ class FileCopy:
         if self._name:
             self._copyup.work.discard(self._name)
             self._name = b""
+
+    def _open_source(self, lower: Place, *, keep_data: bool) -> tuple[int, os.stat_result]:
+        """The lower's file and its attributes. One that is open is that which was opened: a lower may be changed, and
+        pages of two files must not be mixed."""
+        node = self._node
+        if node.opened is not None:
+            fd = os.dup(node.opened.fd)
+            return fd, os.fstat(fd)
+        below = lower.fd()
+        st = lower.layer.read(
+            lambda: os.stat(node.lower_name, dir_fd=below, follow_symlinks=False), below
+        )
+        # Of a file without data nothing needs to be read: a lock file may be one that we must not read.
+        flags = _LOWER_FILE if keep_data and st.st_size else _INODE
+        fd = lower.layer.open(
+            lambda: os.open(node.lower_name, flags, dir_fd=below), below, node.lower_name
+        )
+        return fd, st
+
+    def _is_still_there(self, lower: Place) -> bool:
+        """Whether the name in the lower still means the file that is copied."""
+        try:
+            below = lower.fd()
+            st = lower.layer.read(
+                lambda: os.stat(self._node.lower_name, dir_fd=below, follow_symlinks=False), below
+            )
+        except OSError:
+            return False
+        return os.path.samestat(st, self._stat)
 
     def _hand_over(self) -> None:
         """The file lies in the upper from now on."""

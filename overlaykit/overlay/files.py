@@ -73,7 +73,11 @@ class Files:
         writing = wants_to_write(flags)
         if writing and not node.has_upper:
             copyup = self._tree.copyup
-            if not lazily:
+            if (
+                lazily
+            ):  # what is not for lack of room is told now: few programs look at what close(2) says
+                copyup.rehearse(node)
+            else:
                 copyup.file(node, keep_data=not flags & os.O_TRUNC)
         writing = writing and node.has_upper
         opened = node.opened

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import io
 import os
 import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import pytest
 
@@ -18,6 +21,8 @@ from ..overlay.view import refused
 from ..posix.table import File
 from .inotify import names_until_now, next_name, watched
 from .mounted import mounted
+
+Act: TypeAlias = Callable[[], object]
 
 LARGE = 192 << 20
 DATA = 128 << 20
@@ -44,21 +49,33 @@ def stopped(process: subprocess.Popen[bytes]) -> Iterator[None]:
         process.send_signal(signal.SIGCONT)
 
 
-def _write_to(path: str) -> None:
-    with open(path, "r+b", buffering=0) as file:
-        file.write(b"new")
+def _act(call: Callable[..., object], *arguments: object) -> Callable[[str], Act]:
+    return lambda path: functools.partial(call, path, *arguments)
+
+
+def _write_to(path: str) -> Act:
+    """What is opened before copies nothing yet."""
+    fd = os.open(path, os.O_RDWR)
+
+    def write() -> None:
+        try:
+            os.write(fd, b"new")
+        finally:
+            os.close(fd)
+
+    return write
 
 
 @pytest.mark.parametrize(
-    "act",
+    "prepare",
     [
-        pytest.param(lambda path: os.chmod(path, 0o600), id="chmod"),
-        pytest.param(lambda path: os.removexattr(path, "user.k"), id="removexattr"),
-        pytest.param(lambda path: os.rename(path, path + " moved"), id="rename"),
+        pytest.param(_act(os.chmod, 0o600), id="chmod"),
+        pytest.param(_act(os.removexattr, "user.k"), id="removexattr"),
+        pytest.param(lambda path: _act(os.rename, path + " moved")(path), id="rename"),
         pytest.param(_write_to, id="write"),
     ],
 )
-def test_a_large_copy_holds_up_no_other_file(stack: Stack, act: Callable[[str], object]) -> None:
+def test_a_large_copy_holds_up_no_other_file(stack: Stack, prepare: Callable[[str], Act]) -> None:
     """The large file lies in a mount whose daemon is stopped as soon as the copy has begun."""
     below = Stack(os.path.join(stack.directory, "below"), unprivileged=stack.unprivileged)
     os.mkdir(below.directory)
@@ -70,8 +87,9 @@ def test_a_large_copy_holds_up_no_other_file(stack: Stack, act: Callable[[str], 
         # The kernel finds nothing new in a directory while it renames in it, so "d" has to be known.
         os.stat(mount.path("d"))
         work = os.path.join(stack.work, "work")
+        act = prepare(mount.path("large"))
         with watched(work) as events:
-            acting = threading.Thread(target=act, args=(mount.path("large"),))
+            acting = threading.Thread(target=act)
             acting.start()
             copy = next_name(events)
             with stopped(source.process):
@@ -87,17 +105,21 @@ def test_a_large_copy_holds_up_no_other_file(stack: Stack, act: Callable[[str], 
 
 def test_several_that_change_a_large_file_at_once_change_one_copy(stack: Stack) -> None:
     _add_large_file(stack)
-    with mounted(stack) as mount, watched(os.path.join(stack.work, "work")) as events:
+    with (
+        mounted(stack) as mount,
+        contextlib.ExitStack() as opened,
+        watched(os.path.join(stack.work, "work")) as events,
+    ):
 
-        def write(offset: int, byte: bytes) -> None:
-            with open(mount.path("large"), "r+b", buffering=0) as file:
-                file.seek(offset)
-                file.write(byte)
+        def write(file: io.FileIO, number: int) -> None:
+            os.pwrite(file.fileno(), b"%d" % number, number * 1000)
+            os.fsync(file.fileno())
 
-        writers = [
-            threading.Thread(target=write, args=(number * 1000, b"%d" % number))
-            for number in range(4)
-        ]
+        writers = []
+        for number in range(4):
+            file = opened.enter_context(open(mount.path("large"), "r+b", buffering=0))
+            writers.append(threading.Thread(target=write, args=(file, number)))
+        rehearsed = len(list(names_until_now(events)))
         for writer in writers:
             writer.start()
         for writer in writers:
@@ -107,6 +129,7 @@ def test_several_that_change_a_large_file_at_once_change_one_copy(stack: Stack) 
                 file.seek(number * 1000)
                 assert file.read(1) == b"%d" % number
             assert os.fstat(file.fileno()).st_blocks * 512 < DATA + (1 << 20)
+        assert rehearsed == len(writers)
         assert len(list(names_until_now(events))) == 1
         assert os.listdir(os.path.join(stack.work, "work")) == []
 
@@ -206,3 +229,19 @@ def test_a_disk_that_fills_up_before_the_first_write_leaves_the_old_file_and_say
             with open(mount.path("f"), "rb") as file:
                 assert file.read() == b"x" * size
             assert os.listdir(os.path.join(stack.work, "work")) == []
+
+
+@pytest.mark.parametrize("act", [os.replace, lambda _, path: os.unlink(path)])
+def test_a_file_that_is_replaced_below_before_the_first_write_is_written_to_as_it_was_opened(
+    stack: Stack, act: Callable[[str, str], object]
+) -> None:
+    """As a package's upgrade does under a view of the host."""
+    lower = stack.add({"f": File(b"old" * 700_000), "d/new": File(b"new" * 700_000)})
+    with mounted(stack) as mount:
+        with open(mount.path("f"), "r+b", buffering=0) as writer:
+            act(os.path.join(lower, "d", "new"), os.path.join(lower, "f"))
+            writer.write(b"OLD")
+            os.fsync(writer.fileno())
+        mount.forget()
+        with open(mount.path("f"), "rb") as reader:
+            assert reader.read() == b"OLD" + b"old" * 699_999
