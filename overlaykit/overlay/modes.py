@@ -6,7 +6,8 @@ directory of the upper that it passes, and every inode that it names to `widen`,
 
 Crash safety: a note in the work directory comes first. It is a symlink, which a disk has whole or not at all, and in
 the order of its journal; its target says what to put back and where. What a crash left is put back by `recover` at the
-next mount.
+next mount: to the inode that was widened, wherever it is now, and in a copy of the upper and its work directory (`cp
+-a`) to what is at its path and has the mode that it was widened to.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import contextlib
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
+from overlaykit import _native
 from overlaykit.overlay.faults import reach
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from overlaykit.overlay.layer import Place
 
 T = TypeVar("T")
+
+Identity: TypeAlias = bytes
+"""Of an inode on its disk: its number and its time of birth, which another one that gets the number does not have."""
 
 _NOTE: Final = b"mode."
 _INODE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -129,11 +134,19 @@ class Modes:
 
     def _recover(self, name: bytes) -> None:
         text = os.readlink(name, dir_fd=self._notes.fd())
-        owner, inode, root, path = text.split(b" ", 3)
-        found = _find(self._roots[int(root)], path, int(inode)) if path else None
+        octal, identity, home, root, path = text.split(b" ", 4)
+        mode = int(octal, 8)
+        found = _open(self._roots[int(root)], path) if path else None
+        if found is not None and not (
+            _identity(found) == identity
+            if home == _identity(self._notes.fd())
+            else os.fstat(found).st_mode == mode | _wanted(mode)
+        ):
+            os.close(found)
+            found = None
         for place in self._roots:
-            if found is None:
-                found = _search(place, int(inode))
+            if found is None and home == _identity(self._notes.fd()):
+                found = _search(place, identity)
         if found is None:  # it was removed
             os.unlink(name, dir_fd=self._notes.fd())
         else:
@@ -143,14 +156,14 @@ class Modes:
             if ours is not None:  # to find it, a moment ago
                 os.unlink(ours.note, dir_fd=self._notes.fd())
                 os.close(ours.fd)
-            self._widened[key] = _Widened(found, int(owner, 8) << 6, name)
+            self._widened[key] = _Widened(found, mode & stat.S_IRWXU, name)
 
     def _widen(self, fd: int, to: bytes | None = None) -> None:
         """Takes the descriptor over."""
         try:
             st = os.fstat(fd)
             key = st.st_dev, st.st_ino
-            wanted = _DIRECTORY_BITS if stat.S_ISDIR(st.st_mode) else _FILE_BITS
+            wanted = _wanted(st.st_mode)
             if (
                 key in self._widened
                 or not wanted & ~st.st_mode
@@ -162,7 +175,7 @@ class Modes:
             owner = st.st_mode & stat.S_IRWXU
             self._serial += 1
             note = b"%s%x" % (_NOTE, self._serial)
-            os.symlink(self._text(fd, owner, st, to), note, dir_fd=self._notes.fd())
+            os.symlink(self._text(fd, st.st_mode, to), note, dir_fd=self._notes.fd())
         except BaseException:
             os.close(fd)
             raise
@@ -182,11 +195,12 @@ class Modes:
         finally:
             os.close(widened.fd)
 
-    def _text(self, fd: int, owner: int, st: os.stat_result, to: bytes | None) -> bytes:
-        """A note: the owner's bits, the inode, and as well as is known a root and the path from there."""
+    def _text(self, fd: int, mode: int, to: bytes | None) -> bytes:
+        """A note: the mode, the inode, the work directory's, and as well as is known a root and the path from there."""
         root, path = (0, to) if to is not None else self._path(fd)
-        text = b"%o %d %d %s" % (owner >> 6, st.st_ino, root, path)
-        return text if len(text) <= _LONGEST_NOTE else b"%o %d 0 " % (owner >> 6, st.st_ino)
+        known = b"%o %s %s " % (mode, _identity(fd), _identity(self._notes.fd()))
+        text = b"%s%d %s" % (known, root, path)
+        return text if len(text) <= _LONGEST_NOTE else known + b"0 "
 
     def _path(self, fd: int) -> tuple[int, bytes]:
         with contextlib.suppress(OSError):  # ENAMETOOLONG
@@ -212,29 +226,41 @@ def _number(note: bytes) -> int:
     return 0
 
 
-def _find(place: Place, path: bytes, inode: int) -> int | None:
-    """A descriptor (O_PATH) of the inode, if it is still at this path below `place`."""
+def _wanted(mode: int) -> int:
+    """The owner's bits that let the daemon at an inode."""
+    return _DIRECTORY_BITS if stat.S_ISDIR(mode) else _FILE_BITS
+
+
+def _identity(fd: int) -> Identity:
+    return _identity_at(fd, b"", _native.AT_EMPTY_PATH)
+
+
+def _identity_at(dirfd: int, name: bytes, flags: int) -> Identity:
+    mask = _native.STATX_BASIC_STATS | _native.STATX_BTIME
+    st = _native.statx(dirfd, name, flags, mask)
+    return b"%d.%d" % (st.ino, st.btime_ns if st.mask & _native.STATX_BTIME else 0)
+
+
+def _open(place: Place, path: bytes) -> int | None:
+    """A descriptor (O_PATH) of what is at this path below `place`; None if nothing is."""
     *above, name = path.split(b"/")
     if name in (b"", b".", b".."):
         return None
     with contextlib.suppress(OSError):
         for part in above:
             place = place.child(part)
-        fd = os.open(name, _INODE, dir_fd=place.fd())
-        if os.fstat(fd).st_ino == inode:
-            return fd
-        os.close(fd)
+        return os.open(name, _INODE, dir_fd=place.fd())
     return None
 
 
-def _search(root: Place, inode: int) -> int | None:
+def _search(root: Place, identity: Identity) -> int | None:
     """A descriptor (O_PATH) of the inode, wherever below `root` it is. Reads the whole tree."""
     left = [root]
     while left:
         place = left.pop()
         for name, _, _ in [entry for portion in place.scan() for entry in portion]:
             st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
-            if st.st_ino == inode:
+            if _identity_at(place.fd(), name, _native.AT_SYMLINK_NOFOLLOW) == identity:
                 return os.open(name, _INODE, dir_fd=place.fd())
             if stat.S_ISDIR(st.st_mode):
                 left.append(place.child(name))

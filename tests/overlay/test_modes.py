@@ -6,12 +6,14 @@ import importlib
 import os
 import signal
 import stat
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import pytest
 
+from overlaykit import _native
 from overlaykit.fuse.reader import Reader
 from overlaykit.overlay import faults
 from overlaykit.overlay.attributes import Changes
@@ -177,15 +179,14 @@ def test_what_is_no_note_changes_nothing_and_goes(stack: Stack) -> None:
     stack.add({"f": File(mode=0o600)})
     with stack.bare(options=OPTIONS) as view:
         view.change("f", Changes(mode=0o640))
-    number = os.stat(os.path.join(stack.upper, "f")).st_ino
-    outside = os.stat(stack.directory).st_ino
     room = os.path.join(stack.work, "work")
+    number, outside, home = map(_identity, (os.path.join(stack.upper, "f"), stack.directory, room))
     for name, target in {
         "mode.1": "nothing",
-        "mode.2": "9 x 0 f",
-        "mode.3": f"0 {number} 7 f",
-        "mode.4": f"0 {outside} 0 ..",
-        "mode.x": "0 1 0 f",
+        "mode.2": "9 x x 0 f",
+        "mode.3": f"0 {number} {home} 7 f",
+        "mode.4": f"0 {outside} {home} 0 ..",
+        "mode.x": "0 1 1 0 f",
     }.items():
         os.symlink(target, os.path.join(room, name))
     open(os.path.join(room, "mode.5"), "w").close()
@@ -201,8 +202,43 @@ def test_a_note_of_what_was_moved_since_is_followed(stack: Stack) -> None:
     with stack.bare(options=OPTIONS) as view:
         view.mkdir("a")
         view.create("a/f", mode=0o640)
-    number = os.stat(os.path.join(stack.upper, "a/f")).st_ino
+    room = os.path.join(stack.work, "work")
+    number, home = map(_identity, (os.path.join(stack.upper, "a/f"), room))
     os.rename(os.path.join(stack.upper, "a"), os.path.join(stack.upper, "b"))
-    os.symlink(f"4 {number} 0 a/f", os.path.join(stack.work, "work", "mode.1"))
+    os.symlink(f"100440 {number} {home} 0 a/f", os.path.join(room, "mode.1"))
     with stack.bare(options=OPTIONS) as view:
         assert view.stat("b/f").mode == stat.S_IFREG | 0o440
+
+
+def test_a_note_changes_no_file_that_got_the_inode_number_since(stack: Stack) -> None:
+    stack.add({})
+    with stack.bare(options=OPTIONS) as view:
+        view.create("f", mode=0o640)
+    room = os.path.join(stack.work, "work")
+    number, _, _ = _identity(os.path.join(stack.upper, "f")).partition(".")
+    for name in ("f", "gone"):
+        os.symlink(f"100040 {number}.1 {_identity(room)} 0 {name}", os.path.join(room, "mode.1"))
+        with stack.bare(options=OPTIONS) as view:
+            assert view.stat("f").mode == stat.S_IFREG | 0o640
+
+
+def test_a_copy_of_an_upper_in_which_a_mode_was_widened_has_the_mode_that_was_shown(
+    stack: Stack,
+) -> None:
+    operation = OPERATIONS["a write into a file to write only"]
+    _build(stack, operation)
+    before = _shown(stack)
+    assert _dies(stack, operation, "mode.widened:1")
+    copy = os.path.join(stack.directory, "copy")
+    os.mkdir(copy)
+    paths = (*stack.lowers, stack.upper, stack.work)
+    subprocess.run(["cp", "-a", *paths, copy], check=True)
+    copied = Stack(copy, unprivileged=True)
+    copied.lowers = [os.path.join(copy, os.path.basename(path)) for path in stack.lowers]
+    assert _shown(copied) == before
+
+
+def _identity(path: str) -> str:
+    mask = _native.STATX_BASIC_STATS | _native.STATX_BTIME
+    st = _native.statx(_native.AT_FDCWD, os.fsencode(path), 0, mask)
+    return f"{st.ino}.{st.btime_ns if st.mask & _native.STATX_BTIME else 0}"
