@@ -14,7 +14,7 @@ _CLONE = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC | _native.AT_EMPTY_
 def duplicate(mount: int, *, user_namespace: int | None) -> tuple[int, int]:
     """Two detached mounts in place of one, whose descriptor is closed.
 
-    `user_namespace` is a descriptor of the one it was made in, None for a caller with the capabilities itself. Before
+    `user_namespace` is as for `launch`. Before
     Linux 6.15 open_tree(2) clones a mount of the caller's mount namespace alone (fs/namespace.c: __do_loopback), so a
     child attaches it in one of its own, over a root directory that nothing looks at.
 

@@ -54,14 +54,14 @@ def enter(known: Identities | None = None) -> None:
     with _mapped_from_outside(known or alone):
         _native.unshare(_native.CLONE_NEWUSER | _native.CLONE_NEWNS)
     if not _has_map("uid"):
-        identities.write(os.getpid(), "uid", str(alone.users[0]))
+        identities.write(_number(), "uid", str(alone.users[0]))
     if not _has_map("gid"):
         descriptor = os.open("/proc/self/setgroups", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(descriptor, b"deny")
         finally:
             os.close(descriptor)
-        identities.write(os.getpid(), "gid", str(alone.groups[0]))
+        identities.write(_number(), "gid", str(alone.groups[0]))
     _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
 
 
@@ -71,7 +71,7 @@ def _mapped_from_outside(known: Identities) -> Iterator[None]:
     if known.writer == "self":
         yield
         return
-    target = os.getpid()
+    target = _number()
     waiting, made = os.pipe()
     writer = os.fork()
     if writer == 0:
@@ -91,6 +91,11 @@ def _mapped_from_outside(known: Identities) -> Iterator[None]:
     finally:
         os.close(made)
         os.waitpid(writer, 0)
+
+
+def _number() -> int:
+    """This process's number in the procfs that is mounted, which may be that of an outer PID namespace."""
+    return int(os.readlink("/proc/self"))
 
 
 def _has_map(kind: str) -> bool:

@@ -235,8 +235,7 @@ class View:
         with contextlib.ExitStack() as stack, signals.held(), standard.filled():
             user = None
             if not namespace.is_privileged():
-                path = f"/proc/{self._daemon.process.pid}/ns/user"
-                user = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                user = os.pidfd_open(self._daemon.process.pid)
                 stack.callback(os.close, user)
             root = self._daemon.mount
             if last:

@@ -251,3 +251,8 @@ def test_an_upper_that_is_made_is_named_for_it_may_be_a_slip(someone: Someone) -
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == f"overlaykit: --upper {upper}: made, for there was none\n"
     assert someone.succeeds("run", "--upper", upper, "true") == ""
+
+
+def test_it_runs_in_a_pid_namespace_whose_proc_is_that_of_another(someone: Someone) -> None:
+    unshare = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--pid", "--fork")
+    assert someone.program([*unshare, command(), "run", "echo", "there"]) == "there\n"
