@@ -99,6 +99,17 @@ def passed_by_default(descriptors: Iterable[int]) -> set[int]:
     return {descriptor for descriptor in descriptors if _is_plain(descriptor)}
 
 
+def leads_out(descriptor: int) -> bool:
+    """Whether a standard descriptor is no stream: a directory, a namespace, a process, or one with O_PATH.
+
+    A device is one to the caller who has named it.
+    """
+    if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_PATH:
+        return True
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    return kind not in (stat.S_IFBLK, stat.S_IFCHR) and not _is_plain(descriptor)
+
+
 def _is_plain(descriptor: int) -> bool:
     if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_PATH:
         return False

@@ -82,6 +82,8 @@ def run(
         if command == 0:
             os.close(with_others)
             _become(spec, caller, status, alone)
+        # It is a fork of the launcher: nobody in the view is to read that one's memory in it (ptrace(2)).
+        _native.prctl(_native.PR_SET_DUMPABLE, 0)
         os.close(status)
         kept = hosts if spec.keep else None
         descriptors.close_all_but(kept.descriptors if kept else ())
@@ -122,7 +124,9 @@ def _become(spec: Spec, caller: Caller, status: int, alone: int) -> NoReturn:
         signals.restore(set(caller.blocked))
         for standard, source in spec.redirected.items():
             os.dup2(source, standard)
-        closed = caller.closed - spec.redirected.keys()
+        closed = (
+            caller.closed.union(filter(descriptors.leads_out, (0, 1, 2))) - spec.redirected.keys()
+        )
         descriptors.close_all_but({0, 1, 2, status, *spec.descriptors} - closed)
         for descriptor in spec.descriptors:
             os.set_inheritable(descriptor, True)

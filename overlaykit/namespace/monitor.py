@@ -95,6 +95,11 @@ def _start_forwarder(listeners: dict[int, int]) -> tuple[int, int]:
             sys.executable,
             [sys.executable, "-I", "-m", "overlaykit.namespace.forwarder", str(lifeline), *pairs],
             os.environ,
+            # The command's streams are its own: who reads them is to see their end.
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, 0, 1),
+            ],
         )
         return os.pidfd_open(child), held
 

@@ -99,6 +99,26 @@ def test_what_leads_out_of_the_view_is_passed_on_only_by_name(someone: Someone) 
         os.close(descriptor)
 
 
+def test_no_standard_descriptor_leads_out_of_the_view(someone: Someone) -> None:
+    leading = {
+        "directory": os.open("/usr", os.O_RDONLY),
+        "path": os.open("/dev/null", os.O_PATH),
+        "namespace": os.open("/proc/self/ns/net", os.O_RDONLY),
+    }
+    before = os.dup(0)
+    with View() as view:
+        for name, descriptor in leading.items():
+            os.dup2(descriptor, 0)
+            done = view.run(["sh", "-c", "test ! -e /proc/$$/fd/0"])
+            assert done.returncode == 0, name
+            os.close(descriptor)
+        os.dup2(before, 0)
+        os.close(before)
+        with open("/dev/zero") as device:
+            done = view.run(["head", "-c", "1"], stdin=device, capture_output=True)
+        assert done.stdout == b"\0"
+
+
 def test_a_number_of_descriptors_is_counted_from_3_on(someone: Someone) -> None:
     script = 'exec 3</usr 4</etc 5</bin; exec "$@"'
     shell = ["sh", "-c", script, "sh", command(), "run"]
@@ -164,10 +184,11 @@ def test_sockets_of_systemd_are_meant_for_the_command(someone: Someone) -> None:
         assert printed == f"{listener.getsockname()[1]}\n"
 
 
-def test_what_the_command_closes_is_closed(someone: Someone) -> None:
+@pytest.mark.parametrize("ports", [(), ("-p", "0:80")])
+def test_what_the_command_closes_is_closed(someone: Someone, ports: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
     script = f"exec {writer}>&- >&-; read line"
-    with someone.start("run", "bash", "-c", script, pass_fds=[writer]) as view:
+    with someone.start("run", *ports, "bash", "-c", script, pass_fds=[writer]) as view:
         os.close(writer)
         assert entire(reader) == b""  # while the command is running
         assert view.stdout is not None
