@@ -37,8 +37,8 @@ LINKS: Final = (
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 )
-READ_ONLY_IN_PROC: Final = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 MASKED_IN_PROC: Final = ("kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list")
+_WRITABLE: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 TTY_GROUP: Final = 5
 """The group of terminals by the convention of every distribution (devpts(5) of the kernel's documentation)."""
 
@@ -267,9 +267,9 @@ def _protect_proc(*, network: bool) -> None:
     own, /proc/sys/net stays writable: it shows the network of its reader, and container engines set that.
     """
     own_network = clone("/proc/sys/net") if network and os.path.isdir("/proc/sys/net") else None
-    for name in READ_ONLY_IN_PROC:
-        with during(Stage.PROC, f"/proc/{name}"), suppress(FileNotFoundError):
-            attach_at(clone(f"/proc/{name}", attributes=RDONLY), f"/proc/{name}")
+    for path in _of_the_machine():
+        with during(Stage.PROC, path), suppress(FileNotFoundError):
+            attach_at(clone(path, attributes=RDONLY), path)
     if own_network is not None:
         attach_at(own_network, "/proc/sys/net")
     for name in MASKED_IN_PROC:
@@ -279,6 +279,18 @@ def _protect_proc(*, network: bool) -> None:
                 attach_at(fresh("tmpfs", NOSUID | NODEV | NOEXEC | RDONLY, mode="0555"), target)
             else:
                 attach_at(clone("/dev/null"), target)
+
+
+def _of_the_machine() -> list[str]:
+    """What /proc has besides processes that may be written to, or may hold what can."""
+    with os.scandir("/proc") as entries:
+        return [
+            entry.path
+            for entry in entries
+            if not entry.name.isdecimal()
+            and not entry.is_symlink()
+            and (entry.is_dir() or entry.stat().st_mode & _WRITABLE)
+        ]
 
 
 def attach_at(mount: int, target: str) -> None:

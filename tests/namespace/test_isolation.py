@@ -130,3 +130,22 @@ def test_a_target_that_is_a_link_is_followed_inside_the_view(stage: Stage) -> No
     bind = namespace.Bind(source="/etc", target=f"{stage.scratch}/link")
     assert stage.run("test", "-e", "/run/deep/passwd", binds=(bind,)) == 0
     assert not os.path.exists("/run/deep")
+
+
+def test_nothing_of_the_machines_can_be_written_through_proc(stage: Stage) -> None:
+    # Only the machine's root owns what is there, so an ordinary user's view has nothing of its own.
+    program = (
+        "import os\n"
+        "for entry in os.scandir('/proc'):\n"
+        "    if entry.name.isdigit() or entry.is_symlink() or entry.stat().st_uid != 0: continue\n"
+        "    may_be_written = entry.is_dir() or entry.stat().st_mode & 0o222\n"
+        "    if may_be_written and entry.name not in ('kcore', 'keys', 'timer_list'):\n"
+        "        if not os.statvfs(entry.path).f_flag & os.ST_RDONLY: print(entry.path)\n"
+    )
+    assert stage.output("python3", "-c", program) == ""
+
+
+def test_what_the_launcher_has_in_memory_cannot_be_read_in_the_view(stage: Stage) -> None:
+    script = "for f in environ mem maps auxv; do cat /proc/1/$f 2>/dev/null | head -c 1; done"
+    os.environ["SECRET"] = "of the launcher's"
+    assert stage.output("sh", "-c", script, env={"PATH": os.environ["PATH"]}) == ""
