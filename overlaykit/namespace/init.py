@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 import socket
 from typing import Final, NoReturn
@@ -100,7 +99,7 @@ def run(
 def _end_with(monitor: int) -> None:
     """Die when the monitor does. It may have died before we asked, which only its pidfd still tells."""
     _native.prctl(_native.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if select.select([monitor], [], [], 0)[0]:
+    if descriptors.is_readable(monitor):
         os._exit(1)
 
 

@@ -72,6 +72,21 @@ def test_pipes_sockets_plain_files_and_terminals_are_passed_on(someone: Someone)
     assert set(given(listing)) == {0, 1, 2, *passed}
 
 
+def test_more_descriptors_than_select_takes_are_passed_on(someone: Someone) -> None:
+    program = (
+        "import os, resource, sys\n"
+        "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))\n"
+        "for _ in range(1100):\n"
+        "    os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)\n"
+        "os.execv(sys.argv[1], sys.argv[1:])\n"
+    )
+    listing = someone.program(
+        [sys.executable, "-c", program, command(), "run", "sh", "-c", "ls /proc/$$/fd"]
+    )
+    assert {3, 1102} <= set(map(int, listing.split()))
+
+
 def memfd() -> int:
     return os.memfd_create("test")
 
