@@ -117,8 +117,7 @@ def _is_from_mount(arguments: list[str]) -> bool:
 
 
 def _fail(message: str, status: int) -> int:
-    line = " ".join(message.split("\n"))
-    print(f"overlaykit: {line}", file=sys.stderr)
+    output.tell(" ".join(message.split("\n")))
     return status
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
 
+from overlaykit.cli import output
 from overlaykit.cli.arguments import Parser
 
 
@@ -43,11 +43,6 @@ def main(arguments: list[str]) -> int:
 
     stack = parse_options(*args.options)
     for note in stack.notes:
-        warn(note)
-    mount(stack, args.target, name=args.name, warn=warn)
+        output.tell(note)
+    mount(stack, args.target, name=args.name, warn=output.tell)
     return 0
-
-
-def warn(line: str) -> None:
-    """Tell of what may not be expected."""
-    print(f"overlaykit: {line}", file=sys.stderr)

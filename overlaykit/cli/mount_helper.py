@@ -6,6 +6,7 @@ runs `overlaykit`, which it finds along the PATH, with fewer arguments.
 
 from __future__ import annotations
 
+from overlaykit.cli import output
 from overlaykit.cli.arguments import Parser
 from overlaykit.cli.main import MOUNT_HELPER
 
@@ -27,12 +28,11 @@ def main(arguments: list[str]) -> int:
     *sources, target = args.paths
     if len(sources) > 1:
         parser.error("give one SOURCE and one TARGET")
-    from overlaykit.cli.mount import warn
     from overlaykit.views import mount, parse_options
 
     stack = parse_options(*args.options, source="".join(sources), sloppy=args.sloppy)
     for note in stack.notes:
-        warn(note)
+        output.tell(note)
     if not args.fake:
-        mount(stack, target, warn=warn)
+        mount(stack, target, warn=output.tell)
     return 0

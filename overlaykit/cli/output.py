@@ -45,6 +45,11 @@ class _Complaints(io.FileIO):
             return memoryview(data).nbytes  # type: ignore[arg-type]
 
 
+def tell(line: str) -> None:
+    """Print a line for the user on standard error."""
+    print(f"overlaykit: {line}", file=sys.stderr, flush=True)
+
+
 def adopt() -> None:
     """Let `sys.stdout` and `sys.stderr` write names of any bytes, and fail as described here.
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from typing import Final
 
 from overlaykit import signals, standard
-from overlaykit.cli import umask
+from overlaykit.cli import output, umask
 from overlaykit.cli.arguments import Parser, Usage
 
 _EPILOG: Final = """\
@@ -57,9 +56,9 @@ def main(arguments: list[str]) -> int:
         ports=[parse_port(text) for text in args.ports],
     ) as view:
         if view.made_upper:
-            print(f"overlaykit: --upper {args.upper}: made, for there was none", file=sys.stderr)
+            output.tell(f"--upper {args.upper}: made, for there was none")
         for note in view.notes:
-            print(f"overlaykit: {note}", file=sys.stderr)
+            output.tell(note)
         return view.run(
             command,
             last=True,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
+from overlaykit.cli import output
 from overlaykit.cli.arguments import Parser
 
 
@@ -38,11 +38,9 @@ def main(arguments: list[str]) -> int:
     timeout = unmounting.TIMEOUT if args.timeout is None else args.timeout
 
     def on_delay(held_by: str) -> None:
-        print(
-            f"overlaykit: {args.target}: unmounted here, but held by {held_by}, perhaps in another mount namespace: "
-            f"waiting for the end of that (at most {timeout:g} seconds; Ctrl-C waits no longer)",
-            file=sys.stderr,
-            flush=True,
+        output.tell(
+            f"{args.target}: unmounted here, but held by {held_by}, perhaps in another mount namespace: "
+            f"waiting for the end of that (at most {timeout:g} seconds; Ctrl-C waits no longer)"
         )
 
     unmounting.umount(
