@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from overlaykit import _native, signals, standard, wire
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
-from overlaykit.fuse import limits, mount
+from overlaykit.fuse import mount
 from overlaykit.fuse.directories import Directories, shown_path
 from overlaykit.fuse.spec import Answer, Bequest, Directory, Failed, MountSpec, Order, Started
 
@@ -167,6 +167,8 @@ class Daemon:
 
 def main() -> None:
     """The program: `python -m overlaykit.fuse.daemon SOCKET`, a descriptor."""
+    from overlaykit.fuse import limits
+
     standard.fill()
     limits.raise_own()
     signals.restore(set())  # the starter's were held
@@ -222,7 +224,7 @@ def _above_standard(one: socket.socket) -> socket.socket:
     """The socket on a descriptor from 3 on: a child takes 0 to 2 for its own, which the caller may have closed."""
     with one:
         descriptor = fcntl.fcntl(one.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
-    return socket.socket(fileno=descriptor)
+    return socket.socket(one.family, one.type, one.proto, descriptor)
 
 
 def _await_orders(

@@ -45,8 +45,9 @@ def raise_own() -> None:
     for name in dir(resource):
         if name.startswith("RLIMIT_"):
             number = getattr(resource, name)
-            _, hard = resource.getrlimit(number)
-            resource.setrlimit(number, (hard, hard))
+            soft, hard = resource.getrlimit(number)
+            if soft != hard:
+                resource.setrlimit(number, (hard, hard))
     for number in _BINDING:
         _raise_hard(number, resource.RLIM_INFINITY)
     if 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[1] < _MANY_DESCRIPTORS:

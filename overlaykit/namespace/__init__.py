@@ -1,8 +1,8 @@
 """The launcher: a command in namespaces of its own, with a given mount as its root.
 
-May import: `overlaykit._native`, `overlaykit.errors`, `overlaykit.health`, `overlaykit.signals`; never `fuse`,
-`layers` or `overlay`. Start reading at `launch` (the caller's side), then `monitor` and `init`, which tell the order
-of the system calls.
+May import: `overlaykit._native` and the modules of that floor (`errors`, `health`, `privilege`, `signals`, `standard`);
+never `fuse`, `layers` or `overlay`. Start reading at `launch` (the caller's side), then `monitor` and `init`, which
+tell the order of the system calls. `doctor` and `duplicate` are not loaded here: few callers need them.
 """
 
 from overlaykit.namespace import binds, descriptors, environment
@@ -15,8 +15,6 @@ from overlaykit.namespace.binds import (
     parse_mount,
 )
 from overlaykit.namespace.descriptors import BadDescriptors, NotOpen
-from overlaykit.namespace.doctor import checks
-from overlaykit.namespace.duplicate import duplicate
 from overlaykit.namespace.environment import WorkingDirectoryDeleted
 from overlaykit.namespace.failure import (
     BindSourceMissing,
@@ -71,10 +69,8 @@ __all__ = [
     "WorkingDirectoryMissing",
     "available",
     "binds",
-    "checks",
     "descriptors",
     "diagnose",
-    "duplicate",
     "enter",
     "environment",
     "errno_as_root",

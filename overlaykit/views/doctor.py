@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from overlaykit import namespace
 from overlaykit.errors import Error
 from overlaykit.fuse import mount
 from overlaykit.health import Check
 from overlaykit.layers import Store
+from overlaykit.namespace import doctor as namespaces
 from overlaykit.overlay.disk import Disk, Unfit, probe
 from overlaykit.views import places
 from overlaykit.views.registry import Registry
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def checks() -> list[Check]:
     """Every room's, and where the command keeps what."""
-    return [*mount.checks(), *namespace.checks(), *_places(), Store().check()]
+    return [*mount.checks(), *namespaces.checks(), *_places(), Store().check()]
 
 
 def _places() -> list[Check]:

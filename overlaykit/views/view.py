@@ -20,7 +20,6 @@ from overlaykit.namespace import descriptors, environment
 from overlaykit.views import places
 from overlaykit.views.registry import About, Registry, now
 from overlaykit.views.streams import Streams
-from overlaykit.views.unmounting import upper_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -176,6 +175,8 @@ class View:
                 try:
                     served.serve(spec, listener, keep=locks)
                 except daemon.UpperHeld as held:
+                    from overlaykit.views.unmounting import upper_held
+
                     raise upper_held(upper or "", held.pid) from held
             self._daemon = served
             self.notes = served.notes
@@ -243,7 +244,9 @@ class View:
                 # Not before the end: a short command may have ended, then all of it goes.
                 stack.callback(self._daemon.close_mount)
             else:
-                root, self._daemon.mount = namespace.duplicate(root, user_namespace=user)
+                from overlaykit.namespace.duplicate import duplicate
+
+                root, self._daemon.mount = duplicate(root, user_namespace=user)
                 stack.callback(os.close, root)
             self.processes = namespace.launch(spec, root=root, user_namespace=user)
             self._undo.enter_context(self.processes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from overlaykit import namespace
+from overlaykit.namespace import doctor
 
 from .stage import Stage
 
@@ -57,7 +58,7 @@ def test_the_sysctl_that_switches_user_namespaces_off_is_named_with_the_way_out(
 
 def test_the_doctor_finds_everything_working_where_views_work(stage: Stage) -> None:
     del stage
-    answers = namespace.checks()
+    answers = doctor.checks()
     assert [answer.name for answer in answers if not answer.ok] == []
     assert {"user namespaces", "PID namespaces", "network namespaces", "a fresh /proc"} <= {
         a.name for a in answers
@@ -70,7 +71,7 @@ def test_the_doctor_says_what_is_switched_off(stage: Stage) -> None:
     def body() -> None:
         with open("/proc/sys/user/max_net_namespaces", "w") as limit:
             limit.write("0")
-        (broken,) = [answer for answer in namespace.checks() if not answer.ok]
+        (broken,) = [answer for answer in doctor.checks() if not answer.ok]
         assert broken.name == "network namespaces"
         assert broken.detail == "No space left on device"
         assert broken.fix
