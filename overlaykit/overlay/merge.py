@@ -321,7 +321,8 @@ class _Search:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fsdecode(name))
             child = place.child(name)
             marks = marks_format.UNMARKED if last else self._merge.directory_marks(child)
-            if marks.opaque:
+            # In an OCI archive a directory beside its own whiteout is one that was made anew (image-spec, layer.md).
+            if marks.opaque or (not last and self._merge.is_noted(place, name)):
                 self._stop = True
             if marks.redirect is not None:
                 absolute = absolute or marks.redirect.startswith(b"/")

@@ -129,6 +129,20 @@ def test_an_oci_whiteout_does_not_hide_its_own_layers_file(stack: Stack) -> None
         assert view.read("f") == b"new"
 
 
+def test_what_a_layer_has_removed_with_its_directory_stays_removed_when_it_makes_that_anew(
+    stack: Stack,
+) -> None:
+    stack.add({"d/new": File(), ".wh.d": File(), "d/sub/new": File()})
+    stack.add({"d/old": File(), "d/sub/old": File()})
+    with stack.open(as_kernel=False) as view:
+        assert sorted(view.names("d")) == ["new", "sub"]
+        assert view.names("d/sub") == ["new"]
+        assert not view.exists("d/old")
+        view.create("d/old", b"mine")
+        view.unlink("d/old")
+        assert not view.exists("d/old")
+
+
 def test_the_opaque_directories_of_oci_archives_hide_what_is_below(stack: Stack) -> None:
     stack.add({"d/.wh..wh..opq": File(), "d/new": File()})
     stack.add({"d/old": File(), "d/sub/x": File()})
