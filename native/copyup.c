@@ -45,7 +45,7 @@ copyup_checkpoint(struct copyup *copy)
 }
 
 static int
-copy_up(struct copyup *copy, bool data)
+copy_up(struct copyup *copy, bool data, bool metadata)
 {
     if (fstat(copy->src, &copy->source) < 0) {
         return -1;
@@ -53,7 +53,7 @@ copy_up(struct copyup *copy, bool data)
     if (data && S_ISREG(copy->source.st_mode) && copyup_data(copy) < 0) {
         return -1;
     }
-    return copyup_metadata(copy);
+    return metadata ? copyup_metadata(copy) : 0;
 }
 
 /* The prefixes in a tuple of bytes, into which they point; for PyMem_Free. NULL: it raised. */
@@ -95,13 +95,15 @@ id_from(PyObject *given, void *address)
 static PyObject *
 py_copy_up(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"", "", "data", "uid", "gid", "skip_xattrs", "cancel", NULL};
+    static char *keywords[] = {"",    "",    "data",        "metadata",
+                               "uid", "gid", "skip_xattrs", "cancel",   NULL};
     struct copyup copy = {.cancel = -1, .uid = (uid_t)-1, .gid = (gid_t)-1};
     int data = 1;
+    int metadata = 1;
     PyObject *skip = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii|$pO&O&O!i:copy_up", keywords, &copy.src,
-                                     &copy.dst, &data, id_from, &copy.uid, id_from, &copy.gid,
-                                     &PyTuple_Type, &skip, &copy.cancel)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii|$ppO&O&O!i:copy_up", keywords, &copy.src,
+                                     &copy.dst, &data, &metadata, id_from, &copy.uid, id_from,
+                                     &copy.gid, &PyTuple_Type, &skip, &copy.cancel)) {
         return NULL;
     }
     copy.skip_count = skip ? (size_t)PyTuple_Size(skip) : 0;
@@ -111,7 +113,7 @@ py_copy_up(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     }
     copy.skip = prefixes;
     copy.thread = PyEval_SaveThread();
-    int result = copy_up(&copy, data);
+    int result = copy_up(&copy, data, metadata);
     PyEval_RestoreThread(copy.thread);
     PyObject *answer =
         result < 0 ? native_raise(NULL, NULL) : PyUnicode_FromString(way_names[copy.way]);
@@ -121,7 +123,8 @@ py_copy_up(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 
 PyMethodDef native_copyup_methods[] = {
     NATIVE_METHOD(copy_up,
-                  "($module, src, dst, /, *, data=True, uid=-1, gid=-1, skip_xattrs=(), cancel=-1)",
+                  "($module, src, dst, /, *, data=True, metadata=True, uid=-1, gid=-1, "
+                  "skip_xattrs=(), cancel=-1)",
                   "Make the empty inode dst what the inode src is; say how the bytes travelled."),
     {NULL, NULL, 0, NULL},
 };

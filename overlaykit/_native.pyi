@@ -209,6 +209,7 @@ def copy_up(
     /,
     *,
     data: bool = True,
+    metadata: bool = True,
     uid: int = -1,
     gid: int = -1,
     skip_xattrs: tuple[bytes, ...] = (),
@@ -221,9 +222,9 @@ def copy_up(
     Holes stay holes (SEEK_DATA, SEEK_HOLE) and the length is the source's to the byte, also where
     stat(2) does not know it (procfs). "none": there were no bytes to move.
 
-    Then the owner (`uid`, `gid`; -1: the source's own), the xattrs with ACLs and file capabilities
-    (but no name that begins with one of `skip_xattrs`), the mode (not of a symlink), and the times
-    of access and change to the nanosecond.
+    Then, unless `metadata` is false, the owner (`uid`, `gid`; -1: the source's own), the xattrs
+    with ACLs and file capabilities (but no name that begins with one of `skip_xattrs`), the mode
+    (not of a symlink), and the times of access and change to the nanosecond.
 
     As in the kernel's overlayfs, an xattr that dst's file system does not support stays behind,
     unless it is an ACL or security.*, which then raise EOPNOTSUPP. Without CAP_SYS_ADMIN over the

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from overlaykit.fuse.spec import Options
     from overlaykit.fuse.waiting import Waiting
     from overlaykit.overlay.attributes import Attributes
-    from overlaykit.overlay.copyup import FileCopy
+    from overlaykit.overlay.copyup import Copy
     from overlaykit.overlay.filesystem import Filesystem
     from overlaykit.overlay.listing import Listing
     from overlaykit.overlay.merge import Entry
@@ -262,7 +262,8 @@ class Operations(pyfuse3.Operations):
         )
         node = self.filesystem.node(inode)
         if self.filesystem.needs_upper(node, changes):
-            await self._copy_up(node, keep_data=changes.size != 0)
+            metadata_only = changes.size is None
+            await self._copy_up(node, keep_data=changes.size != 0, metadata_only=metadata_only)
         self.filesystem.change(node, changes)
         return self._attributes(node)
 
@@ -289,7 +290,7 @@ class Operations(pyfuse3.Operations):
         self._require_xattr(name)
         node = self.filesystem.node(inode)
         self.filesystem.require_settable(node, name)
-        await self._copy_up(node)
+        await self._copy_up(node, metadata_only=True)
         # An access ACL may clear the set-group-ID bit (native/session.c).
         cleared = ctx.umask if name == ACCESS_ACL else 0
         self.filesystem.setxattr(node, name, value, cleared=cleared)
@@ -299,7 +300,7 @@ class Operations(pyfuse3.Operations):
         self._require_xattr(name)
         node = self.filesystem.node(inode)
         if self.filesystem.has_xattr_to_remove(node, name):
-            await self._copy_up(node)
+            await self._copy_up(node, metadata_only=True)
             self.filesystem.removexattr(node, name)
 
     def _require_xattr(self, name: bytes = b"") -> None:
@@ -502,9 +503,16 @@ class Operations(pyfuse3.Operations):
 
     # Copy-up
 
-    async def _copy_up(self, node: Node | None, *, keep_data: bool = True) -> None:
-        """Give a file its upper before it is changed. One task copies, the others that want it wait for that."""
-        if not isinstance(node, File) or node.has_upper:
+    async def _copy_up(
+        self, node: Node | None, *, keep_data: bool = True, metadata_only: bool = False
+    ) -> None:
+        """Give a file its upper before it is changed. One task copies, the others that want it wait for that.
+
+        `metadata_only`: of a file without a name only what is not data, which others cannot see any more.
+        """
+        if not isinstance(node, File):
+            return
+        if not node.needs_copy(metadata_only=metadata_only) and node.number not in self._copying:
             return
         try:
             self._copies.acquire_nowait()
@@ -513,13 +521,15 @@ class Operations(pyfuse3.Operations):
         try:
             while (under_way := self._copying.get(node.number)) is not None:
                 await under_way.wait()
-            copy = self.filesystem.begin_copy_up(node, keep_data=keep_data)
+            copy = self.filesystem.begin_copy_up(
+                node, keep_data=keep_data, metadata_only=metadata_only
+            )
             if copy is not None:
                 await self._carry_out(copy, node)
         finally:
             self._copies.release()
 
-    async def _carry_out(self, copy: FileCopy, node: File) -> None:
+    async def _carry_out(self, copy: Copy, node: File) -> None:
         try:
             if copy.size == 0 or (copy.size <= _QUICK and self._volatile):
                 copy.transfer()

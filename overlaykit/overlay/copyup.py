@@ -15,7 +15,7 @@ import functools
 import os
 import stat
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from overlaykit import _native
 from overlaykit.overlay import acl, overrides
@@ -84,28 +84,37 @@ class CopyUp:
         assert node.upper is not None
         return node.upper
 
-    def file(self, node: File, *, keep_data: bool = True) -> None:
+    def file(self, node: File, *, keep_data: bool = True, metadata_only: bool = False) -> None:
         """Copy a file up in one go."""
-        copy = self.begin(node, keep_data=keep_data)
+        copy = self.begin(node, keep_data=keep_data, metadata_only=metadata_only)
         try:
             copy.transfer()
             copy.finish()
         finally:
             copy.close()
 
-    def begin(self, node: File, *, keep_data: bool = True) -> FileCopy:
-        """Start to copy a file that has no upper yet; the caller runs `transfer` and `finish`, and always `close`."""
+    def begin(self, node: File, *, keep_data: bool = True, metadata_only: bool = False) -> Copy:
+        """Start to copy a file up; the caller runs `transfer` and `finish`, and always `close`.
+
+        `metadata_only`: data that only open handles can read stay where they are. Requires: `File.needs_copy`.
+        """
+        if node.metacopy:
+            return DataCopy(self, node, keep_data=keep_data)
+        return self._begin(node, keep_data=keep_data, metacopy=metadata_only and not node.links)
+
+    def _begin(self, node: File, *, keep_data: bool, metacopy: bool) -> FileCopy:
         if node.links:
             self.directory(node.links[0][0])
-        return FileCopy(self, node, keep_data=keep_data)
+        return FileCopy(self, node, keep_data=keep_data, metacopy=metacopy)
 
     def rehearse(self, node: File) -> None:
         """Copy a file up but for its data and its name, and drop that. Raises OSError: what would keep it from being
         copied, but for what its data find."""
-        copy = self.begin(node, keep_data=False)
+        if node.metacopy:
+            return  # it was copied so
+        copy = self._begin(node, keep_data=False, metacopy=True)
         try:
             copy.transfer()
-            copy.extend()
         finally:
             copy.close()
 
@@ -288,10 +297,38 @@ def _store_acls(target: int, st: os.stat_result, owners: Owners) -> None:
             os.setxattr(path, name, acl.copied(value, owners))
 
 
-class FileCopy:
-    """One file on its way up. `size`: how many bytes `transfer` will move."""
+def _open_source(copyup: CopyUp, node: File, *, keep_data: bool) -> tuple[int, os.stat_result]:
+    """The lower's file and its attributes. One that is open is that which was opened: a lower may be changed, and
+    pages of two files must not be mixed."""
+    lower = node.lower_dir
+    assert lower is not None
+    if node.opened is not None:
+        fd = os.dup(node.opened.fd)
+        st = os.fstat(fd)
+    else:
+        below = lower.fd()
+        st = lower.layer.read(
+            lambda: os.stat(node.lower_name, dir_fd=below, follow_symlinks=False), below
+        )
+        # Of a file without data nothing needs to be read: a lock file may be one that we must not read.
+        flags = _LOWER_FILE if keep_data and st.st_size else _INODE
+        fd = lower.layer.open(
+            lambda: os.open(node.lower_name, flags, dir_fd=below), below, node.lower_name
+        )
+    if keep_data and st.st_size and copyup.marks.is_metacopy(fd):
+        os.close(fd)
+        fail(errno.EIO, node.lower_name)  # its data are elsewhere: what is here reads as zeros
+    return fd, st
 
-    def __init__(self, copyup: CopyUp, node: File, *, keep_data: bool) -> None:
+
+class FileCopy:
+    """One file on its way up. `size`: how many bytes `transfer` will move.
+
+    `metacopy`: if it is a regular file, its copy has its length but not its data. Only one without a name is finished
+    so: its data stay in the lower.
+    """
+
+    def __init__(self, copyup: CopyUp, node: File, *, keep_data: bool, metacopy: bool) -> None:
         lower = node.lower_dir
         assert lower is not None
         assert not node.has_upper
@@ -302,12 +339,10 @@ class FileCopy:
         self._name = b""  # in the work directory, until it is finished
         regular = node.kind == stat.S_IFREG
         try:
-            self._source, self._stat = self._open_source(lower, keep_data=regular and keep_data)
-            self.size = self._stat.st_size if regular and keep_data else 0
-            if self.size and copyup.marks.is_metacopy(self._source):
-                fail(
-                    errno.EIO, node.lower_name
-                )  # its data are elsewhere: what is here reads as zeros
+            self._metacopy = metacopy and regular
+            keep_data = keep_data and regular and not metacopy
+            self._source, self._stat = _open_source(copyup, node, keep_data=keep_data)
+            self.size = self._stat.st_size if keep_data else 0
             self._origin = (
                 copyup.origin(lower, node.lower_name, self._stat.st_dev)
                 if node.opened is None or self._is_still_there(lower)
@@ -330,15 +365,13 @@ class FileCopy:
             copyup.marks.set_origin(path, self._origin)
         if self._indexed:
             copyup.marks.set_link_count(path, 0, to_upper=False, follow=True)
+        if self._metacopy:
+            os.ftruncate(self._target, self._stat.st_size)  # EFBIG if the disk has no files as long
         copyup.copy(self._source, self._target, self._stat, layer, data=self.size > 0)
         reach("copyup.copied")
         if self.size and not copyup.volatile:
             os.fsync(self._target)
         reach("copyup.synced")
-
-    def extend(self) -> None:
-        """Give the copy of a regular file its length. Raises OSError (EFBIG) if the disk has no files as long."""
-        os.ftruncate(self._target, self._stat.st_size)
 
     def finish(self) -> None:
         """Let the copy appear under the file's name, and let its open handles continue on the copy."""
@@ -370,7 +403,12 @@ class FileCopy:
             times.restore()
             self._keep_other_names(parent, name)
         else:
-            node.orphan = os.open(b"/proc/self/fd/%d" % self._target, os.O_PATH | os.O_CLOEXEC)
+            if self._metacopy:
+                node.metacopy = True
+                node.orphan, self._target = self._target, -1
+            else:
+                node.orphan = os.open(b"/proc/self/fd/%d" % self._target, os.O_PATH | os.O_CLOEXEC)
+            copyup.table.retire(node)  # a name that is met later is one of the lower's file
             copyup.work.discard(self._name)
             self._hand_over()
 
@@ -383,24 +421,6 @@ class FileCopy:
         if self._name:
             self._copyup.work.discard(self._name)
             self._name = b""
-
-    def _open_source(self, lower: Place, *, keep_data: bool) -> tuple[int, os.stat_result]:
-        """The lower's file and its attributes. One that is open is that which was opened: a lower may be changed, and
-        pages of two files must not be mixed."""
-        node = self._node
-        if node.opened is not None:
-            fd = os.dup(node.opened.fd)
-            return fd, os.fstat(fd)
-        below = lower.fd()
-        st = lower.layer.read(
-            lambda: os.stat(node.lower_name, dir_fd=below, follow_symlinks=False), below
-        )
-        # Of a file without data nothing needs to be read: a lock file may be one that we must not read.
-        flags = _LOWER_FILE if keep_data and st.st_size else _INODE
-        fd = lower.layer.open(
-            lambda: os.open(node.lower_name, flags, dir_fd=below), below, node.lower_name
-        )
-        return fd, st
 
     def _is_still_there(self, lower: Place) -> bool:
         """Whether the name in the lower still means the file that is copied."""
@@ -420,7 +440,7 @@ class FileCopy:
         node.has_upper = node.has_origin = True
         if node.kind == stat.S_IFREG:  # of others the kernel keeps no time
             self._copyup.table.change_times.keep(node.number, self._stat.st_ctime_ns)
-        if node.opened is not None:
+        if node.opened is not None and not node.metacopy:
             node.opened.swap(self._target)
             self._target = -1
 
@@ -470,6 +490,50 @@ class FileCopy:
         else:
             os.mknod(self._name, kind | 0o600, self._stat.st_rdev, dir_fd=work.fd())
         return os.open(self._name, _INODE, dir_fd=work.fd())
+
+
+class DataCopy:
+    """The data of a metacopy on their way up. `size`: how many bytes `transfer` will move."""
+
+    def __init__(self, copyup: CopyUp, node: File, *, keep_data: bool) -> None:
+        self._node = node
+        self._source = -1
+        self._target = os.dup(node.orphan)
+        try:
+            self._source, st = _open_source(copyup, node, keep_data=keep_data)
+        except BaseException:
+            self.close()
+            raise
+        self.size = st.st_size if keep_data else 0
+
+    def transfer(self) -> None:
+        """Copy the data; nothing is synced of what no name leads to. Raises OSError: ENOSPC and the like."""
+        if not self.size:
+            return
+        st = os.fstat(self._target)
+        try:
+            _native.copy_up(self._source, self._target, metadata=False)
+        finally:
+            _native.utimensat(
+                self._target, b"", st.st_atime_ns, st.st_mtime_ns, _native.AT_EMPTY_PATH
+            )
+
+    def finish(self) -> None:
+        """Let the file's open handles continue on the copy."""
+        self._node.metacopy = False
+        if self._node.opened is not None:
+            self._node.opened.swap(self._target)
+            self._target = -1
+
+    def close(self) -> None:
+        """Free the descriptors."""
+        for fd in (self._source, self._target):
+            if fd >= 0:
+                os.close(fd)
+        self._source = self._target = -1
+
+
+Copy: TypeAlias = FileCopy | DataCopy
 
 
 class Times:

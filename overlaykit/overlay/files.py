@@ -57,7 +57,7 @@ class Files:
         Many a program that opens so writes nothing, or truncates first: then there are no data to copy. But then an
         error comes late, by fsync(2) or close(2): so only where copying takes long, and the disk has room.
         """
-        if node.has_upper or node.kind != stat.S_IFREG:
+        if not node.needs_copy() or node.kind != stat.S_IFREG:
             return False
         size = self._tree.stat(node).st_size
         if size <= _QUICK:
@@ -71,7 +71,7 @@ class Files:
         `lazily`: the caller copies the file up before it writes.
         """
         writing = wants_to_write(flags)
-        if writing and not node.has_upper:
+        if writing and node.needs_copy():
             copyup = self._tree.copyup
             if (
                 lazily
@@ -79,7 +79,7 @@ class Files:
                 copyup.rehearse(node)
             else:
                 copyup.file(node, keep_data=not flags & os.O_TRUNC)
-        writing = writing and node.has_upper
+        writing = writing and not node.needs_copy()
         opened = node.opened
         if opened is None:
             opened = self._remember(node, *self._open_inode(node, writing=writing))
@@ -180,7 +180,7 @@ class Files:
         wanted = os.R_OK | os.W_OK if opened.writable else os.R_OK
         st = os.fstat(fd)
         try:
-            location = self._tree.location(opened.node)
+            location = self._tree.data_location(opened.node)
             if not os.path.samestat(location.stat(), st) or not os.access(
                 location.name,
                 wanted,
@@ -212,7 +212,7 @@ class Files:
             return self._open_again(opened)
 
     def _open_again(self, opened: OpenFile) -> int:
-        location = self._tree.writable_location(opened.node)
+        location = self._tree.data_location(opened.node)
         fd = _open_quietly(location, os.O_RDWR if opened.writable else os.O_RDONLY)
         st = os.fstat(fd)
         if opened.identity != (st.st_dev, st.st_ino):
@@ -231,8 +231,8 @@ class Files:
 
     def _open_inode(self, node: File, *, writing: bool) -> tuple[int, bool]:
         """A descriptor of the node's inode, and whether it can write: an upper's does, unless the disk refuses that."""
-        location = self._tree.writable_location(node)
-        writable = node.has_upper and self._tree.writable
+        location = self._tree.data_location(node)
+        writable = not node.needs_copy() and self._tree.writable
         if writable:
             try:
                 fd = _open_quietly(location, os.O_RDWR)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, Self, TypeVar
 from overlaykit import _native
 from overlaykit.overlay import acl, overrides
 from overlaykit.overlay import format as marks_format
-from overlaykit.overlay.copyup import CopyUp, FileCopy
+from overlaykit.overlay.copyup import Copy, CopyUp
 from overlaykit.overlay.creation import Creation, check_name
 from overlaykit.overlay.descriptors import Descriptors, shares
 from overlaykit.overlay.disk import Unfit, probe
@@ -336,8 +336,10 @@ class Filesystem:
 
     def _change_inode(self, node: Node, changes: Changes) -> None:
         tree = self.tree
-        if isinstance(node, File) and not node.has_upper:
-            tree.copyup.file(node, keep_data=changes.size != 0)
+        if isinstance(node, File):
+            metadata_only = changes.size is None
+            if node.needs_copy(metadata_only=metadata_only):
+                tree.copyup.file(node, keep_data=changes.size != 0, metadata_only=metadata_only)
         else:
             tree.copy_up(node)
         location = tree.location(node)
@@ -395,10 +397,14 @@ class Filesystem:
             os.chmod(location.name, stat.S_IMODE(changes.mode), dir_fd=location.dirfd)
 
     @_past_modes
-    def begin_copy_up(self, node: File, *, keep_data: bool) -> FileCopy | None:
-        """The copy that must come before the file is written to; None if there is no need. Raises OSError (EROFS)."""
+    def begin_copy_up(
+        self, node: File, *, keep_data: bool = True, metadata_only: bool = False
+    ) -> Copy | None:
+        """The copy that must come before the file is changed; None if there is no need. Raises OSError (EROFS)."""
         copyup = self.tree.copyup
-        return None if node.has_upper else copyup.begin(node, keep_data=keep_data)
+        if not node.needs_copy(metadata_only=metadata_only):
+            return None
+        return copyup.begin(node, keep_data=keep_data, metadata_only=metadata_only)
 
     @_past_modes
     def copied_to_unlink(self, directory: Directory, name: bytes) -> File | None:

@@ -150,6 +150,8 @@ class File:
     `key`, `lower_key`: the numbers of the real inodes it is found by (0: none).
     `has_upper`: its content lies in the upper: in the index under `index_name` if it has one, else under any of
     `links`, else behind the descriptor `orphan`.
+    `metacopy`: but for its data, which are the lower's still: of a regular file without a name, whose metadata were
+    changed. `orphan` can then be written to, and has the file's size as a hole.
     `generation`: no other node that has had its number has had it too.
     `has_origin`: it came from a lower, whether that can be found by now or not.
     `last_seen`: its attributes right before its last known name went, or None: not every file system tells them later.
@@ -170,6 +172,7 @@ class File:
         "lower_dir",
         "lower_key",
         "lower_name",
+        "metacopy",
         "number",
         "opened",
         "orphan",
@@ -191,11 +194,23 @@ class File:
         self.link_count: int | None = None
         self.opened: OpenFile | None = None
         self.orphan = -1
+        self.metacopy = False
         self.last_seen: os.stat_result | None = None
 
     @property
     def in_use(self) -> bool:
         return self.lookups > 0 or self.opened is not None
+
+    def needs_copy(self, *, metadata_only: bool = False) -> bool:
+        """Whether a copy-up must come before a change: of its metadata, or also of its data."""
+        return not self.has_upper or (self.metacopy and not metadata_only)
+
+    @property
+    def inode(self) -> int:
+        """The descriptor of its inode, if the open file has one now; else -1."""
+        if self.opened is None or self.opened.is_idle or self.metacopy:
+            return -1
+        return self.opened.fd
 
     def drop_link(self, directory: Directory, name: bytes) -> None:
         """Raises ValueError if it has no such name."""

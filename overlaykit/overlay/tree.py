@@ -84,6 +84,10 @@ class Location(NamedTuple):
         return self.lower.open(action, self.dirfd, self.name)
 
 
+def _in_lower(node: File, place: Place) -> Location:
+    return Location(place.fd(), node.lower_name, follow=False, lower=place.layer)
+
+
 class Tree:
     """Attributes: `table` owns the nodes, `merge` reads the layers; `copyup`, `work` and `whiteouts` change the
     upper."""
@@ -362,9 +366,14 @@ class Tree:
             if node.orphan >= 0:
                 return Location(_native.AT_FDCWD, b"/proc/self/fd/%d" % node.orphan, follow=True)
         elif node.lower_dir is not None:
-            place = node.lower_dir
-            return Location(place.fd(), node.lower_name, follow=False, lower=place.layer)
+            return _in_lower(node, node.lower_dir)
         fail(errno.ESTALE)
+
+    def data_location(self, node: File) -> Location:
+        """As `location`, for a file's data."""
+        if node.metacopy and node.lower_dir is not None:
+            return _in_lower(node, node.lower_dir)
+        return self.writable_location(node)
 
     def writable_location(self, node: Node) -> Location:
         """As `location`, for reading and writing the inode itself: its mode is widened if modes are."""
@@ -383,8 +392,8 @@ class Tree:
         try:
             if isinstance(node, Directory):
                 return node.top.stat()
-            if node.opened is not None and not node.opened.is_idle:
-                return os.fstat(node.opened.fd)
+            if node.inode >= 0:
+                return os.fstat(node.inode)
             return self.location(node).stat()
         except OSError as error:
             if node.last_seen is None or error.errno not in _FORGOTTEN:
@@ -439,8 +448,8 @@ class Tree:
 
     def override(self, node: Node, name: bytes) -> overrides.Override | None:
         """What that attribute says."""
-        if isinstance(node, File) and node.opened is not None and not node.opened.is_idle:
-            return overrides.read(node.opened.fd, name)
+        if isinstance(node, File) and node.inode >= 0:
+            return overrides.read(node.inode, name)
         return overrides.read(self.location(node).path, name)
 
     # Before a change
@@ -479,10 +488,10 @@ class Tree:
         return self.copyup.directory(directory)
 
     def copy_up(self, node: Node) -> None:
-        """See to it that the node has an upper."""
+        """See to it that the node's metadata are in the upper, and its data if it has a name."""
         if isinstance(node, File):
             if not node.has_upper:
-                self.copyup.file(node)
+                self.copyup.file(node, metadata_only=True)
         elif node.upper is None:
             self.writable_directory(node)
 

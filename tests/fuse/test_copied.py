@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
+from overlaykit.fuse.spec import Options
+
 from ..overlay.stack import Stack
-from ..posix.acts import refused
+from ..posix.acts import opened, refused
 from ..posix.table import File, Link
 from .mounted import Mounted, mounted
 
@@ -73,6 +75,37 @@ def _ask_for_what_it_has(path: str) -> None:
     os.truncate(f"{path}/d/f", _SIZE)
 
 
+def _change_what_has_no_name(path: str) -> None:
+    with open(f"{path}/d/f", "rb") as file:
+        fd = file.fileno()
+        inode, owners = os.fstat(fd).st_ino, (os.geteuid(), os.getegid())
+        os.unlink(f"{path}/d/f")
+        link = f"/proc/self/fd/{fd}"
+        os.fchmod(fd, 0o600)
+        os.chmod(link, 0o640)
+        os.fchown(fd, *owners)
+        os.chown(link, *owners)
+        os.utime(fd, ns=(5, 6))
+        os.utime(link, ns=(7, 8))
+        os.setxattr(fd, "user.k", b"v")
+        os.setxattr(link, "user.l", b"v")
+        os.removexattr(fd, "user.l")
+        st = os.fstat(fd)
+        assert (st.st_mode & 0o7777, st.st_mtime_ns, st.st_ino, st.st_size, st.st_nlink) == (
+            0o640,
+            8,
+            inode,
+            _SIZE,
+            0,
+        )
+        assert os.listxattr(link) == ["user.k"]
+        assert os.pread(fd, 3, _SIZE - 2) == b"xx"
+        with open(link, "rb") as again:
+            assert again.read(2) == b"xx"
+        with refused(errno.ENOENT):  # no name comes back
+            os.link(link, f"{path}/d/new", src_dir_fd=fd)  # which follows it
+
+
 @pytest.mark.parametrize(
     "act",
     [
@@ -85,6 +118,7 @@ def _ask_for_what_it_has(path: str) -> None:
         _open_for_writing,
         _ask_for_a_name_that_is_none,
         _ask_for_what_it_has,
+        _change_what_has_no_name,
     ],
 )
 def test_no_byte_is_copied_that_nobody_could_read(stack: Stack, act: Callable[[str], None]) -> None:
@@ -120,6 +154,67 @@ def test_what_needs_a_copy_makes_one(stack: Stack, act: Callable[[str], None]) -
         act(mount.target)
         mount.forget()
         assert _written(mount) - before < _SIZE + _LITTLE
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+def test_what_has_no_name_keeps_its_changes_when_it_is_written_to(stack: Stack, flags: int) -> None:
+    lower = stack.add({"f": File(b"x" * _SIZE, mode=0o644, xattrs={"user.old": b"o"})})
+    with mounted(stack) as mount, opened(mount.path("f"), flags) as fd:
+        os.unlink(mount.path("f"))
+        inode = os.fstat(fd).st_ino
+        os.removexattr(fd, "user.old")
+        os.setxattr(fd, "user.new", b"n")
+        os.fchmod(fd, 0o600)
+        os.utime(fd, ns=(7, 8))
+        before = _written(mount)
+        with opened(f"/proc/self/fd/{fd}", os.O_RDWR) as writer:
+            mount.forget()
+            assert os.fstat(fd).st_mtime_ns == 8
+            assert _written(mount) - before < _LITTLE
+            os.pwrite(writer, b"yy", _SIZE - 1)
+            os.fsync(writer)
+            mount.forget()
+            assert os.pread(fd, 3, _SIZE - 2) == b"xyy"
+            os.ftruncate(writer, 3)
+            mount.forget()
+            assert os.pread(writer, 9, 0) == os.pread(fd, 9, 0) == b"xxx"
+        assert _written(mount) - before < _SIZE + _LITTLE
+        st = os.fstat(fd)
+        assert (st.st_ino, st.st_size, st.st_mode & 0o7777) == (inode, 3, 0o600)
+        assert os.listxattr(fd) == ["user.new"]
+    assert os.listdir(stack.upper) == ["f"]  # the whiteout
+    assert os.listxattr(os.path.join(lower, "f")) == ["user.old"]
+
+
+def test_what_has_no_name_can_be_emptied_after_a_change(stack: Stack) -> None:
+    stack.add({"f": File(b"x" * _SIZE)})
+    with mounted(stack) as mount, opened(mount.path("f"), os.O_RDONLY) as fd:
+        os.unlink(mount.path("f"))
+        before = _written(mount)
+        os.fchmod(fd, 0o600)
+        with opened(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_TRUNC) as writer:
+            assert os.fstat(writer).st_size == 0
+            os.write(writer, b"new")
+        mount.forget()
+        assert os.pread(fd, 9, 0) == b"new"
+        assert _written(mount) - before < _LITTLE
+
+
+def test_another_name_of_a_file_is_found_after_the_first_was_removed_and_changed(
+    stack: Stack,
+) -> None:
+    """Without an index these are two files by then."""
+    stack.add({"f": File(b"x" * _SIZE, mode=0o644), "g": Link("f")})
+    options = Options(userxattr=stack.unprivileged, index=False)
+    with mounted(stack, options=options) as mount, opened(mount.path("f"), os.O_RDONLY) as fd:
+        os.unlink(mount.path("f"))
+        os.fchmod(fd, 0o600)
+        assert os.stat(mount.path("g")).st_mode & 0o7777 == 0o644
+        with open(mount.path("g"), "r+b") as file:
+            file.write(b"y")
+        mount.forget()
+        assert os.pread(fd, 2, 0) == b"xx"
+        assert os.fstat(fd).st_mode & 0o7777 == 0o600
 
 
 def test_a_name_is_removed_without_a_copy_where_no_index_could_keep_it(stack: Stack) -> None:
