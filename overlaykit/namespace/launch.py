@@ -27,8 +27,8 @@ def launch(spec: Spec, *, root: int, user_namespace: int | None) -> Running:
     """Run `spec` with the detached mount `root` as its root directory; returns once the command is executed.
 
     `user_namespace` is a descriptor of the one the mount was made in, where an ordinary user is root, or the pidfd of
-    a process in it (setns(2) takes either); None when the caller has the capabilities itself. Both descriptors stay the
-    caller's, who may close them afterwards; the mount is the view's, and cannot be launched into a second time. The
+    a process in it (setns(2) takes either); None when the caller has the capabilities itself. Both descriptors stay
+    the caller's, who may close them afterwards; the mount is the view's, and cannot be launched into a second time. The
     caller must not ignore SIGCHLD: the kernel then throws exit statuses away (wait(2), NOTES).
 
     Signals of `signals.FORWARDED` arrive until the command is executed, and after that unless the caller holds them
