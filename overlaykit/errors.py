@@ -26,4 +26,5 @@ class Error(Exception):
         cls.__doc__ = cls.__doc__ or cls.message
 
     def __str__(self) -> str:
-        return self.message.format(*self.args)
+        thing = ("''" if argument == "" else argument for argument in self.args[:1])
+        return self.message.format(*thing, *self.args[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from overlaykit.cli.arguments import Parser
+from overlaykit.cli.output import one_line
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +23,7 @@ def main(arguments: list[str]) -> int:
 
         print(wire.show(found))
         return 0
-    print(found.path if found.target is None else f"{found.path} -> {found.target}")
+    print(one_line(found.path if found.target is None else f"{found.path} -> {found.target}"))
     for sight in found.sights:
-        print(f"  {sight.role:8}  {sight.kind:9}  {sight.path}")
+        print(one_line(f"  {sight.role:8}  {sight.kind:9}  {sight.path}"))
     return 0

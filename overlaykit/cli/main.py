@@ -117,7 +117,7 @@ def _is_from_mount(arguments: list[str]) -> bool:
 
 
 def _fail(message: str, status: int) -> int:
-    output.tell(" ".join(message.split("\n")))
+    output.tell(message)
     return status
 
 

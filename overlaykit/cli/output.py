@@ -9,6 +9,10 @@ from typing import Final, TextIO
 
 from overlaykit.errors import Error
 
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
+    ord("\n"): "\\n",
+    ord("\t"): "\\t",
+}
 _OUTPUT: Final = 1
 _ERROR: Final = 2
 
@@ -45,9 +49,14 @@ class _Complaints(io.FileIO):
             return memoryview(data).nbytes  # type: ignore[arg-type]
 
 
-def tell(line: str) -> None:
-    """Print a line for the user on standard error."""
-    print(f"overlaykit: {line}", file=sys.stderr, flush=True)
+def one_line(text: str) -> str:
+    """A text with its control characters as escapes: names may hold any, newlines and terminal sequences too."""
+    return text.translate(_CONTROLS)
+
+
+def tell(message: str) -> None:
+    """Write one line to standard error."""
+    print(f"overlaykit: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def adopt() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from overlaykit.cli.output import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -20,7 +22,7 @@ def show(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))  # as it is: brackets in a name are no markup
+        table.add_row(*(Text(one_line(cell)) for cell in row))  # brackets in a name are no markup
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _UNFOLDED

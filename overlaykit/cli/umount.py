@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from typing import Final
 
 from overlaykit.cli import output
 from overlaykit.cli.arguments import Parser
+
+_LONGEST: Final = 1_000_000
+"""Seconds: poll(2) takes no more than an int of milliseconds."""
 
 
 def main(arguments: list[str]) -> int:
@@ -50,7 +55,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds <= 1e6:
-        raise argparse.ArgumentTypeError(f"{text}: give a number of seconds from 0 on")
-    return seconds
+    with contextlib.suppress(ValueError):
+        if 0 <= (seconds := float(text)) <= _LONGEST:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r}: give a number of seconds from 0 to {_LONGEST}")

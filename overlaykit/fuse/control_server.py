@@ -77,7 +77,11 @@ def _answer(request: Request, operations: Operations) -> bytes:
             case End():
                 reply = Ending()
     except OSError as error:
-        reply = Refused(error.errno or errno.EIO, str(error.filename or ""))
+        reply = Refused(error.errno or errno.EIO, _filename(error))
     except ValueError:  # a NUL is in no path
         reply = Refused(errno.EINVAL, "")
     return wire.encode(reply)
+
+
+def _filename(error: OSError) -> str:
+    return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""

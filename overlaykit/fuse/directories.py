@@ -27,6 +27,12 @@ class UpperUnusable(Error):
     )
 
 
+class WorkUnusable(Error):
+    message = (
+        "work {0}: {1}: give an empty directory that can be written to, on the upper's file system"
+    )
+
+
 def open_directory(path: str) -> int:
     """An O_PATH descriptor of the directory that `path` leads to for this process.
 
@@ -41,6 +47,15 @@ def absolute(path: str) -> str:
         return os.path.abspath(path)
     except FileNotFoundError:
         return path
+
+
+def lies_in_deleted_directory(path: str) -> bool:
+    """Whether a path is relative to a working directory that was deleted."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return not os.path.isabs(path)
+    return False
 
 
 def real_path(fd: int) -> str:

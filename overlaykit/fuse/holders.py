@@ -49,7 +49,7 @@ def find(device: int, *, besides: int = 0) -> list[Holder]:
         if pid in (os.getpid(), besides):
             continue
         with contextlib.suppress(OSError):  # it has ended
-            if _uses(pid, device):
+            if is_user(pid, device):
                 found.append(Holder(pid, _command(pid), uses=True))
                 continue
             namespace = _namespace(pid)
@@ -97,7 +97,8 @@ def processes() -> Iterator[int]:
     yield from sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())
 
 
-def _uses(pid: int, device: int) -> bool:
+def is_user(pid: int, device: int) -> bool:
+    """Whether a process has files of the mount of this device open, mapped, or as a directory. Raises OSError."""
     for link in _links(pid):
         with contextlib.suppress(OSError):
             if device_of(link) == device:

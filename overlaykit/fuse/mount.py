@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from overlaykit import _native, mountinfo, privilege
 from overlaykit.errors import Error
 from overlaykit.fuse import holders
-from overlaykit.fuse.directories import absolute, open_directory
+from overlaykit.fuse.directories import (
+    absolute,
+    lies_in_deleted_directory,
+    open_directory,
+    real_path,
+)
 from overlaykit.health import Check
 
 if TYPE_CHECKING:
@@ -59,6 +64,14 @@ class FuseDeviceDenied(Error):
 
 class MountpointMissing(Error):
     message = "{0}: no such directory to mount on: create it first"
+
+
+class MountpointNoDirectory(Error):
+    message = "{0}: is no directory: name one to mount on"
+
+
+class MountpointDeleted(Error):
+    message = "{0}: {1} has been deleted: change to another directory"
 
 
 class DeadMount(Error):
@@ -193,7 +206,11 @@ def open_mountpoint(path: str) -> int:
     try:
         fd = open_directory(path)
         try:
-            os.fstat(fd)  # which a mount answers that is not dead: to open one takes no request
+            found = os.fstat(
+                fd
+            )  # which a mount answers that is not dead: to open one takes no request
+            if not found.st_nlink and real_path(fd).endswith(" (deleted)"):
+                raise MountpointDeleted(path, "this directory")
         except BaseException:
             os.close(fd)
             raise
@@ -201,8 +218,12 @@ def open_mountpoint(path: str) -> int:
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             raise DeadMount(absolute(path)) from error
+        if error.errno == errno.ENOTDIR and path:
+            raise MountpointNoDirectory(absolute(path)) from error
+        if lies_in_deleted_directory(path):
+            raise MountpointDeleted(path, "the working directory") from error
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise MountpointMissing(absolute(path)) from error
+            raise MountpointMissing(absolute(path) if path else "") from error
         raise
 
 
@@ -228,11 +249,18 @@ def detach(
         failed = _in_child(lambda: _run_helper([*options, "--", target]), goes_on)
     if failed is None:
         raise Unanswered(target)
+    if failed in (errno.EINVAL, _HELPER_FAILED) and with_id(mounted.id) is None:
+        return  # another one has unmounted it meanwhile
     if failed in (errno.EBUSY, _HELPER_FAILED):
         inside = [one.mountpoint for one in mountinfo.current() if one.parent == mounted.id]
         if inside:
             raise Covered(target, " ".join(inside))
-        raise Busy(target, holders.describe(holders.find(mounted.device)))
+        using = [one for one in holders.find(mounted.device) if one.uses]
+        if not using and holders.is_user(os.getpid(), mounted.device):
+            raise Busy(
+                target, "this command itself, whose working directory or open files lie there"
+            )
+        raise Busy(target, holders.describe(using))
     if failed:
         raise OSError(failed, os.strerror(failed), target)
 
@@ -380,6 +408,8 @@ def find(target: str) -> Mount | None:
 
     The last name is looked at only where no mount has it: the daemon of a mount may not answer.
     """
+    if not target:
+        return None  # and not the working directory
     directory, name = os.path.split(os.path.abspath(target))
     visible = {
         one.mountpoint: one

@@ -20,9 +20,11 @@ from overlaykit.namespace.failure import (
     BindSourceMissing,
     CommandNotExecutable,
     CommandNotFound,
+    MountpointMismatch,
     MountpointMissing,
     ProcRefused,
     WorkingDirectoryMissing,
+    WorkingDirectoryRelative,
 )
 from overlaykit.namespace.identities import available
 from overlaykit.namespace.launch import launch
@@ -54,6 +56,7 @@ __all__ = [
     "BindSourceMissing",
     "CommandNotExecutable",
     "CommandNotFound",
+    "MountpointMismatch",
     "MountpointMissing",
     "NotOpen",
     "Port",
@@ -67,6 +70,7 @@ __all__ = [
     "UserNamespacesRefused",
     "WorkingDirectoryDeleted",
     "WorkingDirectoryMissing",
+    "WorkingDirectoryRelative",
     "available",
     "binds",
     "descriptors",

@@ -24,6 +24,9 @@ _KEYS: Final = {
 }
 _READ_ONLY: Final = {"ro": True, "readonly": True, "rw": False, "readwrite": False}
 
+_MEANS_NOTHING: Final = ("z", "Z", "rbind", "private", "rprivate")
+"""Options of podman's that change nothing here: no view has a label, and each shares trees, privately."""
+
 _PROCESSES: Final = re.compile(r"/proc(/(self|thread-self|[0-9]+)(/.*)?)?")
 """What a view needs of its /proc: the whole, and the directories of processes."""
 
@@ -73,9 +76,13 @@ def parse_bind(text: str) -> Bind:
             pass
         case _:
             raise BadBind(text, "expected one or two colons")
-    if mode not in ("ro", "rw"):
-        raise BadBind(text, f"{mode!r} is neither ro nor rw")
-    return _bind(text, BadBind, source, target, read_only=mode == "ro")
+    modes = mode.split(",")
+    for word in modes:
+        if word not in ("ro", "rw", *_MEANS_NOTHING):
+            raise BadBind(text, f"{word!r} is neither ro nor rw")
+    if {"ro", "rw"}.issubset(modes):
+        raise BadBind(text, "it cannot be ro and rw")
+    return _bind(text, BadBind, source, target, read_only="ro" in modes)
 
 
 def parse_mount(text: str) -> Bind:
@@ -101,6 +108,8 @@ def parse_mount(text: str) -> Bind:
         elif key == "type" and value == "bind":
             values["type"] = value
         elif key in _KEYS and equals:
+            if _KEYS[key] in values:
+                raise BadMount(text, f"{field!r} is a second {_KEYS[key]}")
             values[_KEYS[key]] = value
         elif key == "bind-propagation" and value in ("private", "rprivate"):
             pass  # as every mount of a view is
@@ -135,5 +144,7 @@ def _bind(
         raise error(text, f"{target} cannot be covered: a view needs a /proc of its own processes")
     source = os.path.abspath(source)
     if source.startswith(_OF_THIS_PROCESS):  # another one mounts it
-        source = os.path.realpath(source)
+        given, source = source, os.path.realpath(source)
+        if os.path.exists(given) and not os.path.exists(source):
+            raise error(text, f"{given} has no name that the view could share, as a pipe has none")
     return Bind(source=source, target=target, read_only=read_only)

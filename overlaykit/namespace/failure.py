@@ -49,6 +49,16 @@ class BindSourceMissing(Error):
     )
 
 
+class MountpointMismatch(Error):
+    message = (
+        "-v {0}: is {1} in the view, and what is to be shared there is {2}; name another target"
+    )
+
+
+class WorkingDirectoryRelative(Error):
+    message = "-w {0}: write an absolute path, as the view has it"
+
+
 class MountpointMissing(Error):
     message = (
         "{0}: cannot be made inside the view ({1}); let a layer bring it, or let the view be "
@@ -77,6 +87,7 @@ class Stage(Enum):
     PROC = "mount procfs"
     FILE_SYSTEM = "prepare"
     MOUNTPOINT = "make the mountpoint"
+    MISMATCH = "share at"
     ATTACH = "mount on"
     TWICE = "share at one place"
     HOSTS = "name the view in"
@@ -142,6 +153,11 @@ def read(record: bytes) -> Exception:
             return BindSourceMissing(subject, reason)
         case Stage.MOUNTPOINT:
             return MountpointMissing(subject, reason)
+        case Stage.MISMATCH:
+            there, shared = "a directory", "none"
+            if code == errno.ENOTDIR:
+                there, shared = "no directory", "one"
+            return MountpointMismatch(subject, there, shared)
         case Stage.TWICE:
             first, _, second = subject.partition("\n")
             return TargetTwice(second, f"the same place in this view as {first}")

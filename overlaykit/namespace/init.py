@@ -152,6 +152,8 @@ def _execute(spec: Spec, env: Environment) -> NoReturn:
     name = spec.argv[0]
     arguments = [os.fsencode(argument) for argument in spec.argv]
     directories = [""] if "/" in name else (environment.get(env, "PATH") or PATH).split(":")
+    if not name:
+        directories = []
     found: Failed | None = None
     for directory in directories:
         path = os.path.join(directory, name)

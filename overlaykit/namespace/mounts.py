@@ -302,6 +302,8 @@ def attach_at(mount: int, target: str) -> None:
     is_directory = stat.S_ISDIR(os.fstat(mount).st_mode)
     with during(Stage.MOUNTPOINT, target):
         place = _mountpoint(target, is_directory=is_directory)
+    if os.path.isdir(place) != is_directory:
+        raise Failed(Stage.MISMATCH, errno.ENOTDIR if is_directory else errno.EISDIR, target)
     with during(Stage.ATTACH, target):
         _native.move_mount(mount, "", _native.AT_FDCWD, place, _native.MOVE_MOUNT_F_EMPTY_PATH)
     os.close(mount)

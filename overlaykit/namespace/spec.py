@@ -74,17 +74,24 @@ class Caller:
 
 
 def parse_port(text: str) -> Port:
-    """Read `[ADDRESS:]HOST:PORT`, an IPv6 address in brackets; ADDRESS is 127.0.0.1 unless written.
+    """Read `[ADDRESS:]HOST:PORT[/tcp]`, an IPv6 address in brackets; ADDRESS is 127.0.0.1 unless written.
 
     Raises:
       BadPort: the text has another form, or a number is no TCP port.
     """
-    rest, _, view = text.rpartition(":")
+    ports, slash, protocol = text.partition("/")
+    if slash and protocol != "tcp":
+        raise BadPort(text, f"{protocol!r} is not tcp, and nothing else is published")
+    rest, _, view = ports.rpartition(":")
     address, colon, host = rest.rpartition(":")
     if address.startswith("[") and address.endswith("]"):
         address = address[1:-1]
     elif ":" in address:
         raise BadPort(text, "an IPv6 address needs brackets")
+    if not host:
+        raise BadPort(
+            text, "the host's port is missing (0: a free one, which 'overlaykit ps' shows)"
+        )
     if colon and not address:
         raise BadPort(text, "the address is empty")
     address = address or "127.0.0.1"
@@ -96,6 +103,8 @@ def parse_port(text: str) -> Port:
 
 
 def _number(text: str, digits: str, *, lowest: int) -> int:
+    if "-" in digits.strip("-"):
+        raise BadPort(text, f"{digits!r} is a range, and each port needs a -p of its own")
     if not (digits.isascii() and digits.isdecimal() and lowest <= int(digits) <= 65535):
         raise BadPort(text, f"{digits!r} is not a TCP port ({lowest} to 65535)")
     return int(digits)

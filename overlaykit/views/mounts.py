@@ -67,8 +67,11 @@ def _mount(stack: Stack, place: int, name: str | None, warn: Callable[[str], Non
                 for path in stack.lowerdir
             ]
             upper, work = (
-                None if path is None else _hand_over(path, started, seen, directories.UpperUnusable)
-                for path in (stack.upperdir, stack.workdir)
+                None if path is None else _hand_over(path, started, seen, unusable)
+                for path, unusable in (
+                    (stack.upperdir, directories.UpperUnusable),
+                    (stack.workdir, directories.WorkUnusable),
+                )
             )
             _warn(lowers, upper, place, warn)
             target = started.hand_over(directories.real_path(place), place)

@@ -191,6 +191,8 @@ class Registry:
 
     def of_mount(self, wanted: str) -> Running | None:
         """A mount, by its name, or by where it was mounted in this mount namespace: it may be unmounted by now."""
+        if not wanted:
+            return None  # and not the working directory
         path, here = os.path.realpath(wanted), namespace()
         mounts = [one for one in self.running() if one.about.target is not None]
         for one in mounts:

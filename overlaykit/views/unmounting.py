@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 TIMEOUT: Final = 10.0
 """Seconds that `umount` waits for the daemon's end at most, if nothing else is asked for."""
 
+_ENDING: Final = 1.0
+"""Seconds that a mount which is not mounted here any more may take to end before it is said to be held."""
+
 _SOON: Final = 3.0
 """Seconds after which it is said why a mount has not ended, and a step of an end by force is given up."""
 
@@ -84,7 +87,11 @@ def umount(
         registry.clear()
     elif mounted is None:
         assert one is not None
-        raise MountedElsewhere(target, one.about.name, _held_by(one))
+        with _process(
+            one
+        ) as ended:  # it may be ending: another one may have unmounted it a moment ago
+            if ended >= 0 and not fuse_mount.readable_within(ended, min(timeout, _ENDING)):
+                raise MountedElsewhere(target, one.about.name, _held_by(one))
     else:
         fuse_mount.detach(mounted, lazy=lazy, goes_on=_progress(one))
         if fuse_mount.shown(mounted.device):

@@ -47,6 +47,20 @@ class UpperMissing(Error):
     message = "--upper {0}: there is no directory to make it in: create its parent first"
 
 
+class UpperOnMountpoint(Error):
+    message = (
+        "--upper {0}: a file system is mounted just there, and there has to be room beside an "
+        "upper on the same one: name a directory in it"
+    )
+
+
+class WorkUnusable(Error):
+    message = (
+        "--upper {0}: {1} beside it, for work in progress, cannot be used ({2}): name a directory "
+        "whose parent you may write to"
+    )
+
+
 class UpperUnusable(Error):
     message = "--upper {0}: {1}: name a directory that you may write to"
 
@@ -96,7 +110,10 @@ class View:
             raise ValueError("a read-only view has no upper")
         if isinstance(layers, str):
             raise TypeError(f"layers: give a list, [{layers!r}], not one text")
+        if upper == "":  # and not the working directory
+            raise UpperUnusable(upper, os.strerror(errno.ENOENT))
         self.name = name or ""
+        self._wanted_name = name
         self.processes: Processes | None = None
         self._layers = tuple(layers)
         self._upper = None if upper is None else os.path.abspath(upper)
@@ -140,7 +157,7 @@ class View:
                 namespace.preload()  # costs no time here: the daemon takes longer to load
             registry = Registry()
             undo.callback(registry.leave)
-            entry = undo.enter_context(contextlib.closing(registry.enter(self.name or None)))
+            entry = undo.enter_context(contextlib.closing(registry.enter(self._wanted_name)))
             self.name = entry.name
             served.bequeath(*entry.remains)
             upper, work = self._prepare_upper(entry, undo_upper)
@@ -214,6 +231,8 @@ class View:
             raise NotStarted
         if self._last:
             raise LastCommand(self.name)
+        if cwd is not None and not os.path.isabs(cwd):
+            raise namespace.WorkingDirectoryRelative(cwd)
         if self.processes is not None:
             if self.processes.processes():
                 raise CommandRunning(self.name)
@@ -360,6 +379,8 @@ class View:
             parent, name = os.path.split(upper)
             if not os.path.isdir(parent):
                 raise UpperMissing(upper)
+            if os.path.ismount(upper):
+                raise UpperOnMountpoint(upper)
             work = os.path.join(parent, f".{name}.overlaykit")
         for path in (upper, work):
             try:
@@ -368,10 +389,12 @@ class View:
                     if self._upper is not None:  # else it goes with the entry
                         undo.callback(discard_path, path)
                         self.made_upper = self.made_upper or path == upper
-            except FileExistsError:
-                raise UpperUnusable(path, os.strerror(errno.ENOTDIR)) from None
             except OSError as error:
-                raise UpperUnusable(path, error.strerror) from None
+                number = errno.ENOTDIR if error.errno == errno.EEXIST else error.errno
+                reason = os.strerror(number or errno.EIO)
+                if path == work:
+                    raise WorkUnusable(upper, os.path.basename(work), reason) from None
+                raise UpperUnusable(path, reason) from None
         return upper, work
 
     def _resolve(self, text: str, upper: str | None, work: str | None) -> Layer:

@@ -137,3 +137,36 @@ def test_no_other_user_may_write_to_a_mountpoint_that_is_made(someone: Someone) 
         "0o644",
         *["0o755"] * 2,
     ]
+
+
+def test_what_does_not_fit_its_target_is_told(someone: Someone) -> None:
+    shared = someone.directory("shared", file="contents\n")
+    file = os.path.join(shared, "file")
+    assert someone.refused("run", "-v", f"{shared}:/etc/passwd", "true") == (
+        "-v /etc/passwd: is no directory in the view, and what is to be shared there is one;"
+        " name another target"
+    )
+    assert someone.refused("run", "-v", f"{file}:/etc", "true") == (
+        "-v /etc: is a directory in the view, and what is to be shared there is none;"
+        " name another target"
+    )
+
+
+def test_a_pipe_to_be_shared_is_told(someone: Someone) -> None:
+    script = '"$0" run -v <(echo):/mnt/file -- true'
+    done = subprocess.run(
+        ["bash", "-c", script, command()], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 125
+    assert "has no name that the view could share, as a pipe has none" in done.stderr
+
+
+def test_podmans_ways_to_write_what_is_so_anyway_are_taken(someone: Someone) -> None:
+    shared = someone.directory("shared", file="contents\n")
+    script = "cat /mnt/file; touch /mnt/new 2>/dev/null || echo read-only"
+    for mode, is_read_only in {"ro,z": True, "Z": False, "rw,rbind,rprivate": False}.items():
+        found = someone.succeeds("run", "-v", f"{shared}:/mnt:{mode}", "sh", "-c", script)
+        assert found == "contents\n" + "read-only\n" * is_read_only
+    assert "it cannot be ro and rw" in someone.refused("run", "-v", f"{shared}:/mnt:ro,rw", "true")
+    twice = f"type=bind,src={shared},source=/etc,dst=/mnt"
+    assert "'source=/etc' is a second source" in someone.refused("run", "--mount", twice, "true")

@@ -17,6 +17,11 @@ import pytest
 from ..views.someone import Someone
 from ..views.staged import only_as
 
+TIMEOUT = (
+    "umount: argument --timeout: {}: give a number of seconds from 0 to 1000000:"
+    " see 'overlaykit umount --help'"
+)
+
 
 @only_as("ordinary user")  # who it is makes no difference
 @pytest.mark.parametrize(
@@ -48,7 +53,7 @@ from ..views.staged import only_as
         (
             ["run", "-p", "80", "true"],
             (
-                "-p 80: '' is not a TCP port (0 to 65535);"
+                "-p 80: the host's port is missing (0: a free one, which 'overlaykit ps' shows);"
                 " write HOST:PORT or ADDRESS:HOST:PORT, for example 8080:80 or 0.0.0.0:8080:80"
             ),
         ),
@@ -56,6 +61,8 @@ from ..views.staged import only_as
             ["mount", "/mnt"],
             "mount: the following arguments are required: -o: see 'overlaykit mount --help'",
         ),
+        (["umount", "--timeout", "soon", "/mnt"], TIMEOUT.format("'soon'")),
+        (["umount", "--timeout", "nan", "/mnt"], TIMEOUT.format("'nan'")),
         (["layer", "frob"], None),
         (
             ["layer", "add", "x"],
@@ -124,6 +131,80 @@ def test_an_upper_that_may_not_be_written_to_is_told(someone: Someone) -> None:
     assert someone.refused("run", "--upper", "/etc/upper", "true") == (
         "--upper /etc/upper: Permission denied: name a directory that you may write to"
     )
+
+
+def test_an_empty_name_is_never_the_working_directory(someone: Someone) -> None:
+    here = someone.directory("here")
+    someone.directory("lower")
+    told = {
+        ("run", "--upper", "", "true"): (
+            "--upper '': No such file or directory: name a directory that you may write to"
+        ),
+        ("mount", "-o", f"lowerdir={someone.path('lower')}", ""): (
+            "'': no such directory to mount on: create it first"
+        ),
+        ("umount", ""): "'': no overlaykit mount is there: 'overlaykit ps' lists those that are",
+        ("explain", "", "/"): (
+            "'': no view or mount of that name or mountpoint is running: 'overlaykit ps' lists them"
+        ),
+        ("",): "'': no such command: 'overlaykit --help' lists them",
+    }
+    someone.succeeds("mount", "-o", f"lowerdir={someone.path('lower')}", here)
+    for arguments, line in told.items():
+        assert someone.refused(*arguments, cwd=here) == line
+    someone.succeeds("umount", here)
+    assert not [name for name in os.listdir(someone.scratch) if name.endswith(".overlaykit")]
+    assert someone.refused("run", "", status=127).startswith("'': no such command in this view")
+    for command in ("run", "true"), ("mount", "-o", f"lowerdir={someone.path('lower')}", here):
+        refused = someone.refused(command[0], "--name", "", *command[1:])
+        assert refused.startswith("--name '': use up to 63 letters")
+
+
+def test_an_upper_without_room_beside_it_is_told(someone: Someone) -> None:
+    upper = someone.directory("upper")
+    someone.write(someone.path(".upper.overlaykit"), "")
+    assert someone.refused("run", "--upper", upper, "true") == (
+        f"--upper {upper}: .upper.overlaykit beside it, for work in progress, cannot be used"
+        " (Not a directory): name a directory whose parent you may write to"
+    )
+    done = someone.changed_machine(f"mount -t tmpfs none {upper}", "run", "--upper", upper, "true")
+    assert done.returncode == 125
+    assert done.stderr == (
+        f"overlaykit: --upper {upper}: a file system is mounted just there, and there has to be"
+        " room beside an upper on the same one: name a directory in it\n"
+    )
+
+
+def test_a_relative_working_directory_is_told(someone: Someone) -> None:
+    for path, shown in ("bin", "bin"), ("", "''"):
+        assert someone.refused("run", "-w", path, "true") == (
+            f"-w {shown}: write an absolute path, as the view has it"
+        )
+
+
+def test_names_of_any_characters_stay_in_one_line(someone: Someone) -> None:
+    name = "new\nline\x1b[31m\x9b31m\ttab"
+    shown = r"new\nline\x1b[31m\x9b31m\ttab"
+    lower, upper = someone.directory(name), someone.path("up" + name)
+    assert someone.refused(name).startswith(f"{shown}: no such command")
+    done = someone.overlaykit("run", "--upper", upper, "true")
+    assert (
+        done.stderr
+        == f"overlaykit: --upper {someone.path('up' + shown)}: made, for there was none\n"
+    )
+    target = someone.directory("target" + name)
+    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
+    assert someone.path("target" + shown) in someone.succeeds("ps")
+    assert someone.path(shown) in someone.succeeds("explain", target, "/")
+    someone.succeeds("umount", target)
+
+
+def test_a_name_too_long_to_be_there_is_told_as_it_was_written(someone: Someone) -> None:
+    lower, target = someone.directory("lower"), someone.directory("target")
+    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
+    name = "x" * 300
+    assert someone.refused("explain", target, f"/{name}") == f"{name}: File name too long"
+    someone.succeeds("umount", target)
 
 
 def test_an_upper_in_use_is_refused(someone: Someone) -> None:

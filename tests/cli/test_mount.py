@@ -509,14 +509,49 @@ def test_a_missing_layer_or_upper_is_told(someone: Someone) -> None:
         f"upper {missing}: No such file or directory:"
         " give a directory that can be written to, on a file system with extended attributes"
     )
+    options = f"lowerdir={here.lower},upperdir={here.upper},workdir={missing}"
+    assert someone.refused("mount", "-o", options, here.target) == (
+        f"work {missing}: No such file or directory:"
+        " give an empty directory that can be written to, on the upper's file system"
+    )
 
 
 def test_a_mountpoint_that_is_missing_is_told(someone: Someone) -> None:
     here = place(someone)
-    missing = someone.path("missing")
-    for path in missing, os.path.join(here.lower, "file"):
-        assert someone.refused("mount", "-o", f"lowerdir={here.lower}", path) == (
-            f"{path}: no such directory to mount on: create it first"
+    missing, file = someone.path("missing"), os.path.join(here.lower, "file")
+    assert someone.refused("mount", "-o", f"lowerdir={here.lower}", missing) == (
+        f"{missing}: no such directory to mount on: create it first"
+    )
+    assert someone.refused("mount", "-o", f"lowerdir={here.lower}", file) == (
+        f"{file}: is no directory: name one to mount on"
+    )
+
+
+def test_a_mountpoint_in_a_deleted_working_directory_is_told(someone: Someone) -> None:
+    here = place(someone)
+    gone = someone.directory("gone")
+    script = 'cd "$0" && rmdir "$0" && exec "$@"'
+    for target, deleted in (("m", "the working directory"), (".", "this directory")):
+        os.makedirs(gone, exist_ok=True)
+        done = subprocess.run(
+            [
+                "sh",
+                "-c",
+                script,
+                gone,
+                someone_command(),
+                "mount",
+                "-o",
+                f"lowerdir={here.lower}",
+                target,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (
+            125,
+            f"overlaykit: {target}: {deleted} has been deleted: change to another directory\n",
         )
 
 

@@ -44,6 +44,48 @@ def test_a_mount_in_use_is_left_as_it_is_and_told(someone: Someone) -> None:
     someone.succeeds("umount", target)
 
 
+@contextlib.contextmanager
+def opened(directory: str) -> Iterator[None]:
+    """Have it open in this process."""
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+@only_as("root")
+def test_who_has_a_mount_in_use_is_told_without_those_that_only_see_it(someone: Someone) -> None:
+    options, target = stacked(someone)
+    someone.succeeds("mount", "-o", options, target)
+    with elsewhere("echo ready; read end", target), opened(target):
+        assert f"in use by {os.getpid()} (" in (told := someone.refused("umount", target))
+        assert "(sh)" not in told
+        assert told.count("(") == 1
+    someone.succeeds("umount", target)
+
+
+def test_a_command_that_stands_in_the_mount_tells_so(someone: Someone) -> None:
+    options, target = stacked(someone)
+    someone.succeeds("mount", "-o", options, target)
+    assert someone.refused("umount", target, cwd=target).startswith(
+        f"{target}: in use by this command itself, whose working directory or open files lie there:"
+    )
+    someone.succeeds("umount", target)
+
+
+def test_of_several_that_unmount_at_once_none_is_led_astray(someone: Someone) -> None:
+    options, target = stacked(someone)
+    for how in ([], ["--force"]):
+        someone.succeeds("mount", "-o", options, target)
+        several = [someone.start("umount", *how, target, stderr=subprocess.PIPE) for _ in range(2)]
+        for one in several:
+            _, told = one.communicate()
+            done = one.returncode == 0 and not told
+            assert done or f"{target}: no overlaykit mount is there" in told, (how, told)
+        assert not os.path.ismount(target)
+
+
 def test_the_way_there_may_be_relative_or_a_symbolic_link(someone: Someone) -> None:
     lower = someone.directory("lower")
     target = someone.directory("target")

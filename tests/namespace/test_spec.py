@@ -17,6 +17,8 @@ from overlaykit.namespace import (
     parse_port,
 )
 
+EMPTY = "''"
+
 
 @pytest.mark.parametrize(
     ("text", "bind"),
@@ -35,7 +37,7 @@ def test_a_bind_is_read_as_it_is_written(text: str, bind: Bind) -> None:
 def test_a_wrong_bind_is_one_line_that_shows_the_form(text: str) -> None:
     with pytest.raises(BadBind) as caught:
         parse_bind(text)
-    assert str(caught.value).startswith(f"-v {text}: ")
+    assert str(caught.value).startswith(f"-v {text or EMPTY}: ")
     assert "SOURCE:TARGET" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -76,7 +78,7 @@ def test_a_mount_is_read_as_it_is_written(text: str, bind: Bind) -> None:
 def test_a_wrong_mount_is_one_line_that_shows_the_form(text: str, named: str) -> None:
     with pytest.raises(BadMount) as caught:
         parse_mount(text)
-    assert str(caught.value).startswith(f"--mount {text}: ")
+    assert str(caught.value).startswith(f"--mount {text or EMPTY}: ")
     assert named in str(caught.value)
     assert "type=bind,src=SOURCE,dst=TARGET" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -89,6 +91,7 @@ def test_a_wrong_mount_is_one_line_that_shows_the_form(text: str, named: str) ->
         ("0:80", Port(host=0, view=80)),
         ("0.0.0.0:8080:80", Port(address="0.0.0.0", host=8080, view=80)),
         ("[::1]:8080:80", Port(address="::1", host=8080, view=80)),
+        ("8080:80/tcp", Port(host=8080, view=80)),
     ],
 )
 def test_a_port_is_read_as_it_is_written(text: str, port: Port) -> None:
@@ -116,6 +119,22 @@ def test_a_port_is_read_as_it_is_written(text: str, port: Port) -> None:
 def test_a_wrong_port_is_one_line_that_shows_the_form(text: str) -> None:
     with pytest.raises(BadPort) as caught:
         parse_port(text)
-    assert str(caught.value).startswith(f"-p {text}: ")
-    assert "HOST:PORT" in str(caught.value)
+    assert str(caught.value).startswith(f"-p {text or EMPTY}: ")
     assert "\n" not in str(caught.value)
+    assert "HOST:PORT" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("80", "the host's port is missing"),
+        ("127.0.0.1::80", "the host's port is missing"),
+        ("80:80/udp", "'udp' is not tcp"),
+        ("8080-8081:80-81", "'8080-8081' is a range"),
+    ],
+)
+def test_a_port_that_other_launchers_take_is_refused_with_the_reason(
+    text: str, reason: str
+) -> None:
+    with pytest.raises(BadPort, match=reason):
+        parse_port(text)
