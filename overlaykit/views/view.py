@@ -6,8 +6,10 @@ import contextlib
 import errno
 import functools
 import os
+import signal
 import stat
 import subprocess
+import threading
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from overlaykit import namespace, signals, standard
@@ -73,6 +75,17 @@ class CommandRunning(Error):
     message = "a command runs in view {0}: wait for its end before the next one is launched"
 
 
+class OfAnotherProcess(Error):
+    message = "view {0} belongs to the process that started it: make one in this process"
+
+
+class ChildrenLost(Error):
+    message = (
+        "a view waits for its processes, which the kernel forgets while SIGCHLD is ignored: set it to "
+        "signal.SIG_DFL"
+    )
+
+
 class LastCommand(Error):
     message = "view {0} has had its last command: make another view, or leave last=True out"
 
@@ -127,6 +140,8 @@ class View:
         self._entry: Entry | None = None
         self._daemon: daemon.Daemon | None = None
         self._last = False
+        self._launching = threading.Lock()
+        self._owner = os.getpid()
         self.made_upper = False
         self.notes: tuple[str, ...] = ()
 
@@ -142,6 +157,9 @@ class View:
 
         Signals of `signals.FORWARDED` arrive while it waits for the daemon, and at its end.
         """
+        if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+            raise ChildrenLost
+        self._owner = os.getpid()
         try:
             with signals.held(), standard.filled():
                 self._start()
@@ -223,20 +241,21 @@ class View:
         all it wrote is in the upper once `wait` returns; else once the view is closed.
 
         Raises Error: exit_code 127 and 126 if the command is missing or cannot be executed; NotStarted, CommandRunning,
-        LastCommand. Raises OSError: EBADF if one of `pass_fds` or `redirected` is not open.
+        LastCommand, DaemonEnded, OfAnotherProcess. Raises OSError: EBADF if one of `pass_fds` or `redirected` is not
+        open.
         """
         given = {} if redirected is None else redirected
         descriptors.require_open([*pass_fds, *given.values()])
         if self._daemon is None:
             raise NotStarted
+        if self._owner != os.getpid():
+            raise OfAnotherProcess(self.name)
         if self._last:
             raise LastCommand(self.name)
         if cwd is not None and not os.path.isabs(cwd):
             raise namespace.WorkingDirectoryRelative(cwd)
-        if self.processes is not None:
-            if self.processes.processes():
-                raise CommandRunning(self.name)
-            self.processes.close()
+        if self._daemon.process.poll() is not None:
+            raise self._daemon_ended()
         variables = os.environ if env is None else env
         spec = namespace.Spec(
             argv=tuple(argv),
@@ -253,6 +272,13 @@ class View:
             keep=self._upper is not None or not last,
         )
         with contextlib.ExitStack() as stack, signals.held(), standard.filled():
+            if not self._launching.acquire(blocking=False):  # by another thread
+                raise CommandRunning(self.name)
+            stack.callback(self._launching.release)
+            if self.processes is not None:
+                if self.processes.processes():
+                    raise CommandRunning(self.name)
+                self.processes.close()
             user = None
             if not namespace.is_privileged():
                 user = os.pidfd_open(self._daemon.process.pid)
@@ -345,8 +371,9 @@ class View:
         return reply
 
     def close(self) -> None:
-        """End the command and the mount; wait until nothing is left. Again does nothing."""
-        self._undo.close()
+        """End the command and the mount; wait until nothing is left. Again, or in a fork of its process, do nothing."""
+        if self._owner == os.getpid():
+            self._undo.close()
 
     def _await_command(self) -> int:
         if self._daemon is None or self.processes is None:
@@ -363,7 +390,10 @@ class View:
         if not self._last and self._daemon.process.poll() is None:
             return
         if self._daemon.process.wait() != 0:
-            raise DaemonEnded(self.name, daemon.log_of(places.log()))
+            raise self._daemon_ended()
+
+    def _daemon_ended(self) -> DaemonEnded:
+        return DaemonEnded(self.name, daemon.log_of(places.log()))
 
     def _prepare_upper(
         self, entry: Entry, undo: contextlib.ExitStack

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, Popen
 
 import pytest
@@ -14,7 +15,14 @@ from overlaykit.layers import Store
 from overlaykit.namespace import Bind, CommandNotFound
 from overlaykit.views import Registry, View
 from overlaykit.views.registry import About, Entry
-from overlaykit.views.view import CommandRunning, LastCommand, NotStarted
+from overlaykit.views.view import (
+    ChildrenLost,
+    CommandRunning,
+    DaemonEnded,
+    LastCommand,
+    NotStarted,
+    OfAnotherProcess,
+)
 
 from .someone import Someone
 
@@ -304,3 +312,64 @@ def test_a_last_command_that_cannot_be_started_was_the_last(someone: Someone) ->
         with pytest.raises(LastCommand):
             view.run(["true"])
     assert os.listdir(upper) == ["written"]
+
+
+def test_two_threads_cannot_start_commands_in_one_view_at_once(someone: Someone) -> None:
+    with View() as view:
+        at_once = threading.Barrier(3)
+        raised: list[Error] = []
+
+        def launch() -> None:
+            at_once.wait()
+            try:
+                view.launch(["sleep", "1000"])
+            except CommandRunning as error:
+                raised.append(error)
+
+        threads = [threading.Thread(target=launch) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(raised) == 2
+        assert view.processes is not None
+        assert view.processes.processes() == 2
+
+
+def test_a_fork_of_the_process_leaves_its_view_alone(someone: Someone) -> None:
+    with View() as view:
+        view.launch(["sleep", "1000"])
+        child = os.fork()
+        if child == 0:
+            try:
+                view.close()
+                with pytest.raises(OfAnotherProcess, match="make one in this process"):
+                    view.run(["true"])
+                os._exit(7)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert view.processes is not None
+        assert view.processes.processes() == 2
+        view.processes.kill()
+        assert view.wait() == 137
+        assert view.run(["true"]).returncode == 0
+
+
+def test_a_program_that_ignores_its_children_is_told(someone: Someone) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(ChildrenLost, match=r"SIGCHLD is ignored: set it to signal\.SIG_DFL"):
+            View().start()
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def test_a_command_after_the_daemons_death_says_that_the_files_are_gone(someone: Someone) -> None:
+    with View() as view:
+        view.run(["true"], check=True)
+        assert view._daemon is not None
+        view._daemon.process.kill()
+        view._daemon.process.wait()
+        with pytest.raises(DaemonEnded):
+            view.run(["true"])
