@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import errno
+import os
 from typing import Final, NoReturn
 
 from overlaykit.cli.arguments import Parser, Usage
+from overlaykit.cli.interruption import Interruption
 from overlaykit.cli.table import show
-from overlaykit.layers import Store, StoredLayer, resolve
+from overlaykit.errors import Error
+from overlaykit.layers import Layer, Store, StoredLayer, resolve
 
 _HEADINGS: Final = ("NAME", "ADDED", "SIZE", "FILES", "SOURCE", "DIRECTORY")
 _SOURCES: Final = """\
@@ -18,6 +22,10 @@ sources:
   deb:PACKAGE[,PACKAGE]@SUITE      Debian packages with what the base lacks, also in another
                                    version than the base's: deb:python3.13@trixie"""
 _USAGE: Final = "overlaykit layer add NAME SOURCE | ls [--json] | rm NAME"
+
+
+class StoreFull(Error):
+    message = "{0}: {1}: make room there, or set XDG_DATA_HOME to a directory on another disk"
 
 
 class _ActionParser(argparse.ArgumentParser):
@@ -56,7 +64,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     store = Store()
     if args.action == "add":
-        store.add(args.name, args.source, base=resolve(args.base, store))
+        _add(store, args.name, args.source, base=resolve(args.base, store))
     elif args.action == "rm":
         store.remove(args.name)
     elif args.json:
@@ -66,6 +74,20 @@ def main(arguments: list[str]) -> int:
     else:
         show(_HEADINGS, map(_row, store.list()))
     return 0
+
+
+def _add(store: Store, name: str, source: str, *, base: Layer) -> None:
+    """Add a layer; signals that ask for an end find the store as it was."""
+    try:
+        with Interruption() as interruption, interruption.allowed():
+            store.add(name, source, base=base)
+    except OSError as error:
+        if error.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+        ):  # of whatever file: it was to be copied there
+            raise StoreFull(store.root, os.strerror(error.errno)) from error
+        raise
 
 
 def _row(layer: StoredLayer) -> tuple[str, ...]:

@@ -148,7 +148,7 @@ def _parser() -> Parser:
         "-w",
         dest="cwd",
         metavar="DIR",
-        help="the working directory (default: the current one if the view has it, else /)",
+        help="the working directory, as the view has it (default: the current one if the view has it, else /)",
     )
     add(
         "--preserve-fds",

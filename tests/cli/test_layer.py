@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import tarfile
 
 import pytest
@@ -163,3 +164,37 @@ def test_a_corrupt_package_leaves_no_half_made_layer(someone: Someone) -> None:
         mirror.leave()
     assert "broken_1_all.deb is damaged, cut short, or no archive that can be read (" in line
     assert stored(someone) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_layer_whose_making_is_interrupted_leaves_nothing(
+    someone: Someone, number: signal.Signals
+) -> None:
+    ready = someone.path("ready")
+    os.mkfifo(ready)
+    programs = someone.directory("programs", zstd=f"#!/bin/sh\necho >{ready}\nexec sleep 60\n")
+    os.chmod(os.path.join(programs, "zstd"), 0o755)
+    compressed = someone.write(someone.path("archive.tar.zst"), b"\x28\xb5\x2f\xfd")
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    adding = someone.start("layer", "add", "half", f"tar:{compressed}", env=environment)
+    with open(ready) as started:
+        started.read()
+    adding.send_signal(number)
+    adding.communicate()
+    assert adding.returncode == 128 + number
+    store = os.path.join(someone.home, ".local/share/overlaykit/layers")
+    assert not os.path.exists(store) or os.listdir(store) == []
+
+
+def test_a_full_store_is_told_and_not_the_file_that_was_to_be_copied(someone: Someone) -> None:
+    tree = someone.directory("tree", file=os.urandom(200_000))
+    data = someone.directory("data")
+    done = someone.changed_machine(
+        f"mount -t tmpfs -o size=64k none {data}; export XDG_DATA_HOME={data}",
+        *("layer", "add", "large", f"dir:{tree}"),
+    )
+    assert done.returncode == 125
+    assert done.stderr == (
+        f"overlaykit: {data}/overlaykit/layers: No space left on device:"
+        " make room there, or set XDG_DATA_HOME to a directory on another disk\n"
+    )
