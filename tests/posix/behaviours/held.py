@@ -199,6 +199,29 @@ def check_a_reader_goes_on_after_its_file_was_unlinked() -> None:
     assert not os.path.lexists("f")
 
 
+@behaviour(
+    lower=LOWER,
+    differs={
+        "kernel": Instead(NAMELESS, lambda: _metadata_stay_as_they_are(lambda: os.unlink("f")))
+    },
+)
+def check_an_unlinked_file_is_written_to_after_its_attributes_were_changed() -> None:
+    fd = os.open("f", os.O_RDONLY)
+    os.unlink("f")
+    _takes_metadata(fd)
+    _is_read(fd, PROGRAM)
+    _is_run(fd, 0)
+    os.setxattr(fd, "user.held", b"1")
+    with opened(f"/proc/self/fd/{fd}", os.O_RDWR) as writer:
+        assert os.fstat(writer).st_mtime_ns == 10**18 + 1
+        _is_written(writer)
+        _is_locked_by_range(writer)
+    _is_read(fd, b"12/b56\0\0")
+    status = os.fstat(fd)
+    assert (status.st_mode & 0o7777, status.st_nlink) == (0o711, 0)
+    assert os.getxattr(fd, "user.held") == b"1"
+
+
 @behaviour(lower=LOWER)
 def check_a_writer_goes_on_after_the_mode_of_its_file_was_changed() -> None:
     _do_all_to_a_writer(lambda: os.chmod("f", 0o700))
