@@ -66,13 +66,6 @@ class MountpointMissing(Error):
     )
 
 
-class MountpointOtherKind(Error):
-    message = (
-        "{0}: cannot be mounted on ({1}); share a directory where the view has a directory, and a "
-        "file where it has a file"
-    )
-
-
 class ProcRefused(Error):
     message = (
         "/proc: the kernel refuses a fresh one where parts of /proc are covered; in a container, "
@@ -158,8 +151,6 @@ def read(record: bytes) -> Exception:
             return WorkingDirectoryMissing(subject, reason)
         case Stage.BIND_SOURCE:
             return BindSourceMissing(subject, reason)
-        case Stage.MOUNTPOINT if code in (errno.ENOTDIR, errno.EISDIR):
-            return MountpointOtherKind(subject, reason)
         case Stage.MOUNTPOINT:
             return MountpointMissing(subject, reason)
         case Stage.MISMATCH:

@@ -312,11 +312,7 @@ def attach_at(mount: int, target: str) -> None:
 def _mountpoint(target: str, *, is_directory: bool) -> str:
     """The real path of `target`, made when missing (move_mount(2) follows no symbolic link at the end)."""
     place = os.path.realpath(target)
-    if os.path.lexists(place):
-        if os.path.isdir(place) != is_directory:
-            number = errno.ENOTDIR if is_directory else errno.EISDIR
-            raise OSError(number, os.strerror(number), place)
-    else:
+    if not os.path.lexists(place):
         os.makedirs(place if is_directory else os.path.dirname(place), exist_ok=True)
         if not is_directory:
             os.close(os.open(place, os.O_CREAT | os.O_CLOEXEC, 0o644))

@@ -170,15 +170,3 @@ def test_podmans_ways_to_write_what_is_so_anyway_are_taken(someone: Someone) -> 
     assert "it cannot be ro and rw" in someone.refused("run", "-v", f"{shared}:/mnt:ro,rw", "true")
     twice = f"type=bind,src={shared},source=/etc,dst=/mnt"
     assert "'source=/etc' is a second source" in someone.refused("run", "--mount", twice, "true")
-
-
-def test_a_file_at_a_directorys_place_is_told(someone: Someone) -> None:
-    directory, file = someone.directory("directory"), someone.write(someone.path("file"), "")
-    way_out = "share a directory where the view has a directory, and a file where it has a file"
-    for source, target, reason in (
-        (directory, "/etc/passwd", "Not a directory"),
-        (directory, "/etc/passwd/x", "Not a directory"),
-        (file, "/etc", "Is a directory"),
-    ):
-        line = someone.refused("run", "-v", f"{source}:{target}", "true")
-        assert line == f"{target}: cannot be mounted on ({reason}); {way_out}"
