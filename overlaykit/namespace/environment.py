@@ -32,7 +32,10 @@ def current_directory() -> str:
 
 
 def entries(variables: Mapping[str, str]) -> Environment:
-    """The environment in which these variables are set, and nothing else."""
+    """The environment in which these variables are set, and nothing else. Raises ValueError for what none can hold."""
+    for name, value in variables.items():
+        if "=" in name or "\0" in name + value:
+            raise ValueError(f"env: {name!r} cannot be set to {value!r}")
     return tuple(os.fsencode(f"{name}={value}") for name, value in variables.items())
 
 

@@ -10,7 +10,7 @@ import signal
 import stat
 import subprocess
 import threading
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from overlaykit import namespace, signals, standard
 from overlaykit.discard import discard_path
@@ -90,6 +90,9 @@ class LastCommand(Error):
     message = "view {0} has had its last command: make another view, or leave last=True out"
 
 
+Network = Literal["private", "host", "none"]
+
+
 class View:
     """One program's view of the machine, as a context manager: mounted when entered, gone without a trace when left.
 
@@ -109,20 +112,25 @@ class View:
         upper: str | None = None,
         read_only: bool = False,
         name: str | None = None,
-        network: Literal["private", "host", "none"] = "private",
-        binds: Sequence[Bind] = (),
-        ports: Sequence[Port] = (),
+        network: Network = "private",
+        binds: Sequence[Bind | str] = (),
+        ports: Sequence[Port | str] = (),
         store: Store | None = None,
     ) -> None:
         """Nothing happens yet.
 
         `layers`, top first: `host`, names of the store, or directories (a path with a slash, or `dir:PATH`). Changes
         go to the directory `upper`; without one they are dropped at the end, or refused with EROFS if `read_only`.
+        `binds` and `ports` are as for `-v` and `-p`, also as texts.
         """
         if upper is not None and read_only:
             raise ValueError("a read-only view has no upper")
-        if isinstance(layers, str):
-            raise TypeError(f"layers: give a list, [{layers!r}], not one text")
+        for what, given in {"layers": layers, "binds": binds, "ports": ports}.items():
+            _check_list(what, given)
+        if not layers:
+            raise ValueError("layers: name one at least")
+        if network not in get_args(Network):
+            raise ValueError(f"network: {network!r} is none of {', '.join(get_args(Network))}")
         if upper == "":  # and not the working directory
             raise UpperUnusable(upper, os.strerror(errno.ENOENT))
         self.name = name or ""
@@ -132,9 +140,13 @@ class View:
         self._upper = None if upper is None else os.path.abspath(upper)
         self._read_only = read_only
         self._network = network
-        self._binds = tuple(binds)
+        self._binds = tuple(
+            namespace.parse_bind(bind) if isinstance(bind, str) else bind for bind in binds
+        )
         namespace.binds.check(self._binds)
-        self._ports = tuple(ports)
+        self._ports = tuple(
+            namespace.parse_port(port) if isinstance(port, str) else port for port in ports
+        )
         self._store = store
         self._undo = contextlib.ExitStack()
         self._entry: Entry | None = None
@@ -256,9 +268,10 @@ class View:
             raise namespace.WorkingDirectoryRelative(cwd)
         if self._daemon.process.poll() is not None:
             raise self._daemon_ended()
+        command = _command(argv)
         variables = os.environ if env is None else env
         spec = namespace.Spec(
-            argv=tuple(argv),
+            argv=command,
             env=variables if isinstance(variables, tuple) else environment.entries(variables),
             cwd=environment.current_directory() if cwd is None else cwd,
             cwd_required=cwd is not None,
@@ -295,7 +308,7 @@ class View:
                 stack.callback(os.close, root)
             self.processes = namespace.launch(spec, root=root, user_namespace=user)
             self._undo.enter_context(self.processes)
-            self._publish(tuple(argv))
+            self._publish(command)
         return self.processes
 
     def wait(self) -> int:
@@ -454,6 +467,23 @@ class View:
         assert self._daemon is not None
         self._daemon.close_mount()
         self._daemon.process.wait()
+
+
+def _check_list(what: str, given: object) -> None:
+    if isinstance(given, str | bytes):
+        raise TypeError(f"{what}: give a list, [{given!r}], not one text")
+
+
+def _command(argv: Sequence[str]) -> tuple[str, ...]:
+    """The command as execve(2) can take it. Raises TypeError or ValueError for what is none."""
+    _check_list("argv", argv)
+    command = tuple(map(os.fsdecode, argv))
+    if not command:
+        raise ValueError("argv: no command given")
+    for word in command:
+        if "\0" in word:
+            raise ValueError(f"argv: {word!r} holds a zero byte")
+    return command
 
 
 def _start_daemon() -> daemon.Daemon:

@@ -263,6 +263,43 @@ class Late(Exception):
     """Raised by a handler."""
 
 
+def test_what_cannot_be_launched_is_told_as_a_mistake(someone: Someone) -> None:
+    for wrong in (
+        lambda: View(binds="/etc:/mnt"),
+        lambda: View(ports="8080:80"),
+    ):
+        with pytest.raises(TypeError, match="give a list"):
+            wrong()
+    with pytest.raises(ValueError, match="'nonne' is none of private, host, none"):
+        View(network="nonne")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="name one at least"):
+        View([])
+    with View() as view:
+        for argv in "true", b"true":
+            with pytest.raises(TypeError, match="give a list"):
+                view.run(argv)  # type: ignore[arg-type]
+        for unfit in [], ["true", "a\0b"]:
+            with pytest.raises(ValueError, match="argv: "):
+                view.run(unfit)
+        for env in {"A=B": "c"}, {"A\0": "c"}, {"A": "c\0"}:
+            with pytest.raises(ValueError, match="env: "):
+                view.run(["true"], env=env)
+        assert view.run(["true"]).returncode == 0
+
+
+def test_paths_and_ports_are_shared_as_on_the_command_line(someone: Someone) -> None:
+    shared = someone.directory("shared", file="contents\n")
+    with View(binds=[f"{shared}:/mnt:ro"], ports=["0:80"]) as view:
+        script = "cat /mnt/file; ! test -w /mnt"
+        assert view.run(["sh", "-c", script], capture_output=True, text=True).stdout == "contents\n"
+        assert view.processes is not None
+        (port,) = view.processes.ports
+        assert port.view == 80
+        assert port.host > 0
+    with pytest.raises(Error, match="-p x: "):
+        View(ports=["x"])
+
+
 def test_an_exception_while_output_is_awaited_ends_the_command(someone: Someone) -> None:
     def fail(*_: object) -> None:
         raise Late
