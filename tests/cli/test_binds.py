@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from itertools import permutations
 
 import pytest
 
@@ -21,7 +20,7 @@ def test_what_is_shared_below_another_shows_in_any_order(someone: Someone) -> No
         someone.directory(name, name="")
         someone.write(someone.path(name, name), "")
     targets = {"outer": "/mnt", "inner": "/mnt/a", "innermost": "/mnt/a/b"}
-    for order in permutations(targets):
+    for order in (targets, reversed(targets)):
         binds = [word for n in order for word in ("-v", f"{someone.path(n)}:{targets[n]}")]
         printed = someone.succeeds("run", *binds, "ls", *targets.values())
         assert {"outer", "inner", "innermost"} <= set(printed.split()), order
@@ -75,13 +74,11 @@ def test_the_processes_of_a_view_cannot_be_covered(someone: Someone, target: str
 
 def test_what_else_the_kernel_makes_up_can_be_covered(someone: Someone) -> None:
     shared = someone.directory("shared", file="contents\n")
-    for target in ("/sys", "/dev", "/run"):
-        assert (
-            someone.succeeds("run", "-v", f"{shared}:{target}", "cat", f"{target}/file")
-            == "contents\n"
-        )
-    file = f"{shared}/file:/proc/uptime"
-    assert someone.succeeds("run", "-v", file, "cat", "/proc/uptime") == "contents\n"
+    targets = {target: f"{target}/file" for target in ("/sys", "/dev", "/run")}
+    binds = [word for target in targets for word in ("-v", f"{shared}:{target}")]
+    binds += ["-v", f"{shared}/file:/proc/uptime"]
+    printed = someone.succeeds("run", *binds, "cat", *targets.values(), "/proc/uptime")
+    assert printed == "contents\n" * 4
 
 
 def test_a_descriptor_of_the_callers_can_be_shared(someone: Someone) -> None:
