@@ -81,6 +81,9 @@ ROWS = {
     "a change, through a descriptor, of a lower file that lost its name": [
         f"{INSTEAD}::test_a_lower_file_that_lost_its_name_is_changed_by_its_descriptor"
     ],
+    "set-ID bits of another owner's lower file, with `squash_to_uid` and its kin": [
+        "cli/test_mount_of_a_user.py::test_a_file_that_another_user_made_set_id_does_not_become_set_id_as_ones_own"
+    ],
     "set-ID bits (in the mount of an ordinary user) and capabilities of a file written through a mapping": [
         f"{INSTEAD}::test_a_program_written_to_through_a_mapping_is_no_longer_trusted"
     ],

@@ -248,6 +248,8 @@ class CopyUp:
                 copy_all()
             except PermissionError:  # attributes that a mode hides
                 layer.read(copy_all, source)
+            if self.owners.are_one:
+                _lend_no_rights(target, st, uid, gid)
             return
         shown = overrides.Override(uid, gid, stat.S_IMODE(st.st_mode))
         if layer.override is not None:
@@ -269,11 +271,20 @@ class CopyUp:
         if kept is None:
             os.chmod(path, shown.mode)
         else:
+            _lend_no_rights(target, st, os.geteuid(), os.getegid())
             overrides.write(path, kept, shown)
 
     def mark_impure(self, place: Place) -> None:
         """To be called before a directory of the upper gets something with an origin: later it must not fail."""
         self.marks.set_impure(place.proc_path())
+
+
+def _lend_no_rights(target: int, st: os.stat_result, uid: int, gid: int) -> None:
+    """Clear the set-ID bits of a copy that has got another owner than its lower: outside of the view too they would
+    run with that one's rights what the other has written."""
+    lent = (stat.S_ISUID if uid != st.st_uid else 0) | (stat.S_ISGID if gid != st.st_gid else 0)
+    if stat.S_ISREG(st.st_mode) and st.st_mode & lent:
+        os.chmod(b"/proc/self/fd/%d" % target, stat.S_IMODE(st.st_mode) & ~lent)
 
 
 def _copy_escaped(source: int, target: int, st: os.stat_result) -> None:

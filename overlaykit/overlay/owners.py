@@ -148,12 +148,17 @@ class Owners:
     users: Ids = Ids()  # frozen
     groups: Ids = Ids()  # frozen
 
+    @property
+    def are_one(self) -> bool:
+        """Whether all files are shown as one user's, or one group's."""
+        return self.users.everybody is not None or self.groups.everybody is not None
+
     def held_in(self, users: Callable[[int], bool], groups: Callable[[int], bool]) -> Owners:
         """As they are stored in an upper that can hold these ids.
 
         Who asks for one owner for all files wants to write to them: then no owner that cannot be kept is in the way.
         """
-        lenient = self.users.everybody is not None or self.groups.everybody is not None
+        lenient = self.are_one
         return Owners(
             users=replace(
                 self.users, upper=Holder(own=os.geteuid(), holds=cache(users), lenient=lenient)

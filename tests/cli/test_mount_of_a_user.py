@@ -65,3 +65,36 @@ def test_a_user_changes_files_of_others_where_they_are_shown_as_its_own(
         finally:
             assert run(command(), "umount", target).returncode == 0
     assert sorted(os.listdir(upper)) == (["file", "large"] if squash else [])
+
+
+@only_as("root")
+def test_a_file_that_another_user_made_set_id_does_not_become_set_id_as_ones_own(
+    someone: Someone,
+) -> None:
+    """In the upper others may run it, whatever it is."""
+    os.chmod(someone.scratch, 0o755)
+    paths = [someone.directory(name) for name in ("lower", "upper", "work", "merged")]
+    lower, upper, work, target = paths
+    for path in paths:
+        os.chown(path, ORDINARY, ORDINARY)
+    for name, owner in {"others": ORDINARY + 1, "own": ORDINARY}.items():
+        path = someone.write(os.path.join(lower, name), "x")
+        os.chown(path, owner, owner)
+        os.chmod(path, 0o6755)
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    options += f",squash_to_uid={ORDINARY},squash_to_gid={ORDINARY}"
+    environment = {**os.environ, "HOME": "/nonexistent"}
+
+    def succeeds(*arguments: str) -> None:
+        subprocess.run([*AS_ORDINARY, *arguments], env=environment, check=True)
+
+    with reachable_by_others():
+        succeeds(command(), "mount", "-o", options, target)
+        try:
+            for name in ("others", "own"):
+                succeeds("mv", os.path.join(target, name), os.path.join(target, f"{name} moved"))
+        finally:
+            succeeds(command(), "umount", target)
+    for name, mode in {"others moved": 0o755, "own moved": 0o6755}.items():
+        st = os.stat(os.path.join(upper, name))
+        assert (st.st_mode & 0o7777, st.st_uid) == (mode, ORDINARY)
