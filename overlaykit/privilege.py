@@ -10,7 +10,19 @@ from typing import Final
 
 CAP_CHOWN: Final = 0
 CAP_DAC_OVERRIDE: Final = 1
+CAP_FOWNER: Final = 3
+CAP_FSETID: Final = 4
+CAP_KILL: Final = 5
+CAP_SETGID: Final = 6
+CAP_SETUID: Final = 7
+CAP_SETPCAP: Final = 8
+CAP_NET_BIND_SERVICE: Final = 10
+CAP_NET_ADMIN: Final = 12
+CAP_NET_RAW: Final = 13
+CAP_SYS_CHROOT: Final = 18
 CAP_SYS_ADMIN: Final = 21
+CAP_MKNOD: Final = 27
+CAP_SETFCAP: Final = 31
 
 _ALL_IDS: Final = (1 << 32) - 1  # the last number means "none" (chown(2))
 

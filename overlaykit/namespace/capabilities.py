@@ -1,7 +1,7 @@
 """What the root of a view may do: the set that podman and docker leave a container, less making devices
 and writing the audit log.
 
-The numbers are those of linux/capability.h; the rules at execve(2) are in capabilities(7).
+The rules at execve(2) are in capabilities(7).
 """
 
 from __future__ import annotations
@@ -12,36 +12,20 @@ from typing import Final
 
 from overlaykit import _native, privilege
 
-CAP_CHOWN: Final = 0
-CAP_DAC_OVERRIDE: Final = 1
-CAP_FOWNER: Final = 3
-CAP_FSETID: Final = 4
-CAP_KILL: Final = 5
-CAP_SETGID: Final = 6
-CAP_SETUID: Final = 7
-CAP_SETPCAP: Final = 8
-CAP_NET_BIND_SERVICE: Final = 10
-CAP_NET_ADMIN: Final = 12
-CAP_NET_RAW: Final = 13
-CAP_SYS_CHROOT: Final = 18
-CAP_SYS_ADMIN: Final = 21
-CAP_MKNOD: Final = 27
-CAP_SETFCAP: Final = 31
-
 KEPT: Final = frozenset(
     {
-        CAP_CHOWN,
-        CAP_DAC_OVERRIDE,
-        CAP_FOWNER,
-        CAP_FSETID,
-        CAP_KILL,
-        CAP_SETGID,
-        CAP_SETUID,
-        CAP_SETPCAP,
-        CAP_NET_BIND_SERVICE,
-        CAP_NET_RAW,
-        CAP_SYS_CHROOT,
-        CAP_SETFCAP,
+        privilege.CAP_CHOWN,
+        privilege.CAP_DAC_OVERRIDE,
+        privilege.CAP_FOWNER,
+        privilege.CAP_FSETID,
+        privilege.CAP_KILL,
+        privilege.CAP_SETGID,
+        privilege.CAP_SETUID,
+        privilege.CAP_SETPCAP,
+        privilege.CAP_NET_BIND_SERVICE,
+        privilege.CAP_NET_RAW,
+        privilege.CAP_SYS_CHROOT,
+        privilege.CAP_SETFCAP,
     }
 )
 """What the processes of a view keep; over files and processes of the view alone, when it is unprivileged."""

@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from overlaykit import privilege
-from overlaykit.namespace import capabilities
 
 KINDS: Final = ("uid", "gid")
 _HELPERS: Final = {"uid": "newuidmap", "gid": "newgidmap"}
 _MAY_MAP_ALL: Final = {
-    capabilities.CAP_SETUID,
-    capabilities.CAP_SETGID,
-    capabilities.CAP_SETFCAP,  # to map the parent's 0
+    privilege.CAP_SETUID,
+    privilege.CAP_SETGID,
+    privilege.CAP_SETFCAP,  # to map the parent's 0
 }
 _MOST_EXTENTS: Final = 340  # of one map
 

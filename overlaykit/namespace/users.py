@@ -26,9 +26,9 @@ class UserNamespacesRefused(Error):
 NEEDED: Final = frozenset(
     {
         *capabilities.KEPT,
-        capabilities.CAP_SYS_ADMIN,
-        capabilities.CAP_NET_ADMIN,
-        capabilities.CAP_MKNOD,
+        privilege.CAP_SYS_ADMIN,
+        privilege.CAP_NET_ADMIN,
+        privilege.CAP_MKNOD,
     }
 )
 """What root must have to do without a user namespace of its own. Root of a container, or of a view, has not."""

@@ -10,6 +10,8 @@ import resource
 import subprocess
 from collections.abc import Iterator
 
+from overlaykit import privilege
+
 from ..posix.acts import refused
 from ..views.someone import Someone, command
 from ..views.staged import only_as
@@ -26,9 +28,7 @@ BOUND = (
 
 
 def may_raise_limits(someone: Someone) -> bool:
-    with open("/proc/self/status") as file:
-        effective = next(line.split()[1] for line in file if line.startswith("CapEff:"))
-    return someone.is_root and bool(int(effective, 16) >> CAP_SYS_RESOURCE & 1)
+    return someone.is_root and CAP_SYS_RESOURCE in privilege.capabilities()
 
 
 def under(limits: str, *arguments: str) -> str:

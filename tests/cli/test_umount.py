@@ -337,7 +337,8 @@ def test_a_mount_is_interrupted_though_its_path_is_mounted_in_another_namespace(
 def test_a_mount_that_waits_for_a_disk_can_be_interrupted(someone: Someone) -> None:
     lower, slow, target = map(someone.directory, ("lower", "slow", "target"))
     someone.succeeds("mount", "--name", "slow", "-o", f"lowerdir={lower}", slow)
-    os.kill(daemons(someone)["slow"], signal.SIGSTOP)
+    daemon = daemons(someone)["slow"]
+    os.kill(daemon, signal.SIGSTOP)
     options = f"lowerdir={os.path.join(slow, 'missing')}"
     with someone.start("mount", "-o", options, target, stderr=subprocess.PIPE) as mount:
         ended = os.pidfd_open(mount.pid)
@@ -347,7 +348,8 @@ def test_a_mount_that_waits_for_a_disk_can_be_interrupted(someone: Someone) -> N
         mount.terminate()
         assert mount.communicate() == ("", "")
         assert mount.returncode == -signal.SIGTERM
-    someone.succeeds("umount", "--force", "slow")
+    os.kill(daemon, signal.SIGCONT)
+    someone.succeeds("umount", slow)
     someone.await_the_end()
 
 
