@@ -12,7 +12,7 @@ import resource
 import signal
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from overlaykit import _native
 
@@ -170,12 +170,14 @@ def started(someone: Someone, *prefix: str) -> Iterator[int]:
 
 def the_program(ancestor: int) -> int:
     """The process below `ancestor`, or itself, that has become the program."""
-    (process,) = (
-        process
-        for process in (ancestor, *descendants(ancestor))
-        if os.readlink(f"/proc/{process}/exe") == os.path.realpath(PROGRAM)
-    )
+    (process,) = filter(is_the_program, (ancestor, *descendants(ancestor)))
     return process
+
+
+def is_the_program(process: int) -> bool:
+    with suppress(PermissionError):  # a view's init, which cannot be traced
+        return os.readlink(f"/proc/{process}/exe") == os.path.realpath(PROGRAM)
+    return False
 
 
 def test_a_commands_surroundings_are_its_callers(someone: Someone) -> None:
