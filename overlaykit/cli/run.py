@@ -119,6 +119,7 @@ def _parser() -> Parser:
     )
     add(
         "-p",
+        "--publish",
         dest="ports",
         metavar="[IP:]HOST:PORT",
         action="append",
@@ -138,6 +139,7 @@ def _parser() -> Parser:
     )
     add(
         "-e",
+        "--env",
         dest="env",
         metavar="KEY=VALUE",
         action="append",
@@ -146,6 +148,7 @@ def _parser() -> Parser:
     )
     add(
         "-w",
+        "--workdir",
         dest="cwd",
         metavar="DIR",
         help="the working directory, as the view has it (default: the current one if the view has it, else /)",

@@ -48,6 +48,13 @@ class NameTaken(Error):
     )
 
 
+class NoRoomToNote(Error):
+    message = (
+        "{0}: a running view cannot be noted down there ({1}): make room, or set XDG_RUNTIME_DIR "
+        "to a directory elsewhere"
+    )
+
+
 class NotRunning(Error):
     message = (
         "{0}: no view or mount of that name or mountpoint is running: 'overlaykit ps' lists them"
@@ -98,9 +105,8 @@ class Entry:
     def listen(self) -> socket.socket:
         """The listener of the control socket."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with _directory(
-            self.path
-        ) as fd:  # a socket's path is short (unix(7)); the entry's may be long
+        # A socket's path is short (unix(7)); the entry's may be long.
+        with _directory(self.path) as fd, _noting(os.path.dirname(self.path)):
             listener.bind(f"/proc/self/fd/{fd}/control")
         listener.listen()
         return listener
@@ -108,16 +114,18 @@ class Entry:
     def publish(self, about: About) -> None:
         """Let others see it."""
         path = os.path.join(self.path, _ABOUT)
-        with open(path + ".new", "wb") as file:
-            file.write(wire.encode(about))
-        os.rename(path + ".new", path)
+        with _noting(os.path.dirname(self.path)):
+            with open(path + ".new", "wb") as file:
+                file.write(wire.encode(about))
+            os.rename(path + ".new", path)
 
     def make_scratch(self) -> str:
         """Make the directory that goes with the entry, on a disk if possible. Raises Error (NoScratchPlace)."""
         path = os.path.join(self.path, _SCRATCH)
         name = f"{_SCRATCH}-{self.name}"
         for place in places.scratch():
-            os.symlink(os.path.join(place, name), path)
+            with _noting(os.path.dirname(self.path)):
+                os.symlink(os.path.join(place, name), path)
             if made := places.make_scratch(place, name):
                 return made
             os.unlink(path)
@@ -153,14 +161,19 @@ class Registry:
         beginning = self._lock_root()  # until ours is locked, it looks like a dead one's
         try:
             self.clear()
-            try:
-                os.mkdir(path, 0o700)
-            except FileExistsError:
-                raise NameTaken(chosen) from None
+            with _noting(self._root):
+                try:
+                    os.mkdir(path, 0o700)
+                except FileExistsError:
+                    raise NameTaken(chosen) from None
+                try:
+                    os.mkdir(os.path.join(path, "stage"), 0o700)
+                except OSError:
+                    os.rmdir(path)
+                    raise
             lock = _lock(path, fcntl.LOCK_EX)
         finally:
             os.close(beginning)
-        os.mkdir(os.path.join(path, "stage"), 0o700)
         return Entry(path, lock)
 
     def running(self) -> list[Running]:
@@ -304,6 +317,15 @@ def _lock(path: str, how: int) -> int:
         os.close(fd)
         return -1
     return fd
+
+
+@contextlib.contextmanager
+def _noting(directory: str) -> Iterator[None]:
+    """Say of a failure where a running view was to be noted down."""
+    try:
+        yield
+    except OSError as error:
+        raise NoRoomToNote(directory, error.strerror) from error
 
 
 @contextlib.contextmanager

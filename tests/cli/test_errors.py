@@ -160,6 +160,18 @@ def test_an_empty_name_is_never_the_working_directory(someone: Someone) -> None:
         assert refused.startswith("--name '': use up to 63 letters")
 
 
+@only_as("ordinary user")  # root's place is /run
+@pytest.mark.parametrize("room", ["size=4k", "nr_inodes=3", "nr_inodes=4"])
+def test_a_full_place_for_running_views_is_told(someone: Someone, room: str) -> None:
+    runtime = someone.directory("runtime")
+    full = f"head -c 4096 /dev/zero >{runtime}/full" if "size" in room else ""
+    arrange = f"mount -t tmpfs -o {room} none {runtime}; {full}\nexport XDG_RUNTIME_DIR={runtime}"
+    assert refused_where(someone, arrange, "run", "true") == (
+        f"{runtime}/overlaykit: a running view cannot be noted down there (No space left on device):"
+        " make room, or set XDG_RUNTIME_DIR to a directory elsewhere"
+    )
+
+
 def test_an_upper_without_room_beside_it_is_told(someone: Someone) -> None:
     upper = someone.directory("upper")
     someone.write(someone.path(".upper.overlaykit"), "")
@@ -177,7 +189,7 @@ def test_an_upper_without_room_beside_it_is_told(someone: Someone) -> None:
 
 def test_a_relative_working_directory_is_told(someone: Someone) -> None:
     for path, shown in ("bin", "bin"), ("", "''"):
-        assert someone.refused("run", "-w", path, "true") == (
+        assert someone.refused("run", "--workdir", path, "true") == (
             f"-w {shown}: write an absolute path, as the view has it"
         )
 
