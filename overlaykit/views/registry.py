@@ -188,15 +188,16 @@ class Registry:
         return sorted(found, key=lambda one: one.about.started)
 
     def find(self, wanted: str) -> Running:
-        """By name, or by a mountpoint in this mount namespace. Raises Error (NotRunning)."""
+        """By a mountpoint in this mount namespace, or by name. Raises Error (NotRunning)."""
+        with contextlib.suppress(FileNotFoundError):  # the working directory was deleted
+            mounted = mount.find(wanted)
+            found = None if mounted is None else self.serving(mounted.device)
+            if found is not None:
+                return found
         for one in self.running():
             if one.about.name == wanted:
                 return one
-        mounted = mount.find(wanted)
-        found = None if mounted is None else self.serving(mounted.device)
-        if found is None:
-            raise NotRunning(wanted)
-        return found
+        raise NotRunning(wanted)
 
     def serving(self, device: int) -> Running | None:
         """The one whose mount has this device number."""

@@ -86,6 +86,18 @@ def test_of_several_that_unmount_at_once_none_is_led_astray(someone: Someone) ->
         assert not os.path.ismount(target)
 
 
+def test_umount_and_explain_mean_the_same_mount_where_a_path_is_also_a_name(
+    someone: Someone,
+) -> None:
+    one, other = someone.directory("one", file=""), someone.directory("other", file="")
+    target, elsewhere_ = someone.directory("m"), someone.directory("elsewhere")
+    someone.succeeds("mount", "-o", f"lowerdir={one}", target)
+    someone.succeeds("mount", "-o", f"lowerdir={other}", "--name", "m", elsewhere_)
+    for lower in one, other:
+        assert f"{lower}/file" in someone.succeeds("explain", "m", "/file", cwd=someone.scratch)
+        someone.succeeds("umount", "m", cwd=someone.scratch)
+
+
 def test_the_way_there_may_be_relative_or_a_symbolic_link(someone: Someone) -> None:
     lower = someone.directory("lower")
     target = someone.directory("target")
