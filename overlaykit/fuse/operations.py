@@ -261,11 +261,12 @@ class Operations(pyfuse3.Operations):
             written_back=fh is not None and not fields.update_size and not fields.update_atime,
         )
         node = self.filesystem.node(inode)
-        if self.filesystem.needs_upper(node, changes):
-            metadata_only = changes.size is None
-            await self._copy_up(node, keep_data=changes.size != 0, metadata_only=metadata_only)
-        self.filesystem.change(node, changes)
-        return self._attributes(node)
+        await self._copy_up(
+            self.filesystem.copied_to_change(node, changes),
+            keep_data=changes.size != 0,
+            metadata_only=changes.size is None,
+        )
+        return self._entry_attributes(self.filesystem.change(node, changes))
 
     @_request
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:

@@ -310,29 +310,40 @@ class Filesystem:
         return self.tree.attributes(node)
 
     @_past_modes
-    def needs_upper(self, node: Node, changes: Changes) -> bool:
-        """Whether something would be lost if a change were not made to an inode in the upper.
+    def copied_to_change(self, node: Node, changes: Changes) -> File | None:
+        """The file, if it may take a copy-up to change it."""
+        if not isinstance(node, File) or (not node.has_upper and self._kept_as_is(node, changes)):
+            return None
+        return node
+
+    @_past_modes
+    def change(self, node: Node, changes: Changes) -> Attributes:
+        """setattr: copy up if need be, then owner, mode, size and times; the attributes afterwards.
+
+        Raises OSError: EROFS, EPERM and the like.
+        """
+        kept = self._kept_as_is(node, changes)
+        if kept is None:
+            self._change_inode(node, changes)
+        if changes.asked_ns:
+            self.tree.table.change_times.tell(node.number, changes.asked_ns)
+        return self.tree.attributes(node, kept)
+
+    def _kept_as_is(self, node: Node, changes: Changes) -> os.stat_result | None:
+        """The inode's stat, if nothing is lost by leaving it as it is; None if a change is to be made in the upper.
 
         The kernel keeps the modification and change times of regular files itself while it knows them, and tells them
         after each change of their names or attributes (fs/fuse/dir.c: fuse_update_ctime_in_cache). So nothing is lost
         of a file that has no name any more, nor of one in a lower that has what is asked for.
         """
         if isinstance(node, Directory) or node.kind != stat.S_IFREG:
-            return True
-        if node.has_upper and node.links:
-            return True
+            return None
+        if node.has_upper and (node.links or not changes.is_modification_time):
+            return None
         now = self.tree.attributes(node)
         if now.link_count == 0 and changes.is_modification_time:
-            return False
-        return node.has_upper or not changes.are_in(now)
-
-    @_past_modes
-    def change(self, node: Node, changes: Changes) -> None:
-        """setattr: copy up if need be, then owner, mode, size and times. Raises OSError: EROFS, EPERM and the like."""
-        if self.needs_upper(node, changes):
-            self._change_inode(node, changes)
-        if changes.asked_ns:
-            self.tree.table.change_times.tell(node.number, changes.asked_ns)
+            return now.stat
+        return now.stat if not node.has_upper and changes.are_in(now) else None
 
     def _change_inode(self, node: Node, changes: Changes) -> None:
         tree = self.tree

@@ -76,11 +76,11 @@ class Merge:
         if marks_format.is_aufs_name(name):
             return None
         upper = directory.upper
-        st = _stat(upper, name) if upper is not None else None
-        if upper is None or st is None:
-            if upper is not None and directory.lowers and self.is_noted(upper, name):
-                return None
-            return self.find_in_lowers(directory, name)
+        if upper is None:
+            return self._find_below((), directory.lowers, name)
+        st = _stat(upper, name)
+        if st is None:
+            return self._find_below((upper,), directory.lowers, name)
         if self.is_whiteout(upper, name, st):
             return None
         if not stat.S_ISDIR(st.st_mode):
@@ -105,23 +105,29 @@ class Merge:
 
     def find_in_lowers(self, directory: Directory, name: bytes) -> Found | None:
         """What `name` would mean in `directory` without the upper."""
-        lowers = directory.lowers
-        if not lowers or marks_format.is_aufs_name(name):
+        if marks_format.is_aufs_name(name):
             return None
+        return self._find_below((), directory.lowers, name)
+
+    def _find_below(
+        self, above: tuple[Place, ...], lowers: tuple[Place, ...], name: bytes
+    ) -> Found | None:
+        """What `name` means in `lowers`; the places `above` have no entry of that name."""
         # As the search does, which is for directories: until there is one, nothing leads elsewhere.
         for index, place in enumerate(lowers):
             st = _stat(place, name)
             if st is None:
-                if place is not lowers[-1] and self.is_noted(place, name):
-                    return None
-            elif stat.S_ISDIR(st.st_mode):
+                continue
+            # Asked only here: most names that a layer lacks are in no layer.
+            if any(self.is_noted(without, name) for without in (*above, *lowers[:index])):
+                return None
+            if stat.S_ISDIR(st.st_mode):
                 search = _Search(self, lowers[index:], name, found_above=False)
                 search.run()
                 return search.found
-            elif self.is_whiteout(place, name, st):
+            if self.is_whiteout(place, name, st):
                 return None
-            else:
-                return Found(place, name, st)
+            return Found(place, name, st)
         return None
 
     def is_whiteout(self, place: Place, name: bytes, st: os.stat_result) -> bool:

@@ -194,8 +194,7 @@ class Whiteouts:
         self.drop_note(move.new_place, move.new_name)
 
     def _move(self, move: Move) -> None:
-        over = move.target is None and self._has_entry(move.new_place, move.new_name)
-        if over and move.directory:  # a directory replaces no device
+        if move.directory and self._is_onto_whiteout(move):  # a directory replaces no device
             self._mark(move.old_place)
             self._rename(move, _native.RENAME_EXCHANGE)
             if not move.hides:
@@ -207,12 +206,13 @@ class Whiteouts:
             self._rename(move, _native.RENAME_WHITEOUT)
         elif move.target is None:
             self._mark(move.old_place)
-            if not over:
+            onto_whiteout = self._is_onto_whiteout(move)
+            if not onto_whiteout:
                 self.hide(move.new_place, move.new_name)
             try:
                 self._rename(move, _native.RENAME_EXCHANGE)
             except OSError:
-                if not over:
+                if not onto_whiteout:
                     with contextlib.suppress(OSError):
                         os.unlink(move.new_name, dir_fd=move.new_place.fd())
                 raise
@@ -251,7 +251,7 @@ class Whiteouts:
                     self._note(new_place, new_name)
                     old = work.new_name()
                     _native.renameat2(new_place.fd(), new_name, work.place.fd(), old)
-                elif move.target is None and self._has_entry(new_place, new_name):
+                elif self._is_onto_whiteout(move):
                     self._turn_into_note(new_place, new_name)
             self._rename(move, 0)
         except OSError:
@@ -272,9 +272,12 @@ class Whiteouts:
         )
         reach("rename.moved")
 
-    def _has_entry(self, place: Place, name: bytes) -> bool:
-        st = _native.stat_or_none(place.fd(), name)
-        return st is not None and self._merge.is_whiteout(place, name, st)
+    def _is_onto_whiteout(self, move: Move) -> bool:
+        """Whether a whiteout lies under the new name."""
+        if move.target is not None:
+            return False
+        st = _native.stat_or_none(move.new_place.fd(), move.new_name)
+        return st is not None and self._merge.is_whiteout(move.new_place, move.new_name, st)
 
     # Whiteouts under the name
 

@@ -151,6 +151,9 @@ def _remove_tree(place: Place, name: bytes) -> None:
     try:
         os.unlink(name, dir_fd=place.fd())
     except IsADirectoryError:
+        with contextlib.suppress(OSError):  # it is empty, mostly
+            os.rmdir(name, dir_fd=place.fd())
+            return
         child = place.child(name)
         if child.stat().st_mode & stat.S_IRWXU != stat.S_IRWXU:
             os.chmod(child.proc_path(), stat.S_IRWXU)
