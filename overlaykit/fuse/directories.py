@@ -118,25 +118,25 @@ class Directories:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Subtree:
     """Which file system a directory lies on, and where in it, whatever is mounted where."""
 
     device: int
     path: str
 
-    def contains(self, other: Place) -> bool:
+    def contains(self, other: Subtree) -> bool:
         """Whether the other is this one or lies below it."""
         is_below = other.path == self.path or mountinfo.below(other.path, self.path)
         return self.device == other.device and is_below
 
 
-class Places:
+class MountTable:
     """Where directories lie, by the mounts of this mount namespace at one moment."""
 
     def __init__(self) -> None:
         self._mounts = {mount.id: mount for mount in mountinfo.current()}
 
-    def find(self, fd: int) -> Place | None:
+    def find(self, fd: int) -> Subtree | None:
         """Where a directory lies; None if its mount is none of this mount namespace."""
         mount = self._mounts.get(_identity(fd)[0])
         path = real_path(fd)
@@ -145,7 +145,7 @@ class Places:
         ):
             return None
         below = os.path.relpath(path, mount.mountpoint)
-        return Place(mount.device, os.path.normpath(os.path.join(mount.root, below)))
+        return Subtree(mount.device, os.path.normpath(os.path.join(mount.root, below)))
 
     def contains(self, outer: int, inner: int) -> bool:
         """Whether the directory `inner` is `outer` or lies below it, also where mounts hide that from the names."""

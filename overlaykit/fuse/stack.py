@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, mountinfo, privilege
 from overlaykit.errors import Error
-from overlaykit.fuse.directories import LayerUnusable, Places, UpperUnusable, real_path
+from overlaykit.fuse.directories import LayerUnusable, MountTable, UpperUnusable, real_path
 from overlaykit.fuse.reader import Reader
 from overlaykit.overlay import overrides
 from overlaykit.overlay.disk import Unfit
-from overlaykit.overlay.filesystem import Filesystem, OpenedLayer, Options
+from overlaykit.overlay.filesystem import Filesystem
 from overlaykit.overlay.owners import Ids, Owners, Range, overflow_id, unmapped
+from overlaykit.overlay.stack import OpenedLayer, Options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,7 +105,7 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
     Raises Error for what the user can mend, OSError for the rest.
     """
     with contextlib.ExitStack() as undo:
-        places = Places()
+        mounts = MountTable()
         writable = []
         for path in (spec.upper, spec.work):
             if path is not None:
@@ -112,11 +113,11 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
                 undo.callback(os.close, writable[-1].fd)
         lowers = []
         for layer in spec.layers:
-            lowers.append(_open_lower(spec, layer, directories, places, writable, target))
+            lowers.append(_open_lower(spec, layer, directories, mounts, writable, target))
             undo.callback(os.close, lowers[-1].fd)
         upper, work = writable or (None, None)
         if upper is not None and work is not None:
-            _check_writable(places, upper, work, spec.target, target)
+            _check_writable(mounts, upper, work, spec.target, target)
             upper = dataclasses.replace(upper, lock=_lock(upper))
             undo.callback(os.close, upper.lock)
         given = spec.options
@@ -177,7 +178,7 @@ def _open_lower(
     spec: MountSpec,
     layer: LayerSpec,
     directories: Directories,
-    places: Places,
+    mounts: MountTable,
     writable: Sequence[OpenedLayer],
     target: int,
 ) -> OpenedLayer:
@@ -187,7 +188,7 @@ def _open_lower(
         raise LayerUnusable(layer.path, error.strerror) from error
     try:
         for other in writable:
-            if places.contains(other.fd, given):
+            if mounts.contains(other.fd, given):
                 raise LowerInsideUpper(layer.path, other.path)
         if layer.recursive:
             return OpenedLayer(
@@ -203,7 +204,7 @@ def _open_lower(
                 mounted_in=frozenset(),
                 idmapped=idmapped,
             )
-        if target >= 0 and places.contains(given, target):
+        if target >= 0 and mounts.contains(given, target):
             raise TargetInsideLower(spec.target, layer.path)
         return OpenedLayer(
             os.dup(given), layer.path, mounted_in=_mounted_in(given), idmapped=idmapped
@@ -335,15 +336,15 @@ def _lock_owner(inode: int) -> int:
 
 
 def _check_writable(
-    places: Places, upper: OpenedLayer, work: OpenedLayer, target_path: str | None, target: int
+    mounts: MountTable, upper: OpenedLayer, work: OpenedLayer, target_path: str | None, target: int
 ) -> None:
     """Refuse directories that lie in one another: what goes into one would change, or clear away, another's files."""
-    if places.contains(upper.fd, work.fd) or places.contains(work.fd, upper.fd):
+    if mounts.contains(upper.fd, work.fd) or mounts.contains(work.fd, upper.fd):
         raise UpperAndWorkOverlap(upper.path, work.path)
     for one in (upper, work):
         # The mount would show in the layer, and the daemon would wait for itself there. On the layer, it does not.
         on_it = target >= 0 and os.path.samestat(os.fstat(target), os.fstat(one.fd))
-        if target >= 0 and not on_it and places.contains(one.fd, target):
+        if target >= 0 and not on_it and mounts.contains(one.fd, target):
             raise TargetInsideUpper(target_path, one.path)
     # What a work directory holds is cleared away: it must be nothing but our own, or the kernel's.
     foreign = sorted(set(os.listdir(f"/proc/self/fd/{work.fd}")) - {"work", "index"})

@@ -22,7 +22,7 @@ from overlaykit.overlay import acl, overrides
 from overlaykit.overlay import format as marks_format
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
-from overlaykit.overlay.layer import UNKNOWN_UUID
+from overlaykit.overlay.layer import INODE, NEW_FILE, UNKNOWN_UUID
 from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.owners import Owners
     from overlaykit.overlay.work import Work
 
-_NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOWER_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_INODE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class CopyUp:
@@ -322,7 +320,7 @@ def _open_source(copyup: CopyUp, node: File, *, keep_data: bool) -> tuple[int, o
             lambda: os.stat(node.lower_name, dir_fd=below, follow_symlinks=False), below
         )
         # Of a file without data nothing needs to be read: a lock file may be one that we must not read.
-        flags = _LOWER_FILE if keep_data and st.st_size else _INODE
+        flags = _LOWER_FILE if keep_data and st.st_size else INODE
         fd = lower.layer.open(
             lambda: os.open(node.lower_name, flags, dir_fd=below), below, node.lower_name
         )
@@ -492,7 +490,7 @@ class FileCopy:
         work = self._copyup.work.place
         kind = self._node.kind
         if kind == stat.S_IFREG:
-            fd = os.open(self._name, _NEW_FILE, 0o600, dir_fd=work.fd())
+            fd = os.open(self._name, NEW_FILE, 0o600, dir_fd=work.fd())
             read_quietly(fd)
             return fd
         if kind == stat.S_IFLNK:
@@ -500,7 +498,7 @@ class FileCopy:
             os.symlink(target, self._name, dir_fd=work.fd())
         else:
             os.mknod(self._name, kind | 0o600, self._stat.st_rdev, dir_fd=work.fd())
-        return os.open(self._name, _INODE, dir_fd=work.fd())
+        return os.open(self._name, INODE, dir_fd=work.fd())
 
 
 class DataCopy:

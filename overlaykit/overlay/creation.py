@@ -11,13 +11,14 @@ import contextlib
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
 from overlaykit.overlay import overrides
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
+from overlaykit.overlay.layer import NEW_FILE
 from overlaykit.overlay.nodes import File
 from overlaykit.overlay.tree import fail
 from overlaykit.overlay.whiteouts import NOT_HIDDEN
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from overlaykit.overlay.layer import Place
     from overlaykit.overlay.nodes import Directory, Node
     from overlaykit.overlay.tree import Tree
-
-_NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Creation:
@@ -52,7 +51,7 @@ class Creation:
         descriptors: list[int] = []
 
         def make(place: Place, name: bytes) -> None:
-            descriptors.append(os.open(name, _NEW_FILE, stat.S_IMODE(mode), dir_fd=place.fd()))
+            descriptors.append(os.open(name, NEW_FILE, stat.S_IMODE(mode), dir_fd=place.fd()))
             read_quietly(descriptors[-1])
 
         try:

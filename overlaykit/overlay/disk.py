@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
+from overlaykit.overlay.layer import INODE, NEW_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,6 @@ Form: TypeAlias = Literal["device", "xattr", "aufs"]
 """How a whiteout is written: a character device 0:0; an empty file with an attribute (Linux 6.7 reads it in lowers); a
 file `.wh.NAME` beside the name."""
 
-_NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_ATTRIBUTES: Final = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS)
 _ELSEWHERE: Final = "put it on another file system"
 
@@ -165,7 +165,7 @@ class _Probe:
             return False
 
     def _make(self, name: bytes) -> None:
-        os.close(os.open(name, _NEW_FILE, 0o600, dir_fd=self._fd))
+        os.close(os.open(name, NEW_FILE, 0o600, dir_fd=self._fd))
 
     def _inode(self, name: bytes) -> int:
         return os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_ino
@@ -205,7 +205,7 @@ class _Probe:
         return True
 
     def _stat_unlinked(self) -> bool:
-        held = os.open(b"b", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        held = os.open(b"b", INODE, dir_fd=self._fd)
         try:
             os.unlink(b"b", dir_fd=self._fd)
             os.fstat(held)

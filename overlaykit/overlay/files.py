@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from overlaykit.overlay.descriptors import Descriptors
+    from overlaykit.overlay.location import Location
     from overlaykit.overlay.nodes import Node
-    from overlaykit.overlay.tree import Location, Tree
+    from overlaykit.overlay.tree import Tree
 
 _READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 """The disk became read-only, or the file is (chattr(1) +i, a mode that binds the daemon): it can still be read."""
@@ -202,14 +203,10 @@ class Files:
 
     def reopen(self, opened: OpenFile) -> int:
         """A new descriptor of an idle file. Raises OSError: ESTALE if another inode is there now."""
-        try:
+        modes = self._tree.modes
+        if modes is None:
             return self._open_again(opened)
-        except PermissionError:
-            modes = self._tree.modes
-            if modes is None or modes.active:
-                raise
-        with modes.opened():
-            return self._open_again(opened)
+        return modes.past(lambda: self._open_again(opened))
 
     def _open_again(self, opened: OpenFile) -> int:
         location = self._tree.data_location(opened.node)

@@ -12,80 +12,28 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import stat
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
-from overlaykit import _native
-from overlaykit.overlay import acl, overrides
-from overlaykit.overlay import format as marks_format
-from overlaykit.overlay.copyup import Copy, CopyUp
+from overlaykit.overlay.changing import Changing
+from overlaykit.overlay.copyup import Copy
 from overlaykit.overlay.creation import Creation, check_name
 from overlaykit.overlay.descriptors import Descriptors, shares
-from overlaykit.overlay.disk import Unfit, probe
 from overlaykit.overlay.files import Files, wants_to_write
-from overlaykit.overlay.format import Marks
-from overlaykit.overlay.layer import Layer, Reader
 from overlaykit.overlay.listing import Listing, Listings
-from overlaykit.overlay.merge import Merge
-from overlaykit.overlay.nodes import Directory, File, Table
-from overlaykit.overlay.overrides import Override
-from overlaykit.overlay.owners import AS_THEY_ARE, Owners
+from overlaykit.overlay.nodes import Directory, File
 from overlaykit.overlay.removal import Removal
 from overlaykit.overlay.renaming import Renaming
-from overlaykit.overlay.tree import Tree, fail
-from overlaykit.overlay.whiteouts import Whiteouts
-from overlaykit.overlay.work import Work
+from overlaykit.overlay.stack import DEFAULTS, assemble
+from overlaykit.overlay.tree import fail
+from overlaykit.overlay.xattrs import Xattrs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from overlaykit.overlay.attributes import Attributes, Caller, Changes
-    from overlaykit.overlay.disk import Form
     from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Node
-    from overlaykit.overlay.tree import Location
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedLayer:
-    """A directory to be merged: a descriptor of it (O_PATH will do; it is taken over) and its path, to be shown.
-
-    `mounted_in`: the directories, as paths from its root, in which other mounts lie on something, as far as the
-    descriptor shows them; None if that is not known. Mounts made later are changes of a layer, as any other.
-    `lock`: a descriptor that keeps others from writing to it, taken over and closed last (-1: none).
-    `idmapped`: the mount that it lies on has mapped its owners already.
-    """
-
-    fd: int
-    path: str
-    mounted_in: frozenset[bytes] | None = None
-    lock: int = -1
-    idmapped: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How to mount. The names are those of the kernel's overlayfs.
-
-    `volatile`: nothing is synced; after a crash the upper is worth nothing. `userxattr`: marks as `user.overlay.*` even
-    where `trusted.` could be written. `redirect_dir`: `on`, directories with lower parts can be renamed; `follow`, only
-    those that were are followed; `nofollow`, not even that (EPERM). `index`: hard links of a lower stay one file when
-    they are copied up, also over a remount. `uuid`: if off and all layers lie on one file system, the index does not
-    name it, so that it holds on a copy of the disk. `override`: the attribute that holds the owners and modes of
-    what is in the upper instead of its inodes (see `overrides`). `whiteout`: the form in which whiteouts are written;
-    None: one that the upper's file system can carry (see `disk`). `reader`: for what modes of lowers keep us out of.
-    """
-
-    volatile: bool = False
-    userxattr: bool = False
-    redirect_dir: Literal["on", "follow", "nofollow"] = "on"
-    index: bool = True
-    uuid: bool = True
-    owners: Owners = AS_THEY_ARE
-    override: bytes | None = None
-    whiteout: Form | None = None
-    reader: Reader | None = None
+    from overlaykit.overlay.stack import OpenedLayer, Options
 
 
 P = ParamSpec("P")
@@ -119,7 +67,7 @@ class Filesystem:
         lowers: Sequence[OpenedLayer],
         upper: OpenedLayer | None = None,
         work: OpenedLayer | None = None,
-        options: Options = Options(),
+        options: Options = DEFAULTS,
     ) -> None:
         """Merge `lowers`, top first, below `upper` if there is one, with its work directory on the same mount.
 
@@ -128,96 +76,18 @@ class Filesystem:
         files made otherwise.
         """
         self.shares = shares()
-        self._descriptors = descriptors = Descriptors(self.shares.places)
-        opened = [*([upper] if upper else []), *lowers]
-        written = [layer.fd for layer in (upper, work) if layer is not None]
-        layers = [
-            Layer(
-                layer.fd,
-                index,
-                path=layer.path,
-                writable=layer is upper,
-                descriptors=descriptors,
-                mounted_in=layer.mounted_in,
-                idmapped=layer.idmapped,
-            )
-            for index, layer in enumerate(opened)
-        ]
-        for layer in layers:
-            layer.reader = None if layer.writable else options.reader
-            layer.override = overrides.find(
-                layer.root.proc_path(), anybodys=options.override == overrides.CONTAINERS
-            )
-        self.layers: Sequence[Layer] = layers
-        if not options.uuid and len({layer.root.stat().st_dev for layer in layers}) == 1:
-            for layer in layers:
-                layer.names_disk = False
+        self._descriptors = Descriptors(self.shares.places)
+        self._stack = stack = assemble(lowers, upper, work, options, self._descriptors)
         self._bound = options.reader is not None  # by modes
-        self._work_layer: Layer | None = None
-        table = Table()
-        prefix = marks_format.USER if options.userxattr else marks_format.TRUSTED
-        redirects = options.redirect_dir == "on"
-        marks = Marks(prefix)
-        owners = options.owners
-        copyup = whiteouts = disk = None
-        form: Form = "device"
-        if upper is not None:
-            if work is None:
-                raise ValueError("an upper needs a work directory")
-            self._work_layer = Layer(
-                work.fd, -1, path=work.path, writable=True, descriptors=descriptors
-            )
-            _require_one_mount(self._work_layer, layers[0])
-            room = Work(self._work_layer, layers[0].root)
-            if options.override is not None:
-                _hold_permissions_in(layers[0], options.override)
-            self._work_layer.override = layers[0].override
-            if options.override is None:
-                owners = owners.held_in(room.can_give_to_user, room.can_give_to_group)
-            disk = probe(room.place.proc_path(), user=options.userxattr)
-            try:
-                form = disk.form(options.whiteout)
-                _require_same_marks(layers[0].root.proc_path(), disk.prefix)
-            except Unfit:
-                descriptors.close()
-                raise
-            marks = Marks(
-                disk.prefix or prefix, attributes=disk.prefix is not None, names=form == "aufs"
-            )
-            redirects = redirects and marks.attributes
-            copyup = CopyUp(
-                table,
-                marks,
-                room,
-                owners,
-                [layer for layer in layers if not layer.writable],
-                volatile=options.volatile,
-                index=options.index and marks.attributes and disk.hard_links,
-            )
-        merge = Merge(
-            layers,
-            marks,
-            follow=options.redirect_dir != "nofollow",
-            traps=frozenset((st.st_dev, st.st_ino) for st in map(os.fstat, written)),
-        )
-        if copyup is not None and disk is not None:
-            whiteouts = Whiteouts(copyup.work, marks, merge, disk, form)
-        self.tree = Tree(
-            layers,
-            table,
-            merge,
-            marks,
-            owners,
-            copyup,
-            whiteouts,
-        )
-        self._lock = -1 if upper is None else upper.lock
         self._closed = False
+        self.tree = stack.tree
         self.files = Files(self.tree, Descriptors(self.shares.files), volatile=options.volatile)
         self._listings = Listings(self._entries)
         self._creation = Creation(self.tree)
         self._removal = Removal(self.tree)
-        self._renaming = Renaming(self.tree, self._removal, redirects=redirects)
+        self._renaming = Renaming(self.tree, self._removal, redirects=stack.redirects)
+        self._changing = Changing(self.tree, self.files)
+        self._xattrs = Xattrs(self.tree, self.files)
 
     def close(self) -> None:
         """Close every descriptor; the nodes are dead. Again does nothing.
@@ -235,12 +105,7 @@ class Filesystem:
             elif isinstance(node, Directory) and node.orphaned and node.upper is not None:
                 node.upper.close()
         self._descriptors.close()
-        for layer in self.layers:
-            layer.close()
-        if self._work_layer is not None:
-            self._work_layer.close()
-        if self._lock >= 0:
-            os.close(self._lock)
+        self._stack.close()
 
     def __enter__(self) -> Self:
         return self
@@ -311,101 +176,13 @@ class Filesystem:
 
     @_past_modes
     def copied_to_change(self, node: Node, changes: Changes) -> File | None:
-        """The file, if it may take a copy-up to change it."""
-        if not isinstance(node, File) or (not node.has_upper and self._kept_as_is(node, changes)):
-            return None
-        return node
+        """The file, if a change takes a copy-up."""
+        return self._changing.copied_to_change(node, changes)
 
     @_past_modes
     def change(self, node: Node, changes: Changes) -> Attributes:
-        """setattr: copy up if need be, then owner, mode, size and times; the attributes afterwards.
-
-        Raises OSError: EROFS, EPERM and the like.
-        """
-        kept = self._kept_as_is(node, changes)
-        if kept is None:
-            self._change_inode(node, changes)
-        if changes.asked_ns:
-            self.tree.table.change_times.tell(node.number, changes.asked_ns)
-        return self.tree.attributes(node, kept)
-
-    def _kept_as_is(self, node: Node, changes: Changes) -> os.stat_result | None:
-        """The inode's stat, if nothing is lost by leaving it as it is; None if a change is to be made in the upper.
-
-        The kernel keeps the modification and change times of regular files itself while it knows them, and tells them
-        after each change of their names or attributes (fs/fuse/dir.c: fuse_update_ctime_in_cache). So nothing is lost
-        of a file that has no name any more, nor of one in a lower that has what is asked for.
-        """
-        if isinstance(node, Directory) or node.kind != stat.S_IFREG:
-            return None
-        if node.has_upper and (node.links or not changes.is_modification_time):
-            return None
-        now = self.tree.attributes(node)
-        if now.link_count == 0 and changes.is_modification_time:
-            return now.stat
-        return now.stat if not node.has_upper and changes.are_in(now) else None
-
-    def _change_inode(self, node: Node, changes: Changes) -> None:
-        tree = self.tree
-        if isinstance(node, File):
-            metadata_only = changes.size is None
-            if node.needs_copy(metadata_only=metadata_only):
-                tree.copyup.file(node, keep_data=changes.size != 0, metadata_only=metadata_only)
-        else:
-            tree.copy_up(node)
-        location = tree.location(node)
-        if changes.is_empty:
-            location.chown(-1, -1)
-        if (changes.mode, changes.uid, changes.gid) != (None, None, None):
-            self.files.wake(node)
-        self._change_permissions(node, location, changes)
-        if changes.size is not None:
-            if isinstance(node, Directory):
-                fail(errno.EISDIR)
-            self.files.resize(node, changes.size)
-        if changes.atime_ns is not None or changes.mtime_ns is not None:
-            modified = changes.mtime_ns
-            if modified is not None and isinstance(node, File) and node.opened is not None:
-                if changes.written_back and node.opened.is_outdated(changes.asked_ns):
-                    modified = None
-                else:
-                    node.opened.asked_ns = changes.asked_ns
-                    node.opened.modified = None
-            st = location.stat()
-            has_them = changes.atime_ns in (None, st.st_atime_ns) and modified == st.st_mtime_ns
-            if has_them and 0 < changes.asked_ns <= st.st_ctime_ns:
-                return  # to set them again would only move the change time on the disk
-            _native.utimensat(
-                location.dirfd,
-                location.name,
-                changes.atime_ns,
-                modified,
-                0 if location.follow else _native.AT_SYMLINK_NOFOLLOW,
-            )
-
-    def _change_permissions(self, node: Node, location: Location, changes: Changes) -> None:
-        tree = self.tree
-        owners = tree.owners
-        uid = -1 if changes.uid is None else owners.users.stored(changes.uid)
-        gid = -1 if changes.gid is None else owners.groups.stored(changes.gid)
-        name = tree.override_name(node)
-        if name is not None:
-            before = tree.override(node, name) or Override.of(location.stat())
-            after = Override(
-                before.uid if uid == -1 else uid,
-                before.gid if gid == -1 else gid,
-                before.mode if changes.mode is None else stat.S_IMODE(changes.mode),
-            )
-            if after != before:
-                overrides.write(location.path, name, after)
-            return
-        if uid != -1 or gid != -1:
-            location.chown(uid, gid)
-        if changes.mode is not None:
-            if node.kind == stat.S_IFLNK:
-                fail(errno.EOPNOTSUPP)
-            tree.show_mode(location)
-            os.chmod(location.name, stat.S_IMODE(changes.mode), dir_fd=location.dirfd)
+        """setattr: the attributes afterwards. Raises OSError: EROFS, EPERM and the like."""
+        return self._changing.change(node, changes)
 
     @_past_modes
     def begin_copy_up(
@@ -549,92 +326,34 @@ class Filesystem:
     @_past_modes
     def getxattr(self, node: Node, name: bytes) -> bytes:
         """Raises OSError (ENODATA); the overlay's own are not there."""
-        if name == self.tree.override_name(node):
-            fail(errno.ENODATA)
-        location = self.tree.writable_location(node)
-        stored = self.tree.marks.escape(name)
-        value = location.read(
-            lambda: os.getxattr(location.path, stored, follow_symlinks=location.follow)
-        )
-        if name not in marks_format.ACLS:
-            return value
-        return acl.shown(value, self.tree.owners, idmapped=self.tree.layer_of(node).idmapped)
+        return self._xattrs.get(node, name)
 
     @_past_modes
     def listxattr(self, node: Node, *, trusted: bool) -> list[bytes]:
         """The names of a node's attributes; those under `trusted.` only if asked for."""
-        location = self.tree.location(node)
-        marks = self.tree.marks
-        try:
-            names = location.read(
-                lambda: os.listxattr(location.path, follow_symlinks=location.follow)
-            )
-        except OSError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                return []
-            raise
-        encoded = (os.fsencode(name) for name in names)
-        override = self.tree.override_name(node)
-        shown = (
-            marks.unescape(name) for name in encoded if not marks.hidden(name) and name != override
-        )
-        return [name for name in shown if trusted or not name.startswith(b"trusted.")]
+        return self._xattrs.names(node, trusted=trusted)
 
     @_past_modes
     def setxattr(self, node: Node, name: bytes, value: bytes, *, cleared: int = 0) -> None:
         """Set an attribute, and clear the bits `cleared` of the mode, as an ACL set from outside the group does.
 
-        Raises OSError: EPERM for the attribute that holds owner and mode, EACCES for a file's default ACL.
+        Raises OSError: as `require_settable`.
         """
-        self.require_settable(node, name)
-        is_acl = name in marks_format.ACLS
-        if is_acl:
-            value = acl.stored(value, self.tree.owners)
-        self.tree.copy_up(node)
-        if is_acl:  # which changes the mode, and takes no permission by it
-            self.files.wake(node)
-            location = self.tree.location(node)
-            self.tree.show_mode(location)
-        else:
-            location = self.tree.writable_location(node)
-        stored = self.tree.marks.escape(name)
-        os.setxattr(location.path, stored, value, follow_symlinks=location.follow)
-        if cleared:
-            mode = stat.S_IMODE(location.stat().st_mode)
-            if mode & cleared:
-                os.chmod(location.name, mode & ~cleared, dir_fd=location.dirfd)
+        self._xattrs.set(node, name, value, cleared=cleared)
 
     def require_settable(self, node: Node, name: bytes) -> None:
-        """Raises OSError: EPERM for the attribute that holds owner and mode, here or once it is copied up; EACCES for a
-        default ACL of what is no directory."""
-        if name == marks_format.DEFAULT_ACL and node.kind != stat.S_IFDIR:
-            fail(errno.EACCES)
-        if overrides.applies(node.kind) and name in (
-            self.layers[0].override,
-            self.tree.override_name(node),
-        ):
-            fail(errno.EPERM)
+        """Raises OSError: EPERM for the attribute that holds owner and mode, EACCES for a file's default ACL."""
+        self._xattrs.require_settable(node, name)
 
     @_past_modes
     def removexattr(self, node: Node, name: bytes) -> None:
         """Raises OSError (ENODATA) without copying up for an attribute that is not there."""
-        if not self.has_xattr_to_remove(node, name):
-            return
-        self.tree.copy_up(node)
-        if name in marks_format.ACLS:
-            self.files.wake(node)
-        location = self.tree.writable_location(node)
-        os.removexattr(location.path, self.tree.marks.escape(name), follow_symlinks=location.follow)
+        self._xattrs.remove(node, name)
 
+    @_past_modes
     def has_xattr_to_remove(self, node: Node, name: bytes) -> bool:
         """Whether an attribute is there. Raises OSError (ENODATA) if not, save for ACLs, whose removal succeeds."""
-        try:
-            self.getxattr(node, name)
-        except OSError as error:
-            if error.errno != errno.ENODATA or name not in marks_format.ACLS:
-                raise
-            return False
-        return True
+        return self._xattrs.has_to_remove(node, name)
 
     # The whole
 
@@ -645,7 +364,7 @@ class Filesystem:
 
     def statfs(self) -> os.statvfs_result:
         """Of the file system that new data go to: the upper's, else the topmost lower's."""
-        return os.statvfs(self.layers[0].root.fd())
+        return os.statvfs(self.tree.layers[0].root.fd())
 
     def counts(self) -> dict[str, int]:
         """What is held in memory: nodes, lookups, open files, descriptors of places."""
@@ -656,33 +375,3 @@ class Filesystem:
             "open_files": len(self.files.by_handle),
             "places": len(self._descriptors),
         }
-
-
-def _hold_permissions_in(upper: Layer, name: bytes) -> None:
-    """Keep the upper's owners and modes in an attribute from now on: in `name`, unless its root says that another one
-    has them. The root says so to later readers too."""
-    if upper.override is None:
-        if os.listdir(upper.root.proc_path()):  # what is there may have been planted
-            fail(errno.ENOTEMPTY, os.fsencode(upper.path))
-        path = upper.root.proc_path()
-        overrides.write(path, name, Override.of(os.stat(path)))
-        upper.override = name
-
-
-def _require_same_marks(upper: bytes, prefix: bytes | None) -> None:
-    """Raises Unfit if the upper holds marks under the other prefix, which would say nothing now."""
-    names = () if prefix is None else marks_format.xattr_names(upper)
-    if prefix != marks_format.USER and marks_format.USER + b"impure" in names:
-        raise Unfit("its marks are a user's (user.overlay.*)", "give userxattr")
-    if prefix == marks_format.USER and marks_format.TRUSTED + b"impure" in names:
-        raise Unfit("its marks are root's (trusted.overlay.*)", "leave userxattr out")
-
-
-def _require_one_mount(work: Layer, upper: Layer) -> None:
-    """Raises OSError (EXDEV) unless a rename can lead from the work directory into the upper."""
-    mounts = {
-        _native.statx(place.fd(), b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID).mnt_id
-        for place in (work.root, upper.root)
-    }
-    if len(mounts) > 1:
-        fail(errno.EXDEV, os.fsencode(upper.path))

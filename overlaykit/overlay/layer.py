@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+INODE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Flags of open(2): what lies under a name itself, a symlink too."""
+
 _OPEN_PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BENEATH: Final = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
 
@@ -146,18 +150,20 @@ class Layer:
         try:
             return action()
         except PermissionError as error:
-            if self.reader is None or error.errno != errno.EACCES or not _is_ours(dirfd, name):
-                raise
-            return self.reader.run(action)
+            return self._reader_past(error, dirfd, name).run(action)
 
     def open(self, action: Callable[[], int], dirfd: int, name: bytes = b"") -> int:
         """As `read`, for an action that opens a descriptor."""
         try:
             return action()
         except PermissionError as error:
-            if self.reader is None or error.errno != errno.EACCES or not _is_ours(dirfd, name):
-                raise
-            return self.reader.open(action)
+            return self._reader_past(error, dirfd, name).open(action)
+
+    def _reader_past(self, error: PermissionError, dirfd: int, name: bytes) -> Reader:
+        """What reads past the mode that was in the way. Raises `error` again if there is nothing."""
+        if self.reader is None or error.errno != errno.EACCES or not _is_ours(dirfd, name):
+            raise error
+        return self.reader
 
     def close(self) -> None:
         self.root.close()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
 from overlaykit import _native
 from overlaykit.overlay.faults import reach
+from overlaykit.overlay.layer import INODE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,6 @@ Identity: TypeAlias = bytes
 """Of an inode on its disk: its number and its time of birth, which another one that gets the number does not have."""
 
 _NOTE: Final = b"mode."
-_INODE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY_BITS: Final = stat.S_IRWXU
 _FILE_BITS: Final = stat.S_IRUSR | stat.S_IWUSR
 _LONGEST_NOTE: Final = 4095  # a symlink's target ends there (PATH_MAX)
@@ -93,7 +93,7 @@ class Modes:
     def widen(self, dirfd: int, name: bytes, *, follow: bool = False) -> None:
         """Let the daemon read and write an inode of the upper, if modes are being widened."""
         if self.active:
-            flags = _INODE & ~os.O_NOFOLLOW if follow else _INODE
+            flags = INODE & ~os.O_NOFOLLOW if follow else INODE
             self._widen(os.open(name, flags, dir_fd=dirfd))
 
     def widen_to_move(self, place: Place, name: bytes, to: Place, new_name: bytes) -> None:
@@ -103,7 +103,7 @@ class Modes:
         """
         if self.active:
             with contextlib.suppress(NotADirectoryError):
-                fd = os.open(name, _INODE | os.O_DIRECTORY, dir_fd=place.fd())
+                fd = os.open(name, INODE | os.O_DIRECTORY, dir_fd=place.fd())
                 self._widen(fd, to.path(new_name))
 
     def put_back(self, st: os.stat_result) -> None:
@@ -249,7 +249,7 @@ def _open(place: Place, path: bytes) -> int | None:
     with contextlib.suppress(OSError):
         for part in above:
             place = place.child(part)
-        return os.open(name, _INODE, dir_fd=place.fd())
+        return os.open(name, INODE, dir_fd=place.fd())
     return None
 
 
@@ -261,7 +261,7 @@ def _search(root: Place, identity: Identity) -> int | None:
         for name, _, _ in [entry for portion in place.scan() for entry in portion]:
             st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
             if _identity_at(place.fd(), name, _native.AT_SYMLINK_NOFOLLOW) == identity:
-                return os.open(name, _INODE, dir_fd=place.fd())
+                return os.open(name, INODE, dir_fd=place.fd())
             if stat.S_ISDIR(st.st_mode):
                 left.append(place.child(name))
         if place is not root:

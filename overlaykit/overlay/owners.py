@@ -37,7 +37,7 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
+class Storable:
     """What ids an upper can hold: which a file of the daemon's, whose id is `own`, can be given.
 
     `lenient`: a copy becomes the daemon's own where it cannot have its owner.
@@ -64,7 +64,7 @@ class Ids:
     unmapped: int = -1
     unmapped_in_upper: int = -1
     overflow: int = 65534
-    upper: Holder | None = None
+    upper: Storable | None = None
     """What the upper can hold; None: every id."""
 
     def shown(self, disk: int, *, in_upper: bool = False, idmapped: bool = False) -> int:
@@ -161,10 +161,10 @@ class Owners:
         lenient = self.are_one
         return Owners(
             users=replace(
-                self.users, upper=Holder(own=os.geteuid(), holds=cache(users), lenient=lenient)
+                self.users, upper=Storable(own=os.geteuid(), holds=cache(users), lenient=lenient)
             ),
             groups=replace(
-                self.groups, upper=Holder(own=os.getegid(), holds=cache(groups), lenient=lenient)
+                self.groups, upper=Storable(own=os.getegid(), holds=cache(groups), lenient=lenient)
             ),
         )
 

@@ -1,6 +1,6 @@
-"""The tree as it is known by now: nodes, where their content lies, and how more of it is found.
+"""In-memory inode tree: finds nodes in the layers, and says where their content lies.
 
-The rooms beside this one (creation, removal, renaming, files) change the tree through it.
+The modules beside this one (creation, removal, renaming, changing, xattrs, files) change the tree through it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ import errno
 import functools
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from overlaykit import _native
 from overlaykit.overlay import format as marks_format
 from overlaykit.overlay import overrides
 from overlaykit.overlay.attributes import Attributes
 from overlaykit.overlay.layer import UNKNOWN_UUID
+from overlaykit.overlay.location import Location
 from overlaykit.overlay.nodes import INODE_LIMIT, Directory, File, Numbering, Table
 
 if TYPE_CHECKING:
@@ -43,45 +44,6 @@ _NOTHING_TOLD: Final = (0, frozenset[int]())
 
 def fail(number: int, name: bytes = b"") -> NoReturn:
     raise OSError(number, os.strerror(number), os.fsdecode(name) or None)
-
-
-class Location(NamedTuple):
-    """Where a node's inode is reached now: `name` in `dirfd`, to be followed if it is a link of /proc/self/fd.
-
-    `lower`: the layer in which it lies, if that is read past modes.
-    """
-
-    dirfd: int
-    name: bytes
-    follow: bool
-    lower: Layer | None = None
-
-    @property
-    def path(self) -> bytes:
-        """For the calls that take no descriptor."""
-        return self.name if self.follow else b"/proc/self/fd/%d/%s" % (self.dirfd, self.name)
-
-    def read(self, action: Callable[[], T]) -> T:
-        """Run `action`, which only reads, if need be past modes."""
-        if self.lower is None:
-            return action()
-        return self.lower.read(action, self.dirfd, self.name)
-
-    def stat(self) -> os.stat_result:
-        return self.read(lambda: os.stat(self.name, dir_fd=self.dirfd, follow_symlinks=self.follow))
-
-    def chown(self, uid: int, gid: int) -> None:
-        os.chown(self.name, uid, gid, dir_fd=self.dirfd, follow_symlinks=self.follow)
-
-    def open(self, flags: int) -> int:
-        flags |= os.O_CLOEXEC if self.follow else os.O_CLOEXEC | os.O_NOFOLLOW
-
-        def action() -> int:
-            return os.open(self.name, flags, dir_fd=self.dirfd)
-
-        if self.lower is None:
-            return action()
-        return self.lower.open(action, self.dirfd, self.name)
 
 
 def _in_lower(node: File, place: Place) -> Location:
@@ -280,17 +242,17 @@ class Tree:
 
     def _read_mark(self, place: Place, name: bytes, read: Callable[[bytes], T | None]) -> T | None:
         """A mark of a file in the upper or the index; None where its mode keeps us out for good."""
-        try:
+        modes = self.modes
+
+        def attempt() -> T | None:
+            if modes is not None:
+                modes.widen(place.fd(), name)
             return read(place.proc_path(name))
-        except PermissionError:
-            if self.modes is None:
-                return None
-        with self.modes.opened():
-            self.modes.widen(place.fd(), name)
-            try:
-                return read(place.proc_path(name))
-            except PermissionError:  # it is another owner's
-                return None
+
+        try:
+            return attempt() if modes is None else modes.past(attempt)
+        except PermissionError:  # it is another owner's
+            return None
 
     def _lower_link_count(self, directory: Directory, found: Found, origin: Origin) -> int | None:
         """How many names the lower inode has from which an indexed file came; None if it is not found."""

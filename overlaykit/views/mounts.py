@@ -61,7 +61,7 @@ def _mount(stack: Stack, place: int, name: str | None, warn: Callable[[str], Non
         started = daemon.Daemon()
         with contextlib.ExitStack() as abandoned:
             abandoned.callback(started.abandon)
-            seen = directories.Places()
+            seen = directories.MountTable()
             lowers = [
                 _hand_over(path, started, seen, directories.LayerUnusable)
                 for path in stack.lowerdir
@@ -120,11 +120,11 @@ class _HandedOver:
 
     path: str
     stat: os.stat_result
-    place: directories.Place | None
+    place: directories.Subtree | None
 
 
 def _hand_over(
-    path: str, started: daemon.Daemon, seen: directories.Places, unusable: type[Error]
+    path: str, started: daemon.Daemon, seen: directories.MountTable, unusable: type[Error]
 ) -> _HandedOver:
     try:
         fd = directories.open_directory(path)

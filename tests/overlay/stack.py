@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 from typing import Final, final
 
-from overlaykit.overlay.filesystem import Filesystem, OpenedLayer, Options
+from overlaykit.overlay.filesystem import Filesystem
+from overlaykit.overlay.stack import OpenedLayer, Options
 
 from ..posix import syscalls
 from ..posix.layers import write_layer

@@ -6,8 +6,8 @@ import errno
 import os
 
 from overlaykit.overlay import acl as lists
-from overlaykit.overlay.filesystem import Options
 from overlaykit.overlay.owners import AS_THEY_ARE, Ids, Owners, Range
+from overlaykit.overlay.stack import Options
 
 from ..posix.behaviours.permissions import (
     ACCESS,

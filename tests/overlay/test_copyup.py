@@ -12,7 +12,7 @@ import pytest
 
 from overlaykit import _native
 from overlaykit.overlay.attributes import Changes
-from overlaykit.overlay.filesystem import Options
+from overlaykit.overlay.stack import Options
 
 from ..crash.disks import image, memory, mounted_image, upper_on_a_small_disk
 from ..posix import syscalls

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from overlaykit.overlay.attributes import Changes
-from overlaykit.overlay.filesystem import Options
+from overlaykit.overlay.stack import Options
 
 from ..posix import syscalls
 from ..posix.acts import let_the_clock_go_on

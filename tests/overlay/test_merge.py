@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from overlaykit.overlay.filesystem import Options
+from overlaykit.overlay.stack import Options
 
 from ..crash.disks import image
 from ..posix.layers import write_layer

@@ -17,7 +17,7 @@ from overlaykit import _native
 from overlaykit.fuse.reader import Reader
 from overlaykit.overlay import faults
 from overlaykit.overlay.attributes import Changes
-from overlaykit.overlay.filesystem import Options
+from overlaykit.overlay.stack import Options
 
 from ..posix.table import Dir, File, Layer, Link, Whiteout
 from .inside import as_bound_user

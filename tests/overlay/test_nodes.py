@@ -6,8 +6,9 @@ import errno
 import os
 import stat
 
-from overlaykit.overlay.filesystem import Filesystem, OpenedLayer
+from overlaykit.overlay.filesystem import Filesystem
 from overlaykit.overlay.nodes import ROOT_NUMBER, Directory, File, Numbering, Table
+from overlaykit.overlay.stack import OpenedLayer
 
 from ..posix import syscalls
 from ..posix import table as content

@@ -8,7 +8,6 @@ import os
 import pytest
 
 from overlaykit.overlay.attributes import Caller, Changes
-from overlaykit.overlay.filesystem import Options
 from overlaykit.overlay.owners import (
     AS_THEY_ARE,
     Ids,
@@ -17,6 +16,7 @@ from overlaykit.overlay.owners import (
     overflow_id,
     unmapped,
 )
+from overlaykit.overlay.stack import Options
 
 from ..posix.table import Dir, File
 from .inside import as_ordinary_user, as_root

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from overlaykit._native import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
-from overlaykit.overlay.filesystem import Options
+from overlaykit.overlay.stack import Options
 
 from ..posix.table import Dir, File, Link, Symlink
 from .deep import DEEP_PATH, make_deep

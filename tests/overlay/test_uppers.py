@@ -16,7 +16,7 @@ import pytest
 from overlaykit import mountinfo
 from overlaykit.overlay.disk import Form, Unfit, probe
 from overlaykit.overlay.explain import explain
-from overlaykit.overlay.filesystem import Options
+from overlaykit.overlay.stack import Options
 
 from ..crash.disks import put_upper_on
 from ..posix import syscalls

@@ -1,0 +1,113 @@
+"""Extended attributes of nodes: the overlay's own are hidden, access control lists have their ids mapped."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from overlaykit.overlay import acl, overrides
+from overlaykit.overlay import format as marks_format
+from overlaykit.overlay.tree import fail
+
+if TYPE_CHECKING:
+    from overlaykit.overlay.files import Files
+    from overlaykit.overlay.nodes import Node
+    from overlaykit.overlay.tree import Tree
+
+
+class Xattrs:
+    """Reads and changes extended attributes."""
+
+    def __init__(self, tree: Tree, files: Files) -> None:
+        self._tree = tree
+        self._files = files
+
+    def get(self, node: Node, name: bytes) -> bytes:
+        """Raises OSError (ENODATA); the overlay's own are not there."""
+        if name == self._tree.override_name(node):
+            fail(errno.ENODATA)
+        location = self._tree.writable_location(node)
+        stored = self._tree.marks.escape(name)
+        value = location.read(
+            lambda: os.getxattr(location.path, stored, follow_symlinks=location.follow)
+        )
+        if name not in marks_format.ACLS:
+            return value
+        return acl.shown(value, self._tree.owners, idmapped=self._tree.layer_of(node).idmapped)
+
+    def names(self, node: Node, *, trusted: bool) -> list[bytes]:
+        """The names of a node's attributes; those under `trusted.` only if asked for."""
+        location = self._tree.location(node)
+        marks = self._tree.marks
+        try:
+            names = location.read(
+                lambda: os.listxattr(location.path, follow_symlinks=location.follow)
+            )
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return []
+            raise
+        encoded = (os.fsencode(name) for name in names)
+        override = self._tree.override_name(node)
+        shown = (
+            marks.unescape(name) for name in encoded if not marks.hidden(name) and name != override
+        )
+        return [name for name in shown if trusted or not name.startswith(b"trusted.")]
+
+    def set(self, node: Node, name: bytes, value: bytes, *, cleared: int = 0) -> None:
+        """Set an attribute, and clear the bits `cleared` of the mode, as an ACL set from outside the group does.
+
+        Raises OSError: EPERM for the attribute that holds owner and mode, EACCES for a file's default ACL.
+        """
+        self.require_settable(node, name)
+        is_acl = name in marks_format.ACLS
+        if is_acl:
+            value = acl.stored(value, self._tree.owners)
+        self._tree.copy_up(node)
+        if is_acl:  # which changes the mode, and takes no permission by it
+            self._files.wake(node)
+            location = self._tree.location(node)
+            self._tree.show_mode(location)
+        else:
+            location = self._tree.writable_location(node)
+        stored = self._tree.marks.escape(name)
+        os.setxattr(location.path, stored, value, follow_symlinks=location.follow)
+        if cleared:
+            mode = stat.S_IMODE(location.stat().st_mode)
+            if mode & cleared:
+                os.chmod(location.name, mode & ~cleared, dir_fd=location.dirfd)
+
+    def require_settable(self, node: Node, name: bytes) -> None:
+        """Raises OSError: EPERM for the attribute that holds owner and mode, here or once it is copied up; EACCES for a
+        default ACL of what is no directory."""
+        if name == marks_format.DEFAULT_ACL and node.kind != stat.S_IFDIR:
+            fail(errno.EACCES)
+        if overrides.applies(node.kind) and name in (
+            self._tree.layers[0].override,
+            self._tree.override_name(node),
+        ):
+            fail(errno.EPERM)
+
+    def remove(self, node: Node, name: bytes) -> None:
+        """Raises OSError (ENODATA) without copying up for an attribute that is not there."""
+        if not self.has_to_remove(node, name):
+            return
+        self._tree.copy_up(node)
+        if name in marks_format.ACLS:
+            self._files.wake(node)
+        location = self._tree.writable_location(node)
+        os.removexattr(
+            location.path, self._tree.marks.escape(name), follow_symlinks=location.follow
+        )
+
+    def has_to_remove(self, node: Node, name: bytes) -> bool:
+        """Whether an attribute is there. Raises OSError (ENODATA) if not, save for ACLs, whose removal succeeds."""
+        try:
+            self.get(node, name)
+        except OSError as error:
+            if error.errno != errno.ENODATA or name not in marks_format.ACLS:
+                raise
+            return False
+        return True
