@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from overlaykit import _native, signals, standard, wire
 from overlaykit.discard import discard_path
 from overlaykit.errors import Error
-from overlaykit.fuse import mount
+from overlaykit.fuse import unmount
 from overlaykit.fuse.directories import Directories, shown_path
 from overlaykit.fuse.spec import Answer, Bequest, Directory, Failed, MountSpec, Order, Started
 
@@ -114,7 +114,7 @@ class Daemon:
         except BaseException:
             self.abandon()
             if spec.target is not None:
-                mount.discard(spec.target)
+                unmount.discard(spec.target)
             raise
         self._channel.close()
         if isinstance(answer, Started):
@@ -151,7 +151,7 @@ class Daemon:
             return True
         ended = os.pidfd_open(self.process.pid)
         try:
-            if not mount.readable_within(ended, _PATIENCE):
+            if not unmount.readable_within(ended, _PATIENCE):
                 return False
         finally:
             os.close(ended)

@@ -11,13 +11,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import shutil
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, mountinfo, privilege
 from overlaykit.errors import Error
-from overlaykit.fuse import holders
 from overlaykit.fuse.directories import (
     absolute,
     lies_in_deleted_directory,
@@ -27,7 +25,7 @@ from overlaykit.fuse.directories import (
 from overlaykit.health import Check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from overlaykit.fuse.spec import MountFlags
     from overlaykit.mountinfo import Mount
@@ -38,11 +36,6 @@ FILE_SYSTEM_TYPE: Final = "fuse.overlaykit"
 
 HELPER: Final = "fusermount3"
 
-_HELPER_FAILED: Final = errno.EPERM
-"""The exit status of fusermount3, 1, where an errno is expected."""
-_PATIENCE: Final = 3.0
-"""Seconds."""
-_LAST_DESCRIPTOR: Final = 0xFFFF_FFFF  # ~0U: close_range(2) takes it as "to the end"
 _SUBTYPE: Final = "overlaykit"
 _ROOT_MODE: Final = "40000"
 _SELINUX: Final = "/sys/fs/selinux"
@@ -97,21 +90,6 @@ class HelperRefused(Error):
     message = (
         "mounting on {0}: fusermount3 says above why not: choose a directory of your own, or use "
         "'overlaykit run'"
-    )
-
-
-class Busy(Error):
-    message = "{0}: in use by {1}: end these, or let the mount end with them: 'overlaykit umount --lazy {0}'"
-
-
-class Covered(Error):
-    message = "{0}: other mounts lie in it: unmount these first: {1}"
-
-
-class Unanswered(Error):
-    message = (
-        "{0}: its daemon does not answer, so that what was written cannot be flushed: it is "
-        "unmounted once that is done; to end it without: 'overlaykit umount --force {0}'"
     )
 
 
@@ -208,7 +186,7 @@ def open_mountpoint(path: str) -> int:
         try:
             found = os.fstat(
                 fd
-            )  # which a mount answers that is not dead: to open one takes no request
+            )  # answered unless the mount there is dead: opening takes no request
             if not found.st_nlink and real_path(fd).endswith(" (deleted)"):
                 raise MountpointDeleted(path, "this directory")
         except BaseException:
@@ -231,94 +209,6 @@ def attach(mount: int, target: int) -> None:
     """Let a detached mount appear on the directory `target`."""
     flags = _native.MOVE_MOUNT_F_EMPTY_PATH | _native.MOVE_MOUNT_T_EMPTY_PATH
     _native.move_mount(mount, b"", target, b"", flags)
-
-
-def detach(
-    mounted: Mount, *, lazy: bool = False, goes_on: Callable[[], bool] = lambda: False
-) -> None:
-    """Unmount; what was written is flushed first. If `lazy`, only out of sight: it ends with its last user.
-
-    Signals arrive meanwhile: another process makes the system call, in which the kernel waits for the daemon. `goes_on`
-    is asked now and then whether that makes progress. Raises Error: Busy, Covered, Unanswered.
-    """
-    target = mounted.mountpoint
-    flags = _native.UMOUNT_NOFOLLOW | (_native.MNT_DETACH if lazy else 0)
-    failed = _in_child(lambda: _native.umount2(target, flags), goes_on)
-    if failed == errno.EPERM:
-        options = ["-u", "-z"] if lazy else ["-u"]
-        failed = _in_child(lambda: _run_helper([*options, "--", target]), goes_on)
-    if failed is None:
-        raise Unanswered(target)
-    if failed in (errno.EINVAL, _HELPER_FAILED) and with_id(mounted.id) is None:
-        return  # another one has unmounted it meanwhile
-    if failed in (errno.EBUSY, _HELPER_FAILED):
-        inside = [one.mountpoint for one in mountinfo.current() if one.parent == mounted.id]
-        if inside:
-            raise Covered(target, " ".join(inside))
-        using = [one for one in holders.find(mounted.device) if one.uses]
-        if not using and holders.is_user(os.getpid(), mounted.device):
-            raise Busy(
-                target, "this command itself, whose working directory or open files lie there"
-            )
-        raise Busy(target, holders.describe(using))
-    if failed:
-        raise OSError(failed, os.strerror(failed), target)
-
-
-def discard(target: str) -> None:
-    """Take the mount whose daemon has ended out of sight, if it is at `target`."""
-    mounted = find(target)
-    if mounted is not None:
-        with contextlib.suppress(Error, OSError):
-            detach(mounted, lazy=True)
-
-
-def _in_child(act: Callable[[], object], goes_on: Callable[[], bool]) -> int | None:
-    """Run system calls in a process of their own: 0, or the errno they failed with; None if they make no progress.
-
-    Then they go on by themselves: a process that waits for a file system cannot be ended.
-    """
-    child = os.fork()
-    if child == 0:
-        failed = errno.EIO
-        try:
-            _native.close_range(0, _LAST_DESCRIPTOR, 0)  # a reader of our output waits for its end
-            act()
-            failed = 0
-        except OSError as error:
-            failed = error.errno or errno.EIO
-        finally:
-            os._exit(failed)
-    ended = os.pidfd_open(child)
-    try:
-        while not readable_within(ended, _PATIENCE):
-            if not goes_on():
-                return None
-    finally:
-        os.close(ended)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def _run_helper(arguments: list[str]) -> NoReturn:
-    """Become fusermount3. Its exit status is 1 for whatever it is that fails: mostly that the mount is in use."""
-    for _ in range(3):
-        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    os.execlp(HELPER, HELPER, *arguments)
-
-
-def readable_within(descriptor: int, seconds: float) -> bool:
-    """Wait until a descriptor is readable, at most so long."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(max(0, seconds) * 1000))
-
-
-def abort(device: int) -> None:
-    """End the connection of a mount with its daemon, where fusectl lets this user: its number is the minor device
-    number (Documentation/filesystems/fuse/fuse.rst). Its users get ENOTCONN."""
-    path = f"/sys/fs/fuse/connections/{os.minor(device)}/abort"
-    with contextlib.suppress(OSError), open(path, "w") as file:
-        file.write("1")
 
 
 def leave_sight(target: str, needed: Iterable[str]) -> None:
@@ -356,51 +246,6 @@ def _detach_unneeded(needed: Iterable[str]) -> None:
 
 def _are_in_line(path: str, other: str) -> bool:
     return path == other or mountinfo.below(path, other) or mountinfo.below(other, path)
-
-
-def detach_when_unused(mount_id: int) -> int:
-    """Start to unmount at once, or, if it is in use, to take it out of sight and let it end with its last user.
-
-    Returns the pid of a child that does it: the kernel has pages written back through us meanwhile. Where its namespace
-    has no process any more, there is nothing to do.
-    """
-    child = os.fork()
-    if child:
-        return child
-    try:
-        mounted = _enter_namespace_of(mount_id)
-        if mounted is not None:
-            try:
-                _native.umount2(mounted.mountpoint, _native.UMOUNT_NOFOLLOW)
-            except PermissionError:
-                os.execlp(HELPER, HELPER, "-u", "-z", "--", mounted.mountpoint)
-            except OSError:
-                flags = _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH
-                _native.umount2(mounted.mountpoint, flags)
-    except BaseException:
-        os._exit(1)
-    finally:
-        os._exit(0)
-
-
-def _enter_namespace_of(mount_id: int) -> Mount | None:
-    """Join the mount namespace in which a mount is; the mount as seen there, or None if there is no process in it."""
-    candidates: list[int | str] = ["self", *holders.processes()]
-    for process in candidates:
-        with contextlib.suppress(OSError):  # it has ended, or may not be looked at
-            if any(one.id == mount_id for one in mountinfo.of_process(process)):
-                if process != "self":
-                    namespace = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-                    _native.setns(namespace, _native.CLONE_NEWNS)
-                return with_id(mount_id)
-    return None
-
-
-def detach_stage(path: str) -> None:
-    """Take the trees of mounts that were attached to a stage apart, so that it is an empty directory again."""
-    with contextlib.suppress(OSError):  # EINVAL: nothing is mounted there
-        while True:
-            _native.umount2(path, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)
 
 
 def find(target: str) -> Mount | None:

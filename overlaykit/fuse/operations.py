@@ -439,9 +439,9 @@ class Operations(pyfuse3.Operations):
         """With `dirsync`, see a change of names to the disk before it is answered, whatever has to wait for that."""
         if not self._dirsync:
             return
-        for upper in {directory.number: directory.upper for directory in directories}.values():
-            if upper is not None:
-                fd = upper.open_for_reading()
+        for directory in set(directories):
+            fd = self.filesystem.open_directory(directory)
+            if fd is not None:
                 try:
                     os.fsync(fd)
                 finally:

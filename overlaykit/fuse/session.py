@@ -18,7 +18,7 @@ import trio
 
 from overlaykit import _native
 from overlaykit.discard import discard_path
-from overlaykit.fuse import control_server, holders, mount
+from overlaykit.fuse import control_server, holders, mount, unmount
 from overlaykit.fuse.handshake import Handshake
 from overlaykit.fuse.operations import Operations
 from overlaykit.fuse.stack import open_filesystem
@@ -70,7 +70,7 @@ def run(
         finally:
             pyfuse3.close(unmount=False)
         if spec.stage is not None:
-            mount.detach_stage(spec.stage)
+            unmount.detach_stage(spec.stage)
     for path in spec.remove:
         with contextlib.suppress(OSError):  # whoever started us looks after it too
             discard_path(path)
@@ -199,7 +199,7 @@ async def _unmount_on_termination(
 ) -> None:
     await terminated.receive()
     log.info("unmounting %s", mounted.mountpoint)
-    child = mount.detach_when_unused(mounted.id)
+    child = unmount.detach_when_unused(mounted.id)
     _, status = await trio.to_thread.run_sync(os.waitpid, child, 0)
     if status == 0:
         await terminated.receive()  # the second one means it

@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from overlaykit.errors import Error
-from overlaykit.fuse import control, holders
+from overlaykit.fuse import control, holders, unmount
 from overlaykit.fuse import mount as fuse_mount
 from overlaykit.views.registry import Registry
 
@@ -90,10 +90,10 @@ def umount(
         with _process(
             one
         ) as ended:  # it may be ending: another one may have unmounted it a moment ago
-            if ended >= 0 and not fuse_mount.readable_within(ended, min(timeout, _ENDING)):
+            if ended >= 0 and not unmount.readable_within(ended, min(timeout, _ENDING)):
                 raise MountedElsewhere(target, one.about.name, _held_by(one))
     else:
-        fuse_mount.detach(mounted, lazy=lazy, goes_on=_progress(one))
+        unmount.detach(mounted, lazy=lazy, goes_on=_progress(one))
         if fuse_mount.shown(mounted.device):
             return  # a bind mount of it, and another one is left
         if one is not None and not (
@@ -135,10 +135,10 @@ def discard(one: Running) -> None:
 def _await_end(target: str, one: Running, timeout: float, on_delay: Callable[[str], None]) -> None:
     deadline = time.monotonic() + timeout
     with _process(one) as ended:
-        if ended < 0 or fuse_mount.readable_within(ended, min(timeout, _SOON)):
+        if ended < 0 or unmount.readable_within(ended, min(timeout, _SOON)):
             return
         on_delay(_held_by(one))
-        if not fuse_mount.readable_within(ended, deadline - time.monotonic()):
+        if not unmount.readable_within(ended, deadline - time.monotonic()):
             raise StillHeld(target, one.about.name, _held_by(one))
 
 
@@ -149,15 +149,15 @@ def _force(target: str, mounted: Mount | None, one: Running | None) -> None:
         with _process(one) as ended:
             with contextlib.suppress(OSError):
                 control.ask(one.control, control.End(), seconds=_SOON)
-            if ended >= 0 and not fuse_mount.readable_within(ended, _SOON):
-                fuse_mount.abort(one.about.device)
+            if ended >= 0 and not unmount.readable_within(ended, _SOON):
+                unmount.abort(one.about.device)
                 signal.pidfd_send_signal(ended, signal.SIGKILL)
-                if not fuse_mount.readable_within(ended, _SOON):
+                if not unmount.readable_within(ended, _SOON):
                     raise DaemonStuck(target, one.about.daemon)
     elif mounted is not None:
-        fuse_mount.abort(mounted.device)
+        unmount.abort(mounted.device)
     if mounted is not None:
-        fuse_mount.detach(mounted, lazy=True)
+        unmount.detach(mounted, lazy=True)
 
 
 def _progress(one: Running | None) -> Callable[[], bool]:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 
-from overlaykit.fuse import control, mount
+from overlaykit.fuse import control, mount, unmount
 from overlaykit.fuse.spec import MountFlags
 from overlaykit.views import Registry, Running
 
@@ -129,4 +129,4 @@ def test_a_file_system_that_answers_nobody_is_no_matter_to_a_view(someone: Someo
         someone.succeeds("run", "--upper", upper, "true", timeout=60)
     finally:
         os.close(device)
-        mount.discard(target)
+        unmount.discard(target)
