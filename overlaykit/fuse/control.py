@@ -1,6 +1,6 @@
 """What can be asked on a daemon's control socket: one JSON line in, one JSON line out.
 
-The asker is whoever can reach the socket, which lies in a directory of the user's own. `control_server` answers.
+Any process that can reach the socket may ask; it lies in a directory of the user's own. `control_server` answers.
 """
 
 from __future__ import annotations

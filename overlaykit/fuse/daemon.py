@@ -1,8 +1,8 @@
 """The process that serves one mount, and how it is started.
 
 `Daemon` runs this module as a program of its own: a fresh interpreter holds neither its caller's memory nor its
-threads. It is told over a socket what to mount, with the descriptors it needs, and answers once: that the mount
-answers, or why there is none; if its starter is gone by then, so is the daemon. It ends when its mount is gone. SIGTERM
+threads. A socket tells it what to mount, with the descriptors it needs, and answers once: that the mount
+answers, or why there is none; if its starter has ended, so does the daemon. It ends when its mount is gone. SIGTERM
 unmounts: at once, or, where files are in use, as soon as they are not; a second SIGTERM ends it whatever is in use.
 """
 
@@ -105,7 +105,7 @@ class Daemon:
         try:
             descriptors = [control.fileno(), *keep]
             socket.send_fds(self._channel, [wire.encode(spec)], descriptors)
-            # A mount that is attached by now must be unmounted before a signal ends this process.
+            # A mount that is attached must be unmounted before a signal ends this process.
             signals.await_readable(self._channel.fileno(), orderly=spec.target is not None)
             raw, received, _, _ = socket.recv_fds(self._channel, _LONGEST_MESSAGE, 1)
             answer = wire.decode(raw, Answer) if raw else None
@@ -159,7 +159,7 @@ class Daemon:
         return True
 
     def close_mount(self) -> None:
-        """Leave the mount to whoever else holds it; it is gone when nobody does."""
+        """Leave the mount to the other processes that hold it; it ends with the last one."""
         if self.mount >= 0:
             os.close(self.mount)
             self.mount = -1
@@ -275,7 +275,7 @@ class _LogFile(logging.FileHandler):
 
 
 def _log_to(path: str) -> None:
-    """Warnings and worse go to a file, never to a terminal that may be closed by then."""
+    """Warnings and worse go to a file, never to a terminal, which may be closed."""
     level = logging.DEBUG if os.environ.get(_DEBUG_VARIABLE) else logging.WARNING
     handler: logging.Handler = _LogFile(path) if path else logging.NullHandler()
     logging.basicConfig(

@@ -2,7 +2,7 @@
 
 pyfuse3 asks for few of the kernel's features and has no option for the rest. So it answers INIT to us, over a socket;
 we change its answer to what we want and pass that on to the kernel; then the socket's descriptor becomes /dev/fuse
-itself, and from there on nobody stands between the two. Source of the layout: include/uapi/linux/fuse.h.
+itself, and from there on the two talk directly. Source of the layout: include/uapi/linux/fuse.h.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Handshake:
                 nursery.start_soon(pyfuse3.main)
                 await trio.lowlevel.wait_readable(self._socket)
                 answer = bytearray(self._socket.recv(_BUFFER))
-                nursery.cancel_scope.cancel()  # it has nothing more to read here; it is started anew on the device
+                nursery.cancel_scope.cancel()  # it has nothing more to read here; it starts again on the device
         if len(answer) >= _OUT_HEADER.size + _INIT_OUT.size:
             flags = _agree(answer, offered)
             if flags & _SETXATTR_EXT:

@@ -1,7 +1,7 @@
 """FUSE requests, translated: pyfuse3's types in, calls of `overlaykit.overlay`, pyfuse3's types out.
 
 What the kernel may cache: everything, for ever. Names, missing names, attributes and data stay valid because while it
-is mounted we alone change the layers; whoever changes them live must tell the kernel (pyfuse3.invalidate_entry,
+is mounted we alone change the layers; a live change of them must be told to the kernel (pyfuse3.invalidate_entry,
 invalidate_inode). Size and times of a file are the kernel's own while it has dirty pages (the writeback cache).
 
 No merge logic lives here. An `OSError` becomes a `FUSEError` in one place, `_request`.
@@ -62,7 +62,7 @@ _QUICK: Final = 1 << 20
 """Bytes that are copied up at once; more, and what is synced, goes to a thread, and holds up no other file."""
 
 _WIDE: Final = 256
-"""Names in a directory: of a wider one, who lists it mostly wants no more than the names."""
+"""Names in a directory. Of a wider one, a program that lists it mostly wants no more than the names."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -372,7 +372,7 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         filesystem = self.filesystem
         directory = filesystem.directory(fh)
-        listing = filesystem.listing(directory, anew=start_id == 0)
+        listing = filesystem.listing(directory, restart=start_id == 0)
         dots = ((b".", directory), (b"..", directory.parent or directory))
         for number in range(start_id, len(dots)):
             name, self_or_above = dots[number]
@@ -410,7 +410,7 @@ class Operations(pyfuse3.Operations):
     def _are_names_enough(self, directory: Directory, listing: Listing, start: int) -> bool:
         """Whether to list names by themselves from here on, so that they cost little, and no memory here or there.
 
-        Whoever asks for each of many names meanwhile gets the rest with attributes.
+        A program that looks up most names as it reads on gets the rest with attributes.
         """
         if len(listing.entries) <= _WIDE or listing.outdated or not _native.adapts_session():
             return False
@@ -423,7 +423,7 @@ class Operations(pyfuse3.Operations):
         try:
             found = self.filesystem.look_up_entry(directory, entry)
             return None if found is None else (found[0], self._entry_attributes(found[1]))
-        except Exception as error:  # the name is there; whoever looks it up is told why
+        except Exception as error:  # the name is there; a lookup of it reports the error
             if not isinstance(error, OSError):
                 log.exception("an entry of a listing failed")
             answer = self._entry_without_node

@@ -72,7 +72,7 @@ def run(
         if spec.stage is not None:
             unmount.detach_stage(spec.stage)
     for path in spec.remove:
-        with contextlib.suppress(OSError):  # whoever started us looks after it too
+        with contextlib.suppress(OSError):  # the starter removes it too
             discard_path(path)
 
 
@@ -123,10 +123,10 @@ async def _serve(
                 # A request may be taken back between the word that there is one and its being read.
                 os.set_blocking(handshake.fd, False)
         nursery.start_soon(_answer_kernel, operations, waiting, nursery.cancel_scope)
-        async with trio.open_nursery() as meanwhile:
-            meanwhile.start_soon(_end_with, starter)
+        async with trio.open_nursery() as starting:
+            starting.start_soon(_end_with, starter)
             await operations.started.wait()
-            meanwhile.cancel_scope.cancel()
+            starting.cancel_scope.cancel()
         if spec.target is None:
             tell(holders.device_of(f"/proc/self/fd/{detached}"), detached)
             os.close(detached)  # or the mount would never be gone
@@ -168,7 +168,7 @@ async def _answer_kernel(operations: Operations, waiting: Waiting, rest: trio.Ca
     try:
         await pyfuse3.main()
         if waiting.is_disconnected():
-            # First of all: umount(8) has not waited for us, and whoever called it may go on with the layers' disks.
+            # First of all: umount(8) has not waited for us, and its caller may go on with the layers' disks.
             operations.filesystem.close()
     except* ConnectionAbortedError:
         log.info(
@@ -181,7 +181,7 @@ async def _answer_kernel(operations: Operations, waiting: Waiting, rest: trio.Ca
 async def _watch_for_termination(
     task_status: trio.TaskStatus[trio.MemoryReceiveChannel[int]],
 ) -> None:
-    """From here on SIGTERM and SIGINT are told to whoever receives, and do nothing else."""
+    """From here on SIGTERM and SIGINT are sent to the channel, and do nothing else."""
     send, receive = trio.open_memory_channel[int](1)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started(receive)

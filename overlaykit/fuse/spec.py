@@ -1,4 +1,4 @@
-"""What the daemon is told to mount, and what it answers: plain data, as JSON from one process to another."""
+"""What the daemon is to mount, and what it answers: plain data, as JSON from one process to another."""
 
 from __future__ import annotations
 

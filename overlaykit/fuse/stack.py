@@ -159,7 +159,7 @@ _OVERRIDES: Final = (None, overrides.SECURITY, overrides.CONTAINERS)
 
 
 def _ids(spec: MountSpec, kind: str, given: IdSpec) -> Ids:
-    # The kernel refuses every write to a file with an id that the namespace does not know: who squashes wants to write.
+    # The kernel refuses every write to a file with an id that the namespace does not know: squashing is for writing.
     ids = (spec.options.users, spec.options.groups)
     squashes = spec.squash_unmapped or any(one.squash_to is not None for one in ids)
     in_lower, in_upper = unmapped(kind) if squashes else (-1, -1)
@@ -264,7 +264,7 @@ def _open_tree(spec: MountSpec, layer: LayerSpec, directory: int) -> int:
 def _mask(tree: int, path: str) -> None:
     """Cover a directory by an empty one; what is not there, or is a file, needs none.
 
-    It may be the root of a file system that answers nobody, or not us: it is not asked for anything.
+    It may be the root of a file system that does not answer: no request goes to it.
     """
     try:
         fd = _native.openat2(tree, path, _DIRECTORY, 0, _BENEATH)

@@ -45,8 +45,8 @@ def detach(
 ) -> None:
     """Unmount; what was written is flushed first. If `lazy`, only out of sight: it ends with its last user.
 
-    Signals arrive meanwhile: another process makes the system call, in which the kernel waits for the daemon. `goes_on`
-    is asked now and then whether that makes progress. Raises Error: Busy, Covered, Unanswered.
+    Signals arrive while it waits: another process makes the system call, in which the kernel waits for the daemon.
+    `goes_on` is asked now and then whether that makes progress. Raises Error: Busy, Covered, Unanswered.
     """
     target = mounted.mountpoint
     flags = _native.UMOUNT_NOFOLLOW | (_native.MNT_DETACH if lazy else 0)
@@ -131,8 +131,8 @@ def abort(device: int) -> None:
 def detach_when_unused(mount_id: int) -> int:
     """Start to unmount at once, or, if it is in use, to take it out of sight and let it end with its last user.
 
-    Returns the pid of a child that does it: the kernel has pages written back through us meanwhile. Where its namespace
-    has no process any more, there is nothing to do.
+    Returns the pid of a child that does it: the kernel writes pages back through us while it unmounts. Where its
+    namespace has no process any more, there is nothing to do.
     """
     child = os.fork()
     if child:

@@ -3,12 +3,12 @@
 pyfuse3 has trio's whole scheduler turn around for each request, three times: that takes longer than most answers. But a
 program that was answered asks again at once. So pyfuse3 is given (in place of the module trio, as its own
 `pyfuse3.asyncio` does) a lock that costs no turn while it is free, and a wait that looks for the next request
-for a moment before it leaves it to the scheduler. Nobody else is kept waiting for long: the moment is
+for a moment before it leaves it to the scheduler. No other task waits for long: the moment is
 short, not taken while a thread of ours is at work, and the scheduler has its turn every so often anyway.
 
-Nor does it sleep while requests follow each other at once, if there is a processor for whoever asks beside it: to wake
-one that has fallen asleep takes longer than most answers, on a virtual machine above all. A request that does not come
-soon ends that; from then on it sleeps, until one has come soon.
+Nor does it sleep while requests follow each other at once, if there is another processor for the program that asks:
+waking up takes longer than most answers, on a virtual machine above all. A request that does not come soon ends that;
+from then on it sleeps, until one has come soon.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Waiting:
 
 
 class Lock:
-    """Whoever waits for requests holds it. It goes to whoever comes first: who was woken may wait again."""
+    """Held while waiting for requests. Unfair: barging is allowed, so a woken task may wait again."""
 
     def __init__(self) -> None:
         self._held = False

@@ -1,6 +1,6 @@
 """Lower -> work -> rename into upper: whole or not at all.
 
-A directory is copied at once. A file is copied in three steps, so that a large one holds nobody up: `begin` and
+A directory is copied at once. A file is copied in three steps, so that a large one delays no other request: `begin` and
 `finish` touch the tree and are quick, `transfer` moves the bytes, touches only its own two descriptors and may run in
 another thread. Whatever happened to the file's names in between, `finish` puts the copy where they are then.
 Nothing appears in the upper before its data are on the disk (unless the mount is volatile), so a crash leaves the old
@@ -66,7 +66,7 @@ class CopyUp:
     def directory(self, node: Directory) -> Place:
         """The directory's place in the upper, copied up with its parents first where it had none.
 
-        Whoever changes anything in there asks for it right before.
+        Requires: called right before each change in the directory.
         """
         if node.listing is not None:
             node.listing.written_to = True
@@ -119,7 +119,7 @@ class CopyUp:
     def link_up(self, node: File, directory: Directory, name: bytes) -> None:
         """Give an indexed file an entry in the upper for one of its names, which still lies in a lower.
 
-        Its count is stored relative to its lower's by now, which holds while its upper's changes; or it is not known.
+        Requires: its count is stored relative to its lower's, which holds while its upper's changes; or is not known.
         """
         assert node.index_name is not None
         parent = self.directory(directory)
@@ -383,14 +383,14 @@ class FileCopy:
         reach("copyup.synced")
 
     def finish(self) -> None:
-        """Let the copy appear under the file's name, and let its open handles continue on the copy."""
+        """Rename the copy into place and swap open descriptors."""
         self._copyup.modes.past(self._finish)
 
     def _finish(self) -> None:
         node = self._node
         copyup = self._copyup
         if node.has_upper:
-            return  # somebody was quicker, and may have written to it already: this copy is dropped
+            return  # lost the race with another copy-up, which may be written to already: this copy is dropped
         if self._indexed:
             assert self._origin is not None
             index_name = self._origin.index_name()
@@ -454,7 +454,7 @@ class FileCopy:
             self._target = -1
 
     def _keep_other_names(self, parent: Place, name: bytes) -> None:
-        """Without an index: names known by now stay one file, those met later will be a file of their own."""
+        """Without an index: names that are known stay one file, those met later become a file of their own."""
         node = self._node
         table = self._copyup.table
         table.forget_lower(node)

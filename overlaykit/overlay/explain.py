@@ -52,7 +52,7 @@ def explain(tree: Tree, path: bytes) -> Explanation:
     try:
         return _explain(tree, path, seen)
     finally:
-        for node in reversed(seen):  # nobody else may know them: they go, children first
+        for node in reversed(seen):  # unless they are in use otherwise, they go, children first
             tree.table.settle(node)
 
 

@@ -134,7 +134,7 @@ class Files:
         opened = self.by_handle[handle]
         if opened.modified is not None:
             modified, opened.modified = opened.modified, None
-            with contextlib.suppress(OSError):  # an idle file may be out of reach by now
+            with contextlib.suppress(OSError):  # an idle file may be out of reach
                 _put_back(opened.fd, modified)
 
     def resize(self, node: File, size: int) -> None:
@@ -174,7 +174,7 @@ class Files:
     def may_reopen(self, opened: OpenFile, fd: int) -> bool:
         """Whether an idle file's descriptor can be closed, and what was written to it told of if it is lost.
 
-        The kernel tells a failed write only to who has the file open, or opens it before it is forgotten (errseq_t).
+        The kernel reports a failed write to a descriptor that was open then, or is opened before the report (errseq_t).
         """
         if _native.fstatfs(fd) == FUSE:  # its inode numbers may change
             return False

@@ -1,10 +1,10 @@
 """The POSIX operations on nodes. Plain calls, plain `OSError(errno)`.
 
-A `Filesystem` is one mounted stack. Operations take and give nodes (`nodes.File`, `nodes.Directory`); who keeps
-a node beyond the call counts a lookup on it (`node.lookups += 1`) and gives it back with `forget`. The caller calls
-`between_operations` now and then, when no call is under way, and `close` at the end.
+A `Filesystem` is one mounted stack. Operations take and return nodes (`nodes.File`, `nodes.Directory`). To keep a node
+beyond the call, the caller counts a lookup on it (`node.lookups += 1`) and gives it back with `forget`. It calls
+`between_operations` now and then, when no operation is under way, and `close` at the end.
 
-May be cached without limit by the caller: everything, since while it is mounted nobody else changes the layers.
+The caller may cache everything without limit: while it is mounted nothing else changes the layers.
 """
 
 from __future__ import annotations
@@ -287,12 +287,12 @@ class Filesystem:
     # Directories
 
     @_past_modes
-    def listing(self, directory: Directory, *, anew: bool) -> Listing:
-        """The merged listing, from the start as it is now (`anew`), or the one begun before."""
-        return self._listings.get(directory, anew=anew)
+    def listing(self, directory: Directory, *, restart: bool) -> Listing:
+        """The merged listing: the directory as it is now (`restart`), or the listing that was begun."""
+        return self._listings.get(directory, restart=restart)
 
     def end_listing(self, directory: Directory, listing: Listing) -> None:
-        """It was read to its end by one who began it."""
+        """A reader came to the end of the listing."""
         self._listings.end(directory, listing)
 
     def _entries(self, directory: Directory) -> list[Entry]:

@@ -133,7 +133,7 @@ class Layer:
         return self._file_system(device, place) in _LISTING_INODES
 
     def lasting_handles(self, device: int, place: Place) -> bool:
-        """Whether a file handle names one inode for good there: those of FUSE hold what the kernel calls it by now."""
+        """Whether a file handle names one inode for good there: those of FUSE hold a node id, which may be reused."""
         return self._file_system(device, place) != FUSE
 
     def _file_system(self, device: int, place: Place) -> int:
@@ -172,7 +172,7 @@ class Layer:
 class Place:
     """A directory in one layer. In an upper `parent` and `name` follow renames; in a lower they never change.
 
-    `whiteout_files`: whether some of a lower's empty files may be whiteouts; None until somebody asked its marks.
+    `whiteout_files`: whether some of a lower's empty files may be whiteouts; None until its marks are read.
     """
 
     __slots__ = ("_fd", "layer", "name", "parent", "recent", "whiteout_files")

@@ -1,9 +1,9 @@
 """Listings of directories that stand still while they are read.
 
 Nobody says when a directory is opened or closed: its listing begins when it is read from the start, and may be read on
-at any time. So a name keeps its position from one listing of a directory to the next, and what is made meanwhile comes
-after all the rest: whoever reads on after others have begun anew, and after names have come and gone, meets none twice
-and misses none that stayed.
+at any time. So a name keeps its position from one listing of a directory to the next, and a new name comes after all
+the others: a reader that reads on, after another one has restarted and names have come and gone, meets none twice and
+misses none that stayed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from overlaykit.overlay.nodes import Directory
 
 _MOST_NAMES: Final = 1 << 15
-"""Of all listings together that were read to their ends: those read last are kept, for who looks again."""
+"""Of all listings together that were read to their ends: those read last are kept, to be read again."""
 
 
 class Listing:
     """The names in a directory: `entries`, by rising `positions` (from 1).
 
-    `readers`: how many began to read it and have not come to its end. It is kept as long as there are any: who gives up
-    says so by forgetting the directory. `outdated`: something has changed since, so each name takes a look.
+    `readers`: how many began to read it and have not come to its end. It is kept as long as there are any: one that
+    gives up forgets the directory. `outdated`: something has changed since, so each name takes a look.
     `written_to`: the directory's upper has, if only by a copy-up, so that each look begins there.
     """
 
@@ -39,7 +39,7 @@ class Listing:
         self.outdated = False
         self.written_to = False
 
-    def begin_anew(self, entries: list[Entry]) -> None:
+    def restart(self, entries: list[Entry]) -> None:
         """Take `entries` over; known names keep their positions."""
         self.outdated = self.written_to = False
         if [entry[0] for entry in entries] == [entry[0] for entry in self.entries]:
@@ -78,19 +78,19 @@ class Listings:
         self._ended: deque[tuple[Directory, Listing, int]] = deque()
         self._names = 0
 
-    def get(self, directory: Directory, *, anew: bool) -> Listing:
-        """A listing from the start (`anew`), or the one that was begun."""
+    def get(self, directory: Directory, *, restart: bool) -> Listing:
+        """The directory as it is now (`restart`), or the listing that was begun."""
         listing = directory.listing
         if listing is None:
             listing = directory.listing = Listing(self._read(directory))
-        elif anew:
-            listing.begin_anew(self._read(directory))
-        if anew:
+        elif restart:
+            listing.restart(self._read(directory))
+        if restart:
             listing.readers += 1
         return listing
 
     def end(self, directory: Directory, listing: Listing) -> None:
-        """Somebody has read it to its end."""
+        """A reader came to the end of a listing."""
         listing.readers -= 1
         names = len(listing.entries) + 1
         self._ended.append((directory, listing, names))

@@ -195,7 +195,7 @@ class Merge:
         st = _stat(place, name)
         if st is None or self.is_whiteout(place, name, st):
             return None
-        if stat.S_ISDIR(st.st_mode):  # by now
+        if stat.S_ISDIR(st.st_mode):  # since it was listed
             return self.find(directory, name)
         return Found(place, name, st)
 

@@ -1,4 +1,4 @@
-"""What the kernel knows by number: nodes, and the table that gives the numbers out.
+"""Nodes, and the table that gives out their node ids.
 
 A node's number is both what FUSE calls its node id and what programs see as st_ino. It is derived from the inode that
 holds the node's content at first (the origin), so it survives copy-up, rename, forgetting and remounting. Where that
@@ -153,7 +153,7 @@ class File:
     `metacopy`: but for its data, which are the lower's still: of a regular file without a name, whose metadata were
     changed. `orphan` can then be written to, and has the file's size as a hole.
     `generation`: no other node that has had its number has had it too.
-    `has_origin`: it came from a lower, whether that can be found by now or not.
+    `has_origin`: it came from a lower, whether that can still be found or not.
     `last_seen`: its attributes right before its last known name went, or None: not every file system tells them later.
     `link_count`: the union's count where it is not the real inode's own (indexed hard links), else None.
     """
@@ -222,7 +222,7 @@ class Directory:
     """A merged directory: an upper (or none yet) and the lowers that show through, top first.
 
     `redirect`: the mark on the upper, if any. `orphaned`: it was removed while in use. `last_seen`: as of a `File`.
-    `listing`: of its names, while somebody may read on in it.
+    `listing`: of its names, while it may be read on.
     `generation`: as of a `File`.
     """
 
@@ -388,7 +388,7 @@ class Table:
                 self.by_key[key] = node
 
     def retire(self, node: File) -> None:
-        """Its inode is gone from the disk: whoever gets the number next is another file."""
+        """Its inode is gone from the disk: the inode number may be reused."""
         for key in (node.key, node.lower_key):
             if self.by_key.get(key) is node:
                 del self.by_key[key]

@@ -2,8 +2,8 @@
 
 The attribute holds `UID:GID:MODE` (decimal, decimal, octal) and counts for regular files and directories, as in
 fuse-overlayfs (its option xattr_permissions) and in the storage that podman keeps with `force_mask`. A layer whose root
-has such an attribute is read so, one of anybody's making (`user.`) only if it is asked for: else whoever owns a
-directory could put a set-user-ID program of root's into it. The real files are the daemon's own, and open to it
+has such an attribute is read so, one that any user can make (`user.`) only if it is asked for: else the owner
+of a directory could put a set-user-ID program of root's into it. The real files are the daemon's own, and open to it
 whatever the mode shown.
 """
 

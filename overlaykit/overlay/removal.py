@@ -101,7 +101,7 @@ class Removal:
             return False
 
     def orphan_directory(self, node: Directory, kept: Place | None) -> None:
-        """A directory lost its name: who has it open still sees it, empty."""
+        """After a directory lost its name: processes that have it open still see it, empty."""
         tree = self._tree
         if node.parent is not None and node.parent.known.get(node.name) is node:
             del node.parent.known[node.name]

@@ -95,7 +95,7 @@ class Tree:
     def lookup_with_attributes(
         self, directory: Directory, name: bytes
     ) -> tuple[Node, Attributes] | None:
-        """As `lookup`, for who wants to know the attributes too: what the search has seen is not asked for again."""
+        """As `lookup`, with the attributes, from what the search has seen."""
         node = directory.known.get(name)
         if node is None:
             found = None if directory.orphaned else self.merge.find(directory, name)
@@ -473,7 +473,7 @@ class Tree:
     def link_up(self, node: File, directory: Directory, name: bytes) -> int | None:
         """Before a name of an indexed file changes: give it an entry in the upper, and do as `start_counting`.
 
-        The lower may be another one by now (`host` can change): then a crash meanwhile leaves the count too high.
+        The lower may have changed (`host` can): then a crash between the two leaves the count too high.
         """
         if node.index_name is not None:
             place = self.copyup.directory(directory)

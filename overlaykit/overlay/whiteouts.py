@@ -1,9 +1,9 @@
-"""How the upper hides names of the lowers: each mount writes whiteouts of one form, and moves names so that they stay.
+"""Whiteouts of the upper: each mount writes one form of them, and renames so that they stay.
 
 The forms are those of `disk.Form`. With devices and attributes a whiteout lies under the name itself and takes effect
 by one rename. With `aufs` a file `.wh.NAME` lies beside the name; it says nothing while the upper has the name, so it
 is made first, and takes effect at the moment the name goes. Other forms fall back on such a file where the disk cannot
-do a change in one step: a crash meanwhile leaves the old tree or the new one.
+do a change in one step: a crash in between leaves the old tree or the new one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NO_MORE_LINKS: Final = (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOE
 _NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOTE: Final = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WHITEOUT_MODE: Final = 0o644
-"""Everybody who reads the layer has to read the attribute, too (xattr(7))."""
+"""Every user that reads the layer must be able to read the attribute (xattr(7))."""
 
 
 class Hidden(NamedTuple):

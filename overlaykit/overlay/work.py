@@ -23,8 +23,9 @@ _DIRECTORY_MODE: Final = 0o700
 
 
 class Work:
-    """Names that nobody sees yet. `layer` is the opened WORKDIR; it must lie on the mount of `upper`, the upper's root.
+    """Unfinished files and directories. `layer` is the opened WORKDIR, `upper` the upper's root.
 
+    Requires: both lie on one mount.
     `modes`: for what is to be changed in the upper.
     """
 

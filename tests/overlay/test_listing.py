@@ -1,4 +1,4 @@
-"""A listing stands still while it is read, whoever begins it anew."""
+"""A listing stands still while it is read, whichever reader restarts it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def test_a_name_keeps_its_position_and_new_ones_come_last(stack: Stack) -> None:
     stack.add({name: File() for name in "abcdef"})
     with stack.open() as view:
         filesystem, root = view.filesystem, view.filesystem.root
-        listing = filesystem.listing(root, anew=True)
+        listing = filesystem.listing(root, restart=True)
         places = dict(zip((entry[0] for entry in listing.entries), listing.positions, strict=True))
         view.unlink("c")
         view.create("new")
-        again = filesystem.listing(root, anew=True)
+        again = filesystem.listing(root, restart=True)
         assert [entry[0] for entry in again.entries][-1] == b"new"
         assert list(again.positions) == sorted(again.positions)
         for entry, position in zip(again.entries[:-1], again.positions, strict=False):
@@ -37,7 +37,7 @@ def test_an_entry_that_became_something_else_is_what_it_is_now(stack: Stack) -> 
         view.mkdir("b")
         view.create("c")
         filesystem, root = view.filesystem, view.filesystem.root
-        entries = {entry[0]: entry for entry in filesystem.listing(root, anew=True).entries}
+        entries = {entry[0]: entry for entry in filesystem.listing(root, restart=True).entries}
         view.unlink("a")
         view.mkdir("a")
         view.create("a/below")
@@ -60,12 +60,12 @@ def test_an_entry_that_was_copied_up_meanwhile_is_the_copy(stack: Stack) -> None
     stack.add({name: File(b"old") for name in "abc"})
     with stack.open() as view:
         filesystem, root = view.filesystem, view.filesystem.root
-        listing = filesystem.listing(root, anew=True)
+        listing = filesystem.listing(root, restart=True)
         entries = {entry[0]: entry for entry in listing.entries}
         view.write("a", b"new")
         copy = filesystem.begin_copy_up(view.file("b"), keep_data=True)
         assert copy is not None
-        filesystem.listing(root, anew=True)
+        filesystem.listing(root, restart=True)
         copy.transfer()
         copy.finish()
         copy.close()
@@ -76,7 +76,7 @@ def test_an_entry_that_was_copied_up_meanwhile_is_the_copy(stack: Stack) -> None
             assert isinstance(found[0], FileNode)
             assert found[0].has_upper == copied
             filesystem.settle(found[0])
-        filesystem.listing(root, anew=True)
+        filesystem.listing(root, restart=True)
         view.write("b", b"newer")
         view.forget_everything()
         found = filesystem.look_up_entry(root, entries[b"b"])
@@ -93,15 +93,15 @@ def test_who_removes_while_reading_meets_every_name_whoever_else_reads_much(stac
         listings = Listings(lambda one: large if one is other else view.filesystem._entries(one))
         met = []
         position = 0
-        listing = listings.get(directory, anew=True)
+        listing = listings.get(directory, restart=True)
         while (index := listing.index_after(position)) < len(listing.entries):
             met.append(listing.entries[index][0])
             position = listing.positions[index]
             view.unlink(f"a/{os.fsdecode(met[-1])}")
             if len(met) % 100 == 0:
-                listings.end(other, listings.get(other, anew=True))
-            listing = listings.get(directory, anew=False)
+                listings.end(other, listings.get(other, restart=True))
+            listing = listings.get(directory, restart=False)
         assert len(met) == len(set(met)) == 1000
         listings.end(directory, listing)
-        listings.end(other, listings.get(other, anew=True))
+        listings.end(other, listings.get(other, restart=True))
         assert directory.listing is None

@@ -96,7 +96,7 @@ def test_listing_gives_the_numbers_that_stat_gives(stack: Stack) -> None:
     with stack.open() as view:
         view.write("d/f", b"x")
         directory = view.directory("d")
-        for entry in view.filesystem.listing(directory, anew=True).entries:
+        for entry in view.filesystem.listing(directory, restart=True).entries:
             found = view.filesystem.look_up_entry(directory, entry)
             assert found is not None
             node, attributes = found
@@ -141,7 +141,7 @@ def test_a_listing_is_not_believed_where_mounts_may_lie_on_files(stack: Stack) -
         fd = os.open(lower, os.O_PATH | os.O_DIRECTORY)
         told = None if mounted_in is None else frozenset(mounted_in)
         with Filesystem([OpenedLayer(fd, lower, told)]) as filesystem:
-            entries = filesystem.listing(filesystem.root, anew=True).entries
+            entries = filesystem.listing(filesystem.root, restart=True).entries
             assert all(filesystem.numbers(filesystem.root, entries)) is believed
     syscalls.umount2(covered)
 

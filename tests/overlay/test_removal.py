@@ -138,7 +138,7 @@ def test_a_removed_directory_that_is_in_use_is_empty_and_takes_no_names(stack: S
         directory = view.directory("d")
         view.unlink("d/a")
         view.rmdir("d")
-        assert view.filesystem.listing(directory, anew=True).entries == []
+        assert view.filesystem.listing(directory, restart=True).entries == []
         assert view.filesystem.attributes(directory).link_count == 0
         assert view.filesystem.lookup(directory, b"a") is None
         with refused(errno.ENOENT):

@@ -200,7 +200,7 @@ def test_a_directory_replaces_an_empty_merged_one_that_is_in_use(stack: Stack) -
         replaced = view.directory("b")
         view.rename("a", "b")
         assert view.names("b") == ["f"]
-        assert view.filesystem.listing(replaced, anew=True).entries == []
+        assert view.filesystem.listing(replaced, restart=True).entries == []
 
 
 def test_what_does_not_fit_is_not_replaced(stack: Stack) -> None:

@@ -69,7 +69,7 @@ class View:
     def names(self, path: str = "") -> list[str]:
         """The numbers and kinds that the listing alone tells must be those that a look tells."""
         directory = self.directory(path)
-        entries = self.filesystem.listing(directory, anew=True).entries
+        entries = self.filesystem.listing(directory, restart=True).entries
         numbers = list(self.filesystem.numbers(directory, entries))
         for entry, number in zip(entries, numbers, strict=True):
             if number:
@@ -82,7 +82,7 @@ class View:
     def numbers(self, path: str = "") -> dict[str, int]:
         """What the listing alone tells."""
         directory = self.directory(path)
-        entries = self.filesystem.listing(directory, anew=True).entries
+        entries = self.filesystem.listing(directory, restart=True).entries
         numbers = self.filesystem.numbers(directory, entries)
         return {
             os.fsdecode(entry[0]): number for entry, number in zip(entries, numbers, strict=True)
