@@ -201,8 +201,9 @@ copy_xattrs(struct copyup *copy, const struct inode *src, const struct inode *ds
     int result = 0;
     ssize_t length;
     COPYUP_CALL(copy, length, list_xattrs(src, room->names, sizeof(room->names)));
-    if (length < 0 && errno != EOPNOTSUPP) {
-        result = -1;
+    if (length < 0) {
+        result = errno == EOPNOTSUPP ? 0 : -1;
+        length = 0;
     }
     for (const char *name = room->names; result == 0 && name < room->names + length;
          name += strlen(name) + 1) {
