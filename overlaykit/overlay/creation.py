@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from overlaykit.overlay.attributes import Caller
     from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.links import Links
     from overlaykit.overlay.nodes import Directory, Node
     from overlaykit.overlay.tree import Tree
 
@@ -39,8 +40,9 @@ class Creation:
     be 0: it takes on the caller's where that applies.
     """
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, links: Links) -> None:
         self._tree = tree
+        self._links = links
         self._uid = os.geteuid()
         self._gid = os.getegid()
 
@@ -93,8 +95,8 @@ class Creation:
         check_name(name)
         place = tree.writable_directory(directory)
         tree.copy_up(node)
-        count = tree.start_counting(node)
-        tree.expect_link(node)
+        count = self._links.start_counting(node)
+        self._links.expect_link(node)
         reach("link.counted")
         source = tree.location(node)
         work = tree.work

@@ -19,6 +19,7 @@ from overlaykit.overlay.copyup import Copy
 from overlaykit.overlay.creation import Creation, check_name
 from overlaykit.overlay.descriptors import Descriptors, shares
 from overlaykit.overlay.files import Files, wants_to_write
+from overlaykit.overlay.links import Links
 from overlaykit.overlay.listing import Listing, Listings
 from overlaykit.overlay.nodes import Directory, File
 from overlaykit.overlay.removal import Removal
@@ -83,9 +84,10 @@ class Filesystem:
         self.tree = stack.tree
         self.files = Files(self.tree, Descriptors(self.shares.files), volatile=options.volatile)
         self._listings = Listings(self._entries)
-        self._creation = Creation(self.tree)
-        self._removal = Removal(self.tree)
-        self._renaming = Renaming(self.tree, self._removal, redirects=stack.redirects)
+        self._links = Links(self.tree)
+        self._creation = Creation(self.tree, self._links)
+        self._removal = Removal(self.tree, self._links)
+        self._renaming = Renaming(self.tree, self._links, self._removal, redirects=stack.redirects)
         self._changing = Changing(self.tree, self.files)
         self._xattrs = Xattrs(self.tree, self.files)
 
@@ -198,7 +200,7 @@ class Filesystem:
     def copied_to_unlink(self, directory: Directory, name: bytes) -> File | None:
         """The file that `name` means, if removing the name takes a copy-up: a hard link whose names are counted."""
         node = self.tree.lookup(directory, name) if self.tree.writable else None
-        return node if isinstance(node, File) and self.tree.is_copied_to_unlink(node) else None
+        return node if isinstance(node, File) and self._links.is_copied_to_unlink(node) else None
 
     @_past_modes
     def readlink(self, node: Node) -> bytes:

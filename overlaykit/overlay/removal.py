@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.links import Links
     from overlaykit.overlay.nodes import File, Node
     from overlaykit.overlay.tree import Tree
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 class Removal:
     """Removes names from the merged tree."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, links: Links) -> None:
         self._tree = tree
+        self._links = links
 
     def unlink(self, directory: Directory, name: bytes) -> None:
         """Raises OSError: ENOENT, EISDIR, EROFS."""
@@ -32,7 +34,7 @@ class Removal:
         if isinstance(node, Directory):
             fail(errno.EISDIR, name)
         place = tree.writable_directory(directory)
-        count = tree.count_links(node, directory, name)
+        count = self._links.count_links(node, directory, name)
         self.keep_content(node, count)
         reach("unlink.counted")
         if tree.hides_something(directory, name):

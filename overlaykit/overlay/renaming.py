@@ -23,6 +23,7 @@ from overlaykit.overlay.whiteouts import Move
 
 if TYPE_CHECKING:
     from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.links import Links
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.removal import Removal
     from overlaykit.overlay.tree import Tree
@@ -33,8 +34,9 @@ _TOO_LONG: Final = (errno.ENAMETOOLONG, errno.ERANGE, errno.E2BIG, errno.ENOSPC)
 class Renaming:
     """Moves names in the merged tree. `redirects` false: directories with lower parts do not move (EXDEV)."""
 
-    def __init__(self, tree: Tree, removal: Removal, *, redirects: bool) -> None:
+    def __init__(self, tree: Tree, links: Links, removal: Removal, *, redirects: bool) -> None:
         self._tree = tree
+        self._links = links
         self._removal = removal
         self._redirects = redirects
 
@@ -98,7 +100,7 @@ class Renaming:
                 if target.upper is not None and tree.whiteouts.form != "aufs":
                     self._clear(new_place, new_name)
             elif target is not None:
-                count = tree.count_links(target, new_directory, new_name)
+                count = self._links.count_links(target, new_directory, new_name)
                 self._removal.keep_content(target, count)
             move = Move(
                 old_place,
@@ -137,7 +139,7 @@ class Renaming:
         if not isinstance(node, Directory):
             tree.copy_up(node)
             # The count is stored against the upper's: from the new name its lower's cannot be told.
-            tree.link_up(node, directory, name)
+            self._links.link_up(node, directory, name)
             return
         if node.lowers and not self._redirects:
             fail(errno.EXDEV, name)

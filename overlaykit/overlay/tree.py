@@ -1,12 +1,11 @@
 """In-memory inode tree: finds nodes in the layers, and says where their content lies.
 
-The modules beside this one (creation, removal, renaming, changing, xattrs, files) change the tree through it.
+The modules beside this one (creation, removal, renaming, links, changing, xattrs, files) change the tree through it.
 """
 
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import stat
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
@@ -256,7 +255,7 @@ class Tree:
 
     def _lower_link_count(self, directory: Directory, found: Found, origin: Origin) -> int | None:
         """How many names the lower inode has from which an indexed file came; None if it is not found."""
-        links = self._links_of_origin(directory, found.name, origin.index_name())
+        links = self.links_of_origin(directory, found.name, origin.index_name())
         if links is not None:
             return links
         copyup = self.copyup
@@ -272,7 +271,7 @@ class Tree:
                 return links
         return None
 
-    def _links_of_origin(
+    def links_of_origin(
         self, directory: Directory, name: bytes, index_name: bytes | None
     ) -> int | None:
         """How many names the origin has of the file with this entry in the index, if the lowers show it as `name`."""
@@ -460,72 +459,6 @@ class Tree:
     def hides_something(self, directory: Directory, name: bytes) -> bool:
         """Whether a lower has something under this name, so that removing it takes a whiteout."""
         return self.merge.find_in_lowers(directory, name) is not None
-
-    def count_links(self, node: File, directory: Directory, name: bytes) -> int | None:
-        """Before a name of a file goes: the count of an indexed file, whose name then has an entry in the upper.
-
-        A hard-linked file of a lower is copied up for that, as in the kernel: the index is where the count is kept.
-        """
-        if self.is_copied_to_unlink(node):
-            self.copy_up(node)
-        return self.link_up(node, directory, name)
-
-    def link_up(self, node: File, directory: Directory, name: bytes) -> int | None:
-        """Before a name of an indexed file changes: give it an entry in the upper, and do as `start_counting`.
-
-        The lower may have changed (`host` can): then a crash between the two leaves the count too high.
-        """
-        if node.index_name is not None:
-            place = self.copyup.directory(directory)
-            if _native.stat_or_none(place.fd(), name) is None:
-                links = self._links_of_origin(directory, name, node.index_name)
-                if links is not None:
-                    self.copyup.count_links(node, links, to_upper=False)
-                self.copyup.link_up(node, directory, name)
-        return self.start_counting(node)
-
-    def is_copied_to_unlink(self, node: File) -> bool:
-        """Whether the count of a file's names can be kept only by its copy in the index."""
-        if node.has_upper or not self.copyup.is_indexed(node.kind):
-            return False
-        st = self.location(node).stat()
-        if st.st_nlink == 1:
-            return False
-        return self.copyup.origin(node.lower_dir, node.lower_name, st.st_dev) is not None
-
-    def start_counting(self, node: File) -> int | None:
-        """Before the links of an indexed file change: store its count so that it stays right when its upper's does.
-
-        None if it is not indexed, or its count is not known (`expect_link` is for that).
-        """
-        if node.link_count is None:
-            return None
-        self.copyup.modes.past(functools.partial(self._store_link_count, node, node.link_count))
-        return node.link_count
-
-    def _store_link_count(self, node: File, count: int) -> None:
-        location = self.writable_location(node)
-        self.marks.set_link_count(
-            location.path,
-            count - location.stat().st_nlink,
-            to_upper=True,
-            follow=location.follow,
-        )
-
-    def expect_link(self, node: File) -> None:
-        """Before a file gets a name: if it is indexed and its count not known, let the stored one allow for that.
-
-        When a name goes, nothing need be stored: a count too high keeps an entry of the index, one too low drops the
-        file.
-        """
-        if node.index_name is not None and node.link_count is None:
-            self.copyup.modes.past(functools.partial(self._expect_link, node))
-
-    def _expect_link(self, node: File) -> None:
-        location = self.writable_location(node)
-        difference = self.marks.link_count(location.path, upper=0, lower=lambda: 0)
-        if difference is not None:
-            self.marks.set_link_count(location.path, difference + 1, to_upper=False)
 
     # After a change
 
