@@ -57,7 +57,7 @@ def test_a_view_in_a_container_loses_what_is_deleted_in_it(someone: Someone) -> 
 
 def test_what_a_view_in_a_container_keeps_is_kept(someone: Someone) -> None:
     lower = someone.directory("lower", file="x", other="y")
-    upper = someone.path("upper")
+    upper = someone.directory("upper")
     again = (
         f"{command()} run --upper {upper} -- sh -euc 'test ! -e {lower}/file; cat {lower}/other'"
     )
