@@ -150,10 +150,13 @@ def _force(target: str, mounted: Mount | None, one: Running | None) -> None:
             with contextlib.suppress(OSError):
                 control.ask(one.control, control.End(), seconds=_SOON)
             if ended >= 0 and not unmount.readable_within(ended, _SOON):
-                unmount.abort(one.about.device)
+                # Its end closes the connection. To abort that by its number is for a daemon that cannot end: once the
+                # mount is gone, another one's connection may have the number.
                 signal.pidfd_send_signal(ended, signal.SIGKILL)
                 if not unmount.readable_within(ended, _SOON):
-                    raise DaemonStuck(target, one.about.daemon)
+                    unmount.abort(one.about.device)
+                    if not unmount.readable_within(ended, _SOON):
+                        raise DaemonStuck(target, one.about.daemon)
     elif mounted is not None:
         unmount.abort(mounted.device)
     if mounted is not None:
