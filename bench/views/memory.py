@@ -129,13 +129,14 @@ def below(ancestor: int) -> set[int]:
 
 
 def proportional(process: int) -> tuple[int, int]:
-    """A process's share of the memory in use (PSS), and the part of it that is files: bytes; 0 if it has ended.
+    """A process's share of the memory in use (PSS), and the part of it that is files: bytes.
 
-    Source: Documentation/filesystems/proc.rst, smaps_rollup. Raises PermissionError of somebody else's process.
+    0 if it has ended, or may not be looked at, as the init of an ordinary user's view. Source:
+    Documentation/filesystems/proc.rst, smaps_rollup.
     """
     found = {b"Pss:": 0, b"Pss_File:": 0}
     with (
-        contextlib.suppress(FileNotFoundError, ProcessLookupError),
+        contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError),
         open(f"/proc/{process}/smaps_rollup", "rb") as file,
     ):
         for line in file:

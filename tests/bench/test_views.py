@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from bench import views
-from bench.views import client, disk, memory, ports, processor, start
+from bench.views import client, disk, launchers, memory, ports, processor, start
 from bench.views.launchers import Launcher, installed
 from bench.views.residents import IDLE, residents
 from bench.workload import Course, Unfit, Workload
@@ -25,6 +25,16 @@ EVERYWHERE = {"plain", "overlaykit", "unshare", "bwrap"}
 """Who can be compared on a machine that is set up for the tests."""
 
 TINY = 0.001
+
+
+@pytest.fixture(autouse=True)
+def without_podman(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the proofs have installed it, it may lack what it needs, and leaves a process of its own running."""
+    every = launchers.launchers
+    for module in (launchers, start):
+        monkeypatch.setattr(
+            module, "launchers", lambda: [one for one in every() if one.name in EVERYWHERE]
+        )
 
 
 def measured(someone: Someone, workload: Workload) -> dict[str, float]:
