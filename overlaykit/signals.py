@@ -73,9 +73,9 @@ def blocked() -> set[int]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Let no signal of FORWARDED arrive in this thread: it waits, for whoever takes it. May be nested.
+    """Let no signal of FORWARDED arrive in this thread: it waits until it is taken. May be nested.
 
-    At the end of the outermost, those that nobody has taken arrive. In a program whose other threads have not blocked
+    At the end of the outermost, those that were not taken arrive. In a program whose other threads have not blocked
     them they arrive all the same.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -139,7 +139,7 @@ def await_readable(descriptor: int, *, orderly: bool = False) -> None:
 
 
 def sent_by_a_process(info: signal.struct_siginfo) -> bool:
-    """Whether somebody sent it, by kill(2) or sigqueue(3).
+    """Whether a process sent it, by kill(2) or sigqueue(3).
 
     What the terminal sends (si_code SI_KERNEL, sigaction(2)) has reached the whole foreground group already, the
     command with it; to pass it on as well would interrupt the command twice.

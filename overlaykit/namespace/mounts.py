@@ -45,7 +45,7 @@ TTY_GROUP: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Detached mounts on their way into a view; whoever attaches one also closes it."""
+    """Detached mounts on their way into a view; what attaches one also closes it."""
 
     proc: int
     whole_proc: int

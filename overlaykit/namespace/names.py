@@ -42,7 +42,7 @@ class Shown:
         now = _entire(self.shown)
         if now == self.contents:
             return
-        with suppress(OSError):  # a full disk: nobody is left to be told
+        with suppress(OSError):  # a full disk: the status pipe is closed
             descriptor = os.open(f"/proc/self/fd/{self.below}", os.O_WRONLY | os.O_CLOEXEC)
             kept = now.replace(self.line, b"", 1)
             os.pwrite(descriptor, kept, 0)

@@ -22,7 +22,7 @@ class Port:
     """A TCP port of the view's that the host answers for (`-p`).
 
     Published on the loopback address unless another is named: what a view serves leaves the machine only
-    when somebody wrote so ("0.0.0.0" or "::" for every address).
+    when the user wrote so ("0.0.0.0" or "::" for every address).
     """
 
     address: str = "127.0.0.1"

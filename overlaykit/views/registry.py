@@ -1,8 +1,8 @@
 """Which views and mounts are running: a directory each, below the user's runtime directory.
 
-An entry holds `about.json`, the daemon's `control` socket and the directory `stage`. Whoever is part of the view holds
+An entry holds `about.json`, the daemon's `control` socket and the directory `stage`. Each process of the view holds
 a lock on the entry (flock(2): it goes with the last process), so an entry without a lock is what is left of one that
-was killed, and is cleared away with its scratch by whoever comes next.
+was killed; the next command removes it with its scratch.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Entry:
 
     @property
     def remains(self) -> tuple[str, ...]:
-        """What is of no use without it, for the daemon to remove should nobody else be left to."""
+        """What is of no use without it: the daemon removes it if it outlives the others."""
         return _remains(self.path)
 
     def close(self) -> None:
@@ -233,7 +233,7 @@ class Registry:
             os.close(lock)
 
     def _lock_root(self) -> int:
-        """Hold the directory of entries, made anew if `leave` removed it meanwhile."""
+        """Lock the directory of entries; make it again if `leave` has removed it meanwhile."""
         while True:
             lock = _lock(places.private(self._root), fcntl.LOCK_EX)
             if lock >= 0:
@@ -269,7 +269,7 @@ def now() -> int:
 
 
 def _clear(path: str) -> None:
-    """Remove a dead entry and its scratch, unless it came to life or was removed by somebody else meanwhile."""
+    """Remove a dead entry and its scratch, unless it is alive again or another process has removed it."""
     lock = _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if lock < 0:
         return

@@ -125,7 +125,7 @@ def upper_held(upper: str, daemon: int) -> UpperHeld:
 
 
 def discard(one: Running) -> None:
-    """End a mount that was made a moment ago, whoever uses it."""
+    """End a mount that was made a moment ago, also if it is in use."""
     _force(one.about.name, next(iter(fuse_mount.shown(one.about.device)), None), one)
     registry = Registry()
     registry.clear()

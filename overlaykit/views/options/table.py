@@ -198,7 +198,7 @@ ROWS: Final = (
     Row("plugins=LIST", _REFUSED, "there are no plugins here"),
     Row("allow_root", _REFUSED, "root alone cannot be let in: give allow_other"),
     Row("subtype=TYPE", _REFUSED, "it is overlaykit: our mounts are known by it"),
-    Row("remount", _REFUSED, "a mount stays as it was made: unmount it and mount anew"),
+    Row("remount", _REFUSED, "a mount stays as it was made: unmount it and mount it again"),
     Row(
         "bind rbind move",
         _REFUSED,
