@@ -274,7 +274,9 @@ class CopyUp:
 
     def mark_impure(self, place: Place) -> None:
         """To be called before a directory of the upper gets something with an origin: later it must not fail."""
-        self.marks.set_impure(place.proc_path())
+        if not place.impure:
+            self.marks.set_impure(place.proc_path())
+            place.impure = True
 
 
 def _lend_no_rights(target: int, st: os.stat_result, uid: int, gid: int) -> None:

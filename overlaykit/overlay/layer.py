@@ -173,9 +173,10 @@ class Place:
     """A directory in one layer. In an upper `parent` and `name` follow renames; in a lower they never change.
 
     `whiteout_files`: whether some of a lower's empty files may be whiteouts; None until its marks are read.
+    `impure`: an upper's directory is marked so (see `format`), as far as is known.
     """
 
-    __slots__ = ("_fd", "layer", "name", "parent", "recent", "whiteout_files")
+    __slots__ = ("_fd", "impure", "layer", "name", "parent", "recent", "whiteout_files")
 
     def __init__(self, layer: Layer, parent: Place | None, name: bytes, fd: int = -1) -> None:
         self.layer = layer
@@ -183,6 +184,7 @@ class Place:
         self.name = name
         self.recent = False
         self.whiteout_files: bool | None = None
+        self.impure = False
         self._fd = fd
 
     def fd(self) -> int:
