@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from overlaykit.fuse.spec import Options
     from overlaykit.fuse.waiting import Waiting
     from overlaykit.overlay.attributes import Attributes
-    from overlaykit.overlay.copyup import Copy
+    from overlaykit.overlay.filecopy import Copy
     from overlaykit.overlay.filesystem import Filesystem
     from overlaykit.overlay.listing import Listing
     from overlaykit.overlay.merge import Entry

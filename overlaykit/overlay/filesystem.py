@@ -15,9 +15,9 @@ import os
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
 from overlaykit.overlay.changing import Changing
-from overlaykit.overlay.copyup import Copy
 from overlaykit.overlay.creation import Creation, check_name
 from overlaykit.overlay.descriptors import Descriptors, shares
+from overlaykit.overlay.filecopy import Copy
 from overlaykit.overlay.files import Files, wants_to_write
 from overlaykit.overlay.links import Links
 from overlaykit.overlay.listing import Listing, Listings
