@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -114,7 +115,8 @@ class Someone:
     ) -> subprocess.CompletedProcess[str]:
         """Run the command on a machine that a shell command, run as its root, has changed; `then` another one.
 
-        The machine is a namespace of our own; its ordinary user has the powers of its root only while arranging.
+        The machine is a namespace of our own; its ordinary user has the powers of its root only while arranging. The
+        shell function `cover DIRECTORY [ro]` puts an empty file system there, in which overlaykit itself stays.
         """
         become: list[str] = []
         resume: list[str] = []
@@ -126,7 +128,7 @@ class Someone:
                 "--keep-caps",
             ]
             resume = ["setpriv", "--ambient-caps=-all", "--inh-caps=-all"]
-        script = f'{arrange}\n"$@" || exit $?\n{then}'
+        script = f'{_cover()}{arrange}\n"$@" || exit $?\n{then}'
         return subprocess.run(
             [
                 "unshare",
@@ -273,6 +275,21 @@ class Someone:
                     os.kill(process, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(-1, 0)
+
+
+def _cover() -> str:
+    """The shell function of `Someone.changed_machine`. mount(8) is to take a descriptor for what it is, hence -c."""
+    kept = sorted({CHECKOUT, sys.prefix, os.path.realpath(sys.base_prefix)})
+    numbered = list(enumerate(map(shlex.quote, kept), 5))
+    again = " ".join(
+        f'case {path}/ in "$1"/*) mkdir -p {path}; mount -c --rbind /proc/self/fd/{number} {path};; esac;'
+        for number, path in numbered
+    )
+    return (
+        f"cover() {{ exec {' '.join(f'{number}<{path}' for number, path in numbered)}; "
+        f'mount -t tmpfs t "$1"; {again} [ "${{2-}}" != ro ] || mount -o remount,ro "$1"; '
+        f"exec {' '.join(f'{number}<&-' for number, _ in numbered)}; }}\n"
+    )
 
 
 def descendants(ancestor: int, *, below: Callable[[int], bool] = lambda _: True) -> list[int]:

@@ -9,7 +9,9 @@ import pytest
 from .someone import Someone
 from .staged import only_as
 
-BARE = "cd /; unset XDG_RUNTIME_DIR XDG_CACHE_HOME XDG_STATE_HOME; mount -t tmpfs t /run; mount -t tmpfs t /tmp; "
+BARE = (
+    "cd /; unset XDG_RUNTIME_DIR XDG_CACHE_HOME XDG_STATE_HOME; mount -t tmpfs t /run; cover /tmp; "
+)
 """A machine on which only the home and /var/tmp could hold anything, as of now, but /tmp for what is small."""
 
 HOMES = {
@@ -59,7 +61,7 @@ def test_what_is_written_without_a_home_is_dropped_with_the_view(
         "sh",
         "-c",
         "echo new > /var/new && rm /etc/hostname && cat /var/new",
-        then="find /tmp /run -name 'overlaykit*'; test -e /etc/hostname",
+        then="find /tmp /run -xdev -name 'overlaykit*'; test -e /etc/hostname",
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "new\n", "")
 
@@ -68,20 +70,20 @@ def test_what_is_written_without_a_home_is_dropped_with_the_view(
 def test_a_view_needs_no_disk_for_what_is_written(someone: Someone) -> None:
     """Where neither the home nor /var/tmp can be written to, /tmp holds all."""
     done = someone.changed_machine(
-        BARE + "export HOME=/nonexistent; mount -t tmpfs -o ro t /var/tmp",
+        BARE + "export HOME=/nonexistent; cover /var/tmp ro",
         "run",
         "--",
         "sh",
         "-c",
         "echo new > /etc/new && rm /etc/hostname && cat /etc/new",
-        then="find /tmp /run -name 'overlaykit*'",
+        then="find /tmp /run -xdev -name 'overlaykit*'",
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "new\n", "")
 
 
 @only_as("ordinary user")
 def test_where_nothing_can_be_written_one_line_names_the_way_out(someone: Someone) -> None:
-    nowhere = "export HOME=/nonexistent; for d in /tmp /var/tmp; do mount -t tmpfs -o ro t $d; done"
+    nowhere = "export HOME=/nonexistent; cover /tmp ro; cover /var/tmp ro"
     done = someone.changed_machine(f"{BARE}{nowhere}", "run", "true")
     assert done.returncode == 125
     assert done.stderr.count("\n") == 1
