@@ -40,9 +40,10 @@ _HARMLESS: Final = (signal.SIGCONT, signal.SIGWINCH)
 
 
 class _Thread(threading.local):
-    """`held`: the signals that `held` alone keeps from this thread; others its program has blocked itself."""
+    """`held`, `deferred`: the signals that only these two block in this thread; others its program has blocked."""
 
     held: frozenset[int] = frozenset()
+    deferred: frozenset[int] = frozenset()
 
 
 _this_thread: Final = _Thread()
@@ -67,8 +68,9 @@ def as_found() -> None:
 
 
 def blocked() -> set[int]:
-    """The signals that this thread's program has blocked itself; without those of `held`."""
-    return signal.pthread_sigmask(signal.SIG_BLOCK, ()) - _this_thread.held
+    """The signals that this thread's program has blocked itself; without those of `held` and `deferred`."""
+    ours = _this_thread.held | _this_thread.deferred
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ()) - ours
 
 
 @contextmanager
@@ -87,6 +89,25 @@ def held() -> Iterator[None]:
     finally:
         _this_thread.held = held_before
         restore(before)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Let no handler of other signals than FORWARDED run in this thread until the end of the block.
+
+    For a short piece of work in which an exception (a timeout by SIGALRM) would lose a descriptor.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    handled = {number for number in signal.valid_signals() if callable(signal.getsignal(number))}
+    ours = frozenset(handled - FORWARDED - before)
+    deferred_before = _this_thread.deferred
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ours)
+        _this_thread.deferred = deferred_before | ours
+        yield
+    finally:
+        _this_thread.deferred = deferred_before
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
 
 
 @contextmanager

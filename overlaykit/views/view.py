@@ -284,7 +284,13 @@ class View:
             redirected=given,
             keep=self._upper is not None or not last,
         )
-        with contextlib.ExitStack() as stack, signals.held(), standard.filled():
+        # The stack ends before a signal arrives: what a handler raises leaves no descriptor of the mount behind.
+        with (
+            signals.deferred(),
+            signals.held(),
+            contextlib.ExitStack() as stack,
+            standard.filled(),
+        ):
             if not self._launching.acquire(blocking=False):  # by another thread
                 raise CommandRunning(self.name)
             stack.callback(self._launching.release)

@@ -411,3 +411,30 @@ def test_a_command_after_the_daemons_death_says_that_the_files_are_gone(someone:
         view._daemon.process.wait()
         with pytest.raises(DaemonEnded):
             view.run(["true"])
+
+
+def test_a_timeout_while_a_launch_ends_leaves_no_descriptor_that_keeps_the_view(
+    someone: Someone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*_: object) -> None:
+        raise Late
+
+    close, publish = os.close, Entry.publish
+    armed: list[bool] = []
+
+    def close_late(descriptor: int) -> None:
+        if armed:
+            armed.clear()
+            signal.raise_signal(signal.SIGXCPU)
+        close(descriptor)
+
+    def publish_and_arm(entry: Entry, about: About) -> None:
+        publish(entry, about)
+        armed.append(True)
+
+    monkeypatch.setattr(os, "close", close_late)
+    monkeypatch.setattr(Entry, "publish", publish_and_arm)
+    before = signal.signal(signal.SIGXCPU, late)
+    with View() as view, pytest.raises(Late):
+        view.run(["true"])
+    signal.signal(signal.SIGXCPU, before)
