@@ -84,6 +84,7 @@ def wheel(someone: Someone) -> str:
 
 
 def test_python_makes_a_virtual_environment_and_pip_installs_a_wheel(someone: Someone) -> None:
+    someone.allow(300)
     wheel(someone)
     script = (
         "/usr/bin/python3 -m venv env\n"
@@ -238,7 +239,7 @@ def test_a_full_disk_during_copy_up_is_told_to_the_program_and_hurts_no_file(
     upper = os.path.join(full, "upper")
     with untouched(place):
         done = someone.changed_machine(
-            f"mount -t tmpfs -o size=2m small {full}",
+            f"mount -t tmpfs -o size=2m small {full}; mkdir {upper}",
             *("run", "--upper", upper, "-w", place, "--", "/usr/bin/python3", "-c", CHANGE_BOTH),
             then=f"find {full} -type f",
         )
