@@ -204,4 +204,8 @@ def test_a_command_ignores_what_its_caller_does_but_what_python_ignores_itself(
 ) -> None:
     script = "trap '' PIPE XFSZ USR1; exec \"$@\""
     line = ["sh", "-c", script, "sh", command(), "run", "grep", "SigIgn", "/proc/self/status"]
-    assert int(someone.program(line).split()[1], 16) == 1 << (signal.SIGUSR1 - 1)
+    standard = (
+        1 << 31
+    ) - 1  # above are those that libc keeps for itself, and a spawning one may ignore
+    ignored = int(someone.program(line).split()[1], 16) & standard
+    assert ignored == 1 << (signal.SIGUSR1 - 1)
