@@ -292,9 +292,12 @@ class Whiteouts:
             self._work.discard(self._spare)
             self._spare = None
         self._make(name)
-        spare = self._work.new_name()
-        if self._disk.hard_links and self._link(name, spare):
-            self._spare, self._links = spare, 2
+        if self._disk.hard_links:
+            spare = self._work.new_name()
+            # A spare saves work later; that there is no room for one is no failure.
+            with contextlib.suppress(OSError):
+                if self._link(name, spare):
+                    self._spare, self._links = spare, 2
         return name
 
     def _link(self, old: bytes, new: bytes) -> bool:

@@ -42,6 +42,20 @@ def test_whoever_finds_no_room_on_a_disk_changes_nothing(stack: Stack) -> None:
         _do_all_in_little_room(stack, Filled(path), "pages")
 
 
+def test_the_last_inode_makes_a_whiteout(stack: Stack) -> None:
+    """A spare whiteout beside it finds no room, and is not needed."""
+    stack.add({"a": File(b"x")})
+    path = os.path.join(stack.directory, "memory")
+    with memory(path) as disk:
+        put_upper_on(stack, path)
+        with mounted(stack) as mount:
+            disk.leave("inodes", 1)
+            os.unlink(mount.path("a"))
+            assert os.listdir(os.path.join(stack.work, "work")) == []
+            disk.leave("inodes", PLENTY)
+        assert set(shown(stack)) == {""}
+
+
 def test_hard_links_without_an_index_can_be_used_after_there_was_no_room_for_them(
     stack: Stack,
 ) -> None:
