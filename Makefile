@@ -6,7 +6,7 @@
 PYTHON := .venv/bin/python
 STAMPS := .setup
 SOURCES := pyproject.toml $(wildcard native/*.c native/*.h)
-CODE := $(wildcard overlaykit tests bench)
+CODE := overlaykit $(wildcard tests)
 
 .PHONY: help demo test oracle proofs bench check setup setup-tests clean
 .DELETE_ON_ERROR:

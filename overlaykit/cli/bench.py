@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from bench.choice import Plan
-    from bench.race import Watch
-    from bench.results import Report
+    from overlaykit.bench.choice import Plan
+    from overlaykit.bench.race import Watch
+    from overlaykit.bench.results import Report
 
 _EPILOG: Final = """\
 The files that are worked on lie in a new directory below $TMPDIR, or below /var/tmp, which is gone at the end: what is
@@ -27,9 +27,9 @@ _COLUMNS: Final = 100
 
 def main(arguments: list[str]) -> int:
     args = _parse(arguments)
-    from bench import report
-    from bench.choice import plan
-    from bench.race import Race
+    from overlaykit.bench import report
+    from overlaykit.bench.choice import plan
+    from overlaykit.bench.race import Race
     from overlaykit.cli.interruption import Interruption
 
     chosen = plan(
@@ -145,7 +145,7 @@ def _show(found: Report, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from bench.report import table
+    from overlaykit.bench.report import table
 
     # A file, or whoever reads a pipe, has as many columns as the table is made for.
     Console(width=None if sys.stdout.isatty() else _COLUMNS).print(table(found))

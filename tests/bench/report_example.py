@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from bench.results import Cost, LeftOut, Machine, Report, Series
+from overlaykit.bench.results import Cost, LeftOut, Machine, Report, Series
 
 SYSTEMS = {
     "plain": "a directory",

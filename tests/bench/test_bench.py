@@ -10,8 +10,8 @@ import subprocess
 import msgspec
 import pytest
 
-from bench.choice import QUICK, plan
-from bench.results import Report
+from overlaykit.bench.choice import QUICK, plan
+from overlaykit.bench.results import Report
 
 from ..views.someone import Someone
 from ..views.staged import only_as

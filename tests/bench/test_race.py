@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from bench.choice import Plan
-from bench.race import Race
-from bench.results import LeftOut, Report
-from bench.systems.system import Counts
-from bench.workload import Course, Entrant, Point, Unfit, Unit
+from overlaykit.bench.choice import Plan
+from overlaykit.bench.race import Race
+from overlaykit.bench.results import LeftOut, Report
+from overlaykit.bench.systems.system import Counts
+from overlaykit.bench.workload import Course, Entrant, Point, Unfit, Unit
 from overlaykit.errors import Error
 
 from ..views.someone import Someone

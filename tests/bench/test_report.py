@@ -14,8 +14,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from bench.report import OutputTaken, OutputUnusable, PlotsNeedMatplotlib, table, write
-from bench.results import Report
+from overlaykit.bench.report import OutputTaken, OutputUnusable, PlotsNeedMatplotlib, table, write
+from overlaykit.bench.results import Report
 
 from .report_example import report
 

@@ -6,7 +6,7 @@ import os
 
 import msgspec
 
-from bench.results import Report
+from overlaykit.bench.results import Report
 
 from ..views.someone import Someone
 from ..views.staged import only_as

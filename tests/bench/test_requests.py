@@ -9,10 +9,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 
-from bench.systems.ours import Ours
-from bench.systems.system import Counts
-from bench.workload import Course
-from bench.workloads import workloads
+from overlaykit.bench.systems.ours import Ours
+from overlaykit.bench.systems.system import Counts
+from overlaykit.bench.workload import Course
+from overlaykit.bench.workloads import workloads
 
 from ..views.someone import Someone
 from ..views.staged import IDENTITIES, only_as

@@ -9,10 +9,10 @@ import tempfile
 
 import pytest
 
-from bench.systems import Layers, Show, System, custom, known, processes
-from bench.systems.mounting import is_mountpoint
-from bench.systems.trial import try_out
-from bench.workload import Unfit
+from overlaykit.bench.systems import Layers, Show, System, custom, known, processes
+from overlaykit.bench.systems.mounting import is_mountpoint
+from overlaykit.bench.systems.trial import try_out
+from overlaykit.bench.workload import Unfit
 
 from ..views.someone import Someone
 from ..views.staged import only_as

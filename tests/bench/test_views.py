@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bench import views
-from bench.views import client, disk, launchers, memory, ports, processor, start
-from bench.views.launchers import Launcher, installed
-from bench.views.residents import IDLE, residents
-from bench.workload import Course, Unfit, Workload
+from overlaykit.bench import views
+from overlaykit.bench.views import client, disk, launchers, memory, ports, processor, start
+from overlaykit.bench.views.launchers import Launcher, installed
+from overlaykit.bench.views.residents import IDLE, residents
+from overlaykit.bench.workload import Course, Unfit, Workload
 
 from ..views.someone import Someone
 

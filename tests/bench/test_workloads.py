@@ -6,12 +6,12 @@ import fnmatch
 
 import pytest
 
-from bench.choice import Plan
-from bench.race import Race
-from bench.results import Report
-from bench.systems import custom, known
-from bench.workload import Workload
-from bench.workloads import workloads
+from overlaykit.bench.choice import Plan
+from overlaykit.bench.race import Race
+from overlaykit.bench.results import Report
+from overlaykit.bench.systems import custom, known
+from overlaykit.bench.workload import Workload
+from overlaykit.bench.workloads import workloads
 
 from ..views.someone import Someone
 from ..views.staged import IDENTITIES, only_as

@@ -1,0 +1,118 @@
+"""The table of a run: rich, for 100 columns with six systems; plain text where there is no terminal."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Final
+
+from overlaykit.bench.report import quantities
+from overlaykit.bench.report.sections import Section, best, requests, sections
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+    from overlaykit.bench.results import Cost, Report
+
+_HEADING_WIDTH: Final = 11
+"""Letters of a heading that fit on a line: those of `1.02 GiB/s*`."""
+
+
+def table(report: Report) -> RenderableType:
+    """One row for each workload, one column for each system; print it with a `rich.console.Console`.
+
+    A cell: the median, then its ratio to the baseline and the spread. The best of a row is bold and has an asterisk,
+    which a file shows too. Workloads of other systems are another table.
+    """
+    from rich.console import Group
+
+    parts: list[RenderableType] = []
+    for section in sections(report):
+        parts += [_section(report, section), ""]
+    return Group(*parts, _legend(report), *_left_out(report))
+
+
+def _section(report: Report, section: Section) -> Table:
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    shown.add_column("workload", overflow="fold", vertical="top")
+    for system in section.systems:
+        shown.add_column(_heading(system), justify="right", no_wrap=True)
+    counted = [found for name in section.workloads if (found := requests(report, name))]
+    if counted:
+        shown.add_column("FUSE\nrequests", justify="right", no_wrap=True)
+    for workload in section.workloads:
+        cells = [_cell(report, workload, system) for system in section.systems]
+        found = requests(report, workload)
+        shown.add_row(_as_is(workload), *cells, *([_requests(found)] if counted else []))
+    return shown
+
+
+def _heading(system: str) -> Text:
+    from rich.text import Text
+
+    name = system
+    if len(system) > _HEADING_WIDTH:
+        name = system.replace(", ", ",\n") if ", " in system else system.replace("-", "-\n")
+    return Text(name)
+
+
+def _cell(report: Report, workload: str, system: str) -> Text:
+    from rich.text import Text
+
+    cost = report.cost(workload, system)
+    if cost is None:
+        return Text("-", "dim")
+    text = Text(quantities.quantity(cost.median, cost.unit))
+    if best(report, workload) == system:
+        text.stylize("bold green")
+        text.append("*", "bold green")
+    else:
+        text.append(" ")
+    aside = quantities.aside(report, cost)
+    return text.append(f"\n{aside} ", "dim") if aside else text
+
+
+def _requests(cost: Cost | None) -> Text:
+    from rich.text import Text
+
+    if cost is None or cost.requests is None:
+        return Text("-", "dim")
+    total = sum(cost.requests.values())
+    text = Text(f"{total:,}" if total else "none")
+    if total and cost.operations > 1:
+        text.append(f"\n{quantities.three_digits(total / cost.operations)}/op", "dim")
+    return text
+
+
+def _legend(report: Report) -> Text:
+    from rich.text import Text
+
+    rounds = f"{report.rounds} round{'' if report.rounds == 1 else 's'}"
+    return Text(
+        f"Medians of {rounds}; below them the multiple of {report.baseline} (less is better) and the distance"
+        f" between the quartiles. * is the best. {report.machine.processor}, {report.machine.cores} cores,"
+        f" Linux {report.machine.kernel}, {report.machine.file_system}, uid {report.machine.uid}.",
+        "dim",
+    )
+
+
+def _left_out(report: Report) -> Iterator[Text]:
+    """Workloads that one system, or nobody, did for one reason share a line."""
+    for (system, why), group in itertools.groupby(
+        report.left_out, key=lambda left: (left.system, left.why)
+    ):
+        workloads = ", ".join(left.workload for left in group)
+        where = " on ".join(filter(None, (workloads, system)))
+        yield _as_is(f"left out: {where}: {why}")
+
+
+def _as_is(words: str) -> Text:
+    """Brackets in a name are no markup."""
+    from rich.text import Text
+
+    return Text(words)

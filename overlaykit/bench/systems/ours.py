@@ -1,0 +1,44 @@
+"""overlaykit's own mount, which counts its requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from overlaykit.bench.systems.mounting import Directories, Mounting
+from overlaykit.bench.systems.system import Counts
+from overlaykit.fuse import control
+from overlaykit.views import Registry, mount, parse_options
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A tree whose daemon is asked. `control`: the path of its socket; `daemon`: its process."""
+
+    path: str
+    control: str
+    daemon: int
+
+    def counts(self) -> Counts:
+        answer = control.ask(self.control, control.Count())
+        assert isinstance(answer, control.Counted)
+        with open(f"/proc/{self.daemon}/io", encoding="ascii") as file:
+            fields = dict(line.split(": ") for line in file.read().splitlines())
+        return Counts(answer.requests, int(fields["wchar"]))
+
+
+class Ours(Mounting):
+    """As `overlaykit mount` does it."""
+
+    name = "overlaykit"
+    counts = True
+    what = "overlaykit mount -o lowerdir={lower},upperdir={upper},workdir={work} {target}"
+
+    def mount(self, directories: Directories) -> Counted:
+        lowers = ":".join(directories.lowers)
+        options = f"lowerdir={lowers},upperdir={directories.upper},workdir={directories.work}"
+        mount(parse_options(options), directories.target)
+        found = Registry().find(directories.target)
+        return Counted(directories.target, found.control, found.about.daemon)
+
+    def unmounted(self) -> None:
+        Registry().leave()

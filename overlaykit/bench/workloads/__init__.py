@@ -1,0 +1,36 @@
+"""What is done on files, to each of the systems alike.
+
+Start reading at `files` (what all have in common); `names`, `contents`, `streams`, `programs`, `growth` and `clients`
+say what is done, `material` makes the files it is done to.
+"""
+
+from __future__ import annotations
+
+from overlaykit.bench.workload import Workload
+from overlaykit.bench.workloads import clients, contents, growth, names, programs, streams
+
+
+def workloads(scale: float = 1.0) -> list[Workload]:
+    """All, in the order in which they are run and shown; at less than 1.0 with fewer and smaller files."""
+    return [
+        *(names.Stat(state, scale) for state in ("cold", "first", "warm")),
+        *(names.Missing(state, scale) for state in ("first", "warm")),
+        *(names.Scan(state, scale) for state in ("cold", "first", "warm")),
+        *(names.List(state, scale) for state in ("first", "second", "warm")),
+        names.LongList("first", scale),
+        *(contents.Read(state, scale) for state in ("cold", "first", "warm")),
+        contents.Create(scale),
+        *(contents.Unlink(where, scale) for where in ("upper", "lower")),
+        *(contents.Rename(where, scale) for where in ("upper", "lower")),
+        contents.CopyUpSmall(scale),
+        contents.CopyUpBig(scale),
+        *(streams.Stream(kind, scale) for kind in streams.kinds()),
+        programs.Untar(scale),
+        programs.RemoveTree(scale),
+        *(programs.GitStatus(state, scale) for state in ("first", "warm")),
+        *(programs.ImportStdlib(state) for state in ("first", "warm")),
+        programs.Sqlite(scale),
+        programs.Build(scale),
+        *growth.workloads(scale),
+        *(clients.Clients(number, scale) for number in clients.NUMBERS),
+    ]
