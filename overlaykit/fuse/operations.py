@@ -23,7 +23,7 @@ import trio
 
 from overlaykit import _native
 from overlaykit.overlay.attributes import Caller, Changes
-from overlaykit.overlay.format import ACCESS_ACL, ACLS
+from overlaykit.overlay.markers import ACCESS_ACL, ACLS
 from overlaykit.overlay.nodes import File
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Operations(pyfuse3.Operations):
             return missing
         node, attributes = found
         entry = self._entry_attributes(attributes)
-        node.lookups += 1
+        node.nlookup += 1
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -402,10 +402,10 @@ class Operations(pyfuse3.Operations):
                 node, answer = found
             if not reply(token, name, answer, place + above):
                 if node is not None:
-                    filesystem.settle(node)
+                    filesystem.evict_if_unused(node)
                 return
             if node is not None:
-                node.lookups += 1
+                node.nlookup += 1
 
     def _are_names_enough(self, directory: Directory, listing: Listing, start: int) -> bool:
         """Whether to list names by themselves from here on, so that they cost little, and no memory here or there.
@@ -414,7 +414,7 @@ class Operations(pyfuse3.Operations):
         """
         if len(listing.entries) <= _WIDE or listing.outdated or not _native.adapts_session():
             return False
-        return 2 * len(directory.known) <= max(start, _WIDE)
+        return 2 * len(directory.children) <= max(start, _WIDE)
 
     def _look_up_entry(
         self, directory: Directory, entry: Entry
@@ -474,7 +474,7 @@ class Operations(pyfuse3.Operations):
     def _entry(self, node: Node) -> EntryAttributes:
         """A node's attributes for an answer that the kernel counts as one lookup."""
         entry = self._attributes(node)
-        node.lookups += 1
+        node.nlookup += 1
         return entry
 
     def _attributes(self, node: Node) -> EntryAttributes:
@@ -513,14 +513,14 @@ class Operations(pyfuse3.Operations):
         """
         if not isinstance(node, File):
             return
-        if not node.needs_copy(metadata_only=metadata_only) and node.number not in self._copying:
+        if not node.needs_copy(metadata_only=metadata_only) and node.nodeid not in self._copying:
             return
         try:
             self._copies.acquire_nowait()
         except trio.WouldBlock:
             await self._copies.acquire()
         try:
-            while (under_way := self._copying.get(node.number)) is not None:
+            while (under_way := self._copying.get(node.nodeid)) is not None:
                 await under_way.wait()
             copy = self.filesystem.begin_copy_up(
                 node, keep_data=keep_data, metadata_only=metadata_only
@@ -535,11 +535,11 @@ class Operations(pyfuse3.Operations):
             if copy.size == 0 or (copy.size <= _QUICK and self._volatile):
                 copy.transfer()
             else:
-                done = self._copying[node.number] = trio.Event()
+                done = self._copying[node.nodeid] = trio.Event()
                 try:
                     await self._waiting.in_thread(copy.transfer)
                 finally:
-                    del self._copying[node.number]
+                    del self._copying[node.nodeid]
                     done.set()
             copy.finish()
         finally:

@@ -43,7 +43,7 @@ class Changing:
         if kept is None:
             self._change_inode(node, changes)
         if changes.asked_ns:
-            self._tree.table.change_times.tell(node.number, changes.asked_ns)
+            self._tree.table.change_times.tell(node.nodeid, changes.asked_ns)
         return self._tree.attributes(node, kept)
 
     def _kept_as_is(self, node: Node, changes: Changes) -> os.stat_result | None:

@@ -13,8 +13,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from overlaykit import _native
-from overlaykit.overlay import acl, overrides
-from overlaykit.overlay import format as marks_format
+from overlaykit.overlay import acl, markers, overrides
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.filecopy import DataCopy, FileCopy, Times
 from overlaykit.overlay.layer import UNKNOWN_UUID
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from overlaykit.overlay.filecopy import Copy
-    from overlaykit.overlay.format import Marks, Origin
-    from overlaykit.overlay.layer import Layer, Place
+    from overlaykit.overlay.layer import Layer, LayerDir
+    from overlaykit.overlay.markers import Marks, Origin
     from overlaykit.overlay.nodes import Directory, File, Table
     from overlaykit.overlay.owners import Owners
     from overlaykit.overlay.work import Work
@@ -56,7 +55,7 @@ class CopyUp:
         self.volatile = volatile
         self.index = index
 
-    def directory(self, node: Directory) -> Place:
+    def directory(self, node: Directory) -> LayerDir:
         """The directory's place in the upper, copied up with its parents first where it had none.
 
         Requires: called right before each change in the directory.
@@ -136,7 +135,7 @@ class CopyUp:
     def is_indexed(self, kind: int) -> bool:
         """Whether hard links of this kind of file stay one: not where marks of the user's are kept, which only
         regular files can have (xattr(7))."""
-        return self.index and (kind == stat.S_IFREG or self.marks.prefix == marks_format.TRUSTED)
+        return self.index and (kind == stat.S_IFREG or self.marks.prefix == markers.TRUSTED)
 
     def count_links(self, node: File, links: int, *, to_upper: bool) -> None:
         """Store the count of an indexed file relative to `links`; what is stored for one whose count is not known
@@ -189,7 +188,7 @@ class CopyUp:
         node.upper = parent.upper.child(node.name)
         times.restore()
 
-    def uuid(self, place: Place, device: int) -> bytes | None:
+    def uuid(self, place: LayerDir, device: int) -> bytes | None:
         """The uuid by which an origin names the file system that `place` lies on.
 
         None where handles do not last, and where it would name another one too, as in the kernel
@@ -204,13 +203,13 @@ class CopyUp:
             return None if uuid == UNKNOWN_UUID else uuid
         return uuid if devices == {device} else None
 
-    def origin(self, place: Place | None, name: bytes, device: int) -> Origin | None:
+    def origin(self, place: LayerDir | None, name: bytes, device: int) -> Origin | None:
         """What names a lower's inode for good; None where nothing does."""
         uuid = None if place is None else self.uuid(place, device)
         if place is None or uuid is None:
             return None
         fd = place.fd()
-        return place.layer.read(lambda: marks_format.find_origin(fd, name, uuid), fd)
+        return place.layer.read(lambda: markers.find_origin(fd, name, uuid), fd)
 
     def copy(
         self, source: int, target: int, st: os.stat_result, layer: Layer, *, data: bool
@@ -226,7 +225,7 @@ class CopyUp:
                 target,
                 uid=uid,
                 gid=gid,
-                skip_xattrs=marks_format.OVERLAY_PREFIXES,
+                skip_xattrs=markers.OVERLAY_PREFIXES,
             )
 
             def copy_all() -> None:
@@ -256,7 +255,7 @@ class CopyUp:
             data=data,
             uid=os.geteuid() if kept else shown.uid,
             gid=os.getegid() if kept else shown.gid,
-            skip_xattrs=(*marks_format.OVERLAY_PREFIXES, *overrides.NAMES),
+            skip_xattrs=(*markers.OVERLAY_PREFIXES, *overrides.NAMES),
         )
         path = b"/proc/self/fd/%d" % target
         if kept is None:
@@ -265,7 +264,7 @@ class CopyUp:
             _lend_no_rights(target, st, os.geteuid(), os.getegid())
             overrides.write(path, kept, shown)
 
-    def mark_impure(self, place: Place) -> None:
+    def mark_impure(self, place: LayerDir) -> None:
         """To be called before a directory of the upper gets something with an origin: later it must not fail."""
         if not place.impure:
             self.marks.set_impure(place.proc_path())
@@ -285,8 +284,8 @@ def _copy_escaped(source: int, target: int, st: os.stat_result) -> None:
     if not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode)):
         return
     old, new = (b"/proc/self/fd/%d" % fd for fd in (source, target))  # may be O_PATH
-    for name in marks_format.xattr_names(old):
-        if name.startswith(marks_format.ESCAPES):
+    for name in markers.xattr_names(old):
+        if name.startswith(markers.ESCAPES):
             os.setxattr(new, name, os.getxattr(old, name))
 
 
@@ -295,7 +294,7 @@ def _store_acls(target: int, st: os.stat_result, owners: Owners) -> None:
     if stat.S_ISLNK(st.st_mode):
         return
     path = b"/proc/self/fd/%d" % target  # may be O_PATH
-    for name in marks_format.ACLS:
+    for name in markers.ACLS:
         value = _native.xattr_or_none(path, name)
         if value is not None:
             os.setxattr(path, name, acl.copied(value, owners))

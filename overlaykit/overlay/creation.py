@@ -14,8 +14,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from overlaykit import _native
-from overlaykit.overlay import format as marks_format
-from overlaykit.overlay import overrides
+from overlaykit.overlay import markers, overrides
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
 from overlaykit.overlay.layer import NEW_FILE
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from overlaykit.overlay.attributes import Caller
-    from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.links import Links
     from overlaykit.overlay.nodes import Directory, Node
     from overlaykit.overlay.tree import Tree
@@ -52,7 +51,7 @@ class Creation:
         """A new regular file, and a descriptor of it that reads and writes, the caller's to close."""
         descriptors: list[int] = []
 
-        def make(place: Place, name: bytes) -> None:
+        def make(place: LayerDir, name: bytes) -> None:
             descriptors.append(os.open(name, NEW_FILE, stat.S_IMODE(mode), dir_fd=place.fd()))
             read_quietly(descriptors[-1])
 
@@ -66,7 +65,7 @@ class Creation:
         return node, descriptors[-1]
 
     def directory(self, directory: Directory, name: bytes, mode: int, caller: Caller) -> Node:
-        def make(place: Place, name: bytes) -> None:
+        def make(place: LayerDir, name: bytes) -> None:
             os.mkdir(name, stat.S_IMODE(mode), dir_fd=place.fd())
 
         return self._make(directory, name, caller, make)
@@ -75,16 +74,16 @@ class Creation:
         self, directory: Directory, name: bytes, mode: int, device: int, caller: Caller
     ) -> Node:
         """A FIFO, socket, device or regular file. Raises OSError (EPERM) for what would read as a whiteout."""
-        if stat.S_ISCHR(mode) and device == marks_format.WHITEOUT_DEVICE:
+        if stat.S_ISCHR(mode) and device == markers.WHITEOUT_DEVICE:
             fail(errno.EPERM, name)
 
-        def make(place: Place, name: bytes) -> None:
+        def make(place: LayerDir, name: bytes) -> None:
             os.mknod(name, mode, device, dir_fd=place.fd())
 
         return self._make(directory, name, caller, make)
 
     def symlink(self, directory: Directory, name: bytes, target: bytes, caller: Caller) -> Node:
-        def make(place: Place, name: bytes) -> None:
+        def make(place: LayerDir, name: bytes) -> None:
             os.symlink(target, name, dir_fd=place.fd())
 
         return self._make(directory, name, caller, make)
@@ -101,7 +100,7 @@ class Creation:
         source = tree.location(node)
         work = tree.work
 
-        def make(place: Place, name: bytes) -> None:
+        def make(place: LayerDir, name: bytes) -> None:
             os.link(
                 source.name,
                 name,
@@ -132,7 +131,7 @@ class Creation:
         directory: Directory,
         name: bytes,
         caller: Caller,
-        make: Callable[[Place, bytes], None],
+        make: Callable[[LayerDir, bytes], None],
     ) -> Node:
         """Run `make` where it is safe to, give the result its owner, and let it appear as `name`."""
         check_name(name)
@@ -172,7 +171,7 @@ class Creation:
         return tree.adopt_file(directory, name, st)
 
     def _override(
-        self, stage: Place, name: bytes, uid: int, gid: int, parent: Directory, override: bytes
+        self, stage: LayerDir, name: bytes, uid: int, gid: int, parent: Directory, override: bytes
     ) -> None:
         """Note the owner and mode of something new; a set-group-ID parent bequeaths its group."""
         path = stage.proc_path(name)
@@ -189,7 +188,7 @@ class Creation:
         overrides.write(path, override, new)
 
     @contextlib.contextmanager
-    def _stage(self, place: Place, parent: os.stat_result) -> Iterator[Place]:
+    def _stage(self, place: LayerDir, parent: os.stat_result) -> Iterator[LayerDir]:
         """The work directory, or one in it that bequeaths what `place` does."""
         work = self._tree.work
         acl = _default_acl(place)
@@ -202,7 +201,7 @@ class Creation:
         try:
             path = stage.proc_path()
             if acl is not None:
-                os.setxattr(path, marks_format.DEFAULT_ACL, acl)
+                os.setxattr(path, markers.DEFAULT_ACL, acl)
             if parent.st_mode & stat.S_ISGID:
                 os.chown(path, -1, parent.st_gid)
                 os.chmod(path, 0o700 | stat.S_ISGID)
@@ -213,7 +212,7 @@ class Creation:
 
 
 def _as_caller(
-    caller: Caller, make: Callable[[Place, bytes], None], place: Place, name: bytes
+    caller: Caller, make: Callable[[LayerDir, bytes], None], place: LayerDir, name: bytes
 ) -> None:
     """Under the caller's umask, which the file system applies unless a default ACL takes its place (acl(5))."""
     before = os.umask(caller.umask)
@@ -226,11 +225,11 @@ def _as_caller(
 def check_name(name: bytes) -> None:
     """Raises OSError (EINVAL) for a name that nothing new can have."""
     # In a lower such a name would hide another one (the AUFS whiteout); an upper may become a lower some day.
-    if marks_format.is_aufs_name(name):
+    if markers.is_aufs_name(name):
         fail(errno.EINVAL, name)
 
 
-def _give(place: Place, name: bytes, uid: int, gid: int) -> None:
+def _give(place: LayerDir, name: bytes, uid: int, gid: int) -> None:
     """Change the owner of something new, and keep its mode: chown(2) clears the set-ID bits."""
     fd = place.fd()
     mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
@@ -239,9 +238,9 @@ def _give(place: Place, name: bytes, uid: int, gid: int) -> None:
         os.chmod(name, stat.S_IMODE(mode), dir_fd=fd)
 
 
-def _overrides(place: Place, name: bytes) -> bool:
+def _overrides(place: LayerDir, name: bytes) -> bool:
     return overrides.applies(os.stat(name, dir_fd=place.fd(), follow_symlinks=False).st_mode)
 
 
-def _default_acl(place: Place) -> bytes | None:
-    return _native.xattr_or_none(place.proc_path(), marks_format.DEFAULT_ACL)
+def _default_acl(place: LayerDir) -> bytes | None:
+    return _native.xattr_or_none(place.proc_path(), markers.DEFAULT_ACL)

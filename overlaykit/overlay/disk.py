@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from overlaykit import _native
-from overlaykit.overlay import format as marks_format
+from overlaykit.overlay import markers
 from overlaykit.overlay.layer import INODE, NEW_FILE
 
 if TYPE_CHECKING:
@@ -143,8 +143,8 @@ class _Probe:
     @staticmethod
     def _prefixes(*, user: bool) -> tuple[bytes, ...]:
         if user:
-            return (marks_format.USER,)
-        return (marks_format.TRUSTED, marks_format.USER)
+            return (markers.USER,)
+        return (markers.TRUSTED, markers.USER)
 
     @staticmethod
     def _does(attempt: Callable[[], bool]) -> bool:
@@ -172,14 +172,14 @@ class _Probe:
 
     def _is_whiteout(self, name: bytes) -> bool:
         st = _native.stat_or_none(self._fd, name)
-        return st is not None and marks_format.is_whiteout(st)
+        return st is not None and markers.is_whiteout(st)
 
     def _make_device(self) -> bool:
-        os.mknod(b"w", stat.S_IFCHR, marks_format.WHITEOUT_DEVICE, dir_fd=self._fd)
+        os.mknod(b"w", stat.S_IFCHR, markers.WHITEOUT_DEVICE, dir_fd=self._fd)
         return self._is_whiteout(b"w")
 
     def _make_note(self) -> bool:
-        note = marks_format.AUFS_WHITEOUT + b"a"
+        note = markers.AUFS_WHITEOUT + b"a"
         self._make(note)
         return self._inode(note) != 0 and self._inode(b"a") != 0
 

@@ -8,12 +8,12 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from overlaykit.overlay import format as marks_format
+from overlaykit.overlay import markers
 from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
-    from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.tree import Tree
 
@@ -53,7 +53,7 @@ def explain(tree: Tree, path: bytes) -> Explanation:
         return _explain(tree, path, seen)
     finally:
         for node in reversed(seen):  # unless they are in use otherwise, they go, children first
-            tree.table.settle(node)
+            tree.table.evict_if_unused(node)
 
 
 def _explain(tree: Tree, path: bytes, seen: list[Node]) -> Explanation:
@@ -88,12 +88,12 @@ def _sights(tree: Tree, directory: Directory, name: bytes, node: Node | None) ->
             st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
         except FileNotFoundError:
             if node is None and not answered and tree.merge.is_noted(place, name):
-                sights.append(_sight(place, marks_format.AUFS_WHITEOUT + name, "whiteout"))
+                sights.append(_sight(place, markers.AUFS_WHITEOUT + name, "whiteout"))
                 answered = True
             continue
         if answered:
             role: Role = "hidden"
-        elif marks_format.is_whiteout(st) or node is None:
+        elif markers.is_whiteout(st) or node is None:
             role = "whiteout"
             answered = True
         else:
@@ -143,7 +143,7 @@ def _role(number: int) -> Role:
     return "merged" if number else "answers"
 
 
-def _sight(place: Place, name: bytes | None, role: Role) -> Sight:
+def _sight(place: LayerDir, name: bytes | None, role: Role) -> Sight:
     names = place.components() + ([] if name is None else [name])
     st = place.stat() if name is None else os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
     path = os.path.join(place.layer.path, *map(os.fsdecode, names))

@@ -21,7 +21,7 @@ from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
     from overlaykit.overlay.copyup import CopyUp
-    from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.nodes import Directory, File
 
 _LOWER_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -138,7 +138,7 @@ class FileCopy:
                 node.orphan, self._target = self._target, -1
             else:
                 node.orphan = os.open(b"/proc/self/fd/%d" % self._target, os.O_PATH | os.O_CLOEXEC)
-            copyup.table.retire(node)  # a name that is met later is one of the lower's file
+            copyup.table.unhash(node)  # a name that is met later is one of the lower's file
             copyup.work.discard(self._name)
             self._hand_over()
 
@@ -152,7 +152,7 @@ class FileCopy:
             self._copyup.work.discard(self._name)
             self._name = b""
 
-    def _is_still_there(self, lower: Place) -> bool:
+    def _is_still_there(self, lower: LayerDir) -> bool:
         """Whether the name in the lower still means the file that is copied."""
         try:
             below = lower.fd()
@@ -169,12 +169,12 @@ class FileCopy:
         self._name = b""
         node.has_upper = node.has_origin = True
         if node.kind == stat.S_IFREG:  # of others the kernel keeps no time
-            self._copyup.table.change_times.keep(node.number, self._stat.st_ctime_ns)
+            self._copyup.table.change_times.keep(node.nodeid, self._stat.st_ctime_ns)
         if node.opened is not None and not node.metacopy:
             node.opened.swap(self._target)
             self._target = -1
 
-    def _keep_other_names(self, parent: Place, name: bytes) -> None:
+    def _keep_other_names(self, parent: LayerDir, name: bytes) -> None:
         """Without an index: names that are known stay one file, those met later become a file of their own."""
         node = self._node
         table = self._copyup.table
@@ -190,7 +190,7 @@ class FileCopy:
                 table.unlink(node, directory, other)
             raise
 
-    def _link(self, parent: Place, name: bytes, directory: Directory, other: bytes) -> None:
+    def _link(self, parent: LayerDir, name: bytes, directory: Directory, other: bytes) -> None:
         """Give the copy, which is `name` in `parent`, another name."""
         place = self._copyup.directory(directory)
         self._copyup.mark_impure(place)
@@ -269,7 +269,7 @@ Copy: TypeAlias = FileCopy | DataCopy
 class Times:
     """An upper directory's times, put back after copy-up made an entry in it: to programs nothing changed there."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: LayerDir) -> None:
         self._place = place
         self._stat = os.fstat(place.fd())
 

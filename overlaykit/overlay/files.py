@@ -109,7 +109,7 @@ class Files:
             try:
                 opened.close()
             finally:  # a disk may refuse only now what was written: its node goes all the same
-                self._tree.table.settle(opened.node)
+                self._tree.table.evict_if_unused(opened.node)
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
         return os.pread(self.by_handle[handle].fd, size, offset)

@@ -1,7 +1,7 @@
 """The POSIX operations on nodes. Plain calls, plain `OSError(errno)`.
 
 A `Filesystem` is one mounted stack. Operations take and return nodes (`nodes.File`, `nodes.Directory`). To keep a node
-beyond the call, the caller counts a lookup on it (`node.lookups += 1`) and gives it back with `forget`. It calls
+beyond the call, the caller counts a lookup on it (`node.nlookup += 1`) and gives it back with `forget`. It calls
 `between_operations` now and then, when no operation is under way, and `close` at the end.
 
 The caller may cache everything without limit: while it is mounted nothing else changes the layers.
@@ -101,7 +101,7 @@ class Filesystem:
         self._closed = True
         for handle in list(self.files.by_handle):
             self.files.by_handle.pop(handle).close()
-        for node in self.tree.table.by_number.values():
+        for node in self.tree.table.by_nodeid.values():
             if isinstance(node, File) and node.orphan >= 0:
                 os.close(node.orphan)
             elif isinstance(node, Directory) and node.orphaned and node.upper is not None:
@@ -128,7 +128,7 @@ class Filesystem:
 
     def node(self, number: int) -> Node:
         """Raises OSError (ESTALE) for a number that was never given out, or forgotten."""
-        node = self.tree.table.by_number.get(number)
+        node = self.tree.table.by_nodeid.get(number)
         if node is None:
             fail(errno.ESTALE)
         return node
@@ -161,14 +161,14 @@ class Filesystem:
 
     def forget(self, number: int, count: int) -> None:
         """Give `count` lookups of a node back."""
-        node = self.tree.table.by_number.get(number)
+        node = self.tree.table.by_nodeid.get(number)
         if node is not None and node is not self.root:
-            node.lookups -= count
-            self.tree.table.settle(node)
+            node.nlookup -= count
+            self.tree.table.evict_if_unused(node)
 
-    def settle(self, node: Node) -> None:
+    def evict_if_unused(self, node: Node) -> None:
         """Drop a node that was looked up for nothing."""
-        self.tree.table.settle(node)
+        self.tree.table.evict_if_unused(node)
 
     # Attributes
 
@@ -307,7 +307,7 @@ class Filesystem:
         """
         tree = self.tree
         name, _, place, _ = entry
-        node = directory.known.get(name)
+        node = directory.children.get(name)
         if self._bound and not os.access(place.proc_path(), os.X_OK):
             fail(errno.EACCES, name)
         if node is not None:
@@ -317,7 +317,7 @@ class Filesystem:
         listing = directory.listing
         written_to = listing is None or listing.written_to
         found = tree.merge.find_below(directory, entry, written_to=written_to)
-        return None if found is None else tree.take_up_with_attributes(directory, name, found)
+        return None if found is None else tree.get_or_create_with_attributes(directory, name, found)
 
     def numbers(self, directory: Directory, entries: Iterable[Entry]) -> Iterator[int]:
         """For each entry of a listing the number that its node has or would get; 0 if only `look_up_entry` tells."""
@@ -370,10 +370,10 @@ class Filesystem:
 
     def counts(self) -> dict[str, int]:
         """What is held in memory: nodes, lookups, open files, descriptors of places."""
-        table = self.tree.table.by_number
+        table = self.tree.table.by_nodeid
         return {
             "nodes": len(table),
-            "lookups": sum(node.lookups for node in table.values()),
+            "nlookup": sum(node.nlookup for node in table.values()),
             "open_files": len(self.files.by_handle),
             "places": len(self._descriptors),
         }

@@ -108,7 +108,7 @@ class Layer:
         self.descriptors = descriptors
         self.mounted_in = mounted_in
         self.idmapped = idmapped
-        self.root = Place(self, None, b"", fd)
+        self.root = LayerDir(self, None, b"", fd)
         self.override: bytes | None = None
         self.names_disk = True
         self.modes: Modes | None = None
@@ -116,7 +116,7 @@ class Layer:
         self._uuids: dict[int, bytes] = {}
         self._file_systems: dict[int, int] = {}
 
-    def uuid(self, device: int, place: Place) -> bytes:
+    def uuid(self, device: int, place: LayerDir) -> bytes:
         """The uuid of the file system `device` on which `place` lies (a layer may span several)."""
         if not self.names_disk:
             return UNKNOWN_UUID
@@ -125,18 +125,18 @@ class Layer:
             found = self._uuids[device] = _file_system_uuid(place)
         return found
 
-    def lists_inodes(self, device: int, place: Place) -> bool:
+    def lists_inodes(self, device: int, place: LayerDir) -> bool:
         """Whether the listing of `place` tells the inode numbers of its files; it lies on the file system `device`."""
         covered = self.mounted_in
         if covered is None or (covered and b"/".join(place.components()) in covered):
             return False  # listed is what the mount lies on
         return self._file_system(device, place) in _LISTING_INODES
 
-    def lasting_handles(self, device: int, place: Place) -> bool:
+    def lasting_handles(self, device: int, place: LayerDir) -> bool:
         """Whether a file handle names one inode for good there: those of FUSE hold a node id, which may be reused."""
         return self._file_system(device, place) != FUSE
 
-    def _file_system(self, device: int, place: Place) -> int:
+    def _file_system(self, device: int, place: LayerDir) -> int:
         found = self._file_systems.get(device)
         if found is None:
             found = self._file_systems[device] = _native.fstatfs(place.fd())
@@ -169,7 +169,7 @@ class Layer:
         self.root.close()
 
 
-class Place:
+class LayerDir:
     """A directory in one layer. In an upper `parent` and `name` follow renames; in a lower they never change.
 
     `whiteout_files`: whether some of a lower's empty files may be whiteouts; None until its marks are read.
@@ -178,7 +178,7 @@ class Place:
 
     __slots__ = ("_fd", "impure", "layer", "name", "parent", "recent", "whiteout_files")
 
-    def __init__(self, layer: Layer, parent: Place | None, name: bytes, fd: int = -1) -> None:
+    def __init__(self, layer: Layer, parent: LayerDir | None, name: bytes, fd: int = -1) -> None:
         self.layer = layer
         self.parent = parent
         self.name = name
@@ -233,8 +233,8 @@ class Place:
         finally:
             os.close(fd)
 
-    def child(self, name: bytes) -> Place:
-        return Place(self.layer, self, name)
+    def child(self, name: bytes) -> LayerDir:
+        return LayerDir(self.layer, self, name)
 
     def components(self) -> list[bytes]:
         """The names from the layer's root to here."""
@@ -262,9 +262,9 @@ class Place:
                 self.layer.descriptors.discard(self)
             self.evict()
 
-    def orphan(self) -> Place:
+    def orphan(self) -> LayerDir:
         """A place for the same directory that outlives its name: it holds its descriptor until closed."""
-        return Place(self.layer, None, b"", os.dup(self.fd()))
+        return LayerDir(self.layer, None, b"", os.dup(self.fd()))
 
     def _reopen(self) -> None:
         chain = [self]
@@ -287,7 +287,7 @@ class Place:
             place.recent = True
             place.layer.descriptors.add(place)
 
-    def _reopen_alone(self, fd: int, chain: list[Place]) -> None:
+    def _reopen_alone(self, fd: int, chain: list[LayerDir]) -> None:
         """Open the first of a `chain` of places upwards, whose last lies in `fd`, and keep none on the way open."""
         above = -1
         try:
@@ -317,7 +317,7 @@ def _is_ours(dirfd: int, name: bytes) -> bool:
         return False
 
 
-def _file_system_uuid(place: Place) -> bytes:
+def _file_system_uuid(place: LayerDir) -> bytes:
     try:
         fd = place.open_for_reading()
     except PermissionError:  # a root closed to its owner

@@ -15,29 +15,29 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from overlaykit import _native
-from overlaykit.overlay import format as marks_format
+from overlaykit.overlay import markers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from overlaykit.overlay.format import DirectoryMarks, Marks
-    from overlaykit.overlay.layer import Layer, Place
+    from overlaykit.overlay.layer import Layer, LayerDir
+    from overlaykit.overlay.markers import DirectoryMarks, Marks
     from overlaykit.overlay.nodes import Directory
 
 _NAME_MAX: Final = 255
 
-_TOLD_BY_A_LOOK: Final = frozenset((0, stat.S_IFCHR))
+NEEDS_STAT: Final = frozenset((0, stat.S_IFCHR))
 """The kinds in a layer's listing that may be a whiteout's device, or anything (0)."""
 
 
 class Found(NamedTuple):
     """What a name means: the topmost entry's `stat`, in the directory `place`; for a directory also what is merged."""
 
-    place: Place
+    place: LayerDir
     name: bytes
     stat: os.stat_result
-    upper: Place | None = None
-    lowers: tuple[Place, ...] = ()
+    upper: LayerDir | None = None
+    lowers: tuple[LayerDir, ...] = ()
     redirect: bytes | None = None
 
     @property
@@ -45,7 +45,7 @@ class Found(NamedTuple):
         return stat.S_ISDIR(self.stat.st_mode)
 
 
-Entry: TypeAlias = "tuple[bytes, int, Place, int]"
+Entry: TypeAlias = "tuple[bytes, int, LayerDir, int]"
 """One name of a listing, and no more than a tuple, since there are many: the name, the S_IFMT bits of its kind, the
 directory of the layer it comes from, and the inode number that the layer's own listing gives it (d_ino)."""
 
@@ -73,7 +73,7 @@ class Merge:
 
     def find(self, directory: Directory, name: bytes) -> Found | None:
         """What `name` means in `directory`; None if nothing. Raises OSError (EIO) for a redirect that is no path."""
-        if marks_format.is_aufs_name(name):
+        if markers.is_aufs_name(name):
             return None
         upper = directory.upper
         if upper is None:
@@ -105,12 +105,12 @@ class Merge:
 
     def find_in_lowers(self, directory: Directory, name: bytes) -> Found | None:
         """What `name` would mean in `directory` without the upper."""
-        if marks_format.is_aufs_name(name):
+        if markers.is_aufs_name(name):
             return None
         return self._find_below((), directory.lowers, name)
 
     def _find_below(
-        self, above: tuple[Place, ...], lowers: tuple[Place, ...], name: bytes
+        self, above: tuple[LayerDir, ...], lowers: tuple[LayerDir, ...], name: bytes
     ) -> Found | None:
         """What `name` means in `lowers`; the places `above` have no entry of that name."""
         # As the search does, which is for directories: until there is one, nothing leads elsewhere.
@@ -130,9 +130,9 @@ class Merge:
             return Found(place, name, st)
         return None
 
-    def is_whiteout(self, place: Place, name: bytes, st: os.stat_result) -> bool:
+    def is_whiteout(self, place: LayerDir, name: bytes, st: os.stat_result) -> bool:
         """Whether a layer's entry hides what lies below it."""
-        if marks_format.is_whiteout(st):
+        if markers.is_whiteout(st):
             return True
         if st.st_size or not stat.S_ISREG(st.st_mode):
             return False
@@ -145,21 +145,21 @@ class Merge:
             return False
         return held and self.marks.is_whiteout_file(place.proc_path(name), upper=upper)
 
-    def holds_whiteout_files(self, place: Place) -> bool:
+    def holds_whiteout_files(self, place: LayerDir) -> bool:
         """Whether some empty files in a layer's directory are whiteouts."""
         if place.whiteout_files is None:
             marks = self.marks.of_directory(place.proc_path(), upper=place.layer.writable)
             place.whiteout_files = marks.whiteout_files
         return place.whiteout_files
 
-    def is_noted(self, place: Place, name: bytes) -> bool:
+    def is_noted(self, place: LayerDir, name: bytes) -> bool:
         """Whether a file beside a name, `.wh.NAME`, hides what lies below it, but nothing of this layer."""
         # A name may be too long to be hidden: then no layer can hide it.
-        return len(name) + len(marks_format.AUFS_WHITEOUT) <= _NAME_MAX and (
-            _stat(place, marks_format.AUFS_WHITEOUT + name) is not None
+        return len(name) + len(markers.AUFS_WHITEOUT) <= _NAME_MAX and (
+            _stat(place, markers.AUFS_WHITEOUT + name) is not None
         )
 
-    def down_to_opaque(self, roots: Sequence[Place]) -> tuple[Place, ...]:
+    def down_to_opaque(self, roots: Sequence[LayerDir]) -> tuple[LayerDir, ...]:
         """Of the roots of lowers, those that show: down to the first opaque one (OCI archives may have such)."""
         shown = []
         for root in roots:
@@ -168,7 +168,7 @@ class Merge:
                 break
         return tuple(shown)
 
-    def directory_marks(self, place: Place) -> DirectoryMarks:
+    def directory_marks(self, place: LayerDir) -> DirectoryMarks:
         """What the marks of a lower's directory say, of every dialect."""
         marks = self.marks.of_directory(place.proc_path(), upper=False)
         if not marks.opaque and _is_opaque_by_name(place):
@@ -180,7 +180,7 @@ class Merge:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM), os.fsdecode(marks.redirect))
         return marks
 
-    def layers_below(self, layer: Layer) -> list[Place]:
+    def layers_below(self, layer: Layer) -> list[LayerDir]:
         """The roots of the layers below one."""
         return [other.root for other in self.layers if other.index > layer.index]
 
@@ -212,7 +212,7 @@ class Merge:
                 names.setdefault(name, None)
         return [entry for entry in names.values() if entry is not None]
 
-    def whiteout_files(self, place: Place) -> list[bytes]:
+    def whiteout_files(self, place: LayerDir) -> list[bytes]:
         """The names of an upper directory's whiteouts that are empty files."""
         return [
             name
@@ -220,18 +220,14 @@ class Merge:
             if (st := _stat(place, name)) is not None and stat.S_ISREG(st.st_mode)
         ]
 
-    def _scan(self, place: Place, *, lower: bool) -> tuple[list[Entry], list[bytes]]:
+    def _scan(self, place: LayerDir, *, lower: bool) -> tuple[list[Entry], list[bytes]]:
         """The entries of one layer's directory, and the names that its whiteouts hide."""
         marks = self.marks.of_directory(place.proc_path(), upper=not lower)
         shown: list[Entry] = []
         hidden: list[bytes] = []
         for portion in place.scan():
             names, kinds, inodes = zip(*portion, strict=True)
-            if (
-                marks.whiteout_files
-                or not _TOLD_BY_A_LOOK.isdisjoint(kinds)
-                or _have_aufs_names(names)
-            ):
+            if marks.whiteout_files or not NEEDS_STAT.isdisjoint(kinds) or _have_aufs_names(names):
                 self._sort_out(portion, place, marks, lower, shown, hidden)
             else:  # no whiteout can be among them: so it mostly is, and quick
                 shown.extend(zip(names, kinds, itertools.repeat(place), inodes, strict=False))
@@ -240,24 +236,24 @@ class Merge:
     def _sort_out(
         self,
         portion: Sequence[tuple[bytes, int, int]],
-        place: Place,
+        place: LayerDir,
         marks: DirectoryMarks,
         lower: bool,
         shown: list[Entry],
         hidden: list[bytes],
     ) -> None:
         """Tell the entries of a portion of a layer's directory from its whiteouts."""
-        regular, aufs = stat.S_IFREG, marks_format.AUFS_WHITEOUT
+        regular, aufs = stat.S_IFREG, markers.AUFS_WHITEOUT
         for name, kind, inode in portion:
             if name.startswith(aufs):
-                if name != marks_format.AUFS_OPAQUE:
+                if name != markers.AUFS_OPAQUE:
                     hidden.append(name[len(aufs) :])
                 continue
-            if kind in _TOLD_BY_A_LOOK:
+            if kind in NEEDS_STAT:
                 st = _stat(place, name)
                 if st is None:
                     continue
-                if marks_format.is_whiteout(st):
+                if markers.is_whiteout(st):
                     hidden.append(name)
                     continue
                 kind = stat.S_IFMT(st.st_mode)
@@ -280,7 +276,7 @@ class _Search:
     """
 
     def __init__(
-        self, merge: Merge, starts: Sequence[Place], name: bytes, *, found_above: bool
+        self, merge: Merge, starts: Sequence[LayerDir], name: bytes, *, found_above: bool
     ) -> None:
         self._merge = merge
         self._starts = list(starts)
@@ -288,7 +284,7 @@ class _Search:
         self._stop = False
         self._found_above = found_above
         self.found: Found | None = None
-        self.directories: list[Place] = []
+        self.directories: list[LayerDir] = []
 
     def redirect(self, target: bytes, layer: Layer) -> None:
         """Go on below `layer` where its mark says."""
@@ -303,7 +299,7 @@ class _Search:
             first = self.found
             self.found = Found(first.place, first.name, first.stat, lowers=tuple(self.directories))
 
-    def _look_in(self, place: Place) -> None:
+    def _look_in(self, place: LayerDir) -> None:
         """Walk the path in one layer; notes for the layers below where they hold it."""
         layer = place.layer
         # An absolute redirect leads on from where nothing lies beside it; one that is not followed does not.
@@ -326,7 +322,7 @@ class _Search:
             if (st.st_dev, st.st_ino) in self._merge.traps:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fsdecode(name))
             child = place.child(name)
-            marks = marks_format.UNMARKED if last else self._merge.directory_marks(child)
+            marks = markers.UNMARKED if last else self._merge.directory_marks(child)
             # In an OCI archive a directory beside its own whiteout is one that was made anew (image-spec, layer.md).
             if marks.opaque or (not last and self._merge.is_noted(place, name)):
                 self._stop = True
@@ -354,14 +350,14 @@ def _redirected(prefix: list[bytes], target: bytes) -> list[bytes]:
 
 
 def _have_aufs_names(names: Sequence[bytes]) -> bool:
-    return b"\0" + marks_format.AUFS_WHITEOUT in b"\0" + b"\0".join(names)
+    return b"\0" + markers.AUFS_WHITEOUT in b"\0" + b"\0".join(names)
 
 
-def _is_opaque_by_name(place: Place) -> bool:
-    return _stat(place, marks_format.AUFS_OPAQUE) is not None
+def _is_opaque_by_name(place: LayerDir) -> bool:
+    return _stat(place, markers.AUFS_OPAQUE) is not None
 
 
-def _stat(place: Place, name: bytes) -> os.stat_result | None:
+def _stat(place: LayerDir, name: bytes) -> os.stat_result | None:
     fd = place.fd()
     try:
         return _native.stat_or_none(fd, name)

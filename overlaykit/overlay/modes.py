@@ -25,7 +25,7 @@ from overlaykit.overlay.layer import INODE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.layer import LayerDir
 
 T = TypeVar("T")
 
@@ -52,12 +52,12 @@ class Modes:
     `notes` is the work directory. Outside of `opened` no mode is widened.
     """
 
-    def __init__(self, notes: Place, roots: Sequence[Place]) -> None:
+    def __init__(self, notes: LayerDir, roots: Sequence[LayerDir]) -> None:
         self.active = False
         self._notes = notes
         self._roots = roots
         self._serial = 0
-        self._seen: set[Place] = set()
+        self._seen: set[LayerDir] = set()
         self._widened: dict[tuple[int, int], _Widened] = {}
 
     def past(self, action: Callable[[], T]) -> T:
@@ -83,7 +83,7 @@ class Modes:
                 while self._widened:
                     self._put_back(self._widened.popitem()[1])
 
-    def widen_place(self, place: Place, fd: int) -> None:
+    def widen_place(self, place: LayerDir, fd: int) -> None:
         """Let the daemon into a directory of the upper, `fd`, and at its attributes; once for each operation."""
         if place in self._seen or place is self._notes:
             return
@@ -96,7 +96,7 @@ class Modes:
             flags = INODE & ~os.O_NOFOLLOW if follow else INODE
             self._widen(os.open(name, flags, dir_fd=dirfd))
 
-    def widen_to_move(self, place: Place, name: bytes, to: Place, new_name: bytes) -> None:
+    def widen_to_move(self, place: LayerDir, name: bytes, to: LayerDir, new_name: bytes) -> None:
         """Let the daemon move a directory to another parent in the upper, if modes are being widened: its `..` changes.
 
         A note tells where it will be.
@@ -241,7 +241,7 @@ def _identity_at(dirfd: int, name: bytes, flags: int) -> Identity:
     return b"%d.%d" % (st.ino, st.btime_ns if st.mask & _native.STATX_BTIME else 0)
 
 
-def _open(place: Place, path: bytes) -> int | None:
+def _open(place: LayerDir, path: bytes) -> int | None:
     """A descriptor (O_PATH) of what is at this path below `place`; None if nothing is."""
     *above, name = path.split(b"/")
     if name in (b"", b".", b".."):
@@ -253,7 +253,7 @@ def _open(place: Place, path: bytes) -> int | None:
     return None
 
 
-def _search(root: Place, identity: Identity) -> int | None:
+def _search(root: LayerDir, identity: Identity) -> int | None:
     """A descriptor (O_PATH) of the inode, wherever below `root` it is. Reads the whole tree."""
     left = [root]
     while left:

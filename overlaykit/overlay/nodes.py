@@ -5,8 +5,8 @@ holds the node's content at first (the origin), so it survives copy-up, rename, 
 number is taken (the file system reused an inode's number while the kernel still remembers the old node), a free one is
 given.
 
-Invariants: `Table.by_number` holds every node the kernel may name; a node stands in it while the kernel counts lookups
-of it, holds it open, or while nodes below it do. `Directory.known` maps the names under which such nodes are known.
+Invariants: `Table.by_nodeid` holds every node the kernel may name; a node stands in it while the kernel counts lookups
+of it, holds it open, or while nodes below it do. `Directory.children` maps the names under which such nodes are known.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from overlaykit.overlay.descriptors import Descriptors
-    from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.listing import Listing
 
-ROOT_NUMBER: Final = 1
+ROOT_NODEID: Final = 1
 """FUSE's number of the root (include/uapi/linux/fuse.h: FUSE_ROOT_ID)."""
 
 _LATE_AT_MOST: Final = 10 * 10**9
@@ -168,25 +168,25 @@ class File:
         "last_seen",
         "link_count",
         "links",
-        "lookups",
         "lower_dir",
         "lower_key",
         "lower_name",
         "metacopy",
-        "number",
+        "nlookup",
+        "nodeid",
         "opened",
         "orphan",
     )
 
     def __init__(self, kind: int) -> None:
-        self.number = 0
+        self.nodeid = 0
         self.generation = 0
-        self.lookups = 0
+        self.nlookup = 0
         self.kind = kind
         self.key = 0
         self.lower_key = 0
         self.links: tuple[tuple[Directory, bytes], ...] = ()
-        self.lower_dir: Place | None = None
+        self.lower_dir: LayerDir | None = None
         self.lower_name = b""
         self.has_upper = False
         self.has_origin = False
@@ -199,7 +199,7 @@ class File:
 
     @property
     def in_use(self) -> bool:
-        return self.lookups > 0 or self.opened is not None
+        return self.nlookup > 0 or self.opened is not None
 
     def needs_copy(self, *, metadata_only: bool = False) -> bool:
         """Whether a copy-up must come before a change: of its metadata, or also of its data."""
@@ -227,14 +227,14 @@ class Directory:
     """
 
     __slots__ = (
+        "children",
         "generation",
-        "known",
         "last_seen",
         "listing",
-        "lookups",
         "lowers",
         "name",
-        "number",
+        "nlookup",
+        "nodeid",
         "orphaned",
         "parent",
         "redirect",
@@ -247,36 +247,36 @@ class Directory:
         self,
         parent: Directory | None,
         name: bytes,
-        upper: Place | None,
-        lowers: tuple[Place, ...],
+        upper: LayerDir | None,
+        lowers: tuple[LayerDir, ...],
         redirect: bytes | None = None,
     ) -> None:
-        self.number = 0
+        self.nodeid = 0
         self.generation = 0
-        self.lookups = 0
+        self.nlookup = 0
         self.parent = parent
         self.name = name
         self.upper = upper
         self.lowers = lowers
         self.redirect = redirect
-        self.known: dict[bytes, Node] = {}
+        self.children: dict[bytes, Node] = {}
         self.listing: Listing | None = None
         self.orphaned = False
         self.last_seen: os.stat_result | None = None
 
     @property
     def in_use(self) -> bool:
-        return self.lookups > 0 or bool(self.known)
+        return self.nlookup > 0 or bool(self.children)
 
     @property
-    def places(self) -> Iterator[Place]:
+    def places(self) -> Iterator[LayerDir]:
         """Its directories in the layers, top first."""
         if self.upper is not None:
             yield self.upper
         yield from self.lowers
 
     @property
-    def top(self) -> Place:
+    def top(self) -> LayerDir:
         """The directory whose metadata is shown."""
         return self.upper if self.upper is not None else self.lowers[0]
 
@@ -345,40 +345,40 @@ class Table:
 
     def __init__(self) -> None:
         self.change_times = ChangeTimes()
-        self.by_number: dict[int, Node] = {}
+        self.by_nodeid: dict[int, Node] = {}
         self.by_key: dict[int, File] = {}
         self._free = _FIRST_FREE
         self._generation = 0
 
     def __len__(self) -> int:
-        return len(self.by_number)
+        return len(self.by_nodeid)
 
     def add(self, node: Node, preferred: int) -> None:
         """Take a node up under the number `preferred`, or a free one where that is taken or none (0)."""
         number = preferred
-        if number <= ROOT_NUMBER or number in self.by_number:
+        if number <= ROOT_NODEID or number in self.by_nodeid:
             number = self._free
             self._free += 1
-        node.number = number
-        self.by_number[number] = node
+        node.nodeid = number
+        self.by_nodeid[number] = node
         node.generation = _FIRST_GENERATION + self._generation
         self._generation = (self._generation + 1) % _GENERATIONS
 
     def add_root(self, node: Directory) -> None:
-        node.number = ROOT_NUMBER
-        node.lookups = 1  # the kernel never looks the root up, and never forgets it
-        self.by_number[ROOT_NUMBER] = node
+        node.nodeid = ROOT_NODEID
+        node.nlookup = 1  # the kernel never looks the root up, and never forgets it
+        self.by_nodeid[ROOT_NODEID] = node
 
     def link(self, node: File, directory: Directory, name: bytes) -> None:
         """Know a file by one more name."""
-        if directory.known.get(name) is not node:
-            directory.known[name] = node
+        if directory.children.get(name) is not node:
+            directory.children[name] = node
             node.links += ((directory, name),)
 
     def unlink(self, node: File, directory: Directory, name: bytes) -> None:
         """Know a file no longer by this name."""
-        if directory.known.get(name) is node:
-            del directory.known[name]
+        if directory.children.get(name) is node:
+            del directory.children[name]
             node.drop_link(directory, name)
 
     def register(self, node: File, *keys: int) -> None:
@@ -387,7 +387,7 @@ class Table:
             if key:
                 self.by_key[key] = node
 
-    def retire(self, node: File) -> None:
+    def unhash(self, node: File) -> None:
         """Its inode is gone from the disk: the inode number may be reused."""
         for key in (node.key, node.lower_key):
             if self.by_key.get(key) is node:
@@ -398,13 +398,13 @@ class Table:
         if self.by_key.get(node.lower_key) is node:
             del self.by_key[node.lower_key]
 
-    def settle(self, node: Node) -> None:
+    def evict_if_unused(self, node: Node) -> None:
         """Drop the node, and the directories above that were kept only for it, if nothing uses it any more."""
         current: Node | None = node
         while current is not None and not current.in_use:
-            if self.by_number.get(current.number) is not current:
+            if self.by_nodeid.get(current.nodeid) is not current:
                 return
-            del self.by_number[current.number]
+            del self.by_nodeid[current.nodeid]
             current = (
                 self._drop_file(current)
                 if isinstance(current, File)
@@ -412,18 +412,18 @@ class Table:
             )
 
     def _drop_file(self, node: File) -> Directory | None:
-        self.retire(node)
+        self.unhash(node)
         if not node.links:
-            self.change_times.drop(node.number)
+            self.change_times.drop(node.nodeid)
         if node.orphan >= 0:
             os.close(node.orphan)
             node.orphan = -1
         above = [directory for directory, _ in node.links]
         for directory, name in node.links:
-            del directory.known[name]
+            del directory.children[name]
         node.links = ()
         for directory in above[1:]:
-            self.settle(directory)
+            self.evict_if_unused(directory)
         return above[0] if above else None
 
     def _drop_directory(self, node: Directory) -> Directory | None:
@@ -433,6 +433,6 @@ class Table:
             return None
         for place in node.places:
             place.close()
-        if node.parent is not None and node.parent.known.get(node.name) is node:
-            del node.parent.known[node.name]
+        if node.parent is not None and node.parent.children.get(node.name) is node:
+            del node.parent.children[node.name]
         return node.parent

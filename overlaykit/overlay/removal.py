@@ -14,7 +14,7 @@ from overlaykit.overlay.tree import fail
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.links import Links
     from overlaykit.overlay.nodes import File, Node
     from overlaykit.overlay.tree import Tree
@@ -93,8 +93,8 @@ class Removal:
                 reach("index.dropped")
                 node.index_name = None
         if not node.links and node.has_upper and not self._has_more_names(node):
-            tree.table.retire(node)
-        tree.table.settle(node)
+            tree.table.unhash(node)
+        tree.table.evict_if_unused(node)
 
     def _has_more_names(self, node: File) -> bool:
         try:
@@ -102,22 +102,22 @@ class Removal:
         except OSError:
             return False
 
-    def orphan_directory(self, node: Directory, kept: Place | None) -> None:
+    def orphan_directory(self, node: Directory, kept: LayerDir | None) -> None:
         """After a directory lost its name: processes that have it open still see it, empty."""
         tree = self._tree
-        if node.parent is not None and node.parent.known.get(node.name) is node:
-            del node.parent.known[node.name]
+        if node.parent is not None and node.parent.children.get(node.name) is node:
+            del node.parent.children[node.name]
         if node.upper is not None:
             node.upper.close()
         node.upper = kept
         if kept is not None:
             node.lowers = ()
         node.orphaned = True
-        tree.table.settle(node)
+        tree.table.evict_if_unused(node)
 
 
 @contextlib.contextmanager
-def kept_directory(node: Node | None) -> Iterator[Place | None]:
+def kept_directory(node: Node | None) -> Iterator[LayerDir | None]:
     """A place that outlives the name of a directory's upper, if it has one; it goes if the block fails."""
     kept = None
     if isinstance(node, Directory) and node.upper is not None:

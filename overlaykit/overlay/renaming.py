@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
-from overlaykit.overlay import format as marks_format
+from overlaykit.overlay import markers
 from overlaykit.overlay.creation import check_name
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.nodes import Directory
@@ -22,7 +22,7 @@ from overlaykit.overlay.tree import fail
 from overlaykit.overlay.whiteouts import Move
 
 if TYPE_CHECKING:
-    from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.links import Links
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.removal import Removal
@@ -69,7 +69,7 @@ class Renaming:
             reach("rename.prepared")
             _native.renameat2(old_place.fd(), old_name, new_place.fd(), new_name, flags)
             reach("rename.moved")
-            del old_directory.known[old_name], new_directory.known[new_name]
+            del old_directory.children[old_name], new_directory.children[new_name]
             self._moved(node, old_directory, old_name, new_directory, new_name)
             self._moved(target, new_directory, new_name, old_directory, old_name)
             return
@@ -120,7 +120,7 @@ class Renaming:
             elif target is not None:
                 tree.table.unlink(target, new_directory, new_name)
                 self._removal.forget_link(target, count)
-            del old_directory.known[old_name]
+            del old_directory.children[old_name]
             self._moved(node, old_directory, old_name, new_directory, new_name)
 
     def _require_replaceable(self, node: Node, target: Node, name: bytes) -> None:
@@ -157,7 +157,7 @@ class Renaming:
         elif new_directory.lowers:
             tree.whiteouts.make_opaque(place)
 
-    def _mark_impure(self, node: Node, place: Place) -> None:
+    def _mark_impure(self, node: Node, place: LayerDir) -> None:
         if bool(node.lowers) if isinstance(node, Directory) else node.has_origin:
             self._tree.copyup.mark_impure(place)
 
@@ -181,7 +181,7 @@ class Renaming:
             current = current.parent
         return b"/" + b"/".join(reversed(names))
 
-    def _clear(self, place: Place, name: bytes) -> None:
+    def _clear(self, place: LayerDir, name: bytes) -> None:
         """Swap an empty directory that may hold whiteouts for an opaque one that holds none, and means the same."""
         tree = self._tree
         work = tree.work
@@ -194,9 +194,7 @@ class Renaming:
             )
             try:
                 tree.marks.set_opaque(b"/proc/self/fd/%d" % target)
-                _native.copy_up(
-                    source, target, data=False, skip_xattrs=marks_format.OVERLAY_PREFIXES
-                )
+                _native.copy_up(source, target, data=False, skip_xattrs=markers.OVERLAY_PREFIXES)
                 os.chmod(target, stat.S_IMODE(work.modes.shown(os.fstat(source))))
             finally:
                 os.close(target)
@@ -221,8 +219,8 @@ class Renaming:
             assert node.upper is not None
             node.upper.parent = new_directory.upper
             node.upper.name = new_name
-            new_directory.known[new_name] = node
+            new_directory.children[new_name] = node
         else:
             node.drop_link(old_directory, old_name)
             self._tree.table.link(node, new_directory, new_name)
-        self._tree.table.settle(old_directory)
+        self._tree.table.evict_if_unused(old_directory)

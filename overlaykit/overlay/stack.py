@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from overlaykit import _native
-from overlaykit.overlay import format as marks_format
-from overlaykit.overlay import overrides
+from overlaykit.overlay import markers, overrides
 from overlaykit.overlay.copyup import CopyUp
 from overlaykit.overlay.disk import Unfit, probe
-from overlaykit.overlay.format import Marks
 from overlaykit.overlay.layer import Layer, Reader
+from overlaykit.overlay.markers import Marks
 from overlaykit.overlay.merge import Merge
 from overlaykit.overlay.nodes import Table
 from overlaykit.overlay.overrides import Override
@@ -182,7 +181,7 @@ def _layers(
 
 
 def _prefix(options: Options) -> bytes:
-    return marks_format.USER if options.userxattr else marks_format.TRUSTED
+    return markers.USER if options.userxattr else markers.TRUSTED
 
 
 def _open_upper(upper: Layer, room: Layer, options: Options) -> _Written:
@@ -219,10 +218,10 @@ def _hold_permissions_in(upper: Layer, name: bytes) -> None:
 
 def _require_same_marks(upper: bytes, prefix: bytes | None) -> None:
     """Raises Unfit if the upper holds marks under the other prefix, which would say nothing now."""
-    names = () if prefix is None else marks_format.xattr_names(upper)
-    if prefix != marks_format.USER and marks_format.USER + b"impure" in names:
+    names = () if prefix is None else markers.xattr_names(upper)
+    if prefix != markers.USER and markers.USER + b"impure" in names:
         raise Unfit("its marks are a user's (user.overlay.*)", "give userxattr")
-    if prefix == marks_format.USER and marks_format.TRUSTED + b"impure" in names:
+    if prefix == markers.USER and markers.TRUSTED + b"impure" in names:
         raise Unfit("its marks are root's (trusted.overlay.*)", "leave userxattr out")
 
 

@@ -11,8 +11,7 @@ import stat
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from overlaykit import _native
-from overlaykit.overlay import format as marks_format
-from overlaykit.overlay import overrides
+from overlaykit.overlay import markers, overrides
 from overlaykit.overlay.attributes import Attributes
 from overlaykit.overlay.layer import UNKNOWN_UUID
 from overlaykit.overlay.location import Location
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from overlaykit.overlay.copyup import CopyUp
-    from overlaykit.overlay.format import Marks, Origin
-    from overlaykit.overlay.layer import Layer, Place
+    from overlaykit.overlay.layer import Layer, LayerDir
+    from overlaykit.overlay.markers import Marks, Origin
     from overlaykit.overlay.merge import Entry, Found, Merge
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.owners import Owners
@@ -45,7 +44,7 @@ def fail(number: int, name: bytes = b"") -> NoReturn:
     raise OSError(number, os.strerror(number), os.fsdecode(name) or None)
 
 
-def _in_lower(node: File, place: Place) -> Location:
+def _in_lower(node: File, place: LayerDir) -> Location:
     return Location(place.fd(), node.lower_name, follow=False, lower=place.layer)
 
 
@@ -85,27 +84,31 @@ class Tree:
 
     def lookup(self, directory: Directory, name: bytes) -> Node | None:
         """The node that `name` means in `directory`, taken up where it was not known; None if there is none."""
-        node = directory.known.get(name)
+        node = directory.children.get(name)
         if node is not None or directory.orphaned:
             return node
         found = self.merge.find(directory, name)
-        return None if found is None else self.take_up(directory, name, found)
+        return None if found is None else self.get_or_create(directory, name, found)
 
     def lookup_with_attributes(
         self, directory: Directory, name: bytes
     ) -> tuple[Node, Attributes] | None:
         """As `lookup`, with the attributes, from what the search has seen."""
-        node = directory.known.get(name)
+        node = directory.children.get(name)
         if node is None:
             found = None if directory.orphaned else self.merge.find(directory, name)
-            return None if found is None else self.take_up_with_attributes(directory, name, found)
+            return (
+                None
+                if found is None
+                else self.get_or_create_with_attributes(directory, name, found)
+            )
         return node, self.attributes(node)
 
-    def take_up_with_attributes(
+    def get_or_create_with_attributes(
         self, directory: Directory, name: bytes, found: Found
     ) -> tuple[Node, Attributes]:
-        """As `take_up`, with the node's attributes."""
-        node = self.take_up(directory, name, found)
+        """As `get_or_create`, with the node's attributes."""
+        node = self.get_or_create(directory, name, found)
         # Another name of a file that was copied up shows the copy's attributes, not what lies under this name.
         is_shown = isinstance(node, Directory) or node.has_upper == found.place.layer.writable
         return node, self.attributes(node, found.stat if is_shown else None)
@@ -117,7 +120,7 @@ class Tree:
             fail(errno.ENOENT, name)
         return node
 
-    def take_up(self, directory: Directory, name: bytes, found: Found) -> Node:
+    def get_or_create(self, directory: Directory, name: bytes, found: Found) -> Node:
         """Make what was found a node, or find the node it is."""
         if found.is_directory:
             return self._take_up_directory(directory, name, found)
@@ -146,10 +149,10 @@ class Tree:
 
         0 where only a look tells: for directories that are not known, and where the layer's own listing does not say.
         """
-        known = directory.known
-        by_key, by_number = self.table.by_key, self.table.by_number
-        told: dict[Place, tuple[int, frozenset[int]]] = {}
-        last: Place | None = None
+        known = directory.children
+        by_key, by_nodeid = self.table.by_key, self.table.by_nodeid
+        told: dict[LayerDir, tuple[int, frozenset[int]]] = {}
+        last: LayerDir | None = None
         base, kinds = _NOTHING_TOLD
         for name, kind, place, inode in entries:
             node: Node | None = known.get(name)
@@ -157,17 +160,17 @@ class Tree:
             if node is None:
                 if place is not last:
                     if place not in told:
-                        told[place] = self._told_by_listing(place)
+                        told[place] = self._is_d_ino_trusted(place)
                     last, (base, kinds) = place, told[place]
                 if kind in kinds and inode < INODE_LIMIT:
                     number = base | inode
                     node = by_key.get(number)
             if node is not None:
-                yield node.number if node.kind == kind else 0
+                yield node.nodeid if node.kind == kind else 0
             else:
-                yield 0 if number in by_number else number
+                yield 0 if number in by_nodeid else number
 
-    def _told_by_listing(self, place: Place) -> tuple[int, frozenset[int]]:
+    def _is_d_ino_trusted(self, place: LayerDir) -> tuple[int, frozenset[int]]:
         """`Numbering.base` in a layer's directory, and the kinds of files of which its listing tells the inodes that
         they are found by. Never directories: that of a merged one is the inode of another layer."""
         try:
@@ -191,7 +194,7 @@ class Tree:
         node = Directory(directory, name, found.upper, found.lowers, found.redirect)
         st = found.lowers[0].stat() if found.upper and found.lowers else found.stat
         self.table.add(node, self._numbering.key(st.st_dev, st.st_ino))
-        directory.known[name] = node
+        directory.children[name] = node
         return node
 
     def _describe_upper(self, node: File, key: int, directory: Directory, found: Found) -> int:
@@ -239,7 +242,9 @@ class Tree:
             )
         return key
 
-    def _read_mark(self, place: Place, name: bytes, read: Callable[[bytes], T | None]) -> T | None:
+    def _read_mark(
+        self, place: LayerDir, name: bytes, read: Callable[[bytes], T | None]
+    ) -> T | None:
         """A mark of a file in the upper or the index; None where its mode keeps us out for good."""
         modes = self.modes
 
@@ -264,7 +269,7 @@ class Tree:
                 continue
             root = layer.root.open_for_reading()
             try:
-                links = marks_format.origin_link_count(root, origin)
+                links = markers.origin_link_count(root, origin)
             finally:
                 os.close(root)
             if links is not None:
@@ -294,7 +299,7 @@ class Tree:
             if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
                 return None
             raise
-        if marks_format.is_whiteout(entry):
+        if markers.is_whiteout(entry):
             return None
         return entry if same is None or os.path.samestat(entry, same) else None
 
@@ -305,7 +310,7 @@ class Tree:
                 self._learn_device(place)
         return self._devices.get(uuid)
 
-    def _learn_device(self, place: Place) -> None:
+    def _learn_device(self, place: LayerDir) -> None:
         device = place.stat().st_dev
         self._numbering.base(device)  # in the order of the stack, so alike at each mount
         self._devices.setdefault(place.layer.uuid(device, place), device)
@@ -385,14 +390,14 @@ class Tree:
                 uid, gid = override.uid, override.gid
                 mode = stat.S_IFMT(mode) | override.mode
         return Attributes(
-            node.number,
+            node.nodeid,
             node.generation,
             st,
             mode,
             links,
             self.owners.users.shown(uid, in_upper=layer.writable, idmapped=layer.idmapped),
             self.owners.groups.shown(gid, in_upper=layer.writable, idmapped=layer.idmapped),
-            self.table.change_times.get(node.number, st.st_ctime_ns),
+            self.table.change_times.get(node.nodeid, st.st_ctime_ns),
         )
 
     def layer_of(self, node: Node) -> Layer:
@@ -437,7 +442,7 @@ class Tree:
     def writable(self) -> bool:
         return self._copyup is not None
 
-    def writable_directory(self, directory: Directory) -> Place:
+    def writable_directory(self, directory: Directory) -> LayerDir:
         """The directory's place in the upper, copied up if need be, before something changes in it.
 
         Raises OSError: EROFS, ENOENT if it was removed.
@@ -473,10 +478,10 @@ class Tree:
         return node
 
     def adopt_directory(
-        self, directory: Directory, name: bytes, place: Place, st: os.stat_result
+        self, directory: Directory, name: bytes, place: LayerDir, st: os.stat_result
     ) -> Directory:
         """The node of a directory that was just made in the upper; nothing of the lowers shows in it."""
         node = Directory(directory, name, place, ())
         self.table.add(node, self._numbering.key(st.st_dev, st.st_ino))
-        directory.known[name] = node
+        directory.children[name] = node
         return node

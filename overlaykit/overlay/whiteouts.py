@@ -15,14 +15,14 @@ import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from overlaykit import _native
-from overlaykit.overlay import format as marks_format
+from overlaykit.overlay import markers
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
     from overlaykit.overlay.disk import Disk, Form
-    from overlaykit.overlay.format import Marks
-    from overlaykit.overlay.layer import Place
+    from overlaykit.overlay.layer import LayerDir
+    from overlaykit.overlay.markers import Marks
     from overlaykit.overlay.merge import Merge
     from overlaykit.overlay.nodes import Directory
     from overlaykit.overlay.work import Work
@@ -51,9 +51,9 @@ class Move(NamedTuple):
     """One rename in the upper. `hides`: something of a lower must stay hidden under the old name. `directory`: what is
     moved is one. `target`: the kind (S_IFMT) of what the view has under the new name; None: nothing."""
 
-    old_place: Place
+    old_place: LayerDir
     old_name: bytes
-    new_place: Place
+    new_place: LayerDir
     new_name: bytes
     hides: bool
     directory: bool
@@ -74,7 +74,7 @@ class Whiteouts:
 
     # What is there
 
-    def find(self, directory: Directory, place: Place, name: bytes) -> Hidden:
+    def find(self, directory: Directory, place: LayerDir, name: bytes) -> Hidden:
         """What hides `name`, which the view does not have, in the upper's `place` of a directory.
 
         Raises OSError (EEXIST) if something else is there.
@@ -87,7 +87,7 @@ class Whiteouts:
 
     # Hiding
 
-    def hide(self, place: Place, name: bytes) -> None:
+    def hide(self, place: LayerDir, name: bytes) -> None:
         """Hide a name under which the upper has a file, or nothing."""
         if self.form != "aufs":
             self._work.publish(self._fresh(place), place, name, replace=True)
@@ -100,7 +100,7 @@ class Whiteouts:
             self.drop_note(place, name)
             raise
 
-    def hide_directory(self, place: Place, name: bytes) -> None:
+    def hide_directory(self, place: LayerDir, name: bytes) -> None:
         """Hide a name under which the upper has a directory that shows nothing; it goes, with the marks in it."""
         if self.form == "aufs":
             self._note(place, name)
@@ -127,7 +127,7 @@ class Whiteouts:
             reach("rmdir.removed")
             self._work.discard(whiteout)
 
-    def remove_directory(self, place: Place, name: bytes) -> None:
+    def remove_directory(self, place: LayerDir, name: bytes) -> None:
         """Remove a directory of the upper that shows nothing, with the marks in it."""
         work = self._work
         old = work.new_name()
@@ -142,7 +142,7 @@ class Whiteouts:
             reach("rmdir.removed")
             work.discard(old)
 
-    def _remove_in_place(self, place: Place, name: bytes) -> None:
+    def _remove_in_place(self, place: LayerDir, name: bytes) -> None:
         """As `remove_directory`, for one that cannot be moved: on an overlay, one of its lower."""
         directory = place.child(name)
         try:
@@ -154,7 +154,7 @@ class Whiteouts:
 
     # Showing again
 
-    def make_opaque(self, place: Place) -> None:
+    def make_opaque(self, place: LayerDir) -> None:
         """Let nothing show through a directory of the upper, in which nothing does now."""
         if self._merge.holds_whiteout_files(place):  # one mark cannot say both
             for name in self._merge.whiteout_files(place):
@@ -163,7 +163,7 @@ class Whiteouts:
         self._marks.set_opaque(place.proc_path())
 
     def publish(
-        self, temporary: bytes, stage: Place, place: Place, name: bytes, hidden: Hidden
+        self, temporary: bytes, stage: LayerDir, place: LayerDir, name: bytes, hidden: Hidden
     ) -> None:
         """Let something new appear under a name, whatever hides it there."""
         work = self._work
@@ -281,7 +281,7 @@ class Whiteouts:
 
     # Whiteouts under the name
 
-    def _fresh(self, place: Place) -> bytes:
+    def _fresh(self, place: LayerDir) -> bytes:
         """The name, in the work directory, of a whiteout to be moved into `place`. One inode serves many of them."""
         self._mark(place)
         name = self._work.new_name()
@@ -313,7 +313,7 @@ class Whiteouts:
     def _make(self, name: bytes) -> None:
         place = self._work.place
         if self.form == "device":
-            os.mknod(name, stat.S_IFCHR, marks_format.WHITEOUT_DEVICE, dir_fd=place.fd())
+            os.mknod(name, stat.S_IFCHR, markers.WHITEOUT_DEVICE, dir_fd=place.fd())
             return
         fd = os.open(name, _NEW_FILE, _WHITEOUT_MODE, dir_fd=place.fd())
         try:
@@ -324,7 +324,7 @@ class Whiteouts:
         finally:
             os.close(fd)
 
-    def _mark(self, place: Place) -> None:
+    def _mark(self, place: LayerDir) -> None:
         """Say of a directory, before the first one comes, that some empty files in it are whiteouts."""
         if self.form == "xattr" and not self._merge.holds_whiteout_files(place):
             self._marks.set_whiteout_files(place.proc_path())
@@ -332,12 +332,12 @@ class Whiteouts:
 
     # Whiteouts beside the name
 
-    def _note(self, place: Place, name: bytes) -> None:
-        note = marks_format.AUFS_WHITEOUT + name
+    def _note(self, place: LayerDir, name: bytes) -> None:
+        note = markers.AUFS_WHITEOUT + name
         os.close(os.open(note, _NOTE, _WHITEOUT_MODE, dir_fd=place.fd()))
         reach("whiteout.noted")
 
-    def _try_to_note(self, place: Place, name: bytes) -> bool:
+    def _try_to_note(self, place: LayerDir, name: bytes) -> bool:
         """Where the upper lies on a view of ours, or on fuse-overlayfs, there are no such names."""
         try:
             self._note(place, name)
@@ -345,12 +345,12 @@ class Whiteouts:
             return False
         return True
 
-    def drop_note(self, place: Place, name: bytes) -> None:
+    def drop_note(self, place: LayerDir, name: bytes) -> None:
         """Remove the file that hides a name; beside a name of the upper's it says nothing."""
         with contextlib.suppress(OSError):
-            os.unlink(marks_format.AUFS_WHITEOUT + name, dir_fd=place.fd())
+            os.unlink(markers.AUFS_WHITEOUT + name, dir_fd=place.fd())
 
-    def _turn_into_note(self, place: Place, name: bytes) -> None:
+    def _turn_into_note(self, place: LayerDir, name: bytes) -> None:
         """Make room for a directory where another mount has left a whiteout under the name."""
         self._note(place, name)
         os.unlink(name, dir_fd=place.fd())

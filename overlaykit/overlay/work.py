@@ -13,11 +13,11 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
-from overlaykit.overlay import format as marks_format
+from overlaykit.overlay import markers
 from overlaykit.overlay.modes import Modes
 
 if TYPE_CHECKING:
-    from overlaykit.overlay.layer import Layer, Place
+    from overlaykit.overlay.layer import Layer, LayerDir
 
 _DIRECTORY_MODE: Final = 0o700
 
@@ -29,7 +29,7 @@ class Work:
     `modes`: for what is to be changed in the upper.
     """
 
-    def __init__(self, layer: Layer, upper: Place) -> None:
+    def __init__(self, layer: Layer, upper: LayerDir) -> None:
         self._layer = layer
         self.place = self._subdirectory(b"work")
         self.index = self._subdirectory(b"index")
@@ -70,7 +70,7 @@ class Work:
             self.discard(name)
         return True
 
-    def discard(self, name: bytes, stage: Place | None = None) -> None:
+    def discard(self, name: bytes, stage: LayerDir | None = None) -> None:
         """Remove an unfinished thing, with all below it. Follows no symlink; what cannot go stays for `clear`."""
         with contextlib.suppress(OSError):
             _remove_tree(stage or self.place, name)
@@ -78,9 +78,9 @@ class Work:
     def publish(
         self,
         name: bytes,
-        place: Place,
+        place: LayerDir,
         target: bytes,
-        stage: Place | None = None,
+        stage: LayerDir | None = None,
         *,
         replace: bool = False,
     ) -> None:
@@ -103,12 +103,12 @@ class Work:
         self._move(name, place, target, stage, 0)
 
     def exchange(
-        self, name: bytes, place: Place, target: bytes, stage: Place | None = None
+        self, name: bytes, place: LayerDir, target: bytes, stage: LayerDir | None = None
     ) -> None:
         """Let `name` appear as `target`, and take what was there in its stead. Raises OSError, having removed it."""
         self._move(name, place, target, stage, _native.RENAME_EXCHANGE)
 
-    def remove_all(self, place: Place) -> None:
+    def remove_all(self, place: LayerDir) -> None:
         """Remove all that is in a directory of the upper."""
         for name in os.listdir(place.proc_path()):
             _remove_tree(place, name)
@@ -116,9 +116,9 @@ class Work:
     def _move(
         self,
         name: bytes,
-        place: Place,
+        place: LayerDir,
         target: bytes,
-        stage: Place | None,
+        stage: LayerDir | None,
         flags: int,
         keep: int = 0,
     ) -> None:
@@ -130,25 +130,27 @@ class Work:
                 self.discard(name, stage)
             raise
 
-    def _rename(self, name: bytes, place: Place, target: bytes, stage: Place, flags: int) -> None:
+    def _rename(
+        self, name: bytes, place: LayerDir, target: bytes, stage: LayerDir, flags: int
+    ) -> None:
         self.modes.widen_to_move(stage, name, place, target)
         if flags == _native.RENAME_EXCHANGE:
             self.modes.widen_to_move(place, target, place, target)
         _native.renameat2(stage.fd(), name, place.fd(), target, flags)
 
-    def _subdirectory(self, name: bytes) -> Place:
+    def _subdirectory(self, name: bytes) -> LayerDir:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, _DIRECTORY_MODE, dir_fd=self._layer.root.fd())
         place = self._layer.root.child(name)
         try:  # what is made here takes its ACL from where it will be, not from the work directory
-            os.removexattr(place.proc_path(), marks_format.DEFAULT_ACL)
+            os.removexattr(place.proc_path(), markers.DEFAULT_ACL)
         except OSError as error:
             if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
                 raise
         return place
 
 
-def _remove_tree(place: Place, name: bytes) -> None:
+def _remove_tree(place: LayerDir, name: bytes) -> None:
     try:
         os.unlink(name, dir_fd=place.fd())
     except IsADirectoryError:

@@ -7,8 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from overlaykit.overlay import acl, overrides
-from overlaykit.overlay import format as marks_format
+from overlaykit.overlay import acl, markers, overrides
 from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class Xattrs:
         value = location.read(
             lambda: os.getxattr(location.path, stored, follow_symlinks=location.follow)
         )
-        if name not in marks_format.ACLS:
+        if name not in markers.ACLS:
             return value
         return acl.shown(value, self._tree.owners, idmapped=self._tree.layer_of(node).idmapped)
 
@@ -62,7 +61,7 @@ class Xattrs:
         Raises OSError: EPERM for the attribute that holds owner and mode, EACCES for a file's default ACL.
         """
         self.require_settable(node, name)
-        is_acl = name in marks_format.ACLS
+        is_acl = name in markers.ACLS
         if is_acl:
             value = acl.stored(value, self._tree.owners)
         self._tree.copy_up(node)
@@ -82,7 +81,7 @@ class Xattrs:
     def require_settable(self, node: Node, name: bytes) -> None:
         """Raises OSError: EPERM for the attribute that holds owner and mode, here or once it is copied up; EACCES for a
         default ACL of what is no directory."""
-        if name == marks_format.DEFAULT_ACL and node.kind != stat.S_IFDIR:
+        if name == markers.DEFAULT_ACL and node.kind != stat.S_IFDIR:
             fail(errno.EACCES)
         if overrides.applies(node.kind) and name in (
             self._tree.layers[0].override,
@@ -95,7 +94,7 @@ class Xattrs:
         if not self.has_to_remove(node, name):
             return
         self._tree.copy_up(node)
-        if name in marks_format.ACLS:
+        if name in markers.ACLS:
             self._files.wake(node)
         location = self._tree.writable_location(node)
         os.removexattr(
@@ -107,7 +106,7 @@ class Xattrs:
         try:
             self.get(node, name)
         except OSError as error:
-            if error.errno != errno.ENODATA or name not in marks_format.ACLS:
+            if error.errno != errno.ENODATA or name not in markers.ACLS:
                 raise
             return False
         return True

@@ -16,7 +16,7 @@ from ..posix.table import Dir, File, Link
 from .mounted import Mounted, mounted
 from .random_changes import STARTING_POINT, play
 
-NOTHING_HELD = {"nodes": 1, "lookups": 1, "open_files": 0}
+NOTHING_HELD = {"nodes": 1, "nlookup": 1, "open_files": 0}
 OPERATIONS = 10_000
 
 

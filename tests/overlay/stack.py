@@ -20,7 +20,7 @@ from .view import View
 
 _NOTHING_HELD: Final = {
     "nodes": 1,
-    "lookups": 1,
+    "nlookup": 1,
     "open_files": 0,
 }  # the root, which is never forgotten
 

@@ -51,7 +51,7 @@ def test_an_entry_that_became_something_else_is_what_it_is_now(stack: Stack) -> 
             found = filesystem.look_up_entry(root, entries[name])
             assert found is not None
             assert isinstance(found[0], kind)
-            filesystem.settle(found[0])
+            filesystem.evict_if_unused(found[0])
         assert filesystem.look_up_entry(root, entries[b"c"]) is None
 
 
@@ -75,13 +75,13 @@ def test_an_entry_that_was_copied_up_meanwhile_is_the_copy(stack: Stack) -> None
             assert found is not None
             assert isinstance(found[0], FileNode)
             assert found[0].has_upper == copied
-            filesystem.settle(found[0])
+            filesystem.evict_if_unused(found[0])
         filesystem.listing(root, restart=True)
         view.write("b", b"newer")
         view.forget_everything()
         found = filesystem.look_up_entry(root, entries[b"b"])
         assert found is not None
-        filesystem.settle(found[0])
+        filesystem.evict_if_unused(found[0])
         assert (view.read("a"), view.read("b")) == (b"new", b"newer")
 
 

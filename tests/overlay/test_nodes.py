@@ -7,7 +7,7 @@ import os
 import stat
 
 from overlaykit.overlay.filesystem import Filesystem
-from overlaykit.overlay.nodes import ROOT_NUMBER, Directory, File, Numbering, Table
+from overlaykit.overlay.nodes import ROOT_NODEID, Directory, File, Numbering, Table
 from overlaykit.overlay.stack import OpenedLayer
 
 from ..posix import syscalls
@@ -19,8 +19,8 @@ from .view import refused
 def test_the_root_is_number_one_and_never_forgotten(stack: Stack) -> None:
     stack.add({})
     with stack.open() as view:
-        assert view.number("") == ROOT_NUMBER
-        view.filesystem.forget(ROOT_NUMBER, 1000)
+        assert view.number("") == ROOT_NODEID
+        view.filesystem.forget(ROOT_NODEID, 1000)
         assert view.names() == []
 
 
@@ -38,12 +38,12 @@ def test_looking_up_twice_counts_twice(stack: Stack) -> None:
     stack.add({"f": content.File()})
     with stack.open() as view:
         node = view.node("f")
-        node.lookups += 1
+        node.nlookup += 1
         view.forget_everything()
-        assert view.filesystem.node(node.number) is node
-        view.filesystem.forget(node.number, 1)
+        assert view.filesystem.node(node.nodeid) is node
+        view.filesystem.forget(node.nodeid, 1)
         with refused(errno.ESTALE):
-            view.filesystem.node(node.number)
+            view.filesystem.node(node.nodeid)
 
 
 def test_a_forgotten_number_names_nothing(stack: Stack) -> None:
@@ -60,11 +60,11 @@ def test_a_directory_stays_known_while_something_below_it_is(stack: Stack) -> No
     with stack.open() as view:
         numbers = view.number("a"), view.number("a/b")
         node = view.file("a/b/f")
-        node.lookups += 1
+        node.nlookup += 1
         view.forget_everything()
-        assert all(view.filesystem.node(number).lookups == 0 for number in numbers)
-        assert view.filesystem.file(node.number) is node
-        view.filesystem.forget(node.number, 1)
+        assert all(view.filesystem.node(number).nlookup == 0 for number in numbers)
+        assert view.filesystem.file(node.nodeid) is node
+        view.filesystem.forget(node.nodeid, 1)
         for number in numbers:
             with refused(errno.ESTALE):
                 view.filesystem.node(number)
@@ -77,7 +77,7 @@ def test_a_name_that_is_looked_up_for_nothing_is_not_kept(stack: Stack) -> None:
         assert isinstance(directory, Directory)
         node = view.filesystem.lookup(directory, b"f")
         assert node is not None
-        view.filesystem.settle(node)
+        view.filesystem.evict_if_unused(node)
         assert view.filesystem.counts()["nodes"] == 1
 
 
@@ -130,7 +130,7 @@ def test_a_listing_alone_tells_no_number_that_another_node_has(stack: Stack) -> 
         other = File(stat.S_IFREG)
         view.filesystem.tree.table.add(other, taken)
         assert view.numbers() == {"f": 0, "g": os.stat(os.path.join(lower, "g")).st_ino}
-        view.filesystem.settle(other)
+        view.filesystem.evict_if_unused(other)
 
 
 def test_a_listing_is_not_believed_where_mounts_may_lie_on_files(stack: Stack) -> None:
@@ -182,9 +182,9 @@ def test_a_number_that_is_taken_is_not_given_out_again() -> None:
     nodes.add(first, 42)
     nodes.add(second, 42)
     nodes.add(third, 0)
-    assert len({first.number, second.number, third.number}) == 3
-    assert first.number == 42
-    assert nodes.by_number[second.number] is second
+    assert len({first.nodeid, second.nodeid, third.nodeid}) == 3
+    assert first.nodeid == 42
+    assert nodes.by_nodeid[second.nodeid] is second
 
 
 def test_a_first_lookup_shows_what_a_later_one_does(stack: Stack) -> None:
@@ -198,4 +198,4 @@ def test_a_first_lookup_shows_what_a_later_one_does(stack: Stack) -> None:
             found = view.filesystem.lookup_with_attributes(root, os.fsencode(name))
             assert found is not None
             assert found[1] == view.filesystem.attributes(found[0])
-            view.filesystem.settle(found[0])
+            view.filesystem.evict_if_unused(found[0])

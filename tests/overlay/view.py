@@ -37,7 +37,7 @@ class View:
         node: Node = self.filesystem.root
         for name in filter(None, path.split("/")):
             found = self.filesystem.lookup(
-                self.filesystem.directory(node.number), os.fsencode(name)
+                self.filesystem.directory(node.nodeid), os.fsencode(name)
             )
             if found is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
@@ -45,10 +45,10 @@ class View:
         return node
 
     def file(self, path: str) -> File:
-        return self.filesystem.file(self.node(path).number)
+        return self.filesystem.file(self.node(path).nodeid)
 
     def directory(self, path: str) -> Directory:
-        return self.filesystem.directory(self.node(path).number)
+        return self.filesystem.directory(self.node(path).nodeid)
 
     def exists(self, path: str) -> bool:
         try:
@@ -75,8 +75,8 @@ class View:
             if number:
                 node = self.filesystem.lookup(directory, entry[0])
                 assert node is not None
-                assert (node.number, node.kind) == (number, entry[1]), entry[0]
-                self.filesystem.settle(node)
+                assert (node.nodeid, node.kind) == (number, entry[1]), entry[0]
+                self.filesystem.evict_if_unused(node)
         return [os.fsdecode(entry[0]) for entry in entries]
 
     def numbers(self, path: str = "") -> dict[str, int]:
@@ -92,7 +92,7 @@ class View:
         return self.filesystem.attributes(self.node(path))
 
     def number(self, path: str) -> int:
-        return self.node(path).number
+        return self.node(path).nodeid
 
     @contextlib.contextmanager
     def opened(self, path: str, flags: int = os.O_RDONLY) -> Iterator[int]:
@@ -176,6 +176,6 @@ class View:
         return self.directory(directory), os.fsencode(name)
 
     def _count(self, node: Node) -> Node:
-        node.lookups += 1
-        self._counts[node.number] += 1
+        node.nlookup += 1
+        self._counts[node.nodeid] += 1
         return node

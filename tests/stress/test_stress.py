@@ -96,9 +96,9 @@ def at_once(bodies: list[Callable[[], None]]) -> None:
 
 def forget_all(mount: Mounted) -> None:
     """What the kernel has forgotten the daemon has forgotten."""
-    assert mount.counted().held["lookups"] > 1
+    assert mount.counted().held["nlookup"] > 1
     held = mount.forget()
-    assert (held["nodes"], held["lookups"], held["open_files"]) == (1, 1, 0), held
+    assert (held["nodes"], held["nlookup"], held["open_files"]) == (1, 1, 0), held
 
 
 def changed(before: Tree, after: Tree) -> list[str]:

@@ -7,8 +7,8 @@ import stat
 
 import pytest
 
-from overlaykit.overlay import format as marks_format
-from overlaykit.overlay.format import FUSE_OVERLAYFS, TRUSTED, USER, DirectoryMarks, Marks, Origin
+from overlaykit.overlay import markers
+from overlaykit.overlay.markers import FUSE_OVERLAYFS, TRUSTED, USER, DirectoryMarks, Marks, Origin
 
 from ..posix.table import Dir, File, Layer, Link
 from .inside import as_root
@@ -46,7 +46,7 @@ def _whiteouts_of(upper: str) -> set[str]:
         os.path.relpath(os.path.join(directory, name), upper)
         for directory, _, files in os.walk(upper)
         for name in files
-        if marks_format.is_whiteout(os.lstat(os.path.join(directory, name)))
+        if markers.is_whiteout(os.lstat(os.path.join(directory, name)))
     }
 
 
@@ -153,7 +153,7 @@ def test_an_origin_tells_the_inode_number(kind: int, handle: bytes, number: int 
 def test_the_origin_of_a_file_leads_to_its_inode(stack: Stack) -> None:
     lower = stack.add({"f": File()})
     fd = os.open(lower, os.O_PATH)
-    origin = marks_format.find_origin(fd, b"f", bytes(16))
+    origin = markers.find_origin(fd, b"f", bytes(16))
     assert origin is not None
     assert origin.inode_number() == os.stat("f", dir_fd=fd).st_ino
     os.close(fd)
@@ -208,6 +208,6 @@ def test_marks_are_hidden_and_a_programs_own_of_that_name_are_kept(stack: Stack)
 def test_only_marks_of_a_whiteout_are_one(stack: Stack) -> None:
     lower = stack.add({"f": File()})
     os.mknod(os.path.join(lower, "w"), stat.S_IFCHR, 0)
-    assert marks_format.is_whiteout(os.lstat(os.path.join(lower, "w")))
-    assert not marks_format.is_whiteout(os.lstat(os.path.join(lower, "f")))
-    assert not marks_format.is_whiteout(os.stat("/dev/null"))
+    assert markers.is_whiteout(os.lstat(os.path.join(lower, "w")))
+    assert not markers.is_whiteout(os.lstat(os.path.join(lower, "f")))
+    assert not markers.is_whiteout(os.stat("/dev/null"))
