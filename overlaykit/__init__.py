@@ -7,8 +7,8 @@
 
 The house, from the top: `cli` asks `views`; `views` joins `fuse` (the mount), `namespace` (the processes) and `layers`
 (where files come from), which never import one another; below them `overlay` decides what a path means, and on the
-ground floor `_native` makes the system calls, beside `errors`, `health`, `mountinfo`, `discard`, `privilege`,
-`signals`, `standard` and `wire`. A room imports only from below. Start reading at `overlaykit.overlay`.
+ground floor `_native` makes the system calls, beside `codec`, `errors`, `health`, `mountinfo`, `privilege`,
+`rmtree`, `signals` and `standard`. A room imports only from below. Start reading at `overlaykit.overlay`.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from overlaykit.bench.results import Cost, LeftOut, Machine, Report, Series
 from overlaykit.bench.systems.system import Counts
 from overlaykit.bench.systems.trial import try_out
 from overlaykit.bench.workload import Course, Entrant, Interruptible, Workload
-from overlaykit.discard import discard_path
+from overlaykit.rmtree import rmtree_path
 
 
 class Watch(Protocol):
@@ -80,9 +80,9 @@ class Race:
                 os.mkdir(course.directory)
                 self._run(workload, course, on_step)
                 self._behind += 1
-                discard_path(course.directory)
+                rmtree_path(course.directory)
         finally:
-            discard_path(directory)
+            rmtree_path(directory)
 
     def report(self) -> Report | None:
         """What was found; where it ended early, of the workloads behind it. None if nothing is."""

@@ -139,9 +139,9 @@ def _watch() -> Iterator[Watch]:
 
 def _show(found: Report, *, as_json: bool) -> None:
     if as_json:
-        from overlaykit import wire
+        from overlaykit import codec
 
-        print(wire.show(found))
+        print(codec.encode_pretty(found))
         return
     from rich.console import Console
 

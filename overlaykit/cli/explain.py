@@ -19,9 +19,9 @@ def main(arguments: list[str]) -> int:
 
     found = explain(args.view, args.path)
     if args.json:
-        from overlaykit import wire
+        from overlaykit import codec
 
-        print(wire.show(found))
+        print(codec.encode_pretty(found))
         return 0
     print(one_line(found.path if found.target is None else f"{found.path} -> {found.target}"))
     for sight in found.sights:

@@ -68,9 +68,9 @@ def main(arguments: list[str]) -> int:
     elif args.action == "rm":
         store.remove(args.name)
     elif args.json:
-        from overlaykit import wire
+        from overlaykit import codec
 
-        print(wire.show(store.list()))
+        print(codec.encode_pretty(store.list()))
     else:
         show(_HEADINGS, map(_row, store.list()))
     return 0

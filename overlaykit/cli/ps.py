@@ -21,9 +21,9 @@ def main(arguments: list[str]) -> int:
 
     running = [one.about for one in Registry().running()]
     if args.json:
-        from overlaykit import wire
+        from overlaykit import codec
 
-        print(wire.show(running))
+        print(codec.encode_pretty(running))
         return 0
     show(
         ("NAME", "PID", "STARTED", "LAYERS", "UPPER", "PORTS", "COMMAND OR MOUNTPOINT"),

@@ -11,7 +11,7 @@ import socket
 
 import msgspec
 
-from overlaykit import wire
+from overlaykit import codec
 
 
 class Explain(msgspec.Struct, frozen=True, tag="explain"):
@@ -77,12 +77,12 @@ def ask(
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(seconds)
         connection.connect(path)
-        connection.sendall(wire.encode(request) + b"\n")
+        connection.sendall(codec.encode(request) + b"\n")
         with connection.makefile("rb") as file:
             line = file.readline()
     if not line:
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET), path)
-    reply: Reply = wire.decode(line, Reply)
+    reply: Reply = codec.decode(line, Reply)
     if isinstance(reply, Refused):
         raise OSError(reply.errno, os.strerror(reply.errno), reply.path)
     return reply

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from overlaykit import wire
+from overlaykit import codec
 from overlaykit.fuse.control import (
     Count,
     Counted,
@@ -47,7 +47,7 @@ async def serve(
                 if not chunk:
                     return
                 line += chunk
-            request: Request = wire.decode(line, Request)
+            request: Request = codec.decode(line, Request)
             if isinstance(request, End):
                 end()  # whether or not the asker is still there for the answer
             await stream.send_all(_answer(request, operations) + b"\n")
@@ -80,7 +80,7 @@ def _answer(request: Request, operations: Operations) -> bytes:
         reply = Refused(error.errno or errno.EIO, _filename(error))
     except ValueError:  # a NUL is in no path
         reply = Refused(errno.EINVAL, "")
-    return wire.encode(reply)
+    return codec.encode(reply)
 
 
 def _filename(error: OSError) -> str:

@@ -19,12 +19,12 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native, signals, standard, wire
-from overlaykit.discard import discard_path
+from overlaykit import _native, codec, signals, standard
 from overlaykit.errors import Error
 from overlaykit.fuse import unmount
 from overlaykit.fuse.directories import Directories, shown_path
 from overlaykit.fuse.spec import Answer, Bequest, Directory, Failed, MountSpec, Order, Started
+from overlaykit.rmtree import rmtree_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,7 +83,7 @@ class Daemon:
     def bequeath(self, *directories: str) -> None:
         """Have the daemon remove these if the starter dies before `serve`; then the spec says what goes when."""
         with contextlib.suppress(BrokenPipeError):  # it is gone already, as `serve` will say
-            self._channel.sendall(wire.encode(Bequest(directories)))
+            self._channel.sendall(codec.encode(Bequest(directories)))
 
     def hand_over(self, path: str, fd: int) -> str:
         """Give the daemon a directory that `path` has led to; the absolute path that stands for it in the spec.
@@ -92,7 +92,7 @@ class Daemon:
         """
         shown = shown_path(path, fd)
         with contextlib.suppress(BrokenPipeError):  # it is gone already, as `serve` will say
-            socket.send_fds(self._channel, [wire.encode(Directory(shown))], [fd])
+            socket.send_fds(self._channel, [codec.encode(Directory(shown))], [fd])
         return shown
 
     def serve(self, spec: MountSpec, control: socket.socket, *, keep: Sequence[int] = ()) -> None:
@@ -104,11 +104,11 @@ class Daemon:
         """
         try:
             descriptors = [control.fileno(), *keep]
-            socket.send_fds(self._channel, [wire.encode(spec)], descriptors)
+            socket.send_fds(self._channel, [codec.encode(spec)], descriptors)
             # A mount that is attached must be unmounted before a signal ends this process.
             signals.await_readable(self._channel.fileno(), orderly=spec.target is not None)
             raw, received, _, _ = socket.recv_fds(self._channel, _LONGEST_MESSAGE, 1)
-            answer = wire.decode(raw, Answer) if raw else None
+            answer = codec.decode(raw, Answer) if raw else None
         except (BrokenPipeError, ConnectionResetError):
             answer, received = None, []
         except BaseException:
@@ -194,7 +194,7 @@ def main() -> None:
         _leave_terminal()
         descriptors = [detached] if detached >= 0 else []
         started = Started(device, limits.notes(writable=spec.upper is not None))
-        socket.send_fds(channel, [wire.encode(started)], descriptors)
+        socket.send_fds(channel, [codec.encode(started)], descriptors)
         told = True
 
     try:
@@ -217,7 +217,7 @@ def main() -> None:
         log.error("the mount ended: %s", failure)
         sys.exit(Error.exit_code)
     with contextlib.suppress(BrokenPipeError):  # the starter is gone, and this is why
-        channel.sendall(wire.encode(failure))
+        channel.sendall(codec.encode(failure))
 
 
 def _above_standard(one: socket.socket) -> socket.socket:
@@ -234,7 +234,7 @@ def _await_orders(
     inherited: tuple[str, ...] = ()
     while True:
         raw, descriptors, _, _ = socket.recv_fds(channel, _LONGEST_MESSAGE, _MOST_DESCRIPTORS)
-        order: Order | None = wire.decode(raw, Order) if raw else None
+        order: Order | None = codec.decode(raw, Order) if raw else None
         match order:
             case MountSpec():
                 return order, descriptors
@@ -245,7 +245,7 @@ def _await_orders(
             case None:
                 for path in inherited:
                     with contextlib.suppress(OSError):  # the next one to come clears it away
-                        discard_path(path)
+                        rmtree_path(path)
                 return None, []
 
 

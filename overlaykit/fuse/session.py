@@ -17,12 +17,12 @@ import pyfuse3
 import trio
 
 from overlaykit import _native
-from overlaykit.discard import discard_path
 from overlaykit.fuse import control_server, holders, mount, unmount
 from overlaykit.fuse.handshake import Handshake
 from overlaykit.fuse.operations import Operations
 from overlaykit.fuse.stack import open_filesystem
 from overlaykit.fuse.waiting import Waiting
+from overlaykit.rmtree import rmtree_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,7 @@ def run(
             unmount.detach_stage(spec.stage)
     for path in spec.remove:
         with contextlib.suppress(OSError):  # the starter removes it too
-            discard_path(path)
+            rmtree_path(path)
 
 
 def _only(error: BaseException) -> BaseException:

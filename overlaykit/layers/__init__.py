@@ -1,7 +1,7 @@
 """Where layers come from: a directory, the host's root, .deb packages, an archive; and the store.
 
-May import: `overlaykit._native` and the modules of that floor (`errors`, `discard`, `health`, `mountinfo`,
-`privilege`); never `fuse`, `namespace` or `overlay`.
+May import: `overlaykit._native` and the modules of that floor (`errors`, `health`, `mountinfo`,
+`privilege`, `rmtree`); never `fuse`, `namespace` or `overlay`.
 Start reading at `resolve` (what `-l` means), then `source` (what `layer add` takes) and `store`; `tree` is where a
 new layer's files are made, for `directory`, `extract` (of `archive` and `deb`) alike.
 """

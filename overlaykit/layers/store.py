@@ -25,12 +25,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from overlaykit.discard import discard
 from overlaykit.errors import Error
 from overlaykit.health import Check
 from overlaykit.layers.host import NAME as HOST
 from overlaykit.layers.layer import Hold, Layer
 from overlaykit.layers.tree import Tree
+from overlaykit.rmtree import rmtree
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _TEMPORARY = ".tmp-"
@@ -159,7 +159,7 @@ class Store:
                 usage = source.unpack(tree, scratch, base)
             finally:
                 tree.close()
-            discard(directory, os.fsencode(_SCRATCH))
+            rmtree(directory, os.fsencode(_SCRATCH))
             # Whatever its source says of it, we must be able to open the layer: to see, lock and remove it.
             os.chmod(tree_path, os.stat(tree_path).st_mode | 0o500)
             record = _Record(
@@ -194,7 +194,7 @@ class Store:
                     gone = _temporary_name()
                     os.rename(name, gone, src_dir_fd=root, dst_dir_fd=root)
                     fcntl.flock(root, fcntl.LOCK_UN)
-                    discard(root, os.fsencode(gone))
+                    rmtree(root, os.fsencode(gone))
         except (FileNotFoundError, NotADirectoryError):
             raise self._unknown(name) from None
 
@@ -265,7 +265,7 @@ class Store:
                 try:
                     yield directory, self._path(name)
                 finally:
-                    discard(root, os.fsencode(name))
+                    rmtree(root, os.fsencode(name))
 
     @contextmanager
     def _made_usable(self) -> Iterator[None]:
@@ -303,7 +303,7 @@ class Store:
                 _opened(self._path(name)) as directory,
             ):
                 fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                discard(root, os.fsencode(name))
+                rmtree(root, os.fsencode(name))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 from overlaykit import _native, privilege
-from overlaykit.discard import discard
+from overlaykit.rmtree import rmtree
 
 _T = TypeVar("_T")
 
@@ -198,7 +198,7 @@ class Tree:
         try:
             return create(parent, name)
         except FileExistsError:
-            discard(parent, name)
+            rmtree(parent, name)
             for gone in [p for p in self._finish if p == path or p.startswith(path + b"/")]:
                 del self._finish[gone]
             return create(parent, name)

@@ -137,7 +137,7 @@ def close_all_but(kept: Iterable[int]) -> None:
     _native.close_range(first, LAST, 0)
 
 
-def await_readable(watched: Iterable[int], *, milliseconds: int | None = None) -> set[int]:
+def poll_readable(watched: Iterable[int], *, milliseconds: int | None = None) -> set[int]:
     """Wait until one of the descriptors is readable; those that are (poll(2): no limit to their numbers)."""
     poll = select.poll()
     for descriptor in watched:
@@ -146,4 +146,4 @@ def await_readable(watched: Iterable[int], *, milliseconds: int | None = None) -
 
 
 def is_readable(descriptor: int) -> bool:
-    return bool(await_readable([descriptor], milliseconds=0))
+    return bool(poll_readable([descriptor], milliseconds=0))

@@ -70,7 +70,7 @@ def run(
         os.write(status, b"%d" % child + failure.END)
         os.close(status)
         descriptors.close_all_but({launcher, release, view, *(forwarder or ())})
-        descriptors.await_readable([release, launcher])
+        descriptors.poll_readable([release, launcher])
         os._exit(_watch(launcher, view, forwarder))
     except BaseException as error:
         failure.write(status, error)
@@ -106,13 +106,13 @@ def _start_forwarder(listeners: dict[int, int]) -> tuple[int, int]:
 def _watch(launcher: int, view: int, forwarder: tuple[int, int] | None) -> int:
     """Wait until the view ends, or must; its exit status, 137 where it was killed."""
     watched = [launcher, view] + ([forwarder[0]] if forwarder else [])
-    if view not in descriptors.await_readable(watched):
+    if view not in descriptors.poll_readable(watched):
         signal.pidfd_send_signal(view, signal.SIGKILL)
     ended = os.waitid(os.P_PIDFD, view, os.WEXITED)
     if forwarder:
         process, lifeline = forwarder
         os.close(lifeline)
-        if process in descriptors.await_readable([launcher, process]):
+        if process in descriptors.poll_readable([launcher, process]):
             os.waitid(os.P_PIDFD, process, os.WEXITED)
         else:
             signal.pidfd_send_signal(process, signal.SIGKILL)

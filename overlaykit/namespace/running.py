@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final, final
 
 from overlaykit import signals
-from overlaykit.namespace.descriptors import await_readable, is_readable
+from overlaykit.namespace.descriptors import is_readable, poll_readable
 from overlaykit.namespace.spec import Port
 
 
@@ -58,7 +58,7 @@ class Running:
             if threading.current_thread() is threading.main_thread():
                 self._wait_forwarding(watched)
             else:
-                await_readable(watched)
+                poll_readable(watched)
             self._finish()
         assert self._status is not None
         return self._status
@@ -106,7 +106,7 @@ class Running:
         with signals.held(), signals.waiting() as signalled:
             ready: set[int] = set()
             while ready.isdisjoint(watched):
-                ready = await_readable([signalled, *watched])
+                ready = poll_readable([signalled, *watched])
                 for number in signals.take():  # at the end too: a terminal's interrupt is not ours
                     self.signal(number)
 
@@ -118,7 +118,7 @@ class Running:
         assert ended is not None
         by_signal = ended.si_code != os.CLD_EXITED
         if by_signal:  # the monitor's own death kills init: that much is still to be waited for
-            await_readable([self.init_fd])
+            poll_readable([self.init_fd])
         self._status = ended.si_status + (128 if by_signal else 0)
 
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from overlaykit import wire
-from overlaykit.discard import discard_path
+from overlaykit import codec
 from overlaykit.errors import Error
 from overlaykit.fuse import control, mount
 from overlaykit.namespace import errno_as_root, is_privileged
+from overlaykit.rmtree import rmtree_path
 from overlaykit.views import places
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Entry:
         path = os.path.join(self.path, _ABOUT)
         with _noting(os.path.dirname(self.path)):
             with open(path + ".new", "wb") as file:
-                file.write(wire.encode(about))
+                file.write(codec.encode(about))
             os.rename(path + ".new", path)
 
     def make_scratch(self) -> str:
@@ -182,7 +182,7 @@ class Registry:
         for path in self._paths():
             with contextlib.suppress(OSError, ValueError):
                 with open(os.path.join(path, _ABOUT), "rb") as file:
-                    about: About = wire.decode(file.read(), About)
+                    about: About = codec.decode(file.read(), About)
                 if _is_locked(path):
                     found.append(Running(about, os.path.join(path, "control")))
         return sorted(found, key=lambda one: one.about.started)
@@ -282,10 +282,10 @@ def _clear(path: str) -> None:
 
 def _discard(path: str) -> None:
     try:
-        discard_path(path)
+        rmtree_path(path)
     except PermissionError:  # of files of other users of the view, who are our subordinate ids
         if not is_privileged():
-            errno_as_root(lambda: discard_path(path))
+            errno_as_root(lambda: rmtree_path(path))
     except OSError:
         pass
 

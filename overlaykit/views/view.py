@@ -13,12 +13,12 @@ import threading
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from overlaykit import namespace, signals, standard
-from overlaykit.discard import discard_path
 from overlaykit.errors import Error
 from overlaykit.fuse import control, daemon, directories
 from overlaykit.fuse.spec import LayerSpec, MountFlags, MountSpec, Options
 from overlaykit.layers import Store, host, resolve
 from overlaykit.namespace import descriptors, environment
+from overlaykit.rmtree import rmtree_path
 from overlaykit.views import places
 from overlaykit.views.registry import About, Registry, now
 from overlaykit.views.streams import Streams
@@ -436,7 +436,7 @@ class View:
                 if not os.path.isdir(path):
                     os.mkdir(path, 0o700)
                     if self._upper is not None:  # else it goes with the entry
-                        undo.callback(discard_path, path)
+                        undo.callback(rmtree_path, path)
                         self.made_upper = self.made_upper or path == upper
             except OSError as error:
                 number = errno.ENOTDIR if error.errno == errno.EEXIST else error.errno

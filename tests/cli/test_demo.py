@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from overlaykit.discard import discard_path
 from overlaykit.layers import Store
+from overlaykit.rmtree import rmtree_path
 
 from ..views.someone import PATH, Someone
 
@@ -40,7 +40,7 @@ def python2() -> Iterator[str]:
         os.chmod(os.path.dirname(layer.path), 0o755)
         yield layer.path
     finally:
-        discard_path(directory)
+        rmtree_path(directory)
 
 
 def test_two_pythons_are_at_one_path_at_once_and_see_nothing_of_each_other(

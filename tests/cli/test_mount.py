@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from overlaykit import _native
-from overlaykit.discard import discard_path
+from overlaykit.rmtree import rmtree_path
 from overlaykit.views import Registry
 from overlaykit.views.options import table
 
@@ -323,7 +323,7 @@ def another_file_system() -> Iterator[str]:
     try:
         yield directory
     finally:
-        discard_path(directory)
+        rmtree_path(directory)
 
 
 def test_an_upper_inside_a_lower_does_not_show_in_it(someone: Someone) -> None:

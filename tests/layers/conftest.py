@@ -12,7 +12,7 @@ from typing import TypeVar
 import pytest
 
 from overlaykit import _native
-from overlaykit.discard import discard
+from overlaykit.rmtree import rmtree
 
 _T = TypeVar("_T")
 
@@ -137,6 +137,6 @@ def me(request: pytest.FixtureRequest) -> Iterator[Person]:
         person.close()
         top = os.open(os.path.dirname(home), os.O_RDONLY | os.O_DIRECTORY)
         try:
-            discard(top, os.fsencode(os.path.basename(home)))
+            rmtree(top, os.fsencode(os.path.basename(home)))
         finally:
             os.close(top)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from overlaykit.discard import discard_path
+from overlaykit.rmtree import rmtree_path
 
 from .someone import ORDINARY, Someone, entire
 
@@ -35,7 +35,7 @@ def someone(request: pytest.FixtureRequest) -> Iterator[Someone]:
     if not is_root and os.geteuid() == 0:
         os.chown(scratch, ORDINARY, ORDINARY)
     yield Someone(is_root=is_root, scratch=scratch)
-    discard_path(scratch)
+    rmtree_path(scratch)
 
 
 @pytest.hookimpl(tryfirst=True)

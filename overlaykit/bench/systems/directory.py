@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from overlaykit.bench.systems.mounting import Uncounted
 from overlaykit.bench.systems.system import Layers, Show, Tree
-from overlaykit.discard import discard_path
+from overlaykit.rmtree import rmtree_path
 
 
 class Directory:
@@ -54,4 +54,4 @@ def _copied(lowers: tuple[str, ...], parent: str) -> Iterator[str]:
         os.sync()
         yield directory
     finally:
-        discard_path(directory)
+        rmtree_path(directory)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from overlaykit import _native, mountinfo
 from overlaykit.bench.systems.processes import looked_after
 from overlaykit.bench.systems.system import Layers, Show, Tree
-from overlaykit.discard import discard_path
 from overlaykit.fuse.mount import HELPER
+from overlaykit.rmtree import rmtree_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,4 +104,4 @@ def _directories(layers: Layers) -> Iterator[Directories]:
             os.mkdir(path)
         yield Directories(lowers=layers.lowers, **made)
     finally:
-        discard_path(directory)
+        rmtree_path(directory)

@@ -13,7 +13,7 @@ from overlaykit.bench.systems.known import PLAIN
 from overlaykit.bench.views.launchers import ours
 from overlaykit.bench.views.residents import residents
 from overlaykit.bench.workload import Course, Entrant, Point, Unit
-from overlaykit.discard import discard_path
+from overlaykit.rmtree import rmtree_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -105,4 +105,4 @@ def _directory(parent: str) -> Iterator[str]:
     try:
         yield path
     finally:
-        discard_path(path)
+        rmtree_path(path)

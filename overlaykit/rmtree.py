@@ -12,7 +12,7 @@ from overlaykit import _native
 _BENEATH = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS | _native.RESOLVE_NO_XDEV
 
 
-def discard(parent: int, name: bytes) -> None:
+def rmtree(parent: int, name: bytes) -> None:
     """Remove `name` in the directory open as `parent`, and all below it. Its absence is not an error.
 
     Symbolic links are removed, never followed; a mount below is not entered. Directories are made
@@ -25,20 +25,20 @@ def discard(parent: int, name: bytes) -> None:
     except FileNotFoundError:
         return
     except IsADirectoryError:
-        _discard_directory(parent, name)
+        _rmtree_directory(parent, name)
 
 
-def discard_path(path: str) -> None:
-    """As `discard`, for a path, of which only the last name goes."""
+def rmtree_path(path: str) -> None:
+    """As `rmtree`, for a path, of which only the last name goes."""
     directory, name = os.path.split(path)
     parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        discard(parent, os.fsencode(name))
+        rmtree(parent, os.fsencode(name))
     finally:
         os.close(parent)
 
 
-def _discard_directory(parent: int, name: bytes) -> None:
+def _rmtree_directory(parent: int, name: bytes) -> None:
     found = [name]
     for path in found:  # grows while we walk it: a directory always before those below it
         fd = _open_writable(parent, path)

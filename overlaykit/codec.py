@@ -25,6 +25,6 @@ def decode(raw: bytes, type: type[T] | Any) -> T:  # noqa: A002  # as msgspec ca
     return decoded
 
 
-def show(value: object) -> str:
+def encode_pretty(value: object) -> str:
     """For a person, or a program that reads standard output: indented."""
     return json.dumps(msgspec.to_builtins(value), indent=2)
