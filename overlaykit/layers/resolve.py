@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from overlaykit.layers.directory import check_directory
 from overlaykit.layers.host import NAME as HOST
@@ -13,13 +14,15 @@ from overlaykit.layers.store import Store
 _DIRECTORY = "dir:"
 
 
-def resolve(text: str, store: Store) -> Layer:
+def resolve(text: str, store: Store, *, hidden: Iterable[str] = ()) -> Layer:
     """The layer that `text` names: `host`; `dir:PATH` or any text with a slash, a directory; else a stored one.
+
+    `hidden`: paths that the layer `host` masks, as for `host()`.
 
     Raises MissingDirectory, NotADirectory, UnreadableDirectory; UnknownLayer, BadLayerName, DamagedLayer.
     """
     if text == HOST:
-        return host()
+        return host(hidden)
     if text.startswith(_DIRECTORY) or "/" in text:
         path = os.path.abspath(text.removeprefix(_DIRECTORY))
         check_directory(path)

@@ -16,7 +16,7 @@ from overlaykit import namespace, signals, standard
 from overlaykit.errors import Error
 from overlaykit.fuse import control, daemon, directories
 from overlaykit.fuse.spec import LayerSpec, MountFlags, MountSpec, Options
-from overlaykit.layers import Store, host, resolve
+from overlaykit.layers import Store, resolve
 from overlaykit.namespace import descriptors, environment
 from overlaykit.rmtree import rmtree_path
 from overlaykit.views import places
@@ -26,7 +26,7 @@ from overlaykit.views.streams import Streams
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from overlaykit.layers import Hold, Layer
+    from overlaykit.layers import Hold
     from overlaykit.namespace import Bind, Port
     from overlaykit.namespace import Running as Processes
     from overlaykit.namespace.environment import Environment
@@ -192,7 +192,9 @@ class View:
             served.bequeath(*entry.remains)
             upper, work = self._prepare_upper(entry, undo_upper)
             served.bequeath(*entry.remains)  # the scratch is among them now
-            layers = [self._resolve(text, upper, work) for text in self._layers]
+            store = self._store or Store()
+            hidden = [*filter(None, (upper, work)), *places.hidden()]
+            layers = [resolve(text, store, hidden=hidden) for text in self._layers]
             holds = [undo.enter_context(layer.hold()) for layer in layers]
             lowers = [
                 layer.path if layer.recursive else served.hand_over(layer.path, hold.fileno())
@@ -445,11 +447,6 @@ class View:
                     raise WorkUnusable(upper, os.path.basename(work), reason) from None
                 raise UpperUnusable(path, reason) from None
         return upper, work
-
-    def _resolve(self, text: str, upper: str | None, work: str | None) -> Layer:
-        if text == "host":
-            return host([*filter(None, (upper, work)), *places.hidden()])
-        return resolve(text, self._store or Store())
 
     def _publish(self, command: tuple[str, ...]) -> None:
         assert self._entry is not None
