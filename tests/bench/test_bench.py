@@ -13,8 +13,8 @@ import pytest
 from overlaykit.bench.choice import QUICK, plan
 from overlaykit.bench.results import Report
 
-from ..views.someone import Someone
-from ..views.staged import only_as
+from ..views.fixtures import only_as
+from ..views.user import TestUser
 
 HINT = "give NAME='COMMAND' with {lower}, {upper}, {target} and, where it needs one, {work}"
 
@@ -22,8 +22,8 @@ TINY = ("bench", "--quick", "--rounds", "1", "--only", "stat/warm")
 TWO = ("--system", "plain", "--system", "overlaykit")
 
 
-def test_json_has_everything(someone: Someone) -> None:
-    printed = someone.succeeds(*TINY, *TWO, "--json")
+def test_json_has_everything(user: TestUser) -> None:
+    printed = user.succeeds(*TINY, *TWO, "--json")
     found = msgspec.convert(json.loads(printed), Report)
     assert list(found.systems) == ["plain", "overlaykit"]
     assert (found.baseline, found.rounds) == ("plain", 1)
@@ -33,9 +33,9 @@ def test_json_has_everything(someone: Someone) -> None:
 
 
 @only_as("ordinary user")  # who it is makes no difference
-def test_a_person_gets_a_table_and_where_asked_for_a_page(someone: Someone) -> None:
-    output = someone.path("output")
-    printed = someone.succeeds(*TINY, *TWO, "--only", "missing/warm", "--output", output)
+def test_a_person_gets_a_table_and_where_asked_for_a_page(user: TestUser) -> None:
+    output = user.path("output")
+    printed = user.succeeds(*TINY, *TWO, "--only", "missing/warm", "--output", output)
     assert "stat/warm" in printed
     assert "missing/warm" in printed
     assert max(map(len, printed.splitlines())) <= 100
@@ -43,11 +43,11 @@ def test_a_person_gets_a_table_and_where_asked_for_a_page(someone: Someone) -> N
 
 
 @only_as("ordinary user")
-def test_more_systems_can_be_named(someone: Someone) -> None:
+def test_more_systems_can_be_named(user: TestUser) -> None:
     command = "mine=fuse-overlayfs -o lowerdir={lower},upperdir={upper},workdir={work} {target}"
-    target = someone.directory("target")
+    target = user.directory("target")
     more = ("--system", command, "--target", target, "--baseline", "mine")
-    found = msgspec.convert(json.loads(someone.succeeds(*TINY, *TWO, *more, "--json")), Report)
+    found = msgspec.convert(json.loads(user.succeeds(*TINY, *TWO, *more, "--json")), Report)
     assert list(found.systems) == ["plain", "overlaykit", "mine", target]
     assert len(found.costs) == 4
     assert found.ratio("stat/warm", "mine") == 1
@@ -55,8 +55,8 @@ def test_more_systems_can_be_named(someone: Someone) -> None:
 
 
 @only_as("ordinary user")
-def test_a_listing_names_workloads_and_systems_and_runs_nothing(someone: Someone) -> None:
-    listed = someone.succeeds("bench", "--list", "--quick").split()
+def test_a_listing_names_workloads_and_systems_and_runs_nothing(user: TestUser) -> None:
+    listed = user.succeeds("bench", "--list", "--quick").split()
     assert {"stat/cold", "cc/build", "plain", "kernel", "overlaykit"} <= set(listed)
 
 
@@ -121,36 +121,36 @@ def test_the_quick_choice_names_workloads_that_are_there() -> None:
     ],
 )
 def test_bad_input_gets_one_line_that_names_the_way_out(
-    someone: Someone, arguments: list[str], line: str
+    user: TestUser, arguments: list[str], line: str
 ) -> None:
-    assert someone.refused("bench", *arguments) == line
+    assert user.refused("bench", *arguments) == line
 
 
 @only_as("ordinary user")
-def test_an_output_that_holds_other_files_is_refused_before_anything_runs(someone: Someone) -> None:
-    output = someone.directory("output", theirs="theirs")
-    assert output in someone.refused("bench", "--output", output)
+def test_an_output_that_holds_other_files_is_refused_before_anything_runs(user: TestUser) -> None:
+    output = user.directory("output", theirs="theirs")
+    assert output in user.refused("bench", "--output", output)
     assert os.listdir(output) == ["theirs"]
 
 
 @pytest.mark.parametrize("behind", [0, 1])
 def test_interrupted_it_leaves_nothing_and_shows_what_is_behind_it(
-    someone: Someone, behind: int
+    user: TestUser, behind: int
 ) -> None:
     """A system tells when it is mounted, and waits then: for the trial, and once for each workload."""
-    number = signal.SIGINT if someone.is_root else signal.SIGTERM
-    told, go_on = someone.path("told"), someone.path("go_on")
+    number = signal.SIGINT if user.is_root else signal.SIGTERM
+    told, go_on = user.path("told"), user.path("go_on")
     for fifo in (told, go_on):
         os.mkfifo(fifo)
-    mounting = someone.write(
-        someone.path("mounting"),
+    mounting = user.write(
+        user.path("mounting"),
         f'#!/bin/sh\nfuse-overlayfs -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4"\n'
         f"echo >{told}\nread line <{go_on}\n",
     )
     os.chmod(mounting, 0o755)
     slow = f"slow={mounting} {{lower}} {{upper}} {{work}} {{target}}"
     with (
-        someone.start(
+        user.start(
             *TINY, "--only", "missing/warm", *TWO, "--system", slow, stderr=subprocess.PIPE
         ) as bench,
         open(told, "rb+", buffering=0) as mounts,

@@ -17,8 +17,8 @@ from overlaykit.bench.systems.system import Counts
 from overlaykit.bench.workload import Course, Entrant, Point, Unfit, Unit
 from overlaykit.errors import Error
 
-from ..views.someone import Someone
-from ..views.staged import only_as
+from ..views.fixtures import only_as
+from ..views.user import TestUser
 
 pytestmark = only_as("ordinary user")  # who it is makes no difference
 
@@ -81,8 +81,8 @@ class Mistake(Error):
     message = "{0}: wrong: do it right"
 
 
-def run(someone: Someone, *workloads: Numbers, rounds: int = 3) -> Report:
-    return ran(Race(planned(*workloads, rounds=rounds), place=someone.scratch))
+def run(user: TestUser, *workloads: Numbers, rounds: int = 3) -> Report:
+    return ran(Race(planned(*workloads, rounds=rounds), place=user.scratch))
 
 
 def planned(*workloads: Numbers, rounds: int = 3) -> Plan:
@@ -96,9 +96,9 @@ def ran(race: Race) -> Report:
     return found
 
 
-def test_everybody_runs_once_in_each_round_in_an_order_that_changes(someone: Someone) -> None:
+def test_everybody_runs_once_in_each_round_in_an_order_that_changes(user: TestUser) -> None:
     workload = Numbers()
-    found = run(someone, workload, rounds=20)
+    found = run(user, workload, rounds=20)
     each = [tuple(workload.calls[start : start + 4]) for start in range(0, 80, 4)]
     assert all(sorted(order) == list(NAMES) for order in each)
     assert len(set(each)) > 1
@@ -107,22 +107,22 @@ def test_everybody_runs_once_in_each_round_in_an_order_that_changes(someone: Som
     assert found.systems["a"] == "what a is"
 
 
-def test_a_round_that_warms_is_not_counted(someone: Someone) -> None:
-    found = run(someone, Numbers(warms=True))
+def test_a_round_that_warms_is_not_counted(user: TestUser) -> None:
+    found = run(user, Numbers(warms=True))
     assert {cost.values for cost in found.costs} == {(2.0, 3.0, 4.0)}
 
 
-def test_requests_are_counted_once_and_not_while_time_is_taken(someone: Someone) -> None:
+def test_requests_are_counted_once_and_not_while_time_is_taken(user: TestUser) -> None:
     workload = Numbers()
-    found = run(someone, workload)
+    found = run(user, workload)
     assert workload.counted == ["a"]
     assert [cost.requests for cost in found.costs] == [{"lookup": 12}, None, None, None]
     assert [cost.written for cost in found.costs] == [3400, None, None, None]
 
 
-def test_what_hardly_varies_is_measured_less_often(someone: Someone) -> None:
-    assert run(someone, Numbers(most_rounds=1)).costs[0].values == (1.0,)
-    assert run(someone, Numbers(most_rounds=9)).costs[0].values == (1.0, 2.0, 3.0)
+def test_what_hardly_varies_is_measured_less_often(user: TestUser) -> None:
+    assert run(user, Numbers(most_rounds=1)).costs[0].values == (1.0,)
+    assert run(user, Numbers(most_rounds=9)).costs[0].values == (1.0, 2.0, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -136,16 +136,16 @@ def test_what_hardly_varies_is_measured_less_often(someone: Someone) -> None:
     ],
 )
 def test_who_fails_is_left_out_with_the_reason_and_the_others_go_on(
-    someone: Someone, error: Exception, why: str
+    user: TestUser, error: Exception, why: str
 ) -> None:
     workload = Numbers(failing={"b": (2, error)})
-    found = run(someone, workload)
+    found = run(user, workload)
     assert found.left_out == (LeftOut("b", "numbers/all", why),)
     assert [cost.system for cost in found.costs] == ["a", "c", "d"]
     assert workload.calls.count("b") == 2
 
 
-def test_the_reason_names_files_as_the_workload_does(someone: Someone) -> None:
+def test_the_reason_names_files_as_the_workload_does(user: TestUser) -> None:
     class InTheMount(Numbers):
         @contextlib.contextmanager
         def open(self, course: Course) -> Iterator[Sequence[Entrant]]:
@@ -154,27 +154,27 @@ def test_the_reason_names_files_as_the_workload_does(someone: Someone) -> None:
             with super().open(course) as entrants:
                 yield entrants
 
-    assert run(someone, InTheMount()).left_out[0].why == "d/f: Read-only file system"
+    assert run(user, InTheMount()).left_out[0].why == "d/f: Read-only file system"
 
 
-def test_what_nobody_can_do_is_left_out_and_the_rest_goes_on(someone: Someone) -> None:
-    found = run(someone, Nobody(name="nobody/can"), Numbers())
+def test_what_nobody_can_do_is_left_out_and_the_rest_goes_on(user: TestUser) -> None:
+    found = run(user, Nobody(name="nobody/can"), Numbers())
     assert found.left_out == (LeftOut("", "nobody/can", "takes a program that is not there"),)
     assert len(found.costs) == 4
     assert list(found.workloads) == ["nobody/can", "numbers/all"]
 
 
-def test_an_error_of_the_benchmarks_own_is_not_hidden(someone: Someone) -> None:
+def test_an_error_of_the_benchmarks_own_is_not_hidden(user: TestUser) -> None:
     with pytest.raises(ZeroDivisionError):
-        run(someone, Numbers(failing={"a": (1, ZeroDivisionError())}))
-    assert not [name for name in os.listdir(someone.scratch) if name.startswith("overlaykit")]
+        run(user, Numbers(failing={"a": (1, ZeroDivisionError())}))
+    assert not [name for name in os.listdir(user.scratch) if name.startswith("overlaykit")]
 
 
-def test_what_was_found_before_an_interruption_is_reported(someone: Someone) -> None:
+def test_what_was_found_before_an_interruption_is_reported(user: TestUser) -> None:
     workloads = [Numbers(name=f"n/{number}") for number in range(4)]
     workloads[1].point = workloads[2].point = Point(series="n", axis="things", size=1)
     workloads[2].failing = {"b": (2, KeyboardInterrupt())}
-    race = Race(planned(*workloads), place=someone.scratch)
+    race = Race(planned(*workloads), place=user.scratch)
     assert race.report() is None
     with pytest.raises(KeyboardInterrupt):
         race.run()
@@ -185,22 +185,22 @@ def test_what_was_found_before_an_interruption_is_reported(someone: Someone) -> 
         LeftOut("", name, "the run ended before") for name in ("n/2", "n/3")
     )
     assert [series.points for series in found.series] == [((1, "n/1"),)]
-    assert not [name for name in os.listdir(someone.scratch) if name.startswith("overlaykit")]
+    assert not [name for name in os.listdir(user.scratch) if name.startswith("overlaykit")]
 
 
-def test_sizes_of_one_thing_make_a_series(someone: Someone) -> None:
+def test_sizes_of_one_thing_make_a_series(user: TestUser) -> None:
     workloads = [
         Numbers(name=f"n/{size}", point=Point(series="n", axis="things", size=size))
         for size in (10, 1)
     ]
-    (series,) = run(someone, *workloads).series
+    (series,) = run(user, *workloads).series
     assert (series.name, series.axis) == ("n", "things")
     assert series.points == ((1, "n/1"), (10, "n/10"))
 
 
-def test_the_directory_is_gone_and_the_machine_is_told(someone: Someone) -> None:
+def test_the_directory_is_gone_and_the_machine_is_told(user: TestUser) -> None:
     workload = Numbers()
-    found = run(someone, workload)
+    found = run(user, workload)
     assert not os.path.exists(workload.directories[0])
     assert found.machine.kernel == os.uname().release
     assert found.machine.uid == os.geteuid()

@@ -8,16 +8,16 @@ import msgspec
 
 from overlaykit.bench.results import Report
 
-from ..views.someone import Someone
-from ..views.staged import only_as
+from ..views.fixtures import only_as
+from ..views.user import TestUser
 
 
 @only_as("ordinary user")
-def test_a_run_is_shown_as_it_was_found(someone: Someone) -> None:
+def test_a_run_is_shown_as_it_was_found(user: TestUser) -> None:
     chosen = ["--only", "missing/warm", "--only", "start/end"]
     systems = ["--system", "plain", "--system", "overlaykit"]
-    directory = someone.path("report")
-    printed = someone.succeeds(
+    directory = user.path("report")
+    printed = user.succeeds(
         "bench", "--quick", "--rounds", "2", *chosen, *systems, "--output", directory
     )
     names = os.listdir(directory)

@@ -14,8 +14,8 @@ from overlaykit.bench.systems.system import Counts
 from overlaykit.bench.workload import Course
 from overlaykit.bench.workloads import workloads
 
-from ..views.someone import Someone
-from ..views.staged import IDENTITIES, only_as
+from ..views.fixtures import IDENTITIES, only_as
+from ..views.user import TestUser
 
 pytestmark = only_as(IDENTITIES[0])
 
@@ -52,34 +52,34 @@ WRITTEN: Mapping[str, int] = {
 is read before it is written to."""
 
 
-def counted(someone: Someone, name: str) -> tuple[int, Counts]:
+def counted(user: TestUser, name: str) -> tuple[int, Counts]:
     """The operations of one round of a workload, and what it made the daemon do."""
     workload = next(one for one in workloads(SCALE) if one.name == name)
-    course = Course(directory=tempfile.mkdtemp(dir=someone.scratch), systems=[Ours()])
+    course = Course(directory=tempfile.mkdtemp(dir=user.scratch), systems=[Ours()])
     with workload.open(course) as entrants:
         assert entrants[0].count is not None
         return workload.operations, entrants[0].count()
 
 
-def test_what_a_program_does_costs_no_more_requests_than_it_did(someone: Someone) -> None:
+def test_what_a_program_does_costs_no_more_requests_than_it_did(user: TestUser) -> None:
     too_many = {}
     for name, bound in BOUNDS.items():
-        operations, (requests, _) = counted(someone, name)
+        operations, (requests, _) = counted(user, name)
         if sum(requests.values()) > bound * operations:
             too_many[name] = (operations, requests)
     assert not too_many
 
 
-def test_what_a_program_does_writes_no_more_than_it_must(someone: Someone) -> None:
+def test_what_a_program_does_writes_no_more_than_it_must(user: TestUser) -> None:
     too_much = {}
     for name, bound in WRITTEN.items():
-        operations, (_, written) = counted(someone, name)
+        operations, (_, written) = counted(user, name)
         if written > bound * operations:
             too_much[name] = (operations, written)
     assert not too_much
 
 
-def test_what_the_kernel_knows_costs_no_request(someone: Someone) -> None:
+def test_what_the_kernel_knows_costs_no_request(user: TestUser) -> None:
     for name in FREE:
-        _, (requests, _) = counted(someone, name)
+        _, (requests, _) = counted(user, name)
         assert not requests, name

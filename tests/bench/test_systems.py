@@ -14,8 +14,8 @@ from overlaykit.bench.systems.mounting import is_mountpoint
 from overlaykit.bench.systems.trial import try_out
 from overlaykit.bench.workload import Unfit
 
-from ..views.someone import Someone
-from ..views.staged import only_as
+from ..views.fixtures import only_as
+from ..views.user import TestUser
 
 NAMES = ("plain", "kernel", "overlaykit", "fuse-overlayfs", "unionfs-fuse", "mergerfs")
 ONLY_ROOTS = {"kernel", "mergerfs"}
@@ -30,12 +30,12 @@ def named(name: str) -> System:
     return systems[0]
 
 
-def layers(someone: Someone, *, written_to: bool = True) -> Layers:
+def layers(user: TestUser, *, written_to: bool = True) -> Layers:
     lowers = (
-        someone.directory("lowers", "top", shared="top", top="top"),
-        someone.directory("lowers", "bottom", shared="bottom", bottom="bottom"),
+        user.directory("lowers", "top", shared="top", top="top"),
+        user.directory("lowers", "bottom", shared="bottom", bottom="bottom"),
     )
-    directory = tempfile.mkdtemp(dir=someone.scratch)
+    directory = tempfile.mkdtemp(dir=user.scratch)
     return Layers(lowers=lowers, directory=directory, written_to=written_to)
 
 
@@ -44,9 +44,9 @@ def read(path: str) -> str:
         return file.read()
 
 
-def check(someone: Someone, system: System) -> None:
+def check(user: TestUser, system: System) -> None:
     """Twice the same is seen, though the first time it is changed, and the layers stay what they are."""
-    given = layers(someone)
+    given = layers(user)
     with system.over(given) as show:
         for _ in range(2):
             _check_once(show)
@@ -66,33 +66,33 @@ def _check_once(show: Show) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_round_finds_the_layers_as_they_are(someone: Someone, name: str) -> None:
+def test_every_round_finds_the_layers_as_they_are(user: TestUser, name: str) -> None:
     system = named(name)
-    if someone.is_root or name not in ONLY_ROOTS:
-        check(someone, system)
+    if user.is_root or name not in ONLY_ROOTS:
+        check(user, system)
     else:
         with pytest.raises(Unfit, match=r"takes root|cannot be mounted"):
-            check(someone, system)
+            check(user, system)
 
 
 @pytest.mark.parametrize("command", [FOREGROUND, DAEMON])
-def test_a_command_of_the_users_own_is_a_system_too(someone: Someone, command: str) -> None:
-    check(someone, custom.command(f"own={command}"))
+def test_a_command_of_the_users_own_is_a_system_too(user: TestUser, command: str) -> None:
+    check(user, custom.command(f"own={command}"))
 
 
-def test_names_with_quotes_and_blanks_reach_a_command_whole(someone: Someone) -> None:
-    someone.scratch = someone.directory('it\'s a "place" $HOME')
-    check(someone, custom.command(f"own={FOREGROUND}"))
+def test_names_with_quotes_and_blanks_reach_a_command_whole(user: TestUser) -> None:
+    user.scratch = user.directory('it\'s a "place" $HOME')
+    check(user, custom.command(f"own={FOREGROUND}"))
 
 
-def test_a_directory_of_the_users_own_is_measured_in_a_new_one_below_it(someone: Someone) -> None:
-    target = someone.directory("target", theirs="theirs")
-    check(someone, custom.directory(target))
+def test_a_directory_of_the_users_own_is_measured_in_a_new_one_below_it(user: TestUser) -> None:
+    target = user.directory("target", theirs="theirs")
+    check(user, custom.directory(target))
     assert os.listdir(target) == ["theirs"]
 
 
-def test_files_that_are_only_read_are_copied_once(someone: Someone) -> None:
-    with named("plain").over(layers(someone, written_to=False)) as show:
+def test_files_that_are_only_read_are_copied_once(user: TestUser) -> None:
+    with named("plain").over(layers(user, written_to=False)) as show:
         with show() as first:
             number = os.stat(first.path).st_ino
         with show() as second:
@@ -100,16 +100,16 @@ def test_files_that_are_only_read_are_copied_once(someone: Someone) -> None:
 
 
 def test_a_mount_that_is_in_use_goes_with_those_who_use_it(
-    someone: Someone, monkeypatch: pytest.MonkeyPatch
+    user: TestUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "PATIENCE", 0.1)
-    with named("fuse-overlayfs").over(layers(someone)) as show:
+    with named("fuse-overlayfs").over(layers(user)) as show:
         with show() as tree:
-            user = subprocess.Popen(["sleep", "infinity"], cwd=tree.path)
+            process = subprocess.Popen(["sleep", "infinity"], cwd=tree.path)
         assert not is_mountpoint(tree.path)
     with pytest.raises(ProcessLookupError):
-        os.kill(user.pid, 0)
-    user.wait()
+        os.kill(process.pid, 0)
+    process.wait()
 
 
 @pytest.mark.parametrize(
@@ -120,20 +120,20 @@ def test_a_mount_that_is_in_use_goes_with_those_who_use_it(
     ],
 )
 def test_who_cannot_be_mounted_is_left_out_with_what_it_said(
-    someone: Someone, command: str, why: str
+    user: TestUser, command: str, why: str
 ) -> None:
     able, left_out = try_out(
         [custom.command(f"bad={command} {{lower}} {{upper}} {{target}}"), named("plain")],
-        someone.scratch,
+        user.scratch,
     )
     assert [system.name for system in able] == ["plain"]
     assert [(one.system, one.workload, one.why) for one in left_out] == [("bad", "", why)]
 
 
 @only_as("root")
-def test_a_failure_while_it_is_shown_unmounts_it(someone: Someone) -> None:
+def test_a_failure_while_it_is_shown_unmounts_it(user: TestUser) -> None:
     def fail() -> None:
-        with named("overlaykit").over(layers(someone)) as show, show() as tree:
+        with named("overlaykit").over(layers(user)) as show, show() as tree:
             assert stat.S_ISREG(os.stat(os.path.join(tree.path, "shared")).st_mode)
             raise KeyboardInterrupt
 

@@ -19,7 +19,7 @@ from overlaykit.bench.views.launchers import Launcher, installed
 from overlaykit.bench.views.residents import IDLE, residents
 from overlaykit.bench.workload import Course, Unfit, Workload
 
-from ..views.someone import Someone
+from ..views.user import TestUser
 
 EVERYWHERE = {"plain", "overlaykit", "unshare", "bwrap"}
 """Who can be compared on a machine that is set up for the tests."""
@@ -37,9 +37,9 @@ def without_podman(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
-def measured(someone: Someone, workload: Workload) -> dict[str, float]:
+def measured(user: TestUser, workload: Workload) -> dict[str, float]:
     """One round of a workload: the value of each entrant that can take part."""
-    course = Course(directory=tempfile.mkdtemp(dir=someone.scratch), systems=())
+    course = Course(directory=tempfile.mkdtemp(dir=user.scratch), systems=())
     found = {}
     with workload.open(course) as entrants:
         for entrant in entrants:
@@ -56,9 +56,9 @@ def interrupted() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("until", ["first", "end"])
-def test_a_start_is_timed_beside_other_launchers(someone: Someone, until: str) -> None:
+def test_a_start_is_timed_beside_other_launchers(user: TestUser, until: str) -> None:
     workload = next(one for one in start.workloads() if one.name == f"start/{until}")
-    found = measured(someone, workload)
+    found = measured(user, workload)
     assert found.keys() >= EVERYWHERE | {"overlaykit, read-only"}
     assert min(found.values()) > 0
 
@@ -69,7 +69,7 @@ def test_a_launcher_that_is_not_installed_says_what_to_install() -> None:
         missing.command("true")
 
 
-def test_a_launcher_that_fails_says_why(someone: Someone) -> None:
+def test_a_launcher_that_fails_says_why(user: TestUser) -> None:
     command = ["sh", "-c", "echo broken >&2; exit 3"]
     with (
         pytest.raises(subprocess.CalledProcessError) as failed,
@@ -79,16 +79,16 @@ def test_a_launcher_that_fails_says_why(someone: Someone) -> None:
     assert (failed.value.returncode, failed.value.stderr) == (3, b"broken\n")
 
 
-def test_an_interrupt_leaves_no_view_running(someone: Someone) -> None:
+def test_an_interrupt_leaves_no_view_running(user: TestUser) -> None:
     commands = [launcher.command(*IDLE) for launcher in installed()]
     with pytest.raises(KeyboardInterrupt), residents(commands, interrupted, at_once=len(commands)):
         pass
 
 
-def test_the_parts_of_a_view_s_memory_are_of_one_and_the_same_count(someone: Someone) -> None:
+def test_the_parts_of_a_view_s_memory_are_of_one_and_the_same_count(user: TestUser) -> None:
     census = memory.Census(2)
     whole, daemon, cache = (
-        measured(someone, held)
+        measured(user, held)
         for held in (
             memory.Held("view", census),
             memory.Held("daemon", census),
@@ -116,26 +116,26 @@ def test_a_process_that_has_ended_holds_nothing() -> None:
     assert memory.proportional(process.pid) == (0, 0)
 
 
-def test_a_view_takes_disk_for_what_was_changed_not_for_what_it_shows(someone: Someone) -> None:
+def test_a_view_takes_disk_for_what_was_changed_not_for_what_it_shows(user: TestUser) -> None:
     idle, changed = disk.workloads()
-    before = measured(someone, idle)
-    after = measured(someone, changed)
+    before = measured(user, idle)
+    after = measured(user, changed)
     assert before["plain"] >= 16 << 20
     assert before["overlaykit"] < 1 << 20 <= after["overlaykit"] < 2 << 20
 
 
 @pytest.mark.parametrize("work", ["hash", "syscall"])
-def test_a_computation_is_charged_inside_as_outside(someone: Someone, work: str) -> None:
+def test_a_computation_is_charged_inside_as_outside(user: TestUser, work: str) -> None:
     workload = next(one for one in processor.workloads(0.01) if one.name == f"processor/{work}")
-    found = measured(someone, workload)
+    found = measured(user, workload)
     assert found.keys() >= EVERYWHERE
     assert min(found.values()) > 0
 
 
 @pytest.mark.parametrize("kind", ["requests", "connections"])
-def test_a_published_port_is_asked_beside_one_outside(someone: Someone, kind: str) -> None:
+def test_a_published_port_is_asked_beside_one_outside(user: TestUser, kind: str) -> None:
     workload = next(one for one in ports.workloads(TINY) if one.name == f"ports/{kind}")
-    found = measured(someone, workload)
+    found = measured(user, workload)
     assert found.keys() == {"plain", "overlaykit"}
     assert min(found.values()) > 0
 

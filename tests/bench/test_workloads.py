@@ -13,8 +13,8 @@ from overlaykit.bench.systems import custom, known
 from overlaykit.bench.workload import Workload
 from overlaykit.bench.workloads import workloads
 
-from ..views.someone import Someone
-from ..views.staged import IDENTITIES, only_as
+from ..views.fixtures import IDENTITIES, only_as
+from ..views.user import TestUser
 
 TINY = 0.002
 
@@ -29,10 +29,10 @@ SPARED = ("fio/seqread-cold-direct-8", "fio/randwrite-buffered-1")
 SYSTEMS = ("plain", "overlaykit")
 
 
-def run(someone: Someone, chosen: list[Workload]) -> Report:
+def run(user: TestUser, chosen: list[Workload]) -> Report:
     systems, left_out = custom.read(SYSTEMS, [], *known.known())
     plan = Plan(workloads=chosen, systems=systems, left_out=left_out, baseline="plain", rounds=1)
-    race = Race(plan, place=someone.scratch)
+    race = Race(plan, place=user.scratch)
     race.run()
     found = race.report()
     assert found is not None
@@ -52,17 +52,17 @@ GROUPS = sorted({name.partition("/")[0] for name in tiny()})
 
 @only_as(IDENTITIES[0])
 @pytest.mark.parametrize("group", GROUPS)
-def test_each_workload_is_measured_on_every_system(someone: Someone, group: str) -> None:
+def test_each_workload_is_measured_on_every_system(user: TestUser, group: str) -> None:
     chosen = [
         workload
         for workload in tiny().values()
         if workload.name.startswith(f"{group}/") and not is_like_others(workload.name)
     ]
     assert chosen
-    found = run(someone, chosen)
+    found = run(user, chosen)
     takes_root = {one.workload for one in found.left_out}
     assert all(name.partition("/")[2].startswith(("cold", "seqread-cold")) for name in takes_root)
-    assert not (someone.is_root and takes_root), found.left_out
+    assert not (user.is_root and takes_root), found.left_out
     for workload in chosen:
         for system in SYSTEMS:
             cost = found.cost(workload.name, system)
@@ -75,9 +75,9 @@ def test_each_workload_is_measured_on_every_system(someone: Someone, group: str)
 
 
 @only_as("ordinary user")
-def test_an_ordinary_user_measures_without_root(someone: Someone) -> None:
+def test_an_ordinary_user_measures_without_root(user: TestUser) -> None:
     names = ("stat/first", "create/small", "git/warm", "clients/read 2")
-    found = run(someone, [tiny()[name] for name in names])
+    found = run(user, [tiny()[name] for name in names])
     assert found.left_out == ()
     assert len(found.costs) == len(names) * len(SYSTEMS)
 

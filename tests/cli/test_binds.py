@@ -11,80 +11,80 @@ from overlaykit.errors import Error
 from overlaykit.namespace import Bind
 from overlaykit.views import View
 
-from ..views.someone import Someone, command
-from ..views.staged import only_as
+from ..views.fixtures import only_as
+from ..views.user import TestUser, command
 
 
-def test_what_is_shared_below_another_shows_in_any_order(someone: Someone) -> None:
+def test_what_is_shared_below_another_shows_in_any_order(user: TestUser) -> None:
     for name in ("outer", "inner", "innermost"):
-        someone.directory(name, name="")
-        someone.write(someone.path(name, name), "")
+        user.directory(name, name="")
+        user.write(user.path(name, name), "")
     targets = {"outer": "/mnt", "inner": "/mnt/a", "innermost": "/mnt/a/b"}
     for order in (targets, reversed(targets)):
-        binds = [word for n in order for word in ("-v", f"{someone.path(n)}:{targets[n]}")]
-        printed = someone.succeeds("run", *binds, "ls", *targets.values())
+        binds = [word for n in order for word in ("-v", f"{user.path(n)}:{targets[n]}")]
+        printed = user.succeeds("run", *binds, "ls", *targets.values())
         assert {"outer", "inner", "innermost"} <= set(printed.split()), order
 
 
 def test_a_place_below_a_symbolic_link_is_mounted_after_what_the_link_leads_to(
-    someone: Someone,
+    user: TestUser,
 ) -> None:
-    outer, inner = someone.directory("outer", o=""), someone.directory("inner", i="")
-    deep = someone.directory("deep", "er")
-    os.symlink(os.path.join(deep, "x"), someone.path("l"))
-    binds = ("-v", f"{inner}:{someone.path('l')}", "-v", f"{outer}:{deep}")
-    assert someone.succeeds("run", *binds, "ls", deep, f"{deep}/x").split() == [
+    outer, inner = user.directory("outer", o=""), user.directory("inner", i="")
+    deep = user.directory("deep", "er")
+    os.symlink(os.path.join(deep, "x"), user.path("l"))
+    binds = ("-v", f"{inner}:{user.path('l')}", "-v", f"{outer}:{deep}")
+    assert user.succeeds("run", *binds, "ls", deep, f"{deep}/x").split() == [
         *(f"{deep}:", "o", "x"),
         *(f"{deep}/x:", "i"),
     ]
 
 
-def test_one_place_for_two_is_told(someone: Someone) -> None:
-    one, two = someone.directory("one"), someone.directory("two")
+def test_one_place_for_two_is_told(user: TestUser) -> None:
+    one, two = user.directory("one"), user.directory("two")
     complaint = "two paths cannot be shared at one place; name another for one of them"
-    line = someone.refused("run", "-v", f"{one}:/mnt", "-v", f"{two}:/mnt/../mnt/", "true")
+    line = user.refused("run", "-v", f"{one}:/mnt", "-v", f"{two}:/mnt/../mnt/", "true")
     assert line == f"-v /mnt: {one} and {two}: {complaint}"
-    os.symlink("/mnt", someone.path("link"))
-    link = someone.path("link")
-    line = someone.refused("run", "-v", f"{one}:/mnt", "-v", f"{two}:{link}", "true")
+    os.symlink("/mnt", user.path("link"))
+    link = user.path("link")
+    line = user.refused("run", "-v", f"{one}:/mnt", "-v", f"{two}:{link}", "true")
     assert line == f"-v {link}: the same place in this view as /mnt: {complaint}"
     with pytest.raises(Error, match=complaint):
         View(binds=[Bind(source=one, target="/mnt"), Bind(source=two, target="/mnt")])
 
 
-def test_names_with_colons_and_commas_can_be_shared(someone: Someone) -> None:
-    shared = someone.directory('with:colon, comma and "quote"', file="contents\n")
+def test_names_with_colons_and_commas_can_be_shared(user: TestUser) -> None:
+    shared = user.directory('with:colon, comma and "quote"', file="contents\n")
     quoted = shared.replace('"', '""')
     mount = f'type=bind,"src={quoted}","dst={quoted}",ro'
     script = 'cat "$0/file"; echo >"$0/file"'
     target = os.path.join(os.path.dirname(shared), "elsewhere:x")
-    done = someone.overlaykit("run", "--mount", mount, "sh", "-c", script, shared)
+    done = user.overlaykit("run", "--mount", mount, "sh", "-c", script, shared)
     assert done.stdout == "contents\n"
     assert "Read-only file system" in done.stderr
     mount = f'"source={quoted}",destination={target},readonly=false,type=bind'
-    assert someone.succeeds("run", "--mount", mount, "cat", f"{target}/file") == "contents\n"
+    assert user.succeeds("run", "--mount", mount, "cat", f"{target}/file") == "contents\n"
 
 
 @only_as("ordinary user")  # who it is makes no difference
 @pytest.mark.parametrize("target", ["/proc", "/proc/self", "/proc/1/root", "/usr/../proc/"])
-def test_the_processes_of_a_view_cannot_be_covered(someone: Someone, target: str) -> None:
-    line = someone.refused("run", "-v", f"/etc:{target}", "true")
+def test_the_processes_of_a_view_cannot_be_covered(user: TestUser, target: str) -> None:
+    line = user.refused("run", "-v", f"/etc:{target}", "true")
     assert line.startswith(f"-v /etc:{target}: {os.path.normpath(target)} cannot be covered")
 
 
-def test_what_else_the_kernel_makes_up_can_be_covered(someone: Someone) -> None:
-    shared = someone.directory("shared", file="contents\n")
+def test_what_else_the_kernel_makes_up_can_be_covered(user: TestUser) -> None:
+    shared = user.directory("shared", file="contents\n")
     targets = {target: f"{target}/file" for target in ("/sys", "/dev", "/run")}
     binds = [word for target in targets for word in ("-v", f"{shared}:{target}")]
     binds += ["-v", f"{shared}/file:/proc/uptime"]
-    printed = someone.succeeds("run", *binds, "cat", *targets.values(), "/proc/uptime")
+    printed = user.succeeds("run", *binds, "cat", *targets.values(), "/proc/uptime")
     assert printed == "contents\n" * 4
 
 
-def test_a_descriptor_of_the_callers_can_be_shared(someone: Someone) -> None:
-    shared = someone.directory("shared", file="contents\n")
+def test_a_descriptor_of_the_callers_can_be_shared(user: TestUser) -> None:
+    shared = user.directory("shared", file="contents\n")
     script = f"exec 3<{shared}; exec {command()} run -v /proc/self/fd/3:/mnt cat /mnt/file"
-    assert someone.program(["sh", "-c", script]) == "contents\n"
+    assert user.program(["sh", "-c", script]) == "contents\n"
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_a_descriptor_of_the_callers_can_be_shared(someone: Someone) -> None:
     ids=" ".join,
 )
 def test_a_working_directory_that_is_gone_is_told_by_its_name(
-    someone: Someone, arguments: tuple[str, ...]
+    user: TestUser, arguments: tuple[str, ...]
 ) -> None:
-    gone = someone.directory("gone")
+    gone = user.directory("gone")
     line = ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", command(), *arguments]
     done = subprocess.run(line, cwd=gone, capture_output=True, text=True, check=False)
     complaint = (
@@ -104,20 +104,20 @@ def test_a_working_directory_that_is_gone_is_told_by_its_name(
     assert (done.returncode, done.stderr) == (125, complaint)
 
 
-def test_a_command_with_a_directory_of_its_own_needs_none_of_the_callers(someone: Someone) -> None:
-    gone = someone.directory("gone")
+def test_a_command_with_a_directory_of_its_own_needs_none_of_the_callers(user: TestUser) -> None:
+    gone = user.directory("gone")
     line = ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", command(), "run", "-w", "/usr", "pwd"]
-    assert someone.program(line, cwd=gone) == "/usr\n"
+    assert user.program(line, cwd=gone) == "/usr\n"
 
 
-def test_no_other_user_may_write_to_a_mountpoint_that_is_made(someone: Someone) -> None:
+def test_no_other_user_may_write_to_a_mountpoint_that_is_made(user: TestUser) -> None:
     outer, inner, file = (
-        someone.directory("outer"),
-        someone.directory("inner"),
-        someone.path("file"),
+        user.directory("outer"),
+        user.directory("inner"),
+        user.path("file"),
     )
-    someone.write(file, "")
-    upper = someone.directory("upper")
+    user.write(file, "")
+    upper = user.directory("upper")
     binds = (
         "-v",
         f"{outer}:/mnt/made",
@@ -127,7 +127,7 @@ def test_no_other_user_may_write_to_a_mountpoint_that_is_made(someone: Someone) 
         f"{file}:/mnt/f",
     )
     os.umask(0)
-    assert someone.succeeds("run", "--upper", upper, *binds, "sh", "-c", "umask") == "0000\n"
+    assert user.succeeds("run", "--upper", upper, *binds, "sh", "-c", "umask") == "0000\n"
     made = [f"{upper}/mnt/made", f"{upper}/mnt/f", f"{outer}/more", f"{outer}/more/most"]
     assert [oct(os.stat(path).st_mode & 0o777) for path in made] == [
         "0o755",
@@ -136,20 +136,20 @@ def test_no_other_user_may_write_to_a_mountpoint_that_is_made(someone: Someone) 
     ]
 
 
-def test_what_does_not_fit_its_target_is_told(someone: Someone) -> None:
-    shared = someone.directory("shared", file="contents\n")
+def test_what_does_not_fit_its_target_is_told(user: TestUser) -> None:
+    shared = user.directory("shared", file="contents\n")
     file = os.path.join(shared, "file")
-    assert someone.refused("run", "-v", f"{shared}:/etc/passwd", "true") == (
+    assert user.refused("run", "-v", f"{shared}:/etc/passwd", "true") == (
         "-v /etc/passwd: is no directory in the view, and what is to be shared there is one;"
         " name another target"
     )
-    assert someone.refused("run", "-v", f"{file}:/etc", "true") == (
+    assert user.refused("run", "-v", f"{file}:/etc", "true") == (
         "-v /etc: is a directory in the view, and what is to be shared there is none;"
         " name another target"
     )
 
 
-def test_a_pipe_to_be_shared_is_told(someone: Someone) -> None:
+def test_a_pipe_to_be_shared_is_told(user: TestUser) -> None:
     script = '"$0" run -v <(echo):/mnt/file -- true'
     done = subprocess.run(
         ["bash", "-c", script, command()], capture_output=True, text=True, check=False
@@ -158,12 +158,12 @@ def test_a_pipe_to_be_shared_is_told(someone: Someone) -> None:
     assert "has no name that the view could share, as a pipe has none" in done.stderr
 
 
-def test_podmans_ways_to_write_what_is_so_anyway_are_taken(someone: Someone) -> None:
-    shared = someone.directory("shared", file="contents\n")
+def test_podmans_ways_to_write_what_is_so_anyway_are_taken(user: TestUser) -> None:
+    shared = user.directory("shared", file="contents\n")
     script = "cat /mnt/file; touch /mnt/new 2>/dev/null || echo read-only"
     for mode, is_read_only in {"ro,z": True, "Z": False, "rw,rbind,rprivate": False}.items():
-        found = someone.succeeds("run", "-v", f"{shared}:/mnt:{mode}", "sh", "-c", script)
+        found = user.succeeds("run", "-v", f"{shared}:/mnt:{mode}", "sh", "-c", script)
         assert found == "contents\n" + "read-only\n" * is_read_only
-    assert "it cannot be ro and rw" in someone.refused("run", "-v", f"{shared}:/mnt:ro,rw", "true")
+    assert "it cannot be ro and rw" in user.refused("run", "-v", f"{shared}:/mnt:ro,rw", "true")
     twice = f"type=bind,src={shared},source=/etc,dst=/mnt"
-    assert "'source=/etc' is a second source" in someone.refused("run", "--mount", twice, "true")
+    assert "'source=/etc' is a second source" in user.refused("run", "--mount", twice, "true")

@@ -13,7 +13,7 @@ import pytest
 from overlaykit.layers import Store
 from overlaykit.rmtree import rmtree_path
 
-from ..views.someone import PATH, Someone
+from ..views.user import PATH, TestUser
 
 LAYER = "demo-python2.7"
 FIRST, SECOND, BOTH = (
@@ -44,9 +44,9 @@ def python2() -> Iterator[str]:
 
 
 def test_two_pythons_are_at_one_path_at_once_and_see_nothing_of_each_other(
-    someone: Someone,
+    user: TestUser,
 ) -> None:
-    first = someone.overlaykit("demo")
+    first = user.overlaykit("demo")
     assert first.returncode == 0, first
     assert "Fetching python2.7" in first.stderr
     rows = table(first.stdout)
@@ -60,20 +60,20 @@ def test_two_pythons_are_at_one_path_at_once_and_see_nothing_of_each_other(
     assert rows["a file written in the python2 view"] == ["there", "absent", "absent"]
     assert rows["a file written in the python3 view"] == ["absent", "there", "absent"]
     assert max(map(len, first.stdout.splitlines())) <= 100
-    assert os.listdir(someone.store) == [LAYER]
+    assert os.listdir(user.store) == [LAYER]
 
-    again = someone.overlaykit("demo", "--offline")
+    again = user.overlaykit("demo", "--offline")
     assert again.returncode == 0, again
     assert table(again.stdout)["/usr/bin/python"] == rows["/usr/bin/python"]
 
 
 def test_offline_it_takes_a_python2_of_this_machine_and_says_so(
-    someone: Someone, python2: str
+    user: TestUser, python2: str
 ) -> None:
-    bin_directory = someone.directory("bin")
+    bin_directory = user.directory("bin")
     python = os.path.join(python2, "usr/bin/python2.7")
     os.symlink(python, os.path.join(bin_directory, "python2.7"))
-    done = someone.overlaykit(
+    done = user.overlaykit(
         "demo", "--offline", env=os.environ | {"PATH": f"{bin_directory}:{PATH}"}
     )
     assert done.returncode == 0, done
@@ -82,9 +82,9 @@ def test_offline_it_takes_a_python2_of_this_machine_and_says_so(
     assert f"was not fetched (--offline was given): it is the machine's own {python}." in told
 
 
-def test_without_any_python2_it_says_what_to_do(someone: Someone) -> None:
-    empty = os.environ | {"PATH": someone.directory("bin")}
-    line = someone.refused("demo", "--offline", status=1, env=empty)
+def test_without_any_python2_it_says_what_to_do(user: TestUser) -> None:
+    empty = os.environ | {"PATH": user.directory("bin")}
+    line = user.refused("demo", "--offline", status=1, env=empty)
     assert line == (
         "the demo has no Python 2.7 (--offline was given) and this machine has none either:"
         " put a python2.7 on PATH"
@@ -93,47 +93,47 @@ def test_without_any_python2_it_says_what_to_do(someone: Someone) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_while_it_fetches_it_leaves_nothing(
-    someone: Someone, number: signal.Signals
+    user: TestUser, number: signal.Signals
 ) -> None:
-    begun = someone.path("begun")
+    begun = user.path("begun")
     os.mkfifo(begun)
-    programs = someone.directory("bin")
-    apt_get = someone.write(
+    programs = user.directory("bin")
+    apt_get = user.write(
         os.path.join(programs, "apt-get"),
         f'#!/bin/sh\necho "$@" >{begun}\nexec /usr/bin/apt-get "$@"\n',
     )
     os.chmod(apt_get, 0o755)
     path = os.environ | {"PATH": f"{programs}:{PATH}"}
-    with someone.start("demo", stderr=subprocess.PIPE, env=path) as demo:
+    with user.start("demo", stderr=subprocess.PIPE, env=path) as demo:
         with open(begun) as arguments:
             assert "update" in arguments.read()
         demo.send_signal(number)
         _, err = demo.communicate()
     assert demo.returncode == 128 + number
     assert "Traceback" not in err
-    someone.await_the_end()  # of what apt had started
-    assert os.listdir(someone.store) == []
+    user.await_the_end()  # of what apt had started
+    assert os.listdir(user.store) == []
 
 
-def test_interrupted_at_any_stage_it_leaves_nothing(someone: Someone, python2: str) -> None:
-    someone.succeeds("layer", "add", LAYER, f"dir:{python2}")
-    before = someone.left()
+def test_interrupted_at_any_stage_it_leaves_nothing(user: TestUser, python2: str) -> None:
+    user.succeeds("layer", "add", LAYER, f"dir:{python2}")
+    before = user.left()
     for stage, number in INTERRUPTIONS:
-        assert interrupted(someone, stage, number) == 128 + number, (stage, number)
-        assert someone.left() == before, (stage, number)
+        assert interrupted(user, stage, number) == 128 + number, (stage, number)
+        assert user.left() == before, (stage, number)
 
 
 def test_interrupted_while_it_ends_the_views_it_goes_on_to_the_end(
-    someone: Someone, python2: str
+    user: TestUser, python2: str
 ) -> None:
-    someone.succeeds("layer", "add", LAYER, f"dir:{python2}")
+    user.succeeds("layer", "add", LAYER, f"dir:{python2}")
     # It may have ended before the signal came.
-    assert interrupted(someone, "Ending both views", signal.SIGINT) in (0, 130)
+    assert interrupted(user, "Ending both views", signal.SIGINT) in (0, 130)
 
 
-def interrupted(someone: Someone, stage: str, number: signal.Signals) -> int:
+def interrupted(user: TestUser, stage: str, number: signal.Signals) -> int:
     """The exit status of a demo that got a signal when it said that it had come to `stage`."""
-    with someone.start("demo", stderr=subprocess.PIPE) as demo:
+    with user.start("demo", stderr=subprocess.PIPE) as demo:
         assert demo.stderr is not None
         line = next((line for line in demo.stderr if line.startswith(stage)), None)
         assert line is not None, f"it never came to {stage}"

@@ -11,7 +11,7 @@ import pytest
 
 from overlaykit.views import View
 
-from ..views.someone import Someone, command, entire
+from ..views.user import TestUser, command, entire
 
 LISTS = "ls -l /proc/$$/fd; true"  # by another process, whose own are not listed
 SUBSETS = [(0,), (1,), (2,), (0, 1, 2)]
@@ -25,9 +25,9 @@ def given(listing: str) -> dict[int, str]:
 
 @pytest.mark.parametrize("closed", SUBSETS)
 def test_standard_descriptors_that_are_closed_are_closed_for_the_command(
-    someone: Someone, closed: tuple[int, ...]
+    user: TestUser, closed: tuple[int, ...]
 ) -> None:
-    report = someone.write(someone.path("report"), "")
+    report = user.write(user.path("report"), "")
     script = f"for n in 0 1 2; do test -e /proc/$$/fd/$n && echo $n; done >{report}; exit 7"
     redirections = " ".join(f"{number}>&-" for number in closed)
     line = f'exec "$@" {redirections}'
@@ -41,7 +41,7 @@ def test_standard_descriptors_that_are_closed_are_closed_for_the_command(
 
 @pytest.mark.parametrize("closed", SUBSETS)
 def test_a_program_that_lacks_standard_descriptors_can_use_a_view(
-    someone: Someone, closed: tuple[int, ...]
+    user: TestUser, closed: tuple[int, ...]
 ) -> None:
     program = (
         "import os\n"
@@ -57,8 +57,8 @@ def test_a_program_that_lacks_standard_descriptors_can_use_a_view(
     assert subprocess.run(line, check=False).returncode == 7
 
 
-def test_pipes_sockets_plain_files_and_terminals_are_passed_on(someone: Someone) -> None:
-    plain = someone.write(someone.path("plain"), "")
+def test_pipes_sockets_plain_files_and_terminals_are_passed_on(user: TestUser) -> None:
+    plain = user.write(user.path("plain"), "")
     leader, follower = os.openpty()
     ours, theirs = socket.socketpair()
     reader, writer = os.pipe()
@@ -66,13 +66,13 @@ def test_pipes_sockets_plain_files_and_terminals_are_passed_on(someone: Someone)
     file, null, memory = os.open(plain, os.O_RDONLY), os.open(os.devnull, os.O_RDWR), memfd()
     passed = {follower, theirs.fileno(), reader, counter, file, null, memory}
     with theirs, ours:
-        listing = someone.succeeds("run", "sh", "-c", LISTS, pass_fds=passed)
+        listing = user.succeeds("run", "sh", "-c", LISTS, pass_fds=passed)
     for descriptor in (leader, follower, reader, writer, counter, file, null, memory):
         os.close(descriptor)
     assert set(given(listing)) == {0, 1, 2, *passed}
 
 
-def test_more_descriptors_than_select_takes_are_passed_on(someone: Someone) -> None:
+def test_more_descriptors_than_select_takes_are_passed_on(user: TestUser) -> None:
     program = (
         "import os, resource, sys\n"
         "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
@@ -81,7 +81,7 @@ def test_more_descriptors_than_select_takes_are_passed_on(someone: Someone) -> N
         "    os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)\n"
         "os.execv(sys.argv[1], sys.argv[1:])\n"
     )
-    listing = someone.program(
+    listing = user.program(
         [sys.executable, "-c", program, command(), "run", "sh", "-c", "ls /proc/$$/fd"]
     )
     assert {3, 1102} <= set(map(int, listing.split()))
@@ -91,7 +91,7 @@ def memfd() -> int:
     return os.memfd_create("test")
 
 
-def test_what_leads_out_of_the_view_is_passed_on_only_by_name(someone: Someone) -> None:
+def test_what_leads_out_of_the_view_is_passed_on_only_by_name(user: TestUser) -> None:
     reader, writer = os.pipe()
     opened = {
         "directory": os.open("/usr", os.O_RDONLY),
@@ -103,10 +103,10 @@ def test_what_leads_out_of_the_view_is_passed_on_only_by_name(someone: Someone) 
     }
     numbers = set(opened.values())
     arguments = ("run", "sh", "-c", LISTS)
-    by_default = given(someone.succeeds(*arguments, pass_fds=numbers))
+    by_default = given(user.succeeds(*arguments, pass_fds=numbers))
     assert set(by_default) == {0, 1, 2, opened["pipe"]}
     for name, number in opened.items():
-        by_name = someone.succeeds(
+        by_name = user.succeeds(
             "run", "--preserve-fd", str(number), *arguments[1:], pass_fds=numbers
         )
         assert set(given(by_name)) == {0, 1, 2, opened["pipe"], number}, name
@@ -114,7 +114,7 @@ def test_what_leads_out_of_the_view_is_passed_on_only_by_name(someone: Someone) 
         os.close(descriptor)
 
 
-def test_no_standard_descriptor_leads_out_of_the_view(someone: Someone) -> None:
+def test_no_standard_descriptor_leads_out_of_the_view(user: TestUser) -> None:
     leading = {
         "directory": os.open("/usr", os.O_RDONLY),
         "path": os.open("/dev/null", os.O_PATH),
@@ -134,10 +134,10 @@ def test_no_standard_descriptor_leads_out_of_the_view(someone: Someone) -> None:
         assert done.stdout == b"\0"
 
 
-def test_a_number_of_descriptors_is_counted_from_3_on(someone: Someone) -> None:
+def test_a_number_of_descriptors_is_counted_from_3_on(user: TestUser) -> None:
     script = 'exec 3</usr 4</etc 5</bin; exec "$@"'
     shell = ["sh", "-c", script, "sh", command(), "run"]
-    printed = someone.program([*shell, "--preserve-fds", "2", "sh", "-c", LISTS])
+    printed = user.program([*shell, "--preserve-fds", "2", "sh", "-c", LISTS])
     assert set(given(printed)) == {0, 1, 2, 3, 4}
 
 
@@ -152,35 +152,35 @@ def test_a_number_of_descriptors_is_counted_from_3_on(someone: Someone) -> None:
     ],
 )
 def test_descriptors_that_are_not_there_are_told_in_one_line(
-    someone: Someone, option: tuple[str, str], complaint: str
+    user: TestUser, option: tuple[str, str], complaint: str
 ) -> None:
-    assert complaint in someone.refused("run", *option, "true")
+    assert complaint in user.refused("run", *option, "true")
 
 
-def test_process_substitution_works(someone: Someone) -> None:
+def test_process_substitution_works(user: TestUser) -> None:
     line = f"{command()} run -- cat <(echo from the shell)"
-    assert someone.program(["bash", "-c", line]) == "from the shell\n"
+    assert user.program(["bash", "-c", line]) == "from the shell\n"
 
 
-def test_a_make_in_a_view_shares_the_jobs_of_the_one_outside(someone: Someone) -> None:
-    makefile = someone.write(
-        someone.path("Makefile"),
+def test_a_make_in_a_view_shares_the_jobs_of_the_one_outside(user: TestUser) -> None:
+    makefile = user.write(
+        user.path("Makefile"),
         "inside:\n\t+@$(OVERLAYKIT) run -- $(MAKE) -s -f $(MAKEFILE) all\n"
         "all: a b\n"
         # Each waits for the other, so both must run at once.
         "a:\n\t@echo a >b.fifo; read line <a.fifo\nb:\n\t@read line <b.fifo; echo b >a.fifo\n",
     )
     for name in ("a.fifo", "b.fifo"):
-        os.mkfifo(someone.path(name))
+        os.mkfifo(user.path(name))
     variables = {"OVERLAYKIT": command(), "MAKEFILE": makefile}
     arguments = [f"{name}={value}" for name, value in variables.items()]
-    printed = someone.program(
-        ["make", "-s", "-j2", "-f", makefile, *arguments, "inside"], cwd=someone.scratch
+    printed = user.program(
+        ["make", "-s", "-j2", "-f", makefile, *arguments, "inside"], cwd=user.scratch
     )
     assert "jobserver unavailable" not in printed
 
 
-def test_sockets_of_systemd_are_meant_for_the_command(someone: Someone) -> None:
+def test_sockets_of_systemd_are_meant_for_the_command(user: TestUser) -> None:
     script = (
         "import os, socket\n"
         "assert os.environ['LISTEN_PID'] == str(os.getpid())\n"
@@ -195,15 +195,15 @@ def test_sockets_of_systemd_are_meant_for_the_command(someone: Someone) -> None:
             "os.execv(sys.argv[1], sys.argv[1:])\n"
         )
         line = [sys.executable, "-c", program, command(), "run", "/usr/bin/python3", "-c", script]
-        printed = someone.program(line, pass_fds=[listener.fileno()])
+        printed = user.program(line, pass_fds=[listener.fileno()])
         assert printed == f"{listener.getsockname()[1]}\n"
 
 
 @pytest.mark.parametrize("ports", [(), ("-p", "0:80")])
-def test_what_the_command_closes_is_closed(someone: Someone, ports: tuple[str, ...]) -> None:
+def test_what_the_command_closes_is_closed(user: TestUser, ports: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
     script = f"exec {writer}>&- >&-; read line"
-    with someone.start("run", *ports, "bash", "-c", script, pass_fds=[writer]) as view:
+    with user.start("run", *ports, "bash", "-c", script, pass_fds=[writer]) as view:
         os.close(writer)
         assert entire(reader) == b""  # while the command is running
         assert view.stdout is not None
@@ -215,7 +215,7 @@ def test_what_the_command_closes_is_closed(someone: Someone, ports: tuple[str, .
     os.close(reader)
 
 
-def test_a_program_names_the_descriptors_that_its_command_gets(someone: Someone) -> None:
+def test_a_program_names_the_descriptors_that_its_command_gets(user: TestUser) -> None:
     reader, writer = os.pipe()
     other = os.open("/usr", os.O_RDONLY)
     os.set_inheritable(other, True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..views.someone import Someone
-from ..views.staged import only_as
+from ..views.fixtures import only_as
+from ..views.user import TestUser
 
 
-def test_a_machine_on_which_views_work_is_told_so(someone: Someone) -> None:
-    someone.succeeds("run", "true")
-    lines = someone.succeeds("doctor").splitlines()
+def test_a_machine_on_which_views_work_is_told_so(user: TestUser) -> None:
+    user.succeeds("run", "true")
+    lines = user.succeeds("doctor").splitlines()
     assert all(line.startswith("ok    ") for line in lines)
     tried = {line.removeprefix("ok    ").partition(":")[0] for line in lines}
     assert {
@@ -24,8 +24,8 @@ def test_a_machine_on_which_views_work_is_told_so(someone: Someone) -> None:
 
 
 @only_as("ordinary user")
-def test_what_does_not_work_is_told_with_its_fix(someone: Someone) -> None:
-    done = someone.changed_machine(
+def test_what_does_not_work_is_told_with_its_fix(user: TestUser) -> None:
+    done = user.changed_machine(
         "echo 0 >/proc/sys/user/max_user_namespaces; mount --bind /etc/shadow /dev/fuse", "doctor"
     )
     assert (done.returncode, done.stderr) == (1, "")

@@ -1,6 +1,6 @@
 """What bad input gets: one line that names the thing and the way out, the exit status, and nothing left behind.
 
-That nothing is left, `someone` proves at the end of every test.
+That nothing is left, `user` proves at the end of every test.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from ..views.someone import Someone
-from ..views.staged import only_as
+from ..views.fixtures import only_as
+from ..views.user import TestUser
 
 TIMEOUT = (
     "umount: argument --timeout: {}: give a number of seconds from 0 to 1000000:"
@@ -72,75 +72,75 @@ TIMEOUT = (
     ],
 )
 def test_a_mistyped_command_is_told_in_one_line(
-    someone: Someone, arguments: list[str], line: str | None
+    user: TestUser, arguments: list[str], line: str | None
 ) -> None:
-    told = someone.refused(*arguments)
+    told = user.refused(*arguments)
     if line is None:
         assert told.startswith("layer: argument ACTION: invalid choice: 'frob'")
     else:
         assert told == line
 
 
-def test_a_missing_layer_is_told_with_the_names_that_are_near(someone: Someone) -> None:
-    someone.succeeds("layer", "add", "python27", f"dir:{someone.directory('tree')}")
-    assert someone.refused("run", "-l", "python2.7", "true") == (
+def test_a_missing_layer_is_told_with_the_names_that_are_near(user: TestUser) -> None:
+    user.succeeds("layer", "add", "python27", f"dir:{user.directory('tree')}")
+    assert user.refused("run", "-l", "python2.7", "true") == (
         "there is no layer python2.7 (did you mean python27?);"
         " 'overlaykit layer ls' lists them, and a directory is written with a slash"
     )
-    assert someone.refused("run", "-l", "/no/such", "true") == (
+    assert user.refused("run", "-l", "/no/such", "true") == (
         "/no/such does not exist; give the path of a directory"
     )
-    assert someone.refused("run", "-l", "/etc/passwd", "true") == (
+    assert user.refused("run", "-l", "/etc/passwd", "true") == (
         "/etc/passwd is not a directory; give the path of a directory"
     )
 
 
-def test_an_unreadable_layer_is_told(someone: Someone) -> None:
-    closed = someone.directory("closed")
+def test_an_unreadable_layer_is_told(user: TestUser) -> None:
+    closed = user.directory("closed")
     os.chmod(closed, 0)
-    if someone.is_root:  # who may read everything
-        someone.refused("run", "-l", closed, "true", status=127)
+    if user.is_root:  # who may read everything
+        user.refused("run", "-l", closed, "true", status=127)
     else:
-        assert someone.refused("run", "-l", closed, "true") == (
+        assert user.refused("run", "-l", closed, "true") == (
             f"'{closed}' cannot be read by you; make it readable and searchable, or run as its owner"
         )
 
 
-def test_an_upper_inside_a_lower_shows_only_in_its_place(someone: Someone) -> None:
-    lower = someone.directory("lower")
-    upper = someone.directory("lower", "upper")
+def test_an_upper_inside_a_lower_shows_only_in_its_place(user: TestUser) -> None:
+    lower = user.directory("lower")
+    upper = user.directory("lower", "upper")
     script = "test ! -e /upper/new && echo x >/new && test ! -e /upper/new"
-    someone.succeeds("run", "-l", lower, "-l", "host", "--upper", upper, "sh", "-c", script)
+    user.succeeds("run", "-l", lower, "-l", "host", "--upper", upper, "sh", "-c", script)
     assert os.listdir(upper) == ["new"]
     assert sorted(os.listdir(lower)) == [".upper.overlaykit", "upper"]
 
 
-def test_an_upper_that_cannot_be_made_is_told(someone: Someone) -> None:
-    upper = someone.path("no", "such", "upper")
-    assert someone.refused("run", "--upper", upper, "true") == (
+def test_an_upper_that_cannot_be_made_is_told(user: TestUser) -> None:
+    upper = user.path("no", "such", "upper")
+    assert user.refused("run", "--upper", upper, "true") == (
         f"--upper {upper}: there is no directory to make it in: create its parent first"
     )
-    file = someone.write(someone.path("file"), "")
-    assert someone.refused("run", "--upper", file, "true") == (
+    file = user.write(user.path("file"), "")
+    assert user.refused("run", "--upper", file, "true") == (
         f"--upper {file}: Not a directory: name a directory that you may write to"
     )
 
 
 @only_as("ordinary user")  # root may write everywhere
-def test_an_upper_that_may_not_be_written_to_is_told(someone: Someone) -> None:
-    assert someone.refused("run", "--upper", "/etc/upper", "true") == (
+def test_an_upper_that_may_not_be_written_to_is_told(user: TestUser) -> None:
+    assert user.refused("run", "--upper", "/etc/upper", "true") == (
         "--upper /etc/upper: Permission denied: name a directory that you may write to"
     )
 
 
-def test_an_empty_name_is_never_the_working_directory(someone: Someone) -> None:
-    here = someone.directory("here")
-    someone.directory("lower")
+def test_an_empty_name_is_never_the_working_directory(user: TestUser) -> None:
+    here = user.directory("here")
+    user.directory("lower")
     told = {
         ("run", "--upper", "", "true"): (
             "--upper '': No such file or directory: name a directory that you may write to"
         ),
-        ("mount", "-o", f"lowerdir={someone.path('lower')}", ""): (
+        ("mount", "-o", f"lowerdir={user.path('lower')}", ""): (
             "'': no such directory to mount on: create it first"
         ),
         ("umount", ""): "'': no overlaykit mount is there: 'overlaykit ps' lists those that are",
@@ -149,37 +149,37 @@ def test_an_empty_name_is_never_the_working_directory(someone: Someone) -> None:
         ),
         ("",): "'': no such command: 'overlaykit --help' lists them",
     }
-    someone.succeeds("mount", "-o", f"lowerdir={someone.path('lower')}", here)
+    user.succeeds("mount", "-o", f"lowerdir={user.path('lower')}", here)
     for arguments, line in told.items():
-        assert someone.refused(*arguments, cwd=here) == line
-    someone.succeeds("umount", here)
-    assert not [name for name in os.listdir(someone.scratch) if name.endswith(".overlaykit")]
-    assert someone.refused("run", "", status=127).startswith("'': no such command in this view")
-    for command in ("run", "true"), ("mount", "-o", f"lowerdir={someone.path('lower')}", here):
-        refused = someone.refused(command[0], "--name", "", *command[1:])
+        assert user.refused(*arguments, cwd=here) == line
+    user.succeeds("umount", here)
+    assert not [name for name in os.listdir(user.scratch) if name.endswith(".overlaykit")]
+    assert user.refused("run", "", status=127).startswith("'': no such command in this view")
+    for command in ("run", "true"), ("mount", "-o", f"lowerdir={user.path('lower')}", here):
+        refused = user.refused(command[0], "--name", "", *command[1:])
         assert refused.startswith("--name '': use up to 63 letters")
 
 
 @only_as("ordinary user")  # root's place is /run
 @pytest.mark.parametrize("room", ["size=4k", "nr_inodes=3", "nr_inodes=4"])
-def test_a_full_place_for_running_views_is_told(someone: Someone, room: str) -> None:
-    runtime = someone.directory("runtime")
+def test_a_full_place_for_running_views_is_told(user: TestUser, room: str) -> None:
+    runtime = user.directory("runtime")
     full = f"head -c 4096 /dev/zero >{runtime}/full" if "size" in room else ""
     arrange = f"mount -t tmpfs -o {room} none {runtime}; {full}\nexport XDG_RUNTIME_DIR={runtime}"
-    assert refused_where(someone, arrange, "run", "true") == (
+    assert refused_where(user, arrange, "run", "true") == (
         f"{runtime}/overlaykit: a running view cannot be noted down there (No space left on device):"
         " make room, or set XDG_RUNTIME_DIR to a directory elsewhere"
     )
 
 
-def test_an_upper_without_room_beside_it_is_told(someone: Someone) -> None:
-    upper = someone.directory("upper")
-    someone.write(someone.path(".upper.overlaykit"), "")
-    assert someone.refused("run", "--upper", upper, "true") == (
+def test_an_upper_without_room_beside_it_is_told(user: TestUser) -> None:
+    upper = user.directory("upper")
+    user.write(user.path(".upper.overlaykit"), "")
+    assert user.refused("run", "--upper", upper, "true") == (
         f"--upper {upper}: .upper.overlaykit beside it, for work in progress, cannot be used"
         " (Not a directory): name a directory whose parent you may write to"
     )
-    done = someone.changed_machine(f"mount -t tmpfs none {upper}", "run", "--upper", upper, "true")
+    done = user.changed_machine(f"mount -t tmpfs none {upper}", "run", "--upper", upper, "true")
     assert done.returncode == 125
     assert done.stderr == (
         f"overlaykit: --upper {upper}: a file system is mounted just there, and there has to be"
@@ -187,46 +187,45 @@ def test_an_upper_without_room_beside_it_is_told(someone: Someone) -> None:
     )
 
 
-def test_a_relative_working_directory_is_told(someone: Someone) -> None:
+def test_a_relative_working_directory_is_told(user: TestUser) -> None:
     for path, shown in ("bin", "bin"), ("", "''"):
-        assert someone.refused("run", "--workdir", path, "true") == (
+        assert user.refused("run", "--workdir", path, "true") == (
             f"-w {shown}: write an absolute path, as the view has it"
         )
 
 
-def test_names_of_any_characters_stay_in_one_line(someone: Someone) -> None:
+def test_names_of_any_characters_stay_in_one_line(user: TestUser) -> None:
     name = "new\nline\x1b[31m\x9b31m\ttab"
     shown = r"new\nline\x1b[31m\x9b31m\ttab"
-    lower, upper = someone.directory(name), someone.path("up" + name)
-    assert someone.refused(name).startswith(f"{shown}: no such command")
-    done = someone.overlaykit("run", "--upper", upper, "true")
+    lower, upper = user.directory(name), user.path("up" + name)
+    assert user.refused(name).startswith(f"{shown}: no such command")
+    done = user.overlaykit("run", "--upper", upper, "true")
     assert (
-        done.stderr
-        == f"overlaykit: --upper {someone.path('up' + shown)}: made, for there was none\n"
+        done.stderr == f"overlaykit: --upper {user.path('up' + shown)}: made, for there was none\n"
     )
-    target = someone.directory("target" + name)
-    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
-    assert someone.path("target" + shown) in someone.succeeds("ps")
-    assert someone.path(shown) in someone.succeeds("explain", target, "/")
-    someone.succeeds("umount", target)
+    target = user.directory("target" + name)
+    user.succeeds("mount", "-o", f"lowerdir={lower}", target)
+    assert user.path("target" + shown) in user.succeeds("ps")
+    assert user.path(shown) in user.succeeds("explain", target, "/")
+    user.succeeds("umount", target)
 
 
-def test_a_name_too_long_to_be_there_is_told_as_it_was_written(someone: Someone) -> None:
-    lower, target = someone.directory("lower"), someone.directory("target")
-    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
+def test_a_name_too_long_to_be_there_is_told_as_it_was_written(user: TestUser) -> None:
+    lower, target = user.directory("lower"), user.directory("target")
+    user.succeeds("mount", "-o", f"lowerdir={lower}", target)
     name = "x" * 300
-    assert someone.refused("explain", target, f"/{name}") == f"{name}: File name too long"
-    someone.succeeds("umount", target)
+    assert user.refused("explain", target, f"/{name}") == f"{name}: File name too long"
+    user.succeeds("umount", target)
 
 
-def test_an_upper_in_use_is_refused(someone: Someone) -> None:
-    upper = someone.path("upper")
+def test_an_upper_in_use_is_refused(user: TestUser) -> None:
+    upper = user.path("upper")
     command = ("sh", "-c", "echo started; read line")
-    with someone.start("run", "--name", "first", "--upper", upper, *command) as first:
+    with user.start("run", "--name", "first", "--upper", upper, *command) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "started\n"
-        (running,) = json.loads(someone.succeeds("ps", "--json"))
-        assert someone.refused("run", "--upper", upper, "true") == (
+        (running,) = json.loads(user.succeeds("ps", "--json"))
+        assert user.refused("run", "--upper", upper, "true") == (
             f"upper {upper} is in use by view first (process {running['pid']}): end that one first,"
             " or choose another upper"
         )
@@ -234,83 +233,83 @@ def test_an_upper_in_use_is_refused(someone: Someone) -> None:
         assert first.returncode == 0
 
 
-def test_a_name_that_is_taken_is_refused_and_free_again_afterwards(someone: Someone) -> None:
-    with someone.start("run", "--name", "one", "sh", "-c", "echo started; read line") as first:
+def test_a_name_that_is_taken_is_refused_and_free_again_afterwards(user: TestUser) -> None:
+    with user.start("run", "--name", "one", "sh", "-c", "echo started; read line") as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "started\n"
-        assert someone.refused("run", "--name", "one", "true") == (
+        assert user.refused("run", "--name", "one", "true") == (
             "--name one: a view of that name is running: choose another one, or end it ('overlaykit ps')"
         )
         first.communicate("end\n")
-    someone.succeeds("run", "--name", "one", "true")
+    user.succeeds("run", "--name", "one", "true")
 
 
-def test_a_port_in_use_is_refused(someone: Someone) -> None:
+def test_a_port_in_use_is_refused(user: TestUser) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        line = someone.refused("run", "-p", f"{port}:80", "true")
+        line = user.refused("run", "-p", f"{port}:80", "true")
     assert str(port) in line
     assert "in use" in line
-    someone.succeeds("run", "-p", f"{port}:80", "true")
+    user.succeeds("run", "-p", f"{port}:80", "true")
 
 
-def test_a_port_of_no_private_network_is_refused(someone: Someone) -> None:
-    assert "8080" in someone.refused("run", "--network", "host", "-p", "8080:80", "true")
+def test_a_port_of_no_private_network_is_refused(user: TestUser) -> None:
+    assert "8080" in user.refused("run", "--network", "host", "-p", "8080:80", "true")
 
 
-def test_something_missing_to_share_is_told(someone: Someone) -> None:
-    assert someone.refused("run", "-v", "/no/such:/mnt", "true") == (
+def test_something_missing_to_share_is_told(user: TestUser) -> None:
+    assert user.refused("run", "-v", "/no/such:/mnt", "true") == (
         "-v /no/such: cannot be shared with the view (No such file or directory);"
         " name a path that exists and that you may reach"
     )
 
 
-def test_something_shared_where_a_read_only_view_has_no_place_is_told(someone: Someone) -> None:
-    line = someone.refused("run", "--read-only", "-v", "/etc:/no/such/place", "true")
+def test_something_shared_where_a_read_only_view_has_no_place_is_told(user: TestUser) -> None:
+    line = user.refused("run", "--read-only", "-v", "/etc:/no/such/place", "true")
     assert line == (
         "/no/such/place: cannot be made inside the view (Read-only file system);"
         " let a layer bring it, or let the view be written to"
     )
 
 
-def test_a_missing_working_directory_is_told(someone: Someone) -> None:
-    assert someone.refused("run", "-w", "/no/such", "true") == (
+def test_a_missing_working_directory_is_told(user: TestUser) -> None:
+    assert user.refused("run", "-w", "/no/such", "true") == (
         "-w /no/such: no directory to work in inside the view (No such file or directory);"
         " name one that exists there"
     )
 
 
-def test_a_machine_without_dev_fuse_is_told_what_to_do(someone: Someone) -> None:
-    dev = someone.directory("dev", null="")
+def test_a_machine_without_dev_fuse_is_told_what_to_do(user: TestUser) -> None:
+    dev = user.directory("dev", null="")
     without = f"mount --bind /dev/null {dev}/null; mount --rbind {dev} /dev"
-    lower, target = someone.directory("lower"), someone.directory("target")
+    lower, target = user.directory("lower"), user.directory("target")
     for arguments in (["run", "true"], ["mount", "-o", f"lowerdir={lower}", target]):
-        assert refused_where(someone, without, *arguments) == (
+        assert refused_where(user, without, *arguments) == (
             "there is no /dev/fuse: load the kernel's module with 'modprobe fuse',"
             " or pass the device into the container"
         )
 
 
 @only_as("ordinary user")  # root may open everything
-def test_a_device_that_may_not_be_opened_is_told_what_to_do(someone: Someone) -> None:
+def test_a_device_that_may_not_be_opened_is_told_what_to_do(user: TestUser) -> None:
     another_s = "/etc/shadow"  # mode 0600 or 0640, and root's
-    assert refused_where(someone, f"mount --bind {another_s} /dev/fuse", "run", "true") == (
+    assert refused_where(user, f"mount --bind {another_s} /dev/fuse", "run", "true") == (
         "/dev/fuse cannot be opened by this user: as root, run 'chmod 0666 /dev/fuse' (udev's usual rule)"
     )
 
 
 @only_as("ordinary user")  # root needs none
-def test_user_namespaces_switched_off_are_told_with_the_sysctl(someone: Someone) -> None:
+def test_user_namespaces_switched_off_are_told_with_the_sysctl(user: TestUser) -> None:
     off = "echo 0 >/proc/sys/user/max_user_namespaces"
-    assert refused_where(someone, off, "run", "true") == (
+    assert refused_where(user, off, "run", "true") == (
         "user namespaces do not work here: the limit user.max_user_namespaces is 0;"
         " raise it with: sysctl -w user.max_user_namespaces=15000"
     )
 
 
-def refused_where(someone: Someone, arrange: str, *arguments: str) -> str:
+def refused_where(user: TestUser, arrange: str, *arguments: str) -> str:
     """The line with which the command fails on a machine that a shell command has changed."""
-    done = someone.changed_machine(arrange, *arguments)
+    done = user.changed_machine(arrange, *arguments)
     assert (done.returncode, done.stdout) == (125, ""), done
     assert done.stderr.count("\n") == 1, done
     return done.stderr.removeprefix("overlaykit: ").removesuffix("\n")
@@ -330,13 +329,13 @@ def test_error_texts_survive_python_without_docstrings(tmp_path: Path) -> None:
 
 
 @only_as("ordinary user")
-def test_help_of_a_command_names_its_own_options(someone: Someone) -> None:
-    assert someone.succeeds("help", "run") == someone.succeeds("run", "--help")
-    assert someone.succeeds("help") == someone.succeeds("--help")
-    assert someone.refused("help", "nonsense") == (
+def test_help_of_a_command_names_its_own_options(user: TestUser) -> None:
+    assert user.succeeds("help", "run") == user.succeeds("run", "--help")
+    assert user.succeeds("help") == user.succeeds("--help")
+    assert user.refused("help", "nonsense") == (
         "nonsense: no such command: 'overlaykit --help' lists them"
     )
-    assert "no way out" in " ".join(someone.succeeds("help", "run").split())
-    assert someone.succeeds("layer", "add", "--help").startswith(
+    assert "no way out" in " ".join(user.succeeds("help", "run").split())
+    assert user.succeeds("layer", "add", "--help").startswith(
         "usage: overlaykit layer add [-h] [--base LAYER] NAME SOURCE\n"
     )

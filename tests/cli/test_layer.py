@@ -14,12 +14,12 @@ import tarfile
 import pytest
 
 from ..layers.mirror import Mirror
-from ..views.someone import Someone
-from ..views.staged import only_as
+from ..views.fixtures import only_as
+from ..views.user import TestUser
 
 
-def archive(someone: Someone, *members: tuple[tarfile.TarInfo, bytes]) -> str:
-    path = someone.path("archive.tar.gz")
+def archive(user: TestUser, *members: tuple[tarfile.TarInfo, bytes]) -> str:
+    path = user.path("archive.tar.gz")
     with tarfile.open(path, "w:gz") as tar:
         for member, data in members:
             member.size = len(data)
@@ -34,16 +34,16 @@ def member(name: str, **fields: object) -> tarfile.TarInfo:
     return info
 
 
-def stored(someone: Someone) -> list[str]:
-    return [layer["name"] for layer in json.loads(someone.succeeds("layer", "ls", "--json"))]
+def stored(user: TestUser) -> list[str]:
+    return [layer["name"] for layer in json.loads(user.succeeds("layer", "ls", "--json"))]
 
 
-def test_a_layer_is_added_listed_used_and_removed(someone: Someone) -> None:
+def test_a_layer_is_added_listed_used_and_removed(user: TestUser) -> None:
     tool = (member("usr/bin/greet", mode=0o755), b"#!/bin/sh\necho hello\n")
-    assert someone.succeeds("layer", "add", "greeter", f"tar:{archive(someone, tool)}") == ""
-    (layer,) = json.loads(someone.succeeds("layer", "ls", "--json"))
+    assert user.succeeds("layer", "add", "greeter", f"tar:{archive(user, tool)}") == ""
+    (layer,) = json.loads(user.succeeds("layer", "ls", "--json"))
     assert (layer["name"], layer["files"], layer["bytes"]) == ("greeter", 1, len(tool[1]))
-    table = someone.succeeds("layer", "ls")
+    table = user.succeeds("layer", "ls")
     assert table.splitlines()[0].split() == [
         "NAME",
         "ADDED",
@@ -53,40 +53,40 @@ def test_a_layer_is_added_listed_used_and_removed(someone: Someone) -> None:
         "DIRECTORY",
     ]
     assert table.splitlines()[1].split()[0] == "greeter"
-    assert someone.succeeds("run", "-l", "greeter", "-l", "host", "greet") == "hello\n"
-    assert someone.succeeds("layer", "rm", "greeter") == ""
-    assert stored(someone) == []
-    assert someone.refused("layer", "rm", "greeter").startswith("there is no layer greeter")
+    assert user.succeeds("run", "-l", "greeter", "-l", "host", "greet") == "hello\n"
+    assert user.succeeds("layer", "rm", "greeter") == ""
+    assert stored(user) == []
+    assert user.refused("layer", "rm", "greeter").startswith("there is no layer greeter")
 
 
-def test_a_directory_becomes_a_layer_that_does_not_change_with_it(someone: Someone) -> None:
-    tree = someone.directory("tree", file="before\n")
-    someone.succeeds("layer", "add", "tree", f"dir:{tree}")
-    someone.write(os.path.join(tree, "file"), "after\n")
-    someone.succeeds("run", "-l", "tree", "-l", "host", "grep", "before", "/file")
+def test_a_directory_becomes_a_layer_that_does_not_change_with_it(user: TestUser) -> None:
+    tree = user.directory("tree", file="before\n")
+    user.succeeds("layer", "add", "tree", f"dir:{tree}")
+    user.write(os.path.join(tree, "file"), "after\n")
+    user.succeeds("run", "-l", "tree", "-l", "host", "grep", "before", "/file")
 
 
-def test_a_layer_in_use_is_not_removed(someone: Someone) -> None:
-    someone.succeeds("layer", "add", "used", f"dir:{someone.directory('tree')}")
+def test_a_layer_in_use_is_not_removed(user: TestUser) -> None:
+    user.succeeds("layer", "add", "used", f"dir:{user.directory('tree')}")
     command = ("run", "-l", "used", "-l", "host", "sh", "-c", "echo started; read line")
-    with someone.start(*command) as view:
+    with user.start(*command) as view:
         assert view.stdout is not None
         assert view.stdout.readline() == "started\n"
-        assert someone.refused("layer", "rm", "used") == (
+        assert user.refused("layer", "rm", "used") == (
             "the layer used is used by a running view; end the view first ('overlaykit ps' lists them)"
         )
         view.communicate("end\n")
-    someone.succeeds("layer", "rm", "used")
+    user.succeeds("layer", "rm", "used")
 
 
-def test_a_name_is_given_once(someone: Someone) -> None:
-    tree = someone.directory("tree")
-    someone.succeeds("layer", "add", "name", f"dir:{tree}")
-    assert someone.refused("layer", "add", "name", f"dir:{tree}") == (
+def test_a_name_is_given_once(user: TestUser) -> None:
+    tree = user.directory("tree")
+    user.succeeds("layer", "add", "name", f"dir:{tree}")
+    assert user.refused("layer", "add", "name", f"dir:{tree}") == (
         "there is already a layer name; choose another name, or remove it with 'overlaykit layer rm name'"
     )
     for bad in "host", "../up", "a b":
-        assert someone.refused("layer", "add", bad, f"dir:{tree}").startswith(
+        assert user.refused("layer", "add", bad, f"dir:{tree}").startswith(
             f"{bad!r} cannot name a layer"
         )
 
@@ -102,14 +102,14 @@ def test_a_name_is_given_once(someone: Someone) -> None:
         ("tar:/no/such", "/no/such does not exist; give the path of a tar archive"),
     ],
 )
-def test_a_source_that_is_missing_is_told(someone: Someone, source: str, line: str) -> None:
-    assert someone.refused("layer", "add", "x", source) == line
-    assert stored(someone) == []
+def test_a_source_that_is_missing_is_told(user: TestUser, source: str, line: str) -> None:
+    assert user.refused("layer", "add", "x", source) == line
+    assert stored(user) == []
 
 
 @pytest.mark.parametrize("damage", ["cut short", "a byte changed", "no archive at all"])
-def test_a_corrupt_archive_leaves_no_half_made_layer(someone: Someone, damage: str) -> None:
-    path = archive(someone, *((member(f"file{i}"), os.urandom(20_000)) for i in range(10)))
+def test_a_corrupt_archive_leaves_no_half_made_layer(user: TestUser, damage: str) -> None:
+    path = archive(user, *((member(f"file{i}"), os.urandom(20_000)) for i in range(10)))
     with open(path, "rb") as file:
         data = bytearray(file.read())
     if damage == "cut short":
@@ -118,11 +118,11 @@ def test_a_corrupt_archive_leaves_no_half_made_layer(someone: Someone, damage: s
         data[len(data) // 2] ^= 0xFF
     else:
         data[:] = os.urandom(1000)
-    someone.write(path, bytes(data))
-    line = someone.refused("layer", "add", "x", f"tar:{path}")
+    user.write(path, bytes(data))
+    line = user.refused("layer", "add", "x", f"tar:{path}")
     assert line.startswith(f"{path} is damaged, cut short, or no archive that can be read (")
     assert line.endswith("); fetch or make it again")
-    assert stored(someone) == []
+    assert stored(user) == []
 
 
 HOSTILE = {
@@ -139,57 +139,57 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("how", HOSTILE)
-def test_an_archive_that_writes_outside_its_layer_adds_nothing(someone: Someone, how: str) -> None:
-    path = archive(someone, (member("good"), b"x"), *HOSTILE[how])
-    line = someone.refused("layer", "add", "x", f"tar:{path}")
+def test_an_archive_that_writes_outside_its_layer_adds_nothing(user: TestUser, how: str) -> None:
+    path = archive(user, (member("good"), b"x"), *HOSTILE[how])
+    line = user.refused("layer", "add", "x", f"tar:{path}")
     assert line.startswith(f"{path}: the member {HOSTILE[how][-1][0].name!r} ")
     assert line.endswith(", so nothing was added; make the archive again without it")
-    assert stored(someone) == []
+    assert stored(user) == []
     assert not os.path.exists("/var/tmp/outside")
 
 
 @only_as(
     "root"
 )  # who can put a mirror in the place of the machine's; the others' are in tests/layers
-def test_a_corrupt_package_leaves_no_half_made_layer(someone: Someone) -> None:
-    mirror = Mirror(someone.path("mirror"))
+def test_a_corrupt_package_leaves_no_half_made_layer(user: TestUser) -> None:
+    mirror = Mirror(user.path("mirror"))
     control = "Package: broken\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: x\n"
-    package = someone.path("mirror", "debian", "pool", "broken_1_all.deb")
-    mirror.describe(someone.write(package, os.urandom(500)), control)
+    package = user.path("mirror", "debian", "pool", "broken_1_all.deb")
+    mirror.describe(user.write(package, os.urandom(500)), control)
     mirror.publish()
     try:
         mirror.use()
-        line = someone.refused("layer", "add", "x", "deb:broken@test")
+        line = user.refused("layer", "add", "x", "deb:broken@test")
     finally:
         mirror.leave()
     assert "broken_1_all.deb is damaged, cut short, or no archive that can be read (" in line
-    assert stored(someone) == []
+    assert stored(user) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_layer_whose_making_is_interrupted_leaves_nothing(
-    someone: Someone, number: signal.Signals
+    user: TestUser, number: signal.Signals
 ) -> None:
-    ready = someone.path("ready")
+    ready = user.path("ready")
     os.mkfifo(ready)
-    programs = someone.directory("programs", zstd=f"#!/bin/sh\necho >{ready}\nexec sleep 60\n")
+    programs = user.directory("programs", zstd=f"#!/bin/sh\necho >{ready}\nexec sleep 60\n")
     os.chmod(os.path.join(programs, "zstd"), 0o755)
-    compressed = someone.write(someone.path("archive.tar.zst"), b"\x28\xb5\x2f\xfd")
+    compressed = user.write(user.path("archive.tar.zst"), b"\x28\xb5\x2f\xfd")
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
-    adding = someone.start("layer", "add", "half", f"tar:{compressed}", env=environment)
+    adding = user.start("layer", "add", "half", f"tar:{compressed}", env=environment)
     with open(ready) as started:
         started.read()
     adding.send_signal(number)
     adding.communicate()
     assert adding.returncode == 128 + number
-    store = os.path.join(someone.home, ".local/share/overlaykit/layers")
+    store = os.path.join(user.home, ".local/share/overlaykit/layers")
     assert not os.path.exists(store) or os.listdir(store) == []
 
 
-def test_a_full_store_is_told_and_not_the_file_that_was_to_be_copied(someone: Someone) -> None:
-    tree = someone.directory("tree", file=os.urandom(200_000))
-    data = someone.directory("data")
-    done = someone.changed_machine(
+def test_a_full_store_is_told_and_not_the_file_that_was_to_be_copied(user: TestUser) -> None:
+    tree = user.directory("tree", file=os.urandom(200_000))
+    data = user.directory("data")
+    done = user.changed_machine(
         f"mount -t tmpfs -o size=64k none {data}; export XDG_DATA_HOME={data}",
         *("layer", "add", "large", f"dir:{tree}"),
     )

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from overlaykit import privilege
 
 from ..posix.acts import refused
-from ..views.someone import Someone, command
-from ..views.staged import only_as
+from ..views.fixtures import only_as
+from ..views.user import TestUser, command
 
 LARGE = b"x" * (1 << 20)
 
@@ -27,8 +27,8 @@ BOUND = (
 )
 
 
-def may_raise_limits(someone: Someone) -> bool:
-    return someone.is_root and CAP_SYS_RESOURCE in privilege.capabilities()
+def may_raise_limits(user: TestUser) -> bool:
+    return user.is_root and CAP_SYS_RESOURCE in privilege.capabilities()
 
 
 def under(limits: str, *arguments: str) -> str:
@@ -44,36 +44,36 @@ def under(limits: str, *arguments: str) -> str:
 
 
 @contextlib.contextmanager
-def mounted_under(someone: Someone, limits: str) -> Iterator[str]:
+def mounted_under(user: TestUser, limits: str) -> Iterator[str]:
     """A mount made by a shell with these limits; where it is."""
     names = ("lower", "upper", "work", "target")
-    lower, upper, work, target = map(someone.directory, names)
-    someone.write(os.path.join(lower, "large"), LARGE)
+    lower, upper, work, target = map(user.directory, names)
+    user.write(os.path.join(lower, "large"), LARGE)
     for number in range(400):
-        someone.write(os.path.join(lower, str(number)), b"%d" % number)
+        user.write(os.path.join(lower, str(number)), b"%d" % number)
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
     under(limits, "mount", "-o", options, target)
     try:
         yield target
     finally:
-        someone.succeeds("umount", target)
+        user.succeeds("umount", target)
 
 
-def daemon(someone: Someone) -> int:
-    (mount,) = json.loads(someone.succeeds("ps", "--json"))
+def daemon(user: TestUser) -> int:
+    (mount,) = json.loads(user.succeeds("ps", "--json"))
     pid = mount["daemon"]
     assert isinstance(pid, int)
     return pid
 
 
-def test_soft_limits_of_the_shell_bind_nobody(someone: Someone) -> None:
+def test_soft_limits_of_the_shell_bind_nobody(user: TestUser) -> None:
     soft = "ulimit -S -n 64 && ulimit -S -f 64 && ulimit -S -s 512 && ulimit -S -c 0"
-    with mounted_under(someone, soft) as target:
-        with open(f"/proc/{daemon(someone)}/limits") as file:
+    with mounted_under(user, soft) as target:
+        with open(f"/proc/{daemon(user)}/limits") as file:
             for line in file.readlines()[1:]:
                 assert line[26:47].strip() == line[47:68].strip(), line
-        someone.write(os.path.join(target, "new"), LARGE)
-        someone.write(os.path.join(target, "large"), LARGE)  # copied up in a thread
+        user.write(os.path.join(target, "new"), LARGE)
+        user.write(os.path.join(target, "large"), LARGE)  # copied up in a thread
         with contextlib.ExitStack() as files:
             for number in range(200):
                 file = files.enter_context(open(os.path.join(target, str(number)), "rb"))
@@ -81,52 +81,52 @@ def test_soft_limits_of_the_shell_bind_nobody(someone: Someone) -> None:
 
 
 @only_as("root")
-def test_a_hard_limit_binds_nobody_where_the_daemon_may_raise_it(someone: Someone) -> None:
-    with mounted_under(someone, "ulimit -f 64"):
-        limit = resource.RLIM_INFINITY if may_raise_limits(someone) else 64 * 512
-        assert resource.prlimit(daemon(someone), resource.RLIMIT_FSIZE) == (limit, limit)
+def test_a_hard_limit_binds_nobody_where_the_daemon_may_raise_it(user: TestUser) -> None:
+    with mounted_under(user, "ulimit -f 64"):
+        limit = resource.RLIM_INFINITY if may_raise_limits(user) else 64 * 512
+        assert resource.prlimit(daemon(user), resource.RLIMIT_FSIZE) == (limit, limit)
 
 
-def test_a_hard_limit_that_binds_every_program_is_told_by_the_mount(someone: Someone) -> None:
-    lower, upper, work, target = map(someone.directory, ("lower", "upper", "work", "target"))
-    bound = not may_raise_limits(someone)
+def test_a_hard_limit_that_binds_every_program_is_told_by_the_mount(user: TestUser) -> None:
+    lower, upper, work, target = map(user.directory, ("lower", "upper", "work", "target"))
+    bound = not may_raise_limits(user)
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
     assert under("ulimit -f 64", "mount", "-o", options, target) == (BOUND if bound else "")
     try:
         full = os.path.join(target, "full")
-        someone.write(full, b"x" * 32768)
+        user.write(full, b"x" * 32768)
         with refused(errno.EFBIG, errno.EIO) if bound else contextlib.nullcontext():
-            someone.write(full, b"x" * 32769)
+            user.write(full, b"x" * 32769)
     finally:
-        someone.succeeds("umount", target)
+        user.succeeds("umount", target)
     limits = "ulimit -f 64 && ulimit -n 1000"
     assert under(limits, "mount", "-o", f"lowerdir={lower}", target) == ""
-    someone.succeeds("umount", target)
+    user.succeeds("umount", target)
     said = under("ulimit -t 1000", "mount", "-o", f"lowerdir={lower}", target)
-    someone.succeeds("umount", target)
+    user.succeeds("umount", target)
     assert ("1000 seconds" in said and "-Ht" in said) == bound
 
 
-def test_a_hard_limit_that_binds_every_program_is_told_by_a_view(someone: Someone) -> None:
-    said = BOUND if not may_raise_limits(someone) else ""
+def test_a_hard_limit_that_binds_every_program_is_told_by_a_view(user: TestUser) -> None:
+    said = BOUND if not may_raise_limits(user) else ""
     assert under("ulimit -f 64", "run", "true") == said
     assert under("ulimit -S -f 64", "run", "true") == ""
     assert under("ulimit -f 64", "run", "--read-only", "true") == ""
 
 
 @only_as("root")
-def test_a_low_priority_of_the_shell_delays_nobody(someone: Someone) -> None:
-    with mounted_under(someone, "renice -n 19 $$ >/dev/null && echo 900 >/proc/self/oom_score_adj"):
-        pid = daemon(someone)
+def test_a_low_priority_of_the_shell_delays_nobody(user: TestUser) -> None:
+    with mounted_under(user, "renice -n 19 $$ >/dev/null && echo 900 >/proc/self/oom_score_adj"):
+        pid = daemon(user)
         assert os.getpriority(os.PRIO_PROCESS, pid) == 0
         with open(f"/proc/{pid}/oom_score_adj") as file:
             assert file.read() == "0\n"
 
 
-def test_a_program_with_many_open_files_keeps_no_other_from_opening_any(someone: Someone) -> None:
+def test_a_program_with_many_open_files_keeps_no_other_from_opening_any(user: TestUser) -> None:
     """Where nobody may raise the hard limit, the daemon shares what it has."""
-    with mounted_under(someone, "ulimit -n 128") as target, contextlib.ExitStack() as files:
-        soft, hard = resource.prlimit(daemon(someone), resource.RLIMIT_NOFILE)
+    with mounted_under(user, "ulimit -n 128") as target, contextlib.ExitStack() as files:
+        soft, hard = resource.prlimit(daemon(user), resource.RLIMIT_NOFILE)
         assert soft == hard
         readers = [
             files.enter_context(open(os.path.join(target, str(number)), "rb"))
@@ -153,19 +153,19 @@ def test_a_program_with_many_open_files_keeps_no_other_from_opening_any(someone:
         for number, writer in enumerate(writers):
             writer.seek(0)
             assert writer.read() == b"first %d\nsecond %d\n" % (number, number)
-        someone.program(["cat", os.path.join(target, "399")])
-        someone.program(["find", target, "-name", "new*"])
+        user.program(["cat", os.path.join(target, "399")])
+        user.program(["find", target, "-name", "new*"])
 
 
-def test_a_limit_too_low_for_a_mount_is_told(someone: Someone) -> None:
-    lower, target = someone.directory("lower"), someone.directory("target")
+def test_a_limit_too_low_for_a_mount_is_told(user: TestUser) -> None:
+    lower, target = user.directory("lower"), user.directory("target")
     script = 'ulimit -n 30 && exec "$@"'
     mount = ["sh", "-c", script, "sh", command(), "mount", "-o", f"lowerdir={lower}", target]
     done = subprocess.run(
         mount, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if done.returncode == 0:  # as root with CAP_SYS_RESOURCE
-        someone.succeeds("umount", target)
+        user.succeeds("umount", target)
         return
     assert done.stderr == (
         "overlaykit: the limit of 30 open files leaves too few for a mount:"

@@ -18,9 +18,9 @@ from overlaykit.rmtree import rmtree_path
 from overlaykit.views import Registry
 from overlaykit.views.options import table
 
-from ..views.someone import Someone
-from ..views.someone import command as someone_command
-from ..views.staged import only_as
+from ..views.fixtures import only_as
+from ..views.user import TestUser
+from ..views.user import command as user_command
 
 
 @dataclass
@@ -37,19 +37,19 @@ class Place:
         return f"lowerdir={self.lower},upperdir={self.upper},workdir={self.work}"
 
 
-def place(someone: Someone) -> Place:
-    lower = someone.directory("lower", file="from the lower\n", other="other\n")
-    names = [someone.directory(name) for name in ("upper", "work", "target")]
+def place(user: TestUser) -> Place:
+    lower = user.directory("lower", file="from the lower\n", other="other\n")
+    names = [user.directory(name) for name in ("upper", "work", "target")]
     return Place(lower, *names)
 
 
 @contextlib.contextmanager
-def mounted(someone: Someone, options: str, target: str) -> Iterator[None]:
-    someone.succeeds("mount", "-o", options, target)
+def mounted(user: TestUser, options: str, target: str) -> Iterator[None]:
+    user.succeeds("mount", "-o", options, target)
     try:
         yield
     finally:
-        someone.succeeds("umount", target)
+        user.succeeds("umount", target)
 
 
 def contents(*names: str) -> str:
@@ -57,38 +57,38 @@ def contents(*names: str) -> str:
         return file.read()
 
 
-def test_layers_are_merged_and_changes_go_to_the_upper(someone: Someone) -> None:
-    here = place(someone)
-    with mounted(someone, here.options, here.target):
+def test_layers_are_merged_and_changes_go_to_the_upper(user: TestUser) -> None:
+    here = place(user)
+    with mounted(user, here.options, here.target):
         assert sorted(os.listdir(here.target)) == ["file", "other"]
-        someone.write(os.path.join(here.target, "file"), "changed\n")
+        user.write(os.path.join(here.target, "file"), "changed\n")
         os.unlink(os.path.join(here.target, "other"))
         assert os.listdir(here.target) == ["file"]
     assert os.listdir(here.target) == []
     assert contents(here.lower, "file") == "from the lower\n"
     assert contents(here.upper, "file") == "changed\n"
-    with mounted(someone, here.options, here.target):
+    with mounted(user, here.options, here.target):
         assert os.listdir(here.target) == ["file"]
         assert contents(here.target, "file") == "changed\n"
 
 
-def test_a_later_mount_does_not_keep_an_earlier_one(someone: Someone) -> None:
-    here = place(someone)
-    later = someone.directory("later")
-    someone.succeeds("mount", "-o", here.options, here.target)
+def test_a_later_mount_does_not_keep_an_earlier_one(user: TestUser) -> None:
+    here = place(user)
+    later = user.directory("later")
+    user.succeeds("mount", "-o", here.options, here.target)
     try:
-        with mounted(someone, f"lowerdir={here.lower}", later):
-            someone.succeeds("umount", here.target)
+        with mounted(user, f"lowerdir={here.lower}", later):
+            user.succeeds("umount", here.target)
             assert contents(later, "file") == "from the lower\n"
     finally:
         if os.path.ismount(here.target):
-            someone.succeeds("umount", here.target)
+            user.succeeds("umount", here.target)
 
 
 @only_as("root")
-def test_umount_says_that_another_mount_namespace_keeps_the_mount(someone: Someone) -> None:
-    here = place(someone)
-    someone.succeeds("mount", "-o", here.options, here.target)
+def test_umount_says_that_another_mount_namespace_keeps_the_mount(user: TestUser) -> None:
+    here = place(user)
+    user.succeeds("mount", "-o", here.options, here.target)
     holder = subprocess.Popen(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo ready; exec cat"],
         stdin=subprocess.PIPE,
@@ -97,7 +97,7 @@ def test_umount_says_that_another_mount_namespace_keeps_the_mount(someone: Someo
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"ready\n"
-        umount = someone.start("umount", here.target, stderr=subprocess.PIPE)
+        umount = user.start("umount", here.target, stderr=subprocess.PIPE)
         assert umount.stderr is not None
         assert "another mount namespace" in umount.stderr.readline()
         assert os.listdir(here.target) == []
@@ -107,22 +107,22 @@ def test_umount_says_that_another_mount_namespace_keeps_the_mount(someone: Someo
     umount.stderr.close()
 
 
-def test_the_lower_named_first_is_the_top(someone: Someone) -> None:
-    here = place(someone)
-    top = someone.directory("to:p", file="from the top\n")
+def test_the_lower_named_first_is_the_top(user: TestUser) -> None:
+    here = place(user)
+    top = user.directory("to:p", file="from the top\n")
     escaped = top.replace(":", "\\:")
-    with mounted(someone, f"lowerdir={escaped}:{here.lower}", here.target):
+    with mounted(user, f"lowerdir={escaped}:{here.lower}", here.target):
         assert contents(here.target, "file") == "from the top\n"
         assert contents(here.target, "other") == "other\n"
 
 
 @pytest.mark.parametrize("read_only", ["lowerdir={lower}", "{options},ro"])
 def test_a_mount_without_an_upper_or_with_ro_refuses_to_write(
-    someone: Someone, read_only: str
+    user: TestUser, read_only: str
 ) -> None:
-    here = place(someone)
+    here = place(user)
     options = read_only.format(lower=here.lower, options=here.options)
-    with mounted(someone, options, here.target):
+    with mounted(user, options, here.target):
         for act in (
             lambda: os.mkdir(os.path.join(here.target, "new")),
             lambda: os.unlink(os.path.join(here.target, "file")),
@@ -134,126 +134,124 @@ def test_a_mount_without_an_upper_or_with_ro_refuses_to_write(
 
 
 @only_as("root")  # the kernel's overlayfs is mounted as a comparison
-def test_the_kernels_overlayfs_can_go_on_with_our_upper_and_we_with_its(someone: Someone) -> None:
-    here = place(someone)
+def test_the_kernels_overlayfs_can_go_on_with_our_upper_and_we_with_its(user: TestUser) -> None:
+    here = place(user)
     os.mkdir(os.path.join(here.lower, "directory"))
-    with mounted(someone, here.options, here.target):
+    with mounted(user, here.options, here.target):
         os.unlink(os.path.join(here.target, "file"))
         os.rename(os.path.join(here.target, "directory"), os.path.join(here.target, "renamed"))
-        someone.write(os.path.join(here.target, "ours"), "ours\n")
+        user.write(os.path.join(here.target, "ours"), "ours\n")
     options = f"{here.options},redirect_dir=on"
     subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, here.target], check=True)
     try:
         assert sorted(os.listdir(here.target)) == ["other", "ours", "renamed"]
         os.unlink(os.path.join(here.target, "other"))
-        someone.write(os.path.join(here.target, "theirs"), "theirs\n")
+        user.write(os.path.join(here.target, "theirs"), "theirs\n")
     finally:
         subprocess.run(["umount", here.target], check=True)
-    with mounted(someone, here.options, here.target):
+    with mounted(user, here.options, here.target):
         assert sorted(os.listdir(here.target)) == ["ours", "renamed", "theirs"]
 
 
-def test_an_unknown_option_is_told_by_name(someone: Someone) -> None:
-    here = place(someone)
+def test_an_unknown_option_is_told_by_name(user: TestUser) -> None:
+    here = place(user)
     for option in "metacopied", "lowerdir-=/x", "rO":
-        line = someone.refused("mount", "-o", f"{here.options},{option}", here.target)
+        line = user.refused("mount", "-o", f"{here.options},{option}", here.target)
         assert line.startswith(
             f"mount option {option}: not one of lowerdir=, lowerdir+=, upperdir=, workdir=, "
         )
-    line = someone.refused("mount", "-o", f"{here.options},nfs_export=on", here.target)
+    line = user.refused("mount", "-o", f"{here.options},nfs_export=on", here.target)
     assert line == (
         "mount option nfs_export=on: refused: a FUSE mount like this one cannot be exported over NFS"
     )
 
 
-def test_ro_binds_although_another_o_comes_after_it(someone: Someone) -> None:
-    here = place(someone)
-    someone.succeeds("mount", "-o", "ro", "-o", here.options, here.target)
+def test_ro_binds_although_another_o_comes_after_it(user: TestUser) -> None:
+    here = place(user)
+    user.succeeds("mount", "-o", "ro", "-o", here.options, here.target)
     try:
         with pytest.raises(OSError, match="Read-only file system"):
-            someone.write(os.path.join(here.target, "new"), "")
+            user.write(os.path.join(here.target, "new"), "")
     finally:
-        someone.succeeds("umount", here.target)
+        user.succeeds("umount", here.target)
     assert os.listdir(here.upper) == []
 
 
-def test_options_that_cannot_matter_are_accepted(someone: Someone) -> None:
-    here = place(someone)
+def test_options_that_cannot_matter_are_accepted(user: TestUser) -> None:
+    here = place(user)
     needless = [
         known.spelling.replace("*", "anything").split("|")[0]
         for known in table.KNOWN
         if known.row.effect is table.Effect.NEEDLESS
     ]
-    with mounted(someone, f"{here.options},{','.join(needless)}", here.target):
+    with mounted(user, f"{here.options},{','.join(needless)}", here.target):
         assert contents(here.target, "file") == "from the lower\n"
 
 
-def test_an_option_that_does_less_than_it_says_is_told(someone: Someone) -> None:
-    here = place(someone)
-    done = someone.overlaykit("mount", "-o", f"{here.options},metacopy=on", here.target)
+def test_an_option_that_does_less_than_it_says_is_told(user: TestUser) -> None:
+    here = place(user)
+    done = user.overlaykit("mount", "-o", f"{here.options},metacopy=on", here.target)
     try:
         assert done.stderr == "overlaykit: mount option metacopy=on: copy-up copies the data too\n"
         assert done.returncode == 0
     finally:
-        someone.succeeds("umount", here.target)
+        user.succeeds("umount", here.target)
 
 
-def test_mount_flags_bind_programs(someone: Someone) -> None:
-    here = place(someone)
+def test_mount_flags_bind_programs(user: TestUser) -> None:
+    here = place(user)
     os.symlink("file", os.path.join(here.lower, "link"))
     for name, mode in ("program", 0o755), ("raised", 0o4755):
         shutil.copy("/bin/true", os.path.join(here.lower, name))
         os.chmod(os.path.join(here.lower, name), mode)
     flags = ["noexec", "noatime", "sync"]
-    if someone.is_root:
+    if user.is_root:
         flags += ["nosymfollow", "nodev", "nosuid", "nodiratime", "dirsync"]
-    with mounted(someone, f"{here.options},{','.join(flags)}", here.target):
-        shown = someone.program(["findmnt", "-no", "OPTIONS", here.target]).strip().split(",")
+    with mounted(user, f"{here.options},{','.join(flags)}", here.target):
+        shown = user.program(["findmnt", "-no", "OPTIONS", here.target]).strip().split(",")
         assert set(flags) <= set(shown)
         with pytest.raises(PermissionError):
             subprocess.run([os.path.join(here.target, "program")], check=True)
-        if someone.is_root:
+        if user.is_root:
             with pytest.raises(OSError, match="Too many levels of symbolic links"):
                 contents(here.target, "link")
-    with mounted(someone, f"{here.options},noexec,exec", here.target):
+    with mounted(user, f"{here.options},noexec,exec", here.target):
         subprocess.run([os.path.join(here.target, "program")], check=True)
-        shown = someone.program(["findmnt", "-no", "OPTIONS", here.target]).strip().split(",")
-        assert ("nosuid" in shown) is ("nodev" in shown) is not someone.is_root
+        shown = user.program(["findmnt", "-no", "OPTIONS", here.target]).strip().split(",")
+        assert ("nosuid" in shown) is ("nodev" in shown) is not user.is_root
 
 
 @only_as("ordinary user")
-def test_what_fusermount3_cannot_do_is_refused(someone: Someone) -> None:
-    here = place(someone)
-    line = someone.refused("mount", "-o", f"{here.options},nosymfollow", here.target)
+def test_what_fusermount3_cannot_do_is_refused(user: TestUser) -> None:
+    here = place(user)
+    line = user.refused("mount", "-o", f"{here.options},nosymfollow", here.target)
     assert line == (
         "mount option nosymfollow: fusermount3 has no such option: as an ordinary user, leave it out"
     )
-    done = someone.overlaykit("mount", "-o", f"{here.options},allow_other", here.target)
+    done = user.overlaykit("mount", "-o", f"{here.options},allow_other", here.target)
     if done.returncode:  # it is the machine's choice
         assert "user_allow_other" in done.stderr
     else:
-        someone.succeeds("umount", here.target)
+        user.succeeds("umount", here.target)
 
 
-def test_a_source_with_a_comma_is_shown_as_it_is(someone: Someone) -> None:
-    here = place(someone)
-    with mounted(someone, rf"{here.options},fsname=a\,b\\c", here.target):
-        assert someone.program(["findmnt", "-rno", "SOURCE", here.target]) == "a,b\\x5cc\n"
+def test_a_source_with_a_comma_is_shown_as_it_is(user: TestUser) -> None:
+    here = place(user)
+    with mounted(user, rf"{here.options},fsname=a\,b\\c", here.target):
+        assert user.program(["findmnt", "-rno", "SOURCE", here.target]) == "a,b\\x5cc\n"
 
 
 @pytest.mark.parametrize("name", ["co:lon", "com,ma", "back\\slash", "a b", 'quo"te', "line\nfeed"])
-def test_directories_of_any_name_can_be_given(someone: Someone, name: str) -> None:
-    lower, upper, work, target = (
-        someone.directory(f"{part}{name}") for part in ("l", "u", "w", "t")
-    )
-    someone.write(os.path.join(lower, "file"), "from the lower\n")
+def test_directories_of_any_name_can_be_given(user: TestUser, name: str) -> None:
+    lower, upper, work, target = (user.directory(f"{part}{name}") for part in ("l", "u", "w", "t"))
+    user.write(os.path.join(lower, "file"), "from the lower\n")
     quoted = {
         key: re.sub(r"([\\:,])", r"\\\1", path)
         for key, path in (("lowerdir", lower), ("upperdir", upper), ("workdir", work))
     }
     options = ",".join(f"{key}={path}" for key, path in quoted.items())
-    with mounted(someone, options, target):
-        someone.write(os.path.join(target, "new"), "new\n")
+    with mounted(user, options, target):
+        user.write(os.path.join(target, "new"), "new\n")
         assert contents(target, "file") == "from the lower\n"
     assert contents(upper, "new") == "new\n"
 
@@ -270,17 +268,17 @@ def test_directories_of_any_name_can_be_given(someone: Someone, name: str) -> No
         "lowerdir={}/z,upperdir={}/a\\b",
     ],
 )
-def test_a_quoted_directory_is_the_one_that_the_kernel_means(someone: Someone, quoted: str) -> None:
+def test_a_quoted_directory_is_the_one_that_the_kernel_means(user: TestUser, quoted: str) -> None:
     for name in "a:b", "a,b", "a\\b", "ab", "a\\", "a b", "z":
-        someone.directory(name, which=name)
-    target, work = someone.directory("target"), someone.directory("work")
-    options = quoted.format(someone.scratch, someone.scratch)
+        user.directory(name, which=name)
+    target, work = user.directory("target"), user.directory("work")
+    options = quoted.format(user.scratch, user.scratch)
     if "upperdir" in options:
         options += f",workdir={work}"
     subprocess.run(["mount", "-i", "-t", "overlay", "-o", options, "none", target], check=True)
     meant = contents(target, "which")
     subprocess.run(["umount", target], check=True)
-    with mounted(someone, options, target):
+    with mounted(user, options, target):
         assert contents(target, "which") == meant
 
 
@@ -301,15 +299,15 @@ def test_a_quoted_directory_is_the_one_that_the_kernel_means(someone: Someone, q
         ),
     ],
 )
-def test_options_that_make_no_sense_are_told(someone: Someone, options: str, line: str) -> None:
-    assert someone.refused("mount", "-o", options, place(someone).target) == line
+def test_options_that_make_no_sense_are_told(user: TestUser, options: str, line: str) -> None:
+    assert user.refused("mount", "-o", options, place(user).target) == line
 
 
-def test_upper_and_work_on_different_file_systems_are_refused(someone: Someone) -> None:
-    here = place(someone)
+def test_upper_and_work_on_different_file_systems_are_refused(user: TestUser) -> None:
+    here = place(user)
     with another_file_system() as work:
         options = f"lowerdir={here.lower},upperdir={here.upper},workdir={work}"
-        assert someone.refused("mount", "-o", options, here.target) == (
+        assert user.refused("mount", "-o", options, here.target) == (
             f"upper {here.upper} and work {work} are on different file systems:"
             " choose a work directory on the upper's"
         )
@@ -326,24 +324,24 @@ def another_file_system() -> Iterator[str]:
         rmtree_path(directory)
 
 
-def test_an_upper_inside_a_lower_does_not_show_in_it(someone: Someone) -> None:
-    here = place(someone)
-    upper, work = someone.directory("lower", "upper"), someone.directory("lower", "work")
+def test_an_upper_inside_a_lower_does_not_show_in_it(user: TestUser) -> None:
+    here = place(user)
+    upper, work = user.directory("lower", "upper"), user.directory("lower", "work")
     options = f"lowerdir={here.lower},upperdir={upper},workdir={work}"
-    done = someone.overlaykit("mount", "-o", options, here.target)
+    done = user.overlaykit("mount", "-o", options, here.target)
     try:
         assert (done.returncode, done.stderr) == (
             0,
             f"overlaykit: upper {upper}: lies inside the lower {here.lower}, which does not show it\n",
         )
-        someone.write(os.path.join(here.target, "new"), "new\n")
-        someone.write(os.path.join(here.target, "file"), "changed\n")
+        user.write(os.path.join(here.target, "new"), "new\n")
+        user.write(os.path.join(here.target, "file"), "changed\n")
         assert sorted(os.listdir(here.target)) == ["file", "new", "other", "upper", "work"]
         for hidden in "upper", "work":
             with pytest.raises(OSError, match="Too many levels of symbolic links"):
                 os.stat(os.path.join(here.target, hidden))
     finally:
-        someone.succeeds("umount", here.target)
+        user.succeeds("umount", here.target)
     assert sorted(os.listdir(upper)) == ["file", "new"]
     assert contents(here.lower, "file") == "from the lower\n"
     assert sorted(os.listdir(here.lower)) == ["file", "other", "upper", "work"]
@@ -351,13 +349,13 @@ def test_an_upper_inside_a_lower_does_not_show_in_it(someone: Someone) -> None:
 
 @only_as("root")  # an ordinary user's lower shows what is mounted in it
 def test_the_machines_root_is_a_lower_where_upper_and_target_are_on_another_disk(
-    someone: Someone,
+    user: TestUser,
 ) -> None:
     with another_file_system() as directory:
         for name in "upper", "work", "target":
             os.mkdir(os.path.join(directory, name))
         options = f"lowerdir=/,upperdir={directory}/upper,workdir={directory}/work"
-        with mounted(someone, options, f"{directory}/target"):
+        with mounted(user, options, f"{directory}/target"):
             assert os.listdir(f"{directory}/target/usr/bin") != []
             assert os.listdir(f"{directory}/target/dev/shm") == []
             os.unlink(f"{directory}/target/etc/passwd")
@@ -366,10 +364,10 @@ def test_the_machines_root_is_a_lower_where_upper_and_target_are_on_another_disk
         assert os.listdir(f"{directory}/upper") == ["etc"]
 
 
-def test_a_target_that_is_not_empty_is_covered_and_told(someone: Someone) -> None:
-    here = place(someone)
-    full = someone.directory("full", hidden="")
-    done = someone.overlaykit("mount", "-o", here.options, full)
+def test_a_target_that_is_not_empty_is_covered_and_told(user: TestUser) -> None:
+    here = place(user)
+    full = user.directory("full", hidden="")
+    done = user.overlaykit("mount", "-o", here.options, full)
     try:
         assert (done.returncode, done.stderr) == (
             0,
@@ -377,36 +375,36 @@ def test_a_target_that_is_not_empty_is_covered_and_told(someone: Someone) -> Non
         )
         assert sorted(os.listdir(full)) == ["file", "other"]
     finally:
-        someone.succeeds("umount", full)
+        user.succeeds("umount", full)
     assert os.listdir(full) == ["hidden"]
 
 
 @only_as("root")  # an ordinary user's daemon would wait for itself in the lower
-def test_a_lower_can_be_the_target_itself(someone: Someone) -> None:
-    here = place(someone)
-    with mounted(someone, here.options, here.lower):
-        someone.write(os.path.join(here.lower, "file"), "changed\n")
+def test_a_lower_can_be_the_target_itself(user: TestUser) -> None:
+    here = place(user)
+    with mounted(user, here.options, here.lower):
+        user.write(os.path.join(here.lower, "file"), "changed\n")
         os.unlink(os.path.join(here.lower, "other"))
     assert contents(here.lower, "file") == "from the lower\n"
     assert contents(here.upper, "file") == "changed\n"
     assert sorted(os.listdir(here.lower)) == ["file", "other"]
 
 
-def test_the_upper_can_be_the_target_itself(someone: Someone) -> None:
-    here = place(someone)
-    with mounted(someone, here.options, here.upper):
+def test_the_upper_can_be_the_target_itself(user: TestUser) -> None:
+    here = place(user)
+    with mounted(user, here.options, here.upper):
         assert sorted(os.listdir(here.upper)) == ["file", "other"]
-        someone.write(os.path.join(here.upper, "new"), "new\n")
+        user.write(os.path.join(here.upper, "new"), "new\n")
         os.mkdir(os.path.join(here.upper, "directory"))
     assert sorted(os.listdir(here.upper)) == ["directory", "new"]
 
 
-def test_a_target_inside_the_upper_is_refused_for_it_would_hang(someone: Someone) -> None:
-    here = place(someone)
+def test_a_target_inside_the_upper_is_refused_for_it_would_hang(user: TestUser) -> None:
+    here = place(user)
     for layer in here.upper, here.work:
         target = os.path.join(layer, "inside")
         os.mkdir(target)
-        assert someone.refused("mount", "-o", here.options, target) == (
+        assert user.refused("mount", "-o", here.options, target) == (
             f"mountpoint {target} lies inside {layer}, where changes go: choose one outside of it"
         )
         os.rmdir(target)
@@ -414,15 +412,15 @@ def test_a_target_inside_the_upper_is_refused_for_it_would_hang(someone: Someone
 
 @only_as("root")  # bind mounts
 @pytest.mark.parametrize("outer", ["upper", "work"])
-def test_a_lower_that_another_mount_shows_is_not_written_to(someone: Someone, outer: str) -> None:
-    here = place(someone)
-    inside = someone.directory(outer, "inside", precious="kept\n")
-    bound = someone.directory("bound")
+def test_a_lower_that_another_mount_shows_is_not_written_to(user: TestUser, outer: str) -> None:
+    here = place(user)
+    inside = user.directory(outer, "inside", precious="kept\n")
+    bound = user.directory("bound")
     subprocess.run(["mount", "--bind", inside, bound], check=True)
     try:
         options = f"lowerdir={bound},upperdir={here.upper},workdir={here.work}"
-        line = someone.refused("mount", "-o", options, here.target)
-        assert line.startswith(f"lower {bound} lies inside {someone.path(outer)}, where changes go")
+        line = user.refused("mount", "-o", options, here.target)
+        assert line.startswith(f"lower {bound} lies inside {user.path(outer)}, where changes go")
     finally:
         subprocess.run(["umount", bound], check=True)
     assert contents(inside, "precious") == "kept\n"
@@ -438,8 +436,8 @@ GIVEN = [
 
 
 @pytest.mark.parametrize("given", GIVEN)
-def test_a_path_means_what_it_means_to_the_caller(someone: Someone, given: str) -> None:
-    here = place(someone)
+def test_a_path_means_what_it_means_to_the_caller(user: TestUser, given: str) -> None:
+    here = place(user)
     names = {"lowerdir": here.lower, "upperdir": here.upper, "workdir": here.work}
     with contextlib.ExitStack() as closing:
         paths = {}
@@ -450,36 +448,36 @@ def test_a_path_means_what_it_means_to_the_caller(someone: Someone, given: str) 
             paths[key] = given.format(name=os.path.basename(path), fd=fd)
         target = paths.pop("target")
         options = ",".join(f"{key}={path}" for key, path in paths.items())
-        someone.succeeds("mount", "-o", options, target, cwd=someone.scratch, close_fds=False)
+        user.succeeds("mount", "-o", options, target, cwd=user.scratch, close_fds=False)
     try:
         assert contents(here.target, "file") == "from the lower\n"
-        someone.write(os.path.join(here.target, "new"), "new\n")
-        explained = someone.succeeds("explain", here.target, "/file")
+        user.write(os.path.join(here.target, "new"), "new\n")
+        explained = user.succeeds("explain", here.target, "/file")
         assert os.path.join(here.lower, "file") in explained
     finally:
-        someone.succeeds("umount", here.target)
+        user.succeeds("umount", here.target)
     assert os.listdir(here.upper) == ["new"]
 
 
-def test_a_lower_that_has_lost_its_name_is_merged(someone: Someone) -> None:
-    here = place(someone)
+def test_a_lower_that_has_lost_its_name_is_merged(user: TestUser) -> None:
+    here = place(user)
     fds = []
     for _ in range(2):
-        gone = someone.directory("gone")
+        gone = user.directory("gone")
         fds.append(os.open(gone, os.O_RDONLY | os.O_DIRECTORY))
         os.rmdir(gone)
     options = f"lowerdir=/dev/fd/{fds[0]}:/dev/fd/{fds[1]}:{here.lower}"
-    someone.succeeds("mount", "-o", options, here.target, pass_fds=fds)
+    user.succeeds("mount", "-o", options, here.target, pass_fds=fds)
     for fd in fds:
         os.close(fd)
     assert contents(here.target, "file") == "from the lower\n"
-    someone.succeeds("umount", here.target)
+    user.succeeds("umount", here.target)
 
 
-def test_a_directory_from_where_the_working_directory_was_deleted_is_told(someone: Someone) -> None:
-    here = place(someone)
-    gone = someone.directory("gone")
-    command = f"cd {gone}; rmdir {gone}; exec {someone_command()} mount -o lowerdir=x {here.target}"
+def test_a_directory_from_where_the_working_directory_was_deleted_is_told(user: TestUser) -> None:
+    here = place(user)
+    gone = user.directory("gone")
+    command = f"cd {gone}; rmdir {gone}; exec {user_command()} mount -o lowerdir=x {here.target}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (
         125,
@@ -487,49 +485,49 @@ def test_a_directory_from_where_the_working_directory_was_deleted_is_told(someon
     )
 
 
-def test_hundreds_of_lowers_can_be_merged(someone: Someone) -> None:
+def test_hundreds_of_lowers_can_be_merged(user: TestUser) -> None:
     """More than one message carries (SCM_MAX_FD), and as many as the kernel merges."""
-    here = place(someone)
-    names = [someone.directory("many", str(number)) for number in range(500)]
+    here = place(user)
+    names = [user.directory("many", str(number)) for number in range(500)]
     for number in 0, 250, 499:
-        someone.write(os.path.join(names[number], f"in-{number}"), "")
-    os.chdir(someone.path("many"))
-    with mounted(someone, f"lowerdir={':'.join(map(str, range(500)))}", here.target):
+        user.write(os.path.join(names[number], f"in-{number}"), "")
+    os.chdir(user.path("many"))
+    with mounted(user, f"lowerdir={':'.join(map(str, range(500)))}", here.target):
         assert sorted(os.listdir(here.target)) == ["in-0", "in-250", "in-499"]
 
 
-def test_a_missing_layer_or_upper_is_told(someone: Someone) -> None:
-    here = place(someone)
-    missing = someone.path("missing")
-    assert someone.refused("mount", "-o", f"lowerdir={here.lower}:{missing}", here.target) == (
+def test_a_missing_layer_or_upper_is_told(user: TestUser) -> None:
+    here = place(user)
+    missing = user.path("missing")
+    assert user.refused("mount", "-o", f"lowerdir={here.lower}:{missing}", here.target) == (
         f"layer {missing}: No such file or directory: give a directory that can be read"
     )
     options = f"lowerdir={here.lower},upperdir={missing},workdir={here.work}"
-    assert someone.refused("mount", "-o", options, here.target) == (
+    assert user.refused("mount", "-o", options, here.target) == (
         f"upper {missing}: No such file or directory:"
         " give a directory that can be written to, on a file system with extended attributes"
     )
     options = f"lowerdir={here.lower},upperdir={here.upper},workdir={missing}"
-    assert someone.refused("mount", "-o", options, here.target) == (
+    assert user.refused("mount", "-o", options, here.target) == (
         f"work {missing}: No such file or directory:"
         " give an empty directory that can be written to, on the upper's file system"
     )
 
 
-def test_a_mountpoint_that_is_missing_is_told(someone: Someone) -> None:
-    here = place(someone)
-    missing, file = someone.path("missing"), os.path.join(here.lower, "file")
-    assert someone.refused("mount", "-o", f"lowerdir={here.lower}", missing) == (
+def test_a_mountpoint_that_is_missing_is_told(user: TestUser) -> None:
+    here = place(user)
+    missing, file = user.path("missing"), os.path.join(here.lower, "file")
+    assert user.refused("mount", "-o", f"lowerdir={here.lower}", missing) == (
         f"{missing}: no such directory to mount on: create it first"
     )
-    assert someone.refused("mount", "-o", f"lowerdir={here.lower}", file) == (
+    assert user.refused("mount", "-o", f"lowerdir={here.lower}", file) == (
         f"{file}: is no directory: name one to mount on"
     )
 
 
-def test_a_mountpoint_in_a_deleted_working_directory_is_told(someone: Someone) -> None:
-    here = place(someone)
-    gone = someone.directory("gone")
+def test_a_mountpoint_in_a_deleted_working_directory_is_told(user: TestUser) -> None:
+    here = place(user)
+    gone = user.directory("gone")
     script = 'cd "$0" && rmdir "$0" && exec "$@"'
     for target, deleted in (("m", "the working directory"), (".", "this directory")):
         os.makedirs(gone, exist_ok=True)
@@ -539,7 +537,7 @@ def test_a_mountpoint_in_a_deleted_working_directory_is_told(someone: Someone) -
                 "-c",
                 script,
                 gone,
-                someone_command(),
+                user_command(),
                 "mount",
                 "-o",
                 f"lowerdir={here.lower}",
@@ -556,11 +554,11 @@ def test_a_mountpoint_in_a_deleted_working_directory_is_told(someone: Someone) -
 
 
 @only_as("root")  # fusermount3 mounts on no FUSE
-def test_a_mount_upon_a_mount_hides_it_until_it_is_unmounted(someone: Someone) -> None:
-    here = place(someone)
-    other = someone.directory("other", file="from the other\n")
-    with mounted(someone, here.options, here.target):
-        done = someone.overlaykit("mount", "-o", f"lowerdir={other}", here.target)
+def test_a_mount_upon_a_mount_hides_it_until_it_is_unmounted(user: TestUser) -> None:
+    here = place(user)
+    other = user.directory("other", file="from the other\n")
+    with mounted(user, here.options, here.target):
+        done = user.overlaykit("mount", "-o", f"lowerdir={other}", here.target)
         try:
             assert done.returncode == 0
             assert done.stderr == (
@@ -568,31 +566,31 @@ def test_a_mount_upon_a_mount_hides_it_until_it_is_unmounted(someone: Someone) -
                 "it is hidden until this one is unmounted\n"
             )
             assert contents(here.target, "file") == "from the other\n"
-            assert other in someone.succeeds("explain", here.target, "/file")
+            assert other in user.succeeds("explain", here.target, "/file")
         finally:
-            someone.succeeds("umount", here.target)
+            user.succeeds("umount", here.target)
         assert contents(here.target, "file") == "from the lower\n"
-        assert here.lower in someone.succeeds("explain", here.target, "/file")
+        assert here.lower in user.succeeds("explain", here.target, "/file")
 
 
-def test_a_mount_upon_a_dead_one_is_refused(someone: Someone) -> None:
-    here = place(someone)
-    someone.succeeds("mount", "-o", here.options, here.target)
+def test_a_mount_upon_a_dead_one_is_refused(user: TestUser) -> None:
+    here = place(user)
+    user.succeeds("mount", "-o", here.options, here.target)
     os.kill(Registry().find(here.target).about.daemon, signal.SIGKILL)
-    someone.await_the_end()
-    assert someone.refused("mount", "-o", here.options, here.target) == (
+    user.await_the_end()
+    assert user.refused("mount", "-o", here.options, here.target) == (
         f"{here.target}: a mount is there whose daemon has ended: 'overlaykit umount {here.target}' first"
     )
-    someone.succeeds("umount", here.target)
-    with mounted(someone, here.options, here.target):
+    user.succeeds("umount", here.target)
+    with mounted(user, here.options, here.target):
         assert contents(here.target, "file") == "from the lower\n"
 
 
 @only_as("ordinary user")
-def test_a_mountpoint_that_fusermount3_refuses_is_told(someone: Someone) -> None:
-    here = place(someone)
+def test_a_mountpoint_that_fusermount3_refuses_is_told(user: TestUser) -> None:
+    here = place(user)
     os.chmod(here.target, 0o555)
-    done = someone.overlaykit("mount", "-o", f"lowerdir={here.lower}", here.target)
+    done = user.overlaykit("mount", "-o", f"lowerdir={here.lower}", here.target)
     assert done.returncode == 125
     of_helper, ours = done.stderr.splitlines()
     assert of_helper.startswith("fusermount3: ")
@@ -602,37 +600,37 @@ def test_a_mountpoint_that_fusermount3_refuses_is_told(someone: Someone) -> None
     )
 
 
-def test_an_upper_of_a_running_mount_is_refused(someone: Someone) -> None:
-    here = place(someone)
-    second = someone.directory("second")
-    with mounted(someone, here.options, here.target):
-        assert someone.refused("mount", "-o", here.options, second) == (
+def test_an_upper_of_a_running_mount_is_refused(user: TestUser) -> None:
+    here = place(user)
+    second = user.directory("second")
+    with mounted(user, here.options, here.target):
+        assert user.refused("mount", "-o", here.options, second) == (
             f"upper {here.upper} is in use by the mount at {here.target}:"
             f" 'overlaykit umount {here.target}' first, or choose another upper"
         )
 
 
-def test_a_mountpoint_inside_a_lower_works_or_is_refused_but_never_hangs(someone: Someone) -> None:
-    lower = someone.directory("lower", file="contents\n")
-    target = someone.directory("lower", "target")
-    if someone.is_root:
-        with mounted(someone, f"lowerdir={lower}", target):
+def test_a_mountpoint_inside_a_lower_works_or_is_refused_but_never_hangs(user: TestUser) -> None:
+    lower = user.directory("lower", file="contents\n")
+    target = user.directory("lower", "target")
+    if user.is_root:
+        with mounted(user, f"lowerdir={lower}", target):
             assert contents(target, "file") == "contents\n"
             assert os.listdir(os.path.join(target, "target")) == []
     else:
-        assert someone.refused("mount", "-o", f"lowerdir={lower}", target) == (
+        assert user.refused("mount", "-o", f"lowerdir={lower}", target) == (
             f"mountpoint {target} lies inside the lower {lower}: as an ordinary user, choose one outside of it"
         )
 
 
 @only_as("ordinary user")
 def test_an_ordinary_user_without_fusermount3_is_told_which_package_has_it(
-    someone: Someone,
+    user: TestUser,
 ) -> None:
-    if someone.is_root:
+    if user.is_root:
         return
-    here = place(someone)
-    line = someone.refused(
+    here = place(user)
+    line = user.refused(
         *("mount", "-o", f"lowerdir={here.lower}", here.target),
         env=os.environ | {"PATH": here.lower},
     )
@@ -653,25 +651,25 @@ def test_an_ordinary_user_without_fusermount3_is_told_which_package_has_it(
     ],
 )
 def test_directories_that_would_clear_or_change_each_other_are_refused(
-    someone: Someone, lower: str, upper: str, work: str, line: str
+    user: TestUser, lower: str, upper: str, work: str, line: str
 ) -> None:
-    place(someone)
-    both = someone.directory("both")
+    place(user)
+    both = user.directory("both")
     for name in ("low", "work"):
         os.mkdir(os.path.join(both, name))
-        someone.write(os.path.join(both, name, "precious"), "kept\n")
-    paths = [someone.path(*path.split("/")) for path in (lower, upper, work)]
+        user.write(os.path.join(both, name, "precious"), "kept\n")
+    paths = [user.path(*path.split("/")) for path in (lower, upper, work)]
     options = "lowerdir={},upperdir={},workdir={}".format(*paths)
-    assert someone.refused("mount", "-o", options, someone.path("target")).startswith(
+    assert user.refused("mount", "-o", options, user.path("target")).startswith(
         line.format(both=both)
     )
     assert all(contents(both, name, "precious") == "kept\n" for name in ("low", "work"))
 
 
-def test_a_lower_that_is_a_file_is_told_so(someone: Someone) -> None:
-    here = place(someone)
+def test_a_lower_that_is_a_file_is_told_so(user: TestUser) -> None:
+    here = place(user)
     file = os.path.join(here.lower, "file")
-    assert someone.refused("mount", "-o", f"lowerdir={file}", here.target) == (
+    assert user.refused("mount", "-o", f"lowerdir={file}", here.target) == (
         f"layer {file}: Not a directory: give a directory that can be read"
     )
 
@@ -679,15 +677,15 @@ def test_a_lower_that_is_a_file_is_told_so(someone: Someone) -> None:
 @pytest.mark.parametrize(
     "option", ["squash_to_uid=99999999999", "gidmapping=0:0:99999999999", "uidmapping=1:2"]
 )
-def test_ids_that_there_are_not_are_refused(someone: Someone, option: str) -> None:
-    here = place(someone)
-    line = someone.refused("mount", "-o", f"lowerdir={here.lower},{option}", here.target)
+def test_ids_that_there_are_not_are_refused(user: TestUser, option: str) -> None:
+    here = place(user)
+    line = user.refused("mount", "-o", f"lowerdir={here.lower},{option}", here.target)
     assert line.startswith(f"mount option {option}: ")
 
 
-def test_modes_are_kept_in_an_attribute_where_asked_to(someone: Someone) -> None:
-    here = place(someone)
-    with mounted(someone, f"{here.options},xattr_permissions=2", here.target):
+def test_modes_are_kept_in_an_attribute_where_asked_to(user: TestUser) -> None:
+    here = place(user)
+    with mounted(user, f"{here.options},xattr_permissions=2", here.target):
         os.chmod(os.path.join(here.target, "file"), 0o601)
         assert os.stat(os.path.join(here.target, "file")).st_mode & 0o7777 == 0o601
     kept = os.getxattr(os.path.join(here.upper, "file"), "user.containers.override_stat")
@@ -695,25 +693,25 @@ def test_modes_are_kept_in_an_attribute_where_asked_to(someone: Someone) -> None
 
 
 @only_as("root")
-def test_owners_are_shown_as_asked(someone: Someone) -> None:
-    here = place(someone)
+def test_owners_are_shown_as_asked(user: TestUser) -> None:
+    here = place(user)
     os.chown(os.path.join(here.lower, "file"), 5, 6)
     for option, uid, gid in (
         ("squash_to_root", 0, 0),
         ("squash_to_uid=7,squash_to_gid=8", 7, 8),
         ("uidmapping=:5:1005:1:0:0:1,gidmapping=6:1006:1", 1005, 1006),
     ):
-        with mounted(someone, f"lowerdir={here.lower},{option}", here.target):
+        with mounted(user, f"lowerdir={here.lower},{option}", here.target):
             st = os.stat(os.path.join(here.target, "file"))
             assert (st.st_uid, st.st_gid) == (uid, gid)
 
 
 @only_as("root")  # an ordinary user cannot mount such a disk
 def test_an_upper_on_a_disk_without_attributes_is_refused_with_the_way_out(
-    someone: Someone,
+    user: TestUser,
 ) -> None:
-    here = place(someone)
-    disk = someone.directory("disk")
+    here = place(user)
+    disk = user.directory("disk")
     _native.mount("disk", disk, "ramfs", 0)
     try:
         upper, work = os.path.join(disk, "upper"), os.path.join(disk, "work")
@@ -721,12 +719,12 @@ def test_an_upper_on_a_disk_without_attributes_is_refused_with_the_way_out(
         os.mkdir(work)
         lack = f"upper {upper}: its file system keeps no extended attributes that are marks"
         options = f"lowerdir={here.lower},upperdir={upper},workdir={work}"
-        line = someone.refused("mount", "-o", options, here.target)
+        line = user.refused("mount", "-o", options, here.target)
         assert line == f"{lack}: give whiteout=aufs, or put it on another file system"
-        line = someone.refused("run", "--upper", upper, "true")
+        line = user.refused("run", "--upper", upper, "true")
         assert line == f"{lack}: choose one elsewhere"
         for _ in range(2):
-            with mounted(someone, f"{options},whiteout=aufs", here.target):
+            with mounted(user, f"{options},whiteout=aufs", here.target):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(os.path.join(here.target, "file"))
                 assert os.listdir(here.target) == ["other"]

@@ -9,8 +9,8 @@ import os
 
 import pytest
 
-from ..views.someone import Someone
-from ..views.staged import only_as
+from ..views.fixtures import only_as
+from ..views.user import TestUser
 
 pytestmark = only_as("ordinary user")
 
@@ -65,93 +65,93 @@ GIT = {
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_modes_forbid_no_more_than_on_a_plain_directory(someone: Someone, name: str) -> None:
+def test_modes_forbid_no_more_than_on_a_plain_directory(user: TestUser, name: str) -> None:
     for tree in ("lower", "plain"):
         command = ["sh", "-euc", LOWER, "sh", tree]
-        someone.program(command, cwd=someone.scratch, env=os.environ | GIT)
+        user.program(command, cwd=user.scratch, env=os.environ | GIT)
     for directory in ("upper", "work", "target"):
-        someone.directory(directory)
+        user.directory(directory)
     options = ",".join(
-        f"{key}={someone.path(path)}"
+        f"{key}={user.path(path)}"
         for key, path in (("lowerdir", "lower"), ("upperdir", "upper"), ("workdir", "work"))
     )
-    before = someone.program(["sh", "-euc", FOUND], cwd=someone.path("lower"))
+    before = user.program(["sh", "-euc", FOUND], cwd=user.path("lower"))
 
     def run(where: str) -> str:
-        return someone.program(["sh", "-euc", SCRIPTS[name]], cwd=where, env=os.environ | GIT)
+        return user.program(["sh", "-euc", SCRIPTS[name]], cwd=where, env=os.environ | GIT)
 
     def found(where: str) -> str:
-        return someone.program(["sh", "-euc", FOUND], cwd=where)
+        return user.program(["sh", "-euc", FOUND], cwd=where)
 
-    expected = run(someone.path("plain"))
-    target = someone.path("target")
-    someone.succeeds("mount", "-o", options, target)
+    expected = run(user.path("plain"))
+    target = user.path("target")
+    user.succeeds("mount", "-o", options, target)
     try:
         assert run(target) == expected
-        assert found(target) == found(someone.path("plain"))
+        assert found(target) == found(user.path("plain"))
     finally:
-        someone.succeeds("umount", target)
-    someone.succeeds("mount", "-o", options, target)
+        user.succeeds("umount", target)
+    user.succeeds("mount", "-o", options, target)
     try:
-        assert found(target) == found(someone.path("plain"))
+        assert found(target) == found(user.path("plain"))
     finally:
-        someone.succeeds("umount", target)
-    assert found(someone.path("lower")) == before
-    assert os.listdir(someone.path("work", "work")) == []
+        user.succeeds("umount", target)
+    assert found(user.path("lower")) == before
+    assert os.listdir(user.path("work", "work")) == []
     for tree in ("lower", "plain", "upper"):  # for who removes it all
-        someone.program(["chmod", "-R", "u+rwX", someone.path(tree)])
+        user.program(["chmod", "-R", "u+rwX", user.path(tree)])
 
 
 @pytest.mark.parametrize("mode", [0, 0o111, 0o555])
-def test_a_mount_whose_root_was_closed_is_mounted_again(someone: Someone, mode: int) -> None:
-    lower = someone.directory("lower", file="x")
-    upper, work, target = (someone.directory(name) for name in ("upper", "work", "target"))
+def test_a_mount_whose_root_was_closed_is_mounted_again(user: TestUser, mode: int) -> None:
+    lower = user.directory("lower", file="x")
+    upper, work, target = (user.directory(name) for name in ("upper", "work", "target"))
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-    someone.succeeds("mount", "-o", options, target)
-    someone.write(os.path.join(target, "new"), "new")
+    user.succeeds("mount", "-o", options, target)
+    user.write(os.path.join(target, "new"), "new")
     os.chmod(target, mode)
-    someone.succeeds("umount", target)
-    someone.succeeds("mount", "-o", options, target)
+    user.succeeds("umount", target)
+    user.succeeds("mount", "-o", options, target)
     try:
         assert os.stat(target).st_mode & 0o777 == mode
         os.chmod(target, 0o755)
         assert sorted(os.listdir(target)) == ["file", "new"]
     finally:
-        someone.succeeds("umount", target)
+        user.succeeds("umount", target)
 
 
 @pytest.mark.parametrize("gid", [True, False])
 def test_files_of_root_are_written_to_where_all_are_shown_as_the_users(
-    someone: Someone, gid: bool
+    user: TestUser, gid: bool
 ) -> None:
-    names = [someone.directory(name) for name in ("upper", "work", "target")]
+    names = [user.directory(name) for name in ("upper", "work", "target")]
     upper, work, target = names
     squash = f"squash_to_uid={os.getuid()}" + (f",squash_to_gid={os.getgid()}" if gid else "")
     options = f"lowerdir=/etc/dpkg,upperdir={upper},workdir={work},{squash}"
-    someone.succeeds("mount", "-o", options, target)
+    user.succeeds("mount", "-o", options, target)
     try:
-        someone.program(["sh", "-euc", CHANGES], cwd=target)
+        user.program(["sh", "-euc", CHANGES], cwd=target)
         st = os.stat(os.path.join(target, "c"))
         assert (st.st_uid, st.st_mode & 0o777) == (os.getuid(), 0o600)
     finally:
-        someone.succeeds("umount", target)
+        user.succeeds("umount", target)
     for name in ("c", "dpkg.cfg.d", "dpkg.cfg.d/new"):
         st = os.stat(os.path.join(upper, name))
         assert (st.st_uid, st.st_gid) == (os.getuid(), os.getgid())
 
 
-def test_a_caller_outside_of_all_ranges_makes_files(someone: Someone) -> None:
+def test_a_caller_outside_of_all_ranges_makes_files(user: TestUser) -> None:
     lower, upper, work, target = (
-        someone.directory(name) for name in ("lower", "upper", "work", "target")
+        user.directory(name) for name in ("lower", "upper", "work", "target")
     )
     os.chmod(lower, 0o777)
     mapping = "uidmapping=0:100000:10,gidmapping=0:100000:10"
     options = f"lowerdir={lower},upperdir={upper},workdir={work},{mapping}"
     os.chmod(upper, 0o777)
-    someone.succeeds("mount", "-o", options, target)
+    user.succeeds("mount", "-o", options, target)
     try:
         os.symlink("x", os.path.join(target, "y"))
         os.mkdir(os.path.join(target, "d"))
     finally:
-        someone.succeeds("umount", target)
+        user.succeeds("umount", target)
     assert os.lstat(os.path.join(upper, "y")).st_uid == os.getuid()

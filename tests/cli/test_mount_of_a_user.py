@@ -7,45 +7,45 @@ import subprocess
 
 import pytest
 
-from ..views.someone import AS_ORDINARY, ORDINARY, Someone, command, reachable_by_others
-from ..views.staged import only_as
+from ..views.fixtures import only_as
+from ..views.user import AS_ORDINARY, ORDINARY, TestUser, command, reachable_by_others
 
 
 @only_as("ordinary user")
 @pytest.mark.parametrize("mode", [0o000, 0o444])
 def test_a_mode_does_not_keep_a_user_from_its_own_files_of_a_lower(
-    someone: Someone, mode: int
+    user: TestUser, mode: int
 ) -> None:
-    lower = someone.directory("lower", file="of a file")
-    below = someone.directory("lower", "d", below="of one below")
+    lower = user.directory("lower", file="of a file")
+    below = user.directory("lower", "d", below="of one below")
     for path in (os.path.join(lower, "file"), below):
         os.chmod(path, mode)
-    upper, work, target = (someone.directory(name) for name in ("upper", "work", "merged"))
-    someone.succeeds("mount", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", target)
+    upper, work, target = (user.directory(name) for name in ("upper", "work", "merged"))
+    user.succeeds("mount", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", target)
     try:
         for name in ("file", "d"):
             os.chmod(os.path.join(target, name), 0o700)
-        someone.write(os.path.join(target, "d", "new"), "new")
+        user.write(os.path.join(target, "d", "new"), "new")
         for name, contents in {"file": "of a file", "d/below": "of one below"}.items():
             with open(os.path.join(target, name)) as file:
                 assert file.read() == contents
     finally:
-        someone.succeeds("umount", target)
+        user.succeeds("umount", target)
     os.chmod(below, 0o700)  # for the test's end
 
 
 @only_as("root")
 @pytest.mark.parametrize("squash", ["", f",squash_to_uid={ORDINARY},squash_to_gid={ORDINARY}"])
 def test_a_user_changes_files_of_others_where_they_are_shown_as_its_own(
-    someone: Someone, squash: str
+    user: TestUser, squash: str
 ) -> None:
-    os.chmod(someone.scratch, 0o755)
-    paths = [someone.directory(name) for name in ("lower", "upper", "work", "merged")]
+    os.chmod(user.scratch, 0o755)
+    paths = [user.directory(name) for name in ("lower", "upper", "work", "merged")]
     lower, upper, work, target = paths
     for path in paths:
         os.chown(path, ORDINARY, ORDINARY)
     for name, size in {"file": 1, "large": 2 << 20}.items():
-        os.chmod(someone.write(os.path.join(lower, name), "x" * size), 0o666)
+        os.chmod(user.write(os.path.join(lower, name), "x" * size), 0o666)
     environment = {**os.environ, "HOME": "/nonexistent"}
     options = f"lowerdir={lower},upperdir={upper},workdir={work}{squash}"
 
@@ -69,16 +69,16 @@ def test_a_user_changes_files_of_others_where_they_are_shown_as_its_own(
 
 @only_as("root")
 def test_a_file_that_another_user_made_set_id_does_not_become_set_id_as_ones_own(
-    someone: Someone,
+    user: TestUser,
 ) -> None:
     """In the upper others may run it, whatever it is."""
-    os.chmod(someone.scratch, 0o755)
-    paths = [someone.directory(name) for name in ("lower", "upper", "work", "merged")]
+    os.chmod(user.scratch, 0o755)
+    paths = [user.directory(name) for name in ("lower", "upper", "work", "merged")]
     lower, upper, work, target = paths
     for path in paths:
         os.chown(path, ORDINARY, ORDINARY)
     for name, owner in {"others": ORDINARY + 1, "own": ORDINARY}.items():
-        path = someone.write(os.path.join(lower, name), "x")
+        path = user.write(os.path.join(lower, name), "x")
         os.chown(path, owner, owner)
         os.chmod(path, 0o6755)
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"

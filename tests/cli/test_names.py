@@ -10,10 +10,10 @@ import pytest
 
 from overlaykit.views import View
 
-from ..views.someone import Someone
+from ..views.user import TestUser
 
 
-def test_a_view_finds_the_address_of_its_own_name(someone: Someone) -> None:
+def test_a_view_finds_the_address_of_its_own_name(user: TestUser) -> None:
     script = (
         "import socket\n"
         "name = socket.gethostname()\n"
@@ -24,41 +24,41 @@ def test_a_view_finds_the_address_of_its_own_name(someone: Someone) -> None:
     for options in (
         (),
         ("--read-only",),
-        ("--upper", someone.directory("upper")),
+        ("--upper", user.directory("upper")),
         ("--network", "none"),
     ):
         arguments = ("run", "--name", "some-view", *options, "--")
-        assert someone.succeeds(*arguments, "hostname", "-f") == "some-view\n"
-        printed = someone.succeeds(*arguments, "/usr/bin/python3", "-c", script)
+        assert user.succeeds(*arguments, "hostname", "-f") == "some-view\n"
+        printed = user.succeeds(*arguments, "/usr/bin/python3", "-c", script)
         assert printed == "some-view 127.0.0.1\n"
 
 
-def test_a_kept_upper_holds_nothing_that_the_command_has_not_written(someone: Someone) -> None:
-    upper = someone.directory("upper")
-    someone.succeeds("run", "--upper", upper, "hostname", "-f")
+def test_a_kept_upper_holds_nothing_that_the_command_has_not_written(user: TestUser) -> None:
+    upper = user.directory("upper")
+    user.succeeds("run", "--upper", upper, "hostname", "-f")
     assert os.listdir(upper) == []
-    bare = someone.directory("layer", "etc")
-    someone.succeeds("run", "--upper", upper, "-l", os.path.dirname(bare), "-l", "host", "true")
+    bare = user.directory("layer", "etc")
+    user.succeeds("run", "--upper", upper, "-l", os.path.dirname(bare), "-l", "host", "true")
     assert os.listdir(upper) == []
 
 
 @pytest.mark.parametrize("lines", ["10.0.0.5 database\n", ""])
 def test_names_that_are_added_to_a_kept_upper_are_there_the_next_time(
-    someone: Someone, lines: str
+    user: TestUser, lines: str
 ) -> None:
-    upper = someone.directory("upper")
-    hosts = someone.write(someone.path("given"), f"127.0.0.1 localhost\n{lines}# no end of line")
+    upper = user.directory("upper")
+    hosts = user.write(user.path("given"), f"127.0.0.1 localhost\n{lines}# no end of line")
     run = ("run", "--upper", upper)
-    someone.succeeds(*run, "--name", "first", "cp", hosts, "/etc/hosts")
-    someone.succeeds(*run, "--name", "second", "sh", "-c", "echo 10.0.0.6 cache >>/etc/hosts")
+    user.succeeds(*run, "--name", "first", "cp", hosts, "/etc/hosts")
+    user.succeeds(*run, "--name", "second", "sh", "-c", "echo 10.0.0.6 cache >>/etc/hosts")
     kept = os.path.join(upper, "etc/hosts")
     with open(kept) as file:
         assert file.read() == f"127.0.0.1 localhost\n{lines}# no end of line\n10.0.0.6 cache\n"
-    printed = someone.succeeds(*run, "--name", "third", "getent", "hosts", "cache", "third")
+    printed = user.succeeds(*run, "--name", "third", "getent", "hosts", "cache", "third")
     assert printed.split() == ["10.0.0.6", "cache", "127.0.0.1", "third"]
 
 
-def test_a_new_hosts_file_takes_no_other_ones_place(someone: Someone) -> None:
+def test_a_new_hosts_file_takes_no_other_ones_place(user: TestUser) -> None:
     program = (
         "import errno, os\n"
         "os.close(os.open('/etc/hosts.new', os.O_CREAT))\n"
@@ -67,31 +67,31 @@ def test_a_new_hosts_file_takes_no_other_ones_place(someone: Someone) -> None:
         "except OSError as error:\n"
         "    raise SystemExit(error.errno)\n"
     )
-    done = someone.overlaykit("run", "/usr/bin/python3", "-c", program)
+    done = user.overlaykit("run", "/usr/bin/python3", "-c", program)
     assert (done.returncode, done.stderr) == (errno.EBUSY, "")
 
 
-def test_a_hosts_file_that_is_none_does_no_harm(someone: Someone) -> None:
-    layer = someone.directory("layer")
+def test_a_hosts_file_that_is_none_does_no_harm(user: TestUser) -> None:
+    layer = user.directory("layer")
     os.mkdir(f"{layer}/etc")
     os.mkfifo(f"{layer}/etc/hosts")
-    assert someone.succeeds("run", "-l", layer, "-l", "host", "hostname") != ""
+    assert user.succeeds("run", "-l", layer, "-l", "host", "hostname") != ""
 
 
-def test_a_hosts_file_of_the_callers_is_the_one_that_counts(someone: Someone) -> None:
-    hosts = someone.write(someone.path("hosts"), "10.0.0.5 database\n")
-    printed = someone.succeeds("run", "-v", f"{hosts}:/etc/hosts", "cat", "/etc/hosts")
+def test_a_hosts_file_of_the_callers_is_the_one_that_counts(user: TestUser) -> None:
+    hosts = user.write(user.path("hosts"), "10.0.0.5 database\n")
+    printed = user.succeeds("run", "-v", f"{hosts}:/etc/hosts", "cat", "/etc/hosts")
     assert printed == "10.0.0.5 database\n"
 
 
-def test_the_hosts_network_comes_with_the_hosts_name(someone: Someone) -> None:
+def test_the_hosts_network_comes_with_the_hosts_name(user: TestUser) -> None:
     arguments = ("run", "--name", "some-view", "--network", "host")
-    assert someone.succeeds(*arguments, "uname", "-n") == socket.gethostname() + "\n"
+    assert user.succeeds(*arguments, "uname", "-n") == socket.gethostname() + "\n"
     with open("/etc/hosts") as file:
-        assert someone.succeeds(*arguments, "cat", "/etc/hosts") == file.read()
+        assert user.succeeds(*arguments, "cat", "/etc/hosts") == file.read()
 
 
-def test_names_that_one_command_adds_are_there_for_the_next(someone: Someone) -> None:
+def test_names_that_one_command_adds_are_there_for_the_next(user: TestUser) -> None:
     with View() as view:
         view.run(["sh", "-c", "echo 10.0.0.6 cache >>/etc/hosts"], check=True)
         found = view.run(["getent", "hosts", "cache", view.name], capture_output=True, text=True)

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from ..views.someone import Someone, command
-from ..views.staged import only_as
+from ..views.fixtures import only_as
+from ..views.user import TestUser, command
 
 PRINTS = [
     ("--help",),
@@ -38,7 +38,7 @@ def into(descriptor: int, *arguments: str) -> subprocess.CompletedProcess[str]:
 @only_as("ordinary user")  # who it is makes no difference
 @pytest.mark.parametrize("arguments", PRINTS, ids=" ".join)
 def test_a_full_disk_under_the_output_is_told_in_one_line(
-    someone: Someone, arguments: tuple[str, ...]
+    user: TestUser, arguments: tuple[str, ...]
 ) -> None:
     with open("/dev/full", "wb") as full:
         done = into(full.fileno(), *arguments)
@@ -54,7 +54,7 @@ def test_a_full_disk_under_the_output_is_told_in_one_line(
 @only_as("ordinary user")
 @pytest.mark.parametrize("arguments", PRINTS, ids=" ".join)
 def test_a_reader_that_has_seen_enough_is_no_error_worth_a_word(
-    someone: Someone, arguments: tuple[str, ...]
+    user: TestUser, arguments: tuple[str, ...]
 ) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -64,10 +64,9 @@ def test_a_reader_that_has_seen_enough_is_no_error_worth_a_word(
 
 
 @only_as("ordinary user")
-def test_a_full_disk_under_standard_error_changes_no_status(someone: Someone) -> None:
+def test_a_full_disk_under_standard_error_changes_no_status(user: TestUser) -> None:
     with open("/dev/full", "wb") as full:
-        assert someone.overlaykit("nonsense", stderr=full, capture_output=False).returncode == 125
+        assert user.overlaykit("nonsense", stderr=full, capture_output=False).returncode == 125
         assert (
-            someone.overlaykit("run", "no-such", stderr=full, capture_output=False).returncode
-            == 127
+            user.overlaykit("run", "no-such", stderr=full, capture_output=False).returncode == 127
         )

@@ -8,28 +8,28 @@ import signal
 import subprocess
 from typing import Any
 
-from ..views.someone import Someone, descendants
+from ..views.user import TestUser, descendants
 
 
-def listed(someone: Someone) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(someone.succeeds("ps", "--json"))
+def listed(user: TestUser) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(user.succeeds("ps", "--json"))
     return found
 
 
-def started(someone: Someone, *options: str) -> subprocess.Popen[str]:
-    view = someone.start("run", *options, "--", "sh", "-c", "echo started; read line")
+def started(user: TestUser, *options: str) -> subprocess.Popen[str]:
+    view = user.start("run", *options, "--", "sh", "-c", "echo started; read line")
     assert view.stdout is not None
     assert view.stdout.readline() == "started\n"
     return view
 
 
-def test_views_and_mounts_are_listed_while_they_run_oldest_first(someone: Someone) -> None:
-    assert listed(someone) == []
-    lower, target = someone.directory("lower"), someone.directory("target")
-    someone.succeeds("mount", "-o", f"lowerdir={lower}", "--name", "mounted", target)
-    upper = someone.path("upper")
-    with started(someone, "--name", "view", "--upper", upper, "-p", "0:80") as view:
-        mount, run = listed(someone)
+def test_views_and_mounts_are_listed_while_they_run_oldest_first(user: TestUser) -> None:
+    assert listed(user) == []
+    lower, target = user.directory("lower"), user.directory("target")
+    user.succeeds("mount", "-o", f"lowerdir={lower}", "--name", "mounted", target)
+    upper = user.path("upper")
+    with started(user, "--name", "view", "--upper", upper, "-p", "0:80") as view:
+        mount, run = listed(user)
         assert (mount["name"], mount["target"], mount["layers"]) == ("mounted", target, [lower])
         assert (run["name"], run["upper"], run["layers"]) == ("view", upper, ["host"])
         assert run["command"] == ["sh", "-c", "echo started; read line"]
@@ -40,26 +40,26 @@ def test_views_and_mounts_are_listed_while_they_run_oldest_first(someone: Someon
         address, number, inside = port.split(":")
         assert (address, inside) == ("127.0.0.1", "80")
         assert int(number) > 0
-        table = someone.succeeds("ps").splitlines()
+        table = user.succeeds("ps").splitlines()
         assert table[0].split()[:3] == ["NAME", "PID", "STARTED"]
         assert [line.split()[0] for line in table[1:]] == ["mounted", "view"]
         assert table[2].rstrip().endswith("sh -c 'echo started; read line'")
         view.communicate("end\n")
-    assert [one["name"] for one in listed(someone)] == ["mounted"]
-    someone.succeeds("umount", target)
-    assert listed(someone) == []
+    assert [one["name"] for one in listed(user)] == ["mounted"]
+    user.succeeds("umount", target)
+    assert listed(user) == []
 
 
-def test_a_view_without_a_name_gets_one_that_can_be_used(someone: Someone) -> None:
-    with started(someone) as view:
-        (run,) = listed(someone)
-        assert someone.succeeds("explain", run["name"], "/etc").startswith("/etc\n")
+def test_a_view_without_a_name_gets_one_that_can_be_used(user: TestUser) -> None:
+    with started(user) as view:
+        (run,) = listed(user)
+        assert user.succeeds("explain", run["name"], "/etc").startswith("/etc\n")
         view.communicate("end\n")
 
 
-def test_a_view_that_was_killed_is_not_listed(someone: Someone) -> None:
-    with started(someone) as view:
+def test_a_view_that_was_killed_is_not_listed(user: TestUser) -> None:
+    with started(user) as view:
         os.kill(view.pid, signal.SIGKILL)
         view.wait()
-        someone.await_the_end()
-    assert listed(someone) == []
+        user.await_the_end()
+    assert listed(user) == []

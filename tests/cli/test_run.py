@@ -9,50 +9,50 @@ import subprocess
 
 import pytest
 
-from ..views.someone import Someone, command
+from ..views.user import TestUser, command
 
 
 @pytest.mark.parametrize(
     ("script", "status"),
     [("true", 0), ("false", 1), ("exit 42", 42), ("kill -TERM $$", 143), ("kill -KILL $$", 137)],
 )
-def test_the_exit_status_is_the_commands(someone: Someone, script: str, status: int) -> None:
-    done = someone.overlaykit("run", "--", "sh", "-c", script)
+def test_the_exit_status_is_the_commands(user: TestUser, script: str, status: int) -> None:
+    done = user.overlaykit("run", "--", "sh", "-c", script)
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
 
 
-def test_a_missing_command_exits_127(someone: Someone) -> None:
-    assert someone.refused("run", "--", "no-such-command", status=127) == (
+def test_a_missing_command_exits_127(user: TestUser) -> None:
+    assert user.refused("run", "--", "no-such-command", status=127) == (
         "no-such-command: no such command in this view; name one that its PATH finds, or a path inside the view"
     )
 
 
 @pytest.mark.parametrize("command", ["/etc/passwd", "/etc"])
-def test_a_command_that_cannot_be_executed_exits_126(someone: Someone, command: str) -> None:
-    line = someone.refused("run", "--", command, status=126)
+def test_a_command_that_cannot_be_executed_exits_126(user: TestUser, command: str) -> None:
+    line = user.refused("run", "--", command, status=126)
     assert line == (
         f"{command}: cannot be executed in this view (Permission denied);"
         " check its mode, its #! line and its architecture"
     )
 
 
-def test_a_command_without_its_interpreter_exits_126(someone: Someone) -> None:
-    script = someone.write(someone.path("script"), "#!/no/such/interpreter\n")
+def test_a_command_without_its_interpreter_exits_126(user: TestUser) -> None:
+    script = user.write(user.path("script"), "#!/no/such/interpreter\n")
     os.chmod(script, 0o755)
-    assert "its interpreter is missing" in someone.refused("run", script, status=126)
+    assert "its interpreter is missing" in user.refused("run", script, status=126)
 
 
-def test_the_commands_own_options_are_left_to_it(someone: Someone) -> None:
-    assert someone.succeeds("run", "echo", "--name", "-p", "--", "x") == "--name -p -- x\n"
-    assert someone.succeeds("run", "--", "echo", "--", "-v") == "-- -v\n"
+def test_the_commands_own_options_are_left_to_it(user: TestUser) -> None:
+    assert user.succeeds("run", "echo", "--name", "-p", "--", "x") == "--name -p -- x\n"
+    assert user.succeeds("run", "--", "echo", "--", "-v") == "-- -v\n"
 
 
-def test_a_command_that_begins_with_a_dash_needs_the_two_dashes(someone: Someone) -> None:
-    assert someone.refused("run", "--", "--help", status=127).startswith("--help: no such command")
+def test_a_command_that_begins_with_a_dash_needs_the_two_dashes(user: TestUser) -> None:
+    assert user.refused("run", "--", "--help", status=127).startswith("--help: no such command")
 
 
-def test_the_environment_is_the_callers_and_what_e_sets(someone: Someone) -> None:
-    printed = someone.succeeds(
+def test_the_environment_is_the_callers_and_what_e_sets(user: TestUser) -> None:
+    printed = user.succeeds(
         *("run", "-e", "NEW=a=b", "-e", "KNOWN=changed", "-e", "EMPTY=", "--", "env"),
         env=os.environ | {"KNOWN": "before", "KEPT": "kept"},
     )
@@ -60,60 +60,59 @@ def test_the_environment_is_the_callers_and_what_e_sets(someone: Someone) -> Non
     assert {"NEW=a=b", "KNOWN=changed", "EMPTY=", "KEPT=kept"} <= set(lines)
 
 
-def test_the_working_directory_is_the_callers_where_the_view_has_it(someone: Someone) -> None:
-    assert someone.succeeds("run", "pwd") == someone.home + "\n"
-    assert someone.succeeds("run", "-w", "/usr", "pwd") == "/usr\n"
-    assert someone.succeeds("run", "--read-only", "pwd", cwd="/proc") == "/proc\n"
+def test_the_working_directory_is_the_callers_where_the_view_has_it(user: TestUser) -> None:
+    assert user.succeeds("run", "pwd") == user.home + "\n"
+    assert user.succeeds("run", "-w", "/usr", "pwd") == "/usr\n"
+    assert user.succeeds("run", "--read-only", "pwd", cwd="/proc") == "/proc\n"
 
 
-def test_a_directory_is_shared_with_v(someone: Someone) -> None:
-    shared = someone.directory("shared", file="from the host\n")
-    target = someone.path("not", "there", "yet")
+def test_a_directory_is_shared_with_v(user: TestUser) -> None:
+    shared = user.directory("shared", file="from the host\n")
+    target = user.path("not", "there", "yet")
     script = f"cat {target}/file; echo from the view >{target}/new; stat -c %U:%G {target}/new"
-    printed = someone.succeeds("run", "-v", f"{shared}:{target}", "--", "sh", "-c", script)
+    printed = user.succeeds("run", "-v", f"{shared}:{target}", "--", "sh", "-c", script)
     assert printed == "from the host\nroot:root\n"
     with open(os.path.join(shared, "new")) as new:
         assert new.read() == "from the view\n"
     assert os.stat(os.path.join(shared, "new")).st_uid == os.geteuid()
-    assert not os.path.exists(someone.path("not"))
+    assert not os.path.exists(user.path("not"))
 
 
-def test_what_is_shared_with_ro_cannot_be_written_to(someone: Someone) -> None:
-    shared = someone.directory("shared", file="contents\n")
+def test_what_is_shared_with_ro_cannot_be_written_to(user: TestUser) -> None:
+    shared = user.directory("shared", file="contents\n")
     bind = f"{shared}:/mnt:ro"
-    done = someone.overlaykit("run", "-v", bind, "--", "sh", "-c", "cat /mnt/file; echo >/mnt/file")
+    done = user.overlaykit("run", "-v", bind, "--", "sh", "-c", "cat /mnt/file; echo >/mnt/file")
     assert done.stdout == "contents\n"
     assert "Read-only file system" in done.stderr
 
 
-def test_a_single_file_is_shared_with_v(someone: Someone) -> None:
-    hosts = someone.write(someone.path("hosts"), "127.0.0.1 view\n")
+def test_a_single_file_is_shared_with_v(user: TestUser) -> None:
+    hosts = user.write(user.path("hosts"), "127.0.0.1 view\n")
     assert (
-        someone.succeeds("run", "-v", f"{hosts}:/etc/hosts", "cat", "/etc/hosts")
-        == "127.0.0.1 view\n"
+        user.succeeds("run", "-v", f"{hosts}:/etc/hosts", "cat", "/etc/hosts") == "127.0.0.1 view\n"
     )
 
 
-def test_what_is_written_without_an_upper_is_dropped(someone: Someone) -> None:
-    path = someone.path("written")
-    assert someone.succeeds("run", "sh", "-c", f"echo x >{path}; cat {path}") == "x\n"
+def test_what_is_written_without_an_upper_is_dropped(user: TestUser) -> None:
+    path = user.path("written")
+    assert user.succeeds("run", "sh", "-c", f"echo x >{path}; cat {path}") == "x\n"
     assert not os.path.exists(path)
 
 
-def test_what_is_written_with_an_upper_is_kept_and_seen_again(someone: Someone) -> None:
-    upper = someone.directory("upper")
-    path = someone.write(someone.path("file"), "before\n")
-    someone.succeeds("run", "--upper", upper, "sh", "-c", f"echo after >{path}")
-    assert someone.succeeds("run", "--upper", upper, "cat", path) == "after\n"
+def test_what_is_written_with_an_upper_is_kept_and_seen_again(user: TestUser) -> None:
+    upper = user.directory("upper")
+    path = user.write(user.path("file"), "before\n")
+    user.succeeds("run", "--upper", upper, "sh", "-c", f"echo after >{path}")
+    assert user.succeeds("run", "--upper", upper, "cat", path) == "after\n"
     with open(path) as file:
         assert file.read() == "before\n"
     with open(upper + path) as file:
         assert file.read() == "after\n"
 
 
-def test_a_read_only_view_refuses_to_write_with_erofs(someone: Someone) -> None:
-    path = someone.path("written")
-    done = someone.overlaykit("run", "--read-only", "--", "sh", "-c", f"echo x >{path}")
+def test_a_read_only_view_refuses_to_write_with_erofs(user: TestUser) -> None:
+    path = user.path("written")
+    done = user.overlaykit("run", "--read-only", "--", "sh", "-c", f"echo x >{path}")
     assert "Read-only file system" in done.stderr
     script = (
         "import errno, os\n"
@@ -126,44 +125,42 @@ def test_a_read_only_view_refuses_to_write_with_erofs(someone: Someone) -> None:
         "    else:\n"
         "        raise SystemExit('it could')\n"
     )
-    someone.succeeds("run", "--read-only", "--", "/usr/bin/python3", "-c", script)
+    user.succeeds("run", "--read-only", "--", "/usr/bin/python3", "-c", script)
 
 
-def test_the_layer_named_first_answers(someone: Someone) -> None:
-    top = someone.directory("top", one="top\n")
-    bottom = someone.directory("bottom", one="bottom\n", two="bottom\n")
-    target = someone.path("base")
+def test_the_layer_named_first_answers(user: TestUser) -> None:
+    top = user.directory("top", one="top\n")
+    bottom = user.directory("bottom", one="bottom\n", two="bottom\n")
+    target = user.path("base")
     for name in "top", "bottom":
-        os.makedirs(someone.path(name) + target)
-        os.rename(someone.path(name, "one"), someone.path(name) + target + "/one")
+        os.makedirs(user.path(name) + target)
+        os.rename(user.path(name, "one"), user.path(name) + target + "/one")
     os.rename(os.path.join(bottom, "two"), bottom + target + "/two")
     layers = ("-l", top, "-l", f"dir:{bottom}", "-l", "host")
-    assert (
-        someone.succeeds("run", *layers, "cat", f"{target}/one", f"{target}/two") == "top\nbottom\n"
-    )
+    assert user.succeeds("run", *layers, "cat", f"{target}/one", f"{target}/two") == "top\nbottom\n"
 
 
-def test_its_name_is_the_views_host_name(someone: Someone) -> None:
-    assert someone.succeeds("run", "--name", "Some.view_1", "hostname") == "Some.view_1\n"
+def test_its_name_is_the_views_host_name(user: TestUser) -> None:
+    assert user.succeeds("run", "--name", "Some.view_1", "hostname") == "Some.view_1\n"
 
 
-def test_a_view_without_a_network_has_only_a_loopback(someone: Someone) -> None:
+def test_a_view_without_a_network_has_only_a_loopback(user: TestUser) -> None:
     for network in "private", "none":
-        printed = someone.succeeds("run", "--network", network, "cat", "/proc/net/dev")
+        printed = user.succeeds("run", "--network", network, "cat", "/proc/net/dev")
         assert [line.split(":")[0].strip() for line in printed.splitlines()[2:]] == ["lo"]
 
 
-def test_a_view_with_the_hosts_network_has_its_interfaces(someone: Someone) -> None:
+def test_a_view_with_the_hosts_network_has_its_interfaces(user: TestUser) -> None:
     with open("/proc/net/dev") as interfaces:
         names = [line.split(":")[0] for line in interfaces]
-    printed = someone.succeeds("run", "--network", "host", "cat", "/proc/net/dev")
+    printed = user.succeeds("run", "--network", "host", "cat", "/proc/net/dev")
     assert [line.split(":")[0] for line in printed.splitlines()] == [
         name.rstrip("\n") for name in names
     ]
 
 
-def test_a_published_port_answers_on_the_hosts_loopback(someone: Someone) -> None:
-    page = someone.directory("site", **{"index.html": "hello\n"})
+def test_a_published_port_answers_on_the_hosts_loopback(user: TestUser) -> None:
+    page = user.directory("site", **{"index.html": "hello\n"})
     script = (
         "import functools, http.server as h\n"
         f"handler = functools.partial(h.SimpleHTTPRequestHandler, directory='{page}')\n"
@@ -173,16 +170,16 @@ def test_a_published_port_answers_on_the_hosts_loopback(someone: Someone) -> Non
     )
     port = free_port()
     arguments = ("run", "-p", f"{port}:80", "/usr/bin/python3", "-c", script)
-    with someone.start(*arguments, stderr=-1) as view:
+    with user.start(*arguments, stderr=-1) as view:
         assert view.stdout is not None
         assert view.stdout.readline() == "listening\n"
         assert fetch(port).endswith(b"\r\n\r\nhello\n")
         assert view.wait() == 0
 
 
-def test_a_signal_to_the_launcher_reaches_the_command(someone: Someone) -> None:
+def test_a_signal_to_the_launcher_reaches_the_command(user: TestUser) -> None:
     script = "trap 'echo got it; exit 7' TERM; echo ready; while :; do sleep 1000 & wait; done"
-    with someone.start("run", "sh", "-c", script) as view:
+    with user.start("run", "sh", "-c", script) as view:
         assert view.stdout is not None
         assert view.stdout.readline() == "ready\n"
         view.send_signal(signal.SIGTERM)
@@ -190,18 +187,18 @@ def test_a_signal_to_the_launcher_reaches_the_command(someone: Someone) -> None:
         assert view.wait() == 7
 
 
-def test_standard_input_and_output_are_the_callers(someone: Someone) -> None:
-    done = someone.overlaykit("run", "tr", "a-z", "A-Z", stdin=None, input="piped through\n")
+def test_standard_input_and_output_are_the_callers(user: TestUser) -> None:
+    done = user.overlaykit("run", "tr", "a-z", "A-Z", stdin=None, input="piped through\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, "PIPED THROUGH\n", "")
 
 
-def test_a_command_holds_no_descriptor_of_overlaykits(someone: Someone) -> None:
-    assert someone.succeeds("run", "sh", "-c", "ls /proc/$$/fd").split() == ["0", "1", "2"]
+def test_a_command_holds_no_descriptor_of_overlaykits(user: TestUser) -> None:
+    assert user.succeeds("run", "sh", "-c", "ls /proc/$$/fd").split() == ["0", "1", "2"]
 
 
-def test_the_views_root_shows_the_mode_of_the_hosts(someone: Someone) -> None:
-    for upper in ((), ("--upper", someone.directory("upper"))):
-        mode = int(someone.succeeds("run", *upper, "stat", "-c", "%f", "/"), 16)
+def test_the_views_root_shows_the_mode_of_the_hosts(user: TestUser) -> None:
+    for upper in ((), ("--upper", user.directory("upper"))):
+        mode = int(user.succeeds("run", *upper, "stat", "-c", "%f", "/"), 16)
         assert mode == os.stat("/").st_mode
         assert stat.S_ISDIR(mode)
 
@@ -222,15 +219,15 @@ def fetch(port: int) -> bytes:
         return b"".join(iter(lambda: client.recv(65536), b""))
 
 
-def test_arguments_and_names_of_any_bytes_reach_the_command(someone: Someone) -> None:
-    upper = someone.directory("odd\udcfe")
-    done = someone.overlaykit(
+def test_arguments_and_names_of_any_bytes_reach_the_command(user: TestUser) -> None:
+    upper = user.directory("odd\udcfe")
+    done = user.overlaykit(
         "run", "--upper", upper, "--", "printf", "a\udcffb", errors="surrogateescape"
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "a\udcffb", "")
 
 
-def test_who_ignores_the_ends_of_children_can_run_a_command_too(someone: Someone) -> None:
+def test_who_ignores_the_ends_of_children_can_run_a_command_too(user: TestUser) -> None:
     program = [
         "sh",
         "-c",
@@ -245,14 +242,14 @@ def test_who_ignores_the_ends_of_children_can_run_a_command_too(someone: Someone
     assert subprocess.run(program, check=False).returncode == 3
 
 
-def test_an_upper_that_is_made_is_named_for_it_may_be_a_slip(someone: Someone) -> None:
-    upper = someone.path("tyop")
-    done = someone.overlaykit("run", "--upper", upper, "true")
+def test_an_upper_that_is_made_is_named_for_it_may_be_a_slip(user: TestUser) -> None:
+    upper = user.path("tyop")
+    done = user.overlaykit("run", "--upper", upper, "true")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == f"overlaykit: --upper {upper}: made, for there was none\n"
-    assert someone.succeeds("run", "--upper", upper, "true") == ""
+    assert user.succeeds("run", "--upper", upper, "true") == ""
 
 
-def test_it_runs_in_a_pid_namespace_whose_proc_is_that_of_another(someone: Someone) -> None:
+def test_it_runs_in_a_pid_namespace_whose_proc_is_that_of_another(user: TestUser) -> None:
     unshare = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--pid", "--fork")
-    assert someone.program([*unshare, command(), "run", "echo", "there"]) == "there\n"
+    assert user.program([*unshare, command(), "run", "echo", "there"]) == "there\n"

@@ -9,7 +9,7 @@ from itertools import combinations
 
 import pytest
 
-from ..views.someone import Someone, command
+from ..views.user import TestUser, command
 
 SUBSETS = [numbers for size in (1, 2, 3) for numbers in combinations(range(3), size)]
 
@@ -27,18 +27,18 @@ def without(closed: tuple[int, ...], *arguments: str) -> subprocess.CompletedPro
 
 @pytest.mark.parametrize("closed", SUBSETS)
 def test_a_mount_made_with_closed_descriptors_goes_on_answering(
-    someone: Someone, closed: tuple[int, ...]
+    user: TestUser, closed: tuple[int, ...]
 ) -> None:
     names = ("lower", "upper", "work", "target")
-    lower, upper, work, target = map(someone.directory, names)
+    lower, upper, work, target = map(user.directory, names)
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
     assert without(closed, "mount", "-o", options, target).returncode == 0
-    (mount,) = json.loads(someone.succeeds("ps", "--json"))
+    (mount,) = json.loads(user.succeeds("ps", "--json"))
     descriptors = f"/proc/{mount['daemon']}/fd"
     for number in range(3):
         assert os.readlink(f"{descriptors}/{number}") == os.devnull
-    someone.write(os.path.join(target, "file"), "written\n")
-    assert someone.succeeds("explain", target, "/file").startswith("/file\n")
+    user.write(os.path.join(target, "file"), "written\n")
+    assert user.succeeds("explain", target, "/file").startswith("/file\n")
     assert without(closed, "umount", target).returncode == 0
     assert os.listdir(upper) == ["file"]
     assert os.listdir(target) == []
@@ -46,10 +46,10 @@ def test_a_mount_made_with_closed_descriptors_goes_on_answering(
 
 @pytest.mark.parametrize("closed", [(1,), (0, 1, 2)])
 def test_every_command_works_with_closed_descriptors(
-    someone: Someone, closed: tuple[int, ...]
+    user: TestUser, closed: tuple[int, ...]
 ) -> None:
-    lower, target = someone.directory("lower", file=""), someone.directory("target")
-    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
+    lower, target = user.directory("lower", file=""), user.directory("target")
+    user.succeeds("mount", "-o", f"lowerdir={lower}", target)
     try:
         for arguments in (
             ("ps",),
@@ -62,9 +62,9 @@ def test_every_command_works_with_closed_descriptors(
             done = without(closed, *arguments)
             assert (done.returncode, done.stderr) == (0, b""), arguments
     finally:
-        someone.succeeds("umount", target)
+        user.succeeds("umount", target)
 
 
-def test_an_error_is_not_printed_among_the_results(someone: Someone) -> None:
-    done = without((2,), "umount", someone.path("missing"))
+def test_an_error_is_not_printed_among_the_results(user: TestUser) -> None:
+    done = without((2,), "umount", user.path("missing"))
     assert (done.returncode, done.stdout) == (125, b"")

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from overlaykit import _native
 
 from ..namespace.stage import line
-from ..views.someone import Someone, command, descendants
+from ..views.user import TestUser, command, descendants
 
 PROGRAM = "/usr/bin/cat"
 
@@ -75,12 +75,12 @@ PR_SET_TIMERSLACK, ADDR_NO_RANDOMIZE = 29, 0x0040000
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def arrange(someone: Someone) -> None:
+def arrange(user: TestUser) -> None:
     """Make everything about this process as unusual as its user may."""
     os.setsid()
     _, terminal = os.openpty()
     fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
-    os.chdir(someone.path("odd \udcff directory"))
+    os.chdir(user.path("odd \udcff directory"))
     os.umask(0o177)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
@@ -99,7 +99,7 @@ def arrange(someone: Someone) -> None:
             file.write(value)
     for limit, values in LIMITS.items():
         resource.setrlimit(limit, values)
-    if someone.is_root:
+    if user.is_root:
         os.setgroups([7, 42, 4711])
 
 
@@ -135,7 +135,7 @@ def read(process: int, name: str) -> bytes:
 
 
 @contextmanager
-def started(someone: Someone, *prefix: str) -> Iterator[int]:
+def started(user: TestUser, *prefix: str) -> Iterator[int]:
     """A process that has arranged everything and then become the program, or started it, which waits for more."""
     reader, writer = os.pipe()
     printed, output = os.pipe()
@@ -152,7 +152,7 @@ def started(someone: Someone, *prefix: str) -> Iterator[int]:
             os.dup2(output, 1)
             for descriptor in (reader, writer, printed, output):
                 os.close(descriptor)
-            arrange(someone)
+            arrange(user)
             _native.execve(arguments[0], arguments, environment)
         finally:
             os._exit(99)
@@ -180,11 +180,11 @@ def is_the_program(process: int) -> bool:
     return False
 
 
-def test_a_commands_surroundings_are_its_callers(someone: Someone) -> None:
-    someone.directory("odd \udcff directory")
-    with started(someone) as process:
+def test_a_commands_surroundings_are_its_callers(user: TestUser) -> None:
+    user.directory("odd \udcff directory")
+    with started(user) as process:
         plain = surroundings(the_program(process), process)
-    with started(someone, command(), "run", "--") as process:
+    with started(user, command(), "run", "--") as process:
         viewed = surroundings(the_program(process), process)
     different = {name for name in plain | viewed if plain.get(name) != viewed.get(name)}
     unexpected = different - set(MUST_DIFFER)
@@ -200,12 +200,12 @@ def environment_of_the_test() -> bytes:
 
 
 def test_a_command_ignores_what_its_caller_does_but_what_python_ignores_itself(
-    someone: Someone,
+    user: TestUser,
 ) -> None:
     script = "trap '' PIPE XFSZ USR1; exec \"$@\""
     line = ["sh", "-c", script, "sh", command(), "run", "grep", "SigIgn", "/proc/self/status"]
     standard = (
         1 << 31
     ) - 1  # above are those that libc keeps for itself, and a spawning one may ignore
-    ignored = int(someone.program(line).split()[1], 16) & standard
+    ignored = int(user.program(line).split()[1], 16) & standard
     assert ignored == 1 << (signal.SIGUSR1 - 1)

@@ -15,33 +15,33 @@ import pytest
 
 from overlaykit import _native
 
-from ..views.someone import Someone, command, descendants
-from ..views.staged import only_as
+from ..views.fixtures import only_as
+from ..views.user import TestUser, command, descendants
 
 
-def test_what_is_not_ours_is_left_alone(someone: Someone) -> None:
-    directory = someone.directory("directory")
-    for path in directory, "/proc", someone.path("missing"):
-        assert someone.refused("umount", path) == (
+def test_what_is_not_ours_is_left_alone(user: TestUser) -> None:
+    directory = user.directory("directory")
+    for path in directory, "/proc", user.path("missing"):
+        assert user.refused("umount", path) == (
             f"{path}: no overlaykit mount is there: 'overlaykit ps' lists those that are"
         )
     assert os.path.isdir("/proc/self")
 
 
-def test_a_mount_in_use_is_left_as_it_is_and_told(someone: Someone) -> None:
-    lower = someone.directory("lower", file="contents\n")
-    target = someone.directory("target")
-    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
+def test_a_mount_in_use_is_left_as_it_is_and_told(user: TestUser) -> None:
+    lower = user.directory("lower", file="contents\n")
+    target = user.directory("target")
+    user.succeeds("mount", "-o", f"lowerdir={lower}", target)
     with open(os.path.join(target, "file")) as file:
         with open("/proc/self/comm") as comm:
             us = f"{os.getpid()} ({comm.read().strip()})"
-        assert someone.refused("umount", target) == (
+        assert user.refused("umount", target) == (
             f"{target}: in use by {us}: end these, or let the mount end with them:"
             f" 'overlaykit umount --lazy {target}'"
         )
         assert file.read() == "contents\n"
         assert os.listdir(target) == ["file"]
-    someone.succeeds("umount", target)
+    user.succeeds("umount", target)
 
 
 @contextlib.contextmanager
@@ -55,30 +55,30 @@ def opened(directory: str) -> Iterator[None]:
 
 
 @only_as("root")
-def test_who_has_a_mount_in_use_is_told_without_those_that_only_see_it(someone: Someone) -> None:
-    options, target = stacked(someone)
-    someone.succeeds("mount", "-o", options, target)
+def test_who_has_a_mount_in_use_is_told_without_those_that_only_see_it(user: TestUser) -> None:
+    options, target = stacked(user)
+    user.succeeds("mount", "-o", options, target)
     with elsewhere("echo ready; read end", target), opened(target):
-        assert f"in use by {os.getpid()} (" in (told := someone.refused("umount", target))
+        assert f"in use by {os.getpid()} (" in (told := user.refused("umount", target))
         assert "(sh)" not in told
         assert told.count("(") == 1
-    someone.succeeds("umount", target)
+    user.succeeds("umount", target)
 
 
-def test_a_command_that_stands_in_the_mount_tells_so(someone: Someone) -> None:
-    options, target = stacked(someone)
-    someone.succeeds("mount", "-o", options, target)
-    assert someone.refused("umount", target, cwd=target).startswith(
+def test_a_command_that_stands_in_the_mount_tells_so(user: TestUser) -> None:
+    options, target = stacked(user)
+    user.succeeds("mount", "-o", options, target)
+    assert user.refused("umount", target, cwd=target).startswith(
         f"{target}: in use by this command itself, whose working directory or open files lie there:"
     )
-    someone.succeeds("umount", target)
+    user.succeeds("umount", target)
 
 
-def test_of_several_that_unmount_at_once_none_is_led_astray(someone: Someone) -> None:
-    options, target = stacked(someone)
+def test_of_several_that_unmount_at_once_none_is_led_astray(user: TestUser) -> None:
+    options, target = stacked(user)
     for how in ([], ["--force"]):
-        someone.succeeds("mount", "-o", options, target)
-        several = [someone.start("umount", *how, target, stderr=subprocess.PIPE) for _ in range(2)]
+        user.succeeds("mount", "-o", options, target)
+        several = [user.start("umount", *how, target, stderr=subprocess.PIPE) for _ in range(2)]
         for one in several:
             _, told = one.communicate()
             done = one.returncode == 0 and not told
@@ -87,40 +87,40 @@ def test_of_several_that_unmount_at_once_none_is_led_astray(someone: Someone) ->
 
 
 def test_umount_and_explain_mean_the_same_mount_where_a_path_is_also_a_name(
-    someone: Someone,
+    user: TestUser,
 ) -> None:
-    one, other = someone.directory("one", file=""), someone.directory("other", file="")
-    target, elsewhere_ = someone.directory("m"), someone.directory("elsewhere")
-    someone.succeeds("mount", "-o", f"lowerdir={one}", target)
-    someone.succeeds("mount", "-o", f"lowerdir={other}", "--name", "m", elsewhere_)
+    one, other = user.directory("one", file=""), user.directory("other", file="")
+    target, elsewhere_ = user.directory("m"), user.directory("elsewhere")
+    user.succeeds("mount", "-o", f"lowerdir={one}", target)
+    user.succeeds("mount", "-o", f"lowerdir={other}", "--name", "m", elsewhere_)
     for lower in one, other:
-        assert f"{lower}/file" in someone.succeeds("explain", "m", "/file", cwd=someone.scratch)
-        someone.succeeds("umount", "m", cwd=someone.scratch)
+        assert f"{lower}/file" in user.succeeds("explain", "m", "/file", cwd=user.scratch)
+        user.succeeds("umount", "m", cwd=user.scratch)
 
 
-def test_the_way_there_may_be_relative_or_a_symbolic_link(someone: Someone) -> None:
-    lower = someone.directory("lower")
-    target = someone.directory("target")
-    os.symlink(target, someone.path("link"))
-    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
-    someone.succeeds("umount", "link", cwd=someone.scratch)
-    someone.succeeds("mount", "-o", "lowerdir=lower", "link", cwd=someone.scratch)
-    someone.succeeds("umount", target)
+def test_the_way_there_may_be_relative_or_a_symbolic_link(user: TestUser) -> None:
+    lower = user.directory("lower")
+    target = user.directory("target")
+    os.symlink(target, user.path("link"))
+    user.succeeds("mount", "-o", f"lowerdir={lower}", target)
+    user.succeeds("umount", "link", cwd=user.scratch)
+    user.succeeds("mount", "-o", "lowerdir=lower", "link", cwd=user.scratch)
+    user.succeeds("umount", target)
 
 
-def test_all_that_was_written_is_in_the_upper_once_it_returns(someone: Someone) -> None:
-    lower, upper, work, target = map(someone.directory, ("lower", "upper", "work", "target"))
+def test_all_that_was_written_is_in_the_upper_once_it_returns(user: TestUser) -> None:
+    lower, upper, work, target = map(user.directory, ("lower", "upper", "work", "target"))
     for number in range(5):
-        someone.succeeds("mount", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", target)
-        someone.write(os.path.join(target, str(number)), bytes([number]) * 300_000)
-        someone.succeeds("umount", target)
+        user.succeeds("mount", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", target)
+        user.write(os.path.join(target, str(number)), bytes([number]) * 300_000)
+        user.succeeds("umount", target)
         with open(os.path.join(upper, str(number)), "rb") as file:
             assert file.read() == bytes([number]) * 300_000
 
 
-def stacked(someone: Someone) -> tuple[str, str]:
+def stacked(user: TestUser) -> tuple[str, str]:
     """The options of a mount that can be written to, and a directory to mount on."""
-    lower, upper, work, target = map(someone.directory, ("lower", "upper", "work", "target"))
+    lower, upper, work, target = map(user.directory, ("lower", "upper", "work", "target"))
     return f"lowerdir={lower},upperdir={upper},workdir={work}", target
 
 
@@ -151,171 +151,171 @@ def ask(shell: subprocess.Popen[str], question: str) -> str:
     return line(shell.stdout)
 
 
-def daemons(someone: Someone) -> dict[str, int]:
-    return {one["name"]: one["daemon"] for one in json.loads(someone.succeeds("ps", "--json"))}
+def daemons(user: TestUser) -> dict[str, int]:
+    return {one["name"]: one["daemon"] for one in json.loads(user.succeeds("ps", "--json"))}
 
 
 @only_as("root")
-def test_a_mount_at_the_same_path_in_another_namespace_is_another_mount(someone: Someone) -> None:
-    options, target = stacked(someone)
-    other = someone.directory("other", file="of the other\n")
+def test_a_mount_at_the_same_path_in_another_namespace_is_another_mount(user: TestUser) -> None:
+    options, target = stacked(user)
+    other = user.directory("other", file="of the other\n")
     script = '"$@"; echo ready; read go; cat "$0/file"; read end'
     mount = (command(), "mount", "--name", "other", "-o", f"lowerdir={other}", target)
     with elsewhere(script, target, *mount) as shell:
-        someone.refused("umount", target)
-        someone.refused("explain", target, "/file")
-        someone.succeeds("mount", "--name", "ours", "-o", options, target)
-        someone.write(os.path.join(target, "mine"), "mine\n")
-        assert "/mine" in someone.succeeds("explain", target, "/mine")
-        table = someone.succeeds("ps").splitlines()
+        user.refused("umount", target)
+        user.refused("explain", target, "/file")
+        user.succeeds("mount", "--name", "ours", "-o", options, target)
+        user.write(os.path.join(target, "mine"), "mine\n")
+        assert "/mine" in user.succeeds("explain", target, "/mine")
+        table = user.succeeds("ps").splitlines()
         assert table[1].rstrip().endswith(f"{target} (not mounted here)")
         assert table[2].rstrip().endswith(target)
-        someone.succeeds("umount", target)
-        assert list(daemons(someone)) == ["other"]
+        user.succeeds("umount", target)
+        assert list(daemons(user)) == ["other"]
         assert ask(shell, "go") == "of the other"
-    someone.await_the_end()
+    user.await_the_end()
 
 
 @only_as("root")
-def test_there_is_never_a_second_writer_and_a_way_out_is_told(someone: Someone) -> None:
-    options, target = stacked(someone)
-    second, upper = someone.directory("second"), someone.path("upper")
-    someone.succeeds("mount", "--name", "first", "-o", options, target)
+def test_there_is_never_a_second_writer_and_a_way_out_is_told(user: TestUser) -> None:
+    options, target = stacked(user)
+    second, upper = user.directory("second"), user.path("upper")
+    user.succeeds("mount", "--name", "first", "-o", options, target)
     script = """exec 3>"$0/file"; echo ready
         while read word; do echo "$word" >&3; cat "$0/file" >/dev/null 2>&1; echo "$?"; done"""
     with elsewhere(script, target) as shell:
-        someone.program(["umount", target])
+        user.program(["umount", target])
         held = f"{shell.pid} (sh)"
         assert ask(shell, "one") == "0"
-        assert someone.refused("mount", "-o", options, second) == (
+        assert user.refused("mount", "-o", options, second) == (
             f"upper {upper} is in use by mount first, which is not mounted here any more but held by {held}:"
             " end these, or the mount with 'overlaykit umount --force first', or choose another upper"
         )
-        assert someone.refused("umount", target) == (
+        assert user.refused("umount", target) == (
             f"{target}: not mounted in this mount namespace any more, but held by {held}:"
             " end these, or the mount with 'overlaykit umount --force first'"
         )
         assert ask(shell, "two") == "0"
-        someone.succeeds("umount", "--force", "first")
-        someone.succeeds("mount", "-o", options, second)
+        user.succeeds("umount", "--force", "first")
+        user.succeeds("mount", "-o", options, second)
         with open(os.path.join(second, "file")) as file:
             assert file.read() == "one\ntwo\n"
         assert ask(shell, "three") != "0"
-        someone.succeeds("umount", second)
+        user.succeeds("umount", second)
     with open(os.path.join(upper, "file")) as file:
         assert file.read() == "one\ntwo\n"
 
 
 @only_as("root")
-def test_umount_waits_no_longer_than_it_is_told_and_can_be_interrupted(someone: Someone) -> None:
-    options, target = stacked(someone)
+def test_umount_waits_no_longer_than_it_is_told_and_can_be_interrupted(user: TestUser) -> None:
+    options, target = stacked(user)
     script = 'cd "$0"; echo ready; read end'
-    someone.succeeds("mount", "--name", "first", "-o", options, target)
+    user.succeeds("mount", "--name", "first", "-o", options, target)
     with elsewhere(script, target) as shell:
-        done = someone.overlaykit("umount", "--timeout", "0", target)
+        done = user.overlaykit("umount", "--timeout", "0", target)
         assert done.returncode == 125
         assert done.stderr.endswith(
             f"{target}: unmounted here, but its upper and layers stay in use until its last users end: held by"
             f" {shell.pid} (sh); end these, or the mount with 'overlaykit umount --force first'\n"
         )
-    someone.await_the_end()
-    someone.succeeds("mount", "-o", options, target)
+    user.await_the_end()
+    user.succeeds("mount", "-o", options, target)
     with elsewhere(script, target):
-        umount = someone.start("umount", "--timeout", "1000", target, stderr=subprocess.PIPE)
+        umount = user.start("umount", "--timeout", "1000", target, stderr=subprocess.PIPE)
         assert "another mount namespace" in line(umount.stderr)
         umount.terminate()
         umount.communicate()
         assert umount.returncode == -signal.SIGTERM
-    someone.await_the_end()
+    user.await_the_end()
 
 
-def test_a_mount_in_use_can_be_unmounted_lazily_or_by_force(someone: Someone) -> None:
-    options, target = stacked(someone)
+def test_a_mount_in_use_can_be_unmounted_lazily_or_by_force(user: TestUser) -> None:
+    options, target = stacked(user)
     for how in "--lazy", "--force":
-        someone.succeeds("mount", "-o", options, target)
-        (daemon,) = daemons(someone).values()
+        user.succeeds("mount", "-o", options, target)
+        (daemon,) = daemons(user).values()
         ended = os.pidfd_open(daemon)
         with contextlib.suppress(OSError), open(os.path.join(target, how), "w") as file:
             file.write("written\n")
             file.flush()
-            someone.succeeds("umount", how, target)
+            user.succeeds("umount", how, target)
             assert os.listdir(target) == []
             lives = not select.select([ended], [], [], 0)[0]
             assert lives == (how == "--lazy")
             file.write("more\n")
         select.select([ended], [], [])
         os.close(ended)
-        with open(someone.path("upper", how)) as file:
+        with open(user.path("upper", how)) as file:
             assert file.read() == "written\nmore\n"[: None if how == "--lazy" else 8]
 
 
-def test_a_daemon_that_does_not_answer_is_ended_by_force(someone: Someone) -> None:
-    options, target = stacked(someone)
-    someone.succeeds("mount", "--name", "stuck", "-o", options, target)
-    daemon = daemons(someone)["stuck"]
+def test_a_daemon_that_does_not_answer_is_ended_by_force(user: TestUser) -> None:
+    options, target = stacked(user)
+    user.succeeds("mount", "--name", "stuck", "-o", options, target)
+    daemon = daemons(user)["stuck"]
     os.kill(daemon, signal.SIGSTOP)
-    refused = someone.overlaykit("umount", "--timeout", "0", target)
+    refused = user.overlaykit("umount", "--timeout", "0", target)
     assert refused.returncode == 125
     assert f"held by its daemon alone (process {daemon})" in refused.stderr
-    someone.succeeds("umount", "--force", "stuck")
-    someone.succeeds("mount", "-o", options, target)
-    someone.succeeds("umount", target)
+    user.succeeds("umount", "--force", "stuck")
+    user.succeeds("mount", "-o", options, target)
+    user.succeeds("umount", target)
 
 
 @only_as("root")
-def test_what_lies_in_a_mount_is_named(someone: Someone) -> None:
-    options, target = stacked(someone)
-    someone.succeeds("mount", "-o", options, target)
+def test_what_lies_in_a_mount_is_named(user: TestUser) -> None:
+    options, target = stacked(user)
+    user.succeeds("mount", "-o", options, target)
     inner = os.path.join(target, "inner")
     os.mkdir(inner)
-    someone.succeeds("mount", "-o", f"lowerdir={someone.path('lower')}", inner)
-    assert someone.refused("umount", target) == (
+    user.succeeds("mount", "-o", f"lowerdir={user.path('lower')}", inner)
+    assert user.refused("umount", target) == (
         f"{target}: other mounts lie in it: unmount these first: {inner}"
     )
-    someone.succeeds("umount", inner)
-    someone.succeeds("umount", target)
+    user.succeeds("umount", inner)
+    user.succeeds("umount", target)
 
 
 @only_as("root")
 @pytest.mark.parametrize("mounter", [(), ("setpriv", "--reuid=1000", "--clear-groups")])
 def test_a_daemon_ends_with_the_namespace_in_which_its_mount_was(
-    someone: Someone, mounter: tuple[str, ...]
+    user: TestUser, mounter: tuple[str, ...]
 ) -> None:
-    options, target = stacked(someone)
+    options, target = stacked(user)
     for name in ("upper", "work", "target"):
-        os.chown(someone.path(name), 1000, 1000)
-    os.chmod(someone.scratch, 0o755)
-    runtime = someone.directory("runtime")
+        os.chown(user.path(name), 1000, 1000)
+    os.chmod(user.scratch, 0o755)
+    runtime = user.directory("runtime")
     os.chown(runtime, 1000, 1000)
     script = 'HOME="$0" XDG_RUNTIME_DIR="$0" "$@"; echo ready; read end'
     mount = (*mounter, command(), "mount", "-o", options, target)
     with elsewhere(script, runtime, *mount):
         pass
-    someone.await_the_end()
-    someone.succeeds("mount", "-o", options, target)
-    someone.succeeds("umount", target)
+    user.await_the_end()
+    user.succeeds("mount", "-o", options, target)
+    user.succeeds("umount", target)
 
 
-def test_seconds_that_are_none_are_refused(someone: Someone) -> None:
+def test_seconds_that_are_none_are_refused(user: TestUser) -> None:
     for seconds in "-1", "soon", "nan":
-        done = someone.overlaykit("umount", f"--timeout={seconds}", someone.path("missing"))
+        done = user.overlaykit("umount", f"--timeout={seconds}", user.path("missing"))
         assert done.returncode == 125, done
 
 
 @only_as("root")
 def test_the_disk_of_the_layers_can_be_unmounted_as_soon_as_umount_returns(
-    someone: Someone,
+    user: TestUser,
 ) -> None:
-    disk, target = someone.directory("disk"), someone.directory("target")
+    disk, target = user.directory("disk"), user.directory("target")
     options = f"lowerdir={disk}/l,upperdir={disk}/u,workdir={disk}/w"
     subprocess.run(["mount", "-t", "tmpfs", "disk", disk], check=True)
     for name in "luw":
         os.mkdir(os.path.join(disk, name))
     for _ in range(3):
-        someone.succeeds("mount", "-o", options, target)
-        assert someone.program(["sh", "-c", f"umount {disk} 2>&1 || echo $?"]).endswith("32\n")
-        someone.write(os.path.join(target, "file"), "written\n")
-        someone.succeeds("umount", target)
+        user.succeeds("mount", "-o", options, target)
+        assert user.program(["sh", "-c", f"umount {disk} 2>&1 || echo $?"]).endswith("32\n")
+        user.write(os.path.join(target, "file"), "written\n")
+        user.succeeds("umount", target)
         _native.umount2(disk, 0)
         subprocess.run(["mount", "-t", "tmpfs", "disk", disk], check=True)
         for name in "luw":
@@ -325,14 +325,14 @@ def test_the_disk_of_the_layers_can_be_unmounted_as_soon_as_umount_returns(
 
 @only_as("root")
 def test_a_mount_is_interrupted_though_its_path_is_mounted_in_another_namespace(
-    someone: Someone,
+    user: TestUser,
 ) -> None:
-    options, target = stacked(someone)
-    other = someone.directory("other")
+    options, target = stacked(user)
+    other = user.directory("other")
     mount = (command(), "mount", "--name", "other", "-o", f"lowerdir={other}", target)
     with elsewhere('"$@"; echo ready; read end', "sh", *mount):
         for milliseconds in range(0, 600, 100):
-            with someone.start("mount", "-o", options, target) as ours:
+            with user.start("mount", "-o", options, target) as ours:
                 ended = os.pidfd_open(ours.pid)
                 while not descendants(ours.pid):  # the daemon: before it, Python itself is starting
                     assert not select.select([ended], [], [], 0.01)[0]
@@ -341,18 +341,18 @@ def test_a_mount_is_interrupted_though_its_path_is_mounted_in_another_namespace(
                 ours.communicate()
                 os.close(ended)
             if ours.returncode == 0:
-                someone.succeeds("umount", target)
-            assert list(daemons(someone)) == ["other"]
-    someone.await_the_end()
+                user.succeeds("umount", target)
+            assert list(daemons(user)) == ["other"]
+    user.await_the_end()
 
 
-def test_a_mount_that_waits_for_a_disk_can_be_interrupted(someone: Someone) -> None:
-    lower, slow, target = map(someone.directory, ("lower", "slow", "target"))
-    someone.succeeds("mount", "--name", "slow", "-o", f"lowerdir={lower}", slow)
-    daemon = daemons(someone)["slow"]
+def test_a_mount_that_waits_for_a_disk_can_be_interrupted(user: TestUser) -> None:
+    lower, slow, target = map(user.directory, ("lower", "slow", "target"))
+    user.succeeds("mount", "--name", "slow", "-o", f"lowerdir={lower}", slow)
+    daemon = daemons(user)["slow"]
     os.kill(daemon, signal.SIGSTOP)
     options = f"lowerdir={os.path.join(slow, 'missing')}"
-    with someone.start("mount", "-o", options, target, stderr=subprocess.PIPE) as mount:
+    with user.start("mount", "-o", options, target, stderr=subprocess.PIPE) as mount:
         ended = os.pidfd_open(mount.pid)
         while not any(map(is_waiting_for_fuse, [mount.pid, *descendants(mount.pid)])):
             assert not select.select([ended], [], [], 0.01)[0]
@@ -361,8 +361,8 @@ def test_a_mount_that_waits_for_a_disk_can_be_interrupted(someone: Someone) -> N
         assert mount.communicate() == ("", "")
         assert mount.returncode == -signal.SIGTERM
     os.kill(daemon, signal.SIGCONT)
-    someone.succeeds("umount", slow)
-    someone.await_the_end()
+    user.succeeds("umount", slow)
+    user.await_the_end()
 
 
 def is_waiting_for_fuse(process: int) -> bool:

@@ -12,7 +12,7 @@ import os
 import zipfile
 from collections.abc import Iterator
 
-from ..views.someone import Someone
+from ..views.user import TestUser
 from .host import SYSTEM, manifest
 
 GIT = "git -c user.name=somebody -c user.email=some@body.example -c init.defaultBranch=main"
@@ -27,26 +27,26 @@ def untouched(*directories: str) -> Iterator[None]:
     assert {path for path in {*before, *after} if before.get(path) != after.get(path)} == set()
 
 
-def in_a_view(someone: Someone, script: str, *options: str) -> str:
+def in_a_view(user: TestUser, script: str, *options: str) -> str:
     """What a script prints in a view over the host, after which the host is as it was."""
-    with untouched(someone.path("place")):
-        return someone.succeeds(
-            "run", *options, "-w", someone.path("place"), "--", "sh", "-euc", f"exec 2>&1\n{script}"
+    with untouched(user.path("place")):
+        return user.succeeds(
+            "run", *options, "-w", user.path("place"), "--", "sh", "-euc", f"exec 2>&1\n{script}"
         )
 
 
-def on_the_host(someone: Someone, script: str) -> str:
+def on_the_host(user: TestUser, script: str) -> str:
     """What it prints on the directory itself."""
-    return someone.program(["sh", "-euc", f"exec 2>&1\n{script}"], cwd=someone.path("place"))
+    return user.program(["sh", "-euc", f"exec 2>&1\n{script}"], cwd=user.path("place"))
 
 
-def test_git_clones_a_repository_and_finds_it_unchanged(someone: Someone) -> None:
-    place = someone.directory("place", readme="hello\n", program="#!/bin/sh\n")
+def test_git_clones_a_repository_and_finds_it_unchanged(user: TestUser) -> None:
+    place = user.directory("place", readme="hello\n", program="#!/bin/sh\n")
     os.chmod(os.path.join(place, "program"), 0o755)
     os.symlink("readme", os.path.join(place, "link"))
     for number in range(100):
-        someone.write(os.path.join(someone.directory("place", f"d{number}"), "file"), f"{number}\n")
-    someone.program(
+        user.write(os.path.join(user.directory("place", f"d{number}"), "file"), f"{number}\n")
+    user.program(
         ["sh", "-euc", f"{GIT} init -q; {GIT} add .; {GIT} commit -qm first; {GIT} gc -q"],
         cwd=place,
     )
@@ -59,14 +59,14 @@ def test_git_clones_a_repository_and_finds_it_unchanged(someone: Someone) -> Non
         f"{GIT} checkout -q -b branch HEAD~1; cat readme; {GIT} merge -q main; cat readme\n"
         "git log --format=%s; git ls-files -s\n"
     )
-    seen = in_a_view(someone, script)
+    seen = in_a_view(user, script)
     assert "second\nfirst\n" in seen
-    assert seen == on_the_host(someone, script)
+    assert seen == on_the_host(user, script)
 
 
-def wheel(someone: Someone) -> str:
+def wheel(user: TestUser) -> str:
     """A wheel with a module and a command; no network and no build back end is asked for one."""
-    path = someone.path("place", "wheels", "greeting-1.0-py3-none-any.whl")
+    path = user.path("place", "wheels", "greeting-1.0-py3-none-any.whl")
     os.makedirs(os.path.dirname(path))
     files = {
         "greeting.py": "def main():\n    print('hello from', __file__)\n",
@@ -83,9 +83,9 @@ def wheel(someone: Someone) -> str:
     return path
 
 
-def test_python_makes_a_virtual_environment_and_pip_installs_a_wheel(someone: Someone) -> None:
-    someone.allow(300)
-    wheel(someone)
+def test_python_makes_a_virtual_environment_and_pip_installs_a_wheel(user: TestUser) -> None:
+    user.allow(300)
+    wheel(user)
     script = (
         "/usr/bin/python3 -m venv env\n"
         "env/bin/pip --isolated --disable-pip-version-check --no-cache-dir install -q --no-index"
@@ -94,10 +94,10 @@ def test_python_makes_a_virtual_environment_and_pip_installs_a_wheel(someone: So
         "env/bin/pip --isolated --disable-pip-version-check uninstall -q -y greeting\n"
         "test ! -e env/bin/greet\n"
     )
-    printed = in_a_view(someone, script)
-    module = someone.path("place", "env", "lib")
+    printed = in_a_view(user, script)
+    module = user.path("place", "env", "lib")
     assert printed.splitlines()[-1].startswith(f"hello from {module}/python3")
-    assert os.listdir(someone.path("place")) == ["wheels"]
+    assert os.listdir(user.path("place")) == ["wheels"]
 
 
 MAKEFILE = """
@@ -112,7 +112,7 @@ clean:
 """
 
 
-def test_a_c_program_is_built_with_make(someone: Someone) -> None:
+def test_a_c_program_is_built_with_make(user: TestUser) -> None:
     sources = {
         "Makefile": MAKEFILE,
         "part.h": "int part(void);\nint shared(void);\n",
@@ -123,22 +123,22 @@ def test_a_c_program_is_built_with_make(someone: Someone) -> None:
             'int main(void) { return printf("%d\\n", part() + shared()) < 0; }\n'
         ),
     }
-    someone.directory("place", **sources)
+    user.directory("place", **sources)
     script = (
         "make -s -j2; ./program\n"
         "make -s -q && echo up to date\n"
         "sed -i s/40/50/ part.c; make -s; ./program\n"  # times decide what is built again
         "make -s clean; ls\n"
     )
-    seen = in_a_view(someone, script)
+    seen = in_a_view(user, script)
     assert seen.startswith("42\nup to date\n52\n")
-    assert seen == on_the_host(someone, script)
+    assert seen == on_the_host(user, script)
 
 
-def test_sqlite_works_in_wal_mode(someone: Someone) -> None:
-    database = someone.path("place", "data.db")
-    someone.directory("place")
-    someone.program(
+def test_sqlite_works_in_wal_mode(user: TestUser) -> None:
+    database = user.path("place", "data.db")
+    user.directory("place")
+    user.program(
         [
             "sqlite3",
             database,
@@ -165,25 +165,25 @@ print(reader.execute("SELECT s, count(*) FROM t GROUP BY s").fetchall())
 EOF
 sqlite3 data.db 'PRAGMA wal_checkpoint(TRUNCATE); PRAGMA integrity_check; SELECT count(*) FROM t'
 """
-    seen = in_a_view(someone, script)
+    seen = in_a_view(user, script)
     assert seen.startswith("wal\n['data.db', 'data.db-shm', 'data.db-wal']\n")
     assert seen.endswith("ok\n201\n")
-    assert seen == on_the_host(someone, script)
+    assert seen == on_the_host(user, script)
 
 
-def test_tar_unpacks_what_diff_finds_on_a_plain_directory_too(someone: Someone) -> None:
-    someone.directory("place")
-    plain = someone.directory("plain")
-    archive = someone.path("place", "tree.tar")
-    someone.program(["tar", "-C", "/usr/share", "-cf", archive, "zoneinfo"])
-    someone.program(["tar", "-C", plain, "-xf", archive])
+def test_tar_unpacks_what_diff_finds_on_a_plain_directory_too(user: TestUser) -> None:
+    user.directory("place")
+    plain = user.directory("plain")
+    archive = user.path("place", "tree.tar")
+    user.program(["tar", "-C", "/usr/share", "-cf", archive, "zoneinfo"])
+    user.program(["tar", "-C", plain, "-xf", archive])
     script = (
         f"tar -xf tree.tar; diff -r --no-dereference zoneinfo {plain}/zoneinfo\n"
         'listed() { cd "$1"; find zoneinfo ! -type d -printf "%P %y %m %s %T@ %n %l\\n" | sort; }\n'
         f"(listed .) >/tmp/ours; (listed {plain}) >/tmp/plain; cmp /tmp/ours /tmp/plain; wc -l </tmp/ours\n"
         "rm -r zoneinfo; ls\n"
     )
-    count, *rest = in_a_view(someone, script).splitlines()
+    count, *rest = in_a_view(user, script).splitlines()
     assert int(count) > 300  # as many as the machine has
     assert rest == ["tree.tar"]
 
@@ -199,15 +199,15 @@ PACKAGE = {
 }
 
 
-def test_dpkg_installs_and_removes_a_package(someone: Someone) -> None:
-    someone.directory("place")
-    tree = someone.directory("tree")
+def test_dpkg_installs_and_removes_a_package(user: TestUser) -> None:
+    user.directory("place")
+    tree = user.directory("tree")
     for name, text in PACKAGE.items():
         path = os.path.join(tree, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.chmod(someone.write(path, text), 0o755 if text.startswith("#!") else 0o644)
-    deb = someone.path("place", "greeting.deb")
-    someone.program(["dpkg-deb", "--root-owner-group", "--build", tree, deb])
+        os.chmod(user.write(path, text), 0o755 if text.startswith("#!") else 0o644)
+    deb = user.path("place", "greeting.deb")
+    user.program(["dpkg-deb", "--root-owner-group", "--build", tree, deb])
     script = (
         "dpkg -i greeting.deb >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }\n"
         "overlaykit-greeting; cat /etc/overlaykit-greeting.done\n"
@@ -215,7 +215,7 @@ def test_dpkg_installs_and_removes_a_package(someone: Someone) -> None:
         "dpkg --purge overlaykit-greeting >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }\n"
         "ls /usr/bin/overlaykit-greeting /etc/overlaykit-greeting.conf 2>/dev/null || echo gone\n"
     )
-    assert in_a_view(someone, script) == "hello\nconfigured\nStatus: install ok installed\ngone\n"
+    assert in_a_view(user, script) == "hello\nconfigured\nStatus: install ok installed\ngone\n"
 
 
 CHANGE_BOTH = """
@@ -231,14 +231,14 @@ print(open("small").read())
 
 
 def test_a_full_disk_during_copy_up_is_told_to_the_program_and_hurts_no_file(
-    someone: Someone,
+    user: TestUser,
 ) -> None:
     data = os.urandom(3 << 20)
-    place = someone.directory("place", big=data, small="small, ")
-    full = someone.directory("full")
+    place = user.directory("place", big=data, small="small, ")
+    full = user.directory("full")
     upper = os.path.join(full, "upper")
     with untouched(place):
-        done = someone.changed_machine(
+        done = user.changed_machine(
             f"mount -t tmpfs -o size=2m small {full}; mkdir {upper}",
             *("run", "--upper", upper, "-w", place, "--", "/usr/bin/python3", "-c", CHANGE_BOTH),
             then=f"find {full} -type f",

@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from .staged import pytest_pyfunc_call, someone
+from .fixtures import pytest_pyfunc_call, user
 
-__all__ = ["pytest_pyfunc_call", "someone"]
+__all__ = ["pytest_pyfunc_call", "user"]

@@ -6,33 +6,33 @@ import os
 
 from overlaykit import mountinfo
 
-from .someone import Someone, command
+from .user import TestUser, command
 
 
-def in_a_container(someone: Someone) -> str:
-    """Shell commands that make an overlay the root, which holds `someone`'s files and has this machine's below it."""
-    disk, root = someone.path("disk"), someone.path("root")
-    marks = "" if someone.is_root else ",userxattr"
-    own = [entry.path for entry in os.scandir(someone.scratch)]
+def in_a_container(user: TestUser) -> str:
+    """Shell commands that make an overlay the root, which holds `user`'s files and has this machine's below it."""
+    disk, root = user.path("disk"), user.path("root")
+    marks = "" if user.is_root else ",userxattr"
+    own = [entry.path for entry in os.scandir(user.scratch)]
     lines = [
         f"mkdir {disk} {root}",
         f"mount -t tmpfs disk {disk}",
-        f"mkdir -p {disk}/upper {disk}/work {disk}/lower{someone.scratch}",
-        f"cp -a {' '.join(own)} {disk}/lower{someone.scratch}",
+        f"mkdir -p {disk}/upper {disk}/work {disk}/lower{user.scratch}",
+        f"cp -a {' '.join(own)} {disk}/lower{user.scratch}",
         f"mount -t overlay -o lowerdir={disk}/lower,upperdir={disk}/upper,workdir={disk}/work{marks} root {root}",
     ]
     for entry in os.scandir("/"):
         there = root + entry.path
         if entry.is_symlink():
             lines.append(f"cp -a {entry.path} {there}")
-        elif entry.is_dir() and not mountinfo.below(someone.scratch, entry.path):
+        elif entry.is_dir() and not mountinfo.below(user.scratch, entry.path):
             lines += [f"mkdir {there}", f"mount --rbind {entry.path} {there}"]
-    lines += [f"cd {root}", "pivot_root . .", "umount -l .", f"cd {someone.home}"]
+    lines += [f"cd {root}", "pivot_root . .", "umount -l .", f"cd {user.home}"]
     return "\n".join(lines)
 
 
-def test_a_view_in_a_container_loses_what_is_deleted_in_it(someone: Someone) -> None:
-    lower = someone.directory("lower", file="x", moved="y")
+def test_a_view_in_a_container_loses_what_is_deleted_in_it(user: TestUser) -> None:
+    lower = user.directory("lower", file="x", moved="y")
     os.makedirs(os.path.join(lower, "tree", "deep"))
     program = f"""
         cd {lower}
@@ -45,8 +45,8 @@ def test_a_view_in_a_container_loses_what_is_deleted_in_it(someone: Someone) -> 
         test ! -e /usr/share/base-files
         find . | sort
     """
-    done = someone.changed_machine(
-        in_a_container(someone), "run", "--", "sh", "-euc", program, then=f"ls {lower}"
+    done = user.changed_machine(
+        in_a_container(user), "run", "--", "sh", "-euc", program, then=f"ls {lower}"
     )
     assert (done.returncode, done.stderr) == (0, ""), done
     assert done.stdout.split() == [
@@ -55,22 +55,22 @@ def test_a_view_in_a_container_loses_what_is_deleted_in_it(someone: Someone) -> 
     ]
 
 
-def test_what_a_view_in_a_container_keeps_is_kept(someone: Someone) -> None:
-    lower = someone.directory("lower", file="x", other="y")
-    upper = someone.directory("upper")
+def test_what_a_view_in_a_container_keeps_is_kept(user: TestUser) -> None:
+    lower = user.directory("lower", file="x", other="y")
+    upper = user.directory("upper")
     again = (
         f"{command()} run --upper {upper} -- sh -euc 'test ! -e {lower}/file; cat {lower}/other'"
     )
-    done = someone.changed_machine(
-        in_a_container(someone),
+    done = user.changed_machine(
+        in_a_container(user),
         *("run", "--upper", upper, "--", "sh", "-euc", f"rm {lower}/file; echo z > {lower}/other"),
-        then=again if someone.is_root else f"setpriv --ambient-caps=-all --inh-caps=-all {again}",
+        then=again if user.is_root else f"setpriv --ambient-caps=-all --inh-caps=-all {again}",
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "z\n", ""), done
 
 
-def test_doctor_says_in_a_container_how_deletions_are_marked(someone: Someone) -> None:
-    done = someone.changed_machine(in_a_container(someone), "doctor")
+def test_doctor_says_in_a_container_how_deletions_are_marked(user: TestUser) -> None:
+    done = user.changed_machine(in_a_container(user), "doctor")
     assert (done.returncode, done.stderr) == (0, ""), done
     marks = next(line for line in done.stdout.splitlines() if "marks on disk" in line)
     assert "whiteout attributes" in marks.partition(";")[0]

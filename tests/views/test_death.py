@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from .someone import Someone, command_line, descendants
+from .user import TestUser, command_line, descendants
 
 COMMAND = ("sh", "-c", "sleep 1000 & setsid sleep 1000 & echo started; wait")
 
@@ -52,11 +52,11 @@ def children(parent: int) -> list[int]:
 @pytest.mark.parametrize("victim", STATUS)
 @pytest.mark.parametrize("kept", [False, True], ids=["dropped", "kept"])
 def test_when_one_is_killed_all_end_and_nothing_is_left(
-    someone: Someone, victim: str, kept: bool
+    user: TestUser, victim: str, kept: bool
 ) -> None:
-    before = someone.left()
-    options = ("--upper", someone.directory("upper")) if kept else ()
-    with someone.start("run", "-p", "0:80", *options, *COMMAND, stderr=subprocess.PIPE) as view:
+    before = user.left()
+    options = ("--upper", user.directory("upper")) if kept else ()
+    with user.start("run", "-p", "0:80", *options, *COMMAND, stderr=subprocess.PIPE) as view:
         assert view.stdout is not None
         assert view.stderr is not None
         assert view.stdout.readline() == "started\n"
@@ -66,20 +66,20 @@ def test_when_one_is_killed_all_end_and_nothing_is_left(
         assert status == STATUS[victim], told
     ours = [line for line in told.splitlines() if line.startswith("overlaykit: ")]
     assert len(ours) == (1 if victim == "daemon" else 0), told
-    someone.await_the_end()
-    assert someone.left() == before
+    user.await_the_end()
+    assert user.left() == before
     if kept:
-        someone.succeeds("run", "--upper", someone.path("upper"), "true")
+        user.succeeds("run", "--upper", user.path("upper"), "true")
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_when_one_is_killed_at_a_random_moment_all_end_and_the_next_view_clears_up(
-    someone: Someone, seed: int
+    user: TestUser, seed: int
 ) -> None:
     chance = random.Random(seed)
-    someone.warned = True  # a daemon may well say that whoever waited for its mount is gone
-    before = someone.left()
-    with someone.start("run", "-p", "0:80", *COMMAND, stderr=subprocess.PIPE) as view:
+    user.warned = True  # a daemon may well say that whoever waited for its mount is gone
+    before = user.left()
+    with user.start("run", "-p", "0:80", *COMMAND, stderr=subprocess.PIPE) as view:
         ended = os.pidfd_open(view.pid)
         select.select(
             [ended], [], [], chance.uniform(0, 0.8)
@@ -87,23 +87,23 @@ def test_when_one_is_killed_at_a_random_moment_all_end_and_the_next_view_clears_
         os.kill(chance.choice(vital(view.pid)), signal.SIGKILL)
         os.close(ended)
         view.communicate()
-    someone.await_the_end()
-    now = someone.left()
+    user.await_the_end()
+    now = user.left()
     assert {what: now[what] for what in ("processes", "mounts", "descriptors")} == {
         what: before[what] for what in ("processes", "mounts", "descriptors")
     }
-    someone.succeeds("run", "true")
-    assert someone.left() == before
+    user.succeeds("run", "true")
+    assert user.left() == before
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_when_the_launcher_is_interrupted_at_a_random_moment_nothing_is_left(
-    someone: Someone, seed: int
+    user: TestUser, seed: int
 ) -> None:
     chance = random.Random(seed)
-    someone.warned = True  # a daemon may well say that whoever waited for its mount is gone
-    before = someone.left()
-    with someone.start("run", "-p", "0:80", "sleep", "1000", stderr=subprocess.PIPE) as view:
+    user.warned = True  # a daemon may well say that whoever waited for its mount is gone
+    before = user.left()
+    with user.start("run", "-p", "0:80", "sleep", "1000", stderr=subprocess.PIPE) as view:
         ended = os.pidfd_open(view.pid)
         while not descendants(view.pid):  # the daemon: before it, Python itself is starting
             assert not select.select([ended], [], [], 0.01)[0]
@@ -112,17 +112,17 @@ def test_when_the_launcher_is_interrupted_at_a_random_moment_nothing_is_left(
         os.close(ended)
         told = view.communicate()
         assert (view.returncode, *told) == (128 + signal.SIGINT, "", "")
-    assert someone.left() == before
+    assert user.left() == before
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_mount_that_is_interrupted_at_a_random_moment_is_there_or_not(
-    someone: Someone, seed: int
+    user: TestUser, seed: int
 ) -> None:
     chance = random.Random(seed)
-    lower, target = someone.directory("lower"), someone.directory("target")
-    before = someone.left()
-    with someone.start("mount", "-o", f"lowerdir={lower}", target, stderr=subprocess.PIPE) as mount:
+    lower, target = user.directory("lower"), user.directory("target")
+    before = user.left()
+    with user.start("mount", "-o", f"lowerdir={lower}", target, stderr=subprocess.PIPE) as mount:
         ended = os.pidfd_open(mount.pid)
         while not descendants(mount.pid):  # the daemon: before it, Python itself is starting
             assert not select.select([ended], [], [], 0.01)[0]
@@ -132,16 +132,16 @@ def test_a_mount_that_is_interrupted_at_a_random_moment_is_there_or_not(
         os.close(ended)
         told = mount.communicate()
     if mount.returncode == 0:  # done before the signal came
-        someone.succeeds("umount", target)
+        user.succeeds("umount", target)
     else:
         status = 128 + number if number == signal.SIGINT else -number
         assert (mount.returncode, *told) == (status, "", "")
-    someone.await_the_end()
-    assert someone.left() == before
+    user.await_the_end()
+    assert user.left() == before
 
 
-def test_a_launcher_that_is_interrupted_ends_its_view(someone: Someone) -> None:
-    with someone.start(
+def test_a_launcher_that_is_interrupted_ends_its_view(user: TestUser) -> None:
+    with user.start(
         "run", "sh", "-c", "trap 'exit 9' INT; echo started; while :; do sleep 1000 & wait; done"
     ) as view:
         assert view.stdout is not None
@@ -150,27 +150,27 @@ def test_a_launcher_that_is_interrupted_ends_its_view(someone: Someone) -> None:
         assert view.wait() == 9
 
 
-def test_a_mount_whose_daemon_is_killed_can_be_unmounted(someone: Someone) -> None:
+def test_a_mount_whose_daemon_is_killed_can_be_unmounted(user: TestUser) -> None:
     from overlaykit.views import Registry
 
-    lower, target = someone.directory("lower"), someone.directory("target")
-    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
+    lower, target = user.directory("lower"), user.directory("target")
+    user.succeeds("mount", "-o", f"lowerdir={lower}", target)
     (mount,) = Registry().running()
     daemon = os.pidfd_open(mount.about.daemon)
     signal.pidfd_send_signal(daemon, signal.SIGKILL)
     select.select([daemon], [], [])
     os.close(daemon)
-    someone.await_the_end()
+    user.await_the_end()
     assert Registry().running() == []
-    someone.succeeds("umount", target)
-    someone.succeeds("run", "true")
+    user.succeeds("umount", target)
+    user.succeeds("run", "true")
 
 
-def test_a_daemon_that_is_told_to_end_unmounts(someone: Someone) -> None:
+def test_a_daemon_that_is_told_to_end_unmounts(user: TestUser) -> None:
     from overlaykit.views import Registry
 
-    lower, target = someone.directory("lower"), someone.directory("target")
-    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
+    lower, target = user.directory("lower"), user.directory("target")
+    user.succeeds("mount", "-o", f"lowerdir={lower}", target)
     (mount,) = Registry().running()
     os.kill(mount.about.daemon, signal.SIGTERM)
-    someone.await_the_end()
+    user.await_the_end()

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 
 from overlaykit import _native
 
-from .someone import AS_ORDINARY, ORDINARY, Someone, command, descendants, reachable_by_others
-from .staged import only_as
+from .fixtures import only_as
+from .user import AS_ORDINARY, ORDINARY, TestUser, command, descendants, reachable_by_others
 
 FIRST = 300_000
 
 
 @contextlib.contextmanager
-def subordinate_ids(someone: Someone, *, count: int = 65536) -> Iterator[str]:
+def subordinate_ids(user: TestUser, *, count: int = 65536) -> Iterator[str]:
     """A mount namespace in which the ordinary user is known by name and has ids of its own; its home."""
     with reachable_by_others():
         with open("/etc/passwd") as file:
@@ -29,11 +29,11 @@ def subordinate_ids(someone: Someone, *, count: int = 65536) -> Iterator[str]:
             "subgid": f"{ORDINARY}:{FIRST}:{count}\n",
         }
         for name, text in texts.items():
-            path = someone.write(someone.path(name), text)
+            path = user.write(user.path(name), text)
             os.chmod(path, 0o644)
             _native.mount(path, f"/etc/{name}", None, _native.MS_BIND)
-        os.chmod(someone.scratch, 0o755)
-        home = someone.directory("its home")
+        os.chmod(user.scratch, 0o755)
+        home = user.directory("its home")
         os.mkdir(f"{home}/run", 0o700)
         for path in (home, f"{home}/run"):
             os.chown(path, ORDINARY, ORDINARY)
@@ -42,26 +42,26 @@ def subordinate_ids(someone: Someone, *, count: int = 65536) -> Iterator[str]:
 
 
 @only_as("root")
-def test_programs_of_an_ordinary_users_view_become_other_users(someone: Someone) -> None:
+def test_programs_of_an_ordinary_users_view_become_other_users(user: TestUser) -> None:
     script = (
         "touch /opt/f; chown 33:65534 /opt/f; stat -c %u:%g /opt/f /etc/passwd; "
         "cd /tmp; setpriv --reuid 65534 --regid 65534 --clear-groups sh -ec "
         "'umask 077; echo mine > mine; cat mine; stat -c %u mine'"
     )
-    with subordinate_ids(someone):
+    with subordinate_ids(user):
         for inner in ((), (command(), "run", "--")):
             run = [*AS_ORDINARY, command(), "run", "--", *inner, "sh", "-ec", script]
-            assert someone.program(run) == "33:65534\n0:0\nmine\n65534\n"
+            assert user.program(run) == "33:65534\n0:0\nmine\n65534\n"
 
 
 @only_as("root")
-def test_files_of_other_users_are_kept_in_an_upper(someone: Someone) -> None:
-    with subordinate_ids(someone) as home:
+def test_files_of_other_users_are_kept_in_an_upper(user: TestUser) -> None:
+    with subordinate_ids(user) as home:
         run = [*AS_ORDINARY, command(), "run", "--upper", f"{home}/kept", "--"]
-        someone.program([*run, "sh", "-ec", "touch /opt/f; chown 33 /opt/f"])
+        user.program([*run, "sh", "-ec", "touch /opt/f; chown 33 /opt/f"])
         assert os.stat(f"{home}/kept/opt/f").st_uid == FIRST + 32  # 1 is the first
-        assert someone.program([*run, "stat", "-c", "%u", "/opt/f"]) == "33\n"
-        someone.program(
+        assert user.program([*run, "stat", "-c", "%u", "/opt/f"]) == "33\n"
+        user.program(
             [
                 *AS_ORDINARY,
                 command(),
@@ -78,11 +78,11 @@ def test_files_of_other_users_are_kept_in_an_upper(someone: Someone) -> None:
 
 
 @only_as("root")
-def test_what_a_killed_view_left_of_other_users_is_cleared_away(someone: Someone) -> None:
+def test_what_a_killed_view_left_of_other_users_is_cleared_away(user: TestUser) -> None:
     script = (
         "mkdir -p /opt/d/e; chown -R 33 /opt/d; chmod 700 /opt/d/e /opt/d; echo made; sleep inf"
     )
-    with subordinate_ids(someone) as home:
+    with subordinate_ids(user) as home:
         run = [*AS_ORDINARY, command(), "run", "--"]
         view = subprocess.Popen(
             [*run, "sh", "-ec", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
@@ -93,15 +93,15 @@ def test_what_a_killed_view_left_of_other_users_is_cleared_away(someone: Someone
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         view.communicate()
-        someone.await_the_end()
+        user.await_the_end()
         assert os.listdir(f"{home}/.cache/overlaykit") != []
-        someone.program([*run, "true"])
+        user.program([*run, "true"])
         assert not os.path.exists(f"{home}/.cache/overlaykit")
 
 
 @only_as("root")
-def test_ids_that_are_refused_leave_the_user_alone_in_its_view(someone: Someone) -> None:
+def test_ids_that_are_refused_leave_the_user_alone_in_its_view(user: TestUser) -> None:
     """Ids beyond the last one: newuidmap fails."""
-    with subordinate_ids(someone, count=(1 << 32) - 1):
+    with subordinate_ids(user, count=(1 << 32) - 1):
         run = [*AS_ORDINARY, command(), "run", "--", "cat", "/proc/self/uid_map"]
-        assert someone.program(run).split() == ["0", str(ORDINARY), "1"]
+        assert user.program(run).split() == ["0", str(ORDINARY), "1"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 
-from .someone import Someone, command
-from .staged import only_as
+from .fixtures import only_as
+from .user import TestUser, command
 
 LEVELS = 3
 NAMESPACES = (
@@ -27,41 +27,41 @@ def nested(levels: int, *arguments: str) -> list[str]:
     return ["run", "--", *inner, *arguments]
 
 
-def at_each_level(someone: Someone, levels: int, script: str) -> str:
+def at_each_level(user: TestUser, levels: int, script: str) -> str:
     """What a script prints in a view, in one within that, and so on."""
-    file = someone.write(
-        someone.path("at-each-level"),
+    file = user.write(
+        user.path("at-each-level"),
         f"{script}\ntest $1 = 1 || exec {command()} run -- sh -e $0 $(($1 - 1))\n",
     )
-    return someone.succeeds("run", "--", "sh", "-e", file, str(levels))
+    return user.succeeds("run", "--", "sh", "-e", file, str(levels))
 
 
 def in_a_user_namespace(script: str) -> str:
     return f"{shlex.join(NAMESPACES)} sh -ec {shlex.quote(script)}"
 
 
-def test_views_nest(someone: Someone) -> None:
-    outside = someone.write(someone.path("home", "file"), "of the host")
+def test_views_nest(user: TestUser) -> None:
+    outside = user.write(user.path("home", "file"), "of the host")
     script = (
         f"echo changed > {outside} && echo new > /opt/new && cat {outside} /opt/new /proc/1/comm"
     )
-    printed = someone.succeeds(*nested(LEVELS, "sh", "-c", script))
+    printed = user.succeeds(*nested(LEVELS, "sh", "-c", script))
     assert printed.splitlines()[:2] == ["changed", "new"]
     with open(outside) as file:
         assert file.read() == "of the host"
     assert not os.path.exists("/opt/new")
 
 
-def test_files_are_deleted_and_moved_in_a_nested_view(someone: Someone) -> None:
-    home = someone.path("home")
+def test_files_are_deleted_and_moved_in_a_nested_view(user: TestUser) -> None:
+    home = user.path("home")
     os.makedirs(f"{home}/d/sub")
-    someone.write(f"{home}/d/sub/file", "in a directory")
-    someone.write(f"{home}/gone", "deleted")
+    user.write(f"{home}/d/sub/file", "in a directory")
+    user.write(f"{home}/gone", "deleted")
     script = (
         f"cd {home} && rm gone && ! cat gone 2> /dev/null && mv d e && cat e/sub/file && "
         "rm -r e && mkdir d && ls -A . d"
     )
-    printed = someone.succeeds(*nested(2, "sh", "-ec", script))
+    printed = user.succeeds(*nested(2, "sh", "-ec", script))
     assert printed.splitlines()[0] == "in a directory" + ".:"
     assert "gone" not in printed
     assert printed.endswith("\nd:\n")
@@ -69,10 +69,10 @@ def test_files_are_deleted_and_moved_in_a_nested_view(someone: Someone) -> None:
         assert file.read() == "in a directory"
 
 
-def test_each_level_has_its_own_changes(someone: Someone) -> None:
+def test_each_level_has_its_own_changes(user: TestUser) -> None:
     run = f"{command()} run -- sh -ec"
     assert (
-        someone.succeeds(
+        user.succeeds(
             "run",
             "--",
             "sh",
@@ -83,21 +83,21 @@ def test_each_level_has_its_own_changes(someone: Someone) -> None:
     )
 
 
-def test_views_of_one_name_run_at_each_level(someone: Someone) -> None:
+def test_views_of_one_name_run_at_each_level(user: TestUser) -> None:
     inner = (command(), "run", "--name", "same", "--")
     ps = f"{command()} ps --json"
-    assert someone.succeeds("run", "--name", "same", "--", *inner, *inner, "hostname") == "same\n"
-    assert someone.succeeds("run", "--name", "same", "--", "sh", "-c", ps).strip() == "[]"
+    assert user.succeeds("run", "--name", "same", "--", *inner, *inner, "hostname") == "same\n"
+    assert user.succeeds("run", "--name", "same", "--", "sh", "-c", ps).strip() == "[]"
 
 
-def test_a_nested_view_keeps_its_changes_in_an_upper(someone: Someone) -> None:
-    changes, kept = someone.directory("changes"), someone.path("home", "kept")
+def test_a_nested_view_keeps_its_changes_in_an_upper(user: TestUser) -> None:
+    changes, kept = user.directory("changes"), user.path("home", "kept")
     inner = f"{command()} run --upper {kept} -- sh -c"
     script = f"mkdir {kept} && {inner} 'echo first > /opt/f' && {inner} 'cat /opt/f'"
-    assert someone.succeeds("run", "--upper", changes, "--", "sh", "-ec", script) == "first\n"
+    assert user.succeeds("run", "--upper", changes, "--", "sh", "-ec", script) == "first\n"
 
 
-def test_layers_are_made_in_a_view(someone: Someone) -> None:
+def test_layers_are_made_in_a_view(user: TestUser) -> None:
     """With their owners where every user is known, else as an ordinary user makes them."""
     run = f"{command()} run -l made -l host -- stat -c %u:%g:%a /f"
     script = (
@@ -105,18 +105,18 @@ def test_layers_are_made_in_a_view(someone: Someone) -> None:
         f"{command()} layer add made tar:made.tar && {run} && {command()} layer rm made && "
         f"mkdir d && cp -p f d && {command()} layer add made dir:d && {run}"
     )
-    made = "33:44:4755\n0:0:4755\n" if someone.is_root else "0:0:755\n0:0:755\n"
-    assert someone.succeeds("run", "--", "sh", "-ec", script) == made
+    made = "33:44:4755\n0:0:4755\n" if user.is_root else "0:0:755\n0:0:755\n"
+    assert user.succeeds("run", "--", "sh", "-ec", script) == made
 
 
-def test_doctor_finds_nothing_missing_in_a_view(someone: Someone) -> None:
-    lines = someone.succeeds("run", "--", command(), "doctor").splitlines()
+def test_doctor_finds_nothing_missing_in_a_view(user: TestUser) -> None:
+    lines = user.succeeds("run", "--", command(), "doctor").splitlines()
     assert all(line.startswith("ok    ") for line in lines)
     fuse = f"test -c /dev/fuse && {command()} run -- test -c /dev/fuse"
-    someone.succeeds("run", "--", "sh", "-c", fuse)
+    user.succeeds("run", "--", "sh", "-c", fuse)
 
 
-def test_a_user_namespace_in_a_view_mounts_what_it_mounts_outside(someone: Someone) -> None:
+def test_a_user_namespace_in_a_view_mounts_what_it_mounts_outside(user: TestUser) -> None:
     script = (
         "mkdir -p /tmp/m/t && mount -t tmpfs t /tmp/m/t && mkdir /tmp/m/t/l /tmp/m/t/u /tmp/m/t/w /tmp/m/t/o "
         "&& mount -t overlay -o userxattr,lowerdir=/tmp/m/t/l,upperdir=/tmp/m/t/u,workdir=/tmp/m/t/w o /tmp/m/t/o "
@@ -125,10 +125,10 @@ def test_a_user_namespace_in_a_view_mounts_what_it_mounts_outside(someone: Someo
         "&& mount -t devpts d /dev/pts && mount -t mqueue q /dev/mqueue && mount --bind /opt /mnt "
         "&& mount -t sysfs -o ro s /sys && test -e /sys/class/net/lo"
     )
-    assert at_each_level(someone, 2, in_a_user_namespace(script)) == "file\n" * 2
+    assert at_each_level(user, 2, in_a_user_namespace(script)) == "file\n" * 2
 
 
-def test_a_user_namespace_in_a_view_mounts_an_overlay_by_fuse(someone: Someone) -> None:
+def test_a_user_namespace_in_a_view_mounts_an_overlay_by_fuse(user: TestUser) -> None:
     script = (
         "rm -rf /tmp/m && mkdir -p /tmp/m/l /tmp/m/u /tmp/m/w /tmp/m/o && echo below > /tmp/m/l/file && "
         "export XDG_RUNTIME_DIR= && "
@@ -136,45 +136,45 @@ def test_a_user_namespace_in_a_view_mounts_an_overlay_by_fuse(someone: Someone) 
         "cat /tmp/m/o/file && echo above > /tmp/m/o/file && "
         f"{command()} umount /tmp/m/o && cat /tmp/m/u/file"
     )
-    assert at_each_level(someone, 2, in_a_user_namespace(script)) == "below\nabove\n" * 2
+    assert at_each_level(user, 2, in_a_user_namespace(script)) == "below\nabove\n" * 2
 
 
-def test_bubblewrap_runs_in_a_view(someone: Someone) -> None:
+def test_bubblewrap_runs_in_a_view(user: TestUser) -> None:
     sandbox = "bwrap --ro-bind / / --proc /proc --dev /dev --tmpfs /tmp --unshare-all"
     script = f"touch /tmp/x; test -d /proc/1; ! touch /opt/x 2> /dev/null; {sandbox} echo in a sandbox in one"
     line = f"{sandbox} sh -ec {shlex.quote(script)}"
-    assert at_each_level(someone, 2, line) == "in a sandbox in one\n" * 2
+    assert at_each_level(user, 2, line) == "in a sandbox in one\n" * 2
 
 
-def test_no_path_leads_to_the_whole_procfs(someone: Someone) -> None:
+def test_no_path_leads_to_the_whole_procfs(user: TestUser) -> None:
     """Only the mounts that a view shows, each with its parent, and the root on one that is not shown."""
-    lines = someone.succeeds("run", "cat", "/proc/self/mountinfo").splitlines()
+    lines = user.succeeds("run", "cat", "/proc/self/mountinfo").splitlines()
     fields = [line.split() for line in lines]
     assert [one[4] for one in fields].count("/proc") == 1
     assert [one[4] for one in fields if one[-3] == "proc" and one[3] == "/"] == ["/proc"]
     shown = {one[0] for one in fields}
     assert [one[4] for one in fields if one[1] not in shown] == ["/"]
     script = "for p in /../proc /proc/self/root/../proc; do test $p -ef /proc || exit 1; done"
-    someone.succeeds("run", "sh", "-c", script)
+    user.succeeds("run", "sh", "-c", script)
 
 
 @only_as("root")
-def test_the_machines_procfs_is_protected_from_its_root_at_each_level(someone: Someone) -> None:
+def test_the_machines_procfs_is_protected_from_its_root_at_each_level(user: TestUser) -> None:
     """Root of a nested view is, to the machine, root: procfs would let it write."""
     script = "for f in sys/vm/swappiness sysrq-trigger; do (: >> /proc/$f) 2> /dev/null && echo $f; done; id -u"
-    assert at_each_level(someone, LEVELS, script) == "0\n" * LEVELS
+    assert at_each_level(user, LEVELS, script) == "0\n" * LEVELS
 
 
 @only_as("root")
-def test_a_root_without_capabilities_runs_views(someone: Someone) -> None:
+def test_a_root_without_capabilities_runs_views(user: TestUser) -> None:
     """As root of a container that has not CAP_SYS_ADMIN; one that has, but not all, is no full root either."""
     for lost in ("-sys_admin", "-net_admin", "-mknod,-net_admin"):
         drop = ("setpriv", "--bounding-set", lost, "--inh-caps", lost, command())
         script = "echo x > /opt/new && test -O /opt/new && stat -c %u /etc/passwd"
-        assert someone.program([*drop, "run", "--", "sh", "-ec", script]) == "0\n"
+        assert user.program([*drop, "run", "--", "sh", "-ec", script]) == "0\n"
 
 
 @only_as("root")
-def test_a_nested_root_gives_files_to_any_user(someone: Someone) -> None:
+def test_a_nested_root_gives_files_to_any_user(user: TestUser) -> None:
     script = "touch /opt/f && chown 1234:65534 /opt/f && stat -c %u:%g /opt/f && setpriv --reuid 77 id -u"
-    assert at_each_level(someone, LEVELS, script) == "1234:65534\n77\n" * LEVELS
+    assert at_each_level(user, LEVELS, script) == "1234:65534\n77\n" * LEVELS

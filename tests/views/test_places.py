@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from .someone import Someone
-from .staged import only_as
+from .fixtures import only_as
+from .user import TestUser
 
 BARE = (
     "cd /; unset XDG_RUNTIME_DIR XDG_CACHE_HOME XDG_STATE_HOME; mount -t tmpfs t /run; cover /tmp; "
@@ -34,27 +34,25 @@ HOMES = {
 
 @only_as("ordinary user")
 @pytest.mark.parametrize("kind", HOMES)
-def test_a_user_of_any_home_runs_a_command(someone: Someone, kind: str) -> None:
-    _runs(someone, HOMES[kind])
+def test_a_user_of_any_home_runs_a_command(user: TestUser, kind: str) -> None:
+    _runs(user, HOMES[kind])
 
 
 @pytest.mark.parametrize("kind", ["a missing one", "none"])
-def test_a_view_that_is_not_written_to_needs_no_home(someone: Someone, kind: str) -> None:
-    _runs(someone, HOMES[kind], "--read-only")
+def test_a_view_that_is_not_written_to_needs_no_home(user: TestUser, kind: str) -> None:
+    _runs(user, HOMES[kind], "--read-only")
 
 
-def _runs(someone: Someone, home: str, *options: str) -> None:
-    done = someone.changed_machine(BARE + home, "run", *options, "--", "cat", "/etc/hostname")
+def _runs(user: TestUser, home: str, *options: str) -> None:
+    done = user.changed_machine(BARE + home, "run", *options, "--", "cat", "/etc/hostname")
     with open("/etc/hostname") as file:
         assert (done.returncode, done.stdout, done.stderr) == (0, file.read(), "")
 
 
 @only_as("ordinary user")
 @pytest.mark.parametrize("kind", ["a missing one", "a read-only one", "a full one"])
-def test_what_is_written_without_a_home_is_dropped_with_the_view(
-    someone: Someone, kind: str
-) -> None:
-    done = someone.changed_machine(
+def test_what_is_written_without_a_home_is_dropped_with_the_view(user: TestUser, kind: str) -> None:
+    done = user.changed_machine(
         f"{BARE}{HOMES[kind]}; mkdir /tmp/var; mount --bind /tmp/var /var/tmp",
         "run",
         "--",
@@ -67,9 +65,9 @@ def test_what_is_written_without_a_home_is_dropped_with_the_view(
 
 
 @only_as("ordinary user")
-def test_a_view_needs_no_disk_for_what_is_written(someone: Someone) -> None:
+def test_a_view_needs_no_disk_for_what_is_written(user: TestUser) -> None:
     """Where neither the home nor /var/tmp can be written to, /tmp holds all."""
-    done = someone.changed_machine(
+    done = user.changed_machine(
         BARE + "export HOME=/nonexistent; cover /var/tmp ro",
         "run",
         "--",
@@ -82,24 +80,24 @@ def test_a_view_needs_no_disk_for_what_is_written(someone: Someone) -> None:
 
 
 @only_as("ordinary user")
-def test_where_nothing_can_be_written_one_line_names_the_way_out(someone: Someone) -> None:
+def test_where_nothing_can_be_written_one_line_names_the_way_out(user: TestUser) -> None:
     nowhere = "export HOME=/nonexistent; cover /tmp ro; cover /var/tmp ro"
-    done = someone.changed_machine(f"{BARE}{nowhere}", "run", "true")
+    done = user.changed_machine(f"{BARE}{nowhere}", "run", "true")
     assert done.returncode == 125
     assert done.stderr.count("\n") == 1
     assert "set XDG_RUNTIME_DIR" in done.stderr
-    done = someone.changed_machine(
+    done = user.changed_machine(
         f"{BARE}{nowhere}; mkdir -m 700 /run/own; export XDG_RUNTIME_DIR=/run/own", "run", "true"
     )
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @only_as("ordinary user")
-def test_the_place_of_another_user_in_tmp_is_not_used(someone: Someone) -> None:
+def test_the_place_of_another_user_in_tmp_is_not_used(user: TestUser) -> None:
     uid = os.getuid()
     traps = (f"mkdir -m 777 /tmp/overlaykit-{uid}", f"ln -s /run /tmp/overlaykit-{uid}")
     for trap in traps:
-        done = someone.changed_machine(
+        done = user.changed_machine(
             f"{BARE} export HOME=/nonexistent; {trap}", "run", "true", then="true"
         )
         assert done.returncode == 125
@@ -109,18 +107,18 @@ def test_the_place_of_another_user_in_tmp_is_not_used(someone: Someone) -> None:
         )
 
 
-def test_a_log_is_made_when_there_is_something_to_say(someone: Someone) -> None:
-    someone.succeeds("run", "true")
-    assert not os.path.exists(os.path.dirname(someone.log))
-    someone.succeeds("run", "true", env={**os.environ, "OVERLAYKIT_DEBUG": "1"})
-    assert os.path.getsize(someone.log) > 0
-    assert os.stat(someone.log).st_mode & 0o777 == 0o600
-    os.unlink(someone.log)
+def test_a_log_is_made_when_there_is_something_to_say(user: TestUser) -> None:
+    user.succeeds("run", "true")
+    assert not os.path.exists(os.path.dirname(user.log))
+    user.succeeds("run", "true", env={**os.environ, "OVERLAYKIT_DEBUG": "1"})
+    assert os.path.getsize(user.log) > 0
+    assert os.stat(user.log).st_mode & 0o777 == 0o600
+    os.unlink(user.log)
 
 
 @only_as("ordinary user")
-def test_without_a_home_the_log_is_beside_the_running_views(someone: Someone) -> None:
-    done = someone.changed_machine(
+def test_without_a_home_the_log_is_beside_the_running_views(user: TestUser) -> None:
+    done = user.changed_machine(
         BARE + "export HOME=/nonexistent OVERLAYKIT_DEBUG=1",
         "run",
         "true",
@@ -130,31 +128,29 @@ def test_without_a_home_the_log_is_beside_the_running_views(someone: Someone) ->
 
 
 @only_as("ordinary user")
-def test_the_fixes_that_doctor_gives_help(someone: Someone) -> None:
+def test_the_fixes_that_doctor_gives_help(user: TestUser) -> None:
     bad = BARE + "export HOME=/nonexistent; "
-    lines = someone.changed_machine(bad, "doctor").stdout.splitlines()
+    lines = user.changed_machine(bad, "doctor").stdout.splitlines()
     failed = [line for line in lines if line.startswith("FAIL")]
     assert failed == ["FAIL  layers: cannot be kept in /nonexistent/.local/share/overlaykit/layers"]
     assert lines[lines.index(failed[0]) + 1].startswith(
         "      fix: set XDG_DATA_HOME to a directory"
     )
-    done = someone.changed_machine(bad + "export XDG_DATA_HOME=/tmp/data", "doctor")
+    done = user.changed_machine(bad + "export XDG_DATA_HOME=/tmp/data", "doctor")
     assert (done.returncode, done.stderr) == (0, "")
-    line = someone.changed_machine(bad, "layer", "add", "x", "dir:/etc/apt")
+    line = user.changed_machine(bad, "layer", "add", "x", "dir:/etc/apt")
     assert line.returncode == 125
     assert "set XDG_DATA_HOME" in line.stderr
-    done = someone.changed_machine(
+    done = user.changed_machine(
         bad + "export XDG_DATA_HOME=/tmp/data", "layer", "add", "x", "dir:/etc/apt"
     )
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @only_as("root")
-def test_a_missing_home_is_not_made(someone: Someone) -> None:
-    home = someone.path("gone")
+def test_a_missing_home_is_not_made(user: TestUser) -> None:
+    home = user.path("gone")
     environment = {**os.environ, "HOME": home}
-    someone.succeeds("run", "true", env=environment)
-    assert "set XDG_DATA_HOME" in someone.refused(
-        "layer", "add", "x", "dir:/etc/apt", env=environment
-    )
+    user.succeeds("run", "true", env=environment)
+    assert "set XDG_DATA_HOME" in user.refused("layer", "add", "x", "dir:/etc/apt", env=environment)
     assert not os.path.exists(home)

@@ -12,8 +12,8 @@ from overlaykit.fuse import control, mount, unmount
 from overlaykit.fuse.spec import MountFlags
 from overlaykit.views import Registry, Running
 
-from .someone import Someone
-from .staged import only_as
+from .fixtures import only_as
+from .user import TestUser
 
 SERVER = """
 import http.server, os, sys
@@ -35,10 +35,10 @@ server.serve_forever()
 
 
 @contextlib.contextmanager
-def serving(someone: Someone, name: str) -> Iterator[tuple[int, str]]:
+def serving(user: TestUser, name: str) -> Iterator[tuple[int, str]]:
     """A view that serves its name on port 80; the host's port, and what it printed."""
     arguments = ("run", "--name", name, "-p", "0:80", "--", "/usr/bin/python3", "-c", SERVER, name)
-    with someone.start(*arguments) as view:
+    with user.start(*arguments) as view:
         try:
             assert view.stdout is not None
             printed = view.stdout.readline()
@@ -55,10 +55,10 @@ def page(port: int) -> str:
     return answer.decode().partition("\r\n\r\n")[2]
 
 
-def test_two_views_serve_on_port_80_at_once_and_see_only_their_own(someone: Someone) -> None:
+def test_two_views_serve_on_port_80_at_once_and_see_only_their_own(user: TestUser) -> None:
     with (
-        serving(someone, "one") as (first, printed_first),
-        serving(someone, "two") as (second, printed),
+        serving(user, "one") as (first, printed_first),
+        serving(user, "two") as (second, printed),
     ):
         assert first != second
         assert [page(port) for port in (first, second, first)] == ["one", "two", "one"]
@@ -67,10 +67,10 @@ def test_two_views_serve_on_port_80_at_once_and_see_only_their_own(someone: Some
         assert [one.about.name for one in Registry().running()] == ["one", "two"]
 
 
-def test_what_one_view_writes_no_other_sees(someone: Someone) -> None:
+def test_what_one_view_writes_no_other_sees(user: TestUser) -> None:
     script = "echo mine >/etc/mine; echo ready; read line; ls /etc"
-    first = someone.start("run", "sh", "-c", script)
-    second = someone.start("run", "sh", "-c", script.replace("mine", "others"))
+    first = user.start("run", "sh", "-c", script)
+    second = user.start("run", "sh", "-c", script.replace("mine", "others"))
     for view in first, second:
         assert view.stdout is not None
         assert view.stdout.readline() == "ready\n"
@@ -80,22 +80,22 @@ def test_what_one_view_writes_no_other_sees(someone: Someone) -> None:
     assert {"mine", "others"}.isdisjoint(os.listdir("/etc"))
 
 
-def test_a_view_in_a_view_of_another_directory_sees_its_layers(someone: Someone) -> None:
-    lower = someone.directory("lower", file="contents\n")
-    target = someone.directory("target")
-    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
-    assert someone.succeeds("run", "-l", target, "-l", "host", "cat", "/file") == "contents\n"
+def test_a_view_in_a_view_of_another_directory_sees_its_layers(user: TestUser) -> None:
+    lower = user.directory("lower", file="contents\n")
+    target = user.directory("target")
+    user.succeeds("mount", "-o", f"lowerdir={lower}", target)
+    assert user.succeeds("run", "-l", target, "-l", "host", "cat", "/file") == "contents\n"
     # The host's layer leaves out what another process answers for, where it is mounted.
-    assert someone.succeeds("run", "sh", "-c", f"ls {target}") == ""
-    someone.succeeds("umount", target)
+    assert user.succeeds("run", "sh", "-c", f"ls {target}") == ""
+    user.succeeds("umount", target)
 
 
 @only_as("root")  # who may ask the kernel to forget
-def test_the_daemon_forgets_what_the_kernel_has_forgotten(someone: Someone) -> None:
-    lower, target = someone.directory("lower"), someone.directory("target")
+def test_the_daemon_forgets_what_the_kernel_has_forgotten(user: TestUser) -> None:
+    lower, target = user.directory("lower"), user.directory("target")
     for number in range(500):
-        someone.write(os.path.join(lower, str(number)), "x")
-    someone.succeeds("mount", "-o", f"lowerdir={lower}", target)
+        user.write(os.path.join(lower, str(number)), "x")
+    user.succeeds("mount", "-o", f"lowerdir={lower}", target)
     (mount,) = Registry().running()
     for name in os.listdir(target):
         with open(os.path.join(target, name)) as file:
@@ -105,7 +105,7 @@ def test_the_daemon_forgets_what_the_kernel_has_forgotten(someone: Someone) -> N
     while (now := held(mount))["nodes"] > 1:
         subprocess.run(["sh", "-c", "echo 2 >/proc/sys/vm/drop_caches"], check=True)
     assert (now["lookups"], now["open_files"]) == (1, 0)  # the root's
-    someone.succeeds("umount", target)
+    user.succeeds("umount", target)
 
 
 def held(mount: Running) -> dict[str, int]:
@@ -116,8 +116,8 @@ def held(mount: Running) -> dict[str, int]:
 
 
 @only_as("root")
-def test_a_file_system_that_answers_nobody_is_no_matter_to_a_view(someone: Someone) -> None:
-    target, upper = someone.directory("target"), someone.directory("upper")
+def test_a_file_system_that_answers_nobody_is_no_matter_to_a_view(user: TestUser) -> None:
+    target, upper = user.directory("target"), user.directory("upper")
     device = mount.open_device()  # and nobody ever reads what is asked there
     silent = mount.create(device, "silent", MountFlags(), read_only=True)
     place = mount.open_mountpoint(target)
@@ -125,8 +125,8 @@ def test_a_file_system_that_answers_nobody_is_no_matter_to_a_view(someone: Someo
     os.close(place)
     os.close(silent)
     try:
-        someone.succeeds("run", "true", timeout=60)
-        someone.succeeds("run", "--upper", upper, "true", timeout=60)
+        user.succeeds("run", "true", timeout=60)
+        user.succeeds("run", "--upper", upper, "true", timeout=60)
     finally:
         os.close(device)
         unmount.discard(target)

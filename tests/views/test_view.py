@@ -24,10 +24,10 @@ from overlaykit.views.view import (
     OfAnotherProcess,
 )
 
-from .someone import Someone
+from .user import TestUser
 
 
-def test_it_runs_a_command_and_gives_its_status(someone: Someone) -> None:
+def test_it_runs_a_command_and_gives_its_status(user: TestUser) -> None:
     with View(["host"]) as view:
         assert view.run(["sh", "-c", "exit 7"]).returncode == 7
 
@@ -35,10 +35,10 @@ def test_it_runs_a_command_and_gives_its_status(someone: Someone) -> None:
 @pytest.mark.parametrize(
     "given", ["dir:{name}", "./{name}", "/proc/self/cwd/{name}", "/dev/fd/{fd}"]
 )
-def test_a_layer_and_an_upper_are_what_they_are_to_the_caller(someone: Someone, given: str) -> None:
-    layer = someone.directory("layer", given="from the layer\n")
-    upper = someone.directory("upper")
-    os.chdir(someone.scratch)
+def test_a_layer_and_an_upper_are_what_they_are_to_the_caller(user: TestUser, given: str) -> None:
+    layer = user.directory("layer", given="from the layer\n")
+    upper = user.directory("upper")
+    os.chdir(user.scratch)
     fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (layer, upper)]
     layer_text, upper_text = (
         given.format(name=name, fd=fd) for name, fd in zip(("layer", "upper"), fds, strict=True)
@@ -51,30 +51,30 @@ def test_a_layer_and_an_upper_are_what_they_are_to_the_caller(someone: Someone, 
     assert "written" in os.listdir(upper)
 
 
-def test_an_exception_inside_ends_the_command_and_the_mount(someone: Someone) -> None:
-    before = someone.left()
+def test_an_exception_inside_ends_the_command_and_the_mount(user: TestUser) -> None:
+    before = user.left()
     running: list[object] = []
 
     def fail() -> None:
         with View(name="one") as view:
             view.launch(["sleep", "1000"])
-            running.append(someone.left()["noted down"])
+            running.append(user.left()["noted down"])
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert running == [["one"]]
-    assert someone.left() == before
+    assert user.left() == before
 
 
-def test_a_view_that_nothing_was_launched_into_is_left_without_a_trace(someone: Someone) -> None:
-    before = someone.left()
+def test_a_view_that_nothing_was_launched_into_is_left_without_a_trace(user: TestUser) -> None:
+    before = user.left()
     with View() as view:
         assert view.processes is None
-    assert someone.left() == before
+    assert user.left() == before
 
 
-def test_closing_again_does_nothing(someone: Someone) -> None:
+def test_closing_again_does_nothing(user: TestUser) -> None:
     view = View()
     view.start()
     view.launch(["sleep", "1000"])
@@ -82,13 +82,13 @@ def test_closing_again_does_nothing(someone: Someone) -> None:
     view.close()
 
 
-def test_a_command_that_is_missing_leaves_the_view_to_be_closed(someone: Someone) -> None:
+def test_a_command_that_is_missing_leaves_the_view_to_be_closed(user: TestUser) -> None:
     with View() as view, pytest.raises(CommandNotFound, match="no-such-command"):
         view.run(["no-such-command"])
 
 
 def test_a_command_that_has_ended_before_it_is_noted_down_is_no_failure(
-    someone: Someone, monkeypatch: pytest.MonkeyPatch
+    user: TestUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish = Entry.publish
     view = View()
@@ -111,12 +111,10 @@ def await_end(pid: int) -> None:
     os.close(ended)
 
 
-def test_it_says_how_many_processes_it_holds(someone: Someone) -> None:
-    os.mkfifo(someone.path("fifo"))
-    started = os.open(
-        someone.path("fifo"), os.O_RDWR
-    )  # of both ends, so that nobody waits to open it
-    with View(binds=[Bind(source=someone.path("fifo"), target="/fifo")]) as view:
+def test_it_says_how_many_processes_it_holds(user: TestUser) -> None:
+    os.mkfifo(user.path("fifo"))
+    started = os.open(user.path("fifo"), os.O_RDWR)  # of both ends, so that nobody waits to open it
+    with View(binds=[Bind(source=user.path("fifo"), target="/fifo")]) as view:
         processes = view.launch(["sh", "-c", "sleep 1000 & echo started >/fifo; wait"])
         assert os.read(started, 100) == b"started\n"
         assert processes.processes() == 3  # init, the shell, and what it started
@@ -124,8 +122,8 @@ def test_it_says_how_many_processes_it_holds(someone: Someone) -> None:
     os.close(started)
 
 
-def test_it_says_which_layer_answers(someone: Someone) -> None:
-    top = someone.directory("top", file="x")
+def test_it_says_which_layer_answers(user: TestUser) -> None:
+    top = user.directory("top", file="x")
     with View([top, "host"]) as view:
         (sight,) = view.explain("/file").sights
         assert (sight.role, sight.path) == ("answers", os.path.join(top, "file"))
@@ -133,9 +131,9 @@ def test_it_says_which_layer_answers(someone: Someone) -> None:
             view.explain("/no/such")
 
 
-def test_layers_come_from_the_store_that_is_given(someone: Someone) -> None:
-    store = Store(someone.path("store"))
-    store.add("greeting", f"dir:{someone.directory('tree', greeting='hello')}")
+def test_layers_come_from_the_store_that_is_given(user: TestUser) -> None:
+    store = Store(user.path("store"))
+    store.add("greeting", f"dir:{user.directory('tree', greeting='hello')}")
     with View(["greeting", "host"], store=store) as view:
         with pytest.raises(Error, match="is used by a running view"):
             store.remove("greeting")
@@ -143,7 +141,7 @@ def test_layers_come_from_the_store_that_is_given(someone: Someone) -> None:
     store.remove("greeting")
 
 
-def test_a_view_is_found_by_its_name_while_it_runs(someone: Someone) -> None:
+def test_a_view_is_found_by_its_name_while_it_runs(user: TestUser) -> None:
     with View(name="one") as view:
         view.launch(["sleep", "1000"])
         assert Registry().find("one").about.command == ("sleep", "1000")
@@ -151,44 +149,44 @@ def test_a_view_is_found_by_its_name_while_it_runs(someone: Someone) -> None:
         Registry().find("one")
 
 
-def test_fifty_views_one_after_another_leave_nothing(someone: Someone) -> None:
-    someone.allow(600)
-    before = someone.left(), cgroups()
+def test_fifty_views_one_after_another_leave_nothing(user: TestUser) -> None:
+    user.allow(600)
+    before = user.left(), cgroups()
     for number in range(50):
         with View() as view:
             assert (
                 view.run(["sh", "-c", f"echo {number} >/etc/number; exit {number}"]).returncode
                 == number
             )
-        assert (someone.left(), cgroups()) == before, f"after view {number}"
+        assert (user.left(), cgroups()) == before, f"after view {number}"
 
 
-def test_what_is_kept_in_an_upper_is_what_the_kernels_overlayfs_shows(someone: Someone) -> None:
-    lower = someone.directory("lower", "data", changed="before", removed="x", kept="kept")
+def test_what_is_kept_in_an_upper_is_what_the_kernels_overlayfs_shows(user: TestUser) -> None:
+    lower = user.directory("lower", "data", changed="before", removed="x", kept="kept")
     lower = os.path.dirname(lower)
-    upper = someone.path("upper")
+    upper = user.path("upper")
     script = "cd /data; echo after >changed; rm removed; mkdir new; echo made >new/file"
     with View([lower, "host"], upper=upper) as view:
         assert view.run(["sh", "-ec", script]).returncode == 0
     with View([lower, "host"], upper=upper) as view:
         script = "cd /data; grep after changed; test ! -e removed; cat new/file"
         assert view.run(["sh", "-ec", script]).returncode == 0
-    work = someone.path(".upper.overlaykit")
+    work = user.path(".upper.overlaykit")
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
     become = ["unshare", "--mount"]
-    if not someone.is_root:
+    if not user.is_root:
         become += ["--user", "--map-root-user"]
         options += ",userxattr"
-    target = someone.directory("target")
+    target = user.directory("target")
     script = f"mount -t overlay overlay -o {options} {target}; cd {target}/data; ls; cat changed new/file"
-    done = someone.program([*become, "sh", "-ec", script])
+    done = user.program([*become, "sh", "-ec", script])
     assert done.split() == ["changed", "kept", "new", "after", "made"]
 
 
-def test_a_view_holds_thousands_of_open_files(someone: Someone) -> None:
-    lower = someone.directory("lower")
+def test_a_view_holds_thousands_of_open_files(user: TestUser) -> None:
+    lower = user.directory("lower")
     for number in range(1500):
-        someone.write(os.path.join(lower, str(number)), str(number))
+        user.write(os.path.join(lower, str(number)), str(number))
     script = (
         "import os, resource\n"
         "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
@@ -204,8 +202,8 @@ def cgroups() -> list[str]:
     return sorted(directory for directory, _, _ in os.walk("/sys/fs/cgroup"))
 
 
-def test_commands_run_one_after_another_over_the_same_files(someone: Someone) -> None:
-    upper = someone.directory("upper")
+def test_commands_run_one_after_another_over_the_same_files(user: TestUser) -> None:
+    upper = user.directory("upper")
     with View(upper=upper) as view:
         for number in range(3):
             script = f"echo {number} >>/numbers; echo $$; exit {number}"
@@ -219,7 +217,7 @@ def test_commands_run_one_after_another_over_the_same_files(someone: Someone) ->
             view.run(["true"])
 
 
-def test_a_second_command_waits_for_the_first_to_be_waited_for(someone: Someone) -> None:
+def test_a_second_command_waits_for_the_first_to_be_waited_for(user: TestUser) -> None:
     with View(name="one") as view:
         with pytest.raises(NotStarted):
             view.wait()
@@ -234,7 +232,7 @@ def test_a_second_command_waits_for_the_first_to_be_waited_for(someone: Someone)
         View().run(["true"])
 
 
-def test_output_is_captured_whole_and_input_is_given(someone: Someone) -> None:
+def test_output_is_captured_whole_and_input_is_given(user: TestUser) -> None:
     lines = "".join(f"{number}\n" for number in range(100_000))
     with View() as view:
         done = view.run(["cat"], input=lines, capture_output=True, text=True)
@@ -246,16 +244,16 @@ def test_output_is_captured_whole_and_input_is_given(someone: Someone) -> None:
         # Nobody reads what goes in, and a child outlives the command: neither holds the end up.
         done = view.run(["sh", "-c", "sleep 1000 & echo started"], input=lines, capture_output=True)
         assert done.stdout == b"started\n"
-        with open(someone.path("log"), "wb") as file:
+        with open(user.path("log"), "wb") as file:
             view.run(["echo", "logged"], stdout=file, check=True)
         with pytest.raises(CalledProcessError) as caught:
             view.run(["sh", "-c", "echo why; exit 3"], capture_output=True, check=True)
         assert (caught.value.returncode, caught.value.output) == (3, b"why\n")
-    with open(someone.path("log")) as log:
+    with open(user.path("log")) as log:
         assert log.read() == "logged\n"
 
 
-def test_one_text_for_the_layers_is_a_mistake(someone: Someone) -> None:
+def test_one_text_for_the_layers_is_a_mistake(user: TestUser) -> None:
     with pytest.raises(TypeError, match=r"give a list, \['host'\]"):
         View("host")
 
@@ -264,7 +262,7 @@ class Late(Exception):
     """Raised by a handler."""
 
 
-def test_what_cannot_be_launched_is_told_as_a_mistake(someone: Someone) -> None:
+def test_what_cannot_be_launched_is_told_as_a_mistake(user: TestUser) -> None:
     for wrong in (
         lambda: View(binds="/etc:/mnt"),
         lambda: View(ports="8080:80"),
@@ -288,8 +286,8 @@ def test_what_cannot_be_launched_is_told_as_a_mistake(someone: Someone) -> None:
         assert view.run(["true"]).returncode == 0
 
 
-def test_paths_and_ports_are_shared_as_on_the_command_line(someone: Someone) -> None:
-    shared = someone.directory("shared", file="contents\n")
+def test_paths_and_ports_are_shared_as_on_the_command_line(user: TestUser) -> None:
+    shared = user.directory("shared", file="contents\n")
     with View(binds=[f"{shared}:/mnt:ro"], ports=["0:80"]) as view:
         script = "cat /mnt/file; ! test -w /mnt"
         assert view.run(["sh", "-c", script], capture_output=True, text=True).stdout == "contents\n"
@@ -301,12 +299,12 @@ def test_paths_and_ports_are_shared_as_on_the_command_line(someone: Someone) -> 
         View(ports=["x"])
 
 
-def test_an_exception_while_output_is_awaited_ends_the_command(someone: Someone) -> None:
+def test_an_exception_while_output_is_awaited_ends_the_command(user: TestUser) -> None:
     def fail(*_: object) -> None:
         raise Late
 
-    os.mkfifo(someone.path("fifo"))
-    fifo = Bind(source=someone.path("fifo"), target="/fifo")
+    os.mkfifo(user.path("fifo"))
+    fifo = Bind(source=user.path("fifo"), target="/fifo")
     interrupter = Popen(
         ["sh", "-c", 'read _ <"$0"; kill -s XCPU $1', fifo.source, str(os.getpid())]
     )
@@ -327,7 +325,7 @@ def test_an_exception_while_output_is_awaited_ends_the_command(someone: Someone)
 
 
 def test_a_descriptor_that_is_not_open_is_refused_and_gives_the_command_none_of_ours(
-    someone: Someone,
+    user: TestUser,
 ) -> None:
     with View() as view:
         used = {int(name) for name in os.listdir("/proc/self/fd")}
@@ -341,8 +339,8 @@ def test_a_descriptor_that_is_not_open_is_refused_and_gives_the_command_none_of_
         assert view.run(["true"]).returncode == 0
 
 
-def test_a_last_command_that_cannot_be_started_was_the_last(someone: Someone) -> None:
-    upper = someone.directory("upper")
+def test_a_last_command_that_cannot_be_started_was_the_last(user: TestUser) -> None:
+    upper = user.directory("upper")
     with View(upper=upper) as view:
         assert view.run(["sh", "-c", "echo x >/written"]).returncode == 0
         with pytest.raises(CommandNotFound, match="no-such-command"):
@@ -352,7 +350,7 @@ def test_a_last_command_that_cannot_be_started_was_the_last(someone: Someone) ->
     assert os.listdir(upper) == ["written"]
 
 
-def test_two_threads_cannot_start_commands_in_one_view_at_once(someone: Someone) -> None:
+def test_two_threads_cannot_start_commands_in_one_view_at_once(user: TestUser) -> None:
     with View() as view:
         at_once = threading.Barrier(3)
         raised: list[Error] = []
@@ -374,7 +372,7 @@ def test_two_threads_cannot_start_commands_in_one_view_at_once(someone: Someone)
         assert view.processes.processes() == 2
 
 
-def test_a_fork_of_the_process_leaves_its_view_alone(someone: Someone) -> None:
+def test_a_fork_of_the_process_leaves_its_view_alone(user: TestUser) -> None:
     with View() as view:
         view.launch(["sleep", "1000"])
         child = os.fork()
@@ -394,7 +392,7 @@ def test_a_fork_of_the_process_leaves_its_view_alone(someone: Someone) -> None:
         assert view.run(["true"]).returncode == 0
 
 
-def test_a_program_that_ignores_its_children_is_told(someone: Someone) -> None:
+def test_a_program_that_ignores_its_children_is_told(user: TestUser) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         with pytest.raises(ChildrenLost, match=r"SIGCHLD is ignored: set it to signal\.SIG_DFL"):
@@ -403,7 +401,7 @@ def test_a_program_that_ignores_its_children_is_told(someone: Someone) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def test_a_command_after_the_daemons_death_says_that_the_files_are_gone(someone: Someone) -> None:
+def test_a_command_after_the_daemons_death_says_that_the_files_are_gone(user: TestUser) -> None:
     with View() as view:
         view.run(["true"], check=True)
         assert view._daemon is not None
@@ -414,7 +412,7 @@ def test_a_command_after_the_daemons_death_says_that_the_files_are_gone(someone:
 
 
 def test_a_timeout_while_a_launch_ends_leaves_no_descriptor_that_keeps_the_view(
-    someone: Someone, monkeypatch: pytest.MonkeyPatch
+    user: TestUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(*_: object) -> None:
         raise Late

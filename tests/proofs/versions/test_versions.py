@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from ...views.someone import Someone
+from ...views.user import TestUser
 
 VERSIONS = [
     (
@@ -23,14 +23,14 @@ VERSIONS = [
 
 @pytest.mark.parametrize(("program", "old", "new", "script"), VERSIONS)
 def test_two_versions_of_a_program_run_at_one_path_at_once(
-    someone: Someone, program: str, old: str, new: str, script: str
+    user: TestUser, program: str, old: str, new: str, script: str
 ) -> None:
-    someone.allow(600)
-    someone.succeeds("layer", "add", "old", f"deb:{old}")
-    someone.succeeds("layer", "add", "new", f"deb:{new}")
+    user.allow(600)
+    user.succeeds("layer", "add", "old", f"deb:{old}")
+    user.succeeds("layer", "add", "new", f"deb:{new}")
     shell = f'/usr/bin/{program} -e "$1" && read line'
     running = [
-        someone.start("run", "-l", layer, "-l", "host", "--", "sh", "-c", shell, "sh", script)
+        user.start("run", "-l", layer, "-l", "host", "--", "sh", "-c", shell, "sh", script)
         for layer in ("old", "new")
     ]
     versions = []
@@ -43,20 +43,20 @@ def test_two_versions_of_a_program_run_at_one_path_at_once(
     assert [int(number) for number in versions[0]] < [int(number) for number in versions[1]]
 
 
-def test_python2_gets_pip_and_the_name_python(someone: Someone) -> None:
-    someone.allow(600)
-    someone.succeeds("layer", "add", "py27", "deb:python2.7,python-is-python2@bullseye")
-    wheels = someone.path("home", "wheels")
+def test_python2_gets_pip_and_the_name_python(user: TestUser) -> None:
+    user.allow(600)
+    user.succeeds("layer", "add", "py27", "deb:python2.7,python-is-python2@bullseye")
+    wheels = user.path("home", "wheels")
     pip = ["python3", "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
-    someone.program([*pip, "-d", wheels, "pip==20.3.4", "setuptools==44.1.1", "wheel==0.37.1"])
+    user.program([*pip, "-d", wheels, "pip==20.3.4", "setuptools==44.1.1", "wheel==0.37.1"])
     python = ["run", "-l", "py27", "-l", "host", "--upper", "pip27", "--", "/usr/bin/python"]
     wheel = os.path.join(wheels, "pip-20.3.4-py2.py3-none-any.whl", "pip")
     os.mkdir("pip27")
-    done = someone.overlaykit(
+    done = user.overlaykit(
         *python, wheel, "install", "--no-index", "--find-links", wheels, "pip", "setuptools"
     )
     assert done.returncode == 0, done
-    shown = someone.succeeds(
+    shown = user.succeeds(
         "run",
         "-l",
         "./pip27",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ...views.someone import Someone, command
+from ...views.user import TestUser, command
 
 IMAGE = r"""
 mkdir -p image/bin image/etc image/tmp
@@ -33,7 +33,7 @@ PRINTED = "0\nnew\ncat\nls\nrm\nsh\nkept\n"
 
 
 @pytest.mark.parametrize("levels", [1, 2])
-def test_podman_runs_containers_in_a_view(someone: Someone, levels: int) -> None:
-    someone.program(["sh", "-euc", IMAGE])
+def test_podman_runs_containers_in_a_view(user: TestUser, levels: int) -> None:
+    user.program(["sh", "-euc", IMAGE])
     inner = [command(), "run", "--"] * (levels - 1)
-    assert someone.succeeds("run", "--", *inner, "sh", "-euc", PODMAN) == PRINTED
+    assert user.succeeds("run", "--", *inner, "sh", "-euc", PODMAN) == PRINTED

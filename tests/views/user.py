@@ -1,6 +1,6 @@
 """Somebody who uses overlaykit: root, or an ordinary user, with a home, and at the end nothing left behind.
 
-Used by the tests of whole views, of the command line and of programs in a view; `staged` has the fixture.
+Used by the tests of whole views, of the command line and of programs in a view; `fixtures` has the fixture.
 """
 
 from __future__ import annotations
@@ -56,8 +56,13 @@ def entire(descriptor: int) -> bytes:
 
 
 @dataclass
-class Someone:
-    """Who a test runs as; the test's own process is theirs, with a mount namespace of its own where root made it."""
+class TestUser:
+    """The identity a test runs as: root or an ordinary user.
+
+    Each test has a process of its own, and under root a mount namespace of its own.
+    """
+
+    __test__ = False  # no class of tests, though pytest would take its name for one
 
     is_root: bool
     scratch: str
@@ -278,7 +283,7 @@ class Someone:
 
 
 def _cover() -> str:
-    """The shell function of `Someone.changed_machine`. mount(8) is to take a descriptor for what it is, hence -c."""
+    """The shell function of `TestUser.changed_machine`. mount(8) is to take a descriptor for what it is, hence -c."""
     kept = sorted({CHECKOUT, sys.prefix, os.path.realpath(sys.base_prefix)})
     numbered = list(enumerate(map(shlex.quote, kept), 5))
     again = " ".join(
