@@ -37,7 +37,7 @@ AS_THEY_ARE = IdSpec()
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How to mount, under the names of the kernel's overlayfs and of fuse-overlayfs (see `overlay.stack.Options`).
+    """How to mount, under the names of the kernel's overlayfs and of fuse-overlayfs (see `overlay.stack.MergeOptions`).
 
     Without `acl` access control lists are not heeded, without `xattr` there are no extended attributes. `timeout`:
     seconds that the kernel may keep names and attributes (None: for ever). `dirsync`: a change of names is on the disk

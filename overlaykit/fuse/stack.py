@@ -23,7 +23,7 @@ from overlaykit.overlay import overrides
 from overlaykit.overlay.disk import Unfit
 from overlaykit.overlay.filesystem import Filesystem
 from overlaykit.overlay.owners import Ids, Owners, Range, overflow_id, unmapped
-from overlaykit.overlay.stack import OpenedLayer, Options
+from overlaykit.overlay.stack import MergeOptions, OpenedLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,7 +121,7 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
             upper = dataclasses.replace(upper, lock=_lock(upper))
             undo.callback(os.close, upper.lock)
         given = spec.options
-        options = Options(
+        options = MergeOptions(
             volatile=given.volatile,
             userxattr=given.userxattr,
             redirect_dir=given.redirect_dir,

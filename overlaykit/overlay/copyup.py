@@ -13,17 +13,25 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from overlaykit import _native
-from overlaykit.overlay import acl, markers, overrides
+from overlaykit.overlay import acl, overrides
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.filecopy import DataCopy, FileCopy, Times
 from overlaykit.overlay.layer import UNKNOWN_UUID
+from overlaykit.overlay.markers import (
+    ACLS,
+    ESCAPED_PREFIXES,
+    OVERLAY_PREFIXES,
+    TRUSTED_PREFIX,
+    find_origin,
+    xattr_names,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from overlaykit.overlay.filecopy import Copy
     from overlaykit.overlay.layer import Layer, LayerDir
-    from overlaykit.overlay.markers import Marks, Origin
+    from overlaykit.overlay.markers import Markers, Origin
     from overlaykit.overlay.nodes import Directory, File, Table
     from overlaykit.overlay.owners import Owners
     from overlaykit.overlay.work import Work
@@ -35,7 +43,7 @@ class CopyUp:
     def __init__(
         self,
         table: Table,
-        marks: Marks,
+        markers: Markers,
         work: Work,
         owners: Owners,
         lowers: Sequence[Layer],
@@ -48,7 +56,7 @@ class CopyUp:
             device = layer.root.stat().st_dev
             self._devices[layer.uuid(device, layer.root)].add(device)
         self.table = table
-        self.marks = marks
+        self.markers = markers
         self.work = work
         self.modes = work.modes
         self.owners = owners
@@ -135,7 +143,7 @@ class CopyUp:
     def is_indexed(self, kind: int) -> bool:
         """Whether hard links of this kind of file stay one: not where marks of the user's are kept, which only
         regular files can have (xattr(7))."""
-        return self.index and (kind == stat.S_IFREG or self.marks.prefix == markers.TRUSTED)
+        return self.index and (kind == stat.S_IFREG or self.markers.prefix == TRUSTED_PREFIX)
 
     def count_links(self, node: File, links: int, *, to_upper: bool) -> None:
         """Store the count of an indexed file relative to `links`; what is stored for one whose count is not known
@@ -150,7 +158,7 @@ class CopyUp:
         assert node.index_name is not None
         self.modes.widen(self.work.index.fd(), node.index_name)
         path = self.work.index.proc_path(node.index_name)
-        self.marks.set_link_count(path, difference, to_upper=to_upper)
+        self.markers.set_link_count(path, difference, to_upper=to_upper)
 
     def _one_directory(self, node: Directory) -> None:
         parent = node.parent
@@ -160,18 +168,18 @@ class CopyUp:
         name = self.work.new_name()
         source = lower.open_for_reading()
         try:
-            os.mkdir(name, 0o700, dir_fd=self.work.place.fd())
+            os.mkdir(name, 0o700, dir_fd=self.work.layer_dir.fd())
             reach("copyup.directory.made")
             target = os.open(
                 name,
                 os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
-                dir_fd=self.work.place.fd(),
+                dir_fd=self.work.layer_dir.fd(),
             )
             try:
                 st = os.fstat(source)
                 origin = self.origin(lower.parent, lower.name, st.st_dev)
                 if origin is not None:  # before the mode, which may forbid it
-                    self.marks.set_origin(b"/proc/self/fd/%d" % target, origin)
+                    self.markers.set_origin(b"/proc/self/fd/%d" % target, origin)
                 self.copy(source, target, st, lower.layer, data=False)
             finally:
                 os.close(target)
@@ -188,28 +196,28 @@ class CopyUp:
         node.upper = parent.upper.child(node.name)
         times.restore()
 
-    def uuid(self, place: LayerDir, device: int) -> bytes | None:
-        """The uuid by which an origin names the file system that `place` lies on.
+    def uuid(self, layer_dir: LayerDir, device: int) -> bytes | None:
+        """The uuid by which an origin names the file system that `layer_dir` lies on.
 
         None where handles do not last, and where it would name another one too, as in the kernel
         (fs/overlayfs/super.c, bad_uuid): several lowers without one, or clones of one image. Which ones there are is
         known of the lowers' roots alone.
         """
-        if not place.layer.lasting_handles(device, place):
+        if not layer_dir.layer.lasting_handles(device, layer_dir):
             return None
-        uuid = place.layer.uuid(device, place)
+        uuid = layer_dir.layer.uuid(device, layer_dir)
         devices = self._devices.get(uuid)
         if devices is None:
             return None if uuid == UNKNOWN_UUID else uuid
         return uuid if devices == {device} else None
 
-    def origin(self, place: LayerDir | None, name: bytes, device: int) -> Origin | None:
+    def origin(self, layer_dir: LayerDir | None, name: bytes, device: int) -> Origin | None:
         """What names a lower's inode for good; None where nothing does."""
-        uuid = None if place is None else self.uuid(place, device)
-        if place is None or uuid is None:
+        uuid = None if layer_dir is None else self.uuid(layer_dir, device)
+        if layer_dir is None or uuid is None:
             return None
-        fd = place.fd()
-        return place.layer.read(lambda: markers.find_origin(fd, name, uuid), fd)
+        fd = layer_dir.fd()
+        return layer_dir.layer.read(lambda: find_origin(fd, name, uuid), fd)
 
     def copy(
         self, source: int, target: int, st: os.stat_result, layer: Layer, *, data: bool
@@ -217,7 +225,7 @@ class CopyUp:
         """Data and metadata of an inode of `layer`, whose attributes are `st`."""
         uid = self.owners.users.copied(st.st_uid, idmapped=layer.idmapped)
         gid = self.owners.groups.copied(st.st_gid, idmapped=layer.idmapped)
-        kept = self.work.place.layer.override  # how the upper holds owners and modes
+        kept = self.work.layer_dir.layer.override  # how the upper holds owners and modes
         if not overrides.applies(st.st_mode) or not (kept or layer.override):
             copy = functools.partial(
                 _native.copy_up,
@@ -225,7 +233,7 @@ class CopyUp:
                 target,
                 uid=uid,
                 gid=gid,
-                skip_xattrs=markers.OVERLAY_PREFIXES,
+                skip_xattrs=OVERLAY_PREFIXES,
             )
 
             def copy_all() -> None:
@@ -255,7 +263,7 @@ class CopyUp:
             data=data,
             uid=os.geteuid() if kept else shown.uid,
             gid=os.getegid() if kept else shown.gid,
-            skip_xattrs=(*markers.OVERLAY_PREFIXES, *overrides.NAMES),
+            skip_xattrs=(*OVERLAY_PREFIXES, *overrides.NAMES),
         )
         path = b"/proc/self/fd/%d" % target
         if kept is None:
@@ -264,11 +272,11 @@ class CopyUp:
             _lend_no_rights(target, st, os.geteuid(), os.getegid())
             overrides.write(path, kept, shown)
 
-    def mark_impure(self, place: LayerDir) -> None:
+    def mark_impure(self, layer_dir: LayerDir) -> None:
         """To be called before a directory of the upper gets something with an origin: later it must not fail."""
-        if not place.impure:
-            self.marks.set_impure(place.proc_path())
-            place.impure = True
+        if not layer_dir.impure:
+            self.markers.set_impure(layer_dir.proc_path())
+            layer_dir.impure = True
 
 
 def _lend_no_rights(target: int, st: os.stat_result, uid: int, gid: int) -> None:
@@ -284,8 +292,8 @@ def _copy_escaped(source: int, target: int, st: os.stat_result) -> None:
     if not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode)):
         return
     old, new = (b"/proc/self/fd/%d" % fd for fd in (source, target))  # may be O_PATH
-    for name in markers.xattr_names(old):
-        if name.startswith(markers.ESCAPES):
+    for name in xattr_names(old):
+        if name.startswith(ESCAPED_PREFIXES):
             os.setxattr(new, name, os.getxattr(old, name))
 
 
@@ -294,7 +302,7 @@ def _store_acls(target: int, st: os.stat_result, owners: Owners) -> None:
     if stat.S_ISLNK(st.st_mode):
         return
     path = b"/proc/self/fd/%d" % target  # may be O_PATH
-    for name in markers.ACLS:
+    for name in ACLS:
         value = _native.xattr_or_none(path, name)
         if value is not None:
             os.setxattr(path, name, acl.copied(value, owners))

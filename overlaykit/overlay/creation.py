@@ -14,10 +14,11 @@ import stat
 from typing import TYPE_CHECKING
 
 from overlaykit import _native
-from overlaykit.overlay import markers, overrides
+from overlaykit.overlay import overrides
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
 from overlaykit.overlay.layer import NEW_FILE
+from overlaykit.overlay.markers import DEFAULT_ACL, WHITEOUT_DEVICE, is_aufs_name
 from overlaykit.overlay.nodes import File
 from overlaykit.overlay.tree import fail
 from overlaykit.overlay.whiteouts import NOT_HIDDEN
@@ -51,8 +52,8 @@ class Creation:
         """A new regular file, and a descriptor of it that reads and writes, the caller's to close."""
         descriptors: list[int] = []
 
-        def make(place: LayerDir, name: bytes) -> None:
-            descriptors.append(os.open(name, NEW_FILE, stat.S_IMODE(mode), dir_fd=place.fd()))
+        def make(layer_dir: LayerDir, name: bytes) -> None:
+            descriptors.append(os.open(name, NEW_FILE, stat.S_IMODE(mode), dir_fd=layer_dir.fd()))
             read_quietly(descriptors[-1])
 
         try:
@@ -65,8 +66,8 @@ class Creation:
         return node, descriptors[-1]
 
     def directory(self, directory: Directory, name: bytes, mode: int, caller: Caller) -> Node:
-        def make(place: LayerDir, name: bytes) -> None:
-            os.mkdir(name, stat.S_IMODE(mode), dir_fd=place.fd())
+        def make(layer_dir: LayerDir, name: bytes) -> None:
+            os.mkdir(name, stat.S_IMODE(mode), dir_fd=layer_dir.fd())
 
         return self._make(directory, name, caller, make)
 
@@ -74,17 +75,17 @@ class Creation:
         self, directory: Directory, name: bytes, mode: int, device: int, caller: Caller
     ) -> Node:
         """A FIFO, socket, device or regular file. Raises OSError (EPERM) for what would read as a whiteout."""
-        if stat.S_ISCHR(mode) and device == markers.WHITEOUT_DEVICE:
+        if stat.S_ISCHR(mode) and device == WHITEOUT_DEVICE:
             fail(errno.EPERM, name)
 
-        def make(place: LayerDir, name: bytes) -> None:
-            os.mknod(name, mode, device, dir_fd=place.fd())
+        def make(layer_dir: LayerDir, name: bytes) -> None:
+            os.mknod(name, mode, device, dir_fd=layer_dir.fd())
 
         return self._make(directory, name, caller, make)
 
     def symlink(self, directory: Directory, name: bytes, target: bytes, caller: Caller) -> Node:
-        def make(place: LayerDir, name: bytes) -> None:
-            os.symlink(target, name, dir_fd=place.fd())
+        def make(layer_dir: LayerDir, name: bytes) -> None:
+            os.symlink(target, name, dir_fd=layer_dir.fd())
 
         return self._make(directory, name, caller, make)
 
@@ -92,7 +93,7 @@ class Creation:
         """One more name for a file. Raises OSError: EMLINK, EEXIST, ENOENT (its last name is gone)."""
         tree = self._tree
         check_name(name)
-        place = tree.writable_directory(directory)
+        layer_dir = tree.writable_directory(directory)
         tree.copy_up(node)
         count = self._links.start_counting(node)
         self._links.expect_link(node)
@@ -100,28 +101,28 @@ class Creation:
         source = tree.location(node)
         work = tree.work
 
-        def make(place: LayerDir, name: bytes) -> None:
+        def make(layer_dir: LayerDir, name: bytes) -> None:
             os.link(
                 source.name,
                 name,
                 src_dir_fd=source.dirfd,
-                dst_dir_fd=place.fd(),
+                dst_dir_fd=layer_dir.fd(),
                 follow_symlinks=source.follow,
             )
 
         if node.has_origin:
-            tree.copyup.mark_impure(place)
-        hidden = tree.whiteouts.find(directory, place, name)
-        if hidden.entry:
+            tree.copyup.mark_impure(layer_dir)
+        hidden = tree.whiteouts.find(directory, layer_dir, name)
+        if hidden.by_entry:
             temporary = work.new_name()
-            make(work.place, temporary)
+            make(work.layer_dir, temporary)
             reach("link.made")
-            work.publish(temporary, place, name, replace=True)
+            work.publish(temporary, layer_dir, name, replace=True)
         else:
-            make(place, name)
+            make(layer_dir, name)
         reach("link.published")
-        if hidden.note:
-            tree.whiteouts.drop_note(place, name)
+        if hidden.by_aufs:
+            tree.whiteouts.remove_aufs_whiteout(layer_dir, name)
         if count is not None:
             node.link_count = count + 1
         tree.table.link(node, directory, name)
@@ -136,45 +137,51 @@ class Creation:
         """Run `make` where it is safe to, give the result its owner, and let it appear as `name`."""
         check_name(name)
         tree = self._tree
-        place = tree.writable_directory(directory)
-        parent = os.fstat(place.fd())
+        layer_dir = tree.writable_directory(directory)
+        parent = os.fstat(layer_dir.fd())
         owners = tree.owners
         uid = owners.users.made(caller.uid)
         gid = -1 if parent.st_mode & stat.S_ISGID else owners.groups.made(caller.gid)
         foreign = uid not in (-1, self._uid) or gid not in (-1, self._gid)
-        hidden = tree.whiteouts.find(directory, place, name)
-        override = place.layer.override
+        hidden = tree.whiteouts.find(directory, layer_dir, name)
+        override = layer_dir.layer.override
         if hidden == NOT_HIDDEN and not foreign and override is None:
-            _as_caller(caller, make, place, name)
+            _as_caller(caller, make, layer_dir, name)
             try:
-                st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
+                st = os.stat(name, dir_fd=layer_dir.fd(), follow_symlinks=False)
             except OSError:
-                tree.work.discard(name, place)  # it was not there before, so it is not after
+                tree.work.discard(name, layer_dir)  # it was not there before, so it is not after
                 raise
         else:
-            with self._stage(place, parent) as stage:
+            with self._work_dir(layer_dir, parent) as work_dir:
                 temporary = tree.work.new_name()
                 try:
-                    _as_caller(caller, make, stage, temporary)
-                    if override is not None and _overrides(stage, temporary):
-                        self._override(stage, temporary, uid, gid, directory, override)
+                    _as_caller(caller, make, work_dir, temporary)
+                    if override is not None and _overrides(work_dir, temporary):
+                        self._override(work_dir, temporary, uid, gid, directory, override)
                     elif foreign:
-                        _give(stage, temporary, uid, gid)
-                    st = os.stat(temporary, dir_fd=stage.fd(), follow_symlinks=False)
+                        _give(work_dir, temporary, uid, gid)
+                    st = os.stat(temporary, dir_fd=work_dir.fd(), follow_symlinks=False)
                     reach("create.made")
-                    tree.whiteouts.publish(temporary, stage, place, name, hidden)
+                    tree.whiteouts.publish(temporary, work_dir, layer_dir, name, hidden)
                 except BaseException:
-                    tree.work.discard(temporary, stage)
+                    tree.work.discard(temporary, work_dir)
                     raise
         if stat.S_ISDIR(st.st_mode):
-            return tree.adopt_directory(directory, name, place.child(name), st)
+            return tree.adopt_directory(directory, name, layer_dir.child(name), st)
         return tree.adopt_file(directory, name, st)
 
     def _override(
-        self, stage: LayerDir, name: bytes, uid: int, gid: int, parent: Directory, override: bytes
+        self,
+        work_dir: LayerDir,
+        name: bytes,
+        uid: int,
+        gid: int,
+        parent: Directory,
+        override: bytes,
     ) -> None:
         """Note the owner and mode of something new; a set-group-ID parent bequeaths its group."""
-        path = stage.proc_path(name)
+        path = work_dir.proc_path(name)
         new = overrides.Override.of(os.stat(path))
         above = self._tree.override(parent, override)
         if above is not None and above.mode & stat.S_ISGID:
@@ -188,36 +195,36 @@ class Creation:
         overrides.write(path, override, new)
 
     @contextlib.contextmanager
-    def _stage(self, place: LayerDir, parent: os.stat_result) -> Iterator[LayerDir]:
-        """The work directory, or one in it that bequeaths what `place` does."""
+    def _work_dir(self, layer_dir: LayerDir, parent: os.stat_result) -> Iterator[LayerDir]:
+        """The work directory, or one in it that bequeaths what `layer_dir` does."""
         work = self._tree.work
-        acl = _default_acl(place)
+        acl = _default_acl(layer_dir)
         if acl is None and not parent.st_mode & stat.S_ISGID:
-            yield work.place
+            yield work.layer_dir
             return
         name = work.new_name()
-        os.mkdir(name, 0o700, dir_fd=work.place.fd())
-        stage = work.place.child(name)
+        os.mkdir(name, 0o700, dir_fd=work.layer_dir.fd())
+        work_dir = work.layer_dir.child(name)
         try:
-            path = stage.proc_path()
+            path = work_dir.proc_path()
             if acl is not None:
-                os.setxattr(path, markers.DEFAULT_ACL, acl)
+                os.setxattr(path, DEFAULT_ACL, acl)
             if parent.st_mode & stat.S_ISGID:
                 os.chown(path, -1, parent.st_gid)
                 os.chmod(path, 0o700 | stat.S_ISGID)
-            yield stage
+            yield work_dir
         finally:
-            stage.close()
+            work_dir.close()
             work.discard(name)
 
 
 def _as_caller(
-    caller: Caller, make: Callable[[LayerDir, bytes], None], place: LayerDir, name: bytes
+    caller: Caller, make: Callable[[LayerDir, bytes], None], layer_dir: LayerDir, name: bytes
 ) -> None:
     """Under the caller's umask, which the file system applies unless a default ACL takes its place (acl(5))."""
     before = os.umask(caller.umask)
     try:
-        make(place, name)
+        make(layer_dir, name)
     finally:
         os.umask(before)
 
@@ -225,22 +232,22 @@ def _as_caller(
 def check_name(name: bytes) -> None:
     """Raises OSError (EINVAL) for a name that nothing new can have."""
     # In a lower such a name would hide another one (the AUFS whiteout); an upper may become a lower some day.
-    if markers.is_aufs_name(name):
+    if is_aufs_name(name):
         fail(errno.EINVAL, name)
 
 
-def _give(place: LayerDir, name: bytes, uid: int, gid: int) -> None:
+def _give(layer_dir: LayerDir, name: bytes, uid: int, gid: int) -> None:
     """Change the owner of something new, and keep its mode: chown(2) clears the set-ID bits."""
-    fd = place.fd()
+    fd = layer_dir.fd()
     mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
     os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
     if mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISLNK(mode):
         os.chmod(name, stat.S_IMODE(mode), dir_fd=fd)
 
 
-def _overrides(place: LayerDir, name: bytes) -> bool:
-    return overrides.applies(os.stat(name, dir_fd=place.fd(), follow_symlinks=False).st_mode)
+def _overrides(layer_dir: LayerDir, name: bytes) -> bool:
+    return overrides.applies(os.stat(name, dir_fd=layer_dir.fd(), follow_symlinks=False).st_mode)
 
 
-def _default_acl(place: LayerDir) -> bytes | None:
-    return _native.xattr_or_none(place.proc_path(), markers.DEFAULT_ACL)
+def _default_acl(layer_dir: LayerDir) -> bytes | None:
+    return _native.xattr_or_none(layer_dir.proc_path(), DEFAULT_ACL)

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-_MOST_PLACES: Final = 8192
+_MOST_DIRECTORIES: Final = 8192
 _LARGEST_RESERVE: Final = 512
 _FEWEST: Final = 16
 """Descriptors to share, fewer than which a mount does not begin with."""
@@ -30,9 +30,9 @@ class Cached(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How many descriptors may stay open: of `places`, of `files`; `copies`: how many operations may hold some more."""
+    """Limits: open descriptors of `directories` and of `files`; `copies`: copy-ups that may run at once."""
 
-    places: int
+    directories: int
     files: int
     copies: int
 
@@ -45,8 +45,8 @@ def shares() -> Shares:
     free = limit - reserve - len(os.listdir("/proc/self/fd"))
     if free < _FEWEST:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    places = min(_MOST_PLACES, free // 2)
-    return Shares(places=places, files=free - places, copies=max(1, reserve // 8))
+    directories = min(_MOST_DIRECTORIES, free // 2)
+    return Shares(directories=directories, files=free - directories, copies=max(1, reserve // 8))
 
 
 class Descriptors:

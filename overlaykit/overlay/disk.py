@@ -14,8 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from overlaykit import _native
-from overlaykit.overlay import markers
 from overlaykit.overlay.layer import INODE, NEW_FILE
+from overlaykit.overlay.markers import (
+    AUFS_WHITEOUT,
+    TRUSTED_PREFIX,
+    USER_PREFIX,
+    WHITEOUT_DEVICE,
+    is_whiteout_device,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +47,7 @@ class Disk:
     """What a file system does for this process.
 
     `prefix`: under which marks can be kept as extended attributes; None: under neither. `whiteout_device`: makes
-    character devices 0:0. `whiteout_xattr`: keeps such attributes on empty files. `whiteout_names`: has files
+    character devices 0:0. `whiteout_xattr`: keeps such attributes on empty files. `aufs_names`: has files
     `.wh.NAME`. `rename_whiteout`, `rename_exchange`: renameat2(2) honours these flags. `hard_links`: link(2) works.
     `stat_after_unlink`: an open file without a name still tells its attributes. `file_kinds`: listings say what is a
     directory. `file_handles`: inodes have names of their own. `folds_case`: `a` and `A` are one name.
@@ -50,7 +56,7 @@ class Disk:
     prefix: bytes | None
     whiteout_device: bool
     whiteout_xattr: bool
-    whiteout_names: bool
+    aufs_names: bool
     rename_whiteout: bool
     rename_exchange: bool
     hard_links: bool
@@ -70,10 +76,10 @@ class Disk:
                 "its file system folds the case of names", "choose a directory that does not"
             )
         if wanted == "aufs":
-            if self.whiteout_names:
+            if self.aufs_names:
                 return "aufs"
             raise Unfit("its file system has no files '.wh.NAME'", _ELSEWHERE)
-        way_out = f"give whiteout=aufs, or {_ELSEWHERE}" if self.whiteout_names else _ELSEWHERE
+        way_out = f"give whiteout=aufs, or {_ELSEWHERE}" if self.aufs_names else _ELSEWHERE
         if self.prefix is None:
             raise Unfit("its file system keeps no extended attributes that are marks", way_out)
         if not self.rename_exchange:
@@ -97,19 +103,19 @@ def probe(directory: bytes, *, user: bool) -> Disk:
 
     Raises OSError where not even files and directories can be made.
     """
-    place = os.path.join(directory, b"#probe-" + os.urandom(4).hex().encode())
-    os.mkdir(place, 0o700)
+    scratch = os.path.join(directory, b"#probe-" + os.urandom(4).hex().encode())
+    os.mkdir(scratch, 0o700)
     try:
-        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return _Probe(place, fd).run(user=user)
+            return _Probe(scratch, fd).run(user=user)
         finally:
             os.close(fd)
     finally:
-        for name in os.listdir(place):
+        for name in os.listdir(scratch):
             with contextlib.suppress(OSError):
-                os.unlink(os.path.join(place, name))
-        os.rmdir(place)
+                os.unlink(os.path.join(scratch, name))
+        os.rmdir(scratch)
 
 
 class _Probe:
@@ -130,7 +136,7 @@ class _Probe:
             prefix=prefix,
             whiteout_device=whiteout_device,
             whiteout_xattr=prefix is not None and self._keeps(file, prefix + b"whiteout"),
-            whiteout_names=self._does(self._make_note),
+            aufs_names=self._does(self._make_note),
             rename_exchange=self._does(self._exchange),
             rename_whiteout=whiteout_device and self._does(self._leave_whiteout),
             hard_links=self._does(self._link),
@@ -143,8 +149,8 @@ class _Probe:
     @staticmethod
     def _prefixes(*, user: bool) -> tuple[bytes, ...]:
         if user:
-            return (markers.USER,)
-        return (markers.TRUSTED, markers.USER)
+            return (USER_PREFIX,)
+        return (TRUSTED_PREFIX, USER_PREFIX)
 
     @staticmethod
     def _does(attempt: Callable[[], bool]) -> bool:
@@ -172,14 +178,14 @@ class _Probe:
 
     def _is_whiteout(self, name: bytes) -> bool:
         st = _native.stat_or_none(self._fd, name)
-        return st is not None and markers.is_whiteout(st)
+        return st is not None and is_whiteout_device(st)
 
     def _make_device(self) -> bool:
-        os.mknod(b"w", stat.S_IFCHR, markers.WHITEOUT_DEVICE, dir_fd=self._fd)
+        os.mknod(b"w", stat.S_IFCHR, WHITEOUT_DEVICE, dir_fd=self._fd)
         return self._is_whiteout(b"w")
 
     def _make_note(self) -> bool:
-        note = markers.AUFS_WHITEOUT + b"a"
+        note = AUFS_WHITEOUT + b"a"
         self._make(note)
         return self._inode(note) != 0 and self._inode(b"a") != 0
 

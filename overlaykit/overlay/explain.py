@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from overlaykit.overlay import markers
+from overlaykit.overlay.markers import AUFS_WHITEOUT, is_whiteout_device
 from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.tree import fail
 
@@ -61,7 +61,9 @@ def _explain(tree: Tree, path: bytes, seen: list[Node]) -> Explanation:
     directory = parents[-1]
     names = [parent.name for parent in parents[1:]]
     if not name:
-        sights = [_sight(place, None, _role(n)) for n, place in enumerate(directory.places)]
+        sights = [
+            _sight(layer_dir, None, _role(n)) for n, layer_dir in enumerate(directory.layer_dirs)
+        ]
         return Explanation(_shown(names), None, tuple(sights))
     node = tree.lookup(directory, name)
     if node is not None:
@@ -77,29 +79,29 @@ def _explain(tree: Tree, path: bytes, seen: list[Node]) -> Explanation:
 
 
 def _sights(tree: Tree, directory: Directory, name: bytes, node: Node | None) -> list[Sight]:
-    shown = list(node.places) if isinstance(node, Directory) else []
-    sights = [_sight(place, None, _role(n)) for n, place in enumerate(shown)]
+    shown = list(node.layer_dirs) if isinstance(node, Directory) else []
+    sights = [_sight(layer_dir, None, _role(n)) for n, layer_dir in enumerate(shown)]
     answered = bool(sights)
-    layers = {place.layer for place in shown}
-    for place in directory.places:
-        if place.layer in layers:
+    layers = {layer_dir.layer for layer_dir in shown}
+    for layer_dir in directory.layer_dirs:
+        if layer_dir.layer in layers:
             continue
         try:
-            st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
+            st = os.stat(name, dir_fd=layer_dir.fd(), follow_symlinks=False)
         except FileNotFoundError:
-            if node is None and not answered and tree.merge.is_noted(place, name):
-                sights.append(_sight(place, markers.AUFS_WHITEOUT + name, "whiteout"))
+            if node is None and not answered and tree.merge.has_aufs_whiteout(layer_dir, name):
+                sights.append(_sight(layer_dir, AUFS_WHITEOUT + name, "whiteout"))
                 answered = True
             continue
         if answered:
             role: Role = "hidden"
-        elif markers.is_whiteout(st) or node is None:
+        elif is_whiteout_device(st) or node is None:
             role = "whiteout"
             answered = True
         else:
             role = "answers"
             answered = True
-        sights.append(_sight(place, name, role))
+        sights.append(_sight(layer_dir, name, role))
     return sights
 
 
@@ -143,11 +145,15 @@ def _role(number: int) -> Role:
     return "merged" if number else "answers"
 
 
-def _sight(place: LayerDir, name: bytes | None, role: Role) -> Sight:
-    names = place.components() + ([] if name is None else [name])
-    st = place.stat() if name is None else os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
-    path = os.path.join(place.layer.path, *map(os.fsdecode, names))
-    return Sight(place.layer.path, path, _kind(st.st_mode), role)
+def _sight(layer_dir: LayerDir, name: bytes | None, role: Role) -> Sight:
+    names = layer_dir.components() + ([] if name is None else [name])
+    st = (
+        layer_dir.stat()
+        if name is None
+        else os.stat(name, dir_fd=layer_dir.fd(), follow_symlinks=False)
+    )
+    path = os.path.join(layer_dir.layer.path, *map(os.fsdecode, names))
+    return Sight(layer_dir.layer.path, path, _kind(st.st_mode), role)
 
 
 def _kind(mode: int) -> str:

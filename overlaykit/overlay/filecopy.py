@@ -45,7 +45,7 @@ def _open_source(copyup: CopyUp, node: File, *, keep_data: bool) -> tuple[int, o
         fd = lower.layer.open(
             lambda: os.open(node.lower_name, flags, dir_fd=below), below, node.lower_name
         )
-    if keep_data and st.st_size and copyup.marks.is_metacopy(fd):
+    if keep_data and st.st_size and copyup.markers.is_metacopy(fd):
         os.close(fd)
         fail(errno.EIO, node.lower_name)  # its data are elsewhere: what is here reads as zeros
     return fd, st
@@ -92,9 +92,9 @@ class FileCopy:
         layer = self._node.lower_dir.layer
         path = b"/proc/self/fd/%d" % self._target
         if self._origin is not None:  # before the mode, which may forbid it
-            copyup.marks.set_origin(path, self._origin)
+            copyup.markers.set_origin(path, self._origin)
         if self._indexed:
-            copyup.marks.set_link_count(path, 0, to_upper=False, follow=True)
+            copyup.markers.set_link_count(path, 0, to_upper=False, follow=True)
         if self._metacopy:
             os.ftruncate(self._target, self._stat.st_size)  # EFBIG if the disk has no files as long
         copyup.copy(self._source, self._target, self._stat, layer, data=self.size > 0)
@@ -192,10 +192,12 @@ class FileCopy:
 
     def _link(self, parent: LayerDir, name: bytes, directory: Directory, other: bytes) -> None:
         """Give the copy, which is `name` in `parent`, another name."""
-        place = self._copyup.directory(directory)
-        self._copyup.mark_impure(place)
-        times = Times(place)
-        os.link(name, other, src_dir_fd=parent.fd(), dst_dir_fd=place.fd(), follow_symlinks=False)
+        layer_dir = self._copyup.directory(directory)
+        self._copyup.mark_impure(layer_dir)
+        times = Times(layer_dir)
+        os.link(
+            name, other, src_dir_fd=parent.fd(), dst_dir_fd=layer_dir.fd(), follow_symlinks=False
+        )
         times.restore()
 
     @property
@@ -208,7 +210,7 @@ class FileCopy:
         )
 
     def _make_target(self) -> int:
-        work = self._copyup.work.place
+        work = self._copyup.work.layer_dir
         kind = self._node.kind
         if kind == stat.S_IFREG:
             fd = os.open(self._name, NEW_FILE, 0o600, dir_fd=work.fd())
@@ -269,13 +271,13 @@ Copy: TypeAlias = FileCopy | DataCopy
 class Times:
     """An upper directory's times, put back after copy-up made an entry in it: to programs nothing changed there."""
 
-    def __init__(self, place: LayerDir) -> None:
-        self._place = place
-        self._stat = os.fstat(place.fd())
+    def __init__(self, layer_dir: LayerDir) -> None:
+        self._layer_dir = layer_dir
+        self._stat = os.fstat(layer_dir.fd())
 
     def restore(self) -> None:
         st = self._stat
-        fd = self._place.fd()
+        fd = self._layer_dir.fd()
         with contextlib.suppress(
             OSError
         ):  # the entry is there, and must not be taken for a failure

@@ -63,7 +63,7 @@ class Files:
         size = self._tree.stat(node).st_size
         if size <= _QUICK:
             return False
-        disk = os.statvfs(self._tree.work.place.fd())
+        disk = os.statvfs(self._tree.work.layer_dir.fd())
         return size <= disk.f_bavail * disk.f_frsize and not disk.f_flag & os.ST_RDONLY
 
     def open(self, node: File, flags: int, *, lazily: bool = False) -> int:
@@ -239,7 +239,7 @@ class Files:
                 writable = False
         if not writable:
             fd = _open_quietly(location, os.O_RDONLY)
-        if node.kind == stat.S_IFREG and self._tree.marks.is_metacopy(fd):
+        if node.kind == stat.S_IFREG and self._tree.markers.is_metacopy(fd):
             os.close(fd)
             fail(errno.EIO)
         return fd, writable

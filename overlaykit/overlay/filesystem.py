@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.attributes import Attributes, Caller, Changes
     from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Node
-    from overlaykit.overlay.stack import OpenedLayer, Options
+    from overlaykit.overlay.stack import MergeOptions, OpenedLayer
 
 
 P = ParamSpec("P")
@@ -68,16 +68,16 @@ class Filesystem:
         lowers: Sequence[OpenedLayer],
         upper: OpenedLayer | None = None,
         work: OpenedLayer | None = None,
-        options: Options = DEFAULTS,
+        options: MergeOptions = DEFAULTS,
     ) -> None:
         """Merge `lowers`, top first, below `upper` if there is one, with its work directory on the same mount.
 
         Raises OSError: EXDEV if upper and work lie on different mounts, `disk.Unfit` if the upper's file system cannot
-        carry what it must hold, ENOTEMPTY if attributes are to hold owners and modes (`Options.override`) and it holds
-        files made otherwise.
+        carry what it must hold, ENOTEMPTY if attributes are to hold owners and modes (`MergeOptions.override`) and it
+        holds files made otherwise.
         """
         self.shares = shares()
-        self._descriptors = Descriptors(self.shares.places)
+        self._descriptors = Descriptors(self.shares.directories)
         self._stack = stack = assemble(lowers, upper, work, options, self._descriptors)
         self._bound = options.reader is not None  # by modes
         self._closed = False
@@ -306,9 +306,9 @@ class Filesystem:
         Raises OSError: EACCES where it takes more than a look, since there are many.
         """
         tree = self.tree
-        name, _, place, _ = entry
+        name, _, layer_dir, _ = entry
         node = directory.children.get(name)
-        if self._bound and not os.access(place.proc_path(), os.X_OK):
+        if self._bound and not os.access(layer_dir.proc_path(), os.X_OK):
             fail(errno.EACCES, name)
         if node is not None:
             return node, tree.attributes(node)
@@ -369,11 +369,11 @@ class Filesystem:
         return os.statvfs(self.tree.layers[0].root.fd())
 
     def counts(self) -> dict[str, int]:
-        """What is held in memory: nodes, lookups, open files, descriptors of places."""
+        """What is held in memory: nodes, lookups, open files, descriptors of directories."""
         table = self.tree.table.by_nodeid
         return {
             "nodes": len(table),
             "nlookup": sum(node.nlookup for node in table.values()),
             "open_files": len(self.files.by_handle),
-            "places": len(self._descriptors),
+            "directories": len(self._descriptors),
         }

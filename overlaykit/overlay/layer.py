@@ -27,7 +27,7 @@ NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOE
 INODE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 """Flags of open(2): what lies under a name itself, a symlink too."""
 
-_OPEN_PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BENEATH: Final = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
 
 _FS_IOC_GETFSUUID: Final = 0x80111500  # include/uapi/linux/fs.h: _IOR(0x15, 0, struct fsuuid2)
@@ -116,30 +116,30 @@ class Layer:
         self._uuids: dict[int, bytes] = {}
         self._file_systems: dict[int, int] = {}
 
-    def uuid(self, device: int, place: LayerDir) -> bytes:
-        """The uuid of the file system `device` on which `place` lies (a layer may span several)."""
+    def uuid(self, device: int, layer_dir: LayerDir) -> bytes:
+        """The uuid of the file system `device` on which `layer_dir` lies (a layer may span several)."""
         if not self.names_disk:
             return UNKNOWN_UUID
         found = self._uuids.get(device)
         if found is None:
-            found = self._uuids[device] = _file_system_uuid(place)
+            found = self._uuids[device] = _file_system_uuid(layer_dir)
         return found
 
-    def lists_inodes(self, device: int, place: LayerDir) -> bool:
-        """Whether the listing of `place` tells the inode numbers of its files; it lies on the file system `device`."""
+    def lists_inodes(self, device: int, layer_dir: LayerDir) -> bool:
+        """Whether listing `layer_dir`, which is on the file system `device`, gives the inode numbers of stat(2)."""
         covered = self.mounted_in
-        if covered is None or (covered and b"/".join(place.components()) in covered):
+        if covered is None or (covered and b"/".join(layer_dir.components()) in covered):
             return False  # listed is what the mount lies on
-        return self._file_system(device, place) in _LISTING_INODES
+        return self._file_system(device, layer_dir) in _LISTING_INODES
 
-    def lasting_handles(self, device: int, place: LayerDir) -> bool:
+    def lasting_handles(self, device: int, layer_dir: LayerDir) -> bool:
         """Whether a file handle names one inode for good there: those of FUSE hold a node id, which may be reused."""
-        return self._file_system(device, place) != FUSE
+        return self._file_system(device, layer_dir) != FUSE
 
-    def _file_system(self, device: int, place: LayerDir) -> int:
+    def _file_system(self, device: int, layer_dir: LayerDir) -> int:
         found = self._file_systems.get(device)
         if found is None:
-            found = self._file_systems[device] = _native.fstatfs(place.fd())
+            found = self._file_systems[device] = _native.fstatfs(layer_dir.fd())
         return found
 
     def read(self, action: Callable[[], T], dirfd: int, name: bytes = b"") -> T:
@@ -194,7 +194,7 @@ class LayerDir:
         self.recent = True
         modes = self.layer.modes
         if modes is not None and modes.active:
-            modes.widen_place(self, self._fd)
+            modes.widen_directory(self, self._fd)
         return self._fd
 
     def proc_path(self, name: bytes = b"") -> bytes:
@@ -239,10 +239,10 @@ class LayerDir:
     def components(self) -> list[bytes]:
         """The names from the layer's root to here."""
         names = []
-        place = self
-        while place.parent is not None:
-            names.append(place.name)
-            place = place.parent
+        layer_dir = self
+        while layer_dir.parent is not None:
+            names.append(layer_dir.name)
+            layer_dir = layer_dir.parent
         names.reverse()
         return names
 
@@ -268,32 +268,34 @@ class LayerDir:
 
     def _reopen(self) -> None:
         chain = [self]
-        place = self.parent
-        while place is not None and place._fd < 0:
-            chain.append(place)
-            place = place.parent
-        assert place is not None, "a layer's root is always open"
+        layer_dir = self.parent
+        while layer_dir is not None and layer_dir._fd < 0:
+            chain.append(layer_dir)
+            layer_dir = layer_dir.parent
+        assert layer_dir is not None, "a layer's root is always open"
         modes = self.layer.modes
         if len(chain) > self.layer.descriptors.limit // 2 and not (modes and modes.active):
-            self._reopen_alone(place._fd, chain)
+            self._reopen_alone(layer_dir._fd, chain)
             return
-        for place in reversed(chain):
-            assert place.parent is not None
+        for layer_dir in reversed(chain):
+            assert layer_dir.parent is not None
             if modes is not None and modes.active:
-                modes.widen_place(place.parent, place.parent._fd)
-            above = place.parent._fd
-            action = functools.partial(_native.openat2, above, place.name, _OPEN_PLACE, 0, _BENEATH)
-            place._fd = self.layer.open(action, above)
-            place.recent = True
-            place.layer.descriptors.add(place)
+                modes.widen_directory(layer_dir.parent, layer_dir.parent._fd)
+            above = layer_dir.parent._fd
+            action = functools.partial(
+                _native.openat2, above, layer_dir.name, _OPEN_DIRECTORY, 0, _BENEATH
+            )
+            layer_dir._fd = self.layer.open(action, above)
+            layer_dir.recent = True
+            layer_dir.layer.descriptors.add(layer_dir)
 
     def _reopen_alone(self, fd: int, chain: list[LayerDir]) -> None:
         """Open the first of a `chain` of places upwards, whose last lies in `fd`, and keep none on the way open."""
         above = -1
         try:
-            for place in reversed(chain):
+            for layer_dir in reversed(chain):
                 action = functools.partial(
-                    _native.openat2, fd, place.name, _OPEN_PLACE, 0, _BENEATH
+                    _native.openat2, fd, layer_dir.name, _OPEN_DIRECTORY, 0, _BENEATH
                 )
                 fd, before = self.layer.open(action, fd), above
                 above = fd
@@ -317,9 +319,9 @@ def _is_ours(dirfd: int, name: bytes) -> bool:
         return False
 
 
-def _file_system_uuid(place: LayerDir) -> bytes:
+def _file_system_uuid(layer_dir: LayerDir) -> bytes:
     try:
-        fd = place.open_for_reading()
+        fd = layer_dir.open_for_reading()
     except PermissionError:  # a root closed to its owner
         return UNKNOWN_UUID
     try:

@@ -36,8 +36,8 @@ class Links:
         The lower may have changed (`host` can): then a crash between the two leaves the count too high.
         """
         if node.index_name is not None:
-            place = self._tree.copyup.directory(directory)
-            if _native.stat_or_none(place.fd(), name) is None:
+            layer_dir = self._tree.copyup.directory(directory)
+            if _native.stat_or_none(layer_dir.fd(), name) is None:
                 links = self._tree.links_of_origin(directory, name, node.index_name)
                 if links is not None:
                     self._tree.copyup.count_links(node, links, to_upper=False)
@@ -67,7 +67,7 @@ class Links:
 
     def _store_link_count(self, node: File, count: int) -> None:
         location = self._tree.writable_location(node)
-        self._tree.marks.set_link_count(
+        self._tree.markers.set_link_count(
             location.path,
             count - location.stat().st_nlink,
             to_upper=True,
@@ -85,6 +85,6 @@ class Links:
 
     def _expect_link(self, node: File) -> None:
         location = self._tree.writable_location(node)
-        difference = self._tree.marks.link_count(location.path, upper=0, lower=lambda: 0)
+        difference = self._tree.markers.link_count(location.path, upper=0, lower=lambda: 0)
         if difference is not None:
-            self._tree.marks.set_link_count(location.path, difference + 1, to_upper=False)
+            self._tree.markers.set_link_count(location.path, difference + 1, to_upper=False)

@@ -27,14 +27,14 @@ from overlaykit import _native
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TRUSTED: Final = b"trusted.overlay."
-USER: Final = b"user.overlay."
-FUSE_OVERLAYFS: Final = b"user.fuseoverlayfs."
+TRUSTED_PREFIX: Final = b"trusted.overlay."
+USER_PREFIX: Final = b"user.overlay."
+FUSE_OVERLAYFS_PREFIX: Final = b"user.fuseoverlayfs."
 
-OVERLAY_PREFIXES: Final = (TRUSTED, USER, FUSE_OVERLAYFS)
+OVERLAY_PREFIXES: Final = (TRUSTED_PREFIX, USER_PREFIX, FUSE_OVERLAYFS_PREFIX)
 """No attribute with such a name is a file's own: copy-up leaves them behind."""
 
-ESCAPES: Final = tuple(prefix + b"overlay." for prefix in OVERLAY_PREFIXES)
+ESCAPED_PREFIXES: Final = tuple(prefix + b"overlay." for prefix in OVERLAY_PREFIXES)
 """But such a name is: of an attribute that an overlay within the view has set there (see `Marks.escape`)."""
 
 ACCESS_ACL: Final = b"system.posix_acl_access"
@@ -49,7 +49,7 @@ AUFS_WHITEOUT: Final = b".wh."
 AUFS_OPAQUE: Final = b".wh..wh..opq"
 
 _FOREIGN_OPAQUE: Final = tuple(prefix + b"opaque" for prefix in OVERLAY_PREFIXES)
-_FUSE_OVERLAYFS_OPAQUE: Final = FUSE_OVERLAYFS + b"opaque"
+_FUSE_OVERLAYFS_OPAQUE: Final = FUSE_OVERLAYFS_PREFIX + b"opaque"
 
 WHITEOUT_DEVICE: Final = os.makedev(0, 0)
 
@@ -60,7 +60,7 @@ _LITTLE_ENDIAN: Final = 0
 _HANDLE_LIMIT: Final = 255  # the length is one byte of the header
 
 
-def is_whiteout(st: os.stat_result) -> bool:
+def is_whiteout_device(st: os.stat_result) -> bool:
     """Whether an entry is the kernel's whiteout, a character device 0:0."""
     return stat.S_ISCHR(st.st_mode) and st.st_rdev == WHITEOUT_DEVICE
 
@@ -71,7 +71,7 @@ def is_aufs_name(name: bytes) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class DirectoryMarks:
+class DirectoryMarkers:
     """What the marks of one layer's directory say."""
 
     opaque: bool = False
@@ -82,7 +82,7 @@ class DirectoryMarks:
     """Where the layers below hold its contents: a name beside it, or a path from their roots (`/a/b`)."""
 
 
-UNMARKED: Final = DirectoryMarks()
+UNMARKED: Final = DirectoryMarkers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def origin_link_count(root: int, origin: Origin) -> int | None:
         os.close(inode)
 
 
-class Marks:
+class Markers:
     """Reads every dialect, writes one: the kernel's, under `prefix` (`TRUSTED` or `USER`).
 
     `attributes`: whether the upper keeps any; without, there are no marks but `names`, which say that a directory is
@@ -182,11 +182,11 @@ class Marks:
         self._impure = prefix + b"impure"
         self._nlink = prefix + b"nlink"
         self._metacopy = prefix + b"metacopy"
-        self._escapes = {one: one + b"overlay." for one in (prefix, FUSE_OVERLAYFS)}
+        self._escapes = {one: one + b"overlay." for one in (prefix, FUSE_OVERLAYFS_PREFIX)}
 
     # Directories. `path` leads to the directory itself (/proc/self/fd/N).
 
-    def of_directory(self, path: bytes, *, upper: bool) -> DirectoryMarks:
+    def of_directory(self, path: bytes, *, upper: bool) -> DirectoryMarkers:
         """What a directory's attributes say; `upper`: of the upper's, where not every prefix counts.
 
         One system call for the many directories that have none.
@@ -211,7 +211,7 @@ class Marks:
                 whiteout_files = whiteout_files or value == b"x"
             elif name == self._redirect:
                 redirect = os.getxattr(path, name)
-        return DirectoryMarks(opaque, whiteout_files, redirect)
+        return DirectoryMarkers(opaque, whiteout_files, redirect)
 
     def set_opaque(self, path: bytes) -> None:
         if self._names:
@@ -246,7 +246,7 @@ class Marks:
         os.setxattr(path, self._whiteout, b"y")
 
     def is_whiteout_file(self, path: bytes, *, upper: bool) -> bool:
-        prefixes = (self.prefix,) if upper else (TRUSTED, USER)
+        prefixes = (self.prefix,) if upper else (TRUSTED_PREFIX, USER_PREFIX)
         return any(
             _get(path, prefix + b"whiteout", follow=False) is not None for prefix in prefixes
         )

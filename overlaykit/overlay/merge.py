@@ -15,13 +15,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from overlaykit import _native
-from overlaykit.overlay import markers
+from overlaykit.overlay.markers import (
+    AUFS_OPAQUE,
+    AUFS_WHITEOUT,
+    UNMARKED,
+    is_aufs_name,
+    is_whiteout_device,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from overlaykit.overlay.layer import Layer, LayerDir
-    from overlaykit.overlay.markers import DirectoryMarks, Marks
+    from overlaykit.overlay.markers import DirectoryMarkers, Markers
     from overlaykit.overlay.nodes import Directory
 
 _NAME_MAX: Final = 255
@@ -31,9 +37,9 @@ NEEDS_STAT: Final = frozenset((0, stat.S_IFCHR))
 
 
 class Found(NamedTuple):
-    """What a name means: the topmost entry's `stat`, in the directory `place`; for a directory also what is merged."""
+    """What a name resolves to: the topmost entry, its `stat` and `layer_dir`; of a directory also the merged ones."""
 
-    place: LayerDir
+    layer_dir: LayerDir
     name: bytes
     stat: os.stat_result
     upper: LayerDir | None = None
@@ -56,7 +62,7 @@ class Merge:
     def __init__(
         self,
         layers: Sequence[Layer],
-        marks: Marks,
+        markers: Markers,
         *,
         follow: bool = True,
         traps: frozenset[tuple[int, int]] = frozenset(),
@@ -67,13 +73,13 @@ class Merge:
         the upper and its work directory, which may lie in one (fs/overlayfs/super.c, ovl_setup_trap).
         """
         self.layers = layers
-        self.marks = marks
+        self.markers = markers
         self.follow = follow
         self.traps = traps
 
     def find(self, directory: Directory, name: bytes) -> Found | None:
         """What `name` means in `directory`; None if nothing. Raises OSError (EIO) for a redirect that is no path."""
-        if markers.is_aufs_name(name):
+        if is_aufs_name(name):
             return None
         upper = directory.upper
         if upper is None:
@@ -85,27 +91,27 @@ class Merge:
             return None
         if not stat.S_ISDIR(st.st_mode):
             return Found(upper, name, st)
-        place = upper.child(name)
-        marks = self._check(self.marks.of_directory(place.proc_path(), upper=True))
+        layer_dir = upper.child(name)
+        markers = self._check(self.markers.of_directory(layer_dir.proc_path(), upper=True))
         below = None
-        leads_below = bool(directory.lowers) or marks.redirect is not None
-        if leads_below and not (marks.opaque or _is_opaque_by_name(place)):
+        leads_below = bool(directory.lowers) or markers.redirect is not None
+        if leads_below and not (markers.opaque or _is_opaque_by_name(layer_dir)):
             below = _Search(self, directory.lowers, name, found_above=True)
-            if marks.redirect is not None:
-                below.redirect(marks.redirect, upper.layer)
+            if markers.redirect is not None:
+                below.redirect(markers.redirect, upper.layer)
             below.run()
         return Found(
             upper,
             name,
             st,
-            upper=place,
+            upper=layer_dir,
             lowers=tuple(below.directories) if below else (),
-            redirect=marks.redirect,
+            redirect=markers.redirect,
         )
 
     def find_in_lowers(self, directory: Directory, name: bytes) -> Found | None:
         """What `name` would mean in `directory` without the upper."""
-        if markers.is_aufs_name(name):
+        if is_aufs_name(name):
             return None
         return self._find_below((), directory.lowers, name)
 
@@ -114,49 +120,51 @@ class Merge:
     ) -> Found | None:
         """What `name` means in `lowers`; the places `above` have no entry of that name."""
         # As the search does, which is for directories: until there is one, nothing leads elsewhere.
-        for index, place in enumerate(lowers):
-            st = _stat(place, name)
+        for index, layer_dir in enumerate(lowers):
+            st = _stat(layer_dir, name)
             if st is None:
                 continue
             # Asked only here: most names that a layer lacks are in no layer.
-            if any(self.is_noted(without, name) for without in (*above, *lowers[:index])):
+            if any(self.has_aufs_whiteout(without, name) for without in (*above, *lowers[:index])):
                 return None
             if stat.S_ISDIR(st.st_mode):
                 search = _Search(self, lowers[index:], name, found_above=False)
                 search.run()
                 return search.found
-            if self.is_whiteout(place, name, st):
+            if self.is_whiteout(layer_dir, name, st):
                 return None
-            return Found(place, name, st)
+            return Found(layer_dir, name, st)
         return None
 
-    def is_whiteout(self, place: LayerDir, name: bytes, st: os.stat_result) -> bool:
+    def is_whiteout(self, layer_dir: LayerDir, name: bytes, st: os.stat_result) -> bool:
         """Whether a layer's entry hides what lies below it."""
-        if markers.is_whiteout(st):
+        if is_whiteout_device(st):
             return True
         if st.st_size or not stat.S_ISREG(st.st_mode):
             return False
-        upper = place.layer.writable
+        upper = layer_dir.layer.writable
         try:
-            held = self.holds_whiteout_files(place)
+            held = self.holds_whiteout_files(layer_dir)
         except PermissionError:  # its marks are not for us to read; do we need them?
-            if self.marks.is_whiteout_file(place.proc_path(name), upper=upper):
+            if self.markers.is_whiteout_file(layer_dir.proc_path(name), upper=upper):
                 raise
             return False
-        return held and self.marks.is_whiteout_file(place.proc_path(name), upper=upper)
+        return held and self.markers.is_whiteout_file(layer_dir.proc_path(name), upper=upper)
 
-    def holds_whiteout_files(self, place: LayerDir) -> bool:
+    def holds_whiteout_files(self, layer_dir: LayerDir) -> bool:
         """Whether some empty files in a layer's directory are whiteouts."""
-        if place.whiteout_files is None:
-            marks = self.marks.of_directory(place.proc_path(), upper=place.layer.writable)
-            place.whiteout_files = marks.whiteout_files
-        return place.whiteout_files
+        if layer_dir.whiteout_files is None:
+            markers = self.markers.of_directory(
+                layer_dir.proc_path(), upper=layer_dir.layer.writable
+            )
+            layer_dir.whiteout_files = markers.whiteout_files
+        return layer_dir.whiteout_files
 
-    def is_noted(self, place: LayerDir, name: bytes) -> bool:
+    def has_aufs_whiteout(self, layer_dir: LayerDir, name: bytes) -> bool:
         """Whether a file beside a name, `.wh.NAME`, hides what lies below it, but nothing of this layer."""
         # A name may be too long to be hidden: then no layer can hide it.
-        return len(name) + len(markers.AUFS_WHITEOUT) <= _NAME_MAX and (
-            _stat(place, markers.AUFS_WHITEOUT + name) is not None
+        return len(name) + len(AUFS_WHITEOUT) <= _NAME_MAX and (
+            _stat(layer_dir, AUFS_WHITEOUT + name) is not None
         )
 
     def down_to_opaque(self, roots: Sequence[LayerDir]) -> tuple[LayerDir, ...]:
@@ -164,21 +172,21 @@ class Merge:
         shown = []
         for root in roots:
             shown.append(root)
-            if root is not roots[-1] and self.directory_marks(root).opaque:
+            if root is not roots[-1] and self.directory_markers(root).opaque:
                 break
         return tuple(shown)
 
-    def directory_marks(self, place: LayerDir) -> DirectoryMarks:
+    def directory_markers(self, layer_dir: LayerDir) -> DirectoryMarkers:
         """What the marks of a lower's directory say, of every dialect."""
-        marks = self.marks.of_directory(place.proc_path(), upper=False)
-        if not marks.opaque and _is_opaque_by_name(place):
-            return replace(marks, opaque=True)
-        return self._check(marks)
+        markers = self.markers.of_directory(layer_dir.proc_path(), upper=False)
+        if not markers.opaque and _is_opaque_by_name(layer_dir):
+            return replace(markers, opaque=True)
+        return self._check(markers)
 
-    def _check(self, marks: DirectoryMarks) -> DirectoryMarks:
-        if marks.redirect is not None and not self.follow:
-            raise OSError(errno.EPERM, os.strerror(errno.EPERM), os.fsdecode(marks.redirect))
-        return marks
+    def _check(self, markers: DirectoryMarkers) -> DirectoryMarkers:
+        if markers.redirect is not None and not self.follow:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM), os.fsdecode(markers.redirect))
+        return markers
 
     def layers_below(self, layer: Layer) -> list[LayerDir]:
         """The roots of the layers below one."""
@@ -189,82 +197,86 @@ class Merge:
 
         `written_to`: whether anything in the directory's upper has changed since it was listed.
         """
-        name, kind, place, _ = entry
-        if kind == stat.S_IFDIR or (written_to and place is not directory.upper):
+        name, kind, layer_dir, _ = entry
+        if kind == stat.S_IFDIR or (written_to and layer_dir is not directory.upper):
             return self.find(directory, name)
-        st = _stat(place, name)
-        if st is None or self.is_whiteout(place, name, st):
+        st = _stat(layer_dir, name)
+        if st is None or self.is_whiteout(layer_dir, name, st):
             return None
         if stat.S_ISDIR(st.st_mode):  # since it was listed
             return self.find(directory, name)
-        return Found(place, name, st)
+        return Found(layer_dir, name, st)
 
     def entries(self, directory: Directory) -> list[Entry]:
         """The names in a directory, each once, without the whiteouts. One pass over each layer's directory."""
         if not directory.merged:
             return self._scan(directory.top, lower=directory.upper is None)[0]
         names: dict[bytes, Entry | None] = {}
-        for place in directory.places:
-            shown, hidden = self._scan(place, lower=place is not directory.upper)
+        for layer_dir in directory.layer_dirs:
+            shown, hidden = self._scan(layer_dir, lower=layer_dir is not directory.upper)
             for entry in shown:
                 names.setdefault(entry[0], entry)
             for name in hidden:  # after the layer's own names: it hides only what is below
                 names.setdefault(name, None)
         return [entry for entry in names.values() if entry is not None]
 
-    def whiteout_files(self, place: LayerDir) -> list[bytes]:
+    def whiteout_files(self, layer_dir: LayerDir) -> list[bytes]:
         """The names of an upper directory's whiteouts that are empty files."""
         return [
             name
-            for name in self._scan(place, lower=False)[1]
-            if (st := _stat(place, name)) is not None and stat.S_ISREG(st.st_mode)
+            for name in self._scan(layer_dir, lower=False)[1]
+            if (st := _stat(layer_dir, name)) is not None and stat.S_ISREG(st.st_mode)
         ]
 
-    def _scan(self, place: LayerDir, *, lower: bool) -> tuple[list[Entry], list[bytes]]:
+    def _scan(self, layer_dir: LayerDir, *, lower: bool) -> tuple[list[Entry], list[bytes]]:
         """The entries of one layer's directory, and the names that its whiteouts hide."""
-        marks = self.marks.of_directory(place.proc_path(), upper=not lower)
+        markers = self.markers.of_directory(layer_dir.proc_path(), upper=not lower)
         shown: list[Entry] = []
         hidden: list[bytes] = []
-        for portion in place.scan():
+        for portion in layer_dir.scan():
             names, kinds, inodes = zip(*portion, strict=True)
-            if marks.whiteout_files or not NEEDS_STAT.isdisjoint(kinds) or _have_aufs_names(names):
-                self._sort_out(portion, place, marks, lower, shown, hidden)
+            if (
+                markers.whiteout_files
+                or not NEEDS_STAT.isdisjoint(kinds)
+                or _have_aufs_names(names)
+            ):
+                self._sort_out(portion, layer_dir, markers, lower, shown, hidden)
             else:  # no whiteout can be among them: so it mostly is, and quick
-                shown.extend(zip(names, kinds, itertools.repeat(place), inodes, strict=False))
+                shown.extend(zip(names, kinds, itertools.repeat(layer_dir), inodes, strict=False))
         return shown, hidden
 
     def _sort_out(
         self,
         portion: Sequence[tuple[bytes, int, int]],
-        place: LayerDir,
-        marks: DirectoryMarks,
+        layer_dir: LayerDir,
+        markers: DirectoryMarkers,
         lower: bool,
         shown: list[Entry],
         hidden: list[bytes],
     ) -> None:
         """Tell the entries of a portion of a layer's directory from its whiteouts."""
-        regular, aufs = stat.S_IFREG, markers.AUFS_WHITEOUT
+        regular, aufs = stat.S_IFREG, AUFS_WHITEOUT
         for name, kind, inode in portion:
             if name.startswith(aufs):
-                if name != markers.AUFS_OPAQUE:
+                if name != AUFS_OPAQUE:
                     hidden.append(name[len(aufs) :])
                 continue
             if kind in NEEDS_STAT:
-                st = _stat(place, name)
+                st = _stat(layer_dir, name)
                 if st is None:
                     continue
-                if markers.is_whiteout(st):
+                if is_whiteout_device(st):
                     hidden.append(name)
                     continue
                 kind = stat.S_IFMT(st.st_mode)
             if (
                 kind == regular
-                and marks.whiteout_files
-                and self.marks.is_whiteout_file(place.proc_path(name), upper=not lower)
+                and markers.whiteout_files
+                and self.markers.is_whiteout_file(layer_dir.proc_path(name), upper=not lower)
             ):
                 hidden.append(name)
                 continue
-            shown.append((name, kind, place, inode))
+            shown.append((name, kind, layer_dir, inode))
 
 
 class _Search:
@@ -297,11 +309,13 @@ class _Search:
             self._look_in(self._starts.pop(0))
         if self.directories and self.found is not None:
             first = self.found
-            self.found = Found(first.place, first.name, first.stat, lowers=tuple(self.directories))
+            self.found = Found(
+                first.layer_dir, first.name, first.stat, lowers=tuple(self.directories)
+            )
 
-    def _look_in(self, place: LayerDir) -> None:
+    def _look_in(self, layer_dir: LayerDir) -> None:
         """Walk the path in one layer; notes for the layers below where they hold it."""
-        layer = place.layer
+        layer = layer_dir.layer
         # An absolute redirect leads on from where nothing lies beside it; one that is not followed does not.
         last = layer is self._merge.layers[-1] if self._merge.follow else not self._starts
         following: list[bytes] = []
@@ -309,33 +323,33 @@ class _Search:
         path = self._path
         for position, name in enumerate(path, 1):
             final = position == len(path)
-            st = _stat(place, name)
-            if st is None or self._merge.is_whiteout(place, name, st):
-                self._stop = st is not None or self._merge.is_noted(place, name)
+            st = _stat(layer_dir, name)
+            if st is None or self._merge.is_whiteout(layer_dir, name, st):
+                self._stop = st is not None or self._merge.has_aufs_whiteout(layer_dir, name)
                 following += path[position - 1 :]
                 break
             if not stat.S_ISDIR(st.st_mode):
                 if final and not self.directories and not self._found_above:
-                    self.found = Found(place, name, st)
+                    self.found = Found(layer_dir, name, st)
                 self._stop = True
                 break
             if (st.st_dev, st.st_ino) in self._merge.traps:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fsdecode(name))
-            child = place.child(name)
-            marks = markers.UNMARKED if last else self._merge.directory_marks(child)
+            child = layer_dir.child(name)
+            markers = UNMARKED if last else self._merge.directory_markers(child)
             # In an OCI archive a directory beside its own whiteout is one that was made anew (image-spec, layer.md).
-            if marks.opaque or (not last and self._merge.is_noted(place, name)):
+            if markers.opaque or (not last and self._merge.has_aufs_whiteout(layer_dir, name)):
                 self._stop = True
-            if marks.redirect is not None:
-                absolute = absolute or marks.redirect.startswith(b"/")
-                following = _redirected(following, marks.redirect)
+            if markers.redirect is not None:
+                absolute = absolute or markers.redirect.startswith(b"/")
+                following = _redirected(following, markers.redirect)
             else:
                 following.append(name)
             if final:
                 if not self.directories and not self._found_above:
-                    self.found = Found(place, name, st)
+                    self.found = Found(layer_dir, name, st)
                 self.directories.append(child)
-            place = child
+            layer_dir = child
         self._path = following
         if absolute:
             self._starts = self._merge.layers_below(layer)
@@ -350,16 +364,16 @@ def _redirected(prefix: list[bytes], target: bytes) -> list[bytes]:
 
 
 def _have_aufs_names(names: Sequence[bytes]) -> bool:
-    return b"\0" + markers.AUFS_WHITEOUT in b"\0" + b"\0".join(names)
+    return b"\0" + AUFS_WHITEOUT in b"\0" + b"\0".join(names)
 
 
-def _is_opaque_by_name(place: LayerDir) -> bool:
-    return _stat(place, markers.AUFS_OPAQUE) is not None
+def _is_opaque_by_name(layer_dir: LayerDir) -> bool:
+    return _stat(layer_dir, AUFS_OPAQUE) is not None
 
 
-def _stat(place: LayerDir, name: bytes) -> os.stat_result | None:
-    fd = place.fd()
+def _stat(layer_dir: LayerDir, name: bytes) -> os.stat_result | None:
+    fd = layer_dir.fd()
     try:
         return _native.stat_or_none(fd, name)
     except PermissionError:
-        return place.layer.read(lambda: _native.stat_or_none(fd, name), fd)
+        return layer_dir.layer.read(lambda: _native.stat_or_none(fd, name), fd)

@@ -83,11 +83,11 @@ class Modes:
                 while self._widened:
                     self._put_back(self._widened.popitem()[1])
 
-    def widen_place(self, place: LayerDir, fd: int) -> None:
+    def widen_directory(self, layer_dir: LayerDir, fd: int) -> None:
         """Let the daemon into a directory of the upper, `fd`, and at its attributes; once for each operation."""
-        if place in self._seen or place is self._notes:
+        if layer_dir in self._seen or layer_dir is self._notes:
             return
-        self._seen.add(place)
+        self._seen.add(layer_dir)
         self._widen(os.dup(fd))
 
     def widen(self, dirfd: int, name: bytes, *, follow: bool = False) -> None:
@@ -96,14 +96,16 @@ class Modes:
             flags = INODE & ~os.O_NOFOLLOW if follow else INODE
             self._widen(os.open(name, flags, dir_fd=dirfd))
 
-    def widen_to_move(self, place: LayerDir, name: bytes, to: LayerDir, new_name: bytes) -> None:
+    def widen_to_move(
+        self, layer_dir: LayerDir, name: bytes, to: LayerDir, new_name: bytes
+    ) -> None:
         """Let the daemon move a directory to another parent in the upper, if modes are being widened: its `..` changes.
 
         A note tells where it will be.
         """
         if self.active:
             with contextlib.suppress(NotADirectoryError):
-                fd = os.open(name, INODE | os.O_DIRECTORY, dir_fd=place.fd())
+                fd = os.open(name, INODE | os.O_DIRECTORY, dir_fd=layer_dir.fd())
                 self._widen(fd, to.path(new_name))
 
     def put_back(self, st: os.stat_result) -> None:
@@ -144,9 +146,9 @@ class Modes:
         ):
             os.close(found)
             found = None
-        for place in self._roots:
+        for layer_dir in self._roots:
             if found is None and home == _identity(self._notes.fd()):
-                found = _search(place, identity)
+                found = _search(layer_dir, identity)
         if found is None:  # it was removed
             os.unlink(name, dir_fd=self._notes.fd())
         else:
@@ -241,15 +243,15 @@ def _identity_at(dirfd: int, name: bytes, flags: int) -> Identity:
     return b"%d.%d" % (st.ino, st.btime_ns if st.mask & _native.STATX_BTIME else 0)
 
 
-def _open(place: LayerDir, path: bytes) -> int | None:
-    """A descriptor (O_PATH) of what is at this path below `place`; None if nothing is."""
+def _open(layer_dir: LayerDir, path: bytes) -> int | None:
+    """A descriptor (O_PATH) of what is at this path below `layer_dir`; None if nothing is."""
     *above, name = path.split(b"/")
     if name in (b"", b".", b".."):
         return None
     with contextlib.suppress(OSError):
         for part in above:
-            place = place.child(part)
-        return os.open(name, INODE, dir_fd=place.fd())
+            layer_dir = layer_dir.child(part)
+        return os.open(name, INODE, dir_fd=layer_dir.fd())
     return None
 
 
@@ -257,13 +259,13 @@ def _search(root: LayerDir, identity: Identity) -> int | None:
     """A descriptor (O_PATH) of the inode, wherever below `root` it is. Reads the whole tree."""
     left = [root]
     while left:
-        place = left.pop()
-        for name, _, _ in [entry for portion in place.scan() for entry in portion]:
-            st = os.stat(name, dir_fd=place.fd(), follow_symlinks=False)
-            if _identity_at(place.fd(), name, _native.AT_SYMLINK_NOFOLLOW) == identity:
-                return os.open(name, INODE, dir_fd=place.fd())
+        layer_dir = left.pop()
+        for name, _, _ in [entry for portion in layer_dir.scan() for entry in portion]:
+            st = os.stat(name, dir_fd=layer_dir.fd(), follow_symlinks=False)
+            if _identity_at(layer_dir.fd(), name, _native.AT_SYMLINK_NOFOLLOW) == identity:
+                return os.open(name, INODE, dir_fd=layer_dir.fd())
             if stat.S_ISDIR(st.st_mode):
-                left.append(place.child(name))
-        if place is not root:
-            place.close()
+                left.append(layer_dir.child(name))
+        if layer_dir is not root:
+            layer_dir.close()
     return None

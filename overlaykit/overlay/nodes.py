@@ -269,7 +269,7 @@ class Directory:
         return self.nlookup > 0 or bool(self.children)
 
     @property
-    def places(self) -> Iterator[LayerDir]:
+    def layer_dirs(self) -> Iterator[LayerDir]:
         """Its directories in the layers, top first."""
         if self.upper is not None:
             yield self.upper
@@ -431,8 +431,8 @@ class Table:
             if node.upper is not None:
                 node.upper.close()
             return None
-        for place in node.places:
-            place.close()
+        for layer_dir in node.layer_dirs:
+            layer_dir.close()
         if node.parent is not None and node.parent.children.get(node.name) is node:
             del node.parent.children[node.name]
         return node.parent

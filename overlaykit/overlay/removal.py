@@ -33,14 +33,14 @@ class Removal:
         node = tree.require(directory, name)
         if isinstance(node, Directory):
             fail(errno.EISDIR, name)
-        place = tree.writable_directory(directory)
+        layer_dir = tree.writable_directory(directory)
         count = self._links.count_links(node, directory, name)
         self.keep_content(node, count)
         reach("unlink.counted")
-        if tree.hides_something(directory, name):
-            tree.whiteouts.hide(place, name)
+        if tree.needs_whiteout(directory, name):
+            tree.whiteouts.hide(layer_dir, name)
         else:
-            os.unlink(name, dir_fd=place.fd())
+            os.unlink(name, dir_fd=layer_dir.fd())
         reach("unlink.removed")
         tree.table.unlink(node, directory, name)
         self.forget_link(node, count)
@@ -52,16 +52,16 @@ class Removal:
         if not isinstance(node, Directory):
             fail(errno.ENOTDIR, name)
         self.require_empty(node)
-        place = tree.writable_directory(directory)
+        layer_dir = tree.writable_directory(directory)
         whiteouts = tree.whiteouts
         with kept_directory(node) as kept:
-            if not tree.hides_something(directory, name):
-                whiteouts.remove_directory(place, name)
+            if not tree.needs_whiteout(directory, name):
+                whiteouts.remove_directory(layer_dir, name)
             elif node.upper is None:
                 reach("rmdir.covered")
-                whiteouts.hide(place, name)
+                whiteouts.hide(layer_dir, name)
             else:
-                whiteouts.hide_directory(place, name)
+                whiteouts.hide_directory(layer_dir, name)
             self.orphan_directory(node, kept)
 
     def require_empty(self, node: Directory) -> None:

@@ -13,9 +13,9 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
-from overlaykit.overlay import markers
 from overlaykit.overlay.creation import check_name
 from overlaykit.overlay.faults import reach
+from overlaykit.overlay.markers import OVERLAY_PREFIXES
 from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.removal import kept_directory
 from overlaykit.overlay.tree import fail
@@ -55,8 +55,8 @@ class Renaming:
         tree = self._tree
         node = tree.require(old_directory, old_name)
         target = tree.lookup(new_directory, new_name)
-        old_place = tree.writable_directory(old_directory)
-        new_place = tree.writable_directory(new_directory)
+        old_dir = tree.writable_directory(old_directory)
+        new_dir = tree.writable_directory(new_directory)
         if flags == _native.RENAME_EXCHANGE:
             if target is None:
                 fail(errno.ENOENT, new_name)
@@ -64,10 +64,10 @@ class Renaming:
                 return
             self._prepare(node, old_directory, old_name, new_directory)
             self._prepare(target, new_directory, new_name, old_directory)
-            self._mark_impure(node, new_place)
-            self._mark_impure(target, old_place)
+            self._mark_impure(node, new_dir)
+            self._mark_impure(target, old_dir)
             reach("rename.prepared")
-            _native.renameat2(old_place.fd(), old_name, new_place.fd(), new_name, flags)
+            _native.renameat2(old_dir.fd(), old_name, new_dir.fd(), new_name, flags)
             reach("rename.moved")
             del old_directory.children[old_name], new_directory.children[new_name]
             self._moved(node, old_directory, old_name, new_directory, new_name)
@@ -92,26 +92,26 @@ class Renaming:
         new_name: bytes,
     ) -> None:
         tree = self._tree
-        old_place = tree.writable_directory(old_directory)
-        new_place = tree.writable_directory(new_directory)
+        old_dir = tree.writable_directory(old_directory)
+        new_dir = tree.writable_directory(new_directory)
         with kept_directory(target) as kept:
             count = None
             if isinstance(target, Directory):
                 if target.upper is not None and tree.whiteouts.form != "aufs":
-                    self._clear(new_place, new_name)
+                    self._clear(new_dir, new_name)
             elif target is not None:
                 count = self._links.count_links(target, new_directory, new_name)
                 self._removal.keep_content(target, count)
             move = Move(
-                old_place,
+                old_dir,
                 old_name,
-                new_place,
+                new_dir,
                 new_name,
-                hides=tree.hides_something(old_directory, old_name),
-                directory=isinstance(node, Directory),
+                needs_whiteout=tree.needs_whiteout(old_directory, old_name),
+                is_directory=isinstance(node, Directory),
                 target=None if target is None else target.kind,
             )
-            self._mark_impure(node, new_place)
+            self._mark_impure(node, new_dir)
             reach("rename.prepared")
             tree.whiteouts.move(move)
             reach("rename.done")
@@ -143,23 +143,23 @@ class Renaming:
             return
         if node.lowers and not self._redirects:
             fail(errno.EXDEV, name)
-        place = tree.writable_directory(node)
+        layer_dir = tree.writable_directory(node)
         if node.lowers:
             target = self._redirect(node, same_directory=directory is new_directory)
             if target != node.redirect:
                 try:
-                    tree.marks.set_redirect(place.proc_path(), target)
+                    tree.markers.set_redirect(layer_dir.proc_path(), target)
                 except OSError as error:
                     if error.errno in _TOO_LONG:
                         fail(errno.EXDEV, name)
                     raise
                 node.redirect = target
         elif new_directory.lowers:
-            tree.whiteouts.make_opaque(place)
+            tree.whiteouts.make_opaque(layer_dir)
 
-    def _mark_impure(self, node: Node, place: LayerDir) -> None:
+    def _mark_impure(self, node: Node, layer_dir: LayerDir) -> None:
         if bool(node.lowers) if isinstance(node, Directory) else node.has_origin:
-            self._tree.copyup.mark_impure(place)
+            self._tree.copyup.mark_impure(layer_dir)
 
     def _redirect(self, node: Directory, *, same_directory: bool) -> bytes:
         """Where the lowers hold the node's contents: a name beside it, or a path from their roots."""
@@ -181,24 +181,24 @@ class Renaming:
             current = current.parent
         return b"/" + b"/".join(reversed(names))
 
-    def _clear(self, place: LayerDir, name: bytes) -> None:
+    def _clear(self, layer_dir: LayerDir, name: bytes) -> None:
         """Swap an empty directory that may hold whiteouts for an opaque one that holds none, and means the same."""
         tree = self._tree
         work = tree.work
         fresh = work.new_name()
-        source = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place.fd())
+        source = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=layer_dir.fd())
         try:
-            os.mkdir(fresh, 0o700, dir_fd=work.place.fd())
+            os.mkdir(fresh, 0o700, dir_fd=work.layer_dir.fd())
             target = os.open(
-                fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=work.place.fd()
+                fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=work.layer_dir.fd()
             )
             try:
-                tree.marks.set_opaque(b"/proc/self/fd/%d" % target)
-                _native.copy_up(source, target, data=False, skip_xattrs=markers.OVERLAY_PREFIXES)
+                tree.markers.set_opaque(b"/proc/self/fd/%d" % target)
+                _native.copy_up(source, target, data=False, skip_xattrs=OVERLAY_PREFIXES)
                 os.chmod(target, stat.S_IMODE(work.modes.shown(os.fstat(source))))
             finally:
                 os.close(target)
-            work.exchange(fresh, place, name)
+            work.exchange(fresh, layer_dir, name)
             reach("rename.cleared")
         finally:
             os.close(source)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from overlaykit import _native
-from overlaykit.overlay import markers, overrides
+from overlaykit.overlay import overrides
 from overlaykit.overlay.copyup import CopyUp
 from overlaykit.overlay.disk import Unfit, probe
 from overlaykit.overlay.layer import Layer, Reader
-from overlaykit.overlay.markers import Marks
+from overlaykit.overlay.markers import TRUSTED_PREFIX, USER_PREFIX, Markers, xattr_names
 from overlaykit.overlay.merge import Merge
 from overlaykit.overlay.nodes import Table
 from overlaykit.overlay.overrides import Override
@@ -46,7 +46,7 @@ class OpenedLayer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class MergeOptions:
     """How to mount. The names are those of the kernel's overlayfs.
 
     `volatile`: nothing is synced; after a crash the upper is worth nothing. `userxattr`: marks as `user.overlay.*` even
@@ -69,7 +69,7 @@ class Options:
     reader: Reader | None = None
 
 
-DEFAULTS: Final = Options()
+DEFAULTS: Final = MergeOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ class _Written(NamedTuple):
     """An upper, ready to be written to: `form` is that of its whiteouts, `owners` those that it can hold."""
 
     work: Work
-    marks: Marks
+    markers: Markers
     disk: Disk
     form: Form
     owners: Owners
@@ -107,7 +107,7 @@ def assemble(
     lowers: Sequence[OpenedLayer],
     upper: OpenedLayer | None,
     work: OpenedLayer | None,
-    options: Options,
+    options: MergeOptions,
     descriptors: Descriptors,
 ) -> Stack:
     """Merge `lowers`, top first, below `upper` if there is one. Raises OSError: as `Filesystem`."""
@@ -122,12 +122,12 @@ def assemble(
         except Unfit:
             descriptors.close()
             raise
-    marks = Marks(_prefix(options)) if written is None else written.marks
+    markers = Markers(_prefix(options)) if written is None else written.markers
     owners = options.owners if written is None else written.owners
     given = [os.fstat(layer.fd) for layer in (upper, work) if layer is not None]
     merge = Merge(
         layers,
-        marks,
+        markers,
         follow=options.redirect_dir != "nofollow",
         traps=frozenset((st.st_dev, st.st_ino) for st in given),
     )
@@ -136,18 +136,18 @@ def assemble(
     if written is not None:
         copyup = CopyUp(
             table,
-            marks,
+            markers,
             written.work,
             owners,
             layers[1:],
             volatile=options.volatile,
-            index=options.index and marks.attributes and written.disk.hard_links,
+            index=options.index and markers.attributes and written.disk.hard_links,
         )
-        whiteouts = Whiteouts(written.work, marks, merge, written.disk, written.form)
+        whiteouts = Whiteouts(written.work, markers, merge, written.disk, written.form)
     return Stack(
-        tree=Tree(layers, table, merge, marks, owners, copyup, whiteouts),
+        tree=Tree(layers, table, merge, markers, owners, copyup, whiteouts),
         work=room,
-        redirects=options.redirect_dir == "on" and marks.attributes,
+        redirects=options.redirect_dir == "on" and markers.attributes,
         lock=-1 if upper is None else upper.lock,
     )
 
@@ -155,7 +155,7 @@ def assemble(
 def _layers(
     opened: Sequence[OpenedLayer],
     upper: OpenedLayer | None,
-    options: Options,
+    options: MergeOptions,
     descriptors: Descriptors,
 ) -> list[Layer]:
     layers = [
@@ -180,11 +180,11 @@ def _layers(
     return layers
 
 
-def _prefix(options: Options) -> bytes:
-    return markers.USER if options.userxattr else markers.TRUSTED
+def _prefix(options: MergeOptions) -> bytes:
+    return USER_PREFIX if options.userxattr else TRUSTED_PREFIX
 
 
-def _open_upper(upper: Layer, room: Layer, options: Options) -> _Written:
+def _open_upper(upper: Layer, room: Layer, options: MergeOptions) -> _Written:
     """`room` is the opened work directory. Raises OSError: EXDEV, ENOTEMPTY, `Unfit`."""
     _require_one_mount(room, upper)
     work = Work(room, upper.root)
@@ -194,15 +194,15 @@ def _open_upper(upper: Layer, room: Layer, options: Options) -> _Written:
     else:
         _hold_permissions_in(upper, options.override)
     room.override = upper.override
-    disk = probe(work.place.proc_path(), user=options.userxattr)
+    disk = probe(work.layer_dir.proc_path(), user=options.userxattr)
     form = disk.form(options.whiteout)
-    _require_same_marks(upper.root.proc_path(), disk.prefix)
-    marks = Marks(
+    _require_same_prefix(upper.root.proc_path(), disk.prefix)
+    markers = Markers(
         disk.prefix or _prefix(options),
         attributes=disk.prefix is not None,
         names=form == "aufs",
     )
-    return _Written(work, marks, disk, form, owners)
+    return _Written(work, markers, disk, form, owners)
 
 
 def _hold_permissions_in(upper: Layer, name: bytes) -> None:
@@ -216,20 +216,20 @@ def _hold_permissions_in(upper: Layer, name: bytes) -> None:
         upper.override = name
 
 
-def _require_same_marks(upper: bytes, prefix: bytes | None) -> None:
+def _require_same_prefix(upper: bytes, prefix: bytes | None) -> None:
     """Raises Unfit if the upper holds marks under the other prefix, which would say nothing now."""
-    names = () if prefix is None else markers.xattr_names(upper)
-    if prefix != markers.USER and markers.USER + b"impure" in names:
+    names = () if prefix is None else xattr_names(upper)
+    if prefix != USER_PREFIX and USER_PREFIX + b"impure" in names:
         raise Unfit("its marks are a user's (user.overlay.*)", "give userxattr")
-    if prefix == markers.USER and markers.TRUSTED + b"impure" in names:
+    if prefix == USER_PREFIX and TRUSTED_PREFIX + b"impure" in names:
         raise Unfit("its marks are root's (trusted.overlay.*)", "leave userxattr out")
 
 
 def _require_one_mount(work: Layer, upper: Layer) -> None:
     """Raises OSError (EXDEV) unless a rename can lead from the work directory into the upper."""
     mounts = {
-        _native.statx(place.fd(), b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID).mnt_id
-        for place in (work.root, upper.root)
+        _native.statx(layer_dir.fd(), b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID).mnt_id
+        for layer_dir in (work.root, upper.root)
     }
     if len(mounts) > 1:
         fail(errno.EXDEV, os.fsencode(upper.path))

@@ -11,10 +11,11 @@ import stat
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from overlaykit import _native
-from overlaykit.overlay import markers, overrides
+from overlaykit.overlay import overrides
 from overlaykit.overlay.attributes import Attributes
 from overlaykit.overlay.layer import UNKNOWN_UUID
 from overlaykit.overlay.location import Location
+from overlaykit.overlay.markers import is_whiteout_device, origin_link_count
 from overlaykit.overlay.nodes import INODE_LIMIT, Directory, File, Numbering, Table
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from overlaykit.overlay.copyup import CopyUp
     from overlaykit.overlay.layer import Layer, LayerDir
-    from overlaykit.overlay.markers import Marks, Origin
+    from overlaykit.overlay.markers import Markers, Origin
     from overlaykit.overlay.merge import Entry, Found, Merge
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.owners import Owners
@@ -44,8 +45,8 @@ def fail(number: int, name: bytes = b"") -> NoReturn:
     raise OSError(number, os.strerror(number), os.fsdecode(name) or None)
 
 
-def _in_lower(node: File, place: LayerDir) -> Location:
-    return Location(place.fd(), node.lower_name, follow=False, lower=place.layer)
+def _in_lower(node: File, layer_dir: LayerDir) -> Location:
+    return Location(layer_dir.fd(), node.lower_name, follow=False, lower=layer_dir.layer)
 
 
 class Tree:
@@ -57,7 +58,7 @@ class Tree:
         layers: Sequence[Layer],
         table: Table,
         merge: Merge,
-        marks: Marks,
+        markers: Markers,
         owners: Owners,
         copyup: CopyUp | None,
         whiteouts: Whiteouts | None,
@@ -65,7 +66,7 @@ class Tree:
         self.layers = layers
         self.table = table
         self.merge = merge
-        self.marks = marks
+        self.markers = markers
         self.owners = owners
         self._copyup = copyup
         self._whiteouts = whiteouts
@@ -74,8 +75,8 @@ class Tree:
         self._devices: dict[bytes, int] = {}
         upper = layers[0].root if layers[0].writable else None
         lowers = tuple(layer.root for layer in layers if not layer.writable)
-        for place in (*lowers, *((upper,) if upper is not None else ())):
-            self._learn_device(place)
+        for layer_dir in (*lowers, *((upper,) if upper is not None else ())):
+            self._learn_device(layer_dir)
         lowers = merge.down_to_opaque(lowers)
         self.root = Directory(None, b"", upper, lowers)
         table.add_root(self.root)
@@ -110,7 +111,7 @@ class Tree:
         """As `get_or_create`, with the node's attributes."""
         node = self.get_or_create(directory, name, found)
         # Another name of a file that was copied up shows the copy's attributes, not what lies under this name.
-        is_shown = isinstance(node, Directory) or node.has_upper == found.place.layer.writable
+        is_shown = isinstance(node, Directory) or node.has_upper == found.layer_dir.layer.writable
         return node, self.attributes(node, found.stat if is_shown else None)
 
     def require(self, directory: Directory, name: bytes) -> Node:
@@ -129,7 +130,7 @@ class Tree:
         node = self.table.by_key.get(key)
         if node is None or node.kind != kind:
             node = File(kind)
-            if found.place.layer.writable:
+            if found.layer_dir.layer.writable:
                 preferred = self._describe_upper(node, key, directory, found)
             else:
                 preferred = self._describe_lower(node, key, found)
@@ -154,14 +155,14 @@ class Tree:
         told: dict[LayerDir, tuple[int, frozenset[int]]] = {}
         last: LayerDir | None = None
         base, kinds = _NOTHING_TOLD
-        for name, kind, place, inode in entries:
+        for name, kind, layer_dir, inode in entries:
             node: Node | None = known.get(name)
             number = 0
             if node is None:
-                if place is not last:
-                    if place not in told:
-                        told[place] = self._is_d_ino_trusted(place)
-                    last, (base, kinds) = place, told[place]
+                if layer_dir is not last:
+                    if layer_dir not in told:
+                        told[layer_dir] = self._is_d_ino_trusted(layer_dir)
+                    last, (base, kinds) = layer_dir, told[layer_dir]
                 if kind in kinds and inode < INODE_LIMIT:
                     number = base | inode
                     node = by_key.get(number)
@@ -170,20 +171,20 @@ class Tree:
             else:
                 yield 0 if number in by_nodeid else number
 
-    def _is_d_ino_trusted(self, place: LayerDir) -> tuple[int, frozenset[int]]:
+    def _is_d_ino_trusted(self, layer_dir: LayerDir) -> tuple[int, frozenset[int]]:
         """`Numbering.base` in a layer's directory, and the kinds of files of which its listing tells the inodes that
         they are found by. Never directories: that of a merged one is the inode of another layer."""
         try:
-            device = place.stat().st_dev
+            device = layer_dir.stat().st_dev
             base = self._numbering.base(device)
-            if base < 0 or not place.layer.lists_inodes(device, place):
+            if base < 0 or not layer_dir.layer.lists_inodes(device, layer_dir):
                 return _NOTHING_TOLD
-            if place.layer.writable:
-                pure = not self.marks.is_impure(place.proc_path())
+            if layer_dir.layer.writable:
+                pure = not self.markers.is_impure(layer_dir.proc_path())
                 return (base, _FILES) if pure else _NOTHING_TOLD
             if self._copyup is None:
                 return base, _FILES
-            if self._copyup.uuid(place, device) is None:
+            if self._copyup.uuid(layer_dir, device) is None:
                 return _NOTHING_TOLD
         except OSError:  # a look at each name will tell
             return _NOTHING_TOLD
@@ -201,16 +202,16 @@ class Tree:
         """Fill in a file found in the upper; returns the number it should have."""
         node.has_upper = True
         node.key = key
-        origin = self._read_mark(found.place, found.name, self.marks.origin)
+        origin = self._read_marker(found.layer_dir, found.name, self.markers.origin)
         if origin is None:
             return key
         node.has_origin = True
         if found.stat.st_nlink > 1 and self._index_entry(origin, found.stat) is not None:
             node.index_name = origin.index_name()
-            node.link_count = self._read_mark(
-                found.place,
+            node.link_count = self._read_marker(
+                found.layer_dir,
                 found.name,
-                lambda path: self.marks.link_count(
+                lambda path: self.markers.link_count(
                     path,
                     upper=found.stat.st_nlink,
                     lower=lambda: self._lower_link_count(directory, found, origin),
@@ -222,36 +223,36 @@ class Tree:
 
     def _describe_lower(self, node: File, key: int, found: Found) -> int:
         """Fill in a file found in a lower, or the one in the index that it was copied up to."""
-        node.lower_dir = found.place
+        node.lower_dir = found.layer_dir
         node.lower_name = found.name
         node.lower_key = key
         if found.stat.st_nlink == 1 or self._copyup is None or not self._copyup.index:
             return key
-        origin = self._copyup.origin(found.place, found.name, found.stat.st_dev)
+        origin = self._copyup.origin(found.layer_dir, found.name, found.stat.st_dev)
         entry = None if origin is None else self._index_entry(origin, None)
         if origin is not None and entry is not None:
             node.has_upper = node.has_origin = True
             node.index_name = origin.index_name()
             node.key = self._numbering.key(entry.st_dev, entry.st_ino)
-            node.link_count = self._read_mark(
+            node.link_count = self._read_marker(
                 self._copyup.work.index,
                 node.index_name,
-                lambda path: self.marks.link_count(
+                lambda path: self.markers.link_count(
                     path, upper=entry.st_nlink, lower=lambda: found.stat.st_nlink
                 ),
             )
         return key
 
-    def _read_mark(
-        self, place: LayerDir, name: bytes, read: Callable[[bytes], T | None]
+    def _read_marker(
+        self, layer_dir: LayerDir, name: bytes, read: Callable[[bytes], T | None]
     ) -> T | None:
         """A mark of a file in the upper or the index; None where its mode keeps us out for good."""
         modes = self.modes
 
         def attempt() -> T | None:
             if modes is not None:
-                modes.widen(place.fd(), name)
-            return read(place.proc_path(name))
+                modes.widen(layer_dir.fd(), name)
+            return read(layer_dir.proc_path(name))
 
         try:
             return attempt() if modes is None else modes.past(attempt)
@@ -269,7 +270,7 @@ class Tree:
                 continue
             root = layer.root.open_for_reading()
             try:
-                links = markers.origin_link_count(root, origin)
+                links = origin_link_count(root, origin)
             finally:
                 os.close(root)
             if links is not None:
@@ -283,7 +284,7 @@ class Tree:
         lower = self.merge.find_in_lowers(directory, name)
         if lower is None:
             return None
-        origin = self.copyup.origin(lower.place, lower.name, lower.stat.st_dev)
+        origin = self.copyup.origin(lower.layer_dir, lower.name, lower.stat.st_dev)
         is_its = origin is not None and origin.index_name() == index_name
         return lower.stat.st_nlink if is_its else None
 
@@ -299,21 +300,21 @@ class Tree:
             if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
                 return None
             raise
-        if markers.is_whiteout(entry):
+        if is_whiteout_device(entry):
             return None
         return entry if same is None or os.path.samestat(entry, same) else None
 
     def _device(self, uuid: bytes, directory: Directory) -> int | None:
         """The device of the file system with this uuid, if a lower of the directory's lies there."""
         if uuid not in self._devices:
-            for place in directory.lowers:
-                self._learn_device(place)
+            for layer_dir in directory.lowers:
+                self._learn_device(layer_dir)
         return self._devices.get(uuid)
 
-    def _learn_device(self, place: LayerDir) -> None:
-        device = place.stat().st_dev
+    def _learn_device(self, layer_dir: LayerDir) -> None:
+        device = layer_dir.stat().st_dev
         self._numbering.base(device)  # in the order of the stack, so alike at each mount
-        self._devices.setdefault(place.layer.uuid(device, place), device)
+        self._devices.setdefault(layer_dir.layer.uuid(device, layer_dir), device)
         self._devices.setdefault(UNKNOWN_UUID, device)
 
     # Where content lies
@@ -461,7 +462,7 @@ class Tree:
         elif node.upper is None:
             self.writable_directory(node)
 
-    def hides_something(self, directory: Directory, name: bytes) -> bool:
+    def needs_whiteout(self, directory: Directory, name: bytes) -> bool:
         """Whether a lower has something under this name, so that removing it takes a whiteout."""
         return self.merge.find_in_lowers(directory, name) is not None
 
@@ -478,10 +479,10 @@ class Tree:
         return node
 
     def adopt_directory(
-        self, directory: Directory, name: bytes, place: LayerDir, st: os.stat_result
+        self, directory: Directory, name: bytes, layer_dir: LayerDir, st: os.stat_result
     ) -> Directory:
         """The node of a directory that was just made in the upper; nothing of the lowers shows in it."""
-        node = Directory(directory, name, place, ())
+        node = Directory(directory, name, layer_dir, ())
         self.table.add(node, self._numbering.key(st.st_dev, st.st_ino))
         directory.children[name] = node
         return node

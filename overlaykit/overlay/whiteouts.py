@@ -15,14 +15,14 @@ import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from overlaykit import _native
-from overlaykit.overlay import markers
 from overlaykit.overlay.faults import reach
+from overlaykit.overlay.markers import AUFS_WHITEOUT, WHITEOUT_DEVICE
 from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
     from overlaykit.overlay.disk import Disk, Form
     from overlaykit.overlay.layer import LayerDir
-    from overlaykit.overlay.markers import Marks
+    from overlaykit.overlay.markers import Markers
     from overlaykit.overlay.merge import Merge
     from overlaykit.overlay.nodes import Directory
     from overlaykit.overlay.work import Work
@@ -32,41 +32,44 @@ _SPARE_LINKS: Final = (
 )
 _NO_MORE_LINKS: Final = (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT, errno.ENOSYS)
 _NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NOTE: Final = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_AUFS_FILE: Final = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WHITEOUT_MODE: Final = 0o644
 """Every user that reads the layer must be able to read the attribute (xattr(7))."""
 
 
 class Hidden(NamedTuple):
-    """What hides a name that is to be made: a whiteout under the name itself (`entry`), a file beside it (`note`)."""
+    """Which whiteouts hide a name in the upper: one under the name itself, an AUFS file `.wh.NAME` beside it."""
 
-    entry: bool
-    note: bool
+    by_entry: bool
+    by_aufs: bool
 
 
-NOT_HIDDEN: Final = Hidden(entry=False, note=False)
+NOT_HIDDEN: Final = Hidden(by_entry=False, by_aufs=False)
 
 
 class Move(NamedTuple):
-    """One rename in the upper. `hides`: something of a lower must stay hidden under the old name. `directory`: what is
-    moved is one. `target`: the kind (S_IFMT) of what the view has under the new name; None: nothing."""
+    """One rename in the upper.
 
-    old_place: LayerDir
+    `needs_whiteout`: a lower has the old name. `is_directory`: the renamed file is a directory. `target`: the kind
+    (S_IFMT) of what the view shows under the new name; None: nothing.
+    """
+
+    old_dir: LayerDir
     old_name: bytes
-    new_place: LayerDir
+    new_dir: LayerDir
     new_name: bytes
-    hides: bool
-    directory: bool
+    needs_whiteout: bool
+    is_directory: bool
     target: int | None
 
 
 class Whiteouts:
     """Writes whiteouts in the upper. `form`: the only one that is written; every one is read (see `merge`)."""
 
-    def __init__(self, work: Work, marks: Marks, merge: Merge, disk: Disk, form: Form) -> None:
+    def __init__(self, work: Work, markers: Markers, merge: Merge, disk: Disk, form: Form) -> None:
         self.form = form
         self._work = work
-        self._marks = marks
+        self._markers = markers
         self._merge = merge
         self._disk = disk
         self._spare: bytes | None = None
@@ -74,216 +77,216 @@ class Whiteouts:
 
     # What is there
 
-    def find(self, directory: Directory, place: LayerDir, name: bytes) -> Hidden:
-        """What hides `name`, which the view does not have, in the upper's `place` of a directory.
+    def find(self, directory: Directory, layer_dir: LayerDir, name: bytes) -> Hidden:
+        """What hides `name`, which the view does not have, in the upper's `layer_dir` of a directory.
 
         Raises OSError (EEXIST) if something else is there.
         """
-        st = _native.stat_or_none(place.fd(), name)
-        if st is not None and not self._merge.is_whiteout(place, name, st):
+        st = _native.stat_or_none(layer_dir.fd(), name)
+        if st is not None and not self._merge.is_whiteout(layer_dir, name, st):
             fail(errno.EEXIST, name)
-        noted = bool(directory.lowers) and self._merge.is_noted(place, name)
-        return Hidden(st is not None, noted)
+        has_aufs = bool(directory.lowers) and self._merge.has_aufs_whiteout(layer_dir, name)
+        return Hidden(st is not None, has_aufs)
 
     # Hiding
 
-    def hide(self, place: LayerDir, name: bytes) -> None:
+    def hide(self, layer_dir: LayerDir, name: bytes) -> None:
         """Hide a name under which the upper has a file, or nothing."""
         if self.form != "aufs":
-            self._work.publish(self._fresh(place), place, name, replace=True)
+            self._work.publish(self._fresh(layer_dir), layer_dir, name, replace=True)
             return
-        self._note(place, name)
+        self._make_aufs_whiteout(layer_dir, name)
         try:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=place.fd())
+                os.unlink(name, dir_fd=layer_dir.fd())
         except OSError:
-            self.drop_note(place, name)
+            self.remove_aufs_whiteout(layer_dir, name)
             raise
 
-    def hide_directory(self, place: LayerDir, name: bytes) -> None:
+    def hide_directory(self, layer_dir: LayerDir, name: bytes) -> None:
         """Hide a name under which the upper has a directory that shows nothing; it goes, with the marks in it."""
         if self.form == "aufs":
-            self._note(place, name)
+            self._make_aufs_whiteout(layer_dir, name)
             try:
-                self.remove_directory(place, name)
+                self.remove_directory(layer_dir, name)
             except OSError:
-                self.drop_note(place, name)
+                self.remove_aufs_whiteout(layer_dir, name)
                 raise
             return
-        whiteout = self._fresh(place)
+        whiteout = self._fresh(layer_dir)
         reach("rmdir.covered")
         try:
             # One step; what comes back is the old directory, with whatever whiteouts it held.
-            self._work.exchange(whiteout, place, name)
+            self._work.exchange(whiteout, layer_dir, name)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            noted = self._try_to_note(place, name)
-            self._remove_in_place(place, name)
-            self.hide(place, name)
-            if noted:
-                self.drop_note(place, name)
+            has_aufs = self._try_aufs_whiteout(layer_dir, name)
+            self._remove_in_place(layer_dir, name)
+            self.hide(layer_dir, name)
+            if has_aufs:
+                self.remove_aufs_whiteout(layer_dir, name)
         else:
             reach("rmdir.removed")
             self._work.discard(whiteout)
 
-    def remove_directory(self, place: LayerDir, name: bytes) -> None:
+    def remove_directory(self, layer_dir: LayerDir, name: bytes) -> None:
         """Remove a directory of the upper that shows nothing, with the marks in it."""
         work = self._work
         old = work.new_name()
         try:
-            os.rename(name, old, src_dir_fd=place.fd(), dst_dir_fd=work.place.fd())
+            os.rename(name, old, src_dir_fd=layer_dir.fd(), dst_dir_fd=work.layer_dir.fd())
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            self._remove_in_place(place, name)
+            self._remove_in_place(layer_dir, name)
             reach("rmdir.removed")
         else:
             reach("rmdir.removed")
             work.discard(old)
 
-    def _remove_in_place(self, place: LayerDir, name: bytes) -> None:
+    def _remove_in_place(self, layer_dir: LayerDir, name: bytes) -> None:
         """As `remove_directory`, for one that cannot be moved: on an overlay, one of its lower."""
-        directory = place.child(name)
+        directory = layer_dir.child(name)
         try:
-            self._marks.set_opaque(directory.proc_path())  # its whiteouts go one by one
+            self._markers.set_opaque(directory.proc_path())  # its whiteouts go one by one
             self._work.remove_all(directory)
         finally:
             directory.close()
-        os.rmdir(name, dir_fd=place.fd())
+        os.rmdir(name, dir_fd=layer_dir.fd())
 
     # Showing again
 
-    def make_opaque(self, place: LayerDir) -> None:
+    def make_opaque(self, layer_dir: LayerDir) -> None:
         """Let nothing show through a directory of the upper, in which nothing does now."""
-        if self._merge.holds_whiteout_files(place):  # one mark cannot say both
-            for name in self._merge.whiteout_files(place):
-                os.unlink(name, dir_fd=place.fd())
-            place.whiteout_files = False
-        self._marks.set_opaque(place.proc_path())
+        if self._merge.holds_whiteout_files(layer_dir):  # one mark cannot say both
+            for name in self._merge.whiteout_files(layer_dir):
+                os.unlink(name, dir_fd=layer_dir.fd())
+            layer_dir.whiteout_files = False
+        self._markers.set_opaque(layer_dir.proc_path())
 
     def publish(
-        self, temporary: bytes, stage: LayerDir, place: LayerDir, name: bytes, hidden: Hidden
+        self, temporary: bytes, work_dir: LayerDir, layer_dir: LayerDir, name: bytes, hidden: Hidden
     ) -> None:
         """Let something new appear under a name, whatever hides it there."""
         work = self._work
-        st = os.stat(temporary, dir_fd=stage.fd(), follow_symlinks=False)
+        st = os.stat(temporary, dir_fd=work_dir.fd(), follow_symlinks=False)
         directory = stat.S_ISDIR(st.st_mode)
-        if directory and (hidden.entry or hidden.note):
-            work.modes.widen_to_move(stage, temporary, place, name)
-            self._marks.set_opaque(stage.proc_path(temporary))
+        if directory and (hidden.by_entry or hidden.by_aufs):
+            work.modes.widen_to_move(work_dir, temporary, layer_dir, name)
+            self._markers.set_opaque(work_dir.proc_path(temporary))
             reach("create.opaque")
-        if directory and hidden.entry and self.form != "aufs":
-            work.exchange(temporary, place, name, stage)
+        if directory and hidden.by_entry and self.form != "aufs":
+            work.exchange(temporary, layer_dir, name, work_dir)
             reach("create.published")
-            work.discard(temporary, stage)
+            work.discard(temporary, work_dir)
         else:
-            if directory and hidden.entry:
-                self._turn_into_note(place, name)
-            work.publish(temporary, place, name, stage, replace=hidden.entry and not directory)
+            if directory and hidden.by_entry:
+                self._replace_with_aufs_whiteout(layer_dir, name)
+            work.publish(
+                temporary, layer_dir, name, work_dir, replace=hidden.by_entry and not directory
+            )
             reach("create.published")
-        if hidden.note or self.form == "aufs":
-            self.drop_note(place, name)
+        if hidden.by_aufs or self.form == "aufs":
+            self.remove_aufs_whiteout(layer_dir, name)
 
     def move(self, move: Move) -> None:
         """rename(2), leaving a whiteout where one is needed. Raises OSError, with nothing changed."""
         if self.form == "aufs":
-            self._move_with_notes(move)
+            self._move_with_aufs_whiteouts(move)
         else:
             self._move(move)
-        self.drop_note(move.new_place, move.new_name)
+        self.remove_aufs_whiteout(move.new_dir, move.new_name)
 
     def _move(self, move: Move) -> None:
-        if move.directory and self._is_onto_whiteout(move):  # a directory replaces no device
-            self._mark(move.old_place)
+        if move.is_directory and self._is_onto_whiteout(move):  # a directory replaces no device
+            self._announce_whiteout_files(move.old_dir)
             self._rename(move, _native.RENAME_EXCHANGE)
-            if not move.hides:
+            if not move.needs_whiteout:
                 with contextlib.suppress(OSError):  # it hides nothing
-                    os.unlink(move.old_name, dir_fd=move.old_place.fd())
-        elif not move.hides:
+                    os.unlink(move.old_name, dir_fd=move.old_dir.fd())
+        elif not move.needs_whiteout:
             self._rename(move, 0)
         elif self.form == "device" and self._disk.rename_whiteout:
             self._rename(move, _native.RENAME_WHITEOUT)
         elif move.target is None:
-            self._mark(move.old_place)
+            self._announce_whiteout_files(move.old_dir)
             onto_whiteout = self._is_onto_whiteout(move)
             if not onto_whiteout:
-                self.hide(move.new_place, move.new_name)
+                self.hide(move.new_dir, move.new_name)
             try:
                 self._rename(move, _native.RENAME_EXCHANGE)
             except OSError:
                 if not onto_whiteout:
                     with contextlib.suppress(OSError):
-                        os.unlink(move.new_name, dir_fd=move.new_place.fd())
+                        os.unlink(move.new_name, dir_fd=move.new_dir.fd())
                 raise
         else:
             self._move_onto(move)
 
     def _move_onto(self, move: Move) -> None:
         """Replace something, and hide the old name, in two steps."""
-        place, name = move.old_place, move.old_name
-        whiteout = self._fresh(place)  # before: room for it may be wanting
-        noted = self._try_to_note(place, name)
+        layer_dir, name = move.old_dir, move.old_name
+        whiteout = self._fresh(layer_dir)  # before: room for it may be wanting
+        has_aufs = self._try_aufs_whiteout(layer_dir, name)
         try:
             self._rename(move, 0)
         except OSError:
             self._work.discard(whiteout)
-            if noted:
-                self.drop_note(place, name)
+            if has_aufs:
+                self.remove_aufs_whiteout(layer_dir, name)
             raise
         try:
-            self._work.publish(whiteout, place, name)
+            self._work.publish(whiteout, layer_dir, name)
         except OSError:
-            if not noted:
+            if not has_aufs:
                 raise
         else:
-            self.drop_note(place, name)
+            self.remove_aufs_whiteout(layer_dir, name)
 
-    def _move_with_notes(self, move: Move) -> None:
+    def _move_with_aufs_whiteouts(self, move: Move) -> None:
         work = self._work
-        new_place, new_name = move.new_place, move.new_name
-        if move.hides:
-            self._note(move.old_place, move.old_name)
+        new_dir, new_name = move.new_dir, move.new_name
+        if move.needs_whiteout:
+            self._make_aufs_whiteout(move.old_dir, move.old_name)
         old = None
         try:
-            if move.directory:
-                if move.target is not None and _native.stat_or_none(new_place.fd(), new_name):
-                    self._note(new_place, new_name)
+            if move.is_directory:
+                if move.target is not None and _native.stat_or_none(new_dir.fd(), new_name):
+                    self._make_aufs_whiteout(new_dir, new_name)
                     old = work.new_name()
-                    _native.renameat2(new_place.fd(), new_name, work.place.fd(), old)
+                    _native.renameat2(new_dir.fd(), new_name, work.layer_dir.fd(), old)
                 elif self._is_onto_whiteout(move):
-                    self._turn_into_note(new_place, new_name)
+                    self._replace_with_aufs_whiteout(new_dir, new_name)
             self._rename(move, 0)
         except OSError:
             if old is not None:
                 with contextlib.suppress(OSError):
-                    _native.renameat2(work.place.fd(), old, new_place.fd(), new_name)
-            if move.hides:
-                self.drop_note(move.old_place, move.old_name)
+                    _native.renameat2(work.layer_dir.fd(), old, new_dir.fd(), new_name)
+            if move.needs_whiteout:
+                self.remove_aufs_whiteout(move.old_dir, move.old_name)
             raise
         if old is not None:
             work.discard(old)
 
     def _rename(self, move: Move, flags: int) -> None:
         modes = self._work.modes
-        modes.widen_to_move(move.old_place, move.old_name, move.new_place, move.new_name)
-        _native.renameat2(
-            move.old_place.fd(), move.old_name, move.new_place.fd(), move.new_name, flags
-        )
+        modes.widen_to_move(move.old_dir, move.old_name, move.new_dir, move.new_name)
+        _native.renameat2(move.old_dir.fd(), move.old_name, move.new_dir.fd(), move.new_name, flags)
         reach("rename.moved")
 
     def _is_onto_whiteout(self, move: Move) -> bool:
         """Whether a whiteout lies under the new name."""
         if move.target is not None:
             return False
-        st = _native.stat_or_none(move.new_place.fd(), move.new_name)
-        return st is not None and self._merge.is_whiteout(move.new_place, move.new_name, st)
+        st = _native.stat_or_none(move.new_dir.fd(), move.new_name)
+        return st is not None and self._merge.is_whiteout(move.new_dir, move.new_name, st)
 
     # Whiteouts under the name
 
-    def _fresh(self, place: LayerDir) -> bytes:
-        """The name, in the work directory, of a whiteout to be moved into `place`. One inode serves many of them."""
-        self._mark(place)
+    def _fresh(self, layer_dir: LayerDir) -> bytes:
+        """Make a whiteout for `layer_dir` in the work directory, as a hard link if possible. Returns its name there."""
+        self._announce_whiteout_files(layer_dir)
         name = self._work.new_name()
         if self._spare is not None:
             if self._links < _SPARE_LINKS and self._link(self._spare, name):
@@ -301,7 +304,7 @@ class Whiteouts:
         return name
 
     def _link(self, old: bytes, new: bytes) -> bool:
-        fd = self._work.place.fd()
+        fd = self._work.layer_dir.fd()
         try:
             os.link(old, new, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=False)
         except OSError as error:
@@ -311,46 +314,46 @@ class Whiteouts:
         return True
 
     def _make(self, name: bytes) -> None:
-        place = self._work.place
+        layer_dir = self._work.layer_dir
         if self.form == "device":
-            os.mknod(name, stat.S_IFCHR, markers.WHITEOUT_DEVICE, dir_fd=place.fd())
+            os.mknod(name, stat.S_IFCHR, WHITEOUT_DEVICE, dir_fd=layer_dir.fd())
             return
-        fd = os.open(name, _NEW_FILE, _WHITEOUT_MODE, dir_fd=place.fd())
+        fd = os.open(name, _NEW_FILE, _WHITEOUT_MODE, dir_fd=layer_dir.fd())
         try:
-            self._marks.set_whiteout(fd)
+            self._markers.set_whiteout(fd)
         except OSError:
             self._work.discard(name)
             raise
         finally:
             os.close(fd)
 
-    def _mark(self, place: LayerDir) -> None:
+    def _announce_whiteout_files(self, layer_dir: LayerDir) -> None:
         """Say of a directory, before the first one comes, that some empty files in it are whiteouts."""
-        if self.form == "xattr" and not self._merge.holds_whiteout_files(place):
-            self._marks.set_whiteout_files(place.proc_path())
-            place.whiteout_files = True
+        if self.form == "xattr" and not self._merge.holds_whiteout_files(layer_dir):
+            self._markers.set_whiteout_files(layer_dir.proc_path())
+            layer_dir.whiteout_files = True
 
     # Whiteouts beside the name
 
-    def _note(self, place: LayerDir, name: bytes) -> None:
-        note = markers.AUFS_WHITEOUT + name
-        os.close(os.open(note, _NOTE, _WHITEOUT_MODE, dir_fd=place.fd()))
+    def _make_aufs_whiteout(self, layer_dir: LayerDir, name: bytes) -> None:
+        note = AUFS_WHITEOUT + name
+        os.close(os.open(note, _AUFS_FILE, _WHITEOUT_MODE, dir_fd=layer_dir.fd()))
         reach("whiteout.noted")
 
-    def _try_to_note(self, place: LayerDir, name: bytes) -> bool:
+    def _try_aufs_whiteout(self, layer_dir: LayerDir, name: bytes) -> bool:
         """Where the upper lies on a view of ours, or on fuse-overlayfs, there are no such names."""
         try:
-            self._note(place, name)
+            self._make_aufs_whiteout(layer_dir, name)
         except OSError:
             return False
         return True
 
-    def drop_note(self, place: LayerDir, name: bytes) -> None:
+    def remove_aufs_whiteout(self, layer_dir: LayerDir, name: bytes) -> None:
         """Remove the file that hides a name; beside a name of the upper's it says nothing."""
         with contextlib.suppress(OSError):
-            os.unlink(markers.AUFS_WHITEOUT + name, dir_fd=place.fd())
+            os.unlink(AUFS_WHITEOUT + name, dir_fd=layer_dir.fd())
 
-    def _turn_into_note(self, place: LayerDir, name: bytes) -> None:
+    def _replace_with_aufs_whiteout(self, layer_dir: LayerDir, name: bytes) -> None:
         """Make room for a directory where another mount has left a whiteout under the name."""
-        self._note(place, name)
-        os.unlink(name, dir_fd=place.fd())
+        self._make_aufs_whiteout(layer_dir, name)
+        os.unlink(name, dir_fd=layer_dir.fd())

@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
-from overlaykit.overlay import markers
+from overlaykit.overlay.markers import DEFAULT_ACL
 from overlaykit.overlay.modes import Modes
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ class Work:
 
     def __init__(self, layer: Layer, upper: LayerDir) -> None:
         self._layer = layer
-        self.place = self._subdirectory(b"work")
+        self.layer_dir = self._subdirectory(b"work")
         self.index = self._subdirectory(b"index")
-        self.modes = upper.layer.modes = Modes(self.place, (upper, self.index))
+        self.modes = upper.layer.modes = Modes(self.layer_dir, (upper, self.index))
         self.modes.recover()
         self._serial = 0
         self._refuses_replacing = True
@@ -41,7 +41,7 @@ class Work:
 
     def clear(self) -> None:
         """Remove what an earlier daemon left unfinished."""
-        for name in os.listdir(self.place.proc_path()):
+        for name in os.listdir(self.layer_dir.proc_path()):
             self.discard(name)
 
     def new_name(self) -> bytes:
@@ -59,9 +59,9 @@ class Work:
 
     def _can_give(self, uid: int, gid: int) -> bool:
         name = self.new_name()
-        os.mkdir(name, _DIRECTORY_MODE, dir_fd=self.place.fd())
+        os.mkdir(name, _DIRECTORY_MODE, dir_fd=self.layer_dir.fd())
         try:
-            os.chown(name, uid, gid, dir_fd=self.place.fd(), follow_symlinks=False)
+            os.chown(name, uid, gid, dir_fd=self.layer_dir.fd(), follow_symlinks=False)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EINVAL, errno.EOVERFLOW):
                 raise
@@ -70,97 +70,101 @@ class Work:
             self.discard(name)
         return True
 
-    def discard(self, name: bytes, stage: LayerDir | None = None) -> None:
+    def discard(self, name: bytes, work_dir: LayerDir | None = None) -> None:
         """Remove an unfinished thing, with all below it. Follows no symlink; what cannot go stays for `clear`."""
         with contextlib.suppress(OSError):
-            _remove_tree(stage or self.place, name)
+            _remove_tree(work_dir or self.layer_dir, name)
 
     def publish(
         self,
         name: bytes,
-        place: LayerDir,
+        layer_dir: LayerDir,
         target: bytes,
-        stage: LayerDir | None = None,
+        work_dir: LayerDir | None = None,
         *,
         replace: bool = False,
     ) -> None:
-        """Let `name` (in the work directory, or in `stage` below it) appear as `target` in a directory of the upper.
+        """Let `name` (in the work directory, or in `work_dir` below it) appear as `target` in a directory of the upper.
 
         Raises OSError, having removed it: EEXIST (unless `replace`), ENOSPC and the like.
         """
         if not replace and self._refuses_replacing:
             try:
-                self._move(name, place, target, stage, _native.RENAME_NOREPLACE, keep=errno.EINVAL)
+                self._move(
+                    name, layer_dir, target, work_dir, _native.RENAME_NOREPLACE, keep=errno.EINVAL
+                )
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
                 self._refuses_replacing = False  # the file system does not know the flag
             else:
                 return
-        if not replace and _native.stat_or_none(place.fd(), target) is not None:
-            self.discard(name, stage)
+        if not replace and _native.stat_or_none(layer_dir.fd(), target) is not None:
+            self.discard(name, work_dir)
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), target)
-        self._move(name, place, target, stage, 0)
+        self._move(name, layer_dir, target, work_dir, 0)
 
     def exchange(
-        self, name: bytes, place: LayerDir, target: bytes, stage: LayerDir | None = None
+        self, name: bytes, layer_dir: LayerDir, target: bytes, work_dir: LayerDir | None = None
     ) -> None:
         """Let `name` appear as `target`, and take what was there in its stead. Raises OSError, having removed it."""
-        self._move(name, place, target, stage, _native.RENAME_EXCHANGE)
+        self._move(name, layer_dir, target, work_dir, _native.RENAME_EXCHANGE)
 
-    def remove_all(self, place: LayerDir) -> None:
+    def remove_all(self, layer_dir: LayerDir) -> None:
         """Remove all that is in a directory of the upper."""
-        for name in os.listdir(place.proc_path()):
-            _remove_tree(place, name)
+        for name in os.listdir(layer_dir.proc_path()):
+            _remove_tree(layer_dir, name)
 
     def _move(
         self,
         name: bytes,
-        place: LayerDir,
+        layer_dir: LayerDir,
         target: bytes,
-        stage: LayerDir | None,
+        work_dir: LayerDir | None,
         flags: int,
         keep: int = 0,
     ) -> None:
         """Rename; `name` is removed after an error other than `keep`."""
         try:
-            self.modes.past(lambda: self._rename(name, place, target, stage or self.place, flags))
+            self.modes.past(
+                lambda: self._rename(name, layer_dir, target, work_dir or self.layer_dir, flags)
+            )
         except OSError as error:
             if error.errno != keep:
-                self.discard(name, stage)
+                self.discard(name, work_dir)
             raise
 
     def _rename(
-        self, name: bytes, place: LayerDir, target: bytes, stage: LayerDir, flags: int
+        self, name: bytes, layer_dir: LayerDir, target: bytes, work_dir: LayerDir, flags: int
     ) -> None:
-        self.modes.widen_to_move(stage, name, place, target)
+        self.modes.widen_to_move(work_dir, name, layer_dir, target)
         if flags == _native.RENAME_EXCHANGE:
-            self.modes.widen_to_move(place, target, place, target)
-        _native.renameat2(stage.fd(), name, place.fd(), target, flags)
+            self.modes.widen_to_move(layer_dir, target, layer_dir, target)
+        _native.renameat2(work_dir.fd(), name, layer_dir.fd(), target, flags)
 
     def _subdirectory(self, name: bytes) -> LayerDir:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, _DIRECTORY_MODE, dir_fd=self._layer.root.fd())
-        place = self._layer.root.child(name)
+        layer_dir = self._layer.root.child(name)
         try:  # what is made here takes its ACL from where it will be, not from the work directory
-            os.removexattr(place.proc_path(), markers.DEFAULT_ACL)
+            os.removexattr(layer_dir.proc_path(), DEFAULT_ACL)
         except OSError as error:
             if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
                 raise
-        return place
+        return layer_dir
 
 
-def _remove_tree(place: LayerDir, name: bytes) -> None:
+def _remove_tree(layer_dir: LayerDir, name: bytes) -> None:
     try:
-        os.unlink(name, dir_fd=place.fd())
+        os.unlink(name, dir_fd=layer_dir.fd())
     except IsADirectoryError:
         with contextlib.suppress(OSError):  # it is empty, mostly
-            os.rmdir(name, dir_fd=place.fd())
+            os.rmdir(name, dir_fd=layer_dir.fd())
             return
-        child = place.child(name)
+        child = layer_dir.child(name)
         if child.stat().st_mode & stat.S_IRWXU != stat.S_IRWXU:
             os.chmod(child.proc_path(), stat.S_IRWXU)
         for below in os.listdir(child.proc_path()):
             _remove_tree(child, below)
         child.close()
-        os.rmdir(name, dir_fd=place.fd())
+        os.rmdir(name, dir_fd=layer_dir.fd())

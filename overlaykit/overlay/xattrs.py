@@ -7,7 +7,8 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from overlaykit.overlay import acl, markers, overrides
+from overlaykit.overlay import acl, overrides
+from overlaykit.overlay.markers import ACLS, DEFAULT_ACL
 from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
@@ -28,18 +29,18 @@ class Xattrs:
         if name == self._tree.override_name(node):
             fail(errno.ENODATA)
         location = self._tree.writable_location(node)
-        stored = self._tree.marks.escape(name)
+        stored = self._tree.markers.escape(name)
         value = location.read(
             lambda: os.getxattr(location.path, stored, follow_symlinks=location.follow)
         )
-        if name not in markers.ACLS:
+        if name not in ACLS:
             return value
         return acl.shown(value, self._tree.owners, idmapped=self._tree.layer_of(node).idmapped)
 
     def names(self, node: Node, *, trusted: bool) -> list[bytes]:
         """The names of a node's attributes; those under `trusted.` only if asked for."""
         location = self._tree.location(node)
-        marks = self._tree.marks
+        markers = self._tree.markers
         try:
             names = location.read(
                 lambda: os.listxattr(location.path, follow_symlinks=location.follow)
@@ -51,7 +52,9 @@ class Xattrs:
         encoded = (os.fsencode(name) for name in names)
         override = self._tree.override_name(node)
         shown = (
-            marks.unescape(name) for name in encoded if not marks.hidden(name) and name != override
+            markers.unescape(name)
+            for name in encoded
+            if not markers.hidden(name) and name != override
         )
         return [name for name in shown if trusted or not name.startswith(b"trusted.")]
 
@@ -61,7 +64,7 @@ class Xattrs:
         Raises OSError: EPERM for the attribute that holds owner and mode, EACCES for a file's default ACL.
         """
         self.require_settable(node, name)
-        is_acl = name in markers.ACLS
+        is_acl = name in ACLS
         if is_acl:
             value = acl.stored(value, self._tree.owners)
         self._tree.copy_up(node)
@@ -71,7 +74,7 @@ class Xattrs:
             self._tree.show_mode(location)
         else:
             location = self._tree.writable_location(node)
-        stored = self._tree.marks.escape(name)
+        stored = self._tree.markers.escape(name)
         os.setxattr(location.path, stored, value, follow_symlinks=location.follow)
         if cleared:
             mode = stat.S_IMODE(location.stat().st_mode)
@@ -81,7 +84,7 @@ class Xattrs:
     def require_settable(self, node: Node, name: bytes) -> None:
         """Raises OSError: EPERM for the attribute that holds owner and mode, here or once it is copied up; EACCES for a
         default ACL of what is no directory."""
-        if name == markers.DEFAULT_ACL and node.kind != stat.S_IFDIR:
+        if name == DEFAULT_ACL and node.kind != stat.S_IFDIR:
             fail(errno.EACCES)
         if overrides.applies(node.kind) and name in (
             self._tree.layers[0].override,
@@ -94,11 +97,11 @@ class Xattrs:
         if not self.has_to_remove(node, name):
             return
         self._tree.copy_up(node)
-        if name in markers.ACLS:
+        if name in ACLS:
             self._files.wake(node)
         location = self._tree.writable_location(node)
         os.removexattr(
-            location.path, self._tree.marks.escape(name), follow_symlinks=location.follow
+            location.path, self._tree.markers.escape(name), follow_symlinks=location.follow
         )
 
     def has_to_remove(self, node: Node, name: bytes) -> bool:
@@ -106,7 +109,7 @@ class Xattrs:
         try:
             self.get(node, name)
         except OSError as error:
-            if error.errno != errno.ENODATA or name not in markers.ACLS:
+            if error.errno != errno.ENODATA or name not in ACLS:
                 raise
             return False
         return True

@@ -69,7 +69,7 @@ def _told(disk: Disk) -> str:
     abilities = {
         "whiteout devices": disk.whiteout_device,
         "whiteout attributes": disk.whiteout_xattr,
-        "whiteout names": disk.whiteout_names,
+        "whiteout names": disk.aufs_names,
         "RENAME_WHITEOUT": disk.rename_whiteout,
         "RENAME_EXCHANGE": disk.rename_exchange,
         "hard links": disk.hard_links,

@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 import pytest
 
 from overlaykit.fuse.spec import Options
-from overlaykit.overlay.stack import Options as Opened
+from overlaykit.overlay.stack import MergeOptions as Opened
 
 from ..fuse.mounted import spec_of, started
 from ..overlay.inside import IDENTITIES

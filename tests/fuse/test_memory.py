@@ -91,7 +91,7 @@ def _open_files(mount: Mounted) -> int:
     """How many files and directories the daemon has open, but for the places that it keeps within a bound."""
     fds = f"/proc/{mount.process.pid}/fd"
     targets = [os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)]
-    return sum(target.startswith("/") for target in targets) - mount.counted().held["places"]
+    return sum(target.startswith("/") for target in targets) - mount.counted().held["directories"]
 
 
 def test_a_mount_that_is_read_again_and_again_does_not_grow(stack: Stack) -> None:

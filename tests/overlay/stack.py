@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final, final
 
 from overlaykit.overlay.filesystem import Filesystem
-from overlaykit.overlay.stack import OpenedLayer, Options
+from overlaykit.overlay.stack import MergeOptions, OpenedLayer
 
 from ..posix import syscalls
 from ..posix.layers import write_layer
@@ -59,7 +59,7 @@ class Stack:
         writable: bool = True,
         as_kernel: bool = True,
         remount: bool = True,
-        options: Options | None = None,
+        options: MergeOptions | None = None,
     ) -> Iterator[View]:
         """The merge. When a body ends well, hold what it left against four things.
 
@@ -91,7 +91,7 @@ class Stack:
             assert [looked_at(lower) for lower in self.lowers] == lowers
 
     @contextlib.contextmanager
-    def bare(self, *, writable: bool = True, options: Options | None = None) -> Iterator[View]:
+    def bare(self, *, writable: bool = True, options: MergeOptions | None = None) -> Iterator[View]:
         """The merge, with nothing held against anything."""
         view = self._view(writable, options)
         with contextlib.closing(view.filesystem):
@@ -115,12 +115,12 @@ class Stack:
         finally:
             syscalls.umount2(os.fsencode(target))
 
-    def _view(self, writable: bool, options: Options | None) -> View:
+    def _view(self, writable: bool, options: MergeOptions | None) -> View:
         self._make_directories()
         lowers = [_opened(path) for path in self.lowers]
         upper = _opened(self.upper) if writable else None
         work = _opened(self.work) if writable else None
-        options = options or Options(userxattr=self.unprivileged)
+        options = options or MergeOptions(userxattr=self.unprivileged)
         try:
             return View(Filesystem(lowers, upper, work, options))
         except OSError:

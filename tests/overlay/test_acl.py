@@ -7,7 +7,7 @@ import os
 
 from overlaykit.overlay import acl as lists
 from overlaykit.overlay.owners import AS_THEY_ARE, Ids, Owners, Range
-from overlaykit.overlay.stack import Options
+from overlaykit.overlay.stack import MergeOptions
 
 from ..posix.behaviours.permissions import (
     ACCESS,
@@ -54,7 +54,7 @@ def test_a_list_names_users_by_the_ids_that_programs_see(stack: Stack) -> None:
             "d": Dir(uid=100_000, gid=100_000, xattrs={DEFAULT: on_disk}),
         }
     )
-    with stack.open(options=Options(owners=SHIFTED), as_kernel=False) as view:
+    with stack.open(options=MergeOptions(owners=SHIFTED), as_kernel=False) as view:
         for name, kind in (("f", ACCESS), ("d", DEFAULT)):
             assert view.getxattr(name, kind) == a_list((USER, 6, 33), (GROUP, 4, 44))
         view.setxattr("f", ACCESS, a_list((USER, 4, 34)))
@@ -70,7 +70,7 @@ def test_a_list_names_users_by_the_ids_that_programs_see(stack: Stack) -> None:
 @as_root
 def test_a_list_under_one_owner_names_whom_it_names(stack: Stack) -> None:
     stack.add({"f": File(xattrs={ACCESS: a_list((USER, 6, 33))})})
-    with stack.open(options=Options(owners=SQUASHED), as_kernel=False) as view:
+    with stack.open(options=MergeOptions(owners=SQUASHED), as_kernel=False) as view:
         assert view.getxattr("f", ACCESS) == a_list((USER, 6, 33))
         view.setxattr("f", ACCESS, a_list((USER, 4, 34)))
     assert os.getxattr(os.path.join(stack.upper, "f"), ACCESS) == a_list((USER, 4, 34))

@@ -12,7 +12,7 @@ import pytest
 
 from overlaykit import _native
 from overlaykit.overlay.attributes import Changes
-from overlaykit.overlay.stack import Options
+from overlaykit.overlay.stack import MergeOptions
 
 from ..crash.disks import image, memory, mounted_image, upper_on_a_small_disk
 from ..posix import syscalls
@@ -393,7 +393,7 @@ def test_without_an_index_names_of_a_hard_link_that_are_not_known_stay_as_they_w
     stack: Stack,
 ) -> None:
     stack.add({"a": File(b"old"), "b": Link("a")})
-    options = Options(index=False, userxattr=stack.unprivileged)
+    options = MergeOptions(index=False, userxattr=stack.unprivileged)
     with stack.open(options=options, as_kernel=False) as view:
         view.write("a", b"new")
         view.forget_everything()
@@ -403,7 +403,7 @@ def test_without_an_index_names_of_a_hard_link_that_are_not_known_stay_as_they_w
 
 def test_without_an_index_no_listing_is_believed_where_hard_links_may_part(stack: Stack) -> None:
     stack.add({"d/a": File(b"old"), "e/b": Link("d/a"), "e/c": Link("d/a"), "e/d": File()})
-    options = Options(index=False, userxattr=stack.unprivileged)
+    options = MergeOptions(index=False, userxattr=stack.unprivileged)
     with stack.open(options=options, as_kernel=False, remount=False) as view:
         assert set(view.numbers("e").values()) == {0}
         for name in ("d/a", "e/b"):

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from overlaykit.overlay.attributes import Changes
-from overlaykit.overlay.stack import Options
+from overlaykit.overlay.stack import MergeOptions
 
 from ..posix import syscalls
 from ..posix.acts import let_the_clock_go_on
@@ -146,7 +146,7 @@ def test_a_file_of_another_owner_that_all_may_write_is_written_and_gets_the_pres
     os.setresgid(ORDINARY_UID, ORDINARY_UID, ORDINARY_UID)
     os.setresuid(ORDINARY_UID, ORDINARY_UID, ORDINARY_UID)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # which opens /proc/self
-    with stack.bare(options=Options(userxattr=True)) as view:
+    with stack.bare(options=MergeOptions(userxattr=True)) as view:
         view.write("f", b"new")
         assert view.read("f") == b"new"
         view.change("f", Changes(size=2))

@@ -7,8 +7,16 @@ import stat
 
 import pytest
 
-from overlaykit.overlay import markers
-from overlaykit.overlay.markers import FUSE_OVERLAYFS, TRUSTED, USER, DirectoryMarks, Marks, Origin
+from overlaykit.overlay.markers import (
+    FUSE_OVERLAYFS_PREFIX,
+    TRUSTED_PREFIX,
+    USER_PREFIX,
+    DirectoryMarkers,
+    Markers,
+    Origin,
+    find_origin,
+    is_whiteout_device,
+)
 
 from ..posix.table import Dir, File, Layer, Link
 from .inside import as_root
@@ -46,7 +54,7 @@ def _whiteouts_of(upper: str) -> set[str]:
         os.path.relpath(os.path.join(directory, name), upper)
         for directory, _, files in os.walk(upper)
         for name in files
-        if markers.is_whiteout(os.lstat(os.path.join(directory, name)))
+        if is_whiteout_device(os.lstat(os.path.join(directory, name)))
     }
 
 
@@ -83,12 +91,12 @@ def test_our_upper_has_the_marks_that_the_kernel_would_have_made(stack: Stack) -
     kernels = _marks_of(stack.upper, stack.prefix)
     assert our_whiteouts == _whiteouts_of(stack.upper)
     assert ours.keys() == kernels.keys()
-    for path, marks in kernels.items():
-        marks.pop(stack.mark("uuid"), None)  # its root's, where it makes one up
-        if stack.unprivileged and stack.mark("origin") in marks:
-            assert marks.pop(stack.mark("origin")) == b""  # it could not open one, and notes none
+    for path, markers in kernels.items():
+        markers.pop(stack.mark("uuid"), None)  # its root's, where it makes one up
+        if stack.unprivileged and stack.mark("origin") in markers:
+            assert markers.pop(stack.mark("origin")) == b""  # it could not open one, and notes none
             assert ours[path].pop(stack.mark("origin"))
-        assert ours[path] == marks, path
+        assert ours[path] == markers, path
 
 
 @as_root
@@ -153,7 +161,7 @@ def test_an_origin_tells_the_inode_number(kind: int, handle: bytes, number: int 
 def test_the_origin_of_a_file_leads_to_its_inode(stack: Stack) -> None:
     lower = stack.add({"f": File()})
     fd = os.open(lower, os.O_PATH)
-    origin = markers.find_origin(fd, b"f", bytes(16))
+    origin = find_origin(fd, b"f", bytes(16))
     assert origin is not None
     assert origin.inode_number() == os.stat("f", dir_fd=fd).st_ino
     os.close(fd)
@@ -161,14 +169,18 @@ def test_the_origin_of_a_file_leads_to_its_inode(stack: Stack) -> None:
 
 def test_every_dialect_of_opaque_is_read_and_one_is_written(stack: Stack) -> None:
     lower = os.fsencode(stack.add({"d": Dir()})) + b"/d"
-    marks = Marks(USER if stack.unprivileged else TRUSTED)
-    dialects = [USER, FUSE_OVERLAYFS] if stack.unprivileged else [TRUSTED, USER, FUSE_OVERLAYFS]
+    markers = Markers(USER_PREFIX if stack.unprivileged else TRUSTED_PREFIX)
+    dialects = (
+        [USER_PREFIX, FUSE_OVERLAYFS_PREFIX]
+        if stack.unprivileged
+        else [TRUSTED_PREFIX, USER_PREFIX, FUSE_OVERLAYFS_PREFIX]
+    )
     for prefix in dialects:
         os.setxattr(lower, prefix + b"opaque", b"y")
-        assert marks.of_directory(lower, upper=False) == DirectoryMarks(opaque=True)
+        assert markers.of_directory(lower, upper=False) == DirectoryMarkers(opaque=True)
         os.removexattr(lower, prefix + b"opaque")
-    assert marks.of_directory(lower, upper=False) == DirectoryMarks()
-    marks.set_opaque(lower)
+    assert markers.of_directory(lower, upper=False) == DirectoryMarkers()
+    markers.set_opaque(lower)
     assert os.listxattr(lower) == [stack.mark("opaque")]
 
 
@@ -179,16 +191,16 @@ def test_every_dialect_of_opaque_is_read_and_one_is_written(stack: Stack) -> Non
 def test_a_link_count_is_a_difference(stack: Stack, stored: bytes, count: int | None) -> None:
     path = os.fsencode(stack.add({"f": File()})) + b"/f"
     os.setxattr(path, stack.mark("nlink"), stored)
-    marks = Marks(stack.prefix.encode() + b".overlay.")
-    assert marks.link_count(path, upper=3, lower=lambda: 5) == count
+    markers = Markers(stack.prefix.encode() + b".overlay.")
+    assert markers.link_count(path, upper=3, lower=lambda: 5) == count
 
 
 def test_a_link_count_is_written_as_the_kernel_writes_it(stack: Stack) -> None:
     path = os.fsencode(stack.add({"f": File()})) + b"/f"
-    marks = Marks(stack.prefix.encode() + b".overlay.")
-    marks.set_link_count(path, 0, to_upper=False)
+    markers = Markers(stack.prefix.encode() + b".overlay.")
+    markers.set_link_count(path, 0, to_upper=False)
     assert os.getxattr(path, stack.mark("nlink")) == b"L+0"
-    marks.set_link_count(path, -3, to_upper=True)
+    markers.set_link_count(path, -3, to_upper=True)
     assert os.getxattr(path, stack.mark("nlink")) == b"U-3"
 
 
@@ -208,6 +220,6 @@ def test_marks_are_hidden_and_a_programs_own_of_that_name_are_kept(stack: Stack)
 def test_only_marks_of_a_whiteout_are_one(stack: Stack) -> None:
     lower = stack.add({"f": File()})
     os.mknod(os.path.join(lower, "w"), stat.S_IFCHR, 0)
-    assert markers.is_whiteout(os.lstat(os.path.join(lower, "w")))
-    assert not markers.is_whiteout(os.lstat(os.path.join(lower, "f")))
-    assert not markers.is_whiteout(os.stat("/dev/null"))
+    assert is_whiteout_device(os.lstat(os.path.join(lower, "w")))
+    assert not is_whiteout_device(os.lstat(os.path.join(lower, "f")))
+    assert not is_whiteout_device(os.stat("/dev/null"))

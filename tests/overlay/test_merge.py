@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from overlaykit.overlay.stack import Options
+from overlaykit.overlay.stack import MergeOptions
 
 from ..crash.disks import image
 from ..posix.layers import write_layer
@@ -273,7 +273,7 @@ def test_a_user_cannot_point_a_privileged_mount_elsewhere(stack: Stack) -> None:
 def test_a_redirect_is_not_followed_where_the_user_said_so(stack: Stack) -> None:
     stack.add({"d": Dir(xattrs={stack.mark("redirect"): b"/elsewhere"})})
     stack.add({"elsewhere/f": File()})
-    options = Options(redirect_dir="nofollow", userxattr=stack.unprivileged)
+    options = MergeOptions(redirect_dir="nofollow", userxattr=stack.unprivileged)
     with stack.open(options=options, as_kernel=False) as view:
         with refused(errno.EPERM):
             view.node("d")

@@ -17,7 +17,7 @@ from overlaykit import _native
 from overlaykit.fuse.reader import Reader
 from overlaykit.overlay import faults
 from overlaykit.overlay.attributes import Changes
-from overlaykit.overlay.stack import Options
+from overlaykit.overlay.stack import MergeOptions
 
 from ..posix.table import Dir, File, Layer, Link, Whiteout
 from .inside import as_bound_user
@@ -27,7 +27,7 @@ from .view import View
 
 pytestmark = as_bound_user
 
-OPTIONS: Final = Options(userxattr=True, reader=Reader())
+OPTIONS: Final = MergeOptions(userxattr=True, reader=Reader())
 STEPS: Final = ("mode.noted", "mode.widened", "mode.put_back")
 _MODULES: Final = ("modes", "copyup", "creation", "removal", "renaming", "whiteouts")
 

@@ -16,7 +16,7 @@ from overlaykit.overlay.owners import (
     overflow_id,
     unmapped,
 )
-from overlaykit.overlay.stack import Options
+from overlaykit.overlay.stack import MergeOptions
 
 from ..posix.table import Dir, File
 from .inside import as_ordinary_user, as_root
@@ -71,7 +71,7 @@ def test_an_id_outside_all_ranges_is_nobodys_and_cannot_be_given() -> None:
 @as_root
 def test_files_are_made_and_given_away_by_the_ids_that_programs_see(stack: Stack) -> None:
     stack.add({"f": File(b"x", uid=100_033, gid=100_033), "d": Dir(uid=100_000, gid=100_000)})
-    options = Options(owners=Owners(users=SHIFTED, groups=SHIFTED))
+    options = MergeOptions(owners=Owners(users=SHIFTED, groups=SHIFTED))
     with stack.open(options=options, as_kernel=False) as view:  # which shows them as on disk
         assert (view.stat("f").uid, view.stat("f").gid) == (33, 33)
         view.write("f", b"y")
@@ -92,7 +92,7 @@ def test_files_are_made_and_given_away_by_the_ids_that_programs_see(stack: Stack
 @as_root
 def test_what_a_user_outside_all_ranges_makes_is_stored_as_nobodys(stack: Stack) -> None:
     stack.add({"d": Dir(uid=100_000, gid=100_000)})
-    options = Options(owners=Owners(users=SHIFTED, groups=SHIFTED))
+    options = MergeOptions(owners=Owners(users=SHIFTED, groups=SHIFTED))
     with stack.open(options=options, as_kernel=False) as view:
         view.caller = Caller(70_000, 70_000)
         view.symlink("x", "d/l")
@@ -109,7 +109,7 @@ def test_what_a_user_outside_all_ranges_makes_is_ones_own_where_nobody_is_no_id(
     stack: Stack,
 ) -> None:
     stack.add({})
-    options = Options(userxattr=True, owners=Owners(users=SHIFTED, groups=SHIFTED))
+    options = MergeOptions(userxattr=True, owners=Owners(users=SHIFTED, groups=SHIFTED))
     with stack.open(options=options, as_kernel=False) as view:
         view.caller = Caller(70_000, 70_000)
         view.symlink("x", "l")
@@ -121,7 +121,7 @@ def test_what_a_user_outside_all_ranges_makes_is_ones_own_where_nobody_is_no_id(
 def test_one_owner_for_all_files_is_shown_and_gets_the_copies(stack: Stack) -> None:
     stack.add({"f": File(b"x", uid=12, gid=34), "d": Dir(uid=12, gid=34), "d/g": File()})
     everybody = Owners(users=Ids(everybody=1000), groups=Ids(everybody=100))
-    with stack.open(options=Options(owners=everybody), as_kernel=False) as view:
+    with stack.open(options=MergeOptions(owners=everybody), as_kernel=False) as view:
         assert (view.stat("f").uid, view.stat("f").gid) == (1000, 100)
         view.change("f", Changes(uid=5, gid=6, mode=0o600))
         assert (view.stat("f").uid, view.stat("f").gid) == (1000, 100)
@@ -146,7 +146,7 @@ def test_files_of_the_machine_are_written_to_where_all_are_shown_as_one_owners(
     stack: Stack, owners: Owners
 ) -> None:
     stack.lowers.append("/etc/dpkg")
-    options = Options(userxattr=True, owners=owners)
+    options = MergeOptions(userxattr=True, owners=owners)
     with stack.open(options=options, as_kernel=False, remount=False) as view:
         name = view.names()[0]
         shown = view.stat(name)
@@ -163,7 +163,7 @@ def test_files_of_the_machine_are_written_to_where_all_are_shown_as_one_owners(
 @as_ordinary_user
 def test_a_view_for_an_ordinary_user_shows_the_machines_files_as_roots(stack: Stack) -> None:
     stack.lowers.append("/etc/dpkg")
-    options = Options(userxattr=True, owners=Owners(users=SQUASHED, groups=SQUASHED))
+    options = MergeOptions(userxattr=True, owners=Owners(users=SQUASHED, groups=SQUASHED))
     with stack.open(options=options, as_kernel=False, remount=False) as view:
         name = view.names()[0]
         assert os.stat(os.path.join("/etc/dpkg", name)).st_uid != 0

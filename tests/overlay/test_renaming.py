@@ -8,7 +8,7 @@ import os
 import pytest
 
 from overlaykit._native import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
-from overlaykit.overlay.stack import Options
+from overlaykit.overlay.stack import MergeOptions
 
 from ..posix.table import Dir, File, Link, Symlink
 from .deep import DEEP_PATH, make_deep
@@ -219,7 +219,7 @@ def test_what_does_not_fit_is_not_replaced(stack: Stack) -> None:
 
 def test_without_redirects_a_merged_directory_stays_and_programs_copy_it(stack: Stack) -> None:
     stack.add({"d/f": File(), "pure": Dir()})
-    options = Options(redirect_dir="follow", userxattr=stack.unprivileged)
+    options = MergeOptions(redirect_dir="follow", userxattr=stack.unprivileged)
     with stack.open(options=options) as view:
         with refused(errno.EXDEV):
             view.rename("d", "e")

@@ -16,7 +16,7 @@ import pytest
 from overlaykit import mountinfo
 from overlaykit.overlay.disk import Form, Unfit, probe
 from overlaykit.overlay.explain import explain
-from overlaykit.overlay.stack import Options
+from overlaykit.overlay.stack import MergeOptions
 
 from ..crash.disks import put_upper_on
 from ..posix import syscalls
@@ -68,8 +68,8 @@ def upper_on(stack: Stack, kind: bytes) -> Iterator[None]:
         unmount_disk("overlay", base)
 
 
-def options(stack: Stack, form: Form | None) -> Options:
-    return Options(userxattr=stack.unprivileged, whiteout=form)
+def options(stack: Stack, form: Form | None) -> MergeOptions:
+    return MergeOptions(userxattr=stack.unprivileged, whiteout=form)
 
 
 def change_everything(view: View) -> None:
@@ -413,11 +413,11 @@ def test_marks_that_this_mount_would_not_read_are_no_reason_to_show_what_was_del
         (True, False, "give userxattr"),
         (False, True, "leave userxattr out"),
     ):
-        with stack.bare(options=Options(userxattr=written)) as view:
+        with stack.bare(options=MergeOptions(userxattr=written)) as view:
             view.unlink("d/f")
             view.rmdir("d")
             view.mkdir("d")
-        with pytest.raises(Unfit) as told, stack.bare(options=Options(userxattr=read)):
+        with pytest.raises(Unfit) as told, stack.bare(options=MergeOptions(userxattr=read)):
             pass
         assert told.value.remedy == way_out
         subprocess.run(["rm", "-r", stack.upper], check=True)
