@@ -76,8 +76,8 @@ def test_soft_limits_of_the_shell_bind_nobody(user: TestUser) -> None:
         user.write(os.path.join(target, "large"), LARGE)  # copied up in a thread
         with contextlib.ExitStack() as files:
             for number in range(200):
-                file = files.enter_context(open(os.path.join(target, str(number)), "rb"))
-                assert file.read() == b"%d" % number
+                opened = files.enter_context(open(os.path.join(target, str(number)), "rb"))
+                assert opened.read() == b"%d" % number
 
 
 @only_as("root")

@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -123,11 +123,12 @@ def test_a_mount_without_an_upper_or_with_ro_refuses_to_write(
     here = place(user)
     options = read_only.format(lower=here.lower, options=here.options)
     with mounted(user, options, here.target):
-        for act in (
+        acts: tuple[Callable[[], object], ...] = (
             lambda: os.mkdir(os.path.join(here.target, "new")),
             lambda: os.unlink(os.path.join(here.target, "file")),
             lambda: os.chmod(os.path.join(here.target, "file"), 0o600),
-        ):
+        )
+        for act in acts:
             with pytest.raises(OSError, match="Read-only file system"):
                 act()
     assert os.listdir(here.upper) == []

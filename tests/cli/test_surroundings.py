@@ -84,8 +84,8 @@ def arrange(user: TestUser) -> None:
     os.umask(0o177)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD, signal.SIGTTOU, 40):
-        signal.signal(number, signal.SIG_IGN)
+    for ignored in (signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD, signal.SIGTTOU, 40):
+        signal.signal(ignored, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM, signal.SIGUSR2, signal.SIGALRM, 50})
     os.nice(NICE)
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -124,11 +124,11 @@ def test_several_that_change_a_large_file_at_once_change_one_copy(stack: Stack) 
             writer.start()
         for writer in writers:
             writer.join()
-        with open(mount.path("large"), "rb") as file:
+        with open(mount.path("large"), "rb") as changed:
             for number in range(4):
-                file.seek(number * 1000)
-                assert file.read(1) == b"%d" % number
-            assert os.fstat(file.fileno()).st_blocks * 512 < DATA + (1 << 20)
+                changed.seek(number * 1000)
+                assert changed.read(1) == b"%d" % number
+            assert os.fstat(changed.fileno()).st_blocks * 512 < DATA + (1 << 20)
         assert rehearsed == len(writers)
         assert len(list(names_until_now(events))) == 1
         assert os.listdir(os.path.join(stack.work, "work")) == []

@@ -45,8 +45,8 @@ def test_a_path_that_is_swapped_meanwhile_leads_nowhere_else(stack: Stack) -> No
             file.write(b"+more")
         syscalls.umount2(os.fsencode(target))
         assert mount.process.wait() == 0
-    with open(f"{stack.upper}-meant/f", "rb") as file:
-        assert file.read() == b"meant+more"
+    with open(f"{stack.upper}-meant/f", "rb") as changed:
+        assert changed.read() == b"meant+more"
 
 
 def test_the_daemon_is_gone_when_its_mount_is(stack: Stack) -> None:

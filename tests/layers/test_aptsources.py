@@ -6,6 +6,8 @@ import pytest
 
 from overlaykit.layers.aptsources import NoDebianMirror, debian_mirror, parse_deb822, parse_one_line
 
+from .conftest import Person
+
 
 def test_every_option_of_a_one_line_source_is_kept_for_another_suite() -> None:
     (source,) = parse_one_line(
@@ -52,7 +54,7 @@ def test_sources_that_are_switched_off_are_not_used() -> None:
     assert list(parse_one_line("#deb file:/srv/debian bookworm main\n")) == []
 
 
-def test_debian_is_found_among_other_sources_of_both_formats(me) -> None:
+def test_debian_is_found_among_other_sources_of_both_formats(me: Person) -> None:
     os.mkdir(me.path("sources.list.d"))
     files = {
         "sources.list": "deb file:/srv/node nodistro main\n",
@@ -72,6 +74,6 @@ def test_debian_is_found_among_other_sources_of_both_formats(me) -> None:
     assert mirror.security.words("uris") == ["file:/srv/debian-security"]
 
 
-def test_a_machine_without_a_debian_mirror_is_told_what_to_write(me) -> None:
+def test_a_machine_without_a_debian_mirror_is_told_what_to_write(me: Person) -> None:
     with pytest.raises(NoDebianMirror, match=r"add one to .*/sources\.list "):
         me.run(lambda: debian_mirror(me.home))

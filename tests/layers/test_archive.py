@@ -7,6 +7,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 import pytest
 
@@ -15,11 +16,14 @@ from overlaykit.layers.archive import MissingArchive, UnreadableArchive, ZstdMis
 from overlaykit.layers.extract import DeviceMemberNeedsRoot, UnsafeMember
 from overlaykit.layers.tar import DamagedArchive
 
-from .trees import describe, populate
+from .conftest import Person
+from .trees import Entry, describe, populate
+
+Add: TypeAlias = Callable[[bytes], StoredLayer]
 
 
 @pytest.fixture
-def store(me) -> Store:
+def store(me: Person) -> Store:
     return Store(me.path("store"))
 
 
@@ -43,7 +47,7 @@ def pack(*members: tuple[tarfile.TarInfo, bytes] | tarfile.TarInfo) -> bytes:
 
 
 @pytest.fixture
-def add(me, store) -> Callable[[bytes], StoredLayer]:
+def add(me: Person, store: Store) -> Add:
     def add(data: bytes) -> StoredLayer:
         def unpack() -> StoredLayer:
             with open(me.path("a.tar"), "wb") as file:
@@ -55,7 +59,7 @@ def add(me, store) -> Callable[[bytes], StoredLayer]:
     return add
 
 
-def refused(me, add: Callable[[bytes], StoredLayer], data: bytes, error: type, match: str) -> None:
+def refused(me: Person, add: Add, data: bytes, error: type, match: str) -> None:
     """The archive is refused in one line, nothing of it is in the store, and nothing is outside of it."""
     with pytest.raises(error, match=match) as caught:
         add(data)
@@ -72,8 +76,10 @@ COMPRESSED = [
 
 @pytest.mark.parametrize("compression", COMPRESSED)
 @pytest.mark.parametrize("layout", ["gnu", "posix"])
-def test_an_archive_of_gnu_tar_gives_the_same_tree(me, store, layout, compression) -> None:
-    def unpack() -> tuple[object, object]:
+def test_an_archive_of_gnu_tar_gives_the_same_tree(
+    me: Person, store: Store, layout: str, compression: str
+) -> None:
+    def unpack() -> tuple[dict[str, Entry], dict[str, Entry]]:
         populate(me.path("src"), as_root=me.is_root)
         command = ["tar", f"--format={layout}", "--sparse", compression]
         if layout == "posix":
@@ -103,7 +109,7 @@ def test_an_archive_of_gnu_tar_gives_the_same_tree(me, store, layout, compressio
         assert unpacked[path] == entry, path
 
 
-def test_several_compressed_parts_after_one_another_are_one_archive(add) -> None:
+def test_several_compressed_parts_after_one_another_are_one_archive(add: Add) -> None:
     import gzip
 
     data = pack((member("file"), b"x" * 100_000))
@@ -111,13 +117,15 @@ def test_several_compressed_parts_after_one_another_are_one_archive(add) -> None
     assert os.path.getsize(os.path.join(layer.path, "file")) == 100_000
 
 
-def test_the_archives_own_directory_entry_is_the_layers_root(add) -> None:
+def test_the_archives_own_directory_entry_is_the_layers_root(add: Add) -> None:
     layer = add(pack(member("./", tarfile.DIRTYPE, mode=0o751, mtime=1_500_000_000)))
     status = os.stat(layer.path)
     assert (stat.S_IMODE(status.st_mode), status.st_mtime) == (0o751, 1_500_000_000)
 
 
-def test_directories_that_the_archive_does_not_mention_are_for_everybody(me, store) -> None:
+def test_directories_that_the_archive_does_not_mention_are_for_everybody(
+    me: Person, store: Store
+) -> None:
     def unpack() -> StoredLayer:
         os.umask(0o077)
         with open(me.path("a.tar"), "wb") as file:
@@ -129,12 +137,12 @@ def test_directories_that_the_archive_does_not_mention_are_for_everybody(me, sto
     assert modes == {".": 0o755, "a": 0o755, "a/b": 0o755, "a/b/c": 0o644}
 
 
-def test_an_absolute_name_is_made_relative(add) -> None:
+def test_an_absolute_name_is_made_relative(add: Add) -> None:
     layer = add(pack((member("//etc//./motd"), b"hello")))
     assert os.path.exists(os.path.join(layer.path, "etc/motd"))
 
 
-def test_of_members_of_one_name_the_last_wins(add) -> None:
+def test_of_members_of_one_name_the_last_wins(add: Add) -> None:
     layer = add(
         pack(
             (member("file"), b"first"),
@@ -164,13 +172,13 @@ def test_of_members_of_one_name_the_last_wins(add) -> None:
     assert layer.files == 5
 
 
-def test_a_hard_link_to_itself_keeps_the_file(add) -> None:
+def test_a_hard_link_to_itself_keeps_the_file(add: Add) -> None:
     layer = add(pack((member("file"), b"kept"), member("./file", tarfile.LNKTYPE, linkname="file")))
     with open(os.path.join(layer.path, "file")) as file:
         assert file.read() == "kept"
 
 
-def test_a_hard_link_to_a_symbolic_link_is_one_to_the_link(add) -> None:
+def test_a_hard_link_to_a_symbolic_link_is_one_to_the_link(add: Add) -> None:
     layer = add(
         pack(
             member("link", tarfile.SYMTYPE, linkname="/etc/shadow"),
@@ -185,13 +193,15 @@ OUTSIDE = ["../x", "a/../../x", "a/..", "..", "/../x", "a/b/../../../x"]
 
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE])
-def test_a_name_that_climbs_out_is_refused(me, add, name, kind) -> None:
+def test_a_name_that_climbs_out_is_refused(me: Person, add: Add, name: str, kind: bytes) -> None:
     hostile = pack((member("fine"), b"x"), member(name, kind, linkname="y"))
     refused(me, add, hostile, UnsafeMember, r"the member '.*' leads out of the layer")
 
 
 @pytest.mark.parametrize("target", [".", "/", "..", "../../..", "{outside}", "fine"])
-def test_a_file_through_a_symbolic_link_of_the_archive_is_refused(me, add, target) -> None:
+def test_a_file_through_a_symbolic_link_of_the_archive_is_refused(
+    me: Person, add: Add, target: str
+) -> None:
     os.mkdir(me.path("outside"))
     os.chown(me.path("outside"), me.uid, -1)
     target = target.format(outside=me.path("outside"))
@@ -209,7 +219,9 @@ def test_a_file_through_a_symbolic_link_of_the_archive_is_refused(me, add, targe
 
 
 @pytest.mark.parametrize("target", ["../outside/file", "/etc/passwd", "absent", "directory"])
-def test_a_hard_link_to_what_is_not_in_the_archive_is_refused(me, add, target) -> None:
+def test_a_hard_link_to_what_is_not_in_the_archive_is_refused(
+    me: Person, add: Add, target: str
+) -> None:
     os.mkdir(me.path("outside"))
     open(me.path("outside/file"), "w").close()
     hostile = pack(
@@ -219,7 +231,7 @@ def test_a_hard_link_to_what_is_not_in_the_archive_is_refused(me, add, target) -
     assert os.stat(me.path("outside/file")).st_nlink == 1
 
 
-def test_a_hard_link_through_a_symbolic_link_is_refused(me, add) -> None:
+def test_a_hard_link_through_a_symbolic_link_is_refused(me: Person, add: Add) -> None:
     hostile = pack(
         member("out", tarfile.SYMTYPE, linkname="/etc"),
         member("link", tarfile.LNKTYPE, linkname="out/passwd"),
@@ -227,20 +239,20 @@ def test_a_hard_link_through_a_symbolic_link_is_refused(me, add) -> None:
     refused(me, add, hostile, UnsafeMember, "'link' leads through a symbolic link")
 
 
-def test_a_file_that_takes_the_layers_place_is_refused(me, add) -> None:
+def test_a_file_that_takes_the_layers_place_is_refused(me: Person, add: Add) -> None:
     refused(me, add, pack((member("./"), b"x")), UnsafeMember, "take the place of the layer")
 
 
-def test_a_file_below_a_file_is_refused(me, add) -> None:
+def test_a_file_below_a_file_is_refused(me: Person, add: Add) -> None:
     hostile = pack((member("file"), b"x"), (member("file/below"), b"x"))
     refused(me, add, hostile, UnsafeMember, "'file/below' lies below what is not a directory")
 
 
-def test_a_hostile_name_cannot_make_the_message_two_lines(me, add) -> None:
+def test_a_hostile_name_cannot_make_the_message_two_lines(me: Person, add: Add) -> None:
     refused(me, add, pack(member("../a\nb\x1b[31m")), UnsafeMember, r"a\\nb\\x1b")
 
 
-def test_a_device_needs_root_but_a_whiteout_does_not(me, add) -> None:
+def test_a_device_needs_root_but_a_whiteout_does_not(me: Person, add: Add) -> None:
     whiteout = member("whiteout", tarfile.CHRTYPE)
     device = member("device", tarfile.BLKTYPE, devmajor=7, devminor=1)
     if me.is_root:
@@ -254,7 +266,7 @@ def test_a_device_needs_root_but_a_whiteout_does_not(me, add) -> None:
     assert status.st_rdev == 0
 
 
-def test_owners_and_set_id_bits_are_roots_to_give(me, add) -> None:
+def test_owners_and_set_id_bits_are_roots_to_give(me: Person, add: Add) -> None:
     layer = add(pack((member("tool", mode=0o6755, uid=1234, gid=4321), b"x")))
     status = os.stat(os.path.join(layer.path, "tool"))
     if me.is_root:
@@ -265,7 +277,7 @@ def test_owners_and_set_id_bits_are_roots_to_give(me, add) -> None:
         assert stat.S_IMODE(status.st_mode) == 0o755
 
 
-def test_a_terabyte_of_hole_takes_neither_space_nor_time(me, store) -> None:
+def test_a_terabyte_of_hole_takes_neither_space_nor_time(me: Person, store: Store) -> None:
     def unpack() -> os.stat_result:
         with open(me.path("huge"), "wb") as file:
             file.truncate(1 << 40)
@@ -280,7 +292,7 @@ def test_a_terabyte_of_hole_takes_neither_space_nor_time(me, store) -> None:
 
 
 @pytest.mark.parametrize("compress", [None, "gzip", "bzip2", "xz", "zstd"])
-def test_an_archive_cut_anywhere_is_refused(me, add, compress) -> None:
+def test_an_archive_cut_anywhere_is_refused(me: Person, add: Add, compress: str | None) -> None:
     data = pack(
         (member("a"), os.urandom(3000)),
         member("b", pax_headers={"path": "b/" * 150 + "b"}),
@@ -298,7 +310,9 @@ def test_an_archive_cut_anywhere_is_refused(me, add, compress) -> None:
 
 
 @pytest.mark.parametrize("compress", ["gzip", "bzip2", "xz", "zstd"])
-def test_a_flipped_bit_in_a_compressed_archive_is_noticed(me, add, compress) -> None:
+def test_a_flipped_bit_in_a_compressed_archive_is_noticed(
+    me: Person, add: Add, compress: str
+) -> None:
     data = pack((member("a"), os.urandom(30_000)))
     command = [compress, "-c", *(["--check"] if compress == "zstd" else [])]
     data = subprocess.run(command, input=data, check=True, capture_output=True).stdout
@@ -308,14 +322,14 @@ def test_a_flipped_bit_in_a_compressed_archive_is_noticed(me, add, compress) -> 
         refused(me, add, bytes(broken), DamagedArchive, "damaged")
 
 
-def test_a_damaged_header_is_not_taken_for_the_end(me, add) -> None:
+def test_a_damaged_header_is_not_taken_for_the_end(me: Person, add: Add) -> None:
     data = bytearray(pack((member("a"), b"x"), (member("b"), b"y")))
     data[1024 + 10] ^= 0xFF
     refused(me, add, bytes(data), DamagedArchive, "damaged")
 
 
 @pytest.mark.parametrize("data", [b"not an archive", b"\x1f\x8b\x08", os.urandom(4096)])
-def test_what_is_no_archive_is_refused(me, add, data) -> None:
+def test_what_is_no_archive_is_refused(me: Person, add: Add, data: bytes) -> None:
     refused(me, add, data, DamagedArchive, "damaged, cut short, or no archive")
 
 
@@ -332,7 +346,9 @@ def test_what_is_no_archive_is_refused(me, add, data) -> None:
         {"SCHILY.xattr.user.a\0b": "x"},
     ],
 )
-def test_numbers_that_no_file_can_have_are_one_quiet_error(me, add, headers) -> None:
+def test_numbers_that_no_file_can_have_are_one_quiet_error(
+    me: Person, add: Add, headers: dict[str, str]
+) -> None:
     hostile = pack((member("file", pax_headers=headers), b"0123456789"))
     if not me.is_root and "uid" in headers:
         add(hostile)  # whose owner would not be set
@@ -340,17 +356,17 @@ def test_numbers_that_no_file_can_have_are_one_quiet_error(me, add, headers) -> 
     refused(me, add, hostile, (DamagedArchive, UnsafeMember), "a.tar")  # type: ignore[arg-type]
 
 
-def test_a_missing_archive_is_named(me, store) -> None:
+def test_a_missing_archive_is_named(me: Person, store: Store) -> None:
     with pytest.raises(MissingArchive, match=r"absent\.tar does not exist"):
         me.run(lambda: store.add("one", f"tar:{me.path('absent.tar')}"))
 
 
-def test_a_directory_is_no_archive(me, store) -> None:
+def test_a_directory_is_no_archive(me: Person, store: Store) -> None:
     with pytest.raises(UnreadableArchive):
         me.run(lambda: store.add("one", f"tar:{me.home}"))
 
 
-def test_without_the_program_zstd_it_is_named(me, store) -> None:
+def test_without_the_program_zstd_it_is_named(me: Person, store: Store) -> None:
     def unpack() -> StoredLayer:
         with open(me.path("a.tar"), "wb") as file:
             file.write(b"\x28\xb5\x2f\xfd")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
@@ -20,22 +21,25 @@ from overlaykit.layers.apt import (
 from overlaykit.layers.deb import BadDebSource
 from overlaykit.layers.tar import DamagedArchive
 
+from .conftest import Person
 from .mirror import Mirror
 
 SYSTEMS_APT = ("/var/lib/apt", "/var/lib/apt/lists", "/var/cache/apt", "/var/cache/apt/archives")
 
+_T = TypeVar("_T")
+
 
 @pytest.fixture
-def store(me) -> Store:
+def store(me: Person) -> Store:
     return Store(me.path("store"))
 
 
-def with_mirror(me, act: Callable[[Mirror], object]) -> object:
+def with_mirror(me: Person, act: Callable[[Mirror], _T]) -> _T:
     """Act with a mirror of our own in the place of the machine's sources."""
     return me.run_among_own_mounts(lambda: act(Mirror(me.path("mirror"))))
 
 
-def refused(me, act: Callable[[Mirror], object], error: type[Error], match: str) -> None:
+def refused(me: Person, act: Callable[[Mirror], object], error: type[Error], match: str) -> None:
     with pytest.raises(error, match=match) as caught:
         with_mirror(me, act)
     assert "\n" not in str(caught.value)
@@ -45,12 +49,16 @@ def refused(me, act: Callable[[Mirror], object], error: type[Error], match: str)
 @pytest.mark.parametrize(
     "text", ["", "x", "@suite", "a,,b@suite", "a-@suite", "a@", "a@b c", "-o@x", "a;b@x"]
 )
-def test_what_names_no_packages_is_answered_with_how_to(me, store, text) -> None:
+def test_what_names_no_packages_is_answered_with_how_to(
+    me: Person, store: Store, text: str
+) -> None:
     with pytest.raises(BadDebSource, match="write deb:PACKAGE"):
         me.run(lambda: store.add("one", f"deb:{text or '@'}"))
 
 
-def test_a_package_comes_with_what_the_base_lacks_and_nothing_more(me, store) -> None:
+def test_a_package_comes_with_what_the_base_lacks_and_nothing_more(
+    me: Person, store: Store
+) -> None:
     def add(mirror: Mirror) -> StoredLayer:
         mirror.add("tool", {"/usr/bin/tool": "tool"}, depends="library, dpkg, libc6 (>= 2)")
         mirror.add("library", {"/usr/lib/library": "library"})
@@ -68,7 +76,7 @@ def test_a_package_comes_with_what_the_base_lacks_and_nothing_more(me, store) ->
     assert os.stat(layer.path).st_uid == me.uid
 
 
-def test_the_base_decides_what_is_lacking(me, store) -> None:
+def test_the_base_decides_what_is_lacking(me: Person, store: Store) -> None:
     def add(mirror: Mirror) -> list[int]:
         mirror.add("tool", {"/usr/bin/tool": "tool"}, depends="library, dpkg")
         mirror.add("library", {"/usr/lib/library": "library"})
@@ -93,7 +101,7 @@ def test_the_base_decides_what_is_lacking(me, store) -> None:
     assert with_mirror(me, add) == [3, 2, 2]
 
 
-def test_files_land_where_the_bases_own_links_lead(me, store) -> None:
+def test_files_land_where_the_bases_own_links_lead(me: Person, store: Store) -> None:
     """A directory /lib in the layer would hide the base's link from /lib to usr/lib, and all below it."""
 
     def add(mirror: Mirror) -> StoredLayer:
@@ -126,7 +134,7 @@ def test_files_land_where_the_bases_own_links_lead(me, store) -> None:
     assert found == {"usr/lib/file", "opt/real/file", "top", "var/dangling/file"}
 
 
-def test_an_unknown_package_is_named(me, store) -> None:
+def test_an_unknown_package_is_named(me: Person, store: Store) -> None:
     def add(mirror: Mirror) -> None:
         mirror.add("tool", {"/usr/bin/tool": "tool"})
         mirror.publish()
@@ -137,7 +145,7 @@ def test_an_unknown_package_is_named(me, store) -> None:
 
 
 @pytest.mark.parametrize("trusted", ["yes", "no"])
-def test_an_unknown_suite_is_named(me, store, trusted) -> None:
+def test_an_unknown_suite_is_named(me: Person, store: Store, trusted: str) -> None:
     def add(mirror: Mirror) -> None:
         mirror.publish()
         mirror.use(trusted)
@@ -146,13 +154,13 @@ def test_an_unknown_suite_is_named(me, store, trusted) -> None:
     refused(me, add, UnknownSuite, "no suite tset")
 
 
-def test_a_suite_that_the_machines_own_mirror_lacks_is_named(me, store) -> None:
+def test_a_suite_that_the_machines_own_mirror_lacks_is_named(me: Person, store: Store) -> None:
     with pytest.raises(UnknownSuite, match="no suite no-such-suite"):
         me.run(lambda: store.add("one", "deb:python2.7@no-such-suite"))
     assert os.listdir(me.path("store")) == []
 
 
-def test_a_suite_that_nobody_signed_is_refused(me, store) -> None:
+def test_a_suite_that_nobody_signed_is_refused(me: Person, store: Store) -> None:
     def add(mirror: Mirror) -> None:
         mirror.add("tool", {"/usr/bin/tool": "tool"})
         mirror.publish()
@@ -162,7 +170,7 @@ def test_a_suite_that_nobody_signed_is_refused(me, store) -> None:
     refused(me, add, UntrustedSuite, "not signed by a key")
 
 
-def test_a_package_that_fits_no_base_is_refused_with_the_reason(me, store) -> None:
+def test_a_package_that_fits_no_base_is_refused_with_the_reason(me: Person, store: Store) -> None:
     def add(mirror: Mirror) -> None:
         mirror.add("tool", {"/usr/bin/tool": "tool"}, depends="not-there (>= 2)")
         mirror.publish()
@@ -172,7 +180,7 @@ def test_a_package_that_fits_no_base_is_refused_with_the_reason(me, store) -> No
     refused(me, add, Unsatisfiable, "tool from test does not fit")
 
 
-def test_what_the_base_has_already_makes_no_empty_layer(me, store) -> None:
+def test_what_the_base_has_already_makes_no_empty_layer(me: Person, store: Store) -> None:
     def add(mirror: Mirror) -> None:
         version = subprocess.run(
             ["dpkg-query", "-W", "-f", "${Version}", "dpkg"], check=True, capture_output=True
@@ -185,7 +193,9 @@ def test_what_the_base_has_already_makes_no_empty_layer(me, store) -> None:
     refused(me, add, NothingToAdd, "the base already has dpkg in the version of suite test")
 
 
-def test_a_package_comes_in_the_suites_version_where_the_base_has_a_newer_one(me, store) -> None:
+def test_a_package_comes_in_the_suites_version_where_the_base_has_a_newer_one(
+    me: Person, store: Store
+) -> None:
     def add(mirror: Mirror) -> StoredLayer:
         mirror.add("perl", {"/usr/bin/perl": "an old perl"}, "perl-base (= 0.1)", version="0.1")
         mirror.add("perl-base", {"/usr/lib/perl": "an old library"}, "libc6", version="0.1")
@@ -200,7 +210,7 @@ def test_a_package_comes_in_the_suites_version_where_the_base_has_a_newer_one(me
         assert file.read() == "an old perl"
 
 
-def test_a_newer_libc_comes_along_where_the_bases_is_too_old(me, store) -> None:
+def test_a_newer_libc_comes_along_where_the_bases_is_too_old(me: Person, store: Store) -> None:
     def add(mirror: Mirror) -> StoredLayer:
         mirror.add("tool", {"/usr/bin/tool": "tool"}, depends="libc6 (>= 999), zlib1g")
         libc6 = mirror.add("libc6", {"/usr/lib/libc": "a new libc"}, version="999")
@@ -219,7 +229,7 @@ def test_a_newer_libc_comes_along_where_the_bases_is_too_old(me, store) -> None:
     assert sorted(os.listdir(os.path.join(layer.path, "usr/lib"))) == ["libc"]
 
 
-def test_an_older_libc_than_the_bases_is_refused(me, store) -> None:
+def test_an_older_libc_than_the_bases_is_refused(me: Person, store: Store) -> None:
     def add(mirror: Mirror) -> None:
         mirror.add("tool", {"/usr/bin/tool": "tool"}, depends="libc6 (= 0.1)")
         mirror.add("libc6", {"/usr/lib/libc": "an old libc"}, version="0.1")
@@ -230,7 +240,7 @@ def test_an_older_libc_than_the_bases_is_refused(me, store) -> None:
     refused(me, add, Unsatisfiable, r"libc6 0\.1, older than the base's")
 
 
-def test_a_package_changed_on_the_way_is_refused(me, store) -> None:
+def test_a_package_changed_on_the_way_is_refused(me: Person, store: Store) -> None:
     def add(mirror: Mirror) -> None:
         deb = mirror.add("tool", {"/usr/bin/tool": "tool"})
         mirror.publish()
@@ -244,7 +254,7 @@ def test_a_package_changed_on_the_way_is_refused(me, store) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.9])
-def test_a_package_that_is_damaged_is_refused(me, store, kept) -> None:
+def test_a_package_that_is_damaged_is_refused(me: Person, store: Store, kept: float) -> None:
     def add(mirror: Mirror) -> None:
         deb = mirror.add("tool", {"/usr/bin/tool": os.urandom(5000).hex()})
         os.truncate(deb, int(os.path.getsize(deb) * kept))
@@ -257,7 +267,7 @@ def test_a_package_that_is_damaged_is_refused(me, store, kept) -> None:
     refused(me, add, DamagedArchive, r"tool_1_all\.deb is damaged")
 
 
-def test_without_a_network_one_line_says_so_and_names_no_host(me, store) -> None:
+def test_without_a_network_one_line_says_so_and_names_no_host(me: Person, store: Store) -> None:
     def add() -> None:
         _native.unshare(_native.CLONE_NEWNET)
         store.add("one", "deb:python2.7@bullseye")
@@ -294,7 +304,7 @@ print(subprocess.check_output(["/bin/sh", "-c", "echo works"], text=True).strip(
     ],
 )
 def test_a_program_of_another_suite_works_over_this_machines_root(
-    me, source, program, script
+    me: Person, source: str, program: str, script: str
 ) -> None:
     """The main job's real input: fetched from the machine's mirror, seen through the kernel's own overlay."""
     system = [os.stat(path).st_mtime_ns for path in SYSTEMS_APT]

@@ -6,6 +6,8 @@ from overlaykit import _native
 from overlaykit.layers import host
 from overlaykit.mountinfo import Mount, outermost, parse, visible
 
+from .conftest import Person
+
 
 def test_mountpoints_with_spaces_and_backslashes_are_understood() -> None:
     line = rb"36 35 98:0 /r /mnt/a\040b\134c\011d rw,idmapped shared:1 master:2 - ext4 /dev/sda rw"
@@ -28,8 +30,15 @@ def test_a_mount_on_a_deleted_directory_is_left_out() -> None:
 
 def test_mounts_that_no_path_reaches_do_not_decide_anything() -> None:
     def mount(number: int, parent: int, mountpoint: str) -> Mount:
-        fields = {"device": 0, "root": "/", "fstype": "ext4", "idmapped": False}
-        return Mount(id=number, parent=parent, mountpoint=mountpoint, **fields)
+        return Mount(
+            id=number,
+            parent=parent,
+            device=0,
+            root="/",
+            mountpoint=mountpoint,
+            fstype="ext4",
+            idmapped=False,
+        )
 
     root = mount(1, 0, "/")
     covered = mount(2, 1, "/a/b")
@@ -46,7 +55,7 @@ def test_only_the_outermost_paths_are_masked() -> None:
     assert outermost(["/a/b", "/a", "/a-b", "/a/c/d", "/c/d"]) == ("/a", "/a-b", "/c/d")
 
 
-def test_the_host_is_its_root_without_what_the_kernel_makes_up(me) -> None:
+def test_the_host_is_its_root_without_what_the_kernel_makes_up(me: Person) -> None:
     os.mkdir(me.path("upper"))
     layer = me.run(lambda: host([me.path("upper")]))
     assert (layer.name, layer.path, layer.recursive) == ("host", "/", True)
@@ -54,7 +63,7 @@ def test_the_host_is_its_root_without_what_the_kernel_makes_up(me) -> None:
     assert "/dev/pts" not in layer.masks
 
 
-def test_a_view_that_never_answers_is_masked_and_not_waited_for(me) -> None:
+def test_a_view_that_never_answers_is_masked_and_not_waited_for(me: Person) -> None:
     def masks() -> tuple[str, ...]:
         for name in ("kept", "kernel's own", "view"):
             os.mkdir(me.path(name))

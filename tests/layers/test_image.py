@@ -11,7 +11,9 @@ import pytest
 from overlaykit.layers import Store, resolve
 from overlaykit.layers.image import ImageNotTree
 
-IMAGES = {
+from .conftest import Person
+
+IMAGES: dict[str, dict[str, object]] = {
     "oci": {"oci-layout": {"imageLayoutVersion": "1.0.0"}, "index.json": {"manifests": []}},
     "docker": {"manifest.json": [{"Config": "c.json", "Layers": ["l/layer.tar"]}], "c.json": {}},
     "dir": {"manifest.json": {"schemaVersion": 2, "config": {}, "layers": []}},
@@ -27,12 +29,12 @@ def write(directory: str, files: dict[str, object]) -> None:
 
 
 @pytest.fixture
-def store(me) -> Store:
+def store(me: Person) -> Store:
     return Store(me.path("store"))
 
 
 @pytest.mark.parametrize("kind", IMAGES)
-def test_an_image_makes_no_layer_of_blobs(me, store, kind) -> None:
+def test_an_image_makes_no_layer_of_blobs(me: Person, store: Store, kind: str) -> None:
     directory, archive = me.path("image"), me.path("image.tar.gz")
 
     def add(source: str) -> None:
@@ -56,7 +58,9 @@ def test_an_image_makes_no_layer_of_blobs(me, store, kind) -> None:
 @pytest.mark.parametrize(
     "manifest", [[], {}, [1], "text", {"layers": [], "name": "a web app's own"}, None]
 )
-def test_a_tree_with_a_manifest_of_its_own_is_a_layer(me, store, manifest) -> None:
+def test_a_tree_with_a_manifest_of_its_own_is_a_layer(
+    me: Person, store: Store, manifest: object
+) -> None:
     def add() -> int:
         write(me.path("tree"), {"manifest.json": manifest})
         return store.add("one", f"dir:{me.path('tree')}").files

@@ -16,16 +16,17 @@ from overlaykit.layers.directory import MissingDirectory
 from overlaykit.layers.source import BadSource
 from overlaykit.layers.store import BadLayerName, DamagedLayer, LayerBusy, LayerExists, UnknownLayer
 
+from .conftest import Person
 from .gate import Gate
 
 
 @pytest.fixture
-def store(me) -> Store:
+def store(me: Person) -> Store:
     return Store(me.path("store"))
 
 
 @pytest.fixture
-def source(me) -> str:
+def source(me: Person) -> str:
     def make() -> None:
         os.mkdir(me.path("src"))
         with open(me.path("src/file"), "w") as file:
@@ -45,7 +46,7 @@ def archive() -> bytes:
     return packed.getvalue()
 
 
-def test_what_was_added_is_there_for_every_process(me, store, source) -> None:
+def test_what_was_added_is_there_for_every_process(me: Person, store: Store, source: str) -> None:
     before = time.time_ns()
     added = me.run(lambda: store.add("one", source))
     assert (added.name, added.path) == ("one", me.path("store/one/tree"))
@@ -57,18 +58,18 @@ def test_what_was_added_is_there_for_every_process(me, store, source) -> None:
         assert file.read() == "contents"
 
 
-def test_a_store_that_does_not_exist_yet_is_empty(me, store) -> None:
+def test_a_store_that_does_not_exist_yet_is_empty(me: Person, store: Store) -> None:
     assert me.run(store.list) == ()
     with pytest.raises(UnknownLayer):
         me.run(lambda: store.remove("one"))
 
 
-def test_layers_are_listed_by_name(me, store, source) -> None:
+def test_layers_are_listed_by_name(me: Person, store: Store, source: str) -> None:
     me.run(lambda: [store.add(name, source) for name in ("b", "c", "a")])
     assert [layer.name for layer in me.run(store.list)] == ["a", "b", "c"]
 
 
-def test_a_layer_is_never_replaced(me, store, source) -> None:
+def test_a_layer_is_never_replaced(me: Person, store: Store, source: str) -> None:
     added = me.run(lambda: store.add("one", source))
     with pytest.raises(LayerExists, match=r"already a layer one\b"):
         me.run(lambda: store.add("one", source))
@@ -76,7 +77,9 @@ def test_a_layer_is_never_replaced(me, store, source) -> None:
 
 
 @pytest.mark.parametrize("name", ["host", "..", ".tmp-1", "a/b", "", "A", "a" * 65])
-def test_a_name_that_could_mean_something_else_is_refused(me, store, source, name) -> None:
+def test_a_name_that_could_mean_something_else_is_refused(
+    me: Person, store: Store, source: str, name: str
+) -> None:
     with pytest.raises(BadLayerName):
         me.run(lambda: store.add(name, source))
     with pytest.raises(BadLayerName):
@@ -84,24 +87,28 @@ def test_a_name_that_could_mean_something_else_is_refused(me, store, source, nam
 
 
 @pytest.mark.parametrize("text", ["", "dir", "dir:", "/usr", "oci:alpine", "python2.7@bullseye"])
-def test_a_source_that_is_none_is_answered_with_what_is_one(me, store, text) -> None:
+def test_a_source_that_is_none_is_answered_with_what_is_one(
+    me: Person, store: Store, text: str
+) -> None:
     with pytest.raises(BadSource, match="dir:PATH, tar:PATH or deb:PACKAGE"):
         me.run(lambda: store.add("one", text))
 
 
-def test_a_missing_source_leaves_nothing_in_the_store(me, store) -> None:
+def test_a_missing_source_leaves_nothing_in_the_store(me: Person, store: Store) -> None:
     with pytest.raises(MissingDirectory):
         me.run(lambda: store.add("one", f"dir:{me.path('absent')}"))
     assert me.run(store.list) == ()
 
 
-def test_a_removed_layer_is_gone_from_the_disk(me, store, source) -> None:
+def test_a_removed_layer_is_gone_from_the_disk(me: Person, store: Store, source: str) -> None:
     me.run(lambda: (store.add("one", source), store.remove("one")))
     assert os.listdir(me.path("store")) == []
 
 
 @pytest.mark.parametrize("mode", [0o555, 0o311, 0o000])
-def test_removing_copes_with_directories_that_may_not_be_used(me, store, mode) -> None:
+def test_removing_copes_with_directories_that_may_not_be_used(
+    me: Person, store: Store, mode: int
+) -> None:
     def add() -> None:
         path = me.path("src")
         os.makedirs(os.path.join(path, "a/below"))
@@ -120,7 +127,7 @@ def test_removing_copes_with_directories_that_may_not_be_used(me, store, mode) -
     assert os.listdir(me.path("store")) == []
 
 
-def test_removing_never_follows_a_symbolic_link(me, store) -> None:
+def test_removing_never_follows_a_symbolic_link(me: Person, store: Store) -> None:
     def add() -> None:
         os.makedirs(me.path("src/sub"))
         os.mkdir(me.path("precious"))
@@ -135,7 +142,9 @@ def test_removing_never_follows_a_symbolic_link(me, store) -> None:
     assert os.listdir(me.path("store")) == []
 
 
-def test_removing_copes_with_a_tree_deeper_than_a_path_may_be_long(me, store) -> None:
+def test_removing_copes_with_a_tree_deeper_than_a_path_may_be_long(
+    me: Person, store: Store
+) -> None:
     depth = 2000  # of one-letter names: beneath the limit of a name in an archive, above it with the store's path
 
     def add() -> None:
@@ -148,7 +157,7 @@ def test_removing_copes_with_a_tree_deeper_than_a_path_may_be_long(me, store) ->
     assert os.listdir(me.path("store")) == []
 
 
-def test_a_layer_in_use_is_not_removed(me, store, source) -> None:
+def test_a_layer_in_use_is_not_removed(me: Person, store: Store, source: str) -> None:
     layer = me.run(lambda: store.add("one", source))
     with layer.hold(), layer.hold():
         with pytest.raises(LayerBusy, match="layer one is used by a running view"):
@@ -159,7 +168,7 @@ def test_a_layer_in_use_is_not_removed(me, store, source) -> None:
         layer.hold()
 
 
-def test_a_hold_ends_with_the_process_that_has_it(me, store, source) -> None:
+def test_a_hold_ends_with_the_process_that_has_it(me: Person, store: Store, source: str) -> None:
     layer = me.run(lambda: store.add("one", source))
     ready, say_ready = os.pipe()
     never, keep_open = os.pipe()
@@ -181,7 +190,9 @@ def test_a_hold_ends_with_the_process_that_has_it(me, store, source) -> None:
         os.close(fd)
 
 
-def test_what_a_killed_add_left_is_cleared_by_the_next(me, store, source) -> None:
+def test_what_a_killed_add_left_is_cleared_by_the_next(
+    me: Person, store: Store, source: str
+) -> None:
     with Gate(me.home, archive()) as gate:
         killed = me.start(lambda: (gate.enter(), store.add("one", gate.source)))
         gate.wait()
@@ -193,7 +204,9 @@ def test_what_a_killed_add_left_is_cleared_by_the_next(me, store, source) -> Non
     assert os.listdir(me.path("store")) == ["two"]
 
 
-def test_an_add_leaves_another_that_is_still_at_work_alone(me, store, source) -> None:
+def test_an_add_leaves_another_that_is_still_at_work_alone(
+    me: Person, store: Store, source: str
+) -> None:
     with Gate(me.home, archive()) as gate:
         slow = me.start(lambda: (gate.enter(), store.add("slow", gate.source)))
         gate.wait()
@@ -204,7 +217,7 @@ def test_an_add_leaves_another_that_is_still_at_work_alone(me, store, source) ->
     assert me.run(lambda: store.get("slow")).bytes == 1 << 20
 
 
-def test_of_two_adds_of_one_name_one_wins_and_the_other_says_so(me, store) -> None:
+def test_of_two_adds_of_one_name_one_wins_and_the_other_says_so(me: Person, store: Store) -> None:
     with Gate(me.home, archive(), writers=2) as gate:
         both = [me.start(lambda: (gate.enter(), store.add("one", gate.source))) for _ in range(2)]
         gate.wait()
@@ -221,7 +234,7 @@ def test_of_two_adds_of_one_name_one_wins_and_the_other_says_so(me, store) -> No
     assert me.run(lambda: store.get("one")).files == 1
 
 
-def test_a_full_disk_leaves_the_store_as_it_was(me) -> None:
+def test_a_full_disk_leaves_the_store_as_it_was(me: Person) -> None:
     def fill() -> tuple[int | None, list[str]]:
         os.mkdir(me.path("small"))
         _native.mount("tmpfs", me.path("small"), "tmpfs", 0, "size=256k")
@@ -236,7 +249,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(me) -> None:
     assert me.run_among_own_mounts(fill) == (errno.ENOSPC, [])
 
 
-def test_a_damaged_layer_says_so_and_can_be_removed(me, store, source) -> None:
+def test_a_damaged_layer_says_so_and_can_be_removed(me: Person, store: Store, source: str) -> None:
     me.run(lambda: store.add("one", source))
     me.run(lambda: open(me.path("store/one/layer.json"), "w").close())
     with pytest.raises(DamagedLayer, match="layer rm one"):
@@ -245,7 +258,7 @@ def test_a_damaged_layer_says_so_and_can_be_removed(me, store, source) -> None:
     assert me.run(store.list) == ()
 
 
-def test_what_is_known_of_a_layer_is_plain_json(me, store, source) -> None:
+def test_what_is_known_of_a_layer_is_plain_json(me: Person, store: Store, source: str) -> None:
     added = me.run(lambda: store.add("one", source))
     with open(me.path("store/one/layer.json")) as file:
         record = json.load(file)
@@ -258,7 +271,7 @@ def test_what_is_known_of_a_layer_is_plain_json(me, store, source) -> None:
     }
 
 
-def test_the_default_store_is_where_xdg_says(me) -> None:
+def test_the_default_store_is_where_xdg_says(me: Person) -> None:
     def roots() -> list[str]:
         found = []
         for value in (me.path("data"), "relative", ""):

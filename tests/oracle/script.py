@@ -46,7 +46,7 @@ def script(program: Program, *, unprivileged: bool) -> str:
         lines += [_make(entry, f"{lower}/{path}", lower, marks) for path, entry in layer.items()]
         lines += [
             f"touch -hd @{entry.mtime_ns // 10**9} {lower}/{path}"
-            for path, entry in reversed(layer.items())
+            for path, entry in reversed(list(layer.items()))
             if isinstance(entry, table.File | table.Dir) and entry.mtime_ns is not None
         ]
     more = ",redirect_dir=off" if unprivileged else ""  # the kernel has none there

@@ -14,6 +14,7 @@ class LosesWhiteouts:
     """Drops the whiteouts at the top of its upper when it is unmounted."""
 
     name: ClassVar[str] = "loses-whiteouts"
+    takes_root: ClassVar[bool] = True
 
     def __init__(self, *, unprivileged: bool) -> None:
         self._right = KernelOverlay(unprivileged)
@@ -34,6 +35,7 @@ class WritesIntoTheLower:
     """Lets what was written to a file at the top reach the layer below."""
 
     name: ClassVar[str] = "writes-into-the-lower"
+    takes_root: ClassVar[bool] = True
 
     def __init__(self, *, unprivileged: bool) -> None:
         self._right = KernelOverlay(unprivileged)
@@ -45,7 +47,7 @@ class WritesIntoTheLower:
 
     def unmount(self, target: bytes) -> None:
         self._right.unmount(target)
-        for entry in list(os.scandir(self._stack.upper)):
+        for entry in list(os.scandir(self._stack.upper or b"")):
             below = os.path.join(self._stack.lowers[0], entry.name)
             if entry.is_file(follow_symlinks=False) and os.path.isfile(below):
                 with open(entry.path, "rb") as upper, open(below, "wb") as lower:
@@ -56,6 +58,7 @@ class BreaksLinks:
     """Copies up each name of a file for itself: the kernel's overlayfs without its index."""
 
     name: ClassVar[str] = "breaks-links"
+    takes_root: ClassVar[bool] = True
 
     def __init__(self, *, unprivileged: bool) -> None:
         self._unprivileged = unprivileged

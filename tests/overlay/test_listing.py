@@ -87,9 +87,10 @@ def test_an_entry_that_was_copied_up_meanwhile_is_the_copy(stack: Stack) -> None
 
 def test_who_removes_while_reading_meets_every_name_whoever_else_reads_much(stack: Stack) -> None:
     stack.add({f"a/{number}": File() for number in range(1000)})
-    large = [(b"%d" % number, stat.S_IFREG, None, 0) for number in range(40_000)]
     with stack.open(as_kernel=False) as view:
         directory, other = view.directory("a"), view.filesystem.root
+        layer_dir = view.filesystem._entries(other)[0][2]
+        large = [(b"%d" % number, stat.S_IFREG, layer_dir, 0) for number in range(40_000)]
         listings = Listings(lambda one: large if one is other else view.filesystem._entries(one))
         met = []
         position = 0

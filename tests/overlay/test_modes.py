@@ -135,7 +135,7 @@ def _dies(stack: Stack, operation: Operation, fault: str) -> bool:
             os.environ["OVERLAYKIT_FAULT"] = fault
             armed = importlib.reload(faults).reach
             for name in _MODULES:
-                importlib.import_module(f"overlaykit.overlay.{name}").reach = armed
+                vars(importlib.import_module(f"overlaykit.overlay.{name}"))["reach"] = armed
             with stack.bare(options=OPTIONS) as view:
                 operation.act(view)
             os._exit(0)

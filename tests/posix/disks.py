@@ -49,8 +49,8 @@ def mount_disk(disk: Disk, base: bytes, *, unprivileged: bool) -> None:
             image = base + b"/disk.image"
             with open(image, "wb") as file:
                 file.truncate(_MEGABYTES << 20)
-            options = ["-b", "4096"] if disk == "ext4" else []
-            subprocess.run([f"mkfs.{disk}", "-q", *options, os.fsdecode(image)], check=True)
+            block_size = ["-b", "4096"] if disk == "ext4" else []
+            subprocess.run([f"mkfs.{disk}", "-q", *block_size, os.fsdecode(image)], check=True)
             subprocess.run(["mount", "-o", "loop", image, target], check=True)
 
 

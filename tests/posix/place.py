@@ -92,10 +92,10 @@ class Place:
         """End what still runs in the place, and let the namespaces go with whatever is still mounted there."""
         if self._namespaces:
             place = os.fstat(self._namespaces[-1][0]).st_ino
-            for pid in filter(str.isdigit, os.listdir("/proc")):
+            for name in filter(str.isdigit, os.listdir("/proc")):
                 with contextlib.suppress(OSError):  # it ended, or belongs to somebody else
-                    if os.stat(f"/proc/{pid}/ns/mnt").st_ino == place:
-                        os.kill(int(pid), signal.SIGKILL)
+                    if os.stat(f"/proc/{name}/ns/mnt").st_ino == place:
+                        os.kill(int(name), signal.SIGKILL)
         while self._namespaces:
             os.close(self._namespaces.pop()[0])
         if self._release is not None:

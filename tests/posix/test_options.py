@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_an_option_means_what_it_means_to_the_kernel(
     place: Place, directory: str, options: str
 ) -> None:
     seen = {
-        system: place.run(lambda system=system: _try(system, f"{directory}/{system}", options))
+        system: place.run(partial(_try, system, f"{directory}/{system}", options))
         for system in ("kernel", "overlaykit")
     }
     assert seen["overlaykit"] == seen["kernel"]

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import threading
+from collections.abc import Callable
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, Popen
 
 import pytest
@@ -263,10 +264,11 @@ class Late(Exception):
 
 
 def test_what_cannot_be_launched_is_told_as_a_mistake(user: TestUser) -> None:
-    for wrong in (
+    mistakes: tuple[Callable[[], object], ...] = (
         lambda: View(binds="/etc:/mnt"),
         lambda: View(ports="8080:80"),
-    ):
+    )
+    for wrong in mistakes:
         with pytest.raises(TypeError, match="give a list"):
             wrong()
     with pytest.raises(ValueError, match="'nonne' is none of private, host, none"):

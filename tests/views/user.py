@@ -95,14 +95,17 @@ class TestUser:
 
     def overlaykit(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the command to its end, with nothing to read."""
-        settings = {
+        settings: dict[str, Any] = {
             "stdin": subprocess.DEVNULL,
             "capture_output": True,
             "text": True,
             "errors": "surrogateescape",
         }
         settings |= options
-        return subprocess.run([command(), *arguments], check=False, **settings)
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            [command(), *arguments], check=False, **settings
+        )
+        return done
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start the command, its standard input and output piped."""
@@ -155,7 +158,7 @@ class TestUser:
 
     def program(self, arguments: list[str], **options: Any) -> str:
         """Run any program that succeeds, outside of all views; what it prints."""
-        settings = {
+        settings: dict[str, Any] = {
             "stdin": subprocess.DEVNULL,
             "capture_output": True,
             "text": True,

@@ -8,17 +8,18 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 
 from .. import syscalls
 from ..acts import forget, get, ino_of, mode_of, names, opened, put, refused
-from ..table import Dir, File, Identity, Link, Symlink, Whiteout, behaviour
+from ..table import Dir, File, Identity, Layer, Link, Symlink, Whiteout, behaviour
 from .permissions import ACCESS, ANYONE, DEFAULT, GROUP_OBJ, OTHER, USER_OBJ, acl
 
 BOUND: tuple[Identity, ...] = ("ordinary",)
 """Who has no capability to pass modes."""
 
 CONTENT = b"0123456789" * 1000
-CLOSED = {
+CLOSED: Layer = {
     "d": Dir(mode=0o555),
     "d/s": Dir(mode=0o555),
     "d/s/f": File(CONTENT, mode=0o444, xattrs={"user.k": b"v"}),
@@ -26,7 +27,12 @@ CLOSED = {
     "d/s/l": Symlink("f"),
     "d/x": File(b"x", mode=0o555),
 }
-LINKED = {"a": File(CONTENT, mode=0o444), "b": Link("a"), "d": Dir(mode=0o555), "d/c": Link("a")}
+LINKED: Layer = {
+    "a": File(CONTENT, mode=0o444),
+    "b": Link("a"),
+    "d": Dir(mode=0o555),
+    "d/c": Link("a"),
+}
 ALL_READ = acl((USER_OBJ, 4, ANYONE), (GROUP_OBJ, 4, ANYONE), (OTHER, 4, ANYONE))
 ALL_SEARCH = acl((USER_OBJ, 5, ANYONE), (GROUP_OBJ, 5, ANYONE), (OTHER, 5, ANYONE))
 
@@ -87,7 +93,7 @@ def check_a_new_file_to_read_only_is_written_by_its_maker_then_moved_into_place(
 
 
 @behaviour(lower={"f": File(CONTENT)}, remount=True, identities=BOUND)
-def check_a_file_closed_to_all_is_as_it_was_once_it_is_opened_again():
+def check_a_file_closed_to_all_is_as_it_was_once_it_is_opened_again() -> Iterator[None]:
     os.chmod("f", 0)
     put("new", b"new")
     os.chmod("new", 0)
@@ -207,7 +213,7 @@ def check_hard_links_to_read_only_stay_one_file() -> None:
 
 
 @behaviour(lower=LINKED, remount=True, identities=BOUND)
-def check_hard_links_to_read_only_stay_one_file_through_a_remount():
+def check_hard_links_to_read_only_stay_one_file_through_a_remount() -> Iterator[None]:
     os.chmod("a", 0o000)
     os.link("b", "e")
     yield
@@ -264,7 +270,7 @@ def check_a_tree_to_read_only_is_read_and_refuses_changes() -> None:
 
 
 @behaviour(lower=CLOSED, remount=True, identities=BOUND)
-def check_files_change_within_directories_to_read_only():
+def check_files_change_within_directories_to_read_only() -> Iterator[None]:
     before = {name: os.stat(name) for name in ("d", "d/s")}
     put("d/s/g", b"new")
     os.chmod("d/s/f", 0o400)
@@ -453,7 +459,7 @@ def check_what_is_open_in_a_directory_goes_on_after_that_was_closed_to_all() -> 
 
 
 @behaviour(lower={"d": Dir(), "d/f": File(), "e": Dir()}, remount=True, identities=BOUND)
-def check_a_closed_directory_shows_what_it_did_through_a_remount():
+def check_a_closed_directory_shows_what_it_did_through_a_remount() -> Iterator[None]:
     os.unlink("d/f")
     os.rmdir("d")
     os.mkdir("d")

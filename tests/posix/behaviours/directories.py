@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 
 from ..acts import get, ino_of, mode_of, names, opened, put, refused
 from ..syscalls import Dirent, getdents64
-from ..table import ROOT_ONLY, Dir, Fifo, File, Link, Symlink, Whiteout, behaviour
+from ..table import ROOT_ONLY, Dir, Fifo, File, Layer, Link, Symlink, Whiteout, behaviour
 
 # Links, because ten thousand inodes take a file system seconds.
-MANY = {"file": File()} | {f"many/{number:05}": Link("file") for number in range(10_000)}
+MANY: Layer = {"file": File()} | {f"many/{number:05}": Link("file") for number in range(10_000)}
 SOME = {f"many/{number:05}": File() for number in range(500)}
 READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
@@ -263,7 +264,7 @@ def check_links_across_merged_directories_show_one_inode() -> None:
 
 
 @behaviour(lower={"d": Dir(), "d/a": File(b"a")}, remount=True)
-def check_new_directories_are_there_after_a_remount():
+def check_new_directories_are_there_after_a_remount() -> Iterator[None]:
     os.makedirs("d/x/y")
     put("d/x/y/f", b"deep")
     yield

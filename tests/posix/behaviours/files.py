@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Iterator
 
 from ..acts import get, ino_of, mode_of, names, opened, put, refused, unless_refused
 from ..syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
@@ -299,7 +300,7 @@ def check_a_changed_file_keeps_its_inode_number() -> None:
 
 
 @behaviour(lower={"f": File(b"lower")}, remount=True)
-def check_a_changed_file_is_there_after_a_remount():
+def check_a_changed_file_is_there_after_a_remount() -> Iterator[None]:
     put("f", b"changed")
     put("new", b"made")
     yield
@@ -307,7 +308,7 @@ def check_a_changed_file_is_there_after_a_remount():
     assert get("new") == b"made"
 
 
-def _changes_its_inode_number_over_a_remount():
+def _changes_its_inode_number_over_a_remount() -> Iterator[None]:
     before = ino_of("f")
     put("f", b"changed")
     assert ino_of("f") == before
@@ -325,7 +326,7 @@ def _changes_its_inode_number_over_a_remount():
     },
     remount=True,
 )
-def check_a_changed_file_keeps_its_inode_number_over_a_remount():
+def check_a_changed_file_keeps_its_inode_number_over_a_remount() -> Iterator[None]:
     before = ino_of("f")
     put("f", b"changed")
     yield

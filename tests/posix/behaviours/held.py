@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 
 from ..acts import get, in_child, opened, put, refused
-from ..table import Dir, File, Instead, behaviour
+from ..table import Dir, File, Instead, Layer, behaviour
 
 PROGRAM = b"#!/bin/true\n"
 AFTER = b"#!/bin/sh\nexit 7\n"
@@ -153,7 +153,7 @@ def _metadata_stay_as_they_are(happens: Callable[[], object]) -> None:
             os.fchmod(fd, 0o711)
 
 
-LOWER = {"f": File(PROGRAM, mode=0o755), "other": File(AFTER, mode=0o755), "d": Dir()}
+LOWER: Layer = {"f": File(PROGRAM, mode=0o755), "other": File(AFTER, mode=0o755), "d": Dir()}
 
 
 @behaviour(lower=LOWER, differs={"kernel": Instead(STALE, _goes_on_with_either)})

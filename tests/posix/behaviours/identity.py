@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from overlaykit import _native
 
 from ..acts import forget, get, ino_of, opened, put, refused, unless_refused
-from ..table import ROOT_ONLY, Dir, Fifo, File, Instead, Symlink, behaviour
+from ..table import ROOT_ONLY, Dir, Fifo, File, Instead, Layer, Symlink, behaviour
 
 NO_ORIGIN = "the kernel decodes no file handles for a user namespace, so it records no origin"
 
-ALL = {
+ALL: Layer = {
     "d": Dir(),
     "d/f": File(b"x"),
     "d/s": Dir(),
@@ -87,7 +87,7 @@ def check_every_kind_but_directories_keeps_its_inode_number_through_renames() ->
 
 
 @behaviour(lower=ALL, remount=True)
-def check_what_was_not_copied_up_keeps_its_inode_number_over_a_remount():
+def check_what_was_not_copied_up_keeps_its_inode_number_over_a_remount() -> Iterator[None]:
     put("new", b"")
     os.mkdir("new directory")
     kept = (*ALL, "new", "new directory")
@@ -96,7 +96,7 @@ def check_what_was_not_copied_up_keeps_its_inode_number_over_a_remount():
     assert _numbers(*kept) == before
 
 
-def _gets_another_number_over_a_remount():
+def _gets_another_number_over_a_remount() -> Iterator[None]:
     before = ino_of("d/f")
     os.rename("d/f", "e/f")
     yield
@@ -108,7 +108,7 @@ def _gets_another_number_over_a_remount():
     remount=True,
     differs={"kernel-userns": Instead(NO_ORIGIN, _gets_another_number_over_a_remount)},
 )
-def check_a_moved_file_keeps_its_inode_number_over_a_remount():
+def check_a_moved_file_keeps_its_inode_number_over_a_remount() -> Iterator[None]:
     before = ino_of("d/f")
     os.rename("d/f", "e/f")
     put("e/f", b"changed")
@@ -118,7 +118,7 @@ def check_a_moved_file_keeps_its_inode_number_over_a_remount():
 
 
 @behaviour(lower=ALL, remount=True, identities=ROOT_ONLY)
-def check_a_moved_directory_keeps_its_inode_numbers_over_a_remount():
+def check_a_moved_directory_keeps_its_inode_numbers_over_a_remount() -> Iterator[None]:
     before = _numbers("d", "d/f", "d/s", "d/s/g")
     os.rename("d", "e/d")
     yield
@@ -126,7 +126,7 @@ def check_a_moved_directory_keeps_its_inode_numbers_over_a_remount():
 
 
 @behaviour(lower=ALL, remount=True, identities=ROOT_ONLY)
-def check_a_symlink_and_a_fifo_keep_their_inode_numbers_over_a_remount():
+def check_a_symlink_and_a_fifo_keep_their_inode_numbers_over_a_remount() -> Iterator[None]:
     before = _numbers("link", "fifo")
     os.utime("link", follow_symlinks=False)
     os.chmod("fifo", 0o600)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 
 from ..acts import get, ino_of, mode_of, names, opened, put, refused
-from ..table import Dir, File, Instead, Link, Symlink, behaviour
+from ..table import Dir, File, Instead, Layer, Link, Symlink, behaviour
 
 BROKEN = "the kernel has no index in a user namespace: copy-up breaks the hard links of a lower"
 
@@ -16,7 +17,7 @@ def _links_come_apart() -> None:
     assert get("b") == b"both"
 
 
-TWO = {"a": File(b"both"), "b": Link("a")}
+TWO: Layer = {"a": File(b"both"), "b": Link("a")}
 
 
 @behaviour(lower=TWO, differs={"kernel-userns": Instead(BROKEN, _links_come_apart)})
@@ -28,7 +29,7 @@ def check_two_lower_links_stay_one_file_when_written() -> None:
     assert os.stat("b").st_nlink == 2
 
 
-def _links_are_apart_after_a_remount():
+def _links_are_apart_after_a_remount() -> Iterator[None]:
     put("a", b"changed")
     yield
     assert get("b") == b"both"
@@ -39,7 +40,7 @@ def _links_are_apart_after_a_remount():
     remount=True,
     differs={"kernel-userns": Instead(BROKEN, _links_are_apart_after_a_remount)},
 )
-def check_two_lower_links_stay_one_file_after_a_remount():
+def check_two_lower_links_stay_one_file_after_a_remount() -> Iterator[None]:
     put("a", b"changed")
     yield
     assert get("b") == b"changed"
@@ -137,7 +138,7 @@ def check_a_lower_file_gets_a_second_name() -> None:
 
 
 @behaviour(lower={"f": File(b"x")}, remount=True)
-def check_a_second_name_is_there_after_a_remount():
+def check_a_second_name_is_there_after_a_remount() -> Iterator[None]:
     os.link("f", "g")
     yield
     assert ino_of("f") == ino_of("g")

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Iterator
 
 from ..acts import ALICE, BOB, as_user, get, ino_of, mode_of, names, opened, put, refused
 from ..table import ROOT_ONLY, Device, Dir, Fifo, File, Symlink, behaviour
@@ -30,7 +31,7 @@ def check_chmod_of_a_lower_directory_keeps_what_it_holds() -> None:
 
 
 @behaviour(lower={"d": Dir(mode=0o755), "f": File(mode=0o644)}, remount=True)
-def check_modes_are_kept_over_a_remount():
+def check_modes_are_kept_over_a_remount() -> Iterator[None]:
     os.chmod("d", 0o1777)
     os.chmod("f", 0o2751)
     yield
@@ -245,7 +246,7 @@ def check_a_lower_device_node_works_and_can_be_changed_and_moved() -> None:
 
 
 @behaviour(lower={"null": Device(1, 3), "p": Fifo()}, identities=ROOT_ONLY, remount=True)
-def check_special_files_are_there_after_a_remount():
+def check_special_files_are_there_after_a_remount() -> Iterator[None]:
     os.chmod("null", 0o622)
     os.rename("p", "q")
     os.mknod("zero", stat.S_IFCHR | 0o600, os.makedev(1, 5))

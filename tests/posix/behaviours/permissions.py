@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections.abc import Iterator
 
 from ..acts import ALICE, BOB, as_user, get, mode_of, names, opened, put, refused
-from ..table import PRIVILEGED, ROOT_ONLY, Dir, File, Instead, behaviour
+from ..table import PRIVILEGED, ROOT_ONLY, Dir, File, Instead, Layer, behaviour
 
-PRIVATE = {"f": File(b"secret", mode=0o600, uid=ALICE, gid=ALICE)}
-SHARED = {"f": File(b"text", mode=0o660, uid=ALICE, gid=BOB)}
+PRIVATE: Layer = {"f": File(b"secret", mode=0o600, uid=ALICE, gid=ALICE)}
+SHARED: Layer = {"f": File(b"text", mode=0o660, uid=ALICE, gid=BOB)}
 
 ACCESS = "system.posix_acl_access"
 DEFAULT = "system.posix_acl_default"
@@ -466,7 +467,7 @@ def check_an_acl_set_from_outside_the_group_clears_the_set_group_id_bit() -> Non
 
 
 @behaviour(lower=SHARED_WITH_SET_GROUP_ID, identities=ROOT_ONLY, remount=True)
-def check_a_set_group_id_bit_that_an_acl_cleared_stays_cleared():
+def check_a_set_group_id_bit_that_an_acl_cleared_stays_cleared() -> Iterator[None]:
     as_user(ALICE, lambda: os.setxattr("f", ACCESS, ANOTHER_READS))
     yield
     assert mode_of("f") == 0o775

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 from ..acts import get, mode_of, names, refused
 from ..syscalls import RENAME_EXCHANGE, access, renameat2
-from ..table import Dir, File, Symlink, Whiteout, behaviour
+from ..table import Dir, File, Layer, Symlink, Whiteout, behaviour
 
-CONTENT = {"f": File(b"x", xattrs={"user.one": b"1"}), "d": Dir(), "d/g": File(), "l": Symlink("f")}
+CONTENT: Layer = {
+    "f": File(b"x", xattrs={"user.one": b"1"}),
+    "d": Dir(),
+    "d/g": File(),
+    "l": Symlink("f"),
+}
 
 
 @behaviour({"d": Dir(), "d/g": Whiteout()}, CONTENT, read_only=True)
@@ -21,13 +27,14 @@ def check_a_read_only_view_is_read() -> None:
 
 @behaviour(lower=CONTENT, read_only=True)
 def check_a_read_only_view_refuses_new_names() -> None:
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: os.open("new", os.O_CREAT | os.O_WRONLY),
         lambda: os.mkdir("new"),
         lambda: os.mkfifo("new"),
         lambda: os.symlink("f", "new"),
         lambda: os.link("f", "new"),
-    ):
+    )
+    for call in calls:
         with refused(errno.EROFS):
             call()
     assert names() == ["d", "f", "l"]
@@ -45,13 +52,14 @@ def check_a_read_only_view_refuses_writers() -> None:
 
 @behaviour(lower=CONTENT, read_only=True)
 def check_a_read_only_view_refuses_to_remove_and_rename() -> None:
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: os.unlink("f"),
         lambda: os.rmdir("d"),
         lambda: os.rename("f", "new"),
         lambda: os.rename("d", "new"),
         lambda: renameat2(b"f", b"d", RENAME_EXCHANGE),
-    ):
+    )
+    for call in calls:
         with refused(errno.EROFS):
             call()
     assert names() == ["d", "f", "l"]
@@ -59,13 +67,14 @@ def check_a_read_only_view_refuses_to_remove_and_rename() -> None:
 
 @behaviour(lower=CONTENT, read_only=True)
 def check_a_read_only_view_refuses_new_metadata() -> None:
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: os.chmod("f", 0o600),
         lambda: os.chown("f", 0, 0),
         lambda: os.utime("f"),
         lambda: os.setxattr("f", "user.two", b""),
         lambda: os.removexattr("f", "user.one"),
-    ):
+    )
+    for call in calls:
         with refused(errno.EROFS):
             call()
     assert mode_of("f") == 0o644

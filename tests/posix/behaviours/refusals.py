@@ -62,7 +62,7 @@ def _all_refuse(path: str, *numbers: int, calls: Mapping[str, Callable[[str], ob
 
 
 def _both_refuse(path: str, *numbers: int) -> None:
-    _all_refuse(path, *numbers, calls=ON_WHAT_EXISTS | ON_A_NEW_NAME)
+    _all_refuse(path, *numbers, calls={**ON_WHAT_EXISTS, **ON_A_NEW_NAME})
 
 
 @behaviour(lower={"f": File(), "a": Symlink("b"), "b": Symlink("a")})
@@ -165,7 +165,7 @@ def check_no_name_changes_in_a_directory_that_may_not_be_written() -> None:
 )
 def check_a_sticky_directory_keeps_others_from_every_way_to_remove() -> None:
     def act() -> None:
-        for call in (
+        calls: tuple[Callable[[], object], ...] = (
             lambda: os.unlink("d/f"),
             lambda: os.rmdir("d/s"),
             lambda: os.rename("d/f", "d/g"),
@@ -173,7 +173,8 @@ def check_a_sticky_directory_keeps_others_from_every_way_to_remove() -> None:
             lambda: os.rename("d/directory", "d/s"),
             lambda: syscalls.renameat2(b"d/mine", b"d/f", syscalls.RENAME_EXCHANGE),
             lambda: syscalls.renameat2(b"d/f", b"d/mine", syscalls.RENAME_EXCHANGE),
-        ):
+        )
+        for call in calls:
             with refused(errno.EPERM):
                 call()
 
@@ -185,14 +186,15 @@ def check_a_sticky_directory_keeps_others_from_every_way_to_remove() -> None:
 @behaviour(lower={"f": File(b"x", mode=0o444, uid=ALICE)}, identities=ROOT_ONLY)
 def check_what_may_not_be_written_is_neither_truncated_nor_opened_to_write() -> None:
     def act() -> None:
-        for call in (
+        calls: tuple[Callable[[], object], ...] = (
             lambda: syscalls.access(b"f", os.W_OK),
             lambda: syscalls.access(b"f", os.X_OK),
             lambda: os.truncate("f", 0),
             lambda: os.open("f", os.O_WRONLY),
             lambda: os.open("f", os.O_RDONLY | os.O_TRUNC),
             lambda: os.open("f", os.O_WRONLY | os.O_CREAT),
-        ):
+        )
+        for call in calls:
             with refused(errno.EACCES):
                 call()
 
@@ -256,11 +258,12 @@ def check_nobody_writes_more_than_the_limit_on_files() -> None:
         ) as fd:  # before: the kernel's overlayfs copies up within the limit
             resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8))
             assert os.pwrite(fd, b"abcd", 6) == 2
-            for call in (
+            calls: tuple[Callable[[], object], ...] = (
                 lambda: os.pwrite(fd, b"abcd", 8),
                 lambda: os.ftruncate(fd, 11),
                 lambda: os.truncate("f", 11),
-            ):
+            )
+            for call in calls:
                 with refused(errno.EFBIG):
                     call()
 
@@ -286,11 +289,12 @@ def check_a_program_that_runs_is_not_truncated_but_can_be_replaced() -> None:
     content = get("/bin/sleep")
     put("tool", content, 0o755)
     with _running("./tool"):
-        for call in (
+        calls: tuple[Callable[[], object], ...] = (
             lambda: os.truncate("tool", 0),
             lambda: os.open("tool", os.O_RDWR),
             lambda: os.open("tool", os.O_WRONLY | os.O_TRUNC),
-        ):
+        )
+        for call in calls:
             with refused(errno.ETXTBSY):
                 call()
         assert get("tool") == content
@@ -313,14 +317,15 @@ def check_what_something_is_mounted_on_is_busy() -> None:
     syscalls.unshare(syscalls.CLONE_NEWNS)  # so that it ends with this process
     syscalls.mount(b"none", b"d", b"tmpfs", 0)
     syscalls.mount(b"/dev/null", b"f", None, syscalls.MS_BIND)
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: os.rmdir("d"),
         lambda: os.rename("d", "new"),
         lambda: os.rename("e", "d"),
         lambda: os.unlink("f"),
         lambda: os.rename("f", "new"),
         lambda: os.rename("g", "f"),
-    ):
+    )
+    for call in calls:
         with refused(errno.EBUSY):
             call()
     assert names() == ["d", "e", "f", "g"]
@@ -329,12 +334,13 @@ def check_what_something_is_mounted_on_is_busy() -> None:
 @behaviour(lower={"f": File(b"x"), "d": Dir()})
 def check_nothing_is_moved_or_linked_out_of_the_file_system() -> None:
     outside = "/run/out"  # a file system of the place's own
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: os.rename("f", outside),
         lambda: os.rename("d", outside),
         lambda: os.link("f", outside),
         lambda: syscalls.renameat2(b"f", os.fsencode(outside), syscalls.RENAME_EXCHANGE),
-    ):
+    )
+    for call in calls:
         with refused(errno.EXDEV):
             call()
     assert names() == ["d", "f"]
@@ -382,12 +388,13 @@ def check_calls_on_descriptors_refuse_what_does_not_fit() -> None:
         with refused(errno.ENOTDIR):
             os.chdir(fd)
     with opened("f", os.O_PATH) as fd:
-        for call in (
+        calls: tuple[Callable[[], object], ...] = (
             lambda: os.fchmod(fd, 0o600),
             lambda: os.fchown(fd, 0, 0),
             lambda: os.getxattr(fd, "user.x"),
             lambda: os.ftruncate(fd, 0),
-        ):
+        )
+        for call in calls:
             with refused(errno.EBADF):
                 call()
     with opened("p", os.O_RDWR) as fd:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 
 from ..acts import get, ino_of, names, opened, put, refused
 from ..syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
@@ -45,7 +46,7 @@ def check_a_file_replaces_another() -> None:
 
 
 @behaviour(lower={"f": File(b"new"), "g": File(b"old")}, remount=True)
-def check_a_replaced_file_stays_replaced_after_a_remount():
+def check_a_replaced_file_stays_replaced_after_a_remount() -> Iterator[None]:
     os.rename("f", "g")
     yield
     assert names() == ["g"]
@@ -92,7 +93,7 @@ def check_a_lower_directory_moves_with_all_it_holds() -> None:
     assert get("e/s/b") == b"changed"
 
 
-def _cannot_move_d_before_a_remount():
+def _cannot_move_d_before_a_remount() -> Iterator[None]:
     _refuses_to_move_d()
     yield
     assert names() == ["d", "p"]
@@ -103,7 +104,7 @@ def _cannot_move_d_before_a_remount():
     differs={"kernel-userns": Instead(NO_REDIRECT, _cannot_move_d_before_a_remount)},
     remount=True,
 )
-def check_a_moved_directory_is_there_after_a_remount():
+def check_a_moved_directory_is_there_after_a_remount() -> Iterator[None]:
     os.rename("d", "p/e")
     put("p/e/new", b"n")
     os.unlink("p/e/a")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterator
 
 from ..acts import (
     ALICE,
@@ -32,7 +33,7 @@ def check_times_are_kept_to_the_nanosecond() -> None:
 
 
 @behaviour(lower={"f": File(b"x")}, remount=True)
-def check_times_are_kept_over_a_remount():
+def check_times_are_kept_over_a_remount() -> Iterator[None]:
     os.utime("f", ns=(LONG_AGO, LONG_AGO + 1))
     yield
     assert os.stat("f").st_mtime_ns == LONG_AGO + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 
 from ..acts import get, names, opened, put, refused
 from ..table import Dir, Fifo, File, Symlink, Whiteout, behaviour
@@ -53,7 +54,7 @@ def check_a_directory_made_over_a_removed_one_is_empty() -> None:
 
 
 @behaviour(lower={"d": Dir(), "d/a": File(b"a")}, remount=True)
-def check_a_directory_made_over_a_removed_one_is_empty_after_a_remount():
+def check_a_directory_made_over_a_removed_one_is_empty_after_a_remount() -> Iterator[None]:
     os.unlink("d/a")
     os.rmdir("d")
     os.mkdir("d")
@@ -64,7 +65,7 @@ def check_a_directory_made_over_a_removed_one_is_empty_after_a_remount():
 
 
 @behaviour(lower={"f": File(b"x"), "d": Dir(), "d/g": File()}, remount=True)
-def check_removed_names_stay_removed_after_a_remount():
+def check_removed_names_stay_removed_after_a_remount() -> Iterator[None]:
     os.unlink("f")
     os.unlink("d/g")
     os.rmdir("d")

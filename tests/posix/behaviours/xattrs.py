@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections.abc import Iterator
+from functools import partial
 
 from ..acts import ALICE, BOB, as_user, get, names, opened, put, refused, unless_refused
 from ..table import ROOT_ONLY, Dir, File, Symlink, behaviour
@@ -31,7 +33,7 @@ def check_xattrs_survive_copy_up() -> None:
 
 
 @behaviour(lower={"f": File(b"x", xattrs=SOME), "d": Dir(xattrs=SOME)}, remount=True)
-def check_xattrs_survive_a_remount():
+def check_xattrs_survive_a_remount() -> Iterator[None]:
     os.setxattr("f", "user.three", b"3")
     os.removexattr("d", "user.one")
     yield
@@ -127,14 +129,15 @@ def check_trusted_xattrs_are_for_root() -> None:
     as_user(ALICE, act)
 
 
-def _are_no_marks(prefix: str):
+def _are_no_marks(prefix: str) -> Iterator[None]:
     """A program's own attributes under the names of marks; kernels before 6.7 have no way to keep them."""
+
+    def set_mark(mark: str) -> bool:
+        os.setxattr("d", mark, b"y")
+        return True
+
     marks = [f"{prefix}.overlay.{name}" for name in ("opaque", "whiteout", "redirect", "mine")]
-    kept = [
-        mark
-        for mark in marks
-        if unless_refused(errno.EOPNOTSUPP, lambda mark=mark: os.setxattr("d", mark, b"y") or True)
-    ]
+    kept = [mark for mark in marks if unless_refused(errno.EOPNOTSUPP, partial(set_mark, mark))]
     yield
     assert names("d") == ["f"]
     assert sorted(name for name in os.listxattr("d") if ".overlay." in name) == sorted(kept)
@@ -142,17 +145,19 @@ def _are_no_marks(prefix: str):
 
 
 @behaviour(lower={"d": Dir(), "d/f": File(b"x")}, remount=True, identities=ROOT_ONLY)
-def check_what_a_program_sets_under_the_names_of_marks_is_no_mark():
+def check_what_a_program_sets_under_the_names_of_marks_is_no_mark() -> Iterator[None]:
     yield from _are_no_marks("trusted")
 
 
 @behaviour(lower={"d": Dir(), "d/f": File(b"x")}, remount=True, identities=ROOT_ONLY)
-def check_what_a_program_sets_under_the_names_of_another_overlays_marks_is_no_mark():
+def check_what_a_program_sets_under_the_names_of_another_overlays_marks_is_no_mark() -> Iterator[
+    None
+]:
     yield from _are_no_marks("user")
 
 
 @behaviour(lower={"d": Dir(), "d/f": File(b"x")}, remount=True, identities=("userns", "ordinary"))
-def check_what_a_user_sets_under_the_names_of_marks_is_no_mark():
+def check_what_a_user_sets_under_the_names_of_marks_is_no_mark() -> Iterator[None]:
     yield from _are_no_marks("user")
 
 
@@ -228,7 +233,7 @@ def check_file_capabilities_are_cleared_by_every_truncation() -> None:
     identities=ROOT_ONLY,
     remount=True,
 )
-def check_file_capabilities_survive_a_move_and_a_remount():
+def check_file_capabilities_survive_a_move_and_a_remount() -> Iterator[None]:
     os.rename("f", "d/g")
     os.link("d/g", "h")
     yield
