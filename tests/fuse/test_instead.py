@@ -1,4 +1,4 @@
-"""What the README says that programs find different, where the POSIX table allows for both."""
+"""Differences from the kernel's overlayfs (docs/differences.md) that the POSIX table allows for."""
 
 from __future__ import annotations
 

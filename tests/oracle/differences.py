@@ -27,8 +27,8 @@ from .slots import (
 class Difference:
     name: str
     reason: str
-    readme: str
-    """What is asked for, in the README's table of what programs find different."""
+    documented: str
+    """Its row in docs/differences.md."""
     explains: Callable[[Operation, Result, Result], bool]
     """Is this it? Given the operation, the kernel's result and ours."""
 
@@ -50,7 +50,7 @@ DIFFERENCES = (
         "stale reader",
         "A descriptor opened for reading before copy-up keeps showing the lower file on older kernels "
         "(overlayfs.rst, non-standard behavior); ours shows what was written, as POSIX asks.",
-        "an open file of a lower, read or mapped while it is copied up",
+        "A lower file that is open or mapped during its copy-up",
         lambda operation, kernel, ours: (
             isinstance(operation, ReadHeld)
             and kernel.error is None
@@ -62,7 +62,7 @@ DIFFERENCES = (
         "stale mapping",
         "A descriptor opened for reading before copy-up maps the lower file for good (overlayfs.rst, non-standard "
         "behavior); what ours maps is what was written.",
-        "an open file of a lower, read or mapped while it is copied up",
+        "A lower file that is open or mapped during its copy-up",
         lambda operation, kernel, ours: (
             isinstance(operation, ReadMapped) and kernel.error is None and ours.error is None
         ),
@@ -71,7 +71,7 @@ DIFFERENCES = (
         "nameless file",
         "A lower file that is held open and has lost its name can be changed; the kernel fails with EEXIST, since it "
         "finds a whiteout or another file where the copy would go.",
-        "a change, through a descriptor, of a lower file that lost its name",
+        "Change, through a descriptor, of a lower file without a name",
         lambda operation, kernel, ours: (
             ours.error is None
             and (

@@ -164,11 +164,11 @@ def test_a_value_that_makes_no_sense_is_told(option: str, line: str) -> None:
     assert str(refusal.value).startswith(f"mount option {option}: {line}")
 
 
-def test_the_readme_has_the_table_and_nothing_else() -> None:
+def test_the_documentation_has_the_table_and_nothing_else() -> None:
     checkout = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-    with open(os.path.join(checkout, "README.md"), encoding="utf-8") as file:
-        section = file.read().split("\n## Mount options\n")[1].split("\n## ")[0]
-    tables = re.split(r"^\| option \|.*\n\|---\|---\|\n", section, flags=re.MULTILINE)[1:]
+    with open(os.path.join(checkout, "docs", "mount-options.md"), encoding="utf-8") as file:
+        text = re.sub(r"^## .*$", "", file.read(), flags=re.MULTILINE)
+    tables = re.split(r"^\| option \|.*\n\|---\|---\|\n", text, flags=re.MULTILINE)[1:]
     assert [table.strip().split("\n") for table in tables] == [
         [documented(row) for row in ROWS if row.effect is effect] for effect in Effect
     ]

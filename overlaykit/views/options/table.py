@@ -1,4 +1,4 @@
-"""Which mount options there are, and what becomes of each: parsing, `--help` and the README follow this table.
+"""The table of mount options: parsing, `--help` and docs/mount-options.md follow it.
 
 It has those of mount(8), of the kernel's overlayfs up to Linux 6.18 (Documentation/filesystems/overlayfs.rst,
 fs/overlayfs/params.c) and of fuse-overlayfs with what it passes to libfuse.
