@@ -18,10 +18,10 @@ from overlaykit.namespace.descriptors import BadDescriptors, NotOpen
 from overlaykit.namespace.environment import WorkingDirectoryDeleted
 from overlaykit.namespace.failure import (
     BindSourceMissing,
+    BindTargetMismatch,
+    BindTargetMissing,
     CommandNotExecutable,
     CommandNotFound,
-    MountpointMismatch,
-    MountpointMissing,
     ProcRefused,
     WorkingDirectoryMissing,
     WorkingDirectoryRelative,
@@ -35,8 +35,8 @@ from overlaykit.namespace.network import (
     PortsNeedPrivateNetwork,
     preload,
 )
-from overlaykit.namespace.running import Running
-from overlaykit.namespace.spec import BadPort, Port, Spec, parse_port
+from overlaykit.namespace.processes import Processes
+from overlaykit.namespace.spec import BadPort, LaunchSpec, Port, parse_port
 from overlaykit.namespace.users import (
     UserNamespacesRefused,
     diagnose,
@@ -54,18 +54,18 @@ __all__ = [
     "BadPort",
     "Bind",
     "BindSourceMissing",
+    "BindTargetMismatch",
+    "BindTargetMissing",
     "CommandNotExecutable",
     "CommandNotFound",
-    "MountpointMismatch",
-    "MountpointMissing",
+    "LaunchSpec",
     "NotOpen",
     "Port",
     "PortInUse",
     "PortPrivileged",
     "PortsNeedPrivateNetwork",
     "ProcRefused",
-    "Running",
-    "Spec",
+    "Processes",
     "TargetTwice",
     "UserNamespacesRefused",
     "WorkingDirectoryDeleted",

@@ -1,16 +1,17 @@
 """How a failure travels from the monitor or the init of a view to the caller of `launch`.
 
-The children share the status pipe. The monitor writes init's process id into it; whichever child fails writes a
-record: the stage that failed, the errno, and the thing's name. They come in either order, each in one write with
-END behind it. End of file without a record means that the command was executed. `read` turns a record into what the
-caller gets: one of the errors below where a user can mend it, an `OSError` otherwise.
+Monitor and init share the write end of the status pipe. The monitor writes init's process id into it; a process that
+fails writes a record: the step that failed, the errno, and the subject's name. Either comes first, each in one write
+that ends with END. End of file without a record means that the command was executed. `read` turns a record into the
+exception for the caller: one of the errors below where a user can mend it, an `OSError` otherwise.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import ClassVar, Final
 
@@ -18,7 +19,10 @@ from overlaykit.errors import Error
 from overlaykit.namespace.binds import TargetTwice
 
 END: Final = b"\0\n"
-"""Ends what is written into the status pipe; no name holds a NUL."""
+"""Ends each message in the status pipe; no name holds a NUL."""
+
+_LONGEST_RECORD: Final = 4000
+"""Bytes: less than PIPE_BUF, so a record is written in one piece (pipe(7))."""
 
 
 class CommandNotFound(Error):
@@ -49,7 +53,7 @@ class BindSourceMissing(Error):
     )
 
 
-class MountpointMismatch(Error):
+class BindTargetMismatch(Error):
     message = (
         "-v {0}: is {1} in the view, and what is to be shared there is {2}; name another target"
     )
@@ -59,7 +63,7 @@ class WorkingDirectoryRelative(Error):
     message = "-w {0}: write an absolute path, as the view has it"
 
 
-class MountpointMissing(Error):
+class BindTargetMissing(Error):
     message = (
         "{0}: cannot be made inside the view ({1}); let a layer bring it, or let the view be "
         "written to"
@@ -73,8 +77,8 @@ class ProcRefused(Error):
     )
 
 
-class Stage(Enum):
-    """What a child of the launcher was doing when it failed; the value completes "cannot ..."."""
+class Step(Enum):
+    """A step of the monitor or of init that can fail; the value completes "cannot ..."."""
 
     USER_NAMESPACE = "enter the user namespace"
     NAMESPACES = "make namespaces"
@@ -98,70 +102,62 @@ class Stage(Enum):
     UNFORESEEN = "go on"
 
 
-class Failed(Exception):
-    """Raised in a child to end it: `stage` failed with an errno, on the thing called `subject`."""
+class StepFailed(Exception):
+    """Ends the process: `step` failed with `errno`, on the thing called `subject`."""
 
-    def __init__(self, stage: Stage, number: int, subject: str) -> None:
-        super().__init__(stage, number, subject)
-        self.stage: Final = stage
+    def __init__(self, step: Step, number: int, subject: str) -> None:
+        super().__init__(step, number, subject)
+        self.step: Final = step
         self.errno: Final = number
         self.subject: Final = subject
 
 
-class during:  # noqa: N801
-    """`with during(Stage.X, "subject"):` names what an `OSError` inside the block means."""
-
-    def __init__(self, stage: Stage, subject: str = "") -> None:
-        self.stage: Final = stage
-        self.subject: Final = subject
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, OSError):
-            raise Failed(self.stage, error.errno or errno.EIO, self.subject) from error
+@contextmanager
+def step(name: Step, subject: str = "") -> Iterator[None]:
+    """Turn an `OSError` of the block into StepFailed."""
+    try:
+        yield
+    except OSError as error:
+        raise StepFailed(name, error.errno or errno.EIO, subject) from error
 
 
 def write(status: int, error: BaseException) -> None:
-    """Tell the launcher what ended this child. A launcher that is gone is not an error here."""
-    if not isinstance(error, Failed):
+    """Write the record of `error` into the status pipe; ignore a launcher that has ended."""
+    if not isinstance(error, StepFailed):
         number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
-        error = Failed(Stage.UNFORESEEN, number, f"{type(error).__name__}: {error}")
-    record = f"{error.stage.name}\0{error.errno}\0{error.subject}"
+        error = StepFailed(Step.UNFORESEEN, number, f"{type(error).__name__}: {error}")
+    record = f"{error.step.name}\0{error.errno}\0{error.subject}"
     with suppress(OSError):
-        os.write(
-            status, os.fsencode(record)[:4000] + END
-        )  # less than PIPE_BUF: in one piece (pipe(7))
+        os.write(status, os.fsencode(record)[:_LONGEST_RECORD] + END)
 
 
 def read(record: bytes) -> Exception:
     """The exception that `launch` raises for a record of `write`."""
     name, number, subject = os.fsdecode(record).split("\0", 2)
-    stage, code = Stage[name], int(number)
+    failed, code = Step[name], int(number)
     reason = os.strerror(code)
-    match stage:
-        case Stage.LOOKUP:
+    match failed:
+        case Step.LOOKUP:
             return CommandNotFound(subject)
-        case Stage.EXECUTE if code == errno.ENOENT:
+        case Step.EXECUTE if code == errno.ENOENT:
             return CommandNotExecutable(subject, "its interpreter is missing")
-        case Stage.EXECUTE:
+        case Step.EXECUTE:
             return CommandNotExecutable(subject, reason)
-        case Stage.DIRECTORY:
+        case Step.DIRECTORY:
             return WorkingDirectoryMissing(subject, reason)
-        case Stage.BIND_SOURCE:
+        case Step.BIND_SOURCE:
             return BindSourceMissing(subject, reason)
-        case Stage.MOUNTPOINT:
-            return MountpointMissing(subject, reason)
-        case Stage.MISMATCH:
+        case Step.MOUNTPOINT:
+            return BindTargetMissing(subject, reason)
+        case Step.MISMATCH:
             there, shared = "a directory", "none"
             if code == errno.ENOTDIR:
                 there, shared = "no directory", "one"
-            return MountpointMismatch(subject, there, shared)
-        case Stage.TWICE:
+            return BindTargetMismatch(subject, there, shared)
+        case Step.TWICE:
             first, _, second = subject.partition("\n")
             return TargetTwice(second, f"the same place in this view as {first}")
-        case Stage.PROC if code == errno.EPERM:
+        case Step.PROC if code == errno.EPERM:
             return ProcRefused()
-    what = f"cannot {stage.value}: {reason}"
+    what = f"cannot {failed.value}: {reason}"
     return OSError(code, what, subject) if subject else OSError(code, what)

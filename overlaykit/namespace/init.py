@@ -23,8 +23,8 @@ from overlaykit.namespace import (
     network,
 )
 from overlaykit.namespace.environment import Environment
-from overlaykit.namespace.failure import Failed, Stage, during
-from overlaykit.namespace.spec import Caller, Spec
+from overlaykit.namespace.failure import Step, StepFailed, step
+from overlaykit.namespace.spec import Caller, LaunchSpec
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where commands are looked up when the environment has no PATH."""
@@ -38,7 +38,7 @@ _UMASK: Final = 0o022
 
 
 def run(
-    spec: Spec,
+    spec: LaunchSpec,
     *,
     caller: Caller,
     root: int,
@@ -54,29 +54,29 @@ def run(
     """
     try:
         _end_with(monitor)
-        with during(Stage.NAMESPACES):
+        with step(Step.NAMESPACES):
             _native.unshare(NAMESPACES)
             _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
         if spec.network != "host":
-            with during(Stage.HOSTNAME, spec.hostname):
+            with step(Step.HOSTNAME, spec.hostname):
                 socket.sethostname(spec.hostname)
-            with during(Stage.LOOPBACK):
+            with step(Step.LOOPBACK):
                 network.raise_loopback()
         umask = os.umask(_UMASK)  # of the mountpoints that are made
-        gathered = mounts.gather(spec)
-        with during(Stage.ROOT):
-            mounts.make_root(root, gathered.whole_proc)
-        mounts.attach(spec, gathered)
+        prepared = mounts.prepare_mounts(spec)
+        with step(Step.ROOT):
+            mounts.make_root(root, prepared.whole_proc)
+        mounts.attach(spec, prepared)
         hosts = None
         if spec.network != "host":
-            with during(Stage.HOSTS, names.HOSTS):
+            with step(Step.HOSTS, names.HOSTS):
                 hosts = names.show(spec.hostname, keep=spec.keep)
-        mounts.attach_binds(gathered)
+        mounts.attach_binds(prepared)
         os.umask(umask if spec.umask is None else spec.umask)
         _change_directory(spec)
-        with during(Stage.CAPABILITIES):
+        with step(Step.CAPABILITIES):
             capabilities.restrict()
-        with during(Stage.PROCESS):
+        with step(Step.PROCESS):
             command = os.fork()
         if command == 0:
             os.close(with_others)
@@ -103,16 +103,16 @@ def _end_with(monitor: int) -> None:
         os._exit(1)
 
 
-def _change_directory(spec: Spec) -> None:
+def _change_directory(spec: LaunchSpec) -> None:
     try:
         os.chdir(spec.cwd)
     except OSError as error:
         if spec.cwd_required:
-            raise Failed(Stage.DIRECTORY, error.errno or errno.EIO, spec.cwd) from error
+            raise StepFailed(Step.DIRECTORY, error.errno or errno.EIO, spec.cwd) from error
         os.chdir("/")
 
 
-def _become(spec: Spec, caller: Caller, status: int, alone: int) -> NoReturn:
+def _become(spec: LaunchSpec, caller: Caller, status: int, alone: int) -> NoReturn:
     """Execute the command in this process; `status` closes with that, which is how the launcher knows.
 
     It must know before anybody can see the command running, so nobody else may hold `status` by then.
@@ -147,29 +147,29 @@ def _activated(env: Environment, caller: Caller) -> Environment:
     return environment.replace(env, "LISTEN_PID", str(os.getpid()))
 
 
-def _execute(spec: Spec, env: Environment) -> NoReturn:
+def _execute(spec: LaunchSpec, env: Environment) -> NoReturn:
     """execve(2) the command, looked up as execvp(3) does; an entry that may not be executed is passed over."""
     name = spec.argv[0]
     arguments = [os.fsencode(argument) for argument in spec.argv]
     directories = [""] if "/" in name else (environment.get(env, "PATH") or PATH).split(":")
     if not name:
         directories = []
-    found: Failed | None = None
+    found: StepFailed | None = None
     for directory in directories:
         path = os.path.join(directory, name)
         try:
             _native.execve(path, arguments, list(env))
         except (FileNotFoundError, NotADirectoryError) as error:
             if os.path.exists(path):
-                raise Failed(Stage.EXECUTE, errno.ENOENT, path) from error
+                raise StepFailed(Step.EXECUTE, errno.ENOENT, path) from error
         except PermissionError:
             if os.path.lexists(
                 path
             ):  # else it is the directory that may not be searched: as good as not there
-                found = found or Failed(Stage.EXECUTE, errno.EACCES, path)
+                found = found or StepFailed(Step.EXECUTE, errno.EACCES, path)
         except OSError as error:
-            raise Failed(Stage.EXECUTE, error.errno or errno.EIO, path) from error
-    raise found or Failed(Stage.LOOKUP, errno.ENOENT, name)
+            raise StepFailed(Step.EXECUTE, error.errno or errno.EIO, path) from error
+    raise found or StepFailed(Step.LOOKUP, errno.ENOENT, name)
 
 
 def _reap_until(command: int) -> int:

@@ -19,11 +19,11 @@ from contextlib import ExitStack, suppress
 
 from overlaykit import signals, standard
 from overlaykit.namespace import failure, monitor, network
-from overlaykit.namespace.running import Running
-from overlaykit.namespace.spec import Caller, Spec
+from overlaykit.namespace.processes import Processes
+from overlaykit.namespace.spec import Caller, LaunchSpec
 
 
-def launch(spec: Spec, *, root: int, user_namespace: int | None) -> Running:
+def launch(spec: LaunchSpec, *, root: int, user_namespace: int | None) -> Processes:
     """Run `spec` with the detached mount `root` as its root directory; returns once the command is executed.
 
     `user_namespace` is a descriptor of the one the mount was made in, where an ordinary user is root, or the pidfd of
@@ -32,7 +32,7 @@ def launch(spec: Spec, *, root: int, user_namespace: int | None) -> Running:
     caller must not ignore SIGCHLD: the kernel then throws exit statuses away (wait(2), NOTES).
 
     Signals of `signals.FORWARDED` arrive until the command is executed, and after that unless the caller holds them
-    (`signals.held`): then they wait, for `Running.wait` to pass them on.
+    (`signals.held`): then they wait, for `Processes.wait` to pass them on.
 
     Raises:
       Error: what a user can mend: see `failure` and `network`. Nothing is left behind.
@@ -46,7 +46,7 @@ def launch(spec: Spec, *, root: int, user_namespace: int | None) -> Running:
     return running
 
 
-def _start(spec: Spec, root: int, user_namespace: int | None) -> Running:
+def _start(spec: LaunchSpec, root: int, user_namespace: int | None) -> Processes:
     with ExitStack() as ours:
         with ExitStack() as theirs:
             listeners = network.listen(spec)
@@ -84,7 +84,7 @@ def _start(spec: Spec, root: int, user_namespace: int | None) -> Running:
         except BaseException:
             os.waitpid(child, 0)
             raise
-        return Running(
+        return Processes(
             monitor=monitor_fd,
             init_pid=init_pid,
             init_fd=init_fd,

@@ -14,12 +14,12 @@ from typing import NoReturn
 
 from overlaykit import _native, signals
 from overlaykit.namespace import descriptors, failure, init
-from overlaykit.namespace.failure import Stage, during
-from overlaykit.namespace.spec import Caller, Spec
+from overlaykit.namespace.failure import Step, step
+from overlaykit.namespace.spec import Caller, LaunchSpec
 
 
 def run(
-    spec: Spec,
+    spec: LaunchSpec,
     *,
     caller: Caller,
     root: int,
@@ -44,15 +44,15 @@ def run(
         for descriptor in owned | handed_on:  # the forwarder is to inherit none of them
             os.set_inheritable(descriptor, False)
         if user_namespace is not None:
-            with during(Stage.USER_NAMESPACE):
+            with step(Step.USER_NAMESPACE):
                 _native.setns(user_namespace, _native.CLONE_NEWUSER)
-        with during(Stage.NAMESPACES):
+        with step(Step.NAMESPACES):
             if spec.network != "host":
                 _native.unshare(_native.CLONE_NEWNET)
         forwarder = _start_forwarder(listeners) if listeners else None
-        with during(Stage.NAMESPACES):
+        with step(Step.NAMESPACES):
             _native.unshare(_native.CLONE_NEWPID)
-        with during(Stage.PROCESS):
+        with step(Step.PROCESS):
             myself = os.pidfd_open(os.getpid())
             alone, with_others = os.pipe()
             child = os.fork()
@@ -85,7 +85,7 @@ def _start_forwarder(listeners: dict[int, int]) -> tuple[int, int]:
     no process of the view's, because that PID namespace does not exist yet. All signals stay blocked in it:
     a terminal's interrupt is for the command.
     """
-    with during(Stage.FORWARDER, sys.executable):
+    with step(Step.FORWARDER, sys.executable):
         lifeline, held = os.pipe()
         for descriptor in (lifeline, *listeners):
             os.set_inheritable(descriptor, True)

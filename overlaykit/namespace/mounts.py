@@ -1,13 +1,13 @@
-"""What the kernel itself puts into a view: /proc, /sys, /dev, /run; and the paths shared with the host.
+"""The mounts that a view gets from the kernel, /proc, /sys, /dev and /run, and the paths shared with the host.
 
-`gather` makes every one of them as a detached mount while the host's root is still there: only from outside the view
-can device nodes and shared paths be cloned, and the kernel gives an unprivileged process a fresh procfs or sysfs only
-while it sees a whole one already (mount_too_revealing() in fs/namespace.c). `attach` puts them in
-place afterwards, with the view as root, so that every path and symbolic link means what it means inside.
+`prepare_mounts` makes all of them as detached mounts before the root changes: device nodes and shared paths can be
+cloned only from outside the view, and an unprivileged process gets a fresh procfs or sysfs only while it sees a whole
+one (mount_too_revealing() in fs/namespace.c). `attach` mounts them afterwards, with the view as root, so that every
+path and symbolic link means what it means inside.
 
-The same rule holds for user namespaces that programs in the view make, for views in it or containers. What covers parts
-of its /proc would have them refused a fresh one, so a whole one is mounted where no path leads: on a small file system
-below the view's root (`make_root`).
+The same rule of the kernel holds for user namespaces made inside the view, for nested views or containers. Covered
+parts of the view's /proc would refuse them a fresh one, so a whole procfs is mounted where no path leads: on a small
+file system below the view's root (`make_root`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Final
 
 from overlaykit import _native
 from overlaykit.namespace.binds import Bind
-from overlaykit.namespace.failure import Failed, Stage, during
-from overlaykit.namespace.spec import Spec
+from overlaykit.namespace.failure import Step, StepFailed, step
+from overlaykit.namespace.spec import LaunchSpec
 
 NOSUID: Final = _native.MOUNT_ATTR_NOSUID
 NODEV: Final = _native.MOUNT_ATTR_NODEV
@@ -44,7 +44,7 @@ TTY_GROUP: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
+class PreparedMounts:
     """Detached mounts on their way into a view; what attaches one also closes it."""
 
     proc: int
@@ -57,21 +57,21 @@ class Gathered:
     binds: tuple[tuple[Bind, int], ...]
 
 
-def gather(spec: Spec) -> Gathered:
+def prepare_mounts(spec: LaunchSpec) -> PreparedMounts:
     """Make, or clone from the host, every mount that goes into the view.
 
     To be called in the view's own namespaces (procfs shows those of the calling process), with every mount private.
 
     Raises:
-      Failed: the kernel refuses one that a view cannot do without.
+      StepFailed: the kernel refuses one that a view cannot do without.
     """
-    with during(Stage.PROC, "/proc"):
+    with step(Step.PROC, "/proc"):
         proc, whole_proc = (fresh("proc", NOSUID | NODEV | NOEXEC) for _ in range(2))
-    with during(Stage.FILE_SYSTEM, "/sys"):
+    with step(Step.FILE_SYSTEM, "/sys"):
         sys = _sysfs(host_network=spec.network == "host")
-    with during(Stage.FILE_SYSTEM, "/dev/pts"):
+    with step(Step.FILE_SYSTEM, "/dev/pts"):
         pts = _devpts()
-    return Gathered(
+    return PreparedMounts(
         proc=proc,
         whole_proc=whole_proc,
         sys=sys,
@@ -83,35 +83,35 @@ def gather(spec: Spec) -> Gathered:
     )
 
 
-def attach(spec: Spec, gathered: Gathered) -> None:
-    """Put the gathered mounts into the root directory of this process, which is the view's.
+def attach(spec: LaunchSpec, prepared: PreparedMounts) -> None:
+    """Put the prepared mounts into the root directory of this process, which is the view's.
 
     Raises:
-      Failed: a mountpoint is missing and cannot be made, or the kernel refuses.
+      StepFailed: a mountpoint is missing and cannot be made, or the kernel refuses.
     """
-    attach_at(gathered.proc, "/proc")
-    attach_at(gathered.sys, "/sys")
-    if gathered.cgroup is not None and os.path.isdir("/sys/fs/cgroup"):
-        attach_at(gathered.cgroup, "/sys/fs/cgroup")
-    _attach_dev(gathered)
+    attach_at(prepared.proc, "/proc")
+    attach_at(prepared.sys, "/sys")
+    if prepared.cgroup is not None and os.path.isdir("/sys/fs/cgroup"):
+        attach_at(prepared.cgroup, "/sys/fs/cgroup")
+    _attach_dev(prepared)
     if _knows_the_machines_root():
         _protect_proc(network=spec.network != "host")
-    with during(Stage.FILE_SYSTEM, "/run"):
+    with step(Step.FILE_SYSTEM, "/run"):
         run = fresh("tmpfs", NOSUID | NODEV, mode="0755")
     attach_at(run, "/run")
 
 
-def attach_binds(gathered: Gathered) -> None:
+def attach_binds(prepared: PreparedMounts) -> None:
     """Put the shared paths into the root directory, those that others lie below first.
 
     Raises:
-      Failed: as `attach`; two of them are at one place, by symbolic links.
+      StepFailed: as `attach`; two of them are at one place, by symbolic links.
     """
     taken: dict[str, Bind] = {}
-    for bind, mount in sorted(gathered.binds, key=_depth):
+    for bind, mount in sorted(prepared.binds, key=_depth):
         place = os.path.realpath(bind.target)
         if place in taken:
-            raise Failed(Stage.TWICE, errno.EBUSY, f"{taken[place].target}\n{bind.target}")
+            raise StepFailed(Step.TWICE, errno.EBUSY, f"{taken[place].target}\n{bind.target}")
         taken[place] = bind
         attach_at(mount, bind.target)
 
@@ -219,7 +219,7 @@ def _devices() -> tuple[tuple[str, int], ...]:
         paths.append(("console", os.ttyname(0)))
     found = []
     for name, path in paths:
-        with during(Stage.FILE_SYSTEM, path), suppress(FileNotFoundError):
+        with step(Step.FILE_SYSTEM, path), suppress(FileNotFoundError):
             found.append((name, clone(path)))
     return tuple(found)
 
@@ -233,24 +233,24 @@ def _devpts() -> int:
 
 
 def _bind(bind: Bind) -> int:
-    with during(Stage.BIND_SOURCE, bind.source):
+    with step(Step.BIND_SOURCE, bind.source):
         return clone(bind.source, attributes=RDONLY if bind.read_only else 0)
 
 
-def _attach_dev(gathered: Gathered) -> None:
-    with during(Stage.FILE_SYSTEM, "/dev"):
+def _attach_dev(prepared: PreparedMounts) -> None:
+    with step(Step.FILE_SYSTEM, "/dev"):
         dev = fresh("tmpfs", NOSUID | NOEXEC, mode="0755")
         shm = fresh("tmpfs", NOSUID | NODEV, mode="1777")
     attach_at(dev, "/dev")
     for name, target in LINKS:
-        with during(Stage.FILE_SYSTEM, f"/dev/{name}"):
+        with step(Step.FILE_SYSTEM, f"/dev/{name}"):
             os.symlink(target, f"/dev/{name}")
-    for name, device in gathered.devices:
+    for name, device in prepared.devices:
         attach_at(device, f"/dev/{name}")
-    attach_at(gathered.pts, "/dev/pts")
+    attach_at(prepared.pts, "/dev/pts")
     attach_at(shm, "/dev/shm")  # noqa: S108
-    if gathered.mqueue is not None:
-        attach_at(gathered.mqueue, "/dev/mqueue")
+    if prepared.mqueue is not None:
+        attach_at(prepared.mqueue, "/dev/mqueue")
 
 
 def _knows_the_machines_root() -> bool:
@@ -268,13 +268,13 @@ def _protect_proc(*, network: bool) -> None:
     """
     own_network = clone("/proc/sys/net") if network and os.path.isdir("/proc/sys/net") else None
     for path in _of_the_machine():
-        with during(Stage.PROC, path), suppress(FileNotFoundError):
+        with step(Step.PROC, path), suppress(FileNotFoundError):
             attach_at(clone(path, attributes=RDONLY), path)
     if own_network is not None:
         attach_at(own_network, "/proc/sys/net")
     for name in MASKED_IN_PROC:
         target = f"/proc/{name}"
-        with during(Stage.PROC, target), suppress(FileNotFoundError):
+        with step(Step.PROC, target), suppress(FileNotFoundError):
             if stat.S_ISDIR(os.stat(target).st_mode):
                 attach_at(fresh("tmpfs", NOSUID | NODEV | NOEXEC | RDONLY, mode="0555"), target)
             else:
@@ -297,14 +297,14 @@ def attach_at(mount: int, target: str) -> None:
     """Attach a detached mount, and close it; the mountpoint is made when missing.
 
     Raises:
-      Failed: it cannot be made, or the kernel refuses.
+      StepFailed: it cannot be made, or the kernel refuses.
     """
     is_directory = stat.S_ISDIR(os.fstat(mount).st_mode)
-    with during(Stage.MOUNTPOINT, target):
+    with step(Step.MOUNTPOINT, target):
         place = _mountpoint(target, is_directory=is_directory)
     if os.path.isdir(place) != is_directory:
-        raise Failed(Stage.MISMATCH, errno.ENOTDIR if is_directory else errno.EISDIR, target)
-    with during(Stage.ATTACH, target):
+        raise StepFailed(Step.MISMATCH, errno.ENOTDIR if is_directory else errno.EISDIR, target)
+    with step(Step.ATTACH, target):
         _native.move_mount(mount, "", _native.AT_FDCWD, place, _native.MOVE_MOUNT_F_EMPTY_PATH)
     os.close(mount)
 

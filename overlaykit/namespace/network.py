@@ -8,7 +8,7 @@ import socket
 from typing import Final
 
 from overlaykit.errors import Error
-from overlaykit.namespace.spec import Port, Spec
+from overlaykit.namespace.spec import LaunchSpec, Port
 
 UNPRIVILEGED: Final = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
@@ -41,7 +41,7 @@ class PortsNeedPrivateNetwork(Error):
     )
 
 
-def listen(spec: Spec) -> list[tuple[Port, socket.socket]]:
+def listen(spec: LaunchSpec) -> list[tuple[Port, socket.socket]]:
     """Listen on the host's side of every published port; all or none.
 
     Returns each port, its `host` the number really bound, with the listening socket (close-on-exec).

@@ -28,13 +28,13 @@ class Port:
     address: str = "127.0.0.1"
     """An IPv4 or IPv6 address of the host's, as digits."""
     host: int
-    """The host's port; 0 lets the kernel choose a free one (`Running.ports` tells which)."""
+    """The host's port; 0 lets the kernel choose a free one (`Processes.ports` has it)."""
     view: int
     """The port inside, on the view's 127.0.0.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
+class LaunchSpec:
     """A command and the surroundings it is to see."""
 
     argv: tuple[str, ...]

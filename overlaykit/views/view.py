@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from overlaykit.layers import Hold
-    from overlaykit.namespace import Bind, Port
-    from overlaykit.namespace import Running as Processes
+    from overlaykit.namespace import Bind, Port, Processes
     from overlaykit.namespace.environment import Environment
     from overlaykit.views.registry import Entry
     from overlaykit.views.streams import Stream
@@ -101,8 +100,8 @@ class View:
             version = view.run(["tool", "--version"], capture_output=True, text=True).stdout
 
     Commands run one after another, each with processes, host name and network of its own, over the same files.
-    Attributes: `name`; `processes`, the last command (`namespace.Running`), None before `launch`; `made_upper`, whether
-    there was no directory `upper` before; `notes`, once it is started, what its user may not expect, a line each.
+    Attributes: `name`; `processes`, the last command (`namespace.Processes`), None before `launch`; `made_upper`,
+    whether there was no directory `upper` before; `notes`, once it is started, what its user may not expect, a line each.
     """
 
     def __init__(
@@ -272,7 +271,7 @@ class View:
             raise self._daemon_ended()
         command = _command(argv)
         variables = os.environ if env is None else env
-        spec = namespace.Spec(
+        spec = namespace.LaunchSpec(
             argv=command,
             env=variables if isinstance(variables, tuple) else environment.entries(variables),
             cwd=environment.current_directory() if cwd is None else cwd,
@@ -297,7 +296,7 @@ class View:
                 raise CommandRunning(self.name)
             stack.callback(self._launching.release)
             if self.processes is not None:
-                if self.processes.processes():
+                if self.processes.count():
                     raise CommandRunning(self.name)
                 self.processes.close()
             user = None

@@ -72,11 +72,11 @@ class Stage:
         self.roots.append(root)
         return root
 
-    def spec(self, *argv: str, **fields: Any) -> namespace.Spec:
+    def spec(self, *argv: str, **fields: Any) -> namespace.LaunchSpec:
         fields["env"] = namespace.environment.entries(fields.get("env", os.environ))
-        return namespace.Spec(argv=argv, **fields)
+        return namespace.LaunchSpec(argv=argv, **fields)
 
-    def launch(self, *argv: str, root: int | None = None, **fields: Any) -> namespace.Running:
+    def launch(self, *argv: str, root: int | None = None, **fields: Any) -> namespace.Processes:
         return namespace.launch(
             self.spec(*argv, **fields),
             root=self.root() if root is None else root,

@@ -94,10 +94,10 @@ def test_orphans_are_reaped_while_the_command_runs(stage: Stage) -> None:
 def test_a_view_knows_how_many_processes_it_holds(stage: Stage) -> None:
     with stage.piped() as printed, stage.launch(*VIEW) as running:
         assert line(printed) == b"started\n"
-        assert running.processes() == 4  # init, the shell, and two
+        assert running.count() == 4  # init, the shell, and two
         running.kill()
         assert running.wait() == 137
-        assert running.processes() == 0
+        assert running.count() == 0
 
 
 def test_closing_ends_a_view_and_closing_again_does_nothing(stage: Stage) -> None:

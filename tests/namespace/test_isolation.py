@@ -121,7 +121,7 @@ def test_a_bind_whose_source_is_missing_is_one_line_that_names_it(stage: Stage) 
 def test_a_mountpoint_that_cannot_be_made_is_one_line_that_names_it(stage: Stage) -> None:
     target = f"{stage.scratch}/missing"
     bind = namespace.Bind(source="/etc", target=target)
-    with pytest.raises(namespace.MountpointMissing, match=f"^{target}: .*Read-only file system"):
+    with pytest.raises(namespace.BindTargetMissing, match=f"^{target}: .*Read-only file system"):
         stage.launch("true", root=stage.root(_native.MOUNT_ATTR_RDONLY), binds=(bind,))
 
 

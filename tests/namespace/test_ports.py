@@ -56,7 +56,7 @@ def published() -> tuple[namespace.Port, ...]:
     return (namespace.Port(host=0, view=80),)
 
 
-def connect(running: namespace.Running) -> socket.socket:
+def connect(running: namespace.Processes) -> socket.socket:
     return socket.create_connection((running.ports[0].address, running.ports[0].host))
 
 
@@ -64,7 +64,7 @@ def received(client: socket.socket) -> bytes:
     return b"".join(iter(lambda: client.recv(65536), b""))
 
 
-def serve(stage: Stage, program: str) -> namespace.Running:
+def serve(stage: Stage, program: str) -> namespace.Processes:
     return stage.launch(sys.executable, "-u", "-c", program, ports=published())
 
 

@@ -203,5 +203,5 @@ def test_a_wait_can_be_aborted_by_a_descriptor(stage: Stage) -> None:
     with stage.launch("sleep", "1000") as running:
         os.close(writer)
         assert running.wait(abort_on=[reader]) == 137
-        assert running.processes() == 0
+        assert running.count() == 0
     os.close(reader)

@@ -118,8 +118,8 @@ def test_it_says_how_many_processes_it_holds(user: TestUser) -> None:
     with View(binds=[Bind(source=user.path("fifo"), target="/fifo")]) as view:
         processes = view.launch(["sh", "-c", "sleep 1000 & echo started >/fifo; wait"])
         assert os.read(started, 100) == b"started\n"
-        assert processes.processes() == 3  # init, the shell, and what it started
-    assert processes.processes() == 0
+        assert processes.count() == 3  # init, the shell, and what it started
+    assert processes.count() == 0
     os.close(started)
 
 
@@ -319,7 +319,7 @@ def test_an_exception_while_output_is_awaited_ends_the_command(user: TestUser) -
             with pytest.raises(Late):
                 view.run(command, capture_output=True, on_launch=fails)
             assert view.processes is not None
-            assert view.processes.processes() == 0
+            assert view.processes.count() == 0
             view.processes.kill()  # nothing is left to be killed
         assert view.run(["true"]).returncode == 0
     signal.signal(signal.SIGXCPU, before)
@@ -371,7 +371,7 @@ def test_two_threads_cannot_start_commands_in_one_view_at_once(user: TestUser) -
             thread.join()
         assert len(raised) == 2
         assert view.processes is not None
-        assert view.processes.processes() == 2
+        assert view.processes.count() == 2
 
 
 def test_a_fork_of_the_process_leaves_its_view_alone(user: TestUser) -> None:
@@ -388,7 +388,7 @@ def test_a_fork_of_the_process_leaves_its_view_alone(user: TestUser) -> None:
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         assert view.processes is not None
-        assert view.processes.processes() == 2
+        assert view.processes.count() == 2
         view.processes.kill()
         assert view.wait() == 137
         assert view.run(["true"]).returncode == 0

@@ -16,7 +16,7 @@ from overlaykit.namespace.spec import Port
 
 
 @final
-class Running:
+class Processes:
     """The processes of a launched view; a context manager, whose end is theirs.
 
     Attributes:
@@ -35,7 +35,7 @@ class Running:
         self._status: int | None = None
         self._closed = False
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> Processes:
         return self
 
     def __exit__(
@@ -74,7 +74,7 @@ class Running:
         """End every process of the view at once; `wait` then returns 137."""
         self.signal(signal.SIGKILL)
 
-    def processes(self) -> int:
+    def count(self) -> int:
         """How many processes the view holds, init among them; 0 once it has ended.
 
         They are init's descendants: an orphan becomes a child of init's, and no process leaves its PID namespace.
