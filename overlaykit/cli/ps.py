@@ -47,7 +47,7 @@ def _row(about: About) -> tuple[str, ...]:
 
 def _where(about: About) -> str:
     """The mountpoint, in this mount namespace if it is there."""
-    from overlaykit.fuse import mount
+    from overlaykit.fuse import mountpoints
 
-    shown = mount.shown(about.device)
+    shown = mountpoints.of_device(about.device)
     return shown[0].mountpoint if shown else f"{about.target} (not mounted here)"

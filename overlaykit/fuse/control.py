@@ -56,7 +56,7 @@ class Ending(msgspec.Struct, frozen=True, tag="ending"):
     """The connection ends after this answer."""
 
 
-class Refused(msgspec.Struct, frozen=True, tag="refused"):
+class RequestRefused(msgspec.Struct, frozen=True, tag="request-refused"):
     """An OSError's number and path."""
 
     errno: int
@@ -64,7 +64,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 Request = Explain | Count | End
-Reply = Explained | Counted | Ending | Refused
+Reply = Explained | Counted | Ending | RequestRefused
 
 
 def ask(
@@ -83,6 +83,6 @@ def ask(
     if not line:
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET), path)
     reply: Reply = codec.decode(line, Reply)
-    if isinstance(reply, Refused):
+    if isinstance(reply, RequestRefused):
         raise OSError(reply.errno, os.strerror(reply.errno), reply.path)
     return reply

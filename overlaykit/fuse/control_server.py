@@ -17,9 +17,9 @@ from overlaykit.fuse.control import (
     Ending,
     Explain,
     Explained,
-    Refused,
     Reply,
     Request,
+    RequestRefused,
     SightAnswer,
 )
 from overlaykit.overlay.explain import explain
@@ -77,9 +77,9 @@ def _answer(request: Request, operations: Operations) -> bytes:
             case End():
                 reply = Ending()
     except OSError as error:
-        reply = Refused(error.errno or errno.EIO, _filename(error))
+        reply = RequestRefused(error.errno or errno.EIO, _filename(error))
     except ValueError:  # a NUL is in no path
-        reply = Refused(errno.EINVAL, "")
+        reply = RequestRefused(errno.EINVAL, "")
     return codec.encode(reply)
 
 

@@ -23,7 +23,15 @@ from overlaykit import _native, codec, signals, standard
 from overlaykit.errors import Error
 from overlaykit.fuse import unmount
 from overlaykit.fuse.directories import Directories, shown_path
-from overlaykit.fuse.spec import Answer, Bequest, Directory, Failed, MountSpec, Order, Started
+from overlaykit.fuse.spec import (
+    CleanupPaths,
+    Failed,
+    MountSpec,
+    PassedDirectory,
+    Ready,
+    StartReply,
+    StartRequest,
+)
 from overlaykit.rmtree import rmtree_path
 
 if TYPE_CHECKING:
@@ -41,11 +49,11 @@ class DaemonDied(Error):
     message = "the daemon ended before the mount was ready; {0}"
 
 
-class Refused(Error):
+class MountRefused(Error):
     message = "{0}"
 
 
-class UpperHeld(Refused):
+class UpperLocked(MountRefused):
     """The upper is another daemon's. `pid`: that daemon; 0 where it cannot be seen."""
 
     def __init__(self, message: str, pid: int) -> None:
@@ -80,10 +88,10 @@ class Daemon:
                 preexec_fn=prepare,  # only system calls: nothing that takes a lock
             )
 
-    def bequeath(self, *directories: str) -> None:
+    def set_cleanup_paths(self, *directories: str) -> None:
         """Have the daemon remove these if the starter dies before `serve`; then the spec says what goes when."""
         with contextlib.suppress(BrokenPipeError):  # it is gone already, as `serve` will say
-            self._channel.sendall(codec.encode(Bequest(directories)))
+            self._channel.sendall(codec.encode(CleanupPaths(directories)))
 
     def hand_over(self, path: str, fd: int) -> str:
         """Give the daemon a directory that `path` has led to; the absolute path that stands for it in the spec.
@@ -92,7 +100,7 @@ class Daemon:
         """
         shown = shown_path(path, fd)
         with contextlib.suppress(BrokenPipeError):  # it is gone already, as `serve` will say
-            socket.send_fds(self._channel, [codec.encode(Directory(shown))], [fd])
+            socket.send_fds(self._channel, [codec.encode(PassedDirectory(shown))], [fd])
         return shown
 
     def serve(self, spec: MountSpec, control: socket.socket, *, keep: Sequence[int] = ()) -> None:
@@ -108,7 +116,7 @@ class Daemon:
             # A mount that is attached must be unmounted before a signal ends this process.
             signals.await_readable(self._channel.fileno(), orderly=spec.target is not None)
             raw, received, _, _ = socket.recv_fds(self._channel, _LONGEST_MESSAGE, 1)
-            answer = codec.decode(raw, Answer) if raw else None
+            answer = codec.decode(raw, StartReply) if raw else None
         except (BrokenPipeError, ConnectionResetError):
             answer, received = None, []
         except BaseException:
@@ -117,7 +125,7 @@ class Daemon:
                 unmount.discard(spec.target)
             raise
         self._channel.close()
-        if isinstance(answer, Started):
+        if isinstance(answer, Ready):
             self.mount = received[0] if received else -1
             self.device = answer.device
             self.notes = answer.notes
@@ -126,9 +134,9 @@ class Daemon:
         if answer is None:
             raise DaemonDied(log_of(spec.log_path))
         if answer.upper_in_use >= 0:
-            raise UpperHeld(answer.message, answer.upper_in_use)
+            raise UpperLocked(answer.message, answer.upper_in_use)
         if answer.message:
-            raise Refused(answer.message)
+            raise MountRefused(answer.message)
         raise OSError(answer.errno, os.strerror(answer.errno), answer.path)
 
     def abandon(self) -> None:
@@ -193,7 +201,7 @@ def main() -> None:
         nonlocal told
         _leave_terminal()
         descriptors = [detached] if detached >= 0 else []
-        started = Started(device, limits.notes(writable=spec.upper is not None))
+        started = Ready(device, limits.notes(writable=spec.upper is not None))
         socket.send_fds(channel, [codec.encode(started)], descriptors)
         told = True
 
@@ -234,14 +242,14 @@ def _await_orders(
     inherited: tuple[str, ...] = ()
     while True:
         raw, descriptors, _, _ = socket.recv_fds(channel, _LONGEST_MESSAGE, _MOST_DESCRIPTORS)
-        order: Order | None = codec.decode(raw, Order) if raw else None
+        order: StartRequest | None = codec.decode(raw, StartRequest) if raw else None
         match order:
             case MountSpec():
                 return order, descriptors
-            case Directory(path=path):
+            case PassedDirectory(path=path):
                 directories.add(path, descriptors[0])
-            case Bequest(remove=remains):
-                inherited = remains
+            case CleanupPaths(paths=paths):
+                inherited = paths
             case None:
                 for path in inherited:
                     with contextlib.suppress(OSError):  # the next one to come clears it away

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         XAttrNameT,
     )
 
-    from overlaykit.fuse.spec import Options
+    from overlaykit.fuse.spec import MountOptions
     from overlaykit.fuse.waiting import Waiting
     from overlaykit.overlay.attributes import Attributes
     from overlaykit.overlay.filecopy import Copy
@@ -107,7 +107,7 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_writeback_cache = True
 
-    def __init__(self, filesystem: Filesystem, options: Options, waiting: Waiting) -> None:
+    def __init__(self, filesystem: Filesystem, options: MountOptions, waiting: Waiting) -> None:
         super().__init__()
         self._waiting = waiting
         # A list changes the mode, which with `xattr_permissions` is not the real file's.

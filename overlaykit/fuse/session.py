@@ -17,8 +17,9 @@ import pyfuse3
 import trio
 
 from overlaykit import _native
-from overlaykit.fuse import control_server, holders, mount, unmount
+from overlaykit.fuse import control_server, holders, mount, mountpoints, unmount
 from overlaykit.fuse.handshake import Handshake
+from overlaykit.fuse.minimal_namespace import enter_minimal_mount_namespace
 from overlaykit.fuse.operations import Operations
 from overlaykit.fuse.stack import open_filesystem
 from overlaykit.fuse.waiting import Waiting
@@ -71,7 +72,7 @@ def run(
             pyfuse3.close(unmount=False)
         if spec.stage is not None:
             unmount.detach_stage(spec.stage)
-    for path in spec.remove:
+    for path in spec.cleanup_paths:
         with contextlib.suppress(OSError):  # the starter removes it too
             rmtree_path(path)
 
@@ -136,14 +137,14 @@ async def _serve(
                 number = holders.mount_id_of(f"/proc/self/fd/{detached}")
                 mount.attach(detached, target)
                 os.close(detached)
-                mounted = mount.with_id(number)
+                mounted = mountpoints.with_id(number)
             else:
-                mounted = mount.find(spec.target)
+                mounted = mountpoints.find(spec.target)
             os.close(target)  # or what the mount lies on would be busy
             if mounted is None:
-                raise mount.NotMounted(spec.target)  # unmounted already
+                raise mountpoints.NotMounted(spec.target)  # unmounted already
             if detached >= 0:
-                mount.leave_sight(mounted.mountpoint, _needed_later(spec))
+                enter_minimal_mount_namespace(mounted.mountpoint, _needed_later(spec))
             else:
                 nursery.start_soon(_end_with_namespace, mounted)
             tell(mounted.device, -1)
@@ -155,7 +156,7 @@ async def _serve(
 
 def _needed_later(spec: MountSpec) -> list[str]:
     """What is still found by its path while the mount is served; the layers are held open."""
-    return [*sys.path, "/proc", os.devnull, *spec.remove, *filter(None, [spec.log_path])]
+    return [*sys.path, "/proc", os.devnull, *spec.cleanup_paths, *filter(None, [spec.log_path])]
 
 
 async def _end_with(starter: socket.socket) -> None:

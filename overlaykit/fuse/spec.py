@@ -36,7 +36,7 @@ class IdSpec(msgspec.Struct, frozen=True, kw_only=True):
 AS_THEY_ARE = IdSpec()
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How to mount, under the names of the kernel's overlayfs and of fuse-overlayfs (see `overlay.stack.MergeOptions`).
 
     Without `acl` access control lists are not heeded, without `xattr` there are no extended attributes. `timeout`:
@@ -83,38 +83,38 @@ class MountSpec(msgspec.Struct, frozen=True, kw_only=True, tag="mount"):
     `target`: where to mount, in the mount namespace that the daemon is started in. Without one the daemon must have
     been started in a mount namespace of its own: it attaches layers to `stage`, a directory there, and hands the mount
     over as a descriptor.
-    `remove`: directories that are of no use once the daemon ends; it removes them with all below.
+    `cleanup_paths`: directories that are of no use once the daemon ends; it removes them with all below.
     """
 
     source: str
     layers: tuple[LayerSpec, ...]
     upper: str | None = None
     work: str | None = None
-    options: Options = Options()
+    options: MountOptions = MountOptions()
     flags: MountFlags = MountFlags()
     squash_unmapped: bool = False
     target: str | None = None
     stage: str | None = None
-    remove: tuple[str, ...] = ()
+    cleanup_paths: tuple[str, ...] = ()
     log_path: str = ""
 
 
-class Bequest(msgspec.Struct, frozen=True, tag="bequest"):
+class CleanupPaths(msgspec.Struct, frozen=True, tag="cleanup-paths"):
     """Directories that the daemon removes if its starter dies before it has said what to mount."""
 
-    remove: tuple[str, ...]
+    paths: tuple[str, ...]
 
 
-class Directory(msgspec.Struct, frozen=True, tag="directory"):
+class PassedDirectory(msgspec.Struct, frozen=True, tag="passed-directory"):
     """A directory that the starter has opened: its descriptor comes along. `path` stands for it in the spec."""
 
     path: str
 
 
-Order = Bequest | Directory | MountSpec
+StartRequest = CleanupPaths | PassedDirectory | MountSpec
 
 
-class Started(msgspec.Struct, frozen=True, tag="started"):
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The mount answers. Its descriptor comes along with this message where the spec had no target.
 
     `device`: its st_dev, by which it is known in every mount namespace. `notes`: lines for the user to read.
@@ -136,4 +136,4 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     upper_in_use: int = -1
 
 
-Answer = Started | Failed
+StartReply = Ready | Failed

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from overlaykit import _native, mountinfo
 from overlaykit.errors import Error
 from overlaykit.fuse import holders
-from overlaykit.fuse.mount import HELPER, find, with_id
+from overlaykit.fuse.mount import HELPER
+from overlaykit.fuse.mountpoints import find, with_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from overlaykit.errors import Error
-from overlaykit.fuse import mount
+from overlaykit.fuse import doctor as fuse
 from overlaykit.health import Check
 from overlaykit.layers import Store
 from overlaykit.namespace import doctor as namespaces
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def checks() -> list[Check]:
     """Every room's, and where the command keeps what."""
-    return [*mount.checks(), *namespaces.checks(), *_places(), Store().check()]
+    return [*fuse.checks(), *namespaces.checks(), *_places(), Store().check()]
 
 
 def _places() -> list[Check]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from overlaykit import signals
-from overlaykit.fuse import daemon, directories
-from overlaykit.fuse import mount as fuse_mount
+from overlaykit.fuse import daemon, directories, mountpoints
 from overlaykit.fuse.spec import LayerSpec, MountSpec
 from overlaykit.views import places, unmounting
 from overlaykit.views.registry import About, Registry, Running, namespace, now
@@ -34,7 +33,7 @@ def mount(
     for the rest; nothing is left behind.
     """
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as closing:
-        place = fuse_mount.open_mountpoint(target)
+        place = mountpoints.open_target(target)
         closing.callback(os.close, place)
         _await_disks(stack)
         with signals.held():
@@ -84,13 +83,13 @@ def _mount(stack: Stack, place: int, name: str | None, warn: Callable[[str], Non
             options=stack.options,
             flags=stack.flags,
             target=target,
-            remove=entry.remains,
+            cleanup_paths=entry.remains,
             log_path=places.log(),
         )
         with entry.listen() as listener:
             try:
                 started.serve(spec, listener, keep=[entry.lock])
-            except daemon.UpperHeld as held:
+            except daemon.UpperLocked as held:
                 raise unmounting.upper_held(spec.upper or "", held.pid) from held
         about = About(
             name=entry.name,
@@ -148,7 +147,7 @@ def _warn(
             warn(f"upper {upper.path}: lies inside the lower {lower.path}, which does not show it")
     target = directories.real_path(place)
     on = os.fstat(place)
-    if fuse_mount.find(target) is not None:
+    if mountpoints.find(target) is not None:
         warn(
             f"{target}: an overlaykit mount is there already: it is hidden until this one is unmounted"
         )

@@ -20,7 +20,7 @@ import msgspec
 
 from overlaykit import codec
 from overlaykit.errors import Error
-from overlaykit.fuse import control, mount
+from overlaykit.fuse import control, mountpoints
 from overlaykit.namespace import errno_as_root, is_privileged
 from overlaykit.rmtree import rmtree_path
 from overlaykit.views import places
@@ -190,7 +190,7 @@ class Registry:
     def find(self, wanted: str) -> Running:
         """By a mountpoint in this mount namespace, or by name. Raises Error (NotRunning)."""
         with contextlib.suppress(FileNotFoundError):  # the working directory was deleted
-            mounted = mount.find(wanted)
+            mounted = mountpoints.find(wanted)
             found = None if mounted is None else self.serving(mounted.device)
             if found is not None:
                 return found

@@ -14,8 +14,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from overlaykit.errors import Error
-from overlaykit.fuse import control, holders, unmount
-from overlaykit.fuse import mount as fuse_mount
+from overlaykit.fuse import control, holders, mountpoints, unmount
 from overlaykit.views.registry import Registry
 
 if TYPE_CHECKING:
@@ -76,12 +75,12 @@ def umount(
     Raises Error: NotMounted, Busy, Covered, Unanswered, StillHeld, MountedElsewhere, DaemonStuck.
     """
     registry = Registry()
-    mounted = fuse_mount.find(target)
+    mounted = mountpoints.find(target)
     one = registry.of_mount(target) if mounted is None else registry.serving(mounted.device)
     if mounted is None:
         if one is None:
-            raise fuse_mount.NotMounted(target)
-        mounted = next(iter(fuse_mount.shown(one.about.device)), None)
+            raise mountpoints.NotMounted(target)
+        mounted = next(iter(mountpoints.of_device(one.about.device)), None)
     if force:
         _force(target, mounted, one)
         registry.clear()
@@ -94,7 +93,7 @@ def umount(
                 raise MountedElsewhere(target, one.about.name, _held_by(one))
     else:
         unmount.detach(mounted, lazy=lazy, goes_on=_progress(one))
-        if fuse_mount.shown(mounted.device):
+        if mountpoints.of_device(mounted.device):
             return  # a bind mount of it, and another one is left
         if one is not None and not (
             lazy and holders.find(mounted.device, besides=one.about.daemon)
@@ -113,7 +112,7 @@ def upper_held(upper: str, daemon: int) -> UpperHeld:
     name = one.about.name
     if one.about.target is None:
         return UpperHeld(upper, f"view {name} (process {one.about.pid})", "end that one first")
-    shown = fuse_mount.shown(one.about.device)
+    shown = mountpoints.of_device(one.about.device)
     if shown:
         target = shown[0].mountpoint
         return UpperHeld(upper, f"the mount at {target}", f"'overlaykit umount {target}' first")
@@ -126,7 +125,7 @@ def upper_held(upper: str, daemon: int) -> UpperHeld:
 
 def discard(one: Running) -> None:
     """End a mount that was made a moment ago, also if it is in use."""
-    _force(one.about.name, next(iter(fuse_mount.shown(one.about.device)), None), one)
+    _force(one.about.name, next(iter(mountpoints.of_device(one.about.device)), None), one)
     registry = Registry()
     registry.clear()
     registry.leave()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 from overlaykit import namespace, signals, standard
 from overlaykit.errors import Error
 from overlaykit.fuse import control, daemon, directories
-from overlaykit.fuse.spec import LayerSpec, MountFlags, MountSpec, Options
+from overlaykit.fuse.spec import LayerSpec, MountFlags, MountOptions, MountSpec
 from overlaykit.layers import Store, resolve
 from overlaykit.namespace import descriptors, environment
 from overlaykit.rmtree import rmtree_path
@@ -60,10 +60,6 @@ class WorkUnusable(Error):
         "--upper {0}: {1} beside it, for work in progress, cannot be used ({2}): name a directory "
         "whose parent you may write to"
     )
-
-
-class UpperUnusable(Error):
-    message = "--upper {0}: {1}: name a directory that you may write to"
 
 
 class NotStarted(Error):
@@ -131,7 +127,7 @@ class View:
         if network not in get_args(Network):
             raise ValueError(f"network: {network!r} is none of {', '.join(get_args(Network))}")
         if upper == "":  # and not the working directory
-            raise UpperUnusable(upper, os.strerror(errno.ENOENT))
+            raise directories.UpperUnusable(upper, os.strerror(errno.ENOENT))
         self.name = name or ""
         self._wanted_name = name
         self.processes: Processes | None = None
@@ -188,9 +184,9 @@ class View:
             undo.callback(registry.leave)
             entry = undo.enter_context(contextlib.closing(registry.enter(self._wanted_name)))
             self.name = entry.name
-            served.bequeath(*entry.remains)
+            served.set_cleanup_paths(*entry.remains)
             upper, work = self._prepare_upper(entry, undo_upper)
-            served.bequeath(*entry.remains)  # the scratch is among them now
+            served.set_cleanup_paths(*entry.remains)  # the scratch is among them now
             store = self._store or Store()
             hidden = [*filter(None, (upper, work)), *places.hidden()]
             layers = [resolve(text, store, hidden=hidden) for text in self._layers]
@@ -211,18 +207,18 @@ class View:
                 upper=upper,
                 work=work,
                 stage=entry.stage,
-                options=Options(volatile=self._upper is None),
+                options=MountOptions(volatile=self._upper is None),
                 # A view has a /dev of its own: a device node in a layer must not open one of the machine's.
                 flags=MountFlags(nodev=True),
                 squash_unmapped=not namespace.is_privileged(),
-                remove=entry.remains,
+                cleanup_paths=entry.remains,
                 log_path=places.log(),
             )
             with entry.listen() as listener:
                 locks = [entry.lock, *(hold.fileno() for hold in holds)]
                 try:
                     served.serve(spec, listener, keep=locks)
-                except daemon.UpperHeld as held:
+                except daemon.UpperLocked as held:
                     from overlaykit.views.unmounting import upper_held
 
                     raise upper_held(upper or "", held.pid) from held
@@ -444,7 +440,7 @@ class View:
                 reason = os.strerror(number or errno.EIO)
                 if path == work:
                     raise WorkUnusable(upper, os.path.basename(work), reason) from None
-                raise UpperUnusable(path, reason) from None
+                raise directories.UpperUnusable(path, reason) from None
         return upper, work
 
     def _publish(self, command: tuple[str, ...]) -> None:

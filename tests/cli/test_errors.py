@@ -122,14 +122,16 @@ def test_an_upper_that_cannot_be_made_is_told(user: TestUser) -> None:
     )
     file = user.write(user.path("file"), "")
     assert user.refused("run", "--upper", file, "true") == (
-        f"--upper {file}: Not a directory: name a directory that you may write to"
+        f"upper {file}: Not a directory: give a directory that can be written to,"
+        " on a file system with extended attributes"
     )
 
 
 @only_as("ordinary user")  # root may write everywhere
 def test_an_upper_that_may_not_be_written_to_is_told(user: TestUser) -> None:
     assert user.refused("run", "--upper", "/etc/upper", "true") == (
-        "--upper /etc/upper: Permission denied: name a directory that you may write to"
+        "upper /etc/upper: Permission denied: give a directory that can be written to,"
+        " on a file system with extended attributes"
     )
 
 
@@ -138,7 +140,8 @@ def test_an_empty_name_is_never_the_working_directory(user: TestUser) -> None:
     user.directory("lower")
     told = {
         ("run", "--upper", "", "true"): (
-            "--upper '': No such file or directory: name a directory that you may write to"
+            "upper '': No such file or directory: give a directory that can be written to,"
+            " on a file system with extended attributes"
         ),
         ("mount", "-o", f"lowerdir={user.path('lower')}", ""): (
             "'': no such directory to mount on: create it first"

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from overlaykit.fuse.daemon import Refused
+from overlaykit.fuse.daemon import MountRefused
 
 from ..fuse.mounted import mounted
 from ..overlay.inside import as_ordinary_user, as_root
@@ -242,7 +242,7 @@ def test_an_upper_on_a_read_only_disk_is_refused_by_what_it_is(stack: Stack) -> 
         for directory in (stack.upper, stack.work):
             os.mkdir(directory)
         _remount(path, syscalls.MS_RDONLY)
-        with pytest.raises(Refused, match="Read-only file system"), mounted(stack):
+        with pytest.raises(MountRefused, match="Read-only file system"), mounted(stack):
             pass
 
 

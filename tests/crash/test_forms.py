@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 import pytest
 
-from overlaykit.fuse.spec import Options
+from overlaykit.fuse.spec import MountOptions
 from overlaykit.overlay.stack import MergeOptions as Opened
 
 from ..fuse.mounted import spec_of, started
@@ -54,7 +54,7 @@ def test_a_crash_leaves_the_old_tree_or_the_new_one_in_every_form(
 def crash(stack: Stack, name: str, step: str, form: Form) -> bool:
     """Let a daemon of our own die at the step under the operation; whether this form takes it there."""
     os.environ["OVERLAYKIT_FAULT"] = step  # this process and its daemons end with the test
-    options = Options(userxattr=stack.unprivileged, whiteout=form)
+    options = MountOptions(userxattr=stack.unprivileged, whiteout=form)
     with started(spec_of(stack, options=options), stack.directory) as mount:
         del os.environ["OVERLAYKIT_FAULT"]
         try:

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from overlaykit.fuse.spec import Options
+from overlaykit.fuse.spec import MountOptions
 
 from ..fuse.mounted import mounted
 from ..overlay.inside import as_root
@@ -61,7 +61,7 @@ def test_hard_links_without_an_index_can_be_used_after_there_was_no_room_for_the
 ) -> None:
     stack.add({"a": File(b"x"), "b": Link("a"), "c": Link("a")})
     path = os.path.join(stack.directory, "memory")
-    options = Options(userxattr=stack.unprivileged, index=False)
+    options = MountOptions(userxattr=stack.unprivileged, index=False)
     with memory(path) as disk:
         put_upper_on(stack, path)
         with mounted(stack, options=options) as mount:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from overlaykit.fuse.spec import Options
+from overlaykit.fuse.spec import MountOptions
 
 from ..fuse.mounted import mounted
 from ..overlay.inside import as_root
@@ -44,7 +44,7 @@ def test_a_power_cut_on_a_volatile_mount_empties_what_was_copied(stack: Stack) -
     with disk(stack) as (file, path):
         expected = trees(stack, name)
         build(stack, name)
-        with mounted(stack, options=Options(volatile=True)) as mount:
+        with mounted(stack, options=MountOptions(volatile=True)) as mount:
             act(name, mount.target)
             with after_a_power_cut(stack, file, path) as left:
                 found = below(name, shown(left))["x/n"]
@@ -67,7 +67,7 @@ def test_what_a_program_has_synced_outlives_a_power_cut(stack: Stack) -> None:
 @pytest.mark.parametrize("dirsync", [True, False])
 def test_with_dirsync_a_new_name_outlives_a_power_cut(stack: Stack, dirsync: bool) -> None:
     stack.add({})
-    options = Options(dirsync=dirsync)
+    options = MountOptions(dirsync=dirsync)
     with disk(stack) as (file, path), mounted(stack, options=options) as mount:
         os.mkdir(mount.path("made"))
         os.rename(mount.path("made"), mount.path("renamed"))

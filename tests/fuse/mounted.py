@@ -15,7 +15,7 @@ from typing import Any
 
 from overlaykit import mountinfo
 from overlaykit.fuse import control, daemon, directories
-from overlaykit.fuse.spec import LayerSpec, MountSpec, Options
+from overlaykit.fuse.spec import LayerSpec, MountOptions, MountSpec
 
 from ..overlay.stack import Stack
 from ..posix import syscalls
@@ -90,7 +90,7 @@ def spec_of(stack: Stack, *, writable: bool = True, **more: Any) -> MountSpec:
         "upper": stack.upper if writable else None,
         "work": stack.work if writable else None,
         "target": target,
-        "options": Options(userxattr=stack.unprivileged),
+        "options": MountOptions(userxattr=stack.unprivileged),
         "log_path": os.path.join(stack.directory, "log"),
     }
     return MountSpec(**(fields | more))

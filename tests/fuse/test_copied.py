@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from overlaykit.fuse.spec import Options
+from overlaykit.fuse.spec import MountOptions
 
 from ..overlay.stack import Stack
 from ..posix.acts import opened, refused
@@ -205,7 +205,7 @@ def test_another_name_of_a_file_is_found_after_the_first_was_removed_and_changed
 ) -> None:
     """Without an index these are two files by then."""
     stack.add({"f": File(b"x" * _SIZE, mode=0o644), "g": Link("f")})
-    options = Options(userxattr=stack.unprivileged, index=False)
+    options = MountOptions(userxattr=stack.unprivileged, index=False)
     with mounted(stack, options=options) as mount, opened(mount.path("f"), os.O_RDONLY) as fd:
         os.unlink(mount.path("f"))
         os.fchmod(fd, 0o600)

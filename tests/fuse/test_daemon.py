@@ -168,7 +168,7 @@ def test_what_the_daemon_has_to_say_goes_to_its_log(
 
 def test_a_layer_that_is_missing_is_named_and_nothing_is_mounted(stack: Stack) -> None:
     stack.lowers.append("/no/such/layer")
-    with pytest.raises(daemon.Refused, match="/no/such/layer"), mounted(stack):
+    with pytest.raises(daemon.MountRefused, match="/no/such/layer"), mounted(stack):
         pass
     assert not _is_mounted(stack)
 
@@ -180,7 +180,7 @@ def test_an_upper_in_use_is_refused(stack: Stack) -> None:
         os.mkdir(target)
         os.mkdir(notes)
         spec = spec_of(stack, target=target)
-        with pytest.raises(daemon.Refused, match="in use"), started(spec, notes):
+        with pytest.raises(daemon.MountRefused, match="in use"), started(spec, notes):
             pass
     with mounted(stack):
         pass  # and free again

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from overlaykit.fuse.daemon import Daemon, Refused
+from overlaykit.fuse.daemon import Daemon, MountRefused
 from overlaykit.fuse.spec import LayerSpec, MountSpec
 
 from ..overlay.stack import Stack
@@ -119,7 +119,7 @@ def test_what_is_of_no_use_after_the_mount_is_removed_with_it(stack: Stack) -> N
     stack.add({"f": File(b"x")})
     scratch = os.path.join(stack.directory, "scratch")
     stack.upper, stack.work = os.path.join(scratch, "upper"), os.path.join(scratch, "work")
-    with handed_over(_spec(stack, remove=(scratch,))) as (_, root):
+    with handed_over(_spec(stack, cleanup_paths=(scratch,))) as (_, root):
         os.mkdir(f"{root}/d", 0o700)
         os.mkdir(f"{root}/d/closed", 0)
         os.unlink(f"{root}/f")
@@ -135,5 +135,5 @@ def test_a_daemon_that_is_given_up_ends() -> None:
 
 def test_a_layer_that_is_missing_ends_the_daemon(stack: Stack) -> None:
     stack.lowers.append("/no/such/layer")
-    with pytest.raises(Refused, match="/no/such/layer"), handed_over(_spec(stack)):
+    with pytest.raises(MountRefused, match="/no/such/layer"), handed_over(_spec(stack)):
         pass

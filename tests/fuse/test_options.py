@@ -10,7 +10,7 @@ import subprocess
 import msgspec
 import pytest
 
-from overlaykit.fuse.spec import IdRange, IdSpec, MountFlags, Options
+from overlaykit.fuse.spec import IdRange, IdSpec, MountFlags, MountOptions
 
 from ..crash.disks import image, mounted_image
 from ..overlay.inside import as_ordinary_user, as_root
@@ -24,7 +24,7 @@ from .mounted import mounted
 
 def test_without_xattrs_a_program_is_told_that_there_are_none(stack: Stack) -> None:
     stack.add({"f": File(b"x", xattrs={"user.k": b"v"})})
-    options = Options(userxattr=stack.unprivileged, xattr=False)
+    options = MountOptions(userxattr=stack.unprivileged, xattr=False)
     with mounted(stack, options=options) as mount:
         with refused(errno.EOPNOTSUPP):
             os.getxattr(mount.path("f"), "user.k")
@@ -43,7 +43,7 @@ def test_access_control_lists_are_heeded_unless_the_user_said_otherwise(
     """The mode alone lets its group read, whatever the list in it says of others."""
     os.chmod(stack.directory, 0o755)
     stack.add({"f": File(b"x", mode=0o600, xattrs={ACCESS: ALICE_READS})})
-    with mounted(stack, options=Options(acl=acl)) as mount:
+    with mounted(stack, options=MountOptions(acl=acl)) as mount:
 
         def read() -> None:
             with contextlib.nullcontext() if acl else refused(errno.EACCES):
@@ -61,7 +61,7 @@ def test_access_control_lists_are_heeded_unless_the_user_said_otherwise(
 @as_root
 def test_all_files_are_shown_as_one_owners(stack: Stack) -> None:
     stack.add({"f": File(uid=1, gid=2), "d": Dir(uid=3)})
-    options = Options(users=IdSpec(squash_to=1000), groups=IdSpec(squash_to=100))
+    options = MountOptions(users=IdSpec(squash_to=1000), groups=IdSpec(squash_to=100))
     with mounted(stack, options=options) as mount:
         for name in ("f", "d"):
             st = os.stat(mount.path(name))
@@ -72,7 +72,7 @@ def test_all_files_are_shown_as_one_owners(stack: Stack) -> None:
 def test_ranges_of_owners_are_shown_shifted(stack: Stack) -> None:
     stack.add({"f": File(uid=100_000, gid=100_005), "other": File(uid=5)})
     shifted = IdSpec(mapping=(IdRange(host=100_000, container=0, count=65_536),))
-    with mounted(stack, options=Options(users=shifted, groups=shifted)) as mount:
+    with mounted(stack, options=MountOptions(users=shifted, groups=shifted)) as mount:
         st = os.stat(mount.path("f"))
         assert (st.st_uid, st.st_gid) == (0, 5)
         assert os.stat(mount.path("other")).st_uid == 65534
@@ -87,7 +87,7 @@ def test_ranges_of_owners_are_shown_shifted(stack: Stack) -> None:
 
 def test_a_volatile_mount_loses_nothing_when_it_is_unmounted(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
-    options = Options(userxattr=stack.unprivileged, volatile=True)
+    options = MountOptions(userxattr=stack.unprivileged, volatile=True)
     with mounted(stack, options=options) as mount, open(mount.path("f"), "r+b") as file:
         file.write(b"y" * 100_000)
         file.flush()
@@ -97,7 +97,7 @@ def test_a_volatile_mount_loses_nothing_when_it_is_unmounted(stack: Stack) -> No
 
 def test_every_directory_has_one_link_where_asked_to(stack: Stack) -> None:
     stack.add({})
-    options = Options(userxattr=stack.unprivileged)
+    options = MountOptions(userxattr=stack.unprivileged)
     for static, links in (False, 3), (True, 1):
         with mounted(stack, options=msgspec.structs.replace(options, static_nlink=static)) as mount:
             os.makedirs(mount.path("d/e"), exist_ok=True)
@@ -106,7 +106,7 @@ def test_every_directory_has_one_link_where_asked_to(stack: Stack) -> None:
 
 def test_the_kernel_asks_anew_after_the_timeout(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
-    options = Options(userxattr=stack.unprivileged)
+    options = MountOptions(userxattr=stack.unprivileged)
     for timeout, asks in (None, False), (0.0, True), (1e30, False):
         with mounted(stack, options=msgspec.structs.replace(options, timeout=timeout)) as mount:
             os.stat(mount.path("f"))
@@ -132,14 +132,14 @@ def test_hard_links_stay_one_file_on_a_copy_of_the_disk_where_asked_to(stack: St
         on_disk = Stack(path, unprivileged=stack.unprivileged)
         on_disk.add({"f": File(b"x"), "g": Link("f")})
         with (
-            mounted(on_disk, options=Options(uuid=False)) as mount,
+            mounted(on_disk, options=MountOptions(uuid=False)) as mount,
             open(mount.path("f"), "ab") as changed,
         ):
             changed.write(b"y")
     subprocess.run(["tune2fs", "-U", "random", file], check=True, capture_output=True)
     with mounted_image(file, path):
         for uuid, content in (True, b"x"), (False, b"xy"):
-            with mounted(on_disk, options=Options(uuid=uuid)) as mount:
+            with mounted(on_disk, options=MountOptions(uuid=uuid)) as mount:
                 assert get(mount.path("g")) == content
 
 
@@ -157,7 +157,7 @@ def test_files_of_the_machine_are_written_to_by_root_of_a_namespace_where_squash
 ) -> None:
     """The kernel refuses a write to a file whose owner or group the user namespace does not know."""
     stack.lowers.append("/etc/dpkg")
-    options = Options(userxattr=True, users=users, groups=groups)
+    options = MountOptions(userxattr=True, users=users, groups=groups)
     with mounted(stack, options=options) as mount:
         with open(mount.path("dpkg.cfg"), "a") as file:
             file.write("# more\n")

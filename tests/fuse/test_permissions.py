@@ -9,8 +9,8 @@ import traceback
 
 import pytest
 
-from overlaykit.fuse.daemon import Refused
-from overlaykit.fuse.spec import Options
+from overlaykit.fuse.daemon import MountRefused
+from overlaykit.fuse.spec import MountOptions
 
 from ..overlay.inside import as_root
 from ..overlay.stack import Stack
@@ -20,7 +20,7 @@ from ..posix.table import Dir, File, Symlink
 from .mounted import mounted
 
 NAME = "user.containers.override_stat"
-KEPT = Options(xattr_permissions=2)
+KEPT = MountOptions(xattr_permissions=2)
 
 
 def shown(path: str) -> tuple[int, int, int]:
@@ -125,7 +125,7 @@ def test_a_lower_that_root_wrote_is_read_and_copied_up_with_what_it_shows(stack:
 def test_an_ordinary_user_gives_files_away_in_appearance(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
     with mounted(
-        stack, options=Options(userxattr=stack.unprivileged, xattr_permissions=2)
+        stack, options=MountOptions(userxattr=stack.unprivileged, xattr_permissions=2)
     ) as mount:
         before = shown(mount.path("f"))
         os.chmod(mount.path("f"), 0o1604)
@@ -153,7 +153,7 @@ def test_what_was_set_before_the_option_was_does_not_count(stack: Stack) -> None
             pass
         os.setxattr(mount.path("f"), NAME, b"0:0:4755")
     with (
-        pytest.raises(Refused, match="made without xattr_permissions"),
+        pytest.raises(MountRefused, match="made without xattr_permissions"),
         mounted(stack, options=KEPT),
     ):
         pass

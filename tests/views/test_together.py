@@ -8,7 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 
-from overlaykit.fuse import control, mount, unmount
+from overlaykit.fuse import control, mount, mountpoints, unmount
 from overlaykit.fuse.spec import MountFlags
 from overlaykit.views import Registry, Running
 
@@ -104,7 +104,7 @@ def test_the_daemon_forgets_what_the_kernel_has_forgotten(user: TestUser) -> Non
     # What the kernel forgets it tells in messages that nobody answers: there is no end of it to wait for.
     while (now := held(mount))["nodes"] > 1:
         subprocess.run(["sh", "-c", "echo 2 >/proc/sys/vm/drop_caches"], check=True)
-    assert (now["lookups"], now["open_files"]) == (1, 0)  # the root's
+    assert (now["nlookup"], now["open_files"]) == (1, 0)  # the root's
     user.succeeds("umount", target)
 
 
@@ -120,7 +120,7 @@ def test_a_file_system_that_answers_nobody_is_no_matter_to_a_view(user: TestUser
     target, upper = user.directory("target"), user.directory("upper")
     device = mount.open_device()  # and nobody ever reads what is asked there
     silent = mount.create(device, "silent", MountFlags(), read_only=True)
-    place = mount.open_mountpoint(target)
+    place = mountpoints.open_target(target)
     mount.attach(silent, place)
     os.close(place)
     os.close(silent)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from overlaykit.errors import Error
-from overlaykit.fuse.spec import AS_THEY_ARE, IdRange, IdSpec, MountFlags, Options
+from overlaykit.fuse.spec import AS_THEY_ARE, IdRange, IdSpec, MountFlags, MountOptions
 from overlaykit.views.options import quoting, table
 from overlaykit.views.options.table import Effect
 
@@ -35,7 +35,7 @@ class Stack:
     lowerdir: tuple[str, ...]
     upperdir: str | None = None
     workdir: str | None = None
-    options: Options
+    options: MountOptions
     flags: MountFlags
     source: str
     notes: tuple[str, ...] = ()
@@ -107,7 +107,7 @@ def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> Stack:
         lowerdir=tuple(lowers),
         upperdir=upper,
         workdir=work,
-        options=Options(
+        options=MountOptions(
             volatile=on("volatile"),
             userxattr=on("userxattr"),
             redirect_dir=_REDIRECTS[values.get("redirect_dir", "on")],

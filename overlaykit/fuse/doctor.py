@@ -1,0 +1,32 @@
+"""Checks of what a machine needs to mount, for `overlaykit doctor`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from overlaykit import privilege
+from overlaykit.errors import Error
+from overlaykit.fuse.mount import DEVICE, HELPER, open_device
+from overlaykit.health import Check
+
+
+def checks() -> list[Check]:
+    """What a machine needs for this room."""
+    try:
+        os.close(open_device())
+        device = Check(name="FUSE device", ok=True, detail=f"{DEVICE} opens", fix="")
+    except (Error, OSError) as error:
+        text = str(error)
+        device = Check(name="FUSE device", ok=False, detail=text, fix=text.rpartition(": ")[2])
+    helper = shutil.which(HELPER)
+    return [
+        device,
+        Check(
+            name=HELPER,
+            ok=helper is not None or privilege.CAP_SYS_ADMIN in privilege.capabilities(),
+            detail=helper
+            or "not installed; needed only for 'overlaykit mount' by an ordinary user",
+            fix="" if helper else "apt-get install fuse3",
+        ),
+    ]

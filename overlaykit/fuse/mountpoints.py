@@ -1,0 +1,95 @@
+"""Directories to mount on, and the overlaykit mounts of this mount namespace."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from overlaykit import mountinfo
+from overlaykit.errors import Error
+from overlaykit.fuse.directories import (
+    absolute,
+    lies_in_deleted_directory,
+    open_directory,
+    real_path,
+)
+
+if TYPE_CHECKING:
+    from overlaykit.mountinfo import Mount
+
+FILE_SYSTEM_TYPE: Final = "fuse.overlaykit"
+"""As /proc/self/mountinfo shows our mounts."""
+
+
+class TargetMissing(Error):
+    message = "{0}: no such directory to mount on: create it first"
+
+
+class TargetNotDirectory(Error):
+    message = "{0}: is no directory: name one to mount on"
+
+
+class TargetDeleted(Error):
+    message = "{0}: {1} has been deleted: change to another directory"
+
+
+class DeadMount(Error):
+    message = "{0}: a mount is there whose daemon has ended: 'overlaykit umount {0}' first"
+
+
+class NotMounted(Error):
+    message = "{0}: no overlaykit mount is there: 'overlaykit ps' lists those that are"
+
+
+def open_target(path: str) -> int:
+    """An O_PATH descriptor of a directory to mount on. Raises Error unless it is one."""
+    try:
+        fd = open_directory(path)
+        try:
+            found = os.fstat(
+                fd
+            )  # answered unless the mount there is dead: opening takes no request
+            if not found.st_nlink and real_path(fd).endswith(" (deleted)"):
+                raise TargetDeleted(path, "this directory")
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise DeadMount(absolute(path)) from error
+        if error.errno == errno.ENOTDIR and path:
+            raise TargetNotDirectory(absolute(path)) from error
+        if lies_in_deleted_directory(path):
+            raise TargetDeleted(path, "the working directory") from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise TargetMissing(absolute(path) if path else "") from error
+        raise
+
+
+def find(target: str) -> Mount | None:
+    """The overlaykit mount at `target` in this mount namespace.
+
+    The last name is looked at only where no mount has it: the daemon of a mount may not answer.
+    """
+    if not target:
+        return None  # and not the working directory
+    directory, name = os.path.split(os.path.abspath(target))
+    visible = {
+        one.mountpoint: one
+        for one in mountinfo.visible(mountinfo.current())
+        if one.fstype == FILE_SYSTEM_TYPE
+    }
+    found = visible.get(os.path.join(os.path.realpath(directory), name))
+    return found or visible.get(os.path.realpath(target))
+
+
+def with_id(number: int) -> Mount | None:
+    """The mount with this id in this mount namespace."""
+    return next((one for one in mountinfo.current() if one.id == number), None)
+
+
+def of_device(device: int) -> list[Mount]:
+    """Where the mount of a device can be reached in this mount namespace."""
+    return [one for one in mountinfo.visible(mountinfo.current()) if one.device == device]
