@@ -97,7 +97,7 @@ class View:
 
     Commands run one after another, each with processes, host name and network of its own, over the same files.
     Attributes: `name`; `processes`, the last command (`namespace.Processes`), None before `launch`; `made_upper`,
-    whether there was no directory `upper` before; `notes`, once it is started, what its user may not expect, a line each.
+    whether there was no directory `upper` before; `notes`, once started, what its user may not expect, a line each.
     """
 
     def __init__(
