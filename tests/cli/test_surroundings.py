@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 
 from overlaykit import _native
 
-from ..namespace.stage import line
+from ..namespace.harness import line
 from ..views.user import TestUser, command, descendants
 
 PROGRAM = "/usr/bin/cat"

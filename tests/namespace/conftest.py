@@ -1,4 +1,4 @@
-"""Every test that asks for `stage` runs in a child of its own, once as root and once as an ordinary user.
+"""Every test that asks for `harness` runs in a child of its own, once as root and once as an ordinary user.
 
 The child has a mount namespace of its own, adopts what is orphaned below it, and fails the test when a process is
 left at its end.
@@ -14,41 +14,41 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from .stage import ORDINARY, Stage, entire
+from .harness import ORDINARY, LaunchHarness, entire
 
 IDENTITIES = ("root", "ordinary user") if os.geteuid() == 0 else ("ordinary user",)
 """An ordinary user can test only as one; root tests as both."""
 
 
 @pytest.fixture(params=IDENTITIES)
-def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+def harness(request: pytest.FixtureRequest) -> Iterator[LaunchHarness]:
     scratch = tempfile.mkdtemp(prefix="overlaykit-test-")
     privileged = request.param == "root"
     if not privileged and os.geteuid() == 0:
         os.chown(scratch, ORDINARY, ORDINARY)
-    yield Stage(privileged=privileged, scratch=scratch)
+    yield LaunchHarness(privileged=privileged, scratch=scratch)
     shutil.rmtree(scratch)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object | None:
-    on_stage = pyfuncitem.funcargs.get("stage")
-    if not isinstance(on_stage, Stage):
+    harness = pyfuncitem.funcargs.get("harness")
+    if not isinstance(harness, LaunchHarness):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    _in_a_child(on_stage, lambda: pyfuncitem.obj(**arguments))
+    _in_a_child(harness, lambda: pyfuncitem.obj(**arguments))
     return True
 
 
-def _in_a_child(on_stage: Stage, body: Callable[[], None]) -> None:
+def _in_a_child(harness: LaunchHarness, body: Callable[[], None]) -> None:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reader)
-            on_stage.enter()
+            harness.enter()
             body()
-            on_stage.leave()
+            harness.leave()
         except BaseException:
             os.write(writer, traceback.format_exc().encode()[-60000:])
         finally:

@@ -12,8 +12,8 @@ import pytest
 
 from overlaykit import namespace
 
+from .harness import LaunchHarness, line
 from .processes import children, command_line, descendants
-from .stage import Stage, line
 
 VIEW = ("sh", "-c", "sleep 1000 & setsid sleep 1000 & echo started; wait")
 
@@ -29,13 +29,13 @@ def reap_adopted() -> None:
 
 
 @pytest.mark.parametrize("victim", ["launcher", "monitor", "init", "forwarder"])
-def test_when_one_is_killed_all_end(stage: Stage, victim: str) -> None:
-    root = stage.root()
-    with stage.piped() as printed:
+def test_when_one_is_killed_all_end(harness: LaunchHarness, victim: str) -> None:
+    root = harness.root()
+    with harness.piped() as printed:
         launcher = os.fork()
         if launcher == 0:
             ports = (namespace.Port(host=0, view=80),)
-            with stage.launch(*VIEW, root=root, ports=ports) as running:
+            with harness.launch(*VIEW, root=root, ports=ports) as running:
                 os._exit(running.wait())
         assert line(printed) == b"started\n"
         (monitor,) = children(launcher)
@@ -53,12 +53,12 @@ def test_when_one_is_killed_all_end(stage: Stage, victim: str) -> None:
         reap_adopted()
 
 
-def test_what_a_command_leaves_behind_ends_with_it(stage: Stage) -> None:
+def test_what_a_command_leaves_behind_ends_with_it(harness: LaunchHarness) -> None:
     script = "setsid sleep 1000 & (setsid sh -c 'sleep 1000 & echo $!' &) ; echo started; read line"
     reader, writer = os.pipe()
     stdin = os.dup(0)
     os.dup2(reader, 0)
-    with stage.piped() as printed, stage.launch("sh", "-c", script) as running:
+    with harness.piped() as printed, harness.launch("sh", "-c", script) as running:
         line(printed), line(printed)
         assert len(descendants(running.init_pid)) >= 3  # the shell and what it leaves behind
         os.write(writer, b"\n")
@@ -70,7 +70,7 @@ def test_what_a_command_leaves_behind_ends_with_it(stage: Stage) -> None:
         os.close(descriptor)
 
 
-def test_orphans_are_reaped_while_the_command_runs(stage: Stage) -> None:
+def test_orphans_are_reaped_while_the_command_runs(harness: LaunchHarness) -> None:
     script = (
         "import os, subprocess, sys\n"
         "reader, writer = os.pipe()\n"
@@ -88,11 +88,11 @@ def test_orphans_are_reaped_while_the_command_runs(stage: Stage) -> None:
         "while os.path.exists(f'/proc/{max(pids)}'): os.sched_yield()\n"
         "print('reaped')\n"
     )
-    assert stage.output("python3", "-c", script) == "reaped\n"
+    assert harness.output("python3", "-c", script) == "reaped\n"
 
 
-def test_a_view_knows_how_many_processes_it_holds(stage: Stage) -> None:
-    with stage.piped() as printed, stage.launch(*VIEW) as running:
+def test_a_view_knows_how_many_processes_it_holds(harness: LaunchHarness) -> None:
+    with harness.piped() as printed, harness.launch(*VIEW) as running:
         assert line(printed) == b"started\n"
         assert running.count() == 4  # init, the shell, and two
         running.kill()
@@ -100,17 +100,17 @@ def test_a_view_knows_how_many_processes_it_holds(stage: Stage) -> None:
         assert running.count() == 0
 
 
-def test_closing_ends_a_view_and_closing_again_does_nothing(stage: Stage) -> None:
-    running = stage.launch("sleep", "1000")
+def test_closing_ends_a_view_and_closing_again_does_nothing(harness: LaunchHarness) -> None:
+    running = harness.launch("sleep", "1000")
     running.close()
-    assert children(os.getpid()) == [stage.keeper] * (not stage.privileged)
+    assert children(os.getpid()) == [harness.keeper] * (not harness.privileged)
     running.close()
 
 
-def test_an_exception_in_the_callers_block_ends_the_view(stage: Stage) -> None:
-    with pytest.raises(ZeroDivisionError), stage.launch("sleep", "1000"):
+def test_an_exception_in_the_callers_block_ends_the_view(harness: LaunchHarness) -> None:
+    with pytest.raises(ZeroDivisionError), harness.launch("sleep", "1000"):
         raise ZeroDivisionError
-    assert children(os.getpid()) == [stage.keeper] * (not stage.privileged)
+    assert children(os.getpid()) == [harness.keeper] * (not harness.privileged)
 
 
 def state() -> tuple[list[str], str, list[int]]:
@@ -119,42 +119,44 @@ def state() -> tuple[list[str], str, list[int]]:
     return sorted(os.listdir("/proc/self/fd")), mounts, children(os.getpid())
 
 
-def test_twenty_launches_good_and_bad_leave_nothing(stage: Stage) -> None:
-    stage.run("true")
-    stage.roots.append(before_root := stage.roots.pop())
+def test_twenty_launches_good_and_bad_leave_nothing(harness: LaunchHarness) -> None:
+    harness.run("true")
+    harness.roots.append(before_root := harness.roots.pop())
     before = state()
     for number in range(20):
         ports = (namespace.Port(host=0, view=80),) if number % 5 == 0 else ()
         if number % 4 == 3:
             with pytest.raises(namespace.CommandNotFound):
-                stage.launch("no-such-thing", ports=ports)
+                harness.launch("no-such-thing", ports=ports)
         else:
-            assert stage.run("true", ports=ports) == 0
-        os.close(stage.roots.pop())
-    assert before_root in stage.roots
+            assert harness.run("true", ports=ports) == 0
+        os.close(harness.roots.pop())
+    assert before_root in harness.roots
     assert state() == before
 
 
-def test_a_launch_that_fails_while_it_is_being_built_leaves_no_zombie(stage: Stage) -> None:
+def test_a_launch_that_fails_while_it_is_being_built_leaves_no_zombie(
+    harness: LaunchHarness,
+) -> None:
     before = children(os.getpid())
     binds = (namespace.Bind(source="/no/such/source", target="/mnt"),)
     for _ in range(50):  # init may fail before or after the monitor has told its number
         with pytest.raises(namespace.BindSourceMissing):
-            stage.launch("true", binds=binds)
-        os.close(stage.roots.pop())
+            harness.launch("true", binds=binds)
+        os.close(harness.roots.pop())
     assert children(os.getpid()) == before
 
 
-def test_no_process_of_a_view_holds_the_callers_descriptors(stage: Stage) -> None:
+def test_no_process_of_a_view_holds_the_callers_descriptors(harness: LaunchHarness) -> None:
     reader, writer = os.pipe()
-    with stage.launch("sleep", "1000"):
+    with harness.launch("sleep", "1000"):
         os.close(writer)
         assert os.read(reader, 1) == b"", "a view's process holds the caller's pipe"
     os.close(reader)
 
 
-def test_the_interpreter_that_forwards_is_the_callers_own(stage: Stage) -> None:
-    with stage.launch("sleep", "1000", ports=(namespace.Port(host=0, view=80),)):
-        (monitor,) = set(children(os.getpid())) - {stage.keeper}
+def test_the_interpreter_that_forwards_is_the_callers_own(harness: LaunchHarness) -> None:
+    with harness.launch("sleep", "1000", ports=(namespace.Port(host=0, view=80),)):
+        (monitor,) = set(children(os.getpid())) - {harness.keeper}
         (forwarder,) = filter(is_forwarder, children(monitor))
         assert command_line(forwarder)[0] == sys.executable

@@ -10,79 +10,83 @@ import pytest
 
 from overlaykit import namespace
 
-from .stage import Stage
+from .harness import LaunchHarness
 
 
-def test_the_commands_own_status_comes_out(stage: Stage) -> None:
-    assert stage.run("true") == 0
-    assert stage.run("false") == 1
-    assert stage.run("sh", "-c", "exit 42") == 42
+def test_the_commands_own_status_comes_out(harness: LaunchHarness) -> None:
+    assert harness.run("true") == 0
+    assert harness.run("false") == 1
+    assert harness.run("sh", "-c", "exit 42") == 42
 
 
-def test_a_command_ended_by_a_signal_gives_128_and_its_number(stage: Stage) -> None:
-    assert stage.run("sh", "-c", "kill -KILL $$") == 128 + signal.SIGKILL
-    assert stage.run("sh", "-c", "kill -SEGV $$") == 128 + signal.SIGSEGV
+def test_a_command_ended_by_a_signal_gives_128_and_its_number(harness: LaunchHarness) -> None:
+    assert harness.run("sh", "-c", "kill -KILL $$") == 128 + signal.SIGKILL
+    assert harness.run("sh", "-c", "kill -SEGV $$") == 128 + signal.SIGSEGV
 
 
-def test_a_command_that_exists_nowhere_is_127_and_named(stage: Stage) -> None:
+def test_a_command_that_exists_nowhere_is_127_and_named(harness: LaunchHarness) -> None:
     with pytest.raises(
         namespace.CommandNotFound, match=r"^no-such-thing: no such command"
     ) as caught:
-        stage.launch("no-such-thing")
+        harness.launch("no-such-thing")
     assert caught.value.exit_code == 127
     with pytest.raises(namespace.CommandNotFound, match=r"^/no/such/thing: no such command"):
-        stage.launch("/no/such/thing")
+        harness.launch("/no/such/thing")
 
 
-def test_a_file_that_cannot_be_executed_is_126_and_named(stage: Stage) -> None:
-    plain = os.path.join(stage.scratch, "plain")
+def test_a_file_that_cannot_be_executed_is_126_and_named(harness: LaunchHarness) -> None:
+    plain = os.path.join(harness.scratch, "plain")
     with open(plain, "w") as file:
         file.write("text\n")
     with pytest.raises(
         namespace.CommandNotExecutable, match=r"plain: .*Permission denied"
     ) as caught:
-        stage.launch(plain)
+        harness.launch(plain)
     assert caught.value.exit_code == 126
     os.chmod(plain, 0o755)
     with pytest.raises(namespace.CommandNotExecutable, match=r"Exec format error"):
-        stage.launch(plain)
+        harness.launch(plain)
     with open(plain, "w") as file:
         file.write("#!/no/such/interpreter\n")
     with pytest.raises(namespace.CommandNotExecutable, match=r"its interpreter is missing"):
-        stage.launch(plain)
+        harness.launch(plain)
 
 
-def test_commands_are_looked_up_along_the_path_of_their_own_environment(stage: Stage) -> None:
-    program = os.path.join(stage.scratch, "only-here")
+def test_commands_are_looked_up_along_the_path_of_their_own_environment(
+    harness: LaunchHarness,
+) -> None:
+    program = os.path.join(harness.scratch, "only-here")
     with open(program, "w") as file:
         file.write("#!/bin/sh\necho found\n")
     os.chmod(program, 0o755)
-    path = f"/no/such:{stage.scratch}:/usr/bin"
-    assert stage.output("only-here", env={"PATH": path}) == "found\n"
-    assert stage.run("true", env={}) == 0
+    path = f"/no/such:{harness.scratch}:/usr/bin"
+    assert harness.output("only-here", env={"PATH": path}) == "found\n"
+    assert harness.run("true", env={}) == 0
 
 
 def test_a_wanted_directory_that_is_missing_is_an_error_and_an_unwanted_one_is_not(
-    stage: Stage,
+    harness: LaunchHarness,
 ) -> None:
-    assert stage.output("pwd", cwd=stage.scratch, cwd_required=True) == f"{stage.scratch}\n"
-    assert stage.output("pwd", cwd="/no/such/directory") == "/\n"
+    assert harness.output("pwd", cwd=harness.scratch, cwd_required=True) == f"{harness.scratch}\n"
+    assert harness.output("pwd", cwd="/no/such/directory") == "/\n"
     with pytest.raises(namespace.WorkingDirectoryMissing, match=r"^-w /no/such/directory: "):
-        stage.launch("pwd", cwd="/no/such/directory", cwd_required=True)
+        harness.launch("pwd", cwd="/no/such/directory", cwd_required=True)
 
 
-def test_a_command_starts_with_the_signals_and_descriptors_of_a_fresh_program(stage: Stage) -> None:
+def test_a_command_starts_with_the_signals_and_descriptors_of_a_fresh_program(
+    harness: LaunchHarness,
+) -> None:
     signal.signal(signal.SIGUSR1, lambda number, frame: None)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup(1) has it
     os.set_inheritable(os.open("/", os.O_RDONLY), True)
     umask = os.umask(0o027)
     try:
-        status = stage.output("cat", "/proc/self/status")
+        status = harness.output("cat", "/proc/self/status")
         assert "SigBlk:\t0000000000000000" in status
         # 32, 33: glibc's own, which its posix_spawn(3) leaves ignored
         assert ignored(status) - {32, 33} == {signal.SIGHUP}
         assert "Umask:\t0027" in status
-        assert stage.output("sh", "-c", "echo /proc/self/fd/*").split() == [
+        assert harness.output("sh", "-c", "echo /proc/self/fd/*").split() == [
             f"/proc/self/fd/{n}"
             for n in (0, 1, 2, 3)  # 3: the directory that sh itself is reading
         ]
@@ -96,14 +100,14 @@ def ignored(status: str) -> set[int]:
     return {number for number in range(1, 65) if mask >> (number - 1) & 1}
 
 
-def test_output_is_not_written_twice_by_what_is_forked(stage: Stage) -> None:
-    with stage.piped() as reader:
+def test_output_is_not_written_twice_by_what_is_forked(harness: LaunchHarness) -> None:
+    with harness.piped() as reader:
         with os.fdopen(os.dup(1), "w") as buffered:
             buffered.write("once\n")
-            assert stage.run("true") == 0
-        stage.stop_writing()
+            assert harness.run("true") == 0
+        harness.stop_writing()
         assert os.read(reader, 100) == b"once\n"
 
 
-def test_the_interpreter_of_this_very_test_runs_in_a_view(stage: Stage) -> None:
-    assert stage.output(sys.executable, "-c", "print(6 * 7)") == "42\n"
+def test_the_interpreter_of_this_very_test_runs_in_a_view(harness: LaunchHarness) -> None:
+    assert harness.output(sys.executable, "-c", "print(6 * 7)") == "42\n"

@@ -13,8 +13,8 @@ import pytest
 
 from overlaykit import signals
 
+from .harness import LaunchHarness, entire, line
 from .processes import descendants
-from .stage import Stage, entire, line
 
 SAYS_WHAT_IT_GETS = """
 import signal, sys
@@ -48,51 +48,53 @@ def sender(printed: int, target: int) -> int:
     return child
 
 
-def test_signals_sent_to_a_waiting_launcher_reach_the_command(stage: Stage) -> None:
-    with stage.piped() as printed, stage.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
+def test_signals_sent_to_a_waiting_launcher_reach_the_command(harness: LaunchHarness) -> None:
+    with harness.piped() as printed, harness.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
         child = sender(printed, os.getpid())
         assert running.wait() == 5
         assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_held_signal_waits_for_whoever_waits_for_the_command(stage: Stage) -> None:
+def test_a_held_signal_waits_for_whoever_waits_for_the_command(harness: LaunchHarness) -> None:
     with (
         signals.held(),
-        stage.piped() as printed,
-        stage.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running,
+        harness.piped() as printed,
+        harness.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running,
     ):
         assert line(printed) == b"ready\n"
         os.kill(os.getpid(), signal.SIGTERM)
         assert running.wait() == 5
 
 
-def test_a_held_signal_that_comes_before_the_command_ends_the_launch(stage: Stage) -> None:
+def test_a_held_signal_that_comes_before_the_command_ends_the_launch(
+    harness: LaunchHarness,
+) -> None:
     lookup = "/no/such/directory:" * 50_000  # takes a while
     with signals.held():
         os.kill(os.getpid(), signal.SIGWINCH)  # means nothing to us
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            stage.launch("sleep", "1000", env={"PATH": lookup + "/usr/bin"})
+            harness.launch("sleep", "1000", env={"PATH": lookup + "/usr/bin"})
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {signal.SIGINT, signal.SIGTERM}
     for process in descendants(os.getpid()):
-        if process != stage.keeper:  # init, if it was there by then: it ends, and is ours to reap
+        if process != harness.keeper:  # init, if it was there by then: it ends, and is ours to reap
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(process, 0)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
 
-def test_a_signal_that_the_caller_has_blocked_stays_the_callers(stage: Stage) -> None:
+def test_a_signal_that_the_caller_has_blocked_stays_the_callers(harness: LaunchHarness) -> None:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     os.kill(os.getpid(), signal.SIGTERM)
-    assert stage.run("true") == 0
+    assert harness.run("true") == 0
     assert signal.sigpending() == {signal.SIGTERM}
     assert signal.sigwait({signal.SIGTERM}) == signal.SIGTERM
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def test_a_signal_that_the_launcher_ignores_is_not_passed_on(stage: Stage) -> None:
+def test_a_signal_that_the_launcher_ignores_is_not_passed_on(harness: LaunchHarness) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with stage.piped() as printed, stage.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
+    with harness.piped() as printed, harness.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
         child = os.fork()
         if child == 0:
             assert line(printed) == b"ready\n"
@@ -104,7 +106,7 @@ def test_a_signal_that_the_launcher_ignores_is_not_passed_on(stage: Stage) -> No
         assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_terminal_that_hangs_up_ends_the_command(stage: Stage) -> None:
+def test_a_terminal_that_hangs_up_ends_the_command(harness: LaunchHarness) -> None:
     leader, follower = os.openpty()
     ended, ending = os.pipe()
     child = os.fork()
@@ -115,7 +117,7 @@ def test_a_terminal_that_hangs_up_ends_the_command(stage: Stage) -> None:
             os.dup2(follower, descriptor)
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         os.close(follower)
-        with signals.held(), stage.launch("sh", "-c", "echo ready; exec sleep 1000") as running:
+        with signals.held(), harness.launch("sh", "-c", "echo ready; exec sleep 1000") as running:
             os.write(ending, b"%d" % running.wait())
         os._exit(0)
     os.close(follower)
@@ -127,16 +129,16 @@ def test_a_terminal_that_hangs_up_ends_the_command(stage: Stage) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_signal_that_comes_between_launch_and_wait_is_the_callers(stage: Stage) -> None:
-    with stage.launch("sleep", "1000") as running:
+def test_a_signal_that_comes_between_launch_and_wait_is_the_callers(harness: LaunchHarness) -> None:
+    with harness.launch("sleep", "1000") as running:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         running.signal(signal.SIGTERM)
         assert running.wait() == 128 + signal.SIGTERM
 
 
-def test_a_signal_can_be_sent_without_waiting(stage: Stage) -> None:
-    with stage.piped() as printed, stage.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
+def test_a_signal_can_be_sent_without_waiting(harness: LaunchHarness) -> None:
+    with harness.piped() as printed, harness.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
         assert line(printed) == b"ready\n"
         running.signal(signal.SIGTERM)
         assert line(printed) == b"SIGTERM\n"
@@ -144,28 +146,30 @@ def test_a_signal_can_be_sent_without_waiting(stage: Stage) -> None:
         running.signal(signal.SIGTERM)
 
 
-def test_the_callers_handlers_and_mask_are_as_before(stage: Stage) -> None:
+def test_the_callers_handlers_and_mask_are_as_before(harness: LaunchHarness) -> None:
     seen: list[int] = []
     signal.signal(signal.SIGUSR2, lambda number, _frame: seen.append(number))
     before = [signal.getsignal(number) for number in signal.valid_signals()]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG})
-    assert stage.run("true") == 0
+    assert harness.run("true") == 0
     assert signal.pthread_sigmask(signal.SIG_SETMASK, mask) == mask | {signal.SIGURG}
     assert [signal.getsignal(number) for number in signal.valid_signals()] == before
     os.kill(os.getpid(), signal.SIGUSR2)
     assert seen == [signal.SIGUSR2]
 
 
-def test_waiting_works_in_another_thread_too(stage: Stage) -> None:
+def test_waiting_works_in_another_thread_too(harness: LaunchHarness) -> None:
     statuses: list[int] = []
-    with stage.launch("sh", "-c", "exit 9") as running:
+    with harness.launch("sh", "-c", "exit 9") as running:
         thread = threading.Thread(target=lambda: statuses.append(running.wait()))
         thread.start()
         thread.join()
     assert statuses == [9]
 
 
-def test_a_terminals_interrupt_reaches_the_command_once_and_not_the_launcher(stage: Stage) -> None:
+def test_a_terminals_interrupt_reaches_the_command_once_and_not_the_launcher(
+    harness: LaunchHarness,
+) -> None:
     leader, follower = os.openpty()
     child = os.fork()
     if child == 0:
@@ -174,7 +178,7 @@ def test_a_terminals_interrupt_reaches_the_command_once_and_not_the_launcher(sta
             os.dup2(follower, descriptor)
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         try:
-            with stage.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
+            with harness.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
                 os._exit(running.wait())
         finally:
             os._exit(99)
@@ -188,19 +192,19 @@ def test_a_terminals_interrupt_reaches_the_command_once_and_not_the_launcher(sta
     os.close(leader)
 
 
-def test_a_program_finds_the_name_of_its_terminal(stage: Stage) -> None:
+def test_a_program_finds_the_name_of_its_terminal(harness: LaunchHarness) -> None:
     leader, follower = os.openpty()
     before = os.dup(0)
     os.dup2(follower, 0)
-    assert stage.output("tty") == "/dev/console\n"
+    assert harness.output("tty") == "/dev/console\n"
     os.dup2(before, 0)
     for descriptor in (leader, follower, before):
         os.close(descriptor)
 
 
-def test_a_wait_can_be_aborted_by_a_descriptor(stage: Stage) -> None:
+def test_a_wait_can_be_aborted_by_a_descriptor(harness: LaunchHarness) -> None:
     reader, writer = os.pipe()
-    with stage.launch("sleep", "1000") as running:
+    with harness.launch("sleep", "1000") as running:
         os.close(writer)
         assert running.wait(abort_on=[reader]) == 137
         assert running.count() == 0

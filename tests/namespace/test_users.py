@@ -7,7 +7,7 @@ import os
 from overlaykit import namespace
 from overlaykit.namespace import doctor
 
-from .stage import Stage
+from .harness import LaunchHarness
 
 
 def in_a_user_namespace(body: object) -> None:
@@ -24,23 +24,23 @@ def in_a_user_namespace(body: object) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_an_ordinary_user_is_root_inside_and_owns_what_they_own(stage: Stage) -> None:
+def test_an_ordinary_user_is_root_inside_and_owns_what_they_own(harness: LaunchHarness) -> None:
     def body() -> None:
         assert (os.getuid(), os.getgid()) == (0, 0)
-        assert os.stat(stage.scratch).st_uid == 0
+        assert os.stat(harness.scratch).st_uid == 0
 
     in_a_user_namespace(body)
 
 
-def test_working_user_namespaces_have_nothing_to_diagnose(stage: Stage) -> None:
-    del stage
+def test_working_user_namespaces_have_nothing_to_diagnose(harness: LaunchHarness) -> None:
+    del harness
     assert namespace.diagnose() is None
 
 
 def test_the_sysctl_that_switches_user_namespaces_off_is_named_with_the_way_out(
-    stage: Stage,
+    harness: LaunchHarness,
 ) -> None:
-    del stage
+    del harness
 
     def body() -> None:
         with open("/proc/sys/user/max_user_namespaces", "w") as limit:  # of this namespace alone
@@ -56,8 +56,8 @@ def test_the_sysctl_that_switches_user_namespaces_off_is_named_with_the_way_out(
     in_a_user_namespace(body)
 
 
-def test_the_doctor_finds_everything_working_where_views_work(stage: Stage) -> None:
-    del stage
+def test_the_doctor_finds_everything_working_where_views_work(harness: LaunchHarness) -> None:
+    del harness
     answers = doctor.checks()
     assert [answer.name for answer in answers if not answer.ok] == []
     assert {"user namespaces", "PID namespaces", "network namespaces", "a fresh /proc"} <= {
@@ -65,8 +65,8 @@ def test_the_doctor_finds_everything_working_where_views_work(stage: Stage) -> N
     }
 
 
-def test_the_doctor_says_what_is_switched_off(stage: Stage) -> None:
-    del stage
+def test_the_doctor_says_what_is_switched_off(harness: LaunchHarness) -> None:
+    del harness
 
     def body() -> None:
         with open("/proc/sys/user/max_net_namespaces", "w") as limit:

@@ -1,4 +1,4 @@
-"""The stages of the table, one for each system, identity and disk, and their end."""
+"""The harnesses of the table, one for each system, identity and disk, and their end."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import Protocol
 import pytest
 
 from .disks import Disk
+from .harness import Harness
 from .place import ORDINARY_UID, Place
-from .stage import Stage
 from .table import Identity
 
 
-class StageOf(Protocol):
-    """Gives the stage of a system, an identity and the disk of its upper; `more`: options of ours."""
+class HarnessOf(Protocol):
+    """Gives the harness of a system, an identity and the disk of its upper; `more`: options of ours."""
 
     def __call__(
         self, system: str, identity: Identity, disk: Disk = "own", more: tuple[str, ...] = ()
-    ) -> Stage: ...
+    ) -> Harness: ...
 
 
 @pytest.fixture(scope="session")
-def stage_of() -> Iterator[StageOf]:
-    """Give the stage of a system and an identity; all are taken down at the end."""
-    with stages() as stage_of:
-        yield stage_of
+def harness_of() -> Iterator[HarnessOf]:
+    """Give the harness of a system and an identity; all are taken down at the end."""
+    with harnesses() as harness_of:
+        yield harness_of
 
 
 @contextlib.contextmanager
-def stages() -> Iterator[StageOf]:
-    made: dict[str, Stage] = {}
+def harnesses() -> Iterator[HarnessOf]:
+    made: dict[str, Harness] = {}
     places: dict[Identity, tuple[Place, str]] = {}
     with contextlib.ExitStack() as cleanup:
 
@@ -50,17 +50,17 @@ def stages() -> Iterator[StageOf]:
                 places[identity] = place, directory
             return places[identity]
 
-        def stage_of(
+        def harness_of(
             system: str, identity: Identity, disk: Disk = "own", more: tuple[str, ...] = ()
-        ) -> Stage:
+        ) -> Harness:
             place, directory = place_of(identity)
             name = "-".join((system, disk, *more))
             key = f"{name}-{identity}"
             if key not in made:
                 base = os.path.join(directory, name)
-                stage = Stage(system, identity, place, base, disk, more)
-                cleanup.callback(stage.close)
-                made[key] = stage
+                harness = Harness(system, identity, place, base, disk, more)
+                cleanup.callback(harness.close)
+                made[key] = harness
             return made[key]
 
-        yield stage_of
+        yield harness_of

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 import pytest
 
-from .conftest import StageOf
+from .conftest import HarnessOf
 from .disks import Disk
 from .table import TABLE, Behaviour, Identity
 from .test_posix import import_behaviours
@@ -85,6 +85,10 @@ CASES = [
 
 @pytest.mark.parametrize(("disk", "more", "identity", "behaviour"), CASES)
 def test_programs_find_what_posix_promises_on_an_upper_of_this_disk(
-    disk: Disk, more: tuple[str, ...], identity: Identity, behaviour: Behaviour, stage_of: StageOf
+    disk: Disk,
+    more: tuple[str, ...],
+    identity: Identity,
+    behaviour: Behaviour,
+    harness_of: HarnessOf,
 ) -> None:
-    stage_of("overlaykit", identity, disk, more).play(behaviour)
+    harness_of("overlaykit", identity, disk, more).check(behaviour)

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import pytest
 
 from .acts import get, opened
+from .harness import make_system
 from .place import ORDINARY_UID, Place
-from .stage import make_system
 from .systems import Stack, System
 
 PROCESSES = 8

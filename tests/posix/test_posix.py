@@ -13,8 +13,8 @@ import pkgutil
 import pytest
 
 from . import behaviours
-from .conftest import StageOf
-from .stage import SYSTEMS
+from .conftest import HarnessOf
+from .harness import SYSTEMS
 from .table import EVERYONE, TABLE, Behaviour, Identity
 
 
@@ -41,6 +41,6 @@ def test_programs_find_what_posix_promises(
     system: str,
     identity: Identity,
     behaviour: Behaviour,
-    stage_of: StageOf,
+    harness_of: HarnessOf,
 ) -> None:
-    stage_of(system, identity).play(behaviour)
+    harness_of(system, identity).check(behaviour)

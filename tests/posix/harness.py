@@ -40,7 +40,7 @@ def make_system(name: str, *, unprivileged: bool, more: tuple[str, ...] = ()) ->
 
 
 @final
-class Stage:
+class Harness:
     """One system as one identity.
 
     `place` is where it is mounted; `directory` is an empty directory, writable there, which holds everything. `disk` is
@@ -65,13 +65,13 @@ class Stage:
         self._unmountable: set[Kind] = set()
         self._remount_failures: dict[str, str] | None = None
 
-    def play(self, behaviour: Behaviour) -> None:
+    def check(self, behaviour: Behaviour) -> None:
         """Hold the behaviour against the system. Raises `place.Failed` or `place.Hung` if it does not hold."""
         __tracebackhide__ = True
         if behaviour.remount:
             if self._remount_failures is None:
                 try:
-                    self._remount_failures = self._play_remounted()
+                    self._remount_failures = self._check_remounted()
                 except AssertionError as error:  # of the mount, so of everything on it
                     self._remount_failures = dict.fromkeys(TABLE, str(error))
             if failure := self._remount_failures.get(behaviour.name):
@@ -147,7 +147,7 @@ class Stage:
             prefix = "trusted" if self.identity == "root" else "user"
             write_layer(layer, root, xattr_prefix=prefix)
 
-    def _play_remounted(self) -> dict[str, str]:
+    def _check_remounted(self) -> dict[str, str]:
         """Every behaviour's first half, a remount, every second half; the tracebacks of those that failed."""
         failures: dict[str, str] = {}
         halves: dict[str, Generator[None]] = {}

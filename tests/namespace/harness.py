@@ -40,7 +40,7 @@ def line(descriptor: int) -> bytes:
 
 
 @dataclass
-class Stage:
+class LaunchHarness:
     """What a test needs to launch views as somebody."""
 
     privileged: bool
