@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import select
 from collections.abc import Iterator
 
 import pytest
@@ -56,10 +57,15 @@ class Server:
         options = f"-k {self._sockets} -c listen_addresses="
         log = os.path.join(self._sockets, "log")
         self.run("pg_ctl", "-D", self._data, "-o", options, "-l", log, "-w", "start")
+        with open(os.path.join(self._data, "postmaster.pid"), encoding="ascii") as file:
+            server = os.pidfd_open(int(file.readline()))
         try:
             yield
         finally:
             self.run("pg_ctl", "-D", self._data, "-m", "fast", "-w", "stop")
+            # pg_ctl waits for the end of postmaster.pid, which the server removes before it leaves the directory.
+            select.select([server], [], [])
+            os.close(server)
 
     def bench(self) -> None:
         self.run("pgbench", "-U", "somebody", "-i", "-s", "2", "-q", "postgres")
