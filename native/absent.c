@@ -1,5 +1,5 @@
-/* Questions of which "nothing is there" is an answer: on the way of every lookup, an exception would cost
- * more than the call.
+/* Questions of which "nothing is there" is an answer: on the way of every lookup, an exception
+ * would cost more than the call.
  */
 #include "native.h"
 
@@ -12,9 +12,9 @@
 
 /* The fields of os.stat_result that are filled in. Where each lies is asked of the type itself. */
 static const char *const stat_fields[] = {
-    "st_mode",     "st_ino",      "st_dev",      "st_nlink",   "st_uid",   "st_gid",   "st_size",
-    "st_atime",    "st_mtime",    "st_ctime",    "st_atime_ns", "st_mtime_ns", "st_ctime_ns",
-    "st_blksize",  "st_blocks",   "st_rdev",
+    "st_mode",     "st_ino",     "st_dev",    "st_nlink", "st_uid",      "st_gid",
+    "st_size",     "st_atime",   "st_mtime",  "st_ctime", "st_atime_ns", "st_mtime_ns",
+    "st_ctime_ns", "st_blksize", "st_blocks", "st_rdev",
 };
 
 enum { STAT_FIELDS = sizeof(stat_fields) / sizeof(stat_fields[0]) };

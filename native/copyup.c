@@ -95,8 +95,8 @@ id_from(PyObject *given, void *address)
 static PyObject *
 py_copy_up(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"",    "",    "data",        "metadata",
-                               "uid", "gid", "skip_xattrs", "cancel",   NULL};
+    static char *keywords[] = {"",       "",  "data", "metadata", "uid", "gid", "skip_xattrs",
+                               "cancel", NULL};
     struct copyup copy = {.cancel = -1, .uid = (uid_t)-1, .gid = (gid_t)-1};
     int data = 1;
     int metadata = 1;

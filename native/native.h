@@ -12,7 +12,8 @@
 
 #define NATIVE_STAT_FIELDS 16
 
-/* The generation of an entry of a listing that is to be no more than a name (session.c); a node's is 0. */
+/* The generation of an entry of a listing that is to be no more than a name (session.c); a node's
+ * is 0. */
 #define NAME_ONLY 1
 
 /* The types made or found when the module is, found again through PyModule_GetState. */
@@ -43,7 +44,8 @@ void native_path_release(native_path *path);
  * has raised already. Returns NULL. */
 PyObject *native_raise(const native_path *path, const native_path *second);
 
-/* One int of nanoseconds, which beyond the year 2262 needs more than 64 bits. NULL with an exception set. */
+/* One int of nanoseconds, which beyond the year 2262 needs more than 64 bits. NULL with an
+ * exception set. */
 PyObject *native_nanoseconds(long long seconds, long nanoseconds);
 
 /* Make the system call with the GIL released; after EINTR run Python's signal handlers and, unless

@@ -1,25 +1,29 @@
-/* Functions of libfuse as pyfuse3 finds them: ours, which let the kernel open directories without asking, truncate files
- * only in a request of its own, and wait for direct writes.
+/* Functions of libfuse as pyfuse3 finds them: ours, which let the kernel open directories without
+ * asking, truncate files only in a request of its own, and wait for direct writes.
  *
- * An OPENDIR that is answered with ENOSYS is the last one: from then on the kernel opens and closes directories by
- * itself and keeps what it has read of them (fs/fuse/dir.c: no_opendir; Linux 5.1). But pyfuse3 cannot answer so:
- * its readdir handler is told a file handle, never the node, and the handle is 0 then. So the node is put in
- * its place on the way from libfuse to pyfuse3, once the symbols here lie in front of libfuse's own.
+ * An OPENDIR that is answered with ENOSYS is the last one: from then on the kernel opens and closes
+ * directories by itself and keeps what it has read of them (fs/fuse/dir.c: no_opendir; Linux 5.1).
+ * But pyfuse3 cannot answer so: its readdir handler is told a file handle, never the node, and the
+ * handle is 0 then. So the node is put in its place on the way from libfuse to pyfuse3, once the
+ * symbols here lie in front of libfuse's own.
  *
- * With FUSE_ATOMIC_O_TRUNC, which libfuse asks for by itself, opening truncates here and then once more in the kernel
- * alone (fs/fuse/dir.c: fuse_do_setattr, ATTR_OPEN): what another program wrote between the two is on the disk, but not
- * in the kernel's cache, and comes to light at the next mount.
+ * With FUSE_ATOMIC_O_TRUNC, which libfuse asks for by itself, opening truncates here and then once
+ * more in the kernel alone (fs/fuse/dir.c: fuse_do_setattr, ATTR_OPEN): what another program wrote
+ * between the two is on the disk, but not in the kernel's cache, and comes to light at the next
+ * mount.
  *
- * With FUSE_ASYNC_DIO, which libfuse asks for by itself too, pages read during an asynchronous direct write stay in the
- * kernel's cache with the old bytes (mm/filemap.c: generic_file_direct_write).
+ * With FUSE_ASYNC_DIO, which libfuse asks for by itself too, pages read during an asynchronous
+ * direct write stay in the kernel's cache with the old bytes (mm/filemap.c:
+ * generic_file_direct_write).
  *
- * With FUSE_SETXATTR_EXT a SETXATTR says whether setting an ACL clears the set-group-ID bit; the kernel alone knows the
- * caller's groups. libfuse before 3.17 knows nothing of it, and pyfuse3 passes no such flag on: so it travels as the
- * request's umask, which a SETXATTR has none of.
+ * With FUSE_SETXATTR_EXT a SETXATTR says whether setting an ACL clears the set-group-ID bit; the
+ * kernel alone knows the caller's groups. libfuse before 3.17 knows nothing of it, and pyfuse3
+ * passes no such flag on: so it travels as the request's umask, which a SETXATTR has none of.
  *
- * And an entry of a listing may be no more than a name with its inode number, of which the kernel is to remember nothing
- * (fs/fuse/readdir.c: no nodeid): pyfuse3 knows one number for both. Such an entry says so by its generation; its
- * number is 0 where even that cannot be had, and then becomes one that readdir(3) does not take for a deleted file's.
+ * And an entry of a listing may be no more than a name with its inode number, of which the kernel
+ * is to remember nothing (fs/fuse/readdir.c: no nodeid): pyfuse3 knows one number for both. Such an
+ * entry says so by its generation; its number is 0 where even that cannot be had, and then becomes
+ * one that readdir(3) does not take for a deleted file's.
  *
  * There is one session in a process, so what is kept of it is static.
  */
@@ -93,7 +97,8 @@ fsyncdir_of_node(fuse_req_t request, fuse_ino_t node, int only_data, struct fuse
     session.fsyncdir(request, node, only_data, &named);
 }
 
-/* libfuse takes the request for a short one (FUSE_COMPAT_SETXATTR_IN_SIZE): its name is the fields that follow then. */
+/* libfuse takes the request for a short one (FUSE_COMPAT_SETXATTR_IN_SIZE): its name is the fields
+ * that follow then. */
 static void
 setxattr_with_flags(fuse_req_t request, fuse_ino_t node, const char *name, const char *value,
                     size_t size, int flags)
@@ -111,7 +116,8 @@ setxattr_with_flags(fuse_req_t request, fuse_ino_t node, const char *name, const
     session.setxattr(request, node, name, value, size, flags);
 }
 
-/* A function of the libfuse that is loaded already, not ours of the same name; NULL if there is none. */
+/* A function of the libfuse that is loaded already, not ours of the same name; NULL if there is
+ * none. */
 static void *
 of_libfuse(const char *name)
 {
@@ -161,8 +167,8 @@ struct fuse_session *fuse_session_new_versioned(struct fuse_args *args,
                                                 const struct fuse_lowlevel_ops *given, size_t size,
                                                 struct libfuse_version *version, void *userdata);
 
-/* Both take the operations over by copying them (libfuse: lib/fuse_lowlevel.c). The first is the symbol of libfuse
- * before 3.17, the second what its header makes of that name since. */
+/* Both take the operations over by copying them (libfuse: lib/fuse_lowlevel.c). The first is the
+ * symbol of libfuse before 3.17, the second what its header makes of that name since. */
 __attribute__((visibility("default"))) struct fuse_session *
 fuse_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *given, size_t size,
                  void *userdata)
@@ -196,8 +202,9 @@ fuse_session_new_versioned(struct fuse_args *args, const struct fuse_lowlevel_op
 
 int fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer);
 
-/* A request may be gone before it is read, with whoever asked; pyfuse3 knows EINTR as the answer that means "wait again",
- * and takes EAGAIN, which a descriptor that does not block answers then, for a failure. */
+/* A request may be gone before it is read, with whoever asked; pyfuse3 knows EINTR as the answer
+ * that means "wait again", and takes EAGAIN, which a descriptor that does not block answers then,
+ * for a failure. */
 __attribute__((visibility("default"))) int
 fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer)
 {

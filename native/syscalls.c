@@ -618,42 +618,20 @@ py_close_range(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     return none_or_raise(result, NULL, NULL);
 }
 
-/* prctl's second argument: an int, or for PR_SET_NAME the name itself. The kernel reads at most
- * 16 bytes of it, and bytes objects end in a NUL. */
-static int
-prctl_argument(int option, PyObject *given, unsigned long *value)
-{
-    if (option == PR_SET_NAME && PyBytes_Check(given)) {
-        *value = (unsigned long)PyBytes_AsString(given);
-        return 1;
-    }
-    uint64_t wide;
-    if (!native_uint64_from(given, &wide)) {
-        return 0;
-    }
-    *value = (unsigned long)wide;
-    return 1;
-}
-
 static PyObject *
 py_prctl(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"option", "arg2", "arg3", "arg4", "arg5", NULL};
     int option;
-    PyObject *given = NULL;
-    uint64_t arg3 = 0, arg4 = 0, arg5 = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|OO&O&O&:prctl", keywords, &option, &given,
-                                     native_uint64_from, &arg3, native_uint64_from, &arg4,
-                                     native_uint64_from, &arg5)) {
-        return NULL;
-    }
-    unsigned long arg2 = 0;
-    if (given != NULL && !prctl_argument(option, given, &arg2)) {
+    uint64_t arg2 = 0, arg3 = 0, arg4 = 0, arg5 = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|O&O&O&O&:prctl", keywords, &option,
+                                     native_uint64_from, &arg2, native_uint64_from, &arg3,
+                                     native_uint64_from, &arg4, native_uint64_from, &arg5)) {
         return NULL;
     }
     int result;
-    NATIVE_CALL(result,
-                prctl(option, arg2, (unsigned long)arg3, (unsigned long)arg4, (unsigned long)arg5));
+    NATIVE_CALL(result, prctl(option, (unsigned long)arg2, (unsigned long)arg3, (unsigned long)arg4,
+                              (unsigned long)arg5));
     return int_or_raise(result, NULL);
 }
 
@@ -727,8 +705,7 @@ py_execve(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     native_path path = {0};
     PyObject *arguments, *environment;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O!O!:execve", keywords, native_path_from,
-                                     &path, &PyList_Type, &arguments, &PyList_Type,
-                                     &environment)) {
+                                     &path, &PyList_Type, &arguments, &PyList_Type, &environment)) {
         return NULL;
     }
     PyObject *answer = NULL;
@@ -759,8 +736,9 @@ PyMethodDef native_syscall_methods[] = {
                   "open_by_handle_at(2): a descriptor of the inode that a FileHandle names."),
     NATIVE_METHOD(getdents64, "($module, /, fd, count)",
                   "getdents64(2): the next entries of an open directory."),
-    NATIVE_METHOD(fstatfs, "($module, /, fd)",
-                  "fstatfs(2), only f_type, which os.fstatvfs leaves out: which file system it is."),
+    NATIVE_METHOD(
+        fstatfs, "($module, /, fd)",
+        "fstatfs(2), only f_type, which os.fstatvfs leaves out: which file system it is."),
     NATIVE_METHOD(open_tree, "($module, /, dirfd, path, flags)",
                   "open_tree(2): a descriptor of a mount, or of a private clone of it."),
     NATIVE_METHOD(move_mount, "($module, /, from_dirfd, from_path, to_dirfd, to_path, flags)",
@@ -786,7 +764,7 @@ PyMethodDef native_syscall_methods[] = {
     NATIVE_METHOD(close_range, "($module, /, first, last, flags)",
                   "close_range(2): close descriptors first to last, or mark them close-on-exec."),
     NATIVE_METHOD(prctl, "($module, /, option, arg2=0, arg3=0, arg4=0, arg5=0)",
-                  "prctl(2): change how the kernel treats this process; bytes for PR_SET_NAME."),
+                  "prctl(2): change how the kernel treats this process."),
     NATIVE_METHOD(signalfd, "($module, /, mask)",
                   "signalfd(2): a descriptor that is readable while a signal of the mask waits."),
     NATIVE_METHOD(capset, "($module, /, effective, permitted, inheritable)",

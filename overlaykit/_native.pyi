@@ -16,7 +16,6 @@ _Path: TypeAlias = bytes | str | PathLike[bytes] | PathLike[str]
 AT_FDCWD: Final[int]
 AT_EMPTY_PATH: Final[int]
 AT_RECURSIVE: Final[int]
-AT_SYMLINK_FOLLOW: Final[int]
 AT_SYMLINK_NOFOLLOW: Final[int]
 
 CLONE_NEWCGROUP: Final[int]
@@ -26,8 +25,6 @@ CLONE_NEWNS: Final[int]
 CLONE_NEWPID: Final[int]
 CLONE_NEWUSER: Final[int]
 CLONE_NEWUTS: Final[int]
-
-CLOSE_RANGE_CLOEXEC: Final[int]
 
 FSCONFIG_CMD_CREATE: Final[int]
 FSCONFIG_SET_FLAG: Final[int]
@@ -45,15 +42,12 @@ MOUNT_ATTR_NOSYMFOLLOW: Final[int]
 MOUNT_ATTR_RDONLY: Final[int]
 MOVE_MOUNT_F_EMPTY_PATH: Final[int]
 MOVE_MOUNT_T_EMPTY_PATH: Final[int]
-MS_BIND: Final[int]
-MS_MOVE: Final[int]
 MS_NODEV: Final[int]
 MS_NOEXEC: Final[int]
 MS_NOSUID: Final[int]
 MS_PRIVATE: Final[int]
 MS_RDONLY: Final[int]
 MS_REC: Final[int]
-MS_REMOUNT: Final[int]
 MS_SLAVE: Final[int]
 OPEN_TREE_CLOEXEC: Final[int]
 OPEN_TREE_CLONE: Final[int]
@@ -67,8 +61,6 @@ PR_CAP_AMBIENT: Final[int]
 PR_CAP_AMBIENT_CLEAR_ALL: Final[int]
 PR_SET_CHILD_SUBREAPER: Final[int]
 PR_SET_DUMPABLE: Final[int]
-PR_SET_NAME: Final[int]
-PR_SET_NO_NEW_PRIVS: Final[int]
 PR_SET_PDEATHSIG: Final[int]
 
 RENAME_EXCHANGE: Final[int]
@@ -177,9 +169,7 @@ def unshare(flags: int) -> None: ...
 def setns(fd: int, nstype: int) -> None: ...
 def pivot_root(new_root: _Path, put_old: _Path) -> None: ...
 def close_range(first: int, last: int, flags: int) -> None: ...
-def prctl(option: int, arg2: int | bytes = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
-    """Set how the kernel treats this process. For PR_SET_NAME `arg2` is bytes; 15 are kept."""
-
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int: ...
 def signalfd(mask: int) -> int:
     """A close-on-exec, non-blocking descriptor, readable while a signal N of the mask of bits 1 << (N - 1) waits.
 

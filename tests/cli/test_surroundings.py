@@ -70,7 +70,7 @@ NICE, LIMITS = (
 
 SYS_IOPRIO_SET, SYS_IOPRIO_GET = {"x86_64": (251, 252)}.get(os.uname().machine, (30, 31))
 IOPRIO_OF_A_PROCESS, IDLE_CLASS = 1, 3 << 13
-PR_SET_TIMERSLACK, ADDR_NO_RANDOMIZE = 29, 0x0040000
+PR_SET_TIMERSLACK, PR_SET_NO_NEW_PRIVS, ADDR_NO_RANDOMIZE = 29, 38, 0x0040000
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -93,7 +93,7 @@ def arrange(user: TestUser) -> None:
     assert libc.syscall(SYS_IOPRIO_SET, IOPRIO_OF_A_PROCESS, 0, IDLE_CLASS) == 0
     assert libc.personality(ADDR_NO_RANDOMIZE) >= 0
     _native.prctl(PR_SET_TIMERSLACK, 123_456)
-    _native.prctl(_native.PR_SET_NO_NEW_PRIVS, 1)
+    _native.prctl(PR_SET_NO_NEW_PRIVS, 1)
     for name, value in (("oom_score_adj", "321"), ("coredump_filter", "0x11")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(value)

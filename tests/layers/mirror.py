@@ -8,6 +8,8 @@ import subprocess
 
 from overlaykit import _native
 
+from ..posix.syscalls import MS_BIND
+
 
 class Mirror:
     """`directory` holds the mirror; packages are added to it, then `publish` and `use` it."""
@@ -85,7 +87,7 @@ class Mirror:
         if os.path.exists("/etc/apt/sources.list"):  # what debootstrap writes
             covers["/etc/apt/sources.list"] = os.devnull
         for path, cover in covers.items():
-            _native.mount(cover, path, None, _native.MS_BIND)
+            _native.mount(cover, path, None, MS_BIND)
             self._covered.append(path)
 
     def leave(self) -> None:

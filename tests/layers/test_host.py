@@ -6,6 +6,7 @@ from overlaykit import _native
 from overlaykit.layers import host
 from overlaykit.mountinfo import Mount, outermost, parse, visible
 
+from ..posix.syscalls import MS_BIND
 from .conftest import Person
 
 
@@ -68,7 +69,7 @@ def test_a_view_that_never_answers_is_masked_and_not_waited_for(me: Person) -> N
         for name in ("kept", "kernel's own", "view"):
             os.mkdir(me.path(name))
         _native.mount("tmpfs", me.path("kept"), "tmpfs", 0)
-        _native.mount("/proc", me.path("kernel's own"), None, _native.MS_BIND | _native.MS_REC)
+        _native.mount("/proc", me.path("kernel's own"), None, MS_BIND | _native.MS_REC)
         device = os.open("/dev/fuse", os.O_RDWR)
         owner = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
         _native.mount("overlaykit", me.path("view"), "fuse.overlaykit", 0, owner)

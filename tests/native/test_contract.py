@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -29,6 +29,27 @@ def test_every_public_name_is_in_the_stub_and_no_other() -> None:
     promised = {node.name for node in FUNCTIONS + CLASSES} | set(CONSTANTS)
     kept = {name for name in vars(_native) if not name.startswith("__")}
     assert kept == promised - {"_Path"}
+
+
+def test_every_constant_and_function_is_used_by_the_package() -> None:
+    package = os.path.dirname(overlaykit.__file__)
+    used = set()
+    for directory, _, files in os.walk(package):
+        for name in files:
+            if name.endswith(".py"):
+                with open(os.path.join(directory, name)) as file:
+                    used |= set(native_names(ast.parse(file.read())))
+    assert {node.name for node in FUNCTIONS} | set(CONSTANTS) - {"_Path"} <= used
+
+
+def native_names(tree: ast.Module) -> Iterator[str]:
+    """The names of overlaykit._native that a module mentions."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="_native"), attr=name):
+                yield name
+            case ast.ImportFrom(module="overlaykit._native", names=names):
+                yield from (one.name for one in names)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda node: node.name)

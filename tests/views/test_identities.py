@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from overlaykit import _native
 
+from ..posix.syscalls import MS_BIND
 from .fixtures import only_as
 from .user import AS_ORDINARY, ORDINARY, TestUser, command, descendants, reachable_by_others
 
@@ -31,7 +32,7 @@ def subordinate_ids(user: TestUser, *, count: int = 65536) -> Iterator[str]:
         for name, text in texts.items():
             path = user.write(user.path(name), text)
             os.chmod(path, 0o644)
-            _native.mount(path, f"/etc/{name}", None, _native.MS_BIND)
+            _native.mount(path, f"/etc/{name}", None, MS_BIND)
         os.chmod(user.scratch, 0o755)
         home = user.directory("its home")
         os.mkdir(f"{home}/run", 0o700)
