@@ -6,9 +6,11 @@
 PYTHON := .venv/bin/python
 STAMPS := .setup
 SOURCES := pyproject.toml $(wildcard native/*.c native/*.h)
-CODE := overlaykit $(wildcard tests)
+CODE := overlaykit $(wildcard tests examples)
+NATIVE := $(wildcard native/*.c native/*.h)
+SCRIPTS := .ci/run $(filter-out %.packages %.py,$(wildcard setup/*))
 
-.PHONY: help demo test oracle proofs bench check setup setup-tests clean
+.PHONY: help demo test oracle proofs bench check check-python check-native check-scripts setup setup-tests clean
 .DELETE_ON_ERROR:
 
 help:
@@ -38,10 +40,19 @@ proofs: setup-tests
 bench: setup-tests
 	@.venv/bin/overlaykit bench $(or $(ARGS),--quick)
 
-check: setup-tests
-	$(PYTHON) -m mypy
+check: check-python check-native check-scripts
+
+check-python: setup-tests
+	$(PYTHON) -m mypy $(CODE)
 	$(PYTHON) -m ruff check $(CODE)
 	$(PYTHON) -m ruff format --check $(CODE)
+
+check-native: setup-tests
+	.venv/bin/clang-format --dry-run -Werror $(NATIVE)
+	$(PYTHON) setup/strict_build.py
+
+check-scripts: setup-tests
+	.venv/bin/shellcheck $(SCRIPTS)
 
 setup:
 	+@mkdir -p $(STAMPS) && flock $(STAMPS) sh -c '$(forget_broken); exec $(MAKE) --silent $(STAMPS)/run'

@@ -1,0 +1,32 @@
+"""Compile native/ with each warning as an error, and discard the result.
+
+A user's build has no -Werror, because a newer compiler has newer warnings.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+
+
+def main() -> int:
+    with open("pyproject.toml", "rb") as file:
+        (extension,) = tomllib.load(file)["tool"]["setuptools"]["ext-modules"]
+    compiler = [
+        os.environ.get("CC", "gcc"),
+        *extension["extra-compile-args"],
+        *(f"-D{name}={value}" for name, value in extension["define-macros"]),
+        f"-I{sysconfig.get_path('include')}",
+        "-Werror",
+        "-c",
+        "-o",
+        os.devnull,
+    ]
+    return max(subprocess.call([*compiler, source]) for source in extension["sources"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
