@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from overlaykit import privilege
 
-from ..posix.acts import refused
+from ..posix.refusals import refused
 from ..views.fixtures import only_as
 from ..views.user import TestUser, command
 

@@ -12,7 +12,8 @@ import pytest
 from overlaykit.fuse.spec import MountOptions
 
 from ..overlay.stack import Stack
-from ..posix.acts import opened, refused
+from ..posix.files import opened
+from ..posix.refusals import refused
 from ..posix.table import File, Link
 from .mounted import Mounted, mounted
 

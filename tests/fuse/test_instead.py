@@ -16,8 +16,8 @@ from overlaykit import _native
 from ..crash.disks import upper_on_a_small_disk
 from ..overlay.stack import Stack
 from ..overlay.view import refused
-from ..posix.acts import opened, put
 from ..posix.behaviours.xattrs import CAPABILITY
+from ..posix.files import opened, write_file
 from ..posix.syscalls import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
@@ -106,7 +106,7 @@ def test_a_new_mode_copies_a_file_with_its_data(stack: Stack) -> None:
 def test_emptying_a_file_by_opening_it_wants_room_for_its_data(stack: Stack, size: int) -> None:
     stack.add({"f": File(b"x" * size)})
     with upper_on_a_small_disk(stack), mounted(stack) as mount:
-        put(mount.path("other"), b"x" * 300_000)
+        write_file(mount.path("other"), b"x" * 300_000)
         with refused(errno.ENOSPC):
             os.open(mount.path("f"), os.O_WRONLY | os.O_TRUNC)
         assert os.stat(mount.path("f")).st_size == size
@@ -152,7 +152,7 @@ def test_a_program_written_to_through_a_mapping_is_no_longer_trusted(stack: Stac
 def test_at_the_next_mount_a_file_was_changed_when_it_was_written_back(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
     with mounted(stack) as mount:
-        put(mount.path("f"), b"y")
+        write_file(mount.path("f"), b"y")
         written = os.stat(mount.path("f")).st_ctime_ns
     on_disk = os.stat(os.path.join(stack.upper, "f")).st_ctime_ns
     with mounted(stack) as mount:
@@ -163,8 +163,8 @@ def test_at_the_next_mount_a_file_was_changed_when_it_was_written_back(stack: St
 def test_no_time_of_birth_is_told(stack: Stack, name: str) -> None:
     stack.add({"lower": File(), "changed": File(), "d": Dir()})
     with mounted(stack) as mount:
-        put(mount.path("changed"), b"x")
-        put(mount.path("new"), b"x")
+        write_file(mount.path("changed"), b"x")
+        write_file(mount.path("new"), b"x")
         told = _native.statx(_native.AT_FDCWD, mount.path(name), 0, _native.STATX_BTIME)
         assert told.mask & _native.STATX_BTIME == 0
 
@@ -173,7 +173,7 @@ def test_the_access_times_of_directories_and_symlinks_are_the_disks(stack: Stack
     stack.add({})
     with mounted(stack) as mount:
         os.mkdir(mount.path("d"))
-        put(mount.path("d/f"), b"x")
+        write_file(mount.path("d/f"), b"x")
         os.symlink("f", mount.path("s"))
         for name in ("d", "s"):
             os.utime(mount.path(name), ns=(LONG_AGO, LONG_AGO), follow_symlinks=False)

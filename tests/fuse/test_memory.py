@@ -10,7 +10,7 @@ import pytest
 from ..overlay.inside import as_root
 from ..overlay.stack import Stack
 from ..overlay.view import refused
-from ..posix.acts import opened
+from ..posix.files import opened
 from ..posix.syscalls import getdents64
 from ..posix.table import Dir, File, Link
 from .mounted import Mounted, mounted

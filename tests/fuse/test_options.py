@@ -16,8 +16,9 @@ from ..crash.disks import image, mounted_image
 from ..overlay.inside import as_ordinary_user, as_root
 from ..overlay.stack import Stack
 from ..overlay.view import refused
-from ..posix.acts import ALICE, as_user, get
 from ..posix.behaviours.permissions import ACCESS, ALICE_READS
+from ..posix.files import read_file
+from ..posix.processes import ALICE, run_as_user
 from ..posix.table import Dir, File, Link
 from .mounted import mounted
 
@@ -47,9 +48,9 @@ def test_access_control_lists_are_heeded_unless_the_user_said_otherwise(
 
         def read() -> None:
             with contextlib.nullcontext() if acl else refused(errno.EACCES):
-                get(mount.path("f"))
+                read_file(mount.path("f"))
 
-        as_user(ALICE, read)
+        run_as_user(ALICE, read)
         if not acl:  # as a disk that is mounted so
             assert os.listxattr(mount.path("f")) == []
             with refused(errno.EOPNOTSUPP):
@@ -140,7 +141,7 @@ def test_hard_links_stay_one_file_on_a_copy_of_the_disk_where_asked_to(stack: St
     with mounted_image(file, path):
         for uuid, content in (True, b"x"), (False, b"xy"):
             with mounted(on_disk, options=MountOptions(uuid=uuid)) as mount:
-                assert get(mount.path("g")) == content
+                assert read_file(mount.path("g")) == content
 
 
 @as_ordinary_user

@@ -12,8 +12,8 @@ from overlaykit.fuse.reader import Reader
 
 from ..overlay.inside import as_bound_user, as_root
 from ..overlay.view import refused
-from ..posix.acts import in_child
 from ..posix.place import ORDINARY_UID, Place
+from ..posix.processes import run_in_child
 
 
 @as_bound_user
@@ -56,4 +56,4 @@ def test_where_there_are_no_user_namespaces_it_is_refused(place: Place) -> None:
             with refused(errno.EACCES):
                 Reader().run(lambda: os.stat("/"))
 
-        in_child(act)
+        run_in_child(act)

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from ..overlay.stack import Stack
-from ..posix.acts import let_the_clock_go_on, put
+from ..posix.files import wait_for_clock_tick, write_file
 from ..posix.table import File
 from .mounted import mounted
 
@@ -23,7 +23,7 @@ def test_a_file_was_changed_when_it_was_written_and_not_when_it_was_closed(
         fd = os.open(mount.path(name), os.O_RDWR | os.O_CREAT)
         os.write(fd, b"y")
         written = os.fstat(fd).st_mtime_ns
-        let_the_clock_go_on()
+        wait_for_clock_tick()
         os.close(fd)
         assert os.stat(mount.path(name)).st_mtime_ns == written
     assert os.stat(os.path.join(stack.upper, name)).st_mtime_ns == written
@@ -116,10 +116,10 @@ def test_a_time_moves_with_a_change_and_not_by_itself(stack: Stack, where: str) 
     with mounted(stack) as mount:
         if where == "upper":
             for name in names:
-                put(mount.path(name), b"x" * 5000)
+                write_file(mount.path(name), b"x" * 5000)
             mount.forget()
         before = {name: os.stat(mount.path(name)) for name in names}
-        let_the_clock_go_on()
+        wait_for_clock_tick()
         descriptors = []
         for act in _ACTS:
             path = mount.path(act.__name__)
@@ -129,7 +129,7 @@ def test_a_time_moves_with_a_change_and_not_by_itself(stack: Stack, where: str) 
         moved = [n for n in names if changed[n].st_ctime_ns > before[n].st_ctime_ns]
         assert moved == names[:-1]
         for step in ("wait", "close", "forget"):
-            let_the_clock_go_on()
+            wait_for_clock_tick()
             if step == "close":
                 for fd in descriptors:
                     os.close(fd)
@@ -164,10 +164,10 @@ def test_writing_through_one_handle_keeps_the_time_of_another_ones_later_write(
         one = os.open(mount.path("f"), os.O_RDWR | os.O_CREAT)
         two = os.open(mount.path("f"), os.O_RDWR)
         os.write(one, b"1")
-        let_the_clock_go_on()
+        wait_for_clock_tick()
         os.write(two, b"2")
         last = os.fstat(one).st_mtime_ns
-        let_the_clock_go_on()
+        wait_for_clock_tick()
         os.close(one)
         os.close(two)
         assert os.stat(mount.path("f")).st_mtime_ns == last
@@ -180,7 +180,7 @@ def test_truncating_to_the_size_it_has_changes_no_time(stack: Stack) -> None:
         fd = os.open(mount.path("f"), os.O_RDWR | os.O_CREAT)
         os.write(fd, b"0123456789")
         for _ in range(2):
-            let_the_clock_go_on()
+            wait_for_clock_tick()
             os.truncate(mount.path("f"), 10)
         os.close(fd)
         seen = os.stat(mount.path("f")).st_mtime_ns

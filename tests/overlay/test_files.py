@@ -11,7 +11,7 @@ from overlaykit.overlay.attributes import Changes
 from overlaykit.overlay.stack import MergeOptions
 
 from ..posix import syscalls
-from ..posix.acts import let_the_clock_go_on
+from ..posix.files import wait_for_clock_tick
 from ..posix.layers import write_layer
 from ..posix.place import ORDINARY_UID
 from ..posix.table import File
@@ -195,13 +195,13 @@ def test_the_disks_change_time_stays_where_times_are_written_back_that_it_has(
             return os.stat(os.path.join(stack.upper, "f")).st_ctime_ns
 
         before, has = changed(), os.stat(os.path.join(stack.upper, "f")).st_mtime_ns
-        let_the_clock_go_on()
+        wait_for_clock_tick()
         view.change("f", Changes(mtime_ns=has, asked_ns=before, written_back=True))
         assert changed() == before
         view.change("f", Changes(mtime_ns=has, asked_ns=before + 1))
         assert changed() > before
         for changes in (Changes(mtime_ns=5, asked_ns=1), Changes(mtime_ns=5)):
             before = changed()
-            let_the_clock_go_on()
+            wait_for_clock_tick()
             view.change("f", changes)
             assert changed() > before

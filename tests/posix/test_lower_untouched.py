@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .acts import get, opened
+from .files import opened, read_file
 from .harness import make_system
 from .place import ORDINARY_UID, Place
 from .systems import Stack, System
@@ -62,13 +62,13 @@ def _race(system: System, directory: bytes) -> None:
         os.chdir(merged)
         _let_all_start_at_once()
         for file in FILES:
-            seen = get(file)
+            seen = read_file(file)
             assert len(seen) == len(CONTENT)
             assert [seen[_place(number)] for number in range(PROCESSES)] == [ROUNDS] * PROCESSES
     finally:
         os.chdir("/")
         system.unmount(merged)
-    assert {get(os.path.join(lower, file.encode())) for file in FILES} == {CONTENT}
+    assert {read_file(os.path.join(lower, file.encode())) for file in FILES} == {CONTENT}
 
 
 def _place(number: int) -> int:

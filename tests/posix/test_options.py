@@ -15,7 +15,7 @@ from functools import partial
 import pytest
 
 from . import syscalls
-from .acts import get, names, put
+from .files import list_names, read_file, write_file
 from .layers import write_layer
 from .place import Place
 from .table import Dir, File, Layer, Link
@@ -95,25 +95,30 @@ def _try(system: str, directory: str, options: str) -> list[object]:
 
 CHANGES: tuple[Callable[[], object], ...] = (
     lambda: os.statvfs(".").f_flag & os.ST_RDONLY,
-    names,
-    lambda: names("r"),
-    lambda: names("r/moved"),
-    lambda: get("r/moved/below"),
-    lambda: put("a", b"changed"),
-    lambda: get("b"),
+    list_names,
+    lambda: list_names("r"),
+    lambda: list_names("r/moved"),
+    lambda: read_file("r/moved/below"),
+    lambda: write_file("a", b"changed"),
+    lambda: read_file("b"),
     lambda: os.rename("d", "e"),
-    lambda: names("e"),
+    lambda: list_names("e"),
     lambda: os.mkdir("pure"),
     lambda: os.rename("pure", "purer"),
     lambda: os.rename("r/moved", "moved again"),
-    lambda: names("moved again"),
+    lambda: list_names("moved again"),
 )
 SIGHTS: tuple[Callable[[], object], ...] = (
-    names,
-    lambda: names("d"),
-    lambda: names("e"),
-    lambda: names("moved again"),
-    lambda: (get("a"), get("b"), os.stat("a").st_ino == os.stat("b").st_ino, os.stat("a").st_nlink),
+    list_names,
+    lambda: list_names("d"),
+    lambda: list_names("e"),
+    lambda: list_names("moved again"),
+    lambda: (
+        read_file("a"),
+        read_file("b"),
+        os.stat("a").st_ino == os.stat("b").st_ino,
+        os.stat("a").st_nlink,
+    ),
 )
 
 

@@ -11,7 +11,8 @@ import shutil
 from collections.abc import Iterator
 
 from .. import syscalls
-from ..acts import forget, get, ino_of, mode_of, names, opened, put, refused
+from ..files import drop_caches, ino_of, list_names, mode_of, opened, read_file, write_file
+from ..refusals import refused
 from ..table import Dir, File, Identity, Layer, Link, Symlink, Whiteout, behaviour
 from .permissions import ACCESS, ANYONE, DEFAULT, GROUP_OBJ, OTHER, USER_OBJ, acl
 
@@ -56,9 +57,9 @@ def _open_all(root: str) -> None:
 @behaviour(lower={"f": File(CONTENT, mode=0o444)}, identities=BOUND)
 def check_a_file_to_read_only_takes_a_new_mode() -> None:
     os.chmod("f", 0o644)
-    assert (mode_of("f"), get("f")) == (0o644, CONTENT)
-    put("f", b"new")
-    assert get("f") == b"new"
+    assert (mode_of("f"), read_file("f")) == (0o644, CONTENT)
+    write_file("f", b"new")
+    assert read_file("f") == b"new"
 
 
 @behaviour(lower={"f": File(CONTENT, mode=0o444)}, identities=BOUND)
@@ -71,10 +72,10 @@ def check_a_file_to_read_only_takes_times_and_a_name_and_an_acl() -> None:
         os.setxattr("g", "user.k", b"v")
     with refused(errno.EACCES):
         os.open("g", os.O_WRONLY)
-    assert (mode_of("g"), get("h")) == (0o444, CONTENT)
+    assert (mode_of("g"), read_file("h")) == (0o444, CONTENT)
     assert os.stat("h").st_mtime_ns == 10**18 + 1
     os.unlink("g")
-    assert names() == ["h"]
+    assert list_names() == ["h"]
 
 
 @behaviour(identities=BOUND)
@@ -89,13 +90,13 @@ def check_a_new_file_to_read_only_is_written_by_its_maker_then_moved_into_place(
     with opened("again", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o444) as fd:
         os.write(fd, b"again")
     os.rename("again", "object")
-    assert (get("object"), mode_of("object")) == (b"again", 0o444)
+    assert (read_file("object"), mode_of("object")) == (b"again", 0o444)
 
 
 @behaviour(lower={"f": File(CONTENT)}, remount=True, identities=BOUND)
 def check_a_file_closed_to_all_is_as_it_was_once_it_is_opened_again() -> Iterator[None]:
     os.chmod("f", 0)
-    put("new", b"new")
+    write_file("new", b"new")
     os.chmod("new", 0)
     for name in ("f", "new"):
         with refused(errno.EACCES):
@@ -109,7 +110,7 @@ def check_a_file_closed_to_all_is_as_it_was_once_it_is_opened_again() -> Iterato
         with refused(errno.EACCES):
             os.open(name, os.O_RDONLY)
         os.chmod(name, 0o400)
-    assert (get("f"), get("new")) == (CONTENT, b"new")
+    assert (read_file("f"), read_file("new")) == (CONTENT, b"new")
 
 
 @behaviour(lower={"f": File(CONTENT, mode=0)}, identities=BOUND)
@@ -117,9 +118,9 @@ def check_a_lower_file_closed_to_all_is_opened_by_a_new_mode() -> None:
     with refused(errno.EACCES):
         os.open("f", os.O_RDONLY)
     os.chmod("f", 0o600)
-    assert get("f") == CONTENT
-    put("f", b"new")
-    assert get("f") == b"new"
+    assert read_file("f") == CONTENT
+    write_file("f", b"new")
+    assert read_file("f") == b"new"
 
 
 @behaviour(
@@ -130,21 +131,21 @@ def check_a_lower_file_closed_to_all_takes_times_and_names_and_goes() -> None:
     os.rename("g", "k")
     os.link("h", "l")
     os.unlink("i")
-    put("new", b"new")
+    write_file("new", b"new")
     os.rename("new", "j")
-    assert names() == ["f", "h", "j", "k", "l"]
+    assert list_names() == ["f", "h", "j", "k", "l"]
     for name in ("f", "h", "k", "l"):
         assert (mode_of(name), os.stat(name).st_size) == (0, len(CONTENT))
         with refused(errno.EACCES):
             os.open(name, os.O_RDONLY)
     os.chmod("k", 0o400)
-    assert get("k") == CONTENT
-    assert get("j") == b"new"
+    assert read_file("k") == CONTENT
+    assert read_file("j") == b"new"
 
 
 @behaviour(lower={"f": File(CONTENT), "g": File(CONTENT)}, identities=BOUND)
 def check_an_open_file_goes_on_after_it_was_closed_to_all() -> None:
-    put("new", CONTENT)
+    write_file("new", CONTENT)
     for name in ("f", "new"):
         with opened(name, os.O_RDWR) as fd:
             os.chmod(name, 0)
@@ -155,19 +156,19 @@ def check_an_open_file_goes_on_after_it_was_closed_to_all() -> None:
             os.utime(fd, ns=(10**18, 10**18 + 1))
             assert (os.fstat(fd).st_mode & 0o777, os.fstat(fd).st_size) == (0, 8)
             os.fchmod(fd, 0o400)
-        assert get(name) == b"01234abc"
+        assert read_file(name) == b"01234abc"
     with opened("g", os.O_RDONLY) as fd:
         os.chmod("g", 0)
-        forget()
+        drop_caches()
         assert os.pread(fd, 10, 0) == CONTENT[:10]
         os.fchmod(fd, 0o600)
-        put("g", b"new")
+        write_file("g", b"new")
         assert os.pread(fd, 10, 0) == b"new"
 
 
 @behaviour(lower={"f": File(CONTENT, mode=0o200)}, identities=BOUND)
 def check_a_file_to_write_only_is_written_to() -> None:
-    put("new", CONTENT)
+    write_file("new", CONTENT)
     os.chmod("new", 0o200)
     for name in ("f", "new"):
         with refused(errno.EACCES):
@@ -179,15 +180,15 @@ def check_a_file_to_write_only_is_written_to() -> None:
         os.truncate(name, len(CONTENT) + 2)
         assert mode_of(name) == 0o200
         os.chmod(name, 0o600)
-        assert get(name) == CONTENT[:5] + b"abc" + CONTENT[8:] + b"en"
+        assert read_file(name) == CONTENT[:5] + b"abc" + CONTENT[8:] + b"en"
 
 
 @behaviour(lower={"f": File(CONTENT, mode=0o200)}, identities=BOUND)
 def check_a_file_to_write_only_is_emptied() -> None:
-    put("f", b"new")
+    write_file("f", b"new")
     assert mode_of("f") == 0o200
     os.chmod("f", 0o400)
-    assert get("f") == b"new"
+    assert read_file("f") == b"new"
 
 
 @behaviour(lower={"f": File(CONTENT, mode=0o4555)}, identities=BOUND)
@@ -208,8 +209,8 @@ def check_hard_links_to_read_only_stay_one_file() -> None:
         os.unlink("d/c")
     os.rename("e", "f")
     os.chmod("d/c", 0o600)
-    put("a", b"new")
-    assert get("d/c") == get("f") == b"new"
+    write_file("a", b"new")
+    assert read_file("d/c") == read_file("f") == b"new"
 
 
 @behaviour(lower=LINKED, remount=True, identities=BOUND)
@@ -221,9 +222,9 @@ def check_hard_links_to_read_only_stay_one_file_through_a_remount() -> Iterator[
     assert os.stat("b").st_nlink == 4
     os.unlink("a")
     os.chmod("b", 0o600)
-    assert (get("d/c"), os.stat("e").st_nlink) == (CONTENT, 3)
-    put("e", b"new")
-    assert get("b") == get("d/c") == b"new"
+    assert (read_file("d/c"), os.stat("e").st_nlink) == (CONTENT, 3)
+    write_file("e", b"new")
+    assert read_file("b") == read_file("d/c") == b"new"
 
 
 @behaviour(lower={"w": File(), "v": Dir(), "v/f": File(), "q": File()}, identities=BOUND)
@@ -236,13 +237,13 @@ def check_closed_files_are_made_where_others_were_removed() -> None:
     os.mkdir("v", 0o555)
     os.mkfifo("q", 0)
     assert [mode_of(name) for name in ("w", "v", "q")] == [0, 0o555, 0]
-    assert names("v") == []
+    assert list_names("v") == []
     os.rename("v", "u")
     os.rename("u", "v")
     os.rmdir("v")
     os.mkdir("v", 0)
     os.rmdir("v")
-    assert names() == ["q", "w"]
+    assert list_names() == ["q", "w"]
 
 
 # Directories
@@ -250,9 +251,9 @@ def check_closed_files_are_made_where_others_were_removed() -> None:
 
 @behaviour(lower=CLOSED, identities=BOUND)
 def check_a_tree_to_read_only_is_read_and_refuses_changes() -> None:
-    assert names("d") == ["s", "x"]
-    assert names("d/s") == ["f", "g", "l"]
-    assert get("d/s/l") == CONTENT
+    assert list_names("d") == ["s", "x"]
+    assert list_names("d/s") == ["f", "g", "l"]
+    assert read_file("d/s/l") == CONTENT
     for call in (
         lambda: os.unlink("d/s/f"),
         lambda: os.rmdir("d/s"),
@@ -266,13 +267,13 @@ def check_a_tree_to_read_only_is_read_and_refuses_changes() -> None:
     ):
         with refused(errno.EACCES):
             call()
-    assert names("d") == ["s", "x"]
+    assert list_names("d") == ["s", "x"]
 
 
 @behaviour(lower=CLOSED, remount=True, identities=BOUND)
 def check_files_change_within_directories_to_read_only() -> Iterator[None]:
     before = {name: os.stat(name) for name in ("d", "d/s")}
-    put("d/s/g", b"new")
+    write_file("d/s/g", b"new")
     os.chmod("d/s/f", 0o400)
     os.utime("d/s/l", ns=(10**18, 10**18 + 1), follow_symlinks=False)
     os.utime("d/s", ns=(10**18, 10**18 + 1))
@@ -283,7 +284,7 @@ def check_files_change_within_directories_to_read_only() -> Iterator[None]:
     assert os.stat("d").st_mtime_ns == before["d"].st_mtime_ns
     assert os.stat("d/s").st_mtime_ns == 10**18 + 1
     assert os.lstat("d/s/l").st_mtime_ns == 10**18 + 1
-    assert (get("d/s/g"), get("d/s/f"), mode_of("d/s/f")) == (b"new", CONTENT, 0o400)
+    assert (read_file("d/s/g"), read_file("d/s/f"), mode_of("d/s/f")) == (b"new", CONTENT, 0o400)
     assert mode_of("d/x") == 0o755
     assert os.getxattr("d/s/f", "user.k") == b"v"
     with refused(errno.EACCES):
@@ -295,7 +296,7 @@ def check_a_tree_to_read_only_is_opened_and_removed() -> None:
     _open_all("d")
     assert (mode_of("d/s"), mode_of("d/s/f")) == (0o755, 0o644)
     shutil.rmtree("d")
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour(lower=CLOSED, identities=BOUND)
@@ -303,16 +304,16 @@ def check_a_tree_to_read_only_is_copied_and_the_copy_is_moved_and_removed() -> N
     shutil.copytree("d", "copy", symlinks=True)
     assert [mode_of(name) for name in ("copy", "copy/s", "copy/s/f")] == [0o555, 0o555, 0o444]
     os.rename("copy", "moved")
-    assert get("moved/s/f") == CONTENT
+    assert read_file("moved/s/f") == CONTENT
     _open_all("moved")
     shutil.rmtree("moved")
-    assert names() == ["d"]
+    assert list_names() == ["d"]
 
 
 @behaviour(lower=CLOSED, identities=BOUND)
 def check_a_directory_to_read_only_is_renamed_where_it_is() -> None:
     os.rename("d", "e")
-    assert names("e") == ["s", "x"]
+    assert list_names("e") == ["s", "x"]
     assert mode_of("e") == 0o555
     os.mkdir("new", 0o555)
     os.rename("new", "newer")
@@ -320,11 +321,11 @@ def check_a_directory_to_read_only_is_renamed_where_it_is() -> None:
     with refused(errno.EACCES):
         os.rename("newer", "into/n")
     os.rename("newer", "d")
-    assert (mode_of("d"), names("d")) == (0o555, [])
+    assert (mode_of("d"), list_names("d")) == (0o555, [])
     syscalls.renameat2(b"d", b"e", syscalls.RENAME_EXCHANGE)
-    assert (names("d"), names("e")) == (["s", "x"], [])
+    assert (list_names("d"), list_names("e")) == (["s", "x"], [])
     os.rmdir("e")
-    assert names() == ["d", "into"]
+    assert list_names() == ["d", "into"]
 
 
 @behaviour(lower={"d": Dir(), "d/s": Dir(mode=0o555), "d/s/f": File()}, identities=BOUND)
@@ -336,7 +337,7 @@ def check_a_directory_to_read_only_is_replaced_once_it_is_empty() -> None:
     os.unlink("d/s/f")
     os.chmod("d/s", 0)
     os.rename("new", "d/s")
-    assert (mode_of("d/s"), names("d/s")) == (0o711, [])
+    assert (mode_of("d/s"), list_names("d/s")) == (0o711, [])
     os.mkdir("other", 0o500)
     os.mkdir("other2", 0)
     os.rename("other", "other2")
@@ -358,7 +359,7 @@ def check_empty_directories_that_are_not_listed_are_removed() -> None:
     os.rmdir("o")
     os.rmdir("c")
     os.rmdir("e")
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour(lower={"d": Dir(mode=0o333), "d/f": File(b"x")}, identities=BOUND)
@@ -367,26 +368,26 @@ def check_a_directory_to_write_only_takes_files_and_gives_them_back() -> None:
         os.listdir("d")
     with refused(errno.ENOTEMPTY):
         os.rmdir("d")
-    put("d/new", b"new")
-    assert (get("d/f"), get("d/new")) == (b"x", b"new")
+    write_file("d/new", b"new")
+    assert (read_file("d/f"), read_file("d/new")) == (b"x", b"new")
     os.unlink("d/f")
     os.rename("d/new", "d/newer")
     os.unlink("d/newer")
     assert mode_of("d") == 0o333
     os.rmdir("d")
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour(lower={"d": Dir(mode=0o111), "d/s": Dir(), "d/s/f": File(b"x")}, identities=BOUND)
 def check_a_directory_to_pass_only_is_passed() -> None:
-    put("d/s/f", b"new")
+    write_file("d/s/f", b"new")
     os.mkdir("d/s/new")
-    assert names("d/s") == ["f", "new"]
+    assert list_names("d/s") == ["f", "new"]
     with refused(errno.EACCES):
         os.mkdir("d/new")
     os.chmod("d", 0o755)
-    assert names("d") == ["s"]
-    assert get("d/s/f") == b"new"
+    assert list_names("d") == ["s"]
+    assert read_file("d/s/f") == b"new"
 
 
 @behaviour(
@@ -396,10 +397,10 @@ def check_a_directory_to_pass_only_is_passed() -> None:
 def check_a_directory_that_is_not_passed_is_listed() -> None:
     os.mkdir("n")
     for number in range(300):
-        put(f"n/{number}", b"")
+        write_file(f"n/{number}", b"")
     os.chmod("n", 0o444)
     for name in ("d", "n"):
-        assert len(names(name)) == 300
+        assert len(list_names(name)) == 300
         assert all(entry.is_file(follow_symlinks=False) for entry in os.scandir(name))
         with refused(errno.EACCES):
             os.stat(f"{name}/1")
@@ -415,21 +416,21 @@ def check_a_lower_directory_closed_to_all_is_opened_by_a_new_mode() -> None:
     with refused(errno.EACCES):
         os.stat("d/f")
     os.chmod("d", 0o755)
-    assert names("d") == ["f", "s"]
-    assert get("d/f") == CONTENT
+    assert list_names("d") == ["f", "s"]
+    assert read_file("d/f") == CONTENT
     os.chmod("d/f", 0o600)
-    put("d/f", b"new")
-    assert get("d/f") == b"new"
+    write_file("d/f", b"new")
+    assert read_file("d/f") == b"new"
     os.rmdir("d/s")
     os.unlink("d/f")
     os.rmdir("d")
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour(lower={"d": Dir(), "d/f": File(CONTENT), "d/s": Dir()}, identities=BOUND)
 def check_what_is_open_in_a_directory_goes_on_after_that_was_closed_to_all() -> None:
     os.mkdir("n")
-    put("n/f", CONTENT)
+    write_file("n/f", CONTENT)
     os.mkdir("n/s")
     for name in ("d", "n"):
         with (
@@ -438,7 +439,7 @@ def check_what_is_open_in_a_directory_goes_on_after_that_was_closed_to_all() -> 
             opened(f"{name}/s", os.O_RDONLY) as inner,
         ):
             os.chmod(name, 0)
-            forget()
+            drop_caches()
             os.pwrite(file, b"abc", 5)
             os.fchmod(file, 0o640)
             os.setxattr(file, "user.k", b"v")
@@ -453,7 +454,7 @@ def check_what_is_open_in_a_directory_goes_on_after_that_was_closed_to_all() -> 
             with refused(errno.EACCES):
                 os.stat(f"{name}/f")
             os.fchmod(directory, 0o700)
-        assert get(f"{name}/f") == b"01234abc"
+        assert read_file(f"{name}/f") == b"01234abc"
         assert os.stat(f"{name}/f").st_mtime_ns == 10**18 + 1
         assert mode_of(f"{name}/s") == 0o500
 
@@ -463,7 +464,7 @@ def check_a_closed_directory_shows_what_it_did_through_a_remount() -> Iterator[N
     os.unlink("d/f")
     os.rmdir("d")
     os.mkdir("d")
-    put("d/new", b"new")
+    write_file("d/new", b"new")
     for name in ("d", "e"):
         os.chmod(name, 0)
     yield
@@ -472,17 +473,17 @@ def check_a_closed_directory_shows_what_it_did_through_a_remount() -> Iterator[N
         os.rmdir("d")
     os.rmdir("e")
     os.chmod("d", 0o700)
-    assert names("d") == ["new"]
+    assert list_names("d") == ["new"]
 
 
 @behaviour({"d": Dir(mode=0o555), "w": Whiteout()}, {"d": Dir(), "d/f": File(b"x"), "w": File()},
            identities=BOUND)  # fmt: skip
 def check_a_merged_directory_to_read_only_takes_changes_of_its_files_and_an_acl() -> None:
-    put("d/f", b"new")
-    assert (mode_of("d"), get("d/f")) == (0o555, b"new")
+    write_file("d/f", b"new")
+    assert (mode_of("d"), read_file("d/f")) == (0o555, b"new")
     os.setxattr("d", DEFAULT, ALL_SEARCH)
     assert os.getxattr("d", DEFAULT) == ALL_SEARCH
     with refused(errno.EACCES):
         os.unlink("d/f")
     os.rename("d", "w")
-    assert get("w/f") == b"new"
+    assert read_file("w/f") == b"new"

@@ -7,7 +7,8 @@ import os
 import stat
 from collections.abc import Iterator
 
-from ..acts import get, ino_of, mode_of, names, opened, put, refused
+from ..files import ino_of, list_names, mode_of, opened, read_file, write_file
+from ..refusals import refused
 from ..syscalls import Dirent, getdents64
 from ..table import ROOT_ONLY, Dir, Fifo, File, Layer, Link, Symlink, Whiteout, behaviour
 
@@ -26,56 +27,56 @@ def _entries(fd: int, size: int = 32768) -> list[Dirent]:
 
 @behaviour({"d": Dir(), "d/t": File()}, {"d": Dir(), "d/m": File()}, {"d": Dir(), "d/b": File()})
 def check_directories_of_all_layers_merge() -> None:
-    assert names("d") == ["b", "m", "t"]
+    assert list_names("d") == ["b", "m", "t"]
 
 
 @behaviour({"d": Dir(), "d/f": File(b"top")}, {"d": Dir(), "d/f": File(b"bottom")})
 def check_no_name_is_listed_twice() -> None:
-    put("d/f", b"upper")
-    assert names("d") == ["f"]
+    write_file("d/f", b"upper")
+    assert list_names("d") == ["f"]
 
 
 @behaviour({"d": Dir(opaque=True), "d/t": File()}, {"d": Dir(), "d/b": File()})
 def check_an_opaque_directory_hides_what_lies_below() -> None:
-    assert names("d") == ["t"]
+    assert list_names("d") == ["t"]
     with refused(errno.ENOENT):
         os.stat("d/b")
-    put("d/b", b"new")
-    assert get("d/b") == b"new"
+    write_file("d/b", b"new")
+    assert read_file("d/b") == b"new"
 
 
 @behaviour(
     {"f": Whiteout(), "d": Whiteout()}, {"f": File(), "d": Dir(), "d/a": File(), "kept": File()}
 )
 def check_whiteouts_of_a_lower_hide_files_and_directories() -> None:
-    assert names() == ["kept"]
+    assert list_names() == ["kept"]
     with refused(errno.ENOENT):
         os.stat("d/a")
 
 
 @behaviour({"d": Dir(), "d/x": File()}, {"d": Whiteout()}, {"d": Dir(), "d/a": File()})
 def check_a_directory_above_a_whiteout_does_not_merge_with_what_is_below_it() -> None:
-    assert names("d") == ["x"]
+    assert list_names("d") == ["x"]
 
 
 @behaviour({"d": Dir(), "d/x": File()}, {"d": File()}, {"d": Dir(), "d/a": File()})
 def check_a_file_between_two_directories_ends_the_merge() -> None:
-    assert names("d") == ["x"]
+    assert list_names("d") == ["x"]
 
 
 @behaviour({"d": File(b"file")}, {"d": Dir(), "d/a": File()})
 def check_a_file_hides_a_directory_below() -> None:
-    assert get("d") == b"file"
+    assert read_file("d") == b"file"
     os.unlink("d")
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour({"d": Dir(), "d/a": File()}, {"d": File(b"file")})
 def check_a_directory_hides_a_file_below() -> None:
-    assert names("d") == ["a"]
+    assert list_names("d") == ["a"]
     os.unlink("d/a")
     os.rmdir("d")
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour({"d": Dir(mode=0o700)}, {"d": Dir(mode=0o755), "d/a": File()})
@@ -106,8 +107,8 @@ def check_readdir_tells_every_type() -> None:
 
 @behaviour({"t": File(), "d": Dir()}, {"b": File(), "d": Dir(), "link": Symlink("t")})
 def check_readdir_gives_the_inode_numbers_that_stat_gives() -> None:
-    put("b", b"changed")
-    put("new", b"")
+    write_file("b", b"changed")
+    write_file("new", b"")
     with opened(".", READ_DIRECTORY) as fd:
         numbers = {e.name: e.ino for e in _entries(fd) if e.name not in (b".", b"..")}
     assert numbers == {name: ino_of(name) for name in numbers}
@@ -123,7 +124,7 @@ def check_dot_and_dot_dot_have_the_inode_numbers_of_their_directories() -> None:
 
 @behaviour(lower=MANY)
 def check_ten_thousand_names_are_all_listed_once() -> None:
-    assert names("many") == [f"{number:05}" for number in range(10_000)]
+    assert list_names("many") == [f"{number:05}" for number in range(10_000)]
 
 
 @behaviour(lower=SOME)
@@ -133,7 +134,7 @@ def check_names_that_stay_are_listed_once_while_others_come_and_go() -> None:
         round_ = 0
         while chunk := getdents64(fd, 1024):
             seen += [entry.name for entry in chunk]
-            put(f"many/new{round_}", b"")
+            write_file(f"many/new{round_}", b"")
             os.unlink(f"many/{round_ * 7 % 500:05}")
             round_ += 1
             assert round_ < 5000
@@ -149,7 +150,7 @@ def check_emptying_a_large_directory_while_reading_it() -> None:
             for entry in chunk:
                 if entry.name not in (b".", b".."):
                     os.unlink(entry.name, dir_fd=fd)
-    assert names("many") == []
+    assert list_names("many") == []
     os.rmdir("many")
 
 
@@ -167,7 +168,7 @@ def check_seeking_back_to_a_told_position_continues_there() -> None:
 def check_rewinding_a_directory_shows_what_was_made_since() -> None:
     with opened(".", READ_DIRECTORY) as fd:
         before = {entry.name for entry in _entries(fd)}
-        put("new", b"")
+        write_file("new", b"")
         os.unlink("a")
         os.lseek(fd, 0, os.SEEK_SET)
         after = {entry.name for entry in _entries(fd)}
@@ -177,13 +178,13 @@ def check_rewinding_a_directory_shows_what_was_made_since() -> None:
 
 @behaviour(lower={"a": File()})
 def check_a_directory_opened_again_shows_what_was_made_since() -> None:
-    assert names() == ["a"]
-    put("b", b"")
-    assert names() == ["a", "b"]
+    assert list_names() == ["a"]
+    write_file("b", b"")
+    assert list_names() == ["a", "b"]
     os.rename("b", "c")
-    assert names() == ["a", "c"]
+    assert list_names() == ["a", "c"]
     os.unlink("a")
-    assert names() == ["c"]
+    assert list_names() == ["c"]
 
 
 @behaviour()
@@ -226,16 +227,16 @@ def check_link_counts_of_a_directory_are_never_zero() -> None:
 
 @behaviour(lower={"d": Dir(), "d/e": Dir(), "d/e/f": File(b"deep")})
 def check_a_deep_change_copies_up_all_parents() -> None:
-    put("d/e/f", b"changed")
-    put("d/e/g", b"new")
-    assert names("d/e") == ["f", "g"]
-    assert names("d") == ["e"]
+    write_file("d/e/f", b"changed")
+    write_file("d/e/g", b"new")
+    assert list_names("d/e") == ["f", "g"]
+    assert list_names("d") == ["e"]
 
 
 @behaviour({"d": Dir(mode=0o711, uid=4001, gid=4002, mtime_ns=10**18)}, identities=ROOT_ONLY)
 def check_a_directory_copied_up_for_its_child_keeps_owner_and_mode() -> None:
     before = os.stat("d")
-    put("d/f", b"")
+    write_file("d/f", b"")
     after = os.stat("d")
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, 4001, 4002)
 
@@ -254,7 +255,7 @@ def check_making_and_removing_names_changes_the_directory_times() -> None:
     first = os.stat("d").st_mtime_ns
     assert first > 10**18
     os.utime("d", ns=(10**18, 10**18))
-    put("d/g", b"")
+    write_file("d/g", b"")
     assert os.stat("d").st_mtime_ns > 10**18
 
 
@@ -266,10 +267,10 @@ def check_links_across_merged_directories_show_one_inode() -> None:
 @behaviour(lower={"d": Dir(), "d/a": File(b"a")}, remount=True)
 def check_new_directories_are_there_after_a_remount() -> Iterator[None]:
     os.makedirs("d/x/y")
-    put("d/x/y/f", b"deep")
+    write_file("d/x/y/f", b"deep")
     yield
-    assert names("d") == ["a", "x"]
-    assert get("d/x/y/f") == b"deep"
+    assert list_names("d") == ["a", "x"]
+    assert read_file("d/x/y/f") == b"deep"
 
 
 @behaviour(lower={"d": Dir()})
@@ -279,4 +280,4 @@ def check_the_root_of_a_directory_descriptor_works_with_relative_names() -> None
         with open(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=fd), "wb") as file:
             file.write(b"x")
         os.rename("f", "s/f", src_dir_fd=fd, dst_dir_fd=fd)
-    assert get("d/s/f") == b"x"
+    assert read_file("d/s/f") == b"x"

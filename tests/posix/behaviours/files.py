@@ -7,7 +7,8 @@ import mmap
 import os
 from collections.abc import Iterator
 
-from ..acts import get, ino_of, mode_of, names, opened, put, refused, unless_refused
+from ..files import ino_of, list_names, mode_of, opened, read_file, write_file
+from ..refusals import refused, unless_refused
 from ..syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
 from ..table import File, Instead, Symlink, behaviour
 
@@ -18,12 +19,12 @@ CREATE = os.O_RDWR | os.O_CREAT
 def check_a_new_file_is_empty_and_listed() -> None:
     with opened("f", CREATE | os.O_EXCL):
         assert os.stat("f").st_size == 0
-    assert names() == ["f"]
+    assert list_names() == ["f"]
 
 
 @behaviour(lower={"f": File(b"lower text")})
 def check_a_lower_file_is_read_as_it_is() -> None:
-    assert get("f") == b"lower text"
+    assert read_file("f") == b"lower text"
     assert os.stat("f").st_size == 10
 
 
@@ -32,7 +33,7 @@ def check_writing_in_the_middle_keeps_the_rest() -> None:
     with opened("f", os.O_RDWR) as fd:
         os.pwrite(fd, b"UPPER", 0)
         assert os.pread(fd, 99, 0) == b"UPPER text"
-    assert get("f") == b"UPPER text"
+    assert read_file("f") == b"UPPER text"
 
 
 @behaviour(lower={"f": File(b"0123456789")})
@@ -41,7 +42,7 @@ def check_append_continues_at_the_end() -> None:
         os.write(fd, b"ab")
         os.lseek(fd, 0, os.SEEK_SET)
         os.write(fd, b"cd")
-    assert get("f") == b"0123456789abcd"
+    assert read_file("f") == b"0123456789abcd"
 
 
 @behaviour(lower={"f": File(b"0123456789")})
@@ -51,40 +52,40 @@ def check_two_appenders_lose_nothing() -> None:
         for _ in range(50):
             os.write(one, b"a")
             os.write(two, b"b")
-    assert get("f") == b"0123456789" + b"ab" * 50
+    assert read_file("f") == b"0123456789" + b"ab" * 50
 
 
 @behaviour(lower={"f": File(b"old content")})
 def check_open_with_truncate_empties_a_lower_file() -> None:
     with opened("f", os.O_WRONLY | os.O_TRUNC):
         assert os.stat("f").st_size == 0
-    assert get("f") == b""
+    assert read_file("f") == b""
 
 
 @behaviour(lower={"f": File(b"old content")})
 def check_open_with_truncate_for_reading_truncates() -> None:
     with opened("f", os.O_RDWR | os.O_TRUNC) as fd:
         assert os.read(fd, 10) == b""
-    assert get("f") == b""
+    assert read_file("f") == b""
 
 
 @behaviour(lower={"f": File(b"old content")})
 def check_open_with_exclusive_create_refuses_a_lower_file() -> None:
     with refused(errno.EEXIST):
         os.open("f", CREATE | os.O_EXCL)
-    assert get("f") == b"old content"
+    assert read_file("f") == b"old content"
 
 
 @behaviour(lower={"f": File(b"0123456789")})
 def check_truncate_shortens_a_lower_file() -> None:
     os.truncate("f", 4)
-    assert get("f") == b"0123"
+    assert read_file("f") == b"0123"
 
 
 @behaviour(lower={"f": File(b"0123")})
 def check_truncate_lengthens_with_zeros() -> None:
     os.truncate("f", 8)
-    assert get("f") == b"0123\0\0\0\0"
+    assert read_file("f") == b"0123\0\0\0\0"
 
 
 @behaviour(lower={"f": File(b"0123")})
@@ -92,7 +93,7 @@ def check_ftruncate_then_append() -> None:
     with opened("f", os.O_RDWR | os.O_APPEND) as fd:
         os.ftruncate(fd, 2)
         os.write(fd, b"xy")
-    assert get("f") == b"01xy"
+    assert read_file("f") == b"01xy"
 
 
 @behaviour()
@@ -111,7 +112,7 @@ def check_ftruncate_refuses_a_read_only_descriptor() -> None:
 def check_write_refuses_a_read_only_descriptor() -> None:
     with opened("f", os.O_RDONLY) as fd, refused(errno.EBADF):
         os.write(fd, b"y")
-    assert get("f") == b"x"
+    assert read_file("f") == b"x"
 
 
 @behaviour(lower={"f": File(b"x")})
@@ -162,14 +163,14 @@ def check_a_megabyte_survives_a_change_of_one_byte() -> None:
         os.pwrite(fd, b"!", 500_000)
     expected = bytearray(bytes(range(256)) * 4096)
     expected[500_000] = ord("!")
-    assert get("f") == expected
+    assert read_file("f") == expected
 
 
 @behaviour()
 def check_a_large_write_is_read_back_whole() -> None:
     content = os.urandom(3 << 20)
-    put("f", content)
-    assert get("f") == content
+    write_file("f", content)
+    assert read_file("f") == content
 
 
 @behaviour()
@@ -197,7 +198,7 @@ def check_data_can_be_synced() -> None:
         os.fsync(fd)
     with opened(".", os.O_RDONLY | os.O_DIRECTORY) as fd:
         os.fsync(fd)
-    assert get("f") == b"CONTENT"
+    assert read_file("f") == b"CONTENT"
 
 
 @behaviour(lower={"f": File(b"x")})
@@ -234,21 +235,21 @@ def check_a_punched_hole_reads_as_zeros_or_is_refused_whole() -> None:
         os.write(fd, b"x" * 8192)
         flags = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
         done = unless_refused(errno.EOPNOTSUPP, lambda: fallocate(fd, flags, 0, 4096) or True)
-    assert get("f") == (b"\0" * 4096 + b"x" * 4096 if done else b"x" * 8192)
+    assert read_file("f") == (b"\0" * 4096 + b"x" * 4096 if done else b"x" * 8192)
 
 
 @behaviour(lower={"f": File(b"copied")})
 def check_copy_file_range_copies() -> None:
     with opened("f", os.O_RDONLY) as source, opened("g", CREATE) as target:
         assert os.copy_file_range(source, target, 100) == 6
-    assert get("g") == b"copied"
+    assert read_file("g") == b"copied"
 
 
 @behaviour(lower={"f": File(b"sent")})
 def check_sendfile_copies() -> None:
     with opened("f", os.O_RDONLY) as source, opened("g", CREATE) as target:
         assert os.sendfile(target, source, 0, 100) == 4
-    assert get("g") == b"sent"
+    assert read_file("g") == b"sent"
 
 
 @behaviour()
@@ -261,7 +262,7 @@ def check_an_unnamed_file_gets_a_name_or_is_refused() -> None:
     with opened(".", os.O_PATH) as here:  # naming a directory makes Python call linkat(2)
         os.link(f"/proc/self/fd/{fd}", "named", dst_dir_fd=here, follow_symlinks=True)
     os.close(fd)
-    assert get("named") == b"unnamed"
+    assert read_file("named") == b"unnamed"
 
 
 @behaviour(lower={"f": File(b"x" * 100)})
@@ -276,17 +277,17 @@ def check_direct_io_reads_the_bytes_or_is_refused() -> None:
 
 @behaviour(lower={"f": File(b"lower"), "link": Symlink("f")})
 def check_writing_through_a_symlink_changes_its_target() -> None:
-    put("link", b"new")
+    write_file("link", b"new")
     assert os.path.islink("link")
-    assert get("f") == b"new"
+    assert read_file("f") == b"new"
 
 
 @behaviour({"f": File(b"top")}, {"f": File(b"middle, longer")}, {"f": File(b"b")})
 def check_the_topmost_layer_answers() -> None:
-    assert get("f") == b"top"
+    assert read_file("f") == b"top"
     with opened("f", os.O_WRONLY | os.O_APPEND) as fd:
         os.write(fd, b"!")
-    assert get("f") == b"top!"
+    assert read_file("f") == b"top!"
 
 
 @behaviour(lower={"f": File(b"lower")})
@@ -301,16 +302,16 @@ def check_a_changed_file_keeps_its_inode_number() -> None:
 
 @behaviour(lower={"f": File(b"lower")}, remount=True)
 def check_a_changed_file_is_there_after_a_remount() -> Iterator[None]:
-    put("f", b"changed")
-    put("new", b"made")
+    write_file("f", b"changed")
+    write_file("new", b"made")
     yield
-    assert get("f") == b"changed"
-    assert get("new") == b"made"
+    assert read_file("f") == b"changed"
+    assert read_file("new") == b"made"
 
 
 def _changes_its_inode_number_over_a_remount() -> Iterator[None]:
     before = ino_of("f")
-    put("f", b"changed")
+    write_file("f", b"changed")
     assert ino_of("f") == before
     yield
     assert ino_of("f") != before
@@ -328,6 +329,6 @@ def _changes_its_inode_number_over_a_remount() -> Iterator[None]:
 )
 def check_a_changed_file_keeps_its_inode_number_over_a_remount() -> Iterator[None]:
     before = ino_of("f")
-    put("f", b"changed")
+    write_file("f", b"changed")
     yield
     assert ino_of("f") == before

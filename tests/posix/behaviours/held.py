@@ -11,7 +11,9 @@ import mmap
 import os
 from collections.abc import Callable
 
-from ..acts import get, in_child, opened, put, refused
+from ..files import opened, read_file, write_file
+from ..processes import run_in_child
+from ..refusals import refused
 from ..table import Dir, File, Instead, Layer, behaviour
 
 PROGRAM = b"#!/bin/true\n"
@@ -67,7 +69,7 @@ def _is_locked(fd: int) -> None:
             fcntl.flock(again, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     fcntl.flock(fd, fcntl.LOCK_EX)
-    in_child(other)
+    run_in_child(other)
 
 
 def _is_locked_by_range(fd: int) -> None:
@@ -77,7 +79,7 @@ def _is_locked_by_range(fd: int) -> None:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 2, 6)
 
     fcntl.lockf(fd, fcntl.LOCK_EX, 3, 3)
-    in_child(other)
+    run_in_child(other)
 
 
 def _is_run(fd: int, status: int) -> None:
@@ -135,11 +137,11 @@ def _do_all_to_a_writer(happens: Callable[[], object]) -> None:
 
 def _goes_on_with_either() -> None:
     with opened("f", os.O_RDONLY) as fd:
-        put("f", AFTER)
+        write_file("f", AFTER)
         assert os.pread(fd, 99, 0) in (PROGRAM, AFTER)
         with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as memory:
             assert memory[: len(PROGRAM)] in (PROGRAM, AFTER[: len(PROGRAM)])
-    assert get("f") == AFTER
+    assert read_file("f") == AFTER
 
 
 def _metadata_stay_as_they_are(happens: Callable[[], object]) -> None:
@@ -158,8 +160,8 @@ LOWER: Layer = {"f": File(PROGRAM, mode=0o755), "other": File(AFTER, mode=0o755)
 
 @behaviour(lower=LOWER, differs={"kernel": Instead(STALE, _goes_on_with_either)})
 def check_a_reader_goes_on_after_its_file_was_changed() -> None:
-    _do_all_to_a_reader(lambda: put("f", AFTER), AFTER, 7)
-    assert get("f") == AFTER
+    _do_all_to_a_reader(lambda: write_file("f", AFTER), AFTER, 7)
+    assert read_file("f") == AFTER
 
 
 @behaviour(lower=LOWER)
@@ -184,7 +186,7 @@ def check_a_reader_goes_on_after_its_file_was_renamed() -> None:
 )
 def check_a_reader_goes_on_after_its_file_was_replaced() -> None:
     _do_all_to_a_reader(lambda: os.rename("other", "f"), PROGRAM, 0)
-    assert get("f") == AFTER
+    assert read_file("f") == AFTER
     assert os.stat("f").st_mode & 0o777 == 0o755
 
 
@@ -225,19 +227,19 @@ def check_an_unlinked_file_is_written_to_after_its_attributes_were_changed() -> 
 @behaviour(lower=LOWER)
 def check_a_writer_goes_on_after_the_mode_of_its_file_was_changed() -> None:
     _do_all_to_a_writer(lambda: os.chmod("f", 0o700))
-    assert get("f") == b"12/b56\0\0"
+    assert read_file("f") == b"12/b56\0\0"
 
 
 @behaviour(lower=LOWER)
 def check_a_writer_goes_on_after_its_file_was_renamed() -> None:
     _do_all_to_a_writer(lambda: os.rename("f", "d/g"))
-    assert get("d/g") == b"12/b56\0\0"
+    assert read_file("d/g") == b"12/b56\0\0"
 
 
 @behaviour(lower=LOWER)
 def check_a_writer_goes_on_after_its_file_was_replaced() -> None:
     _do_all_to_a_writer(lambda: os.rename("other", "f"))
-    assert get("f") == AFTER
+    assert read_file("f") == AFTER
 
 
 @behaviour(lower=LOWER)
@@ -252,4 +254,4 @@ def check_a_writer_goes_on_after_its_directory_was_renamed() -> None:
     os.rename("f", "e/f")
     os.chdir("e")
     _do_all_to_a_writer(lambda: os.rename("../e", "../d"))
-    assert get("../d/f") == b"12/b56\0\0"
+    assert read_file("../d/f") == b"12/b56\0\0"

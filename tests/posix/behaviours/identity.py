@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from overlaykit import _native
 
-from ..acts import forget, get, ino_of, opened, put, refused, unless_refused
+from ..files import drop_caches, ino_of, opened, read_file, write_file
+from ..refusals import refused, unless_refused
 from ..table import ROOT_ONLY, Dir, Fifo, File, Instead, Layer, Symlink, behaviour
 
 NO_ORIGIN = "the kernel decodes no file handles for a user namespace, so it records no origin"
@@ -31,8 +32,8 @@ def _numbers(*paths: str) -> list[int]:
 
 def _gets_another_number_when_forgotten() -> None:
     before = ino_of("d/s/g")
-    put("d/s/g", b"changed")
-    forget()
+    write_file("d/s/g", b"changed")
+    drop_caches()
     assert ino_of("d/s/g") != before
 
 
@@ -46,7 +47,7 @@ def check_every_kind_keeps_its_inode_number_through_copy_up() -> None:
 
 @behaviour(lower={"f": File(b"f"), "d": Dir(), "g": File(b"g")}, identities=ROOT_ONLY)
 def check_a_file_handle_opens_its_file_or_nothing() -> None:
-    put("new", b"new")
+    write_file("new", b"new")
     handles = unless_refused(
         errno.EOPNOTSUPP,
         lambda: {n: _native.name_to_handle_at(_native.AT_FDCWD, n) for n in ("f", "new")},
@@ -54,13 +55,13 @@ def check_a_file_handle_opens_its_file_or_nothing() -> None:
     if handles is None:
         return
     here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
-    forget()
+    drop_caches()
     for name, handle in handles.items():
         with _opened_by(here, handle) as fd:
             assert os.read(fd, 10) == name.encode()
         os.unlink(name)
     for number in range(50):  # some get the number of what was removed
-        put(f"d/{number}", b"another")
+        write_file(f"d/{number}", b"another")
     for handle in handles.values():
         with refused(errno.ESTALE), _opened_by(here, handle):
             pass
@@ -88,7 +89,7 @@ def check_every_kind_but_directories_keeps_its_inode_number_through_renames() ->
 
 @behaviour(lower=ALL, remount=True)
 def check_what_was_not_copied_up_keeps_its_inode_number_over_a_remount() -> Iterator[None]:
-    put("new", b"")
+    write_file("new", b"")
     os.mkdir("new directory")
     kept = (*ALL, "new", "new directory")
     before = _numbers(*kept)
@@ -111,10 +112,10 @@ def _gets_another_number_over_a_remount() -> Iterator[None]:
 def check_a_moved_file_keeps_its_inode_number_over_a_remount() -> Iterator[None]:
     before = ino_of("d/f")
     os.rename("d/f", "e/f")
-    put("e/f", b"changed")
+    write_file("e/f", b"changed")
     yield
     assert ino_of("e/f") == before
-    assert get("e/f") == b"changed"
+    assert read_file("e/f") == b"changed"
 
 
 @behaviour(lower=ALL, remount=True, identities=ROOT_ONLY)
@@ -138,11 +139,11 @@ def check_a_symlink_and_a_fifo_keep_their_inode_numbers_over_a_remount() -> Iter
     lower=ALL, differs={"kernel-userns": Instead(NO_ORIGIN, _gets_another_number_when_forgotten)}
 )
 def check_forgetting_changes_no_inode_number() -> None:
-    put("d/s/g", b"changed")
+    write_file("d/s/g", b"changed")
     os.rename("d/f", "e/moved")
     paths = ("d", "d/s", "d/s/g", "e/moved", "link", "fifo")
     before = _numbers(*paths)
-    forget()
+    drop_caches()
     assert _numbers(*paths) == before
 
 
@@ -151,7 +152,7 @@ def check_no_two_files_have_one_inode_number() -> None:
     with opened("d/f", os.O_RDONLY) as fd:
         os.unlink("d/f")
         for number in range(50):
-            put(f"d/{number}", b"")
+            write_file(f"d/{number}", b"")
         assert os.fstat(fd).st_ino not in _numbers(*(f"d/{number}" for number in range(50)))
     numbers = {ino_of(f"d/{number}") for number in range(50)} | {ino_of("d"), ino_of(".")}
     assert len(numbers) == 52

@@ -6,15 +6,16 @@ import errno
 import os
 from collections.abc import Iterator
 
-from ..acts import get, ino_of, mode_of, names, opened, put, refused
+from ..files import ino_of, list_names, mode_of, opened, read_file, write_file
+from ..refusals import refused
 from ..table import Dir, File, Instead, Layer, Link, Symlink, behaviour
 
 BROKEN = "the kernel has no index in a user namespace: copy-up breaks the hard links of a lower"
 
 
 def _links_come_apart() -> None:
-    put("a", b"changed")
-    assert get("b") == b"both"
+    write_file("a", b"changed")
+    assert read_file("b") == b"both"
 
 
 TWO: Layer = {"a": File(b"both"), "b": Link("a")}
@@ -23,16 +24,16 @@ TWO: Layer = {"a": File(b"both"), "b": Link("a")}
 @behaviour(lower=TWO, differs={"kernel-userns": Instead(BROKEN, _links_come_apart)})
 def check_two_lower_links_stay_one_file_when_written() -> None:
     before = ino_of("a")
-    put("a", b"changed")
-    assert get("b") == b"changed"
+    write_file("a", b"changed")
+    assert read_file("b") == b"changed"
     assert ino_of("a") == ino_of("b") == before
     assert os.stat("b").st_nlink == 2
 
 
 def _links_are_apart_after_a_remount() -> Iterator[None]:
-    put("a", b"changed")
+    write_file("a", b"changed")
     yield
-    assert get("b") == b"both"
+    assert read_file("b") == b"both"
 
 
 @behaviour(
@@ -41,9 +42,9 @@ def _links_are_apart_after_a_remount() -> Iterator[None]:
     differs={"kernel-userns": Instead(BROKEN, _links_are_apart_after_a_remount)},
 )
 def check_two_lower_links_stay_one_file_after_a_remount() -> Iterator[None]:
-    put("a", b"changed")
+    write_file("a", b"changed")
     yield
-    assert get("b") == b"changed"
+    assert read_file("b") == b"changed"
     assert ino_of("a") == ino_of("b")
     assert os.stat("a").st_nlink == 2
 
@@ -67,14 +68,14 @@ def check_lower_links_have_one_inode_and_count_both_names() -> None:
 
 def _the_count_stays() -> None:
     os.unlink("a")
-    assert get("b") == b"both"
+    assert read_file("b") == b"both"
     assert os.stat("b").st_nlink == 2
 
 
 @behaviour(lower=TWO, differs={"kernel-userns": Instead(BROKEN, _the_count_stays)})
 def check_removing_one_lower_link_leaves_the_other_and_counts_down() -> None:
     os.unlink("a")
-    assert get("b") == b"both"
+    assert read_file("b") == b"both"
     assert os.stat("b").st_nlink == 1
 
 
@@ -94,25 +95,25 @@ def check_two_lower_links_held_open_are_one_file() -> None:
 def _a_link_is_made_of_one_name_only() -> None:
     os.link("a", "c")
     assert ino_of("a") == ino_of("c")
-    put("c", b"changed")
-    assert get("b") == b"both"
+    write_file("c", b"changed")
+    assert read_file("b") == b"both"
 
 
 @behaviour(lower=TWO, differs={"kernel-userns": Instead(BROKEN, _a_link_is_made_of_one_name_only)})
 def check_a_third_link_joins_two_lower_ones() -> None:
     os.link("a", "c")
     assert os.stat("b").st_nlink == 3
-    put("c", b"changed")
-    assert get("a") == get("b") == b"changed"
+    write_file("c", b"changed")
+    assert read_file("a") == read_file("b") == b"changed"
     os.unlink("b")
     assert os.stat("a").st_nlink == 2
 
 
 @behaviour(lower=TWO)
 def check_replacing_one_link_leaves_the_other() -> None:
-    put("new", b"new")
+    write_file("new", b"new")
     os.rename("new", "a")
-    assert (get("a"), get("b")) == (b"new", b"both")
+    assert (read_file("a"), read_file("b")) == (b"new", b"both")
 
 
 RENUMBERED = "without an index the kernel renumbers a name whose file was copied up for a link"
@@ -121,8 +122,8 @@ RENUMBERED = "without an index the kernel renumbers a name whose file was copied
 def _the_new_name_has_another_number() -> None:
     os.link("f", "d/g")
     assert ino_of("f") != ino_of("d/g")
-    put("d/g", b"changed")
-    assert get("f") == b"changed"
+    write_file("d/g", b"changed")
+    assert read_file("f") == b"changed"
 
 
 @behaviour(
@@ -133,8 +134,8 @@ def check_a_lower_file_gets_a_second_name() -> None:
     os.link("f", "d/g")
     assert ino_of("f") == ino_of("d/g")
     assert os.stat("f").st_nlink == 2
-    put("d/g", b"changed")
-    assert get("f") == b"changed"
+    write_file("d/g", b"changed")
+    assert read_file("f") == b"changed"
 
 
 @behaviour(lower={"f": File(b"x")}, remount=True)
@@ -143,19 +144,19 @@ def check_a_second_name_is_there_after_a_remount() -> Iterator[None]:
     yield
     assert ino_of("f") == ino_of("g")
     assert os.stat("f").st_nlink == 2
-    put("f", b"changed")
-    assert get("g") == b"changed"
+    write_file("f", b"changed")
+    assert read_file("g") == b"changed"
 
 
 @behaviour()
 def check_a_file_lives_until_its_last_name_goes() -> None:
-    put("a", b"x")
+    write_file("a", b"x")
     os.link("a", "b")
     os.unlink("a")
-    assert get("b") == b"x"
+    assert read_file("b") == b"x"
     assert os.stat("b").st_nlink == 1
     os.unlink("b")
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour(lower={"f": File(), "g": File(), "d": Dir()})
@@ -174,7 +175,7 @@ def check_link_refuses_what_link_2_says() -> None:
 
 @behaviour(lower={"f": File(b"x")})
 def check_a_link_takes_a_name_that_was_removed() -> None:
-    put("g", b"other")
+    write_file("g", b"other")
     os.unlink("f")
     os.link("g", "f")
     assert ino_of("f") == ino_of("g")
@@ -207,7 +208,7 @@ def check_an_unlinked_file_cannot_get_a_name_again() -> None:
 @behaviour(lower={"f": File(b"x"), "link": Symlink("f")})
 def check_a_lower_symlink_leads_to_its_target() -> None:
     assert os.readlink("link") == "f"
-    assert get("link") == b"x"
+    assert read_file("link") == b"x"
     assert os.lstat("link").st_size == 1
 
 
@@ -222,7 +223,7 @@ def check_a_symlink_holds_any_text() -> None:
 
 @behaviour()
 def check_symlink_refuses_what_symlink_2_says() -> None:
-    put("f", b"")
+    write_file("f", b"")
     with refused(errno.EEXIST):
         os.symlink("x", "f")
     with refused(errno.ENOENT):
@@ -257,7 +258,7 @@ def check_open_without_following_refuses_a_symlink() -> None:
 
 @behaviour(lower={"link": Symlink("/proc/self/status")})
 def check_an_absolute_symlink_is_followed_by_the_program_not_by_the_file_system() -> None:
-    assert b"Pid:\t%d\n" % os.getpid() in get("link")
+    assert b"Pid:\t%d\n" % os.getpid() in read_file("link")
 
 
 @behaviour(lower={"link": Symlink("/etc")})
@@ -269,8 +270,8 @@ def check_removing_a_symlink_out_of_the_tree_removes_only_the_link() -> None:
 
 @behaviour(lower={"dangling": Symlink("made")})
 def check_creating_through_a_dangling_symlink_makes_its_target() -> None:
-    put("dangling", b"x")
-    assert names() == ["dangling", "made"]
+    write_file("dangling", b"x")
+    assert list_names() == ["dangling", "made"]
     with refused(errno.EEXIST):
         os.open("dangling", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
 

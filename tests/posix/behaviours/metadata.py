@@ -8,7 +8,9 @@ import socket
 import stat
 from collections.abc import Iterator
 
-from ..acts import ALICE, BOB, as_user, get, ino_of, mode_of, names, opened, put, refused
+from ..files import ino_of, list_names, mode_of, opened, read_file, write_file
+from ..processes import ALICE, BOB, run_as_user
+from ..refusals import refused
 from ..table import ROOT_ONLY, Device, Dir, Fifo, File, Symlink, behaviour
 
 SUID = 0o4755
@@ -19,7 +21,7 @@ def check_chmod_of_a_lower_file_keeps_its_content() -> None:
     before = ino_of("f")
     os.chmod("f", 0o4711)
     assert mode_of("f") == 0o4711
-    assert get("f") == b"x"
+    assert read_file("f") == b"x"
     assert ino_of("f") == before
 
 
@@ -27,7 +29,7 @@ def check_chmod_of_a_lower_file_keeps_its_content() -> None:
 def check_chmod_of_a_lower_directory_keeps_what_it_holds() -> None:
     os.chmod("d", 0o3700)
     assert mode_of("d") == 0o3700
-    assert get("d/f") == b"x"
+    assert read_file("d/f") == b"x"
 
 
 @behaviour(lower={"d": Dir(mode=0o755), "f": File(mode=0o644)}, remount=True)
@@ -44,12 +46,12 @@ def check_chown_of_a_lower_file_keeps_its_content() -> None:
     os.chown("f", ALICE, BOB)
     status = os.stat("f")
     assert (status.st_uid, status.st_gid) == (ALICE, BOB)
-    assert get("f") == b"x"
+    assert read_file("f") == b"x"
 
 
 @behaviour(lower={"f": File(b"x", uid=ALICE, gid=BOB, mode=0o640)}, identities=ROOT_ONLY)
 def check_copy_up_keeps_owner_and_mode() -> None:
-    put("f", b"changed")
+    write_file("f", b"changed")
     status = os.stat("f")
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (ALICE, BOB, 0o640)
 
@@ -77,7 +79,7 @@ def check_chown_by_root_clears_suid_and_sgid_of_a_program() -> None:
 
 @behaviour(lower={"f": File(b"x", mode=0o6755, uid=ALICE, gid=ALICE)}, identities=ROOT_ONLY)
 def check_chown_by_its_owner_clears_suid_and_sgid() -> None:
-    as_user(ALICE, lambda: os.chown("f", -1, BOB), groups=[BOB])
+    run_as_user(ALICE, lambda: os.chown("f", -1, BOB), groups=[BOB])
     assert mode_of("f") == 0o755
     assert os.stat("f").st_gid == BOB
 
@@ -95,13 +97,13 @@ def check_a_write_by_its_owner_clears_suid_and_sgid() -> None:
         with opened("f", os.O_WRONLY) as fd:
             os.write(fd, b"y")
 
-    as_user(ALICE, act)
+    run_as_user(ALICE, act)
     assert mode_of("f") == 0o755
 
 
 @behaviour(lower={"f": File(b"xyz", mode=0o6755, uid=ALICE, gid=ALICE)}, identities=ROOT_ONLY)
 def check_truncation_by_its_owner_clears_suid_and_sgid() -> None:
-    as_user(ALICE, lambda: os.truncate("f", 1))
+    run_as_user(ALICE, lambda: os.truncate("f", 1))
     assert mode_of("f") == 0o755
 
 
@@ -115,14 +117,14 @@ def check_a_write_by_root_keeps_suid() -> None:
 @behaviour(lower={"f": File(b"x", mode=0o755, uid=ALICE, gid=ALICE)}, identities=ROOT_ONLY)
 def check_sgid_cannot_be_set_for_a_group_that_is_not_ones_own() -> None:
     os.chown("f", ALICE, BOB)
-    as_user(ALICE, lambda: os.chmod("f", 0o2755))
+    run_as_user(ALICE, lambda: os.chmod("f", 0o2755))
     assert mode_of("f") == 0o755
 
 
 @behaviour()
 def check_files_and_directories_are_made_with_the_umask() -> None:
     os.umask(0o077)
-    put("f", b"", 0o666)
+    write_file("f", b"", 0o666)
     os.mkdir("d", 0o777)
     os.mkfifo("p", 0o666)
     assert [mode_of(name) for name in ("f", "d", "p")] == [0o600, 0o700, 0o600]
@@ -131,7 +133,7 @@ def check_files_and_directories_are_made_with_the_umask() -> None:
 @behaviour()
 def check_no_umask_leaves_the_whole_mode() -> None:
     os.umask(0)
-    put("f", b"", 0o666)
+    write_file("f", b"", 0o666)
     os.mkdir("d", 0o1777)
     assert mode_of("f") == 0o666
     assert mode_of("d") == 0o1777
@@ -139,7 +141,7 @@ def check_no_umask_leaves_the_whole_mode() -> None:
 
 @behaviour(lower={"d": Dir(mode=0o2775, gid=BOB)}, identities=ROOT_ONLY)
 def check_a_setgid_directory_gives_its_group_to_what_is_made_in_it() -> None:
-    put("d/f", b"")
+    write_file("d/f", b"")
     os.mkdir("d/s")
     os.symlink("f", "d/link")
     assert {os.lstat(f"d/{name}").st_gid for name in ("f", "s", "link")} == {BOB}
@@ -150,13 +152,13 @@ def check_a_setgid_directory_gives_its_group_to_what_is_made_in_it() -> None:
 @behaviour(lower={"d": Dir(mode=0o777)}, identities=ROOT_ONLY)
 def check_new_files_belong_to_who_made_them() -> None:
     def act() -> None:
-        put("d/f", b"")
+        write_file("d/f", b"")
         os.mkdir("d/s")
         os.mkfifo("d/p")
         os.symlink("f", "d/link")
 
-    as_user(ALICE, act)
-    owners = {(os.lstat(f"d/{n}").st_uid, os.lstat(f"d/{n}").st_gid) for n in names("d")}
+    run_as_user(ALICE, act)
+    owners = {(os.lstat(f"d/{n}").st_uid, os.lstat(f"d/{n}").st_gid) for n in list_names("d")}
     assert owners == {(ALICE, ALICE)}
 
 
@@ -164,9 +166,9 @@ def check_new_files_belong_to_who_made_them() -> None:
 def check_a_file_made_over_a_removed_one_belongs_to_its_maker() -> None:
     def act() -> None:
         os.unlink("d/old")
-        put("d/old", b"mine")
+        write_file("d/old", b"mine")
 
-    as_user(ALICE, act)
+    run_as_user(ALICE, act)
     assert os.stat("d/old").st_uid == ALICE
 
 
@@ -174,9 +176,9 @@ def check_a_file_made_over_a_removed_one_belongs_to_its_maker() -> None:
 def check_a_lower_fifo_joins_two_processes() -> None:
     pid = os.fork()
     if pid == 0:
-        put("p", b"through")
+        write_file("p", b"through")
         os._exit(0)
-    assert get("p") == b"through"
+    assert read_file("p") == b"through"
     os.waitpid(pid, 0)
 
 
@@ -206,12 +208,12 @@ def check_a_socket_takes_connections() -> None:
             client.send(b"hello")
             assert connection.recv(9) == b"hello"
     os.unlink("s")
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour()
 def check_a_socket_name_is_taken_once() -> None:
-    put("s", b"")
+    write_file("s", b"")
     with socket.socket(socket.AF_UNIX) as server, refused(errno.EADDRINUSE):
         server.bind("s")
 
@@ -228,13 +230,13 @@ def check_a_regular_file_is_made_by_mknod() -> None:
 def check_a_device_node_works() -> None:
     os.mknod("null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     assert os.lstat("null").st_rdev == os.makedev(1, 3)
-    put("null", b"gone")
-    assert get("null") == b""
+    write_file("null", b"gone")
+    assert read_file("null") == b""
 
 
 @behaviour(lower={"null": Device(1, 3)}, identities=ROOT_ONLY)
 def check_a_lower_device_node_works_and_can_be_changed_and_moved() -> None:
-    put("null", b"gone")
+    write_file("null", b"gone")
     before = ino_of("null")
     os.chmod("null", 0o622)
     os.rename("null", "moved")
@@ -242,7 +244,7 @@ def check_a_lower_device_node_works_and_can_be_changed_and_moved() -> None:
     assert (status.st_rdev, status.st_ino) == (os.makedev(1, 3), before)
     assert stat.S_ISCHR(status.st_mode)
     assert mode_of("moved") == 0o622
-    assert get("moved") == b""
+    assert read_file("moved") == b""
 
 
 @behaviour(lower={"null": Device(1, 3), "p": Fifo()}, identities=ROOT_ONLY, remount=True)
@@ -286,8 +288,8 @@ def check_a_file_occupies_blocks() -> None:
 
 @behaviour(lower={"f": File(), "d": Dir(), "d/g": File(), "link": Symlink("f")})
 def check_everything_lies_on_one_device() -> None:
-    put("new", b"")
-    put("d/g", b"changed")
+    write_file("new", b"")
+    write_file("d/g", b"changed")
     devices = {os.lstat(name).st_dev for name in (".", "d", "new")}
     assert len(devices) == 1
 
@@ -299,11 +301,11 @@ def check_a_sticky_directory_keeps_others_from_removing() -> None:
             os.unlink("d/f")
         with refused(errno.EPERM):
             os.rename("d/f", "d/g")
-        put("d/mine", b"")
+        write_file("d/mine", b"")
         with refused(errno.EPERM):
             os.rename("d/mine", "d/f")
         os.unlink("d/mine")
 
-    as_user(BOB, act)
-    as_user(ALICE, lambda: os.unlink("d/f"))
-    assert names("d") == []
+    run_as_user(BOB, act)
+    run_as_user(ALICE, lambda: os.unlink("d/f"))
+    assert list_names("d") == []

@@ -7,7 +7,9 @@ import fcntl
 import mmap
 import os
 
-from ..acts import get, in_child, mode_of, names, opened, put, refused
+from ..files import list_names, mode_of, opened, read_file, write_file
+from ..processes import run_in_child
+from ..refusals import refused
 from ..table import File, Instead, behaviour
 
 STALE = "until copy-up the kernel maps the lower file (overlayfs.rst, non-standard behavior)"
@@ -16,7 +18,7 @@ STALE_READS = "as with mappings; newer kernels read through the upper once there
 
 def _a_reader_may_keep_the_old_bytes() -> None:
     with opened("f", os.O_RDONLY) as reader:
-        put("f", b"after!")
+        write_file("f", b"after!")
         assert os.pread(reader, 99, 0) in (b"before", b"after!")
 
 
@@ -27,13 +29,13 @@ def _a_reader_may_keep_the_old_bytes() -> None:
 def check_a_reader_sees_what_is_written_after_it_opened() -> None:
     with opened("f", os.O_RDONLY) as reader:
         assert os.pread(reader, 99, 0) == b"before"
-        put("f", b"after!")
+        write_file("f", b"after!")
         assert os.pread(reader, 99, 0) == b"after!"
 
 
 def _a_mapping_keeps_the_old_bytes() -> None:
     with opened("f", os.O_RDONLY) as fd, mmap.mmap(fd, 0, prot=mmap.PROT_READ) as mapped:
-        put("f", b"after!")
+        write_file("f", b"after!")
         assert mapped[:] == b"before"
 
 
@@ -57,7 +59,7 @@ def check_a_private_mapping_can_be_changed_without_changing_the_file() -> None:
     ):
         mapped[:] = b"CHANGE"
         assert mapped[:] == b"CHANGE"
-        assert get("f") == b"before"
+        assert read_file("f") == b"before"
 
 
 @behaviour(lower={"f": File(b"before")})
@@ -67,7 +69,7 @@ def check_a_write_through_a_shared_mapping_reaches_the_file() -> None:
             mapped[:3] = b"AFT"
             mapped.flush()
         assert os.pread(fd, 99, 0) == b"AFTore"
-    assert get("f") == b"AFTore"
+    assert read_file("f") == b"AFTore"
 
 
 @behaviour(lower={"f": File(b"before")})
@@ -78,7 +80,7 @@ def check_a_mapping_outlives_its_descriptor_and_its_name() -> None:
         os.unlink("f")
         mapped[:2] = b"BE"
         assert mapped[:] == b"BEfore"
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour(lower={"f": File(b"before")})
@@ -106,7 +108,7 @@ def check_an_unlinked_file_is_still_written() -> None:
         assert os.fstat(fd).st_size == 15
         os.ftruncate(fd, 3)
         assert os.pread(fd, 99, 0) == b"CON"
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour()
@@ -131,10 +133,10 @@ def check_an_unlinked_file_can_be_changed_by_its_descriptor() -> None:
 def check_a_new_file_under_an_unlinked_name_is_another_file() -> None:
     with opened("f", os.O_RDWR) as fd:
         os.unlink("f")
-        put("f", b"new")
+        write_file("f", b"new")
         assert os.pread(fd, 9, 0) == b"old"
         os.pwrite(fd, b"OLD", 0)
-        assert get("f") == b"new"
+        assert read_file("f") == b"new"
 
 
 @behaviour(lower={"f": File(b"old"), "g": File(b"new")})
@@ -144,7 +146,7 @@ def check_a_replaced_file_is_still_read_and_written() -> None:
         assert os.pread(fd, 9, 0) == b"old"
         os.pwrite(fd, b"OLD", 0)
         assert os.pread(fd, 9, 0) == b"OLD"
-    assert get("f") == b"new"
+    assert read_file("f") == b"new"
 
 
 @behaviour(lower={"f": File(b"old")})
@@ -152,8 +154,8 @@ def check_a_renamed_file_is_still_written() -> None:
     with opened("f", os.O_RDWR) as fd:
         os.rename("f", "g")
         os.pwrite(fd, b"new", 0)
-    assert get("g") == b"new"
-    assert names() == ["g"]
+    assert read_file("g") == b"new"
+    assert list_names() == ["g"]
 
 
 @behaviour(lower={"f": File(b"old")})
@@ -206,14 +208,14 @@ def check_a_reopened_descriptor_has_an_offset_of_its_own() -> None:
         with opened(f"/proc/self/fd/{fd}", os.O_RDWR) as other:
             assert os.read(other, 2) == b"01"
             os.pwrite(other, b"!", 0)
-    assert get("f") == b"!123456789"
+    assert read_file("f") == b"!123456789"
 
 
 @behaviour(lower={"f": File(b"x")})
 def check_an_unlinked_lower_file_can_be_reopened_by_its_descriptor() -> None:
     with opened("f", os.O_RDONLY) as fd:
         os.unlink("f")
-        assert get(f"/proc/self/fd/{fd}") == b"x"
+        assert read_file(f"/proc/self/fd/{fd}") == b"x"
 
 
 @behaviour(lower={"tool": File(b"#!/bin/sh\nexit 7\n", mode=0o755)})
@@ -230,7 +232,7 @@ def check_a_copied_up_script_runs() -> None:
 
 @behaviour()
 def check_a_binary_being_run_is_not_written_and_one_being_written_is_not_run() -> None:
-    put("tool", get("/bin/sleep"), 0o755)
+    write_file("tool", read_file("/bin/sleep"), 0o755)
     pid = os.spawnl(os.P_NOWAIT, "./tool", "tool", "1000")
     try:
         with opened(f"/proc/{pid}/comm", os.O_RDONLY) as fd:
@@ -259,7 +261,7 @@ def check_flock_excludes_other_processes() -> None:
 
     with opened("f", os.O_RDONLY) as fd:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        in_child(other)
+        run_in_child(other)
 
 
 @behaviour(lower={"f": File(b"x")})
@@ -270,8 +272,8 @@ def check_flock_holds_over_copy_up() -> None:
 
     with opened("f", os.O_RDONLY) as fd:
         fcntl.flock(fd, fcntl.LOCK_SH)
-        put("f", b"copied up")
-        in_child(other)
+        write_file("f", b"copied up")
+        run_in_child(other)
 
 
 @behaviour(lower={"f": File(b"0123456789")})
@@ -284,7 +286,7 @@ def check_record_locks_exclude_by_range() -> None:
 
     with opened("f", os.O_RDWR) as fd:
         fcntl.lockf(fd, fcntl.LOCK_EX, 3, 3)
-        in_child(other)
+        run_in_child(other)
 
 
 @behaviour(lower={"f": File(b"0123456789")})
@@ -296,7 +298,7 @@ def check_record_locks_hold_over_copy_up_and_rename() -> None:
     with opened("f", os.O_RDONLY) as fd:
         fcntl.lockf(fd, fcntl.LOCK_SH)
         os.rename("f", "g")
-        in_child(other)
+        run_in_child(other)
 
 
 @behaviour()
@@ -309,7 +311,7 @@ def check_an_append_only_view_of_a_file_reads_nothing() -> None:
 
 @behaviour()
 def check_a_path_descriptor_neither_reads_nor_writes() -> None:
-    put("f", b"x")
+    write_file("f", b"x")
     with opened("f", os.O_PATH) as fd:
         with refused(errno.EBADF):
             os.read(fd, 1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
-from ..acts import get, names, opened, put, refused
+from ..files import list_names, opened, read_file, write_file
+from ..refusals import refused
 from ..table import Dir, File, Symlink, behaviour
 
 LONGEST = "n" * 255
@@ -13,14 +14,14 @@ LONGEST = "n" * 255
 
 @behaviour(lower={LONGEST: File(b"x")})
 def check_a_name_of_255_bytes_is_read_written_moved_and_removed() -> None:
-    put(LONGEST, b"changed")
-    assert get(LONGEST) == b"changed"
+    write_file(LONGEST, b"changed")
+    assert read_file(LONGEST) == b"changed"
     other = "m" * 255
     os.rename(LONGEST, other)
-    assert names() == [other]
+    assert list_names() == [other]
     os.unlink(other)
     os.mkdir(LONGEST)
-    assert names() == [LONGEST]
+    assert list_names() == [LONGEST]
 
 
 @behaviour(lower={"f": File()})
@@ -72,21 +73,21 @@ def check_directories_go_deeper_than_the_longest_path() -> None:
 def check_names_of_any_bytes_are_kept() -> None:
     odd = [bytes([number]) + b"x" for number in range(1, 256) if number != ord("/")]
     for name in odd:
-        put(name, name)
+        write_file(name, name)
     assert sorted(os.listdir(b".")) == sorted(odd)
-    assert all(get(name) == name for name in odd)
+    assert all(read_file(name) == name for name in odd)
 
 
 @behaviour(lower={"with:colon,comma\\and space": File(b"x"), ".wh": File(), "...": File()})
 def check_names_with_special_meaning_to_options_are_plain_names() -> None:
-    assert names() == sorted(["with:colon,comma\\and space", ".wh", "..."])
-    put("with:colon,comma\\and space", b"y")
-    assert get("with:colon,comma\\and space") == b"y"
+    assert list_names() == sorted(["with:colon,comma\\and space", ".wh", "..."])
+    write_file("with:colon,comma\\and space", b"y")
+    assert read_file("with:colon,comma\\and space") == b"y"
 
 
 @behaviour(lower={"A": File(b"A"), "a": File(b"a")})
 def check_case_is_told_apart() -> None:
-    assert (get("A"), get("a")) == (b"A", b"a")
+    assert (read_file("A"), read_file("a")) == (b"A", b"a")
 
 
 @behaviour(lower={"f": File(), "link": Symlink("f")})
@@ -136,10 +137,10 @@ def check_a_trailing_slash_asks_for_a_directory() -> None:
 
 @behaviour(lower={"d": Dir(), "d/s": Dir(), "f": File(b"x")})
 def check_dots_lead_where_they_should() -> None:
-    assert get("d/s/../../f") == b"x"
-    assert get("./d/./../f") == b"x"
+    assert read_file("d/s/../../f") == b"x"
+    assert read_file("./d/./../f") == b"x"
     os.chdir("d/s")
-    assert get("../../f") == b"x"
+    assert read_file("../../f") == b"x"
 
 
 @behaviour(lower={"f": File(b"x")})
@@ -147,9 +148,9 @@ def check_a_name_missed_once_is_found_when_made() -> None:
     with refused(errno.ENOENT):
         os.stat("new")
     os.rename("f", "new")
-    assert get("new") == b"x"
+    assert read_file("new") == b"x"
     with refused(errno.ENOENT):
         os.stat("f")
     with opened("f", os.O_CREAT | os.O_WRONLY):
         pass
-    assert names() == ["f", "new"]
+    assert list_names() == ["f", "new"]

@@ -7,7 +7,9 @@ import os
 import struct
 from collections.abc import Iterator
 
-from ..acts import ALICE, BOB, as_user, get, mode_of, names, opened, put, refused
+from ..files import list_names, mode_of, opened, read_file, write_file
+from ..processes import ALICE, BOB, run_as_user
+from ..refusals import refused
 from ..table import PRIVILEGED, ROOT_ONLY, Dir, File, Instead, Layer, behaviour
 
 PRIVATE: Layer = {"f": File(b"secret", mode=0o600, uid=ALICE, gid=ALICE)}
@@ -67,40 +69,40 @@ def _denied(*flags: int, name: str = "f") -> None:
 
 @behaviour(lower=PRIVATE, identities=ROOT_ONLY)
 def check_others_neither_read_nor_write_a_private_file() -> None:
-    as_user(BOB, lambda: _denied(os.O_RDONLY, os.O_WRONLY, os.O_RDWR))
-    assert get("f") == b"secret"
+    run_as_user(BOB, lambda: _denied(os.O_RDONLY, os.O_WRONLY, os.O_RDWR))
+    assert read_file("f") == b"secret"
 
 
 @behaviour(lower=PRIVATE, identities=ROOT_ONLY)
 def check_others_neither_read_nor_write_a_private_file_after_copy_up() -> None:
     os.utime("f")
-    as_user(BOB, lambda: _denied(os.O_RDONLY, os.O_WRONLY, os.O_RDONLY | os.O_TRUNC))
-    assert get("f") == b"secret"
+    run_as_user(BOB, lambda: _denied(os.O_RDONLY, os.O_WRONLY, os.O_RDONLY | os.O_TRUNC))
+    assert read_file("f") == b"secret"
 
 
 @behaviour(lower=PRIVATE, identities=ROOT_ONLY)
 def check_the_owner_writes_a_lower_file() -> None:
-    as_user(ALICE, lambda: put("f", b"mine"))
-    assert get("f") == b"mine"
+    run_as_user(ALICE, lambda: write_file("f", b"mine"))
+    assert read_file("f") == b"mine"
     assert os.stat("f").st_uid == ALICE
 
 
 @behaviour(lower=SHARED, identities=ROOT_ONLY)
 def check_a_group_member_writes_a_lower_file() -> None:
-    as_user(BOB, lambda: put("f", b"by the group"))
-    assert get("f") == b"by the group"
+    run_as_user(BOB, lambda: write_file("f", b"by the group"))
+    assert read_file("f") == b"by the group"
 
 
 @behaviour(lower=SHARED, identities=ROOT_ONLY)
 def check_a_supplementary_group_counts() -> None:
-    as_user(4099, lambda: put("f", b"by a member"), groups=[BOB])
-    as_user(4099, lambda: _denied(os.O_RDONLY))
+    run_as_user(4099, lambda: write_file("f", b"by a member"), groups=[BOB])
+    run_as_user(4099, lambda: _denied(os.O_RDONLY))
 
 
 @behaviour(lower={"f": File(b"x", mode=0o077, uid=ALICE)}, identities=ROOT_ONLY)
 def check_the_owners_bits_bind_the_owner() -> None:
-    as_user(ALICE, lambda: _denied(os.O_RDONLY, os.O_WRONLY))
-    as_user(BOB, lambda: put("f", b"y"))
+    run_as_user(ALICE, lambda: _denied(os.O_RDONLY, os.O_WRONLY))
+    run_as_user(BOB, lambda: write_file("f", b"y"))
 
 
 @behaviour(lower={"d": Dir(mode=0o755), "d/f": File(mode=0o666)}, identities=ROOT_ONLY)
@@ -118,8 +120,8 @@ def check_names_change_only_with_write_permission_on_the_directory() -> None:
             with refused(errno.EACCES):
                 call()
 
-    as_user(ALICE, act)
-    assert names("d") == ["f"]
+    run_as_user(ALICE, act)
+    assert list_names("d") == ["f"]
 
 
 @behaviour(lower={"d": Dir(mode=0o700), "d/f": File(mode=0o666)}, identities=ROOT_ONLY)
@@ -132,17 +134,17 @@ def check_a_closed_directory_hides_everything_below_from_others() -> None:
         with refused(errno.EACCES):
             os.listdir("d")
 
-    as_user(ALICE, act)
+    run_as_user(ALICE, act)
 
 
 @behaviour(lower={"d": Dir(mode=0o711), "d/f": File(b"x")}, identities=ROOT_ONLY)
 def check_a_directory_with_only_execute_is_passed_but_not_listed() -> None:
     def act() -> None:
-        assert get("d/f") == b"x"
+        assert read_file("d/f") == b"x"
         with refused(errno.EACCES):
             os.listdir("d")
 
-    as_user(ALICE, act)
+    run_as_user(ALICE, act)
 
 
 @behaviour(lower={"d": Dir(mode=0o744), "d/f": File(b"x")}, identities=ROOT_ONLY)
@@ -152,7 +154,7 @@ def check_a_directory_with_only_read_is_listed_but_not_passed() -> None:
         with refused(errno.EACCES):
             os.stat("d/f")
 
-    as_user(ALICE, act)
+    run_as_user(ALICE, act)
 
 
 @behaviour(lower=PRIVATE, identities=ROOT_ONLY)
@@ -170,14 +172,14 @@ def check_only_the_owner_changes_mode_and_owner() -> None:
         with refused(errno.EPERM):
             os.chown("f", -1, BOB)
 
-    as_user(BOB, others)
-    as_user(ALICE, owner)
+    run_as_user(BOB, others)
+    run_as_user(ALICE, owner)
     assert mode_of("f") == 0o640
 
 
 @behaviour(lower={"f": File(mode=0o640, uid=ALICE, gid=ALICE)}, identities=ROOT_ONLY)
 def check_the_owner_gives_a_file_to_a_group_of_his() -> None:
-    as_user(ALICE, lambda: os.chown("f", -1, BOB), groups=[BOB])
+    run_as_user(ALICE, lambda: os.chown("f", -1, BOB), groups=[BOB])
     assert os.stat("f").st_gid == BOB
 
 
@@ -192,8 +194,8 @@ def check_access_answers_as_open_would() -> None:
         assert not os.access("f", os.R_OK)
         assert not os.access("f", os.W_OK)
 
-    as_user(BOB, group)
-    as_user(4099, others)
+    run_as_user(BOB, group)
+    run_as_user(4099, others)
 
 
 @behaviour(lower={"f": File(mode=0o644), "d": Dir(mode=0o600)}, identities=PRIVILEGED)
@@ -205,8 +207,8 @@ def check_root_may_all_but_execute_what_nobody_may() -> None:
 
 @behaviour(lower={"d": Dir(mode=0o755, uid=ALICE), "d/f": File(b"x")}, identities=ROOT_ONLY)
 def check_the_owner_of_a_directory_removes_files_of_others() -> None:
-    as_user(ALICE, lambda: os.unlink("d/f"))
-    assert names("d") == []
+    run_as_user(ALICE, lambda: os.unlink("d/f"))
+    assert list_names("d") == []
 
 
 @behaviour(
@@ -218,17 +220,17 @@ def check_moving_a_directory_of_another_needs_write_permission_on_it() -> None:
         with refused(errno.EACCES):
             os.rename("d/s", "d/t/s")
 
-    as_user(ALICE, act)
+    run_as_user(ALICE, act)
 
 
 @behaviour(lower={"f": File(b"x", mode=0o600, xattrs={ACCESS: ALICE_READS})}, identities=ROOT_ONLY)
 def check_an_acl_of_a_lower_lets_a_named_user_read() -> None:
-    as_user(ALICE, _reads_but_does_not_write)
-    as_user(BOB, lambda: _denied(os.O_RDONLY))
+    run_as_user(ALICE, _reads_but_does_not_write)
+    run_as_user(BOB, lambda: _denied(os.O_RDONLY))
 
 
 def _reads_but_does_not_write() -> None:
-    assert get("f") == b"x"
+    assert read_file("f") == b"x"
     _denied(os.O_WRONLY)
 
 
@@ -237,9 +239,9 @@ def _reads_but_does_not_write() -> None:
 )
 def check_an_acl_keeps_out_a_named_user_whom_the_mode_would_let_in() -> None:
     for _ in range(2):
-        as_user(BOB, lambda: get("f"))
-        as_user(ALICE, lambda: _denied(os.O_RDONLY, os.O_WRONLY))
-        as_user(ALICE, lambda: _may(os.F_OK, not_=os.R_OK))
+        run_as_user(BOB, lambda: read_file("f"))
+        run_as_user(ALICE, lambda: _denied(os.O_RDONLY, os.O_WRONLY))
+        run_as_user(ALICE, lambda: _may(os.F_OK, not_=os.R_OK))
         os.utime("f")  # and so it does when it has been copied up
 
 
@@ -261,18 +263,18 @@ def check_an_acl_of_a_directory_closes_it_to_a_named_user() -> None:
             with refused(errno.EACCES):
                 call()
 
-    as_user(ALICE, act)
-    as_user(BOB, lambda: get("d/f"))
-    put("d/g", b"")
-    as_user(ALICE, act)
+    run_as_user(ALICE, act)
+    run_as_user(BOB, lambda: read_file("d/f"))
+    write_file("d/g", b"")
+    run_as_user(ALICE, act)
 
 
 @behaviour(lower={"f": File(b"x", mode=0o640, xattrs={ACCESS: BOBS_WRITE})}, identities=ROOT_ONLY)
 def check_an_acl_lets_a_named_group_in_as_far_as_its_mask_goes() -> None:
-    as_user(4099, lambda: _denied(os.O_RDONLY))
-    as_user(4099, _reads_but_does_not_write, groups=[BOB])
+    run_as_user(4099, lambda: _denied(os.O_RDONLY))
+    run_as_user(4099, _reads_but_does_not_write, groups=[BOB])
     os.chmod("f", 0o660)
-    as_user(4099, lambda: put("f", b"by a member"), groups=[BOB])
+    run_as_user(4099, lambda: write_file("f", b"by a member"), groups=[BOB])
 
 
 @behaviour(lower={"f": File(b"x", mode=0o600, xattrs={ACCESS: ALICE_READS})}, identities=ROOT_ONLY)
@@ -283,44 +285,44 @@ def check_only_the_owner_changes_an_acl() -> None:
         with refused(errno.EPERM):
             os.removexattr("f", ACCESS)
 
-    as_user(ALICE, act)
+    run_as_user(ALICE, act)
 
 
 @behaviour(lower={"f": File(b"x", mode=0o600, xattrs={ACCESS: ALICE_READS})}, identities=ROOT_ONLY)
 def check_an_acl_survives_copy_up() -> None:
     os.utime("f")
     assert os.getxattr("f", ACCESS) == ALICE_READS
-    as_user(ALICE, _reads_but_does_not_write)
+    run_as_user(ALICE, _reads_but_does_not_write)
 
 
 @behaviour(lower={"f": File(b"x", mode=0o600)}, identities=ROOT_ONLY)
 def check_an_acl_can_be_set_and_removed() -> None:
-    as_user(ALICE, lambda: _denied(os.O_RDONLY))
+    run_as_user(ALICE, lambda: _denied(os.O_RDONLY))
     os.setxattr("f", ACCESS, ALICE_READS)
     assert mode_of("f") == 0o640
-    as_user(ALICE, _reads_but_does_not_write)
+    run_as_user(ALICE, _reads_but_does_not_write)
     os.removexattr("f", ACCESS)
     os.chmod("f", 0o600)
-    as_user(ALICE, lambda: _denied(os.O_RDONLY))
+    run_as_user(ALICE, lambda: _denied(os.O_RDONLY))
 
 
 @behaviour(lower={"f": File(b"x", mode=0o600, xattrs={ACCESS: ALICE_READS})}, identities=ROOT_ONLY)
 def check_chmod_changes_the_mask_of_an_acl() -> None:
     os.chmod("f", 0o600)
-    as_user(ALICE, lambda: _denied(os.O_RDONLY))
+    run_as_user(ALICE, lambda: _denied(os.O_RDONLY))
     os.chmod("f", 0o660)
-    as_user(ALICE, _reads_but_does_not_write)
+    run_as_user(ALICE, _reads_but_does_not_write)
 
 
 @behaviour(lower={"d": Dir(xattrs={DEFAULT: ALICE_HAS_ALL})}, identities=ROOT_ONLY)
 def check_a_default_acl_is_inherited_instead_of_the_umask() -> None:
     os.umask(0o077)
-    put("d/f", b"x", 0o666)
+    write_file("d/f", b"x", 0o666)
     os.mkdir("d/s", 0o777)
     assert mode_of("d/f") == 0o660
     assert mode_of("d/s") == 0o770
     assert os.getxattr("d/s", DEFAULT) == ALICE_HAS_ALL
-    as_user(ALICE, lambda: put("d/f", b"by alice"))
+    run_as_user(ALICE, lambda: write_file("d/f", b"by alice"))
 
 
 @behaviour(lower={"d": Dir(), "old": Dir(xattrs={DEFAULT: ALICE_HAS_ALL})}, identities=ROOT_ONLY)
@@ -357,16 +359,16 @@ def check_a_descriptor_keeps_the_rights_it_was_opened_with() -> None:
             os.write(fd, b"y")
 
         os.chmod("f", 0o400)
-        as_user(BOB, act)
-    assert get("f") == b"y"
+        run_as_user(BOB, act)
+    assert read_file("f") == b"y"
 
 
 @behaviour(lower={"d": Dir(mode=0o755), "d/f": File(b"x", mode=0o000)}, identities=ROOT_ONLY)
 def check_a_file_nobody_may_read_is_moved_by_who_may_write_its_directory() -> None:
     os.chmod("d", 0o777)
-    as_user(ALICE, lambda: os.rename("d/f", "d/g"))
-    assert names("d") == ["g"]
-    assert get("d/g") == b"x"
+    run_as_user(ALICE, lambda: os.rename("d/f", "d/g"))
+    assert list_names("d") == ["g"]
+    assert read_file("d/g") == b"x"
 
 
 def _kernel_finds_no_acl_in_a_lower() -> None:
@@ -400,7 +402,7 @@ def check_an_acl_that_is_not_there_can_be_removed() -> None:
 @behaviour()
 def check_an_acl_that_is_not_there_can_be_removed_from_something_new() -> None:
     os.mkdir("d")
-    put("d/f", b"x", 0o640)
+    write_file("d/f", b"x", 0o640)
     for path in ("d", "d/f", "."):
         for name in (ACCESS, DEFAULT):
             os.removexattr(path, name)
@@ -412,7 +414,7 @@ def check_an_acl_can_be_removed_twice() -> None:
     for _ in range(2):
         os.removexattr("d", DEFAULT)
         assert DEFAULT not in os.listxattr("d")
-    put("d/f", b"x", 0o640)
+    write_file("d/f", b"x", 0o640)
     assert ACCESS not in os.listxattr("d/f")
 
 
@@ -424,8 +426,8 @@ def check_removing_a_missing_acl_is_for_the_owner() -> None:
         with refused(errno.EPERM):
             os.removexattr("f", ACCESS)
 
-    as_user(BOB, act)
-    as_user(ALICE, lambda: os.removexattr("f", ACCESS))
+    run_as_user(BOB, act)
+    run_as_user(ALICE, lambda: os.removexattr("f", ACCESS))
 
 
 @behaviour(lower={"f": File(), "d": Dir()})
@@ -461,22 +463,22 @@ def check_an_acl_set_from_outside_the_group_clears_the_set_group_id_bit() -> Non
         os.setxattr("s", ACCESS, ANOTHER_READS)
         os.setxattr("g", ACCESS, SAYS_NO_MORE_THAN_A_MODE)
 
-    as_user(ALICE, act)
+    run_as_user(ALICE, act)
     assert [mode_of(name) for name in "fgds"] == [0o775, 0o775, 0o775, 0o4775]
     assert os.getxattr("f", ACCESS) == ANOTHER_READS
 
 
 @behaviour(lower=SHARED_WITH_SET_GROUP_ID, identities=ROOT_ONLY, remount=True)
 def check_a_set_group_id_bit_that_an_acl_cleared_stays_cleared() -> Iterator[None]:
-    as_user(ALICE, lambda: os.setxattr("f", ACCESS, ANOTHER_READS))
+    run_as_user(ALICE, lambda: os.setxattr("f", ACCESS, ANOTHER_READS))
     yield
     assert mode_of("f") == 0o775
 
 
 @behaviour(lower=SHARED_WITH_SET_GROUP_ID, identities=ROOT_ONLY)
 def check_an_acl_set_by_a_member_or_root_keeps_the_set_group_id_bit() -> None:
-    as_user(ALICE, lambda: os.setxattr("f", ACCESS, ANOTHER_READS), groups=[BOB])
-    as_user(ALICE, lambda: os.setxattr("d", ACCESS, ANOTHER_READS), groups=[BOB])
+    run_as_user(ALICE, lambda: os.setxattr("f", ACCESS, ANOTHER_READS), groups=[BOB])
+    run_as_user(ALICE, lambda: os.setxattr("d", ACCESS, ANOTHER_READS), groups=[BOB])
     os.setxattr("s", ACCESS, ANOTHER_READS)
     os.setxattr("g", ACCESS, SAYS_NO_MORE_THAN_A_MODE)
     assert [mode_of(name) for name in "fgds"] == [0o2775, 0o2775, 0o2775, 0o6775]
@@ -488,7 +490,7 @@ def check_a_default_acl_and_other_attributes_keep_the_set_group_id_bit() -> None
         os.setxattr("d", DEFAULT, ANOTHER_READS)
         os.setxattr("f", "user.note", b"x")
 
-    as_user(ALICE, act)
+    run_as_user(ALICE, act)
     assert (mode_of("d"), mode_of("f")) == (0o2775, 0o2775)
 
 
@@ -498,9 +500,9 @@ def check_a_mode_set_from_outside_the_group_has_no_set_group_id_bit() -> None:
         os.chmod("f", 0o2771)
         os.chmod("d", 0o2771)
 
-    as_user(ALICE, act)
+    run_as_user(ALICE, act)
     assert (mode_of("f"), mode_of("d")) == (0o771, 0o771)
-    as_user(ALICE, lambda: os.chmod("g", 0o2771), groups=[BOB])
+    run_as_user(ALICE, lambda: os.chmod("g", 0o2771), groups=[BOB])
     os.chmod("s", 0o6771)
     assert (mode_of("g"), mode_of("s")) == (0o2771, 0o6771)
 
@@ -513,9 +515,9 @@ def check_what_is_made_in_a_set_group_id_directory_inherits_group_and_acl() -> N
     def act() -> None:
         os.umask(0o077)
         os.mkdir("d/s", 0o777)
-        put("d/f", b"x", 0o2777)
+        write_file("d/f", b"x", 0o2777)
 
-    as_user(ALICE, act)
+    run_as_user(ALICE, act)
     assert [os.stat(f"d/{name}").st_gid for name in "sf"] == [BOB, BOB]
     assert (mode_of("d/s"), mode_of("d/f")) == (0o2770, 0o770)
     assert os.getxattr("d/s", DEFAULT) == ALICE_HAS_ALL

@@ -6,7 +6,8 @@ import errno
 import os
 from collections.abc import Callable
 
-from ..acts import get, mode_of, names, refused
+from ..files import list_names, mode_of, read_file
+from ..refusals import refused
 from ..syscalls import RENAME_EXCHANGE, access, renameat2
 from ..table import Dir, File, Layer, Symlink, Whiteout, behaviour
 
@@ -20,8 +21,8 @@ CONTENT: Layer = {
 
 @behaviour({"d": Dir(), "d/g": Whiteout()}, CONTENT, read_only=True)
 def check_a_read_only_view_is_read() -> None:
-    assert get("l") == b"x"
-    assert names("d") == []
+    assert read_file("l") == b"x"
+    assert list_names("d") == []
     assert os.getxattr("f", "user.one") == b"1"
 
 
@@ -37,7 +38,7 @@ def check_a_read_only_view_refuses_new_names() -> None:
     for call in calls:
         with refused(errno.EROFS):
             call()
-    assert names() == ["d", "f", "l"]
+    assert list_names() == ["d", "f", "l"]
 
 
 @behaviour(lower=CONTENT, read_only=True)
@@ -47,7 +48,7 @@ def check_a_read_only_view_refuses_writers() -> None:
             os.open("f", flags)
     with refused(errno.EROFS):
         os.truncate("f", 0)
-    assert get("f") == b"x"
+    assert read_file("f") == b"x"
 
 
 @behaviour(lower=CONTENT, read_only=True)
@@ -62,7 +63,7 @@ def check_a_read_only_view_refuses_to_remove_and_rename() -> None:
     for call in calls:
         with refused(errno.EROFS):
             call()
-    assert names() == ["d", "f", "l"]
+    assert list_names() == ["d", "f", "l"]
 
 
 @behaviour(lower=CONTENT, read_only=True)

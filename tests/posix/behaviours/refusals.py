@@ -11,7 +11,9 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 
 from .. import syscalls
-from ..acts import ALICE, BOB, as_user, get, in_child, names, opened, put, refused
+from ..files import list_names, opened, read_file, write_file
+from ..processes import ALICE, BOB, run_as_user, run_in_child
+from ..refusals import refused
 from ..table import PRIVILEGED, ROOT_ONLY, Dir, Fifo, File, Symlink, Whiteout, behaviour
 
 ON_WHAT_EXISTS: Mapping[str, Callable[[str], object]] = {
@@ -75,9 +77,9 @@ def check_forty_symlinks_are_followed_and_one_more_is_a_loop() -> None:
     os.symlink("f", "1")
     for number in range(2, 42):
         os.symlink(str(number - 1), str(number))
-    assert get("40") == b"x"
+    assert read_file("40") == b"x"
     with refused(errno.ELOOP):
-        get("41")
+        read_file("41")
 
 
 @behaviour(lower={"f": File(), "g": File(), "link": Symlink("g")})
@@ -130,9 +132,9 @@ def check_every_call_finds_nothing_that_an_opaque_directory_hides() -> None:
     identities=ROOT_ONLY,
 )
 def check_every_call_refuses_a_directory_on_the_way_that_may_not_be_searched() -> None:
-    as_user(ALICE, lambda: _both_refuse("d/x", errno.EACCES))
+    run_as_user(ALICE, lambda: _both_refuse("d/x", errno.EACCES))
     os.utime("d")  # and so it does when it has been copied up
-    as_user(ALICE, lambda: _both_refuse("d/x", errno.EACCES))
+    run_as_user(ALICE, lambda: _both_refuse("d/x", errno.EACCES))
 
 
 @behaviour(
@@ -149,8 +151,8 @@ def check_no_name_changes_in_a_directory_that_may_not_be_written() -> None:
         with refused(errno.EACCES):
             os.link("d/x", "d/new")
 
-    as_user(ALICE, act)
-    assert names("d") == ["x"]
+    run_as_user(ALICE, act)
+    assert list_names("d") == ["x"]
 
 
 @behaviour(
@@ -178,9 +180,9 @@ def check_a_sticky_directory_keeps_others_from_every_way_to_remove() -> None:
             with refused(errno.EPERM):
                 call()
 
-    before = names("d")
-    as_user(BOB, act)
-    assert names("d") == before
+    before = list_names("d")
+    run_as_user(BOB, act)
+    assert list_names("d") == before
 
 
 @behaviour(lower={"f": File(b"x", mode=0o444, uid=ALICE)}, identities=ROOT_ONLY)
@@ -198,9 +200,9 @@ def check_what_may_not_be_written_is_neither_truncated_nor_opened_to_write() -> 
             with refused(errno.EACCES):
                 call()
 
-    as_user(ALICE, act)
-    as_user(BOB, act)
-    assert get("f") == b"x"
+    run_as_user(ALICE, act)
+    run_as_user(BOB, act)
+    assert read_file("f") == b"x"
 
 
 @behaviour(lower={"d": Dir(), "f": File(b"x"), "new": Dir()})
@@ -247,7 +249,7 @@ def check_a_file_type_that_there_is_not_is_not_made() -> None:
         os.mknod("d", stat.S_IFDIR | 0o755)
     with refused(errno.EINVAL):
         os.mknod("f", 0o170000 | 0o644)
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour(lower={"f": File(b"0123456789")})
@@ -267,8 +269,8 @@ def check_nobody_writes_more_than_the_limit_on_files() -> None:
                 with refused(errno.EFBIG):
                     call()
 
-    in_child(act)
-    assert get("f") == b"012345ab89"
+    run_in_child(act)
+    assert read_file("f") == b"012345ab89"
 
 
 @contextlib.contextmanager
@@ -286,8 +288,8 @@ def _running(program: str) -> Iterator[None]:
 
 @behaviour()
 def check_a_program_that_runs_is_not_truncated_but_can_be_replaced() -> None:
-    content = get("/bin/sleep")
-    put("tool", content, 0o755)
+    content = read_file("/bin/sleep")
+    write_file("tool", content, 0o755)
     with _running("./tool"):
         calls: tuple[Callable[[], object], ...] = (
             lambda: os.truncate("tool", 0),
@@ -297,19 +299,19 @@ def check_a_program_that_runs_is_not_truncated_but_can_be_replaced() -> None:
         for call in calls:
             with refused(errno.ETXTBSY):
                 call()
-        assert get("tool") == content
-        put("new", b"newer")
+        assert read_file("tool") == content
+        write_file("new", b"newer")
         os.rename("new", "tool")
-    assert get("tool") == b"newer"
+    assert read_file("tool") == b"newer"
 
 
 @behaviour()
 def check_a_program_that_runs_is_not_truncated_by_a_reader() -> None:
-    content = get("/bin/sleep")
-    put("tool", content, 0o755)
+    content = read_file("/bin/sleep")
+    write_file("tool", content, 0o755)
     with _running("./tool"), refused(errno.ETXTBSY):
         os.open("tool", os.O_RDONLY | os.O_TRUNC)
-    assert get("tool") == content
+    assert read_file("tool") == content
 
 
 @behaviour(lower={"d": Dir(), "e": Dir(), "f": File(), "g": File()}, identities=PRIVILEGED)
@@ -328,7 +330,7 @@ def check_what_something_is_mounted_on_is_busy() -> None:
     for call in calls:
         with refused(errno.EBUSY):
             call()
-    assert names() == ["d", "e", "f", "g"]
+    assert list_names() == ["d", "e", "f", "g"]
 
 
 @behaviour(lower={"f": File(b"x"), "d": Dir()})
@@ -343,7 +345,7 @@ def check_nothing_is_moved_or_linked_out_of_the_file_system() -> None:
     for call in calls:
         with refused(errno.EXDEV):
             call()
-    assert names() == ["d", "f"]
+    assert list_names() == ["d", "f"]
 
 
 @behaviour(lower={"f": File()}, identities=("userns",))
@@ -410,4 +412,4 @@ def check_contradicting_ways_to_open_are_refused() -> None:
         os.open("d", os.O_CREAT | os.O_DIRECTORY | os.O_RDONLY)
     with refused(errno.EINVAL):
         os.open(".", os.O_TMPFILE | os.O_RDONLY)
-    assert names() == ["f"]
+    assert list_names() == ["f"]

@@ -6,7 +6,8 @@ import errno
 import os
 from collections.abc import Iterator
 
-from ..acts import get, ino_of, names, opened, put, refused
+from ..files import ino_of, list_names, opened, read_file, write_file
+from ..refusals import refused
 from ..syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from ..table import Dir, File, Instead, Link, Symlink, Whiteout, behaviour
 
@@ -18,7 +19,7 @@ NO_REDIRECT = (
 def _refuses_to_move_d() -> None:
     with refused(errno.EXDEV):
         os.rename("d", "e")
-    assert "d" in names()
+    assert "d" in list_names()
 
 
 STAYS = {"kernel-userns": Instead(NO_REDIRECT, _refuses_to_move_d)}
@@ -27,8 +28,8 @@ STAYS = {"kernel-userns": Instead(NO_REDIRECT, _refuses_to_move_d)}
 @behaviour(lower={"f": File(b"x")})
 def check_a_lower_file_moves() -> None:
     os.rename("f", "g")
-    assert names() == ["g"]
-    assert get("g") == b"x"
+    assert list_names() == ["g"]
+    assert read_file("g") == b"x"
 
 
 @behaviour(lower={"f": File(b"x")})
@@ -41,62 +42,62 @@ def check_a_moved_file_keeps_its_inode_number() -> None:
 @behaviour(lower={"f": File(b"new"), "g": File(b"old")})
 def check_a_file_replaces_another() -> None:
     os.rename("f", "g")
-    assert names() == ["g"]
-    assert get("g") == b"new"
+    assert list_names() == ["g"]
+    assert read_file("g") == b"new"
 
 
 @behaviour(lower={"f": File(b"new"), "g": File(b"old")}, remount=True)
 def check_a_replaced_file_stays_replaced_after_a_remount() -> Iterator[None]:
     os.rename("f", "g")
     yield
-    assert names() == ["g"]
-    assert get("g") == b"new"
+    assert list_names() == ["g"]
+    assert read_file("g") == b"new"
 
 
 @behaviour(lower={"g": File(b"old")})
 def check_saving_by_rename_as_editors_do() -> None:
-    put("g.tmp", b"saved")
+    write_file("g.tmp", b"saved")
     os.rename("g.tmp", "g")
-    assert get("g") == b"saved"
-    assert names() == ["g"]
+    assert read_file("g") == b"saved"
+    assert list_names() == ["g"]
 
 
 @behaviour(lower={"f": File(b"f"), "d": Dir(), "d/g": File(b"g")})
 def check_a_file_moves_into_a_lower_directory() -> None:
     os.rename("f", "d/f")
-    assert names("d") == ["f", "g"]
-    assert names() == ["d"]
+    assert list_names("d") == ["f", "g"]
+    assert list_names() == ["d"]
 
 
 @behaviour(lower={"f": File(b"x")})
 def check_a_name_is_free_after_a_move() -> None:
     os.rename("f", "g")
-    put("f", b"new")
-    assert (get("f"), get("g")) == (b"new", b"x")
+    write_file("f", b"new")
+    assert (read_file("f"), read_file("g")) == (b"new", b"x")
 
 
 @behaviour(lower={"f": File(b"x")})
 def check_a_file_moves_away_and_back() -> None:
     os.rename("f", "g")
     os.rename("g", "f")
-    assert names() == ["f"]
-    assert get("f") == b"x"
+    assert list_names() == ["f"]
+    assert read_file("f") == b"x"
 
 
 @behaviour(lower={"d": Dir(), "d/a": File(b"a"), "d/s": Dir(), "d/s/b": File(b"b")}, differs=STAYS)
 def check_a_lower_directory_moves_with_all_it_holds() -> None:
     os.rename("d", "e")
-    assert names() == ["e"]
-    assert names("e") == ["a", "s"]
-    assert get("e/s/b") == b"b"
-    put("e/s/b", b"changed")
-    assert get("e/s/b") == b"changed"
+    assert list_names() == ["e"]
+    assert list_names("e") == ["a", "s"]
+    assert read_file("e/s/b") == b"b"
+    write_file("e/s/b", b"changed")
+    assert read_file("e/s/b") == b"changed"
 
 
 def _cannot_move_d_before_a_remount() -> Iterator[None]:
     _refuses_to_move_d()
     yield
-    assert names() == ["d", "p"]
+    assert list_names() == ["d", "p"]
 
 
 @behaviour(
@@ -106,12 +107,12 @@ def _cannot_move_d_before_a_remount() -> Iterator[None]:
 )
 def check_a_moved_directory_is_there_after_a_remount() -> Iterator[None]:
     os.rename("d", "p/e")
-    put("p/e/new", b"n")
+    write_file("p/e/new", b"n")
     os.unlink("p/e/a")
     yield
-    assert names() == ["p"]
-    assert names("p/e") == ["new", "s"]
-    assert get("p/e/s/b") == b"b"
+    assert list_names() == ["p"]
+    assert list_names("p/e") == ["new", "s"]
+    assert read_file("p/e/s/b") == b"b"
 
 
 @behaviour(lower={"d": Dir(), "d/a": File(b"a")}, differs=STAYS)
@@ -129,16 +130,16 @@ def check_a_moved_directory_keeps_its_inode_number() -> None:
 )
 def check_a_directory_merged_of_three_layers_moves() -> None:
     os.rename("d", "e")
-    assert names("e") == ["bottom", "middle", "top"]
-    assert [get(f"e/{name}") for name in names("e")] == [b"b", b"m", b"t"]
+    assert list_names("e") == ["bottom", "middle", "top"]
+    assert [read_file(f"e/{name}") for name in list_names("e")] == [b"b", b"m", b"t"]
 
 
 @behaviour(lower={"d": Dir(), "d/a": File(b"a")}, differs=STAYS)
 def check_a_directory_made_where_one_moved_away_is_empty() -> None:
     os.rename("d", "e")
     os.mkdir("d")
-    assert names("d") == []
-    assert names("e") == ["a"]
+    assert list_names("d") == []
+    assert list_names("e") == ["a"]
 
 
 @behaviour(
@@ -148,22 +149,22 @@ def check_a_directory_made_where_one_moved_away_is_empty() -> None:
 def check_a_directory_moves_out_of_one_that_moved() -> None:
     os.rename("d", "e")
     os.rename("e/s", "s")
-    assert names("e") == []
-    assert get("s/f") == b"f"
+    assert list_names("e") == []
+    assert read_file("s/f") == b"f"
 
 
 @behaviour(lower={"d": Dir(), "d/a": File(b"a")}, differs=STAYS)
 def check_a_directory_moves_many_times() -> None:
     for number in range(10):
         os.rename("d" if number == 0 else f"e{number - 1}", f"e{number}")
-    assert names() == ["e9"]
-    assert get("e9/a") == b"a"
+    assert list_names() == ["e9"]
+    assert read_file("e9/a") == b"a"
 
 
 def _refuses_to_move_d_onto_e() -> None:
     with refused(errno.EXDEV):
         os.rename("d", "e")
-    assert names("d") == ["a"]
+    assert list_names("d") == ["a"]
 
 
 @behaviour(
@@ -172,26 +173,26 @@ def _refuses_to_move_d_onto_e() -> None:
 )
 def check_a_directory_replaces_an_empty_one() -> None:
     os.rename("d", "e")
-    assert names() == ["e"]
-    assert names("e") == ["a"]
+    assert list_names() == ["e"]
+    assert list_names("e") == ["a"]
 
 
 @behaviour(lower={"e": Dir(), "e/b": File(b"b")})
 def check_a_directory_replaces_an_emptied_merged_one() -> None:
     os.mkdir("d")
-    put("d/a", b"a")
+    write_file("d/a", b"a")
     os.unlink("e/b")
     os.rename("d", "e")
-    assert names() == ["e"]
-    assert names("e") == ["a"]
+    assert list_names() == ["e"]
+    assert list_names("e") == ["a"]
 
 
 @behaviour({"e": Dir(), "e/b": Whiteout()}, {"e": Dir(), "e/b": File(b"b")})
 def check_a_directory_replaces_one_that_holds_only_whiteouts() -> None:
     os.mkdir("d")
-    put("d/a", b"a")
+    write_file("d/a", b"a")
     os.rename("d", "e")
-    assert names("e") == ["a"]
+    assert list_names("e") == ["a"]
 
 
 @behaviour(lower={"e": Dir(), "e/b": File(b"b")})
@@ -199,7 +200,7 @@ def check_a_directory_does_not_replace_a_full_one() -> None:
     os.mkdir("d")
     with refused(errno.ENOTEMPTY, errno.EEXIST):
         os.rename("d", "e")
-    assert names("e") == ["b"]
+    assert list_names("e") == ["b"]
 
 
 @behaviour(lower={"d": Dir(), "f": File()})
@@ -231,13 +232,13 @@ def check_a_directory_does_not_replace_its_parent() -> None:
 @behaviour(lower={"f": File(b"x")})
 def check_a_rename_to_itself_does_nothing() -> None:
     os.rename("f", "f")
-    assert get("f") == b"x"
+    assert read_file("f") == b"x"
 
 
 @behaviour(lower={"a": File(b"x"), "b": Link("a")}, identities=("root",))
 def check_a_rename_between_two_links_of_one_file_does_nothing() -> None:
     os.rename("a", "b")
-    assert names() == ["a", "b"]
+    assert list_names() == ["a", "b"]
 
 
 @behaviour(lower={"f": File()})
@@ -268,34 +269,34 @@ def check_rename_of_a_file_refuses_a_trailing_slash() -> None:
 def check_rename_moves_the_symlink_itself() -> None:
     os.rename("link", "moved")
     assert os.readlink("moved") == "f"
-    assert get("f") == b"x"
+    assert read_file("f") == b"x"
 
 
 @behaviour(lower={"f": File(b"f"), "g": File(b"g")})
 def check_noreplace_keeps_a_lower_file() -> None:
     with refused(errno.EEXIST):
         renameat2(b"f", b"g", RENAME_NOREPLACE)
-    assert (get("f"), get("g")) == (b"f", b"g")
+    assert (read_file("f"), read_file("g")) == (b"f", b"g")
 
 
 @behaviour(lower={"f": File(b"f"), "g": File(b"g")})
 def check_noreplace_takes_a_name_that_was_removed() -> None:
     os.unlink("g")
     renameat2(b"f", b"g", RENAME_NOREPLACE)
-    assert get("g") == b"f"
-    assert names() == ["g"]
+    assert read_file("g") == b"f"
+    assert list_names() == ["g"]
 
 
 @behaviour(lower={"f": File(b"f"), "g": File(b"g")})
 def check_exchange_swaps_two_lower_files() -> None:
     renameat2(b"f", b"g", RENAME_EXCHANGE)
-    assert (get("f"), get("g")) == (b"g", b"f")
+    assert (read_file("f"), read_file("g")) == (b"g", b"f")
 
 
 @behaviour({"f": File(b"top")}, {"f": File(b"hidden"), "g": File(b"bottom")})
 def check_exchange_swaps_files_of_two_layers() -> None:
     renameat2(b"f", b"g", RENAME_EXCHANGE)
-    assert (get("f"), get("g")) == (b"bottom", b"top")
+    assert (read_file("f"), read_file("g")) == (b"bottom", b"top")
 
 
 def _refuses_to_exchange() -> None:
@@ -309,8 +310,8 @@ def _refuses_to_exchange() -> None:
 )
 def check_exchange_swaps_a_file_with_a_directory() -> None:
     renameat2(b"f", b"d", RENAME_EXCHANGE)
-    assert get("d") == b"f"
-    assert get("f/a") == b"a"
+    assert read_file("d") == b"f"
+    assert read_file("f/a") == b"a"
 
 
 def _refuses_to_exchange_directories() -> None:
@@ -325,15 +326,15 @@ def _refuses_to_exchange_directories() -> None:
 )
 def check_exchange_swaps_two_merged_directories() -> None:
     renameat2(b"d", b"e", RENAME_EXCHANGE)
-    assert names("d") == ["b"]
-    assert names("e") == ["a", "top"]
+    assert list_names("d") == ["b"]
+    assert list_names("e") == ["a", "top"]
 
 
 @behaviour(lower={"f": File(b"f")})
 def check_exchange_needs_both_names() -> None:
     with refused(errno.ENOENT):
         renameat2(b"f", b"missing", RENAME_EXCHANGE)
-    assert get("f") == b"f"
+    assert read_file("f") == b"f"
 
 
 @behaviour(lower={"d": Dir(), "d/s": Dir()})
@@ -355,15 +356,15 @@ def check_a_file_open_below_a_moved_directory_is_still_written() -> None:
     with opened("d/f", os.O_RDWR) as fd:
         os.rename("d", "e")
         os.pwrite(fd, b"y", 0)
-    assert get("e/f") == b"y"
+    assert read_file("e/f") == b"y"
 
 
 @behaviour(lower={"d": Dir(), "d/f": File(b"x")}, differs=STAYS)
 def check_the_working_directory_moves_along() -> None:
     os.chdir("d")
     os.rename("../d", "../e")
-    assert get("f") == b"x"
-    put("g", b"new")
+    assert read_file("f") == b"x"
+    write_file("g", b"new")
     assert sorted(os.listdir("../e")) == ["f", "g"]
     assert os.getcwd().endswith("/e")
 
@@ -371,9 +372,9 @@ def check_the_working_directory_moves_along() -> None:
 @behaviour({"d": File(b"file")}, {"d": Dir(), "d/a": File()})
 def check_a_file_that_hides_a_directory_moves_without_it() -> None:
     os.rename("d", "f")
-    assert names() == ["f"]
+    assert list_names() == ["f"]
     os.mkdir("d")
-    assert names("d") == []
+    assert list_names("d") == []
 
 
 @behaviour(
@@ -381,5 +382,5 @@ def check_a_file_that_hides_a_directory_moves_without_it() -> None:
 )
 def check_an_opaque_directory_moves_without_what_it_hides() -> None:
     os.rename("d", "e")
-    assert names("e") == ["a"]
-    assert names() == ["e"]
+    assert list_names("e") == ["a"]
+    assert list_names() == ["e"]

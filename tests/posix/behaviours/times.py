@@ -7,17 +7,9 @@ import os
 import time
 from collections.abc import Iterator
 
-from ..acts import (
-    ALICE,
-    BOB,
-    as_user,
-    forget,
-    get,
-    let_the_clock_go_on,
-    opened,
-    put,
-    refused,
-)
+from ..files import drop_caches, opened, read_file, wait_for_clock_tick, write_file
+from ..processes import ALICE, BOB, run_as_user
+from ..refusals import refused
 from ..table import ROOT_ONLY, Dir, Fifo, File, Instead, Symlink, behaviour
 
 LONG_AGO = 1_000_000_000_123_456_789
@@ -29,7 +21,7 @@ def check_times_are_kept_to_the_nanosecond() -> None:
         os.utime(name, ns=(LONG_AGO, LONG_AGO + 1))
         status = os.stat(name)
         assert (status.st_atime_ns, status.st_mtime_ns) == (LONG_AGO, LONG_AGO + 1)
-    assert get("f") == b"x"
+    assert read_file("f") == b"x"
 
 
 @behaviour(lower={"f": File(b"x")}, remount=True)
@@ -92,7 +84,7 @@ def check_a_change_of_owner_that_changes_none_sets_the_change_time() -> None:
     for name in ("f", "d", "l", "p"):
         for _ in ("of the lower", "of the upper"):
             before = os.lstat(name).st_ctime_ns
-            let_the_clock_go_on()
+            wait_for_clock_tick()
             os.chown(name, -1, -1, follow_symlinks=False)
             assert os.lstat(name).st_ctime_ns > before, name
 
@@ -121,7 +113,7 @@ def check_reading_without_access_time_leaves_it() -> None:
 
 def _reads_as_the_disk_is_mounted() -> None:
     before = time.time_ns() - 10**9
-    get("f")
+    read_file("f")
     access = os.stat("f").st_atime_ns
     assert access == LONG_AGO or access > before
 
@@ -133,7 +125,7 @@ def _reads_as_the_disk_is_mounted() -> None:
     },
 )
 def check_reading_a_lower_leaves_its_access_time() -> None:
-    get("f")
+    read_file("f")
     os.listdir("d")
     assert os.stat("f").st_atime_ns == LONG_AGO
     assert os.stat("d").st_atime_ns == LONG_AGO
@@ -149,7 +141,7 @@ def check_reading_a_changed_file_sets_the_present_access_time_or_none() -> None:
 @behaviour(lower={"f": File(b"x", mtime_ns=LONG_AGO)})
 def check_reading_a_changed_file_without_access_time_leaves_it() -> None:
     os.chmod("f", 0o600)
-    forget()
+    drop_caches()
     with opened("f", os.O_RDONLY | os.O_NOATIME) as fd:
         os.read(fd, 1)
     assert os.stat("f").st_atime_ns == LONG_AGO
@@ -161,8 +153,8 @@ def check_only_the_owner_reads_without_access_time() -> None:
         with refused(errno.EPERM):
             os.open("f", os.O_RDONLY | os.O_NOATIME)
 
-    as_user(BOB, refuses)
-    as_user(ALICE, lambda: os.close(os.open("f", os.O_RDONLY | os.O_NOATIME)))
+    run_as_user(BOB, refuses)
+    run_as_user(ALICE, lambda: os.close(os.open("f", os.O_RDONLY | os.O_NOATIME)))
 
 
 @behaviour(lower={"f": File(uid=ALICE, mode=0o666)}, identities=ROOT_ONLY)
@@ -172,7 +164,7 @@ def check_others_may_touch_a_writable_file_but_not_set_its_times() -> None:
         with refused(errno.EPERM):
             os.utime("f", ns=(LONG_AGO, LONG_AGO))
 
-    as_user(BOB, act)
+    run_as_user(BOB, act)
 
 
 @behaviour(lower={"f": File(uid=ALICE, mode=0o644)}, identities=ROOT_ONLY)
@@ -181,7 +173,7 @@ def check_others_may_not_touch_a_file_they_cannot_write() -> None:
         with refused(errno.EACCES):
             os.utime("f")
 
-    as_user(BOB, act)
+    run_as_user(BOB, act)
 
 
 @behaviour(lower={"link": Symlink("missing")})
@@ -199,7 +191,7 @@ def check_a_rename_sets_the_times_of_both_directories() -> None:
 
 @behaviour()
 def check_a_new_file_has_the_present_time() -> None:
-    put("f", b"")
+    write_file("f", b"")
     status = os.stat("f")
     directory = os.stat(".")
     assert status.st_mtime_ns == status.st_ctime_ns

@@ -6,23 +6,24 @@ import errno
 import os
 from collections.abc import Iterator
 
-from ..acts import get, names, opened, put, refused
+from ..files import list_names, opened, read_file, write_file
+from ..refusals import refused
 from ..table import Dir, Fifo, File, Symlink, Whiteout, behaviour
 
 
 @behaviour(lower={"f": File(b"x"), "g": File()})
 def check_unlink_hides_a_lower_file() -> None:
     os.unlink("f")
-    assert names() == ["g"]
+    assert list_names() == ["g"]
     with refused(errno.ENOENT):
         os.stat("f")
 
 
 @behaviour(lower={"f": File(b"x")})
 def check_unlink_hides_a_lower_file_that_was_changed() -> None:
-    put("f", b"changed")
+    write_file("f", b"changed")
     os.unlink("f")
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour(lower={"f": File(b"old")})
@@ -30,15 +31,15 @@ def check_a_file_made_over_a_removed_one_has_nothing_of_the_old() -> None:
     os.unlink("f")
     with opened("f", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600):
         pass
-    assert get("f") == b""
-    assert names() == ["f"]
+    assert read_file("f") == b""
+    assert list_names() == ["f"]
 
 
 @behaviour(lower={"f": File(b"old")})
 def check_a_directory_made_over_a_removed_file_is_empty() -> None:
     os.unlink("f")
     os.mkdir("f")
-    assert names("f") == []
+    assert list_names("f") == []
 
 
 @behaviour(lower={"d": Dir(), "d/a": File(b"a"), "d/sub": Dir(), "d/sub/b": File(b"b")})
@@ -48,7 +49,7 @@ def check_a_directory_made_over_a_removed_one_is_empty() -> None:
     os.unlink("d/a")
     os.rmdir("d")
     os.mkdir("d")
-    assert names("d") == []
+    assert list_names("d") == []
     with refused(errno.ENOENT):
         os.stat("d/a")
 
@@ -59,9 +60,9 @@ def check_a_directory_made_over_a_removed_one_is_empty_after_a_remount() -> Iter
     os.rmdir("d")
     os.mkdir("d")
     yield
-    assert names("d") == []
-    put("d/a", b"new")
-    assert get("d/a") == b"new"
+    assert list_names("d") == []
+    write_file("d/a", b"new")
+    assert read_file("d/a") == b"new"
 
 
 @behaviour(lower={"f": File(b"x"), "d": Dir(), "d/g": File()}, remount=True)
@@ -70,7 +71,7 @@ def check_removed_names_stay_removed_after_a_remount() -> Iterator[None]:
     os.unlink("d/g")
     os.rmdir("d")
     yield
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour(lower={"d": Dir()})
@@ -95,28 +96,28 @@ def check_unlink_refuses_a_name_removed_before() -> None:
 @behaviour(lower={"link": Symlink("target"), "target": File(b"kept")})
 def check_unlink_of_a_symlink_leaves_its_target() -> None:
     os.unlink("link")
-    assert names() == ["target"]
-    assert get("target") == b"kept"
+    assert list_names() == ["target"]
+    assert read_file("target") == b"kept"
 
 
 @behaviour(lower={"fifo": Fifo()})
 def check_unlink_hides_a_lower_fifo() -> None:
     os.unlink("fifo")
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour(lower={"d": Dir(), "d/f": File()})
 def check_rmdir_refuses_a_lower_directory_that_holds_a_file() -> None:
     with refused(errno.ENOTEMPTY, errno.EEXIST):
         os.rmdir("d")
-    assert names("d") == ["f"]
+    assert list_names("d") == ["f"]
 
 
 @behaviour({"d": Dir(), "d/f": Whiteout()}, {"d": Dir(), "d/f": File()})
 def check_rmdir_takes_a_lower_directory_that_holds_only_whiteouts() -> None:
-    assert names("d") == []
+    assert list_names("d") == []
     os.rmdir("d")
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour(lower={"d": Dir(), "d/f": File(), "d/g": File()})
@@ -124,13 +125,13 @@ def check_rmdir_takes_a_directory_that_was_emptied() -> None:
     os.unlink("d/f")
     os.unlink("d/g")
     os.rmdir("d")
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour(lower={"d": Dir(), "d/f": File()})
 def check_rmdir_refuses_a_directory_where_one_file_came_back() -> None:
     os.unlink("d/f")
-    put("d/f", b"again")
+    write_file("d/f", b"again")
     with refused(errno.ENOTEMPTY, errno.EEXIST):
         os.rmdir("d")
 
@@ -144,7 +145,7 @@ def check_rmdir_refuses_a_directory_with_a_file_two_layers_below() -> None:
 @behaviour({"d": Dir(opaque=True)}, {"d": Dir(), "d/deep": File()})
 def check_rmdir_takes_an_empty_opaque_directory() -> None:
     os.rmdir("d")
-    assert names() == []
+    assert list_names() == []
 
 
 @behaviour(lower={"f": File()})
@@ -182,6 +183,6 @@ def check_a_tree_is_removed_and_made_again_ten_times() -> None:
         os.unlink("d/f")
         os.rmdir("d")
         os.mkdir("d")
-        put("d/f", b"%d" % number)
-    assert get("d/f") == b"9"
-    assert names() == ["d"]
+        write_file("d/f", b"%d" % number)
+    assert read_file("d/f") == b"9"
+    assert list_names() == ["d"]

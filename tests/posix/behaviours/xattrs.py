@@ -8,7 +8,9 @@ import struct
 from collections.abc import Iterator
 from functools import partial
 
-from ..acts import ALICE, BOB, as_user, get, names, opened, put, refused, unless_refused
+from ..files import list_names, opened, read_file, write_file
+from ..processes import ALICE, BOB, run_as_user
+from ..refusals import refused, unless_refused
 from ..table import ROOT_ONLY, Dir, File, Symlink, behaviour
 
 SOME = {"user.one": b"1", "user.two": b"\0binary\xff"}
@@ -27,8 +29,8 @@ def check_lower_xattrs_are_read_and_listed() -> None:
 
 @behaviour(lower={"f": File(b"x", xattrs=SOME), "d": Dir(xattrs=SOME)})
 def check_xattrs_survive_copy_up() -> None:
-    put("f", b"changed")
-    put("d/new", b"")
+    write_file("f", b"changed")
+    write_file("d/new", b"")
     assert _own("f") == _own("d") == SOME
 
 
@@ -46,7 +48,7 @@ def check_a_lower_xattr_is_replaced_and_removed() -> None:
     os.setxattr("f", "user.one", b"new", os.XATTR_REPLACE)
     os.removexattr("f", "user.two")
     assert _own("f") == {"user.one": b"new"}
-    assert get("f") == b"x"
+    assert read_file("f") == b"x"
 
 
 @behaviour(lower={"f": File(xattrs=SOME)})
@@ -111,8 +113,8 @@ def check_xattrs_follow_the_permissions_of_the_file() -> None:
         with refused(errno.EACCES):
             os.removexattr("f", "user.one")
 
-    as_user(BOB, act)
-    as_user(ALICE, lambda: os.setxattr("f", "user.one", b"2"))
+    run_as_user(BOB, act)
+    run_as_user(ALICE, lambda: os.setxattr("f", "user.one", b"2"))
 
 
 @behaviour(lower={"f": File(xattrs={"trusted.mine": b"t"})}, identities=ROOT_ONLY)
@@ -126,7 +128,7 @@ def check_trusted_xattrs_are_for_root() -> None:
             os.getxattr("f", "trusted.mine")
         assert not [name for name in os.listxattr("f") if name.startswith("trusted.")]
 
-    as_user(ALICE, act)
+    run_as_user(ALICE, act)
 
 
 def _are_no_marks(prefix: str) -> Iterator[None]:
@@ -139,7 +141,7 @@ def _are_no_marks(prefix: str) -> Iterator[None]:
     marks = [f"{prefix}.overlay.{name}" for name in ("opaque", "whiteout", "redirect", "mine")]
     kept = [mark for mark in marks if unless_refused(errno.EOPNOTSUPP, partial(set_mark, mark))]
     yield
-    assert names("d") == ["f"]
+    assert list_names("d") == ["f"]
     assert sorted(name for name in os.listxattr("d") if ".overlay." in name) == sorted(kept)
     assert all(os.getxattr("d", mark) == b"y" for mark in kept)
 
@@ -167,7 +169,7 @@ def check_what_a_user_sets_under_the_names_of_marks_is_no_mark() -> Iterator[Non
 )
 def check_the_marks_of_the_overlay_are_not_listed() -> None:
     os.mkdir("d/s")
-    put("f", b"changed")
+    write_file("f", b"changed")
     os.unlink("f")
     os.mkdir("f")
     found = [name for path in ("d", "d/s", "f") for name in os.listxattr(path)]
@@ -186,7 +188,7 @@ def check_security_xattrs_survive_copy_up_and_are_for_root_to_set() -> None:
         with refused(errno.EPERM, errno.EACCES):
             os.setxattr("d/f", "security.mine", b"u")
 
-    as_user(ALICE, act)
+    run_as_user(ALICE, act)
     os.removexattr("d/f", "security.mine")
     assert "security.mine" not in os.listxattr("d/f")
     assert os.getxattr("d", "security.other") == b"o"
@@ -253,4 +255,4 @@ def check_file_capabilities_are_cleared_by_chown() -> None:
 def check_xattrs_move_along_with_a_rename() -> None:
     os.rename("f", "d/g")
     assert _own("d/g") == SOME
-    assert names("d") == ["g"]
+    assert list_names("d") == ["g"]
