@@ -69,7 +69,7 @@ def _answer(request: Request, operations: Operations) -> bytes:
     try:
         match request:
             case Explain(path=path):
-                found = explain(operations.filesystem.tree, os.fsencode(path))
+                found = explain(operations.filesystem, os.fsencode(path))
                 sights = (SightAnswer(s.layer, s.path, s.kind, s.role) for s in found.sights)
                 reply = Explained(found.path, found.target, tuple(sights))
             case Count():

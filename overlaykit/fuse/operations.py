@@ -23,6 +23,8 @@ import trio
 
 from overlaykit import _native
 from overlaykit.overlay.attributes import Caller, Changes
+from overlaykit.overlay.creation import check_name
+from overlaykit.overlay.files import wants_to_write
 from overlaykit.overlay.markers import ACCESS_ACL, ACLS
 from overlaykit.overlay.nodes import File
 
@@ -136,21 +138,18 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         filesystem = self.filesystem
-        found = filesystem.lookup_with_attributes(filesystem.directory(parent_inode), name)
+        found = filesystem.lookup.find(filesystem.nodes.directory(parent_inode), name)
         if found is None:
             missing = pyfuse3.EntryAttributes()
             missing.st_ino = 0  # a name that may be remembered as missing
             missing.entry_timeout = self._timeout
             return missing
-        node, attributes = found
-        entry = self._entry_attributes(attributes)
-        node.nlookup += 1
-        return entry
+        return self._entry(*found)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         self.requests["forget"] += 1
         for number, count in inode_list:
-            self.filesystem.forget(number, count)
+            self.filesystem.nodes.forget(number, count)
 
     @_request
     async def mknod(
@@ -161,8 +160,8 @@ class Operations(pyfuse3.Operations):
         rdev: int,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        directory = self.filesystem.directory(parent_inode)
-        node = self.filesystem.mknod(directory, name, mode, rdev, _caller(ctx))
+        directory = self.filesystem.nodes.directory(parent_inode)
+        node = self.filesystem.creation.mknod(directory, name, mode, rdev, _caller(ctx))
         self._sync_names(directory)
         return self._entry(node)
 
@@ -170,8 +169,8 @@ class Operations(pyfuse3.Operations):
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
-        directory = self.filesystem.directory(parent_inode)
-        node = self.filesystem.mkdir(directory, name, mode, _caller(ctx))
+        directory = self.filesystem.nodes.directory(parent_inode)
+        node = self.filesystem.creation.mkdir(directory, name, mode, _caller(ctx))
         self._sync_names(directory)
         return self._entry(node)
 
@@ -179,8 +178,8 @@ class Operations(pyfuse3.Operations):
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        directory = self.filesystem.directory(parent_inode)
-        node = self.filesystem.symlink(directory, name, target, _caller(ctx))
+        directory = self.filesystem.nodes.directory(parent_inode)
+        node = self.filesystem.creation.symlink(directory, name, target, _caller(ctx))
         self._sync_names(directory)
         return self._entry(node)
 
@@ -188,25 +187,25 @@ class Operations(pyfuse3.Operations):
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        node = self.filesystem.file(inode)
-        self.filesystem.check_name(new_name)
+        node = self.filesystem.nodes.file(inode)
+        check_name(new_name)
         await self._copy_up(node)
-        directory = self.filesystem.directory(new_parent_inode)
-        self.filesystem.link(node, directory, new_name)
+        directory = self.filesystem.nodes.directory(new_parent_inode)
+        self.filesystem.creation.link(node, directory, new_name)
         self._sync_names(directory)
         return self._entry(node)
 
     @_request
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        directory = self.filesystem.directory(parent_inode)
-        await self._copy_up(self.filesystem.copied_to_unlink(directory, name))
-        self.filesystem.unlink(directory, name)
+        directory = self.filesystem.nodes.directory(parent_inode)
+        await self._copy_up(self.filesystem.removal.copied_to_unlink(directory, name))
+        self.filesystem.removal.unlink(directory, name)
         self._sync_names(directory)
 
     @_request
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        directory = self.filesystem.directory(parent_inode)
-        self.filesystem.rmdir(directory, name)
+        directory = self.filesystem.nodes.directory(parent_inode)
+        self.filesystem.removal.rmdir(directory, name)
         self._sync_names(directory)
 
     @_request
@@ -220,26 +219,26 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         filesystem = self.filesystem
-        old = filesystem.directory(parent_inode_old)
-        new = filesystem.directory(parent_inode_new)
-        filesystem.check_name(name_new)
-        await self._copy_up(filesystem.lookup(old, name_old))
+        old = filesystem.nodes.directory(parent_inode_old)
+        new = filesystem.nodes.directory(parent_inode_new)
+        check_name(name_new)
+        await self._copy_up(filesystem.lookup.require(old, name_old))
         if flags & pyfuse3.RENAME_EXCHANGE:
-            await self._copy_up(filesystem.lookup(new, name_new))
+            await self._copy_up(filesystem.lookup.require(new, name_new))
         else:
-            await self._copy_up(filesystem.copied_to_unlink(new, name_new))
-        filesystem.rename(old, name_old, new, name_new, flags)
+            await self._copy_up(filesystem.removal.copied_to_unlink(new, name_new))
+        filesystem.renaming.rename(old, name_old, new, name_new, flags)
         self._sync_names(old, new)
 
     @_request
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        return self.filesystem.readlink(self.filesystem.node(inode))
+        return self.filesystem.tree.readlink(self.filesystem.nodes.node(inode))
 
     # Attributes
 
     @_request
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return self._attributes(self.filesystem.node(inode))
+        return self._attributes(self.filesystem.nodes.node(inode))
 
     @_request
     async def setattr(
@@ -260,13 +259,13 @@ class Operations(pyfuse3.Operations):
             asked_ns=attr.st_ctime_ns if fields.update_ctime else 0,
             written_back=fh is not None and not fields.update_size and not fields.update_atime,
         )
-        node = self.filesystem.node(inode)
+        node = self.filesystem.nodes.node(inode)
         await self._copy_up(
-            self.filesystem.copied_to_change(node, changes),
+            self.filesystem.changing.copied_to_change(node, changes),
             keep_data=changes.size != 0,
             metadata_only=changes.size is None,
         )
-        return self._entry_attributes(self.filesystem.change(node, changes))
+        return self._entry_attributes(self.filesystem.changing.change(node, changes))
 
     @_request
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
@@ -275,13 +274,15 @@ class Operations(pyfuse3.Operations):
     @_request
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         self._require_xattr(name)
-        return self.filesystem.getxattr(self.filesystem.node(inode), name)
+        return self.filesystem.xattrs.get(self.filesystem.nodes.node(inode), name)
 
     @_request
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         self._require_xattr()
         # As ext4 does: these names are for root alone (the kernel guards their values itself).
-        names = self.filesystem.listxattr(self.filesystem.node(inode), trusted=ctx.uid == 0)
+        names = self.filesystem.xattrs.names(
+            self.filesystem.nodes.node(inode), trusted=ctx.uid == 0
+        )
         return [name for name in names if self.enable_acl or name not in ACLS]
 
     @_request
@@ -289,20 +290,20 @@ class Operations(pyfuse3.Operations):
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
         self._require_xattr(name)
-        node = self.filesystem.node(inode)
-        self.filesystem.require_settable(node, name)
+        node = self.filesystem.nodes.node(inode)
+        self.filesystem.xattrs.require_settable(node, name)
         await self._copy_up(node, metadata_only=True)
         # An access ACL may clear the set-group-ID bit (native/session.c).
         cleared = ctx.umask if name == ACCESS_ACL else 0
-        self.filesystem.setxattr(node, name, value, cleared=cleared)
+        self.filesystem.xattrs.set(node, name, value, cleared=cleared)
 
     @_request
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         self._require_xattr(name)
-        node = self.filesystem.node(inode)
-        if self.filesystem.has_xattr_to_remove(node, name):
+        node = self.filesystem.nodes.node(inode)
+        if self.filesystem.xattrs.has_to_remove(node, name):
             await self._copy_up(node, metadata_only=True)
-            self.filesystem.removexattr(node, name)
+            self.filesystem.xattrs.remove(node, name)
 
     def _require_xattr(self, name: bytes = b"") -> None:
         """Raises OSError: ENOSYS, which the kernel takes for an answer once and for all; EOPNOTSUPP for an ACL."""
@@ -315,13 +316,13 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        node = self.filesystem.file(inode)
+        node = self.filesystem.nodes.file(inode)
         lazily = False
-        if self.filesystem.wants_to_write(flags):
-            lazily = not flags & os.O_TRUNC and self.filesystem.may_copy_later(node)
+        if wants_to_write(flags):
+            lazily = not flags & os.O_TRUNC and self.filesystem.files.may_copy_later(node)
             if not lazily:
                 await self._copy_up(node, keep_data=not flags & os.O_TRUNC)
-        return _file_info(self.filesystem.open(node, flags, lazily=lazily))
+        return _file_info(self.filesystem.files.open(node, flags, lazily=lazily))
 
     @_request
     async def create(
@@ -332,23 +333,23 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
-        directory = self.filesystem.directory(parent_inode)
-        node, handle = self.filesystem.create(directory, name, mode, _caller(ctx))
+        directory = self.filesystem.nodes.directory(parent_inode)
+        node, handle = self.filesystem.creation.create(directory, name, mode, _caller(ctx))
         self._sync_names(directory)
         return _file_info(handle), self._entry(node)
 
     @_request
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return self.filesystem.read(fh, off, size)
+        return self.filesystem.files.read(fh, off, size)
 
     @_request
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         await self._copy_up(self.filesystem.files.to_copy_first(fh))
-        return self.filesystem.write(fh, off, buf)
+        return self.filesystem.files.write(fh, off, buf)
 
     @_request
     async def release(self, fh: FileHandleT) -> None:
-        self.filesystem.release(fh)
+        self.filesystem.files.release(fh)
 
     @_request
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
@@ -371,8 +372,8 @@ class Operations(pyfuse3.Operations):
     @_request
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         filesystem = self.filesystem
-        directory = filesystem.directory(fh)
-        listing = filesystem.listing(directory, restart=start_id == 0)
+        directory = filesystem.nodes.directory(fh)
+        listing = filesystem.listings.get(directory, restart=start_id == 0)
         dots = ((b".", directory), (b"..", directory.parent or directory))
         for number in range(start_id, len(dots)):
             name, self_or_above = dots[number]
@@ -380,12 +381,12 @@ class Operations(pyfuse3.Operations):
                 return  # the kernel counts no lookup for these two
         first = listing.index_after(start_id - len(dots))
         if first == len(listing.entries) and start_id >= len(dots):
-            filesystem.end_listing(directory, listing)
+            filesystem.listings.end(directory, listing)
         name_only = self._entry_without_node  # the same for each: there are many
         reply, above = pyfuse3.readdir_reply, len(dots)
         numbers: Iterable[int] = itertools.repeat(0)
         if self._are_names_enough(directory, listing, start_id):
-            numbers = filesystem.numbers(directory, listing.entries_from(first))
+            numbers = filesystem.entries.nodeids(directory, listing.entries_from(first))
         for entry, place, number in zip(
             listing.entries_from(first), listing.positions_from(first), numbers, strict=False
         ):
@@ -402,10 +403,10 @@ class Operations(pyfuse3.Operations):
                 node, answer = found
             if not reply(token, name, answer, place + above):
                 if node is not None:
-                    filesystem.evict_if_unused(node)
+                    filesystem.nodes.evict_if_unused(node)
                 return
             if node is not None:
-                node.nlookup += 1
+                node.count_lookup()
 
     def _are_names_enough(self, directory: Directory, listing: Listing, start: int) -> bool:
         """Whether to list names by themselves from here on, so that they cost little, and no memory here or there.
@@ -421,8 +422,8 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[Node | None, EntryAttributes] | None:
         """The node of an entry of a listing and what to say of it; None if it has gone since."""
         try:
-            found = self.filesystem.look_up_entry(directory, entry)
-            return None if found is None else (found[0], self._entry_attributes(found[1]))
+            found = self.filesystem.entries.look_up(directory, entry)
+            return None if found is None else (found.node, self._attributes(*found))
         except Exception as error:  # the name is there; a lookup of it reports the error
             if not isinstance(error, OSError):
                 log.exception("an entry of a listing failed")
@@ -440,7 +441,7 @@ class Operations(pyfuse3.Operations):
         if not self._dirsync:
             return
         for directory in set(directories):
-            fd = self.filesystem.open_directory(directory)
+            fd = self.filesystem.tree.open_upper(directory)
             if fd is not None:
                 try:
                     os.fsync(fd)
@@ -451,7 +452,7 @@ class Operations(pyfuse3.Operations):
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         if self._volatile:
             return
-        fd = self.filesystem.open_directory(self.filesystem.directory(fh))
+        fd = self.filesystem.tree.open_upper(self.filesystem.nodes.directory(fh))
         if fd is None:
             return
         try:
@@ -463,7 +464,7 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        below = self.filesystem.statfs()
+        below = self.filesystem.tree.statfs()
         data = pyfuse3.StatvfsData()
         for field in _STATVFS_FIELDS:
             setattr(data, field, getattr(below, field))
@@ -471,14 +472,14 @@ class Operations(pyfuse3.Operations):
 
     # Answers
 
-    def _entry(self, node: Node) -> EntryAttributes:
-        """A node's attributes for an answer that the kernel counts as one lookup."""
-        entry = self._attributes(node)
-        node.nlookup += 1
+    def _entry(self, node: Node, st: os.stat_result | None = None) -> EntryAttributes:
+        """A node's attributes for an answer that the kernel counts as one lookup. `st`: as in `Tree.attributes`."""
+        entry = self._attributes(node, st)
+        node.count_lookup()
         return entry
 
-    def _attributes(self, node: Node) -> EntryAttributes:
-        return self._entry_attributes(self.filesystem.attributes(node))
+    def _attributes(self, node: Node, st: os.stat_result | None = None) -> EntryAttributes:
+        return self._entry_attributes(self.filesystem.tree.attributes(node, st))
 
     def _entry_attributes(self, attributes: Attributes) -> EntryAttributes:
         st = attributes.stat
@@ -522,7 +523,7 @@ class Operations(pyfuse3.Operations):
         try:
             while (under_way := self._copying.get(node.nodeid)) is not None:
                 await under_way.wait()
-            copy = self.filesystem.begin_copy_up(
+            copy = self.filesystem.copyup.begin(
                 node, keep_data=keep_data, metadata_only=metadata_only
             )
             if copy is not None:

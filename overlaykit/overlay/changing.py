@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from overlaykit import _native
 from overlaykit.overlay import overrides
+from overlaykit.overlay.failure import fail
 from overlaykit.overlay.nodes import Directory, File
+from overlaykit.overlay.operation import operation
 from overlaykit.overlay.overrides import Override
-from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
     from overlaykit.overlay.attributes import Attributes, Changes
@@ -25,15 +26,18 @@ class Changing:
     """Changes attributes of nodes, in the upper where they would be lost otherwise."""
 
     def __init__(self, tree: Tree, files: Files) -> None:
+        self.modes = tree.modes
         self._tree = tree
         self._files = files
 
+    @operation
     def copied_to_change(self, node: Node, changes: Changes) -> File | None:
         """The file, if it may take a copy-up to change it."""
         if not isinstance(node, File) or (not node.has_upper and self._kept_as_is(node, changes)):
             return None
         return node
 
+    @operation
     def change(self, node: Node, changes: Changes) -> Attributes:
         """setattr: copy up if need be, then owner, mode, size and times; the attributes afterwards.
 
@@ -43,7 +47,7 @@ class Changing:
         if kept is None:
             self._change_inode(node, changes)
         if changes.asked_ns:
-            self._tree.table.change_times.tell(node.nodeid, changes.asked_ns)
+            self._tree.table.change_times.record(node.nodeid, changes.asked_ns)
         return self._tree.attributes(node, kept)
 
     def _kept_as_is(self, node: Node, changes: Changes) -> os.stat_result | None:
@@ -86,8 +90,7 @@ class Changing:
                 if changes.written_back and node.opened.is_outdated(changes.asked_ns):
                     modified = None
                 else:
-                    node.opened.asked_ns = changes.asked_ns
-                    node.opened.modified = None
+                    node.opened.set_modified(changes.asked_ns)
             if changes.asked_ns and _are_set(location.stat(), changes, modified):
                 return
             _native.utimensat(

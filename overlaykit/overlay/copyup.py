@@ -17,6 +17,7 @@ from overlaykit.overlay import acl, overrides
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.filecopy import DataCopy, FileCopy, Times
 from overlaykit.overlay.layer import UNKNOWN_UUID
+from overlaykit.overlay.links import LinkCounts
 from overlaykit.overlay.markers import (
     ACLS,
     ESCAPED_PREFIXES,
@@ -25,6 +26,7 @@ from overlaykit.overlay.markers import (
     find_origin,
     xattr_names,
 )
+from overlaykit.overlay.operation import operation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,14 +64,14 @@ class CopyUp:
         self.owners = owners
         self.volatile = volatile
         self.index = index
+        self.link_counts = LinkCounts(work, markers)
 
     def directory(self, node: Directory) -> LayerDir:
-        """The directory's place in the upper, copied up with its parents first where it had none.
+        """The directory's layer_dir in the upper, copied up with its parents first where it had none.
 
         Requires: called right before each change in the directory.
         """
-        if node.listing is not None:
-            node.listing.written_to = True
+        node.mark_upper_written()
         if node.upper is not None:
             return node.upper
         missing: list[Directory] = []
@@ -83,19 +85,27 @@ class CopyUp:
         return node.upper
 
     def file(self, node: File, *, keep_data: bool = True, metadata_only: bool = False) -> None:
-        """Copy a file up in one go."""
+        """Copy a file up in one go, if a change takes that."""
         copy = self.begin(node, keep_data=keep_data, metadata_only=metadata_only)
+        if copy is None:
+            return
         try:
             copy.transfer()
             copy.finish()
         finally:
             copy.close()
 
-    def begin(self, node: File, *, keep_data: bool = True, metadata_only: bool = False) -> Copy:
-        """Start to copy a file up; the caller runs `transfer` and `finish`, and always `close`.
+    @operation
+    def begin(
+        self, node: File, *, keep_data: bool = True, metadata_only: bool = False
+    ) -> Copy | None:
+        """Start the copy-up that must come before a change of a file; None if it needs none.
 
-        `metadata_only`: data that only open handles can read stay where they are. Requires: `File.needs_copy`.
+        The caller runs `transfer` and `finish`, and always `close`. `metadata_only`: data that only open handles can
+        read stay where they are.
         """
+        if not node.needs_copy(metadata_only=metadata_only):
+            return None
         if node.metacopy:
             return DataCopy(self, node, keep_data=keep_data)
         return self._begin(node, keep_data=keep_data, metacopy=metadata_only and not node.links)
@@ -135,8 +145,7 @@ class CopyUp:
             follow_symlinks=False,
         )
         reach("linkup.linked")
-        st = os.stat(node.index_name, dir_fd=index, follow_symlinks=False)
-        self.count_links(node, st.st_nlink, to_upper=True)
+        self.link_counts.store_to_upper(node)
         reach("linkup.counted")
         times.restore()
 
@@ -144,21 +153,6 @@ class CopyUp:
         """Whether hard links of this kind of file stay one: not where marks of the user's are kept, which only
         regular files can have (xattr(7))."""
         return self.index and (kind == stat.S_IFREG or self.markers.prefix == TRUSTED_PREFIX)
-
-    def count_links(self, node: File, links: int, *, to_upper: bool) -> None:
-        """Store the count of an indexed file relative to `links`; what is stored for one whose count is not known
-        stays."""
-        if node.link_count is not None:
-            store = functools.partial(
-                self._store_link_count, node, node.link_count - links, to_upper=to_upper
-            )
-            self.modes.past(store)
-
-    def _store_link_count(self, node: File, difference: int, *, to_upper: bool) -> None:
-        assert node.index_name is not None
-        self.modes.widen(self.work.index.fd(), node.index_name)
-        path = self.work.index.proc_path(node.index_name)
-        self.markers.set_link_count(path, difference, to_upper=to_upper)
 
     def _one_directory(self, node: Directory) -> None:
         parent = node.parent
@@ -193,7 +187,7 @@ class CopyUp:
             raise
         finally:
             os.close(source)
-        node.upper = parent.upper.child(node.name)
+        node.mark_copied_up(parent.upper.child(node.name))
         times.restore()
 
     def uuid(self, layer_dir: LayerDir, device: int) -> bytes | None:

@@ -15,20 +15,23 @@ from typing import TYPE_CHECKING
 
 from overlaykit import _native
 from overlaykit.overlay import overrides
+from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
 from overlaykit.overlay.layer import NEW_FILE
 from overlaykit.overlay.markers import DEFAULT_ACL, WHITEOUT_DEVICE, is_aufs_name
 from overlaykit.overlay.nodes import File
-from overlaykit.overlay.tree import fail
+from overlaykit.overlay.operation import operation
 from overlaykit.overlay.whiteouts import NOT_HIDDEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from overlaykit.overlay.attributes import Caller
+    from overlaykit.overlay.files import Files
     from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.links import Links
+    from overlaykit.overlay.lookup import Lookup
     from overlaykit.overlay.nodes import Directory, Node
     from overlaykit.overlay.tree import Tree
 
@@ -40,16 +43,20 @@ class Creation:
     be 0: it takes on the caller's where that applies.
     """
 
-    def __init__(self, tree: Tree, links: Links) -> None:
+    def __init__(self, tree: Tree, lookup: Lookup, links: Links, files: Files) -> None:
+        self.modes = tree.modes
         self._tree = tree
+        self._lookup = lookup
         self._links = links
+        self._files = files
         self._uid = os.geteuid()
         self._gid = os.getegid()
 
-    def file(
+    @operation
+    def create(
         self, directory: Directory, name: bytes, mode: int, caller: Caller
     ) -> tuple[File, int]:
-        """A new regular file, and a descriptor of it that reads and writes, the caller's to close."""
+        """A new regular file, and a handle of it that reads and writes."""
         descriptors: list[int] = []
 
         def make(layer_dir: LayerDir, name: bytes) -> None:
@@ -63,15 +70,17 @@ class Creation:
                 os.close(fd)
             raise
         assert isinstance(node, File)
-        return node, descriptors[-1]
+        return node, self._files.adopt(node, descriptors[-1])
 
-    def directory(self, directory: Directory, name: bytes, mode: int, caller: Caller) -> Node:
+    @operation
+    def mkdir(self, directory: Directory, name: bytes, mode: int, caller: Caller) -> Node:
         def make(layer_dir: LayerDir, name: bytes) -> None:
             os.mkdir(name, stat.S_IMODE(mode), dir_fd=layer_dir.fd())
 
         return self._make(directory, name, caller, make)
 
-    def special(
+    @operation
+    def mknod(
         self, directory: Directory, name: bytes, mode: int, device: int, caller: Caller
     ) -> Node:
         """A FIFO, socket, device or regular file. Raises OSError (EPERM) for what would read as a whiteout."""
@@ -83,20 +92,21 @@ class Creation:
 
         return self._make(directory, name, caller, make)
 
+    @operation
     def symlink(self, directory: Directory, name: bytes, target: bytes, caller: Caller) -> Node:
         def make(layer_dir: LayerDir, name: bytes) -> None:
             os.symlink(target, name, dir_fd=layer_dir.fd())
 
         return self._make(directory, name, caller, make)
 
+    @operation
     def link(self, node: File, directory: Directory, name: bytes) -> None:
         """One more name for a file. Raises OSError: EMLINK, EEXIST, ENOENT (its last name is gone)."""
         tree = self._tree
         check_name(name)
         layer_dir = tree.writable_directory(directory)
         tree.copy_up(node)
-        count = self._links.start_counting(node)
-        self._links.expect_link(node)
+        count = self._links.prepare_link(node)
         reach("link.counted")
         source = tree.location(node)
         work = tree.work
@@ -124,7 +134,7 @@ class Creation:
         if hidden.by_aufs:
             tree.whiteouts.remove_aufs_whiteout(layer_dir, name)
         if count is not None:
-            node.link_count = count + 1
+            node.set_link_count(count + 1)
         tree.table.link(node, directory, name)
 
     def _make(
@@ -168,8 +178,8 @@ class Creation:
                     tree.work.discard(temporary, work_dir)
                     raise
         if stat.S_ISDIR(st.st_mode):
-            return tree.adopt_directory(directory, name, layer_dir.child(name), st)
-        return tree.adopt_file(directory, name, st)
+            return self._lookup.adopt_directory(directory, name, layer_dir.child(name), st)
+        return self._lookup.adopt_file(directory, name, st)
 
     def _override(
         self,

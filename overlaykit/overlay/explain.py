@@ -8,11 +8,12 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from overlaykit.overlay.failure import fail
 from overlaykit.overlay.markers import AUFS_WHITEOUT, is_whiteout_device
 from overlaykit.overlay.nodes import Directory
-from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
+    from overlaykit.overlay.filesystem import Filesystem
     from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.tree import Tree
@@ -46,18 +47,18 @@ class Explanation:
     sights: tuple[Sight, ...]
 
 
-def explain(tree: Tree, path: bytes) -> Explanation:
+def explain(filesystem: Filesystem, path: bytes) -> Explanation:
     """Raises OSError (ENOTDIR, ELOOP, or ENOENT where not even a whiteout is) as path resolution does."""
     seen: list[Node] = []
     try:
-        return _explain(tree, path, seen)
+        return _explain(filesystem, path, seen)
     finally:
         for node in reversed(seen):  # unless they are in use otherwise, they go, children first
-            tree.table.evict_if_unused(node)
+            filesystem.nodes.evict_if_unused(node)
 
 
-def _explain(tree: Tree, path: bytes, seen: list[Node]) -> Explanation:
-    parents, name = _resolve(tree, path, seen)
+def _explain(filesystem: Filesystem, path: bytes, seen: list[Node]) -> Explanation:
+    parents, name = _resolve(filesystem, path, seen)
     directory = parents[-1]
     names = [parent.name for parent in parents[1:]]
     if not name:
@@ -65,7 +66,9 @@ def _explain(tree: Tree, path: bytes, seen: list[Node]) -> Explanation:
             _sight(layer_dir, None, _role(n)) for n, layer_dir in enumerate(directory.layer_dirs)
         ]
         return Explanation(_shown(names), None, tuple(sights))
-    node = tree.lookup(directory, name)
+    tree = filesystem.tree
+    found = filesystem.lookup.find(directory, name)
+    node = None if found is None else found.node
     if node is not None:
         seen.append(node)
     sights = _sights(tree, directory, name, node)
@@ -73,8 +76,7 @@ def _explain(tree: Tree, path: bytes, seen: list[Node]) -> Explanation:
         fail(errno.ENOENT, path)
     target = None
     if node is not None and node.kind == stat.S_IFLNK:
-        location = tree.location(node)
-        target = os.fsdecode(os.readlink(location.name, dir_fd=location.dirfd))
+        target = os.fsdecode(tree.readlink(node))
     return Explanation(_shown([*names, name]), target, tuple(sights))
 
 
@@ -105,13 +107,15 @@ def _sights(tree: Tree, directory: Directory, name: bytes, node: Node | None) ->
     return sights
 
 
-def _resolve(tree: Tree, path: bytes, seen: list[Node]) -> tuple[list[Directory], bytes]:
+def _resolve(
+    filesystem: Filesystem, path: bytes, seen: list[Node]
+) -> tuple[list[Directory], bytes]:
     """The directories down to the one that holds the last name, and that name (empty for the root itself).
 
     `seen` is given every node that was looked up.
     """
     pending = [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
-    parents = [tree.root]
+    parents = [filesystem.root]
     links = 0
     while pending:
         name = pending.pop()
@@ -121,7 +125,7 @@ def _resolve(tree: Tree, path: bytes, seen: list[Node]) -> tuple[list[Directory]
             continue
         if not pending:
             return parents, name
-        node = tree.require(parents[-1], name)
+        node = filesystem.lookup.require(parents[-1], name)
         seen.append(node)
         if isinstance(node, Directory):
             parents.append(node)
@@ -129,8 +133,7 @@ def _resolve(tree: Tree, path: bytes, seen: list[Node]) -> tuple[list[Directory]
             links += 1
             if links > _MOST_LINKS:
                 fail(errno.ELOOP, path)
-            location = tree.location(node)
-            target = os.readlink(location.name, dir_fd=location.dirfd)
+            target = filesystem.tree.readlink(node)
             if target.startswith(b"/"):
                 del parents[1:]
             pending += [name for name in reversed(target.split(b"/")) if name not in (b"", b".")]

@@ -14,10 +14,10 @@ import stat
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from overlaykit import _native
+from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
 from overlaykit.overlay.layer import INODE, NEW_FILE
-from overlaykit.overlay.tree import fail
 
 if TYPE_CHECKING:
     from overlaykit.overlay.copyup import CopyUp
@@ -117,8 +117,7 @@ class FileCopy:
             index_name = self._origin.index_name()
             copyup.work.publish(self._name, copyup.work.index, index_name)
             reach("copyup.indexed")
-            node.index_name = index_name
-            node.link_count = self._stat.st_nlink
+            node.mark_indexed(index_name, self._stat.st_nlink)
             self._hand_over()  # it is found by the index now, even if there is no room for its name
             for directory, name in node.links[:1]:
                 copyup.modes.past(functools.partial(copyup.link_up, node, directory, name))
@@ -134,10 +133,10 @@ class FileCopy:
             self._keep_other_names(parent, name)
         else:
             if self._metacopy:
-                node.metacopy = True
-                node.orphan, self._target = self._target, -1
+                fd, self._target = self._target, -1
             else:
-                node.orphan = os.open(b"/proc/self/fd/%d" % self._target, os.O_PATH | os.O_CLOEXEC)
+                fd = os.open(b"/proc/self/fd/%d" % self._target, os.O_PATH | os.O_CLOEXEC)
+            node.keep_inode(fd, metacopy=self._metacopy)
             copyup.table.unhash(node)  # a name that is met later is one of the lower's file
             copyup.work.discard(self._name)
             self._hand_over()
@@ -167,7 +166,7 @@ class FileCopy:
         """The file lies in the upper from now on."""
         node = self._node
         self._name = b""
-        node.has_upper = node.has_origin = True
+        node.mark_copied_up()
         if node.kind == stat.S_IFREG:  # of others the kernel keeps no time
             self._copyup.table.change_times.keep(node.nodeid, self._stat.st_ctime_ns)
         if node.opened is not None and not node.metacopy:
@@ -252,7 +251,7 @@ class DataCopy:
 
     def finish(self) -> None:
         """Let the file's open handles continue on the copy."""
-        self._node.metacopy = False
+        self._node.mark_data_copied()
         if self._node.opened is not None:
             self._node.opened.swap(self._target)
             self._target = -1

@@ -17,9 +17,11 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
+from overlaykit.overlay.failure import fail
 from overlaykit.overlay.layer import FUSE
-from overlaykit.overlay.nodes import File, OpenFile
-from overlaykit.overlay.tree import fail
+from overlaykit.overlay.nodes import File
+from overlaykit.overlay.openfile import OpenFile
+from overlaykit.overlay.operation import operation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,12 +48,14 @@ class Files:
     """`by_handle`: the open files by the number that FUSE calls the file handle."""
 
     def __init__(self, tree: Tree, descriptors: Descriptors, *, volatile: bool = False) -> None:
+        self.modes = tree.modes
         self._tree = tree
         self._volatile = volatile
         self.descriptors = descriptors
         self.by_handle: dict[int, OpenFile] = {}
         self._serial = 0
 
+    @operation
     def may_copy_later(self, node: File) -> bool:
         """Whether a file that is opened for writing may stay in its lower until something is written to it.
 
@@ -66,6 +70,7 @@ class Files:
         disk = os.statvfs(self._tree.work.layer_dir.fd())
         return size <= disk.f_bavail * disk.f_frsize and not disk.f_flag & os.ST_RDONLY
 
+    @operation
     def open(self, node: File, flags: int, *, lazily: bool = False) -> int:
         """A handle. Raises OSError: EROFS, EACCES and the like from below, EIO for a file whose data are elsewhere.
 
@@ -105,11 +110,16 @@ class Files:
         opened.count -= 1
         if opened.count == 0:
             del self.by_handle[handle]
-            opened.node.opened = None
+            opened.node.mark_closed()
             try:
                 opened.close()
             finally:  # a disk may refuse only now what was written: its node goes all the same
                 self._tree.table.evict_if_unused(opened.node)
+
+    def close(self) -> None:
+        """Close the descriptors of all handles."""
+        for handle in list(self.by_handle):
+            self.by_handle.pop(handle).close()
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
         return os.pread(self.by_handle[handle].fd, size, offset)
@@ -201,14 +211,9 @@ class Files:
                 opened.failure = error.errno or errno.EIO
         return True
 
+    @operation
     def reopen(self, opened: OpenFile) -> int:
         """A new descriptor of an idle file. Raises OSError: ESTALE if another inode is there now."""
-        modes = self._tree.modes
-        if modes is None:
-            return self._open_again(opened)
-        return modes.past(lambda: self._open_again(opened))
-
-    def _open_again(self, opened: OpenFile) -> int:
         location = self._tree.data_location(opened.node)
         fd = _open_quietly(location, os.O_RDWR if opened.writable else os.O_RDONLY)
         st = os.fstat(fd)
@@ -247,7 +252,8 @@ class Files:
     def _remember(self, node: File, fd: int, writable: bool) -> OpenFile:
         self._serial += 1
         opened = OpenFile(self._serial, node, fd, writable=writable, files=self)
-        self.by_handle[self._serial] = node.opened = opened
+        self.by_handle[self._serial] = opened
+        node.mark_opened(opened)
         return opened
 
 

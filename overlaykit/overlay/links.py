@@ -1,48 +1,125 @@
-"""Counts of hard links whose file was copied up: stored at its entry in the index, relative to the inode's own.
+"""Hard links of files that are copied up: their entries in the index, and their link counts.
 
-Each count is stored before the change that it allows for, so that a crash leaves it right, or too high.
+An indexed file's entry in the index is one more hard link of its copy, under a name that its origin gives. The count of
+its names in the union is stored at that inode, as a difference to the inode's own count or to the lower's. Each count
+is stored before the change that it allows for, so that a crash leaves it right, or too high.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
+import os
 from typing import TYPE_CHECKING
 
 from overlaykit import _native
+from overlaykit.overlay.faults import reach
+from overlaykit.overlay.markers import is_whiteout_device, origin_link_count
 
 if TYPE_CHECKING:
+    from overlaykit.overlay.markers import Markers, Origin
     from overlaykit.overlay.nodes import Directory, File
     from overlaykit.overlay.tree import Tree
+    from overlaykit.overlay.work import Work
+
+
+class LinkCounts:
+    """Stores the counts of indexed files. Does nothing for a file that is not indexed."""
+
+    def __init__(self, work: Work, markers: Markers) -> None:
+        self._work = work
+        self._markers = markers
+
+    def store_to_upper(self, node: File) -> None:
+        """Store the count, if it is known, so that it stays right when the upper's changes."""
+        if node.index_name is not None and node.link_count is not None:
+            st = os.stat(node.index_name, dir_fd=self._work.index.fd(), follow_symlinks=False)
+            self._store(node.index_name, node.link_count - st.st_nlink, to_upper=True)
+
+    def store_to_lower(self, node: File, links: int) -> None:
+        """Store the count, if it is known, so that it stays right when the lower's, now `links`, does."""
+        if node.index_name is not None and node.link_count is not None:
+            self._store(node.index_name, node.link_count - links, to_upper=False)
+
+    def expect_link(self, node: File) -> None:
+        """Before a file gets a name: if its count is not known, let the stored one allow for that.
+
+        When a name goes, nothing need be stored: a count too high keeps an entry of the index, one too low drops the
+        file.
+        """
+        if node.index_name is not None and node.link_count is None:
+            self._work.modes.past(functools.partial(self._expect_link, node.index_name))
+
+    def _store(self, index_name: bytes, difference: int, *, to_upper: bool) -> None:
+        def store() -> None:
+            self._markers.set_link_count(self._path(index_name), difference, to_upper=to_upper)
+
+        self._work.modes.past(store)
+
+    def _expect_link(self, index_name: bytes) -> None:
+        path = self._path(index_name)
+        difference = self._markers.link_count(path, upper=0, lower=lambda: 0)
+        if difference is not None:
+            self._markers.set_link_count(path, difference + 1, to_upper=False)
+
+    def _path(self, index_name: bytes) -> bytes:
+        """The path of the entry, which can be read and written if modes are widened."""
+        self._work.modes.widen(self._work.index.fd(), index_name)
+        return self._work.index.proc_path(index_name)
 
 
 class Links:
-    """Keeps the counts of indexed files right while names come and go."""
+    """Keeps the index and its counts right while names come and go."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
 
-    def count_links(self, node: File, directory: Directory, name: bytes) -> int | None:
-        """Before a name of a file goes: the count of an indexed file, whose name then has an entry in the upper.
+    # Reading
 
-        A hard-linked file of a lower is copied up for that, as in the kernel: the index is where the count is kept.
-        """
-        if self.is_copied_to_unlink(node):
-            self._tree.copy_up(node)
-        return self.link_up(node, directory, name)
+    def index_entry(
+        self, origin: Origin, *, same: os.stat_result | None = None
+    ) -> os.stat_result | None:
+        """The index's entry for an origin, if there is one; with `same` only if it is that inode."""
+        tree = self._tree
+        if not tree.has_index:
+            return None
+        try:
+            entry = os.stat(origin.index_name(), dir_fd=tree.work.index.fd(), follow_symlinks=False)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+                return None
+            raise
+        if is_whiteout_device(entry):
+            return None
+        return entry if same is None or os.path.samestat(entry, same) else None
 
-    def link_up(self, node: File, directory: Directory, name: bytes) -> int | None:
-        """Before a name of an indexed file changes: give it an entry in the upper, and do as `start_counting`.
+    def lower_link_count(self, directory: Directory, name: bytes, origin: Origin) -> int | None:
+        """The link count of the lower inode that an indexed file came from; None if it is not found."""
+        links = self._links_of_origin(directory, name, origin.index_name())
+        if links is not None:
+            return links
+        copyup = self._tree.copyup
+        for layer in self._tree.layers:
+            if layer.writable or copyup.uuid(layer.root, layer.root.stat().st_dev) != origin.uuid:
+                continue
+            root = layer.root.open_for_reading()
+            try:
+                links = origin_link_count(root, origin)
+            finally:
+                os.close(root)
+            if links is not None:
+                return links
+        return None
 
-        The lower may have changed (`host` can): then a crash between the two leaves the count too high.
-        """
-        if node.index_name is not None:
-            layer_dir = self._tree.copyup.directory(directory)
-            if _native.stat_or_none(layer_dir.fd(), name) is None:
-                links = self._tree.links_of_origin(directory, name, node.index_name)
-                if links is not None:
-                    self._tree.copyup.count_links(node, links, to_upper=False)
-                self._tree.copyup.link_up(node, directory, name)
-        return self.start_counting(node)
+    def _links_of_origin(self, directory: Directory, name: bytes, index_name: bytes) -> int | None:
+        """The link count of the origin of the file with this entry in the index, if the lowers show it as `name`."""
+        lower = self._tree.merge.find_in_lowers(directory, name)
+        if lower is None:
+            return None
+        origin = self._tree.copyup.origin(lower.layer_dir, lower.name, lower.stat.st_dev)
+        is_its = origin is not None and origin.index_name() == index_name
+        return lower.stat.st_nlink if is_its else None
 
     def is_copied_to_unlink(self, node: File) -> bool:
         """Whether the count of a file's names can be kept only by its copy in the index."""
@@ -53,38 +130,48 @@ class Links:
             return False
         return self._tree.copyup.origin(node.lower_dir, node.lower_name, st.st_dev) is not None
 
-    def start_counting(self, node: File) -> int | None:
-        """Before the links of an indexed file change: store its count so that it stays right when its upper's does.
+    # Before a change
 
-        None if it is not indexed, or its count is not known (`expect_link` is for that).
+    def prepare_unlink(self, node: File, directory: Directory, name: bytes) -> int | None:
+        """Before a name of a file goes: as `prepare_move`.
+
+        A hard-linked file of a lower is copied up first, as in the kernel: the index is where the count is kept.
         """
-        if node.link_count is None:
-            return None
-        self._tree.copyup.modes.past(
-            functools.partial(self._store_link_count, node, node.link_count)
-        )
+        if self.is_copied_to_unlink(node):
+            self._tree.copy_up(node)
+        return self.prepare_move(node, directory, name)
+
+    def prepare_move(self, node: File, directory: Directory, name: bytes) -> int | None:
+        """Before a name of a file changes: give it an entry in the upper if the file is indexed, and store its count.
+
+        Returns: the count; None if the file is not indexed, or its count is not known.
+
+        The lower may have changed (`host` can): then a crash between the two leaves the count too high.
+        """
+        copyup = self._tree.copyup
+        if node.index_name is not None:
+            layer_dir = copyup.directory(directory)
+            if _native.stat_or_none(layer_dir.fd(), name) is None:
+                links = self._links_of_origin(directory, name, node.index_name)
+                if links is not None:
+                    copyup.link_counts.store_to_lower(node, links)
+                copyup.link_up(node, directory, name)
+        copyup.link_counts.store_to_upper(node)
         return node.link_count
 
-    def _store_link_count(self, node: File, count: int) -> None:
-        location = self._tree.writable_location(node)
-        self._tree.markers.set_link_count(
-            location.path,
-            count - location.stat().st_nlink,
-            to_upper=True,
-            follow=location.follow,
-        )
+    def prepare_link(self, node: File) -> int | None:
+        """Before a file in the upper gets a name: store its count. Returns: as `prepare_move`."""
+        counts = self._tree.copyup.link_counts
+        counts.store_to_upper(node)
+        counts.expect_link(node)
+        return node.link_count
 
-    def expect_link(self, node: File) -> None:
-        """Before a file gets a name: if it is indexed and its count not known, let the stored one allow for that.
+    # After a change
 
-        When a name goes, nothing need be stored: a count too high keeps an entry of the index, one too low drops the
-        file.
-        """
-        if node.index_name is not None and node.link_count is None:
-            self._tree.copyup.modes.past(functools.partial(self._expect_link, node))
-
-    def _expect_link(self, node: File) -> None:
-        location = self._tree.writable_location(node)
-        difference = self._tree.markers.link_count(location.path, upper=0, lower=lambda: 0)
-        if difference is not None:
-            self._tree.markers.set_link_count(location.path, difference + 1, to_upper=False)
+    def drop_index(self, node: File) -> None:
+        """Remove the index's entry of a file that lost its last name. Does not fail: an entry too many does no harm."""
+        if node.index_name is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(node.index_name, dir_fd=self._tree.work.index.fd())
+            reach("index.dropped")
+            node.drop_index()

@@ -12,10 +12,13 @@ from bisect import bisect_right
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from overlaykit.overlay.operation import operation
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from overlaykit.overlay.merge import Entry
+    from overlaykit.overlay.modes import Modes
     from overlaykit.overlay.nodes import Directory
 
 _MOST_NAMES: Final = 1 << 15
@@ -72,17 +75,22 @@ class Listing:
 class Listings:
     """Keeps the listings that may be read on, each with its directory."""
 
-    def __init__(self, entries: Callable[[Directory], list[Entry]]) -> None:
-        """`entries` reads a directory as it is now."""
-        self._read = entries
+    def __init__(
+        self, read: Callable[[Directory], list[Entry]], modes: Modes | None = None
+    ) -> None:
+        """`read` reads a directory as it is now."""
+        self.modes = modes
+        self._read = read
         self._ended: deque[tuple[Directory, Listing, int]] = deque()
         self._names = 0
 
+    @operation
     def get(self, directory: Directory, *, restart: bool) -> Listing:
         """The directory as it is now (`restart`), or the listing that was begun."""
         listing = directory.listing
         if listing is None:
-            listing = directory.listing = Listing(self._read(directory))
+            listing = Listing(self._read(directory))
+            directory.begin_listing(listing)
         elif restart:
             listing.restart(self._read(directory))
         if restart:
@@ -99,4 +107,4 @@ class Listings:
             directory, listing, names = self._ended.popleft()
             self._names -= names
             if directory.listing is listing and listing.readers <= 0:
-                directory.listing = None
+                directory.drop_listing()

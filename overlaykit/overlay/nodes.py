@@ -1,148 +1,68 @@
-"""Nodes, and the table that gives out their node ids.
+"""Nodes, and the table that gives out their nodeids.
 
-A node's number is both what FUSE calls its node id and what programs see as st_ino. It is derived from the inode that
-holds the node's content at first (the origin), so it survives copy-up, rename, forgetting and remounting. Where that
-number is taken (the file system reused an inode's number while the kernel still remembers the old node), a free one is
-given.
+A nodeid is FUSE's number of a node, and its st_ino. It is derived from the inode that holds the node's content at first
+(the origin), so it survives copy-up, rename, forgetting and remounting. If that number is taken (the file system reused
+an inode's number while the kernel still remembers the old node), the node gets a free one.
 
-Invariants: `Table.by_nodeid` holds every node the kernel may name; a node stands in it while the kernel counts lookups
-of it, holds it open, or while nodes below it do. `Directory.children` maps the names under which such nodes are known.
+Only this file writes attributes of nodes: each event in a node's life has a method here, which keeps the invariants.
+
+Invariants: `Table.by_nodeid` holds every node the kernel may name: those that the kernel counts lookups of or holds
+open, and the directories above them. `Directory.children` maps the names of such nodes. A file stands in the `children`
+of a directory under a name if and only if the two are among its `links`.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from overlaykit.overlay.changetimes import ChangeTimes
+from overlaykit.overlay.failure import fail
+from overlaykit.overlay.numbering import FIRST_FREE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from overlaykit.overlay.descriptors import Descriptors
     from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.listing import Listing
+    from overlaykit.overlay.openfile import OpenFile
 
 ROOT_NODEID: Final = 1
-"""FUSE's number of the root (include/uapi/linux/fuse.h: FUSE_ROOT_ID)."""
-
-_LATE_AT_MOST: Final = 10 * 10**9
-"""Nanoseconds."""
-
-_MOST_CHANGE_TIMES: Final = 1 << 15
-"""About 5 MiB of them."""
+"""include/uapi/linux/fuse.h: FUSE_ROOT_ID."""
 
 _FIRST_GENERATION: Final = 2
 _GENERATIONS: Final = 1 << 31
 """The kernel keeps 32 bits of a generation; the root's is 0, and 1 has a meaning of its own (`_native.NAME_ONLY`)."""
 
-_DEVICE_SHIFT: Final = 48
-INODE_LIMIT: Final = 1 << _DEVICE_SHIFT
-"""Inode numbers from here on cannot be carried."""
-_FIRST_FREE: Final = 0x7FFF << _DEVICE_SHIFT
 
+class _Counted:
+    """What the kernel knows by a nodeid.
 
-class Reopening(Protocol):
-    """Where open files lie (`files.Files`)."""
-
-    descriptors: Descriptors
-
-    def may_reopen(self, opened: OpenFile, fd: int) -> bool: ...
-
-    def reopen(self, opened: OpenFile) -> int: ...
-
-
-class OpenFile:
-    """The one descriptor behind every handle of a file, however often it is open.
-
-    Copy-up swaps `fd`, so each handle reads the new bytes at once and none can write into a lower. While the file is
-    idle its descriptor may be closed (`descriptors`); `fd` opens it again.
-
-    `direct`: a handle bypasses the kernel's cache. `modified`: the modification time that writing is not to move (see
-    `files`), or None. `asked_ns`: when the last change of it was asked for. `users`: how many threads use `fd` now.
-    `unsynced`: bytes were written since the last sync. `failure`: the errno of a sync that the next one tells, or 0.
+    `generation`: no other node that has had its nodeid has had it too.
+    `nlookup`: how many answered lookups the kernel has not forgotten.
+    `last_seen`: its attributes right before its last known name went, or None: not every file system tells them later.
     """
 
-    __slots__ = (
-        "_fd",
-        "_files",
-        "asked_ns",
-        "count",
-        "direct",
-        "failure",
-        "handle",
-        "identity",
-        "modified",
-        "node",
-        "recent",
-        "unsynced",
-        "users",
-        "writable",
-    )
+    __slots__ = ("generation", "last_seen", "nlookup", "nodeid")
 
-    def __init__(
-        self, handle: int, node: File, fd: int, *, writable: bool, files: Reopening
-    ) -> None:
-        self.handle = handle
-        self.node = node
-        self.writable = writable
-        self.count = 0
-        self.direct = False
-        self.modified: int | None = None
-        self.asked_ns = 0
-        self.recent = True
-        self.users = 0
-        self.unsynced = False
-        self.failure = 0
-        self.identity = (0, 0)
-        self._fd = fd
-        self._files = files
-        files.descriptors.add(self)
+    def __init__(self) -> None:
+        self.nodeid = 0
+        self.generation = 0
+        self.nlookup = 0
+        self.last_seen: os.stat_result | None = None
 
-    @property
-    def fd(self) -> int:
-        """The descriptor, valid until `Descriptors.trim`. Raises OSError (ESTALE) if the inode is out of reach."""
-        if self._fd < 0:
-            self._fd = self._files.reopen(self)
-            self._files.descriptors.add(self)
-        self.recent = True
-        return self._fd
+    def count_lookup(self) -> None:
+        """The kernel gets an entry of it."""
+        self.nlookup += 1
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether the descriptor is closed for now."""
-        return self._fd < 0
-
-    def evict(self) -> bool:
-        if self.users or not self._files.may_reopen(self, self._fd):
-            return False
-        fd, self._fd = self._fd, -1
-        os.close(fd)
-        return True
-
-    def close(self) -> None:
-        """Close it for good. Raises OSError: a disk may refuse only now what was written."""
-        if self._fd >= 0:
-            self._files.descriptors.discard(self)
-            fd, self._fd = self._fd, -1
-            os.close(fd)
-
-    def is_outdated(self, asked_ns: int) -> bool:
-        """Whether a modification time that the kernel writes back has been replaced by one that a program has set.
-
-        The kernel does so without a lock (fs/fuse/inode.c: fuse_flush_times): the old one may arrive last. What is much
-        older is none of these: the clock was set.
-        """
-        return 0 < self.asked_ns - asked_ns < _LATE_AT_MOST
-
-    def swap(self, fd: int) -> None:
-        """Continue on the upper's descriptor `fd`."""
-        self.close()
-        self._fd = fd
-        self._files.descriptors.add(self)
-        self.writable = True
+    def remember(self, st: os.stat_result) -> None:
+        """Its last known name is about to go: these are its attributes."""
+        self.last_seen = st
 
 
-class File:
+class File(_Counted):
     """Anything but a directory: regular files, symlinks, devices, FIFOs, sockets.
 
     `links`: the names by which it is known, as (directory, name); empty once the last one was removed.
@@ -152,57 +72,61 @@ class File:
     `links`, else behind the descriptor `orphan`.
     `metacopy`: but for its data, which are the lower's still: of a regular file without a name, whose metadata were
     changed. `orphan` can then be written to, and has the file's size as a hole.
-    `generation`: no other node that has had its number has had it too.
     `has_origin`: it came from a lower, whether that can still be found or not.
-    `last_seen`: its attributes right before its last known name went, or None: not every file system tells them later.
     `link_count`: the union's count where it is not the real inode's own (indexed hard links), else None.
+    `opened`: what its handles share, while it is open.
     """
 
     __slots__ = (
-        "generation",
         "has_origin",
         "has_upper",
         "index_name",
         "key",
         "kind",
-        "last_seen",
         "link_count",
         "links",
         "lower_dir",
         "lower_key",
         "lower_name",
         "metacopy",
-        "nlookup",
-        "nodeid",
         "opened",
         "orphan",
     )
 
-    def __init__(self, kind: int) -> None:
-        self.nodeid = 0
-        self.generation = 0
-        self.nlookup = 0
+    def __init__(
+        self,
+        kind: int,
+        *,
+        key: int = 0,
+        lower_key: int = 0,
+        lower_dir: LayerDir | None = None,
+        lower_name: bytes = b"",
+        has_upper: bool = False,
+        has_origin: bool = False,
+        index_name: bytes | None = None,
+        link_count: int | None = None,
+    ) -> None:
+        super().__init__()
         self.kind = kind
-        self.key = 0
-        self.lower_key = 0
+        self.key = key
+        self.lower_key = lower_key
         self.links: tuple[tuple[Directory, bytes], ...] = ()
-        self.lower_dir: LayerDir | None = None
-        self.lower_name = b""
-        self.has_upper = False
-        self.has_origin = False
-        self.index_name: bytes | None = None
-        self.link_count: int | None = None
+        self.lower_dir = lower_dir
+        self.lower_name = lower_name
+        self.has_upper = has_upper
+        self.has_origin = has_origin
+        self.index_name = index_name
+        self.link_count = link_count
         self.opened: OpenFile | None = None
         self.orphan = -1
         self.metacopy = False
-        self.last_seen: os.stat_result | None = None
 
     @property
     def in_use(self) -> bool:
         return self.nlookup > 0 or self.opened is not None
 
     def needs_copy(self, *, metadata_only: bool = False) -> bool:
-        """Whether a copy-up must come before a change: of its metadata, or also of its data."""
+        """Whether a change takes a copy-up first: a change of its metadata, or also of its data."""
         return not self.has_upper or (self.metacopy and not metadata_only)
 
     @property
@@ -212,29 +136,81 @@ class File:
             return -1
         return self.opened.fd
 
+    def mark_copied_up(self) -> None:
+        """Its content lies in the upper. Requires: in the index, under one of `links`, or behind `orphan`."""
+        self.has_upper = self.has_origin = True
+
+    def mark_indexed(self, index_name: bytes, link_count: int) -> None:
+        """Its copy lies in the index; `link_count` is the lower's."""
+        self.index_name = index_name
+        self.link_count = link_count
+
+    def mark_data_copied(self) -> None:
+        """The data have followed the metadata of a metacopy."""
+        self.metacopy = False
+
+    def keep_inode(self, fd: int, *, metacopy: bool = False) -> None:
+        """Hold the inode by a descriptor, which is taken over: no known name may lead to it soon.
+
+        `metacopy`: `fd` can be written to, and the data are the lower's.
+        """
+        self.orphan = fd
+        self.metacopy = metacopy
+
+    def release_inode(self) -> None:
+        """Close `orphan`, if it is open."""
+        if self.orphan >= 0:
+            fd, self.orphan = self.orphan, -1
+            os.close(fd)
+
+    def learn_link_count(self, link_count: int | None) -> None:
+        """Take a count that was read with another name, unless one is known."""
+        if self.link_count is None:
+            self.link_count = link_count
+
+    def set_link_count(self, link_count: int) -> None:
+        """An indexed file got or lost a name."""
+        self.link_count = link_count
+
+    def drop_index(self) -> None:
+        """Its entry in the index is gone, with the last name."""
+        self.index_name = None
+
+    def mark_opened(self, opened: OpenFile) -> None:
+        self.opened = opened
+
+    def mark_closed(self) -> None:
+        self.opened = None
+
+    def add_link(self, directory: Directory, name: bytes) -> None:
+        """Know it by one more name, which meant nothing before."""
+        directory.children[name] = self
+        self.links += ((directory, name),)
+
     def drop_link(self, directory: Directory, name: bytes) -> None:
-        """Raises ValueError if it has no such name."""
+        """Know it no longer by this name. Raises ValueError if it has no such name."""
         at = self.links.index((directory, name))
         self.links = self.links[:at] + self.links[at + 1 :]
+        del directory.children[name]
+
+    def drop_links(self) -> None:
+        for directory, name in self.links:
+            del directory.children[name]
+        self.links = ()
 
 
-class Directory:
+class Directory(_Counted):
     """A merged directory: an upper (or none yet) and the lowers that show through, top first.
 
-    `redirect`: the mark on the upper, if any. `orphaned`: it was removed while in use. `last_seen`: as of a `File`.
+    `redirect`: the mark on the upper, if any. `orphaned`: it was removed while in use.
     `listing`: of its names, while it may be read on.
-    `generation`: as of a `File`.
     """
 
     __slots__ = (
         "children",
-        "generation",
-        "last_seen",
         "listing",
         "lowers",
         "name",
-        "nlookup",
-        "nodeid",
         "orphaned",
         "parent",
         "redirect",
@@ -251,9 +227,7 @@ class Directory:
         lowers: tuple[LayerDir, ...],
         redirect: bytes | None = None,
     ) -> None:
-        self.nodeid = 0
-        self.generation = 0
-        self.nlookup = 0
+        super().__init__()
         self.parent = parent
         self.name = name
         self.upper = upper
@@ -262,7 +236,6 @@ class Directory:
         self.children: dict[bytes, Node] = {}
         self.listing: Listing | None = None
         self.orphaned = False
-        self.last_seen: os.stat_result | None = None
 
     @property
     def in_use(self) -> bool:
@@ -285,110 +258,203 @@ class Directory:
         """Whether more than one layer shows in it."""
         return len(self.lowers) + (self.upper is not None) > 1
 
+    def mark_copied_up(self, upper: LayerDir) -> None:
+        """It lies in the upper too, as `upper`; the lowers still show through."""
+        self.upper = upper
+
+    def mark_redirected(self, redirect: bytes) -> None:
+        """Its upper has this redirect."""
+        self.redirect = redirect
+
+    def begin_listing(self, listing: Listing) -> None:
+        self.listing = listing
+
+    def drop_listing(self) -> None:
+        """No reader needs the listing any more."""
+        self.listing = None
+
+    def mark_changed(self) -> None:
+        """A name in it is about to change: its listing is out of date."""
+        if self.listing is not None:
+            self.listing.outdated = True
+
+    def mark_upper_written(self) -> None:
+        """Its upper is about to change, if only by a copy-up: the listing no longer says what the upper holds."""
+        if self.listing is not None:
+            self.listing.written_to = True
+
+    def attach(self) -> None:
+        """Stand in the parent's `children` under its name."""
+        if self.parent is not None:
+            self.parent.children[self.name] = self
+
+    def detach(self) -> None:
+        """Stand no longer in the parent's `children`, if it does."""
+        if self.parent is not None and self.parent.children.get(self.name) is self:
+            del self.parent.children[self.name]
+
+    def move(self, parent: Directory, name: bytes) -> None:
+        """Its upper was renamed. Requires: it is detached; the new parent has an upper."""
+        self.parent = parent
+        self.name = name
+        assert self.upper is not None
+        self.upper.parent = parent.upper
+        self.upper.name = name
+
+    def orphan(self, kept: LayerDir | None) -> None:
+        """It was removed. `kept`: what holds its upper from now on; None if it had none."""
+        self.detach()
+        if self.upper is not None:
+            self.upper.close()
+        self.upper = kept
+        if kept is not None:
+            self.lowers = ()
+        self.orphaned = True
+
+    def close(self) -> None:
+        """Close its descriptors: those that only it uses."""
+        for layer_dir in (self.upper,) if self.orphaned else tuple(self.layer_dirs):
+            if layer_dir is not None:
+                layer_dir.close()
+
 
 Node: TypeAlias = File | Directory
 
 
-class Numbering:
-    """Real inodes, (st_dev, st_ino), as numbers of 64 bits. The first device's inodes keep theirs."""
-
-    def __init__(self) -> None:
-        self._bases: dict[int, int] = {}
-
-    def base(self, device: int) -> int:
-        """What a device adds to its inode numbers below `INODE_LIMIT`; -1 if there are too many devices."""
-        base = self._bases.get(device)
-        if base is None:
-            index = len(self._bases)
-            base = index << _DEVICE_SHIFT if index < _FIRST_FREE >> _DEVICE_SHIFT else -1
-            self._bases[device] = base
-        return base
-
-    def key(self, device: int, inode: int) -> int:
-        """The number for a real inode; 0 if it has none (its own is too large)."""
-        base = self.base(device)
-        return base | inode if base >= 0 and inode < INODE_LIMIT else 0
-
-
-class ChangeTimes:
-    """Change times of regular files as the kernel has shown them, in nanoseconds, by node number.
-
-    The kernel keeps the change time of a regular file itself while it knows the file, and a disk takes none: it has the
-    time at which the change was written back. So the kernel is given its own again when it asks after it has
-    forgotten the file. Of the last ones that were told, `_MOST_CHANGE_TIMES` are kept, until the mount ends.
-    """
-
-    def __init__(self) -> None:
-        self._told: dict[int, int] = {}
-
-    def tell(self, number: int, changed: int) -> None:
-        self._told.pop(number, None)
-        self._told[number] = changed
-        if len(self._told) > _MOST_CHANGE_TIMES:
-            del self._told[next(iter(self._told))]
-
-    def keep(self, number: int, changed: int) -> None:
-        """What the kernel knows from an inode that is replaced by another one."""
-        if number not in self._told:
-            self.tell(number, changed)
-
-    def get(self, number: int, otherwise: int) -> int:
-        return self._told.get(number, otherwise)
-
-    def drop(self, number: int) -> None:
-        """The number may be another file's from now on."""
-        self._told.pop(number, None)
-
-
 class Table:
-    """All nodes, by number and files also by the real inodes they stand for."""
+    """All nodes, by nodeid, and files also by the real inodes they stand for."""
 
     def __init__(self) -> None:
         self.change_times = ChangeTimes()
         self.by_nodeid: dict[int, Node] = {}
         self.by_key: dict[int, File] = {}
-        self._free = _FIRST_FREE
+        self._free = FIRST_FREE
         self._generation = 0
 
     def __len__(self) -> int:
         return len(self.by_nodeid)
 
+    # Nodes by nodeid
+
+    def node(self, nodeid: int) -> Node:
+        """Raises OSError (ESTALE) for a nodeid that was never given out, or forgotten."""
+        node = self.by_nodeid.get(nodeid)
+        if node is None:
+            fail(errno.ESTALE)
+        return node
+
+    def directory(self, nodeid: int) -> Directory:
+        """Raises OSError: ESTALE, ENOTDIR."""
+        node = self.node(nodeid)
+        if not isinstance(node, Directory):
+            fail(errno.ENOTDIR)
+        return node
+
+    def file(self, nodeid: int) -> File:
+        """Raises OSError: ESTALE, EISDIR."""
+        node = self.node(nodeid)
+        if isinstance(node, Directory):
+            fail(errno.EISDIR)
+        return node
+
+    def forget(self, nodeid: int, count: int) -> None:
+        """The kernel has forgotten `count` lookups."""
+        node = self.by_nodeid.get(nodeid)
+        if node is not None and nodeid != ROOT_NODEID:
+            node.nlookup -= count
+            self.evict_if_unused(node)
+
+    # New nodes
+
     def add(self, node: Node, preferred: int) -> None:
-        """Take a node up under the number `preferred`, or a free one where that is taken or none (0)."""
-        number = preferred
-        if number <= ROOT_NODEID or number in self.by_nodeid:
-            number = self._free
+        """Give a node the nodeid `preferred`, or a free one if that is taken or none (0)."""
+        nodeid = preferred
+        if nodeid <= ROOT_NODEID or nodeid in self.by_nodeid:
+            nodeid = self._free
             self._free += 1
-        node.nodeid = number
-        self.by_nodeid[number] = node
+        node.nodeid = nodeid
+        self.by_nodeid[nodeid] = node
         node.generation = _FIRST_GENERATION + self._generation
         self._generation = (self._generation + 1) % _GENERATIONS
+
+    def add_directory(self, node: Directory, preferred: int) -> None:
+        """As `add`, and let its parent know it."""
+        self.add(node, preferred)
+        node.attach()
 
     def add_root(self, node: Directory) -> None:
         node.nodeid = ROOT_NODEID
         node.nlookup = 1  # the kernel never looks the root up, and never forgets it
         self.by_nodeid[ROOT_NODEID] = node
 
+    def register(self, node: File) -> None:
+        """Find the file by its real inodes."""
+        for key in (node.key, node.lower_key):
+            if key:
+                self.by_key[key] = node
+
+    # Names
+
     def link(self, node: File, directory: Directory, name: bytes) -> None:
-        """Know a file by one more name."""
+        """Know a file by this name, if it is not yet."""
         if directory.children.get(name) is not node:
-            directory.children[name] = node
-            node.links += ((directory, name),)
+            node.add_link(directory, name)
 
     def unlink(self, node: File, directory: Directory, name: bytes) -> None:
         """Know a file no longer by this name."""
         if directory.children.get(name) is node:
-            del directory.children[name]
             node.drop_link(directory, name)
 
-    def register(self, node: File, *keys: int) -> None:
-        """Find the file by these real inodes from now on."""
-        for key in keys:
-            if key:
-                self.by_key[key] = node
+    def move(
+        self,
+        node: Node,
+        old_directory: Directory,
+        old_name: bytes,
+        new_directory: Directory,
+        new_name: bytes,
+    ) -> None:
+        """A node was renamed. Requires: the new name means nothing (any more)."""
+        self._detach(node, old_directory, old_name)
+        self._attach(node, new_directory, new_name)
+        self.evict_if_unused(old_directory)
+
+    def exchange(
+        self,
+        one: Node,
+        one_directory: Directory,
+        one_name: bytes,
+        other: Node,
+        other_directory: Directory,
+        other_name: bytes,
+    ) -> None:
+        """Two nodes were renamed, each to the other's name."""
+        self._detach(one, one_directory, one_name)
+        self._detach(other, other_directory, other_name)
+        self._attach(one, other_directory, other_name)
+        self._attach(other, one_directory, one_name)
+
+    def _detach(self, node: Node, directory: Directory, name: bytes) -> None:
+        if isinstance(node, Directory):
+            node.detach()
+        else:
+            node.drop_link(directory, name)
+
+    def _attach(self, node: Node, directory: Directory, name: bytes) -> None:
+        if isinstance(node, Directory):
+            node.move(directory, name)
+            node.attach()
+        else:
+            node.add_link(directory, name)
+
+    def orphan(self, node: Directory, kept: LayerDir | None) -> None:
+        """A directory was removed: processes that have it open still see it, empty. `kept`: see `Directory.orphan`."""
+        node.orphan(kept)
+        self.evict_if_unused(node)
+
+    # Gone
 
     def unhash(self, node: File) -> None:
-        """Its inode is gone from the disk: the inode number may be reused."""
+        """Find the file no longer by its real inodes: their numbers may be reused."""
         for key in (node.key, node.lower_key):
             if self.by_key.get(key) is node:
                 del self.by_key[key]
@@ -399,7 +465,7 @@ class Table:
             del self.by_key[node.lower_key]
 
     def evict_if_unused(self, node: Node) -> None:
-        """Drop the node, and the directories above that were kept only for it, if nothing uses it any more."""
+        """Drop the node, and the directories above that only it kept, if nothing uses it any more."""
         current: Node | None = node
         while current is not None and not current.in_use:
             if self.by_nodeid.get(current.nodeid) is not current:
@@ -411,28 +477,28 @@ class Table:
                 else self._drop_directory(current)
             )
 
+    def close(self) -> None:
+        """Close the descriptors that nodes without a name hold."""
+        for node in self.by_nodeid.values():
+            if isinstance(node, File):
+                node.release_inode()
+            elif node.orphaned:
+                node.close()
+
     def _drop_file(self, node: File) -> Directory | None:
         self.unhash(node)
         if not node.links:
             self.change_times.drop(node.nodeid)
-        if node.orphan >= 0:
-            os.close(node.orphan)
-            node.orphan = -1
+        node.release_inode()
         above = [directory for directory, _ in node.links]
-        for directory, name in node.links:
-            del directory.children[name]
-        node.links = ()
+        node.drop_links()
         for directory in above[1:]:
             self.evict_if_unused(directory)
         return above[0] if above else None
 
     def _drop_directory(self, node: Directory) -> Directory | None:
+        node.close()
         if node.orphaned:
-            if node.upper is not None:
-                node.upper.close()
             return None
-        for layer_dir in node.layer_dirs:
-            layer_dir.close()
-        if node.parent is not None and node.parent.children.get(node.name) is node:
-            del node.parent.children[node.name]
+        node.detach()
         return node.parent

@@ -7,34 +7,49 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
-from overlaykit.overlay.nodes import Directory
-from overlaykit.overlay.tree import fail
+from overlaykit.overlay.nodes import Directory, File
+from overlaykit.overlay.operation import operation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.links import Links
-    from overlaykit.overlay.nodes import File, Node
+    from overlaykit.overlay.lookup import Lookup
+    from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.tree import Tree
 
 
 class Removal:
     """Removes names from the merged tree."""
 
-    def __init__(self, tree: Tree, links: Links) -> None:
+    def __init__(self, tree: Tree, lookup: Lookup, links: Links) -> None:
+        self.modes = tree.modes
         self._tree = tree
+        self._lookup = lookup
         self._links = links
 
+    @operation
+    def copied_to_unlink(self, directory: Directory, name: bytes) -> File | None:
+        """The file that `name` means, if removing the name takes a copy-up: a hard link whose names are counted."""
+        if not self._tree.writable:
+            return None
+        found = self._lookup.find(directory, name)
+        if found is None or not isinstance(found.node, File):
+            return None
+        return found.node if self._links.is_copied_to_unlink(found.node) else None
+
+    @operation
     def unlink(self, directory: Directory, name: bytes) -> None:
         """Raises OSError: ENOENT, EISDIR, EROFS."""
         tree = self._tree
-        node = tree.require(directory, name)
+        node = self._lookup.require(directory, name)
         if isinstance(node, Directory):
             fail(errno.EISDIR, name)
         layer_dir = tree.writable_directory(directory)
-        count = self._links.count_links(node, directory, name)
+        count = self._links.prepare_unlink(node, directory, name)
         self.keep_content(node, count)
         reach("unlink.counted")
         if tree.needs_whiteout(directory, name):
@@ -45,10 +60,11 @@ class Removal:
         tree.table.unlink(node, directory, name)
         self.forget_link(node, count)
 
+    @operation
     def rmdir(self, directory: Directory, name: bytes) -> None:
         """Raises OSError: ENOENT, ENOTDIR, ENOTEMPTY, EROFS."""
         tree = self._tree
-        node = tree.require(directory, name)
+        node = self._lookup.require(directory, name)
         if not isinstance(node, Directory):
             fail(errno.ENOTDIR, name)
         self.require_empty(node)
@@ -62,7 +78,7 @@ class Removal:
                 whiteouts.hide(layer_dir, name)
             else:
                 whiteouts.hide_directory(layer_dir, name)
-            self.orphan_directory(node, kept)
+            tree.table.orphan(node, kept)
 
     def require_empty(self, node: Directory) -> None:
         if self._tree.merge.entries(node):
@@ -76,8 +92,8 @@ class Removal:
         if not node.has_upper or node.orphan >= 0 or len(node.links) > 1:
             return
         if node.index_name is None or (count is not None and count <= 1):
-            node.orphan = self._tree.location(node).open(os.O_PATH)
-            node.last_seen = os.fstat(node.orphan)
+            node.keep_inode(self._tree.location(node).open(os.O_PATH))
+            node.remember(os.fstat(node.orphan))
 
     def forget_link(self, node: File, count: int | None) -> None:
         """After a file lost a name: its count, and what goes with the last one. `count`: before, if it is indexed.
@@ -86,12 +102,9 @@ class Removal:
         """
         tree = self._tree
         if count is not None:
-            node.link_count = count - 1
-            if node.link_count <= 0 and node.index_name is not None:
-                with contextlib.suppress(OSError):  # an entry too many does no harm
-                    os.unlink(node.index_name, dir_fd=tree.work.index.fd())
-                reach("index.dropped")
-                node.index_name = None
+            node.set_link_count(count - 1)
+            if count <= 1:
+                self._links.drop_index(node)
         if not node.links and node.has_upper and not self._has_more_names(node):
             tree.table.unhash(node)
         tree.table.evict_if_unused(node)
@@ -102,26 +115,13 @@ class Removal:
         except OSError:
             return False
 
-    def orphan_directory(self, node: Directory, kept: LayerDir | None) -> None:
-        """After a directory lost its name: processes that have it open still see it, empty."""
-        tree = self._tree
-        if node.parent is not None and node.parent.children.get(node.name) is node:
-            del node.parent.children[node.name]
-        if node.upper is not None:
-            node.upper.close()
-        node.upper = kept
-        if kept is not None:
-            node.lowers = ()
-        node.orphaned = True
-        tree.table.evict_if_unused(node)
-
 
 @contextlib.contextmanager
 def kept_directory(node: Node | None) -> Iterator[LayerDir | None]:
-    """A place that outlives the name of a directory's upper, if it has one; it goes if the block fails."""
+    """A `LayerDir` that outlives the name of a directory's upper, if it has one; it goes if the block fails."""
     kept = None
     if isinstance(node, Directory) and node.upper is not None:
-        node.last_seen = node.upper.stat()
+        node.remember(node.upper.stat())
         kept = node.upper.orphan()
     try:
         yield kept

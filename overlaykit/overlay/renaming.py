@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
 from overlaykit.overlay.creation import check_name
+from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.markers import OVERLAY_PREFIXES
 from overlaykit.overlay.nodes import Directory
+from overlaykit.overlay.operation import operation
 from overlaykit.overlay.removal import kept_directory
-from overlaykit.overlay.tree import fail
 from overlaykit.overlay.whiteouts import Move
 
 if TYPE_CHECKING:
     from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.links import Links
+    from overlaykit.overlay.lookup import Lookup
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.removal import Removal
     from overlaykit.overlay.tree import Tree
@@ -34,27 +36,33 @@ _TOO_LONG: Final = (errno.ENAMETOOLONG, errno.ERANGE, errno.E2BIG, errno.ENOSPC)
 class Renaming:
     """Moves names in the merged tree. `redirects` false: directories with lower parts do not move (EXDEV)."""
 
-    def __init__(self, tree: Tree, links: Links, removal: Removal, *, redirects: bool) -> None:
+    def __init__(
+        self, tree: Tree, lookup: Lookup, links: Links, removal: Removal, *, redirects: bool
+    ) -> None:
+        self.modes = tree.modes
         self._tree = tree
+        self._lookup = lookup
         self._links = links
         self._removal = removal
         self._redirects = redirects
 
+    @operation
     def rename(
         self,
         old_directory: Directory,
         old_name: bytes,
         new_directory: Directory,
         new_name: bytes,
-        flags: int,
+        flags: int = 0,
     ) -> None:
         """rename(2). Raises OSError: ENOENT, EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, EXDEV, EROFS, EINVAL (other flags)."""
         if flags not in (0, _native.RENAME_NOREPLACE, _native.RENAME_EXCHANGE):
             fail(errno.EINVAL)
         check_name(new_name)
         tree = self._tree
-        node = tree.require(old_directory, old_name)
-        target = tree.lookup(new_directory, new_name)
+        node = self._lookup.require(old_directory, old_name)
+        found = self._lookup.find(new_directory, new_name)
+        target = None if found is None else found.node
         old_dir = tree.writable_directory(old_directory)
         new_dir = tree.writable_directory(new_directory)
         if flags == _native.RENAME_EXCHANGE:
@@ -69,9 +77,7 @@ class Renaming:
             reach("rename.prepared")
             _native.renameat2(old_dir.fd(), old_name, new_dir.fd(), new_name, flags)
             reach("rename.moved")
-            del old_directory.children[old_name], new_directory.children[new_name]
-            self._moved(node, old_directory, old_name, new_directory, new_name)
-            self._moved(target, new_directory, new_name, old_directory, old_name)
+            tree.table.exchange(node, old_directory, old_name, target, new_directory, new_name)
             return
         if target is node:
             return  # two names of one file: POSIX says that nothing happens
@@ -100,7 +106,7 @@ class Renaming:
                 if target.upper is not None and tree.whiteouts.form != "aufs":
                     self._clear(new_dir, new_name)
             elif target is not None:
-                count = self._links.count_links(target, new_directory, new_name)
+                count = self._links.prepare_unlink(target, new_directory, new_name)
                 self._removal.keep_content(target, count)
             move = Move(
                 old_dir,
@@ -116,12 +122,11 @@ class Renaming:
             tree.whiteouts.move(move)
             reach("rename.done")
             if isinstance(target, Directory):
-                self._removal.orphan_directory(target, kept)
+                tree.table.orphan(target, kept)
             elif target is not None:
                 tree.table.unlink(target, new_directory, new_name)
                 self._removal.forget_link(target, count)
-            del old_directory.children[old_name]
-            self._moved(node, old_directory, old_name, new_directory, new_name)
+            tree.table.move(node, old_directory, old_name, new_directory, new_name)
 
     def _require_replaceable(self, node: Node, target: Node, name: bytes) -> None:
         if isinstance(target, Directory):
@@ -139,7 +144,7 @@ class Renaming:
         if not isinstance(node, Directory):
             tree.copy_up(node)
             # The count is stored against the upper's: from the new name its lower's cannot be told.
-            self._links.link_up(node, directory, name)
+            self._links.prepare_move(node, directory, name)
             return
         if node.lowers and not self._redirects:
             fail(errno.EXDEV, name)
@@ -153,7 +158,7 @@ class Renaming:
                     if error.errno in _TOO_LONG:
                         fail(errno.EXDEV, name)
                     raise
-                node.redirect = target
+                node.mark_redirected(target)
         elif new_directory.lowers:
             tree.whiteouts.make_opaque(layer_dir)
 
@@ -203,24 +208,3 @@ class Renaming:
         finally:
             os.close(source)
             work.discard(fresh)
-
-    def _moved(
-        self,
-        node: Node,
-        old_directory: Directory,
-        old_name: bytes,
-        new_directory: Directory,
-        new_name: bytes,
-    ) -> None:
-        """Know the node by its new name, after the old one was struck out of `known`."""
-        if isinstance(node, Directory):
-            node.parent = new_directory
-            node.name = new_name
-            assert node.upper is not None
-            node.upper.parent = new_directory.upper
-            node.upper.name = new_name
-            new_directory.children[new_name] = node
-        else:
-            node.drop_link(old_directory, old_name)
-            self._tree.table.link(node, new_directory, new_name)
-        self._tree.table.evict_if_unused(old_directory)

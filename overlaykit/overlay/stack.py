@@ -11,13 +11,14 @@ from overlaykit import _native
 from overlaykit.overlay import overrides
 from overlaykit.overlay.copyup import CopyUp
 from overlaykit.overlay.disk import Unfit, probe
+from overlaykit.overlay.failure import fail
 from overlaykit.overlay.layer import Layer, Reader
 from overlaykit.overlay.markers import TRUSTED_PREFIX, USER_PREFIX, Markers, xattr_names
 from overlaykit.overlay.merge import Merge
 from overlaykit.overlay.nodes import Table
 from overlaykit.overlay.overrides import Override
 from overlaykit.overlay.owners import AS_THEY_ARE, Owners
-from overlaykit.overlay.tree import Tree, fail
+from overlaykit.overlay.tree import Tree
 from overlaykit.overlay.whiteouts import Whiteouts
 from overlaykit.overlay.work import Work
 

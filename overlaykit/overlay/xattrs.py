@@ -8,8 +8,9 @@ import stat
 from typing import TYPE_CHECKING
 
 from overlaykit.overlay import acl, overrides
+from overlaykit.overlay.failure import fail
 from overlaykit.overlay.markers import ACLS, DEFAULT_ACL
-from overlaykit.overlay.tree import fail
+from overlaykit.overlay.operation import operation
 
 if TYPE_CHECKING:
     from overlaykit.overlay.files import Files
@@ -21,9 +22,11 @@ class Xattrs:
     """Reads and changes extended attributes."""
 
     def __init__(self, tree: Tree, files: Files) -> None:
+        self.modes = tree.modes
         self._tree = tree
         self._files = files
 
+    @operation
     def get(self, node: Node, name: bytes) -> bytes:
         """Raises OSError (ENODATA); the overlay's own are not there."""
         if name == self._tree.override_name(node):
@@ -37,6 +40,7 @@ class Xattrs:
             return value
         return acl.shown(value, self._tree.owners, idmapped=self._tree.layer_of(node).idmapped)
 
+    @operation
     def names(self, node: Node, *, trusted: bool) -> list[bytes]:
         """The names of a node's attributes; those under `trusted.` only if asked for."""
         location = self._tree.location(node)
@@ -58,6 +62,7 @@ class Xattrs:
         )
         return [name for name in shown if trusted or not name.startswith(b"trusted.")]
 
+    @operation
     def set(self, node: Node, name: bytes, value: bytes, *, cleared: int = 0) -> None:
         """Set an attribute, and clear the bits `cleared` of the mode, as an ACL set from outside the group does.
 
@@ -92,6 +97,7 @@ class Xattrs:
         ):
             fail(errno.EPERM)
 
+    @operation
     def remove(self, node: Node, name: bytes) -> None:
         """Raises OSError (ENODATA) without copying up for an attribute that is not there."""
         if not self.has_to_remove(node, name):
@@ -104,6 +110,7 @@ class Xattrs:
             location.path, self._tree.markers.escape(name), follow_symlinks=location.follow
         )
 
+    @operation
     def has_to_remove(self, node: Node, name: bytes) -> bool:
         """Whether an attribute is there. Raises OSError (ENODATA) if not, save for ACLs, whose removal succeeds."""
         try:

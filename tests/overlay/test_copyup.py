@@ -118,7 +118,7 @@ def test_truncating_on_open_copies_no_bytes(stack: Stack) -> None:
         with view.opened("f", os.O_WRONLY | os.O_TRUNC):
             assert view.stat("f").stat.st_size == 0
         assert stat.S_IMODE(view.stat("f").stat.st_mode) == 0o640
-        copy = view.filesystem.begin_copy_up(view.file("f"), keep_data=True)
+        copy = view.filesystem.copyup.begin(view.file("f"), keep_data=True)
         assert copy is None
 
 
@@ -173,7 +173,7 @@ def test_what_happens_to_a_name_while_it_is_copied_holds(stack: Stack) -> None:
     with stack.open() as view:
         names = ("moved", "removed", "linked")
         nodes = {name: view.file(name) for name in names}
-        copies = [view.filesystem.begin_copy_up(nodes[name], keep_data=True) for name in names]
+        copies = [view.filesystem.copyup.begin(nodes[name], keep_data=True) for name in names]
         with view.opened("removed") as handle:
             view.rename("moved", "d/moved")
             view.unlink("removed")
@@ -183,7 +183,7 @@ def test_what_happens_to_a_name_while_it_is_copied_holds(stack: Stack) -> None:
                 copy.transfer()
                 copy.finish()
                 copy.close()
-            assert view.filesystem.read(handle, 0, 9) == b"2"
+            assert view.filesystem.files.read(handle, 0, 9) == b"2"
             assert not view.exists("removed")
         assert sorted(view.names()) == ["d", "linked"]
         view.write("d/moved", b"!")
@@ -194,7 +194,7 @@ def test_what_happens_to_a_name_while_it_is_copied_holds(stack: Stack) -> None:
 def test_of_two_copies_under_way_the_first_one_stays(stack: Stack) -> None:
     stack.add({"f": File(b"old")})
     with stack.open() as view:
-        slow = view.filesystem.begin_copy_up(view.file("f"), keep_data=True)
+        slow = view.filesystem.copyup.begin(view.file("f"), keep_data=True)
         assert slow is not None
         slow.transfer()
         view.write("f", b"new")
@@ -207,7 +207,7 @@ def test_of_two_copies_under_way_the_first_one_stays(stack: Stack) -> None:
 def test_a_copy_that_is_given_up_leaves_nothing(stack: Stack) -> None:
     stack.add({"d/f": File(b"x")})
     with stack.open() as view:
-        copy = view.filesystem.begin_copy_up(view.file("d/f"), keep_data=True)
+        copy = view.filesystem.copyup.begin(view.file("d/f"), keep_data=True)
         assert copy is not None
         copy.transfer()
         copy.close()

@@ -225,7 +225,7 @@ def test_a_file_whose_last_name_is_gone_gets_no_new_one(stack: Stack) -> None:
         with view.opened("f"):
             view.unlink("f")
             with refused(errno.ENOENT):
-                view.filesystem.link(node, view.filesystem.root, b"again")
+                view.filesystem.creation.link(node, view.filesystem.root, b"again")
     assert os.listdir(stack.upper) == []
 
 

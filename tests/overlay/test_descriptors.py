@@ -25,7 +25,7 @@ def test_more_files_are_open_than_there_are_descriptors(stack: Stack) -> None:
         filesystem.between_operations()
         assert len(filesystem.files.descriptors) == 4
         for number in range(1, 30, 2):
-            filesystem.write(handles[number], 0, b"UPPER")
+            filesystem.files.write(handles[number], 0, b"UPPER")
             filesystem.between_operations()
         view.rename("3", "moved")
         view.unlink("5")
@@ -33,7 +33,7 @@ def test_more_files_are_open_than_there_are_descriptors(stack: Stack) -> None:
         filesystem.between_operations()
         for number in range(30):
             start = b"UPPER" if number % 2 else b"lower"
-            assert filesystem.read(handles[number], 0, 99) == start + b" %d" % number
+            assert filesystem.files.read(handles[number], 0, 99) == start + b" %d" % number
             filesystem.between_operations()
         assert len(filesystem.files.descriptors) <= 6  # some may be such as must stay open
 
@@ -47,8 +47,8 @@ def test_an_idle_file_that_was_replaced_below_is_not_taken_for_the_old_one(stack
             filesystem = view.filesystem
             filesystem.files.descriptors.limit = 1
             filesystem.between_operations()
-            assert filesystem.read(other, 0, 99) == b"g"
+            assert filesystem.files.read(other, 0, 99) == b"g"
             filesystem.between_operations()
             os.rename(os.path.join(stack.upper, "g"), os.path.join(stack.upper, "f"))
             with refused(errno.ESTALE):
-                filesystem.read(handle, 0, 99)
+                filesystem.files.read(handle, 0, 99)

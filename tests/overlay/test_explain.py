@@ -15,7 +15,7 @@ from .view import View, refused
 
 
 def _told(view: View, path: str) -> Explanation:
-    return explain(view.filesystem.tree, path.encode())
+    return explain(view.filesystem, path.encode())
 
 
 def _roles(explanation: Explanation, stack: Stack) -> list[tuple[str, str]]:

@@ -23,12 +23,12 @@ from .view import refused
 def test_a_reader_sees_what_is_written_after_it_opened(stack: Stack) -> None:
     lower = stack.add({"f": File(b"old bytes")})
     with stack.open() as view, view.opened("f") as reader:
-        assert view.filesystem.read(reader, 0, 99) == b"old bytes"
+        assert view.filesystem.files.read(reader, 0, 99) == b"old bytes"
         with view.opened("f", os.O_RDWR) as writer:
-            view.filesystem.write(writer, 0, b"new")
-            assert view.filesystem.read(reader, 0, 99) == b"new bytes"
+            view.filesystem.files.write(writer, 0, b"new")
+            assert view.filesystem.files.read(reader, 0, 99) == b"new bytes"
         view.change("f", Changes(size=3))
-        assert view.filesystem.read(reader, 0, 99) == b"new"
+        assert view.filesystem.files.read(reader, 0, 99) == b"new"
     with open(os.path.join(lower, "f"), "rb") as file:
         assert file.read() == b"old bytes"
 
@@ -37,7 +37,7 @@ def test_a_readers_handle_never_writes_into_a_lower(stack: Stack) -> None:
     lower = stack.add({"f": File(b"old")})
     with stack.open() as view, view.opened("f") as reader:
         with refused(errno.EBADF):
-            view.filesystem.write(reader, 0, b"new")
+            view.filesystem.files.write(reader, 0, b"new")
         assert view.read("f") == b"old"
     with open(os.path.join(lower, "f"), "rb") as file:
         assert file.read() == b"old"
@@ -48,17 +48,17 @@ def test_every_name_of_an_open_hard_link_is_the_same_open_file(stack: Stack) -> 
     with stack.open() as view:
         view.link("f", "g")
         with view.opened("f") as one, view.opened("g", os.O_RDWR) as two:
-            view.filesystem.write(two, 0, b"new")
-            assert view.filesystem.read(one, 0, 99) == b"new"
+            view.filesystem.files.write(two, 0, b"new")
+            assert view.filesystem.files.read(one, 0, 99) == b"new"
 
 
 def test_a_writers_descriptor_reads_too_and_does_not_append_by_itself(stack: Stack) -> None:
     """The kernel's writeback cache reads through write-only descriptors, and says where to append."""
     stack.add({"f": File(b"0123456789")})
     with stack.open() as view, view.opened("f", os.O_WRONLY | os.O_APPEND) as handle:
-        assert view.filesystem.read(handle, 0, 4) == b"0123"
-        view.filesystem.write(handle, 2, b"xx")
-        assert view.filesystem.read(handle, 0, 99) == b"01xx456789"
+        assert view.filesystem.files.read(handle, 0, 4) == b"0123"
+        view.filesystem.files.write(handle, 2, b"xx")
+        assert view.filesystem.files.read(handle, 0, 99) == b"01xx456789"
 
 
 def test_truncation_on_open_is_seen_by_all(stack: Stack) -> None:
@@ -68,13 +68,13 @@ def test_truncation_on_open_is_seen_by_all(stack: Stack) -> None:
         view.opened("f") as reader,
         view.opened("f", os.O_RDONLY | os.O_TRUNC),
     ):
-        assert view.filesystem.read(reader, 0, 99) == b""
+        assert view.filesystem.files.read(reader, 0, 99) == b""
 
 
 def test_attributes_of_an_open_file_are_those_of_its_bytes(stack: Stack) -> None:
     stack.add({"f": File(b"old")})
     with stack.open() as view, view.opened("f", os.O_RDWR) as handle:
-        view.filesystem.write(handle, 0, b"longer than before")
+        view.filesystem.files.write(handle, 0, b"longer than before")
         assert view.stat("f").stat.st_size == 18
 
 
@@ -89,27 +89,27 @@ def test_reading_a_lower_does_not_change_its_access_time(stack: Stack) -> None:
 def test_reading_past_the_end_gives_nothing(stack: Stack) -> None:
     stack.add({"f": File(b"abc")})
     with stack.open() as view, view.opened("f") as handle:
-        assert view.filesystem.read(handle, 3, 10) == b""
-        assert view.filesystem.read(handle, 1, 10) == b"bc"
+        assert view.filesystem.files.read(handle, 3, 10) == b""
+        assert view.filesystem.files.read(handle, 1, 10) == b"bc"
 
 
 def test_a_hundred_handles_of_one_file_take_one_descriptor(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
     with stack.open() as view:
         node = view.file("f")
-        handles = [view.filesystem.open(node, os.O_RDONLY) for _ in range(100)]
+        handles = [view.filesystem.files.open(node, os.O_RDONLY) for _ in range(100)]
         assert view.filesystem.counts()["open_files"] == 1
         for handle in handles:
-            view.filesystem.release(handle)
+            view.filesystem.files.release(handle)
 
 
 def test_a_file_that_is_open_is_remembered_though_it_was_forgotten(stack: Stack) -> None:
     stack.add({"d/f": File(b"x")})
     with stack.open() as view, view.opened("d/f") as handle:
         view.forget_everything()
-        assert view.filesystem.read(handle, 0, 9) == b"x"
+        assert view.filesystem.files.read(handle, 0, 9) == b"x"
         view.write("d/f", b"y")
-        assert view.filesystem.read(handle, 0, 9) == b"y"
+        assert view.filesystem.files.read(handle, 0, 9) == b"y"
 
 
 @pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC])
@@ -118,7 +118,7 @@ def test_without_an_upper_no_file_is_opened_for_writing(stack: Stack, flags: int
     stack.add({})
     with stack.open(writable=False) as view:
         with refused(errno.EROFS):
-            view.filesystem.open(view.file("f"), flags)
+            view.filesystem.files.open(view.file("f"), flags)
         assert view.read("f") == b"x"
 
 
@@ -161,12 +161,12 @@ def test_a_time_that_the_kernel_writes_back_late_does_not_undo_one_that_was_set(
 ) -> None:
     stack.add({"f": File(b"x")})
     with stack.open() as view, view.opened("f", os.O_RDWR) as handle:
-        view.filesystem.write(handle, 0, b"y")
+        view.filesystem.files.write(handle, 0, b"y")
         second = 10**9
 
         def change(mtime_ns: int, asked_ns: int, *, written_back: bool) -> int:
             node = view.node("f")
-            view.filesystem.change(
+            view.filesystem.changing.change(
                 node, Changes(mtime_ns=mtime_ns, asked_ns=asked_ns, written_back=written_back)
             )
             return view.stat("f").stat.st_mtime_ns
@@ -174,7 +174,7 @@ def test_a_time_that_the_kernel_writes_back_late_does_not_undo_one_that_was_set(
         assert change(5, 100 * second, written_back=False) == 5
         assert change(99, 100 * second - 1, written_back=True) == 5
         assert change(100, 100 * second + 1, written_back=True) == 100
-        view.filesystem.write(handle, 0, b"z")
+        view.filesystem.files.write(handle, 0, b"z")
         assert change(99, 100 * second, written_back=True) != 99
         view.filesystem.files.settle_times(handle)
         assert view.stat("f").stat.st_mtime_ns == 100

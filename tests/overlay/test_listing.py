@@ -17,11 +17,11 @@ def test_a_name_keeps_its_position_and_new_ones_come_last(stack: Stack) -> None:
     stack.add({name: File() for name in "abcdef"})
     with stack.open() as view:
         filesystem, root = view.filesystem, view.filesystem.root
-        listing = filesystem.listing(root, restart=True)
+        listing = filesystem.listings.get(root, restart=True)
         places = dict(zip((entry[0] for entry in listing.entries), listing.positions, strict=True))
         view.unlink("c")
         view.create("new")
-        again = filesystem.listing(root, restart=True)
+        again = filesystem.listings.get(root, restart=True)
         assert [entry[0] for entry in again.entries][-1] == b"new"
         assert list(again.positions) == sorted(again.positions)
         for entry, position in zip(again.entries[:-1], again.positions, strict=False):
@@ -37,7 +37,7 @@ def test_an_entry_that_became_something_else_is_what_it_is_now(stack: Stack) -> 
         view.mkdir("b")
         view.create("c")
         filesystem, root = view.filesystem, view.filesystem.root
-        entries = {entry[0]: entry for entry in filesystem.listing(root, restart=True).entries}
+        entries = {entry[0]: entry for entry in filesystem.listings.get(root, restart=True).entries}
         view.unlink("a")
         view.mkdir("a")
         view.create("a/below")
@@ -48,11 +48,11 @@ def test_an_entry_that_became_something_else_is_what_it_is_now(stack: Stack) -> 
         view.mkdir("lower")
         view.forget_everything()
         for name, kind in ((b"a", Directory), (b"b", FileNode), (b"lower", Directory)):
-            found = filesystem.look_up_entry(root, entries[name])
+            found = filesystem.entries.look_up(root, entries[name])
             assert found is not None
-            assert isinstance(found[0], kind)
-            filesystem.evict_if_unused(found[0])
-        assert filesystem.look_up_entry(root, entries[b"c"]) is None
+            assert isinstance(found.node, kind)
+            filesystem.nodes.evict_if_unused(found.node)
+        assert filesystem.entries.look_up(root, entries[b"c"]) is None
 
 
 def test_an_entry_that_was_copied_up_meanwhile_is_the_copy(stack: Stack) -> None:
@@ -60,28 +60,28 @@ def test_an_entry_that_was_copied_up_meanwhile_is_the_copy(stack: Stack) -> None
     stack.add({name: File(b"old") for name in "abc"})
     with stack.open() as view:
         filesystem, root = view.filesystem, view.filesystem.root
-        listing = filesystem.listing(root, restart=True)
+        listing = filesystem.listings.get(root, restart=True)
         entries = {entry[0]: entry for entry in listing.entries}
         view.write("a", b"new")
-        copy = filesystem.begin_copy_up(view.file("b"), keep_data=True)
+        copy = filesystem.copyup.begin(view.file("b"), keep_data=True)
         assert copy is not None
-        filesystem.listing(root, restart=True)
+        filesystem.listings.get(root, restart=True)
         copy.transfer()
         copy.finish()
         copy.close()
         view.forget_everything()
         for name, copied in ((b"a", True), (b"b", True), (b"c", False)):
-            found = filesystem.look_up_entry(root, entries[name])
+            found = filesystem.entries.look_up(root, entries[name])
             assert found is not None
-            assert isinstance(found[0], FileNode)
-            assert found[0].has_upper == copied
-            filesystem.evict_if_unused(found[0])
-        filesystem.listing(root, restart=True)
+            assert isinstance(found.node, FileNode)
+            assert found.node.has_upper == copied
+            filesystem.nodes.evict_if_unused(found.node)
+        filesystem.listings.get(root, restart=True)
         view.write("b", b"newer")
         view.forget_everything()
-        found = filesystem.look_up_entry(root, entries[b"b"])
+        found = filesystem.entries.look_up(root, entries[b"b"])
         assert found is not None
-        filesystem.evict_if_unused(found[0])
+        filesystem.nodes.evict_if_unused(found.node)
         assert (view.read("a"), view.read("b")) == (b"new", b"newer")
 
 
@@ -89,9 +89,10 @@ def test_who_removes_while_reading_meets_every_name_whoever_else_reads_much(stac
     stack.add({f"a/{number}": File() for number in range(1000)})
     with stack.open(as_kernel=False) as view:
         directory, other = view.directory("a"), view.filesystem.root
-        layer_dir = view.filesystem._entries(other)[0][2]
+        entries = view.filesystem.entries
+        layer_dir = entries.read(other)[0][2]
         large = [(b"%d" % number, stat.S_IFREG, layer_dir, 0) for number in range(40_000)]
-        listings = Listings(lambda one: large if one is other else view.filesystem._entries(one))
+        listings = Listings(lambda one: large if one is other else entries.read(one))
         met = []
         position = 0
         listing = listings.get(directory, restart=True)

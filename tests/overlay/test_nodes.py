@@ -7,7 +7,8 @@ import os
 import stat
 
 from overlaykit.overlay.filesystem import Filesystem
-from overlaykit.overlay.nodes import ROOT_NODEID, Directory, File, Numbering, Table
+from overlaykit.overlay.nodes import ROOT_NODEID, Directory, File, Table
+from overlaykit.overlay.numbering import Numbering
 from overlaykit.overlay.stack import OpenedLayer
 
 from ..posix import syscalls
@@ -20,7 +21,7 @@ def test_the_root_is_number_one_and_never_forgotten(stack: Stack) -> None:
     stack.add({})
     with stack.open() as view:
         assert view.number("") == ROOT_NODEID
-        view.filesystem.forget(ROOT_NODEID, 1000)
+        view.filesystem.nodes.forget(ROOT_NODEID, 1000)
         assert view.names() == []
 
 
@@ -38,12 +39,12 @@ def test_looking_up_twice_counts_twice(stack: Stack) -> None:
     stack.add({"f": content.File()})
     with stack.open() as view:
         node = view.node("f")
-        node.nlookup += 1
+        node.count_lookup()
         view.forget_everything()
-        assert view.filesystem.node(node.nodeid) is node
-        view.filesystem.forget(node.nodeid, 1)
+        assert view.filesystem.nodes.node(node.nodeid) is node
+        view.filesystem.nodes.forget(node.nodeid, 1)
         with refused(errno.ESTALE):
-            view.filesystem.node(node.nodeid)
+            view.filesystem.nodes.node(node.nodeid)
 
 
 def test_a_forgotten_number_names_nothing(stack: Stack) -> None:
@@ -52,7 +53,7 @@ def test_a_forgotten_number_names_nothing(stack: Stack) -> None:
         number = view.number("f")
         view.forget_everything()
         with refused(errno.ESTALE):
-            view.filesystem.node(number)
+            view.filesystem.nodes.node(number)
 
 
 def test_a_directory_stays_known_while_something_below_it_is(stack: Stack) -> None:
@@ -60,24 +61,23 @@ def test_a_directory_stays_known_while_something_below_it_is(stack: Stack) -> No
     with stack.open() as view:
         numbers = view.number("a"), view.number("a/b")
         node = view.file("a/b/f")
-        node.nlookup += 1
+        node.count_lookup()
         view.forget_everything()
-        assert all(view.filesystem.node(number).nlookup == 0 for number in numbers)
-        assert view.filesystem.file(node.nodeid) is node
-        view.filesystem.forget(node.nodeid, 1)
+        assert all(view.filesystem.nodes.node(number).nlookup == 0 for number in numbers)
+        assert view.filesystem.nodes.file(node.nodeid) is node
+        view.filesystem.nodes.forget(node.nodeid, 1)
         for number in numbers:
             with refused(errno.ESTALE):
-                view.filesystem.node(number)
+                view.filesystem.nodes.node(number)
 
 
 def test_a_name_that_is_looked_up_for_nothing_is_not_kept(stack: Stack) -> None:
     stack.add({"a/f": content.File()})
     with stack.open() as view:
-        directory = view.filesystem.lookup(view.filesystem.root, b"a")
+        directory = view.filesystem.lookup.require(view.filesystem.root, b"a")
         assert isinstance(directory, Directory)
-        node = view.filesystem.lookup(directory, b"f")
-        assert node is not None
-        view.filesystem.evict_if_unused(node)
+        node = view.filesystem.lookup.require(directory, b"f")
+        view.filesystem.nodes.evict_if_unused(node)
         assert view.filesystem.counts()["nodes"] == 1
 
 
@@ -85,9 +85,9 @@ def test_what_is_asked_of_the_wrong_kind_is_refused(stack: Stack) -> None:
     stack.add({"f": content.File(), "d": content.Dir()})
     with stack.open() as view:
         with refused(errno.ENOTDIR):
-            view.filesystem.directory(view.number("f"))
+            view.filesystem.nodes.directory(view.number("f"))
         with refused(errno.EISDIR):
-            view.filesystem.file(view.number("d"))
+            view.filesystem.nodes.file(view.number("d"))
 
 
 def test_listing_gives_the_numbers_that_stat_gives(stack: Stack) -> None:
@@ -96,12 +96,12 @@ def test_listing_gives_the_numbers_that_stat_gives(stack: Stack) -> None:
     with stack.open() as view:
         view.write("d/f", b"x")
         directory = view.directory("d")
-        for entry in view.filesystem.listing(directory, restart=True).entries:
-            found = view.filesystem.look_up_entry(directory, entry)
+        for entry in view.filesystem.listings.get(directory, restart=True).entries:
+            found = view.filesystem.entries.look_up(directory, entry)
             assert found is not None
-            node, attributes = found
-            assert node is view.node("d/" + os.fsdecode(entry[0]))
-            assert attributes == view.filesystem.attributes(node)
+            assert found.node is view.node("d/" + os.fsdecode(entry[0]))
+            tree = view.filesystem.tree
+            assert tree.attributes(*found) == tree.attributes(found.node)
 
 
 def test_a_listing_alone_tells_the_numbers_of_what_needs_no_look(stack: Stack) -> None:
@@ -128,9 +128,9 @@ def test_a_listing_alone_tells_no_number_that_another_node_has(stack: Stack) -> 
     with stack.open(as_kernel=False, remount=False) as view:
         taken = os.stat(os.path.join(lower, "f")).st_ino
         other = File(stat.S_IFREG)
-        view.filesystem.tree.table.add(other, taken)
+        view.filesystem.nodes.add(other, taken)
         assert view.numbers() == {"f": 0, "g": os.stat(os.path.join(lower, "g")).st_ino}
-        view.filesystem.evict_if_unused(other)
+        view.filesystem.nodes.evict_if_unused(other)
 
 
 def test_a_listing_is_not_believed_where_mounts_may_lie_on_files(stack: Stack) -> None:
@@ -141,8 +141,8 @@ def test_a_listing_is_not_believed_where_mounts_may_lie_on_files(stack: Stack) -
         fd = os.open(lower, os.O_PATH | os.O_DIRECTORY)
         told = None if mounted_in is None else frozenset(mounted_in)
         with Filesystem([OpenedLayer(fd, lower, told)]) as filesystem:
-            entries = filesystem.listing(filesystem.root, restart=True).entries
-            assert all(filesystem.numbers(filesystem.root, entries)) is believed
+            entries = filesystem.listings.get(filesystem.root, restart=True).entries
+            assert all(filesystem.entries.nodeids(filesystem.root, entries)) is believed
     syscalls.umount2(covered)
 
 
@@ -195,7 +195,8 @@ def test_a_first_lookup_shows_what_a_later_one_does(stack: Stack) -> None:
         view.create("new", b"w")
         for name in ("f", "b", "d", "l", "new"):
             root = view.filesystem.root
-            found = view.filesystem.lookup_with_attributes(root, os.fsencode(name))
+            found = view.filesystem.lookup.find(root, os.fsencode(name))
             assert found is not None
-            assert found[1] == view.filesystem.attributes(found[0])
-            view.filesystem.evict_if_unused(found[0])
+            tree = view.filesystem.tree
+            assert tree.attributes(*found) == tree.attributes(found.node)
+            view.filesystem.nodes.evict_if_unused(found.node)

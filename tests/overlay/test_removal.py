@@ -116,10 +116,10 @@ def test_an_open_file_keeps_its_bytes_when_its_name_goes(stack: Stack) -> None:
         ):
             for name in ("lower", "changed", "made"):
                 view.unlink(name)
-            read = view.filesystem.read
+            read = view.filesystem.files.read
             assert read(one, 0, 99) == b"from below"
             assert read(two, 0, 99) == b"new"
-            view.filesystem.write(three, 0, b"FROM")
+            view.filesystem.files.write(three, 0, b"FROM")
             assert read(three, 0, 99) == b"FROM above"
 
 
@@ -129,7 +129,7 @@ def test_a_file_whose_last_name_is_gone_says_so(stack: Stack) -> None:
         node = view.file("f")
         with view.opened("f"):
             view.unlink("f")
-            assert view.filesystem.attributes(node).link_count == 0
+            assert view.filesystem.tree.attributes(node).link_count == 0
 
 
 def test_a_removed_directory_that_is_in_use_is_empty_and_takes_no_names(stack: Stack) -> None:
@@ -138,11 +138,11 @@ def test_a_removed_directory_that_is_in_use_is_empty_and_takes_no_names(stack: S
         directory = view.directory("d")
         view.unlink("d/a")
         view.rmdir("d")
-        assert view.filesystem.listing(directory, restart=True).entries == []
-        assert view.filesystem.attributes(directory).link_count == 0
-        assert view.filesystem.lookup(directory, b"a") is None
+        assert view.filesystem.listings.get(directory, restart=True).entries == []
+        assert view.filesystem.tree.attributes(directory).link_count == 0
+        assert view.filesystem.lookup.find(directory, b"a") is None
         with refused(errno.ENOENT):
-            view.filesystem.create(directory, b"new", 0o644, view.caller)
+            view.filesystem.creation.create(directory, b"new", 0o644, view.caller)
 
 
 def test_a_new_file_of_an_old_name_is_another_file(stack: Stack) -> None:
@@ -154,7 +154,7 @@ def test_a_new_file_of_an_old_name_is_another_file(stack: Stack) -> None:
             new = view.create("f", b"new")
             assert new is not old
             assert new.nodeid != old.nodeid
-            assert view.filesystem.read(handle, 0, 99) == b"old"
+            assert view.filesystem.files.read(handle, 0, 99) == b"old"
         assert view.xattrs("f") == {}
 
 

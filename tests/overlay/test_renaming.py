@@ -45,7 +45,7 @@ def test_a_replaced_file_that_is_open_keeps_its_bytes(stack: Stack) -> None:
     stack.add({"old": File(b"old"), "new": File(b"new")})
     with stack.open() as view, view.opened("old") as handle:
         view.rename("new", "old")
-        assert view.filesystem.read(handle, 0, 9) == b"old"
+        assert view.filesystem.files.read(handle, 0, 9) == b"old"
         assert view.read("old") == b"new"
 
 
@@ -53,7 +53,7 @@ def test_an_open_file_is_written_under_its_new_name(stack: Stack) -> None:
     stack.add({"a": File(b"....")})
     with stack.open() as view, view.opened("a", os.O_RDWR) as handle:
         view.rename("a", "b")
-        view.filesystem.write(handle, 0, b"new")
+        view.filesystem.files.write(handle, 0, b"new")
         assert view.read("b") == b"new."
 
 
@@ -200,7 +200,7 @@ def test_a_directory_replaces_an_empty_merged_one_that_is_in_use(stack: Stack) -
         replaced = view.directory("b")
         view.rename("a", "b")
         assert view.names("b") == ["f"]
-        assert view.filesystem.listing(replaced, restart=True).entries == []
+        assert view.filesystem.listings.get(replaced, restart=True).entries == []
 
 
 def test_what_does_not_fit_is_not_replaced(stack: Stack) -> None:

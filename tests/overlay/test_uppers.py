@@ -385,7 +385,7 @@ def test_a_person_is_told_what_hides_a_name(stack: Stack, form: Form) -> None:
     stack.add({"f": File()})
     with stack.open(options=options(stack, form), as_kernel=False) as view:
         view.unlink("f")
-        told = explain(view.filesystem.tree, b"/f")
+        told = explain(view.filesystem, b"/f")
     mark = ".wh.f" if form == "aufs" else "f"
     seen = [(os.path.relpath(sight.path, stack.directory), sight.role) for sight in told.sights]
     assert seen == [(f"upper/{mark}", "whiteout"), ("lower0/f", "hidden")]
@@ -444,4 +444,4 @@ def test_what_was_removed_is_no_error_on_a_disk_that_forgets_what_has_no_name(st
             assert view.names() == ["f"]
             assert view.read("f") == b"y"
             for node in gone:
-                assert view.filesystem.attributes(node).link_count == 0
+                assert view.filesystem.tree.attributes(node).link_count == 0

@@ -36,19 +36,19 @@ class View:
         self.filesystem.between_operations()
         node: Node = self.filesystem.root
         for name in filter(None, path.split("/")):
-            found = self.filesystem.lookup(
-                self.filesystem.directory(node.nodeid), os.fsencode(name)
+            found = self.filesystem.lookup.find(
+                self.filesystem.nodes.directory(node.nodeid), os.fsencode(name)
             )
             if found is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-            node = self._count(found)
+            node = self._count(found.node)
         return node
 
     def file(self, path: str) -> File:
-        return self.filesystem.file(self.node(path).nodeid)
+        return self.filesystem.nodes.file(self.node(path).nodeid)
 
     def directory(self, path: str) -> Directory:
-        return self.filesystem.directory(self.node(path).nodeid)
+        return self.filesystem.nodes.directory(self.node(path).nodeid)
 
     def exists(self, path: str) -> bool:
         try:
@@ -60,7 +60,7 @@ class View:
     def forget_everything(self) -> None:
         """As the kernel does under memory pressure: every lookup is given back."""
         for number, count in self._counts.items():
-            self.filesystem.forget(number, count)
+            self.filesystem.nodes.forget(number, count)
         self._counts.clear()
         self.filesystem.between_operations()
 
@@ -69,27 +69,26 @@ class View:
     def names(self, path: str = "") -> list[str]:
         """The numbers and kinds that the listing alone tells must be those that a look tells."""
         directory = self.directory(path)
-        entries = self.filesystem.listing(directory, restart=True).entries
-        numbers = list(self.filesystem.numbers(directory, entries))
+        entries = self.filesystem.listings.get(directory, restart=True).entries
+        numbers = list(self.filesystem.entries.nodeids(directory, entries))
         for entry, number in zip(entries, numbers, strict=True):
             if number:
-                node = self.filesystem.lookup(directory, entry[0])
-                assert node is not None
+                node = self.filesystem.lookup.require(directory, entry[0])
                 assert (node.nodeid, node.kind) == (number, entry[1]), entry[0]
-                self.filesystem.evict_if_unused(node)
+                self.filesystem.nodes.evict_if_unused(node)
         return [os.fsdecode(entry[0]) for entry in entries]
 
     def numbers(self, path: str = "") -> dict[str, int]:
         """What the listing alone tells."""
         directory = self.directory(path)
-        entries = self.filesystem.listing(directory, restart=True).entries
-        numbers = self.filesystem.numbers(directory, entries)
+        entries = self.filesystem.listings.get(directory, restart=True).entries
+        numbers = self.filesystem.entries.nodeids(directory, entries)
         return {
             os.fsdecode(entry[0]): number for entry, number in zip(entries, numbers, strict=True)
         }
 
     def stat(self, path: str) -> Attributes:
-        return self.filesystem.attributes(self.node(path))
+        return self.filesystem.tree.attributes(self.node(path))
 
     def number(self, path: str) -> int:
         return self.node(path).nodeid
@@ -97,85 +96,87 @@ class View:
     @contextlib.contextmanager
     def opened(self, path: str, flags: int = os.O_RDONLY) -> Iterator[int]:
         """A handle."""
-        handle = self.filesystem.open(self.file(path), flags)
+        handle = self.filesystem.files.open(self.file(path), flags)
         try:
             yield handle
         finally:
-            self.filesystem.release(handle)
+            self.filesystem.files.release(handle)
 
     def read(self, path: str) -> bytes:
         with self.opened(path) as handle:
-            return self.filesystem.read(handle, 0, self.stat(path).stat.st_size)
+            return self.filesystem.files.read(handle, 0, self.stat(path).stat.st_size)
 
     def readlink(self, path: str) -> bytes:
-        return self.filesystem.readlink(self.node(path))
+        return self.filesystem.tree.readlink(self.node(path))
 
     def xattrs(self, path: str) -> dict[str, bytes]:
         node = self.node(path)
-        names = self.filesystem.listxattr(node, trusted=True)
-        return {os.fsdecode(name): self.filesystem.getxattr(node, name) for name in names}
+        names = self.filesystem.xattrs.names(node, trusted=True)
+        return {os.fsdecode(name): self.filesystem.xattrs.get(node, name) for name in names}
 
     # Changing
 
     def write(self, path: str, data: bytes, offset: int = 0) -> None:
         with self.opened(path, os.O_RDWR) as handle:
-            self.filesystem.write(handle, offset, data)
+            self.filesystem.files.write(handle, offset, data)
 
     def create(self, path: str, data: bytes = b"", mode: int = 0o644) -> File:
         directory, name = self._split(path)
-        node, handle = self.filesystem.create(directory, name, mode, self.caller)
+        node, handle = self.filesystem.creation.create(directory, name, mode, self.caller)
         self._count(node)
         try:
             if data:
-                self.filesystem.write(handle, 0, data)
+                self.filesystem.files.write(handle, 0, data)
         finally:
-            self.filesystem.release(handle)
+            self.filesystem.files.release(handle)
         return node
 
     def mkdir(self, path: str, mode: int = 0o755) -> Node:
         directory, name = self._split(path)
-        return self._count(self.filesystem.mkdir(directory, name, mode, self.caller))
+        return self._count(self.filesystem.creation.mkdir(directory, name, mode, self.caller))
 
     def mknod(self, path: str, mode: int, device: int = 0) -> Node:
         directory, name = self._split(path)
-        return self._count(self.filesystem.mknod(directory, name, mode, device, self.caller))
+        return self._count(
+            self.filesystem.creation.mknod(directory, name, mode, device, self.caller)
+        )
 
     def symlink(self, target: str, path: str) -> Node:
         directory, name = self._split(path)
-        made = self.filesystem.symlink(directory, name, os.fsencode(target), self.caller)
+        made = self.filesystem.creation.symlink(directory, name, os.fsencode(target), self.caller)
         return self._count(made)
 
     def link(self, old: str, new: str) -> None:
         node = self.file(old)
-        self.filesystem.link(node, *self._split(new))
+        self.filesystem.creation.link(node, *self._split(new))
         self._count(node)
 
     def unlink(self, path: str) -> None:
-        self.filesystem.unlink(*self._split(path))
+        self.filesystem.removal.unlink(*self._split(path))
 
     def rmdir(self, path: str) -> None:
-        self.filesystem.rmdir(*self._split(path))
+        self.filesystem.removal.rmdir(*self._split(path))
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
-        self.filesystem.rename(*self._split(old), *self._split(new), flags)
+        self.filesystem.renaming.rename(*self._split(old), *self._split(new), flags)
 
     def change(self, path: str, changes: Changes) -> None:
-        self.filesystem.change(self.node(path), changes)
+        self.filesystem.changing.change(self.node(path), changes)
 
     def getxattr(self, path: str, name: str) -> bytes:
-        return self.filesystem.getxattr(self.node(path), name.encode())
+        return self.filesystem.xattrs.get(self.node(path), name.encode())
 
     def setxattr(self, path: str, name: str, value: bytes) -> None:
-        self.filesystem.setxattr(self.node(path), name.encode(), value)
+        self.filesystem.xattrs.set(self.node(path), name.encode(), value)
 
     def removexattr(self, path: str, name: str) -> None:
-        self.filesystem.removexattr(self.node(path), name.encode())
+        self.filesystem.xattrs.remove(self.node(path), name.encode())
 
     def _split(self, path: str) -> tuple[Directory, bytes]:
         directory, _, name = path.rpartition("/")
         return self.directory(directory), os.fsencode(name)
 
     def _count(self, node: Node) -> Node:
-        node.nlookup += 1
+        node.count_lookup()
         self._counts[node.nodeid] += 1
         return node

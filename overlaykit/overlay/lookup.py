@@ -1,0 +1,207 @@
+"""Lookup: from a name in a directory to a node."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from overlaykit.overlay.failure import fail
+from overlaykit.overlay.layer import UNKNOWN_UUID
+from overlaykit.overlay.nodes import Directory, File
+from overlaykit.overlay.numbering import Numbering
+from overlaykit.overlay.operation import operation
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from overlaykit.overlay.layer import LayerDir
+    from overlaykit.overlay.links import Links
+    from overlaykit.overlay.merge import Found
+    from overlaykit.overlay.nodes import Node
+    from overlaykit.overlay.tree import Tree
+
+T = TypeVar("T")
+
+
+class Result(NamedTuple):
+    """What a name means, for `Tree.attributes`: the node, and its inode's attributes if the lookup has read them."""
+
+    node: Node
+    stat: os.stat_result | None
+
+
+class Lookup:
+    """Finds the nodes that names mean, and makes those that are not in the table yet."""
+
+    def __init__(self, tree: Tree, links: Links) -> None:
+        self.modes = tree.modes
+        self.numbering = Numbering()
+        self._tree = tree
+        self._links = links
+        self._devices: dict[bytes, int] = {}
+        layers = tree.layers
+        for layer in (
+            *(one for one in layers if not one.writable),
+            *(one for one in layers if one.writable),
+        ):
+            self._learn_device(layer.root)
+
+    @operation
+    def find(self, directory: Directory, name: bytes) -> Result | None:
+        """What `name` means in `directory`; None if there is nothing."""
+        node = directory.children.get(name)
+        if node is not None:
+            return Result(node, None)
+        if directory.orphaned:
+            return None
+        found = self._tree.merge.find(directory, name)
+        return None if found is None else self.get_or_create(directory, name, found)
+
+    def require(self, directory: Directory, name: bytes) -> Node:
+        """The node that `name` means. Raises OSError (ENOENT) if there is none."""
+        result = self.find(directory, name)
+        if result is None:
+            fail(errno.ENOENT, name)
+        return result.node
+
+    def get_or_create(self, directory: Directory, name: bytes, found: Found) -> Result:
+        """The node of what the merge has found."""
+        if found.is_directory:
+            st = found.lowers[0].stat() if found.upper and found.lowers else found.stat
+            made = Directory(directory, name, found.upper, found.lowers, found.redirect)
+            self._tree.table.add_directory(made, self.numbering.key(st.st_dev, st.st_ino))
+            return Result(made, found.stat)
+        node = self._get_or_create_file(directory, found)
+        self._tree.table.link(node, directory, name)
+        # Another name of a file that was copied up shows the copy's attributes, not what lies under this name.
+        is_shown = node.has_upper == found.layer_dir.layer.writable
+        return Result(node, found.stat if is_shown else None)
+
+    def _get_or_create_file(self, directory: Directory, found: Found) -> File:
+        table = self._tree.table
+        key = self.numbering.key(found.stat.st_dev, found.stat.st_ino)
+        kind = stat.S_IFMT(found.stat.st_mode)
+        existing = table.by_key.get(key)
+        if existing is not None and existing.kind == kind:
+            return existing
+        if found.layer_dir.layer.writable:
+            node, preferred = self._upper_file(kind, key, directory, found)
+        else:
+            node, preferred = self._lower_file(kind, key, found), key
+        existing = table.by_key.get(node.key)
+        if existing is not None and existing.kind == kind:  # another name of an indexed file
+            existing.learn_link_count(node.link_count)
+            return existing
+        table.add(node, preferred)
+        table.register(node)
+        return node
+
+    def adopt_file(self, directory: Directory, name: bytes, st: os.stat_result) -> File:
+        """The node of a file that was just made in the upper."""
+        key = self.numbering.key(st.st_dev, st.st_ino)
+        node = File(stat.S_IFMT(st.st_mode), key=key, has_upper=True)
+        table = self._tree.table
+        table.add(node, key)
+        table.register(node)
+        table.link(node, directory, name)
+        return node
+
+    def adopt_directory(
+        self, directory: Directory, name: bytes, layer_dir: LayerDir, st: os.stat_result
+    ) -> Directory:
+        """The node of a directory that was just made in the upper; nothing of the lowers shows in it."""
+        node = Directory(directory, name, layer_dir, ())
+        self._tree.table.add_directory(node, self.numbering.key(st.st_dev, st.st_ino))
+        return node
+
+    def _upper_file(
+        self, kind: int, key: int, directory: Directory, found: Found
+    ) -> tuple[File, int]:
+        """A file found in the upper, and the nodeid that it should have."""
+        markers = self._tree.markers
+        origin = self._read_marker(found.layer_dir, found.name, markers.origin)
+        if origin is None:
+            return File(kind, key=key, has_upper=True), key
+        index_name = link_count = None
+        if found.stat.st_nlink > 1 and self._links.index_entry(origin, same=found.stat) is not None:
+            index_name = origin.index_name()
+            link_count = self._read_marker(
+                found.layer_dir,
+                found.name,
+                lambda path: markers.link_count(
+                    path,
+                    upper=found.stat.st_nlink,
+                    lower=lambda: self._links.lower_link_count(directory, found.name, origin),
+                ),
+            )
+        inode = origin.inode_number()
+        device = self._device(origin.uuid, directory)
+        preferred = key if inode is None or device is None else self.numbering.key(device, inode)
+        node = File(
+            kind,
+            key=key,
+            has_upper=True,
+            has_origin=True,
+            index_name=index_name,
+            link_count=link_count,
+        )
+        return node, preferred
+
+    def _lower_file(self, kind: int, key: int, found: Found) -> File:
+        """A file found in a lower, or the one in the index that it was copied up to."""
+        origin = entry = None
+        if found.stat.st_nlink > 1 and self._tree.has_index:
+            origin = self._tree.copyup.origin(found.layer_dir, found.name, found.stat.st_dev)
+            entry = None if origin is None else self._links.index_entry(origin)
+        if origin is None or entry is None:
+            return File(kind, lower_key=key, lower_dir=found.layer_dir, lower_name=found.name)
+        upper_links = entry.st_nlink
+        link_count = self._read_marker(
+            self._tree.work.index,
+            origin.index_name(),
+            lambda path: self._tree.markers.link_count(
+                path, upper=upper_links, lower=lambda: found.stat.st_nlink
+            ),
+        )
+        return File(
+            kind,
+            key=self.numbering.key(entry.st_dev, entry.st_ino),
+            lower_key=key,
+            lower_dir=found.layer_dir,
+            lower_name=found.name,
+            has_upper=True,
+            has_origin=True,
+            index_name=origin.index_name(),
+            link_count=link_count,
+        )
+
+    def _read_marker(
+        self, layer_dir: LayerDir, name: bytes, read: Callable[[bytes], T | None]
+    ) -> T | None:
+        """A marker of a file in the upper or the index; None if its mode denies access for good."""
+        modes = self.modes
+
+        def attempt() -> T | None:
+            if modes is not None:
+                modes.widen(layer_dir.fd(), name)
+            return read(layer_dir.proc_path(name))
+
+        try:
+            return attempt() if modes is None else modes.past(attempt)
+        except PermissionError:  # the file is another owner's
+            return None
+
+    def _device(self, uuid: bytes, directory: Directory) -> int | None:
+        """The device of the file system with this uuid, if a lower of the directory lies there."""
+        if uuid not in self._devices:
+            for layer_dir in directory.lowers:
+                self._learn_device(layer_dir)
+        return self._devices.get(uuid)
+
+    def _learn_device(self, layer_dir: LayerDir) -> None:
+        device = layer_dir.stat().st_dev
+        self.numbering.base(device)  # in the order of the stack, so alike at each mount
+        self._devices.setdefault(layer_dir.layer.uuid(device, layer_dir), device)
+        self._devices.setdefault(UNKNOWN_UUID, device)

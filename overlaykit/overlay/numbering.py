@@ -1,0 +1,32 @@
+"""Inode numbers of several devices, as nodeids of 64 bits."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_DEVICE_SHIFT: Final = 48
+INODE_LIMIT: Final = 1 << _DEVICE_SHIFT
+"""Inode numbers from here on have no nodeid."""
+FIRST_FREE: Final = 0x7FFF << _DEVICE_SHIFT
+"""The first nodeid that no inode has."""
+
+
+class Numbering:
+    """Real inodes, (st_dev, st_ino), as nodeids. Inodes of the first device keep their numbers."""
+
+    def __init__(self) -> None:
+        self._bases: dict[int, int] = {}
+
+    def base(self, device: int) -> int:
+        """What a device adds to its inode numbers below `INODE_LIMIT`; -1 if there are too many devices."""
+        base = self._bases.get(device)
+        if base is None:
+            index = len(self._bases)
+            base = index << _DEVICE_SHIFT if index < FIRST_FREE >> _DEVICE_SHIFT else -1
+            self._bases[device] = base
+        return base
+
+    def key(self, device: int, inode: int) -> int:
+        """The nodeid of a real inode; 0 if it has none (its number is too large)."""
+        base = self.base(device)
+        return base | inode if base >= 0 and inode < INODE_LIMIT else 0

@@ -1,0 +1,119 @@
+"""An open file: the one descriptor behind all handles of a file."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from overlaykit.overlay.descriptors import Descriptors
+    from overlaykit.overlay.nodes import File
+
+_LATE_AT_MOST: Final = 10 * 10**9
+"""Nanoseconds."""
+
+
+class Reopening(Protocol):
+    """Where open files lie (`files.Files`)."""
+
+    descriptors: Descriptors
+
+    def may_reopen(self, opened: OpenFile, fd: int) -> bool: ...
+
+    def reopen(self, opened: OpenFile) -> int: ...
+
+
+class OpenFile:
+    """The one descriptor behind every handle of a file, however often it is open.
+
+    Copy-up swaps `fd`, so each handle reads the new bytes at once and none can write into a lower. While the file is
+    idle its descriptor may be closed (`descriptors`); `fd` opens it again.
+
+    `direct`: a handle bypasses the kernel's cache. `modified`: the modification time that writing is not to move (see
+    `files`), or None. `asked_ns`: when the last change of it was asked for. `users`: how many threads use `fd` now.
+    `unsynced`: bytes were written since the last sync. `failure`: the errno of a sync that the next one tells, or 0.
+    """
+
+    __slots__ = (
+        "_fd",
+        "_files",
+        "asked_ns",
+        "count",
+        "direct",
+        "failure",
+        "handle",
+        "identity",
+        "modified",
+        "node",
+        "recent",
+        "unsynced",
+        "users",
+        "writable",
+    )
+
+    def __init__(
+        self, handle: int, node: File, fd: int, *, writable: bool, files: Reopening
+    ) -> None:
+        self.handle = handle
+        self.node = node
+        self.writable = writable
+        self.count = 0
+        self.direct = False
+        self.modified: int | None = None
+        self.asked_ns = 0
+        self.recent = True
+        self.users = 0
+        self.unsynced = False
+        self.failure = 0
+        self.identity = (0, 0)
+        self._fd = fd
+        self._files = files
+        files.descriptors.add(self)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor, valid until `Descriptors.trim`. Raises OSError (ESTALE) if the inode is out of reach."""
+        if self._fd < 0:
+            self._fd = self._files.reopen(self)
+            self._files.descriptors.add(self)
+        self.recent = True
+        return self._fd
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the descriptor is closed for now."""
+        return self._fd < 0
+
+    def evict(self) -> bool:
+        if self.users or not self._files.may_reopen(self, self._fd):
+            return False
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+        return True
+
+    def close(self) -> None:
+        """Close it for good. Raises OSError: a disk may refuse only now what was written."""
+        if self._fd >= 0:
+            self._files.descriptors.discard(self)
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def is_outdated(self, asked_ns: int) -> bool:
+        """Whether a modification time that the kernel writes back has been replaced by one that a program has set.
+
+        The kernel does so without a lock (fs/fuse/inode.c: fuse_flush_times): the old one may arrive last. What is much
+        older is none of these: the clock was set.
+        """
+        return 0 < self.asked_ns - asked_ns < _LATE_AT_MOST
+
+    def set_modified(self, asked_ns: int) -> None:
+        """A modification time is set, as asked for at `asked_ns`: earlier writes do not put theirs back."""
+        self.asked_ns = asked_ns
+        self.modified = None
+
+    def swap(self, fd: int) -> None:
+        """Continue on the upper's descriptor `fd`."""
+        self.close()
+        self._fd = fd
+        self._files.descriptors.add(self)
+        self.writable = True
