@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 import overlaykit
+from overlaykit.overlay.nodes import Directory, File
 
 HOUSE = os.path.dirname(overlaykit.__file__)
 
@@ -113,3 +114,46 @@ def test_every_file_says_what_it_is_for(room: str) -> None:
     for path in sources(room):
         with open(path, encoding="utf-8") as file:
             assert ast.get_docstring(ast.parse(file.read())), path
+
+
+_NODES = os.path.join(HOUSE, "overlay", "nodes.py")
+_MUTATORS = {"append", "clear", "extend", "pop", "popitem", "remove", "setdefault", "update"}
+_ENTRY_ATTRIBUTES = {"generation"}
+"""Attributes of nodes whose names pyfuse3.EntryAttributes has too."""
+
+
+def changed_attributes(path: str) -> Iterator[tuple[int, str]]:
+    """Lines of a file, and the attributes that they assign to, delete or mutate, but for those of `self`."""
+    with open(path, encoding="utf-8") as file:
+        tree = ast.parse(file.read())
+    for node in ast.walk(tree):
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign | ast.Delete):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign | ast.AugAssign | ast.For):
+            targets = [node.target]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            targets = [node.func.value] if node.func.attr in _MUTATORS else []
+        while targets:
+            target = targets.pop()
+            if isinstance(target, ast.Tuple | ast.List):
+                targets += target.elts
+            elif isinstance(target, ast.Starred | ast.Subscript):
+                targets.append(target.value)
+            elif isinstance(target, ast.Attribute) and ast.unparse(target.value) != "self":
+                yield target.lineno, target.attr
+
+
+def test_only_nodes_py_writes_nodes() -> None:
+    classes = {*File.__mro__, *Directory.__mro__}
+    attributes = {name for one in classes for name in getattr(one, "__slots__", ())}
+    assert {"nlookup", "children", "has_upper"} < attributes
+    own = set(sources("overlay")) - {_NODES}
+    wrong = [
+        (path, line, name)
+        for path in own | set(sources("fuse"))
+        for line, name in changed_attributes(path)
+        if name in attributes - (set() if path in own else _ENTRY_ATTRIBUTES)
+    ]
+    assert not wrong
+    assert attributes & {name for _, name in changed_attributes(_NODES)}  # it finds what it seeks
