@@ -24,7 +24,7 @@ from ..views.user import command as user_command
 
 
 @dataclass
-class Place:
+class MountDirs:
     """Directories to be merged, and one to mount on."""
 
     lower: str
@@ -37,10 +37,10 @@ class Place:
         return f"lowerdir={self.lower},upperdir={self.upper},workdir={self.work}"
 
 
-def place(user: TestUser) -> Place:
+def make_dirs(user: TestUser) -> MountDirs:
     lower = user.directory("lower", file="from the lower\n", other="other\n")
     names = [user.directory(name) for name in ("upper", "work", "target")]
-    return Place(lower, *names)
+    return MountDirs(lower, *names)
 
 
 @contextlib.contextmanager
@@ -58,37 +58,37 @@ def contents(*names: str) -> str:
 
 
 def test_layers_are_merged_and_changes_go_to_the_upper(user: TestUser) -> None:
-    here = place(user)
-    with mounted(user, here.options, here.target):
-        assert sorted(os.listdir(here.target)) == ["file", "other"]
-        user.write(os.path.join(here.target, "file"), "changed\n")
-        os.unlink(os.path.join(here.target, "other"))
-        assert os.listdir(here.target) == ["file"]
-    assert os.listdir(here.target) == []
-    assert contents(here.lower, "file") == "from the lower\n"
-    assert contents(here.upper, "file") == "changed\n"
-    with mounted(user, here.options, here.target):
-        assert os.listdir(here.target) == ["file"]
-        assert contents(here.target, "file") == "changed\n"
+    dirs = make_dirs(user)
+    with mounted(user, dirs.options, dirs.target):
+        assert sorted(os.listdir(dirs.target)) == ["file", "other"]
+        user.write(os.path.join(dirs.target, "file"), "changed\n")
+        os.unlink(os.path.join(dirs.target, "other"))
+        assert os.listdir(dirs.target) == ["file"]
+    assert os.listdir(dirs.target) == []
+    assert contents(dirs.lower, "file") == "from the lower\n"
+    assert contents(dirs.upper, "file") == "changed\n"
+    with mounted(user, dirs.options, dirs.target):
+        assert os.listdir(dirs.target) == ["file"]
+        assert contents(dirs.target, "file") == "changed\n"
 
 
 def test_a_later_mount_does_not_keep_an_earlier_one(user: TestUser) -> None:
-    here = place(user)
+    dirs = make_dirs(user)
     later = user.directory("later")
-    user.succeeds("mount", "-o", here.options, here.target)
+    user.succeeds("mount", "-o", dirs.options, dirs.target)
     try:
-        with mounted(user, f"lowerdir={here.lower}", later):
-            user.succeeds("umount", here.target)
+        with mounted(user, f"lowerdir={dirs.lower}", later):
+            user.succeeds("umount", dirs.target)
             assert contents(later, "file") == "from the lower\n"
     finally:
-        if os.path.ismount(here.target):
-            user.succeeds("umount", here.target)
+        if os.path.ismount(dirs.target):
+            user.succeeds("umount", dirs.target)
 
 
 @only_as("root")
 def test_umount_says_that_another_mount_namespace_keeps_the_mount(user: TestUser) -> None:
-    here = place(user)
-    user.succeeds("mount", "-o", here.options, here.target)
+    dirs = make_dirs(user)
+    user.succeeds("mount", "-o", dirs.options, dirs.target)
     holder = subprocess.Popen(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo ready; exec cat"],
         stdin=subprocess.PIPE,
@@ -97,10 +97,10 @@ def test_umount_says_that_another_mount_namespace_keeps_the_mount(user: TestUser
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"ready\n"
-        umount = user.start("umount", here.target, stderr=subprocess.PIPE)
+        umount = user.start("umount", dirs.target, stderr=subprocess.PIPE)
         assert umount.stderr is not None
         assert "another mount namespace" in umount.stderr.readline()
-        assert os.listdir(here.target) == []
+        assert os.listdir(dirs.target) == []
     finally:
         holder.communicate(b"")
     assert umount.wait() == 0
@@ -108,138 +108,138 @@ def test_umount_says_that_another_mount_namespace_keeps_the_mount(user: TestUser
 
 
 def test_the_lower_named_first_is_the_top(user: TestUser) -> None:
-    here = place(user)
+    dirs = make_dirs(user)
     top = user.directory("to:p", file="from the top\n")
     escaped = top.replace(":", "\\:")
-    with mounted(user, f"lowerdir={escaped}:{here.lower}", here.target):
-        assert contents(here.target, "file") == "from the top\n"
-        assert contents(here.target, "other") == "other\n"
+    with mounted(user, f"lowerdir={escaped}:{dirs.lower}", dirs.target):
+        assert contents(dirs.target, "file") == "from the top\n"
+        assert contents(dirs.target, "other") == "other\n"
 
 
 @pytest.mark.parametrize("read_only", ["lowerdir={lower}", "{options},ro"])
 def test_a_mount_without_an_upper_or_with_ro_refuses_to_write(
     user: TestUser, read_only: str
 ) -> None:
-    here = place(user)
-    options = read_only.format(lower=here.lower, options=here.options)
-    with mounted(user, options, here.target):
+    dirs = make_dirs(user)
+    options = read_only.format(lower=dirs.lower, options=dirs.options)
+    with mounted(user, options, dirs.target):
         acts: tuple[Callable[[], object], ...] = (
-            lambda: os.mkdir(os.path.join(here.target, "new")),
-            lambda: os.unlink(os.path.join(here.target, "file")),
-            lambda: os.chmod(os.path.join(here.target, "file"), 0o600),
+            lambda: os.mkdir(os.path.join(dirs.target, "new")),
+            lambda: os.unlink(os.path.join(dirs.target, "file")),
+            lambda: os.chmod(os.path.join(dirs.target, "file"), 0o600),
         )
         for act in acts:
             with pytest.raises(OSError, match="Read-only file system"):
                 act()
-    assert os.listdir(here.upper) == []
+    assert os.listdir(dirs.upper) == []
 
 
 @only_as("root")  # the kernel's overlayfs is mounted as a comparison
 def test_the_kernels_overlayfs_can_go_on_with_our_upper_and_we_with_its(user: TestUser) -> None:
-    here = place(user)
-    os.mkdir(os.path.join(here.lower, "directory"))
-    with mounted(user, here.options, here.target):
-        os.unlink(os.path.join(here.target, "file"))
-        os.rename(os.path.join(here.target, "directory"), os.path.join(here.target, "renamed"))
-        user.write(os.path.join(here.target, "ours"), "ours\n")
-    options = f"{here.options},redirect_dir=on"
-    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, here.target], check=True)
+    dirs = make_dirs(user)
+    os.mkdir(os.path.join(dirs.lower, "directory"))
+    with mounted(user, dirs.options, dirs.target):
+        os.unlink(os.path.join(dirs.target, "file"))
+        os.rename(os.path.join(dirs.target, "directory"), os.path.join(dirs.target, "renamed"))
+        user.write(os.path.join(dirs.target, "ours"), "ours\n")
+    options = f"{dirs.options},redirect_dir=on"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, dirs.target], check=True)
     try:
-        assert sorted(os.listdir(here.target)) == ["other", "ours", "renamed"]
-        os.unlink(os.path.join(here.target, "other"))
-        user.write(os.path.join(here.target, "theirs"), "theirs\n")
+        assert sorted(os.listdir(dirs.target)) == ["other", "ours", "renamed"]
+        os.unlink(os.path.join(dirs.target, "other"))
+        user.write(os.path.join(dirs.target, "theirs"), "theirs\n")
     finally:
-        subprocess.run(["umount", here.target], check=True)
-    with mounted(user, here.options, here.target):
-        assert sorted(os.listdir(here.target)) == ["ours", "renamed", "theirs"]
+        subprocess.run(["umount", dirs.target], check=True)
+    with mounted(user, dirs.options, dirs.target):
+        assert sorted(os.listdir(dirs.target)) == ["ours", "renamed", "theirs"]
 
 
 def test_an_unknown_option_is_told_by_name(user: TestUser) -> None:
-    here = place(user)
+    dirs = make_dirs(user)
     for option in "metacopied", "lowerdir-=/x", "rO":
-        line = user.refused("mount", "-o", f"{here.options},{option}", here.target)
+        line = user.refused("mount", "-o", f"{dirs.options},{option}", dirs.target)
         assert line.startswith(
             f"mount option {option}: not one of lowerdir=, lowerdir+=, upperdir=, workdir=, "
         )
-    line = user.refused("mount", "-o", f"{here.options},nfs_export=on", here.target)
+    line = user.refused("mount", "-o", f"{dirs.options},nfs_export=on", dirs.target)
     assert line == (
         "mount option nfs_export=on: refused: a FUSE mount like this one cannot be exported over NFS"
     )
 
 
 def test_ro_binds_although_another_o_comes_after_it(user: TestUser) -> None:
-    here = place(user)
-    user.succeeds("mount", "-o", "ro", "-o", here.options, here.target)
+    dirs = make_dirs(user)
+    user.succeeds("mount", "-o", "ro", "-o", dirs.options, dirs.target)
     try:
         with pytest.raises(OSError, match="Read-only file system"):
-            user.write(os.path.join(here.target, "new"), "")
+            user.write(os.path.join(dirs.target, "new"), "")
     finally:
-        user.succeeds("umount", here.target)
-    assert os.listdir(here.upper) == []
+        user.succeeds("umount", dirs.target)
+    assert os.listdir(dirs.upper) == []
 
 
 def test_options_that_cannot_matter_are_accepted(user: TestUser) -> None:
-    here = place(user)
+    dirs = make_dirs(user)
     needless = [
         known.spelling.replace("*", "anything").split("|")[0]
         for known in table.KNOWN
         if known.row.effect is table.Effect.NEEDLESS
     ]
-    with mounted(user, f"{here.options},{','.join(needless)}", here.target):
-        assert contents(here.target, "file") == "from the lower\n"
+    with mounted(user, f"{dirs.options},{','.join(needless)}", dirs.target):
+        assert contents(dirs.target, "file") == "from the lower\n"
 
 
 def test_an_option_that_does_less_than_it_says_is_told(user: TestUser) -> None:
-    here = place(user)
-    done = user.overlaykit("mount", "-o", f"{here.options},metacopy=on", here.target)
+    dirs = make_dirs(user)
+    done = user.overlaykit("mount", "-o", f"{dirs.options},metacopy=on", dirs.target)
     try:
         assert done.stderr == "overlaykit: mount option metacopy=on: copy-up copies the data too\n"
         assert done.returncode == 0
     finally:
-        user.succeeds("umount", here.target)
+        user.succeeds("umount", dirs.target)
 
 
 def test_mount_flags_bind_programs(user: TestUser) -> None:
-    here = place(user)
-    os.symlink("file", os.path.join(here.lower, "link"))
+    dirs = make_dirs(user)
+    os.symlink("file", os.path.join(dirs.lower, "link"))
     for name, mode in ("program", 0o755), ("raised", 0o4755):
-        shutil.copy("/bin/true", os.path.join(here.lower, name))
-        os.chmod(os.path.join(here.lower, name), mode)
+        shutil.copy("/bin/true", os.path.join(dirs.lower, name))
+        os.chmod(os.path.join(dirs.lower, name), mode)
     flags = ["noexec", "noatime", "sync"]
     if user.is_root:
         flags += ["nosymfollow", "nodev", "nosuid", "nodiratime", "dirsync"]
-    with mounted(user, f"{here.options},{','.join(flags)}", here.target):
-        shown = user.program(["findmnt", "-no", "OPTIONS", here.target]).strip().split(",")
+    with mounted(user, f"{dirs.options},{','.join(flags)}", dirs.target):
+        shown = user.program(["findmnt", "-no", "OPTIONS", dirs.target]).strip().split(",")
         assert set(flags) <= set(shown)
         with pytest.raises(PermissionError):
-            subprocess.run([os.path.join(here.target, "program")], check=True)
+            subprocess.run([os.path.join(dirs.target, "program")], check=True)
         if user.is_root:
             with pytest.raises(OSError, match="Too many levels of symbolic links"):
-                contents(here.target, "link")
-    with mounted(user, f"{here.options},noexec,exec", here.target):
-        subprocess.run([os.path.join(here.target, "program")], check=True)
-        shown = user.program(["findmnt", "-no", "OPTIONS", here.target]).strip().split(",")
+                contents(dirs.target, "link")
+    with mounted(user, f"{dirs.options},noexec,exec", dirs.target):
+        subprocess.run([os.path.join(dirs.target, "program")], check=True)
+        shown = user.program(["findmnt", "-no", "OPTIONS", dirs.target]).strip().split(",")
         assert ("nosuid" in shown) is ("nodev" in shown) is not user.is_root
 
 
 @only_as("ordinary user")
 def test_what_fusermount3_cannot_do_is_refused(user: TestUser) -> None:
-    here = place(user)
-    line = user.refused("mount", "-o", f"{here.options},nosymfollow", here.target)
+    dirs = make_dirs(user)
+    line = user.refused("mount", "-o", f"{dirs.options},nosymfollow", dirs.target)
     assert line == (
         "mount option nosymfollow: fusermount3 has no such option: as an ordinary user, leave it out"
     )
-    done = user.overlaykit("mount", "-o", f"{here.options},allow_other", here.target)
+    done = user.overlaykit("mount", "-o", f"{dirs.options},allow_other", dirs.target)
     if done.returncode:  # it is the machine's choice
         assert "user_allow_other" in done.stderr
     else:
-        user.succeeds("umount", here.target)
+        user.succeeds("umount", dirs.target)
 
 
 def test_a_source_with_a_comma_is_shown_as_it_is(user: TestUser) -> None:
-    here = place(user)
-    with mounted(user, rf"{here.options},fsname=a\,b\\c", here.target):
-        assert user.program(["findmnt", "-rno", "SOURCE", here.target]) == "a,b\\x5cc\n"
+    dirs = make_dirs(user)
+    with mounted(user, rf"{dirs.options},fsname=a\,b\\c", dirs.target):
+        assert user.program(["findmnt", "-rno", "SOURCE", dirs.target]) == "a,b\\x5cc\n"
 
 
 @pytest.mark.parametrize("name", ["co:lon", "com,ma", "back\\slash", "a b", 'quo"te', "line\nfeed"])
@@ -301,15 +301,15 @@ def test_a_quoted_directory_is_the_one_that_the_kernel_means(user: TestUser, quo
     ],
 )
 def test_options_that_make_no_sense_are_told(user: TestUser, options: str, line: str) -> None:
-    assert user.refused("mount", "-o", options, place(user).target) == line
+    assert user.refused("mount", "-o", options, make_dirs(user).target) == line
 
 
 def test_upper_and_work_on_different_file_systems_are_refused(user: TestUser) -> None:
-    here = place(user)
+    dirs = make_dirs(user)
     with another_file_system() as work:
-        options = f"lowerdir={here.lower},upperdir={here.upper},workdir={work}"
-        assert user.refused("mount", "-o", options, here.target) == (
-            f"upper {here.upper} and work {work} are on different file systems:"
+        options = f"lowerdir={dirs.lower},upperdir={dirs.upper},workdir={work}"
+        assert user.refused("mount", "-o", options, dirs.target) == (
+            f"upper {dirs.upper} and work {work} are on different file systems:"
             " choose a work directory on the upper's"
         )
 
@@ -326,26 +326,26 @@ def another_file_system() -> Iterator[str]:
 
 
 def test_an_upper_inside_a_lower_does_not_show_in_it(user: TestUser) -> None:
-    here = place(user)
+    dirs = make_dirs(user)
     upper, work = user.directory("lower", "upper"), user.directory("lower", "work")
-    options = f"lowerdir={here.lower},upperdir={upper},workdir={work}"
-    done = user.overlaykit("mount", "-o", options, here.target)
+    options = f"lowerdir={dirs.lower},upperdir={upper},workdir={work}"
+    done = user.overlaykit("mount", "-o", options, dirs.target)
     try:
         assert (done.returncode, done.stderr) == (
             0,
-            f"overlaykit: upper {upper}: lies inside the lower {here.lower}, which does not show it\n",
+            f"overlaykit: upper {upper}: lies inside the lower {dirs.lower}, which does not show it\n",
         )
-        user.write(os.path.join(here.target, "new"), "new\n")
-        user.write(os.path.join(here.target, "file"), "changed\n")
-        assert sorted(os.listdir(here.target)) == ["file", "new", "other", "upper", "work"]
+        user.write(os.path.join(dirs.target, "new"), "new\n")
+        user.write(os.path.join(dirs.target, "file"), "changed\n")
+        assert sorted(os.listdir(dirs.target)) == ["file", "new", "other", "upper", "work"]
         for hidden in "upper", "work":
             with pytest.raises(OSError, match="Too many levels of symbolic links"):
-                os.stat(os.path.join(here.target, hidden))
+                os.stat(os.path.join(dirs.target, hidden))
     finally:
-        user.succeeds("umount", here.target)
+        user.succeeds("umount", dirs.target)
     assert sorted(os.listdir(upper)) == ["file", "new"]
-    assert contents(here.lower, "file") == "from the lower\n"
-    assert sorted(os.listdir(here.lower)) == ["file", "other", "upper", "work"]
+    assert contents(dirs.lower, "file") == "from the lower\n"
+    assert sorted(os.listdir(dirs.lower)) == ["file", "other", "upper", "work"]
 
 
 @only_as("root")  # an ordinary user's lower shows what is mounted in it
@@ -366,9 +366,9 @@ def test_the_machines_root_is_a_lower_where_upper_and_target_are_on_another_disk
 
 
 def test_a_target_that_is_not_empty_is_covered_and_told(user: TestUser) -> None:
-    here = place(user)
+    dirs = make_dirs(user)
     full = user.directory("full", hidden="")
-    done = user.overlaykit("mount", "-o", here.options, full)
+    done = user.overlaykit("mount", "-o", dirs.options, full)
     try:
         assert (done.returncode, done.stderr) == (
             0,
@@ -382,30 +382,30 @@ def test_a_target_that_is_not_empty_is_covered_and_told(user: TestUser) -> None:
 
 @only_as("root")  # an ordinary user's daemon would wait for itself in the lower
 def test_a_lower_can_be_the_target_itself(user: TestUser) -> None:
-    here = place(user)
-    with mounted(user, here.options, here.lower):
-        user.write(os.path.join(here.lower, "file"), "changed\n")
-        os.unlink(os.path.join(here.lower, "other"))
-    assert contents(here.lower, "file") == "from the lower\n"
-    assert contents(here.upper, "file") == "changed\n"
-    assert sorted(os.listdir(here.lower)) == ["file", "other"]
+    dirs = make_dirs(user)
+    with mounted(user, dirs.options, dirs.lower):
+        user.write(os.path.join(dirs.lower, "file"), "changed\n")
+        os.unlink(os.path.join(dirs.lower, "other"))
+    assert contents(dirs.lower, "file") == "from the lower\n"
+    assert contents(dirs.upper, "file") == "changed\n"
+    assert sorted(os.listdir(dirs.lower)) == ["file", "other"]
 
 
 def test_the_upper_can_be_the_target_itself(user: TestUser) -> None:
-    here = place(user)
-    with mounted(user, here.options, here.upper):
-        assert sorted(os.listdir(here.upper)) == ["file", "other"]
-        user.write(os.path.join(here.upper, "new"), "new\n")
-        os.mkdir(os.path.join(here.upper, "directory"))
-    assert sorted(os.listdir(here.upper)) == ["directory", "new"]
+    dirs = make_dirs(user)
+    with mounted(user, dirs.options, dirs.upper):
+        assert sorted(os.listdir(dirs.upper)) == ["file", "other"]
+        user.write(os.path.join(dirs.upper, "new"), "new\n")
+        os.mkdir(os.path.join(dirs.upper, "directory"))
+    assert sorted(os.listdir(dirs.upper)) == ["directory", "new"]
 
 
 def test_a_target_inside_the_upper_is_refused_for_it_would_hang(user: TestUser) -> None:
-    here = place(user)
-    for layer in here.upper, here.work:
+    dirs = make_dirs(user)
+    for layer in dirs.upper, dirs.work:
         target = os.path.join(layer, "inside")
         os.mkdir(target)
-        assert user.refused("mount", "-o", here.options, target) == (
+        assert user.refused("mount", "-o", dirs.options, target) == (
             f"mountpoint {target} lies inside {layer}, where changes go: choose one outside of it"
         )
         os.rmdir(target)
@@ -414,13 +414,13 @@ def test_a_target_inside_the_upper_is_refused_for_it_would_hang(user: TestUser) 
 @only_as("root")  # bind mounts
 @pytest.mark.parametrize("outer", ["upper", "work"])
 def test_a_lower_that_another_mount_shows_is_not_written_to(user: TestUser, outer: str) -> None:
-    here = place(user)
+    dirs = make_dirs(user)
     inside = user.directory(outer, "inside", precious="kept\n")
     bound = user.directory("bound")
     subprocess.run(["mount", "--bind", inside, bound], check=True)
     try:
-        options = f"lowerdir={bound},upperdir={here.upper},workdir={here.work}"
-        line = user.refused("mount", "-o", options, here.target)
+        options = f"lowerdir={bound},upperdir={dirs.upper},workdir={dirs.work}"
+        line = user.refused("mount", "-o", options, dirs.target)
         assert line.startswith(f"lower {bound} lies inside {user.path(outer)}, where changes go")
     finally:
         subprocess.run(["umount", bound], check=True)
@@ -438,11 +438,11 @@ GIVEN = [
 
 @pytest.mark.parametrize("given", GIVEN)
 def test_a_path_means_what_it_means_to_the_caller(user: TestUser, given: str) -> None:
-    here = place(user)
-    names = {"lowerdir": here.lower, "upperdir": here.upper, "workdir": here.work}
+    dirs = make_dirs(user)
+    names = {"lowerdir": dirs.lower, "upperdir": dirs.upper, "workdir": dirs.work}
     with contextlib.ExitStack() as closing:
         paths = {}
-        for key, path in (*names.items(), ("target", here.target)):
+        for key, path in (*names.items(), ("target", dirs.target)):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             closing.callback(os.close, fd)
             os.set_inheritable(fd, True)
@@ -451,34 +451,34 @@ def test_a_path_means_what_it_means_to_the_caller(user: TestUser, given: str) ->
         options = ",".join(f"{key}={path}" for key, path in paths.items())
         user.succeeds("mount", "-o", options, target, cwd=user.scratch, close_fds=False)
     try:
-        assert contents(here.target, "file") == "from the lower\n"
-        user.write(os.path.join(here.target, "new"), "new\n")
-        explained = user.succeeds("explain", here.target, "/file")
-        assert os.path.join(here.lower, "file") in explained
+        assert contents(dirs.target, "file") == "from the lower\n"
+        user.write(os.path.join(dirs.target, "new"), "new\n")
+        explained = user.succeeds("explain", dirs.target, "/file")
+        assert os.path.join(dirs.lower, "file") in explained
     finally:
-        user.succeeds("umount", here.target)
-    assert os.listdir(here.upper) == ["new"]
+        user.succeeds("umount", dirs.target)
+    assert os.listdir(dirs.upper) == ["new"]
 
 
 def test_a_lower_that_has_lost_its_name_is_merged(user: TestUser) -> None:
-    here = place(user)
+    dirs = make_dirs(user)
     fds = []
     for _ in range(2):
         gone = user.directory("gone")
         fds.append(os.open(gone, os.O_RDONLY | os.O_DIRECTORY))
         os.rmdir(gone)
-    options = f"lowerdir=/dev/fd/{fds[0]}:/dev/fd/{fds[1]}:{here.lower}"
-    user.succeeds("mount", "-o", options, here.target, pass_fds=fds)
+    options = f"lowerdir=/dev/fd/{fds[0]}:/dev/fd/{fds[1]}:{dirs.lower}"
+    user.succeeds("mount", "-o", options, dirs.target, pass_fds=fds)
     for fd in fds:
         os.close(fd)
-    assert contents(here.target, "file") == "from the lower\n"
-    user.succeeds("umount", here.target)
+    assert contents(dirs.target, "file") == "from the lower\n"
+    user.succeeds("umount", dirs.target)
 
 
 def test_a_directory_from_where_the_working_directory_was_deleted_is_told(user: TestUser) -> None:
-    here = place(user)
+    dirs = make_dirs(user)
     gone = user.directory("gone")
-    command = f"cd {gone}; rmdir {gone}; exec {user_command()} mount -o lowerdir=x {here.target}"
+    command = f"cd {gone}; rmdir {gone}; exec {user_command()} mount -o lowerdir=x {dirs.target}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (
         125,
@@ -488,46 +488,46 @@ def test_a_directory_from_where_the_working_directory_was_deleted_is_told(user: 
 
 def test_hundreds_of_lowers_can_be_merged(user: TestUser) -> None:
     """More than one message carries (SCM_MAX_FD), and as many as the kernel merges."""
-    here = place(user)
+    dirs = make_dirs(user)
     names = [user.directory("many", str(number)) for number in range(500)]
     for number in 0, 250, 499:
         user.write(os.path.join(names[number], f"in-{number}"), "")
     os.chdir(user.path("many"))
-    with mounted(user, f"lowerdir={':'.join(map(str, range(500)))}", here.target):
-        assert sorted(os.listdir(here.target)) == ["in-0", "in-250", "in-499"]
+    with mounted(user, f"lowerdir={':'.join(map(str, range(500)))}", dirs.target):
+        assert sorted(os.listdir(dirs.target)) == ["in-0", "in-250", "in-499"]
 
 
 def test_a_missing_layer_or_upper_is_told(user: TestUser) -> None:
-    here = place(user)
+    dirs = make_dirs(user)
     missing = user.path("missing")
-    assert user.refused("mount", "-o", f"lowerdir={here.lower}:{missing}", here.target) == (
+    assert user.refused("mount", "-o", f"lowerdir={dirs.lower}:{missing}", dirs.target) == (
         f"layer {missing}: No such file or directory: give a directory that can be read"
     )
-    options = f"lowerdir={here.lower},upperdir={missing},workdir={here.work}"
-    assert user.refused("mount", "-o", options, here.target) == (
+    options = f"lowerdir={dirs.lower},upperdir={missing},workdir={dirs.work}"
+    assert user.refused("mount", "-o", options, dirs.target) == (
         f"upper {missing}: No such file or directory:"
         " give a directory that can be written to, on a file system with extended attributes"
     )
-    options = f"lowerdir={here.lower},upperdir={here.upper},workdir={missing}"
-    assert user.refused("mount", "-o", options, here.target) == (
+    options = f"lowerdir={dirs.lower},upperdir={dirs.upper},workdir={missing}"
+    assert user.refused("mount", "-o", options, dirs.target) == (
         f"work {missing}: No such file or directory:"
         " give an empty directory that can be written to, on the upper's file system"
     )
 
 
 def test_a_mountpoint_that_is_missing_is_told(user: TestUser) -> None:
-    here = place(user)
-    missing, file = user.path("missing"), os.path.join(here.lower, "file")
-    assert user.refused("mount", "-o", f"lowerdir={here.lower}", missing) == (
+    dirs = make_dirs(user)
+    missing, file = user.path("missing"), os.path.join(dirs.lower, "file")
+    assert user.refused("mount", "-o", f"lowerdir={dirs.lower}", missing) == (
         f"{missing}: no such directory to mount on: create it first"
     )
-    assert user.refused("mount", "-o", f"lowerdir={here.lower}", file) == (
+    assert user.refused("mount", "-o", f"lowerdir={dirs.lower}", file) == (
         f"{file}: is no directory: name one to mount on"
     )
 
 
 def test_a_mountpoint_in_a_deleted_working_directory_is_told(user: TestUser) -> None:
-    here = place(user)
+    dirs = make_dirs(user)
     gone = user.directory("gone")
     script = 'cd "$0" && rmdir "$0" && exec "$@"'
     for target, deleted in (("m", "the working directory"), (".", "this directory")):
@@ -541,7 +541,7 @@ def test_a_mountpoint_in_a_deleted_working_directory_is_told(user: TestUser) -> 
                 user_command(),
                 "mount",
                 "-o",
-                f"lowerdir={here.lower}",
+                f"lowerdir={dirs.lower}",
                 target,
             ],
             capture_output=True,
@@ -556,58 +556,58 @@ def test_a_mountpoint_in_a_deleted_working_directory_is_told(user: TestUser) -> 
 
 @only_as("root")  # fusermount3 mounts on no FUSE
 def test_a_mount_upon_a_mount_hides_it_until_it_is_unmounted(user: TestUser) -> None:
-    here = place(user)
+    dirs = make_dirs(user)
     other = user.directory("other", file="from the other\n")
-    with mounted(user, here.options, here.target):
-        done = user.overlaykit("mount", "-o", f"lowerdir={other}", here.target)
+    with mounted(user, dirs.options, dirs.target):
+        done = user.overlaykit("mount", "-o", f"lowerdir={other}", dirs.target)
         try:
             assert done.returncode == 0
             assert done.stderr == (
-                f"overlaykit: {here.target}: an overlaykit mount is there already: "
+                f"overlaykit: {dirs.target}: an overlaykit mount is there already: "
                 "it is hidden until this one is unmounted\n"
             )
-            assert contents(here.target, "file") == "from the other\n"
-            assert other in user.succeeds("explain", here.target, "/file")
+            assert contents(dirs.target, "file") == "from the other\n"
+            assert other in user.succeeds("explain", dirs.target, "/file")
         finally:
-            user.succeeds("umount", here.target)
-        assert contents(here.target, "file") == "from the lower\n"
-        assert here.lower in user.succeeds("explain", here.target, "/file")
+            user.succeeds("umount", dirs.target)
+        assert contents(dirs.target, "file") == "from the lower\n"
+        assert dirs.lower in user.succeeds("explain", dirs.target, "/file")
 
 
 def test_a_mount_upon_a_dead_one_is_refused(user: TestUser) -> None:
-    here = place(user)
-    user.succeeds("mount", "-o", here.options, here.target)
-    os.kill(Registry().find(here.target).about.daemon, signal.SIGKILL)
+    dirs = make_dirs(user)
+    user.succeeds("mount", "-o", dirs.options, dirs.target)
+    os.kill(Registry().find(dirs.target).about.daemon, signal.SIGKILL)
     user.await_the_end()
-    assert user.refused("mount", "-o", here.options, here.target) == (
-        f"{here.target}: a mount is there whose daemon has ended: 'overlaykit umount {here.target}' first"
+    assert user.refused("mount", "-o", dirs.options, dirs.target) == (
+        f"{dirs.target}: a mount is there whose daemon has ended: 'overlaykit umount {dirs.target}' first"
     )
-    user.succeeds("umount", here.target)
-    with mounted(user, here.options, here.target):
-        assert contents(here.target, "file") == "from the lower\n"
+    user.succeeds("umount", dirs.target)
+    with mounted(user, dirs.options, dirs.target):
+        assert contents(dirs.target, "file") == "from the lower\n"
 
 
 @only_as("ordinary user")
 def test_a_mountpoint_that_fusermount3_refuses_is_told(user: TestUser) -> None:
-    here = place(user)
-    os.chmod(here.target, 0o555)
-    done = user.overlaykit("mount", "-o", f"lowerdir={here.lower}", here.target)
+    dirs = make_dirs(user)
+    os.chmod(dirs.target, 0o555)
+    done = user.overlaykit("mount", "-o", f"lowerdir={dirs.lower}", dirs.target)
     assert done.returncode == 125
     of_helper, ours = done.stderr.splitlines()
     assert of_helper.startswith("fusermount3: ")
     assert ours == (
-        f"overlaykit: mounting on {here.target}: fusermount3 says above why not: "
+        f"overlaykit: mounting on {dirs.target}: fusermount3 says above why not: "
         "choose a directory of your own, or use 'overlaykit run'"
     )
 
 
 def test_an_upper_of_a_running_mount_is_refused(user: TestUser) -> None:
-    here = place(user)
+    dirs = make_dirs(user)
     second = user.directory("second")
-    with mounted(user, here.options, here.target):
-        assert user.refused("mount", "-o", here.options, second) == (
-            f"upper {here.upper} is in use by the mount at {here.target}:"
-            f" 'overlaykit umount {here.target}' first, or choose another upper"
+    with mounted(user, dirs.options, dirs.target):
+        assert user.refused("mount", "-o", dirs.options, second) == (
+            f"upper {dirs.upper} is in use by the mount at {dirs.target}:"
+            f" 'overlaykit umount {dirs.target}' first, or choose another upper"
         )
 
 
@@ -630,13 +630,13 @@ def test_an_ordinary_user_without_fusermount3_is_told_which_package_has_it(
 ) -> None:
     if user.is_root:
         return
-    here = place(user)
+    dirs = make_dirs(user)
     line = user.refused(
-        *("mount", "-o", f"lowerdir={here.lower}", here.target),
-        env=os.environ | {"PATH": here.lower},
+        *("mount", "-o", f"lowerdir={dirs.lower}", dirs.target),
+        env=os.environ | {"PATH": dirs.lower},
     )
     assert line == (
-        f"mounting on {here.target} takes root or fusermount3:"
+        f"mounting on {dirs.target} takes root or fusermount3:"
         " install the package fuse3, or use 'overlaykit run'"
     )
 
@@ -654,7 +654,7 @@ def test_an_ordinary_user_without_fusermount3_is_told_which_package_has_it(
 def test_directories_that_would_clear_or_change_each_other_are_refused(
     user: TestUser, lower: str, upper: str, work: str, line: str
 ) -> None:
-    place(user)
+    make_dirs(user)
     both = user.directory("both")
     for name in ("low", "work"):
         os.mkdir(os.path.join(both, name))
@@ -668,9 +668,9 @@ def test_directories_that_would_clear_or_change_each_other_are_refused(
 
 
 def test_a_lower_that_is_a_file_is_told_so(user: TestUser) -> None:
-    here = place(user)
-    file = os.path.join(here.lower, "file")
-    assert user.refused("mount", "-o", f"lowerdir={file}", here.target) == (
+    dirs = make_dirs(user)
+    file = os.path.join(dirs.lower, "file")
+    assert user.refused("mount", "-o", f"lowerdir={file}", dirs.target) == (
         f"layer {file}: Not a directory: give a directory that can be read"
     )
 
@@ -679,31 +679,31 @@ def test_a_lower_that_is_a_file_is_told_so(user: TestUser) -> None:
     "option", ["squash_to_uid=99999999999", "gidmapping=0:0:99999999999", "uidmapping=1:2"]
 )
 def test_ids_that_there_are_not_are_refused(user: TestUser, option: str) -> None:
-    here = place(user)
-    line = user.refused("mount", "-o", f"lowerdir={here.lower},{option}", here.target)
+    dirs = make_dirs(user)
+    line = user.refused("mount", "-o", f"lowerdir={dirs.lower},{option}", dirs.target)
     assert line.startswith(f"mount option {option}: ")
 
 
 def test_modes_are_kept_in_an_attribute_where_asked_to(user: TestUser) -> None:
-    here = place(user)
-    with mounted(user, f"{here.options},xattr_permissions=2", here.target):
-        os.chmod(os.path.join(here.target, "file"), 0o601)
-        assert os.stat(os.path.join(here.target, "file")).st_mode & 0o7777 == 0o601
-    kept = os.getxattr(os.path.join(here.upper, "file"), "user.containers.override_stat")
+    dirs = make_dirs(user)
+    with mounted(user, f"{dirs.options},xattr_permissions=2", dirs.target):
+        os.chmod(os.path.join(dirs.target, "file"), 0o601)
+        assert os.stat(os.path.join(dirs.target, "file")).st_mode & 0o7777 == 0o601
+    kept = os.getxattr(os.path.join(dirs.upper, "file"), "user.containers.override_stat")
     assert kept.endswith(b":601")
 
 
 @only_as("root")
 def test_owners_are_shown_as_asked(user: TestUser) -> None:
-    here = place(user)
-    os.chown(os.path.join(here.lower, "file"), 5, 6)
+    dirs = make_dirs(user)
+    os.chown(os.path.join(dirs.lower, "file"), 5, 6)
     for option, uid, gid in (
         ("squash_to_root", 0, 0),
         ("squash_to_uid=7,squash_to_gid=8", 7, 8),
         ("uidmapping=:5:1005:1:0:0:1,gidmapping=6:1006:1", 1005, 1006),
     ):
-        with mounted(user, f"lowerdir={here.lower},{option}", here.target):
-            st = os.stat(os.path.join(here.target, "file"))
+        with mounted(user, f"lowerdir={dirs.lower},{option}", dirs.target):
+            st = os.stat(os.path.join(dirs.target, "file"))
             assert (st.st_uid, st.st_gid) == (uid, gid)
 
 
@@ -711,7 +711,7 @@ def test_owners_are_shown_as_asked(user: TestUser) -> None:
 def test_an_upper_on_a_disk_without_attributes_is_refused_with_the_way_out(
     user: TestUser,
 ) -> None:
-    here = place(user)
+    dirs = make_dirs(user)
     disk = user.directory("disk")
     _native.mount("disk", disk, "ramfs", 0)
     try:
@@ -719,16 +719,16 @@ def test_an_upper_on_a_disk_without_attributes_is_refused_with_the_way_out(
         os.mkdir(upper)
         os.mkdir(work)
         lack = f"upper {upper}: its file system keeps no extended attributes that are marks"
-        options = f"lowerdir={here.lower},upperdir={upper},workdir={work}"
-        line = user.refused("mount", "-o", options, here.target)
+        options = f"lowerdir={dirs.lower},upperdir={upper},workdir={work}"
+        line = user.refused("mount", "-o", options, dirs.target)
         assert line == f"{lack}: give whiteout=aufs, or put it on another file system"
         line = user.refused("run", "--upper", upper, "true")
         assert line == f"{lack}: choose one elsewhere"
         for _ in range(2):
-            with mounted(user, f"{options},whiteout=aufs", here.target):
+            with mounted(user, f"{options},whiteout=aufs", dirs.target):
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(here.target, "file"))
-                assert os.listdir(here.target) == ["other"]
+                    os.unlink(os.path.join(dirs.target, "file"))
+                assert os.listdir(dirs.target) == ["other"]
         assert os.listdir(upper) == [".wh.file"]
     finally:
         _native.umount2(disk, 0)

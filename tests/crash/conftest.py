@@ -1,4 +1,4 @@
-"""Every test of this folder mounts in a place of its own making, and plays as root and as an ordinary user."""
+"""Every test of this folder mounts in its own sandbox, as root and as an ordinary user."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 for module in ("crash.afterwards", "fuse.mounted", "overlay.stack"):
     pytest.register_assert_rewrite(f"{__package__.partition('.')[0]}.{module}")
 
-from ..overlay.inside import directory_for, place, pytest_pyfunc_call  # noqa: E402  # after that
+from ..overlay.inside import directory_for, pytest_pyfunc_call, sandbox  # noqa: E402  # after that
 from ..overlay.stack import Stack  # noqa: E402
-from ..posix.place import Place  # noqa: E402
+from ..posix.sandbox import Sandbox  # noqa: E402
 
-__all__ = ["place", "pytest_pyfunc_call", "stack"]
+__all__ = ["pytest_pyfunc_call", "sandbox", "stack"]
 
 
 @pytest.fixture
-def stack(place: Place) -> Iterator[Stack]:
-    with directory_for(place, "crash") as directory:
-        yield Stack(directory, unprivileged=place.unprivileged)
+def stack(sandbox: Sandbox) -> Iterator[Stack]:
+    with directory_for(sandbox, "crash") as directory:
+        yield Stack(directory, unprivileged=sandbox.unprivileged)

@@ -37,7 +37,7 @@ HIDING: Final = [
 ]
 
 
-@pytest.mark.parametrize("place", IDENTITIES[:1], indirect=True)
+@pytest.mark.parametrize("sandbox", IDENTITIES[:1], indirect=True)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("name", "step"), HIDING)
 def test_a_crash_leaves_the_old_tree_or_the_new_one_in_every_form(

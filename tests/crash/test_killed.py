@@ -39,13 +39,13 @@ def test_every_step_is_crashed_at() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "name", "step"),
+    ("sandbox", "name", "step"),
     [
         pytest.param(identity, name, step, id=f"{identity}-{name}-{step}")
         for identity in IDENTITIES
         for name, step in CASES[identity]
     ],
-    indirect=["place"],
+    indirect=["sandbox"],
 )
 def test_a_crash_leaves_the_old_tree_or_the_new_one(stack: Stack, name: str, step: str) -> None:
     before, after = trees(stack, name)[name]

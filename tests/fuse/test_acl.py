@@ -20,7 +20,7 @@ from ..posix.behaviours.permissions import (
     USER_OBJ,
     acl,
 )
-from ..posix.place import ORDINARY_UID
+from ..posix.sandbox import ORDINARY_UID
 from ..posix.table import Dir, File
 from .mounted import mounted
 

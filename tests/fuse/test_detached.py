@@ -126,7 +126,7 @@ def test_what_is_of_no_use_after_the_mount_is_removed_with_it(stack: Stack) -> N
     assert not os.path.exists(scratch)
 
 
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("sandbox")
 def test_a_daemon_that_is_given_up_ends() -> None:
     daemon = Daemon(prepare=_enter_namespace)
     daemon.abandon()

@@ -9,7 +9,7 @@ from ..overlay.inside import as_ordinary_user, as_root
 from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix import syscalls
-from ..posix.place import ORDINARY_UID
+from ..posix.sandbox import ORDINARY_UID
 from ..posix.table import Dir, File
 from .mounted import mounted
 

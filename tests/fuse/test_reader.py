@@ -12,12 +12,12 @@ from overlaykit.fuse.reader import Reader
 
 from ..overlay.inside import as_bound_user, as_root
 from ..overlay.view import refused
-from ..posix.place import ORDINARY_UID, Place
 from ..posix.processes import run_in_child
+from ..posix.sandbox import ORDINARY_UID, Sandbox
 
 
 @as_bound_user
-def test_a_closed_file_is_read_and_stays_as_it_is(place: Place) -> None:
+def test_a_closed_file_is_read_and_stays_as_it_is(sandbox: Sandbox) -> None:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
         path = os.path.join(directory, "f")
         with open(path, "w") as file:
@@ -40,13 +40,13 @@ def test_a_closed_file_is_read_and_stays_as_it_is(place: Place) -> None:
 
 
 @as_bound_user
-def test_a_file_of_anothers_is_not(place: Place) -> None:
+def test_a_file_of_anothers_is_not(sandbox: Sandbox) -> None:
     with refused(errno.EACCES):
         Reader().open(lambda: os.open("/etc/shadow", os.O_RDONLY))
 
 
 @as_root
-def test_where_there_are_no_user_namespaces_it_is_refused(place: Place) -> None:
+def test_where_there_are_no_user_namespaces_it_is_refused(sandbox: Sandbox) -> None:
     """As in a changed root (unshare(2))."""
     with tempfile.TemporaryDirectory() as directory:
 

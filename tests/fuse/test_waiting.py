@@ -16,8 +16,8 @@ from overlaykit.fuse.waiting import Waiting
 
 from ..overlay.inside import as_ordinary_user
 
-# In a place of their own, as the others here, because that ends who waits for ever.
-pytestmark = [pytest.mark.usefixtures("place"), as_ordinary_user]
+# In a sandbox, as the others here: closing it ends a process that waits for ever.
+pytestmark = [pytest.mark.usefixtures("sandbox"), as_ordinary_user]
 
 
 @pytest.mark.parametrize("processors", [1, 2])

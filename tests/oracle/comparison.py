@@ -63,7 +63,7 @@ class Bench:
 def compare(
     program: Program, reference: System, subject: System, directory: str, *, unprivileged: bool
 ) -> list[str]:
-    """Every way in which `subject` differs from `reference`, a line each; runs inside a place.
+    """Every way in which `subject` differs from `reference`, a line each; runs inside a sandbox.
 
     `directory`: an empty directory; empty again afterwards.
     """

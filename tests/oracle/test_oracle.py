@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from ..posix.place import Failed, Hung, Place
+from ..posix.sandbox import Failed, Hung, Sandbox
 from ..posix.systems import KernelOverlay, Overlaykit, System
 from .comparison import Disagreement, compare, explain
 from .program import Program, programs
@@ -36,25 +36,27 @@ CATCH = settings(ORACLE, max_examples=500, phases=(Phase.generate,), report_mult
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
-    with contextlib.closing(Place(unprivileged=UNPRIVILEGED)) as place:
-        yield place
+def sandbox() -> Iterator[Sandbox]:
+    with contextlib.closing(Sandbox(unprivileged=UNPRIVILEGED)) as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="module")
-def directory(place: Place) -> Iterator[str]:
+def directory(sandbox: Sandbox) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="overlaykit-oracle-", dir="/var/tmp") as directory:
         yield directory
 
 
-def _hold_against_the_kernel(place: Place, subject: System, directory: str, how: settings) -> None:
+def _hold_against_the_kernel(
+    sandbox: Sandbox, subject: System, directory: str, how: settings
+) -> None:
     reference = KernelOverlay(UNPRIVILEGED)
 
     @how
     @given(programs(unprivileged=UNPRIVILEGED))
     def agree(program: Program) -> None:
         try:
-            disagreements = place.run(
+            disagreements = sandbox.run(
                 lambda: compare(program, reference, subject, directory, unprivileged=UNPRIVILEGED)
             )
         except (Failed, Hung) as failure:  # in a way that no result describes
@@ -65,12 +67,14 @@ def _hold_against_the_kernel(place: Place, subject: System, directory: str, how:
     agree()
 
 
-def test_a_program_cannot_tell_our_overlay_from_the_kernels(place: Place, directory: str) -> None:
-    _hold_against_the_kernel(place, OURS, directory, ORACLE)
+def test_a_program_cannot_tell_our_overlay_from_the_kernels(
+    sandbox: Sandbox, directory: str
+) -> None:
+    _hold_against_the_kernel(sandbox, OURS, directory, ORACLE)
 
 
-def test_the_oracle_finds_the_kernel_right(place: Place, directory: str) -> None:
-    _hold_against_the_kernel(place, KernelOverlay(UNPRIVILEGED), directory, TRIAL)
+def test_the_oracle_finds_the_kernel_right(sandbox: Sandbox, directory: str) -> None:
+    _hold_against_the_kernel(sandbox, KernelOverlay(UNPRIVILEGED), directory, TRIAL)
 
 
 WRONG = [LosesWhiteouts, WritesIntoTheLower] + (
@@ -80,7 +84,7 @@ WRONG = [LosesWhiteouts, WritesIntoTheLower] + (
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.name)
 def test_the_oracle_notices_a_file_system_that(
-    wrong: type[LosesWhiteouts], place: Place, directory: str
+    wrong: type[LosesWhiteouts], sandbox: Sandbox, directory: str
 ) -> None:
     with pytest.raises(Disagreement, match="This shows it:\n\n#!/bin/bash"):
-        _hold_against_the_kernel(place, wrong(unprivileged=UNPRIVILEGED), directory, CATCH)
+        _hold_against_the_kernel(sandbox, wrong(unprivileged=UNPRIVILEGED), directory, CATCH)

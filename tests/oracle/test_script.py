@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from ..posix.place import Place
+from ..posix.sandbox import Sandbox
 from ..posix.table import Dir, Fifo, File, Link, Symlink, Whiteout
 from . import operations as op
 from . import slots
@@ -78,8 +78,8 @@ def bash_output() -> tuple[str, str]:
     """What the program's script prints on the kernel's overlayfs: standard output and error."""
     unprivileged = os.geteuid() != 0
     command = ["bash", "-c", script(PROGRAM, unprivileged=unprivileged), "bash", "kernel"]
-    with contextlib.closing(Place(unprivileged=unprivileged)) as place:
-        done = place.run(lambda: subprocess.run(command, capture_output=True, text=True))
+    with contextlib.closing(Sandbox(unprivileged=unprivileged)) as sandbox:
+        done = sandbox.run(lambda: subprocess.run(command, capture_output=True, text=True))
     assert done.returncode == 0
     return done.stdout, done.stderr
 

@@ -8,14 +8,14 @@ import pytest
 
 pytest.register_assert_rewrite(f"{__package__}.stack")
 
-from ..posix.place import Place  # noqa: E402  # after what is to be rewritten
-from .inside import directory_for, place, pytest_pyfunc_call  # noqa: E402
+from ..posix.sandbox import Sandbox  # noqa: E402  # after what is to be rewritten
+from .inside import directory_for, pytest_pyfunc_call, sandbox  # noqa: E402
 from .stack import Stack  # noqa: E402
 
-__all__ = ["place", "pytest_pyfunc_call", "stack"]
+__all__ = ["pytest_pyfunc_call", "sandbox", "stack"]
 
 
 @pytest.fixture
-def stack(place: Place) -> Iterator[Stack]:
-    with directory_for(place, "overlay") as directory:
-        yield Stack(directory, unprivileged=place.unprivileged or place.ordinary)
+def stack(sandbox: Sandbox) -> Iterator[Stack]:
+    with directory_for(sandbox, "overlay") as directory:
+        yield Stack(directory, unprivileged=sandbox.unprivileged or sandbox.ordinary)

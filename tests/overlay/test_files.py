@@ -13,7 +13,7 @@ from overlaykit.overlay.stack import MergeOptions
 from ..posix import syscalls
 from ..posix.files import wait_for_clock_tick
 from ..posix.layers import write_layer
-from ..posix.place import ORDINARY_UID
+from ..posix.sandbox import ORDINARY_UID
 from ..posix.table import File
 from .inside import as_root
 from .stack import Stack

@@ -12,7 +12,7 @@ import pytest
 
 from .disks import Disk
 from .harness import Harness
-from .place import ORDINARY_UID, Place
+from .sandbox import ORDINARY_UID, Sandbox
 from .table import Identity
 
 
@@ -34,31 +34,33 @@ def harness_of() -> Iterator[HarnessOf]:
 @contextlib.contextmanager
 def harnesses() -> Iterator[HarnessOf]:
     made: dict[str, Harness] = {}
-    places: dict[Identity, tuple[Place, str]] = {}
+    sandboxes: dict[Identity, tuple[Sandbox, str]] = {}
     with contextlib.ExitStack() as cleanup:
 
-        def place_of(identity: Identity) -> tuple[Place, str]:
-            if identity not in places:
+        def sandbox_of(identity: Identity) -> tuple[Sandbox, str]:
+            if identity not in sandboxes:
                 # On a disk: overlays want a file system with xattrs and file handles, and /tmp may be none.
                 directory = cleanup.enter_context(
                     tempfile.TemporaryDirectory(prefix="overlaykit-posix-", dir="/var/tmp")
                 )
-                place = Place(unprivileged=identity == "userns", ordinary=identity == "ordinary")
-                cleanup.callback(place.close)
+                sandbox = Sandbox(
+                    unprivileged=identity == "userns", ordinary=identity == "ordinary"
+                )
+                cleanup.callback(sandbox.close)
                 if identity != "root" and os.geteuid() == 0:
                     os.chown(directory, ORDINARY_UID, ORDINARY_UID)
-                places[identity] = place, directory
-            return places[identity]
+                sandboxes[identity] = sandbox, directory
+            return sandboxes[identity]
 
         def harness_of(
             system: str, identity: Identity, disk: Disk = "own", more: tuple[str, ...] = ()
         ) -> Harness:
-            place, directory = place_of(identity)
+            sandbox, directory = sandbox_of(identity)
             name = "-".join((system, disk, *more))
             key = f"{name}-{identity}"
             if key not in made:
                 base = os.path.join(directory, name)
-                harness = Harness(system, identity, place, base, disk, more)
+                harness = Harness(system, identity, sandbox, base, disk, more)
                 cleanup.callback(harness.close)
                 made[key] = harness
             return made[key]

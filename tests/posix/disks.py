@@ -1,4 +1,4 @@
-"""The file systems that an upper may lie on, each made and mounted in the place where it is used.
+"""The file systems that an upper may lie on, each made and mounted in the sandbox where it is used.
 
 `own`: the one that holds the tests' directories. Only root mounts images.
 """

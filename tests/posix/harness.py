@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias, cast, final
 from . import syscalls
 from .disks import Disk, mount_disk, unmount_disk
 from .layers import write_layer
-from .place import Place
+from .sandbox import Sandbox
 from .systems import KernelOverlay, Overlaykit, Plain, Stack, System
 from .table import DEPTH, TABLE, Behaviour, Identity, merged
 
@@ -41,17 +41,17 @@ def make_system(name: str, *, unprivileged: bool, more: tuple[str, ...] = ()) ->
 
 @final
 class Harness:
-    """One system as one identity.
+    """One system as one identity, mounted in `sandbox`.
 
-    `place` is where it is mounted; `directory` is an empty directory, writable there, which holds everything. `disk` is
-    the file system on which upper and work directory lie.
+    `directory` is an empty directory, writable in the sandbox, which holds everything. `disk` is the file system of the
+    upper and the work directory.
     """
 
     def __init__(
         self,
         system: str,
         identity: Identity,
-        place: Place,
+        sandbox: Sandbox,
         directory: str,
         disk: Disk = "own",
         more: tuple[str, ...] = (),
@@ -59,14 +59,14 @@ class Harness:
         self.system = make_system(system, unprivileged=identity != "root", more=more)
         self.identity = identity
         self.disk = disk
-        self._place = place
+        self._sandbox = sandbox
         self._directory = directory
         self._mounted: set[Kind] = set()
         self._unmountable: set[Kind] = set()
         self._remount_failures: dict[str, str] | None = None
 
     def check(self, behaviour: Behaviour) -> None:
-        """Hold the behaviour against the system. Raises `place.Failed` or `place.Hung` if it does not hold."""
+        """Hold the behaviour against the system. Raises `sandbox.Failed` or `sandbox.Hung` if it does not hold."""
         __tracebackhide__ = True
         if behaviour.remount:
             if self._remount_failures is None:
@@ -84,12 +84,12 @@ class Harness:
             os.chdir(os.path.join(target, behaviour.name.encode()))
             check()
 
-        self._place.run(act)
+        self._sandbox.run(act)
 
     def close(self) -> None:
         """Unmount everything and remove what the behaviours left."""
         with contextlib.ExitStack() as stack:
-            stack.callback(self._place.run, self._remove, arranging=True)
+            stack.callback(self._sandbox.run, self._remove, as_root=True)
             for kind in list(self._mounted):
                 stack.callback(self._unmount, kind)
 
@@ -100,13 +100,13 @@ class Harness:
             raise AssertionError(f"could not be mounted, see the first failure: {self.system.name}")
         stack, target = self._paths(kind)
         if kind in self._mounted:
-            if not self._place.run(lambda: _is_dead(target)):
+            if not self._sandbox.run(lambda: _is_dead(target)):
                 return target
             self._unmount(kind)
         else:
-            self._place.run(lambda: self._build(kind))
+            self._sandbox.run(lambda: self._build(kind))
         self._unmountable.add(kind)
-        self._place.run(lambda: self.system.mount(stack, target), arranging=self.system.takes_root)
+        self._sandbox.run(lambda: self.system.mount(stack, target), as_root=self.system.takes_root)
         self._unmountable.remove(kind)
         self._mounted.add(kind)
         return target
@@ -114,7 +114,7 @@ class Harness:
     def _unmount(self, kind: Kind) -> None:
         _, target = self._paths(kind)
         self._mounted.remove(kind)
-        self._place.run(lambda: self.system.unmount(target), arranging=self.system.takes_root)
+        self._sandbox.run(lambda: self.system.unmount(target), as_root=self.system.takes_root)
 
     def _paths(self, kind: Kind) -> tuple[Stack, bytes]:
         base = os.fsencode(os.path.join(self._directory, kind))
@@ -130,7 +130,7 @@ class Harness:
         stack, target = self._paths(kind)
         base = os.path.dirname(target)
         os.makedirs(base)
-        mount_disk(self.disk, base, unprivileged=self._place.unprivileged)
+        mount_disk(self.disk, base, unprivileged=self._sandbox.unprivileged)
         for path in filter(None, [*stack.lowers, stack.upper, stack.work, target]):
             os.makedirs(path, exist_ok=True)
         for behaviour in TABLE.values():
@@ -151,11 +151,11 @@ class Harness:
         """Every behaviour's first half, a remount, every second half; the tracebacks of those that failed."""
         failures: dict[str, str] = {}
         halves: dict[str, Generator[None]] = {}
-        self._place.run(lambda: self._build("remounted"))
+        self._sandbox.run(lambda: self._build("remounted"))
         stack, target = self._paths("remounted")
 
         # Its user cannot mount a plain directory, which is the same after a remount anyway.
-        mounted_once = self.system.takes_root and self._place.ordinary
+        mounted_once = self.system.takes_root and self._sandbox.ordinary
 
         def act() -> dict[str, str]:
             for round_ in range(2):
@@ -182,12 +182,12 @@ class Harness:
             return failures
 
         if not mounted_once:
-            return self._place.run(act)
-        self._place.run(lambda: self.system.mount(stack, target), arranging=True)
+            return self._sandbox.run(act)
+        self._sandbox.run(lambda: self.system.mount(stack, target), as_root=True)
         try:
-            return self._place.run(act)
+            return self._sandbox.run(act)
         finally:
-            self._place.run(lambda: self.system.unmount(target), arranging=True)
+            self._sandbox.run(lambda: self.system.unmount(target), as_root=True)
 
     def _takes_part(self, behaviour: Behaviour) -> bool:
         return kind_of(behaviour) == "remounted" and self.identity in behaviour.identities

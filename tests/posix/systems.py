@@ -1,7 +1,7 @@
 """The file systems under comparison, each behind the same two verbs.
 
 A `Stack` says which directories make the view; `mount` puts it on a target and `unmount` takes it off. Both
-run inside a `Place`, so nothing here cleans up after a process that died.
+run inside a `Sandbox`, so nothing here cleans up after a process that died.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class System(Protocol):
 
     name: ClassVar[str]
     takes_root: ClassVar[bool]
-    """Whether only the place's root mounts and unmounts it."""
+    """Whether only the sandbox's root mounts and unmounts it."""
 
     def mount(self, stack: Stack, target: bytes) -> None: ...
 
@@ -111,7 +111,7 @@ class Overlaykit:
         self._run(target, "umount")
 
     def _run(self, target: bytes, *arguments: str) -> None:
-        # Its notes and its log stay beside the mount, and go with it; /run is the place's own.
+        # Its notes and its log stay beside the mount, and go with it; /run is the sandbox's own.
         home = os.fsdecode(os.path.dirname(target))
         inherited = {name: os.environ[name] for name in os.environ if not name.startswith("XDG_")}
         done = subprocess.run(

@@ -16,7 +16,7 @@ import pytest
 
 from .files import opened, read_file
 from .harness import make_system
-from .place import ORDINARY_UID, Place
+from .sandbox import ORDINARY_UID, Sandbox
 from .systems import Stack, System
 
 PROCESSES = 8
@@ -27,25 +27,25 @@ IDENTITIES = ("root", "userns") if os.geteuid() == 0 else ("userns",)
 
 
 @pytest.fixture(params=IDENTITIES)
-def place(request: pytest.FixtureRequest) -> Iterator[Place]:
-    with contextlib.closing(Place(unprivileged=request.param == "userns")) as place:
-        yield place
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    with contextlib.closing(Sandbox(unprivileged=request.param == "userns")) as sandbox:
+        yield sandbox
 
 
 @pytest.fixture
-def directory(place: Place) -> Iterator[str]:
+def directory(sandbox: Sandbox) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="overlaykit-lower-", dir="/var/tmp") as directory:
-        if place.unprivileged and os.geteuid() == 0:
+        if sandbox.unprivileged and os.geteuid() == 0:
             os.chown(directory, ORDINARY_UID, ORDINARY_UID)
         yield directory
 
 
 @pytest.mark.parametrize("name", ["kernel", "overlaykit"])
 def test_no_write_of_eight_processes_is_lost_or_reaches_the_lower(
-    name: str, place: Place, directory: str
+    name: str, sandbox: Sandbox, directory: str
 ) -> None:
-    system = make_system(name, unprivileged=place.unprivileged)
-    place.run(lambda: _race(system, os.fsencode(directory)))
+    system = make_system(name, unprivileged=sandbox.unprivileged)
+    sandbox.run(lambda: _race(system, os.fsencode(directory)))
 
 
 def _race(system: System, directory: bytes) -> None:

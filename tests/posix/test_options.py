@@ -17,7 +17,7 @@ import pytest
 from . import syscalls
 from .files import list_names, read_file, write_file
 from .layers import write_layer
-from .place import Place
+from .sandbox import Sandbox
 from .table import Dir, File, Layer, Link
 
 if os.geteuid() != 0:
@@ -46,9 +46,9 @@ LOWERS: tuple[Layer, ...] = (
 
 
 @pytest.fixture
-def place() -> Iterator[Place]:
-    with contextlib.closing(Place(unprivileged=False)) as place:
-        yield place
+def sandbox() -> Iterator[Sandbox]:
+    with contextlib.closing(Sandbox(unprivileged=False)) as sandbox:
+        yield sandbox
 
 
 @pytest.fixture
@@ -59,10 +59,10 @@ def directory() -> Iterator[str]:
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_an_option_means_what_it_means_to_the_kernel(
-    place: Place, directory: str, options: str
+    sandbox: Sandbox, directory: str, options: str
 ) -> None:
     seen = {
-        system: place.run(partial(_try, system, f"{directory}/{system}", options))
+        system: sandbox.run(partial(_try, system, f"{directory}/{system}", options))
         for system in ("kernel", "overlaykit")
     }
     assert seen["overlaykit"] == seen["kernel"]

@@ -13,16 +13,16 @@ import pytest
 for module in ("fuse.mounted", "overlay.stack"):
     pytest.register_assert_rewrite(f"{__package__.partition('.')[0]}.{module}")
 
-from ..overlay.inside import directory_for, place, pytest_pyfunc_call  # noqa: E402  # after that
+from ..overlay.inside import directory_for, pytest_pyfunc_call, sandbox  # noqa: E402  # after that
 from ..overlay.stack import Stack  # noqa: E402
-from ..posix.place import Place  # noqa: E402
+from ..posix.sandbox import Sandbox  # noqa: E402
 
-__all__ = ["place", "pytest_pyfunc_call", "stack"]
+__all__ = ["pytest_pyfunc_call", "sandbox", "stack"]
 
 collect_ignore_glob = [] if "OVERLAYKIT_PROOFS" in os.environ else ["test_*.py"]
 
 
 @pytest.fixture
-def stack(place: Place) -> Iterator[Stack]:
-    with directory_for(place, "proof") as directory:
-        yield Stack(directory, unprivileged=place.unprivileged)
+def stack(sandbox: Sandbox) -> Iterator[Stack]:
+    with directory_for(sandbox, "proof") as directory:
+        yield Stack(directory, unprivileged=sandbox.unprivileged)

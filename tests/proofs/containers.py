@@ -20,7 +20,7 @@ from typing import Literal, TypeVar, final
 from overlaykit import mountinfo
 
 from ..posix import syscalls
-from ..posix.place import ORDINARY_UID, Place, open_the_way
+from ..posix.sandbox import ORDINARY_UID, Sandbox, make_reachable
 
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "overlaykit")
 IMAGE = "localhost/shell"
@@ -94,7 +94,7 @@ class Podman:
     def __init__(self, mode: Mode, directory: str) -> None:
         self.mode = mode
         self.directory = directory
-        self._place = Place(unprivileged=False)
+        self._place = Sandbox(unprivileged=False)
         for name, text in {"storage.conf": _STORAGE, "containers.conf": _CONTAINERS}.items():
             with open(self.path(name), "w", encoding="ascii") as file:
                 file.write(text.format(directory=directory, program=PROGRAM))
@@ -203,7 +203,7 @@ class Podman:
 
     def _prepare(self) -> None:
         """Give the mount namespace accounts, and the one hierarchy of cgroups that crun knows."""
-        open_the_way()
+        make_reachable()
         accounts = self.path("etc")
         os.mkdir(accounts)
         for name, text in _ACCOUNTS.items():

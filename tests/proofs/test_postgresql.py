@@ -12,7 +12,7 @@ import pytest
 
 from ..fuse.mounted import mounted
 from ..overlay.stack import Stack
-from ..posix.place import ORDINARY_UID
+from ..posix.sandbox import ORDINARY_UID
 from .programs import run
 
 SECONDS = 900

@@ -20,7 +20,7 @@ from ..overlay.stack import Stack
 from ..posix import syscalls
 from ..posix.layers import write_layer
 from ..posix.table import merged
-from .worker import LAYERS, Place, Worker
+from .worker import LAYERS, Worker, Workspace
 
 SECONDS = 600
 PROCESSES = 8
@@ -62,7 +62,7 @@ def build(stack: Stack, plain: str) -> None:
 def work(own: str, plain: str, target: str) -> None:
     paths = (os.path.join(target, own), os.path.join(plain, own), os.path.join(target, SHARED))
     with contextlib.ExitStack() as places:
-        opened = [places.enter_context(contextlib.closing(Place(path))) for path in paths]
+        opened = [places.enter_context(contextlib.closing(Workspace(path))) for path in paths]
         try:
             Worker(f"{SEED}, {own}").work(int(OPERATIONS or 1000), *opened)
         except BaseException as error:

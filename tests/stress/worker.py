@@ -72,7 +72,7 @@ class Resize:
         return op.Truncate(self.path, self.length).shell()
 
 
-class Place:
+class Workspace:
     """A directory to work in, and the files in it that are held open."""
 
     def __init__(self, path: str) -> None:
@@ -96,7 +96,7 @@ class Worker:
         self._chance = random.Random(seed)
         self._done: deque[Operation] = deque(maxlen=20)
 
-    def work(self, number: int, own: Place, plain: Place, shared: Place) -> None:
+    def work(self, number: int, own: Workspace, plain: Workspace, shared: Workspace) -> None:
         """Do so many operations. Raises AssertionError where the view's answer is not the plain directory's."""
         for _ in range(number):
             operation = self.draw()

@@ -335,7 +335,7 @@ def check_what_something_is_mounted_on_is_busy() -> None:
 
 @behaviour(lower={"f": File(b"x"), "d": Dir()})
 def check_nothing_is_moved_or_linked_out_of_the_file_system() -> None:
-    outside = "/run/out"  # a file system of the place's own
+    outside = "/run/out"  # a file system of the sandbox
     calls: tuple[Callable[[], object], ...] = (
         lambda: os.rename("f", outside),
         lambda: os.rename("d", outside),

@@ -1,9 +1,9 @@
-"""A place: a mount namespace of its own (and where asked for a user namespace too) in which tests run.
+"""A sandbox: a mount namespace for tests, and on request a user namespace.
 
-A place is two descriptors, held by the test process. What is mounted in it is invisible elsewhere, and
-goes when the descriptors are closed, however the test process ends. `Place.run` forks a child that enters
-the place, runs one function there and sends back what it returned or raised; so a check may change
-its umask, identity and directory, leak descriptors or hang, and the next one starts clean.
+The test process holds the namespaces by descriptors. Mounts in them are invisible elsewhere and go when the descriptors
+are closed, however the test process ends. `Sandbox.run` forks a child that enters the namespaces, runs one function and
+sends back its result or exception. So a check may change its umask, identity and directory, leak descriptors or hang:
+the next one starts clean.
 """
 
 from __future__ import annotations
@@ -25,76 +25,76 @@ from . import syscalls
 T = TypeVar("T")
 
 ORDINARY_UID = 1000
-"""Who "an ordinary user" is when the tests run as root."""
+"""The uid of "an ordinary user" when the tests run as root."""
 
 
 class Failed(AssertionError):
-    """What ran in the place raised; the text is its traceback."""
+    """The function raised; the text is its traceback."""
 
 
 class Hung(AssertionError):
-    """What ran in the place did not end in time; it was killed."""
+    """The function did not end in time and was killed."""
 
 
 @final
-class Place:
+class Sandbox:
     """Namespaces to run functions in.
 
-    `unprivileged`: inside a new user namespace, where one ordinary uid is mapped to 0 (user_namespaces(7)).
-    `ordinary`: as an ordinary user in root's user namespace; takes root to make.
+    `unprivileged`: in a new user namespace that maps one ordinary uid to 0 (user_namespaces(7)).
+    `ordinary`: as an ordinary user in root's user namespace; making it takes root.
     """
 
     def __init__(self, *, unprivileged: bool = False, ordinary: bool = False) -> None:
         self.unprivileged = unprivileged
         self.ordinary = ordinary
         self._namespaces: list[tuple[int, int]] = []
-        # A daemon that fusermount3 mounts for stays in the namespace, and ends as its last process.
-        self._resident = ordinary
+        # A daemon that fusermount3 mounts for stays in the namespace and ends as its last process.
+        self._keeps_process = ordinary
         self._release: tuple[int, int] | None = None
-        ready, tell_ready = os.pipe()
-        release, tell_release = os.pipe()
+        ready, ready_writer = os.pipe()
+        release, release_writer = os.pipe()
         pid = os.fork()
         if pid == 0:
             status = 1
             try:
-                os.close(tell_release)
+                os.close(release_writer)
                 _enter_new_namespaces(unprivileged=unprivileged, ordinary=ordinary)
-                os.write(tell_ready, b".")
+                os.write(ready_writer, b".")
                 os.read(release, 1)
                 status = 0
             except BaseException:
                 traceback.print_exc()
             finally:
                 os._exit(status)
-        os.close(tell_ready)
+        os.close(ready_writer)
         os.close(release)
         try:
             if os.read(ready, 1) != b".":
-                raise Failed("no namespaces of our own; see the captured standard error")
+                raise Failed("cannot make the namespaces; see the captured standard error")
             if unprivileged:
                 self._hold(pid, "user", syscalls.CLONE_NEWUSER)
             self._hold(pid, "mnt", syscalls.CLONE_NEWNS)
         except BaseException:
-            self._resident = False
+            self._keeps_process = False
             raise
         finally:
             os.close(ready)
-            if self._resident:
-                self._release = pid, tell_release
+            if self._keeps_process:
+                self._release = pid, release_writer
             else:
-                os.close(tell_release)
+                os.close(release_writer)
                 os.waitpid(pid, 0)
 
     def _hold(self, pid: int, name: str, kind: int) -> None:
         self._namespaces.append((os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY), kind))
 
     def close(self) -> None:
-        """End what still runs in the place, and let the namespaces go with whatever is still mounted there."""
+        """Kill the processes that still run in the namespaces; release the namespaces and their mounts."""
         if self._namespaces:
-            place = os.fstat(self._namespaces[-1][0]).st_ino
+            namespace = os.fstat(self._namespaces[-1][0]).st_ino
             for name in filter(str.isdigit, os.listdir("/proc")):
-                with contextlib.suppress(OSError):  # it ended, or belongs to somebody else
-                    if os.stat(f"/proc/{name}/ns/mnt").st_ino == place:
+                with contextlib.suppress(OSError):  # it ended, or belongs to another user
+                    if os.stat(f"/proc/{name}/ns/mnt").st_ino == namespace:
                         os.kill(int(name), signal.SIGKILL)
         while self._namespaces:
             os.close(self._namespaces.pop()[0])
@@ -104,8 +104,8 @@ class Place:
             os.close(tell)
             os.waitpid(pid, 0)
 
-    def enter(self, *, arranging: bool = False) -> None:
-        """Move this process (single-threaded) into the place, as its user; `arranging`: as its root."""
+    def enter(self, *, as_root: bool = False) -> None:
+        """Move this single-threaded process into the namespaces, as the sandbox's user; `as_root`: as its root."""
         if self.unprivileged and os.geteuid() == 0:
             os.setgroups([])
         for fd, kind in self._namespaces:
@@ -114,24 +114,21 @@ class Place:
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
             syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
-        elif self.ordinary and not arranging:
+        elif self.ordinary and not as_root:
             _become_ordinary()
 
-    def run(
-        self, function: Callable[[], T], *, timeout: float = 60.0, arranging: bool = False
-    ) -> T:
-        """Run `function` in a child inside the place, as its user; give what it returned (it must pickle).
+    def run(self, function: Callable[[], T], *, timeout: float = 60.0, as_root: bool = False) -> T:
+        """Run `function` in a child inside the namespaces, as the sandbox's user; `as_root`: as its root.
 
-        `arranging`: as the place's root.
-
-        The child leads a session; what it leaves running there is killed when it has ended.
-        Raises `Failed` with the child's traceback, or `Hung` after `timeout` seconds.
+        The child leads a session; processes left in it are killed when the child has ended.
+        Returns: the function's result, which must pickle.
+        Raises: `Failed` with the child's traceback, `Hung` after `timeout` seconds.
         """
         __tracebackhide__ = True
         receive, send = os.pipe()
         pid = os.fork()
         if pid == 0:
-            self._answer(function, send, arranging=arranging)
+            self._run_and_exit(function, send, as_root=as_root)
         os.close(send)
         pidfd = os.pidfd_open(pid)
         try:
@@ -151,13 +148,13 @@ class Place:
         result: T = value
         return result
 
-    def _answer(self, function: Callable[[], T], send: int, *, arranging: bool) -> NoReturn:
-        """The child's whole life."""
+    def _run_and_exit(self, function: Callable[[], T], send: int, *, as_root: bool) -> NoReturn:
+        """Run the function in the child, send its result and exit."""
         try:
             os.setsid()
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
             os.umask(0o022)
-            self.enter(arranging=arranging)
+            self.enter(as_root=as_root)
             data = pickle.dumps((True, function()))
         except BaseException:
             data = pickle.dumps((False, traceback.format_exc()))
@@ -192,7 +189,7 @@ def _enter_new_namespaces(*, unprivileged: bool, ordinary: bool) -> None:
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount(b"none", b"/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
         if unprivileged or ordinary:
-            open_the_way()
+            make_reachable()
     if not unprivileged:
         _mount_empty(b"/run", b"mode=755")
         return
@@ -216,7 +213,7 @@ def _become_ordinary() -> None:
 
 
 def _mount_empty(directory: bytes, options: bytes) -> None:
-    """Cover a directory in this mount namespace: what is tried here is noted in no place of the machine's."""
+    """Cover a directory in this mount namespace, so that tests write nothing below the machine's own."""
     syscalls.mount(b"none", directory, b"tmpfs", 0, options)
 
 
@@ -224,27 +221,27 @@ def _checkout() -> str:
     return os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 
-def open_the_way() -> None:
+def make_reachable() -> None:
     """Let an ordinary user run the interpreter and the checkout, in this mount namespace only."""
     for needed in {sys.base_prefix, sys.prefix, _checkout()}:
-        _open_the_way_to(os.fsencode(needed))
+        _make_reachable(os.fsencode(needed))
 
 
-def _open_the_way_to(directory: bytes) -> None:
+def _make_reachable(directory: bytes) -> None:
     """Let an ordinary user reach `directory`, in this mount namespace only.
 
-    An interpreter built below /root is of no use to uid 1000. The first closed directory on the way is covered by an
-    empty file system, on which `directory` is mounted again at its own path.
+    uid 1000 cannot run an interpreter below /root. An empty file system covers the first closed directory of the path,
+    and `directory` is mounted on it at its own path.
     """
-    way = b""
+    path = b""
     for part in os.path.realpath(directory).split(b"/")[1:]:
-        way += b"/" + part
-        if not os.stat(way).st_mode & stat.S_IXOTH:
+        path += b"/" + part
+        if not os.stat(path).st_mode & stat.S_IXOTH:
             break
     else:
         return
     held = os.open(directory, os.O_PATH)
-    _mount_empty(way, b"mode=755")
+    _mount_empty(path, b"mode=755")
     os.makedirs(directory, mode=0o755)
     syscalls.mount(b"/proc/self/fd/%d" % held, directory, None, syscalls.MS_BIND)
     os.close(held)
