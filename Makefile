@@ -25,7 +25,7 @@ help:
 	@echo 'make clean        remove what was built and installed here'
 
 demo: setup
-	@.venv/bin/overlaykit demo $(if $(OFFLINE),--offline)
+	@$(PYTHON) examples/two_pythons.py $(if $(OFFLINE),--offline)
 
 test: setup-tests
 	@$(PYTHON) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)

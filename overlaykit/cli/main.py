@@ -25,7 +25,6 @@ COMMANDS: Final = {
     "explain": "say which layer answers for a path",
     "doctor": "say what this machine can do, and the fix where it cannot",
     "bench": "measure what file systems and views cost, side by side",
-    "demo": "two Pythons at one path: see it work",
 }
 """Each is a module beside this one, with a function `main(arguments) -> exit status`."""
 
