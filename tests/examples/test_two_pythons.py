@@ -48,6 +48,7 @@ def python2() -> Iterator[str]:
 def test_two_pythons_are_at_one_path_at_once_and_see_nothing_of_each_other(
     user: TestUser,
 ) -> None:
+    user.allow(180)
     first = run(user, DEMO)
     assert first.returncode == 0, first
     assert "Fetching python2.7" in first.stderr
