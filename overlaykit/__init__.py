@@ -5,9 +5,9 @@
     with View(["py27", "host"]) as view:
         status = view.run(["python", "--version"]).returncode
 
-The house, from the top: `cli` asks `views`; `views` joins `fuse` (the mount), `namespace` (the processes) and `layers`
-(where files come from), which never import one another; below them `overlay` decides what a path means, and on the
-ground floor `_native` makes the system calls, beside `codec`, `errors`, `health`, `mountinfo`, `privilege`,
+The rooms, from the top: `cli` calls `views`; `views` joins `fuse` (the mount), `namespace` (the processes) and
+`layers` (the sources of files), which never import one another; `overlay` decides what a path means. On the ground
+floor are `_native` (system calls), `beneath`, `codec`, `errors`, `health`, `mountinfo`, `privilege`, `procfs`,
 `rmtree`, `signals` and `standard`. A room imports only from below. Start reading at `overlaykit.overlay`.
 """
 

@@ -1,7 +1,7 @@
-"""Structs as JSON, for what crosses from one process to another or to disk.
+"""Encode and decode structs as JSON, for messages between processes and for files.
 
-Names may be any bytes: they travel as Python's surrogates (PEP 383), which JSON can escape and msgspec's own encoder
-cannot.
+File names may be any bytes. They are encoded as Python's surrogates (PEP 383), which json can escape and msgspec's
+own encoder cannot.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ T = TypeVar("T")
 
 
 def encode(value: object) -> bytes:
-    """One line of ASCII, without the end of the line."""
+    """One line of ASCII, without a newline."""
     return json.dumps(msgspec.to_builtins(value), separators=(",", ":")).encode("ascii")
 
 
 def decode(raw: bytes, type: type[T] | Any) -> T:  # noqa: A002  # as msgspec calls it
-    """Raises ValueError (msgspec.ValidationError, or json's own) for what is not of that type."""
+    """Decode a value of `type`.
+
+    Raises:
+      ValueError: `raw` is no JSON, or not of that type (msgspec.ValidationError).
+    """
     decoded: T = msgspec.convert(json.loads(raw), type)
     return decoded
 
 
 def encode_pretty(value: object) -> str:
-    """For a person, or a program that reads standard output: indented."""
+    """Indented JSON, for the output of a command."""
     return json.dumps(msgspec.to_builtins(value), indent=2)

@@ -1,11 +1,13 @@
-"""What this process may do, by its capabilities and its user namespace, whatever its uid: 0 alone makes no root.
+"""The capabilities of this process, and the ids that its user namespace maps.
 
-Imports nothing, so every room may ask. The numbers are those of linux/capability.h.
+Uid 0 alone gives no privilege. Imports no other module of overlaykit. The numbers are those of linux/capability.h.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+from functools import cache
 from typing import Final
 
 CAP_CHOWN: Final = 0
@@ -24,11 +26,12 @@ CAP_SYS_ADMIN: Final = 21
 CAP_MKNOD: Final = 27
 CAP_SETFCAP: Final = 31
 
-_ALL_IDS: Final = (1 << 32) - 1  # the last number means "none" (chown(2))
+ALL_IDS: Final = (1 << 32) - 1
+"""How many ids there are: the last number means "none" (chown(2))."""
 
 
 def capabilities(which: str = "CapEff") -> frozenset[int]:
-    """A set of this thread's, by its name in proc_pid_status(5): what it may do over its own user namespace."""
+    """A capability set of this thread, by its name in proc_pid_status(5)."""
     with open("/proc/thread-self/status", "rb", buffering=0) as status:
         for line in status.readall().splitlines():
             if line.startswith(which.encode() + b":"):
@@ -39,14 +42,38 @@ def capabilities(which: str = "CapEff") -> frozenset[int]:
     raise OSError(errno.EIO, f"no {which} in", "/proc/thread-self/status")
 
 
-def extents(kind: str) -> list[tuple[int, int, int]]:
-    """The map of this user namespace for `uid` or `gid`: inside, outside, count (user_namespaces(7))."""
-    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
-        lines = [tuple(map(int, line.split())) for line in file]
-    return [(inside, outside, count) for inside, outside, count in lines]
+def extents(kind: str) -> tuple[tuple[int, int, int], ...]:
+    """The `uid` or `gid` map of this user namespace: inside, outside, count (user_namespaces(7))."""
+    return _map(kind, os.stat("/proc/self/ns/user").st_ino) or _read_map(kind)
+
+
+def overflow_id(kind: str) -> int:
+    """The `uid` or `gid` that stands for ids without a mapping (user_namespaces(7))."""
+    with open(f"/proc/sys/kernel/overflow{kind}", encoding="ascii") as file:
+        return int(file.read())
+
+
+def outside(uid: int) -> int:
+    """The uid in the parent user namespace; `uid` itself if it has no mapping."""
+    for inside, parent, count in extents("uid"):
+        if inside <= uid < inside + count:
+            return parent + uid - inside
+    return uid
 
 
 def gives_files_away() -> bool:
-    """Whether any user and group can be given a file: not in a user namespace that knows but some."""
-    known = all(sum(count for _, _, count in extents(kind)) >= _ALL_IDS for kind in ("uid", "gid"))
-    return known and CAP_CHOWN in capabilities()
+    """Whether this process may give a file to every user and group."""
+    mapped = all(sum(count for _, _, count in extents(kind)) >= ALL_IDS for kind in ("uid", "gid"))
+    return mapped and CAP_CHOWN in capabilities()
+
+
+@cache
+def _map(kind: str, user_namespace: int) -> tuple[tuple[int, int, int], ...]:
+    """The map of this user namespace, read once for each namespace, since a written map never changes."""
+    return _read_map(kind)
+
+
+def _read_map(kind: str) -> tuple[tuple[int, int, int], ...]:
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        lines = [tuple(map(int, line.split())) for line in file]
+    return tuple((inside, outside, count) for inside, outside, count in lines)

@@ -1,6 +1,6 @@
-"""Remove a tree, whatever is in it: unreadable and read-only directories, deep paths, symbolic links.
+"""Remove a tree, with unreadable and read-only directories, deep paths and symbolic links in it.
 
-`shutil.rmtree` is not used: it stops at a directory of mode 0555 or 0000 and recurses as deep as the tree.
+`shutil.rmtree` stops at a directory of mode 0555 or 0000 and recurses as deep as the tree.
 """
 
 from __future__ import annotations
@@ -8,17 +8,16 @@ from __future__ import annotations
 import os
 
 from overlaykit import _native
-
-_BENEATH = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS | _native.RESOLVE_NO_XDEV
+from overlaykit.beneath import BENEATH
 
 
 def rmtree(parent: int, name: bytes) -> None:
-    """Remove `name` in the directory open as `parent`, and all below it. Its absence is not an error.
+    """Remove `name` in the directory open as `parent`, and everything below it; do nothing if it is missing.
 
-    Symbolic links are removed, never followed; a mount below is not entered. Directories are made
-    writable on the way, as their owner may.
+    Symbolic links are removed and not followed. The modes of directories are widened where they forbid removal.
 
-    Raises OSError: EXDEV at a mount, EPERM at what is not ours, and what unlinkat(2) gives.
+    Raises:
+      OSError: EXDEV at a mountpoint, EPERM for a directory of another owner, else as unlinkat(2).
     """
     try:
         os.unlink(name, dir_fd=parent)
@@ -29,7 +28,7 @@ def rmtree(parent: int, name: bytes) -> None:
 
 
 def rmtree_path(path: str) -> None:
-    """As `rmtree`, for a path, of which only the last name goes."""
+    """`rmtree` of a path's last name."""
     directory, name = os.path.split(path)
     parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -39,8 +38,9 @@ def rmtree_path(path: str) -> None:
 
 
 def _rmtree_directory(parent: int, name: bytes) -> None:
+    # The loop extends the list: each directory comes before those below it.
     found = [name]
-    for path in found:  # grows while we walk it: a directory always before those below it
+    for path in found:
         fd = _open_writable(parent, path)
         try:
             with os.scandir(fd) as entries:
@@ -58,7 +58,10 @@ def _rmtree_directory(parent: int, name: bytes) -> None:
 
 def _open_writable(parent: int, path: bytes) -> int:
     handle = _native.openat2(
-        parent, path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, resolve=_BENEATH
+        parent,
+        path,
+        os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW,
+        resolve=BENEATH | _native.RESOLVE_NO_XDEV,
     )
     try:
         if os.fstat(handle).st_mode & 0o700 != 0o700:

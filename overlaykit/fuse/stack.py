@@ -16,6 +16,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, mountinfo, privilege
+from overlaykit.beneath import BENEATH
 from overlaykit.errors import Error
 from overlaykit.fuse.directories import LayerUnusable, MountTable, UpperUnusable, real_path
 from overlaykit.fuse.reader import Reader
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from overlaykit.fuse.spec import IdSpec, LayerSpec, MountSpec
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_BENEATH: Final = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
 _CLONE: Final = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC
 _NO_CLONE: Final = (errno.EPERM, errno.EINVAL, errno.ENOSYS)
 _MASK_OPTIONS: Final = "mode=0555,size=4k,nr_inodes=1"
@@ -267,7 +267,7 @@ def _mask(tree: int, path: str) -> None:
     It may be the root of a file system that does not answer: no request goes to it.
     """
     try:
-        fd = _native.openat2(tree, path, _DIRECTORY, 0, _BENEATH)
+        fd = _native.openat2(tree, path, _DIRECTORY, 0, BENEATH)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
             return

@@ -1,9 +1,8 @@
-"""Where layers come from: a directory, the host's root, .deb packages, an archive; and the store.
+"""The sources of layers: a directory, the host's root, .deb packages, an archive; and the store.
 
-May import: `overlaykit._native` and the modules of that floor (`errors`, `health`, `mountinfo`,
-`privilege`, `rmtree`); never `fuse`, `namespace` or `overlay`.
-Start reading at `resolve` (what `-l` means), then `source` (what `layer add` takes) and `store`; `tree` is where a
-new layer's files are made, for `directory`, `extract` (of `archive` and `deb`) alike.
+May import: `_native`, `beneath`, `errors`, `health`, `mountinfo`, `privilege`, `rmtree`; never `fuse`, `namespace` or
+`overlay`. Start reading at `resolve` (`-l`), then `source` (`layer add`) and `store`. `tree` creates the files of a new
+layer, for `directory` and for `extract`, which reads archives and packages.
 """
 
 from overlaykit.layers.host import host

@@ -7,12 +7,12 @@ import stat
 from functools import partial
 
 from overlaykit import _native
+from overlaykit.beneath import BENEATH
 from overlaykit.errors import Error
 from overlaykit.layers.image import refuse_image
 from overlaykit.layers.layer import Layer
 from overlaykit.layers.tree import Tree, Usage
 
-_BENEATH = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
@@ -160,7 +160,7 @@ class _Copy:
     def _open(self, path: bytes, flags: int) -> int:
         try:
             return _native.openat2(
-                self._source, path or b".", flags | os.O_NOFOLLOW | os.O_CLOEXEC, resolve=_BENEATH
+                self._source, path or b".", flags | os.O_NOFOLLOW | os.O_CLOEXEC, resolve=BENEATH
             )
         except PermissionError:
             kind = UnreadableDirectory if flags & os.O_DIRECTORY else UnreadableFile

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 from overlaykit import _native, privilege
+from overlaykit.beneath import BENEATH
 from overlaykit.rmtree import rmtree
 
 _T = TypeVar("_T")
@@ -21,9 +22,8 @@ Finish: TypeAlias = Callable[[int], None]
 """Completes a new inode, open as the descriptor it is given: contents, owner, mode, times. The descriptor is
 O_PATH except a regular file's, which is open for reading and writing."""
 
-_RESOLVE = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
 _HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-# Without O_NOFOLLOW, by which a symbolic link would only be "not a directory": _RESOLVE refuses it as what it is.
+# Without O_NOFOLLOW, by which a symbolic link would only be "not a directory": BENEATH refuses it as what it is.
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -171,7 +171,7 @@ class Tree:
         return Usage(bytes=size, files=files)
 
     def _open(self, path: bytes, flags: int) -> int:
-        return _native.openat2(self.root, path or b".", flags, resolve=_RESOLVE)
+        return _native.openat2(self.root, path or b".", flags, resolve=BENEATH)
 
     def _is_directory(self, path: bytes) -> bool:
         try:
@@ -227,7 +227,7 @@ class Tree:
                     self._finish[path] = _finish_implied
                 except FileExistsError:
                     pass
-                below = _native.openat2(fd, name, _DIRECTORY, resolve=_RESOLVE)
+                below = _native.openat2(fd, name, _DIRECTORY, resolve=BENEATH)
             finally:
                 os.close(fd)
             fd = below

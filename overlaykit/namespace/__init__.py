@@ -1,8 +1,8 @@
-"""The launcher: a command in namespaces of its own, with a given mount as its root.
+"""The launcher: run a command in new namespaces, with a detached mount as its root.
 
-May import: `overlaykit._native` and the modules of that floor (`errors`, `health`, `privilege`, `signals`, `standard`);
-never `fuse`, `layers` or `overlay`. Start reading at `launch` (the caller's side), then `monitor` and `init`, which
-tell the order of the system calls. `doctor` and `duplicate` are not loaded here: few callers need them.
+May import: `_native`, `errors`, `health`, `privilege`, `procfs`, `signals`, `standard`; never `fuse`, `layers` or
+`overlay`. Start reading at `spec` and `launch` (the parent's side), then `monitor` and `init`, each a list of system
+calls in order. `doctor` and `duplicate` are not imported here: few callers need them.
 """
 
 from overlaykit.namespace import binds, descriptors, environment

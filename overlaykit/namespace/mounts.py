@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from overlaykit import _native
+from overlaykit import _native, privilege
 from overlaykit.namespace.binds import Bind
 from overlaykit.namespace.failure import Step, StepFailed, step
 from overlaykit.namespace.spec import LaunchSpec
@@ -255,9 +255,7 @@ def _attach_dev(prepared: PreparedMounts) -> None:
 
 def _knows_the_machines_root() -> bool:
     """Whether the machine's own uid 0 is a user of this view: procfs belongs to it, and lets it in by that alone."""
-    with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
-        unknown = int(file.read())
-    return os.stat("/proc/sys").st_uid != unknown
+    return os.stat("/proc/sys").st_uid != privilege.overflow_id("uid")
 
 
 def _protect_proc(*, network: bool) -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, final
 
-from overlaykit import signals
+from overlaykit import procfs, signals
 from overlaykit.namespace.descriptors import is_readable, poll_readable
 from overlaykit.namespace.spec import Port
 
@@ -81,15 +81,7 @@ class Processes:
         """
         if self._closed or is_readable(self.init_fd):
             return 0
-        children: dict[int, list[int]] = {}
-        for name in os.listdir("/proc"):
-            if name.isdecimal():
-                with suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
-                    children.setdefault(_parent(name), []).append(int(name))
-        family = [self.init_pid]
-        for member in family:
-            family += children.get(member, ())
-        return len(family)
+        return 1 + len(procfs.descendants(self.init_pid))
 
     def close(self) -> None:
         """Kill what still runs, wait until it is gone, release the descriptors. Again does nothing."""
@@ -120,9 +112,3 @@ class Processes:
         if by_signal:  # the monitor's own death kills init: that much is still to be waited for
             poll_readable([self.init_fd])
         self._status = ended.si_status + (128 if by_signal else 0)
-
-
-def _parent(process: str) -> int:
-    """The parent of a process: the second field after its name, which is whatever it likes (proc_pid_stat(5))."""
-    with open(f"/proc/{process}/stat", "rb", buffering=0) as stat:
-        return int(stat.readall().rpartition(b")")[2].split()[1])

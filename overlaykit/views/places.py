@@ -63,7 +63,7 @@ def scratch() -> list[str]:
     """The directories for uppers that are dropped when their view ends, best first; on disks, for they may grow."""
     return [
         *_in_home("XDG_CACHE_HOME", ".cache"),
-        f"/var/tmp/{_NAME}-{_outside(os.geteuid())}",  # noqa: S108  # `private` makes sure of it
+        f"/var/tmp/{_NAME}-{privilege.outside(os.geteuid())}",  # noqa: S108  # `private` makes sure of it
     ]
 
 
@@ -143,7 +143,7 @@ def _runtime_candidates() -> Iterator[str]:
         yield f"/run/{_NAME}"
     if os.path.isabs(given := os.environ.get("XDG_RUNTIME_DIR", "")):
         yield os.path.join(given, _NAME)
-    yield f"/tmp/{_NAME}-{_outside(os.geteuid())}"  # noqa: S108  # `private` makes sure of it
+    yield f"/tmp/{_NAME}-{privilege.outside(os.geteuid())}"  # noqa: S108  # `private` makes sure of it
 
 
 def _in_home(variable: str, *default: str) -> Iterator[str]:
@@ -180,11 +180,3 @@ def _mode(path: str) -> int:
         return os.lstat(path).st_mode
     except OSError:
         return 0
-
-
-def _outside(uid: int) -> int:
-    """Who a user is outside of this user namespace, in which an ordinary one may be root (user_namespaces(7))."""
-    for inside, outside, count in privilege.extents("uid"):
-        if inside <= uid < inside + count:
-            return outside + uid - inside
-    return uid

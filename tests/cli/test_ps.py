@@ -8,7 +8,9 @@ import signal
 import subprocess
 from typing import Any
 
-from ..views.user import TestUser, descendants
+from overlaykit.procfs import descendants
+
+from ..views.user import TestUser
 
 
 def listed(user: TestUser) -> list[dict[str, Any]]:

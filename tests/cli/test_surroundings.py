@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from overlaykit import _native
+from overlaykit.procfs import descendants
 
 from ..namespace.harness import line
-from ..views.user import TestUser, command, descendants
+from ..views.user import TestUser, command
 
 PROGRAM = "/usr/bin/cat"
 

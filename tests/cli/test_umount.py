@@ -14,9 +14,10 @@ from typing import IO
 import pytest
 
 from overlaykit import _native
+from overlaykit.procfs import descendants
 
 from ..views.fixtures import only_as
-from ..views.user import TestUser, command, descendants
+from ..views.user import TestUser, command
 
 
 def test_what_is_not_ours_is_left_alone(user: TestUser) -> None:

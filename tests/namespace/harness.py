@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from overlaykit import _native, namespace
+from overlaykit.procfs import descendants
 
-from .processes import command_line, descendants
+from .processes import command_line
 
 ORDINARY = 1000
 DEADLINE_SECONDS = 60

@@ -11,9 +11,10 @@ from contextlib import suppress
 import pytest
 
 from overlaykit import namespace
+from overlaykit.procfs import children, descendants
 
 from .harness import LaunchHarness, line
-from .processes import children, command_line, descendants
+from .processes import command_line
 
 VIEW = ("sh", "-c", "sleep 1000 & setsid sleep 1000 & echo started; wait")
 

@@ -12,9 +12,9 @@ import threading
 import pytest
 
 from overlaykit import signals
+from overlaykit.procfs import descendants
 
 from .harness import LaunchHarness, entire, line
-from .processes import descendants
 
 SAYS_WHAT_IT_GETS = """
 import signal, sys

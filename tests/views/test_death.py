@@ -10,7 +10,9 @@ import subprocess
 
 import pytest
 
-from .user import TestUser, command_line, descendants
+from overlaykit.procfs import children, descendants
+
+from .user import TestUser, command_line
 
 COMMAND = ("sh", "-c", "sleep 1000 & setsid sleep 1000 & echo started; wait")
 
@@ -37,16 +39,7 @@ def roles(launcher: int) -> dict[str, int]:
 def vital(launcher: int) -> list[int]:
     """Every process of a view but those that the daemon, the forwarder (trio runs ldconfig) and the command started."""
     ours = command_line(launcher)  # the monitor's and init's too, which are forks
-    return [launcher, *descendants(launcher, below=lambda process: command_line(process) == ours)]
-
-
-def children(parent: int) -> list[int]:
-    direct = []
-    for process in descendants(parent):
-        with open(f"/proc/{process}/stat", "rb") as stat:
-            if int(stat.read().rpartition(b")")[2].split()[1]) == parent:
-                direct.append(process)
-    return direct
+    return [launcher, *descendants(launcher, through=lambda process: command_line(process) == ours)]
 
 
 @pytest.mark.parametrize("victim", STATUS)

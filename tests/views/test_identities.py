@@ -9,10 +9,11 @@ import subprocess
 from collections.abc import Iterator
 
 from overlaykit import _native
+from overlaykit.procfs import descendants
 
 from ..posix.syscalls import MS_BIND
 from .fixtures import only_as
-from .user import AS_ORDINARY, ORDINARY, TestUser, command, descendants, reachable_by_others
+from .user import AS_ORDINARY, ORDINARY, TestUser, command, reachable_by_others
 
 FIRST = 300_000
 

@@ -12,13 +12,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import pytest
 
 from overlaykit import _native, mountinfo
+from overlaykit.procfs import descendants
 
 ORDINARY = 1000
 """Who "an ordinary user" is when the tests run as root."""
@@ -298,24 +299,6 @@ def _cover() -> str:
         f'mount -t tmpfs t "$1"; {again} [ "${{2-}}" != ro ] || mount -o remount,ro "$1"; '
         f"exec {' '.join(f'{number}<&-' for number, _ in numbered)}; }}\n"
     )
-
-
-def descendants(ancestor: int, *, below: Callable[[int], bool] = lambda _: True) -> list[int]:
-    """The processes below one that have not been reaped: its children, their children, and so on, but none `below`
-    says no to."""
-    children: dict[int, list[int]] = {}
-    for name in filter(str.isdecimal, os.listdir("/proc")):
-        with (
-            contextlib.suppress(FileNotFoundError, ProcessLookupError),  # ended meanwhile
-            open(f"/proc/{name}/stat", "rb") as stat,
-        ):
-            parent = int(stat.read().rpartition(b")")[2].split()[1])
-            children.setdefault(parent, []).append(int(name))
-    family = [ancestor]
-    for member in family:
-        if below(member):
-            family += children.get(member, ())
-    return family[1:]
 
 
 def command_line(process: int) -> str:

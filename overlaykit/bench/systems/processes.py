@@ -13,7 +13,7 @@ import signal
 from collections.abc import Iterator
 from typing import Final
 
-from overlaykit import _native
+from overlaykit import _native, procfs
 
 PATIENCE: Final = 10.0
 """Seconds that something may take which takes milliseconds unless it is broken."""
@@ -46,12 +46,4 @@ def _end(process: int) -> None:
 
 
 def _children() -> set[int]:
-    """Of this process, whichever of its threads started them.
-
-    The list is exact while none of them is reaped, which nobody but we do (proc_tid_children(5)).
-    """
-    found: set[int] = set()
-    for thread in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{thread}/children", encoding="ascii") as file:
-            found.update(map(int, file.read().split()))
-    return found
+    return set(procfs.children(os.getpid()))

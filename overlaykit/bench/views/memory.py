@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from overlaykit.bench.views.launchers import installed
 from overlaykit.bench.views.residents import IDLE, residents
 from overlaykit.bench.workload import Course, Entrant, Point, Unit
+from overlaykit.procfs import descendants
 from overlaykit.views import Registry
 
 if TYPE_CHECKING:
@@ -100,9 +101,9 @@ def workloads(scale: float) -> list[Held]:
 
 def _count(launcher: Launcher, number: int, interruptible: Interruptible) -> Memory:
     commands = [launcher.command(*IDLE)] * number
-    others = below(os.getpid())
+    others = set(descendants(os.getpid()))
     with residents(commands, interruptible, at_once=os.cpu_count() or 1):
-        processes = below(os.getpid()) - others
+        processes = set(descendants(os.getpid())) - others
         daemons = processes & {one.about.daemon for one in Registry().running()}
         shares = {process: proportional(process) for process in processes}
     return Memory(
@@ -110,22 +111,6 @@ def _count(launcher: Launcher, number: int, interruptible: Interruptible) -> Mem
         daemon=sum(shares[process][0] for process in daemons) / number,
         cache=sum(files for _, files in shares.values()) / number,
     )
-
-
-def below(ancestor: int) -> set[int]:
-    """The processes that come from one, without itself (proc_pid_stat(5))."""
-    children: dict[int, list[int]] = {}
-    for name in filter(str.isdecimal, os.listdir("/proc")):
-        with (
-            contextlib.suppress(FileNotFoundError, ProcessLookupError),  # ended meanwhile
-            open(f"/proc/{name}/stat", "rb") as stat,
-        ):
-            parent = int(stat.read().rpartition(b")")[2].split()[1])
-            children.setdefault(parent, []).append(int(name))
-    family = [ancestor]
-    for member in family:
-        family += children.get(member, ())
-    return set(family[1:])
 
 
 def proportional(process: int) -> tuple[int, int]:

@@ -1,0 +1,42 @@
+"""Process relations, read from procfs.
+
+Source: proc_pid_stat(5).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+
+
+def children(process: int) -> list[int]:
+    """The children of a process, zombies included."""
+    return _children_by_parent()[process]
+
+
+def descendants(process: int, *, through: Callable[[int], bool] = lambda _: True) -> list[int]:
+    """The children of a process, their children and so on, zombies included.
+
+    Only the children of processes for which `through` is true are listed.
+    """
+    by_parent = _children_by_parent()
+    family = [process]
+    for member in family:
+        if through(member):
+            family += by_parent[member]
+    return family[1:]
+
+
+def _children_by_parent() -> defaultdict[int, list[int]]:
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        with (
+            suppress(FileNotFoundError, ProcessLookupError),  # it has ended
+            open(f"/proc/{name}/stat", "rb", buffering=0) as stat,
+        ):
+            # The name of the program, in parentheses, may hold any character.
+            parent = stat.readall().rpartition(b")")[2].split()[1]
+            found[int(parent)].append(int(name))
+    return found
