@@ -162,15 +162,16 @@ def _ids(spec: MountSpec, kind: str, given: IdSpec) -> Ids:
     # The kernel refuses every write to a file with an id that the namespace does not know: squashing is for writing.
     ids = (spec.options.users, spec.options.groups)
     squashes = spec.squash_unmapped or any(one.squash_to is not None for one in ids)
-    in_lower, in_upper = unmapped(kind) if squashes else (-1, -1)
+    overflow = overflow_id(kind)
+    in_lower, in_upper = unmapped(overflow, privilege.extents(kind)) if squashes else (-1, -1)
     return Ids(
-        everybody=given.squash_to,
+        squash_to=given.squash_to,
         ranges=tuple(
             Range(disk=part.host, shown=part.container, count=part.count) for part in given.mapping
         ),
         unmapped=in_lower,
         unmapped_in_upper=in_upper,
-        overflow=overflow_id(kind),
+        overflow=overflow,
     )
 
 

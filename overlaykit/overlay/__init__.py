@@ -1,5 +1,5 @@
-"""The merge: what a path means, given a stack of layers. The heart of overlaykit.
+"""The merge of layers into one tree, and the POSIX operations on it, on plain directories.
 
-May import: `overlaykit._native` and the standard library; it knows nothing of FUSE, trio, processes
-or the command line. Start reading at `filesystem`, whose operations are told in the terms of the rest.
+May import: `overlaykit._native` and the standard library. It does not depend on FUSE, trio, processes or the command
+line. Start reading at `filesystem`.
 """

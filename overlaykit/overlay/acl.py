@@ -1,8 +1,8 @@
-"""Access control lists as attributes: the ids in them are shown and stored as owners are.
+"""ACLs as attributes: their ids are mapped as owners are.
 
-Layout: linux/posix_acl_xattr.h. An id that programs cannot name is left out of a list that they read: the kernel
-refuses the whole list, and with it every access to the file, for an id that the mount's user namespace does not know.
-Its bearer cannot be a caller there (FUSE serves callers of the mount's user namespace alone).
+Layout: linux/posix_acl_xattr.h. The entry of an id that is not mapped is left out of a list that programs read: for
+such an id the kernel refuses the whole list, and with it every access to the file. A process with that id cannot be a
+caller: FUSE serves only callers of the mount's user namespace.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ _GROUP: Final = 0x08
 
 
 def shown(value: bytes, owners: Owners, *, idmapped: bool = False) -> bytes:
-    """A list as programs read it, of one as it is stored; `idmapped`: in a lower that has mapped it already."""
-    return _changed(value, owners, lambda ids, number: ids.named(number, idmapped=idmapped))
+    """Map a stored list to one that programs read. `idmapped`: the list is of a lower on an idmapped mount."""
+    return _mapped(value, owners, lambda ids, number: ids.shown_in_acl(number, idmapped=idmapped))
 
 
 def copied(value: bytes, owners: Owners) -> bytes:
-    """A list to be stored, of one as an idmapped lower shows it, without the ids that cannot be stored."""
-    return _changed(value, owners, lambda ids, number: ids.kept(number))
+    """Map a list of an idmapped lower to one to store, without the entries whose ids cannot be stored."""
+    return _mapped(value, owners, lambda ids, number: ids.copied_in_acl(number))
 
 
 def stored(value: bytes, owners: Owners) -> bytes:
-    """A list to be stored, of one as a program gave it. Raises OSError (EINVAL) for an id that cannot be stored."""
-    return _changed(value, owners, lambda ids, number: ids.given(number))
+    """Map a list that a program sets to one to store. Raises: OSError (EINVAL) for an id that cannot be stored."""
+    return _mapped(value, owners, lambda ids, number: ids.stored_in_acl(number))
 
 
-def _changed(value: bytes, owners: Owners, change: Callable[[Ids, int], int | None]) -> bytes:
-    """A list with other ids, without the entries for which there is none."""
+def _mapped(value: bytes, owners: Owners, change: Callable[[Ids, int], int | None]) -> bytes:
+    """A list with ids mapped by `change`, without the entries for which it returns None."""
     entries = []
     for tag, permissions, number in _entries(value):
         ids = _ids(tag, owners)
@@ -50,12 +50,12 @@ def _changed(value: bytes, owners: Owners, change: Callable[[Ids, int], int | No
 
 
 def _ids(tag: int, owners: Owners) -> Ids | None:
-    """What the id of such an entry is one of; None for an entry without."""
+    """The mapping for the id of an entry with this tag; None: the entry has no id."""
     return {_USER: owners.users, _GROUP: owners.groups}.get(tag)
 
 
 def _entries(value: bytes) -> Iterator[tuple[int, int, int]]:
-    """Tag, permissions and id of each. Raises OSError (EINVAL) for what is no list."""
+    """Tag, permissions and id of each entry. Raises: OSError (EINVAL) if `value` is no ACL."""
     if len(value) < _HEADER.size or (len(value) - _HEADER.size) % _ENTRY.size:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     yield from _ENTRY.iter_unpack(value[_HEADER.size :])

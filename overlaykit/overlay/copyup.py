@@ -183,7 +183,7 @@ class CopyUp:
             self.work.publish(name, parent.upper, node.name)
             reach("copyup.directory.published")
         except BaseException:
-            self.work.discard(name)
+            self.work.remove(name)
             raise
         finally:
             os.close(source)
@@ -240,7 +240,7 @@ class CopyUp:
                 copy_all()
             except PermissionError:  # attributes that a mode hides
                 layer.read(copy_all, source)
-            if self.owners.are_one:
+            if self.owners.are_squashed:
                 _lend_no_rights(target, st, uid, gid)
             return
         shown = overrides.Override(uid, gid, stat.S_IMODE(st.st_mode))

@@ -150,8 +150,8 @@ class Creation:
         layer_dir = tree.writable_directory(directory)
         parent = os.fstat(layer_dir.fd())
         owners = tree.owners
-        uid = owners.users.made(caller.uid)
-        gid = -1 if parent.st_mode & stat.S_ISGID else owners.groups.made(caller.gid)
+        uid = owners.users.stored_for_new(caller.uid)
+        gid = -1 if parent.st_mode & stat.S_ISGID else owners.groups.stored_for_new(caller.gid)
         foreign = uid not in (-1, self._uid) or gid not in (-1, self._gid)
         hidden = tree.whiteouts.find(directory, layer_dir, name)
         override = layer_dir.layer.override
@@ -160,7 +160,7 @@ class Creation:
             try:
                 st = os.stat(name, dir_fd=layer_dir.fd(), follow_symlinks=False)
             except OSError:
-                tree.work.discard(name, layer_dir)  # it was not there before, so it is not after
+                tree.work.remove(name, layer_dir)  # it was not there before, so it is not after
                 raise
         else:
             with self._work_dir(layer_dir, parent) as work_dir:
@@ -175,7 +175,7 @@ class Creation:
                     reach("create.made")
                     tree.whiteouts.publish(temporary, work_dir, layer_dir, name, hidden)
                 except BaseException:
-                    tree.work.discard(temporary, work_dir)
+                    tree.work.remove(temporary, work_dir)
                     raise
         if stat.S_ISDIR(st.st_mode):
             return self._lookup.adopt_directory(directory, name, layer_dir.child(name), st)
@@ -225,7 +225,7 @@ class Creation:
             yield work_dir
         finally:
             work_dir.close()
-            work.discard(name)
+            work.remove(name)
 
 
 def _as_caller(

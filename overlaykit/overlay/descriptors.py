@@ -1,7 +1,7 @@
-"""Open descriptors as a cache with a bound: what was evicted opens itself again when it is asked for its descriptor.
+"""A bounded cache of open descriptors: an evicted object reopens itself at its next use.
 
-The limit of a process (RLIMIT_NOFILE) is shared by directories and open files, with a reserve for what an operation
-opens on the way. So a program with many open files keeps no other program from opening one.
+Directories and open files share the limit of the process (RLIMIT_NOFILE), less a reserve for the descriptors that an
+operation opens and closes. A program with many open files does not keep another one from opening a file.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-_MOST_DIRECTORIES: Final = 8192
-_LARGEST_RESERVE: Final = 512
-_FEWEST: Final = 16
-"""Descriptors to share, fewer than which a mount does not begin with."""
+_MAX_DIRECTORIES: Final = 8192
+_MAX_RESERVE: Final = 512
+_MIN_SHARED: Final = 16
+"""Descriptors that a mount needs to start."""
 
 
 class Cached(Protocol):
-    """Something with a descriptor. `recent`: it was asked for it since it was last spared."""
+    """An object with a descriptor. `recent`: used since `trim` last passed it."""
 
     recent: bool
 
     def evict(self) -> bool:
-        """Close the descriptor; False if it must stay open for now."""
+        """Close the descriptor. Returns: False if it must stay open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +38,21 @@ class Shares:
 
 
 def shares() -> Shares:
-    """Shares of what the limit leaves beside the descriptors that are open now. Raises OSError (EMFILE) if that is
-    too little."""
+    """Divide the descriptors that the limit leaves. Raises: OSError (EMFILE) if they are too few."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    reserve = min(_LARGEST_RESERVE, limit // 4)
+    reserve = min(_MAX_RESERVE, limit // 4)
     free = limit - reserve - len(os.listdir("/proc/self/fd"))
-    if free < _FEWEST:
+    if free < _MIN_SHARED:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    directories = min(_MOST_DIRECTORIES, free // 2)
+    directories = min(_MAX_DIRECTORIES, free // 2)
     return Shares(directories=directories, files=free - directories, copies=max(1, reserve // 8))
 
 
 class Descriptors:
-    """The open descriptors of one kind: about `limit` of them, by second chance, so that a hit costs one store.
+    """The open descriptors of one kind, about `limit`. Evicts by second chance, so that a hit costs one store.
 
-    None is closed until `trim` is called, which happens between operations: within one, every descriptor that was asked
-    for stays valid. Invariant: what has an open descriptor of its own stands in `_queue` exactly once.
+    Only `trim` closes descriptors, between operations: a descriptor stays valid within the operation that uses it.
+    Invariant: an object with an open descriptor is in `_queue` exactly once.
     """
 
     def __init__(self, limit: int) -> None:
@@ -70,12 +69,12 @@ class Descriptors:
         del self._queue[one]
 
     def close(self) -> None:
-        """Close them all that may be closed; they still open themselves if they are asked to."""
+        """Close all descriptors that may be closed; their objects can still reopen them."""
         while self._queue:
             self._queue.popitem(last=False)[0].evict()
 
     def trim(self) -> None:
-        """Close what is too many, those unused for longest first, and none that must stay open."""
+        """Close descriptors down to `limit`, the least recently used first, and none that must stay open."""
         queue = self._queue
         if len(queue) <= self.limit:
             return

@@ -1,7 +1,7 @@
-"""What the upper's file system can do, tried in a directory of it rather than guessed from its type.
+"""Probe of the upper's file system: tries each feature in a directory there, rather than guessing from its type.
 
-An upper may lie on another overlay (a container's root), on FUSE or on a network file system. Each lacks something else
-that a local disk has. The probe takes some thirty system calls, once for each mount, and leaves nothing behind.
+An upper may lie on another overlay (a container's root), on FUSE or on a network file system; each lacks other features
+of a local disk. The probe makes some thirty system calls, once per mount, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Form: TypeAlias = Literal["device", "xattr", "aufs"]
-"""How a whiteout is written: a character device 0:0; an empty file with an attribute (Linux 6.7 reads it in lowers); a
-file `.wh.NAME` beside the name."""
+"""The form of a whiteout: a character device 0:0; an empty file with an attribute (Linux 6.7 reads it in lowers); a
+file
+`.wh.NAME` beside the name."""
 
 _NO_ATTRIBUTES: Final = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS)
 _ELSEWHERE: Final = "put it on another file system"
 
 
 class Unfit(OSError):
-    """The upper's file system lacks what its marks need. `strerror` says what, `remedy` the way out."""
+    """The upper's file system cannot hold the markers. `strerror` is the reason, `remedy` what to do about it."""
 
     def __init__(self, lack: str, remedy: str) -> None:
         super().__init__(errno.EOPNOTSUPP, lack)
@@ -44,13 +45,14 @@ class Unfit(OSError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
-    """What a file system does for this process.
+    """The features of a file system, for this process.
 
-    `prefix`: under which marks can be kept as extended attributes; None: under neither. `whiteout_device`: makes
-    character devices 0:0. `whiteout_xattr`: keeps such attributes on empty files. `aufs_names`: has files
-    `.wh.NAME`. `rename_whiteout`, `rename_exchange`: renameat2(2) honours these flags. `hard_links`: link(2) works.
-    `stat_after_unlink`: an open file without a name still tells its attributes. `file_kinds`: listings say what is a
-    directory. `file_handles`: inodes have names of their own. `folds_case`: `a` and `A` are one name.
+    `prefix`: the prefix of markers that it can hold as extended attributes; None: none.
+    `whiteout_device`: character devices 0:0 can be made. `whiteout_xattr`: empty files can hold the attribute of a
+    whiteout. `aufs_names`: files can be named `.wh.NAME`.
+    `rename_whiteout`, `rename_exchange`: renameat2(2) has these flags. `hard_links`: link(2) works.
+    `stat_after_unlink`: fstat(2) works for an open file without a name. `file_kinds`: listings give the kinds of files
+    (d_type). `file_handles`: name_to_handle_at(2) works. `folds_case`: `a` and `A` are one name.
     """
 
     prefix: bytes | None
@@ -66,10 +68,10 @@ class Disk:
     folds_case: bool
 
     def form(self, wanted: Form | None) -> Form:
-        """The form in which whiteouts are to be written; `wanted` is the user's choice.
+        """Choose the form of whiteouts; `wanted` is the user's choice.
 
-        Raises Unfit if the file system cannot carry it. `aufs` is never chosen: the kernel's overlayfs reads none of
-        it.
+        `aufs` is used only by the user's choice: the kernel's overlayfs does not read it.
+        Raises: Unfit if the file system lacks what the form needs.
         """
         if self.folds_case:
             raise Unfit(
@@ -81,7 +83,7 @@ class Disk:
             raise Unfit("its file system has no files '.wh.NAME'", _ELSEWHERE)
         way_out = f"give whiteout=aufs, or {_ELSEWHERE}" if self.aufs_names else _ELSEWHERE
         if self.prefix is None:
-            raise Unfit("its file system keeps no extended attributes that are marks", way_out)
+            raise Unfit("its file system keeps no extended attributes for markers", way_out)
         if not self.rename_exchange:
             raise Unfit("its file system cannot exchange two names (RENAME_EXCHANGE)", way_out)
         if wanted == "device" and not self.whiteout_device:
@@ -99,9 +101,9 @@ class Disk:
 
 
 def probe(directory: bytes, *, user: bool) -> Disk:
-    """Try what the file system of `directory` can do, in a directory made there. `user`: attributes as `user.overlay.`.
+    """Probe the file system of `directory`, in a directory made there. `user`: markers as `user.overlay.*`.
 
-    Raises OSError where not even files and directories can be made.
+    Raises: OSError if files or directories cannot be made.
     """
     scratch = os.path.join(directory, b"#probe-" + os.urandom(4).hex().encode())
     os.mkdir(scratch, 0o700)
@@ -136,7 +138,7 @@ class _Probe:
             prefix=prefix,
             whiteout_device=whiteout_device,
             whiteout_xattr=prefix is not None and self._keeps(file, prefix + b"whiteout"),
-            aufs_names=self._does(self._make_note),
+            aufs_names=self._does(self._make_aufs_name),
             rename_exchange=self._does(self._exchange),
             rename_whiteout=whiteout_device and self._does(self._leave_whiteout),
             hard_links=self._does(self._link),
@@ -154,7 +156,7 @@ class _Probe:
 
     @staticmethod
     def _does(attempt: Callable[[], bool]) -> bool:
-        """Whether an attempt has its effect: some file systems succeed and do nothing, or something else."""
+        """Whether an attempt has its effect: a call may succeed and do nothing, or something else."""
         try:
             return attempt()
         except OSError:
@@ -184,10 +186,10 @@ class _Probe:
         os.mknod(b"w", stat.S_IFCHR, WHITEOUT_DEVICE, dir_fd=self._fd)
         return self._is_whiteout(b"w")
 
-    def _make_note(self) -> bool:
-        note = AUFS_WHITEOUT + b"a"
-        self._make(note)
-        return self._inode(note) != 0 and self._inode(b"a") != 0
+    def _make_aufs_name(self) -> bool:
+        name = AUFS_WHITEOUT + b"a"
+        self._make(name)
+        return self._inode(name) != 0 and self._inode(b"a") != 0
 
     def _exchange(self) -> bool:
         before = self._inode(b"a"), self._inode(b"b")

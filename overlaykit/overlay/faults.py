@@ -1,8 +1,8 @@
-"""Steps at which a crash is tried: of all that changes an upper, the moments between two system calls.
+"""Fault injection: the steps, between two system calls that change an upper, at which a test crashes the daemon.
 
-`OVERLAYKIT_FAULT=STEP[:N]` in the environment has the process kill itself when it comes to that step for the Nth time
-(the first, without a number), and `copyup.data:N` as soon as it has copied N bytes of a file. Without it `reach` does
-nothing. tests/crash dies at each step in turn, and holds what is left against the tree before and after.
+With `OVERLAYKIT_FAULT=STEP[:N]` in the environment the process kills itself at the Nth time (default: the first) that
+it reaches the step, and with `copyup.data:N` as soon as it has copied N bytes of a file. Otherwise `reach` is a no-op.
+tests/crash crashes at each step in turn, and compares the tree left with those before and after.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Step: TypeAlias = Literal[
     "link.published",
     "unlink.counted",
     "unlink.removed",
-    "whiteout.noted",
+    "whiteout.aufs_made",
     "index.dropped",
     "rmdir.covered",
     "rmdir.removed",
@@ -41,9 +41,9 @@ Step: TypeAlias = Literal[
     "rename.cleared",
     "rename.moved",
     "rename.done",
-    "mode.noted",
+    "mode.recorded",
     "mode.widened",
-    "mode.put_back",
+    "mode.restored",
 ]
 
 STEPS: Final[tuple[str, ...]] = get_args(Step)
@@ -53,11 +53,11 @@ _VARIABLE: Final = "OVERLAYKIT_FAULT"
 
 
 def _pass(step: Step) -> None:
-    """Come to a step, and go on."""
+    """Reach a step without a fault."""
 
 
 def _armed(fault: str) -> Callable[[Step], None]:
-    """What `reach` is to be. Raises ValueError for a step that there is not, which no test could ever come to."""
+    """The function `reach` for this fault. Raises: ValueError for an unknown step, which would be tested never."""
     if not fault:
         return _pass
     wanted, _, number = fault.partition(":")
@@ -66,7 +66,7 @@ def _armed(fault: str) -> Callable[[Step], None]:
         _die_at_size(left)
         return _pass
     if wanted not in STEPS:
-        raise ValueError(f"{_VARIABLE}={fault}: there is no such step")
+        raise ValueError(f"{_VARIABLE}={fault}: no such step")
 
     def count(step: Step) -> None:
         nonlocal left
@@ -79,7 +79,7 @@ def _armed(fault: str) -> Callable[[Step], None]:
 
 
 def _die_at_size(size: int) -> None:
-    """Let the kernel end the process in the middle of the write that makes any file larger (setrlimit(2))."""
+    """Have the kernel kill the process at the write(2) that makes a file larger than `size` (setrlimit(2))."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it

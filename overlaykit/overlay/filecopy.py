@@ -138,7 +138,7 @@ class FileCopy:
                 fd = os.open(b"/proc/self/fd/%d" % self._target, os.O_PATH | os.O_CLOEXEC)
             node.keep_inode(fd, metacopy=self._metacopy)
             copyup.table.unhash(node)  # a name that is met later is one of the lower's file
-            copyup.work.discard(self._name)
+            copyup.work.remove(self._name)
             self._hand_over()
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class FileCopy:
                 os.close(fd)
         self._source = self._target = -1
         if self._name:
-            self._copyup.work.discard(self._name)
+            self._copyup.work.remove(self._name)
             self._name = b""
 
     def _is_still_there(self, lower: LayerDir) -> bool:

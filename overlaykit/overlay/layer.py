@@ -1,8 +1,8 @@
-"""One opened directory of the stack, and the places below it.
+"""One layer of the stack, and the directories in it.
 
-Nothing here follows a symlink: a place is opened name by name below its parent's descriptor with openat2(2)'s
-RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, however deep it lies, so a path longer than PATH_MAX is no matter. Descriptors
-of places are a cache with a bound; a place reopens itself when it was evicted.
+Nothing here follows a symlink. A directory is opened name by name below its parent's descriptor, with openat2(2)'s
+RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, so that its path may be longer than PATH_MAX. The descriptors of directories
+are a bounded cache: an evicted directory reopens itself.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ T = TypeVar("T")
 
 NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 INODE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-"""Flags of open(2): what lies under a name itself, a symlink too."""
+"""Flags of open(2) that open the inode of a name, a symlink too."""
 
 _OPEN_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BENEATH: Final = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
 
-_FS_IOC_GETFSUUID: Final = 0x80111500  # include/uapi/linux/fs.h: _IOR(0x15, 0, struct fsuuid2)
+# include/uapi/linux/fs.h: _IOR(0x15, 0, struct fsuuid2)
+_FS_IOC_GETFSUUID: Final = 0x80111500
 _FSUUID2: Final = struct.Struct("B16s")
 UNKNOWN_UUID: Final = bytes(16)
 
-_READ_AT_ONCE: Final = 1 << 15
-"""Bytes of a directory."""
+_LISTING_BYTES: Final = 1 << 15
+"""Size of the buffer of one getdents64(2)."""
 
 _LISTING_INODES: Final = frozenset(
     (
@@ -48,31 +49,29 @@ _LISTING_INODES: Final = frozenset(
         0xE0F5E1E2,  # EROFS
     )
 )
-"""The file systems (include/uapi/linux/magic.h) whose directories hold the inode numbers that stat(2) tells; others may
-make up either."""
-
+"""File systems (include/uapi/linux/magic.h) whose d_ino is the st_ino of stat(2). Others may make up either number."""
 
 FUSE: Final = 0x65735546  # include/uapi/linux/magic.h
 
 
 class Reader(Protocol):
-    """Reads the daemon's own files past their modes, where it may, and changes nothing."""
+    """Runs calls that only read, with the right to read the daemon's own files whatever their modes."""
 
     def run(self, action: Callable[[], T]) -> T: ...
 
     def open(self, action: Callable[[], int]) -> int:
-        """`action` opens a descriptor."""
+        """Run an `action` that opens a descriptor."""
 
 
 class Layer:
     """One directory of the stack: `index` 0 is the top; an upper is `writable`. Owns the descriptor `root`.
 
-    `mounted_in`: the directories in which other mounts lie on something, as paths from its root; None: any may be.
-    `idmapped`: the mount that it lies on has mapped its owners already, as `owners` would (podman 4 does so).
-    `override`: the attribute that holds its files' owners and modes (see `overrides`), or None. `names_disk`: whether
-    its file system is named by its uuid.
-    `reader`: reads what modes keep us out of; None: nothing does.
-    `modes`: widens those of its directories that keep us out; None where none may be: in lowers.
+    `mounted_in`: its directories that contain a mountpoint, as paths from its root; None: any may.
+    `idmapped`: its mount is idmapped, as `owners` would map (podman 4 does so).
+    `override`: the attribute that holds its files' owners and modes (see `overrides`), or None.
+    `names_disk`: whether origins name its file system by the uuid.
+    `reader`: reads files whose modes deny it to the daemon; None: none.
+    `modes`: widens modes of an upper that deny the daemon access; None in lowers.
     """
 
     __slots__ = (
@@ -117,7 +116,7 @@ class Layer:
         self._file_systems: dict[int, int] = {}
 
     def uuid(self, device: int, layer_dir: LayerDir) -> bytes:
-        """The uuid of the file system `device` on which `layer_dir` lies (a layer may span several)."""
+        """The uuid of the file system `device`, on which `layer_dir` lies (a layer may span several)."""
         if not self.names_disk:
             return UNKNOWN_UUID
         found = self._uuids.get(device)
@@ -127,13 +126,13 @@ class Layer:
 
     def lists_inodes(self, device: int, layer_dir: LayerDir) -> bool:
         """Whether listing `layer_dir`, which is on the file system `device`, gives the inode numbers of stat(2)."""
-        covered = self.mounted_in
-        if covered is None or (covered and b"/".join(layer_dir.components()) in covered):
-            return False  # listed is what the mount lies on
+        mounted_in = self.mounted_in
+        if mounted_in is None or (mounted_in and b"/".join(layer_dir.components()) in mounted_in):
+            return False  # d_ino is that of the mountpoint, st_ino that of the mount's root
         return self._file_system(device, layer_dir) in _LISTING_INODES
 
     def lasting_handles(self, device: int, layer_dir: LayerDir) -> bool:
-        """Whether a file handle names one inode for good there: those of FUSE hold a node id, which may be reused."""
+        """Whether a file handle names one inode for good there. One of FUSE holds a nodeid, which may be reused."""
         return self._file_system(device, layer_dir) != FUSE
 
     def _file_system(self, device: int, layer_dir: LayerDir) -> int:
@@ -143,9 +142,9 @@ class Layer:
         return found
 
     def read(self, action: Callable[[], T], dirfd: int, name: bytes = b"") -> T:
-        """Run `action`, which only reads, and again by the reader where a mode of ours is in its way (EACCES).
+        """Run `action`, which only reads `dirfd` or `name` in it; run it again in the reader if a mode denies it.
 
-        It reads the directory or file `dirfd`, or `name` in it.
+        Raises: OSError; EACCES if the denying mode is not of a file of the daemon's, or there is no reader.
         """
         try:
             return action()
@@ -153,15 +152,15 @@ class Layer:
             return self._reader_past(error, dirfd, name).run(action)
 
     def open(self, action: Callable[[], int], dirfd: int, name: bytes = b"") -> int:
-        """As `read`, for an action that opens a descriptor."""
+        """Do as `read` for an action that opens a descriptor."""
         try:
             return action()
         except PermissionError as error:
             return self._reader_past(error, dirfd, name).open(action)
 
     def _reader_past(self, error: PermissionError, dirfd: int, name: bytes) -> Reader:
-        """What reads past the mode that was in the way. Raises `error` again if there is nothing."""
-        if self.reader is None or error.errno != errno.EACCES or not _is_ours(dirfd, name):
+        """The reader for an action that failed with `error`. Raises `error` if it is no help."""
+        if self.reader is None or error.errno != errno.EACCES or not _is_own(dirfd, name):
             raise error
         return self.reader
 
@@ -172,8 +171,8 @@ class Layer:
 class LayerDir:
     """A directory in one layer. In an upper `parent` and `name` follow renames; in a lower they never change.
 
-    `whiteout_files`: whether some of a lower's empty files may be whiteouts; None until its marks are read.
-    `impure`: an upper's directory is marked so (see `format`), as far as is known.
+    `whiteout_files`: whether some empty files in it may be whiteouts; None until its markers are read.
+    `impure`: the directory of an upper is known to be marked so (see `Markers.set_impure`).
     """
 
     __slots__ = ("_fd", "impure", "layer", "name", "parent", "recent", "whiteout_files")
@@ -198,7 +197,7 @@ class LayerDir:
         return self._fd
 
     def proc_path(self, name: bytes = b"") -> bytes:
-        """A path to `name` in this directory (or to itself) for the calls that take no descriptor."""
+        """A path to `name` in this directory, or to the directory, for calls that take no descriptor."""
         if name:
             return b"/proc/self/fd/%d/%s" % (self.fd(), name)
         return b"/proc/self/fd/%d" % self.fd()
@@ -212,23 +211,26 @@ class LayerDir:
         return os.fstat(self.fd())
 
     def open_for_reading(self) -> int:
-        """A readable descriptor of the directory, the caller's to close (for listing and fsync).
+        """Open a readable descriptor of the directory, for listing and fsync(2); the caller closes it.
 
-        To list it leaves its access time, where we may ask for that: a lower's mount may be one to write.
+        Listing through it does not change the access time (O_NOATIME), where the daemon owns the directory: a lower
+        may lie on a writable mount.
         """
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         fd = self.fd()
         try:
             return os.open(b".", flags | os.O_NOATIME, dir_fd=fd)
-        except PermissionError:  # the directory is another owner's, or its mode keeps us out
+        except PermissionError:  # the directory is another owner's, or its mode denies it
             return self.layer.open(lambda: os.open(b".", flags, dir_fd=fd), fd)
 
     def scan(self) -> Iterator[list[tuple[bytes, int, int]]]:
-        """What is in it, in the kernel's order and in the portions it gives: names, the S_IFMT bits of their kinds (0
-        where the file system does not say) and their inode numbers (d_ino)."""
+        """List the directory in the kernel's order, one getdents64(2) at a time.
+
+        Returns: names, the S_IFMT bits of their kinds (0: unknown) and their inode numbers (d_ino).
+        """
         fd = self.open_for_reading()
         try:
-            while entries := _native.getdents64(fd, _READ_AT_ONCE):
+            while entries := _native.getdents64(fd, _LISTING_BYTES):
                 yield entries
         finally:
             os.close(fd)
@@ -237,7 +239,7 @@ class LayerDir:
         return LayerDir(self.layer, self, name)
 
     def components(self) -> list[bytes]:
-        """The names from the layer's root to here."""
+        """The names on the path from the layer's root to this directory."""
         names = []
         layer_dir = self
         while layer_dir.parent is not None:
@@ -247,7 +249,7 @@ class LayerDir:
         return names
 
     def path(self, name: bytes) -> bytes:
-        """The path of something in it, from the layer's root."""
+        """The path of `name` in this directory, from the layer's root."""
         return b"/".join([*self.components(), name])
 
     def evict(self) -> bool:
@@ -256,14 +258,14 @@ class LayerDir:
         return True
 
     def close(self) -> None:
-        """Give the descriptor up for good: the place is gone."""
+        """Close the descriptor for good: the directory is removed, or no node has it any more."""
         if self._fd >= 0:
             if self.parent is not None:
                 self.layer.descriptors.discard(self)
             self.evict()
 
     def orphan(self) -> LayerDir:
-        """A place for the same directory that outlives its name: it holds its descriptor until closed."""
+        """The same directory as one that outlives its name: its descriptor stays open until `close`."""
         return LayerDir(self.layer, None, b"", os.dup(self.fd()))
 
     def _reopen(self) -> None:
@@ -290,7 +292,7 @@ class LayerDir:
             layer_dir.layer.descriptors.add(layer_dir)
 
     def _reopen_alone(self, fd: int, chain: list[LayerDir]) -> None:
-        """Open the first of a `chain` of places upwards, whose last lies in `fd`, and keep none on the way open."""
+        """Open the first directory of a `chain` upwards, whose last one lies in `fd`, and close those between."""
         above = -1
         try:
             for layer_dir in reversed(chain):
@@ -308,8 +310,8 @@ class LayerDir:
         self.layer.descriptors.add(self)
 
 
-def _is_ours(dirfd: int, name: bytes) -> bool:
-    """Whether a mode of our own can keep us out: that of the directory, or of what is in it."""
+def _is_own(dirfd: int, name: bytes) -> bool:
+    """Whether the daemon owns the directory, or the file `name` in it, so that their modes bind it as the owner."""
     try:
         uid = os.geteuid()
         if os.fstat(dirfd).st_uid == uid:
@@ -322,7 +324,7 @@ def _is_ours(dirfd: int, name: bytes) -> bool:
 def _file_system_uuid(layer_dir: LayerDir) -> bytes:
     try:
         fd = layer_dir.open_for_reading()
-    except PermissionError:  # a root closed to its owner
+    except PermissionError:  # the mode of a root denies it to the owner
         return UNKNOWN_UUID
     try:
         raw = fcntl.ioctl(fd, _FS_IOC_GETFSUUID, bytes(_FSUUID2.size))

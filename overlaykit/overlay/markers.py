@@ -1,16 +1,15 @@
-"""The marks on disk: whiteout, opaque, redirect, origin. One place reads them, one place writes them.
+"""Overlay markers on disk: whiteout, opaque, redirect, origin and the like. Only this module reads and writes them.
 
-We write the kernel's own marks (Documentation/filesystems/overlayfs.rst, fs/overlayfs/overlayfs.h), so that the
-kernel's overlayfs can mount our upper and we can mount its: whiteouts are character devices 0:0, everything else is an
-extended attribute under `trusted.overlay.`, or `user.overlay.` where `trusted.` may not be written.
+The markers written are the kernel's (Documentation/filesystems/overlayfs.rst, fs/overlayfs/overlayfs.h): the kernel's
+overlayfs can mount our upper, and we its. Whiteouts are character devices 0:0. Every other marker is an extended
+attribute under `trusted.overlay.`, or under `user.overlay.` without the privilege to write `trusted.`.
 
-Where no such device can be made, a whiteout is an empty file with the attribute `overlay.whiteout` in a directory whose
-`overlay.opaque` is `x`; by the user's choice, marks are the AUFS names that OCI archives carry (`.wh.NAME`,
-`.wh..wh..opq`). Every form is read in every layer, and fuse-overlayfs's `user.fuseoverlayfs.opaque` as well. In an
-upper attributes count under our own prefix and fuse-overlayfs's only, both of which programs in the mount cannot write:
-the rest is what they have set, perhaps for an overlay that they keep there. Redirects are followed only under the
-prefix that we write: a user may set `user.` attributes on a directory of their own, and must not be able to point a
-privileged mount elsewhere.
+Where such a device cannot be made, a whiteout is an empty file with the attribute `overlay.whiteout`, in a directory
+whose `overlay.opaque` is `x`. By the user's choice, markers are the AUFS names of OCI archives (`.wh.NAME`,
+`.wh..wh..opq`). Every form is read in every layer, and fuse-overlayfs's `user.fuseoverlayfs.opaque` too. In an upper,
+attributes count only under our own prefix and fuse-overlayfs's, which programs in the mount cannot write: they may set
+the others, for an overlay that they keep there. Redirects are followed only under the prefix that we write: a user can
+set `user.` attributes on a directory of their own, and must not point a privileged mount elsewhere.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ USER_PREFIX: Final = b"user.overlay."
 FUSE_OVERLAYFS_PREFIX: Final = b"user.fuseoverlayfs."
 
 OVERLAY_PREFIXES: Final = (TRUSTED_PREFIX, USER_PREFIX, FUSE_OVERLAYFS_PREFIX)
-"""No attribute with such a name is a file's own: copy-up leaves them behind."""
+"""Attributes with these prefixes are markers: copy-up does not copy them."""
 
 ESCAPED_PREFIXES: Final = tuple(prefix + b"overlay." for prefix in OVERLAY_PREFIXES)
-"""But such a name is: of an attribute that an overlay within the view has set there (see `Marks.escape`)."""
+"""Attributes with these prefixes are files' own: those that an overlay within the view sets (see `Markers.escape`)."""
 
 ACCESS_ACL: Final = b"system.posix_acl_access"
-"""The attribute that holds who may do what besides the mode's classes (acl(5)); its mask is the mode's group bits."""
+"""The attribute of a file's access ACL (acl(5)); its mask is the mode's group bits."""
 
 DEFAULT_ACL: Final = b"system.posix_acl_default"
-"""The attribute that holds what a directory bequeaths to new files in it (acl(5))."""
+"""The attribute of a directory's default ACL, which new files in it inherit (acl(5))."""
 
 ACLS: Final = (ACCESS_ACL, DEFAULT_ACL)
 
@@ -61,25 +60,25 @@ _HANDLE_LIMIT: Final = 255  # the length is one byte of the header
 
 
 def is_whiteout_device(st: os.stat_result) -> bool:
-    """Whether an entry is the kernel's whiteout, a character device 0:0."""
+    """Whether an entry is the kernel's form of a whiteout, a character device 0:0."""
     return stat.S_ISCHR(st.st_mode) and st.st_rdev == WHITEOUT_DEVICE
 
 
 def is_aufs_name(name: bytes) -> bool:
-    """Whether a name says something of another name instead of being a file's own."""
+    """Whether a name is an AUFS marker, not a file's name."""
     return name.startswith(AUFS_WHITEOUT)
 
 
 @dataclass(frozen=True, slots=True)
 class DirectoryMarkers:
-    """What the marks of one layer's directory say."""
+    """The markers of one layer's directory."""
 
     opaque: bool = False
-    """Nothing below this directory shows through."""
+    """The layers below show nothing in this directory."""
     whiteout_files: bool = False
     """Some empty files in it are whiteouts (the attribute form)."""
     redirect: bytes | None = None
-    """Where the layers below hold its contents: a name beside it, or a path from their roots (`/a/b`)."""
+    """The directory's path in the layers below: a name beside it, or a path from their roots (`/a/b`)."""
 
 
 UNMARKED: Final = DirectoryMarkers()
@@ -107,7 +106,7 @@ class Origin:
 
     @classmethod
     def decode(cls, raw: bytes) -> Origin | None:
-        """The origin in an attribute's value; None for the kernel's "unknown" (an empty value) and for garbage."""
+        """Parse an attribute's value; None for the kernel's "unknown" (an empty value) and for garbage."""
         if len(raw) <= _HANDLE_HEADER.size:
             return None
         version, magic, length, _flags, kind, uuid = _HANDLE_HEADER.unpack_from(raw)
@@ -116,7 +115,7 @@ class Origin:
         return cls(kind, uuid, raw[_HANDLE_HEADER.size :])
 
     def inode_number(self) -> int | None:
-        """The lower's inode number, where the handle's type tells it (include/linux/exportfs.h); else None."""
+        """The lower's inode number, if handles of this type hold it (include/linux/exportfs.h)."""
         words = len(self.handle) // 4
         if self.type == 0x01 and words == 2:  # FILEID_INO32_GEN: ext4 and most others
             return int.from_bytes(self.handle[:4], "little")
@@ -127,12 +126,12 @@ class Origin:
         return None
 
     def index_name(self) -> bytes:
-        """The name of this inode's entry in the index, as the kernel builds it."""
+        """The name of this inode's entry in the index, in the kernel's format."""
         return self.encode().hex().encode()
 
 
 def find_origin(dirfd: int, name: bytes, uuid: bytes) -> Origin | None:
-    """The origin of `name`; None where the file system gives its inodes no handles."""
+    """The origin that names the inode `name`; None where the file system has no file handles."""
     try:
         found = _native.name_to_handle_at(dirfd, name, 0)
     except OSError as error:
@@ -148,9 +147,9 @@ _NO_ORIGIN: Final = (errno.ESTALE, errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL, 
 
 
 def origin_link_count(root: int, origin: Origin) -> int | None:
-    """How many names an origin has on the file system of the open directory `root`.
+    """The link count of an origin on the file system of the open directory `root`.
 
-    None if it is not there any more, or without the privilege to ask (CAP_DAC_READ_SEARCH, open_by_handle_at(2)).
+    Returns: None if the inode is gone, or without CAP_DAC_READ_SEARCH (open_by_handle_at(2)).
     """
     try:
         inode = _native.open_by_handle_at(root, origin.type, origin.handle, os.O_PATH)
@@ -165,10 +164,9 @@ def origin_link_count(root: int, origin: Origin) -> int | None:
 
 
 class Markers:
-    """Reads every dialect, writes one: the kernel's, under `prefix` (`TRUSTED` or `USER`).
+    """Reads markers of every form; writes the kernel's, under `prefix` (`TRUSTED_PREFIX` or `USER_PREFIX`).
 
-    `attributes`: whether the upper keeps any; without, there are no marks but `names`, which say that a directory is
-    opaque by a file in it.
+    `attributes`: the upper can hold them. `names`: a directory is marked opaque by the AUFS file in it.
     """
 
     def __init__(self, prefix: bytes, *, attributes: bool = True, names: bool = False) -> None:
@@ -184,12 +182,12 @@ class Markers:
         self._metacopy = prefix + b"metacopy"
         self._escapes = {one: one + b"overlay." for one in (prefix, FUSE_OVERLAYFS_PREFIX)}
 
-    # Directories. `path` leads to the directory itself (/proc/self/fd/N).
+    # Directories. `path` is /proc/self/fd/N.
 
     def of_directory(self, path: bytes, *, upper: bool) -> DirectoryMarkers:
-        """What a directory's attributes say; `upper`: of the upper's, where not every prefix counts.
+        """Read a directory's attributes; `upper`: it is the upper's, where not every prefix counts.
 
-        One system call for the many directories that have none.
+        A directory without attributes, as most are, costs one system call.
         """
         try:
             names = os.listxattr(path)
@@ -221,28 +219,28 @@ class Markers:
             os.setxattr(path, self._opaque, b"y")
 
     def set_whiteout_files(self, path: bytes) -> None:
-        """Say that some empty files in the directory are whiteouts."""
+        """Mark the directory as one in which some empty files are whiteouts."""
         os.setxattr(path, self._opaque, b"x")
 
     def set_redirect(self, path: bytes, target: bytes) -> None:
         os.setxattr(path, self._redirect, target)
 
     def set_impure(self, path: bytes) -> None:
-        """Say that the directory holds files with an origin: the kernel then corrects d_ino in its listing."""
+        """Mark the directory as one that holds files with an origin: the kernel then corrects d_ino in its listing."""
         if self.attributes:
             os.setxattr(path, self._impure, b"y")
 
     def is_impure(self, path: bytes) -> bool:
-        """Whether files with an origin may be in the directory, whose number its listing does not tell.
+        """Whether the directory may hold files with an origin, whose d_ino is not the inode number shown.
 
-        Raises PermissionError where the directory's mode hides that.
+        Raises: PermissionError if the directory's mode denies reading the attribute.
         """
         return _native.xattr_or_none(path, self._impure) is not None
 
-    # Files. `path` leads to the file itself, or to its name with `follow` false.
+    # Files. `path` is /proc/self/fd/N, or with `follow` false a path to the name.
 
     def set_whiteout(self, path: bytes | int) -> None:
-        """Make an empty file a whiteout, in a directory that says it has such."""
+        """Make an empty file a whiteout. Requires: `set_whiteout_files` has marked its directory."""
         os.setxattr(path, self._whiteout, b"y")
 
     def is_whiteout_file(self, path: bytes, *, upper: bool) -> bool:
@@ -252,12 +250,12 @@ class Markers:
         )
 
     def origin(self, path: bytes) -> Origin | None:
-        """Raises PermissionError where the file's mode hides it."""
+        """Read a file's origin. Raises: PermissionError if the file's mode denies it."""
         raw = _native.xattr_or_none(path, self._origin, follow_symlinks=False)
         return None if raw is None else Origin.decode(raw)
 
     def set_origin(self, path: bytes, origin: Origin, *, follow: bool = True) -> None:
-        """Record an origin. Types that hold no `user.` attribute (symlinks, devices) go without, as in the kernel."""
+        """Set a file's origin. Symlinks and devices, which hold no `user.` attribute, get none, as in the kernel."""
         if not self.attributes:
             return
         try:
@@ -267,14 +265,14 @@ class Markers:
                 raise
 
     def is_metacopy(self, path: bytes | int) -> bool:
-        """Whether the kernel left the file's data in a lower (metacopy=on)."""
+        """Whether the file's data are still in a lower (the kernel's metacopy=on)."""
         return _get(path, self._metacopy, follow=isinstance(path, int)) is not None
 
     def link_count(self, path: bytes, *, upper: int, lower: Callable[[], int | None]) -> int | None:
         """The link count of an indexed file, stored as a difference to the upper's ("U+1") or the lower's ("L-1").
 
-        None where nothing is stored, or a difference to the lower's, which is not known. Raises PermissionError where
-        the file's mode hides it.
+        Returns: None if none is stored, or if it is relative to a lower's count that is not known.
+        Raises: PermissionError if the file's mode denies reading it.
         """
         raw = _native.xattr_or_none(path, self._nlink, follow_symlinks=False)
         if raw is None or raw[:1] not in (b"U", b"L"):
@@ -289,26 +287,29 @@ class Markers:
     def set_link_count(
         self, path: bytes, difference: int, *, to_upper: bool, follow: bool = False
     ) -> None:
-        """Store the count of an indexed file as a difference to the link count of its upper or of its lower."""
+        """Store the link count of an indexed file as a difference to that of its upper or of its lower."""
         value = (b"U%+d" if to_upper else b"L%+d") % difference
         os.setxattr(path, self._nlink, value, follow_symlinks=follow)
 
-    # What the programs in a view see of attributes with our names: ours are hidden; one of their own with such a
-    # name is kept under an escaped one, so that an overlay may be mounted upon an overlay, as in the kernel.
+    # Programs in a view do not see markers. An attribute that they set under such a name is stored under an escaped
+    # one, so that an overlay can be mounted on the view, as in the kernel.
 
-    def hidden(self, name: bytes) -> bool:
+    def is_marker(self, name: bytes) -> bool:
+        """Whether a stored attribute is a marker, which programs do not see."""
         return any(
             name.startswith(prefix) and not name.startswith(escaped)
             for prefix, escaped in self._escapes.items()
         )
 
     def escape(self, name: bytes) -> bytes:
+        """The stored name of a program's attribute."""
         for prefix, escaped in self._escapes.items():
             if name.startswith(prefix):
                 return escaped + name[len(prefix) :]
         return name
 
     def unescape(self, name: bytes) -> bytes:
+        """The name that programs see of a stored attribute."""
         for prefix, escaped in self._escapes.items():
             if name.startswith(escaped):
                 return prefix + name[len(escaped) :]
@@ -316,7 +317,7 @@ class Markers:
 
 
 def xattr_names(path: bytes) -> list[bytes]:
-    """The names of a file's attributes; none where its file system keeps none."""
+    """The names of a file's attributes; none where its file system has no attributes."""
     try:
         return [os.fsencode(name) for name in os.listxattr(path)]
     except OSError as error:
@@ -328,5 +329,5 @@ def xattr_names(path: bytes) -> list[bytes]:
 def _get(path: bytes | int, name: bytes, *, follow: bool) -> bytes | None:
     try:
         return _native.xattr_or_none(path, name, follow)
-    except PermissionError:  # what we may not read carries no mark for us
+    except PermissionError:  # a file that the daemon may not read has no marker
         return None

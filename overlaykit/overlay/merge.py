@@ -1,8 +1,8 @@
-"""A directory's children across the layers: what a name means, and which names there are.
+"""Lookup and listing across the layers.
 
-The rules are the kernel's (fs/overlayfs/namei.c and readdir.c): the topmost entry wins; a whiteout hides what is below;
-a directory is merged with those of its name below it, down to an opaque one, a whiteout or something that is no
-directory; and a redirect says where the layers below a renamed directory hold its contents.
+The rules are the kernel's (fs/overlayfs/namei.c and readdir.c). The topmost entry wins. A whiteout hides the entries
+below it. A directory is merged with the directories of its name below it, down to an opaque one, a whiteout or a file
+of another kind. A redirect is the path of a renamed directory in the layers below.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 _NAME_MAX: Final = 255
 
 NEEDS_STAT: Final = frozenset((0, stat.S_IFCHR))
-"""The kinds in a layer's listing that may be a whiteout's device, or anything (0)."""
+"""Kinds in a layer's listing that may be a whiteout: a device, or unknown (0)."""
 
 
 class Found(NamedTuple):
-    """What a name resolves to: the topmost entry, its `stat` and `layer_dir`; of a directory also the merged ones."""
+    """The result of a lookup: the topmost entry, its `stat` and `layer_dir`; of a directory also the merged ones."""
 
     layer_dir: LayerDir
     name: bytes
@@ -52,12 +52,12 @@ class Found(NamedTuple):
 
 
 Entry: TypeAlias = "tuple[bytes, int, LayerDir, int]"
-"""One name of a listing, and no more than a tuple, since there are many: the name, the S_IFMT bits of its kind, the
-directory of the layer it comes from, and the inode number that the layer's own listing gives it (d_ino)."""
+"""One entry of a listing: the name, the S_IFMT bits of its kind, the directory that has it, and its d_ino there. A
+plain tuple, since there are many."""
 
 
 class Merge:
-    """Looks names up in a stack of layers. Holds no state but the stack: results are plain data."""
+    """Looks names up in a stack of layers. Its only state is the stack; results are plain data."""
 
     def __init__(
         self,
@@ -67,10 +67,10 @@ class Merge:
         follow: bool = True,
         traps: frozenset[tuple[int, int]] = frozenset(),
     ) -> None:
-        """`follow`: whether redirects are; a directory that has one cannot be looked up otherwise (EPERM).
+        """`follow`: follow redirects; otherwise a lookup of a directory with a redirect fails (EPERM).
 
-        `traps`: directories, as device and inode number, that cannot be looked up in a lower (ELOOP): as in the kernel
-        the upper and its work directory, which may lie in one (fs/overlayfs/super.c, ovl_setup_trap).
+        `traps`: directories, as device and inode number, whose lookup in a lower fails (ELOOP): the upper and its work
+        directory, as in the kernel (fs/overlayfs/super.c, ovl_setup_trap).
         """
         self.layers = layers
         self.markers = markers
@@ -78,7 +78,7 @@ class Merge:
         self.traps = traps
 
     def find(self, directory: Directory, name: bytes) -> Found | None:
-        """What `name` means in `directory`; None if nothing. Raises OSError (EIO) for a redirect that is no path."""
+        """Look `name` up in `directory`. Raises: OSError (EIO) for a redirect that is no path."""
         if is_aufs_name(name):
             return None
         upper = directory.upper
@@ -110,7 +110,7 @@ class Merge:
         )
 
     def find_in_lowers(self, directory: Directory, name: bytes) -> Found | None:
-        """What `name` would mean in `directory` without the upper."""
+        """Look `name` up in `directory` as if there were no upper."""
         if is_aufs_name(name):
             return None
         return self._find_below((), directory.lowers, name)
@@ -118,13 +118,13 @@ class Merge:
     def _find_below(
         self, above: tuple[LayerDir, ...], lowers: tuple[LayerDir, ...], name: bytes
     ) -> Found | None:
-        """What `name` means in `lowers`; the places `above` have no entry of that name."""
-        # As the search does, which is for directories: until there is one, nothing leads elsewhere.
+        """Look `name` up in `lowers`. Requires: the directories `above` have no entry of that name."""
+        # The fast form of `_Search`, which is for directories: only they have redirects.
         for index, layer_dir in enumerate(lowers):
             st = _stat(layer_dir, name)
             if st is None:
                 continue
-            # Asked only here: most names that a layer lacks are in no layer.
+            # Checked only now: most names that one layer lacks are in no layer.
             if any(self.has_aufs_whiteout(without, name) for without in (*above, *lowers[:index])):
                 return None
             if stat.S_ISDIR(st.st_mode):
@@ -137,7 +137,7 @@ class Merge:
         return None
 
     def is_whiteout(self, layer_dir: LayerDir, name: bytes, st: os.stat_result) -> bool:
-        """Whether a layer's entry hides what lies below it."""
+        """Whether a layer's entry is a whiteout, in any form but AUFS."""
         if is_whiteout_device(st):
             return True
         if st.st_size or not stat.S_ISREG(st.st_mode):
@@ -145,7 +145,7 @@ class Merge:
         upper = layer_dir.layer.writable
         try:
             held = self.holds_whiteout_files(layer_dir)
-        except PermissionError:  # its marks are not for us to read; do we need them?
+        except PermissionError:  # the directory's markers matter only if the file is marked
             if self.markers.is_whiteout_file(layer_dir.proc_path(name), upper=upper):
                 raise
             return False
@@ -161,14 +161,14 @@ class Merge:
         return layer_dir.whiteout_files
 
     def has_aufs_whiteout(self, layer_dir: LayerDir, name: bytes) -> bool:
-        """Whether a file beside a name, `.wh.NAME`, hides what lies below it, but nothing of this layer."""
-        # A name may be too long to be hidden: then no layer can hide it.
+        """Whether an AUFS whiteout hides a name of the layers below; it does not hide one of its own layer."""
+        # A name too long for the prefix cannot have one.
         return len(name) + len(AUFS_WHITEOUT) <= _NAME_MAX and (
             _stat(layer_dir, AUFS_WHITEOUT + name) is not None
         )
 
     def down_to_opaque(self, roots: Sequence[LayerDir]) -> tuple[LayerDir, ...]:
-        """Of the roots of lowers, those that show: down to the first opaque one (OCI archives may have such)."""
+        """The roots of lowers down to the first opaque one (OCI archives may have such a root)."""
         shown = []
         for root in roots:
             shown.append(root)
@@ -177,7 +177,7 @@ class Merge:
         return tuple(shown)
 
     def directory_markers(self, layer_dir: LayerDir) -> DirectoryMarkers:
-        """What the marks of a lower's directory say, of every dialect."""
+        """The markers, of any form, of a lower's directory."""
         markers = self.markers.of_directory(layer_dir.proc_path(), upper=False)
         if not markers.opaque and _is_opaque_by_name(layer_dir):
             return replace(markers, opaque=True)
@@ -193,9 +193,9 @@ class Merge:
         return [other.root for other in self.layers if other.index > layer.index]
 
     def find_below(self, directory: Directory, entry: Entry, *, written_to: bool) -> Found | None:
-        """What an entry of the listing means; quicker than `find`, since it is known which layer has it.
+        """Look up an entry of a listing: faster than `find`, since the entry names its layer.
 
-        `written_to`: whether anything in the directory's upper has changed since it was listed.
+        `written_to`: the directory's upper has changed since the listing.
         """
         name, kind, layer_dir, _ = entry
         if kind == stat.S_IFDIR or (written_to and layer_dir is not directory.upper):
@@ -203,12 +203,12 @@ class Merge:
         st = _stat(layer_dir, name)
         if st is None or self.is_whiteout(layer_dir, name, st):
             return None
-        if stat.S_ISDIR(st.st_mode):  # since it was listed
+        if stat.S_ISDIR(st.st_mode):  # replaced since the listing
             return self.find(directory, name)
         return Found(layer_dir, name, st)
 
     def entries(self, directory: Directory) -> list[Entry]:
-        """The names in a directory, each once, without the whiteouts. One pass over each layer's directory."""
+        """List a directory: each name once, without whiteouts. One pass over each layer's directory."""
         if not directory.merged:
             return self._scan(directory.top, lower=directory.upper is None)[0]
         names: dict[bytes, Entry | None] = {}
@@ -216,12 +216,12 @@ class Merge:
             shown, hidden = self._scan(layer_dir, lower=layer_dir is not directory.upper)
             for entry in shown:
                 names.setdefault(entry[0], entry)
-            for name in hidden:  # after the layer's own names: it hides only what is below
+            for name in hidden:  # after the layer's own names, which its whiteouts do not hide
                 names.setdefault(name, None)
         return [entry for entry in names.values() if entry is not None]
 
     def whiteout_files(self, layer_dir: LayerDir) -> list[bytes]:
-        """The names of an upper directory's whiteouts that are empty files."""
+        """The names of an upper directory's whiteouts of the attribute form."""
         return [
             name
             for name in self._scan(layer_dir, lower=False)[1]
@@ -240,12 +240,12 @@ class Merge:
                 or not NEEDS_STAT.isdisjoint(kinds)
                 or _have_aufs_names(names)
             ):
-                self._sort_out(portion, layer_dir, markers, lower, shown, hidden)
-            else:  # no whiteout can be among them: so it mostly is, and quick
+                self._separate(portion, layer_dir, markers, lower, shown, hidden)
+            else:  # no whiteout can be among them; the usual and fast case
                 shown.extend(zip(names, kinds, itertools.repeat(layer_dir), inodes, strict=False))
         return shown, hidden
 
-    def _sort_out(
+    def _separate(
         self,
         portion: Sequence[tuple[bytes, int, int]],
         layer_dir: LayerDir,
@@ -254,7 +254,7 @@ class Merge:
         shown: list[Entry],
         hidden: list[bytes],
     ) -> None:
-        """Tell the entries of a portion of a layer's directory from its whiteouts."""
+        """Append the entries of a portion of a listing to `shown`, and the names of its whiteouts to `hidden`."""
         regular, aufs = stat.S_IFREG, AUFS_WHITEOUT
         for name, kind, inode in portion:
             if name.startswith(aufs):
@@ -280,11 +280,11 @@ class Merge:
 
 
 class _Search:
-    """One walk down the lowers for one name: at first below the directory's own places, and after an absolute redirect
-    from the layers' roots.
+    """One search down the lowers for one name: below the directories `starts`, and after an absolute redirect from the
+    layers' roots.
 
-    `directories`: what will be merged, top first. `found`: the topmost entry of any kind, unless `found_above` (then
-    only directories count, since something above already answered).
+    `directories`: the directories to merge, top first. `found`: the topmost entry of any kind. With `found_above` a
+    directory above is the topmost entry, and only directories count.
     """
 
     def __init__(
@@ -299,7 +299,7 @@ class _Search:
         self.directories: list[LayerDir] = []
 
     def redirect(self, target: bytes, layer: Layer) -> None:
-        """Go on below `layer` where its mark says."""
+        """Continue below `layer` at the path of its redirect."""
         self._path = _redirected([], target)
         if target.startswith(b"/"):
             self._starts = self._merge.layers_below(layer)
@@ -314,9 +314,9 @@ class _Search:
             )
 
     def _look_in(self, layer_dir: LayerDir) -> None:
-        """Walk the path in one layer; notes for the layers below where they hold it."""
+        """Walk the path in one layer, and keep the path for the layers below."""
         layer = layer_dir.layer
-        # An absolute redirect leads on from where nothing lies beside it; one that is not followed does not.
+        # An absolute redirect continues below the last directory of `starts`, unless redirects are not followed.
         last = layer is self._merge.layers[-1] if self._merge.follow else not self._starts
         following: list[bytes] = []
         absolute = False
@@ -337,7 +337,7 @@ class _Search:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fsdecode(name))
             child = layer_dir.child(name)
             markers = UNMARKED if last else self._merge.directory_markers(child)
-            # In an OCI archive a directory beside its own whiteout is one that was made anew (image-spec, layer.md).
+            # In an OCI archive a directory beside its own whiteout replaces those below (image-spec, layer.md).
             if markers.opaque or (not last and self._merge.has_aufs_whiteout(layer_dir, name)):
                 self._stop = True
             if markers.redirect is not None:
@@ -356,10 +356,10 @@ class _Search:
 
 
 def _redirected(prefix: list[bytes], target: bytes) -> list[bytes]:
-    """Where a redirect leads from the directory `prefix`: beside it, or (absolute) from the root."""
+    """The path of a redirect's target: a name in the directory `prefix`, or (absolute) a path from the root."""
     names = target[1:].split(b"/") if target.startswith(b"/") else [target]
     if any(name in (b"", b".", b"..") or b"/" in name for name in names):
-        raise OSError(errno.EIO, "a redirect mark that is no path", os.fsdecode(target))
+        raise OSError(errno.EIO, "a redirect that is no path", os.fsdecode(target))
     return names if target.startswith(b"/") else [*prefix, *names]
 
 

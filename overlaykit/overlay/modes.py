@@ -1,13 +1,13 @@
-"""Modes of the upper's inodes that keep the daemon itself out: widened for one operation, and put back.
+"""Modes of the upper's inodes that deny the daemon access: widened for one operation, and restored.
 
-The daemon of an ordinary user has no CAP_DAC_OVERRIDE (capabilities(7)): the owner's bits bind it, on files of its own
-too. Owning a file, it may change them. An operation that fails with EACCES is run again between `opened`, where every
-directory of the upper that it passes, and every inode that it names to `widen`, gets the owner's bits that it lacks.
+The daemon of an ordinary user has no CAP_DAC_OVERRIDE (capabilities(7)): the owner's bits bind it on its own files too,
+and as the owner it can change them. An operation that fails with EACCES runs again within `opened`. There every
+directory of the upper that it passes, and every inode that it gives to `widen`, gets the owner's bits that it lacks.
 
-Crash safety: a note in the work directory comes first. It is a symlink, which a disk has whole or not at all, and in
-the order of its journal; its target says what to put back and where. What a crash left is put back by `recover` at the
-next mount: to the inode that was widened, wherever it is now, and in a copy of the upper and its work directory (`cp
--a`) to what is at its path and has the mode that it was widened to.
+Crash safety: a record is made in the work directory first. It is a symlink, which a crash leaves whole or not at all,
+in the order of the file system's journal; its target holds the mode to restore, the inode and its path. `recover`
+restores the modes at the next mount: of the inode that was widened, wherever it is, and in a copy of the upper and its
+work directory (`cp -a`) of the file at its path, if that has the widened mode.
 """
 
 from __future__ import annotations
@@ -30,38 +30,38 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Identity: TypeAlias = bytes
-"""Of an inode on its disk: its number and its time of birth, which another one that gets the number does not have."""
+"""An inode of a file system: its number and its birth time, since the number may be reused."""
 
-_NOTE: Final = b"mode."
+_RECORD: Final = b"mode."
 _DIRECTORY_BITS: Final = stat.S_IRWXU
 _FILE_BITS: Final = stat.S_IRUSR | stat.S_IWUSR
-_LONGEST_NOTE: Final = 4095  # a symlink's target ends there (PATH_MAX)
+_LONGEST_RECORD: Final = 4095  # of a symlink's target (PATH_MAX)
 
 
 class _Widened(NamedTuple):
-    """An inode whose mode is wider than what is shown. `owner`: the owner's bits to put back; `note`: its name."""
+    """An inode with a widened mode. `owner`: the owner's bits to restore; `record`: the name of its record."""
 
     fd: int
     owner: int
-    note: bytes
+    record: bytes
 
 
 class Modes:
-    """Widens modes below `roots`, the directories that a note's path may begin at: the upper, and the index.
+    """Widens modes below `roots`, the upper and the index, from which the paths in records start.
 
-    `notes` is the work directory. Outside of `opened` no mode is widened.
+    `records` is the work directory. Invariant: outside of `opened` no mode is widened.
     """
 
-    def __init__(self, notes: LayerDir, roots: Sequence[LayerDir]) -> None:
+    def __init__(self, records: LayerDir, roots: Sequence[LayerDir]) -> None:
         self.active = False
-        self._notes = notes
+        self._records = records
         self._roots = roots
         self._serial = 0
         self._seen: set[LayerDir] = set()
         self._widened: dict[tuple[int, int], _Widened] = {}
 
     def past(self, action: Callable[[], T]) -> T:
-        """Run `action`, and where a mode is in its way (EACCES) run it again with modes widened."""
+        """Run `action`; if a mode denies it (EACCES), run it again with modes widened."""
         try:
             return action()
         except PermissionError as error:
@@ -72,7 +72,7 @@ class Modes:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Widen what is in the way, until the end."""
+        """Widen modes within the block, and restore them at its end."""
         before, self.active = self.active, True
         try:
             yield
@@ -81,17 +81,17 @@ class Modes:
             if not before:
                 self._seen.clear()
                 while self._widened:
-                    self._put_back(self._widened.popitem()[1])
+                    self._restore(self._widened.popitem()[1])
 
     def widen_directory(self, layer_dir: LayerDir, fd: int) -> None:
-        """Let the daemon into a directory of the upper, `fd`, and at its attributes; once for each operation."""
-        if layer_dir in self._seen or layer_dir is self._notes:
+        """Widen the mode of a directory of the upper, open as `fd`, once per operation."""
+        if layer_dir in self._seen or layer_dir is self._records:
             return
         self._seen.add(layer_dir)
         self._widen(os.dup(fd))
 
     def widen(self, dirfd: int, name: bytes, *, follow: bool = False) -> None:
-        """Let the daemon read and write an inode of the upper, if modes are being widened."""
+        """Let the daemon read and write an inode of the upper. No-op outside of `opened`."""
         if self.active:
             flags = INODE & ~os.O_NOFOLLOW if follow else INODE
             self._widen(os.open(name, flags, dir_fd=dirfd))
@@ -99,23 +99,23 @@ class Modes:
     def widen_to_move(
         self, layer_dir: LayerDir, name: bytes, to: LayerDir, new_name: bytes
     ) -> None:
-        """Let the daemon move a directory to another parent in the upper, if modes are being widened: its `..` changes.
+        """Let the daemon rename a directory of the upper to another parent, which writes to it (`..`).
 
-        A note tells where it will be.
+        No-op outside of `opened`. The record holds the new path.
         """
         if self.active:
             with contextlib.suppress(NotADirectoryError):
                 fd = os.open(name, INODE | os.O_DIRECTORY, dir_fd=layer_dir.fd())
                 self._widen(fd, to.path(new_name))
 
-    def put_back(self, st: os.stat_result) -> None:
-        """Before the mode of an inode is set: it is what is shown again."""
+    def restore(self, st: os.stat_result) -> None:
+        """Restore the mode of one inode, before chmod(2) sets it."""
         found = self._widened.pop((st.st_dev, st.st_ino), None)
         if found is not None:
-            self._put_back(found)
+            self._restore(found)
 
     def shown(self, st: os.stat_result) -> int:
-        """The mode of an inode as if none were widened."""
+        """The mode of an inode as it is without widening."""
         if self._widened:
             found = self._widened.get((st.st_dev, st.st_ino))
             if found is not None:
@@ -123,45 +123,46 @@ class Modes:
         return st.st_mode
 
     def recover(self) -> None:
-        """Put back what an earlier daemon left widened."""
-        names = [name for name in os.listdir(self._notes.proc_path()) if name.startswith(_NOTE)]
+        """Restore the modes that an earlier daemon left widened."""
+        names = [name for name in os.listdir(self._records.proc_path()) if name.startswith(_RECORD)]
         if not names:
             return
-        # What is widened on the way is noted too, under names of its own.
+        # The recovery itself widens modes, whose records need unused names.
         self._serial = max(_number(name) for name in names)
         with self.opened():
             for name in names:
-                with contextlib.suppress(OSError, ValueError, IndexError):  # it is no note of ours
+                # Another file may have such a name.
+                with contextlib.suppress(OSError, ValueError, IndexError):
                     self._recover(name)
 
     def _recover(self, name: bytes) -> None:
-        text = os.readlink(name, dir_fd=self._notes.fd())
+        text = os.readlink(name, dir_fd=self._records.fd())
         octal, identity, home, root, path = text.split(b" ", 4)
         mode = int(octal, 8)
         found = _open(self._roots[int(root)], path) if path else None
         if found is not None and not (
             _identity(found) == identity
-            if home == _identity(self._notes.fd())
+            if home == _identity(self._records.fd())
             else os.fstat(found).st_mode == mode | _wanted(mode)
         ):
             os.close(found)
             found = None
         for layer_dir in self._roots:
-            if found is None and home == _identity(self._notes.fd()):
+            if found is None and home == _identity(self._records.fd()):
                 found = _search(layer_dir, identity)
         if found is None:  # it was removed
-            os.unlink(name, dir_fd=self._notes.fd())
+            os.unlink(name, dir_fd=self._records.fd())
         else:
             st = os.fstat(found)
             key = st.st_dev, st.st_ino
-            ours = self._widened.pop(key, None)
-            if ours is not None:  # to find it, a moment ago
-                os.unlink(ours.note, dir_fd=self._notes.fd())
-                os.close(ours.fd)
+            widened = self._widened.pop(key, None)
+            if widened is not None:  # widened by the search for it
+                os.unlink(widened.record, dir_fd=self._records.fd())
+                os.close(widened.fd)
             self._widened[key] = _Widened(found, mode & stat.S_IRWXU, name)
 
     def _widen(self, fd: int, to: bytes | None = None) -> None:
-        """Takes the descriptor over."""
+        """Widen an inode; takes ownership of `fd`."""
         try:
             st = os.fstat(fd)
             key = st.st_dev, st.st_ino
@@ -176,33 +177,38 @@ class Modes:
                 return
             owner = st.st_mode & stat.S_IRWXU
             self._serial += 1
-            note = b"%s%x" % (_NOTE, self._serial)
-            os.symlink(self._text(fd, st.st_mode, to), note, dir_fd=self._notes.fd())
+            record = b"%s%x" % (_RECORD, self._serial)
+            os.symlink(self._text(fd, st.st_mode, to), record, dir_fd=self._records.fd())
         except BaseException:
             os.close(fd)
             raise
-        self._widened[key] = _Widened(fd, owner, note)
-        reach("mode.noted")
+        self._widened[key] = _Widened(fd, owner, record)
+        reach("mode.recorded")
         os.chmod(b"/proc/self/fd/%d" % fd, stat.S_IMODE(st.st_mode) | wanted)
         reach("mode.widened")
 
-    def _put_back(self, widened: _Widened) -> None:
+    def _restore(self, widened: _Widened) -> None:
         try:
-            with contextlib.suppress(OSError):  # the note stays: the next mount does it
+            # After an error the record stays, for the next mount.
+            with contextlib.suppress(OSError):
                 mode = os.fstat(widened.fd).st_mode
                 path = b"/proc/self/fd/%d" % widened.fd
                 os.chmod(path, stat.S_IMODE(mode) & ~stat.S_IRWXU | widened.owner)
-                reach("mode.put_back")
-                os.unlink(widened.note, dir_fd=self._notes.fd())
+                reach("mode.restored")
+                os.unlink(widened.record, dir_fd=self._records.fd())
         finally:
             os.close(widened.fd)
 
     def _text(self, fd: int, mode: int, to: bytes | None) -> bytes:
-        """A note: the mode, the inode, the work directory's, and as well as is known a root and the path from there."""
+        """The text of a record: the mode, the identities of the inode and the work directory, a root, and the path
+        there.
+
+        The path is empty if it is not known, or too long.
+        """
         root, path = (0, to) if to is not None else self._path(fd)
-        known = b"%o %s %s " % (mode, _identity(fd), _identity(self._notes.fd()))
+        known = b"%o %s %s " % (mode, _identity(fd), _identity(self._records.fd()))
         text = b"%s%d %s" % (known, root, path)
-        return text if len(text) <= _LONGEST_NOTE else known + b"0 "
+        return text if len(text) <= _LONGEST_RECORD else known + b"0 "
 
     def _path(self, fd: int) -> tuple[int, bytes]:
         with contextlib.suppress(OSError):  # ENAMETOOLONG
@@ -215,21 +221,20 @@ class Modes:
 
 
 def _may_change(st: os.stat_result) -> bool:
-    """Whether chmod(2) by us changes the bits that it is told, and no others: it drops the set-group-ID bit of a group
-    that we are not in."""
+    """Whether chmod(2) works and changes no other bits: it clears the set-group-ID bit of a group that is not ours."""
     if st.st_uid != os.geteuid():
         return False
     return not st.st_mode & stat.S_ISGID or st.st_gid in (os.getegid(), *os.getgroups())
 
 
-def _number(note: bytes) -> int:
+def _number(record: bytes) -> int:
     with contextlib.suppress(ValueError):
-        return int(note.removeprefix(_NOTE), 16)
+        return int(record.removeprefix(_RECORD), 16)
     return 0
 
 
 def _wanted(mode: int) -> int:
-    """The owner's bits that let the daemon at an inode."""
+    """The owner's bits that the daemon needs."""
     return _DIRECTORY_BITS if stat.S_ISDIR(mode) else _FILE_BITS
 
 
@@ -244,7 +249,7 @@ def _identity_at(dirfd: int, name: bytes, flags: int) -> Identity:
 
 
 def _open(layer_dir: LayerDir, path: bytes) -> int | None:
-    """A descriptor (O_PATH) of what is at this path below `layer_dir`; None if nothing is."""
+    """Open (O_PATH) the file at this path below `layer_dir`; None if there is none."""
     *above, name = path.split(b"/")
     if name in (b"", b".", b".."):
         return None
@@ -256,7 +261,7 @@ def _open(layer_dir: LayerDir, path: bytes) -> int | None:
 
 
 def _search(root: LayerDir, identity: Identity) -> int | None:
-    """A descriptor (O_PATH) of the inode, wherever below `root` it is. Reads the whole tree."""
+    """Open (O_PATH) the inode, wherever below `root` it is. Reads the whole tree."""
     left = [root]
     while left:
         layer_dir = left.pop()

@@ -1,10 +1,10 @@
-"""Owner and mode kept in an attribute, for uppers whose files cannot be given away: NFS, or one user's own storage.
+"""Owner and mode in an attribute, for uppers where chown(2) fails: on NFS, or in one user's storage.
 
-The attribute holds `UID:GID:MODE` (decimal, decimal, octal) and counts for regular files and directories, as in
-fuse-overlayfs (its option xattr_permissions) and in the storage that podman keeps with `force_mask`. A layer whose root
-has such an attribute is read so, one that any user can make (`user.`) only if it is asked for: else the owner
-of a directory could put a set-user-ID program of root's into it. The real files are the daemon's own, and open to it
-whatever the mode shown.
+The attribute holds `UID:GID:MODE` (decimal, decimal, octal) for regular files and directories, as in fuse-overlayfs
+(its option xattr_permissions) and in podman's storage with `force_mask`. A layer is read so if its root has such an
+attribute. An attribute that any user can set (`user.`) counts only on request: otherwise the owner of a directory could
+put a set-user-ID program of root's into it. The daemon owns the real files, and their real modes let it read and write
+them.
 """
 
 from __future__ import annotations
@@ -18,22 +18,20 @@ from typing import Final, NamedTuple
 from overlaykit import _native
 
 SECURITY: Final = b"security.fuseoverlayfs.override_stat"
-"""`xattr_permissions=1`: only root can set it."""
+"""`xattr_permissions=1`: set by root only."""
 CONTAINERS: Final = b"user.containers.override_stat"
-"""`xattr_permissions=2`: the file's owner can."""
+"""`xattr_permissions=2`: set by the file's owner."""
 _FIELDS: Final = re.compile(rb"([0-9]{1,10}):([0-9]{1,10}):([0-7]{1,7})(?::|\Z)")
-"""Some write the type behind them."""
-_MOST_IDS: Final = (1 << 32) - 2  # the last number means "none" (chown(2))
+"""The file's type may follow."""
+_LARGEST_ID: Final = (1 << 32) - 2  # the last number means "none" (chown(2))
 
-_ANYBODYS: Final = (
-    CONTAINERS,
-    b"user.fuseoverlayfs.override_stat",
-)  # the latter before version 1.14
-NAMES: Final = (SECURITY, *_ANYBODYS)
+# fuse-overlayfs before version 1.14.
+_OLD_USER: Final = b"user.fuseoverlayfs.override_stat"
+NAMES: Final = (SECURITY, CONTAINERS, _OLD_USER)
 
 
 class Override(NamedTuple):
-    """What is shown instead of a file's own; `mode` is the permission bits."""
+    """The owner and the permission bits shown instead of the inode's own."""
 
     uid: int
     gid: int
@@ -48,33 +46,33 @@ class Override(NamedTuple):
 
 
 def applies(mode: int) -> bool:
-    """Whether files of this kind have one: others cannot hold a `user.` attribute (xattr(7))."""
+    """Whether files of this kind can have one: others cannot hold a `user.` attribute (xattr(7))."""
     return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
-def find(root: bytes, *, anybodys: bool) -> bytes | None:
-    """The attribute by which a layer is to be read, seen on its root; None for most. `anybodys`: or a `user.` one."""
-    names = NAMES if anybodys else (SECURITY,)
+def find(root: bytes, *, allow_user: bool) -> bytes | None:
+    """The attribute of a layer's root that holds owner and mode, if any. `allow_user`: a `user.` one counts."""
+    names = NAMES if allow_user else (SECURITY,)
     return next((name for name in names if _get(root, name) is not None), None)
 
 
 def read(path: bytes | int, name: bytes) -> Override | None:
-    """What a file's attribute says; None if it has none. Raises OSError (EIO) for garbage."""
+    """Read a file's attribute; None if it has none. Raises: OSError (EIO) for garbage."""
     raw = _get(path, name)
     if raw is None:
         return None
     fields = _FIELDS.match(raw)
-    if fields is None or any(int(number) > _MOST_IDS for number in fields.group(1, 2)):
+    if fields is None or any(int(number) > _LARGEST_ID for number in fields.group(1, 2)):
         raise OSError(errno.EIO, f"an attribute {os.fsdecode(name)} that is no UID:GID:MODE")
     uid, gid, mode = fields.groups()
     return Override(int(uid), int(gid), stat.S_IMODE(int(mode, 8)))
 
 
 def write(path: bytes | int, name: bytes, override: Override) -> None:
-    """Show `override` from now on, and let the daemon at the file; `path` is followed."""
+    """Set a file's attribute, and a real mode that lets the daemon read and write it. Follows `path`."""
     mode = os.stat(path).st_mode
     own = stat.S_IRWXU if stat.S_ISDIR(mode) else stat.S_IRUSR | stat.S_IWUSR
-    if own & ~mode:  # a mode may forbid the attribute
+    if own & ~mode:  # the mode may deny setting the attribute
         os.chmod(path, stat.S_IMODE(mode) | own)
     os.setxattr(path, name, override.encode())
     os.chmod(path, override.mode & 0o777 | own)

@@ -1,11 +1,11 @@
-"""Whose a file is: the owners a view shows for those on disk, and back.
+"""Owners: the ids that a view shows for those on disk, and the ids to store for those shown.
 
-Inside an unprivileged user namespace most of the machine's files belong to users that do not exist there: the kernel
-shows the overflow id, and refuses every write to such an inode (inode_permission(9): an unmapped owner). A view
-whose user is root should find root's files root's own: `squash_unmapped` shows them so. What may really be
-read or copied is still decided below, by the file system that holds it.
+Inside an unprivileged user namespace most files of the machine belong to ids that are not mapped there: the kernel
+shows the overflow id, and refuses every write to such an inode (inode_permission(9)). A view can show these files as
+root's (`Ids.unmapped`), so that its root user may write to them. The file system below still decides which of them the
+daemon can read and copy.
 
-Users may also ask for all files to be one owner's, or for ranges of ids to be shown as others.
+Users can also have all files shown as one owner's, or ranges of ids shown as others.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _ALL_IDS: Final = (1 << 32) - 1  # the last number means "none" (chown(2))
 _KEEP: Final = -1
-"""For chown(2): leave as it is."""
+"""For chown(2): do not change the id."""
 
-_UNKNOWN: Final = 0xFFFFFFFF
-"""In an access control list: an id that this user namespace does not know."""
+_UNMAPPED_IN_ACL: Final = 0xFFFFFFFF
+"""In an ACL: an id that is not mapped in this user namespace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """`count` ids from `disk` on are shown as those from `shown` on."""
+    """A mapping of `count` ids: those from `disk` on are shown as those from `shown` on."""
 
     disk: int
     shown: int
@@ -37,10 +37,10 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Storable:
-    """What ids an upper can hold: which a file of the daemon's, whose id is `own`, can be given.
+class UpperIds:
+    """The ids that an upper can hold: chown(2) can give the daemon's files, whose id is `own`, to ids that it `holds`.
 
-    `lenient`: a copy becomes the daemon's own where it cannot have its owner.
+    `lenient`: a copy gets the id `own` where it cannot get its owner's.
     """
 
     own: int
@@ -50,27 +50,27 @@ class Storable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ids:
-    """How ids of one kind (users, or groups) are shown.
+    """The mapping of ids of one kind, users or groups.
 
-    `everybody`: all files are shown as this one's; changing an owner then changes nothing. `ranges`: what none of them
-    names is shown as the overflow id and cannot be given a file; what such a caller makes is stored as the overflow
-    id's (none: ids are shown as they are). `unmapped`: the id
-    that stands in a lower for those this user namespace does not know, shown as root's; -1 to show it as it is. In
-    an upper, `unmapped_in_upper` does: where a user of the namespace has that id, the files there are that user's.
+    `squash_to`: all files are shown as this id's, and chown(2) has no effect.
+    `ranges`: an id outside of them is shown as `overflow` and cannot be given a file, and the files that such a caller
+    creates are stored as the overflow id's. Without ranges ids are shown as they are.
+    `unmapped`: the id of a lower that is shown as root's, since the kernel gives it for every unmapped id; -1: none.
+    `unmapped_in_upper`: the same for an upper, where the overflow id may be a mapped user's own.
+    `upper`: the ids that the upper can hold; None: every id.
     """
 
-    everybody: int | None = None
+    squash_to: int | None = None
     ranges: tuple[Range, ...] = ()
     unmapped: int = -1
     unmapped_in_upper: int = -1
     overflow: int = 65534
-    upper: Storable | None = None
-    """What the upper can hold; None: every id."""
+    upper: UpperIds | None = None
 
     def shown(self, disk: int, *, in_upper: bool = False, idmapped: bool = False) -> int:
-        """The id that a program sees. `idmapped`: of a lower on an idmapped mount, which has mapped it already."""
-        if self.everybody is not None:
-            return self.everybody
+        """The id shown to programs. `idmapped`: for a lower on an idmapped mount, which has mapped the id."""
+        if self.squash_to is not None:
+            return self.squash_to
         if disk == (self.unmapped_in_upper if in_upper else self.unmapped):
             return 0
         if not self.ranges or idmapped:
@@ -79,13 +79,13 @@ class Ids:
         return self.overflow if shown is None else shown
 
     def stored(self, shown: int) -> int:
-        """The id to store for one that a program gave, -1 to store none. Raises OSError (EINVAL) if it has none."""
-        return _KEEP if self.everybody is not None else self.given(shown)
+        """The id to store for chown(2), -1 for none. Raises: OSError (EINVAL) for an id outside of all ranges."""
+        return _KEEP if self.squash_to is not None else self.stored_in_acl(shown)
 
-    def made(self, caller: int) -> int:
-        """The id to store for something that a program has made, -1 for the daemon's own."""
-        stand_in = self.overflow if self.everybody is None else self.everybody
-        if self.everybody is None:
+    def stored_for_new(self, caller: int) -> int:
+        """The id to store for a file that a program creates, -1 for the daemon's own."""
+        stand_in = self.overflow if self.squash_to is None else self.squash_to
+        if self.squash_to is None:
             if not self.ranges:
                 return caller
             stored = self._back_by_range(caller)
@@ -93,37 +93,34 @@ class Ids:
                 return stored
         return stand_in if self.upper is None or self.upper.holds(stand_in) else _KEEP
 
-    def named(self, disk: int, *, idmapped: bool = False) -> int | None:
-        """The id that programs read in an access control list; None if they cannot name it.
-
-        Where all files are one owner's, lists still name whom they name.
-        """
-        if disk == _UNKNOWN:
+    def shown_in_acl(self, disk: int, *, idmapped: bool = False) -> int | None:
+        """The id shown in an ACL; None if there is none for it. `squash_to` has no effect on ACLs."""
+        if disk == _UNMAPPED_IN_ACL:
             return None
-        if self.everybody is not None or not self.ranges or idmapped:
+        if self.squash_to is not None or not self.ranges or idmapped:
             return disk
         return self._by_range(disk)
 
-    def given(self, shown: int) -> int:
-        """The id to store in an access control list. Raises OSError (EINVAL) if it has none."""
-        if self.everybody is not None or not self.ranges:
+    def stored_in_acl(self, shown: int) -> int:
+        """The id to store in an ACL. Raises: OSError (EINVAL) for an id outside of all ranges."""
+        if self.squash_to is not None or not self.ranges:
             return shown
         stored = self._back_by_range(shown)
         if stored is None:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return stored
 
-    def kept(self, shown: int) -> int | None:
-        """The id to store in a copy of an access control list; None if it has none."""
+    def copied_in_acl(self, shown: int) -> int | None:
+        """The id to store in the copy of an ACL; None for an id outside of all ranges."""
         return self._back_by_range(shown) if self.ranges else shown
 
     def copied(self, disk: int, *, idmapped: bool = False) -> int:
-        """The id that a copy gets. Where all files are shown as one owner's it is that owner's, or else our own."""
+        """The id of a copy-up's copy: `squash_to`, else the lower's; the daemon's own where `upper` is lenient."""
         if idmapped and self.ranges:
-            return self.made(disk)
+            return self.stored_for_new(disk)
         wanted = 0 if disk == self.unmapped else disk
-        if self.everybody is not None:
-            wanted = self.everybody
+        if self.squash_to is not None:
+            wanted = self.squash_to
         if self.upper is not None and self.upper.lenient and not self.upper.holds(wanted):
             return self.upper.own
         return wanted
@@ -143,28 +140,26 @@ class Ids:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owners:
-    """How users and groups are shown."""
+    """The mappings of users and groups."""
 
     users: Ids = Ids()  # frozen
     groups: Ids = Ids()  # frozen
 
     @property
-    def are_one(self) -> bool:
+    def are_squashed(self) -> bool:
         """Whether all files are shown as one user's, or one group's."""
-        return self.users.everybody is not None or self.groups.everybody is not None
+        return self.users.squash_to is not None or self.groups.squash_to is not None
 
-    def held_in(self, users: Callable[[int], bool], groups: Callable[[int], bool]) -> Owners:
-        """As they are stored in an upper that can hold these ids.
-
-        Who asks for one owner for all files wants to write to them: then no owner that cannot be kept is in the way.
-        """
-        lenient = self.are_one
+    def limited_to(self, users: Callable[[int], bool], groups: Callable[[int], bool]) -> Owners:
+        """The mappings for an upper that can hold these users and groups."""
+        # Squashing is for writing: a copy must not fail because the upper cannot hold its owner.
+        lenient = self.are_squashed
         return Owners(
             users=replace(
-                self.users, upper=Storable(own=os.geteuid(), holds=cache(users), lenient=lenient)
+                self.users, upper=UpperIds(own=os.geteuid(), holds=cache(users), lenient=lenient)
             ),
             groups=replace(
-                self.groups, upper=Storable(own=os.getegid(), holds=cache(groups), lenient=lenient)
+                self.groups, upper=UpperIds(own=os.getegid(), holds=cache(groups), lenient=lenient)
             ),
         )
 
@@ -172,22 +167,19 @@ class Owners:
 AS_THEY_ARE: Final = Owners()
 
 
-def unmapped(kind: str) -> tuple[int, int]:
-    """What stands for unknown ids in a lower, and in an upper: `Ids.unmapped` and `Ids.unmapped_in_upper`.
+def unmapped(overflow: int, extents: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
+    """`Ids.unmapped` and `Ids.unmapped_in_upper` of a user namespace with these `extents` (inside, outside, count).
 
-    A namespace that knows every id has none. One that knows the overflow id has files of that user in an upper; in a
-    lower the two cannot be told apart, and most are the machine's.
+    None are needed where every id is mapped. Where the overflow id is mapped, an upper has files of that user; in a
+    lower they look like unmapped ones, which are more.
     """
-    overflow = overflow_id(kind)
-    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
-        extents = [tuple(map(int, line.split())) for line in file]
     if sum(count for _, _, count in extents) >= _ALL_IDS:
         return -1, -1
-    is_known = any(inside <= overflow < inside + count for inside, _, count in extents)
-    return overflow, -1 if is_known else overflow
+    is_mapped = any(inside <= overflow < inside + count for inside, _, count in extents)
+    return overflow, -1 if is_mapped else overflow
 
 
 def overflow_id(kind: str) -> int:
-    """What stands for ids that a user namespace does not know; `kind` is `uid` or `gid` (user_namespaces(7))."""
+    """The id that the kernel gives for unmapped ids; `kind` is `uid` or `gid` (user_namespaces(7))."""
     with open(f"/proc/sys/kernel/overflow{kind}", encoding="ascii") as file:
         return int(file.read())

@@ -207,4 +207,4 @@ class Renaming:
             reach("rename.cleared")
         finally:
             os.close(source)
-            work.discard(fresh)
+            work.remove(fresh)

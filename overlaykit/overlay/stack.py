@@ -1,4 +1,4 @@
-"""The stack of a mount: its layers opened, its upper's disk probed, and the tree that merges them."""
+"""The stack of a mount: opened layers, the probed file system of the upper, and the tree that merges them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OpenedLayer:
-    """A directory to be merged: a descriptor of it (O_PATH will do; it is taken over) and its path, to be shown.
+    """A directory to be merged. The stack owns its descriptor `fd` (O_PATH suffices); `path` is for messages.
 
-    `mounted_in`: the directories, as paths from its root, in which other mounts lie on something, as far as the
-    descriptor shows them; None if that is not known. Mounts made later are changes of a layer, as any other.
-    `lock`: a descriptor that keeps others from writing to it, taken over and closed last (-1: none).
-    `idmapped`: the mount that it lies on has mapped its owners already.
+    `mounted_in`: its directories that contain a mountpoint visible through `fd`, as paths from its root; None: not
+    known. A mount made later is a change of the layer like any other.
+    `lock`: a descriptor that locks the directory against other writers, closed last (-1: none).
+    `idmapped`: its mount is idmapped.
     """
 
     fd: int
@@ -48,15 +48,18 @@ class OpenedLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeOptions:
-    """How to mount. The names are those of the kernel's overlayfs.
+    """How to merge. The names are those of the kernel's overlayfs.
 
-    `volatile`: nothing is synced; after a crash the upper is worth nothing. `userxattr`: marks as `user.overlay.*` even
-    where `trusted.` could be written. `redirect_dir`: `on`, directories with lower parts can be renamed; `follow`, only
-    those that were are followed; `nofollow`, not even that (EPERM). `index`: hard links of a lower stay one file when
-    they are copied up, also over a remount. `uuid`: if off and all layers lie on one file system, the index does not
-    name it, so that it holds on a copy of the disk. `override`: the attribute that holds the owners and modes of
-    what is in the upper instead of its inodes (see `overrides`). `whiteout`: the form in which whiteouts are written;
-    None: one that the upper's file system can carry (see `disk`). `reader`: for what modes of lowers keep us out of.
+    `volatile`: do not sync; after a crash the upper is unusable.
+    `userxattr`: write markers as `user.overlay.*` even with the privilege to write `trusted.`.
+    `redirect_dir`: `on`: directories with lower parts can be renamed; `follow`: existing redirects are followed;
+    `nofollow`: a directory with a redirect cannot be looked up (EPERM).
+    `index`: hard links of a lower stay one file through copy-up, also over a remount.
+    `uuid`: if off, and all layers lie on one file system, the index does not name it, so that a copy of the disk is
+    usable.
+    `override`: the attribute that holds the owners and modes of the upper's files (see `overrides`).
+    `whiteout`: the form of whiteouts; None: one that the upper's file system has (see `disk`).
+    `reader`: reads files of lowers whose modes deny it to the daemon.
     """
 
     volatile: bool = False
@@ -75,9 +78,9 @@ DEFAULTS: Final = MergeOptions()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """What a mount is built of. Owns the descriptors of its layers.
+    """The parts of a mount. Owns the descriptors of its layers.
 
-    `redirects`: whether directories with lower parts can be renamed. `lock`: as of the upper (`OpenedLayer`).
+    `redirects`: directories with lower parts can be renamed. `lock`: the upper's (`OpenedLayer`).
     """
 
     tree: Tree
@@ -94,8 +97,8 @@ class Stack:
             os.close(self.lock)
 
 
-class _Written(NamedTuple):
-    """An upper, ready to be written to: `form` is that of its whiteouts, `owners` those that it can hold."""
+class _Upper(NamedTuple):
+    """A prepared upper: `form` is that of its whiteouts, `owners` limits owners to those that it can hold."""
 
     work: Work
     markers: Markers
@@ -111,15 +114,15 @@ def assemble(
     options: MergeOptions,
     descriptors: Descriptors,
 ) -> Stack:
-    """Merge `lowers`, top first, below `upper` if there is one. Raises OSError: as `Filesystem`."""
+    """Merge `lowers`, top first, below `upper` if there is one. Raises: OSError as `Filesystem`."""
     layers = _layers([*([upper] if upper else []), *lowers], upper, options, descriptors)
-    room = written = None
+    work_layer = written = None
     if upper is not None:
         if work is None:
             raise ValueError("an upper needs a work directory")
-        room = Layer(work.fd, -1, path=work.path, writable=True, descriptors=descriptors)
+        work_layer = Layer(work.fd, -1, path=work.path, writable=True, descriptors=descriptors)
         try:
-            written = _open_upper(layers[0], room, options)
+            written = _open_upper(layers[0], work_layer, options)
         except Unfit:
             descriptors.close()
             raise
@@ -147,7 +150,7 @@ def assemble(
         whiteouts = Whiteouts(written.work, markers, merge, written.disk, written.form)
     return Stack(
         tree=Tree(layers, table, merge, markers, owners, copyup, whiteouts),
-        work=room,
+        work=work_layer,
         redirects=options.redirect_dir == "on" and markers.attributes,
         lock=-1 if upper is None else upper.lock,
     )
@@ -171,10 +174,10 @@ def _layers(
         )
         for index, one in enumerate(opened)
     ]
-    anybodys = options.override == overrides.CONTAINERS
+    allow_user = options.override == overrides.CONTAINERS
     for layer in layers:
         layer.reader = None if layer.writable else options.reader
-        layer.override = overrides.find(layer.root.proc_path(), anybodys=anybodys)
+        layer.override = overrides.find(layer.root.proc_path(), allow_user=allow_user)
     if not options.uuid and len({layer.root.stat().st_dev for layer in layers}) == 1:
         for layer in layers:
             layer.names_disk = False
@@ -185,16 +188,16 @@ def _prefix(options: MergeOptions) -> bytes:
     return USER_PREFIX if options.userxattr else TRUSTED_PREFIX
 
 
-def _open_upper(upper: Layer, room: Layer, options: MergeOptions) -> _Written:
-    """`room` is the opened work directory. Raises OSError: EXDEV, ENOTEMPTY, `Unfit`."""
-    _require_one_mount(room, upper)
-    work = Work(room, upper.root)
+def _open_upper(upper: Layer, work_layer: Layer, options: MergeOptions) -> _Upper:
+    """Prepare the upper and its work directory. Raises: OSError (EXDEV, ENOTEMPTY), `Unfit`."""
+    _require_one_mount(work_layer, upper)
+    work = Work(work_layer, upper.root)
     owners = options.owners
     if options.override is None:
-        owners = owners.held_in(work.can_give_to_user, work.can_give_to_group)
+        owners = owners.limited_to(work.can_give_to_user, work.can_give_to_group)
     else:
         _hold_permissions_in(upper, options.override)
-    room.override = upper.override
+    work_layer.override = upper.override
     disk = probe(work.layer_dir.proc_path(), user=options.userxattr)
     form = disk.form(options.whiteout)
     _require_same_prefix(upper.root.proc_path(), disk.prefix)
@@ -203,14 +206,17 @@ def _open_upper(upper: Layer, room: Layer, options: MergeOptions) -> _Written:
         attributes=disk.prefix is not None,
         names=form == "aufs",
     )
-    return _Written(work, markers, disk, form, owners)
+    return _Upper(work, markers, disk, form, owners)
 
 
 def _hold_permissions_in(upper: Layer, name: bytes) -> None:
-    """Keep the upper's owners and modes in an attribute from now on: in `name`, unless its root says that another one
-    has them. The root says so to later readers too."""
+    """Keep the owners and modes of the upper's files in the attribute `name`, unless its root has another such one.
+
+    The root's own attribute tells later mounts.
+    """
     if upper.override is None:
-        if os.listdir(upper.root.proc_path()):  # what is there may have been planted
+        # Files that are there already may carry attributes that a user has set.
+        if os.listdir(upper.root.proc_path()):
             fail(errno.ENOTEMPTY, os.fsencode(upper.path))
         path = upper.root.proc_path()
         overrides.write(path, name, Override.of(os.stat(path)))
@@ -218,16 +224,16 @@ def _hold_permissions_in(upper: Layer, name: bytes) -> None:
 
 
 def _require_same_prefix(upper: bytes, prefix: bytes | None) -> None:
-    """Raises Unfit if the upper holds marks under the other prefix, which would say nothing now."""
+    """Refuse an upper with markers under the other prefix, which this mount would not read. Raises: Unfit."""
     names = () if prefix is None else xattr_names(upper)
     if prefix != USER_PREFIX and USER_PREFIX + b"impure" in names:
-        raise Unfit("its marks are a user's (user.overlay.*)", "give userxattr")
+        raise Unfit("its markers are a user's (user.overlay.*)", "give userxattr")
     if prefix == USER_PREFIX and TRUSTED_PREFIX + b"impure" in names:
-        raise Unfit("its marks are root's (trusted.overlay.*)", "leave userxattr out")
+        raise Unfit("its markers are root's (trusted.overlay.*)", "leave userxattr out")
 
 
 def _require_one_mount(work: Layer, upper: Layer) -> None:
-    """Raises OSError (EXDEV) unless a rename can lead from the work directory into the upper."""
+    """Require that rename(2) works from the work directory to the upper. Raises: OSError (EXDEV)."""
     mounts = {
         _native.statx(layer_dir.fd(), b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID).mnt_id
         for layer_dir in (work.root, upper.root)

@@ -102,7 +102,7 @@ class Tree:
     def show_mode(self, location: Location) -> None:
         """Before the mode of an inode is changed: it is widened no more."""
         if self.modes is not None and self.modes.active:
-            self.modes.put_back(location.stat())
+            self.modes.restore(location.stat())
 
     def stat(self, node: Node) -> os.stat_result:
         """Raises OSError (ESTALE), but for what lost its last known name."""

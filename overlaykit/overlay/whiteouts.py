@@ -1,9 +1,9 @@
-"""Whiteouts of the upper: each mount writes one form of them, and renames so that they stay.
+"""Whiteouts of the upper: creation, removal, and renames that leave one.
 
-The forms are those of `disk.Form`. With devices and attributes a whiteout lies under the name itself and takes effect
-by one rename. With `aufs` a file `.wh.NAME` lies beside the name; it says nothing while the upper has the name, so it
-is made first, and takes effect at the moment the name goes. Other forms fall back on such a file where the disk cannot
-do a change in one step: a crash in between leaves the old tree or the new one.
+A mount writes one form of whiteouts (`disk.Form`). A device or an empty file with an attribute lies under the name
+itself and takes effect by one rename. An AUFS whiteout is a file `.wh.NAME` beside the name. It has no effect while the
+upper has the name: it is made first, and takes effect when the name is removed. The other forms use an AUFS whiteout
+for the time of a change that the file system cannot make in one step. A crash leaves the old tree or the new one.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
     from overlaykit.overlay.nodes import Directory
     from overlaykit.overlay.work import Work
 
-_SPARE_LINKS: Final = (
-    30_000  # ext4 allows 65,000 links of one inode; the kernel's overlayfs also stops early
-)
+# ext4 allows 65,000 links of one inode.
+_SPARE_LINKS: Final = 30_000
 _NO_MORE_LINKS: Final = (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT, errno.ENOSYS)
 _NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AUFS_FILE: Final = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WHITEOUT_MODE: Final = 0o644
-"""Every user that reads the layer must be able to read the attribute (xattr(7))."""
+"""Readable: a reader of the layer needs that to read the attribute (xattr(7))."""
 
 
 class Hidden(NamedTuple):
@@ -64,7 +63,7 @@ class Move(NamedTuple):
 
 
 class Whiteouts:
-    """Writes whiteouts in the upper. `form`: the only one that is written; every one is read (see `merge`)."""
+    """Writes whiteouts in the upper, all in the one `form`. `merge` reads every form."""
 
     def __init__(self, work: Work, markers: Markers, merge: Merge, disk: Disk, form: Form) -> None:
         self.form = form
@@ -75,12 +74,11 @@ class Whiteouts:
         self._spare: bytes | None = None
         self._links = 0
 
-    # What is there
-
     def find(self, directory: Directory, layer_dir: LayerDir, name: bytes) -> Hidden:
-        """What hides `name`, which the view does not have, in the upper's `layer_dir` of a directory.
+        """The whiteouts that hide `name` in `layer_dir`, which is the upper of `directory`.
 
-        Raises OSError (EEXIST) if something else is there.
+        Requires: the view has no such name.
+        Raises: OSError (EEXIST) if the upper has an entry that is no whiteout.
         """
         st = _native.stat_or_none(layer_dir.fd(), name)
         if st is not None and not self._merge.is_whiteout(layer_dir, name, st):
@@ -88,12 +86,12 @@ class Whiteouts:
         has_aufs = bool(directory.lowers) and self._merge.has_aufs_whiteout(layer_dir, name)
         return Hidden(st is not None, has_aufs)
 
-    # Hiding
+    # Make whiteouts
 
     def hide(self, layer_dir: LayerDir, name: bytes) -> None:
-        """Hide a name under which the upper has a file, or nothing."""
+        """Put a whiteout in place of a file of the upper, or where the upper has nothing."""
         if self.form != "aufs":
-            self._work.publish(self._fresh(layer_dir), layer_dir, name, replace=True)
+            self._work.publish(self._new_whiteout(layer_dir), layer_dir, name, replace=True)
             return
         self._make_aufs_whiteout(layer_dir, name)
         try:
@@ -104,7 +102,10 @@ class Whiteouts:
             raise
 
     def hide_directory(self, layer_dir: LayerDir, name: bytes) -> None:
-        """Hide a name under which the upper has a directory that shows nothing; it goes, with the marks in it."""
+        """Replace a directory of the upper with a whiteout, and remove the markers in it.
+
+        Requires: the view shows the directory as empty.
+        """
         if self.form == "aufs":
             self._make_aufs_whiteout(layer_dir, name)
             try:
@@ -113,10 +114,10 @@ class Whiteouts:
                 self.remove_aufs_whiteout(layer_dir, name)
                 raise
             return
-        whiteout = self._fresh(layer_dir)
+        whiteout = self._new_whiteout(layer_dir)
         reach("rmdir.covered")
         try:
-            # One step; what comes back is the old directory, with whatever whiteouts it held.
+            # Atomic: the old directory, with its whiteouts, is then in the work directory.
             self._work.exchange(whiteout, layer_dir, name)
         except OSError as error:
             if error.errno != errno.EXDEV:
@@ -128,10 +129,13 @@ class Whiteouts:
                 self.remove_aufs_whiteout(layer_dir, name)
         else:
             reach("rmdir.removed")
-            self._work.discard(whiteout)
+            self._work.remove(whiteout)
 
     def remove_directory(self, layer_dir: LayerDir, name: bytes) -> None:
-        """Remove a directory of the upper that shows nothing, with the marks in it."""
+        """Remove a directory of the upper, with the markers in it.
+
+        Requires: the view shows the directory as empty.
+        """
         work = self._work
         old = work.new_name()
         try:
@@ -143,23 +147,28 @@ class Whiteouts:
             reach("rmdir.removed")
         else:
             reach("rmdir.removed")
-            work.discard(old)
+            work.remove(old)
 
     def _remove_in_place(self, layer_dir: LayerDir, name: bytes) -> None:
-        """As `remove_directory`, for one that cannot be moved: on an overlay, one of its lower."""
+        """Do as `remove_directory` where no rename is possible: on an overlay, for a directory of its lower."""
         directory = layer_dir.child(name)
         try:
-            self._markers.set_opaque(directory.proc_path())  # its whiteouts go one by one
-            self._work.remove_all(directory)
+            # Removing its whiteouts one by one must show nothing of a lower.
+            self._markers.set_opaque(directory.proc_path())
+            self._work.remove_content(directory)
         finally:
             directory.close()
         os.rmdir(name, dir_fd=layer_dir.fd())
 
-    # Showing again
+    # Create and rename where whiteouts may be
 
     def make_opaque(self, layer_dir: LayerDir) -> None:
-        """Let nothing show through a directory of the upper, in which nothing does now."""
-        if self._merge.holds_whiteout_files(layer_dir):  # one mark cannot say both
+        """Mark a directory of the upper opaque.
+
+        Requires: the view shows nothing of a lower in it.
+        """
+        # One attribute holds both values, "opaque" and "has whiteout files".
+        if self._merge.holds_whiteout_files(layer_dir):
             for name in self._merge.whiteout_files(layer_dir):
                 os.unlink(name, dir_fd=layer_dir.fd())
             layer_dir.whiteout_files = False
@@ -168,7 +177,7 @@ class Whiteouts:
     def publish(
         self, temporary: bytes, work_dir: LayerDir, layer_dir: LayerDir, name: bytes, hidden: Hidden
     ) -> None:
-        """Let something new appear under a name, whatever hides it there."""
+        """Rename a new file from the work directory to a name, and remove the whiteouts that hide the name."""
         work = self._work
         st = os.stat(temporary, dir_fd=work_dir.fd(), follow_symlinks=False)
         directory = stat.S_ISDIR(st.st_mode)
@@ -179,7 +188,7 @@ class Whiteouts:
         if directory and hidden.by_entry and self.form != "aufs":
             work.exchange(temporary, layer_dir, name, work_dir)
             reach("create.published")
-            work.discard(temporary, work_dir)
+            work.remove(temporary, work_dir)
         else:
             if directory and hidden.by_entry:
                 self._replace_with_aufs_whiteout(layer_dir, name)
@@ -191,7 +200,10 @@ class Whiteouts:
             self.remove_aufs_whiteout(layer_dir, name)
 
     def move(self, move: Move) -> None:
-        """rename(2), leaving a whiteout where one is needed. Raises OSError, with nothing changed."""
+        """Rename, and leave a whiteout where one is needed.
+
+        Raises: OSError, with nothing changed.
+        """
         if self.form == "aufs":
             self._move_with_aufs_whiteouts(move)
         else:
@@ -199,11 +211,13 @@ class Whiteouts:
         self.remove_aufs_whiteout(move.new_dir, move.new_name)
 
     def _move(self, move: Move) -> None:
-        if move.is_directory and self._is_onto_whiteout(move):  # a directory replaces no device
+        # rename(2) does not replace a device with a directory.
+        if move.is_directory and self._is_onto_whiteout(move):
             self._announce_whiteout_files(move.old_dir)
             self._rename(move, _native.RENAME_EXCHANGE)
             if not move.needs_whiteout:
-                with contextlib.suppress(OSError):  # it hides nothing
+                # The whiteout hides nothing there.
+                with contextlib.suppress(OSError):
                     os.unlink(move.old_name, dir_fd=move.old_dir.fd())
         elif not move.needs_whiteout:
             self._rename(move, 0)
@@ -225,14 +239,14 @@ class Whiteouts:
             self._move_onto(move)
 
     def _move_onto(self, move: Move) -> None:
-        """Replace something, and hide the old name, in two steps."""
+        """Replace a file and hide the old name, in two steps."""
         layer_dir, name = move.old_dir, move.old_name
-        whiteout = self._fresh(layer_dir)  # before: room for it may be wanting
+        whiteout = self._new_whiteout(layer_dir)  # first, since the disk may be full
         has_aufs = self._try_aufs_whiteout(layer_dir, name)
         try:
             self._rename(move, 0)
         except OSError:
-            self._work.discard(whiteout)
+            self._work.remove(whiteout)
             if has_aufs:
                 self.remove_aufs_whiteout(layer_dir, name)
             raise
@@ -267,7 +281,7 @@ class Whiteouts:
                 self.remove_aufs_whiteout(move.old_dir, move.old_name)
             raise
         if old is not None:
-            work.discard(old)
+            work.remove(old)
 
     def _rename(self, move: Move, flags: int) -> None:
         modes = self._work.modes
@@ -276,15 +290,15 @@ class Whiteouts:
         reach("rename.moved")
 
     def _is_onto_whiteout(self, move: Move) -> bool:
-        """Whether a whiteout lies under the new name."""
+        """Whether the new name is a whiteout."""
         if move.target is not None:
             return False
         st = _native.stat_or_none(move.new_dir.fd(), move.new_name)
         return st is not None and self._merge.is_whiteout(move.new_dir, move.new_name, st)
 
-    # Whiteouts under the name
+    # Whiteouts under the name: devices and empty files
 
-    def _fresh(self, layer_dir: LayerDir) -> bytes:
+    def _new_whiteout(self, layer_dir: LayerDir) -> bytes:
         """Make a whiteout for `layer_dir` in the work directory, as a hard link if possible. Returns its name there."""
         self._announce_whiteout_files(layer_dir)
         name = self._work.new_name()
@@ -292,12 +306,12 @@ class Whiteouts:
             if self._links < _SPARE_LINKS and self._link(self._spare, name):
                 self._links += 1
                 return name
-            self._work.discard(self._spare)
+            self._work.remove(self._spare)
             self._spare = None
         self._make(name)
         if self._disk.hard_links:
             spare = self._work.new_name()
-            # A spare saves work later; that there is no room for one is no failure.
+            # The spare is an optimization: a full disk is no failure here.
             with contextlib.suppress(OSError):
                 if self._link(name, spare):
                     self._spare, self._links = spare, 2
@@ -322,26 +336,26 @@ class Whiteouts:
         try:
             self._markers.set_whiteout(fd)
         except OSError:
-            self._work.discard(name)
+            self._work.remove(name)
             raise
         finally:
             os.close(fd)
 
     def _announce_whiteout_files(self, layer_dir: LayerDir) -> None:
-        """Say of a directory, before the first one comes, that some empty files in it are whiteouts."""
+        """Mark a directory, before its first whiteout file, as one that has some."""
         if self.form == "xattr" and not self._merge.holds_whiteout_files(layer_dir):
             self._markers.set_whiteout_files(layer_dir.proc_path())
             layer_dir.whiteout_files = True
 
-    # Whiteouts beside the name
+    # AUFS whiteouts
 
     def _make_aufs_whiteout(self, layer_dir: LayerDir, name: bytes) -> None:
-        note = AUFS_WHITEOUT + name
-        os.close(os.open(note, _AUFS_FILE, _WHITEOUT_MODE, dir_fd=layer_dir.fd()))
-        reach("whiteout.noted")
+        path = AUFS_WHITEOUT + name
+        os.close(os.open(path, _AUFS_FILE, _WHITEOUT_MODE, dir_fd=layer_dir.fd()))
+        reach("whiteout.aufs_made")
 
     def _try_aufs_whiteout(self, layer_dir: LayerDir, name: bytes) -> bool:
-        """Where the upper lies on a view of ours, or on fuse-overlayfs, there are no such names."""
+        """Make an AUFS whiteout, if the upper can have one: a view of ours and fuse-overlayfs refuse such names."""
         try:
             self._make_aufs_whiteout(layer_dir, name)
         except OSError:
@@ -349,11 +363,11 @@ class Whiteouts:
         return True
 
     def remove_aufs_whiteout(self, layer_dir: LayerDir, name: bytes) -> None:
-        """Remove the file that hides a name; beside a name of the upper's it says nothing."""
+        """Remove an AUFS whiteout, if there is one. Errors are ignored: beside a name of the upper it has no effect."""
         with contextlib.suppress(OSError):
             os.unlink(AUFS_WHITEOUT + name, dir_fd=layer_dir.fd())
 
     def _replace_with_aufs_whiteout(self, layer_dir: LayerDir, name: bytes) -> None:
-        """Make room for a directory where another mount has left a whiteout under the name."""
+        """Replace a whiteout under the name with an AUFS whiteout, so that a directory can take the name."""
         self._make_aufs_whiteout(layer_dir, name)
         os.unlink(name, dir_fd=layer_dir.fd())

@@ -1,7 +1,8 @@
-"""The work directory: where things are made before they appear in the upper, whole, by one rename.
+"""The work directory: files are made there, and one rename moves each of them, complete, into the upper.
 
-Layout as the kernel's: `WORKDIR/work` holds unfinished things and is cleared at each mount; `WORKDIR/index` holds the
-hard-linked files that were copied up, by the handle of their origin (Documentation/filesystems/overlayfs.rst, "Index").
+The layout is the kernel's. `WORKDIR/work` holds unfinished files and is cleared at each mount. `WORKDIR/index` holds
+the hard-linked files that were copied up, named by the handle of their origin (Documentation/filesystems/overlayfs.rst,
+"Index").
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _DIRECTORY_MODE: Final = 0o700
 class Work:
     """Unfinished files and directories. `layer` is the opened WORKDIR, `upper` the upper's root.
 
+    `layer_dir` and `index` are the directories `work` and `index` of WORKDIR; `modes` widens modes in the upper.
     Requires: both lie on one mount.
-    `modes`: for what is to be changed in the upper.
     """
 
     def __init__(self, layer: Layer, upper: LayerDir) -> None:
@@ -36,25 +37,25 @@ class Work:
         self.modes = upper.layer.modes = Modes(self.layer_dir, (upper, self.index))
         self.modes.recover()
         self._serial = 0
-        self._refuses_replacing = True
+        self._has_noreplace = True
         self.clear()
 
     def clear(self) -> None:
-        """Remove what an earlier daemon left unfinished."""
+        """Remove the unfinished files of an earlier daemon."""
         for name in os.listdir(self.layer_dir.proc_path()):
-            self.discard(name)
+            self.remove(name)
 
     def new_name(self) -> bytes:
-        """A name in the work directory that is not taken."""
+        """An unused name in the work directory."""
         self._serial += 1
         return b"#%x" % self._serial
 
     def can_give_to_user(self, uid: int) -> bool:
-        """Whether a file of ours can be made that user's."""
+        """Whether chown(2) can give a file of the daemon's to this user."""
         return self._can_give(uid, -1)
 
     def can_give_to_group(self, gid: int) -> bool:
-        """Whether a file of ours can be made that group's."""
+        """Whether chown(2) can give a file of the daemon's to this group."""
         return self._can_give(-1, gid)
 
     def _can_give(self, uid: int, gid: int) -> bool:
@@ -67,11 +68,11 @@ class Work:
                 raise
             return False
         finally:
-            self.discard(name)
+            self.remove(name)
         return True
 
-    def discard(self, name: bytes, work_dir: LayerDir | None = None) -> None:
-        """Remove an unfinished thing, with all below it. Follows no symlink; what cannot go stays for `clear`."""
+    def remove(self, name: bytes, work_dir: LayerDir | None = None) -> None:
+        """Remove an unfinished file or tree, as far as possible: `clear` removes the rest at the next mount."""
         with contextlib.suppress(OSError):
             _remove_tree(work_dir or self.layer_dir, name)
 
@@ -84,11 +85,11 @@ class Work:
         *,
         replace: bool = False,
     ) -> None:
-        """Let `name` (in the work directory, or in `work_dir` below it) appear as `target` in a directory of the upper.
+        """Rename `name` in the work directory (or in `work_dir` below it) to `target` in a directory of the upper.
 
-        Raises OSError, having removed it: EEXIST (unless `replace`), ENOSPC and the like.
+        Raises: OSError, with `name` removed: EEXIST (unless `replace`), ENOSPC and others of rename(2).
         """
-        if not replace and self._refuses_replacing:
+        if not replace and self._has_noreplace:
             try:
                 self._move(
                     name, layer_dir, target, work_dir, _native.RENAME_NOREPLACE, keep=errno.EINVAL
@@ -96,22 +97,25 @@ class Work:
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                self._refuses_replacing = False  # the file system does not know the flag
+                self._has_noreplace = False  # the file system does not know the flag
             else:
                 return
         if not replace and _native.stat_or_none(layer_dir.fd(), target) is not None:
-            self.discard(name, work_dir)
+            self.remove(name, work_dir)
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         self._move(name, layer_dir, target, work_dir, 0)
 
     def exchange(
         self, name: bytes, layer_dir: LayerDir, target: bytes, work_dir: LayerDir | None = None
     ) -> None:
-        """Let `name` appear as `target`, and take what was there in its stead. Raises OSError, having removed it."""
+        """Exchange `name` with `target` in a directory of the upper.
+
+        Raises: OSError, with `name` removed.
+        """
         self._move(name, layer_dir, target, work_dir, _native.RENAME_EXCHANGE)
 
-    def remove_all(self, layer_dir: LayerDir) -> None:
-        """Remove all that is in a directory of the upper."""
+    def remove_content(self, layer_dir: LayerDir) -> None:
+        """Remove everything in a directory of the upper."""
         for name in os.listdir(layer_dir.proc_path()):
             _remove_tree(layer_dir, name)
 
@@ -124,14 +128,14 @@ class Work:
         flags: int,
         keep: int = 0,
     ) -> None:
-        """Rename; `name` is removed after an error other than `keep`."""
+        """Rename. After an error other than `keep`, remove `name`."""
         try:
             self.modes.past(
                 lambda: self._rename(name, layer_dir, target, work_dir or self.layer_dir, flags)
             )
         except OSError as error:
             if error.errno != keep:
-                self.discard(name, work_dir)
+                self.remove(name, work_dir)
             raise
 
     def _rename(
@@ -146,7 +150,8 @@ class Work:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, _DIRECTORY_MODE, dir_fd=self._layer.root.fd())
         layer_dir = self._layer.root.child(name)
-        try:  # what is made here takes its ACL from where it will be, not from the work directory
+        # A new file gets the default ACL of the directory that it is for, not that of the work directory.
+        try:
             os.removexattr(layer_dir.proc_path(), DEFAULT_ACL)
         except OSError as error:
             if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):

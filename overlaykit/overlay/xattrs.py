@@ -1,4 +1,4 @@
-"""Extended attributes of nodes: the overlay's own are hidden, access control lists have their ids mapped."""
+"""Extended attributes of nodes, without overlay markers and with the ids in ACLs mapped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Xattrs:
 
     @operation
     def get(self, node: Node, name: bytes) -> bytes:
-        """Raises OSError (ENODATA); the overlay's own are not there."""
+        """Read an attribute. Raises: OSError (ENODATA), also for a marker."""
         if name == self._tree.override_name(node):
             fail(errno.ENODATA)
         location = self._tree.writable_location(node)
@@ -42,7 +42,7 @@ class Xattrs:
 
     @operation
     def names(self, node: Node, *, trusted: bool) -> list[bytes]:
-        """The names of a node's attributes; those under `trusted.` only if asked for."""
+        """The names of a node's attributes; `trusted`: also those under `trusted.`."""
         location = self._tree.location(node)
         markers = self._tree.markers
         try:
@@ -58,22 +58,22 @@ class Xattrs:
         shown = (
             markers.unescape(name)
             for name in encoded
-            if not markers.hidden(name) and name != override
+            if not markers.is_marker(name) and name != override
         )
         return [name for name in shown if trusted or not name.startswith(b"trusted.")]
 
     @operation
     def set(self, node: Node, name: bytes, value: bytes, *, cleared: int = 0) -> None:
-        """Set an attribute, and clear the bits `cleared` of the mode, as an ACL set from outside the group does.
+        """Set an attribute, and clear the bits `cleared` of the mode, as setting an ACL from outside the group does.
 
-        Raises OSError: EPERM for the attribute that holds owner and mode, EACCES for a file's default ACL.
+        Raises: OSError: EPERM for the attribute that holds owner and mode, EACCES for a file's default ACL.
         """
         self.require_settable(node, name)
         is_acl = name in ACLS
         if is_acl:
             value = acl.stored(value, self._tree.owners)
         self._tree.copy_up(node)
-        if is_acl:  # which changes the mode, and takes no permission by it
+        if is_acl:  # it changes the mode, but needs no permission of the mode's
             self._files.wake(node)
             location = self._tree.location(node)
             self._tree.show_mode(location)
@@ -87,8 +87,11 @@ class Xattrs:
                 os.chmod(location.name, mode & ~cleared, dir_fd=location.dirfd)
 
     def require_settable(self, node: Node, name: bytes) -> None:
-        """Raises OSError: EPERM for the attribute that holds owner and mode, here or once it is copied up; EACCES for a
-        default ACL of what is no directory."""
+        """Check that an attribute may be set.
+
+        Raises: OSError: EPERM for an attribute that holds owner and mode, in the file's layer or in the upper; EACCES
+        for a default ACL of a file that is no directory.
+        """
         if name == DEFAULT_ACL and node.kind != stat.S_IFDIR:
             fail(errno.EACCES)
         if overrides.applies(node.kind) and name in (
@@ -99,7 +102,7 @@ class Xattrs:
 
     @operation
     def remove(self, node: Node, name: bytes) -> None:
-        """Raises OSError (ENODATA) without copying up for an attribute that is not there."""
+        """Remove an attribute. Raises: OSError (ENODATA), without copy-up, if there is none."""
         if not self.has_to_remove(node, name):
             return
         self._tree.copy_up(node)
@@ -112,7 +115,7 @@ class Xattrs:
 
     @operation
     def has_to_remove(self, node: Node, name: bytes) -> bool:
-        """Whether an attribute is there. Raises OSError (ENODATA) if not, save for ACLs, whose removal succeeds."""
+        """Whether there is an attribute to remove. Raises: OSError (ENODATA) if not; False for an ACL."""
         try:
             self.get(node, name)
         except OSError as error:

@@ -718,7 +718,7 @@ def test_an_upper_on_a_disk_without_attributes_is_refused_with_the_way_out(
         upper, work = os.path.join(disk, "upper"), os.path.join(disk, "work")
         os.mkdir(upper)
         os.mkdir(work)
-        lack = f"upper {upper}: its file system keeps no extended attributes that are marks"
+        lack = f"upper {upper}: its file system keeps no extended attributes for markers"
         options = f"lowerdir={dirs.lower},upperdir={upper},workdir={work}"
         line = user.refused("mount", "-o", options, dirs.target)
         assert line == f"{lack}: give whiteout=aufs, or put it on another file system"

@@ -22,9 +22,9 @@ from .staging import act, build, trees
 Form: TypeAlias = Literal["xattr", "aufs"]
 FORMS: Final[tuple[Form, ...]] = ("xattr", "aufs")
 
-NOTED: Final = "whiteout.noted"
+AUFS_MADE: Final = "whiteout.aufs_made"
 
-DECISIVE: Final = {NOTED, "unlink.removed", "rmdir.covered", "create.opaque", "rename.moved"}
+DECISIVE: Final = {AUFS_MADE, "unlink.removed", "rmdir.covered", "create.opaque", "rename.moved"}
 """Where something is half done; the others are tried as a proof."""
 
 HIDING: Final = [
@@ -32,7 +32,7 @@ HIDING: Final = [
     for name, operation in OPERATIONS.items()
     if name.startswith(("unlink", "rmdir", "mkdir", "symlink where", "rename"))
     if operation.prepare is None and not operation.root_only
-    for step in (*operation.steps, NOTED)
+    for step in (*operation.steps, AUFS_MADE)
     if step in DECISIVE or "OVERLAYKIT_PROOFS" in os.environ
 ]
 

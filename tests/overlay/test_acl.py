@@ -28,7 +28,7 @@ from .view import refused
 
 BY_RANGE = Ids(ranges=(Range(disk=100_000, shown=0, count=65_536),))
 SHIFTED = Owners(users=BY_RANGE, groups=BY_RANGE)
-SQUASHED = Owners(users=Ids(everybody=0), groups=Ids(everybody=0))
+SQUASHED = Owners(users=Ids(squash_to=0), groups=Ids(squash_to=0))
 
 
 def a_list(*named: tuple[int, int, int]) -> bytes:

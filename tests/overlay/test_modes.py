@@ -28,7 +28,7 @@ from .view import View
 pytestmark = as_bound_user
 
 OPTIONS: Final = MergeOptions(userxattr=True, reader=Reader())
-STEPS: Final = ("mode.noted", "mode.widened", "mode.put_back")
+STEPS: Final = ("mode.recorded", "mode.widened", "mode.restored")
 _MODULES: Final = ("modes", "copyup", "creation", "removal", "renaming", "whiteouts")
 
 Tree: TypeAlias = Mapping[str, Seen]

@@ -7,15 +7,9 @@ import os
 
 import pytest
 
+from overlaykit import privilege
 from overlaykit.overlay.attributes import Caller, Changes
-from overlaykit.overlay.owners import (
-    AS_THEY_ARE,
-    Ids,
-    Owners,
-    Range,
-    overflow_id,
-    unmapped,
-)
+from overlaykit.overlay.owners import AS_THEY_ARE, Ids, Owners, Range, overflow_id, unmapped
 from overlaykit.overlay.stack import MergeOptions
 
 from ..posix.table import Dir, File
@@ -48,12 +42,14 @@ def test_in_an_upper_the_overflow_id_is_that_users_where_there_is_one() -> None:
 
 @as_root
 def test_where_every_id_is_known_none_stands_for_others(stack: Stack) -> None:
-    assert unmapped("uid") == unmapped("gid") == (-1, -1)
+    for kind in ("uid", "gid"):
+        assert unmapped(overflow_id(kind), privilege.extents(kind)) == (-1, -1)
 
 
 @as_ordinary_user
 def test_where_one_id_is_known_the_overflow_id_stands_for_others(stack: Stack) -> None:
-    assert unmapped("uid") == (overflow_id("uid"), overflow_id("uid"))
+    overflow = overflow_id("uid")
+    assert unmapped(overflow, privilege.extents("uid")) == (overflow, overflow)
 
 
 def test_ranges_are_shown_shifted_and_stored_back() -> None:
@@ -120,7 +116,7 @@ def test_what_a_user_outside_all_ranges_makes_is_ones_own_where_nobody_is_no_id(
 @as_root
 def test_one_owner_for_all_files_is_shown_and_gets_the_copies(stack: Stack) -> None:
     stack.add({"f": File(b"x", uid=12, gid=34), "d": Dir(uid=12, gid=34), "d/g": File()})
-    everybody = Owners(users=Ids(everybody=1000), groups=Ids(everybody=100))
+    everybody = Owners(users=Ids(squash_to=1000), groups=Ids(squash_to=100))
     with stack.open(options=MergeOptions(owners=everybody), as_kernel=False) as view:
         assert (view.stat("f").uid, view.stat("f").gid) == (1000, 100)
         view.change("f", Changes(uid=5, gid=6, mode=0o600))
@@ -136,10 +132,10 @@ def test_one_owner_for_all_files_is_shown_and_gets_the_copies(stack: Stack) -> N
 @pytest.mark.parametrize(
     "owners",
     [
-        Owners(users=Ids(everybody=0), groups=Ids(everybody=0)),
-        Owners(users=Ids(everybody=1000), groups=Ids(everybody=1000)),
-        Owners(users=Ids(everybody=0)),
-        Owners(groups=Ids(everybody=0)),
+        Owners(users=Ids(squash_to=0), groups=Ids(squash_to=0)),
+        Owners(users=Ids(squash_to=1000), groups=Ids(squash_to=1000)),
+        Owners(users=Ids(squash_to=0)),
+        Owners(groups=Ids(squash_to=0)),
     ],
 )
 def test_files_of_the_machine_are_written_to_where_all_are_shown_as_one_owners(
@@ -152,9 +148,9 @@ def test_files_of_the_machine_are_written_to_where_all_are_shown_as_one_owners(
         shown = view.stat(name)
         view.setxattr(name, "user.k", b"v")
         view.create("new")
-        if owners.users.everybody is not None:
+        if owners.users.squash_to is not None:
             assert view.stat(name).uid == shown.uid == view.stat("new").uid
-        view.change("new", Changes(uid=owners.users.everybody, gid=owners.groups.everybody))
+        view.change("new", Changes(uid=owners.users.squash_to, gid=owners.groups.squash_to))
     for path in (name, "new"):
         st = os.stat(os.path.join(stack.upper, path))
         assert (st.st_uid, st.st_gid) == (os.geteuid(), os.getegid())
