@@ -36,7 +36,7 @@ ROWS = {
         f"{INSTEAD}::test_flags_of_files_are_neither_told_nor_set"
     ],
     "Change of a lower file with the flag `i` or `a`": [
-        f"{DISK}::test_what_a_layer_protects_from_change_is_changed_in_the_view_and_what_the_upper_does_is_not"
+        f"{DISK}::test_an_immutable_file_of_a_lower_can_be_changed_and_one_of_the_upper_cannot"
     ],
     "A lower file of the user's own whose mode denies its owner (`overlaykit mount` by an ordinary user)": [
         f"{USERS}::test_a_mode_does_not_keep_a_user_from_its_own_files_of_a_lower"
@@ -61,8 +61,8 @@ ROWS = {
     ],
     "A full disk, an exceeded quota, the largest file size": [
         f"{DAEMON}::test_a_disk_that_fills_up_under_a_writer_is_told_to_it",
-        f"{DISK}::test_an_exceeded_quota_is_told_and_leaves_the_lower_file_whole",
-        f"{DISK}::test_limits_of_the_disk_are_told_as_its_own",
+        f"{DISK}::test_an_exceeded_quota_is_an_error_and_leaves_the_lower_file_whole",
+        f"{DISK}::test_limits_of_the_disk_are_reported_with_its_errors",
     ],
     "Change time (ctime) of a written file, at the next mount": [
         f"{INSTEAD}::test_at_the_next_mount_a_file_was_changed_when_it_was_written_back"

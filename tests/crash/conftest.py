@@ -1,4 +1,4 @@
-"""Every test of this folder mounts in its own sandbox, as root and as an ordinary user."""
+"""Each test of this folder mounts in namespaces of its own, and runs as root and as an ordinary user."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-for module in ("crash.afterwards", "fuse.mounted", "overlay.stack"):
+for module in ("crash.recovered", "fuse.mounted", "overlay.stack"):
     pytest.register_assert_rewrite(f"{__package__.partition('.')[0]}.{module}")
 
 from ..overlay.inside import directory_for, pytest_pyfunc_call, sandbox  # noqa: E402  # after that

@@ -1,4 +1,4 @@
-"""Disks of a test's own: a small one whose room is given out piece by piece, and images on loop devices (root only)."""
+"""File systems for tests: a small one whose free space a test sets, and images on loop devices (root only)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ PLENTY = 1024
 
 
 class Disk(Protocol):
-    """One whose room is given out piece by piece."""
+    """A file system whose free space a test sets."""
 
     def leave(self, kind: Kind, number: int) -> None:
-        """Let so much be free of this kind."""
+        """Leave `number` inodes or pages free."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """A tmpfs, which can be made larger and smaller."""
+    """A tmpfs; a remount changes its size."""
 
     path: bytes
 
@@ -38,14 +38,14 @@ class Memory:
             "pages": status.f_blocks - status.f_bfree,
         }
         limit = {of: taken[of] + (number if of == kind else PLENTY) for of in taken}
-        size = max(limit["pages"], 1) * status.f_frsize  # 0 would be no limit
+        size = max(limit["pages"], 1) * status.f_frsize  # 0 means no limit
         options = b"nr_inodes=%d,size=%d" % (limit["inodes"], size)
         syscalls.mount(b"none", self.path, None, syscalls.MS_REMOUNT, options)
 
 
 @dataclass(frozen=True)
 class Filled:
-    """An image of a disk, filled up by a file."""
+    """A mounted image, filled by one file."""
 
     path: str
 
@@ -80,7 +80,7 @@ def memory(path: str, options: bytes = b"") -> Iterator[Memory]:
 def image(
     directory: str, *mkfs: str, megabytes: int, options: str = ""
 ) -> Iterator[tuple[str, str]]:
-    """A file system that this command makes in a file: the file, and where it is mounted."""
+    """Mount a file system that the command `mkfs` makes in a file; yields the paths of file and mountpoint."""
     file, path = os.path.join(directory, "image"), os.path.join(directory, "disk")
     with open(file, "wb") as made:
         made.truncate(megabytes << 20)
@@ -96,13 +96,14 @@ def mounted_image(file: str, path: str, options: str = "") -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", path], check=True)  # and not later: then the loop device is free
+        # Not lazily: the loop device must be free afterwards.
+        subprocess.run(["umount", path], check=True)
         os.rmdir(path)
 
 
 @contextlib.contextmanager
 def cut_short(file: str, megabytes: int) -> Iterator[None]:
-    """Let the disk that a mounted image is end there for a while: the kernel refuses what goes beyond (EIO)."""
+    """Shrink the loop device of a mounted image within the block: I/O beyond its end fails (EIO)."""
     size = os.path.getsize(file)
     _resize(file, megabytes << 20)
     try:
@@ -123,13 +124,13 @@ def _resize(file: str, size: int) -> None:
 
 
 def put_upper_on(stack: Stack, path: str) -> None:
-    """Let the stack's upper and work directory, which are not made yet, lie below `path`."""
+    """Put the stack's upper and work directory below `path`. Requires: they are not made yet."""
     stack.upper, stack.work = os.path.join(path, "upper"), os.path.join(path, "work")
 
 
 @contextlib.contextmanager
 def upper_on_a_small_disk(stack: Stack) -> Iterator[None]:
-    """Let the stack's upper and work directory, which are not made yet, have one MiB together."""
+    """Put the stack's upper and work directory on a tmpfs of one MiB. Requires: they are not made yet."""
     path = os.path.join(stack.directory, "disk")
     with memory(path, b"size=1m"):
         put_upper_on(stack, path)

@@ -1,7 +1,7 @@
-"""The operations that are cut off: on which layers, and at which steps the daemon dies under them.
+"""The operations that crashes interrupt, with their layers and the steps at which the daemon dies.
 
-Each is one system call, so what it leaves is the tree before or the tree after. The upper may hold something already;
-`prepare` is done by the kernel's overlayfs, so that what is cut off goes on from the kernel's marks and index.
+Each is one system call, so a crash must leave the tree before or the tree after. The kernel's overlayfs does `prepare`,
+so that the operation starts from the kernel's markers and index.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 from ..posix import syscalls
 from ..posix.table import Dir, File, Layer, Link, Symlink, Whiteout
 
-Act: TypeAlias = Callable[[str], object]
+Run: TypeAlias = Callable[[str], object]
 """Takes the root of a mounted tree."""
 
 
@@ -22,40 +22,40 @@ Act: TypeAlias = Callable[[str], object]
 class Operation:
     """One way to change a stack of layers."""
 
-    act: Act
+    run: Run
     steps: tuple[str, ...]
-    """Where it is cut off, as OVERLAYKIT_FAULT names them."""
+    """The steps to crash at, as in OVERLAYKIT_FAULT."""
     lowers: tuple[Layer, ...]
     """Top first."""
     upper: Layer = field(default_factory=dict)
-    prepare: Act | None = None
+    prepare: Run | None = None
     root_only: bool = False
-    """It needs an index or redirects, which the kernel's overlayfs has not in a user namespace."""
+    """It needs an index or redirects, which the kernel's overlayfs lacks in a user namespace."""
 
 
-def _exchange(one: str, other: str) -> Act:
+def _exchange(one: str, other: str) -> Run:
     return lambda root: syscalls.renameat2(
         os.fsencode(f"{root}/{one}"), os.fsencode(f"{root}/{other}"), syscalls.RENAME_EXCHANGE
     )
 
 
-def _rename(old: str, new: str) -> Act:
+def _rename(old: str, new: str) -> Run:
     return lambda root: os.rename(f"{root}/{old}", f"{root}/{new}")
 
 
-def _link(old: str, new: str) -> Act:
+def _link(old: str, new: str) -> Run:
     return lambda root: os.link(f"{root}/{old}", f"{root}/{new}")
 
 
-def _unlink(*names: str) -> Act:
-    def act(root: str) -> None:
+def _unlink(*names: str) -> Run:
+    def run(root: str) -> None:
         for name in names:
             os.unlink(f"{root}/{name}")
 
-    return act
+    return run
 
 
-def _chmod(name: str) -> Act:
+def _chmod(name: str) -> Run:
     return lambda root: os.chmod(f"{root}/{name}", 0o711)
 
 

@@ -1,4 +1,4 @@
-"""What fails below reaches the program as itself, and nothing else has happened."""
+"""Errors of the file systems below reach the program unchanged, and the tree does not change."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix import syscalls
 from ..posix.table import File
-from .afterwards import astray, below, shown
 from .disks import cut_short, image, memory, mounted_image, put_upper_on
 from .operations import OPERATIONS
-from .staging import act, build, look, trees
+from .recovered import below, leftovers, shown
+from .scenarios import build, look, run, trees
 
 LOST = b"out of reach"
 
 
 @as_root
-def test_a_bad_sector_of_a_lower_is_told_to_whoever_needs_it(stack: Stack) -> None:
+def test_a_bad_sector_of_a_lower_is_an_error_for_its_file_alone(stack: Stack) -> None:
     with image(stack.directory, "mkfs.ext4", "-q", megabytes=8) as (file, path):
         write(os.path.join(path, "bad"), LOST * 5000)
         write(os.path.join(path, "good"), b"good")
     with mounted_image(file, path, "ro,noload"):
         stack.lowers.append(path)
         with mounted(stack) as mount:
-            os.stat(mount.path("bad"))  # where its bytes lie is known from now on
+            os.stat(mount.path("bad"))  # reads its extents
             with open(file, "r+b") as disk:
                 disk.truncate(disk.read().find(LOST))
             for attempt in (read, append, chmod):
                 with refused(errno.EIO):
                     attempt(mount.path("bad"))
-            assert astray(stack, {}) == []
+            assert leftovers(stack, {}) == []
             append(mount.path("good"))
             os.unlink(mount.path("bad"))
             assert sorted(os.listdir(mount.target)) == ["good", "lost+found"]
 
 
 @as_root
-def test_an_exceeded_quota_is_told_and_leaves_the_lower_file_whole(stack: Stack) -> None:
+def test_an_exceeded_quota_is_an_error_and_leaves_the_lower_file_whole(stack: Stack) -> None:
     lower = stack.add({"large": File(b"x" * 600_000), "small": File(b"y")})
     with image(stack.directory, "mkfs.btrfs", "-q", megabytes=128) as (_, path):
         for command in (("quota", "enable"), ("qgroup", "limit", "256K", "0/5")):
@@ -55,7 +55,7 @@ def test_an_exceeded_quota_is_told_and_leaves_the_lower_file_whole(stack: Stack)
             for attempt in (append, chmod):
                 with refused(errno.EDQUOT):
                     attempt(mount.path("large"))
-            assert astray(stack, {}) == []
+            assert leftovers(stack, {}) == []
             append(mount.path("small"))
             with open(mount.path("large"), "rb") as file:
                 assert file.read() == b"x" * 600_000
@@ -63,10 +63,10 @@ def test_an_exceeded_quota_is_told_and_leaves_the_lower_file_whole(stack: Stack)
 
 
 @as_root
-def test_what_only_a_sync_finds_out_is_told_and_leaves_the_lower_file_whole(
+def test_an_error_of_the_sync_is_reported_and_leaves_the_lower_file_whole(
     stack: Stack,
 ) -> None:
-    """A thin disk runs out of room: the file system on it learns of it when the copy's data are synced."""
+    """A thin disk is full: the file system on it gets the error when the copy's data are synced."""
     stack.add({"large": File(b"x" * 600_000), "small": File(b"y")})
     under = os.path.join(stack.directory, "under")
     with (
@@ -79,7 +79,7 @@ def test_what_only_a_sync_finds_out_is_told_and_leaves_the_lower_file_whole(
             for attempt in (append, chmod):
                 with refused(errno.ENOSPC):
                     attempt(mount.path("large"))
-            assert astray(stack, {}) == []
+            assert leftovers(stack, {}) == []
             with open(mount.path("large"), "rb") as file:
                 assert file.read() == b"x" * 600_000
             below.leave("pages", 4096)
@@ -87,7 +87,7 @@ def test_what_only_a_sync_finds_out_is_told_and_leaves_the_lower_file_whole(
 
 
 @as_root
-def test_a_bad_sector_of_the_upper_is_told(stack: Stack) -> None:
+def test_a_bad_sector_of_the_upper_is_an_error(stack: Stack) -> None:
     stack.add({})
     with image(stack.directory, "mkfs.ext4", "-q", megabytes=8) as (file, path):
         put_upper_on(stack, path)
@@ -105,7 +105,7 @@ def test_a_bad_sector_of_the_upper_is_told(stack: Stack) -> None:
 
 
 @as_root
-def test_a_disk_that_fails_to_write_is_told_and_leaves_the_lower_file_whole(stack: Stack) -> None:
+def test_a_write_error_is_reported_and_leaves_the_lower_file_whole(stack: Stack) -> None:
     stack.add({"large": File(b"x" * 600_000)})
     with image(stack.directory, "mkfs.ext4", "-q", "-O^has_journal", megabytes=16) as (file, path):
         put_upper_on(stack, path)
@@ -117,7 +117,7 @@ def test_a_disk_that_fails_to_write_is_told_and_leaves_the_lower_file_whole(stac
                 for attempt in (append, chmod):
                     with refused(errno.EIO):
                         attempt(mount.path("large"))
-                assert astray(stack, {"changed"}) == []
+                assert leftovers(stack, {"changed"}) == []
                 with open(mount.path("changed"), "r+b", buffering=0) as changed:
                     changed.write(b"new")
                     with refused(errno.EIO):
@@ -132,16 +132,16 @@ def test_a_disk_that_fails_to_write_is_told_and_leaves_the_lower_file_whole(stac
 
 
 @as_root
-def test_limits_of_the_disk_are_told_as_its_own(stack: Stack) -> None:
-    """How many links a file has and how large it is: of ext4, as its documentation tells them."""
+def test_limits_of_the_disk_are_reported_with_its_errors(stack: Stack) -> None:
+    """The largest link count and file size of ext4, by its documentation."""
     stack.add({})
-    most_links, largest = 65000, 4 << 40  # with blocks of 1 KiB
+    max_links, max_size = 65000, 4 << 40  # with blocks of 1 KiB
     with image(stack.directory, "mkfs.ext4", "-q", "-b1024", megabytes=16) as (_, path):
         put_upper_on(stack, path)
         os.mkdir(stack.upper)
         write(os.path.join(stack.upper, "f"), b"x")
         here = os.open(stack.upper, os.O_RDONLY | os.O_DIRECTORY)
-        for number in range(1, most_links):
+        for number in range(1, max_links):
             os.link("f", f"{number}", src_dir_fd=here, dst_dir_fd=here)
         os.close(here)
         with mounted(stack) as mount:
@@ -150,10 +150,10 @@ def test_limits_of_the_disk_are_told_as_its_own(stack: Stack) -> None:
             os.unlink(mount.path("1"))
             os.link(mount.path("f"), mount.path("one more"))
             with refused(errno.EFBIG):
-                os.truncate(mount.path("f"), largest + 1)
+                os.truncate(mount.path("f"), max_size + 1)
             with open(mount.path("f"), "r+b", buffering=0) as file:
-                file.seek(largest + 1)
-                with refused(errno.EFBIG):  # the kernel may keep the bytes for a while
+                file.seek(max_size + 1)
+                with refused(errno.EFBIG):  # of write(2), or of fsync(2) with writeback
                     file.write(b"y")
                     os.fsync(file.fileno())
             with open(mount.path("f"), "rb") as file:
@@ -161,7 +161,7 @@ def test_limits_of_the_disk_are_told_as_its_own(stack: Stack) -> None:
 
 
 @as_root
-def test_what_a_layer_protects_from_change_is_changed_in_the_view_and_what_the_upper_does_is_not(
+def test_an_immutable_file_of_a_lower_can_be_changed_and_one_of_the_upper_cannot(
     stack: Stack,
 ) -> None:
     with image(stack.directory, "mkfs.ext4", "-q", megabytes=8) as (_, path):
@@ -184,13 +184,13 @@ def test_what_a_layer_protects_from_change_is_changed_in_the_view_and_what_the_u
 
 
 @as_ordinary_user
-def test_what_the_user_may_not_read_below_is_not_copied_up(stack: Stack) -> None:
+def test_a_lower_file_that_the_user_may_not_read_is_not_copied_up(stack: Stack) -> None:
     stack.lowers.append("/etc")
     with mounted(stack) as mount:
         for attempt in (read, append):
             with refused(errno.EACCES):
                 attempt(mount.path("shadow"))
-        assert astray(stack, {}) == []
+        assert leftovers(stack, {}) == []
 
 
 def test_a_disk_that_became_read_only_refuses_every_change(stack: Stack) -> None:
@@ -204,17 +204,17 @@ def test_a_disk_that_became_read_only_refuses_every_change(stack: Stack) -> None
             _remount(path, syscalls.MS_RDONLY)
             for name in names:
                 with refused(errno.EROFS):
-                    act(name, mount.target)
+                    run(name, mount.target)
                 assert look(name, mount.target) == expected[name][0]
             _remount(path, 0)
             for name in names:
-                act(name, mount.target)
+                run(name, mount.target)
         tree = shown(stack)
     for name in names:
         assert below(name, tree) == expected[name][1]
 
 
-def test_who_reads_while_the_disk_is_read_only_sees_what_is_written_afterwards(
+def test_a_reader_from_a_read_only_time_sees_later_writes(
     stack: Stack,
 ) -> None:
     stack.add({})
@@ -234,7 +234,7 @@ def test_who_reads_while_the_disk_is_read_only_sees_what_is_written_afterwards(
                 assert reader.read() == b"more"
 
 
-def test_an_upper_on_a_read_only_disk_is_refused_by_what_it_is(stack: Stack) -> None:
+def test_an_upper_on_a_read_only_disk_is_refused_with_that_reason(stack: Stack) -> None:
     stack.add({})
     path = os.path.join(stack.directory, "memory")
     with memory(path):

@@ -1,4 +1,4 @@
-"""The daemon dies while it hides names by whiteouts of other forms: the tree before is there, or the tree after."""
+"""A crash while a whiteout of another form is made leaves the tree before or the tree after."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..fuse.mounted import spec_of, started
 from ..overlay.inside import IDENTITIES
 from ..overlay.seen import look_through
 from ..overlay.stack import Stack
-from .afterwards import below, lasting
 from .operations import OPERATIONS
-from .staging import act, build, trees
+from .recovered import below, lasting
+from .scenarios import build, run, trees
 
 Form: TypeAlias = Literal["xattr", "aufs"]
 FORMS: Final[tuple[Form, ...]] = ("xattr", "aufs")
@@ -25,7 +25,7 @@ FORMS: Final[tuple[Form, ...]] = ("xattr", "aufs")
 AUFS_MADE: Final = "whiteout.aufs_made"
 
 DECISIVE: Final = {AUFS_MADE, "unlink.removed", "rmdir.covered", "create.opaque", "rename.moved"}
-"""Where something is half done; the others are tried as a proof."""
+"""The steps within a change; the proofs run all."""
 
 HIDING: Final = [
     (name, step)
@@ -52,13 +52,13 @@ def test_a_crash_leaves_the_old_tree_or_the_new_one_in_every_form(
 
 
 def crash(stack: Stack, name: str, step: str, form: Form) -> bool:
-    """Let a daemon of our own die at the step under the operation; whether this form takes it there."""
+    """Crash a daemon at the step of the operation. Returns: whether this form reaches the step."""
     os.environ["OVERLAYKIT_FAULT"] = step  # this process and its daemons end with the test
     options = MountOptions(userxattr=stack.unprivileged, whiteout=form)
     with started(spec_of(stack, options=options), stack.directory) as mount:
         del os.environ["OVERLAYKIT_FAULT"]
         try:
-            act(name, mount.target)
+            run(name, mount.target)
         except OSError:
             return mount.process.wait() == -signal.SIGKILL
         mount.unmount()

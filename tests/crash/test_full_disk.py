@@ -1,4 +1,4 @@
-"""The disk is full at every moment of every operation: the program is told so, and nothing else has happened."""
+"""A disk that is full at any step of any operation: the program gets ENOSPC, and the tree does not change."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from ..overlay.inside import as_root
 from ..overlay.seen import looked_at
 from ..overlay.stack import Stack
 from ..posix.table import File, Link
-from .afterwards import astray, below, lasting, shown
 from .disks import PLENTY, Disk, Filled, Kind, image, memory, put_upper_on
 from .operations import OPERATIONS
-from .staging import act, build, look, trees
+from .recovered import below, lasting, leftovers, shown
+from .scenarios import build, look, run, trees
 
-ROOM = (*range(16), 20, 30, 50, 100)
-"""Inodes or pages that are free: no operation of the table takes as many as the last."""
+FREE = (*range(16), 20, 30, 50, 100)
+"""Numbers of free inodes or pages; the last suffices for every operation."""
 
-NO_ROOM = (errno.ENOSPC, errno.EXDEV)
-"""EXDEV where a redirect finds no room, as from the kernel's overlayfs: a file system may mean that it is too long."""
+FULL = (errno.ENOSPC, errno.EXDEV)
+"""EXDEV as from the kernel's overlayfs, where setting a redirect fails: a file system may mean that it is too long."""
 
 
 @pytest.mark.parametrize("kind", ["inodes", "pages"])
-def test_whoever_finds_no_room_in_memory_changes_nothing(stack: Stack, kind: Kind) -> None:
+def test_a_full_tmpfs_changes_nothing(stack: Stack, kind: Kind) -> None:
     path = os.path.join(stack.directory, "memory")
     with memory(path) as disk:
         put_upper_on(stack, path)
-        _do_all_in_little_room(stack, disk, kind)
+        _run_all_on_a_full_disk(stack, disk, kind)
 
 
 @as_root
-def test_whoever_finds_no_room_on_a_disk_changes_nothing(stack: Stack) -> None:
+def test_a_full_disk_changes_nothing(stack: Stack) -> None:
     with image(stack.directory, "mkfs.ext4", "-q", "-m0", megabytes=8) as (_, path):
         put_upper_on(stack, path)
-        _do_all_in_little_room(stack, Filled(path), "pages")
+        _run_all_on_a_full_disk(stack, Filled(path), "pages")
 
 
 def test_the_last_inode_makes_a_whiteout(stack: Stack) -> None:
-    """A spare whiteout beside it finds no room, and is not needed."""
+    """Its spare does not fit, and is not needed."""
     stack.add({"a": File(b"x")})
     path = os.path.join(stack.directory, "memory")
     with memory(path) as disk:
@@ -56,7 +56,7 @@ def test_the_last_inode_makes_a_whiteout(stack: Stack) -> None:
         assert set(shown(stack)) == {""}
 
 
-def test_hard_links_without_an_index_can_be_used_after_there_was_no_room_for_them(
+def test_hard_links_without_an_index_can_be_used_after_the_disk_was_full(
     stack: Stack,
 ) -> None:
     stack.add({"a": File(b"x"), "b": Link("a"), "c": Link("a")})
@@ -67,7 +67,7 @@ def test_hard_links_without_an_index_can_be_used_after_there_was_no_room_for_the
         with mounted(stack, options=options) as mount:
             for name in ("a", "b", "c"):
                 os.stat(mount.path(name))
-            for free in ROOM:
+            for free in FREE:
                 disk.leave("inodes", free)
                 with contextlib.suppress(OSError):
                     os.chmod(mount.path("a"), 0o600)
@@ -79,7 +79,7 @@ def test_hard_links_without_an_index_can_be_used_after_there_was_no_room_for_the
         assert set(shown(stack)) == {"", "a", "b2", "c2"}
 
 
-def _do_all_in_little_room(stack: Stack, disk: Disk, kind: Kind) -> None:
+def _run_all_on_a_full_disk(stack: Stack, disk: Disk, kind: Kind) -> None:
     names = [name for name, one in OPERATIONS.items() if not (one.root_only and stack.unprivileged)]
     expected = trees(stack, *names)
     build(stack, *names)
@@ -87,17 +87,17 @@ def _do_all_in_little_room(stack: Stack, disk: Disk, kind: Kind) -> None:
     with mounted(stack) as mount:
         for name in names:
             before, after = expected[name]
-            for free in ROOM:
+            for free in FREE:
                 disk.leave(kind, free)
                 try:
-                    act(name, mount.target)
+                    run(name, mount.target)
                     break
                 except OSError as error:
-                    if error.errno not in NO_ROOM:
+                    if error.errno not in FULL:
                         raise
                 refused.add(name)
                 assert look(name, mount.target) == before, (name, free)
-                assert astray(stack, lasting(looked_at(mount.target))) == [], (name, free)
+                assert leftovers(stack, lasting(looked_at(mount.target))) == [], (name, free)
             assert look(name, mount.target) == after, name
         disk.leave(kind, PLENTY)
     assert refused >= {"truncation" if kind == "inodes" else "chmod of a file two directories deep"}

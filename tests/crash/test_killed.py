@@ -1,4 +1,4 @@
-"""The daemon dies at every step of every operation: what is mounted again is the tree before or the tree after."""
+"""A crash at any step of any operation: the next mount shows the tree before or the tree after."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..overlay import test_modes
 from ..overlay.inside import IDENTITIES, as_root
 from ..overlay.stack import Stack
 from . import test_forms
-from .afterwards import below, shown
 from .operations import OPERATIONS
-from .staging import act, build, look, trees
+from .recovered import below, shown
+from .scenarios import build, look, run, trees
 
 STEPS = [(name, step) for name, operation in OPERATIONS.items() for step in operation.steps]
 SEEN_BY_AN_ORDINARY_USER = dict.fromkeys(step for _, step in STEPS) | {
     step: name for name, step in reversed(STEPS) if not OPERATIONS[name].root_only
 }
-"""Each step once: only the marks' names differ from root's."""
+"""Each step once: only the names of markers differ from root's."""
 
 CASES = {
     "root": STEPS,
@@ -34,8 +34,8 @@ DIED = (errno.ECONNABORTED, errno.ENOTCONN)
 
 def test_every_step_is_crashed_at() -> None:
     elsewhere = {*test_modes.STEPS, test_forms.AUFS_MADE}
-    tried = {step.partition(":")[0] for _, step in STEPS} | elsewhere
-    assert tried == {*faults.STEPS, faults.DATA}
+    tested = {step.partition(":")[0] for _, step in STEPS} | elsewhere
+    assert tested == {*faults.STEPS, faults.DATA}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_crash_leaves_the_old_tree_or_the_new_one(stack: Stack, name: str, ste
         ("rename of a new directory onto an emptied one", "rename.cleared"),
     ],
 )
-def test_after_a_crash_it_is_mounted_again_and_the_operation_done_again(
+def test_after_a_crash_and_a_new_mount_the_operation_works(
     stack: Stack, name: str, step: str
 ) -> None:
     before, after = trees(stack, name)[name]
@@ -71,17 +71,17 @@ def test_after_a_crash_it_is_mounted_again_and_the_operation_done_again(
     crash(stack, name, step)
     with mounted(stack) as mount:
         assert look(name, mount.target) == before
-        act(name, mount.target)
+        run(name, mount.target)
         assert look(name, mount.target) == after
     assert below(name, shown(stack)) == after
 
 
 def crash(stack: Stack, name: str, step: str) -> None:
-    """Let a daemon of our own die at the step, under the operation."""
+    """Crash a daemon at the step of the operation."""
     os.environ["OVERLAYKIT_FAULT"] = step  # this process and its daemons end with the test
     with started(spec_of(stack), stack.directory) as mount:
         del os.environ["OVERLAYKIT_FAULT"]
         with pytest.raises(OSError, check=lambda error: error.errno in DIED):
-            act(name, mount.target)
+            run(name, mount.target)
         by = signal.SIGXFSZ if step.startswith(faults.DATA) else signal.SIGKILL
         assert mount.process.wait() == -by

@@ -1,8 +1,8 @@
-"""The power goes: what the disk holds at that moment is the tree after, with every byte of every file.
+"""A power cut after an operation: the disk has the tree after, with every byte of every file.
 
-The disk is an image on a loop device, so what was written to it at some moment can be taken away and mounted again. Its
-file system, ext4, keeps a file's bytes in memory for a while but not the rename that makes the file appear: a copy that
-was not synced before is empty then (mount option "auto_da_alloc" in ext4(5) tells of it).
+The disk is an image on a loop device: the test copies the image at some moment and mounts the copy. Its file system,
+ext4, may write the rename that makes a file visible before the file's data: a copy that was not synced is then empty
+(mount option "auto_da_alloc" in ext4(5)).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from overlaykit.fuse.spec import MountOptions
 from ..fuse.mounted import mounted
 from ..overlay.inside import as_root
 from ..overlay.stack import Stack
-from .afterwards import below, shown
 from .disks import image, mounted_image, put_upper_on
 from .operations import OPERATIONS
-from .staging import act, build, trees
+from .recovered import below, shown
+from .scenarios import build, run, trees
 
 pytestmark = as_root  # to mount an image
 
@@ -33,19 +33,19 @@ def test_a_power_cut_after_any_operation_leaves_every_file_whole(stack: Stack) -
         build(stack, *OPERATIONS)
         with mounted(stack) as mount:
             for name in OPERATIONS:
-                act(name, mount.target)
+                run(name, mount.target)
                 with after_a_power_cut(stack, file, path) as left:
                     assert below(name, shown(left)) == expected[name][1], name
 
 
 def test_a_power_cut_on_a_volatile_mount_empties_what_was_copied(stack: Stack) -> None:
-    """Or the test before this one would prove nothing."""
+    """The control of the test before: without the sync it would fail."""
     name = "rename of a lower file"
     with disk(stack) as (file, path):
         expected = trees(stack, name)
         build(stack, name)
         with mounted(stack, options=MountOptions(volatile=True)) as mount:
-            act(name, mount.target)
+            run(name, mount.target)
             with after_a_power_cut(stack, file, path) as left:
                 found = below(name, shown(left))["x/n"]
     assert found.content is not None
@@ -86,10 +86,10 @@ def disk(stack: Stack) -> Iterator[tuple[str, str]]:
 def after_a_power_cut(
     stack: Stack, file: str, path: str, *, commit: bool = True
 ) -> Iterator[Stack]:
-    """The stack over what the image holds now, after the names at least have reached it if `commit`."""
+    """The stack on a copy of the image; `commit`: with the journal, so with the names, written."""
     if commit:
         with open(os.path.join(path, "other"), "wb") as other:
-            os.fsync(other.fileno())  # commits the journal, with whatever happened to other files
+            os.fsync(other.fileno())  # commits the journal, with the changes of other files
     directory = os.path.join(stack.directory, "cut")
     os.mkdir(directory)
     shutil.copyfile(file, os.path.join(directory, "image"))

@@ -8,37 +8,14 @@ import pytest
 
 from ..overlay.inside import as_ordinary_user
 from ..overlay.stack import Stack
-from ..posix.behaviours.permissions import (
-    ACCESS,
-    ANYONE,
-    DEFAULT,
-    GROUP,
-    GROUP_OBJ,
-    MASK,
-    OTHER,
-    USER,
-    USER_OBJ,
-    acl,
-)
+from ..posix.acl import ACCESS, DEFAULT, acl
 from ..posix.sandbox import ORDINARY_UID
 from ..posix.table import Dir, File
 from .mounted import mounted
 
 COLLEAGUE = 4001
-WITHOUT_NAMES = (
-    (USER_OBJ, 6, ANYONE),
-    (GROUP_OBJ, 4, ANYONE),
-    (MASK, 6, ANYONE),
-    (OTHER, 4, ANYONE),
-)
-WITH_A_COLLEAGUE = acl(
-    (USER_OBJ, 6, ANYONE),
-    (USER, 6, COLLEAGUE),
-    (GROUP_OBJ, 4, ANYONE),
-    (GROUP, 6, COLLEAGUE),
-    (MASK, 6, ANYONE),
-    (OTHER, 4, ANYONE),
-)
+WITHOUT_NAMES = acl(6, 4, 4, mask=6)
+WITH_A_COLLEAGUE = acl(6, 4, 4, users={COLLEAGUE: 6}, groups={COLLEAGUE: 6}, mask=6)
 
 
 @pytest.fixture
@@ -61,7 +38,7 @@ def test_a_file_shared_with_a_user_that_the_namespace_lacks_can_be_read(shared: 
     """An id that it does not know makes the kernel refuse every access to the file."""
     with mounted(shared) as mount:
         for name, kind in (("mine", ACCESS), ("others", ACCESS), ("d", DEFAULT)):
-            assert os.getxattr(mount.path(name), kind) == acl(*WITHOUT_NAMES)
+            assert os.getxattr(mount.path(name), kind) == WITHOUT_NAMES
         for name in ("mine", "others"):
             with open(mount.path(name), "rb") as file:
                 assert file.read() == b"x"
@@ -69,4 +46,4 @@ def test_a_file_shared_with_a_user_that_the_namespace_lacks_can_be_read(shared: 
             file.write(b"y")
         with open(mount.path("mine"), "ab") as file:
             file.write(b"y")
-        os.setxattr(mount.path("mine"), ACCESS, acl(*WITHOUT_NAMES))
+        os.setxattr(mount.path("mine"), ACCESS, WITHOUT_NAMES)

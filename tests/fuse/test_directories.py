@@ -161,7 +161,7 @@ def test_a_name_that_cannot_be_looked_up_is_listed_with_all_others(stack: Stack)
     stack.add({name: File() for name in "abc"})
     with mounted(stack) as mount:
         os.mkdir(mount.path("broken"))
-    os.setxattr(os.path.join(stack.upper, "broken"), stack.mark("redirect"), b"no/path")
+    os.setxattr(os.path.join(stack.upper, "broken"), stack.marker("redirect"), b"no/path")
     with mounted(stack) as mount:
         assert sorted(os.listdir(mount.target)) == ["a", "b", "broken", "c"]
         with refused(errno.EIO):

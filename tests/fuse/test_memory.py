@@ -76,7 +76,7 @@ def test_listings_in_parts_and_listings_given_up_leave_nothing(stack: Stack, siz
 
 @as_root
 def test_a_listing_with_a_name_that_cannot_be_looked_up_leaves_nothing(stack: Stack) -> None:
-    no_path = {stack.mark("redirect"): b"../x"}
+    no_path = {stack.marker("redirect"): b"../x"}
     stack.add({f"d/{number}": File() for number in range(100)} | {"d/x": Dir(xattrs=no_path)})
     stack.add({"d/x": Dir()})
     with mounted(stack) as mount:

@@ -16,7 +16,8 @@ from ..crash.disks import image, mounted_image
 from ..overlay.inside import as_ordinary_user, as_root
 from ..overlay.stack import Stack
 from ..overlay.view import refused
-from ..posix.behaviours.permissions import ACCESS, ALICE_READS
+from ..posix.acl import ACCESS
+from ..posix.behaviours.permissions import ALICE_READS
 from ..posix.files import read_file
 from ..posix.processes import ALICE, run_as_user
 from ..posix.table import Dir, File, Link

@@ -1,4 +1,4 @@
-"""Run one program on two systems and say where they disagree, in what happened and in what lies on disk."""
+"""Runs one program on two systems and reports where they differ, in results and on disk."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .script import script
 
 
 class Disagreement(AssertionError):
-    """The two systems differ; the text says where, and holds a script that shows it."""
+    """The two systems differ. The text lists the differences and a script that reproduces them."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one system made of a program."""
+    """The results of a program on one system."""
 
     results: tuple[Result, ...]
     tree: Tree
@@ -31,8 +31,8 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Room for one system's directories, all on one file system."""
+class Directories:
+    """One system's directories, all on one file system."""
 
     directory: str
     unprivileged: bool
@@ -63,12 +63,12 @@ class Bench:
 def compare(
     program: Program, reference: System, subject: System, directory: str, *, unprivileged: bool
 ) -> list[str]:
-    """Every way in which `subject` differs from `reference`, a line each; runs inside a sandbox.
+    """Every difference of `subject` from `reference`, a line each; runs inside a sandbox.
 
     `directory`: an empty directory; empty again afterwards.
     """
-    one = Bench(os.path.join(directory, "reference"), unprivileged)
-    two = Bench(os.path.join(directory, "subject"), unprivileged)
+    one = Directories(os.path.join(directory, "reference"), unprivileged)
+    two = Directories(os.path.join(directory, "subject"), unprivileged)
     try:
         one.build(program)
         two.build(program)
@@ -82,11 +82,11 @@ def compare(
 def explain(program: Program, disagreements: list[str], *, unprivileged: bool) -> str:
     """The text of a failure."""
     shell = script(program, unprivileged=unprivileged)
-    return "\n".join([*disagreements, "", "This shows it:", "", shell])
+    return "\n".join([*disagreements, "", "To reproduce:", "", shell])
 
 
 def _disagreements(
-    program: Program, reference: System, subject: System, one: Bench, two: Bench
+    program: Program, reference: System, subject: System, one: Directories, two: Directories
 ) -> Iterator[str]:
     expected = _execute(program, reference, one)
     actual = _execute(program, subject, two)
@@ -96,8 +96,8 @@ def _disagreements(
             yield f"step {number}, {operation}: {_result(kernel, ours)}"
     yield from _tree_differences("at the end", expected.tree, actual.tree)
     for before, after in zip(actual.lowers_before, actual.lowers_after, strict=True):
-        yield from _tree_differences("in a lower layer, which nothing may change", before, after)
-    # On disk: each system's upper, mounted anew by the other one, has to show the same tree.
+        yield from _tree_differences("in a lower layer, which must not change", before, after)
+    # On disk: each system's upper, mounted by the other one, must show the same tree.
     again = _show(program, reference, one)
     yield from _tree_differences(
         f"{reference.name}'s upper mounted by {subject.name}", again, _show(program, subject, one)
@@ -107,30 +107,30 @@ def _disagreements(
     )
 
 
-def _execute(program: Program, system: System, bench: Bench) -> Outcome:
-    stack = bench.stack(program)
+def _execute(program: Program, system: System, directories: Directories) -> Outcome:
+    stack = directories.stack(program)
     before = tuple(look(os.fsdecode(lower)) for lower in stack.lowers)
-    system.mount(stack, bench.target)
+    system.mount(stack, directories.target)
     slots: Slots = {}
     try:
-        os.chdir(bench.target)
+        os.chdir(directories.target)
         results = tuple(result_of(operation, slots) for operation in program.operations)
         tree = look(".")
     finally:
         for fd in slots.values():
             os.close(fd)
         os.chdir("/")
-        system.unmount(bench.target)
+        system.unmount(directories.target)
     after = tuple(look(os.fsdecode(lower)) for lower in stack.lowers)
     return Outcome(results, tree, before, after)
 
 
-def _show(program: Program, system: System, bench: Bench) -> Tree:
-    system.mount(bench.stack(program), bench.target)
+def _show(program: Program, system: System, directories: Directories) -> Tree:
+    system.mount(directories.stack(program), directories.target)
     try:
-        return look(os.fsdecode(bench.target))
+        return look(os.fsdecode(directories.target))
     finally:
-        system.unmount(bench.target)
+        system.unmount(directories.target)
 
 
 def _is_documented(operation: Operation, kernel: Result, ours: Result) -> bool:

@@ -1,7 +1,4 @@
-"""Where ours may differ from the kernel's overlayfs: each entry named, with its reason.
-
-A difference that no entry here explains is a failure.
-"""
+"""The permitted differences from the kernel's overlayfs, each with its reason. Any other difference is a failure."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ class Difference:
     documented: str
     """Its row in docs/differences.md."""
     explains: Callable[[Operation, Result, Result], bool]
-    """Is this it? Given the operation, the kernel's result and ours."""
+    """Whether the operation, the kernel's result and ours are an instance of it."""
 
 
 def _kernel_version() -> tuple[int, int]:

@@ -1,7 +1,7 @@
-"""What is compared: descriptions of files and whole trees that mean the same on every system.
+"""Descriptions of files and trees that can be compared between systems.
 
-Inode numbers themselves say nothing across systems; which paths share one does. A time is told exactly when it was set
-by hand and as "now" when the system set it. Directories have neither a size nor a link count that POSIX defines.
+Inode numbers differ between systems, so a description says which paths share one. A time that the program set is exact;
+one that the system set is "now". POSIX does not define the size or the link count of a directory.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 BY_HAND = 1_400_000_000
-"""Seconds since the epoch: later times were set by the system."""
+"""Seconds since the epoch: the system sets only later times."""
 
 
 class Result(NamedTuple):
-    """How an operation ended."""
+    """The result of an operation."""
 
     error: str | None
     """The errno's name."""
@@ -24,7 +24,7 @@ class Result(NamedTuple):
 
 
 class Description(NamedTuple):
-    """One file, as stat(2) tells it."""
+    """The stat(2) of one file."""
 
     kind: int
     mode: int
@@ -47,7 +47,7 @@ class Found:
     same_as: str
     """The first path, in order, with the same inode number."""
     listed_number_is_right: bool
-    """Does readdir(3) give the inode number that lstat(2) gives?"""
+    """Whether readdir(3) and lstat(2) give the same inode number."""
 
 
 Tree: TypeAlias = dict[str, Found]

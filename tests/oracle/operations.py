@@ -1,7 +1,7 @@
-"""What a drawn program does: one small class per operation, which can be run and can be written as a line of shell.
+"""The operations of a generated program: one small class each, which can run it or write it as a line of shell.
 
-`run` acts in the current directory, the root of the view, and gives a result that means the same on every
-system. What is done to files that are held open from one operation to the next is in `slots`.
+`run` works in the current directory, the root of the view, and returns a result that can be compared between systems.
+The operations on files that stay open are in `slots`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Slots: TypeAlias = dict[int, int]
 """Held files: slot number to open descriptor."""
 
 LONG_AGO = 1_000_000_000
-"""Seconds since the epoch: the time of everything in a layer, so that a time set by the system stands out."""
+"""Seconds since the epoch: the times in layers, so that a time set by the system differs."""
 
 
 _PART = 80
-"""Bytes: room for three short names (getdents(2))."""
+"""Bytes, for three short names (getdents(2))."""
 
 
 class Operation(Protocol):
@@ -36,7 +36,7 @@ class Operation(Protocol):
 
 
 def result_of(operation: Operation, slots: Slots) -> Result:
-    """What the operation gave, or the name of the errno it was refused with."""
+    """The operation's result, or the name of its errno."""
     try:
         return Result(None, operation.run(slots))
     except OSError as error:
@@ -61,7 +61,7 @@ class Create:
 
 @dataclass(frozen=True)
 class Write:
-    """Truncate and write; made if missing."""
+    """Truncate and write, with O_CREAT."""
 
     path: str
     text: str
@@ -95,7 +95,7 @@ def _write(path: str, text: str, flag: int) -> int:
 
 @dataclass(frozen=True)
 class WriteMapped:
-    """Change the last byte of a file through shared memory, and make it longer if it has none."""
+    """Change the last byte of a file through a shared mapping; an empty file gets one byte."""
 
     path: str
     byte: int
@@ -167,7 +167,7 @@ class Unlink:
 
 @dataclass(frozen=True)
 class Rename:
-    """`flags` as renameat2(2) takes them: 0, 1 (NOREPLACE) or 2 (EXCHANGE)."""
+    """`flags` of renameat2(2): 0, 1 (NOREPLACE) or 2 (EXCHANGE)."""
 
     old: str
     new: str
@@ -177,7 +177,7 @@ class Rename:
         return renameat2(self.old.encode(), self.new.encode(), self.flags)
 
     def shell(self) -> str:
-        if self.flags == 0:  # mv(1) would copy where rename(2) is refused
+        if self.flags == 0:  # mv(1) copies where rename(2) fails
             return python_line("os.rename(*a)", self.old, self.new)
         call = "ctypes.CDLL(None).renameat2(-100, a[0].encode(), -100, a[1].encode(), int(a[2]))"
         return python_line(f"import ctypes; print({call})", self.old, self.new, self.flags)
@@ -320,7 +320,7 @@ class List:
 
 @dataclass(frozen=True)
 class ListInParts:
-    """The names as two or three at a time give them, and whether each place on the way can be gone back to."""
+    """List a directory two or three names at a time, and seek back to each position."""
 
     path: str
 
@@ -349,7 +349,7 @@ def _entries(fd: int) -> list[Dirent]:
 
 @dataclass(frozen=True)
 class Look:
-    """Everything there is, with contents."""
+    """The whole tree, with contents."""
 
     def run(self, slots: Slots) -> object:
         return look(".")

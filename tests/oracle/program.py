@@ -1,7 +1,7 @@
-"""Drawn programs: a stack of layers and what is done to the view of it.
+"""Generated programs: a stack of layers, and operations on its view.
 
-Few names, so that what is drawn meets: the same path is a file in one layer, a directory in the next, whited out
-in a third, and is renamed, removed and opened over and over.
+There are few names, so that layers and operations meet on them: the same path is a file in one layer, a directory in
+the next, a whiteout in a third, and is renamed, removed and opened many times.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .operations import LONG_AGO, Operation
 
 @dataclass(frozen=True)
 class Program:
-    """What one example is."""
+    """One example."""
 
     layers: tuple[table.Layer, ...]
     """Top first."""
@@ -27,7 +27,7 @@ class Program:
 
 NAMES = ("a", "b", "d", "e", "d/a", "d/b", "d/s", "e/a", "e/s", "d/s/a", "d/s/b", "e/s/a")
 DIRECTORIES = ("d", "e", "d/s", "e/s")
-"""Those that are mostly directories."""
+"""The names that are mostly directories."""
 MODES = (0o644, 0o600, 0o755, 0o4711)
 TEXTS = ("one", "two2", "three")
 XATTRS = ("user.x", "user.y")
@@ -66,9 +66,9 @@ def _stacks(draw: st.DrawFn, *, links: bool) -> tuple[table.Layer, ...]:
 
 @st.composite
 def _layers(draw: st.DrawFn, below: table.Layer, *, links: bool) -> table.Layer:
-    """One layer to lie over `below`, parents before children.
+    """One layer to put on `below`, parents before children.
 
-    A whiteout lies only where it hides something: the kernel lists those it does not expect.
+    A whiteout is only where it hides something: the kernel lists the others.
     """
     layer: dict[str, table.Entry] = {}
     opaque: set[str] = set()
@@ -158,11 +158,11 @@ def _operations(
 
 @st.composite
 def programs(draw: st.DrawFn, *, unprivileged: bool) -> Program:
-    """A program to compare two systems with.
+    """Programs to compare two systems with.
 
-    `unprivileged`: without a change of owner; without hard links, which the kernel breaks and renumbers where it has no
-    index (ours keeps them; `tests/posix` holds it to that); and without writing through a mapping, at which ours clears
-    set-ID bits (`tests/fuse/test_instead.py`).
+    `unprivileged`: without chown; without hard links, which the kernel breaks and renumbers without an index (ours
+    keeps them: `tests/posix`); and without writing through a mapping, which clears set-ID bits on ours
+    (`tests/fuse/test_instead.py`).
     """
     layers = draw(_stacks(links=not unprivileged))
     visible = table.merged(layers)
@@ -175,7 +175,7 @@ def programs(draw: st.DrawFn, *, unprivileged: bool) -> Program:
         held = draw(
             st.lists(st.builds(slots.Hold, _slots, st.sampled_from(files), how), max_size=2)
         )
-    # The length first: lists drawn freely are short.
+    # The length first: hypothesis prefers short lists.
     length = draw(st.integers(1, 20))
     steps = st.lists(
         _operations(paths, anywhere, unprivileged=unprivileged), min_size=length, max_size=length

@@ -1,4 +1,4 @@
-"""A program as a shell script, so that a disagreement can be looked at without any of this."""
+"""A program as a shell script, which reproduces a disagreement without the tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HEAD = """\
 #!/bin/bash
 # Run {where}, once with the argument "kernel" and once with "overlaykit"; compare what is printed.
 umask 022
-room=$(mktemp -d -p /var/tmp) && cd "$room" || exit
+base=$(mktemp -d -p /var/tmp) && cd "$base" || exit
 mkdir {directories}
 """
 
@@ -28,22 +28,22 @@ set -v
 _TAIL = """\
 ls -lAR --time-style=+%s
 set +v
-cd "$room"; exec 5>&- 6>&- 7>&-
+cd "$base"; exec 5>&- 6>&- 7>&-
 case $1 in kernel) umount merged ;; *) overlaykit umount merged ;; esac
-cd /; rm -rf "$room"
+cd /; rm -rf "$base"
 """
 
 
 def script(program: Program, *, unprivileged: bool) -> str:
     """The program as a bash script; python only for what the shell cannot do."""
     where = "inside 'unshare -Urm'" if unprivileged else "as root"
-    marks = "user" if unprivileged else "trusted"
+    prefix = "user" if unprivileged else "trusted"
     lowers = [f"lower{number}" for number in range(len(program.layers))]
     options = f"lowerdir={':'.join(lowers)},upperdir=upper,workdir=work"
     options += ",userxattr" if unprivileged else ",redirect_dir=on,index=on,metacopy=off"
     lines = [_HEAD.format(where=where, directories=" ".join([*lowers, "upper", "work", "merged"]))]
     for lower, layer in zip(lowers, program.layers, strict=True):
-        lines += [_make(entry, f"{lower}/{path}", lower, marks) for path, entry in layer.items()]
+        lines += [_make(entry, f"{lower}/{path}", lower, prefix) for path, entry in layer.items()]
         lines += [
             f"touch -hd @{entry.mtime_ns // 10**9} {lower}/{path}"
             for path, entry in reversed(list(layer.items()))
@@ -56,7 +56,7 @@ def script(program: Program, *, unprivileged: bool) -> str:
     return "\n".join(lines)
 
 
-def _make(entry: table.Entry, path: str, lower: str, marks: str) -> str:
+def _make(entry: table.Entry, path: str, lower: str, prefix: str) -> str:
     match entry:
         case table.File():
             lines = [
@@ -67,7 +67,7 @@ def _make(entry: table.Entry, path: str, lower: str, marks: str) -> str:
         case table.Dir():
             lines = [f"mkdir -m {entry.mode:04o} {path}"]
             if entry.opaque:
-                lines.append(_xattr(path, f"{marks}.overlay.opaque", b"y"))
+                lines.append(_xattr(path, f"{prefix}.overlay.opaque", b"y"))
         case table.Symlink():
             lines = [f"ln -s {entry.target} {path}"]
         case table.Link():

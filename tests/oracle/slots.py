@@ -1,6 +1,6 @@
-"""Operations on files that are held open from one operation to the next, each in a numbered slot.
+"""Operations on files that stay open between operations, each in a numbered slot.
 
-In the shell a slot is one of its numbered redirections.
+In the shell script a slot is a numbered redirection.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FIRST_SHELL_FD = 5
 
 @dataclass(frozen=True)
 class Hold:
-    """Open a file in a slot, as the shell's redirection of that name does."""
+    """Open a file in a slot, as the shell does for the redirection `how`."""
 
     slot: int
     path: str
@@ -158,14 +158,14 @@ class RemoveXattrHeld:
 
 @dataclass(frozen=True)
 class ReadMapped:
-    """What a private mapping of the held file shows."""
+    """Read the held file through a private mapping."""
 
     slot: int
 
     def run(self, slots: Slots) -> object:
         fd = _held(slots, self.slot)
         if os.fstat(fd).st_size == 0:
-            return b""  # of which there is no mapping (mmap(2))
+            return b""  # mmap(2) fails for an empty file
         with mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ) as memory:
             return memory[:]
 
@@ -198,7 +198,7 @@ class StatHeld:
 
 @dataclass(frozen=True)
 class SameFile:
-    """Is the held file the one that the path names?"""
+    """Whether the held file is the one at the path."""
 
     slot: int
     path: str

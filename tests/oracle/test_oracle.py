@@ -1,6 +1,6 @@
-"""Drawn programs on the kernel's overlayfs and on ours: same results, same trees, and either can read the other's disk.
+"""Generated programs on the kernel's overlayfs and on ours: same results, same trees, and each reads the other's disk.
 
-`OVERLAYKIT_ORACLE_EXAMPLES` is the number of programs; with it the seed is fresh, without it a fixed one is used.
+`OVERLAYKIT_ORACLE_EXAMPLES` is the number of programs, with a new seed; the default is a few, with a fixed seed.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ def directory(sandbox: Sandbox) -> Iterator[str]:
         yield directory
 
 
-def _hold_against_the_kernel(
-    sandbox: Sandbox, subject: System, directory: str, how: settings
-) -> None:
+def _compare_with_the_kernel(sandbox: Sandbox, subject: System, directory: str, how: settings) -> None:
     reference = KernelOverlay(UNPRIVILEGED)
 
     @how
@@ -59,7 +57,7 @@ def _hold_against_the_kernel(
             disagreements = sandbox.run(
                 lambda: compare(program, reference, subject, directory, unprivileged=UNPRIVILEGED)
             )
-        except (Failed, Hung) as failure:  # in a way that no result describes
+        except (Failed, Hung) as failure:  # without a result to compare
             disagreements = [str(failure)]
         if disagreements:
             raise Disagreement(explain(program, disagreements, unprivileged=UNPRIVILEGED))
@@ -67,14 +65,12 @@ def _hold_against_the_kernel(
     agree()
 
 
-def test_a_program_cannot_tell_our_overlay_from_the_kernels(
-    sandbox: Sandbox, directory: str
-) -> None:
-    _hold_against_the_kernel(sandbox, OURS, directory, ORACLE)
+def test_a_program_cannot_tell_our_overlay_from_the_kernels(sandbox: Sandbox, directory: str) -> None:
+    _compare_with_the_kernel(sandbox, OURS, directory, ORACLE)
 
 
 def test_the_oracle_finds_the_kernel_right(sandbox: Sandbox, directory: str) -> None:
-    _hold_against_the_kernel(sandbox, KernelOverlay(UNPRIVILEGED), directory, TRIAL)
+    _compare_with_the_kernel(sandbox, KernelOverlay(UNPRIVILEGED), directory, TRIAL)
 
 
 WRONG = [LosesWhiteouts, WritesIntoTheLower] + (
@@ -86,5 +82,5 @@ WRONG = [LosesWhiteouts, WritesIntoTheLower] + (
 def test_the_oracle_notices_a_file_system_that(
     wrong: type[LosesWhiteouts], sandbox: Sandbox, directory: str
 ) -> None:
-    with pytest.raises(Disagreement, match="This shows it:\n\n#!/bin/bash"):
-        _hold_against_the_kernel(sandbox, wrong(unprivileged=UNPRIVILEGED), directory, CATCH)
+    with pytest.raises(Disagreement, match="To reproduce:\n\n#!/bin/bash"):
+        _compare_with_the_kernel(sandbox, wrong(unprivileged=UNPRIVILEGED), directory, CATCH)

@@ -1,4 +1,4 @@
-"""The script that a failure prints has to show what the failure saw, or nobody can look into it."""
+"""The script that a failure prints reproduces the failure."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ PROGRAM = Program(
 
 @pytest.fixture
 def bash_output() -> tuple[str, str]:
-    """What the program's script prints on the kernel's overlayfs: standard output and error."""
+    """Standard output and error of the program's script on the kernel's overlayfs."""
     unprivileged = os.geteuid() != 0
     command = ["bash", "-c", script(PROGRAM, unprivileged=unprivileged), "bash", "kernel"]
     with contextlib.closing(Sandbox(unprivileged=unprivileged)) as sandbox:
@@ -92,6 +92,6 @@ def test_the_printed_script_does_what_the_program_did(bash_output: tuple[str, st
     assert "writtenmore" in output
     assert "regular file 4711 0:0 3 1" in output
     assert "b'HELDr'" in output
-    # Whether the copied-up file and its other name are one: the kernel keeps an index of hard links for root alone.
+    # Whether the copied-up file and its other name are one file: the kernel has an index of hard links only as root.
     assert str(os.geteuid() == 0) in output.split()
     assert "hidden" not in output

@@ -1,4 +1,4 @@
-"""File systems with one fault each, on which the oracle itself is tried."""
+"""File systems with one fault each, to test the oracle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LosesWhiteouts:
 
 
 class WritesIntoTheLower:
-    """Lets what was written to a file at the top reach the layer below."""
+    """Writes a change of a file at the top through to the lower."""
 
     name: ClassVar[str] = "writes-into-the-lower"
     takes_root: ClassVar[bool] = True
@@ -55,7 +55,7 @@ class WritesIntoTheLower:
 
 
 class BreaksLinks:
-    """Copies up each name of a file for itself: the kernel's overlayfs without its index."""
+    """Copies up each name of a hard-linked file separately: the kernel's overlayfs without its index."""
 
     name: ClassVar[str] = "breaks-links"
     takes_root: ClassVar[bool] = True

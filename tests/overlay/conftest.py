@@ -1,4 +1,4 @@
-"""Every test of this folder gets a stack of plain directories, and plays as root and as an ordinary user."""
+"""Each test of this folder gets a stack of plain directories, and runs as root and as an ordinary user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 pytest.register_assert_rewrite(f"{__package__}.stack")
 
-from ..posix.sandbox import Sandbox  # noqa: E402  # after what is to be rewritten
+from ..posix.sandbox import Sandbox  # noqa: E402  # after register_assert_rewrite
 from .inside import directory_for, pytest_pyfunc_call, sandbox  # noqa: E402
 from .stack import Stack  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Directories deeper than a path can say (PATH_MAX)."""
+"""Directories whose path is longer than PATH_MAX."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DEEP_PATH = "/".join(DEEP_NAMES)
 
 
 def make_deep(root: str) -> int:
-    """Make `DEEP_PATH` below `root`; a descriptor of the last directory, the caller's to close."""
+    """Make `DEEP_PATH` below `root`. Returns: a descriptor of the last directory, which the caller closes."""
     at = os.open(root, os.O_PATH)
     for name in DEEP_NAMES:
         os.mkdir(name, dir_fd=at)

@@ -1,7 +1,7 @@
-"""Where a test's body runs: in a child inside a sandbox, as root or as root of a user namespace.
+"""Runs a test's body in a child process inside a sandbox, as root or as root of a user namespace.
 
-A conftest.py makes it so for its folder by importing `sandbox` and `pytest_pyfunc_call`.
-What the body mounts, leaks or changes about its process ends with that child, however it ends.
+A conftest.py enables that for its folder by importing `sandbox` and `pytest_pyfunc_call`. The end of the child undoes the
+mounts, leaks and changes of the body.
 """
 
 from __future__ import annotations
@@ -17,32 +17,30 @@ import pytest
 from ..posix.sandbox import ORDINARY_UID, Sandbox
 
 LONGEST_SECONDS = 60.0
-"""What lasts longer hangs, unless its module says otherwise by a constant SECONDS."""
+"""Time limit of a test; a module's constant SECONDS overrides it."""
 
 IDENTITIES = ("root", "userns") if os.geteuid() == 0 else ("userns",)
-"""An ordinary user plays the second part only: the first needs root."""
+"""Only root can run the first."""
 
 as_root = pytest.mark.parametrize(
     "sandbox",
     [
         pytest.param(
             "root",
-            marks=pytest.mark.skipif(
-                os.geteuid() != 0, reason="what only root can do, run by another"
-            ),
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
         )
     ],
     indirect=True,
 )
-"""For what a user namespace with one mapped id cannot express: other owners, devices, trusted xattrs."""
+"""For tests of other owners, devices and trusted xattrs, which a user namespace with one mapped id lacks."""
 
 as_bound_user = pytest.mark.parametrize(
     "sandbox", ["ordinary"] if os.geteuid() == 0 else [], indirect=True
 )
-"""For an ordinary user without a user namespace, whom modes bind; takes root to arrange."""
+"""For an ordinary user without a user namespace, bound by modes; needs root to start."""
 
 as_ordinary_user = pytest.mark.parametrize("sandbox", IDENTITIES[-1:], indirect=True)
-"""For what root of the machine never meets: ids that its user namespace lacks."""
+"""For tests of unmapped ids, which the initial user namespace lacks."""
 
 
 @pytest.fixture(scope="session", params=IDENTITIES)
@@ -55,7 +53,7 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run the tests that use a sandbox in it; the others run where they are."""
+    """Run tests with a sandbox, or with a fixture in one, there; others run in this process."""
     __tracebackhide__ = True
     sandbox = pyfuncitem.funcargs.get("sandbox")
     if not isinstance(sandbox, Sandbox):
@@ -71,7 +69,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @contextlib.contextmanager
 def directory_for(sandbox: Sandbox, name: str) -> Iterator[str]:
-    """An empty directory that is writable in the sandbox, on a disk: an overlay wants xattrs and file handles."""
+    """An empty directory, writable in the sandbox, on a disk: overlays need xattrs and file handles."""
     with tempfile.TemporaryDirectory(prefix=f"overlaykit-{name}-", dir="/var/tmp") as directory:
         if (sandbox.unprivileged or sandbox.ordinary) and os.geteuid() == 0:
             os.chown(directory, ORDINARY_UID, ORDINARY_UID)

@@ -1,4 +1,4 @@
-"""A tree as it is seen, through the merge or through a mount: alike in both, or something is wrong."""
+"""A tree as the merge or a mount shows it, in one form, so that the two can be compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Seen(NamedTuple):
     rdev: int
     links: int
     size: int | None
-    """None for a directory, whose size says nothing."""
+    """None for a directory, whose size is not defined."""
     mtime_ns: int
     content: bytes | None
     """A file's bytes, a symlink's target."""
@@ -31,7 +31,7 @@ class Seen(NamedTuple):
 
 
 def look_through(view: View) -> dict[str, Seen]:
-    """Every path of a merge, its root's first ("")."""
+    """Every path of a merge, from its root ("")."""
 
     def see(path: str) -> Seen:
         attributes = view.stat(path)

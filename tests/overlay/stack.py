@@ -1,4 +1,4 @@
-"""Layers on a disk, and the merge of them; with what must be true whenever a merge is closed."""
+"""Layers on a disk, their merge, and the checks at its end."""
 
 from __future__ import annotations
 
@@ -18,18 +18,15 @@ from ..posix.table import Layer
 from .seen import Seen, look_through, looked_at
 from .view import View
 
-_NOTHING_HELD: Final = {
-    "nodes": 1,
-    "nlookup": 1,
-    "open_files": 0,
-}  # the root, which is never forgotten
+# The root is never forgotten.
+_NOTHING_HELD: Final = {"nodes": 1, "nlookup": 1, "open_files": 0}
 
 
 @final
 class Stack:
     """Lowers, top first, an upper and a work directory, all in `directory`.
 
-    `prefix`: under which names the marks lie, "trusted" or "user".
+    `prefix`: of the markers' names, "trusted" or "user".
     """
 
     def __init__(self, directory: str, *, unprivileged: bool) -> None:
@@ -40,12 +37,12 @@ class Stack:
         self.upper = os.path.join(directory, "upper")
         self.work = os.path.join(directory, "work")
 
-    def mark(self, name: str) -> str:
-        """The full name of one of the overlay's own attributes."""
+    def marker(self, name: str) -> str:
+        """The full name of an overlay marker's attribute."""
         return f"{self.prefix}.overlay.{name}"
 
     def add(self, content: Layer) -> str:
-        """One more lower, below those there are; its path."""
+        """Add a lower below the others. Returns: its path."""
         path = os.path.join(self.directory, f"lower{len(self.lowers)}")
         os.mkdir(path)
         write_layer(content, path, xattr_prefix=self.prefix)
@@ -61,11 +58,11 @@ class Stack:
         remount: bool = True,
         options: MergeOptions | None = None,
     ) -> Iterator[View]:
-        """The merge. When a body ends well, hold what it left against four things.
+        """Open the merge; after the block, check four things.
 
-        Once everything is forgotten nothing is held, and once it is closed no descriptor is open. Opened again, it
-        shows the same tree under the same inode numbers (unless not `remount`). And so does the kernel's overlayfs over
-        the same directories, and the lowers are what they were (unless not `as_kernel`).
+        With every lookup forgotten no node is held. After the close no descriptor is open. `remount`: a second merge
+        shows the same tree with the same inode numbers. `as_kernel`: so does the kernel's overlayfs over the same
+        directories, and the lowers have not changed.
         """
         os.umask(0)  # as in the daemon: modes come from the kernel with the caller's applied
         lowers = [looked_at(lower) for lower in self.lowers] if as_kernel else []
@@ -92,14 +89,14 @@ class Stack:
 
     @contextlib.contextmanager
     def bare(self, *, writable: bool = True, options: MergeOptions | None = None) -> Iterator[View]:
-        """The merge, with nothing held against anything."""
+        """Open the merge without the checks."""
         view = self._view(writable, options)
         with contextlib.closing(view.filesystem):
             yield view
 
     @contextlib.contextmanager
     def mounted_by_the_kernel(self, *, writable: bool = True) -> Iterator[str]:
-        """The kernel's overlayfs over the same directories; without an upper it wants two lowers."""
+        """Mount the kernel's overlayfs over the same directories; without an upper it needs two lowers."""
         self._make_directories()
         target = os.path.join(self.directory, "merged")
         os.makedirs(target, exist_ok=True)
@@ -138,7 +135,7 @@ def _opened(path: str) -> OpenedLayer:
 
 
 def _numbers(view: View, seen: dict[str, Seen]) -> dict[str, int]:
-    """The inode numbers that a view promises to keep: an origin can be noted on regular files and directories."""
+    """The inode numbers that a remount keeps: those of regular files and directories, which can have an origin."""
     return {path: view.stat(path).number for path, one in seen.items() if one.keeps_its_number}
 
 

@@ -9,18 +9,7 @@ from overlaykit.overlay import acl as lists
 from overlaykit.overlay.owners import AS_THEY_ARE, Ids, Owners, Range
 from overlaykit.overlay.stack import MergeOptions
 
-from ..posix.behaviours.permissions import (
-    ACCESS,
-    ANYONE,
-    DEFAULT,
-    GROUP,
-    GROUP_OBJ,
-    MASK,
-    OTHER,
-    USER,
-    USER_OBJ,
-    acl,
-)
+from ..posix.acl import ACCESS, DEFAULT, NO_ID, acl
 from ..posix.table import Dir, File
 from .inside import as_root
 from .stack import Stack
@@ -31,22 +20,13 @@ SHIFTED = Owners(users=BY_RANGE, groups=BY_RANGE)
 SQUASHED = Owners(users=Ids(squash_to=0), groups=Ids(squash_to=0))
 
 
-def a_list(*named: tuple[int, int, int]) -> bytes:
-    users = [entry for entry in named if entry[0] == USER]
-    groups = [entry for entry in named if entry[0] == GROUP]
-    return acl(
-        (USER_OBJ, 6, ANYONE),
-        *users,
-        (GROUP_OBJ, 4, ANYONE),
-        *groups,
-        (MASK, 6, ANYONE),
-        (OTHER, 0, ANYONE),
-    )
+def a_list(users: dict[int, int], groups: dict[int, int]) -> bytes:
+    return acl(6, 4, 0, users=users, groups=groups, mask=6)
 
 
 @as_root
 def test_a_list_names_users_by_the_ids_that_programs_see(stack: Stack) -> None:
-    on_disk = a_list((USER, 6, 100_033), (GROUP, 4, 100_044))
+    on_disk = a_list({100_033: 6}, {100_044: 4})
     xattrs = {ACCESS: on_disk}
     stack.add(
         {
@@ -56,31 +36,31 @@ def test_a_list_names_users_by_the_ids_that_programs_see(stack: Stack) -> None:
     )
     with stack.open(options=MergeOptions(owners=SHIFTED), as_kernel=False) as view:
         for name, kind in (("f", ACCESS), ("d", DEFAULT)):
-            assert view.getxattr(name, kind) == a_list((USER, 6, 33), (GROUP, 4, 44))
-        view.setxattr("f", ACCESS, a_list((USER, 4, 34)))
-        assert view.getxattr("f", ACCESS) == a_list((USER, 4, 34))
+            assert view.getxattr(name, kind) == a_list({33: 6}, {44: 4})
+        view.setxattr("f", ACCESS, a_list({34: 4}, {}))
+        assert view.getxattr("f", ACCESS) == a_list({34: 4}, {})
         view.create("d/new", mode=0o666)
-        assert view.getxattr("d/new", ACCESS) == a_list((USER, 6, 33), (GROUP, 4, 44))
+        assert view.getxattr("d/new", ACCESS) == a_list({33: 6}, {44: 4})
         with refused(errno.EINVAL):
-            view.setxattr("d", ACCESS, a_list((USER, 4, 70_000)))
+            view.setxattr("d", ACCESS, a_list({70_000: 4}, {}))
     upper = os.path.join(stack.upper, "f")
-    assert os.getxattr(upper, ACCESS) == a_list((USER, 4, 100_034))
+    assert os.getxattr(upper, ACCESS) == a_list({100_034: 4}, {})
 
 
 @as_root
 def test_a_list_under_one_owner_names_whom_it_names(stack: Stack) -> None:
-    stack.add({"f": File(xattrs={ACCESS: a_list((USER, 6, 33))})})
+    stack.add({"f": File(xattrs={ACCESS: a_list({33: 6}, {})})})
     with stack.open(options=MergeOptions(owners=SQUASHED), as_kernel=False) as view:
-        assert view.getxattr("f", ACCESS) == a_list((USER, 6, 33))
-        view.setxattr("f", ACCESS, a_list((USER, 4, 34)))
-    assert os.getxattr(os.path.join(stack.upper, "f"), ACCESS) == a_list((USER, 4, 34))
+        assert view.getxattr("f", ACCESS) == a_list({33: 6}, {})
+        view.setxattr("f", ACCESS, a_list({34: 4}, {}))
+    assert os.getxattr(os.path.join(stack.upper, "f"), ACCESS) == a_list({34: 4}, {})
 
 
 def test_an_id_that_programs_cannot_name_is_left_out_of_a_list() -> None:
     """Or the kernel refuses every access to the file (EINVAL)."""
-    on_disk = a_list((USER, 6, 33), (USER, 4, ANYONE), (GROUP, 4, ANYONE))
-    assert lists.shown(on_disk, AS_THEY_ARE) == a_list((USER, 6, 33))
-    assert lists.shown(on_disk, SHIFTED) == a_list()
+    on_disk = a_list({33: 6, NO_ID: 4}, {NO_ID: 4})
+    assert lists.shown(on_disk, AS_THEY_ARE) == a_list({33: 6}, {})
+    assert lists.shown(on_disk, SHIFTED) == a_list({}, {})
 
 
 def test_what_is_no_list_is_refused_as_such() -> None:
@@ -89,7 +69,7 @@ def test_what_is_no_list_is_refused_as_such() -> None:
 
 
 def test_a_list_that_a_lower_has_mapped_already_is_not_mapped_twice() -> None:
-    in_lower = a_list((USER, 6, 33), (GROUP, 4, 70_000))
+    in_lower = a_list({33: 6}, {70_000: 4})
     assert lists.shown(in_lower, SHIFTED, idmapped=True) == in_lower
-    assert lists.copied(in_lower, SHIFTED) == a_list((USER, 6, 100_033))
+    assert lists.copied(in_lower, SHIFTED) == a_list({100_033: 6}, {})
     assert lists.copied(in_lower, AS_THEY_ARE) == in_lower

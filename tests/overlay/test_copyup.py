@@ -162,7 +162,7 @@ def test_marks_of_the_lower_do_not_come_along(stack: Stack) -> None:
         assert view.names("d") == ["f"]
     names = os.listxattr(os.path.join(stack.upper, "d"))
     assert "user.fuseoverlayfs.opaque" not in names
-    assert stack.mark("opaque") not in names
+    assert stack.marker("opaque") not in names
 
 
 # In steps, as the daemon takes them for a large file: others go on in between.
@@ -296,7 +296,7 @@ def test_a_hard_link_whose_count_a_crash_left_relative_to_a_lower_that_is_not_fo
     with stack.bare() as view:
         view.write("a", b"new")
         view.rename("a", "moved")
-    os.setxattr(os.path.join(stack.upper, "moved"), stack.mark("nlink"), b"L+0")
+    os.setxattr(os.path.join(stack.upper, "moved"), stack.marker("nlink"), b"L+0")
     with stack.bare() as view:
         view.link("moved", "more")
         view.unlink("moved")
@@ -315,7 +315,7 @@ def test_a_hard_link_whose_count_a_crash_left_relative_to_its_lower_is_counted_r
     stack.add({"a": File(b"old"), **{name: Link("a") for name in "bcd"}})
     with stack.bare() as view:
         view.write("a", b"new")
-    os.setxattr(os.path.join(stack.upper, "a"), stack.mark("nlink"), b"L+0")
+    os.setxattr(os.path.join(stack.upper, "a"), stack.marker("nlink"), b"L+0")
     with stack.bare() as view:
         assert view.stat("a").link_count == 4
         view.unlink("a")
@@ -336,7 +336,7 @@ def test_the_count_of_a_hard_link_is_not_taken_from_a_file_of_another_disk(stack
         with stack.bare() as view:
             view.write("a", b"new")
             view.rename("a", "g")
-        os.setxattr(os.path.join(stack.upper, "g"), stack.mark("nlink"), b"L+0")
+        os.setxattr(os.path.join(stack.upper, "g"), stack.marker("nlink"), b"L+0")
         with stack.bare() as view:
             view.unlink("g")
             assert view.read("b") == b"new"
@@ -460,7 +460,7 @@ def test_the_copy_carries_its_origin_as_the_kernel_writes_it(stack: Stack) -> No
     lower = stack.add({"f": File(b"x")})
     with stack.open() as view:
         view.write("f", b"y")
-    raw = os.getxattr(os.path.join(stack.upper, "f"), stack.mark("origin"))
+    raw = os.getxattr(os.path.join(stack.upper, "f"), stack.marker("origin"))
     handle = _native.name_to_handle_at(_native.AT_FDCWD, os.path.join(lower, "f"))
     assert raw.endswith(handle.handle)
 

@@ -92,10 +92,12 @@ def test_our_upper_has_the_marks_that_the_kernel_would_have_made(stack: Stack) -
     assert our_whiteouts == _whiteouts_of(stack.upper)
     assert ours.keys() == kernels.keys()
     for path, markers in kernels.items():
-        markers.pop(stack.mark("uuid"), None)  # its root's, where it makes one up
-        if stack.unprivileged and stack.mark("origin") in markers:
-            assert markers.pop(stack.mark("origin")) == b""  # it could not open one, and notes none
-            assert ours[path].pop(stack.mark("origin"))
+        markers.pop(stack.marker("uuid"), None)  # its root's, where it makes one up
+        if stack.unprivileged and stack.marker("origin") in markers:
+            assert (
+                markers.pop(stack.marker("origin")) == b""
+            )  # it could not open one, and notes none
+            assert ours[path].pop(stack.marker("origin"))
         assert ours[path] == markers, path
 
 
@@ -181,7 +183,7 @@ def test_every_dialect_of_opaque_is_read_and_one_is_written(stack: Stack) -> Non
         os.removexattr(lower, prefix + b"opaque")
     assert markers.of_directory(lower, upper=False) == DirectoryMarkers()
     markers.set_opaque(lower)
-    assert os.listxattr(lower) == [stack.mark("opaque")]
+    assert os.listxattr(lower) == [stack.marker("opaque")]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_every_dialect_of_opaque_is_read_and_one_is_written(stack: Stack) -> Non
 )
 def test_a_link_count_is_a_difference(stack: Stack, stored: bytes, count: int | None) -> None:
     path = os.fsencode(stack.add({"f": File()})) + b"/f"
-    os.setxattr(path, stack.mark("nlink"), stored)
+    os.setxattr(path, stack.marker("nlink"), stored)
     markers = Markers(stack.prefix.encode() + b".overlay.")
     assert markers.link_count(path, upper=3, lower=lambda: 5) == count
 
@@ -199,14 +201,14 @@ def test_a_link_count_is_written_as_the_kernel_writes_it(stack: Stack) -> None:
     path = os.fsencode(stack.add({"f": File()})) + b"/f"
     markers = Markers(stack.prefix.encode() + b".overlay.")
     markers.set_link_count(path, 0, to_upper=False)
-    assert os.getxattr(path, stack.mark("nlink")) == b"L+0"
+    assert os.getxattr(path, stack.marker("nlink")) == b"L+0"
     markers.set_link_count(path, -3, to_upper=True)
-    assert os.getxattr(path, stack.mark("nlink")) == b"U-3"
+    assert os.getxattr(path, stack.marker("nlink")) == b"U-3"
 
 
 def test_marks_are_hidden_and_a_programs_own_of_that_name_are_kept(stack: Stack) -> None:
     stack.add({"f": File(b"x"), "d": Dir()})
-    name = stack.mark("opaque")
+    name = stack.marker("opaque")
     with stack.open() as view:
         view.write("f", b"y")
         assert view.xattrs("f") == {}

@@ -40,11 +40,11 @@ def test_a_layer_need_not_tell_kinds_in_its_listings(stack: Stack) -> None:
     with image(stack.directory, "mkfs.ext4", "-q", "-O", "^filetype", megabytes=16) as (_, disk):
         lower = os.path.join(disk, "lower")
         os.mkdir(lower)
-        marks = {stack.mark("opaque"): b"x"}
+        marks = {stack.marker("opaque"): b"x"}
         content: dict[str, Entry] = {"f": File(), "s": Symlink("f"), "gone": Whiteout()}
         content |= {".wh.too": File(), "d/.wh.below": File()}
         content |= {"marked": Dir(xattrs=marks)}
-        content |= {"marked/gone": File(xattrs={stack.mark("whiteout"): b""})}
+        content |= {"marked/gone": File(xattrs={stack.marker("whiteout"): b""})}
         write_layer(content, lower, xattr_prefix=stack.prefix)
         stack.lowers.append(lower)
         hidden = {"gone": File(), "too": File(), "d/below": File(), "marked/gone": File()}
@@ -190,8 +190,10 @@ def test_the_opaque_directories_of_fuse_overlayfs_hide_what_is_below(stack: Stac
 
 
 def test_whiteouts_in_attribute_form_hide_names(stack: Stack) -> None:
-    marked = File(xattrs={stack.mark("whiteout"): b""})
-    stack.add({"d": Dir(xattrs={stack.mark("opaque"): b"x"}), "d/gone": marked, "d/empty": File()})
+    marked = File(xattrs={stack.marker("whiteout"): b""})
+    stack.add(
+        {"d": Dir(xattrs={stack.marker("opaque"): b"x"}), "d/gone": marked, "d/empty": File()}
+    )
     stack.add({"d/gone": File(), "d/empty": File(b"hidden"), "d/below": File()})
     with stack.open() as view:
         assert sorted(view.names("d")) == ["below", "empty"]
@@ -202,7 +204,7 @@ def test_whiteouts_in_attribute_form_hide_names(stack: Stack) -> None:
 def test_an_attribute_whiteout_says_nothing_in_a_directory_that_is_not_marked(
     stack: Stack,
 ) -> None:
-    stack.add({"d/f": File(xattrs={stack.mark("whiteout"): b""})})
+    stack.add({"d/f": File(xattrs={stack.marker("whiteout"): b""})})
     stack.add({"d/f": File(b"below")})
     with stack.open(as_kernel=False) as view:  # which lists such a name, and does not find it
         assert view.names("d") == ["f"]
@@ -213,7 +215,7 @@ def test_an_attribute_whiteout_says_nothing_in_a_directory_that_is_not_marked(
 
 
 def test_a_redirect_beside_it_says_where_a_directory_goes_on(stack: Stack) -> None:
-    stack.add({"new": Dir(xattrs={stack.mark("redirect"): b"old"}), "new/top": File()})
+    stack.add({"new": Dir(xattrs={stack.marker("redirect"): b"old"}), "new/top": File()})
     stack.add({"old/bottom": File(b"x")})
     with stack.open(as_kernel=not stack.unprivileged) as view:
         assert sorted(view.names("new")) == ["bottom", "top"]
@@ -221,14 +223,14 @@ def test_a_redirect_beside_it_says_where_a_directory_goes_on(stack: Stack) -> No
 
 
 def test_a_redirect_from_the_root_says_where_a_directory_goes_on(stack: Stack) -> None:
-    stack.add({"a/new": Dir(xattrs={stack.mark("redirect"): b"/b/c/old"})})
+    stack.add({"a/new": Dir(xattrs={stack.marker("redirect"): b"/b/c/old"})})
     stack.add({"b/c/old/bottom": File(b"x"), "a/new/not": File()})
     with stack.open(as_kernel=not stack.unprivileged) as view:
         assert view.names("a/new") == ["bottom"]
 
 
 def test_redirects_add_up_through_several_layers(stack: Stack) -> None:
-    redirect = stack.mark("redirect")
+    redirect = stack.marker("redirect")
     stack.add({"c": Dir(xattrs={redirect: b"b"}), "c/0": File()})
     stack.add({"b": Dir(xattrs={redirect: b"/deep/a"}), "b/1": File()})
     stack.add({"deep": Dir(xattrs={redirect: b"/deeper"}), "deep/a/2": File()})
@@ -242,7 +244,7 @@ def test_redirects_add_up_through_several_layers(stack: Stack) -> None:
 def test_a_redirect_from_the_root_leads_out_of_a_directory_of_one_layer_alone(
     stack: Stack,
 ) -> None:
-    stack.add({"only/here/d": Dir(xattrs={stack.mark("redirect"): b"/old/place"})})
+    stack.add({"only/here/d": Dir(xattrs={stack.marker("redirect"): b"/old/place"})})
     stack.add({"other": File()})
     stack.add({"old/place/f": File(b"x")})
     with stack.open(as_kernel=not stack.unprivileged) as view:
@@ -254,12 +256,12 @@ def test_a_redirect_from_the_root_leads_out_of_a_directory_of_one_layer_alone(
 def test_a_redirect_that_is_no_path_is_an_error_and_leads_nowhere(
     stack: Stack, target: bytes
 ) -> None:
-    stack.add({"d": Dir(xattrs={stack.mark("redirect"): target})})
+    stack.add({"d": Dir(xattrs={stack.marker("redirect"): target})})
     stack.add({"secret/x": File()})
     with stack.open(as_kernel=False) as view:
         with refused(errno.EIO):
             view.node("d")
-        os.removexattr(os.path.join(stack.lowers[0], "d"), stack.mark("redirect"))
+        os.removexattr(os.path.join(stack.lowers[0], "d"), stack.marker("redirect"))
 
 
 @as_root
@@ -271,13 +273,13 @@ def test_a_user_cannot_point_a_privileged_mount_elsewhere(stack: Stack) -> None:
 
 
 def test_a_redirect_is_not_followed_where_the_user_said_so(stack: Stack) -> None:
-    stack.add({"d": Dir(xattrs={stack.mark("redirect"): b"/elsewhere"})})
+    stack.add({"d": Dir(xattrs={stack.marker("redirect"): b"/elsewhere"})})
     stack.add({"elsewhere/f": File()})
     options = MergeOptions(redirect_dir="nofollow", userxattr=stack.unprivileged)
     with stack.open(options=options, as_kernel=False) as view:
         with refused(errno.EPERM):
             view.node("d")
-        os.removexattr(os.path.join(stack.lowers[0], "d"), stack.mark("redirect"))
+        os.removexattr(os.path.join(stack.lowers[0], "d"), stack.marker("redirect"))
 
 
 def test_symlinks_in_a_layer_are_never_followed(stack: Stack) -> None:

@@ -247,7 +247,7 @@ def test_the_probe_leaves_nothing_behind(stack: Stack) -> None:
 
 def test_marks_of_an_overlay_within_the_view_are_no_marks_of_the_views(stack: Stack) -> None:
     stack.add({"d/below": File()})
-    names = [stack.mark("opaque"), "user.fuseoverlayfs.opaque", "user.overlay.opaque"]
+    names = [stack.marker("opaque"), "user.fuseoverlayfs.opaque", "user.overlay.opaque"]
     with stack.open(as_kernel=False) as view:
         for name in names:
             view.setxattr("d", name, b"y")
@@ -259,13 +259,13 @@ def test_marks_of_an_overlay_within_the_view_are_no_marks_of_the_views(stack: St
 def test_an_overlay_within_the_view_keeps_its_marks_through_copy_up(stack: Stack) -> None:
     stack.add({"d/below": File()})
     with stack.open(as_kernel=False) as view:
-        view.setxattr("d", stack.mark("opaque"), b"y")
+        view.setxattr("d", stack.marker("opaque"), b"y")
     os.rename(stack.upper, os.path.join(stack.directory, "lower"))
     stack.lowers.insert(0, os.path.join(stack.directory, "lower"))
     with stack.open(as_kernel=False) as view:
-        assert view.xattrs("d") == {stack.mark("opaque"): b"y"}
+        assert view.xattrs("d") == {stack.marker("opaque"): b"y"}
         view.create("d/new")
-        assert view.xattrs("d") == {stack.mark("opaque"): b"y"}
+        assert view.xattrs("d") == {stack.marker("opaque"): b"y"}
 
 
 def test_what_is_read_goes_on_when_the_disk_becomes_read_only(stack: Stack) -> None:

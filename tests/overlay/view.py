@@ -1,4 +1,4 @@
-"""The merge as the kernel drives it, with paths: names are looked up one by one, counted, and forgotten at the end."""
+"""The merge, called as by the kernel, but with paths: each name is looked up, counted, and forgotten at the end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def refused(number: int) -> pytest.RaisesExc[OSError]:
 
 @final
 class View:
-    """Paths are relative to the root, "" is the root itself. Raises what the file system does."""
+    """Paths are relative to the root; "" is the root. Methods raise the errors of the file system."""
 
     def __init__(self, filesystem: Filesystem) -> None:
         self.filesystem = filesystem
@@ -58,7 +58,7 @@ class View:
         return True
 
     def forget_everything(self) -> None:
-        """As the kernel does under memory pressure: every lookup is given back."""
+        """Forget every lookup, as the kernel does under memory pressure."""
         for number, count in self._counts.items():
             self.filesystem.nodes.forget(number, count)
         self._counts.clear()
@@ -67,7 +67,7 @@ class View:
     # Reading
 
     def names(self, path: str = "") -> list[str]:
-        """The numbers and kinds that the listing alone tells must be those that a look tells."""
+        """List a directory, and check that inode numbers and kinds of the listing are those of lookups."""
         directory = self.directory(path)
         entries = self.filesystem.listings.get(directory, restart=True).entries
         numbers = list(self.filesystem.entries.nodeids(directory, entries))
@@ -79,7 +79,7 @@ class View:
         return [os.fsdecode(entry[0]) for entry in entries]
 
     def numbers(self, path: str = "") -> dict[str, int]:
-        """What the listing alone tells."""
+        """The inode numbers of a listing, without lookups."""
         directory = self.directory(path)
         entries = self.filesystem.listings.get(directory, restart=True).entries
         numbers = self.filesystem.entries.nodeids(directory, entries)
@@ -95,7 +95,7 @@ class View:
 
     @contextlib.contextmanager
     def opened(self, path: str, flags: int = os.O_RDONLY) -> Iterator[int]:
-        """A handle."""
+        """Open a file handle."""
         handle = self.filesystem.files.open(self.file(path), flags)
         try:
             yield handle

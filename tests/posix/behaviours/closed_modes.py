@@ -11,10 +11,10 @@ import shutil
 from collections.abc import Iterator
 
 from .. import syscalls
+from ..acl import ACCESS, DEFAULT, acl
 from ..files import drop_caches, ino_of, list_names, mode_of, opened, read_file, write_file
 from ..refusals import refused
 from ..table import Dir, File, Identity, Layer, Link, Symlink, Whiteout, behaviour
-from .permissions import ACCESS, ANYONE, DEFAULT, GROUP_OBJ, OTHER, USER_OBJ, acl
 
 BOUND: tuple[Identity, ...] = ("ordinary",)
 """Who has no capability to pass modes."""
@@ -34,8 +34,8 @@ LINKED: Layer = {
     "d": Dir(mode=0o555),
     "d/c": Link("a"),
 }
-ALL_READ = acl((USER_OBJ, 4, ANYONE), (GROUP_OBJ, 4, ANYONE), (OTHER, 4, ANYONE))
-ALL_SEARCH = acl((USER_OBJ, 5, ANYONE), (GROUP_OBJ, 5, ANYONE), (OTHER, 5, ANYONE))
+ALL_READ = acl(4, 4, 4)
+ALL_SEARCH = acl(5, 5, 5)
 
 
 def _open_all(root: str) -> None:

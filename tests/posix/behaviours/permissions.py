@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from collections.abc import Iterator
 
+from ..acl import ACCESS, DEFAULT, acl
 from ..files import list_names, mode_of, opened, read_file, write_file
 from ..processes import ALICE, BOB, run_as_user
 from ..refusals import refused
@@ -15,45 +15,10 @@ from ..table import PRIVILEGED, ROOT_ONLY, Dir, File, Instead, Layer, behaviour
 PRIVATE: Layer = {"f": File(b"secret", mode=0o600, uid=ALICE, gid=ALICE)}
 SHARED: Layer = {"f": File(b"text", mode=0o660, uid=ALICE, gid=BOB)}
 
-ACCESS = "system.posix_acl_access"
-DEFAULT = "system.posix_acl_default"
-USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
-ANYONE = 0xFFFFFFFF
-
-
-def acl(*entries: tuple[int, int, int]) -> bytes:
-    """An ACL as its xattr holds it: (tag, permissions, id) each (linux/posix_acl_xattr.h)."""
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
-
-
-ALICE_READS = acl(
-    (USER_OBJ, 6, ANYONE),
-    (USER, 4, ALICE),
-    (GROUP_OBJ, 0, ANYONE),
-    (MASK, 4, ANYONE),
-    (OTHER, 0, ANYONE),
-)
-ALICE_HAS_ALL = acl(
-    (USER_OBJ, 7, ANYONE),
-    (USER, 7, ALICE),
-    (GROUP_OBJ, 5, ANYONE),
-    (MASK, 7, ANYONE),
-    (OTHER, 0, ANYONE),
-)
-ALICE_HAS_NOTHING = acl(
-    (USER_OBJ, 7, ANYONE),
-    (USER, 0, ALICE),
-    (GROUP_OBJ, 5, ANYONE),
-    (MASK, 5, ANYONE),
-    (OTHER, 5, ANYONE),
-)
-BOBS_WRITE = acl(
-    (USER_OBJ, 6, ANYONE),
-    (GROUP_OBJ, 4, ANYONE),
-    (GROUP, 6, BOB),
-    (MASK, 4, ANYONE),
-    (OTHER, 0, ANYONE),
-)
+ALICE_READS = acl(6, 0, 0, users={ALICE: 4}, mask=4)
+ALICE_HAS_ALL = acl(7, 5, 0, users={ALICE: 7}, mask=7)
+ALICE_HAS_NOTHING = acl(7, 5, 5, users={ALICE: 0}, mask=5)
+BOBS_WRITE = acl(6, 4, 0, groups={BOB: 6}, mask=4)
 
 
 def _may(mode: int, *, not_: int) -> None:
@@ -335,7 +300,7 @@ def check_a_default_acl_survives_copy_up_of_its_directory() -> None:
 
 @behaviour(lower={"f": File(mode=0o640)})
 def check_an_acl_that_says_no_more_than_the_mode_sets_the_mode() -> None:
-    plain = acl((USER_OBJ, 6, ANYONE), (GROUP_OBJ, 6, ANYONE), (OTHER, 4, ANYONE))
+    plain = acl(6, 6, 4)
     os.setxattr("f", ACCESS, plain)
     assert mode_of("f") == 0o664
     assert ACCESS not in os.listxattr("f")
@@ -346,9 +311,7 @@ def check_a_broken_acl_is_refused() -> None:
     with refused(errno.EINVAL, errno.EOPNOTSUPP):
         os.setxattr("f", ACCESS, b"nonsense")
     with refused(errno.EACCES, errno.EINVAL):
-        os.setxattr(
-            "f", DEFAULT, acl((USER_OBJ, 7, ANYONE), (GROUP_OBJ, 7, ANYONE), (OTHER, 0, ANYONE))
-        )
+        os.setxattr("f", DEFAULT, acl(7, 7, 0))
 
 
 @behaviour(lower={"f": File(b"x", mode=0o644, uid=ALICE)}, identities=ROOT_ONLY)
@@ -432,7 +395,7 @@ def check_removing_a_missing_acl_is_for_the_owner() -> None:
 
 @behaviour(lower={"f": File(), "d": Dir()})
 def check_a_default_acl_is_for_directories() -> None:
-    plain = acl((USER_OBJ, 7, ANYONE), (GROUP_OBJ, 5, ANYONE), (OTHER, 0, ANYONE))
+    plain = acl(7, 5, 0)
     with refused(errno.EACCES):
         os.setxattr("f", DEFAULT, plain)
     os.setxattr("d", DEFAULT, plain)
@@ -445,14 +408,8 @@ SHARED_WITH_SET_GROUP_ID: dict[str, File | Dir] = {
     "d": Dir(mode=0o2775, uid=ALICE, gid=BOB),
     "s": File(mode=0o6775, uid=ALICE, gid=BOB),
 }
-ANOTHER_READS = acl(
-    (USER_OBJ, 7, ANYONE),
-    (USER, 4, BOB),
-    (GROUP_OBJ, 7, ANYONE),
-    (MASK, 7, ANYONE),
-    (OTHER, 5, ANYONE),
-)
-SAYS_NO_MORE_THAN_A_MODE = acl((USER_OBJ, 7, ANYONE), (GROUP_OBJ, 7, ANYONE), (OTHER, 5, ANYONE))
+ANOTHER_READS = acl(7, 7, 5, users={BOB: 4}, mask=7)
+SAYS_NO_MORE_THAN_A_MODE = acl(7, 7, 5)
 
 
 @behaviour(lower=SHARED_WITH_SET_GROUP_ID, identities=ROOT_ONLY)
@@ -526,13 +483,7 @@ def check_what_is_made_in_a_set_group_id_directory_inherits_group_and_acl() -> N
 
 @behaviour(lower={"f": File(mode=0o2775), "d": Dir(mode=0o2775)})
 def check_root_keeps_the_set_group_id_bit_under_an_acl() -> None:
-    others = acl(
-        (USER_OBJ, 7, ANYONE),
-        (USER, 4, 0),
-        (GROUP_OBJ, 7, ANYONE),
-        (MASK, 7, ANYONE),
-        (OTHER, 5, ANYONE),
-    )
+    others = acl(7, 7, 5, users={0: 4}, mask=7)
     for path in ("f", "d"):
         os.setxattr(path, ACCESS, others)
         assert mode_of(path) == 0o2775

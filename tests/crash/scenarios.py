@@ -1,4 +1,4 @@
-"""Operations on a disk: each in a directory of its own, so that one mount serves any number of them."""
+"""Scenarios: operations on layers, each in a directory of its own, so that one mount serves many of them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 from ..overlay.seen import looked_at
 from ..overlay.stack import Stack
 from ..posix.layers import write_layer
-from .afterwards import Tree, lasting
 from .operations import OPERATIONS
+from .recovered import Tree, lasting
 
 _DEPTH = max(len(operation.lowers) for operation in OPERATIONS.values())
 
 
 def build(stack: Stack, *names: str) -> None:
-    """Make the layers for these operations, with what the upper holds already."""
+    """Make the layers for these operations, with the content of the upper."""
     for _ in range(_DEPTH):
         stack.add({})
     os.mkdir(stack.upper)
@@ -33,18 +33,18 @@ def build(stack: Stack, *names: str) -> None:
                     prepare(os.path.join(target, name))
 
 
-def act(name: str, root: str) -> None:
-    """Do the operation in a mounted tree."""
-    OPERATIONS[name].act(os.path.join(root, name))
+def run(name: str, root: str) -> None:
+    """Run the operation in a mounted tree."""
+    OPERATIONS[name].run(os.path.join(root, name))
 
 
 def look(name: str, root: str) -> Tree:
-    """What it has to do with, in a mounted tree."""
+    """The part of a mounted tree that the operation concerns."""
     return lasting(looked_at(os.path.join(root, name)))
 
 
 def trees(stack: Stack, *names: str) -> dict[str, tuple[Tree, Tree]]:
-    """For each operation what `look` finds before and after, by the kernel's overlayfs over layers of their own."""
+    """The result of `look` before and after each operation, on the kernel's overlayfs over other layers."""
     directory = os.path.join(stack.directory, "expected")
     os.mkdir(directory)
     expected = Stack(directory, unprivileged=stack.unprivileged)
@@ -53,6 +53,6 @@ def trees(stack: Stack, *names: str) -> dict[str, tuple[Tree, Tree]]:
     with expected.mounted_by_the_kernel() as target:
         for name in names:
             before = look(name, target)
-            act(name, target)
+            run(name, target)
             found[name] = before, look(name, target)
     return found

@@ -1,4 +1,4 @@
-"""What a crash or a failure left: seen by ours and by the kernel's overlayfs, and held against what may be there."""
+"""The tree after a crash or a failure, as ours and the kernel's overlayfs show it, and the files left beside it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..overlay.stack import Stack
 Tree: TypeAlias = Mapping[str, Seen]
 
 BY_HAND = 1_400_000_000_000_000_000
-"""Nanoseconds since the epoch: later times were set by the system."""
+"""Nanoseconds since the epoch: the system sets only later times."""
 
 
 def shown(stack: Stack) -> Tree:
-    """The tree that ours and the kernel's overlayfs both show over the stack, ours first; the work room was cleared."""
+    """The tree that ours and then the kernel's overlayfs show of the stack; ours clears the work directory."""
     with stack.bare() as view:
         ours = lasting(look_through(view))
         assert os.listdir(os.path.join(stack.work, "work")) == []
@@ -27,7 +27,7 @@ def shown(stack: Stack) -> Tree:
 
 
 def below(name: str, tree: Tree) -> Tree:
-    """The part of a tree in one directory, as `staging.look` finds it."""
+    """The part of a tree in one directory, in the form of `scenarios.look`."""
     return {
         path.removeprefix(name).removeprefix("/"): seen
         for path, seen in tree.items()
@@ -35,12 +35,12 @@ def below(name: str, tree: Tree) -> Tree:
     }
 
 
-def astray(stack: Stack, tree: Container[str]) -> list[str]:
-    """What lies in the work directory but the whiteout kept for the next use, and in the upper but not in the tree."""
-    room = os.path.join(stack.work, "work")
-    found = [os.path.join(room, name) for name in os.listdir(room)]
-    if kept := next(filter(_is_whiteout, found), None):
-        found.remove(kept)
+def leftovers(stack: Stack, tree: Container[str]) -> list[str]:
+    """The files in the work directory, without the spare whiteout, and those in the upper that are not in the tree."""
+    work = os.path.join(stack.work, "work")
+    found = [os.path.join(work, name) for name in os.listdir(work)]
+    if spare := next(filter(_is_whiteout, found), None):
+        found.remove(spare)
     for directory, directories, files in os.walk(stack.upper):
         for name in directories + files:
             path = os.path.join(directory, name)
@@ -50,7 +50,7 @@ def astray(stack: Stack, tree: Container[str]) -> list[str]:
 
 
 def lasting(tree: Tree) -> Tree:
-    """Without what says nothing: the times that the system set, and the link counts of directories."""
+    """A tree without the times that the system set and the link counts of directories, which vary."""
     return {
         path: seen._replace(
             mtime_ns=min(seen.mtime_ns, BY_HAND),
