@@ -47,7 +47,9 @@ def directory(sandbox: Sandbox) -> Iterator[str]:
         yield directory
 
 
-def _compare_with_the_kernel(sandbox: Sandbox, subject: System, directory: str, how: settings) -> None:
+def _compare_with_the_kernel(
+    sandbox: Sandbox, subject: System, directory: str, how: settings
+) -> None:
     reference = KernelOverlay(UNPRIVILEGED)
 
     @how
@@ -65,7 +67,9 @@ def _compare_with_the_kernel(sandbox: Sandbox, subject: System, directory: str, 
     agree()
 
 
-def test_a_program_cannot_tell_our_overlay_from_the_kernels(sandbox: Sandbox, directory: str) -> None:
+def test_a_program_cannot_tell_our_overlay_from_the_kernels(
+    sandbox: Sandbox, directory: str
+) -> None:
     _compare_with_the_kernel(sandbox, OURS, directory, ORACLE)
 
 

@@ -1,7 +1,7 @@
 """Runs a test's body in a child process inside a sandbox, as root or as root of a user namespace.
 
-A conftest.py enables that for its folder by importing `sandbox` and `pytest_pyfunc_call`. The end of the child undoes the
-mounts, leaks and changes of the body.
+A conftest.py enables that for its folder by importing `sandbox` and `pytest_pyfunc_call`. The end of the child undoes
+the mounts, leaks and changes of the body.
 """
 
 from __future__ import annotations
