@@ -40,7 +40,7 @@ def files(upper: str) -> list[str]:
 
 
 def change(view: View, path: str) -> str:
-    if view.explain(path).sights[0].role == "whiteout":
+    if view.explain(path).hits[0].role == "whiteout":
         return "removed"
     return "changed" if os.path.lexists(path) else "new"
 

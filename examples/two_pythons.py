@@ -99,7 +99,7 @@ class Server:
         found = self.view.explain(PYTHON)
         while found.target is not None:
             found = self.view.explain(os.path.join(os.path.dirname(found.path), found.target))
-        return found.sights[0].path
+        return found.hits[0].path
 
 
 def main() -> None:

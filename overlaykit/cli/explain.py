@@ -1,4 +1,4 @@
-"""`overlaykit explain`: which layer answers for a path, with the real file's path, and what it hides."""
+"""`overlaykit explain`: which layer answers for a path, with the real file's path, and what it shadows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from overlaykit.cli.output import one_line
 def main(arguments: list[str]) -> int:
     parser = Parser(
         "explain",
-        "Say which layer answers for a path in a running view, with the real file, and what it hides.",
+        "Say which layer answers for a path in a running view, with the real file, and what it shadows.",
     )
     parser.add_argument("view", metavar="NAME|TARGET", help="a view's name, or a mountpoint")
     parser.add_argument("path", metavar="PATH", help="a path in the view, from its root")
@@ -24,6 +24,6 @@ def main(arguments: list[str]) -> int:
         print(codec.encode_pretty(found))
         return 0
     print(one_line(found.path if found.target is None else f"{found.path} -> {found.target}"))
-    for sight in found.sights:
-        print(one_line(f"  {sight.role:8}  {sight.kind:9}  {sight.path}"))
+    for hit in found.hits:
+        print(one_line(f"  {hit.role:8}  {hit.kind:9}  {hit.path}"))
     return 0

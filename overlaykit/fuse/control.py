@@ -28,8 +28,8 @@ class End(msgspec.Struct, frozen=True, tag="end"):
     """End the connection with the kernel, whatever is in use: users of the mount get ENOTCONN."""
 
 
-class SightAnswer(msgspec.Struct, frozen=True):
-    """One layer's part: see `overlaykit.overlay.explain.Sight`."""
+class LayerHitReply(msgspec.Struct, frozen=True):
+    """One layer's part: see `overlaykit.overlay.explain.LayerHit`."""
 
     layer: str
     path: str
@@ -42,7 +42,7 @@ class Explained(msgspec.Struct, frozen=True, tag="explained"):
 
     path: str
     target: str | None
-    sights: tuple[SightAnswer, ...]
+    hits: tuple[LayerHitReply, ...]
 
 
 class Counted(msgspec.Struct, frozen=True, tag="counted"):

@@ -17,10 +17,10 @@ from overlaykit.fuse.control import (
     Ending,
     Explain,
     Explained,
+    LayerHitReply,
     Reply,
     Request,
     RequestRefused,
-    SightAnswer,
 )
 from overlaykit.overlay.explain import explain
 
@@ -70,8 +70,8 @@ def _answer(request: Request, operations: Operations) -> bytes:
         match request:
             case Explain(path=path):
                 found = explain(operations.filesystem, os.fsencode(path))
-                sights = (SightAnswer(s.layer, s.path, s.kind, s.role) for s in found.sights)
-                reply = Explained(found.path, found.target, tuple(sights))
+                hits = (LayerHitReply(s.layer, s.path, s.kind, s.role) for s in found.hits)
+                reply = Explained(found.path, found.target, tuple(hits))
             case Count():
                 reply = Counted(operations.filesystem.counts(), dict(operations.requests))
             case End():

@@ -1,4 +1,4 @@
-"""Which layer answers for a path, and what it hides: the merge, told to a person."""
+"""Which layer answers for a path, and which entries it shadows."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 _MOST_LINKS: Final = 40  # path_resolution(7)
 
-Role = Literal["answers", "merged", "hidden", "whiteout"]
+Role = Literal["answers", "merged", "shadowed", "whiteout"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """One layer's part in the answer.
+class LayerHit:
+    """One layer's entry for a path.
 
-    `role`: it `answers`; is `merged` into a directory that does; is `hidden` by one above; or is the `whiteout` that
-    hides what is below. `path` is the real one, `kind` one of file, directory, symlink, device, fifo and socket.
+    `role`: `answers`; `merged` into a directory that answers; `shadowed` by an entry above; or a `whiteout`.
+    `path`: of the real file. `kind`: file, directory, symlink, device, fifo or socket.
     """
 
     layer: str
@@ -39,21 +39,26 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a path in the view means. `path`: with the symlinks above its last name resolved."""
+    """What a path in the view means.
+
+    `path`: with the symlinks above its last name resolved. `target`: of a symlink. `hits`: the topmost layer's first.
+    """
 
     path: str
     target: str | None
-    """Where a symlink leads."""
-    sights: tuple[Sight, ...]
+    hits: tuple[LayerHit, ...]
 
 
 def explain(filesystem: Filesystem, path: bytes) -> Explanation:
-    """Raises OSError (ENOTDIR, ELOOP, or ENOENT where not even a whiteout is) as path resolution does."""
+    """Find each layer's entry for a path.
+
+    Raises OSError: ENOTDIR, ELOOP, or ENOENT if no layer has even a whiteout.
+    """
     seen: list[Node] = []
     try:
         return _explain(filesystem, path, seen)
     finally:
-        for node in reversed(seen):  # unless they are in use otherwise, they go, children first
+        for node in reversed(seen):  # children first
             filesystem.nodes.evict_if_unused(node)
 
 
@@ -62,28 +67,26 @@ def _explain(filesystem: Filesystem, path: bytes, seen: list[Node]) -> Explanati
     directory = parents[-1]
     names = [parent.name for parent in parents[1:]]
     if not name:
-        sights = [
-            _sight(layer_dir, None, _role(n)) for n, layer_dir in enumerate(directory.layer_dirs)
-        ]
-        return Explanation(_shown(names), None, tuple(sights))
+        hits = [_hit(layer_dir, None, _role(n)) for n, layer_dir in enumerate(directory.layer_dirs)]
+        return Explanation(_shown(names), None, tuple(hits))
     tree = filesystem.tree
     found = filesystem.lookup.find(directory, name)
     node = None if found is None else found.node
     if node is not None:
         seen.append(node)
-    sights = _sights(tree, directory, name, node)
-    if not sights:
+    hits = _hits(tree, directory, name, node)
+    if not hits:
         fail(errno.ENOENT, path)
     target = None
     if node is not None and node.kind == stat.S_IFLNK:
         target = os.fsdecode(tree.readlink(node))
-    return Explanation(_shown([*names, name]), target, tuple(sights))
+    return Explanation(_shown([*names, name]), target, tuple(hits))
 
 
-def _sights(tree: Tree, directory: Directory, name: bytes, node: Node | None) -> list[Sight]:
+def _hits(tree: Tree, directory: Directory, name: bytes, node: Node | None) -> list[LayerHit]:
     shown = list(node.layer_dirs) if isinstance(node, Directory) else []
-    sights = [_sight(layer_dir, None, _role(n)) for n, layer_dir in enumerate(shown)]
-    answered = bool(sights)
+    hits = [_hit(layer_dir, None, _role(n)) for n, layer_dir in enumerate(shown)]
+    answered = bool(hits)
     layers = {layer_dir.layer for layer_dir in shown}
     for layer_dir in directory.layer_dirs:
         if layer_dir.layer in layers:
@@ -92,27 +95,27 @@ def _sights(tree: Tree, directory: Directory, name: bytes, node: Node | None) ->
             st = os.stat(name, dir_fd=layer_dir.fd(), follow_symlinks=False)
         except FileNotFoundError:
             if node is None and not answered and tree.merge.has_aufs_whiteout(layer_dir, name):
-                sights.append(_sight(layer_dir, AUFS_WHITEOUT + name, "whiteout"))
+                hits.append(_hit(layer_dir, AUFS_WHITEOUT + name, "whiteout"))
                 answered = True
             continue
         if answered:
-            role: Role = "hidden"
+            role: Role = "shadowed"
         elif is_whiteout_device(st) or node is None:
             role = "whiteout"
             answered = True
         else:
             role = "answers"
             answered = True
-        sights.append(_sight(layer_dir, name, role))
-    return sights
+        hits.append(_hit(layer_dir, name, role))
+    return hits
 
 
 def _resolve(
     filesystem: Filesystem, path: bytes, seen: list[Node]
 ) -> tuple[list[Directory], bytes]:
-    """The directories down to the one that holds the last name, and that name (empty for the root itself).
+    """The directories down to the one that holds the last name, and that name (empty for the root).
 
-    `seen` is given every node that was looked up.
+    Appends each node that it looks up to `seen`.
     """
     pending = [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
     parents = [filesystem.root]
@@ -143,12 +146,12 @@ def _resolve(
     return (parents, last.name) if last is not None else (parents, b"")
 
 
-def _role(number: int) -> Role:
-    """The part of one of the directories that are merged, counted from the top."""
-    return "merged" if number else "answers"
+def _role(index: int) -> Role:
+    """The role of a merged directory, counted from the top."""
+    return "merged" if index else "answers"
 
 
-def _sight(layer_dir: LayerDir, name: bytes | None, role: Role) -> Sight:
+def _hit(layer_dir: LayerDir, name: bytes | None, role: Role) -> LayerHit:
     names = layer_dir.components() + ([] if name is None else [name])
     st = (
         layer_dir.stat()
@@ -156,7 +159,7 @@ def _sight(layer_dir: LayerDir, name: bytes | None, role: Role) -> Sight:
         else os.stat(name, dir_fd=layer_dir.fd(), follow_symlinks=False)
     )
     path = os.path.join(layer_dir.layer.path, *map(os.fsdecode, names))
-    return Sight(layer_dir.layer.path, path, _kind(st.st_mode), role)
+    return LayerHit(layer_dir.layer.path, path, _kind(st.st_mode), role)
 
 
 def _kind(mode: int) -> str:

@@ -1,4 +1,4 @@
-"""`overlaykit explain`: which layer answers for a path, where the real file is, and what it hides."""
+"""`overlaykit explain`: which layer answers for a path, where the real file is, and what it shadows."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ def mounted(user: TestUser) -> Iterator[str]:
     user.succeeds("umount", target)
 
 
-def sights(user: TestUser, target: str, path: str) -> list[tuple[str, str, str]]:
+def hits(user: TestUser, target: str, path: str) -> list[tuple[str, str, str]]:
     found: dict[str, Any] = json.loads(user.succeeds("explain", "--json", target, path))
-    return [(sight["role"], sight["kind"], sight["path"]) for sight in found["sights"]]
+    return [(hit["role"], hit["kind"], hit["path"]) for hit in found["hits"]]
 
 
-def test_the_layer_that_answers_is_told_and_what_it_hides(user: TestUser) -> None:
+def test_the_layer_that_answers_is_shown_and_what_it_shadows(user: TestUser) -> None:
     with mounted(user) as target:
         top, bottom, upper = map(user.path, ("top", "bottom", "upper"))
-        assert sights(user, target, "/below") == [("answers", "file", f"{bottom}/below")]
-        assert sights(user, target, "/both") == [
+        assert hits(user, target, "/below") == [("answers", "file", f"{bottom}/below")]
+        assert hits(user, target, "/both") == [
             ("answers", "file", f"{top}/both"),
-            ("hidden", "file", f"{bottom}/both"),
+            ("shadowed", "file", f"{bottom}/both"),
         ]
         user.write(os.path.join(target, "both"), "changed\n")
-        assert [sight[2] for sight in sights(user, target, "both")] == [
+        assert [hit[2] for hit in hits(user, target, "both")] == [
             f"{upper}/both",
             f"{top}/both",
             f"{bottom}/both",
         ]
-        roles = [sight[0] for sight in sights(user, target, "/directory")]
+        roles = [hit[0] for hit in hits(user, target, "/directory")]
         assert len(roles) == 2
-        assert "hidden" not in roles
+        assert "shadowed" not in roles
         printed = user.succeeds("explain", target, "/both").splitlines()
         assert printed[0] == "/both"
         assert printed[1].split() == ["answers", "file", f"{upper}/both"]
@@ -62,10 +62,10 @@ def test_the_real_file_holds_what_the_view_shows(user: TestUser) -> None:
     with user.start(*arguments) as view:
         assert view.stdout is not None
         assert view.stdout.readline() == "started\n"
-        (_, kind, real), (role, _, below) = sights(user, "one", "/etc/hostname")
+        (_, kind, real), (role, _, below) = hits(user, "one", "/etc/hostname")
         assert (kind, real) == ("file", user.path("upper", "etc", "hostname"))
-        assert (role, below) == ("hidden", "/etc/hostname")
-        assert sights(user, "one", "/usr/bin/env") == [("answers", "file", "/usr/bin/env")]
+        assert (role, below) == ("shadowed", "/etc/hostname")
+        assert hits(user, "one", "/usr/bin/env") == [("answers", "file", "/usr/bin/env")]
         printed, _ = view.communicate("end\n")
         with open(real) as file:
             assert file.read() == printed == "changed\n"
@@ -96,4 +96,4 @@ def test_names_of_any_bytes_are_explained_and_a_nonsense_question_harms_nothing(
         assert user.refused("explain", target, "/missing\udcff").endswith(
             "No such file or directory"
         )
-        assert sights(user, target, "/below")
+        assert hits(user, target, "/below")

@@ -24,14 +24,14 @@ def test_the_layer_that_answers_is_told_with_the_real_files_path(stack: Stack) -
         told = control.ask(mount.control_path, control.Explain("/bin/python"))
         assert isinstance(told, control.Explained)
         assert told.path == "/usr/bin/python"
-        assert [(sight.path, sight.role) for sight in told.sights] == [
+        assert [(hit.path, hit.role) for hit in told.hits] == [
             (os.path.join(lower, "usr/bin/python"), "answers")
         ]
         with open(mount.path("bin/python"), "wb"):
             pass
         told = control.ask(mount.control_path, control.Explain("/bin/python"))
         assert isinstance(told, control.Explained)
-        assert [sight.role for sight in told.sights] == ["answers", "hidden"]
+        assert [hit.role for hit in told.hits] == ["answers", "shadowed"]
 
 
 def test_a_path_that_is_not_there_is_an_error_that_names_it(stack: Stack) -> None:

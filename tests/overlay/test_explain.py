@@ -1,4 +1,4 @@
-"""Which layer answers for a path, and what it hides, as a person is told."""
+"""Which layer answers for a path, and what it shadows."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def _told(view: View, path: str) -> Explanation:
 
 def _roles(explanation: Explanation, stack: Stack) -> list[tuple[str, str]]:
     """(path below the stack's directory, role), top first."""
-    sights = explanation.sights
-    return [(os.path.relpath(sight.path, stack.directory), sight.role) for sight in sights]
+    hits = explanation.hits
+    return [(os.path.relpath(hit.path, stack.directory), hit.role) for hit in hits]
 
 
-def test_the_layer_that_answers_is_named_with_what_it_hides(stack: Stack) -> None:
+def test_the_layer_that_answers_is_named_with_what_it_shadows(stack: Stack) -> None:
     stack.add({"f": File(b"1")})
     stack.add({})
     stack.add({"f": File(b"2")})
     with stack.open() as view:
         assert _roles(_told(view, "/f"), stack) == [
             ("lower0/f", "answers"),
-            ("lower2/f", "hidden"),
+            ("lower2/f", "shadowed"),
         ]
         view.write("f", b"3")
         assert _roles(_told(view, "/f"), stack)[0] == ("upper/f", "answers")
@@ -45,7 +45,7 @@ def test_a_merged_directory_names_all_its_layers(stack: Stack) -> None:
         assert _roles(_told(view, "/d/"), stack) == [
             ("lower0/d", "answers"),
             ("lower1/d", "merged"),
-            ("lower2/d", "hidden"),
+            ("lower2/d", "shadowed"),
         ]
         assert [role for _, role in _roles(_told(view, "/"), stack)] == ["answers"] + ["merged"] * 3
 
@@ -57,11 +57,11 @@ def test_a_removed_name_is_told_by_its_whiteout(stack: Stack) -> None:
         view.unlink("f")
         assert _roles(_told(view, "/f"), stack) == [
             ("upper/f", "whiteout"),
-            ("lower0/f", "hidden"),
+            ("lower0/f", "shadowed"),
         ]
         assert _roles(_told(view, "/g"), stack) == [
             ("lower0/g", "whiteout"),
-            ("lower1/g", "hidden"),
+            ("lower1/g", "shadowed"),
         ]
 
 

@@ -387,8 +387,8 @@ def test_a_person_is_told_what_hides_a_name(stack: Stack, form: Form) -> None:
         view.unlink("f")
         told = explain(view.filesystem, b"/f")
     mark = ".wh.f" if form == "aufs" else "f"
-    seen = [(os.path.relpath(sight.path, stack.directory), sight.role) for sight in told.sights]
-    assert seen == [(f"upper/{mark}", "whiteout"), ("lower0/f", "hidden")]
+    seen = [(os.path.relpath(hit.path, stack.directory), hit.role) for hit in told.hits]
+    assert seen == [(f"upper/{mark}", "whiteout"), ("lower0/f", "shadowed")]
 
 
 def test_whiteouts_are_made_where_none_can_be_linked(stack: Stack) -> None:

@@ -126,8 +126,8 @@ def test_it_says_how_many_processes_it_holds(user: TestUser) -> None:
 def test_it_says_which_layer_answers(user: TestUser) -> None:
     top = user.directory("top", file="x")
     with View([top, "host"]) as view:
-        (sight,) = view.explain("/file").sights
-        assert (sight.role, sight.path) == ("answers", os.path.join(top, "file"))
+        (hit,) = view.explain("/file").hits
+        assert (hit.role, hit.path) == ("answers", os.path.join(top, "file"))
         with pytest.raises(FileNotFoundError):
             view.explain("/no/such")
 
