@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -94,6 +95,22 @@ def test_a_room_imports_only_from_below(room: str) -> None:
         (path, name) for path in sources(room) for name in imported(path) if name not in allowed
     ]
     assert not wrong
+
+
+def test_two_files_import_pyfuse3_and_one_patches_it() -> None:
+    patching = re.compile(
+        r"(?<!`)_native\.(NAME_ONLY|name_directories|adapts_session|expect_setxattr_flags)\b|\.trio = "
+    )
+    importing, patches = set(), set()
+    for path in sources(HOUSE):
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        if re.search(r"^(import|from) pyfuse3\b", text, re.MULTILINE):
+            importing.add(os.path.relpath(path, HOUSE))
+        if patching.search(text):
+            patches.add(os.path.relpath(path, HOUSE))
+    assert importing == {"fuse/connection.py", "fuse/operations.py"}
+    assert patches == {"fuse/patches.py"}
 
 
 def test_only_its_command_imports_the_benchmark() -> None:

@@ -1,6 +1,7 @@
-"""What can be asked on a daemon's control socket: one JSON line in, one JSON line out.
+"""The protocol of a daemon's control socket, and its client: one JSON line as request, one as reply.
 
-Any process that can reach the socket may ask; it lies in a directory of the user's own. `control_server` answers.
+The socket lies in a private directory of the user; any process that can connect may send requests. `control_server` is
+the daemon's side.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from overlaykit import codec
 
 
 class Explain(msgspec.Struct, frozen=True, tag="explain"):
-    """Which layer answers for `path`, an absolute one in the mount."""
+    """Which layer provides `path`, an absolute path in the mount."""
 
     path: str
 
 
 class Count(msgspec.Struct, frozen=True, tag="count"):
-    """What the daemon holds and has been asked."""
+    """How much the daemon holds in memory, and how many requests it has had."""
 
 
 class End(msgspec.Struct, frozen=True, tag="end"):
-    """End the connection with the kernel, whatever is in use: users of the mount get ENOTCONN."""
+    """End the connection with the kernel, even if files are in use: users of the mount get ENOTCONN."""
 
 
 class LayerHitReply(msgspec.Struct, frozen=True):
@@ -46,18 +47,18 @@ class Explained(msgspec.Struct, frozen=True, tag="explained"):
 
 
 class Counted(msgspec.Struct, frozen=True, tag="counted"):
-    """`held`: nodes, lookups, open files and places in memory. `requests`: how many of each kind have come."""
+    """`held`: numbers of nodes, nlookup, open files and directory descriptors. `requests`: numbers by kind."""
 
     held: dict[str, int]
     requests: dict[str, int]
 
 
 class Ending(msgspec.Struct, frozen=True, tag="ending"):
-    """The connection ends after this answer."""
+    """The connection ends after this reply."""
 
 
 class RequestRefused(msgspec.Struct, frozen=True, tag="request-refused"):
-    """An OSError's number and path."""
+    """The request has failed with an OSError: its errno and path."""
 
     errno: int
     path: str
@@ -70,9 +71,9 @@ Reply = Explained | Counted | Ending | RequestRefused
 def ask(
     path: str, request: Request, *, seconds: float | None = None
 ) -> Explained | Counted | Ending:
-    """Ask the daemon whose socket is at `path`.
+    """Send a request to the daemon whose socket is at `path`.
 
-    Raises OSError: what it answered, ECONNREFUSED if it is gone, TimeoutError if it takes longer than `seconds`.
+    Raises: OSError of a `RequestRefused`; ECONNREFUSED: the daemon has ended; TimeoutError: no reply in `seconds`.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(seconds)

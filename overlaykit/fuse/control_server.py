@@ -1,4 +1,4 @@
-"""The daemon's side of its control socket: answers `control`'s questions, beside the kernel's."""
+"""The daemon's side of the control socket: replies to `control`'s requests between those of the kernel."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 _LONGEST_LINE: Final = 1 << 16
+"""Bytes."""
 
 
 async def serve(
     listener: trio.SocketListener, operations: Operations, end: Callable[[], None]
 ) -> None:
-    """Answer until cancelled. `end` is called when the connection with the kernel is to end."""
+    """Reply to requests until cancelled. `end` ends the connection with the kernel."""
 
     async def answer(stream: trio.SocketStream) -> None:
         line = b""
@@ -49,17 +50,18 @@ async def serve(
                 line += chunk
             request: Request = codec.decode(line, Request)
             if isinstance(request, End):
-                end()  # whether or not the asker is still there for the answer
+                # Even if the client has gone and gets no reply.
+                end()
             await stream.send_all(_answer(request, operations) + b"\n")
 
     async def guarded(stream: trio.SocketStream) -> None:
-        # An asker that left, or asked nonsense, loses its connection; whatever happens, the daemon stays.
+        # A client that has gone, or whose request is invalid, loses its connection; the daemon stays.
         try:
             await answer(stream)
         except (trio.BrokenResourceError, ValueError):
             pass
         except Exception:
-            log.exception("a question could not be answered")
+            log.exception("a control request failed")
 
     await trio.serve_listeners(guarded, [listener])
 
@@ -78,7 +80,8 @@ def _answer(request: Request, operations: Operations) -> bytes:
                 reply = Ending()
     except OSError as error:
         reply = RequestRefused(error.errno or errno.EIO, _filename(error))
-    except ValueError:  # a NUL is in no path
+    except ValueError:
+        # A path with a NUL.
         reply = RequestRefused(errno.EINVAL, "")
     return codec.encode(reply)
 

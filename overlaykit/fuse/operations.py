@@ -1,10 +1,11 @@
-"""FUSE requests, translated: pyfuse3's types in, calls of `overlaykit.overlay`, pyfuse3's types out.
+"""The FUSE requests: pyfuse3's types in, calls of `overlaykit.overlay`, pyfuse3's types out.
 
-What the kernel may cache: everything, for ever. Names, missing names, attributes and data stay valid because while it
-is mounted we alone change the layers; a live change of them must be told to the kernel (pyfuse3.invalidate_entry,
-invalidate_inode). Size and times of a file are the kernel's own while it has dirty pages (the writeback cache).
+The kernel may cache names, missing names, attributes and data without limit: the mount assumes that only the daemon
+changes its layers. If another process does (the layer `host` is live), programs may see the old state until the kernel
+forgets it. A file's size and times are the kernel's while it has dirty pages (writeback cache).
 
-No merge logic lives here. An `OSError` becomes a `FUSEError` in one place, `_request`.
+No merge logic lives here. `_request` turns an `OSError` into a `FUSEError`. The package docstring has the concurrency
+rules.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
-from overlaykit import _native
+from overlaykit.fuse import patches
+from overlaykit.fuse.copying import Copying
 from overlaykit.overlay.attributes import Caller, Changes
 from overlaykit.overlay.creation import check_name
 from overlaykit.overlay.files import wants_to_write
 from overlaykit.overlay.markers import ACCESS_ACL, ACLS
-from overlaykit.overlay.nodes import File
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -46,10 +47,9 @@ if TYPE_CHECKING:
         XAttrNameT,
     )
 
+    from overlaykit.fuse.poller import Poller
     from overlaykit.fuse.spec import MountOptions
-    from overlaykit.fuse.waiting import Waiting
     from overlaykit.overlay.attributes import Attributes
-    from overlaykit.overlay.filecopy import Copy
     from overlaykit.overlay.filesystem import Filesystem
     from overlaykit.overlay.listing import Listing
     from overlaykit.overlay.merge import Entry
@@ -57,14 +57,11 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger(__name__)
 
-FOREVER: Final = 1e9
-"""Seconds that the kernel may cache names and attributes: longer than any mount lives."""
+_NO_TIMEOUT_SECONDS: Final = 1e9
+"""How long the kernel may cache names and attributes: longer than any mount lives."""
 
-_QUICK: Final = 1 << 20
-"""Bytes that are copied up at once; more, and what is synced, goes to a thread, and holds up no other file."""
-
-_WIDE: Final = 256
-"""Names in a directory. Of a wider one, a program that lists it mostly wants no more than the names."""
+_WIDE_ENTRIES: Final = 256
+"""Most programs that list a directory with more entries use the names only."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,11 +70,11 @@ R = TypeVar("R")
 def _request(
     handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
-    """Count the request, translate its errors, and tidy up after it."""
+    """Count the request, translate its errors, and trim the cached descriptors after it."""
     name = handler.__name__
 
     @functools.wraps(handler)
-    async def answer(self: Operations, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def handle(self: Operations, *args: P.args, **kwargs: P.kwargs) -> R:
         self.requests[name] += 1
         try:
             return await handler(self, *args, **kwargs)
@@ -91,45 +88,43 @@ def _request(
         finally:
             self.filesystem.between_operations()
 
-    return answer  # type: ignore[return-value]  # typeshed calls it a _Wrapped, mypy wants a function
+    return handle  # type: ignore[return-value]  # typeshed calls it a _Wrapped, mypy wants a function
 
 
 class Operations(pyfuse3.Operations):
     """The requests of one mount.
 
     Attributes:
-      filesystem: what answers them.
-      requests: how many of which kind have come; they cost what they cost, so this is what to bring down.
-      started: set once the kernel's first request (INIT) was answered.
+      filesystem: the merge that the requests act on.
+      requests: the number of requests by kind. Each has a fixed cost, so fewer requests are faster.
+      initialized: set once the kernel's first request (INIT) was answered.
 
-    Invariants: a node whose entry was answered has one lookup more; a file whose number is in `_copying` is on its way
-    up, and only that task writes to it or makes it another one.
+    Invariant: each reply with an entry adds one to the node's nlookup.
     """
 
     supports_dot_lookup = False
     enable_writeback_cache = True
 
-    def __init__(self, filesystem: Filesystem, options: MountOptions, waiting: Waiting) -> None:
+    def __init__(self, filesystem: Filesystem, options: MountOptions, poller: Poller) -> None:
         super().__init__()
-        self._waiting = waiting
-        # A list changes the mode, which with `xattr_permissions` is not the real file's.
+        self._poller = poller
+        # Setting an ACL changes the mode of the real file, which `xattr_permissions` does not show.
         self.enable_acl = options.acl and options.xattr and not options.xattr_permissions
         self._xattr = options.xattr
         self.filesystem = filesystem
         self.requests: Counter[str] = Counter()
-        self.started = trio.Event()
+        self.initialized = trio.Event()
         self._volatile = options.volatile
         self._dirsync = options.dirsync and not options.volatile
         self._static_nlink = options.static_nlink
-        self._timeout = FOREVER if options.timeout is None else min(options.timeout, FOREVER)
-        self._copying: dict[int, trio.Event] = {}
-        self._copies = trio.Semaphore(filesystem.shares.copies)  # each has two descriptors open
-        # An entry of a listing whose node the kernel is to ask for itself; number 0: of an inode that is not known.
-        self._entry_without_node = pyfuse3.EntryAttributes()
-        self._entry_without_node.generation = _native.NAME_ONLY
+        self._timeout = min(
+            _NO_TIMEOUT_SECONDS if options.timeout is None else options.timeout, _NO_TIMEOUT_SECONDS
+        )
+        self._copying = Copying(filesystem, poller, volatile=options.volatile)
+        self._name_only_entry = patches.mark_name_only(pyfuse3.EntryAttributes())
 
     def init(self) -> None:
-        self.started.set()
+        self.initialized.set()
 
     # Names
 
@@ -141,15 +136,16 @@ class Operations(pyfuse3.Operations):
         found = filesystem.lookup.find(filesystem.nodes.directory(parent_inode), name)
         if found is None:
             missing = pyfuse3.EntryAttributes()
-            missing.st_ino = 0  # a name that may be remembered as missing
+            # The kernel caches the missing name.
+            missing.st_ino = 0
             missing.entry_timeout = self._timeout
             return missing
         return self._entry(*found)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         self.requests["forget"] += 1
-        for number, count in inode_list:
-            self.filesystem.nodes.forget(number, count)
+        for nodeid, count in inode_list:
+            self.filesystem.nodes.forget(nodeid, count)
 
     @_request
     async def mknod(
@@ -189,7 +185,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         node = self.filesystem.nodes.file(inode)
         check_name(new_name)
-        await self._copy_up(node)
+        await self._copying.copy_up(node)
         directory = self.filesystem.nodes.directory(new_parent_inode)
         self.filesystem.creation.link(node, directory, new_name)
         self._sync_names(directory)
@@ -198,7 +194,7 @@ class Operations(pyfuse3.Operations):
     @_request
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         directory = self.filesystem.nodes.directory(parent_inode)
-        await self._copy_up(self.filesystem.removal.copied_to_unlink(directory, name))
+        await self._copying.copy_up(self.filesystem.removal.copied_to_unlink(directory, name))
         self.filesystem.removal.unlink(directory, name)
         self._sync_names(directory)
 
@@ -222,11 +218,11 @@ class Operations(pyfuse3.Operations):
         old = filesystem.nodes.directory(parent_inode_old)
         new = filesystem.nodes.directory(parent_inode_new)
         check_name(name_new)
-        await self._copy_up(filesystem.lookup.require(old, name_old))
+        await self._copying.copy_up(filesystem.lookup.require(old, name_old))
         if flags & pyfuse3.RENAME_EXCHANGE:
-            await self._copy_up(filesystem.lookup.require(new, name_new))
+            await self._copying.copy_up(filesystem.lookup.require(new, name_new))
         else:
-            await self._copy_up(filesystem.removal.copied_to_unlink(new, name_new))
+            await self._copying.copy_up(filesystem.removal.copied_to_unlink(new, name_new))
         filesystem.renaming.rename(old, name_old, new, name_new, flags)
         self._sync_names(old, new)
 
@@ -260,7 +256,7 @@ class Operations(pyfuse3.Operations):
             written_back=fh is not None and not fields.update_size and not fields.update_atime,
         )
         node = self.filesystem.nodes.node(inode)
-        await self._copy_up(
+        await self._copying.copy_up(
             self.filesystem.changing.copied_to_change(node, changes),
             keep_data=changes.size != 0,
             metadata_only=changes.size is None,
@@ -269,7 +265,8 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
-        return True  # the kernel decides (default_permissions)
+        # The kernel checks permissions (default_permissions).
+        return True
 
     @_request
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
@@ -279,7 +276,7 @@ class Operations(pyfuse3.Operations):
     @_request
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         self._require_xattr()
-        # As ext4 does: these names are for root alone (the kernel guards their values itself).
+        # As ext4 does: only root sees the names of trusted.*. The kernel protects their values.
         names = self.filesystem.xattrs.names(
             self.filesystem.nodes.node(inode), trusted=ctx.uid == 0
         )
@@ -292,7 +289,7 @@ class Operations(pyfuse3.Operations):
         self._require_xattr(name)
         node = self.filesystem.nodes.node(inode)
         self.filesystem.xattrs.require_settable(node, name)
-        await self._copy_up(node, metadata_only=True)
+        await self._copying.copy_up(node, metadata_only=True)
         # An access ACL may clear the set-group-ID bit (native/session.c).
         cleared = ctx.umask if name == ACCESS_ACL else 0
         self.filesystem.xattrs.set(node, name, value, cleared=cleared)
@@ -302,11 +299,11 @@ class Operations(pyfuse3.Operations):
         self._require_xattr(name)
         node = self.filesystem.nodes.node(inode)
         if self.filesystem.xattrs.has_to_remove(node, name):
-            await self._copy_up(node, metadata_only=True)
+            await self._copying.copy_up(node, metadata_only=True)
             self.filesystem.xattrs.remove(node, name)
 
     def _require_xattr(self, name: bytes = b"") -> None:
-        """Raises OSError: ENOSYS, which the kernel takes for an answer once and for all; EOPNOTSUPP for an ACL."""
+        """Raises OSError: ENOSYS, after which the kernel sends no more such requests; EOPNOTSUPP for an ACL."""
         if not self._xattr:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         if name in ACLS and not self.enable_acl:
@@ -321,7 +318,7 @@ class Operations(pyfuse3.Operations):
         if wants_to_write(flags):
             lazily = not flags & os.O_TRUNC and self.filesystem.files.may_copy_later(node)
             if not lazily:
-                await self._copy_up(node, keep_data=not flags & os.O_TRUNC)
+                await self._copying.copy_up(node, keep_data=not flags & os.O_TRUNC)
         return _file_info(self.filesystem.files.open(node, flags, lazily=lazily))
 
     @_request
@@ -344,7 +341,7 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        await self._copy_up(self.filesystem.files.to_copy_first(fh))
+        await self._copying.copy_up(self.filesystem.files.to_copy_first(fh))
         return self.filesystem.files.write(fh, off, buf)
 
     @_request
@@ -358,12 +355,12 @@ class Operations(pyfuse3.Operations):
         if files.is_written(fh) and not self._volatile:
             sync = os.fdatasync if datasync else os.fsync
             with files.syncing(fh) as descriptor:
-                await self._waiting.in_thread(sync, descriptor)
+                await self._poller.in_thread(sync, descriptor)
 
     # Directories
 
-    # The handle of an open directory is its node's number: the kernel opens and closes directories without asking
-    # (`_native.name_directories`), and where that cannot be had, the number is what opening answers.
+    # The file handle of a directory is its nodeid: the kernel sends no OPENDIR and RELEASEDIR if libfuse is interposed
+    # (`patches`), and `opendir` returns the nodeid otherwise.
 
     @_request
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
@@ -378,30 +375,32 @@ class Operations(pyfuse3.Operations):
         for number in range(start_id, len(dots)):
             name, self_or_above = dots[number]
             if not pyfuse3.readdir_reply(token, name, self._attributes(self_or_above), number + 1):
-                return  # the kernel counts no lookup for these two
+                # The kernel counts no lookup for these two.
+                return
         first = listing.index_after(start_id - len(dots))
         if first == len(listing.entries) and start_id >= len(dots):
             filesystem.listings.end(directory, listing)
-        name_only = self._entry_without_node  # the same for each: there are many
+        # One object for all entries, as there may be many.
+        name_only = self._name_only_entry
         reply, above = pyfuse3.readdir_reply, len(dots)
-        numbers: Iterable[int] = itertools.repeat(0)
+        inode_numbers: Iterable[int] = itertools.repeat(0)
         if self._are_names_enough(directory, listing, start_id):
-            numbers = filesystem.entries.nodeids(directory, listing.entries_from(first))
-        for entry, place, number in zip(
-            listing.entries_from(first), listing.positions_from(first), numbers, strict=False
+            inode_numbers = filesystem.entries.nodeids(directory, listing.entries_from(first))
+        for entry, position, inode_number in zip(
+            listing.entries_from(first), listing.positions_from(first), inode_numbers, strict=False
         ):
             name, kind, _, _ = entry
             node: Node | None = None
-            if number:
-                answer = name_only
-                answer.st_ino = number
-                answer.st_mode = kind
+            if inode_number:
+                attributes = name_only
+                attributes.st_ino = inode_number
+                attributes.st_mode = kind
             else:
                 found = self._look_up_entry(directory, entry)
                 if found is None:
                     continue
-                node, answer = found
-            if not reply(token, name, answer, place + above):
+                node, attributes = found
+            if not reply(token, name, attributes, position + above):
                 if node is not None:
                     filesystem.nodes.evict_if_unused(node)
                 return
@@ -409,35 +408,40 @@ class Operations(pyfuse3.Operations):
                 node.count_lookup()
 
     def _are_names_enough(self, directory: Directory, listing: Listing, start: int) -> bool:
-        """Whether to list names by themselves from here on, so that they cost little, and no memory here or there.
+        """Whether to list names without attributes from here on, which takes less time, and no memory for nodes.
 
-        A program that looks up most names as it reads on gets the rest with attributes.
+        A program that looks up most of the names that it has read gets the rest with attributes.
         """
-        if len(listing.entries) <= _WIDE or listing.outdated or not _native.adapts_session():
+        if (
+            len(listing.entries) <= _WIDE_ENTRIES
+            or listing.outdated
+            or not patches.is_libfuse_interposed()
+        ):
             return False
-        return 2 * len(directory.children) <= max(start, _WIDE)
+        return 2 * len(directory.children) <= max(start, _WIDE_ENTRIES)
 
     def _look_up_entry(
         self, directory: Directory, entry: Entry
     ) -> tuple[Node | None, EntryAttributes] | None:
-        """The node of an entry of a listing and what to say of it; None if it has gone since."""
+        """The node of an entry of a listing, and the reply for it; None if the entry has gone since."""
         try:
             found = self.filesystem.entries.look_up(directory, entry)
             return None if found is None else (found.node, self._attributes(*found))
-        except Exception as error:  # the name is there; a lookup of it reports the error
+        except Exception as error:
+            # The name exists: the listing has it, and a lookup of it reports the error.
             if not isinstance(error, OSError):
                 log.exception("an entry of a listing failed")
-            answer = self._entry_without_node
-            answer.st_ino = 0
-            answer.st_mode = entry[1]
-            return None, answer
+            attributes = self._name_only_entry
+            attributes.st_ino = 0
+            attributes.st_mode = entry[1]
+            return None, attributes
 
     @_request
     async def releasedir(self, fh: FileHandleT) -> None:
         pass
 
     def _sync_names(self, *directories: Directory) -> None:
-        """With `dirsync`, see a change of names to the disk before it is answered, whatever has to wait for that."""
+        """With `dirsync`, sync a change of names before the reply to it. All other requests wait."""
         if not self._dirsync:
             return
         for directory in set(directories):
@@ -456,11 +460,11 @@ class Operations(pyfuse3.Operations):
         if fd is None:
             return
         try:
-            await self._waiting.in_thread(os.fsync, fd)
+            await self._poller.in_thread(os.fsync, fd)
         finally:
             os.close(fd)
 
-    # The whole
+    # The file system
 
     @_request
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -470,10 +474,10 @@ class Operations(pyfuse3.Operations):
             setattr(data, field, getattr(below, field))
         return data
 
-    # Answers
+    # Replies
 
     def _entry(self, node: Node, st: os.stat_result | None = None) -> EntryAttributes:
-        """A node's attributes for an answer that the kernel counts as one lookup. `st`: as in `Tree.attributes`."""
+        """A node's attributes for a reply that the kernel counts as one lookup. `st`: as in `Tree.attributes`."""
         entry = self._attributes(node, st)
         node.count_lookup()
         return entry
@@ -502,49 +506,6 @@ class Operations(pyfuse3.Operations):
         entry.st_mtime_ns = st.st_mtime_ns
         entry.st_ctime_ns = attributes.changed_ns
         return entry
-
-    # Copy-up
-
-    async def _copy_up(
-        self, node: Node | None, *, keep_data: bool = True, metadata_only: bool = False
-    ) -> None:
-        """Give a file its upper before it is changed. One task copies, the others that want it wait for that.
-
-        `metadata_only`: of a file without a name only what is not data, which others cannot see any more.
-        """
-        if not isinstance(node, File):
-            return
-        if not node.needs_copy(metadata_only=metadata_only) and node.nodeid not in self._copying:
-            return
-        try:
-            self._copies.acquire_nowait()
-        except trio.WouldBlock:
-            await self._copies.acquire()
-        try:
-            while (under_way := self._copying.get(node.nodeid)) is not None:
-                await under_way.wait()
-            copy = self.filesystem.copyup.begin(
-                node, keep_data=keep_data, metadata_only=metadata_only
-            )
-            if copy is not None:
-                await self._carry_out(copy, node)
-        finally:
-            self._copies.release()
-
-    async def _carry_out(self, copy: Copy, node: File) -> None:
-        try:
-            if copy.size == 0 or (copy.size <= _QUICK and self._volatile):
-                copy.transfer()
-            else:
-                done = self._copying[node.nodeid] = trio.Event()
-                try:
-                    await self._waiting.in_thread(copy.transfer)
-                finally:
-                    del self._copying[node.nodeid]
-                    done.set()
-            copy.finish()
-        finally:
-            copy.close()
 
 
 _STATVFS_FIELDS: Final = (

@@ -1,4 +1,4 @@
-"""One mount's life inside the daemon: open the layers, mount, say so, answer until the mount is gone."""
+"""The life of one mount inside the daemon: open the layers, mount, report ready, serve until the mount is gone."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final
 
-import pyfuse3
 import trio
 
-from overlaykit import _native
 from overlaykit.fuse import control_server, holders, mount, mountpoints, unmount
-from overlaykit.fuse.handshake import Handshake
+from overlaykit.fuse.connection import Connection
 from overlaykit.fuse.minimal_namespace import enter_minimal_mount_namespace
 from overlaykit.fuse.operations import Operations
+from overlaykit.fuse.poller import Poller
 from overlaykit.fuse.stack import open_filesystem
-from overlaykit.fuse.waiting import Waiting
 from overlaykit.rmtree import rmtree_path
 
 if TYPE_CHECKING:
@@ -32,8 +30,8 @@ if TYPE_CHECKING:
     from overlaykit.fuse.spec import MountSpec
     from overlaykit.mountinfo import Mount
 
-_GARBAGE: Final = 10_000
-"""Objects made and not freed after which cycles are looked for; the names of a wide directory are none."""
+_GARBAGE_OBJECTS: Final = 10_000
+"""Objects made and not freed before a search for cycles. The names of a wide directory form no cycles."""
 
 log: Final = logging.getLogger(__name__)
 
@@ -42,50 +40,53 @@ def run(
     spec: MountSpec,
     directories: Directories,
     listener: socket.socket,
-    starter: socket.socket,
-    tell: Callable[[int, int], None],
+    parent: socket.socket,
+    on_ready: Callable[[int, int], None],
 ) -> None:
-    """Serve a mount from beginning to end. `tell` is called once it answers, with its device number (st_dev) and the
-    detached mount or -1.
+    """Serve a mount from beginning to end.
 
-    `directories` is closed. Until then all ends if `starter` does. Raises Error or OSError, before `tell` was called,
-    if it cannot be mounted.
+    `on_ready` is called once the mount answers, with its device number (st_dev) and the detached mount (-1: attached).
+    Until then the end of `parent` ends the mount.
+    Raises: Error or OSError, before `on_ready` was called, if it cannot be mounted.
+    Ensures: `directories` is closed.
     """
     target = -1 if spec.target is None else directories.open(spec.target)
     with open_filesystem(spec, directories, target) as filesystem:
         directories.close()
-        waiting = Waiting()
-        waiting.install()
-        operations = Operations(filesystem, spec.options, waiting)
-        detached, handshake = _mount(spec, operations)
+        poller = Poller()
+        operations = Operations(filesystem, spec.options, poller)
+        connection = Connection(operations, poller)
+        detached = _mount(spec, connection)
         try:
             gc.collect()
-            gc.freeze()  # what lives this long lives as long as the mount
-            gc.set_threshold(_GARBAGE)
+            # All objects made so far live as long as the mount.
+            gc.freeze()
+            gc.set_threshold(_GARBAGE_OBJECTS)
             served = functools.partial(
-                _serve, spec, target, operations, waiting, detached, handshake
+                _serve, spec, target, operations, poller, connection, detached
             )
-            trio.run(served, listener, starter, tell)
+            trio.run(served, listener, parent, on_ready)
         except BaseExceptionGroup as group:
             raise _only(group) from group
         finally:
-            pyfuse3.close(unmount=False)
+            connection.close()
         if spec.stage is not None:
             unmount.detach_stage(spec.stage)
     for path in spec.cleanup_paths:
-        with contextlib.suppress(OSError):  # the starter removes it too
+        # The parent removes it too.
+        with contextlib.suppress(OSError):
             rmtree_path(path)
 
 
 def _only(error: BaseException) -> BaseException:
-    """What a nursery wrapped, if it is a single one."""
+    """The error in a nursery's group, if there is one only."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
-def _mount(spec: MountSpec, operations: Operations) -> tuple[int, Handshake | None]:
-    """Open the session: the detached mount and what is left to agree on; -1 where fusermount3 attached it already."""
+def _mount(spec: MountSpec, connection: Connection) -> int:
+    """Mount and open the session. Returns the detached mount, or -1 where fusermount3 has attached it."""
     read_only = spec.upper is None
     device = mount.open_device()
     try:
@@ -96,85 +97,90 @@ def _mount(spec: MountSpec, operations: Operations) -> tuple[int, Handshake | No
             raise
         options = mount.helper_options(spec.source, spec.flags, spec.target, read_only=read_only)
         try:
-            pyfuse3.init(operations, spec.target, options)
+            connection.open_with_helper(spec.target, options)
         except RuntimeError as error:
             raise mount.HelperRefused(spec.target) from error
-        return -1, None
-    handshake = Handshake(device)
-    pyfuse3.init(operations, f"/dev/fd/{handshake.fd}", set())
-    return detached, handshake
+        return -1
+    connection.open(device)
+    return detached
 
 
 async def _serve(
     spec: MountSpec,
     target: int,
     operations: Operations,
-    waiting: Waiting,
+    poller: Poller,
+    connection: Connection,
     detached: int,
-    handshake: Handshake | None,
     listener: socket.socket,
-    starter: socket.socket,
-    tell: Callable[[int, int], None],
+    parent: socket.socket,
+    on_ready: Callable[[int, int], None],
 ) -> None:
     async with trio.open_nursery() as nursery:
         terminated = await nursery.start(_watch_for_termination)
-        if handshake is not None:
-            await handshake.complete()
-            if _native.adapts_session():
-                # A request may be taken back between the word that there is one and its being read.
-                os.set_blocking(handshake.fd, False)
-        nursery.start_soon(_answer_kernel, operations, waiting, nursery.cancel_scope)
+        await connection.negotiate()
+        nursery.start_soon(_answer_requests, operations, poller, connection, nursery.cancel_scope)
         async with trio.open_nursery() as starting:
-            starting.start_soon(_end_with, starter)
-            await operations.started.wait()
+            starting.start_soon(_fail_without, parent)
+            await operations.initialized.wait()
             starting.cancel_scope.cancel()
         if spec.target is None:
-            tell(holders.device_of(f"/proc/self/fd/{detached}"), detached)
-            os.close(detached)  # or the mount would never be gone
-            nursery.start_soon(_end_on_termination, terminated)
+            on_ready(holders.device_of(f"/proc/self/fd/{detached}"), detached)
+            # An open descriptor would keep the mount.
+            os.close(detached)
+            nursery.start_soon(_end_on_termination, terminated, connection)
         else:
-            if detached >= 0:
-                number = holders.mount_id_of(f"/proc/self/fd/{detached}")
-                mount.attach(detached, target)
-                os.close(detached)
-                mounted = mountpoints.with_id(number)
-            else:
-                mounted = mountpoints.find(spec.target)
-            os.close(target)  # or what the mount lies on would be busy
-            if mounted is None:
-                raise mountpoints.NotMounted(spec.target)  # unmounted already
+            mounted = _attach(spec.target, target, detached)
             if detached >= 0:
                 enter_minimal_mount_namespace(mounted.mountpoint, _needed_later(spec))
             else:
                 nursery.start_soon(_end_with_namespace, mounted)
-            tell(mounted.device, -1)
-            nursery.start_soon(_unmount_on_termination, terminated, mounted)
-        starter.close()
+            on_ready(mounted.device, -1)
+            nursery.start_soon(_unmount_on_termination, terminated, connection, mounted)
+        parent.close()
         accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-        nursery.start_soon(control_server.serve, accepting, operations, pyfuse3.terminate)
+        nursery.start_soon(control_server.serve, accepting, operations, connection.terminate)
+
+
+def _attach(path: str, target: int, detached: int) -> Mount:
+    """Attach the detached mount to `target`, the directory at `path`; -1: it is attached. Closes both descriptors."""
+    if detached >= 0:
+        number = holders.mount_id_of(f"/proc/self/fd/{detached}")
+        mount.attach(detached, target)
+        os.close(detached)
+        mounted = mountpoints.with_id(number)
+    else:
+        mounted = mountpoints.find(path)
+    # An open descriptor would keep the mount below it busy.
+    os.close(target)
+    if mounted is None:
+        # It is unmounted already.
+        raise mountpoints.NotMounted(path)
+    return mounted
 
 
 def _needed_later(spec: MountSpec) -> list[str]:
-    """What is still found by its path while the mount is served; the layers are held open."""
+    """The paths that the daemon opens while it serves the mount. The layers are held open."""
     return [*sys.path, "/proc", os.devnull, *spec.cleanup_paths, *filter(None, [spec.log_path])]
 
 
-async def _end_with(starter: socket.socket) -> None:
-    """The starter says nothing more: if its socket is readable, it is gone."""
-    await trio.lowlevel.wait_readable(starter)
+async def _fail_without(parent: socket.socket) -> None:
+    """Raise once the parent has ended: it sends nothing more, so its socket is readable only then."""
+    await trio.lowlevel.wait_readable(parent)
     raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
 
-async def _answer_kernel(operations: Operations, waiting: Waiting, rest: trio.CancelScope) -> None:
+async def _answer_requests(
+    operations: Operations, poller: Poller, connection: Connection, rest: trio.CancelScope
+) -> None:
     try:
-        await pyfuse3.main()
-        if waiting.is_disconnected():
-            # First of all: umount(8) has not waited for us, and its caller may go on with the layers' disks.
+        await connection.serve()
+        if poller.is_disconnected():
+            # Before anything else: umount(8) does not wait for the daemon, and its caller may take the disks away.
             operations.filesystem.close()
     except* ConnectionAbortedError:
-        log.info(
-            "the kernel has given the connection up"
-        )  # the end of a mount with requests under way
+        # The mount has ended with requests under way.
+        log.info("the kernel has ended the connection")
     finally:
         rest.cancel()
 
@@ -182,7 +188,7 @@ async def _answer_kernel(operations: Operations, waiting: Waiting, rest: trio.Ca
 async def _watch_for_termination(
     task_status: trio.TaskStatus[trio.MemoryReceiveChannel[int]],
 ) -> None:
-    """From here on SIGTERM and SIGINT are sent to the channel, and do nothing else."""
+    """Send each SIGTERM and SIGINT to the channel that is the status. They have no other effect from then on."""
     send, receive = trio.open_memory_channel[int](1)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started(receive)
@@ -190,27 +196,30 @@ async def _watch_for_termination(
             await send.send(number)
 
 
-async def _end_on_termination(terminated: trio.MemoryReceiveChannel[int]) -> None:
+async def _end_on_termination(
+    terminated: trio.MemoryReceiveChannel[int], connection: Connection
+) -> None:
     await terminated.receive()
-    pyfuse3.terminate()
+    connection.terminate()
 
 
 async def _unmount_on_termination(
-    terminated: trio.MemoryReceiveChannel[int], mounted: Mount
+    terminated: trio.MemoryReceiveChannel[int], connection: Connection, mounted: Mount
 ) -> None:
+    """Unmount on the first signal. The connection ends at the second one, or if unmounting fails."""
     await terminated.receive()
     log.info("unmounting %s", mounted.mountpoint)
     child = unmount.detach_when_unused(mounted.id)
     _, status = await trio.to_thread.run_sync(os.waitpid, child, 0)
     if status == 0:
-        await terminated.receive()  # the second one means it
-    pyfuse3.terminate()
+        await terminated.receive()
+    connection.terminate()
 
 
 async def _end_with_namespace(mounted: Mount) -> None:
     """Unmount once this process is the last one in its mount namespace, which it keeps alive itself.
 
-    One other process is watched at a time. Where PID 1 may not be seen, others may be there unseen, and none is.
+    Watches one other process at a time. Where PID 1 is hidden, other processes may be hidden too: watches none.
     """
     if not os.path.exists("/proc/1"):
         return

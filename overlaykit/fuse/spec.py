@@ -1,16 +1,19 @@
-"""What the daemon is to mount, and what it answers: plain data, as JSON from one process to another."""
+"""The messages between a daemon and its parent: what to mount, and the reply. Plain data, sent as JSON."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
+LONGEST_MESSAGE: Final = 1 << 20
+"""Bytes."""
+
 
 class LayerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A read-only directory of the stack.
+    """A lower.
 
-    `recursive`: the mounts below it belong to it. `masks`: absolute paths below it that are shown as empty directories.
+    `recursive`: includes the mounts below it. `masks`: absolute paths below it that are shown as empty directories.
     """
 
     path: str
@@ -19,7 +22,7 @@ class LayerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IdRange(msgspec.Struct, frozen=True, kw_only=True):
-    """`count` ids of the host's from `host` on are shown as those from `container` on."""
+    """`count` ids of the host from `host` on are shown as those from `container` on."""
 
     host: int
     container: int
@@ -27,7 +30,7 @@ class IdRange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IdSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """How users, or groups, are shown: all as `squash_to`, or by ranges, or (neither) as they are."""
+    """How users, or groups, are shown: all as `squash_to`, or by ranges, or unchanged."""
 
     squash_to: int | None = None
     mapping: tuple[IdRange, ...] = ()
@@ -37,11 +40,10 @@ AS_THEY_ARE = IdSpec()
 
 
 class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How to mount, under the names of the kernel's overlayfs and of fuse-overlayfs (see `overlay.stack.MergeOptions`).
+    """Options under the names of the kernel's overlayfs and of fuse-overlayfs (see `overlay.stack.MergeOptions`).
 
-    Without `acl` access control lists are not heeded, without `xattr` there are no extended attributes. `timeout`:
-    seconds that the kernel may keep names and attributes (None: for ever). `dirsync`: a change of names is on the disk
-    when it is answered.
+    `acl`: access control lists have effect. `xattr`: there are extended attributes. `timeout`: seconds for which the
+    kernel may cache names and attributes (None: no limit). `dirsync`: the reply to a change of names follows its sync.
     """
 
     volatile: bool = False
@@ -61,7 +63,7 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MountFlags(msgspec.Struct, frozen=True, kw_only=True):
-    """What the kernel itself does for a mount, under the names of mount(8). `contexts`: SELinux's options."""
+    """Flags that the kernel implements, under the names of mount(8). `contexts`: SELinux's options."""
 
     nodev: bool = False
     nosuid: bool = False
@@ -76,14 +78,13 @@ class MountFlags(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MountSpec(msgspec.Struct, frozen=True, kw_only=True, tag="mount"):
-    """One mount. `layers` top first; `upper` and `work` both or neither.
+    """Request to mount. `layers`: top first; `upper` and `work`: both or neither.
 
-    Directories are named by the paths under which they were handed over (`directories`).
-    `squash_unmapped`: what this user namespace cannot name is shown as root's.
-    `target`: where to mount, in the mount namespace that the daemon is started in. Without one the daemon must have
-    been started in a mount namespace of its own: it attaches layers to `stage`, a directory there, and hands the mount
-    over as a descriptor.
-    `cleanup_paths`: directories that are of no use once the daemon ends; it removes them with all below.
+    Directories are named by the paths under which they were handed over (`PassedDirectory`).
+    `squash_unmapped`: owners that this user namespace does not map are shown as root.
+    `target`: the mountpoint, in the mount namespace that the daemon starts in. None: the daemon starts in a mount
+    namespace of its own, attaches layers to `stage`, a directory there, and replies with the detached mount.
+    `cleanup_paths`: trees that the daemon removes when it ends.
     """
 
     source: str
@@ -100,13 +101,13 @@ class MountSpec(msgspec.Struct, frozen=True, kw_only=True, tag="mount"):
 
 
 class CleanupPaths(msgspec.Struct, frozen=True, tag="cleanup-paths"):
-    """Directories that the daemon removes if its starter dies before it has said what to mount."""
+    """Trees that the daemon removes if its parent ends before it sends a `MountSpec`."""
 
     paths: tuple[str, ...]
 
 
 class PassedDirectory(msgspec.Struct, frozen=True, tag="passed-directory"):
-    """A directory that the starter has opened: its descriptor comes along. `path` stands for it in the spec."""
+    """A directory that the parent has opened, sent with its descriptor. `path` names it in the spec."""
 
     path: str
 
@@ -115,9 +116,9 @@ StartRequest = CleanupPaths | PassedDirectory | MountSpec
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The mount answers. Its descriptor comes along with this message where the spec had no target.
+    """The mount answers. Sent with its descriptor if the spec has no target.
 
-    `device`: its st_dev, by which it is known in every mount namespace. `notes`: lines for the user to read.
+    `device`: its st_dev, the same in every mount namespace. `notes`: lines for the user to read.
     """
 
     device: int
@@ -125,15 +126,15 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """Nothing is mounted. `message` is for the user where it is not empty, else `errno` and `path` tell.
+    """Nothing is mounted, because of `message` or, if it is empty, of an OSError with `errno` and `path`.
 
-    `upper_in_use`: another daemon, whose pid this is, holds the upper (0: it is not known which; -1: no).
+    `upper_locked_by`: the pid of another daemon that has locked the upper (0: unknown which; -1: none has).
     """
 
     message: str = ""
     errno: int = 0
     path: str | None = None
-    upper_in_use: int = -1
+    upper_locked_by: int = -1
 
 
 StartReply = Ready | Failed

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from overlaykit import namespace, signals, standard
 from overlaykit.errors import Error
-from overlaykit.fuse import control, daemon, directories
+from overlaykit.fuse import control, daemon, daemon_log, directories
 from overlaykit.fuse.spec import LayerSpec, MountFlags, MountOptions, MountSpec
 from overlaykit.layers import Store, resolve
 from overlaykit.namespace import descriptors, environment
@@ -409,7 +409,7 @@ class View:
             raise self._daemon_ended()
 
     def _daemon_ended(self) -> DaemonEnded:
-        return DaemonEnded(self.name, daemon.log_of(places.log()))
+        return DaemonEnded(self.name, daemon_log.describe(places.log()))
 
     def _prepare_upper(
         self, entry: Entry, undo: contextlib.ExitStack

@@ -1,4 +1,4 @@
-"""A mount with a daemon of its own, as `overlaykit.fuse.daemon` starts it; its end is awaited, and looked at."""
+"""A mount with a daemon of its own, as `overlaykit.fuse.daemon.Daemon` starts it; its end is awaited, and looked at."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from overlaykit.fuse.waiting import Waiting
+from overlaykit.fuse.poller import Poller
 
 from ..overlay.inside import as_ordinary_user
 
@@ -32,13 +32,13 @@ def test_each_request_is_met_however_soon_it_comes(processors: int) -> None:
             os.write(into, b"x")
             answered.acquire()
 
-    async def answer(waiting: Waiting, read: int, write: int) -> None:
+    async def answer(poller: Poller, read: int, write: int) -> None:
         asking = threading.Thread(target=ask, args=(write,))
         asking.start()
         for _ in pauses:
-            await waiting.wait_readable(read)
+            await poller.wait_readable(read)
             assert os.read(read, 2) == b"x"
-            assert processors > 1 or not waiting.stays_awake
+            assert processors > 1 or not poller.spins
             answered.release()
         asking.join()
 
@@ -46,7 +46,7 @@ def test_each_request_is_met_however_soon_it_comes(processors: int) -> None:
 
 
 def test_others_have_their_turn_between_requests_and_when_there_are_none() -> None:
-    async def answer(waiting: Waiting, read: int, write: int) -> None:
+    async def answer(poller: Poller, read: int, write: int) -> None:
         turns = 0
 
         async def count_turns() -> None:
@@ -59,22 +59,22 @@ def test_others_have_their_turn_between_requests_and_when_there_are_none() -> No
         async with trio.open_nursery() as nursery:
             nursery.start_soon(count_turns)
             while turns < 3:
-                await waiting.wait_readable(read)
+                await poller.wait_readable(read)
             nursery.cancel_scope.cancel()
         os.read(read, 1)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(waiting.wait_readable, read)
+            nursery.start_soon(poller.wait_readable, read)
             await trio.testing.wait_all_tasks_blocked()
-            assert not waiting.stays_awake
+            assert not poller.spins
             nursery.cancel_scope.cancel()
 
     run(answer, processors=2)
 
 
-def run(answer: Callable[[Waiting, int, int], Awaitable[None]], processors: int) -> None:
+def run(answer: Callable[[Poller, int, int], Awaitable[None]], processors: int) -> None:
     """Wait on a pipe, with so many of the processors that there are."""
     ours = os.sched_getaffinity(0)
     os.sched_setaffinity(0, set(sorted(ours)[:processors]))
-    waiting = Waiting()
+    poller = Poller()
     os.sched_setaffinity(0, ours)
-    trio.run(answer, waiting, *os.pipe())
+    trio.run(answer, poller, *os.pipe())

@@ -1,14 +1,13 @@
-"""How the daemon waits for the next request.
+"""Adaptive poller: how the daemon waits for the next request.
 
-pyfuse3 has trio's whole scheduler turn around for each request, three times: that takes longer than most answers. But a
-program that was answered asks again at once. So pyfuse3 is given (in place of the module trio, as its own
-`pyfuse3.asyncio` does) a lock that costs no turn while it is free, and a wait that looks for the next request
-for a moment before it leaves it to the scheduler. No other task waits for long: the moment is
-short, not taken while a thread of ours is at work, and the scheduler has its turn every so often anyway.
+A program that got a reply sends its next request at once. For each request pyfuse3 takes three turns of the scheduler,
+longer than most replies. So the poller polls the descriptor itself for `_POLL_MILLISECONDS` before it waits in the
+scheduler, and its lock takes no turn while it is free. Other tasks are not starved: polling is short, is left out while
+a thread is at work, and the scheduler gets a turn every `_SCHEDULER_TURN_SECONDS`.
 
-Nor does it sleep while requests follow each other at once, if there is another processor for the program that asks:
-waking up takes longer than most answers, on a virtual machine above all. A request that does not come soon ends that;
-from then on it sleeps, until one has come soon.
+While each request follows the last reply within `_PROMPT_SECONDS`, the poller spins instead of sleeping, if there is a
+second processor for the program that asks: waking up takes longer than most replies, above all in a virtual machine.
+One late request ends the spinning until a request comes promptly again.
 """
 
 from __future__ import annotations
@@ -19,26 +18,22 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, TypeVarTuple, Unpack
 
-import pyfuse3
 import trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_SOON: Final = 1e-4
-"""Seconds."""
-_MOMENT: Final = 1
-"""Milliseconds."""
-_TURN: Final = 0.01
-"""Seconds after which the scheduler has its turn, however many requests there are."""
+_PROMPT_SECONDS: Final = 1e-4
+_POLL_MILLISECONDS: Final = 1
+_SCHEDULER_TURN_SECONDS: Final = 0.01
 
 Ts = TypeVarTuple("Ts")
 
 
-class Waiting:
-    """What pyfuse3 finds under the name `trio`, and under `trio.lowlevel`. One for each process.
+class Poller:
+    """Stands in for the modules `trio` and `trio.lowlevel` inside pyfuse3 (see `patches`). One per process.
 
-    `stays_awake`: the last request came soon, so the next one is waited for without sleep.
+    `spins`: the last request came promptly, so the next one is awaited without sleep.
     """
 
     ClosedResourceError = trio.ClosedResourceError
@@ -49,17 +44,13 @@ class Waiting:
 
     def __init__(self) -> None:
         self._polls: dict[int, Callable[[int], list[tuple[int, int]]]] = {}
-        self._last_turn = 0.0
+        self._last_scheduler_turn = 0.0
         self._threads = 0
-        self._may_stay_awake = len(os.sched_getaffinity(0)) > 1
-        self.stays_awake = False
-
-    def install(self) -> None:
-        """Let pyfuse3 wait like this."""
-        pyfuse3.trio = self  # type: ignore[attr-defined]
+        self._may_spin = len(os.sched_getaffinity(0)) > 1
+        self.spins = False
 
     @property
-    def lowlevel(self) -> Waiting:
+    def lowlevel(self) -> Poller:
         return self
 
     def Lock(self) -> Lock:  # noqa: N802  # trio's name
@@ -72,7 +63,7 @@ class Waiting:
         )
 
     async def in_thread(self, function: Callable[[Unpack[Ts]], None], *args: *Ts) -> None:
-        """Run something that takes long in a thread; its end is noticed at once."""
+        """Run a slow function in a thread. The poller does not poll until it ends, so its end is noticed at once."""
         self._threads += 1
         try:
             await trio.to_thread.run_sync(function, *args)
@@ -80,25 +71,25 @@ class Waiting:
             self._threads -= 1
 
     async def wait_readable(self, fd: int) -> None:
-        """As trio's; raises trio.ClosedResourceError after `notify_closing`."""
+        """As trio's. Raises trio.ClosedResourceError after `notify_closing`."""
         now = time.monotonic
         began = now()
-        if not self._threads and began - self._last_turn < _TURN:
+        if not self._threads and began - self._last_scheduler_turn < _SCHEDULER_TURN_SECONDS:
             poll = self._polls.get(fd)
             if poll is None:
                 poller = select.poll()
                 poller.register(fd, select.POLLIN)
                 poll = self._polls[fd] = poller.poll
-            while self.stays_awake:
+            while self.spins:
                 if poll(0):
                     return
-                self.stays_awake = now() - began < _SOON
-            if poll(_MOMENT):
-                self.stays_awake = self._may_stay_awake and now() - began < _SOON
+                self.spins = now() - began < _PROMPT_SECONDS
+            if poll(_POLL_MILLISECONDS):
+                self.spins = self._may_spin and now() - began < _PROMPT_SECONDS
                 return
-        self.stays_awake = False
+        self.spins = False
         await trio.lowlevel.wait_readable(fd)
-        self._last_turn = now()
+        self._last_scheduler_turn = now()
 
 
 class Lock:

@@ -1,0 +1,56 @@
+"""pyfuse3's session with the kernel. There is one per process.
+
+With `operations` the only module that imports pyfuse3; `patches` says what is changed in it, and why.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pyfuse3
+
+from overlaykit.fuse import patches
+
+if TYPE_CHECKING:
+    from overlaykit.fuse.operations import Operations
+    from overlaykit.fuse.poller import Poller
+
+
+class Connection:
+    """A session that is not open yet."""
+
+    def __init__(self, operations: Operations, poller: Poller) -> None:
+        patches.replace_trio(pyfuse3, poller)
+        self._operations = operations
+        self._handshake: patches.Handshake | None = None
+
+    def open(self, device: int) -> None:
+        """Open the session on a descriptor of /dev/fuse, which is taken over: libfuse accepts it as /dev/fd/N."""
+        self._handshake = patches.Handshake(device)
+        pyfuse3.init(self._operations, f"/dev/fd/{self._handshake.fd}", set())
+
+    def open_with_helper(self, target: str, options: set[str]) -> None:
+        """Open the session as fusermount3 mounts it on `target`. Raises RuntimeError: fusermount3 has failed."""
+        pyfuse3.init(self._operations, target, options)
+
+    async def negotiate(self) -> None:
+        """Answer INIT. One that fusermount3 mounted is answered by `serve`, without our flags."""
+        if self._handshake is None:
+            return
+        await self._handshake.complete(pyfuse3.main)
+        if patches.is_libfuse_interposed():
+            # The kernel may take a request back after the descriptor became readable: the read must not block.
+            os.set_blocking(self._handshake.fd, False)
+
+    async def serve(self) -> None:
+        """Answer requests until the mount is gone, or `terminate`. Raises ConnectionAbortedError (in a group)."""
+        await pyfuse3.main()
+
+    def terminate(self) -> None:
+        """End `serve` once the requests under way are answered."""
+        pyfuse3.terminate()
+
+    def close(self) -> None:
+        """Close the descriptor. It does not unmount."""
+        pyfuse3.close(unmount=False)

@@ -1,0 +1,80 @@
+"""The scheduling of copy-ups: which file is being copied, which requests wait for it, how many copies run at once.
+
+`overlaykit.fuse` states the rules that this keeps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from overlaykit.overlay.nodes import File
+
+if TYPE_CHECKING:
+    from overlaykit.fuse.poller import Poller
+    from overlaykit.overlay.filecopy import Copy
+    from overlaykit.overlay.filesystem import Filesystem
+    from overlaykit.overlay.nodes import Node
+
+_INLINE_BYTES: Final = 1 << 20
+"""Size up to which a copy that is not synced blocks the other requests; larger and synced ones run in a thread."""
+
+
+class Copying:
+    """The copy-ups of one mount.
+
+    Invariant: a nodeid in `_in_thread` is a file whose bytes a thread is copying; only the task that started the copy
+    changes that file. The event is set when that task is done.
+    """
+
+    def __init__(self, filesystem: Filesystem, poller: Poller, *, volatile: bool) -> None:
+        self._filesystem = filesystem
+        self._poller = poller
+        self._volatile = volatile
+        self._in_thread: dict[int, trio.Event] = {}
+        # Each copy has two descriptors open.
+        self._slots = trio.Semaphore(filesystem.shares.copies)
+
+    async def copy_up(
+        self, node: Node | None, *, keep_data: bool = True, metadata_only: bool = False
+    ) -> None:
+        """Copy a file up before a change of it. Does nothing for None, a directory, or a file of the upper.
+
+        `metadata_only`: the data of a file without a name may stay in the lower, as only open handles can read them.
+        Raises OSError: EROFS, ENOSPC and the like; the file is in its lower then.
+        Ensures: the file can be changed until the next await.
+        """
+        if not isinstance(node, File):
+            return
+        if not node.needs_copy(metadata_only=metadata_only) and node.nodeid not in self._in_thread:
+            return
+        try:
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
+            await self._slots.acquire()
+        try:
+            while (under_way := self._in_thread.get(node.nodeid)) is not None:
+                await under_way.wait()
+            copy = self._filesystem.copyup.begin(
+                node, keep_data=keep_data, metadata_only=metadata_only
+            )
+            if copy is not None:
+                await self._carry_out(copy, node)
+        finally:
+            self._slots.release()
+
+    async def _carry_out(self, copy: Copy, node: File) -> None:
+        try:
+            if copy.size == 0 or (copy.size <= _INLINE_BYTES and self._volatile):
+                copy.transfer()
+            else:
+                done = self._in_thread[node.nodeid] = trio.Event()
+                try:
+                    await self._poller.in_thread(copy.transfer)
+                finally:
+                    del self._in_thread[node.nodeid]
+                    done.set()
+            copy.finish()
+        finally:
+            copy.close()

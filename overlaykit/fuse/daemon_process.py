@@ -1,0 +1,147 @@
+"""The daemon process: `python -m overlaykit.fuse.daemon_process SOCKET`, a descriptor. `daemon` starts it.
+
+It ends when its mount is gone. SIGTERM unmounts: at once, or, while files are in use, when they are closed; a second
+SIGTERM ends the mount even if files are in use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, Final
+
+from overlaykit import codec, signals, standard
+from overlaykit.errors import Error
+from overlaykit.fuse import daemon_log
+from overlaykit.fuse.directories import Directories
+from overlaykit.fuse.spec import (
+    LONGEST_MESSAGE,
+    CleanupPaths,
+    Failed,
+    MountSpec,
+    PassedDirectory,
+    Ready,
+    StartRequest,
+)
+from overlaykit.rmtree import rmtree_path
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+log: Final = logging.getLogger(__name__)
+
+_MOST_DESCRIPTORS: Final = 253
+"""Of one message (include/net/scm.h: SCM_MAX_FD)."""
+
+
+def main() -> None:
+    """Receive what to mount, mount it, reply to the parent, and serve the mount until it is gone."""
+    from overlaykit.fuse import limits, patches
+
+    standard.fill()
+    limits.raise_own()
+    # The parent held signals, and a child inherits that.
+    signals.restore(set())
+    patches.interpose_libfuse()
+    # pyfuse3 and trio take long to load: they load here, while the parent prepares the mount.
+    from overlaykit.fuse.session import run
+    from overlaykit.fuse.stack import UpperInUse
+
+    parent = socket.socket(fileno=int(sys.argv[1]))
+    directories = Directories()
+    spec, descriptors = _receive_spec(parent, directories)
+    if spec is None:
+        return
+    listener = socket.socket(fileno=descriptors[0])
+    daemon_log.configure(spec.log_path)
+    _leave_working_directory()
+    if spec.target is not None:
+        limits.serve_everyone()
+    ready = False
+
+    def on_ready(device: int, detached: int) -> None:
+        nonlocal ready
+        _redirect_stderr()
+        descriptors = [detached] if detached >= 0 else []
+        reply = Ready(device, limits.notes(writable=spec.upper is not None))
+        socket.send_fds(parent, [codec.encode(reply)], descriptors)
+        ready = True
+
+    try:
+        run(spec, directories, listener, parent, on_ready)
+    except UpperInUse as error:
+        failure = Failed(message=str(error), upper_locked_by=error.args[1])
+    except Error as error:
+        failure = Failed(message=str(error))
+    except OSError as error:
+        failure = Failed(errno=error.errno or errno.EIO, path=_text(error.filename))
+    except Exception:
+        log.exception("the daemon failed")
+        raise
+    else:
+        _exit()
+    if ready:
+        log.error("the mount ended: %s", failure)
+        sys.exit(Error.exit_code)
+    # The failure may be that the parent has ended.
+    with contextlib.suppress(BrokenPipeError):
+        parent.sendall(codec.encode(failure))
+
+
+def _receive_spec(
+    parent: socket.socket, directories: Directories
+) -> tuple[MountSpec | None, list[int]]:
+    """Receive the spec, with its descriptors, and the directories before it.
+
+    Returns None if the parent has ended instead; its cleanup paths are removed then.
+    """
+    cleanup_paths: tuple[str, ...] = ()
+    while True:
+        raw, descriptors, _, _ = socket.recv_fds(parent, LONGEST_MESSAGE, _MOST_DESCRIPTORS)
+        request: StartRequest | None = codec.decode(raw, StartRequest) if raw else None
+        match request:
+            case MountSpec():
+                return request, descriptors
+            case PassedDirectory(path=path):
+                directories.add(path, descriptors[0])
+            case CleanupPaths(paths=paths):
+                cleanup_paths = paths
+            case None:
+                for path in cleanup_paths:
+                    # What stays is removed when a later view finds it.
+                    with contextlib.suppress(OSError):
+                        rmtree_path(path)
+                return None, []
+
+
+def _leave_working_directory() -> None:
+    """Daemonize, first step: leave the parent's working directory and umask. `Daemon` has made the new session."""
+    os.chdir("/")
+    os.umask(0)
+
+
+def _redirect_stderr() -> None:
+    """Daemonize, last step: close the parent's standard error. Messages go to the log only from then on."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+
+
+def _exit() -> NoReturn:
+    """Exit without taking the interpreter apart, which would only delay the process that waits for the end."""
+    logging.shutdown()
+    os._exit(0)
+
+
+def _text(name: object) -> str | None:
+    if isinstance(name, bytes):
+        return os.fsdecode(name)
+    return None if name is None else str(name)
+
+
+if __name__ == "__main__":
+    main()

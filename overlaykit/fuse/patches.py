@@ -1,0 +1,161 @@
+"""The three patches of pyfuse3, one comment each on what it is for.
+
+1. The INIT handshake (`Handshake`). pyfuse3 asks for few of the kernel's features, and libfuse for two that lose data;
+   neither has an option for the others. So pyfuse3 answers INIT over a socket pair, its reply is changed here and
+   written to /dev/fuse, and then /dev/fuse takes the place of the socket's descriptor.
+2. The poller in place of the module `trio` (`replace_trio`). A request costs three turns of trio's scheduler, more than
+   most replies do. `poller` says what it does instead. pyfuse3.asyncio replaces the same name.
+3. Interposed symbols of libfuse (`interpose_libfuse`, native/session.c), for what pyfuse3 cannot express:
+   - fuse_session_new, fuse_session_new_versioned: OPENDIR fails with ENOSYS, so the kernel opens and closes directories
+     without a request; READDIRPLUS and FSYNCDIR carry the nodeid as the file handle then. SETXATTR carries the bits of
+     the mode that an ACL clears, as the umask of its context.
+   - fuse_session_receive_buf: a request that is gone before it is read is EINTR (wait again), not the failure EAGAIN.
+   - fuse_add_direntry_plus: an entry of the generation NAME_ONLY (`mark_name_only`) has a name and an inode number and
+     no nodeid, so the kernel looks it up only when it needs it.
+
+A native data plane that owns /dev/fuse answers INIT, waits for requests and replies to READDIRPLUS itself. It takes the
+place of this module, of `connection` and of `poller`; `operations` stays.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from overlaykit import _native
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import ModuleType
+
+    from pyfuse3 import EntryAttributes
+
+    from overlaykit.fuse.poller import Poller
+
+# include/uapi/linux/fuse.h
+
+_INIT: Final = 26
+_BUFFER_BYTES: Final = 1 << 17
+"""More than any INIT. The kernel requires at least FUSE_MIN_READ_BUFFER, 8 KiB."""
+
+_IN_HEADER: Final = struct.Struct("=IIQQIIIHH")
+_INIT_IN: Final = struct.Struct("=IIIII")
+_OUT_HEADER: Final = struct.Struct("=IiQ")
+_INIT_OUT: Final = struct.Struct("=IIIIHHIIHHI")
+
+_FLAGS, _FLAGS2 = 3, 10
+"""Fields of fuse_init_out with the lower and the upper half of the flags."""
+
+_DONT_MASK: Final = 1 << 6
+"""A new file's mode comes without the caller's umask applied, and the umask beside it: a default ACL replaces the umask
+(acl(5))."""
+
+_CACHE_SYMLINKS: Final = 1 << 23
+"""The kernel caches the targets of symlinks, which never change."""
+
+_SETXATTR_EXT: Final = 1 << 29
+"""A SETXATTR says whether an ACL clears the set-group-ID bit (Linux 5.13). Requires an interposed libfuse."""
+
+_ATOMIC_O_TRUNC: Final = 1 << 3
+"""Opening with O_TRUNC truncates. Unwanted: the kernel truncates its cache once more afterwards (native/session.c)."""
+
+_ASYNC_DIO: Final = 1 << 15
+"""Direct writes complete asynchronously. Unwanted: the kernel then keeps pages that were read during the write
+(generic_file_direct_write drops them after a synchronous write only)."""
+
+_UNWANTED: Final = _ATOMIC_O_TRUNC | _ASYNC_DIO
+
+_INIT_EXT: Final = 1 << 30
+"""There are flags beyond 32 bits (Linux 5.17)."""
+
+_NO_EXPORT_SUPPORT: Final = 1 << 38
+"""Files have no file handles (Linux 6.9): a nodeid means nothing once the kernel has forgotten it."""
+
+_WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS | _SETXATTR_EXT | _NO_EXPORT_SUPPORT
+
+
+def interpose_libfuse() -> None:
+    """Put the symbols of native/session.c in front of libfuse's. Requires: pyfuse3 is not imported yet."""
+    assert "pyfuse3" not in sys.modules
+    _native.name_directories()
+
+
+def is_libfuse_interposed() -> bool:
+    """Whether the session went through the interposed symbols: libfuse may be linked so that it does not."""
+    return _native.adapts_session()
+
+
+def mark_name_only(entry: EntryAttributes) -> EntryAttributes:
+    """Make a READDIRPLUS entry a name with an inode number (0: unknown), of which the kernel caches nothing."""
+    entry.generation = _native.NAME_ONLY
+    return entry
+
+
+def replace_trio(module: ModuleType, poller: Poller) -> None:
+    """Have pyfuse3, passed as `module`, wait through the poller."""
+    module.trio = poller  # type: ignore[attr-defined]
+
+
+class Handshake:
+    """The INIT request of the session `device`. `fd` is the descriptor for pyfuse3: /dev/fuse once it is complete."""
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket = ours
+        self.fd = theirs.detach()
+
+    async def complete(self, serve: Callable[[], Awaitable[None]]) -> None:
+        """Pass INIT to pyfuse3 and its reply, changed, to the kernel. `serve` is pyfuse3's main loop."""
+        request = os.read(self._device, _BUFFER_BYTES)
+        fields = _IN_HEADER.unpack_from(request)
+        if fields[1] != _INIT:
+            raise OSError(errno.EPROTO, os.strerror(errno.EPROTO), "/dev/fuse")
+        offered = _offered(request[_IN_HEADER.size :])
+        if not is_libfuse_interposed():
+            offered &= ~_SETXATTR_EXT
+        with self._socket:
+            self._socket.setblocking(False)
+            self._socket.send(request)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve)
+                await trio.lowlevel.wait_readable(self._socket)
+                reply = bytearray(self._socket.recv(_BUFFER_BYTES))
+                # No further request comes over the socket. The main loop starts again on the device.
+                nursery.cancel_scope.cancel()
+        if len(reply) >= _OUT_HEADER.size + _INIT_OUT.size:
+            flags = _agree(reply, offered)
+            if flags & _SETXATTR_EXT:
+                _native.expect_setxattr_flags()
+        os.write(self._device, reply)
+        os.dup2(self._device, self.fd, inheritable=False)
+        os.close(self._device)
+
+
+def _offered(request: bytes) -> int:
+    """The flags of an INIT (struct fuse_init_in), of which an old kernel sends 32 bits."""
+    low: int
+    high: int
+    _, _, _, low, high = _INIT_IN.unpack_from(request.ljust(_INIT_IN.size, b"\0"))
+    return low | (high << 32 if low & _INIT_EXT else 0)
+
+
+def _agree(reply: bytearray, offered: int) -> int:
+    """Change the flags of pyfuse3's reply (struct fuse_init_out): add `_WANTED` if `offered`, drop `_UNWANTED`.
+
+    Returns: the flags agreed on.
+    """
+    fields: list[int] = list(_INIT_OUT.unpack_from(reply, _OUT_HEADER.size))
+    flags = fields[_FLAGS] | (fields[_FLAGS2] << 32 if fields[_FLAGS] & _INIT_EXT else 0)
+    flags = (flags | _WANTED & offered) & ~_UNWANTED
+    if flags >> 32:
+        flags |= _INIT_EXT
+    fields[_FLAGS], fields[_FLAGS2] = flags & 0xFFFFFFFF, flags >> 32
+    _INIT_OUT.pack_into(reply, _OUT_HEADER.size, *fields)
+    return flags
