@@ -10,7 +10,7 @@ CODE := overlaykit $(wildcard tests examples)
 NATIVE := $(wildcard native/*.c native/*.h)
 SCRIPTS := .ci/run $(filter-out %.packages %.py,$(wildcard setup/*))
 
-.PHONY: help demo test oracle proofs bench check check-python check-native check-scripts setup setup-tests clean
+.PHONY: help demo test oracle proofs bench dist check check-python check-native check-scripts setup setup-tests clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo 'make oracle       the long comparison with the kernel'"'"'s overlayfs (EXAMPLES=500 of them)'
 	@echo 'make proofs       real programs, a minute of stress, every workload of the benchmark (fetches packages)'
 	@echo 'make bench        what it costs beside other file systems (ARGS="--output DIR": arguments, instead of --quick)'
+	@echo 'make dist         an sdist and a wheel in dist/'
 	@echo 'make check        types, lint, format'
 	@echo 'make setup        only set up: system packages, .venv, the C extension, overlaykit itself'
 	@echo 'make setup-tests  the same, with what tests and checks need'
@@ -39,6 +40,10 @@ proofs: setup-tests
 
 bench: setup-tests
 	@.venv/bin/overlaykit bench $(or $(ARGS),--quick)
+
+dist: setup-tests
+	@rm -rf dist
+	$(PYTHON) -m build --no-isolation --outdir dist
 
 check: check-python check-native check-scripts
 
@@ -82,6 +87,6 @@ $(STAMPS)/tests.packages: setup/run.packages setup/tests.packages setup/bench.pa
 	@touch $@ $(STAMPS)/run.packages
 
 clean:
-	rm -rf .venv $(STAMPS) build *.egg-info overlaykit/_native*.so
+	rm -rf .venv $(STAMPS) build dist *.egg-info overlaykit/_native*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
