@@ -12,5 +12,5 @@ def test_two_directories_are_merged_and_the_lower_one_stays_as_it_is(user: TestU
     first, *explained, merged, bottom, changes = done.stdout.splitlines()
     assert first == "one"
     assert explained[0] == "/file"
-    assert [line.split()[0] for line in explained[1:]] == ["answers", "hidden"]
+    assert [line.split()[0] for line in explained[1:]] == ["answers", "shadowed"]
     assert (merged, bottom, changes) == ("four", "three", "four")
