@@ -11,7 +11,7 @@ import pytest
 
 from overlaykit.views import View
 
-from ..views.user import TestUser, command, entire
+from ..views.user import TestUser, command, read_to_end
 
 LISTS = "ls -l /proc/$$/fd; true"  # by another process, whose own are not listed
 SUBSETS = [(0,), (1,), (2,), (0, 1, 2)]
@@ -205,7 +205,7 @@ def test_what_the_command_closes_is_closed(user: TestUser, ports: tuple[str, ...
     script = f"exec {writer}>&- >&-; read line"
     with user.start("run", *ports, "bash", "-c", script, pass_fds=[writer]) as view:
         os.close(writer)
-        assert entire(reader) == b""  # while the command is running
+        assert read_to_end(reader) == b""  # while the command is running
         assert view.stdout is not None
         assert view.stdout.read() == ""
         assert view.stdin is not None
@@ -225,5 +225,5 @@ def test_a_program_names_the_descriptors_that_its_command_gets(user: TestUser) -
     assert not os.get_inheritable(writer)
     os.close(writer)
     os.close(other)
-    assert entire(reader) == b"passed\n"
+    assert read_to_end(reader) == b"passed\n"
     os.close(reader)

@@ -578,7 +578,7 @@ def test_a_mount_upon_a_dead_one_is_refused(user: TestUser) -> None:
     dirs = make_dirs(user)
     user.succeeds("mount", "-o", dirs.options, dirs.target)
     os.kill(Registry().find(dirs.target).about.daemon, signal.SIGKILL)
-    user.await_the_end()
+    user.wait_for_descendants()
     assert user.refused("mount", "-o", dirs.options, dirs.target) == (
         f"{dirs.target}: a mount is there whose daemon has ended: 'overlaykit umount {dirs.target}' first"
     )

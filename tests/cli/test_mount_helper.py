@@ -46,7 +46,7 @@ def installed(user: TestUser, program: str) -> Iterator[None]:
 def umount(user: TestUser, target: str) -> None:
     """With umount(8), which does not wait for the daemon."""
     user.program(["umount", target])
-    user.await_the_end()
+    user.wait_for_descendants()
 
 
 def shown(target: str) -> list[tuple[str, str]]:

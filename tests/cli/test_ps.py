@@ -63,5 +63,5 @@ def test_a_view_that_was_killed_is_not_listed(user: TestUser) -> None:
     with started(user) as view:
         os.kill(view.pid, signal.SIGKILL)
         view.wait()
-        user.await_the_end()
+        user.wait_for_descendants()
     assert listed(user) == []

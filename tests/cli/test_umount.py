@@ -174,7 +174,7 @@ def test_a_mount_at_the_same_path_in_another_namespace_is_another_mount(user: Te
         user.succeeds("umount", target)
         assert list(daemons(user)) == ["other"]
         assert ask(shell, "go") == "of the other"
-    user.await_the_end()
+    user.wait_for_descendants()
 
 
 @only_as("root")
@@ -219,7 +219,7 @@ def test_umount_waits_no_longer_than_it_is_told_and_can_be_interrupted(user: Tes
             f"{target}: unmounted here, but its upper and layers stay in use until its last users end: held by"
             f" {shell.pid} (sh); end these, or the mount with 'overlaykit umount --force first'\n"
         )
-    user.await_the_end()
+    user.wait_for_descendants()
     user.succeeds("mount", "-o", options, target)
     with elsewhere(script, target):
         umount = user.start("umount", "--timeout", "1000", target, stderr=subprocess.PIPE)
@@ -227,7 +227,7 @@ def test_umount_waits_no_longer_than_it_is_told_and_can_be_interrupted(user: Tes
         umount.terminate()
         umount.communicate()
         assert umount.returncode == -signal.SIGTERM
-    user.await_the_end()
+    user.wait_for_descendants()
 
 
 def test_a_mount_in_use_can_be_unmounted_lazily_or_by_force(user: TestUser) -> None:
@@ -292,7 +292,7 @@ def test_a_daemon_ends_with_the_namespace_in_which_its_mount_was(
     mount = (*mounter, command(), "mount", "-o", options, target)
     with elsewhere(script, runtime, *mount):
         pass
-    user.await_the_end()
+    user.wait_for_descendants()
     user.succeeds("mount", "-o", options, target)
     user.succeeds("umount", target)
 
@@ -344,7 +344,7 @@ def test_a_mount_is_interrupted_though_its_path_is_mounted_in_another_namespace(
             if ours.returncode == 0:
                 user.succeeds("umount", target)
             assert list(daemons(user)) == ["other"]
-    user.await_the_end()
+    user.wait_for_descendants()
 
 
 def test_a_mount_that_waits_for_a_disk_can_be_interrupted(user: TestUser) -> None:
@@ -363,7 +363,7 @@ def test_a_mount_that_waits_for_a_disk_can_be_interrupted(user: TestUser) -> Non
         assert mount.returncode == -signal.SIGTERM
     os.kill(daemon, signal.SIGCONT)
     user.succeeds("umount", slow)
-    user.await_the_end()
+    user.wait_for_descendants()
 
 
 def is_waiting_for_fuse(process: int) -> bool:

@@ -69,7 +69,7 @@ def test_the_sdist_holds_what_the_set_up_and_the_build_need(distributions: Distr
 def test_the_main_commands_run_from_the_wheel_alone(
     user: TestUser, distributions: Distributions
 ) -> None:
-    user.allow(120)
+    user.set_deadline(120)
     programs = install(distributions.wheel, user.path("environment"))
     kept = {name: os.environ[name] for name in os.environ if not name.startswith("PYTHON")}
     environment = kept | {"PATH": f"{programs}:{os.environ['PATH']}"}

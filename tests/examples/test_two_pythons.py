@@ -48,7 +48,7 @@ def python2() -> Iterator[str]:
 def test_two_pythons_are_at_one_path_at_once_and_see_nothing_of_each_other(
     user: TestUser,
 ) -> None:
-    user.allow(180)
+    user.set_deadline(180)
     first = run(user, DEMO)
     assert first.returncode == 0, first
     assert "Fetching python2.7" in first.stderr
@@ -113,7 +113,7 @@ def test_interrupted_while_it_fetches_it_leaves_nothing(
         _, err = demo.communicate()
     assert demo.returncode == 128 + number
     assert "Traceback" not in err
-    user.await_the_end()  # of what apt had started
+    user.wait_for_descendants()  # of what apt had started
     assert os.listdir(user.store) == []
 
 
@@ -122,9 +122,9 @@ def test_interrupted_at_any_stage_it_leaves_nothing(
     user: TestUser, python2: str, stage: str, number: signal.Signals
 ) -> None:
     user.succeeds("layer", "add", LAYER, f"dir:{python2}")
-    before = user.left()
+    before = user.leftovers()
     assert interrupted(stage, number) == 128 + number
-    assert user.left() == before
+    assert user.leftovers() == before
 
 
 def test_interrupted_while_it_ends_the_views_it_goes_on_to_the_end(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from .harness import ORDINARY, LaunchHarness, entire
+from .harness import ORDINARY, LaunchHarness, read_to_end
 
 IDENTITIES = ("root", "ordinary user") if os.geteuid() == 0 else ("ordinary user",)
 """An ordinary user can test only as one; root tests as both."""
@@ -54,7 +54,7 @@ def _in_a_child(harness: LaunchHarness, body: Callable[[], None]) -> None:
         finally:
             os._exit(0)
     os.close(writer)
-    told = entire(reader)
+    told = read_to_end(reader)
     os.close(reader)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if told or status:

@@ -25,7 +25,7 @@ DEADLINE_SECONDS = 60
 CLONE = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC | _native.AT_RECURSIVE
 
 
-def entire(descriptor: int) -> bytes:
+def read_to_end(descriptor: int) -> bytes:
     """Everything until end of file."""
     return b"".join(iter(lambda: os.read(descriptor, 65536), b""))
 
@@ -92,7 +92,7 @@ class LaunchHarness:
         """What a command that succeeds prints."""
         with self.piped() as reader, self.launch(*argv, **fields) as running:
             self.stop_writing()
-            printed = entire(reader)
+            printed = read_to_end(reader)
             assert running.wait() == 0, printed
         return printed.decode()
 

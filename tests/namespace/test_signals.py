@@ -14,7 +14,7 @@ import pytest
 from overlaykit import signals
 from overlaykit.procfs import descendants
 
-from .harness import LaunchHarness, entire, line
+from .harness import LaunchHarness, line, read_to_end
 
 SAYS_WHAT_IT_GETS = """
 import signal, sys
@@ -124,7 +124,7 @@ def test_a_terminal_that_hangs_up_ends_the_command(harness: LaunchHarness) -> No
     os.close(ending)
     assert line(leader) == b"ready\r\n"
     os.close(leader)
-    assert entire(ended) == b"%d" % (128 + signal.SIGHUP)
+    assert read_to_end(ended) == b"%d" % (128 + signal.SIGHUP)
     os.close(ended)
     assert os.waitpid(child, 0)[1] == 0
 

@@ -61,6 +61,7 @@ class Harness:
         self.disk = disk
         self._sandbox = sandbox
         self._directory = directory
+        self._built: set[Kind] = set()
         self._mounted: set[Kind] = set()
         self._unmountable: set[Kind] = set()
         self._remount_failures: dict[str, str] | None = None
@@ -77,14 +78,20 @@ class Harness:
             if failure := self._remount_failures.get(behaviour.name):
                 raise AssertionError(failure)
             return
-        target = self._mount("read-only" if behaviour.read_only else "shared")
+        kind = kind_of(behaviour)
+        target = self._mount(kind)
         check = behaviour.check_on(self.system.name, self.identity)
 
         def act() -> None:
             os.chdir(os.path.join(target, behaviour.name.encode()))
             check()
 
-        self._sandbox.run(act)
+        try:
+            self._sandbox.run(act)
+        except AssertionError:
+            if self._sandbox.run(lambda: _is_dead(target)):
+                self._unmount(kind)  # the next behaviour gets a new mount
+            raise
 
     def close(self) -> None:
         """Unmount everything and remove what the behaviours left."""
@@ -94,17 +101,16 @@ class Harness:
                 stack.callback(self._unmount, kind)
 
     def _mount(self, kind: Kind) -> bytes:
-        """Where the mount of this kind is; mounted anew if a behaviour has killed it."""
+        """The path of the mount of this kind, made if there is none."""
         __tracebackhide__ = True
         if kind in self._unmountable:
             raise AssertionError(f"could not be mounted, see the first failure: {self.system.name}")
         stack, target = self._paths(kind)
         if kind in self._mounted:
-            if not self._sandbox.run(lambda: _is_dead(target)):
-                return target
-            self._unmount(kind)
-        else:
+            return target
+        if kind not in self._built:
             self._sandbox.run(lambda: self._build(kind))
+            self._built.add(kind)
         self._unmountable.add(kind)
         self._sandbox.run(lambda: self.system.mount(stack, target), as_root=self.system.takes_root)
         self._unmountable.remove(kind)

@@ -84,7 +84,7 @@ def wheel(user: TestUser) -> str:
 
 
 def test_python_makes_a_virtual_environment_and_pip_installs_a_wheel(user: TestUser) -> None:
-    user.allow(300)
+    user.set_deadline(300)
     wheel(user)
     script = (
         "/usr/bin/python3 -m venv env\n"

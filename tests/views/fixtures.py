@@ -1,6 +1,6 @@
-"""The fixture `user`: every test that asks for it runs in a process of its own, as root and as an ordinary user.
+"""The fixture `user`: a test that uses it runs in its own process, once as root and once as an ordinary user.
 
-A conftest.py that imports both names has it.
+A conftest.py provides it by importing `user` and `pytest_pyfunc_call`.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import pytest
 
 from overlaykit.rmtree import rmtree_path
 
-from .user import ORDINARY, TestUser, entire
+from .user import ORDINARY, TestUser, read_to_end
 
 IDENTITIES = ("root", "ordinary user") if os.geteuid() == 0 else ("ordinary user",)
-"""An ordinary user can test only as one; root tests as both."""
+"""Root tests as both; an ordinary user only as itself."""
 
 
 def only_as(identity: str) -> pytest.MarkDecorator:
-    """For a test that means something for one of them alone; root runs all, an ordinary user skips root's."""
+    """Mark a test that applies to one identity; an ordinary user skips the tests of root."""
     chosen = [identity] if identity in IDENTITIES else []
     return pytest.mark.parametrize("user", chosen, indirect=True)
 
 
 @pytest.fixture(params=IDENTITIES)
 def user(request: pytest.FixtureRequest) -> Iterator[TestUser]:
-    # On a disk: uppers want a file system with extended attributes, and /tmp may be none.
+    # On a disk: an upper needs extended attributes, which /tmp may not have.
     scratch = tempfile.mkdtemp(prefix="overlaykit-test-", dir="/var/tmp")
     is_root = request.param == "root"
     if not is_root and os.geteuid() == 0:
@@ -54,26 +54,25 @@ def _in_a_child(user: TestUser, body: Callable[[], None]) -> None:
     if child == 0:
         try:
             os.close(reader)
-            user.enter()
+            user.become()
             body()
-            user.leave()
+            user.check_leftovers()
         except BaseException:
             os.write(writer, traceback.format_exc().encode()[-60000:])
         finally:
             try:
-                user.abandon()
+                user.kill_descendants()
             finally:
                 os._exit(0)
     os.close(writer)
     try:
-        told = entire(reader)
-    except (
-        BaseException
-    ):  # the tests are being interrupted: let it tidy up before its directory goes
+        failure = read_to_end(reader)
+    except BaseException:
+        # pytest is interrupted: the child cleans up before its directory is removed.
         os.kill(child, signal.SIGINT)
         raise
     finally:
         os.close(reader)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if told or status:
-        pytest.fail(told.decode() or f"the test's process ended with {status}", pytrace=False)
+    if failure or status:
+        pytest.fail(failure.decode() or f"the test's process ended with {status}", pytrace=False)

@@ -47,7 +47,7 @@ def vital(launcher: int) -> list[int]:
 def test_when_one_is_killed_all_end_and_nothing_is_left(
     user: TestUser, victim: str, kept: bool
 ) -> None:
-    before = user.left()
+    before = user.leftovers()
     options = ("--upper", user.directory("upper")) if kept else ()
     with user.start("run", "-p", "0:80", *options, *COMMAND, stderr=subprocess.PIPE) as view:
         assert view.stdout is not None
@@ -59,8 +59,8 @@ def test_when_one_is_killed_all_end_and_nothing_is_left(
         assert status == STATUS[victim], told
     ours = [line for line in told.splitlines() if line.startswith("overlaykit: ")]
     assert len(ours) == (1 if victim == "daemon" else 0), told
-    user.await_the_end()
-    assert user.left() == before
+    user.wait_for_descendants()
+    assert user.leftovers() == before
     if kept:
         user.succeeds("run", "--upper", user.path("upper"), "true")
 
@@ -70,8 +70,8 @@ def test_when_one_is_killed_at_a_random_moment_all_end_and_the_next_view_clears_
     user: TestUser, seed: int
 ) -> None:
     chance = random.Random(seed)
-    user.warned = True  # a daemon may well say that whoever waited for its mount is gone
-    before = user.left()
+    user.expects_log = True  # a daemon may well say that whoever waited for its mount is gone
+    before = user.leftovers()
     with user.start("run", "-p", "0:80", *COMMAND, stderr=subprocess.PIPE) as view:
         ended = os.pidfd_open(view.pid)
         select.select(
@@ -80,13 +80,13 @@ def test_when_one_is_killed_at_a_random_moment_all_end_and_the_next_view_clears_
         os.kill(chance.choice(vital(view.pid)), signal.SIGKILL)
         os.close(ended)
         view.communicate()
-    user.await_the_end()
-    now = user.left()
+    user.wait_for_descendants()
+    now = user.leftovers()
     assert {what: now[what] for what in ("processes", "mounts", "descriptors")} == {
         what: before[what] for what in ("processes", "mounts", "descriptors")
     }
     user.succeeds("run", "true")
-    assert user.left() == before
+    assert user.leftovers() == before
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -94,8 +94,8 @@ def test_when_the_launcher_is_interrupted_at_a_random_moment_nothing_is_left(
     user: TestUser, seed: int
 ) -> None:
     chance = random.Random(seed)
-    user.warned = True  # a daemon may well say that whoever waited for its mount is gone
-    before = user.left()
+    user.expects_log = True  # a daemon may well say that whoever waited for its mount is gone
+    before = user.leftovers()
     with user.start("run", "-p", "0:80", "sleep", "1000", stderr=subprocess.PIPE) as view:
         ended = os.pidfd_open(view.pid)
         while not descendants(view.pid):  # the daemon: before it, Python itself is starting
@@ -105,7 +105,7 @@ def test_when_the_launcher_is_interrupted_at_a_random_moment_nothing_is_left(
         os.close(ended)
         told = view.communicate()
         assert (view.returncode, *told) == (128 + signal.SIGINT, "", "")
-    assert user.left() == before
+    assert user.leftovers() == before
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -114,7 +114,7 @@ def test_a_mount_that_is_interrupted_at_a_random_moment_is_there_or_not(
 ) -> None:
     chance = random.Random(seed)
     lower, target = user.directory("lower"), user.directory("target")
-    before = user.left()
+    before = user.leftovers()
     with user.start("mount", "-o", f"lowerdir={lower}", target, stderr=subprocess.PIPE) as mount:
         ended = os.pidfd_open(mount.pid)
         while not descendants(mount.pid):  # the daemon: before it, Python itself is starting
@@ -129,8 +129,8 @@ def test_a_mount_that_is_interrupted_at_a_random_moment_is_there_or_not(
     else:
         status = 128 + number if number == signal.SIGINT else -number
         assert (mount.returncode, *told) == (status, "", "")
-    user.await_the_end()
-    assert user.left() == before
+    user.wait_for_descendants()
+    assert user.leftovers() == before
 
 
 def test_a_launcher_that_is_interrupted_ends_its_view(user: TestUser) -> None:
@@ -153,7 +153,7 @@ def test_a_mount_whose_daemon_is_killed_can_be_unmounted(user: TestUser) -> None
     signal.pidfd_send_signal(daemon, signal.SIGKILL)
     select.select([daemon], [], [])
     os.close(daemon)
-    user.await_the_end()
+    user.wait_for_descendants()
     assert Registry().running() == []
     user.succeeds("umount", target)
     user.succeeds("run", "true")
@@ -166,4 +166,4 @@ def test_a_daemon_that_is_told_to_end_unmounts(user: TestUser) -> None:
     user.succeeds("mount", "-o", f"lowerdir={lower}", target)
     (mount,) = Registry().running()
     os.kill(mount.about.daemon, signal.SIGTERM)
-    user.await_the_end()
+    user.wait_for_descendants()

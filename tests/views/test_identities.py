@@ -95,7 +95,7 @@ def test_what_a_killed_view_left_of_other_users_is_cleared_away(user: TestUser) 
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         view.communicate()
-        user.await_the_end()
+        user.wait_for_descendants()
         assert os.listdir(f"{home}/.cache/overlaykit") != []
         user.program([*run, "true"])
         assert not os.path.exists(f"{home}/.cache/overlaykit")

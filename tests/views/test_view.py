@@ -53,26 +53,26 @@ def test_a_layer_and_an_upper_are_what_they_are_to_the_caller(user: TestUser, gi
 
 
 def test_an_exception_inside_ends_the_command_and_the_mount(user: TestUser) -> None:
-    before = user.left()
+    before = user.leftovers()
     running: list[object] = []
 
     def fail() -> None:
         with View(name="one") as view:
             view.launch(["sleep", "1000"])
-            running.append(user.left()["noted down"])
+            running.append(user.leftovers()["records"])
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert running == [["one"]]
-    assert user.left() == before
+    assert user.leftovers() == before
 
 
 def test_a_view_that_nothing_was_launched_into_is_left_without_a_trace(user: TestUser) -> None:
-    before = user.left()
+    before = user.leftovers()
     with View() as view:
         assert view.processes is None
-    assert user.left() == before
+    assert user.leftovers() == before
 
 
 def test_closing_again_does_nothing(user: TestUser) -> None:
@@ -151,15 +151,15 @@ def test_a_view_is_found_by_its_name_while_it_runs(user: TestUser) -> None:
 
 
 def test_fifty_views_one_after_another_leave_nothing(user: TestUser) -> None:
-    user.allow(600)
-    before = user.left(), cgroups()
+    user.set_deadline(600)
+    before = user.leftovers(), cgroups()
     for number in range(50):
         with View() as view:
             assert (
                 view.run(["sh", "-c", f"echo {number} >/etc/number; exit {number}"]).returncode
                 == number
             )
-        assert (user.left(), cgroups()) == before, f"after view {number}"
+        assert (user.leftovers(), cgroups()) == before, f"after view {number}"
 
 
 def test_what_is_kept_in_an_upper_is_what_the_kernels_overlayfs_shows(user: TestUser) -> None:

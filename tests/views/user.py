@@ -1,6 +1,6 @@
-"""Somebody who uses overlaykit: root, or an ordinary user, with a home, and at the end nothing left behind.
+"""A user of overlaykit, root or ordinary, with a home directory; leftovers at the end of a test fail it.
 
-Used by the tests of whole views, of the command line and of programs in a view; `fixtures` has the fixture.
+Used by the tests of whole views, of the command line and of programs in a view. The fixture is in `fixtures`.
 """
 
 from __future__ import annotations
@@ -22,36 +22,38 @@ from overlaykit import _native, mountinfo
 from overlaykit.procfs import descendants
 
 ORDINARY = 1000
-"""Who "an ordinary user" is when the tests run as root."""
+"""The uid of "an ordinary user" when the tests run as root."""
 
 DEADLINE_SECONDS = 60
-"""No test lasts this long; one that does hangs, and is told so."""
+"""A test that runs longer hangs, and fails."""
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 AS_ORDINARY = ("setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups")
-"""Before a command: root's test runs it as the ordinary user."""
+"""A prefix for commands: a test of root runs them as the ordinary user."""
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
+_INTERPRETER_FILES = (sys.executable, os.__file__, _native.__file__)
+"""One file of each directory that a process of overlaykit needs."""
 
 _ABORTED = "fuse_reply_* failed with No such file or directory"
-"""pyfuse3's, of a request in flight when the last process of a view, and with it the mount, went."""
+"""pyfuse3 logs it for a request in flight when the last process of a view ends, and with it the mount."""
 
 
 class Hung(BaseException):
-    """The test did not end in time. No Exception: nobody but the harness is to catch it."""
+    """The test did not end in time. A BaseException, so that the code under test does not catch it."""
 
 
 def command() -> str:
-    """The installed `overlaykit`, that of the interpreter that runs the tests."""
+    """The path of the `overlaykit` installed beside the interpreter that runs the tests."""
     found = shutil.which("overlaykit", path=os.path.dirname(sys.executable))
     if found is None:
-        pytest.fail(f"there is no overlaykit beside {sys.executable}: run 'make setup-tests'")
+        pytest.fail(f"no overlaykit beside {sys.executable}: run 'make setup-tests'")
     return found
 
 
-def entire(descriptor: int) -> bytes:
+def read_to_end(descriptor: int) -> bytes:
     """Everything until end of file."""
     return b"".join(iter(lambda: os.read(descriptor, 65536), b""))
 
@@ -67,11 +69,11 @@ class TestUser:
 
     is_root: bool
     scratch: str
-    """A directory of theirs on a disk, gone after the test; a view over `host` shows it at the same path."""
-    warned: bool = False
-    """Whether the test wants the daemon's log to have said something; otherwise that fails it."""
+    """The user's directory on a disk, removed after the test; a view over `host` shows it at the same path."""
+    expects_log: bool = False
+    """Whether the test expects entries in the daemon's log; otherwise an entry fails the test."""
     _found: set[tuple[str, str]] = field(default_factory=set)
-    """The mounts at the beginning. Some of them others may take away meanwhile."""
+    """The mounts at the beginning. Other processes of the machine may unmount some of them."""
     _before: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -82,7 +84,7 @@ class TestUser:
         return os.path.join(self.scratch, *names)
 
     def directory(self, *names: str, **files: str | bytes) -> str:
-        """A new directory, with files of the given contents in it."""
+        """Make a directory and files with the given contents in it."""
         path = self.path(*names)
         os.makedirs(path)
         for name, contents in files.items():
@@ -95,7 +97,7 @@ class TestUser:
         return path
 
     def overlaykit(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run the command to its end, with nothing to read."""
+        """Run the command to its end, with an empty standard input."""
         settings: dict[str, Any] = {
             "stdin": subprocess.DEVNULL,
             "capture_output": True,
@@ -109,12 +111,12 @@ class TestUser:
         return done
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        """Start the command, its standard input and output piped."""
+        """Start the command with pipes as standard input and output."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, **options}
         return subprocess.Popen([command(), *arguments], **pipes)
 
     def succeeds(self, *arguments: str, **options: Any) -> str:
-        """Run the command; what it prints. Anything on standard error fails the test."""
+        """Run the command and return its output. Output on standard error fails the test."""
         done = self.overlaykit(*arguments, **options)
         assert (done.returncode, done.stderr) == (0, ""), done
         return str(done.stdout)
@@ -122,10 +124,11 @@ class TestUser:
     def changed_machine(
         self, arrange: str, *arguments: str, then: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command on a machine that a shell command, run as its root, has changed; `then` another one.
+        """Run the command in new namespaces that the shell command `arrange` changes first, as their root.
 
-        The machine is a namespace of our own; its ordinary user has the powers of its root only while arranging. The
-        shell function `cover DIRECTORY [ro]` puts an empty file system there, in which overlaykit itself stays.
+        `then`: a shell command that runs afterwards. The ordinary user has root's capabilities for both, not for the
+        command itself. The shell function `cover DIRECTORY [ro]` mounts an empty file system at a directory and keeps
+        overlaykit's own files in it.
         """
         become: list[str] = []
         resume: list[str] = []
@@ -158,7 +161,7 @@ class TestUser:
         )
 
     def program(self, arguments: list[str], **options: Any) -> str:
-        """Run any program that succeeds, outside of all views; what it prints."""
+        """Run a program that succeeds, outside all views, and return its output."""
         settings: dict[str, Any] = {
             "stdin": subprocess.DEVNULL,
             "capture_output": True,
@@ -171,7 +174,7 @@ class TestUser:
         return str(done.stdout)
 
     def refused(self, *arguments: str, status: int = 125, **options: Any) -> str:
-        """Run the command; the one line with which it fails."""
+        """Run the command and return the one line with which it fails."""
         done = self.overlaykit(*arguments, **options)
         assert done.returncode == status, done
         assert done.stdout == "", done
@@ -183,12 +186,12 @@ class TestUser:
 
     @property
     def runtime(self) -> str:
-        """Where the running views are noted down."""
+        """The directory of the records of running views."""
         return "/run/overlaykit" if self.is_root else self.path("run", "overlaykit")
 
     @property
-    def dropped(self) -> str:
-        """Where the uppers are that nobody keeps."""
+    def temporary_uppers(self) -> str:
+        """The directory of uppers that end with their view."""
         return os.path.join(self.home, ".cache", "overlaykit")
 
     @property
@@ -199,31 +202,31 @@ class TestUser:
     def log(self) -> str:
         return os.path.join(self.home, ".local", "state", "overlaykit", "daemon.log")
 
-    def left(self) -> dict[str, object]:
-        """What a view can leave behind, as it is now. Namespaces go with processes, descriptors and mounts."""
+    def leftovers(self) -> dict[str, object]:
+        """What a view can leave behind, as it is now. Namespaces end with processes, descriptors and mounts."""
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
-                pass  # orphans are ours to reap
+                pass  # reap the orphans of this subreaper
         return {
             "processes": [(process, command_line(process)) for process in descendants(os.getpid())],
             "mounts": sorted(_mounts() - self._found),
             "descriptors": sorted(os.listdir("/proc/self/fd")),
-            "noted down": _names(self.runtime),
-            "dropped": _names(self.dropped),
+            "records": _names(self.runtime),
+            "temporary uppers": _names(self.temporary_uppers),
             "half-made layers": [name for name in _names(self.store) if name.startswith(".")],
             "temporary": _names(self.path("tmp")),
         }
 
-    def await_the_end(self) -> None:
-        """Wait until every process below this one has ended."""
+    def wait_for_descendants(self) -> None:
+        """Wait until all descendants of this process have ended."""
         with contextlib.suppress(ChildProcessError):
             while True:
                 os.waitpid(-1, 0)
 
-    def enter(self) -> None:
-        """In the test's process: become that somebody."""
+    def become(self) -> None:
+        """Become the user, in the test's process."""
         signal.signal(signal.SIGALRM, _hung)
-        # Again and again: whoever tidies up on the way out may hang too.
+        # Repeated: the clean-up after the first signal may hang too.
         signal.setitimer(signal.ITIMER_REAL, DEADLINE_SECONDS, 5)
         _native.prctl(_native.PR_SET_CHILD_SUBREAPER, 1)
         if os.geteuid() == 0:
@@ -248,34 +251,33 @@ class TestUser:
         if not self.is_root:
             os.mkdir(self.path("run"), 0o700)
             os.environ["XDG_RUNTIME_DIR"] = self.path("run")
-        if subprocess.run(
-            [sys.executable, "-c", "import overlaykit._native"], check=False
-        ).returncode:
+        unreadable = [path for path in _INTERPRETER_FILES if not os.access(path, os.R_OK)]
+        if unreadable:
             pytest.fail(
-                f"{sys.executable} is of no use to uid {os.geteuid()}: make .venv with /usr/bin/python3"
+                f"uid {os.geteuid()} cannot read {unreadable}: make .venv with /usr/bin/python3"
             )
         self._found = _mounts()
-        self._before = self.left()
+        self._before = self.leftovers()
 
-    def allow(self, seconds: int) -> None:
-        """In the test's process: hang only after so long, for a test that fetches much."""
+    def set_deadline(self, seconds: int) -> None:
+        """Give the test in this process that many seconds, for one that downloads."""
         signal.setitimer(signal.ITIMER_REAL, seconds, 5)
 
-    def leave(self) -> None:
-        """In the test's process, at its end: nothing may be left."""
-        for what, now in self.left().items():
+    def check_leftovers(self) -> None:
+        """Check that nothing is left, in the test's process at its end."""
+        for what, now in self.leftovers().items():
             assert now == self._before[what], f"{what} left: {now}, before: {self._before[what]}"
-        complaints = [] if self.warned else self.complaints()
+        complaints = [] if self.expects_log else self.log_lines()
         assert not complaints, f"the daemon's log says: {complaints}"
 
-    def complaints(self) -> list[str]:
-        """What daemons wrote to their log."""
+    def log_lines(self) -> list[str]:
+        """The lines of the daemons' log."""
         with contextlib.suppress(FileNotFoundError), open(self.log) as log:
             return [line for line in log if _ABORTED not in line]
         return []
 
-    def abandon(self) -> None:
-        """In the test's process, however it ended: end what still runs."""
+    def kill_descendants(self) -> None:
+        """Kill the descendants of the test's process, however the test ended."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
         while family := descendants(os.getpid()):
@@ -287,7 +289,7 @@ class TestUser:
 
 
 def _cover() -> str:
-    """The shell function of `TestUser.changed_machine`. mount(8) is to take a descriptor for what it is, hence -c."""
+    """The shell function of `TestUser.changed_machine`. mount -c leaves /proc/self/fd paths as they are."""
     kept = sorted({CHECKOUT, sys.prefix, os.path.realpath(sys.base_prefix)})
     numbered = list(enumerate(map(shlex.quote, kept), 5))
     again = " ".join(
@@ -302,7 +304,7 @@ def _cover() -> str:
 
 
 def command_line(process: int) -> str:
-    """Its arguments, separated by spaces; nothing of one that has ended."""
+    """The process's arguments, separated by spaces; empty once it has ended."""
     with contextlib.suppress(OSError), open(f"/proc/{process}/cmdline") as arguments:
         return arguments.read().replace("\0", " ")
     return ""
@@ -324,7 +326,7 @@ def _hung(_number: int, _frame: object) -> NoReturn:
 
 @contextlib.contextmanager
 def reachable_by_others() -> Iterator[None]:
-    """For root's test: a mount namespace in which an ordinary user reaches this interpreter and checkout."""
+    """For a test of root: a mount namespace in which an ordinary user reaches this interpreter and checkout."""
     origin = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     _native.unshare(_native.CLONE_NEWNS)
     here = os.getcwd()
@@ -339,10 +341,10 @@ def reachable_by_others() -> Iterator[None]:
 
 
 def _let_others_reach(paths: set[str]) -> None:
-    """Uncover directories that lie in somebody's closed home, in this mount namespace only.
+    """Let other users reach directories in a closed home, in this mount namespace only.
 
-    An interpreter below /root is of no use to another user. The closed directory is covered by an empty file system, on
-    which what is needed of it is attached again in its place.
+    Another user cannot run an interpreter below /root. An empty file system covers the closed directory, and the needed
+    paths below it are attached at their places again.
     """
     clone = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC | _native.AT_RECURSIVE
     shut = {path: closed for path in sorted(paths) if (closed := _closed_parent(path))}
@@ -356,6 +358,6 @@ def _let_others_reach(paths: set[str]) -> None:
 
 
 def _closed_parent(path: str) -> str | None:
-    """The outermost directory on the way to `path` that others cannot search."""
+    """The outermost parent directory of `path` that others cannot search."""
     parents = [path[:i] for i, letter in enumerate(path) if letter == "/" and i]
     return next((parent for parent in parents if not os.stat(parent).st_mode & 0o001), None)

@@ -25,7 +25,7 @@ VERSIONS = [
 def test_two_versions_of_a_program_run_at_one_path_at_once(
     user: TestUser, program: str, old: str, new: str, script: str
 ) -> None:
-    user.allow(600)
+    user.set_deadline(600)
     user.succeeds("layer", "add", "old", f"deb:{old}")
     user.succeeds("layer", "add", "new", f"deb:{new}")
     shell = f'/usr/bin/{program} -e "$1" && read line'
@@ -44,7 +44,7 @@ def test_two_versions_of_a_program_run_at_one_path_at_once(
 
 
 def test_python2_gets_pip_and_the_name_python(user: TestUser) -> None:
-    user.allow(600)
+    user.set_deadline(600)
     user.succeeds("layer", "add", "py27", "deb:python2.7,python-is-python2@bullseye")
     wheels = user.path("home", "wheels")
     pip = ["python3", "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
