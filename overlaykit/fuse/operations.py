@@ -488,7 +488,7 @@ class Operations(pyfuse3.Operations):
     def _entry_attributes(self, attributes: Attributes) -> EntryAttributes:
         st = attributes.stat
         entry = pyfuse3.EntryAttributes()
-        entry.st_ino = attributes.number
+        entry.st_ino = attributes.nodeid
         entry.generation = attributes.generation
         entry.entry_timeout = self._timeout
         entry.attr_timeout = self._timeout

@@ -1,4 +1,4 @@
-"""What crosses the room's wall about a file: its attributes, and what is to change of them."""
+"""A file's attributes, and changes of them, as the package's callers see them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 class Attributes(NamedTuple):
-    """A node's attributes: the real inode's `stat`, and what the merge says otherwise.
+    """A node's attributes: the real inode's `stat`, and those that differ in the merge.
 
-    `generation`: tells it from others that have had its number.
+    `generation`: distinguishes the node from others that have had its nodeid.
     `changed_ns`: the change time, in nanoseconds since the epoch.
     """
 
-    number: int
+    nodeid: int
     generation: int
     stat: os.stat_result
     mode: int
@@ -29,12 +29,12 @@ class Attributes(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What setattr changes; None leaves as it is. Times are nanoseconds since the epoch, `mode` the permission bits.
+    """What setattr changes; None: nothing. Times are nanoseconds since the epoch, `mode` the permission bits.
 
-    With nothing to change the change time moves all the same (chown(2) with -1 and -1).
+    An empty change moves the change time (chown(2) with -1 and -1).
 
-    `asked_ns`: when the change was asked for, as far as the kernel says. `written_back`: by the kernel itself, which
-    tells us a modification time that it has kept.
+    `asked_ns`: when the change was requested, 0 if the kernel does not say. `written_back`: the kernel writes back a
+    modification time that it has kept.
     """
 
     mode: int | None = None
@@ -52,12 +52,12 @@ class Changes:
 
     @property
     def is_modification_time(self) -> bool:
-        """Whether it is no more than the modification time, if that."""
+        """Whether it changes nothing but the modification time."""
         asked = (self.mode, self.uid, self.gid, self.size, self.atime_ns)
         return all(value is None for value in asked)
 
     def are_in(self, now: Attributes) -> bool:
-        """Whether a file with these attributes has all that is asked for."""
+        """Whether a file with the attributes `now` already has all these values."""
         asked = (
             (self.mode if self.mode is None else stat.S_IMODE(self.mode), stat.S_IMODE(now.mode)),
             (self.uid, now.uid),
@@ -70,7 +70,7 @@ class Changes:
 
 
 class Caller(NamedTuple):
-    """Who asks: the ids that a new file gets (the caller's fsuid and fsgid), and the umask for its mode."""
+    """The process that makes a file: the ids that the file gets (its fsuid and fsgid), and its umask."""
 
     uid: int
     gid: int

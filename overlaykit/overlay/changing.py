@@ -1,4 +1,4 @@
-"""Attributes that change: owner, mode, size and times."""
+"""Changes of attributes: owner, mode, size and times."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Changing:
-    """Changes attributes of nodes, in the upper where they would be lost otherwise."""
+    """Changes attributes of nodes, in the upper unless nothing would be lost."""
 
     def __init__(self, tree: Tree, files: Files) -> None:
         self.modes = tree.modes
@@ -32,14 +32,14 @@ class Changing:
 
     @operation
     def copied_to_change(self, node: Node, changes: Changes) -> File | None:
-        """The file, if it may take a copy-up to change it."""
+        """The file, if the changes may take a copy-up."""
         if not isinstance(node, File) or (not node.has_upper and self._kept_as_is(node, changes)):
             return None
         return node
 
     @operation
     def change(self, node: Node, changes: Changes) -> Attributes:
-        """setattr: copy up if need be, then owner, mode, size and times; the attributes afterwards.
+        """Copy up if the changes take that, then change owner, mode, size and times. Returns: the new attributes.
 
         Raises OSError: EROFS, EPERM and the like.
         """
@@ -51,11 +51,11 @@ class Changing:
         return self._tree.attributes(node, kept)
 
     def _kept_as_is(self, node: Node, changes: Changes) -> os.stat_result | None:
-        """The inode's stat, if nothing is lost by leaving it as it is; None if a change is to be made in the upper.
+        """The inode's stat, if the inode may stay as it is; None if the upper's must be changed.
 
-        The kernel keeps the modification and change times of regular files itself while it knows them, and tells them
+        The kernel keeps the modification and change times of regular files itself while it knows them, and sends them
         after each change of their names or attributes (fs/fuse/dir.c: fuse_update_ctime_in_cache). So nothing is lost
-        of a file that has no name any more, nor of one in a lower that has what is asked for.
+        of a file without a name, nor of a file in a lower that has the requested values.
         """
         if isinstance(node, Directory) or node.kind != stat.S_IFREG:
             return None
@@ -127,6 +127,6 @@ class Changing:
 
 
 def _are_set(st: os.stat_result, changes: Changes, modified: int | None) -> bool:
-    """Whether the disk has the times that the kernel writes back: set again, they would only move its change time."""
+    """Whether the disk has the times that the kernel writes back: setting them again would move its change time."""
     has_them = changes.atime_ns in (None, st.st_atime_ns) and modified == st.st_mtime_ns
     return has_them and changes.asked_ns <= st.st_ctime_ns

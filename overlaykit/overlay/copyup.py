@@ -1,6 +1,6 @@
-"""Lower -> work -> rename into upper: whole or not at all.
+"""Copy-up: from a lower to the work directory, then renamed into the upper, whole or not at all.
 
-A directory is copied at once, a file in steps (`filecopy`). Nothing appears in the upper before its data are on the
+A directory is copied in one call, a file in steps (`filecopy`). A copy appears in the upper once its data are on the
 disk (unless the mount is volatile), so a crash leaves the old file or the new one.
 """
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class CopyUp:
-    """Copies what lies in a lower into the upper. One for each mount that has an upper."""
+    """Copies files and directories of lowers into the upper. One for each mount that has an upper."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class CopyUp:
         self.link_counts = LinkCounts(work, markers)
 
     def directory(self, node: Directory) -> LayerDir:
-        """The directory's layer_dir in the upper, copied up with its parents first where it had none.
+        """The directory's `LayerDir` in the upper, after a copy-up of it and its parents if it had none.
 
         Requires: called right before each change in the directory.
         """
@@ -85,7 +85,7 @@ class CopyUp:
         return node.upper
 
     def file(self, node: File, *, keep_data: bool = True, metadata_only: bool = False) -> None:
-        """Copy a file up in one go, if a change takes that."""
+        """Copy a file up in one call, if a change takes that."""
         copy = self.begin(node, keep_data=keep_data, metadata_only=metadata_only)
         if copy is None:
             return
@@ -116,10 +116,12 @@ class CopyUp:
         return FileCopy(self, node, keep_data=keep_data, metacopy=metacopy)
 
     def rehearse(self, node: File) -> None:
-        """Copy a file up but for its data and its name, and drop that. Raises OSError: what would keep it from being
-        copied, but for what its data find."""
+        """Copy a file up without its data and its name, and drop the copy.
+
+        Raises OSError: as a copy-up, but for errors of its data.
+        """
         if node.metacopy:
-            return  # it was copied so
+            return  # it is such a copy already
         copy = self._begin(node, keep_data=False, metacopy=True)
         try:
             copy.transfer()
@@ -127,9 +129,10 @@ class CopyUp:
             copy.close()
 
     def link_up(self, node: File, directory: Directory, name: bytes) -> None:
-        """Give an indexed file an entry in the upper for one of its names, which still lies in a lower.
+        """Give an indexed file an entry in the upper for a name that only a lower has.
 
-        Requires: its count is stored relative to its lower's, which holds while its upper's changes; or is not known.
+        Requires: its count is stored relative to its lower's, and so stays right while its upper's changes; or is not
+        known.
         """
         assert node.index_name is not None
         parent = self.directory(directory)
@@ -150,8 +153,10 @@ class CopyUp:
         times.restore()
 
     def is_indexed(self, kind: int) -> bool:
-        """Whether hard links of this kind of file stay one: not where marks of the user's are kept, which only
-        regular files can have (xattr(7))."""
+        """Whether hard links of this kind of file stay one file.
+
+        Under the prefix `user.` only regular files can (xattr(7)).
+        """
         return self.index and (kind == stat.S_IFREG or self.markers.prefix == TRUSTED_PREFIX)
 
     def _one_directory(self, node: Directory) -> None:
@@ -172,7 +177,7 @@ class CopyUp:
             try:
                 st = os.fstat(source)
                 origin = self.origin(lower.parent, lower.name, st.st_dev)
-                if origin is not None:  # before the mode, which may forbid it
+                if origin is not None:  # before the mode, which may deny it
                     self.markers.set_origin(b"/proc/self/fd/%d" % target, origin)
                 self.copy(source, target, st, lower.layer, data=False)
             finally:
@@ -193,9 +198,8 @@ class CopyUp:
     def uuid(self, layer_dir: LayerDir, device: int) -> bytes | None:
         """The uuid by which an origin names the file system that `layer_dir` lies on.
 
-        None where handles do not last, and where it would name another one too, as in the kernel
-        (fs/overlayfs/super.c, bad_uuid): several lowers without one, or clones of one image. Which ones there are is
-        known of the lowers' roots alone.
+        None if file handles do not last, or if the uuid is not unique, as in the kernel (fs/overlayfs/super.c,
+        bad_uuid): several lowers without one, or clones of one image. Only the lowers' roots are compared.
         """
         if not layer_dir.layer.lasting_handles(device, layer_dir):
             return None
@@ -206,7 +210,7 @@ class CopyUp:
         return uuid if devices == {device} else None
 
     def origin(self, layer_dir: LayerDir | None, name: bytes, device: int) -> Origin | None:
-        """What names a lower's inode for good; None where nothing does."""
+        """The lasting identity of a lower's inode; None if it has none."""
         uuid = None if layer_dir is None else self.uuid(layer_dir, device)
         if layer_dir is None or uuid is None:
             return None
@@ -216,7 +220,7 @@ class CopyUp:
     def copy(
         self, source: int, target: int, st: os.stat_result, layer: Layer, *, data: bool
     ) -> None:
-        """Data and metadata of an inode of `layer`, whose attributes are `st`."""
+        """Copy data and metadata of an inode of `layer`, whose attributes are `st`."""
         uid = self.owners.users.copied(st.st_uid, idmapped=layer.idmapped)
         gid = self.owners.groups.copied(st.st_gid, idmapped=layer.idmapped)
         kept = self.work.layer_dir.layer.override  # how the upper holds owners and modes
@@ -231,14 +235,14 @@ class CopyUp:
             )
 
             def copy_all() -> None:
-                _copy_escaped(source, target, st)  # before the mode, which may forbid it
+                _copy_escaped(source, target, st)  # before the mode, which may deny it
                 copy(data=data)
                 if layer.idmapped:
                     _store_acls(target, st, self.owners)
 
             try:
                 copy_all()
-            except PermissionError:  # attributes that a mode hides
+            except PermissionError:  # a mode denies access to attributes
                 layer.read(copy_all, source)
             if self.owners.are_squashed:
                 _lend_no_rights(target, st, uid, gid)
@@ -267,22 +271,24 @@ class CopyUp:
             overrides.write(path, kept, shown)
 
     def mark_impure(self, layer_dir: LayerDir) -> None:
-        """To be called before a directory of the upper gets something with an origin: later it must not fail."""
+        """Mark an upper directory as impure. Requires: called before it gets an entry with an origin."""
         if not layer_dir.impure:
             self.markers.set_impure(layer_dir.proc_path())
             layer_dir.impure = True
 
 
 def _lend_no_rights(target: int, st: os.stat_result, uid: int, gid: int) -> None:
-    """Clear the set-ID bits of a copy that has got another owner than its lower: outside of the view too they would
-    run with that one's rights what the other has written."""
+    """Clear the set-ID bits of a copy whose owner differs from its lower's.
+
+    Outside of the view too, such a program would run with the rights of one user what another has written.
+    """
     lent = (stat.S_ISUID if uid != st.st_uid else 0) | (stat.S_ISGID if gid != st.st_gid else 0)
     if stat.S_ISREG(st.st_mode) and st.st_mode & lent:
         os.chmod(b"/proc/self/fd/%d" % target, stat.S_IMODE(st.st_mode) & ~lent)
 
 
 def _copy_escaped(source: int, target: int, st: os.stat_result) -> None:
-    """Copy the marks of an overlay within the view, which lie under names that are ours otherwise."""
+    """Copy the markers of an overlay within the view, which have escaped names."""
     if not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode)):
         return
     old, new = (b"/proc/self/fd/%d" % fd for fd in (source, target))  # may be O_PATH
@@ -292,7 +298,7 @@ def _copy_escaped(source: int, target: int, st: os.stat_result) -> None:
 
 
 def _store_acls(target: int, st: os.stat_result, owners: Owners) -> None:
-    """Give a copy's access control lists the ids to be stored: those of its lower are as programs see them."""
+    """Map the ids in a copy's access control lists to those to store: its lower's are as programs see them."""
     if stat.S_ISLNK(st.st_mode):
         return
     path = b"/proc/self/fd/%d" % target  # may be O_PATH

@@ -1,8 +1,8 @@
-"""New names: files, directories, symlinks, devices, and further hard links.
+"""Creation of files, directories, symlinks, devices, and further hard links.
 
-Where the upper has nothing under the name and the owner is the daemon's own, the thing is made in place. Otherwise it
-is made in the work directory and renamed to its place, so that it appears whole. What it inherits (a default ACL, a
-set-group-ID directory's group) the file system itself gives it, in the work directory from a stand-in for its parent.
+If the upper has no entry of the name and the owner is the daemon's own, the file is made in place. Otherwise it is made
+in the work directory and renamed, so that it appears whole. The disk's file system gives it what it inherits (a default
+ACL, a set-group-ID directory's group): in the work directory from a stand-in for its parent.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 class Creation:
     """Makes new names in the upper.
 
-    The caller has looked the name up and found nothing: only the upper is asked again. The process's own umask must
-    be 0: it takes on the caller's where that applies.
+    Requires: a lookup of the name has found nothing (only the upper is searched again); the process's umask is 0 (it is
+    set to the caller's while a file is made).
     """
 
     def __init__(self, tree: Tree, lookup: Lookup, links: Links, files: Files) -> None:
@@ -144,7 +144,7 @@ class Creation:
         caller: Caller,
         make: Callable[[LayerDir, bytes], None],
     ) -> Node:
-        """Run `make` where it is safe to, give the result its owner, and let it appear as `name`."""
+        """Run `make` in place or in the work directory, give the result its owner, and publish it as `name`."""
         check_name(name)
         tree = self._tree
         layer_dir = tree.writable_directory(directory)
@@ -160,7 +160,7 @@ class Creation:
             try:
                 st = os.stat(name, dir_fd=layer_dir.fd(), follow_symlinks=False)
             except OSError:
-                tree.work.remove(name, layer_dir)  # it was not there before, so it is not after
+                tree.work.remove(name, layer_dir)  # the operation fails without effect
                 raise
         else:
             with self._work_dir(layer_dir, parent) as work_dir:
@@ -190,7 +190,7 @@ class Creation:
         parent: Directory,
         override: bytes,
     ) -> None:
-        """Note the owner and mode of something new; a set-group-ID parent bequeaths its group."""
+        """Store the owner and mode of a new file in its attribute; it inherits a set-group-ID parent's group."""
         path = work_dir.proc_path(name)
         new = overrides.Override.of(os.stat(path))
         above = self._tree.override(parent, override)
@@ -206,7 +206,7 @@ class Creation:
 
     @contextlib.contextmanager
     def _work_dir(self, layer_dir: LayerDir, parent: os.stat_result) -> Iterator[LayerDir]:
-        """The work directory, or one in it that bequeaths what `layer_dir` does."""
+        """The work directory, or one in it from which files inherit what they do from `layer_dir`."""
         work = self._tree.work
         acl = _default_acl(layer_dir)
         if acl is None and not parent.st_mode & stat.S_ISGID:
@@ -231,7 +231,7 @@ class Creation:
 def _as_caller(
     caller: Caller, make: Callable[[LayerDir, bytes], None], layer_dir: LayerDir, name: bytes
 ) -> None:
-    """Under the caller's umask, which the file system applies unless a default ACL takes its place (acl(5))."""
+    """Run `make` under the caller's umask, which the file system applies unless there is a default ACL (acl(5))."""
     before = os.umask(caller.umask)
     try:
         make(layer_dir, name)
@@ -240,14 +240,14 @@ def _as_caller(
 
 
 def check_name(name: bytes) -> None:
-    """Raises OSError (EINVAL) for a name that nothing new can have."""
-    # In a lower such a name would hide another one (the AUFS whiteout); an upper may become a lower some day.
+    """Raises OSError (EINVAL) for a name that no new file can have."""
+    # In a lower such a name hides another one (the AUFS whiteout), and an upper may become a lower.
     if is_aufs_name(name):
         fail(errno.EINVAL, name)
 
 
 def _give(layer_dir: LayerDir, name: bytes, uid: int, gid: int) -> None:
-    """Change the owner of something new, and keep its mode: chown(2) clears the set-ID bits."""
+    """Change the owner of a new file, and keep its mode: chown(2) clears the set-ID bits."""
     fd = layer_dir.fd()
     mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
     os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)

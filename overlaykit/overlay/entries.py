@@ -41,8 +41,7 @@ class Entries:
     def look_up(self, directory: Directory, entry: Entry) -> Result | None:
         """The node of an entry of a listing; None if it has gone since.
 
-        Raises OSError: EACCES where more than a search permission is missing: no mode is widened, since there are many
-        entries.
+        Raises OSError: EACCES. No mode is widened, since there are many entries.
         """
         name, _, layer_dir, _ = entry
         node = directory.children.get(name)

@@ -1,7 +1,7 @@
-"""One file on its way up, in three steps, so that a large one delays no other request.
+"""The copy-up of one file, in three steps, so that a large one delays no other request.
 
-To begin and `finish` touch the tree and are quick; `transfer` moves the bytes, touches only its own two descriptors and
-may run in another thread. If the file's names changed in between, `finish` puts the copy where they are then.
+The constructor and `finish` use the tree and are quick; `transfer` moves the bytes, uses only its own two descriptors
+and may run in another thread. If the file's names change in between, `finish` uses the current ones.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ _LOWER_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def _open_source(copyup: CopyUp, node: File, *, keep_data: bool) -> tuple[int, os.stat_result]:
-    """The lower's file and its attributes. One that is open is that which was opened: a lower may be changed, and
-    pages of two files must not be mixed."""
+    """A descriptor of the lower's file, and its attributes.
+
+    Of an open file it is the inode that was opened: a lower may change, and pages of two files must not be mixed.
+    """
     lower = node.lower_dir
     assert lower is not None
     if node.opened is not None:
@@ -40,22 +42,22 @@ def _open_source(copyup: CopyUp, node: File, *, keep_data: bool) -> tuple[int, o
         st = lower.layer.read(
             lambda: os.stat(node.lower_name, dir_fd=below, follow_symlinks=False), below
         )
-        # Of a file without data nothing needs to be read: a lock file may be one that we must not read.
+        # A file without data need not be readable: a lock file may not be.
         flags = _LOWER_FILE if keep_data and st.st_size else INODE
         fd = lower.layer.open(
             lambda: os.open(node.lower_name, flags, dir_fd=below), below, node.lower_name
         )
     if keep_data and st.st_size and copyup.markers.is_metacopy(fd):
         os.close(fd)
-        fail(errno.EIO, node.lower_name)  # its data are elsewhere: what is here reads as zeros
+        fail(errno.EIO, node.lower_name)  # its data are elsewhere: here it reads as zeros
     return fd, st
 
 
 class FileCopy:
-    """One file on its way up. `size`: how many bytes `transfer` will move.
+    """The copy-up of a file. `size`: how many bytes `transfer` moves.
 
-    `metacopy`: if it is a regular file, its copy has its length but not its data. Only one without a name is finished
-    so: its data stay in the lower.
+    `metacopy`: the copy of a regular file gets its length but not its data. Only that of a file without a name is
+    finished: the data stay in the lower.
     """
 
     def __init__(self, copyup: CopyUp, node: File, *, keep_data: bool, metacopy: bool) -> None:
@@ -86,7 +88,7 @@ class FileCopy:
             raise
 
     def transfer(self) -> None:
-        """Copy data and metadata, and see them to the disk. Raises OSError: ENOSPC and the like, from below."""
+        """Copy data and metadata, and sync the data. Raises OSError: ENOSPC and the like from the disk."""
         copyup = self._copyup
         assert self._node.lower_dir is not None
         layer = self._node.lower_dir.layer
@@ -96,7 +98,9 @@ class FileCopy:
         if self._indexed:
             copyup.markers.set_link_count(path, 0, to_upper=False, follow=True)
         if self._metacopy:
-            os.ftruncate(self._target, self._stat.st_size)  # EFBIG if the disk has no files as long
+            os.ftruncate(
+                self._target, self._stat.st_size
+            )  # EFBIG if the disk has no files that long
         copyup.copy(self._source, self._target, self._stat, layer, data=self.size > 0)
         reach("copyup.copied")
         if self.size and not copyup.volatile:
@@ -111,14 +115,14 @@ class FileCopy:
         node = self._node
         copyup = self._copyup
         if node.has_upper:
-            return  # lost the race with another copy-up, which may be written to already: this copy is dropped
+            return  # lost the race with another copy-up, which may have been written to: drop this copy
         if self._indexed:
             assert self._origin is not None
             index_name = self._origin.index_name()
             copyup.work.publish(self._name, copyup.work.index, index_name)
             reach("copyup.indexed")
             node.mark_indexed(index_name, self._stat.st_nlink)
-            self._hand_over()  # it is found by the index now, even if there is no room for its name
+            self._hand_over()  # lookups find it by the index now, even if there is no room for its name
             for directory, name in node.links[:1]:
                 copyup.modes.past(functools.partial(copyup.link_up, node, directory, name))
         elif node.links:
@@ -137,12 +141,12 @@ class FileCopy:
             else:
                 fd = os.open(b"/proc/self/fd/%d" % self._target, os.O_PATH | os.O_CLOEXEC)
             node.keep_inode(fd, metacopy=self._metacopy)
-            copyup.table.unhash(node)  # a name that is met later is one of the lower's file
+            copyup.table.unhash(node)  # a name that is found later is the lower file's
             copyup.work.remove(self._name)
             self._hand_over()
 
     def close(self) -> None:
-        """Free the descriptors, and remove the copy unless it was finished."""
+        """Close the descriptors, and remove the copy unless it was finished."""
         for fd in (self._source, self._target):
             if fd >= 0:
                 os.close(fd)
@@ -152,7 +156,7 @@ class FileCopy:
             self._name = b""
 
     def _is_still_there(self, lower: LayerDir) -> bool:
-        """Whether the name in the lower still means the file that is copied."""
+        """Whether the name in the lower still leads to the file that is copied."""
         try:
             below = lower.fd()
             st = lower.layer.read(
@@ -163,18 +167,18 @@ class FileCopy:
         return os.path.samestat(st, self._stat)
 
     def _hand_over(self) -> None:
-        """The file lies in the upper from now on."""
+        """Let the node, and its open handles, continue on the copy."""
         node = self._node
         self._name = b""
         node.mark_copied_up()
-        if node.kind == stat.S_IFREG:  # of others the kernel keeps no time
+        if node.kind == stat.S_IFREG:  # the kernel keeps no time of other kinds
             self._copyup.table.change_times.keep(node.nodeid, self._stat.st_ctime_ns)
         if node.opened is not None and not node.metacopy:
             node.opened.swap(self._target)
             self._target = -1
 
     def _keep_other_names(self, parent: LayerDir, name: bytes) -> None:
-        """Without an index: names that are known stay one file, those met later become a file of their own."""
+        """Keep the known names one file, without an index. Names found later become a file of their own."""
         node = self._node
         table = self._copyup.table
         table.forget_lower(node)
@@ -184,13 +188,13 @@ class FileCopy:
                 self._copyup.modes.past(functools.partial(self._link, parent, name, *others[0]))
                 del others[0]
         except OSError:
-            # There was no room for these: they are files of their own already.
+            # The disk had no room for these: they are files of their own already.
             for directory, other in others:
                 table.unlink(node, directory, other)
             raise
 
     def _link(self, parent: LayerDir, name: bytes, directory: Directory, other: bytes) -> None:
-        """Give the copy, which is `name` in `parent`, another name."""
+        """Give the copy, `name` in `parent`, another name."""
         layer_dir = self._copyup.directory(directory)
         self._copyup.mark_impure(layer_dir)
         times = Times(layer_dir)
@@ -224,7 +228,7 @@ class FileCopy:
 
 
 class DataCopy:
-    """The data of a metacopy on their way up. `size`: how many bytes `transfer` will move."""
+    """The copy-up of the data of a metacopy. `size`: how many bytes `transfer` moves."""
 
     def __init__(self, copyup: CopyUp, node: File, *, keep_data: bool) -> None:
         self._node = node
@@ -238,7 +242,7 @@ class DataCopy:
         self.size = st.st_size if keep_data else 0
 
     def transfer(self) -> None:
-        """Copy the data; nothing is synced of what no name leads to. Raises OSError: ENOSPC and the like."""
+        """Copy the data, without a sync, since no name leads to the file. Raises OSError: ENOSPC and the like."""
         if not self.size:
             return
         st = os.fstat(self._target)
@@ -257,7 +261,7 @@ class DataCopy:
             self._target = -1
 
     def close(self) -> None:
-        """Free the descriptors."""
+        """Close the descriptors."""
         for fd in (self._source, self._target):
             if fd >= 0:
                 os.close(fd)
@@ -268,7 +272,7 @@ Copy: TypeAlias = FileCopy | DataCopy
 
 
 class Times:
-    """An upper directory's times, put back after copy-up made an entry in it: to programs nothing changed there."""
+    """An upper directory's times, restored after copy-up makes an entry in it: programs see no change there."""
 
     def __init__(self, layer_dir: LayerDir) -> None:
         self._layer_dir = layer_dir
@@ -277,7 +281,5 @@ class Times:
     def restore(self) -> None:
         st = self._stat
         fd = self._layer_dir.fd()
-        with contextlib.suppress(
-            OSError
-        ):  # the entry is there, and must not be taken for a failure
+        with contextlib.suppress(OSError):  # the copy-up itself has succeeded
             _native.utimensat(fd, b"", st.st_atime_ns, st.st_mtime_ns, _native.AT_EMPTY_PATH)

@@ -1,10 +1,10 @@
 """Open files: one descriptor for each file, shared by all its handles, swapped by copy-up.
 
 Under the writeback cache (Documentation/filesystems/fuse/fuse-io.rst) the kernel reads through descriptors that a
-program opened for writing only, and does the appending itself: so files are opened for reading and writing whatever was
-asked, and O_APPEND is not passed on. The kernel also owns the modification time, and tells us only when it has moved
-on: so what our own writing does to it is put back. A file of a lower is opened for reading, and no handle of it can
-write: it is copied up before, when it is opened for writing or at the latest when it is written to.
+program opened for writing only, and appends itself: so files are always opened for reading and writing, without
+O_APPEND. The kernel also owns the modification time, and sends it only once it has changed: so the daemon restores that
+time after its own writes. A file of a lower is opened for reading only: it is copied up when it is opened for writing,
+or at the latest before the first write.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from overlaykit.overlay.tree import Tree
 
 _READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
-"""The disk became read-only, or the file is (chattr(1) +i, a mode that binds the daemon): it can still be read."""
+"""The disk became read-only, or the file is (chattr(1) +i, a mode that binds the daemon): reading still works."""
 
 
 _QUICK: Final = 1 << 20
-"""Bytes that are copied up when a file is opened for writing, not later."""
+"""Bytes: files of at most this size are copied up when they are opened for writing, not later."""
 
 
 def wants_to_write(flags: int) -> bool:
@@ -45,7 +45,7 @@ def wants_to_write(flags: int) -> bool:
 
 
 class Files:
-    """`by_handle`: the open files by the number that FUSE calls the file handle."""
+    """Opens, reads and writes files. `by_handle`: the open files by FUSE's file handle."""
 
     def __init__(self, tree: Tree, descriptors: Descriptors, *, volatile: bool = False) -> None:
         self.modes = tree.modes
@@ -57,10 +57,10 @@ class Files:
 
     @operation
     def may_copy_later(self, node: File) -> bool:
-        """Whether a file that is opened for writing may stay in its lower until something is written to it.
+        """Whether a file that is opened for writing may stay in its lower until the first write.
 
-        Many a program that opens so writes nothing, or truncates first: then there are no data to copy. But then an
-        error comes late, by fsync(2) or close(2): so only where copying takes long, and the disk has room.
+        Many programs that open for writing write nothing, or truncate first: then there are no data to copy. But an
+        error of a later copy-up is reported late, by fsync(2) or close(2): so only large files, if the disk has room.
         """
         if not node.needs_copy() or node.kind != stat.S_IFREG:
             return False
@@ -72,16 +72,15 @@ class Files:
 
     @operation
     def open(self, node: File, flags: int, *, lazily: bool = False) -> int:
-        """A handle. Raises OSError: EROFS, EACCES and the like from below, EIO for a file whose data are elsewhere.
+        """A handle. `flags`: as of open(2). `lazily`: the caller copies the file up before it writes.
 
-        `lazily`: the caller copies the file up before it writes.
+        Raises OSError: EROFS, EACCES and the like from the layers, EIO for a file whose data are elsewhere.
         """
         writing = wants_to_write(flags)
         if writing and node.needs_copy():
             copyup = self._tree.copyup
-            if (
-                lazily
-            ):  # what is not for lack of room is told now: few programs look at what close(2) says
+            if lazily:
+                # Few programs check close(2): so report now all errors but a lack of room.
                 copyup.rehearse(node)
             else:
                 copyup.file(node, keep_data=not flags & os.O_TRUNC)
@@ -99,7 +98,7 @@ class Files:
         return opened.handle
 
     def adopt(self, node: File, fd: int) -> int:
-        """A handle of a file that was just created, with its descriptor, which is taken over."""
+        """A handle of a file that was just created. Takes its descriptor over."""
         opened = self._remember(node, fd, True)
         opened.count = 1
         return opened.handle
@@ -113,7 +112,7 @@ class Files:
             opened.node.mark_closed()
             try:
                 opened.close()
-            finally:  # a disk may refuse only now what was written: its node goes all the same
+            finally:  # a disk may report a failed write only now
                 self._tree.table.evict_if_unused(opened.node)
 
     def close(self) -> None:
@@ -125,7 +124,7 @@ class Files:
         return os.pread(self.by_handle[handle].fd, size, offset)
 
     def write(self, handle: int, offset: int, data: bytes) -> int:
-        """Write all of `data`. Raises OSError (EBADF) rather than ever writing into a lower."""
+        """Write all of `data`. Raises OSError: EBADF for a file in a lower, which is never written to."""
         opened = self.by_handle[handle]
         if not opened.writable:
             fail(errno.EBADF)
@@ -133,14 +132,13 @@ class Files:
             opened.modified = os.fstat(opened.fd).st_mtime_ns
         opened.unsynced = True
         written = os.pwrite(opened.fd, data, offset)
-        while written < len(
-            data
-        ):  # a short count would be lost on the kernel's writeback: an error is not
+        # The kernel's writeback ignores a short count, but not an error.
+        while written < len(data):
             written += os.pwrite(opened.fd, data[written:], offset + written)
         return written
 
     def settle_times(self, handle: int) -> None:
-        """Put the modification time back to what it was before the writes, unless it has been set since."""
+        """Restore the modification time of before the writes, unless it has been set since."""
         opened = self.by_handle[handle]
         if opened.modified is not None:
             modified, opened.modified = opened.modified, None
@@ -148,7 +146,7 @@ class Files:
                 _put_back(opened.fd, modified)
 
     def resize(self, node: File, size: int) -> None:
-        """Truncate or extend a file that has an upper; its modification time is set apart, if at all."""
+        """Truncate or extend a file that has an upper, and keep its modification time."""
         opened = node.opened if node.opened is not None and node.opened.writable else None
         fd = opened.fd if opened else self._tree.writable_location(node).open(os.O_WRONLY)
         try:
@@ -161,7 +159,7 @@ class Files:
 
     @contextlib.contextmanager
     def syncing(self, handle: int) -> Iterator[int]:
-        """A descriptor to sync a file with, in a thread. Raises OSError: what an earlier sync has failed with."""
+        """A descriptor for fsync(2) in a thread. Raises OSError: the error of an earlier sync of an idle file."""
         opened = self.by_handle[handle]
         if opened.failure:
             failure, opened.failure = opened.failure, 0
@@ -177,14 +175,15 @@ class Files:
             opened.users -= 1
 
     def wake(self, node: Node) -> None:
-        """Open the descriptor of an open file before something changes that may keep us from opening it again."""
+        """Open the descriptor of an open file. Requires: called before a change that may prevent a later open."""
         if isinstance(node, File) and node.opened is not None:
             _ = node.opened.fd
 
     def may_reopen(self, opened: OpenFile, fd: int) -> bool:
-        """Whether an idle file's descriptor can be closed, and what was written to it told of if it is lost.
+        """Whether an idle file's descriptor can be closed, without losing the report of a failed write.
 
-        The kernel reports a failed write to a descriptor that was open then, or is opened before the report (errseq_t).
+        The kernel reports a failed write to descriptors that were open then, or are opened before the report
+        (errseq_t).
         """
         if _native.fstatfs(fd) == FUSE:  # its inode numbers may change
             return False
@@ -213,7 +212,7 @@ class Files:
 
     @operation
     def reopen(self, opened: OpenFile) -> int:
-        """A new descriptor of an idle file. Raises OSError: ESTALE if another inode is there now."""
+        """A new descriptor of an idle file. Raises OSError: ESTALE if its name leads to another inode."""
         location = self._tree.data_location(opened.node)
         fd = _open_quietly(location, os.O_RDWR if opened.writable else os.O_RDONLY)
         st = os.fstat(fd)
@@ -223,16 +222,16 @@ class Files:
         return fd
 
     def to_copy_first(self, handle: int) -> File | None:
-        """The file of a handle that cannot be written to yet; None if it can."""
+        """The file of a handle, if it needs a copy-up before a write; else None."""
         opened = self.by_handle[handle]
         return None if opened.writable else opened.node
 
     def is_written(self, handle: int) -> bool:
-        """Whether anything can have been written through the handle's file."""
+        """Whether the handle's file may have been written to."""
         return self.by_handle[handle].writable
 
     def _open_inode(self, node: File, *, writing: bool) -> tuple[int, bool]:
-        """A descriptor of the node's inode, and whether it can write: an upper's does, unless the disk refuses that."""
+        """A descriptor of the node's inode, and whether it can write: an upper's can, unless the disk refuses that."""
         location = self._tree.data_location(node)
         writable = not node.needs_copy() and self._tree.writable
         if writable:
@@ -258,20 +257,20 @@ class Files:
 
 
 def read_quietly(fd: int) -> None:
-    """Let reading through a new descriptor change no access time, if we may ask for that."""
+    """Set O_NOATIME on a new descriptor, if the kernel permits it."""
     with contextlib.suppress(OSError):
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NOATIME)
 
 
 def _open_quietly(location: Location, access: int) -> int:
-    """Open so that reading changes no access time: most reads come from the kernel's cache, and could not either."""
+    """Open with O_NOATIME, if possible: most reads come from the kernel's cache, and change no access time either."""
     try:
         return location.open(access | os.O_NOATIME)
-    except PermissionError:  # only the owner may ask for that
+    except PermissionError:  # only the owner may set O_NOATIME
         return location.open(access)
 
 
 def _put_back(fd: int, modified: int) -> None:
-    """Set a modification time, in nanoseconds, as far as we may: a file of another owner can be one to write only."""
+    """Set a modification time, in nanoseconds, if permitted: another owner's file may only be written to."""
     with contextlib.suppress(OSError):
         _native.utimensat(fd, b"", None, modified, _native.AT_EMPTY_PATH)

@@ -2,7 +2,10 @@
 
 Operations take and return nodes (`nodes.File`, `nodes.Directory`). To keep a node beyond the call, the caller counts a
 lookup of it (`node.count_lookup()`) and gives it back with `nodes.forget`. It calls `between_operations` now and then,
-and `close` at the end.
+and `close` at the end. The package's docstring says which calls may run in a thread.
+
+Only these operations change the upper while it is mounted. A lower may change (the layer `host` is live): what the
+caller has cached of it then stays as it was.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Filesystem:
-    """The parts of a mount, and what holds for all of them.
+    """The parts of a mount.
 
     Attributes:
       nodes: the nodes by nodeid, and their lookup counts.
@@ -52,10 +55,10 @@ class Filesystem:
         work: OpenedLayer | None = None,
         options: MergeOptions = DEFAULTS,
     ) -> None:
-        """Merge `lowers`, top first, below `upper` if there is one, with its work directory on the same mount.
+        """Merge `lowers`, top first, below `upper` if there is one; its work directory is on the same mount.
 
         Raises OSError: EXDEV if upper and work lie on different mounts, `disk.Unfit` if the upper's file system cannot
-        carry what it must hold, ENOTEMPTY if attributes are to hold owners and modes (`MergeOptions.override`) and it
+        hold what it must, ENOTEMPTY if attributes are to hold owners and modes (`MergeOptions.override`) and the upper
         holds files made otherwise.
         """
         self.shares = shares()
@@ -78,7 +81,7 @@ class Filesystem:
         self.xattrs = Xattrs(tree, self.files)
 
     def close(self) -> None:
-        """Close every descriptor; the nodes are dead. A second call does nothing.
+        """Close every descriptor. A second call does nothing.
 
         Requires: no operation runs, and none follows.
         """
@@ -99,8 +102,7 @@ class Filesystem:
     def between_operations(self) -> None:
         """Close descriptors that are too many.
 
-        Requires: no operation runs in this thread. A copy-up may be in `transfer`, in another: its descriptors are its
-        own.
+        Requires: no operation is on the stack; a copy may be in `transfer`, in another thread.
         """
         self._descriptors.trim()
         self.files.descriptors.trim()
@@ -115,7 +117,7 @@ class Filesystem:
         return self.tree.copyup
 
     def counts(self) -> dict[str, int]:
-        """What is held in memory: nodes, lookups, open files, descriptors of directories."""
+        """How many nodes, lookups, open files and descriptors of directories are held in memory."""
         table = self.nodes.by_nodeid
         return {
             "nodes": len(table),

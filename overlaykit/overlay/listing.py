@@ -1,9 +1,9 @@
-"""Listings of directories that stand still while they are read.
+"""Listings of directories that do not change while they are read.
 
-Nobody says when a directory is opened or closed: its listing begins when it is read from the start, and may be read on
-at any time. So a name keeps its position from one listing of a directory to the next, and a new name comes after all
-the others: a reader that reads on, after another one has restarted and names have come and gone, meets none twice and
-misses none that stayed.
+The kernel does not say when a directory is opened or closed: its listing begins when it is read from the start, and a
+reader may continue at any time. So a name keeps its position from one listing of a directory to the next, and a new
+name comes after all others: a reader that continues, after another one has restarted and names have come and gone,
+meets no name twice and misses none that stayed.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from overlaykit.overlay.nodes import Directory
 
 _MOST_NAMES: Final = 1 << 15
-"""Of all listings together that were read to their ends: those read last are kept, to be read again."""
+"""The bound on names in listings that were read to their ends: those read last are kept, to be read again."""
 
 
 class Listing:
     """The names in a directory: `entries`, by rising `positions` (from 1).
 
-    `readers`: how many began to read it and have not come to its end. It is kept as long as there are any: one that
-    gives up forgets the directory. `outdated`: something has changed since, so each name takes a look.
-    `written_to`: the directory's upper has, if only by a copy-up, so that each look begins there.
+    `readers`: how many began to read it and have not reached its end. It is kept as long as there are any: when a
+    reader gives up, the kernel forgets the directory. `outdated`: a name has changed since, so each name takes a
+    lookup. `written_to`: the directory's upper has changed, if only by a copy-up, so that each lookup begins there.
     """
 
     __slots__ = ("entries", "outdated", "positions", "readers", "written_to")
@@ -43,16 +43,16 @@ class Listing:
         self.written_to = False
 
     def restart(self, entries: list[Entry]) -> None:
-        """Take `entries` over; known names keep their positions."""
+        """Replace the entries; names that are in the listing keep their positions."""
         self.outdated = self.written_to = False
         if [entry[0] for entry in entries] == [entry[0] for entry in self.entries]:
             self.entries = entries
             return
-        known = dict(zip((entry[0] for entry in self.entries), self.positions, strict=True))
+        positions = dict(zip((entry[0] for entry in self.entries), self.positions, strict=True))
         free = self.positions[-1] + 1 if self.positions else 1
         placed = []
         for entry in entries:
-            position = known.get(entry[0])
+            position = positions.get(entry[0])
             if position is None:
                 position = free
                 free += 1
@@ -62,7 +62,7 @@ class Listing:
         self.entries = [entry for _, entry in placed]
 
     def index_after(self, position: int) -> int:
-        """Where in `entries` to go on after the name at `position`."""
+        """The index in `entries` after the name at `position`."""
         return bisect_right(self.positions, position)
 
     def entries_from(self, index: int) -> Iterator[Entry]:
@@ -73,12 +73,12 @@ class Listing:
 
 
 class Listings:
-    """Keeps the listings that may be read on, each with its directory."""
+    """Keeps the listings that readers may continue, each with its directory."""
 
     def __init__(
         self, read: Callable[[Directory], list[Entry]], modes: Modes | None = None
     ) -> None:
-        """`read` reads a directory as it is now."""
+        """`read`: reads a directory as it is now."""
         self.modes = modes
         self._read = read
         self._ended: deque[tuple[Directory, Listing, int]] = deque()
@@ -86,7 +86,7 @@ class Listings:
 
     @operation
     def get(self, directory: Directory, *, restart: bool) -> Listing:
-        """The directory as it is now (`restart`), or the listing that was begun."""
+        """The directory as it is now (`restart`), or the listing that a reader continues."""
         listing = directory.listing
         if listing is None:
             listing = Listing(self._read(directory))
@@ -98,7 +98,7 @@ class Listings:
         return listing
 
     def end(self, directory: Directory, listing: Listing) -> None:
-        """A reader came to the end of a listing."""
+        """Note that a reader has reached the end of a listing."""
         listing.readers -= 1
         names = len(listing.entries) + 1
         self._ended.append((directory, listing, names))

@@ -1,4 +1,4 @@
-"""Where the inode of a node is reached: the system calls on it, by a name in a directory or by a descriptor."""
+"""How the inode of a node is reached: by a name in a directory or by a descriptor."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 class Location(NamedTuple):
-    """Where a node's inode is reached now: `name` in `dirfd`, to be followed if it is a link of /proc/self/fd.
+    """How a node's inode is reached now: `name` in `dirfd`, followed if it is a link of /proc/self/fd.
 
-    `lower`: the layer in which it lies, if that is read past modes.
+    `lower`: the layer in which it lies, if that is a lower.
     """
 
     dirfd: int
@@ -26,11 +26,11 @@ class Location(NamedTuple):
 
     @property
     def path(self) -> bytes:
-        """For the calls that take no descriptor."""
+        """A path for system calls that take no descriptor."""
         return self.name if self.follow else b"/proc/self/fd/%d/%s" % (self.dirfd, self.name)
 
     def read(self, action: Callable[[], T]) -> T:
-        """Run `action`, which only reads, if need be past modes."""
+        """Run `action`, which only reads, with capabilities if modes of a lower deny access."""
         if self.lower is None:
             return action()
         return self.lower.read(action, self.dirfd, self.name)

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Result(NamedTuple):
-    """What a name means, for `Tree.attributes`: the node, and its inode's attributes if the lookup has read them."""
+    """What a name means: the node, and its inode's attributes if the lookup has read them. For `Tree.attributes`."""
 
     node: Node
     stat: os.stat_result | None

@@ -2,7 +2,7 @@
 
 A nodeid is FUSE's number of a node, and its st_ino. It is derived from the inode that holds the node's content at first
 (the origin), so it survives copy-up, rename, forgetting and remounting. If that number is taken (the file system reused
-an inode's number while the kernel still remembers the old node), the node gets a free one.
+an inode's number while the kernel still has the old node), the node gets a free one.
 
 Only this file writes attributes of nodes: each event in a node's life has a method here, which keeps the invariants.
 
@@ -38,11 +38,11 @@ _GENERATIONS: Final = 1 << 31
 
 
 class _Counted:
-    """What the kernel knows by a nodeid.
+    """What files and directories have in common: what the kernel knows of them.
 
     `generation`: no other node that has had its nodeid has had it too.
     `nlookup`: how many answered lookups the kernel has not forgotten.
-    `last_seen`: its attributes right before its last known name went, or None: not every file system tells them later.
+    `last_seen`: its attributes before its last known name went, or None: some file systems do not have them later.
     """
 
     __slots__ = ("generation", "last_seen", "nlookup", "nodeid")
@@ -54,27 +54,27 @@ class _Counted:
         self.last_seen: os.stat_result | None = None
 
     def count_lookup(self) -> None:
-        """The kernel gets an entry of it."""
+        """Count a lookup that is answered to the kernel."""
         self.nlookup += 1
 
     def remember(self, st: os.stat_result) -> None:
-        """Its last known name is about to go: these are its attributes."""
+        """Keep its attributes. Requires: called before its last known name goes."""
         self.last_seen = st
 
 
 class File(_Counted):
     """Anything but a directory: regular files, symlinks, devices, FIFOs, sockets.
 
-    `links`: the names by which it is known, as (directory, name); empty once the last one was removed.
+    `links`: its known names, as (directory, name); empty once the last one was removed.
     `lower_dir`, `lower_name`: where its content lies in a lower, if it came from one.
-    `key`, `lower_key`: the numbers of the real inodes it is found by (0: none).
+    `key`, `lower_key`: the numbers of the real inodes by which the table finds it (0: none).
     `has_upper`: its content lies in the upper: in the index under `index_name` if it has one, else under any of
     `links`, else behind the descriptor `orphan`.
-    `metacopy`: but for its data, which are the lower's still: of a regular file without a name, whose metadata were
-    changed. `orphan` can then be written to, and has the file's size as a hole.
-    `has_origin`: it came from a lower, whether that can still be found or not.
-    `link_count`: the union's count where it is not the real inode's own (indexed hard links), else None.
-    `opened`: what its handles share, while it is open.
+    `metacopy`: a regular file without a name whose metadata were changed: its data still lie in the lower. `orphan` can
+    then be written to, and has the file's size as a hole.
+    `has_origin`: it came from a lower, even if that is not found any more.
+    `link_count`: the merged count of an indexed hard link; None if it is the real inode's own.
+    `opened`: the open file that its handles share, while it is open.
     """
 
     __slots__ = (
@@ -137,20 +137,20 @@ class File(_Counted):
         return self.opened.fd
 
     def mark_copied_up(self) -> None:
-        """Its content lies in the upper. Requires: in the index, under one of `links`, or behind `orphan`."""
+        """Note that its content lies in the upper. Requires: in the index, under one of `links`, or behind `orphan`."""
         self.has_upper = self.has_origin = True
 
     def mark_indexed(self, index_name: bytes, link_count: int) -> None:
-        """Its copy lies in the index; `link_count` is the lower's."""
+        """Note that its copy lies in the index. `link_count`: the lower's."""
         self.index_name = index_name
         self.link_count = link_count
 
     def mark_data_copied(self) -> None:
-        """The data have followed the metadata of a metacopy."""
+        """Note that the data of a metacopy are copied too."""
         self.metacopy = False
 
     def keep_inode(self, fd: int, *, metacopy: bool = False) -> None:
-        """Hold the inode by a descriptor, which is taken over: no known name may lead to it soon.
+        """Take over a descriptor of the inode, for when no known name leads to it.
 
         `metacopy`: `fd` can be written to, and the data are the lower's.
         """
@@ -164,16 +164,16 @@ class File(_Counted):
             os.close(fd)
 
     def learn_link_count(self, link_count: int | None) -> None:
-        """Take a count that was read with another name, unless one is known."""
+        """Take the count that a lookup of another name has read, unless one is known."""
         if self.link_count is None:
             self.link_count = link_count
 
     def set_link_count(self, link_count: int) -> None:
-        """An indexed file got or lost a name."""
+        """Note that it got or lost a name. Requires: it is indexed."""
         self.link_count = link_count
 
     def drop_index(self) -> None:
-        """Its entry in the index is gone, with the last name."""
+        """Note that its entry in the index is gone, with the last name."""
         self.index_name = None
 
     def mark_opened(self, opened: OpenFile) -> None:
@@ -183,12 +183,12 @@ class File(_Counted):
         self.opened = None
 
     def add_link(self, directory: Directory, name: bytes) -> None:
-        """Know it by one more name, which meant nothing before."""
+        """Add a name. Requires: the directory has no child of that name."""
         directory.children[name] = self
         self.links += ((directory, name),)
 
     def drop_link(self, directory: Directory, name: bytes) -> None:
-        """Know it no longer by this name. Raises ValueError if it has no such name."""
+        """Drop a name. Raises ValueError if it has no such name."""
         at = self.links.index((directory, name))
         self.links = self.links[:at] + self.links[at + 1 :]
         del directory.children[name]
@@ -202,8 +202,8 @@ class File(_Counted):
 class Directory(_Counted):
     """A merged directory: an upper (or none yet) and the lowers that show through, top first.
 
-    `redirect`: the mark on the upper, if any. `orphaned`: it was removed while in use.
-    `listing`: of its names, while it may be read on.
+    `children`: its names that have a node. `redirect`: the upper's marker, if any.
+    `orphaned`: it was removed while in use. `listing`: of its names, while a reader may continue it.
     """
 
     __slots__ = (
@@ -259,11 +259,11 @@ class Directory(_Counted):
         return len(self.lowers) + (self.upper is not None) > 1
 
     def mark_copied_up(self, upper: LayerDir) -> None:
-        """It lies in the upper too, as `upper`; the lowers still show through."""
+        """Note that it lies in the upper too. The lowers still show through."""
         self.upper = upper
 
     def mark_redirected(self, redirect: bytes) -> None:
-        """Its upper has this redirect."""
+        """Note that its upper has this redirect."""
         self.redirect = redirect
 
     def begin_listing(self, listing: Listing) -> None:
@@ -274,27 +274,27 @@ class Directory(_Counted):
         self.listing = None
 
     def mark_changed(self) -> None:
-        """A name in it is about to change: its listing is out of date."""
+        """Mark its listing as out of date. Requires: called before a name in it changes."""
         if self.listing is not None:
             self.listing.outdated = True
 
     def mark_upper_written(self) -> None:
-        """Its upper is about to change, if only by a copy-up: the listing no longer says what the upper holds."""
+        """Note for its listing that the upper has new entries, if only by a copy-up. Requires: called before."""
         if self.listing is not None:
             self.listing.written_to = True
 
     def attach(self) -> None:
-        """Stand in the parent's `children` under its name."""
+        """Add it to the parent's `children`."""
         if self.parent is not None:
             self.parent.children[self.name] = self
 
     def detach(self) -> None:
-        """Stand no longer in the parent's `children`, if it does."""
+        """Remove it from the parent's `children`, if it is there."""
         if self.parent is not None and self.parent.children.get(self.name) is self:
             del self.parent.children[self.name]
 
     def move(self, parent: Directory, name: bytes) -> None:
-        """Its upper was renamed. Requires: it is detached; the new parent has an upper."""
+        """Follow a rename of its upper. Requires: it is detached, and the new parent has an upper."""
         self.parent = parent
         self.name = name
         assert self.upper is not None
@@ -302,7 +302,7 @@ class Directory(_Counted):
         self.upper.name = name
 
     def orphan(self, kept: LayerDir | None) -> None:
-        """It was removed. `kept`: what holds its upper from now on; None if it had none."""
+        """Note that it was removed. `kept`: holds its upper from now on; None if it had none."""
         self.detach()
         if self.upper is not None:
             self.upper.close()
@@ -312,7 +312,7 @@ class Directory(_Counted):
         self.orphaned = True
 
     def close(self) -> None:
-        """Close its descriptors: those that only it uses."""
+        """Close the descriptors that only it uses."""
         for layer_dir in (self.upper,) if self.orphaned else tuple(self.layer_dirs):
             if layer_dir is not None:
                 layer_dir.close()
@@ -358,7 +358,7 @@ class Table:
         return node
 
     def forget(self, nodeid: int, count: int) -> None:
-        """The kernel has forgotten `count` lookups."""
+        """Take `count` lookups off, and drop the node if nothing uses it any more."""
         node = self.by_nodeid.get(nodeid)
         if node is not None and nodeid != ROOT_NODEID:
             node.nlookup -= count
@@ -367,7 +367,7 @@ class Table:
     # New nodes
 
     def add(self, node: Node, preferred: int) -> None:
-        """Give a node the nodeid `preferred`, or a free one if that is taken or none (0)."""
+        """Give a node the nodeid `preferred`, or a free one if that is taken or 0."""
         nodeid = preferred
         if nodeid <= ROOT_NODEID or nodeid in self.by_nodeid:
             nodeid = self._free
@@ -378,7 +378,7 @@ class Table:
         self._generation = (self._generation + 1) % _GENERATIONS
 
     def add_directory(self, node: Directory, preferred: int) -> None:
-        """As `add`, and let its parent know it."""
+        """As `add`, and add it to its parent's children."""
         self.add(node, preferred)
         node.attach()
 
@@ -388,7 +388,7 @@ class Table:
         self.by_nodeid[ROOT_NODEID] = node
 
     def register(self, node: File) -> None:
-        """Find the file by its real inodes."""
+        """Let the file be found by its real inodes."""
         for key in (node.key, node.lower_key):
             if key:
                 self.by_key[key] = node
@@ -396,12 +396,12 @@ class Table:
     # Names
 
     def link(self, node: File, directory: Directory, name: bytes) -> None:
-        """Know a file by this name, if it is not yet."""
+        """Add a name to a file, unless it has it."""
         if directory.children.get(name) is not node:
             node.add_link(directory, name)
 
     def unlink(self, node: File, directory: Directory, name: bytes) -> None:
-        """Know a file no longer by this name."""
+        """Drop a name of a file, if it has it."""
         if directory.children.get(name) is node:
             node.drop_link(directory, name)
 
@@ -413,7 +413,7 @@ class Table:
         new_directory: Directory,
         new_name: bytes,
     ) -> None:
-        """A node was renamed. Requires: the new name means nothing (any more)."""
+        """Follow a rename. Requires: the new name has no node."""
         self._detach(node, old_directory, old_name)
         self._attach(node, new_directory, new_name)
         self.evict_if_unused(old_directory)
@@ -427,7 +427,7 @@ class Table:
         other_directory: Directory,
         other_name: bytes,
     ) -> None:
-        """Two nodes were renamed, each to the other's name."""
+        """Follow a rename that exchanged two names."""
         self._detach(one, one_directory, one_name)
         self._detach(other, other_directory, other_name)
         self._attach(one, other_directory, other_name)
@@ -447,25 +447,28 @@ class Table:
             node.add_link(directory, name)
 
     def orphan(self, node: Directory, kept: LayerDir | None) -> None:
-        """A directory was removed: processes that have it open still see it, empty. `kept`: see `Directory.orphan`."""
+        """Note that a directory was removed: processes that have it open still see it, empty.
+
+        `kept`: see `Directory.orphan`.
+        """
         node.orphan(kept)
         self.evict_if_unused(node)
 
     # Gone
 
     def unhash(self, node: File) -> None:
-        """Find the file no longer by its real inodes: their numbers may be reused."""
+        """Let the file no longer be found by its real inodes: their numbers may be reused."""
         for key in (node.key, node.lower_key):
             if self.by_key.get(key) is node:
                 del self.by_key[key]
 
     def forget_lower(self, node: File) -> None:
-        """Find the file no longer by its lower's inode."""
+        """Let the file no longer be found by its lower's inode."""
         if self.by_key.get(node.lower_key) is node:
             del self.by_key[node.lower_key]
 
     def evict_if_unused(self, node: Node) -> None:
-        """Drop the node, and the directories above that only it kept, if nothing uses it any more."""
+        """Drop the node if nothing uses it any more, and the directories above that only it kept."""
         current: Node | None = node
         while current is not None and not current.in_use:
             if self.by_nodeid.get(current.nodeid) is not current:

@@ -18,7 +18,7 @@ class Numbering:
         self._bases: dict[int, int] = {}
 
     def base(self, device: int) -> int:
-        """What a device adds to its inode numbers below `INODE_LIMIT`; -1 if there are too many devices."""
+        """The offset of a device's inode numbers below `INODE_LIMIT`; -1 if there are too many devices."""
         base = self._bases.get(device)
         if base is None:
             index = len(self._bases)

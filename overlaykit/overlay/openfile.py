@@ -14,7 +14,7 @@ _LATE_AT_MOST: Final = 10 * 10**9
 
 
 class Reopening(Protocol):
-    """Where open files lie (`files.Files`)."""
+    """Opens and closes descriptors of open files (`files.Files`)."""
 
     descriptors: Descriptors
 
@@ -24,14 +24,14 @@ class Reopening(Protocol):
 
 
 class OpenFile:
-    """The one descriptor behind every handle of a file, however often it is open.
+    """The one descriptor behind all handles of a file.
 
     Copy-up swaps `fd`, so each handle reads the new bytes at once and none can write into a lower. While the file is
     idle its descriptor may be closed (`descriptors`); `fd` opens it again.
 
-    `direct`: a handle bypasses the kernel's cache. `modified`: the modification time that writing is not to move (see
-    `files`), or None. `asked_ns`: when the last change of it was asked for. `users`: how many threads use `fd` now.
-    `unsynced`: bytes were written since the last sync. `failure`: the errno of a sync that the next one tells, or 0.
+    `direct`: a handle bypasses the kernel's cache. `modified`: the modification time to put back after writes (see
+    `files`), or None. `asked_ns`: when the last change of that time was requested. `users`: how many threads use `fd`
+    now. `unsynced`: bytes were written since the last sync. `failure`: the errno that the next sync reports, or 0.
     """
 
     __slots__ = (
@@ -81,7 +81,7 @@ class OpenFile:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the descriptor is closed for now."""
+        """Whether the descriptor is closed."""
         return self._fd < 0
 
     def evict(self) -> bool:
@@ -92,22 +92,22 @@ class OpenFile:
         return True
 
     def close(self) -> None:
-        """Close it for good. Raises OSError: a disk may refuse only now what was written."""
+        """Close the descriptor for good. Raises OSError: a disk may report only now that a write failed."""
         if self._fd >= 0:
             self._files.descriptors.discard(self)
             fd, self._fd = self._fd, -1
             os.close(fd)
 
     def is_outdated(self, asked_ns: int) -> bool:
-        """Whether a modification time that the kernel writes back has been replaced by one that a program has set.
+        """Whether a program has set a later modification time than the one that the kernel writes back.
 
-        The kernel does so without a lock (fs/fuse/inode.c: fuse_flush_times): the old one may arrive last. What is much
-        older is none of these: the clock was set.
+        The kernel writes back without a lock (fs/fuse/inode.c: fuse_flush_times): the older time may arrive last. A
+        much older one means that the clock was set.
         """
         return 0 < self.asked_ns - asked_ns < _LATE_AT_MOST
 
     def set_modified(self, asked_ns: int) -> None:
-        """A modification time is set, as asked for at `asked_ns`: earlier writes do not put theirs back."""
+        """Note that a modification time is set, requested at `asked_ns`: earlier writes do not put theirs back."""
         self.asked_ns = asked_ns
         self.modified = None
 

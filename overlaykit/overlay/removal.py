@@ -1,4 +1,4 @@
-"""Names that go: unlink and rmdir. Each takes effect by one rename, so that a crash leaves the old or the new tree."""
+"""Removal of names: unlink and rmdir. One rename does it, so that a crash leaves the old or the new tree."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Removal:
 
     @operation
     def copied_to_unlink(self, directory: Directory, name: bytes) -> File | None:
-        """The file that `name` means, if removing the name takes a copy-up: a hard link whose names are counted."""
+        """The file that `name` means, if its removal takes a copy-up: a hard link whose names are counted."""
         if not self._tree.writable:
             return None
         found = self._lookup.find(directory, name)
@@ -85,9 +85,9 @@ class Removal:
             fail(errno.ENOTEMPTY, node.name)
 
     def keep_content(self, node: File, count: int | None) -> None:
-        """Before a file loses a name: hold its inode if no other name of it is known, for those who have it open.
+        """Hold the inode of a file that loses its last known name, for the processes that have it open.
 
-        `count`: of its names, if it is indexed.
+        `count`: of its names, if it is indexed. Requires: called before the removal.
         """
         if not node.has_upper or node.orphan >= 0 or len(node.links) > 1:
             return
@@ -96,9 +96,9 @@ class Removal:
             node.remember(os.fstat(node.orphan))
 
     def forget_link(self, node: File, count: int | None) -> None:
-        """After a file lost a name: its count, and what goes with the last one. `count`: before, if it is indexed.
+        """Update the count of a file that lost a name, and drop what goes with the last one.
 
-        The name is gone: nothing here may fail.
+        `count`: before, if it is indexed. Does not raise OSError: the name is gone.
         """
         tree = self._tree
         if count is not None:
@@ -118,7 +118,7 @@ class Removal:
 
 @contextlib.contextmanager
 def kept_directory(node: Node | None) -> Iterator[LayerDir | None]:
-    """A `LayerDir` that outlives the name of a directory's upper, if it has one; it goes if the block fails."""
+    """A `LayerDir` that outlives the name of a directory's upper, if it has one. Closes it if the block fails."""
     kept = None
     if isinstance(node, Directory) and node.upper is not None:
         node.remember(node.upper.stat())

@@ -1,8 +1,8 @@
-"""Names that move: rename, with NOREPLACE and EXCHANGE, of files and of directories with lower parts.
+"""rename, with NOREPLACE and EXCHANGE, of files and of directories with lower parts.
 
-The move itself is one renameat2(2), which leaves the whiteout for the old name in the same step where the disk can do
-that (see `whiteouts`). A directory that shows lowers is not copied: a redirect says where they hold its contents. The
-marks set before the move mean the same at the old place, so a crash between leaves the old tree.
+The move is one renameat2(2), which leaves the whiteout for the old name in the same step if the disk can do that (see
+`whiteouts`). A directory that shows lowers is not copied: a redirect says where they hold its contents. The markers set
+before the move mean the same at the old name, so a crash in between leaves the old tree.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TOO_LONG: Final = (errno.ENAMETOOLONG, errno.ERANGE, errno.E2BIG, errno.ENOSPC)
 
 
 class Renaming:
-    """Moves names in the merged tree. `redirects` false: directories with lower parts do not move (EXDEV)."""
+    """Moves names in the merged tree. `redirects`: directories with lower parts can move; else EXDEV."""
 
     def __init__(
         self, tree: Tree, lookup: Lookup, links: Links, removal: Removal, *, redirects: bool
@@ -80,7 +80,7 @@ class Renaming:
             tree.table.exchange(node, old_directory, old_name, target, new_directory, new_name)
             return
         if target is node:
-            return  # two names of one file: POSIX says that nothing happens
+            return  # two names of one file (rename(3p))
         if target is not None:
             if flags == _native.RENAME_NOREPLACE:
                 fail(errno.EEXIST, new_name)
@@ -139,11 +139,11 @@ class Renaming:
     def _prepare(
         self, node: Node, directory: Directory, name: bytes, new_directory: Directory
     ) -> None:
-        """Give the node an entry in the upper that means the same wherever it is moved."""
+        """Give the node an entry in the upper that means the same under any name."""
         tree = self._tree
         if not isinstance(node, Directory):
             tree.copy_up(node)
-            # The count is stored against the upper's: from the new name its lower's cannot be told.
+            # The count is stored relative to the upper's: the new name does not lead to the lower's.
             self._links.prepare_move(node, directory, name)
             return
         if node.lowers and not self._redirects:
@@ -167,7 +167,7 @@ class Renaming:
             self._tree.copyup.mark_impure(layer_dir)
 
     def _redirect(self, node: Directory, *, same_directory: bool) -> bytes:
-        """Where the lowers hold the node's contents: a name beside it, or a path from their roots."""
+        """The redirect to where the lowers hold the node's contents: a name beside it, or a path from their roots."""
         if node.redirect is not None and (same_directory or node.redirect.startswith(b"/")):
             return node.redirect
         if same_directory:
@@ -187,7 +187,7 @@ class Renaming:
         return b"/" + b"/".join(reversed(names))
 
     def _clear(self, layer_dir: LayerDir, name: bytes) -> None:
-        """Swap an empty directory that may hold whiteouts for an opaque one that holds none, and means the same."""
+        """Exchange an empty directory that may hold whiteouts for an opaque one without any."""
         tree = self._tree
         work = tree.work
         fresh = work.new_name()

@@ -1,4 +1,4 @@
-"""Where the content of nodes lies in the layers, its attributes, and what must come before a change of it.
+"""Where the content of nodes lies in the layers, and its attributes.
 
 The modules beside this one (lookup, creation, removal, renaming, links, changing, xattrs, files) build on it.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.work import Work
 
 _FORGOTTEN: Final = (errno.ENOENT, errno.ESTALE)
-"""What a FUSE file system may say of an inode without a name."""
+"""What a FUSE file system may answer for an inode without a name."""
 
 
 def _in_lower(node: File, layer_dir: LayerDir) -> Location:
@@ -93,19 +93,19 @@ class Tree:
         return self.writable_location(node)
 
     def writable_location(self, node: Node) -> Location:
-        """As `location`, for reading and writing the inode itself: its mode is widened if modes are."""
+        """As `location`, for reading and writing the inode itself. Widens its mode if modes are being widened."""
         location = self.location(node)
         if self.modes is not None and isinstance(node, File) and node.has_upper:
             self.modes.widen(location.dirfd, location.name, follow=location.follow)
         return location
 
     def show_mode(self, location: Location) -> None:
-        """Before the mode of an inode is changed: it is widened no more."""
+        """Restore the mode of an inode if it is widened. Requires: called before the mode is changed."""
         if self.modes is not None and self.modes.active:
             self.modes.restore(location.stat())
 
     def stat(self, node: Node) -> os.stat_result:
-        """Raises OSError (ESTALE), but for what lost its last known name."""
+        """The attributes of a node's inode; those last seen if its last known name is gone. Raises OSError (ESTALE)."""
         try:
             if isinstance(node, Directory):
                 return node.top.stat()
@@ -119,7 +119,7 @@ class Tree:
 
     @operation
     def attributes(self, node: Node, st: os.stat_result | None = None) -> Attributes:
-        """Raises OSError (ESTALE). `st` is the inode's, if it was just seen."""
+        """A node's attributes. `st`: its inode's, if they were just read. Raises OSError (ESTALE)."""
         if st is None:
             st = self.stat(node)
         if isinstance(node, Directory):
@@ -155,7 +155,7 @@ class Tree:
     @operation
     def readlink(self, node: Node) -> bytes:
         location = self.location(node)
-        if location.follow:  # an orphan: its descriptor is the symlink itself
+        if location.follow:  # the descriptor of an orphan is the symlink itself
             return os.readlink(b"", dir_fd=int(location.name.rpartition(b"/")[2]))
         return location.read(lambda: os.readlink(location.name, dir_fd=location.dirfd))
 
@@ -165,23 +165,23 @@ class Tree:
         return None if directory.upper is None else directory.upper.open_for_reading()
 
     def statfs(self) -> os.statvfs_result:
-        """Of the file system that new data go to: the upper's, else the topmost lower's."""
+        """The state of the file system that new data go to: the upper's, else the topmost lower's."""
         return os.statvfs(self.layers[0].root.fd())
 
     def layer_of(self, node: Node) -> Layer:
-        """The layer that the node's inode is seen in."""
+        """The layer that holds the node's inode."""
         if isinstance(node, Directory):
             return node.top.layer
         return self.layers[0] if node.has_upper or node.lower_dir is None else node.lower_dir.layer
 
     def override_name(self, node: Node) -> bytes | None:
-        """The attribute that holds the node's owner and mode; None where they are the inode's own."""
+        """The attribute that holds the node's owner and mode; None if they are the inode's own."""
         if isinstance(node, Directory) or overrides.applies(node.kind):
             return self.layer_of(node).override
         return None
 
     def override(self, node: Node, name: bytes) -> overrides.Override | None:
-        """What that attribute says."""
+        """The owner and mode in the attribute `name`; None if it has none."""
         if isinstance(node, File) and node.inode >= 0:
             return overrides.read(node.inode, name)
         return overrides.read(self.location(node).path, name)
@@ -215,9 +215,9 @@ class Tree:
         return self._copyup is not None and self._copyup.index
 
     def writable_directory(self, directory: Directory) -> LayerDir:
-        """The directory's layer_dir in the upper, copied up if need be, before something changes in it.
+        """The directory's `LayerDir` in the upper, after a copy-up if it had none.
 
-        Raises OSError: EROFS, ENOENT if it was removed.
+        Raises OSError: EROFS, ENOENT if it was removed. Requires: called before each change in the directory.
         """
         if directory.orphaned:
             fail(errno.ENOENT)
@@ -225,7 +225,7 @@ class Tree:
         return self.copyup.directory(directory)
 
     def copy_up(self, node: Node) -> None:
-        """See to it that the node's metadata are in the upper, and its data if it has a name."""
+        """Copy the node's metadata up, and its data if it has a name, unless they are in the upper."""
         if isinstance(node, File):
             if not node.has_upper:
                 self.copyup.file(node, metadata_only=True)

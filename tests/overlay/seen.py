@@ -26,7 +26,7 @@ class Seen(NamedTuple):
     xattrs: dict[str, bytes]
 
     @property
-    def keeps_its_number(self) -> bool:
+    def keeps_its_nodeid(self) -> bool:
         return stat.S_ISREG(self.mode) or stat.S_ISDIR(self.mode)
 
 

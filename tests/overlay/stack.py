@@ -71,7 +71,7 @@ class Stack:
         try:
             yield view
             seen = look_through(view)
-            numbers = _numbers(view, seen)
+            nodeids = _nodeids(view, seen)
             view.forget_everything()
             held = view.filesystem.counts()
             assert {key: held[key] for key in _NOTHING_HELD} == _NOTHING_HELD
@@ -81,7 +81,7 @@ class Stack:
         if remount:
             with self.bare(writable=writable, options=options) as again:
                 assert look_through(again) == seen
-                assert _numbers(again, seen) == numbers
+                assert _nodeids(again, seen) == nodeids
         if as_kernel:
             with self.mounted_by_the_kernel(writable=writable) as target:
                 assert looked_at(target) == seen
@@ -134,9 +134,9 @@ def _opened(path: str) -> OpenedLayer:
     return OpenedLayer(os.open(path, os.O_PATH | os.O_DIRECTORY), path, mounted_in=frozenset())
 
 
-def _numbers(view: View, seen: dict[str, Seen]) -> dict[str, int]:
+def _nodeids(view: View, seen: dict[str, Seen]) -> dict[str, int]:
     """The inode numbers that a remount keeps: those of regular files and directories, which can have an origin."""
-    return {path: view.stat(path).number for path, one in seen.items() if one.keeps_its_number}
+    return {path: view.stat(path).nodeid for path, one in seen.items() if one.keeps_its_nodeid}
 
 
 def _descriptors() -> set[str]:

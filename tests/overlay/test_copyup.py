@@ -68,14 +68,14 @@ def test_directories_above_keep_their_times_and_marks(stack: Stack) -> None:
         assert view.xattrs("a") == {"user.a": b"1"}
 
 
-def test_a_copy_keeps_its_number_for_good(stack: Stack) -> None:
+def test_a_copy_keeps_its_nodeid_for_good(stack: Stack) -> None:
     stack.add({"f": File(b"x"), "d/g": File()})
     with stack.open() as view:
-        before = view.number("f"), view.number("d"), view.number("d/g")
+        before = view.nodeid("f"), view.nodeid("d"), view.nodeid("d/g")
         view.write("f", b"y")
         view.write("d/g", b"y")
         view.forget_everything()
-        assert (view.number("f"), view.number("d"), view.number("d/g")) == before
+        assert (view.nodeid("f"), view.nodeid("d"), view.nodeid("d/g")) == before
 
 
 def test_a_change_of_mode_leaves_the_bytes_below_alone(stack: Stack) -> None:
@@ -188,7 +188,7 @@ def test_what_happens_to_a_name_while_it_is_copied_holds(stack: Stack) -> None:
         assert sorted(view.names()) == ["d", "linked"]
         view.write("d/moved", b"!")
         assert view.read("d/moved") == b"!"
-        assert view.number("linked") == view.number("d/linked")
+        assert view.nodeid("linked") == view.nodeid("d/linked")
 
 
 def test_of_two_copies_under_way_the_first_one_stays(stack: Stack) -> None:
@@ -218,10 +218,11 @@ def test_a_copy_that_is_given_up_leaves_nothing(stack: Stack) -> None:
 
 def test_a_full_disk_leaves_the_old_file_whole_and_no_stray_one(stack: Stack) -> None:
     lower = stack.add({"d/large": File(b"x" * (2 << 20)), "d/small": File(b"s")})
+    # The inodes of a tmpfs have other numbers at the next mount.
     with (
         upper_on_a_small_disk(stack),
         stack.open(remount=False, as_kernel=False) as view,
-    ):  # a tmpfs numbers anew
+    ):
         with refused(errno.ENOSPC):
             view.write("d/large", b"y")
         assert view.read("d/large") == b"x" * (2 << 20)
@@ -242,11 +243,11 @@ def test_every_name_of_a_hard_link_sees_the_change(stack: Stack) -> None:
         as_kernel=not stack.unprivileged
     ) as view:  # which needs privileges for the index
         assert {view.stat(name).link_count for name in ("a", "d/b", "c")} == {3}
-        number = view.number("a")
+        nodeid = view.nodeid("a")
         view.write("d/b", b"new")
         for name in ("a", "d/b", "c"):
             assert view.read(name) == b"new"
-            assert view.number(name) == number
+            assert view.nodeid(name) == nodeid
             assert view.stat(name).link_count == 3
         assert len(os.listdir(stack.upper)) == 1  # the others still lie in the lower
 
@@ -257,10 +258,10 @@ def test_a_hard_link_that_was_forgotten_is_found_in_the_index(stack: Stack) -> N
         view.write("a", b"new")
         view.forget_everything()
         assert view.read("b") == b"new"
-        number = view.number("b")
+        nodeid = view.nodeid("b")
         view.write("b", b"newer")
         view.forget_everything()
-        assert view.number("a") == number
+        assert view.nodeid("a") == nodeid
         assert view.read("a") == b"newer"
 
 
@@ -370,12 +371,12 @@ def test_a_copy_from_one_of_two_clones_of_a_disk_has_a_new_number_at_the_next_mo
     stack.lowers = [os.path.join(stack.directory, name) for name in ("one", "other")]
     with mounted_image(file, stack.lowers[0]), mounted_image(clone, stack.lowers[1]):
         with stack.bare() as view:
-            before = view.number("a")
+            before = view.nodeid("a")
             view.write("a", b"new")
-            assert view.number("a") == before
+            assert view.nodeid("a") == before
         with stack.bare() as view:
             assert view.read("a") == b"new"
-            assert view.number("a") != before
+            assert view.nodeid("a") != before
 
 
 def test_hard_linked_symlinks_and_fifos_can_be_changed_and_removed(stack: Stack) -> None:
@@ -405,15 +406,15 @@ def test_without_an_index_no_listing_is_believed_where_hard_links_may_part(stack
     stack.add({"d/a": File(b"old"), "e/b": Link("d/a"), "e/c": Link("d/a"), "e/d": File()})
     options = MergeOptions(index=False, userxattr=stack.unprivileged)
     with stack.open(options=options, as_kernel=False, remount=False) as view:
-        assert set(view.numbers("e").values()) == {0}
+        assert set(view.nodeids("e").values()) == {0}
         for name in ("d/a", "e/b"):
             view.node(name)
         view.write("d/a", b"new")  # of which e/b is a name, too
         view.forget_everything()
-        assert view.number("e/b") == view.number("d/a")
-        assert view.number("e/c") != view.number("d/a")
+        assert view.nodeid("e/b") == view.nodeid("d/a")
+        assert view.nodeid("e/c") != view.nodeid("d/a")
         view.forget_everything()
-        assert set(view.numbers("e").values()) == {0}
+        assert set(view.nodeids("e").values()) == {0}
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o444])
@@ -449,9 +450,9 @@ def test_a_file_on_another_file_system_is_copied_up(stack: Stack) -> None:
     with open(os.path.join(lower, "d/f"), "wb") as file:
         file.write(b"x" * 100_000)
     with stack.open(as_kernel=False) as view:
-        number = view.number("d/f")
+        nodeid = view.nodeid("d/f")
         view.write("d/f", b"y")
-        assert view.number("d/f") == number
+        assert view.nodeid("d/f") == nodeid
         assert view.read("d/f") == b"y" + b"x" * 99_999
     syscalls.umount2(os.fsencode(lower))
 

@@ -193,7 +193,7 @@ def test_a_hard_link_is_one_file_with_two_names(stack: Stack) -> None:
         view.create("upper", b"x")
         for name in ("lower", "upper"):
             view.link(name, f"d/{name}")
-            assert view.number(name) == view.number(f"d/{name}")
+            assert view.nodeid(name) == view.nodeid(f"d/{name}")
             assert view.stat(name).link_count == 2
             view.write(f"d/{name}", b"y")
             assert view.read(name) == b"y"
@@ -204,7 +204,7 @@ def test_a_hard_link_takes_the_place_of_what_was_removed(stack: Stack) -> None:
     with stack.open() as view:
         view.unlink("gone")
         view.link("f", "gone")
-        assert view.number("gone") == view.number("f")
+        assert view.nodeid("gone") == view.nodeid("f")
 
 
 @as_root
@@ -213,7 +213,7 @@ def test_one_more_hard_link_of_a_lowers_hard_links(stack: Stack) -> None:
     with stack.open() as view:
         view.link("a", "c")
         assert {view.stat(name).link_count for name in "abc"} == {3}
-        assert len({view.number(name) for name in "abc"}) == 1
+        assert len({view.nodeid(name) for name in "abc"}) == 1
         view.write("b", b"y")
         assert view.read("c") == b"y"
 

@@ -1,4 +1,4 @@
-"""The kernel's numbers: constant for a file, never two files' at once, and given back when nobody needs them."""
+"""Nodeids: constant for a file, never two files' at once, and given back once they are unused."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from .stack import Stack
 from .view import refused
 
 
-def test_the_root_is_number_one_and_never_forgotten(stack: Stack) -> None:
+def test_the_root_has_nodeid_one_and_is_never_forgotten(stack: Stack) -> None:
     stack.add({})
     with stack.open() as view:
-        assert view.number("") == ROOT_NODEID
+        assert view.nodeid("") == ROOT_NODEID
         view.filesystem.nodes.forget(ROOT_NODEID, 1000)
         assert view.names() == []
 
 
-def test_a_number_is_that_of_the_inode_that_held_the_file_at_first(stack: Stack) -> None:
+def test_a_nodeid_is_the_number_of_the_inode_that_held_the_file_first(stack: Stack) -> None:
     lower = stack.add({"d/f": content.File(b"x")})
     with stack.open() as view:
         inode = os.stat(os.path.join(lower, "d/f")).st_ino
-        assert view.number("d/f") == inode
+        assert view.nodeid("d/f") == inode
         view.write("d/f", b"y")
         view.rename("d/f", "g")
-        assert view.number("g") == inode
+        assert view.nodeid("g") == inode
 
 
 def test_looking_up_twice_counts_twice(stack: Stack) -> None:
@@ -47,31 +47,31 @@ def test_looking_up_twice_counts_twice(stack: Stack) -> None:
             view.filesystem.nodes.node(node.nodeid)
 
 
-def test_a_forgotten_number_names_nothing(stack: Stack) -> None:
+def test_a_forgotten_nodeid_names_nothing(stack: Stack) -> None:
     stack.add({"f": content.File()})
     with stack.open() as view:
-        number = view.number("f")
+        nodeid = view.nodeid("f")
         view.forget_everything()
         with refused(errno.ESTALE):
-            view.filesystem.nodes.node(number)
+            view.filesystem.nodes.node(nodeid)
 
 
-def test_a_directory_stays_known_while_something_below_it_is(stack: Stack) -> None:
+def test_a_directory_stays_in_the_table_while_a_node_below_it_does(stack: Stack) -> None:
     stack.add({"a/b/f": content.File(b"x")})
     with stack.open() as view:
-        numbers = view.number("a"), view.number("a/b")
+        nodeids = view.nodeid("a"), view.nodeid("a/b")
         node = view.file("a/b/f")
         node.count_lookup()
         view.forget_everything()
-        assert all(view.filesystem.nodes.node(number).nlookup == 0 for number in numbers)
+        assert all(view.filesystem.nodes.node(nodeid).nlookup == 0 for nodeid in nodeids)
         assert view.filesystem.nodes.file(node.nodeid) is node
         view.filesystem.nodes.forget(node.nodeid, 1)
-        for number in numbers:
+        for nodeid in nodeids:
             with refused(errno.ESTALE):
-                view.filesystem.nodes.node(number)
+                view.filesystem.nodes.node(nodeid)
 
 
-def test_a_name_that_is_looked_up_for_nothing_is_not_kept(stack: Stack) -> None:
+def test_a_node_whose_lookup_is_not_counted_can_be_dropped(stack: Stack) -> None:
     stack.add({"a/f": content.File()})
     with stack.open() as view:
         directory = view.filesystem.lookup.require(view.filesystem.root, b"a")
@@ -81,16 +81,16 @@ def test_a_name_that_is_looked_up_for_nothing_is_not_kept(stack: Stack) -> None:
         assert view.filesystem.counts()["nodes"] == 1
 
 
-def test_what_is_asked_of_the_wrong_kind_is_refused(stack: Stack) -> None:
+def test_a_node_of_the_wrong_kind_is_refused(stack: Stack) -> None:
     stack.add({"f": content.File(), "d": content.Dir()})
     with stack.open() as view:
         with refused(errno.ENOTDIR):
-            view.filesystem.nodes.directory(view.number("f"))
+            view.filesystem.nodes.directory(view.nodeid("f"))
         with refused(errno.EISDIR):
-            view.filesystem.nodes.file(view.number("d"))
+            view.filesystem.nodes.file(view.nodeid("d"))
 
 
-def test_listing_gives_the_numbers_that_stat_gives(stack: Stack) -> None:
+def test_listing_gives_the_nodeids_that_stat_gives(stack: Stack) -> None:
     stack.add({"d/f": content.File(), "d/s": content.Symlink("f"), "d/sub": content.Dir()})
     stack.add({"d/g": content.File(), "d/sub/x": content.File()})
     with stack.open() as view:
@@ -104,7 +104,7 @@ def test_listing_gives_the_numbers_that_stat_gives(stack: Stack) -> None:
             assert tree.attributes(*found) == tree.attributes(found.node)
 
 
-def test_a_listing_alone_tells_the_numbers_of_what_needs_no_look(stack: Stack) -> None:
+def test_a_listing_gives_nodeids_without_a_stat_where_it_can(stack: Stack) -> None:
     files: dict[str, content.Entry] = {"d/f": content.File(b"x"), "d/s": content.Symlink("f")}
     stack.add(files | {"d/p": content.Fifo(), "d/sub": content.Dir()})
     stack.add({"d/below": content.File()})
@@ -113,27 +113,29 @@ def test_a_listing_alone_tells_the_numbers_of_what_needs_no_look(stack: Stack) -
         view.create("new/f")
         view.forget_everything()
         assert set(view.names("d")) == {"f", "s", "p", "sub", "below"}
-        untold = {name for name, number in view.numbers("d").items() if not number}
-        assert untold == ({"sub", "s", "p"} if stack.unprivileged else {"sub"})  # if not indexed
-        assert view.numbers("new")["f"]
+        without_nodeid = {name for name, nodeid in view.nodeids("d").items() if not nodeid}
+        assert without_nodeid == (
+            {"sub", "s", "p"} if stack.unprivileged else {"sub"}
+        )  # if not indexed
+        assert view.nodeids("new")["f"]
         view.write("d/f", b"y")
         view.rename("d/f", "new/g")
         view.forget_everything()
-        assert view.numbers("new") == {"f": 0, "g": 0}  # one of them has another one's
-        assert view.numbers("d")["below"]
+        assert view.nodeids("new") == {"f": 0, "g": 0}  # one of them has another one's
+        assert view.nodeids("d")["below"]
 
 
-def test_a_listing_alone_tells_no_number_that_another_node_has(stack: Stack) -> None:
+def test_a_listing_gives_no_nodeid_that_another_node_has(stack: Stack) -> None:
     lower = stack.add({"f": content.File(), "g": content.File()})
     with stack.open(as_kernel=False, remount=False) as view:
         taken = os.stat(os.path.join(lower, "f")).st_ino
         other = File(stat.S_IFREG)
         view.filesystem.nodes.add(other, taken)
-        assert view.numbers() == {"f": 0, "g": os.stat(os.path.join(lower, "g")).st_ino}
+        assert view.nodeids() == {"f": 0, "g": os.stat(os.path.join(lower, "g")).st_ino}
         view.filesystem.nodes.evict_if_unused(other)
 
 
-def test_a_listing_is_not_believed_where_mounts_may_lie_on_files(stack: Stack) -> None:
+def test_d_ino_is_not_trusted_where_mounts_may_lie_on_files(stack: Stack) -> None:
     lower = stack.add({"f": content.File(), "g": content.File()})
     covered = os.fsencode(os.path.join(lower, "f"))
     syscalls.mount(os.fsencode(os.path.join(lower, "g")), covered, None, syscalls.MS_BIND)
@@ -172,11 +174,11 @@ def test_inodes_of_several_devices_get_different_numbers() -> None:
     assert numbering.key(8, 42) < 1 << 63
 
 
-def test_an_inode_number_too_large_to_carry_gets_a_free_one() -> None:
+def test_a_too_large_inode_number_has_no_nodeid() -> None:
     assert Numbering().key(7, 1 << 50) == 0
 
 
-def test_a_number_that_is_taken_is_not_given_out_again() -> None:
+def test_a_nodeid_in_use_is_not_given_out_again() -> None:
     nodes = Table()
     first, second, third = File(0), File(0), File(0)
     nodes.add(first, 42)

@@ -22,12 +22,12 @@ from .view import refused
 def test_a_file_of_a_lower_moves_whole(stack: Stack) -> None:
     stack.add({"a": File(b"x", mode=0o640, xattrs={"user.k": b"v"}), "d": Dir()})
     with stack.open() as view:
-        number = view.number("a")
+        nodeid = view.nodeid("a")
         view.rename("a", "d/b")
         assert view.names() == ["d"]
         assert view.read("d/b") == b"x"
         assert view.xattrs("d/b") == {"user.k": b"v"}
-        assert view.number("d/b") == number
+        assert view.nodeid("d/b") == nodeid
 
 
 def test_a_file_replaces_a_file_of_any_layer(stack: Stack) -> None:
@@ -87,10 +87,10 @@ def test_noreplace_takes_a_name_that_was_removed(stack: Stack) -> None:
 def test_exchange_swaps_files(stack: Stack) -> None:
     stack.add({"a": File(b"a"), "d/b": File(b"b")})
     with stack.open() as view:
-        numbers = view.number("a"), view.number("d/b")
+        nodeids = view.nodeid("a"), view.nodeid("d/b")
         view.rename("a", "d/b", RENAME_EXCHANGE)
         assert (view.read("a"), view.read("d/b")) == (b"b", b"a")
-        assert (view.number("d/b"), view.number("a")) == numbers
+        assert (view.nodeid("d/b"), view.nodeid("a")) == nodeids
 
 
 def test_exchange_swaps_a_file_and_a_merged_directory(stack: Stack) -> None:
@@ -134,12 +134,12 @@ def test_a_merged_directory_moves_with_all_its_layers(stack: Stack) -> None:
     stack.add({"d/bottom": File(b"b"), "d/sub/x": File(b"x")})
     with stack.open(as_kernel=not stack.unprivileged) as view:
         view.create("d/new", b"n")
-        number = view.number("d")
+        nodeid = view.nodeid("d")
         view.rename("d", "e")
         assert sorted(view.names("e")) == ["bottom", "new", "sub", "top"]
         view.rename("e", "other/f")
         assert view.read("other/f/sub/x") == b"x"
-        assert view.number("other/f") == number
+        assert view.nodeid("other/f") == nodeid
         assert view.names() == ["other"]
 
 

@@ -59,8 +59,8 @@ class View:
 
     def forget_everything(self) -> None:
         """Forget every lookup, as the kernel does under memory pressure."""
-        for number, count in self._counts.items():
-            self.filesystem.nodes.forget(number, count)
+        for nodeid, count in self._counts.items():
+            self.filesystem.nodes.forget(nodeid, count)
         self._counts.clear()
         self.filesystem.between_operations()
 
@@ -70,27 +70,27 @@ class View:
         """List a directory, and check that inode numbers and kinds of the listing are those of lookups."""
         directory = self.directory(path)
         entries = self.filesystem.listings.get(directory, restart=True).entries
-        numbers = list(self.filesystem.entries.nodeids(directory, entries))
-        for entry, number in zip(entries, numbers, strict=True):
-            if number:
+        nodeids = list(self.filesystem.entries.nodeids(directory, entries))
+        for entry, nodeid in zip(entries, nodeids, strict=True):
+            if nodeid:
                 node = self.filesystem.lookup.require(directory, entry[0])
-                assert (node.nodeid, node.kind) == (number, entry[1]), entry[0]
+                assert (node.nodeid, node.kind) == (nodeid, entry[1]), entry[0]
                 self.filesystem.nodes.evict_if_unused(node)
         return [os.fsdecode(entry[0]) for entry in entries]
 
-    def numbers(self, path: str = "") -> dict[str, int]:
+    def nodeids(self, path: str = "") -> dict[str, int]:
         """The inode numbers of a listing, without lookups."""
         directory = self.directory(path)
         entries = self.filesystem.listings.get(directory, restart=True).entries
-        numbers = self.filesystem.entries.nodeids(directory, entries)
+        nodeids = self.filesystem.entries.nodeids(directory, entries)
         return {
-            os.fsdecode(entry[0]): number for entry, number in zip(entries, numbers, strict=True)
+            os.fsdecode(entry[0]): nodeid for entry, nodeid in zip(entries, nodeids, strict=True)
         }
 
     def stat(self, path: str) -> Attributes:
         return self.filesystem.tree.attributes(self.node(path))
 
-    def number(self, path: str) -> int:
+    def nodeid(self, path: str) -> int:
         return self.node(path).nodeid
 
     @contextlib.contextmanager
