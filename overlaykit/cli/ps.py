@@ -10,7 +10,7 @@ from overlaykit.cli.arguments import Parser
 from overlaykit.cli.table import show
 
 if TYPE_CHECKING:
-    from overlaykit.views.registry import About
+    from overlaykit.views.entry import About
 
 
 def main(arguments: list[str]) -> int:

@@ -1,7 +1,8 @@
 """Views and mounts: where `layers`, `fuse` and `namespace` meet.
 
-May import every room but `cli`. Start reading at `view` (layers + a mount + a launch), then `mounts` (a mount alone),
-`options` (what `-o` takes), `unmounting` (the end of a mount) and `registry` (which of them are running).
+May import every room but `cli`. Start reading at `view`, which takes a `spec`, mounts a `rootfs` and launches a
+`command`; then `mounts` (a mount alone), `options` (the options of `-o`), `unmounting`, and `registry` with its `entry`
+(the running views and mounts).
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from overlaykit.views.mounts import mount
     from overlaykit.views.options import parse_options
-    from overlaykit.views.registry import Registry, Running, explain
+    from overlaykit.views.registry import Registry, RunningView, explain
     from overlaykit.views.unmounting import umount
     from overlaykit.views.view import View
 
-__all__ = ["Registry", "Running", "View", "explain", "mount", "parse_options", "umount"]
+__all__ = ["Registry", "RunningView", "View", "explain", "mount", "parse_options", "umount"]
 
 _MODULES: Final = {
     "Registry": "registry",
-    "Running": "registry",
+    "RunningView": "registry",
     "View": "view",
     "explain": "registry",
     "mount": "mounts",

@@ -1,4 +1,4 @@
-"""What the rooms say of this machine, put together."""
+"""The checks of `overlaykit doctor`: those of every room, and the places where views keep state."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from overlaykit.views import places
 from overlaykit.views.registry import Registry
 
 if TYPE_CHECKING:
-    from overlaykit.views.registry import Entry
+    from overlaykit.views.entry import Entry
 
 
 def checks() -> list[Check]:
-    """Every room's, and where the command keeps what."""
+    """The checks of every room."""
     return [*fuse.checks(), *namespaces.checks(), *_places(), Store().check()]
 
 
 def _places() -> list[Check]:
-    """An entry and its scratch are made for real, and removed."""
+    """Make an entry and its scratch, and remove them."""
     log = places.log()
     answers = [
         Check(
@@ -43,14 +43,14 @@ def _places() -> list[Check]:
     try:
         where = os.path.dirname(entry.path)
         answers.append(Check(name="running views", ok=True, detail=f"noted in {where}", fix=""))
-        answers.append(_marks(entry))
+        answers.append(_markers(entry))
     finally:
         entry.close()
-        registry.leave()
+        registry.remove_if_empty()
     return answers
 
 
-def _marks(entry: Entry) -> Check:
+def _markers(entry: Entry) -> Check:
     name = "marks on disk"
     try:
         path = entry.make_scratch()
@@ -61,11 +61,11 @@ def _marks(entry: Entry) -> Check:
         reason = f"{where}: {error.strerror}" if isinstance(error, Unfit) else str(error)
         fix = "set XDG_CACHE_HOME to a directory on a file system with extended attributes"
         return Check(name=name, ok=False, detail=reason, fix=fix)
-    return Check(name=name, ok=True, detail=f"{where}: {_told(disk)}", fix="")
+    return Check(name=name, ok=True, detail=f"{where}: {_describe(disk)}", fix="")
 
 
-def _told(disk: Disk) -> str:
-    """What a file system can do and what it cannot, in one line."""
+def _describe(disk: Disk) -> str:
+    """The abilities of a file system, and what it lacks, in one line."""
     abilities = {
         "whiteout devices": disk.whiteout_device,
         "whiteout attributes": disk.whiteout_xattr,
@@ -78,6 +78,6 @@ def _told(disk: Disk) -> str:
         "stat after unlink": disk.stat_after_unlink,
     }
     marks = f"{disk.prefix.decode()}* attributes" if disk.prefix else "no attributes"
-    can = [marks, *(what for what, works in abilities.items() if works)]
-    cannot = [what for what, works in abilities.items() if not works]
+    can = [marks, *(name for name, works in abilities.items() if works)]
+    cannot = [name for name, works in abilities.items() if not works]
     return ", ".join(can) + (f"; without {', '.join(cannot)}" if cannot else "")

@@ -1,4 +1,4 @@
-"""A mount alone, attached to a directory: what `mount -t overlay` does, by our own daemon."""
+"""A mount alone, on a directory, as `mount -t overlay` makes one; a daemon of its own serves it."""
 
 from __future__ import annotations
 
@@ -11,86 +11,86 @@ from overlaykit import signals
 from overlaykit.fuse import daemon, directories, mountpoints
 from overlaykit.fuse.spec import LayerSpec, MountSpec
 from overlaykit.views import places, unmounting
-from overlaykit.views.registry import About, Registry, Running, namespace, now
+from overlaykit.views.entry import About
+from overlaykit.views.registry import Registry, RunningView, mount_namespace, now
+from overlaykit.views.serving import serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from overlaykit.errors import Error
-    from overlaykit.views.options import Stack
+    from overlaykit.views.options import ParsedOptions
 
 
 def mount(
-    stack: Stack,
+    options: ParsedOptions,
     target: str,
     *,
     name: str | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Mount, and return once the mount answers; a daemon of its own serves it until it is unmounted.
+    """Mount, and return once the mount answers; its daemon serves it until it is unmounted.
 
-    `warn` is called with what the user may not expect, a line each. Raises Error for what the user can mend, OSError
-    for the rest; nothing is left behind.
+    `warn` gets what a user may not expect, a line each.
+    Raises: Error for what the user can mend, OSError for the rest. Ensures: after an error nothing is left behind.
     """
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as closing:
-        place = mountpoints.open_target(target)
-        closing.callback(os.close, place)
-        _await_disks(stack)
+        mountpoint = mountpoints.open_target(target)
+        closing.callback(os.close, mountpoint)
+        _wait_for_disks(options)
         with signals.held():
-            mounted = _mount(stack, place, name, warn)
-            undo.callback(unmounting.discard, mounted)
+            mounted = _mount(options, mountpoint, name, warn)
+            undo.callback(unmounting.unmount_by_force, mounted)
             if signals.will_end():
                 undo.close()
-        undo.pop_all()  # no signal has come meanwhile
+        undo.pop_all()  # no signal has arrived
 
 
-def _await_disks(stack: Stack) -> None:
-    """Walk to each directory while signals arrive: a disk may not answer. What is wrong with one is said later."""
-    for path in (*stack.lowerdir, *filter(None, (stack.upperdir, stack.workdir))):
+def _wait_for_disks(options: ParsedOptions) -> None:
+    """Open each directory while signals arrive: a disk may not answer. `_mount` reports errors."""
+    for path in (*options.lowerdir, *filter(None, (options.upperdir, options.workdir))):
         with contextlib.suppress(OSError):
             os.close(directories.open_directory(path))
 
 
-def _mount(stack: Stack, place: int, name: str | None, warn: Callable[[str], None]) -> Running:
-    """Mount on the directory `place`."""
+def _mount(
+    options: ParsedOptions, mountpoint: int, name: str | None, warn: Callable[[str], None]
+) -> RunningView:
+    """Mount on the directory open as `mountpoint`."""
     with contextlib.ExitStack() as undo:
         registry = Registry()
-        undo.callback(registry.leave)
+        undo.callback(registry.remove_if_empty)
         entry = undo.enter_context(contextlib.closing(registry.enter(name)))
         started = daemon.Daemon()
-        with contextlib.ExitStack() as abandoned:
-            abandoned.callback(started.abandon)
-            seen = directories.MountTable()
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(started.abandon)
+            table = directories.MountTable()
             lowers = [
-                _hand_over(path, started, seen, directories.LayerUnusable)
-                for path in stack.lowerdir
+                _hand_over(path, started, table, directories.LayerUnusable)
+                for path in options.lowerdir
             ]
             upper, work = (
-                None if path is None else _hand_over(path, started, seen, unusable)
+                None if path is None else _hand_over(path, started, table, unusable)
                 for path, unusable in (
-                    (stack.upperdir, directories.UpperUnusable),
-                    (stack.workdir, directories.WorkUnusable),
+                    (options.upperdir, directories.UpperUnusable),
+                    (options.workdir, directories.WorkUnusable),
                 )
             )
-            _warn(lowers, upper, place, warn)
-            target = started.hand_over(directories.real_path(place), place)
-            abandoned.pop_all()
+            _warn_of_hidden(lowers, upper, mountpoint, warn)
+            target = started.hand_over(directories.real_path(mountpoint), mountpoint)
+            on_error.pop_all()
         spec = MountSpec(
-            source=stack.source,
+            source=options.source,
             layers=tuple(LayerSpec(path=lower.path) for lower in lowers),
             upper=None if upper is None else upper.path,
             work=None if work is None else work.path,
-            options=stack.options,
-            flags=stack.flags,
+            options=options.options,
+            flags=options.flags,
             target=target,
-            cleanup_paths=entry.remains,
+            cleanup_paths=entry.cleanup_paths,
             log_path=places.log(),
         )
-        with entry.listen() as listener:
-            try:
-                started.serve(spec, listener, keep=[entry.lock])
-            except daemon.UpperLocked as held:
-                raise unmounting.upper_held(spec.upper or "", held.pid) from held
+        serve(started, spec, entry)
         about = About(
             name=entry.name,
             pid=started.process.pid,
@@ -100,7 +100,7 @@ def _mount(stack: Stack, place: int, name: str | None, warn: Callable[[str], Non
             device=started.device,
             upper=None if upper is None else upper.path,
             target=target,
-            namespace=namespace(),
+            namespace=mount_namespace(),
         )
         try:
             for note in started.notes:
@@ -109,53 +109,51 @@ def _mount(stack: Stack, place: int, name: str | None, warn: Callable[[str], Non
         except BaseException:
             started.end()
             raise
-        started.process.returncode = 0  # it outlives us: not ours to reap
-        return Running(about, entry.control)
+        started.process.returncode = 0  # it outlives this process, which must not reap it
+        return RunningView(about, entry.control)
 
 
 @dataclass(frozen=True, slots=True)
 class _HandedOver:
-    """A directory that the daemon has: the path that stands for it, and what tells it from others."""
+    """A directory that the daemon has. `path` stands for it in the spec; `subtree` is None outside of the namespace."""
 
     path: str
     stat: os.stat_result
-    place: directories.Subtree | None
+    subtree: directories.Subtree | None
 
 
 def _hand_over(
-    path: str, started: daemon.Daemon, seen: directories.MountTable, unusable: type[Error]
+    path: str, started: daemon.Daemon, table: directories.MountTable, unusable: type[Error]
 ) -> _HandedOver:
     try:
         fd = directories.open_directory(path)
     except OSError as error:
         raise unusable(directories.absolute(path), error.strerror) from error
     try:
-        return _HandedOver(started.hand_over(path, fd), os.fstat(fd), seen.find(fd))
+        return _HandedOver(started.hand_over(path, fd), os.fstat(fd), table.find(fd))
     finally:
         os.close(fd)
 
 
-def _warn(
+def _warn_of_hidden(
     lowers: Sequence[_HandedOver],
     upper: _HandedOver | None,
-    place: int,
+    mountpoint: int,
     warn: Callable[[str], None],
 ) -> None:
-    """Tell what is not seen in the mount, or behind it."""
+    """Name what the mount does not show, and what it covers."""
     for lower in lowers:
-        if upper and upper.place and lower.place and lower.place.contains(upper.place):
+        if upper and upper.subtree and lower.subtree and lower.subtree.contains(upper.subtree):
             warn(f"upper {upper.path}: lies inside the lower {lower.path}, which does not show it")
-    target = directories.real_path(place)
-    on = os.fstat(place)
+    target = directories.real_path(mountpoint)
+    covered = os.fstat(mountpoint)
     if mountpoints.find(target) is not None:
         warn(
             f"{target}: an overlaykit mount is there already: it is hidden until this one is unmounted"
         )
-    elif not any(os.path.samestat(on, one.stat) for one in [*lowers, *filter(None, [upper])]):
-        _warn_of_hidden(target, place, warn)
-
-
-def _warn_of_hidden(target: str, place: int, warn: Callable[[str], None]) -> None:
-    with contextlib.suppress(OSError), os.scandir(f"/proc/self/fd/{place}") as found:
-        if next(found, None) is not None:
-            warn(f"{target}: not empty: what it holds is hidden until this is unmounted")
+    elif not any(
+        os.path.samestat(covered, shown.stat) for shown in [*lowers, *filter(None, [upper])]
+    ):
+        with contextlib.suppress(OSError), os.scandir(f"/proc/self/fd/{mountpoint}") as found:
+            if next(found, None) is not None:
+                warn(f"{target}: not empty: what it holds is hidden until this is unmounted")

@@ -1,8 +1,8 @@
-"""Where overlaykit keeps what on the machine.
+"""The directories that hold state: the registry, scratch uppers, the log.
 
-Each kind of state has a list of places, by the XDG base directory specification first; the first one that works is
-taken. The home directory may be missing, not writable, or on a full or read-only disk: then state goes to the runtime
-directory or, as a directory of the user's own, below /tmp. A directory is made when something is put into it.
+Each kind of state has a list of candidates, those of the XDG base directory specification first; the first usable one
+is taken. The home directory may be missing, not writable, or on a full or read-only disk: then state goes to the
+runtime directory or to a directory of the user's own below /tmp. A directory is made when something is put into it.
 """
 
 from __future__ import annotations
@@ -46,47 +46,47 @@ class NoScratchPlace(Error):
 
 
 def runtime() -> str:
-    """The directory of the running views' entries, which is there only while some are.
+    """The directory of the registry, which exists only while views are running.
 
-    /run/overlaykit for root, else $XDG_RUNTIME_DIR/overlaykit, else one of the user's own in /tmp. Raises Error:
-    NoRuntimePlace.
+    /run/overlaykit for root, else $XDG_RUNTIME_DIR/overlaykit, else one of the user's own in /tmp.
+    Raises: NoRuntimePlace.
     """
     candidates = list(_runtime_candidates())
     for path in candidates:
-        # One that is there and unsafe is taken, too: `private` says so then, where another user may be at work.
+        # An unsafe directory is taken, too: `private` refuses it, because another user may have made it.
         if _is_writable(path if os.path.isdir(path) else os.path.dirname(path)):
             return path
     raise NoRuntimePlace(", ".join(candidates))
 
 
 def scratch() -> list[str]:
-    """The directories for uppers that are dropped when their view ends, best first; on disks, for they may grow."""
+    """The directories for uppers that end with their view, best first; on disks, because uppers may grow."""
     return [
         *_in_home("XDG_CACHE_HOME", ".cache"),
-        f"/var/tmp/{_NAME}-{privilege.outside(os.geteuid())}",  # noqa: S108  # `private` makes sure of it
+        f"/var/tmp/{_NAME}-{privilege.outside(os.geteuid())}",  # noqa: S108  # `private` checks it
     ]
 
 
 def make_scratch(place: str, name: str) -> str | None:
-    """Make the directory `name` in one of `scratch()`; None, and nothing of it left, if an upper cannot lie there."""
+    """Make the directory `name` in one of `scratch()`. Returns: its path, or None if an upper cannot lie there."""
     path = os.path.join(place, name)
     try:
         _make_private_with_parents(place)
         try:
             os.mkdir(path, 0o700)
-        except FileNotFoundError:  # another view has just ended, and `leave_scratch` removed it
+        except FileNotFoundError:  # `remove_empty_scratch` of another view removed it
             _make_private_with_parents(place)
             os.mkdir(path, 0o700)
-        if holds_marks(path):
+        if holds_markers(path):
             return path
         os.rmdir(path)
     except (OSError, PlaceUnsafe):
         pass
-    leave_scratch(place)
+    remove_empty_scratch(place)
     return None
 
 
-def leave_scratch(*places: str) -> None:
+def remove_empty_scratch(*places: str) -> None:
     """Remove those of `scratch()` that are empty."""
     for place in places:
         with contextlib.suppress(OSError):
@@ -94,8 +94,8 @@ def leave_scratch(*places: str) -> None:
                 os.rmdir(place)
 
 
-def holds_marks(path: str) -> bool:
-    """Whether an upper can lie in a directory of ours: its file system takes the marks."""
+def holds_markers(path: str) -> bool:
+    """Whether an upper can lie in this directory: its file system can hold overlay markers."""
     try:
         probe(os.fsencode(path), user=False).form(None)
     except OSError:
@@ -104,7 +104,7 @@ def holds_marks(path: str) -> bool:
 
 
 def log() -> str:
-    """The file that daemons write warnings to, made when there is something to say; empty if nothing can hold it."""
+    """The file for the warnings of daemons, which make it; empty if no directory can hold it."""
     for directory in (*_in_home("XDG_STATE_HOME", ".local", "state"), *_runtime_candidates()):
         path = os.path.join(directory, _LOG)
         if os.path.lexists(directory):
@@ -119,12 +119,12 @@ def log() -> str:
 
 
 def hidden() -> list[str]:
-    """The directories of uppers and entries that exist: not to be shown by a view over the host."""
+    """The existing directories of scratch uppers and entries, which a view over the host must not show."""
     return [path for path in (*scratch(), *_runtime_candidates()) if stat.S_ISDIR(_mode(path))]
 
 
 def private(path: str) -> str:
-    """Make a directory of the user's own where there is none. Raises Error (PlaceUnsafe) if it is not."""
+    """Make a directory that only this user may write to, if it does not exist. Raises: PlaceUnsafe."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -139,17 +139,19 @@ def _make_private_with_parents(path: str) -> None:
 
 
 def _runtime_candidates() -> Iterator[str]:
-    if os.geteuid() == 0:  # also in a view, whose /run is its own; in `unshare -r`, /run is closed
+    if (
+        os.geteuid() == 0
+    ):  # also in a view, which has a /run of its own; in `unshare -r`, /run is not writable
         yield f"/run/{_NAME}"
     if os.path.isabs(given := os.environ.get("XDG_RUNTIME_DIR", "")):
         yield os.path.join(given, _NAME)
-    yield f"/tmp/{_NAME}-{privilege.outside(os.geteuid())}"  # noqa: S108  # `private` makes sure of it
+    yield f"/tmp/{_NAME}-{privilege.outside(os.geteuid())}"  # noqa: S108  # `private` checks it
 
 
 def _in_home(variable: str, *default: str) -> Iterator[str]:
-    """The directory of a kind of state by the specification: a relative path is to be ignored, and so is such a home.
+    """The directory of a kind of state by the specification, which ignores relative paths.
 
-    A home that is missing is not made.
+    A missing home is not made.
     """
     if os.path.isabs(given := os.environ.get(variable, "")):
         yield os.path.join(given, _NAME)
@@ -158,7 +160,7 @@ def _in_home(variable: str, *default: str) -> Iterator[str]:
 
 
 def _can_be_made(path: str) -> bool:
-    """Whether a directory can be made, with those on the way to it."""
+    """Whether a directory and its missing parents can be made."""
     parent = os.path.dirname(path)
     while not os.path.lexists(parent):
         parent = os.path.dirname(parent)
@@ -170,7 +172,7 @@ def _is_writable(path: str) -> bool:
 
 
 def _is_private(path: str) -> bool:
-    """Whether a path is a directory, no symlink, which belongs to this user and which no other may write to."""
+    """Whether a path is a directory, not a symlink, that belongs to this user and that others cannot write to."""
     st = os.lstat(path)
     return stat.S_ISDIR(st.st_mode) and st.st_uid == os.geteuid() and not st.st_mode & _OF_OTHERS
 

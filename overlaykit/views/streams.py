@@ -1,4 +1,4 @@
-"""The standard streams of a command in a view, with subprocess's meaning of stdin, stdout and stderr."""
+"""The standard streams of a command in a view; stdin, stdout and stderr mean what they mean for subprocess."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _FIRST = 3
 
 
 class Streams:
-    """A context manager. `redirected`: what the launcher is to put in place of the standard descriptors.
+    """A context manager. `redirected`: the descriptors that replace the standard ones of the command.
 
-    After the launch, and not before since a launch forks, `release` lets go of the command's ends and starts to carry
-    what goes in and comes out. At the end of the block `output` and `errors` are whole.
+    Requires: `release` is called after the launch: a launch forks, so no thread may run before.
+    Ensures: at the end of the block `output` and `errors` are complete.
     """
 
     def __init__(self, stdin: Stream, stdout: Stream, stderr: Stream, given: bytes | None) -> None:
@@ -31,8 +31,8 @@ class Streams:
         self.output: bytes | None = None
         self.errors: bytes | None = None
         self._given = given
-        self._theirs = ExitStack()
-        self._ours = ExitStack()
+        self._command_ends = ExitStack()
+        self._own_ends = ExitStack()
         self._threads: list[threading.Thread] = []
         self._wanted = (stdin, stdout, stderr)
 
@@ -41,12 +41,12 @@ class Streams:
         with standard.filled(), ExitStack() as undo:
             undo.callback(self.__exit__)
             if self._given is not None or stdin == subprocess.PIPE:
-                self._start(0, self._write, self._given or b"")
+                self._pipe(0, self._write, self._given or b"")
             else:
                 self._redirect(0, stdin, os.O_RDONLY)
             for number, stream in ((1, stdout), (2, stderr)):
                 if stream == subprocess.PIPE:
-                    self._start(number, self._read, number)
+                    self._pipe(number, self._read, number)
                 elif number == 2 and stream == subprocess.STDOUT:
                     self._copy(2, self.redirected.get(1, 1))
                 else:
@@ -55,15 +55,15 @@ class Streams:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._theirs.close()
+        self._command_ends.close()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
-        self._ours.close()
+        self._own_ends.close()
 
     def release(self) -> None:
-        """Close the command's ends here, so that their end is seen, and carry what goes in and comes out."""
-        self._theirs.close()
+        """Close the command's ends in this process, so that readers see the end, and start to copy input and output."""
+        self._command_ends.close()
         for thread in self._threads:
             thread.start()
 
@@ -71,22 +71,22 @@ class Streams:
         if stream is None:
             return
         if stream == subprocess.DEVNULL:
-            self._own(number, os.open(os.devnull, mode | os.O_CLOEXEC))
+            self._give(number, os.open(os.devnull, mode | os.O_CLOEXEC))
         else:
             self._copy(number, stream if isinstance(stream, int) else stream.fileno())
 
     def _copy(self, number: int, source: int) -> None:
-        self._own(number, fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, _FIRST))
+        self._give(number, fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, _FIRST))
 
-    def _own(self, number: int, descriptor: int) -> None:
+    def _give(self, number: int, descriptor: int) -> None:
         self.redirected[number] = descriptor
-        self._theirs.callback(os.close, descriptor)
+        self._command_ends.callback(os.close, descriptor)
 
-    def _start(self, number: int, work: Callable[..., None], argument: object) -> None:
+    def _pipe(self, number: int, work: Callable[..., None], argument: object) -> None:
         reading, writing = os.pipe()
-        ours, theirs = (writing, reading) if number == 0 else (reading, writing)
-        self._own(number, theirs)
-        file = self._ours.enter_context(io.FileIO(ours, "w" if number == 0 else "r"))
+        own, command = (writing, reading) if number == 0 else (reading, writing)
+        self._give(number, command)
+        file = self._own_ends.enter_context(io.FileIO(own, "w" if number == 0 else "r"))
         self._threads.append(threading.Thread(target=work, args=(file, argument), daemon=True))
 
     @staticmethod

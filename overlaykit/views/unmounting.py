@@ -1,7 +1,7 @@
-"""The end of a mount: unmount, wait for its daemon, say who still holds it, or end it for them.
+"""Unmounting: detach a mount, wait for its daemon, name the processes that hold it, or end it by force.
 
-A mount is known by its device number, which a registry entry notes down: other mounts may have its path, in this mount
-namespace later on or in others now. No wait is without bound, and signals arrive in all of them.
+The device number in a registry entry identifies a mount: other mounts may have the same path, later in this mount
+namespace or now in others. Every wait has a bound, and signals arrive during all of them.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from overlaykit.mountinfo import Mount
-    from overlaykit.views.registry import Running
+    from overlaykit.views.registry import RunningView
 
 TIMEOUT: Final = 10.0
-"""Seconds that `umount` waits for the daemon's end at most, if nothing else is asked for."""
+"""The default time limit of `umount`, in seconds."""
 
-_ENDING: Final = 1.0
-"""Seconds that a mount which is not mounted here any more may take to end before it is said to be held."""
+_DETACHED_SECONDS: Final = 1.0
+"""How long a mount that is detached already may take to end before `umount` reports its holders."""
 
-_SOON: Final = 3.0
-"""Seconds after which it is said why a mount has not ended, and a step of an end by force is given up."""
+_DELAY_SECONDS: Final = 3.0
+"""How long `umount` waits before it reports a delay."""
+
+_STEP_SECONDS: Final = 3.0
+"""The time limit of each step of an unmount by force."""
 
 
 class StillHeld(Error):
@@ -51,10 +54,6 @@ class DaemonStuck(Error):
     message = "{0}: its daemon, process {1}, does not end: a disk below may not answer"
 
 
-class UpperHeld(Error):
-    message = "upper {0} is in use by {1}: {2}, or choose another upper"
-
-
 def umount(
     target: str,
     *,
@@ -63,154 +62,143 @@ def umount(
     timeout: float = TIMEOUT,
     on_delay: Callable[[str], None] = lambda held_by: None,
 ) -> None:
-    """Unmount, and return once its daemon has ended: what was written is in the upper, and nothing holds the layers.
+    """Unmount, and return once the daemon has ended: the upper has all that was written, the layers are free.
 
     Args:
       target: a mountpoint in this mount namespace, or the name of a mount.
-      lazy: take it out of sight though it is in use; it ends with its last user, and is not waited for until then.
-      force: end its connection; all that its users have written is flushed if they let us, and they get ENOTCONN.
-      timeout: seconds to wait for the daemon's end at most.
-      on_delay: called once with the holders, in words, if that takes its time.
+      lazy: detach a mount that is in use; it ends with its last user, and `umount` does not wait for that.
+      force: end its connection; what its users have written is flushed as far as permitted, and they get ENOTCONN.
+      timeout: the longest wait for the daemon's end, in seconds.
+      on_delay: called once, with a description of the holders, if the wait is long.
 
-    Raises Error: NotMounted, Busy, Covered, Unanswered, StillHeld, MountedElsewhere, DaemonStuck.
+    Raises: NotMounted, Busy, Covered, Unanswered, StillHeld, MountedElsewhere, DaemonStuck.
     """
     registry = Registry()
     mounted = mountpoints.find(target)
-    one = registry.of_mount(target) if mounted is None else registry.serving(mounted.device)
     if mounted is None:
-        if one is None:
+        running = registry.find_mount(target)
+        if running is None:
             raise mountpoints.NotMounted(target)
-        mounted = next(iter(mountpoints.of_device(one.about.device)), None)
-    if force:
-        _force(target, mounted, one)
-        registry.clear()
-    elif mounted is None:
-        assert one is not None
-        with _process(
-            one
-        ) as ended:  # it may be ending: another one may have unmounted it a moment ago
-            if ended >= 0 and not unmount.readable_within(ended, min(timeout, _ENDING)):
-                raise MountedElsewhere(target, one.about.name, _held_by(one))
+        mounted = next(iter(mountpoints.of_device(running.about.device)), None)
     else:
-        unmount.detach(mounted, lazy=lazy, goes_on=_progress(one))
+        running = registry.find_device(mounted.device)
+    if force:
+        _force(target, mounted, running)
+        registry.remove_ended()
+    elif mounted is not None:
+        unmount.detach(mounted, lazy=lazy, goes_on=_progress(running))
         if mountpoints.of_device(mounted.device):
-            return  # a bind mount of it, and another one is left
-        if one is not None and not (
-            lazy and holders.find(mounted.device, besides=one.about.daemon)
+            return  # a bind mount of it is left
+        if running is not None and not (
+            lazy and holders.find(mounted.device, besides=running.about.daemon)
         ):
-            _await_end(target, one, timeout, on_delay)
-    registry.leave()
+            _wait_for_end(target, running, timeout, on_delay)
+    elif running is not None and not _ends_within(running, min(timeout, _DETACHED_SECONDS)):
+        raise MountedElsewhere(target, running.about.name, running.describe_holders())
+    registry.remove_if_empty()
 
 
-def upper_held(upper: str, daemon: int) -> UpperHeld:
-    """Who has an upper in use, of which its daemon is known (0: it is not), and the way out."""
+def unmount_by_force(running: RunningView) -> None:
+    """End a mount, also if it is in use, and remove its entry. Raises: DaemonStuck."""
+    mounted = next(iter(mountpoints.of_device(running.about.device)), None)
+    _force(running.about.name, mounted, running)
     registry = Registry()
-    one = next((one for one in registry.running() if one.about.daemon == daemon), None)
-    if one is None:
-        which = f"process {daemon}" if daemon else "another view or mount"
-        return UpperHeld(upper, which, "end that one first")
-    name = one.about.name
-    if one.about.target is None:
-        return UpperHeld(upper, f"view {name} (process {one.about.pid})", "end that one first")
-    shown = mountpoints.of_device(one.about.device)
-    if shown:
-        target = shown[0].mountpoint
-        return UpperHeld(upper, f"the mount at {target}", f"'overlaykit umount {target}' first")
-    return UpperHeld(
-        upper,
-        f"mount {name}, which is not mounted here any more but held by {_held_by(one)}",
-        f"end these, or the mount with 'overlaykit umount --force {name}'",
-    )
+    registry.remove_ended()
+    registry.remove_if_empty()
 
 
-def discard(one: Running) -> None:
-    """End a mount that was made a moment ago, also if it is in use."""
-    _force(one.about.name, next(iter(mountpoints.of_device(one.about.device)), None), one)
-    registry = Registry()
-    registry.clear()
-    registry.leave()
-
-
-def _await_end(target: str, one: Running, timeout: float, on_delay: Callable[[str], None]) -> None:
+def _wait_for_end(
+    target: str, running: RunningView, timeout: float, on_delay: Callable[[str], None]
+) -> None:
     deadline = time.monotonic() + timeout
-    with _process(one) as ended:
-        if ended < 0 or unmount.readable_within(ended, min(timeout, _SOON)):
-            return
-        on_delay(_held_by(one))
-        if not unmount.readable_within(ended, deadline - time.monotonic()):
-            raise StillHeld(target, one.about.name, _held_by(one))
+    if _ends_within(running, min(timeout, _DELAY_SECONDS)):
+        return
+    on_delay(running.describe_holders())
+    if not _ends_within(running, deadline - time.monotonic()):
+        raise StillHeld(target, running.about.name, running.describe_holders())
 
 
-def _force(target: str, mounted: Mount | None, one: Running | None) -> None:
-    """Flush, end the connection, end the daemon, and take the mount out of sight: each for so long and no longer."""
-    if one is not None:
-        _flush(mounted, one)
-        with _process(one) as ended:
-            with contextlib.suppress(OSError):
-                control.ask(one.control, control.End(), seconds=_SOON)
-            if ended >= 0 and not unmount.readable_within(ended, _SOON):
-                # Its end closes the connection. To abort that by its number is for a daemon that cannot end: once the
-                # mount is gone, another one's connection may have the number.
-                signal.pidfd_send_signal(ended, signal.SIGKILL)
-                if not unmount.readable_within(ended, _SOON):
-                    unmount.abort(one.about.device)
-                    if not unmount.readable_within(ended, _SOON):
-                        raise DaemonStuck(target, one.about.daemon)
+def _force(target: str, mounted: Mount | None, running: RunningView | None) -> None:
+    """Flush, end the connection and the daemon, detach the mount. Each step has a time limit."""
+    if running is not None:
+        _flush(mounted, running)
+        _end_daemon(target, running)
     elif mounted is not None:
         unmount.abort(mounted.device)
     if mounted is not None:
         unmount.detach(mounted, lazy=True)
 
 
-def _progress(one: Running | None) -> Callable[[], bool]:
-    """A question whether the daemon has answered any request of the kernel's since it was asked last."""
-    seen = 0
+def _end_daemon(target: str, running: RunningView) -> None:
+    """End the daemon, whose end closes the connection: ask it, kill it, abort the connection. Raises: DaemonStuck.
+
+    The abort comes last, for a daemon that cannot end: it takes the connection's number, which another mount may have
+    once this one is gone.
+    """
+    with _pidfd(running) as ended:
+        with contextlib.suppress(OSError):
+            control.ask(running.control, control.End(), seconds=_STEP_SECONDS)
+        if ended < 0 or unmount.readable_within(ended, _STEP_SECONDS):
+            return
+        signal.pidfd_send_signal(ended, signal.SIGKILL)
+        if unmount.readable_within(ended, _STEP_SECONDS):
+            return
+        unmount.abort(running.about.device)
+        if not unmount.readable_within(ended, _STEP_SECONDS):
+            raise DaemonStuck(target, running.about.daemon)
+
+
+def _progress(running: RunningView | None) -> Callable[[], bool]:
+    """A function that says whether the daemon has answered a request of the kernel's since its last call."""
+    answered = 0
 
     def goes_on() -> bool:
-        nonlocal seen
-        before = seen
+        nonlocal answered
+        before = answered
         with contextlib.suppress(OSError):
-            if one is not None:
-                counted = control.ask(one.control, control.Count(), seconds=_SOON)
+            if running is not None:
+                counted = control.ask(running.control, control.Count(), seconds=_STEP_SECONDS)
                 if isinstance(counted, control.Counted):
-                    seen = sum(counted.requests.values())
-        return seen > before
+                    answered = sum(counted.requests.values())
+        return answered > before
 
     return goes_on
 
 
-def _flush(mounted: Mount | None, one: Running) -> None:
-    """Have the kernel write to the daemon what programs have written so far, as sync(1) does with a path of a mount."""
+def _flush(mounted: Mount | None, running: RunningView) -> None:
+    """Have the kernel write its dirty pages to the daemon, as sync(1) does for a path in a mount."""
     paths = [mounted.mountpoint] if mounted is not None else []
-    for holder in holders.find(one.about.device, besides=one.about.daemon):
+    for holder in holders.find(running.about.device, besides=running.about.daemon):
         with contextlib.suppress(OSError):
-            paths += holders.paths(holder.pid, one.about.device)
-    for path in paths[:1]:
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(
-                ["sync", "--file-system", path],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=_SOON,
-                check=False,
-            )
+            paths += holders.paths(holder.pid, running.about.device)
+    if not paths:
+        return
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(
+            ["sync", "--file-system", paths[0]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_STEP_SECONDS,
+            check=False,
+        )
 
 
-def _held_by(one: Running) -> str:
-    found = holders.find(one.about.device, besides=one.about.daemon)
-    return holders.describe(found) if found else f"its daemon alone (process {one.about.daemon})"
+def _ends_within(running: RunningView, seconds: float) -> bool:
+    """Wait until the daemon has ended, at most so long."""
+    with _pidfd(running) as ended:
+        return ended < 0 or unmount.readable_within(ended, seconds)
 
 
 @contextlib.contextmanager
-def _process(one: Running) -> Iterator[int]:
+def _pidfd(running: RunningView) -> Iterator[int]:
     """A pidfd of the daemon; -1 if it has ended."""
     try:
-        process = os.pidfd_open(one.about.daemon)
+        pidfd = os.pidfd_open(running.about.daemon)
     except ProcessLookupError:
         yield -1
         return
     try:
-        yield process if one.is_running() else -1
+        yield pidfd if running.is_running() else -1
     finally:
-        os.close(process)
+        os.close(pidfd)

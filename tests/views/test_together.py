@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from overlaykit.fuse import control, mount, mountpoints, unmount
 from overlaykit.fuse.spec import MountFlags
-from overlaykit.views import Registry, Running
+from overlaykit.views import Registry, RunningView
 
 from .fixtures import only_as
 from .user import TestUser
@@ -108,7 +108,7 @@ def test_the_daemon_forgets_what_the_kernel_has_forgotten(user: TestUser) -> Non
     user.succeeds("umount", target)
 
 
-def held(mount: Running) -> dict[str, int]:
+def held(mount: RunningView) -> dict[str, int]:
     """What its daemon holds in memory."""
     counted = control.ask(mount.control, control.Count())
     assert isinstance(counted, control.Counted)

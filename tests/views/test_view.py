@@ -15,7 +15,7 @@ from overlaykit.errors import Error
 from overlaykit.layers import Store
 from overlaykit.namespace import Bind, CommandNotFound
 from overlaykit.views import Registry, View
-from overlaykit.views.registry import About, Entry
+from overlaykit.views.entry import About, Entry
 from overlaykit.views.view import (
     ChildrenLost,
     CommandRunning,
@@ -96,8 +96,8 @@ def test_a_command_that_has_ended_before_it_is_noted_down_is_no_failure(
 
     def publish_late(entry: Entry, about: About) -> None:
         await_end(about.pid)
-        assert view._daemon is not None
-        if view._daemon.mount < 0:  # nobody holds the files: the daemon ends too
+        assert view._rootfs is not None
+        if view._rootfs.daemon.mount < 0:  # nobody holds the files: the daemon ends too
             await_end(about.daemon)
         publish(entry, about)
 
@@ -406,9 +406,9 @@ def test_a_program_that_ignores_its_children_is_told(user: TestUser) -> None:
 def test_a_command_after_the_daemons_death_says_that_the_files_are_gone(user: TestUser) -> None:
     with View() as view:
         view.run(["true"], check=True)
-        assert view._daemon is not None
-        view._daemon.process.kill()
-        view._daemon.process.wait()
+        assert view._rootfs is not None
+        view._rootfs.daemon.process.kill()
+        view._rootfs.daemon.process.wait()
         with pytest.raises(DaemonEnded):
             view.run(["true"])
 

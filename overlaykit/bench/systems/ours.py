@@ -41,4 +41,4 @@ class Ours(Mounting):
         return Counted(directories.target, found.control, found.about.daemon)
 
     def unmounted(self) -> None:
-        Registry().leave()
+        Registry().remove_if_empty()

@@ -1,8 +1,8 @@
 """Mount options: what `-o` takes.
 
-`table` says which there are and what becomes of each; start there. `quoting` splits texts, `stack` reads them.
+Start reading at `table`, which lists the options and their effects. `quoting` splits texts, `parser` reads them.
 """
 
-from overlaykit.views.options.stack import Stack, parse_options
+from overlaykit.views.options.parser import ParsedOptions, parse_options
 
-__all__ = ["Stack", "parse_options"]
+__all__ = ["ParsedOptions", "parse_options"]

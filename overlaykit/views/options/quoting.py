@@ -1,8 +1,7 @@
-"""How options are separated and quoted, as the kernel's overlayfs and libfuse read them.
+"""Separators and quotes of mount options, as the kernel's overlayfs and libfuse read them.
 
-Options end at a comma, lowers at a colon. A backslash takes the meaning from the character after it, and three octal
-digits after it are a byte (libfuse: lib/fuse_opt.c). The value of an SELinux context may be quoted (mount(8)), as it
-may hold commas.
+Options end at a comma, lowers at a colon. A backslash escapes the next character; with three octal digits it is a byte
+(libfuse: lib/fuse_opt.c). The value of an SELinux context may be quoted (mount(8)), because it may hold commas.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def split_options(text: str) -> list[str]:
 
 
 def split_lowers(text: str) -> list[str]:
-    """What is between the colons, still quoted; may be empty."""
+    """The lowers between the colons, still quoted; some may be empty."""
     return _pieces(_LOWER, text)
 
 
@@ -39,7 +38,7 @@ def unescape(text: str) -> str:
 
 
 def unescape_comma(text: str) -> str:
-    """The text as the kernel's overlayfs reads lowerdir+=: a backslash is itself, save before a comma."""
+    """The text as the kernel's overlayfs reads lowerdir+=: a backslash only escapes a comma."""
     return text.replace("\\,", ",")
 
 
@@ -60,5 +59,5 @@ def _pieces(pattern: re.Pattern[str], text: str) -> list[str]:
 
 
 def _escaped(match: re.Match[bytes]) -> bytes:
-    what = match[1]
-    return bytes([int(what, 8)]) if len(what) == 3 else what
+    escaped = match[1]
+    return bytes([int(escaped, 8)]) if len(escaped) == 3 else escaped

@@ -1,7 +1,7 @@
-"""The table of mount options: parsing, `--help` and docs/mount-options.md follow it.
+"""The table of mount options and their effects: the parser, `--help` and docs/mount-options.md follow it.
 
-It has those of mount(8), of the kernel's overlayfs up to Linux 6.18 (Documentation/filesystems/overlayfs.rst,
-fs/overlayfs/params.c) and of fuse-overlayfs with what it passes to libfuse.
+It lists the options of mount(8), of the kernel's overlayfs up to Linux 6.18 (Documentation/filesystems/overlayfs.rst,
+fs/overlayfs/params.c) and of fuse-overlayfs with those that it passes to libfuse.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 
 class Effect(enum.Enum):
-    """What becomes of an option."""
+    """The effect of an option."""
 
     ACTS = "acts"
     NEEDLESS = "accepted: it cannot matter"
@@ -22,10 +22,10 @@ class Effect(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Options with one thing to say of them.
+    """Options that share an effect and a description.
 
-    `spellings`: an option each, separated by spaces: `ro`, `index=on|off`, `upperdir=DIR`, `user[=NAME]`. Values in
-    lower case or digits are those that may be given, one in upper case is a placeholder; `x-*` is any that begins so.
+    `spellings`: the options, separated by spaces: `ro`, `index=on|off`, `upperdir=DIR`, `user[=NAME]`. Values in lower
+    case or digits are the permitted ones, one in upper case is a placeholder; `x-*` is any key with that prefix.
     """
 
     spellings: str
@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """One option: its key (`x-*`: any with that beginning), its value, and its row."""
+    """One option: its key (`x-*`: any key with that prefix), its values, and its row."""
 
     key: str
     spelling: str
@@ -233,21 +233,21 @@ def _known(row: Row, spelling: str) -> Known:
 
 
 KNOWN: Final = tuple(_known(row, spelling) for row in ROWS for spelling in row.spellings.split())
-"""Every option of the table; one key several times where its values are treated differently."""
+"""Every option of the table; a key occurs several times if its values have different effects."""
 
 
 def find(key: str) -> list[Known]:
-    """What the table says of a key: nothing if it is unknown; the longest beginning (`x-*`) of several."""
+    """The options with this key, or else with the longest prefix (`x-*`) of it; none if the key is unknown."""
     exact = [known for known in KNOWN if known.key == key]
     if exact:
         return exact
-    beginnings = [
+    prefixes = [
         known for known in KNOWN if known.key.endswith("*") and key.startswith(known.key[:-1])
     ]
-    longest = max((len(known.key) for known in beginnings), default=0)
-    return [known for known in beginnings if len(known.key) == longest]
+    longest = max((len(known.key) for known in prefixes), default=0)
+    return [known for known in prefixes if len(known.key) == longest]
 
 
 def describe(effect: Effect) -> list[tuple[str, str]]:
-    """The options of that effect and what is said of them, for a person to read."""
+    """The options with that effect, a row each: names and description."""
     return [(", ".join(row.spellings.split()), row.text) for row in ROWS if row.effect is effect]

@@ -1,4 +1,4 @@
-"""Read mount options: texts in, a `Stack` out."""
+"""The parser of mount options: the texts of `-o` become `ParsedOptions`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class OptionRefused(Error):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stack:
-    """What `-o` asks for: the directories as they were written, top first, and how to mount them.
+class ParsedOptions:
+    """The directories as they were written, lowers top first, and how to mount them.
 
-    `notes`: what to tell about options that do not do all they say, a line each.
+    `notes`: a line for the user about each option that does less than its name says.
     """
 
     lowerdir: tuple[str, ...]
@@ -71,21 +71,21 @@ _SWITCHES: Final[dict[str, dict[str, bool]]] = {
             *("squash_to_root", "static_nlink", "allow_other"),
         )
     },
-    # The values of these two say yes or no.
+    # These two are switches with a value.
     "fsync=0": {"volatile": True},
     "fsync=1": {"volatile": False},
     "noxattrs=0": {"noxattr": False},
     "noxattrs=1": {"noxattr": True},
 }
-"""What an option switches on or off; a later one may switch it again (mount(8))."""
+"""The switches that an option sets; a later option may set them again (mount(8))."""
 
 
-def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> Stack:
-    """Read the texts of one or several `-o`, which add up; what comes later wins.
+def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> ParsedOptions:
+    """Parse the texts of one or several `-o`, which add up; a later option wins over an earlier one.
 
-    `source`: what the table of mounts shows, unless `fsname=` says so. `sloppy`: unknown options are ignored.
+    `source`: the source in the table of mounts, unless `fsname=` names it. `sloppy`: ignore unknown options.
 
-    Raises Error: OptionUnknown, OptionInvalid, OptionRefused.
+    Raises: OptionUnknown, OptionInvalid, OptionRefused.
     """
     given = _Given()
     for text in texts:
@@ -103,7 +103,7 @@ def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> Stack:
     upper, work = values.get("upperdir"), values.get("workdir")
     if upper is not None and on("ro"):
         lowers, upper, work = [upper, *lowers], None, None
-    return Stack(
+    return ParsedOptions(
         lowerdir=tuple(lowers),
         upperdir=upper,
         workdir=work,
@@ -142,7 +142,7 @@ def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> Stack:
 
 _PERMISSIONS: Final[dict[str, Literal[0, 1, 2]]] = {"0": 0, "1": 1, "2": 2}
 
-# As in the kernel, "off" makes no redirects but follows those that are there.
+# As in the kernel, "off" makes no redirects but follows existing ones.
 _REDIRECTS: Final[dict[str, Literal["on", "follow", "nofollow"]]] = {
     "on": "on",
     "off": "follow",
@@ -193,7 +193,7 @@ class _Given:
 
 
 def _row(option: str, key: str, value: str | None) -> table.Row:
-    """What the table says of an option. Raises Error unless it is one to be taken, with or without that value."""
+    """The row of an option with that value. Raises: Error if the option is unknown, invalid or refused."""
     known = table.find(key)
     if not known:
         acting = [one for one in table.KNOWN if one.row.effect is Effect.ACTS]
@@ -231,7 +231,7 @@ def _path(option: str, path: str) -> str:
 
 
 def _ids(given: _Given, squash: str, mapping: str) -> IdSpec:
-    """How users or groups are shown. A mapping is `HOST:CONTAINER:COUNT`, repeated; a leading colon does no harm."""
+    """How users or groups are shown. A mapping is `HOST:CONTAINER:COUNT`, repeated; a leading colon is ignored."""
     values = given.values
     if squash in values:
         return IdSpec(squash_to=_number(values, squash))

@@ -1,0 +1,57 @@
+"""The launch of a command in a view: what the caller of `View.launch` asks for, as the launcher's spec."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from overlaykit import namespace
+from overlaykit.namespace import environment
+from overlaykit.views.spec import require_list
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from overlaykit.namespace.environment import Environment
+    from overlaykit.views.spec import ViewSpec
+
+
+def launch_spec(
+    view: ViewSpec,
+    argv: Sequence[str],
+    *,
+    hostname: str,
+    env: Mapping[str, str] | Environment | None,
+    cwd: str | None,
+    pass_fds: Collection[int],
+    umask: int | None,
+    redirected: Mapping[int, int],
+    keep: bool,
+) -> namespace.LaunchSpec:
+    """The launch of `argv` in a view. Raises: TypeError or ValueError for what execve(2) cannot take."""
+    variables = os.environ if env is None else env
+    return namespace.LaunchSpec(
+        argv=_checked(argv),
+        env=variables if isinstance(variables, tuple) else environment.entries(variables),
+        cwd=environment.current_directory() if cwd is None else cwd,
+        cwd_required=cwd is not None,
+        hostname=hostname,
+        network=view.network,
+        binds=view.binds,
+        ports=view.ports,
+        descriptors=tuple(pass_fds),
+        umask=umask,
+        redirected=redirected,
+        keep=keep,
+    )
+
+
+def _checked(argv: Sequence[str]) -> tuple[str, ...]:
+    require_list("argv", argv)
+    command = tuple(map(os.fsdecode, argv))
+    if not command:
+        raise ValueError("argv: no command given")
+    for word in command:
+        if "\0" in word:
+            raise ValueError(f"argv: {word!r} holds a zero byte")
+    return command

@@ -1,0 +1,196 @@
+"""One entry of the registry: the directory of a running view or mount, its lock and its scratch.
+
+An entry holds `about.json`, the daemon's `control` socket and the directory `stage`. Each process of the view holds
+a lock on the entry (flock(2)), which ends with the last of them. An entry without a lock belongs to a view that was
+killed: the next command removes it with its scratch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from overlaykit import codec
+from overlaykit.errors import Error
+from overlaykit.namespace import errno_as_root, is_privileged
+from overlaykit.rmtree import rmtree_path
+from overlaykit.views import places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ABOUT: Final = "about.json"
+_SCRATCH: Final = "scratch"
+"""In an entry: a symlink to the scratch directory, or that directory where no disk has a place for it."""
+
+
+class EntryUnwritable(Error):
+    message = (
+        "{0}: a running view cannot be noted down there ({1}): make room, or set XDG_RUNTIME_DIR "
+        "to a directory elsewhere"
+    )
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """What an entry says of its view or mount.
+
+    `started`: nanoseconds since the epoch. `device`: st_dev of the mount, which identifies it. A view has a `command`,
+    a mount a `target`, a path in the mount namespace `namespace`.
+    """
+
+    name: str
+    pid: int
+    daemon: int
+    started: int
+    layers: tuple[str, ...]
+    device: int
+    upper: str | None = None
+    namespace: int = 0
+    target: str | None = None
+    command: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
+
+
+class Entry:
+    """An entry of this process. The processes of the view keep `lock` open; `close` removes the entry."""
+
+    def __init__(self, path: str, lock: int) -> None:
+        self.path = path
+        self.name = os.path.basename(path)
+        self.lock = lock
+        self.stage = os.path.join(path, "stage")
+        self.control = control_socket(path)
+
+    def listen(self) -> socket.socket:
+        """Bind the control socket and listen on it."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # A socket's path is short (unix(7)); the entry's may be long.
+        with _directory(self.path) as fd, writing_entries(os.path.dirname(self.path)):
+            listener.bind(f"/proc/self/fd/{fd}/control")
+        listener.listen()
+        return listener
+
+    def publish(self, about: About) -> None:
+        """Show the entry to other commands."""
+        path = os.path.join(self.path, _ABOUT)
+        with writing_entries(os.path.dirname(self.path)):
+            with open(path + ".new", "wb") as file:
+                file.write(codec.encode(about))
+            os.rename(path + ".new", path)
+
+    def make_scratch(self) -> str:
+        """Make the directory that is removed with the entry, on a disk if possible. Raises: NoScratchPlace."""
+        path = os.path.join(self.path, _SCRATCH)
+        name = f"{_SCRATCH}-{self.name}"
+        for place in places.scratch():
+            with writing_entries(os.path.dirname(self.path)):
+                os.symlink(os.path.join(place, name), path)
+            if made := places.make_scratch(place, name):
+                return made
+            os.unlink(path)
+        os.mkdir(path, 0o700)
+        if not places.holds_markers(path):
+            raise places.NoScratchPlace(", ".join((*places.scratch(), self.path)))
+        return path
+
+    @property
+    def cleanup_paths(self) -> tuple[str, ...]:
+        """The directories that the daemon removes if it outlives the view's other processes."""
+        return _cleanup_paths(self.path)
+
+    def close(self) -> None:
+        """Release the lock and remove the entry, unless the daemon still holds the lock: then the daemon removes it."""
+        with contextlib.suppress(OSError):
+            os.close(self.lock)
+        remove_unlocked(self.path)
+
+
+def control_socket(path: str) -> str:
+    """The socket on which the daemon of the entry at `path` listens."""
+    return os.path.join(path, "control")
+
+
+def read(path: str) -> About | None:
+    """What the entry at `path` says; None if it is not published or damaged."""
+    try:
+        with open(os.path.join(path, _ABOUT), "rb") as file:
+            about: About = codec.decode(file.read(), About)
+    except (OSError, ValueError):
+        return None
+    return about
+
+
+def remove_unlocked(path: str) -> None:
+    """Remove the entry at `path` and its scratch, unless a process holds its lock."""
+    lock = acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if lock < 0:
+        return
+    try:
+        for unused in _cleanup_paths(path):
+            _remove(unused)
+    finally:
+        os.close(lock)
+
+
+def is_locked(path: str) -> bool:
+    """Whether a process of the view at `path` is alive."""
+    lock = acquire(path, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    if lock >= 0:
+        os.close(lock)
+        return False
+    return os.path.isdir(path)
+
+
+def acquire(path: str, operation: int) -> int:
+    """Lock a directory (flock(2)): a descriptor; -1 if another process has the lock, or the directory is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    try:
+        fcntl.flock(fd, operation)
+    except BlockingIOError:
+        os.close(fd)
+        return -1
+    return fd
+
+
+@contextlib.contextmanager
+def writing_entries(directory: str) -> Iterator[None]:
+    """Raises: EntryUnwritable in place of an OSError of the block."""
+    try:
+        yield
+    except OSError as error:
+        raise EntryUnwritable(directory, error.strerror) from error
+
+
+def _remove(path: str) -> None:
+    try:
+        rmtree_path(path)
+    except PermissionError:  # files of the view's other users, which have subordinate ids
+        if not is_privileged():
+            errno_as_root(lambda: rmtree_path(path))
+    except OSError:
+        pass
+
+
+def _cleanup_paths(path: str) -> tuple[str, ...]:
+    """The directories of an entry in the order of their removal: the entry names the scratch, so it goes last."""
+    try:
+        return os.readlink(os.path.join(path, _SCRATCH)), path
+    except OSError:  # there is none, or it lies in the entry
+        return (path,)
+
+
+@contextlib.contextmanager
+def _directory(path: str) -> Iterator[int]:
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

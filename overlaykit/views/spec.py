@@ -1,0 +1,86 @@
+"""The description of a view: plain data, validated when it is made."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Literal, get_args
+
+import msgspec
+
+from overlaykit import namespace
+from overlaykit.fuse.directories import UpperUnusable
+from overlaykit.namespace import Bind, Port
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Network = Literal["private", "host", "none"]
+
+
+class ViewSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a view shows and what it shares with the host.
+
+    Raises: ValueError; Error for an empty upper or for binds that conflict.
+    """
+
+    layers: tuple[str, ...]
+    """Top first: `host`, names of the store, or directories (a path with a slash, or `dir:PATH`)."""
+    upper: str | None = None
+    """The absolute path of the directory that keeps changes; None: they are dropped at the end."""
+    read_only: bool = False
+    """Whether changes are refused with EROFS."""
+    name: str | None = None
+    """None: the registry chooses one."""
+    network: Network = "private"
+    binds: tuple[Bind, ...] = ()
+    ports: tuple[Port, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.upper is not None and self.read_only:
+            raise ValueError("a read-only view has no upper")
+        if not self.layers:
+            raise ValueError("layers: name one at least")
+        networks = get_args(Network)
+        if self.network not in networks:
+            raise ValueError(f"network: {self.network!r} is none of {', '.join(networks)}")
+        if self.upper == "":  # and not the working directory
+            raise UpperUnusable(self.upper, os.strerror(errno.ENOENT))
+        namespace.binds.check(self.binds)
+
+
+def require_list(what: str, given: object) -> None:
+    """Raises: TypeError for one text, of which Python would take each character for an item."""
+    if isinstance(given, str | bytes):
+        raise TypeError(f"{what}: give a list, [{given!r}], not one text")
+
+
+def describe(
+    layers: Sequence[str],
+    *,
+    upper: str | None,
+    read_only: bool,
+    name: str | None,
+    network: Network,
+    binds: Sequence[Bind | str],
+    ports: Sequence[Port | str],
+) -> ViewSpec:
+    """The spec of what a caller of `View` names: texts are parsed, a relative upper is made absolute.
+
+    Raises: TypeError, ValueError, Error.
+    """
+    for what, given in {"layers": layers, "binds": binds, "ports": ports}.items():
+        require_list(what, given)
+    return ViewSpec(
+        layers=tuple(layers),
+        upper=os.path.abspath(upper) if upper else upper,
+        read_only=read_only,
+        name=name,
+        network=network,
+        binds=tuple(
+            namespace.parse_bind(bind) if isinstance(bind, str) else bind for bind in binds
+        ),
+        ports=tuple(
+            namespace.parse_port(port) if isinstance(port, str) else port for port in ports
+        ),
+    )

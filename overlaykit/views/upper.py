@@ -1,0 +1,93 @@
+"""The upper of a view and its work directory: named by the user, or scratch directories of the registry entry."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from overlaykit.errors import Error
+from overlaykit.fuse import directories
+from overlaykit.rmtree import rmtree_path
+
+if TYPE_CHECKING:
+    import contextlib
+
+    from overlaykit.views.entry import Entry
+
+
+class UpperMissing(Error):
+    message = "--upper {0}: there is no directory to make it in: create its parent first"
+
+
+class UpperOnMountpoint(Error):
+    message = (
+        "--upper {0}: a file system is mounted just there, and there has to be room beside an "
+        "upper on the same one: name a directory in it"
+    )
+
+
+class WorkBesideUpperUnusable(Error):
+    message = (
+        "--upper {0}: {1} beside it, for work in progress, cannot be used ({2}): name a directory "
+        "whose parent you may write to"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upper:
+    """The directories for changes and for work in progress. `made`: whether the upper is new."""
+
+    path: str
+    work: str
+    made: bool = False
+
+
+def prepare_kept(upper: str, undo: contextlib.ExitStack) -> Upper:
+    """Make the upper that a user names, and the work directory beside it, where they do not exist.
+
+    `undo` removes what was made. Raises: Error.
+    """
+    path = directories.lasting_path(upper)
+    parent, name = os.path.split(path)
+    if not os.path.isdir(parent):
+        raise UpperMissing(path)
+    if os.path.ismount(path):
+        raise UpperOnMountpoint(path)
+    work = os.path.join(parent, f".{name}.overlaykit")
+    try:
+        made = _make(path, undo)
+    except OSError as error:
+        raise directories.UpperUnusable(path, _reason(error)) from None
+    try:
+        _make(work, undo)
+    except OSError as error:
+        raise WorkBesideUpperUnusable(path, os.path.basename(work), _reason(error)) from None
+    return Upper(path=path, work=work, made=made)
+
+
+def prepare_scratch(entry: Entry) -> Upper:
+    """Make an upper and a work directory that are removed with the entry. Raises: Error."""
+    scratch = entry.make_scratch()
+    upper = Upper(path=os.path.join(scratch, "upper"), work=os.path.join(scratch, "work"))
+    for path in (upper.path, upper.work):
+        try:
+            os.mkdir(path, 0o700)
+        except OSError as error:
+            raise directories.UpperUnusable(path, _reason(error)) from None
+    return upper
+
+
+def _make(path: str, undo: contextlib.ExitStack) -> bool:
+    """Whether the directory is new."""
+    if os.path.isdir(path):
+        return False
+    os.mkdir(path, 0o700)
+    undo.callback(rmtree_path, path)
+    return True
+
+
+def _reason(error: OSError) -> str:
+    number = errno.ENOTDIR if error.errno == errno.EEXIST else error.errno
+    return os.strerror(number or errno.EIO)
