@@ -1,8 +1,7 @@
-/* The call copy_up: its arguments, the GIL, and how it is stopped. The work is in copyup_data.c and
- * copyup_metadata.c. */
+/* The call copy_up: its arguments, the GIL, and how a signal stops it. The work is in
+ * copyup_data.c and copyup_metadata.c. */
 #include "copyup.h"
 
-#include <poll.h>
 #include <stdbool.h>
 #include <unistd.h>
 
@@ -26,20 +25,6 @@ copyup_signals(struct copyup *copy)
 int
 copyup_checkpoint(struct copyup *copy)
 {
-    if (copy->cancel >= 0) {
-        struct pollfd told = {.fd = copy->cancel, .events = POLLIN};
-        if (poll(&told, 1, 0) < 0) {
-            return -1;
-        }
-        if (told.revents & POLLNVAL) {
-            errno = EBADF;
-            return -1;
-        }
-        if (told.revents != 0) {
-            errno = ECANCELED;
-            return -1;
-        }
-    }
     /* Python runs signal handlers in the main thread only; elsewhere, do not wait for the GIL. */
     return getpid() == gettid() ? copyup_signals(copy) : 0;
 }
@@ -95,15 +80,14 @@ id_from(PyObject *given, void *address)
 static PyObject *
 py_copy_up(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"",       "",  "data", "metadata", "uid", "gid", "skip_xattrs",
-                               "cancel", NULL};
-    struct copyup copy = {.cancel = -1, .uid = (uid_t)-1, .gid = (gid_t)-1};
+    static char *keywords[] = {"", "", "data", "metadata", "uid", "gid", "skip_xattrs", NULL};
+    struct copyup copy = {.uid = (uid_t)-1, .gid = (gid_t)-1};
     int data = 1;
     int metadata = 1;
     PyObject *skip = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii|$ppO&O&O!i:copy_up", keywords, &copy.src,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii|$ppO&O&O!:copy_up", keywords, &copy.src,
                                      &copy.dst, &data, &metadata, id_from, &copy.uid, id_from,
-                                     &copy.gid, &PyTuple_Type, &skip, &copy.cancel)) {
+                                     &copy.gid, &PyTuple_Type, &skip)) {
         return NULL;
     }
     copy.skip_count = skip ? (size_t)PyTuple_Size(skip) : 0;
@@ -124,7 +108,7 @@ py_copy_up(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 PyMethodDef native_copyup_methods[] = {
     NATIVE_METHOD(copy_up,
                   "($module, src, dst, /, *, data=True, metadata=True, uid=-1, gid=-1, "
-                  "skip_xattrs=(), cancel=-1)",
+                  "skip_xattrs=())",
                   "Make the empty inode dst what the inode src is; say how the bytes travelled."),
     {NULL, NULL, 0, NULL},
 };

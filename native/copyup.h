@@ -26,8 +26,7 @@ struct copyup_prefix {
 struct copyup {
     int src;
     int dst;
-    int cancel; /* becomes readable when the copy should stop; -1: never */
-    uid_t uid;  /* the owner to give; -1: the source's own */
+    uid_t uid; /* the owner to give; -1: the source's own */
     gid_t gid;
     struct stat source; /* as it was when the copy began, before reading moved its atime */
     enum copyup_way way;
@@ -39,7 +38,7 @@ struct copyup {
 /* Run Python's signal handlers. */
 int copyup_signals(struct copyup *copy);
 
-/* Between two chunks: fail with ECANCELED when told to stop, and let Ctrl-C through. */
+/* Between two chunks: let Ctrl-C through. */
 int copyup_checkpoint(struct copyup *copy);
 
 /* Copy the bytes and holes of a regular file; sets `way`. */

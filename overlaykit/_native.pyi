@@ -195,7 +195,6 @@ def copy_up(
     uid: int = -1,
     gid: int = -1,
     skip_xattrs: tuple[bytes, ...] = (),
-    cancel: int = -1,
 ) -> Literal["clone", "copy_file_range", "read_write", "none"]:
     """Make the empty inode `dst` what the inode `src` is; say how the bytes travelled.
 
@@ -219,9 +218,10 @@ def copy_up(
     its mode. Either descriptor may be O_PATH where no data is copied (this needs /proc). The
     offsets of both mean nothing afterwards.
 
-    Raises OSError: ENOSPC, EDQUOT, EIO and the like as the kernel gave them; ECANCELED when
-    `cancel` (an eventfd or pipe, polled between chunks of at most 8 MiB) became readable. After a
-    failure `dst` is half made: the caller drops it.
+    In the main thread, Python signal handlers run between chunks of at most 8 MiB.
+
+    Raises OSError: ENOSPC, EDQUOT, EIO and the like as the kernel gave them. After a failure `dst`
+    is half made: the caller drops it.
     """
 
 def adapts_session() -> bool:

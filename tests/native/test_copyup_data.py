@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -17,7 +16,6 @@ from overlaykit import _native
 from .sandbox import on_image, refused, sandboxed
 
 MIB = 1 << 20
-IN_MODIFY = 2  # sys/inotify.h
 
 
 def create(path: str) -> int:
@@ -204,33 +202,7 @@ def test_descriptors_that_do_not_serve_are_refused() -> None:
     with refused(errno.EBADF):
         _native.copy_up(src, os.open("dst", os.O_RDONLY))
     with refused(errno.EBADF):
-        _native.copy_up(src, dst, cancel=999)
-    with refused(errno.EBADF):
         _native.copy_up(999, dst)
-
-
-@sandboxed
-def test_a_copy_that_was_cancelled_before_it_began_moves_nothing() -> None:
-    src, dst, cancel = filled("src", 10), create("dst"), os.eventfd(0)
-    _native.copy_up(src, dst, cancel=cancel)
-    os.ftruncate(dst, 0)
-    os.eventfd_write(cancel, 1)
-    with refused(errno.ECANCELED):
-        _native.copy_up(src, dst, cancel=cancel)
-    assert os.fstat(dst).st_size == 0
-    held, end = os.pipe()
-    _native.copy_up(src, dst, cancel=held)
-    os.close(end)
-    with refused(errno.ECANCELED):
-        _native.copy_up(src, dst, cancel=held)
-
-
-def told_of_writes_to(path: str) -> int:
-    """A descriptor that becomes readable with the first write to the file, inotify(7)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd: int = libc.inotify_init1(os.O_CLOEXEC)
-    assert libc.inotify_add_watch(fd, os.fsencode(path), IN_MODIFY) > 0
-    return fd
 
 
 def at_the_first_write(act: Callable[[], None]) -> None:
@@ -241,17 +213,6 @@ def at_the_first_write(act: Callable[[], None]) -> None:
 
     signal.signal(signal.SIGIO, handle)
     fcntl.fcntl(os.open(".", os.O_RDONLY), fcntl.F_NOTIFY, fcntl.DN_MODIFY)
-
-
-@sandboxed
-def test_a_copy_under_way_can_be_cancelled() -> None:
-    other_disk()
-    src = filled("src", 17 * MIB)
-    for path in ("dst", "other/dst"):
-        dst = create(path)
-        with refused(errno.ECANCELED):
-            _native.copy_up(src, dst, cancel=told_of_writes_to(path))
-        assert 0 < os.fstat(dst).st_size <= 8 * MIB
 
 
 @sandboxed
