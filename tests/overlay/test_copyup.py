@@ -1,4 +1,4 @@
-"""What is changed is copied up whole or not at all, and looks as if nothing but the change had happened."""
+"""Copy-up is complete or does not happen, and programs see no change but their own."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_copy_has_the_owner_and_the_capabilities_of_the_lower_file(stack: Stac
         assert view.xattrs("f")["security.capability"] == capability
 
 
-def test_directories_above_keep_their_times_and_marks(stack: Stack) -> None:
+def test_directories_above_keep_their_times_and_markers(stack: Stack) -> None:
     stack.add(
         {
             "a": Dir(mode=0o701, xattrs={"user.a": b"1"}, mtime_ns=LONG_AGO),
@@ -154,10 +154,10 @@ def test_without_an_upper_nothing_is_copied(stack: Stack) -> None:
             view.setxattr("f", "user.k", b"v")
 
 
-def test_marks_of_the_lower_do_not_come_along(stack: Stack) -> None:
+def test_markers_of_the_lower_are_not_copied(stack: Stack) -> None:
     stack.add({"d": Dir(opaque=True, xattrs={"user.fuseoverlayfs.opaque": b"y"}), "d/f": File()})
     stack.add({"d/hidden": File()})
-    with stack.open(as_kernel=False) as view:  # which keeps fuse-overlayfs's mark
+    with stack.open(as_kernel=False) as view:  # which keeps fuse-overlayfs's marker
         view.write("d/f", b"x")
         assert view.names("d") == ["f"]
     names = os.listxattr(os.path.join(stack.upper, "d"))
@@ -165,10 +165,10 @@ def test_marks_of_the_lower_do_not_come_along(stack: Stack) -> None:
     assert stack.marker("opaque") not in names
 
 
-# In steps, as the daemon takes them for a large file: others go on in between.
+# In steps, as the daemon copies a large file: other operations run in between.
 
 
-def test_what_happens_to_a_name_while_it_is_copied_holds(stack: Stack) -> None:
+def test_a_change_of_a_name_during_its_copy_up_is_kept(stack: Stack) -> None:
     stack.add({"moved": File(b"1"), "removed": File(b"2"), "linked": File(b"3"), "d": Dir()})
     with stack.open() as view:
         names = ("moved", "removed", "linked")
@@ -191,7 +191,7 @@ def test_what_happens_to_a_name_while_it_is_copied_holds(stack: Stack) -> None:
         assert view.nodeid("linked") == view.nodeid("d/linked")
 
 
-def test_of_two_copies_under_way_the_first_one_stays(stack: Stack) -> None:
+def test_of_two_copies_the_first_to_finish_stays(stack: Stack) -> None:
     stack.add({"f": File(b"old")})
     with stack.open() as view:
         slow = view.filesystem.copyup.begin(view.file("f"), keep_data=True)
@@ -204,7 +204,7 @@ def test_of_two_copies_under_way_the_first_one_stays(stack: Stack) -> None:
     assert os.listdir(os.path.join(stack.work, "work")) == []
 
 
-def test_a_copy_that_is_given_up_leaves_nothing(stack: Stack) -> None:
+def test_an_aborted_copy_leaves_nothing(stack: Stack) -> None:
     stack.add({"d/f": File(b"x")})
     with stack.open() as view:
         copy = view.filesystem.copyup.begin(view.file("d/f"), keep_data=True)
@@ -216,7 +216,7 @@ def test_a_copy_that_is_given_up_leaves_nothing(stack: Stack) -> None:
     assert os.listdir(os.path.join(stack.upper, "d")) == []
 
 
-def test_a_full_disk_leaves_the_old_file_whole_and_no_stray_one(stack: Stack) -> None:
+def test_a_full_disk_leaves_the_old_file_whole_and_no_other(stack: Stack) -> None:
     lower = stack.add({"d/large": File(b"x" * (2 << 20)), "d/small": File(b"s")})
     # The inodes of a tmpfs have other numbers at the next mount.
     with (
@@ -234,7 +234,7 @@ def test_a_full_disk_leaves_the_old_file_whole_and_no_stray_one(stack: Stack) ->
         assert file.read() == b"x" * (2 << 20)
 
 
-# Hard links: copied up into the index, of which each name is a link.
+# Hard links: the copy lies in the index, and each name is a link to it.
 
 
 def test_every_name_of_a_hard_link_sees_the_change(stack: Stack) -> None:
@@ -292,7 +292,7 @@ def test_counts_of_hard_links_add_up_through_changes_of_both_kinds(stack: Stack)
 def test_a_hard_link_whose_count_a_crash_left_relative_to_a_lower_that_is_not_found_loses_no_name(
     stack: Stack,
 ) -> None:
-    """Without privileges the lower is found by its name only, and its copy had been moved before the crash."""
+    """Without privileges only its name leads to the lower, and the copy was moved before the crash."""
     stack.add({"a": File(b"old"), **{name: Link("a") for name in "bcd"}})
     with stack.bare() as view:
         view.write("a", b"new")
@@ -324,7 +324,7 @@ def test_a_hard_link_whose_count_a_crash_left_relative_to_its_lower_is_counted_r
 
 
 def test_the_count_of_a_hard_link_is_not_taken_from_a_file_of_another_disk(stack: Stack) -> None:
-    """It was moved to where another lower has a file with the same inode number."""
+    """The copy was moved to where another lower has a file with the same inode number."""
     stack.lowers = [os.path.join(stack.directory, name) for name in ("one", "other")]
     one, other = (os.path.join(lower, "a") for lower in stack.lowers)
     with memory(stack.lowers[0]), memory(stack.lowers[1]):
@@ -362,7 +362,7 @@ def test_files_of_two_clones_of_one_disk_are_different_files(stack: Stack) -> No
 
 
 @as_root
-def test_a_copy_from_one_of_two_clones_of_a_disk_has_a_new_number_at_the_next_mount(
+def test_a_copy_from_one_of_two_clones_of_a_disk_has_another_nodeid_at_the_next_mount(
     stack: Stack,
 ) -> None:
     with image(stack.directory, "mkfs.ext4", "-q", megabytes=8) as (file, path):
@@ -390,7 +390,7 @@ def test_hard_linked_symlinks_and_fifos_can_be_changed_and_removed(stack: Stack)
         assert view.names() == ["ff", "t"]
 
 
-def test_without_an_index_names_of_a_hard_link_that_are_not_known_stay_as_they_were(
+def test_without_an_index_unknown_names_of_a_hard_link_stay_as_they_were(
     stack: Stack,
 ) -> None:
     stack.add({"a": File(b"old"), "b": Link("a")})
@@ -402,7 +402,7 @@ def test_without_an_index_names_of_a_hard_link_that_are_not_known_stay_as_they_w
         assert view.read("b") == b"old"
 
 
-def test_without_an_index_no_listing_is_believed_where_hard_links_may_part(stack: Stack) -> None:
+def test_without_an_index_d_ino_is_not_trusted_where_hard_links_may_part(stack: Stack) -> None:
     stack.add({"d/a": File(b"old"), "e/b": Link("d/a"), "e/c": Link("d/a"), "e/d": File()})
     options = MergeOptions(index=False, userxattr=stack.unprivileged)
     with stack.open(options=options, as_kernel=False, remount=False) as view:
@@ -418,7 +418,9 @@ def test_without_an_index_no_listing_is_believed_where_hard_links_may_part(stack
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o444])
-def test_a_file_that_nobody_may_write_is_copied_up_for_its_owner(stack: Stack, mode: int) -> None:
+def test_a_file_without_write_permission_is_copied_up_for_its_owner(
+    stack: Stack, mode: int
+) -> None:
     stack.add({"f": File(b"x", mode=mode)})
     with stack.open() as view:
         view.change("f", Changes(mtime_ns=LONG_AGO))
@@ -426,7 +428,7 @@ def test_a_file_that_nobody_may_write_is_copied_up_for_its_owner(stack: Stack, m
         assert view.read("f") == b"x"
 
 
-def test_a_copy_of_a_directory_without_write_permission_takes_its_names(stack: Stack) -> None:
+def test_a_copy_of_a_directory_without_write_permission_gets_its_entries(stack: Stack) -> None:
     stack.add({"d": Dir(mode=0o555), "d/f": File(b"x")})
     with stack.open() as view:
         view.write("d/f", b"y")
@@ -434,7 +436,7 @@ def test_a_copy_of_a_directory_without_write_permission_takes_its_names(stack: S
 
 
 @as_root
-def test_a_metacopy_of_the_kernels_is_refused_and_not_shown_empty(stack: Stack) -> None:
+def test_a_metacopy_of_the_kernel_is_refused_and_not_shown_empty(stack: Stack) -> None:
     stack.add({"f": File(b"real")})
     with stack.open() as view:
         view.setxattr("f", "user.k", b"v")

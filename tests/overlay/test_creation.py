@@ -1,4 +1,4 @@
-"""New names get what POSIX says: their owner, their mode, and what their directory hands down."""
+"""New files get what POSIX says: their owner, their mode, and what they inherit from their directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULT_ACL = "system.posix_acl_default"
 
 
 def make_each_kind(view: View, directory: str = "") -> list[str]:
-    """One new name of each kind that an ordinary user may make."""
+    """Make one file of each kind that an ordinary user may make."""
     at = f"{directory}/" if directory else ""
     view.create(at + "file", b"x", mode=0o640)
     view.mkdir(at + "directory", mode=0o750)
@@ -88,7 +88,7 @@ def test_a_new_file_in_a_directory_of_a_lower_leaves_the_lower_alone(stack: Stac
     assert os.listdir(os.path.join(lower, "d/e")) == []
 
 
-def test_what_would_read_as_a_whiteout_cannot_be_made(stack: Stack) -> None:
+def test_a_device_that_would_be_a_whiteout_cannot_be_made(stack: Stack) -> None:
     stack.add({"f": File()})
     with stack.open() as view:
         with refused(errno.EPERM):
@@ -105,7 +105,7 @@ def test_devices_are_made(stack: Stack) -> None:
 
 
 @as_root
-def test_who_makes_a_file_owns_it(stack: Stack) -> None:
+def test_the_caller_owns_a_file_that_it_makes(stack: Stack) -> None:
     stack.add({"gone": File()})
     with stack.open() as view:
         view.caller = Caller(1234, 4321)
@@ -153,12 +153,12 @@ def test_a_default_acl_is_inherited(stack: Stack, layer: str) -> None:
             view.setxattr("d", DEFAULT_ACL, acl)
         view.create("d/f", mode=0o666)
         view.mkdir("d/sub", mode=0o777)
-        assert view.stat("d/f").stat.st_mode & 0o777 == 0o640  # the ACL says what the umask would
+        assert view.stat("d/f").stat.st_mode & 0o777 == 0o640  # by the ACL, not the umask
         assert view.xattrs("d/sub")[DEFAULT_ACL] == acl
         assert view.stat("d/sub").stat.st_mode & 0o777 == 0o750
 
 
-def test_a_umask_holds_where_no_default_acl_takes_its_place(stack: Stack) -> None:
+def test_the_umask_applies_without_a_default_acl(stack: Stack) -> None:
     stack.add({"acl": Dir(xattrs={DEFAULT_ACL: default_acl()}), "plain": Dir()})
     with stack.open() as view:
         view.caller = Caller(os.geteuid(), os.getegid(), umask=0o077)
@@ -236,7 +236,7 @@ def test_a_socket_in_the_upper_can_be_bound_to(stack: Stack) -> None:
         made = os.path.join(stack.upper, "s")
         assert stat.S_ISSOCK(os.stat(made).st_mode)
         with socket.socket(socket.AF_UNIX) as client, refused(errno.ECONNREFUSED):
-            client.connect(made)  # a socket, with nobody there
+            client.connect(made)  # a socket without a listener
 
 
 def default_acl() -> bytes:

@@ -50,7 +50,7 @@ def test_a_merged_directory_names_all_its_layers(stack: Stack) -> None:
         assert [role for _, role in _roles(_told(view, "/"), stack)] == ["answers"] + ["merged"] * 3
 
 
-def test_a_removed_name_is_told_by_its_whiteout(stack: Stack) -> None:
+def test_a_removed_name_is_explained_by_its_whiteout(stack: Stack) -> None:
     stack.add({"f": File(), "g": Whiteout()})
     stack.add({"g": File()})
     with stack.open() as view:
@@ -92,7 +92,7 @@ def test_symlinks_above_the_last_name_are_resolved_in_the_view(stack: Stack) -> 
         ("/loop/x", errno.ELOOP),
     ],
 )
-def test_a_path_that_leads_nowhere_is_told_as_the_system_would(
+def test_a_path_that_leads_nowhere_has_the_system_calls_error(
     stack: Stack, path: str, number: int
 ) -> None:
     stack.add({"f": File(), "loop": Symlink("loop")})
@@ -100,7 +100,7 @@ def test_a_path_that_leads_nowhere_is_told_as_the_system_would(
         _told(view, path)
 
 
-def test_asking_leaves_nothing_in_memory(stack: Stack) -> None:
+def test_explain_leaves_nothing_in_memory(stack: Stack) -> None:
     stack.add({"a/b/c": File(), "link": Symlink("a/b"), "loop": Symlink("loop")})
     with stack.open() as view:
         _told(view, "/a/b/c")

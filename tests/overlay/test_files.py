@@ -20,7 +20,7 @@ from .stack import Stack
 from .view import refused
 
 
-def test_a_reader_sees_what_is_written_after_it_opened(stack: Stack) -> None:
+def test_a_reader_sees_writes_after_its_open(stack: Stack) -> None:
     lower = stack.add({"f": File(b"old bytes")})
     with stack.open() as view, view.opened("f") as reader:
         assert view.filesystem.files.read(reader, 0, 99) == b"old bytes"
@@ -53,7 +53,7 @@ def test_every_name_of_an_open_hard_link_is_the_same_open_file(stack: Stack) -> 
 
 
 def test_a_writers_descriptor_reads_too_and_does_not_append_by_itself(stack: Stack) -> None:
-    """The kernel's writeback cache reads through write-only descriptors, and says where to append."""
+    """The kernel's writeback cache reads through write-only descriptors, and computes the offset of an append."""
     stack.add({"f": File(b"0123456789")})
     with stack.open() as view, view.opened("f", os.O_WRONLY | os.O_APPEND) as handle:
         assert view.filesystem.files.read(handle, 0, 4) == b"0123"
@@ -61,7 +61,7 @@ def test_a_writers_descriptor_reads_too_and_does_not_append_by_itself(stack: Sta
         assert view.filesystem.files.read(handle, 0, 99) == b"01xx456789"
 
 
-def test_truncation_on_open_is_seen_by_all(stack: Stack) -> None:
+def test_all_handles_see_a_truncation_on_open(stack: Stack) -> None:
     stack.add({"f": File(b"old")})
     with (
         stack.open() as view,
@@ -103,7 +103,7 @@ def test_a_hundred_handles_of_one_file_take_one_descriptor(stack: Stack) -> None
             view.filesystem.files.release(handle)
 
 
-def test_a_file_that_is_open_is_remembered_though_it_was_forgotten(stack: Stack) -> None:
+def test_an_open_file_keeps_its_node_when_it_is_forgotten(stack: Stack) -> None:
     stack.add({"d/f": File(b"x")})
     with stack.open() as view, view.opened("d/f") as handle:
         view.forget_everything()
@@ -123,7 +123,7 @@ def test_without_an_upper_no_file_is_opened_for_writing(stack: Stack, flags: int
 
 
 @as_root
-def test_a_file_of_somebody_else_is_read_and_written_by_the_daemon(stack: Stack) -> None:
+def test_a_file_of_another_owner_is_read_and_written_by_the_daemon(stack: Stack) -> None:
     stack.add({"f": File(b"x", mode=0o600, uid=1234)})
     with stack.open() as view:
         assert view.read("f") == b"x"
@@ -132,10 +132,10 @@ def test_a_file_of_somebody_else_is_read_and_written_by_the_daemon(stack: Stack)
 
 
 @as_root
-def test_a_file_of_another_owner_that_all_may_write_is_written_and_gets_the_present_time(
+def test_a_world_writable_file_of_another_owner_is_written_and_gets_the_current_time(
     stack: Stack,
 ) -> None:
-    """Whose times the daemon may not set: as an ordinary user's daemon meets it in a directory shared with others."""
+    """The daemon may not set its times: so for an ordinary user's daemon in a directory shared with others."""
     stack.add({})
     for path in (stack.upper, stack.work):
         os.mkdir(path)
@@ -156,7 +156,7 @@ def test_a_file_of_another_owner_that_all_may_write_is_written_and_gets_the_pres
     assert os.stat(os.path.join(stack.upper, "f")).st_mtime_ns > 10**18
 
 
-def test_a_time_that_the_kernel_writes_back_late_does_not_undo_one_that_was_set(
+def test_a_late_written_back_time_does_not_undo_one_that_was_set(
     stack: Stack,
 ) -> None:
     stack.add({"f": File(b"x")})
@@ -182,10 +182,10 @@ def test_a_time_that_the_kernel_writes_back_late_does_not_undo_one_that_was_set(
         assert change(8, 49 * second, written_back=False) == 8
 
 
-def test_the_disks_change_time_stays_where_times_are_written_back_that_it_has(
+def test_the_disks_change_time_stays_if_it_has_the_written_back_times(
     stack: Stack,
 ) -> None:
-    """It is what the next mount shows."""
+    """The next mount shows it."""
     stack.add({"f": File(b"x")})
 
     with stack.open() as view, view.opened("f", os.O_RDWR):

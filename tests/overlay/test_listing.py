@@ -1,4 +1,4 @@
-"""A listing stands still while it is read, whichever reader restarts it."""
+"""A listing does not change while it is read, even if another reader restarts it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_name_keeps_its_position_and_new_ones_come_last(stack: Stack) -> None:
         assert again.entries[again.index_after(third)][0] not in list(places)[:3]
 
 
-def test_an_entry_that_became_something_else_is_what_it_is_now(stack: Stack) -> None:
+def test_an_entry_that_was_replaced_is_looked_up_as_it_is_now(stack: Stack) -> None:
     stack.add({"lower": File()})
     with stack.open() as view:
         view.create("a")
@@ -55,8 +55,8 @@ def test_an_entry_that_became_something_else_is_what_it_is_now(stack: Stack) -> 
         assert filesystem.entries.look_up(root, entries[b"c"]) is None
 
 
-def test_an_entry_that_was_copied_up_meanwhile_is_the_copy(stack: Stack) -> None:
-    """Also where the listing was begun anew between the copy's beginning and its end."""
+def test_an_entry_that_was_copied_up_since_is_the_copy(stack: Stack) -> None:
+    """Also if the listing restarts while the copy is made."""
     stack.add({name: File(b"old") for name in "abc"})
     with stack.open() as view:
         filesystem, root = view.filesystem, view.filesystem.root
@@ -85,7 +85,7 @@ def test_an_entry_that_was_copied_up_meanwhile_is_the_copy(stack: Stack) -> None
         assert (view.read("a"), view.read("b")) == (b"new", b"newer")
 
 
-def test_who_removes_while_reading_meets_every_name_whoever_else_reads_much(stack: Stack) -> None:
+def test_a_reader_that_removes_meets_every_name_while_another_reads_much(stack: Stack) -> None:
     stack.add({f"a/{number}": File() for number in range(1000)})
     with stack.open(as_kernel=False) as view:
         directory, other = view.directory("a"), view.filesystem.root

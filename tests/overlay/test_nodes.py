@@ -121,7 +121,7 @@ def test_a_listing_gives_nodeids_without_a_stat_where_it_can(stack: Stack) -> No
         view.write("d/f", b"y")
         view.rename("d/f", "new/g")
         view.forget_everything()
-        assert view.nodeids("new") == {"f": 0, "g": 0}  # one of them has another one's
+        assert view.nodeids("new") == {"f": 0, "g": 0}  # one of them has the nodeid of another node
         assert view.nodeids("d")["below"]
 
 

@@ -1,4 +1,4 @@
-"""Names that are gone stay gone, in the upper by itself and in any later mount of it."""
+"""Removed names stay removed, in the upper by itself and in any later mount of it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_kind_can_be_removed_from_every_layer(stack: Stack) -> None:
         assert view.names() == []
 
 
-def test_a_directory_goes_only_when_nothing_shows_in_it(stack: Stack) -> None:
+def test_only_an_empty_directory_can_be_removed(stack: Stack) -> None:
     stack.add({"d/a": File()})
     stack.add({"d/b": File()})
     with stack.open() as view:
@@ -60,7 +60,7 @@ def test_a_directory_that_holds_only_whiteouts_can_be_removed(stack: Stack) -> N
         assert not view.exists("d")
 
 
-def test_what_is_made_where_a_directory_was_does_not_show_its_old_content(stack: Stack) -> None:
+def test_a_new_directory_does_not_show_the_content_of_a_removed_one(stack: Stack) -> None:
     stack.add({"d/old": File()})
     with stack.open() as view:
         view.unlink("d/old")
@@ -123,7 +123,7 @@ def test_an_open_file_keeps_its_bytes_when_its_name_goes(stack: Stack) -> None:
             assert read(three, 0, 99) == b"FROM above"
 
 
-def test_a_file_whose_last_name_is_gone_says_so(stack: Stack) -> None:
+def test_a_file_whose_last_name_is_gone_has_no_links(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
     with stack.open() as view:
         node = view.file("f")

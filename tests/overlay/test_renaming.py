@@ -1,4 +1,4 @@
-"""Names that move take everything with them: content, hard links, and all layers of a directory."""
+"""A rename moves everything: content, hard links, and all layers of a directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .inside import as_root
 from .stack import Stack
 from .view import refused
 
-# The kernel follows no redirects in a user namespace: it is not asked there where one was left.
+# The kernel follows no redirects in a user namespace: tests that leave one do not compare with it there.
 
 
 def test_a_file_of_a_lower_moves_whole(stack: Stack) -> None:
@@ -156,7 +156,7 @@ def test_a_directory_moves_below_one_that_moved(stack: Stack) -> None:
         assert view.names("a3") == ["in-a"]
 
 
-def test_what_lies_below_a_moved_directory_moves_on(stack: Stack) -> None:
+def test_the_content_of_a_moved_directory_moves_again(stack: Stack) -> None:
     stack.add({"a/b/c/f": File(b"f")})
     with stack.open(as_kernel=not stack.unprivileged) as view:
         view.rename("a", "x")
@@ -203,7 +203,7 @@ def test_a_directory_replaces_an_empty_merged_one_that_is_in_use(stack: Stack) -
         assert view.filesystem.listings.get(replaced, restart=True).entries == []
 
 
-def test_what_does_not_fit_is_not_replaced(stack: Stack) -> None:
+def test_a_target_of_the_wrong_kind_is_not_replaced(stack: Stack) -> None:
     stack.add({"f": File(b"f"), "d/below": File(), "e": Dir()})
     with stack.open() as view:
         with refused(errno.EISDIR):
@@ -228,9 +228,9 @@ def test_without_redirects_a_merged_directory_stays_and_programs_copy_it(stack: 
         assert sorted(view.names()) == ["d", "newer", "pure"]
 
 
-def test_a_redirect_too_long_to_note_is_a_move_across_devices(stack: Stack) -> None:
+def test_a_redirect_too_long_to_store_is_a_move_across_devices(stack: Stack) -> None:
     os.close(make_deep(stack.add({"to": Dir()})))
-    with stack.open(as_kernel=False) as view:  # which is asked by path here
+    with stack.open(as_kernel=False) as view:  # which would need a path that is too long
         with refused(errno.EXDEV):
             view.rename(DEEP_PATH, "to/d")
         assert view.names("to") == []
