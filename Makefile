@@ -28,8 +28,11 @@ help:
 demo: setup
 	@$(PYTHON) examples/two_pythons.py $(if $(OFFLINE),--offline)
 
+# Compiled once, for the thousands of interpreters that the tests start. One worker more than processors, because tests
+# wait for processes. Tests of one xdist_group share an expensive fixture, or are long: groups start first.
 test: setup-tests
-	@$(PYTHON) -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
+	@$(PYTHON) -m compileall -q overlaykit
+	@$(PYTHON) -m pytest --numprocesses=$$(($$(nproc) + 1)) --dist=loadgroup $(ARGS)
 
 oracle: setup-tests
 	@OVERLAYKIT_ORACLE_EXAMPLES=$(or $(EXAMPLES),500) $(PYTHON) -m pytest tests/oracle $(ARGS)

@@ -19,6 +19,8 @@ from overlaykit.bench.results import Report
 
 from .report_example import report
 
+pytestmark = pytest.mark.xdist_group("report")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def own_matplotlib(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

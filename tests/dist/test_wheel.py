@@ -19,6 +19,8 @@ from overlaykit.rmtree import rmtree_path
 from ..views.user import CHECKOUT, TestUser
 from .installation import Distributions, build, install
 
+pytestmark = pytest.mark.xdist_group("wheel")
+
 
 @pytest.fixture(scope="session")
 def distributions() -> Iterator[Distributions]:

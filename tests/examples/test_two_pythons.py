@@ -31,6 +31,8 @@ INTERRUPTIONS = (
     (BOTH, signal.SIGHUP),
 )
 
+pytestmark = pytest.mark.xdist_group("two pythons")
+
 
 @pytest.fixture(scope="session")
 def python2() -> Iterator[str]:

@@ -73,7 +73,12 @@ def _is_played(behaviour: Behaviour, identity: Identity, disk: Disk, more: tuple
 
 CASES = [
     pytest.param(
-        disk, more, identity, behaviour, id="-".join((disk, *more, identity, behaviour.name))
+        disk,
+        more,
+        identity,
+        behaviour,
+        id="-".join((disk, *more, identity, behaviour.name)),
+        marks=pytest.mark.xdist_group("-".join((disk, *more, identity))),
     )
     for disk, more, identities in (OVERLAY, *(OTHERS if AS_PROOF else ()))
     for identity in identities

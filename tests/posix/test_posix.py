@@ -27,7 +27,13 @@ def import_behaviours() -> None:
 import_behaviours()
 
 CASES = [
-    pytest.param(system, identity, behaviour, id=f"{system}-{identity}-{behaviour.name}")
+    pytest.param(
+        system,
+        identity,
+        behaviour,
+        id=f"{system}-{identity}-{behaviour.name}",
+        marks=pytest.mark.xdist_group(f"{system}-{identity}"),
+    )
     for system in SYSTEMS
     for identity in (EVERYONE if os.geteuid() == 0 else ("userns",))
     if (system, identity) != ("kernel", "ordinary")  # who cannot mount it

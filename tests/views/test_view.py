@@ -150,6 +150,7 @@ def test_a_view_is_found_by_its_name_while_it_runs(user: TestUser) -> None:
         Registry().find("one")
 
 
+@pytest.mark.xdist_group("fifty views")
 def test_fifty_views_one_after_another_leave_nothing(user: TestUser) -> None:
     user.set_deadline(600)
     before = user.leftovers(), cgroups()
