@@ -1,5 +1,25 @@
-"""The mount: pyfuse3's requests answered by `overlaykit.overlay`, and the process that answers them.
+"""The mount: the FUSE requests, answered by `overlaykit.overlay`, and the daemon process around them.
 
 May import: `overlaykit.overlay`, `overlaykit._native` and the modules of that floor; never `namespace` or `layers`.
-Start reading at `operations` (one request each), then `daemon` (the process around them).
+Start reading at `operations` (the requests), then `daemon` (the parent's side) and `daemon_process`.
+
+Concurrency rules. One thread runs trio, with one task per request. `overlay` is synchronous and takes no lock.
+
+1. Between two awaits a task has the nodes, the open files and the layers to itself.
+2. A request awaits if it copies a file up (`Copying`), and in FSYNC and FSYNCDIR. Others are answered during the wait.
+3. A thread changes no node, and uses descriptors that nothing else closes: a copy its own two, FSYNC one that
+   `Files.syncing` pins, FSYNCDIR one that it opens.
+4. `between_operations` runs after each request, also while others wait. It may close every cached descriptor, of a
+   directory or an open file, that is not pinned. A request that continues asks for descriptors again.
+5. One task copies a file up. Requests that change the same file wait for it, then check again whether to copy it.
+   Requests that read it do not wait.
+6. The names of a file may change while it is copied: by unlink, by a rename over it, by a rename of a directory above
+   it. `Copy.finish` renames the copy to a name that the file has at that time.
+7. After an await a request relies on the nodeids that it was given, as the kernel holds these inodes. It looks names up
+   again.
+8. A copy that fails leaves the file in its lower. The next request that waits for it copies anew.
+9. At most `Shares.copies` copies hold descriptors. Others wait before they open any.
+10. `Filesystem.close` runs after the last request.
+
+tests/fuse/test_concurrency.py tries to break each rule; the tests carry its number.
 """
