@@ -1,28 +1,31 @@
-# From a fresh Debian machine to the main job and the proofs; each target sets up what it needs, once.
+# All tasks, from a fresh Debian machine on. A target first sets up what it needs, once.
 #
-# What was done leaves a stamp in .setup/, and is done again when what it was made from has changed, or when .venv
-# does not work any more.
+# A finished set-up leaves a stamp in .setup/. It runs again after its sources change, or when .venv is broken.
 
 PYTHON := .venv/bin/python
 STAMPS := .setup
 SOURCES := pyproject.toml $(wildcard native/*.c native/*.h)
 CODE := overlaykit $(wildcard tests examples)
+TOOLS := .ci $(wildcard setup/*.py)
 NATIVE := $(wildcard native/*.c native/*.h)
 SCRIPTS := .ci/run $(filter-out %.packages %.py,$(wildcard setup/*))
 
-.PHONY: help demo test oracle proofs bench dist check check-python check-native check-scripts setup setup-tests clean
+.PHONY: help demo test check check-python check-native check-scripts check-changelog coverage oracle proofs bench \
+	changelog dist setup setup-tests clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo         run the main job: two Pythons at one path (OFFLINE=1: fetch no package for it)'
-	@echo 'make test         run every test (ARGS="-k name": arguments for pytest)'
-	@echo 'make oracle       the long comparison with the kernel'"'"'s overlayfs (EXAMPLES=500 of them)'
-	@echo 'make proofs       real programs, a minute of stress, every workload of the benchmark (fetches packages)'
-	@echo 'make bench        what it costs beside other file systems (ARGS="--output DIR": arguments, instead of --quick)'
+	@echo 'make demo         two Pythons at one path, each in its view (OFFLINE=1: with no package fetched)'
+	@echo 'make test         all tests (ARGS="-k name": arguments for pytest)'
+	@echo 'make check        types, lint, format, warnings of the compiler, scripts, changelog fragments'
+	@echo 'make coverage     tests with branch coverage, held against .ci/coverage.toml (ARGS=--update: raise it)'
+	@echo 'make oracle       random programs on the kernel'"'"'s overlayfs and on ours (EXAMPLES=500 of them)'
+	@echo 'make proofs       real programs, a minute of stress, each workload of the benchmark (fetches packages)'
+	@echo 'make bench        comparison with other file systems (ARGS="--output DIR": arguments, instead of --quick)'
+	@echo 'make changelog    the changelog of the next release, printed'
 	@echo 'make dist         an sdist and a wheel in dist/'
-	@echo 'make check        types, lint, format'
-	@echo 'make setup        only set up: system packages, .venv, the C extension, overlaykit itself'
-	@echo 'make setup-tests  the same, with what tests and checks need'
+	@echo 'make setup        system packages, .venv, the C extension, overlaykit itself'
+	@echo 'make setup-tests  the same, and what tests and checks need'
 	@echo 'make clean        remove what was built and installed here'
 
 demo: setup
@@ -34,6 +37,26 @@ test: setup-tests
 	@$(PYTHON) -m compileall -q overlaykit
 	@$(PYTHON) -m pytest --numprocesses=$$(($$(nproc) + 1)) --dist=loadgroup $(ARGS)
 
+check: check-python check-native check-scripts check-changelog
+
+check-python: setup-tests
+	$(PYTHON) -m mypy $(CODE) $(wildcard .ci/coverage/*.py setup/*.py)
+	$(PYTHON) -m ruff check $(CODE) $(TOOLS)
+	$(PYTHON) -m ruff format --check $(CODE) $(TOOLS)
+
+check-native: setup-tests
+	.venv/bin/clang-format --dry-run -Werror $(NATIVE)
+	$(PYTHON) setup/strict_build.py
+
+check-scripts: setup-tests
+	.venv/bin/shellcheck $(SCRIPTS)
+
+check-changelog: setup-tests
+	.venv/bin/towncrier build --draft --version next >/dev/null 2>&1
+
+coverage: setup-tests
+	@$(PYTHON) .ci/coverage/measure.py $(ARGS)
+
 oracle: setup-tests
 	@OVERLAYKIT_ORACLE_EXAMPLES=$(or $(EXAMPLES),500) $(PYTHON) -m pytest tests/oracle $(ARGS)
 
@@ -44,23 +67,12 @@ proofs: setup-tests
 bench: setup-tests
 	@.venv/bin/overlaykit bench $(or $(ARGS),--quick)
 
+changelog: setup-tests
+	@.venv/bin/towncrier build --draft --version next
+
 dist: setup-tests
 	@rm -rf dist
 	$(PYTHON) -m build --no-isolation --outdir dist
-
-check: check-python check-native check-scripts
-
-check-python: setup-tests
-	$(PYTHON) -m mypy $(CODE)
-	$(PYTHON) -m ruff check $(CODE)
-	$(PYTHON) -m ruff format --check $(CODE)
-
-check-native: setup-tests
-	.venv/bin/clang-format --dry-run -Werror $(NATIVE)
-	$(PYTHON) setup/strict_build.py
-
-check-scripts: setup-tests
-	.venv/bin/shellcheck $(SCRIPTS)
 
 setup:
 	+@mkdir -p $(STAMPS) && flock $(STAMPS) sh -c '$(forget_broken); exec $(MAKE) --silent $(STAMPS)/run'
@@ -70,7 +82,7 @@ setup-tests:
 	+@mkdir -p $(STAMPS) && flock $(STAMPS) sh -c '$(forget_broken); exec $(MAKE) --silent $(STAMPS)/tests'
 	@setup/device
 
-# The stamps are made under a lock, so that of several makes at once the second finds what the first has done.
+# Of several makes at once, one sets up: the stamps are made under a lock.
 forget_broken = $(PYTHON) -I -c "import overlaykit._native" 2>/dev/null || rm -f $(STAMPS)/run $(STAMPS)/tests
 
 $(STAMPS)/run: $(STAMPS)/run.packages $(SOURCES)
@@ -90,6 +102,6 @@ $(STAMPS)/tests.packages: setup/run.packages setup/tests.packages setup/bench.pa
 	@touch $@ $(STAMPS)/run.packages
 
 clean:
-	rm -rf .venv $(STAMPS) build dist *.egg-info overlaykit/_native*.so
+	rm -rf .venv $(STAMPS) build dist *.egg-info overlaykit/_native*.so coverage.json
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
