@@ -104,19 +104,19 @@ ROWS = {
     ],
     "An ACL with an id that the user namespace does not map": [
         "fuse/test_acl.py::test_a_file_shared_with_a_user_that_the_namespace_lacks_can_be_read",
-        "overlay/test_acl.py::test_an_id_that_programs_cannot_name_is_left_out_of_a_list",
+        "overlay/test_acl.py::test_the_entry_of_an_unmapped_id_is_left_out_of_an_acl",
     ],
     "Names that begin with `.wh.`": [
-        "overlay/test_merge.py::test_names_that_are_marks_in_a_lower_cannot_be_made",
+        "overlay/test_merge.py::test_names_of_aufs_markers_cannot_be_made",
         "overlay/test_merge.py::test_the_whiteouts_of_oci_archives_hide_names",
-        "overlay/test_uppers.py::test_what_fuse_overlayfs_deleted_stays_deleted",
+        "overlay/test_uppers.py::test_files_deleted_by_fuse_overlayfs_stay_deleted",
     ],
     "An upper on a disk without whiteout devices, such as an overlay (a container's `/`)": [
         "overlay/test_uppers.py::test_a_deleted_file_stays_deleted_on_an_upper_that_lies_on_an_overlay",
         "overlay/test_uppers.py::test_the_kernel_reads_whiteout_files_in_its_lowers",
     ],
     "With `whiteout=aufs`: removal of a lower name longer than 251 bytes": [
-        "overlay/test_uppers.py::test_a_name_too_long_to_be_hidden_by_another_stays"
+        "overlay/test_uppers.py::test_a_name_too_long_for_an_aufs_whiteout_cannot_be_removed"
     ],
     "A device 0:0 (`mknod c 0 0`)": [f"{INSTEAD}::test_what_would_read_as_a_whiteout_is_not_made"],
     "Replacement of `/etc/hosts` by rename (`sed -i`)": [

@@ -1,4 +1,4 @@
-"""Whom an access control list names: by the ids that programs see, on disk by those that are stored."""
+"""The ids in ACLs: programs see the mapped ones, the disk has the stored ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def a_list(users: dict[int, int], groups: dict[int, int]) -> bytes:
 
 
 @as_root
-def test_a_list_names_users_by_the_ids_that_programs_see(stack: Stack) -> None:
+def test_an_acl_has_mapped_ids_for_programs_and_stored_ids_on_disk(stack: Stack) -> None:
     on_disk = a_list({100_033: 6}, {100_044: 4})
     xattrs = {ACCESS: on_disk}
     stack.add(
@@ -48,7 +48,7 @@ def test_a_list_names_users_by_the_ids_that_programs_see(stack: Stack) -> None:
 
 
 @as_root
-def test_a_list_under_one_owner_names_whom_it_names(stack: Stack) -> None:
+def test_an_acl_keeps_its_ids_where_owners_are_squashed(stack: Stack) -> None:
     stack.add({"f": File(xattrs={ACCESS: a_list({33: 6}, {})})})
     with stack.open(options=MergeOptions(owners=SQUASHED), as_kernel=False) as view:
         assert view.getxattr("f", ACCESS) == a_list({33: 6}, {})
@@ -56,19 +56,19 @@ def test_a_list_under_one_owner_names_whom_it_names(stack: Stack) -> None:
     assert os.getxattr(os.path.join(stack.upper, "f"), ACCESS) == a_list({34: 4}, {})
 
 
-def test_an_id_that_programs_cannot_name_is_left_out_of_a_list() -> None:
-    """Or the kernel refuses every access to the file (EINVAL)."""
+def test_the_entry_of_an_unmapped_id_is_left_out_of_an_acl() -> None:
+    """Otherwise the kernel refuses every access to the file (EINVAL)."""
     on_disk = a_list({33: 6, NO_ID: 4}, {NO_ID: 4})
     assert lists.shown(on_disk, AS_THEY_ARE) == a_list({33: 6}, {})
     assert lists.shown(on_disk, SHIFTED) == a_list({}, {})
 
 
-def test_what_is_no_list_is_refused_as_such() -> None:
+def test_an_invalid_acl_is_refused() -> None:
     with refused(errno.EINVAL):
         lists.stored(b"nonsense", AS_THEY_ARE)
 
 
-def test_a_list_that_a_lower_has_mapped_already_is_not_mapped_twice() -> None:
+def test_an_acl_of_an_idmapped_lower_is_not_mapped_twice() -> None:
     in_lower = a_list({33: 6}, {70_000: 4})
     assert lists.shown(in_lower, SHIFTED, idmapped=True) == in_lower
     assert lists.copied(in_lower, SHIFTED) == a_list({100_033: 6}, {})

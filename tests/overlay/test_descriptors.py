@@ -1,4 +1,4 @@
-"""Idle files whose descriptors were closed are still the same open files."""
+"""An open file stays the same file while its descriptor is closed for being idle."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ def test_more_files_are_open_than_there_are_descriptors(stack: Stack) -> None:
             start = b"UPPER" if number % 2 else b"lower"
             assert filesystem.files.read(handles[number], 0, 99) == start + b" %d" % number
             filesystem.between_operations()
-        assert len(filesystem.files.descriptors) <= 6  # some may be such as must stay open
+        assert len(filesystem.files.descriptors) <= 6  # some must stay open
 
 
-def test_an_idle_file_that_was_replaced_below_is_not_taken_for_the_old_one(stack: Stack) -> None:
+def test_an_idle_file_that_was_replaced_in_a_lower_is_not_mistaken_for_the_old_one(
+    stack: Stack,
+) -> None:
     stack.add({})
     with stack.open(as_kernel=False, remount=False) as view:
         for name in ("f", "g"):

@@ -1,4 +1,4 @@
-"""The marks on disk are the kernel's own, byte for byte: as its overlayfs writes them for the same changes."""
+"""The markers on disk are byte for byte those that the kernel's overlayfs writes for the same changes."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ CHANGES: Layer = {
 }
 
 
-def _marks_of(upper: str, prefix: str) -> dict[str, dict[str, bytes]]:
-    """The overlay's own attributes of everything in an upper, without the overlay's name for itself."""
+def _markers_of(upper: str, prefix: str) -> dict[str, dict[str, bytes]]:
+    """The markers of every file in an upper, by path."""
     found: dict[str, dict[str, bytes]] = {}
     for directory, names, files in os.walk(upper):
         for name in names + files:
             path = os.path.join(directory, name)
             if not stat.S_ISCHR(os.lstat(path).st_mode):
                 found[os.path.relpath(path, upper)] = {
-                    mark: os.getxattr(path, mark, follow_symlinks=False)
-                    for mark in os.listxattr(path, follow_symlinks=False)
-                    if mark.startswith(f"{prefix}.overlay.")
+                    name: os.getxattr(path, name, follow_symlinks=False)
+                    for name in os.listxattr(path, follow_symlinks=False)
+                    if name.startswith(f"{prefix}.overlay.")
                 }
     return found
 
@@ -58,7 +58,7 @@ def _whiteouts_of(upper: str) -> set[str]:
     }
 
 
-def test_our_upper_has_the_marks_that_the_kernel_would_have_made(stack: Stack) -> None:
+def test_our_upper_has_the_markers_of_the_kernels_overlayfs(stack: Stack) -> None:
     stack.add(CHANGES)
     redirects = not stack.unprivileged  # the kernel makes none for an ordinary user
     with stack.open() as view:
@@ -71,7 +71,7 @@ def test_our_upper_has_the_marks_that_the_kernel_would_have_made(stack: Stack) -
         if redirects:
             view.rename("moved", "moved2")
             view.rename("d/sub", "sub")
-    ours = _marks_of(stack.upper, stack.prefix)
+    ours = _markers_of(stack.upper, stack.prefix)
     our_whiteouts = _whiteouts_of(stack.upper)
     stack.upper += "-of-the-kernel"
     stack.work += "-of-the-kernel"
@@ -88,21 +88,20 @@ def test_our_upper_has_the_marks_that_the_kernel_would_have_made(stack: Stack) -
             os.rename("moved", "moved2")
             os.rename("d/sub", "sub")
         os.chdir("/")
-    kernels = _marks_of(stack.upper, stack.prefix)
+    kernels = _markers_of(stack.upper, stack.prefix)
     assert our_whiteouts == _whiteouts_of(stack.upper)
     assert ours.keys() == kernels.keys()
     for path, markers in kernels.items():
-        markers.pop(stack.marker("uuid"), None)  # its root's, where it makes one up
+        markers.pop(stack.marker("uuid"), None)  # the root's, if the kernel generates one
         if stack.unprivileged and stack.marker("origin") in markers:
-            assert (
-                markers.pop(stack.marker("origin")) == b""
-            )  # it could not open one, and notes none
+            # Unprivileged, the kernel cannot open a file handle.
+            assert markers.pop(stack.marker("origin")) == b""
             assert ours[path].pop(stack.marker("origin"))
         assert ours[path] == markers, path
 
 
 @as_root
-def test_our_index_has_the_names_that_the_kernel_gives(stack: Stack) -> None:
+def test_our_index_has_the_names_of_the_kernels_index(stack: Stack) -> None:
     stack.add(CHANGES)
     with stack.open() as view:
         view.write("a/b", b"new")
@@ -115,7 +114,7 @@ def test_our_index_has_the_names_that_the_kernel_gives(stack: Stack) -> None:
 
 
 @as_root
-def test_the_kernels_marks_are_read(stack: Stack) -> None:
+def test_the_kernels_markers_are_read(stack: Stack) -> None:
     stack.add(CHANGES)
     with stack.mounted_by_the_kernel() as target:
         os.chdir(target)
@@ -169,15 +168,13 @@ def test_the_origin_of_a_file_leads_to_its_inode(stack: Stack) -> None:
     os.close(fd)
 
 
-def test_every_dialect_of_opaque_is_read_and_one_is_written(stack: Stack) -> None:
+def test_every_form_of_opaque_is_read_and_one_is_written(stack: Stack) -> None:
     lower = os.fsencode(stack.add({"d": Dir()})) + b"/d"
     markers = Markers(USER_PREFIX if stack.unprivileged else TRUSTED_PREFIX)
-    dialects = (
-        [USER_PREFIX, FUSE_OVERLAYFS_PREFIX]
-        if stack.unprivileged
-        else [TRUSTED_PREFIX, USER_PREFIX, FUSE_OVERLAYFS_PREFIX]
-    )
-    for prefix in dialects:
+    prefixes = [USER_PREFIX, FUSE_OVERLAYFS_PREFIX]
+    if not stack.unprivileged:
+        prefixes.append(TRUSTED_PREFIX)
+    for prefix in prefixes:
         os.setxattr(lower, prefix + b"opaque", b"y")
         assert markers.of_directory(lower, upper=False) == DirectoryMarkers(opaque=True)
         os.removexattr(lower, prefix + b"opaque")
@@ -206,20 +203,20 @@ def test_a_link_count_is_written_as_the_kernel_writes_it(stack: Stack) -> None:
     assert os.getxattr(path, stack.marker("nlink")) == b"U-3"
 
 
-def test_marks_are_hidden_and_a_programs_own_of_that_name_are_kept(stack: Stack) -> None:
+def test_markers_are_not_shown_and_a_programs_attribute_of_that_name_is_kept(stack: Stack) -> None:
     stack.add({"f": File(b"x"), "d": Dir()})
     name = stack.marker("opaque")
     with stack.open() as view:
         view.write("f", b"y")
         assert view.xattrs("f") == {}
-        view.setxattr("d", name, b"y")  # as an overlay inside the view would
+        view.setxattr("d", name, b"y")  # as by an overlay on the view
         assert view.xattrs("d") == {name: b"y"}
         view.mkdir("d/sub")
         view.removexattr("d", name)
         assert view.xattrs("d") == {}
 
 
-def test_only_marks_of_a_whiteout_are_one(stack: Stack) -> None:
+def test_only_a_device_with_number_zero_is_a_whiteout_device(stack: Stack) -> None:
     lower = stack.add({"f": File()})
     os.mknod(os.path.join(lower, "w"), stat.S_IFCHR, 0)
     assert is_whiteout_device(os.lstat(os.path.join(lower, "w")))

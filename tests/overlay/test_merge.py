@@ -1,4 +1,4 @@
-"""What a name means in a stack of layers, told by every mark that this and other overlays leave on disk."""
+"""Lookup and listing in a stack of layers, with the markers of this and other overlays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .stack import Stack
 from .view import refused
 
 
-def test_the_topmost_file_answers(stack: Stack) -> None:
+def test_the_topmost_file_is_shown(stack: Stack) -> None:
     stack.add({"f": File(b"top")})
     stack.add({"f": File(b"middle"), "g": File(b"middle")})
     stack.add({"f": File(b"bottom"), "g": File(b"bottom"), "h": File(b"bottom")})
@@ -36,7 +36,7 @@ def test_directories_of_all_layers_are_one(stack: Stack) -> None:
 
 
 @as_root
-def test_a_layer_need_not_tell_kinds_in_its_listings(stack: Stack) -> None:
+def test_a_layer_may_list_files_without_their_kinds(stack: Stack) -> None:
     with image(stack.directory, "mkfs.ext4", "-q", "-O", "^filetype", megabytes=16) as (_, disk):
         lower = os.path.join(disk, "lower")
         os.mkdir(lower)
@@ -66,7 +66,9 @@ def test_a_merged_directory_looks_like_its_topmost_part(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("above", [File(b"x"), Symlink("elsewhere")], ids=["file", "symlink"])
-def test_what_is_no_directory_hides_a_directory_below(stack: Stack, above: File | Symlink) -> None:
+def test_a_file_of_another_kind_hides_a_directory_below(
+    stack: Stack, above: File | Symlink
+) -> None:
     stack.add({"d": above})
     stack.add({"d/below": File()})
     with stack.open() as view, refused(errno.ENOTDIR):
@@ -81,7 +83,7 @@ def test_a_directory_hides_a_file_below_and_everything_under_that(stack: Stack) 
         assert view.names("n") == ["top"]
 
 
-def test_a_whiteout_in_a_lower_hides_what_is_below_it_only(stack: Stack) -> None:
+def test_a_whiteout_in_a_lower_hides_only_the_layers_below(stack: Stack) -> None:
     stack.add({"g": File(b"top")})
     stack.add({"f": Whiteout(), "g": Whiteout(), "d": Whiteout()})
     stack.add({"f": File(), "g": File(), "d/x": File(), "other": File()})
@@ -90,7 +92,7 @@ def test_a_whiteout_in_a_lower_hides_what_is_below_it_only(stack: Stack) -> None
         assert view.read("g") == b"top"
 
 
-def test_a_directory_above_a_whiteout_does_not_show_what_that_hides(stack: Stack) -> None:
+def test_a_directory_above_a_whiteout_does_not_show_the_hidden_one(stack: Stack) -> None:
     stack.add({"d/top": File()})
     stack.add({"d": Whiteout()})
     stack.add({"d/bottom": File()})
@@ -99,7 +101,7 @@ def test_a_directory_above_a_whiteout_does_not_show_what_that_hides(stack: Stack
         assert not view.exists("d/bottom")
 
 
-def test_an_opaque_directory_hides_what_is_below_it_only(stack: Stack) -> None:
+def test_an_opaque_directory_hides_only_the_layers_below(stack: Stack) -> None:
     stack.add({"d/top": File()})
     stack.add({"d": Dir(opaque=True), "d/middle": File()})
     stack.add({"d/bottom": File(), "d/sub/x": File()})
@@ -108,7 +110,7 @@ def test_an_opaque_directory_hides_what_is_below_it_only(stack: Stack) -> None:
         assert not view.exists("d/sub")
 
 
-# Other dialects. The kernel's overlayfs would show their marks as files.
+# Markers of other overlays. The kernel's overlayfs shows them as files.
 
 
 def test_the_whiteouts_of_oci_archives_hide_names(stack: Stack) -> None:
@@ -129,7 +131,7 @@ def test_an_oci_whiteout_does_not_hide_its_own_layers_file(stack: Stack) -> None
         assert view.read("f") == b"new"
 
 
-def test_what_a_layer_has_removed_with_its_directory_stays_removed_when_it_makes_that_anew(
+def test_files_removed_with_their_directory_stay_removed_when_the_layer_makes_it_again(
     stack: Stack,
 ) -> None:
     stack.add({"d/new": File(), ".wh.d": File(), "d/sub/new": File()})
@@ -143,7 +145,7 @@ def test_what_a_layer_has_removed_with_its_directory_stays_removed_when_it_makes
         assert not view.exists("d/old")
 
 
-def test_the_opaque_directories_of_oci_archives_hide_what_is_below(stack: Stack) -> None:
+def test_opaque_directories_of_oci_archives_hide_the_layers_below(stack: Stack) -> None:
     stack.add({"d/.wh..wh..opq": File(), "d/new": File()})
     stack.add({"d/old": File(), "d/sub/x": File()})
     with stack.open(as_kernel=False) as view:
@@ -160,7 +162,7 @@ def test_an_opaque_root_of_an_oci_layer_hides_all_below(stack: Stack) -> None:
         assert not view.exists("old")
 
 
-def test_names_that_are_marks_in_a_lower_cannot_be_made(stack: Stack) -> None:
+def test_names_of_aufs_markers_cannot_be_made(stack: Stack) -> None:
     stack.add({"f": File()})
     with stack.open() as view:
         for make in (view.create, view.mkdir):
@@ -182,7 +184,7 @@ def test_a_name_too_long_for_an_oci_whiteout_is_found(stack: Stack) -> None:
         assert view.read("n" * 252) == b"y"
 
 
-def test_the_opaque_directories_of_fuse_overlayfs_hide_what_is_below(stack: Stack) -> None:
+def test_opaque_directories_of_fuse_overlayfs_hide_the_layers_below(stack: Stack) -> None:
     stack.add({"d": Dir(xattrs={"user.fuseoverlayfs.opaque": b"y"}), "d/new": File()})
     stack.add({"d/old": File()})
     with stack.open(as_kernel=False) as view:
@@ -201,20 +203,20 @@ def test_whiteouts_in_attribute_form_hide_names(stack: Stack) -> None:
         assert view.read("d/empty") == b""
 
 
-def test_an_attribute_whiteout_says_nothing_in_a_directory_that_is_not_marked(
+def test_an_attribute_whiteout_has_no_effect_in_an_unmarked_directory(
     stack: Stack,
 ) -> None:
     stack.add({"d/f": File(xattrs={stack.marker("whiteout"): b""})})
     stack.add({"d/f": File(b"below")})
-    with stack.open(as_kernel=False) as view:  # which lists such a name, and does not find it
+    with stack.open(as_kernel=False) as view:  # the kernel lists such a name, and does not find it
         assert view.names("d") == ["f"]
         assert view.read("d/f") == b""
 
 
-# Redirects. In a user namespace the kernel follows none (userxattr implies redirect_dir=nofollow).
+# Redirects. In a user namespace the kernel does not follow them (userxattr implies redirect_dir=nofollow).
 
 
-def test_a_redirect_beside_it_says_where_a_directory_goes_on(stack: Stack) -> None:
+def test_a_redirect_can_be_a_name_beside_the_directory(stack: Stack) -> None:
     stack.add({"new": Dir(xattrs={stack.marker("redirect"): b"old"}), "new/top": File()})
     stack.add({"old/bottom": File(b"x")})
     with stack.open(as_kernel=not stack.unprivileged) as view:
@@ -222,7 +224,7 @@ def test_a_redirect_beside_it_says_where_a_directory_goes_on(stack: Stack) -> No
         assert view.read("new/bottom") == b"x"
 
 
-def test_a_redirect_from_the_root_says_where_a_directory_goes_on(stack: Stack) -> None:
+def test_a_redirect_can_be_a_path_from_the_root(stack: Stack) -> None:
     stack.add({"a/new": Dir(xattrs={stack.marker("redirect"): b"/b/c/old"})})
     stack.add({"b/c/old/bottom": File(b"x"), "a/new/not": File()})
     with stack.open(as_kernel=not stack.unprivileged) as view:
@@ -241,7 +243,7 @@ def test_redirects_add_up_through_several_layers(stack: Stack) -> None:
         assert view.exists("c/4")
 
 
-def test_a_redirect_from_the_root_leads_out_of_a_directory_of_one_layer_alone(
+def test_a_redirect_from_the_root_leads_out_of_a_directory_of_one_layer(
     stack: Stack,
 ) -> None:
     stack.add({"only/here/d": Dir(xattrs={stack.marker("redirect"): b"/old/place"})})
@@ -253,9 +255,7 @@ def test_a_redirect_from_the_root_leads_out_of_a_directory_of_one_layer_alone(
 
 @as_root
 @pytest.mark.parametrize("target", [b"../x", b"/a/../b", b"a/b", b"", b"/", b"."])
-def test_a_redirect_that_is_no_path_is_an_error_and_leads_nowhere(
-    stack: Stack, target: bytes
-) -> None:
+def test_a_redirect_that_is_no_path_is_an_error(stack: Stack, target: bytes) -> None:
     stack.add({"d": Dir(xattrs={stack.marker("redirect"): target})})
     stack.add({"secret/x": File()})
     with stack.open(as_kernel=False) as view:
@@ -272,7 +272,7 @@ def test_a_user_cannot_point_a_privileged_mount_elsewhere(stack: Stack) -> None:
         assert view.names("home") == []
 
 
-def test_a_redirect_is_not_followed_where_the_user_said_so(stack: Stack) -> None:
+def test_a_redirect_is_not_followed_with_redirect_dir_nofollow(stack: Stack) -> None:
     stack.add({"d": Dir(xattrs={stack.marker("redirect"): b"/elsewhere"})})
     stack.add({"elsewhere/f": File()})
     options = MergeOptions(redirect_dir="nofollow", userxattr=stack.unprivileged)
@@ -295,11 +295,11 @@ def test_symlinks_in_a_layer_are_never_followed(stack: Stack) -> None:
             view.node("d/etc")
 
 
-def test_paths_longer_than_the_system_takes_are_reached(stack: Stack) -> None:
+def test_files_with_paths_longer_than_path_max_are_found(stack: Stack) -> None:
     at = make_deep(stack.add({}))
     os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=at))
     os.close(at)
-    with stack.open(as_kernel=False) as view:  # which is asked by path here
+    with stack.open(as_kernel=False) as view:  # the kernel's is read by path
         assert view.names(DEEP_PATH) == ["f"]
         view.create(DEEP_PATH + "/new", b"x")
         view.write(DEEP_PATH + "/f", b"y")

@@ -1,4 +1,4 @@
-"""Modes bind an ordinary user's daemon on files of its own: what it widens for a moment is put back."""
+"""Modes deny an ordinary user's daemon its own files: a mode that it widens for an operation is restored."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _build(stack: Stack, operation: Operation) -> Stack:
     stack.add(operation.lower)
     os.mkdir(stack.upper)
     top = Stack(stack.upper, unprivileged=True)
-    top.add(operation.upper)  # as the upper's only directory, whose content is moved up
+    top.add(operation.upper)  # in a directory of the upper, from which it is moved up
     for name in os.listdir(top.lowers[0]):
         path = os.path.join(top.lowers[0], name)
         mode = stat.S_IMODE(os.lstat(path).st_mode)
@@ -128,7 +128,7 @@ def _shown(stack: Stack) -> dict[str, Seen]:
 
 
 def _dies(stack: Stack, operation: Operation, fault: str) -> bool:
-    """Whether a process that does the operation comes to the step, and dies there."""
+    """Run the operation in a process with the fault. Returns: whether it died."""
     child = os.fork()
     if child == 0:
         try:
@@ -163,7 +163,7 @@ def test_a_crash_while_a_mode_is_widened_leaves_the_mode_that_was_shown(
     with expected.bare(options=OPTIONS) as view:
         operation.act(view)
     after = _shown(expected)
-    tried = 0
+    crashes = 0
     for step in operation.steps:
         for number in range(1, 100):
             crashed = fresh(f"{step}-{number}")
@@ -171,16 +171,16 @@ def test_a_crash_while_a_mode_is_widened_leaves_the_mode_that_was_shown(
                 assert _shown(crashed) == after
                 break
             assert _shown(crashed) in (before, after), f"{step}:{number}"
-            tried += 1
-    assert tried >= len(operation.steps)
+            crashes += 1
+    assert crashes >= len(operation.steps)
 
 
-def test_what_is_no_note_changes_nothing_and_goes(stack: Stack) -> None:
+def test_an_invalid_record_changes_nothing_and_is_removed(stack: Stack) -> None:
     stack.add({"f": File(mode=0o600)})
     with stack.bare(options=OPTIONS) as view:
         view.change("f", Changes(mode=0o640))
-    room = os.path.join(stack.work, "work")
-    number, outside, home = map(_identity, (os.path.join(stack.upper, "f"), stack.directory, room))
+    work = os.path.join(stack.work, "work")
+    number, outside, home = map(_identity, (os.path.join(stack.upper, "f"), stack.directory, work))
     for name, target in {
         "mode.1": "nothing",
         "mode.2": "9 x x 0 f",
@@ -188,36 +188,36 @@ def test_what_is_no_note_changes_nothing_and_goes(stack: Stack) -> None:
         "mode.4": f"0 {outside} {home} 0 ..",
         "mode.x": "0 1 1 0 f",
     }.items():
-        os.symlink(target, os.path.join(room, name))
-    open(os.path.join(room, "mode.5"), "w").close()
+        os.symlink(target, os.path.join(work, name))
+    open(os.path.join(work, "mode.5"), "w").close()
     mode = os.stat(stack.directory).st_mode
     with stack.bare(options=OPTIONS) as view:
-        assert os.listdir(room) == []
+        assert os.listdir(work) == []
         assert view.stat("f").mode == stat.S_IFREG | 0o640
     assert os.stat(stack.directory).st_mode == mode
 
 
-def test_a_note_of_what_was_moved_since_is_followed(stack: Stack) -> None:
+def test_a_record_is_of_the_inode_wherever_it_was_moved(stack: Stack) -> None:
     stack.add({})
     with stack.bare(options=OPTIONS) as view:
         view.mkdir("a")
         view.create("a/f", mode=0o640)
-    room = os.path.join(stack.work, "work")
-    number, home = map(_identity, (os.path.join(stack.upper, "a/f"), room))
+    work = os.path.join(stack.work, "work")
+    number, home = map(_identity, (os.path.join(stack.upper, "a/f"), work))
     os.rename(os.path.join(stack.upper, "a"), os.path.join(stack.upper, "b"))
-    os.symlink(f"100440 {number} {home} 0 a/f", os.path.join(room, "mode.1"))
+    os.symlink(f"100440 {number} {home} 0 a/f", os.path.join(work, "mode.1"))
     with stack.bare(options=OPTIONS) as view:
         assert view.stat("b/f").mode == stat.S_IFREG | 0o440
 
 
-def test_a_note_changes_no_file_that_got_the_inode_number_since(stack: Stack) -> None:
+def test_a_record_does_not_change_a_file_with_a_reused_inode_number(stack: Stack) -> None:
     stack.add({})
     with stack.bare(options=OPTIONS) as view:
         view.create("f", mode=0o640)
-    room = os.path.join(stack.work, "work")
+    work = os.path.join(stack.work, "work")
     number, _, _ = _identity(os.path.join(stack.upper, "f")).partition(".")
     for name in ("f", "gone"):
-        os.symlink(f"100040 {number}.1 {_identity(room)} 0 {name}", os.path.join(room, "mode.1"))
+        os.symlink(f"100040 {number}.1 {_identity(work)} 0 {name}", os.path.join(work, "mode.1"))
         with stack.bare(options=OPTIONS) as view:
             assert view.stat("f").mode == stat.S_IFREG | 0o640
 

@@ -1,4 +1,4 @@
-"""Whose a file is shown to be, and whose it becomes: as it is on disk, as root's, one owner's, or by ranges."""
+"""Owners shown and stored: unmapped, as root's, as one owner's, or by ranges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .inside import as_ordinary_user, as_root
 from .stack import Stack
 from .view import refused
 
-# As a container of an ordinary user lies on disk: its root is 100000.
+# As in the storage of an ordinary user's container: its root is 100000 on disk.
 SQUASHED = Ids(unmapped=overflow_id("uid"), unmapped_in_upper=overflow_id("uid"))
 SHIFTED = Ids(ranges=(Range(disk=100_000, shown=0, count=65_536),))
 
@@ -27,27 +27,27 @@ def test_ids_are_shown_as_they_are_by_default() -> None:
     assert AS_THEY_ARE.users.stored(1234) == 1234
 
 
-def test_of_unmapped_ids_only_the_overflow_id_is_shown_as_roots() -> None:
+def test_the_overflow_id_alone_is_shown_as_roots() -> None:
     owners = Owners(users=SQUASHED, groups=SQUASHED)
     assert owners.users.shown(overflow_id("uid")) == 0
     assert owners.users.copied(overflow_id("uid")) == 0
     assert (owners.users.shown(1), owners.groups.shown(2)) == (1, 2)
 
 
-def test_in_an_upper_the_overflow_id_is_that_users_where_there_is_one() -> None:
+def test_in_an_upper_the_overflow_id_is_its_users_where_it_is_mapped() -> None:
     known = Ids(unmapped=65534, unmapped_in_upper=-1)
     assert (known.shown(65534), known.shown(65534, in_upper=True)) == (0, 65534)
     assert (SQUASHED.shown(65534), SQUASHED.shown(65534, in_upper=True)) == (0, 0)
 
 
 @as_root
-def test_where_every_id_is_known_none_stands_for_others(stack: Stack) -> None:
+def test_where_every_id_is_mapped_no_id_stands_for_unmapped_ones(stack: Stack) -> None:
     for kind in ("uid", "gid"):
         assert unmapped(overflow_id(kind), privilege.extents(kind)) == (-1, -1)
 
 
 @as_ordinary_user
-def test_where_one_id_is_known_the_overflow_id_stands_for_others(stack: Stack) -> None:
+def test_where_one_id_is_mapped_the_overflow_id_stands_for_the_others(stack: Stack) -> None:
     overflow = overflow_id("uid")
     assert unmapped(overflow, privilege.extents("uid")) == (overflow, overflow)
 
@@ -58,17 +58,17 @@ def test_ranges_are_shown_shifted_and_stored_back() -> None:
         assert SHIFTED.stored(shown) == disk
 
 
-def test_an_id_outside_all_ranges_is_nobodys_and_cannot_be_given() -> None:
+def test_an_id_outside_all_ranges_is_shown_as_the_overflow_id_and_cannot_be_set() -> None:
     assert {SHIFTED.shown(disk) for disk in (0, 99_999, 165_536)} == {SHIFTED.overflow}
     with refused(errno.EINVAL):
         SHIFTED.stored(70_000)
 
 
 @as_root
-def test_files_are_made_and_given_away_by_the_ids_that_programs_see(stack: Stack) -> None:
+def test_files_are_created_and_chowned_with_mapped_ids(stack: Stack) -> None:
     stack.add({"f": File(b"x", uid=100_033, gid=100_033), "d": Dir(uid=100_000, gid=100_000)})
     options = MergeOptions(owners=Owners(users=SHIFTED, groups=SHIFTED))
-    with stack.open(options=options, as_kernel=False) as view:  # which shows them as on disk
+    with stack.open(options=options, as_kernel=False) as view:  # the kernel shows stored ids
         assert (view.stat("f").uid, view.stat("f").gid) == (33, 33)
         view.write("f", b"y")
         assert view.stat("f").uid == 33
@@ -86,7 +86,9 @@ def test_files_are_made_and_given_away_by_the_ids_that_programs_see(stack: Stack
 
 
 @as_root
-def test_what_a_user_outside_all_ranges_makes_is_stored_as_nobodys(stack: Stack) -> None:
+def test_a_new_file_of_a_user_outside_all_ranges_is_stored_as_the_overflow_ids(
+    stack: Stack,
+) -> None:
     stack.add({"d": Dir(uid=100_000, gid=100_000)})
     options = MergeOptions(owners=Owners(users=SHIFTED, groups=SHIFTED))
     with stack.open(options=options, as_kernel=False) as view:
@@ -101,7 +103,7 @@ def test_what_a_user_outside_all_ranges_makes_is_stored_as_nobodys(stack: Stack)
 
 
 @as_ordinary_user
-def test_what_a_user_outside_all_ranges_makes_is_ones_own_where_nobody_is_no_id(
+def test_a_new_file_of_a_user_outside_all_ranges_is_the_daemons_where_the_overflow_id_cannot_be_stored(
     stack: Stack,
 ) -> None:
     stack.add({})
@@ -138,7 +140,7 @@ def test_one_owner_for_all_files_is_shown_and_gets_the_copies(stack: Stack) -> N
         Owners(groups=Ids(squash_to=0)),
     ],
 )
-def test_files_of_the_machine_are_written_to_where_all_are_shown_as_one_owners(
+def test_files_of_the_machine_can_be_written_where_owners_are_squashed(
     stack: Stack, owners: Owners
 ) -> None:
     stack.lowers.append("/etc/dpkg")
@@ -168,7 +170,7 @@ def test_a_view_for_an_ordinary_user_shows_the_machines_files_as_roots(stack: St
         assert (view.stat(name).uid, view.stat(name).gid) == (0, 0)
 
 
-def test_ids_that_a_lower_has_mapped_already_are_not_mapped_twice() -> None:
+def test_ids_of_an_idmapped_lower_are_not_mapped_twice() -> None:
     """podman 4 gives a mount_program idmapped lowers, and the same ranges."""
     assert SHIFTED.shown(33, idmapped=True) == 33
     assert SHIFTED.copied(33, idmapped=True) == 100_033

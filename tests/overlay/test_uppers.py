@@ -1,4 +1,4 @@
-"""Uppers on disks that lack something: what was deleted stays deleted, in every form, and a lack is refused at once."""
+"""Uppers on file systems that lack features: deleted files stay deleted in every form, or the mount is refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ MADE: Final[dict[bytes, Disk]] = {
 
 @contextlib.contextmanager
 def upper_on(stack: Stack, kind: bytes) -> Iterator[None]:
-    """Let the stack's upper and work directory lie on a new file system."""
+    """Put the stack's upper and work directory on a new file system."""
     path = os.path.join(stack.directory, "disk")
     base = os.fsencode(stack.directory)
     if disk := MADE.get(kind):
@@ -73,7 +73,7 @@ def options(stack: Stack, form: Form | None) -> MergeOptions:
 
 
 def change_everything(view: View) -> None:
-    """Each change that hides a name of the lower."""
+    """Make each change that hides a name of the lower."""
     view.unlink("file")
     view.unlink("symlink")
     view.rename("moved", "elsewhere")
@@ -93,7 +93,7 @@ def change_everything(view: View) -> None:
 
 
 def change_again(view: View) -> None:
-    """Each change that meets a whiteout, or a name that one hid before."""
+    """Make each change at a whiteout, or at a name that was hidden before."""
     view.mkdir("gone")
     view.create("gone/new")
     view.unlink("kept/z")
@@ -115,11 +115,13 @@ AGAIN: Final = {"gone", "empty", "file", "link", "moved", "replaced", "symlink",
 
 @pytest.mark.parametrize("written", FORMS)
 @pytest.mark.parametrize("form", FORMS)
-def test_what_one_form_of_whiteout_hid_no_other_shows(
+def test_a_name_hidden_by_one_form_of_whiteout_stays_hidden_under_another(
     stack: Stack, written: Form, form: Form
 ) -> None:
     stack.add(LOWER)
-    is_the_kernels = written == "device" and not stack.unprivileged  # a user's redirects it leaves
+    is_the_kernels = (
+        written == "device" and not stack.unprivileged
+    )  # it does not follow a user's redirects
     with stack.open(options=options(stack, written), as_kernel=is_the_kernels) as view:
         change_everything(view)
         seen = look_through(view)
@@ -145,7 +147,7 @@ def test_a_deleted_file_stays_deleted_on_an_upper_that_lies_on_an_overlay(stack:
         with stack.open(as_kernel=False) as view:
             change_everything(view)
             seen = look_through(view)
-        # Carried to a disk of its own, the upper says the same: above a lower, and to the kernel as one of its lowers.
+        # A copy of the upper on another disk shows the same: above a lower, and to the kernel as one of its lowers.
         there = os.path.join(stack.directory, "copy")
         subprocess.run(["cp", "-a", stack.upper, there], check=True)
         stack.upper, stack.work = there, os.path.join(stack.directory, "work")
@@ -163,15 +165,15 @@ def test_the_kernel_reads_whiteout_files_in_its_lowers(stack: Stack) -> None:
         names = {path: sorted(view.names(path)) for path in ("", "branch", "kept", "again", "file")}
     stack.lowers = [stack.upper, lower]
     with stack.mounted_by_the_kernel(writable=False) as target:
-        if stack.unprivileged:  # the kernel follows no redirect of a user's
+        if stack.unprivileged:  # the kernel does not follow a user's redirects
             names = {path: names[path] for path in ("kept", "again", "file")}
         for path, listed in names.items():
             assert sorted(os.listdir(os.path.join(target, path))) == listed
     assert seen
 
 
-def test_a_directory_that_came_with_an_overlays_lower_can_be_removed(stack: Stack) -> None:
-    """As an upper does that is part of a container's image: the overlay below moves none of its directories (EXDEV)."""
+def test_a_directory_of_a_lower_of_the_overlay_below_can_be_removed(stack: Stack) -> None:
+    """As in an upper within a container's root: the overlay below does not rename its lower's directories (EXDEV)."""
     stack.add({"d/f": File(), "d/e/g": File(), "plain": File()})
     base = stack.directory
     image = os.path.join(base, "disk.lower")
@@ -194,7 +196,7 @@ def test_a_directory_that_came_with_an_overlays_lower_can_be_removed(stack: Stac
             assert sorted(view.names()) == ["d", "plain"]
 
 
-def test_a_disk_without_attributes_is_refused_unless_marks_may_be_names(stack: Stack) -> None:
+def test_a_disk_without_attributes_is_refused_unless_whiteouts_are_aufs(stack: Stack) -> None:
     stack.add(LOWER)
     with upper_on(stack, b"ramfs"):
         with pytest.raises(Unfit) as told, stack.bare():
@@ -227,7 +229,7 @@ def change_everything_but_directories(view: View) -> None:
 
 
 @as_root
-def test_whiteouts_that_the_disk_cannot_make_are_refused_by_name(stack: Stack) -> None:
+def test_a_form_of_whiteouts_that_the_disk_lacks_is_refused(stack: Stack) -> None:
     stack.add({})
     with upper_on(stack, b"overlay"):
         with pytest.raises(Unfit) as told, stack.bare(options=options(stack, "device")):
@@ -245,7 +247,7 @@ def test_the_probe_leaves_nothing_behind(stack: Stack) -> None:
         replace(found, folds_case=True).form(None)
 
 
-def test_marks_of_an_overlay_within_the_view_are_no_marks_of_the_views(stack: Stack) -> None:
+def test_markers_of_an_overlay_within_the_view_are_not_the_views(stack: Stack) -> None:
     stack.add({"d/below": File()})
     names = [stack.marker("opaque"), "user.fuseoverlayfs.opaque", "user.overlay.opaque"]
     with stack.open(as_kernel=False) as view:
@@ -256,7 +258,7 @@ def test_marks_of_an_overlay_within_the_view_are_no_marks_of_the_views(stack: St
         assert view.names("d") == ["below"]
 
 
-def test_an_overlay_within_the_view_keeps_its_marks_through_copy_up(stack: Stack) -> None:
+def test_an_overlay_within_the_view_keeps_its_markers_through_copy_up(stack: Stack) -> None:
     stack.add({"d/below": File()})
     with stack.open(as_kernel=False) as view:
         view.setxattr("d", stack.marker("opaque"), b"y")
@@ -268,7 +270,7 @@ def test_an_overlay_within_the_view_keeps_its_marks_through_copy_up(stack: Stack
         assert view.xattrs("d") == {stack.marker("opaque"): b"y"}
 
 
-def test_what_is_read_goes_on_when_the_disk_becomes_read_only(stack: Stack) -> None:
+def test_reading_continues_when_the_disk_becomes_read_only(stack: Stack) -> None:
     stack.add({"f": File(b"x"), "g": File(b"y")})
     with upper_on(stack, b"tmpfs"), stack.bare() as view:
         view.write("f", b"z")
@@ -283,7 +285,7 @@ def test_what_is_read_goes_on_when_the_disk_becomes_read_only(stack: Stack) -> N
         assert view.read("f") == b"z"
 
 
-def test_a_name_too_long_to_be_hidden_by_another_stays(stack: Stack) -> None:
+def test_a_name_too_long_for_an_aufs_whiteout_cannot_be_removed(stack: Stack) -> None:
     longest = "n" * 255
     stack.add({longest: File(), "d/f": File()})
     with stack.open(options=options(stack, "aufs"), as_kernel=False) as view:
@@ -294,7 +296,7 @@ def test_a_name_too_long_to_be_hidden_by_another_stays(stack: Stack) -> None:
         assert sorted(view.names()) == ["d", longest]
 
 
-def test_a_disk_that_hides_marks_of_every_form_is_refused(stack: Stack) -> None:
+def test_a_disk_without_any_form_of_markers_is_refused(stack: Stack) -> None:
     stack.add(LOWER)
     with upper_on(stack, b"fuse-overlayfs"):
         for form in (None, *FORMS):
@@ -304,8 +306,8 @@ def test_a_disk_that_hides_marks_of_every_form_is_refused(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("disk", [b"tmpfs", b"overlay"])
-def test_what_fuse_overlayfs_deleted_stays_deleted(stack: Stack, disk: bytes) -> None:
-    """On a tmpfs it makes devices, on an overlay files `.wh.NAME`; its opaque directories it marks in three ways."""
+def test_files_deleted_by_fuse_overlayfs_stay_deleted(stack: Stack, disk: bytes) -> None:
+    """It makes devices on a tmpfs and files `.wh.NAME` on an overlay, and marks opaque directories in three ways."""
     stack.add(LOWER)
     with upper_on(stack, disk):
         with fuse_overlayfs(stack) as target:
@@ -339,14 +341,14 @@ def test_what_fuse_overlayfs_deleted_stays_deleted(stack: Stack, disk: bytes) ->
             "gone/new",
             "tree",
         }
-        if disk == b"tmpfs":  # whiteouts that are attributes it does not read
+        if disk == b"tmpfs":  # it does not read whiteouts of the attribute form
             with fuse_overlayfs(stack) as target:
                 assert listed(target) == shown
 
 
 @contextlib.contextmanager
 def fuse_overlayfs(stack: Stack) -> Iterator[str]:
-    """The peer, over the same directories."""
+    """Mount fuse-overlayfs over the same directories."""
     target = os.path.join(stack.directory, "peer")
     for path in (stack.upper, stack.work, target):
         os.makedirs(path, exist_ok=True)
@@ -364,7 +366,7 @@ def fuse_overlayfs(stack: Stack) -> Iterator[str]:
 
 
 def await_mount(target: str) -> None:
-    """Wait until something is mounted there: the table of mounts tells of each change (proc_pid_mountinfo(5))."""
+    """Wait for a mount at `target`, by polling mountinfo for changes (proc_pid_mountinfo(5))."""
     with open("/proc/self/mountinfo") as table:
         changes = select.poll()
         changes.register(table, select.POLLPRI)
@@ -381,7 +383,7 @@ def listed(target: str) -> set[str]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_person_is_told_what_hides_a_name(stack: Stack, form: Form) -> None:
+def test_explain_shows_the_whiteout_of_a_name(stack: Stack, form: Form) -> None:
     stack.add({"f": File()})
     with stack.open(options=options(stack, form), as_kernel=False) as view:
         view.unlink("f")
@@ -391,8 +393,8 @@ def test_a_person_is_told_what_hides_a_name(stack: Stack, form: Form) -> None:
     assert seen == [(f"upper/{mark}", "whiteout"), ("lower0/f", "shadowed")]
 
 
-def test_whiteouts_are_made_where_none_can_be_linked(stack: Stack) -> None:
-    """As on a disk without hard links, or once an inode has too many."""
+def test_whiteouts_are_made_without_hard_links(stack: Stack) -> None:
+    """As on a disk without hard links, or for an inode with too many."""
     stack.add({f"f{number}": File() for number in range(4)})
     with stack.open() as view:
         view.unlink("f0")
@@ -405,7 +407,7 @@ def test_whiteouts_are_made_where_none_can_be_linked(stack: Stack) -> None:
 
 
 @as_root
-def test_marks_that_this_mount_would_not_read_are_no_reason_to_show_what_was_deleted(
+def test_an_upper_with_markers_that_this_mount_would_not_read_is_refused(
     stack: Stack,
 ) -> None:
     stack.add({"d/f": File()})
@@ -423,8 +425,8 @@ def test_marks_that_this_mount_would_not_read_are_no_reason_to_show_what_was_del
         subprocess.run(["rm", "-r", stack.upper], check=True)
 
 
-def test_what_was_removed_is_no_error_on_a_disk_that_forgets_what_has_no_name(stack: Stack) -> None:
-    """bindfs answers ENOENT to a stat of a descriptor whose name is gone."""
+def test_removal_works_on_a_disk_without_fstat_of_unlinked_files(stack: Stack) -> None:
+    """bindfs fails fstat(2) of an unlinked file (ENOENT)."""
     stack.add({"f": File(b"x"), "g": File(b"y"), "d": Dir()})
     with upper_on(stack, b"bindfs"):
         with pytest.raises(Unfit) as told, stack.bare():

@@ -1,4 +1,4 @@
-"""The work directory: what is unfinished is seen by nobody, and gone at the next mount."""
+"""The work directory: unfinished files are not visible in the view, and the next mount removes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .stack import Stack
 from .view import refused
 
 
-def test_what_a_crash_left_is_cleared_at_the_next_mount(stack: Stack) -> None:
+def test_the_next_mount_clears_the_work_directory_of_a_crash(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
     with stack.open():
         pass
@@ -27,7 +27,7 @@ def test_what_a_crash_left_is_cleared_at_the_next_mount(stack: Stack) -> None:
     assert os.path.exists(os.path.join(stack.lowers[0], "f"))
 
 
-def test_nothing_unfinished_is_left_by_any_operation(stack: Stack) -> None:
+def test_no_operation_leaves_unfinished_files(stack: Stack) -> None:
     stack.add({"f": File(b"x"), "d/g": File(), "e": Dir()})
     with stack.open() as view:
         view.write("f", b"y")
@@ -39,7 +39,7 @@ def test_nothing_unfinished_is_left_by_any_operation(stack: Stack) -> None:
         view.rename("f", "moved")
         view.rmdir("e")
         left = os.listdir(os.path.join(stack.work, "work"))
-        assert len(left) <= 1  # the whiteout that the next ones are links of
+        assert len(left) <= 1  # the spare whiteout
 
 
 def test_the_index_survives_the_mount_that_made_it(stack: Stack) -> None:
