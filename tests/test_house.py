@@ -6,6 +6,7 @@ import ast
 import importlib
 import os
 import re
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "fuse": {"overlay", *GROUND},
     "namespace": GROUND,
     "layers": GROUND,
-    "overlay": {"_native", "beneath", "privilege"},
+    "overlay": {"_native", "beneath", "privilege", "rmtree"},
     "beneath": {"_native"},
     "rmtree": {"_native", "beneath"},
     "errors": set(),
@@ -111,6 +112,14 @@ def test_two_files_import_pyfuse3_and_one_patches_it() -> None:
             patches.add(os.path.relpath(path, HOUSE))
     assert importing == {"fuse/connection.py", "fuse/operations.py"}
     assert patches == {"fuse/patches.py"}
+
+
+def test_the_merge_needs_no_other_distribution() -> None:
+    """It can be tested on plain directories, and a process that imports it starts quickly."""
+    for path in sources("overlay"):
+        for module in modules(path):
+            top = module.partition(".")[0]
+            assert top == "overlaykit" or top in sys.stdlib_module_names, f"{path}: {module}"
 
 
 def test_only_its_command_imports_the_benchmark() -> None:
