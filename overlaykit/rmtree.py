@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from overlaykit import _native
@@ -38,6 +39,9 @@ def rmtree_path(path: str) -> None:
 
 
 def _rmtree_directory(parent: int, name: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.rmdir(name, dir_fd=parent)  # most are empty
+        return
     # The loop extends the list: each directory comes before those below it.
     found = [name]
     for path in found:

@@ -23,7 +23,7 @@ from overlaykit.fuse.reader import Reader
 from overlaykit.overlay import overrides
 from overlaykit.overlay.disk import Unfit
 from overlaykit.overlay.filesystem import Filesystem
-from overlaykit.overlay.owners import Ids, Owners, Range, overflow_id, unmapped
+from overlaykit.overlay.owners import Ids, Owners, Range, unmapped
 from overlaykit.overlay.stack import MergeOptions, OpenedLayer
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _ids(spec: MountSpec, kind: str, given: IdSpec) -> Ids:
     # The kernel refuses every write to a file with an id that the namespace does not know: squashing is for writing.
     ids = (spec.options.users, spec.options.groups)
     squashes = spec.squash_unmapped or any(one.squash_to is not None for one in ids)
-    overflow = overflow_id(kind)
+    overflow = privilege.overflow_id(kind)
     in_lower, in_upper = unmapped(overflow, privilege.extents(kind)) if squashes else (-1, -1)
     return Ids(
         squash_to=given.squash_to,

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from overlaykit import _native
+from overlaykit.beneath import BENEATH
 
 if TYPE_CHECKING:
     from overlaykit.overlay.descriptors import Descriptors
@@ -28,7 +29,6 @@ INODE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 """Flags of open(2) that open the inode of a name, a symlink too."""
 
 _OPEN_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_BENEATH: Final = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
 
 # include/uapi/linux/fs.h: _IOR(0x15, 0, struct fsuuid2)
 _FS_IOC_GETFSUUID: Final = 0x80111500
@@ -285,7 +285,7 @@ class LayerDir:
                 modes.widen_directory(layer_dir.parent, layer_dir.parent._fd)
             above = layer_dir.parent._fd
             action = functools.partial(
-                _native.openat2, above, layer_dir.name, _OPEN_DIRECTORY, 0, _BENEATH
+                _native.openat2, above, layer_dir.name, _OPEN_DIRECTORY, 0, BENEATH
             )
             layer_dir._fd = self.layer.open(action, above)
             layer_dir.recent = True
@@ -297,7 +297,7 @@ class LayerDir:
         try:
             for layer_dir in reversed(chain):
                 action = functools.partial(
-                    _native.openat2, fd, layer_dir.name, _OPEN_DIRECTORY, 0, _BENEATH
+                    _native.openat2, fd, layer_dir.name, _OPEN_DIRECTORY, 0, BENEATH
                 )
                 fd, before = self.layer.open(action, fd), above
                 above = fd

@@ -16,6 +16,7 @@ import stat
 from typing import Final, NamedTuple
 
 from overlaykit import _native
+from overlaykit.privilege import ALL_IDS
 
 SECURITY: Final = b"security.fuseoverlayfs.override_stat"
 """`xattr_permissions=1`: set by root only."""
@@ -23,7 +24,6 @@ CONTAINERS: Final = b"user.containers.override_stat"
 """`xattr_permissions=2`: set by the file's owner."""
 _FIELDS: Final = re.compile(rb"([0-9]{1,10}):([0-9]{1,10}):([0-7]{1,7})(?::|\Z)")
 """The file's type may follow."""
-_LARGEST_ID: Final = (1 << 32) - 2  # the last number means "none" (chown(2))
 
 # fuse-overlayfs before version 1.14.
 _OLD_USER: Final = b"user.fuseoverlayfs.override_stat"
@@ -62,7 +62,7 @@ def read(path: bytes | int, name: bytes) -> Override | None:
     if raw is None:
         return None
     fields = _FIELDS.match(raw)
-    if fields is None or any(int(number) > _LARGEST_ID for number in fields.group(1, 2)):
+    if fields is None or any(int(number) >= ALL_IDS for number in fields.group(1, 2)):
         raise OSError(errno.EIO, f"an attribute {os.fsdecode(name)} that is no UID:GID:MODE")
     uid, gid, mode = fields.groups()
     return Override(int(uid), int(gid), stat.S_IMODE(int(mode, 8)))

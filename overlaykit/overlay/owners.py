@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from overlaykit.privilege import ALL_IDS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_ALL_IDS: Final = (1 << 32) - 1  # the last number means "none" (chown(2))
 _KEEP: Final = -1
 """For chown(2): do not change the id."""
 
@@ -173,13 +174,7 @@ def unmapped(overflow: int, extents: Sequence[tuple[int, int, int]]) -> tuple[in
     None are needed where every id is mapped. Where the overflow id is mapped, an upper has files of that user; in a
     lower they look like unmapped ones, which are more.
     """
-    if sum(count for _, _, count in extents) >= _ALL_IDS:
+    if sum(count for _, _, count in extents) >= ALL_IDS:
         return -1, -1
     is_mapped = any(inside <= overflow < inside + count for inside, _, count in extents)
     return overflow, -1 if is_mapped else overflow
-
-
-def overflow_id(kind: str) -> int:
-    """The id that the kernel gives for unmapped ids; `kind` is `uid` or `gid` (user_namespaces(7))."""
-    with open(f"/proc/sys/kernel/overflow{kind}", encoding="ascii") as file:
-        return int(file.read())

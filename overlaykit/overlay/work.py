@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
 from overlaykit.overlay.markers import DEFAULT_ACL
 from overlaykit.overlay.modes import Modes
+from overlaykit.rmtree import rmtree
 
 if TYPE_CHECKING:
     from overlaykit.overlay.layer import Layer, LayerDir
@@ -74,7 +74,7 @@ class Work:
     def remove(self, name: bytes, work_dir: LayerDir | None = None) -> None:
         """Remove an unfinished file or tree, as far as possible: `clear` removes the rest at the next mount."""
         with contextlib.suppress(OSError):
-            _remove_tree(work_dir or self.layer_dir, name)
+            rmtree((work_dir or self.layer_dir).fd(), name)
 
     def publish(
         self,
@@ -117,7 +117,7 @@ class Work:
     def remove_content(self, layer_dir: LayerDir) -> None:
         """Remove everything in a directory of the upper."""
         for name in os.listdir(layer_dir.proc_path()):
-            _remove_tree(layer_dir, name)
+            rmtree(layer_dir.fd(), name)
 
     def _move(
         self,
@@ -157,19 +157,3 @@ class Work:
             if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
                 raise
         return layer_dir
-
-
-def _remove_tree(layer_dir: LayerDir, name: bytes) -> None:
-    try:
-        os.unlink(name, dir_fd=layer_dir.fd())
-    except IsADirectoryError:
-        with contextlib.suppress(OSError):  # it is empty, mostly
-            os.rmdir(name, dir_fd=layer_dir.fd())
-            return
-        child = layer_dir.child(name)
-        if child.stat().st_mode & stat.S_IRWXU != stat.S_IRWXU:
-            os.chmod(child.proc_path(), stat.S_IRWXU)
-        for below in os.listdir(child.proc_path()):
-            _remove_tree(child, below)
-        child.close()
-        os.rmdir(name, dir_fd=layer_dir.fd())

@@ -9,7 +9,7 @@ import pytest
 
 from overlaykit import privilege
 from overlaykit.overlay.attributes import Caller, Changes
-from overlaykit.overlay.owners import AS_THEY_ARE, Ids, Owners, Range, overflow_id, unmapped
+from overlaykit.overlay.owners import AS_THEY_ARE, Ids, Owners, Range, unmapped
 from overlaykit.overlay.stack import MergeOptions
 
 from ..posix.table import Dir, File
@@ -18,7 +18,9 @@ from .stack import Stack
 from .view import refused
 
 # As in the storage of an ordinary user's container: its root is 100000 on disk.
-SQUASHED = Ids(unmapped=overflow_id("uid"), unmapped_in_upper=overflow_id("uid"))
+SQUASHED = Ids(
+    unmapped=privilege.overflow_id("uid"), unmapped_in_upper=privilege.overflow_id("uid")
+)
 SHIFTED = Ids(ranges=(Range(disk=100_000, shown=0, count=65_536),))
 
 
@@ -29,8 +31,8 @@ def test_ids_are_shown_as_they_are_by_default() -> None:
 
 def test_the_overflow_id_alone_is_shown_as_roots() -> None:
     owners = Owners(users=SQUASHED, groups=SQUASHED)
-    assert owners.users.shown(overflow_id("uid")) == 0
-    assert owners.users.copied(overflow_id("uid")) == 0
+    assert owners.users.shown(privilege.overflow_id("uid")) == 0
+    assert owners.users.copied(privilege.overflow_id("uid")) == 0
     assert (owners.users.shown(1), owners.groups.shown(2)) == (1, 2)
 
 
@@ -43,12 +45,12 @@ def test_in_an_upper_the_overflow_id_is_its_users_where_it_is_mapped() -> None:
 @as_root
 def test_where_every_id_is_mapped_no_id_stands_for_unmapped_ones(stack: Stack) -> None:
     for kind in ("uid", "gid"):
-        assert unmapped(overflow_id(kind), privilege.extents(kind)) == (-1, -1)
+        assert unmapped(privilege.overflow_id(kind), privilege.extents(kind)) == (-1, -1)
 
 
 @as_ordinary_user
 def test_where_one_id_is_mapped_the_overflow_id_stands_for_the_others(stack: Stack) -> None:
-    overflow = overflow_id("uid")
+    overflow = privilege.overflow_id("uid")
     assert unmapped(overflow, privilege.extents("uid")) == (overflow, overflow)
 
 
