@@ -239,9 +239,8 @@ def test_a_full_disk_leaves_the_old_file_whole_and_no_other(stack: Stack) -> Non
 
 def test_every_name_of_a_hard_link_sees_the_change(stack: Stack) -> None:
     stack.add({"a": File(b"old"), "d/b": Link("a"), "c": Link("a")})
-    with stack.open(
-        as_kernel=not stack.unprivileged
-    ) as view:  # which needs privileges for the index
+    # The kernel's index needs privileges.
+    with stack.open(as_kernel=not stack.unprivileged) as view:
         assert {view.stat(name).link_count for name in ("a", "d/b", "c")} == {3}
         nodeid = view.nodeid("a")
         view.write("d/b", b"new")

@@ -60,9 +60,8 @@ def test_a_merged_directory_looks_like_its_topmost_part(stack: Stack) -> None:
     with stack.open() as view:
         assert view.stat("d").stat.st_mode & 0o777 == 0o700
         assert view.xattrs("d") == {"user.a": b"top"}
-        assert (
-            view.stat("d").link_count == 1
-        )  # no tool may count on subdirectories that it did not see
+        # 1 means "unknown": tools must not derive the number of subdirectories from it.
+        assert view.stat("d").link_count == 1
 
 
 @pytest.mark.parametrize("above", [File(b"x"), Symlink("elsewhere")], ids=["file", "symlink"])

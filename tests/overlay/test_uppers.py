@@ -119,9 +119,8 @@ def test_a_name_hidden_by_one_form_of_whiteout_stays_hidden_under_another(
     stack: Stack, written: Form, form: Form
 ) -> None:
     stack.add(LOWER)
-    is_the_kernels = (
-        written == "device" and not stack.unprivileged
-    )  # it does not follow a user's redirects
+    # The kernel does not follow a user's redirects.
+    is_the_kernels = written == "device" and not stack.unprivileged
     with stack.open(options=options(stack, written), as_kernel=is_the_kernels) as view:
         change_everything(view)
         seen = look_through(view)
