@@ -41,15 +41,17 @@ copy_up(struct copyup *copy, bool data, bool metadata)
     return metadata ? copyup_metadata(copy) : 0;
 }
 
-/* The prefixes in a tuple of bytes, into which they point; for PyMem_Free. NULL: it raised. */
+/* The prefixes in a tuple of bytes (NULL: none), into which they point; for PyMem_Free. NULL: it
+ * raised. */
 static struct copyup_prefix *
-prefixes_from(PyObject *tuple, size_t count)
+prefixes_from(PyObject *tuple, size_t *count)
 {
-    struct copyup_prefix *prefixes = PyMem_Malloc((count + 1) * sizeof(*prefixes));
+    *count = tuple ? (size_t)PyTuple_Size(tuple) : 0;
+    struct copyup_prefix *prefixes = PyMem_Malloc((*count + 1) * sizeof(*prefixes));
     if (prefixes == NULL) {
         return (struct copyup_prefix *)PyErr_NoMemory();
     }
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < *count; i++) {
         char *bytes;
         Py_ssize_t length;
         if (PyBytes_AsStringAndSize(PyTuple_GetItem(tuple, (Py_ssize_t)i), &bytes, &length) < 0) {
@@ -80,35 +82,43 @@ id_from(PyObject *given, void *address)
 static PyObject *
 py_copy_up(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"", "", "data", "metadata", "uid", "gid", "skip_xattrs", NULL};
+    static char *keywords[] = {
+        "", "", "data", "metadata", "uid", "gid", "skip_xattrs", "keep_xattrs", NULL};
     struct copyup copy = {.uid = (uid_t)-1, .gid = (gid_t)-1};
     int data = 1;
     int metadata = 1;
     PyObject *skip = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii|$ppO&O&O!:copy_up", keywords, &copy.src,
+    PyObject *keep = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii|$ppO&O&O!O!:copy_up", keywords, &copy.src,
                                      &copy.dst, &data, &metadata, id_from, &copy.uid, id_from,
-                                     &copy.gid, &PyTuple_Type, &skip)) {
+                                     &copy.gid, &PyTuple_Type, &skip, &PyTuple_Type, &keep)) {
         return NULL;
     }
-    copy.skip_count = skip ? (size_t)PyTuple_Size(skip) : 0;
-    struct copyup_prefix *prefixes = prefixes_from(skip, copy.skip_count);
-    if (prefixes == NULL) {
+    struct copyup_prefix *skipped = prefixes_from(skip, &copy.skip_count);
+    if (skipped == NULL) {
         return NULL;
     }
-    copy.skip = prefixes;
+    struct copyup_prefix *kept = prefixes_from(keep, &copy.keep_count);
+    if (kept == NULL) {
+        PyMem_Free(skipped);
+        return NULL;
+    }
+    copy.skip = skipped;
+    copy.keep = kept;
     copy.thread = PyEval_SaveThread();
     int result = copy_up(&copy, data, metadata);
     PyEval_RestoreThread(copy.thread);
     PyObject *answer =
         result < 0 ? native_raise(NULL, NULL) : PyUnicode_FromString(way_names[copy.way]);
-    PyMem_Free(prefixes);
+    PyMem_Free(kept);
+    PyMem_Free(skipped);
     return answer;
 }
 
 PyMethodDef native_copyup_methods[] = {
     NATIVE_METHOD(copy_up,
                   "($module, src, dst, /, *, data=True, metadata=True, uid=-1, gid=-1, "
-                  "skip_xattrs=())",
+                  "skip_xattrs=(), keep_xattrs=())",
                   "Make the empty inode dst what the inode src is; say how the bytes travelled."),
     {NULL, NULL, 0, NULL},
 };

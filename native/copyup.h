@@ -30,8 +30,10 @@ struct copyup {
     gid_t gid;
     struct stat source; /* as it was when the copy began, before reading moved its atime */
     enum copyup_way way;
-    const struct copyup_prefix *skip; /* xattrs to leave out */
+    const struct copyup_prefix *skip; /* xattrs to leave out, */
     size_t skip_count;
+    const struct copyup_prefix *keep; /* but for these */
+    size_t keep_count;
     PyThreadState *thread; /* ours, saved while the GIL is released */
 };
 

@@ -88,14 +88,21 @@ is_acl(const char *name)
 }
 
 static bool
-is_skipped(const struct copyup *copy, const char *name)
+begins_with_any(const char *name, const struct copyup_prefix *prefixes, size_t count)
 {
-    for (size_t i = 0; i < copy->skip_count; i++) {
-        if (strncmp(name, copy->skip[i].bytes, copy->skip[i].length) == 0) {
+    for (size_t i = 0; i < count; i++) {
+        if (strncmp(name, prefixes[i].bytes, prefixes[i].length) == 0) {
             return true;
         }
     }
     return false;
+}
+
+static bool
+is_skipped(const struct copyup *copy, const char *name)
+{
+    return begins_with_any(name, copy->skip, copy->skip_count) &&
+           !begins_with_any(name, copy->keep, copy->keep_count);
 }
 
 /* Whether we hold CAP_SYS_ADMIN over the initial user namespace, as who writes trusted.* must, and

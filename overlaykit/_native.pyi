@@ -195,6 +195,7 @@ def copy_up(
     uid: int = -1,
     gid: int = -1,
     skip_xattrs: tuple[bytes, ...] = (),
+    keep_xattrs: tuple[bytes, ...] = (),
 ) -> Literal["clone", "copy_file_range", "read_write", "none"]:
     """Make the empty inode `dst` what the inode `src` is; say how the bytes travelled.
 
@@ -204,8 +205,9 @@ def copy_up(
     stat(2) does not know it (procfs). "none": there were no bytes to move.
 
     Then, unless `metadata` is false, the owner (`uid`, `gid`; -1: the source's own), the xattrs
-    with ACLs and file capabilities (but no name that begins with one of `skip_xattrs`), the mode
-    (not of a symlink), and the times of access and change to the nanosecond.
+    with ACLs and file capabilities (but no name that begins with one of `skip_xattrs`, unless it
+    begins with one of `keep_xattrs`), the mode (not of a symlink), and the times of access and
+    change to the nanosecond.
 
     As in the kernel's overlayfs, an xattr that dst's file system does not support stays behind,
     unless it is an ACL or security.*, which then raise EOPNOTSUPP. Without CAP_SYS_ADMIN over the

@@ -24,7 +24,6 @@ from overlaykit.overlay.markers import (
     OVERLAY_PREFIXES,
     TRUSTED_PREFIX,
     find_origin,
-    xattr_names,
 )
 from overlaykit.overlay.operation import operation
 
@@ -232,10 +231,10 @@ class CopyUp:
                 uid=uid,
                 gid=gid,
                 skip_xattrs=OVERLAY_PREFIXES,
+                keep_xattrs=ESCAPED_PREFIXES,
             )
 
             def copy_all() -> None:
-                _copy_escaped(source, target, st)  # before the mode, which may deny it
                 copy(data=data)
                 if layer.idmapped:
                     _store_acls(target, st, self.owners)
@@ -254,7 +253,6 @@ class CopyUp:
                 uid = self.owners.users.copied(found.uid, idmapped=layer.idmapped)
                 gid = self.owners.groups.copied(found.gid, idmapped=layer.idmapped)
                 shown = found._replace(uid=uid, gid=gid)
-        _copy_escaped(source, target, st)
         _native.copy_up(
             source,
             target,
@@ -262,6 +260,7 @@ class CopyUp:
             uid=os.geteuid() if kept else shown.uid,
             gid=os.getegid() if kept else shown.gid,
             skip_xattrs=(*OVERLAY_PREFIXES, *overrides.NAMES),
+            keep_xattrs=ESCAPED_PREFIXES,
         )
         path = b"/proc/self/fd/%d" % target
         if kept is None:
@@ -285,16 +284,6 @@ def _lend_no_rights(target: int, st: os.stat_result, uid: int, gid: int) -> None
     lent = (stat.S_ISUID if uid != st.st_uid else 0) | (stat.S_ISGID if gid != st.st_gid else 0)
     if stat.S_ISREG(st.st_mode) and st.st_mode & lent:
         os.chmod(b"/proc/self/fd/%d" % target, stat.S_IMODE(st.st_mode) & ~lent)
-
-
-def _copy_escaped(source: int, target: int, st: os.stat_result) -> None:
-    """Copy the markers of an overlay within the view, which have escaped names."""
-    if not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode)):
-        return
-    old, new = (b"/proc/self/fd/%d" % fd for fd in (source, target))  # may be O_PATH
-    for name in xattr_names(old):
-        if name.startswith(ESCAPED_PREFIXES):
-            os.setxattr(new, name, os.getxattr(old, name))
 
 
 def _store_acls(target: int, st: os.stat_result, owners: Owners) -> None:

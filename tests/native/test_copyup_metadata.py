@@ -77,10 +77,20 @@ def test_reading_the_source_does_not_make_the_copy_look_used() -> None:
 @sandboxed_on_disk
 def test_xattrs_come_along_save_those_to_skip() -> None:
     src, dst = create("src"), create("dst")
-    kept = {"user.empty": b"", "user.big": bytes(range(256)) * 4, "user.overlaid": b"1"}
+    kept = {
+        "user.empty": b"",
+        "user.big": bytes(range(256)) * 4,
+        "user.overlaid": b"1",
+        "user.overlay.overlay.opaque": b"y",
+    }
     for name, value in {**kept, "user.overlay.opaque": b"y", "user.other": b"x"}.items():
         os.setxattr(src, name, value)
-    _native.copy_up(src, dst, skip_xattrs=(b"user.overlay.", b"user.other"))
+    _native.copy_up(
+        src,
+        dst,
+        skip_xattrs=(b"user.overlay.", b"user.other"),
+        keep_xattrs=(b"user.overlay.overlay.",),
+    )
     assert {name: os.getxattr(dst, name) for name in os.listxattr(dst)} == kept
 
 
@@ -223,6 +233,8 @@ def test_arguments_that_are_no_id_or_no_prefix_are_refused() -> None:
         _native.copy_up(src, dst, skip_xattrs=("user.",))  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         _native.copy_up(src, dst, skip_xattrs=b"user.")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        _native.copy_up(src, dst, keep_xattrs=("user.",))  # type: ignore[arg-type]
 
 
 @needs_root
