@@ -6,7 +6,6 @@ disk (unless the mount is volatile), so a crash leaves the old file or the new o
 
 from __future__ import annotations
 
-import functools
 import os
 import stat
 from collections import defaultdict
@@ -224,18 +223,17 @@ class CopyUp:
         gid = self.owners.groups.copied(st.st_gid, idmapped=layer.idmapped)
         kept = self.work.layer_dir.layer.override  # how the upper holds owners and modes
         if not overrides.applies(st.st_mode) or not (kept or layer.override):
-            copy = functools.partial(
-                _native.copy_up,
-                source,
-                target,
-                uid=uid,
-                gid=gid,
-                skip_xattrs=OVERLAY_PREFIXES,
-                keep_xattrs=ESCAPED_PREFIXES,
-            )
 
             def copy_all() -> None:
-                copy(data=data)
+                _native.copy_up(
+                    source,
+                    target,
+                    data=data,
+                    uid=uid,
+                    gid=gid,
+                    skip_xattrs=OVERLAY_PREFIXES,
+                    keep_xattrs=ESCAPED_PREFIXES,
+                )
                 if layer.idmapped:
                     _store_acls(target, st, self.owners)
 
