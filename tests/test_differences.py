@@ -57,7 +57,7 @@ ROWS = {
         f"{INSTEAD}::test_emptying_a_file_by_opening_it_wants_room_for_its_data"
     ],
     "An upper that the kernel wrote with `metacopy=on`": [
-        f"{COPYUP}::test_a_metacopy_of_the_kernels_is_refused_and_not_shown_empty"
+        f"{COPYUP}::test_a_metacopy_of_the_kernel_is_refused_and_not_shown_empty"
     ],
     "A full disk, an exceeded quota, the largest file size": [
         f"{DAEMON}::test_a_disk_that_fills_up_under_a_writer_is_told_to_it",
@@ -132,7 +132,7 @@ ROWS = {
         "cli/test_surroundings.py::test_a_commands_surroundings_are_its_callers",
     ],
     "Rename of a lower directory whose redirect would be too long": [
-        "overlay/test_renaming.py::test_a_redirect_too_long_to_note_is_a_move_across_devices"
+        "overlay/test_renaming.py::test_a_redirect_too_long_to_store_is_a_move_across_devices"
     ],
     "In a user namespace: rename of lower directories, hard links of a lower, inode numbers over a remount": [
         f"{BEHAVIOURS}/renaming.py::check_a_moved_directory_is_there_after_a_remount",
@@ -141,10 +141,10 @@ ROWS = {
     ],
     "Lowers on several disks without a uuid (before Linux 6.9: on any two disks), on clones of one disk, or on FUSE": [
         f"{COPYUP}::test_files_of_two_clones_of_one_disk_are_different_files",
-        f"{COPYUP}::test_a_copy_from_one_of_two_clones_of_a_disk_has_a_new_number_at_the_next_mount",
+        f"{COPYUP}::test_a_copy_from_one_of_two_clones_of_a_disk_has_another_nodeid_at_the_next_mount",
     ],
     "Hard links of a lower with `index=off`, and of symlinks and FIFOs with `user.overlay.` markers": [
-        f"{COPYUP}::test_without_an_index_names_of_a_hard_link_that_are_not_known_stay_as_they_were",
+        f"{COPYUP}::test_without_an_index_unknown_names_of_a_hard_link_stay_as_they_were",
         f"{COPYUP}::test_without_an_index_no_listing_is_believed_where_hard_links_may_part",
         f"{COPYUP}::test_hard_linked_symlinks_and_fifos_can_be_changed_and_removed",
     ],
