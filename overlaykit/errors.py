@@ -1,8 +1,7 @@
-"""User errors: one line that names the thing and the way out.
+"""The base class of user errors: one line that names the cause and the fix.
 
-Imports nothing, so every room may raise from here. A room's own errors are subclasses beside the code that finds
-them; the command line prints the message and exits with `exit_code`. Inside the rooms a failure of the operating system
-stays an `OSError`.
+Imports no other module of overlaykit. A room defines its errors as subclasses beside the code that raises them; the
+command line prints the message and exits with `exit_code`. A failure of the operating system stays an `OSError`.
 """
 
 from __future__ import annotations
@@ -11,15 +10,13 @@ from typing import ClassVar
 
 
 class Error(Exception):
-    """A mistake or a lack that the user can mend. Rooms raise subclasses; this class only where none fits."""
+    """An error that the user can fix. Raise a subclass, and this class only where none fits."""
 
     message: ClassVar[str] = "{0}"
-    """What the user reads, formatted with the arguments: it names the thing and the way out.
-
-    An attribute and not the docstring, which `python -OO` drops."""
+    """The text for the user, formatted with the arguments. No docstring: `python -OO` drops those."""
 
     exit_code: ClassVar[int] = 125
-    """The status the command exits with (125: overlaykit itself failed, as env(1) and podman do)."""
+    """The exit status of the command (125: overlaykit itself failed, as with env(1) and podman)."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

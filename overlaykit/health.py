@@ -1,7 +1,4 @@
-"""One answer of `overlaykit doctor`: what a room found out about this machine.
-
-Imports nothing, so every room may answer with it; the command line only prints.
-"""
+"""A result of `overlaykit doctor`: one property of this machine, found by a room and printed by the command line."""
 
 from __future__ import annotations
 
@@ -10,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that a view needs, tried for real rather than guessed from a version."""
+    """A requirement of views, tried and not guessed from a version."""
 
     name: str
-    """What was tried, as a noun: "user namespaces"."""
+    """The requirement, as a noun: "user namespaces"."""
     ok: bool
     """Whether it works here."""
     detail: str
-    """What was seen, in one line."""
+    """The observation, in one line."""
     fix: str
-    """The exact way out when `ok` is false; empty when there is nothing to do."""
+    """The fix if `ok` is false; else empty."""

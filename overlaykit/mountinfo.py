@@ -1,4 +1,4 @@
-"""The mounts of this process, and which of them a path can reach.
+"""The mounts of a process, and which of them a path can reach.
 
 Source: proc_pid_mountinfo(5).
 """
@@ -22,17 +22,17 @@ class Mount:
     id: int
     parent: int
     device: int
-    """st_dev of its superblock: every copy of a mount has it, in whichever mount namespace, and no other mount."""
+    """st_dev of its superblock; all copies of a mount have it, in every mount namespace."""
     root: str
-    """The directory of its file system that it shows."""
+    """The directory of its file system that is its root."""
     mountpoint: str
     fstype: str
     idmapped: bool
-    """Whether it shows owners as others (mount_setattr(2))."""
+    """Whether it is idmapped (mount_setattr(2))."""
 
 
 def parse(mountinfo: bytes) -> list[Mount]:
-    """The lines of a mountinfo file, in its order; mounts on a deleted directory are left out."""
+    """Parse a mountinfo file, in its order, without mounts on deleted directories."""
     mounts = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(b" - ")
@@ -54,21 +54,24 @@ def parse(mountinfo: bytes) -> list[Mount]:
 
 
 def current() -> list[Mount]:
-    """The mounts of this process's mount namespace below its root."""
+    """The mounts below the root directory of this process."""
     return of_process("self")
 
 
 def of_process(process: int | str) -> list[Mount]:
-    """The mounts of a process's mount namespace below its root. Raises OSError if it has ended."""
+    """The mounts below the root directory of a process.
+
+    Raises:
+      OSError: it has ended, or may not be read.
+    """
     with open(f"/proc/{process}/mountinfo", "rb") as file:
         return parse(file.read())
 
 
 def visible(mounts: Iterable[Mount]) -> Iterator[Mount]:
-    """The mounts a path can reach, the root's first, each before those below it.
+    """The mounts that a path can reach, each before those below it.
 
-    A mount is out of reach when another of the same parent lies over a directory above it, or when one
-    lies over the whole of it.
+    A mount is covered by a later one of the same parent at the same path or above it.
     """
     mounts = list(mounts)
     children: defaultdict[int, list[Mount]] = defaultdict(list)
@@ -89,12 +92,12 @@ def visible(mounts: Iterable[Mount]) -> Iterator[Mount]:
 
 
 def below(path: str, directory: str) -> bool:
-    """Whether an absolute, normal `path` lies strictly below `directory`."""
+    """Whether an absolute, normalized `path` is strictly below `directory`."""
     return path != directory and path.startswith(directory.rstrip("/") + "/")
 
 
 def outermost(paths: Iterable[str]) -> tuple[str, ...]:
-    """The absolute, normal `paths` without those below another of them, sorted."""
+    """The absolute, normalized `paths`, sorted, without those below another of them."""
     kept: list[str] = []
     for path in sorted(set(paths), key=lambda path: path.split("/")):
         if not (kept and below(path, kept[-1])):

@@ -1,7 +1,7 @@
-"""Signals: which travel into a view, how what is half made is kept from them, what a child inherits of them.
+"""Signals: those forwarded to a command, holding them while something starts, and what a child inherits.
 
-An exception that a handler raises may be lost where C calls Python (an import, a fork, a finalizer), or may lose a
-descriptor on its way. So who starts something holds the signals, and lets them arrive where it waits.
+The exception of a handler may be lost where C calls Python (an import, a fork, a finalizer), or may leak a descriptor.
+So code that starts processes holds signals, and lets them arrive only while it waits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -29,18 +29,17 @@ FORWARDED: Final = frozenset(
         signal.SIGWINCH,
     }
 )
-"""Passed on from the launcher to init, and from init to the command."""
-
+"""Forwarded from the parent to init, and from init to the command."""
 
 _NEVER_IGNORED: Final = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ)
-"""Python ignores the latter two for its own sake; who ignores the first cannot wait for its children (wait(2))."""
+"""Python ignores the latter two by itself; a process that ignores SIGCHLD cannot wait for children (wait(2))."""
 
 _HARMLESS: Final = (signal.SIGCONT, signal.SIGWINCH)
-"""What end no process that has no handler for them."""
+"""Signals whose default action does not end the process."""
 
 
 class _Thread(threading.local):
-    """`held`, `deferred`: the signals that only these two block in this thread; others its program has blocked."""
+    """The signals that `held` and `deferred` block in this thread, without those that the program blocks."""
 
     held: frozenset[int] = frozenset()
     deferred: frozenset[int] = frozenset()
@@ -52,67 +51,77 @@ _found_ignored: Final[set[int]] = set()
 
 
 def await_children() -> None:
-    """Stop to ignore SIGCHLD if the program was started so: the kernel then reaps its children itself (wait(2)).
-
-    `as_found` ignores it again.
-    """
+    """Stop ignoring SIGCHLD, which would let the kernel reap children (wait(2)); `as_found` ignores it again."""
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
         _found_ignored.add(signal.SIGCHLD)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def as_found() -> None:
-    """Ignore what `await_children` found ignored, for a program that is executed next."""
+    """Ignore the signal that `await_children` found ignored, before execve(2)."""
     for number in _found_ignored:
         signal.signal(number, signal.SIG_IGN)
 
 
 def blocked() -> set[int]:
-    """The signals that this thread's program has blocked itself; without those of `held` and `deferred`."""
+    """The signals that the program blocks in this thread, without those of `held` and `deferred`."""
     ours = _this_thread.held | _this_thread.deferred
     return signal.pthread_sigmask(signal.SIG_BLOCK, ()) - ours
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Let no signal of FORWARDED arrive in this thread: it waits until it is taken. May be nested.
+    """Hold the signals of FORWARDED in this thread: they stay pending until `take`. May be nested.
 
-    At the end of the outermost, those that were not taken arrive. In a program whose other threads have not blocked
-    them they arrive all the same.
+    At the end of the outermost block the pending ones arrive. They arrive earlier in a program with other threads that
+    do not block them.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    held_before = _this_thread.held
-    try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
-        _this_thread.held = held_before | (FORWARDED - before)
-        yield
-    finally:
-        _this_thread.held = held_before
-        restore(before)
+    with _blocked(FORWARDED) as added:
+        before = _this_thread.held
+        _this_thread.held = before | added
+        try:
+            yield
+        finally:
+            _this_thread.held = before
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Let no handler of other signals than FORWARDED run in this thread until the end of the block.
+    """Defer the handlers of all signals but FORWARDED in this thread until the end of the block.
 
-    For a short piece of work in which an exception (a timeout by SIGALRM) would lose a descriptor.
+    For short work in which an exception (a timeout by SIGALRM) would leak a descriptor.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     handled = {number for number in signal.valid_signals() if callable(signal.getsignal(number))}
-    ours = frozenset(handled - FORWARDED - before)
-    deferred_before = _this_thread.deferred
-    try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, ours)
-        _this_thread.deferred = deferred_before | ours
-        yield
-    finally:
-        _this_thread.deferred = deferred_before
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
+    with _blocked(handled - FORWARDED) as added:
+        before = _this_thread.deferred
+        _this_thread.deferred = before | added
+        try:
+            yield
+        finally:
+            _this_thread.deferred = before
 
 
 @contextmanager
-def waiting() -> Iterator[int]:
-    """A descriptor that is readable while held signals wait."""
+def all_blocked() -> Iterator[None]:
+    """Block every signal in this thread until the end of the block; pending ones then arrive."""
+    with _blocked(signal.valid_signals()):
+        yield
+
+
+@contextmanager
+def _blocked(numbers: Iterable[int]) -> Iterator[frozenset[int]]:
+    """Block signals in this thread; those that were not blocked before."""
+    added = frozenset(numbers) - signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, added)
+        yield added
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, added)
+
+
+@contextmanager
+def pending_readable() -> Iterator[int]:
+    """A descriptor that is readable while held signals are pending."""
     descriptor = _native.signalfd(sum(1 << (number - 1) for number in _this_thread.held))
     try:
         yield descriptor
@@ -121,9 +130,10 @@ def waiting() -> Iterator[int]:
 
 
 def take() -> Iterator[int]:
-    """Take the held signals that wait; the numbers of those to be passed on.
+    """Take the pending held signals; yield the numbers of those to forward.
 
-    Those that this process ignores are not (nohup(1)). A terminal that hangs up tells its session's leader alone.
+    A signal that this process ignores is not forwarded (nohup(1)). SIGHUP of a terminal that hangs up reaches the
+    session leader alone, so it is forwarded.
     """
     while info := signal.sigtimedwait(_this_thread.held, 0):
         number = info.si_signo
@@ -133,7 +143,7 @@ def take() -> Iterator[int]:
 
 
 def will_end() -> bool:
-    """Whether a held signal waits that ends this process when it arrives, without an exception."""
+    """Whether a pending held signal will end this process without an exception."""
     return any(
         number not in _HARMLESS and signal.getsignal(number) == signal.SIG_DFL
         for number in signal.sigpending() & _this_thread.held
@@ -141,12 +151,14 @@ def will_end() -> bool:
 
 
 def await_readable(descriptor: int, *, orderly: bool = False) -> None:
-    """Wait until it is, which comes first; meanwhile held signals arrive. Raises what their handlers raise.
+    """Wait until `descriptor` is readable; held signals arrive while it waits, and their handlers may raise.
 
-    If `orderly`, one that ends this process without an exception goes on waiting, and InterruptedError is raised: the
-    caller undoes what it has done, and lets the signal arrive.
+    With `orderly` a signal that ends this process without an exception stays pending, for the caller to clean up first.
+
+    Raises:
+      InterruptedError: `orderly`, and such a signal is pending.
     """
-    with waiting() as signalled:
+    with pending_readable() as signalled:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         poll.register(signalled, select.POLLIN)
@@ -160,26 +172,26 @@ def await_readable(descriptor: int, *, orderly: bool = False) -> None:
 
 
 def sent_by_a_process(info: signal.struct_siginfo) -> bool:
-    """Whether a process sent it, by kill(2) or sigqueue(3).
+    """Whether a process sent the signal, by kill(2) or sigqueue(3).
 
-    What the terminal sends (si_code SI_KERNEL, sigaction(2)) has reached the whole foreground group already, the
-    command with it; to pass it on as well would interrupt the command twice.
+    A signal of the terminal (si_code SI_KERNEL, sigaction(2)) reaches the whole foreground process group, the command
+    included: to forward it would interrupt the command twice.
     """
     return info.si_code <= 0
 
 
-def block_all() -> set[int]:
-    """Block every signal for this thread; the mask that was, for `restore`."""
-    return signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+def block_all() -> None:
+    """Block every signal in this thread, until the process ends."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
 
 
 def restore(mask: set[int]) -> None:
-    """Put back the mask that `block_all` returned; what arrived meanwhile arrives now."""
+    """Set the signal mask of this thread; pending signals that it does not block arrive."""
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def reset_dispositions() -> None:
-    """Forget the caller's handlers; what it ignores stays ignored (nohup(1)), and execve(2) keeps that."""
+    """Reset handlers to the default action; ignored signals stay ignored (nohup(1)), also across execve(2)."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if number in _NEVER_IGNORED or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)

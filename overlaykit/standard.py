@@ -1,7 +1,7 @@
-"""The standard descriptors 0 to 2, of which the caller of a program may have closed some.
+"""The standard descriptors 0 to 2, some of which the parent of a program may have closed.
 
-A program calls `fill` before it opens anything: else its first socket or lock becomes descriptor 2, and the first line
-that is written to standard error goes into it.
+A program calls `fill` before it opens a file. Otherwise its first socket or lock becomes descriptor 2, and writes to
+standard error go into it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _closed: set[int] = set()
 def fill() -> None:
     """Open /dev/null on each standard descriptor that is closed, for this process and its children."""
     _fill()
-    # Python has None in place of a stream that was closed, and print(file=None) goes to standard output.
-    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115  # open as long as the process
+    # A closed stream is None in Python, and print(file=None) writes to standard output. They stay open for good.
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 @contextmanager
 def filled() -> Iterator[None]:
-    """The same until the end of the block, for a library in a program that is not its own."""
+    """`fill` until the end of the block, for a library in another program."""
     filled = _fill()
     try:
         yield
@@ -39,12 +39,12 @@ def filled() -> Iterator[None]:
 
 
 def closed() -> frozenset[int]:
-    """The standard descriptors that the caller has closed: a command run for it gets them closed."""
+    """The standard descriptors that the parent has closed; they are closed for a command, too."""
     return frozenset(_closed.union(filter(_is_closed, _DESCRIPTORS)))
 
 
 def empty(descriptor: int) -> None:
-    """Put /dev/null in place of a standard descriptor that is needed no more."""
+    """Replace a standard descriptor that is no longer needed by /dev/null."""
     os.close(descriptor)
     _open_null(descriptor)
 
@@ -68,9 +68,8 @@ def _is_closed(descriptor: int) -> bool:
 def _open_null(descriptor: int) -> None:
     try:
         null = os.open(os.devnull, os.O_RDWR)
-    except (
-        OSError
-    ):  # a root directory without devices: reading and writing fail with EBADF, as before
+    # In a root directory without devices: reads and writes fail with EBADF, as on a closed descriptor.
+    except OSError:
         null = os.open("/", os.O_PATH)
     if null == descriptor:
         os.set_inheritable(null, True)

@@ -1,7 +1,6 @@
-"""The Debian mirrors that this machine's own apt sources name, asked for another suite.
+"""The Debian mirrors of this machine's apt sources, for another suite.
 
-No host name is known here: whatever mirror, keys and options the machine's administrator chose are kept.
-Source of both formats: sources.list(5).
+The mirror, the keys and the options are those of the machine's administrator. Source of both formats: sources.list(5).
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ class NoDebianMirror(Error):
 
 @dataclass(frozen=True, slots=True)
 class AptSource:
-    """One source: the fields of a deb822 stanza, names in lower case, values as written."""
+    """The fields of a deb822 stanza: names in lower case, values as written."""
 
     fields: Mapping[str, str]
 
     def words(self, name: str) -> list[str]:
-        """The words of a field; none when it is absent."""
+        """The words of a field; none if it is absent."""
         return self.fields.get(name, "").split()
 
     def names(self, archive: str) -> bool:
-        """Whether a URI has `archive` (`debian`, `debian-security`) as one part of its path."""
+        """Whether the path of a URI has a component `archive` (`debian`, `debian-security`)."""
         return any(archive in uri.rstrip("/").split("/") for uri in self.words("uris"))
 
-    def asking_for(self, suite: str) -> str:
-        """The stanza that asks the same mirror, with the same keys and options, for another suite's packages."""
+    def for_suite(self, suite: str) -> str:
+        """The stanza for another suite of the same mirror, with the same keys and options."""
         fields = {name: value for name, value in self.fields.items() if name not in _NOT_KEPT}
-        # Packages of a file: mirror would be left where they are; copy: fetches them like any other.
+        # apt does not fetch packages of file: URIs, but those of copy: URIs.
         fields["uris"] = re.sub(r"\bfile:", "copy:", fields["uris"])
-        # An old suite's lists have expired; their signatures still hold.
+        # The lists of an old suite have expired; their signatures are still valid.
         fields |= {
             "types": "deb",
             "suites": suite,
@@ -56,7 +55,7 @@ class AptSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DebianMirror:
-    """Where Debian's packages and, if the machine asks for them, its security updates come from."""
+    """The sources of Debian's packages and, if the machine has one, of its security updates."""
 
     main: AptSource
     security: AptSource | None
@@ -70,7 +69,7 @@ def debian_mirror(etc: str = "/etc/apt") -> DebianMirror:
     sources = list(_read(etc))
     security = [s for s in sources if any(w.endswith("-security") for w in s.words("suites"))]
     main = [s for s in sources if s.names("debian")]
-    # Mirrors that serve both under one path name them by suite alone.
+    # A mirror with both under one path differs only in the suite.
     plain = [s for s in main if s not in security] or main
     if not plain:
         raise NoDebianMirror(os.path.join(etc, "sources.list"))
@@ -78,7 +77,7 @@ def debian_mirror(etc: str = "/etc/apt") -> DebianMirror:
 
 
 def parse_deb822(text: str) -> Iterator[AptSource]:
-    """The enabled binary sources of a `.sources` file. A value keeps its continuation lines."""
+    """The enabled binary sources of a `.sources` file; values keep their continuation lines."""
     for stanza in re.split(r"\n[ \t]*\n", text):
         fields: dict[str, str] = {}
         name = ""

@@ -1,4 +1,4 @@
-"""A tar archive as the source of a stored layer, in any of the usual compressions."""
+"""A tar archive, compressed or not, as the source of a stored layer."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ArchiveSource:
 
     def unpack(self, tree: Tree, scratch: str, base: Layer | None) -> Usage:
         """Extract the archive into `tree`; see `overlaykit.layers.source.Source`."""
-        # Unbuffered: a program that reads it on must find it where we left it.
+        # Unbuffered: zstd reads the file from its current offset.
         with open(self._path, "rb", buffering=0) as file, _decompressed(file, self._path) as stream:
             extract(TarStream(stream, self._path), self._path, tree)
         refuse_image(tree.root, str(self))
@@ -61,10 +61,10 @@ class ArchiveSource:
 
 @contextmanager
 def _decompressed(file: IO[bytes], shown: str) -> Iterator[IO[bytes]]:
-    """The archive's own bytes. Read to their end, they are known to be whole; errors are those of the format."""
+    """The uncompressed archive. Reading to the end verifies checksums; errors are those of the format."""
     magic = file.read(6)
     file.seek(0)
-    # Not tarfile's own "r|*": it stops after the first of several gzip members and checks no checksum.
+    # tarfile's "r|*" stops after the first of several gzip members and verifies no checksum.
     if magic.startswith(b"\x1f\x8b"):
         with gzip.GzipFile(fileobj=file) as plain:
             yield cast(IO[bytes], plain)

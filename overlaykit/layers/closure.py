@@ -1,7 +1,7 @@
-"""Which packages of a closure a base lacks: Debian's dependencies, read without apt.
+"""The packages of a closure that a base lacks, by Debian's dependencies.
 
-apt answers what a suite's packages need together, but not what of it may stay out where the base has another version of
-much of it. Source of the fields and of their meaning: Debian Policy, chapters 5 and 7.
+apt resolves the closure of packages in a suite, but not which of it a base with other versions can replace. Source of
+the fields and of their meaning: Debian Policy, chapters 5 and 7.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _RELATION = re.compile(
     r"(?:\((?P<operator><<|<=|=|>=|>>)\s*(?P<version>[^\s)]+)\s*\))?"
 )
 _OPERATORS = {"<<": "lt", "<=": "le", "=": "eq", ">=": "ge", ">>": "gt"}
-"""As dpkg(1) names them."""
+"""The names of the operators in dpkg(1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A package by name, and by version where `operator` is one of `<<`, `<=`, `=`, `>=`, `>>`."""
+    """A relation to a package, and to its version if `operator` is one of `<<`, `<=`, `=`, `>=`, `>>`."""
 
     name: str
     operator: str = ""
@@ -30,10 +30,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """One version of a package: what it is, what else it counts as, and what it needs.
-
-    `depends` holds groups of which one member each must be there.
-    """
+    """One version of a package. `depends` holds groups of alternatives."""
 
     name: str
     version: str
@@ -42,7 +39,7 @@ class Package:
 
 
 def parse_package(stanza: str) -> Package | None:
-    """A stanza of a control or status file; None for a package that is not installed."""
+    """Parse a stanza of a control or status file; None for a package that is not installed."""
     fields = dict(_fields(stanza))
     if not fields.get("Status", "ok installed").endswith(" installed"):
         return None
@@ -62,19 +59,21 @@ def parse_package(stanza: str) -> Package | None:
 def lacking(
     requested: Iterable[str], closure: Iterable[Package], base: Iterable[Package]
 ) -> list[Package]:
-    """The packages of `closure` to add to `base` so that the `requested` ones find what they need.
+    """The packages of `closure` to add to `base`: the `requested` ones, and the dependencies that it lacks.
 
-    The requested ones always; of the rest those that no package of the base can stand for, in its version. Conflicts
-    do not count: a file of the layer takes the place of the base's.
+    A package of the base in a fitting version satisfies a dependency. Conflicts are ignored: a file of the layer
+    shadows the base's.
     """
     installed = _index(base)
     offered = _index(closure)
     added: dict[str, Package] = {}
-    for name in requested:  # a real package before one that provides the name
+    for name in requested:
+        # A package of that name before one that provides it.
         found = sorted(_satisfying(Relation(name), offered), key=lambda one: one.name != name)
         added |= {one.name: one for one in found[:1]}
     missing = True
-    while missing:  # each package that is added may take the place of one that stood for another
+    # An added package may shadow one that satisfied a dependency.
+    while missing:
         missing = False
         for group in [group for package in added.values() for group in package.depends]:
             kept = (one for relation in group for one in _satisfying(relation, installed))
@@ -87,12 +86,12 @@ def lacking(
 
 
 def is_older(version: str, other: str) -> bool:
-    """Whether a version comes before another: deb-version(7)."""
+    """Whether a version is older than another: deb-version(7)."""
     return _holds(version, "<<", other)
 
 
 _Index = Mapping[str, list[tuple[Package, str]]]
-"""By the names that packages have or provide: each with the version it has under that name."""
+"""Packages by each name they have or provide, with the version under that name."""
 
 
 def _index(packages: Iterable[Package]) -> _Index:
@@ -126,7 +125,7 @@ def _relations(texts: Iterable[str]) -> Iterator[Relation]:
 
 
 def _fields(stanza: str) -> Iterator[tuple[str, str]]:
-    """The fields of a stanza; lines that go on begin with a space."""
+    """The fields of a stanza; continuation lines begin with a space."""
     for text in re.split(r"\n(?=[^\s])", stanza.strip("\n")):
         name, colon, value = text.partition(":")
         if colon:

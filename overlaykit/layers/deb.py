@@ -1,8 +1,7 @@
-"""Debian packages as the source of a stored layer: their files, with those of the dependencies that the base lacks.
+"""Debian packages as the source of a stored layer: their files and those of the dependencies that the base lacks.
 
-apt resolves them against the base's own dpkg status, so that a package of an old suite over a newer base never
-brings an older libc. Only files are added: no maintainer script runs, and the base's package database, which
-does not name them, stays as it is.
+apt resolves them against the dpkg status of the base, so a package of an old suite adds no older libc to a newer base.
+No maintainer script runs, and the package database of the base is unchanged.
 """
 
 from __future__ import annotations
@@ -15,13 +14,15 @@ from typing import IO, cast
 
 from overlaykit import _native
 from overlaykit.errors import Error
-from overlaykit.layers.apt import AptMissing, PrivateApt
+from overlaykit.layers.apt import PackageResolver
 from overlaykit.layers.extract import extract
 from overlaykit.layers.layer import Layer
+from overlaykit.layers.privateapt import AptMissing
 from overlaykit.layers.tar import DamagedArchive, TarStream
 from overlaykit.layers.tree import Tree, Usage
 
-_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9-]+)?")  # Debian Policy 5.6.1
+# Debian Policy 5.6.1.
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9-]+)?")
 _SUITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+./_-]*")
 _STATUS = "var/lib/dpkg/status"
 
@@ -53,8 +54,8 @@ class DebSource:
             raise AptMissing("dpkg-deb")
         root = base.path if base is not None else "/"
         status = os.path.join(root, _STATUS)
-        apt = PrivateApt(scratch, self._suite, status if os.path.exists(status) else None)
-        debs = apt.fetch(self._packages)
+        resolver = PackageResolver(scratch, self._suite, status if os.path.exists(status) else None)
+        debs = resolver.fetch(self._packages)
         with _Base(root) as installed:
             for deb in debs:
                 _extract(deb, tree, installed)
@@ -62,16 +63,16 @@ class DebSource:
 
 
 class _Base:
-    """What the packages are unpacked over. Its symbolic links to directories are followed, as dpkg does.
+    """The layer below the packages, whose symbolic links to directories are followed, as dpkg does.
 
-    A package of bullseye has /lib/x.so where bookworm's /lib is a link to usr/lib: made as it is named, the layer's
-    own directory /lib would hide the base's link, and with it everything below.
+    A package of bullseye has /lib/x.so, and /lib of bookworm is a link to usr/lib. A directory /lib in the layer would
+    shadow the link and all files behind it.
     """
 
     def __init__(self, root: str) -> None:
         self._fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._root = self._real_path(self._fd)
-        self._known: dict[bytes, bytes] = {b"": b""}
+        self._resolved: dict[bytes, bytes] = {b"": b""}
 
     def __enter__(self) -> _Base:
         return self
@@ -80,17 +81,17 @@ class _Base:
         os.close(self._fd)
 
     def place(self, path: bytes, directory: bool) -> bytes:
-        """Where in the layer a package's path goes."""
+        """The path in the layer for a path of a package."""
         if directory:
             return self._directory(path)
         parent, name = os.path.split(path)
         return os.path.join(self._directory(parent), name)
 
     def _directory(self, path: bytes) -> bytes:
-        if path not in self._known:
+        if path not in self._resolved:
             parent, name = os.path.split(path)
-            self._known[path] = self._follow(os.path.join(self._directory(parent), name))
-        return self._known[path]
+            self._resolved[path] = self._follow(os.path.join(self._directory(parent), name))
+        return self._resolved[path]
 
     def _follow(self, path: bytes) -> bytes:
         resolve = _native.RESOLVE_IN_ROOT | _native.RESOLVE_NO_MAGICLINKS
@@ -99,7 +100,8 @@ class _Base:
                 self._fd, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, resolve=resolve
             )
         except OSError:
-            return path  # not there, no directory, not for us to see: nothing to follow
+            # Missing, no directory, or not accessible.
+            return path
         try:
             below = os.path.relpath(self._real_path(fd), self._root)
             return b"" if below == b"." else below

@@ -1,4 +1,4 @@
-"""A directory as the source of a stored layer: a copy that keeps what a copy can keep."""
+"""A directory as the source of a stored layer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ class DeviceNeedsRoot(Error):
 
 
 def check_directory(path: str) -> None:
-    """Raise what is wrong with `path` as a layer: missing, no directory, not to be read and searched, an image."""
+    """Check that `path` can be a layer.
+
+    Raises:
+      MissingDirectory, NotADirectory, UnreadableDirectory, ImageNotTree: see their messages.
+    """
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -60,11 +64,10 @@ def check_directory(path: str) -> None:
 
 
 class DirectorySource:
-    """`dir:PATH`. Shared and holes stay so, hard links, times, xattrs, whiteouts and special files are kept.
+    """`dir:PATH`. The copy keeps reflinks, holes, hard links, times, xattrs, whiteouts and special files.
 
-    As root owners, set-user-ID bits and all xattrs are kept too; otherwise everything is the user's own,
-    without those bits and without what only root may set (`security.*`, `trusted.*`). As cp -a does, mounts
-    below are copied along.
+    As root it also keeps owners, set-user-ID bits and all xattrs. Otherwise all files belong to the user, without these
+    bits and the xattrs that only root may set (`security.*`, `trusted.*`). Mounts below are copied too, as by cp -a.
     """
 
     def __init__(self, path: str) -> None:
@@ -88,7 +91,7 @@ class DirectorySource:
 
 
 class _Copy:
-    """One copy. Invariant: `_links` maps each inode met with more than one name to its first path."""
+    """One copy. Invariant: `_links` maps each inode with more than one name to its first path."""
 
     def __init__(self, source: int, shown: str, tree: Tree) -> None:
         self._source = source
@@ -99,7 +102,8 @@ class _Copy:
     def run(self) -> None:
         self._tree.directory(b"", partial(self._finish, b""))
         directories = [b""]
-        for directory in directories:  # grows while we walk it
+        # The loop extends the list.
+        for directory in directories:
             for path, status in self._children(directory):
                 if stat.S_ISDIR(status.st_mode):
                     self._tree.directory(path, partial(self._finish, path))
@@ -138,16 +142,17 @@ class _Copy:
 
     def _finish(self, path: bytes, made: int) -> None:
         regular = stat.S_ISREG(os.fstat(made).st_mode)
-        # O_NONBLOCK: should a FIFO have taken the file's place, opening it must not wait for a writer.
+        # O_NONBLOCK: a FIFO may have replaced the file, and open(2) would wait for a writer.
         original = self._open(path, os.O_RDONLY | os.O_NONBLOCK if regular else os.O_PATH)
         try:
-            self._become(original, made)
-        except OSError as error:  # of descriptors: it names nothing
+            self._copy_attributes(original, made)
+        # An error of a descriptor has no path.
+        except OSError as error:
             raise OSError(error.errno, error.strerror, self._show(path)) from error
         finally:
             os.close(original)
 
-    def _become(self, original: int, made: int) -> None:
+    def _copy_attributes(self, original: int, made: int) -> None:
         withheld = self._tree.withheld_xattrs
         if self._tree.keeps_owners:
             _native.copy_up(original, made, skip_xattrs=withheld)
@@ -169,7 +174,8 @@ class _Copy:
     def _target(self, path: bytes) -> bytes:
         fd = self._open(path, os.O_PATH)
         try:
-            return os.readlink(b"", dir_fd=fd)  # the link open as the descriptor: readlinkat(2)
+            # readlinkat(2) of the descriptor itself.
+            return os.readlink(b"", dir_fd=fd)
         finally:
             os.close(fd)
 

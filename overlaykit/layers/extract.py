@@ -1,8 +1,8 @@
-"""Create an archive's members in a layer's tree, or refuse the archive.
+"""Extract an archive into the tree of a layer, or refuse the archive.
 
-Refused, naming the member: a name with `..` in it; a name that passes through a symbolic link or a file of the
-archive; a hard link to what is not in the archive; a type we do not know. A leading `/` is dropped, as tar does.
-Where a symbolic link leads to is only text, and may be absolute. The last of several members of a name wins.
+Refused, with the member's name: `..` in a name; a name below a symbolic link or a file of the archive; a hard link to a
+file outside the archive; an unknown type. A leading `/` is dropped, as by tar. The target of a symbolic link is not
+checked and may be absolute. The last of several members of one name wins.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from overlaykit.layers.tar import Member, TarStream
 from overlaykit.layers.tree import Attributes, Tree
 
 Place: TypeAlias = Callable[[bytes, bool], bytes]
-"""Where in the layer a member's path goes, given whether it is a directory."""
+"""Maps the path of a member, and whether it is a directory, to its path in the layer."""
 
 
 class UnsafeMember(Error):
@@ -32,18 +32,20 @@ class DeviceMemberNeedsRoot(Error):
     )
 
 
-def as_it_is(path: bytes, directory: bool) -> bytes:
-    """The place of a member in a layer of its own: where its name says."""
+def unchanged(path: bytes, directory: bool) -> bytes:
+    """The `Place` that changes no path."""
     return path
 
 
-def extract(archive: TarStream, shown: str, tree: Tree, place: Place = as_it_is) -> None:
+def extract(archive: TarStream, shown: str, tree: Tree, place: Place = unchanged) -> None:
     """Create every member of `archive` in `tree`; `shown` names the archive in errors.
 
-    As root: numeric owners, set-user-ID bits, devices and every xattr. Otherwise everything is the user's own,
-    without set-ID bits and without the xattrs that only root may set (`security.*`, `trusted.*`).
+    As root it keeps numeric owners, set-user-ID bits, devices and all xattrs. Otherwise all files belong to the user,
+    without set-ID bits and the xattrs that only root may set (`security.*`, `trusted.*`).
 
-    Raises DamagedArchive, UnsafeMember, DeviceMemberNeedsRoot; OSError as the kernel gives it (ENOSPC, ...).
+    Raises:
+      DamagedArchive, UnsafeMember, DeviceMemberNeedsRoot: see their messages.
+      OSError: ENOSPC and others.
     """
     for member in archive:
         name = os.fsdecode(member.name)
@@ -76,7 +78,7 @@ _REASONS = {
 
 
 class _Refused(Exception):
-    """Why a member is not created; the caller knows which."""
+    """The reason why a member is refused."""
 
 
 def _create(archive: TarStream, member: Member, tree: Tree, place: Place) -> None:
@@ -108,7 +110,8 @@ def _fill(fd: int, archive: TarStream, member: Member, attributes: Attributes) -
         while data:
             written = os.pwrite(fd, data, offset)
             data, offset = data[written:], offset + written
-    os.ftruncate(fd, member.size)  # a hole at the end
+    # The file may end with a hole.
+    os.ftruncate(fd, member.size)
     attributes.apply(fd)
 
 
@@ -122,7 +125,7 @@ def _relative(name: bytes) -> bytes:
 
 
 def _attributes(member: Member, tree: Tree) -> Attributes:
-    """What can be set of a member's: where files cannot be given away, they are ours, without set-ID bits."""
+    """The attributes of a member that this process may set."""
     given = tree.keeps_owners
     return Attributes(
         mode=member.mode if given else member.mode & ~(stat.S_ISUID | stat.S_ISGID),

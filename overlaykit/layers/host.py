@@ -1,8 +1,7 @@
-"""The host's root as a layer: the root mount and those below it that hold files.
+"""The host's root as a layer: the root mount and the mounts below it that hold files.
 
-What the kernel makes up (/proc, /sys, /dev ...), what lives only while the machine runs (/run), and what
-another process answers for (FUSE, and so another view) does not belong: a view has its own of the first
-two, and asking a process that may be waiting for us is how a view hangs.
+File systems of the kernel (/proc, /sys, /dev ...) and of the running machine (/run) do not belong to it: a view has its
+own. Nor does FUSE, and so another view: a request to its daemon, which may be waiting for this view, could hang.
 """
 
 from __future__ import annotations
@@ -25,24 +24,25 @@ _HOLD_FILES = frozenset(
         *("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "afs", "ceph", "lustre", "gpfs"),
     }
 )
-"""File system types as mountinfo names them. `fuse.*` is not among them, only block devices' `fuseblk`."""
+"""File system types as in mountinfo; of FUSE only `fuseblk`, which is on a block device."""
 
-_OF_THE_RUNNING_MACHINE = ("/proc", "/sys", "/dev", "/run")
+_RUNTIME_DIRECTORIES = ("/proc", "/sys", "/dev", "/run")
 
 
 def host(hidden: Iterable[str] = ()) -> Layer:
-    """The host's root: the root mount with the mounts below it that hold files.
+    """The layer of the host's root.
 
-    `masks` are the mountpoints that do not belong, /proc, /sys, /dev and /run where they exist, and
-    `hidden` (a view's own upper, work and scratch directories), without those below another mask.
+    Its masks are the mountpoints that do not belong to it, /proc, /sys, /dev and /run where they exist, and `hidden`
+    (the upper, work and scratch directories of a view), without those below another mask.
 
-    Raises OSError when /proc/self/mountinfo cannot be read.
+    Raises:
+      OSError: /proc/self/mountinfo cannot be read.
     """
-    masks = [path for path in _OF_THE_RUNNING_MACHINE if os.path.isdir(path)]
+    masks = [path for path in _RUNTIME_DIRECTORIES if os.path.isdir(path)]
     masks += [
         mount.mountpoint
         for mount in visible(current())
-        # The root belongs whatever its type: it may itself be a container's FUSE overlay.
+        # The root always belongs: it may be a container's FUSE overlay.
         if mount.mountpoint != "/" and mount.fstype not in _HOLD_FILES
     ]
     masks += map(os.path.realpath, hidden)

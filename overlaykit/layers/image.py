@@ -1,4 +1,4 @@
-"""Container images, told from the file trees they are made of: an image's own files are manifests and blobs.
+"""Detect container images, whose files are manifests and blobs instead of a file tree.
 
 Sources: the OCI image layout specification (oci-layout), docker's image specification (manifest.json), and the "dir:"
 transport of containers/image (the file version).
@@ -13,7 +13,7 @@ from typing import Final
 from overlaykit.errors import Error
 
 _LONGEST: Final = 1 << 20
-"""Bytes of a manifest that are read; real ones are far shorter."""
+"""The most bytes of a manifest that are read; real ones are far shorter."""
 
 
 class ImageNotTree(Error):
@@ -24,7 +24,7 @@ class ImageNotTree(Error):
 
 
 def refuse_image(root: int | str, shown: str) -> None:
-    """Raises ImageNotTree if the directory `root`, a path or a descriptor, holds an image instead of a file tree."""
+    """Raise ImageNotTree if the directory `root`, a path or a descriptor, holds an image."""
     if isinstance(_read(root, "oci-layout"), dict):
         raise ImageNotTree(shown, "an OCI image")
     manifest = _read(root, "manifest.json")
@@ -40,7 +40,7 @@ def refuse_image(root: int | str, shown: str) -> None:
 
 
 def _read(root: int | str, name: str) -> object:
-    """A file of JSON; None where there is none."""
+    """The contents of a JSON file; None if there is none."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     beneath = f"/proc/self/fd/{root}" if isinstance(root, int) else root
     try:

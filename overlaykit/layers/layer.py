@@ -1,4 +1,4 @@
-"""What a layer is, once its name has been understood: a directory, and what of it is left out."""
+"""A resolved layer: a directory and its masks, and the lock that keeps it in the store."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from types import TracebackType
 
 
 class Hold:
-    """A shared lock on a layer's directory: while it is open, the store does not remove the layer.
+    """A shared lock on a layer's directory: the store does not remove the layer while it is open.
 
-    The lock belongs to the open file (flock(2)): it passes to child processes with the descriptor and
-    ends when the last copy of it is closed, so also when its holders are killed.
+    The lock belongs to the open file description (flock(2)): child processes inherit it, and it ends when the last
+    copy of the descriptor is closed.
     """
 
     __slots__ = ("_fd",)
@@ -21,11 +21,11 @@ class Hold:
         self._fd = fd
 
     def fileno(self) -> int:
-        """The locked descriptor (close-on-exec), still owned by this object."""
+        """The locked descriptor (close-on-exec), owned by this object."""
         return self._fd
 
     def close(self) -> None:
-        """Let go; doing it twice is harmless."""
+        """Release the lock. May be called again."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -44,27 +44,28 @@ class Hold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """A directory to be seen, read-only, as one layer of a view."""
+    """A directory that is a read-only layer of a view."""
 
     name: str
-    """What the user calls it: `host`, a name of the store, or the directory's path."""
+    """`host`, a name of the store, or the path of the directory."""
     path: str
     """The absolute path of the directory."""
     recursive: bool = False
-    """Whether the mounts below `path` belong to it (only those of `host` do)."""
+    """Whether the mounts below `path` belong to it; true of `host` alone."""
     masks: tuple[str, ...] = ()
-    """Absolute paths below `path` to be covered, each by an empty read-only directory (or file, where a mount is on
-    a file: to find out is left to who covers them, for asking could wait for another process)."""
+    """Absolute paths below `path` that the daemon covers by empty read-only directories or files.
+
+    stat(2) of a mask could wait for another process, so the type is not known here."""
 
     def hold(self) -> Hold:
-        """Keep the layer from being removed until the result is closed.
+        """Prevent the removal of the layer until the result is closed.
 
-        Raises OSError: ENOENT when it has been removed, also at the last moment.
+        Raises:
+          OSError: ENOENT if it has been removed.
         """
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            # Whoever removes a layer locks it first and renames it away under that lock: once we have
-            # ours, the layer is either still in its place or gone for good.
+            # Removal renames the layer under an exclusive lock: under this one, it is either in place or removed.
             fcntl.flock(fd, fcntl.LOCK_SH)
             if not os.path.samestat(os.fstat(fd), os.stat(self.path)):
                 raise FileNotFoundError(2, os.strerror(2), self.path)

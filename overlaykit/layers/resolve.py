@@ -1,4 +1,4 @@
-"""What a view's `-l LAYER` means."""
+"""Resolve the argument of `-l LAYER`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def resolve(text: str, store: Store, *, hidden: Iterable[str] = ()) -> Layer:
 
     `hidden`: paths that the layer `host` masks, as for `host()`.
 
-    Raises MissingDirectory, NotADirectory, UnreadableDirectory; UnknownLayer, BadLayerName, DamagedLayer.
+    Raises:
+      MissingDirectory, NotADirectory, UnreadableDirectory: of a directory.
+      UnknownLayer, BadLayerName, DamagedLayer: of a stored layer.
     """
     if text == HOST:
         return host(hidden)

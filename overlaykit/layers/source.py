@@ -1,4 +1,4 @@
-"""What a stored layer is made of: `layer add NAME SOURCE`."""
+"""The sources of stored layers: `layer add NAME SOURCE`."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ class BadSource(Error):
 
 
 class Source(Protocol):
-    """Something that can fill a layer's tree. `str()` gives it in a form that `parse_source` takes."""
+    """A source of a layer. `str()` is its form for `parse_source`."""
 
     def unpack(self, tree: Tree, scratch: str, base: Layer | None) -> Usage:
-        """Fill `tree`, seal it, and say what it holds.
+        """Fill `tree` and seal it.
 
-        `scratch` is an empty directory of the store's, removed afterwards; `base` is what the layer is meant
-        to lie over (None: the host). Raises a subclass of Error or OSError; what was made until then is
-        the caller's to drop.
+        `scratch` is an empty directory for temporary files; `base` is the layer below (None: the host).
+
+        Raises:
+          Error, OSError: the caller removes the unfinished tree.
         """
 
 
 def parse_source(text: str) -> Source:
-    """Understand `dir:PATH`, `tar:PATH` or `deb:PACKAGE[,PACKAGE]@SUITE`; paths become absolute.
+    """Parse `dir:PATH`, `tar:PATH` or `deb:PACKAGE[,PACKAGE]@SUITE`; paths become absolute.
 
-    Raises BadSource, and the Error of the kind of source for what is missing or malformed.
+    Raises:
+      BadSource: the text has another form.
+      Error: the source is missing or malformed.
     """
     kind, colon, rest = text.partition(":")
     if colon and rest:

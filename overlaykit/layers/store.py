@@ -1,13 +1,11 @@
-"""The store: named layers that never change, each whole or not there at all.
+"""The store: named, immutable layers, added and removed atomically.
 
-    STORE/NAME/tree/         the layer's files
-    STORE/NAME/layer.json    what is known of them
-    STORE/.tmp-RANDOM/       a layer being made or removed
+    STORE/NAME/tree/         the files of the layer
+    STORE/NAME/layer.json    its record
+    STORE/.tmp-RANDOM/       a layer that is being made or removed (see `staging`)
 
-A layer is made in a directory of the last kind, synced, and renamed to its name. Its maker holds a lock (flock(2))
-on that directory: one that nobody has locked was left by a process that was killed, and the next `add` removes it.
-Making and clearing such directories happens under a lock of the store's. A view holds a shared lock on `tree`;
-removing takes it exclusively, renames the layer away and deletes it there.
+A layer is made in a staging directory, synced, and renamed to its name. A view holds a shared lock (flock(2)) on
+`tree`. Removal takes an exclusive lock, renames the layer to a staging name and removes it there.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -29,28 +27,16 @@ from overlaykit.errors import Error
 from overlaykit.health import Check
 from overlaykit.layers.host import NAME as HOST
 from overlaykit.layers.layer import Hold, Layer
+from overlaykit.layers.staging import DIRECTORY, FIX, opened, staged, temporary_name
 from overlaykit.layers.tree import Tree
 from overlaykit.rmtree import rmtree
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_TEMPORARY = ".tmp-"
 _TREE = "tree"
 _RECORD = "layer.json"
 _SCRATCH = "scratch"
 _NO_HOME = "/nonexistent"
-"""Debian's home of users without one."""
-_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class StoreUnusable(Error):
-    message = "{0}: layers cannot be kept there ({1}): {2}"
-
-    def __init__(self, root: str, reason: str) -> None:
-        super().__init__(root, reason, _FIX)
-
-
-_FIX = "set XDG_DATA_HOME to a directory that you may write to"
+"""The home directory of Debian's users without one."""
 
 
 class BadLayerName(Error):
@@ -89,28 +75,29 @@ class DamagedLayer(Error):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredLayer:
-    """One layer of the store."""
+    """A layer of the store."""
 
     name: str
     path: str
-    """The absolute path of its tree."""
+    """The absolute path of its files."""
     source: str
-    """What it was made of, as `layer add` takes it."""
+    """Its source, as an argument of `layer add`."""
     created: int
-    """When, in nanoseconds since the epoch."""
+    """Nanoseconds since the epoch."""
     bytes: int
-    """The length of its regular files, each inode once."""
+    """The size of its regular files, each inode once."""
     files: int
-    """How many names there are that are no directories."""
+    """The number of names, without directories."""
 
     def layer(self) -> Layer:
-        """It, as a layer of a view."""
+        """The same, as a layer of a view."""
         return Layer(name=self.name, path=self.path)
 
     def hold(self) -> Hold:
-        """Keep it from being removed until the result is closed; see `Layer.hold`.
+        """Prevent its removal until the result is closed; see `Layer.hold`.
 
-        Raises UnknownLayer when it has been removed meanwhile; OSError.
+        Raises:
+          UnknownLayer: it has been removed.
         """
         try:
             return self.layer().hold()
@@ -119,7 +106,7 @@ class StoredLayer:
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What layer.json holds."""
+    """The contents of layer.json."""
 
     format: int = 1
     source: str
@@ -129,38 +116,42 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Store:
-    """The layers below a directory, by default $XDG_DATA_HOME/overlaykit/layers."""
+    """The layers in a directory, by default $XDG_DATA_HOME/overlaykit/layers."""
 
     def __init__(self, root: str | None = None) -> None:
         self._base, self.root = _default_root() if root is None else ("/", os.path.abspath(root))
 
     def add(self, name: str, source_text: str, *, base: Layer | None = None) -> StoredLayer:
-        """Make the layer `name` of `dir:PATH`, `tar:PATH` or `deb:PACKAGE[,PACKAGE]@SUITE`.
+        """Make the layer `name` from `dir:PATH`, `tar:PATH` or `deb:PACKAGE[,PACKAGE]@SUITE`.
 
-        `base` is what it is meant to lie over, which decides what a deb: source must bring (None: the host).
-        Whatever goes wrong, the store is as before. Raises BadLayerName, LayerExists, BadSource and the
-        Errors of the source; OSError (ENOSPC, EACCES, ...).
+        `base` is the layer below it, whose packages a deb: source leaves out (None: the host).
+
+        Ensures: when it raises, the store is unchanged.
+
+        Raises:
+          BadLayerName, LayerExists, BadSource: see their messages.
+          Error: as the source.
+          OSError: ENOSPC, EACCES and others.
         """
         _check(name)
-        from overlaykit.layers.source import (
-            parse_source,  # late: running a view takes no archives apart
-        )
+        # Imported late: a view needs no source.
+        from overlaykit.layers.source import parse_source
 
         source = parse_source(source_text)
         if os.path.lexists(self._path(name)):
             raise LayerExists(name)
-        with self._temporary() as (directory, path):
+        with staged(self.root, base=self._base) as (directory, path):
             tree_path = os.path.join(path, _TREE)
             scratch = os.path.join(path, _SCRATCH)
             os.mkdir(tree_path, 0o700)
             os.mkdir(scratch, 0o700)
-            tree = Tree(os.open(tree_path, _DIRECTORY))
+            tree = Tree(os.open(tree_path, DIRECTORY))
             try:
                 usage = source.unpack(tree, scratch, base)
             finally:
                 tree.close()
             rmtree(directory, os.fsencode(_SCRATCH))
-            # Whatever its source says of it, we must be able to open the layer: to see, lock and remove it.
+            # A view and `remove` open the directory, whatever mode the source has.
             os.chmod(tree_path, os.stat(tree_path).st_mode | 0o500)
             record = _Record(
                 source=str(source), created=time.time_ns(), bytes=usage.bytes, files=usage.files
@@ -171,27 +162,29 @@ class Store:
             try:
                 os.rename(path, self._path(name))
             except OSError as error:
-                # A layer of that name was finished before us: never empty, so never replaced (rename(2)).
+                # Lost the race with another `add`. A layer is never empty, so rename(2) replaces none.
                 if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                     raise LayerExists(name) from None
                 raise
-            with _opened(self.root) as root:
+            with opened(self.root) as root:
                 os.fsync(root)
         return self._stored(name, record)
 
     def remove(self, name: str) -> None:
-        """Remove a layer, whatever the modes of its directories; symbolic links are not followed.
+        """Remove a layer.
 
-        Raises UnknownLayer, BadLayerName; LayerBusy when a view holds it; OSError.
+        Raises:
+          UnknownLayer, BadLayerName: see their messages.
+          LayerBusy: a view holds it.
         """
         _check(name)
         try:
-            with _opened(self.root) as root:
-                # Under the store's lock: of two removers the second finds nothing, not a lock.
+            with opened(self.root) as root:
+                # Under the store's lock, the second of two concurrent removals finds no layer.
                 fcntl.flock(root, fcntl.LOCK_EX)
-                with _opened(self._path(name)) as directory, self._unused(name):
+                with opened(self._path(name)) as directory, self._unused(name):
                     fcntl.flock(directory, fcntl.LOCK_EX)
-                    gone = _temporary_name()
+                    gone = temporary_name()
                     os.rename(name, gone, src_dir_fd=root, dst_dir_fd=root)
                     fcntl.flock(root, fcntl.LOCK_UN)
                     rmtree(root, os.fsencode(gone))
@@ -199,7 +192,11 @@ class Store:
             raise self._unknown(name) from None
 
     def get(self, name: str) -> StoredLayer:
-        """The layer `name`. Raises UnknownLayer, BadLayerName, DamagedLayer, OSError."""
+        """The layer `name`.
+
+        Raises:
+          UnknownLayer, BadLayerName, DamagedLayer: see their messages.
+        """
         _check(name)
         path = os.path.join(self._path(name), _RECORD)
         try:
@@ -211,18 +208,22 @@ class Store:
             raise DamagedLayer(name, _RECORD) from None
 
     def list(self) -> tuple[StoredLayer, ...]:
-        """Every layer, by name. Raises DamagedLayer, OSError."""
+        """Every layer, by name.
+
+        Raises:
+          DamagedLayer: see its message.
+        """
         return tuple(self.get(name) for name in self._names())
 
     def check(self) -> Check:
-        """Whether layers can be added, for `doctor`; nothing is made."""
+        """Whether layers can be added, for `doctor`; makes nothing."""
         path = self.root
         while not os.path.lexists(path):
             path = os.path.dirname(path)
         writable = os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
         usable = writable and os.path.isdir(self._base)
         detail = f"kept in {self.root}" if usable else f"cannot be kept in {self.root}"
-        return Check("layers", usable, detail, "" if usable else _FIX)
+        return Check("layers", usable, detail, "" if usable else FIX)
 
     def _names(self) -> tuple[str, ...]:
         try:
@@ -248,42 +249,13 @@ class Store:
         return os.path.join(self.root, name)
 
     @contextmanager
-    def _temporary(self) -> Iterator[tuple[int, str]]:
-        """A new locked directory in the store, as descriptor and path; gone afterwards unless renamed."""
-        with self._made_usable():
-            os.stat(self._base)  # a home that is missing is not ours to make
-            os.makedirs(self.root, 0o700, exist_ok=True)
-        with _opened(self.root) as root:
-            name = _temporary_name()
-            fcntl.flock(root, fcntl.LOCK_EX)
-            self._clear_abandoned(root)
-            with self._made_usable():
-                os.mkdir(name, 0o700, dir_fd=root)
-            with _opened(self._path(name)) as directory:
-                fcntl.flock(directory, fcntl.LOCK_EX)
-                fcntl.flock(root, fcntl.LOCK_UN)
-                try:
-                    yield directory, self._path(name)
-                finally:
-                    rmtree(root, os.fsencode(name))
-
-    @contextmanager
-    def _made_usable(self) -> Iterator[None]:
-        """Name the way out where the store cannot be written to."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in _UNUSABLE:
-                raise
-            raise StoreUnusable(self.root, os.strerror(error.errno)) from None
-
-    @contextmanager
     def _unused(self, name: str) -> Iterator[None]:
-        """Have the layer to ourselves, or raise LayerBusy."""
+        """Lock the layer exclusively, or raise LayerBusy."""
         try:
-            tree = os.open(os.path.join(self._path(name), _TREE), _DIRECTORY)
+            tree = os.open(os.path.join(self._path(name), _TREE), DIRECTORY)
         except FileNotFoundError:
-            yield  # damaged: nobody can be using it
+            # Damaged: no view can use it.
+            yield
             return
         try:
             fcntl.flock(tree, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -293,31 +265,6 @@ class Store:
         finally:
             os.close(tree)
 
-    def _clear_abandoned(self, root: int) -> None:
-        for name in os.listdir(root):
-            if not name.startswith(_TEMPORARY):
-                continue
-            # Passed over: just finished (not found), still being made (locked).
-            with (
-                suppress(FileNotFoundError, BlockingIOError),
-                _opened(self._path(name)) as directory,
-            ):
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                rmtree(root, os.fsencode(name))
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[int]:
-    fd = os.open(path, _DIRECTORY)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _temporary_name() -> str:
-    return _TEMPORARY + os.urandom(8).hex()
-
 
 def _check(name: str) -> None:
     if name == HOST or not _NAME.fullmatch(name):
@@ -325,9 +272,9 @@ def _check(name: str) -> None:
 
 
 def _default_root() -> tuple[str, str]:
-    """Where the XDG base directory specification puts a user's data; a relative path there is to be ignored.
+    """The parent directory that must exist, and the store.
 
-    Before it what must be there already: the home, if it is in use.
+    By the XDG base directory specification, which ignores a relative path.
     """
     data, base = os.environ.get("XDG_DATA_HOME", ""), "/"
     if not os.path.isabs(data):
@@ -338,7 +285,7 @@ def _default_root() -> tuple[str, str]:
 
 
 def _sync_file_system(fd: int) -> None:
-    """syncfs(2): wait until all that was written to the file system of `fd` is on disk."""
+    """syncfs(2): write the file system of `fd` to disk."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syncfs(fd) != 0:
         number = ctypes.get_errno()

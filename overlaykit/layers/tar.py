@@ -1,8 +1,8 @@
-"""Read a tar archive as a stream of members. tarfile parses; here its answers become exact and complete.
+"""Read a tar archive as a stream of members.
 
-Names are bytes, times are nanoseconds, extended attributes are whole, holes stay holes; and an archive that
-is cut short or damaged is an error, where tarfile would in places take it for the end.
-Source of the format: pax(1), tar(5) of libarchive, "GNU tar internals" (sparse formats).
+tarfile parses. Unlike its own results, names are bytes, times nanoseconds, xattrs complete and holes kept, and a
+truncated or damaged archive is an error and not its end. Source of the format: pax(1), tar(5) of libarchive, "GNU tar
+internals" (sparse formats).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _READ_WHOLE = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-_MAX_HEADER = 64 << 20  # tarfile holds such a header in memory, however long it says it is
+_MAX_HEADER = 64 << 20
+"""Bytes; tarfile reads such a header into memory, of any size that it has."""
 _KINDS = {
     tarfile.DIRTYPE: stat.S_IFDIR,
     tarfile.SYMTYPE: stat.S_IFLNK,
@@ -46,28 +47,28 @@ class DamagedArchive(Error):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One member, as the archive has it: nothing about it has been checked."""
+    """A member as in the archive, unchecked."""
 
     name: bytes
     kind: int
-    """S_IFREG, S_IFDIR, S_IFLNK, S_IFIFO, S_IFCHR or S_IFBLK; 0 for a hard link, -1 for what we don't know."""
+    """S_IFREG, S_IFDIR, S_IFLNK, S_IFIFO, S_IFCHR or S_IFBLK; 0 for a hard link, -1 for an unknown type."""
     mode: int
     owner: tuple[int, int]
     mtime_ns: int
     size: int
     """Bytes, holes included."""
     target: bytes
-    """Where a link leads."""
+    """The target of a link."""
     device: tuple[int, int]
     """Major and minor."""
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
 
 
 class TarStream:
-    """An archive, read forward once.
+    """An archive that is read forward once.
 
-    Iterating gives the members; `data` the contents of the last one given. Both raise DamagedArchive, with `shown`
-    as the archive's name.
+    Iteration yields the members; `data` yields the contents of the last one. Both raise DamagedArchive, with `shown` as
+    the archive's name.
     """
 
     def __init__(self, stream: IO[bytes], shown: str) -> None:
@@ -75,7 +76,8 @@ class TarStream:
         self._shown = shown
         self._last: tarfile.TarInfo | None = None
         with self._parsing():
-            self._tar = tarfile.open(  # noqa: SIM115  # it has nothing to close: the stream is not its own
+            # The stream belongs to the caller, so there is nothing to close.
+            self._tar = tarfile.open(  # noqa: SIM115
                 fileobj=stream,
                 mode="r|",
                 tarinfo=_StrictTarInfo,
@@ -90,21 +92,21 @@ class TarStream:
                 if info is None:
                     self._drain()
                     return
-                self._tar.members.clear()  # type: ignore[attr-defined]  # it would keep every member
+                # tarfile would keep every member.
+                self._tar.members.clear()  # type: ignore[attr-defined]
                 self._last = info
                 member = _member(info)
             yield member
 
     def data(self) -> Iterator[tuple[int, bytes]]:
-        """The contents of the last member as (offset, bytes), in order, without the holes."""
+        """The contents of the last member as (offset, bytes), in order, without holes."""
         info = self._last
         if info is None:
             return
-        # typeshed takes the map of a sparse member for a number
+        # The type in typeshed is wrong.
         sparse = cast(list[tuple[int, int]] | None, info.sparse)
         extents = [(0, info.size)] if sparse is None else sparse
-        # Straight from tarfile's stream, where the extents lie one after another: what extractfile()
-        # gives would read a hole of a terabyte as that many zeros.
+        # The extents follow one another in tarfile's stream; extractfile() would read a hole as zeros.
         stream = cast(IO[bytes], self._tar.fileobj)
         with self._parsing():
             stream.seek(info.offset_data)
@@ -121,7 +123,7 @@ class TarStream:
                 length -= len(data)
 
     def _drain(self) -> None:
-        """Read what follows the end mark: a compressor's checksum is only checked at its end."""
+        """Read to end of file, where decompressors verify their checksum."""
         while self._stream.read(_CHUNK):
             pass
 
@@ -132,17 +134,17 @@ class TarStream:
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise DamagedArchive(self._shown, _one_line(error)) from error
         except (ValueError, ArithmeticError, LookupError, RecursionError) as error:
-            # what tarfile lets through of numbers that are none, and headers upon headers
+            # Invalid numbers and too many nested headers, which tarfile does not catch.
             raise DamagedArchive(self._shown, _one_line(error)) from error
         except OSError as error:
             if error.errno is not None:
                 raise
-            # gzip and bz2 say "not mine" by an OSError that no system call gave
+            # gzip and bz2 raise OSError without an errno for another format.
             raise DamagedArchive(self._shown, _one_line(error)) from error
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """tarfile takes a header that it cannot read, other than the first, for the end of the archive."""
+    """Refuse headers that tarfile cannot read; it takes all but the first for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -155,8 +157,9 @@ class _StrictTarInfo(tarfile.TarInfo):
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # not in typeshed
-            raise  # the block of zeros: the real end
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            # The block of zeros: the real end.
+            raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from error
 
@@ -188,7 +191,8 @@ def _member(info: tarfile.TarInfo) -> Member:
 
 
 def _nanoseconds(info: tarfile.TarInfo) -> int:
-    text = info.pax_headers.get("mtime")  # tarfile's own number is a float: microseconds at best
+    # The mtime of tarfile is a float, with microseconds at best.
+    text = info.pax_headers.get("mtime")
     if text is None:
         return int(info.mtime) * 1_000_000_000
     try:

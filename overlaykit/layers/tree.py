@@ -1,7 +1,7 @@
-"""The tree of a layer while it is made: everything is created beneath one directory, whatever it is called.
+"""The tree of a layer while it is made.
 
-Parents are resolved by openat2(2) with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, and the last name by calls that
-do not follow symbolic links: nothing that is written through here can land outside.
+Files are created beneath one directory: parents are resolved with BENEATH, and the calls for the last name do not
+follow symbolic links.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from overlaykit.rmtree import rmtree
 _T = TypeVar("_T")
 
 Finish: TypeAlias = Callable[[int], None]
-"""Completes a new inode, open as the descriptor it is given: contents, owner, mode, times. The descriptor is
-O_PATH except a regular file's, which is open for reading and writing."""
+"""Sets the contents, owner, mode and times of a new inode, given its descriptor.
+
+The descriptor of a regular file is open for reading and writing, others are O_PATH."""
 
 _HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-# Without O_NOFOLLOW, by which a symbolic link would only be "not a directory": BENEATH refuses it as what it is.
+# Without O_NOFOLLOW, which would give ENOTDIR for a symbolic link: BENEATH gives ELOOP.
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attributes:
-    """What an inode has besides its contents; the owner is numeric and None means ours."""
+    """The attributes of an inode. `owner` is numeric; None: the caller."""
 
     mode: int
     owner: tuple[int, int] | None
@@ -37,12 +38,11 @@ class Attributes:
     xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
 
     def apply(self, fd: int) -> None:
-        """Set them on the inode open as `fd`, which may be O_PATH and a symbolic link."""
-        path = (
-            f"/proc/self/fd/{fd}"  # a magic link: it leads to the inode itself, also to a symlink
-        )
-        # chown(2) clears set-user-ID and file capabilities, so it goes first; a user xattr needs write
-        # permission, so the mode comes after them; every step moves the times, so they come last.
+        """Set them on an inode; `fd` may be O_PATH, and a symbolic link."""
+        # A magic link refers to the inode itself, also of a symbolic link.
+        path = f"/proc/self/fd/{fd}"
+        # chown(2) clears set-user-ID bits and file capabilities; a user xattr needs write permission, so the mode
+        # is set after it; each call changes the times.
         if self.owner is not None:
             os.chown(path, *self.owner)
         for name, value in self.xattrs.items():
@@ -54,21 +54,25 @@ class Attributes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """How much a tree holds: `bytes` in regular files (each inode once), `files` that are no directories."""
+    """The size of a tree: `bytes` in regular files (each inode once), `files` without directories."""
 
     bytes: int
     files: int
 
 
 class Tree:
-    """A directory being filled. Paths are bytes, relative, without `.` or `..`; b"" is the directory itself.
+    """A directory that is being filled. Paths are relative bytes without `.` or `..`; b"" is the directory itself.
 
-    What is already at a path gives way to what is made there later. Directories stay ours (mode 0700) until
-    `seal`, so that read-only ones can be filled and keep their times. `root` is the descriptor it is given, and closes.
-    `keeps_owners`: files can be given to their owners here, else they are ours. `withheld_xattrs`: the beginnings of
-    the names of attributes that cannot be set here, or must not come along without the owner.
+    A later file replaces an earlier one at the same path. Directories have mode 0700 until `seal`, so that read-only
+    ones can be filled and keep their times.
 
-    Every method raises OSError: ELOOP when a parent is a symbolic link, ENOTDIR when it is a file.
+    Attributes:
+      root: the descriptor of the directory, owned by this object.
+      keeps_owners: whether files get their owners; else they belong to the caller.
+      withheld_xattrs: prefixes of xattrs that cannot be set, or must not be kept without the owner.
+
+    Raises:
+      OSError: in every method, ELOOP if a parent is a symbolic link, ENOTDIR if it is a file.
     """
 
     def __init__(self, fd: int) -> None:
@@ -76,7 +80,8 @@ class Tree:
         self.keeps_owners = privilege.gives_files_away()
         self.withheld_xattrs = self._withheld_xattrs()
         self._finish: dict[bytes, Finish] = {b"": _finish_implied}
-        self._parent: tuple[bytes, int] | None = None  # the last one used: members come in groups
+        # The last parent: members of one directory usually follow one another.
+        self._parent: tuple[bytes, int] | None = None
 
     def _withheld_xattrs(self) -> tuple[bytes, ...]:
         if not self.keeps_owners:
@@ -89,13 +94,13 @@ class Tree:
         os.close(self.root)
 
     def directory(self, path: bytes, finish: Finish) -> None:
-        """Make a directory, or keep the one that is there; `finish` is called by `seal`."""
+        """Make a directory, or keep an existing one; `seal` calls `finish`."""
         if path and not self._is_directory(path):
             self._create(path, lambda parent, name: os.mkdir(name, 0o700, dir_fd=parent))
         self._finish[path] = finish
 
     def file(self, path: bytes, finish: Finish) -> None:
-        """Make an empty regular file and have `finish` complete it."""
+        """Make an empty regular file and call `finish`."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = self._create(path, lambda parent, name: os.open(name, flags, 0o600, dir_fd=parent))
         try:
@@ -104,22 +109,24 @@ class Tree:
             os.close(fd)
 
     def symlink(self, path: bytes, target: bytes, finish: Finish) -> None:
-        """Make a symbolic link; its target is only text."""
+        """Make a symbolic link; its target is not checked."""
         self._create(path, lambda parent, name: os.symlink(target, name, dir_fd=parent))
         self._complete(path, finish)
 
     def node(self, path: bytes, kind: int, device: int, finish: Finish) -> None:
         """Make a FIFO, socket or device: `kind` is the S_IF* type, `device` its number or 0.
 
-        Raises OSError: EPERM for a device when not privileged, except 0:0 (a whiteout; Linux 5.8).
+        Raises:
+          OSError: EPERM for a device without CAP_MKNOD, except 0:0 (a whiteout; Linux 5.8).
         """
         self._create(path, lambda parent, name: os.mknod(name, kind | 0o600, device, dir_fd=parent))
         self._complete(path, finish)
 
     def link(self, path: bytes, existing: bytes) -> None:
-        """Make a hard link to what is at `existing`; to itself is nothing to do.
+        """Make a hard link to `existing`; do nothing if both are one path.
 
-        Raises OSError: ENOENT when nothing is there, EPERM when it is a directory.
+        Raises:
+          OSError: ENOENT if `existing` is missing, EPERM if it is a directory.
         """
         if path == existing:
             return
@@ -142,8 +149,9 @@ class Tree:
             os.close(source)
 
     def seal(self) -> Usage:
-        """Finish the directories, the deepest first so that none changes afterwards, and count what is there."""
-        usage = self._usage()  # now, while every directory is still readable
+        """Finish the directories, deepest first, so that none changes afterwards."""
+        # All directories are still readable.
+        usage = self._usage()
         for path in sorted(self._finish, key=lambda p: p.count(b"/") + bool(p), reverse=True):
             self._complete(path, self._finish[path])
         return usage
@@ -178,9 +186,8 @@ class Tree:
             fd = self._open(path, _DIRECTORY)
         except FileNotFoundError:
             return False
-        except (
-            OSError
-        ):  # ELOOP, ENOTDIR: something else is there, or above it (then creating says so)
+        # ELOOP, ENOTDIR: another file is at the path, or above it, which the creation reports.
+        except OSError:
             return False
         os.close(fd)
         return True
@@ -204,7 +211,7 @@ class Tree:
             return create(parent, name)
 
     def _split(self, path: bytes) -> tuple[int, bytes]:
-        """The descriptor of a path's parent, made where missing (ours until the next call), and its name."""
+        """The descriptor of a path's parent, valid until the next call, and the last name; make missing parents."""
         directory, _, name = path.rpartition(b"/")
         if self._parent is None or self._parent[0] != directory:
             self._forget_parent()
@@ -240,4 +247,5 @@ class Tree:
 
 
 def _finish_implied(fd: int) -> None:
-    os.chmod(f"/proc/self/fd/{fd}", 0o755)  # noqa: S103  # what mkdir -p gives
+    # The mode of `mkdir -p`.
+    os.chmod(f"/proc/self/fd/{fd}", 0o755)  # noqa: S103

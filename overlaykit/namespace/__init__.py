@@ -15,6 +15,7 @@ from overlaykit.namespace.binds import (
     parse_mount,
 )
 from overlaykit.namespace.descriptors import BadDescriptors, NotOpen
+from overlaykit.namespace.diagnosis import UserNamespacesRefused, diagnose
 from overlaykit.namespace.environment import WorkingDirectoryDeleted
 from overlaykit.namespace.failure import (
     BindSourceMissing,
@@ -35,16 +36,10 @@ from overlaykit.namespace.network import (
     PortsNeedPrivateNetwork,
     preload,
 )
+from overlaykit.namespace.ports import BadPort, Port, parse_port
 from overlaykit.namespace.processes import Processes
-from overlaykit.namespace.spec import BadPort, LaunchSpec, Port, parse_port
-from overlaykit.namespace.users import (
-    UserNamespacesRefused,
-    diagnose,
-    enter,
-    errno_as_root,
-    is_privileged,
-    isolate_mounts,
-)
+from overlaykit.namespace.spec import LaunchSpec, RootMount
+from overlaykit.namespace.users import enter, errno_as_root, is_privileged, isolate_mounts
 
 __all__ = [
     "AddressUnknown",
@@ -66,6 +61,7 @@ __all__ = [
     "PortsNeedPrivateNetwork",
     "ProcRefused",
     "Processes",
+    "RootMount",
     "TargetTwice",
     "UserNamespacesRefused",
     "WorkingDirectoryDeleted",

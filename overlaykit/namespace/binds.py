@@ -1,18 +1,19 @@
-"""Paths shared with a view: the texts a user writes them in, and the order they are mounted in."""
+"""Paths shared with a view: what `-v` and `--mount` mean."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from overlaykit.errors import Error
 
 _TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
-"""What podman takes."""
+"""Booleans, as podman reads them."""
 
 _KEYS: Final = {
     "source": "source",
@@ -24,11 +25,11 @@ _KEYS: Final = {
 }
 _READ_ONLY: Final = {"ro": True, "readonly": True, "rw": False, "readwrite": False}
 
-_MEANS_NOTHING: Final = ("z", "Z", "rbind", "private", "rprivate")
-"""Options of podman's that change nothing here: no view has a label, and each shares trees, privately."""
+_IGNORED: Final = ("z", "Z", "rbind", "private", "rprivate")
+"""Options of podman without effect here: views have no labels, and every bind is recursive and private."""
 
 _PROCESSES: Final = re.compile(r"/proc(/(self|thread-self|[0-9]+)(/.*)?)?")
-"""What a view needs of its /proc: the whole, and the directories of processes."""
+"""Targets that would cover the view's own processes: /proc and the directories of processes."""
 
 _OF_THIS_PROCESS: Final = ("/proc/self/", "/proc/thread-self/", "/dev/fd/")
 
@@ -51,23 +52,30 @@ class TargetTwice(Error):
     message = "-v {0}: {1}: two paths cannot be shared at one place; name another for one of them"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bind:
-    """A path of the host's that the view shares (`-v`), with everything mounted below it."""
+class Bind(msgspec.Struct, frozen=True, kw_only=True):
+    """A path of the host that the view shares (`-v`), with all mounts below it.
+
+    Raises:
+      ValueError: a field has a value that no bind can have; it names the field.
+    """
 
     source: str
-    """An absolute path outside: a directory, or any single file."""
+    """An absolute path of the host: a directory, or any other file."""
     target: str
-    """An absolute path inside the view, made there (a directory or an empty file) when missing."""
+    """An absolute path in the view; a missing one is made, as a directory or an empty file."""
     read_only: bool = False
+
+    def __post_init__(self) -> None:
+        for field, path in (("source", self.source), ("target", self.target)):
+            if not os.path.isabs(path) or "\0" in path:
+                raise ValueError(f"{field}: {path!r} is not an absolute path")
 
 
 def parse_bind(text: str) -> Bind:
-    """Read `SOURCE:TARGET[:ro|rw]`; a relative SOURCE is meant from the current directory.
+    """Parse `SOURCE:TARGET[:ro|rw]`; a relative SOURCE starts at the current directory and may be missing.
 
     Raises:
-      BadBind: the text has another form, or no view can have the target. (Whether SOURCE exists is seen when the view
-        starts.)
+      BadBind: the text has another form, or no view can have the target.
     """
     match text.split(":"):
         case [source, target]:
@@ -78,7 +86,7 @@ def parse_bind(text: str) -> Bind:
             raise BadBind(text, "expected one or two colons")
     modes = mode.split(",")
     for word in modes:
-        if word not in ("ro", "rw", *_MEANS_NOTHING):
+        if word not in ("ro", "rw", *_IGNORED):
             raise BadBind(text, f"{word!r} is neither ro nor rw")
     if {"ro", "rw"}.issubset(modes):
         raise BadBind(text, "it cannot be ro and rw")
@@ -86,7 +94,7 @@ def parse_bind(text: str) -> Bind:
 
 
 def parse_mount(text: str) -> Bind:
-    """Read `type=bind,src=SOURCE,dst=TARGET[,ro]`: fields as in a line of CSV, with podman's keys.
+    """Parse `type=bind,src=SOURCE,dst=TARGET[,ro]`: the fields of a CSV line, with podman's keys.
 
     Raises:
       BadMount: as `parse_bind` raises BadBind.
@@ -112,7 +120,8 @@ def parse_mount(text: str) -> Bind:
                 raise BadMount(text, f"{field!r} is a second {_KEYS[key]}")
             values[_KEYS[key]] = value
         elif key == "bind-propagation" and value in ("private", "rprivate"):
-            pass  # as every mount of a view is
+            # Every mount of a view is private.
+            pass
         else:
             raise BadMount(text, f"{field!r} is nothing that can be done here")
     for key in ("type", "source", "target"):
@@ -122,7 +131,7 @@ def parse_mount(text: str) -> Bind:
 
 
 def check(binds: Iterable[Bind]) -> None:
-    """Raises TargetTwice if two have one target."""
+    """Raise TargetTwice if two binds have one target."""
     seen: dict[str, Bind] = {}
     for bind in binds:
         if bind.target in seen:
@@ -143,7 +152,8 @@ def _bind(
     if _PROCESSES.fullmatch(target):
         raise error(text, f"{target} cannot be covered: a view needs a /proc of its own processes")
     source = os.path.abspath(source)
-    if source.startswith(_OF_THIS_PROCESS):  # another one mounts it
+    # Another process mounts it.
+    if source.startswith(_OF_THIS_PROCESS):
         given, source = source, os.path.realpath(source)
         if os.path.exists(given) and not os.path.exists(source):
             raise error(text, f"{given} has no name that the view could share, as a pipe has none")

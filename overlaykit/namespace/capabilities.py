@@ -1,7 +1,6 @@
-"""What the root of a view may do: the set that podman and docker leave a container, less making devices
-and writing the audit log.
+"""The capabilities of a view's root: those of a container of podman or docker, without CAP_MKNOD and CAP_AUDIT_WRITE.
 
-The rules at execve(2) are in capabilities(7).
+Source of the rules at execve(2): capabilities(7).
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ KEPT: Final = frozenset(
         privilege.CAP_SETFCAP,
     }
 )
-"""What the processes of a view keep; over files and processes of the view alone, when it is unprivileged."""
+"""Capabilities that the processes of a view keep; in an unprivileged view they hold in its user namespace only."""
 
 
 def restrict(kept: frozenset[int] = KEPT) -> None:
-    """Give up, for this thread and all it executes, every capability but `kept` (of those it has).
+    """Drop every capability except `kept`, for this thread and the programs it executes.
 
     Raises:
-      OSError: EPERM when this thread has not CAP_SETPCAP and so cannot shrink its bounding set.
+      OSError: EPERM without CAP_SETPCAP, which dropping from the bounding set needs.
     """
     _native.prctl(_native.PR_CAP_AMBIENT, _native.PR_CAP_AMBIENT_CLEAR_ALL)
     for capability in count():
@@ -43,7 +42,8 @@ def restrict(kept: frozenset[int] = KEPT) -> None:
             try:
                 _native.prctl(_native.PR_CAPBSET_DROP, capability)
             except OSError as error:
-                if error.errno == errno.EINVAL:  # beyond the kernel's last one
+                # Past the last capability of this kernel.
+                if error.errno == errno.EINVAL:
                     break
                 raise
     mask = sum(1 << capability for capability in kept & privilege.capabilities("CapPrm"))

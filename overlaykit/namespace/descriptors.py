@@ -1,4 +1,4 @@
-"""Descriptors: which a program was started with, which a command gets, which a child keeps; waiting for them."""
+"""Descriptors: those a program inherits, a command gets and a child keeps; poll(2)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from overlaykit.errors import Error
 FIRST: Final = 3
 """The first descriptor after the standard ones."""
 
-LAST: Final = 0xFFFF_FFFF  # ~0U: close_range(2) takes it as "to the end"
-
+LAST: Final = 0xFFFF_FFFF
+"""~0U: no upper bound for close_range(2)."""
 
 _NAMESPACES: Final = 0x6E73_6673
-"""NSFS_MAGIC (linux/magic.h): a descriptor of a namespace looks like one of a plain file."""
+"""NSFS_MAGIC (linux/magic.h): fstat(2) calls a namespace a regular file."""
 
 _TERMINALS: Final = frozenset({4, 5, *range(136, 144)})
 _MEMORY: Final = 1
 _HARMLESS_MEMORY: Final = frozenset({3, 5, 7, 8, 9})
-"""Device numbers (devices.txt of the kernel's documentation): of /dev/null, zero, full, random and urandom."""
+"""Minor numbers of /dev/null, zero, full, random and urandom (Documentation/admin-guide/devices.txt)."""
 
 _COUNTERS: Final = frozenset({"anon_inode:[eventfd]", "anon_inode:[timerfd]"})
 
@@ -42,29 +42,30 @@ class NotOpen(Error):
 
 
 def inherited() -> frozenset[int]:
-    """The descriptors from 3 on that this program was started with: those without close-on-exec.
+    """The descriptors from 3 on that this program inherited: those without close-on-exec.
 
-    Requires: nothing but Python has opened any yet, which sets close-on-exec on all of its own (PEP 446).
+    Requires: only Python has opened descriptors so far, all with close-on-exec (PEP 446).
     """
     found = set()
     for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # that of the listing itself
+        # The descriptor of the listing is closed by now.
+        with suppress(OSError):
             if int(name) >= FIRST and os.get_inheritable(int(name)):
                 found.add(int(name))
     return frozenset(found)
 
 
 def named(count: int, lists: Sequence[str], inherited: frozenset[int]) -> set[int]:
-    """What `--preserve-fds COUNT` and `--preserve-fd LIST` name, with podman's meaning: COUNT of them, from 3 on.
+    """The descriptors of `--preserve-fds COUNT` (COUNT of them, from 3 on) and `--preserve-fd LIST`, as in podman.
 
     Raises:
-      BadDescriptors: a number is none, or below 3.
-      NotOpen: one is not among the `inherited`.
+      BadDescriptors: not a number, or below 3.
+      NotOpen: not one of `inherited`.
     """
     if count < 0:
         raise BadDescriptors(f"--preserve-fds {count}")
     wanted = set()
-    for number in range(FIRST, FIRST + count):  # ends at the first that is missing
+    for number in range(FIRST, FIRST + count):
         wanted.add(_open(number, f"--preserve-fds {count}", inherited))
     for text in lists:
         for digits in text.split(","):
@@ -81,7 +82,11 @@ def _open(number: int, option: str, inherited: frozenset[int]) -> int:
 
 
 def require_open(descriptors: Iterable[int]) -> None:
-    """Raises OSError (EBADF), naming the first that is not open: one that is opened later may get its number."""
+    """Check that descriptors are open, before one that is opened later gets the number.
+
+    Raises:
+      OSError: EBADF, naming the first descriptor that is not open.
+    """
     for descriptor in descriptors:
         try:
             fcntl.fcntl(descriptor, fcntl.F_GETFD)
@@ -90,19 +95,19 @@ def require_open(descriptors: Iterable[int]) -> None:
 
 
 def passed_by_default(descriptors: Iterable[int]) -> set[int]:
-    """Those of the descriptors that lead a command to nothing but what they are.
+    """The descriptors that give a command access to nothing else.
 
-    Pipes, sockets, plain files, terminals, devices that every view has, event counters and timers. Others lead farther:
-    a directory to all that is below it and, by `..`, above it; a namespace or a process to what they hold; an O_PATH
-    descriptor to what its owner may open; a device to the machine.
+    Pipes, sockets, regular files, terminals, devices that every view has, event counters and timers. Others give more:
+    a directory its tree and, by `..`, its parents; a namespace or a process what it holds; an O_PATH descriptor a file
+    that may be opened; a device the machine.
     """
     return {descriptor for descriptor in descriptors if _is_plain(descriptor)}
 
 
 def leads_out(descriptor: int) -> bool:
-    """Whether a standard descriptor is no stream: a directory, a namespace, a process, or one with O_PATH.
+    """Whether a standard descriptor is no stream, but a directory, a namespace, a process, or one with O_PATH.
 
-    A device is one to the caller who has named it.
+    A device counts as a stream: the caller has named it.
     """
     if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_PATH:
         return True
@@ -122,13 +127,14 @@ def _is_plain(descriptor: int) -> bool:
         case stat.S_IFCHR:
             major, minor = os.major(st.st_rdev), os.minor(st.st_rdev)
             return major in _TERMINALS or (major == _MEMORY and minor in _HARMLESS_MEMORY)
-        case 0:  # an anonymous inode has no type
+        # An anonymous inode has no type.
+        case 0:
             return os.readlink(f"/proc/self/fd/{descriptor}") in _COUNTERS
     return False
 
 
 def close_all_but(kept: Iterable[int]) -> None:
-    """Close every descriptor of this process that is not among `kept`."""
+    """Close every descriptor of this process except `kept`."""
     first = 0
     for descriptor in sorted(set(kept)):
         if first < descriptor:
@@ -138,7 +144,7 @@ def close_all_but(kept: Iterable[int]) -> None:
 
 
 def poll_readable(watched: Iterable[int], *, milliseconds: int | None = None) -> set[int]:
-    """Wait until one of the descriptors is readable; those that are (poll(2): no limit to their numbers)."""
+    """Wait until a descriptor is readable; the readable ones. poll(2) takes any number, unlike select(2)."""
     poll = select.poll()
     for descriptor in watched:
         poll.register(descriptor, select.POLLIN)
@@ -146,4 +152,5 @@ def poll_readable(watched: Iterable[int], *, milliseconds: int | None = None) ->
 
 
 def is_readable(descriptor: int) -> bool:
+    """Whether a descriptor is readable now."""
     return bool(poll_readable([descriptor], milliseconds=0))

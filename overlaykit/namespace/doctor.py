@@ -1,4 +1,4 @@
-"""What this room needs of the machine, each thing tried in a child: its part of `overlaykit doctor`."""
+"""The part of `overlaykit doctor` about launches: what they need is tried in child processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from overlaykit import _native
 from overlaykit.health import Check
-from overlaykit.namespace import mounts, users
+from overlaykit.namespace import detached, diagnosis, users
 from overlaykit.namespace.failure import ProcRefused
 
 NAMESPACES = (
@@ -20,9 +20,9 @@ NAMESPACES = (
 
 
 def checks() -> list[Check]:
-    """Try everything that a view's launch needs; nothing is left behind, and nothing of it raises."""
-    refused = users.diagnose()
-    answers = [
+    """Try what a launch needs of the machine. Leaves nothing behind and does not raise."""
+    refused = diagnosis.diagnose()
+    found = [
         Check(
             "user namespaces",
             refused is None,
@@ -30,18 +30,19 @@ def checks() -> list[Check]:
             refused.fix if refused else "",
         )
     ]
-    if refused and not users.is_privileged():  # without one, it can make none of the others
-        return answers
+    # Without a user namespace, an ordinary user can make none of the others.
+    if refused and not users.is_privileged():
+        return found
     for name, flag, option in NAMESPACES:
-        number = users.attempt(flag)
+        number = diagnosis.attempt(flag)
         fix = f"boot a kernel with {option}, or run outside the container that forbids them"
-        answers.append(
+        found.append(
             Check(
                 name, number == 0, os.strerror(number) if number else "work", fix if number else ""
             )
         )
     number = users.errno_of(_mount_proc)
-    answers.append(
+    found.append(
         Check(
             "a fresh /proc",
             number == 0,
@@ -49,7 +50,7 @@ def checks() -> list[Check]:
             str(ProcRefused()) if number else "",
         )
     )
-    answers.append(
+    found.append(
         Check(
             "a view's network",
             True,
@@ -58,12 +59,11 @@ def checks() -> list[Check]:
             "",
         )
     )
-    return answers
+    return found
 
 
 def _mount_proc() -> None:
     users.become(_native.CLONE_NEWNS | _native.CLONE_NEWPID)
-    if number := users.errno_of(
-        lambda: mounts.fresh("proc", mounts.NOSUID)
-    ):  # PID 1 of the new one
+    # The child is PID 1 of the new PID namespace, whose procfs it mounts.
+    if number := users.errno_of(lambda: detached.fresh("proc", detached.NOSUID)):
         raise OSError(number, os.strerror(number), "/proc")

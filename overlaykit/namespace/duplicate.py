@@ -1,36 +1,37 @@
-"""Copies of a detached mount: each becomes the root of a single launch, and a view may launch several commands."""
+"""Copies of a detached mount: a launch uses up its root, and a view may launch several commands."""
 
 from __future__ import annotations
 
 import os
 import socket
+from typing import NoReturn
 
 from overlaykit import _native
+from overlaykit.namespace.spec import RootMount
 
 _COPIES = 2
 _CLONE = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC | _native.AT_EMPTY_PATH
 
 
-def duplicate(mount: int, *, user_namespace: int | None) -> tuple[int, int]:
-    """Two detached mounts in place of one, whose descriptor is closed.
+def duplicate(root: RootMount) -> tuple[int, int]:
+    """Replace a detached mount, whose descriptor is closed, by two copies.
 
-    `user_namespace` is as for `launch`. Before
-    Linux 6.15 open_tree(2) clones a mount of the caller's mount namespace alone (fs/namespace.c: __do_loopback), so a
-    child attaches it in one of its own, over a root directory that nothing looks at.
+    Before Linux 6.15 open_tree(2) clones only mounts of the caller's mount namespace (__do_loopback() in
+    fs/namespace.c), so a child attaches it over the root directory of a mount namespace of its own.
 
     Raises:
-      OSError: as setns(2), unshare(2), move_mount(2) and open_tree(2) fail; the mount is left as it was.
+      OSError: as setns(2), unshare(2), move_mount(2) and open_tree(2); the mount is unchanged.
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
         child = os.fork()
         if child == 0:
-            _clone_in_child(mount, user_namespace, theirs)
+            _clone_in_child(root, theirs)
         theirs.close()
         raw, received, _, _ = socket.recv_fds(ours, 16, _COPIES)
         os.waitpid(child, 0)
     if len(received) == _COPIES:
-        os.close(mount)
+        os.close(root.mount)
         return received[0], received[1]
     for descriptor in received:
         os.close(descriptor)
@@ -38,16 +39,16 @@ def duplicate(mount: int, *, user_namespace: int | None) -> tuple[int, int]:
     raise OSError(number, f"cannot copy the mount of the view: {os.strerror(number)}")
 
 
-def _clone_in_child(mount: int, user_namespace: int | None, answer: socket.socket) -> None:
+def _clone_in_child(root: RootMount, reply: socket.socket) -> NoReturn:
     try:
-        if user_namespace is not None:
-            _native.setns(user_namespace, _native.CLONE_NEWUSER)
+        if root.user_namespace is not None:
+            _native.setns(root.user_namespace, _native.CLONE_NEWUSER)
         _native.unshare(_native.CLONE_NEWNS)
         _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
-        _native.move_mount(mount, "", _native.AT_FDCWD, "/", _native.MOVE_MOUNT_F_EMPTY_PATH)
-        copies = [_native.open_tree(mount, "", _CLONE) for _ in range(_COPIES)]
-        socket.send_fds(answer, [b"0"], copies)
+        _native.move_mount(root.mount, "", _native.AT_FDCWD, "/", _native.MOVE_MOUNT_F_EMPTY_PATH)
+        copies = [_native.open_tree(root.mount, "", _CLONE) for _ in range(_COPIES)]
+        socket.send_fds(reply, [b"0"], copies)
     except OSError as error:
-        answer.send(b"%d" % (error.errno or 5))
+        reply.send(b"%d" % (error.errno or 5))
     finally:
         os._exit(0)

@@ -1,9 +1,7 @@
-"""What a command takes over by name: its environment, its working directory.
+"""The environment of a command, and the current working directory.
 
-Environments are as execve(2) takes them: entries in their order, of any bytes.
-
-An entry is usually NAME=VALUE, but a caller may have set one name twice, or an entry without "=", and a program that
-is started here gets what it would have got from its caller.
+An environment is a sequence of entries of any bytes, as execve(2) takes it. An entry is usually NAME=VALUE, but a name
+may occur twice, and an entry may have no "=": a command gets the entries of its caller unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +21,11 @@ class WorkingDirectoryDeleted(Error):
 
 
 def current_directory() -> str:
-    """The working directory. Raises WorkingDirectoryDeleted, where getcwd(3) says ENOENT and no name."""
+    """The working directory.
+
+    Raises:
+      WorkingDirectoryDeleted: it has been deleted, where getcwd(3) fails with ENOENT.
+    """
     try:
         return os.getcwd()
     except FileNotFoundError:
@@ -32,7 +34,11 @@ def current_directory() -> str:
 
 
 def entries(variables: Mapping[str, str]) -> Environment:
-    """The environment in which these variables are set, and nothing else. Raises ValueError for what none can hold."""
+    """The environment with these variables and no others.
+
+    Raises:
+      ValueError: a name has a "=", or a name or value a zero byte.
+    """
     for name, value in variables.items():
         if "=" in name or "\0" in name + value:
             raise ValueError(f"env: {name!r} cannot be set to {value!r}")
@@ -40,9 +46,9 @@ def entries(variables: Mapping[str, str]) -> Environment:
 
 
 def initial() -> Environment:
-    """What this program was started with, from procfs.
+    """The environment that this program was started with, from procfs.
 
-    `os.environ` is not that: Python sets LC_CTYPE in the C locale (PEP 538), and leaves out what it cannot read.
+    `os.environ` differs: Python sets LC_CTYPE in the C locale (PEP 538), and skips entries without a "=".
     """
     with suppress(OSError), open("/proc/self/environ", "rb", buffering=0) as environ:
         return tuple(environ.readall().split(b"\0")[:-1])
@@ -50,7 +56,7 @@ def initial() -> Environment:
 
 
 def get(environment: Sequence[bytes], name: str) -> str | None:
-    """The value of a variable; of the first one, as with getenv(3)."""
+    """The value of a variable; the first of several, as getenv(3)."""
     prefix = os.fsencode(name) + b"="
     for entry in environment:
         if entry.startswith(prefix):
@@ -59,10 +65,10 @@ def get(environment: Sequence[bytes], name: str) -> str | None:
 
 
 def replace(environment: Sequence[bytes], name: str, value: str | None) -> Environment:
-    """The environment with a variable set, in its place if it has one, or removed."""
+    """The environment with a variable set, at its position if it has one, or removed."""
     prefix = os.fsencode(name) + b"="
-    places = [place for place, entry in enumerate(environment) if entry.startswith(prefix)]
+    positions = [index for index, entry in enumerate(environment) if entry.startswith(prefix)]
     changed = [entry for entry in environment if not entry.startswith(prefix)]
     if value is not None:
-        changed.insert(places[0] if places else len(changed), prefix + os.fsencode(value))
+        changed.insert(positions[0] if positions else len(changed), prefix + os.fsencode(value))
     return tuple(changed)

@@ -1,11 +1,10 @@
-"""Published ports: the process that carries bytes between the host's sockets and the view's.
+"""The port forwarder: a process that copies bytes between sockets of the host and of the view.
 
     python -I -m overlaykit.namespace.forwarder LIFELINE LISTENER:PORT...
 
-The monitor starts it inside the view's network namespace, with listening sockets that were bound outside; a socket
-belongs to the namespace it was made in, so it accepts here and connects there. It ends when nobody holds the
-other end of the LIFELINE any more: it accepts nothing new, and what the view had sent by then is still delivered.
-The only process of overlaykit's namespaces that runs trio.
+The monitor starts it in the view's network namespace, with listening sockets bound outside. A socket belongs to the
+namespace it was made in, so the forwarder accepts connections on the host and connects in the view. At end of file on
+LIFELINE it accepts no more connections, delivers the bytes that the view has sent, and ends.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ import trio
 from overlaykit.namespace import capabilities
 
 DRAIN_SECONDS: Final = 2
-"""How long a client may take to read what a view that has ended had sent it."""
+"""The time that a client has to read the last bytes of an ended view."""
 
 
 async def forward(lifeline: int, listeners: Sequence[tuple[socket.socket, int]]) -> None:
-    """Carry every connection to a listener to its port on 127.0.0.1, until the lifeline closes."""
+    """Forward each connection of a listener to its port on 127.0.0.1, until the lifeline closes."""
     ended = trio.Event()
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
@@ -48,54 +47,55 @@ async def forward(lifeline: int, listeners: Sequence[tuple[socket.socket, int]])
 
 
 async def _connect(client: trio.SocketStream, *, port: int, ended: trio.Event) -> None:
-    """One connection: both directions at once, each closed when its sender closes it, both reset if either is."""
+    """Forward one connection: each direction is closed when its sender closes it, both are reset if one is."""
     view_socket = trio.socket.socket()
     async with client, trio.SocketStream(view_socket) as view:
         try:
             await view_socket.connect(("127.0.0.1", port))
-            await _carry_both(client, view, ended)
-        except* (OSError, trio.BrokenResourceError):  # refused, or reset: say it to both
+            await _copy_both(client, view, ended)
+        # A refusal or a reset is passed on to both ends.
+        except* (OSError, trio.BrokenResourceError):
             for stream in (client, view):
                 _reset_on_close(stream)
 
 
-async def _carry_both(
-    client: trio.SocketStream, view: trio.SocketStream, ended: trio.Event
-) -> None:
+async def _copy_both(client: trio.SocketStream, view: trio.SocketStream, ended: trio.Event) -> None:
     upstream = trio.CancelScope()
 
-    async def carry_in() -> None:
+    async def copy_in() -> None:
         with upstream:
-            await _carry(client, view)
+            await _copy(client, view)
 
-    async def stop_carrying_in() -> None:
+    async def stop_copying_in() -> None:
         await ended.wait()
         upstream.cancel()
 
     async with trio.open_nursery() as watching:
-        watching.start_soon(stop_carrying_in)
-        async with trio.open_nursery() as carrying:
-            carrying.start_soon(carry_in)
-            carrying.start_soon(_carry, view, client)
+        watching.start_soon(stop_copying_in)
+        async with trio.open_nursery() as copying:
+            copying.start_soon(copy_in)
+            copying.start_soon(_copy, view, client)
         watching.cancel_scope.cancel()
 
 
-async def _carry(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+async def _copy(source: trio.SocketStream, sink: trio.SocketStream) -> None:
     async for chunk in source:
         await sink.send_all(chunk)
     await sink.send_eof()
 
 
 def _reset_on_close(stream: trio.SocketStream) -> None:
-    with suppress(OSError):  # lingering for 0 s: close(2) then sends RST (socket(7))
+    # Lingering for 0 s: close(2) sends RST (socket(7)).
+    with suppress(OSError):
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run as the monitor starts it, with no capability left: everything privileged was done before."""
+    """Drop all capabilities and forward the ports; `arguments` as in the module's docstring."""
     capabilities.restrict(frozenset())
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # two descriptors per connection
+    # Two descriptors per connection.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     lifeline, *pairs = arguments
     listeners = []
     for pair in pairs:

@@ -1,11 +1,11 @@
-"""Which users and groups a user namespace of ours knows, and how they get into its maps (user_namespaces(7)).
+"""The ids that a new user namespace maps, and how its maps are written (user_namespaces(7)).
 
-    the caller                                  users and groups inside
-    root of a user namespace, or of a container all that its own namespace knows, each as itself
-    an ordinary user with subordinate ids       itself as 0, its subordinate ids (subuid(5)) from 1 on
-    any other user                              itself as 0, and no other
+    caller                                      ids inside
+    root of a user namespace or of a container  all ids of its namespace, unchanged
+    an ordinary user with subordinate ids       its own as 0, its subordinate ids (subuid(5)) from 1 on
+    any other user                              its own as 0
 
-Only a process outside of the new namespace may write the first two kinds of map: for subordinate ids newuidmap(1).
+The first two kinds of map can be written only from outside the namespace; subordinate ids only by newuidmap(1).
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ _HELPERS: Final = {"uid": "newuidmap", "gid": "newgidmap"}
 _MAY_MAP_ALL: Final = {
     privilege.CAP_SETUID,
     privilege.CAP_SETGID,
-    privilege.CAP_SETFCAP,  # to map the parent's 0
+    # To map 0 of the parent namespace.
+    privilege.CAP_SETFCAP,
 }
-_MOST_EXTENTS: Final = 340  # of one map
+_MOST_EXTENTS: Final = 340
+"""Lines of one map."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """`count` ids of the namespace from `inside` on are those of its parent from `outside` on."""
+    """A line of a map: `count` ids from `inside` on are those of the parent namespace from `outside` on."""
 
     inside: int
     outside: int
@@ -44,7 +46,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Identities:
-    """The two maps, and which process writes them: the new namespace's own, one of its parent, or the helpers."""
+    """The two maps, and their writer: the process itself, one in the parent namespace, or newuidmap and newgidmap."""
 
     users: tuple[Extent, ...]
     groups: tuple[Extent, ...]
@@ -54,20 +56,20 @@ class Identities:
         return self.users if kind == "uid" else self.groups
 
 
-def alone() -> Identities:
-    """The caller as root, and no other."""
+def caller_only() -> Identities:
+    """The maps with the caller as root and no other id."""
     return Identities((Extent(0, os.geteuid(), 1),), (Extent(0, os.getegid(), 1),))
 
 
 def available() -> Identities:
-    """All that the caller may map; to be asked outside of the new namespace."""
+    """The maps with all ids that the caller may map. Requires: the new namespace is not entered yet."""
     if os.geteuid() == 0:
         if privilege.capabilities() >= _MAY_MAP_ALL:
-            return Identities(_known("uid"), _known("gid"), "parent")
-        return alone()
+            return Identities(_mapped_here("uid"), _mapped_here("gid"), "parent")
+        return caller_only()
     users, groups = _subordinate("uid"), _subordinate("gid")
     if not (users and groups and all(map(shutil.which, _HELPERS.values()))):
-        return alone()
+        return caller_only()
     return Identities(
         _from_one_on(Extent(0, os.geteuid(), 1), users),
         _from_one_on(Extent(0, os.getegid(), 1), groups),
@@ -76,7 +78,11 @@ def available() -> Identities:
 
 
 def write(process: int, kind: str, text: str) -> None:
-    """Write one map of a process's user namespace. Raises OSError."""
+    """Write the `uid` or `gid` map of a process's user namespace.
+
+    Raises:
+      OSError: as open(2) and write(2).
+    """
     descriptor = os.open(f"/proc/{process}/{kind}_map", os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, text.encode())
@@ -85,7 +91,7 @@ def write(process: int, kind: str, text: str) -> None:
 
 
 def write_from_outside(process: int, identities: Identities) -> None:
-    """Write both maps of a process's user namespace, from its parent; a map that is refused stays empty."""
+    """Write both maps of a process's user namespace, from its parent; a refused map stays empty."""
     for kind in KINDS:
         extents = identities.extents(kind)
         with suppress(OSError):
@@ -96,13 +102,13 @@ def write_from_outside(process: int, identities: Identities) -> None:
                 os.spawnlp(os.P_WAIT, _HELPERS[kind], _HELPERS[kind], str(process), *numbers)
 
 
-def _known(kind: str) -> tuple[Extent, ...]:
+def _mapped_here(kind: str) -> tuple[Extent, ...]:
     extents = privilege.extents(kind)[:_MOST_EXTENTS]
     return tuple(Extent(inside, inside, count) for inside, _, count in extents)
 
 
 def _subordinate(kind: str) -> list[tuple[int, int]]:
-    """First id and count of each range that /etc/subuid (subgid) gives this user, by name or by number."""
+    """The ranges of this user in /etc/subuid (subgid), listed by name or uid: first id and count."""
     user = os.geteuid()
     names = {str(user)}
     with suppress(KeyError):

@@ -1,7 +1,7 @@
-"""The first process of a view: builds its surroundings, starts the command, reaps, passes signals on.
+"""The init of a view (PID 1): set up its surroundings, start the command, reap, forward signals.
 
-`run` is the list of its system calls, in order. It is PID 1 in there: when it ends, for any reason, the kernel ends
-everything else in the view (pid_namespaces(7)).
+`run` lists its system calls in order. When init ends, for any reason, the kernel kills every other process of the view
+(pid_namespaces(7)).
 """
 
 from __future__ import annotations
@@ -10,20 +10,15 @@ import errno
 import os
 import signal
 import socket
+from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from overlaykit import _native, signals
-from overlaykit.namespace import (
-    capabilities,
-    descriptors,
-    environment,
-    failure,
-    mounts,
-    names,
-    network,
-)
+from overlaykit.namespace import capabilities, environment, failure, hosts, mounts, network
+from overlaykit.namespace.descriptors import close_all_but, is_readable, leads_out
 from overlaykit.namespace.environment import Environment
 from overlaykit.namespace.failure import Step, StepFailed, step
+from overlaykit.namespace.root import make_root
 from overlaykit.namespace.spec import Caller, LaunchSpec
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -32,28 +27,44 @@ PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NAMESPACES: Final = (
     _native.CLONE_NEWNS | _native.CLONE_NEWUTS | _native.CLONE_NEWIPC | _native.CLONE_NEWCGROUP
 )
-"""Made by init for itself, so that they end with it; the PID namespace began with its fork."""
+"""The namespaces that init makes, so that they end with it; its PID namespace began with its fork."""
 
-_UMASK: Final = 0o022
+_MOUNTPOINT_UMASK: Final = 0o022
+"""For the mountpoints that are made."""
 
 
-def run(
-    spec: LaunchSpec,
-    *,
-    caller: Caller,
-    root: int,
-    monitor: int,
-    status: int,
-    alone: int,
-    with_others: int,
-) -> NoReturn:
-    """Be the view's init, in a fresh fork of the monitor with every signal blocked.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecGate:
+    """A pipe without data: end of file at `read_end` lets the command be executed.
 
-    `root` is the detached mount, `monitor` a pidfd of the parent, `status` the pipe that failures go to. Who has let
-    go of `status` lets go of `with_others`, the other end of `alone`.
+    Each holder of the status pipe closes it before `write_end`, so that execve(2) of the command closes the last copy.
     """
+
+    read_end: int
+    write_end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitDescriptors:
+    """The descriptors that init inherits from the monitor."""
+
+    root: int
+    """The detached mount that becomes the root directory."""
+    monitor: int
+    """A pidfd."""
+    status_write: int
+    """The write end of the status pipe; see `failure`."""
+    gate: ExecGate
+
+
+def run(spec: LaunchSpec, *, caller: Caller, descriptors: InitDescriptors) -> NoReturn:
+    """Be the view's init.
+
+    Requires: a new fork of the monitor, with every signal blocked.
+    """
+    status, gate = descriptors.status_write, descriptors.gate
     try:
-        _end_with(monitor)
+        _end_with(descriptors.monitor)
         with step(Step.NAMESPACES):
             _native.unshare(NAMESPACES)
             _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
@@ -62,15 +73,15 @@ def run(
                 socket.sethostname(spec.hostname)
             with step(Step.LOOPBACK):
                 network.raise_loopback()
-        umask = os.umask(_UMASK)  # of the mountpoints that are made
+        umask = os.umask(_MOUNTPOINT_UMASK)
         prepared = mounts.prepare_mounts(spec)
         with step(Step.ROOT):
-            mounts.make_root(root, prepared.whole_proc)
-        mounts.attach(spec, prepared)
-        hosts = None
+            make_root(descriptors.root, prepared.whole_proc)
+        mounts.attach_mounts(spec, prepared)
+        covered = None
         if spec.network != "host":
-            with step(Step.HOSTS, names.HOSTS):
-                hosts = names.show(spec.hostname, keep=spec.keep)
+            with step(Step.HOSTS, hosts.HOSTS):
+                covered = hosts.cover(spec.hostname, keep=spec.keep)
         mounts.attach_binds(prepared)
         os.umask(umask if spec.umask is None else spec.umask)
         _change_directory(spec)
@@ -79,13 +90,13 @@ def run(
         with step(Step.PROCESS):
             command = os.fork()
         if command == 0:
-            os.close(with_others)
-            _become(spec, caller, status, alone)
-        # It is a fork of the launcher: nobody in the view is to read that one's memory in it (ptrace(2)).
+            os.close(gate.write_end)
+            _run_command(spec, caller, status, gate.read_end)
+        # Init is a fork of the parent: no process of the view may read that memory (ptrace(2)).
         _native.prctl(_native.PR_SET_DUMPABLE, 0)
         os.close(status)
-        kept = hosts if spec.keep else None
-        descriptors.close_all_but(kept.descriptors if kept else ())
+        kept = covered if spec.keep else None
+        close_all_but(kept.descriptors if kept else ())
         code = _reap_until(command)
         if kept:
             kept.write_back()
@@ -97,9 +108,9 @@ def run(
 
 
 def _end_with(monitor: int) -> None:
-    """Die when the monitor does. It may have died before we asked, which only its pidfd still tells."""
+    """Die when the monitor does. It may have died before the prctl(2), which its pidfd shows."""
     _native.prctl(_native.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if descriptors.is_readable(monitor):
+    if is_readable(monitor):
         os._exit(1)
 
 
@@ -112,43 +123,42 @@ def _change_directory(spec: LaunchSpec) -> None:
         os.chdir("/")
 
 
-def _become(spec: LaunchSpec, caller: Caller, status: int, alone: int) -> NoReturn:
-    """Execute the command in this process; `status` closes with that, which is how the launcher knows.
+def _run_command(spec: LaunchSpec, caller: Caller, status: int, gate: int) -> NoReturn:
+    """Execute the command in this process. execve(2) closes `status`, which tells the parent.
 
-    It must know before anybody can see the command running, so nobody else may hold `status` by then.
+    The parent learns it before another process can see the command running, so this process waits at the gate until it
+    is the only holder of `status`.
     """
     try:
-        os.read(alone, 1)
+        os.read(gate, 1)
         signals.as_found()
         signals.restore(set(caller.blocked))
         for standard, source in spec.redirected.items():
             os.dup2(source, standard)
-        closed = (
-            caller.closed.union(filter(descriptors.leads_out, (0, 1, 2))) - spec.redirected.keys()
-        )
-        descriptors.close_all_but({0, 1, 2, status, *spec.descriptors} - closed)
+        closed = caller.closed.union(filter(leads_out, (0, 1, 2))) - spec.redirected.keys()
+        close_all_but({0, 1, 2, status, *spec.descriptors} - closed)
         for descriptor in spec.descriptors:
             os.set_inheritable(descriptor, True)
-        _execute(spec, _activated(spec.env, caller))
+        _execute(spec, _with_sockets(spec.env, caller))
     except BaseException as error:
         failure.write(status, error)
     finally:
         os._exit(1)
 
 
-def _activated(env: Environment, caller: Caller) -> Environment:
-    """The environment, in which sockets passed to the launcher are passed to the command (sd_listen_fds(3)).
+def _with_sockets(env: Environment, caller: Caller) -> Environment:
+    """The environment that passes the sockets passed to the caller on to the command (sd_listen_fds(3)).
 
-    LISTEN_PID tells a program that they are meant for it and not for another one that has inherited them.
+    A program uses them only if LISTEN_PID is its own process id.
     """
     if environment.get(env, "LISTEN_PID") != str(caller.pid):
         return env
-    env = environment.replace(env, "LISTEN_PIDFDID", None)  # of that process as well
+    env = environment.replace(env, "LISTEN_PIDFDID", None)
     return environment.replace(env, "LISTEN_PID", str(os.getpid()))
 
 
 def _execute(spec: LaunchSpec, env: Environment) -> NoReturn:
-    """execve(2) the command, looked up as execvp(3) does; an entry that may not be executed is passed over."""
+    """execve(2) the command, looked up as execvp(3) does: entries that may not be executed are skipped."""
     name = spec.argv[0]
     arguments = [os.fsencode(argument) for argument in spec.argv]
     directories = [""] if "/" in name else (environment.get(env, "PATH") or PATH).split(":")
@@ -163,9 +173,8 @@ def _execute(spec: LaunchSpec, env: Environment) -> NoReturn:
             if os.path.exists(path):
                 raise StepFailed(Step.EXECUTE, errno.ENOENT, path) from error
         except PermissionError:
-            if os.path.lexists(
-                path
-            ):  # else it is the directory that may not be searched: as good as not there
+            # If it is not visible, the directory may not be searched: the same as a missing entry.
+            if os.path.lexists(path):
                 found = found or StepFailed(Step.EXECUTE, errno.EACCES, path)
         except OSError as error:
             raise StepFailed(Step.EXECUTE, error.errno or errno.EIO, path) from error
@@ -173,13 +182,13 @@ def _execute(spec: LaunchSpec, env: Environment) -> NoReturn:
 
 
 def _reap_until(command: int) -> int:
-    """Reap every child, orphans too, until the command ends; its exit status, or 128 + the signal's number."""
+    """Reap children and orphans until the command ends; its exit status, or 128 + N where signal N ended it."""
     watched = signals.FORWARDED | {signal.SIGCHLD}
     while True:
         info = signal.sigwaitinfo(watched)
         if info.si_signo != signal.SIGCHLD:
-            # A sender of pid 0 is outside. What the view's processes send to their own group, which is
-            # init's too, they have got already.
+            # A sender outside the view has pid 0. The view's processes are in init's process group: a signal
+            # from one of them to the group has reached the command already.
             if signals.sent_by_a_process(info) and info.si_pid == 0:
                 os.kill(command, info.si_signo)
             continue

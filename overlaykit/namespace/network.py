@@ -1,4 +1,4 @@
-"""The view's network, first cut: a loopback interface that is up, and the host's side of published ports."""
+"""The view's loopback interface, and the host's side of published ports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import socket
 from typing import Final
 
 from overlaykit.errors import Error
-from overlaykit.namespace.spec import LaunchSpec, Port
+from overlaykit.namespace.ports import Port
+from overlaykit.namespace.spec import LaunchSpec
 
 UNPRIVILEGED: Final = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
@@ -42,13 +43,13 @@ class PortsNeedPrivateNetwork(Error):
 
 
 def listen(spec: LaunchSpec) -> list[tuple[Port, socket.socket]]:
-    """Listen on the host's side of every published port; all or none.
+    """Listen on the host's side of every published port, or on none.
 
-    Returns each port, its `host` the number really bound, with the listening socket (close-on-exec).
+    Returns: each port, with the bound number as `host`, and its listening socket (close-on-exec).
 
     Raises:
-      PortInUse, PortPrivileged, AddressUnknown, PortsNeedPrivateNetwork: as they say.
-      OSError: anything else bind(2) or listen(2) refuses.
+      PortInUse, PortPrivileged, AddressUnknown, PortsNeedPrivateNetwork: see their messages.
+      OSError: as bind(2) and listen(2).
     """
     if spec.ports and spec.network != "private":
         raise PortsNeedPrivateNetwork(_text(spec.ports[0]), spec.network)
@@ -66,18 +67,15 @@ def listen(spec: LaunchSpec) -> list[tuple[Port, socket.socket]]:
 
 
 def preload() -> None:
-    """Load what `raise_loopback` takes, which is slow (145 ms, measured), while the caller waits for something else.
-
-    The processes of a view inherit it from the launcher.
-    """
+    """Import pyroute2 for `raise_loopback` ahead of time: 145 ms (measured). Init inherits it by fork(2)."""
     import pyroute2  # noqa: F401
 
 
 def raise_loopback() -> None:
-    """Bring up the loopback interface of this process's network namespace; its addresses come by themselves.
+    """Bring up the loopback interface of this network namespace; the kernel adds its addresses.
 
     Raises:
-      OSError: with the errno of the kernel's answer.
+      OSError: with the errno of the kernel's reply.
     """
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError

@@ -1,120 +1,98 @@
-"""What to run and in which surroundings: plain data, and the texts a user writes it in."""
+"""The description of a launch: the command, its surroundings, and the mount that becomes its root."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal, TypeAlias, get_args
 
-from overlaykit.errors import Error
+import msgspec
+
+from overlaykit.namespace import binds as _binds
 from overlaykit.namespace.binds import Bind
 from overlaykit.namespace.environment import Environment
+from overlaykit.namespace.ports import Port
+
+Network: TypeAlias = Literal["private", "host", "none"]
+"""A network namespace with only a loopback interface; the host's; or one without published ports."""
+
+_LONGEST_HOSTNAME: Final = 64
+"""Bytes: uname(2)."""
+_STANDARD: Final = range(3)
 
 
-class BadPort(Error):
-    message = (
-        "-p {0}: {1}; write HOST:PORT or ADDRESS:HOST:PORT, for example 8080:80 or 0.0.0.0:8080:80"
-    )
+class LaunchSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A command and its surroundings.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Port:
-    """A TCP port of the view's that the host answers for (`-p`).
-
-    Published on the loopback address unless another is named: what a view serves leaves the machine only
-    when the user wrote so ("0.0.0.0" or "::" for every address).
+    Raises:
+      ValueError: a field has a value that no launch can use; it names the field.
+      TargetTwice: two `binds` have one target.
     """
 
-    address: str = "127.0.0.1"
-    """An IPv4 or IPv6 address of the host's, as digits."""
-    host: int
-    """The host's port; 0 lets the kernel choose a free one (`Processes.ports` has it)."""
-    view: int
-    """The port inside, on the view's 127.0.0.1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchSpec:
-    """A command and the surroundings it is to see."""
-
     argv: tuple[str, ...]
-    """The command and its arguments; a command without a slash is looked up along the PATH of `env`, inside."""
+    """The command and its arguments; a command without a slash is looked up along the PATH of `env`, in the view."""
     env: Environment
-    """Its whole environment."""
+    """The whole environment."""
     cwd: str = "/"
-    """Its working directory, absolute, inside the view."""
+    """The working directory, absolute, in the view."""
     cwd_required: bool = False
-    """Whether a missing `cwd` is an error (it was asked for) or means "/"."""
+    """Whether a missing `cwd` is an error; else "/" is used in its place."""
     hostname: str = "overlaykit"
-    """At most 64 bytes (uname(2)); with the network "host" the host's own name stays."""
-    network: Literal["private", "host", "none"] = "private"
-    """A network of its own with only the loopback; the host's; or its own, with nothing published."""
-    binds: tuple[Bind, ...] = field(default=())
-    """In any order: one that lies below another is attached after it."""
-    ports: tuple[Port, ...] = field(default=())
-    descriptors: tuple[int, ...] = field(default=())
-    """Open descriptors of the caller's that the command gets under the same numbers, beside the standard ones."""
-    redirected: Mapping[int, int] = field(default_factory=dict)
-    """Standard descriptors (0 to 2) of the command's that are copies of others of the caller's, from 3 on."""
+    """Not used with the network "host"."""
+    network: Network = "private"
+    binds: tuple[Bind, ...] = ()
+    """In any order: a target below another one is mounted after it."""
+    ports: tuple[Port, ...] = ()
+    descriptors: tuple[int, ...] = ()
+    """Open descriptors that the command inherits under the same numbers, beside the standard ones."""
+    redirected: Mapping[int, int] = {}
+    """Standard descriptors (0 to 2) of the command: each a copy of a descriptor, from 3 on, of the caller."""
     umask: int | None = None
-    """None: the caller's."""
+    """None: the umask of the caller."""
     keep: bool = False
-    """Whether what is written in the view outlives the command."""
+    """Whether changes outlive the command."""
+
+    def __post_init__(self) -> None:
+        if not self.argv:
+            raise ValueError("argv: no command given")
+        for word in self.argv:
+            if "\0" in word:
+                raise ValueError(f"argv: {word!r} holds a zero byte")
+        for entry in self.env:
+            if b"\0" in entry:
+                raise ValueError(f"env: {entry!r} holds a zero byte")
+        if not os.path.isabs(self.cwd) or "\0" in self.cwd:
+            raise ValueError(f"cwd: {self.cwd!r} is not an absolute path")
+        if not 0 < len(os.fsencode(self.hostname)) <= _LONGEST_HOSTNAME:
+            raise ValueError(f"hostname: {self.hostname!r} has not 1 to {_LONGEST_HOSTNAME} bytes")
+        if self.network not in get_args(Network):
+            raise ValueError(f"network: {self.network!r} is none of {', '.join(get_args(Network))}")
+        for descriptor in self.descriptors:
+            if descriptor < 0:
+                raise ValueError(f"descriptors: {descriptor} is not a descriptor")
+        for standard, source in self.redirected.items():
+            if standard not in _STANDARD or source < len(_STANDARD):
+                raise ValueError(f"redirected: {source} cannot become {standard}")
+        if self.umask is not None and not 0 <= self.umask <= 0o777:
+            raise ValueError(f"umask: {self.umask:#o} is not 0 to 0o777")
+        _binds.check(self.binds)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """What a command takes over from the process that launches it, as it was before the launcher changed its own."""
+class RootMount(msgspec.Struct, frozen=True, kw_only=True):
+    """The detached mount that becomes the root directory, and the user namespace that owns it."""
+
+    mount: int
+    user_namespace: int | None = None
+    """A descriptor of the user namespace, or the pidfd of a process in it (setns(2) takes either).
+
+    None: the caller has the capabilities itself."""
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Attributes of the calling process that the command inherits, from before the launcher changed its own."""
 
     pid: int
     blocked: frozenset[int]
     """The signal mask."""
     closed: frozenset[int]
     """The standard descriptors that are closed."""
-
-
-def parse_port(text: str) -> Port:
-    """Read `[ADDRESS:]HOST:PORT[/tcp]`, an IPv6 address in brackets; ADDRESS is 127.0.0.1 unless written.
-
-    Raises:
-      BadPort: the text has another form, or a number is no TCP port.
-    """
-    ports, slash, protocol = text.partition("/")
-    if slash and protocol != "tcp":
-        raise BadPort(text, f"{protocol!r} is not tcp, and nothing else is published")
-    rest, _, view = ports.rpartition(":")
-    address, colon, host = rest.rpartition(":")
-    if address.startswith("[") and address.endswith("]"):
-        address = address[1:-1]
-    elif ":" in address:
-        raise BadPort(text, "an IPv6 address needs brackets")
-    if not host:
-        raise BadPort(
-            text, "the host's port is missing (0: a free one, which 'overlaykit ps' shows)"
-        )
-    if colon and not address:
-        raise BadPort(text, "the address is empty")
-    address = address or "127.0.0.1"
-    if not _is_address(address):
-        raise BadPort(text, f"{address!r} is not an IP address")
-    return Port(
-        address=address, host=_number(text, host, lowest=0), view=_number(text, view, lowest=1)
-    )
-
-
-def _number(text: str, digits: str, *, lowest: int) -> int:
-    if "-" in digits.strip("-"):
-        raise BadPort(text, f"{digits!r} is a range, and each port needs a -p of its own")
-    if not (digits.isascii() and digits.isdecimal() and lowest <= int(digits) <= 65535):
-        raise BadPort(text, f"{digits!r} is not a TCP port ({lowest} to 65535)")
-    return int(digits)
-
-
-def _is_address(text: str) -> bool:
-    import socket
-
-    try:
-        socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
-    except OSError:
-        return False
-    return True

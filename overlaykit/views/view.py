@@ -191,7 +191,7 @@ class View:
             if not namespace.is_privileged():
                 user = os.pidfd_open(rootfs.daemon.process.pid)
                 stack.callback(os.close, user)
-            root = rootfs.daemon.mount
+            root = namespace.RootMount(mount=rootfs.daemon.mount, user_namespace=user)
             if last:
                 self._last = True
                 # Not before `_publish`: if a short command has ended, the daemon ends with the last descriptor.
@@ -199,9 +199,10 @@ class View:
             else:
                 from overlaykit.namespace.duplicate import duplicate
 
-                root, rootfs.daemon.mount = duplicate(root, user_namespace=user)
-                stack.callback(os.close, root)
-            self.processes = namespace.launch(spec, root=root, user_namespace=user)
+                mount, rootfs.daemon.mount = duplicate(root)
+                stack.callback(os.close, mount)
+                root = namespace.RootMount(mount=mount, user_namespace=user)
+            self.processes = namespace.launch(spec, root)
             self._undo.enter_context(self.processes)
             self._publish(rootfs, self.processes, spec.argv)
         return self.processes

@@ -15,7 +15,7 @@ def test_every_option_of_a_one_line_source_is_kept_for_another_suite() -> None:
         "deb-src file:/srv/debian bookworm main\n"
         "deb [ arch=amd64,arm64 signed-by=/k.gpg lang=de ] file:/srv/debian bookworm main contrib # x\n"
     )
-    assert source.asking_for("bullseye") == (
+    assert source.for_suite("bullseye") == (
         "architectures: amd64 arm64\n"
         "signed-by: /k.gpg\n"
         "uris: copy:/srv/debian\n"
@@ -44,7 +44,7 @@ def test_a_key_written_into_a_stanza_is_kept_whole() -> None:
     assert source.words("suites") == ["bookworm", "bookworm-updates"]
     assert (
         "signed-by: \n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n key\n -----END"
-        in source.asking_for("bullseye")
+        in source.for_suite("bullseye")
     )
 
 

@@ -10,15 +10,15 @@ import pytest
 from overlaykit import _native
 from overlaykit.errors import Error
 from overlaykit.layers import Layer, Store, StoredLayer, host
-from overlaykit.layers.apt import (
+from overlaykit.layers.apt import NothingToAdd
+from overlaykit.layers.deb import BadDebSource
+from overlaykit.layers.privateapt import (
     MirrorUnreachable,
-    NothingToAdd,
     UnknownPackage,
     UnknownSuite,
     Unsatisfiable,
     UntrustedSuite,
 )
-from overlaykit.layers.deb import BadDebSource
 from overlaykit.layers.tar import DamagedArchive
 
 from .conftest import Person

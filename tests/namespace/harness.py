@@ -78,10 +78,10 @@ class LaunchHarness:
         return namespace.LaunchSpec(argv=argv, **fields)
 
     def launch(self, *argv: str, root: int | None = None, **fields: Any) -> namespace.Processes:
+        mount = self.root() if root is None else root
         return namespace.launch(
             self.spec(*argv, **fields),
-            root=self.root() if root is None else root,
-            user_namespace=self.user_namespace,
+            namespace.RootMount(mount=mount, user_namespace=self.user_namespace),
         )
 
     def run(self, *argv: str, **fields: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,9 @@ from overlaykit.namespace import (
     BadMount,
     BadPort,
     Bind,
+    LaunchSpec,
     Port,
+    TargetTwice,
     parse_bind,
     parse_mount,
     parse_port,
@@ -138,3 +141,55 @@ def test_a_port_that_other_launchers_take_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(BadPort, match=reason):
         parse_port(text)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("argv", ()),
+        ("argv", ("true", "a\0b")),
+        ("env", (b"A=\0",)),
+        ("cwd", "relative"),
+        ("hostname", ""),
+        ("hostname", "a" * 65),
+        ("network", "bridge"),
+        ("descriptors", (-1,)),
+        ("redirected", {3: 4}),
+        ("redirected", {1: 2}),
+        ("umask", 0o1000),
+    ],
+)
+def test_a_launch_that_cannot_work_is_refused_with_the_name_of_the_field(
+    field: str, value: object
+) -> None:
+    fields: dict[str, Any] = {"argv": ("true",), "env": (), field: value}
+    with pytest.raises(ValueError, match=f"^{field}: "):
+        LaunchSpec(**fields)
+
+
+def test_two_paths_at_one_target_are_refused_before_anything_starts() -> None:
+    binds = (Bind(source="/a", target="/c"), Bind(source="/b", target="/c"))
+    with pytest.raises(TargetTwice):
+        LaunchSpec(argv=("true",), env=(), binds=binds)
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("address", {"address": "localhost", "host": 80, "view": 80}),
+        ("host", {"host": -1, "view": 80}),
+        ("view", {"host": 0, "view": 0}),
+    ],
+)
+def test_a_port_that_cannot_exist_is_refused_with_the_name_of_the_field(
+    field: str, fields: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=f"^{field}: "):
+        Port(**fields)
+
+
+@pytest.mark.parametrize("field", ["source", "target"])
+def test_a_bind_with_a_relative_path_is_refused_with_the_name_of_the_field(field: str) -> None:
+    fields: dict[str, Any] = {"source": "/a", "target": "/b", field: "relative"}
+    with pytest.raises(ValueError, match=f"^{field}: "):
+        Bind(**fields)

@@ -1,0 +1,188 @@
+"""Run apt-get on a private state.
+
+Its lists, caches, sources and dpkg status are in one directory, so it works for an ordinary user and writes no file of
+the system. Proxies, keys and passwords are those of the machine. Source of the options: apt.conf(5), apt-get(8).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+
+from overlaykit.errors import Error
+from overlaykit.layers.aptsources import DebianMirror
+
+_CLEARED = "".join(
+    f"#clear {name};\n"
+    for name in (
+        # A machine's hooks act on the system's own caches (Docker's images empty them, for one).
+        "APT::Update::Pre-Invoke",
+        "APT::Update::Post-Invoke",
+        "APT::Update::Post-Invoke-Success",
+        "APT::Install::Pre-Invoke",
+        "APT::Install::Post-Invoke-Success",
+        "DPkg::Pre-Invoke",
+        "DPkg::Post-Invoke",
+        "DPkg::Pre-Install-Pkgs",
+        # Only the native architecture's lists are needed, and all that is fetched.
+        "APT::Architectures",
+    )
+)
+
+
+class AptMissing(Error):
+    message = (
+        "the program {0} is not here: deb: layers are made on Debian and its derivatives; use "
+        "dir: or tar:"
+    )
+
+
+class UnknownPackage(Error):
+    message = "the suite {1} has no package {0} to install; check the name and the suite"
+
+
+class UnknownSuite(Error):
+    message = (
+        "the Debian mirror that this machine's apt sources name has no suite {0}; check its "
+        "name, or use another mirror"
+    )
+
+
+class UntrustedSuite(Error):
+    message = (
+        "the suite {0} is not signed by a key this machine trusts; install a newer "
+        "debian-archive-keyring"
+    )
+
+
+class MirrorUnreachable(Error):
+    message = (
+        "cannot fetch {0} from the mirror that this machine's apt sources name; check the "
+        "network and 'apt-get update'"
+    )
+
+
+class Unsatisfiable(Error):
+    message = (
+        "{0} from {1} does not fit what the base has installed ({2}); choose another suite or base"
+    )
+
+
+class PrivateApt:
+    """apt with its state in `directory`, for packages of `suite`."""
+
+    def __init__(self, directory: str, suite: str) -> None:
+        for program in ("apt-get", "setpriv"):
+            if shutil.which(program) is None:
+                raise AptMissing(program)
+        self._directory = directory
+        self._suite = suite
+        for part in ("state/lists/partial", "cache/archives/partial", "sources", "none"):
+            os.makedirs(self._path(part))
+        self._write("clear.conf", _CLEARED)
+
+    def update(self, mirror: DebianMirror) -> None:
+        """Fetch the package lists of the suite, and of its security updates if the mirror has them.
+
+        Raises:
+          UnknownSuite, UntrustedSuite, MirrorUnreachable: see their messages.
+        """
+        stanzas = [mirror.main.for_suite(self._suite)]
+        if mirror.security is not None:
+            with_security = [*stanzas, mirror.security.for_suite(f"{self._suite}-security")]
+            result = self._try_update(with_security)
+            if result.returncode == 0:
+                return
+            error = self._error(result.stderr, "the package lists")
+            if not isinstance(error, UnknownSuite):
+                raise error
+            # Not every suite has security updates (unstable, a new testing).
+        result = self._try_update(stanzas)
+        if result.returncode != 0:
+            raise self._error(result.stderr, "the package lists")
+
+    def download(self, packages: Sequence[str], installed: Iterable[str]) -> list[str]:
+        """Fetch the packages that installing `packages` adds to the stanzas `installed`; their paths.
+
+        Raises:
+          UnknownPackage, MirrorUnreachable, Unsatisfiable: see their messages.
+        """
+        self._write("status", "\n\n".join([*installed, ""]))
+        result = self._run(
+            *("-y", "--no-install-recommends", "--no-remove", "--download-only", "install", "--"),
+            *packages,
+        )
+        if result.returncode != 0:
+            raise self._error(result.stderr, ", ".join(packages))
+        archives = self._path("cache/archives")
+        debs = sorted(name for name in os.listdir(archives) if name.endswith(".deb"))
+        return [os.path.join(archives, name) for name in debs]
+
+    def _try_update(self, stanzas: list[str]) -> subprocess.CompletedProcess[str]:
+        self._write("sources/debian.sources", "\n".join(stanzas))
+        return self._run("--error-on=any", "update")
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        options = {
+            "Dir::State": self._path("state"),
+            "Dir::State::lists": self._path("state/lists"),
+            "Dir::State::status": self._path("status"),
+            "Dir::Cache": self._path("cache"),
+            "Dir::Cache::archives": self._path("cache/archives"),
+            "Dir::Log": self._path("none"),
+            "Dir::Etc::sourcelist": "/dev/null",
+            "Dir::Etc::sourceparts": self._path("sources"),
+            "Dir::Etc::preferences": "/dev/null",
+            "Dir::Etc::preferencesparts": self._path("none"),
+            # apt's own user could not enter the directory.
+            "APT::Sandbox::User": "root",
+            "Acquire::Languages": "none",
+        }
+        # apt-get ends with this process, which removes the directory.
+        command = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "apt-get",
+            "-qq",
+            "-c",
+            self._path("clear.conf"),
+        ]
+        for name, value in options.items():
+            command += ["-o", f"{name}={value}"]
+        return subprocess.run(
+            [*command, *arguments],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
+        )
+
+    def _error(self, stderr: str, wanted: str) -> Error:
+        """The error for apt's messages, which are many lines and name hosts."""
+        unknown = re.findall(
+            r"Unable to locate package (\S+)|Package '(\S+)' has no installation candidate", stderr
+        )
+        if unknown:
+            return UnknownPackage(", ".join(a or b for a, b in unknown), self._suite)
+        if re.search(r"NO_PUBKEY|is not signed|EXPKEYSIG|signatures? (were|was|couldn)", stderr):
+            return UntrustedSuite(self._suite)
+        if re.search(r"have a Release file|/dists/\S+ +(404|.*No such file)", stderr):
+            return UnknownSuite(self._suite)
+        if "Failed to fetch" in stderr or "failed to download" in stderr:
+            return MirrorUnreachable(wanted)
+        lines = [line.removeprefix("E: ") for line in stderr.splitlines() if line.startswith("E: ")]
+        return Unsatisfiable(wanted, self._suite, lines[0] if lines else "apt gave no reason")
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._directory, name)
+
+    def _write(self, name: str, text: str) -> None:
+        with open(self._path(name), "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)

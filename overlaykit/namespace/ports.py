@@ -1,0 +1,89 @@
+"""Published ports: what `-p` means."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from overlaykit.errors import Error
+
+_HIGHEST: Final = 65535
+
+
+class BadPort(Error):
+    message = (
+        "-p {0}: {1}; write HOST:PORT or ADDRESS:HOST:PORT, for example 8080:80 or 0.0.0.0:8080:80"
+    )
+
+
+class Port(msgspec.Struct, frozen=True, kw_only=True):
+    """A published TCP port of the view (`-p`).
+
+    The default is the loopback address: a view's server is reachable from other machines only where the user names
+    another address ("0.0.0.0" or "::" for all of them).
+
+    Raises:
+      ValueError: a field has a value that no port can have; it names the field.
+    """
+
+    address: str = "127.0.0.1"
+    """An IPv4 or IPv6 address of the host, in digits."""
+    host: int
+    """The port on the host; 0 lets the kernel choose a free one (see `Processes.ports`)."""
+    view: int
+    """The port on the view's 127.0.0.1."""
+
+    def __post_init__(self) -> None:
+        if not _is_address(self.address):
+            raise ValueError(f"address: {self.address!r} is not an IP address")
+        for field, number, lowest in (("host", self.host, 0), ("view", self.view, 1)):
+            if not lowest <= number <= _HIGHEST:
+                raise ValueError(f"{field}: {number} is not a TCP port ({lowest} to {_HIGHEST})")
+
+
+def parse_port(text: str) -> Port:
+    """Parse `[ADDRESS:]HOST:PORT[/tcp]`, an IPv6 address in brackets; ADDRESS is 127.0.0.1 by default.
+
+    Raises:
+      BadPort: the text has another form, or a number is no TCP port.
+    """
+    ports, slash, protocol = text.partition("/")
+    if slash and protocol != "tcp":
+        raise BadPort(text, f"{protocol!r} is not tcp, and nothing else is published")
+    rest, _, view = ports.rpartition(":")
+    address, colon, host = rest.rpartition(":")
+    if address.startswith("[") and address.endswith("]"):
+        address = address[1:-1]
+    elif ":" in address:
+        raise BadPort(text, "an IPv6 address needs brackets")
+    if not host:
+        raise BadPort(
+            text, "the host's port is missing (0: a free one, which 'overlaykit ps' shows)"
+        )
+    if colon and not address:
+        raise BadPort(text, "the address is empty")
+    address = address or "127.0.0.1"
+    if not _is_address(address):
+        raise BadPort(text, f"{address!r} is not an IP address")
+    return Port(
+        address=address, host=_number(text, host, lowest=0), view=_number(text, view, lowest=1)
+    )
+
+
+def _number(text: str, digits: str, *, lowest: int) -> int:
+    if "-" in digits.strip("-"):
+        raise BadPort(text, f"{digits!r} is a range, and each port needs a -p of its own")
+    if not (digits.isascii() and digits.isdecimal() and lowest <= int(digits) <= _HIGHEST):
+        raise BadPort(text, f"{digits!r} is not a TCP port ({lowest} to {_HIGHEST})")
+    return int(digits)
+
+
+def _is_address(text: str) -> bool:
+    import socket
+
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+    except OSError:
+        return False
+    return True
