@@ -145,7 +145,7 @@ ROWS = {
     ],
     "Hard links of a lower with `index=off`, and of symlinks and FIFOs with `user.overlay.` markers": [
         f"{COPYUP}::test_without_an_index_unknown_names_of_a_hard_link_stay_as_they_were",
-        f"{COPYUP}::test_without_an_index_no_listing_is_believed_where_hard_links_may_part",
+        f"{COPYUP}::test_without_an_index_d_ino_is_not_trusted_where_hard_links_may_part",
         f"{COPYUP}::test_hard_linked_symlinks_and_fifos_can_be_changed_and_removed",
     ],
 }
