@@ -1,4 +1,4 @@
-"""Each row of docs/differences.md has its tests, and each entry here its row."""
+"""Each row of docs/differences.md has tests, and each entry here a row."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ ROWS = {
         f"{COPYUP}::test_hard_linked_symlinks_and_fifos_can_be_changed_and_removed",
     ],
 }
-"""By the first column of the table: the tests (below this directory) of the second."""
+"""First column of the table: the tests (below this directory) of its second column."""
 
 
 def rows() -> list[str]:

@@ -47,7 +47,7 @@ LACKING: Final = {
         "exchange_swaps_two_lower_files",
         "exchange_swaps_two_merged_directories",
         "no_umask_leaves_the_whole_mode",
-        "what_is_made_in_a_set_group_id_directory_inherits_group_and_acl",
+        "a_new_name_in_a_set_group_id_directory_inherits_group_and_acl",
     },
     "bindfs-userns": {  # it has no ACLs there
         "a_default_acl_is_for_directories",

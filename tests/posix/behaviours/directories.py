@@ -92,7 +92,7 @@ def check_the_topmost_directory_gives_the_mode() -> None:
         "fifo": Fifo(),
     }
 )
-def check_readdir_tells_every_type() -> None:
+def check_readdir_gives_every_type() -> None:
     with opened(".", READ_DIRECTORY) as fd:
         kinds = {entry.name: entry.kind << 12 for entry in _entries(fd)}
     assert kinds.pop(b".") == stat.S_IFDIR
@@ -155,7 +155,7 @@ def check_emptying_a_large_directory_while_reading_it() -> None:
 
 
 @behaviour(lower={f"f{number:03}": File() for number in range(300)})
-def check_seeking_back_to_a_told_position_continues_there() -> None:
+def check_seeking_back_to_a_position_continues_there() -> None:
     with opened(".", READ_DIRECTORY) as fd:
         everything = _entries(fd, 1024)
         for index in (0, 1, 100, 200, len(everything) - 2):
@@ -205,7 +205,7 @@ def check_open_as_a_directory_refuses_a_file() -> None:
 
 
 @behaviour()
-def check_mkdir_minds_the_umask() -> None:
+def check_mkdir_applies_the_umask() -> None:
     os.umask(0o027)
     os.mkdir("d", 0o777)
     assert mode_of("d") == 0o750
@@ -274,7 +274,7 @@ def check_new_directories_are_there_after_a_remount() -> Iterator[None]:
 
 
 @behaviour(lower={"d": Dir()})
-def check_the_root_of_a_directory_descriptor_works_with_relative_names() -> None:
+def check_calls_relative_to_a_directory_descriptor_work() -> None:
     with opened("d", READ_DIRECTORY) as fd:
         os.mkdir("s", dir_fd=fd)
         with open(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=fd), "wb") as file:

@@ -140,7 +140,7 @@ def check_a_sparse_file_stays_sparse_when_changed() -> None:
 
 
 @behaviour(lower={"f": File(b"head", size=1 << 20)})
-def check_seek_data_and_hole_see_the_contents_right() -> None:
+def check_seek_data_and_hole_match_the_contents() -> None:
     with opened("f", os.O_RDONLY) as fd:
         assert os.lseek(fd, 0, os.SEEK_DATA) == 0
         assert 4 <= os.lseek(fd, 0, os.SEEK_HOLE) <= 1 << 20

@@ -88,7 +88,7 @@ def check_every_kind_but_directories_keeps_its_inode_number_through_renames() ->
 
 
 @behaviour(lower=ALL, remount=True)
-def check_what_was_not_copied_up_keeps_its_inode_number_over_a_remount() -> Iterator[None]:
+def check_a_file_not_copied_up_keeps_its_inode_number_over_a_remount() -> Iterator[None]:
     write_file("new", b"")
     os.mkdir("new directory")
     kept = (*ALL, "new", "new directory")

@@ -150,7 +150,7 @@ def check_a_setgid_directory_gives_its_group_to_what_is_made_in_it() -> None:
 
 
 @behaviour(lower={"d": Dir(mode=0o777)}, identities=ROOT_ONLY)
-def check_new_files_belong_to_who_made_them() -> None:
+def check_new_files_belong_to_their_maker() -> None:
     def act() -> None:
         write_file("d/f", b"")
         os.mkdir("d/s")
@@ -270,7 +270,7 @@ def check_a_device_node_is_refused_without_privilege() -> None:
 
 
 @behaviour()
-def check_statfs_tells_the_room_there_is() -> None:
+def check_statfs_gives_the_free_space() -> None:
     status = os.statvfs(".")
     assert status.f_namemax == 255
     assert status.f_blocks > 0

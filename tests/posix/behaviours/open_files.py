@@ -185,7 +185,7 @@ def check_fchmod_works_on_a_descriptor_opened_for_reading() -> None:
 
 
 @behaviour(lower={"f": File(b"old")})
-def check_a_file_made_unreadable_is_still_read_by_who_holds_it() -> None:
+def check_a_file_made_unreadable_is_still_read_by_its_descriptor() -> None:
     with opened("f", os.O_RDONLY) as fd:
         os.chmod("f", 0)
         assert os.read(fd, 9) == b"old"
@@ -302,7 +302,7 @@ def check_record_locks_hold_over_copy_up_and_rename() -> None:
 
 
 @behaviour()
-def check_an_append_only_view_of_a_file_reads_nothing() -> None:
+def check_a_descriptor_open_for_appending_reads_nothing() -> None:
     with opened("f", os.O_WRONLY | os.O_CREAT | os.O_APPEND) as fd:
         os.write(fd, b"x")
         with refused(errno.EBADF):

@@ -136,7 +136,7 @@ def check_a_trailing_slash_asks_for_a_directory() -> None:
 
 
 @behaviour(lower={"d": Dir(), "d/s": Dir(), "f": File(b"x")})
-def check_dots_lead_where_they_should() -> None:
+def check_dot_and_dot_dot_lead_to_the_directory_and_its_parent() -> None:
     assert read_file("d/s/../../f") == b"x"
     assert read_file("./d/./../f") == b"x"
     os.chdir("d/s")

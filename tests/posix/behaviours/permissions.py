@@ -164,7 +164,7 @@ def check_access_answers_as_open_would() -> None:
 
 
 @behaviour(lower={"f": File(mode=0o644), "d": Dir(mode=0o600)}, identities=PRIVILEGED)
-def check_root_may_all_but_execute_what_nobody_may() -> None:
+def check_root_may_do_all_but_execute_a_file_without_permissions() -> None:
     assert os.access("f", os.R_OK | os.W_OK)
     assert not os.access("f", os.X_OK)
     assert os.access("d", os.X_OK)
@@ -327,7 +327,7 @@ def check_a_descriptor_keeps_the_rights_it_was_opened_with() -> None:
 
 
 @behaviour(lower={"d": Dir(mode=0o755), "d/f": File(b"x", mode=0o000)}, identities=ROOT_ONLY)
-def check_a_file_nobody_may_read_is_moved_by_who_may_write_its_directory() -> None:
+def check_an_unreadable_file_moves_with_write_permission_on_its_directory() -> None:
     os.chmod("d", 0o777)
     run_as_user(ALICE, lambda: os.rename("d/f", "d/g"))
     assert list_names("d") == ["g"]
@@ -468,7 +468,7 @@ def check_a_mode_set_from_outside_the_group_has_no_set_group_id_bit() -> None:
     lower={"d": Dir(mode=0o2777, uid=ALICE, gid=BOB, xattrs={DEFAULT: ALICE_HAS_ALL})},
     identities=ROOT_ONLY,
 )
-def check_what_is_made_in_a_set_group_id_directory_inherits_group_and_acl() -> None:
+def check_a_new_name_in_a_set_group_id_directory_inherits_group_and_acl() -> None:
     def act() -> None:
         os.umask(0o077)
         os.mkdir("d/s", 0o777)

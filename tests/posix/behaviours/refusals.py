@@ -118,7 +118,7 @@ def check_every_call_finds_nothing_where_a_whiteout_is() -> None:
 
 
 @behaviour({"d": File()}, {"f": File(), "d": Dir(), "d/x": File()})
-def check_every_call_refuses_what_lies_below_a_file_that_hides_a_directory() -> None:
+def check_every_call_refuses_a_path_below_a_file_that_hides_a_directory() -> None:
     _both_refuse("d/x", errno.ENOTDIR)
 
 
@@ -141,7 +141,7 @@ def check_every_call_refuses_a_directory_on_the_way_that_may_not_be_searched() -
     lower={"f": File(mode=0o666), "d": Dir(mode=0o555, uid=ALICE), "d/x": File(mode=0o666)},
     identities=ROOT_ONLY,
 )
-def check_no_name_changes_in_a_directory_that_may_not_be_written() -> None:
+def check_no_name_changes_in_a_directory_without_write_permission() -> None:
     removing = {name: ON_WHAT_EXISTS[name] for name in ("unlink", "rename")}
     making = {name: call for name, call in ON_A_NEW_NAME.items() if not name.startswith("link")}
 
@@ -186,7 +186,7 @@ def check_a_sticky_directory_keeps_others_from_every_way_to_remove() -> None:
 
 
 @behaviour(lower={"f": File(b"x", mode=0o444, uid=ALICE)}, identities=ROOT_ONLY)
-def check_what_may_not_be_written_is_neither_truncated_nor_opened_to_write() -> None:
+def check_a_file_without_write_permission_is_neither_truncated_nor_opened_to_write() -> None:
     def act() -> None:
         calls: tuple[Callable[[], object], ...] = (
             lambda: syscalls.access(b"f", os.W_OK),
@@ -218,7 +218,7 @@ def check_a_directory_is_not_opened_as_a_file() -> None:
 
 
 @behaviour(lower={"f": File(), "p": Fifo(), "d": Dir()})
-def check_what_is_no_regular_file_is_not_truncated() -> None:
+def check_only_a_regular_file_is_truncated() -> None:
     with refused(errno.EINVAL):
         os.truncate("p", 0)
     with refused(errno.EISDIR):
@@ -244,7 +244,7 @@ def check_a_device_without_a_driver_is_not_opened() -> None:
 
 
 @behaviour()
-def check_a_file_type_that_there_is_not_is_not_made() -> None:
+def check_an_unknown_file_type_is_not_made() -> None:
     with refused(errno.EPERM):
         os.mknod("d", stat.S_IFDIR | 0o755)
     with refused(errno.EINVAL):
@@ -253,7 +253,7 @@ def check_a_file_type_that_there_is_not_is_not_made() -> None:
 
 
 @behaviour(lower={"f": File(b"0123456789")})
-def check_nobody_writes_more_than_the_limit_on_files() -> None:
+def check_a_write_beyond_the_limit_on_files_is_refused() -> None:
     def act() -> None:
         with opened(
             "f", os.O_RDWR
@@ -287,7 +287,7 @@ def _running(program: str) -> Iterator[None]:
 
 
 @behaviour()
-def check_a_program_that_runs_is_not_truncated_but_can_be_replaced() -> None:
+def check_a_running_program_is_not_truncated_but_can_be_replaced() -> None:
     content = read_file("/bin/sleep")
     write_file("tool", content, 0o755)
     with _running("./tool"):
@@ -306,7 +306,7 @@ def check_a_program_that_runs_is_not_truncated_but_can_be_replaced() -> None:
 
 
 @behaviour()
-def check_a_program_that_runs_is_not_truncated_by_a_reader() -> None:
+def check_a_running_program_is_not_truncated_by_a_reader() -> None:
     content = read_file("/bin/sleep")
     write_file("tool", content, 0o755)
     with _running("./tool"), refused(errno.ETXTBSY):
@@ -315,7 +315,7 @@ def check_a_program_that_runs_is_not_truncated_by_a_reader() -> None:
 
 
 @behaviour(lower={"d": Dir(), "e": Dir(), "f": File(), "g": File()}, identities=PRIVILEGED)
-def check_what_something_is_mounted_on_is_busy() -> None:
+def check_a_mountpoint_is_busy() -> None:
     syscalls.unshare(syscalls.CLONE_NEWNS)  # so that it ends with this process
     syscalls.mount(b"none", b"d", b"tmpfs", 0)
     syscalls.mount(b"/dev/null", b"f", None, syscalls.MS_BIND)
@@ -349,7 +349,7 @@ def check_nothing_is_moved_or_linked_out_of_the_file_system() -> None:
 
 
 @behaviour(lower={"f": File()}, identities=("userns",))
-def check_a_file_is_not_given_to_an_id_that_there_is_not() -> None:
+def check_a_file_is_not_given_to_an_invalid_id() -> None:
     with refused(errno.EINVAL):
         os.chown("f", ALICE, -1)
     with refused(errno.EINVAL):
@@ -370,7 +370,7 @@ def check_reading_directories_refuses_what_getdents_2_says() -> None:
 
 
 @behaviour(lower={"d": Dir(), "d/f": File(b"x")})
-def check_a_removed_working_directory_takes_and_finds_no_names() -> None:
+def check_a_removed_working_directory_takes_and_has_no_names() -> None:
     os.chdir("d")
     os.unlink("f")
     os.rmdir("../d")
@@ -383,7 +383,7 @@ def check_a_removed_working_directory_takes_and_finds_no_names() -> None:
 
 
 @behaviour(lower={"f": File(b"x"), "p": Fifo()})
-def check_calls_on_descriptors_refuse_what_does_not_fit() -> None:
+def check_calls_on_descriptors_refuse_the_wrong_kind_of_descriptor() -> None:
     with opened("f", os.O_RDONLY) as fd:
         with refused(errno.ENOTDIR):
             os.stat("x", dir_fd=fd)
@@ -407,7 +407,7 @@ def check_calls_on_descriptors_refuse_what_does_not_fit() -> None:
 
 
 @behaviour(lower={"f": File()})
-def check_contradicting_ways_to_open_are_refused() -> None:
+def check_contradicting_open_flags_are_refused() -> None:
     with refused(errno.EINVAL):
         os.open("d", os.O_CREAT | os.O_DIRECTORY | os.O_RDONLY)
     with refused(errno.EINVAL):

@@ -52,7 +52,7 @@ def check_a_lower_xattr_is_replaced_and_removed() -> None:
 
 
 @behaviour(lower={"f": File(xattrs=SOME)})
-def check_create_and_replace_mind_what_exists() -> None:
+def check_create_refuses_and_replace_needs_what_exists() -> None:
     with refused(errno.EEXIST):
         os.setxattr("f", "user.one", b"", os.XATTR_CREATE)
     with refused(errno.ENODATA):
@@ -60,7 +60,7 @@ def check_create_and_replace_mind_what_exists() -> None:
 
 
 @behaviour(lower={"f": File()})
-def check_a_missing_xattr_is_said_to_be_missing() -> None:
+def check_a_missing_xattr_fails_with_enodata() -> None:
     with refused(errno.ENODATA):
         os.getxattr("f", "user.missing")
     with refused(errno.ENODATA):
@@ -147,19 +147,17 @@ def _are_no_marks(prefix: str) -> Iterator[None]:
 
 
 @behaviour(lower={"d": Dir(), "d/f": File(b"x")}, remount=True, identities=ROOT_ONLY)
-def check_what_a_program_sets_under_the_names_of_marks_is_no_mark() -> Iterator[None]:
+def check_an_attribute_with_a_markers_name_is_no_marker() -> Iterator[None]:
     yield from _are_no_marks("trusted")
 
 
 @behaviour(lower={"d": Dir(), "d/f": File(b"x")}, remount=True, identities=ROOT_ONLY)
-def check_what_a_program_sets_under_the_names_of_another_overlays_marks_is_no_mark() -> Iterator[
-    None
-]:
+def check_an_attribute_with_the_name_of_another_overlays_marker_is_no_marker() -> Iterator[None]:
     yield from _are_no_marks("user")
 
 
 @behaviour(lower={"d": Dir(), "d/f": File(b"x")}, remount=True, identities=("userns", "ordinary"))
-def check_what_a_user_sets_under_the_names_of_marks_is_no_mark() -> Iterator[None]:
+def check_a_users_attribute_with_a_markers_name_is_no_marker() -> Iterator[None]:
     yield from _are_no_marks("user")
 
 
@@ -167,7 +165,7 @@ def check_what_a_user_sets_under_the_names_of_marks_is_no_mark() -> Iterator[Non
     {"d": Dir(opaque=True), "f": File()},
     {"d": Dir(), "d/hidden": File()},
 )
-def check_the_marks_of_the_overlay_are_not_listed() -> None:
+def check_the_overlays_markers_are_not_listed() -> None:
     os.mkdir("d/s")
     write_file("f", b"changed")
     os.unlink("f")
