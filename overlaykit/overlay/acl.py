@@ -34,7 +34,10 @@ def copied(value: bytes, owners: Owners) -> bytes:
 
 
 def stored(value: bytes, owners: Owners) -> bytes:
-    """Map a list that a program sets to one to store. Raises: OSError (EINVAL) for an id that cannot be stored."""
+    """Map a list that a program sets to one to store.
+
+    Raises: OSError (EINVAL) for an id that cannot be stored.
+    """
     return _mapped(value, owners, lambda ids, number: ids.stored_in_acl(number))
 
 
@@ -55,7 +58,10 @@ def _ids(tag: int, owners: Owners) -> Ids | None:
 
 
 def _entries(value: bytes) -> Iterator[tuple[int, int, int]]:
-    """Tag, permissions and id of each entry. Raises: OSError (EINVAL) if `value` is no ACL."""
+    """Tag, permissions and id of each entry.
+
+    Raises: OSError (EINVAL) if `value` is no ACL.
+    """
     if len(value) < _HEADER.size or (len(value) - _HEADER.size) % _ENTRY.size:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     yield from _ENTRY.iter_unpack(value[_HEADER.size :])

@@ -25,7 +25,10 @@ class Cached(Protocol):
     recent: bool
 
     def evict(self) -> bool:
-        """Close the descriptor. Returns: False if it must stay open."""
+        """Close the descriptor.
+
+        Returns: False if it must stay open.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,10 @@ class Shares:
 
 
 def shares() -> Shares:
-    """Divide the descriptors that the limit leaves. Raises: OSError (EMFILE) if they are too few."""
+    """Divide the descriptors that the limit leaves.
+
+    Raises: OSError (EMFILE) if they are too few.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     reserve = min(_MAX_RESERVE, limit // 4)
     free = limit - reserve - len(os.listdir("/proc/self/fd"))

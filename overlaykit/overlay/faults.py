@@ -57,7 +57,10 @@ def _pass(step: Step) -> None:
 
 
 def _armed(fault: str) -> Callable[[Step], None]:
-    """The function `reach` for this fault. Raises: ValueError for an unknown step, which would be tested never."""
+    """The function `reach` for this fault.
+
+    Raises: ValueError for an unknown step, which no test could reach.
+    """
     if not fault:
         return _pass
     wanted, _, number = fault.partition(":")

@@ -240,7 +240,10 @@ class Markers:
     # Files. `path` is /proc/self/fd/N, or with `follow` false a path to the name.
 
     def set_whiteout(self, path: bytes | int) -> None:
-        """Make an empty file a whiteout. Requires: `set_whiteout_files` has marked its directory."""
+        """Make an empty file a whiteout.
+
+        Requires: `set_whiteout_files` has marked its directory.
+        """
         os.setxattr(path, self._whiteout, b"y")
 
     def is_whiteout_file(self, path: bytes, *, upper: bool) -> bool:
@@ -250,7 +253,10 @@ class Markers:
         )
 
     def origin(self, path: bytes) -> Origin | None:
-        """Read a file's origin. Raises: PermissionError if the file's mode denies it."""
+        """Read a file's origin.
+
+        Raises: PermissionError if the file's mode denies it.
+        """
         raw = _native.xattr_or_none(path, self._origin, follow_symlinks=False)
         return None if raw is None else Origin.decode(raw)
 

@@ -78,7 +78,10 @@ class Merge:
         self.traps = traps
 
     def find(self, directory: Directory, name: bytes) -> Found | None:
-        """Look `name` up in `directory`. Raises: OSError (EIO) for a redirect that is no path."""
+        """Look `name` up in `directory`.
+
+        Raises: OSError (EIO) for a redirect that is no path.
+        """
         if is_aufs_name(name):
             return None
         upper = directory.upper
@@ -118,7 +121,10 @@ class Merge:
     def _find_below(
         self, above: tuple[LayerDir, ...], lowers: tuple[LayerDir, ...], name: bytes
     ) -> Found | None:
-        """Look `name` up in `lowers`. Requires: the directories `above` have no entry of that name."""
+        """Look `name` up in `lowers`.
+
+        Requires: the directories `above` have no entry of that name.
+        """
         # The fast form of `_Search`, which is for directories: only they have redirects.
         for index, layer_dir in enumerate(lowers):
             st = _stat(layer_dir, name)

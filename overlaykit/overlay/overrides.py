@@ -57,7 +57,10 @@ def find(root: bytes, *, allow_user: bool) -> bytes | None:
 
 
 def read(path: bytes | int, name: bytes) -> Override | None:
-    """Read a file's attribute; None if it has none. Raises: OSError (EIO) for garbage."""
+    """Read a file's attribute; None if it has none.
+
+    Raises: OSError (EIO) for garbage.
+    """
     raw = _get(path, name)
     if raw is None:
         return None

@@ -80,7 +80,10 @@ class Ids:
         return self.overflow if shown is None else shown
 
     def stored(self, shown: int) -> int:
-        """The id to store for chown(2), -1 for none. Raises: OSError (EINVAL) for an id outside of all ranges."""
+        """The id to store for chown(2), -1 for none.
+
+        Raises: OSError (EINVAL) for an id outside of all ranges.
+        """
         return _KEEP if self.squash_to is not None else self.stored_in_acl(shown)
 
     def stored_for_new(self, caller: int) -> int:
@@ -103,7 +106,10 @@ class Ids:
         return self._by_range(disk)
 
     def stored_in_acl(self, shown: int) -> int:
-        """The id to store in an ACL. Raises: OSError (EINVAL) for an id outside of all ranges."""
+        """The id to store in an ACL.
+
+        Raises: OSError (EINVAL) for an id outside of all ranges.
+        """
         if self.squash_to is not None or not self.ranges:
             return shown
         stored = self._back_by_range(shown)

@@ -114,20 +114,23 @@ def assemble(
     options: MergeOptions,
     descriptors: Descriptors,
 ) -> Stack:
-    """Merge `lowers`, top first, below `upper` if there is one. Raises: OSError as `Filesystem`."""
+    """Merge `lowers`, top first, below `upper` if there is one.
+
+    Raises: OSError as `Filesystem`.
+    """
     layers = _layers([*([upper] if upper else []), *lowers], upper, options, descriptors)
-    work_layer = written = None
+    work_layer = prepared = None
     if upper is not None:
         if work is None:
             raise ValueError("an upper needs a work directory")
         work_layer = Layer(work.fd, -1, path=work.path, writable=True, descriptors=descriptors)
         try:
-            written = _open_upper(layers[0], work_layer, options)
+            prepared = _open_upper(layers[0], work_layer, options)
         except Unfit:
             descriptors.close()
             raise
-    markers = Markers(_prefix(options)) if written is None else written.markers
-    owners = options.owners if written is None else written.owners
+    markers = Markers(_prefix(options)) if prepared is None else prepared.markers
+    owners = options.owners if prepared is None else prepared.owners
     given = [os.fstat(layer.fd) for layer in (upper, work) if layer is not None]
     merge = Merge(
         layers,
@@ -137,17 +140,17 @@ def assemble(
     )
     table = Table()
     copyup = whiteouts = None
-    if written is not None:
+    if prepared is not None:
         copyup = CopyUp(
             table,
             markers,
-            written.work,
+            prepared.work,
             owners,
             layers[1:],
             volatile=options.volatile,
-            index=options.index and markers.attributes and written.disk.hard_links,
+            index=options.index and markers.attributes and prepared.disk.hard_links,
         )
-        whiteouts = Whiteouts(written.work, markers, merge, written.disk, written.form)
+        whiteouts = Whiteouts(prepared.work, markers, merge, prepared.disk, prepared.form)
     return Stack(
         tree=Tree(layers, table, merge, markers, owners, copyup, whiteouts),
         work=work_layer,
@@ -189,7 +192,10 @@ def _prefix(options: MergeOptions) -> bytes:
 
 
 def _open_upper(upper: Layer, work_layer: Layer, options: MergeOptions) -> _Upper:
-    """Prepare the upper and its work directory. Raises: OSError (EXDEV, ENOTEMPTY), `Unfit`."""
+    """Prepare the upper and its work directory.
+
+    Raises: OSError (EXDEV, ENOTEMPTY), `Unfit`.
+    """
     _require_one_mount(work_layer, upper)
     work = Work(work_layer, upper.root)
     owners = options.owners
@@ -224,7 +230,10 @@ def _hold_permissions_in(upper: Layer, name: bytes) -> None:
 
 
 def _require_same_prefix(upper: bytes, prefix: bytes | None) -> None:
-    """Refuse an upper with markers under the other prefix, which this mount would not read. Raises: Unfit."""
+    """Refuse an upper with markers under the other prefix, which this mount would not read.
+
+    Raises: Unfit.
+    """
     names = () if prefix is None else xattr_names(upper)
     if prefix != USER_PREFIX and USER_PREFIX + b"impure" in names:
         raise Unfit("its markers are a user's (user.overlay.*)", "give userxattr")
@@ -233,7 +242,10 @@ def _require_same_prefix(upper: bytes, prefix: bytes | None) -> None:
 
 
 def _require_one_mount(work: Layer, upper: Layer) -> None:
-    """Require that rename(2) works from the work directory to the upper. Raises: OSError (EXDEV)."""
+    """Require that rename(2) works from the work directory to the upper.
+
+    Raises: OSError (EXDEV).
+    """
     mounts = {
         _native.statx(layer_dir.fd(), b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID).mnt_id
         for layer_dir in (work.root, upper.root)

@@ -28,7 +28,10 @@ class Xattrs:
 
     @operation
     def get(self, node: Node, name: bytes) -> bytes:
-        """Read an attribute. Raises: OSError (ENODATA), also for a marker."""
+        """Read an attribute.
+
+        Raises: OSError (ENODATA), also for a marker.
+        """
         if name == self._tree.override_name(node):
             fail(errno.ENODATA)
         location = self._tree.writable_location(node)
@@ -102,7 +105,10 @@ class Xattrs:
 
     @operation
     def remove(self, node: Node, name: bytes) -> None:
-        """Remove an attribute. Raises: OSError (ENODATA), without copy-up, if there is none."""
+        """Remove an attribute.
+
+        Raises: OSError (ENODATA), without copy-up, if there is none.
+        """
         if not self.has_to_remove(node, name):
             return
         self._tree.copy_up(node)
@@ -115,7 +121,10 @@ class Xattrs:
 
     @operation
     def has_to_remove(self, node: Node, name: bytes) -> bool:
-        """Whether there is an attribute to remove. Raises: OSError (ENODATA) if not; False for an ACL."""
+        """Whether there is an attribute to remove.
+
+        Raises: OSError (ENODATA) if not; False for an ACL.
+        """
         try:
             self.get(node, name)
         except OSError as error:

@@ -40,10 +40,10 @@ def test_a_layer_may_list_files_without_their_kinds(stack: Stack) -> None:
     with image(stack.directory, "mkfs.ext4", "-q", "-O", "^filetype", megabytes=16) as (_, disk):
         lower = os.path.join(disk, "lower")
         os.mkdir(lower)
-        marks = {stack.marker("opaque"): b"x"}
+        markers = {stack.marker("opaque"): b"x"}
         content: dict[str, Entry] = {"f": File(), "s": Symlink("f"), "gone": Whiteout()}
         content |= {".wh.too": File(), "d/.wh.below": File()}
-        content |= {"marked": Dir(xattrs=marks)}
+        content |= {"marked": Dir(xattrs=markers)}
         content |= {"marked/gone": File(xattrs={stack.marker("whiteout"): b""})}
         write_layer(content, lower, xattr_prefix=stack.prefix)
         stack.lowers.append(lower)

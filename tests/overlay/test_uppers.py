@@ -198,9 +198,9 @@ def test_a_directory_of_a_lower_of_the_overlay_below_can_be_removed(stack: Stack
 def test_a_disk_without_attributes_is_refused_unless_whiteouts_are_aufs(stack: Stack) -> None:
     stack.add(LOWER)
     with upper_on(stack, b"ramfs"):
-        with pytest.raises(Unfit) as told, stack.bare():
+        with pytest.raises(Unfit) as raised, stack.bare():
             pass
-        assert "no extended attributes" in str(told.value)
+        assert "no extended attributes" in str(raised.value)
         with stack.bare(options=options(stack, "aufs")) as view:
             with refused(errno.EXDEV):
                 view.rename("tree", "branch")
@@ -231,9 +231,9 @@ def change_everything_but_directories(view: View) -> None:
 def test_a_form_of_whiteouts_that_the_disk_lacks_is_refused(stack: Stack) -> None:
     stack.add({})
     with upper_on(stack, b"overlay"):
-        with pytest.raises(Unfit) as told, stack.bare(options=options(stack, "device")):
+        with pytest.raises(Unfit) as raised, stack.bare(options=options(stack, "device")):
             pass
-        assert "whiteout devices" in str(told.value)
+        assert "whiteout devices" in str(raised.value)
 
 
 def test_the_probe_leaves_nothing_behind(stack: Stack) -> None:
@@ -299,9 +299,9 @@ def test_a_disk_without_any_form_of_markers_is_refused(stack: Stack) -> None:
     stack.add(LOWER)
     with upper_on(stack, b"fuse-overlayfs"):
         for form in (None, *FORMS):
-            with pytest.raises(Unfit) as told, stack.bare(options=options(stack, form)):
+            with pytest.raises(Unfit) as raised, stack.bare(options=options(stack, form)):
                 pass
-            assert told.value.remedy == "put it on another file system"
+            assert raised.value.remedy == "put it on another file system"
 
 
 @pytest.mark.parametrize("disk", [b"tmpfs", b"overlay"])
@@ -386,10 +386,10 @@ def test_explain_shows_the_whiteout_of_a_name(stack: Stack, form: Form) -> None:
     stack.add({"f": File()})
     with stack.open(options=options(stack, form), as_kernel=False) as view:
         view.unlink("f")
-        told = explain(view.filesystem, b"/f")
-    mark = ".wh.f" if form == "aufs" else "f"
-    seen = [(os.path.relpath(hit.path, stack.directory), hit.role) for hit in told.hits]
-    assert seen == [(f"upper/{mark}", "whiteout"), ("lower0/f", "shadowed")]
+        explanation = explain(view.filesystem, b"/f")
+    whiteout = ".wh.f" if form == "aufs" else "f"
+    seen = [(os.path.relpath(hit.path, stack.directory), hit.role) for hit in explanation.hits]
+    assert seen == [(f"upper/{whiteout}", "whiteout"), ("lower0/f", "shadowed")]
 
 
 def test_whiteouts_are_made_without_hard_links(stack: Stack) -> None:
@@ -418,9 +418,9 @@ def test_an_upper_with_markers_that_this_mount_would_not_read_is_refused(
             view.unlink("d/f")
             view.rmdir("d")
             view.mkdir("d")
-        with pytest.raises(Unfit) as told, stack.bare(options=MergeOptions(userxattr=read)):
+        with pytest.raises(Unfit) as raised, stack.bare(options=MergeOptions(userxattr=read)):
             pass
-        assert told.value.remedy == way_out
+        assert raised.value.remedy == way_out
         subprocess.run(["rm", "-r", stack.upper], check=True)
 
 
@@ -428,9 +428,9 @@ def test_removal_works_on_a_disk_without_fstat_of_unlinked_files(stack: Stack) -
     """bindfs fails fstat(2) of an unlinked file (ENOENT)."""
     stack.add({"f": File(b"x"), "g": File(b"y"), "d": Dir()})
     with upper_on(stack, b"bindfs"):
-        with pytest.raises(Unfit) as told, stack.bare():
+        with pytest.raises(Unfit) as raised, stack.bare():
             pass
-        assert "RENAME_EXCHANGE" in str(told.value)
+        assert "RENAME_EXCHANGE" in str(raised.value)
         with stack.bare(options=options(stack, "aufs")) as view:
             view.write("f", b"z")
             view.symlink("f", "link")
