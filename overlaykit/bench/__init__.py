@@ -1,6 +1,6 @@
-"""What file systems and isolated programs cost, side by side: the code behind `overlaykit bench`.
+"""The benchmark behind `overlaykit bench`: what file systems and launchers cost, side by side.
 
-`choice` says what a run consists of, `systems` what is compared, `workloads` and `views` what is done; `race` does it
-in interleaved rounds, `results` is what comes out, and `report` shows it: a table, JSON, plots, a page. May import
-`overlaykit.views` and `overlaykit.fuse`, as anybody may who mounts. Start reading at `workload`, then `race`.
+`selection` decides what a run measures; `systems` are the file systems under comparison; `workloads` and `views` are
+the measurements; `runner` runs them in interleaved rounds; `results` is the data; `report` shows it as a table, JSON,
+plots and a page. May import `overlaykit.views` and `overlaykit.fuse`. Start reading at `workload`, then `runner`.
 """

@@ -1,4 +1,4 @@
-"""Where it was measured: what a reader has to know to make anything of the figures."""
+"""The machine of a run: the facts that the figures depend on."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _PROGRAMS: Final = (
     "podman",
     "unshare",
 )
-_IS_OF_A_LIBRARY: Final = re.compile(r"fusermount|FUSE|using FUSE")
+_LIBRARY_LINE: Final = re.compile(r"fusermount|FUSE|using FUSE")
 _VERSION: Final = re.compile(r"\d+(?:\.\d+)+")
 
 
-def look_at_machine(directory: str) -> Machine:
-    """This one; `directory` is on the file system that is measured."""
+def describe_machine(directory: str) -> Machine:
+    """Describe this machine. `directory` is on the file system that is measured."""
     return Machine(
         kernel=platform.release(),
         processor=_processor(),
@@ -51,7 +51,7 @@ def _processor() -> str:
 
 
 def _file_system(directory: str) -> str:
-    """The type of the mount that a path in it goes through last."""
+    """The type of the file system that holds a directory."""
     path = os.path.realpath(directory)
     found = "unknown"
     for mount in mountinfo.visible(mountinfo.current()):
@@ -61,7 +61,7 @@ def _file_system(directory: str) -> str:
 
 
 def _versions() -> dict[str, str]:
-    """Of the programs that are here, as they tell it, which is not that of the library they use."""
+    """The versions of the installed programs by their own output, without those of their libraries."""
     versions = {}
     for program in filter(shutil.which, _PROGRAMS):
         done = subprocess.run(
@@ -72,7 +72,7 @@ def _versions() -> dict[str, str]:
             text=True,
             check=False,
         )
-        own = [line for line in done.stdout.splitlines() if not _IS_OF_A_LIBRARY.match(line)]
-        if told := _VERSION.search("\n".join(own)):
-            versions[program] = told[0]
+        own = [line for line in done.stdout.splitlines() if not _LIBRARY_LINE.match(line)]
+        if match := _VERSION.search("\n".join(own)):
+            versions[program] = match[0]
     return versions

@@ -1,4 +1,4 @@
-"""What a run of the benchmark found: plain data, written as JSON and read back, from which every report is made."""
+"""The results of a run: plain data, written as JSON and read back, the source of every report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """Where it was measured. `memory`: bytes. `programs`: the version of each that took part, by name."""
+    """The machine of a run. `memory`: bytes. `programs`: name -> version."""
 
     kernel: str
     processor: str
@@ -16,17 +16,17 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     memory: int
     python: str
     file_system: str
-    """The type of the one that holds the layers."""
+    """The type of the file system that holds the layers."""
     uid: int
     programs: dict[str, str] = {}
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """What one system paid for one workload, once a round.
+    """The cost of one workload on one system.
 
-    `values`: in `unit`, for one operation, one value a round. `requests`: how many FUSE requests of each kind a whole
-    round caused (overlaykit's own counters; None for the other systems). `written`: how many bytes its daemon has
-    written meanwhile, with answers to the kernel; None likewise.
+    `values`: in `unit`, for one operation, one value a round. `requests`: the FUSE requests of one round by kind, from
+    overlaykit's own counters (None for the other systems). `written`: the bytes that the daemon writes in that round,
+    replies to the kernel included (None likewise).
     """
 
     workload: str
@@ -53,21 +53,21 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
-    """Workloads that are one and the same but for a size: how the cost grows with it.
+    """Workloads that differ in a size alone: a curve of the cost.
 
     `points`: the size and the name of the workload, smallest first.
     """
 
     name: str
     axis: str
-    """What the size is: `lowers`, `names in the directory`, `client processes`, `views`."""
+    """What the size counts: `lowers`, `names in the directory`, `client processes`, `views`."""
     points: tuple[tuple[int, str], ...]
 
 
 class LeftOut(msgspec.Struct, frozen=True):
-    """What was not measured, and why.
+    """A measurement that a run skipped, and the reason.
 
-    `workload` is empty if a system took no part at all, `system` if nobody could do a workload.
+    An empty `workload` means all workloads of the system, an empty `system` all systems.
     """
 
     system: str
@@ -76,7 +76,7 @@ class LeftOut(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole run. `workloads`: name -> what it does, in the order they were run. `baseline`: a system's name."""
+    """A whole run. `workloads`: name -> description, in the order of the run. `baseline`: a system's name."""
 
     machine: Machine
     started: int
@@ -84,21 +84,21 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     baseline: str
     rounds: int
     systems: dict[str, str]
-    """Name -> the command that mounts it, or what it is."""
+    """Name -> the command that mounts it, or a description."""
     workloads: dict[str, str]
     costs: tuple[Cost, ...]
     series: tuple[Series, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
 
     def cost(self, workload: str, system: str) -> Cost | None:
-        """None where it was left out."""
+        """The cost of a workload on a system; None if it was left out."""
         for cost in self.costs:
             if cost.workload == workload and cost.system == system:
                 return cost
         return None
 
     def ratio(self, workload: str, system: str) -> float | None:
-        """The median as a multiple of the baseline's (of its inverse where more is better); None if either is out."""
+        """The median divided by the baseline's, or its inverse where more is better; None if either is left out."""
         ours, base = self.cost(workload, system), self.cost(workload, self.baseline)
         if ours is None or base is None or not ours.median or not base.median:
             return None

@@ -1,8 +1,8 @@
-"""What the race runs: a workload, who takes part in it, and what one round of it costs.
+"""A workload, its subjects, and the cost of one round.
 
-A workload on files is run on what each system shows (`workloads.files`); one on views has contenders of its own, for
-example other launchers. To the race they are the same: something to open, with entrants that can be measured.
-`workloads.workloads(scale)` and `views.workloads(scale)` list them: a full run has the scale 1.0, others less.
+The subjects of a workload on files are systems (`workloads.files`); those of a workload on views are launchers. The
+runner treats them alike: it opens a workload and measures its subjects. `workloads.workloads(scale)` and
+`views.workloads(scale)` list the workloads; a full run has the scale 1.0, a quick one less.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ Interruptible = Callable[[], AbstractContextManager[None]]
 
 
 class Unfit(Exception):
-    """An entrant cannot take part. The text is the reason, as it is shown: no capital, no full stop, with a way out."""
+    """A subject cannot be measured. The text is the reason for the user: no capital, no full stop, with a way out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entrant:
-    """One that takes part in a workload. `name`: the system's, or the contender's; `what`: its command, or what it is.
+class Subject:
+    """A system or launcher that a workload measures. `what`: its command, or a description.
 
-    `measure` is one round, from a fresh start: what one operation cost, in the workload's unit. `count` does the same
-    once more, untimed (to ask a daemon for its counters is to disturb it): what it made the system do; None where
-    nobody counts them. Nothing is left when they return or raise. They raise Unfit, OSError, CalledProcessError or
-    overlaykit's Error where the workload fails: it is then left out from there on.
+    `measure` runs one round from a fresh state and returns the cost of one operation, in the workload's unit. `count`
+    runs one more round untimed, because reading a daemon's counters disturbs it, and returns its requests; None where
+    the system has no counters. Both clean up before they return or raise.
+
+    Raises: Unfit, OSError, CalledProcessError, overlaykit's Error: the subject is left out of the workload.
     """
 
     name: str
@@ -44,12 +45,12 @@ class Entrant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """What a workload is given.
+class Context:
+    """The surroundings of a workload.
 
-    `directory`: an empty one of its own, on the file system that is measured; removed afterwards, whatever is in it.
-    `systems`: those that take part in the run. `interruptible`: a context manager, to be entered where nothing is half
-    made and it may take a while: in it, SIGINT and SIGTERM end the run by an exception; elsewhere they wait until then.
+    `directory`: an empty directory on the file system that is measured, removed afterwards with its contents.
+    `systems`: the systems of the run. `interruptible`: a context manager for long steps that can be undone: inside,
+    SIGINT and SIGTERM end the run by an exception; outside, they stay pending.
     """
 
     directory: str
@@ -59,7 +60,7 @@ class Course:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A workload's place among those that differ from it in a size alone (`results.Series`)."""
+    """A workload's point in a series (`results.Series`)."""
 
     series: str
     axis: str
@@ -67,11 +68,10 @@ class Point:
 
 
 class Workload(Protocol):
-    """What is done, and how it is measured.
+    """A piece of work and its measurement.
 
-    `name`: short, as GROUP/CASE; `what`: what it does, in one line; `operations`: how many one round consists of, of
-    which what is measured is one's share; `warms`: the first round warms what the others find warm, and does not count;
-    `most_rounds`: fewer than were asked for suffice, for it is slow or hardly varies (None: all).
+    `name`: GROUP/CASE; `what`: a description of one line; `operations`: the operations of one round; `warms`: the first
+    round fills caches and is not counted; `most_rounds`: an upper bound for slow or steady workloads (None: no bound).
     """
 
     @property
@@ -98,14 +98,14 @@ class Workload(Protocol):
     @property
     def point(self) -> Point | None: ...
 
-    def open(self, course: Course) -> AbstractContextManager[Sequence[Entrant]]:
-        """Make what all entrants and rounds share; the entrants, in the order they are shown. Clears up at the end.
+    def open(self, context: Context) -> AbstractContextManager[Sequence[Subject]]:
+        """Prepare what all rounds share, and clean it up at the end. Returns: the subjects in the order of the report.
 
-        Raises Unfit if nobody can take part: a program is missing, or it takes root.
+        Raises: Unfit if no subject can be measured: a program is missing, or the workload needs root.
         """
         ...
 
 
 def scaled(number: int, scale: float, *, least: int = 1) -> int:
-    """How many there are of what a full run has `number` of."""
+    """A number of a full run, scaled down."""
     return max(least, round(number * scale))

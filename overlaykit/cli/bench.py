@@ -1,4 +1,4 @@
-"""`overlaykit bench`: what file systems and isolated programs cost here, side by side."""
+"""`overlaykit bench`: measure what file systems and launchers cost, side by side."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from overlaykit.bench.choice import Plan
-    from overlaykit.bench.race import Watch
     from overlaykit.bench.results import Report
+    from overlaykit.bench.runner import OnProgress
+    from overlaykit.bench.selection import Plan
 
 _EPILOG: Final = """\
-The files that are worked on lie in a new directory below $TMPDIR, or below /var/tmp, which is gone at the end: what is
-measured is that file system. Without --system each of the known ones takes part whose program is installed.
-An ordinary user cannot empty the machine's caches, nor mount the kernel's overlayfs: that is left out, and said so."""
+The workloads use a temporary directory below $TMPDIR, or below /var/tmp, so they measure that file system. Without
+--system all known systems are measured whose program is installed. An ordinary user cannot empty the machine's caches
+or mount the kernel's overlayfs; the report lists what is left out."""
 
 _COLUMNS: Final = 100
 
@@ -28,8 +28,8 @@ _COLUMNS: Final = 100
 def main(arguments: list[str]) -> int:
     args = _parse(arguments)
     from overlaykit.bench import report
-    from overlaykit.bench.choice import plan
-    from overlaykit.bench.race import Race
+    from overlaykit.bench.runner import Runner
+    from overlaykit.bench.selection import plan
     from overlaykit.cli.interruption import Interruption
 
     chosen = plan(
@@ -45,12 +45,13 @@ def main(arguments: list[str]) -> int:
         return 0
     if args.output is not None:
         report.check_output(args.output)
-    race = Race(chosen, place=os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108  # in it, one of its own
+    # The runner makes a directory of its own there.
+    runner = Runner(chosen, parent=os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108
     try:
-        with Interruption() as interruption, _watch() as watch:
-            race.run(interruptible=interruption.allowed, watch=watch)
-    finally:  # where it ends before its time, what it has found by then is worth showing
-        found = race.report()
+        with Interruption() as interruption, _progress() as on_progress:
+            runner.run(interruptible=interruption.allowed, on_progress=on_progress)
+    finally:  # an interrupted run shows its finished workloads
+        found = runner.report()
         if found is not None:
             try:
                 if args.output is not None:
@@ -67,14 +68,18 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         epilog=_EPILOG,
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="a choice, on fewer files: less than two minutes")
-    add("--rounds", type=int, metavar="N", help="how often each is measured (default: 5; quick: 3)")
+    add(
+        "--quick",
+        action="store_true",
+        help="a selection of workloads on fewer files: less than two minutes",
+    )
+    add("--rounds", type=int, metavar="N", help="the number of rounds (default: 5; quick: 3)")
     add(
         "--only",
         metavar="PATTERN",
         action="append",
         default=[],
-        help="only workloads whose name, or group, is like that ('stat', 'fio/seq*')",
+        help="only workloads whose name or group matches ('stat', 'fio/seq*')",
     )
     add(
         "--system",
@@ -82,8 +87,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         metavar="NAME[=COMMAND]",
         action="append",
         default=[],
-        help="only this one of the known systems; or one more, which a command mounts, with {lower}, {upper}, "
-        "{target} and, where it needs one, {work} in it",
+        help="only this known system; or an additional one that a command mounts, with {lower}, {upper}, {target} "
+        "and, where it needs one, {work}",
     )
     add(
         "--target",
@@ -91,12 +96,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         metavar="DIR",
         action="append",
         default=[],
-        help="one more: a directory that is there, measured as it is, in a new directory below it",
+        help="an additional system: an existing directory; the run measures a new one below it",
     )
-    add("--baseline", metavar="NAME", help="what the others are compared with (default: plain)")
+    add("--baseline", metavar="NAME", help="the system to compare with (default: plain)")
     add("--output", metavar="DIR", help="write report.json, plots and index.html there")
-    add("--json", action="store_true", help="for programs: everything, as one object")
-    add("--list", action="store_true", help="say what would be done on which systems, and end")
+    add("--json", action="store_true", help="print all results as a JSON object")
+    add("--list", action="store_true", help="list the workloads and systems, and end")
     args = parser.parse_args(arguments)
     if args.rounds is not None and args.rounds < 1:
         parser.error(f"--rounds {args.rounds}: give 1 or more")
@@ -116,25 +121,25 @@ def _list(chosen: Plan) -> None:
 
 
 @contextlib.contextmanager
-def _watch() -> Iterator[Watch]:
-    """A bar on the terminal, if standard error is one."""
+def _progress() -> Iterator[OnProgress]:
+    """A progress bar, if standard error is a terminal."""
     if not sys.stderr.isatty():
-        yield lambda workload, entrant, done: None
+        yield lambda workload, subject, done: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    # It draws when it is told to: a thread of its own would run beside what is measured.
+    # No refresh thread: it would run during the measurements.
     bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
     with bar:
         task = bar.add_task("", total=1.0)
 
-        def watch(workload: str, entrant: str, done: float) -> None:
-            with contextlib.suppress(OSError):  # whoever watched has gone
-                bar.update(task, completed=done, description=f"{workload}: {entrant}", refresh=True)
+        def show_progress(workload: str, subject: str, done: float) -> None:
+            with contextlib.suppress(OSError):  # the terminal has gone
+                bar.update(task, completed=done, description=f"{workload}: {subject}", refresh=True)
 
-        yield watch
+        yield show_progress
 
 
 def _show(found: Report, *, as_json: bool) -> None:
@@ -147,5 +152,5 @@ def _show(found: Report, *, as_json: bool) -> None:
 
     from overlaykit.bench.report import table
 
-    # A file, or whoever reads a pipe, has as many columns as the table is made for.
+    # Not a terminal: the width that the table is designed for.
     Console(width=None if sys.stdout.isatty() else _COLUMNS).print(table(found))

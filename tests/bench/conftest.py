@@ -1,4 +1,4 @@
-"""Every workload on every system, and whole views, take a minute: they are among the long proofs (`make proofs`)."""
+"""Tests of every workload on every system take a minute, so they belong to `make proofs`."""
 
 from __future__ import annotations
 

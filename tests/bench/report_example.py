@@ -1,4 +1,4 @@
-"""A report made by hand, with what reports can have: ties, zeros, rates, curves, gaps, names with marks."""
+"""A synthetic report with ties, zeros, rates, curves, gaps and names that need escaping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`overlaykit bench`: what it prints and writes, what bad input gets; interrupted, it leaves nothing."""
+"""`overlaykit bench`: its output, its errors, and its cleanup after an interruption."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import subprocess
 import msgspec
 import pytest
 
-from overlaykit.bench.choice import QUICK, plan
 from overlaykit.bench.results import Report
+from overlaykit.bench.selection import QUICK, plan
 
 from ..views.fixtures import only_as
 from ..views.user import TestUser
@@ -32,7 +32,7 @@ def test_json_has_everything(user: TestUser) -> None:
     assert cost.requests == {}
 
 
-@only_as("ordinary user")  # who it is makes no difference
+@only_as("ordinary user")  # the user makes no difference
 def test_a_person_gets_a_table_and_where_asked_for_a_page(user: TestUser) -> None:
     output = user.path("output")
     printed = user.succeeds(*TINY, *TWO, "--only", "missing/warm", "--output", output)
@@ -60,7 +60,7 @@ def test_a_listing_names_workloads_and_systems_and_runs_nothing(user: TestUser) 
     assert {"stat/cold", "cc/build", "plain", "kernel", "overlaykit"} <= set(listed)
 
 
-def test_the_quick_choice_names_workloads_that_are_there() -> None:
+def test_the_quick_selection_names_existing_workloads() -> None:
     chosen = {workload.name for workload in plan(quick=True).workloads}
     assert len(chosen) >= len(QUICK)
     assert len(plan(quick=True, only=["stat"]).workloads) == 3
@@ -87,7 +87,7 @@ def test_the_quick_choice_names_workloads_that_are_there() -> None:
         ),
         (
             ["--system", "=true"],
-            f"--system =true: its name is missing, or is none: {HINT}",
+            f"--system =true: its name is missing or malformed: {HINT}",
         ),
         (
             ["--system", "x=no-such {lower} {upper} {target}"],
@@ -95,11 +95,11 @@ def test_the_quick_choice_names_workloads_that_are_there() -> None:
         ),
         (
             ["--system", "plain=true {lower} {upper} {target}"],
-            "--system plain: another one is called so: give it another name",
+            "--system plain: another system has this name: give it another one",
         ),
         (
             ["--target", "/no/such"],
-            "--target /no/such: no such directory: name one that is there, of the file system to be measured",
+            "--target /no/such: no such directory: name an existing one on the file system to be measured",
         ),
         (
             ["--target", "/usr"],
@@ -107,11 +107,11 @@ def test_the_quick_choice_names_workloads_that_are_there() -> None:
         ),
         (
             ["--only", "nonsense"],
-            "--only nonsense: no workload is called so: 'overlaykit bench --list' lists them",
+            "--only nonsense: no workload has such a name: 'overlaykit bench --list' lists them",
         ),
         (
             ["--baseline", "kernel", "--system", "plain"],
-            "--baseline kernel: not one of those that take part: plain",
+            "--baseline kernel: not one of the systems of this run: plain",
         ),
         (["--rounds", "0"], "bench: --rounds 0: give 1 or more: see 'overlaykit bench --help'"),
         (
@@ -133,19 +133,19 @@ def test_an_output_that_holds_other_files_is_refused_before_anything_runs(user: 
     assert os.listdir(output) == ["theirs"]
 
 
-@pytest.mark.parametrize("behind", [0, 1])
-def test_interrupted_it_leaves_nothing_and_shows_what_is_behind_it(
-    user: TestUser, behind: int
+@pytest.mark.parametrize("finished", [0, 1])
+def test_interrupted_it_leaves_nothing_and_shows_the_finished_workloads(
+    user: TestUser, finished: int
 ) -> None:
-    """A system tells when it is mounted, and waits then: for the trial, and once for each workload."""
+    """A system whose command reports each mount and waits: one for the trial, one for each workload."""
     number = signal.SIGINT if user.is_root else signal.SIGTERM
-    told, go_on = user.path("told"), user.path("go_on")
-    for fifo in (told, go_on):
+    mounted, go_on = user.path("mounted"), user.path("go_on")
+    for fifo in (mounted, go_on):
         os.mkfifo(fifo)
     mounting = user.write(
         user.path("mounting"),
         f'#!/bin/sh\nfuse-overlayfs -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4"\n'
-        f"echo >{told}\nread line <{go_on}\n",
+        f"echo >{mounted}\nread line <{go_on}\n",
     )
     os.chmod(mounting, 0o755)
     slow = f"slow={mounting} {{lower}} {{upper}} {{work}} {{target}}"
@@ -153,10 +153,10 @@ def test_interrupted_it_leaves_nothing_and_shows_what_is_behind_it(
         user.start(
             *TINY, "--only", "missing/warm", *TWO, "--system", slow, stderr=subprocess.PIPE
         ) as bench,
-        open(told, "rb+", buffering=0) as mounts,
+        open(mounted, "rb+", buffering=0) as mounts,
         open(go_on, "rb+", buffering=0) as waiting,
     ):
-        for _ in range(1 + behind):
+        for _ in range(1 + finished):
             assert mounts.readline() == b"\n"
             waiting.write(b"\n")
         assert mounts.readline() == b"\n"
@@ -164,7 +164,7 @@ def test_interrupted_it_leaves_nothing_and_shows_what_is_behind_it(
         waiting.write(b"\n")
         out, err = bench.communicate()
     assert (bench.returncode, err) == (128 + number, "")
-    if behind:
+    if finished:
         assert "\nstat/warm " in out
         assert out.endswith("left out: missing/warm: the run ended before\n")
     else:

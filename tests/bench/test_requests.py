@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from overlaykit.bench.systems.ours import Ours
 from overlaykit.bench.systems.system import Counts
-from overlaykit.bench.workload import Course
+from overlaykit.bench.workload import Context
 from overlaykit.bench.workloads import workloads
 
 from ..views.fixtures import IDENTITIES, only_as
@@ -55,10 +55,10 @@ is read before it is written to."""
 def counted(user: TestUser, name: str) -> tuple[int, Counts]:
     """The operations of one round of a workload, and what it made the daemon do."""
     workload = next(one for one in workloads(SCALE) if one.name == name)
-    course = Course(directory=tempfile.mkdtemp(dir=user.scratch), systems=[Ours()])
-    with workload.open(course) as entrants:
-        assert entrants[0].count is not None
-        return workload.operations, entrants[0].count()
+    context = Context(directory=tempfile.mkdtemp(dir=user.scratch), systems=[Ours()])
+    with workload.open(context) as subjects:
+        assert subjects[0].count is not None
+        return workload.operations, subjects[0].count()
 
 
 def test_what_a_program_does_costs_no_more_requests_than_it_did(user: TestUser) -> None:

@@ -102,7 +102,7 @@ def test_files_that_are_only_read_are_copied_once(user: TestUser) -> None:
 def test_a_mount_that_is_in_use_goes_with_those_who_use_it(
     user: TestUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "PATIENCE", 0.1)
+    monkeypatch.setattr(processes, "TIMEOUT_SECONDS", 0.1)
     with named("fuse-overlayfs").over(layers(user)) as show:
         with show() as tree:
             process = subprocess.Popen(["sleep", "infinity"], cwd=tree.path)

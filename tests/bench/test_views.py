@@ -15,9 +15,9 @@ import pytest
 
 from overlaykit.bench import views
 from overlaykit.bench.views import client, disk, launchers, memory, ports, processor, start
+from overlaykit.bench.views.idle import IDLE, idle_processes
 from overlaykit.bench.views.launchers import Launcher, installed
-from overlaykit.bench.views.residents import IDLE, residents
-from overlaykit.bench.workload import Course, Unfit, Workload
+from overlaykit.bench.workload import Context, Unfit, Workload
 
 from ..views.user import TestUser
 
@@ -38,14 +38,14 @@ def without_podman(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(user: TestUser, workload: Workload) -> dict[str, float]:
-    """One round of a workload: the value of each entrant that can take part."""
-    course = Course(directory=tempfile.mkdtemp(dir=user.scratch), systems=())
+    """One round of a workload: the value of each subject that can take part."""
+    context = Context(directory=tempfile.mkdtemp(dir=user.scratch), systems=())
     found = {}
-    with workload.open(course) as entrants:
-        for entrant in entrants:
-            assert entrant.what
+    with workload.open(context) as subjects:
+        for subject in subjects:
+            assert subject.what
             with contextlib.suppress(Unfit):
-                found[entrant.name] = entrant.measure()
+                found[subject.name] = subject.measure()
     return found
 
 
@@ -73,7 +73,7 @@ def test_a_launcher_that_fails_says_why(user: TestUser) -> None:
     command = ["sh", "-c", "echo broken >&2; exit 3"]
     with (
         pytest.raises(subprocess.CalledProcessError) as failed,
-        residents([command], contextlib.nullcontext),
+        idle_processes([command], contextlib.nullcontext),
     ):
         pass
     assert (failed.value.returncode, failed.value.stderr) == (3, b"broken\n")
@@ -81,18 +81,21 @@ def test_a_launcher_that_fails_says_why(user: TestUser) -> None:
 
 def test_an_interrupt_leaves_no_view_running(user: TestUser) -> None:
     commands = [launcher.command(*IDLE) for launcher in installed()]
-    with pytest.raises(KeyboardInterrupt), residents(commands, interrupted, at_once=len(commands)):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        idle_processes(commands, interrupted, at_once=len(commands)),
+    ):
         pass
 
 
 def test_the_parts_of_a_view_s_memory_are_of_one_and_the_same_count(user: TestUser) -> None:
-    census = memory.Census(2)
+    samples = memory.MemorySamples(2)
     whole, daemon, cache = (
         measured(user, held)
         for held in (
-            memory.Held("view", census),
-            memory.Held("daemon", census),
-            memory.Held("cache", census),
+            memory.MemoryUse("view", samples),
+            memory.MemoryUse("daemon", samples),
+            memory.MemoryUse("cache", samples),
         )
     )
     assert whole.keys() == cache.keys() >= EVERYWHERE

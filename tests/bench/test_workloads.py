@@ -6,9 +6,9 @@ import fnmatch
 
 import pytest
 
-from overlaykit.bench.choice import Plan
-from overlaykit.bench.race import Race
 from overlaykit.bench.results import Report
+from overlaykit.bench.runner import Runner
+from overlaykit.bench.selection import Plan
 from overlaykit.bench.systems import custom, known
 from overlaykit.bench.workload import Workload
 from overlaykit.bench.workloads import workloads
@@ -32,9 +32,9 @@ SYSTEMS = ("plain", "overlaykit")
 def run(user: TestUser, chosen: list[Workload]) -> Report:
     systems, left_out = custom.read(SYSTEMS, [], *known.known())
     plan = Plan(workloads=chosen, systems=systems, left_out=left_out, baseline="plain", rounds=1)
-    race = Race(plan, place=user.scratch)
-    race.run()
-    found = race.report()
+    runner = Runner(plan, parent=user.scratch)
+    runner.run()
+    found = runner.report()
     assert found is not None
     return found
 

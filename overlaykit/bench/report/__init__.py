@@ -1,7 +1,7 @@
-"""What a run found, shown: a table for the terminal, and a directory with JSON, plots and a page.
+"""Reports of a run: a table for the terminal, and a directory with JSON, plots and a page.
 
-May import: `bench.results`, `overlaykit._native`, `overlaykit.errors`; never what measures. Start reading at `sections`
-(how a run is divided), then `terminal` (the table) and `folder` (the directory, from `figures` and `page`).
+May import: `bench.results`, `overlaykit._native`, `overlaykit.errors`; never the measuring modules. Start
+reading at `sections` (the parts of a run), then `terminal` (the table) and `folder` (the directory).
 """
 
 from overlaykit.bench.report.folder import (

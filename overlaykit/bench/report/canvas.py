@@ -1,4 +1,4 @@
-"""How every figure looks, and how it becomes SVG: the same bytes each time, in colours that a page can change."""
+"""The style of figures, and reproducible SVG in colours that a page can replace."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ FAINT_INK: Final = "#646c77"
 GRID: Final = "#d9dee4"
 PAPER: Final = "#fefefe"
 _VARIABLES: Final = {INK: "--ink", FAINT_INK: "--faint", GRID: "--grid", PAPER: "--paper"}
-"""Colours that appear nowhere else, so that they can be found in the SVG again."""
+"""Colours that `Drawing.inline` replaces by CSS variables; no other colour has their values."""
 
 OURS: Final = "#2f7de1"
 _OTHERS: Final = (
-    "#e0803a",  # told apart by the colour-blind too, on light and on dark
+    "#e0803a",  # distinct for the colour-blind, on light and on dark
     "#1fa187",
     "#b967c7",
     "#c9a021",
@@ -52,10 +52,10 @@ _SETTINGS: Final[dict[str, Any]] = {
     "legend.fontsize": 9,
     "legend.labelcolor": INK,
     "savefig.facecolor": PAPER,
-    "svg.fonttype": "none",  # letters stay letters: smaller, and can be searched
+    "svg.fonttype": "none",  # text, not outlines: smaller and searchable
     "svg.hashsalt": "overlaykit",
     "text.color": INK,
-    "text.parse_math": False,  # a dollar in a name is one
+    "text.parse_math": False,  # a dollar sign in a name stays one
     "xtick.color": FAINT_INK,
     "xtick.labelcolor": FAINT_INK,
     "xtick.major.size": 0,
@@ -67,15 +67,15 @@ _SETTINGS: Final[dict[str, Any]] = {
 }
 
 WIDTH: Final = 8.6
-"""Inches; at 100 pixels each as wide as a page's text."""
+"""Inches; at 100 pixels an inch the width of the page's text."""
 
 _NAME_WIDTH: Final = 30
-"""Letters."""
+"""Characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure. `name`: of its file, without `.svg`; `about`: what one sees, in a line; `svg`: the document."""
+    """A figure. `name`: its file name without `.svg`; `about`: a caption of one line; `svg`: the document."""
 
     name: str
     title: str
@@ -83,7 +83,7 @@ class Drawing:
     svg: str
 
     def inline(self) -> str:
-        """The `svg` element for a page, in the page's colours, with no id that another figure has."""
+        """The `svg` element for a page: the page's colours, and ids unique within it."""
         element = self.svg[self.svg.index("<svg") :]
         for colour, variable in _VARIABLES.items():
             element = element.replace(colour, f"var({variable})")
@@ -98,15 +98,15 @@ class Drawing:
 
 
 def canvas(height: float) -> tuple[Figure, Axes]:
-    """An empty figure, `height` inches high, and its axes. Call it, and draw on it, inside of `look`."""
+    """An empty figure, `height` inches high, and its axes. Requires: the context `style`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def look() -> Any:
-    """A context manager: figures made inside look as ours do, whatever the user's matplotlibrc says."""
+def style() -> Any:
+    """A context manager that sets our style for figures, independent of the user's matplotlibrc."""
     import matplotlib
 
     settings: dict[Any, Any] = dict(matplotlib.rcParamsDefault) | _SETTINGS
@@ -114,7 +114,7 @@ def look() -> Any:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as a document of its own. No date, no random ids."""
+    """The figure as an SVG document without a date and random ids."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     text = io.StringIO()
@@ -124,13 +124,13 @@ def svg(figure: Figure) -> str:
 
 
 def folded(name: str) -> str:
-    """A workload's name beside its bars: on two lines if it is long."""
+    """The label of a workload, on two lines if it is long."""
     lines = textwrap.wrap(name, max(_NAME_WIDTH, len(name) // 2 + 4), max_lines=2, placeholder=" …")
     return "\n".join(lines)
 
 
 def colours(systems: Sequence[str], baseline: str) -> dict[str, str]:
-    """One for each system, the same in all figures of a report."""
+    """A colour for each system, the same in all figures of a report."""
     others = [name for name in systems if name not in (baseline, "overlaykit")]
     found = {name: _OTHERS[n % len(_OTHERS)] for n, name in enumerate(others)}
     return {"overlaykit": OURS, **found, baseline: _BASELINE}

@@ -1,4 +1,4 @@
-"""Bars: how many FUSE requests each workload caused, by overlaykit's own count."""
+"""Bars: the FUSE requests of each workload, by overlaykit's counters."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _ROW: Final = 0.27
 """Inches."""
 _AROUND: Final = 0.75
 _BARS: Final = 0.42
-"""The part of the width that bars take; the words beside them have the rest."""
+"""The bars' share of the width; the labels beside them have the rest."""
 _KINDS: Final = 3
-"""Of the kinds of requests, how many are named in the figure."""
+"""The number of kinds of requests that a label names."""
 
 
 def draw(report: Report) -> list[canvas.Drawing]:
-    """One figure, or none if nothing was counted. Call it inside of `canvas.look`."""
+    """One figure, or none without counts. Requires: the context `canvas.style`."""
     counted = [found for name in report.workloads if (found := requests(report, name)) is not None]
     if not counted:
         return []
@@ -30,7 +30,7 @@ def draw(report: Report) -> list[canvas.Drawing]:
         canvas.Drawing(
             name="requests",
             title="FUSE requests",
-            about="How often the kernel had to ask overlaykit's daemon, for one operation. It does not depend on the"
+            about="The requests of the kernel to overlaykit's daemon for one operation. They do not depend on the"
             " machine's speed. None is best.",
             svg=_figure(counted),
         )
@@ -45,13 +45,13 @@ def in_words(cost: Cost, kinds: int) -> str:
     frequent = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     parts = [f"{kind} {_one(count, cost)}" for kind, count in frequent[:kinds]]
     rest = sum(count for _, count in frequent[kinds:])
-    if rest * 100 >= sum(found.values()):  # less is not worth the room
+    if rest * 100 >= sum(found.values()):  # below one percent: left out
         parts.append(f"others {_one(rest, cost)}")
     return f"{_one(sum(found.values()), cost)} = {' + '.join(parts)}"
 
 
 def _one(count: int, cost: Cost) -> str:
-    """Of one operation; a whole number where it is one."""
+    """A count for one operation, without decimals if it is whole."""
     if count % cost.operations == 0:
         return f"{count // cost.operations:,}"
     return quantities.three_digits(count / cost.operations)
@@ -82,7 +82,7 @@ def _figure(counted: list[Cost]) -> str:
 
 
 def _scale(axes: Axes, longest: float) -> None:
-    """Linear up to one, logarithmic from there: a place can be said for none at all."""
+    """Set an axis that is linear up to one and logarithmic beyond, so that it shows zero."""
     from math import ceil, log10
 
     decades = max(0, ceil(log10(max(longest, 1)) - 1e-9))

@@ -1,4 +1,4 @@
-"""The directory of a run: report.json, the plots, and a page with all of it; there whole or not at all."""
+"""The directory of a report: report.json, plots and a page, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PLOT: Final = ".svg"
 
 
 class OutputTaken(Error):
-    message = "--output {0}: it holds {1}, which is of no report: name a new or an empty directory"
+    message = "--output {0}: it holds {1}, which is not part of a report: name a new or an empty directory"
 
 
 class OutputUnusable(Error):
@@ -38,9 +38,9 @@ class PlotsNeedMatplotlib(Error):
 
 
 def check_output(directory: str) -> None:
-    """Make sure, before a long run, that its report can be written there: a new directory, an empty one, or a report's.
+    """Check before a run that `directory` is new, empty or a report, and can be written.
 
-    Raises OutputTaken, OutputUnusable, PlotsNeedMatplotlib.
+    Raises: OutputTaken, OutputUnusable, PlotsNeedMatplotlib.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise PlotsNeedMatplotlib(directory)
@@ -61,14 +61,15 @@ def check_output(directory: str) -> None:
 def write(report: Report, directory: str) -> None:
     """Write report.json, a plot for each figure (SVG), and index.html, which needs no other file.
 
-    A report that is there is replaced in one step. The JSON keeps the order of workloads and systems, which says how
-    they are shown: `msgspec.json.decode(text, type=Report)` reads it back. Raises as `check_output` does, and OSError
-    with nothing changed.
+    An existing report is replaced in one step. `msgspec.json.decode(text, type=Report)` reads the JSON back, in the
+    order of workloads and systems.
+
+    Raises: as `check_output`; OSError, with nothing changed.
     """
     check_output(directory)
     from overlaykit.bench.report import canvas, counts, growth, page, ratios
 
-    with canvas.look():
+    with canvas.style():
         drawings = [*ratios.draw(report), *growth.draw(report), *counts.draw(report)]
     files = {
         _DATA: msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n",
@@ -87,17 +88,17 @@ def _put(files: dict[str, bytes], path: str) -> None:
             with open(os.path.join(made, file_name), "xb") as file:
                 file.write(contents)
         try:
-            os.rename(made, path)  # over nothing, or over an empty directory
+            os.rename(made, path)  # to a new name, or over an empty directory
         except OSError:
             here = _native.AT_FDCWD
             _native.renameat2(here, made, here, path, _native.RENAME_EXCHANGE)
     finally:
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(made)  # what was begun, or the report that was there before
+            shutil.rmtree(made)  # the unfinished report, or the replaced one
 
 
 def _is_ours(name: str, names: list[str]) -> bool:
-    """Whether a file is of a report, going by its name; plots alone could be anybody's."""
+    """Whether a file name is that of a report's file; plots count only beside report.json."""
     return name in (_DATA, _PAGE) or (name.endswith(_PLOT) and _DATA in names)
 
 

@@ -1,4 +1,4 @@
-"""Curves: how a cost grows with a size, one figure for each series of a report."""
+"""Curves: a cost by a size, one figure for each series of a report."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _HEIGHT: Final = 3.6
 
 
 def draw(report: Report) -> list[canvas.Drawing]:
-    """A figure for each curve. Call it inside of `canvas.look`."""
+    """A figure for each curve. Requires: the context `canvas.style`."""
     return [
         canvas.Drawing(
             name=f"growth-{number}-" + re.sub(r"[^a-z0-9]+", "-", series.name.lower()).strip("-"),
             title=series.name,
-            about=f"How it grows with the number of {series.axis}; both axes are logarithmic. Flat is best.",
+            about=f"The cost by the number of {series.axis}; both axes are logarithmic. Flat is best.",
             svg=_figure(report, series),
         )
         for number, series in enumerate(curves(report), start=1)
@@ -45,7 +45,7 @@ def _figure(report: Report, series: Series) -> str:
 
 
 def _curve(axes: Axes, report: Report, series: Series, system: str, colour: str) -> None:
-    """A line through the medians and, around it, the middle half of the rounds; what is nothing has no logarithm."""
+    """A line through the medians above zero, and a band between the quartiles."""
     points = [
         (size, cost)
         for size, name in series.points

@@ -1,4 +1,4 @@
-"""One page with everything a run found, for a person to look at: no script, nothing fetched, no other file needed."""
+"""A page with all results of a run: one file without scripts and external resources."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from overlaykit.bench.results import Report
 
 _TINTS: Final = ((0.9, "good"), (1.15, ""), (3.0, "fair"), (10.0, "poor"))
-"""Up to which multiple of the baseline a cell has which tint; beyond, it is `bad`."""
+"""The tint of a cell up to a multiple of the baseline; beyond, it is `bad`."""
 
 
 def page(report: Report, drawings: Sequence[Drawing]) -> str:
-    """The document. Every name and reason in it is escaped."""
+    """The HTML document, with all names and reasons escaped."""
     parts = {
         "figures": ("Figures", _table(report)),
         "plots": ("Plots", "".join(map(_figure, drawings))),
@@ -42,7 +42,7 @@ def page(report: Report, drawings: Sequence[Drawing]) -> str:
 {CSS}</style>
 </head>
 <body>
-<h1>What it costs, side by side</h1>
+<h1>Costs side by side</h1>
 <p class="lede">{_lede(report)}</p>
 <nav>{links}</nav>
 {_machine(report)}{_how_to_read(report)}{body}</body>
@@ -81,10 +81,10 @@ def _machine(report: Report) -> str:
 
 def _how_to_read(report: Report) -> str:
     base = f"<b>{escape(report.baseline)}</b>"
-    return f"""<p>Every system does every workload once a round, in an order drawn anew, so that what else the machine
-does meanwhile hits all alike. A cell has the median of the rounds; below it the multiple of what {base} takes, where
-less is better also for rates, and after ± the distance between the quartiles. ★ is the best of its row. Multiples can
-be compared between machines, times cannot, and requests are the same everywhere.</p>
+    return f"""<p>Each round runs every workload once on every system, in random order, so that other
+load on the machine affects all alike. A cell shows the median of the rounds; below it the multiple of {base}, where
+less is better also for rates, and after ± the interquartile range. ★ marks the best of a row. Multiples compare between
+machines, times do not, and requests are the same everywhere.</p>
 <p class="key"><span class="good">faster than {base}</span><span>about the same</span><span class="fair">up to
 3x</span><span class="poor">up to 10x</span><span class="bad">more</span></p>
 """
@@ -167,7 +167,7 @@ def _systems(report: Report) -> str:
 
 
 def _listing(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of words; nothing if it has no rows."""
+    """A table of text; empty without rows."""
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(word)}</td>" for word in row) + "</tr>\n" for row in rows
     )

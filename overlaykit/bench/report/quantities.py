@@ -1,4 +1,4 @@
-"""Figures as a person reads them: three digits and a unit."""
+"""Numbers for people: three digits and a unit."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _SCALES: Final[dict[str, tuple[tuple[float, str], ...]]] = {
     "1/s": ((1e6, " M/s"), (1e3, " k/s"), (1.0, " /s")),
     "x": ((1.0, "x"),),
 }
-"""The scales of each of `results.Cost`'s units, largest first."""
+"""The scales of the units of `results.Cost`, largest first."""
 
 _ROUNDS_UP: Final = 0.9995
-"""From here on three digits make 1.00 of it."""
+"""The least value that three digits show as 1.00."""
 
 
 def quantity(value: float, unit: str) -> str:
-    """`value` in the scale of `unit` that suits it: 0.0000123 `s` is "12.3 µs". An unknown unit is put behind it."""
+    """A value in a fitting scale of its unit: 0.0000123 `s` is "12.3 µs". An unknown unit is appended."""
     scales = _SCALES.get(unit, ((1.0, f" {unit}"),))
     scale, name = next((s for s in scales if abs(value) >= s[0] * _ROUNDS_UP), scales[-1])
     return three_digits(value / scale) + name
 
 
 def mark(value: float, unit: str) -> str:
-    """A round value as it stands on an axis: "20 µs", "0.5x"."""
+    """A round value for an axis: "20 µs", "0.5x"."""
     figure, space, rest = quantity(value, unit).rpartition(" ")
     if not space:
         figure, rest = rest.removesuffix("x"), "x"
@@ -38,12 +38,12 @@ def mark(value: float, unit: str) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """A spread beside its median: "±4%". `whole` is not 0."""
+    """A spread relative to its median: "±4%". Requires: `whole` is not 0."""
     return f"±{part / whole:.0%}"
 
 
 def three_digits(value: float) -> str:
-    """The number with three significant digits, but no fewer than those before the point; 0 is "0"."""
+    """A number with three significant digits, or all its integer digits; 0 is "0"."""
     if not value:
         return "0"
     places = next((n for n, limit in ((2, 9.995), (1, 99.95)) if abs(value) < limit), 0)
@@ -53,7 +53,7 @@ def three_digits(value: float) -> str:
 
 
 def aside(report: Report, cost: Cost) -> str:
-    """What stands beside a figure: the multiple of the baseline's, and the spread; as far as there are such."""
+    """The note beside a median: the multiple of the baseline's, and the spread, if they exist."""
     words = []
     multiple = report.ratio(cost.workload, cost.system)
     if multiple is not None and cost.system != report.baseline:

@@ -1,4 +1,4 @@
-"""Bars: by which factor each system is slower or faster than the baseline, workload by workload."""
+"""Bars: the cost of each workload on each system, as a multiple of the baseline's."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _GAP: Final = 0.16
 _AROUND: Final = 1.0
 """Inches for the legend and the axis."""
 _ENOUGH: Final = 6
-"""Workloads in a figure."""
+"""The workloads after which a new figure begins."""
 
 
 def draw(report: Report) -> list[canvas.Drawing]:
-    """A figure for every few workloads. Call it inside of `canvas.look`."""
+    """Figures of a few workloads each. Requires: the context `canvas.style`."""
     drawings: list[canvas.Drawing] = []
     for section in sections(report):
         for workloads in families(report, section, _ENOUGH):
@@ -34,7 +34,7 @@ def draw(report: Report) -> list[canvas.Drawing]:
                 canvas.Drawing(
                     name=f"ratios-{len(drawings) + 1}",
                     title=title,
-                    about=f"What each costs, as a multiple of {report.baseline}: further left is better.",
+                    about=f"Costs as multiples of {report.baseline}: further left is better.",
                     svg=_figure(report, section, workloads),
                 )
             )
@@ -95,7 +95,7 @@ def _bar(
 
 
 def _scale(axes: Axes) -> None:
-    """Round multiples below, and room for the figures beside the bars."""
+    """Set round ticks, and leave room for the labels beside the bars."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axes.get_xlim()

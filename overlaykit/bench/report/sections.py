@@ -1,4 +1,4 @@
-"""How a run is divided to be shown, and what is asked of each part: plain functions of the report."""
+"""The parts of a report, and functions of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Workloads, one after the other, that were run on the same systems or on some of them."""
+    """Consecutive workloads that share their systems."""
 
     systems: tuple[str, ...]
     """In the report's order."""
@@ -21,7 +21,7 @@ class Section:
 
 
 def sections(report: Report) -> list[Section]:
-    """The whole run: systems that have nothing in common, such as file systems and launchers, share no table."""
+    """Divide a run, so that unrelated systems, such as file systems and launchers, share no table."""
     found: list[tuple[set[str], list[str]]] = []
     for workload in report.workloads:
         systems = measured(report, workload)
@@ -39,12 +39,12 @@ def sections(report: Report) -> list[Section]:
 
 
 def measured(report: Report, workload: str) -> set[str]:
-    """The systems that have figures for a workload."""
+    """The systems with results for a workload."""
     return {cost.system for cost in report.costs if cost.workload == workload}
 
 
 def best(report: Report, workload: str) -> str | None:
-    """The system that a user would choose for a workload; None where only one was measured."""
+    """The best system for a workload; None if only one was measured."""
     costs = [cost for cost in report.costs if cost.workload == workload]
     if len(costs) < 2:
         return None
@@ -53,14 +53,14 @@ def best(report: Report, workload: str) -> str | None:
 
 
 def requests(report: Report, workload: str) -> Cost | None:
-    """What counted FUSE requests for a workload; None if nothing did."""
+    """The cost with FUSE request counts for a workload; None if there is none."""
     return next(
         (c for c in report.costs if c.workload == workload and c.requests is not None), None
     )
 
 
 def ratio_range(report: Report, workload: str, system: str) -> tuple[float, float] | None:
-    """Between which multiples of the baseline's median half of the rounds were; None where there is no ratio."""
+    """The quartiles as multiples of the baseline's median; None without a ratio."""
     cost, base = report.cost(workload, system), report.cost(workload, report.baseline)
     if cost is None or base is None or report.ratio(workload, system) is None:
         return None
@@ -71,7 +71,7 @@ def ratio_range(report: Report, workload: str, system: str) -> tuple[float, floa
 
 
 def quartiles(cost: Cost) -> tuple[float, float]:
-    """The first and the third; the value itself if there was one round."""
+    """The first and the third quartile; the value itself after one round."""
     if len(cost.values) < 2:
         return cost.median, cost.median
     first, _, third = statistics.quantiles(cost.values, n=4, method="inclusive")
@@ -79,7 +79,7 @@ def quartiles(cost: Cost) -> tuple[float, float]:
 
 
 def curves(report: Report) -> list[Series]:
-    """The series that can be drawn on logarithmic axes: some system has figures above zero for two sizes."""
+    """The series for logarithmic axes: a system has results above zero for two sizes."""
     sizes = {
         (series.name, system): sum(
             (cost := report.cost(name, system)) is not None and cost.median > 0
@@ -96,9 +96,9 @@ def curves(report: Report) -> list[Series]:
 
 
 def families(report: Report, section: Section, enough: int) -> list[tuple[str, ...]]:
-    """The workloads of a section that have ratios and are no points of a curve, in parts for a figure each.
+    """The workloads of a section with ratios and outside of curves, divided into figures.
 
-    Those of one group stay together; `enough` of them are a part.
+    A group stays together; a new figure begins after `enough` workloads.
     """
     drawn = {name for series in curves(report) for _, name in series.points}
     compared = [
@@ -113,11 +113,11 @@ def families(report: Report, section: Section, enough: int) -> list[tuple[str, .
 
 
 def has_ratios(report: Report, workload: str) -> bool:
-    """Whether anything but the baseline was measured beside it."""
+    """Whether a system has a ratio to the baseline."""
     others = measured(report, workload) - {report.baseline}
     return any(report.ratio(workload, system) is not None for system in others)
 
 
 def group(workload: str) -> str:
-    """What a workload's name begins with: "stat" of "stat/cold"."""
+    """The group of a workload: "stat" of "stat/cold"."""
     return workload.partition("/")[0]

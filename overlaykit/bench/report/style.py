@@ -1,4 +1,4 @@
-"""How the page looks, by day and by night; the variables are those of `canvas.Drawing.inline`."""
+"""The style sheet of the page, light and dark; `canvas.Drawing.inline` uses its variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of a run: rich, for 100 columns with six systems; plain text where there is no terminal."""
+"""The table of a run for the terminal or a file: 100 columns fit six systems."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from overlaykit.bench.results import Cost, Report
 
 _HEADING_WIDTH: Final = 11
-"""Letters of a heading that fit on a line: those of `1.02 GiB/s*`."""
+"""The characters of a heading's line: as many as `1.02 GiB/s*` has."""
 
 
 def table(report: Report) -> RenderableType:
-    """One row for each workload, one column for each system; print it with a `rich.console.Console`.
+    """A row for each workload, a column for each system, for a `rich.console.Console`.
 
-    A cell: the median, then its ratio to the baseline and the spread. The best of a row is bold and has an asterisk,
-    which a file shows too. Workloads of other systems are another table.
+    A cell: the median, below it the ratio to the baseline and the spread. The best of a row is bold, with an asterisk.
+    Each section is a table.
     """
     from rich.console import Group
 
@@ -94,15 +94,15 @@ def _legend(report: Report) -> Text:
 
     rounds = f"{report.rounds} round{'' if report.rounds == 1 else 's'}"
     return Text(
-        f"Medians of {rounds}; below them the multiple of {report.baseline} (less is better) and the distance"
-        f" between the quartiles. * is the best. {report.machine.processor}, {report.machine.cores} cores,"
+        f"Medians of {rounds}; below them the multiple of {report.baseline} (less is better) and the interquartile"
+        f" range. * marks the best. {report.machine.processor}, {report.machine.cores} cores,"
         f" Linux {report.machine.kernel}, {report.machine.file_system}, uid {report.machine.uid}.",
         "dim",
     )
 
 
 def _left_out(report: Report) -> Iterator[Text]:
-    """Workloads that one system, or nobody, did for one reason share a line."""
+    """The skipped measurements, a line for each system and reason."""
     for (system, why), group in itertools.groupby(
         report.left_out, key=lambda left: (left.system, left.why)
     ):
@@ -112,7 +112,7 @@ def _left_out(report: Report) -> Iterator[Text]:
 
 
 def _as_is(words: str) -> Text:
-    """Brackets in a name are no markup."""
+    """Text without markup: brackets in a name stay."""
     from rich.text import Text
 
     return Text(words)

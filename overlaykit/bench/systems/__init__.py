@@ -1,7 +1,7 @@
-"""What is compared on files: systems that show layers as one tree.
+"""The systems under comparison: each shows layers as one tree.
 
-Start reading at `system` (what one is), then `mounting` (those that mount) and `directory` (those that do not);
-`known` lists them, `custom` reads those that a user names.
+Start reading at `system` (the interface), then `mounting` (mounted systems) and `directory` (a plain copy); `known`
+lists the built-in ones, `custom` parses those of the command line.
 """
 
 from overlaykit.bench.systems.system import Layers, Show, System, Tree

@@ -1,4 +1,4 @@
-"""Systems that a command mounts, whether it leaves a daemon behind or is the daemon itself."""
+"""Systems that a command mounts, as a daemon in the background or in the foreground."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from overlaykit.bench.systems.mounting import Directories, Mounting, Uncounted, is_mountpoint
-from overlaykit.bench.systems.processes import PATIENCE
+from overlaykit.bench.systems.processes import TIMEOUT_SECONDS
 from overlaykit.bench.workload import Unfit
 
 Arguments = Callable[[Directories], Sequence[str]]
 
 
 class Command(Mounting):
-    """`arguments` gives the command for one mount; `what` shows it with the placeholders of `--system`."""
+    """A mounted system. `arguments` builds the command line; `what` shows it with the placeholders of `--system`."""
 
     def __init__(self, name: str, what: str, arguments: Arguments) -> None:
         self.name = name
@@ -30,32 +30,37 @@ class Command(Mounting):
 
 
 def _run(argv: Sequence[str], target: str) -> None:
-    """Run a command until there is a mount at `target`. Raises Unfit if it fails, or mounts nothing in good time."""
-    with tempfile.TemporaryFile() as said:  # no pipe: a daemon keeps it open
+    """Run a command until `target` is mounted.
+
+    Raises: Unfit if the command fails or the mount takes longer than TIMEOUT_SECONDS.
+    """
+    with tempfile.TemporaryFile() as errors:  # no pipe: a daemon keeps it open
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
         )
         mounted = _await_mount(target, process)
-        said.seek(0)
-        words = said.read().decode(errors="replace").split("\n")
+        errors.seek(0)
+        lines = errors.read().decode(errors="replace").split("\n")
     if mounted:
-        # It may be the daemon, and its end is awaited with that of all others.
+        # The process may be the daemon: `reap_on_exit` waits for it.
         process.returncode = 0
         return
     if process.returncode:
-        last = next((word for word in reversed(words) if word.strip()), None)
+        last = next((line for line in reversed(lines) if line.strip()), None)
         raise Unfit(f"cannot be mounted: {last or f'exit status {process.returncode}'}")
     process.kill()
     process.wait()
-    raise Unfit(f"nothing is mounted {PATIENCE:g} seconds after its command began")
+    raise Unfit(f"nothing is mounted {TIMEOUT_SECONDS:g} seconds after its command began")
 
 
 def _await_mount(target: str, process: subprocess.Popen[bytes]) -> bool:
-    """False once the command has failed, or had its time."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait for a mount at `target`; false if the command fails or time runs out."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     ended = os.pidfd_open(process.pid)
     try:
-        with open("/proc/self/mountinfo", "rb") as mounts:  # tells of changes (proc_pid_mounts(5))
+        with open(
+            "/proc/self/mountinfo", "rb"
+        ) as mounts:  # POLLPRI reports changes (proc_pid_mounts(5))
             poll = select.poll()
             poll.register(mounts, select.POLLPRI)
             poll.register(ended, select.POLLIN)

@@ -1,4 +1,4 @@
-"""The systems that a user names: some of those that are known, a command that mounts, a directory that is there."""
+"""The systems of the command line: known ones, commands that mount, existing directories."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class SystemMissing(Error):
 
 
 class SystemTaken(Error):
-    message = "--system {0}: another one is called so: give it another name"
+    message = "--system {0}: another system has this name: give it another one"
 
 
 class TargetMissing(Error):
     message = (
-        "--target {0}: no such directory: name one that is there, of the file system to be measured"
+        "--target {0}: no such directory: name an existing one on the file system to be measured"
     )
 
 
@@ -55,9 +55,9 @@ def read(
     known: Sequence[System],
     left_out: Sequence[LeftOut],
 ) -> tuple[list[System], list[LeftOut]]:
-    """Who takes part, and who is left out, by `--system` and `--target`.
+    """Read `--system` and `--target`: the systems of the run, and those left out.
 
-    Of the systems that are known, all; or, where some are named, those alone. Raises Error.
+    All known systems take part, unless `named` names some of them. Raises: Error.
     """
     chosen = [name for name in named if "=" not in name]
     reasons = {one.system: one.why for one in left_out}
@@ -77,14 +77,16 @@ def read(
 
 
 def command(text: str) -> Command:
-    """Read `--system NAME=COMMAND`. Raises Error (SystemMalformed).
+    """Read `--system NAME=COMMAND`.
 
-    The command is split as a shell does it, then the placeholders are filled in: no path needs quotes. Several lowers
-    stand for {lower} with colons between, top first.
+    The command is split as a shell does, then placeholders are replaced, so no path needs quotes. {lower} becomes all
+    lowers, top first, separated by colons.
+
+    Raises: SystemMalformed.
     """
     name, equals, line = text.partition("=")
     if not equals or not _NAME.fullmatch(name):
-        raise SystemMalformed(text, "its name is missing, or is none")
+        raise SystemMalformed(text, "its name is missing or malformed")
     try:
         words = shlex.split(line)
     except ValueError as error:
@@ -111,7 +113,10 @@ def command(text: str) -> Command:
 
 
 def directory(path: str) -> Directory:
-    """Read `--target DIR`: measured as it is, in a new directory below it. Raises Error: Target..."""
+    """Read `--target DIR`: a run measures a new directory below it.
+
+    Raises: TargetMissing, TargetNotWritable.
+    """
     if not os.path.isdir(path):
         raise TargetMissing(path)
     if not os.access(path, os.W_OK | os.X_OK):

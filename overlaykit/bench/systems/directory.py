@@ -1,4 +1,4 @@
-"""A directory as it is, with a copy of the layers' files in it: what files cost without any overlay."""
+"""A plain directory with a copy of the layers' files: the cost without an overlay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from overlaykit.rmtree import rmtree_path
 
 
 class Directory:
-    """`path`: where the copies are made; without one, beside the layers."""
+    """A plain directory. `path`: the parent of the copies, by default the layers' own directory."""
 
     counts = False
 
@@ -28,24 +28,24 @@ class Directory:
         parent = self._path or layers.directory
 
         @contextlib.contextmanager
-        def kept() -> Iterator[Tree]:
+        def one_copy() -> Iterator[Tree]:
             yield Uncounted(tree)
 
         @contextlib.contextmanager
-        def made_anew() -> Iterator[Tree]:
+        def fresh_copy() -> Iterator[Tree]:
             with _copied(layers.lowers, parent) as path:
                 yield Uncounted(path)
 
         if layers.written_to:
-            yield made_anew
+            yield fresh_copy
         else:
             with _copied(layers.lowers, parent) as tree:
-                yield kept
+                yield one_copy
 
 
 @contextlib.contextmanager
 def _copied(lowers: tuple[str, ...], parent: str) -> Iterator[str]:
-    """A new directory with what the lowers show; nothing of it is still to be written when it is used."""
+    """A new directory with the merged files of the lowers, written back to the disk."""
     directory = tempfile.mkdtemp(prefix="overlaykit-bench-", dir=parent)
     try:
         for lower in reversed(lowers):

@@ -12,12 +12,12 @@ from overlaykit.bench.workload import Unfit
 
 
 class Kernel(Mounting):
-    """Source of the options: Documentation/filesystems/overlayfs.rst."""
+    """The kernel's overlayfs. Source of the options: Documentation/filesystems/overlayfs.rst."""
 
     name = "kernel"
 
     def __init__(self) -> None:
-        # In a user namespace it can keep its marks only where users can.
+        # In a user namespace the kernel stores overlay markers as user.overlay.* only.
         self._options = "redirect_dir=on" if _is_initial_user_namespace() else "userxattr"
         self.what = (
             f"mount -t overlay -o {self._options},lowerdir={{lower}},upperdir={{upper}},"
@@ -28,7 +28,7 @@ class Kernel(Mounting):
         with contextlib.ExitStack() as opened:
 
             def short(path: str) -> str:
-                """By a descriptor: a hundred paths would not fit in the one page that mount(2) takes."""
+                """A path by descriptor: a hundred full paths exceed the page of data that mount(2) takes."""
                 descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 opened.callback(os.close, descriptor)
                 return f"/proc/self/fd/{descriptor}"

@@ -1,4 +1,4 @@
-"""The systems that are compared wherever their program is."""
+"""The systems that a run compares by default."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from overlaykit.bench.systems.ours import Ours
 from overlaykit.bench.systems.system import System
 
 PLAIN: Final = "plain"
-"""The directory without any overlay."""
+"""The name of the plain directory."""
 
 PROGRAMS: Final = {
     "fuse-overlayfs": ("fuse-overlayfs", "fuse-overlayfs"),
     "unionfs-fuse": ("unionfs", "unionfs-fuse"),
     "mergerfs": ("mergerfs", "mergerfs"),
 }
-"""Name -> the program, and the Debian package that has it."""
+"""Name -> the program and its Debian package."""
 
 
 def known() -> tuple[list[System], list[LeftOut]]:
-    """Those whose program is here, and what was left out for want of one."""
+    """The installed systems, and the others with the reason."""
     systems: list[System] = [
         Directory(PLAIN, "a directory, with a copy of the files"),
         Kernel(),
@@ -64,7 +64,7 @@ def _unionfs() -> Command:
 
 
 def _mergerfs() -> Command:
-    """With the cache that shared writable mappings take, and a name of its own: by default it is all the branches."""
+    """mergerfs with the page cache, which shared writable mappings need, and a short source name."""
     options = "cache.files=partial,dropcacheonclose=false,category.create=ff,fsname=mergerfs"
 
     def arguments(at: Directories) -> Sequence[str]:

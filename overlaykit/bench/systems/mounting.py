@@ -1,4 +1,4 @@
-"""Mounting, and unmounting come what may: each round has a mount, an upper and a daemon of its own."""
+"""Mounted systems: each round has a new mount, upper and daemon, and always unmounts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from overlaykit import _native, mountinfo
-from overlaykit.bench.systems.processes import looked_after
+from overlaykit.bench.systems.processes import reap_on_exit
 from overlaykit.bench.systems.system import Layers, Show, Tree
 from overlaykit.fuse.mount import HELPER
 from overlaykit.rmtree import rmtree_path
@@ -20,7 +20,7 @@ from overlaykit.rmtree import rmtree_path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directories:
-    """Of one mount, absolute paths: `lowers`, top first; `upper` and `work` are empty, as is `target`."""
+    """The directories of one mount, as absolute paths. `lowers`: top first; the others are empty."""
 
     lowers: tuple[str, ...]
     upper: str
@@ -30,7 +30,7 @@ class Directories:
 
 @dataclass(frozen=True, slots=True)
 class Uncounted:
-    """A tree whose requests nobody counts."""
+    """A tree without counters."""
 
     path: str
 
@@ -49,7 +49,7 @@ class Mounting(ABC):
     def over(self, layers: Layers) -> Iterator[Show]:
         @contextlib.contextmanager
         def show() -> Iterator[Tree]:
-            with _directories(layers) as directories, looked_after():
+            with _directories(layers) as directories, reap_on_exit():
                 try:
                     yield self.mount(directories)
                 finally:
@@ -60,14 +60,14 @@ class Mounting(ABC):
 
     @abstractmethod
     def mount(self, directories: Directories) -> Tree:
-        """Mount, and return once the mount answers. If it fails, what it left is unmounted, its processes are ended."""
+        """Mount, and return once the mount is ready. The caller unmounts and ends processes after a failure too."""
 
-    def unmounted(self) -> None:  # noqa: B027  # most have nothing to do
-        """Called once the mount is gone."""
+    def unmounted(self) -> None:  # noqa: B027  # a hook
+        """Called after each unmount."""
 
 
 def unmount(target: str) -> None:
-    """Unmount whatever is at `target`; out of sight at least, where something still uses it."""
+    """Unmount all that is mounted on `target`; detach it where it is busy."""
     while is_mountpoint(target):
         try:
             _unmount(target)
@@ -81,7 +81,7 @@ def _unmount(target: str, *, lazy: bool = False) -> None:
     flags = _native.UMOUNT_NOFOLLOW | (_native.MNT_DETACH if lazy else 0)
     try:
         _native.umount2(target, flags)
-    except PermissionError:  # an ordinary user's mounts are the helper's
+    except PermissionError:  # an ordinary user unmounts through the set-user-ID helper
         how = ["-u", "-z"] if lazy else ["-u"]
         done = subprocess.run([HELPER, *how, "--", target], stderr=subprocess.DEVNULL, check=False)
         if done.returncode:
@@ -89,14 +89,14 @@ def _unmount(target: str, *, lazy: bool = False) -> None:
 
 
 def is_mountpoint(target: str) -> bool:
-    """Asks nobody but the kernel: the daemon behind `target` may be dead."""
+    """Read the mount table, because the daemon behind `target` may be dead."""
     path = os.path.realpath(os.path.dirname(target)) + "/" + os.path.basename(target)
     return any(mount.mountpoint == path for mount in mountinfo.current())
 
 
 @contextlib.contextmanager
 def _directories(layers: Layers) -> Iterator[Directories]:
-    """An upper, a work directory and a target, which go with all that was written."""
+    """A temporary upper, work directory and target."""
     directory = tempfile.mkdtemp(dir=layers.directory)
     try:
         made = {name: os.path.join(directory, name) for name in ("upper", "work", "target")}

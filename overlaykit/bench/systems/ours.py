@@ -1,4 +1,4 @@
-"""overlaykit's own mount, which counts its requests."""
+"""overlaykit's mount, with its request counters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from overlaykit.views import Registry, mount, parse_options
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A tree whose daemon is asked. `control`: the path of its socket; `daemon`: its process."""
+    """A tree with counters. `control`: the path of the daemon's control socket; `daemon`: its process ID."""
 
     path: str
     control: str
@@ -27,7 +27,7 @@ class Counted:
 
 
 class Ours(Mounting):
-    """As `overlaykit mount` does it."""
+    """A mount as `overlaykit mount` makes it."""
 
     name = "overlaykit"
     counts = True

@@ -1,7 +1,6 @@
-"""The processes that a mount consists of, also those that a command leaves behind as daemons.
+"""The processes of a mount, daemons included.
 
-From the first of them on this process is a subreaper (prctl(2)): a daemon that forked itself away from its starter
-becomes our child, so that its end can be waited for.
+`reap_on_exit` makes this process a subreaper for good (prctl(2)), so that it can wait for a daemon whose parent ended.
 """
 
 from __future__ import annotations
@@ -15,29 +14,29 @@ from typing import Final
 
 from overlaykit import _native, procfs
 
-PATIENCE: Final = 10.0
-"""Seconds that something may take which takes milliseconds unless it is broken."""
+TIMEOUT_SECONDS: Final = 10.0
+"""The limit for steps that take milliseconds when they work."""
 
 
 @contextlib.contextmanager
-def looked_after() -> Iterator[None]:
-    """At the end, wait for what was started meanwhile; what does not end by itself is killed."""
+def reap_on_exit() -> Iterator[None]:
+    """At the end of the block, wait for the processes that it started; kill them after TIMEOUT_SECONDS."""
     before = _children()
     _native.prctl(_native.PR_SET_CHILD_SUBREAPER, 1)
     try:
         yield
     finally:
-        while started := _children() - before:  # ending, one may leave us another
+        while started := _children() - before:  # the end of one may leave another orphan
             for process in started:
                 _end(process)
 
 
 def _end(process: int) -> None:
-    """Wait for a child; a zombie, or one that was waited for meanwhile, has ended already."""
+    """Wait for a child, which may be a zombie or reaped already."""
     with contextlib.suppress(ProcessLookupError):
         descriptor = os.pidfd_open(process)
         try:
-            if not select.select([descriptor], [], [], PATIENCE)[0]:
+            if not select.select([descriptor], [], [], TIMEOUT_SECONDS)[0]:
                 os.kill(process, signal.SIGKILL)
         finally:
             os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What a system under comparison is: something that shows layers as one tree."""
+"""The interface of a system under comparison."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import NamedTuple, Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layers:
-    """What all rounds of one workload find below. Absolute paths.
+    """The layers of one workload, shared by all rounds, as absolute paths.
 
-    `lowers`: top first; no system may change them. `directory`: an empty one, on the same file system, where a system
-    makes its upper and what else it needs. `written_to`: whether the workload changes the tree.
+    `lowers`: top first; no system changes them. `directory`: an empty one on the same file system, for a system's upper
+    and other files. `written_to`: whether the workload changes the tree.
     """
 
     lowers: tuple[str, ...]
@@ -22,9 +22,9 @@ class Layers:
 
 
 class Counts(NamedTuple):
-    """What a round made a system do: the FUSE requests by kind, and the bytes that its daemon has written.
+    """FUSE requests by kind, and the bytes that the daemon has written.
 
-    `written`: by write(2) and copy_file_range(2), answers to the kernel among them, reflinks not (proc_pid_io(5)).
+    `written`: by write(2) and copy_file_range(2), replies to the kernel included, reflinks not (proc_pid_io(5)).
     """
 
     requests: Mapping[str, int]
@@ -32,26 +32,26 @@ class Counts(NamedTuple):
 
 
 class Tree(Protocol):
-    """What a system shows."""
+    """A merged tree."""
 
     @property
     def path(self) -> str:
-        """Its root."""
+        """The root directory."""
         ...
 
     def counts(self) -> Counts | None:
-        """What its system has done so far; None if it does not count that."""
+        """The counters since the mount; None if the system has none."""
         ...
 
 
 Show = Callable[[], AbstractContextManager[Tree]]
-"""Shows the tree as the layers have it, fresh; at the end it is gone, with its processes and all that was written."""
+"""Show a fresh tree; the end of the context removes it, its processes and all changes."""
 
 
 class System(Protocol):
-    """Something that shows layers as one tree.
+    """A file system that shows layers as one tree.
 
-    `what`: the command that mounts it, or what it is. `counts`: whether its trees count requests.
+    `what`: the command that mounts it, or a description. `counts`: whether its trees count requests.
     """
 
     @property
@@ -64,5 +64,8 @@ class System(Protocol):
     def counts(self) -> bool: ...
 
     def over(self, layers: Layers) -> AbstractContextManager[Show]:
-        """Get ready for the rounds of one workload. Entering either context manager may raise Unfit or OSError."""
+        """Prepare the rounds of one workload.
+
+        Raises: Unfit or OSError, on entering either context manager.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Trying each system once before the race, so that one which cannot be mounted here is left out once, not each time."""
+"""Try each system once before the run, to leave out those that cannot be mounted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from overlaykit.bench.systems.system import Layers, System
 
 
 def try_out(systems: Sequence[System], directory: str) -> tuple[list[System], list[LeftOut]]:
-    """Those that show an empty layer, and why the others do not."""
+    """The systems that show an empty layer, and the others with the reason."""
     able, left_out = [], []
     for system in systems:
         own = tempfile.mkdtemp(dir=directory)

@@ -1,7 +1,7 @@
-"""What isolated programs cost: the claims that containers are sold on, measured on views and on other launchers.
+"""The cost of isolated programs, in views and with other launchers.
 
-May import: `bench.workload`, `bench.systems`, `overlaykit.views`. Start reading at `launchers` (who is compared) and
-`residents` (keeping what they launch running); `start`, `memory`, `disk`, `processor` and `ports` say what is measured.
+May import: `bench.workload`, `bench.systems`, `overlaykit.views`. Start reading at `launchers` (the subjects) and
+`idle` (their idle processes); `start`, `memory`, `disk`, `processor` and `ports` are the workloads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from overlaykit.bench.workload import Workload
 
 
 def workloads(scale: float = 1.0) -> list[Workload]:
-    """All, in the order in which they are run and shown; at less than 1.0 with less to do and fewer views."""
+    """All workloads, in the order of the report. A scale below 1.0 means less work and fewer views."""
     return [
         *start.workloads(),
         *memory.workloads(scale),

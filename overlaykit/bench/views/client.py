@@ -1,4 +1,4 @@
-"""The client of `server`: asks over and over, and says how long it took."""
+"""The client of `server`: sends requests and measures the time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import time
 from typing import Final
 
-from overlaykit.bench.systems.processes import PATIENCE
+from overlaykit.bench.systems.processes import TIMEOUT_SECONDS
 from overlaykit.bench.views.server import ANSWER
 
 _HOST: Final = "127.0.0.1"
@@ -17,11 +17,11 @@ _REQUEST: Final = b"GET / HTTP/1.1\r\nHost: view\r\n\r\n"
 
 
 def keep_asking(port: int, requests: int, connections: int) -> float:
-    """Seconds for so many requests in all, over so many connections, each asking again once it has its answer.
+    """Send requests over persistent connections, one at a time on each. Returns: seconds.
 
-    Raises OSError: a connection fails or ends, or there is no answer.
+    Raises: OSError if a connection fails or ends, or a response takes longer than TIMEOUT_SECONDS.
     """
-    sockets = [socket.create_connection((_HOST, port), PATIENCE) for _ in range(connections)]
+    sockets = [socket.create_connection((_HOST, port), TIMEOUT_SECONDS) for _ in range(connections)]
     try:
         with selectors.DefaultSelector() as selector:
             missing = dict.fromkeys(sockets, 0)
@@ -51,10 +51,10 @@ def keep_asking(port: int, requests: int, connections: int) -> float:
 
 
 def connect_anew(port: int, requests: int) -> float:
-    """Seconds for so many requests, one after the other, each over a connection of its own. Raises OSError."""
+    """Send requests one after another, each over a new connection. Returns: seconds. Raises: OSError."""
     began = time.perf_counter()
     for _ in range(requests):
-        with socket.create_connection((_HOST, port), PATIENCE) as connection:
+        with socket.create_connection((_HOST, port), TIMEOUT_SECONDS) as connection:
             _ask(connection)
             missing = len(ANSWER)
             while missing:
@@ -67,14 +67,14 @@ def _ask(connection: socket.socket) -> None:
 
 
 def _readable(selector: selectors.BaseSelector) -> list[socket.socket]:
-    ready = selector.select(PATIENCE)
+    ready = selector.select(TIMEOUT_SECONDS)
     if not ready:
         raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
     return [key.fileobj for key, _ in ready if isinstance(key.fileobj, socket.socket)]
 
 
 def _received(connection: socket.socket, most: int) -> int:
-    """How many bytes have come."""
+    """Receive at most `most` bytes: their number."""
     part = len(connection.recv(most))
     if not part:
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))

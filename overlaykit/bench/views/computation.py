@@ -1,6 +1,6 @@
-"""The program that computes: what to do and how often are its arguments; prints the seconds of processor time it took.
+"""A program that computes. Arguments: the work and the number of repetitions. Output: seconds of processor time.
 
-Run by its path, so that it loads nothing of overlaykit.
+Run by path, so that it does not import overlaykit.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def main() -> None:
             digest = hashlib.sha256(digest).digest()
     else:
         for _ in range(number):
-            os.getppid()  # not cached by the C library, and next to nothing in the kernel
+            os.getppid()  # the C library does not cache it, and the kernel does little
     print(spent() - began)
 
 
 def spent() -> float:
-    """Seconds in this process and in the kernel for it (getrusage(2))."""
+    """User and system time of this process in seconds (getrusage(2))."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 

@@ -1,4 +1,4 @@
-"""How much disk a view takes, beside a copy of the files that it shows."""
+"""The disk space of a view, beside a copy of its files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 from overlaykit.bench.systems.known import PLAIN
+from overlaykit.bench.views.idle import idle_processes
 from overlaykit.bench.views.launchers import ours
-from overlaykit.bench.views.residents import residents
-from overlaykit.bench.workload import Course, Entrant, Point, Unit
+from overlaykit.bench.workload import Context, Point, Subject, Unit
 from overlaykit.rmtree import rmtree_path
 
 if TYPE_CHECKING:
@@ -25,16 +25,16 @@ _CHANGES: Final = {
     "idle": ":",
     "changed": 'echo >> "$1/0"',
 }
-"""What is done in the view: nothing, or one of its files is changed, which copies that file up."""
+"""The shell command in the view: nothing, or a change of one file, which copies it up."""
 
 _WHAT: Final = {
-    "idle": f"disk that a view of {_FILES} files of 1 MiB takes while nothing is written",
-    "changed": f"disk that a view of {_FILES} files of 1 MiB takes once one of them was appended to",
+    "idle": f"disk space of a view of {_FILES} files of 1 MiB, without changes",
+    "changed": f"disk space of a view of {_FILES} files of 1 MiB, one of them appended to",
 }
 
 
 class Disk:
-    """The blocks of all that a view makes on disk; for the baseline, of a copy of the files."""
+    """The blocks on disk of a view; for the baseline, those of a copy of the files."""
 
     unit: Unit = "B"
     more_is_better = False
@@ -49,41 +49,41 @@ class Disk:
         self._change = _CHANGES[state]
 
     @contextlib.contextmanager
-    def open(self, course: Course) -> Iterator[Sequence[Entrant]]:
-        layer = os.path.join(course.directory, "layer")
+    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
+        layer = os.path.join(context.directory, "layer")
         os.mkdir(layer)
         files = os.path.join(layer, "srv")
         os.mkdir(files)
         for number in range(_FILES):
             with open(os.path.join(files, str(number)), "wb") as file:
-                file.write(os.urandom(_SIZE))  # no file system finds a hole or a twin in it
+                file.write(os.urandom(_SIZE))  # does not compress or deduplicate
                 os.fsync(file.fileno())
         yield [
-            Entrant(
+            Subject(
                 name=PLAIN,
                 what="a copy of the files",
-                measure=partial(self._copy, files, course),
+                measure=partial(self._copy, files, context),
             ),
-            Entrant(
+            Subject(
                 name="overlaykit",
                 what=ours("-l", "LAYER", "-l", "host").about,
-                measure=partial(self._view, layer, course),
+                measure=partial(self._view, layer, context),
             ),
         ]
 
-    def _copy(self, files: str, course: Course) -> float:
-        with _directory(course.directory) as made:
-            with course.interruptible():
+    def _copy(self, files: str, context: Context) -> float:
+        with _directory(context.directory) as made:
+            with context.interruptible():
                 copy = os.path.join(made, "copy")
                 shutil.copytree(files, copy)
             return occupied(made)
 
-    def _view(self, layer: str, course: Course) -> float:
-        with _directory(course.directory) as made:
+    def _view(self, layer: str, context: Context) -> float:
+        with _directory(context.directory) as made:
             script = f"{self._change} && sync -f / && echo ready && exec cat"
             command = ours("-l", layer, "-l", "host").command("sh", "-c", script, "sh", "/srv")
             environment = {**os.environ, "XDG_CACHE_HOME": made}
-            with residents([command], course.interruptible, environment=environment):
+            with idle_processes([command], context.interruptible, environment=environment):
                 return occupied(made)
 
 
@@ -92,7 +92,7 @@ def workloads() -> list[Disk]:
 
 
 def occupied(directory: str) -> int:
-    """The bytes that a directory and all below it occupy on disk: whole blocks, holes not counted (stat(2))."""
+    """The bytes of a directory tree on disk: whole blocks, without holes (stat(2))."""
     found = os.lstat(directory).st_blocks
     for folder, folders, files in os.walk(directory):
         found += sum(os.lstat(os.path.join(folder, name)).st_blocks for name in (*folders, *files))

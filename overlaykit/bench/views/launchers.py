@@ -1,4 +1,4 @@
-"""Ways to run a command apart from the rest of the machine, and the one that isolates nothing, to compare them with."""
+"""Launchers that isolate a command, and the plain command as their baseline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from overlaykit.bench.workload import Unfit
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """A command to put before another one. `package`: the Debian package that has it; `what`: what it sets up."""
+    """A command prefix. `package`: its Debian package; `what`: what the launcher sets up."""
 
     name: str
     argv: tuple[str, ...]
@@ -21,35 +21,33 @@ class Launcher:
     what: str
 
     def command(self, *argv: str) -> list[str]:
-        """What launches `argv`. Raises Unfit if the launcher is not installed."""
+        """The command line that launches `argv`. Raises: Unfit if the launcher is not installed."""
         if self.argv and shutil.which(self.argv[0]) is None:
             raise Unfit(f"there is no {self.argv[0]}: apt-get install {self.package}")
         return [*self.argv, *argv]
 
     @property
     def about(self) -> str:
-        """The command as a user would write it, and what it sets up."""
+        """The command line and what the launcher sets up."""
         if not self.argv:
             return self.what
         return f"{' '.join((os.path.basename(self.argv[0]), *self.argv[1:]))}: {self.what}"
 
 
 def plain() -> Launcher:
-    """The command by itself."""
-    return Launcher(PLAIN, (), "", "nothing around the command")
+    """The command without a launcher."""
+    return Launcher(PLAIN, (), "", "no isolation")
 
 
 def ours(*options: str, name: str = "overlaykit") -> Launcher:
-    """`overlaykit run`, that of the interpreter that runs this."""
+    """`overlaykit run` of the current environment."""
     program = os.path.join(os.path.dirname(sys.executable), "overlaykit")
     argv = (program, "run", *options, "--")
-    return Launcher(
-        name, argv, "overlaykit", "namespaces, an init, a layered root that can be written to"
-    )
+    return Launcher(name, argv, "overlaykit", "namespaces, an init, a writable layered root")
 
 
 def launchers() -> list[Launcher]:
-    """All that are known, whether installed or not, as they are when nobody asks for anything special."""
+    """All known launchers, installed or not, with default options."""
     user = () if os.geteuid() == 0 else ("--map-root-user",)
     namespaces = ("--mount", "--pid", "--fork", "--net", "--uts", "--ipc")
     return [
@@ -66,11 +64,11 @@ def launchers() -> list[Launcher]:
             "podman",
             ("podman", "run", "--rm", "--interactive", "--network=none", "--rootfs", "/:O"),
             "podman",
-            "namespaces, cgroups, a layered root that can be written to",
+            "namespaces, cgroups, a writable layered root",
         ),
     ]
 
 
 def installed() -> list[Launcher]:
-    """Those of `launchers` that are here."""
+    """The installed launchers."""
     return [one for one in launchers() if not one.argv or shutil.which(one.argv[0])]

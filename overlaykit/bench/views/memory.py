@@ -1,4 +1,4 @@
-"""How much memory isolated commands hold while they do nothing: one, ten, a hundred of them over the same files."""
+"""The memory of idle isolated commands: one, ten, a hundred of them over the same files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
+from overlaykit.bench.views.idle import IDLE, idle_processes
 from overlaykit.bench.views.launchers import installed
-from overlaykit.bench.views.residents import IDLE, residents
-from overlaykit.bench.workload import Course, Entrant, Point, Unit
+from overlaykit.bench.workload import Context, Point, Subject, Unit
 from overlaykit.procfs import descendants
 from overlaykit.views import Registry
 
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
 
 _NUMBERS: Final = (1, 10, 100)
 _FEW: Final = 10
-"""Views in a run of less than full scale; a hundred take minutes."""
+"""The most views in a run of less than full scale; a hundred take minutes."""
 
 Part = Literal["view", "daemon", "cache"]
 
 _WHAT: Final[dict[Part, str]] = {
-    "view": "memory of an idle command with all the processes around it",
-    "daemon": "the part of it that the daemon of its file system has",
-    "cache": "the part of it that is files in the page cache, in use by its processes",
+    "view": "memory of an idle command and its launcher's processes",
+    "daemon": "memory of the daemon of its file system",
+    "cache": "mapped files in the page cache, of all its processes",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Of one view: bytes, each shared page counted in equal parts by those who share it (PSS)."""
+    """The memory of one view in bytes, as proportional set size (PSS)."""
 
     view: float
     daemon: float
     cache: float
 
 
-class Census:
-    """What so many views of each launcher hold, round by round: counted once for all workloads that show a part."""
+class MemorySamples:
+    """Samples of `number` idle views by launcher and round, taken once and shared by all workloads."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -55,54 +55,54 @@ class Census:
         return self._found[launcher.name, round_]
 
 
-class Held:
-    """One part of what a census finds, of one view."""
+class MemoryUse:
+    """A workload that reports one part of the samples."""
 
     unit: Unit = "B"
     more_is_better = False
     operations = 1
     warms = False
 
-    def __init__(self, part: Part, census: Census) -> None:
-        views = "1 view" if census.number == 1 else f"{census.number} views"
-        self.name = f"memory/{part} {census.number}"
+    def __init__(self, part: Part, samples: MemorySamples) -> None:
+        views = "1 view" if samples.number == 1 else f"{samples.number} views"
+        self.name = f"memory/{part} {samples.number}"
         self.what = f"{_WHAT[part]}, while {views} of the same files run (PSS)"
-        self.most_rounds = 1 if census.number > _FEW else 3
-        self.point = Point(series=f"memory: {part}", axis="views", size=census.number)
+        self.most_rounds = 1 if samples.number > _FEW else 3
+        self.point = Point(series=f"memory: {part}", axis="views", size=samples.number)
         self._part: Part = part
-        self._census = census
+        self._samples = samples
 
     @contextlib.contextmanager
-    def open(self, course: Course) -> Iterator[Sequence[Entrant]]:
+    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
         yield [
-            Entrant(
+            Subject(
                 name=launcher.name,
                 what=launcher.about,
-                measure=partial(self._measure, launcher, [], course.interruptible),
+                measure=partial(self._measure, launcher, [], context.interruptible),
             )
             for launcher in installed()
             if self._part != "daemon" or launcher.name == "overlaykit"
         ]
 
     def _measure(
-        self, launcher: Launcher, before: list[Memory], interruptible: Interruptible
+        self, launcher: Launcher, rounds: list[Memory], interruptible: Interruptible
     ) -> float:
-        memory = self._census.of(launcher, len(before), interruptible)
-        before.append(memory)
+        memory = self._samples.of(launcher, len(rounds), interruptible)
+        rounds.append(memory)
         occupied: float = getattr(memory, self._part)
         return occupied
 
 
-def workloads(scale: float) -> list[Held]:
-    censuses = [Census(number) for number in _NUMBERS if scale >= 1 or number <= _FEW]
+def workloads(scale: float) -> list[MemoryUse]:
+    by_number = [MemorySamples(number) for number in _NUMBERS if scale >= 1 or number <= _FEW]
     parts: tuple[Part, ...] = ("view", "daemon", "cache")
-    return [Held(part, census) for part in parts for census in censuses]
+    return [MemoryUse(part, samples) for part in parts for samples in by_number]
 
 
 def _count(launcher: Launcher, number: int, interruptible: Interruptible) -> Memory:
     commands = [launcher.command(*IDLE)] * number
     others = set(descendants(os.getpid()))
-    with residents(commands, interruptible, at_once=os.cpu_count() or 1):
+    with idle_processes(commands, interruptible, at_once=os.cpu_count() or 1):
         processes = set(descendants(os.getpid())) - others
         daemons = processes & {one.about.daemon for one in Registry().running()}
         shares = {process: proportional(process) for process in processes}
@@ -114,9 +114,9 @@ def _count(launcher: Launcher, number: int, interruptible: Interruptible) -> Mem
 
 
 def proportional(process: int) -> tuple[int, int]:
-    """A process's share of the memory in use (PSS), and the part of it that is files: bytes.
+    """The proportional set size of a process, and the part of it that is mapped files, in bytes.
 
-    0 if it has ended, or may not be looked at, as the init of an ordinary user's view. Source:
+    0 if the process has ended or is not accessible, as the init of an ordinary user's view. Source:
     Documentation/filesystems/proc.rst, smaps_rollup.
     """
     found = {b"Pss:": 0, b"Pss_File:": 0}

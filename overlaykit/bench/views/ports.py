@@ -1,4 +1,4 @@
-"""What a published port costs: a server in a view, asked from the host, beside the same server outside."""
+"""The cost of a published port: a server in a view, beside the same server on the host."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 from overlaykit.bench.views import client, server
+from overlaykit.bench.views.idle import idle_processes
 from overlaykit.bench.views.launchers import ours, plain
-from overlaykit.bench.views.residents import residents
-from overlaykit.bench.workload import Course, Entrant, Point, Unit, scaled
+from overlaykit.bench.workload import Context, Point, Subject, Unit, scaled
 from overlaykit.views import Registry
 
 if TYPE_CHECKING:
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 _CONNECTIONS: Final = 8
 _PORT: Final = 8000
-"""The server's, in the view."""
+"""The server's port in the view."""
 
 _NUMBERS: Final = {"requests": 20_000, "connections": 4_000}
 _WHAT: Final = {
-    "requests": f"{{0:,}} requests of a kilobyte to a published port, over {_CONNECTIONS} connections that stay open",
-    "connections": "{0:,} requests of a kilobyte to a published port, one by one, each over a new connection",
+    "requests": f"{{0:,}} requests of a kilobyte to a published port, over {_CONNECTIONS} persistent connections",
+    "connections": "{0:,} requests of a kilobyte to a published port, one after another, each over a new connection",
 }
 
 
 class Ports:
-    """Requests a second that a client on the host gets answered."""
+    """The requests a second of a client on the host."""
 
     unit: Unit = "1/s"
     more_is_better = True
@@ -46,18 +46,18 @@ class Ports:
         self._kind = kind
 
     @contextlib.contextmanager
-    def open(self, course: Course) -> Iterator[Sequence[Entrant]]:
-        outside, view = plain(), ours("-p", f"0:{_PORT}")
+    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
+        host, view = plain(), ours("-p", f"0:{_PORT}")
         yield [
-            Entrant(
-                name=outside.name,
-                what=outside.about,
-                measure=partial(self._measure, _outside, course.interruptible),
+            Subject(
+                name=host.name,
+                what=host.about,
+                measure=partial(self._measure, _on_host, context.interruptible),
             ),
-            Entrant(
+            Subject(
                 name=view.name,
                 what=view.about,
-                measure=partial(self._measure, _published, course.interruptible),
+                measure=partial(self._measure, _published, context.interruptible),
             ),
         ]
 
@@ -79,19 +79,19 @@ def workloads(scale: float) -> list[Ports]:
 
 
 @contextlib.contextmanager
-def _outside(interruptible: Interruptible) -> Iterator[int]:
-    """The server by itself; its port."""
-    with residents([plain().command(*_server(0))], interruptible) as (process,):
+def _on_host(interruptible: Interruptible) -> Iterator[int]:
+    """Run the server on the host: its port."""
+    with idle_processes([plain().command(*_server(0))], interruptible) as (process,):
         assert process.stdout is not None
         yield int(process.stdout.readline())
 
 
 @contextlib.contextmanager
 def _published(interruptible: Interruptible) -> Iterator[int]:
-    """The server in a view; the host's port that is published."""
+    """Run the server in a view: the published port on the host."""
     name = f"bench-{os.getpid()}"
     view = ours("-p", f"0:{_PORT}", "--name", name)
-    with residents([view.command(*_server(_PORT))], interruptible):
+    with idle_processes([view.command(*_server(_PORT))], interruptible):
         (published,) = Registry().find(name).about.ports
         _, port, _ = published.rsplit(":", 2)
         yield int(port)

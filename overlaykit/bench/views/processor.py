@@ -1,4 +1,4 @@
-"""What isolation costs the processor: a fixed computation inside, beside the same outside."""
+"""The processor time of a fixed computation, with and without isolation."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
-from overlaykit.bench.systems.processes import looked_after
+from overlaykit.bench.systems.processes import reap_on_exit
 from overlaykit.bench.views import computation
 from overlaykit.bench.views.launchers import installed
-from overlaykit.bench.workload import Course, Entrant, Point, Unit, scaled
+from overlaykit.bench.workload import Context, Point, Subject, Unit, scaled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 _NUMBERS: Final = {"hash": 500_000, "syscall": 1_000_000}
 _WHAT: Final = {
-    "hash": "processor time of one of {0:,} SHA-256 sums, each of the one before",
-    "syscall": "processor time of one of {0:,} system calls that do next to nothing",
+    "hash": "processor time of one of {0:,} SHA-256 sums, each of the previous one",
+    "syscall": "processor time of one of {0:,} cheap system calls",
 }
 
 
 class Processor:
-    """User and system time that a process takes for its work, without what it took to start it."""
+    """The user and system time of a computation, without the start of its process."""
 
     unit: Unit = "s"
     more_is_better = False
@@ -43,12 +43,12 @@ class Processor:
         self._work = work
 
     @contextlib.contextmanager
-    def open(self, course: Course) -> Iterator[Sequence[Entrant]]:
+    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
         yield [
-            Entrant(
+            Subject(
                 name=launcher.name,
                 what=launcher.about,
-                measure=partial(self._measure, launcher, course.interruptible),
+                measure=partial(self._measure, launcher, context.interruptible),
             )
             for launcher in installed()
         ]
@@ -57,16 +57,16 @@ class Processor:
         program = (sys.executable, "-I", "-S", computation.__file__, self._work, str(self._number))
         command = launcher.command(*program)
         with (
-            looked_after(),
+            reap_on_exit(),
             subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             ) as process,
             interruptible(),
         ):
-            answer, said = process.communicate()
+            output, errors = process.communicate()
         if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
-        return float(answer) / self.operations
+            raise subprocess.CalledProcessError(process.returncode, command, stderr=errors)
+        return float(output) / self.operations
 
 
 def workloads(scale: float) -> list[Processor]:

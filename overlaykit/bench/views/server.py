@@ -1,8 +1,7 @@
-"""The program that serves: HTTP on a port of the loopback interface until its standard input ends.
+"""An HTTP server on the loopback interface that runs until its standard input ends.
 
-Its argument is the port, 0 for any; it prints "ready", then the one it has. Any number of connections, open for as
-long as the client likes, and always the same answer: enough to tell what lies between it and a client. Run by its
-path, so that it loads nothing of overlaykit.
+Argument: the port, 0 for any. Output: "ready", then the port. It serves persistent connections with one fixed response.
+Run by path, so that it does not import overlaykit.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def main() -> None:
 
 
 def serve(connection: socket.socket) -> bool:
-    """Answer a request, which arrives in one piece; false at the end of the connection."""
+    """Respond to a request, which arrives in one piece; false at the end of the connection."""
     try:
         request = connection.recv(65536)
         if request.endswith(_END):

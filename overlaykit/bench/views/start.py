@@ -1,4 +1,4 @@
-"""How long an isolated command takes to start, and to be over."""
+"""The time that an isolated command takes to start and to end."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from overlaykit.bench.systems.processes import looked_after
+from overlaykit.bench.systems.processes import reap_on_exit
 from overlaykit.bench.views.launchers import launchers, ours
-from overlaykit.bench.workload import Course, Entrant, Point, Unit
+from overlaykit.bench.workload import Context, Point, Subject, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from overlaykit.bench.workload import Interruptible
 
 _WHAT = {
-    "first": "start a command, until its first byte of output is here",
-    "end": "start a command, until it and all around it has ended",
+    "first": "start a command, until its first byte of output",
+    "end": "start a command, until it and its launcher have ended",
 }
 
 
 class Start:
-    """A command that says one thing and ends; until it has said it, or until all is over."""
+    """The time to the first output, or to the end, of a command that prints a line."""
 
     unit: Unit = "s"
     more_is_better = False
@@ -40,20 +40,20 @@ class Start:
         self._until = until
 
     @contextlib.contextmanager
-    def open(self, course: Course) -> Iterator[Sequence[Entrant]]:
+    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
         unwritten = ours("--read-only", "--network", "none", name="overlaykit, read-only")
         yield [
-            Entrant(
+            Subject(
                 name=launcher.name,
                 what=launcher.about,
-                measure=partial(self._measure, launcher, course.interruptible),
+                measure=partial(self._measure, launcher, context.interruptible),
             )
             for launcher in (*launchers(), unwritten)
         ]
 
     def _measure(self, launcher: Launcher, interruptible: Interruptible) -> float:
         command = launcher.command("echo", "here")
-        with looked_after():
+        with reap_on_exit():
             began = time.perf_counter()
             with subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -61,12 +61,12 @@ class Start:
                 with interruptible():
                     assert process.stdout is not None
                     first = process.stdout.read(1)
-                    heard = time.perf_counter()
-                    _, said = process.communicate()
-                over = time.perf_counter()
+                    first_output = time.perf_counter()
+                    _, errors = process.communicate()
+                end = time.perf_counter()
         if process.returncode or not first:
-            raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
-        return (heard if self._until == "first" else over) - began
+            raise subprocess.CalledProcessError(process.returncode, command, stderr=errors)
+        return (first_output if self._until == "first" else end) - began
 
 
 def workloads() -> list[Start]:

@@ -1,7 +1,7 @@
-"""What is done on files, to each of the systems alike.
+"""The workloads on files, the same for every system.
 
-Start reading at `files` (what all have in common); `names`, `contents`, `streams`, `programs`, `growth` and `clients`
-say what is done, `material` makes the files it is done to.
+Start reading at `files` (the base classes); `names`, `contents`, `streams`, `programs`, `growth` and `clients` are the
+workloads, `material` makes their files.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from overlaykit.bench.workloads import clients, contents, growth, names, program
 
 
 def workloads(scale: float = 1.0) -> list[Workload]:
-    """All, in the order in which they are run and shown; at less than 1.0 with fewer and smaller files."""
+    """All workloads, in the order of the report. A scale below 1.0 means fewer and smaller files."""
     return [
         *(names.Stat(state, scale) for state in ("cold", "first", "warm")),
         *(names.Missing(state, scale) for state in ("first", "warm")),

@@ -1,6 +1,6 @@
-"""The program of one client: told on standard input what to read, it says when it is ready, and when it is done.
+"""One client process: it reads the files that its standard input lists, and prints "ready" and "done".
 
-Run by its path, so that it loads nothing of overlaykit.
+Run by path, so that it does not import overlaykit.
 """
 
 from __future__ import annotations

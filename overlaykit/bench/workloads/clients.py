@@ -1,4 +1,4 @@
-"""Several processes at once: what a system does in parallel, and what it does one after the other."""
+"""Several client processes at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUMBERS: Final = (1, 2, 4, 8)
 
 
 class Clients(FileWorkload):
-    """The same files, divided among so many processes; each opens and reads its own for the first time."""
+    """Read files for the first time, divided among client processes."""
 
     unit: Unit = "1/s"
     more_is_better = True
@@ -43,13 +43,13 @@ class Clients(FileWorkload):
             for number in range(self._clients):
                 process = started.enter_context(_client())
                 names = self._names[number :: self._clients]
-                _tell(process, json.dumps([f"{root}/{name}" for name in names]))
+                _send(process, json.dumps([f"{root}/{name}" for name in names]))
                 processes.append(process)
             for process in processes:
                 _await(process, "ready")
             began = time.perf_counter()
             for process in processes:
-                _tell(process, "go")
+                _send(process, "go")
             for process in processes:
                 _await(process, "done")
             return self.operations / (time.perf_counter() - began)
@@ -57,7 +57,7 @@ class Clients(FileWorkload):
 
 @contextlib.contextmanager
 def _client() -> Iterator[subprocess.Popen[str]]:
-    """One that is waited for, and killed if it is given up."""
+    """A client process, killed and reaped at the end."""
     argv = [sys.executable, "-I", "-S", client.__file__]
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -68,14 +68,16 @@ def _client() -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def _tell(process: subprocess.Popen[str], line: str) -> None:
+def _send(process: subprocess.Popen[str], line: str) -> None:
     assert process.stdin is not None
     print(line, file=process.stdin, flush=True)
 
 
 def _await(process: subprocess.Popen[str], word: str) -> None:
-    """Raises CalledProcessError if the client ends instead, with what it said."""
+    """Wait for a word. Raises: CalledProcessError with the error output if the client ends instead."""
     assert process.stdout is not None
     if process.stdout.readline().strip() != word:
-        _, said = process.communicate()
-        raise subprocess.CalledProcessError(process.returncode, process.args, stderr=said.encode())
+        _, errors = process.communicate()
+        raise subprocess.CalledProcessError(
+            process.returncode, process.args, stderr=errors.encode()
+        )

@@ -1,4 +1,4 @@
-"""Small files, and one that is not: read, made, removed, renamed, and copied up by a first write."""
+"""Read, create, unlink, rename and copy up small files, and copy up a big one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from overlaykit.bench.workloads import material
 from overlaykit.bench.workloads.files import FileWorkload, State, Visit
 
 Where = Literal["upper", "lower"]
-"""Where the files are to begin with: new in the tree, or in a layer."""
+"""Where the files are at the start: in the upper or in a lower."""
 
 _BIG: Final = 1 << 30
 
 
 class Read(Visit):
-    """Small files, each from beginning to end."""
+    """Open and read whole small files."""
 
     def __init__(self, state: State, scale: float) -> None:
         self.operations = scaled(5_000, scale)
@@ -34,7 +34,7 @@ class Read(Visit):
 
 
 class Create(FileWorkload):
-    """New files in new and old directories."""
+    """Create files in the directories of a lower."""
 
     name = "create/small"
     written_to = True
@@ -55,8 +55,8 @@ class Create(FileWorkload):
                 file.write(self._contents)
 
 
-class Changed(FileWorkload):
-    """Something done to each of many small files, which are in a layer or new."""
+class Change(FileWorkload):
+    """A change of each of many small files."""
 
     written_to = True
 
@@ -78,7 +78,7 @@ class Changed(FileWorkload):
             material.write(root, self._names)
 
 
-class Unlink(Changed):
+class Unlink(Change):
     def __init__(self, where: Where, scale: float) -> None:
         super().__init__("unlink", where, scale)
         self.name = f"unlink/{where}"
@@ -88,7 +88,7 @@ class Unlink(Changed):
             os.unlink(f"{root}/{name}")
 
 
-class Rename(Changed):
+class Rename(Change):
     def __init__(self, where: Where, scale: float) -> None:
         super().__init__("rename", where, scale)
         self.name = f"rename/{where}"
@@ -99,8 +99,8 @@ class Rename(Changed):
             os.rename(path, f"{path}.renamed")
 
 
-class CopyUpSmall(Changed):
-    """The first write to a file of a layer."""
+class CopyUpSmall(Change):
+    """The first write to small files of a lower."""
 
     name = "copy-up/small"
 
@@ -113,7 +113,7 @@ class CopyUpSmall(Changed):
 
 
 class CopyUpBig(FileWorkload):
-    """The first write to a file of a layer, of which nearly all stays as it is."""
+    """The first write, of one byte, to a big file of a lower."""
 
     name = "copy-up/big"
     written_to = True

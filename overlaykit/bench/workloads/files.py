@@ -1,4 +1,4 @@
-"""A workload on files: run in each round on a fresh tree of each system, over layers that all of them share."""
+"""Workloads on files: each round uses a fresh tree of each system, over shared layers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import Final, Literal
 
 from overlaykit.bench.systems import Layers, Show, System, Tree
 from overlaykit.bench.systems.system import Counts
-from overlaykit.bench.workload import Course, Entrant, Point, Unfit, Unit
+from overlaykit.bench.workload import Context, Point, Subject, Unfit, Unit
 
 _CACHES: Final = "/proc/sys/vm/drop_caches"
 
 
 class FileWorkload(ABC):
-    """What is the same for all; a subclass says what is done, to which files.
+    """The base of workloads on files; a subclass makes the files and does the work.
 
     Attributes beside those of `workload.Workload`:
-      written_to: the tree is changed, so that nobody's can serve a second round.
-      cold: neither the system nor the machine may remember anything; takes root.
-      programs: what it runs, each of a Debian package of the same name.
-      lowers: how many layers its files are in.
+      written_to: the workload changes the tree, so each round needs a new one.
+      cold: all caches are empty at the start; needs root.
+      programs: the programs it runs, each of a Debian package of the same name.
+      lowers: the number of lower layers.
     """
 
     name: str
@@ -44,61 +44,61 @@ class FileWorkload(ABC):
 
     @abstractmethod
     def make(self, lowers: Sequence[str]) -> None:
-        """Fill the layers, top first."""
+        """Make the files of the lowers, top first."""
 
-    def prepare(self, root: str) -> None:  # noqa: B027  # most have nothing to prepare
-        """On the tree, before the timed part; what it does is not counted."""
+    def prepare(self, root: str) -> None:  # noqa: B027  # a hook
+        """Prepare the tree before the timed part; not counted."""
 
     @abstractmethod
     def run(self, root: str) -> float | None:
-        """The timed part; what one operation cost, in `unit`, where that is not simply the time it took."""
+        """The timed part. Returns: the cost of one operation in `unit`, or None for its time."""
 
     @contextlib.contextmanager
-    def open(self, course: Course) -> Iterator[Sequence[Entrant]]:
+    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
         self._check()
-        layers = os.path.join(course.directory, "layers")
+        layers = os.path.join(context.directory, "layers")
         os.mkdir(layers)
         lowers = tuple(os.path.join(layers, str(number)) for number in range(self.lowers))
-        with course.interruptible():
+        with context.interruptible():
             for lower in lowers:
                 os.mkdir(lower)
             self.make(lowers)
             os.sync()
         with contextlib.ExitStack() as opened:
-            yield [self._entrant(system, lowers, course, opened) for system in course.systems]
+            yield [self._subject(system, lowers, context, opened) for system in context.systems]
 
     def _check(self) -> None:
         for program in self.programs:
             if shutil.which(program) is None:
                 raise Unfit(f"there is no {program}: apt-get install {program}")
         if self.cold and not os.access(_CACHES, os.W_OK):
-            raise Unfit("to empty the machine's caches takes root")
+            raise Unfit("emptying the machine's caches needs root")
 
-    def _entrant(
+    def _subject(
         self,
         system: System,
         lowers: tuple[str, ...],
-        course: Course,
+        context: Context,
         opened: contextlib.ExitStack,
-    ) -> Entrant:
+    ) -> Subject:
         shows: list[Show] = []
 
         @contextlib.contextmanager
-        def shown() -> Iterator[Tree]:
-            if not shows:  # here: should it fail, it fails for this system alone
-                directory = tempfile.mkdtemp(prefix=f"{system.name}-", dir=course.directory)
+        def fresh_tree() -> Iterator[Tree]:
+            if not shows:  # here, so that a failure concerns this system alone
+                directory = tempfile.mkdtemp(prefix=f"{system.name}-", dir=context.directory)
                 layers = Layers(lowers=lowers, directory=directory, written_to=self.written_to)
                 shows.append(opened.enter_context(system.over(layers)))
-            with shows[0]() as tree, course.interruptible():
+            with shows[0]() as tree, context.interruptible():
                 self.prepare(tree.path)
                 if self.written_to or self.cold:
-                    os.sync()  # nobody pays for what others have left to be written
+                    os.sync()  # no system pays for the writeback of another
                 if self.cold:
                     _empty_caches()
                 yield tree
 
         def measure() -> float:
-            with shown() as tree:
+            with fresh_tree() as tree:
                 began = time.perf_counter()
                 value = self.run(tree.path)
                 if value is None:
@@ -106,7 +106,7 @@ class FileWorkload(ABC):
                 return value
 
         def count() -> Counts:
-            with shown() as tree:
+            with fresh_tree() as tree:
                 before = tree.counts()
                 self.run(tree.path)
                 after = tree.counts()
@@ -115,7 +115,7 @@ class FileWorkload(ABC):
             requests = Counter(after.requests) - Counter(before.requests)
             return Counts(requests, after.written - before.written)
 
-        return Entrant(
+        return Subject(
             name=system.name,
             what=system.what,
             measure=measure,
@@ -124,10 +124,10 @@ class FileWorkload(ABC):
 
 
 State = Literal["cold", "first", "second", "warm"]
-"""How much is remembered of the files when they are visited.
+"""The state of the caches at a visit.
 
-cold: nothing, by anybody. first: by the mount nothing, by the machine all: the system's own cost of a first visit.
-second: they were visited once the same way. warm: twice, so that what visits change (times of access) has settled.
+cold: all empty. first: the mount's are empty, the machine's full, which shows the system's own cost of a first visit.
+second: after one visit. warm: after two visits, so that the access times no longer change.
 """
 
 _VISITS: Final[dict[State, int]] = {"cold": 0, "first": 0, "second": 1, "warm": 2}
@@ -141,7 +141,7 @@ _VISITED: Final[dict[State, str]] = {
 
 
 class Visit(FileWorkload):
-    """A workload that changes nothing, and costs less where it has been before."""
+    """A workload that only reads, in one state of the caches."""
 
     def __init__(self, group: str, state: State, what: str) -> None:
         self.name = f"{group}/{state}"
@@ -155,6 +155,6 @@ class Visit(FileWorkload):
 
 
 def _empty_caches() -> None:
-    """Source: Documentation/admin-guide/sysctl/vm.rst, drop_caches, which spares what is not written back."""
+    """Drop clean caches. Source: Documentation/admin-guide/sysctl/vm.rst, drop_caches."""
     with open(_CACHES, "w", encoding="ascii") as file:
         file.write("3")

@@ -1,4 +1,4 @@
-"""How costs grow: with the number of layers, and with that of the names in a directory."""
+"""Costs by the number of lowers, and by the number of names in a directory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ DEPTHS: Final = (1, 10, 100)
 WIDTHS: Final = (100, 1_000, 10_000, 100_000, 1_000_000)
 
 _MUCH: Final = 100_000
-"""A directory so wide takes longer to make, and to copy, than all that is done in it."""
+"""From this width on, making and copying the directory takes longer than the workload."""
 
 
 class Deep(FileWorkload):
-    """One directory of many lowers, each of which has a part of its names."""
+    """One directory whose names are spread over many lowers."""
 
     def __init__(self, act: str, what: str, lowers: int, scale: float) -> None:
         self.lowers = lowers
@@ -52,7 +52,7 @@ class DeepList(Deep):
 
 
 class Wide(FileWorkload):
-    """One directory of many names, all of them in one lower."""
+    """One directory of many names in one lower."""
 
     def __init__(self, act: str, width: int) -> None:
         self.width = width
@@ -110,7 +110,7 @@ def _list(path: str, expected: int) -> None:
 
 
 def workloads(scale: float) -> Iterator[FileWorkload]:
-    """Of each kind, from small to large, as far as the scale goes."""
+    """All workloads of this module, from small to large, as far as the scale permits."""
     depths = [depth for depth in DEPTHS if depth <= scaled(1_000, scale)]
     widths = [width for width in WIDTHS if width <= scaled(WIDTHS[-1], scale)]
     for deep in (DeepStat, DeepList):

@@ -1,4 +1,4 @@
-"""The files that workloads work on: the same in every run."""
+"""The files of the workloads: the same in every run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CHUNK: Final = 1 << 20
 
 
 def spread(count: int) -> list[str]:
-    """The names of that many files, a hundred in each directory, each of which has one above it."""
+    """The names of `count` files, a hundred in each directory, in a tree two levels deep."""
     return [
         f"{n // _FILES_IN_A_DIRECTORY // 10}/{n // _FILES_IN_A_DIRECTORY % 10}/file-{n}"
         for n in range(count)
@@ -23,7 +23,7 @@ def spread(count: int) -> list[str]:
 
 
 def directories(names: Iterable[str]) -> list[str]:
-    """Those in which the names lie, each before those below it; not the topmost."""
+    """The directories above the names, parents first, without the root."""
     found: set[str] = set()
     for name in names:
         while (name := os.path.dirname(name)) not in found and name:
@@ -32,7 +32,7 @@ def directories(names: Iterable[str]) -> list[str]:
 
 
 def write(root: str, names: Iterable[str], size: int = SMALL) -> None:
-    """Files of `size` random bytes, with the directories on the way."""
+    """Write files of `size` random bytes, and make their directories."""
     names = list(names)
     contents = random.Random(size).randbytes(size)
     for directory in directories(names):
@@ -43,7 +43,7 @@ def write(root: str, names: Iterable[str], size: int = SMALL) -> None:
 
 
 def write_one(path: str, size: int) -> None:
-    """A file of `size` bytes that no file system can make smaller."""
+    """Write a file of `size` random bytes without holes."""
     chunk = random.Random(size).randbytes(_CHUNK)
     with open(path, "wb") as file:
         for start in range(0, size, _CHUNK):

@@ -1,4 +1,4 @@
-"""Names and directories: what `stat`, `ls` and `find` pay."""
+"""Names and directories: the work of `stat`, `ls` and `find`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from overlaykit.bench.workloads.files import State, Visit
 
 
 class Stat(Visit):
-    """Files that are there."""
+    """Stat existing files."""
 
     def __init__(self, state: State, scale: float) -> None:
         self.operations = scaled(10_000, scale)
@@ -27,7 +27,7 @@ class Stat(Visit):
 
 
 class Missing(Visit):
-    """Names that are not there, as every search path asks for them."""
+    """Look up missing names, as searches along a path do."""
 
     def __init__(self, state: State, scale: float) -> None:
         self.operations = scaled(10_000, scale)
@@ -45,7 +45,7 @@ class Missing(Visit):
 
 
 class Scan(Visit):
-    """A tree, as `find -ls` walks it."""
+    """Walk a tree, as `find -ls` does."""
 
     def __init__(self, state: State, scale: float) -> None:
         self._names = material.spread(scaled(10_000, scale))
@@ -64,7 +64,7 @@ class Scan(Visit):
 
 
 def _scan(root: str) -> int:
-    """How many files are below `root`."""
+    """The number of files below `root`."""
     files = 0
     to_visit = [root]
     while to_visit:
@@ -79,7 +79,7 @@ def _scan(root: str) -> int:
 
 
 class List(Visit):
-    """One wide directory, as `ls` lists it."""
+    """List one wide directory, as `ls` does."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class List(Visit):
 
 
 class LongList(List):
-    """The same, as `ls -l` lists it: all names first, then a stat of each."""
+    """List one wide directory as `ls -l` does: all names, then a stat of each."""
 
     def __init__(self, state: State, scale: float) -> None:
         what = "list a directory of {:,} names and then stat each"

@@ -1,4 +1,4 @@
-"""What real programs do: tar, rm, git, Python, a database, a compiler."""
+"""Real programs: tar, rm, git, Python, a database, a compiler."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _GIT: Final = {
     "GIT_COMMITTER_NAME": "bench",
     "GIT_COMMITTER_EMAIL": "bench@localhost",
 }
-"""Nobody's own settings."""
+"""Git without the user's settings."""
 
 
 def _run(*argv: str, cwd: str | None = None, env: dict[str, str] | None = None) -> None:
-    """Run a program that has nothing to say unless it fails."""
+    """Run a program without input and output. Raises: CalledProcessError with its error output."""
     subprocess.run(
         argv,
         check=True,
@@ -40,7 +40,7 @@ def _run(*argv: str, cwd: str | None = None, env: dict[str, str] | None = None) 
 
 
 class Untar(FileWorkload):
-    """A source tree out of its archive."""
+    """Extract a source tree."""
 
     name = "tar/extract"
     written_to = True
@@ -65,7 +65,7 @@ class Untar(FileWorkload):
 
 
 class RemoveTree(FileWorkload):
-    """A tree of a layer: whiteouts, and for the directories just one."""
+    """Remove a tree of a lower: whiteouts."""
 
     name = "rm/lower"
     written_to = True
@@ -83,7 +83,7 @@ class RemoveTree(FileWorkload):
 
 
 class GitStatus(Visit):
-    """A clean working tree: first the index is of no use, for the inodes are others."""
+    """git status in a clean working tree; the first one rehashes, because the inode numbers differ."""
 
     written_to = True
     operations = 1
@@ -105,7 +105,7 @@ class GitStatus(Visit):
 
 
 class ImportStdlib(Visit):
-    """A start of Python that imports much of its standard library, from the tree."""
+    """Start Python and import much of a standard library in the tree."""
 
     operations = 1
     warms = True
@@ -133,7 +133,7 @@ _NEVER_IMPORTED: Final = (
     *("*-packages", "config-*", "test", "tests", "*.opt-?.pyc"),
     *("distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "tkinter", "turtledemo"),
 )
-"""More than half of what is installed as the standard library."""
+"""Patterns of unused files, more than half of the standard library."""
 
 _MODULES: Final = (
     "asyncio",
@@ -182,7 +182,7 @@ _MODULES: Final = (
 
 
 class Sqlite(FileWorkload):
-    """Transactions of one insert, each safe on the disk before the next begins."""
+    """Transactions of one insert each, synced to the disk."""
 
     name = "sqlite/insert"
     written_to = True
@@ -208,7 +208,7 @@ class Sqlite(FileWorkload):
 
 
 class Build(FileWorkload):
-    """A C program of many small files, all of them compiled and linked."""
+    """Compile and link a C program of many small files."""
 
     name = "cc/build"
     written_to = True

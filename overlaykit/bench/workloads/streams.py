@@ -1,4 +1,4 @@
-"""Much data, by fio: in sequence and at random, through the caches and past them, by one job and by eight."""
+"""Bulk data with fio: sequential and random, buffered and direct, one job and eight."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _SIZE: Final = 512 << 20
 _LEAST: Final = 8 << 20
 _BLOCK: Final = {"seq": 128 << 10, "rand": 4 << 10}
 _PART_AT_RANDOM: Final = 8
-"""So much less is read or written at random, as each block is so much smaller."""
+"""Random workloads move this much less data, because their blocks are smaller."""
 _LOOPS: Final = 8
-"""Warm and in sequence, data are read so often: once would be over before a clock of milliseconds notices."""
+"""Repetitions of a warm sequential read: a single one is too short for a clock of milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One corner of the matrix."""
+    """One combination of the parameters."""
 
     order: Literal["seq", "rand"]
     direction: Literal["read", "write"]
@@ -39,7 +39,7 @@ class Kind:
 
 
 def kinds() -> Iterator[Kind]:
-    """All; what is written has no temperature."""
+    """All combinations; writes are neither cold nor warm."""
     for direction in ("read", "write"):
         for order in ("seq", "rand"):
             for cold in (False, True) if direction == "read" else (False,):
@@ -51,7 +51,7 @@ def kinds() -> Iterator[Kind]:
 
 
 class Stream(FileWorkload):
-    """Bytes a second of all jobs together; what was written is on the disk when the clock stops."""
+    """The bytes a second of all jobs together; writes include the final fsync."""
 
     unit: Unit = "B/s"
     more_is_better = True

@@ -1,4 +1,4 @@
-"""Which workloads a run has, on which systems: all, a quick choice, or what a user names."""
+"""The workloads and systems of a run: all, a quick selection, or those that a user names."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ QUICK: Final = (
     "processor/hash",
     "ports/requests",
 )
-"""Patterns for what shows most in the least time."""
+"""Patterns of the workloads of a quick run."""
 
 
-class NothingChosen(Error):
-    message = "--only {0}: no workload is called so: 'overlaykit bench --list' lists them"
+class NothingSelected(Error):
+    message = "--only {0}: no workload has such a name: 'overlaykit bench --list' lists them"
 
 
 class BaselineUnknown(Error):
-    message = "--baseline {0}: not one of those that take part: {1}"
+    message = "--baseline {0}: not one of the systems of this run: {1}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A run before it has begun. `baseline`: a system's name; `left_out`: systems that would take part but cannot."""
+    """What a run measures. `baseline`: a system's name; `left_out`: systems that cannot be measured here."""
 
     workloads: Sequence[Workload]
     systems: Sequence[System]
@@ -80,10 +80,11 @@ def plan(
     targets: Sequence[str] = (),
     baseline: str | None = None,
 ) -> Plan:
-    """Work out what a user asks for; the arguments are the command's options.
+    """Plan a run from the options of the command.
 
-    `only`: patterns (fnmatch) of names of workloads, or of their groups. `named`: what `--system` was given. Raises
-    Error.
+    `only`: patterns (fnmatch) of names of workloads, or of their groups. `named`: the values of `--system`.
+
+    Raises: Error.
     """
     systems, left_out = custom.read(named, targets, *known.known())
     names = [system.name for system in systems]
@@ -92,7 +93,7 @@ def plan(
     if baseline not in names:
         raise BaselineUnknown(baseline, ", ".join(names))
     return Plan(
-        workloads=_choose(only or (QUICK if quick else ("*",)), QUICK_SCALE if quick else 1.0),
+        workloads=_select(only or (QUICK if quick else ("*",)), QUICK_SCALE if quick else 1.0),
         systems=systems,
         left_out=left_out,
         baseline=baseline,
@@ -100,11 +101,11 @@ def plan(
     )
 
 
-def _choose(patterns: Sequence[str], scale: float) -> list[Workload]:
+def _select(patterns: Sequence[str], scale: float) -> list[Workload]:
     every = [*workloads.workloads(scale), *views.workloads(scale)]
     for pattern in patterns:
         if not any(_matches(workload.name, pattern) for workload in every):
-            raise NothingChosen(pattern)
+            raise NothingSelected(pattern)
     return [one for one in every if any(_matches(one.name, pattern) for pattern in patterns)]
 
 

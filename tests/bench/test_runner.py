@@ -1,4 +1,4 @@
-"""The race is fair, goes on without those who fail, and counts what it says it counts."""
+"""The runner is fair, leaves out subjects that fail, and counts requests."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from overlaykit.bench.choice import Plan
-from overlaykit.bench.race import Race
 from overlaykit.bench.results import LeftOut, Report
+from overlaykit.bench.runner import Runner
+from overlaykit.bench.selection import Plan
 from overlaykit.bench.systems.system import Counts
-from overlaykit.bench.workload import Course, Entrant, Point, Unfit, Unit
+from overlaykit.bench.workload import Context, Point, Subject, Unfit, Unit
 from overlaykit.errors import Error
 
 from ..views.fixtures import only_as
 from ..views.user import TestUser
 
-pytestmark = only_as("ordinary user")  # who it is makes no difference
+pytestmark = only_as("ordinary user")  # the user makes no difference
 
 NAMES = ("a", "b", "c", "d")
 
 
 @dataclass
 class Numbers:
-    """A workload whose samples are the numbers of the calls. `failing`: who raises what, in which round."""
+    """A workload whose values are the numbers of the calls. `failing`: name -> round and exception."""
 
     name: str = "numbers/all"
     warms: bool = False
@@ -44,11 +44,11 @@ class Numbers:
     directories: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def open(self, course: Course) -> Iterator[Sequence[Entrant]]:
-        self.directories.append(course.directory)
-        assert os.listdir(course.directory) == []
+    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
+        self.directories.append(context.directory)
+        assert os.listdir(context.directory) == []
 
-        def entrant(name: str) -> Entrant:
+        def subject(name: str) -> Subject:
             def measure() -> float:
                 self.calls.append(name)
                 round_ = self.calls.count(name)
@@ -60,20 +60,20 @@ class Numbers:
                 self.counted.append(name)
                 return Counts({"lookup": len(self.calls)}, 3400)
 
-            return Entrant(
+            return Subject(
                 name=name,
                 what=f"what {name} is",
                 measure=measure,
                 count=count if name in self.counting else None,
             )
 
-        yield [entrant(name) for name in NAMES]
+        yield [subject(name) for name in NAMES]
 
 
-class Nobody(Numbers):
+class Impossible(Numbers):
     @contextlib.contextmanager
-    def open(self, course: Course) -> Iterator[Sequence[Entrant]]:
-        raise Unfit("takes a program that is not there")
+    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
+        raise Unfit("needs a missing program")
         yield []
 
 
@@ -82,21 +82,21 @@ class Mistake(Error):
 
 
 def run(user: TestUser, *workloads: Numbers, rounds: int = 3) -> Report:
-    return ran(Race(planned(*workloads, rounds=rounds), place=user.scratch))
+    return ran(Runner(planned(*workloads, rounds=rounds), parent=user.scratch))
 
 
 def planned(*workloads: Numbers, rounds: int = 3) -> Plan:
     return Plan(workloads=workloads, systems=[], left_out=[], baseline="a", rounds=rounds)
 
 
-def ran(race: Race) -> Report:
-    race.run()
-    found = race.report()
+def ran(runner: Runner) -> Report:
+    runner.run()
+    found = runner.report()
     assert found is not None
     return found
 
 
-def test_everybody_runs_once_in_each_round_in_an_order_that_changes(user: TestUser) -> None:
+def test_every_subject_runs_once_a_round_in_random_order(user: TestUser) -> None:
     workload = Numbers()
     found = run(user, workload, rounds=20)
     each = [tuple(workload.calls[start : start + 4]) for start in range(0, 80, 4)]
@@ -107,12 +107,12 @@ def test_everybody_runs_once_in_each_round_in_an_order_that_changes(user: TestUs
     assert found.systems["a"] == "what a is"
 
 
-def test_a_round_that_warms_is_not_counted(user: TestUser) -> None:
+def test_a_warm_up_round_is_not_counted(user: TestUser) -> None:
     found = run(user, Numbers(warms=True))
     assert {cost.values for cost in found.costs} == {(2.0, 3.0, 4.0)}
 
 
-def test_requests_are_counted_once_and_not_while_time_is_taken(user: TestUser) -> None:
+def test_requests_are_counted_once_in_an_untimed_round(user: TestUser) -> None:
     workload = Numbers()
     found = run(user, workload)
     assert workload.counted == ["a"]
@@ -120,7 +120,7 @@ def test_requests_are_counted_once_and_not_while_time_is_taken(user: TestUser) -
     assert [cost.written for cost in found.costs] == [3400, None, None, None]
 
 
-def test_what_hardly_varies_is_measured_less_often(user: TestUser) -> None:
+def test_a_steady_workload_is_measured_less_often(user: TestUser) -> None:
     assert run(user, Numbers(most_rounds=1)).costs[0].values == (1.0,)
     assert run(user, Numbers(most_rounds=9)).costs[0].values == (1.0, 2.0, 3.0)
 
@@ -135,7 +135,7 @@ def test_what_hardly_varies_is_measured_less_often(user: TestUser) -> None:
         (subprocess.CalledProcessError(2, ["/bin/tar"]), "tar: ended with 2"),
     ],
 )
-def test_who_fails_is_left_out_with_the_reason_and_the_others_go_on(
+def test_a_subject_that_fails_is_left_out_with_the_reason(
     user: TestUser, error: Exception, why: str
 ) -> None:
     workload = Numbers(failing={"b": (2, error)})
@@ -148,37 +148,37 @@ def test_who_fails_is_left_out_with_the_reason_and_the_others_go_on(
 def test_the_reason_names_files_as_the_workload_does(user: TestUser) -> None:
     class InTheMount(Numbers):
         @contextlib.contextmanager
-        def open(self, course: Course) -> Iterator[Sequence[Entrant]]:
-            path = os.path.join(course.directory, "peer-1234", "tmp5678", "target", "d/f")
+        def open(self, context: Context) -> Iterator[Sequence[Subject]]:
+            path = os.path.join(context.directory, "peer-1234", "tmp5678", "target", "d/f")
             self.failing = {"a": (1, OSError(30, "Read-only file system", path))}
-            with super().open(course) as entrants:
-                yield entrants
+            with super().open(context) as subjects:
+                yield subjects
 
     assert run(user, InTheMount()).left_out[0].why == "d/f: Read-only file system"
 
 
-def test_what_nobody_can_do_is_left_out_and_the_rest_goes_on(user: TestUser) -> None:
-    found = run(user, Nobody(name="nobody/can"), Numbers())
-    assert found.left_out == (LeftOut("", "nobody/can", "takes a program that is not there"),)
+def test_an_impossible_workload_is_left_out_with_the_reason(user: TestUser) -> None:
+    found = run(user, Impossible(name="nobody/can"), Numbers())
+    assert found.left_out == (LeftOut("", "nobody/can", "needs a missing program"),)
     assert len(found.costs) == 4
     assert list(found.workloads) == ["nobody/can", "numbers/all"]
 
 
-def test_an_error_of_the_benchmarks_own_is_not_hidden(user: TestUser) -> None:
+def test_an_error_in_the_benchmark_is_not_hidden(user: TestUser) -> None:
     with pytest.raises(ZeroDivisionError):
         run(user, Numbers(failing={"a": (1, ZeroDivisionError())}))
     assert not [name for name in os.listdir(user.scratch) if name.startswith("overlaykit")]
 
 
-def test_what_was_found_before_an_interruption_is_reported(user: TestUser) -> None:
+def test_results_before_an_interruption_are_reported(user: TestUser) -> None:
     workloads = [Numbers(name=f"n/{number}") for number in range(4)]
     workloads[1].point = workloads[2].point = Point(series="n", axis="things", size=1)
     workloads[2].failing = {"b": (2, KeyboardInterrupt())}
-    race = Race(planned(*workloads), place=user.scratch)
-    assert race.report() is None
+    runner = Runner(planned(*workloads), parent=user.scratch)
+    assert runner.report() is None
     with pytest.raises(KeyboardInterrupt):
-        race.run()
-    found = race.report()
+        runner.run()
+    found = runner.report()
     assert found is not None
     assert [cost.workload for cost in found.costs] == ["n/0"] * 4 + ["n/1"] * 4
     assert found.left_out == tuple(
@@ -188,7 +188,7 @@ def test_what_was_found_before_an_interruption_is_reported(user: TestUser) -> No
     assert not [name for name in os.listdir(user.scratch) if name.startswith("overlaykit")]
 
 
-def test_sizes_of_one_thing_make_a_series(user: TestUser) -> None:
+def test_workloads_of_several_sizes_make_a_series(user: TestUser) -> None:
     workloads = [
         Numbers(name=f"n/{size}", point=Point(series="n", axis="things", size=size))
         for size in (10, 1)
@@ -198,7 +198,7 @@ def test_sizes_of_one_thing_make_a_series(user: TestUser) -> None:
     assert series.points == ((1, "n/1"), (10, "n/10"))
 
 
-def test_the_directory_is_gone_and_the_machine_is_told(user: TestUser) -> None:
+def test_the_directory_is_removed_and_the_machine_described(user: TestUser) -> None:
     workload = Numbers()
     found = run(user, workload)
     assert not os.path.exists(workload.directories[0])

@@ -1,6 +1,6 @@
-"""Commands that stay until they are told to end: what has to be running to be measured.
+"""Idle processes: commands that run while something is measured.
 
-They end with their standard input, so that nothing of them outlives whoever measures, however that ends.
+They end at the end of their standard input, so that none outlives this process.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 import subprocess
 from typing import TYPE_CHECKING, Final
 
-from overlaykit.bench.systems.processes import PATIENCE, looked_after
+from overlaykit.bench.systems.processes import TIMEOUT_SECONDS, reap_on_exit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from overlaykit.bench.workload import Interruptible
 
 IDLE: Final = ("sh", "-c", "echo ready; exec cat")
-"""A command that says when it runs, and then waits for the end of its input."""
+"""A command that prints "ready" and waits for the end of its input."""
 
 
 @contextlib.contextmanager
-def residents(
+def idle_processes(
     commands: Sequence[Sequence[str]],
     interruptible: Interruptible,
     *,
     at_once: int = 1,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start the commands, `at_once` at a time, and wait until each has said "ready"; at the end, end them all.
+    """Start the commands, `at_once` at a time, wait until each prints "ready", and end them all afterwards.
 
-    Raises CalledProcessError if one ends instead, with what it said.
+    Raises: CalledProcessError with the error output if a command ends instead.
     """
-    with looked_after(), contextlib.ExitStack() as ended, contextlib.ExitStack() as told:
-        # All are told to end before the first is waited for.
+    # Unwound from the right: all inputs are closed before the first wait.
+    with reap_on_exit(), contextlib.ExitStack() as waits, contextlib.ExitStack() as inputs:
         started: list[subprocess.Popen[bytes]] = []
         for first in range(0, len(commands), at_once):
             batch = []
@@ -45,9 +45,9 @@ def residents(
                     stderr=subprocess.PIPE,
                     env=environment,
                 )
-                ended.callback(_await_end, process)
+                waits.callback(_await_end, process)
                 assert process.stdin is not None
-                told.callback(process.stdin.close)
+                inputs.callback(process.stdin.close)
                 batch.append(process)
             with interruptible():
                 for process in batch:
@@ -59,13 +59,13 @@ def residents(
 def _await_ready(process: subprocess.Popen[bytes]) -> None:
     assert process.stdout is not None
     if process.stdout.readline() != b"ready\n":
-        _, said = process.communicate()
-        raise subprocess.CalledProcessError(process.returncode, process.args, stderr=said)
+        _, errors = process.communicate()
+        raise subprocess.CalledProcessError(process.returncode, process.args, stderr=errors)
 
 
 def _await_end(process: subprocess.Popen[bytes]) -> None:
     with process:
         try:
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
