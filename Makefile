@@ -52,7 +52,7 @@ check-scripts: setup-tests
 	.venv/bin/shellcheck $(SCRIPTS)
 
 check-changelog: setup-tests
-	.venv/bin/towncrier build --draft --version next >/dev/null 2>&1
+	@said=$$(.venv/bin/towncrier build --draft --version next 2>&1) || { echo "$$said" >&2; exit 1; }
 
 coverage: setup-tests
 	@$(PYTHON) .ci/coverage/measure.py $(ARGS)

@@ -1,6 +1,5 @@
-/* Questions of which "nothing is there" is an answer: on the way of every lookup, an exception
- * would cost more than the call.
- */
+/* System calls that return None where the name or the attribute is absent. Every lookup makes them,
+ * and an exception costs more than the call. */
 #include "native.h"
 
 #include <fcntl.h>
@@ -10,7 +9,7 @@
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
-/* The fields of os.stat_result that are filled in. Where each lies is asked of the type itself. */
+/* The fields of os.stat_result to fill in. native_absent_init finds their positions. */
 static const char *const stat_fields[] = {
     "st_mode",     "st_ino",     "st_dev",    "st_nlink", "st_uid",      "st_gid",
     "st_size",     "st_atime",   "st_mtime",  "st_ctime", "st_atime_ns", "st_mtime_ns",
@@ -18,7 +17,9 @@ static const char *const stat_fields[] = {
 };
 
 enum { STAT_FIELDS = sizeof(stat_fields) / sizeof(stat_fields[0]) };
-enum { WHOLE_SECONDS = 7 }; /* the sequence itself has times in whole seconds (bpo-11457) */
+/* The position of the first of the three times that the sequence has in whole seconds (bpo-11457).
+ */
+enum { WHOLE_SECONDS = 7 };
 
 _Static_assert(STAT_FIELDS == NATIVE_STAT_FIELDS, "the state has room for each field");
 
@@ -113,7 +114,7 @@ py_xattr_or_none(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     } else if (!native_path_from(given, &path)) {
         return NULL;
     }
-    /* The kernel makes room for as much as is asked for: so first for little. */
+    /* The kernel allocates a buffer of the size asked for, so ask for a small one first. */
     char little[256], *value = little;
     size_t room = sizeof(little);
     ssize_t size;
@@ -158,7 +159,7 @@ PyMethodDef native_absent_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* Find os.stat_result, and where its fields lie: a sample that counts from 0 tells. */
+/* Find os.stat_result and the positions of its fields: each field of a sample holds its own. */
 int
 native_absent_init(native_state *state)
 {

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <unistd.h>
 
-static const char *const way_names[] = {
+static const char *const method_names[] = {
     [COPYUP_NONE] = "none",
     [COPYUP_CLONE] = "clone",
     [COPYUP_COPY_FILE_RANGE] = "copy_file_range",
@@ -25,7 +25,8 @@ copyup_signals(struct copyup *copy)
 int
 copyup_checkpoint(struct copyup *copy)
 {
-    /* Python runs signal handlers in the main thread only; elsewhere, do not wait for the GIL. */
+    /* Python runs signal handlers in the main thread only; other threads do not wait for the GIL.
+     */
     return getpid() == gettid() ? copyup_signals(copy) : 0;
 }
 
@@ -41,8 +42,8 @@ copy_up(struct copyup *copy, bool data, bool metadata)
     return metadata ? copyup_metadata(copy) : 0;
 }
 
-/* The prefixes in a tuple of bytes (NULL: none), into which they point; for PyMem_Free. NULL: it
- * raised. */
+/* The prefixes in a tuple of bytes (NULL: none), which owns the bytes. The caller frees the array
+ * with PyMem_Free. Returns NULL with an exception set. */
 static struct copyup_prefix *
 prefixes_from(PyObject *tuple, size_t *count)
 {
@@ -109,16 +110,17 @@ py_copy_up(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     int result = copy_up(&copy, data, metadata);
     PyEval_RestoreThread(copy.thread);
     PyObject *answer =
-        result < 0 ? native_raise(NULL, NULL) : PyUnicode_FromString(way_names[copy.way]);
+        result < 0 ? native_raise(NULL, NULL) : PyUnicode_FromString(method_names[copy.method]);
     PyMem_Free(kept);
     PyMem_Free(skipped);
     return answer;
 }
 
 PyMethodDef native_copyup_methods[] = {
-    NATIVE_METHOD(copy_up,
-                  "($module, src, dst, /, *, data=True, metadata=True, uid=-1, gid=-1, "
-                  "skip_xattrs=(), keep_xattrs=())",
-                  "Make the empty inode dst what the inode src is; say how the bytes travelled."),
+    NATIVE_METHOD(
+        copy_up,
+        "($module, src, dst, /, *, data=True, metadata=True, uid=-1, gid=-1, "
+        "skip_xattrs=(), keep_xattrs=())",
+        "Copy the inode src to the empty inode dst. Return the method used for the data."),
     {NULL, NULL, 0, NULL},
 };

@@ -1,9 +1,8 @@
-/* Copy-up's bytes: cloned, else copied in the kernel, else read and written; holes stay holes.
+/* The data of a copy-up: cloned, else copied in the kernel, else read and written. Holes stay
+ * holes.
  *
- * Each way is tried only until it says that it does not serve these files, and the next takes over
- * at the same offset. Bytes are moved at explicit offsets; only SEEK_DATA and SEEK_HOLE move a
- * descriptor's own.
- */
+ * Where a method does not support the two files, the next continues at the same offset. Only
+ * SEEK_DATA and SEEK_HOLE change the offset of a descriptor. */
 #include "copyup.h"
 
 #include <linux/fs.h>
@@ -12,20 +11,20 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define CHUNK ((off_t)8 << 20)  /* what the kernel copies between two checkpoints */
-#define BUFFER ((off_t)1 << 20) /* what we copy between two */
+#define CHUNK ((off_t)8 << 20)  /* copied by the kernel between two checkpoints */
+#define BUFFER ((off_t)1 << 20) /* read and written between two */
 
 struct transfer {
     struct copyup *copy;
-    char *buffer; /* NULL until the kernel declined to copy */
+    char *buffer; /* NULL while the kernel copies */
 };
 
-/* Whether errno says that the kernel cannot clone or copy between these two files, rather than that
- * a copy of them must fail. Where it must (a full disk, a bad sector), the next way finds out too,
- * so it does no harm that some of these are ambiguous: EIO is what CIFS and NFS servers that
- * cannot copy have answered, EPERM and EACCES what seccomp filters and LSMs do. */
+/* Whether errno means that the kernel cannot clone or copy between these two files. Some values are
+ * ambiguous: EIO comes from a bad sector, and from CIFS and NFS servers that cannot copy; EPERM and
+ * EACCES come from seccomp filters and LSMs. This is harmless, as a real fault fails the next
+ * method too. */
 static bool
-way_is_closed(int error)
+is_unsupported(int error)
 {
     switch (error) {
     case EACCES:
@@ -45,10 +44,10 @@ way_is_closed(int error)
 }
 
 static void
-went_by(struct transfer *transfer, enum copyup_way way)
+record_method(struct transfer *transfer, enum copyup_method method)
 {
-    if (transfer->copy->way < way) {
-        transfer->copy->way = way;
+    if (transfer->copy->method < method) {
+        transfer->copy->method = method;
     }
 }
 
@@ -69,7 +68,8 @@ write_all(struct transfer *transfer, size_t length, off_t offset)
     return 0;
 }
 
-/* Copy up to a buffer at `offset`. Answers the number of bytes, 0 at the source's end, or -1. */
+/* Copy at most a buffer at `offset`. Returns the number of bytes, 0 at the end of the source, or
+ * -1. */
 static ssize_t
 read_write(struct transfer *transfer, off_t offset, off_t length)
 {
@@ -85,33 +85,33 @@ read_write(struct transfer *transfer, off_t offset, off_t length)
     if (write_all(transfer, (size_t)count, offset) < 0) {
         return -1;
     }
-    went_by(transfer, COPYUP_READ_WRITE);
+    record_method(transfer, COPYUP_READ_WRITE);
     return count;
 }
 
-/* Copy up to a chunk at `offset` in the kernel. Answers the number of bytes, 0 where it declined,
- * or -1. */
+/* Copy at most a chunk at `offset` in the kernel. Returns the number of bytes, 0 where it is
+ * unsupported, or -1. */
 static ssize_t
 kernel_copy(struct transfer *transfer, off_t offset, off_t length)
 {
     if (length > CHUNK) {
         length = CHUNK;
     }
-    /* The call moves these only by what it copied, so after EINTR they still hold. */
+    /* The call advances these by what it copied, so they are right after EINTR. */
     off_t from = offset, to = offset;
     ssize_t count;
     COPYUP_CALL(
         transfer->copy, count,
         copy_file_range(transfer->copy->src, &from, transfer->copy->dst, &to, (size_t)length, 0));
     if (count > 0) {
-        went_by(transfer, COPYUP_COPY_FILE_RANGE);
+        record_method(transfer, COPYUP_COPY_FILE_RANGE);
         return count;
     }
-    return count < 0 && !way_is_closed(errno) ? -1 : 0;
+    return count < 0 && !is_unsupported(errno) ? -1 : 0;
 }
 
-/* Copy the bytes from `offset` to `end`. Answers where the copy stopped: `end`, or before it where
- * the source turned out to end; or -1. */
+/* Copy the bytes from `offset` to `end`. Returns the offset reached, which is below `end` where the
+ * source ends earlier, or -1. */
 static off_t
 copy_bytes(struct transfer *transfer, off_t offset, off_t end)
 {
@@ -122,8 +122,8 @@ copy_bytes(struct transfer *transfer, off_t offset, off_t end)
         ssize_t count = 0;
         if (transfer->buffer == NULL) {
             count = kernel_copy(transfer, offset, end - offset);
-            /* 0 is also what some file systems say at the source's end, and others of files whose
-             * length is made up, like procfs before Linux 5.19: only a read can tell. */
+            /* 0 may also mean the end of the source, or a file without a true length (procfs before
+             * Linux 5.19): a read decides. */
             if (count == 0 && (transfer->buffer = malloc(BUFFER)) == NULL) {
                 return -1;
             }
@@ -142,8 +142,8 @@ copy_bytes(struct transfer *transfer, off_t offset, off_t end)
     return offset;
 }
 
-/* Find the next run of data at or after `*start` and before `*stop`. Answers 1, 0 where only a hole
- * is left, or -1. A file system that does not tell holes has one run, up to `*stop`. */
+/* Find the next run of data at or after `*start` and before `*stop`. Returns 1, 0 where only a hole
+ * is left, or -1. Without support for SEEK_DATA there is one run, up to `*stop`. */
 static int
 find_data(struct copyup *copy, off_t *start, off_t *stop)
 {
@@ -155,7 +155,7 @@ find_data(struct copyup *copy, off_t *start, off_t *stop)
         }
         return errno == EINVAL || errno == EOPNOTSUPP || errno == ENOSYS ? 1 : -1;
     }
-    if (data >= *stop) { /* the file grew meanwhile */
+    if (data >= *stop) { /* the file grew */
         return 0;
     }
     COPYUP_CALL(copy, hole, lseek(copy->src, data, SEEK_HOLE));
@@ -169,7 +169,7 @@ find_data(struct copyup *copy, off_t *start, off_t *stop)
     return 1;
 }
 
-/* Copy what is data of the first `size` bytes. Answers the length to give the copy, or -1. */
+/* Copy the runs of data in the first `size` bytes. Returns the length of the copy, or -1. */
 static off_t
 copy_runs(struct transfer *transfer, off_t size)
 {
@@ -194,7 +194,7 @@ clone(struct copyup *copy)
     int result;
     COPYUP_CALL(copy, result, ioctl(copy->dst, FICLONE, copy->src));
     if (result == 0) {
-        copy->way = COPYUP_CLONE;
+        copy->method = COPYUP_CLONE;
     }
     return result;
 }
@@ -211,12 +211,12 @@ copyup_data(struct copyup *copy)
         if (clone(copy) == 0) {
             return 0;
         }
-        if (!way_is_closed(errno)) {
+        if (!is_unsupported(errno)) {
             return -1;
         }
         length = copy_runs(&transfer, copy->source.st_size);
     } else {
-        /* Empty, or of a kind whose length nobody knows before it was read, as in procfs. */
+        /* Empty, or without a length in stat(2), as in procfs. */
         transfer.buffer = malloc(BUFFER);
         length = transfer.buffer ? copy_bytes(&transfer, 0, INT64_MAX) : -1;
     }

@@ -1,9 +1,8 @@
-/* Copy-up's metadata: owner, xattrs with ACLs and file capabilities, mode, times.
+/* The metadata of a copy-up: owner, xattrs with ACLs and file capabilities, mode, times.
  *
- * The order is what keeps them all: chown(2) drops capabilities and the set-user-ID bit, so it
- * comes first; an ACL changes the mode and the mode changes the ACL's mask, and as the source's
- * agree, so do the copy's once both are set; times come last, since nothing after them moves mtime.
- */
+ * The order preserves them all. chown(2) drops capabilities and the set-user-ID bit, so it comes
+ * first. An ACL changes the mode, and the mode changes the ACL's mask; the source's agree, so the
+ * copy's agree once both are set. Times come last, since the other steps change them. */
 #include "copyup.h"
 
 #include <endian.h>
@@ -27,8 +26,8 @@
  * Linux 6.18 USER_NS_INIT_INO in linux/nsfs.h. */
 #define INITIAL_USER_NAMESPACE 0xEFFFFFFDU
 
-/* An inode by its descriptor. Where that is O_PATH, the calls on descriptors refuse it and those
- * on paths are given its link in /proc, which leads to the inode itself, even to a symlink. */
+/* An inode by its descriptor. Calls on descriptors refuse one that is O_PATH, so calls on paths use
+ * its link in /proc, which leads to the inode itself, also of a symlink. */
 struct inode {
     int fd;
     bool by_path;
@@ -105,8 +104,8 @@ is_skipped(const struct copyup *copy, const char *name)
            !begins_with_any(name, copy->keep, copy->keep_count);
 }
 
-/* Whether we hold CAP_SYS_ADMIN over the initial user namespace, as who writes trusted.* must, and
- * security.* as a rule. */
+/* Whether the process has CAP_SYS_ADMIN over the initial user namespace, which writing trusted.*
+ * needs, and security.* as a rule. */
 static bool
 is_privileged(void)
 {
@@ -120,13 +119,13 @@ is_privileged(void)
            (sets[CAP_TO_INDEX(CAP_SYS_ADMIN)].effective & CAP_TO_MASK(CAP_SYS_ADMIN)) != 0;
 }
 
-/* Whether an xattr that could not be read or written, for this errno, may stay behind. As
- * ovl_copy_xattr in the kernel's overlayfs: one that the file system lacks may, unless it guards
- * the file. So may what a user namespace can never write, ACLs for users whom it does not know, and
- * file capabilities of another user namespace, which it cannot even read (EOVERFLOW; see
- * cap_inode_getsecurity in the kernel). */
+/* Whether the copy may lack an xattr that could not be read or written, for this errno. As in
+ * ovl_copy_xattr of the kernel's overlayfs, it may where the file system does not support the
+ * xattr, unless the xattr restricts access. A user namespace may also lack what it can never write:
+ * ACLs with ids outside of it, and file capabilities of another user namespace, which it cannot
+ * even read (EOVERFLOW; see cap_inode_getsecurity in the kernel). */
 static bool
-may_stay_behind(const char *name, int error)
+may_be_dropped(const char *name, int error)
 {
     bool is_security = begins_with(name, "security.");
     switch (error) {
@@ -142,9 +141,9 @@ may_stay_behind(const char *name, int error)
     }
 }
 
-/* The permissions for a file that loses its access ACL, such that nobody gains by it: with the ACL
- * the mode's group bits are its mask, not what the owning group may do, and who is named in it
- * falls back to the group's or the others' part. Layout: linux/posix_acl_xattr.h. */
+/* The mode of a file that loses its access ACL, so that no user gains access. With an ACL, the
+ * mode's group bits are the mask, not the rights of the owning group; without it, a user or group
+ * named in the ACL has the rights of the group or of others. Layout: linux/posix_acl_xattr.h. */
 static mode_t
 mode_without_acl(mode_t mode, const char *acl, size_t size)
 {
@@ -170,7 +169,8 @@ mode_without_acl(mode_t mode, const char *acl, size_t size)
     return (mode & ~(mode_t)077) | group << 3 | other;
 }
 
-/* Copy one xattr through the buffer `value`. `*mode` shrinks when an access ACL stays behind. */
+/* Copy one xattr through the buffer `value`. `*mode` loses bits if the copy lacks the access ACL.
+ */
 static int
 copy_xattr(struct copyup *copy, const struct inode *src, const struct inode *dst, const char *name,
            char *value, mode_t *mode)
@@ -178,13 +178,13 @@ copy_xattr(struct copyup *copy, const struct inode *src, const struct inode *dst
     ssize_t size;
     COPYUP_CALL(copy, size, get_xattr(src, name, value, XATTR_SIZE_MAX));
     if (size < 0) {
-        /* Removed since it was listed, or listed to those who may not read it. */
-        return errno == ENODATA || may_stay_behind(name, errno) ? 0 : -1;
+        /* Removed after it was listed, or listed to a user that may not read it. */
+        return errno == ENODATA || may_be_dropped(name, errno) ? 0 : -1;
     }
     int result;
     COPYUP_CALL(copy, result, set_xattr(dst, name, value, (size_t)size));
     if (result < 0) {
-        if (!may_stay_behind(name, errno)) {
+        if (!may_be_dropped(name, errno)) {
             return -1;
         }
         if (strcmp(name, ACL_ACCESS) == 0) {
@@ -197,7 +197,7 @@ copy_xattr(struct copyup *copy, const struct inode *src, const struct inode *dst
 static int
 copy_xattrs(struct copyup *copy, const struct inode *src, const struct inode *dst, mode_t *mode)
 {
-    /* The kernel's limits for a list and a value: neither can outgrow its room meanwhile. */
+    /* The kernel's limits for a list and for a value. */
     struct {
         char names[XATTR_LIST_MAX];
         char value[XATTR_SIZE_MAX];
@@ -240,7 +240,7 @@ copyup_metadata(struct copyup *copy)
     if (copy_xattrs(copy, &src, &dst, &mode) < 0) {
         return -1;
     }
-    if (!S_ISLNK(copy->source.st_mode)) { /* a symlink has no mode of its own */
+    if (!S_ISLNK(copy->source.st_mode)) { /* a symlink has no mode */
         COPYUP_CALL(copy, result, change_mode(&dst, mode));
         if (result < 0) {
             return -1;

@@ -13,8 +13,8 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
-/* Younger than the headers of Debian 11 (Linux 5.10, glibc 2.31), or kept by sys/mount.h, which
- * some versions of glibc do not let live beside linux/mount.h. */
+/* Missing from the headers of Debian 11 (Linux 5.10, glibc 2.31), or in sys/mount.h, which
+ * conflicts with linux/mount.h in some versions of glibc. */
 #ifndef MNT_DETACH
 #define MNT_DETACH 2
 #endif
@@ -102,7 +102,7 @@ int
 native_path_from(PyObject *given, void *address)
 {
     native_path *path = address;
-    if (given == NULL) { /* a later argument was refused */
+    if (given == NULL) { /* a later argument was rejected */
         native_path_release(path);
         return 0;
     }

@@ -1,8 +1,7 @@
-/* What the files of overlaykit._native share: arguments, errors, and how a call is made.
+/* Shared by the files of overlaykit._native: arguments, errors, calls with EINTR retried.
  *
- * Nothing here or in the C files keeps state outside the module object, but for session.c, so a
- * fork or a second interpreter finds nothing to repair.
- */
+ * Only session.c keeps state outside the module object, so a fork or a second interpreter has
+ * nothing to repair. */
 #ifndef OVERLAYKIT_NATIVE_H
 #define OVERLAYKIT_NATIVE_H
 
@@ -12,20 +11,19 @@
 
 #define NATIVE_STAT_FIELDS 16
 
-/* The generation of an entry of a listing that is to be no more than a name (session.c); a node's
- * is 0. */
+/* The generation of a listing's entry without a nodeid (session.c); that of a node is 0. */
 #define NAME_ONLY 1
 
-/* The types made or found when the module is, found again through PyModule_GetState. */
+/* The state of the module: the types that calls return. */
 typedef struct {
     PyTypeObject *statx;
     PyTypeObject *file_handle;
-    PyTypeObject *stat_result; /* os.stat_result, and where its fields lie (absent.c) */
+    PyTypeObject *stat_result; /* os.stat_result, and the positions of its fields (absent.c) */
     Py_ssize_t stat_at[NATIVE_STAT_FIELDS];
 } native_state;
 
-/* A path as the caller gave it (borrowed from the arguments, for the error) and as the kernel
- * takes it. `name` is NULL where the caller gave None. */
+/* A path as the argument (borrowed, for the error) and as bytes for the kernel. `name` is NULL for
+ * None. */
 typedef struct {
     PyObject *given;
     PyObject *encoded;
@@ -40,16 +38,16 @@ int native_uint64_from(PyObject *given, void *value);
 
 void native_path_release(native_path *path);
 
-/* Set OSError from errno, naming up to two paths (each may be NULL), unless a signal handler
- * has raised already. Returns NULL. */
+/* Set OSError from errno with up to two paths (each may be NULL), unless a signal handler raised.
+ * Returns NULL. */
 PyObject *native_raise(const native_path *path, const native_path *second);
 
-/* One int of nanoseconds, which beyond the year 2262 needs more than 64 bits. NULL with an
+/* An int of nanoseconds; after the year 2262 it needs more than 64 bits. Returns NULL with an
  * exception set. */
 PyObject *native_nanoseconds(long long seconds, long nanoseconds);
 
-/* Make the system call with the GIL released; after EINTR run Python's signal handlers and, unless
- * one raised, make it again (PEP 475). */
+/* Make the system call with the GIL released. After EINTR run Python's signal handlers and, unless
+ * one raises, repeat it (PEP 475). */
 #define NATIVE_CALL(result, call)                                                                  \
     do {                                                                                           \
         Py_BEGIN_ALLOW_THREADS;                                                                    \
@@ -57,7 +55,7 @@ PyObject *native_nanoseconds(long long seconds, long nanoseconds);
         Py_END_ALLOW_THREADS;                                                                      \
     } while ((result) < 0 && errno == EINTR && PyErr_CheckSignals() == 0)
 
-/* An entry of a method table for a function that takes keywords. */
+/* An entry of a method table, for a function with keywords. */
 #define NATIVE_METHOD(name, signature, summary)                                                    \
     {#name, (PyCFunction)(void (*)(void))py_##name, METH_VARARGS | METH_KEYWORDS,                  \
      #name signature "\n--\n\n" summary}
@@ -67,10 +65,10 @@ extern PyMethodDef native_copyup_methods[];
 extern PyMethodDef native_session_methods[];
 extern PyMethodDef native_absent_methods[];
 
-/* Make the types that system calls answer with. Returns 0, or -1 with an exception set. */
+/* Make the types that system calls return. Returns 0, or -1 with an exception set. */
 int native_syscalls_init(PyObject *module, native_state *state);
 
-/* Find the type that stat_or_none answers with. Returns 0, or -1 with an exception set. */
+/* Find the type that stat_or_none returns. Returns 0, or -1 with an exception set. */
 int native_absent_init(native_state *state);
 
 #endif

@@ -1,31 +1,29 @@
-/* Functions of libfuse as pyfuse3 finds them: ours, which let the kernel open directories without
- * asking, truncate files only in a request of its own, and wait for direct writes.
+/* Adapts the libfuse session that pyfuse3 makes: symbols of libfuse, interposed in front of its
+ * own.
  *
- * An OPENDIR that is answered with ENOSYS is the last one: from then on the kernel opens and closes
- * directories by itself and keeps what it has read of them (fs/fuse/dir.c: no_opendir; Linux 5.1).
- * But pyfuse3 cannot answer so: its readdir handler is told a file handle, never the node, and the
- * handle is 0 then. So the node is put in its place on the way from libfuse to pyfuse3, once the
- * symbols here lie in front of libfuse's own.
+ * OPENDIR: answered with ENOSYS once. From then on the kernel opens and closes directories without
+ * a request and caches their content (fs/fuse/dir.c: no_opendir; Linux 5.1). The file handle of a
+ * READDIRPLUS is then 0, and pyfuse3 gives its handler no nodeid; so the nodeid takes the handle's
+ * place on the way from libfuse to pyfuse3.
  *
- * With FUSE_ATOMIC_O_TRUNC, which libfuse asks for by itself, opening truncates here and then once
- * more in the kernel alone (fs/fuse/dir.c: fuse_do_setattr, ATTR_OPEN): what another program wrote
- * between the two is on the disk, but not in the kernel's cache, and comes to light at the next
- * mount.
+ * FUSE_ATOMIC_O_TRUNC: off, though libfuse asks for it. With it an open truncates here, and a
+ * second time in the kernel alone (fs/fuse/dir.c: fuse_do_setattr, ATTR_OPEN). What another program
+ * writes between the two is on the disk and missing from the kernel's cache until the next mount.
  *
- * With FUSE_ASYNC_DIO, which libfuse asks for by itself too, pages read during an asynchronous
+ * FUSE_ASYNC_DIO: off, though libfuse asks for it. With it, pages read during an asynchronous
  * direct write stay in the kernel's cache with the old bytes (mm/filemap.c:
  * generic_file_direct_write).
  *
- * With FUSE_SETXATTR_EXT a SETXATTR says whether setting an ACL clears the set-group-ID bit; the
- * kernel alone knows the caller's groups. libfuse before 3.17 knows nothing of it, and pyfuse3
- * passes no such flag on: so it travels as the request's umask, which a SETXATTR has none of.
+ * FUSE_SETXATTR_EXT: a SETXATTR says whether setting an ACL clears the set-group-ID bit; only the
+ * kernel knows the caller's groups. libfuse before 3.17 does not know the flag, and pyfuse3 does
+ * not pass it on. So it travels as the request's umask, which a SETXATTR has no other use for.
  *
- * And an entry of a listing may be no more than a name with its inode number, of which the kernel
- * is to remember nothing (fs/fuse/readdir.c: no nodeid): pyfuse3 knows one number for both. Such an
- * entry says so by its generation; its number is 0 where even that cannot be had, and then becomes
- * one that readdir(3) does not take for a deleted file's.
+ * READDIRPLUS: an entry may be a name with its inode number alone, of which the kernel makes no
+ * dentry (fs/fuse/readdir.c: no nodeid). pyfuse3 has one number for nodeid and inode number, so the
+ * generation NAME_ONLY marks such an entry. An inode number of 0 becomes one that readdir(3) does
+ * not take for a deleted file's.
  *
- * There is one session in a process, so what is kept of it is static.
+ * A process has one session, so its state is static.
  */
 #include "native.h"
 
@@ -44,63 +42,65 @@ struct libfuse_version;
 
 #define UNKNOWN_INODE 0xffffffff /* as libfuse's own FUSE_UNKNOWN_INO */
 
-typedef void (*directory_read)(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
-typedef void (*directory_sync)(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
-typedef void (*attribute_set)(fuse_req_t, fuse_ino_t, const char *, const char *, size_t, int);
-typedef struct fuse_ctx *(*context_of)(fuse_req_t); /* const to others, but the request's own */
-typedef int (*reply_with_error)(fuse_req_t, int);
-typedef void (*initialize)(void *, struct fuse_conn_info *);
+typedef void (*readdirplus_fn)(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
+typedef void (*fsyncdir_fn)(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
+typedef void (*setxattr_fn)(fuse_req_t, fuse_ino_t, const char *, const char *, size_t, int);
+/* libfuse's header has a const result; the request owns it. */
+typedef struct fuse_ctx *(*req_ctx_fn)(fuse_req_t);
+typedef int (*reply_err_fn)(fuse_req_t, int);
+typedef void (*init_fn)(void *, struct fuse_conn_info *);
 
 static struct {
     int wanted;
     int in_use;
-    directory_read readdirplus;
-    directory_sync fsyncdir;
-    attribute_set setxattr;
+    readdirplus_fn readdirplus;
+    fsyncdir_fn fsyncdir;
+    setxattr_fn setxattr;
     int setxattr_is_extended;
-    initialize init;
-    context_of req_ctx;
-    reply_with_error reply_err;
+    init_fn init;
+    req_ctx_fn req_ctx;
+    reply_err_fn reply_err;
 } session;
 
 static void
-init_without_unwanted(void *userdata, struct fuse_conn_info *connection)
+init_without_unwanted_flags(void *userdata, struct fuse_conn_info *connection)
 {
     session.init(userdata, connection);
     connection->want &= ~(unsigned)(FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_ASYNC_DIO);
 }
 
 static void
-refuse_opendir(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *file)
+refuse_opendir(fuse_req_t request, fuse_ino_t nodeid, struct fuse_file_info *file)
 {
-    (void)node;
+    (void)nodeid;
     (void)file;
     session.reply_err(request, ENOSYS);
 }
 
 static void
-readdirplus_of_node(fuse_req_t request, fuse_ino_t node, size_t size, off_t offset,
-                    struct fuse_file_info *file)
+readdirplus_by_nodeid(fuse_req_t request, fuse_ino_t nodeid, size_t size, off_t offset,
+                      struct fuse_file_info *file)
 {
-    struct fuse_file_info named = *file;
+    struct fuse_file_info with_nodeid = *file;
 
-    named.fh = node;
-    session.readdirplus(request, node, size, offset, &named);
+    with_nodeid.fh = nodeid;
+    session.readdirplus(request, nodeid, size, offset, &with_nodeid);
 }
 
 static void
-fsyncdir_of_node(fuse_req_t request, fuse_ino_t node, int only_data, struct fuse_file_info *file)
+fsyncdir_by_nodeid(fuse_req_t request, fuse_ino_t nodeid, int only_data,
+                   struct fuse_file_info *file)
 {
-    struct fuse_file_info named = *file;
+    struct fuse_file_info with_nodeid = *file;
 
-    named.fh = node;
-    session.fsyncdir(request, node, only_data, &named);
+    with_nodeid.fh = nodeid;
+    session.fsyncdir(request, nodeid, only_data, &with_nodeid);
 }
 
-/* libfuse takes the request for a short one (FUSE_COMPAT_SETXATTR_IN_SIZE): its name is the fields
- * that follow then. */
+/* libfuse reads the request as a short one (FUSE_COMPAT_SETXATTR_IN_SIZE): `name` begins with the
+ * further fields. */
 static void
-setxattr_with_flags(fuse_req_t request, fuse_ino_t node, const char *name, const char *value,
+setxattr_with_flags(fuse_req_t request, fuse_ino_t nodeid, const char *name, const char *value,
                     size_t size, int flags)
 {
     if (session.setxattr_is_extended) {
@@ -113,13 +113,13 @@ setxattr_with_flags(fuse_req_t request, fuse_ino_t node, const char *name, const
         if (in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID)
             session.req_ctx(request)->umask = S_ISGID;
     }
-    session.setxattr(request, node, name, value, size, flags);
+    session.setxattr(request, nodeid, name, value, size, flags);
 }
 
-/* A function of the libfuse that is loaded already, not ours of the same name; NULL if there is
+/* A function of the loaded libfuse, not the one of the same name here. Returns NULL if there is
  * none. */
 static void *
-of_libfuse(const char *name)
+libfuse_function(const char *name)
 {
     static const char *const libraries[] = {"libfuse3.so.4", "libfuse3.so.3"};
 
@@ -134,14 +134,14 @@ of_libfuse(const char *name)
     return NULL;
 }
 
-/* The operations as libfuse shall have them. */
+/* The operations for libfuse: `ours`, or `given` where the session cannot be adapted. */
 static const struct fuse_lowlevel_ops *
-adapted(const struct fuse_lowlevel_ops *given, size_t size, struct fuse_lowlevel_ops *ours)
+adapt_operations(const struct fuse_lowlevel_ops *given, size_t size, struct fuse_lowlevel_ops *ours)
 {
     size_t needed = offsetof(struct fuse_lowlevel_ops, readdirplus) + sizeof(given->readdirplus);
 
-    session.reply_err = (reply_with_error)of_libfuse("fuse_reply_err");
-    session.req_ctx = (context_of)of_libfuse("fuse_req_ctx");
+    session.reply_err = (reply_err_fn)libfuse_function("fuse_reply_err");
+    session.req_ctx = (req_ctx_fn)libfuse_function("fuse_req_ctx");
     if (!session.wanted || size < needed || given->init == NULL || given->readdirplus == NULL ||
         given->fsyncdir == NULL || given->setxattr == NULL || session.reply_err == NULL ||
         session.req_ctx == NULL)
@@ -153,10 +153,10 @@ adapted(const struct fuse_lowlevel_ops *given, size_t size, struct fuse_lowlevel
     session.setxattr = given->setxattr;
     session.init = given->init;
     ours->setxattr = setxattr_with_flags;
-    ours->init = init_without_unwanted;
+    ours->init = init_without_unwanted_flags;
     ours->opendir = refuse_opendir;
-    ours->readdirplus = readdirplus_of_node;
-    ours->fsyncdir = fsyncdir_of_node;
+    ours->readdirplus = readdirplus_by_nodeid;
+    ours->fsyncdir = fsyncdir_by_nodeid;
     session.in_use = 1;
     return ours;
 }
@@ -167,20 +167,20 @@ struct fuse_session *fuse_session_new_versioned(struct fuse_args *args,
                                                 const struct fuse_lowlevel_ops *given, size_t size,
                                                 struct libfuse_version *version, void *userdata);
 
-/* Both take the operations over by copying them (libfuse: lib/fuse_lowlevel.c). The first is the
- * symbol of libfuse before 3.17, the second what its header makes of that name since. */
+/* Both copy the operations (libfuse: lib/fuse_lowlevel.c). The first is the symbol of libfuse
+ * before 3.17, the second that of later ones. */
 __attribute__((visibility("default"))) struct fuse_session *
 fuse_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *given, size_t size,
                  void *userdata)
 {
     struct fuse_lowlevel_ops ours;
     struct fuse_session *(*next)(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t,
-                                 void *) = of_libfuse("fuse_session_new");
+                                 void *) = libfuse_function("fuse_session_new");
     const struct fuse_lowlevel_ops *ops;
 
     if (next == NULL)
         return NULL;
-    ops = adapted(given, size, &ours);
+    ops = adapt_operations(given, size, &ours);
     return next(args, ops, ops == &ours ? sizeof(ours) : size, userdata);
 }
 
@@ -191,20 +191,19 @@ fuse_session_new_versioned(struct fuse_args *args, const struct fuse_lowlevel_op
     struct fuse_lowlevel_ops ours;
     struct fuse_session *(*next)(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t,
                                  struct libfuse_version *, void *) =
-        of_libfuse("fuse_session_new_versioned");
+        libfuse_function("fuse_session_new_versioned");
     const struct fuse_lowlevel_ops *ops;
 
     if (next == NULL)
         return NULL;
-    ops = adapted(given, size, &ours);
+    ops = adapt_operations(given, size, &ours);
     return next(args, ops, ops == &ours ? sizeof(ours) : size, version, userdata);
 }
 
 int fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer);
 
-/* A request may be gone before it is read, with whoever asked; pyfuse3 knows EINTR as the answer
- * that means "wait again", and takes EAGAIN, which a descriptor that does not block answers then,
- * for a failure. */
+/* A non-blocking descriptor answers EAGAIN where the request is gone before it is read. pyfuse3
+ * takes EAGAIN for a failure, and waits again after EINTR. */
 __attribute__((visibility("default"))) int
 fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer)
 {
@@ -212,7 +211,7 @@ fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer)
     int result;
 
     if (next == NULL)
-        next = of_libfuse("fuse_session_receive_buf");
+        next = libfuse_function("fuse_session_receive_buf");
     result = next(se, buffer);
     return result == -EAGAIN ? -EINTR : result;
 }
@@ -229,7 +228,7 @@ fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size, const char
     struct fuse_entry_param named;
 
     if (next == NULL)
-        next = of_libfuse("fuse_add_direntry_plus");
+        next = libfuse_function("fuse_add_direntry_plus");
     if (entry->generation == NAME_ONLY) {
         named = *entry;
         named.ino = named.generation = 0;
@@ -241,11 +240,11 @@ fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size, const char
 }
 
 static PyObject *
-py_name_directories(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+py_adapt_session(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     Dl_info own;
 
-    /* Put our symbols in front of those of libraries that are loaded later. */
+    /* Symbols here then precede those of libraries loaded later. */
     if (dladdr(&session, &own) == 0 || own.dli_fname == NULL ||
         dlopen(own.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL) == NULL) {
         PyErr_SetString(PyExc_OSError, "the extension cannot be found among the libraries");
@@ -256,26 +255,26 @@ py_name_directories(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 }
 
 static PyObject *
-py_adapts_session(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+py_is_session_adapted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     return PyBool_FromLong(session.in_use);
 }
 
 static PyObject *
-py_expect_setxattr_flags(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+py_enable_setxattr_ext(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     session.setxattr_is_extended = session.in_use;
     Py_RETURN_NONE;
 }
 
 PyMethodDef native_session_methods[] = {
-    {"adapts_session", py_adapts_session, METH_NOARGS,
-     "adapts_session($module, /)\n--\n\nWhether pyfuse3's session was adapted."},
-    {"name_directories", py_name_directories, METH_NOARGS,
-     "name_directories($module, /)\n--\n\n"
-     "Have a session of pyfuse3, imported later, name open directories by their node."},
-    {"expect_setxattr_flags", py_expect_setxattr_flags, METH_NOARGS,
-     "expect_setxattr_flags($module, /)\n--\n\n"
-     "Read SETXATTR requests as extended ones: FUSE_SETXATTR_EXT was agreed on."},
+    {"is_session_adapted", py_is_session_adapted, METH_NOARGS,
+     "is_session_adapted($module, /)\n--\n\nWhether pyfuse3's session was adapted."},
+    {"adapt_session", py_adapt_session, METH_NOARGS,
+     "adapt_session($module, /)\n--\n\n"
+     "Adapt the session of pyfuse3, which is imported later: a directory's handle is its nodeid."},
+    {"enable_setxattr_ext", py_enable_setxattr_ext, METH_NOARGS,
+     "enable_setxattr_ext($module, /)\n--\n\n"
+     "Read SETXATTR requests as extended ones, after FUSE_SETXATTR_EXT is negotiated."},
     {NULL, NULL, 0, NULL},
 };

@@ -1,9 +1,8 @@
-/* System calls that Python 3.11 lacks: thin, each under the kernel's own name.
+/* System calls that Python 3.11 lacks, each under the kernel's name.
  *
- * A wrapper parses its arguments, makes the call, and turns errno into OSError; it decides nothing.
- * Calls that glibc 2.31 does not wrap, and those whose declarations in sys/mount.h clash with
- * linux/mount.h, go through syscall(2).
- */
+ * A wrapper parses its arguments, makes the call, and turns errno into OSError. Calls that
+ * glibc 2.31 does not wrap, and those whose declarations in sys/mount.h conflict with
+ * linux/mount.h, go through syscall(2). */
 #include "native.h"
 
 #include <dirent.h>
@@ -23,7 +22,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-/* Younger than Linux 5.10's headers; the number is the same on every architecture but alpha. */
+/* Missing from the headers of Linux 5.10. The number is the same on all architectures but alpha. */
 #ifndef SYS_mount_setattr
 #define SYS_mount_setattr 442
 #endif
@@ -129,15 +128,15 @@ static PyStructSequence_Field statx_fields[] = {
     {"btime_ns", "creation, nanoseconds since the epoch"},
     {"ctime_ns", "last change of the inode, nanoseconds since the epoch"},
     {"mtime_ns", "last change of the content, nanoseconds since the epoch"},
-    {"rdev", "which device a device file stands for"},
+    {"rdev", "the device that a device file represents"},
     {"dev", "the device that holds the file"},
-    {"mnt_id", "the mount it was reached by"},
+    {"mnt_id", "the mount of the path"},
     {NULL, NULL},
 };
 
 static PyStructSequence_Desc statx_desc = {
     .name = "overlaykit._native.Statx",
-    .doc = "What statx(2) fills in.",
+    .doc = "The result of statx(2).",
     .fields = statx_fields,
     .n_in_sequence = sizeof(statx_fields) / sizeof(statx_fields[0]) - 1,
 };
@@ -199,7 +198,7 @@ py_statx(PyObject *module, PyObject *args, PyObject *kwargs)
     return answer;
 }
 
-/* Split an int of nanoseconds, or None, as utimensat(2) wants it. Converter for "O&". */
+/* Convert an int of nanoseconds or None for utimensat(2). Converter for "O&". */
 static int
 timespec_from(PyObject *given, void *address)
 {
@@ -240,15 +239,15 @@ py_utimensat(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 }
 
 static PyStructSequence_Field file_handle_fields[] = {
-    {"type", "how the file system reads the bytes"},
-    {"handle", "the file system's own name of the inode"},
-    {"mount_id", "the mount it was reached by"},
+    {"type", "the type of the handle's bytes"},
+    {"handle", "the file system's identifier of the inode"},
+    {"mount_id", "the mount of the path"},
     {NULL, NULL},
 };
 
 static PyStructSequence_Desc file_handle_desc = {
     .name = "overlaykit._native.FileHandle",
-    .doc = "What name_to_handle_at(2) fills in.",
+    .doc = "The result of name_to_handle_at(2).",
     .fields = file_handle_fields,
     .n_in_sequence = sizeof(file_handle_fields) / sizeof(file_handle_fields[0]) - 1,
 };
@@ -324,7 +323,7 @@ py_open_by_handle_at(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwar
     return int_or_raise(fd, NULL);
 }
 
-/* The names in a buffer that getdents64(2) filled, but for "." and "..". */
+/* Append the entries in a buffer of getdents64(2), without "." and "..". */
 static int
 append_entries(PyObject *list, const char *buffer, size_t size)
 {
@@ -366,7 +365,7 @@ py_getdents64(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     }
     long size;
     PyObject *list = NULL;
-    /* Of what was read, "." and ".." may be all: an empty answer means the end. */
+    /* "." and ".." may be all that was read, and an empty list means the end. */
     do {
         Py_CLEAR(list);
         NATIVE_CALL(size, syscall(SYS_getdents64, fd, buffer, count));
@@ -398,7 +397,7 @@ py_fstatfs(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     if (result < 0) {
         return native_raise(NULL, NULL);
     }
-    return PyLong_FromUnsignedLong((uint32_t)st.f_type); /* signed, where a word has 32 bits */
+    return PyLong_FromUnsignedLong((uint32_t)st.f_type); /* signed on 32-bit machines */
 }
 
 /* ---- mounts --------------------------------------------------------------------------------- */
@@ -678,8 +677,8 @@ py_capset(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     return none_or_raise(result, NULL, NULL);
 }
 
-/* The strings of a list of bytes, ended by NULL, as execve(2) takes them; they stay the list's own.
- * NULL with an exception set. */
+/* The strings of a list of bytes, ended by NULL, for execve(2); the list owns them. Returns NULL
+ * with an exception set. */
 static char **
 strings_of(PyObject *list)
 {
@@ -711,7 +710,7 @@ py_execve(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     PyObject *answer = NULL;
     char **argv = strings_of(arguments);
     char **envp = argv == NULL ? NULL : strings_of(environment);
-    if (envp != NULL) { /* with the GIL, so that no other thread changes the lists meanwhile */
+    if (envp != NULL) { /* the GIL is held: no other thread changes the lists */
         execve(path.name, argv, envp);
         answer = native_raise(&path, NULL);
     }
@@ -723,22 +722,22 @@ py_execve(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 
 PyMethodDef native_syscall_methods[] = {
     NATIVE_METHOD(openat2, "($module, /, dirfd, path, flags, mode=0, resolve=0)",
-                  "openat2(2): open a file, saying how its path may be resolved."),
+                  "openat2(2): open a file, with limits on how its path is resolved."),
     NATIVE_METHOD(renameat2, "($module, /, olddirfd, oldpath, newdirfd, newpath, flags=0)",
                   "renameat2(2): rename, exchange, or rename and leave a whiteout."),
     NATIVE_METHOD(statx, "($module, /, dirfd, path, flags, mask)",
-                  "statx(2): what an inode is, as a Statx."),
+                  "statx(2): the attributes of an inode, as a Statx."),
     NATIVE_METHOD(utimensat, "($module, /, dirfd, path, atime_ns, mtime_ns, flags=0)",
-                  "utimensat(2): set times in nanoseconds; None leaves one as it is."),
-    NATIVE_METHOD(name_to_handle_at, "($module, /, dirfd, path, flags=0)",
-                  "name_to_handle_at(2): the file system's own name of an inode, as a FileHandle."),
+                  "utimensat(2): set times in nanoseconds; None keeps one."),
+    NATIVE_METHOD(
+        name_to_handle_at, "($module, /, dirfd, path, flags=0)",
+        "name_to_handle_at(2): the file system's identifier of an inode, as a FileHandle."),
     NATIVE_METHOD(open_by_handle_at, "($module, /, mount_fd, handle_type, handle, flags)",
-                  "open_by_handle_at(2): a descriptor of the inode that a FileHandle names."),
+                  "open_by_handle_at(2): a descriptor of the inode of a FileHandle."),
     NATIVE_METHOD(getdents64, "($module, /, fd, count)",
                   "getdents64(2): the next entries of an open directory."),
-    NATIVE_METHOD(
-        fstatfs, "($module, /, fd)",
-        "fstatfs(2), only f_type, which os.fstatvfs leaves out: which file system it is."),
+    NATIVE_METHOD(fstatfs, "($module, /, fd)",
+                  "fstatfs(2): f_type, the kind of the file system, which os.fstatvfs lacks."),
     NATIVE_METHOD(open_tree, "($module, /, dirfd, path, flags)",
                   "open_tree(2): a descriptor of a mount, or of a private clone of it."),
     NATIVE_METHOD(move_mount, "($module, /, from_dirfd, from_path, to_dirfd, to_path, flags)",
@@ -750,7 +749,7 @@ PyMethodDef native_syscall_methods[] = {
     NATIVE_METHOD(fsopen, "($module, /, fstype, flags)",
                   "fsopen(2): begin to configure a file system."),
     NATIVE_METHOD(fsconfig, "($module, /, fd, command, key, value, aux=0)",
-                  "fsconfig(2): configure it; the kernel's messages can be read from fd."),
+                  "fsconfig(2): configure it; fd then reads as the kernel's messages."),
     NATIVE_METHOD(fsmount, "($module, /, fd, flags, attr_flags)",
                   "fsmount(2): a descriptor of a new, unattached mount of it."),
     NATIVE_METHOD(mount, "($module, /, source, target, fstype, flags, data=None)",
@@ -760,13 +759,14 @@ PyMethodDef native_syscall_methods[] = {
                   "pivot_root(2): change the root of the mount namespace."),
     NATIVE_METHOD(unshare, "($module, /, flags)", "unshare(2): enter new namespaces."),
     NATIVE_METHOD(setns, "($module, /, fd, nstype)",
-                  "setns(2): enter a namespace, or several of a process given by a pidfd."),
+                  "setns(2): enter a namespace, or several of the process of a pidfd."),
     NATIVE_METHOD(close_range, "($module, /, first, last, flags)",
                   "close_range(2): close descriptors first to last, or mark them close-on-exec."),
     NATIVE_METHOD(prctl, "($module, /, option, arg2=0, arg3=0, arg4=0, arg5=0)",
                   "prctl(2): change how the kernel treats this process."),
-    NATIVE_METHOD(signalfd, "($module, /, mask)",
-                  "signalfd(2): a descriptor that is readable while a signal of the mask waits."),
+    NATIVE_METHOD(
+        signalfd, "($module, /, mask)",
+        "signalfd(2): a descriptor that is readable while a signal of the mask is pending."),
     NATIVE_METHOD(capset, "($module, /, effective, permitted, inheritable)",
                   "capset(2): set this thread's capabilities, masks of 1 << CAP_*."),
     NATIVE_METHOD(execve, "($module, /, path, argv, envp)",

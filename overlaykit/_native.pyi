@@ -1,10 +1,10 @@
-"""Copy-up and the system calls that Python 3.11 lacks, each under the kernel's own name.
+"""Copy-up and the system calls that Python 3.11 lacks, each under the kernel's name.
 
-Every function raises `OSError` with the call's errno (and the path as its filename where it takes
-one; `mount` names its target), retries EINTR after running Python's signal handlers, releases the
-GIL around the system call, and takes paths as bytes, str or os.PathLike. Descriptors it returns are
-close-on-exec. Source of each contract: the man page of the same name in section 2; for the mount
-calls linux/mount.h.
+Source of each contract: the man page of the same name in section 2; for the mount calls, linux/mount.h. Each function
+releases the GIL around the call, and after EINTR runs Python's signal handlers and repeats it. A path is bytes, str or
+os.PathLike. A returned descriptor is close-on-exec.
+
+Raises: OSError with the call's errno, and with the path as its filename (of `mount`, the target).
 """
 
 import os
@@ -54,7 +54,7 @@ OPEN_TREE_CLONE: Final[int]
 UMOUNT_NOFOLLOW: Final[int]
 
 NAME_ONLY: Final[int]
-"""The generation of an entry of a listing of which the kernel is to learn no more than name, kind and inode number."""
+"""The generation of a listing's entry without a nodeid: name, kind and inode number alone, no dentry."""
 
 PR_CAPBSET_DROP: Final[int]
 PR_CAP_AMBIENT: Final[int]
@@ -79,7 +79,7 @@ STATX_MNT_ID: Final[int]
 
 @final
 class Statx:
-    """What statx(2) fills in: a named tuple. `mask` says which fields hold.
+    """The result of statx(2), a named tuple. `mask` has the bits of the fields that are valid.
 
     Times are nanoseconds since the epoch; `size` and `blksize` are bytes, `blocks` units of 512.
     """
@@ -105,7 +105,7 @@ class Statx:
 
 @final
 class FileHandle:
-    """What name_to_handle_at(2) fills in: the file system's own name of an inode, a named tuple."""
+    """The result of name_to_handle_at(2), a named tuple: the file system's identifier of an inode."""
 
     type: Final[int]
     handle: Final[bytes]
@@ -117,27 +117,27 @@ def renameat2(
 ) -> None: ...
 def statx(dirfd: int, path: _Path, flags: int, mask: int) -> Statx: ...
 def stat_or_none(dirfd: int, name: _Path) -> os.stat_result | None:
-    """As os.stat(name, dir_fd=dirfd, follow_symlinks=False), but None where nothing is there (ENOENT)."""
+    """os.stat(name, dir_fd=dirfd, follow_symlinks=False), or None where the name does not exist (ENOENT)."""
 
 def xattr_or_none(path: _Path | int, name: bytes, follow_symlinks: bool = True) -> bytes | None:
-    """As os.getxattr, but None where there is no such attribute (ENODATA), or none at all (EOPNOTSUPP)."""
+    """os.getxattr, or None without the attribute (ENODATA) or without support for any (EOPNOTSUPP)."""
 
 def utimensat(
     dirfd: int, path: _Path, atime_ns: int | None, mtime_ns: int | None, flags: int = 0
 ) -> None:
-    """Set times in nanoseconds since the epoch; None leaves one as it is (UTIME_OMIT)."""
+    """Set times in nanoseconds since the epoch; None keeps one (UTIME_OMIT)."""
 
 def name_to_handle_at(dirfd: int, path: _Path, flags: int = 0) -> FileHandle: ...
 def open_by_handle_at(mount_fd: int, handle_type: int, handle: bytes, flags: int) -> int: ...
 def getdents64(fd: int, count: int) -> list[tuple[bytes, int, int]]:
-    """getdents64(2): the next entries of an open directory, as many as `count` bytes hold; none at its end.
+    """The next entries of an open directory, as many as fit into `count` bytes, without `.` and `..`.
 
-    Each is its name, the S_IFMT bits of its kind (0 where the file system does not say) and its inode number. `.` and
-    `..` are left out. Raises OSError: EINVAL if `count` is too small for a name, EBADF for an O_PATH descriptor.
+    Returns: name, S_IFMT bits of the kind (0 where the file system has none) and inode number of each; none at the end.
+    Raises: OSError: EINVAL if `count` is too small for a name, EBADF for an O_PATH descriptor.
     """
 
 def fstatfs(fd: int) -> int:
-    """fstatfs(2): only f_type, which os.fstatvfs leaves out: which file system it is (include/uapi/linux/magic.h)."""
+    """The kind of the file system: f_type (include/uapi/linux/magic.h), which os.fstatvfs lacks."""
 
 def open_tree(dirfd: int, path: _Path, flags: int) -> int: ...
 def move_mount(
@@ -154,7 +154,7 @@ def mount_setattr(
 ) -> None: ...
 def fsopen(fstype: str, flags: int) -> int: ...
 def fsconfig(fd: int, command: int, key: str | None, value: _Path | None, aux: int = 0) -> None:
-    """Configure what fsopen(2) began; after a failure `fd` reads as the kernel's own words."""
+    """Configure the file system of fsopen(2). After a failure, `fd` reads as the kernel's messages."""
 
 def fsmount(fd: int, flags: int, attr_flags: int) -> int: ...
 def mount(
@@ -171,18 +171,18 @@ def pivot_root(new_root: _Path, put_old: _Path) -> None: ...
 def close_range(first: int, last: int, flags: int) -> None: ...
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int: ...
 def signalfd(mask: int) -> int:
-    """A close-on-exec, non-blocking descriptor, readable while a signal N of the mask of bits 1 << (N - 1) waits.
+    """A close-on-exec, non-blocking descriptor, readable while a signal N of the mask (bits 1 << (N - 1)) is pending.
 
-    Only those that the thread which polls it has blocked wait (signalfd(2)).
+    Requires: the polling thread blocks these signals.
     """
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:
-    """Set this thread's capability sets, each a mask of bits 1 << CAP_*."""
+    """Set the capability sets of this thread, masks of bits 1 << CAP_*."""
 
 def execve(path: _Path, argv: list[bytes], envp: list[bytes]) -> NoReturn:
-    """Execute a program; unlike os.execve's, entries of the environment may repeat a name, or have none.
+    """Execute a program. Unlike in os.execve, entries of the environment may repeat a name, or have none.
 
-    Raises ValueError for an entry with a NUL in it.
+    Raises: ValueError for an entry with a NUL in it.
     """
 
 def copy_up(
@@ -197,50 +197,47 @@ def copy_up(
     skip_xattrs: tuple[bytes, ...] = (),
     keep_xattrs: tuple[bytes, ...] = (),
 ) -> Literal["clone", "copy_file_range", "read_write", "none"]:
-    """Make the empty inode `dst` what the inode `src` is; say how the bytes travelled.
+    """Copy the inode `src` to the empty inode `dst`.
 
-    Data (of regular files, unless `data` is false): FICLONE, else copy_file_range(2), else read and
-    write, each from where the one before gave up, and the worst that was needed is the answer.
-    Holes stay holes (SEEK_DATA, SEEK_HOLE) and the length is the source's to the byte, also where
-    stat(2) does not know it (procfs). "none": there were no bytes to move.
+    Data, of regular files, unless `data` is false: by FICLONE, else copy_file_range(2), else read and write. Each
+    method continues where the one before failed. Holes stay holes (SEEK_DATA, SEEK_HOLE). The length is exact, also
+    where stat(2) has none (procfs).
 
-    Then, unless `metadata` is false, the owner (`uid`, `gid`; -1: the source's own), the xattrs
-    with ACLs and file capabilities (but no name that begins with one of `skip_xattrs`, unless it
-    begins with one of `keep_xattrs`), the mode (not of a symlink), and the times of access and
-    change to the nanosecond.
+    Metadata, unless `metadata` is false: the owner (`uid`, `gid`; -1: the source's), the xattrs with ACLs and file
+    capabilities, the mode (not of a symlink), and the times of access and change to the nanosecond. A name that
+    begins with one of `skip_xattrs` is left out, unless it begins with one of `keep_xattrs`.
 
-    As in the kernel's overlayfs, an xattr that dst's file system does not support stays behind,
-    unless it is an ACL or security.*, which then raise EOPNOTSUPP. Without CAP_SYS_ADMIN over the
-    initial user namespace, so do security.* and trusted.* that the kernel withholds (EPERM, and
-    EOVERFLOW for file capabilities of another user namespace), and ACLs that name an id
-    which the user namespace lacks (EINVAL). Where that is the access ACL, the mode loses bits until
-    nobody may do more with the copy than with the source.
-
-    `dst` is new: empty, without xattrs or ACLs of its own, not open for appending, and writable by
-    its mode. Either descriptor may be O_PATH where no data is copied (this needs /proc). The
-    offsets of both mean nothing afterwards.
+    As in the kernel's overlayfs, the copy lacks an xattr that its file system does not support, unless that is an ACL
+    or security.*: then EOPNOTSUPP. Without CAP_SYS_ADMIN over the initial user namespace, the copy also lacks
+    security.* and trusted.* that the kernel withholds (EPERM, and EOVERFLOW for file capabilities of another user
+    namespace), and ACLs with an id outside the user namespace (EINVAL). If that is the access ACL, the mode loses
+    bits, so that no user has more access to the copy than to the source.
 
     In the main thread, Python signal handlers run between chunks of at most 8 MiB.
 
-    Raises OSError: ENOSPC, EDQUOT, EIO and the like as the kernel gave them. After a failure `dst`
-    is half made: the caller drops it.
+    Requires: `dst` has no data, xattrs or ACLs, is not open for appending, and its mode lets it be written. Where no
+    data is copied, either descriptor may be O_PATH (this needs /proc).
+    Ensures: nothing about the offsets of the two; after a failure, nothing about `dst`.
+    Returns: the last method that the data needed, "none" without data.
+    Raises: OSError: ENOSPC, EDQUOT, EIO and others of the kernel.
     """
 
-def adapts_session() -> bool:
-    """Whether pyfuse3's session was adapted; its descriptor may then be one that does not block."""
+def is_session_adapted() -> bool:
+    """Whether the session of pyfuse3 is adapted. Its descriptor may then be non-blocking."""
 
-def expect_setxattr_flags() -> None:
-    """Read SETXATTR requests as extended ones, once FUSE_SETXATTR_EXT was agreed on in an adapted session.
+def enable_setxattr_ext() -> None:
+    """Read SETXATTR requests as extended ones, after FUSE_SETXATTR_EXT is negotiated in an adapted session.
 
-    The umask of such a request's context holds the bits of the mode that setting an ACL clears: S_ISGID or none
+    The umask of the request's context then holds the mode bits that setting an ACL clears: S_ISGID or none
     (FUSE_SETXATTR_ACL_KILL_SGID; linux/fuse.h; Linux 5.13).
     """
 
-def name_directories() -> None:
-    """Have pyfuse3, imported later, be told a directory's node as the handle of every open directory.
+def adapt_session() -> None:
+    """Adapt the session of pyfuse3, which is imported later: a directory's handle is its nodeid.
 
-    OPENDIR is then refused with ENOSYS, once for the whole session: from there on the kernel opens and closes
-    directories without asking, and keeps what it has read of them until they change (fs/fuse/dir.c: no_opendir; Linux
-    5.1). Where libfuse cannot be reached so, pyfuse3 is asked as ever. Raises OSError if the extension itself is not
-    found among the libraries.
+    OPENDIR is answered with ENOSYS, once in the session. From then on the kernel opens and closes directories without a
+    request, and caches their content until they change (fs/fuse/dir.c: no_opendir; Linux 5.1). If the functions of
+    libfuse are not found, the session stays as pyfuse3 makes it.
+
+    Raises: OSError if the extension is not found among the loaded libraries.
     """

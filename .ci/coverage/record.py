@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import importlib.machinery
 import importlib.util
 import marshal
@@ -86,6 +87,7 @@ class Recorder:
         """Raises: OSError without the directory."""
         self.arcs: dict[str, set[int]] = {}
         self._directory = directory
+        self._wrapped = False
         self._identity = _identity(directory)
         with open(os.path.join(directory, "window"), "r+b") as file:
             number = int.from_bytes(os.urandom(2), "little") % WINDOWS
@@ -99,10 +101,12 @@ class Recorder:
 
     def save_before_native_execve(self) -> None:
         native = sys.modules.get("overlaykit._native")
-        if native is not None and not hasattr(native, "_saves") and hasattr(native, "execve"):
-            vars(native).update(_saves=True, execve=self._saving(native.execve))
+        if native is not None and not self._wrapped and hasattr(native, "execve"):
+            self._wrapped = True
+            vars(native)["execve"] = self._saving(native.execve)
 
     def _saving(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             with contextlib.suppress(Exception):
                 self._save()

@@ -83,12 +83,12 @@ _WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS | _SETXATTR_EXT | _NO_EXPORT_SUPPO
 def interpose_libfuse() -> None:
     """Put the symbols of native/session.c in front of libfuse's. Requires: pyfuse3 is not imported yet."""
     assert "pyfuse3" not in sys.modules
-    _native.name_directories()
+    _native.adapt_session()
 
 
 def is_libfuse_interposed() -> bool:
     """Whether the session went through the interposed symbols: libfuse may be linked so that it does not."""
-    return _native.adapts_session()
+    return _native.is_session_adapted()
 
 
 def mark_name_only(entry: EntryAttributes) -> EntryAttributes:
@@ -132,7 +132,7 @@ class Handshake:
         if len(reply) >= _OUT_HEADER.size + _INIT_OUT.size:
             flags = _agree(reply, offered)
             if flags & _SETXATTR_EXT:
-                _native.expect_setxattr_flags()
+                _native.enable_setxattr_ext()
         os.write(self._device, reply)
         os.dup2(self._device, self.fd, inheritable=False)
         os.close(self._device)
