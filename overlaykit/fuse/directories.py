@@ -1,7 +1,7 @@
-"""The directories of a mount, opened by the process that asks for it and handed over to the daemon.
+"""The directories of a mount, which the parent opens and hands over to the daemon.
 
-The daemon resolves no path of its starter's: relative paths, /proc/self and process substitution mean the starter, and
-a name may lead elsewhere a moment later. The path goes along to be shown.
+The daemon resolves no path of its parent: relative paths, /proc/self and process substitution depend on the process,
+and a name may lead elsewhere later. Messages show the path.
 """
 
 from __future__ import annotations
@@ -34,15 +34,12 @@ class WorkUnusable(Error):
 
 
 def open_directory(path: str) -> int:
-    """An O_PATH descriptor of the directory that `path` leads to for this process.
-
-    Raises OSError (ENOTDIR and the like).
-    """
+    """Open a directory (O_PATH). Raises OSError: ENOTDIR and the like."""
     return os.open(path, _DIRECTORY)
 
 
 def absolute(path: str) -> str:
-    """The path from the root; as it is if the working directory was deleted."""
+    """The path from the root; unchanged if the working directory is deleted."""
     try:
         return os.path.abspath(path)
     except FileNotFoundError:
@@ -50,7 +47,7 @@ def absolute(path: str) -> str:
 
 
 def lies_in_deleted_directory(path: str) -> bool:
-    """Whether a path is relative to a working directory that was deleted."""
+    """Whether a path is relative to a deleted working directory."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -59,12 +56,12 @@ def lies_in_deleted_directory(path: str) -> bool:
 
 
 def real_path(fd: int) -> str:
-    """Where the kernel says that a descriptor leads; ends with " (deleted)" if it has no name any more (proc(5))."""
+    """The kernel's path of a descriptor; ends with " (deleted)" if it has none any more (proc(5))."""
     return os.readlink(f"/proc/self/fd/{fd}")
 
 
 def shown_path(path: str, fd: int) -> str:
-    """A path by which another process finds the directory `fd`, which `path` led to; `path` where there is none."""
+    """A path by which other processes find the directory `fd`, which `path` led to; `path` if there is none."""
     name, real = absolute(path), real_path(fd)
     for candidate in (name, real):
         try:
@@ -82,7 +79,7 @@ def shown_path(path: str, fd: int) -> str:
 
 
 def lasting_path(path: str) -> str:
-    """As `shown_path`, of a directory that may not be there yet."""
+    """As `shown_path`, for a directory that may not exist yet."""
     try:
         fd = open_directory(path)
     except OSError:
@@ -94,50 +91,50 @@ def lasting_path(path: str) -> str:
 
 
 class Directories:
-    """Directories by the path that stands for them in a spec. Owns the descriptors that were handed over."""
+    """The directories that were handed over, by the paths that name them in a spec. Owns the descriptors."""
 
     def __init__(self) -> None:
         self._by_path: dict[str, int] = {}
 
     def add(self, path: str, fd: int) -> None:
-        """Take over the descriptor of a directory that a starter has opened."""
+        """Take over the descriptor of a directory that the parent has opened."""
         if path in self._by_path:
             os.close(fd)
         else:
             self._by_path[path] = fd
 
     def open(self, path: str) -> int:
-        """A descriptor of its own (O_PATH). A path that was not handed over is this process's own. Raises OSError."""
+        """A new O_PATH descriptor. Resolves a path that was not handed over. Raises OSError."""
         given = self._by_path.get(path)
         return open_directory(path) if given is None else os.dup(given)
 
     def close(self) -> None:
-        """Close all that were handed over."""
+        """Close all descriptors."""
         while self._by_path:
             os.close(self._by_path.popitem()[1])
 
 
 @dataclass(frozen=True, slots=True)
 class Subtree:
-    """Which file system a directory lies on, and where in it, whatever is mounted where."""
+    """A directory by its file system and its path in that, independent of mounts."""
 
     device: int
     path: str
 
     def contains(self, other: Subtree) -> bool:
-        """Whether the other is this one or lies below it."""
+        """Whether `other` is this directory or lies below it."""
         is_below = other.path == self.path or mountinfo.below(other.path, self.path)
         return self.device == other.device and is_below
 
 
 class MountTable:
-    """Where directories lie, by the mounts of this mount namespace at one moment."""
+    """The mounts of this mount namespace at one moment, to find where directories lie."""
 
     def __init__(self) -> None:
         self._mounts = {mount.id: mount for mount in mountinfo.current()}
 
     def find(self, fd: int) -> Subtree | None:
-        """Where a directory lies; None if its mount is none of this mount namespace."""
+        """Where a directory lies; None if its mount is not in this mount namespace."""
         mount = self._mounts.get(_identity(fd)[0])
         path = real_path(fd)
         if mount is None or not (
@@ -148,14 +145,14 @@ class MountTable:
         return Subtree(mount.device, os.path.normpath(os.path.join(mount.root, below)))
 
     def contains(self, outer: int, inner: int) -> bool:
-        """Whether the directory `inner` is `outer` or lies below it, also where mounts hide that from the names."""
-        if _is_on_the_way_up(outer, inner):
+        """Whether the directory `inner` is `outer` or lies below it, even if mounts hide that from paths."""
+        if _is_ancestor(outer, inner):
             return True
         above, below = self.find(outer), self.find(inner)
         return above is not None and below is not None and above.contains(below)
 
 
-def _is_on_the_way_up(outer: int, inner: int) -> bool:
+def _is_ancestor(outer: int, inner: int) -> bool:
     wanted = os.fstat(outer)
     current = os.dup(inner)
     try:
@@ -167,7 +164,8 @@ def _is_on_the_way_up(outer: int, inner: int) -> bool:
             if is_root:
                 return False
         return True
-    except PermissionError:  # the names are left
+    except PermissionError:
+        # The paths remain.
         return mountinfo.below(real_path(inner), real_path(outer))
     finally:
         os.close(current)

@@ -12,7 +12,7 @@ from overlaykit.health import Check
 
 
 def checks() -> list[Check]:
-    """What a machine needs for this room."""
+    """The FUSE device, and fusermount3 where it is needed."""
     try:
         os.close(open_device())
         device = Check(name="FUSE device", ok=True, detail=f"{DEVICE} opens", fix="")

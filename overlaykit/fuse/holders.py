@@ -1,7 +1,7 @@
-"""Which processes keep a mount alive: users of its files, and members of other mount namespaces that have it mounted.
+"""The processes that hold a mount: users of its files, and members of other mount namespaces that have it mounted.
 
-A mount is known by the device number of its superblock. Nothing here sends it a request (AT_STATX_DONT_SYNC, statx(2)),
-so a daemon that does not answer delays nothing. What this user may not see is left out (proc(5): ptrace access).
+A mount is identified by its st_dev. No function here sends a request to its daemon, which may not answer
+(AT_STATX_DONT_SYNC, statx(2)). Processes that this user may not inspect are left out (proc(5): ptrace access).
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 _AT_STATX_DONT_SYNC: Final = 0x4000  # include/uapi/linux/fcntl.h
 _MOST_NAMED: Final = 5
+"""Processes in one message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process. `uses`: it has files of the mount open, mapped, or as a directory; else its mount namespace has it."""
+    """A process that has files of the mount open, mapped, or as a directory (`uses`), or in its mount namespace."""
 
     pid: int
     command: str
@@ -30,25 +31,26 @@ class Holder:
 
 
 def device_of(path: str) -> int:
-    """st_dev of what is at `path`, found without a request to its file system."""
+    """The st_dev of a path, without a request to its file system."""
     return _native.statx(_native.AT_FDCWD, path, _AT_STATX_DONT_SYNC, 0).dev
 
 
 def mount_id_of(path: str) -> int:
-    """The mount id of what is at `path`, found without a request to its file system."""
+    """The mount id of a path, without a request to its file system."""
     flags = _AT_STATX_DONT_SYNC
     return _native.statx(_native.AT_FDCWD, path, flags, _native.STATX_MNT_ID).mnt_id
 
 
 def find(device: int, *, besides: int = 0) -> list[Holder]:
-    """The processes that hold the mount of this device, but for this one and `besides`."""
+    """The processes that hold the mount of a device, without this one and `besides`."""
     here = {mount.id for mount in mountinfo.current() if mount.device == device}
     elsewhere: dict[str, bool] = {}
     found = []
     for pid in processes():
         if pid in (os.getpid(), besides):
             continue
-        with contextlib.suppress(OSError):  # it has ended
+        # The process has ended.
+        with contextlib.suppress(OSError):
             if is_user(pid, device):
                 found.append(Holder(pid, _command(pid), uses=True))
                 continue
@@ -62,7 +64,7 @@ def find(device: int, *, besides: int = 0) -> list[Holder]:
 
 
 def paths(pid: int, device: int) -> list[str]:
-    """Paths by which this process reaches a mount in the mount namespace of another. Raises OSError."""
+    """The paths of a mount in the mount namespace of process `pid`, as this process reaches them. Raises OSError."""
     return [
         f"/proc/{pid}/root{one.mountpoint}"
         for one in mountinfo.of_process(pid)
@@ -71,19 +73,20 @@ def paths(pid: int, device: int) -> list[str]:
 
 
 def another_with(mount_id: int) -> int:
-    """A pidfd of another process whose mount namespace has this very mount, the lowest pid first; -1 if there is none.
+    """A pidfd of the other process with the lowest pid whose mount namespace has this mount; -1 if there is none.
 
-    Looked for twice: a process may fork and end while the numbers are read.
+    Searches twice: a process may fork and end during the search.
     """
     for pid in (*processes(), *processes()):
-        with contextlib.suppress(OSError):  # it has ended
+        # The process has ended.
+        with contextlib.suppress(OSError):
             if pid != os.getpid() and any(one.id == mount_id for one in mountinfo.of_process(pid)):
                 return os.pidfd_open(pid)
     return -1
 
 
 def describe(holders: Sequence[Holder]) -> str:
-    """The processes in a few words, users first."""
+    """The processes for a message, users first."""
     if not holders:
         return "processes that this user cannot see"
     ordered = sorted(holders, key=lambda one: (not one.uses, one.pid))
@@ -116,7 +119,7 @@ def _links(pid: int) -> Iterator[str]:
 
 
 def _namespace(pid: int) -> str:
-    """A key for the mount namespace of a process: its own number where that may not be seen."""
+    """A key for the mount namespace of a process: the pid if the namespace may not be seen."""
     try:
         return os.readlink(f"/proc/{pid}/ns/mnt")
     except PermissionError:

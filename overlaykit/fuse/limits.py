@@ -1,7 +1,7 @@
-"""The daemon's own limits: those of the shell that mounts are not meant for the programs that use the mount.
+"""The resource limits of the daemon, raised beyond those of the shell that starts it.
 
-The daemon opens, writes and allocates for every program, so its limits bind all of them. The processor affinity stays:
-an administrator sets it for whole sessions to keep processors free. So does the control group (cgroups(7)).
+The daemon opens, writes and allocates for all programs that use the mount, so its limits bind them all. CPU affinity
+and control group (cgroups(7)) stay: an administrator sets them for a whole session.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ _BINDING: Final = (
     resource.RLIMIT_NPROC,
     resource.RLIMIT_STACK,
 )
-"""Those that can end the daemon or fail a request, but for RLIMIT_NOFILE."""
+"""Limits that can end the daemon or fail a request; RLIMIT_NOFILE is apart."""
 
-_TOLD: Final = {
+_NOTES: Final = {
     resource.RLIMIT_FSIZE: ("no file can be written to beyond {} bytes", "f"),
     resource.RLIMIT_CPU: ("the mount ends after {} seconds of processor time", "t"),
     resource.RLIMIT_AS: ("requests fail where they take more than {} bytes of address space", "v"),
     resource.RLIMIT_DATA: ("requests fail where they take more than {} bytes of memory", "d"),
 }
-"""What a limit means for every program that uses the mount, and its letter for ulimit."""
+"""The effect of a limit on programs that use the mount, and its letter for ulimit."""
 
 _MANY_DESCRIPTORS: Final = 1 << 20
-"""The kernel's own bound unless it is changed (proc_sys_fs(5): nr_open)."""
+"""The kernel's default maximum (proc_sys_fs(5): nr_open)."""
 
-_THREAD_STACK: Final = 8 << 20
-"""Bytes; a thread's stack otherwise has the size of RLIMIT_STACK at the program's start (pthread_create(3))."""
+_THREAD_STACK_BYTES: Final = 8 << 20
+"""The default is RLIMIT_STACK at the program's start (pthread_create(3))."""
 
 _OOM_SCORE: Final = "/proc/self/oom_score_adj"
 
 
 def raise_own() -> None:
-    """Raise every soft limit to the hard one, and the hard ones that bind where this process may (setrlimit(2))."""
-    threading.stack_size(_THREAD_STACK)
+    """Raise all soft limits to the hard ones, and hard limits that bind as far as permitted (setrlimit(2))."""
+    threading.stack_size(_THREAD_STACK_BYTES)
     for name in dir(resource):
         if name.startswith("RLIMIT_"):
             number = getattr(resource, name)
@@ -55,13 +55,13 @@ def raise_own() -> None:
 
 
 def notes(*, writable: bool) -> tuple[str, ...]:
-    """What the hard limits that this process may not raise mean for every program, a line each.
+    """The effects of the hard limits that this process may not raise, a line each.
 
-    `writable`: files of the mount can be written to. RLIMIT_NPROC is not told of: most sessions have one, which no
-    daemon meets. Nor is RLIMIT_NOFILE, which the daemon shares out.
+    `writable`: the mount has an upper. Without RLIMIT_NPROC, which most sessions have and no daemon reaches, and
+    RLIMIT_NOFILE, which the daemon shares out.
     """
     lines = []
-    for number, (meaning, letter) in _TOLD.items():
+    for number, (meaning, letter) in _NOTES.items():
         _, hard = resource.getrlimit(number)
         if hard == resource.RLIM_INFINITY or (number == resource.RLIMIT_FSIZE and not writable):
             continue
@@ -71,7 +71,7 @@ def notes(*, writable: bool) -> tuple[str, ...]:
 
 
 def serve_everyone() -> None:
-    """Give up what makes this process wait or end before the programs that it serves, as far as it may."""
+    """Reset nice value and OOM score, so that the kernel favours no program over the daemon that serves it."""
     with contextlib.suppress(OSError):
         if os.getpriority(os.PRIO_PROCESS, 0) > 0:
             os.setpriority(os.PRIO_PROCESS, 0, 0)
@@ -81,5 +81,6 @@ def serve_everyone() -> None:
 
 
 def _raise_hard(number: int, limit: int) -> None:
-    with contextlib.suppress(OSError, ValueError):  # without CAP_SYS_RESOURCE the hard limit stays
+    # Raising a hard limit requires CAP_SYS_RESOURCE.
+    with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(number, (limit, limit))

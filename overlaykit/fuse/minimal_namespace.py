@@ -17,12 +17,10 @@ if TYPE_CHECKING:
 
 
 def enter_minimal_mount_namespace(target: str, needed: Iterable[str]) -> None:
-    """Move this process into a mount namespace with hardly any mounts.
+    """Move this process into a mount namespace without `target`, and with the mounts that the `needed` paths lie on.
 
-    Not with the mount at `target`: a daemon that sees its own mount may one day wait for itself; a module loaded late
-    is enough, if it lies below. Nor with others, save those on the way to the `needed` paths: a copy keeps a mount
-    alive after it was unmounted on the host, where mounts are private. Unmounting `target` on the host still works.
-    No descriptor of the namespace it leaves is kept: that would keep the mount after the last process there has ended.
+    Unmounting `target` on the host still works. No descriptor of the old namespace is kept: it would keep the mount
+    after the last process there has ended.
     Raises OSError: EPERM without CAP_SYS_ADMIN.
     """
     _native.unshare(_native.CLONE_NEWNS)
@@ -32,20 +30,23 @@ def enter_minimal_mount_namespace(target: str, needed: Iterable[str]) -> None:
 
 
 def _detach_unneeded(needed: Iterable[str]) -> None:
-    """Detach every mount of this namespace, save those on the way to the `needed` paths and below them.
+    """Detach every mount of this namespace that is neither above nor below one of the `needed` paths.
 
-    For a namespace of the caller's own. Mounts locked by a user namespace stay (mount_namespaces(7)).
+    Mounts locked by a user namespace stay (mount_namespaces(7)).
+    Requires: the namespace is private to the caller.
     """
     kept = {os.path.realpath(path) for path in needed}
     tried: set[int] = set()
+    # A detached mount may have covered others: repeat until none is new.
     while unneeded := [
         mount
         for mount in mountinfo.visible(mountinfo.current())
         if mount.id not in tried and not any(_are_in_line(path, mount.mountpoint) for path in kept)
-    ]:  # until nothing comes to light below one that went
+    ]:
         tried.update(mount.id for mount in unneeded)
         for path in mountinfo.outermost(mount.mountpoint for mount in unneeded):
-            with contextlib.suppress(OSError):  # EINVAL: locked
+            # EINVAL: locked.
+            with contextlib.suppress(OSError):
                 _native.umount2(path, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)
 
 

@@ -1,9 +1,7 @@
-"""mount(2) through our own descriptor of /dev/fuse: no setuid helper, and inside an unprivileged user namespace too.
+"""Mount through a descriptor of /dev/fuse, without a setuid helper, also in an unprivileged user namespace.
 
-The mount is made with the new mount API (fsopen(2), fsmount(2); Linux 5.2) and is detached at first: it can be
-attached to a directory, or handed to another process that makes it its root. libfuse takes the descriptor as its
-session when it is given the mountpoint /dev/fd/N. fusermount3 is the fallback for an ordinary user outside any user
-namespace.
+The new mount API (fsopen(2), fsmount(2); Linux 5.2) makes a detached mount: it is attached to a directory, or passed to
+another process that makes it its root. fusermount3 is the fallback for an ordinary user outside any user namespace.
 """
 
 from __future__ import annotations
@@ -60,7 +58,7 @@ class HelperRefused(Error):
 
 
 def open_device() -> int:
-    """A new session with the kernel's FUSE."""
+    """Open /dev/fuse: a new session with the kernel. Raises Error or OSError."""
     try:
         return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -72,9 +70,9 @@ def open_device() -> int:
 
 
 def create(device: int, source: str, flags: MountFlags, *, read_only: bool) -> int:
-    """A detached mount that the session `device` serves.
+    """Make a detached mount that the session `device` serves.
 
-    Raises OSError: EPERM without CAP_SYS_ADMIN, EINVAL for an SELinux context that is none.
+    Raises OSError: EPERM without CAP_SYS_ADMIN, EINVAL for an invalid SELinux context.
     """
     fs = _native.fsopen("fuse", _native.FSOPEN_CLOEXEC)
     try:
@@ -99,10 +97,10 @@ def create(device: int, source: str, flags: MountFlags, *, read_only: bool) -> i
 
 
 def helper_options(source: str, flags: MountFlags, target: str, *, read_only: bool) -> set[str]:
-    """What fusermount3 is to be given for the same mount.
+    """The options of fusermount3 for the same mount.
 
-    It always mounts with nosuid and nodev for an ordinary user, and knows fewer options. Raises Error for one that is
-    not to be had so and that would be missed.
+    For an ordinary user it always adds nosuid and nodev, and it has fewer options.
+    Raises: NotPermitted without fusermount3, TakesRoot for an option that it lacks and whose absence matters.
     """
     if shutil.which(HELPER) is None:
         raise NotPermitted(target)
@@ -120,7 +118,8 @@ def helper_options(source: str, flags: MountFlags, target: str, *, read_only: bo
         "dirsync": flags.dirsync,
         "allow_other": flags.allow_other,
     }
-    escaped = source.replace("\\", "\\\\").replace(",", "\\,")  # for libfuse (lib/fuse_opt.c)
+    # libfuse splits the options at commas (lib/fuse_opt.c).
+    escaped = source.replace("\\", "\\\\").replace(",", "\\,")
     return {f"fsname={escaped}", f"subtype={_SUBTYPE}", "default_permissions", *_chosen(chosen)}
 
 
@@ -146,6 +145,6 @@ def _chosen(flags: dict[str, bool]) -> list[str]:
 
 
 def attach(mount: int, target: int) -> None:
-    """Let a detached mount appear on the directory `target`."""
+    """Attach a detached mount to the directory `target`."""
     flags = _native.MOVE_MOUNT_F_EMPTY_PATH | _native.MOVE_MOUNT_T_EMPTY_PATH
     _native.move_mount(mount, b"", target, b"", flags)

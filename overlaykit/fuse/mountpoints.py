@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from overlaykit.mountinfo import Mount
 
 FILE_SYSTEM_TYPE: Final = "fuse.overlaykit"
-"""As /proc/self/mountinfo shows our mounts."""
+"""The type of overlaykit mounts in /proc/self/mountinfo."""
 
 
 class TargetMissing(Error):
@@ -43,13 +43,12 @@ class NotMounted(Error):
 
 
 def open_target(path: str) -> int:
-    """An O_PATH descriptor of a directory to mount on. Raises Error unless it is one."""
+    """Open a directory to mount on (O_PATH). Raises Error unless it is one."""
     try:
         fd = open_directory(path)
         try:
-            found = os.fstat(
-                fd
-            )  # answered unless the mount there is dead: opening takes no request
+            # Opening sends no request to a mount that is there, fstat(2) does: it fails if that mount is dead.
+            found = os.fstat(fd)
             if not found.st_nlink and real_path(fd).endswith(" (deleted)"):
                 raise TargetDeleted(path, "this directory")
         except BaseException:
@@ -71,10 +70,11 @@ def open_target(path: str) -> int:
 def find(target: str) -> Mount | None:
     """The overlaykit mount at `target` in this mount namespace.
 
-    The last name is looked at only where no mount has it: the daemon of a mount may not answer.
+    Resolves the last name only if no mount has it: the daemon of a mount may not answer.
     """
     if not target:
-        return None  # and not the working directory
+        # abspath would make it the working directory.
+        return None
     directory, name = os.path.split(os.path.abspath(target))
     visible = {
         one.mountpoint: one
@@ -91,5 +91,5 @@ def with_id(number: int) -> Mount | None:
 
 
 def of_device(device: int) -> list[Mount]:
-    """Where the mount of a device can be reached in this mount namespace."""
+    """The visible mounts of a device in this mount namespace."""
     return [one for one in mountinfo.visible(mountinfo.current()) if one.device == device]

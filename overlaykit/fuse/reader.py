@@ -1,7 +1,7 @@
-"""Reading an ordinary user's own files past their modes, without a change to them.
+"""Read an ordinary user's own files past their modes, without changing the modes.
 
-In a user namespace of its own that maps the user and the group to themselves, a process has CAP_DAC_OVERRIDE over the
-files that are both's (capabilities(7), user_namespaces(7)). A child goes there for one reading.
+In a new user namespace that maps the user and the group to themselves, a process has CAP_DAC_OVERRIDE over files of
+both (capabilities(7), user_namespaces(7)). A child enters one for each reading.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LONGEST: Final = 1 << 16
-"""Bytes of an answer."""
+_LONGEST_RESULT: Final = 1 << 16
+"""Bytes."""
 
 
 class Reader:
-    """Implements `overlay.layer.Reader`. Where user namespaces are refused, so is what is asked."""
+    """Implements `overlay.layer.Reader`."""
 
     def run(self, action: Callable[[], T]) -> T:
-        """What `action` returns; it must pickle. Raises OSError: as `action`, EACCES where there is no namespace."""
-        result: T = _ask(action, opens=False)[0]
+        """The result of `action`, pickled on its way. Raises OSError: as `action`; EACCES without user namespaces."""
+        result: T = _run_in_child(action, opens=False)[0]
         return result
 
     def open(self, action: Callable[[], int]) -> int:
-        """The descriptor that `action` opens."""
-        return _ask(action, opens=True)[1]
+        """The descriptor that `action` opens. Raises OSError: as `run`."""
+        return _run_in_child(action, opens=True)[1]
 
 
-def _ask(action: Callable[[], object], *, opens: bool) -> tuple[Any, int]:
+def _run_in_child(action: Callable[[], object], *, opens: bool) -> tuple[Any, int]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, warnings.catch_warnings():
-        # Python 3.12 warns of threads, whose locks a child without any would wait for.
+        # Python 3.12 warns of locks that other threads hold: the child makes only system calls.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
         if child == 0:
-            _answer(action, theirs, opens=opens)
+            _child(action, theirs, opens=opens)
         theirs.close()
         try:
-            raw, descriptors, _, _ = socket.recv_fds(ours, _LONGEST, 1)
+            raw, descriptors, _, _ = socket.recv_fds(ours, _LONGEST_RESULT, 1)
         finally:
             os.waitpid(child, 0)
     if not raw:
@@ -60,8 +60,8 @@ def _ask(action: Callable[[], object], *, opens: bool) -> tuple[Any, int]:
     return result, descriptors[0] if descriptors else -1
 
 
-def _answer(action: Callable[[], object], channel: socket.socket, *, opens: bool) -> NoReturn:
-    """The child's whole life: only system calls, since other threads may have held locks."""
+def _child(action: Callable[[], object], channel: socket.socket, *, opens: bool) -> NoReturn:
+    """Run the child. Only system calls: other threads may hold locks."""
     try:
         _enter_namespace()
         result = action()
@@ -77,7 +77,7 @@ def _answer(action: Callable[[], object], channel: socket.socket, *, opens: bool
 
 
 def _enter_namespace() -> None:
-    """Raises OSError (EACCES) where there is none to be had."""
+    """Raises OSError (EACCES) if user namespaces are refused."""
     uid, gid = os.geteuid(), os.getegid()
     try:
         _native.unshare(_native.CLONE_NEWUSER)

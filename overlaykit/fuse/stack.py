@@ -1,7 +1,7 @@
-"""Opening the layers of a mount, so that nothing can change or block what the daemon reads.
+"""Open the layers of a mount.
 
-Each lower is taken as a private clone of its mount, read-only: then even a daemon gone wrong cannot write into it, and
-a lower that contains the mountpoint does not contain the mount, so the daemon never walks into itself.
+Each lower is a private read-only clone of its mount: the daemon cannot write into it, and a lower that contains the
+mountpoint does not contain the mount, so the daemon never waits for itself.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class TooFewDescriptors(Error):
 
 
 class UpperInUse(Error):
-    """Its second argument is the pid of the daemon that holds it, 0 where that cannot be seen."""
+    """The second argument is the pid of the daemon that has locked it, 0 if that cannot be seen."""
 
     message = (
         "upper {0} is in use by another view or mount: end that one first, or choose another upper"
@@ -100,9 +100,9 @@ class TargetInsideUpper(Error):
 
 
 def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1) -> Filesystem:
-    """The stack of a spec, opened; `target` is the directory to mount on, if there is one.
+    """Open the layers of a spec. `target`: the directory to mount on, or -1.
 
-    Raises Error for what the user can mend, OSError for the rest.
+    Raises: Error if the user can correct it, else OSError.
     """
     with contextlib.ExitStack() as undo:
         mounts = MountTable()
@@ -137,7 +137,8 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
         try:
             filesystem = Filesystem(lowers, upper, work, options)
         except Unfit as error:
-            if spec.target is None:  # a view takes no mount options
+            # A view has no mount options to suggest.
+            if spec.target is None:
                 raise UpperOfViewUnfit(spec.upper, error.strerror) from error
             raise UpperUnfit(spec.upper, error.strerror, error.remedy) from error
         except OSError as error:
@@ -159,7 +160,7 @@ _OVERRIDES: Final = (None, overrides.SECURITY, overrides.CONTAINERS)
 
 
 def _ids(spec: MountSpec, kind: str, given: IdSpec) -> Ids:
-    # The kernel refuses every write to a file with an id that the namespace does not know: squashing is for writing.
+    # The kernel refuses writes to a file whose owner the namespace does not map: such owners are squashed.
     ids = (spec.options.users, spec.options.groups)
     squashes = spec.squash_unmapped or any(one.squash_to is not None for one in ids)
     overflow = privilege.overflow_id(kind)
@@ -217,22 +218,23 @@ def _open_lower(
 
 
 def _is_idmapped(directory: int) -> bool:
-    """Whether a directory lies on a mount that shows owners as others."""
+    """Whether a directory lies on an idmapped mount."""
     number = _native.statx(directory, b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID).mnt_id
     return any(mount.idmapped for mount in mountinfo.current() if mount.id == number)
 
 
 def _clone(directory: int) -> int:
-    """A private clone of the mount that a directory lies on, from there on; -1 where there is none to be had.
+    """Clone the mount that a directory lies on, from that directory down. Returns -1 if it cannot be cloned.
 
-    None is without privileges, where mounts below are locked together by a user namespace, and under seccomp filters.
+    It cannot without privileges, if a user namespace locks mounts below together, and under seccomp filters.
     """
     try:
         return _native.open_tree(directory, b"", _CLONE | _native.AT_EMPTY_PATH)
     except OSError as error:
         if error.errno not in _NO_CLONE:
             raise
-    try:  # EINVAL: opened in another mount namespace; ours has a copy of the mount
+    # EINVAL: it was opened in another mount namespace. This one has a copy of the mount.
+    try:
         clone = _native.open_tree(_native.AT_FDCWD, real_path(directory), _CLONE)
     except OSError:
         return -1
@@ -243,7 +245,7 @@ def _clone(directory: int) -> int:
 
 
 def _open_tree(spec: MountSpec, layer: LayerSpec, directory: int) -> int:
-    """A layer with the mounts below it, attached where only this process sees it, without what is masked."""
+    """Clone a layer with the mounts below it, attach it to the stage, and mask paths in it."""
     assert spec.stage is not None, "only a detached mount has room for a tree of mounts"
     tree = _native.open_tree(directory, b"", _CLONE | _native.AT_EMPTY_PATH | _native.AT_RECURSIVE)
     try:
@@ -263,9 +265,9 @@ def _open_tree(spec: MountSpec, layer: LayerSpec, directory: int) -> int:
 
 
 def _mask(tree: int, path: str) -> None:
-    """Cover a directory by an empty one; what is not there, or is a file, needs none.
+    """Cover a directory by an empty one. Does nothing if it is missing or a file.
 
-    It may be the root of a file system that does not answer: no request goes to it.
+    Sends no request to its file system, which may not answer.
     """
     try:
         fd = _native.openat2(tree, path, _DIRECTORY, 0, BENEATH)
@@ -305,13 +307,13 @@ def _open_writable(directories: Directories, path: str) -> OpenedLayer:
 
 
 def _is_closed_to_its_owner(fd: int) -> bool:
-    """Whether the mode of a directory of ours alone keeps us out: then it was set in a mount, and is no obstacle."""
+    """Whether only the mode of a directory denies access to its owner: a program in a mount may have set it so."""
     st = os.fstat(fd)
     return st.st_uid == os.geteuid() and st.st_mode & stat.S_IRWXU != stat.S_IRWXU
 
 
 def _lock(upper: OpenedLayer) -> int:
-    """Keep other daemons out, as the kernel's overlayfs does, while the descriptor it returns is open."""
+    """Lock the upper against other daemons, as the kernel's overlayfs does, until the returned descriptor is closed."""
     path, flags = f"/proc/self/fd/{upper.fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     try:
         fd = os.open(path, flags)
@@ -327,7 +329,7 @@ def _lock(upper: OpenedLayer) -> int:
 
 
 def _lock_owner(inode: int) -> int:
-    """The process that holds an exclusive flock(2) on a file, by /proc/locks (proc_locks(5)); 0 if none is seen."""
+    """The pid of the process with an exclusive flock(2) on a file, from /proc/locks (proc_locks(5)); 0 if unknown."""
     with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as file:
         for line in file:
             _, kind, _, access, owner, place, *_ = line.split()
@@ -339,24 +341,24 @@ def _lock_owner(inode: int) -> int:
 def _check_writable(
     mounts: MountTable, upper: OpenedLayer, work: OpenedLayer, target_path: str | None, target: int
 ) -> None:
-    """Refuse directories that lie in one another: what goes into one would change, or clear away, another's files."""
+    """Refuse directories that lie in one another: changes in one would change or remove files of the other."""
     if mounts.contains(upper.fd, work.fd) or mounts.contains(work.fd, upper.fd):
         raise UpperAndWorkOverlap(upper.path, work.path)
     for one in (upper, work):
-        # The mount would show in the layer, and the daemon would wait for itself there. On the layer, it does not.
+        # The layer would contain the mount, and the daemon would wait for itself. A mount on the layer itself is fine.
         on_it = target >= 0 and os.path.samestat(os.fstat(target), os.fstat(one.fd))
         if target >= 0 and not on_it and mounts.contains(one.fd, target):
             raise TargetInsideUpper(target_path, one.path)
-    # What a work directory holds is cleared away: it must be nothing but our own, or the kernel's.
+    # The work directory is cleared: it may only hold work of overlaykit or the kernel's overlayfs.
     foreign = sorted(set(os.listdir(f"/proc/self/fd/{work.fd}")) - {"work", "index"})
     if foreign:
         raise WorkNotEmpty(work.path, foreign[0])
 
 
 def _mounted_in(directory: int) -> frozenset[bytes] | None:
-    """In which directories below there are mounts on something, by their names alone: some may not answer.
+    """The directories below that contain mountpoints, from their names: some may not answer.
 
-    None if the names of this mount namespace do not lead there.
+    None if no path of this mount namespace leads to `directory`.
     """
     real = real_path(directory)
     try:

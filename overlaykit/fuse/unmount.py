@@ -1,4 +1,4 @@
-"""Unmounting: at once, lazily, or by ending the connection; a caller that waits for the daemon can be interrupted."""
+"""Unmount: at once, lazily, or by ending the connection. Signals interrupt a caller that waits for the daemon."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from overlaykit.mountinfo import Mount
 
 _HELPER_FAILED: Final = errno.EPERM
-"""The exit status of fusermount3, 1, where an errno is expected."""
-_PATIENCE: Final = 3.0
-"""Seconds."""
-_LAST_DESCRIPTOR: Final = 0xFFFF_FFFF  # ~0U: close_range(2) takes it as "to the end"
+"""The exit status of fusermount3, 1, taken for an errno."""
+
+_PROGRESS_SECONDS: Final = 3.0
+"""How often a caller checks for progress."""
+
+_LAST_DESCRIPTOR: Final = 0xFFFF_FFFF
+"""~0U: no limit for close_range(2)."""
 
 
 class Busy(Error):
@@ -44,10 +47,11 @@ class Unanswered(Error):
 def detach(
     mounted: Mount, *, lazy: bool = False, goes_on: Callable[[], bool] = lambda: False
 ) -> None:
-    """Unmount; what was written is flushed first. If `lazy`, only out of sight: it ends with its last user.
+    """Unmount after flushing all writes. `lazy`: detach it now, and let it end with its last user.
 
-    Signals arrive while it waits: another process makes the system call, in which the kernel waits for the daemon.
-    `goes_on` is asked now and then whether that makes progress. Raises Error: Busy, Covered, Unanswered.
+    A child makes the system call, in which the kernel waits for the daemon, so signals interrupt this process.
+    `goes_on` says from time to time whether the daemon makes progress.
+    Raises Error: Busy, Covered, Unanswered.
     """
     target = mounted.mountpoint
     flags = _native.UMOUNT_NOFOLLOW | (_native.MNT_DETACH if lazy else 0)
@@ -58,7 +62,8 @@ def detach(
     if failed is None:
         raise Unanswered(target)
     if failed in (errno.EINVAL, _HELPER_FAILED) and with_id(mounted.id) is None:
-        return  # another one has unmounted it meanwhile
+        # Another process has unmounted it.
+        return
     if failed in (errno.EBUSY, _HELPER_FAILED):
         inside = [one.mountpoint for one in mountinfo.current() if one.parent == mounted.id]
         if inside:
@@ -74,7 +79,7 @@ def detach(
 
 
 def discard(target: str) -> None:
-    """Take the mount whose daemon has ended out of sight, if it is at `target`."""
+    """Detach the mount at `target`, if there is one. Its daemon has ended."""
     mounted = find(target)
     if mounted is not None:
         with contextlib.suppress(Error, OSError):
@@ -82,15 +87,16 @@ def discard(target: str) -> None:
 
 
 def _in_child(act: Callable[[], object], goes_on: Callable[[], bool]) -> int | None:
-    """Run system calls in a process of their own: 0, or the errno they failed with; None if they make no progress.
+    """Make system calls in a child. Returns 0, the errno that they failed with, or None if there is no progress.
 
-    Then they go on by themselves: a process that waits for a file system cannot be ended.
+    A child without progress stays: a process that waits for a file system cannot be killed.
     """
     child = os.fork()
     if child == 0:
         failed = errno.EIO
         try:
-            _native.close_range(0, _LAST_DESCRIPTOR, 0)  # a reader of our output waits for its end
+            # A process that reads the output of this one waits for the last descriptor to close.
+            _native.close_range(0, _LAST_DESCRIPTOR, 0)
             act()
             failed = 0
         except OSError as error:
@@ -99,7 +105,7 @@ def _in_child(act: Callable[[], object], goes_on: Callable[[], bool]) -> int | N
             os._exit(failed)
     ended = os.pidfd_open(child)
     try:
-        while not readable_within(ended, _PATIENCE):
+        while not readable_within(ended, _PROGRESS_SECONDS):
             if not goes_on():
                 return None
     finally:
@@ -108,32 +114,34 @@ def _in_child(act: Callable[[], object], goes_on: Callable[[], bool]) -> int | N
 
 
 def _run_helper(arguments: list[str]) -> NoReturn:
-    """Become fusermount3. Its exit status is 1 for whatever it is that fails: mostly that the mount is in use."""
+    """Execute fusermount3. Its exit status is 1 for every failure, mostly a mount in use."""
     for _ in range(3):
         os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     os.execlp(HELPER, HELPER, *arguments)
 
 
 def readable_within(descriptor: int, seconds: float) -> bool:
-    """Wait until a descriptor is readable, at most so long."""
+    """Whether a descriptor becomes readable within `seconds`."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(max(0, seconds) * 1000))
 
 
 def abort(device: int) -> None:
-    """End the connection of a mount with its daemon, where fusectl lets this user: its number is the minor device
-    number (Documentation/filesystems/fuse/fuse.rst). Its users get ENOTCONN."""
+    """End the connection of a mount with its daemon, if fusectl permits it. Users of the mount get ENOTCONN.
+
+    The connection's number is the minor device number (Documentation/filesystems/fuse/fuse.rst).
+    """
     path = f"/sys/fs/fuse/connections/{os.minor(device)}/abort"
     with contextlib.suppress(OSError), open(path, "w") as file:
         file.write("1")
 
 
 def detach_when_unused(mount_id: int) -> int:
-    """Start to unmount at once, or, if it is in use, to take it out of sight and let it end with its last user.
+    """Start to unmount; if the mount is in use, detach it, and let it end with its last user.
 
-    Returns the pid of a child that does it: the kernel writes pages back through us while it unmounts. Where its
-    namespace has no process any more, there is nothing to do.
+    Returns the pid of a child that does it: the kernel writes pages back through this process while it unmounts. It
+    does nothing if no process is left in the mount's namespace.
     """
     child = os.fork()
     if child:
@@ -155,10 +163,11 @@ def detach_when_unused(mount_id: int) -> int:
 
 
 def _enter_namespace_of(mount_id: int) -> Mount | None:
-    """Join the mount namespace in which a mount is; the mount as seen there, or None if there is no process in it."""
+    """Join the mount namespace of a mount. Returns the mount there, or None if no process is left in it."""
     candidates: list[int | str] = ["self", *holders.processes()]
     for process in candidates:
-        with contextlib.suppress(OSError):  # it has ended, or may not be looked at
+        # The process has ended, or may not be inspected.
+        with contextlib.suppress(OSError):
             if any(one.id == mount_id for one in mountinfo.of_process(process)):
                 if process != "self":
                     namespace = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -168,7 +177,8 @@ def _enter_namespace_of(mount_id: int) -> Mount | None:
 
 
 def detach_stage(path: str) -> None:
-    """Take the trees of mounts that were attached to a stage apart, so that it is an empty directory again."""
-    with contextlib.suppress(OSError):  # EINVAL: nothing is mounted there
+    """Detach all mounts from the stage at `path`."""
+    # EINVAL: no mount is left.
+    with contextlib.suppress(OSError):
         while True:
             _native.umount2(path, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)
