@@ -1,4 +1,4 @@
-"""What a user gets to see of a run: the table, and the directory with data, plots and a page."""
+"""The reports of a run: the table, and the directory with data, plots and a page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("report")
 
 @pytest.fixture(scope="module", autouse=True)
 def own_matplotlib(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What matplotlib remembers of the machine's fonts goes where pytest clears up."""
+    """Keep matplotlib's font cache in a temporary directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
         yield
@@ -39,7 +39,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Page(HTMLParser):
-    """What is in a page: its words, the ids, what it would fetch, and whether its elements are closed."""
+    """The text, the ids and the external references of a page, and its open elements."""
 
     VOID = frozenset({"meta", "br", "hr", "img", "link"})
 
@@ -89,7 +89,7 @@ def printed(*, terminal: bool, width: int = 100) -> str:
 
 
 def small() -> Report:
-    """One without plots, which take their time."""
+    """A report without plots, which are slow."""
     whole = report()
     names = list(whole.workloads)[:2]
     return msgspec.structs.replace(
@@ -137,7 +137,7 @@ def test_the_table_has_every_workload_its_best_and_its_requests() -> None:
     assert row.split()[-1] == "none"
 
 
-def test_the_table_says_what_was_left_out_and_why() -> None:
+def test_the_table_lists_what_was_left_out_with_the_reason() -> None:
     text = printed(terminal=False, width=250)
     assert "left out: fio/randwrite-direct-8: there is no fio: apt-get install fio" in text
     assert "left out: kernel <overlayfs>: mount needs root; run it as root" in text
@@ -243,7 +243,7 @@ def test_a_full_disk_leaves_the_older_report_and_no_half_of_the_new_one(tmp_path
     ("name", "why"),
     [("missing/report", "there is no directory"), ("file", "Not a directory")],
 )
-def test_an_output_that_cannot_be_is_refused_in_a_line(tmp_path: str, name: str, why: str) -> None:
+def test_an_impossible_output_is_refused_in_a_line(tmp_path: str, name: str, why: str) -> None:
     with open(os.path.join(tmp_path, "file"), "w"):
         pass
     with pytest.raises(OutputUnusable, match=why) as refused:
@@ -251,7 +251,7 @@ def test_an_output_that_cannot_be_is_refused_in_a_line(tmp_path: str, name: str,
     assert "\n" not in str(refused.value)
 
 
-def test_without_matplotlib_the_way_out_is_said(
+def test_without_matplotlib_the_error_names_the_way_out(
     tmp_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -1,4 +1,4 @@
-"""From the command to the page: what is shown is what was found."""
+"""From the command to the page: the report shows the results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..views.user import TestUser
 
 
 @only_as("ordinary user")
-def test_a_run_is_shown_as_it_was_found(user: TestUser) -> None:
+def test_a_report_shows_the_results_of_its_run(user: TestUser) -> None:
     chosen = ["--only", "missing/warm", "--only", "start/end"]
     systems = ["--system", "plain", "--system", "overlaykit"]
     directory = user.path("report")

@@ -1,4 +1,4 @@
-"""How many requests the kernel sends for what programs do, held with a bound: noise of the machine is none of it.
+"""Bounds on the requests of the kernel for the work of programs, independent of load on the machine.
 
 A warm stat, a missing name asked for again, a warm scan and a warm list cost none; neither does a warm read of an open
 file, as `tests/fuse/test_caching` proves.
@@ -33,13 +33,14 @@ BOUNDS: Mapping[str, float] = {
     "read/warm": 3.0,
     "create/small": 7.1,
     "copy-up/small": 7.1,
-    "copy-up/big": 8.0,  # one is for the root, of which nothing has been asked since it was mounted
+    # One request is for the root, the first since the mount.
+    "copy-up/big": 8.0,
     "rename/upper": 4.0,
     "rename/lower": 5.1,
     "unlink/upper": 4.0,
     "unlink/lower": 5.1,
 }
-"""Requests of one operation; what comes once for a directory of a hundred files is a hundredth of it."""
+"""Requests of one operation; one request for a directory of a hundred files counts as a hundredth."""
 
 
 WRITTEN: Mapping[str, int] = {
@@ -48,12 +49,11 @@ WRITTEN: Mapping[str, int] = {
     "rename/lower": 4096 + 2048,
     "copy-up/small": 3 * 4096 + 2048,
 }
-"""Bytes that one operation makes the daemon write, where files have 4 KiB. Its answers are among them, so a page that
-is read before it is written to."""
+"""Bytes that the daemon writes for one operation on files of 4 KiB, replies included, such as a page that is read."""
 
 
 def counted(user: TestUser, name: str) -> tuple[int, Counts]:
-    """The operations of one round of a workload, and what it made the daemon do."""
+    """The operations of one round of a workload, and its counts."""
     workload = next(one for one in workloads(SCALE) if one.name == name)
     context = Context(directory=tempfile.mkdtemp(dir=user.scratch), systems=[Ours()])
     with workload.open(context) as subjects:
@@ -61,7 +61,7 @@ def counted(user: TestUser, name: str) -> tuple[int, Counts]:
         return workload.operations, subjects[0].count()
 
 
-def test_what_a_program_does_costs_no_more_requests_than_it_did(user: TestUser) -> None:
+def test_workloads_keep_to_their_bounds_of_requests(user: TestUser) -> None:
     too_many = {}
     for name, bound in BOUNDS.items():
         operations, (requests, _) = counted(user, name)
@@ -70,7 +70,7 @@ def test_what_a_program_does_costs_no_more_requests_than_it_did(user: TestUser) 
     assert not too_many
 
 
-def test_what_a_program_does_writes_no_more_than_it_must(user: TestUser) -> None:
+def test_workloads_keep_to_their_bounds_of_bytes_written(user: TestUser) -> None:
     too_much = {}
     for name, bound in WRITTEN.items():
         operations, (_, written) = counted(user, name)
@@ -79,7 +79,7 @@ def test_what_a_program_does_writes_no_more_than_it_must(user: TestUser) -> None
     assert not too_much
 
 
-def test_what_the_kernel_knows_costs_no_request(user: TestUser) -> None:
+def test_what_the_kernel_has_cached_costs_no_request(user: TestUser) -> None:
     for name in FREE:
         _, (requests, _) = counted(user, name)
         assert not requests, name

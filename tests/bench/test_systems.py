@@ -1,4 +1,4 @@
-"""Each system under comparison shows what its layers hold, fresh in every round, and is gone without a trace."""
+"""Each system shows its layers, fresh in every round, and cleans up."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..views.fixtures import only_as
 from ..views.user import TestUser
 
 NAMES = ("plain", "kernel", "overlaykit", "fuse-overlayfs", "unionfs-fuse", "mergerfs")
-ONLY_ROOTS = {"kernel", "mergerfs"}
-"""What an ordinary user may not mount: mergerfs comes with a helper of its own, without a setuid bit."""
+ROOT_ONLY = {"kernel", "mergerfs"}
+"""Systems that an ordinary user cannot mount: mergerfs brings a mount helper without a set-user-ID bit."""
 
 FOREGROUND = "fuse-overlayfs -f -o lowerdir={lower},upperdir={upper},workdir={work} {target}"
 DAEMON = 'sh -c \'exec fuse-overlayfs -o "$1" "$2"\' sh lowerdir={lower},upperdir={upper},workdir={work} {target}'
@@ -45,7 +45,7 @@ def read(path: str) -> str:
 
 
 def check(user: TestUser, system: System) -> None:
-    """Twice the same is seen, though the first time it is changed, and the layers stay what they are."""
+    """Check that a second show is fresh after changes in the first, and that the lowers stay unchanged."""
     given = layers(user)
     with system.over(given) as show:
         for _ in range(2):
@@ -68,7 +68,7 @@ def _check_once(show: Show) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_round_finds_the_layers_as_they_are(user: TestUser, name: str) -> None:
     system = named(name)
-    if user.is_root or name not in ONLY_ROOTS:
+    if user.is_root or name not in ROOT_ONLY:
         check(user, system)
     else:
         with pytest.raises(Unfit, match=r"takes root|cannot be mounted"):
@@ -99,7 +99,7 @@ def test_files_that_are_only_read_are_copied_once(user: TestUser) -> None:
             assert os.stat(second.path).st_ino == number
 
 
-def test_a_mount_that_is_in_use_goes_with_those_who_use_it(
+def test_a_busy_mount_is_removed_with_the_processes_that_use_it(
     user: TestUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "TIMEOUT_SECONDS", 0.1)
@@ -119,7 +119,7 @@ def test_a_mount_that_is_in_use_goes_with_those_who_use_it(
         ("false", "cannot be mounted: exit status 1"),
     ],
 )
-def test_who_cannot_be_mounted_is_left_out_with_what_it_said(
+def test_a_system_that_cannot_be_mounted_is_left_out_with_its_message(
     user: TestUser, command: str, why: str
 ) -> None:
     able, left_out = try_out(

@@ -1,4 +1,4 @@
-"""What the benchmark says of views is measured on views: as root and as an ordinary user, with nothing left behind."""
+"""The workloads on views measure views, as root and as an ordinary user, and clean up."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from overlaykit.bench.workload import Context, Unfit, Workload
 from ..views.user import TestUser
 
 EVERYWHERE = {"plain", "overlaykit", "unshare", "bwrap"}
-"""Who can be compared on a machine that is set up for the tests."""
+"""The launchers of a machine that is set up for the tests."""
 
 TINY = 0.001
 
 
 @pytest.fixture(autouse=True)
 def without_podman(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the proofs have installed it, it may lack what it needs, and leaves a process of its own running."""
+    """Leave podman out: it may lack what it needs, and leaves a process running."""
     every = launchers.launchers
     for module in (launchers, start):
         monkeypatch.setattr(
@@ -38,7 +38,7 @@ def without_podman(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(user: TestUser, workload: Workload) -> dict[str, float]:
-    """One round of a workload: the value of each subject that can take part."""
+    """One round of a workload: the value of each subject that can be measured."""
     context = Context(directory=tempfile.mkdtemp(dir=user.scratch), systems=())
     found = {}
     with workload.open(context) as subjects:
@@ -88,7 +88,7 @@ def test_an_interrupt_leaves_no_view_running(user: TestUser) -> None:
         pass
 
 
-def test_the_parts_of_a_view_s_memory_are_of_one_and_the_same_count(user: TestUser) -> None:
+def test_the_parts_of_a_views_memory_are_of_the_same_samples(user: TestUser) -> None:
     samples = memory.MemorySamples(2)
     whole, daemon, cache = (
         measured(user, held)
@@ -105,7 +105,7 @@ def test_the_parts_of_a_view_s_memory_are_of_one_and_the_same_count(user: TestUs
     assert max(whole, key=whole.__getitem__) == "overlaykit"
 
 
-def test_memory_that_a_process_holds_is_counted() -> None:
+def test_the_memory_of_a_process_is_counted() -> None:
     before, _ = memory.proportional(os.getpid())
     with mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE) as held:
         held.write(bytes(b"x" * len(held)))
@@ -128,7 +128,7 @@ def test_a_view_takes_disk_for_what_was_changed_not_for_what_it_shows(user: Test
 
 
 @pytest.mark.parametrize("work", ["hash", "syscall"])
-def test_a_computation_is_charged_inside_as_outside(user: TestUser, work: str) -> None:
+def test_a_computation_is_measured_with_and_without_isolation(user: TestUser, work: str) -> None:
     workload = next(one for one in processor.workloads(0.01) if one.name == f"processor/{work}")
     found = measured(user, workload)
     assert found.keys() >= EVERYWHERE
@@ -136,7 +136,7 @@ def test_a_computation_is_charged_inside_as_outside(user: TestUser, work: str) -
 
 
 @pytest.mark.parametrize("kind", ["requests", "connections"])
-def test_a_published_port_is_asked_beside_one_outside(user: TestUser, kind: str) -> None:
+def test_a_published_port_is_measured_beside_one_of_the_host(user: TestUser, kind: str) -> None:
     workload = next(one for one in ports.workloads(TINY) if one.name == f"ports/{kind}")
     found = measured(user, workload)
     assert found.keys() == {"plain", "overlaykit"}
@@ -144,7 +144,11 @@ def test_a_published_port_is_asked_beside_one_outside(user: TestUser, kind: str)
 
 
 @pytest.mark.parametrize(
-    "ask", [lambda port: client.keep_asking(port, 8, 2), lambda port: client.connect_anew(port, 8)]
+    "ask",
+    [
+        lambda port: client.timed_requests(port, 8, 2),
+        lambda port: client.timed_new_connections(port, 8),
+    ],
 )
 def test_a_server_that_hangs_up_ends_the_measurement(ask: Callable[[int], float]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:

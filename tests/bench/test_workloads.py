@@ -1,4 +1,4 @@
-"""Every workload on files does what it says, on overlaykit as on a plain directory."""
+"""Every workload on files runs on overlaykit and on a plain directory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIKE_OTHERS = (
     *("python/warm", "scan/cold", "width/* 1000", "clients/read [148]"),
     "fio/*",
 )
-"""Patterns of what differs from another workload in little more than a number."""
+"""Patterns of workloads that resemble another one, which the test skips."""
 
 SPARED = ("fio/seqread-cold-direct-8", "fio/randwrite-buffered-1")
 SYSTEMS = ("plain", "overlaykit")

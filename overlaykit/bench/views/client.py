@@ -16,7 +16,7 @@ _HOST: Final = "127.0.0.1"
 _REQUEST: Final = b"GET / HTTP/1.1\r\nHost: view\r\n\r\n"
 
 
-def keep_asking(port: int, requests: int, connections: int) -> float:
+def timed_requests(port: int, requests: int, connections: int) -> float:
     """Send requests over persistent connections, one at a time on each. Returns: seconds.
 
     Raises: OSError if a connection fails or ends, or a response takes longer than TIMEOUT_SECONDS.
@@ -50,7 +50,7 @@ def keep_asking(port: int, requests: int, connections: int) -> float:
             connection.close()
 
 
-def connect_anew(port: int, requests: int) -> float:
+def timed_new_connections(port: int, requests: int) -> float:
     """Send requests one after another, each over a new connection. Returns: seconds. Raises: OSError."""
     began = time.perf_counter()
     for _ in range(requests):

@@ -68,9 +68,9 @@ class Ports:
     ) -> float:
         with serving(interruptible) as port, interruptible():
             if self._kind == "requests":
-                seconds = client.keep_asking(port, self.operations, _CONNECTIONS)
+                seconds = client.timed_requests(port, self.operations, _CONNECTIONS)
             else:
-                seconds = client.connect_anew(port, self.operations)
+                seconds = client.timed_new_connections(port, self.operations)
         return self.operations / seconds
 
 
