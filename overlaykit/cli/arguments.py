@@ -1,4 +1,4 @@
-"""How commands read their arguments: argparse, but a mistake is one line and overlaykit's own exit status."""
+"""The parser of a command's arguments: argparse, but a mistake is one line and overlaykit's own exit status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`overlaykit doctor`: what this machine can do, and the exact fix where it cannot."""
+"""`overlaykit doctor`: what this machine can do, and a fix for what it cannot."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from overlaykit.cli.arguments import Parser
 
 
 def main(arguments: list[str]) -> int:
-    Parser("doctor", "Try what views need, and say how to mend what does not work.").parse_args(
+    Parser("doctor", "Try what views need, and print a fix for what does not work.").parse_args(
         arguments
     )
     from overlaykit.views.doctor import checks

@@ -1,4 +1,4 @@
-"""Signals that ask a program to stop, heeded only where nothing is half made."""
+"""Signals that end the program, but only where no operation is incomplete."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
-    """A context manager in which these signals end the program by SystemExit(128 + N), so that all is cleared away.
+    """A context manager in which these signals raise SystemExit(128 + N), so that everything is cleaned up.
 
-    The first signal N does so inside `allowed`, or else as soon as that is reached; a second one, at once: somebody
-    insists. While the program is ending they change nothing. By handlers rather than a signal mask, which a
-    child would inherit. For the main thread only.
+    The first signal N raises inside `allowed`, or else when `allowed` is reached; a second one raises at once. Later
+    ones are ignored. Handlers do this, not a signal mask, because a child would inherit the mask.
+    Requires: the main thread.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def allowed(self) -> Iterator[None]:
-        """Where the program waits and nothing is half made."""
+        """A block in which a signal may end the program, because no operation is incomplete."""
         self._allowed = True
         try:
             if self._received:
@@ -53,9 +53,9 @@ class Interruption:
             self._allowed = False
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        insisted = self._received != 0
+        is_second = self._received != 0
         self._received = self._received or number
-        if (self._allowed or insisted) and not self._ending:
+        if (self._allowed or is_second) and not self._ending:
             self._end()
 
     def _end(self) -> NoReturn:

@@ -50,13 +50,13 @@ def main(arguments: list[str]) -> int:
         epilog=_SOURCES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add.add_argument("name", metavar="NAME", help="what -l calls it")
+    add.add_argument("name", metavar="NAME", help="a name for -l")
     add.add_argument("source", metavar="SOURCE", help="dir:PATH, tar:PATH or deb:PACKAGES@SUITE")
     add.add_argument(
         "--base",
         metavar="LAYER",
         default="host",
-        help="what .deb packages lie over, which decides what they bring along (default: host)",
+        help="the layer below .deb packages, which decides on their dependencies (default: host)",
     )
     listing = actions.add_parser("ls", help="list the layers")
     listing.add_argument("--json", action="store_true", help="for programs: a list of objects")
@@ -77,15 +77,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _add(store: Store, name: str, source: str, *, base: Layer) -> None:
-    """Add a layer; signals that ask for an end find the store as it was."""
+    """Add a layer; a signal that ends the program leaves the store as it was."""
     try:
         with Interruption() as interruption, interruption.allowed():
             store.add(name, source, base=base)
     except OSError as error:
-        if error.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-        ):  # of whatever file: it was to be copied there
+        # The error may name a source file: its copy found no room.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull(store.root, os.strerror(error.errno)) from error
         raise
 

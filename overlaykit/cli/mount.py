@@ -9,7 +9,7 @@ from overlaykit.cli.arguments import Parser
 
 
 class _Parser(Parser):
-    """Its help ends with the options, which are loaded only for that."""
+    """A parser whose help ends with the mount options, which only the help loads."""
 
     def format_help(self) -> str:
         from overlaykit.views.options.table import Effect, describe
@@ -34,15 +34,15 @@ def main(arguments: list[str]) -> int:
         metavar="OPTIONS",
         action="append",
         required=True,
-        help="separated by commas, see below; several -o add up, and what comes later wins",
+        help="separated by commas, see below; several -o add up, and a later option wins",
     )
     parser.add_argument("--name", help="a name for 'ps' and 'explain' (default: made up)")
     parser.add_argument("target", metavar="TARGET", help="a directory")
     args = parser.parse_args(arguments)
     from overlaykit.views import mount, parse_options
 
-    stack = parse_options(*args.options)
-    for note in stack.notes:
-        output.tell(note)
-    mount(stack, args.target, name=args.name, warn=output.tell)
+    options = parse_options(*args.options)
+    for note in options.notes:
+        output.print_error(note)
+    mount(options, args.target, name=args.name, warn=output.print_error)
     return 0

@@ -1,14 +1,14 @@
-"""`mount.fuse.overlaykit`: what mount(8) runs for `-t fuse.overlaykit` and for a line in fstab.
+"""`mount.fuse.overlaykit`: the program that mount(8) runs for `-t fuse.overlaykit` and for a line in fstab.
 
-mount(8) looks for it in /sbin (mount(8), EXTERNAL HELPERS). Where it is not there, mount(8) runs mount.fuse3, and that
-runs `overlaykit`, which it finds along the PATH, with fewer arguments.
+mount(8) looks for it in /sbin (mount(8), EXTERNAL HELPERS). If it is missing, mount(8) runs mount.fuse3, which runs
+the `overlaykit` in the PATH with fewer arguments.
 """
 
 from __future__ import annotations
 
 from overlaykit.cli import output
 from overlaykit.cli.arguments import Parser
-from overlaykit.cli.main import MOUNT_HELPER
+from overlaykit.cli.commands import MOUNT_HELPER
 
 
 def main(arguments: list[str]) -> int:
@@ -17,22 +17,28 @@ def main(arguments: list[str]) -> int:
         "Mount layers over a directory, for mount(8): 'overlaykit mount --help' lists the options of -o.",
     )
     parser.usage = f"{MOUNT_HELPER} [SOURCE] TARGET [-sfnv] [-t TYPE] [-o OPTIONS]..."
-    parser.add_argument("paths", nargs="+", metavar="SOURCE TARGET", help="what to show, and where")
+    parser.add_argument(
+        "paths", nargs="+", metavar="SOURCE TARGET", help="a name for the mount, and a directory"
+    )
     parser.add_argument("-o", dest="options", action="append", default=[], help="mount options")
     parser.add_argument("-s", dest="sloppy", action="store_true", help="ignore unknown options")
     parser.add_argument("-f", dest="fake", action="store_true", help="do all but the mount itself")
-    parser.add_argument("-n", action="store_true", help="write no mtab, as ever")
-    parser.add_argument("-v", action="store_true", help="be verbose: there is nothing to say")
-    parser.add_argument("-t", metavar="TYPE", help="fuse.overlaykit, as ever")
+    parser.add_argument(
+        "-n", action="store_true", help="write no mtab: ignored, none is ever written"
+    )
+    parser.add_argument("-v", action="store_true", help="be verbose: ignored")
+    parser.add_argument(
+        "-t", metavar="TYPE", help="the type: ignored, it is always fuse.overlaykit"
+    )
     args = parser.parse_args(arguments)
     *sources, target = args.paths
     if len(sources) > 1:
         parser.error("give one SOURCE and one TARGET")
     from overlaykit.views import mount, parse_options
 
-    stack = parse_options(*args.options, source="".join(sources), sloppy=args.sloppy)
-    for note in stack.notes:
-        output.tell(note)
+    options = parse_options(*args.options, source="".join(sources), sloppy=args.sloppy)
+    for note in options.notes:
+        output.print_error(note)
     if not args.fake:
-        mount(stack, target, warn=output.tell)
+        mount(options, target, warn=output.print_error)
     return 0

@@ -13,22 +13,20 @@ _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7
     ord("\n"): "\\n",
     ord("\t"): "\\t",
 }
-_OUTPUT: Final = 1
-_ERROR: Final = 2
+_STDOUT: Final = 1
+_STDERR: Final = 2
 
 
-class Unwritable(Error):
-    message = (
-        "standard output cannot be written to ({0}): make room there, or let it lead elsewhere"
-    )
+class StdoutUnwritable(Error):
+    message = "standard output cannot be written to ({0}): make room there, or redirect it"
 
 
 class ReaderGone(Exception):
-    """The reader of standard output has seen enough; no `BrokenPipeError`, which libraries take for their own."""
+    """The reader of standard output has closed it. Not a `BrokenPipeError`, which libraries handle themselves."""
 
 
-class _Output(io.FileIO):
-    """Standard output, whose failures are told apart from those of other files."""
+class _Stdout(io.FileIO):
+    """Standard output, which raises exceptions of its own."""
 
     def write(self, data: object, /) -> int:
         try:
@@ -36,11 +34,11 @@ class _Output(io.FileIO):
         except BrokenPipeError as error:
             raise ReaderGone from error
         except OSError as error:
-            raise Unwritable(error.strerror) from error
+            raise StdoutUnwritable(error.strerror) from error
 
 
-class _Complaints(io.FileIO):
-    """Standard error: what cannot be written there can be told nowhere, so it is dropped."""
+class _Stderr(io.FileIO):
+    """Standard error, which drops what it cannot write."""
 
     def write(self, data: object, /) -> int:
         try:
@@ -50,28 +48,28 @@ class _Complaints(io.FileIO):
 
 
 def one_line(text: str) -> str:
-    """A text with its control characters as escapes: names may hold any, newlines and terminal sequences too."""
+    """A text with its control characters escaped: names may hold newlines and terminal sequences."""
     return text.translate(_CONTROLS)
 
 
-def tell(message: str) -> None:
+def print_error(message: str) -> None:
     """Write one line to standard error."""
     print(f"overlaykit: {one_line(message)}", file=sys.stderr, flush=True)
 
 
-def adopt() -> None:
-    """Let `sys.stdout` and `sys.stderr` write names of any bytes, and fail as described here.
+def replace_streams() -> None:
+    """Replace `sys.stdout` and `sys.stderr` by `_Stdout` and `_Stderr`, which write names of any bytes.
 
     Requires: `standard.fill`.
     """
-    sys.stdout = _text(_Output(_OUTPUT, "w", closefd=False), like=sys.stdout)
-    sys.stderr = _text(_Complaints(_ERROR, "w", closefd=False), like=sys.stderr)
+    sys.stdout = _text(_Stdout(_STDOUT, "w", closefd=False), like=sys.stdout)
+    sys.stderr = _text(_Stderr(_STDERR, "w", closefd=False), like=sys.stderr)
 
 
-def drop() -> None:
-    """Let what is still to be printed go nowhere, so that the interpreter can end in peace."""
+def discard_stdout() -> None:
+    """Redirect standard output to /dev/null, so that the interpreter's last flush succeeds."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    os.dup2(null, _OUTPUT)
+    os.dup2(null, _STDOUT)
     os.close(null)
 
 
@@ -80,5 +78,5 @@ def _text(raw: io.FileIO, *, like: TextIO) -> io.TextIOWrapper:
         io.BufferedWriter(raw),
         encoding=like.encoding,
         errors="surrogateescape",
-        line_buffering=raw.fileno() == _ERROR or raw.isatty(),
+        line_buffering=raw.fileno() == _STDERR or raw.isatty(),
     )

@@ -46,7 +46,7 @@ def _row(about: About) -> tuple[str, ...]:
 
 
 def _where(about: About) -> str:
-    """The mountpoint, in this mount namespace if it is there."""
+    """The mountpoint in this mount namespace, or else the one at mount time."""
     from overlaykit.fuse import mountpoints
 
     shown = mountpoints.of_device(about.device)

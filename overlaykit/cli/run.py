@@ -39,8 +39,8 @@ def main(arguments: list[str]) -> int:
     with signals.held():
         from overlaykit.views import View
 
-    def let_go() -> None:
-        """Leave the command's descriptors to it alone, so that its closing one is seen by whom it speaks to."""
+    def close_passed() -> None:
+        """Close the command's descriptors here: only then do their readers see that the command closes them."""
         for descriptor in passed:
             os.close(descriptor)
         for descriptor in 0, 1:
@@ -56,17 +56,17 @@ def main(arguments: list[str]) -> int:
         ports=[parse_port(text) for text in args.ports],
     ) as view:
         if view.made_upper:
-            output.tell(f"--upper {args.upper}: made, for there was none")
+            output.print_error(f"--upper {args.upper}: made, because it did not exist")
         for note in view.notes:
-            output.tell(note)
+            output.print_error(note)
         return view.run(
             command,
             last=True,
             env=env,
             cwd=args.cwd,
             pass_fds=passed,
-            umask=umask.found(),
-            on_launch=let_go,
+            umask=umask.of_caller(),
+            on_launch=close_passed,
         ).returncode
 
 
@@ -95,11 +95,9 @@ def _parser() -> Parser:
     )
     changes = parser.add_mutually_exclusive_group()
     changes.add_argument(
-        "--upper", metavar="DIR", help="keep what is written in DIR (default: drop it at the end)"
+        "--upper", metavar="DIR", help="keep changes in DIR (default: drop them at the end)"
     )
-    changes.add_argument(
-        "--read-only", action="store_true", help="refuse to write (EROFS), instead of dropping it"
-    )
+    changes.add_argument("--read-only", action="store_true", help="refuse changes (EROFS)")
     add(
         "-v",
         "--volume",
@@ -128,14 +126,14 @@ def _parser() -> Parser:
     )
     add(
         "--name",
-        help="the view's name and, but with the host's network, host name (default: made up)",
+        help="the view's name and, unless the network is the host's, its host name (default: generated)",
     )
     add(
         "--network",
         choices=("private", "host", "none"),
         default="private",
-        help="'private': its own, with published ports and no way out; 'host': the host's, which reaches what"
-        " the host reaches; 'none': its own, with no ports (default: private)",
+        help="'private': its own, with published ports and no route out; 'host': the host's, with all that it reaches;"
+        " 'none': its own, with no ports (default: private)",
     )
     add(
         "-e",
@@ -151,7 +149,7 @@ def _parser() -> Parser:
         "--workdir",
         dest="cwd",
         metavar="DIR",
-        help="the working directory, as the view has it (default: the current one if the view has it, else /)",
+        help="the working directory in the view (default: the current one if it exists there, else /)",
     )
     add(
         "--preserve-fds",
@@ -159,7 +157,7 @@ def _parser() -> Parser:
         default=0,
         metavar="N",
         help="pass the N descriptors from 3 on, directories and namespaces too: a program reads outside of its view "
-        "through them (default: pipes, sockets, plain files and terminals pass, whatever their number)",
+        "through them (default: pipes, sockets, plain files and terminals pass, under any number)",
     )
     add(
         "--preserve-fd",

@@ -1,4 +1,4 @@
-"""A table for a person to read: folded to the terminal, or, for a pipe or a file, a line for each row."""
+"""Tables on standard output: folded to the width of a terminal; in a pipe or a file, each row is one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNFOLDED = 1 << 16
 
 
 def show(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print it."""
+    """Print a table."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

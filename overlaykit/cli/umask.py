@@ -1,22 +1,22 @@
-"""The umask of the caller: a command gets it, while our own directories stay of use to ourselves."""
+"""The caller's umask: commands get it; this program clears the owner's bits of its own."""
 
 from __future__ import annotations
 
 import os
 from typing import Final
 
-_OTHERS: Final = 0o077
+_GROUP_AND_OTHERS: Final = 0o077
 
-_found: int | None = None
-
-
-def spare_owner() -> None:
-    """Take nothing from the owner of what this program makes, so that it can enter its own directories."""
-    global _found
-    _found = os.umask(_OTHERS)
-    os.umask(_found & _OTHERS)
+_of_caller: int | None = None
 
 
-def found() -> int | None:
-    """The caller's umask, where `spare_owner` has been called."""
-    return _found
+def clear_owner_bits() -> None:
+    """Clear the owner's bits of the umask, so that this program can enter the directories that it makes."""
+    global _of_caller
+    _of_caller = os.umask(_GROUP_AND_OTHERS)
+    os.umask(_of_caller & _GROUP_AND_OTHERS)
+
+
+def of_caller() -> int | None:
+    """The umask before `clear_owner_bits`; None without such a call."""
+    return _of_caller

@@ -1,4 +1,4 @@
-"""`overlaykit umount`: the end of a mount."""
+"""`overlaykit umount`: unmount, and wait for the end of the daemon."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Final
 from overlaykit.cli import output
 from overlaykit.cli.arguments import Parser
 
-_LONGEST: Final = 1_000_000
-"""Seconds: poll(2) takes no more than an int of milliseconds."""
+_MAX_SECONDS: Final = 1_000_000
+"""poll(2) takes an int of milliseconds."""
 
 
 def main(arguments: list[str]) -> int:
@@ -20,13 +20,13 @@ def main(arguments: list[str]) -> int:
         "-l",
         "--lazy",
         action="store_true",
-        help="unmount though it is in use: it ends with its last user",
+        help="detach a mount that is in use: it ends with its last user",
     )
     how.add_argument(
         "-f",
         "--force",
         action="store_true",
-        help="end it whatever is in use: what was written is flushed, then its users get errors",
+        help="end a mount that is in use: what was written is flushed, then its users get errors",
     )
     parser.add_argument(
         "--timeout",
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
         help="how long to wait for the daemon's end (default: 10)",
     )
     parser.add_argument(
-        "target", metavar="TARGET|NAME", help="where it is mounted, or the name of the mount"
+        "target", metavar="TARGET|NAME", help="a mountpoint, or the name of a mount"
     )
     args = parser.parse_args(arguments)
     from overlaykit.views import unmounting
@@ -43,9 +43,9 @@ def main(arguments: list[str]) -> int:
     timeout = unmounting.TIMEOUT if args.timeout is None else args.timeout
 
     def on_delay(held_by: str) -> None:
-        output.tell(
+        output.print_error(
             f"{args.target}: unmounted here, but held by {held_by}, perhaps in another mount namespace: "
-            f"waiting for the end of that (at most {timeout:g} seconds; Ctrl-C waits no longer)"
+            f"waiting for the end of that (at most {timeout:g} seconds; Ctrl-C ends the wait)"
         )
 
     unmounting.umount(
@@ -56,6 +56,6 @@ def main(arguments: list[str]) -> int:
 
 def _seconds(text: str) -> float:
     with contextlib.suppress(ValueError):
-        if 0 <= (seconds := float(text)) <= _LONGEST:
+        if 0 <= (seconds := float(text)) <= _MAX_SECONDS:
             return seconds
-    raise argparse.ArgumentTypeError(f"{text!r}: give a number of seconds from 0 to {_LONGEST}")
+    raise argparse.ArgumentTypeError(f"{text!r}: give a number of seconds from 0 to {_MAX_SECONDS}")

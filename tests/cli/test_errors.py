@@ -204,7 +204,8 @@ def test_names_of_any_characters_stay_in_one_line(user: TestUser) -> None:
     assert user.refused(name).startswith(f"{shown}: no such command")
     done = user.overlaykit("run", "--upper", upper, "true")
     assert (
-        done.stderr == f"overlaykit: --upper {user.path('up' + shown)}: made, for there was none\n"
+        done.stderr
+        == f"overlaykit: --upper {user.path('up' + shown)}: made, because it did not exist\n"
     )
     target = user.directory("target" + name)
     user.succeeds("mount", "-o", f"lowerdir={lower}", target)

@@ -46,7 +46,7 @@ def test_a_full_disk_under_the_output_is_told_in_one_line(
         125,
         (
             "overlaykit: standard output cannot be written to (No space left on device):"
-            " make room there, or let it lead elsewhere\n"
+            " make room there, or redirect it\n"
         ),
     )
 

@@ -246,7 +246,7 @@ def test_an_upper_that_is_made_is_named_for_it_may_be_a_slip(user: TestUser) -> 
     upper = user.path("tyop")
     done = user.overlaykit("run", "--upper", upper, "true")
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == f"overlaykit: --upper {upper}: made, for there was none\n"
+    assert done.stderr == f"overlaykit: --upper {upper}: made, because it did not exist\n"
     assert user.succeeds("run", "--upper", upper, "true") == ""
 
 

@@ -1,0 +1,75 @@
+"""The commands of `overlaykit`: the table of names, and the dispatch of a command line to a module."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Final
+
+from overlaykit import __version__, signals
+from overlaykit.errors import Error
+
+COMMANDS: Final = {
+    "run": "run a command in a view of its own",
+    "mount": "mount layers over a directory",
+    "umount": "unmount what 'mount' mounted",
+    "layer": "add, list and remove layers of the store",
+    "ps": "list the views and mounts that are running",
+    "explain": "say which layer answers for a path",
+    "doctor": "say what this machine can do, and the fix where it cannot",
+    "bench": "measure what file systems and views cost, side by side",
+}
+"""Each is a module beside this one, with a function `main(arguments) -> exit status`."""
+
+MOUNT_HELPER: Final = "mount.fuse.overlaykit"
+"""The program that mount(8) runs, in the module `mount_helper`."""
+
+
+class CommandUnknown(Error):
+    message = "{0}: no such command: 'overlaykit --help' lists them"
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command that the arguments name. Returns: its exit status. Raises: as the command."""
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        print(f"overlaykit {__version__}")
+        return 0
+    if arguments[0] in COMMANDS:
+        name = arguments[0]
+    elif arguments[0] == MOUNT_HELPER:
+        name = "mount_helper"
+    elif arguments[0] == "-o":  # as podman calls its mount_program: -o OPTIONS TARGET
+        name, arguments = "mount", ["mount", *arguments]
+    elif _is_from_mount(arguments):
+        name, arguments = "mount_helper", [MOUNT_HELPER, *arguments]
+    else:
+        raise CommandUnknown(arguments[0])
+    with signals.held():
+        module = importlib.import_module(f"overlaykit.cli.{name}")
+    try:
+        status: int = module.main(arguments[1:])
+    except SystemExit as exit_:  # from argparse after --help, or from `Interruption`
+        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    return status
+
+
+def _is_from_mount(arguments: list[str]) -> bool:
+    """Whether mount.fuse3 calls for mount(8): `[SOURCE] TARGET -o OPTIONS` (libfuse: util/mount.fuse.c).
+
+    mount(8) makes the target absolute.
+    """
+    return len(arguments) in (3, 4) and arguments[-2] == "-o" and arguments[-3].startswith("/")
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items())
+    return (
+        "usage: overlaykit COMMAND [OPTION]...\n\n"
+        f"Give each program its own view of the machine.\n\n{lines}\n\n"
+        "'overlaykit COMMAND --help' lists its options."
+    )
