@@ -42,7 +42,7 @@ ROWS = {
         f"{USERS}::test_a_mode_does_not_keep_a_user_from_its_own_files_of_a_lower"
     ],
     "Change of another user's lower file by an ordinary user": [
-        f"{USERS}::test_a_user_changes_files_of_others_where_they_are_shown_as_its_own"
+        f"{USERS}::test_a_user_changes_files_of_others_if_they_are_shown_as_its_own"
     ],
     "Change of mode, owner, time or attribute of a lower file": [
         f"{INSTEAD}::test_a_new_mode_copies_a_file_with_its_data",
@@ -96,8 +96,8 @@ ROWS = {
         "overlay/test_descriptors.py::test_more_files_are_open_than_there_are_descriptors",
     ],
     "Another hard limit of the mounting shell (`ulimit -Hf`, ...) that only root can raise": [
-        "cli/test_limits.py::test_a_hard_limit_that_binds_every_program_is_told_by_the_mount",
-        "cli/test_limits.py::test_a_hard_limit_that_binds_every_program_is_told_by_a_view",
+        "cli/test_limits.py::test_a_hard_limit_that_binds_every_program_is_reported_by_the_mount",
+        "cli/test_limits.py::test_a_hard_limit_that_binds_every_program_is_reported_by_a_view",
     ],
     "Removal of an ACL that a lower file does not have": [
         f"{BEHAVIOURS}/permissions.py::check_an_acl_that_is_not_there_can_be_removed"
@@ -120,15 +120,15 @@ ROWS = {
     ],
     "A device 0:0 (`mknod c 0 0`)": [f"{INSTEAD}::test_what_would_read_as_a_whiteout_is_not_made"],
     "Replacement of `/etc/hosts` by rename (`sed -i`)": [
-        "cli/test_names.py::test_a_new_hosts_file_takes_no_other_ones_place",
-        "cli/test_names.py::test_names_that_are_added_to_a_kept_upper_are_there_the_next_time",
+        "cli/test_names.py::test_a_hosts_file_cannot_be_replaced_by_rename",
+        "cli/test_names.py::test_host_names_in_a_kept_upper_remain_for_the_next_view",
     ],
     "Descriptors that the caller of `run` has open": [
-        "cli/test_descriptors.py::test_what_leads_out_of_the_view_is_passed_on_only_by_name",
+        "cli/test_descriptors.py::test_descriptors_that_lead_out_of_the_view_pass_only_by_number",
         "cli/test_descriptors.py::test_pipes_sockets_plain_files_and_terminals_are_passed_on",
     ],
     "SIGPIPE and SIGXFSZ, ignored by the caller of `run`": [
-        "cli/test_surroundings.py::test_a_command_ignores_what_its_caller_does_but_what_python_ignores_itself",
+        "cli/test_surroundings.py::test_a_command_ignores_the_callers_ignored_signals_except_pythons_own",
         "cli/test_surroundings.py::test_a_commands_surroundings_are_its_callers",
     ],
     "Rename of a lower directory whose redirect would be too long": [

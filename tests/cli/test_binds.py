@@ -1,4 +1,4 @@
-"""What `-v` and `--mount` share: in whatever order, under whatever names."""
+"""Binds by `-v` and `--mount`, in any order and with any names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..views.fixtures import only_as
 from ..views.user import TestUser, command
 
 
-def test_what_is_shared_below_another_shows_in_any_order(user: TestUser) -> None:
+def test_nested_binds_are_visible_in_any_order(user: TestUser) -> None:
     for name in ("outer", "inner", "innermost"):
         user.directory(name, name="")
         user.write(user.path(name, name), "")
@@ -26,7 +26,7 @@ def test_what_is_shared_below_another_shows_in_any_order(user: TestUser) -> None
         assert {"outer", "inner", "innermost"} <= set(printed.split()), order
 
 
-def test_a_place_below_a_symbolic_link_is_mounted_after_what_the_link_leads_to(
+def test_a_bind_below_a_symbolic_link_is_mounted_after_the_links_target(
     user: TestUser,
 ) -> None:
     outer, inner = user.directory("outer", o=""), user.directory("inner", i="")
@@ -39,7 +39,7 @@ def test_a_place_below_a_symbolic_link_is_mounted_after_what_the_link_leads_to(
     ]
 
 
-def test_one_place_for_two_is_told(user: TestUser) -> None:
+def test_two_binds_with_one_target_are_refused(user: TestUser) -> None:
     one, two = user.directory("one"), user.directory("two")
     complaint = "two paths cannot be shared at one place; name another for one of them"
     line = user.refused("run", "-v", f"{one}:/mnt", "-v", f"{two}:/mnt/../mnt/", "true")
@@ -65,14 +65,14 @@ def test_names_with_colons_and_commas_can_be_shared(user: TestUser) -> None:
     assert user.succeeds("run", "--mount", mount, "cat", f"{target}/file") == "contents\n"
 
 
-@only_as("ordinary user")  # who it is makes no difference
+@only_as("ordinary user")  # the same for root
 @pytest.mark.parametrize("target", ["/proc", "/proc/self", "/proc/1/root", "/usr/../proc/"])
 def test_the_processes_of_a_view_cannot_be_covered(user: TestUser, target: str) -> None:
     line = user.refused("run", "-v", f"/etc:{target}", "true")
     assert line.startswith(f"-v /etc:{target}: {os.path.normpath(target)} cannot be covered")
 
 
-def test_what_else_the_kernel_makes_up_can_be_covered(user: TestUser) -> None:
+def test_other_pseudo_file_systems_can_be_covered(user: TestUser) -> None:
     shared = user.directory("shared", file="contents\n")
     targets = {target: f"{target}/file" for target in ("/sys", "/dev", "/run")}
     binds = [word for target in targets for word in ("-v", f"{shared}:{target}")]
@@ -92,7 +92,7 @@ def test_a_descriptor_of_the_callers_can_be_shared(user: TestUser) -> None:
     [("run", "true"), ("run", "-l", "./layer", "true"), ("umount", "m")],
     ids=" ".join,
 )
-def test_a_working_directory_that_is_gone_is_told_by_its_name(
+def test_a_deleted_working_directory_is_reported_by_name(
     user: TestUser, arguments: tuple[str, ...]
 ) -> None:
     gone = user.directory("gone")
@@ -104,13 +104,13 @@ def test_a_working_directory_that_is_gone_is_told_by_its_name(
     assert (done.returncode, done.stderr) == (125, complaint)
 
 
-def test_a_command_with_a_directory_of_its_own_needs_none_of_the_callers(user: TestUser) -> None:
+def test_a_command_with_a_given_directory_runs_from_a_deleted_one(user: TestUser) -> None:
     gone = user.directory("gone")
     line = ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", command(), "run", "-w", "/usr", "pwd"]
     assert user.program(line, cwd=gone) == "/usr\n"
 
 
-def test_no_other_user_may_write_to_a_mountpoint_that_is_made(user: TestUser) -> None:
+def test_a_new_mountpoint_is_not_writable_for_others(user: TestUser) -> None:
     outer, inner, file = (
         user.directory("outer"),
         user.directory("inner"),
@@ -136,7 +136,7 @@ def test_no_other_user_may_write_to_a_mountpoint_that_is_made(user: TestUser) ->
     ]
 
 
-def test_what_does_not_fit_its_target_is_told(user: TestUser) -> None:
+def test_a_bind_of_another_kind_than_its_target_is_refused(user: TestUser) -> None:
     shared = user.directory("shared", file="contents\n")
     file = os.path.join(shared, "file")
     assert user.refused("run", "-v", f"{shared}:/etc/passwd", "true") == (
@@ -149,7 +149,7 @@ def test_what_does_not_fit_its_target_is_told(user: TestUser) -> None:
     )
 
 
-def test_a_pipe_to_be_shared_is_told(user: TestUser) -> None:
+def test_a_bind_of_a_pipe_is_refused(user: TestUser) -> None:
     script = '"$0" run -v <(echo):/mnt/file -- true'
     done = subprocess.run(
         ["bash", "-c", script, command()], capture_output=True, text=True, check=False
@@ -158,7 +158,7 @@ def test_a_pipe_to_be_shared_is_told(user: TestUser) -> None:
     assert "has no name that the view could share, as a pipe has none" in done.stderr
 
 
-def test_podmans_ways_to_write_what_is_so_anyway_are_taken(user: TestUser) -> None:
+def test_podmans_redundant_bind_options_are_accepted(user: TestUser) -> None:
     shared = user.directory("shared", file="contents\n")
     script = "cat /mnt/file; touch /mnt/new 2>/dev/null || echo read-only"
     for mode, is_read_only in {"ro,z": True, "Z": False, "rw,rbind,rprivate": False}.items():

@@ -1,4 +1,4 @@
-"""Descriptors of the caller: the command gets what it would get without a view, but no way out of its view."""
+"""Descriptors of the caller: the command gets them as without a view, except those that lead out of the view."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from overlaykit.views import View
 
 from ..views.user import TestUser, command, read_to_end
 
-LISTS = "ls -l /proc/$$/fd; true"  # by another process, whose own are not listed
+LISTS = "ls -l /proc/$$/fd; true"  # of the shell, not of ls
 SUBSETS = [(0,), (1,), (2,), (0, 1, 2)]
 
 
-def given(listing: str) -> dict[int, str]:
-    """What `ls -l /proc/PID/fd` shows."""
+def parse_listing(listing: str) -> dict[int, str]:
+    """The listing of `ls -l /proc/PID/fd`."""
     links = [line.split(" -> ") for line in listing.splitlines() if " -> " in line]
     return {int(link.split()[-1]): target for link, target in links}
 
@@ -32,7 +32,7 @@ def test_standard_descriptors_that_are_closed_are_closed_for_the_command(
     redirections = " ".join(f"{number}>&-" for number in closed)
     line = f'exec "$@" {redirections}'
     program = ["sh", "-c", line, "sh", command(), "run", "-v", f"{report}:{report}"]
-    # The shell's own redirection of the loop takes descriptor 1 for a while.
+    # The shell redirects descriptor 1 during the loop.
     assert subprocess.run([*program, "sh", "-c", script], check=False).returncode == 7
     with open(report) as file:
         found = set(map(int, file.read().split()))
@@ -69,7 +69,7 @@ def test_pipes_sockets_plain_files_and_terminals_are_passed_on(user: TestUser) -
         listing = user.succeeds("run", "sh", "-c", LISTS, pass_fds=passed)
     for descriptor in (leader, follower, reader, writer, counter, file, null, memory):
         os.close(descriptor)
-    assert set(given(listing)) == {0, 1, 2, *passed}
+    assert set(parse_listing(listing)) == {0, 1, 2, *passed}
 
 
 def test_more_descriptors_than_select_takes_are_passed_on(user: TestUser) -> None:
@@ -91,7 +91,7 @@ def memfd() -> int:
     return os.memfd_create("test")
 
 
-def test_what_leads_out_of_the_view_is_passed_on_only_by_name(user: TestUser) -> None:
+def test_descriptors_that_lead_out_of_the_view_pass_only_by_number(user: TestUser) -> None:
     reader, writer = os.pipe()
     opened = {
         "directory": os.open("/usr", os.O_RDONLY),
@@ -103,13 +103,13 @@ def test_what_leads_out_of_the_view_is_passed_on_only_by_name(user: TestUser) ->
     }
     numbers = set(opened.values())
     arguments = ("run", "sh", "-c", LISTS)
-    by_default = given(user.succeeds(*arguments, pass_fds=numbers))
+    by_default = parse_listing(user.succeeds(*arguments, pass_fds=numbers))
     assert set(by_default) == {0, 1, 2, opened["pipe"]}
     for name, number in opened.items():
         by_name = user.succeeds(
             "run", "--preserve-fd", str(number), *arguments[1:], pass_fds=numbers
         )
-        assert set(given(by_name)) == {0, 1, 2, opened["pipe"], number}, name
+        assert set(parse_listing(by_name)) == {0, 1, 2, opened["pipe"], number}, name
     for descriptor in (*numbers, writer):
         os.close(descriptor)
 
@@ -138,7 +138,7 @@ def test_a_number_of_descriptors_is_counted_from_3_on(user: TestUser) -> None:
     script = 'exec 3</usr 4</etc 5</bin; exec "$@"'
     shell = ["sh", "-c", script, "sh", command(), "run"]
     printed = user.program([*shell, "--preserve-fds", "2", "sh", "-c", LISTS])
-    assert set(given(printed)) == {0, 1, 2, 3, 4}
+    assert set(parse_listing(printed)) == {0, 1, 2, 3, 4}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_number_of_descriptors_is_counted_from_3_on(user: TestUser) -> None:
         (("--preserve-fds", "-1"), "write a number of descriptors from 3 on (--preserve-fds 2)"),
     ],
 )
-def test_descriptors_that_are_not_there_are_told_in_one_line(
+def test_closed_descriptors_are_reported_in_one_line(
     user: TestUser, option: tuple[str, str], complaint: str
 ) -> None:
     assert complaint in user.refused("run", *option, "true")
@@ -162,12 +162,12 @@ def test_process_substitution_works(user: TestUser) -> None:
     assert user.program(["bash", "-c", line]) == "from the shell\n"
 
 
-def test_a_make_in_a_view_shares_the_jobs_of_the_one_outside(user: TestUser) -> None:
+def test_make_in_a_view_uses_the_jobserver_of_its_caller(user: TestUser) -> None:
     makefile = user.write(
         user.path("Makefile"),
         "inside:\n\t+@$(OVERLAYKIT) run -- $(MAKE) -s -f $(MAKEFILE) all\n"
         "all: a b\n"
-        # Each waits for the other, so both must run at once.
+        # Each waits for the other: they end only if they run at once.
         "a:\n\t@echo a >b.fifo; read line <a.fifo\nb:\n\t@read line <b.fifo; echo b >a.fifo\n",
     )
     for name in ("a.fifo", "b.fifo"):
@@ -180,7 +180,7 @@ def test_a_make_in_a_view_shares_the_jobs_of_the_one_outside(user: TestUser) -> 
     assert "jobserver unavailable" not in printed
 
 
-def test_sockets_of_systemd_are_meant_for_the_command(user: TestUser) -> None:
+def test_sockets_of_systemd_reach_the_command(user: TestUser) -> None:
     script = (
         "import os, socket\n"
         "assert os.environ['LISTEN_PID'] == str(os.getpid())\n"
@@ -200,7 +200,9 @@ def test_sockets_of_systemd_are_meant_for_the_command(user: TestUser) -> None:
 
 
 @pytest.mark.parametrize("ports", [(), ("-p", "0:80")])
-def test_what_the_command_closes_is_closed(user: TestUser, ports: tuple[str, ...]) -> None:
+def test_a_reader_sees_when_the_command_closes_its_output(
+    user: TestUser, ports: tuple[str, ...]
+) -> None:
     reader, writer = os.pipe()
     script = f"exec {writer}>&- >&-; read line"
     with user.start("run", *ports, "bash", "-c", script, pass_fds=[writer]) as view:
@@ -215,7 +217,7 @@ def test_what_the_command_closes_is_closed(user: TestUser, ports: tuple[str, ...
     os.close(reader)
 
 
-def test_a_program_names_the_descriptors_that_its_command_gets(user: TestUser) -> None:
+def test_a_program_passes_descriptors_by_number(user: TestUser) -> None:
     reader, writer = os.pipe()
     other = os.open("/usr", os.O_RDONLY)
     os.set_inheritable(other, True)

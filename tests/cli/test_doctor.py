@@ -1,4 +1,4 @@
-"""`overlaykit doctor`: what this machine can do, and the exact fix where it cannot."""
+"""`overlaykit doctor`: what this machine can do, and a fix for what it cannot."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..views.fixtures import only_as
 from ..views.user import TestUser
 
 
-def test_a_machine_on_which_views_work_is_told_so(user: TestUser) -> None:
+def test_doctor_reports_a_machine_on_which_views_work(user: TestUser) -> None:
     user.succeeds("run", "true")
     lines = user.succeeds("doctor").splitlines()
     assert all(line.startswith("ok    ") for line in lines)
@@ -24,7 +24,7 @@ def test_a_machine_on_which_views_work_is_told_so(user: TestUser) -> None:
 
 
 @only_as("ordinary user")
-def test_what_does_not_work_is_told_with_its_fix(user: TestUser) -> None:
+def test_doctor_prints_a_fix_for_a_failure(user: TestUser) -> None:
     done = user.changed_machine(
         "echo 0 >/proc/sys/user/max_user_namespaces; mount --bind /etc/shadow /dev/fuse", "doctor"
     )

@@ -1,4 +1,4 @@
-"""What bad input gets: one line that names the thing and the way out, the exit status, and nothing left behind.
+"""Errors: one line that names the cause and the fix, the exit status, and nothing left behind.
 
 That nothing is left, `user` proves at the end of every test.
 """
@@ -23,7 +23,7 @@ TIMEOUT = (
 )
 
 
-@only_as("ordinary user")  # who it is makes no difference
+@only_as("ordinary user")  # the same for root
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -71,17 +71,17 @@ TIMEOUT = (
         (["ps", "surplus"], "ps: unrecognized arguments: surplus: see 'overlaykit ps --help'"),
     ],
 )
-def test_a_mistyped_command_is_told_in_one_line(
+def test_a_mistyped_command_is_reported_in_one_line(
     user: TestUser, arguments: list[str], line: str | None
 ) -> None:
-    told = user.refused(*arguments)
+    error = user.refused(*arguments)
     if line is None:
-        assert told.startswith("layer: argument ACTION: invalid choice: 'frob'")
+        assert error.startswith("layer: argument ACTION: invalid choice: 'frob'")
     else:
-        assert told == line
+        assert error == line
 
 
-def test_a_missing_layer_is_told_with_the_names_that_are_near(user: TestUser) -> None:
+def test_a_missing_layer_is_reported_with_similar_names(user: TestUser) -> None:
     user.succeeds("layer", "add", "python27", f"dir:{user.directory('tree')}")
     assert user.refused("run", "-l", "python2.7", "true") == (
         "there is no layer python2.7 (did you mean python27?);"
@@ -95,10 +95,10 @@ def test_a_missing_layer_is_told_with_the_names_that_are_near(user: TestUser) ->
     )
 
 
-def test_an_unreadable_layer_is_told(user: TestUser) -> None:
+def test_an_unreadable_layer_is_reported(user: TestUser) -> None:
     closed = user.directory("closed")
     os.chmod(closed, 0)
-    if user.is_root:  # who may read everything
+    if user.is_root:  # root may read everything
         user.refused("run", "-l", closed, "true", status=127)
     else:
         assert user.refused("run", "-l", closed, "true") == (
@@ -115,7 +115,7 @@ def test_an_upper_inside_a_lower_shows_only_in_its_place(user: TestUser) -> None
     assert sorted(os.listdir(lower)) == [".upper.overlaykit", "upper"]
 
 
-def test_an_upper_that_cannot_be_made_is_told(user: TestUser) -> None:
+def test_an_upper_that_cannot_be_made_is_reported(user: TestUser) -> None:
     upper = user.path("no", "such", "upper")
     assert user.refused("run", "--upper", upper, "true") == (
         f"--upper {upper}: there is no directory to make it in: create its parent first"
@@ -128,7 +128,7 @@ def test_an_upper_that_cannot_be_made_is_told(user: TestUser) -> None:
 
 
 @only_as("ordinary user")  # root may write everywhere
-def test_an_upper_that_may_not_be_written_to_is_told(user: TestUser) -> None:
+def test_an_unwritable_upper_is_reported(user: TestUser) -> None:
     assert user.refused("run", "--upper", "/etc/upper", "true") == (
         "upper /etc/upper: Permission denied: give a directory that can be written to,"
         " on a file system with extended attributes"
@@ -138,7 +138,7 @@ def test_an_upper_that_may_not_be_written_to_is_told(user: TestUser) -> None:
 def test_an_empty_name_is_never_the_working_directory(user: TestUser) -> None:
     here = user.directory("here")
     user.directory("lower")
-    told = {
+    errors = {
         ("run", "--upper", "", "true"): (
             "upper '': No such file or directory: give a directory that can be written to,"
             " on a file system with extended attributes"
@@ -153,7 +153,7 @@ def test_an_empty_name_is_never_the_working_directory(user: TestUser) -> None:
         ("",): "'': no such command: 'overlaykit --help' lists them",
     }
     user.succeeds("mount", "-o", f"lowerdir={user.path('lower')}", here)
-    for arguments, line in told.items():
+    for arguments, line in errors.items():
         assert user.refused(*arguments, cwd=here) == line
     user.succeeds("umount", here)
     assert not [name for name in os.listdir(user.scratch) if name.endswith(".overlaykit")]
@@ -163,19 +163,19 @@ def test_an_empty_name_is_never_the_working_directory(user: TestUser) -> None:
         assert refused.startswith("--name '': use up to 63 letters")
 
 
-@only_as("ordinary user")  # root's place is /run
+@only_as("ordinary user")  # root's runtime directory is /run
 @pytest.mark.parametrize("room", ["size=4k", "nr_inodes=3", "nr_inodes=4"])
-def test_a_full_place_for_running_views_is_told(user: TestUser, room: str) -> None:
+def test_a_full_runtime_directory_is_reported(user: TestUser, room: str) -> None:
     runtime = user.directory("runtime")
     full = f"head -c 4096 /dev/zero >{runtime}/full" if "size" in room else ""
     arrange = f"mount -t tmpfs -o {room} none {runtime}; {full}\nexport XDG_RUNTIME_DIR={runtime}"
-    assert refused_where(user, arrange, "run", "true") == (
+    assert error_on_changed_machine(user, arrange, "run", "true") == (
         f"{runtime}/overlaykit: a running view cannot be noted down there (No space left on device):"
         " make room, or set XDG_RUNTIME_DIR to a directory elsewhere"
     )
 
 
-def test_an_upper_without_room_beside_it_is_told(user: TestUser) -> None:
+def test_an_upper_without_a_place_for_its_work_directory_is_reported(user: TestUser) -> None:
     upper = user.directory("upper")
     user.write(user.path(".upper.overlaykit"), "")
     assert user.refused("run", "--upper", upper, "true") == (
@@ -190,7 +190,7 @@ def test_an_upper_without_room_beside_it_is_told(user: TestUser) -> None:
     )
 
 
-def test_a_relative_working_directory_is_told(user: TestUser) -> None:
+def test_a_relative_working_directory_is_refused(user: TestUser) -> None:
     for path, shown in ("bin", "bin"), ("", "''"):
         assert user.refused("run", "--workdir", path, "true") == (
             f"-w {shown}: write an absolute path, as the view has it"
@@ -214,7 +214,7 @@ def test_names_of_any_characters_stay_in_one_line(user: TestUser) -> None:
     user.succeeds("umount", target)
 
 
-def test_a_name_too_long_to_be_there_is_told_as_it_was_written(user: TestUser) -> None:
+def test_a_name_that_is_too_long_is_reported_as_written(user: TestUser) -> None:
     lower, target = user.directory("lower"), user.directory("target")
     user.succeeds("mount", "-o", f"lowerdir={lower}", target)
     name = "x" * 300
@@ -257,18 +257,18 @@ def test_a_port_in_use_is_refused(user: TestUser) -> None:
     user.succeeds("run", "-p", f"{port}:80", "true")
 
 
-def test_a_port_of_no_private_network_is_refused(user: TestUser) -> None:
+def test_a_port_without_a_private_network_is_refused(user: TestUser) -> None:
     assert "8080" in user.refused("run", "--network", "host", "-p", "8080:80", "true")
 
 
-def test_something_missing_to_share_is_told(user: TestUser) -> None:
+def test_a_missing_bind_source_is_reported(user: TestUser) -> None:
     assert user.refused("run", "-v", "/no/such:/mnt", "true") == (
         "-v /no/such: cannot be shared with the view (No such file or directory);"
         " name a path that exists and that you may reach"
     )
 
 
-def test_something_shared_where_a_read_only_view_has_no_place_is_told(user: TestUser) -> None:
+def test_a_bind_without_a_mountpoint_in_a_read_only_view_is_reported(user: TestUser) -> None:
     line = user.refused("run", "--read-only", "-v", "/etc:/no/such/place", "true")
     assert line == (
         "/no/such/place: cannot be made inside the view (Read-only file system);"
@@ -276,43 +276,43 @@ def test_something_shared_where_a_read_only_view_has_no_place_is_told(user: Test
     )
 
 
-def test_a_missing_working_directory_is_told(user: TestUser) -> None:
+def test_a_missing_working_directory_is_reported(user: TestUser) -> None:
     assert user.refused("run", "-w", "/no/such", "true") == (
         "-w /no/such: no directory to work in inside the view (No such file or directory);"
         " name one that exists there"
     )
 
 
-def test_a_machine_without_dev_fuse_is_told_what_to_do(user: TestUser) -> None:
+def test_a_missing_dev_fuse_is_reported_with_the_fix(user: TestUser) -> None:
     dev = user.directory("dev", null="")
     without = f"mount --bind /dev/null {dev}/null; mount --rbind {dev} /dev"
     lower, target = user.directory("lower"), user.directory("target")
     for arguments in (["run", "true"], ["mount", "-o", f"lowerdir={lower}", target]):
-        assert refused_where(user, without, *arguments) == (
+        assert error_on_changed_machine(user, without, *arguments) == (
             "there is no /dev/fuse: load the kernel's module with 'modprobe fuse',"
             " or pass the device into the container"
         )
 
 
 @only_as("ordinary user")  # root may open everything
-def test_a_device_that_may_not_be_opened_is_told_what_to_do(user: TestUser) -> None:
+def test_a_dev_fuse_that_may_not_be_opened_is_reported_with_the_fix(user: TestUser) -> None:
     another_s = "/etc/shadow"  # mode 0600 or 0640, and root's
-    assert refused_where(user, f"mount --bind {another_s} /dev/fuse", "run", "true") == (
+    assert error_on_changed_machine(user, f"mount --bind {another_s} /dev/fuse", "run", "true") == (
         "/dev/fuse cannot be opened by this user: as root, run 'chmod 0666 /dev/fuse' (udev's usual rule)"
     )
 
 
-@only_as("ordinary user")  # root needs none
-def test_user_namespaces_switched_off_are_told_with_the_sysctl(user: TestUser) -> None:
+@only_as("ordinary user")  # root needs no user namespace
+def test_disabled_user_namespaces_are_reported_with_the_sysctl(user: TestUser) -> None:
     off = "echo 0 >/proc/sys/user/max_user_namespaces"
-    assert refused_where(user, off, "run", "true") == (
+    assert error_on_changed_machine(user, off, "run", "true") == (
         "user namespaces do not work here: the limit user.max_user_namespaces is 0;"
         " raise it with: sysctl -w user.max_user_namespaces=15000"
     )
 
 
-def refused_where(user: TestUser, arrange: str, *arguments: str) -> str:
-    """The line with which the command fails on a machine that a shell command has changed."""
+def error_on_changed_machine(user: TestUser, arrange: str, *arguments: str) -> str:
+    """The error of a command on a machine that a shell command has changed."""
     done = user.changed_machine(arrange, *arguments)
     assert (done.returncode, done.stdout) == (125, ""), done
     assert done.stderr.count("\n") == 1, done

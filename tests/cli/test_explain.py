@@ -51,12 +51,12 @@ def test_the_layer_that_answers_is_shown_and_what_it_shadows(user: TestUser) -> 
         assert printed[1].split() == ["answers", "file", f"{upper}/both"]
 
 
-def test_a_symbolic_link_is_told_with_its_target(user: TestUser) -> None:
+def test_a_symbolic_link_is_explained_with_its_target(user: TestUser) -> None:
     with mounted(user) as target:
         assert user.succeeds("explain", target, "/link").splitlines()[0] == "/link -> below"
 
 
-def test_the_real_file_holds_what_the_view_shows(user: TestUser) -> None:
+def test_the_real_file_has_the_contents_that_the_view_shows(user: TestUser) -> None:
     script = "echo changed >/etc/hostname; echo started; read line; cat /etc/hostname"
     arguments = ("run", "--name", "one", "--upper", user.path("upper"), "sh", "-c", script)
     with user.start(*arguments) as view:
@@ -71,7 +71,7 @@ def test_the_real_file_holds_what_the_view_shows(user: TestUser) -> None:
             assert file.read() == printed == "changed\n"
 
 
-def test_what_is_not_there_is_told(user: TestUser) -> None:
+def test_a_missing_path_is_reported(user: TestUser) -> None:
     assert user.refused("explain", "nobody", "/etc") == (
         "nobody: no view or mount of that name or mountpoint is running: 'overlaykit ps' lists them"
     )
@@ -86,7 +86,7 @@ def test_what_is_not_there_is_told(user: TestUser) -> None:
             assert found.stderr == "overlaykit: /gone: No such file or directory\n"
 
 
-def test_names_of_any_bytes_are_explained_and_a_nonsense_question_harms_nothing(
+def test_names_of_any_bytes_are_explained_and_an_invalid_request_harms_nothing(
     user: TestUser,
 ) -> None:
     with mounted(user) as target:

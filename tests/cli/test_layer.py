@@ -1,4 +1,4 @@
-"""`overlaykit layer`: what is added is seen in a view; what is damaged or hostile leaves nothing in the store.
+"""`overlaykit layer`: a view shows an added layer; a damaged or hostile source leaves nothing in the store.
 
 The kinds of sources have their own tests in tests/layers; these are what a user of the command sees.
 """
@@ -79,7 +79,7 @@ def test_a_layer_in_use_is_not_removed(user: TestUser) -> None:
     user.succeeds("layer", "rm", "used")
 
 
-def test_a_name_is_given_once(user: TestUser) -> None:
+def test_a_name_in_use_is_refused(user: TestUser) -> None:
     tree = user.directory("tree")
     user.succeeds("layer", "add", "name", f"dir:{tree}")
     assert user.refused("layer", "add", "name", f"dir:{tree}") == (
@@ -102,13 +102,13 @@ def test_a_name_is_given_once(user: TestUser) -> None:
         ("tar:/no/such", "/no/such does not exist; give the path of a tar archive"),
     ],
 )
-def test_a_source_that_is_missing_is_told(user: TestUser, source: str, line: str) -> None:
+def test_a_missing_source_is_reported(user: TestUser, source: str, line: str) -> None:
     assert user.refused("layer", "add", "x", source) == line
     assert stored(user) == []
 
 
 @pytest.mark.parametrize("damage", ["cut short", "a byte changed", "no archive at all"])
-def test_a_corrupt_archive_leaves_no_half_made_layer(user: TestUser, damage: str) -> None:
+def test_a_corrupt_archive_leaves_no_incomplete_layer(user: TestUser, damage: str) -> None:
     path = archive(user, *((member(f"file{i}"), os.urandom(20_000)) for i in range(10)))
     with open(path, "rb") as file:
         data = bytearray(file.read())
@@ -151,7 +151,7 @@ def test_an_archive_that_writes_outside_its_layer_adds_nothing(user: TestUser, h
 @only_as(
     "root"
 )  # who can put a mirror in the place of the machine's; the others' are in tests/layers
-def test_a_corrupt_package_leaves_no_half_made_layer(user: TestUser) -> None:
+def test_a_corrupt_package_leaves_no_incomplete_layer(user: TestUser) -> None:
     mirror = Mirror(user.path("mirror"))
     control = "Package: broken\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: x\n"
     package = user.path("mirror", "debian", "pool", "broken_1_all.deb")
@@ -167,9 +167,7 @@ def test_a_corrupt_package_leaves_no_half_made_layer(user: TestUser) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_layer_whose_making_is_interrupted_leaves_nothing(
-    user: TestUser, number: signal.Signals
-) -> None:
+def test_an_interrupted_layer_leaves_nothing(user: TestUser, number: signal.Signals) -> None:
     ready = user.path("ready")
     os.mkfifo(ready)
     programs = user.directory("programs", zstd=f"#!/bin/sh\necho >{ready}\nexec sleep 60\n")
@@ -186,7 +184,7 @@ def test_a_layer_whose_making_is_interrupted_leaves_nothing(
     assert not os.path.exists(store) or os.listdir(store) == []
 
 
-def test_a_full_store_is_told_and_not_the_file_that_was_to_be_copied(user: TestUser) -> None:
+def test_a_full_store_is_reported_and_not_the_source_file(user: TestUser) -> None:
     tree = user.directory("tree", file=os.urandom(200_000))
     data = user.directory("data")
     done = user.changed_machine(

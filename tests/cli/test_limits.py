@@ -1,4 +1,4 @@
-"""Limits of the shell that mounts do not bind the programs that use the mount."""
+"""Limits of the shell that mounts do not bind programs that use the mount."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def may_raise_limits(user: TestUser) -> bool:
     return user.is_root and CAP_SYS_RESOURCE in privilege.capabilities()
 
 
-def under(limits: str, *arguments: str) -> str:
-    """What our command says on standard error when a shell with these limits runs it."""
+def stderr_with_limits(limits: str, *arguments: str) -> str:
+    """The standard error of our command in a shell with these limits."""
     done = subprocess.run(
         ["sh", "-c", f'{limits} && exec "$@"', "sh", command(), *arguments],
         stdin=subprocess.DEVNULL,
@@ -44,15 +44,15 @@ def under(limits: str, *arguments: str) -> str:
 
 
 @contextlib.contextmanager
-def mounted_under(user: TestUser, limits: str) -> Iterator[str]:
-    """A mount made by a shell with these limits; where it is."""
+def mount_with_limits(user: TestUser, limits: str) -> Iterator[str]:
+    """A mount made by a shell with these limits. Yields: its mountpoint."""
     names = ("lower", "upper", "work", "target")
     lower, upper, work, target = map(user.directory, names)
     user.write(os.path.join(lower, "large"), LARGE)
     for number in range(400):
         user.write(os.path.join(lower, str(number)), b"%d" % number)
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-    under(limits, "mount", "-o", options, target)
+    stderr_with_limits(limits, "mount", "-o", options, target)
     try:
         yield target
     finally:
@@ -66,9 +66,9 @@ def daemon(user: TestUser) -> int:
     return pid
 
 
-def test_soft_limits_of_the_shell_bind_nobody(user: TestUser) -> None:
+def test_soft_limits_of_the_shell_bind_no_program(user: TestUser) -> None:
     soft = "ulimit -S -n 64 && ulimit -S -f 64 && ulimit -S -s 512 && ulimit -S -c 0"
-    with mounted_under(user, soft) as target:
+    with mount_with_limits(user, soft) as target:
         with open(f"/proc/{daemon(user)}/limits") as file:
             for line in file.readlines()[1:]:
                 assert line[26:47].strip() == line[47:68].strip(), line
@@ -81,17 +81,19 @@ def test_soft_limits_of_the_shell_bind_nobody(user: TestUser) -> None:
 
 
 @only_as("root")
-def test_a_hard_limit_binds_nobody_where_the_daemon_may_raise_it(user: TestUser) -> None:
-    with mounted_under(user, "ulimit -f 64"):
+def test_a_hard_limit_binds_no_program_if_the_daemon_may_raise_it(user: TestUser) -> None:
+    with mount_with_limits(user, "ulimit -f 64"):
         limit = resource.RLIM_INFINITY if may_raise_limits(user) else 64 * 512
         assert resource.prlimit(daemon(user), resource.RLIMIT_FSIZE) == (limit, limit)
 
 
-def test_a_hard_limit_that_binds_every_program_is_told_by_the_mount(user: TestUser) -> None:
+def test_a_hard_limit_that_binds_every_program_is_reported_by_the_mount(user: TestUser) -> None:
     lower, upper, work, target = map(user.directory, ("lower", "upper", "work", "target"))
     bound = not may_raise_limits(user)
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-    assert under("ulimit -f 64", "mount", "-o", options, target) == (BOUND if bound else "")
+    assert stderr_with_limits("ulimit -f 64", "mount", "-o", options, target) == (
+        BOUND if bound else ""
+    )
     try:
         full = os.path.join(target, "full")
         user.write(full, b"x" * 32768)
@@ -100,23 +102,25 @@ def test_a_hard_limit_that_binds_every_program_is_told_by_the_mount(user: TestUs
     finally:
         user.succeeds("umount", target)
     limits = "ulimit -f 64 && ulimit -n 1000"
-    assert under(limits, "mount", "-o", f"lowerdir={lower}", target) == ""
+    assert stderr_with_limits(limits, "mount", "-o", f"lowerdir={lower}", target) == ""
     user.succeeds("umount", target)
-    said = under("ulimit -t 1000", "mount", "-o", f"lowerdir={lower}", target)
+    said = stderr_with_limits("ulimit -t 1000", "mount", "-o", f"lowerdir={lower}", target)
     user.succeeds("umount", target)
     assert ("1000 seconds" in said and "-Ht" in said) == bound
 
 
-def test_a_hard_limit_that_binds_every_program_is_told_by_a_view(user: TestUser) -> None:
+def test_a_hard_limit_that_binds_every_program_is_reported_by_a_view(user: TestUser) -> None:
     said = BOUND if not may_raise_limits(user) else ""
-    assert under("ulimit -f 64", "run", "true") == said
-    assert under("ulimit -S -f 64", "run", "true") == ""
-    assert under("ulimit -f 64", "run", "--read-only", "true") == ""
+    assert stderr_with_limits("ulimit -f 64", "run", "true") == said
+    assert stderr_with_limits("ulimit -S -f 64", "run", "true") == ""
+    assert stderr_with_limits("ulimit -f 64", "run", "--read-only", "true") == ""
 
 
 @only_as("root")
-def test_a_low_priority_of_the_shell_delays_nobody(user: TestUser) -> None:
-    with mounted_under(user, "renice -n 19 $$ >/dev/null && echo 900 >/proc/self/oom_score_adj"):
+def test_a_low_priority_of_the_shell_delays_no_program(user: TestUser) -> None:
+    with mount_with_limits(
+        user, "renice -n 19 $$ >/dev/null && echo 900 >/proc/self/oom_score_adj"
+    ):
         pid = daemon(user)
         assert os.getpriority(os.PRIO_PROCESS, pid) == 0
         with open(f"/proc/{pid}/oom_score_adj") as file:
@@ -124,8 +128,8 @@ def test_a_low_priority_of_the_shell_delays_nobody(user: TestUser) -> None:
 
 
 def test_a_program_with_many_open_files_keeps_no_other_from_opening_any(user: TestUser) -> None:
-    """Where nobody may raise the hard limit, the daemon shares what it has."""
-    with mounted_under(user, "ulimit -n 128") as target, contextlib.ExitStack() as files:
+    """If the hard limit cannot be raised, the daemon shares its descriptors among all files."""
+    with mount_with_limits(user, "ulimit -n 128") as target, contextlib.ExitStack() as files:
         soft, hard = resource.prlimit(daemon(user), resource.RLIMIT_NOFILE)
         assert soft == hard
         readers = [
@@ -147,7 +151,9 @@ def test_a_program_with_many_open_files_keeps_no_other_from_opening_any(user: Te
             os.fsync(writer.fileno())
             writer.write(b"second %d\n" % number)
         for file in (*readers, *writers):
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # ask the daemon again
+            os.posix_fadvise(
+                file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED
+            )  # so that the next read asks the daemon
         for number, reader in enumerate(readers):
             assert reader.read() == b"%d" % number
         for number, writer in enumerate(writers):
@@ -157,7 +163,7 @@ def test_a_program_with_many_open_files_keeps_no_other_from_opening_any(user: Te
         user.program(["find", target, "-name", "new*"])
 
 
-def test_a_limit_too_low_for_a_mount_is_told(user: TestUser) -> None:
+def test_a_limit_too_low_for_a_mount_is_reported(user: TestUser) -> None:
     lower, target = user.directory("lower"), user.directory("target")
     script = 'ulimit -n 30 && exec "$@"'
     mount = ["sh", "-c", script, "sh", command(), "mount", "-o", f"lowerdir={lower}", target]

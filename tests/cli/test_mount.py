@@ -1,4 +1,4 @@
-"""`overlaykit mount`: what `mount -t overlay` does, and what it refuses."""
+"""`overlaykit mount`: the options and errors of `mount -t overlay`."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_later_mount_does_not_keep_an_earlier_one(user: TestUser) -> None:
 
 
 @only_as("root")
-def test_umount_says_that_another_mount_namespace_keeps_the_mount(user: TestUser) -> None:
+def test_umount_reports_that_another_mount_namespace_holds_the_mount(user: TestUser) -> None:
     dirs = make_dirs(user)
     user.succeeds("mount", "-o", dirs.options, dirs.target)
     holder = subprocess.Popen(
@@ -135,7 +135,7 @@ def test_a_mount_without_an_upper_or_with_ro_refuses_to_write(
 
 
 @only_as("root")  # the kernel's overlayfs is mounted as a comparison
-def test_the_kernels_overlayfs_can_go_on_with_our_upper_and_we_with_its(user: TestUser) -> None:
+def test_the_kernels_overlayfs_and_overlaykit_use_each_others_uppers(user: TestUser) -> None:
     dirs = make_dirs(user)
     os.mkdir(os.path.join(dirs.lower, "directory"))
     with mounted(user, dirs.options, dirs.target):
@@ -154,7 +154,7 @@ def test_the_kernels_overlayfs_can_go_on_with_our_upper_and_we_with_its(user: Te
         assert sorted(os.listdir(dirs.target)) == ["ours", "renamed", "theirs"]
 
 
-def test_an_unknown_option_is_told_by_name(user: TestUser) -> None:
+def test_an_unknown_option_is_reported_by_name(user: TestUser) -> None:
     dirs = make_dirs(user)
     for option in "metacopied", "lowerdir-=/x", "rO":
         line = user.refused("mount", "-o", f"{dirs.options},{option}", dirs.target)
@@ -178,7 +178,7 @@ def test_ro_binds_although_another_o_comes_after_it(user: TestUser) -> None:
     assert os.listdir(dirs.upper) == []
 
 
-def test_options_that_cannot_matter_are_accepted(user: TestUser) -> None:
+def test_options_without_an_effect_are_accepted(user: TestUser) -> None:
     dirs = make_dirs(user)
     needless = [
         known.spelling.replace("*", "anything").split("|")[0]
@@ -189,7 +189,7 @@ def test_options_that_cannot_matter_are_accepted(user: TestUser) -> None:
         assert contents(dirs.target, "file") == "from the lower\n"
 
 
-def test_an_option_that_does_less_than_it_says_is_told(user: TestUser) -> None:
+def test_an_option_that_does_less_than_it_says_is_noted(user: TestUser) -> None:
     dirs = make_dirs(user)
     done = user.overlaykit("mount", "-o", f"{dirs.options},metacopy=on", dirs.target)
     try:
@@ -230,7 +230,7 @@ def test_what_fusermount3_cannot_do_is_refused(user: TestUser) -> None:
         "mount option nosymfollow: fusermount3 has no such option: as an ordinary user, leave it out"
     )
     done = user.overlaykit("mount", "-o", f"{dirs.options},allow_other", dirs.target)
-    if done.returncode:  # it is the machine's choice
+    if done.returncode:  # depends on the machine
         assert "user_allow_other" in done.stderr
     else:
         user.succeeds("umount", dirs.target)
@@ -243,7 +243,7 @@ def test_a_source_with_a_comma_is_shown_as_it_is(user: TestUser) -> None:
 
 
 @pytest.mark.parametrize("name", ["co:lon", "com,ma", "back\\slash", "a b", 'quo"te', "line\nfeed"])
-def test_directories_of_any_name_can_be_given(user: TestUser, name: str) -> None:
+def test_directories_may_have_any_name(user: TestUser, name: str) -> None:
     lower, upper, work, target = (user.directory(f"{part}{name}") for part in ("l", "u", "w", "t"))
     user.write(os.path.join(lower, "file"), "from the lower\n")
     quoted = {
@@ -300,7 +300,7 @@ def test_a_quoted_directory_is_the_one_that_the_kernel_means(user: TestUser, quo
         ),
     ],
 )
-def test_options_that_make_no_sense_are_told(user: TestUser, options: str, line: str) -> None:
+def test_invalid_options_are_reported(user: TestUser, options: str, line: str) -> None:
     assert user.refused("mount", "-o", options, make_dirs(user).target) == line
 
 
@@ -316,7 +316,7 @@ def test_upper_and_work_on_different_file_systems_are_refused(user: TestUser) ->
 
 @contextlib.contextmanager
 def another_file_system() -> Iterator[str]:
-    """A directory that no other lies on the file system of: on the tmpfs that every Linux has (shm_overview(7))."""
+    """A directory on a file system of its own: the tmpfs that every Linux has (shm_overview(7))."""
     directory = f"/dev/shm/overlaykit-test-{os.getpid()}"
     os.mkdir(directory)
     try:
@@ -365,7 +365,7 @@ def test_the_machines_root_is_a_lower_where_upper_and_target_are_on_another_disk
         assert os.listdir(f"{directory}/upper") == ["etc"]
 
 
-def test_a_target_that_is_not_empty_is_covered_and_told(user: TestUser) -> None:
+def test_a_target_that_is_not_empty_is_covered_with_a_warning(user: TestUser) -> None:
     dirs = make_dirs(user)
     full = user.directory("full", hidden="")
     done = user.overlaykit("mount", "-o", dirs.options, full)
@@ -400,7 +400,7 @@ def test_the_upper_can_be_the_target_itself(user: TestUser) -> None:
     assert sorted(os.listdir(dirs.upper)) == ["directory", "new"]
 
 
-def test_a_target_inside_the_upper_is_refused_for_it_would_hang(user: TestUser) -> None:
+def test_a_target_inside_the_upper_is_refused_because_it_would_hang(user: TestUser) -> None:
     dirs = make_dirs(user)
     for layer in dirs.upper, dirs.work:
         target = os.path.join(layer, "inside")
@@ -437,7 +437,7 @@ GIVEN = [
 
 
 @pytest.mark.parametrize("given", GIVEN)
-def test_a_path_means_what_it_means_to_the_caller(user: TestUser, given: str) -> None:
+def test_paths_are_resolved_as_the_callers(user: TestUser, given: str) -> None:
     dirs = make_dirs(user)
     names = {"lowerdir": dirs.lower, "upperdir": dirs.upper, "workdir": dirs.work}
     with contextlib.ExitStack() as closing:
@@ -460,7 +460,7 @@ def test_a_path_means_what_it_means_to_the_caller(user: TestUser, given: str) ->
     assert os.listdir(dirs.upper) == ["new"]
 
 
-def test_a_lower_that_has_lost_its_name_is_merged(user: TestUser) -> None:
+def test_a_deleted_lower_is_merged(user: TestUser) -> None:
     dirs = make_dirs(user)
     fds = []
     for _ in range(2):
@@ -475,7 +475,7 @@ def test_a_lower_that_has_lost_its_name_is_merged(user: TestUser) -> None:
     user.succeeds("umount", dirs.target)
 
 
-def test_a_directory_from_where_the_working_directory_was_deleted_is_told(user: TestUser) -> None:
+def test_a_relative_directory_in_a_deleted_working_directory_is_reported(user: TestUser) -> None:
     dirs = make_dirs(user)
     gone = user.directory("gone")
     command = f"cd {gone}; rmdir {gone}; exec {user_command()} mount -o lowerdir=x {dirs.target}"
@@ -487,7 +487,7 @@ def test_a_directory_from_where_the_working_directory_was_deleted_is_told(user: 
 
 
 def test_hundreds_of_lowers_can_be_merged(user: TestUser) -> None:
-    """More than one message carries (SCM_MAX_FD), and as many as the kernel merges."""
+    """More than SCM_MAX_FD, the limit of one message, and as many as the kernel merges."""
     dirs = make_dirs(user)
     names = [user.directory("many", str(number)) for number in range(500)]
     for number in 0, 250, 499:
@@ -497,7 +497,7 @@ def test_hundreds_of_lowers_can_be_merged(user: TestUser) -> None:
         assert sorted(os.listdir(dirs.target)) == ["in-0", "in-250", "in-499"]
 
 
-def test_a_missing_layer_or_upper_is_told(user: TestUser) -> None:
+def test_a_missing_layer_or_upper_is_reported(user: TestUser) -> None:
     dirs = make_dirs(user)
     missing = user.path("missing")
     assert user.refused("mount", "-o", f"lowerdir={dirs.lower}:{missing}", dirs.target) == (
@@ -515,7 +515,7 @@ def test_a_missing_layer_or_upper_is_told(user: TestUser) -> None:
     )
 
 
-def test_a_mountpoint_that_is_missing_is_told(user: TestUser) -> None:
+def test_a_missing_mountpoint_is_reported(user: TestUser) -> None:
     dirs = make_dirs(user)
     missing, file = user.path("missing"), os.path.join(dirs.lower, "file")
     assert user.refused("mount", "-o", f"lowerdir={dirs.lower}", missing) == (
@@ -526,7 +526,7 @@ def test_a_mountpoint_that_is_missing_is_told(user: TestUser) -> None:
     )
 
 
-def test_a_mountpoint_in_a_deleted_working_directory_is_told(user: TestUser) -> None:
+def test_a_mountpoint_in_a_deleted_working_directory_is_reported(user: TestUser) -> None:
     dirs = make_dirs(user)
     gone = user.directory("gone")
     script = 'cd "$0" && rmdir "$0" && exec "$@"'
@@ -588,7 +588,7 @@ def test_a_mount_upon_a_dead_one_is_refused(user: TestUser) -> None:
 
 
 @only_as("ordinary user")
-def test_a_mountpoint_that_fusermount3_refuses_is_told(user: TestUser) -> None:
+def test_a_mountpoint_that_fusermount3_refuses_is_reported(user: TestUser) -> None:
     dirs = make_dirs(user)
     os.chmod(dirs.target, 0o555)
     done = user.overlaykit("mount", "-o", f"lowerdir={dirs.lower}", dirs.target)
@@ -625,7 +625,7 @@ def test_a_mountpoint_inside_a_lower_works_or_is_refused_but_never_hangs(user: T
 
 
 @only_as("ordinary user")
-def test_an_ordinary_user_without_fusermount3_is_told_which_package_has_it(
+def test_a_missing_fusermount3_is_reported_with_its_package(
     user: TestUser,
 ) -> None:
     if user.is_root:
@@ -651,7 +651,7 @@ def test_an_ordinary_user_without_fusermount3_is_told_which_package_has_it(
         ("lower", "upper", "both", "work {both}: holds low, which is no work of a mount"),
     ],
 )
-def test_directories_that_would_clear_or_change_each_other_are_refused(
+def test_directories_that_would_change_each_other_are_refused(
     user: TestUser, lower: str, upper: str, work: str, line: str
 ) -> None:
     make_dirs(user)
@@ -667,7 +667,7 @@ def test_directories_that_would_clear_or_change_each_other_are_refused(
     assert all(contents(both, name, "precious") == "kept\n" for name in ("low", "work"))
 
 
-def test_a_lower_that_is_a_file_is_told_so(user: TestUser) -> None:
+def test_a_lower_that_is_a_file_is_refused(user: TestUser) -> None:
     dirs = make_dirs(user)
     file = os.path.join(dirs.lower, "file")
     assert user.refused("mount", "-o", f"lowerdir={file}", dirs.target) == (
@@ -678,13 +678,13 @@ def test_a_lower_that_is_a_file_is_told_so(user: TestUser) -> None:
 @pytest.mark.parametrize(
     "option", ["squash_to_uid=99999999999", "gidmapping=0:0:99999999999", "uidmapping=1:2"]
 )
-def test_ids_that_there_are_not_are_refused(user: TestUser, option: str) -> None:
+def test_ids_out_of_range_are_refused(user: TestUser, option: str) -> None:
     dirs = make_dirs(user)
     line = user.refused("mount", "-o", f"lowerdir={dirs.lower},{option}", dirs.target)
     assert line.startswith(f"mount option {option}: ")
 
 
-def test_modes_are_kept_in_an_attribute_where_asked_to(user: TestUser) -> None:
+def test_xattr_permissions_keeps_modes_in_an_attribute(user: TestUser) -> None:
     dirs = make_dirs(user)
     with mounted(user, f"{dirs.options},xattr_permissions=2", dirs.target):
         os.chmod(os.path.join(dirs.target, "file"), 0o601)
@@ -694,7 +694,7 @@ def test_modes_are_kept_in_an_attribute_where_asked_to(user: TestUser) -> None:
 
 
 @only_as("root")
-def test_owners_are_shown_as_asked(user: TestUser) -> None:
+def test_owners_are_shown_as_the_options_map_them(user: TestUser) -> None:
     dirs = make_dirs(user)
     os.chown(os.path.join(dirs.lower, "file"), 5, 6)
     for option, uid, gid in (
@@ -708,7 +708,7 @@ def test_owners_are_shown_as_asked(user: TestUser) -> None:
 
 
 @only_as("root")  # an ordinary user cannot mount such a disk
-def test_an_upper_on_a_disk_without_attributes_is_refused_with_the_way_out(
+def test_an_upper_on_a_disk_without_attributes_is_refused_with_the_fix(
     user: TestUser,
 ) -> None:
     dirs = make_dirs(user)

@@ -1,4 +1,4 @@
-"""`mount -t fuse.overlaykit` and lines in fstab: mount(8) finds us, and umount(8) ends what it mounted."""
+"""`mount -t fuse.overlaykit` and lines in fstab: mount(8) finds the helper, and umount(8) ends its mounts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def program(request: pytest.FixtureRequest) -> str:
 
 @contextlib.contextmanager
 def installed(user: TestUser, program: str) -> Iterator[None]:
-    """Let mount(8) find a program of ours, in this mount namespace alone."""
+    """Install a program of ours for mount(8), in this mount namespace only."""
     directory = "/usr/sbin" if program == OWN else "/usr/local/sbin"
     added, work = user.directory("added"), user.directory("added-work")
     os.symlink(os.path.join(os.path.dirname(sys.executable), program), f"{added}/{program}")
@@ -44,13 +44,13 @@ def installed(user: TestUser, program: str) -> Iterator[None]:
 
 
 def umount(user: TestUser, target: str) -> None:
-    """With umount(8), which does not wait for the daemon."""
+    """Unmount with umount(8), which does not wait for the daemon."""
     user.program(["umount", target])
     user.wait_for_descendants()
 
 
-def shown(target: str) -> list[tuple[str, str]]:
-    """The mounts there: type and options."""
+def mounts_at(target: str) -> list[tuple[str, str]]:
+    """The type and options of each mount there."""
     return [(one.fstype, one.mountpoint) for one in mountinfo.current() if one.mountpoint == target]
 
 
@@ -65,7 +65,7 @@ def test_a_line_in_fstab_mounts_and_umount_unmounts(user: TestUser, program: str
     with installed(user, program):
         user.program(["mount", "-T", fstab, target])
         try:
-            assert shown(target) == [(TYPE, target)]
+            assert mounts_at(target) == [(TYPE, target)]
             with open(os.path.join(target, "file")) as file:
                 assert file.read() == "from the lower\n"
             user.write(os.path.join(target, "new"), "new\n")
@@ -81,9 +81,9 @@ def test_a_line_in_fstab_mounts_and_umount_unmounts(user: TestUser, program: str
             umount(user, target)
         user.program(["mount", "--all", "-T", fstab])
         try:
-            assert shown(target) == [(TYPE, target)]
+            assert mounts_at(target) == [(TYPE, target)]
             user.program(["mount", "--all", "-T", fstab])
-            assert shown(target) == [(TYPE, target)]
+            assert mounts_at(target) == [(TYPE, target)]
         finally:
             umount(user, target)
 
@@ -99,7 +99,7 @@ def test_the_program_may_be_named_in_the_source(user: TestUser) -> None:
                 umount(user, target)
 
 
-def test_mount_says_why_not(user: TestUser, program: str) -> None:
+def test_mount_reports_why_it_fails(user: TestUser, program: str) -> None:
     target = user.directory("target")
     with installed(user, program):
         done = subprocess.run(
@@ -114,7 +114,7 @@ def test_mount_says_why_not(user: TestUser, program: str) -> None:
     )
 
 
-def test_what_mount_passes_on_is_understood(user: TestUser) -> None:
+def test_options_that_mount_passes_on_are_accepted(user: TestUser) -> None:
     lower, target = user.directory("lower"), user.directory("target")
     options = ["-o", f"lowerdir={lower}", "-o", "unheard-of=1"]
     command = ["mount", "-t", TYPE, *options, "a source", target]
@@ -126,13 +126,13 @@ def test_what_mount_passes_on_is_understood(user: TestUser) -> None:
         finally:
             umount(user, target)
         user.program([*command, "-f", "-s"])
-        assert shown(target) == []
+        assert mounts_at(target) == []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert "mount option unheard-of=1: not one of" in done.stderr
-        assert shown(target) == []
+        assert mounts_at(target) == []
 
 
-def test_a_word_that_is_no_command_is_still_told(user: TestUser) -> None:
+def test_an_unknown_command_is_reported_beside_the_mount_helper(user: TestUser) -> None:
     for arguments in ("none", "target", "-o", "lowerdir=/"), ("none", "/t"):
         line = user.refused(*arguments)
         assert line == f"{arguments[0]}: no such command: 'overlaykit --help' lists them"

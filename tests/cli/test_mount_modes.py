@@ -98,7 +98,7 @@ def test_modes_forbid_no_more_than_on_a_plain_directory(user: TestUser, name: st
         user.succeeds("umount", target)
     assert found(user.path("lower")) == before
     assert os.listdir(user.path("work", "work")) == []
-    for tree in ("lower", "plain", "upper"):  # for who removes it all
+    for tree in ("lower", "plain", "upper"):  # so that the fixture can remove it
         user.program(["chmod", "-R", "u+rwX", user.path(tree)])
 
 
@@ -121,7 +121,7 @@ def test_a_mount_whose_root_was_closed_is_mounted_again(user: TestUser, mode: in
 
 
 @pytest.mark.parametrize("gid", [True, False])
-def test_files_of_root_are_written_to_where_all_are_shown_as_the_users(
+def test_files_of_root_are_writable_if_all_are_shown_as_the_users(
     user: TestUser, gid: bool
 ) -> None:
     names = [user.directory(name) for name in ("upper", "work", "target")]
@@ -140,7 +140,7 @@ def test_files_of_root_are_written_to_where_all_are_shown_as_the_users(
         assert (st.st_uid, st.st_gid) == (os.getuid(), os.getgid())
 
 
-def test_a_caller_outside_of_all_ranges_makes_files(user: TestUser) -> None:
+def test_a_caller_outside_of_every_mapped_range_makes_files(user: TestUser) -> None:
     lower, upper, work, target = (
         user.directory(name) for name in ("lower", "upper", "work", "target")
     )

@@ -31,12 +31,12 @@ def test_a_mode_does_not_keep_a_user_from_its_own_files_of_a_lower(
                 assert file.read() == contents
     finally:
         user.succeeds("umount", target)
-    os.chmod(below, 0o700)  # for the test's end
+    os.chmod(below, 0o700)  # so that the fixture can remove it
 
 
 @only_as("root")
 @pytest.mark.parametrize("squash", ["", f",squash_to_uid={ORDINARY},squash_to_gid={ORDINARY}"])
-def test_a_user_changes_files_of_others_where_they_are_shown_as_its_own(
+def test_a_user_changes_files_of_others_if_they_are_shown_as_its_own(
     user: TestUser, squash: str
 ) -> None:
     os.chmod(user.scratch, 0o755)
@@ -58,7 +58,7 @@ def test_a_user_changes_files_of_others_where_they_are_shown_as_its_own(
         assert run(command(), "mount", "-o", options, target).returncode == 0
         try:
             for name in ("file", "large"):
-                # The shell says nothing of an error that only close(2) tells.
+                # The shell does not report an error of close(2).
                 appended = run("sh", "-c", f"echo more >> {target}/{name}")
                 assert appended.returncode == (0 if squash else 2)
                 assert ("Operation not permitted" in appended.stderr) == (not squash)
@@ -71,7 +71,7 @@ def test_a_user_changes_files_of_others_where_they_are_shown_as_its_own(
 def test_a_file_that_another_user_made_set_id_does_not_become_set_id_as_ones_own(
     user: TestUser,
 ) -> None:
-    """In the upper others may run it, whatever it is."""
+    """Others may run any file in the upper."""
     os.chmod(user.scratch, 0o755)
     paths = [user.directory(name) for name in ("lower", "upper", "work", "merged")]
     lower, upper, work, target = paths

@@ -1,4 +1,4 @@
-"""A view's host name: programs that ask for the address of their machine get one; nothing of the host is renamed."""
+"""A view's host name: programs get an address for it; the host keeps its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_view_finds_the_address_of_its_own_name(user: TestUser) -> None:
         assert printed == "some-view 127.0.0.1\n"
 
 
-def test_a_kept_upper_holds_nothing_that_the_command_has_not_written(user: TestUser) -> None:
+def test_a_kept_upper_holds_only_the_commands_changes(user: TestUser) -> None:
     upper = user.directory("upper")
     user.succeeds("run", "--upper", upper, "hostname", "-f")
     assert os.listdir(upper) == []
@@ -43,9 +43,7 @@ def test_a_kept_upper_holds_nothing_that_the_command_has_not_written(user: TestU
 
 
 @pytest.mark.parametrize("lines", ["10.0.0.5 database\n", ""])
-def test_names_that_are_added_to_a_kept_upper_are_there_the_next_time(
-    user: TestUser, lines: str
-) -> None:
+def test_host_names_in_a_kept_upper_remain_for_the_next_view(user: TestUser, lines: str) -> None:
     upper = user.directory("upper")
     hosts = user.write(user.path("given"), f"127.0.0.1 localhost\n{lines}# no end of line")
     run = ("run", "--upper", upper)
@@ -58,7 +56,7 @@ def test_names_that_are_added_to_a_kept_upper_are_there_the_next_time(
     assert printed.split() == ["10.0.0.6", "cache", "127.0.0.1", "third"]
 
 
-def test_a_new_hosts_file_takes_no_other_ones_place(user: TestUser) -> None:
+def test_a_hosts_file_cannot_be_replaced_by_rename(user: TestUser) -> None:
     program = (
         "import errno, os\n"
         "os.close(os.open('/etc/hosts.new', os.O_CREAT))\n"
@@ -71,14 +69,14 @@ def test_a_new_hosts_file_takes_no_other_ones_place(user: TestUser) -> None:
     assert (done.returncode, done.stderr) == (errno.EBUSY, "")
 
 
-def test_a_hosts_file_that_is_none_does_no_harm(user: TestUser) -> None:
+def test_a_view_starts_if_etc_hosts_is_no_file(user: TestUser) -> None:
     layer = user.directory("layer")
     os.mkdir(f"{layer}/etc")
     os.mkfifo(f"{layer}/etc/hosts")
     assert user.succeeds("run", "-l", layer, "-l", "host", "hostname") != ""
 
 
-def test_a_hosts_file_of_the_callers_is_the_one_that_counts(user: TestUser) -> None:
+def test_a_bound_hosts_file_is_left_unchanged(user: TestUser) -> None:
     hosts = user.write(user.path("hosts"), "10.0.0.5 database\n")
     printed = user.succeeds("run", "-v", f"{hosts}:/etc/hosts", "cat", "/etc/hosts")
     assert printed == "10.0.0.5 database\n"
@@ -91,7 +89,7 @@ def test_the_hosts_network_comes_with_the_hosts_name(user: TestUser) -> None:
         assert user.succeeds(*arguments, "cat", "/etc/hosts") == file.read()
 
 
-def test_names_that_one_command_adds_are_there_for_the_next(user: TestUser) -> None:
+def test_host_names_that_a_command_adds_remain_for_the_next(user: TestUser) -> None:
     with View() as view:
         view.run(["sh", "-c", "echo 10.0.0.6 cache >>/etc/hosts"], check=True)
         found = view.run(["getent", "hosts", "cache", view.name], capture_output=True, text=True)

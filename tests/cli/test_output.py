@@ -1,4 +1,4 @@
-"""Output that cannot be written: one line, or silence where the reader has gone, and never a traceback."""
+"""Output that cannot be written: one line, or silence if the reader is gone, and never a traceback."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PRINTS = [
 ]
 
 
-def into(descriptor: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_with_stdout(descriptor: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [command(), *arguments],
         stdin=subprocess.DEVNULL,
@@ -35,13 +35,13 @@ def into(descriptor: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@only_as("ordinary user")  # who it is makes no difference
+@only_as("ordinary user")  # the same for root
 @pytest.mark.parametrize("arguments", PRINTS, ids=" ".join)
-def test_a_full_disk_under_the_output_is_told_in_one_line(
+def test_a_full_disk_under_the_output_is_reported_in_one_line(
     user: TestUser, arguments: tuple[str, ...]
 ) -> None:
     with open("/dev/full", "wb") as full:
-        done = into(full.fileno(), *arguments)
+        done = run_with_stdout(full.fileno(), *arguments)
     assert (done.returncode, done.stderr) == (
         125,
         (
@@ -53,12 +53,10 @@ def test_a_full_disk_under_the_output_is_told_in_one_line(
 
 @only_as("ordinary user")
 @pytest.mark.parametrize("arguments", PRINTS, ids=" ".join)
-def test_a_reader_that_has_seen_enough_is_no_error_worth_a_word(
-    user: TestUser, arguments: tuple[str, ...]
-) -> None:
+def test_a_closed_pipe_is_no_error(user: TestUser, arguments: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    done = into(writer, *arguments)
+    done = run_with_stdout(writer, *arguments)
     os.close(writer)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 

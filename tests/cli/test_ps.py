@@ -1,4 +1,4 @@
-"""`overlaykit ps`: what is running, and only that."""
+"""`overlaykit ps`: the list of running views and mounts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from overlaykit.procfs import descendants
 from ..views.user import TestUser
 
 
-def listed(user: TestUser) -> list[dict[str, Any]]:
+def list_json(user: TestUser) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(user.succeeds("ps", "--json"))
     return found
 
 
-def started(user: TestUser, *options: str) -> subprocess.Popen[str]:
+def start_view(user: TestUser, *options: str) -> subprocess.Popen[str]:
     view = user.start("run", *options, "--", "sh", "-c", "echo started; read line")
     assert view.stdout is not None
     assert view.stdout.readline() == "started\n"
@@ -26,12 +26,12 @@ def started(user: TestUser, *options: str) -> subprocess.Popen[str]:
 
 
 def test_views_and_mounts_are_listed_while_they_run_oldest_first(user: TestUser) -> None:
-    assert listed(user) == []
+    assert list_json(user) == []
     lower, target = user.directory("lower"), user.directory("target")
     user.succeeds("mount", "-o", f"lowerdir={lower}", "--name", "mounted", target)
     upper = user.path("upper")
-    with started(user, "--name", "view", "--upper", upper, "-p", "0:80") as view:
-        mount, run = listed(user)
+    with start_view(user, "--name", "view", "--upper", upper, "-p", "0:80") as view:
+        mount, run = list_json(user)
         assert (mount["name"], mount["target"], mount["layers"]) == ("mounted", target, [lower])
         assert (run["name"], run["upper"], run["layers"]) == ("view", upper, ["host"])
         assert run["command"] == ["sh", "-c", "echo started; read line"]
@@ -47,21 +47,21 @@ def test_views_and_mounts_are_listed_while_they_run_oldest_first(user: TestUser)
         assert [line.split()[0] for line in table[1:]] == ["mounted", "view"]
         assert table[2].rstrip().endswith("sh -c 'echo started; read line'")
         view.communicate("end\n")
-    assert [one["name"] for one in listed(user)] == ["mounted"]
+    assert [one["name"] for one in list_json(user)] == ["mounted"]
     user.succeeds("umount", target)
-    assert listed(user) == []
+    assert list_json(user) == []
 
 
-def test_a_view_without_a_name_gets_one_that_can_be_used(user: TestUser) -> None:
-    with started(user) as view:
-        (run,) = listed(user)
+def test_a_view_without_a_name_gets_a_usable_one(user: TestUser) -> None:
+    with start_view(user) as view:
+        (run,) = list_json(user)
         assert user.succeeds("explain", run["name"], "/etc").startswith("/etc\n")
         view.communicate("end\n")
 
 
 def test_a_view_that_was_killed_is_not_listed(user: TestUser) -> None:
-    with started(user) as view:
+    with start_view(user) as view:
         os.kill(view.pid, signal.SIGKILL)
         view.wait()
         user.wait_for_descendants()
-    assert listed(user) == []
+    assert list_json(user) == []

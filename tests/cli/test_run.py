@@ -1,4 +1,4 @@
-"""`overlaykit run`: exit statuses, and what its options promise."""
+"""`overlaykit run`: exit statuses and options."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_command_without_its_interpreter_exits_126(user: TestUser) -> None:
     assert "its interpreter is missing" in user.refused("run", script, status=126)
 
 
-def test_the_commands_own_options_are_left_to_it(user: TestUser) -> None:
+def test_options_after_the_command_are_the_commands(user: TestUser) -> None:
     assert user.succeeds("run", "echo", "--name", "-p", "--", "x") == "--name -p -- x\n"
     assert user.succeeds("run", "--", "echo", "--", "-v") == "-- -v\n"
 
@@ -60,7 +60,7 @@ def test_the_environment_is_the_callers_and_what_e_sets(user: TestUser) -> None:
     assert {"NEW=a=b", "KNOWN=changed", "EMPTY=", "KEPT=kept"} <= set(lines)
 
 
-def test_the_working_directory_is_the_callers_where_the_view_has_it(user: TestUser) -> None:
+def test_the_working_directory_is_the_callers_if_the_view_has_it(user: TestUser) -> None:
     assert user.succeeds("run", "pwd") == user.home + "\n"
     assert user.succeeds("run", "-w", "/usr", "pwd") == "/usr\n"
     assert user.succeeds("run", "--read-only", "pwd", cwd="/proc") == "/proc\n"
@@ -78,7 +78,7 @@ def test_a_directory_is_shared_with_v(user: TestUser) -> None:
     assert not os.path.exists(user.path("not"))
 
 
-def test_what_is_shared_with_ro_cannot_be_written_to(user: TestUser) -> None:
+def test_a_read_only_bind_cannot_be_written_to(user: TestUser) -> None:
     shared = user.directory("shared", file="contents\n")
     bind = f"{shared}:/mnt:ro"
     done = user.overlaykit("run", "-v", bind, "--", "sh", "-c", "cat /mnt/file; echo >/mnt/file")
@@ -93,13 +93,13 @@ def test_a_single_file_is_shared_with_v(user: TestUser) -> None:
     )
 
 
-def test_what_is_written_without_an_upper_is_dropped(user: TestUser) -> None:
+def test_changes_without_an_upper_are_dropped(user: TestUser) -> None:
     path = user.path("written")
     assert user.succeeds("run", "sh", "-c", f"echo x >{path}; cat {path}") == "x\n"
     assert not os.path.exists(path)
 
 
-def test_what_is_written_with_an_upper_is_kept_and_seen_again(user: TestUser) -> None:
+def test_changes_in_an_upper_are_kept_for_the_next_view(user: TestUser) -> None:
     upper = user.directory("upper")
     path = user.write(user.path("file"), "before\n")
     user.succeeds("run", "--upper", upper, "sh", "-c", f"echo after >{path}")
@@ -140,7 +140,7 @@ def test_the_layer_named_first_answers(user: TestUser) -> None:
     assert user.succeeds("run", *layers, "cat", f"{target}/one", f"{target}/two") == "top\nbottom\n"
 
 
-def test_its_name_is_the_views_host_name(user: TestUser) -> None:
+def test_the_name_of_a_view_is_its_host_name(user: TestUser) -> None:
     assert user.succeeds("run", "--name", "Some.view_1", "hostname") == "Some.view_1\n"
 
 
@@ -192,7 +192,7 @@ def test_standard_input_and_output_are_the_callers(user: TestUser) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "PIPED THROUGH\n", "")
 
 
-def test_a_command_holds_no_descriptor_of_overlaykits(user: TestUser) -> None:
+def test_a_command_inherits_no_descriptor_of_overlaykit(user: TestUser) -> None:
     assert user.succeeds("run", "sh", "-c", "ls /proc/$$/fd").split() == ["0", "1", "2"]
 
 
@@ -227,7 +227,7 @@ def test_arguments_and_names_of_any_bytes_reach_the_command(user: TestUser) -> N
     assert (done.returncode, done.stdout, done.stderr) == (0, "a\udcffb", "")
 
 
-def test_who_ignores_the_ends_of_children_can_run_a_command_too(user: TestUser) -> None:
+def test_a_caller_that_ignores_sigchld_can_run_a_command(user: TestUser) -> None:
     program = [
         "sh",
         "-c",
@@ -242,7 +242,7 @@ def test_who_ignores_the_ends_of_children_can_run_a_command_too(user: TestUser) 
     assert subprocess.run(program, check=False).returncode == 3
 
 
-def test_an_upper_that_is_made_is_named_for_it_may_be_a_slip(user: TestUser) -> None:
+def test_a_new_upper_is_named_because_it_may_be_a_slip(user: TestUser) -> None:
     upper = user.path("tyop")
     done = user.overlaykit("run", "--upper", upper, "true")
     assert (done.returncode, done.stdout) == (0, "")
@@ -250,6 +250,6 @@ def test_an_upper_that_is_made_is_named_for_it_may_be_a_slip(user: TestUser) -> 
     assert user.succeeds("run", "--upper", upper, "true") == ""
 
 
-def test_it_runs_in_a_pid_namespace_whose_proc_is_that_of_another(user: TestUser) -> None:
+def test_a_view_runs_with_the_procfs_of_another_pid_namespace(user: TestUser) -> None:
     unshare = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--pid", "--fork")
     assert user.program([*unshare, command(), "run", "echo", "there"]) == "there\n"

@@ -53,7 +53,7 @@ ODD_ENVIRONMENT = [
     b"BASH_FUNC_exported%%=() {  :\n}",
     b"TWICE=second",
 ]
-"""No LC_ALL, LC_CTYPE or LANG: in the C locale Python sets LC_CTYPE for itself (PEP 538)."""
+"""Without LC_ALL, LC_CTYPE and LANG: in the C locale Python sets LC_CTYPE itself (PEP 538)."""
 
 NICE, LIMITS = (
     7,
@@ -76,8 +76,8 @@ PR_SET_TIMERSLACK, PR_SET_NO_NEW_PRIVS, ADDR_NO_RANDOMIZE = 29, 38, 0x0040000
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def arrange(user: TestUser) -> None:
-    """Make everything about this process as unusual as its user may."""
+def change_attributes(user: TestUser) -> None:
+    """Change every attribute of this process that its user may change."""
     os.setsid()
     _, terminal = os.openpty()
     fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
@@ -104,8 +104,8 @@ def arrange(user: TestUser) -> None:
         os.setgroups([7, 42, 4711])
 
 
-def surroundings(process: int, caller: int) -> dict[str, object]:
-    """What procfs and the kernel say of a process that `caller` has become, or has started."""
+def attributes(process: int, caller: int) -> dict[str, object]:
+    """The attributes of a process that `caller` has become, or has started, by procfs and system calls."""
     found: dict[str, object] = {}
     for row in read(process, "status").decode().splitlines():
         name, _, value = row.partition(":")
@@ -136,8 +136,8 @@ def read(process: int, name: str) -> bytes:
 
 
 @contextmanager
-def started(user: TestUser, *prefix: str) -> Iterator[int]:
-    """A process that has arranged everything and then become the program, or started it, which waits for more."""
+def start_program(user: TestUser, *prefix: str) -> Iterator[int]:
+    """A process that changes its attributes and then becomes the program, or starts it; the program waits for input."""
     reader, writer = os.pipe()
     printed, output = os.pipe()
     variables = ("HOME", "PATH", "TMPDIR", "XDG_RUNTIME_DIR")
@@ -153,7 +153,7 @@ def started(user: TestUser, *prefix: str) -> Iterator[int]:
             os.dup2(output, 1)
             for descriptor in (reader, writer, printed, output):
                 os.close(descriptor)
-            arrange(user)
+            change_attributes(user)
             _native.execve(arguments[0], arguments, environment)
         finally:
             os._exit(99)
@@ -169,24 +169,24 @@ def started(user: TestUser, *prefix: str) -> Iterator[int]:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def the_program(ancestor: int) -> int:
+def find_program(ancestor: int) -> int:
     """The process below `ancestor`, or itself, that has become the program."""
     (process,) = filter(is_the_program, (ancestor, *descendants(ancestor)))
     return process
 
 
 def is_the_program(process: int) -> bool:
-    with suppress(PermissionError):  # a view's init, which cannot be traced
+    with suppress(PermissionError):  # a view's init cannot be traced
         return os.readlink(f"/proc/{process}/exe") == os.path.realpath(PROGRAM)
     return False
 
 
 def test_a_commands_surroundings_are_its_callers(user: TestUser) -> None:
     user.directory("odd \udcff directory")
-    with started(user) as process:
-        plain = surroundings(the_program(process), process)
-    with started(user, command(), "run", "--") as process:
-        viewed = surroundings(the_program(process), process)
+    with start_program(user) as process:
+        plain = attributes(find_program(process), process)
+    with start_program(user, command(), "run", "--") as process:
+        viewed = attributes(find_program(process), process)
     different = {name for name in plain | viewed if plain.get(name) != viewed.get(name)}
     unexpected = different - set(MUST_DIFFER)
     assert {name: (plain.get(name), viewed.get(name)) for name in unexpected} == {}
@@ -200,7 +200,7 @@ def environment_of_the_test() -> bytes:
     )
 
 
-def test_a_command_ignores_what_its_caller_does_but_what_python_ignores_itself(
+def test_a_command_ignores_the_callers_ignored_signals_except_pythons_own(
     user: TestUser,
 ) -> None:
     script = "trap '' PIPE XFSZ USR1; exec \"$@\""

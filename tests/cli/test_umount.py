@@ -1,4 +1,4 @@
-"""`overlaykit umount`: the end of a mount."""
+"""`overlaykit umount`: unmounting, its errors and its waits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..views.fixtures import only_as
 from ..views.user import TestUser, command
 
 
-def test_what_is_not_ours_is_left_alone(user: TestUser) -> None:
+def test_umount_leaves_foreign_mounts_alone(user: TestUser) -> None:
     directory = user.directory("directory")
     for path in directory, "/proc", user.path("missing"):
         assert user.refused("umount", path) == (
@@ -29,7 +29,7 @@ def test_what_is_not_ours_is_left_alone(user: TestUser) -> None:
     assert os.path.isdir("/proc/self")
 
 
-def test_a_mount_in_use_is_left_as_it_is_and_told(user: TestUser) -> None:
+def test_a_mount_in_use_is_left_mounted_and_its_users_are_named(user: TestUser) -> None:
     lower = user.directory("lower", file="contents\n")
     target = user.directory("target")
     user.succeeds("mount", "-o", f"lowerdir={lower}", target)
@@ -47,7 +47,7 @@ def test_a_mount_in_use_is_left_as_it_is_and_told(user: TestUser) -> None:
 
 @contextlib.contextmanager
 def opened(directory: str) -> Iterator[None]:
-    """Have it open in this process."""
+    """Open it in this process."""
     fd = os.open(directory, os.O_RDONLY)
     try:
         yield
@@ -56,18 +56,18 @@ def opened(directory: str) -> Iterator[None]:
 
 
 @only_as("root")
-def test_who_has_a_mount_in_use_is_told_without_those_that_only_see_it(user: TestUser) -> None:
-    options, target = stacked(user)
+def test_processes_that_only_see_a_mount_are_not_named_as_its_users(user: TestUser) -> None:
+    options, target = prepare_mount(user)
     user.succeeds("mount", "-o", options, target)
-    with elsewhere("echo ready; read end", target), opened(target):
-        assert f"in use by {os.getpid()} (" in (told := user.refused("umount", target))
-        assert "(sh)" not in told
-        assert told.count("(") == 1
+    with shell_in_another_namespace("echo ready; read end", target), opened(target):
+        assert f"in use by {os.getpid()} (" in (error := user.refused("umount", target))
+        assert "(sh)" not in error
+        assert error.count("(") == 1
     user.succeeds("umount", target)
 
 
-def test_a_command_that_stands_in_the_mount_tells_so(user: TestUser) -> None:
-    options, target = stacked(user)
+def test_umount_from_inside_the_mount_names_itself(user: TestUser) -> None:
+    options, target = prepare_mount(user)
     user.succeeds("mount", "-o", options, target)
     assert user.refused("umount", target, cwd=target).startswith(
         f"{target}: in use by this command itself, whose working directory or open files lie there:"
@@ -75,19 +75,19 @@ def test_a_command_that_stands_in_the_mount_tells_so(user: TestUser) -> None:
     user.succeeds("umount", target)
 
 
-def test_of_several_that_unmount_at_once_none_is_led_astray(user: TestUser) -> None:
-    options, target = stacked(user)
+def test_concurrent_umounts_succeed_or_find_no_mount(user: TestUser) -> None:
+    options, target = prepare_mount(user)
     for how in ([], ["--force"]):
         user.succeeds("mount", "-o", options, target)
         several = [user.start("umount", *how, target, stderr=subprocess.PIPE) for _ in range(2)]
-        for one in several:
-            _, told = one.communicate()
-            done = one.returncode == 0 and not told
-            assert done or f"{target}: no overlaykit mount is there" in told, (how, told)
+        for process in several:
+            _, errors = process.communicate()
+            done = process.returncode == 0 and not errors
+            assert done or f"{target}: no overlaykit mount is there" in errors, (how, errors)
         assert not os.path.ismount(target)
 
 
-def test_umount_and_explain_mean_the_same_mount_where_a_path_is_also_a_name(
+def test_umount_and_explain_find_the_same_mount_if_a_path_is_also_a_name(
     user: TestUser,
 ) -> None:
     one, other = user.directory("one", file=""), user.directory("other", file="")
@@ -99,7 +99,7 @@ def test_umount_and_explain_mean_the_same_mount_where_a_path_is_also_a_name(
         user.succeeds("umount", "m", cwd=user.scratch)
 
 
-def test_the_way_there_may_be_relative_or_a_symbolic_link(user: TestUser) -> None:
+def test_the_target_may_be_relative_or_a_symbolic_link(user: TestUser) -> None:
     lower = user.directory("lower")
     target = user.directory("target")
     os.symlink(target, user.path("link"))
@@ -109,7 +109,7 @@ def test_the_way_there_may_be_relative_or_a_symbolic_link(user: TestUser) -> Non
     user.succeeds("umount", target)
 
 
-def test_all_that_was_written_is_in_the_upper_once_it_returns(user: TestUser) -> None:
+def test_the_upper_is_complete_when_umount_returns(user: TestUser) -> None:
     lower, upper, work, target = map(user.directory, ("lower", "upper", "work", "target"))
     for number in range(5):
         user.succeeds("mount", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", target)
@@ -119,37 +119,37 @@ def test_all_that_was_written_is_in_the_upper_once_it_returns(user: TestUser) ->
             assert file.read() == bytes([number]) * 300_000
 
 
-def stacked(user: TestUser) -> tuple[str, str]:
-    """The options of a mount that can be written to, and a directory to mount on."""
+def prepare_mount(user: TestUser) -> tuple[str, str]:
+    """The options of a writable mount, and a directory to mount on."""
     lower, upper, work, target = map(user.directory, ("lower", "upper", "work", "target"))
     return f"lowerdir={lower},upperdir={upper},workdir={work}", target
 
 
 @contextlib.contextmanager
-def elsewhere(*script: str) -> Iterator[subprocess.Popen[str]]:
-    """A shell that goes on in a mount namespace of its own, a copy of ours, and says when it is there."""
+def shell_in_another_namespace(*script: str) -> Iterator[subprocess.Popen[str]]:
+    """A shell in a copy of this mount namespace, which prints a line when it is ready."""
     unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-euc"]
     with subprocess.Popen(
         [*unshare, *script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as shell:
         try:
-            assert line(shell.stdout) == "ready"
+            assert read_line(shell.stdout) == "ready"
             yield shell
         finally:
             shell.communicate("end\n")
 
 
-def line(stream: IO[str] | None) -> str:
+def read_line(stream: IO[str] | None) -> str:
     assert stream is not None
     return stream.readline().rstrip("\n")
 
 
-def ask(shell: subprocess.Popen[str], question: str) -> str:
-    """One line to the shell, one line back."""
+def send_line(shell: subprocess.Popen[str], question: str) -> str:
+    """Send one line to the shell. Returns: the line it prints."""
     assert shell.stdin is not None
     shell.stdin.write(question + "\n")
     shell.stdin.flush()
-    return line(shell.stdout)
+    return read_line(shell.stdout)
 
 
 def daemons(user: TestUser) -> dict[str, int]:
@@ -158,11 +158,11 @@ def daemons(user: TestUser) -> dict[str, int]:
 
 @only_as("root")
 def test_a_mount_at_the_same_path_in_another_namespace_is_another_mount(user: TestUser) -> None:
-    options, target = stacked(user)
+    options, target = prepare_mount(user)
     other = user.directory("other", file="of the other\n")
     script = '"$@"; echo ready; read go; cat "$0/file"; read end'
     mount = (command(), "mount", "--name", "other", "-o", f"lowerdir={other}", target)
-    with elsewhere(script, target, *mount) as shell:
+    with shell_in_another_namespace(script, target, *mount) as shell:
         user.refused("umount", target)
         user.refused("explain", target, "/file")
         user.succeeds("mount", "--name", "ours", "-o", options, target)
@@ -173,21 +173,21 @@ def test_a_mount_at_the_same_path_in_another_namespace_is_another_mount(user: Te
         assert table[2].rstrip().endswith(target)
         user.succeeds("umount", target)
         assert list(daemons(user)) == ["other"]
-        assert ask(shell, "go") == "of the other"
+        assert send_line(shell, "go") == "of the other"
     user.wait_for_descendants()
 
 
 @only_as("root")
-def test_there_is_never_a_second_writer_and_a_way_out_is_told(user: TestUser) -> None:
-    options, target = stacked(user)
+def test_an_upper_has_one_writer_and_the_error_names_the_fix(user: TestUser) -> None:
+    options, target = prepare_mount(user)
     second, upper = user.directory("second"), user.path("upper")
     user.succeeds("mount", "--name", "first", "-o", options, target)
     script = """exec 3>"$0/file"; echo ready
         while read word; do echo "$word" >&3; cat "$0/file" >/dev/null 2>&1; echo "$?"; done"""
-    with elsewhere(script, target) as shell:
+    with shell_in_another_namespace(script, target) as shell:
         user.program(["umount", target])
         held = f"{shell.pid} (sh)"
-        assert ask(shell, "one") == "0"
+        assert send_line(shell, "one") == "0"
         assert user.refused("mount", "-o", options, second) == (
             f"upper {upper} is in use by mount first, which is not mounted here any more but held by {held}:"
             " end these, or the mount with 'overlaykit umount --force first', or choose another upper"
@@ -196,23 +196,23 @@ def test_there_is_never_a_second_writer_and_a_way_out_is_told(user: TestUser) ->
             f"{target}: not mounted in this mount namespace any more, but held by {held}:"
             " end these, or the mount with 'overlaykit umount --force first'"
         )
-        assert ask(shell, "two") == "0"
+        assert send_line(shell, "two") == "0"
         user.succeeds("umount", "--force", "first")
         user.succeeds("mount", "-o", options, second)
         with open(os.path.join(second, "file")) as file:
             assert file.read() == "one\ntwo\n"
-        assert ask(shell, "three") != "0"
+        assert send_line(shell, "three") != "0"
         user.succeeds("umount", second)
     with open(os.path.join(upper, "file")) as file:
         assert file.read() == "one\ntwo\n"
 
 
 @only_as("root")
-def test_umount_waits_no_longer_than_it_is_told_and_can_be_interrupted(user: TestUser) -> None:
-    options, target = stacked(user)
+def test_umount_waits_no_longer_than_its_timeout_and_can_be_interrupted(user: TestUser) -> None:
+    options, target = prepare_mount(user)
     script = 'cd "$0"; echo ready; read end'
     user.succeeds("mount", "--name", "first", "-o", options, target)
-    with elsewhere(script, target) as shell:
+    with shell_in_another_namespace(script, target) as shell:
         done = user.overlaykit("umount", "--timeout", "0", target)
         assert done.returncode == 125
         assert done.stderr.endswith(
@@ -221,9 +221,9 @@ def test_umount_waits_no_longer_than_it_is_told_and_can_be_interrupted(user: Tes
         )
     user.wait_for_descendants()
     user.succeeds("mount", "-o", options, target)
-    with elsewhere(script, target):
+    with shell_in_another_namespace(script, target):
         umount = user.start("umount", "--timeout", "1000", target, stderr=subprocess.PIPE)
-        assert "another mount namespace" in line(umount.stderr)
+        assert "another mount namespace" in read_line(umount.stderr)
         umount.terminate()
         umount.communicate()
         assert umount.returncode == -signal.SIGTERM
@@ -231,7 +231,7 @@ def test_umount_waits_no_longer_than_it_is_told_and_can_be_interrupted(user: Tes
 
 
 def test_a_mount_in_use_can_be_unmounted_lazily_or_by_force(user: TestUser) -> None:
-    options, target = stacked(user)
+    options, target = prepare_mount(user)
     for how in "--lazy", "--force":
         user.succeeds("mount", "-o", options, target)
         (daemon,) = daemons(user).values()
@@ -251,7 +251,7 @@ def test_a_mount_in_use_can_be_unmounted_lazily_or_by_force(user: TestUser) -> N
 
 
 def test_a_daemon_that_does_not_answer_is_ended_by_force(user: TestUser) -> None:
-    options, target = stacked(user)
+    options, target = prepare_mount(user)
     user.succeeds("mount", "--name", "stuck", "-o", options, target)
     daemon = daemons(user)["stuck"]
     os.kill(daemon, signal.SIGSTOP)
@@ -264,8 +264,8 @@ def test_a_daemon_that_does_not_answer_is_ended_by_force(user: TestUser) -> None
 
 
 @only_as("root")
-def test_what_lies_in_a_mount_is_named(user: TestUser) -> None:
-    options, target = stacked(user)
+def test_mounts_inside_a_mount_are_named(user: TestUser) -> None:
+    options, target = prepare_mount(user)
     user.succeeds("mount", "-o", options, target)
     inner = os.path.join(target, "inner")
     os.mkdir(inner)
@@ -279,10 +279,10 @@ def test_what_lies_in_a_mount_is_named(user: TestUser) -> None:
 
 @only_as("root")
 @pytest.mark.parametrize("mounter", [(), ("setpriv", "--reuid=1000", "--clear-groups")])
-def test_a_daemon_ends_with_the_namespace_in_which_its_mount_was(
+def test_a_daemon_ends_with_the_mount_namespace_of_its_mount(
     user: TestUser, mounter: tuple[str, ...]
 ) -> None:
-    options, target = stacked(user)
+    options, target = prepare_mount(user)
     for name in ("upper", "work", "target"):
         os.chown(user.path(name), 1000, 1000)
     os.chmod(user.scratch, 0o755)
@@ -290,14 +290,14 @@ def test_a_daemon_ends_with_the_namespace_in_which_its_mount_was(
     os.chown(runtime, 1000, 1000)
     script = 'HOME="$0" XDG_RUNTIME_DIR="$0" "$@"; echo ready; read end'
     mount = (*mounter, command(), "mount", "-o", options, target)
-    with elsewhere(script, runtime, *mount):
+    with shell_in_another_namespace(script, runtime, *mount):
         pass
     user.wait_for_descendants()
     user.succeeds("mount", "-o", options, target)
     user.succeeds("umount", target)
 
 
-def test_seconds_that_are_none_are_refused(user: TestUser) -> None:
+def test_an_invalid_timeout_is_refused(user: TestUser) -> None:
     for seconds in "-1", "soon", "nan":
         done = user.overlaykit("umount", f"--timeout={seconds}", user.path("missing"))
         assert done.returncode == 125, done
@@ -328,14 +328,14 @@ def test_the_disk_of_the_layers_can_be_unmounted_as_soon_as_umount_returns(
 def test_a_mount_is_interrupted_though_its_path_is_mounted_in_another_namespace(
     user: TestUser,
 ) -> None:
-    options, target = stacked(user)
+    options, target = prepare_mount(user)
     other = user.directory("other")
     mount = (command(), "mount", "--name", "other", "-o", f"lowerdir={other}", target)
-    with elsewhere('"$@"; echo ready; read end', "sh", *mount):
+    with shell_in_another_namespace('"$@"; echo ready; read end', "sh", *mount):
         for milliseconds in range(0, 600, 100):
             with user.start("mount", "-o", options, target) as ours:
                 ended = os.pidfd_open(ours.pid)
-                while not descendants(ours.pid):  # the daemon: before it, Python itself is starting
+                while not descendants(ours.pid):  # the daemon: before it, Python starts
                     assert not select.select([ended], [], [], 0.01)[0]
                 select.select([ended], [], [], milliseconds / 1000)
                 ours.terminate()

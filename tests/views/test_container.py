@@ -1,4 +1,4 @@
-"""Views within a container whose root is an overlay: no whiteout devices can be made there."""
+"""Views in a container whose root is an overlay, where whiteout devices cannot be made."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from overlaykit import mountinfo
 from .user import TestUser, command
 
 
-def in_a_container(user: TestUser) -> str:
-    """Shell commands that make an overlay the root, which holds `user`'s files and has this machine's below it."""
+def enter_container_script(user: TestUser) -> str:
+    """Shell commands that make an overlay the root: an upper with `user`'s files over this machine's."""
     disk, root = user.path("disk"), user.path("root")
     marks = "" if user.is_root else ",userxattr"
     own = [entry.path for entry in os.scandir(user.scratch)]
@@ -46,7 +46,7 @@ def test_a_view_in_a_container_loses_what_is_deleted_in_it(user: TestUser) -> No
         find . | sort
     """
     done = user.changed_machine(
-        in_a_container(user), "run", "--", "sh", "-euc", program, then=f"ls {lower}"
+        enter_container_script(user), "run", "--", "sh", "-euc", program, then=f"ls {lower}"
     )
     assert (done.returncode, done.stderr) == (0, ""), done
     assert done.stdout.split() == [
@@ -62,7 +62,7 @@ def test_what_a_view_in_a_container_keeps_is_kept(user: TestUser) -> None:
         f"{command()} run --upper {upper} -- sh -euc 'test ! -e {lower}/file; cat {lower}/other'"
     )
     done = user.changed_machine(
-        in_a_container(user),
+        enter_container_script(user),
         *("run", "--upper", upper, "--", "sh", "-euc", f"rm {lower}/file; echo z > {lower}/other"),
         then=again if user.is_root else f"setpriv --ambient-caps=-all --inh-caps=-all {again}",
     )
@@ -70,7 +70,7 @@ def test_what_a_view_in_a_container_keeps_is_kept(user: TestUser) -> None:
 
 
 def test_doctor_says_in_a_container_how_deletions_are_marked(user: TestUser) -> None:
-    done = user.changed_machine(in_a_container(user), "doctor")
+    done = user.changed_machine(enter_container_script(user), "doctor")
     assert (done.returncode, done.stderr) == (0, ""), done
     marks = next(line for line in done.stdout.splitlines() if "marks on disk" in line)
     assert "whiteout attributes" in marks.partition(";")[0]

@@ -1,4 +1,4 @@
-"""Whatever of a view is killed, and whenever: the rest ends by itself, and nothing of it is left."""
+"""The death of any process of a view at any moment: the others end, and nothing is left."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .user import TestUser, command_line
 
 COMMAND = ("sh", "-c", "sleep 1000 & setsid sleep 1000 & echo started; wait")
 
-# Where the launcher does not live to tell of it, there is no status.
+# A killed launcher reports no status.
 STATUS = {"launcher": -signal.SIGKILL, "daemon": 125, "monitor": 137, "init": 137, "forwarder": 137}
 
 
 def roles(launcher: int) -> dict[str, int]:
-    """The processes of a view with a published port, by what they are for."""
+    """The processes of a view with a published port, by their role."""
     below = {process: command_line(process) for process in descendants(launcher)}
     (daemon,) = (process for process, line in below.items() if "overlaykit.fuse.daemon" in line)
     (forwarder,) = (process for process, line in below.items() if ".forwarder" in line)
@@ -36,7 +36,7 @@ def roles(launcher: int) -> dict[str, int]:
     }
 
 
-def vital(launcher: int) -> list[int]:
+def essential_processes(launcher: int) -> list[int]:
     """Every process of a view but those that the daemon, the forwarder (trio runs ldconfig) and the command started."""
     ours = command_line(launcher)  # the monitor's and init's too, which are forks
     return [launcher, *descendants(launcher, through=lambda process: command_line(process) == ours)]
@@ -44,7 +44,7 @@ def vital(launcher: int) -> list[int]:
 
 @pytest.mark.parametrize("victim", STATUS)
 @pytest.mark.parametrize("kept", [False, True], ids=["dropped", "kept"])
-def test_when_one_is_killed_all_end_and_nothing_is_left(
+def test_all_processes_of_a_view_end_and_nothing_is_left_when_one_is_killed(
     user: TestUser, victim: str, kept: bool
 ) -> None:
     before = user.leftovers()
@@ -55,10 +55,10 @@ def test_when_one_is_killed_all_end_and_nothing_is_left(
         assert view.stdout.readline() == "started\n"
         os.kill(roles(view.pid)[victim], signal.SIGKILL)
         status = view.wait()
-        told = view.stderr.read()
-        assert status == STATUS[victim], told
-    ours = [line for line in told.splitlines() if line.startswith("overlaykit: ")]
-    assert len(ours) == (1 if victim == "daemon" else 0), told
+        errors = view.stderr.read()
+        assert status == STATUS[victim], errors
+    ours = [line for line in errors.splitlines() if line.startswith("overlaykit: ")]
+    assert len(ours) == (1 if victim == "daemon" else 0), errors
     user.wait_for_descendants()
     assert user.leftovers() == before
     if kept:
@@ -66,18 +66,16 @@ def test_when_one_is_killed_all_end_and_nothing_is_left(
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_when_one_is_killed_at_a_random_moment_all_end_and_the_next_view_clears_up(
+def test_the_next_view_cleans_up_after_one_that_was_killed_at_a_random_moment(
     user: TestUser, seed: int
 ) -> None:
     chance = random.Random(seed)
-    user.expects_log = True  # a daemon may well say that whoever waited for its mount is gone
+    user.expects_log = True  # a daemon may log that its parent is gone
     before = user.leftovers()
     with user.start("run", "-p", "0:80", *COMMAND, stderr=subprocess.PIPE) as view:
         ended = os.pidfd_open(view.pid)
-        select.select(
-            [ended], [], [], chance.uniform(0, 0.8)
-        )  # the moment; most fall into the start
-        os.kill(chance.choice(vital(view.pid)), signal.SIGKILL)
+        select.select([ended], [], [], chance.uniform(0, 0.8))  # most moments fall into the start
+        os.kill(chance.choice(essential_processes(view.pid)), signal.SIGKILL)
         os.close(ended)
         view.communicate()
     user.wait_for_descendants()
@@ -90,26 +88,26 @@ def test_when_one_is_killed_at_a_random_moment_all_end_and_the_next_view_clears_
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_when_the_launcher_is_interrupted_at_a_random_moment_nothing_is_left(
+def test_an_interrupt_of_the_launcher_at_a_random_moment_leaves_nothing(
     user: TestUser, seed: int
 ) -> None:
     chance = random.Random(seed)
-    user.expects_log = True  # a daemon may well say that whoever waited for its mount is gone
+    user.expects_log = True  # a daemon may log that its parent is gone
     before = user.leftovers()
     with user.start("run", "-p", "0:80", "sleep", "1000", stderr=subprocess.PIPE) as view:
         ended = os.pidfd_open(view.pid)
-        while not descendants(view.pid):  # the daemon: before it, Python itself is starting
+        while not descendants(view.pid):  # the daemon: before it, Python starts
             assert not select.select([ended], [], [], 0.01)[0]
         select.select([ended], [], [], chance.random() ** 2 * 0.5)
         view.send_signal(signal.SIGINT)
         os.close(ended)
-        told = view.communicate()
-        assert (view.returncode, *told) == (128 + signal.SIGINT, "", "")
+        printed = view.communicate()
+        assert (view.returncode, *printed) == (128 + signal.SIGINT, "", "")
     assert user.leftovers() == before
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_mount_that_is_interrupted_at_a_random_moment_is_there_or_not(
+def test_a_mount_interrupted_at_a_random_moment_is_complete_or_absent(
     user: TestUser, seed: int
 ) -> None:
     chance = random.Random(seed)
@@ -117,18 +115,18 @@ def test_a_mount_that_is_interrupted_at_a_random_moment_is_there_or_not(
     before = user.leftovers()
     with user.start("mount", "-o", f"lowerdir={lower}", target, stderr=subprocess.PIPE) as mount:
         ended = os.pidfd_open(mount.pid)
-        while not descendants(mount.pid):  # the daemon: before it, Python itself is starting
+        while not descendants(mount.pid):  # the daemon: before it, Python starts
             assert not select.select([ended], [], [], 0.01)[0]
         select.select([ended], [], [], chance.uniform(0, 0.5))
         number = chance.choice((signal.SIGINT, signal.SIGTERM))
         mount.send_signal(number)
         os.close(ended)
-        told = mount.communicate()
-    if mount.returncode == 0:  # done before the signal came
+        printed = mount.communicate()
+    if mount.returncode == 0:  # done before the signal
         user.succeeds("umount", target)
     else:
         status = 128 + number if number == signal.SIGINT else -number
-        assert (mount.returncode, *told) == (status, "", "")
+        assert (mount.returncode, *printed) == (status, "", "")
     user.wait_for_descendants()
     assert user.leftovers() == before
 
@@ -159,7 +157,7 @@ def test_a_mount_whose_daemon_is_killed_can_be_unmounted(user: TestUser) -> None
     user.succeeds("run", "true")
 
 
-def test_a_daemon_that_is_told_to_end_unmounts(user: TestUser) -> None:
+def test_a_daemon_unmounts_on_sigterm(user: TestUser) -> None:
     from overlaykit.views import Registry
 
     lower, target = user.directory("lower"), user.directory("target")

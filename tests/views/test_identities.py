@@ -20,7 +20,7 @@ FIRST = 300_000
 
 @contextlib.contextmanager
 def subordinate_ids(user: TestUser, *, count: int = 65536) -> Iterator[str]:
-    """A mount namespace in which the ordinary user is known by name and has ids of its own; its home."""
+    """A mount namespace in which the ordinary user has a name and subordinate ids. Returns: its home."""
     with reachable_by_others():
         with open("/etc/passwd") as file:
             others = [line for line in file if line.split(":")[2] != str(ORDINARY)]
@@ -61,7 +61,7 @@ def test_files_of_other_users_are_kept_in_an_upper(user: TestUser) -> None:
     with subordinate_ids(user) as home:
         run = [*AS_ORDINARY, command(), "run", "--upper", f"{home}/kept", "--"]
         user.program([*run, "sh", "-ec", "touch /opt/f; chown 33 /opt/f"])
-        assert os.stat(f"{home}/kept/opt/f").st_uid == FIRST + 32  # 1 is the first
+        assert os.stat(f"{home}/kept/opt/f").st_uid == FIRST + 32  # inside, 1 is the first
         assert user.program([*run, "stat", "-c", "%u", "/opt/f"]) == "33\n"
         user.program(
             [
@@ -80,7 +80,7 @@ def test_files_of_other_users_are_kept_in_an_upper(user: TestUser) -> None:
 
 
 @only_as("root")
-def test_what_a_killed_view_left_of_other_users_is_cleared_away(user: TestUser) -> None:
+def test_files_of_other_users_that_a_killed_view_left_are_removed(user: TestUser) -> None:
     script = (
         "mkdir -p /opt/d/e; chown -R 33 /opt/d; chmod 700 /opt/d/e /opt/d; echo made; sleep inf"
     )
@@ -91,7 +91,7 @@ def test_what_a_killed_view_left_of_other_users_is_cleared_away(user: TestUser) 
         )
         assert view.stdout is not None
         assert view.stdout.readline() == "made\n"
-        for process in descendants(os.getpid()):  # the daemon, which would clear it away, too
+        for process in descendants(os.getpid()):  # with the daemon, which would remove the files
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         view.communicate()
@@ -102,8 +102,8 @@ def test_what_a_killed_view_left_of_other_users_is_cleared_away(user: TestUser) 
 
 
 @only_as("root")
-def test_ids_that_are_refused_leave_the_user_alone_in_its_view(user: TestUser) -> None:
-    """Ids beyond the last one: newuidmap fails."""
+def test_a_view_with_refused_ids_has_a_single_user(user: TestUser) -> None:
+    """newuidmap fails for ids beyond the last one."""
     with subordinate_ids(user, count=(1 << 32) - 1):
         run = [*AS_ORDINARY, command(), "run", "--", "cat", "/proc/self/uid_map"]
         assert user.program(run).split() == ["0", str(ORDINARY), "1"]

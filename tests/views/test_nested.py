@@ -1,4 +1,4 @@
-"""What runs views and containers does so in a view, too: overlaykit itself, and user namespaces of any program's."""
+"""Views and user namespaces inside a view: overlaykit itself and other programs that make containers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def nested(levels: int, *arguments: str) -> list[str]:
 
 
 def at_each_level(user: TestUser, levels: int, script: str) -> str:
-    """What a script prints in a view, in one within that, and so on."""
+    """The output of a script in a view, in a view inside that, and so on."""
     file = user.write(
         user.path("at-each-level"),
         f"{script}\ntest $1 = 1 || exec {command()} run -- sh -e $0 $(($1 - 1))\n",
@@ -98,7 +98,7 @@ def test_a_nested_view_keeps_its_changes_in_an_upper(user: TestUser) -> None:
 
 
 def test_layers_are_made_in_a_view(user: TestUser) -> None:
-    """With their owners where every user is known, else as an ordinary user makes them."""
+    """With their owners if every user is mapped, else as an ordinary user makes them."""
     run = f"{command()} run -l made -l host -- stat -c %u:%g:%a /f"
     script = (
         "cd /tmp && touch f && chmod 4755 f && tar --owner=33 --group=44 -cf made.tar f && "
@@ -147,7 +147,7 @@ def test_bubblewrap_runs_in_a_view(user: TestUser) -> None:
 
 
 def test_no_path_leads_to_the_whole_procfs(user: TestUser) -> None:
-    """Only the mounts that a view shows, each with its parent, and the root on one that is not shown."""
+    """A view shows its own mounts only, each with its parent; the root's parent is not shown."""
     lines = user.succeeds("run", "cat", "/proc/self/mountinfo").splitlines()
     fields = [line.split() for line in lines]
     assert [one[4] for one in fields].count("/proc") == 1
@@ -160,14 +160,14 @@ def test_no_path_leads_to_the_whole_procfs(user: TestUser) -> None:
 
 @only_as("root")
 def test_the_machines_procfs_is_protected_from_its_root_at_each_level(user: TestUser) -> None:
-    """Root of a nested view is, to the machine, root: procfs would let it write."""
+    """Root of a nested view is the machine's root, which procfs lets write."""
     script = "for f in sys/vm/swappiness sysrq-trigger; do (: >> /proc/$f) 2> /dev/null && echo $f; done; id -u"
     assert at_each_level(user, LEVELS, script) == "0\n" * LEVELS
 
 
 @only_as("root")
 def test_a_root_without_capabilities_runs_views(user: TestUser) -> None:
-    """As root of a container that has not CAP_SYS_ADMIN; one that has, but not all, is no full root either."""
+    """Root of a container without CAP_SYS_ADMIN, or with it but without other capabilities, is no full root."""
     for lost in ("-sys_admin", "-net_admin", "-mknod,-net_admin"):
         drop = ("setpriv", "--bounding-set", lost, "--inh-caps", lost, command())
         script = "echo x > /opt/new && test -O /opt/new && stat -c %u /etc/passwd"

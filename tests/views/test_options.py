@@ -1,4 +1,4 @@
-"""What `-o` takes: the table of options is what is parsed, documented and told."""
+"""Mount options: the parser, the documentation and the notes agree with the table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXAMPLES = {
 
 
 def examples(known: Known) -> list[str]:
-    """The option with every value that the table names."""
+    """An option with each value in the table."""
     if known.choices:
         return [f"{known.key}={choice}" for choice in known.choices]
     spelled = known.spelling.replace("*", "systemd.requires=x")
@@ -39,7 +39,7 @@ def examples(known: Known) -> list[str]:
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.spelling)
-def test_every_option_of_the_table_becomes_what_the_table_says(known: Known) -> None:
+def test_every_option_has_the_effect_that_the_table_documents(known: Known) -> None:
     for option in examples(known):
         if known.row.effect is Effect.REFUSED:
             with pytest.raises(Error) as refusal:
@@ -55,7 +55,7 @@ def test_every_option_of_the_table_becomes_what_the_table_says(known: Known) -> 
     "known", [one for one in KNOWN if one.row.effect is Effect.ACTS], ids=lambda one: one.spelling
 )
 def test_an_option_that_acts_changes_how_it_is_mounted(known: Known) -> None:
-    """Each value but that which is as without it, and what switches another off."""
+    """Except defaults and options that only switch another one off."""
     by_default = {"rw", "dev", "suid", "exec", "atime", "diratime", "relatime", "async", "fsync=1"}
     by_default |= {"index=on", "redirect_dir=on", "noxattrs=0", "xattr_permissions=0"}
     by_default |= {"uuid=on", "uuid=null", "uuid=auto", "whiteout=auto"}
@@ -88,7 +88,7 @@ def test_what_user_implies_can_be_taken_back() -> None:
     assert (flags.noexec, flags.nosuid, flags.nodev) == (False, True, True)
 
 
-def test_the_longest_beginning_decides() -> None:
+def test_the_longest_prefix_decides() -> None:
     parse_options(LOWER, "x-systemd.automount,X-anything=1")
     with pytest.raises(Error, match=r"^mount option X-mount.mkdir: refused: mount\(8\) alone"):
         parse_options(LOWER, "X-mount.mkdir")
@@ -114,7 +114,7 @@ def test_the_longest_beginning_decides() -> None:
         (r"lowerdir=/a,lowerdir=/b", ["/b"]),
     ],
 )
-def test_the_lowers_are_those_that_were_quoted(options: str, lowers: list[str]) -> None:
+def test_quoted_lowers_are_read_as_the_kernel_reads_them(options: str, lowers: list[str]) -> None:
     assert list(parse_options(options).lowerdir) == lowers
 
 
@@ -158,7 +158,7 @@ def test_a_quoted_label_may_hold_commas() -> None:
         ("lowerdir=/a::/b", "after '::' comes what datadir+= names: only files copied up"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_told(option: str, line: str) -> None:
+def test_an_invalid_value_is_reported(option: str, line: str) -> None:
     with pytest.raises(Error) as refusal:
         parse_options(LOWER, option)
     assert str(refusal.value).startswith(f"mount option {option}: {line}")

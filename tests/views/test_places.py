@@ -1,4 +1,4 @@
-"""State goes where it can: a view runs also where the home directory is missing or cannot be written to."""
+"""The directories that hold state: a view runs also if the home directory is missing or not writable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .user import TestUser
 BARE = (
     "cd /; unset XDG_RUNTIME_DIR XDG_CACHE_HOME XDG_STATE_HOME; mount -t tmpfs t /run; cover /tmp; "
 )
-"""A machine on which only the home and /var/tmp could hold anything, as of now, but /tmp for what is small."""
+"""A machine on which only the home and /var/tmp can hold uppers, and /tmp small state."""
 
 HOMES = {
     "a missing one": "export HOME=/nonexistent",
@@ -34,16 +34,16 @@ HOMES = {
 
 @only_as("ordinary user")
 @pytest.mark.parametrize("kind", HOMES)
-def test_a_user_of_any_home_runs_a_command(user: TestUser, kind: str) -> None:
-    _runs(user, HOMES[kind])
+def test_a_command_runs_whatever_the_home_directory_is(user: TestUser, kind: str) -> None:
+    check_command_runs(user, HOMES[kind])
 
 
 @pytest.mark.parametrize("kind", ["a missing one", "none"])
-def test_a_view_that_is_not_written_to_needs_no_home(user: TestUser, kind: str) -> None:
-    _runs(user, HOMES[kind], "--read-only")
+def test_a_read_only_view_needs_no_home(user: TestUser, kind: str) -> None:
+    check_command_runs(user, HOMES[kind], "--read-only")
 
 
-def _runs(user: TestUser, home: str, *options: str) -> None:
+def check_command_runs(user: TestUser, home: str, *options: str) -> None:
     done = user.changed_machine(BARE + home, "run", *options, "--", "cat", "/etc/hostname")
     with open("/etc/hostname") as file:
         assert (done.returncode, done.stdout, done.stderr) == (0, file.read(), "")
@@ -51,7 +51,7 @@ def _runs(user: TestUser, home: str, *options: str) -> None:
 
 @only_as("ordinary user")
 @pytest.mark.parametrize("kind", ["a missing one", "a read-only one", "a full one"])
-def test_what_is_written_without_a_home_is_dropped_with_the_view(user: TestUser, kind: str) -> None:
+def test_changes_without_a_home_are_dropped_with_the_view(user: TestUser, kind: str) -> None:
     done = user.changed_machine(
         f"{BARE}{HOMES[kind]}; mkdir /tmp/var; mount --bind /tmp/var /var/tmp",
         "run",
@@ -65,8 +65,8 @@ def test_what_is_written_without_a_home_is_dropped_with_the_view(user: TestUser,
 
 
 @only_as("ordinary user")
-def test_a_view_needs_no_disk_for_what_is_written(user: TestUser) -> None:
-    """Where neither the home nor /var/tmp can be written to, /tmp holds all."""
+def test_a_view_needs_no_disk_for_its_changes(user: TestUser) -> None:
+    """If neither the home nor /var/tmp is writable, /tmp holds all state."""
     done = user.changed_machine(
         BARE + "export HOME=/nonexistent; cover /var/tmp ro",
         "run",
@@ -80,7 +80,7 @@ def test_a_view_needs_no_disk_for_what_is_written(user: TestUser) -> None:
 
 
 @only_as("ordinary user")
-def test_where_nothing_can_be_written_one_line_names_the_way_out(user: TestUser) -> None:
+def test_one_line_names_the_fix_if_nothing_can_be_written(user: TestUser) -> None:
     nowhere = "export HOME=/nonexistent; cover /tmp ro; cover /var/tmp ro"
     done = user.changed_machine(f"{BARE}{nowhere}", "run", "true")
     assert done.returncode == 125
@@ -93,7 +93,7 @@ def test_where_nothing_can_be_written_one_line_names_the_way_out(user: TestUser)
 
 
 @only_as("ordinary user")
-def test_the_place_of_another_user_in_tmp_is_not_used(user: TestUser) -> None:
+def test_a_directory_of_another_user_in_tmp_is_not_used(user: TestUser) -> None:
     uid = os.getuid()
     traps = (f"mkdir -m 777 /tmp/overlaykit-{uid}", f"ln -s /run /tmp/overlaykit-{uid}")
     for trap in traps:
@@ -107,7 +107,7 @@ def test_the_place_of_another_user_in_tmp_is_not_used(user: TestUser) -> None:
         )
 
 
-def test_a_log_is_made_when_there_is_something_to_say(user: TestUser) -> None:
+def test_a_log_is_made_by_the_first_record(user: TestUser) -> None:
     user.succeeds("run", "true")
     assert not os.path.exists(os.path.dirname(user.log))
     user.succeeds("run", "true", env={**os.environ, "OVERLAYKIT_DEBUG": "1"})

@@ -1,4 +1,4 @@
-"""Views at the same time: each has its own port 80, its own processes and its own files."""
+"""Concurrent views: each has its own port 80, processes and files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ server.serve_forever()
 
 @contextlib.contextmanager
 def serving(user: TestUser, name: str) -> Iterator[tuple[int, str]]:
-    """A view that serves its name on port 80; the host's port, and what it printed."""
+    """A view that serves its name on port 80. Yields: the host's port, and the first line printed."""
     arguments = ("run", "--name", name, "-p", "0:80", "--", "/usr/bin/python3", "-c", SERVER, name)
     with user.start(*arguments) as view:
         try:
@@ -48,7 +48,7 @@ def serving(user: TestUser, name: str) -> Iterator[tuple[int, str]]:
     assert view.returncode == 143
 
 
-def page(port: int) -> str:
+def fetch(port: int) -> str:
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(b"GET / HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: client.recv(65536), b""))
@@ -61,13 +61,13 @@ def test_two_views_serve_on_port_80_at_once_and_see_only_their_own(user: TestUse
         serving(user, "two") as (second, printed),
     ):
         assert first != second
-        assert [page(port) for port in (first, second, first)] == ["one", "two", "one"]
+        assert [fetch(port) for port in (first, second, first)] == ["one", "two", "one"]
         assert printed_first == printed == "2 1 []\n"  # init and the server
         assert not os.path.exists("/etc/of-this-view")
         assert [one.about.name for one in Registry().running()] == ["one", "two"]
 
 
-def test_what_one_view_writes_no_other_sees(user: TestUser) -> None:
+def test_no_view_sees_the_changes_of_another(user: TestUser) -> None:
     script = "echo mine >/etc/mine; echo ready; read line; ls /etc"
     first = user.start("run", "sh", "-c", script)
     second = user.start("run", "sh", "-c", script.replace("mine", "others"))
@@ -85,12 +85,12 @@ def test_a_view_in_a_view_of_another_directory_sees_its_layers(user: TestUser) -
     target = user.directory("target")
     user.succeeds("mount", "-o", f"lowerdir={lower}", target)
     assert user.succeeds("run", "-l", target, "-l", "host", "cat", "/file") == "contents\n"
-    # The host's layer leaves out what another process answers for, where it is mounted.
+    # The layer `host` masks FUSE mounts.
     assert user.succeeds("run", "sh", "-c", f"ls {target}") == ""
     user.succeeds("umount", target)
 
 
-@only_as("root")  # who may ask the kernel to forget
+@only_as("root")  # who may drop the kernel's caches
 def test_the_daemon_forgets_what_the_kernel_has_forgotten(user: TestUser) -> None:
     lower, target = user.directory("lower"), user.directory("target")
     for number in range(500):
@@ -100,25 +100,25 @@ def test_the_daemon_forgets_what_the_kernel_has_forgotten(user: TestUser) -> Non
     for name in os.listdir(target):
         with open(os.path.join(target, name)) as file:
             file.read()
-    assert held(mount)["nlookup"] > 500
-    # What the kernel forgets it tells in messages that nobody answers: there is no end of it to wait for.
-    while (now := held(mount))["nodes"] > 1:
+    assert count_held_objects(mount)["nlookup"] > 500
+    # FORGET has no reply to wait for.
+    while (now := count_held_objects(mount))["nodes"] > 1:
         subprocess.run(["sh", "-c", "echo 2 >/proc/sys/vm/drop_caches"], check=True)
     assert (now["nlookup"], now["open_files"]) == (1, 0)  # the root's
     user.succeeds("umount", target)
 
 
-def held(mount: RunningView) -> dict[str, int]:
-    """What its daemon holds in memory."""
+def count_held_objects(mount: RunningView) -> dict[str, int]:
+    """The objects that its daemon holds in memory."""
     counted = control.ask(mount.control, control.Count())
     assert isinstance(counted, control.Counted)
     return counted.held
 
 
 @only_as("root")
-def test_a_file_system_that_answers_nobody_is_no_matter_to_a_view(user: TestUser) -> None:
+def test_a_view_does_not_hang_on_a_dead_file_system_of_the_host(user: TestUser) -> None:
     target, upper = user.directory("target"), user.directory("upper")
-    device = mount.open_device()  # and nobody ever reads what is asked there
+    device = mount.open_device()  # its requests are never read
     silent = mount.create(device, "silent", MountFlags(), read_only=True)
     place = mountpoints.open_target(target)
     mount.attach(silent, place)

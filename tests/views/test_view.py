@@ -1,4 +1,4 @@
-"""The Python API: a view as a context manager, and what it gives back."""
+"""The Python API: a view as a context manager, its commands and their results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from overlaykit.views.view import (
 from .user import TestUser
 
 
-def test_it_runs_a_command_and_gives_its_status(user: TestUser) -> None:
+def test_a_view_runs_a_command_and_returns_its_status(user: TestUser) -> None:
     with View(["host"]) as view:
         assert view.run(["sh", "-c", "exit 7"]).returncode == 7
 
@@ -36,7 +36,9 @@ def test_it_runs_a_command_and_gives_its_status(user: TestUser) -> None:
 @pytest.mark.parametrize(
     "given", ["dir:{name}", "./{name}", "/proc/self/cwd/{name}", "/dev/fd/{fd}"]
 )
-def test_a_layer_and_an_upper_are_what_they_are_to_the_caller(user: TestUser, given: str) -> None:
+def test_paths_of_a_layer_and_an_upper_are_resolved_as_the_callers(
+    user: TestUser, given: str
+) -> None:
     layer = user.directory("layer", given="from the layer\n")
     upper = user.directory("upper")
     os.chdir(user.scratch)
@@ -52,7 +54,7 @@ def test_a_layer_and_an_upper_are_what_they_are_to_the_caller(user: TestUser, gi
     assert "written" in os.listdir(upper)
 
 
-def test_an_exception_inside_ends_the_command_and_the_mount(user: TestUser) -> None:
+def test_an_exception_in_the_block_ends_the_command_and_the_mount(user: TestUser) -> None:
     before = user.leftovers()
     running: list[object] = []
 
@@ -68,7 +70,7 @@ def test_an_exception_inside_ends_the_command_and_the_mount(user: TestUser) -> N
     assert user.leftovers() == before
 
 
-def test_a_view_that_nothing_was_launched_into_is_left_without_a_trace(user: TestUser) -> None:
+def test_a_view_without_a_command_leaves_nothing(user: TestUser) -> None:
     before = user.leftovers()
     with View() as view:
         assert view.processes is None
@@ -83,22 +85,24 @@ def test_closing_again_does_nothing(user: TestUser) -> None:
     view.close()
 
 
-def test_a_command_that_is_missing_leaves_the_view_to_be_closed(user: TestUser) -> None:
+def test_a_missing_command_leaves_a_view_that_can_be_closed(user: TestUser) -> None:
     with View() as view, pytest.raises(CommandNotFound, match="no-such-command"):
         view.run(["no-such-command"])
 
 
-def test_a_command_that_has_ended_before_it_is_noted_down_is_no_failure(
+def test_a_command_that_ends_before_its_entry_is_published_is_no_error(
     user: TestUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish = Entry.publish
     view = View()
 
     def publish_late(entry: Entry, about: About) -> None:
-        await_end(about.pid)
+        wait_for_exit(about.pid)
         assert view._rootfs is not None
-        if view._rootfs.daemon.mount < 0:  # nobody holds the files: the daemon ends too
-            await_end(about.daemon)
+        if (
+            view._rootfs.daemon.mount < 0
+        ):  # the mount ends with the command, the daemon with the mount
+            wait_for_exit(about.daemon)
         publish(entry, about)
 
     monkeypatch.setattr(Entry, "publish", publish_late)
@@ -106,24 +110,24 @@ def test_a_command_that_has_ended_before_it_is_noted_down_is_no_failure(
         assert view.run(["true"]).returncode == 0
 
 
-def await_end(pid: int) -> None:
+def wait_for_exit(pid: int) -> None:
     ended = os.pidfd_open(pid)
     select.select([ended], [], [])
     os.close(ended)
 
 
-def test_it_says_how_many_processes_it_holds(user: TestUser) -> None:
+def test_a_view_counts_its_processes(user: TestUser) -> None:
     os.mkfifo(user.path("fifo"))
-    started = os.open(user.path("fifo"), os.O_RDWR)  # of both ends, so that nobody waits to open it
+    started = os.open(user.path("fifo"), os.O_RDWR)  # both ends: no open(2) waits
     with View(binds=[Bind(source=user.path("fifo"), target="/fifo")]) as view:
         processes = view.launch(["sh", "-c", "sleep 1000 & echo started >/fifo; wait"])
         assert os.read(started, 100) == b"started\n"
-        assert processes.count() == 3  # init, the shell, and what it started
+        assert processes.count() == 3  # init, the shell and its child
     assert processes.count() == 0
     os.close(started)
 
 
-def test_it_says_which_layer_answers(user: TestUser) -> None:
+def test_a_view_explains_which_layer_answers(user: TestUser) -> None:
     top = user.directory("top", file="x")
     with View([top, "host"]) as view:
         (hit,) = view.explain("/file").hits
@@ -163,7 +167,7 @@ def test_fifty_views_one_after_another_leave_nothing(user: TestUser) -> None:
         assert (user.leftovers(), cgroups()) == before, f"after view {number}"
 
 
-def test_what_is_kept_in_an_upper_is_what_the_kernels_overlayfs_shows(user: TestUser) -> None:
+def test_the_kernels_overlayfs_shows_the_changes_of_an_upper(user: TestUser) -> None:
     lower = user.directory("lower", "data", changed="before", removed="x", kept="kept")
     lower = os.path.dirname(lower)
     upper = user.path("upper")
@@ -211,7 +215,7 @@ def test_commands_run_one_after_another_over_the_same_files(user: TestUser) -> N
             script = f"echo {number} >>/numbers; echo $$; exit {number}"
             done = view.run(["sh", "-c", script], capture_output=True, text=True)
             assert done.returncode == number
-            assert int(done.stdout) < 10  # processes of its own each time
+            assert int(done.stdout) < 10  # a new PID namespace each time
         assert view.run(["cat", "/numbers"], capture_output=True).stdout == b"0\n1\n2\n"
         view.run(["touch", "/last"], last=True, check=True)
         assert sorted(os.listdir(upper)) == ["last", "numbers"]
@@ -219,7 +223,7 @@ def test_commands_run_one_after_another_over_the_same_files(user: TestUser) -> N
             view.run(["true"])
 
 
-def test_a_second_command_waits_for_the_first_to_be_waited_for(user: TestUser) -> None:
+def test_a_second_command_is_refused_while_the_first_runs(user: TestUser) -> None:
     with View(name="one") as view:
         with pytest.raises(NotStarted):
             view.wait()
@@ -234,7 +238,7 @@ def test_a_second_command_waits_for_the_first_to_be_waited_for(user: TestUser) -
         View().run(["true"])
 
 
-def test_output_is_captured_whole_and_input_is_given(user: TestUser) -> None:
+def test_output_is_captured_completely_and_input_is_written(user: TestUser) -> None:
     lines = "".join(f"{number}\n" for number in range(100_000))
     with View() as view:
         done = view.run(["cat"], input=lines, capture_output=True, text=True)
@@ -243,7 +247,7 @@ def test_output_is_captured_whole_and_input_is_given(user: TestUser) -> None:
         assert (done.stdout, done.stderr) == (b"out\nerr\n", None)
         done = view.run(["cat"], stdin=DEVNULL, stdout=PIPE)
         assert done.stdout == b""
-        # Nobody reads what goes in, and a child outlives the command: neither holds the end up.
+        # Neither unread input nor a child that outlives the command delays the end.
         done = view.run(["sh", "-c", "sleep 1000 & echo started"], input=lines, capture_output=True)
         assert done.stdout == b"started\n"
         with open(user.path("log"), "wb") as file:
@@ -255,16 +259,16 @@ def test_output_is_captured_whole_and_input_is_given(user: TestUser) -> None:
         assert log.read() == "logged\n"
 
 
-def test_one_text_for_the_layers_is_a_mistake(user: TestUser) -> None:
+def test_one_text_in_place_of_a_list_of_layers_is_refused(user: TestUser) -> None:
     with pytest.raises(TypeError, match=r"give a list, \['host'\]"):
         View("host")
 
 
 class Late(Exception):
-    """Raised by a handler."""
+    """Raised by a signal handler."""
 
 
-def test_what_cannot_be_launched_is_told_as_a_mistake(user: TestUser) -> None:
+def test_invalid_arguments_raise_type_and_value_errors(user: TestUser) -> None:
     mistakes: tuple[Callable[[], object], ...] = (
         lambda: View(binds="/etc:/mnt"),
         lambda: View(ports="8080:80"),
@@ -289,7 +293,7 @@ def test_what_cannot_be_launched_is_told_as_a_mistake(user: TestUser) -> None:
         assert view.run(["true"]).returncode == 0
 
 
-def test_paths_and_ports_are_shared_as_on_the_command_line(user: TestUser) -> None:
+def test_binds_and_ports_may_be_written_as_on_the_command_line(user: TestUser) -> None:
     shared = user.directory("shared", file="contents\n")
     with View(binds=[f"{shared}:/mnt:ro"], ports=["0:80"]) as view:
         script = "cat /mnt/file; ! test -w /mnt"
@@ -321,13 +325,13 @@ def test_an_exception_while_output_is_awaited_ends_the_command(user: TestUser) -
                 view.run(command, capture_output=True, on_launch=fails)
             assert view.processes is not None
             assert view.processes.count() == 0
-            view.processes.kill()  # nothing is left to be killed
+            view.processes.kill()  # no process is left
         assert view.run(["true"]).returncode == 0
     signal.signal(signal.SIGXCPU, before)
     assert interrupter.wait() == 0
 
 
-def test_a_descriptor_that_is_not_open_is_refused_and_gives_the_command_none_of_ours(
+def test_a_closed_descriptor_is_refused_and_no_internal_one_passes_in_its_place(
     user: TestUser,
 ) -> None:
     with View() as view:
@@ -342,7 +346,7 @@ def test_a_descriptor_that_is_not_open_is_refused_and_gives_the_command_none_of_
         assert view.run(["true"]).returncode == 0
 
 
-def test_a_last_command_that_cannot_be_started_was_the_last(user: TestUser) -> None:
+def test_no_command_follows_a_last_one_that_cannot_be_started(user: TestUser) -> None:
     upper = user.directory("upper")
     with View(upper=upper) as view:
         assert view.run(["sh", "-c", "echo x >/written"]).returncode == 0
@@ -395,7 +399,7 @@ def test_a_fork_of_the_process_leaves_its_view_alone(user: TestUser) -> None:
         assert view.run(["true"]).returncode == 0
 
 
-def test_a_program_that_ignores_its_children_is_told(user: TestUser) -> None:
+def test_a_program_that_ignores_sigchld_is_refused_with_the_fix(user: TestUser) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         with pytest.raises(ChildrenLost, match=r"SIGCHLD is ignored: set it to signal\.SIG_DFL"):
@@ -404,7 +408,7 @@ def test_a_program_that_ignores_its_children_is_told(user: TestUser) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def test_a_command_after_the_daemons_death_says_that_the_files_are_gone(user: TestUser) -> None:
+def test_a_command_after_the_daemons_death_is_refused(user: TestUser) -> None:
     with View() as view:
         view.run(["true"], check=True)
         assert view._rootfs is not None
