@@ -183,7 +183,7 @@ def test_options_without_an_effect_are_accepted(user: TestUser) -> None:
     needless = [
         known.spelling.replace("*", "anything").split("|")[0]
         for known in table.KNOWN
-        if known.row.effect is table.Effect.NEEDLESS
+        if known.row.effect is table.Effect.IGNORED
     ]
     with mounted(user, f"{dirs.options},{','.join(needless)}", dirs.target):
         assert contents(dirs.target, "file") == "from the lower\n"

@@ -15,7 +15,7 @@ class Effect(enum.Enum):
     """The effect of an option."""
 
     ACTS = "acts"
-    NEEDLESS = "accepted: it cannot matter"
+    IGNORED = "accepted without an effect"
     NOTED = "accepted, with a note on standard error"
     REFUSED = "refused"
 
@@ -45,52 +45,60 @@ class Known:
     needs_value: bool
 
 
-_ACTS, _NEEDLESS, _NOTED, _REFUSED = Effect
+_ACTS, _IGNORED, _NOTED, _REFUSED = Effect
 
 ROWS: Final = (
     Row(
         "lowerdir=TOP:...:BOTTOM",
         _ACTS,
-        "the directories to be merged; never written to; an upper inside one is not shown there",
+        "the directories to merge; they are never written to, and do not show an upper inside them",
     ),
-    Row("lowerdir+=DIR", _ACTS, "one more below those so far; a colon in it is part of the name"),
+    Row(
+        "lowerdir+=DIR",
+        _ACTS,
+        "one more lower below the previous ones; a colon is part of its name",
+    ),
     Row(
         "upperdir=DIR workdir=DIR",
         _ACTS,
-        "where changes go, and room for work in progress on the same file system",
+        "the directory that keeps changes, and one for work in progress on the same file system",
     ),
     Row("ro rw", _ACTS, "with `ro` an upper is one more lower"),
     Row(
         "dev nodev suid nosuid exec noexec",
         _ACTS,
-        "whether device nodes, set-ID bits and programs on it work; for an ordinary user's mount never the first two",
+        "whether device nodes, set-ID bits and programs on it work; the first two never in an ordinary user's mount",
     ),
     Row(
         "user[=NAME] users owner group",
         _ACTS,
-        "`nosuid,nodev`, and `noexec` with the first two, as mount(8) means it",
+        "`nosuid,nodev`, and with `user` and `users` also `noexec`, as in mount(8)",
     ),
-    Row("nosymfollow", _ACTS, "symbolic links on it are not followed; takes root"),
+    Row("nosymfollow", _ACTS, "symbolic links on it are not followed; needs root"),
     Row(
         "atime noatime diratime nodiratime relatime",
         _ACTS,
-        "shown in the table of mounts; reading changes the access time of a file with none of them",
+        "shown in the table of mounts; reading never changes the access time of a file",
     ),
     Row(
         "sync async dirsync",
         _ACTS,
-        "`sync`: each write reaches the disk before it returns; both: so does each change of names",
+        "`sync`: each write reaches the disk before it returns; `sync` and `dirsync`: so does each change of names",
     ),
     Row(
         "volatile fsync=0|1",
         _ACTS,
-        "`volatile`, `fsync=0`: nothing is synced, and after a crash the upper is worth nothing",
+        "`volatile`, `fsync=0`: nothing is synced, and after a crash the upper is unusable",
     ),
-    Row("userxattr", _ACTS, "marks are `user.overlay.*` also where `trusted.` could be written"),
+    Row(
+        "userxattr",
+        _ACTS,
+        "overlay markers are `user.overlay.*`, also if `trusted.` could be written",
+    ),
     Row(
         "redirect_dir=on|off|follow|nofollow",
         _ACTS,
-        "whether directories of a lower can be renamed, and such renames followed",
+        "whether directories of a lower can be renamed, and whether such renames are followed",
     ),
     Row(
         "index=on|off",
@@ -100,30 +108,30 @@ ROWS: Final = (
     Row(
         "whiteout=auto|device|xattr|aufs",
         _ACTS,
-        "how deletions are marked: by devices 0:0, or where the upper's disk makes none (an overlay) by an attribute "
-        "of empty files; `aufs`, by files `.wh.NAME` and `.wh..wh..opq`, for disks without attributes: no renaming of "
-        "a lower's directories, no index and no lasting inode numbers there",
+        "the form of whiteouts: devices 0:0, or, if the upper's disk makes none (an overlay), empty files with an "
+        "attribute; `aufs`: files `.wh.NAME` and `.wh..wh..opq`, for disks without attributes: no renaming of a "
+        "lower's directories, no index and no lasting inode numbers there",
     ),
     Row(
         "uuid=on|off|null|auto",
         _ACTS,
-        "with `off` the index names no disk, so it holds on a copy of the disk; the others differ for the kernel alone",
+        "with `off` the index names no disk, so it holds on a copy of the disk; the others differ only for the kernel",
     ),
     Row(
         "squash_to_root squash_to_uid=UID squash_to_gid=GID",
         _ACTS,
-        "everything is shown as one owner's; copies and new files are that owner's, or else your own",
+        "all files are shown with one owner; copies and new files get that owner, or else your own ids",
     ),
     Row(
         "uidmapping=HOST:CONTAINER:COUNT[:...] gidmapping=HOST:CONTAINER:COUNT[:...]",
         _ACTS,
-        "ranges of owners are shown as others; what a caller outside of them makes is the overflow id's",
+        "ranges of owners are shown as other ids; files of a caller outside of them get the overflow id",
     ),
     Row(
         "xattr_permissions=0|1|2",
         _ACTS,
-        "owners and modes are kept in an attribute (1: `security.`, root's; 2: `user.`), the files stay the daemon's "
-        "own; no ACLs then",
+        "owners and modes are kept in an attribute (1: `security.`, for root; 2: `user.`), and the files belong to the "
+        "daemon's user; no ACLs then",
     ),
     Row("noacl", _ACTS, "no access control lists"),
     Row("noxattr noxattrs=0|1", _ACTS, "no extended attributes"),
@@ -131,49 +139,47 @@ ROWS: Final = (
     Row(
         "timeout=SECONDS",
         _ACTS,
-        "how long the kernel keeps names and attributes without asking (by default for ever)",
+        "how long the kernel caches names and attributes (default: for ever)",
     ),
     Row("fsname=NAME", _ACTS, "the source that the table of mounts shows"),
     Row(
         "allow_other",
         _ACTS,
-        "others may use an ordinary user's mount, where /etc/fuse.conf says `user_allow_other`; root's is for all",
+        "others may use an ordinary user's mount, if /etc/fuse.conf has `user_allow_other`; all may use root's",
     ),
     Row(
         "context=CONTEXT fscontext=CONTEXT defcontext=CONTEXT rootcontext=CONTEXT",
         _ACTS,
-        "SELinux labels, in double quotes if they hold commas; nothing where there is no SELinux; takes root",
+        "SELinux labels, in double quotes if they hold commas; ignored without SELinux; needs root",
     ),
     Row(
         "defaults auto noauto nouser nousers noowner nogroup nofail _netdev comment=TEXT uhelper=NAME x-* X-*",
-        _NEEDLESS,
+        _IGNORED,
         "meant for mount(8), fstab and systemd",
     ),
     Row(
         "private rprivate shared rshared slave rslave unbindable runbindable",
-        _NEEDLESS,
+        _IGNORED,
         "propagation: nothing is mounted below yet, and mount(8) sets it itself",
     ),
     Row(
         "norelatime nostrictatime lazytime nolazytime iversion noiversion nomand silent loud symfollow",
-        _NEEDLESS,
-        "what a FUSE file system does anyway, or has none of",
+        _IGNORED,
+        "the behaviour of any FUSE file system, or without a meaning for it",
     ),
-    Row("default_permissions", _NEEDLESS, "always so: the kernel checks modes and owners"),
-    Row(
-        "xino=on|off|auto", _NEEDLESS, "inode numbers are unique in a mount and last as long as it"
-    ),
+    Row("default_permissions", _IGNORED, "always on: the kernel checks modes and owners"),
+    Row("xino=on|off|auto", _IGNORED, "inode numbers are unique in a mount and last as long as it"),
     Row(
         "metacopy=off verity=on|off|require",
-        _NEEDLESS,
-        "copy-up copies data, and a file whose data are elsewhere cannot be read",
+        _IGNORED,
+        "copy-up always copies data, and a file whose data are elsewhere cannot be read",
     ),
-    Row("nfs_export=off override_creds", _NEEDLESS, "it is so"),
+    Row("nfs_export=off override_creds", _IGNORED, "always so"),
     Row(
         "threaded=0|1 fast_ino=0|1 fast_ino_check=0|1 writeback=1 clone_fd max_idle_threads=N max_threads=N "
         "max_write=N splice_read splice_write splice_move kernel_cache",
-        _NEEDLESS,
-        "how another program is built inside",
+        _IGNORED,
+        "internals of fuse-overlayfs and libfuse",
     ),
     Row("metacopy=on", _NOTED, "copy-up copies the data too"),
     Row("writeback=0", _NOTED, "the kernel always holds written data for a while: see `sync`"),
@@ -197,12 +203,12 @@ ROWS: Final = (
     ),
     Row("plugins=LIST", _REFUSED, "there are no plugins here"),
     Row("allow_root", _REFUSED, "root alone cannot be let in: give allow_other"),
-    Row("subtype=TYPE", _REFUSED, "it is overlaykit: our mounts are known by it"),
+    Row("subtype=TYPE", _REFUSED, "it is always overlaykit, which identifies our mounts"),
     Row("remount", _REFUSED, "a mount stays as it was made: unmount it and mount it again"),
     Row(
         "bind rbind move",
         _REFUSED,
-        "it is not about layers: 'mount --bind' and 'mount --move' do it",
+        "not about layers: use 'mount --bind' or 'mount --move'",
     ),
     Row("mand", _REFUSED, "Linux has no mandatory locks any more"),
     Row(
