@@ -30,7 +30,7 @@ def _places() -> list[Check]:
         Check(
             name="log",
             ok=log != "",
-            detail=f"{log}, once there is something to say" if log else "no directory can hold one",
+            detail=f"{log}, made by the first record" if log else "no directory can hold one",
             fix="" if log else "set XDG_STATE_HOME to a directory that you may write to",
         )
     ]
@@ -42,7 +42,9 @@ def _places() -> list[Check]:
         return [Check(name="running views", ok=False, detail=str(error), fix=fix), *answers]
     try:
         where = os.path.dirname(entry.path)
-        answers.append(Check(name="running views", ok=True, detail=f"noted in {where}", fix=""))
+        answers.append(
+            Check(name="running views", ok=True, detail=f"registered in {where}", fix="")
+        )
         answers.append(_markers(entry))
     finally:
         entry.close()

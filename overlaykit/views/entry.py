@@ -31,7 +31,7 @@ _SCRATCH: Final = "scratch"
 
 class EntryUnwritable(Error):
     message = (
-        "{0}: a running view cannot be noted down there ({1}): make room, or set XDG_RUNTIME_DIR "
+        "{0}: a running view cannot be registered there ({1}): make room, or set XDG_RUNTIME_DIR "
         "to a directory elsewhere"
     )
 

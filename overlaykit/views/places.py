@@ -33,7 +33,7 @@ class PlaceUnsafe(Error):
 
 class NoRuntimePlace(Error):
     message = (
-        "no directory to note a running view in ({0}): set XDG_RUNTIME_DIR to one that you may "
+        "no directory to register a running view in ({0}): set XDG_RUNTIME_DIR to one that you may "
         "write to"
     )
 

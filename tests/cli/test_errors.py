@@ -170,7 +170,7 @@ def test_a_full_runtime_directory_is_reported(user: TestUser, room: str) -> None
     full = f"head -c 4096 /dev/zero >{runtime}/full" if "size" in room else ""
     arrange = f"mount -t tmpfs -o {room} none {runtime}; {full}\nexport XDG_RUNTIME_DIR={runtime}"
     assert error_on_changed_machine(user, arrange, "run", "true") == (
-        f"{runtime}/overlaykit: a running view cannot be noted down there (No space left on device):"
+        f"{runtime}/overlaykit: a running view cannot be registered there (No space left on device):"
         " make room, or set XDG_RUNTIME_DIR to a directory elsewhere"
     )
 
