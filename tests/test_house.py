@@ -1,4 +1,4 @@
-"""The plan of the house holds: a room imports only from rooms below it, and offers what it promises."""
+"""The structure of the package: a room imports only from rooms below it, and exports what it documents."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "__init__": {"views"},
 }
-"""Rooms of two floors apart may be passed through: a command may ask a room below `views` for what it prints."""
+"""Imports may skip a floor: a command may use a room below `views` for its output."""
 
 
 def sources(room: str) -> Iterator[str]:
@@ -63,7 +63,7 @@ def sources(room: str) -> Iterator[str]:
 
 
 def imported(path: str) -> Iterator[str]:
-    """The rooms that a file imports from, wherever in it."""
+    """The rooms that a file imports from, at any level of the file."""
     for module in modules(path):
         package, _, rest = module.partition(".")
         if package == "overlaykit" and rest:
@@ -71,7 +71,7 @@ def imported(path: str) -> Iterator[str]:
 
 
 def modules(path: str) -> Iterator[str]:
-    """The modules that a file imports, in full."""
+    """The full names of the modules that a file imports."""
     with open(path, encoding="utf-8") as file:
         tree = ast.parse(file.read())
     for node in ast.walk(tree):
@@ -186,4 +186,6 @@ def test_only_nodes_py_writes_nodes() -> None:
         if name in attributes - (set() if path in own else _ENTRY_ATTRIBUTES)
     ]
     assert not wrong
-    assert attributes & {name for _, name in changed_attributes(_NODES)}  # it finds what it seeks
+    assert attributes & {
+        name for _, name in changed_attributes(_NODES)
+    }  # the search finds assignments at all

@@ -1,4 +1,4 @@
-"""The harnesses of the table, one for each system, identity and disk, and their end."""
+"""The harnesses of the table, one for each system, identity and disk; all are closed at the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .table import Identity
 
 
 class HarnessOf(Protocol):
-    """Gives the harness of a system, an identity and the disk of its upper; `more`: options of ours."""
+    """Return the harness of a system, an identity and the disk of its upper; `more`: overlaykit's options."""
 
     def __call__(
         self, system: str, identity: Identity, disk: Disk = "own", more: tuple[str, ...] = ()
@@ -26,7 +26,7 @@ class HarnessOf(Protocol):
 
 @pytest.fixture(scope="session")
 def harness_of() -> Iterator[HarnessOf]:
-    """Give the harness of a system and an identity; all are taken down at the end."""
+    """A function that returns the harness of a system and an identity; the session closes all harnesses."""
     with harnesses() as harness_of:
         yield harness_of
 
@@ -39,7 +39,7 @@ def harnesses() -> Iterator[HarnessOf]:
 
         def sandbox_of(identity: Identity) -> tuple[Sandbox, str]:
             if identity not in sandboxes:
-                # On a disk: overlays want a file system with xattrs and file handles, and /tmp may be none.
+                # On a disk: an overlay needs xattrs and file handles, which /tmp may not have.
                 directory = cleanup.enter_context(
                     tempfile.TemporaryDirectory(prefix="overlaykit-posix-", dir="/var/tmp")
                 )

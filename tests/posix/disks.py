@@ -1,6 +1,6 @@
-"""The file systems that an upper may lie on, each made and mounted in the sandbox where it is used.
+"""The file systems that an upper may be on, each made and mounted in the sandbox that uses it.
 
-`own`: the one that holds the tests' directories. Only root mounts images.
+`own`: the file system of the tests' directories. Only root mounts images.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ Disk: TypeAlias = Literal[
     "own", "overlay", "tmpfs", "ext4", "xfs", "btrfs", "overlaykit", "fuse-overlayfs", "bindfs"
 ]
 
-_MEGABYTES = 320  # xfs is made no smaller than 300
+_MEGABYTES = 320  # mkfs.xfs needs at least 300
 
 
 def mount_disk(disk: Disk, base: bytes, *, unprivileged: bool) -> None:
-    """Mount a new file system of this kind at `base`/disk; what it is made of lies beside it."""
+    """Mount a new file system of this kind at `base`/disk, with its image or layers beside it."""
     target = base + b"/disk"
     os.mkdir(target)
     match disk:
@@ -55,6 +55,6 @@ def mount_disk(disk: Disk, base: bytes, *, unprivileged: bool) -> None:
 
 
 def unmount_disk(disk: Disk, base: bytes) -> None:
-    """At once: a loop device is free then."""
+    """Unmount it, not lazily: the loop device must be free afterwards."""
     if disk != "own":
         syscalls.umount2(base + b"/disk")

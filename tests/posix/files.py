@@ -15,7 +15,7 @@ _CLOCK_REALTIME_COARSE: Final = 5
 
 
 def write_file(path: str | bytes, content: bytes, mode: int = 0o644) -> None:
-    """Write the whole file; made if missing."""
+    """Replace the contents of a file, and create it if it is missing."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         os.write(fd, content)
@@ -24,14 +24,14 @@ def write_file(path: str | bytes, content: bytes, mode: int = 0o644) -> None:
 
 
 def read_file(path: str | bytes) -> bytes:
-    """Read the whole file."""
+    """The contents of a file."""
     with open(path, "rb") as file:
         return file.read()
 
 
 @contextlib.contextmanager
 def opened(path: str | bytes, flags: int, mode: int = 0o644) -> Iterator[int]:
-    """Hold a descriptor for the block."""
+    """Open a file for the block."""
     fd = os.open(path, flags, mode)
     try:
         yield fd
@@ -53,14 +53,14 @@ def list_names(path: str | bytes = ".") -> list[str]:
 
 
 def drop_caches() -> None:
-    """Let the kernel drop the names, inodes and pages that it can: a remount shrinks its caches (super_operations)."""
+    """Make the kernel drop unused dentries, inodes and pages: a remount shrinks its caches (super_operations)."""
     mount = os.fsencode(os.path.dirname(os.getcwd()))
-    with contextlib.suppress(PermissionError):  # on a plain directory, which is the disk's own
+    with contextlib.suppress(PermissionError):  # a plain directory is no mount
         syscalls.mount(b"none", mount, None, syscalls.MS_REMOUNT)
 
 
 def wait_for_clock_tick() -> None:
-    """Wait until what changes now gets another time than before: two ticks of the kernel's clock for files."""
+    """Wait two ticks of the clock of file times, so that the next change gets a later time."""
     start = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
     tick = time.clock_getres(_CLOCK_REALTIME_COARSE)
     while time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) < start + 2e9 * tick:

@@ -1,7 +1,7 @@
-"""Where the table is played: for each system and identity its mounts, made when first asked for.
+"""The harness of the table: the mounts of one system and identity, made on first use.
 
-Three mounts at most: one that all ordinary behaviours share, each in a directory of its own; one without an upper;
-and one that is mounted twice, for what has to outlive the mount.
+At most three mounts: one that ordinary behaviours share, each in its own directory; one without an upper; and one that
+is mounted twice, for behaviours that hold over a remount.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KINDS: tuple[Kind, ...] = ("shared", "read-only", "remounted")
 
 
 def make_system(name: str, *, unprivileged: bool, more: tuple[str, ...] = ()) -> System:
-    """The system of this name, with the options that fit the identity; `more`, for ours alone."""
+    """The system of this name, with the options that fit the identity; `more`: options for overlaykit."""
     match name:
         case "plain":
             return Plain()
@@ -67,13 +67,13 @@ class Harness:
         self._remount_failures: dict[str, str] | None = None
 
     def check(self, behaviour: Behaviour) -> None:
-        """Hold the behaviour against the system. Raises `sandbox.Failed` or `sandbox.Hung` if it does not hold."""
+        """Check the behaviour on the system. Raises: `sandbox.Failed` or `sandbox.Hung` if it does not hold."""
         __tracebackhide__ = True
         if behaviour.remount:
             if self._remount_failures is None:
                 try:
                     self._remount_failures = self._check_remounted()
-                except AssertionError as error:  # of the mount, so of everything on it
+                except AssertionError as error:  # the mount failed, so all on it fail
                     self._remount_failures = dict.fromkeys(TABLE, str(error))
             if failure := self._remount_failures.get(behaviour.name):
                 raise AssertionError(failure)
@@ -94,7 +94,7 @@ class Harness:
             raise
 
     def close(self) -> None:
-        """Unmount everything and remove what the behaviours left."""
+        """Unmount all and remove the directories."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._sandbox.run, self._remove, as_root=True)
             for kind in list(self._mounted):
@@ -154,13 +154,13 @@ class Harness:
             write_layer(layer, root, xattr_prefix=prefix)
 
     def _check_remounted(self) -> dict[str, str]:
-        """Every behaviour's first half, a remount, every second half; the tracebacks of those that failed."""
+        """Run all first halves, remount, run all second halves; return the tracebacks of failures by behaviour."""
         failures: dict[str, str] = {}
         halves: dict[str, Generator[None]] = {}
         self._sandbox.run(lambda: self._build("remounted"))
         stack, target = self._paths("remounted")
 
-        # Its user cannot mount a plain directory, which is the same after a remount anyway.
+        # An ordinary user cannot mount a plain directory, which is the same after a remount anyway.
         mounted_once = self.system.takes_root and self._sandbox.ordinary
 
         def act() -> dict[str, str]:
@@ -200,7 +200,7 @@ class Harness:
 
     def _remove(self) -> None:
         for kind in KINDS:
-            with contextlib.suppress(OSError):  # what a mount that failed may have left
+            with contextlib.suppress(OSError):  # a failed mount may have left it
                 syscalls.umount2(self._paths(kind)[1], syscalls.MNT_DETACH)
             with contextlib.suppress(OSError):
                 unmount_disk(self.disk, os.path.dirname(self._paths(kind)[1]))
@@ -209,7 +209,7 @@ class Harness:
 
 
 def kind_of(behaviour: Behaviour) -> Kind:
-    """Which mount the behaviour is played on."""
+    """The kind of mount that the behaviour runs on."""
     if behaviour.remount:
         return "remounted"
     return "read-only" if behaviour.read_only else "shared"

@@ -1,4 +1,4 @@
-"""Put the content that a table entry asks for on disk."""
+"""Write the layers of a table entry to disk."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ ACLS = {"system.posix_acl_access", "system.posix_acl_default"}
 
 
 def write_layer(layer: Layer, root: str, *, xattr_prefix: str) -> None:
-    """Make `layer` below the existing directory `root`; missing parents are made, 0755.
+    """Write `layer` below the existing directory `root`; missing parents get mode 0755.
 
-    `xattr_prefix`: "trusted" or "user", the namespace in which the overlay looks for its marks.
+    `xattr_prefix`: "trusted" or "user", the namespace of the overlay's markers.
     """
     made = {""}
     for path, entry in layer.items():
@@ -21,7 +21,7 @@ def write_layer(layer: Layer, root: str, *, xattr_prefix: str) -> None:
             os.makedirs(os.path.join(root, parent), exist_ok=True)
             made.add(parent)
         _make(entry, os.path.join(root, path), root, xattr_prefix)
-    # Last and deepest first: making a child changes its directory's times, and a mode may forbid it.
+    # Last and deepest first: creating a child changes its directory's times, and a mode may forbid it.
     ordinary = File()
     for path in sorted((path for path in layer if layer[path] != ordinary), reverse=True):
         _set_attributes(layer[path], os.path.join(root, path))

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 ALICE = 4001
 BOB = 4002
-"""Two uids (and gids) that own nothing on this machine."""
+"""Two uids and gids that own no file of the machine."""
 
 
 def run_in_child(action: Callable[[], object]) -> None:
-    """Run `action` in a process of its own; its failure is ours."""
+    """Run `action` in a child process; its failure fails the test."""
     receive, send = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -32,7 +32,7 @@ def run_in_child(action: Callable[[], object]) -> None:
 
 
 def run_as_user(uid: int, action: Callable[[], object], *, groups: Sequence[int] = ()) -> None:
-    """Run `action` in a process of that uid (and gid), without capabilities."""
+    """Run `action` in a child process with that uid and gid and no capabilities."""
 
     def act() -> None:
         os.setgroups(groups)

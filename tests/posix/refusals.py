@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def refused(*numbers: int) -> Iterator[None]:
-    """The block has to fail with one of these errno numbers."""
+    """Expect the block to fail with one of these errno numbers."""
     wanted = "/".join(errno.errorcode[number] for number in numbers)
     got = "not refused"
     try:
@@ -25,7 +25,7 @@ def refused(*numbers: int) -> Iterator[None]:
 
 
 def unless_refused(number: int, call: Callable[[], T]) -> T | None:
-    """What `call` returned; None where the system says with this errno that it has no such thing."""
+    """The result of `call`, or None if it fails with this errno."""
     try:
         return call()
     except OSError as error:

@@ -1,7 +1,7 @@
-"""The system calls a test needs and Python 3.11 lacks, through ctypes.
+"""System calls that tests need and Python 3.11 lacks, through ctypes.
 
-Deliberately not `overlaykit._native`: what judges the product shares no code with it. Each function bears the
-kernel's name and raises `OSError` with the call's errno; constants are from linux/mount.h, linux/sched.h,
+Not `overlaykit._native`, so that the tests share no code with the product. Each function has the kernel's name and
+raises `OSError` with the call's errno; constants are from linux/mount.h, linux/sched.h,
 linux/fs.h and fcntl.h.
 """
 
@@ -82,11 +82,11 @@ class Dirent(NamedTuple):
     kind: int
     """d_type: a DT_* constant, the file type bits of st_mode shifted right by twelve."""
     offset: int
-    """d_off: where lseek(2) on the directory continues after this record."""
+    """d_off: the position for lseek(2) that continues after this record."""
 
 
 def getdents64(fd: int, size: int = 32768) -> list[Dirent]:
-    """Read one buffer of directory entries; an empty list is the end."""
+    """Read one buffer of directory entries; empty at the end."""
     buffer = ctypes.create_string_buffer(size)
     length = _check(_libc.syscall(_SYS_GETDENTS64, fd, buffer, size))
     return list(_parse_dirents(buffer.raw[:length]))

@@ -1,7 +1,7 @@
-"""The file systems under comparison, each behind the same two verbs.
+"""The file systems that are compared, behind one interface.
 
-A `Stack` says which directories make the view; `mount` puts it on a target and `unmount` takes it off. Both
-run inside a `Sandbox`, so nothing here cleans up after a process that died.
+`mount` mounts the directories of a `Stack` at a target, `unmount` unmounts it. Both run inside a `Sandbox`, which
+cleans up after a process that died.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ class Stack:
     lowers: tuple[bytes, ...]
     """Read-only layers, top first."""
     upper: bytes | None = None
-    """Where changes go; None: the view is read-only."""
+    """The writable layer; None: the view is read-only."""
     work: bytes | None = None
     """An empty directory on the upper's file system, for the overlay's own use."""
 
 
 class System(Protocol):
-    """Something that can show a stack of directories as one tree."""
+    """A file system that shows a stack of directories as one tree."""
 
     name: ClassVar[str]
     takes_root: ClassVar[bool]
-    """Whether only the sandbox's root mounts and unmounts it."""
+    """True if only the sandbox's root mounts and unmounts it."""
 
     def mount(self, stack: Stack, target: bytes) -> None: ...
 
@@ -41,7 +41,7 @@ class System(Protocol):
 
 @dataclass(frozen=True)
 class Plain:
-    """A directory as it is: what POSIX promises without any overlay. Takes an upper, or one lower alone."""
+    """A plain directory, without an overlay. Takes an upper, or one lower."""
 
     name: ClassVar[str] = "plain"
     takes_root: ClassVar[bool] = True
@@ -58,9 +58,9 @@ class Plain:
 
 
 def overlay_options(stack: Stack, *, unprivileged: bool) -> bytes:
-    """The option string that the kernel's overlayfs and ours both take.
+    """The option string that the kernel's overlayfs and overlaykit both take.
 
-    Without an index the kernel tears the hard links of a lower apart. With `userxattr` it refuses both
+    Without an index the kernel breaks the hard links of a lower. With `userxattr` it refuses both
     (Documentation/filesystems/overlayfs.rst, "User xattr" and "Inode properties").
     """
     options = [b"lowerdir=" + b":".join(_escape(lower) for lower in stack.lowers)]
@@ -80,7 +80,7 @@ def _escape(path: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class KernelOverlay:
-    """The kernel's own overlayfs: the referee that nobody here wrote."""
+    """The kernel's overlayfs: the reference."""
 
     unprivileged: bool
     name: ClassVar[str] = "kernel"
@@ -96,7 +96,7 @@ class KernelOverlay:
 
 @dataclass(frozen=True)
 class Overlaykit:
-    """Ours, through the command line that a user types, with `more` options after those that the kernel takes too."""
+    """overlaykit, through its command line; `more`: options that the kernel does not take."""
 
     unprivileged: bool
     more: tuple[str, ...] = ()
@@ -111,7 +111,7 @@ class Overlaykit:
         self._run(target, "umount")
 
     def _run(self, target: bytes, *arguments: str) -> None:
-        # Its notes and its log stay beside the mount, and go with it; /run is the sandbox's own.
+        # Its records and log are beside the mount, and are removed with it; /run is the sandbox's own.
         home = os.fsdecode(os.path.dirname(target))
         inherited = {name: os.environ[name] for name in os.environ if not name.startswith("XDG_")}
         done = subprocess.run(
@@ -120,7 +120,7 @@ class Overlaykit:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=15,  # also for who keeps our end of the pipe open
+            timeout=15,  # also if a daemon keeps the pipe open
         )
         if done.returncode != 0:
             raise RuntimeError(f"overlaykit {' '.join(arguments)}: {done.stderr.strip()}")

@@ -1,8 +1,8 @@
-"""The table of POSIX behaviours: what an entry is, and what lies in its directory before it runs.
+"""The table of POSIX behaviours: the form of an entry, and the contents of its directory.
 
 A behaviour is a function without arguments that makes its calls in the current directory and asserts what POSIX and
-the Linux manual pages promise. The directory is fresh, on whichever file system is being judged; what `lower`
-names was put there first, on an overlay into a read-only layer. The function runs in a process of its own.
+the Linux manual pages promise. The directory is new, on the file system under test, and holds what `lower` names; on an
+overlay that is in a read-only layer. The function runs in its own process.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 Identity: TypeAlias = Literal["root", "userns", "ordinary"]
-"""Root; an ordinary user as the root of a user namespace; an ordinary user without one, whom modes bind."""
+"""Root; an ordinary user as the root of a user namespace; an ordinary user without one, who is bound by modes."""
 
 Check: TypeAlias = Callable[[], object]
 
 EVERYONE: tuple[Identity, ...] = ("root", "userns", "ordinary")
 PRIVILEGED: tuple[Identity, ...] = ("root", "userns")
-"""For what takes a capability, at least over one's own files: to pass modes, to mount."""
+"""For operations that need a capability, at least over one's own files: to override modes, to mount."""
 ROOT_ONLY: tuple[Identity, ...] = ("root",)
-"""For what a user namespace with one mapped uid cannot express: other owners, devices, trusted xattrs."""
+"""For what a user namespace with one mapped uid does not have: other owners, devices, trusted xattrs."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Dir:
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
     mtime_ns: int | None = None
     opaque: bool = False
-    """Hides what lies below it in deeper layers."""
+    """Hides the directory of the same name in deeper layers."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ Layer: TypeAlias = Mapping[str, Entry]
 
 @dataclass(frozen=True)
 class Instead:
-    """What a system does instead, and why that is legitimate."""
+    """What a system does instead, and why it may."""
 
     reason: str
     check: Check
-    """Asserts what it does; the difference is spelled out, not skipped."""
+    """Asserts what the system does; a difference is tested, not skipped."""
 
 
 @dataclass(frozen=True)
@@ -98,23 +98,23 @@ class Behaviour:
     name: str
     check: Check
     layers: tuple[Layer, ...] = ()
-    """What the layers hold, top first; at most `DEPTH`."""
+    """The contents of the layers, top first; at most `DEPTH`."""
     identities: tuple[Identity, ...] = EVERYONE
     differs: Mapping[str, Instead] = field(default_factory=dict)
-    """By the name of the system ("kernel") or of system and identity ("kernel-userns")."""
+    """Keys: a system ("kernel") or a system and an identity ("kernel-userns")."""
     read_only: bool = False
     """The view has no upper."""
     remount: bool = False
     """`check` is a generator: the view is unmounted and mounted again where it yields."""
 
     def check_on(self, system: str, identity: Identity) -> Check:
-        """What has to hold on this system."""
+        """The check for this system."""
         instead = self.differs.get(f"{system}-{identity}") or self.differs.get(system)
         return self.check if instead is None else instead.check
 
 
 DEPTH = 3
-"""How many read-only layers the table's overlays have."""
+"""The number of read-only layers of the table's overlays."""
 
 TABLE: dict[str, Behaviour] = {}
 
@@ -129,7 +129,7 @@ def behaviour(
 ) -> Callable[[Check], Check]:
     """Enter the decorated function `check_NAME` into the table.
 
-    `layers`: what lies in the read-only layers, top first; `lower`: the same when there is only one.
+    `layers`: the contents of the read-only layers, top first; `lower`: of the only one.
     """
     if lower is not None:
         layers = (*layers, lower)
@@ -145,7 +145,7 @@ def behaviour(
 
 
 def merged(layers: tuple[Layer, ...]) -> Layer:
-    """What the layers show together: the content of the plain directory."""
+    """The merge of the layers: the content of the plain directory."""
     result: dict[str, Entry] = {}
     for layer in reversed(layers):
         deeper = list(result)

@@ -1,4 +1,4 @@
-"""The table on uppers that lie on other disks: each lacks something that the disk of the other tests can do."""
+"""The table with uppers on other file systems, each of which lacks a feature of the one of the other tests."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .test_posix import import_behaviours
 import_behaviours()
 
 Upper: TypeAlias = "tuple[Disk, tuple[str, ...], tuple[Identity, ...]]"
-"""The disk, options of ours, and who can have it."""
+"""The disk, overlaykit's options, and the identities that can mount it."""
 
 MOUNTERS: Final[tuple[Identity, ...]] = ("root", "userns")
 
 OVERLAY: Final[Upper] = ("overlay", (), MOUNTERS)
-"""It lacks most, so it is always tried; at least what changes names."""
+"""It lacks most, so it is always tested, at least with the behaviours that change names."""
 CHANGES_NAMES: Final = {"directories", "links", "renaming", "unlinking"}
 OTHERS: Final[tuple[Upper, ...]] = (
     ("own", ("whiteout=xattr",), MOUNTERS),
@@ -57,11 +57,11 @@ LACKING: Final = {
         "root_keeps_the_set_group_id_bit_under_an_acl",
     },
 }
-"""What the disk itself does not do, or no upper of this form."""
+"""Behaviours that the disk itself, or every upper of this form, does not have."""
 AS_PROOF: Final = "OVERLAYKIT_PROOFS" in os.environ
 
 
-def _is_played(behaviour: Behaviour, identity: Identity, disk: Disk, more: tuple[str, ...]) -> bool:
+def _is_tested(behaviour: Behaviour, identity: Identity, disk: Disk, more: tuple[str, ...]) -> bool:
     changes_names = behaviour.check.__module__.rpartition(".")[2] in CHANGES_NAMES
     lacking = {
         name
@@ -84,7 +84,7 @@ CASES = [
     for identity in identities
     if identity != "root" or os.geteuid() == 0
     for behaviour in TABLE.values()
-    if identity in behaviour.identities and _is_played(behaviour, identity, disk, more)
+    if identity in behaviour.identities and _is_tested(behaviour, identity, disk, more)
 ]
 
 

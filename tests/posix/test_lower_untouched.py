@@ -1,6 +1,6 @@
 """Eight processes read, write and map the same lower files at once: no write is lost, and none reaches the lower.
 
-A well-known overlay writes into the lower when a reader holds the file open during copy-up; this is the test for that.
+A well-known overlay writes into the lower when a reader holds the file open during copy-up.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def test_no_write_of_eight_processes_is_lost_or_reaches_the_lower(
     name: str, sandbox: Sandbox, directory: str
 ) -> None:
     system = make_system(name, unprivileged=sandbox.unprivileged)
-    sandbox.run(lambda: _race(system, os.fsencode(directory)))
+    sandbox.run(lambda: _check_concurrent_writes(system, os.fsencode(directory)))
 
 
-def _race(system: System, directory: bytes) -> None:
+def _check_concurrent_writes(system: System, directory: bytes) -> None:
     lower, upper, work, merged = (
         os.path.join(directory, name) for name in (b"lower", b"upper", b"work", b"merged")
     )
@@ -60,23 +60,23 @@ def _race(system: System, directory: bytes) -> None:
     system.mount(Stack((lower,), upper, work), merged)
     try:
         os.chdir(merged)
-        _let_all_start_at_once()
+        _run_processes_at_once()
         for file in FILES:
             seen = read_file(file)
             assert len(seen) == len(CONTENT)
-            assert [seen[_place(number)] for number in range(PROCESSES)] == [ROUNDS] * PROCESSES
+            assert [seen[_offset(number)] for number in range(PROCESSES)] == [ROUNDS] * PROCESSES
     finally:
         os.chdir("/")
         system.unmount(merged)
     assert {read_file(os.path.join(lower, file.encode())) for file in FILES} == {CONTENT}
 
 
-def _place(number: int) -> int:
-    """The one byte of every file that the process of this number writes."""
+def _offset(number: int) -> int:
+    """The offset of the byte that this process writes in every file."""
     return number * 600
 
 
-def _let_all_start_at_once() -> None:
+def _run_processes_at_once() -> None:
     wait, go = os.pipe()
     workers = []
     for number in range(PROCESSES):
@@ -107,13 +107,13 @@ def _read_and_write(number: int) -> None:
                     os.chmod(file, chance.choice((0o600, 0o644, 0o755)))
                 _write(file, number, round_, mapped=chance.random() < 0.3)
                 with opened(file, os.O_RDONLY) as reader:
-                    assert os.pread(reader, 1, _place(number)) == bytes([round_])
+                    assert os.pread(reader, 1, _offset(number)) == bytes([round_])
 
 
 def _write(file: str, number: int, value: int, *, mapped: bool) -> None:
     with opened(file, os.O_RDWR) as fd:
         if not mapped:
-            os.pwrite(fd, bytes([value]), _place(number))
+            os.pwrite(fd, bytes([value]), _offset(number))
             return
         with mmap.mmap(fd, 0) as memory:
-            memory[_place(number)] = value
+            memory[_offset(number)] = value

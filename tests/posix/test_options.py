@@ -1,4 +1,4 @@
-"""Mount options that the kernel's overlayfs and ours both take mean the same to both."""
+"""Mount options that the kernel's overlayfs and overlaykit both take have the same effect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .sandbox import Sandbox
 from .table import Dir, File, Layer, Link
 
 if os.geteuid() != 0:
-    pytest.skip("what only root can do, run by another", allow_module_level=True)
+    pytest.skip("only root can do this", allow_module_level=True)
 
 OPTIONS = (
     "redirect_dir=on,index=on",
@@ -31,7 +31,7 @@ OPTIONS = (
     "redirect_dir=on,index=on,metacopy=off,volatile",
     "ro,redirect_dir=on,index=on",
 )
-"""Without an index ours keeps those names together that it knows (tests/overlay/test_copyup.py); the kernel none."""
+"""With an index: without one overlaykit keeps the known names of a hard link (tests/overlay/test_copyup.py)."""
 
 REDIRECT = {"trusted.overlay.redirect": b"/old/place", "trusted.overlay.origin": b""}
 LOWERS: tuple[Layer, ...] = (
@@ -62,17 +62,17 @@ def test_an_option_means_what_it_means_to_the_kernel(
     sandbox: Sandbox, directory: str, options: str
 ) -> None:
     seen = {
-        system: sandbox.run(partial(_try, system, f"{directory}/{system}", options))
+        system: sandbox.run(partial(_results_on, system, f"{directory}/{system}", options))
         for system in ("kernel", "overlaykit")
     }
     assert seen["overlaykit"] == seen["kernel"]
 
 
-def _try(system: str, directory: str, options: str) -> list[object]:
-    """What programs meet on a mount with these options, and on the next one."""
+def _results_on(system: str, directory: str, options: str) -> list[object]:
+    """The results of calls on a mount with these options, and on the next one."""
     os.mkdir(directory)
     os.chdir(directory)
-    # Names that mean something in the list of options: they are escaped in it.
+    # Characters of these names have a meaning in the options, and are escaped.
     lowers = ["top:layer", "bottom, the last"]
     for name, layer in zip(lowers, LOWERS, strict=True):
         os.mkdir(name)
@@ -81,16 +81,16 @@ def _try(system: str, directory: str, options: str) -> list[object]:
         os.mkdir(name)
     paths = [os.path.abspath(name).replace(":", "\\:").replace(",", "\\,") for name in lowers]
     options += f",lowerdir={':'.join(paths)},upperdir={directory}/upper,workdir={directory}/work"
-    answers: list[object] = []
-    for calls in (CHANGES, SIGHTS):
+    results: list[object] = []
+    for calls in (CHANGES, READS):
         _mount(system, options)
         os.chdir("merged")
-        answers += [_answer(call) for call in calls]
+        results += [_result(call) for call in calls]
         os.chdir(directory)
         _unmount(system)
-        with contextlib.suppress(FileNotFoundError):  # by which the kernel refuses a volatile upper
+        with contextlib.suppress(FileNotFoundError):  # with it the kernel refuses a volatile upper
             shutil.rmtree("work/work/incompat")
-    return answers
+    return results
 
 
 CHANGES: tuple[Callable[[], object], ...] = (
@@ -108,7 +108,7 @@ CHANGES: tuple[Callable[[], object], ...] = (
     lambda: os.rename("r/moved", "moved again"),
     lambda: list_names("moved again"),
 )
-SIGHTS: tuple[Callable[[], object], ...] = (
+READS: tuple[Callable[[], object], ...] = (
     list_names,
     lambda: list_names("d"),
     lambda: list_names("e"),
@@ -122,7 +122,7 @@ SIGHTS: tuple[Callable[[], object], ...] = (
 )
 
 
-def _answer(call: Callable[[], object]) -> object:
+def _result(call: Callable[[], object]) -> object:
     try:
         return call()
     except OSError as error:
@@ -131,7 +131,7 @@ def _answer(call: Callable[[], object]) -> object:
 
 def _mount(system: str, options: str) -> None:
     if system == "overlaykit":
-        _run_ours("mount", "-o", options, "merged")
+        _run_overlaykit("mount", "-o", options, "merged")
     else:
         flags = syscalls.MS_RDONLY if options.startswith("ro,") else 0
         data = os.fsencode(options.removeprefix("ro,"))
@@ -140,12 +140,12 @@ def _mount(system: str, options: str) -> None:
 
 def _unmount(system: str) -> None:
     if system == "overlaykit":
-        _run_ours("umount", "merged")
+        _run_overlaykit("umount", "merged")
     else:
         syscalls.umount2(b"merged")
 
 
-def _run_ours(*arguments: str) -> None:
+def _run_overlaykit(*arguments: str) -> None:
     inherited = {name: os.environ[name] for name in os.environ if not name.startswith("XDG_")}
     subprocess.run(
         [sys.executable, "-m", "overlaykit", *arguments],

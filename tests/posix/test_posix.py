@@ -1,6 +1,6 @@
-"""The table, held against each system as root, inside an unprivileged user namespace, and as an ordinary user.
+"""The table, checked on each system as root, in an unprivileged user namespace, and as an ordinary user.
 
-The plain directory keeps the table honest, the kernel's overlayfs says what an overlay may do, ours has to do
+The plain directory tests the table itself, the kernel's overlayfs shows what an overlay may do, and overlaykit must do
 the same. An ordinary user runs the second identity only: the first needs root.
 """
 
@@ -36,7 +36,7 @@ CASES = [
     )
     for system in SYSTEMS
     for identity in (EVERYONE if os.geteuid() == 0 else ("userns",))
-    if (system, identity) != ("kernel", "ordinary")  # who cannot mount it
+    if (system, identity) != ("kernel", "ordinary")  # an ordinary user cannot mount it
     for behaviour in TABLE.values()
     if identity in behaviour.identities
 ]

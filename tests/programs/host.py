@@ -1,4 +1,4 @@
-"""What of the host a program in a view could have changed, and proof that it did not."""
+"""The host's files that a program in a view must not change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SYSTEM = ("/etc", "/usr/bin", "/usr/lib/python3", "/var/lib/dpkg", "/opt")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One name, with what changes when anything about it does: ctime is nobody's to set (inode(7))."""
+    """The attributes of a file that show every change: no program can set ctime (inode(7))."""
 
     mode: int
     size: int
@@ -20,7 +20,7 @@ class Seen:
 
 
 def manifest(directories: Iterable[str]) -> dict[str, Seen]:
-    """Everything below directories, as it is now; what may not be read is seen from outside."""
+    """All files below directories; of a directory without read permission only itself."""
     found = {}
     paths = list(directories)
     for path in paths:

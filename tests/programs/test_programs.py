@@ -1,7 +1,7 @@
-"""Programs as they are, in a view over the host: they work as on a plain directory, and the host is as before.
+"""Unmodified programs in a view over the host work as on a plain directory, and the host stays unchanged.
 
-Each is a shell script that runs in a directory of the user's: in a view first, then, where that changes nothing but
-that directory, on the directory itself. Both print the same.
+Each test runs a shell script in a directory of the user: first in a view, then, if it changes no other directory, on
+the directory itself. Both print the same.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from ..views.user import TestUser
 from .host import SYSTEM, manifest
 
-GIT = "git -c user.name=somebody -c user.email=some@body.example -c init.defaultBranch=main"
+GIT = "git -c user.name=alice -c user.email=alice@example.org -c init.defaultBranch=main"
 
 
 @contextlib.contextmanager
 def untouched(*directories: str) -> Iterator[None]:
-    """The host's files, and these, are as they were before."""
+    """Check that the block changes neither the host's files nor these directories."""
     before = manifest((*SYSTEM, *directories))
     yield
     after = manifest((*SYSTEM, *directories))
@@ -28,7 +28,7 @@ def untouched(*directories: str) -> Iterator[None]:
 
 
 def in_a_view(user: TestUser, script: str, *options: str) -> str:
-    """What a script prints in a view over the host, after which the host is as it was."""
+    """The output of a script in a view over the host, which leaves the host unchanged."""
     with untouched(user.path("place")):
         return user.succeeds(
             "run", *options, "-w", user.path("place"), "--", "sh", "-euc", f"exec 2>&1\n{script}"
@@ -36,7 +36,7 @@ def in_a_view(user: TestUser, script: str, *options: str) -> str:
 
 
 def on_the_host(user: TestUser, script: str) -> str:
-    """What it prints on the directory itself."""
+    """The output of a script on the directory itself."""
     return user.program(["sh", "-euc", f"exec 2>&1\n{script}"], cwd=user.path("place"))
 
 
@@ -51,7 +51,7 @@ def test_git_clones_a_repository_and_finds_it_unchanged(user: TestUser) -> None:
         cwd=place,
     )
     script = (
-        "git status --short --branch\n"  # of what came from below
+        "git status --short --branch\n"  # of lower files
         "git clone -q . ../clone\n"
         "cd ../clone\n"
         "git status --short --branch\n"
@@ -65,7 +65,7 @@ def test_git_clones_a_repository_and_finds_it_unchanged(user: TestUser) -> None:
 
 
 def wheel(user: TestUser) -> str:
-    """A wheel with a module and a command; no network and no build back end is asked for one."""
+    """A wheel with a module and a command, made without network and build back end."""
     path = user.path("place", "wheels", "greeting-1.0-py3-none-any.whl")
     os.makedirs(os.path.dirname(path))
     files = {
@@ -127,7 +127,7 @@ def test_a_c_program_is_built_with_make(user: TestUser) -> None:
     script = (
         "make -s -j2; ./program\n"
         "make -s -q && echo up to date\n"
-        "sed -i s/40/50/ part.c; make -s; ./program\n"  # times decide what is built again
+        "sed -i s/40/50/ part.c; make -s; ./program\n"  # make compares times
         "make -s clean; ls\n"
     )
     seen = in_a_view(user, script)
@@ -145,7 +145,7 @@ def test_sqlite_works_in_wal_mode(user: TestUser) -> None:
             "CREATE TABLE t(n INTEGER PRIMARY KEY, s TEXT); INSERT INTO t VALUES (0, 'lower')",
         ]
     )
-    # The writers of a WAL share memory through a mapping of its -shm file, and lock it.
+    # The writers of a WAL map its -shm file, and lock it.
     script = r"""
 /usr/bin/python3 - <<'EOF'
 import os, sqlite3
@@ -171,7 +171,7 @@ sqlite3 data.db 'PRAGMA wal_checkpoint(TRUNCATE); PRAGMA integrity_check; SELECT
     assert seen == on_the_host(user, script)
 
 
-def test_tar_unpacks_what_diff_finds_on_a_plain_directory_too(user: TestUser) -> None:
+def test_tar_unpacks_the_same_tree_as_on_a_plain_directory(user: TestUser) -> None:
     user.directory("place")
     plain = user.directory("plain")
     archive = user.path("place", "tree.tar")
@@ -184,7 +184,7 @@ def test_tar_unpacks_what_diff_finds_on_a_plain_directory_too(user: TestUser) ->
         "rm -r zoneinfo; ls\n"
     )
     count, *rest = in_a_view(user, script).splitlines()
-    assert int(count) > 300  # as many as the machine has
+    assert int(count) > 300  # the number depends on the machine
     assert rest == ["tree.tar"]
 
 
@@ -230,7 +230,7 @@ print(open("small").read())
 """
 
 
-def test_a_full_disk_during_copy_up_is_told_to_the_program_and_hurts_no_file(
+def test_a_full_disk_during_copy_up_fails_the_open_and_damages_no_file(
     user: TestUser,
 ) -> None:
     data = os.urandom(3 << 20)

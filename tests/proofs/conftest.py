@@ -1,6 +1,6 @@
 """Long proofs, for `make proofs`: real programs on a mount and on a plain directory, as root and as an ordinary user.
 
-They are collected only where OVERLAYKIT_PROOFS is set: they take minutes, and packages that nothing else needs.
+They are collected only if OVERLAYKIT_PROOFS is set: they take minutes, and packages that no other test needs.
 """
 
 from __future__ import annotations

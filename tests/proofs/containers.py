@@ -1,6 +1,6 @@
-"""podman with a storage of its own, in a mount namespace of its own, as root or as an ordinary user.
+"""podman with its own storage in its own mount namespace, as root or as an ordinary user.
 
-No registry is asked for anything: the one image is imported from a tar file with a static shell.
+No registry is used: the one image is imported from a tar file with a static shell.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROGRAM = os.path.join(os.path.dirname(sys.executable), "overlaykit")
 IMAGE = "localhost/shell"
 
 SECONDS = 300.0
-"""What one call of podman may take."""
+"""The time limit of one call of podman."""
 
 T = TypeVar("T")
 
@@ -53,12 +53,12 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
 _ACCOUNTS = {
-    "passwd": "root:x:0:0:root:/root:/bin/sh\nsomebody:x:{uid}:{uid}::{directory}:/bin/sh\n",
-    "group": "root:x:0:\nsomebody:x:{uid}:\n",
-    "subuid": "somebody:300000:65536\ncontainers:200000:65536\n",
-    "subgid": "somebody:300000:65536\ncontainers:200000:65536\n",
+    "passwd": "root:x:0:0:root:/root:/bin/sh\nalice:x:{uid}:{uid}::{directory}:/bin/sh\n",
+    "group": "root:x:0:\nalice:x:{uid}:\n",
+    "subuid": "alice:300000:65536\ncontainers:200000:65536\n",
+    "subgid": "alice:300000:65536\ncontainers:200000:65536\n",
 }
-"""Who somebody is in /etc, and which further ids podman gives to containers; seen in the mount namespace alone."""
+"""Files of /etc in the mount namespace: the user, and the ids that podman gives to containers."""
 
 _COMMANDS = [
     "cat",
@@ -80,7 +80,7 @@ _COMMANDS = [
 
 @dataclass(frozen=True)
 class Done:
-    """How a program ended: its status, and what it printed on either output."""
+    """The status and outputs of a program that ended."""
 
     status: int
     printed: str
@@ -89,12 +89,12 @@ class Done:
 
 @final
 class Podman:
-    """One storage in `directory`, whose containers we mount. To be closed."""
+    """One storage in `directory`, with overlaykit as mount_program. Must be closed."""
 
     def __init__(self, mode: Mode, directory: str) -> None:
         self.mode = mode
         self.directory = directory
-        self._place = Sandbox(unprivileged=False)
+        self._sandbox = Sandbox(unprivileged=False)
         for name, text in {"storage.conf": _STORAGE, "containers.conf": _CONTAINERS}.items():
             with open(self.path(name), "w", encoding="ascii") as file:
                 file.write(text.format(directory=directory, program=PROGRAM))
@@ -105,21 +105,21 @@ class Podman:
             os.chmod(directory, 0o755)
             for path in [directory, *map(self.path, os.listdir(directory))]:
                 os.chown(path, ORDINARY_UID, ORDINARY_UID)
-        self._place.run(self._prepare)
+        self._sandbox.run(self._prepare)
 
     def close(self) -> None:
-        """End everything that still runs or is mounted; the caller removes the directory."""
-        while running := self._running():  # one may have started another
+        """End all processes and mounts; the caller removes the directory."""
+        while running := self._running():  # a process may have started another
             for pid in running:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        self._place.close()
+        self._sandbox.close()
 
     def path(self, *names: str) -> str:
         return os.path.join(self.directory, *names)
 
     def write(self, text: str, *names: str) -> str:
-        """A file of the user's; its path."""
+        """Write a file as the user; return its path."""
         path = self.path(*names)
         self.as_user(lambda: _write(path, text))
         return path
@@ -129,17 +129,17 @@ class Podman:
         return self.as_user(lambda: _run(["podman", *arguments], self._environment()))
 
     def succeeds(self, *arguments: str) -> str:
-        """What podman prints; it has to succeed."""
+        """The output of podman, which must succeed."""
         done = self.run(*arguments)
         assert done.status == 0, f"podman {' '.join(arguments)}: {done.status}: {done.complained}"
         return done.printed
 
     def prints(self, image: str, script: str, *options: str) -> str:
-        """What a shell script prints in a container of its own, which has to succeed."""
+        """The output of a shell script in a new container; it must succeed."""
         return self.succeeds("run", "--rm", *options, image, "sh", "-euc", script)
 
     def as_user(self, function: Callable[[], T]) -> T:
-        """Run a function in the mount namespace, as who runs podman."""
+        """Run a function in the mount namespace, as the user of podman."""
         __tracebackhide__ = True
 
         def act() -> T:
@@ -151,11 +151,11 @@ class Podman:
             os.chdir(self.directory)
             return function()
 
-        return self._place.run(act, timeout=SECONDS)
+        return self._sandbox.run(act, timeout=SECONDS)
 
     def mounts(self) -> list[str]:
-        """Where something is mounted below the directory, in the mount namespace."""
-        return self._place.run(
+        """The mountpoints below the directory, in the mount namespace."""
+        return self._sandbox.run(
             lambda: [
                 mount.mountpoint
                 for mount in mountinfo.current()
@@ -167,12 +167,12 @@ class Podman:
         """The command lines of the processes that podman has started and that still run."""
         found = []
         for pid in self._running():
-            with contextlib.suppress(OSError):  # it has ended meanwhile
+            with contextlib.suppress(OSError):  # it has ended
                 found.append(_read(f"/proc/{pid}/cmdline").replace(b"\0", b" ").decode())
         return found
 
     def await_cleanup(self) -> None:
-        """Wait until all containers have ended and are cleaned up, which goes on after `run` has returned."""
+        """Wait until all containers have ended and are cleaned up, which continues after `run` returns."""
         while pids := [pid for pid in self._running() if _is_cleaning_up(pid)]:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
@@ -181,7 +181,7 @@ class Podman:
                     os.close(process)
 
     def _running(self) -> list[int]:
-        """Those that name the directory in their arguments or their environment."""
+        """The processes that name the directory in their arguments or their environment."""
         mark = os.fsencode(self.directory)
         found = []
         for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
@@ -202,7 +202,7 @@ class Podman:
         }
 
     def _prepare(self) -> None:
-        """Give the mount namespace accounts, and the one hierarchy of cgroups that crun knows."""
+        """Give the mount namespace accounts, and the one cgroup hierarchy that crun supports."""
         make_reachable()
         accounts = self.path("etc")
         os.mkdir(accounts)
@@ -210,13 +210,13 @@ class Podman:
             path = os.path.join(accounts, name)
             _write(path, text.format(uid=ORDINARY_UID, directory=self.path("home")))
             syscalls.mount(os.fsencode(path), f"/etc/{name}".encode(), None, syscalls.MS_BIND)
-        with contextlib.suppress(OSError):  # there may be none
+        with contextlib.suppress(OSError):  # it may be missing
             syscalls.umount2(b"/sys/fs/cgroup", syscalls.MNT_DETACH)
         syscalls.mount(b"none", b"/sys/fs/cgroup", b"cgroup2", 0)
 
 
 def _is_cleaning_up(pid: int) -> bool:
-    """Whether it is a container's monitor, or what that runs at the container's end."""
+    """True for a container's monitor and for what the monitor runs at the container's end."""
     try:
         command = _read(f"/proc/{pid}/cmdline")
     except OSError:
@@ -240,7 +240,7 @@ def _run(command: list[str], environment: dict[str, str]) -> Done:
         command,
         env=environment,
         stdin=subprocess.DEVNULL,
-        start_new_session=True,  # its pause process goes on when the caller's session has ended
+        start_new_session=True,  # its pause process outlives the caller's session
         capture_output=True,
         text=True,
         check=False,

@@ -1,4 +1,4 @@
-"""What Debian this machine is, and where it comes from: the proofs fetch from nowhere else."""
+"""The Debian release and mirror of this machine: the proofs download from no other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .programs import run
 
 
 def release() -> tuple[str, str]:
-    """The mirror's address and the suite's name, as apt knows them. Raises AssertionError on another system."""
+    """The mirror's address and the suite's name, as apt has them. Raises: AssertionError on another system."""
     fields = "$(REPO_URI) $(CODENAME) $(ORIGIN) $(COMPONENT)"
     for line in run("apt-get", "indextargets", "--format", fields).splitlines():
         site, suite, origin, component = line.split()

@@ -1,4 +1,4 @@
-"""Running programs for a proof."""
+"""Run programs for a proof."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 
 
 def run(*arguments: str, where: str = "/", **more: str) -> str:
-    """What a program prints that has to succeed, in the directory `where`, with `more` in its environment."""
+    """The output of a program that must succeed, in the directory `where`; `more`: environment variables."""
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "LC_ALL": "C.UTF-8",

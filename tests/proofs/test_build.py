@@ -1,4 +1,4 @@
-"""A C project built in a view, with its own tests: every file is the one that the build leaves on a plain directory."""
+"""A C project built and tested in a view: the files are those of a build on a plain directory."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_build_in_a_view_leaves_what_it_leaves_on_a_plain_directory(stack: Sta
         assert lasting(tree) == lasting(look(plain))
     with mounted(stack) as mount:
         assert look(mount.target) == tree
-        assert run("make", where=mount.target) == run("make", where=plain)  # nothing is out of date
+        assert run("make", where=mount.target) == run("make", where=plain)  # all is up to date
 
 
 def lasting(tree: Tree) -> Tree:

@@ -1,4 +1,4 @@
-"""A Debian of our own: packages installed in a view of it leave the files that they leave in a plain copy of it."""
+"""A Debian tree: packages installed in a view of it leave the same files as in a plain copy."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PACKAGES = (
     "netcat-openbsd",
     "ed",
 )
-"""With libraries, alternatives and triggers; none needs more than these and what is there."""
+"""With libraries, alternatives and triggers; they depend only on each other and on the tree."""
 
 WORK = "dpkg --install /packages/*.deb; dpkg --remove file; dpkg --purge ed; dpkg --verify; dpkg -l"
 
 TOLD_BY_THE_CLOCK = ("var/log/", "var/cache/ldconfig/", "var/lib/dpkg/lock", "var/cache/debconf/")
-"""Times of day, and the inode numbers of libraries."""
+"""Files that hold times or the inode numbers of libraries."""
 
 
 @as_root

@@ -33,7 +33,7 @@ SOMEBODY = {
     "GIT_CONFIG_COUNT": "2",
     "GIT_CONFIG_KEY_0": "init.defaultBranch",
     "GIT_CONFIG_VALUE_0": "main",
-    "GIT_CONFIG_KEY_1": "gc.auto",  # or it would go on in the background
+    "GIT_CONFIG_KEY_1": "gc.auto",  # else it continues in the background
     "GIT_CONFIG_VALUE_1": "0",
 }
 

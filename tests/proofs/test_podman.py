@@ -1,4 +1,4 @@
-"""podman with our mounts below its containers, as root and as an ordinary user: it works as with fuse-overlayfs."""
+"""podman with overlaykit as mount_program, as root and as an ordinary user, works as with fuse-overlayfs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RUN mv /home /moved && ln -s /moved /home && rm -rf /tmp && mkdir /tmp && echo n
 
 @pytest.fixture(scope="module", params=["rootful", "rootless"])
 def podman(request: pytest.FixtureRequest) -> Iterator[Podman]:
-    # On a disk, under a short name: podman takes no runroot of more than 50 characters.
+    # On a disk, with a short name: podman refuses a runroot of more than 50 characters.
     directory = tempfile.mkdtemp(prefix="podman-", dir="/var/tmp")
     podman = Podman(request.param, directory)
     try:
@@ -65,7 +65,7 @@ def test_an_image_is_built_with_what_each_step_changed_and_removed(built: Podman
     )
     printed = built.prints(BUILT, script)
     assert printed.startswith("built\nadded\nnew\n/moved:\n\n/tmp:\nnew\n1000:1000 750\n")
-    assert "root:x:0:0:root:/:/bin/sh" not in printed  # podman makes a passwd of its own
+    assert "root:x:0:0:root:/:/bin/sh" not in printed  # podman makes its own passwd
 
 
 def test_a_container_is_changed_compared_committed_stopped_and_started(built: Podman) -> None:
@@ -101,7 +101,7 @@ def test_a_user_of_a_container_is_bound_by_its_files(built: Podman) -> None:
 
 
 @pytest.mark.parametrize("podman", ["rootless"], indirect=True)
-def test_a_user_keeps_the_own_id_in_a_container(built: Podman) -> None:
+def test_a_user_keeps_its_id_in_a_container(built: Podman) -> None:
     script = "id -u; stat -c %u:%g /etc /opt/a; echo x >/home/x"
     done = built.run("run", "--rm", "--userns=keep-id", BUILT, "sh", "-c", script)
     assert done.printed == "1000\n0:0\n1000:1000\n"
@@ -116,12 +116,12 @@ CHANGES = (
     "cat /opt2/added"
 )
 NO_SHM = "--ipc=none"
-"""podman 4 leaves /dev/shm of a container with mapped ids mounted, on which its removal fails now and then."""
+"""podman 4 leaves /dev/shm of a container with mapped ids mounted, so that its removal may fail."""
 
 SEEN = "0\n0:0\n1000:1000\n0:0\n0:0\n0:0\n5:6\nadded\nmore\n"
 
 
-def test_a_container_gets_ids_of_its_own(built: Podman) -> None:
+def test_a_container_gets_its_own_ids(built: Podman) -> None:
     assert built.prints(BUILT, CHANGES, "--userns=auto", NO_SHM) == SEEN
 
 

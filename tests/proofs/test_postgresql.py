@@ -32,7 +32,7 @@ SELECT tid, bid, aid, delta FROM pgbench_history ORDER BY 1, 2, 3, 4;
 
 
 class Server:
-    """A database below `directory`; its data directory has checksums, so that lost bytes are noticed."""
+    """A database below `directory`, with data checksums, so that lost bytes are detected."""
 
     def __init__(self, directory: str, sockets: str, *, unprivileged: bool) -> None:
         self._data = os.path.join(directory, "data")

@@ -1,7 +1,7 @@
-"""Eight processes at once do what they like: each finds what it left, nothing is lost at a remount, and nothing leaks.
+"""Random operations of eight processes at once: results are right, a remount loses nothing, and nothing leaks.
 
-`OVERLAYKIT_STRESS_OPERATIONS` is the number of operations of each; `OVERLAYKIT_STRESS_SEED` says which they are: the
-one that a failure names, or, where only a number is given, a fresh one.
+`OVERLAYKIT_STRESS_OPERATIONS`: the number of operations of each process. `OVERLAYKIT_STRESS_SEED`: the seed that a
+failure printed. Without a seed it is the time if a number is given, else 1.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def test_eight_processes_find_what_they_left_and_nothing_leaks(stack: Stack) -> 
     with mounted(stack) as mount:
         assert not changed(tree, look(mount.target)), f"seed: {SEED}"
         forget_all(mount)
-    if not stack.unprivileged:  # where it has no index and follows no redirect
+    if not stack.unprivileged:  # there it has no index and follows no redirect
         with stack.mounted_by_the_kernel() as target:
             assert not changed(tree, look(target)), f"seed: {SEED}"
 
 
 def build(stack: Stack, plain: str) -> None:
-    """The same in the lowers and in the plain directory: something for each process, and for all."""
+    """Write the same tree to the lowers and to the plain directory, for each process and for all together."""
     os.mkdir(plain)
     roots = [stack.add({}) for _ in LAYERS]
     for name in (*map(str, range(PROCESSES)), SHARED):
@@ -61,8 +61,8 @@ def build(stack: Stack, plain: str) -> None:
 
 def work(own: str, plain: str, target: str) -> None:
     paths = (os.path.join(target, own), os.path.join(plain, own), os.path.join(target, SHARED))
-    with contextlib.ExitStack() as places:
-        opened = [places.enter_context(contextlib.closing(Workspace(path))) for path in paths]
+    with contextlib.ExitStack() as workspaces:
+        opened = [workspaces.enter_context(contextlib.closing(Workspace(path))) for path in paths]
         try:
             Worker(f"{SEED}, {own}").work(int(OPERATIONS or 1000), *opened)
         except BaseException as error:
@@ -71,7 +71,7 @@ def work(own: str, plain: str, target: str) -> None:
 
 
 def at_once(bodies: list[Callable[[], None]]) -> None:
-    """Run each in a process of its own. Raises AssertionError with what the first one said that failed."""
+    """Run each body in its own process. Raises: AssertionError with the tracebacks of failures."""
     reader, writer = os.pipe()
     children = []
     for body in bodies:
@@ -87,22 +87,22 @@ def at_once(bodies: list[Callable[[], None]]) -> None:
                 os._exit(0)
         children.append(child)
     os.close(writer)
-    with open(reader, encoding="utf-8") as told:
-        failures = told.read()
+    with open(reader, encoding="utf-8") as pipe:
+        failures = pipe.read()
     for child in children:
         os.waitpid(child, 0)
     assert not failures, failures
 
 
 def forget_all(mount: Mounted) -> None:
-    """What the kernel has forgotten the daemon has forgotten."""
+    """Make the kernel forget all inodes, and check that the daemon has forgotten them."""
     assert mount.counted().held["nlookup"] > 1
     held = mount.forget()
     assert (held["nodes"], held["nlookup"], held["open_files"]) == (1, 1, 0), held
 
 
 def changed(before: Tree, after: Tree) -> list[str]:
-    """What became of which path, a line each: pytest cuts the trees themselves short."""
+    """The changed paths, a line each: pytest shortens the trees themselves."""
     return [
         f"...{path[-40:]}: {before.get(path)} became {after.get(path)}"
         for path in sorted({*before, *after})

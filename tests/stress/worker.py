@@ -1,8 +1,8 @@
-"""One of the processes: it does the same in a directory of the view and in a plain one, and wants the same results.
+"""One process: the same operations in a directory of the view and in a plain one give the same results.
 
-What it does is drawn from a seed: few names in few directories, so that it meets its own files again, by other names
-and through descriptors that it holds. In the directory that all share, it does such things beside the others: what it
-finds there nobody knows, so only the errors are looked at.
+A seed determines the operations. They use few names in few directories, so that they meet the same files again, by
+other names and through open descriptors. In the directory shared by all processes results are not predictable, so only
+the errors are checked.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LAYERS: Final[tuple[Layer, ...]] = (
         "e/b": File(b"hidden"),
     },
 )
-"""What the lowers hold for each process, top first."""
+"""The contents of the lowers for each process, top first."""
 
 PLAUSIBLE: Final = frozenset(
     errno.errorcode[number]
@@ -54,12 +54,12 @@ PLAUSIBLE: Final = frozenset(
         *(errno.ENODATA, errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EPERM),
     )
 )
-"""What may go wrong for somebody who is not alone."""
+"""Errors that concurrent operations of other processes can cause."""
 
 
 @dataclass(frozen=True)
 class Resize:
-    """Truncate or extend a file to another length than it has: to its own, file systems differ in the new mtime."""
+    """Truncate or extend a file to another length; with the same length, file systems differ in the new mtime."""
 
     path: str
     length: int
@@ -73,13 +73,13 @@ class Resize:
 
 
 class Workspace:
-    """A directory to work in, and the files in it that are held open."""
+    """A directory to work in, and its open files."""
 
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         self._slots: Slots = {}
 
-    def answer(self, operation: Operation) -> Result:
+    def run(self, operation: Operation) -> Result:
         os.fchdir(self.fd)
         return result_of(operation, self._slots)
 
@@ -90,24 +90,24 @@ class Workspace:
 
 
 class Worker:
-    """`seed` says all that it does."""
+    """A sequence of random operations, determined by `seed`."""
 
     def __init__(self, seed: str) -> None:
         self._chance = random.Random(seed)
         self._done: deque[Operation] = deque(maxlen=20)
 
     def work(self, number: int, own: Workspace, plain: Workspace, shared: Workspace) -> None:
-        """Do so many operations. Raises AssertionError where the view's answer is not the plain directory's."""
+        """Do `number` operations. Raises: AssertionError if the view's result is not the plain directory's."""
         for _ in range(number):
             operation = self.draw()
-            # Not through a mapping where another may truncate the file meanwhile: that is SIGBUS (mmap(2)).
+            # Not through a mapping of a file that another process may truncate: that is SIGBUS (mmap(2)).
             if self._chance.random() < 0.25 and not isinstance(operation, op.WriteMapped):
-                seen = shared.answer(operation)
+                seen = shared.run(operation)
                 assert seen.error is None or seen.error in PLAUSIBLE, f"{operation}: {seen}"
                 continue
             self._done.append(operation)
-            ours, expected = own.answer(operation), plain.answer(operation)
-            assert ours == expected, _story(self._done, ours, expected)
+            ours, expected = own.run(operation), plain.run(operation)
+            assert ours == expected, _report(self._done, ours, expected)
 
     def draw(self) -> Operation:
         chance = self._chance
@@ -158,6 +158,6 @@ class Worker:
         return "/".join(self._chance.choices(NAMES, k=self._chance.choice((1, 1, 2, 2, 3))))
 
 
-def _story(done: Iterable[Operation], ours: Result, expected: Result) -> str:
+def _report(done: Iterable[Operation], ours: Result, expected: Result) -> str:
     lines = [*map(str, done), f"the view: {ours}", f"a plain directory: {expected}"]
     return "\n" + "\n".join(textwrap.shorten(line, 200) for line in lines)

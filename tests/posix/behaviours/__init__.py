@@ -1,1 +1,1 @@
-"""The entries of the table, a file for each subject. Every module here is imported by `test_posix`."""
+"""The entries of the table, one file for each subject. `test_posix` imports all modules of this package."""

@@ -1,4 +1,4 @@
-"""What an ordinary user may do to files and directories of their own whose modes keep even them out.
+"""What an ordinary user may do with own files and directories whose modes deny the owner.
 
 Git's objects, Go's module cache and Nix's store are such: files 0444 in directories 0555.
 """
@@ -17,7 +17,7 @@ from ..refusals import refused
 from ..table import Dir, File, Identity, Layer, Link, Symlink, Whiteout, behaviour
 
 BOUND: tuple[Identity, ...] = ("ordinary",)
-"""Who has no capability to pass modes."""
+"""The identities without a capability to override modes."""
 
 CONTENT = b"0123456789" * 1000
 CLOSED: Layer = {

@@ -1,4 +1,4 @@
-"""Directories: merging, opaque and whiteout marks, reading them while they change, seeking in them."""
+"""Directories: merging, opaque directories and whiteouts, reading while they change, seeking."""
 
 from __future__ import annotations
 

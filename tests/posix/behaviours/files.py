@@ -1,4 +1,4 @@
-"""Contents: create, read, write, truncate, holes, and copy-up of what lies in a lower."""
+"""Contents: create, read, write, truncate, holes, and copy-up of lower files."""
 
 from __future__ import annotations
 

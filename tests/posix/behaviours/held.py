@@ -1,6 +1,6 @@
-"""All that can be done to a file held open, after each thing that can happen to it meanwhile.
+"""Every operation on an open file after every event that can happen to the file.
 
-`open_files` holds what is particular about each; here every one of them meets every other.
+`open_files` tests what is particular to each; this module tests all combinations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STALE = (
     "whoever opened a lower file to read before copy-up maps it as it was, and on older kernels reads it so "
     "(overlayfs.rst, non-standard behavior)"
 )
-NAMELESS = "the kernel finds no place in the upper for a lower file that has lost its name"
+NAMELESS = "the kernel has no path in the upper for a lower file without a name"
 
 
 def _is_read(fd: int, content: bytes) -> None:

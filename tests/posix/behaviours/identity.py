@@ -1,4 +1,4 @@
-"""Who is who: inode numbers through every change, over forgetting and over remounts."""
+"""Inode numbers: kept through changes, FORGET and remounts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check_a_file_handle_opens_its_file_or_nothing() -> None:
         with _opened_by(here, handle) as fd:
             assert os.read(fd, 10) == name.encode()
         os.unlink(name)
-    for number in range(50):  # some get the number of what was removed
+    for number in range(50):  # some get the inode number of a removed file
         write_file(f"d/{number}", b"another")
     for handle in handles.values():
         with refused(errno.ESTALE), _opened_by(here, handle):

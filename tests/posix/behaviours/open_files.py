@@ -1,4 +1,4 @@
-"""Files held open while their name is changed, removed or replaced, and while the file is copied up."""
+"""Open files whose name is changed, removed or replaced, or that are copied up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names and paths: any bytes, the longest, too long ones, and what is refused on the way."""
+"""Names and paths: any bytes, the longest, too long ones, and errors of path lookup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may do what: mode bits of owner, group and others, supplementary groups, ACLs, access(2)."""
+"""Permissions: mode bits of owner, group and others, supplementary groups, ACLs, access(2)."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def check_an_acl_keeps_out_a_named_user_whom_the_mode_would_let_in() -> None:
         run_as_user(BOB, lambda: read_file("f"))
         run_as_user(ALICE, lambda: _denied(os.O_RDONLY, os.O_WRONLY))
         run_as_user(ALICE, lambda: _may(os.F_OK, not_=os.R_OK))
-        os.utime("f")  # and so it does when it has been copied up
+        os.utime("f")  # the same after copy-up
 
 
 @behaviour(

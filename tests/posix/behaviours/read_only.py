@@ -1,4 +1,4 @@
-"""A view without an upper: everything is read, every change is refused with EROFS."""
+"""A view without an upper: reads succeed, every change fails with EROFS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the calls that take a path refuse, one errno after the other: what is wrong on the way, and what is there."""
+"""Errors of the calls that take a path, by errno: of the lookup, and of the file found."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def check_every_call_finds_nothing_that_an_opaque_directory_hides() -> None:
 )
 def check_every_call_refuses_a_directory_on_the_way_that_may_not_be_searched() -> None:
     run_as_user(ALICE, lambda: _both_refuse("d/x", errno.EACCES))
-    os.utime("d")  # and so it does when it has been copied up
+    os.utime("d")  # the same after copy-up
     run_as_user(ALICE, lambda: _both_refuse("d/x", errno.EACCES))
 
 
@@ -257,7 +257,7 @@ def check_a_write_beyond_the_limit_on_files_is_refused() -> None:
     def act() -> None:
         with opened(
             "f", os.O_RDWR
-        ) as fd:  # before: the kernel's overlayfs copies up within the limit
+        ) as fd:  # before: the kernel's overlayfs applies the limit to copy-up
             resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8))
             assert os.pwrite(fd, b"abcd", 6) == 2
             calls: tuple[Callable[[], object], ...] = (

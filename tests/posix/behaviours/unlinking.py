@@ -1,4 +1,4 @@
-"""Removing names: unlink and rmdir, of what lies in a lower, above one, or only in the upper."""
+"""unlink and rmdir: of names in a lower, above a lower, or only in the upper."""
 
 from __future__ import annotations
 

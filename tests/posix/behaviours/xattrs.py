@@ -1,4 +1,4 @@
-"""Extended attributes: user.*, trusted.*, security.*; the overlay's own marks stay hidden."""
+"""Extended attributes: user.*, trusted.*, security.*; the overlay's own markers stay hidden."""
 
 from __future__ import annotations
 
@@ -131,34 +131,36 @@ def check_trusted_xattrs_are_for_root() -> None:
     run_as_user(ALICE, act)
 
 
-def _are_no_marks(prefix: str) -> Iterator[None]:
-    """A program's own attributes under the names of marks; kernels before 6.7 have no way to keep them."""
+def _check_not_markers(prefix: str) -> Iterator[None]:
+    """Check attributes of a program with the names of markers; kernels before 6.7 cannot store them."""
 
-    def set_mark(mark: str) -> bool:
-        os.setxattr("d", mark, b"y")
+    def set_attribute(name: str) -> bool:
+        os.setxattr("d", name, b"y")
         return True
 
-    marks = [f"{prefix}.overlay.{name}" for name in ("opaque", "whiteout", "redirect", "mine")]
-    kept = [mark for mark in marks if unless_refused(errno.EOPNOTSUPP, partial(set_mark, mark))]
+    names = [f"{prefix}.overlay.{name}" for name in ("opaque", "whiteout", "redirect", "mine")]
+    kept = [
+        name for name in names if unless_refused(errno.EOPNOTSUPP, partial(set_attribute, name))
+    ]
     yield
     assert list_names("d") == ["f"]
     assert sorted(name for name in os.listxattr("d") if ".overlay." in name) == sorted(kept)
-    assert all(os.getxattr("d", mark) == b"y" for mark in kept)
+    assert all(os.getxattr("d", name) == b"y" for name in kept)
 
 
 @behaviour(lower={"d": Dir(), "d/f": File(b"x")}, remount=True, identities=ROOT_ONLY)
 def check_an_attribute_with_a_markers_name_is_no_marker() -> Iterator[None]:
-    yield from _are_no_marks("trusted")
+    yield from _check_not_markers("trusted")
 
 
 @behaviour(lower={"d": Dir(), "d/f": File(b"x")}, remount=True, identities=ROOT_ONLY)
 def check_an_attribute_with_the_name_of_another_overlays_marker_is_no_marker() -> Iterator[None]:
-    yield from _are_no_marks("user")
+    yield from _check_not_markers("user")
 
 
 @behaviour(lower={"d": Dir(), "d/f": File(b"x")}, remount=True, identities=("userns", "ordinary"))
 def check_a_users_attribute_with_a_markers_name_is_no_marker() -> Iterator[None]:
-    yield from _are_no_marks("user")
+    yield from _check_not_markers("user")
 
 
 @behaviour(

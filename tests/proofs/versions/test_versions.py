@@ -1,4 +1,4 @@
-"""Two versions of one program at one path, side by side, as the README says to have them."""
+"""Two versions of one program at one path, side by side, with the commands of the README."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proofs in whole views, as root and as an ordinary user: those of `tests/views`, which leave nothing behind."""
+"""Proofs in whole views, as root and as an ordinary user, with the fixture of tests/views."""
 
 from __future__ import annotations
 
