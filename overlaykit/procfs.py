@@ -32,8 +32,9 @@ def descendants(process: int, *, through: Callable[[int], bool] = lambda _: True
 def _children_by_parent() -> defaultdict[int, list[int]]:
     found: defaultdict[int, list[int]] = defaultdict(list)
     for name in filter(str.isdecimal, os.listdir("/proc")):
+        # A process may have ended.
         with (
-            suppress(FileNotFoundError, ProcessLookupError),  # it has ended
+            suppress(FileNotFoundError, ProcessLookupError),
             open(f"/proc/{name}/stat", "rb", buffering=0) as stat,
         ):
             # The name of the program, in parentheses, may hold any character.

@@ -39,8 +39,9 @@ def rmtree_path(path: str) -> None:
 
 
 def _rmtree_directory(parent: int, name: bytes) -> None:
+    # Most directories are empty.
     with contextlib.suppress(OSError):
-        os.rmdir(name, dir_fd=parent)  # most are empty
+        os.rmdir(name, dir_fd=parent)
         return
     # The loop extends the list: each directory comes before those below it.
     found = [name]

@@ -80,7 +80,7 @@ class _Base:
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
-    def place(self, path: bytes, directory: bool) -> bytes:
+    def map_path(self, path: bytes, directory: bool) -> bytes:
         """The path in the layer for a path of a package."""
         if directory:
             return self._directory(path)
@@ -123,7 +123,7 @@ def _extract(deb: str, tree: Tree, base: _Base) -> None:
     ) as process:
         try:
             stream = cast(IO[bytes], process.stdout)
-            extract(TarStream(stream, shown), shown, tree, base.place)
+            extract(TarStream(stream, shown), shown, tree, base.map_path)
         except BaseException:
             process.kill()
             raise

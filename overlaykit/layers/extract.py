@@ -17,7 +17,7 @@ from overlaykit.errors import Error
 from overlaykit.layers.tar import Member, TarStream
 from overlaykit.layers.tree import Attributes, Tree
 
-Place: TypeAlias = Callable[[bytes, bool], bytes]
+PathMap: TypeAlias = Callable[[bytes, bool], bytes]
 """Maps the path of a member, and whether it is a directory, to its path in the layer."""
 
 
@@ -33,11 +33,11 @@ class DeviceMemberNeedsRoot(Error):
 
 
 def unchanged(path: bytes, directory: bool) -> bytes:
-    """The `Place` that changes no path."""
+    """The `PathMap` that changes no path."""
     return path
 
 
-def extract(archive: TarStream, shown: str, tree: Tree, place: Place = unchanged) -> None:
+def extract(archive: TarStream, shown: str, tree: Tree, map_path: PathMap = unchanged) -> None:
     """Create every member of `archive` in `tree`; `shown` names the archive in errors.
 
     As root it keeps numeric owners, set-user-ID bits, devices and all xattrs. Otherwise all files belong to the user,
@@ -50,7 +50,7 @@ def extract(archive: TarStream, shown: str, tree: Tree, place: Place = unchanged
     for member in archive:
         name = os.fsdecode(member.name)
         try:
-            _create(archive, member, tree, place)
+            _create(archive, member, tree, map_path)
         except _Refused as refused:
             raise UnsafeMember(shown, name, str(refused)) from None
         except (OverflowError, ValueError):
@@ -81,8 +81,8 @@ class _Refused(Exception):
     """The reason why a member is refused."""
 
 
-def _create(archive: TarStream, member: Member, tree: Tree, place: Place) -> None:
-    path = place(_relative(member.name), member.kind == stat.S_IFDIR)
+def _create(archive: TarStream, member: Member, tree: Tree, map_path: PathMap) -> None:
+    path = map_path(_relative(member.name), member.kind == stat.S_IFDIR)
     attributes = _attributes(member, tree)
     finish = attributes.apply
     if member.kind == stat.S_IFDIR:
@@ -93,7 +93,7 @@ def _create(archive: TarStream, member: Member, tree: Tree, place: Place) -> Non
     if member.kind == stat.S_IFREG:
         tree.file(path, lambda fd: _fill(fd, archive, member, attributes))
     elif member.kind == 0:
-        tree.link(path, place(_relative(member.target), False))
+        tree.link(path, map_path(_relative(member.target), False))
     elif member.kind == stat.S_IFLNK:
         if not member.target:
             raise _Refused("is a symbolic link to nothing")

@@ -107,10 +107,10 @@ def attach_binds(prepared: PreparedMounts) -> None:
     """
     taken: dict[str, Bind] = {}
     for bind, mount in sorted(prepared.binds, key=_depth):
-        place = os.path.realpath(bind.target)
-        if place in taken:
-            raise StepFailed(Step.TWICE, errno.EBUSY, f"{taken[place].target}\n{bind.target}")
-        taken[place] = bind
+        path = os.path.realpath(bind.target)
+        if path in taken:
+            raise StepFailed(Step.TWICE, errno.EBUSY, f"{taken[path].target}\n{bind.target}")
+        taken[path] = bind
         attach(mount, bind.target)
 
 

@@ -43,9 +43,9 @@ def enter(mapped: Identities | None = None) -> None:
     caller = identities.caller_only()
     with _mapped_from_outside(mapped or caller):
         _native.unshare(_native.CLONE_NEWUSER | _native.CLONE_NEWNS)
-    if not _has_map("uid"):
+    if not privilege.extents("uid"):
         identities.write(_procfs_pid(), "uid", str(caller.users[0]))
-    if not _has_map("gid"):
+    if not privilege.extents("gid"):
         descriptor = os.open("/proc/self/setgroups", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(descriptor, b"deny")
@@ -86,11 +86,6 @@ def _mapped_from_outside(mapped: Identities) -> Iterator[None]:
 def _procfs_pid() -> int:
     """The process id in the mounted procfs, which may belong to an outer PID namespace."""
     return int(os.readlink("/proc/self"))
-
-
-def _has_map(kind: str) -> bool:
-    with open(f"/proc/self/{kind}_map", "rb", buffering=0) as file:
-        return file.read(1) != b""
 
 
 def isolate_mounts() -> None:

@@ -1,4 +1,4 @@
-"""Whoever runs the tests runs each as themselves; root runs each as an ordinary user too."""
+"""The fixture `user`: a test runs as the caller, and if that is root also as an ordinary user."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from overlaykit.rmtree import rmtree
 
 _T = TypeVar("_T")
 
-AN_ORDINARY_USER = 1000
+ORDINARY = 1000
 
 
 class Child:
-    """A process of the test's own; killed at the end if it still runs."""
+    """A child process of the test; killed at its end."""
 
-    def __init__(self, pid: int, answer: int) -> None:
+    def __init__(self, pid: int, result_pipe: int) -> None:
         self.pid = pid
-        self._answer = answer
+        self._result_pipe = result_pipe
         self._reaped = False
 
     def result(self) -> object:
-        """What the function returned; raises what it raised."""
-        with os.fdopen(self._answer, "rb") as answer:
-            text = answer.read()
-        self._answer = -1
+        """The result of the function, or its exception raised."""
+        with os.fdopen(self._result_pipe, "rb") as pipe:
+            text = pipe.read()
+        self._result_pipe = -1
         self._reap()
-        assert text, "the process was killed before it had an answer"
+        assert text, "the process was killed before it had a result"
         value = pickle.loads(text)
         if isinstance(value, BaseException):
             raise value
@@ -43,17 +43,17 @@ class Child:
         if not self._reaped:
             os.kill(self.pid, signal.SIGKILL)
             self._reap()
-        if self._answer >= 0:
-            os.close(self._answer)
-            self._answer = -1
+        if self._result_pipe >= 0:
+            os.close(self._result_pipe)
+            self._result_pipe = -1
 
     def _reap(self) -> None:
         os.waitpid(self.pid, 0)
         self._reaped = True
 
 
-class Person:
-    """Who a test runs as. Everything that is to have their rights runs in a process of theirs."""
+class User:
+    """The user that a test runs as: `run` and `start` call functions in processes of that user."""
 
     def __init__(self, uid: int, home: str) -> None:
         self.uid = uid
@@ -62,19 +62,19 @@ class Person:
         self._children: list[Child] = []
 
     def path(self, *names: str) -> str:
-        """A path in a directory of theirs, gone after the test."""
+        """A path in the user's directory, which is removed after the test."""
         return os.path.join(self.home, *names)
 
     def start(self, function: Callable[[], object]) -> Child:
-        """Start a process of theirs."""
+        """Call a function in a process of the user."""
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
                 os.close(reading)
                 value = self._child(function)
-                with os.fdopen(writing, "wb") as answer:
-                    answer.write(value)
+                with os.fdopen(writing, "wb") as pipe:
+                    pipe.write(value)
             finally:
                 os._exit(0)
         os.close(writing)
@@ -83,11 +83,11 @@ class Person:
         return child
 
     def run(self, function: Callable[[], _T]) -> _T:
-        """Call it in a process of theirs; its result and exceptions are ours."""
+        """Call a function in a process of the user and wait; its result or its exception."""
         return self.start(function).result()  # type: ignore[return-value]
 
     def run_among_own_mounts(self, function: Callable[[], _T]) -> _T:
-        """The same, in a mount namespace where they may mount, still as themselves."""
+        """`run` in a mount namespace where the user, with the same uid, may mount."""
 
         def unshared() -> _T:
             uid, gid = os.getuid(), os.getgid()
@@ -115,7 +115,8 @@ class Person:
                 os.setgroups([])
                 os.setresgid(self.uid, self.uid, self.uid)
                 os.setresuid(self.uid, self.uid, self.uid)
-                _native.prctl(_native.PR_SET_DUMPABLE, 1)  # /proc/self is theirs again
+                # The user owns /proc/self again.
+                _native.prctl(_native.PR_SET_DUMPABLE, 1)
             os.environ["HOME"] = self.home
             os.umask(0o022)
             return pickle.dumps(function())
@@ -124,17 +125,17 @@ class Person:
 
 
 @pytest.fixture(params=["root", "user"] if os.geteuid() == 0 else ["user"])
-def me(request: pytest.FixtureRequest) -> Iterator[Person]:
+def user(request: pytest.FixtureRequest) -> Iterator[User]:
     uid = os.geteuid()
     if request.param == "user" and uid == 0:
-        uid = AN_ORDINARY_USER
+        uid = ORDINARY
     home = tempfile.mkdtemp(prefix="overlaykit-test-")
     os.chown(home, uid, -1)
-    person = Person(uid, home)
+    user = User(uid, home)
     try:
-        yield person
+        yield user
     finally:
-        person.close()
+        user.close()
         top = os.open(os.path.dirname(home), os.O_RDONLY | os.O_DIRECTORY)
         try:
             rmtree(top, os.fsencode(os.path.basename(home)))

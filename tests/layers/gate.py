@@ -1,4 +1,4 @@
-"""A source that stops half-way until the test says: an archive whose decompressor is a program of the test's."""
+"""A source that pauses half-way: an archive whose decompressor is a program of the test."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 class Gate:
-    """`source` is what `layer add` takes; its program must be on PATH (`enter`) in the adding process.
+    """`source` is the argument of `layer add`; its program must be on PATH (`enter`) in the process that adds.
 
-    The program gives the first half of `archive`, says so, and gives the rest once it is let through. Leaving the
-    context ends it, also when its reader was killed.
+    The program writes the first half of `archive`, reports it, and writes the rest after `let_through`. The end of the
+    context ends it, also if its reader was killed.
     """
 
     def __init__(self, directory: str, archive: bytes, writers: int = 1) -> None:
@@ -32,7 +32,7 @@ test "$(head -c 1 <&3)" && cat {second}
 """
         os.chmod(self._file(self._programs, "zstd", script.encode()), 0o755)
         os.chmod(self._programs, 0o755)
-        # Open at both ends, here first: nobody waits for the other to come, and closing is the end of it.
+        # Both ends are opened here, so that no open(2) waits; closing them is end of file.
         self._opened, self._reached = self._fifo(opened), self._fifo(reached)
 
     def __enter__(self) -> Gate:
@@ -43,16 +43,16 @@ test "$(head -c 1 <&3)" && cat {second}
         os.close(self._reached)
 
     def enter(self) -> None:
-        """Find the program first on PATH."""
+        """Put the program first on PATH."""
         os.environ["PATH"] = self._programs + ":" + os.environ["PATH"]
 
     def wait(self) -> None:
-        """Return when every writer has stopped half-way."""
+        """Wait until every writer has paused."""
         for _ in range(self._writers):
             os.read(self._reached, 1)
 
     def let_through(self) -> None:
-        """Let them go on."""
+        """Let the writers go on."""
         os.write(self._opened, b"!" * self._writers)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""A Debian mirror of the test's own, on the disk, in the place of the machine's (in its own mount namespace)."""
+"""A Debian mirror in a directory, which replaces the machine's in a mount namespace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..posix.syscalls import MS_BIND
 
 
 class Mirror:
-    """`directory` holds the mirror; packages are added to it, then `publish` and `use` it."""
+    """A mirror in `directory`: call `add` for each package, then `publish` and `use`."""
 
     def __init__(self, directory: str) -> None:
         self._root = os.path.join(directory, "debian")
@@ -25,7 +25,7 @@ class Mirror:
     def add(
         self, package: str, files: dict[str, str], depends: str = "", version: str = "1"
     ) -> str:
-        """Build a package of text files by their absolute paths; gives the .deb's path."""
+        """Build a package of text files, given by absolute path; the path of the .deb."""
         build = os.path.join(self._build, package)
         for path, text in files.items():
             path = build + path
@@ -49,7 +49,7 @@ class Mirror:
         return deb
 
     def describe(self, deb: str, control: str, *, instead: bool = False) -> None:
-        """Put a .deb, as it is now, into the index; `instead` of what came last."""
+        """Add a .deb to the index, or replace the last one (`instead`)."""
         if instead:
             self._stanzas.pop()
         with open(deb, "rb") as file:
@@ -77,20 +77,21 @@ class Mirror:
             )
 
     def use(self, trusted: str = "yes") -> None:
-        """Make it the machine's only source, for this process's mount namespace."""
+        """Make it the only apt source in this mount namespace."""
         os.makedirs(self._etc)
         with open(os.path.join(self._etc, "test.sources"), "w") as file:
             file.write(
                 f"Types: deb\nURIs: file:{self._root}\nSuites: stable\nComponents: main\nTrusted: {trusted}\n"
             )
         covers = {"/etc/apt/sources.list.d": self._etc}
-        if os.path.exists("/etc/apt/sources.list"):  # what debootstrap writes
+        # debootstrap writes it.
+        if os.path.exists("/etc/apt/sources.list"):
             covers["/etc/apt/sources.list"] = os.devnull
         for path, cover in covers.items():
             _native.mount(cover, path, None, MS_BIND)
             self._covered.append(path)
 
     def leave(self) -> None:
-        """End its use, where the mount namespace goes on."""
+        """Uncover the machine's apt sources."""
         while self._covered:
             _native.umount2(self._covered.pop(), 0)

@@ -6,7 +6,7 @@ import pytest
 
 from overlaykit.layers.aptsources import NoDebianMirror, debian_mirror, parse_deb822, parse_one_line
 
-from .conftest import Person
+from .conftest import User
 
 
 def test_every_option_of_a_one_line_source_is_kept_for_another_suite() -> None:
@@ -54,8 +54,8 @@ def test_sources_that_are_switched_off_are_not_used() -> None:
     assert list(parse_one_line("#deb file:/srv/debian bookworm main\n")) == []
 
 
-def test_debian_is_found_among_other_sources_of_both_formats(me: Person) -> None:
-    os.mkdir(me.path("sources.list.d"))
+def test_debian_is_found_among_other_sources_of_both_formats(user: User) -> None:
+    os.mkdir(user.path("sources.list.d"))
     files = {
         "sources.list": "deb file:/srv/node nodistro main\n",
         "sources.list.d/a.list": "deb cdrom:[Debian 12 _Bookworm_]/ bookworm main\n",
@@ -66,14 +66,14 @@ def test_debian_is_found_among_other_sources_of_both_formats(me: Person) -> None
         "sources.list.d/c.list.disabled": "deb file:/srv/other/debian bookworm main\n",
     }
     for name, text in files.items():
-        with open(me.path(name), "w") as file:
+        with open(user.path(name), "w") as file:
             file.write(text)
-    mirror = me.run(lambda: debian_mirror(me.home))
+    mirror = user.run(lambda: debian_mirror(user.home))
     assert mirror.main.words("uris") == ["file:/srv/debian/"]
     assert mirror.security is not None
     assert mirror.security.words("uris") == ["file:/srv/debian-security"]
 
 
-def test_a_machine_without_a_debian_mirror_is_told_what_to_write(me: Person) -> None:
+def test_a_machine_without_a_debian_mirror_is_told_what_to_write(user: User) -> None:
     with pytest.raises(NoDebianMirror, match=r"add one to .*/sources\.list "):
-        me.run(lambda: debian_mirror(me.home))
+        user.run(lambda: debian_mirror(user.home))

@@ -16,15 +16,15 @@ from overlaykit.layers.archive import MissingArchive, UnreadableArchive, ZstdMis
 from overlaykit.layers.extract import DeviceMemberNeedsRoot, UnsafeMember
 from overlaykit.layers.tar import DamagedArchive
 
-from .conftest import Person
+from .conftest import User
 from .trees import Entry, describe, populate
 
 Add: TypeAlias = Callable[[bytes], StoredLayer]
 
 
 @pytest.fixture
-def store(me: Person) -> Store:
-    return Store(me.path("store"))
+def store(user: User) -> Store:
+    return Store(user.path("store"))
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfile.TarInfo:
@@ -47,25 +47,25 @@ def pack(*members: tuple[tarfile.TarInfo, bytes] | tarfile.TarInfo) -> bytes:
 
 
 @pytest.fixture
-def add(me: Person, store: Store) -> Add:
+def add(user: User, store: Store) -> Add:
     def add(data: bytes) -> StoredLayer:
         def unpack() -> StoredLayer:
-            with open(me.path("a.tar"), "wb") as file:
+            with open(user.path("a.tar"), "wb") as file:
                 file.write(data)
-            return store.add("one", f"tar:{me.path('a.tar')}")
+            return store.add("one", f"tar:{user.path('a.tar')}")
 
-        return me.run(unpack)
+        return user.run(unpack)
 
     return add
 
 
-def refused(me: Person, add: Add, data: bytes, error: type, match: str) -> None:
-    """The archive is refused in one line, nothing of it is in the store, and nothing is outside of it."""
+def refused(user: User, add: Add, data: bytes, error: type, match: str) -> None:
+    """The archive is refused in one line, and no file of it is in the store or outside."""
     with pytest.raises(error, match=match) as caught:
         add(data)
     assert "\n" not in str(caught.value)
-    assert os.listdir(me.path("store")) == []
-    assert sorted(os.listdir(me.home)) in (["a.tar", "store"], ["a.tar", "outside", "store"])
+    assert os.listdir(user.path("store")) == []
+    assert sorted(os.listdir(user.home)) in (["a.tar", "store"], ["a.tar", "outside", "store"])
 
 
 COMPRESSED = [
@@ -77,22 +77,22 @@ COMPRESSED = [
 @pytest.mark.parametrize("compression", COMPRESSED)
 @pytest.mark.parametrize("layout", ["gnu", "posix"])
 def test_an_archive_of_gnu_tar_gives_the_same_tree(
-    me: Person, store: Store, layout: str, compression: str
+    user: User, store: Store, layout: str, compression: str
 ) -> None:
     def unpack() -> tuple[dict[str, Entry], dict[str, Entry]]:
-        populate(me.path("src"), as_root=me.is_root)
+        populate(user.path("src"), as_root=user.is_root)
         command = ["tar", f"--format={layout}", "--sparse", compression]
         if layout == "posix":
             command += ["--xattrs", "--xattrs-include=*", "--pax-option=delete=atime,delete=ctime"]
         subprocess.run(
-            [*command, "-C", me.path("src"), "-cf", me.path("a.tar"), "."],
+            [*command, "-C", user.path("src"), "-cf", user.path("a.tar"), "."],
             check=True,
             stderr=subprocess.PIPE,
         )
-        layer = store.add("one", f"tar:{me.path('a.tar')}")
-        return describe(me.path("src")), describe(layer.path)
+        layer = store.add("one", f"tar:{user.path('a.tar')}")
+        return describe(user.path("src")), describe(layer.path)
 
-    source, unpacked = me.run(unpack)
+    source, unpacked = user.run(unpack)
     if layout == "gnu":  # has whole seconds and no xattrs
         source = {
             path: replace(
@@ -124,15 +124,15 @@ def test_the_archives_own_directory_entry_is_the_layers_root(add: Add) -> None:
 
 
 def test_directories_that_the_archive_does_not_mention_are_for_everybody(
-    me: Person, store: Store
+    user: User, store: Store
 ) -> None:
     def unpack() -> StoredLayer:
         os.umask(0o077)
-        with open(me.path("a.tar"), "wb") as file:
+        with open(user.path("a.tar"), "wb") as file:
             file.write(pack((member("a/b/c"), b"x")))
-        return store.add("one", f"tar:{me.path('a.tar')}")
+        return store.add("one", f"tar:{user.path('a.tar')}")
 
-    entries = describe(me.run(unpack).path)
+    entries = describe(user.run(unpack).path)
     modes = {path: stat.S_IMODE(entry.mode) for path, entry in entries.items()}
     assert modes == {".": 0o755, "a": 0o755, "a/b": 0o755, "a/b/c": 0o644}
 
@@ -193,18 +193,18 @@ OUTSIDE = ["../x", "a/../../x", "a/..", "..", "/../x", "a/b/../../../x"]
 
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE])
-def test_a_name_that_climbs_out_is_refused(me: Person, add: Add, name: str, kind: bytes) -> None:
+def test_a_name_that_climbs_out_is_refused(user: User, add: Add, name: str, kind: bytes) -> None:
     hostile = pack((member("fine"), b"x"), member(name, kind, linkname="y"))
-    refused(me, add, hostile, UnsafeMember, r"the member '.*' leads out of the layer")
+    refused(user, add, hostile, UnsafeMember, r"the member '.*' leads out of the layer")
 
 
 @pytest.mark.parametrize("target", [".", "/", "..", "../../..", "{outside}", "fine"])
 def test_a_file_through_a_symbolic_link_of_the_archive_is_refused(
-    me: Person, add: Add, target: str
+    user: User, add: Add, target: str
 ) -> None:
-    os.mkdir(me.path("outside"))
-    os.chown(me.path("outside"), me.uid, -1)
-    target = target.format(outside=me.path("outside"))
+    os.mkdir(user.path("outside"))
+    os.chown(user.path("outside"), user.uid, -1)
+    target = target.format(outside=user.path("outside"))
     for last in (
         member("link/file"),
         member("link/directory", tarfile.DIRTYPE),
@@ -214,85 +214,87 @@ def test_a_file_through_a_symbolic_link_of_the_archive_is_refused(
         hostile = pack(
             member("fine", tarfile.DIRTYPE), member("link", tarfile.SYMTYPE, linkname=target), last
         )
-        refused(me, add, hostile, UnsafeMember, "'link/.*' leads through a symbolic link")
-    assert os.listdir(me.path("outside")) == []
+        refused(user, add, hostile, UnsafeMember, "'link/.*' leads through a symbolic link")
+    assert os.listdir(user.path("outside")) == []
 
 
 @pytest.mark.parametrize("target", ["../outside/file", "/etc/passwd", "absent", "directory"])
 def test_a_hard_link_to_what_is_not_in_the_archive_is_refused(
-    me: Person, add: Add, target: str
+    user: User, add: Add, target: str
 ) -> None:
-    os.mkdir(me.path("outside"))
-    open(me.path("outside/file"), "w").close()
+    os.mkdir(user.path("outside"))
+    open(user.path("outside/file"), "w").close()
     hostile = pack(
         member("directory", tarfile.DIRTYPE), member("link", tarfile.LNKTYPE, linkname=target)
     )
-    refused(me, add, hostile, UnsafeMember, "the member 'link'")
-    assert os.stat(me.path("outside/file")).st_nlink == 1
+    refused(user, add, hostile, UnsafeMember, "the member 'link'")
+    assert os.stat(user.path("outside/file")).st_nlink == 1
 
 
-def test_a_hard_link_through_a_symbolic_link_is_refused(me: Person, add: Add) -> None:
+def test_a_hard_link_through_a_symbolic_link_is_refused(user: User, add: Add) -> None:
     hostile = pack(
         member("out", tarfile.SYMTYPE, linkname="/etc"),
         member("link", tarfile.LNKTYPE, linkname="out/passwd"),
     )
-    refused(me, add, hostile, UnsafeMember, "'link' leads through a symbolic link")
+    refused(user, add, hostile, UnsafeMember, "'link' leads through a symbolic link")
 
 
-def test_a_file_that_takes_the_layers_place_is_refused(me: Person, add: Add) -> None:
-    refused(me, add, pack((member("./"), b"x")), UnsafeMember, "take the place of the layer")
+def test_a_file_that_takes_the_layers_place_is_refused(user: User, add: Add) -> None:
+    refused(user, add, pack((member("./"), b"x")), UnsafeMember, "take the place of the layer")
 
 
-def test_a_file_below_a_file_is_refused(me: Person, add: Add) -> None:
+def test_a_file_below_a_file_is_refused(user: User, add: Add) -> None:
     hostile = pack((member("file"), b"x"), (member("file/below"), b"x"))
-    refused(me, add, hostile, UnsafeMember, "'file/below' lies below what is not a directory")
+    refused(user, add, hostile, UnsafeMember, "'file/below' lies below what is not a directory")
 
 
-def test_a_hostile_name_cannot_make_the_message_two_lines(me: Person, add: Add) -> None:
-    refused(me, add, pack(member("../a\nb\x1b[31m")), UnsafeMember, r"a\\nb\\x1b")
+def test_a_hostile_name_cannot_make_the_message_two_lines(user: User, add: Add) -> None:
+    refused(user, add, pack(member("../a\nb\x1b[31m")), UnsafeMember, r"a\\nb\\x1b")
 
 
-def test_a_device_needs_root_but_a_whiteout_does_not(me: Person, add: Add) -> None:
+def test_a_device_needs_root_but_a_whiteout_does_not(user: User, add: Add) -> None:
     whiteout = member("whiteout", tarfile.CHRTYPE)
     device = member("device", tarfile.BLKTYPE, devmajor=7, devminor=1)
-    if me.is_root:
+    if user.is_root:
         layer = add(pack(whiteout, device))
         assert os.lstat(os.path.join(layer.path, "device")).st_rdev == os.makedev(7, 1)
     else:
-        refused(me, add, pack(whiteout, device), DeviceMemberNeedsRoot, "'device'; add .* as root")
+        refused(
+            user, add, pack(whiteout, device), DeviceMemberNeedsRoot, "'device'; add .* as root"
+        )
         layer = add(pack(whiteout))
     status = os.lstat(os.path.join(layer.path, "whiteout"))
     assert stat.S_ISCHR(status.st_mode)
     assert status.st_rdev == 0
 
 
-def test_owners_and_set_id_bits_are_roots_to_give(me: Person, add: Add) -> None:
+def test_owners_and_set_id_bits_are_roots_to_give(user: User, add: Add) -> None:
     layer = add(pack((member("tool", mode=0o6755, uid=1234, gid=4321), b"x")))
     status = os.stat(os.path.join(layer.path, "tool"))
-    if me.is_root:
+    if user.is_root:
         assert (status.st_uid, status.st_gid) == (1234, 4321)
         assert stat.S_IMODE(status.st_mode) == 0o6755
     else:
-        assert status.st_uid == me.uid
+        assert status.st_uid == user.uid
         assert stat.S_IMODE(status.st_mode) == 0o755
 
 
-def test_a_terabyte_of_hole_takes_neither_space_nor_time(me: Person, store: Store) -> None:
+def test_a_terabyte_of_hole_takes_neither_space_nor_time(user: User, store: Store) -> None:
     def unpack() -> os.stat_result:
-        with open(me.path("huge"), "wb") as file:
+        with open(user.path("huge"), "wb") as file:
             file.truncate(1 << 40)
             file.seek(1 << 39)
             file.write(b"island")
-        subprocess.run(["tar", "-C", me.home, "-Scf", me.path("a.tar"), "huge"], check=True)
-        return os.stat(os.path.join(store.add("one", f"tar:{me.path('a.tar')}").path, "huge"))
+        subprocess.run(["tar", "-C", user.home, "-Scf", user.path("a.tar"), "huge"], check=True)
+        return os.stat(os.path.join(store.add("one", f"tar:{user.path('a.tar')}").path, "huge"))
 
-    status = me.run(unpack)
+    status = user.run(unpack)
     assert status.st_size == 1 << 40
     assert status.st_blocks * 512 < 1 << 20
 
 
 @pytest.mark.parametrize("compress", [None, "gzip", "bzip2", "xz", "zstd"])
-def test_an_archive_cut_anywhere_is_refused(me: Person, add: Add, compress: str | None) -> None:
+def test_an_archive_cut_anywhere_is_refused(user: User, add: Add, compress: str | None) -> None:
     data = pack(
         (member("a"), os.urandom(3000)),
         member("b", pax_headers={"path": "b/" * 150 + "b"}),
@@ -306,12 +308,12 @@ def test_an_archive_cut_anywhere_is_refused(me: Person, add: Add, compress: str 
         end = len(data.rstrip(b"\0")) // 512 * 512 + 512
         cuts = [0, 1, 512, 513, 2000, *range(4096, end + 1, 512)]
     for cut in cuts:
-        refused(me, add, data[:cut], DamagedArchive, "damaged, cut short")
+        refused(user, add, data[:cut], DamagedArchive, "damaged, cut short")
 
 
 @pytest.mark.parametrize("compress", ["gzip", "bzip2", "xz", "zstd"])
 def test_a_flipped_bit_in_a_compressed_archive_is_noticed(
-    me: Person, add: Add, compress: str
+    user: User, add: Add, compress: str
 ) -> None:
     data = pack((member("a"), os.urandom(30_000)))
     command = [compress, "-c", *(["--check"] if compress == "zstd" else [])]
@@ -319,18 +321,18 @@ def test_a_flipped_bit_in_a_compressed_archive_is_noticed(
     for place in (len(data) // 3, len(data) // 2):
         broken = bytearray(data)
         broken[place] ^= 0x10
-        refused(me, add, bytes(broken), DamagedArchive, "damaged")
+        refused(user, add, bytes(broken), DamagedArchive, "damaged")
 
 
-def test_a_damaged_header_is_not_taken_for_the_end(me: Person, add: Add) -> None:
+def test_a_damaged_header_is_not_taken_for_the_end(user: User, add: Add) -> None:
     data = bytearray(pack((member("a"), b"x"), (member("b"), b"y")))
     data[1024 + 10] ^= 0xFF
-    refused(me, add, bytes(data), DamagedArchive, "damaged")
+    refused(user, add, bytes(data), DamagedArchive, "damaged")
 
 
 @pytest.mark.parametrize("data", [b"not an archive", b"\x1f\x8b\x08", os.urandom(4096)])
-def test_what_is_no_archive_is_refused(me: Person, add: Add, data: bytes) -> None:
-    refused(me, add, data, DamagedArchive, "damaged, cut short, or no archive")
+def test_what_is_no_archive_is_refused(user: User, add: Add, data: bytes) -> None:
+    refused(user, add, data, DamagedArchive, "damaged, cut short, or no archive")
 
 
 @pytest.mark.parametrize(
@@ -347,31 +349,31 @@ def test_what_is_no_archive_is_refused(me: Person, add: Add, data: bytes) -> Non
     ],
 )
 def test_numbers_that_no_file_can_have_are_one_quiet_error(
-    me: Person, add: Add, headers: dict[str, str]
+    user: User, add: Add, headers: dict[str, str]
 ) -> None:
     hostile = pack((member("file", pax_headers=headers), b"0123456789"))
-    if not me.is_root and "uid" in headers:
+    if not user.is_root and "uid" in headers:
         add(hostile)  # whose owner would not be set
         return
-    refused(me, add, hostile, (DamagedArchive, UnsafeMember), "a.tar")  # type: ignore[arg-type]
+    refused(user, add, hostile, (DamagedArchive, UnsafeMember), "a.tar")  # type: ignore[arg-type]
 
 
-def test_a_missing_archive_is_named(me: Person, store: Store) -> None:
+def test_a_missing_archive_is_named(user: User, store: Store) -> None:
     with pytest.raises(MissingArchive, match=r"absent\.tar does not exist"):
-        me.run(lambda: store.add("one", f"tar:{me.path('absent.tar')}"))
+        user.run(lambda: store.add("one", f"tar:{user.path('absent.tar')}"))
 
 
-def test_a_directory_is_no_archive(me: Person, store: Store) -> None:
+def test_a_directory_is_no_archive(user: User, store: Store) -> None:
     with pytest.raises(UnreadableArchive):
-        me.run(lambda: store.add("one", f"tar:{me.home}"))
+        user.run(lambda: store.add("one", f"tar:{user.home}"))
 
 
-def test_without_the_program_zstd_it_is_named(me: Person, store: Store) -> None:
+def test_without_the_program_zstd_it_is_named(user: User, store: Store) -> None:
     def unpack() -> StoredLayer:
-        with open(me.path("a.tar"), "wb") as file:
+        with open(user.path("a.tar"), "wb") as file:
             file.write(b"\x28\xb5\x2f\xfd")
-        os.environ["PATH"] = me.home
-        return store.add("one", f"tar:{me.path('a.tar')}")
+        os.environ["PATH"] = user.home
+        return store.add("one", f"tar:{user.path('a.tar')}")
 
     with pytest.raises(ZstdMissing, match="install the package zstd"):
-        me.run(unpack)
+        user.run(unpack)

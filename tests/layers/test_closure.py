@@ -1,4 +1,4 @@
-"""What a layer must bring so that another version of a program runs over a base."""
+"""The packages that a layer needs so that another version of a program runs over a base."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_packages_tied_to_one_version_come_together() -> None:
 
 
 def test_a_package_of_the_base_that_the_layer_replaces_stands_for_nothing() -> None:
-    """The base's `all` provides `engine`, and the layer's `all` does not any more."""
+    """`all` of the base provides `engine`, and `all` of the layer does not."""
     closure = [
         package("tool", "2", "all (>= 2), engine"),
         package("all", "2"),

@@ -21,7 +21,7 @@ from overlaykit.layers.privateapt import (
 )
 from overlaykit.layers.tar import DamagedArchive
 
-from .conftest import Person
+from .conftest import User
 from .mirror import Mirror
 
 SYSTEMS_APT = ("/var/lib/apt", "/var/lib/apt/lists", "/var/cache/apt", "/var/cache/apt/archives")
@@ -30,34 +30,34 @@ _T = TypeVar("_T")
 
 
 @pytest.fixture
-def store(me: Person) -> Store:
-    return Store(me.path("store"))
+def store(user: User) -> Store:
+    return Store(user.path("store"))
 
 
-def with_mirror(me: Person, act: Callable[[Mirror], _T]) -> _T:
-    """Act with a mirror of our own in the place of the machine's sources."""
-    return me.run_among_own_mounts(lambda: act(Mirror(me.path("mirror"))))
+def with_mirror(user: User, act: Callable[[Mirror], _T]) -> _T:
+    """Call a function with a test mirror as the machine's only source."""
+    return user.run_among_own_mounts(lambda: act(Mirror(user.path("mirror"))))
 
 
-def refused(me: Person, act: Callable[[Mirror], object], error: type[Error], match: str) -> None:
+def refused(user: User, act: Callable[[Mirror], object], error: type[Error], match: str) -> None:
     with pytest.raises(error, match=match) as caught:
-        with_mirror(me, act)
+        with_mirror(user, act)
     assert "\n" not in str(caught.value)
-    assert os.listdir(me.path("store")) == []
+    assert os.listdir(user.path("store")) == []
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "@suite", "a,,b@suite", "a-@suite", "a@", "a@b c", "-o@x", "a;b@x"]
 )
 def test_what_names_no_packages_is_answered_with_how_to(
-    me: Person, store: Store, text: str
+    user: User, store: Store, text: str
 ) -> None:
     with pytest.raises(BadDebSource, match="write deb:PACKAGE"):
-        me.run(lambda: store.add("one", f"deb:{text or '@'}"))
+        user.run(lambda: store.add("one", f"deb:{text or '@'}"))
 
 
 def test_a_package_comes_with_what_the_base_lacks_and_nothing_more(
-    me: Person, store: Store
+    user: User, store: Store
 ) -> None:
     def add(mirror: Mirror) -> StoredLayer:
         mirror.add("tool", {"/usr/bin/tool": "tool"}, depends="library, dpkg, libc6 (>= 2)")
@@ -68,22 +68,22 @@ def test_a_package_comes_with_what_the_base_lacks_and_nothing_more(
         mirror.use()
         return store.add("one", "deb:tool@test")
 
-    layer = with_mirror(me, add)
+    layer = with_mirror(user, add)
     assert layer.files == 2
     assert layer.source == "deb:tool@test"
     assert os.path.exists(os.path.join(layer.path, "usr/bin/tool"))
     assert os.path.exists(os.path.join(layer.path, "usr/lib/library"))
-    assert os.stat(layer.path).st_uid == me.uid
+    assert os.stat(layer.path).st_uid == user.uid
 
 
-def test_the_base_decides_what_is_lacking(me: Person, store: Store) -> None:
+def test_the_base_decides_what_is_lacking(user: User, store: Store) -> None:
     def add(mirror: Mirror) -> list[int]:
         mirror.add("tool", {"/usr/bin/tool": "tool"}, depends="library, dpkg")
         mirror.add("library", {"/usr/lib/library": "library"})
         mirror.add("dpkg", {"/usr/bin/dpkg": "dpkg"})
         mirror.publish()
         mirror.use()
-        empty, has_library = me.path("empty"), me.path("has-library")
+        empty, has_library = user.path("empty"), user.path("has-library")
         os.makedirs(os.path.join(has_library, "var/lib/dpkg"))
         os.mkdir(empty)
         with open(os.path.join(has_library, "var/lib/dpkg/status"), "w") as status:
@@ -98,14 +98,14 @@ def test_the_base_decides_what_is_lacking(me: Person, store: Store) -> None:
         ]
         return [store.add(f"over-{base.name}", "deb:tool@test", base=base).files for base in bases]
 
-    assert with_mirror(me, add) == [3, 2, 2]
+    assert with_mirror(user, add) == [3, 2, 2]
 
 
-def test_files_land_where_the_bases_own_links_lead(me: Person, store: Store) -> None:
-    """A directory /lib in the layer would hide the base's link from /lib to usr/lib, and all below it."""
+def test_files_land_where_the_bases_own_links_lead(user: User, store: Store) -> None:
+    """A directory /lib in the layer would shadow the base's link /lib to usr/lib."""
 
     def add(mirror: Mirror) -> StoredLayer:
-        base = me.path("base")
+        base = user.path("base")
         for path in ("usr/lib/x", "opt/real", "var"):
             os.makedirs(os.path.join(base, path))
         os.symlink("usr/lib", os.path.join(base, "lib"))
@@ -125,7 +125,7 @@ def test_files_land_where_the_bases_own_links_lead(me: Person, store: Store) -> 
         mirror.use()
         return store.add("one", "deb:tool@test", base=Layer(name="base", path=base))
 
-    layer = with_mirror(me, add)
+    layer = with_mirror(user, add)
     found = {
         os.path.relpath(os.path.join(directory, name), layer.path)
         for directory, _, names in os.walk(layer.path)
@@ -134,53 +134,53 @@ def test_files_land_where_the_bases_own_links_lead(me: Person, store: Store) -> 
     assert found == {"usr/lib/file", "opt/real/file", "top", "var/dangling/file"}
 
 
-def test_an_unknown_package_is_named(me: Person, store: Store) -> None:
+def test_an_unknown_package_is_named(user: User, store: Store) -> None:
     def add(mirror: Mirror) -> None:
         mirror.add("tool", {"/usr/bin/tool": "tool"})
         mirror.publish()
         mirror.use()
         store.add("one", "deb:tool,tol@test")
 
-    refused(me, add, UnknownPackage, "the suite test has no package tol to install")
+    refused(user, add, UnknownPackage, "the suite test has no package tol to install")
 
 
 @pytest.mark.parametrize("trusted", ["yes", "no"])
-def test_an_unknown_suite_is_named(me: Person, store: Store, trusted: str) -> None:
+def test_an_unknown_suite_is_named(user: User, store: Store, trusted: str) -> None:
     def add(mirror: Mirror) -> None:
         mirror.publish()
         mirror.use(trusted)
         store.add("one", "deb:tool@tset")
 
-    refused(me, add, UnknownSuite, "no suite tset")
+    refused(user, add, UnknownSuite, "no suite tset")
 
 
-def test_a_suite_that_the_machines_own_mirror_lacks_is_named(me: Person, store: Store) -> None:
+def test_a_suite_that_the_machines_own_mirror_lacks_is_named(user: User, store: Store) -> None:
     with pytest.raises(UnknownSuite, match="no suite no-such-suite"):
-        me.run(lambda: store.add("one", "deb:python2.7@no-such-suite"))
-    assert os.listdir(me.path("store")) == []
+        user.run(lambda: store.add("one", "deb:python2.7@no-such-suite"))
+    assert os.listdir(user.path("store")) == []
 
 
-def test_a_suite_that_nobody_signed_is_refused(me: Person, store: Store) -> None:
+def test_a_suite_that_nobody_signed_is_refused(user: User, store: Store) -> None:
     def add(mirror: Mirror) -> None:
         mirror.add("tool", {"/usr/bin/tool": "tool"})
         mirror.publish()
         mirror.use(trusted="no")
         store.add("one", "deb:tool@test")
 
-    refused(me, add, UntrustedSuite, "not signed by a key")
+    refused(user, add, UntrustedSuite, "not signed by a key")
 
 
-def test_a_package_that_fits_no_base_is_refused_with_the_reason(me: Person, store: Store) -> None:
+def test_a_package_that_fits_no_base_is_refused_with_the_reason(user: User, store: Store) -> None:
     def add(mirror: Mirror) -> None:
         mirror.add("tool", {"/usr/bin/tool": "tool"}, depends="not-there (>= 2)")
         mirror.publish()
         mirror.use()
         store.add("one", "deb:tool@test")
 
-    refused(me, add, Unsatisfiable, "tool from test does not fit")
+    refused(user, add, Unsatisfiable, "tool from test does not fit")
 
 
-def test_what_the_base_has_already_makes_no_empty_layer(me: Person, store: Store) -> None:
+def test_what_the_base_has_already_makes_no_empty_layer(user: User, store: Store) -> None:
     def add(mirror: Mirror) -> None:
         version = subprocess.run(
             ["dpkg-query", "-W", "-f", "${Version}", "dpkg"], check=True, capture_output=True
@@ -190,11 +190,11 @@ def test_what_the_base_has_already_makes_no_empty_layer(me: Person, store: Store
         mirror.use()
         store.add("one", "deb:dpkg@test")
 
-    refused(me, add, NothingToAdd, "the base already has dpkg in the version of suite test")
+    refused(user, add, NothingToAdd, "the base already has dpkg in the version of suite test")
 
 
 def test_a_package_comes_in_the_suites_version_where_the_base_has_a_newer_one(
-    me: Person, store: Store
+    user: User, store: Store
 ) -> None:
     def add(mirror: Mirror) -> StoredLayer:
         mirror.add("perl", {"/usr/bin/perl": "an old perl"}, "perl-base (= 0.1)", version="0.1")
@@ -204,17 +204,17 @@ def test_a_package_comes_in_the_suites_version_where_the_base_has_a_newer_one(
         mirror.use()
         return store.add("one", "deb:perl@test")
 
-    layer = with_mirror(me, add)
+    layer = with_mirror(user, add)
     assert sorted(os.listdir(os.path.join(layer.path, "usr/lib"))) == ["perl"]
     with open(os.path.join(layer.path, "usr/bin/perl")) as file:
         assert file.read() == "an old perl"
 
 
-def test_a_newer_libc_comes_along_where_the_bases_is_too_old(me: Person, store: Store) -> None:
+def test_a_newer_libc_comes_along_where_the_bases_is_too_old(user: User, store: Store) -> None:
     def add(mirror: Mirror) -> StoredLayer:
         mirror.add("tool", {"/usr/bin/tool": "tool"}, depends="libc6 (>= 999), zlib1g")
         libc6 = mirror.add("libc6", {"/usr/lib/libc": "a new libc"}, version="999")
-        # Debian's own libc6 breaks what was built against older ones: beside the base it does not fit.
+        # Debian's libc6 breaks packages built against older ones, so it does not fit into the base.
         mirror.describe(
             libc6,
             "Package: libc6\nVersion: 999\nArchitecture: all\nBreaks: dpkg (<< 999)\n",
@@ -225,11 +225,11 @@ def test_a_newer_libc_comes_along_where_the_bases_is_too_old(me: Person, store: 
         mirror.use()
         return store.add("one", "deb:tool@test")
 
-    layer = with_mirror(me, add)
+    layer = with_mirror(user, add)
     assert sorted(os.listdir(os.path.join(layer.path, "usr/lib"))) == ["libc"]
 
 
-def test_an_older_libc_than_the_bases_is_refused(me: Person, store: Store) -> None:
+def test_an_older_libc_than_the_bases_is_refused(user: User, store: Store) -> None:
     def add(mirror: Mirror) -> None:
         mirror.add("tool", {"/usr/bin/tool": "tool"}, depends="libc6 (= 0.1)")
         mirror.add("libc6", {"/usr/lib/libc": "an old libc"}, version="0.1")
@@ -237,10 +237,10 @@ def test_an_older_libc_than_the_bases_is_refused(me: Person, store: Store) -> No
         mirror.use()
         store.add("one", "deb:tool@test")
 
-    refused(me, add, Unsatisfiable, r"libc6 0\.1, older than the base's")
+    refused(user, add, Unsatisfiable, r"libc6 0\.1, older than the base's")
 
 
-def test_a_package_changed_on_the_way_is_refused(me: Person, store: Store) -> None:
+def test_a_package_changed_on_the_way_is_refused(user: User, store: Store) -> None:
     def add(mirror: Mirror) -> None:
         deb = mirror.add("tool", {"/usr/bin/tool": "tool"})
         mirror.publish()
@@ -250,11 +250,11 @@ def test_a_package_changed_on_the_way_is_refused(me: Person, store: Store) -> No
         mirror.use()
         store.add("one", "deb:tool@test")
 
-    refused(me, add, MirrorUnreachable, "cannot fetch tool")
+    refused(user, add, MirrorUnreachable, "cannot fetch tool")
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.9])
-def test_a_package_that_is_damaged_is_refused(me: Person, store: Store, kept: float) -> None:
+def test_a_package_that_is_damaged_is_refused(user: User, store: Store, kept: float) -> None:
     def add(mirror: Mirror) -> None:
         deb = mirror.add("tool", {"/usr/bin/tool": os.urandom(5000).hex()})
         os.truncate(deb, int(os.path.getsize(deb) * kept))
@@ -264,19 +264,19 @@ def test_a_package_that_is_damaged_is_refused(me: Person, store: Store, kept: fl
         mirror.use()
         store.add("one", "deb:tool@test")
 
-    refused(me, add, DamagedArchive, r"tool_1_all\.deb is damaged")
+    refused(user, add, DamagedArchive, r"tool_1_all\.deb is damaged")
 
 
-def test_without_a_network_one_line_says_so_and_names_no_host(me: Person, store: Store) -> None:
+def test_without_a_network_one_line_says_so_and_names_no_host(user: User, store: Store) -> None:
     def add() -> None:
         _native.unshare(_native.CLONE_NEWNET)
         store.add("one", "deb:python2.7@bullseye")
 
     with pytest.raises(MirrorUnreachable, match="check the network") as caught:
-        me.run_among_own_mounts(add)
+        user.run_among_own_mounts(add)
     assert "\n" not in str(caught.value)
     assert "://" not in str(caught.value)
-    assert os.listdir(me.path("store")) == []
+    assert os.listdir(user.path("store")) == []
 
 
 PYTHON2_AT_WORK = """
@@ -304,22 +304,22 @@ print(subprocess.check_output(["/bin/sh", "-c", "echo works"], text=True).strip(
     ],
 )
 def test_a_program_of_another_suite_works_over_this_machines_root(
-    me: Person, source: str, program: str, script: str
+    user: User, source: str, program: str, script: str
 ) -> None:
-    """The main job's real input: fetched from the machine's mirror, seen through the kernel's own overlay."""
+    """The main use, with packages of the machine's mirror, mounted by the kernel's overlayfs."""
     system = [os.stat(path).st_mtime_ns for path in SYSTEMS_APT]
 
     def work() -> tuple[list[str], str]:
-        # On a file system of its own, for the kernel refuses a lower layer that lies inside another.
-        os.mkdir(me.path("disk"))
-        _native.mount("tmpfs", me.path("disk"), "tmpfs", 0, "mode=755")
-        layer = Store(me.path("disk/store")).add("one", source, base=host())
+        # On another file system: the kernel refuses a lower layer inside another one.
+        os.mkdir(user.path("disk"))
+        _native.mount("tmpfs", user.path("disk"), "tmpfs", 0, "mode=755")
+        layer = Store(user.path("disk/store")).add("one", source, base=host())
         files = [name for _, _, names in os.walk(layer.path) for name in names]
         return files, see(layer.path)
 
     def see(lower: str) -> str:
-        # /usr alone: an ordinary user may not take the root apart from the mounts below it.
-        lowers = f"lowerdir={lower}/usr:/usr" + ("" if me.is_root else ",userxattr")
+        # Only /usr: an ordinary user may not clone the root without the mounts below it.
+        lowers = f"lowerdir={lower}/usr:/usr" + ("" if user.is_root else ",userxattr")
         _native.mount("overlay", "/usr", "overlay", 0, lowers)
         return subprocess.run(
             [f"/usr/bin/{program}", "-c", script],
@@ -329,7 +329,7 @@ def test_a_program_of_another_suite_works_over_this_machines_root(
             env={**os.environ, "BASE_LIBC": str(os.confstr("CS_GNU_LIBC_VERSION"))},
         ).stdout.strip()
 
-    files, output = me.run_among_own_mounts(work)
+    files, output = user.run_among_own_mounts(work)
     assert program in files
     if program == "python2.7":
         assert not [

@@ -7,7 +7,7 @@ from overlaykit.layers import host
 from overlaykit.mountinfo import Mount, outermost, parse, visible
 
 from ..posix.syscalls import MS_BIND
-from .conftest import Person
+from .conftest import User
 
 
 def test_mountpoints_with_spaces_and_backslashes_are_understood() -> None:
@@ -44,7 +44,8 @@ def test_mounts_that_no_path_reaches_do_not_decide_anything() -> None:
     root = mount(1, 0, "/")
     covered = mount(2, 1, "/a/b")
     covering = mount(3, 1, "/a")
-    above = mount(4, 3, "/a/b")  # in the one that covers
+    # A child of the covering mount.
+    above = mount(4, 3, "/a/b")
     below_covered = mount(5, 2, "/a/b/c")
     first = mount(6, 1, "/d")
     over_first = mount(7, 6, "/d")
@@ -56,26 +57,26 @@ def test_only_the_outermost_paths_are_masked() -> None:
     assert outermost(["/a/b", "/a", "/a-b", "/a/c/d", "/c/d"]) == ("/a", "/a-b", "/c/d")
 
 
-def test_the_host_is_its_root_without_what_the_kernel_makes_up(me: Person) -> None:
-    os.mkdir(me.path("upper"))
-    layer = me.run(lambda: host([me.path("upper")]))
+def test_the_host_is_its_root_without_what_the_kernel_makes_up(user: User) -> None:
+    os.mkdir(user.path("upper"))
+    layer = user.run(lambda: host([user.path("upper")]))
     assert (layer.name, layer.path, layer.recursive) == ("host", "/", True)
-    assert {"/proc", "/sys", "/dev", "/run", me.path("upper")} <= set(layer.masks)
+    assert {"/proc", "/sys", "/dev", "/run", user.path("upper")} <= set(layer.masks)
     assert "/dev/pts" not in layer.masks
 
 
-def test_a_view_that_never_answers_is_masked_and_not_waited_for(me: Person) -> None:
+def test_a_view_that_never_answers_is_masked_and_not_waited_for(user: User) -> None:
     def masks() -> tuple[str, ...]:
         for name in ("kept", "kernel's own", "view"):
-            os.mkdir(me.path(name))
-        _native.mount("tmpfs", me.path("kept"), "tmpfs", 0)
-        _native.mount("/proc", me.path("kernel's own"), None, MS_BIND | _native.MS_REC)
+            os.mkdir(user.path(name))
+        _native.mount("tmpfs", user.path("kept"), "tmpfs", 0)
+        _native.mount("/proc", user.path("kernel's own"), None, MS_BIND | _native.MS_REC)
         device = os.open("/dev/fuse", os.O_RDWR)
         owner = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
-        _native.mount("overlaykit", me.path("view"), "fuse.overlaykit", 0, owner)
+        _native.mount("overlaykit", user.path("view"), "fuse.overlaykit", 0, owner)
         return host().masks
 
-    masks_seen = me.run_among_own_mounts(masks)
-    assert me.path("kernel's own") in masks_seen
-    assert me.path("view") in masks_seen
-    assert me.path("kept") not in masks_seen
+    masks_seen = user.run_among_own_mounts(masks)
+    assert user.path("kernel's own") in masks_seen
+    assert user.path("view") in masks_seen
+    assert user.path("kept") not in masks_seen

@@ -1,4 +1,4 @@
-"""Images are no file trees: a layer of manifests and blobs would be of no use to anybody."""
+"""Container images are refused: a layer of manifests and blobs would be useless."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from overlaykit.layers import Store, resolve
 from overlaykit.layers.image import ImageNotTree
 
-from .conftest import Person
+from .conftest import User
 
 IMAGES: dict[str, dict[str, object]] = {
     "oci": {"oci-layout": {"imageLayoutVersion": "1.0.0"}, "index.json": {"manifests": []}},
     "docker": {"manifest.json": [{"Config": "c.json", "Layers": ["l/layer.tar"]}], "c.json": {}},
     "dir": {"manifest.json": {"schemaVersion": 2, "config": {}, "layers": []}},
 }
-"""The files by which each kind is known, as `skopeo copy` makes them: oci:, docker-archive:, dir:."""
+"""The files that identify each kind, as `skopeo copy` makes them: oci:, docker-archive:, dir:."""
 
 
 def write(directory: str, files: dict[str, object]) -> None:
@@ -29,13 +29,13 @@ def write(directory: str, files: dict[str, object]) -> None:
 
 
 @pytest.fixture
-def store(me: Person) -> Store:
-    return Store(me.path("store"))
+def store(user: User) -> Store:
+    return Store(user.path("store"))
 
 
 @pytest.mark.parametrize("kind", IMAGES)
-def test_an_image_makes_no_layer_of_blobs(me: Person, store: Store, kind: str) -> None:
-    directory, archive = me.path("image"), me.path("image.tar.gz")
+def test_an_image_makes_no_layer_of_blobs(user: User, store: Store, kind: str) -> None:
+    directory, archive = user.path("image"), user.path("image.tar.gz")
 
     def add(source: str) -> None:
         write(directory, IMAGES[kind])
@@ -44,25 +44,25 @@ def test_an_image_makes_no_layer_of_blobs(me: Person, store: Store, kind: str) -
         store.add("one", source)
 
     with pytest.raises(ImageNotTree, match="not a file tree") as caught:
-        me.run(lambda: add(f"tar:{archive}"))
+        user.run(lambda: add(f"tar:{archive}"))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"tar:{archive} is ")
     assert os.listdir(store.root) == []
     with pytest.raises(ImageNotTree):
-        me.run(lambda: store.add("one", f"dir:{directory}"))
+        user.run(lambda: store.add("one", f"dir:{directory}"))
     assert os.listdir(store.root) == []
     with pytest.raises(ImageNotTree):
-        me.run(lambda: resolve(directory, store))
+        user.run(lambda: resolve(directory, store))
 
 
 @pytest.mark.parametrize(
     "manifest", [[], {}, [1], "text", {"layers": [], "name": "a web app's own"}, None]
 )
 def test_a_tree_with_a_manifest_of_its_own_is_a_layer(
-    me: Person, store: Store, manifest: object
+    user: User, store: Store, manifest: object
 ) -> None:
     def add() -> int:
-        write(me.path("tree"), {"manifest.json": manifest})
-        return store.add("one", f"dir:{me.path('tree')}").files
+        write(user.path("tree"), {"manifest.json": manifest})
+        return store.add("one", f"dir:{user.path('tree')}").files
 
-    assert me.run(add) == 1
+    assert user.run(add) == 1

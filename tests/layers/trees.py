@@ -1,4 +1,4 @@
-"""Describe a tree so that two of them can be compared: everything a layer is to keep."""
+"""Describe all that a layer keeps of a tree, to compare two trees."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Entry:
 
 
 def describe(root: str) -> dict[str, Entry]:
-    """Every entry below a directory, and the directory itself as ``."""
+    """The entries below a directory, and the directory itself as ``."""
     first: dict[tuple[int, int], str] = {}
     found = {}
     paths = [root]
@@ -51,7 +51,7 @@ def describe(root: str) -> dict[str, Entry]:
 
 
 def populate(root: str, *, as_root: bool) -> None:
-    """Make a directory with one of everything."""
+    """Make a directory with a file of each type."""
     os.mkdir(root)
     inside = os.path.join(root, "inside")
     os.makedirs(os.path.join(inside, "deeper"))

@@ -1,4 +1,4 @@
-"""Somebody who launches views: root, or an ordinary user with a user namespace of their own.
+"""A harness that launches views, as root or as an ordinary user with a user namespace.
 
 The root that a view is given is a detached clone of this machine's own root: a genuine detached mount, of the kind
 that the FUSE daemon hands over.
@@ -42,11 +42,11 @@ def line(descriptor: int) -> bytes:
 
 @dataclass
 class LaunchHarness:
-    """What a test needs to launch views as somebody."""
+    """Launches views as root (`privileged`) or as an ordinary user."""
 
     privileged: bool
     scratch: str
-    """A directory of that somebody's, at the same path inside a view."""
+    """A directory of the user, at the same path in a view."""
     user_namespace: int | None = None
     mount_namespace: int | None = None
     keeper: int | None = None
@@ -89,7 +89,7 @@ class LaunchHarness:
             return running.wait()
 
     def output(self, *argv: str, **fields: Any) -> str:
-        """What a command that succeeds prints."""
+        """The output of a command, which must succeed."""
         with self.piped() as reader, self.launch(*argv, **fields) as running:
             self.stop_writing()
             printed = read_to_end(reader)
@@ -98,7 +98,7 @@ class LaunchHarness:
 
     @contextmanager
     def piped(self) -> Iterator[int]:
-        """Standard output into a pipe, whose other end this is."""
+        """Redirect standard output into a pipe; its read end."""
         sys.stdout.flush()
         before = os.dup(1)
         reader, writer = os.pipe()
@@ -112,7 +112,7 @@ class LaunchHarness:
             os.close(reader)
 
     def stop_writing(self) -> None:
-        """Leave the pipe of `piped` to the view alone, so that its end is seen."""
+        """Close this process's write end of the pipe of `piped`, so that the view's end is end of file."""
         null = os.open("/dev/null", os.O_WRONLY)
         os.dup2(null, 1)
         os.close(null)
@@ -126,7 +126,7 @@ class LaunchHarness:
         return root
 
     def enter(self) -> None:
-        """In the test's child: become that somebody."""
+        """Become the user. Requires: the child process of the test."""
         signal.alarm(DEADLINE_SECONDS)
         _native.prctl(_native.PR_SET_CHILD_SUBREAPER, 1)
         if os.geteuid() == 0:
@@ -157,7 +157,7 @@ class LaunchHarness:
         self.mount_namespace = os.open(f"/proc/{self.keeper}/ns/mnt", os.O_RDONLY)
 
     def leave(self) -> None:
-        """In the test's child: nothing may be left."""
+        """Check that no process is left. Requires: the child process of the test."""
         for root in self.roots:
             os.close(root)
         if self.keeper is not None and self.keeper_held is not None:
@@ -167,7 +167,7 @@ class LaunchHarness:
 
 
 def _let_others_reach(path: str) -> None:
-    """Uncover the interpreter for ordinary users, in this mount namespace only, where it lies in somebody's home."""
+    """Make an interpreter in a closed home directory reachable for ordinary users, in this mount namespace."""
     parents = [path[:i] for i, letter in enumerate(path) if letter == "/" and i]
     closed = [parent for parent in parents if not os.stat(parent).st_mode & 0o001]
     if closed:

@@ -1,4 +1,4 @@
-"""Whatever of a view dies, and however: nothing of it remains."""
+"""When any process of a view dies, the others end and nothing is left."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_orphans_are_reaped_while_the_command_runs(harness: LaunchHarness) -> No
         "orphan = os.pidfd_open(max(pids))\n"
         "os.write(writer, b'x')\n"
         "import select; select.select([orphan], [], [])\n"
-        # init reaps it at once, but after the pidfd has spoken: its number is then free
+        # Init reaps it after the pidfd is readable: only then is its process id free.
         "while os.path.exists(f'/proc/{max(pids)}'): os.sched_yield()\n"
         "print('reaped')\n"
     )
@@ -141,7 +141,8 @@ def test_a_launch_that_fails_while_it_is_being_built_leaves_no_zombie(
 ) -> None:
     before = children(os.getpid())
     binds = (namespace.Bind(source="/no/such/source", target="/mnt"),)
-    for _ in range(50):  # init may fail before or after the monitor has told its number
+    # Init may fail before or after the monitor has reported its process id.
+    for _ in range(50):
         with pytest.raises(namespace.BindSourceMissing):
             harness.launch("true", binds=binds)
         os.close(harness.roots.pop())

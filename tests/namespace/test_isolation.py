@@ -1,4 +1,4 @@
-"""What a view may see of the machine, and what of itself."""
+"""Isolation: what a view sees of the machine and of itself."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_target_that_is_a_link_is_followed_inside_the_view(harness: LaunchHarn
 
 
 def test_nothing_of_the_machines_can_be_written_through_proc(harness: LaunchHarness) -> None:
-    # Only the machine's root owns what is there, so an ordinary user's view has nothing of its own.
+    # The machine's root owns all files of procfs; an ordinary user's view owns none.
     program = (
         "import os\n"
         "for entry in os.scandir('/proc'):\n"

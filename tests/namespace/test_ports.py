@@ -1,4 +1,4 @@
-"""Published ports: what a client outside gets from a server inside."""
+"""Published ports: a client outside and a server in the view."""
 
 from __future__ import annotations
 

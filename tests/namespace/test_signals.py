@@ -1,4 +1,4 @@
-"""Signals: what is sent to the launcher reaches the command, once, and the caller keeps its own handlers."""
+"""Signals to the parent reach the command once, and the parent keeps its handlers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ while True:
 
 
 def sender(printed: int, target: int) -> int:
-    """In a child: send each signal once the one before was seen inside."""
+    """In a child: send each signal after the command has reported the one before."""
     child = os.fork()
     if child == 0:
         assert line(printed) == b"ready\n"
@@ -69,15 +69,18 @@ def test_a_held_signal_waits_for_whoever_waits_for_the_command(harness: LaunchHa
 def test_a_held_signal_that_comes_before_the_command_ends_the_launch(
     harness: LaunchHarness,
 ) -> None:
-    lookup = "/no/such/directory:" * 50_000  # takes a while
+    # A slow lookup.
+    lookup = "/no/such/directory:" * 50_000
     with signals.held():
-        os.kill(os.getpid(), signal.SIGWINCH)  # means nothing to us
+        # Its default action is to do nothing.
+        os.kill(os.getpid(), signal.SIGWINCH)
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             harness.launch("sleep", "1000", env={"PATH": lookup + "/usr/bin"})
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {signal.SIGINT, signal.SIGTERM}
     for process in descendants(os.getpid()):
-        if process != harness.keeper:  # init, if it was there by then: it ends, and is ours to reap
+        # Init, if it had started: it ends, and is reaped here.
+        if process != harness.keeper:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(process, 0)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()

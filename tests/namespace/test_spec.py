@@ -1,4 +1,4 @@
-"""What `-v` and `-p` mean, and that a mistake in them is one line that says how to write it."""
+"""`-v`, `-p` and the launch spec: what they mean, and errors that name the mistake in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Becoming root of a view without being root, and being told why that does not work."""
+"""An ordinary user becomes root of a view, or gets the reason why not."""
 
 from __future__ import annotations
 
