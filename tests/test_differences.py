@@ -20,7 +20,7 @@ ROWS = {
         f"{BEHAVIOURS}/files.py::check_a_punched_hole_reads_as_zeros_or_is_refused_whole",
     ],
     "`SEEK_DATA`, `SEEK_HOLE`": [
-        f"{INSTEAD}::test_holes_are_told_as_data_and_stay_holes_on_disk",
+        f"{INSTEAD}::test_holes_are_reported_as_data_and_stay_holes_on_disk",
         f"{COPYUP}::test_holes_stay_holes",
     ],
     "`copy_file_range`": [f"{INSTEAD}::test_copy_file_range_copies_and_a_clone_is_refused"],
@@ -33,7 +33,7 @@ ROWS = {
         "native/test_copyup_data.py::test_a_gigabyte_costs_no_space_where_the_disk_can_clone",
     ],
     "File flags (`lsattr`, `chattr`), other ioctls": [
-        f"{INSTEAD}::test_flags_of_files_are_neither_told_nor_set"
+        f"{INSTEAD}::test_flags_of_files_are_neither_shown_nor_set"
     ],
     "Change of a lower file with the flag `i` or `a`": [
         f"{DISK}::test_an_immutable_file_of_a_lower_can_be_changed_and_one_of_the_upper_cannot"
@@ -46,11 +46,11 @@ ROWS = {
     ],
     "Change of mode, owner, time or attribute of a lower file": [
         f"{INSTEAD}::test_a_new_mode_copies_a_file_with_its_data",
-        "fuse/test_copied.py::test_no_byte_is_copied_that_nobody_could_read",
-        "fuse/test_copied.py::test_what_needs_a_copy_makes_one",
+        "fuse/test_copied.py::test_data_that_no_program_can_read_is_not_copied",
+        "fuse/test_copied.py::test_a_change_that_needs_the_data_copies_them",
     ],
     "Open of a lower file over 1 MiB for writing": [
-        "fuse/test_copied.py::test_no_byte_is_copied_that_nobody_could_read",
+        "fuse/test_copied.py::test_data_that_no_program_can_read_is_not_copied",
         f"{DAEMON}::test_a_disk_that_fills_up_before_the_first_write_leaves_the_old_file_and_says_so",
     ],
     "Truncation of a smaller one by `open` (`O_TRUNC`, `> file`)": [
@@ -60,14 +60,14 @@ ROWS = {
         f"{COPYUP}::test_a_metacopy_of_the_kernel_is_refused_and_not_shown_empty"
     ],
     "A full disk, an exceeded quota, the largest file size": [
-        f"{DAEMON}::test_a_disk_that_fills_up_under_a_writer_is_told_to_it",
+        f"{DAEMON}::test_a_writer_gets_an_error_when_the_disk_fills_up",
         f"{DISK}::test_an_exceeded_quota_is_an_error_and_leaves_the_lower_file_whole",
         f"{DISK}::test_limits_of_the_disk_are_reported_with_its_errors",
     ],
     "Change time (ctime) of a written file, at the next mount": [
         f"{INSTEAD}::test_at_the_next_mount_a_file_was_changed_when_it_was_written_back"
     ],
-    "Birth time (`statx`)": [f"{INSTEAD}::test_no_time_of_birth_is_told"],
+    "Birth time (`statx`)": [f"{INSTEAD}::test_no_birth_time_is_shown"],
     "Access time (atime) of a file that was read": [
         f"{INSTEAD}::test_reading_a_file_leaves_its_access_time",
         f"{INSTEAD}::test_the_access_times_of_directories_and_symlinks_are_the_disks",

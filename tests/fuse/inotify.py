@@ -18,7 +18,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @contextlib.contextmanager
 def watched(directory: str) -> Iterator[int]:
-    """A descriptor that `next_name` reads; names made or moved into the directory from now on are told."""
+    """A descriptor for `next_name`, which reports names created in or moved into the directory from now on."""
     fd = _libc.inotify_init1(os.O_CLOEXEC)
     try:
         if _libc.inotify_add_watch(fd, os.fsencode(directory), _IN_CREATE | _IN_MOVED_TO) < 0:
@@ -29,12 +29,12 @@ def watched(directory: str) -> Iterator[int]:
 
 
 def next_name(fd: int) -> str:
-    """The next name; waits for it. Those that came with it are lost."""
+    """Wait for the next name. Names in the same read are lost."""
     return next(_names(os.read(fd, _LARGEST_EVENT)))
 
 
 def names_until_now(fd: int) -> Iterator[str]:
-    """The names that were told of already; from now on the descriptor does not wait."""
+    """The names reported so far. The descriptor does not block afterwards."""
     os.set_blocking(fd, False)
     with contextlib.suppress(BlockingIOError):
         while True:

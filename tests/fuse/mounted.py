@@ -1,4 +1,4 @@
-"""A mount with a daemon of its own, as `overlaykit.fuse.daemon.Daemon` starts it; its end is awaited, and looked at."""
+"""A mount with its daemon, started by `overlaykit.fuse.daemon.Daemon`, and a check of how the daemon ends."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from overlaykit.fuse.spec import LayerSpec, MountOptions, MountSpec
 from ..overlay.stack import Stack
 from ..posix import syscalls
 
-_MOST_QUESTIONS = 5000
+_MOST_POLLS = 5000
 
 
 @dataclass(frozen=True)
 class Mounted:
-    """A mount that answers. `target`: where it is; `process`: the daemon; `log_path`: what it had to say."""
+    """A mount that is ready. `target`: its mountpoint; `process`: the daemon; `log_path`: the daemon's log."""
 
     target: str
     process: subprocess.Popen[bytes]
@@ -41,46 +41,46 @@ class Mounted:
         return answer
 
     def await_held(self, **expected: int) -> None:
-        """Wait until the daemon holds just so much.
+        """Poll until the daemon holds these numbers.
 
-        FORGET and RELEASE are not waited for by the kernel: nothing tells of the last one but the count itself.
+        The kernel does not wait for FORGET and RELEASE: only the count shows when the last one has arrived.
         """
-        for _ in range(_MOST_QUESTIONS):
+        for _ in range(_MOST_POLLS):
             held = self.counted().held
             if all(held[kind] == number for kind, number in expected.items()):
                 return
         raise AssertionError(f"still held: {held}")
 
     def forget(self) -> dict[str, int]:
-        """Let the kernel forget what it knows, as it does when memory is short; what the daemon holds then."""
+        """Make the kernel drop its caches, as when memory is short. Returns what the daemon holds then."""
         syscalls.mount(b"none", os.fsencode(self.target), None, syscalls.MS_REMOUNT)
         for _ in range(self.counted().held["nodes"]):
-            # Answered after some more of what is forgotten, which has no answer of its own.
+            # The reply comes after some more FORGET requests, which have none.
             os.statvfs(self.target)
         return self.counted().held
 
     @contextlib.contextmanager
     def requests(self) -> Iterator[Counter[str]]:
-        """What the kernel asks the daemon for meanwhile, by kind; filled in at the end."""
-        meanwhile: Counter[str] = Counter()
+        """The requests of the kernel during the body, by kind; filled in at its end."""
+        during: Counter[str] = Counter()
         before = self.counted().requests
-        yield meanwhile
-        meanwhile.update(self.counted().requests)
-        meanwhile.subtract(before)
-        for kind in [kind for kind, number in meanwhile.items() if not number]:
-            del meanwhile[kind]
+        yield during
+        during.update(self.counted().requests)
+        during.subtract(before)
+        for kind in [kind for kind, number in during.items() if not number]:
+            del during[kind]
 
     def is_there(self) -> bool:
         return any(mount.mountpoint == self.target for mount in mountinfo.current())
 
     def unmount(self) -> None:
-        """Unmount, and wait for the daemon to end well."""
+        """Unmount, and wait until the daemon exits with status 0."""
         syscalls.umount2(os.fsencode(self.target))
         assert self.process.wait() == 0
 
 
 def spec_of(stack: Stack, *, writable: bool = True, **more: Any) -> MountSpec:
-    """How the stack is mounted, below its own directory."""
+    """The spec of a mount of the stack, below its directory."""
     target = os.path.join(stack.directory, "merged")
     for path in (stack.upper, stack.work, target):
         os.makedirs(path, exist_ok=True)
@@ -98,13 +98,13 @@ def spec_of(stack: Stack, *, writable: bool = True, **more: Any) -> MountSpec:
 
 @contextlib.contextmanager
 def mounted(stack: Stack, *, writable: bool = True, **more: Any) -> Iterator[Mounted]:
-    """The stack's mount; unmounted at the end, unless that has happened by then."""
+    """Mount the stack; at the end, unmount it unless its daemon has ended."""
     spec = spec_of(stack, writable=writable, **more)
     with started(spec, stack.directory) as mount:
         yield mount
         if mount.process.poll() is None:
             mount.unmount()
-    assert not os.path.exists(mount.log_path), "the daemon had something to complain about"
+    assert not os.path.exists(mount.log_path), "the daemon logged something"
 
 
 @contextlib.contextmanager
@@ -113,11 +113,11 @@ def started(
     directory: str,
     *,
     hand_over: Sequence[str] = (),
-    meanwhile: Callable[[], None] = lambda: None,
+    before_serving: Callable[[], None] = lambda: None,
 ) -> Iterator[Mounted]:
-    """A daemon for `spec`; what is left of it is ended, come what may.
+    """A daemon for `spec`; at the end it is killed, and its mount detached.
 
-    `hand_over`: paths of the spec that are opened here; `meanwhile` is called before the daemon has the spec.
+    `hand_over`: paths of the spec that are opened here; `before_serving` is called before the daemon has the spec.
     """
     assert spec.target is not None
     control_path = os.path.join(directory, "control")
@@ -131,7 +131,7 @@ def started(
             fd = directories.open_directory(path)
             assert served.hand_over(path, fd) == path
             os.close(fd)
-        meanwhile()
+        before_serving()
         served.serve(spec, listener)
     process = served.process
     mount = Mounted(spec.target, process, control_path, spec.log_path)
@@ -146,7 +146,7 @@ def started(
 
 
 def await_unmounted(mount: Mounted) -> None:
-    """Wait until the mount is out of sight: mountinfo tells of each change (proc_pid_mounts(5))."""
+    """Wait until the mount is detached: polling mountinfo reports each change (proc_pid_mounts(5))."""
     with open("/proc/self/mountinfo", "rb") as file:
         poll = select.poll()
         poll.register(file, select.POLLPRI)

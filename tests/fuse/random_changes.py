@@ -1,4 +1,4 @@
-"""A program that does anything to a few names, at random but the same for the same seed."""
+"""A program that makes random changes of a few names, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _NAMES = tuple(
 )
 
 STARTING_POINT = tuple(name for name in _NAMES if "/f" in name)
-"""What a lower should hold: then about half of the operations succeed."""
+"""Names for the lowers, with which about half of the operations succeed."""
 
 _MOST_HELD = 20
 
 
 def play(root: str, seed: int, operations: int) -> None:
-    """Play below `root`, with files held open over some of the operations; errors are part of the game."""
+    """Make `operations` changes below `root`, and keep files open during some. Errors are ignored."""
     chance = random.Random(seed)
     held: list[int] = []
 

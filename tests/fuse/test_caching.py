@@ -1,4 +1,4 @@
-"""The fastest request is the one that the kernel never sends: what it was told once it does not ask again."""
+"""The kernel caches replies: it sends no request twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_warm_stat_costs_no_request(stack: Stack) -> None:
         assert requests == {}
 
 
-def test_a_name_known_to_be_missing_is_not_asked_for_again(stack: Stack) -> None:
+def test_a_missing_name_is_looked_up_once(stack: Stack) -> None:
     stack.add({"d/f": File()})
     with mounted(stack) as mount:
         assert not os.path.exists(mount.path("d/missing"))
@@ -63,7 +63,7 @@ def test_a_long_listing_costs_no_request_for_each_name(stack: Stack) -> None:
         assert requests["readdir"] < 50
 
 
-def test_a_wide_directory_is_listed_by_name_alone(stack: Stack) -> None:
+def test_a_wide_directory_is_listed_without_attributes(stack: Stack) -> None:
     stack.add({str(number): File() for number in range(1000)})
     with mounted(stack) as mount:
         with mount.requests() as requests:
@@ -75,7 +75,7 @@ def test_a_wide_directory_is_listed_by_name_alone(stack: Stack) -> None:
         assert requests == {"lookup": 1}
 
 
-def test_who_asks_for_each_name_of_a_wide_directory_is_soon_told_without_asking(
+def test_a_program_that_stats_each_name_of_a_wide_directory_soon_gets_attributes_with_names(
     stack: Stack,
 ) -> None:
     stack.add({str(number): File() for number in range(2000)})
@@ -101,7 +101,7 @@ def test_many_small_writes_are_few_requests(stack: Stack) -> None:
     assert os.stat(os.path.join(stack.upper, "f")).st_size == 10_000
 
 
-def test_what_a_symlink_leads_to_is_followed_without_requests(stack: Stack) -> None:
+def test_a_symlink_is_followed_without_requests(stack: Stack) -> None:
     stack.add({"s": Symlink("f"), "f": File(b"x")})
     with mounted(stack) as mount:
         os.stat(mount.path("s"))
@@ -144,7 +144,7 @@ def test_what_was_remembered_is_right_after_every_change(stack: Stack) -> None:
 
 
 def test_truncating_at_open_is_a_request_of_its_own(stack: Stack) -> None:
-    """If opening did it, the kernel would do it once more by itself, and lose what others wrote in between."""
+    """With FUSE_ATOMIC_O_TRUNC the kernel truncates its cache again later, and loses writes of other programs."""
     stack.add({"f": File(b"x" * 10)})
     with mounted(stack) as mount:
         with mount.requests() as requests:

@@ -1,4 +1,4 @@
-"""The control socket answers whoever asks well, and is harmed by nobody who does not."""
+"""The control socket replies to valid requests, and invalid ones do not disturb it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..posix.table import File, Symlink
 from .mounted import mounted
 
 
-def test_the_layer_that_answers_is_told_with_the_real_files_path(stack: Stack) -> None:
+def test_explain_names_the_layer_and_the_real_file(stack: Stack) -> None:
     stack.add({"bin": Symlink("usr/bin")})
     lower = stack.add({"usr/bin/python": File(b"x")})
     with mounted(stack) as mount:
@@ -34,14 +34,14 @@ def test_the_layer_that_answers_is_told_with_the_real_files_path(stack: Stack) -
         assert [hit.role for hit in told.hits] == ["answers", "shadowed"]
 
 
-def test_a_path_that_is_not_there_is_an_error_that_names_it(stack: Stack) -> None:
+def test_a_missing_path_is_an_error_that_names_it(stack: Stack) -> None:
     stack.add({})
     with mounted(stack) as mount, refused(errno.ENOENT):
         control.ask(mount.control_path, control.Explain("/missing"))
 
 
 @pytest.mark.parametrize("line", [b"", b"nonsense\n", b"{}\n", b'{"type":"count"', b"x" * 100_000])
-def test_a_bad_question_costs_only_its_own_connection(stack: Stack, line: bytes) -> None:
+def test_an_invalid_request_ends_its_own_connection_only(stack: Stack, line: bytes) -> None:
     stack.add({"f": File(b"x")})
     with mounted(stack) as mount:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -54,7 +54,7 @@ def test_a_bad_question_costs_only_its_own_connection(stack: Stack, line: bytes)
         assert os.listdir(mount.target) == ["f"]
 
 
-def test_an_asker_that_says_nothing_keeps_nobody_waiting(stack: Stack) -> None:
+def test_a_silent_client_delays_no_other(stack: Stack) -> None:
     stack.add({})
     with mounted(stack) as mount, socket.socket(socket.AF_UNIX) as silent:
         silent.connect(mount.control_path)

@@ -1,4 +1,4 @@
-"""What is copied of the files of a lower: nothing for what nobody can see afterwards."""
+"""Copy-up copies no data that no program can read afterwards."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .mounted import Mounted, mounted
 
 _SIZE = 8 << 20
 _LITTLE = 64 << 10
-"""Bytes that answers, marks and logs may take."""
+"""Bytes for replies, overlay markers and logs."""
 
 
 def _written(mount: Mounted) -> int:
-    """Bytes that the daemon has written so far: write(2) and copy_file_range(2), reflinks not (proc_pid_io(5))."""
+    """Bytes that the daemon has written by write(2) and copy_file_range(2), without reflinks (proc_pid_io(5))."""
     with open(f"/proc/{mount.process.pid}/io", "rb") as file:
         fields = dict(line.split(b": ") for line in file.read().splitlines())
     return int(fields[b"wchar"])
@@ -122,7 +122,9 @@ def _change_what_has_no_name(path: str) -> None:
         _change_what_has_no_name,
     ],
 )
-def test_no_byte_is_copied_that_nobody_could_read(stack: Stack, act: Callable[[str], None]) -> None:
+def test_data_that_no_program_can_read_is_not_copied(
+    stack: Stack, act: Callable[[str], None]
+) -> None:
     stack.add({"d/f": File(b"x" * _SIZE), "d/g": File(b"x" * _SIZE), "small": File(b"s")})
     with mounted(stack) as mount:
         before = _written(mount)
@@ -148,7 +150,7 @@ def _rename_and_remove(path: str) -> None:
 
 
 @pytest.mark.parametrize("act", [_link_and_remove, _change_and_remove, _rename_and_remove])
-def test_what_needs_a_copy_makes_one(stack: Stack, act: Callable[[str], None]) -> None:
+def test_a_change_that_needs_the_data_copies_them(stack: Stack, act: Callable[[str], None]) -> None:
     stack.add({"d/f": File(b"x" * _SIZE)})
     with mounted(stack) as mount:
         before = _written(mount)
@@ -204,7 +206,7 @@ def test_what_has_no_name_can_be_emptied_after_a_change(stack: Stack) -> None:
 def test_another_name_of_a_file_is_found_after_the_first_was_removed_and_changed(
     stack: Stack,
 ) -> None:
-    """Without an index these are two files by then."""
+    """Without an index these are two files after the change."""
     stack.add({"f": File(b"x" * _SIZE, mode=0o644), "g": Link("f")})
     options = MountOptions(userxattr=stack.unprivileged, index=False)
     with mounted(stack, options=options) as mount, opened(mount.path("f"), os.O_RDONLY) as fd:
@@ -218,8 +220,8 @@ def test_another_name_of_a_file_is_found_after_the_first_was_removed_and_changed
         assert os.fstat(fd).st_mode & 0o7777 == 0o600
 
 
-def test_a_name_is_removed_without_a_copy_where_no_index_could_keep_it(stack: Stack) -> None:
-    """Of a lower on FUSE, which gives its files no handle that lasts."""
+def test_a_name_is_removed_without_a_copy_if_no_index_can_keep_the_file(stack: Stack) -> None:
+    """A lower on FUSE gives its files no lasting file handle."""
     below = Stack(os.path.join(stack.directory, "below"), unprivileged=stack.unprivileged)
     os.mkdir(below.directory)
     below.add({"f": File(b"x" * _SIZE), "g": Link("f")})
@@ -234,7 +236,7 @@ def test_a_name_is_removed_without_a_copy_where_no_index_could_keep_it(stack: St
 
 
 def test_the_names_of_a_file_are_counted_by_one_copy(stack: Stack) -> None:
-    """As the kernel does: in the index, where a file has its data."""
+    """As the kernel does: the index holds the data."""
     stack.add({"f": File(b"x" * _SIZE), "g": Link("f"), "h": Link("f"), "small": File(b"s")})
     with mounted(stack) as mount:
         before = _written(mount)

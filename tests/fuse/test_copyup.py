@@ -1,4 +1,4 @@
-"""Copy-up under way: others go on, waiters get the copy, and one that fails leaves the file as it was."""
+"""Copy-ups in progress: they block no other file, happen once, and leave the file unchanged if they fail."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_large_copy_holds_up_no_other_file(stack: Stack, prepare: Callable[[st
         assert os.stat(mount.path(name)).st_size == LARGE
 
 
-def test_several_that_change_a_large_file_at_once_change_one_copy(stack: Stack) -> None:
+def test_programs_that_change_a_large_file_at_once_change_one_copy(stack: Stack) -> None:
     _add_large_file(stack)
     with (
         mounted(stack) as mount,
@@ -176,7 +176,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_so(stack: Stack) -> None:
         assert file.read() == b"x" * (2 << 20)
 
 
-def test_a_disk_that_fills_up_under_a_writer_is_told_to_it(stack: Stack) -> None:
+def test_a_writer_gets_an_error_when_the_disk_fills_up(stack: Stack) -> None:
     stack.add({})
     with upper_on_a_small_disk(stack), mounted(stack) as mount:
         fd = os.open(mount.path("f"), os.O_WRONLY | os.O_CREAT)
@@ -190,7 +190,7 @@ def test_a_disk_that_fills_up_under_a_writer_is_told_to_it(stack: Stack) -> None
             file.write(b"room again")
 
 
-def test_what_is_written_after_the_last_name_went_is_read_by_those_who_have_it_open(
+def test_writes_after_the_last_unlink_are_read_through_open_descriptors(
     stack: Stack,
 ) -> None:
     lower = stack.add({"f": File(b"old" * 700_000)})

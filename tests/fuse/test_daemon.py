@@ -1,4 +1,4 @@
-"""A mount and its daemon live and die together, whoever ends first, and no written byte is lost."""
+"""A mount and its daemon end together, and no written byte is lost."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ..posix.table import Dir, File
 from .mounted import await_unmounted, mounted, spec_of, started
 
 
-def test_the_mount_answers_as_soon_as_the_starter_is_told(stack: Stack) -> None:
+def test_the_mount_answers_once_the_parent_has_the_reply(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
     with mounted(stack) as mount:
         assert os.listdir(mount.target) == ["f"]
         assert mount.process.poll() is None
 
 
-def test_a_path_that_is_swapped_meanwhile_leads_nowhere_else(stack: Stack) -> None:
-    """The starter has opened the directories: what their names lead to then is no matter."""
+def test_a_directory_that_is_replaced_during_the_start_is_not_mounted(stack: Stack) -> None:
+    """The parent has opened the directories before."""
     stack.add({"f": File(b"meant")})
     spec = spec_of(stack)
     assert spec.target is not None
@@ -36,7 +36,7 @@ def test_a_path_that_is_swapped_meanwhile_leads_nowhere_else(stack: Stack) -> No
             os.rename(name, f"{name}-meant")
             os.mkdir(name)
 
-    with started(spec, stack.directory, hand_over=names, meanwhile=swap) as mount:
+    with started(spec, stack.directory, hand_over=names, before_serving=swap) as mount:
         for name in names:
             assert os.listdir(name) == []
         target = f"{spec.target}-meant"
@@ -71,7 +71,7 @@ def test_a_lazily_detached_mount_is_served_until_its_last_user_leaves(stack: Sta
     assert _bytes(stack, "f") == b"new"
 
 
-def test_sigterm_unmounts_what_nobody_uses(stack: Stack) -> None:
+def test_sigterm_unmounts_a_mount_that_is_not_in_use(stack: Stack) -> None:
     stack.add({})
     with mounted(stack) as mount:
         mount.process.terminate()
@@ -104,7 +104,7 @@ def test_after_sigterm_a_mount_in_use_is_served_until_its_last_user_leaves(stack
     assert _bytes(stack, "f") == b"NEW+more"
 
 
-def test_a_second_sigterm_ends_it_whatever_is_in_use(stack: Stack) -> None:
+def test_a_second_sigterm_ends_a_mount_in_use(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
     with mounted(stack) as mount:
         fd = os.open(mount.path("f"), os.O_RDONLY)
@@ -114,7 +114,8 @@ def test_a_second_sigterm_ends_it_whatever_is_in_use(stack: Stack) -> None:
         assert mount.process.wait() == 0
         with refused(errno.ENOTCONN):
             os.fstatvfs(fd)
-        with refused(errno.ENOTCONN):  # who wrote is told that not all may have arrived
+        # The writer learns that not all bytes may have arrived.
+        with refused(errno.ENOTCONN):
             os.close(fd)
 
 
@@ -143,10 +144,11 @@ def test_the_upper_of_a_killed_daemon_is_mounted_again(stack: Stack) -> None:
             assert file.read() == b"new"
 
 
-def test_no_terminal_and_no_pipe_of_the_starter_is_held(stack: Stack) -> None:
+def test_no_terminal_and_no_pipe_of_the_parent_stays_open(stack: Stack) -> None:
     stack.add({})
     with mounted(stack) as mount:
-        assert mount.counted()  # which is answered from when the daemon is on its own
+        # The daemon replies once it is ready.
+        assert mount.counted()
         fds = f"/proc/{mount.process.pid}/fd"
         assert [os.readlink(f"{fds}/{number}") for number in range(3)] == ["/dev/null"] * 3
         assert os.getsid(mount.process.pid) == mount.process.pid
@@ -187,7 +189,7 @@ def test_an_upper_in_use_is_refused(stack: Stack) -> None:
 
 
 def test_an_upper_inside_a_lower_does_not_show_in_it(stack: Stack) -> None:
-    """As in the kernel: else a file would lie in two layers, and each change of it would change a lower."""
+    """As in the kernel: otherwise a file would be in two layers, and each change of it would change a lower."""
     lower = stack.add({"d/upper": Dir(), "d/f": File(b"x")})
     stack.upper = os.path.join(lower, "d", "upper")
     with mounted(stack) as mount:
@@ -204,7 +206,8 @@ def test_a_lower_that_contains_the_mountpoint_does_not_hang(stack: Stack) -> Non
     stack.lowers.append(stack.directory)
     stack.add({"f": File(b"x")})
     with mounted(stack, writable=False) as mount:
-        assert os.listdir(mount.path("merged")) == []  # the directory below, not the mount upon it
+        # The directory below the mount.
+        assert os.listdir(mount.path("merged")) == []
         seen = [path for path, _, _ in os.walk(mount.target)]
         assert mount.path("lower1") in seen
 
@@ -222,7 +225,7 @@ def test_a_thousand_open_files_are_served(stack: Stack) -> None:
 
 
 def _bytes(stack: Stack, name: str) -> bytes:
-    """What lies in the upper."""
+    """The names in the upper."""
     with open(os.path.join(stack.upper, name), "rb") as file:
         return file.read()
 

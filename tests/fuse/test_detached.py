@@ -1,4 +1,4 @@
-"""A mount that is handed over as a descriptor, for a view: what it shows, and that it ends with its last holder."""
+"""A detached mount, for a view: its content, and its end with its last user."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from .mounted import spec_of
 
 @contextlib.contextmanager
 def handed_over(spec: MountSpec) -> Iterator[tuple[Daemon, str]]:
-    """A daemon in a mount namespace of its own, and a path to what it mounted there."""
+    """A daemon in a mount namespace of its own, and a path to its mount."""
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind("")  # nobody asks: any name of its own (unix(7), autobind)
+        # No client connects: any name will do (unix(7), autobind).
+        listener.bind("")
         listener.listen()
         daemon = Daemon(prepare=_enter_namespace)
         daemon.serve(spec, listener)
@@ -52,7 +53,7 @@ def _spec(stack: Stack, **more: Any) -> MountSpec:
     return spec_of(stack, **({"target": None, "stage": stage} | more))
 
 
-def test_the_mount_is_seen_through_its_descriptor_alone(stack: Stack) -> None:
+def test_the_mount_is_reached_through_its_descriptor_only(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
     with handed_over(_spec(stack)) as (_, root):
         assert os.listdir(root) == ["f"]
@@ -85,7 +86,7 @@ def test_a_layer_with_the_mounts_below_it_shows_them_but_for_what_is_masked(stac
         syscalls.umount2(os.fsencode(os.path.join(lower, name)))
 
 
-def test_a_wide_listing_tells_the_numbers_of_what_is_mounted_below_a_layer(stack: Stack) -> None:
+def test_a_wide_listing_has_the_inode_numbers_of_mounts_below_a_layer(stack: Stack) -> None:
     wide = ("etc", ".etc", "home")
     lower = stack.add({f"{name}/{number}": File() for name in wide for number in range(300)})
     covers = [("etc/7", "etc/8"), (".etc/7", "etc/8"), ("home", "etc")]
@@ -115,7 +116,7 @@ def test_a_read_only_view_refuses_every_write(stack: Stack) -> None:
         os.open(f"{root}/f", os.O_WRONLY)
 
 
-def test_what_is_of_no_use_after_the_mount_is_removed_with_it(stack: Stack) -> None:
+def test_cleanup_paths_are_removed_after_the_mount(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
     scratch = os.path.join(stack.directory, "scratch")
     stack.upper, stack.work = os.path.join(scratch, "upper"), os.path.join(scratch, "work")
@@ -127,7 +128,7 @@ def test_what_is_of_no_use_after_the_mount_is_removed_with_it(stack: Stack) -> N
 
 
 @pytest.mark.usefixtures("sandbox")
-def test_a_daemon_that_is_given_up_ends() -> None:
+def test_an_abandoned_daemon_ends() -> None:
     daemon = Daemon(prepare=_enter_namespace)
     daemon.abandon()
     assert daemon.process.returncode == 0

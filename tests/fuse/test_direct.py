@@ -36,7 +36,7 @@ def test_what_was_written_asynchronously_is_what_others_read(stack: Stack) -> No
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Processes that read a file through the page cache meanwhile, over and over."""
+    """Processes that read a file through the page cache in a loop during the body."""
     readers = [_start_reading(path) for _ in range(READERS)]
     try:
         yield

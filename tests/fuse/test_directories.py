@@ -1,4 +1,4 @@
-"""A directory of a hundred thousand names: each is listed once, whatever happens beside it."""
+"""Wide directories: each name is listed once, despite concurrent changes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_wide_listing_gives_the_kinds_and_numbers_that_stat_gives(stack: Stack
                 assert wrongly_listed(mount.path(path)) == []
 
 
-def test_a_wide_listing_tells_what_became_of_names_since_it_began(stack: Stack) -> None:
+def test_a_wide_listing_shows_changes_of_names_since_it_began(stack: Stack) -> None:
     stack.add({"d": Dir()})
     names = [f"{number}" for number in range(600)]
     with mounted(stack) as mount:
@@ -67,7 +67,7 @@ def test_a_wide_listing_tells_what_became_of_names_since_it_began(stack: Stack) 
 
 
 @as_root
-def test_a_wide_listing_gives_the_numbers_of_what_is_mounted_on_files_of_an_upper(
+def test_a_wide_listing_has_the_inode_numbers_of_mounts_on_files_of_an_upper(
     stack: Stack,
 ) -> None:
     stack.add({})
@@ -85,7 +85,8 @@ def test_a_wide_listing_gives_the_numbers_of_what_is_mounted_on_files_of_an_uppe
 @as_root
 def test_a_hundred_thousand_names_are_listed_once_while_others_come_and_go(stack: Stack) -> None:
     lower = stack.add({})
-    syscalls.mount(b"names", os.fsencode(lower), b"tmpfs", 0)  # a disk takes its time to make them
+    # On a disk their creation takes long.
+    syscalls.mount(b"names", os.fsencode(lower), b"tmpfs", 0)
     at = os.open(lower, os.O_RDONLY)
     for number in range(NAMES):
         os.mknod(f"{number}", stat.S_IFREG | 0o644, dir_fd=at)
@@ -121,7 +122,8 @@ def test_readers_at_different_places_each_meet_every_name_once(stack: Stack) -> 
                 with open(mount.path(f"new{turn}"), "w"):
                     pass
                 os.unlink(mount.path(sorted(names)[-changed]))
-                os.listdir(mount.target)  # begins the listing anew
+                # Starts a new listing.
+                os.listdir(mount.target)
         for number, reader in enumerate(readers):
             seen[number] += [entry.name for entry in reader]
             assert len(seen[number]) == len(set(seen[number]))

@@ -1,4 +1,4 @@
-"""What the file systems below refuse reaches the program as they said it."""
+"""Errors of the file systems below reach the program unchanged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_without_an_upper_every_change_is_refused(stack: Stack) -> None:
 
 @as_ordinary_user
 def test_a_file_that_its_user_may_not_read_below_stays_unreadable(stack: Stack) -> None:
-    """Shown as root's own, but root of a user namespace is nobody to the file system below."""
+    """It is shown as root's, but root of a user namespace is another user to the file system below."""
     stack.lowers.append("/etc")
     with mounted(stack, squash_unmapped=True) as mount:
         assert os.stat(mount.path("shadow")).st_uid == 0

@@ -49,7 +49,7 @@ def test_fallocate_is_refused_and_posix_fallocate_writes_zeros(stack: Stack, mod
         assert os.pread(fd, 999, 0) == b"x" * 100 + b"\0" * 100
 
 
-def test_holes_are_told_as_data_and_stay_holes_on_disk(stack: Stack) -> None:
+def test_holes_are_reported_as_data_and_stay_holes_on_disk(stack: Stack) -> None:
     stack.add({"f": File(b"x", size=1 << 20)})
     with mounted(stack) as mount, opened(mount.path("f"), os.O_RDWR) as fd:
         assert os.lseek(fd, 5, os.SEEK_DATA) == 5
@@ -79,7 +79,7 @@ def test_a_file_without_a_name_is_refused_so_that_programs_take_a_named_one(stac
 
 
 @pytest.mark.parametrize("name", ["f", "d", "new"])
-def test_flags_of_files_are_neither_told_nor_set(stack: Stack, name: str) -> None:
+def test_flags_of_files_are_neither_shown_nor_set(stack: Stack, name: str) -> None:
     stack.add({"f": File(), "d/below": File()})
     with mounted(stack) as mount:
         with open(mount.path("new"), "w"):
@@ -160,7 +160,7 @@ def test_at_the_next_mount_a_file_was_changed_when_it_was_written_back(stack: St
 
 
 @pytest.mark.parametrize("name", ["lower", "changed", "new", "d"])
-def test_no_time_of_birth_is_told(stack: Stack, name: str) -> None:
+def test_no_birth_time_is_shown(stack: Stack, name: str) -> None:
     stack.add({"lower": File(), "changed": File(), "d": Dir()})
     with mounted(stack) as mount:
         write_file(mount.path("changed"), b"x")

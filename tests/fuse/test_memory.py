@@ -1,4 +1,4 @@
-"""What the kernel forgets, the daemon forgets: a mount that lives for months does not grow."""
+"""The daemon forgets what the kernel forgets: a long-lived mount does not grow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPERATIONS = 10_000
 
 
 def _forget_everything(mount: Mounted) -> None:
-    """Let the kernel drop its names and inodes, and wait until the daemon has been told."""
+    """Make the kernel drop dentries and inodes, and wait until the daemon has had its FORGET requests."""
     with open("/proc/sys/vm/drop_caches", "w") as file:
         file.write("2")
     mount.await_held(**NOTHING_HELD)
@@ -61,7 +61,8 @@ def test_listings_in_parts_and_listings_given_up_leave_nothing(stack: Stack, siz
             with opened(mount.path(directory), os.O_RDONLY | os.O_DIRECTORY) as fd:
                 first = getdents64(fd, size)
                 os.lseek(fd, first[-1].offset, os.SEEK_SET)
-                getdents64(fd, size)  # and given up
+                # The rest is not read.
+                getdents64(fd, size)
                 os.lseek(fd, 0, os.SEEK_SET)
                 listed = []
                 while part := getdents64(fd, size):
@@ -88,7 +89,7 @@ def test_a_listing_with_a_name_that_cannot_be_looked_up_leaves_nothing(stack: St
 
 
 def _open_files(mount: Mounted) -> int:
-    """How many files and directories the daemon has open, but for the places that it keeps within a bound."""
+    """The number of descriptors that the daemon has open, without the cached ones of directories."""
     fds = f"/proc/{mount.process.pid}/fd"
     targets = [os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)]
     return sum(target.startswith("/") for target in targets) - mount.counted().held["directories"]

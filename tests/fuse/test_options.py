@@ -1,4 +1,4 @@
-"""What a user asks for when mounting holds for every program in the mount."""
+"""Mount options take effect for every program in the mount."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..posix.table import Dir, File, Link
 from .mounted import mounted
 
 
-def test_without_xattrs_a_program_is_told_that_there_are_none(stack: Stack) -> None:
+def test_without_xattr_a_program_gets_enotsup(stack: Stack) -> None:
     stack.add({"f": File(b"x", xattrs={"user.k": b"v"})})
     options = MountOptions(userxattr=stack.unprivileged, xattr=False)
     with mounted(stack, options=options) as mount:
@@ -39,10 +39,10 @@ def test_without_xattrs_a_program_is_told_that_there_are_none(stack: Stack) -> N
 
 @as_root
 @pytest.mark.parametrize("acl", [True, False])
-def test_access_control_lists_are_heeded_unless_the_user_said_otherwise(
+def test_access_control_lists_have_effect_unless_mounted_with_noacl(
     stack: Stack, acl: bool
 ) -> None:
-    """The mode alone lets its group read, whatever the list in it says of others."""
+    """Without them the mode alone decides."""
     os.chmod(stack.directory, 0o755)
     stack.add({"f": File(b"x", mode=0o600, xattrs={ACCESS: ALICE_READS})})
     with mounted(stack, options=MountOptions(acl=acl)) as mount:
@@ -106,7 +106,7 @@ def test_every_directory_has_one_link_where_asked_to(stack: Stack) -> None:
             assert os.stat(mount.path("d")).st_nlink == links
 
 
-def test_the_kernel_asks_anew_after_the_timeout(stack: Stack) -> None:
+def test_the_kernel_looks_up_again_after_the_timeout(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
     options = MountOptions(userxattr=stack.unprivileged)
     for timeout, asks in (None, False), (0.0, True), (1e30, False):
@@ -128,8 +128,8 @@ def test_with_sync_a_write_is_synced_before_it_returns(stack: Stack) -> None:
 
 
 @as_root  # to mount an image
-def test_hard_links_stay_one_file_on_a_copy_of_the_disk_where_asked_to(stack: Stack) -> None:
-    """A copy has another uuid: what is kept on it must not name the first one's."""
+def test_hard_links_stay_one_file_on_a_copy_of_the_disk_with_uuid_off(stack: Stack) -> None:
+    """The copy has another uuid. With uuid=off no origin names one."""
     with image(stack.directory, "mkfs.ext4", "-q", megabytes=8) as (file, path):
         on_disk = Stack(path, unprivileged=stack.unprivileged)
         on_disk.add({"f": File(b"x"), "g": Link("f")})
@@ -157,7 +157,7 @@ def test_hard_links_stay_one_file_on_a_copy_of_the_disk_where_asked_to(stack: St
 def test_files_of_the_machine_are_written_to_by_root_of_a_namespace_where_squashed(
     stack: Stack, users: IdSpec, groups: IdSpec
 ) -> None:
-    """The kernel refuses a write to a file whose owner or group the user namespace does not know."""
+    """The kernel refuses writes to a file whose owner or group the user namespace does not map."""
     stack.lowers.append("/etc/dpkg")
     options = MountOptions(userxattr=True, users=users, groups=groups)
     with mounted(stack, options=options) as mount:

@@ -1,4 +1,4 @@
-"""Owners and modes kept in an attribute (xattr_permissions): programs see them, the real files do not have them."""
+"""Owners and modes in an xattr (xattr_permissions): programs see them, the real files do not have them."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_file_keeps_the_owner_that_the_lower_shows(stack: Stack) -> None:
 
 
 @as_root
-def test_an_attribute_of_anybodys_making_is_not_believed_unasked(stack: Stack) -> None:
+def test_the_attribute_has_no_effect_without_the_option(stack: Stack) -> None:
     root = stack.add({"f": File(b"x", uid=1000, xattrs={NAME: b"0:0:4755"})})
     os.setxattr(root, NAME, b"0:0:755")
     with mounted(stack) as mount:

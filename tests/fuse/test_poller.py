@@ -1,4 +1,4 @@
-"""How the daemon waits: it misses nothing, and does not keep the others from their turns."""
+"""The poller misses no request, and does not starve other tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.usefixtures("sandbox"), as_ordinary_user]
 
 
 @pytest.mark.parametrize("processors", [1, 2])
-def test_each_request_is_met_however_soon_it_comes(processors: int) -> None:
+def test_each_request_is_answered_after_any_pause(processors: int) -> None:
     chance = random.Random(processors)
     pauses = [chance.choice((0, 0, 0, 0.00005, 0.0005, 0.003, 0.02)) for _ in range(200)]
     answered = threading.Semaphore(0)
@@ -45,7 +45,7 @@ def test_each_request_is_met_however_soon_it_comes(processors: int) -> None:
     run(answer, processors)
 
 
-def test_others_have_their_turn_between_requests_and_when_there_are_none() -> None:
+def test_other_tasks_run_between_requests_and_without_any() -> None:
     async def answer(poller: Poller, read: int, write: int) -> None:
         turns = 0
 
@@ -72,7 +72,7 @@ def test_others_have_their_turn_between_requests_and_when_there_are_none() -> No
 
 
 def run(answer: Callable[[Poller, int, int], Awaitable[None]], processors: int) -> None:
-    """Wait on a pipe, with so many of the processors that there are."""
+    """Wait on a pipe, with some of the processors."""
     ours = os.sched_getaffinity(0)
     os.sched_setaffinity(0, set(sorted(ours)[:processors]))
     poller = Poller()

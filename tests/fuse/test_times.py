@@ -1,4 +1,4 @@
-"""The kernel owns a file's times while it has it in its cache: they must not be others once it has forgotten them."""
+"""A file's times are the kernel's while it caches the file, and stay the same after it has forgotten it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ _ACTS = (
 
 @pytest.mark.parametrize("where", ["lower", "upper"])
 def test_a_time_moves_with_a_change_and_not_by_itself(stack: Stack, where: str) -> None:
-    """Not while the file stays open, nor when it is closed, nor when the kernel has forgotten it."""
+    """Times stay while the file is open, when it is closed, and when the kernel has forgotten it."""
     names = [act.__name__ for act in _ACTS]
     stack.add({name: File(b"x" * 5000) for name in names} if where == "lower" else {})
     with mounted(stack) as mount:
@@ -187,8 +187,9 @@ def test_truncating_to_the_size_it_has_changes_no_time(stack: Stack) -> None:
     assert os.stat(os.path.join(stack.upper, "f")).st_mtime_ns == seen
 
 
-def test_a_time_beyond_2262_is_shown_and_keeps_nobody_from_removing(stack: Stack) -> None:
-    far = 10**10 + 5  # seconds: the year 2286
+def test_a_file_with_a_time_beyond_2262_is_shown_and_can_be_removed(stack: Stack) -> None:
+    # Seconds: the year 2286.
+    far = 10**10 + 5
     stack.add({"d/f": File(b"x")})
     os.utime(os.path.join(stack.lowers[0], "d", "f"), (far, far))
     for _ in range(2):
