@@ -20,7 +20,7 @@ WITH_A_COLLEAGUE = acl(6, 4, 4, users={COLLEAGUE: 6}, groups={COLLEAGUE: 6}, mas
 
 @pytest.fixture
 def shared(stack: Stack) -> Stack:
-    """A lower with files that are shared with a colleague; made outside of the user namespace."""
+    """A lower with files that an ACL shares with another user, written outside the user namespace."""
     owner = ORDINARY_UID if os.geteuid() == 0 else os.geteuid()
     lists = {ACCESS: WITH_A_COLLEAGUE}
     stack.add(
@@ -35,7 +35,7 @@ def shared(stack: Stack) -> Stack:
 
 @as_ordinary_user
 def test_a_file_shared_with_a_user_that_the_namespace_lacks_can_be_read(shared: Stack) -> None:
-    """An id that it does not know makes the kernel refuse every access to the file."""
+    """The kernel refuses every access to a file with an id that the namespace does not map."""
     with mounted(shared) as mount:
         for name, kind in (("mine", ACCESS), ("others", ACCESS), ("d", DEFAULT)):
             assert os.getxattr(mount.path(name), kind) == WITHOUT_NAMES

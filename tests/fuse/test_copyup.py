@@ -54,7 +54,7 @@ def _act(call: Callable[..., object], *arguments: object) -> Callable[[str], Act
 
 
 def _write_to(path: str) -> Act:
-    """What is opened before copies nothing yet."""
+    """Opening the file first copies nothing yet."""
     fd = os.open(path, os.O_RDWR)
 
     def write() -> None:
@@ -84,7 +84,7 @@ def test_a_large_copy_holds_up_no_other_file(stack: Stack, prepare: Callable[[st
     stack.add({"d/small": File(b"x" * 8192)})
     stack.lowers.append(os.path.join(below.directory, "merged"))
     with mounted(below, writable=False) as source, mounted(stack) as mount:
-        # The kernel finds nothing new in a directory while it renames in it, so "d" has to be known.
+        # During a rename in a directory the kernel looks nothing up in it, so "d" must be cached.
         os.stat(mount.path("d"))
         work = os.path.join(stack.work, "work")
         act = prepare(mount.path("large"))
@@ -235,7 +235,7 @@ def test_a_disk_that_fills_up_before_the_first_write_leaves_the_old_file_and_say
 def test_a_file_that_is_replaced_below_before_the_first_write_is_written_to_as_it_was_opened(
     stack: Stack, act: Callable[[str, str], object]
 ) -> None:
-    """As a package's upgrade does under a view of the host."""
+    """A package upgrade does so to files of the layer `host`."""
     lower = stack.add({"f": File(b"old" * 700_000), "d/new": File(b"new" * 700_000)})
     with mounted(stack) as mount:
         with open(mount.path("f"), "r+b", buffering=0) as writer:

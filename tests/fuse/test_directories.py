@@ -134,9 +134,8 @@ def test_a_directory_that_was_read_is_read_again_without_a_request(stack: Stack)
     stack.add({f"d{number}/f": File() for number in range(50)})
     with mounted(stack) as mount:
         before = list(os.walk(mount.target))
-        list(
-            os.walk(mount.target)
-        )  # the kernel asks once for the time of access, which reading has moved
+        # The first reading has moved the access times, which the kernel requests once.
+        list(os.walk(mount.target))
         with mount.requests() as requests:
             for _ in range(3):
                 assert list(os.walk(mount.target)) == before

@@ -137,7 +137,7 @@ def test_a_fifo_keeps_its_time_when_it_is_written_to(stack: Stack) -> None:
 
 
 def test_a_program_written_to_through_a_mapping_is_no_longer_trusted(stack: Stack) -> None:
-    """Of a mount of root's only file capabilities go: its daemon may keep set-ID bits (CAP_FSETID)."""
+    """A mount of root loses only file capabilities: its daemon may keep set-ID bits (CAP_FSETID)."""
     trusted = {} if stack.unprivileged else {"security.capability": CAPABILITY}
     stack.add({"f": File(b"x" * 100, mode=0o6755, xattrs=trusted)})
     with mounted(stack) as mount:

@@ -112,9 +112,9 @@ def test_the_kernel_looks_up_again_after_the_timeout(stack: Stack) -> None:
     for timeout, asks in (None, False), (0.0, True), (1e30, False):
         with mounted(stack, options=msgspec.structs.replace(options, timeout=timeout)) as mount:
             os.stat(mount.path("f"))
-            with mount.requests() as meanwhile:
+            with mount.requests() as requests:
                 os.stat(mount.path("f"))
-            assert bool(meanwhile) is asks
+            assert bool(requests) is asks
 
 
 def test_with_sync_a_write_is_synced_before_it_returns(stack: Stack) -> None:
@@ -122,9 +122,9 @@ def test_with_sync_a_write_is_synced_before_it_returns(stack: Stack) -> None:
     for sync in (True, False):
         flags = MountFlags(sync=sync)
         with mounted(stack, flags=flags) as mount, open(mount.path("f"), "ab", buffering=0) as file:
-            with mount.requests() as meanwhile:
+            with mount.requests() as requests:
                 file.write(b"y")
-            assert (meanwhile["write"], meanwhile["fsync"]) == ((1, 1) if sync else (0, 0))
+            assert (requests["write"], requests["fsync"]) == ((1, 1) if sync else (0, 0))
 
 
 @as_root  # to mount an image
