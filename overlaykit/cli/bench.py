@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 from overlaykit.cli.arguments import Parser
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator
 
     from overlaykit.bench.results import Report
@@ -26,7 +25,10 @@ _COLUMNS: Final = 100
 
 
 def main(arguments: list[str]) -> int:
-    args = _parse(arguments)
+    command = parser()
+    args = command.parse_args(arguments)
+    if args.rounds is not None and args.rounds < 1:
+        command.error(f"--rounds {args.rounds}: give 1 or more")
     from overlaykit.bench import report
     from overlaykit.bench.runner import Runner
     from overlaykit.bench.selection import plan
@@ -61,13 +63,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = Parser(
+def parser() -> Parser:
+    """The command's parser."""
+    command = Parser(
         "bench",
         "Measure what file systems and isolated programs cost, side by side and round by round.",
         epilog=_EPILOG,
     )
-    add = parser.add_argument
+    add = command.add_argument
     add(
         "--quick",
         action="store_true",
@@ -102,10 +105,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--output", metavar="DIR", help="write report.json, plots and index.html there")
     add("--json", action="store_true", help="print all results as a JSON object")
     add("--list", action="store_true", help="list the workloads and systems, and end")
-    args = parser.parse_args(arguments)
-    if args.rounds is not None and args.rounds < 1:
-        parser.error(f"--rounds {args.rounds}: give 1 or more")
-    return args
+    return command
 
 
 def _list(chosen: Plan) -> None:

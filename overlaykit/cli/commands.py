@@ -18,7 +18,7 @@ COMMANDS: Final = {
     "doctor": "say what this machine can do, and the fix where it cannot",
     "bench": "measure what file systems and views cost, side by side",
 }
-"""Each is a module beside this one, with a function `main(arguments) -> exit status`."""
+"""Each is a module beside this one, with `parser()` and `main(arguments) -> exit status`."""
 
 MOUNT_HELPER: Final = "mount.fuse.overlaykit"
 """The program that mount(8) runs, in the module `mount_helper`."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from overlaykit.cli.arguments import Parser
 
 
+def parser() -> Parser:
+    """The command's parser."""
+    return Parser("doctor", "Try what views need, and print a fix for what does not work.")
+
+
 def main(arguments: list[str]) -> int:
-    Parser("doctor", "Try what views need, and print a fix for what does not work.").parse_args(
-        arguments
-    )
+    parser().parse_args(arguments)
     from overlaykit.views.doctor import checks
 
     failed = False

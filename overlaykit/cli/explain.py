@@ -6,15 +6,20 @@ from overlaykit.cli.arguments import Parser
 from overlaykit.cli.output import one_line
 
 
-def main(arguments: list[str]) -> int:
-    parser = Parser(
+def parser() -> Parser:
+    """The command's parser."""
+    command = Parser(
         "explain",
         "Say which layer answers for a path in a running view, with the real file, and what it shadows.",
     )
-    parser.add_argument("view", metavar="NAME|TARGET", help="a view's name, or a mountpoint")
-    parser.add_argument("path", metavar="PATH", help="a path in the view, from its root")
-    parser.add_argument("--json", action="store_true", help="for programs: an object")
-    args = parser.parse_args(arguments)
+    command.add_argument("view", metavar="NAME|TARGET", help="a view's name, or a mountpoint")
+    command.add_argument("path", metavar="PATH", help="a path in the view, from its root")
+    command.add_argument("--json", action="store_true", help="for programs: an object")
+    return command
+
+
+def main(arguments: list[str]) -> int:
+    args = parser().parse_args(arguments)
     from overlaykit.views import explain
 
     found = explain(args.view, args.path)

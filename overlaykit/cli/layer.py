@@ -33,10 +33,11 @@ class _ActionParser(argparse.ArgumentParser):
         raise Usage("layer", message)
 
 
-def main(arguments: list[str]) -> int:
-    parser = Parser("layer", "Add, list and remove layers of the store.")
-    parser.usage = _USAGE
-    actions = parser.add_subparsers(
+def parser() -> Parser:
+    """The command's parser."""
+    command = Parser("layer", "Add, list and remove layers of the store.")
+    command.usage = _USAGE
+    actions = command.add_subparsers(
         dest="action",
         required=True,
         metavar="ACTION",
@@ -61,7 +62,11 @@ def main(arguments: list[str]) -> int:
     listing = actions.add_parser("ls", help="list the layers")
     listing.add_argument("--json", action="store_true", help="for programs: a list of objects")
     actions.add_parser("rm", help="remove a layer").add_argument("name", metavar="NAME")
-    args = parser.parse_args(arguments)
+    return command
+
+
+def main(arguments: list[str]) -> int:
+    args = parser().parse_args(arguments)
     store = Store()
     if args.action == "add":
         _add(store, args.name, args.source, base=resolve(args.base, store))

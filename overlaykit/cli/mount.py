@@ -26,9 +26,10 @@ class _Parser(Parser):
         return super().format_help()
 
 
-def main(arguments: list[str]) -> int:
-    parser = _Parser("mount", "Mount layers over a directory, as 'mount -t overlay' does.")
-    parser.add_argument(
+def parser() -> Parser:
+    """The command's parser."""
+    command = _Parser("mount", "Mount layers over a directory, as 'mount -t overlay' does.")
+    command.add_argument(
         "-o",
         dest="options",
         metavar="OPTIONS",
@@ -36,9 +37,13 @@ def main(arguments: list[str]) -> int:
         required=True,
         help="separated by commas, see below; several -o add up, and a later option wins",
     )
-    parser.add_argument("--name", help="a name for 'ps' and 'explain' (default: made up)")
-    parser.add_argument("target", metavar="TARGET", help="a directory")
-    args = parser.parse_args(arguments)
+    command.add_argument("--name", help="a name for 'ps' and 'explain' (default: made up)")
+    command.add_argument("target", metavar="TARGET", help="a directory")
+    return command
+
+
+def main(arguments: list[str]) -> int:
+    args = parser().parse_args(arguments)
     from overlaykit.views import mount, parse_options
 
     options = parse_options(*args.options)

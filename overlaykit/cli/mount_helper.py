@@ -11,29 +11,35 @@ from overlaykit.cli.arguments import Parser
 from overlaykit.cli.commands import MOUNT_HELPER
 
 
-def main(arguments: list[str]) -> int:
-    parser = Parser(
+def parser() -> Parser:
+    """The command's parser."""
+    command = Parser(
         MOUNT_HELPER,
         "Mount layers over a directory, for mount(8): 'overlaykit mount --help' lists the options of -o.",
     )
-    parser.usage = f"{MOUNT_HELPER} [SOURCE] TARGET [-sfnv] [-t TYPE] [-o OPTIONS]..."
-    parser.add_argument(
+    command.usage = f"{MOUNT_HELPER} [SOURCE] TARGET [-sfnv] [-t TYPE] [-o OPTIONS]..."
+    command.add_argument(
         "paths", nargs="+", metavar="SOURCE TARGET", help="a name for the mount, and a directory"
     )
-    parser.add_argument("-o", dest="options", action="append", default=[], help="mount options")
-    parser.add_argument("-s", dest="sloppy", action="store_true", help="ignore unknown options")
-    parser.add_argument("-f", dest="fake", action="store_true", help="do all but the mount itself")
-    parser.add_argument(
+    command.add_argument("-o", dest="options", action="append", default=[], help="mount options")
+    command.add_argument("-s", dest="sloppy", action="store_true", help="ignore unknown options")
+    command.add_argument("-f", dest="fake", action="store_true", help="do all but the mount itself")
+    command.add_argument(
         "-n", action="store_true", help="write no mtab: ignored, none is ever written"
     )
-    parser.add_argument("-v", action="store_true", help="be verbose: ignored")
-    parser.add_argument(
+    command.add_argument("-v", action="store_true", help="be verbose: ignored")
+    command.add_argument(
         "-t", metavar="TYPE", help="the type: ignored, it is always fuse.overlaykit"
     )
-    args = parser.parse_args(arguments)
+    return command
+
+
+def main(arguments: list[str]) -> int:
+    command = parser()
+    args = command.parse_args(arguments)
     *sources, target = args.paths
     if len(sources) > 1:
-        parser.error("give one SOURCE and one TARGET")
+        command.error("give one SOURCE and one TARGET")
     from overlaykit.views import mount, parse_options
 
     options = parse_options(*args.options, source="".join(sources), sloppy=args.sloppy)

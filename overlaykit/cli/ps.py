@@ -13,10 +13,15 @@ if TYPE_CHECKING:
     from overlaykit.views.entry import About
 
 
+def parser() -> Parser:
+    """The command's parser."""
+    command = Parser("ps", "List the views and mounts that are running, oldest first.")
+    command.add_argument("--json", action="store_true", help="for programs: a list of objects")
+    return command
+
+
 def main(arguments: list[str]) -> int:
-    parser = Parser("ps", "List the views and mounts that are running, oldest first.")
-    parser.add_argument("--json", action="store_true", help="for programs: a list of objects")
-    args = parser.parse_args(arguments)
+    args = parser().parse_args(arguments)
     from overlaykit.views import Registry
 
     running = [one.about for one in Registry().running()]

@@ -26,11 +26,11 @@ def main(arguments: list[str]) -> int:
         )
 
     inherited = descriptors.inherited()  # before any other is opened
-    parser = _parser()
-    args = parser.parse_args(arguments)
+    command_line = parser()
+    args = command_line.parse_args(arguments)
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
-        parser.error("no command given")
+        command_line.error("no command given")
     named = descriptors.named(args.preserve_fds, args.preserve_fd, inherited)
     passed = named | descriptors.passed_by_default(inherited)
     env = environment.initial()
@@ -77,14 +77,15 @@ def _variable(setting: str) -> tuple[str, str]:
     return key, value
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def parser() -> Parser:
+    """The command's parser."""
+    command = Parser(
         "run",
         "Run a command in its own view of files, processes, network and host name.",
         epilog=_EPILOG,
     )
-    parser.usage = "overlaykit run [OPTION]... [--] COMMAND [ARG]..."
-    add = parser.add_argument
+    command.usage = "overlaykit run [OPTION]... [--] COMMAND [ARG]..."
+    add = command.add_argument
     add(
         "-l",
         dest="layers",
@@ -93,7 +94,7 @@ def _parser() -> Parser:
         default=[],
         help="a layer: 'host', a name of the store, or a directory; top first (default: host)",
     )
-    changes = parser.add_mutually_exclusive_group()
+    changes = command.add_mutually_exclusive_group()
     changes.add_argument(
         "--upper", metavar="DIR", help="keep changes in DIR (default: drop them at the end)"
     )
@@ -167,4 +168,4 @@ def _parser() -> Parser:
         help="pass these descriptors",
     )
     add("command", nargs=argparse.REMAINDER, metavar="COMMAND", help=argparse.SUPPRESS)
-    return parser
+    return command

@@ -13,9 +13,10 @@ _MAX_SECONDS: Final = 1_000_000
 """poll(2) takes an int of milliseconds."""
 
 
-def main(arguments: list[str]) -> int:
-    parser = Parser("umount", "Unmount, and return once the mount's daemon has ended.")
-    how = parser.add_mutually_exclusive_group()
+def parser() -> Parser:
+    """The command's parser."""
+    command = Parser("umount", "Unmount, and return once the mount's daemon has ended.")
+    how = command.add_mutually_exclusive_group()
     how.add_argument(
         "-l",
         "--lazy",
@@ -28,16 +29,20 @@ def main(arguments: list[str]) -> int:
         action="store_true",
         help="end a mount that is in use: what was written is flushed, then its users get errors",
     )
-    parser.add_argument(
+    command.add_argument(
         "--timeout",
         type=_seconds,
         metavar="SECONDS",
         help="how long to wait for the daemon's end (default: 10)",
     )
-    parser.add_argument(
+    command.add_argument(
         "target", metavar="TARGET|NAME", help="a mountpoint, or the name of a mount"
     )
-    args = parser.parse_args(arguments)
+    return command
+
+
+def main(arguments: list[str]) -> int:
+    args = parser().parse_args(arguments)
     from overlaykit.views import unmounting
 
     timeout = unmounting.TIMEOUT if args.timeout is None else args.timeout
