@@ -122,7 +122,7 @@ def step(name: Step, subject: str = "") -> Iterator[None]:
 
 
 def write(status: int, error: BaseException) -> None:
-    """Write the record of `error` into the status pipe; ignore a launcher that has ended."""
+    """Write the record of `error` into the status pipe; ignore that the parent may have ended."""
     if not isinstance(error, StepFailed):
         number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
         error = StepFailed(Step.UNFORESEEN, number, f"{type(error).__name__}: {error}")

@@ -54,8 +54,8 @@ def _in_a_child(harness: LaunchHarness, body: Callable[[], None]) -> None:
         finally:
             os._exit(0)
     os.close(writer)
-    told = read_to_end(reader)
+    failure = read_to_end(reader)
     os.close(reader)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if told or status:
-        pytest.fail(told.decode() or f"the test's child ended with {status}", pytrace=False)
+    if failure or status:
+        pytest.fail(failure.decode() or f"the test's child ended with {status}", pytrace=False)
