@@ -17,7 +17,7 @@ Concurrency rules. One thread runs trio, with one task per request. `overlay` is
    it. `Copy.finish` renames the copy to a name that the file has at that time.
 7. After an await a request relies on the nodeids that it was given, as the kernel holds these inodes. It looks names up
    again.
-8. A copy that fails leaves the file in its lower. The next request that waits for it copies anew.
+8. A copy that fails leaves the file in its lower. The next request that waits for it copies it again.
 9. At most `Shares.copies` copies hold descriptors. Others wait before they open any.
 10. `Filesystem.close` runs after the last request.
 
