@@ -11,7 +11,7 @@ NATIVE := $(wildcard native/*.c native/*.h)
 SCRIPTS := .ci/run $(filter-out %.packages %.py,$(wildcard setup/*))
 
 .PHONY: help demo test check check-python check-native check-scripts check-changelog coverage oracle proofs bench \
-	changelog dist setup setup-tests clean
+	changelog man dist setup setup-tests clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo 'make oracle       random programs on the kernel'"'"'s overlayfs and on ours (EXAMPLES=500 of them)'
 	@echo 'make proofs       real programs, a minute of stress, each workload of the benchmark (fetches packages)'
 	@echo 'make bench        comparison with other file systems (ARGS="--output DIR": arguments, instead of --quick)'
+	@echo 'make man          man pages of the commands, into man/'
 	@echo 'make changelog    the changelog of the next release, printed'
 	@echo 'make dist         an sdist and a wheel in dist/'
 	@echo 'make setup        system packages, .venv, the C extension, overlaykit itself'
@@ -69,6 +70,9 @@ bench: setup-tests
 
 changelog: setup-tests
 	@.venv/bin/towncrier build --draft --version next
+
+man: setup-tests
+	$(PYTHON) setup/manpages.py man
 
 dist: setup-tests
 	@rm -rf dist

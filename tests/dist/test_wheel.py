@@ -44,6 +44,8 @@ def test_the_wheel_holds_the_package_alone_with_types_licence_and_programs(
     tops = {name.partition("/")[0] for name in names}
     assert tops - {f"overlaykit-{__version__}.data"} == {"overlaykit", info}
     assert f"{info}/licenses/LICENSE" in names
+    share = f"overlaykit-{__version__}.data/data/share/man"
+    assert {f"{share}/man1/overlaykit-run.1", f"{share}/man8/mount.fuse.overlaykit.8"} <= names
     for name in ("_native.abi3.so", "_native.pyi", "py.typed"):
         assert f"overlaykit/{name}" in names
     assert set(programs["console_scripts"]) == {"overlaykit", "mount.fuse.overlaykit"}
