@@ -11,6 +11,9 @@ import os
 from overlaykit import _native
 from overlaykit.beneath import BENEATH
 
+_LONGEST_PATH = 2048
+"""Bytes: well below PATH_MAX. A longer path continues from a descriptor."""
+
 
 def rmtree(parent: int, name: bytes) -> None:
     """Remove `name` in the directory open as `parent`, and everything below it; do nothing if it is missing.
@@ -51,8 +54,10 @@ def _rmtree_directory(parent: int, name: bytes) -> None:
             with os.scandir(fd) as entries:
                 children = [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in entries]
             for child, is_directory in children:
-                if is_directory:
+                if is_directory and len(path) + len(child) < _LONGEST_PATH:
                     found.append(path + b"/" + child)
+                elif is_directory:
+                    _rmtree_directory(fd, child)
                 else:
                     os.unlink(child, dir_fd=fd)
         finally:
