@@ -4,9 +4,9 @@
 
 PYTHON := .venv/bin/python
 STAMPS := .setup
-SOURCES := pyproject.toml $(wildcard native/*.c native/*.h)
+SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h)
 CODE := overlaykit $(wildcard tests examples)
-TOOLS := .ci $(wildcard setup/*.py)
+TOOLS := setup.py .ci $(wildcard setup/*.py)
 NATIVE := $(wildcard native/*.c native/*.h)
 SCRIPTS := .ci/run $(filter-out %.packages %.py,$(wildcard setup/*))
 

@@ -23,7 +23,7 @@ __version__: Final = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    # Late: a daemon or a forwarder loads this package too, and has no use for views.
+    # Late: a daemon loads this package too, and has no use for views.
     if name == "View":
         from overlaykit.views import View
 

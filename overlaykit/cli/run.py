@@ -120,10 +120,10 @@ def parser() -> Parser:
         "-p",
         "--publish",
         dest="ports",
-        metavar="[IP:]HOST:PORT",
+        metavar="[IP:]HOST:PORT[/udp]",
         action="append",
         default=[],
-        help="publish the view's TCP port PORT as the host's HOST (default IP: 127.0.0.1)",
+        help="publish the view's port PORT as the host's HOST, TCP or UDP (default IP: 127.0.0.1)",
     )
     add(
         "--name",

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Final, NoReturn
 
+import overlaykit
 from overlaykit import _native, signals
 from overlaykit.namespace import failure, init
 from overlaykit.namespace.descriptors import close_all_but, poll_readable
 from overlaykit.namespace.failure import Step, step
 from overlaykit.namespace.init import ExecGate, InitDescriptors
 from overlaykit.namespace.spec import Caller, LaunchSpec, RootMount
+
+FORWARDER: Final = os.path.join(os.path.dirname(overlaykit.__file__), "_forwarder")
+"""The program of native/forwarder.c."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,24 +108,21 @@ def run(
 
 
 def _start_forwarder(listeners: Mapping[int, int]) -> _Forwarder:
-    """Start `overlaykit.namespace.forwarder` in this network namespace.
+    """Start the forwarder in this network namespace.
 
     Its listening sockets belong to the host's network, the sockets it connects to the view's. It is no process of the
     view, whose PID namespace does not exist yet. All signals stay blocked in it: an interrupt from the terminal is for
     the command.
     """
-    with step(Step.FORWARDER, sys.executable):
+    with step(Step.FORWARDER, FORWARDER):
         lifeline_read, lifeline_write = os.pipe()
         for descriptor in (lifeline_read, *listeners):
             os.set_inheritable(descriptor, True)
         pairs = [f"{descriptor}:{port}" for descriptor, port in listeners.items()]
         child = os.posix_spawn(
-            sys.executable,
-            [
-                *(sys.executable, "-I", "-m", "overlaykit.namespace.forwarder"),
-                *(str(lifeline_read), *pairs),
-            ],
-            os.environ,
+            FORWARDER,
+            [FORWARDER, str(lifeline_read), *pairs],
+            {},
             # A copy of the command's streams would keep their reader from end of file.
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

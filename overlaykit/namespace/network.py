@@ -7,6 +7,8 @@ import os
 import socket
 from typing import Final
 
+import msgspec
+
 from overlaykit.errors import Error
 from overlaykit.namespace.ports import Port
 from overlaykit.namespace.spec import LaunchSpec
@@ -52,13 +54,13 @@ def listen(spec: LaunchSpec) -> list[tuple[Port, socket.socket]]:
       OSError: as bind(2) and listen(2).
     """
     if spec.ports and spec.network != "private":
-        raise PortsNeedPrivateNetwork(_text(spec.ports[0]), spec.network)
+        raise PortsNeedPrivateNetwork(spec.ports[0], spec.network)
     listeners: list[tuple[Port, socket.socket]] = []
     try:
         for port in spec.ports:
             listener = _listen(port)
             bound = listener.getsockname()[1]
-            listeners.append((Port(address=port.address, host=bound, view=port.view), listener))
+            listeners.append((msgspec.structs.replace(port, host=bound), listener))
     except BaseException:
         for _, listener in listeners:
             listener.close()
@@ -89,22 +91,25 @@ def raise_loopback() -> None:
 
 def _listen(port: Port) -> socket.socket:
     family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    datagrams = port.protocol == "udp"
+    listener = socket.socket(family, socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if not datagrams:  # of UDP sockets it lets two have one port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((port.address, port.host))
-        listener.listen(socket.SOMAXCONN)
+        if not datagrams:
+            listener.listen(socket.SOMAXCONN)
     except OSError as error:
         listener.close()
         match error.errno:
             case errno.EADDRINUSE:
-                raise PortInUse(_text(port), port.host, port.address) from None
+                raise PortInUse(port, port.host, port.address) from None
             case errno.EACCES:
-                raise PortPrivileged(_text(port), port.host, _first_unprivileged()) from None
+                raise PortPrivileged(port, port.host, _first_unprivileged()) from None
             case errno.EADDRNOTAVAIL:
-                raise AddressUnknown(_text(port), port.address) from None
+                raise AddressUnknown(port, port.address) from None
         raise
     return listener
 
@@ -112,8 +117,3 @@ def _listen(port: Port) -> socket.socket:
 def _first_unprivileged() -> int:
     with open(UNPRIVILEGED, "rb") as value:
         return int(value.read())
-
-
-def _text(port: Port) -> str:
-    address = f"[{port.address}]" if ":" in port.address else port.address
-    return f"{address}:{port.host}:{port.view}"

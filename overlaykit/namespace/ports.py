@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal, TypeAlias, get_args
 
 import msgspec
 
 from overlaykit.errors import Error
+
+Protocol: TypeAlias = Literal["tcp", "udp"]
 
 _HIGHEST: Final = 65535
 
@@ -18,7 +20,7 @@ class BadPort(Error):
 
 
 class Port(msgspec.Struct, frozen=True, kw_only=True):
-    """A published TCP port of the view (`-p`).
+    """A published port of the view (`-p`).
 
     The default is the loopback address: a view's server is reachable from other machines only where the user names
     another address ("0.0.0.0" or "::" for all of them).
@@ -32,25 +34,34 @@ class Port(msgspec.Struct, frozen=True, kw_only=True):
     host: int
     """The port on the host; 0 lets the kernel choose a free one (see `Processes.ports`)."""
     view: int
-    """The port on the view's 127.0.0.1."""
+    """The port on the view's loopback address: of the family of `address`, else of the other one."""
+    protocol: Protocol = "tcp"
 
     def __post_init__(self) -> None:
         if not _is_address(self.address):
             raise ValueError(f"address: {self.address!r} is not an IP address")
         for field, number, lowest in (("host", self.host, 0), ("view", self.view, 1)):
             if not lowest <= number <= _HIGHEST:
-                raise ValueError(f"{field}: {number} is not a TCP port ({lowest} to {_HIGHEST})")
+                raise ValueError(f"{field}: {number} is not a port ({lowest} to {_HIGHEST})")
+        if self.protocol not in get_args(Protocol):
+            raise ValueError(f"protocol: {self.protocol!r} is neither tcp nor udp")
+
+    def __str__(self) -> str:
+        """As `parse_port` takes it."""
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        suffix = "" if self.protocol == "tcp" else f"/{self.protocol}"
+        return f"{address}:{self.host}:{self.view}{suffix}"
 
 
 def parse_port(text: str) -> Port:
-    """Parse `[ADDRESS:]HOST:PORT[/tcp]`, an IPv6 address in brackets; ADDRESS is 127.0.0.1 by default.
+    """Parse `[ADDRESS:]HOST:PORT[/tcp|/udp]`, an IPv6 address in brackets; ADDRESS is 127.0.0.1 by default.
 
     Raises:
-      BadPort: the text has another form, or a number is no TCP port.
+      BadPort: the text has another form, or a number is no port.
     """
     ports, slash, protocol = text.partition("/")
-    if slash and protocol != "tcp":
-        raise BadPort(text, f"{protocol!r} is not tcp, and nothing else is published")
+    if slash and protocol not in get_args(Protocol):
+        raise BadPort(text, f"{protocol!r} is neither tcp nor udp, and nothing else is published")
     rest, _, view = ports.rpartition(":")
     address, colon, host = rest.rpartition(":")
     if address.startswith("[") and address.endswith("]"):
@@ -67,7 +78,10 @@ def parse_port(text: str) -> Port:
     if not _is_address(address):
         raise BadPort(text, f"{address!r} is not an IP address")
     return Port(
-        address=address, host=_number(text, host, lowest=0), view=_number(text, view, lowest=1)
+        address=address,
+        host=_number(text, host, lowest=0),
+        view=_number(text, view, lowest=1),
+        protocol="udp" if protocol == "udp" else "tcp",
     )
 
 
@@ -75,7 +89,7 @@ def _number(text: str, digits: str, *, lowest: int) -> int:
     if "-" in digits.strip("-"):
         raise BadPort(text, f"{digits!r} is a range, and each port needs a -p of its own")
     if not (digits.isascii() and digits.isdecimal() and lowest <= int(digits) <= _HIGHEST):
-        raise BadPort(text, f"{digits!r} is not a TCP port ({lowest} to {_HIGHEST})")
+        raise BadPort(text, f"{digits!r} is not a port ({lowest} to {_HIGHEST})")
     return int(digits)
 
 

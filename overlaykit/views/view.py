@@ -335,6 +335,6 @@ class View:
                 layers=self.spec.layers,
                 upper=rootfs.upper,
                 command=argv,
-                ports=tuple(f"{port.address}:{port.host}:{port.view}" for port in processes.ports),
+                ports=tuple(map(str, processes.ports)),
             )
         )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import os
+import resource
 import socket
 import struct
 import sys
@@ -50,6 +53,17 @@ client.close()
 server.accept()
 """
 )
+
+
+ECHO_DATAGRAMS = """
+import socket
+server = socket.socket(family, socket.SOCK_DGRAM)
+server.bind((address, 80))
+print("listening", flush=True)
+while True:
+    data, client = server.recvfrom(65536)
+    server.sendto(data[::-1], client)
+"""
 
 
 def published() -> tuple[namespace.Port, ...]:
@@ -134,6 +148,125 @@ def test_a_reset_from_inside_is_a_reset_outside(harness: LaunchHarness) -> None:
         assert line(printed) == b"listening\n"
         with connect(running) as client, pytest.raises(ConnectionResetError):
             received(client)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("inside", ["127.0.0.1", "::1"])
+def test_either_family_reaches_a_server_of_either(
+    harness: LaunchHarness, address: str, inside: str
+) -> None:
+    family = "socket.AF_INET6" if ":" in inside else "socket.AF_INET"
+    program = ECHO_AFTER_THE_END.replace('("127.0.0.1", 80)', f'("{inside}", 80), family={family}')
+    ports = (namespace.Port(address=address, host=0, view=80),)
+    with (
+        harness.piped() as printed,
+        harness.launch(sys.executable, "-u", "-c", program, ports=ports) as running,
+    ):
+        assert line(printed) == b"listening\n"
+        with connect(running) as client:
+            client.sendall(b"abc")
+            client.shutdown(socket.SHUT_WR)
+            assert received(client) == b"cba"
+
+
+def test_a_thousand_connections_are_open_at_once(harness: LaunchHarness) -> None:
+    program = SERVER.replace("backlog=64", "backlog=1000") + (
+        "import resource\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))\n"
+        "clients = [server.accept()[0] for _ in range(1000)]\n"
+        "for client in clients: client.sendall(client.recv(100))\n"
+        "for client in clients: client.recv(1)\n"
+    )
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    try:
+        with harness.piped() as printed, serve(harness, program) as running:
+            assert line(printed) == b"listening\n"
+            with contextlib.ExitStack() as opened:
+                clients = [opened.enter_context(connect(running)) for _ in range(1000)]
+                for number, client in enumerate(clients):
+                    client.sendall(b"%d" % number)
+                for number, client in enumerate(clients):
+                    assert client.recv(100) == b"%d" % number
+            assert running.wait() == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_reader_that_was_slow_gets_every_byte(harness: LaunchHarness) -> None:
+    """The server fills every buffer on the way before the client reads."""
+    program = SERVER + (
+        "import hashlib, os, select\n"
+        "client = server.accept()[0]\n"
+        "data = os.urandom(64 << 20)\n"
+        "client.sendall(hashlib.sha256(data).digest())\n"
+        "client.setblocking(False)\n"
+        "sent = 0\n"
+        "while select.select([], [client], [], 1)[1]: sent += client.send(data[sent:])\n"
+        "client.setblocking(True)\n"
+        "print('full', flush=True)\n"
+        "client.sendall(data[sent:])\n"
+    )
+    with harness.piped() as printed, serve(harness, program) as running:
+        assert line(printed) == b"listening\n"
+        with connect(running) as client:
+            assert line(printed) == b"full\n"
+            data = received(client)
+    assert len(data) == 32 + (64 << 20)
+    assert hashlib.sha256(data[32:]).digest() == data[:32]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_datagrams_find_their_way_to_the_server_and_back(
+    harness: LaunchHarness, address: str
+) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    program = f"import socket\nfamily, address = socket.{family.name}, {address!r}" + ECHO_DATAGRAMS
+    ports = (namespace.Port(address=address, host=0, view=80, protocol="udp"),)
+    with (
+        harness.piped() as printed,
+        harness.launch(sys.executable, "-u", "-c", program, ports=ports) as running,
+    ):
+        assert line(printed) == b"listening\n"
+        clients = [socket.socket(family, socket.SOCK_DGRAM) for _ in range(20)]
+        for number, client in enumerate(clients):
+            client.connect((address, running.ports[0].host))
+            client.send(b"%02d" % number)
+        for number, client in enumerate(clients):
+            assert client.recv(100) == (b"%02d" % number)[::-1]
+            client.close()
+
+
+def test_a_datagram_sent_again_reaches_a_server_of_the_other_family(
+    harness: LaunchHarness,
+) -> None:
+    program = "import socket\nfamily, address = socket.AF_INET6, '::1'" + ECHO_DATAGRAMS
+    ports = (namespace.Port(host=0, view=80, protocol="udp"),)
+    with (
+        harness.piped() as printed,
+        harness.launch(sys.executable, "-u", "-c", program, ports=ports) as running,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        assert line(printed) == b"listening\n"
+        client.connect(("127.0.0.1", running.ports[0].host))
+        client.settimeout(0.2)
+        for _ in range(100):  # as clients of UDP do
+            client.send(b"abc")
+            try:
+                answer = client.recv(100)
+            except TimeoutError:
+                continue
+            break
+        assert answer == b"cba"
+
+
+def test_a_udp_port_in_use_is_one_line(harness: LaunchHarness) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        number = taken.getsockname()[1]
+        with pytest.raises(namespace.PortInUse, match=rf"-p 127\.0\.0\.1:{number}:80/udp: "):
+            harness.launch("true", ports=(namespace.Port(host=number, view=80, protocol="udp"),))
 
 
 def test_a_client_that_resets_does_not_harm_the_next_one(harness: LaunchHarness) -> None:

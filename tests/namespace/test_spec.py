@@ -132,7 +132,7 @@ def test_a_wrong_port_is_one_line_that_shows_the_form(text: str) -> None:
     [
         ("80", "the host's port is missing"),
         ("127.0.0.1::80", "the host's port is missing"),
-        ("80:80/udp", "'udp' is not tcp"),
+        ("80:80/sctp", "'sctp' is neither tcp nor udp"),
         ("8080-8081:80-81", "'8080-8081' is a range"),
     ],
 )

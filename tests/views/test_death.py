@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 
+from overlaykit.namespace.monitor import FORWARDER
 from overlaykit.procfs import children, descendants
 
 from .user import TestUser, command_line
@@ -24,7 +25,7 @@ def roles(launcher: int) -> dict[str, int]:
     """The processes of a view with a published port, by their role."""
     below = {process: command_line(process) for process in descendants(launcher)}
     (daemon,) = (process for process, line in below.items() if "overlaykit.fuse.daemon" in line)
-    (forwarder,) = (process for process, line in below.items() if ".forwarder" in line)
+    (forwarder,) = (process for process, line in below.items() if line.startswith(FORWARDER))
     (monitor,) = (process for process in children(launcher) if process != daemon)
     (init,) = (process for process in children(monitor) if process != forwarder)
     return {
@@ -37,7 +38,7 @@ def roles(launcher: int) -> dict[str, int]:
 
 
 def essential_processes(launcher: int) -> list[int]:
-    """Every process of a view but those that the daemon, the forwarder (trio runs ldconfig) and the command started."""
+    """Every process of a view but those that the daemon and the command started."""
     ours = command_line(launcher)  # the monitor's and init's too, which are forks
     return [launcher, *descendants(launcher, through=lambda process: command_line(process) == ours)]
 

@@ -1,0 +1,54 @@
+"""Build the programs of native/ beside the extension module; everything else is in pyproject.toml.
+
+setuptools knows no executables: a program is listed as an extension module whose file has the program's own name.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+PROGRAMS = {
+    "overlaykit._forwarder": ["native/forwarder.c", "native/ports.c"],
+}
+DEPENDS = ["native/ports.h"]
+MACROS = [("_GNU_SOURCE", "1"), ("_FILE_OFFSET_BITS", "64")]
+COMPILE = ["-std=c17", "-Wall", "-Wextra", "-O2", "-fPIE", "-fstack-protector-strong"]
+LINK = ["-pie", "-Wl,-z,relro,-z,now"]
+
+
+class BuildPrograms(build_ext):
+    """Link what is in PROGRAMS as executables, in place too (editable installs)."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        if f"overlaykit.{fullname.rpartition('.')[2]}" in PROGRAMS:
+            return os.path.join(*fullname.split("."))
+        return str(super().get_ext_filename(fullname))
+
+    def build_extension(self, ext: Any) -> None:
+        if ext.name not in PROGRAMS:
+            super().build_extension(ext)
+            return
+        path = self.get_ext_fullpath(ext.name)
+        objects = self.compiler.compile(
+            ext.sources,
+            output_dir=self.build_temp,
+            macros=ext.define_macros,
+            extra_postargs=ext.extra_compile_args,
+            depends=ext.depends,
+        )
+        self.compiler.link_executable(
+            objects, os.path.basename(path), os.path.dirname(path), extra_postargs=LINK
+        )
+
+
+setup(
+    ext_modules=[
+        Extension(name, sources, depends=DEPENDS, define_macros=MACROS, extra_compile_args=COMPILE)
+        for name, sources in PROGRAMS.items()
+    ],
+    cmdclass={"build_ext": BuildPrograms},
+)
