@@ -34,7 +34,6 @@ from overlaykit.namespace.network import (
     PortInUse,
     PortPrivileged,
     PortsNeedPrivateNetwork,
-    preload,
 )
 from overlaykit.namespace.ports import BadPort, Port, parse_port
 from overlaykit.namespace.processes import Processes
@@ -80,5 +79,4 @@ __all__ = [
     "parse_bind",
     "parse_mount",
     "parse_port",
-    "preload",
 ]

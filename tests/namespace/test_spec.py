@@ -113,7 +113,7 @@ def test_a_port_is_read_as_it_is_written(text: str, port: Port) -> None:
         "65536:80",
         "1:65536",
         "-1:80",
-        "8:8/udp",
+        "8:8/sctp",
         ":8:8",
         "::1:8:8",
         "x:8:8",
