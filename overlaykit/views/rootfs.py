@@ -47,9 +47,9 @@ class RootFs:
             registry = Registry()
             undo.callback(registry.remove_if_empty)
             self.entry = undo.enter_context(contextlib.closing(registry.enter(spec.name)))
-            self.daemon.set_cleanup_paths(*self.entry.cleanup_paths)
             changes = self._prepare_upper(spec, undo_upper)
-            self.daemon.set_cleanup_paths(*self.entry.cleanup_paths)  # with the scratch
+            # Not before there is the scratch: without the entry, which names it, it would stay.
+            self.daemon.set_cleanup_paths(*self.entry.cleanup_paths)
             hidden = [changes.path, changes.work] if changes is not None else []
             hidden += places.hidden()
             store = store or Store()
