@@ -13,7 +13,7 @@ from overlaykit.overlay.nodes import File
 
 if TYPE_CHECKING:
     from overlaykit.fuse.poller import Poller
-    from overlaykit.overlay.filecopy import Copy
+    from overlaykit.overlay.copyup import Copy
     from overlaykit.overlay.filesystem import Filesystem
     from overlaykit.overlay.nodes import Node
 

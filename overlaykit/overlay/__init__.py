@@ -6,7 +6,7 @@ processes or the command line. Start reading at `filesystem`, whose parts offer 
 Concurrency: nothing here takes a lock. One thread makes all calls, one after another, and each call
 leaves the tree consistent. Only two kinds of calls may run in another thread, while that one goes on:
 
-- `Copy.transfer` (`filecopy`). It uses the copy's own descriptors and what never changes of the
+- `Copy.transfer` (`copyup`). It uses the copy's own descriptors and what never changes of the
   layers. `CopyUp.begin`, `Copy.finish` and `Copy.close` are calls of the one thread. In between,
   names may come and go: `finish` puts the copy under the file's names of that moment, and drops it
   if the file has an upper by then. Requires: of one file only one copy at a time is transferred.

@@ -1,40 +1,43 @@
 """Copy-up: from a lower to the work directory, then renamed into the upper, whole or not at all.
 
-A directory is copied in one call, a file in steps (`filecopy`). A copy appears in the upper once its data are on the
-disk (unless the mount is volatile), so a crash leaves the old file or the new one.
+A directory is copied in one call, a file in three steps, so that a large one delays no other request. The constructor
+of `FileCopy` and `finish` use the tree and are quick; `transfer` moves the bytes, uses only its own two descriptors and
+may run in another thread. If the file's names change in between, `finish` uses the current ones.
+
+A copy appears in the upper once its data are on the disk (unless the mount is volatile), so a crash leaves the old file
+or the new one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import functools
 import os
 import stat
-from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from overlaykit import _native
-from overlaykit.overlay import acl, overrides
+from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
-from overlaykit.overlay.filecopy import DataCopy, FileCopy, Times
-from overlaykit.overlay.layer import UNKNOWN_UUID
+from overlaykit.overlay.files import read_quietly
+from overlaykit.overlay.inodecopy import InodeCopier
+from overlaykit.overlay.layer import INODE, NEW_FILE
 from overlaykit.overlay.links import LinkCounts
-from overlaykit.overlay.markers import (
-    ACLS,
-    ESCAPED_PREFIXES,
-    OVERLAY_PREFIXES,
-    TRUSTED_PREFIX,
-    find_origin,
-)
+from overlaykit.overlay.markers import TRUSTED_PREFIX
 from overlaykit.overlay.operation import operation
+from overlaykit.overlay.origins import Origins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from overlaykit.overlay.filecopy import Copy
     from overlaykit.overlay.layer import Layer, LayerDir
-    from overlaykit.overlay.markers import Markers, Origin
+    from overlaykit.overlay.markers import Markers
     from overlaykit.overlay.nodes import Directory, File, Table
     from overlaykit.overlay.owners import Owners
     from overlaykit.overlay.work import Work
+
+_LOWER_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class CopyUp:
@@ -51,15 +54,12 @@ class CopyUp:
         volatile: bool,
         index: bool,
     ) -> None:
-        self._devices: defaultdict[bytes, set[int]] = defaultdict(set)
-        for layer in lowers:
-            device = layer.root.stat().st_dev
-            self._devices[layer.uuid(device, layer.root)].add(device)
         self.table = table
         self.markers = markers
         self.work = work
         self.modes = work.modes
-        self.owners = owners
+        self.origins = Origins(lowers)
+        self.inodes = InodeCopier(owners, work.layer_dir.layer.override)
         self.volatile = volatile
         self.index = index
         self.link_counts = LinkCounts(work, markers)
@@ -174,10 +174,10 @@ class CopyUp:
             )
             try:
                 st = os.fstat(source)
-                origin = self.origin(lower.parent, lower.name, st.st_dev)
+                origin = self.origins.find(lower.parent, lower.name, st.st_dev)
                 if origin is not None:  # before the mode, which may deny it
                     self.markers.set_origin(b"/proc/self/fd/%d" % target, origin)
-                self.copy(source, target, st, lower.layer, data=False)
+                self.inodes.copy(source, target, st, lower.layer, data=False)
             finally:
                 os.close(target)
             reach("copyup.directory.copied")
@@ -193,80 +193,6 @@ class CopyUp:
         node.mark_copied_up(parent.upper.child(node.name))
         times.restore()
 
-    def uuid(self, layer_dir: LayerDir, device: int) -> bytes | None:
-        """The uuid by which an origin names the file system that `layer_dir` lies on.
-
-        None if file handles do not last, or if the uuid is not unique, as in the kernel (fs/overlayfs/super.c,
-        bad_uuid): several lowers without one, or clones of one image. Only the lowers' roots are compared.
-        """
-        if not layer_dir.layer.lasting_handles(device, layer_dir):
-            return None
-        uuid = layer_dir.layer.uuid(device, layer_dir)
-        devices = self._devices.get(uuid)
-        if devices is None:
-            return None if uuid == UNKNOWN_UUID else uuid
-        return uuid if devices == {device} else None
-
-    def origin(self, layer_dir: LayerDir | None, name: bytes, device: int) -> Origin | None:
-        """The lasting identity of a lower's inode; None if it has none."""
-        uuid = None if layer_dir is None else self.uuid(layer_dir, device)
-        if layer_dir is None or uuid is None:
-            return None
-        fd = layer_dir.fd()
-        return layer_dir.layer.read(lambda: find_origin(fd, name, uuid), fd)
-
-    def copy(
-        self, source: int, target: int, st: os.stat_result, layer: Layer, *, data: bool
-    ) -> None:
-        """Copy data and metadata of an inode of `layer`, whose attributes are `st`."""
-        uid = self.owners.users.copied(st.st_uid, idmapped=layer.idmapped)
-        gid = self.owners.groups.copied(st.st_gid, idmapped=layer.idmapped)
-        kept = self.work.layer_dir.layer.override  # how the upper holds owners and modes
-        if not overrides.applies(st.st_mode) or not (kept or layer.override):
-
-            def copy_all() -> None:
-                _native.copy_up(
-                    source,
-                    target,
-                    data=data,
-                    uid=uid,
-                    gid=gid,
-                    skip_xattrs=OVERLAY_PREFIXES,
-                    keep_xattrs=ESCAPED_PREFIXES,
-                )
-                if layer.idmapped:
-                    _store_acls(target, st, self.owners)
-
-            try:
-                copy_all()
-            except PermissionError:  # a mode denies access to attributes
-                layer.read(copy_all, source)
-            if self.owners.are_squashed:
-                _lend_no_rights(target, st, uid, gid)
-            return
-        shown = overrides.Override(uid, gid, stat.S_IMODE(st.st_mode))
-        if layer.override is not None:
-            found = overrides.read(b"/proc/self/fd/%d" % source, layer.override)
-            if found is not None:
-                uid = self.owners.users.copied(found.uid, idmapped=layer.idmapped)
-                gid = self.owners.groups.copied(found.gid, idmapped=layer.idmapped)
-                shown = found._replace(uid=uid, gid=gid)
-        _native.copy_up(
-            source,
-            target,
-            data=data,
-            uid=os.geteuid() if kept else shown.uid,
-            gid=os.getegid() if kept else shown.gid,
-            skip_xattrs=(*OVERLAY_PREFIXES, *overrides.NAMES),
-            keep_xattrs=ESCAPED_PREFIXES,
-        )
-        path = b"/proc/self/fd/%d" % target
-        if kept is None:
-            os.chmod(path, shown.mode)
-        else:
-            _lend_no_rights(target, st, os.geteuid(), os.getegid())
-            overrides.write(path, kept, shown)
-
     def mark_impure(self, layer_dir: LayerDir) -> None:
         """Mark an upper directory as impure. Requires: called before it gets an entry with an origin."""
         if not layer_dir.impure:
@@ -274,22 +200,259 @@ class CopyUp:
             layer_dir.impure = True
 
 
-def _lend_no_rights(target: int, st: os.stat_result, uid: int, gid: int) -> None:
-    """Clear the set-ID bits of a copy whose owner differs from its lower's.
+def _open_source(copyup: CopyUp, node: File, *, keep_data: bool) -> tuple[int, os.stat_result]:
+    """A descriptor of the lower's file, and its attributes.
 
-    Outside of the view too, such a program would run with the rights of one user what another has written.
+    Of an open file it is the inode that was opened: a lower may change, and pages of two files must not be mixed.
     """
-    lent = (stat.S_ISUID if uid != st.st_uid else 0) | (stat.S_ISGID if gid != st.st_gid else 0)
-    if stat.S_ISREG(st.st_mode) and st.st_mode & lent:
-        os.chmod(b"/proc/self/fd/%d" % target, stat.S_IMODE(st.st_mode) & ~lent)
+    lower = node.lower_dir
+    assert lower is not None
+    if node.opened is not None:
+        fd = os.dup(node.opened.fd)
+        st = os.fstat(fd)
+    else:
+        below = lower.fd()
+        st = lower.layer.read(
+            lambda: os.stat(node.lower_name, dir_fd=below, follow_symlinks=False), below
+        )
+        # A file without data need not be readable: a lock file may not be.
+        flags = _LOWER_FILE if keep_data and st.st_size else INODE
+        fd = lower.layer.open(
+            lambda: os.open(node.lower_name, flags, dir_fd=below), below, node.lower_name
+        )
+    if keep_data and st.st_size and copyup.markers.is_metacopy(fd):
+        os.close(fd)
+        fail(errno.EIO, node.lower_name)  # its data are elsewhere: here it reads as zeros
+    return fd, st
 
 
-def _store_acls(target: int, st: os.stat_result, owners: Owners) -> None:
-    """Map the ids in a copy's access control lists to those to store: its lower's are as programs see them."""
-    if stat.S_ISLNK(st.st_mode):
-        return
-    path = b"/proc/self/fd/%d" % target  # may be O_PATH
-    for name in ACLS:
-        value = _native.xattr_or_none(path, name)
-        if value is not None:
-            os.setxattr(path, name, acl.copied(value, owners))
+class FileCopy:
+    """The copy-up of a file. `size`: how many bytes `transfer` moves.
+
+    `metacopy`: the copy of a regular file gets its length but not its data. Only that of a file without a name is
+    finished: the data stay in the lower.
+    """
+
+    def __init__(self, copyup: CopyUp, node: File, *, keep_data: bool, metacopy: bool) -> None:
+        lower = node.lower_dir
+        assert lower is not None
+        assert not node.has_upper
+        self._copyup = copyup
+        self._node = node
+        self._source = -1
+        self._target = -1
+        self._name = b""  # in the work directory, until it is finished
+        regular = node.kind == stat.S_IFREG
+        try:
+            self._metacopy = metacopy and regular
+            keep_data = keep_data and regular and not metacopy
+            self._source, self._stat = _open_source(copyup, node, keep_data=keep_data)
+            self.size = self._stat.st_size if keep_data else 0
+            self._origin = (
+                copyup.origins.find(lower, node.lower_name, self._stat.st_dev)
+                if node.opened is None or self._is_still_there(lower)
+                else None
+            )
+            self._name = copyup.work.new_name()
+            self._target = self._make_target()
+            reach("copyup.made")
+        except BaseException:
+            self.close()
+            raise
+
+    def transfer(self) -> None:
+        """Copy data and metadata, and sync the data. Raises OSError: ENOSPC and the like from the disk."""
+        copyup = self._copyup
+        assert self._node.lower_dir is not None
+        layer = self._node.lower_dir.layer
+        path = b"/proc/self/fd/%d" % self._target
+        if self._origin is not None:  # before the mode, which may forbid it
+            copyup.markers.set_origin(path, self._origin)
+        if self._indexed:
+            copyup.markers.set_link_count(path, 0, to_upper=False, follow=True)
+        if self._metacopy:
+            os.ftruncate(
+                self._target, self._stat.st_size
+            )  # EFBIG if the disk has no files that long
+        copyup.inodes.copy(self._source, self._target, self._stat, layer, data=self.size > 0)
+        reach("copyup.copied")
+        if self.size and not copyup.volatile:
+            os.fsync(self._target)
+        reach("copyup.synced")
+
+    def finish(self) -> None:
+        """Rename the copy into place and swap open descriptors."""
+        self._copyup.modes.past(self._finish)
+
+    def _finish(self) -> None:
+        node = self._node
+        copyup = self._copyup
+        if node.has_upper:
+            return  # lost the race with another copy-up, which may have been written to: drop this copy
+        if self._indexed:
+            assert self._origin is not None
+            index_name = self._origin.index_name()
+            copyup.work.publish(self._name, copyup.work.index, index_name)
+            reach("copyup.indexed")
+            node.mark_indexed(index_name, self._stat.st_nlink)
+            self._hand_over()  # lookups find it by the index now, even if there is no room for its name
+            for directory, name in node.links[:1]:
+                copyup.modes.past(functools.partial(copyup.link_up, node, directory, name))
+        elif node.links:
+            directory, name = node.links[0]
+            parent = copyup.directory(directory)
+            copyup.mark_impure(parent)
+            times = Times(parent)
+            copyup.work.publish(self._name, parent, name)
+            reach("copyup.published")
+            self._hand_over()
+            times.restore()
+            self._keep_other_names(parent, name)
+        else:
+            if self._metacopy:
+                fd, self._target = self._target, -1
+            else:
+                fd = os.open(b"/proc/self/fd/%d" % self._target, os.O_PATH | os.O_CLOEXEC)
+            node.keep_inode(fd, metacopy=self._metacopy)
+            copyup.table.unhash(node)  # a name that is found later is the lower file's
+            copyup.work.remove(self._name)
+            self._hand_over()
+
+    def close(self) -> None:
+        """Close the descriptors, and remove the copy unless it was finished."""
+        for fd in (self._source, self._target):
+            if fd >= 0:
+                os.close(fd)
+        self._source = self._target = -1
+        if self._name:
+            self._copyup.work.remove(self._name)
+            self._name = b""
+
+    def _is_still_there(self, lower: LayerDir) -> bool:
+        """Whether the name in the lower still leads to the file that is copied."""
+        try:
+            below = lower.fd()
+            st = lower.layer.read(
+                lambda: os.stat(self._node.lower_name, dir_fd=below, follow_symlinks=False), below
+            )
+        except OSError:
+            return False
+        return os.path.samestat(st, self._stat)
+
+    def _hand_over(self) -> None:
+        """Let the node, and its open handles, continue on the copy."""
+        node = self._node
+        self._name = b""
+        node.mark_copied_up()
+        if node.kind == stat.S_IFREG:  # the kernel keeps no time of other kinds
+            self._copyup.table.change_times.keep(node.nodeid, self._stat.st_ctime_ns)
+        if node.opened is not None and not node.metacopy:
+            node.opened.swap(self._target)
+            self._target = -1
+
+    def _keep_other_names(self, parent: LayerDir, name: bytes) -> None:
+        """Keep the known names one file, without an index. Names found later become a file of their own."""
+        node = self._node
+        table = self._copyup.table
+        table.forget_lower(node)
+        others = list(node.links[1:])
+        try:
+            while others:
+                self._copyup.modes.past(functools.partial(self._link, parent, name, *others[0]))
+                del others[0]
+        except OSError:
+            # The disk had no room for these: they are files of their own already.
+            for directory, other in others:
+                table.unlink(node, directory, other)
+            raise
+
+    def _link(self, parent: LayerDir, name: bytes, directory: Directory, other: bytes) -> None:
+        """Give the copy, `name` in `parent`, another name."""
+        layer_dir = self._copyup.directory(directory)
+        self._copyup.mark_impure(layer_dir)
+        times = Times(layer_dir)
+        os.link(
+            name, other, src_dir_fd=parent.fd(), dst_dir_fd=layer_dir.fd(), follow_symlinks=False
+        )
+        times.restore()
+
+    @property
+    def _indexed(self) -> bool:
+        return (
+            self._copyup.is_indexed(self._node.kind)
+            and self._stat.st_nlink > 1
+            and self._origin is not None
+            and bool(self._node.links)
+        )
+
+    def _make_target(self) -> int:
+        work = self._copyup.work.layer_dir
+        kind = self._node.kind
+        if kind == stat.S_IFREG:
+            fd = os.open(self._name, NEW_FILE, 0o600, dir_fd=work.fd())
+            read_quietly(fd)
+            return fd
+        if kind == stat.S_IFLNK:
+            target = os.readlink(b"", dir_fd=self._source)
+            os.symlink(target, self._name, dir_fd=work.fd())
+        else:
+            os.mknod(self._name, kind | 0o600, self._stat.st_rdev, dir_fd=work.fd())
+        return os.open(self._name, INODE, dir_fd=work.fd())
+
+
+class DataCopy:
+    """The copy-up of the data of a metacopy. `size`: how many bytes `transfer` moves."""
+
+    def __init__(self, copyup: CopyUp, node: File, *, keep_data: bool) -> None:
+        self._node = node
+        self._source = -1
+        self._target = os.dup(node.orphan)
+        try:
+            self._source, st = _open_source(copyup, node, keep_data=keep_data)
+        except BaseException:
+            self.close()
+            raise
+        self.size = st.st_size if keep_data else 0
+
+    def transfer(self) -> None:
+        """Copy the data, without a sync, since no name leads to the file. Raises OSError: ENOSPC and the like."""
+        if not self.size:
+            return
+        st = os.fstat(self._target)
+        try:
+            _native.copy_up(self._source, self._target, metadata=False)
+        finally:
+            _native.utimensat(
+                self._target, b"", st.st_atime_ns, st.st_mtime_ns, _native.AT_EMPTY_PATH
+            )
+
+    def finish(self) -> None:
+        """Let the file's open handles continue on the copy."""
+        self._node.mark_data_copied()
+        if self._node.opened is not None:
+            self._node.opened.swap(self._target)
+            self._target = -1
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for fd in (self._source, self._target):
+            if fd >= 0:
+                os.close(fd)
+        self._source = self._target = -1
+
+
+Copy: TypeAlias = FileCopy | DataCopy
+
+
+class Times:
+    """An upper directory's times, restored after copy-up makes an entry in it: programs see no change there."""
+
+    def __init__(self, layer_dir: LayerDir) -> None:
+        self._layer_dir = layer_dir
+        self._stat = os.fstat(layer_dir.fd())
+
+    def restore(self) -> None:
+        st = self._stat
+        fd = self._layer_dir.fd()
+        with contextlib.suppress(OSError):  # the copy-up itself has succeeded
+            _native.utimensat(fd, b"", st.st_atime_ns, st.st_mtime_ns, _native.AT_EMPTY_PATH)

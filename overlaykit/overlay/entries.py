@@ -98,7 +98,7 @@ class Entries:
                 return (base, _FILES) if pure else _NOT_TRUSTED
             if not tree.writable:
                 return base, _FILES
-            if tree.copyup.uuid(layer_dir, device) is None:
+            if tree.copyup.origins.uuid(layer_dir, device) is None:
                 return _NOT_TRUSTED
         except OSError:  # `look_up` finds it
             return _NOT_TRUSTED

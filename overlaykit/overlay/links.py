@@ -101,7 +101,10 @@ class Links:
             return links
         copyup = self._tree.copyup
         for layer in self._tree.layers:
-            if layer.writable or copyup.uuid(layer.root, layer.root.stat().st_dev) != origin.uuid:
+            if (
+                layer.writable
+                or copyup.origins.uuid(layer.root, layer.root.stat().st_dev) != origin.uuid
+            ):
                 continue
             root = layer.root.open_for_reading()
             try:
@@ -117,7 +120,7 @@ class Links:
         lower = self._tree.merge.find_in_lowers(directory, name)
         if lower is None:
             return None
-        origin = self._tree.copyup.origin(lower.layer_dir, lower.name, lower.stat.st_dev)
+        origin = self._tree.copyup.origins.find(lower.layer_dir, lower.name, lower.stat.st_dev)
         is_its = origin is not None and origin.index_name() == index_name
         return lower.stat.st_nlink if is_its else None
 
@@ -128,7 +131,9 @@ class Links:
         st = self._tree.location(node).stat()
         if st.st_nlink == 1:
             return False
-        return self._tree.copyup.origin(node.lower_dir, node.lower_name, st.st_dev) is not None
+        return (
+            self._tree.copyup.origins.find(node.lower_dir, node.lower_name, st.st_dev) is not None
+        )
 
     # Before a change
 

@@ -153,7 +153,7 @@ class Lookup:
         """A file found in a lower, or the one in the index that it was copied up to."""
         origin = entry = None
         if found.stat.st_nlink > 1 and self._tree.has_index:
-            origin = self._tree.copyup.origin(found.layer_dir, found.name, found.stat.st_dev)
+            origin = self._tree.copyup.origins.find(found.layer_dir, found.name, found.stat.st_dev)
             entry = None if origin is None else self._links.index_entry(origin)
         if origin is None or entry is None:
             return File(kind, lower_key=key, lower_dir=found.layer_dir, lower_name=found.name)
