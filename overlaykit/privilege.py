@@ -63,8 +63,12 @@ def outside(uid: int) -> int:
 
 def gives_files_away() -> bool:
     """Whether this process may give a file to every user and group."""
-    mapped = all(sum(count for _, _, count in extents(kind)) >= ALL_IDS for kind in ("uid", "gid"))
-    return mapped and CAP_CHOWN in capabilities()
+    return maps_all_ids() and CAP_CHOWN in capabilities()
+
+
+def maps_all_ids() -> bool:
+    """Whether this user namespace maps every user and group, as the initial one does."""
+    return all(sum(count for _, _, count in extents(kind)) >= ALL_IDS for kind in ("uid", "gid"))
 
 
 @cache

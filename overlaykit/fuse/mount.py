@@ -11,7 +11,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native
+from overlaykit import _native, privilege
 from overlaykit.errors import Error
 
 if TYPE_CHECKING:
@@ -87,7 +87,12 @@ def create(device: int, source: str, flags: MountFlags, *, read_only: bool) -> i
             **contexts,
         }.items():
             _native.fsconfig(fs, _native.FSCONFIG_SET_STRING, key, value)
-        chosen = {"ro": read_only, "sync": flags.sync, "dirsync": flags.dirsync}
+        chosen = {
+            "ro": read_only,
+            "sync": flags.sync,
+            "dirsync": flags.dirsync,
+            "lazytime": _loses_times_in_writeback(),
+        }
         for flag in ["default_permissions", "allow_other", *_chosen(chosen)]:
             _native.fsconfig(fs, _native.FSCONFIG_SET_FLAG, flag, None)
         _native.fsconfig(fs, _native.FSCONFIG_CMD_CREATE, None, None)
@@ -138,6 +143,16 @@ def _attributes(flags: MountFlags, *, read_only: bool) -> int:
         )
         if wanted
     )
+
+
+def _loses_times_in_writeback() -> bool:
+    """Whether a time that the kernel's threads write back would be lost, unless `lazytime` keeps it from them.
+
+    They run as root of the initial user namespace. If the mount's does not map that, their SETATTR fails with EOVERFLOW
+    (fs/fuse/dev.c: fuse_get_req), and the time counts as written. With `lazytime` they write the pages only, and the
+    process that closes or syncs the file sends its times.
+    """
+    return not privilege.maps_all_ids()
 
 
 def _chosen(flags: dict[str, bool]) -> list[str]:

@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from ..overlay.stack import Stack
+from ..posix import syscalls
 from ..posix.files import wait_for_clock_tick, write_file
 from ..posix.table import File
 from .mounted import mounted
@@ -27,6 +28,23 @@ def test_a_file_was_changed_when_it_was_written_and_not_when_it_was_closed(
         os.close(fd)
         assert os.stat(mount.path(name)).st_mtime_ns == written
     assert os.stat(os.path.join(stack.upper, name)).st_mtime_ns == written
+
+
+def test_a_file_was_changed_when_it_was_written_also_if_the_kernel_writes_it_back_itself(
+    stack: Stack,
+) -> None:
+    """syncfs(2) lets the kernel's threads write it back, whose uid an unprivileged mount does not map."""
+    lower = stack.add({"f": File(b"x")})
+    with mounted(stack) as mount:
+        fd = os.open(mount.path("f"), os.O_RDWR)
+        wait_for_clock_tick()
+        os.write(fd, b"y")
+        written = os.fstat(fd).st_mtime_ns
+        syscalls.syncfs(fd)
+        os.close(fd)
+        assert os.stat(mount.path("f")).st_mtime_ns == written
+    assert written > os.stat(os.path.join(lower, "f")).st_mtime_ns
+    assert os.stat(os.path.join(stack.upper, "f")).st_mtime_ns == written
 
 
 def _write(path: str, fd: int) -> None:

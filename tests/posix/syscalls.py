@@ -70,6 +70,10 @@ def access(path: bytes, mode: int) -> None:
     _check(_libc.access(path, mode), path)
 
 
+def syncfs(fd: int) -> None:
+    _check(_libc.syncfs(fd))
+
+
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     _check(_libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)))
 
