@@ -54,7 +54,7 @@ def checks() -> list[Check]:
         Check(
             "a view's network",
             True,
-            "private by default, with published ports and no way out: to resolve names and reach the"
+            "private by default, with published ports and no route out: to resolve names and reach the"
             " outside, run with --network host",
             "",
         )

@@ -339,7 +339,7 @@ def test_help_of_a_command_names_its_own_options(user: TestUser) -> None:
     assert user.refused("help", "nonsense") == (
         "nonsense: no such command: 'overlaykit --help' lists them"
     )
-    assert "no way out" in " ".join(user.succeeds("help", "run").split())
+    assert "no route out" in " ".join(user.succeeds("help", "run").split())
     assert user.succeeds("layer", "add", "--help").startswith(
         "usage: overlaykit layer add [-h] [--base LAYER] NAME SOURCE\n"
     )

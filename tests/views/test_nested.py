@@ -84,6 +84,7 @@ def test_each_level_has_its_own_changes(user: TestUser) -> None:
 
 
 def test_views_of_one_name_run_at_each_level(user: TestUser) -> None:
+    user.set_deadline(180)  # three launchers start in turn
     inner = (command(), "run", "--name", "same", "--")
     ps = f"{command()} ps --json"
     assert user.succeeds("run", "--name", "same", "--", *inner, *inner, "hostname") == "same\n"
