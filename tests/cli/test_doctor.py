@@ -19,7 +19,7 @@ def test_doctor_reports_a_machine_on_which_views_work(user: TestUser) -> None:
         "marks on disk",
     } <= tried
     (network,) = (line for line in lines if "a view's network" in line)
-    assert "no way out" in network
+    assert "no route out" in network
     assert "--network host" in network
 
 
