@@ -138,10 +138,12 @@ class Files:
         return written
 
     def settle_times(self, handle: int) -> None:
-        """Restore the modification time of before the writes, unless it has been set since."""
+        """Restore the modification time that the kernel sent before the writes, unless it has been set since."""
         opened = self.by_handle[handle]
         if opened.modified is not None:
             modified, opened.modified = opened.modified, None
+            if opened.is_before_writes(modified):
+                return
             with contextlib.suppress(OSError):  # an idle file may be out of reach
                 _put_back(opened.fd, modified)
 

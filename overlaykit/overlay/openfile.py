@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
 _LATE_AT_MOST: Final = 10 * 10**9
 """Nanoseconds."""
+
+_CLOCK_LAG: Final = 20 * 10**6
+"""Nanoseconds: the kernel stamps files with a clock that ticks every 10 ms or more often."""
 
 
 class Reopening(Protocol):
@@ -29,9 +33,10 @@ class OpenFile:
     Copy-up swaps `fd`, so each handle reads the new bytes at once and none can write into a lower. While the file is
     idle its descriptor may be closed (`descriptors`); `fd` opens it again.
 
-    `direct`: a handle bypasses the kernel's cache. `modified`: the modification time to put back after writes (see
-    `files`), or None. `asked_ns`: when the last change of that time was requested. `users`: how many threads use `fd`
-    now. `unsynced`: bytes were written since the last sync. `failure`: the errno that the next sync reports, or 0.
+    `opened_ns`: when it was opened. `direct`: a handle bypasses the kernel's cache. `modified`: the modification time
+    to put back after writes (see `files`), or None. `asked_ns`: when the last change of that time was requested.
+    `users`: how many threads use `fd` now. `unsynced`: bytes were written since the last sync. `failure`: the errno
+    that the next sync reports, or 0.
     """
 
     __slots__ = (
@@ -45,6 +50,7 @@ class OpenFile:
         "identity",
         "modified",
         "node",
+        "opened_ns",
         "recent",
         "unsynced",
         "users",
@@ -61,6 +67,7 @@ class OpenFile:
         self.direct = False
         self.modified: int | None = None
         self.asked_ns = 0
+        self.opened_ns = time.time_ns()
         self.recent = True
         self.users = 0
         self.unsynced = False
@@ -105,6 +112,13 @@ class OpenFile:
         much older one means that the clock was set.
         """
         return 0 < self.asked_ns - asked_ns < _LATE_AT_MOST
+
+    def is_before_writes(self, modified: int) -> bool:
+        """Whether the time `modified` is that of before all writes: the kernel has set none, and lost the later one.
+
+        It loses one to sync(2), if a write comes in between, despite `lazytime` (`fuse.mount`).
+        """
+        return not self.asked_ns and modified < self.opened_ns - _CLOCK_LAG
 
     def set_modified(self, asked_ns: int) -> None:
         """Note that a modification time is set, requested at `asked_ns`: earlier writes do not put theirs back."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 import pytest
 
@@ -154,6 +155,16 @@ def test_a_world_writable_file_of_another_owner_is_written_and_gets_the_current_
         with refused(errno.EPERM):
             view.change("f", Changes(mode=0o600))
     assert os.stat(os.path.join(stack.upper, "f")).st_mtime_ns > 10**18
+
+
+def test_a_written_file_does_not_get_back_a_time_of_before_it_was_opened(stack: Stack) -> None:
+    """The kernel sends the time of a write, unless it loses it."""
+    stack.add({"f": File(b"x", mtime_ns=2_000_000_000)})
+    before = time.time_ns() - 10**8
+    with stack.open() as view:
+        with view.opened("f", os.O_RDWR) as handle:
+            view.filesystem.files.write(handle, 0, b"y")
+        assert view.stat("f").stat.st_mtime_ns > before
 
 
 def test_a_late_written_back_time_does_not_undo_one_that_was_set(
