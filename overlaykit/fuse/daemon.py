@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import codec, signals
 from overlaykit.errors import Error
-from overlaykit.fuse import daemon_log, unmount
+from overlaykit.fuse import unmount
 from overlaykit.fuse.directories import shown_path
 from overlaykit.fuse.spec import (
     LONGEST_MESSAGE,
@@ -48,6 +48,11 @@ class UpperLocked(MountRefused):
     def __init__(self, message: str, pid: int) -> None:
         super().__init__(message)
         self.pid = pid
+
+
+def describe_log(path: str) -> str:
+    """Where to find the log at `path`, for an error message. A daemon without warnings leaves none."""
+    return f"its log: {path}" if path and os.path.exists(path) else "it left no log"
 
 
 class Daemon:
@@ -133,7 +138,7 @@ class Daemon:
             return
         self.process.wait()
         if reply is None:
-            raise DaemonDied(daemon_log.describe(spec.log_path))
+            raise DaemonDied(describe_log(spec.log_path))
         if reply.upper_locked_by >= 0:
             raise UpperLocked(reply.message, reply.upper_locked_by)
         if reply.message:

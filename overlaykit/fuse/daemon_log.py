@@ -12,11 +12,6 @@ from typing import Final
 _DEBUG_VARIABLE: Final = "OVERLAYKIT_DEBUG"
 
 
-def describe(path: str) -> str:
-    """Where to find the log at `path`, for an error message. A daemon without warnings leaves none."""
-    return f"its log: {path}" if path and os.path.exists(path) else "it left no log"
-
-
 def configure(path: str) -> None:
     """Send this process's log to the file at `path`; without a path, nowhere."""
     level = logging.DEBUG if os.environ.get(_DEBUG_VARIABLE) else logging.WARNING

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from overlaykit import namespace, signals, standard
 from overlaykit.errors import Error
-from overlaykit.fuse import daemon_log
+from overlaykit.fuse.daemon import describe_log
 from overlaykit.namespace import descriptors
 from overlaykit.views import command, places
 from overlaykit.views.entry import About
@@ -322,7 +322,7 @@ class View:
             raise self._daemon_ended()
 
     def _daemon_ended(self) -> DaemonEnded:
-        return DaemonEnded(self.name, daemon_log.describe(places.log()))
+        return DaemonEnded(self.name, describe_log(places.log()))
 
     def _publish(self, rootfs: RootFs, processes: Processes, argv: tuple[str, ...]) -> None:
         rootfs.entry.publish(
