@@ -188,6 +188,5 @@ def test_only_nodes_py_writes_nodes() -> None:
         if name in attributes - (set() if path in own else _ENTRY_ATTRIBUTES)
     ]
     assert not wrong
-    assert attributes & {
-        name for _, name in changed_attributes(_NODES)
-    }  # the search finds assignments at all
+    # The search finds assignments at all.
+    assert attributes & {name for _, name in changed_attributes(_NODES)}

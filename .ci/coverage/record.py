@@ -32,9 +32,8 @@ WINDOWS = 1024
 
 def start(directory: str, package: str, extension: str) -> None:
     """Trace the modules below `package` with coverage.py's tracer, `extension`; do nothing without the directory."""
-    if hasattr(
-        sys, "_overlaykit_coverage"
-    ):  # site reads .pth files of lib and of lib64, its other name
+    # site reads .pth files of lib and of lib64, its other name.
+    if hasattr(sys, "_overlaykit_coverage"):
         return
     try:
         recorder = Recorder(directory)

@@ -271,9 +271,8 @@ class FileCopy:
         if self._indexed:
             copyup.markers.set_link_count(path, 0, to_upper=False, follow=True)
         if self._metacopy:
-            os.ftruncate(
-                self._target, self._stat.st_size
-            )  # EFBIG if the disk has no files that long
+            # EFBIG if the disk has no files that long.
+            os.ftruncate(self._target, self._stat.st_size)
         copyup.inodes.copy(self._source, self._target, self._stat, layer, data=self.size > 0)
         reach("copyup.copied")
         if self.size and not copyup.volatile:

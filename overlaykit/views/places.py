@@ -139,9 +139,8 @@ def _make_private_with_parents(path: str) -> None:
 
 
 def _runtime_candidates() -> Iterator[str]:
-    if (
-        os.geteuid() == 0
-    ):  # also in a view, which has a /run of its own; in `unshare -r`, /run is not writable
+    # Also in a view, which has a /run of its own. In `unshare -r`, /run is not writable.
+    if os.geteuid() == 0:
         yield f"/run/{_NAME}"
     if os.path.isabs(given := os.environ.get("XDG_RUNTIME_DIR", "")):
         yield os.path.join(given, _NAME)

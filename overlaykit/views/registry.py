@@ -74,9 +74,8 @@ class Registry:
             raise NameInvalid(name)
         chosen = name or f"view-{os.urandom(3).hex()}"
         path = os.path.join(self._root, chosen)
-        root_lock = (
-            self._lock_root()
-        )  # a new entry is unlocked at first: no other command may remove it
+        # A new entry is unlocked at first: no other command may remove it.
+        root_lock = self._lock_root()
         try:
             self.remove_ended()
             with entry.writing_entries(self._root):

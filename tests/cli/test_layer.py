@@ -148,9 +148,8 @@ def test_an_archive_that_writes_outside_its_layer_adds_nothing(user: TestUser, h
     assert not os.path.exists("/var/tmp/outside")
 
 
-@only_as(
-    "root"
-)  # who can put a mirror in the place of the machine's; the others' are in tests/layers
+# Only root can replace the machine's mirror. Other tests with a mirror are in tests/layers.
+@only_as("root")
 def test_a_corrupt_package_leaves_no_incomplete_layer(user: TestUser) -> None:
     mirror = Mirror(user.path("mirror"))
     control = "Package: broken\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: x\n"

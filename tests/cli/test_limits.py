@@ -151,9 +151,8 @@ def test_a_program_with_many_open_files_keeps_no_other_from_opening_any(user: Te
             os.fsync(writer.fileno())
             writer.write(b"second %d\n" % number)
         for file in (*readers, *writers):
-            os.posix_fadvise(
-                file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED
-            )  # so that the next read asks the daemon
+            # The next read is a request to the daemon.
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         for number, reader in enumerate(readers):
             assert reader.read() == b"%d" % number
         for number, writer in enumerate(writers):

@@ -205,8 +205,7 @@ def test_a_command_ignores_the_callers_ignored_signals_except_pythons_own(
 ) -> None:
     script = "trap '' PIPE XFSZ USR1; exec \"$@\""
     line = ["sh", "-c", script, "sh", command(), "run", "grep", "SigIgn", "/proc/self/status"]
-    standard = (
-        1 << 31
-    ) - 1  # above are those that libc keeps for itself, and a spawning one may ignore
+    # libc keeps the signals above for itself. It may ignore them when it spawns a process.
+    standard = (1 << 31) - 1
     ignored = int(user.program(line).split()[1], 16) & standard
     assert ignored == 1 << (signal.SIGUSR1 - 1)

@@ -33,10 +33,10 @@ OTHERS: Final[tuple[Upper, ...]] = (
     ("bindfs", ("whiteout=aufs",), MOUNTERS),
 )
 LACKING: Final = {
-    "whiteout=aufs": {
-        "a_name_of_255_bytes_is_read_written_moved_and_removed"  # tests/overlay/test_uppers.py
-    },
-    "xfs": {"a_symlink_holds_any_text"},  # 1023 bytes of it
+    # tests/overlay/test_uppers.py tests such names.
+    "whiteout=aufs": {"a_name_of_255_bytes_is_read_written_moved_and_removed"},
+    # The longest text of a symlink is 1023 bytes.
+    "xfs": {"a_symlink_holds_any_text"},
     "bindfs": {
         "a_change_of_owner_that_changes_none_sets_the_change_time",
         "a_default_acl_is_inherited_instead_of_the_umask",
@@ -49,7 +49,8 @@ LACKING: Final = {
         "no_umask_leaves_the_whole_mode",
         "a_new_name_in_a_set_group_id_directory_inherits_group_and_acl",
     },
-    "bindfs-userns": {  # it has no ACLs there
+    # It has no ACLs in a user namespace.
+    "bindfs-userns": {
         "a_default_acl_is_for_directories",
         "an_acl_that_is_not_there_can_be_removed",
         "an_acl_that_is_not_there_can_be_removed_from_something_new",

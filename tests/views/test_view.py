@@ -99,9 +99,8 @@ def test_a_command_that_ends_before_its_entry_is_published_is_no_error(
     def publish_late(entry: Entry, about: About) -> None:
         wait_for_exit(about.pid)
         assert view._rootfs is not None
-        if (
-            view._rootfs.daemon.mount < 0
-        ):  # the mount ends with the command, the daemon with the mount
+        # The mount ends with the command, the daemon with the mount.
+        if view._rootfs.daemon.mount < 0:
             wait_for_exit(about.daemon)
         publish(entry, about)
 

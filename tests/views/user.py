@@ -232,9 +232,8 @@ class TestUser:
         if os.geteuid() == 0:
             _native.unshare(_native.CLONE_NEWNS)
             _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
-            _native.mount(
-                "run", "/run", "tmpfs", 0, "mode=0755"
-            )  # this machine's own stays as it is
+            # This machine's own /run stays as it is.
+            _native.mount("run", "/run", "tmpfs", 0, "mode=0755")
             if not self.is_root:
                 _let_others_reach({os.path.realpath(sys.base_prefix), sys.prefix, CHECKOUT})
                 os.setgroups([])

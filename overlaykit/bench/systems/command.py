@@ -58,9 +58,8 @@ def _await_mount(target: str, process: subprocess.Popen[bytes]) -> bool:
     deadline = time.monotonic() + TIMEOUT_SECONDS
     ended = os.pidfd_open(process.pid)
     try:
-        with open(
-            "/proc/self/mountinfo", "rb"
-        ) as mounts:  # POLLPRI reports changes (proc_pid_mounts(5))
+        with open("/proc/self/mountinfo", "rb") as mounts:
+            # POLLPRI reports changes (proc_pid_mounts(5)).
             poll = select.poll()
             poll.register(mounts, select.POLLPRI)
             poll.register(ended, select.POLLIN)

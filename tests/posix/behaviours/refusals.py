@@ -255,9 +255,8 @@ def check_an_unknown_file_type_is_not_made() -> None:
 @behaviour(lower={"f": File(b"0123456789")})
 def check_a_write_beyond_the_limit_on_files_is_refused() -> None:
     def act() -> None:
-        with opened(
-            "f", os.O_RDWR
-        ) as fd:  # before: the kernel's overlayfs applies the limit to copy-up
+        # Opened before the limit is set: the kernel's overlayfs applies the limit to copy-up.
+        with opened("f", os.O_RDWR) as fd:
             resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8))
             assert os.pwrite(fd, b"abcd", 6) == 2
             calls: tuple[Callable[[], object], ...] = (
