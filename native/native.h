@@ -11,7 +11,7 @@
 
 #define NATIVE_STAT_FIELDS 16
 
-/* The generation of a listing's entry without a nodeid (session.c); that of a node is 0. */
+/* The generation of a listing's entry without a nodeid (session.c). No node has it. */
 #define NAME_ONLY 1
 
 /* The state of the module: the types that calls return. */
