@@ -93,7 +93,7 @@ class Daemon:
             )
 
     def set_cleanup_paths(self, *paths: str) -> None:
-        """Have the daemon remove these trees if the parent ends before `serve`. From then on the spec's hold."""
+        """Have the daemon remove these trees if the parent ends before `serve`, which sends those of the spec."""
         # If the daemon has ended already, `serve` raises.
         with contextlib.suppress(BrokenPipeError):
             self._channel.sendall(codec.encode(CleanupPaths(paths)))

@@ -151,7 +151,7 @@ class Store:
             finally:
                 tree.close()
             rmtree(directory, os.fsencode(_SCRATCH))
-            # A view and `remove` open the directory, whatever mode the source has.
+            # A view and `remove` open the directory, also where the mode of the source denies it.
             os.chmod(tree_path, os.stat(tree_path).st_mode | 0o500)
             record = _Record(
                 source=str(source), created=time.time_ns(), bytes=usage.bytes, files=usage.files

@@ -68,7 +68,7 @@ def cover(hostname: str, *, keep: bool) -> CoveredHosts | None:
     read_only = bool(os.statvfs("/").f_flag & os.ST_RDONLY)
     try:
         below = os.open(place, os.O_PATH | os.O_CLOEXEC)
-        # To open a FIFO would wait for a writer.
+        # open(2) of a FIFO waits for a writer.
         if not stat.S_ISREG(os.fstat(below).st_mode):
             return None
         with open(place, "rb") as file:

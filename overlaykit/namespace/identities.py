@@ -25,7 +25,7 @@ _HELPERS: Final = {"uid": "newuidmap", "gid": "newgidmap"}
 _MAY_MAP_ALL: Final = {
     privilege.CAP_SETUID,
     privilege.CAP_SETGID,
-    # To map 0 of the parent namespace.
+    # Required to map uid 0 of the parent namespace.
     privilege.CAP_SETFCAP,
 }
 _MOST_EXTENTS: Final = 340

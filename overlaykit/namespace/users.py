@@ -39,7 +39,7 @@ def enter(mapped: Identities | None = None) -> None:
     Raises:
       OSError: as unshare(2), open(2) and write(2) of the maps; `diagnosis.diagnose` finds the reason.
     """
-    # In the new namespace, before its maps are written, the caller has the overflow id.
+    # The caller has the overflow id in the new namespace until its maps are written.
     caller = identities.caller_only()
     with _mapped_from_outside(mapped or caller):
         _native.unshare(_native.CLONE_NEWUSER | _native.CLONE_NEWNS)

@@ -7,9 +7,9 @@ Concurrency: nothing here takes a lock. One thread makes all calls, one after an
 leaves the tree consistent. Only two kinds of calls may run in another thread, while that one goes on:
 
 - `Copy.transfer` (`copyup`). It uses the copy's own descriptors and what never changes of the
-  layers. `CopyUp.begin`, `Copy.finish` and `Copy.close` are calls of the one thread. In between,
-  names may come and go: `finish` puts the copy under the file's names of that moment, and drops it
-  if the file has an upper by then. Requires: of one file only one copy at a time is transferred.
+  layers. `CopyUp.begin`, `Copy.finish` and `Copy.close` are calls of the one thread. Names may come
+  and go between them: `finish` puts the copy under the names that the file has at that time, and
+  drops it if the file has an upper already. Requires: one copy at a time of one file is transferred.
 - fsync(2) and fdatasync(2) of a descriptor inside `Files.syncing`, which keeps it open.
 
 `Filesystem.between_operations` closes descriptors of directories and of idle files; they open again

@@ -241,7 +241,7 @@ def _as_caller(
 
 def check_name(name: bytes) -> None:
     """Raises OSError (EINVAL) for a name that no new file can have."""
-    # In a lower such a name hides another one (the AUFS whiteout), and an upper may become a lower.
+    # Such a name is an AUFS whiteout in a lower, and an upper may become a lower.
     if is_aufs_name(name):
         fail(errno.EINVAL, name)
 

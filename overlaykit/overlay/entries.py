@@ -57,7 +57,7 @@ class Entries:
         return None if found is None else self._lookup.get_or_create(directory, name, found)
 
     def nodeids(self, directory: Directory, entries: Iterable[Entry]) -> Iterator[int]:
-        """For each entry of a listing the nodeid that its node has or would get, without a stat(2) of it.
+        """The nodeid that the node of each entry has or would get, without a stat(2) of it.
 
         0 if only `look_up` finds it: of directories without a node, and where d_ino is not trusted.
         """
@@ -102,5 +102,5 @@ class Entries:
                 return _NOT_TRUSTED
         except OSError:  # `look_up` finds it
             return _NOT_TRUSTED
-        # Of other kinds, two hard links are two files once one of them is copied up.
+        # Two hard links of another kind are two files once one of them is copied up.
         return base, frozenset(filter(tree.copyup.is_indexed, _FILES))

@@ -78,7 +78,7 @@ class InodeCopier:
 def _lend_no_rights(target: int, st: os.stat_result, uid: int, gid: int) -> None:
     """Clear the set-ID bits of a copy whose owner differs from its lower's.
 
-    Outside of the view too, such a program would run with the rights of one user what another has written.
+    Such a program would run the code of one user with the rights of another, outside of the view too.
     """
     lent = (stat.S_ISUID if uid != st.st_uid else 0) | (stat.S_ISGID if gid != st.st_gid else 0)
     if stat.S_ISREG(st.st_mode) and st.st_mode & lent:

@@ -55,7 +55,7 @@ FUSE: Final = 0x65735546  # include/uapi/linux/magic.h
 
 
 class Reader(Protocol):
-    """Runs calls that only read, with the right to read the daemon's own files whatever their modes."""
+    """Runs calls that only read, with the right to read the daemon's own files of any mode."""
 
     def run(self, action: Callable[[], T]) -> T: ...
 

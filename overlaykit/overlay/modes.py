@@ -6,7 +6,7 @@ directory of the upper that it passes, and every inode that it gives to `widen`,
 
 Crash safety: a record is made in the work directory first. It is a symlink, which a crash leaves whole or not at all,
 in the order of the file system's journal; its target holds the mode to restore, the inode and its path. `recover`
-restores the modes at the next mount: of the inode that was widened, wherever it is, and in a copy of the upper and its
+restores the modes at the next mount: of the inode that was widened, at any path, and in a copy of the upper and its
 work directory (`cp -a`) of the file at its path, if that has the widened mode.
 """
 
@@ -261,7 +261,7 @@ def _open(layer_dir: LayerDir, path: bytes) -> int | None:
 
 
 def _search(root: LayerDir, identity: Identity) -> int | None:
-    """Open (O_PATH) the inode, wherever below `root` it is. Reads the whole tree."""
+    """Open (O_PATH) the inode, anywhere below `root`. Reads the whole tree."""
     left = [root]
     while left:
         layer_dir = left.pop()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _ABOUT: Final = "about.json"
 _SCRATCH: Final = "scratch"
-"""In an entry: a symlink to the scratch directory, or that directory where no disk has a place for it."""
+"""The name of a symlink to the scratch directory, or of that directory itself if no disk can hold it."""
 
 
 class EntryUnwritable(Error):

@@ -48,7 +48,7 @@ class RootFs:
             undo.callback(registry.remove_if_empty)
             self.entry = undo.enter_context(contextlib.closing(registry.enter(spec.name)))
             changes = self._prepare_upper(spec, undo_upper)
-            # Not before there is the scratch: without the entry, which names it, it would stay.
+            # Called after the scratch is made: without the entry, which names it, the scratch would stay.
             self.daemon.set_cleanup_paths(*self.entry.cleanup_paths)
             hidden = [changes.path, changes.work] if changes is not None else []
             hidden += places.hidden()
