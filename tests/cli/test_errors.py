@@ -1,6 +1,6 @@
 """Errors: one line that names the cause and the fix, the exit status, and nothing left behind.
 
-That nothing is left, `user` proves at the end of every test.
+The fixture `user` proves at the end of every test that nothing is left.
 """
 
 from __future__ import annotations

@@ -123,14 +123,14 @@ def test_a_mount_without_an_upper_or_with_ro_refuses_to_write(
     dirs = make_dirs(user)
     options = read_only.format(lower=dirs.lower, options=dirs.options)
     with mounted(user, options, dirs.target):
-        acts: tuple[Callable[[], object], ...] = (
+        changes: tuple[Callable[[], object], ...] = (
             lambda: os.mkdir(os.path.join(dirs.target, "new")),
             lambda: os.unlink(os.path.join(dirs.target, "file")),
             lambda: os.chmod(os.path.join(dirs.target, "file"), 0o600),
         )
-        for act in acts:
+        for change in changes:
             with pytest.raises(OSError, match="Read-only file system"):
-                act()
+                change()
     assert os.listdir(dirs.upper) == []
 
 

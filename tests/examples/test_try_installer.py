@@ -24,7 +24,7 @@ def test_what_a_command_makes_changes_and_removes_is_listed(user: TestUser) -> N
     assert sorted(os.listdir(site)) == ["changed", "removed"]
 
 
-def test_a_command_that_is_missing_is_told_in_one_line(user: TestUser) -> None:
+def test_a_missing_command_is_reported_in_one_line(user: TestUser) -> None:
     done = run(user, "try_installer.py", user.path("changes"), "no-such-command")
     assert done.returncode == 127
     assert done.stderr.startswith("try_installer: ")

@@ -119,13 +119,13 @@ def test_interrupted_while_it_fetches_it_leaves_nothing(
     assert os.listdir(user.store) == []
 
 
-@pytest.mark.parametrize(("stage", "number"), INTERRUPTIONS)
-def test_interrupted_at_any_stage_it_leaves_nothing(
-    user: TestUser, python2: str, stage: str, number: signal.Signals
+@pytest.mark.parametrize(("step", "number"), INTERRUPTIONS)
+def test_interrupted_at_any_step_it_leaves_nothing(
+    user: TestUser, python2: str, step: str, number: signal.Signals
 ) -> None:
     user.succeeds("layer", "add", LAYER, f"dir:{python2}")
     before = user.leftovers()
-    assert interrupted(stage, number) == 128 + number
+    assert interrupted(step, number) == 128 + number
     assert user.leftovers() == before
 
 
@@ -142,12 +142,12 @@ def start(env: Mapping[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(words(DEMO), stdout=pipe, stderr=pipe, text=True, env=env)
 
 
-def interrupted(stage: str, number: signal.Signals) -> int:
-    """The exit status of a demo that is sent a signal when it announces `stage`."""
+def interrupted(step: str, number: signal.Signals) -> int:
+    """The exit status of a demo that is sent a signal when it announces `step`."""
     with start(os.environ) as demo:
         assert demo.stderr is not None
-        line = next((line for line in demo.stderr if line.startswith(stage)), None)
-        assert line is not None, f"it never came to {stage}"
+        line = next((line for line in demo.stderr if line.startswith(step)), None)
+        assert line is not None, f"it never came to {step}"
         demo.send_signal(number)
         out, err = demo.communicate()
     assert "Traceback" not in err

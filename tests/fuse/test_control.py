@@ -21,17 +21,17 @@ def test_explain_names_the_layer_and_the_real_file(stack: Stack) -> None:
     stack.add({"bin": Symlink("usr/bin")})
     lower = stack.add({"usr/bin/python": File(b"x")})
     with mounted(stack) as mount:
-        told = control.ask(mount.control_path, control.Explain("/bin/python"))
-        assert isinstance(told, control.Explained)
-        assert told.path == "/usr/bin/python"
-        assert [(hit.path, hit.role) for hit in told.hits] == [
+        explained = control.ask(mount.control_path, control.Explain("/bin/python"))
+        assert isinstance(explained, control.Explained)
+        assert explained.path == "/usr/bin/python"
+        assert [(hit.path, hit.role) for hit in explained.hits] == [
             (os.path.join(lower, "usr/bin/python"), "answers")
         ]
         with open(mount.path("bin/python"), "wb"):
             pass
-        told = control.ask(mount.control_path, control.Explain("/bin/python"))
-        assert isinstance(told, control.Explained)
-        assert [hit.role for hit in told.hits] == ["answers", "shadowed"]
+        explained = control.ask(mount.control_path, control.Explain("/bin/python"))
+        assert isinstance(explained, control.Explained)
+        assert [hit.role for hit in explained.hits] == ["answers", "shadowed"]
 
 
 def test_a_missing_path_is_an_error_that_names_it(stack: Stack) -> None:

@@ -58,10 +58,10 @@ def test_a_wide_listing_shows_changes_of_names_since_it_began(stack: Stack) -> N
                 os.mkdir(mount.path(f"d/{name}"))
             mount.forget()
             later = [(entry.name, kind_listed(entry), entry.inode()) for entry in entries]
-        told = {name for name, kind, _ in later if kind == stat.S_IFREG}
-        assert len(told) < 256, "more than what had been read before"
+        buffered = {name for name, kind, _ in later if kind == stat.S_IFREG}
+        assert len(buffered) < 256, "more than what had been read before"
         for name, kind, inode in later:
-            if name != first and name not in told:
+            if name != first and name not in buffered:
                 st = os.lstat(mount.path(f"d/{name}"))
                 assert (kind, inode) == (stat.S_IFMT(st.st_mode), st.st_ino)
 

@@ -165,8 +165,8 @@ def test_no_birth_time_is_shown(stack: Stack, name: str) -> None:
     with mounted(stack) as mount:
         write_file(mount.path("changed"), b"x")
         write_file(mount.path("new"), b"x")
-        told = _native.statx(_native.AT_FDCWD, mount.path(name), 0, _native.STATX_BTIME)
-        assert told.mask & _native.STATX_BTIME == 0
+        found = _native.statx(_native.AT_FDCWD, mount.path(name), 0, _native.STATX_BTIME)
+        assert found.mask & _native.STATX_BTIME == 0
 
 
 def test_the_access_times_of_directories_and_symlinks_are_the_disks(stack: Stack) -> None:

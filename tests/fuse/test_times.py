@@ -108,7 +108,7 @@ def _nothing(path: str, fd: int) -> None:
     pass
 
 
-_ACTS = (
+_CHANGES = (
     _write,
     _write_and_sync,
     _write_through_a_mapping,
@@ -129,7 +129,7 @@ _ACTS = (
 @pytest.mark.parametrize("where", ["lower", "upper"])
 def test_a_time_moves_with_a_change_and_not_by_itself(stack: Stack, where: str) -> None:
     """Times stay while the file is open, when it is closed, and when the kernel has forgotten it."""
-    names = [act.__name__ for act in _ACTS]
+    names = [act.__name__ for act in _CHANGES]
     stack.add({name: File(b"x" * 5000) for name in names} if where == "lower" else {})
     with mounted(stack) as mount:
         if where == "upper":
@@ -139,7 +139,7 @@ def test_a_time_moves_with_a_change_and_not_by_itself(stack: Stack, where: str) 
         before = {name: os.stat(mount.path(name)) for name in names}
         wait_for_clock_tick()
         descriptors = []
-        for act in _ACTS:
+        for act in _CHANGES:
             path = mount.path(act.__name__)
             descriptors.append(os.open(path, os.O_RDWR))
             act(path, descriptors[-1])
@@ -161,7 +161,7 @@ def _times(st: os.stat_result) -> tuple[int, int, int]:
     return st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
 
 
-def test_a_time_that_was_set_stays_whatever_was_written_before(stack: Stack) -> None:
+def test_a_time_that_was_set_stays_after_earlier_writes(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
     with mounted(stack) as mount:
         with open(mount.path("f"), "r+b") as file:

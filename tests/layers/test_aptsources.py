@@ -74,6 +74,6 @@ def test_debian_is_found_among_other_sources_of_both_formats(user: User) -> None
     assert mirror.security.words("uris") == ["file:/srv/debian-security"]
 
 
-def test_a_machine_without_a_debian_mirror_is_told_what_to_write(user: User) -> None:
+def test_a_machine_without_a_debian_mirror_gets_the_line_to_write(user: User) -> None:
     with pytest.raises(NoDebianMirror, match=r"add one to .*/sources\.list "):
         user.run(lambda: debian_mirror(user.home))

@@ -160,7 +160,7 @@ def test_a_suite_that_the_machines_own_mirror_lacks_is_named(user: User, store: 
     assert os.listdir(user.path("store")) == []
 
 
-def test_a_suite_that_nobody_signed_is_refused(user: User, store: Store) -> None:
+def test_an_unsigned_suite_is_refused(user: User, store: Store) -> None:
     def add(mirror: Mirror) -> None:
         mirror.add("tool", {"/usr/bin/tool": "tool"})
         mirror.publish()

@@ -31,7 +31,7 @@ def test_a_copied_directory_is_the_same_in_every_respect(user: User, store: Stor
     assert copied["sparse"].blocks * 512 < 1 << 20
 
 
-def test_an_ordinary_users_copy_is_the_users_own_and_gives_nobody_rights(
+def test_an_ordinary_users_copy_is_the_users_own_and_gives_no_rights(
     user: User, store: Store
 ) -> None:
     def copy() -> os.stat_result:

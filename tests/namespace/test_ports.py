@@ -134,7 +134,7 @@ def test_what_a_server_sent_before_it_ended_still_arrives(harness: LaunchHarness
         assert running.wait() == 0
 
 
-def test_a_port_that_nobody_serves_inside_resets_the_client(harness: LaunchHarness) -> None:
+def test_a_port_without_a_server_resets_the_client(harness: LaunchHarness) -> None:
     with (
         harness.launch("sleep", "1000", ports=published()) as running,
         connect(running) as client,

@@ -55,7 +55,7 @@ def test_signals_sent_to_a_waiting_launcher_reach_the_command(harness: LaunchHar
         assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_held_signal_waits_for_whoever_waits_for_the_command(harness: LaunchHarness) -> None:
+def test_a_held_signal_arrives_in_the_wait_for_the_command(harness: LaunchHarness) -> None:
     with (
         signals.held(),
         harness.piped() as printed,

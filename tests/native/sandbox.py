@@ -1,7 +1,7 @@
-"""Where the tests of system calls run: a child with a mount namespace of its own, and a tmpfs at /mnt.
+"""The sandbox of tests of system calls: a child with a mount namespace of its own, and a tmpfs at /mnt.
 
-What a test mounts, unshares or drops ends with the child, however it ends. As "root" the child keeps
-the test's own identity; as "user" it is an ordinary user who is root in a user namespace and nowhere else.
+Mounts, namespaces and dropped rights of a test end with the child. As "root" the child keeps the identity of the
+tests; as "user" it is an ordinary user, and root of a user namespace.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def run(body: Callable[[], None]) -> None:
 
 
 def become_ordinary() -> None:
-    """Drop root for good, where the tests have it."""
+    """Become an ordinary user, if the tests run as root."""
     if os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(ORDINARY_ID, ORDINARY_ID, ORDINARY_ID)
@@ -64,10 +64,10 @@ def become_ordinary() -> None:
 
 
 def enter_user_namespace() -> None:
-    """Become root of a new user namespace that knows no other id."""
+    """Become root of a new user namespace that maps no other id."""
     uid, gid = os.geteuid(), os.getegid()
     _native.unshare(_native.CLONE_NEWUSER)
-    _native.prctl(_native.PR_SET_DUMPABLE, 1)  # or root owns /proc/self, proc(5)
+    _native.prctl(_native.PR_SET_DUMPABLE, 1)  # else root owns /proc/self: proc(5)
     for name, content in (
         ("setgroups", "deny"),
         ("uid_map", f"0 {uid} 1"),
@@ -78,13 +78,13 @@ def enter_user_namespace() -> None:
 
 
 def enter_mount_namespace() -> None:
-    """Let nothing that is mounted from here on be seen outside."""
+    """Enter a mount namespace whose mounts are private."""
     _native.unshare(_native.CLONE_NEWNS)
     _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
 
 
 def enter(identity: Identity) -> None:
-    """Become `identity`, in the fresh tmpfs at /mnt of a new mount namespace."""
+    """Become `identity`, with a new tmpfs at /mnt, in a new mount namespace."""
     if identity == "user":
         become_ordinary()
         enter_user_namespace()
@@ -94,7 +94,7 @@ def enter(identity: Identity) -> None:
 
 
 def sandboxed(test: Callable[[], None]) -> Callable[[Identity], None]:
-    """Make a test of `test`, run in a sandbox as each identity, in the fresh tmpfs at /mnt."""
+    """Turn `test` into one that runs in a sandbox as each identity, in a new tmpfs at /mnt."""
 
     @pytest.mark.parametrize("identity", IDENTITIES)
     def sandboxed_test(identity: Identity) -> None:
@@ -109,9 +109,9 @@ def sandboxed(test: Callable[[], None]) -> Callable[[Identity], None]:
 
 
 def sandboxed_on_disk(test: Callable[[], None]) -> Callable[[Identity], None]:
-    """Make a test of `test`, run in a sandbox as each identity, in a directory of a disk's file system.
+    """Turn `test` into one that runs in a sandbox as each identity, in a directory on a disk.
 
-    Before Linux 6.6 a tmpfs knows no user.* xattrs.
+    A tmpfs has no user.* xattrs before Linux 6.6.
     """
 
     @pytest.mark.parametrize("identity", IDENTITIES)
@@ -132,9 +132,9 @@ def sandboxed_on_disk(test: Callable[[], None]) -> Callable[[Identity], None]:
 
 
 def on_image(*mkfs: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Make a test, for root only, in a file system that this command makes on a loop device.
+    """Turn a test into one for root only, in a file system that this command makes on a loop device.
 
-    The image lies in the sandbox's tmpfs, so it and the loop device go when the sandbox does.
+    The image lies in the tmpfs of the sandbox, so it and the loop device end with the sandbox.
     """
 
     def decorate(test: Callable[[], None]) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""What is not there is an answer, and what is there is told as the standard library tells it."""
+"""Calls that return None for a missing name or attribute, else the result of the standard library."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from overlaykit import _native
 
 
-def test_a_stat_is_what_os_stat_says(tmp_path: pathlib.Path) -> None:
+def test_a_stat_equals_that_of_os_stat(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("x" * 5000)
     (tmp_path / "link").symlink_to("file")
     os.utime(tmp_path / "file", ns=(1_234_567_890_123_456_789, -1))
-    late = f"/var/tmp/overlaykit-late-{os.getpid()}"  # where times go beyond 2262: on a disk
+    late = f"/var/tmp/overlaykit-late-{os.getpid()}"  # on a disk, which holds times after 2262
     with open(late, "x"):
         try:
             os.utime(late, (10**10 + 5, 10**10 + 5))
@@ -49,7 +49,7 @@ def test_a_missing_name_is_none_and_any_other_failure_is_an_error(tmp_path: path
 
 
 def test_an_attribute_of_any_length_is_read_and_a_missing_one_is_none() -> None:
-    # Where user attributes can be: not on every /tmp.
+    # On a disk, which holds user attributes: not every /tmp does.
     path = f"/var/tmp/overlaykit-absent-{os.getpid()}"
     with open(path, "x") as file:
         try:

@@ -1,4 +1,4 @@
-"""The stub is the contract that the rooms above are type-checked against: it must tell the truth."""
+"""The stub, against which the package is type-checked, agrees with the module."""
 
 from __future__ import annotations
 
@@ -68,19 +68,19 @@ def test_arguments_have_the_names_and_defaults_of_the_stub(function: ast.Functio
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda node: node.name)
-def test_answers_have_the_fields_of_the_stub(kind: ast.ClassDef) -> None:
-    answer = {
+def test_results_have_the_fields_of_the_stub(kind: ast.ClassDef) -> None:
+    result = {
         "Statx": _native.statx(_native.AT_FDCWD, "/", 0, _native.STATX_BASIC_STATS),
         "FileHandle": _native.name_to_handle_at(_native.AT_FDCWD, "/usr"),
     }[kind.name]
-    assert type(answer) is getattr(_native, kind.name)
+    assert type(result) is getattr(_native, kind.name)
     for node in kind.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            assert type(getattr(answer, node.target.id)) is (
+            assert type(getattr(result, node.target.id)) is (
                 bytes if node.target.id == "handle" else int
             )
             with pytest.raises(AttributeError):
-                setattr(answer, node.target.id, 0)
+                setattr(result, node.target.id, 0)
 
 
 def test_constants_agree_with_those_that_python_knows() -> None:

@@ -1,4 +1,4 @@
-"""Copy-up gives the copy the source's bytes, by the cheapest way, and its holes."""
+"""Copy-up copies the bytes and the holes of the source, by the fastest method that works."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def with_holes(path: str) -> int:
 
 
 def runs(fd: int) -> list[tuple[int, int]]:
-    """Where SEEK_DATA and SEEK_HOLE see data."""
+    """The runs of data, by SEEK_DATA and SEEK_HOLE."""
     found: list[tuple[int, int]] = []
     stop = 0
     while True:
@@ -64,7 +64,7 @@ def other_disk() -> None:
     _native.mount("none", "other", "tmpfs", 0, "size=128m")
 
 
-# ---- ways -------------------------------------------------------------------------------------
+# ---- methods ----------------------------------------------------------------------------------
 
 
 @on_image("mkfs.btrfs", "--quiet")
@@ -156,7 +156,7 @@ def test_an_empty_file_is_copied_and_so_is_metadata_alone() -> None:
 
 
 @sandboxed
-def test_files_whose_length_only_a_read_can_tell_are_copied_whole() -> None:
+def test_files_without_a_length_in_stat_are_copied_whole() -> None:
     for path in (
         "/proc/version",
         "/proc/self/mountinfo",
@@ -170,7 +170,7 @@ def test_files_whose_length_only_a_read_can_tell_are_copied_whole() -> None:
 
 
 @sandboxed
-def test_where_a_descriptor_stood_does_not_matter() -> None:
+def test_the_offset_of_a_descriptor_does_not_matter() -> None:
     src, dst = filled("src", 10000), create("dst")
     os.lseek(src, 7000, os.SEEK_SET)
     os.lseek(dst, 123456, os.SEEK_SET)
@@ -182,7 +182,7 @@ def test_where_a_descriptor_stood_does_not_matter() -> None:
 
 
 @sandboxed
-def test_a_full_disk_is_said() -> None:
+def test_a_full_disk_is_reported() -> None:
     os.mkdir("small")
     _native.mount("none", "small", "tmpfs", 0, "size=1m")
     src, dst = filled("src", 2 * MIB), create("small/dst")
@@ -195,7 +195,7 @@ def test_a_full_disk_is_said() -> None:
 
 
 @sandboxed
-def test_descriptors_that_do_not_serve_are_refused() -> None:
+def test_descriptors_of_the_wrong_kind_or_mode_are_refused() -> None:
     src, dst = filled("src", 10), create("dst")
     with refused(errno.EBADF):
         _native.copy_up(os.open("src", os.O_PATH), dst)
@@ -239,7 +239,7 @@ def test_a_signal_handler_that_returns_does_not_disturb_a_copy() -> None:
 
 
 @sandboxed
-def test_a_file_cut_short_meanwhile_is_copied_up_to_its_new_end() -> None:
+def test_a_file_cut_short_during_its_copy_is_copied_to_its_new_end() -> None:
     src, dst = filled("src", 33 * MIB), create("dst")
     at_the_first_write(lambda: os.ftruncate(src, 20 * MIB + 1))
     _native.copy_up(src, dst)
@@ -247,7 +247,7 @@ def test_a_file_cut_short_meanwhile_is_copied_up_to_its_new_end() -> None:
 
 
 @sandboxed
-def test_a_file_that_grows_meanwhile_is_copied_as_long_as_it_was() -> None:
+def test_a_file_that_grows_during_its_copy_is_copied_to_its_old_end() -> None:
     src, dst = filled("src", 17 * MIB), create("dst")
     at_the_first_write(lambda: os.ftruncate(src, 40 * MIB))
     _native.copy_up(src, dst)

@@ -1,4 +1,4 @@
-"""Copy-up gives the copy the source's owner, xattrs, ACLs, mode and times, and nobody more rights."""
+"""Copy-up copies owner, xattrs, ACLs, mode and times, and gives no user more rights."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def create(path: str) -> int:
 
 
 def link(path: str) -> int:
-    """An O_PATH descriptor of what the path names, not of what that points to."""
+    """An O_PATH descriptor of a path; of a symlink itself."""
     return os.open(path, os.O_PATH | os.O_NOFOLLOW)
 
 
@@ -66,7 +66,7 @@ def test_mode_and_times_are_exact() -> None:
 
 
 @sandboxed
-def test_reading_the_source_does_not_make_the_copy_look_used() -> None:
+def test_the_copy_has_the_access_time_from_before_the_read() -> None:
     src, dst = create("src"), create("dst")
     os.write(src, b"content")
     os.utime(src, ns=(5, 5))
@@ -75,7 +75,7 @@ def test_reading_the_source_does_not_make_the_copy_look_used() -> None:
 
 
 @sandboxed_on_disk
-def test_xattrs_come_along_save_those_to_skip() -> None:
+def test_xattrs_are_copied_except_those_to_skip() -> None:
     src, dst = create("src"), create("dst")
     kept = {
         "user.empty": b"",
@@ -109,7 +109,7 @@ def test_a_directory_keeps_its_acls() -> None:
 
 
 @sandboxed
-def test_an_xattr_that_the_disk_cannot_hold_stays_behind_but_an_acl_never_does() -> None:
+def test_an_xattr_that_the_disk_cannot_hold_is_left_out_but_an_acl_is_not() -> None:
     os.mkdir("bare")
     _native.mount("none", "bare", "ramfs", 0)
     src, dst = create("src"), create("bare/dst")
@@ -123,7 +123,7 @@ def test_an_xattr_that_the_disk_cannot_hold_stays_behind_but_an_acl_never_does()
 
 
 @sandboxed_on_disk
-def test_user_xattrs_stay_behind_where_the_disk_has_none() -> None:
+def test_user_xattrs_are_left_out_where_the_disk_has_none() -> None:
     src = create("src")
     os.setxattr(src, "user.name", b"value")
     _native.mount("none", "/mnt", "ramfs", 0)
@@ -266,14 +266,14 @@ def test_a_user_can_change_a_copy_of_a_program_with_capabilities(
 @pytest.mark.parametrize(
     ("entries", "mode"),
     [
-        # Named in the ACL, a stranger loses what it gave; the group does not gain the mask.
+        # An unmapped user loses the rights of its entry; the group does not gain those of the mask.
         (((USER_OBJ, 6), (USER, 6, 4321), (GROUP_OBJ, 0), (MASK, 6), (OTHER, 4)), 0o604),
-        # Named in order to be kept out, a stranger is not let in with the others or the group.
+        # An unmapped user with an entry of no rights does not gain those of the others or the group.
         (((USER_OBJ, 6), (USER, 0, 4321), (GROUP_OBJ, 4), (MASK, 4), (OTHER, 4)), 0o600),
         (((USER_OBJ, 7), (GROUP_OBJ, 5), (GROUP, 4, 4321), (MASK, 5), (OTHER, 5)), 0o754),
     ],
 )
-def test_an_acl_about_strangers_stays_behind_and_nobody_gains_by_it(
+def test_an_acl_with_unmapped_ids_is_left_out_and_gives_no_rights(
     entries: tuple[tuple[int, int]], mode: int
 ) -> None:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:

@@ -162,28 +162,28 @@ def test_renameat2_leaves_a_whiteout() -> None:
 
 
 @sandboxed
-def test_statx_says_what_stat_says() -> None:
+def test_statx_agrees_with_stat() -> None:
     write("file", "content")
     os.symlink("file", "link")
     os.mknod("fifo", stat.S_IFIFO | 0o600)
     for name in ("file", "link", "fifo", ".", "/dev/null", "/etc/passwd"):
-        told = _native.statx(
+        found = _native.statx(
             HERE, name, _native.AT_SYMLINK_NOFOLLOW, _native.STATX_BASIC_STATS | _native.STATX_BTIME
         )
-        known = os.lstat(name)
+        expected = os.lstat(name)
         for field in (
             *("mode", "nlink", "uid", "gid", "ino", "dev", "rdev"),
             *("size", "blocks", "blksize", "mtime_ns", "ctime_ns"),
         ):
-            assert getattr(told, field) == getattr(known, f"st_{field}"), (name, field)
-        assert told.mask & _native.STATX_BASIC_STATS == _native.STATX_BASIC_STATS
+            assert getattr(found, field) == getattr(expected, f"st_{field}"), (name, field)
+        assert found.mask & _native.STATX_BASIC_STATS == _native.STATX_BASIC_STATS
     link = os.open("link", os.O_PATH | os.O_NOFOLLOW)
     empty = _native.statx(link, "", _native.AT_EMPTY_PATH, _native.STATX_BASIC_STATS)
     assert stat.S_ISLNK(empty.mode)
 
 
 @sandboxed
-def test_getdents64_tells_names_kinds_and_inodes_until_the_end() -> None:
+def test_getdents64_gives_names_kinds_and_inodes_until_the_end() -> None:
     os.mkdir("many")
     for number in range(500):
         write(f"many/{number:03}-\N{SNOWMAN}")
@@ -191,21 +191,21 @@ def test_getdents64_tells_names_kinds_and_inodes_until_the_end() -> None:
     os.mknod("many/fifo", stat.S_IFIFO | 0o600)
     os.mkdir("many/directory")
     fd = os.open("many", os.O_RDONLY)
-    told: list[tuple[bytes, int, int]] = []
+    found: list[tuple[bytes, int, int]] = []
     portions = 0
     while portion := _native.getdents64(fd, 4096):
-        told += portion
+        found += portion
         portions += 1
     assert portions > 1
     assert _native.getdents64(fd, 4096) == []
-    known = {name: os.lstat(b"many/" + name) for name in os.listdir(b"many")}
-    assert len(told) == len(known)
-    for name, kind, inode in told:
-        assert (kind, inode) == (stat.S_IFMT(known[name].st_mode), known[name].st_ino), name
+    expected = {name: os.lstat(b"many/" + name) for name in os.listdir(b"many")}
+    assert len(found) == len(expected)
+    for name, kind, inode in found:
+        assert (kind, inode) == (stat.S_IFMT(expected[name].st_mode), expected[name].st_ino), name
 
 
 @sandboxed
-def test_getdents64_of_an_empty_directory_is_at_its_end_whatever_fits_into_an_answer() -> None:
+def test_getdents64_of_an_empty_directory_is_at_its_end_at_once() -> None:
     os.mkdir("empty")
     fd = os.open("empty", os.O_RDONLY)
     assert _native.getdents64(fd, 32) == []  # room for `.` or `..`, not for both
@@ -220,28 +220,28 @@ def test_getdents64_of_an_empty_directory_is_at_its_end_whatever_fits_into_an_an
 
 
 @on_image("mkfs.ext4", "-q", "-O", "^filetype")
-def test_getdents64_tells_no_kind_where_the_directory_does_not_hold_it() -> None:
+def test_getdents64_gives_no_kind_where_the_directory_does_not_hold_it() -> None:
     write("file")
-    told = {name: kind for name, kind, _ in _native.getdents64(os.open(".", os.O_RDONLY), 4096)}
-    assert told[b"file"] == 0
+    found = {name: kind for name, kind, _ in _native.getdents64(os.open(".", os.O_RDONLY), 4096)}
+    assert found[b"file"] == 0
 
 
 @sandboxed
-def test_fstatfs_tells_which_file_system_it_is() -> None:
+def test_fstatfs_gives_the_kind_of_the_file_system() -> None:
     assert _native.fstatfs(os.open("/proc", os.O_PATH)) == 0x9FA0  # linux/magic.h: PROC_SUPER_MAGIC
     with refused(errno.EBADF):
         _native.fstatfs(-1)
 
 
 @sandboxed
-def test_statx_tells_the_mount_and_the_birth() -> None:
+def test_statx_gives_the_mount_id_and_the_birth_time() -> None:
     mask = _native.STATX_MNT_ID | _native.STATX_BTIME
-    told = _native.statx(HERE, ".", 0, mask)
-    assert told.mask & mask == mask
-    assert told.mnt_id != _native.statx(HERE, "/", 0, mask).mnt_id
+    found = _native.statx(HERE, ".", 0, mask)
+    assert found.mask & mask == mask
+    assert found.mnt_id != _native.statx(HERE, "/", 0, mask).mnt_id
     fd = os.open(".", os.O_PATH)
-    assert f"mnt_id:\t{told.mnt_id}\n" in read(f"/proc/self/fdinfo/{fd}")
-    assert told.btime_ns > 1_700_000_000_000_000_000
+    assert f"mnt_id:\t{found.mnt_id}\n" in read(f"/proc/self/fdinfo/{fd}")
+    assert found.btime_ns > 1_700_000_000_000_000_000
 
 
 @sandboxed
@@ -249,12 +249,12 @@ def test_times_are_exact_from_before_the_epoch_to_beyond_64_bits_of_nanoseconds(
     write("file")
     for time_ns in (-1, 0, 1, 1_700_000_000_123_456_789, 10_000_000_000_999_999_999):
         _native.utimensat(HERE, "file", time_ns, time_ns + 1)
-        told = _native.statx(HERE, "file", 0, _native.STATX_BASIC_STATS)
-        assert (told.atime_ns, told.mtime_ns) == (time_ns, time_ns + 1)
+        found = _native.statx(HERE, "file", 0, _native.STATX_BASIC_STATS)
+        assert (found.atime_ns, found.mtime_ns) == (time_ns, time_ns + 1)
 
 
 @sandboxed
-def test_utimensat_leaves_a_time_alone_and_reaches_the_link_itself() -> None:
+def test_utimensat_keeps_an_omitted_time_and_reaches_the_link_itself() -> None:
     write("file")
     os.symlink("file", "link")
     _native.utimensat(HERE, "file", 11, 12)
@@ -301,7 +301,7 @@ def test_open_by_handle_at_finds_an_inode_wherever_it_was_moved(tmp_path: pathli
     os.close(directory)
 
 
-def test_open_by_handle_at_is_for_the_privileged() -> None:
+def test_open_by_handle_at_requires_a_capability() -> None:
     def body() -> None:
         become_ordinary()
         directory = os.open("/usr", os.O_RDONLY)
@@ -398,7 +398,7 @@ def test_a_file_system_is_configured_step_by_step_and_then_attached() -> None:
 
 
 @sandboxed
-def test_the_kernels_words_about_a_bad_option_can_be_read() -> None:
+def test_the_kernels_message_about_a_bad_option_can_be_read() -> None:
     fd = _native.fsopen("tmpfs", 0)
     with refused(errno.EINVAL):
         _native.fsconfig(fd, _native.FSCONFIG_SET_FLAG, "nonsense", None)
@@ -438,7 +438,7 @@ def test_a_host_name_stays_in_its_namespace_and_setns_leads_back_there() -> None
 
 @sandboxed
 def test_setns_follows_a_process_by_its_pidfd_into_several_namespaces() -> None:
-    ready, tell = os.pipe()
+    ready, report = os.pipe()
     wait, release = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -447,7 +447,7 @@ def test_setns_follows_a_process_by_its_pidfd_into_several_namespaces() -> None:
         socket.sethostname("theirs")
         _native.mount("none", "/mnt", "tmpfs", 0)
         write("/mnt/theirs")
-        os.write(tell, b".")
+        os.write(report, b".")
         os.read(wait, 1)
         os._exit(0)
     os.read(ready, 1)
@@ -467,7 +467,7 @@ def test_the_first_child_in_a_pid_namespace_is_its_init() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42
 
 
-def test_an_ordinary_user_is_told_that_namespaces_need_a_user_namespace() -> None:
+def test_an_ordinary_user_needs_a_user_namespace_for_the_others() -> None:
     def body() -> None:
         become_ordinary()
         with pytest.raises(PermissionError):
@@ -476,7 +476,7 @@ def test_an_ordinary_user_is_told_that_namespaces_need_a_user_namespace() -> Non
     run(body)
 
 
-def test_close_range_closes_and_marks() -> None:
+def test_close_range_closes_or_sets_close_on_exec() -> None:
     def body() -> None:
         low, high = 700, 710
         for fd in range(low, high):
@@ -532,17 +532,17 @@ def test_a_process_dies_with_its_parent_when_it_asked_to() -> None:
         alive, hold = os.pipe()
         parent = os.fork()
         if parent == 0:
-            ready, tell = os.pipe()
+            ready, report = os.pipe()
             if os.fork() == 0:
                 _native.prctl(_native.PR_SET_PDEATHSIG, signal.SIGKILL)
-                os.write(tell, b".")
+                os.write(report, b".")
                 signal.pause()
             os.read(ready, 1)
             os._exit(0)
         os.close(hold)
         os.waitpid(parent, 0)
-        assert os.read(alive, 1) == b""  # nobody holds the other end any more
-        _, status = os.waitpid(-1, 0)  # adopted, as we are the subreaper
+        assert os.read(alive, 1) == b""  # end of file: the child is dead
+        _, status = os.waitpid(-1, 0)  # the orphan is a child of this subreaper
         assert os.WTERMSIG(status) == signal.SIGKILL
 
     run(body)

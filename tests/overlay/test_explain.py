@@ -14,7 +14,7 @@ from .stack import Stack
 from .view import View, refused
 
 
-def _told(view: View, path: str) -> Explanation:
+def _ask(view: View, path: str) -> Explanation:
     return explain(view.filesystem, path.encode())
 
 
@@ -29,12 +29,12 @@ def test_the_layer_that_answers_is_named_with_what_it_shadows(stack: Stack) -> N
     stack.add({})
     stack.add({"f": File(b"2")})
     with stack.open() as view:
-        assert _roles(_told(view, "/f"), stack) == [
+        assert _roles(_ask(view, "/f"), stack) == [
             ("lower0/f", "answers"),
             ("lower2/f", "shadowed"),
         ]
         view.write("f", b"3")
-        assert _roles(_told(view, "/f"), stack)[0] == ("upper/f", "answers")
+        assert _roles(_ask(view, "/f"), stack)[0] == ("upper/f", "answers")
 
 
 def test_a_merged_directory_names_all_its_layers(stack: Stack) -> None:
@@ -42,12 +42,12 @@ def test_a_merged_directory_names_all_its_layers(stack: Stack) -> None:
     stack.add({"d/f": File()})
     stack.add({"d": File()})
     with stack.open() as view:
-        assert _roles(_told(view, "/d/"), stack) == [
+        assert _roles(_ask(view, "/d/"), stack) == [
             ("lower0/d", "answers"),
             ("lower1/d", "merged"),
             ("lower2/d", "shadowed"),
         ]
-        assert [role for _, role in _roles(_told(view, "/"), stack)] == ["answers"] + ["merged"] * 3
+        assert [role for _, role in _roles(_ask(view, "/"), stack)] == ["answers"] + ["merged"] * 3
 
 
 def test_a_removed_name_is_explained_by_its_whiteout(stack: Stack) -> None:
@@ -55,11 +55,11 @@ def test_a_removed_name_is_explained_by_its_whiteout(stack: Stack) -> None:
     stack.add({"g": File()})
     with stack.open() as view:
         view.unlink("f")
-        assert _roles(_told(view, "/f"), stack) == [
+        assert _roles(_ask(view, "/f"), stack) == [
             ("upper/f", "whiteout"),
             ("lower0/f", "shadowed"),
         ]
-        assert _roles(_told(view, "/g"), stack) == [
+        assert _roles(_ask(view, "/g"), stack) == [
             ("lower0/g", "whiteout"),
             ("lower1/g", "shadowed"),
         ]
@@ -69,18 +69,18 @@ def test_a_directory_that_moved_is_found_where_it_lies(stack: Stack) -> None:
     stack.add({"old/f": File()})
     with stack.open(as_kernel=not stack.unprivileged) as view:
         view.rename("old", "new")
-        assert _roles(_told(view, "/new/f"), stack) == [("lower0/old/f", "answers")]
+        assert _roles(_ask(view, "/new/f"), stack) == [("lower0/old/f", "answers")]
 
 
 def test_symlinks_above_the_last_name_are_resolved_in_the_view(stack: Stack) -> None:
     stack.add({"bin": Symlink("usr/bin"), "abs": Symlink("/usr/../usr")})
     stack.add({"usr/bin/python": Symlink("python3")})
     with stack.open() as view:
-        told = _told(view, "/bin/python")
-        assert (told.path, told.target) == ("/usr/bin/python", "python3")
-        assert _roles(told, stack) == [("lower1/usr/bin/python", "answers")]
-        assert _told(view, "/abs/bin/../bin/python").path == "/usr/bin/python"
-        assert _told(view, "/bin").target == "usr/bin"
+        explained = _ask(view, "/bin/python")
+        assert (explained.path, explained.target) == ("/usr/bin/python", "python3")
+        assert _roles(explained, stack) == [("lower1/usr/bin/python", "answers")]
+        assert _ask(view, "/abs/bin/../bin/python").path == "/usr/bin/python"
+        assert _ask(view, "/bin").target == "usr/bin"
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,14 @@ def test_a_path_that_leads_nowhere_has_the_system_calls_error(
 ) -> None:
     stack.add({"f": File(), "loop": Symlink("loop")})
     with stack.open() as view, refused(number):
-        _told(view, path)
+        _ask(view, path)
 
 
 def test_explain_leaves_nothing_in_memory(stack: Stack) -> None:
     stack.add({"a/b/c": File(), "link": Symlink("a/b"), "loop": Symlink("loop")})
     with stack.open() as view:
-        _told(view, "/a/b/c")
-        _told(view, "/link/c")
+        _ask(view, "/a/b/c")
+        _ask(view, "/link/c")
         with refused(errno.ENOENT):
-            _told(view, "/a/b/missing")
+            _ask(view, "/a/b/missing")
         assert view.filesystem.counts()["nodes"] == 1

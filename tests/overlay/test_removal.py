@@ -187,5 +187,5 @@ def test_one_inode_serves_many_whiteouts(stack: Stack) -> None:
         for number in range(20):
             view.unlink(f"d/{number}")
         assert view.names("d") == []
-    marks = {entry.inode() for entry in os.scandir(os.path.join(stack.upper, "d"))}
-    assert len(marks) == 1
+    whiteouts = {entry.inode() for entry in os.scandir(os.path.join(stack.upper, "d"))}
+    assert len(whiteouts) == 1

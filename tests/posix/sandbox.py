@@ -99,9 +99,9 @@ class Sandbox:
         while self._namespaces:
             os.close(self._namespaces.pop()[0])
         if self._release is not None:
-            pid, tell = self._release
+            pid, write_end = self._release
             self._release = None
-            os.close(tell)
+            os.close(write_end)
             os.waitpid(pid, 0)
 
     def enter(self, *, as_root: bool = False) -> None:

@@ -12,14 +12,14 @@ from .user import TestUser, command
 def enter_container_script(user: TestUser) -> str:
     """Shell commands that make an overlay the root: an upper with `user`'s files over this machine's."""
     disk, root = user.path("disk"), user.path("root")
-    marks = "" if user.is_root else ",userxattr"
+    form = "" if user.is_root else ",userxattr"
     own = [entry.path for entry in os.scandir(user.scratch)]
     lines = [
         f"mkdir {disk} {root}",
         f"mount -t tmpfs disk {disk}",
         f"mkdir -p {disk}/upper {disk}/work {disk}/lower{user.scratch}",
         f"cp -a {' '.join(own)} {disk}/lower{user.scratch}",
-        f"mount -t overlay -o lowerdir={disk}/lower,upperdir={disk}/upper,workdir={disk}/work{marks} root {root}",
+        f"mount -t overlay -o lowerdir={disk}/lower,upperdir={disk}/upper,workdir={disk}/work{form} root {root}",
     ]
     for entry in os.scandir("/"):
         there = root + entry.path
@@ -72,7 +72,7 @@ def test_what_a_view_in_a_container_keeps_is_kept(user: TestUser) -> None:
 def test_doctor_says_in_a_container_how_deletions_are_marked(user: TestUser) -> None:
     done = user.changed_machine(enter_container_script(user), "doctor")
     assert (done.returncode, done.stderr) == (0, ""), done
-    marks = next(line for line in done.stdout.splitlines() if "marks on disk" in line)
-    assert "whiteout attributes" in marks.partition(";")[0]
-    assert "whiteout devices" in marks.partition(";")[2]
-    assert "RENAME_WHITEOUT" in marks.partition(";")[2]
+    line = next(line for line in done.stdout.splitlines() if "marks on disk" in line)
+    assert "whiteout attributes" in line.partition(";")[0]
+    assert "whiteout devices" in line.partition(";")[2]
+    assert "RENAME_WHITEOUT" in line.partition(";")[2]

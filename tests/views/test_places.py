@@ -34,7 +34,7 @@ HOMES = {
 
 @only_as("ordinary user")
 @pytest.mark.parametrize("kind", HOMES)
-def test_a_command_runs_whatever_the_home_directory_is(user: TestUser, kind: str) -> None:
+def test_a_command_runs_with_any_home_directory(user: TestUser, kind: str) -> None:
     check_command_runs(user, HOMES[kind])
 
 
