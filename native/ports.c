@@ -185,8 +185,8 @@ take_pipe(struct ports *ports, int pipe[2])
         pipe[0] = pipe[1] = -1;
         return false;
     }
-    (void)fcntl(pipe[1], F_SETPIPE_SZ,
-                PIPE_BYTES); /* a limit of the user's may forbid it: pipe(7) */
+    /* A limit of the user's may forbid it: pipe(7). */
+    (void)fcntl(pipe[1], F_SETPIPE_SZ, PIPE_BYTES);
     return true;
 }
 
@@ -240,8 +240,8 @@ close_connection(struct connection *connection, bool reset)
         ports->connections = connection->next;
     if (connection->next)
         connection->next->previous = connection->previous;
-    connection->next =
-        ports->dead_connections; /* an event of it may still be in the caller's array */
+    /* Not freed yet: an event of it may still be in the caller's array. */
+    connection->next = ports->dead_connections;
     ports->dead_connections = connection;
     resume_listeners(ports);
 }
@@ -621,8 +621,8 @@ answer_ready(struct source *source, uint32_t events)
             else
                 memcpy(CMSG_DATA(header), &association->destination.four, length);
         }
-        (void)sendmsg(listener->fd, &message,
-                      MSG_NOSIGNAL | MSG_DONTWAIT); /* a datagram may be lost */
+        /* A datagram may be lost. */
+        (void)sendmsg(listener->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     }
 }
 
@@ -722,7 +722,7 @@ datagram_ready(struct source *source, uint32_t events)
     }
 }
 
-/* The whole */
+/* Ports */
 
 struct ports *
 ports_new(int epoll)
@@ -763,8 +763,8 @@ ports_add(struct ports *ports, int fd, uint16_t port)
             (void)setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof one);
     } else {
         listener->source.ready = accept_ready;
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one,
-                         sizeof one); /* accepted sockets inherit it */
+        /* Accepted sockets inherit it. */
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     }
     if (watch(ports, fd, &listener->source, EPOLLIN) < 0) {
         free(listener);
