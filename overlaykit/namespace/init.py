@@ -124,10 +124,10 @@ def _change_directory(spec: LaunchSpec) -> None:
 
 
 def _run_command(spec: LaunchSpec, caller: Caller, status: int, gate: int) -> NoReturn:
-    """Execute the command in this process. execve(2) closes `status`, which tells the parent.
+    """Execute the command in this process. execve(2) closes `status`: ready.
 
-    The parent learns it before another process can see the command running, so this process waits at the gate until it
-    is the only holder of `status`.
+    The parent sees end of file before another process can see the command running, so this process waits at the gate
+    until it is the only holder of `status`.
     """
     try:
         os.read(gate, 1)

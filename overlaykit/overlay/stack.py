@@ -218,7 +218,7 @@ def _open_upper(upper: Layer, work_layer: Layer, options: MergeOptions) -> _Uppe
 def _hold_permissions_in(upper: Layer, name: bytes) -> None:
     """Keep the owners and modes of the upper's files in the attribute `name`, unless its root has another such one.
 
-    The root's own attribute tells later mounts.
+    Later mounts find it by the attribute of the root.
     """
     if upper.override is None:
         # Files that are there already may carry attributes that a user has set.
