@@ -351,7 +351,7 @@ class Operations(pyfuse3.Operations):
     @_request
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         files = self.filesystem.files
-        files.settle_times(fh)
+        files.restore_times(fh)
         if files.is_written(fh) and not self._volatile:
             sync = os.fdatasync if datasync else os.fsync
             with files.syncing(fh) as descriptor:

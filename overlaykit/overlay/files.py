@@ -105,7 +105,7 @@ class Files:
 
     def release(self, handle: int) -> None:
         opened = self.by_handle[handle]
-        self.settle_times(handle)
+        self.restore_times(handle)
         opened.count -= 1
         if opened.count == 0:
             del self.by_handle[handle]
@@ -137,7 +137,7 @@ class Files:
             written += os.pwrite(opened.fd, data[written:], offset + written)
         return written
 
-    def settle_times(self, handle: int) -> None:
+    def restore_times(self, handle: int) -> None:
         """Restore the modification time that the kernel sent before the writes, unless it has been set since."""
         opened = self.by_handle[handle]
         if opened.modified is not None:

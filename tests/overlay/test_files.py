@@ -187,7 +187,7 @@ def test_a_late_written_back_time_does_not_undo_one_that_was_set(
         assert change(100, 100 * second + 1, written_back=True) == 100
         view.filesystem.files.write(handle, 0, b"z")
         assert change(99, 100 * second, written_back=True) != 99
-        view.filesystem.files.settle_times(handle)
+        view.filesystem.files.restore_times(handle)
         assert view.stat("f").stat.st_mtime_ns == 100
         assert change(7, 50 * second, written_back=True) == 7  # the clock was set back
         assert change(8, 49 * second, written_back=False) == 8
