@@ -1,7 +1,7 @@
 """Bounds on the requests of the kernel for the work of programs, independent of load on the machine.
 
 A warm stat, a missing name asked for again, a warm scan and a warm list cost none; neither does a warm read of an open
-file, as `tests/fuse/test_caching` proves.
+file, as `tests/fuse/test_caching.py` proves.
 """
 
 from __future__ import annotations

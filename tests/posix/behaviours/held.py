@@ -20,7 +20,7 @@ PROGRAM = b"#!/bin/true\n"
 AFTER = b"#!/bin/sh\nexit 7\n"
 
 STALE = (
-    "whoever opened a lower file to read before copy-up maps it as it was, and on older kernels reads it so "
+    "a descriptor opened for reading before copy-up maps the lower file, and on older kernels reads it "
     "(overlayfs.rst, non-standard behavior)"
 )
 NAMELESS = "the kernel has no path in the upper for a lower file without a name"
