@@ -16,6 +16,7 @@ from overlaykit.errors import Error
 from overlaykit.layers.extract import extract
 from overlaykit.layers.image import refuse_image
 from overlaykit.layers.layer import Layer
+from overlaykit.layers.program import running
 from overlaykit.layers.tar import DamagedArchive, TarStream
 from overlaykit.layers.tree import Tree, Usage
 
@@ -86,13 +87,9 @@ def _zstd(file: IO[bytes], shown: str) -> Iterator[IO[bytes]]:
     program = shutil.which("zstd")
     if program is None:
         raise ZstdMissing(shown)
-    with subprocess.Popen(
+    with running(
         [program, "-dcq"], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
-        try:
-            yield cast(IO[bytes], process.stdout)
-        except BaseException:
-            process.kill()
-            raise
+        yield cast(IO[bytes], process.stdout)
     if process.returncode != 0:
         raise DamagedArchive(shown, "zstd cannot decompress it")

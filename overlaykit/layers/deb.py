@@ -18,6 +18,7 @@ from overlaykit.layers.apt import PackageResolver
 from overlaykit.layers.extract import extract
 from overlaykit.layers.layer import Layer
 from overlaykit.layers.privateapt import AptMissing
+from overlaykit.layers.program import running
 from overlaykit.layers.tar import DamagedArchive, TarStream
 from overlaykit.layers.tree import Tree, Usage
 
@@ -115,17 +116,13 @@ class _Base:
 
 def _extract(deb: str, tree: Tree, base: _Base) -> None:
     shown = os.path.basename(deb)
-    with subprocess.Popen(
+    with running(
         ["dpkg-deb", "--fsys-tarfile", deb],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     ) as process:
-        try:
-            stream = cast(IO[bytes], process.stdout)
-            extract(TarStream(stream, shown), shown, tree, base.map_path)
-        except BaseException:
-            process.kill()
-            raise
+        stream = cast(IO[bytes], process.stdout)
+        extract(TarStream(stream, shown), shown, tree, base.map_path)
     if process.returncode != 0:
         raise DamagedArchive(shown, "dpkg-deb cannot read it")

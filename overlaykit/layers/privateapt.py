@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from overlaykit.errors import Error
 from overlaykit.layers.aptsources import DebianMirror
+from overlaykit.layers.program import run
 
 _CLEARED = "".join(
     f"#clear {name};\n"
@@ -153,9 +154,8 @@ class PrivateApt:
         ]
         for name, value in options.items():
             command += ["-o", f"{name}={value}"]
-        return subprocess.run(
+        return run(
             [*command, *arguments],
-            check=False,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
