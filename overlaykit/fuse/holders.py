@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, mountinfo
+from overlaykit.fuse.mountpoints import FILE_SYSTEM_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,7 +57,12 @@ def find(device: int, *, besides: int = 0) -> list[Holder]:
                 continue
             namespace = _namespace(pid)
             if namespace not in elsewhere:
-                ids = {one.id for one in mountinfo.of_process(pid) if one.device == device}
+                # A mount of another type has the number of one that is gone.
+                ids = {
+                    one.id
+                    for one in mountinfo.of_process(pid)
+                    if one.device == device and one.fstype == FILE_SYSTEM_TYPE
+                }
                 elsewhere[namespace] = bool(ids - here)
             if elsewhere[namespace]:
                 found.append(Holder(pid, _command(pid), uses=False))

@@ -53,11 +53,18 @@ class Mounted:
 
     def forget(self) -> dict[str, int]:
         """Make the kernel drop its caches, as when memory is short. Returns what the daemon holds then."""
-        syscalls.mount(b"none", os.fsencode(self.target), None, syscalls.MS_REMOUNT)
+        # A remount clears the flags that it does not repeat.
+        lazytime = syscalls.MS_LAZYTIME if self._is_lazytime() else 0
+        syscalls.mount(b"none", os.fsencode(self.target), None, syscalls.MS_REMOUNT | lazytime)
         for _ in range(self.counted().held["nodes"]):
             # The reply comes after some more FORGET requests, which have none.
             os.statvfs(self.target)
         return self.counted().held
+
+    def _is_lazytime(self) -> bool:
+        with open("/proc/self/mounts", encoding="utf-8") as file:
+            mounts = [line.split() for line in file]
+        return any(one[1] == self.target and "lazytime" in one[3].split(",") for one in mounts)
 
     @contextlib.contextmanager
     def requests(self) -> Iterator[Counter[str]]:
