@@ -123,7 +123,8 @@ def percentages(arcs: Arcs, report: str) -> dict[str, float]:
 
 def run_tests(arguments: list[str]) -> tuple[int, str]:
     """Run pytest; its status and its last line."""
-    command = [sys.executable, "-m", "pytest", "--numprocesses=auto", "--dist=loadfile", *arguments]
+    workers = f"--numprocesses={(os.cpu_count() or 1) + 1}"  # as `make test`
+    command = [sys.executable, "-m", "pytest", workers, "--dist=loadgroup", *arguments]
     last = ""
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as tests:
         assert tests.stdout is not None
