@@ -26,7 +26,8 @@ def test_a_signal_during_the_start_of_a_program_ends_it(monkeypatch: pytest.Monk
         def _execute_child(self, *args: object, **options: object) -> None:  # of subprocess
             super()._execute_child(*args, **options)  # type: ignore[misc]
             started.append(os.pidfd_open(self.pid))
-            os.kill(os.getpid(), signal.SIGUSR1)
+            # To this thread: in a program with several, another one would take a signal to the process.
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted
