@@ -125,7 +125,7 @@ struct ports {
     uint8_t buffer[BUFFER_BYTES];
 };
 
-static int64_t
+int64_t
 now_milliseconds(void)
 {
     struct timespec time;

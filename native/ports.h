@@ -15,6 +15,9 @@ struct source {
 
 struct ports;
 
+/* The monotonic clock, in milliseconds. */
+int64_t now_milliseconds(void);
+
 /* Ports that report to the epoll instance `epoll`. NULL with errno set on failure. */
 struct ports *ports_new(int epoll);
 
