@@ -29,9 +29,10 @@ def launch_spec(
     keep: bool,
 ) -> namespace.LaunchSpec:
     """The launch of `argv` in a view. Raises: TypeError or ValueError for what execve(2) cannot take."""
+    require_list("argv", argv)
     variables = os.environ if env is None else env
     return namespace.LaunchSpec(
-        argv=_checked(argv),
+        argv=tuple(map(os.fsdecode, argv)),
         env=variables if isinstance(variables, tuple) else environment.entries(variables),
         cwd=environment.current_directory() if cwd is None else cwd,
         cwd_required=cwd is not None,
@@ -44,14 +45,3 @@ def launch_spec(
         redirected=redirected,
         keep=keep,
     )
-
-
-def _checked(argv: Sequence[str]) -> tuple[str, ...]:
-    require_list("argv", argv)
-    command = tuple(map(os.fsdecode, argv))
-    if not command:
-        raise ValueError("argv: no command given")
-    for word in command:
-        if "\0" in word:
-            raise ValueError(f"argv: {word!r} holds a zero byte")
-    return command
