@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -204,9 +205,7 @@ class TestUser:
 
     def leftovers(self) -> dict[str, object]:
         """What a view can leave behind, as it is now. Namespaces end with processes, descriptors and mounts."""
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass  # reap the orphans of this subreaper
+        _reap_orphans()
         return {
             "processes": [(process, command_line(process)) for process in descendants(os.getpid())],
             "mounts": sorted(_mounts() - self._found),
@@ -307,6 +306,19 @@ def command_line(process: int) -> str:
     with contextlib.suppress(OSError), open(f"/proc/{process}/cmdline") as arguments:
         return arguments.read().replace("\0", " ")
     return ""
+
+
+def _reap_orphans() -> None:
+    """Reap the orphans of this subreaper, those too that are just ending: they have no command line any more."""
+    for process in descendants(os.getpid()):
+        if not command_line(process):
+            with contextlib.suppress(ProcessLookupError):
+                ended = os.pidfd_open(process)
+                select.select([ended], [], [])
+                os.close(ended)
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _mounts() -> set[tuple[str, str]]:
