@@ -53,7 +53,7 @@ def _places() -> list[Check]:
 
 
 def _markers(entry: Entry) -> Check:
-    name = "marks on disk"
+    name = "temporary uppers"
     try:
         path = entry.make_scratch()
         where = os.path.dirname(path)
@@ -63,7 +63,7 @@ def _markers(entry: Entry) -> Check:
         reason = f"{where}: {error.strerror}" if isinstance(error, Unfit) else str(error)
         fix = "set XDG_CACHE_HOME to a directory on a file system with extended attributes"
         return Check(name=name, ok=False, detail=reason, fix=fix)
-    return Check(name=name, ok=True, detail=f"{where}: {_describe(disk)}", fix="")
+    return Check(name=name, ok=True, detail=f"in {where}, which has {_describe(disk)}", fix="")
 
 
 def _describe(disk: Disk) -> str:
@@ -79,7 +79,7 @@ def _describe(disk: Disk) -> str:
         "file handles": disk.file_handles,
         "stat after unlink": disk.stat_after_unlink,
     }
-    marks = f"{disk.prefix.decode()}* attributes" if disk.prefix else "no attributes"
-    can = [marks, *(name for name, works in abilities.items() if works)]
+    attributes = f"{disk.prefix.decode()}* attributes" if disk.prefix else "no attributes"
+    can = [attributes, *(name for name, works in abilities.items() if works)]
     cannot = [name for name, works in abilities.items() if not works]
     return ", ".join(can) + (f"; without {', '.join(cannot)}" if cannot else "")

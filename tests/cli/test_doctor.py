@@ -16,7 +16,7 @@ def test_doctor_reports_a_machine_on_which_views_work(user: TestUser) -> None:
         "user namespaces",
         "network namespaces",
         "a fresh /proc",
-        "marks on disk",
+        "temporary uppers",
     } <= tried
     (network,) = (line for line in lines if "a view's network" in line)
     assert "no route out" in network

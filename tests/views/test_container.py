@@ -72,7 +72,7 @@ def test_what_a_view_in_a_container_keeps_is_kept(user: TestUser) -> None:
 def test_doctor_says_in_a_container_how_deletions_are_marked(user: TestUser) -> None:
     done = user.changed_machine(enter_container_script(user), "doctor")
     assert (done.returncode, done.stderr) == (0, ""), done
-    line = next(line for line in done.stdout.splitlines() if "marks on disk" in line)
+    line = next(line for line in done.stdout.splitlines() if "temporary uppers" in line)
     assert "whiteout attributes" in line.partition(";")[0]
     assert "whiteout devices" in line.partition(";")[2]
     assert "RENAME_WHITEOUT" in line.partition(";")[2]
