@@ -8,14 +8,16 @@
 The rooms, from the top: `cli` calls `views`; `views` joins `fuse` (the mount), `namespace` (the processes) and
 `layers` (the sources of files), which never import one another; `overlay` decides what a path means. On the ground
 floor are `_native` (system calls), `beneath`, `codec`, `errors`, `health`, `mountinfo`, `privilege`, `procfs`,
-`rmtree`, `signals` and `standard`. A room imports only from below. Start reading at `overlaykit.overlay`.
+`record`, `rmtree`, `scope`, `signals` and `standard`. A room imports only from below. Start reading at
+`overlaykit.overlay`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from overlaykit.views import View
 
 __all__ = ["View"]
