@@ -1,8 +1,8 @@
 """The parent's side of a daemon: start the process, pass the directories, wait until the mount is ready.
 
-`daemon_process` is the other side, a program of its own: a fresh interpreter has neither the memory nor the threads of
-its parent. The two share one socket: the parent sends requests with descriptors (`spec.StartRequest`), the daemon sends
-one reply (`spec.StartReply`). A daemon whose parent ends before that reply ends too.
+`daemon_process` is the other side, and `daemon_start` starts it. The two share one socket: the parent sends requests
+with descriptors (`spec.StartRequest`), the daemon sends one reply (`spec.StartReply`), and at its end
+`daemon_start.WRITTEN`. A daemon whose parent ends before the reply ends too.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import contextlib
 import fcntl
 import os
 import socket
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import codec, signals
 from overlaykit.errors import Error
 from overlaykit.fuse import unmount
+from overlaykit.fuse.daemon_start import start_cold
 from overlaykit.fuse.directories import shown_path
 from overlaykit.fuse.spec import (
     LONGEST_MESSAGE,
-    CleanupPaths,
+    Cleanup,
     MountSpec,
+    NotPrepared,
     PassedDirectory,
     Ready,
     StartReply,
@@ -48,6 +48,10 @@ class UpperLocked(MountRefused):
     def __init__(self, message: str, pid: int) -> None:
         super().__init__(message)
         self.pid = pid
+
+
+class NamespacesRefused(OSError):
+    """The kernel refused the namespaces that `prepare` enters."""
 
 
 def describe_log(path: str) -> str:
@@ -77,26 +81,13 @@ class Daemon:
         self.notes: tuple[str, ...] = ()
         self._channel = ours
         with theirs:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "overlaykit.fuse.daemon_process",
-                    str(theirs.fileno()),
-                ],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,
-                preexec_fn=prepare,
-            )
+            self.process = start_cold(ours, theirs, prepare)
 
-    def set_cleanup_paths(self, *paths: str) -> None:
-        """Have the daemon remove these trees if the parent ends before `serve`, which sends those of the spec."""
+    def set_cleanup(self, cleanup: Cleanup) -> None:
+        """Have the daemon remove this if the parent ends before `serve`, which sends that of the spec."""
         # If the daemon has ended already, `serve` raises.
-        with contextlib.suppress(BrokenPipeError):
-            self._channel.sendall(codec.encode(CleanupPaths(paths)))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._channel.sendall(codec.encode(cleanup))
 
     def hand_over(self, path: str, fd: int) -> str:
         """Pass a directory, which `path` led to, to the daemon. The descriptor stays the caller's.
@@ -105,7 +96,7 @@ class Daemon:
         """
         shown = shown_path(path, fd)
         # If the daemon has ended already, `serve` raises.
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             socket.send_fds(self._channel, [codec.encode(PassedDirectory(shown))], [fd])
         return shown
 
@@ -114,63 +105,62 @@ class Daemon:
 
         `control` listens for `control.ask`. The descriptors `keep` (locks) stay open in the daemon as long as it lives.
         Signals that the caller holds arrive during the wait.
-        Raises: Error, OSError, or what a signal's handler raises. The daemon has ended then, and left nothing.
+        Raises: Error, OSError (NamespacesRefused), or what a signal's handler raises.
+        Ensures: if it raises, the daemon has ended, and left nothing.
         """
         try:
             descriptors = [control.fileno(), *keep]
-            socket.send_fds(self._channel, [codec.encode(spec)], descriptors)
+            # If the daemon has ended already, there is no reply, or one that says why.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                socket.send_fds(self._channel, [codec.encode(spec)], descriptors)
             # An attached mount must be unmounted before a signal ends this process.
             signals.await_readable(self._channel.fileno(), orderly=spec.target is not None)
-            raw, received, _, _ = socket.recv_fds(self._channel, LONGEST_MESSAGE, 1)
-            reply = codec.decode(raw, StartReply) if raw else None
-        except (BrokenPipeError, ConnectionResetError):
-            reply, received = None, []
+            reply, received = self._receive_reply()
         except BaseException:
             self.abandon()
             if spec.target is not None:
                 unmount.discard(spec.target)
             raise
-        self._channel.close()
         if isinstance(reply, Ready):
             self.mount = received[0] if received else -1
             self.device = reply.device
             self.notes = reply.notes
             return
-        self.process.wait()
+        self.process.wait_for_end()
+        self.process.close()
         if reply is None:
             raise DaemonDied(describe_log(spec.log_path))
+        if isinstance(reply, NotPrepared):
+            raise NamespacesRefused(reply.errno, os.strerror(reply.errno))
         if reply.upper_locked_by >= 0:
             raise UpperLocked(reply.message, reply.upper_locked_by)
         if reply.message:
             raise MountRefused(reply.message)
         raise OSError(reply.errno, os.strerror(reply.errno), reply.path)
 
+    def _receive_reply(self) -> tuple[StartReply | None, list[int]]:
+        """Receive the reply, with its descriptors; None if the daemon has ended without one."""
+        # If the daemon ended with messages unread, the first recvmsg(2) fails, and the second has its reply.
+        for _ in range(2):
+            with contextlib.suppress(ConnectionResetError):
+                raw, received, _, _ = socket.recv_fds(self._channel, LONGEST_MESSAGE, 1)
+                return (codec.decode(raw, StartReply) if raw else None), received
+        return None, []
+
     def abandon(self) -> None:
         """End it before it is ready: by closing the socket, or else by signals."""
         self._channel.close()
-        if not self._ends():
+        if not self.process.ends_within(_ENDS_WITHIN_SECONDS):
             self.end()
+        self.process.close()
 
     def end(self) -> None:
         """End it even if files are in use, and wait until it has ended."""
         for send_signal in (self.process.terminate, self.process.terminate, self.process.kill):
             send_signal()
-            if self._ends():
-                return
-        self.process.wait()
-
-    def _ends(self) -> bool:
-        """Whether it ends within `_ENDS_WITHIN_SECONDS`. If so, it is reaped."""
-        if self.process.poll() is not None:
-            return True
-        ended = os.pidfd_open(self.process.pid)
-        try:
-            if not unmount.readable_within(ended, _ENDS_WITHIN_SECONDS):
-                return False
-        finally:
-            os.close(ended)
-        self.process.wait()
-        return True
+            if self.process.ends_within(_ENDS_WITHIN_SECONDS):
+                break
+        self.process.wait_for_end()
 
     def close_mount(self) -> None:
         """Close the mount's descriptor. The mount ends with the last process that uses it."""

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import codec, signals, standard
 from overlaykit.errors import Error
-from overlaykit.fuse import daemon_log
+from overlaykit.fuse import cleanup, daemon_log
+from overlaykit.fuse.daemon_start import WRITTEN
 from overlaykit.fuse.directories import Directories
 from overlaykit.fuse.spec import (
     LONGEST_MESSAGE,
-    CleanupPaths,
+    Cleanup,
     Failed,
     MountSpec,
     PassedDirectory,
     Ready,
     StartRequest,
 )
-from overlaykit.rmtree import rmtree_path
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -71,8 +71,13 @@ def main() -> None:
         socket.send_fds(parent, [codec.encode(reply)], descriptors)
         ready = True
 
+    def on_written() -> None:
+        # The parent may have ended.
+        with contextlib.suppress(OSError):
+            parent.sendall(WRITTEN)
+
     try:
-        run(spec, directories, listener, parent, on_ready)
+        run(spec, directories, listener, parent, on_ready, on_written)
     except UpperInUse as error:
         failure = Failed(message=str(error), upper_locked_by=error.args[1])
     except Error as error:
@@ -97,9 +102,9 @@ def _receive_spec(
 ) -> tuple[MountSpec | None, list[int]]:
     """Receive the spec, with its descriptors, and the directories before it.
 
-    Returns None if the parent has ended instead; its cleanup paths are removed then.
+    Returns None if the parent has ended instead; its `Cleanup` is carried out then.
     """
-    cleanup_paths: tuple[str, ...] = ()
+    given = Cleanup()
     while True:
         raw, descriptors, _, _ = socket.recv_fds(parent, LONGEST_MESSAGE, _MOST_DESCRIPTORS)
         request: StartRequest | None = codec.decode(raw, StartRequest) if raw else None
@@ -108,13 +113,10 @@ def _receive_spec(
                 return request, descriptors
             case PassedDirectory(path=path):
                 directories.add(path, descriptors[0])
-            case CleanupPaths(paths=paths):
-                cleanup_paths = paths
+            case Cleanup():
+                given = request
             case None:
-                for path in cleanup_paths:
-                    # What stays is removed when a later view finds it.
-                    with contextlib.suppress(OSError):
-                        rmtree_path(path)
+                cleanup.remove(given)
                 return None, []
 
 

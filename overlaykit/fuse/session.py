@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import gc
@@ -15,19 +14,18 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from overlaykit.fuse import control_server, holders, mount, mountpoints, unmount
+from overlaykit.fuse import cleanup, control_server, holders, mount, mountpoints, unmount
 from overlaykit.fuse.connection import Connection
 from overlaykit.fuse.minimal_namespace import enter_minimal_mount_namespace
 from overlaykit.fuse.operations import Operations
 from overlaykit.fuse.poller import Poller
 from overlaykit.fuse.stack import open_filesystem
-from overlaykit.rmtree import rmtree_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from overlaykit.fuse.directories import Directories
-    from overlaykit.fuse.spec import MountSpec
+    from overlaykit.fuse.spec import Cleanup, MountSpec
     from overlaykit.mountinfo import Mount
 
 _GARBAGE_OBJECTS: Final = 10_000
@@ -42,11 +40,12 @@ def run(
     listener: socket.socket,
     parent: socket.socket,
     on_ready: Callable[[int, int], None],
+    on_written: Callable[[], None],
 ) -> None:
     """Serve a mount from beginning to end.
 
     `on_ready` is called once the mount answers, with its device number (st_dev) and the detached mount (-1: attached).
-    Until then the end of `parent` ends the mount.
+    Until then the end of `parent` ends the mount. `on_written` is called once all that was written is in the upper.
     Raises: Error or OSError, before `on_ready` was called, if it cannot be mounted.
     Ensures: `directories` is closed.
     """
@@ -70,12 +69,10 @@ def run(
             raise _only(group) from group
         finally:
             connection.close()
-        if spec.stage is not None:
-            unmount.detach_stage(spec.stage)
-    for path in spec.cleanup_paths:
-        # The parent removes it too.
-        with contextlib.suppress(OSError):
-            rmtree_path(path)
+    on_written()
+    if spec.stage is not None:
+        unmount.detach_stage(spec.stage)
+    cleanup.remove(spec.cleanup)
 
 
 def _only(error: BaseException) -> BaseException:
@@ -137,7 +134,6 @@ async def _serve(
                 nursery.start_soon(_end_with_namespace, mounted)
             on_ready(mounted.device, -1)
             nursery.start_soon(_unmount_on_termination, terminated, connection, mounted)
-        parent.close()
         accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
         nursery.start_soon(control_server.serve, accepting, operations, connection.terminate)
 
@@ -161,7 +157,17 @@ def _attach(path: str, target: int, detached: int) -> Mount:
 
 def _needed_later(spec: MountSpec) -> list[str]:
     """The paths that the daemon opens while it serves the mount. The layers are held open."""
-    return [*sys.path, "/proc", os.devnull, *spec.cleanup_paths, *filter(None, [spec.log_path])]
+    return [
+        *sys.path,
+        "/proc",
+        os.devnull,
+        *_removed_later(spec.cleanup),
+        *filter(None, [spec.log_path]),
+    ]
+
+
+def _removed_later(given: Cleanup) -> list[str]:
+    return [*given.trees, *given.places, *filter(None, [given.registry])]
 
 
 async def _fail_without(parent: socket.socket) -> None:

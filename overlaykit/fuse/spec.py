@@ -1,4 +1,7 @@
-"""The messages between a daemon and its parent: what to mount, and the reply. Plain data, sent as JSON."""
+"""The messages between a daemon and its parent: what to mount, and the reply. Plain data, sent as JSON.
+
+After `Ready` the daemon sends `daemon_start.WRITTEN`, once all that was written is in the upper.
+"""
 
 from __future__ import annotations
 
@@ -77,6 +80,17 @@ class MountFlags(msgspec.Struct, frozen=True, kw_only=True):
     contexts: dict[str, str] = {}
 
 
+class Cleanup(msgspec.Struct, frozen=True, kw_only=True, tag="cleanup"):
+    """What the daemon removes when it ends, or if its parent ends before it sends a `MountSpec`.
+
+    `trees`: directories with all in them. `registry`: a directory that goes if it is empty, and after it `places`.
+    """
+
+    trees: tuple[str, ...] = ()
+    registry: str = ""
+    places: tuple[str, ...] = ()
+
+
 class MountSpec(msgspec.Struct, frozen=True, kw_only=True, tag="mount"):
     """Request to mount. `layers`: top first; `upper` and `work`: both or neither.
 
@@ -84,7 +98,6 @@ class MountSpec(msgspec.Struct, frozen=True, kw_only=True, tag="mount"):
     `squash_unmapped`: owners that this user namespace does not map are shown as root.
     `target`: the mountpoint, in the mount namespace that the daemon starts in. None: the daemon starts in a mount
     namespace of its own, attaches layers to `stage`, a directory there, and replies with the detached mount.
-    `cleanup_paths`: trees that the daemon removes when it ends.
     """
 
     source: str
@@ -96,14 +109,8 @@ class MountSpec(msgspec.Struct, frozen=True, kw_only=True, tag="mount"):
     squash_unmapped: bool = False
     target: str | None = None
     stage: str | None = None
-    cleanup_paths: tuple[str, ...] = ()
+    cleanup: Cleanup = Cleanup()
     log_path: str = ""
-
-
-class CleanupPaths(msgspec.Struct, frozen=True, tag="cleanup-paths"):
-    """Trees that the daemon removes if its parent ends before it sends a `MountSpec`."""
-
-    paths: tuple[str, ...]
 
 
 class PassedDirectory(msgspec.Struct, frozen=True, tag="passed-directory"):
@@ -112,7 +119,7 @@ class PassedDirectory(msgspec.Struct, frozen=True, tag="passed-directory"):
     path: str
 
 
-StartRequest = CleanupPaths | PassedDirectory | MountSpec
+StartRequest = Cleanup | PassedDirectory | MountSpec
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -137,4 +144,10 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     upper_locked_by: int = -1
 
 
-StartReply = Ready | Failed
+class NotPrepared(msgspec.Struct, frozen=True, tag="not-prepared"):
+    """The process could not enter its namespaces, or not be executed, because of an OSError with `errno`."""
+
+    errno: int
+
+
+StartReply = Ready | Failed | NotPrepared

@@ -17,6 +17,8 @@ import msgspec
 
 from overlaykit import codec
 from overlaykit.errors import Error
+from overlaykit.fuse.cleanup import lock_directory
+from overlaykit.fuse.spec import Cleanup
 from overlaykit.namespace import errno_as_root, is_privileged
 from overlaykit.rmtree import rmtree_path
 from overlaykit.views import places
@@ -99,9 +101,14 @@ class Entry:
         return path
 
     @property
-    def cleanup_paths(self) -> tuple[str, ...]:
-        """The directories that the daemon removes if it outlives the view's other processes."""
-        return _cleanup_paths(self.path)
+    def cleanup(self) -> Cleanup:
+        """What the daemon removes at its end."""
+        trees = _cleanup_paths(self.path)
+        return Cleanup(
+            trees=trees,
+            registry=os.path.dirname(self.path),
+            places=tuple(os.path.dirname(path) for path in trees[:-1]),
+        )
 
     def close(self) -> None:
         """Release the lock and remove the entry, unless the daemon still holds the lock: then the daemon removes it."""
@@ -127,7 +134,7 @@ def read(path: str) -> About | None:
 
 def remove_unlocked(path: str) -> None:
     """Remove the entry at `path` and its scratch, unless a process holds its lock."""
-    lock = acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock = lock_directory(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if lock < 0:
         return
     try:
@@ -139,25 +146,11 @@ def remove_unlocked(path: str) -> None:
 
 def is_locked(path: str) -> bool:
     """Whether a process of the view at `path` is alive."""
-    lock = acquire(path, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    lock = lock_directory(path, fcntl.LOCK_SH | fcntl.LOCK_NB)
     if lock >= 0:
         os.close(lock)
         return False
     return os.path.isdir(path)
-
-
-def acquire(path: str, operation: int) -> int:
-    """Lock a directory (flock(2)): a descriptor; -1 if another process has the lock, or the directory is gone."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return -1
-    try:
-        fcntl.flock(fd, operation)
-    except BlockingIOError:
-        os.close(fd)
-        return -1
-    return fd
 
 
 @contextlib.contextmanager

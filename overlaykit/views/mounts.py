@@ -87,7 +87,7 @@ def _mount(
             options=options.options,
             flags=options.flags,
             target=target,
-            cleanup_paths=entry.cleanup_paths,
+            cleanup=entry.cleanup,
             log_path=places.log(),
         )
         serve(started, spec, entry)
@@ -108,8 +108,9 @@ def _mount(
             entry.publish(about)
         except BaseException:
             started.end()
+            started.process.close()
             raise
-        started.process.returncode = 0  # it outlives this process, which must not reap it
+        started.process.close()  # it outlives this process
         return RunningView(about, entry.control)
 
 

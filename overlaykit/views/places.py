@@ -74,7 +74,7 @@ def make_scratch(place: str, name: str) -> str | None:
         _make_private_with_parents(place)
         try:
             os.mkdir(path, 0o700)
-        except FileNotFoundError:  # `remove_empty_scratch` of another view removed it
+        except FileNotFoundError:  # the end of another view removed it
             _make_private_with_parents(place)
             os.mkdir(path, 0o700)
         if holds_markers(path):
@@ -82,16 +82,15 @@ def make_scratch(place: str, name: str) -> str | None:
         os.rmdir(path)
     except (OSError, PlaceUnsafe):
         pass
-    remove_empty_scratch(place)
+    with contextlib.suppress(OSError):
+        if _is_private(place):
+            os.rmdir(place)
     return None
 
 
-def remove_empty_scratch(*places: str) -> None:
-    """Remove those of `scratch()` that are empty."""
-    for place in places:
-        with contextlib.suppress(OSError):
-            if _is_private(place):
-                os.rmdir(place)
+def private_scratch() -> list[str]:
+    """Those of `scratch()` that exist and that only this user may write to."""
+    return [place for place in scratch() if os.path.lexists(place) and _is_private(place)]
 
 
 def holds_markers(path: str) -> bool:

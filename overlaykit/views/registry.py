@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit.errors import Error
 from overlaykit.fuse import control, mountpoints
+from overlaykit.fuse.cleanup import lock_directory, remove_registry_if_empty
 from overlaykit.views import entry, places
 from overlaykit.views.entry import About, Entry
 
@@ -88,7 +89,7 @@ class Registry:
                 except OSError:
                     os.rmdir(path)
                     raise
-            lock = entry.acquire(path, fcntl.LOCK_EX)
+            lock = lock_directory(path, fcntl.LOCK_EX)
         finally:
             os.close(root_lock)
         return Entry(path, lock)
@@ -141,17 +142,12 @@ class Registry:
 
     def remove_if_empty(self) -> None:
         """Remove the registry's directory if nothing is running, and the empty directories of scratch."""
-        lock = entry.acquire(self._root, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if lock >= 0:
-            with contextlib.suppress(OSError):  # not empty
-                os.rmdir(self._root)
-                places.remove_empty_scratch(*places.scratch())
-            os.close(lock)
+        remove_registry_if_empty(self._root, *places.private_scratch())
 
     def _lock_root(self) -> int:
         """Lock the registry's directory; make it again if `remove_if_empty` of another process removes it first."""
         while True:
-            lock = entry.acquire(places.private(self._root), fcntl.LOCK_EX)
+            lock = lock_directory(places.private(self._root), fcntl.LOCK_EX)
             if lock >= 0:
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(lock), os.stat(self._root)):

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 import stat
-import subprocess
 from typing import TYPE_CHECKING
 
 from overlaykit import namespace
@@ -49,7 +48,7 @@ class RootFs:
             self.entry = undo.enter_context(contextlib.closing(registry.enter(spec.name)))
             changes = self._prepare_upper(spec, undo_upper)
             # Called after the scratch is made: without the entry, which names it, the scratch would stay.
-            self.daemon.set_cleanup_paths(*self.entry.cleanup_paths)
+            self.daemon.set_cleanup(self.entry.cleanup)
             hidden = [changes.path, changes.work] if changes is not None else []
             hidden += places.hidden()
             store = store or Store()
@@ -72,10 +71,13 @@ class RootFs:
                 # A view has a /dev of its own: a device node in a layer must not open one of the machine's.
                 flags=MountFlags(nodev=True),
                 squash_unmapped=not namespace.is_privileged(),
-                cleanup_paths=self.entry.cleanup_paths,
+                cleanup=self.entry.cleanup,
                 log_path=places.log(),
             )
-            serve(self.daemon, mount, self.entry, keep=[hold.fileno() for hold in holds])
+            try:
+                serve(self.daemon, mount, self.entry, keep=[hold.fileno() for hold in holds])
+            except daemon.NamespacesRefused as refused:
+                raise _explain_refusal(refused) from None
             undo.callback(self._end_daemon)
             self._undo = undo.pop_all()
             undo_upper.pop_all()
@@ -96,6 +98,7 @@ class RootFs:
     def _end_daemon(self) -> None:
         self.daemon.close_mount()
         self.daemon.process.wait()
+        self.daemon.process.close()
 
 
 def _start_daemon() -> daemon.Daemon:
@@ -106,15 +109,14 @@ def _start_daemon() -> daemon.Daemon:
         if privileged
         else functools.partial(namespace.enter, namespace.available())
     )
-    try:
-        return daemon.Daemon(prepare=prepare)
-    except subprocess.SubprocessError:  # subprocess drops what `prepare` raised
-        if privileged:
-            raise MountsNotIsolated from None
-        refused = namespace.diagnose()
-        if refused is None:
-            raise
-        raise refused from None
+    return daemon.Daemon(prepare=prepare)
+
+
+def _explain_refusal(refused: OSError) -> Exception:
+    """The error for namespaces that the daemon could not enter."""
+    if namespace.is_privileged():
+        return MountsNotIsolated()
+    return namespace.diagnose() or refused
 
 
 def _hand_over(process: daemon.Daemon, path: str, lower: Hold | None = None) -> str:

@@ -189,8 +189,7 @@ class View:
                 self.processes.close()
             user = None
             if not namespace.is_privileged():
-                user = os.pidfd_open(rootfs.daemon.process.pid)
-                stack.callback(os.close, user)
+                user = rootfs.daemon.process.pidfd
             root = namespace.RootMount(mount=rootfs.daemon.mount, user_namespace=user)
             if last:
                 self._last = True
@@ -299,7 +298,7 @@ class View:
             raise LastCommand(self.name)
         if cwd is not None and not os.path.isabs(cwd):
             raise namespace.WorkingDirectoryRelative(cwd)
-        if rootfs.daemon.process.poll() is not None:
+        if not rootfs.daemon.process.is_alive():
             raise self._daemon_ended()
         return rootfs
 
@@ -307,18 +306,14 @@ class View:
         rootfs = self._require_started()
         if self.processes is None:
             raise NotStarted
-        ended = os.pidfd_open(rootfs.daemon.process.pid)
-        try:
-            return self.processes.wait(abort_on=[ended])
-        finally:
-            os.close(ended)
+        return self.processes.wait(abort_on=[rootfs.daemon.process.pidfd])
 
     def _wait_for_daemon(self) -> None:
         """Wait until all changes are in the upper: the mount ends with the last command, the daemon with the mount."""
         process = self._require_started().daemon.process
-        if not self._last and process.poll() is None:
+        if not self._last and process.is_alive():
             return
-        if process.wait() != 0:
+        if not process.wait():
             raise self._daemon_ended()
 
     def _daemon_ended(self) -> DaemonEnded:

@@ -60,6 +60,7 @@ def crash(stack: Stack, name: str, step: str, form: Form) -> bool:
         try:
             run(name, mount.target)
         except OSError:
-            return mount.process.wait() == -signal.SIGKILL
+            mount.process.wait_for_end()
+            return mount.process.status == -signal.SIGKILL
         mount.unmount()
         return False

@@ -84,4 +84,5 @@ def crash(stack: Stack, name: str, step: str) -> None:
         with pytest.raises(OSError, check=lambda error: error.errno in DIED):
             run(name, mount.target)
         by = signal.SIGXFSZ if step.startswith(faults.DATA) else signal.SIGKILL
-        assert mount.process.wait() == -by
+        mount.process.wait_for_end()
+        assert mount.process.status == -by

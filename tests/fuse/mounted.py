@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from overlaykit import mountinfo
 from overlaykit.fuse import control, daemon, directories
+from overlaykit.fuse.daemon_start import DaemonProcess
 from overlaykit.fuse.spec import LayerSpec, MountOptions, MountSpec
 
 from ..overlay.stack import Stack
@@ -28,7 +28,7 @@ class Mounted:
     """A mount that is ready. `target`: its mountpoint; `process`: the daemon; `log_path`: the daemon's log."""
 
     target: str
-    process: subprocess.Popen[bytes]
+    process: DaemonProcess
     control_path: str
     log_path: str
 
@@ -83,7 +83,7 @@ class Mounted:
     def unmount(self) -> None:
         """Unmount, and wait until the daemon exits with status 0."""
         syscalls.umount2(os.fsencode(self.target))
-        assert self.process.wait() == 0
+        assert self.process.wait()
 
 
 def spec_of(stack: Stack, *, writable: bool = True, **more: Any) -> MountSpec:
@@ -109,7 +109,7 @@ def mounted(stack: Stack, *, writable: bool = True, **more: Any) -> Iterator[Mou
     spec = spec_of(stack, writable=writable, **more)
     with started(spec, stack.directory) as mount:
         yield mount
-        if mount.process.poll() is None:
+        if mount.process.is_alive():
             mount.unmount()
     assert not os.path.exists(mount.log_path), "the daemon logged something"
 
@@ -145,9 +145,10 @@ def started(
     try:
         yield mount
     finally:
-        if process.poll() is None:
+        if process.is_alive():
             process.kill()
-            process.wait()
+        process.wait_for_end()
+        process.close()
         with contextlib.suppress(OSError):
             syscalls.umount2(os.fsencode(spec.target), syscalls.MNT_DETACH)
 

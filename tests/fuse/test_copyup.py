@@ -8,12 +8,13 @@ import functools
 import io
 import os
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import pytest
+
+from overlaykit.fuse.daemon_start import DaemonProcess
 
 from ..crash.disks import memory, put_upper_on, upper_on_a_small_disk
 from ..overlay.stack import Stack
@@ -41,7 +42,7 @@ def _add_large_file(stack: Stack) -> str:
 
 
 @contextlib.contextmanager
-def stopped(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def stopped(process: DaemonProcess) -> Iterator[None]:
     process.send_signal(signal.SIGSTOP)
     try:
         yield

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from overlaykit.fuse.daemon import Daemon, MountRefused
-from overlaykit.fuse.spec import LayerSpec, MountSpec
+from overlaykit.fuse.spec import Cleanup, LayerSpec, MountSpec
 
 from ..overlay.stack import Stack
 from ..overlay.view import refused
@@ -34,11 +34,12 @@ def handed_over(spec: MountSpec) -> Iterator[tuple[Daemon, str]]:
     try:
         yield daemon, f"/proc/self/fd/{daemon.mount}"
         daemon.close_mount()
-        assert daemon.process.wait() == 0
+        assert daemon.process.wait()
     finally:
-        if daemon.process.poll() is None:
+        if daemon.process.is_alive():
             daemon.process.kill()
-            daemon.process.wait()
+        daemon.process.wait_for_end()
+        daemon.process.close()
 
 
 def _enter_namespace() -> None:
@@ -116,11 +117,11 @@ def test_a_read_only_view_refuses_every_write(stack: Stack) -> None:
         os.open(f"{root}/f", os.O_WRONLY)
 
 
-def test_cleanup_paths_are_removed_after_the_mount(stack: Stack) -> None:
+def test_trees_to_clean_up_are_removed_after_the_mount(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
     scratch = os.path.join(stack.directory, "scratch")
     stack.upper, stack.work = os.path.join(scratch, "upper"), os.path.join(scratch, "work")
-    with handed_over(_spec(stack, cleanup_paths=(scratch,))) as (_, root):
+    with handed_over(_spec(stack, cleanup=Cleanup(trees=(scratch,)))) as (_, root):
         os.mkdir(f"{root}/d", 0o700)
         os.mkdir(f"{root}/d/closed", 0)
         os.unlink(f"{root}/f")
@@ -131,7 +132,7 @@ def test_cleanup_paths_are_removed_after_the_mount(stack: Stack) -> None:
 def test_an_abandoned_daemon_ends() -> None:
     daemon = Daemon(prepare=_enter_namespace)
     daemon.abandon()
-    assert daemon.process.returncode == 0
+    assert daemon.process.status == 0
 
 
 def test_a_layer_that_is_missing_ends_the_daemon(stack: Stack) -> None:

@@ -1,0 +1,57 @@
+"""What a daemon removes after its mount: the registry entry with its scratch, and directories that are empty then."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from overlaykit.rmtree import rmtree_path
+
+if TYPE_CHECKING:
+    from overlaykit.fuse.spec import Cleanup
+
+
+def remove(cleanup: Cleanup) -> None:
+    """Remove the trees, then the registry and the places if they are empty.
+
+    What cannot be removed stays; the next view removes it.
+    """
+    for path in cleanup.trees:
+        with contextlib.suppress(OSError):
+            rmtree_path(path)
+    if cleanup.registry:
+        remove_registry_if_empty(cleanup.registry, *cleanup.places)
+
+
+def remove_registry_if_empty(registry: str, *places: str) -> None:
+    """Remove the registry's directory if it is empty, and then those of `places` that are.
+
+    It stays while another process has it locked, to make an entry.
+    """
+    lock = lock_directory(registry, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if lock < 0:
+        return
+    try:
+        with contextlib.suppress(OSError):
+            os.rmdir(registry)
+            for path in places:
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
+    finally:
+        os.close(lock)
+
+
+def lock_directory(path: str, operation: int) -> int:
+    """Lock a directory (flock(2)): a descriptor; -1 if another process has the lock, or the directory is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    try:
+        fcntl.flock(fd, operation)
+    except BlockingIOError:
+        os.close(fd)
+        return -1
+    return fd
