@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 
-import msgspec
+from overlaykit.record import Record
 
 
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
+class Machine(Record, kw_only=True):
     """The machine of a run. `memory`: bytes. `programs`: name -> version."""
 
     kernel: str
@@ -18,10 +18,10 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     file_system: str
     """The type of the file system that holds the layers."""
     uid: int
-    programs: dict[str, str] = {}
+    programs: dict[str, str] = {}  # noqa: RUF012
 
 
-class Cost(msgspec.Struct, frozen=True, kw_only=True):
+class Cost(Record, kw_only=True):
     """The cost of one workload on one system.
 
     `values`: in `unit`, for one operation, one value a round. `requests`: the FUSE requests of one round by kind, from
@@ -52,7 +52,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
         return third - first
 
 
-class Series(msgspec.Struct, frozen=True, kw_only=True):
+class Series(Record, kw_only=True):
     """Workloads that differ in a size alone: a curve of the cost.
 
     `points`: the size and the name of the workload, smallest first.
@@ -64,7 +64,7 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     points: tuple[tuple[int, str], ...]
 
 
-class LeftOut(msgspec.Struct, frozen=True):
+class LeftOut(Record):
     """A measurement that a run skipped, and the reason.
 
     An empty `workload` means all workloads of the system, an empty `system` all systems.
@@ -75,7 +75,7 @@ class LeftOut(msgspec.Struct, frozen=True):
     why: str
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class Report(Record, kw_only=True):
     """A whole run. `workloads`: name -> description, in the order of the run. `baseline`: a system's name."""
 
     machine: Machine

@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-
-import msgspec
 
 from overlaykit import codec
+from overlaykit.record import Record
 
 
-class Explain(msgspec.Struct, frozen=True, tag="explain"):
+class Explain(Record):
     """Which layer provides `path`, an absolute path in the mount."""
 
     path: str
 
 
-class Count(msgspec.Struct, frozen=True, tag="count"):
+class Count(Record):
     """How much the daemon holds in memory, and how many requests it has had."""
 
 
-class End(msgspec.Struct, frozen=True, tag="end"):
+class End(Record):
     """End the connection with the kernel, even if files are in use: users of the mount get ENOTCONN."""
 
 
-class LayerHitReply(msgspec.Struct, frozen=True):
+class LayerHitReply(Record):
     """One layer's part: see `overlaykit.overlay.explain.LayerHit`."""
 
     layer: str
@@ -38,7 +36,7 @@ class LayerHitReply(msgspec.Struct, frozen=True):
     role: str
 
 
-class Explained(msgspec.Struct, frozen=True, tag="explained"):
+class Explained(Record):
     """See `overlaykit.overlay.explain.Explanation`."""
 
     path: str
@@ -46,18 +44,18 @@ class Explained(msgspec.Struct, frozen=True, tag="explained"):
     hits: tuple[LayerHitReply, ...]
 
 
-class Counted(msgspec.Struct, frozen=True, tag="counted"):
+class Counted(Record):
     """`held`: numbers of nodes, nlookup, open files and directory descriptors. `requests`: numbers by kind."""
 
     held: dict[str, int]
     requests: dict[str, int]
 
 
-class Ending(msgspec.Struct, frozen=True, tag="ending"):
+class Ending(Record):
     """The connection ends after this reply."""
 
 
-class RequestRefused(msgspec.Struct, frozen=True, tag="request-refused"):
+class RequestRefused(Record):
     """The request has failed with an OSError: its errno and path."""
 
     errno: int
@@ -75,6 +73,8 @@ def ask(
 
     Raises: OSError of a `RequestRefused`; ECONNREFUSED: the daemon has ended; TimeoutError: no reply in `seconds`.
     """
+    import socket
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(seconds)
         connection.connect(path)

@@ -5,15 +5,17 @@ After `Ready` the daemon sends `daemon_start.WRITTEN`, once all that was written
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from overlaykit.record import Record
 
-import msgspec
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Literal
 
 LONGEST_MESSAGE: Final = 1 << 20
 """Bytes."""
 
 
-class LayerSpec(msgspec.Struct, frozen=True, kw_only=True):
+class LayerSpec(Record, kw_only=True):
     """A lower.
 
     `recursive`: includes the mounts below it. `masks`: absolute paths below it that are shown as empty directories.
@@ -24,7 +26,7 @@ class LayerSpec(msgspec.Struct, frozen=True, kw_only=True):
     masks: tuple[str, ...] = ()
 
 
-class IdRange(msgspec.Struct, frozen=True, kw_only=True):
+class IdRange(Record, kw_only=True):
     """`count` ids of the host from `host` on are shown as those from `container` on."""
 
     host: int
@@ -32,7 +34,7 @@ class IdRange(msgspec.Struct, frozen=True, kw_only=True):
     count: int
 
 
-class IdSpec(msgspec.Struct, frozen=True, kw_only=True):
+class IdSpec(Record, kw_only=True):
     """How users, or groups, are shown: all as `squash_to`, or by ranges, or unchanged."""
 
     squash_to: int | None = None
@@ -42,7 +44,7 @@ class IdSpec(msgspec.Struct, frozen=True, kw_only=True):
 AS_THEY_ARE = IdSpec()
 
 
-class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
+class MountOptions(Record, kw_only=True):
     """Options under the names of the kernel's overlayfs and of fuse-overlayfs (see `overlay.stack.MergeOptions`).
 
     `acl`: access control lists have effect. `xattr`: there are extended attributes. `timeout`: seconds for which the
@@ -65,7 +67,7 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     dirsync: bool = False
 
 
-class MountFlags(msgspec.Struct, frozen=True, kw_only=True):
+class MountFlags(Record, kw_only=True):
     """Flags that the kernel implements, under the names of mount(8). `contexts`: SELinux's options."""
 
     nodev: bool = False
@@ -77,10 +79,10 @@ class MountFlags(msgspec.Struct, frozen=True, kw_only=True):
     sync: bool = False
     dirsync: bool = False
     allow_other: bool = False
-    contexts: dict[str, str] = {}
+    contexts: dict[str, str] = {}  # noqa: RUF012
 
 
-class Cleanup(msgspec.Struct, frozen=True, kw_only=True, tag="cleanup"):
+class Cleanup(Record, kw_only=True):
     """What the daemon removes when it ends, or if its parent ends before it sends a `MountSpec`.
 
     `trees`: directories with all in them. `registry`: a directory that goes if it is empty, and after it `places`.
@@ -91,7 +93,7 @@ class Cleanup(msgspec.Struct, frozen=True, kw_only=True, tag="cleanup"):
     places: tuple[str, ...] = ()
 
 
-class MountSpec(msgspec.Struct, frozen=True, kw_only=True, tag="mount"):
+class MountSpec(Record, kw_only=True):
     """Request to mount. `layers`: top first; `upper` and `work`: both or neither.
 
     Directories are named by the paths under which they were handed over (`PassedDirectory`).
@@ -113,7 +115,7 @@ class MountSpec(msgspec.Struct, frozen=True, kw_only=True, tag="mount"):
     log_path: str = ""
 
 
-class PassedDirectory(msgspec.Struct, frozen=True, tag="passed-directory"):
+class PassedDirectory(Record):
     """A directory that the parent has opened, sent with its descriptor. `path` names it in the spec."""
 
     path: str
@@ -122,7 +124,7 @@ class PassedDirectory(msgspec.Struct, frozen=True, tag="passed-directory"):
 StartRequest = Cleanup | PassedDirectory | MountSpec
 
 
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
+class Ready(Record):
     """The mount answers. Sent with its descriptor if the spec has no target.
 
     `device`: its st_dev, the same in every mount namespace. `notes`: lines for the user to read.
@@ -132,7 +134,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     notes: tuple[str, ...] = ()
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
+class Failed(Record):
     """Nothing is mounted, because of `message` or, if it is empty, of an OSError with `errno` and `path`.
 
     `upper_locked_by`: the pid of another daemon that has locked the upper (0: unknown which; -1: none has).
@@ -144,7 +146,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     upper_locked_by: int = -1
 
 
-class NotPrepared(msgspec.Struct, frozen=True, tag="not-prepared"):
+class NotPrepared(Record):
     """The process could not enter its namespaces, or not be executed, because of an OSError with `errno`."""
 
     errno: int

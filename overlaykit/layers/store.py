@@ -19,16 +19,15 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-import msgspec
-
+from overlaykit import codec
 from overlaykit.errors import Error
 from overlaykit.health import Check
 from overlaykit.layers.host import NAME as HOST
 from overlaykit.layers.layer import Hold, Layer
 from overlaykit.layers.staging import DIRECTORY, FIX, opened, staged, temporary_name
 from overlaykit.layers.tree import Tree
+from overlaykit.record import Record
 from overlaykit.rmtree import rmtree
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -73,8 +72,7 @@ class DamagedLayer(Error):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredLayer:
+class StoredLayer(Record, kw_only=True):
     """A layer of the store."""
 
     name: str
@@ -105,7 +103,7 @@ class StoredLayer:
             raise UnknownLayer(self.name, "") from None
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True):
+class LayerRecord(Record, kw_only=True):
     """The contents of layer.json."""
 
     format: int = 1
@@ -153,11 +151,11 @@ class Store:
             rmtree(directory, os.fsencode(_SCRATCH))
             # A view and `remove` open the directory, also where the mode of the source denies it.
             os.chmod(tree_path, os.stat(tree_path).st_mode | 0o500)
-            record = _Record(
+            record = LayerRecord(
                 source=str(source), created=time.time_ns(), bytes=usage.bytes, files=usage.files
             )
             with open(os.path.join(path, _RECORD), "xb") as file:
-                file.write(msgspec.json.encode(record))
+                file.write(codec.encode(record))
             _sync_file_system(directory)
             try:
                 os.rename(path, self._path(name))
@@ -201,8 +199,8 @@ class Store:
         path = os.path.join(self._path(name), _RECORD)
         try:
             with open(path, "rb") as file:
-                return self._stored(name, msgspec.json.decode(file.read(), type=_Record))
-        except (FileNotFoundError, msgspec.DecodeError):
+                return self._stored(name, codec.decode(file.read(), LayerRecord))
+        except (FileNotFoundError, ValueError):
             if not os.path.isdir(self._path(name)):
                 raise self._unknown(name) from None
             raise DamagedLayer(name, _RECORD) from None
@@ -231,7 +229,7 @@ class Store:
         except FileNotFoundError:
             return ()
 
-    def _stored(self, name: str, record: _Record) -> StoredLayer:
+    def _stored(self, name: str, record: LayerRecord) -> StoredLayer:
         return StoredLayer(
             name=name,
             path=os.path.join(self._path(name), _TREE),

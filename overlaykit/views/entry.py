@@ -13,13 +13,12 @@ import os
 import socket
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from overlaykit import codec
 from overlaykit.errors import Error
 from overlaykit.fuse.cleanup import lock_directory
 from overlaykit.fuse.spec import Cleanup
 from overlaykit.namespace import errno_as_root, is_privileged
+from overlaykit.record import Record
 from overlaykit.rmtree import rmtree_path
 from overlaykit.views import places
 
@@ -38,7 +37,7 @@ class EntryUnwritable(Error):
     )
 
 
-class About(msgspec.Struct, frozen=True, kw_only=True):
+class About(Record, kw_only=True):
     """What an entry says of its view or mount.
 
     `started`: nanoseconds since the epoch. `device`: st_dev of the mount, which identifies it. A view has a `command`,

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Literal, get_args
-
-import msgspec
 
 from overlaykit import namespace
 from overlaykit.fuse.directories import UpperUnusable
-from overlaykit.namespace import Bind, Port
+from overlaykit.record import Record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Final, Literal, TypeAlias
 
-Network = Literal["private", "host", "none"]
+    from overlaykit.namespace import Bind, Port
+
+Network: TypeAlias = "Literal['private', 'host', 'none']"
+NETWORKS: Final = ("private", "host", "none")
 
 
-class ViewSpec(msgspec.Struct, frozen=True, kw_only=True):
+class ViewSpec(Record, kw_only=True):
     """What a view shows and what it shares with the host.
 
     Raises: ValueError; Error for an empty upper or for binds that conflict.
@@ -41,9 +43,8 @@ class ViewSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("a read-only view has no upper")
         if not self.layers:
             raise ValueError("layers: name one at least")
-        networks = get_args(Network)
-        if self.network not in networks:
-            raise ValueError(f"network: {self.network!r} is none of {', '.join(networks)}")
+        if self.network not in NETWORKS:
+            raise ValueError(f"network: {self.network!r} is none of {', '.join(NETWORKS)}")
         if self.upper == "":  # and not the working directory
             raise UpperUnusable(self.upper, os.strerror(errno.ENOENT))
         namespace.binds.check(self.binds)

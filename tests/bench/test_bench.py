@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 
-import msgspec
 import pytest
 
+from overlaykit import codec
 from overlaykit.bench.results import Report
 from overlaykit.bench.selection import QUICK, plan
 
@@ -24,7 +24,7 @@ TWO = ("--system", "plain", "--system", "overlaykit")
 
 def test_json_has_everything(user: TestUser) -> None:
     printed = user.succeeds(*TINY, *TWO, "--json")
-    found = msgspec.convert(json.loads(printed), Report)
+    found = codec.convert(json.loads(printed), Report)
     assert list(found.systems) == ["plain", "overlaykit"]
     assert (found.baseline, found.rounds) == ("plain", 1)
     cost = found.cost("stat/warm", "overlaykit")
@@ -47,7 +47,7 @@ def test_more_systems_can_be_named(user: TestUser) -> None:
     command = "mine=fuse-overlayfs -o lowerdir={lower},upperdir={upper},workdir={work} {target}"
     target = user.directory("target")
     more = ("--system", command, "--target", target, "--baseline", "mine")
-    found = msgspec.convert(json.loads(user.succeeds(*TINY, *TWO, *more, "--json")), Report)
+    found = codec.convert(json.loads(user.succeeds(*TINY, *TWO, *more, "--json")), Report)
     assert list(found.systems) == ["plain", "overlaykit", "mine", target]
     assert len(found.costs) == 4
     assert found.ratio("stat/warm", "mine") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import resource
 import sys
@@ -10,10 +11,10 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
-import msgspec
 import pytest
 from rich.console import Console
 
+from overlaykit import codec
 from overlaykit.bench.report import OutputTaken, OutputUnusable, PlotsNeedMatplotlib, table, write
 from overlaykit.bench.results import Report
 
@@ -92,11 +93,10 @@ def small() -> Report:
     """A report without plots, which are slow."""
     whole = report()
     names = list(whole.workloads)[:2]
-    return msgspec.structs.replace(
-        whole,
+    return whole.replace(
         workloads={name: whole.workloads[name] for name in names},
         costs=tuple(
-            msgspec.structs.replace(cost, requests=None)
+            cost.replace(requests=None)
             for cost in whole.costs
             if cost.workload in names and cost.system == "overlaykit"
         ),
@@ -157,7 +157,7 @@ def test_launchers_have_a_table_of_their_own() -> None:
 
 
 def test_the_figures_can_be_read_back(written: str) -> None:
-    assert msgspec.json.decode(everything(written)["report.json"], type=Report) == report()
+    assert codec.convert(json.loads(everything(written)["report.json"]), Report) == report()
 
 
 def test_one_report_gives_the_same_files_each_time(written: str, tmp_path: str) -> None:
@@ -192,7 +192,7 @@ def test_every_plot_is_a_file_and_on_the_page(written: str) -> None:
 
 
 def test_a_report_with_nothing_in_it_is_shown_too(tmp_path: str) -> None:
-    empty = msgspec.structs.replace(report(), costs=(), series=(), left_out=(), workloads={})
+    empty = report().replace(costs=(), series=(), left_out=(), workloads={})
     write(empty, os.path.join(tmp_path, "report"))
     assert "0 workloads" in page(os.path.join(tmp_path, "report")).words
     Console(file=io.StringIO()).print(table(empty))
@@ -219,7 +219,7 @@ def test_an_older_report_is_replaced_as_a_whole(tmp_path: str) -> None:
     write(report(), path)
     newer = small()
     write(newer, path)
-    assert msgspec.json.decode(everything(path)["report.json"], type=Report) == newer
+    assert codec.convert(json.loads(everything(path)["report.json"]), Report) == newer
     assert not any(name.startswith("growth") for name in os.listdir(path))
     assert os.listdir(tmp_path) == ["report"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 
-import msgspec
-
+from overlaykit import codec
 from overlaykit.bench.results import Report
 
 from ..views.fixtures import only_as
@@ -23,7 +23,7 @@ def test_a_report_shows_the_results_of_its_run(user: TestUser) -> None:
     names = os.listdir(directory)
     assert {"ratios-1.svg", "requests.svg"} <= set(names)
     with open(os.path.join(directory, "report.json"), "rb") as file:
-        found = msgspec.json.decode(file.read(), type=Report)
+        found = codec.convert(json.loads(file.read()), Report)
     with open(os.path.join(directory, "index.html"), encoding="utf-8") as file:
         page = file.read()
     assert list(found.workloads) == ["missing/warm", "start/end"]

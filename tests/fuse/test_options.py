@@ -7,7 +7,6 @@ import errno
 import os
 import subprocess
 
-import msgspec
 import pytest
 
 from overlaykit.fuse.spec import IdRange, IdSpec, MountFlags, MountOptions
@@ -101,7 +100,7 @@ def test_every_directory_has_one_link_where_asked_to(stack: Stack) -> None:
     stack.add({})
     options = MountOptions(userxattr=stack.unprivileged)
     for static, links in (False, 3), (True, 1):
-        with mounted(stack, options=msgspec.structs.replace(options, static_nlink=static)) as mount:
+        with mounted(stack, options=options.replace(static_nlink=static)) as mount:
             os.makedirs(mount.path("d/e"), exist_ok=True)
             assert os.stat(mount.path("d")).st_nlink == links
 
@@ -110,7 +109,7 @@ def test_the_kernel_looks_up_again_after_the_timeout(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
     options = MountOptions(userxattr=stack.unprivileged)
     for timeout, asks in (None, False), (0.0, True), (1e30, False):
-        with mounted(stack, options=msgspec.structs.replace(options, timeout=timeout)) as mount:
+        with mounted(stack, options=options.replace(timeout=timeout)) as mount:
             os.stat(mount.path("f"))
             with mount.requests() as requests:
                 os.stat(mount.path("f"))

@@ -263,6 +263,7 @@ def test_what_is_known_of_a_layer_is_plain_json(user: User, store: Store, source
     with open(user.path("store/one/layer.json")) as file:
         record = json.load(file)
     assert record == {
+        "type": "LayerRecord",
         "format": 1,
         "source": source,
         "created": added.created,

@@ -9,9 +9,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from overlaykit import _native
+from overlaykit import _native, codec
 from overlaykit.errors import Error
 
 if TYPE_CHECKING:
@@ -61,7 +59,7 @@ def check_output(directory: str) -> None:
 def write(report: Report, directory: str) -> None:
     """Write report.json, a plot for each figure (SVG), and index.html, which needs no other file.
 
-    An existing report is replaced in one step. `msgspec.json.decode(text, type=Report)` reads the JSON back, in the
+    An existing report is replaced in one step. `codec.convert(json.loads(text), Report)` reads the JSON back, in the
     order of workloads and systems.
 
     Raises: as `check_output`; OSError, with nothing changed.
@@ -72,7 +70,7 @@ def write(report: Report, directory: str) -> None:
     with canvas.style():
         drawings = [*ratios.draw(report), *growth.draw(report), *counts.draw(report)]
     files = {
-        _DATA: msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n",
+        _DATA: codec.encode_pretty(report).encode() + b"\n",
         _PAGE: page.page(report, drawings).encode(),
         **{drawing.name + _PLOT: drawing.svg.encode() for drawing in drawings},
     }
