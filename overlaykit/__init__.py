@@ -8,7 +8,7 @@
 The rooms, from the top: `cli` calls `views`; `views` joins `fuse` (the mount), `namespace` (the processes) and
 `layers` (the sources of files), which never import one another; `overlay` decides what a path means. On the ground
 floor are `_native` (system calls), `beneath`, `codec`, `errors`, `health`, `mountinfo`, `privilege`, `procfs`,
-`record`, `rmtree`, `scope`, `signals` and `standard`. A room imports only from below. Start reading at
+`record`, `rmtree`, `scope`, `signals`, `sockets` and `standard`. A room imports only from below. Start reading at
 `overlaykit.overlay`.
 """
 

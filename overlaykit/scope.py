@@ -5,6 +5,8 @@ mypy takes them for contextlib's. They lack asynchronous forms, use as decorator
 
 from __future__ import annotations
 
+__all__ = ["ExitStack", "closing", "contextmanager", "suppress"]
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextlib import ExitStack, closing, contextmanager, suppress

@@ -30,6 +30,7 @@ GROUND = {
     "codec",
     "record",
     "scope",
+    "sockets",
 }
 MAY_IMPORT = {
     "cli": {"views", "fuse", "namespace", "layers", "bench", *GROUND},
@@ -51,6 +52,7 @@ MAY_IMPORT = {
     "codec": {"record"},
     "record": set(),
     "scope": set(),
+    "sockets": set(),
     "__main__": {"cli"},
     "__init__": {"views"},
 }
