@@ -13,8 +13,21 @@ from setuptools.command.build_ext import build_ext
 
 PROGRAMS = {
     "overlaykit._forwarder": ["native/forwarder.c", "native/ports.c"],
+    "overlaykit._supervisor": [
+        "native/supervisor.c",
+        "native/plan.c",
+        "native/failure.c",
+        "native/process.c",
+        "native/init.c",
+        "native/command.c",
+        "native/mounts.c",
+        "native/binds.c",
+        "native/hosts.c",
+        "native/remove.c",
+        "native/ports.c",
+    ],
 }
-DEPENDS = ["native/ports.h"]
+DEPENDS = ["native/plan.h", "native/ports.h", "native/supervisor.h"]
 MACROS = [("_GNU_SOURCE", "1"), ("_FILE_OFFSET_BITS", "64")]
 COMPILE = ["-std=c17", "-Wall", "-Wextra", "-O2", "-fPIE", "-fstack-protector-strong"]
 LINK = ["-pie", "-Wl,-z,relro,-z,now"]

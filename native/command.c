@@ -1,0 +1,118 @@
+/* The command: what a new fork of init sets before execve(2). */
+#include "supervisor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define LISTEN_PID "LISTEN_PID="
+
+/* The strings of a list as execve(2) takes them. Returns NULL with errno set. */
+static char **
+vector(const struct argument *list)
+{
+    size_t count = 0;
+    char **strings = calloc(list_count(list) + 1, sizeof *strings);
+    if (strings)
+        for (const char *one = NULL; (one = list_next(list, one));)
+            strings[count++] = (char *)one;
+    return strings;
+}
+
+/* Pass the sockets that the launcher was passed on to the command (sd_listen_fds(3)): a program
+ * uses them only if LISTEN_PID is its own process id. */
+static void
+take_sockets_over(char **environment)
+{
+    static char entry[sizeof LISTEN_PID + 12];
+    (void)snprintf(entry, sizeof entry, LISTEN_PID "%d", (int)getpid());
+    for (; *environment; environment++)
+        if (!strncmp(*environment, LISTEN_PID, sizeof LISTEN_PID - 1))
+            *environment = entry;
+}
+
+/* execve(2) the first candidate that can be executed, as execvp(3) does. Entries that may not be
+ * executed are skipped. */
+static int
+execute(const struct argument *arguments)
+{
+    char **argv = vector(&arguments[0]), **environment = vector(&arguments[1]);
+    const char *forbidden = NULL;
+    struct stat st;
+    if (!argv || !environment)
+        return fail(PROCESS, "");
+    if (arguments[3].number)
+        take_sockets_over(environment);
+    for (const char *path = NULL; (path = list_next(&arguments[2], path));) {
+        (void)execve(path, argv, environment);
+        switch (errno) {
+        case ENOENT:
+        case ENOTDIR:
+            if (stat(path, &st) == 0) /* its interpreter is missing */
+                return fail_with(EXECUTE, ENOENT, path);
+            break;
+        case EACCES:
+        case EPERM:
+            /* If it is not visible, the directory may not be searched: the same as a missing
+             * entry. */
+            if (!forbidden && lstat(path, &st) == 0)
+                forbidden = path;
+            break;
+        default:
+            return fail(EXECUTE, path);
+        }
+    }
+    return forbidden ? fail_with(EXECUTE, EACCES, forbidden) : fail_with(LOOKUP, ENOENT, argv[0]);
+}
+
+static int
+carry_out(const struct plan *plan, const struct record *record)
+{
+    const struct argument *argument = record->arguments;
+    switch (record->step) {
+    case STEP_BLOCKED:
+        block_signals(argument[0].number, NULL);
+        return 0;
+    case STEP_IGNORED:
+        ignore_signals(argument[0].number);
+        return 0;
+    case STEP_STANDARD:
+        return dup2(slot_descriptor(plan, &argument[1]), (int)argument[0].number) < 0
+                   ? fail(PROCESS, "")
+                   : 0;
+    case STEP_CLOSE_STANDARD:
+        for (int descriptor = 0; descriptor < 3; descriptor++)
+            if (argument[0].number >> descriptor & 1)
+                close(descriptor);
+        return 0;
+    case STEP_PASS:
+        return fcntl(slot_descriptor(plan, &argument[0]), F_SETFD, 0) < 0 ? fail(PROCESS, "") : 0;
+    case STEP_EXEC:
+        return execute(argument);
+    default:
+        return 0;
+    }
+}
+
+/* The parent sees end of file in the status pipe before another process can see the command
+ * running: this process waits at the gate until it alone holds the pipe. Each holder closes the
+ * status pipe before its copy of the gate. Every other descriptor is close-on-exec. */
+int
+command_execute(const struct plan *plan, const struct init_descriptors *descriptors)
+{
+    struct cursor cursor = plan->sections[SECTION_COMMAND];
+    struct record record;
+    char none;
+    ssize_t count;
+    do
+        count = read(descriptors->gate[0], &none, 1);
+    while (count < 0 && errno == EINTR);
+    while (plan_next(&cursor, &record))
+        if (carry_out(plan, &record) < 0)
+            break;
+    return -1;
+}

@@ -1,0 +1,207 @@
+/* The view's host name in its /etc/hosts, so that programs find an address for it.
+ *
+ * A file in memory is mounted over /etc/hosts, as other launchers do, and nothing is written into
+ * an upper. Where the upper is kept, changes to the file are written back after the command's
+ * end. */
+#include "supervisor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/mount.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define DEFAULT_HOSTS "127.0.0.1 localhost\n::1 localhost\n"
+#define ADDRESS "127.0.0.1 "
+/* Where the file system of the new file is attached until the file is cloned. */
+#define ATTACHED_AT "/run"
+
+enum { LONGEST_LINE = sizeof ADDRESS + 64 + 2, DETACH = 2 /* MNT_DETACH */ };
+
+static bool
+is_blank(char byte)
+{
+    return byte && strchr(" \t\v\f", byte);
+}
+
+/* Whether a line gives an address the name: not its first word, and no comment. */
+static bool
+line_has(const char *line, size_t size, const char *name)
+{
+    const char *end = memchr(line, '#', size), *at = line;
+    size_t length = strlen(name);
+    if (!end)
+        end = line + size;
+    for (bool first = true; at < end; first = false) {
+        while (at < end && is_blank(*at))
+            at++;
+        const char *word = at;
+        while (at < end && !is_blank(*at))
+            at++;
+        if (!first && (size_t)(at - word) == length && !memcmp(word, name, length))
+            return true;
+    }
+    return false;
+}
+
+static bool
+has_name(const char *text, size_t size, const char *name)
+{
+    const char *end = text + size;
+    while (text < end) {
+        const char *stop = text;
+        while (stop < end && *stop != '\n' && *stop != '\r')
+            stop++;
+        if (line_has(text, (size_t)(stop - text), name))
+            return true;
+        text = stop + 1;
+    }
+    return false;
+}
+
+/* Read a file from its beginning, with room for `more` bytes. Returns NULL with errno set. */
+static char *
+read_whole(int file, size_t more, size_t *size)
+{
+    char *text = NULL;
+    for (*size = 0;;) {
+        char *longer = realloc(text, *size + BUFSIZ + more);
+        ssize_t count = longer ? pread(file, longer + *size, BUFSIZ, (off_t)*size) : -1;
+        if (longer)
+            text = longer;
+        if (count < 0) {
+            free(text);
+            return NULL;
+        }
+        if (count == 0)
+            return text;
+        *size += (size_t)count;
+    }
+}
+
+static int
+write_whole(int file, const char *text, size_t size)
+{
+    for (size_t done = 0; done < size;) {
+        ssize_t count = pwrite(file, text + done, size - done, (off_t)done);
+        if (count < 0)
+            return -1;
+        done += (size_t)count;
+    }
+    return 0;
+}
+
+/* Mount a file in memory over `place`; return a descriptor of it. Before Linux 6.15 open_tree(2)
+ * clones no detached mount, so the file system is attached while the file is cloned. */
+static int
+cover_file(const struct covered_hosts *hosts, const char *place, mode_t mode, bool read_only)
+{
+    static const char options[] = "mode\0"
+                                  "0755";
+    static const char path[] = ATTACHED_AT "/hosts";
+    int memory = mount_fresh("tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
+                             &(struct argument){.bytes = options, .length = sizeof options});
+    if (memory < 0)
+        return fail(HOSTS, place);
+    if (mount_attach(memory, ATTACHED_AT) < 0)
+        return -1;
+    int file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (file < 0 || write_whole(file, hosts->contents, hosts->size) < 0 || fchmod(file, mode) < 0)
+        return fail(HOSTS, place);
+    close(file);
+    int cover = open(path, O_RDONLY | O_CLOEXEC);
+    int clone = mount_clone(path, read_only ? MOUNT_ATTR_RDONLY : 0);
+    if (cover < 0 || clone < 0)
+        return fail(HOSTS, place);
+    if (mount_attach(clone, place) < 0)
+        return -1;
+    if (syscall(SYS_umount2, ATTACHED_AT, DETACH) < 0)
+        return fail(HOSTS, place);
+    return cover;
+}
+
+/* Open the file that is to be covered and read it, or give the default where it is missing. Returns
+ * false where nothing is to be covered: it is no readable regular file, or cannot be made. With
+ * `keep` a missing file is not made: it would stay in the upper. */
+static bool
+read_hosts(struct covered_hosts *hosts, const char *place, bool must_exist, mode_t *mode)
+{
+    struct stat st;
+    hosts->below = open(place, O_PATH | O_CLOEXEC);
+    if (hosts->below < 0) {
+        if (errno != ENOENT || must_exist)
+            return false;
+        hosts->size = sizeof DEFAULT_HOSTS - 1;
+        hosts->contents = malloc(hosts->size + LONGEST_LINE);
+        if (hosts->contents)
+            memcpy(hosts->contents, DEFAULT_HOSTS, hosts->size);
+        *mode = 0644;
+        return hosts->contents;
+    }
+    /* open(2) of a FIFO waits for a writer. */
+    if (fstat(hosts->below, &st) < 0 || !S_ISREG(st.st_mode))
+        return false;
+    int file = open(place, O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return false;
+    *mode = st.st_mode & 0777;
+    hosts->contents = read_whole(file, LONGEST_LINE, &hosts->size);
+    close(file);
+    return hosts->contents;
+}
+
+static void
+add_line(struct covered_hosts *hosts, const char *hostname)
+{
+    char *end = hosts->contents + hosts->size;
+    if (hosts->size && end[-1] != '\n')
+        *end++ = '\n';
+    hosts->line = end;
+    hosts->line_size = (size_t)snprintf(end, LONGEST_LINE - 1, ADDRESS "%s\n", hostname);
+    hosts->size = (size_t)(end - hosts->contents) + hosts->line_size;
+}
+
+int
+hosts_cover(struct covered_hosts *hosts, const char *hostname, bool keep)
+{
+    char place[PATH_MAX];
+    struct statvfs root;
+    mode_t mode;
+    *hosts = (struct covered_hosts){.cover = -1, .below = -1};
+    if (real_path("/etc/hosts", place) < 0 || statvfs("/", &root) < 0)
+        return fail(HOSTS, "/etc/hosts");
+    bool read_only = root.f_flag & ST_RDONLY;
+    if (!read_hosts(hosts, place, keep || read_only, &mode) ||
+        has_name(hosts->contents, hosts->size, hostname))
+        return 0;
+    add_line(hosts, hostname);
+    hosts->cover = cover_file(hosts, place, mode, read_only);
+    return hosts->cover < 0 ? -1 : 0;
+}
+
+/* Nothing can be reported: the status pipe is closed. It needs no capability. A mountpoint cannot
+ * be replaced by rename(2), so the file is written in place and then truncated. */
+void
+hosts_write_back(const struct covered_hosts *hosts)
+{
+    char path[sizeof "/proc/self/fd/" + 12];
+    size_t size;
+    char *now = read_whole(hosts->cover, 0, &size);
+    if (!now || (size == hosts->size && !memcmp(now, hosts->contents, size)))
+        return;
+    char *line = memmem(now, size, hosts->line, hosts->line_size);
+    if (line) {
+        size -= hosts->line_size;
+        memmove(line, line + hosts->line_size, size - (size_t)(line - now));
+    }
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", hosts->below);
+    int file = open(path, O_WRONLY | O_CLOEXEC);
+    if (file >= 0 && write_whole(file, now, size) == 0)
+        (void)!ftruncate(file, (off_t)size);
+}

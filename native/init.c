@@ -1,0 +1,232 @@
+/* The init of a view (PID 1): carry out its section of the plan, start the command, reap, forward
+ * signals. When init ends, for any reason, the kernel kills every other process of the view
+ * (pid_namespaces(7)). */
+#include "supervisor.h"
+
+#include <errno.h>
+#include <linux/mount.h>
+#include <net/if.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* ---- steps ---------------------------------------------------------------------------------- */
+
+/* Bring up the loopback interface of this network namespace; the kernel assigns its addresses. */
+static int
+raise_loopback(void)
+{
+    struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
+    int any_socket = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (any_socket < 0 || ioctl(any_socket, SIOCSIFFLAGS, &request) < 0)
+        return fail(LOOPBACK, "");
+    close(any_socket);
+    return 0;
+}
+
+/* Put the mount made by STEP_FRESH or STEP_CLONE into its slot, or see whether the step is
+ * optional. */
+static int
+keep_mount(struct plan *plan, const struct argument *slot, int mount, uint64_t flags,
+           const struct argument *failure)
+{
+    if (mount >= 0) {
+        slot_fill(plan, slot, mount);
+        return 0;
+    }
+    if (flags & MOUNT_OPTIONAL || (flags & MOUNT_OPTIONAL_IF_EPERM && errno == EPERM) ||
+        (flags & MOUNT_OPTIONAL_IF_ENOENT && errno == ENOENT))
+        return 0;
+    return fail(failure[0].bytes, failure[1].bytes);
+}
+
+static int
+make_mount(struct plan *plan, const struct record *record)
+{
+    const struct argument *argument = record->arguments;
+    bool fresh = record->step == STEP_FRESH;
+    uint64_t flags = argument[fresh ? 4 : 3].number;
+    unsigned attributes = (unsigned)argument[2].number;
+    if (flags & MOUNT_UNLESS_FILLED && slot_descriptor(plan, &argument[0]) >= 0)
+        return 0;
+    int mount = fresh ? mount_fresh(argument[1].bytes, attributes, &argument[3])
+                      : mount_clone(argument[1].bytes, attributes);
+    return keep_mount(plan, &argument[0], mount, flags, &argument[fresh ? 5 : 4]);
+}
+
+static int
+make_root(struct plan *plan, const struct argument *slots)
+{
+    int mounts[3];
+    for (int at = 0; at < 3; at++) {
+        mounts[at] = slot_descriptor(plan, &slots[at]);
+        slot_fill(plan, &slots[at], -1);
+    }
+    return mount_root(mounts[0], mounts[1], mounts[2]) < 0 ? fail(ROOT, "") : 0;
+}
+
+static int
+attach(struct plan *plan, const struct argument *argument)
+{
+    struct stat st;
+    int mount = slot_descriptor(plan, &argument[0]);
+    if (mount < 0)
+        return 0;
+    if (argument[2].number & ATTACH_IF_TARGET_EXISTS && stat(argument[1].bytes, &st) < 0) {
+        slot_close(plan, &argument[0]);
+        return 0;
+    }
+    slot_fill(plan, &argument[0], -1);
+    return mount_attach(mount, argument[1].bytes);
+}
+
+static int
+change_directory(const char *path, bool required)
+{
+    if (chdir(path) == 0)
+        return 0;
+    if (required)
+        return fail(DIRECTORY, path);
+    return chdir("/") < 0 ? fail(DIRECTORY, "/") : 0;
+}
+
+static int
+carry_out(struct plan *plan, const struct record *record, struct covered_hosts *hosts)
+{
+    const struct argument *argument = record->arguments;
+    switch (record->step) {
+    case STEP_UNSHARE:
+        return unshare((int)argument[0].number) < 0 ? fail(NAMESPACES, "") : 0;
+    case STEP_PRIVATE_MOUNTS:
+        return syscall(SYS_mount, NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0
+                   ? fail(NAMESPACES, "")
+                   : 0;
+    case STEP_HOSTNAME:
+        return sethostname(argument[0].bytes, argument[0].length - 1) < 0
+                   ? fail(HOSTNAME, argument[0].bytes)
+                   : 0;
+    case STEP_LOOPBACK:
+        return raise_loopback();
+    case STEP_UMASK:
+        umask((mode_t)argument[0].number);
+        return 0;
+    case STEP_FRESH:
+    case STEP_CLONE:
+        return make_mount(plan, record);
+    case STEP_ROOT:
+        return make_root(plan, argument);
+    case STEP_ATTACH:
+        return attach(plan, argument);
+    case STEP_SYMLINK:
+        return symlink(argument[0].bytes, argument[1].bytes) < 0
+                   ? fail(FILE_SYSTEM, argument[1].bytes)
+                   : 0;
+    case STEP_ATTACH_BINDS:
+        return attach_binds(plan);
+    case STEP_PROTECT_PROC:
+        return protect_proc(&argument[0], argument[1].number);
+    case STEP_HOSTS:
+        return hosts_cover(hosts, argument[0].bytes, argument[1].number);
+    case STEP_CHDIR:
+        return change_directory(argument[0].bytes, argument[1].number);
+    case STEP_RESTRICT_CAPABILITIES:
+        return restrict_capabilities(argument[0].number) < 0 ? fail(CAPABILITIES, "") : 0;
+    default: /* STEP_BIND: for STEP_ATTACH_BINDS */
+        return 0;
+    }
+}
+
+/* ---- after the steps ------------------------------------------------------------------------ */
+
+/* Reap children and orphans until the command ends; its status. */
+static int
+reap_until(pid_t command)
+{
+    sigset_t watched = forwarded_signals();
+    sigaddset(&watched, SIGCHLD);
+    for (;;) {
+        siginfo_t info;
+        int number = sigwaitinfo(&watched, &info);
+        /* A sender outside the view has pid 0. The view's processes are in init's process group: a
+         * signal from one of them to the group has reached the command already, and so has one of
+         * the terminal (si_code SI_KERNEL, sigaction(2)). */
+        if (number > 0 && number != SIGCHLD && info.si_code <= 0 && info.si_pid == 0)
+            (void)kill(command, number);
+        if (number != SIGCHLD)
+            continue;
+        int ended;
+        for (pid_t one; (one = waitpid(-1, &ended, WNOHANG)) > 0;)
+            if (one == command)
+                return status_of(ended);
+    }
+}
+
+/* Die when the monitor does. It may have died before the prctl(2), which its pidfd shows. */
+static void
+end_with(int monitor)
+{
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if (is_readable(monitor))
+        _exit(EXIT_FAILURE);
+}
+
+static _Noreturn void
+give_up(const struct init_descriptors *descriptors)
+{
+    failure_write(descriptors->status);
+    _exit(EXIT_FAILURE);
+}
+
+/* Forget what the command alone needs: init stays as long as the view. */
+static void
+shrink(struct plan *plan, struct covered_hosts *hosts, bool keep)
+{
+    int kept[] = {keep ? hosts->cover : -1, keep ? hosts->below : -1};
+    if (!keep)
+        free(hosts->contents);
+    plan_forget(plan, SECTION_PLAN, SECTION_END);
+    close_all_but(kept, sizeof kept / sizeof *kept);
+}
+
+_Noreturn void
+init_run(struct plan *plan, const struct init_descriptors *descriptors)
+{
+    struct covered_hosts hosts = {.cover = -1, .below = -1};
+    struct cursor cursor = plan->sections[SECTION_INIT];
+    struct record record;
+    bool keep = false;
+    end_with(descriptors->monitor);
+    while (plan_next(&cursor, &record)) {
+        if (carry_out(plan, &record, &hosts) < 0)
+            give_up(descriptors);
+        if (record.step == STEP_HOSTS)
+            keep = record.arguments[1].number && hosts.cover >= 0;
+    }
+    end_with(descriptors->monitor); /* a new user namespace has reset it */
+    pid_t command = fork();
+    if (command < 0) {
+        (void)fail(PROCESS, "");
+        give_up(descriptors);
+    }
+    if (command == 0) {
+        close(descriptors->gate[1]);
+        (void)command_execute(plan, descriptors);
+        give_up(descriptors);
+    }
+    /* No process of the view may read this memory (ptrace(2)). */
+    (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    /* Before the gate opens. */
+    close(descriptors->status);
+    shrink(plan, &hosts, keep);
+    int status = reap_until(command);
+    if (keep)
+        hosts_write_back(&hosts);
+    _exit(status);
+}

@@ -1,0 +1,529 @@
+/* Read and check a plan. */
+#include "plan.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MAGIC "overlaykit plan"
+
+enum {
+    FIRST_DESCRIPTOR = 3, /* after the standard ones */
+    LONGEST_HOSTNAME = 64,
+    NAMESPACES = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID |
+        CLONE_NEWNET | CLONE_NEWCGROUP,
+};
+
+/* Bits of `struct form.sections`. */
+enum {
+    IN_PLAN = 1 << SECTION_PLAN,
+    IN_MONITOR = 1 << SECTION_MONITOR,
+    IN_INIT = 1 << SECTION_INIT,
+    IN_COMMAND = 1 << SECTION_COMMAND,
+    IN_END = 1 << SECTION_END,
+    EVERYWHERE = (1 << SECTIONS) - 1,
+};
+
+/* How often a step may occur. */
+enum often { MANY, ONCE };
+
+struct form {
+    const char *name, *signature;
+    unsigned sections;
+    enum often often;
+};
+
+static const struct form forms[STEPS] = {
+    [STEP_SECTION] = {"section", "u", EVERYWHERE, MANY},
+    [STEP_DESCRIPTOR] = {"descriptor", "du", IN_PLAN, MANY},
+    [STEP_REPORT] = {"report", "dd", IN_PLAN, ONCE},
+    [STEP_FRONT] = {"front", "ll", IN_PLAN, ONCE},
+    [STEP_PARENT] = {"parent", "d", IN_PLAN, ONCE},
+    [STEP_ABORT_ON] = {"abort_on", "d", IN_PLAN, MANY},
+    [STEP_HOLD] = {"hold", "d", IN_PLAN, MANY},
+    [STEP_SETNS] = {"setns", "du", IN_MONITOR, MANY},
+    [STEP_UNSHARE] = {"unshare", "u", IN_MONITOR | IN_INIT, MANY},
+    [STEP_PAUSE] = {"pause", "dd", IN_MONITOR, MANY},
+    [STEP_PUBLISH] = {"publish", "du", IN_MONITOR, MANY},
+    [STEP_PRIVATE_MOUNTS] = {"private_mounts", "", IN_INIT, MANY},
+    [STEP_HOSTNAME] = {"hostname", "s", IN_INIT, MANY},
+    [STEP_LOOPBACK] = {"loopback", "", IN_INIT, MANY},
+    [STEP_UMASK] = {"umask", "u", IN_INIT, MANY},
+    [STEP_FRESH] = {"fresh", "dsuluss", IN_INIT, MANY},
+    [STEP_CLONE] = {"clone", "dsuuss", IN_INIT, MANY},
+    [STEP_ROOT] = {"root", "ddd", IN_INIT, ONCE},
+    [STEP_ATTACH] = {"attach", "dsu", IN_INIT, MANY},
+    [STEP_SYMLINK] = {"symlink", "ss", IN_INIT, MANY},
+    [STEP_BIND] = {"bind", "ds", IN_INIT, MANY},
+    [STEP_ATTACH_BINDS] = {"attach_binds", "", IN_INIT, ONCE},
+    [STEP_PROTECT_PROC] = {"protect_proc", "lu", IN_INIT, MANY},
+    [STEP_HOSTS] = {"hosts", "su", IN_INIT, ONCE},
+    [STEP_CHDIR] = {"chdir", "su", IN_INIT, MANY},
+    [STEP_RESTRICT_CAPABILITIES] = {"restrict_capabilities", "u", IN_INIT, MANY},
+    [STEP_BLOCKED] = {"blocked", "u", IN_COMMAND, ONCE},
+    [STEP_IGNORED] = {"ignored", "u", IN_COMMAND, ONCE},
+    [STEP_STANDARD] = {"standard", "ud", IN_COMMAND, MANY},
+    [STEP_CLOSE_STANDARD] = {"close_standard", "u", IN_COMMAND, ONCE},
+    [STEP_PASS] = {"pass", "d", IN_COMMAND, MANY},
+    [STEP_EXEC] = {"exec", "lllu", IN_COMMAND, ONCE},
+    [STEP_AWAIT] = {"await", "d", IN_END, MANY},
+    [STEP_REMOVE] = {"remove", "ds", IN_END, MANY},
+    [STEP_REMOVE_IF_EMPTY] = {"remove_if_empty", "ds", IN_END, MANY},
+};
+
+static const char *const section_names[SECTIONS] = {"plan", "monitor", "init", "command", "end"};
+
+/* What is known of a slot while the plan is checked. */
+enum filling {
+    EMPTY,
+    INHERITED,
+    PERHAPS, /* by an optional step */
+    MADE,
+    CONSUMED, /* by a step that takes the descriptor over */
+};
+
+struct check {
+    struct plan *plan;
+    int section; /* -1 before the first one */
+    unsigned number;
+    uint64_t seen[STEPS]; /* how often */
+    bool new_processes;   /* CLONE_NEWPID, without which init would be no PID 1 */
+    uint8_t slots[MOST_SLOTS];
+    const char *problem;
+};
+
+/* ---- reading -------------------------------------------------------------------------------- */
+
+static bool
+take(struct cursor *cursor, void *to, size_t length)
+{
+    if ((size_t)(cursor->end - cursor->at) < length)
+        return false;
+    memcpy(to, cursor->at, length);
+    cursor->at += length;
+    return true;
+}
+
+/* Take an argument of the type `letter`. Returns NULL, or what is wrong. */
+static const char *
+take_argument(struct cursor *cursor, char letter, struct argument *argument)
+{
+    uint32_t length, slot;
+    if (!take(cursor, &length, sizeof length) || length > (size_t)(cursor->end - cursor->at))
+        return "an argument is longer than the plan";
+    *argument = (struct argument){.bytes = cursor->at, .length = length};
+    cursor->at += length;
+    switch (letter) {
+    case 'u':
+        if (length != sizeof argument->number)
+            return "an integer has not 8 bytes";
+        memcpy(&argument->number, argument->bytes, length);
+        return NULL;
+    case 'd':
+        if (length != sizeof slot)
+            return "a slot has not 4 bytes";
+        memcpy(&slot, argument->bytes, length);
+        argument->number = slot;
+        return slot < MOST_SLOTS ? NULL : "there is no such slot";
+    case 's':
+        if (!length || memchr(argument->bytes, '\0', length) != argument->bytes + length - 1)
+            return "a string does not end with its only NUL";
+        return NULL;
+    default:
+        return length && argument->bytes[length - 1] ? "a list does not end with NUL" : NULL;
+    }
+}
+
+/* Take a record. Returns NULL, or what is wrong. */
+static const char *
+take_record(struct cursor *cursor, struct record *record)
+{
+    uint16_t code, count;
+    const char *problem;
+    if (!take(cursor, &code, sizeof code) || !take(cursor, &count, sizeof count))
+        return "the plan ends within it";
+    if (code == 0 || code >= STEPS)
+        return "there is no such step";
+    const char *signature = forms[code].signature;
+    if (count != strlen(signature))
+        return "the number of arguments is wrong";
+    record->step = (enum step)code;
+    for (size_t at = 0; at < count; at++)
+        if ((problem = take_argument(cursor, signature[at], &record->arguments[at])))
+            return problem;
+    return NULL;
+}
+
+bool
+plan_next(struct cursor *cursor, struct record *record)
+{
+    return cursor->at < cursor->end && !take_record(cursor, record);
+}
+
+bool
+plan_find(const struct plan *plan, enum section section, enum step step, struct record *record)
+{
+    struct cursor cursor = plan->sections[section];
+    while (plan_next(&cursor, record))
+        if (record->step == step)
+            return true;
+    return false;
+}
+
+const char *
+list_next(const struct argument *list, const char *string)
+{
+    const char *next = string ? string + strlen(string) + 1 : list->bytes;
+    return next < list->bytes + list->length ? next : NULL;
+}
+
+size_t
+list_count(const struct argument *list)
+{
+    size_t count = 0;
+    for (const char *one = NULL; (one = list_next(list, one));)
+        count++;
+    return count;
+}
+
+int
+slot_descriptor(const struct plan *plan, const struct argument *slot)
+{
+    return plan->slots[slot->number] - 1;
+}
+
+void
+slot_fill(struct plan *plan, const struct argument *slot, int descriptor)
+{
+    plan->slots[slot->number] = descriptor + 1;
+}
+
+void
+slot_close(struct plan *plan, const struct argument *slot)
+{
+    close(slot_descriptor(plan, slot));
+    slot_fill(plan, slot, -1);
+}
+
+void
+plan_forget(struct plan *plan, enum section first, enum section last)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    for (unsigned section = first; section <= (unsigned)last; section++) {
+        uintptr_t from = (uintptr_t)plan->sections[section].at;
+        uintptr_t to = (uintptr_t)plan->sections[section].end & ~(page - 1);
+        from = (from + page - 1) & ~(page - 1);
+        if (from < to)
+            (void)madvise((void *)from, to - from, MADV_DONTNEED);
+        plan->sections[section] = (struct cursor){NULL, NULL};
+    }
+}
+
+/* ---- checking ------------------------------------------------------------------------------- */
+
+/* Whether the first argument of a step is a slot that it fills. */
+static bool
+fills(enum step step)
+{
+    return step == STEP_DESCRIPTOR || step == STEP_FRESH || step == STEP_CLONE;
+}
+
+static bool
+consumes(enum step step)
+{
+    return step == STEP_ROOT || step == STEP_ATTACH || step == STEP_BIND;
+}
+
+static const char *
+check_filled_slot(struct check *check, const struct record *record)
+{
+    const struct argument *arguments = record->arguments;
+    uint8_t *slot = &check->slots[arguments[0].number];
+    if (record->step == STEP_DESCRIPTOR) {
+        if (*slot != EMPTY)
+            return "the slot is filled already";
+        *slot = INHERITED;
+        return NULL;
+    }
+    uint64_t flags = arguments[record->step == STEP_FRESH ? 4 : 3].number;
+    bool alternative = flags & MOUNT_UNLESS_FILLED;
+    if (*slot != (alternative ? PERHAPS : EMPTY))
+        return alternative ? "the slot is no alternative's" : "the slot is filled already";
+    *slot = flags & ~(uint64_t)MOUNT_UNLESS_FILLED ? PERHAPS : MADE;
+    return NULL;
+}
+
+static const char *
+check_used_slot(struct check *check, const struct record *record, const struct argument *argument)
+{
+    uint8_t *slot = &check->slots[argument->number];
+    if (*slot == EMPTY || *slot == CONSUMED)
+        return "the slot is not filled";
+    if (*slot == PERHAPS && record->step == STEP_ROOT)
+        return "the slot may be empty";
+    if (*slot != INHERITED && check->section != SECTION_INIT)
+        return "the slot holds no inherited descriptor";
+    if (consumes(record->step))
+        *slot = CONSUMED;
+    return NULL;
+}
+
+static const char *
+check_slots(struct check *check, const struct record *record)
+{
+    const char *signature = forms[record->step].signature, *problem;
+    for (size_t at = 0; signature[at]; at++) {
+        if (signature[at] != 'd')
+            continue;
+        if (at == 0 && fills(record->step))
+            problem = check_filled_slot(check, record);
+        else
+            problem = check_used_slot(check, record, &record->arguments[at]);
+        if (problem)
+            return problem;
+    }
+    return NULL;
+}
+
+static const char *
+check_descriptor(struct check *check, const struct argument *slot, uint64_t number)
+{
+    if (number < FIRST_DESCRIPTOR || number > INT_MAX)
+        return "it is no descriptor from 3 on";
+    if (fcntl((int)number, F_GETFD) < 0)
+        return "the descriptor is not open";
+    for (size_t at = 0; at < MOST_SLOTS; at++)
+        if (check->plan->slots[at] == (int)number + 1)
+            return "the descriptor has two slots";
+    slot_fill(check->plan, slot, (int)number);
+    return NULL;
+}
+
+/* A failure's name is part of a record that ends where the name does. */
+static bool
+is_failure_name(const char *name)
+{
+    return *name && !name[strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_")];
+}
+
+static bool
+is_plain_name(const char *name)
+{
+    return *name && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, "..");
+}
+
+static const char *
+check_mount(const struct argument *attributes, const struct argument *flags, uint64_t known,
+            const struct argument *failure)
+{
+    if (attributes->number > UINT32_MAX)
+        return "there are no such attributes";
+    if (flags->number & ~known)
+        return "there are no such flags";
+    return is_failure_name(failure->bytes) ? NULL : "the name of the failure is none";
+}
+
+static const char *
+check_names(const struct argument *list)
+{
+    for (const char *one = NULL; (one = list_next(list, one));)
+        if (!is_plain_name(one))
+            return "a name is none";
+    return NULL;
+}
+
+static const char *
+check_section(struct check *check, uint64_t number)
+{
+    if (number >= SECTIONS)
+        return "there is no such section";
+    if ((int)number <= check->section)
+        return "the sections are not in order";
+    if (check->section < 0 && number != SECTION_PLAN)
+        return "the plan does not begin with the section of the plan";
+    check->section = (int)number;
+    return NULL;
+}
+
+/* Check the values of the arguments. */
+static const char *
+check_values(struct check *check, const struct record *record)
+{
+    const struct argument *argument = record->arguments;
+    uint64_t number = argument[0].number;
+    switch (record->step) {
+    case STEP_SECTION:
+        return check_section(check, number);
+    case STEP_DESCRIPTOR:
+        return check_descriptor(check, &argument[0], argument[1].number);
+    case STEP_FRONT:
+        return argument[0].length ? NULL : "there is no program";
+    case STEP_SETNS:
+        return argument[1].number & ~(uint64_t)NAMESPACES ? "there are no such namespaces" : NULL;
+    case STEP_UNSHARE:
+        check->new_processes |= check->section == SECTION_MONITOR && number & CLONE_NEWPID;
+        return number & ~(uint64_t)NAMESPACES ? "there are no such namespaces" : NULL;
+    case STEP_PUBLISH:
+        return argument[1].number && argument[1].number <= UINT16_MAX ? NULL : "it is no port";
+    case STEP_HOSTNAME:
+        return argument[0].length - 1 <= LONGEST_HOSTNAME ? NULL : "the name is too long";
+    case STEP_UMASK:
+        return number <= 0777 ? NULL : "it is no umask";
+    case STEP_FRESH:
+        if (list_count(&argument[3]) % 2)
+            return "an option has no value";
+        return check_mount(&argument[2], &argument[4], MOUNT_OPTIONAL_IF_ENOENT - 1, &argument[5]);
+    case STEP_CLONE:
+        return check_mount(&argument[2], &argument[3], 2 * MOUNT_OPTIONAL_IF_ENOENT - 1,
+                           &argument[4]);
+    case STEP_ATTACH:
+        return argument[2].number <= ATTACH_IF_TARGET_EXISTS ? NULL : "there are no such flags";
+    case STEP_PROTECT_PROC:
+        return argument[1].number <= 1 ? check_names(&argument[0]) : "there are no such flags";
+    case STEP_HOSTS:
+    case STEP_CHDIR:
+        return argument[1].number <= 1 ? NULL : "there are no such flags";
+    case STEP_STANDARD:
+        return number < FIRST_DESCRIPTOR ? NULL : "it is no standard descriptor";
+    case STEP_CLOSE_STANDARD:
+        return number < 1 << FIRST_DESCRIPTOR ? NULL : "it is no standard descriptor";
+    case STEP_EXEC:
+        return argument[0].length && argument[3].number <= 1 ? NULL : "there is no command";
+    case STEP_REMOVE:
+    case STEP_REMOVE_IF_EMPTY:
+        return is_plain_name(argument[1].bytes) ? NULL : "the name is none";
+    default:
+        return NULL;
+    }
+}
+
+static const char *
+check_record(struct check *check, const struct record *record)
+{
+    const struct form *form = &forms[record->step];
+    const char *problem;
+    if (record->step != STEP_SECTION &&
+        (check->section < 0 || !(form->sections & 1U << check->section)))
+        return "the step has no place in this section";
+    if (check->seen[record->step]++ && form->often == ONCE)
+        return "the step occurs twice";
+    if ((problem = check_values(check, record)))
+        return problem;
+    return check_slots(check, record);
+}
+
+/* Check what no record shows alone. */
+static const char *
+check_whole(const struct check *check)
+{
+    if (!check->seen[STEP_EXEC])
+        return "there is no command";
+    if (!check->seen[STEP_REPORT] == !check->seen[STEP_FRONT])
+        return "it has neither report nor front, or both";
+    if (!check->new_processes)
+        return "it makes no PID namespace";
+    return NULL;
+}
+
+/* Check the header. Returns NULL, or what is wrong. */
+static const char *
+check_header(struct cursor *cursor, size_t size)
+{
+    char magic[sizeof MAGIC];
+    uint32_t version, said;
+    if (!take(cursor, magic, sizeof magic) || memcmp(magic, MAGIC, sizeof magic))
+        return "it does not begin as a plan";
+    if (!take(cursor, &version, sizeof version) || version != PLAN_VERSION)
+        return "its version is another one";
+    if (!take(cursor, &said, sizeof said) || said != size)
+        return "its size is another one";
+    return NULL;
+}
+
+static int
+refuse(const char **refusal, const char *form, ...)
+{
+    static char line[200];
+    va_list arguments;
+    va_start(arguments, form);
+    (void)vsnprintf(line, sizeof line, form, arguments);
+    va_end(arguments);
+    *refusal = line;
+    return -1;
+}
+
+static int
+check_plan(struct plan *plan, const char **refusal)
+{
+    static struct check check;
+    struct cursor cursor = {plan->bytes, plan->bytes + plan->size};
+    const char *problem = check_header(&cursor, plan->size);
+    if (problem)
+        return refuse(refusal, "%s", problem);
+    check = (struct check){.plan = plan, .section = -1};
+    while (cursor.at < cursor.end) {
+        struct record record;
+        check.number++;
+        if ((problem = take_record(&cursor, &record)))
+            return refuse(refusal, "record %u: %s", check.number, problem);
+        if ((problem = check_record(&check, &record)))
+            return refuse(refusal, "record %u: %s: %s", check.number, forms[record.step].name,
+                          problem);
+        if (record.step == STEP_SECTION)
+            plan->sections[check.section].at = cursor.at;
+        plan->sections[check.section].end = cursor.at;
+    }
+    if ((problem = check_whole(&check)))
+        return refuse(refusal, "%s", problem);
+    return 0;
+}
+
+int
+plan_read(struct plan *plan, int from, const char **refusal)
+{
+    struct stat st;
+    if (from < FIRST_DESCRIPTOR || fstat(from, &st) < 0 || !S_ISREG(st.st_mode))
+        return refuse(refusal, "descriptor %d holds none", from);
+    if (st.st_size <= 0 || st.st_size > PLAN_MOST_BYTES)
+        return refuse(refusal, "it has %lld bytes", (long long)st.st_size);
+    plan->size = (size_t)st.st_size;
+    /* A copy, since the file may change after it was checked. */
+    plan->bytes =
+        mmap(NULL, plan->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (plan->bytes == MAP_FAILED)
+        return refuse(refusal, "%s", strerror(errno));
+    for (size_t got = 0; got < plan->size;) {
+        ssize_t count = pread(from, plan->bytes + got, plan->size - got, (off_t)got);
+        if (count <= 0)
+            return refuse(refusal, "%s", count ? strerror(errno) : "it ends early");
+        got += (size_t)count;
+    }
+    close(from);
+    return check_plan(plan, refusal);
+}
+
+/* ---- the table ------------------------------------------------------------------------------ */
+
+void
+plan_print_steps(void)
+{
+    for (int code = 1; code < STEPS; code++) {
+        const struct form *form = &forms[code];
+        const char *separator = " ";
+        printf("%d %s %s", code, form->name, *form->signature ? form->signature : "-");
+        for (int section = 0; section < SECTIONS; section++) {
+            if (form->sections & 1U << section) {
+                printf("%s%s", separator, section_names[section]);
+                separator = ",";
+            }
+        }
+        putchar('\n');
+    }
+}

@@ -1,0 +1,145 @@
+/* The plan of a view: plain bytes made by Python, read and checked whole before a step is carried
+ * out.
+ *
+ *     plan    "overlaykit plan\0", u32 version, u32 size of the plan in bytes, records
+ *     record  u16 code of the step, u16 number of arguments, arguments
+ *     argument  u32 length, so many bytes
+ *
+ * in the machine's byte order. The signature of a step has a letter for each argument:
+ *
+ *     u  an unsigned integer of 8 bytes
+ *     d  the number of a slot, 4 bytes
+ *     s  a string: its NUL is counted, and it holds no other
+ *     l  a list: strings, one after another
+ *
+ * A slot holds a descriptor: an inherited one, or one that a step makes. A step with an empty slot
+ * is skipped. */
+#ifndef OVERLAYKIT_PLAN_H
+#define OVERLAYKIT_PLAN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    PLAN_VERSION = 1,
+    PLAN_MOST_BYTES = 8 << 20,
+    MOST_ARGUMENTS = 7,
+    MOST_SLOTS = 4096,
+};
+
+/* In the order in which they come in a plan. */
+enum section {
+    SECTION_PLAN,    /* describes, carries out nothing */
+    SECTION_MONITOR, /* carried out before init is forked */
+    SECTION_INIT,
+    SECTION_COMMAND,
+    SECTION_END, /* carried out by the monitor after init has ended */
+    SECTIONS,
+};
+
+enum step {
+    STEP_SECTION = 1,
+    STEP_DESCRIPTOR,
+    STEP_REPORT,
+    STEP_FRONT,
+    STEP_PARENT,
+    STEP_ABORT_ON,
+    STEP_HOLD,
+    STEP_SETNS,
+    STEP_UNSHARE,
+    STEP_PAUSE,
+    STEP_PUBLISH,
+    STEP_PRIVATE_MOUNTS,
+    STEP_HOSTNAME,
+    STEP_LOOPBACK,
+    STEP_UMASK,
+    STEP_FRESH,
+    STEP_CLONE,
+    STEP_ROOT,
+    STEP_ATTACH,
+    STEP_SYMLINK,
+    STEP_BIND,
+    STEP_ATTACH_BINDS,
+    STEP_PROTECT_PROC,
+    STEP_HOSTS,
+    STEP_CHDIR,
+    STEP_RESTRICT_CAPABILITIES,
+    STEP_BLOCKED,
+    STEP_IGNORED,
+    STEP_STANDARD,
+    STEP_CLOSE_STANDARD,
+    STEP_PASS,
+    STEP_EXEC,
+    STEP_AWAIT,
+    STEP_REMOVE,
+    STEP_REMOVE_IF_EMPTY,
+    STEPS,
+};
+
+/* Flags of STEP_FRESH and STEP_CLONE. */
+enum {
+    MOUNT_OPTIONAL = 1, /* an error leaves the slot empty */
+    MOUNT_UNLESS_FILLED = 2,
+    MOUNT_OPTIONAL_IF_EPERM = 4,
+    MOUNT_OPTIONAL_IF_ENOENT = 8, /* of STEP_CLONE */
+};
+
+/* A flag of STEP_ATTACH. */
+enum { ATTACH_IF_TARGET_EXISTS = 1 };
+
+struct argument {
+    const char *bytes;
+    size_t length;
+    uint64_t number; /* of the letters u and d */
+};
+
+struct record {
+    enum step step;
+    struct argument arguments[MOST_ARGUMENTS];
+};
+
+/* What remains of a plan or of one section. */
+struct cursor {
+    const char *at, *end;
+};
+
+struct plan {
+    char *bytes;
+    size_t size;
+    struct cursor sections[SECTIONS];
+    int slots[MOST_SLOTS]; /* a descriptor + 1; 0: empty */
+};
+
+/* Read the plan from the descriptor `from`, close it, and check all of it. Fills the slots of
+ * inherited descriptors. Returns 0, or -1 with `*refusal` set to a line that names the record. */
+int plan_read(struct plan *plan, int from, const char **refusal);
+
+/* Read the next record. Returns false at the end. */
+bool plan_next(struct cursor *cursor, struct record *record);
+
+/* The only record of `step` in a section; false if there is none. */
+bool plan_find(const struct plan *plan, enum section section, enum step step,
+               struct record *record);
+
+/* The string after `string` in a list, the first one for NULL. Returns NULL at the end. */
+const char *list_next(const struct argument *list, const char *string);
+
+size_t list_count(const struct argument *list);
+
+/* A descriptor of a slot, -1 if it is empty. */
+int slot_descriptor(const struct plan *plan, const struct argument *slot);
+
+void slot_fill(struct plan *plan, const struct argument *slot, int descriptor);
+
+/* Close a slot's descriptor and leave the slot empty. */
+void slot_close(struct plan *plan, const struct argument *slot);
+
+/* Give the memory of the sections from `first` to `last` back to the kernel: they are carried
+ * out. */
+void plan_forget(struct plan *plan, enum section first, enum section last);
+
+/* Print the table of steps: code, name, signature and sections of each. */
+void plan_print_steps(void);
+
+#endif

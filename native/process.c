@@ -1,0 +1,139 @@
+/* What a process of a view sets for itself: descriptors, signals, capabilities. */
+#include "supervisor.h"
+
+#include <errno.h>
+#include <linux/capability.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Missing from older headers. The numbers are the same on all architectures but alpha. */
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+
+enum { LAST_SIGNAL = 64 };
+
+static int
+in_order(const void *one, const void *other)
+{
+    return *(const int *)one - *(const int *)other;
+}
+
+void
+close_all_but(int *kept, size_t count)
+{
+    unsigned first = 0;
+    qsort(kept, count, sizeof *kept, in_order);
+    for (size_t at = 0; at < count; at++) {
+        if (kept[at] < 0)
+            continue;
+        unsigned descriptor = (unsigned)kept[at];
+        if (first < descriptor)
+            (void)syscall(SYS_close_range, first, descriptor - 1, 0);
+        first = descriptor + 1;
+    }
+    (void)syscall(SYS_close_range, first, ~0U, 0);
+}
+
+bool
+is_readable(int descriptor)
+{
+    struct pollfd watched = {.fd = descriptor, .events = POLLIN};
+    int count;
+    do
+        count = poll(&watched, 1, 0);
+    while (count < 0 && errno == EINTR);
+    return count > 0;
+}
+
+sigset_t
+forwarded_signals(void)
+{
+    static const int numbers[] = FORWARDED_SIGNALS;
+    sigset_t set;
+    sigemptyset(&set);
+    for (size_t at = 0; at < sizeof numbers / sizeof *numbers; at++)
+        sigaddset(&set, numbers[at]);
+    return set;
+}
+
+void
+block_signals(uint64_t mask, const sigset_t *more)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    for (int number = 1; number <= LAST_SIGNAL; number++)
+        if (mask >> (number - 1) & 1 || (more && sigismember(more, number) == 1))
+            (void)sigaddset(&set, number);
+    (void)sigprocmask(SIG_SETMASK, &set, NULL);
+}
+
+void
+ignore_signals(uint64_t mask)
+{
+    for (int number = 1; number <= LAST_SIGNAL; number++) {
+        struct sigaction found, wanted = {.sa_handler = SIG_DFL};
+        if (mask >> (number - 1) & 1)
+            wanted.sa_handler = SIG_IGN;
+        /* To set an action again may discard a pending signal (POSIX, Signal Actions). */
+        if (sigaction(number, NULL, &found) == 0 && found.sa_handler != wanted.sa_handler)
+            (void)sigaction(number, &wanted, NULL);
+    }
+}
+
+static int
+set_capabilities(uint64_t kept)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct sets[2];
+    if (syscall(SYS_capget, &header, sets) < 0)
+        return -1;
+    for (int half = 0; half < 2; half++) {
+        sets[half].permitted &= (uint32_t)(kept >> 32 * half);
+        sets[half].effective = sets[half].permitted;
+        sets[half].inheritable = 0;
+    }
+    return (int)syscall(SYS_capset, &header, sets);
+}
+
+int
+restrict_capabilities(uint64_t kept)
+{
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
+        return -1;
+    for (unsigned long capability = 0; capability < 64; capability++) {
+        if (kept >> capability & 1)
+            continue;
+        if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0) {
+            if (errno != EINVAL)
+                return -1;
+            break; /* past the last capability of this kernel */
+        }
+    }
+    return set_capabilities(kept);
+}
+
+void
+drop_capabilities(uint64_t kept)
+{
+    (void)set_capabilities(kept);
+}
+
+int
+pidfd_of(pid_t process)
+{
+    return (int)syscall(SYS_pidfd_open, process, 0);
+}
+
+int
+status_of(int ended)
+{
+    return WIFEXITED(ended) ? WEXITSTATUS(ended) : 128 + WTERMSIG(ended);
+}

@@ -1,0 +1,663 @@
+/* The program that holds a view: monitor and init, for a plan made by Python (namespace/plan.py).
+ *
+ *     _supervisor FD        carry out the plan in the descriptor FD
+ *     _supervisor --steps   print the table of steps
+ *
+ * This file is the monitor. It enters the namespaces that init inherits, forks init, forwards
+ * published ports, and waits for the end of the parent, of init, or of what the plan says; then it
+ * ends the others. They end as well when the monitor is killed. It either reports to a parent, or
+ * is the launcher itself and then forwards signals, too. */
+#include "supervisor.h"
+
+#include "ports.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef SYS_pidfd_send_signal
+#define SYS_pidfd_send_signal 424
+#endif
+
+enum {
+    REFUSED = 125, /* the exit status for a failure of our own */
+    KILLED = 128 + SIGKILL,
+    INTERRUPTED = 128 + SIGINT,
+    EVENTS_AT_ONCE = 64,
+    DRAIN_MILLISECONDS = 2000, /* for a client to read what a view that has ended had sent it */
+};
+
+static struct plan plan;
+
+/* The state of the monitor. */
+static struct {
+    bool alone;       /* without a parent to report to */
+    uint64_t ignored; /* signals: bit n - 1 is signal n */
+    uint64_t blocked; /* by the caller */
+    int epoll;
+    int signals; /* a signalfd; -1 unless alone */
+    int status;  /* alone: the read end of the status pipe; -1 once it has ended */
+    pid_t init;
+    int view;      /* a pidfd of init; -1 before its fork */
+    int code;      /* the status of init */
+    int interrupt; /* alone: the signal that ended the launch; 0 if none did */
+    int deadly;    /* the signal of the caller's PR_SET_PDEATHSIG, 0 if none */
+    pid_t caller;
+    bool view_ended, parent_ended, aborted, executed, resumed, awaiting;
+    bool may_reap; /* the parent has a pidfd of init */
+    struct ports *ports;
+} monitor = {.epoll = -1, .signals = -1, .status = -1, .view = -1};
+
+/* ---- events --------------------------------------------------------------------------------- */
+
+static void
+signal_view(int number)
+{
+    if (monitor.view >= 0)
+        (void)syscall(SYS_pidfd_send_signal, monitor.view, number, NULL, 0);
+}
+
+static void
+view_ready(struct source *source, uint32_t events)
+{
+    (void)source;
+    (void)events;
+    monitor.view_ended = true;
+}
+
+static void
+parent_ready(struct source *source, uint32_t events)
+{
+    (void)source;
+    (void)events;
+    monitor.parent_ended = true;
+    signal_view(SIGKILL);
+}
+
+static void
+abort_ready(struct source *source, uint32_t events)
+{
+    (void)source;
+    (void)events;
+    if (monitor.view >= 0 && is_readable(monitor.view))
+        return;
+    monitor.aborted = true;
+    signal_view(SIGKILL);
+}
+
+static void
+reap_ready(struct source *source, uint32_t events)
+{
+    (void)source;
+    (void)events;
+    monitor.may_reap = true;
+}
+
+static void
+resume_ready(struct source *source, uint32_t events)
+{
+    (void)source;
+    (void)events;
+    monitor.resumed = true;
+}
+
+static void
+read_status(void)
+{
+    if (failure_read(monitor.status))
+        return;
+    monitor.executed = !has_failed();
+    close(monitor.status);
+    monitor.status = -1;
+}
+
+static void
+status_ready(struct source *source, uint32_t events)
+{
+    (void)source;
+    (void)events;
+    if (monitor.status >= 0)
+        read_status();
+}
+
+/* A signal of the terminal (si_code SI_KERNEL, sigaction(2)) reaches the whole foreground process
+ * group, the command included: to forward it would interrupt the command twice. SIGHUP of a
+ * terminal that hangs up reaches the session leader alone. */
+static bool
+is_to_forward(const struct signalfd_siginfo *info)
+{
+    return info->ssi_code <= 0 || (info->ssi_signo == SIGHUP && getsid(0) == getpid());
+}
+
+static void
+take_signal(const struct signalfd_siginfo *info)
+{
+    int number = (int)info->ssi_signo;
+    if (monitor.ignored >> (number - 1) & 1) /* nohup(1) */
+        return;
+    /* A signal after end of file is for the command: its sender may have seen it running. */
+    while (monitor.status >= 0 && is_readable(monitor.status))
+        read_status();
+    if (monitor.executed && !monitor.awaiting) {
+        if (is_to_forward(info))
+            signal_view(number);
+    } else if (number != SIGCONT && number != SIGWINCH && !(monitor.awaiting || !has_failed())) {
+        monitor.interrupt = number;
+        signal_view(SIGKILL);
+    }
+}
+
+static void
+signals_ready(struct source *source, uint32_t events)
+{
+    struct signalfd_siginfo info;
+    (void)source;
+    (void)events;
+    while (read(monitor.signals, &info, sizeof info) == (ssize_t)sizeof info)
+        take_signal(&info);
+}
+
+static struct source on_view = {view_ready}, on_parent = {parent_ready}, on_abort = {abort_ready},
+                     on_reap = {reap_ready}, on_resume = {resume_ready}, on_status = {status_ready},
+                     on_signals = {signals_ready};
+
+static int
+watch(int descriptor, struct source *source, uint32_t how)
+{
+    struct epoll_event event = {.events = EPOLLIN | how, .data.ptr = source};
+    return epoll_ctl(monitor.epoll, EPOLL_CTL_ADD, descriptor, &event);
+}
+
+static void
+handle_events(int timeout)
+{
+    struct epoll_event events[EVENTS_AT_ONCE];
+    int count = epoll_wait(monitor.epoll, events, EVENTS_AT_ONCE, timeout);
+    if (count < 0 && errno != EINTR)
+        _exit(EXIT_FAILURE); /* init dies with this process */
+    for (int at = 0; at < count; at++) {
+        struct source *source = events[at].data.ptr;
+        source->ready(source, events[at].events);
+    }
+    if (monitor.ports) {
+        ports_expire(monitor.ports);
+        ports_collect(monitor.ports);
+    }
+}
+
+/* ---- descriptors ---------------------------------------------------------------------------- */
+
+/* Whether the monitor keeps the slots of a step until the end. */
+static bool
+is_kept(enum step step)
+{
+    return step == STEP_PARENT || step == STEP_ABORT_ON || step == STEP_HOLD ||
+           step == STEP_PUBLISH || step == STEP_AWAIT || step == STEP_REMOVE ||
+           step == STEP_REMOVE_IF_EMPTY;
+}
+
+/* Close what the command alone needs, or init: the mount above all, which ends with its last
+ * descriptor. */
+static void
+close_others(void)
+{
+    static int kept[MOST_SLOTS + 8];
+    static const enum section sections[] = {SECTION_PLAN, SECTION_MONITOR, SECTION_END};
+    struct record record;
+    size_t count = 0;
+    kept[count++] = monitor.epoll;
+    kept[count++] = monitor.signals;
+    kept[count++] = monitor.status;
+    kept[count++] = monitor.view;
+    if (monitor.alone)
+        kept[count++] = STDERR_FILENO;
+    else if (plan_find(&plan, SECTION_PLAN, STEP_REPORT, &record))
+        kept[count++] = slot_descriptor(&plan, &record.arguments[1]);
+    for (size_t at = 0; at < sizeof sections / sizeof *sections; at++) {
+        struct cursor cursor = plan.sections[sections[at]];
+        while (plan_next(&cursor, &record))
+            if (is_kept(record.step) && count < sizeof kept / sizeof *kept)
+                kept[count++] = slot_descriptor(&plan, &record.arguments[0]);
+    }
+    close_all_but(kept, count);
+}
+
+/* Close what the plan does not name, and keep the rest from programs that are executed. */
+static void
+close_unnamed(void)
+{
+    static int named[MOST_SLOTS + 3];
+    size_t count = 0;
+    for (int descriptor = 0; descriptor < 3; descriptor++)
+        named[count++] = descriptor;
+    for (size_t slot = 0; slot < MOST_SLOTS; slot++) {
+        int descriptor = plan.slots[slot] - 1;
+        if (descriptor < 0)
+            continue;
+        (void)fcntl(descriptor, F_SETFD, FD_CLOEXEC);
+        named[count++] = descriptor;
+    }
+    close_all_but(named, count);
+}
+
+/* Only what a program that reports a failure needs: a copy of the command's streams would keep
+ * their readers and writers from end of file. */
+static void
+empty_streams(void)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int descriptor = 0; descriptor < 2; descriptor++)
+        if (null < 0 || dup2(null, descriptor) < 0)
+            close(descriptor);
+    if (null >= 0)
+        close(null);
+}
+
+/* ---- steps ---------------------------------------------------------------------------------- */
+
+/* Wait until something outside has acted between two steps. */
+static int
+pause_until(int ready, int go_on)
+{
+    char byte = '\n';
+    monitor.resumed = false;
+    if (write(ready, &byte, 1) < 0 || watch(go_on, &on_resume, EPOLLONESHOT) < 0)
+        return fail(PAUSE, "");
+    while (!monitor.resumed) {
+        handle_events(-1);
+        if (monitor.parent_ended || monitor.aborted || monitor.interrupt)
+            return -1;
+    }
+    ssize_t count = read(go_on, &byte, 1);
+    if (count <= 0)
+        return count < 0 ? fail(PAUSE, "") : fail_with(PAUSE, ECANCELED, "");
+    return epoll_ctl(monitor.epoll, EPOLL_CTL_DEL, go_on, NULL) < 0 ? fail(PAUSE, "") : 0;
+}
+
+/* The listening socket belongs to the host's network, the sockets that are connected to the
+ * view's, in which this process is. */
+static int
+publish(int listener, uint16_t port)
+{
+    char subject[8];
+    (void)snprintf(subject, sizeof subject, "%u", port);
+    if (!monitor.ports && !(monitor.ports = ports_new(monitor.epoll)))
+        return fail(PORT, subject);
+    return ports_add(monitor.ports, listener, port) < 0 ? fail(PORT, subject) : 0;
+}
+
+static int
+carry_out(const struct record *record)
+{
+    const struct argument *argument = record->arguments;
+    switch (record->step) {
+    case STEP_SETNS:
+        return setns(slot_descriptor(&plan, &argument[0]), (int)argument[1].number) < 0
+                   ? fail(USER_NAMESPACE, "")
+                   : 0;
+    case STEP_UNSHARE:
+        return unshare((int)argument[0].number) < 0 ? fail(NAMESPACES, "") : 0;
+    case STEP_PAUSE:
+        return pause_until(slot_descriptor(&plan, &argument[0]),
+                           slot_descriptor(&plan, &argument[1]));
+    default: /* STEP_PUBLISH */
+        return publish(slot_descriptor(&plan, &argument[0]), (uint16_t)argument[1].number);
+    }
+}
+
+/* The events of the section of the plan. */
+static int
+watch_named(void)
+{
+    struct cursor cursor = plan.sections[SECTION_PLAN];
+    struct record record;
+    sigset_t forwarded = forwarded_signals();
+    monitor.epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (monitor.epoll < 0)
+        return fail(PROCESS, "");
+    if (monitor.alone) {
+        monitor.signals = signalfd(-1, &forwarded, SFD_CLOEXEC | SFD_NONBLOCK);
+        if (monitor.signals < 0 || watch(monitor.signals, &on_signals, 0) < 0)
+            return fail(PROCESS, "");
+    }
+    while (plan_next(&cursor, &record)) {
+        struct source *source = record.step == STEP_PARENT     ? &on_parent
+                                : record.step == STEP_ABORT_ON ? &on_abort
+                                : record.step == STEP_REPORT   ? &on_reap
+                                                               : NULL;
+        const struct argument *slot = &record.arguments[record.step == STEP_REPORT];
+        if (source && watch(slot_descriptor(&plan, slot), source, EPOLLONESHOT) < 0)
+            return fail(PROCESS, "");
+    }
+    return 0;
+}
+
+/* ---- init ----------------------------------------------------------------------------------- */
+
+/* The status pipe: the parent's, or our own. */
+static int
+status_write_end(void)
+{
+    struct record record;
+    int ends[2];
+    if (plan_find(&plan, SECTION_PLAN, STEP_REPORT, &record))
+        return slot_descriptor(&plan, &record.arguments[0]);
+    if (pipe2(ends, O_CLOEXEC) < 0 || watch(ends[0], &on_status, 0) < 0)
+        return -1;
+    monitor.status = ends[0];
+    return ends[1];
+}
+
+/* Tell the parent init's process id. */
+static void
+report_view(int status, pid_t view)
+{
+    char message[16];
+    int count = snprintf(message, sizeof message, "%d%c\n", (int)view, '\0');
+    ssize_t written = write(status, message, (size_t)count);
+    (void)written;
+}
+
+static int
+fork_init(void)
+{
+    struct init_descriptors descriptors;
+    descriptors.status = status_write_end();
+    descriptors.monitor = pidfd_of(getpid());
+    if (descriptors.status < 0 || descriptors.monitor < 0 || pipe2(descriptors.gate, O_CLOEXEC) < 0)
+        return fail(PROCESS, "");
+    pid_t child = fork();
+    if (child < 0)
+        return fail(PROCESS, "");
+    if (child == 0)
+        init_run(&plan, &descriptors);
+    monitor.init = child;
+    monitor.view = pidfd_of(child);
+    if (monitor.view < 0 || watch(monitor.view, &on_view, EPOLLONESHOT) < 0) {
+        (void)fail(PROCESS, "");
+        kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+        return -1;
+    }
+    if (!monitor.alone)
+        report_view(descriptors.status, child);
+    /* Before the gate. */
+    close(descriptors.status);
+    return 0;
+}
+
+/* All that the monitor does from now on is to signal and reap its own child, to forward ports, and
+ * to remove what the plan names. */
+static void
+give_powers_up(void)
+{
+    struct record record;
+    bool removes = plan_find(&plan, SECTION_END, STEP_REMOVE, &record);
+    uint64_t kept = 1 << CAP_DAC_OVERRIDE | 1 << CAP_FOWNER;
+    drop_capabilities(removes ? kept : 0);
+    /* Alone, it may execute a program that needs root's capabilities to read its own files. */
+    if (!monitor.alone)
+        (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    /* setns(2) into a user namespace took the process from its owner's sight, and reset the
+     * caller's PR_SET_PDEATHSIG (commit_creds() in kernel/cred.c). */
+    (void)prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+    if (monitor.deadly) {
+        (void)prctl(PR_SET_PDEATHSIG, monitor.deadly, 0, 0, 0);
+        if (getppid() != monitor.caller)
+            (void)raise(monitor.deadly);
+    }
+}
+
+/* Each connection through a published port has two descriptors. */
+static void
+allow_many_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+/* ---- the life of the view ------------------------------------------------------------------- */
+
+static void
+reap(void)
+{
+    int ended = 0;
+    pid_t reaped;
+    /* The program that executed this one may have left other children. */
+    do
+        reaped = waitpid(monitor.init, &ended, 0);
+    while (reaped < 0 && errno == EINTR);
+    monitor.code = status_of(ended);
+    /* If init ended by itself, its status counts: the daemon may end a moment earlier, with the
+     * view's mounts. */
+    if (monitor.alone && monitor.aborted && monitor.code == KILLED)
+        (void)fail_with(DAEMON, 0, "");
+}
+
+/* Wait for the view's end, and until clients of published ports have what the view has sent. */
+static void
+hold_view(void)
+{
+    struct ports *ports = monitor.ports;
+    while (!(monitor.view_ended && (monitor.may_reap || monitor.parent_ended)))
+        handle_events(ports ? ports_timeout(ports) : -1);
+    reap();
+    monitor.view = -1;
+    if (!ports)
+        return;
+    int64_t deadline = now_milliseconds() + DRAIN_MILLISECONDS, left = DRAIN_MILLISECONDS;
+    ports_drain(ports);
+    ports_collect(ports);
+    while (ports_busy(ports) && left > 0 && !monitor.parent_ended) {
+        handle_events((int)left);
+        left = deadline - now_milliseconds();
+    }
+}
+
+/* ---- the end -------------------------------------------------------------------------------- */
+
+/* Discard pending signals: an interrupt of the terminal was for the command. */
+static void
+discard_signals(void)
+{
+    struct signalfd_siginfo info;
+    while (monitor.signals >= 0 && read(monitor.signals, &info, sizeof info) > 0)
+        continue;
+}
+
+/* Wait until the daemon says that all that was written is in the upper, or a signal ends the
+ * wait. */
+static void
+await_daemon(int channel)
+{
+    char byte;
+    discard_signals();
+    monitor.awaiting = true;
+    monitor.resumed = false;
+    if (watch(channel, &on_resume, EPOLLONESHOT) < 0)
+        return;
+    while (!monitor.resumed && !monitor.interrupt && !monitor.parent_ended)
+        handle_events(-1);
+    if (monitor.resumed && read(channel, &byte, 1) != 1)
+        (void)fail_with(DAEMON, 0, "");
+}
+
+static void
+carry_out_end(void)
+{
+    struct cursor cursor = plan.sections[SECTION_END];
+    struct record record;
+    while (plan_next(&cursor, &record)) {
+        const struct argument *argument = record.arguments;
+        int descriptor = slot_descriptor(&plan, &argument[0]);
+        if (record.step == STEP_AWAIT)
+            await_daemon(descriptor);
+        else if (record.step == STEP_REMOVE)
+            (void)remove_tree(descriptor, argument[1].bytes);
+        else if (record.step == STEP_REMOVE_IF_EMPTY)
+            (void)unlinkat(descriptor, argument[1].bytes, AT_REMOVEDIR);
+    }
+}
+
+/* Execute the program that reports the failure. */
+static _Noreturn void
+execute_front(const char *when)
+{
+    struct record record;
+    const char *fields[3] = {"UNFORESEEN", "5", ""};
+    (void)failure_fields(fields);
+    if (plan_find(&plan, SECTION_PLAN, STEP_FRONT, &record)) {
+        const struct argument *lists = record.arguments;
+        char **argv = calloc(list_count(&lists[0]) + 5, sizeof *argv);
+        char **environment = calloc(list_count(&lists[1]) + 1, sizeof *environment);
+        if (argv && environment) {
+            size_t count = 0;
+            for (const char *one = NULL; (one = list_next(&lists[1], one));)
+                environment[count++] = (char *)one;
+            count = 0;
+            for (const char *one = NULL; (one = list_next(&lists[0], one));)
+                argv[count++] = (char *)one;
+            for (int field = 0; field < 3; field++)
+                argv[count++] = (char *)fields[field];
+            argv[count] = (char *)when;
+            block_signals(monitor.blocked, NULL);
+            (void)execve(argv[0], argv, environment);
+        }
+    }
+    dprintf(STDERR_FILENO, "supervisor: %s: %s: %s\n", fields[0], fields[2],
+            strerror(atoi(fields[1])));
+    _exit(REFUSED);
+}
+
+/* End as the signal that interrupted the launch would have ended this process. */
+static _Noreturn void
+end_interrupted(void)
+{
+    sigset_t one;
+    sigemptyset(&one);
+    sigaddset(&one, monitor.interrupt);
+    if (monitor.interrupt != SIGINT) {
+        (void)raise(monitor.interrupt);
+        (void)sigprocmask(SIG_UNBLOCK, &one, NULL);
+    }
+    _exit(INTERRUPTED);
+}
+
+/* End alone: with the view's status, or with the report of a failure. */
+static _Noreturn void
+finish_alone(void)
+{
+    if (monitor.interrupt)
+        end_interrupted();
+    if (has_failed()) {
+        discard_signals();
+        execute_front(monitor.executed ? "after" : "before");
+    }
+    _exit(monitor.code);
+}
+
+static int
+start(void)
+{
+    struct cursor cursor = plan.sections[SECTION_MONITOR];
+    struct record record;
+    if (watch_named() < 0)
+        return -1;
+    while (plan_next(&cursor, &record))
+        if (carry_out(&record) < 0)
+            return -1;
+    return fork_init();
+}
+
+static _Noreturn void
+run(void)
+{
+    struct record record;
+    (void)prctl(PR_GET_PDEATHSIG, &monitor.deadly, 0, 0, 0);
+    monitor.caller = getppid();
+    monitor.alone = plan_find(&plan, SECTION_PLAN, STEP_FRONT, &record);
+    monitor.may_reap = monitor.alone;
+    if (plan_find(&plan, SECTION_COMMAND, STEP_IGNORED, &record))
+        monitor.ignored = record.arguments[0].number;
+    if (plan_find(&plan, SECTION_COMMAND, STEP_BLOCKED, &record))
+        monitor.blocked = record.arguments[0].number;
+    /* A process that ignores SIGCHLD cannot wait for children (wait(2)). */
+    ignore_signals(monitor.ignored & ~(1ULL << (SIGCHLD - 1)));
+    close_unnamed();
+    bool started = start() == 0;
+    if (!started && !monitor.alone) {
+        if (plan_find(&plan, SECTION_PLAN, STEP_REPORT, &record))
+            failure_write(slot_descriptor(&plan, &record.arguments[0]));
+        monitor.code = EXIT_FAILURE;
+    }
+    if (!started && monitor.aborted) {
+        monitor.code = KILLED;
+        (void)fail_with(DAEMON, 0, "");
+    }
+    close_others();
+    if (started) {
+        plan_forget(&plan, SECTION_INIT, SECTION_COMMAND);
+        give_powers_up();
+        if (monitor.ports)
+            allow_many_descriptors();
+        if (monitor.alone) {
+            sigset_t held = forwarded_signals();
+            sigaddset(&held, SIGPIPE);
+            empty_streams();
+            block_signals(monitor.blocked, &held);
+        }
+        hold_view();
+    }
+    while (monitor.status >= 0)
+        read_status();
+    carry_out_end();
+    if (monitor.alone)
+        finish_alone();
+    _exit(monitor.code);
+}
+
+static int
+refuse(const char *reason)
+{
+    dprintf(STDERR_FILENO, "supervisor: the plan is not understood: %s\n", reason);
+    return REFUSED;
+}
+
+int
+main(int count, char **arguments)
+{
+    const char *refusal;
+    char *end = NULL;
+    sigset_t all;
+    sigfillset(&all);
+    (void)sigprocmask(SIG_SETMASK, &all, NULL);
+    if (count == 2 && !strcmp(arguments[1], "--steps")) {
+        plan_print_steps();
+        return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    }
+    long from = count == 2 ? strtol(arguments[1], &end, 10) : -1;
+    if (from < 0 || from > INT_MAX || end == arguments[1] || *end) {
+        dprintf(STDERR_FILENO, "usage: _supervisor FD, with a plan in the descriptor FD\n");
+        return REFUSED;
+    }
+    for (int descriptor = 0; descriptor < 3; descriptor++)
+        if (fcntl(descriptor, F_GETFD) < 0)
+            return refuse("a standard descriptor is closed");
+    if (plan_read(&plan, (int)from, &refusal) < 0)
+        return refuse(refusal);
+    run();
+}

@@ -1,0 +1,154 @@
+/* Shared by the files of the program overlaykit/_supervisor. A function that returns -1 has
+ * recorded the failure, unless it says that errno is set. */
+#ifndef OVERLAYKIT_SUPERVISOR_H
+#define OVERLAYKIT_SUPERVISOR_H
+
+#include "plan.h"
+
+#include <signal.h>
+
+#define FORWARDED_SIGNALS {SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH}
+
+/* ---- failure.c ------------------------------------------------------------------------------ */
+
+enum { LONGEST_RECORD = 4000 }; /* less than PIPE_BUF: a record is written in one piece (pipe(7)) */
+
+/* The names of the steps that can fail, as namespace/failure.py has them. */
+#define USER_NAMESPACE "USER_NAMESPACE"
+#define NAMESPACES "NAMESPACES"
+#define PROCESS "PROCESS"
+#define HOSTNAME "HOSTNAME"
+#define LOOPBACK "LOOPBACK"
+#define ROOT "ROOT"
+#define PROC "PROC"
+#define FILE_SYSTEM "FILE_SYSTEM"
+#define MOUNTPOINT "MOUNTPOINT"
+#define MISMATCH "MISMATCH"
+#define ATTACH "ATTACH"
+#define TWICE "TWICE"
+#define HOSTS "HOSTS"
+#define DIRECTORY "DIRECTORY"
+#define CAPABILITIES "CAPABILITIES"
+#define LOOKUP "LOOKUP"
+#define EXECUTE "EXECUTE"
+#define PORT "PORT"
+#define PAUSE "PAUSE"
+#define DAEMON "DAEMON"
+
+/* Record that the step `name` failed with errno on `subject`. The first failure counts. Returns
+ * -1. */
+int fail(const char *name, const char *subject);
+
+/* The same with an errno `error`. */
+int fail_with(const char *name, int error, const char *subject);
+
+/* Whether a failure is recorded here. */
+bool has_failed(void);
+
+/* Write the record into the status pipe; ignore that the reader may have ended. */
+void failure_write(int status);
+
+/* Read a record from the status pipe. Returns false at end of file. */
+bool failure_read(int status);
+
+/* The fields of the record: name, errno, subject. Returns false if it is incomplete. */
+bool failure_fields(const char *fields[3]);
+
+/* ---- process.c ------------------------------------------------------------------------------ */
+
+/* Close every descriptor except those of `kept`, which is sorted. Descriptors of -1 do not count.
+ */
+void close_all_but(int *kept, size_t count);
+
+bool is_readable(int descriptor);
+
+/* Set the signal mask to `mask`, in which bit n - 1 is signal n, and `more`. */
+void block_signals(uint64_t mask, const sigset_t *more);
+
+sigset_t forwarded_signals(void);
+
+/* Ignore the signals of the mask, and no others. */
+void ignore_signals(uint64_t mask);
+
+/* Drop every capability except `kept`, for this process and what it executes. Returns -1 with errno
+ * set: EPERM without CAP_SETPCAP. */
+int restrict_capabilities(uint64_t kept);
+
+/* Drop every capability except `kept` from this process. */
+void drop_capabilities(uint64_t kept);
+
+int pidfd_of(pid_t process);
+
+/* The exit status that wait(2) gave as `ended`, or 128 + N where signal N ended the process. */
+int status_of(int ended);
+
+/* ---- init.c --------------------------------------------------------------------------------- */
+
+/* The descriptors that init inherits from the monitor. */
+struct init_descriptors {
+    int monitor; /* a pidfd */
+    int status;  /* the write end of the status pipe */
+    int gate[2]; /* a pipe without data: end of file lets the command be executed */
+};
+
+/* Be the view's init. Requires: a new fork of the monitor, with every signal blocked. */
+_Noreturn void init_run(struct plan *plan, const struct init_descriptors *descriptors);
+
+/* ---- command.c ------------------------------------------------------------------------------ */
+
+/* Execute the command in this process. execve(2) closes the status pipe. Returns -1. */
+int command_execute(const struct plan *plan, const struct init_descriptors *descriptors);
+
+/* ---- mounts.c ------------------------------------------------------------------------------- */
+
+/* A detached mount of a fresh file system, with MOUNT_ATTR_* `attributes` and the keys and values
+ * of `options`. Returns -1 with errno set. */
+int mount_fresh(const char *fstype, unsigned attributes, const struct argument *options);
+
+/* A detached clone of the mount at `path` and of all mounts below it. Returns -1 with errno set. */
+int mount_clone(const char *path, unsigned attributes);
+
+/* Attach a detached mount at `target` and close its descriptor; make the mountpoint if it is
+ * missing. */
+int mount_attach(int mount, const char *target);
+
+/* Make the detached `mount` the root directory, and unmount the old root. Returns -1 with errno
+ * set. */
+int mount_root(int mount, int whole_proc, int below);
+
+/* Cover the parts of procfs through which the machine's root could read or change the machine. */
+int protect_proc(const struct argument *masked, bool own_network);
+
+/* The path without symbolic links, in PATH_MAX bytes; names that are missing stay. Returns -1 with
+ * errno set. */
+int real_path(const char *path, char *real);
+
+/* ---- binds.c -------------------------------------------------------------------------------- */
+
+/* Attach the mounts of the steps STEP_BIND, parents before the paths below them. */
+int attach_binds(struct plan *plan);
+
+/* ---- hosts.c -------------------------------------------------------------------------------- */
+
+/* What a kept view needs to write changes of /etc/hosts back. */
+struct covered_hosts {
+    int cover;      /* the file that covers /etc/hosts; -1 if none does */
+    int below;      /* O_PATH: the covered file */
+    char *contents; /* the first contents of the cover */
+    size_t size;
+    const char *line; /* the added line, in `contents` */
+    size_t line_size;
+};
+
+/* Cover the view's /etc/hosts by a copy that also has `hostname`. */
+int hosts_cover(struct covered_hosts *hosts, const char *hostname, bool keep);
+
+/* Write changes of the cover, without the added line, into the covered file. */
+void hosts_write_back(const struct covered_hosts *hosts);
+
+/* ---- remove.c ------------------------------------------------------------------------------- */
+
+/* Remove `name` in a directory, and everything below it. Returns -1 with errno set. */
+int remove_tree(int directory, const char *name);
+
+#endif
