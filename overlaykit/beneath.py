@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from overlaykit import _native
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 BENEATH: Final = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
 """`resolve` of openat2: EXDEV for a path that leaves the directory, ELOOP for a symbolic link in it."""

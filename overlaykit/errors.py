@@ -6,7 +6,9 @@ command line prints the message and exits with `exit_code`. A failure of the ope
 
 from __future__ import annotations
 
-from typing import ClassVar
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class Error(Exception):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from overlaykit.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Record):
     """A requirement of views, tried and not guessed from a version."""
 
     name: str

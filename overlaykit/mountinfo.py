@@ -6,17 +6,17 @@ Source: proc_pid_mountinfo(5).
 from __future__ import annotations
 
 import os
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
+from overlaykit.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
 _DELETED = b"//deleted"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mount:
+class Mount(Record, kw_only=True):
     """One line of mountinfo."""
 
     id: int
@@ -74,14 +74,14 @@ def visible(mounts: Iterable[Mount]) -> Iterator[Mount]:
     A mount is covered by a later one of the same parent at the same path or above it.
     """
     mounts = list(mounts)
-    children: defaultdict[int, list[Mount]] = defaultdict(list)
+    children: dict[int, list[Mount]] = {}
     for mount in mounts:
-        children[mount.parent].append(mount)
+        children.setdefault(mount.parent, []).append(mount)
     known = {mount.id for mount in mounts}
     reached = [m for m in mounts if m.mountpoint == "/" and m.parent not in known]
     while reached:
         mount = reached.pop()
-        above = children[mount.id]
+        above = children.get(mount.id, [])
         cover = next((m for m in above if m.mountpoint == mount.mountpoint), None)
         if cover is not None:
             reached.append(cover)
@@ -106,4 +106,8 @@ def outermost(paths: Iterable[str]) -> tuple[str, ...]:
 
 
 def _unescape(field: bytes) -> bytes:
-    return _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field)
+    """A field whose spaces, newlines and backslashes are written as three octal digits after a backslash."""
+    if b"\\" not in field:
+        return field
+    plain, *escaped = field.split(b"\\")
+    return plain + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in escaped)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import cache
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 CAP_CHOWN: Final = 0
 CAP_DAC_OVERRIDE: Final = 1
@@ -25,6 +27,9 @@ CAP_SYS_CHROOT: Final = 18
 CAP_SYS_ADMIN: Final = 21
 CAP_MKNOD: Final = 27
 CAP_SETFCAP: Final = 31
+
+_maps: dict[tuple[str, int], tuple[tuple[int, int, int], ...]] = {}
+"""By kind and user namespace."""
 
 ALL_IDS: Final = (1 << 32) - 1
 """How many ids there are: the last number means "none" (chown(2))."""
@@ -44,7 +49,11 @@ def capabilities(which: str = "CapEff") -> frozenset[int]:
 
 def extents(kind: str) -> tuple[tuple[int, int, int], ...]:
     """The `uid` or `gid` map of this user namespace: inside, outside, count (user_namespaces(7))."""
-    return _map(kind, os.stat("/proc/self/ns/user").st_ino) or _read_map(kind)
+    # Once written, a map never changes.
+    key = kind, os.stat("/proc/self/ns/user").st_ino
+    if not _maps.get(key):
+        _maps[key] = _read_map(kind)
+    return _maps[key]
 
 
 def overflow_id(kind: str) -> int:
@@ -69,12 +78,6 @@ def gives_files_away() -> bool:
 def maps_all_ids() -> bool:
     """Whether this user namespace maps every user and group, as the initial one does."""
     return all(sum(count for _, _, count in extents(kind)) >= ALL_IDS for kind in ("uid", "gid"))
-
-
-@cache
-def _map(kind: str, user_namespace: int) -> tuple[tuple[int, int, int], ...]:
-    """The map of this user namespace, read once for each namespace, since a written map never changes."""
-    return _read_map(kind)
 
 
 def _read_map(kind: str) -> tuple[tuple[int, int, int], ...]:

@@ -6,14 +6,17 @@ Source: proc_pid_stat(5).
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Callable
-from contextlib import suppress
+
+from overlaykit.scope import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def children(process: int) -> list[int]:
     """The children of a process, zombies included."""
-    return _children_by_parent()[process]
+    return _children_by_parent().get(process, [])
 
 
 def descendants(process: int, *, through: Callable[[int], bool] = lambda _: True) -> list[int]:
@@ -25,12 +28,12 @@ def descendants(process: int, *, through: Callable[[int], bool] = lambda _: True
     family = [process]
     for member in family:
         if through(member):
-            family += by_parent[member]
+            family += by_parent.get(member, [])
     return family[1:]
 
 
-def _children_by_parent() -> defaultdict[int, list[int]]:
-    found: defaultdict[int, list[int]] = defaultdict(list)
+def _children_by_parent() -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
     for name in filter(str.isdecimal, os.listdir("/proc")):
         # A process may have ended.
         with (
@@ -39,5 +42,5 @@ def _children_by_parent() -> defaultdict[int, list[int]]:
         ):
             # The name of the program, in parentheses, may hold any character.
             parent = stat.readall().rpartition(b")")[2].split()[1]
-            found[int(parent)].append(int(name))
+            found.setdefault(int(parent), []).append(int(name))
     return found

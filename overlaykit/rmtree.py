@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from overlaykit import _native
 from overlaykit.beneath import BENEATH
+from overlaykit.scope import suppress
 
 _LONGEST_PATH = 2048
 """Bytes: well below PATH_MAX. A longer path continues from a descriptor."""
@@ -43,7 +43,7 @@ def rmtree_path(path: str) -> None:
 
 def _rmtree_directory(parent: int, name: bytes) -> None:
     # Most directories are empty.
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         os.rmdir(name, dir_fd=parent)
         return
     # The loop extends the list: each directory comes before those below it.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import Final
 
 from overlaykit import __version__, signals
 from overlaykit.errors import Error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 COMMANDS: Final = {
     "run": "run a command in a view of its own",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-from typing import Final, NoReturn
 
 from overlaykit import signals, standard
 from overlaykit.cli import commands, output, umask
 from overlaykit.errors import Error
 
-_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells do
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, NoReturn
+
+# As shells do.
+_INTERRUPTED: Final = 128 + 2  # SIGINT
+_READER_GONE: Final = 128 + 13  # SIGPIPE
 
 
 def main() -> NoReturn:
@@ -42,7 +46,7 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except output.ReaderGone:
         output.discard_stdout()
-        return 128 + signal.SIGPIPE
+        return _READER_GONE
     except output.StdoutUnwritable as error:
         output.discard_stdout()
         return _fail(str(error), error.exit_code)

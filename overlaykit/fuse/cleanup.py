@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-from typing import TYPE_CHECKING
 
 from overlaykit.rmtree import rmtree_path
+from overlaykit.scope import suppress
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from overlaykit.fuse.spec import Cleanup
 
@@ -19,7 +19,7 @@ def remove(cleanup: Cleanup) -> None:
     What cannot be removed stays; the next view removes it.
     """
     for path in cleanup.trees:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             rmtree_path(path)
     if cleanup.registry:
         remove_registry_if_empty(cleanup.registry, *cleanup.places)
@@ -34,10 +34,10 @@ def remove_registry_if_empty(registry: str, *places: str) -> None:
     if lock < 0:
         return
     try:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.rmdir(registry)
             for path in places:
-                with contextlib.suppress(OSError):
+                with suppress(OSError):
                     os.rmdir(path)
     finally:
         os.close(lock)

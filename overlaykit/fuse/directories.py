@@ -7,11 +7,14 @@ and a name may lead elsewhere later. Messages show the path.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Final
 
 from overlaykit import _native, mountinfo
 from overlaykit.errors import Error
+from overlaykit.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -114,8 +117,7 @@ class Directories:
             os.close(self._by_path.popitem()[1])
 
 
-@dataclass(frozen=True, slots=True)
-class Subtree:
+class Subtree(Record):
     """A directory by its file system and its path in that, independent of mounts."""
 
     device: int
