@@ -175,8 +175,13 @@ make_directories(const char *path)
             continue;
         char separator = *at;
         *at = '\0';
-        if (mkdir(prefix, 0777) < 0 && !is_directory(prefix))
-            return -1;
+        if (mkdir(prefix, 0777) < 0) {
+            int error = errno;
+            if (!is_directory(prefix)) {
+                errno = error;
+                return -1;
+            }
+        }
         *at = separator;
         if (!separator)
             return 0;

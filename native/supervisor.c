@@ -1,7 +1,8 @@
 /* The program that holds a view: monitor and init, for a plan made by Python (namespace/plan.py).
  *
- *     _supervisor FD        carry out the plan in the descriptor FD
- *     _supervisor --steps   print the table of steps
+ *     _supervisor FD           carry out the plan in the descriptor FD
+ *     _supervisor FD --check   check it only
+ *     _supervisor --steps      print the table of steps
  *
  * This file is the monitor. It enters the namespaces that init inherits, forks init, forwards
  * published ports, and waits for the end of the parent, of init, or of what the plan says; then it
@@ -198,13 +199,24 @@ handle_events(int timeout)
 
 /* ---- descriptors ---------------------------------------------------------------------------- */
 
-/* Whether the monitor keeps the slots of a step until the end. */
-static bool
-is_kept(enum step step)
+/* The argument of a step whose slot the monitor keeps until the end; NULL if there is none. */
+static const struct argument *
+kept_slot(const struct record *record)
 {
-    return step == STEP_PARENT || step == STEP_ABORT_ON || step == STEP_HOLD ||
-           step == STEP_PUBLISH || step == STEP_AWAIT || step == STEP_REMOVE ||
-           step == STEP_REMOVE_IF_EMPTY;
+    switch (record->step) {
+    case STEP_REPORT:
+        return &record->arguments[1];
+    case STEP_PARENT:
+    case STEP_ABORT_ON:
+    case STEP_HOLD:
+    case STEP_PUBLISH:
+    case STEP_AWAIT:
+    case STEP_REMOVE:
+    case STEP_REMOVE_IF_EMPTY:
+        return &record->arguments[0];
+    default:
+        return NULL;
+    }
 }
 
 /* Close what the command alone needs, or init: the mount above all, which ends with its last
@@ -212,24 +224,26 @@ is_kept(enum step step)
 static void
 close_others(void)
 {
-    static int kept[MOST_SLOTS + 8];
     static const enum section sections[] = {SECTION_PLAN, SECTION_MONITOR, SECTION_END};
-    struct record record;
+    static bool keep[MOST_SLOTS];
+    static int kept[MOST_SLOTS + 8];
     size_t count = 0;
+    for (size_t at = 0; at < sizeof sections / sizeof *sections; at++) {
+        struct cursor cursor = plan.sections[sections[at]];
+        const struct argument *slot;
+        for (struct record record; plan_next(&cursor, &record);)
+            if ((slot = kept_slot(&record)))
+                keep[slot->number] = true;
+    }
+    for (size_t slot = 0; slot < MOST_SLOTS; slot++)
+        if (keep[slot])
+            kept[count++] = plan.slots[slot] - 1;
+    for (int descriptor = 0; monitor.alone && descriptor < 3; descriptor++)
+        kept[count++] = descriptor;
     kept[count++] = monitor.epoll;
     kept[count++] = monitor.signals;
     kept[count++] = monitor.status;
     kept[count++] = monitor.view;
-    if (monitor.alone)
-        kept[count++] = STDERR_FILENO;
-    else if (plan_find(&plan, SECTION_PLAN, STEP_REPORT, &record))
-        kept[count++] = slot_descriptor(&plan, &record.arguments[1]);
-    for (size_t at = 0; at < sizeof sections / sizeof *sections; at++) {
-        struct cursor cursor = plan.sections[sections[at]];
-        while (plan_next(&cursor, &record))
-            if (is_kept(record.step) && count < sizeof kept / sizeof *kept)
-                kept[count++] = slot_descriptor(&plan, &record.arguments[0]);
-    }
     close_all_but(kept, count);
 }
 
@@ -608,6 +622,8 @@ run(void)
         monitor.code = KILLED;
         (void)fail_with(DAEMON, 0, "");
     }
+    if (monitor.alone)
+        empty_streams();
     close_others();
     if (started) {
         plan_forget(&plan, SECTION_INIT, SECTION_COMMAND);
@@ -617,7 +633,6 @@ run(void)
         if (monitor.alone) {
             sigset_t held = forwarded_signals();
             sigaddset(&held, SIGPIPE);
-            empty_streams();
             block_signals(monitor.blocked, &held);
         }
         hold_view();
@@ -649,7 +664,8 @@ main(int count, char **arguments)
         plan_print_steps();
         return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
     }
-    long from = count == 2 ? strtol(arguments[1], &end, 10) : -1;
+    bool checks = count == 3 && !strcmp(arguments[2], "--check");
+    long from = count == 2 || checks ? strtol(arguments[1], &end, 10) : -1;
     if (from < 0 || from > INT_MAX || end == arguments[1] || *end) {
         dprintf(STDERR_FILENO, "usage: _supervisor FD, with a plan in the descriptor FD\n");
         return REFUSED;
@@ -659,5 +675,7 @@ main(int count, char **arguments)
             return refuse("a standard descriptor is closed");
     if (plan_read(&plan, (int)from, &refusal) < 0)
         return refuse(refusal);
+    if (checks)
+        return EXIT_SUCCESS;
     run();
 }
