@@ -1,6 +1,8 @@
-"""Resolve a path beneath a directory and follow no symbolic link: openat2(2)."""
+"""Open files beneath a directory and follow no symbolic link: flags of open(2) and openat2(2)."""
 
 from __future__ import annotations
+
+import os
 
 from overlaykit import _native
 
@@ -10,3 +12,8 @@ if TYPE_CHECKING:
 
 BENEATH: Final = _native.RESOLVE_BENEATH | _native.RESOLVE_NO_SYMLINKS
 """`resolve` of openat2: EXDEV for a path that leaves the directory, ELOOP for a symbolic link in it."""
+
+NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
+INODE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Opens the inode of a name, a symbolic link too."""

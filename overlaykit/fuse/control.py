@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from overlaykit import codec
+from overlaykit import codec, sockets
 from overlaykit.record import Record
 
 
@@ -62,6 +62,9 @@ class RequestRefused(Record):
     path: str
 
 
+_PIECE = 1 << 16
+"""Bytes."""
+
 Request = Explain | Count | End
 Reply = Explained | Counted | Ending | RequestRefused
 
@@ -73,14 +76,13 @@ def ask(
 
     Raises: OSError of a `RequestRefused`; ECONNREFUSED: the daemon has ended; TimeoutError: no reply in `seconds`.
     """
-    import socket
-
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as connection:
         connection.settimeout(seconds)
         connection.connect(path)
         connection.sendall(codec.encode(request) + b"\n")
-        with connection.makefile("rb") as file:
-            line = file.readline()
+        line = b""
+        while not line.endswith(b"\n") and (more := connection.recv(_PIECE)):
+            line += more
     if not line:
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET), path)
     reply: Reply = codec.decode(line, Reply)

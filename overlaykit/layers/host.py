@@ -7,10 +7,13 @@ own. Nor does FUSE, and so another view: a request to its daemon, which may be w
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 from overlaykit.layers.layer import Layer
 from overlaykit.mountinfo import current, outermost, visible
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 NAME = "host"
 

@@ -6,11 +6,13 @@ transport of containers/image (the file version).
 
 from __future__ import annotations
 
-import json
 import os
-from typing import Final
 
 from overlaykit.errors import Error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _LONGEST: Final = 1 << 20
 """The most bytes of a manifest that are read; real ones are far shorter."""
@@ -45,6 +47,9 @@ def _read(root: int | str, name: str) -> object:
     beneath = f"/proc/self/fd/{root}" if isinstance(root, int) else root
     try:
         with open(os.open(os.path.join(beneath, name), flags), "rb") as file:
+            # Late: few directories have such a file.
+            import json
+
             return json.loads(file.read(_LONGEST))
     except (OSError, ValueError, RecursionError):
         return None

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-from dataclasses import dataclass
-from types import TracebackType
+
+from overlaykit.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
 
 
 class Hold:
@@ -42,8 +46,7 @@ class Hold:
         self.close()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class Layer(Record, kw_only=True):
     """A directory that is a read-only layer of a view."""
 
     name: str

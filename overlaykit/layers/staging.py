@@ -9,12 +9,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Final
 
 from overlaykit.errors import Error
 from overlaykit.rmtree import rmtree
+from overlaykit.scope import contextmanager, suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final
 
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FIX: Final = "set XDG_DATA_HOME to a directory that you may write to"

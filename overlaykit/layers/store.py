@@ -10,15 +10,10 @@ A layer is made in a staging directory, synced, and renamed to its name. A view 
 
 from __future__ import annotations
 
-import ctypes
-import difflib
 import errno
 import fcntl
 import os
-import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from overlaykit import codec
 from overlaykit.errors import Error
@@ -26,11 +21,16 @@ from overlaykit.health import Check
 from overlaykit.layers.host import NAME as HOST
 from overlaykit.layers.layer import Hold, Layer
 from overlaykit.layers.staging import DIRECTORY, FIX, opened, staged, temporary_name
-from overlaykit.layers.tree import Tree
 from overlaykit.record import Record
 from overlaykit.rmtree import rmtree
+from overlaykit.scope import contextmanager
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
+_LONGEST_NAME = 64
 _TREE = "tree"
 _RECORD = "layer.json"
 _SCRATCH = "scratch"
@@ -134,6 +134,7 @@ class Store:
         _check(name)
         # Imported late: a view needs no source.
         from overlaykit.layers.source import parse_source
+        from overlaykit.layers.tree import Tree
 
         source = parse_source(source_text)
         if os.path.lexists(self._path(name)):
@@ -225,7 +226,7 @@ class Store:
 
     def _names(self) -> tuple[str, ...]:
         try:
-            return tuple(sorted(filter(_NAME.fullmatch, os.listdir(self.root))))
+            return tuple(sorted(filter(_is_name, os.listdir(self.root))))
         except FileNotFoundError:
             return ()
 
@@ -240,6 +241,8 @@ class Store:
         )
 
     def _unknown(self, name: str) -> UnknownLayer:
+        import difflib
+
         close = difflib.get_close_matches(name, [*self._names(), HOST])
         return UnknownLayer(name, f" (did you mean {' or '.join(close)}?)" if close else "")
 
@@ -265,8 +268,16 @@ class Store:
 
 
 def _check(name: str) -> None:
-    if name == HOST or not _NAME.fullmatch(name):
+    if name == HOST or not _is_name(name):
         raise BadLayerName(name)
+
+
+def _is_name(text: str) -> bool:
+    return (
+        text[:1] in _LETTERS
+        and len(text) <= _LONGEST_NAME
+        and _LETTERS.union("._-").issuperset(text)
+    )
 
 
 def _default_root() -> tuple[str, str]:
@@ -284,6 +295,8 @@ def _default_root() -> tuple[str, str]:
 
 def _sync_file_system(fd: int) -> None:
     """syncfs(2): write the file system of `fd` to disk."""
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syncfs(fd) != 0:
         number = ctypes.get_errno()

@@ -18,13 +18,13 @@ import stat
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from overlaykit import _native
+from overlaykit.beneath import INODE, NEW_FILE
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
 from overlaykit.overlay.inodecopy import InodeCopier
-from overlaykit.overlay.layer import INODE, NEW_FILE
 from overlaykit.overlay.links import LinkCounts
-from overlaykit.overlay.markers import TRUSTED_PREFIX
+from overlaykit.overlay.marker_names import TRUSTED_PREFIX
 from overlaykit.overlay.operation import operation
 from overlaykit.overlay.origins import Origins
 

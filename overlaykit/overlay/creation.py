@@ -14,12 +14,13 @@ import stat
 from typing import TYPE_CHECKING
 
 from overlaykit import _native
+from overlaykit.beneath import NEW_FILE
 from overlaykit.overlay import overrides
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
-from overlaykit.overlay.layer import NEW_FILE
-from overlaykit.overlay.markers import DEFAULT_ACL, WHITEOUT_DEVICE, is_aufs_name
+from overlaykit.overlay.marker_names import WHITEOUT_DEVICE
+from overlaykit.overlay.markers import DEFAULT_ACL, is_aufs_name
 from overlaykit.overlay.nodes import File
 from overlaykit.overlay.operation import operation
 from overlaykit.overlay.whiteouts import NOT_HIDDEN

@@ -6,27 +6,28 @@ of a local disk. The probe makes some thirty system calls, once per mount, and l
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from overlaykit import _native
-from overlaykit.overlay.layer import INODE, NEW_FILE
-from overlaykit.overlay.markers import (
+from overlaykit.beneath import INODE, NEW_FILE
+from overlaykit.overlay.marker_names import (
     AUFS_WHITEOUT,
     TRUSTED_PREFIX,
     USER_PREFIX,
     WHITEOUT_DEVICE,
     is_whiteout_device,
 )
+from overlaykit.record import Record
+from overlaykit.scope import suppress
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Final, Literal, TypeAlias
 
-Form: TypeAlias = Literal["device", "xattr", "aufs"]
+Form: TypeAlias = "Literal['device', 'xattr', 'aufs']"
 """The form of a whiteout: a character device 0:0; an empty file with an attribute (Linux 6.7 reads it in lowers); a
 file
 `.wh.NAME` beside the name."""
@@ -43,8 +44,7 @@ class Unfit(OSError):
         self.remedy = remedy
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Disk:
+class Disk(Record, kw_only=True):
     """The features of a file system, for this process.
 
     `prefix`: the prefix of markers that it can hold as extended attributes; None: none.
@@ -115,7 +115,7 @@ def probe(directory: bytes, *, user: bool) -> Disk:
             os.close(fd)
     finally:
         for name in os.listdir(scratch):
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.unlink(os.path.join(scratch, name))
         os.rmdir(scratch)
 

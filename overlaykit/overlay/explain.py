@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from overlaykit.overlay.failure import fail
-from overlaykit.overlay.markers import AUFS_WHITEOUT, is_whiteout_device
+from overlaykit.overlay.marker_names import AUFS_WHITEOUT, is_whiteout_device
 from overlaykit.overlay.nodes import Directory
 
 if TYPE_CHECKING:

@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-INODE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-"""Flags of open(2) that open the inode of a name, a symlink too."""
-
 _OPEN_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # include/uapi/linux/fs.h: _IOR(0x15, 0, struct fsuuid2)

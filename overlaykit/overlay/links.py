@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from overlaykit import _native
 from overlaykit.overlay.faults import reach
-from overlaykit.overlay.markers import is_whiteout_device, origin_link_count
+from overlaykit.overlay.marker_names import is_whiteout_device
+from overlaykit.overlay.markers import origin_link_count
 
 if TYPE_CHECKING:
     from overlaykit.overlay.markers import Markers, Origin

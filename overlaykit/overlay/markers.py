@@ -16,18 +16,16 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
+from overlaykit.overlay.marker_names import AUFS_WHITEOUT, TRUSTED_PREFIX, USER_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TRUSTED_PREFIX: Final = b"trusted.overlay."
-USER_PREFIX: Final = b"user.overlay."
 FUSE_OVERLAYFS_PREFIX: Final = b"user.fuseoverlayfs."
 
 OVERLAY_PREFIXES: Final = (TRUSTED_PREFIX, USER_PREFIX, FUSE_OVERLAYFS_PREFIX)
@@ -44,24 +42,16 @@ DEFAULT_ACL: Final = b"system.posix_acl_default"
 
 ACLS: Final = (ACCESS_ACL, DEFAULT_ACL)
 
-AUFS_WHITEOUT: Final = b".wh."
 AUFS_OPAQUE: Final = b".wh..wh..opq"
 
 _FOREIGN_OPAQUE: Final = tuple(prefix + b"opaque" for prefix in OVERLAY_PREFIXES)
 _FUSE_OVERLAYFS_OPAQUE: Final = FUSE_OVERLAYFS_PREFIX + b"opaque"
-
-WHITEOUT_DEVICE: Final = os.makedev(0, 0)
 
 _HANDLE_HEADER: Final = struct.Struct("<BBBBB16s")
 _HANDLE_VERSION: Final = 0
 _HANDLE_MAGIC: Final = 0xFB
 _LITTLE_ENDIAN: Final = 0
 _HANDLE_LIMIT: Final = 255  # the length is one byte of the header
-
-
-def is_whiteout_device(st: os.stat_result) -> bool:
-    """Whether an entry is the kernel's form of a whiteout, a character device 0:0."""
-    return stat.S_ISCHR(st.st_mode) and st.st_rdev == WHITEOUT_DEVICE
 
 
 def is_aufs_name(name: bytes) -> bool:

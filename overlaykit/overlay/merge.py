@@ -15,13 +15,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from overlaykit import _native
-from overlaykit.overlay.markers import (
-    AUFS_OPAQUE,
-    AUFS_WHITEOUT,
-    UNMARKED,
-    is_aufs_name,
-    is_whiteout_device,
-)
+from overlaykit.overlay.marker_names import AUFS_WHITEOUT, is_whiteout_device
+from overlaykit.overlay.markers import AUFS_OPAQUE, UNMARKED, is_aufs_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,8 +19,8 @@ import stat
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
 from overlaykit import _native
+from overlaykit.beneath import INODE
 from overlaykit.overlay.faults import reach
-from overlaykit.overlay.layer import INODE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -13,7 +13,8 @@ from overlaykit.overlay.copyup import CopyUp
 from overlaykit.overlay.disk import Unfit, probe
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.layer import Layer, Reader
-from overlaykit.overlay.markers import TRUSTED_PREFIX, USER_PREFIX, Markers, xattr_names
+from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
+from overlaykit.overlay.markers import Markers, xattr_names
 from overlaykit.overlay.merge import Merge
 from overlaykit.overlay.nodes import Table
 from overlaykit.overlay.overrides import Override

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from overlaykit import _native
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
-from overlaykit.overlay.markers import AUFS_WHITEOUT, WHITEOUT_DEVICE
+from overlaykit.overlay.marker_names import AUFS_WHITEOUT, WHITEOUT_DEVICE
 
 if TYPE_CHECKING:
     from overlaykit.overlay.disk import Disk, Form

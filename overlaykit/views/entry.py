@@ -7,23 +7,22 @@ killed: the next command removes it with its scratch.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import socket
-from typing import TYPE_CHECKING, Final
 
-from overlaykit import codec
+from overlaykit import codec, sockets
 from overlaykit.errors import Error
 from overlaykit.fuse.cleanup import lock_directory
 from overlaykit.fuse.spec import Cleanup
-from overlaykit.namespace import errno_as_root, is_privileged
 from overlaykit.record import Record
 from overlaykit.rmtree import rmtree_path
+from overlaykit.scope import contextmanager, suppress
 from overlaykit.views import places
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final
 
 _ABOUT: Final = "about.json"
 _SCRATCH: Final = "scratch"
@@ -67,9 +66,9 @@ class Entry:
         self.stage = os.path.join(path, "stage")
         self.control = control_socket(path)
 
-    def listen(self) -> socket.socket:
+    def listen(self) -> sockets.socket:
         """Bind the control socket and listen on it."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
         # A socket's path is short (unix(7)); the entry's may be long.
         with _directory(self.path) as fd, writing_entries(os.path.dirname(self.path)):
             listener.bind(f"/proc/self/fd/{fd}/control")
@@ -111,7 +110,7 @@ class Entry:
 
     def close(self) -> None:
         """Release the lock and remove the entry, unless the daemon still holds the lock: then the daemon removes it."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.close(self.lock)
         remove_unlocked(self.path)
 
@@ -152,7 +151,7 @@ def is_locked(path: str) -> bool:
     return os.path.isdir(path)
 
 
-@contextlib.contextmanager
+@contextmanager
 def writing_entries(directory: str) -> Iterator[None]:
     """Raises: EntryUnwritable in place of an OSError of the block."""
     try:
@@ -165,6 +164,8 @@ def _remove(path: str) -> None:
     try:
         rmtree_path(path)
     except PermissionError:  # files of the view's other users, which have subordinate ids
+        from overlaykit.namespace import errno_as_root, is_privileged
+
         if not is_privileged():
             errno_as_root(lambda: rmtree_path(path))
     except OSError:
@@ -179,7 +180,7 @@ def _cleanup_paths(path: str) -> tuple[str, ...]:
         return (path,)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _directory(path: str) -> Iterator[int]:
     fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

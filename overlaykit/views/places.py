@@ -7,17 +7,17 @@ runtime directory or to a directory of the user's own below /tmp. A directory is
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-from typing import TYPE_CHECKING, Final
 
 from overlaykit import privilege
 from overlaykit.errors import Error
-from overlaykit.overlay.disk import probe
+from overlaykit.scope import suppress
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final
 
 _NAME: Final = "overlaykit"
 _LOG: Final = "daemon.log"
@@ -82,7 +82,7 @@ def make_scratch(place: str, name: str) -> str | None:
         os.rmdir(path)
     except (OSError, PlaceUnsafe):
         pass
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         if _is_private(place):
             os.rmdir(place)
     return None
@@ -95,6 +95,9 @@ def private_scratch() -> list[str]:
 
 def holds_markers(path: str) -> bool:
     """Whether an upper can lie in this directory: its file system can hold overlay markers."""
+    # Late: a view without changes has no upper.
+    from overlaykit.overlay.disk import probe
+
     try:
         probe(os.fsencode(path), user=False).form(None)
     except OSError:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import re
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
 
 from overlaykit.errors import Error
-from overlaykit.fuse import control, mountpoints
 from overlaykit.fuse.cleanup import lock_directory, remove_registry_if_empty
+from overlaykit.record import Record
+from overlaykit.scope import suppress
 from overlaykit.views import entry, places
 from overlaykit.views.entry import About, Entry
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+    from overlaykit.fuse import control
+
+_LONGEST_NAME: Final = 63
 
 
 class NameInvalid(Error):
@@ -42,8 +43,7 @@ class NotRunning(Error):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class RunningView:
+class RunningView(Record):
     """A view, or a mount alone, that is running. `control`: the socket of its daemon."""
 
     about: About
@@ -71,7 +71,7 @@ class Registry:
 
     def enter(self, name: str | None) -> Entry:
         """Make an entry; without a `name` the registry chooses one. Raises: NameInvalid, NameTaken, EntryUnwritable."""
-        if name is not None and not _NAME.fullmatch(name):
+        if name is not None and not _is_name(name):
             raise NameInvalid(name)
         chosen = name or f"view-{os.urandom(3).hex()}"
         path = os.path.join(self._root, chosen)
@@ -98,7 +98,7 @@ class Registry:
         """All that are running, oldest first."""
         found = []
         for path in self._paths():
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 about = entry.read(path)
                 if about is not None and entry.is_locked(path):
                     found.append(RunningView(about, entry.control_socket(path)))
@@ -106,7 +106,9 @@ class Registry:
 
     def find(self, wanted: str) -> RunningView:
         """The one that is mounted at `wanted` in this mount namespace, or has that name. Raises: NotRunning."""
-        with contextlib.suppress(FileNotFoundError):  # the working directory was deleted
+        from overlaykit.fuse import mountpoints
+
+        with suppress(FileNotFoundError):  # the working directory was deleted
             mounted = mountpoints.find(wanted)
             found = None if mounted is None else self.find_device(mounted.device)
             if found is not None:
@@ -149,7 +151,7 @@ class Registry:
         while True:
             lock = lock_directory(places.private(self._root), fcntl.LOCK_EX)
             if lock >= 0:
-                with contextlib.suppress(FileNotFoundError):
+                with suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(lock), os.stat(self._root)):
                         return lock
                 os.close(lock)
@@ -171,9 +173,20 @@ def explain(wanted: str, path: str) -> control.Explained:
 
 def explain_at(socket: str, path: str) -> control.Explained:
     """As `explain`, of the daemon that listens on `socket`."""
+    from overlaykit.fuse import control
+
     reply = control.ask(socket, control.Explain(path))
     assert isinstance(reply, control.Explained)
     return reply
+
+
+def _is_name(text: str) -> bool:
+    return (
+        text.isascii()
+        and text[:1].isalnum()
+        and len(text) <= _LONGEST_NAME
+        and all(letter.isalnum() or letter in "._-" for letter in text)
+    )
 
 
 def mount_namespace() -> int:

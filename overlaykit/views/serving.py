@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from overlaykit.errors import Error
-from overlaykit.fuse import daemon, mountpoints
-from overlaykit.views.registry import Registry
+from overlaykit.fuse import daemon
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -35,6 +33,9 @@ def serve(
 
 def _upper_taken(upper: str, daemon_pid: int) -> UpperTaken:
     """The error that names the view or mount of this daemon (0: unknown), and how to end it."""
+    from overlaykit.fuse import mountpoints
+    from overlaykit.views.registry import Registry
+
     views = (view for view in Registry().running() if view.about.daemon == daemon_pid)
     view = next(views, None)
     if view is None:

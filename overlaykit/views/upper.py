@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from overlaykit.errors import Error
 from overlaykit.fuse import directories
+from overlaykit.record import Record
 from overlaykit.rmtree import rmtree_path
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import contextlib
+    from contextlib import ExitStack
 
     from overlaykit.views.entry import Entry
 
@@ -35,8 +35,7 @@ class WorkBesideUpperUnusable(Error):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upper:
+class Upper(Record, kw_only=True):
     """The directories for changes and for work in progress. `made`: whether the upper is new."""
 
     path: str
@@ -44,7 +43,7 @@ class Upper:
     made: bool = False
 
 
-def prepare_kept(upper: str, undo: contextlib.ExitStack) -> Upper:
+def prepare_kept(upper: str, undo: ExitStack) -> Upper:
     """Make the upper that a user names, and the work directory beside it, where they do not exist.
 
     `undo` removes what was made. Raises: Error.
@@ -79,7 +78,7 @@ def prepare_scratch(entry: Entry) -> Upper:
     return upper
 
 
-def _make(path: str, undo: contextlib.ExitStack) -> bool:
+def _make(path: str, undo: ExitStack) -> bool:
     """Whether the directory is new."""
     if os.path.isdir(path):
         return False

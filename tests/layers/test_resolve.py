@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from overlaykit.layers import Layer, Store, resolve
-from overlaykit.layers.directory import MissingDirectory, NotADirectory, UnreadableDirectory
+from overlaykit.layers.checks import MissingDirectory, NotADirectory, UnreadableDirectory
 from overlaykit.layers.store import BadLayerName, UnknownLayer
 
 from .conftest import User

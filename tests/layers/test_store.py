@@ -12,7 +12,7 @@ import pytest
 
 from overlaykit import _native
 from overlaykit.layers import Store
-from overlaykit.layers.directory import MissingDirectory
+from overlaykit.layers.checks import MissingDirectory
 from overlaykit.layers.source import BadSource
 from overlaykit.layers.store import BadLayerName, DamagedLayer, LayerBusy, LayerExists, UnknownLayer
 

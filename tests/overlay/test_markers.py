@@ -7,15 +7,13 @@ import stat
 
 import pytest
 
+from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX, is_whiteout_device
 from overlaykit.overlay.markers import (
     FUSE_OVERLAYFS_PREFIX,
-    TRUSTED_PREFIX,
-    USER_PREFIX,
     DirectoryMarkers,
     Markers,
     Origin,
     find_origin,
-    is_whiteout_device,
 )
 
 from ..posix.table import Dir, File, Layer, Link
