@@ -29,6 +29,8 @@ class Mount(Record, kw_only=True):
     fstype: str
     idmapped: bool
     """Whether it is idmapped (mount_setattr(2))."""
+    options: tuple[str, ...] = ()
+    """The options of its superblock."""
 
 
 def parse(mountinfo: bytes) -> list[Mount]:
@@ -48,6 +50,7 @@ def parse(mountinfo: bytes) -> list[Mount]:
                 mountpoint=os.fsdecode(_unescape(mountpoint)),
                 fstype=os.fsdecode(_unescape(after.split()[0])),
                 idmapped=b"idmapped" in options.split(b","),
+                options=tuple(os.fsdecode(_unescape(after.split(b" ")[-1])).split(",")),
             )
         )
     return mounts

@@ -92,10 +92,11 @@ else:
         """Two connected sockets."""
         return tuple(socket(fileno=one.detach()) for one in _socket.socketpair(family, kind))
 
-    def send_fds(channel, buffers, descriptors):
+    def send_fds(channel, buffers, descriptors, flags=0):
         """Send a message with descriptors (unix(7)). Returns: the number of bytes sent."""
         packed = b"".join(number.to_bytes(_FD_BYTES, sys.byteorder) for number in descriptors)
-        return channel.sendmsg(buffers, [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)
+        return channel.sendmsg(buffers, [rights], flags)
 
     def recv_fds(channel, size, most):
         """Receive a message and its descriptors. Returns: them, the flags and the address of recvmsg(2)."""

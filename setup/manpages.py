@@ -30,7 +30,7 @@ _FILES: Final = (
     ),
     (
         "/run/overlaykit, $XDG_RUNTIME_DIR/overlaykit, /tmp/overlaykit-UID",
-        "running views and mounts: the first that works, /run for root alone",
+        "running views and mounts, and the server: the first that works, /run for root alone",
     ),
     (
         "$XDG_CACHE_HOME/overlaykit, /var/tmp/overlaykit-UID",

@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "layer": "add, list and remove layers of the store",
     "ps": "list the views and mounts that are running",
     "explain": "say which layer answers for a path",
+    "server": "show or stop the process that starts views quickly",
     "doctor": "say what this machine can do, and the fix where it cannot",
     "bench": "measure what file systems and views cost, side by side",
 }

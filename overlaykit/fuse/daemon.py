@@ -7,19 +7,15 @@ with descriptors (`spec.StartRequest`), the daemon sends one reply (`spec.StartR
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import socket
-from typing import TYPE_CHECKING, Final
 
-from overlaykit import codec, signals
+from overlaykit import codec, signals, sockets
 from overlaykit.errors import Error
-from overlaykit.fuse import unmount
+from overlaykit.fuse import channel, unmount
 from overlaykit.fuse.daemon_start import start_cold
 from overlaykit.fuse.directories import shown_path
+from overlaykit.fuse.server_client import Refused
 from overlaykit.fuse.spec import (
-    LONGEST_MESSAGE,
     Cleanup,
     MountSpec,
     NotPrepared,
@@ -27,9 +23,16 @@ from overlaykit.fuse.spec import (
     Ready,
     StartReply,
 )
+from overlaykit.scope import suppress
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
+    from typing import Final
+
+    from overlaykit.fuse.daemon_start import DaemonProcess
+    from overlaykit.fuse.server_client import Starting
 
 _ENDS_WITHIN_SECONDS: Final = 3
 
@@ -71,23 +74,55 @@ class Daemon:
       notes: restrictions that the user of the mount does not expect, a line each.
     """
 
-    def __init__(self, *, prepare: Callable[[], None] | None = None) -> None:
-        """Start the process. `prepare` runs first in the child and enters namespaces; only system calls: no locks."""
-        ours, theirs = map(
-            _above_standard, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        )
+    def __init__(
+        self, *, prepare: Callable[[], None] | None = None, warm: Starting | None = None
+    ) -> None:
+        """Start the process. `prepare` runs first in the child and enters namespaces; only system calls: no locks.
+
+        `warm`: a daemon of the fork server, which enters the same namespaces. Otherwise, or if it does not come, the
+        start is cold.
+        """
         self.mount = -1
         self.device = 0
         self.notes: tuple[str, ...] = ()
-        self._channel = ours
-        with theirs:
-            self.process = start_cold(ours, theirs, prepare)
+        self._prepare = prepare
+        self._warm = warm
+        self._process: DaemonProcess | None = None
+        self._channel, self._theirs = channel.pair()
+        if warm is None:
+            self._start_cold()
+
+    @property
+    def process(self) -> DaemonProcess:
+        """The process: waits for that of the fork server."""
+        if self._process is None and self._warm is not None:
+            warm, self._warm = self._warm, None
+            try:
+                self._process = warm.take_over(self._channel, self._theirs)
+                self._theirs.close()
+            except (OSError, Refused):
+                return self._start_cold()
+        assert self._process is not None
+        return self._process
+
+    def _start_cold(self) -> DaemonProcess:
+        self._process = start_cold(self._channel, self._theirs, self._prepare)
+        self._theirs.close()
+        return self._process
+
+    def _send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Send a request; it waits in the channel until the process is there to receive it."""
+        # If the daemon has ended already, `serve` raises.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            try:
+                channel.send(self._channel, message, descriptors, sockets.MSG_DONTWAIT)
+            except BlockingIOError:
+                self.process.is_alive()  # it receives what fills the channel
+                channel.send(self._channel, message, descriptors)
 
     def set_cleanup(self, cleanup: Cleanup) -> None:
         """Have the daemon remove this if the parent ends before `serve`, which sends that of the spec."""
-        # If the daemon has ended already, `serve` raises.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._channel.sendall(codec.encode(cleanup))
+        self._send(codec.encode(cleanup))
 
     def hand_over(self, path: str, fd: int) -> str:
         """Pass a directory, which `path` led to, to the daemon. The descriptor stays the caller's.
@@ -95,9 +130,7 @@ class Daemon:
         Returns: the absolute path that names the directory in the spec.
         """
         shown = shown_path(path, fd)
-        # If the daemon has ended already, `serve` raises.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            socket.send_fds(self._channel, [codec.encode(PassedDirectory(shown))], [fd])
+        self._send(codec.encode(PassedDirectory(shown)), [fd])
         return shown
 
     def serve(self, spec: MountSpec, control: socket.socket, *, keep: Sequence[int] = ()) -> None:
@@ -109,10 +142,8 @@ class Daemon:
         Ensures: if it raises, the daemon has ended, and left nothing.
         """
         try:
-            descriptors = [control.fileno(), *keep]
-            # If the daemon has ended already, there is no reply, or one that says why.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                socket.send_fds(self._channel, [codec.encode(spec)], descriptors)
+            self._send(codec.encode(spec), [control.fileno(), *keep])
+            self.process.is_alive()
             # An attached mount must be unmounted before a signal ends this process.
             signals.await_readable(self._channel.fileno(), orderly=spec.target is not None)
             reply, received = self._receive_reply()
@@ -142,14 +173,18 @@ class Daemon:
         """Receive the reply, with its descriptors; None if the daemon has ended without one."""
         # If the daemon ended with messages unread, the first recvmsg(2) fails, and the second has its reply.
         for _ in range(2):
-            with contextlib.suppress(ConnectionResetError):
-                raw, received, _, _ = socket.recv_fds(self._channel, LONGEST_MESSAGE, 1)
+            with suppress(ConnectionResetError):
+                raw, received = channel.receive(self._channel)
                 return (codec.decode(raw, StartReply) if raw else None), received
         return None, []
 
     def abandon(self) -> None:
         """End it before it is ready: by closing the socket, or else by signals."""
         self._channel.close()
+        if self._warm is not None:
+            self._warm.cancel()
+            self._theirs.close()
+            return
         if not self.process.ends_within(_ENDS_WITHIN_SECONDS):
             self.end()
         self.process.close()
@@ -167,10 +202,3 @@ class Daemon:
         if self.mount >= 0:
             os.close(self.mount)
             self.mount = -1
-
-
-def _above_standard(one: socket.socket) -> socket.socket:
-    """Move the socket to a descriptor from 3 on: the caller may have closed 0 to 2, which a child uses otherwise."""
-    with one:
-        descriptor = fcntl.fcntl(one.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
-    return socket.socket(one.family, one.type, one.proto, descriptor)

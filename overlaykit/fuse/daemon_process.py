@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import logging
 import os
 import socket
@@ -16,11 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import codec, signals, standard
 from overlaykit.errors import Error
-from overlaykit.fuse import cleanup, daemon_log
+from overlaykit.fuse import channel, cleanup, daemon_log, limits
 from overlaykit.fuse.daemon_start import WRITTEN
 from overlaykit.fuse.directories import Directories
 from overlaykit.fuse.spec import (
-    LONGEST_MESSAGE,
     Cleanup,
     Failed,
     MountSpec,
@@ -34,24 +34,36 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger(__name__)
 
-_MOST_DESCRIPTORS: Final = 253
-"""Of one message (include/net/scm.h: SCM_MAX_FD)."""
-
 
 def main() -> None:
-    """Receive what to mount, mount it, reply to the parent, and serve the mount until it is gone."""
-    from overlaykit.fuse import limits, patches
-
+    """Serve a mount for the parent at the other end of a socket, whose descriptor is the argument."""
     standard.fill()
     limits.raise_own()
     # The parent held signals, and a child inherits that.
     signals.restore(set())
-    patches.interpose_libfuse()
     # pyfuse3 and trio take long to load: they load here, while the parent prepares the mount.
+    load()
+    serve(socket.socket(fileno=int(sys.argv[1])))
+
+
+def load() -> None:
+    """Load all that `serve` needs."""
+    # Loads trio: not before the signal mask is the daemon's own.
+    from overlaykit.fuse import patches
+
+    patches.interpose_libfuse()
+    importlib.import_module("overlaykit.fuse.session")
+
+
+def serve(parent: socket.socket) -> None:
+    """Receive what to mount, mount it, reply to the parent, and serve the mount until it is gone.
+
+    Requires: `load`. No thread runs, and no signal is blocked.
+    """
     from overlaykit.fuse.session import run
     from overlaykit.fuse.stack import UpperInUse
 
-    parent = socket.socket(fileno=int(sys.argv[1]))
+    limits.raise_own()
     directories = Directories()
     spec, descriptors = _receive_spec(parent, directories)
     if spec is None:
@@ -68,7 +80,7 @@ def main() -> None:
         _redirect_stderr()
         descriptors = [detached] if detached >= 0 else []
         reply = Ready(device, limits.notes(writable=spec.upper is not None))
-        socket.send_fds(parent, [codec.encode(reply)], descriptors)
+        channel.send(parent, codec.encode(reply), descriptors)
         ready = True
 
     def on_written() -> None:
@@ -106,7 +118,7 @@ def _receive_spec(
     """
     given = Cleanup()
     while True:
-        raw, descriptors, _, _ = socket.recv_fds(parent, LONGEST_MESSAGE, _MOST_DESCRIPTORS)
+        raw, descriptors = channel.receive(parent)
         request: StartRequest | None = codec.decode(raw, StartRequest) if raw else None
         match request:
             case MountSpec():

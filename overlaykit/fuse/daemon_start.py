@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
-import signal
-import socket
 import sys
-from typing import TYPE_CHECKING, Final, NoReturn
 
-from overlaykit import _native, codec, signals
+from overlaykit import _native, codec, signals, sockets
 from overlaykit.fuse.spec import NotPrepared
+from overlaykit.scope import suppress
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
+    import socket
     from collections.abc import Callable
+    from typing import Final, NoReturn
+else:
+    import _signal as signal
 
 WRITTEN: Final = b"."
 """The daemon's last message: what was written is in the upper."""
@@ -56,7 +59,7 @@ class DaemonProcess:
             return False
         self._ended = True
         if self._is_child:
-            with contextlib.suppress(ChildProcessError):  # this program reaps every child
+            with suppress(ChildProcessError):  # this program reaps every child
                 _, status = os.waitpid(self.pid, 0)
                 self.status = os.waitstatus_to_exitcode(status)
         return True
@@ -72,7 +75,7 @@ class DaemonProcess:
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
         if not self._ended:
-            with contextlib.suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, number)
 
     def wait_until_written(self) -> bool:
@@ -84,7 +87,7 @@ class DaemonProcess:
             if not self._ended:
                 _readable((self.channel.fileno(), self.pidfd), None)
             try:
-                self._written = self.channel.recv(len(WRITTEN), socket.MSG_DONTWAIT) == WRITTEN
+                self._written = self.channel.recv(len(WRITTEN), sockets.MSG_DONTWAIT) == WRITTEN
             except (BlockingIOError, ConnectionResetError):
                 self._written = False
         return self._written
@@ -132,15 +135,28 @@ def _execute(channel: socket.socket, prepare: Callable[[], None] | None) -> NoRe
             os.dup2(null, standard)
         if prepare is not None:
             prepare()
-        _native.close_range(3, _LAST_DESCRIPTOR, _CLOSE_RANGE_CLOEXEC)
-        channel.set_inheritable(True)
-        program = [sys.executable, "-P", "-m", "overlaykit.fuse.daemon_process"]
-        os.execv(sys.executable, [*program, str(channel.fileno())])
+        execute("overlaykit.fuse.daemon_process", channel.fileno())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            channel.sendall(codec.encode(NotPrepared(errno=error.errno or errno.EIO)))
+        report_refusal(channel, error)
     finally:
         os._exit(1)
+
+
+def execute(module: str, *descriptors: int) -> NoReturn:
+    """Execute a module in a fresh interpreter, with these descriptors and the standard ones alone.
+
+    Their numbers are its first arguments.
+    """
+    _native.close_range(3, _LAST_DESCRIPTOR, _CLOSE_RANGE_CLOEXEC)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *map(str, descriptors)])
+
+
+def report_refusal(channel: socket.socket, error: OSError) -> None:
+    """Tell the parent that the daemon could not enter its namespaces."""
+    with suppress(OSError):
+        channel.sendall(codec.encode(NotPrepared(errno=error.errno or errno.EIO)))
 
 
 def _readable(descriptors: tuple[int, ...], seconds: float | None) -> bool:

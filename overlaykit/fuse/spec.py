@@ -9,10 +9,7 @@ from overlaykit.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final, Literal
-
-LONGEST_MESSAGE: Final = 1 << 20
-"""Bytes."""
+    from typing import Literal
 
 
 class LayerSpec(Record, kw_only=True):

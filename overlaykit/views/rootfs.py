@@ -13,7 +13,7 @@ from overlaykit.errors import Error
 from overlaykit.fuse import daemon, directories
 from overlaykit.fuse.spec import LayerSpec, MountFlags, MountOptions, MountSpec
 from overlaykit.layers import Store, resolve
-from overlaykit.views import places, upper
+from overlaykit.views import places, server, upper
 from overlaykit.views.registry import Registry
 from overlaykit.views.serving import serve
 
@@ -104,12 +104,13 @@ class RootFs:
 def _start_daemon() -> daemon.Daemon:
     """Start a daemon in a mount namespace of its own, and in a user namespace unless this process is a full root."""
     privileged = namespace.is_privileged()
+    warm = server.warm_daemon(server.MOUNTS if privileged else server.USER)
     prepare = (
         namespace.isolate_mounts
         if privileged
         else functools.partial(namespace.enter, namespace.available())
     )
-    return daemon.Daemon(prepare=prepare)
+    return daemon.Daemon(prepare=prepare, warm=warm)
 
 
 def _explain_refusal(refused: OSError) -> Exception:

@@ -140,7 +140,7 @@ def start_program(user: TestUser, *prefix: str) -> Iterator[int]:
     """A process that changes its attributes and then becomes the program, or starts it; the program waits for input."""
     reader, writer = os.pipe()
     printed, output = os.pipe()
-    variables = ("HOME", "PATH", "TMPDIR", "XDG_RUNTIME_DIR")
+    variables = ("HOME", "OVERLAYKIT_SERVER", "PATH", "TMPDIR", "XDG_RUNTIME_DIR")
     environment = [
         *ODD_ENVIRONMENT,
         *(os.fsencode(f"{name}={os.environ[name]}") for name in variables if name in os.environ),
@@ -194,7 +194,7 @@ def test_a_commands_surroundings_are_its_callers(user: TestUser) -> None:
 
 
 def environment_of_the_test() -> bytes:
-    variables = ("HOME", "PATH", "TMPDIR", "XDG_RUNTIME_DIR")
+    variables = ("HOME", "OVERLAYKIT_SERVER", "PATH", "TMPDIR", "XDG_RUNTIME_DIR")
     return b"".join(
         os.fsencode(f"{name}={os.environ[name]}\0") for name in variables if name in os.environ
     )

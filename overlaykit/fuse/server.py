@@ -1,0 +1,343 @@
+"""The fork server: has loaded all that a daemon needs, and forks one for each request.
+
+It is single-threaded, and at rest it writes nothing: a daemon shares its pages. Nothing of a mount passes through it: a
+client sends layers and locks over the channel to the daemon. `server_client` says how it is asked, `server_peer` who
+may ask. A daemon takes over what a cold one has of its parent. It lives on when the server ends.
+
+The server ends some time after the last of its daemons and the last request. If it is asked to end, or if a file that
+it has loaded has changed, it takes no new request, and ends with the last of its daemons, which it reaps.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from overlaykit import _native
+from overlaykit.fuse import channel, daemon_process, server_peer
+from overlaykit.fuse.daemon_start import report_refusal
+from overlaykit.fuse.server_client import (
+    GO,
+    READY,
+    REFUSED,
+    SOCKET,
+    START,
+    STATUS,
+    STOP,
+    identity,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+log: Final = logging.getLogger(__name__)
+
+_SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SIGNALFD_INFO_BYTES: Final = 128
+_MOST_WAITING: Final = 256
+"""Connections without a request."""
+
+_STALE: Final = 75
+"""The exit status of a child that found a file changed."""
+
+_FIXED_VARIABLES: Final = (b"PYTHON", b"LD_", b"GLIBC_", b"MALLOC_", b"OVERLAYKIT_")
+"""Variables that act when an interpreter or a module is loaded: they cannot be taken over."""
+
+_OF_LAUNCHERS: Final = (b"OVERLAYKIT_SERVER", b"OVERLAYKIT_DRIVER", b"OVERLAYKIT_DEBUG")
+"""Exceptions, which a daemon reads late or never."""
+
+
+class Loaded:
+    """The files of this process's code, as they were when it read them."""
+
+    def __init__(self, before: Mapping[str, tuple[int, ...]]) -> None:
+        """`before`: files of the package, found before they were loaded."""
+        paths = {getattr(module, "__file__", None) for module in tuple(sys.modules.values())}
+        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+            paths.update(line.split(maxsplit=5)[5].rstrip("\n") for line in maps if "/" in line)
+        self._files = {
+            path: before.get(path) or version(path)
+            for path in paths
+            if path is not None and os.path.isabs(path)
+        }
+
+    def has_changed(self) -> bool:
+        """Whether a file is another one now."""
+        return any(version(path) != found for path, found in self._files.items())
+
+
+def version(path: str) -> tuple[int, ...]:
+    """What changes with a file's contents; empty if it is gone."""
+    try:
+        st = os.stat(path)
+    except OSError:
+        return ()
+    return st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns
+
+
+class Server:
+    """A server that listens in its directory.
+
+    `prepare`: what the daemon does first, by the kind of namespaces that a client asks for.
+    `idle_seconds`: how long it stays without daemons and requests.
+    """
+
+    def __init__(
+        self,
+        directory: int,
+        loaded: Loaded,
+        prepare: Mapping[str, Callable[[], None]],
+        idle_seconds: float,
+    ) -> None:
+        self._directory = directory
+        self._loaded = loaded
+        self._prepare = prepare
+        self._idle_seconds = idle_seconds
+        self._identity = identity()
+        self._variables = _fixed(os.environb)
+        self._traits = server_peer.Traits("self")
+        self._waiting: dict[int, socket.socket] = {}
+        self._children: set[int] = set()
+        self._served = 0
+        self._last = time.monotonic()
+        signal.pthread_sigmask(signal.SIG_SETMASK, _SIGNALS)
+        self._signals = _native.signalfd(sum(1 << (number - 1) for number in _SIGNALS))
+        self._poll = select.poll()
+        self._poll.register(self._signals, select.POLLIN)
+        self._listener: socket.socket | None = self._listen()
+
+    def run(self, first: socket.socket) -> None:
+        """Answer requests until it is time to end. `first`: the connection of the client that started the server."""
+        self._await_request(first)
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        while self._listener is not None or self._children:
+            remaining = None
+            if self._listener is not None and not self._children:
+                remaining = self._last + self._idle_seconds - time.monotonic()
+                if remaining <= 0 and not self._waiting:
+                    break
+            for ready, _ in self._poll.poll(remaining and max(0.0, remaining) * 1000):
+                self._attend(ready)
+        self._retire()
+
+    def _attend(self, ready: int) -> None:
+        if ready == self._signals:
+            self._take_signals()
+        elif self._listener is not None and ready == self._listener.fileno():
+            with suppress(OSError):
+                self._await_request(self._listener.accept()[0])
+        elif ready in self._waiting:
+            self._poll.unregister(ready)
+            connection = self._waiting.pop(ready)
+            try:
+                self._answer(connection)
+            except (OSError, LookupError, ValueError, server_peer.Unequal):
+                pass  # the client starts a daemon itself
+            finally:
+                connection.close()
+
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.setblocking(False)
+        path = f"/proc/self/fd/{self._directory}/{SOCKET}"
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        listener.bind(path)
+        os.chmod(path, 0o600)
+        listener.listen(_MOST_WAITING)
+        self._poll.register(listener, select.POLLIN)
+        return listener
+
+    def _await_request(self, connection: socket.socket) -> None:
+        if len(self._waiting) >= _MOST_WAITING:
+            connection.close()
+            return
+        connection.setblocking(False)
+        self._waiting[connection.fileno()] = connection
+        self._poll.register(connection, select.POLLIN)
+
+    def _take_signals(self) -> None:
+        taken: set[int] = set()
+        with suppress(BlockingIOError):
+            while info := os.read(self._signals, _SIGNALFD_INFO_BYTES):
+                taken.add(int.from_bytes(info[:4], sys.byteorder))
+        if taken - {signal.SIGCHLD}:
+            self._retire()
+            os._exit(0)
+        with suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    break
+                self._children.discard(pid)
+                self._last = time.monotonic()
+                if os.waitstatus_to_exitcode(status) == _STALE:
+                    self._retire()
+
+    def _answer(self, connection: socket.socket) -> None:
+        client = server_peer.Peer(connection)
+        try:
+            if client.uid != os.geteuid():
+                raise server_peer.Unequal("user")
+            message, descriptors = channel.receive(connection)
+            channel.close_all(descriptors)
+            verb, *fields = message.split(b"\0")
+            if verb == START:
+                self._start(connection, client, fields)
+            elif verb == STATUS:
+                numbers = (os.getpid(), self._served, len(self._children))
+                fields = [*(b"%d" % number for number in numbers), self._identity]
+                channel.send(connection, b"\0".join((STATUS, *fields)))
+            elif verb == STOP:
+                self._retire()
+                alive = b"%d" % len(self._children)
+                channel.send(connection, b"\0".join((STOP, b"%d" % os.getpid(), alive)))
+        finally:
+            client.close()
+
+    def _start(
+        self, connection: socket.socket, client: server_peer.Peer, fields: list[bytes]
+    ) -> None:
+        kind, identity, *variables = fields
+        try:
+            client.require_equal(self._traits)
+        except (OSError, server_peer.Unequal) as error:
+            _refuse(connection, f"unequal: {error}")
+            return
+        if identity != self._identity:
+            self._retire()
+            _refuse(connection, "outdated")
+            return
+        environment = dict(_split(variable) for variable in variables)
+        prepare = self._prepare[kind.decode()]
+        if _fixed(environment) != self._variables:
+            _refuse(connection, "environment")
+            return
+        self._served += 1
+        self._last = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            self._become_daemon(connection, client, environment, prepare)
+        self._children.add(child)
+
+    def _become_daemon(
+        self,
+        connection: socket.socket,
+        client: server_peer.Peer,
+        environment: dict[bytes, bytes],
+        prepare: Callable[[], None],
+    ) -> NoReturn:
+        status = 1
+        try:
+            os.setsid()
+            self._leave_server(connection)
+            if self._loaded.has_changed():
+                _refuse(connection, "outdated")
+                os._exit(_STALE)
+            try:
+                server_peer.adopt(client)
+            except (OSError, ValueError, server_peer.Unequal) as error:
+                _refuse(connection, f"cannot adopt: {error}")
+                os._exit(0)
+            parent = _announce(connection, client)
+            if parent is None:
+                os._exit(0)
+            client.close()
+            _replace_environment(environment)
+            gc.enable()
+            try:
+                prepare()
+            except OSError as error:
+                report_refusal(parent, error)
+            else:
+                daemon_process.serve(parent)
+            status = 0
+        except SystemExit as exit_:
+            status = exit_.code if isinstance(exit_.code, int) else 1
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(status)
+
+    def _leave_server(self, connection: socket.socket) -> None:
+        """Close what belongs to the server, and take its signal mask back."""
+        os.close(self._signals)
+        os.close(self._directory)
+        if self._listener is not None:
+            self._listener.close()
+        for other in self._waiting.values():
+            other.close()
+        connection.setblocking(True)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _retire(self) -> None:
+        """Serve no new request. The daemons go on. Another server may start."""
+        if self._listener is None:
+            return
+        self._poll.unregister(self._listener)
+        self._listener.close()
+        self._listener = None
+        path = f"/proc/self/fd/{self._directory}"
+        with suppress(OSError):
+            os.unlink(f"{path}/{SOCKET}")
+            os.rmdir(os.readlink(path))
+        # The lock on it ends.
+        os.close(self._directory)
+        for connection in self._waiting.values():
+            self._poll.unregister(connection)
+            connection.close()
+        self._waiting.clear()
+
+
+def _announce(connection: socket.socket, client: server_peer.Peer) -> socket.socket | None:
+    """Tell the client that its daemon is there, and wait for the channel; None if the client has gone."""
+    own = os.pidfd_open(os.getpid())
+    try:
+        channel.send(connection, READY + b"\0%d" % os.getpid(), [own])
+    finally:
+        os.close(own)
+    message, descriptors = channel.receive(connection)
+    if message != GO or len(descriptors) != 2:
+        return None
+    connection.close()
+    parent, standard_error = descriptors
+    os.dup2(standard_error, 2)
+    os.close(standard_error)
+    return socket.socket(fileno=parent)
+
+
+def _refuse(connection: socket.socket, reason: str) -> None:
+    channel.send(connection, REFUSED + b"\0" + reason.encode("utf-8", "surrogateescape"))
+
+
+def _split(variable: bytes) -> tuple[bytes, bytes]:
+    name, _, value = variable.partition(b"=")
+    return name, value
+
+
+def _replace_environment(wanted: dict[bytes, bytes]) -> None:
+    for name in [name for name in os.environb if name not in wanted]:
+        with suppress(OSError):  # execve(2) takes names that unsetenv(3) does not
+            del os.environb[name]
+    for name, value in wanted.items():
+        if name and os.environb.get(name) != value:
+            os.environb[name] = value
+    time.tzset()
+
+
+def _fixed(environment: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(_FIXED_VARIABLES) and name not in _OF_LAUNCHERS
+    }
