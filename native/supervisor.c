@@ -153,7 +153,7 @@ take_signal(const struct signalfd_siginfo *info)
     if (monitor.executed && !monitor.awaiting) {
         if (is_to_forward(info))
             signal_view(number);
-    } else if (number != SIGCONT && number != SIGWINCH && !(monitor.awaiting || !has_failed())) {
+    } else if (number != SIGCONT && number != SIGWINCH && (monitor.awaiting || !has_failed())) {
         monitor.interrupt = number;
         signal_view(SIGKILL);
     }
