@@ -5,11 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from overlaykit.errors import Error
-
-
-class Usage(Error):
-    message = "{0}: {1}: see 'overlaykit {0} --help'"
+from overlaykit.cli.options import Usage
 
 
 class Parser(argparse.ArgumentParser):

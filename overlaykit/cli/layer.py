@@ -8,8 +8,9 @@ import errno
 import os
 from typing import Final, NoReturn
 
-from overlaykit.cli.arguments import Parser, Usage
+from overlaykit.cli.arguments import Parser
 from overlaykit.cli.interruption import Interruption
+from overlaykit.cli.options import Usage
 from overlaykit.cli.table import show
 from overlaykit.errors import Error
 from overlaykit.layers import Layer, Store, StoredLayer, resolve

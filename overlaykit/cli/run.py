@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-from typing import Final
 
 from overlaykit import signals, standard
 from overlaykit.cli import output, umask
-from overlaykit.cli.arguments import Parser, Usage
+from overlaykit.cli.options import REMAINDER, SUPPRESS, Options, Usage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from overlaykit.cli.arguments import Parser
 
 _EPILOG: Final = """\
 The exit status is the command's, 128+N if signal N ended it, 127 if there is no such command, 126 if it cannot be
@@ -26,11 +30,10 @@ def main(arguments: list[str]) -> int:
         )
 
     inherited = descriptors.inherited()  # before any other is opened
-    command_line = parser()
-    args = command_line.parse_args(arguments)
+    args = options().parse(arguments)
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
-        command_line.error("no command given")
+        raise Usage("run", "no command given")
     named = descriptors.named(args.preserve_fds, args.preserve_fd, inherited)
     passed = named | descriptors.passed_by_default(inherited)
     env = environment.initial()
@@ -79,12 +82,24 @@ def _variable(setting: str) -> tuple[str, str]:
 
 def parser() -> Parser:
     """The command's parser."""
+    return options().parser()
+
+
+def _bare_parser() -> Parser:
+    from overlaykit.cli.arguments import Parser
+
     command = Parser(
         "run",
         "Run a command in its own view of files, processes, network and host name.",
         epilog=_EPILOG,
     )
     command.usage = "overlaykit run [OPTION]... [--] COMMAND [ARG]..."
+    return command
+
+
+def options() -> Options:
+    """The command's options."""
+    command = Options(_bare_parser)
     add = command.add_argument
     add(
         "-l",
@@ -94,11 +109,13 @@ def parser() -> Parser:
         default=[],
         help="a layer: 'host', a name of the store, or a directory; top first (default: host)",
     )
-    changes = command.add_mutually_exclusive_group()
-    changes.add_argument(
-        "--upper", metavar="DIR", help="keep changes in DIR (default: drop them at the end)"
+    command.add_exclusive(
+        (
+            "--upper",
+            {"metavar": "DIR", "help": "keep changes in DIR (default: drop them at the end)"},
+        ),
+        ("--read-only", {"action": "store_true", "help": "refuse changes (EROFS)"}),
     )
-    changes.add_argument("--read-only", action="store_true", help="refuse changes (EROFS)")
     add(
         "-v",
         "--volume",
@@ -167,5 +184,5 @@ def parser() -> Parser:
         default=[],
         help="pass these descriptors",
     )
-    add("command", nargs=argparse.REMAINDER, metavar="COMMAND", help=argparse.SUPPRESS)
+    add("command", nargs=REMAINDER, metavar="COMMAND", help=SUPPRESS)
     return command
