@@ -17,7 +17,7 @@ from ..crash.disks import upper_on_a_small_disk
 from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix.behaviours.xattrs import CAPABILITY
-from ..posix.files import opened, write_file
+from ..posix.files import opened, wait_for_clock_tick, write_file
 from ..posix.syscalls import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
@@ -157,6 +157,20 @@ def test_at_the_next_mount_a_file_was_changed_when_it_was_written_back(stack: St
     on_disk = os.stat(os.path.join(stack.upper, "f")).st_ctime_ns
     with mounted(stack) as mount:
         assert os.stat(mount.path("f")).st_ctime_ns == on_disk >= written
+
+
+def test_at_the_next_mount_a_directory_was_changed_when_it_was_copied_up(stack: Stack) -> None:
+    lower = stack.add({"d": Dir(mtime_ns=LONG_AGO), "d/f": File(b"x")})
+    before = os.stat(os.path.join(lower, "d")).st_ctime_ns
+    with mounted(stack) as mount:
+        wait_for_clock_tick()
+        write_file(mount.path("d/f"), b"y")
+        assert os.stat(mount.path("d")).st_ctime_ns == before
+    on_disk = os.stat(os.path.join(stack.upper, "d"))
+    assert on_disk.st_ctime_ns > before
+    assert on_disk.st_mtime_ns == LONG_AGO
+    with mounted(stack) as mount:
+        assert os.stat(mount.path("d")).st_ctime_ns == on_disk.st_ctime_ns
 
 
 @pytest.mark.parametrize("name", ["lower", "changed", "new", "d"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..posix.layers import write_layer
@@ -90,19 +90,16 @@ def _disagreements(
 ) -> Iterator[str]:
     expected = _execute(program, reference, one)
     actual = _execute(program, subject, two)
-    steps = zip(program.operations, expected.results, actual.results, strict=True)
-    for number, (operation, kernel, ours) in enumerate(steps):
-        if kernel != ours and not _is_documented(operation, kernel, ours):
-            yield f"step {number}, {operation}: {_result(kernel, ours)}"
-    yield from _tree_differences("at the end", expected.tree, actual.tree)
+    yield from step_differences(program.operations, expected.results, actual.results)
+    yield from tree_differences("at the end", expected.tree, actual.tree)
     for before, after in zip(actual.lowers_before, actual.lowers_after, strict=True):
-        yield from _tree_differences("in a lower layer, which must not change", before, after)
+        yield from tree_differences("in a lower layer, which must not change", before, after)
     # On disk: each system's upper, mounted by the other one, must show the same tree.
     again = _show(program, reference, one)
-    yield from _tree_differences(
+    yield from tree_differences(
         f"{reference.name}'s upper mounted by {subject.name}", again, _show(program, subject, one)
     )
-    yield from _tree_differences(
+    yield from tree_differences(
         f"{subject.name}'s upper mounted by {reference.name}", again, _show(program, reference, two)
     )
 
@@ -133,17 +130,29 @@ def _show(program: Program, system: System, directories: Directories) -> Tree:
         system.unmount(directories.target)
 
 
+def step_differences(
+    operations: Sequence[Operation], kernel: Sequence[Result], ours: Sequence[Result]
+) -> Iterator[str]:
+    """The steps whose results differ, except as `DIFFERENCES` permits."""
+    for number, (operation, expected, seen) in enumerate(
+        zip(operations, kernel, ours, strict=True)
+    ):
+        if expected != seen and not _is_documented(operation, expected, seen):
+            yield f"step {number}, {operation}: {_result(expected, seen)}"
+
+
 def _is_documented(operation: Operation, kernel: Result, ours: Result) -> bool:
     return any(difference.explains(operation, kernel, ours) for difference in DIFFERENCES)
 
 
 def _result(kernel: Result, ours: Result) -> str:
     if isinstance(kernel.value, dict) and isinstance(ours.value, dict):
-        return "; ".join(_tree_differences("then", kernel.value, ours.value))
+        return "; ".join(tree_differences("then", kernel.value, ours.value))
     return f"{kernel.error or kernel.value!r} expected, {ours.error or ours.value!r} seen"
 
 
-def _tree_differences(where: str, expected: Tree, actual: Tree) -> Iterator[str]:
+def tree_differences(where: str, expected: Tree, actual: Tree) -> Iterator[str]:
+    """The paths that differ between two trees, a line each."""
     for path in sorted(expected.keys() | actual.keys()):
         if path not in actual:
             yield f"{where}: {path} is missing"

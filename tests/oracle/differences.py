@@ -30,6 +30,17 @@ class Difference:
     """Whether the operation, the kernel's result and ours are an instance of it."""
 
 
+@dataclass(frozen=True)
+class Unshown:
+    """What ours writes in a user namespace and the kernel's overlayfs does not show there."""
+
+    name: str
+    documented: str
+    """Its row in docs/differences.md."""
+    is_in: Callable[[bytes, bytes], bool]
+    """Whether an upper and its work directory, which no system has mounted, hold it."""
+
+
 def _kernel_version() -> tuple[int, int]:
     major, minor = os.uname().release.split(".")[:2]
     return int(major), int("".join(digit for digit in minor if digit.isdigit()))
@@ -77,4 +88,26 @@ DIFFERENCES = (
             )
         ),
     ),
+)
+
+
+def _has_redirect(upper: bytes, _work: bytes) -> bool:
+    return any(
+        "user.overlay.redirect" in os.listxattr(directory) for directory, _, _ in os.walk(upper)
+    )
+
+
+def _has_index(_upper: bytes, work: bytes) -> bool:
+    index = os.path.join(work, b"index")
+    return os.path.isdir(index) and bool(os.listdir(index))
+
+
+_IN_A_USER_NAMESPACE = (
+    "In a user namespace: rename of lower directories, hard links of a lower, inode numbers over a "
+    "remount"
+)
+
+UNSHOWN = (
+    Unshown("renamed directory of a lower", _IN_A_USER_NAMESPACE, _has_redirect),
+    Unshown("hard links of a lower", _IN_A_USER_NAMESPACE, _has_index),
 )

@@ -1,15 +1,18 @@
 """Descriptions of files and trees that can be compared between systems.
 
 Inode numbers differ between systems, so a description says which paths share one. A time that the program set is exact;
-one that the system set is "now". POSIX does not define the size or the link count of a directory.
+one that the system set is "now", unless `exact` times are asked for: those of one upper, shown twice. POSIX does not
+define the size or the link count of a directory.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
+
+from ..posix.syscalls import getdents64
 
 BY_HAND = 1_400_000_000
 """Seconds since the epoch: the system sets only later times."""
@@ -34,6 +37,10 @@ class Description(NamedTuple):
     size: int | None
     links: int | None
     modified: int | str
+    accessed: int | None = None
+    """Of a regular file. None: not asked for."""
+    changed: int | None = None
+    """None: not asked for."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +55,14 @@ class Found:
     """The first path, in order, with the same inode number."""
     listed_number_is_right: bool
     """Whether readdir(3) and lstat(2) give the same inode number."""
+    listed_kind_is_right: bool
+    """Whether readdir(3) and lstat(2) give the same file type."""
 
 
 Tree: TypeAlias = dict[str, Found]
 
 
-def describe(status: os.stat_result) -> Description:
+def describe(status: os.stat_result, *, exact: bool = False) -> Description:
     directory = stat.S_ISDIR(status.st_mode)
     return Description(
         kind=stat.S_IFMT(status.st_mode),
@@ -63,32 +72,64 @@ def describe(status: os.stat_result) -> Description:
         rdev=status.st_rdev,
         size=None if directory else status.st_size,
         links=None if directory else status.st_nlink,
-        modified=status.st_mtime_ns if status.st_mtime < BY_HAND else "now",
+        modified=status.st_mtime_ns if exact or status.st_mtime < BY_HAND else "now",
+        accessed=status.st_atime_ns if exact and stat.S_ISREG(status.st_mode) else None,
+        changed=status.st_ctime_ns if exact else None,
     )
 
 
-def look(root: str) -> Tree:
-    """Every path below `root`, without following symlinks."""
+def look(root: str, *, exact: bool = False) -> Tree:
+    """Every path below `root`, without following symlinks. Changes no file's access time."""
     tree: Tree = {}
     first: dict[int, str] = {}
     pending = [""]
     while pending:
         directory = pending.pop(0)
-        with os.scandir(os.path.join(root, directory)) as entries:
-            found = sorted((entry.name, entry.inode()) for entry in entries)
-        for name, listed in found:
+        for name, listed, kind in _entries(os.path.join(root, directory)):
             path = os.path.join(directory, name)
             status = os.lstat(os.path.join(root, path))
             tree[path] = Found(
-                description=describe(status),
+                description=describe(status, exact=exact),
                 content=_content(os.path.join(root, path), status.st_mode),
                 xattrs=_xattrs(os.path.join(root, path)),
                 same_as=first.setdefault(status.st_ino, path),
                 listed_number_is_right=listed == status.st_ino,
+                listed_kind_is_right=kind == stat.S_IFMT(status.st_mode) >> 12,
             )
             if stat.S_ISDIR(status.st_mode):
                 pending.append(path)
     return tree
+
+
+def with_rounded_times(tree: Tree) -> Tree:
+    """The tree as `look` describes it without `exact`."""
+    return {
+        path: replace(
+            found,
+            description=found.description._replace(
+                modified=_rounded(found.description.modified), accessed=None, changed=None
+            ),
+        )
+        for path, found in tree.items()
+    }
+
+
+def _rounded(modified: int | str) -> int | str:
+    return "now" if isinstance(modified, int) and modified >= BY_HAND * 10**9 else modified
+
+
+def _entries(directory: str) -> list[tuple[str, int, int]]:
+    """Names with inode numbers and types (d_type), sorted, without `.` and `..`."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        entries = [entry for part in iter(lambda: getdents64(fd), []) for entry in part]
+    finally:
+        os.close(fd)
+    return sorted(
+        (os.fsdecode(entry.name), entry.ino, entry.kind)
+        for entry in entries
+        if entry.name not in (b".", b"..")
+    )
 
 
 def _content(path: str, mode: int) -> bytes | str | None:
@@ -96,7 +137,8 @@ def _content(path: str, mode: int) -> bytes | str | None:
         return os.readlink(path)
     if not stat.S_ISREG(mode):
         return None
-    with open(path, "rb") as file:
+    fd = os.open(path, os.O_RDONLY | os.O_NOATIME)
+    with open(fd, "rb") as file:
         return file.read()
 
 

@@ -10,9 +10,11 @@ import errno
 import mmap
 import os
 import shlex
+import stat
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+from ..posix import acl
 from ..posix.syscalls import Dirent, getdents64, renameat2
 from .observation import Result, describe, look
 
@@ -279,6 +281,44 @@ class RemoveXattr:
 
     def shell(self) -> str:
         return python_line("os.removexattr(*a)", self.path, self.name)
+
+
+@dataclass(frozen=True)
+class SetAcl:
+    """Give a user and the mask permissions in an ACL; `default`: in the default ACL of a directory."""
+
+    path: str
+    uid: int
+    permissions: int
+    default: bool
+
+    def run(self, slots: Slots) -> object:
+        return os.setxattr(self.path, self._name, self._value)
+
+    def shell(self) -> str:
+        statement = "os.setxattr(a[0], a[1], bytes.fromhex(a[2]))"
+        return python_line(statement, self.path, self._name, self._value.hex())
+
+    @property
+    def _name(self) -> str:
+        return acl.DEFAULT if self.default else acl.ACCESS
+
+    @property
+    def _value(self) -> bytes:
+        return acl.acl(7, 5, 4, users={self.uid: self.permissions}, mask=self.permissions)
+
+
+@dataclass(frozen=True)
+class Mknod:
+    """Make a character device, /dev/null's."""
+
+    path: str
+
+    def run(self, slots: Slots) -> object:
+        return os.mknod(self.path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+
+    def shell(self) -> str:
+        return f"mknod -m 600 {self.path} c 1 3"
 
 
 @dataclass(frozen=True)

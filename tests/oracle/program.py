@@ -102,7 +102,7 @@ def _entries(
 
 
 def _operations(
-    paths: st.SearchStrategy[str], names: st.SearchStrategy[str], *, unprivileged: bool
+    paths: st.SearchStrategy[str], names: st.SearchStrategy[str], *, unprivileged: bool, links: bool
 ) -> st.SearchStrategy[Operation]:
     hold = st.builds(slots.Hold, _slots, paths, st.sampled_from(("<", "<>", "<>", ">", ">>")))
     choices: list[st.SearchStrategy[Operation]] = [
@@ -145,26 +145,36 @@ def _operations(
         st.builds(slots.Lock, _slots),
         st.builds(slots.Release, _slots),
     ]
+    if links:
+        choices += [
+            st.builds(op.WriteMapped, paths, st.just(ord("!"))),
+            st.builds(op.Link, paths, names),
+        ]
     if not unprivileged:
         owners = st.sampled_from((0, 4001)), st.sampled_from((0, 4002))
         choices += [
-            st.builds(op.WriteMapped, paths, st.just(ord("!"))),
             st.builds(op.Chown, paths, *owners),
             st.builds(slots.ChownHeld, _slots, *owners),
-            st.builds(op.Link, paths, names),
         ]
-    return st.one_of(choices)
+    acl_users = st.just(0 if unprivileged else 4001)
+    rare: list[st.SearchStrategy[Operation]] = [
+        st.builds(op.SetAcl, paths, acl_users, st.sampled_from((4, 7)), st.booleans())
+    ]
+    if not unprivileged:
+        rare.append(st.builds(op.Mknod, names))
+    return st.one_of(*choices, st.one_of(rare))
 
 
 @st.composite
-def programs(draw: st.DrawFn, *, unprivileged: bool) -> Program:
-    """Programs to compare two systems with.
+def programs(draw: st.DrawFn, *, unprivileged: bool, comparable: bool = True) -> Program:
+    """Programs to run on two systems.
 
-    `unprivileged`: without chown; without hard links, which the kernel breaks and renumbers without an index (ours
-    keeps them: `tests/posix`); and without writing through a mapping, which clears set-ID bits on ours
-    (`tests/fuse/test_instead.py`).
+    `unprivileged`: without chown and devices. If their results are to be `comparable`, also without hard links, which
+    the kernel breaks and renumbers without an index (ours keeps them: `tests/posix`), and without writing through a
+    mapping, which clears set-ID bits on ours (`tests/fuse/test_instead.py`).
     """
-    layers = draw(_stacks(links=not unprivileged))
+    links = not (unprivileged and comparable)
+    layers = draw(_stacks(links=links))
     visible = table.merged(layers)
     anywhere = st.sampled_from(NAMES)
     paths = st.one_of(st.sampled_from(sorted(visible)), anywhere) if visible else anywhere
@@ -178,6 +188,8 @@ def programs(draw: st.DrawFn, *, unprivileged: bool) -> Program:
     # The length first: hypothesis prefers short lists.
     length = draw(st.integers(1, 20))
     steps = st.lists(
-        _operations(paths, anywhere, unprivileged=unprivileged), min_size=length, max_size=length
+        _operations(paths, anywhere, unprivileged=unprivileged, links=links),
+        min_size=length,
+        max_size=length,
     )
     return Program(layers, (*held, *draw(steps)))

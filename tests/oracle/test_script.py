@@ -47,6 +47,7 @@ PROGRAM = Program(
         op.Symlink("again", "link"),
         op.Mkfifo("fifo"),
         op.Chmod("again", 0o4711),
+        op.SetAcl("again", 0, 7, False),
         op.Touch("again", LONG_AGO),
         op.SetXattr("again", "user.y", "value"),
         op.RemoveXattr("again", "user.y"),
@@ -90,7 +91,7 @@ def test_the_printed_script_does_what_the_program_did(bash_output: tuple[str, st
     assert complaints == ["unlink: cannot unlink 'missing': No such file or directory"]
     assert "Traceback" not in errors
     assert "writtenmore" in output
-    assert "regular file 4711 0:0 3 1" in output
+    assert "regular file 4774 0:0 3 1" in output
     assert "b'HELDr'" in output
     # Whether the copied-up file and its other name are one file: the kernel has an index of hard links only as root.
     assert str(os.geteuid() == 0) in output.split()

@@ -31,6 +31,19 @@ class LosesWhiteouts:
                 os.unlink(entry.path)
 
 
+class RoundsTimes(LosesWhiteouts):
+    """Rounds the times of the files at the top of its upper to seconds when it is unmounted."""
+
+    name: ClassVar[str] = "rounds-times"
+
+    def unmount(self, target: bytes) -> None:
+        self._right.unmount(target)
+        for entry in list(os.scandir(self._upper)):
+            if entry.is_file(follow_symlinks=False):
+                status = entry.stat()
+                os.utime(entry.path, (int(status.st_atime), int(status.st_mtime)))
+
+
 class WritesIntoTheLower:
     """Writes a change of a file at the top through to the lower."""
 
