@@ -1,0 +1,155 @@
+"""Plans for `_supervisor`, encoded by hand: the program is held against bytes and not against our encoder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import overlaykit
+from overlaykit import _native
+
+SUPERVISOR: Final = os.path.join(os.path.dirname(overlaykit.__file__), "_supervisor")
+MAGIC: Final = b"overlaykit plan\0"
+PLAN, MONITOR, INIT, COMMAND, END = range(5)
+FRONT: Final = ("/bin/sh", "-c", 'printf "%s|" "$@" >&2; exit 124', "front")
+"""The program that reports a failure, in tests: it prints the record and exits with 124."""
+
+Argument: TypeAlias = int | str | bytes | tuple[str | bytes, ...]
+Step: TypeAlias = tuple[str | Argument, ...]
+
+
+class Form(NamedTuple):
+    """A row of the table of steps."""
+
+    code: int
+    signature: str
+    sections: tuple[str, ...]
+
+
+def table() -> dict[str, Form]:
+    """The program's own table."""
+    lines = subprocess.check_output([SUPERVISOR, "--steps"], text=True).splitlines()
+    return {
+        name: Form(int(code), signature.strip("-"), tuple(sections.split(",")))
+        for code, name, signature, sections in (line.split(" ") for line in lines)
+    }
+
+
+FORMS: Final = table()
+
+
+def argument(letter: str, value: object) -> bytes:
+    match letter, value:
+        case "u", int():
+            raw = struct.pack("=Q", value)
+        case "d", int():
+            raw = struct.pack("=I", value)
+        case "s", str() | bytes():
+            raw = os.fsencode(value) + b"\0"
+        case "l", tuple():
+            raw = b"".join(os.fsencode(one) + b"\0" for one in value)
+        case _:
+            raise TypeError(f"{value!r} is no {letter}")
+    return struct.pack("=I", len(raw)) + raw
+
+
+def record(step: Step) -> bytes:
+    name, *arguments = step
+    assert isinstance(name, str)
+    form = FORMS[name]
+    encoded = [argument(*pair) for pair in zip(form.signature, arguments, strict=True)]
+    return struct.pack("=HH", form.code, len(encoded)) + b"".join(encoded)
+
+
+def framed(body: bytes, *, version: int = 1, more: int = 0) -> bytes:
+    """Records with a header; `more`: added to the true size."""
+    return MAGIC + struct.pack("=II", version, len(MAGIC) + 8 + len(body) + more) + body
+
+
+def encoded(*steps: Step) -> bytes:
+    return framed(b"".join(map(record, steps)))
+
+
+def steps(
+    *argv: str,
+    plan: Collection[Step] = (("front", FRONT, ()),),
+    monitor: Collection[Step] = (),
+    init: Collection[Step] = (),
+    command: Collection[Step] = (("blocked", 0), ("ignored", 0)),
+    end: Collection[Step] = (),
+    env: tuple[str, ...] = ("PATH=/usr/bin:/bin",),
+    candidates: tuple[str, ...] | None = None,
+    with_sockets: int = 0,
+) -> list[Step]:
+    """A plan with a mount namespace and PID namespace of its own, and the machine's root."""
+    if candidates is None:
+        candidates = tuple(f"{directory}/{argv[0]}" for directory in ("/usr/bin", "/bin"))
+    return [
+        ("section", PLAN),
+        *plan,
+        ("section", MONITOR),
+        *monitor,
+        ("unshare", _native.CLONE_NEWPID),
+        ("section", INIT),
+        ("unshare", _native.CLONE_NEWNS | _native.CLONE_NEWUTS),
+        ("private_mounts",),
+        *init,
+        ("section", COMMAND),
+        *command,
+        ("exec", argv, env, candidates, with_sockets),
+        ("section", END),
+        *end,
+    ]
+
+
+@contextmanager
+def in_memory(raw: bytes) -> Iterator[int]:
+    """A descriptor of a file with these bytes."""
+    descriptor = os.memfd_create("plan")
+    try:
+        os.write(descriptor, raw)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def start(
+    raw: bytes, inherited: Collection[int] = (), *options: str, **how: Any
+) -> subprocess.Popen[bytes]:
+    """Start the program, with every signal blocked as its callers do."""
+    with in_memory(raw) as descriptor:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            return subprocess.Popen(
+                [SUPERVISOR, str(descriptor), *options],
+                pass_fds=(descriptor, *inherited),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={},
+                **how,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class Ended(NamedTuple):
+    status: int
+    stdout: str
+    stderr: str
+
+
+def ended(process: subprocess.Popen[bytes]) -> Ended:
+    """Wait for the end."""
+    with process:
+        stdout, stderr = process.communicate()
+    return Ended(process.returncode, os.fsdecode(stdout), os.fsdecode(stderr))
+
+
+def run(raw: bytes, inherited: Collection[int] = (), *options: str) -> Ended:
+    return ended(start(raw, inherited, *options))

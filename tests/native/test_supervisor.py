@@ -1,0 +1,558 @@
+"""What the supervisor does with a plan: its steps, its end, its reports. Whole views: tests/namespace."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+import pytest
+
+from overlaykit import _native
+from overlaykit.procfs import children
+
+from . import plans
+from .plans import FRONT, Ended, Step
+
+ALONE: Final[tuple[Step, ...]] = (("front", FRONT, ()),)
+READY: Final = "echo ready; "
+WAITING: Final = READY + "sleep 1000 & wait"
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def pipe(stack: ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for descriptor in ends:
+        stack.callback(os.close, descriptor)
+    return ends
+
+
+def pidfd(stack: ExitStack, process: int) -> int:
+    descriptor = os.pidfd_open(process)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def described(steps: tuple[Step, ...], **descriptors: int) -> tuple[Step, ...]:
+    """The section of the plan with these descriptors, in the slots 0, 1, 2, and so on."""
+    slots = enumerate(descriptors.values())
+    return (*(("descriptor", slot, number) for slot, number in slots), *steps)
+
+
+@contextmanager
+def running(raw: bytes, inherited: tuple[int, ...] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """A view whose command has printed "ready"; it is killed at the end."""
+    process = plans.start(raw, inherited)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process
+    finally:
+        process.kill()
+        plans.ended(process)
+
+
+# ---- alone -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 7", 7), ("kill -9 $$", 137), ("true", 0)])
+def test_the_status_is_the_commands(script: str, status: int) -> None:
+    assert plans.run(plans.encoded(*plans.steps("sh", "-c", script))) == (status, "", "")
+
+
+def failing(*init: Step) -> Ended:
+    return plans.run(plans.encoded(*plans.steps("true", init=init)))
+
+
+FAILURES: Final[dict[str, tuple[Step, ...]]] = {
+    f"DIRECTORY|{errno.ENOENT}|/none": (("chdir", "/none", 1),),
+    f"FILE_SYSTEM|{errno.EEXIST}|/etc": (("symlink", "x", "/etc"),),
+    f"PROC|{errno.ENODEV}|/p": (("fresh", 0, "nofs", 0, (), 4, "PROC", "/p"),),
+    f"BIND_SOURCE|{errno.ENOENT}|/s": (("clone", 0, "/none", 0, 4, "BIND_SOURCE", "/s"),),
+    f"MISMATCH|{errno.ENOTDIR}|/etc/passwd": (
+        ("clone", 0, "/etc", 0, 0, "BIND_SOURCE", ""),
+        ("attach", 0, "/etc/passwd", 0),
+    ),
+    f"MISMATCH|{errno.EISDIR}|/etc": (
+        ("clone", 0, "/etc/passwd", 0, 0, "BIND_SOURCE", ""),
+        ("bind", 0, "/etc"),
+        ("attach_binds",),
+    ),
+    f"MOUNTPOINT|{errno.EEXIST}|/etc/passwd/x": (
+        ("clone", 0, "/etc/passwd", 0, 0, "BIND_SOURCE", ""),
+        ("attach", 0, "/etc/passwd/x", 0),
+    ),
+    f"TWICE|{errno.EBUSY}|/etc/.\n/etc//": (
+        ("clone", 0, "/etc", 0, 0, "BIND_SOURCE", ""),
+        ("clone", 1, "/usr", 0, 0, "BIND_SOURCE", ""),
+        ("bind", 0, "/etc/."),
+        ("bind", 1, "/etc//"),
+        ("attach_binds",),
+    ),
+}
+
+
+@pytest.mark.parametrize("record", FAILURES)
+def test_a_failing_step_names_itself_and_its_object(record: str) -> None:
+    assert failing(*FAILURES[record]) == (124, "", f"{record}|before|")
+
+
+def test_an_optional_step_may_fail() -> None:
+    steps: tuple[Step, ...] = (
+        ("fresh", 0, "nofs", 0, (), 1, "PROC", ""),
+        ("attach", 0, "/none/at/all", 0),
+        ("clone", 1, "/none", 0, 8, "PROC", ""),
+        ("bind", 1, "/none"),
+        ("attach_binds",),
+        ("clone", 2, "/none", 0, 1, "PROC", ""),
+        ("clone", 2, "/etc", 0, 2, "PROC", ""),
+        ("attach", 2, "/none", 1),
+        ("chdir", "/none", 0),
+    )
+    assert failing(*steps) == (0, "", "")
+    assert not os.path.lexists("/none")
+
+
+def test_an_alternative_is_left_out_where_it_is_not_needed() -> None:
+    steps: tuple[Step, ...] = (
+        ("fresh", 0, "tmpfs", 0, ("mode", "0755"), 1, "PROC", ""),
+        ("clone", 0, "/none", 0, 2, "PROC", ""),
+        ("attach", 0, "/mnt", 0),
+    )
+    assert failing(*steps) == (0, "", "")
+
+
+def executing(*candidates: str) -> Ended:
+    return plans.run(plans.encoded(*plans.steps("name", candidates=candidates)))
+
+
+def test_a_command_is_looked_up_as_execvp_does(tmp_path: os.PathLike[str]) -> None:
+    forbidden, broken = (os.path.join(tmp_path, name) for name in ("forbidden", "broken"))
+    with open(forbidden, "w") as file:
+        file.write("#!/bin/sh\n")
+    with open(broken, "w") as file:
+        file.write("#!/none\n")
+    os.chmod(broken, 0o755)
+    assert executing() == (124, "", f"LOOKUP|{errno.ENOENT}|name|before|")
+    assert executing("/none/name", "/etc/passwd/x").stderr == f"LOOKUP|{errno.ENOENT}|name|before|"
+    expected = f"EXECUTE|{errno.EACCES}|{forbidden}|before|"
+    assert executing("/none/name", forbidden, "/none/x").stderr == expected
+    assert executing(broken, "/bin/true").stderr == f"EXECUTE|{errno.ENOENT}|{broken}|before|"
+    assert executing(forbidden, "/bin/true") == (0, "", "")
+
+
+def test_a_failing_front_leaves_one_line() -> None:
+    steps = plans.steps("true", plan=[("front", ("/none",), ())], init=[("chdir", "/none", 1)])
+    said = "supervisor: DIRECTORY: /none: No such file or directory\n"
+    assert plans.run(plans.encoded(*steps)) == (125, "", said)
+
+
+def shown(stack: ExitStack, *argv: str) -> tuple[str, int]:
+    """What a command prints to a redirected stream; the descriptor that it is passed."""
+    passed, _ = pipe(stack)
+    out, into = pipe(stack)
+    unnamed = os.open("/", os.O_RDONLY)
+    stack.callback(os.close, unnamed)
+    steps = plans.steps(
+        *argv,
+        plan=described(ALONE, passed=passed, into=into),
+        command=[
+            ("blocked", 1 << signal.SIGUSR1 - 1),
+            ("ignored", 1 << signal.SIGHUP - 1 | 1 << signal.SIGCHLD - 1),
+            ("standard", 1, 1),
+            ("close_standard", 0b101),
+            ("pass", 0),
+        ],
+        env=("A=1", "LISTEN_PID=x", "B", "LISTEN_PIDFD=x"),
+        with_sockets=1,
+    )
+    assert plans.run(plans.encoded(*steps), (passed, into, unnamed)) == (0, "", "")
+    return os.read(out, 65536).decode(), passed
+
+
+def test_the_command_has_the_descriptors_of_the_plan_only(stack: ExitStack) -> None:
+    listed, passed = shown(stack, "ls", "/proc/self/fd")
+    # The first free number is the listing's own.
+    assert {int(name) for name in listed.split()} == {0, 1, passed}
+
+
+def test_the_command_has_the_signals_of_the_plan(stack: ExitStack) -> None:
+    status, _ = shown(stack, "cat", "/proc/self/status")
+    masks = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert int(masks["SigBlk"], 16) == 1 << signal.SIGUSR1 - 1
+    assert int(masks["SigIgn"], 16) == 1 << signal.SIGHUP - 1 | 1 << signal.SIGCHLD - 1
+
+
+def test_the_command_has_the_environment_of_the_plan(stack: ExitStack) -> None:
+    environment, _ = shown(stack, "cat", "/proc/self/environ")
+    assert environment == "A=1\0LISTEN_PID=2\0B\0LISTEN_PIDFD=x\0"
+
+
+def test_signals_of_processes_reach_the_command() -> None:
+    script = "trap 'exit 5' USR1; " + WAITING
+    with running(plans.encoded(*plans.steps("sh", "-c", script))) as process:
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait() == 5
+
+
+def test_it_can_be_stopped_and_continued() -> None:
+    with running(plans.encoded(*plans.steps("sh", "-c", WAITING))) as process:
+        process.send_signal(signal.SIGTSTP)
+        stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        assert stopped is not None
+        assert stopped.si_status == signal.SIGTSTP
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 128 + signal.SIGTERM
+
+
+def test_its_streams_are_closed_while_the_command_runs(stack: ExitStack) -> None:
+    steps = plans.steps("sh", "-c", "exec >&-; " + "sleep 1000")
+    process = plans.start(plans.encoded(*steps))
+    stack.callback(plans.ended, process)
+    stack.callback(process.kill)
+    assert process.stdout is not None
+    assert process.stdout.read() == b""
+    assert process.poll() is None
+
+
+# ---- pauses ----------------------------------------------------------------------------------
+
+
+class Paused:
+    """A view that waits in a pause of the monitor; its command prints a file."""
+
+    def __init__(self, stack: ExitStack, tree: str) -> None:
+        self.tree = tree
+        reader, ready = pipe(stack)
+        go_on, self.writer = os.pipe()
+        directory = os.open(tree, os.O_PATH)
+        for descriptor in go_on, directory:
+            stack.callback(os.close, descriptor)
+        os.mkdir(os.path.join(tree, "scratch"))
+        steps = plans.steps(
+            "cat",
+            os.path.join(tree, "made"),
+            plan=described(ALONE, ready=ready, go_on=go_on, directory=directory),
+            monitor=[("pause", 0, 1)],
+            end=[("remove", 2, "scratch")],
+        )
+        self.process = plans.start(plans.encoded(*steps), (ready, go_on, directory))
+        assert len(os.read(reader, 1)) == 1
+
+    def ended(self) -> Ended:
+        found = plans.ended(self.process)
+        assert os.listdir(self.tree) in ([], ["made"])  # the end is carried out
+        return found
+
+
+@pytest.fixture
+def paused(stack: ExitStack, tmp_path: os.PathLike[str]) -> Paused:
+    return Paused(stack, os.fspath(tmp_path))
+
+
+def test_a_pause_lets_something_outside_act(paused: Paused) -> None:
+    with open(os.path.join(paused.tree, "made"), "w") as file:
+        file.write("between")
+    os.write(paused.writer, b"x")
+    os.close(paused.writer)
+    assert paused.ended() == (0, "between", "")
+
+
+def test_a_pause_fails_at_end_of_file(paused: Paused) -> None:
+    os.close(paused.writer)
+    assert paused.ended() == (124, "", f"PAUSE|{errno.ECANCELED}||before|")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130), (signal.SIGHUP, -1)],
+)
+def test_a_signal_before_the_command_ends_the_launch(
+    paused: Paused, number: signal.Signals, status: int
+) -> None:
+    paused.process.send_signal(signal.SIGWINCH)
+    paused.process.send_signal(number)
+    assert paused.ended() == (status, "", "")
+    os.close(paused.writer)
+
+
+# ---- the end ---------------------------------------------------------------------------------
+
+
+def make_tree(top: str) -> None:
+    """A tree that is hard to remove: deep, unreadable, with a link out of it."""
+    os.mkdir(top)
+    descriptor = os.open(top, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("x" * 20, dir_fd=descriptor)
+        os.symlink("/etc", "link", dir_fd=descriptor)
+        below = os.open("x" * 20, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.mknod("device", 0o600 | 0o020000, 0, dir_fd=descriptor)
+    os.close(descriptor)
+    os.mkdir(os.path.join(top, "locked"))
+    os.mkdir(os.path.join(top, "locked", "below"))
+    os.chmod(os.path.join(top, "locked"), 0)
+    os.mkdir(os.path.join(top, ".removed-0"))
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_the_end_removes_what_the_plan_names(
+    stack: ExitStack, tmp_path: os.PathLike[str], status: int
+) -> None:
+    for name in "empty", "full", "other":
+        os.mkdir(os.path.join(tmp_path, name))
+    os.mkdir(os.path.join(tmp_path, "full", "x"))
+    os.symlink("other", os.path.join(tmp_path, "link"))
+    make_tree(os.path.join(tmp_path, "tree"))
+    directory = os.open(tmp_path, os.O_PATH)
+    stack.callback(os.close, directory)
+    steps = plans.steps(
+        "sh",
+        "-c",
+        f"exit {status}",
+        plan=described(ALONE, directory=directory),
+        end=[
+            ("remove", 0, "tree"),
+            ("remove", 0, "link"),
+            ("remove", 0, "none"),
+            ("remove_if_empty", 0, "empty"),
+            ("remove_if_empty", 0, "full"),
+            ("remove_if_empty", 0, "none"),
+        ],
+    )
+    assert plans.run(plans.encoded(*steps), (directory,)) == (status, "", "")
+    assert sorted(os.listdir(tmp_path)) == ["full", "other"]
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 3", 3), ("kill -9 $$", 137)])
+def test_the_end_waits_for_the_daemon(stack: ExitStack, script: str, status: int) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        plan = described(ALONE, channel=theirs.fileno())
+        steps = plans.steps("sh", "-c", READY + script, plan=plan, end=[("await", 0)])
+        process = plans.start(plans.encoded(*steps), (theirs.fileno(),))
+    assert process.stdout is not None
+    assert process.stdout.read() == b"ready\n"
+    ours.send(b"\n")
+    assert plans.ended(process).status == status
+    ours.close()
+
+
+def test_a_daemon_that_ends_without_a_word_has_failed(stack: ExitStack) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        plan = described(ALONE, channel=theirs.fileno())
+        steps = plans.steps("true", plan=plan, end=[("await", 0)])
+        process = plans.start(plans.encoded(*steps), (theirs.fileno(),))
+    ours.close()
+    assert plans.ended(process) == (124, "", "DAEMON|0||after|")
+
+
+def test_a_signal_ends_the_wait_for_the_daemon(stack: ExitStack) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        plan = described(ALONE, channel=theirs.fileno())
+        steps = plans.steps("sh", "-c", READY, plan=plan, end=[("await", 0)])
+        process = plans.start(plans.encoded(*steps), (theirs.fileno(),))
+        assert process.stdout is not None
+        assert process.stdout.read() == b"ready\n"
+        # Signals of the time before are discarded once.
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    assert plans.ended(process).status in (-signal.SIGTERM, 128 + signal.SIGTERM)
+
+
+def test_a_view_ends_with_what_it_depends_on(stack: ExitStack) -> None:
+    reader, writer = os.pipe()
+    stack.callback(os.close, reader)
+    plan = described((*ALONE, ("abort_on", 0)), reader=reader)
+    process = plans.start(plans.encoded(*plans.steps("sh", "-c", WAITING, plan=plan)), (reader,))
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    os.close(writer)
+    assert plans.ended(process) == (124, "", "DAEMON|0||after|")
+
+
+def test_a_lock_is_held_until_the_end(stack: ExitStack, tmp_path: os.PathLike[str]) -> None:
+    path = os.path.join(tmp_path, "lock")
+    held = os.open(path, os.O_RDONLY | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    other = os.open(path, os.O_RDONLY)
+    stack.callback(os.close, other)
+    plan = described((*ALONE, ("hold", 0)), held=held)
+    with running(plans.encoded(*plans.steps("sh", "-c", WAITING, plan=plan)), (held,)) as process:
+        os.close(held)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        process.kill()
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+
+# ---- with a parent ---------------------------------------------------------------------------
+
+
+class Reporting:
+    """A view that reports to this process, or that watches another one as its parent."""
+
+    def __init__(self, stack: ExitStack, *steps: Step, script: str = "", watched: int = 0) -> None:
+        self.stack = stack
+        self.status, status_write = os.pipe()
+        reap_read, self.reap = os.pipe()
+        parent = os.pidfd_open(watched or os.getpid())
+        plan = described(
+            (("report", 0, 1), ("parent", 2)), status=status_write, reap=reap_read, parent=parent
+        )
+        raw = plans.encoded(*plans.steps("sh", "-c", script, plan=plan, init=steps))
+        self.process = plans.start(raw, (status_write, reap_read, parent))
+        for descriptor in status_write, reap_read, parent:
+            os.close(descriptor)
+        self.messages = b"".join(iter(lambda: os.read(self.status, 4096), b"")).split(b"\0\n")
+        os.close(self.status)
+
+    def init(self) -> int:
+        return int(self.messages[0])
+
+
+def state_of(process: int) -> str:
+    with open(f"/proc/{process}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0]
+
+
+def test_a_parent_is_told_of_init_and_of_the_execution(stack: ExitStack) -> None:
+    view = Reporting(stack, script="exit 4")
+    assert view.messages[1:] == [b""]
+    init = pidfd(stack, view.init())
+    select.select([init], [], [])
+    # Its process id is not given to another one before the parent has a pidfd.
+    assert state_of(view.init()) == "Z"
+    os.write(view.reap, b"\n")
+    os.close(view.reap)
+    assert plans.ended(view.process) == (4, "", "")
+
+
+def test_a_parent_is_told_of_a_failure(stack: ExitStack) -> None:
+    view = Reporting(stack, ("chdir", "/" + "x" * 4000, 1))
+    os.close(view.reap)
+    # Either comes first: init's process id, or the record.
+    _, record, rest = sorted(view.messages[:2], key=len) + view.messages[2:]
+    name, number, subject = record.split(b"\0")
+    assert (name, int(number), rest) == (b"DIRECTORY", errno.ENAMETOOLONG, b"")
+    assert subject.startswith(b"/xxx")
+    assert len(record) < 4000
+    assert plans.ended(view.process) == (1, "", "")
+
+
+def test_a_view_ends_with_its_parent(stack: ExitStack) -> None:
+    with subprocess.Popen(["sleep", "1000"]) as parent:
+        view = Reporting(stack, script="sleep 1000", watched=parent.pid)
+        init = pidfd(stack, view.init())
+        parent.kill()
+    select.select([init], [], [])
+    assert plans.ended(view.process).status == 137
+    os.close(view.reap)
+
+
+# ---- death -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("victim", ["monitor", "init", "command"])
+def test_when_one_is_killed_the_others_end(stack: ExitStack, victim: str) -> None:
+    with running(plans.encoded(*plans.steps("sh", "-c", WAITING))) as process:
+        (init,) = children(process.pid)
+        (command,) = children(init)
+        everything = [pidfd(stack, one) for one in (init, command, *children(command))]
+        os.kill({"monitor": process.pid, "init": init, "command": command}[victim], signal.SIGKILL)
+        for one in everything:
+            select.select([one], [], [])
+        assert process.wait() == (-signal.SIGKILL if victim == "monitor" else 137)
+
+
+def test_a_kill_at_any_moment_leaves_nothing(stack: ExitStack) -> None:
+    """Each process of a view holds the pipe until it has ended."""
+    before = os.listdir("/proc/self/fd")
+    began = time.monotonic()
+    assert plans.run(plans.encoded(*plans.steps("true"))).status == 0
+    whole = time.monotonic() - began
+    for moment in range(60):
+        reader, writer = os.pipe()
+        steps = plans.steps(
+            "sh",
+            "-c",
+            WAITING,
+            plan=described(ALONE, writer=writer),
+            command=[("blocked", 0), ("pass", 0)],
+        )
+        process = plans.start(plans.encoded(*steps), (writer,))
+        os.close(writer)
+        time.sleep(whole * moment / 40)
+        process.kill()
+        assert os.read(reader, 1) == b""
+        os.close(reader)
+        assert plans.ended(process).status == -signal.SIGKILL
+    assert os.listdir("/proc/self/fd") == before
+
+
+# ---- ports -----------------------------------------------------------------------------------
+
+SERVER: Final = """
+import socket
+with socket.create_server(("127.0.0.1", 80)) as server:
+    print("ready", flush=True)
+    client, _ = server.accept()
+    client.sendall(client.recv(100) * 100000)
+"""
+
+
+def test_a_published_port_is_served_and_drained(stack: ExitStack) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        steps = plans.steps(
+            "python",
+            "-c",
+            SERVER,
+            plan=described(ALONE, listener=listener.fileno()),
+            monitor=[("unshare", _native.CLONE_NEWNET), ("publish", 0, 80)],
+            init=[("loopback",)],
+            candidates=(sys.executable,),
+        )
+        process = plans.start(plans.encoded(*steps), (listener.fileno(),))
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    with socket.create_connection(address) as client:
+        client.sendall(b"0123456789")
+        client.shutdown(socket.SHUT_WR)
+        received = b"".join(iter(lambda: client.recv(65536), b""))
+    assert received == b"0123456789" * 100000
+    assert plans.ended(process) == (0, "", "")
+
+
+# ---- memory ----------------------------------------------------------------------------------
+
+
+def proportional_kib(process: int) -> int:
+    with open(f"/proc/{process}/smaps_rollup") as rollup:
+        return next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+
+
+def test_monitor_and_init_together_need_less_than_a_mebibyte() -> None:
+    env = ("PATH=/usr/bin:/bin", "X=" + "x" * 100_000)
+    with running(plans.encoded(*plans.steps("sh", "-c", WAITING, env=env))) as process:
+        (init,) = children(process.pid)
+        assert proportional_kib(process.pid) + proportional_kib(init) < 1024

@@ -1,0 +1,357 @@
+"""The supervisor refuses a plan whole if it does not understand any part of it."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from overlaykit import _native
+
+from . import plans
+from .plans import COMMAND, END, FRONT, INIT, MONITOR, PLAN, Step
+
+REFUSED: Final = 125
+FUZZ: Final = settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What the first steps of a plan leave, if they are carried out."""
+
+    steps: list[Step]
+    descriptors: tuple[int, ...]
+    reader: int
+    marker: str
+
+    def seen(self) -> bool:
+        with suppress(BlockingIOError):
+            return bool(os.read(self.reader, 1))
+        return os.path.lexists(self.marker)
+
+
+@pytest.fixture
+def effects(tmp_path: os.PathLike[str]) -> Iterator[Effects]:
+    """A plan that writes a byte before anything else, and would make a link in its section of init."""
+    reader, ready = os.pipe()
+    # The pause ends at once.
+    go_on, unused = os.pipe()
+    os.write(unused, b"...")
+    os.set_blocking(reader, False)
+    marker = os.path.join(tmp_path, "marker")
+    steps = plans.steps(
+        "true",
+        plan=[
+            ("descriptor", 0, ready),
+            ("descriptor", 1, go_on),
+            ("front", FRONT, ("A=B",)),
+            ("hold", 1),
+        ],
+        monitor=[("pause", 0, 1)],
+        init=[
+            ("symlink", "target", marker),
+            ("fresh", 2, "tmpfs", 0, ("mode", "0700"), 1, "FILE_SYSTEM", "/x"),
+            ("clone", 2, "/dev/null", 0, 2, "FILE_SYSTEM", "/x"),
+            ("attach", 2, os.fspath(tmp_path), 1),
+            ("protect_proc", (), 1),
+        ],
+        command=[("blocked", 0), ("ignored", 0), ("close_standard", 1)],
+        end=[("await", 1)],
+    )
+    yield Effects(steps, (ready, go_on), reader, marker)
+    for descriptor in reader, ready, go_on, unused:
+        os.close(descriptor)
+
+
+def refusal(raw: bytes, effects: Effects) -> str:
+    """What the program says to a plan that it refuses."""
+    status, stdout, stderr = plans.run(raw, effects.descriptors)
+    assert not effects.seen()
+    assert (status, stdout) == (REFUSED, "")
+    start = "supervisor: the plan is not understood: "
+    assert stderr.startswith(start)
+    assert stderr.endswith("\n")
+    assert stderr.count("\n") == 1
+    return stderr.removeprefix(start).rstrip("\n")
+
+
+def test_a_good_plan_is_carried_out(effects: Effects) -> None:
+    assert plans.run(plans.encoded(*effects.steps), effects.descriptors) == (0, "", "")
+    assert effects.seen()
+    assert os.readlink(effects.marker) == "target"
+
+
+def test_a_check_carries_nothing_out(effects: Effects) -> None:
+    raw = plans.encoded(*effects.steps)
+    assert plans.run(raw, effects.descriptors, "--check") == (0, "", "")
+    assert not effects.seen()
+
+
+HEADERS: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "it does not begin as a plan": lambda body: b"x" + plans.framed(body)[1:],
+    "its version is another one": lambda body: plans.framed(body, version=2),
+    "its size is another one": lambda body: plans.framed(body, more=1),
+    "it has 0 bytes": lambda _: b"",
+    "there is no command": lambda _: plans.framed(b""),
+    f"it has {(8 << 20) + 1} bytes": lambda _: bytes((8 << 20) + 1),
+}
+
+
+@pytest.mark.parametrize("said", HEADERS)
+def test_a_wrong_header_is_named(effects: Effects, said: str) -> None:
+    body = b"".join(map(plans.record, effects.steps))
+    assert refusal(HEADERS[said](body), effects) == said
+
+
+HEAD: Final[tuple[Step, ...]] = (("section", PLAN), ("front", FRONT, ()))
+UNSHARE: Final[Step] = ("unshare", _native.CLONE_NEWPID)
+EXEC: Final[Step] = ("exec", ("true",), (), ("/bin/true",), 0)
+FRESH: Final[Step] = ("fresh", 3, "tmpfs", 0, (), 0, "FILE_SYSTEM", "/")
+WHOLE: Final[tuple[Step, ...]] = (
+    *HEAD,
+    ("section", MONITOR),
+    UNSHARE,
+    ("section", COMMAND),
+    EXEC,
+)
+
+WRONG: Final[dict[str, tuple[Step, ...]]] = {
+    "record 1: front: the step has no place in this section": (("front", FRONT, ()),),
+    "record 1: section: the plan does not begin with the section of the plan": (
+        ("section", MONITOR),
+    ),
+    "record 2: section: the sections are not in order": (("section", PLAN), ("section", PLAN)),
+    "record 2: section: there is no such section": (("section", PLAN), ("section", END + 1)),
+    "record 3: front: the step occurs twice": (*HEAD, ("front", FRONT, ())),
+    "record 2: descriptor: it is no descriptor from 3 on": (
+        ("section", PLAN),
+        ("descriptor", 0, 2),
+    ),
+    "record 2: descriptor: the descriptor is not open": (
+        ("section", PLAN),
+        ("descriptor", 0, 1 << 20),
+    ),
+    "record 2: hold: the slot is not filled": (("section", PLAN), ("hold", 9)),
+    "record 2: there is no such slot": (("section", PLAN), ("hold", 4096)),
+    "record 2: front: there is no program": (("section", PLAN), ("front", (), ())),
+    "record 4: unshare: there are no such namespaces": (
+        *HEAD,
+        ("section", MONITOR),
+        ("unshare", 1),
+    ),
+    "record 4: fresh: the slot is no alternative's": (
+        *HEAD,
+        ("section", INIT),
+        ("fresh", 3, "tmpfs", 0, (), 2, "FILE_SYSTEM", "/"),
+    ),
+    "record 5: fresh: the slot is filled already": (*HEAD, ("section", INIT), FRESH, FRESH),
+    "record 4: fresh: an option has no value": (
+        *HEAD,
+        ("section", INIT),
+        ("fresh", 3, "tmpfs", 0, ("mode",), 0, "FILE_SYSTEM", "/"),
+    ),
+    "record 4: fresh: there are no such flags": (
+        *HEAD,
+        ("section", INIT),
+        ("fresh", 3, "tmpfs", 0, (), 8, "FILE_SYSTEM", "/"),
+    ),
+    "record 4: clone: there are no such attributes": (
+        *HEAD,
+        ("section", INIT),
+        ("clone", 3, "/", 1 << 32, 0, "FILE_SYSTEM", "/"),
+    ),
+    "record 4: clone: the name of the failure is none": (
+        *HEAD,
+        ("section", INIT),
+        ("clone", 3, "/", 0, 0, "", "/"),
+    ),
+    "record 6: attach: the slot is not filled": (
+        *HEAD,
+        ("section", INIT),
+        FRESH,
+        ("attach", 3, "/x", 0),
+        ("attach", 3, "/y", 0),
+    ),
+    "record 7: root: the slot may be empty": (
+        *HEAD,
+        ("section", INIT),
+        FRESH,
+        ("fresh", 4, "tmpfs", 0, (), 0, "FILE_SYSTEM", "/"),
+        ("fresh", 5, "tmpfs", 0, (), 1, "FILE_SYSTEM", "/"),
+        ("root", 3, 4, 5),
+    ),
+    "record 6: pass: the slot holds no inherited descriptor": (
+        *HEAD,
+        ("section", INIT),
+        FRESH,
+        ("section", COMMAND),
+        ("pass", 3),
+    ),
+    "record 4: umask: it is no umask": (*HEAD, ("section", INIT), ("umask", 0o1000)),
+    "record 4: hostname: the name is too long": (*HEAD, ("section", INIT), ("hostname", "x" * 65)),
+    "record 4: protect_proc: a name is none": (
+        *HEAD,
+        ("section", INIT),
+        ("protect_proc", ("a/b",), 0),
+    ),
+    "record 4: chdir: there are no such flags": (*HEAD, ("section", INIT), ("chdir", "/", 2)),
+    "record 4: standard: it is no standard descriptor": (
+        *HEAD,
+        ("section", COMMAND),
+        ("standard", 3, 0),
+    ),
+    "record 4: exec: there is no command": (
+        *HEAD,
+        ("section", COMMAND),
+        ("exec", (), (), ("/bin/true",), 0),
+    ),
+    "it has neither report nor front, or both": (
+        ("section", PLAN),
+        ("section", MONITOR),
+        UNSHARE,
+        ("section", COMMAND),
+        EXEC,
+    ),
+    "it makes no PID namespace": (*HEAD, ("section", COMMAND), EXEC),
+    "there is no command": (*HEAD, ("section", MONITOR), UNSHARE),
+}
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_a_wrong_record_is_named(effects: Effects, said: str) -> None:
+    assert refusal(plans.encoded(*WRONG[said]), effects) == said
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a"])
+def test_only_what_lies_in_the_directory_is_removed(effects: Effects, name: str) -> None:
+    ready, _ = effects.descriptors
+    steps = [
+        *WHOLE[:1],
+        ("descriptor", 0, ready),
+        *WHOLE[1:],
+        ("section", END),
+        ("remove", 0, name),
+    ]
+    assert refusal(plans.encoded(*steps), effects) == "record 9: remove: the name is none"
+
+
+def test_a_descriptor_has_one_slot(effects: Effects) -> None:
+    ready, _ = effects.descriptors
+    steps = [("section", PLAN), ("descriptor", 0, ready), ("descriptor", 1, ready)]
+    said = refusal(plans.encoded(*steps), effects)
+    assert said == "record 3: descriptor: the descriptor has two slots"
+
+
+RAW: Final = {
+    "record 1: the plan ends within it": b"\x01\0\1",
+    "record 1: there is no such step": struct.pack("=HH", 0, 0),
+    "record 1: the number of arguments is wrong": struct.pack("=HH", 1, 0),
+    "record 1: an argument is longer than the plan": struct.pack("=HHIQ", 1, 1, 9, 0),
+    "record 1: an integer has not 8 bytes": struct.pack("=HHII", 1, 1, 4, 0),
+    "record 1: a slot has not 4 bytes": struct.pack("=HHIQIQ", 2, 2, 8, 0, 8, 0),
+    "record 1: a string does not end with its only NUL": struct.pack("=HHI4s", 13, 1, 4, b"a\0b\0"),
+    "record 1: a list does not end with NUL": struct.pack("=HHI4sI", 4, 2, 4, b"a\0bc", 0),
+}
+
+
+@pytest.mark.parametrize("said", RAW)
+def test_wrong_bytes_are_named(effects: Effects, said: str) -> None:
+    assert refusal(plans.framed(RAW[said]), effects) == said
+
+
+def test_a_plan_must_be_a_file(effects: Effects) -> None:
+    status, _, stderr = plans.run(plans.encoded(*effects.steps), effects.descriptors, "--other")
+    assert (status, stderr[:6]) == (REFUSED, "usage:")
+
+
+def test_a_truncated_plan_is_refused(effects: Effects) -> None:
+    raw = plans.encoded(*effects.steps)
+    records = [len(plans.framed(b""))]
+    for step in effects.steps:
+        records.append(records[-1] + len(plans.record(step)))
+    assert records[-1] == len(raw)
+    command = next(at for at, step in enumerate(effects.steps) if step[0] == "exec")
+    for end in records[:-1]:
+        assert refusal(raw[:end], effects)
+    for end in records[: command + 1]:
+        for cut in (end, end + 1, end + 3, end + 5):
+            assert refusal(plans.framed(raw[records[0] : cut]), effects)
+
+
+EDITS: Final = st.lists(
+    st.tuples(
+        st.sampled_from(["set", "delete", "insert"]),
+        st.integers(0, 4095),
+        st.binary(min_size=1, max_size=8) | st.integers(0, 40).map(lambda n: struct.pack("=I", n)),
+    ),
+    max_size=6,
+)
+
+
+def edited(body: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:
+    raw = bytearray(body)
+    for what, at, new in edits:
+        place = at % (len(raw) + 1)
+        if what == "set":
+            raw[place : place + len(new)] = new
+        elif what == "delete":
+            del raw[place : place + len(new)]
+        else:
+            raw[place:place] = new
+    return bytes(raw)
+
+
+def check(raw: bytes, effects: Effects) -> None:
+    """Check a plan that may be good by chance."""
+    status, stdout, stderr = plans.run(raw, effects.descriptors, "--check")
+    assert status in (0, REFUSED), stderr
+    assert stdout == ""
+    assert stderr.count("\n") == bool(status)
+
+
+def carry_out_no_part(body: bytes, effects: Effects) -> None:
+    """Run a plan with records that end with a wrong one, so that no edit makes it a good plan."""
+    refusal(plans.framed(body + struct.pack("=HHI", 0xFFFF, 0xFFFF, 0xFFFFFFFF)), effects)
+
+
+@FUZZ
+@given(edits=EDITS)
+def test_edited_bytes_are_refused_or_understood(
+    effects: Effects, edits: list[tuple[str, int, bytes]]
+) -> None:
+    body = edited(b"".join(map(plans.record, effects.steps)), edits)
+    check(plans.framed(body), effects)
+    carry_out_no_part(body, effects)
+
+
+@FUZZ
+@given(data=st.data())
+def test_edited_records_are_refused_or_understood(effects: Effects, data: st.DataObject) -> None:
+    """Records in another order, missing or twice, with other slots and numbers."""
+    records = data.draw(st.lists(st.sampled_from(effects.steps), max_size=30))
+    records = effects.steps[: data.draw(st.integers(0, len(effects.steps)))] + records
+    changed = [
+        (step[0], *(data.draw(st.integers(0, 5)) if type(one) is int else one for one in step[1:]))
+        if data.draw(st.integers(0, 9)) == 0
+        else step
+        for step in records
+    ]
+    body = b"".join(map(plans.record, changed))
+    check(plans.framed(body), effects)
+    carry_out_no_part(body, effects)
+
+
+@FUZZ
+@given(raw=st.binary(max_size=200))
+def test_random_bytes_are_refused(effects: Effects, raw: bytes) -> None:
+    assert refusal(raw, effects)
+    assert refusal(plans.framed(raw), effects)
