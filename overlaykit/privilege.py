@@ -58,7 +58,7 @@ def extents(kind: str) -> tuple[tuple[int, int, int], ...]:
 
 def overflow_id(kind: str) -> int:
     """The `uid` or `gid` that stands for ids without a mapping (user_namespaces(7))."""
-    with open(f"/proc/sys/kernel/overflow{kind}", encoding="ascii") as file:
+    with open(f"/proc/sys/kernel/overflow{kind}", encoding="utf-8") as file:
         return int(file.read())
 
 
@@ -81,6 +81,6 @@ def maps_all_ids() -> bool:
 
 
 def _read_map(kind: str) -> tuple[tuple[int, int, int], ...]:
-    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+    with open(f"/proc/self/{kind}_map", encoding="utf-8") as file:
         lines = [tuple(map(int, line.split())) for line in file]
     return tuple((inside, outside, count) for inside, outside, count in lines)
