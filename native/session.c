@@ -122,16 +122,12 @@ static void *
 libfuse_function(const char *name)
 {
     static const char *const libraries[] = {"libfuse3.so.4", "libfuse3.so.3"};
+    /* Kept: a search for the other one takes dozens of system calls. */
+    static void *library;
 
-    for (size_t i = 0; i < sizeof(libraries) / sizeof(*libraries); i++) {
-        void *library = dlopen(libraries[i], RTLD_LAZY | RTLD_NOLOAD);
-        if (library != NULL) {
-            void *function = dlsym(library, name);
-            dlclose(library);
-            return function;
-        }
-    }
-    return NULL;
+    for (size_t i = 0; library == NULL && i < sizeof(libraries) / sizeof(*libraries); i++)
+        library = dlopen(libraries[i], RTLD_LAZY | RTLD_NOLOAD);
+    return library == NULL ? NULL : dlsym(library, name);
 }
 
 /* The operations for libfuse: `ours`, or `given` where the session cannot be adapted. */

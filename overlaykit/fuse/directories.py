@@ -146,6 +146,23 @@ class MountTable:
         below = os.path.relpath(path, mount.mountpoint)
         return Subtree(mount.device, os.path.normpath(os.path.join(mount.root, below)))
 
+    def below(self, fd: int) -> frozenset[bytes] | None:
+        """The directories below one that contain mountpoints, from their names: some may not answer.
+
+        None if no path of this mount namespace leads to it.
+        """
+        real = real_path(fd)
+        try:
+            if not os.path.samestat(os.stat(real), os.fstat(fd)):
+                return None
+        except OSError:
+            return None
+        mountpoints = (mount.mountpoint for mount in self._mounts.values())
+        directories = {os.path.dirname(one) for one in mountpoints if mountinfo.below(one, real)}
+        return frozenset(
+            b"" if one == real else os.fsencode(os.path.relpath(one, real)) for one in directories
+        )
+
     def contains(self, outer: int, inner: int) -> bool:
         """Whether the directory `inner` is `outer` or lies below it, even if mounts hide that from paths."""
         if _is_ancestor(outer, inner):

@@ -33,7 +33,8 @@ Ts = TypeVarTuple("Ts")
 class Poller:
     """Stands in for the modules `trio` and `trio.lowlevel` inside pyfuse3 (see `patches`). One per process.
 
-    `spins`: the last request came promptly, so the next one is awaited without sleep.
+    `polls`: whether it polls at all; the session switches that on once the mount is ready. `spins`: the last request
+    came promptly, so the next one is awaited without sleep.
     """
 
     ClosedResourceError = trio.ClosedResourceError
@@ -47,6 +48,7 @@ class Poller:
         self._last_scheduler_turn = 0.0
         self._threads = 0
         self._may_spin = len(os.sched_getaffinity(0)) > 1
+        self.polls = True
         self.spins = False
 
     @property
@@ -74,7 +76,8 @@ class Poller:
         """As trio's. Raises trio.ClosedResourceError after `notify_closing`."""
         now = time.monotonic
         began = now()
-        if not self._threads and began - self._last_scheduler_turn < _SCHEDULER_TURN_SECONDS:
+        may_poll = self.polls and not self._threads
+        if may_poll and began - self._last_scheduler_turn < _SCHEDULER_TURN_SECONDS:
             poll = self._polls.get(fd)
             if poll is None:
                 poller = select.poll()

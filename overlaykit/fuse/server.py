@@ -38,6 +38,8 @@ from overlaykit.fuse.server_client import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from overlaykit.fuse.server_code import Code
+
 log: Final = logging.getLogger(__name__)
 
 _SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -55,34 +57,6 @@ _OF_LAUNCHERS: Final = (b"OVERLAYKIT_SERVER", b"OVERLAYKIT_DRIVER", b"OVERLAYKIT
 """Exceptions, which a daemon reads late or never."""
 
 
-class Loaded:
-    """The files of this process's code, as they were when it read them."""
-
-    def __init__(self, before: Mapping[str, tuple[int, ...]]) -> None:
-        """`before`: files of the package, found before they were loaded."""
-        paths = {getattr(module, "__file__", None) for module in tuple(sys.modules.values())}
-        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
-            paths.update(line.split(maxsplit=5)[5].rstrip("\n") for line in maps if "/" in line)
-        self._files = {
-            path: before.get(path) or version(path)
-            for path in paths
-            if path is not None and os.path.isabs(path)
-        }
-
-    def has_changed(self) -> bool:
-        """Whether a file is another one now."""
-        return any(version(path) != found for path, found in self._files.items())
-
-
-def version(path: str) -> tuple[int, ...]:
-    """What changes with a file's contents; empty if it is gone."""
-    try:
-        st = os.stat(path)
-    except OSError:
-        return ()
-    return st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns
-
-
 class Server:
     """A server that listens in its directory.
 
@@ -93,12 +67,12 @@ class Server:
     def __init__(
         self,
         directory: int,
-        loaded: Loaded,
+        code: Code,
         prepare: Mapping[str, Callable[[], None]],
         idle_seconds: float,
     ) -> None:
         self._directory = directory
-        self._loaded = loaded
+        self._code = code
         self._prepare = prepare
         self._idle_seconds = idle_seconds
         self._identity = identity()
@@ -241,7 +215,7 @@ class Server:
         try:
             os.setsid()
             self._leave_server(connection)
-            if self._loaded.has_changed():
+            if self._code.has_changed():
                 _refuse(connection, "outdated")
                 os._exit(_STALE)
             try:

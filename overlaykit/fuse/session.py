@@ -53,6 +53,8 @@ def run(
     with open_filesystem(spec, directories, target) as filesystem:
         directories.close()
         poller = Poller()
+        # The start waits for the kernel once or twice: polling would only delay it.
+        poller.polls = False
         operations = Operations(filesystem, spec.options, poller)
         connection = Connection(operations, poller)
         detached = _mount(spec, connection)
@@ -121,6 +123,7 @@ async def _serve(
             starting.start_soon(_fail_without, parent)
             await operations.initialized.wait()
             starting.cancel_scope.cancel()
+        poller.polls = True
         if spec.target is None:
             on_ready(holders.device_of(f"/proc/self/fd/{detached}"), detached)
             # An open descriptor would keep the mount.

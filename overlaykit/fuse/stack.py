@@ -109,7 +109,7 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
         writable = []
         for path in (spec.upper, spec.work):
             if path is not None:
-                writable.append(_open_writable(directories, path))
+                writable.append(_open_writable(directories, path, mounts))
                 undo.callback(os.close, writable[-1].fd)
         lowers = []
         for layer in spec.layers:
@@ -194,7 +194,7 @@ def _open_lower(
                 raise LowerInsideUpper(layer.path, other.path)
         if layer.recursive:
             return OpenedLayer(
-                _open_tree(spec, layer, given), layer.path, mounted_in=_mounted_in(given)
+                _open_tree(spec, layer, given), layer.path, mounted_in=mounts.below(given)
             )
         maps_owners = spec.options.users.mapping or spec.options.groups.mapping
         idmapped = bool(maps_owners) and _is_idmapped(given)
@@ -209,7 +209,7 @@ def _open_lower(
         if target >= 0 and mounts.contains(given, target):
             raise TargetInsideLower(spec.target, layer.path)
         return OpenedLayer(
-            os.dup(given), layer.path, mounted_in=_mounted_in(given), idmapped=idmapped
+            os.dup(given), layer.path, mounted_in=mounts.below(given), idmapped=idmapped
         )
     except OSError as error:
         raise LayerUnusable(layer.path, error.strerror) from error
@@ -292,7 +292,7 @@ def _read_only(mount: int, *, recursive: bool) -> int:
     return mount
 
 
-def _open_writable(directories: Directories, path: str) -> OpenedLayer:
+def _open_writable(directories: Directories, path: str, mounts: MountTable) -> OpenedLayer:
     try:
         fd = directories.open(path)
     except OSError as error:
@@ -303,7 +303,7 @@ def _open_writable(directories: Directories, path: str) -> OpenedLayer:
         if read_only or not _is_closed_to_its_owner(fd):
             os.close(fd)
             raise UpperUnusable(path, os.strerror(errno.EROFS if read_only else errno.EACCES))
-    return OpenedLayer(fd, path, mounted_in=_mounted_in(fd))
+    return OpenedLayer(fd, path, mounted_in=mounts.below(fd))
 
 
 def _is_closed_to_its_owner(fd: int) -> bool:
@@ -353,21 +353,3 @@ def _check_writable(
     foreign = sorted(set(os.listdir(f"/proc/self/fd/{work.fd}")) - {"work", "index"})
     if foreign:
         raise WorkNotEmpty(work.path, foreign[0])
-
-
-def _mounted_in(directory: int) -> frozenset[bytes] | None:
-    """The directories below that contain mountpoints, from their names: some may not answer.
-
-    None if no path of this mount namespace leads to `directory`.
-    """
-    real = real_path(directory)
-    try:
-        if not os.path.samestat(os.stat(real), os.fstat(directory)):
-            return None
-    except OSError:
-        return None
-    mountpoints = (mount.mountpoint for mount in mountinfo.current())
-    directories = {os.path.dirname(one) for one in mountpoints if mountinfo.below(one, real)}
-    return frozenset(
-        b"" if one == real else os.fsencode(os.path.relpath(one, real)) for one in directories
-    )

@@ -2,47 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING
 
-import overlaykit
+from overlaykit.fuse.server_code import Code
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+
+_REHEARSALS = 10
+"""More than the calls after which Python 3.11 and later specialize code: it writes into the code's pages then."""
 
 
 def main() -> None:
-    """Load everything, and serve. The lock's directory becomes that of the socket."""
-    # Before they are loaded: a file that changes later is not taken for the one that was loaded.
-    before = {path: _version(path) for path in _package_files()}
-    from overlaykit.fuse import daemon_log, daemon_process
+    """Load everything, and serve. LOCK is the directory of the socket, SOCKET the first client's connection."""
+    code = Code()
+    from overlaykit.fuse import daemon_process
 
     daemon_process.load()
     from overlaykit import namespace
-    from overlaykit.fuse import cleanup, server
+    from overlaykit.fuse import cleanup, daemon_log, server
     from overlaykit.views import places
     from overlaykit.views.server import MOUNTS, USER, idle_seconds
 
+    prepare = {
+        MOUNTS: namespace.isolate_mounts,
+        USER: lambda: namespace.enter(namespace.available()),
+    }
+    _rehearse()
+    code.complete()
     lock, first = map(int, sys.argv[1:])
     os.umask(0o077)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if signal.getsignal(number) == signal.SIG_IGN and number not in _IGNORED_BY_PYTHON:
-            signal.signal(number, signal.SIG_DFL)
+    _reset_dispositions()
     registry = os.path.dirname(os.readlink(f"/proc/self/fd/{lock}"))
     try:
-        serving = server.Server(
-            lock,
-            server.Loaded(before),
-            {
-                MOUNTS: namespace.isolate_mounts,
-                USER: lambda: namespace.enter(namespace.available()),
-            },
-            idle_seconds() or 0,
-        )
+        serving = server.Server(lock, code, prepare, idle_seconds() or 0)
         serving.run(socket.socket(fileno=first))
     except Exception:
         daemon_log.configure(places.log())
@@ -52,21 +47,37 @@ def main() -> None:
         cleanup.remove_registry_if_empty(registry)
 
 
-_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+def _reset_dispositions() -> None:
+    """Stop ignoring what the first client ignores: the daemons of others inherit it."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if number not in _IGNORED_BY_PYTHON and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def _package_files() -> Iterator[str]:
-    for place in overlaykit.__path__:
-        for folder, _, names in os.walk(place):
-            yield from (os.path.join(folder, name) for name in names)
+def _rehearse() -> None:
+    """Have the interpreter load and cache what it does at the first calls, before it is shared."""
+    import codecs
 
+    import trio
 
-def _version(path: str) -> tuple[int, ...]:
-    """As `server.version`, which is not loaded yet."""
-    with contextlib.suppress(OSError):
-        st = os.stat(path)
-        return st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns
-    return ()
+    from overlaykit import codec
+    from overlaykit.fuse import spec
+    from overlaykit.fuse.directories import MountTable
+
+    async def wait() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 0)
+
+    codecs.lookup("ascii")
+    for _ in range(_REHEARSALS):
+        trio.run(wait)
+        mount = spec.MountSpec(
+            source="", layers=(spec.LayerSpec(path="/"),), upper="/", work="/", stage="/"
+        )
+        for message in (mount, spec.PassedDirectory("/"), spec.Cleanup(trees=("/",))):
+            codec.decode(codec.encode(message), spec.StartRequest)
+        codec.encode(spec.Ready(0))
+        MountTable()
 
 
 if __name__ == "__main__":
