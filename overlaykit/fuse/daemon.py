@@ -11,9 +11,9 @@ import os
 
 from overlaykit import codec, signals, sockets
 from overlaykit.errors import Error
-from overlaykit.fuse import channel, unmount
+from overlaykit.fuse import channel
 from overlaykit.fuse.daemon_start import start_cold
-from overlaykit.fuse.directories import shown_path
+from overlaykit.fuse.directories import device_of, shown_path
 from overlaykit.fuse.server_client import Refused
 from overlaykit.fuse.spec import (
     Cleanup,
@@ -150,6 +150,8 @@ class Daemon:
         except BaseException:
             self.abandon()
             if spec.target is not None:
+                from overlaykit.fuse import unmount
+
                 unmount.discard(spec.target)
             raise
         if isinstance(reply, Ready):
@@ -175,6 +177,11 @@ class Daemon:
         for _ in range(2):
             with suppress(ConnectionResetError):
                 raw, received = channel.receive(self._channel)
+                if received:
+                    # The usual reply needs no `decode`, which loads json.
+                    usual = Ready(device_of(received[0]))
+                    if raw == codec.encode(usual):
+                        return usual, received
                 return (codec.decode(raw, StartReply) if raw else None), received
         return None, []
 

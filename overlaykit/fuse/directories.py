@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_AT_STATX_DONT_SYNC: Final = 0x4000  # include/uapi/linux/fcntl.h
 
 
 class LayerUnusable(Error):
@@ -61,6 +62,11 @@ def lies_in_deleted_directory(path: str) -> bool:
 def real_path(fd: int) -> str:
     """The kernel's path of a descriptor; ends with " (deleted)" if it has none any more (proc(5))."""
     return os.readlink(f"/proc/self/fd/{fd}")
+
+
+def device_of(fd: int) -> int:
+    """The st_dev of a descriptor, without a request to its file system."""
+    return _native.statx(fd, b"", _native.AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, 0).dev
 
 
 def shown_path(path: str, fd: int) -> str:

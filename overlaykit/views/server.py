@@ -11,7 +11,7 @@ import os
 
 from overlaykit import signals
 from overlaykit.errors import Error
-from overlaykit.fuse import channel, server_client, unmount
+from overlaykit.fuse import channel, server_client
 from overlaykit.fuse.cleanup import lock_directory
 from overlaykit.fuse.daemon_start import execute
 from overlaykit.record import Record
@@ -122,6 +122,8 @@ def stop() -> Stopped | None:
     pid, alive = map(int, fields)
     if not alive:
         with suppress(ProcessLookupError):
+            from overlaykit.fuse import unmount
+
             ended = os.pidfd_open(pid)
             try:
                 unmount.readable_within(ended, server_client.LOADS_WITHIN_SECONDS)
