@@ -10,8 +10,8 @@ TOOLS := setup.py .ci $(wildcard setup/*.py)
 NATIVE := $(wildcard native/*.c native/*.h)
 SCRIPTS := .ci/run $(filter-out %.packages %.py,$(wildcard setup/*))
 
-.PHONY: help demo test check check-python check-native check-scripts check-changelog coverage oracle proofs bench \
-	changelog man dist setup setup-tests clean
+.PHONY: help demo test check check-python check-native check-scripts check-changelog coverage oracle proofs sanitize \
+	bench changelog man dist setup setup-tests clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo 'make coverage     tests with branch coverage, held against .ci/coverage.toml (ARGS=--update: raise it)'
 	@echo 'make oracle       random programs on the kernel'"'"'s overlayfs and on ours (EXAMPLES=500 of them)'
 	@echo 'make proofs       real programs, a minute of stress, each workload of the benchmark (fetches packages)'
+	@echo 'make sanitize     tests of native/ and of launches, with AddressSanitizer and UBSan (ARGS: arguments for pytest)'
 	@echo 'make bench        comparison with other file systems (ARGS="--output DIR": arguments, instead of --quick)'
 	@echo 'make man          man pages of the commands, into man/'
 	@echo 'make changelog    the changelog of the next release, printed'
@@ -64,6 +65,9 @@ oracle: setup-tests
 proofs: setup-tests
 	@setup/packages setup/proofs.packages
 	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=40000 $(PYTHON) -m pytest tests/proofs tests/stress tests/bench tests/posix/test_disks.py tests/crash/test_forms.py $(ARGS)
+
+sanitize: setup-tests
+	@setup/sanitize $(ARGS)
 
 bench: setup-tests
 	@.venv/bin/overlaykit bench $(or $(ARGS),--quick)

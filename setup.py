@@ -6,6 +6,7 @@ setuptools knows no executables: a program is listed as an extension module whos
 from __future__ import annotations
 
 import os
+import shlex
 from typing import Any
 
 from setuptools import Extension, setup
@@ -54,7 +55,11 @@ class BuildPrograms(build_ext):
             depends=ext.depends,
         )
         self.compiler.link_executable(
-            objects, os.path.basename(path), os.path.dirname(path), extra_postargs=LINK
+            objects,
+            os.path.basename(path),
+            os.path.dirname(path),
+            # setuptools takes LDFLAGS for shared objects only.
+            extra_postargs=[*LINK, *shlex.split(os.environ.get("LDFLAGS", ""))],
         )
 
 
