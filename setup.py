@@ -13,7 +13,6 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 PROGRAMS = {
-    "overlaykit._forwarder": ["native/forwarder.c", "native/ports.c"],
     "overlaykit._supervisor": [
         "native/supervisor.c",
         "native/plan.c",

@@ -9,13 +9,18 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Final
+from _thread import _local
 
 from overlaykit import _native
+from overlaykit.scope import contextmanager
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as signal  # for others: this file alone knows where it comes from
+    from collections.abc import Iterable, Iterator
+    from typing import Final
+else:
+    import _signal as signal
 
 FORWARDED: Final = frozenset(
     {
@@ -31,14 +36,14 @@ FORWARDED: Final = frozenset(
 )
 """Forwarded from the parent to init, and from init to the command."""
 
-_NEVER_IGNORED: Final = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ)
+NEVER_IGNORED: Final = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ)
 """Python ignores the latter two by itself; a process that ignores SIGCHLD cannot wait for children (wait(2))."""
 
 _HARMLESS: Final = (signal.SIGCONT, signal.SIGWINCH)
 """Signals whose default action does not end the process."""
 
 
-class _Thread(threading.local):
+class _Thread(_local):
     """The signals that `held` and `deferred` block in this thread, without those that the program blocks."""
 
     held: frozenset[int] = frozenset()
@@ -51,22 +56,29 @@ _found_ignored: Final[set[int]] = set()
 
 
 def await_children() -> None:
-    """Stop ignoring SIGCHLD, which would let the kernel reap children (wait(2)); `as_found` ignores it again."""
+    """Stop ignoring SIGCHLD, which would let the kernel reap children (wait(2)); the command ignores it (`ignored`)."""
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
         _found_ignored.add(signal.SIGCHLD)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-def as_found() -> None:
-    """Ignore the signal that `await_children` found ignored, before execve(2)."""
-    for number in _found_ignored:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def blocked() -> set[int]:
     """The signals that the program blocks in this thread, without those of `held` and `deferred`."""
     ours = _this_thread.held | _this_thread.deferred
     return signal.pthread_sigmask(signal.SIG_BLOCK, ()) - ours
+
+
+def ignored() -> set[int]:
+    """The signals that a command shall ignore: those that the program found ignored, and those it ignores itself."""
+    every = signal.valid_signals() - {*NEVER_IGNORED, signal.SIGKILL, signal.SIGSTOP}
+    return _found_ignored | {
+        number for number in every if signal.getsignal(number) == signal.SIG_IGN
+    }
+
+
+def mask(numbers: Iterable[int]) -> int:
+    """A set of signals as the kernel has it: bit N - 1 is signal N."""
+    return sum(1 << (number - 1) for number in numbers)
 
 
 @contextmanager
@@ -122,7 +134,7 @@ def _blocked(numbers: Iterable[int]) -> Iterator[frozenset[int]]:
 @contextmanager
 def pending_readable() -> Iterator[int]:
     """A descriptor that is readable while held signals are pending."""
-    descriptor = _native.signalfd(sum(1 << (number - 1) for number in _this_thread.held))
+    descriptor = _native.signalfd(mask(_this_thread.held))
     try:
         yield descriptor
     finally:
@@ -140,6 +152,14 @@ def take() -> Iterator[int]:
         hangs_up = number == signal.SIGHUP and os.getsid(0) == os.getpid()
         if (sent_by_a_process(info) or hangs_up) and signal.getsignal(number) != signal.SIG_IGN:
             yield number
+
+
+def let_arrive() -> None:
+    """Let pending held signals arrive; their handlers may raise."""
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _this_thread.held)
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _this_thread.held)
 
 
 def will_end() -> bool:
@@ -165,10 +185,7 @@ def await_readable(descriptor: int, *, orderly: bool = False) -> None:
         while descriptor not in dict(poll.poll()):
             if orderly and will_end():
                 raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
-            try:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, _this_thread.held)
-            finally:
-                signal.pthread_sigmask(signal.SIG_BLOCK, _this_thread.held)
+            let_arrive()
 
 
 def sent_by_a_process(info: signal.struct_siginfo) -> bool:
@@ -188,10 +205,3 @@ def block_all() -> None:
 def restore(mask: set[int]) -> None:
     """Set the signal mask of this thread; pending signals that it does not block arrive."""
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def reset_dispositions() -> None:
-    """Reset handlers to the default action; ignored signals stay ignored (nohup(1)), also across execve(2)."""
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if number in _NEVER_IGNORED or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)

@@ -12,6 +12,7 @@ from overlaykit.errors import Error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final, NoReturn
 
 # As shells do.
@@ -41,8 +42,13 @@ def _exit_with(arguments: list[str]) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run a command and print its error, if any. Returns: its exit status."""
+    return status_of(lambda: commands.run(arguments))
+
+
+def status_of(body: Callable[[], int]) -> int:
+    """The exit status that `body` returns, or that of its error, which is printed."""
     try:
-        status = commands.run(arguments)
+        status = body()
         sys.stdout.flush()
     except output.ReaderGone:
         output.discard_stdout()

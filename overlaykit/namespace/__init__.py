@@ -1,44 +1,52 @@
 """The launcher: run a command in new namespaces, with a detached mount as its root.
 
-May import: `_native`, `errors`, `health`, `privilege`, `procfs`, `signals`, `standard`; never `fuse`, `layers` or
-`overlay`. Start reading at `spec` and `launch` (the parent's side), then `monitor` and `init`, each a list of system
-calls in order. `doctor` and `duplicate` are not imported here: few callers need them.
+May import: `_native` and the other modules of floor 1; never `fuse`, `layers` or `overlay`. Start reading at `spec` and
+`launcher` (the caller's side), then `view_plan`, the list of steps that makes a view, and `plan`, their bytes. A
+program in C carries the plan out (native/supervisor.c).
 """
 
-from overlaykit.namespace import binds, descriptors, environment
-from overlaykit.namespace.binds import (
-    BadBind,
-    BadMount,
-    Bind,
-    TargetTwice,
-    parse_bind,
-    parse_mount,
-)
-from overlaykit.namespace.descriptors import BadDescriptors, NotOpen
-from overlaykit.namespace.diagnosis import UserNamespacesRefused, diagnose
-from overlaykit.namespace.environment import WorkingDirectoryDeleted
-from overlaykit.namespace.failure import (
-    BindSourceMissing,
-    BindTargetMismatch,
-    BindTargetMissing,
-    CommandNotExecutable,
-    CommandNotFound,
-    ProcRefused,
-    WorkingDirectoryMissing,
-    WorkingDirectoryRelative,
-)
-from overlaykit.namespace.identities import available
-from overlaykit.namespace.launch import launch
-from overlaykit.namespace.network import (
-    AddressUnknown,
-    PortInUse,
-    PortPrivileged,
-    PortsNeedPrivateNetwork,
-)
-from overlaykit.namespace.ports import BadPort, Port, parse_port
-from overlaykit.namespace.processes import Processes
-from overlaykit.namespace.spec import LaunchSpec, RootMount
-from overlaykit.namespace.users import enter, errno_as_root, is_privileged, isolate_mounts
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from overlaykit.namespace import binds, descriptors, environment
+    from overlaykit.namespace.binds import (
+        BadBind,
+        BadMount,
+        Bind,
+        TargetTwice,
+        parse_bind,
+        parse_mount,
+    )
+    from overlaykit.namespace.descriptors import BadDescriptors, NotOpen
+    from overlaykit.namespace.diagnosis import UserNamespacesRefused, diagnose
+    from overlaykit.namespace.environment import WorkingDirectoryDeleted
+    from overlaykit.namespace.failure import (
+        BindSourceMissing,
+        BindTargetMismatch,
+        BindTargetMissing,
+        CommandNotExecutable,
+        CommandNotFound,
+        ProcRefused,
+        WorkingDirectoryMissing,
+        WorkingDirectoryRelative,
+    )
+    from overlaykit.namespace.identities import available
+    from overlaykit.namespace.launcher import execute, launch
+    from overlaykit.namespace.network import (
+        AddressUnknown,
+        PortInUse,
+        PortPrivileged,
+        PortsNeedPrivateNetwork,
+    )
+    from overlaykit.namespace.ports import BadPort, Port, parse_port
+    from overlaykit.namespace.processes import Processes
+    from overlaykit.namespace.spec import End, LaunchSpec, RootMount
+    from overlaykit.namespace.users import enter, errno_as_root, is_privileged, isolate_mounts
 
 __all__ = [
     "AddressUnknown",
@@ -52,6 +60,7 @@ __all__ = [
     "BindTargetMissing",
     "CommandNotExecutable",
     "CommandNotFound",
+    "End",
     "LaunchSpec",
     "NotOpen",
     "Port",
@@ -73,6 +82,7 @@ __all__ = [
     "enter",
     "environment",
     "errno_as_root",
+    "execute",
     "is_privileged",
     "isolate_mounts",
     "launch",
@@ -80,3 +90,40 @@ __all__ = [
     "parse_mount",
     "parse_port",
 ]
+
+_MODULES: Final = {
+    "binds": ("BadBind", "BadMount", "Bind", "TargetTwice", "parse_bind", "parse_mount"),
+    "descriptors": ("BadDescriptors", "NotOpen"),
+    "diagnosis": ("UserNamespacesRefused", "diagnose"),
+    "environment": ("WorkingDirectoryDeleted",),
+    "failure": (
+        "BindSourceMissing",
+        "BindTargetMismatch",
+        "BindTargetMissing",
+        "CommandNotExecutable",
+        "CommandNotFound",
+        "ProcRefused",
+        "WorkingDirectoryMissing",
+        "WorkingDirectoryRelative",
+    ),
+    "identities": ("available",),
+    "launcher": ("execute", "launch"),
+    "network": ("AddressUnknown", "PortInUse", "PortPrivileged", "PortsNeedPrivateNetwork"),
+    "ports": ("BadPort", "Port", "parse_port"),
+    "processes": ("Processes",),
+    "spec": ("End", "LaunchSpec", "RootMount"),
+    "users": ("enter", "errno_as_root", "is_privileged", "isolate_mounts"),
+}
+_MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    # Late: a launch loads what it uses. Few have binds or ports.
+    module = f"{__name__}.{_MODULE_OF.get(name, name)}"
+    if name in _MODULE_OF:
+        __import__(module)
+        return getattr(sys.modules[module], name)
+    if name in __all__:
+        __import__(module)
+        return sys.modules[module]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

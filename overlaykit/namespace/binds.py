@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable
-from typing import Final
-
-import msgspec
 
 from overlaykit.errors import Error
+from overlaykit.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
 
 _TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
@@ -27,9 +28,6 @@ _READ_ONLY: Final = {"ro": True, "readonly": True, "rw": False, "readwrite": Fal
 
 _IGNORED: Final = ("z", "Z", "rbind", "private", "rprivate")
 """Options of podman without effect here: views have no labels, and every bind is recursive and private."""
-
-_PROCESSES: Final = re.compile(r"/proc(/(self|thread-self|[0-9]+)(/.*)?)?")
-"""Targets that would cover the view's own processes: /proc and the directories of processes."""
 
 _OF_THIS_PROCESS: Final = ("/proc/self/", "/proc/thread-self/", "/dev/fd/")
 
@@ -52,7 +50,7 @@ class TargetTwice(Error):
     message = "-v {0}: {1}: two paths cannot be shared at one place; name another for one of them"
 
 
-class Bind(msgspec.Struct, frozen=True, kw_only=True):
+class Bind(Record, kw_only=True):
     """A path of the host that the view shares (`-v`), with all mounts below it.
 
     Raises:
@@ -139,6 +137,15 @@ def check(binds: Iterable[Bind]) -> None:
         seen[bind.target] = bind
 
 
+def _covers_processes(target: str) -> bool:
+    """Whether a mount there would cover the view's own processes: at /proc or a directory of processes."""
+    if target == "/proc":
+        return True
+    name = target.removeprefix("/proc/").partition("/")[0]
+    is_process = name.isascii() and name.isdecimal()
+    return target.startswith("/proc/") and (is_process or name in ("self", "thread-self"))
+
+
 def _bind(
     text: str, error: type[BadBind | BadMount], source: str, target: str, *, read_only: bool
 ) -> Bind:
@@ -149,7 +156,7 @@ def _bind(
     target = "/" + os.path.normpath(target).lstrip("/")
     if target == "/":
         raise error(text, "the view's root itself cannot be covered")
-    if _PROCESSES.fullmatch(target):
+    if _covers_processes(target):
         raise error(text, f"{target} cannot be covered: a view needs a /proc of its own processes")
     source = os.path.abspath(source)
     # Another process mounts it.

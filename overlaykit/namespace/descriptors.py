@@ -1,4 +1,4 @@
-"""Descriptors: those a program inherits, a command gets and a child keeps; poll(2)."""
+"""Descriptors: those a program inherits and those a command gets; poll(2)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import fcntl
 import os
 import select
 import stat
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from typing import Final
 
 from overlaykit import _native
 from overlaykit.errors import Error
+from overlaykit.scope import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Final
 
 FIRST: Final = 3
 """The first descriptor after the standard ones."""
-
-LAST: Final = 0xFFFF_FFFF
-"""~0U: no upper bound for close_range(2)."""
 
 _NAMESPACES: Final = 0x6E73_6673
 """NSFS_MAGIC (linux/magic.h): fstat(2) calls a namespace a regular file."""
@@ -131,16 +131,6 @@ def _is_plain(descriptor: int) -> bool:
         case 0:
             return os.readlink(f"/proc/self/fd/{descriptor}") in _COUNTERS
     return False
-
-
-def close_all_but(kept: Iterable[int]) -> None:
-    """Close every descriptor of this process except `kept`."""
-    first = 0
-    for descriptor in sorted(set(kept)):
-        if first < descriptor:
-            _native.close_range(first, descriptor - 1, 0)
-        first = descriptor + 1
-    _native.close_range(first, LAST, 0)
 
 
 def poll_readable(watched: Iterable[int], *, milliseconds: int | None = None) -> set[int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
 
 from overlaykit.errors import Error
 from overlaykit.namespace import users
+from overlaykit.scope import suppress
 
 
 class UserNamespacesRefused(Error):

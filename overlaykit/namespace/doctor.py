@@ -6,7 +6,7 @@ import os
 
 from overlaykit import _native
 from overlaykit.health import Check
-from overlaykit.namespace import detached, diagnosis, users
+from overlaykit.namespace import diagnosis, users
 from overlaykit.namespace.failure import ProcRefused
 
 NAMESPACES = (
@@ -65,5 +65,12 @@ def checks() -> list[Check]:
 def _mount_proc() -> None:
     users.become(_native.CLONE_NEWNS | _native.CLONE_NEWPID)
     # The child is PID 1 of the new PID namespace, whose procfs it mounts.
-    if number := users.errno_of(lambda: detached.fresh("proc", detached.NOSUID)):
+    if number := users.errno_of(_fresh_proc):
         raise OSError(number, os.strerror(number), "/proc")
+
+
+def _fresh_proc() -> None:
+    context = _native.fsopen("proc", _native.FSOPEN_CLOEXEC)
+    _native.fsconfig(context, _native.FSCONFIG_SET_STRING, "source", "proc")
+    _native.fsconfig(context, _native.FSCONFIG_CMD_CREATE, None, None)
+    _native.fsmount(context, _native.FSMOUNT_CLOEXEC, _native.MOUNT_ATTR_NOSUID)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
-from typing import NoReturn
 
-from overlaykit import _native
-from overlaykit.namespace.spec import RootMount
+from overlaykit import _native, sockets
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from overlaykit.namespace.spec import RootMount
 
 _COPIES = 2
 _CLONE = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC | _native.AT_EMPTY_PATH
@@ -22,13 +25,13 @@ def duplicate(root: RootMount) -> tuple[int, int]:
     Raises:
       OSError: as setns(2), unshare(2), move_mount(2) and open_tree(2); the mount is unchanged.
     """
-    ours, theirs = socket.socketpair()
+    ours, theirs = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
     with ours, theirs:
         child = os.fork()
         if child == 0:
             _clone_in_child(root, theirs)
         theirs.close()
-        raw, received, _, _ = socket.recv_fds(ours, 16, _COPIES)
+        raw, received, _, _ = sockets.recv_fds(ours, 16, _COPIES)
         os.waitpid(child, 0)
     if len(received) == _COPIES:
         os.close(root.mount)
@@ -39,7 +42,7 @@ def duplicate(root: RootMount) -> tuple[int, int]:
     raise OSError(number, f"cannot copy the mount of the view: {os.strerror(number)}")
 
 
-def _clone_in_child(root: RootMount, reply: socket.socket) -> NoReturn:
+def _clone_in_child(root: RootMount, reply: sockets.socket) -> NoReturn:
     try:
         if root.user_namespace is not None:
             _native.setns(root.user_namespace, _native.CLONE_NEWUSER)
@@ -47,7 +50,7 @@ def _clone_in_child(root: RootMount, reply: socket.socket) -> NoReturn:
         _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
         _native.move_mount(root.mount, "", _native.AT_FDCWD, "/", _native.MOVE_MOUNT_F_EMPTY_PATH)
         copies = [_native.open_tree(root.mount, "", _CLONE) for _ in range(_COPIES)]
-        socket.send_fds(reply, [b"0"], copies)
+        sockets.send_fds(reply, [b"0"], copies)
     except OSError as error:
         reply.send(b"%d" % (error.errno or 5))
     finally:

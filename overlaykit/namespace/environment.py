@@ -7,13 +7,16 @@ may occur twice, and an entry may have no "=": a command gets the entries of its
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import TypeAlias
 
 from overlaykit.errors import Error
+from overlaykit.scope import suppress
 
-Environment: TypeAlias = tuple[bytes, ...]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import TypeAlias
+
+    Environment: TypeAlias = tuple[bytes, ...]
 
 
 class WorkingDirectoryDeleted(Error):

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final, Literal
 
 from overlaykit import privilege
+from overlaykit.record import Record
+from overlaykit.scope import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final, Literal
 
 KINDS: Final = ("uid", "gid")
 _HELPERS: Final = {"uid": "newuidmap", "gid": "newgidmap"}
@@ -32,8 +34,7 @@ _MOST_EXTENTS: Final = 340
 """Lines of one map."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(Record):
     """A line of a map: `count` ids from `inside` on are those of the parent namespace from `outside` on."""
 
     inside: int
@@ -44,8 +45,7 @@ class Extent:
         return f"{self.inside} {self.outside} {self.count}"
 
 
-@dataclass(frozen=True, slots=True)
-class Identities:
+class Identities(Record):
     """The two maps, and their writer: the process itself, one in the parent namespace, or newuidmap and newgidmap."""
 
     users: tuple[Extent, ...]
@@ -68,7 +68,7 @@ def available() -> Identities:
             return Identities(_mapped_here("uid"), _mapped_here("gid"), "parent")
         return caller_only()
     users, groups = _subordinate("uid"), _subordinate("gid")
-    if not (users and groups and all(map(shutil.which, _HELPERS.values()))):
+    if not (users and groups and all(map(_installed, _HELPERS.values()))):
         return caller_only()
     return Identities(
         _from_one_on(Extent(0, os.geteuid(), 1), users),
@@ -121,6 +121,11 @@ def _subordinate(kind: str) -> list[tuple[int, int]]:
             if owner in names and first.isdecimal() and count.isdecimal() and int(count):
                 ranges.append((int(first), int(count)))
     return ranges[: _MOST_EXTENTS - 1]
+
+
+def _installed(program: str) -> bool:
+    directories = os.environ.get("PATH", os.defpath).split(":")
+    return any(os.access(os.path.join(directory, program), os.X_OK) for directory in directories)
 
 
 def _from_one_on(own: Extent, ranges: Iterable[tuple[int, int]]) -> tuple[Extent, ...]:

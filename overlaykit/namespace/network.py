@@ -1,24 +1,20 @@
-"""The view's loopback interface, and the host's side of published ports."""
+"""The host's side of published ports."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import socket
-import struct
-from typing import Final
 
-import msgspec
-
+from overlaykit import sockets
 from overlaykit.errors import Error
-from overlaykit.namespace.ports import Port
-from overlaykit.namespace.spec import LaunchSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from overlaykit.namespace.ports import Port
+    from overlaykit.namespace.spec import LaunchSpec
 
 UNPRIVILEGED: Final = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
-
-_SIOCSIFFLAGS: Final = 0x8914
-"""netdevice(7), linux/sockios.h."""
-_IFF_UP: Final = 1
 
 
 class PortInUse(Error):
@@ -49,7 +45,7 @@ class PortsNeedPrivateNetwork(Error):
     )
 
 
-def listen(spec: LaunchSpec) -> list[tuple[Port, socket.socket]]:
+def listen(spec: LaunchSpec) -> list[tuple[Port, sockets.socket]]:
     """Listen on the host's side of every published port, or on none.
 
     Returns: each port, with the bound number as `host`, and its listening socket (close-on-exec).
@@ -60,12 +56,12 @@ def listen(spec: LaunchSpec) -> list[tuple[Port, socket.socket]]:
     """
     if spec.ports and spec.network != "private":
         raise PortsNeedPrivateNetwork(spec.ports[0], spec.network)
-    listeners: list[tuple[Port, socket.socket]] = []
+    listeners: list[tuple[Port, sockets.socket]] = []
     try:
         for port in spec.ports:
             listener = _listen(port)
             bound = listener.getsockname()[1]
-            listeners.append((msgspec.structs.replace(port, host=bound), listener))
+            listeners.append((port.replace(host=bound), listener))
     except BaseException:
         for _, listener in listeners:
             listener.close()
@@ -73,30 +69,18 @@ def listen(spec: LaunchSpec) -> list[tuple[Port, socket.socket]]:
     return listeners
 
 
-def raise_loopback() -> None:
-    """Bring up the loopback interface of this network namespace; the kernel assigns its addresses.
-
-    By ioctl(2) and not by netlink: importing pyroute2 takes 90 ms (measured).
-
-    Raises:
-      OSError: as ioctl(2).
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
-
-
-def _listen(port: Port) -> socket.socket:
-    family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
+def _listen(port: Port) -> sockets.socket:
+    family = sockets.AF_INET6 if ":" in port.address else sockets.AF_INET
     datagrams = port.protocol == "udp"
-    listener = socket.socket(family, socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM)
+    listener = sockets.socket(family, sockets.SOCK_DGRAM if datagrams else sockets.SOCK_STREAM)
     try:
         if not datagrams:  # of UDP sockets it lets two have one port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
+        if family == sockets.AF_INET6:
+            listener.setsockopt(sockets.IPPROTO_IPV6, sockets.IPV6_V6ONLY, 1)
         listener.bind((port.address, port.host))
         if not datagrams:
-            listener.listen(socket.SOMAXCONN)
+            listener.listen(sockets.SOMAXCONN)
     except OSError as error:
         listener.close()
         match error.errno:

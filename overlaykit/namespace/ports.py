@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias, get_args
-
-import msgspec
-
 from overlaykit.errors import Error
+from overlaykit.record import Record
 
-Protocol: TypeAlias = Literal["tcp", "udp"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Literal, TypeAlias
 
+    Protocol: TypeAlias = Literal["tcp", "udp"]
+
+_PROTOCOLS: Final = ("tcp", "udp")
 _HIGHEST: Final = 65535
 
 
@@ -19,7 +21,7 @@ class BadPort(Error):
     )
 
 
-class Port(msgspec.Struct, frozen=True, kw_only=True):
+class Port(Record, kw_only=True):
     """A published port of the view (`-p`).
 
     The default is the loopback address: a view's server is reachable from other machines only where the user names
@@ -43,7 +45,7 @@ class Port(msgspec.Struct, frozen=True, kw_only=True):
         for field, number, lowest in (("host", self.host, 0), ("view", self.view, 1)):
             if not lowest <= number <= _HIGHEST:
                 raise ValueError(f"{field}: {number} is not a port ({lowest} to {_HIGHEST})")
-        if self.protocol not in get_args(Protocol):
+        if self.protocol not in _PROTOCOLS:
             raise ValueError(f"protocol: {self.protocol!r} is neither tcp nor udp")
 
     def __str__(self) -> str:
@@ -60,7 +62,7 @@ def parse_port(text: str) -> Port:
       BadPort: the text has another form, or a number is no port.
     """
     ports, slash, protocol = text.partition("/")
-    if slash and protocol not in get_args(Protocol):
+    if slash and protocol not in _PROTOCOLS:
         raise BadPort(text, f"{protocol!r} is neither tcp nor udp, and nothing else is published")
     rest, _, view = ports.rpartition(":")
     address, colon, host = rest.rpartition(":")
@@ -94,10 +96,10 @@ def _number(text: str, digits: str, *, lowest: int) -> int:
 
 
 def _is_address(text: str) -> bool:
-    import socket
+    from overlaykit import sockets
 
     try:
-        socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+        sockets.inet_pton(sockets.AF_INET6 if ":" in text else sockets.AF_INET, text)
     except OSError:
         return False
     return True

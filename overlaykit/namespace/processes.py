@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, final
 
-from overlaykit import procfs, signals
+from overlaykit import signals
 from overlaykit.namespace.descriptors import is_readable, poll_readable
-from overlaykit.namespace.ports import Port
+from overlaykit.record import Record
+from overlaykit.scope import suppress
+from overlaykit.signals import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+    from typing import Final
+
+    from overlaykit.namespace.ports import Port
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handles:
+class Handles(Record, kw_only=True):
     """Pidfds of the monitor and of init, and init's process id in the caller's PID namespace."""
 
     monitor_fd: int
@@ -25,7 +27,6 @@ class Handles:
     init_fd: int
 
 
-@final
 class Processes:
     """The processes of a launched view; a context manager that kills them at its end.
 
@@ -63,6 +64,8 @@ class Processes:
         """
         if self._status is None:
             watched = [self._monitor, *abort_on]
+            import threading
+
             if threading.current_thread() is threading.main_thread():
                 self._wait_forwarding(watched)
             else:
@@ -89,6 +92,8 @@ class Processes:
         """
         if self._closed or is_readable(self.init_fd):
             return 0
+        from overlaykit import procfs
+
         return 1 + len(procfs.descendants(self.init_pid))
 
     def close(self) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias, get_args
 
-import msgspec
+from overlaykit.record import Record
 
-from overlaykit.namespace import binds as _binds
-from overlaykit.namespace.binds import Bind
-from overlaykit.namespace.environment import Environment
-from overlaykit.namespace.ports import Port
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Final, Literal, TypeAlias
 
-Network: TypeAlias = Literal["private", "host", "none"]
+    from overlaykit.namespace.binds import Bind
+    from overlaykit.namespace.environment import Environment
+    from overlaykit.namespace.ports import Port
+
+    Network: TypeAlias = Literal["private", "host", "none"]
+
+NETWORKS: Final = ("private", "host", "none")
 """A network namespace with only a loopback interface; the host's; or one without published ports."""
 
 _LONGEST_HOSTNAME: Final = 64
@@ -21,7 +25,7 @@ _LONGEST_HOSTNAME: Final = 64
 _STANDARD: Final = range(3)
 
 
-class LaunchSpec(msgspec.Struct, frozen=True, kw_only=True):
+class LaunchSpec(Record, kw_only=True):
     """A command and its surroundings.
 
     Raises:
@@ -65,8 +69,10 @@ class LaunchSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"cwd: {self.cwd!r} is not an absolute path")
         if not 0 < len(os.fsencode(self.hostname)) <= _LONGEST_HOSTNAME:
             raise ValueError(f"hostname: {self.hostname!r} has not 1 to {_LONGEST_HOSTNAME} bytes")
-        if self.network not in get_args(Network):
-            raise ValueError(f"network: {self.network!r} is none of {', '.join(get_args(Network))}")
+        if "\0" in self.hostname:
+            raise ValueError(f"hostname: {self.hostname!r} holds a zero byte")
+        if self.network not in NETWORKS:
+            raise ValueError(f"network: {self.network!r} is none of {', '.join(NETWORKS)}")
         for descriptor in self.descriptors:
             if descriptor < 0:
                 raise ValueError(f"descriptors: {descriptor} is not a descriptor")
@@ -75,10 +81,13 @@ class LaunchSpec(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"redirected: {source} cannot become {standard}")
         if self.umask is not None and not 0 <= self.umask <= 0o777:
             raise ValueError(f"umask: {self.umask:#o} is not 0 to 0o777")
-        _binds.check(self.binds)
+        if self.binds:
+            from overlaykit.namespace import binds
+
+            binds.check(self.binds)
 
 
-class RootMount(msgspec.Struct, frozen=True, kw_only=True):
+class RootMount(Record, kw_only=True):
     """The detached mount that becomes the root directory, and the user namespace that owns it."""
 
     mount: int
@@ -88,11 +97,52 @@ class RootMount(msgspec.Struct, frozen=True, kw_only=True):
     None: the caller has the capabilities itself."""
 
 
-class Caller(msgspec.Struct, frozen=True, kw_only=True):
+class Caller(Record, kw_only=True):
     """Attributes of the calling process that the command inherits, from before the launcher changed its own."""
 
     pid: int
-    blocked: frozenset[int]
-    """The signal mask."""
-    closed: frozenset[int]
-    """The standard descriptors that are closed."""
+    umask: int
+    blocked: int
+    """The signal mask (`signals.mask`)."""
+    ignored: int
+    """The ignored signals."""
+    closed: frozenset[int] = frozenset()
+    """The standard descriptors that the command does not get."""
+    console: str | None = None
+    """The terminal of standard input."""
+
+
+class Reporting(Record, kw_only=True):
+    """The descriptors that connect the supervisor to a parent, which waits for its status."""
+
+    parent: int
+    """A pidfd: the view ends with the parent."""
+    status_write: int
+    """The write end of the status pipe; see `failure`."""
+    reap_read: int
+    """Readable once the parent has a pidfd of init, so that init may be reaped."""
+
+
+class End(Record, kw_only=True):
+    """What the supervisor does after the view has ended."""
+
+    written: int | None = None
+    """A channel on which the daemon sends a byte once all changes are in the upper; None: nothing is waited for."""
+    remove: tuple[tuple[int, str], ...] = ()
+    """Trees: a descriptor of the directory, and the name in it."""
+    remove_if_empty: tuple[tuple[int, str], ...] = ()
+
+
+class Alone(Record, kw_only=True):
+    """A supervisor without a parent that waits for it."""
+
+    report: tuple[str, ...]
+    """The program that is executed if a step fails, and its arguments. Four are added: the failure's name (`failure`),
+    the errno, the subject, and "before" or "after": whether the command was executed."""
+    env: tuple[bytes, ...]
+    """The environment of that program."""
+    abort_on: tuple[int, ...] = ()
+    """Descriptors: the view is killed once one is readable."""
+    hold: tuple[int, ...] = ()
+    """Descriptors that stay open until all has ended (locks)."""
+    end: End = End()

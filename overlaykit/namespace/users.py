@@ -1,20 +1,44 @@
-"""Enter a user namespace, where an ordinary user is root."""
+"""Enter a user namespace, where an ordinary user is root; the capabilities that this and views need."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Final
 
 from overlaykit import _native, privilege
-from overlaykit.namespace import capabilities, identities
-from overlaykit.namespace.identities import Identities
+from overlaykit.namespace import identities
+from overlaykit.scope import contextmanager
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Final
+
+    from overlaykit.namespace.identities import Identities
+
+KEPT: Final = frozenset(
+    {
+        privilege.CAP_CHOWN,
+        privilege.CAP_DAC_OVERRIDE,
+        privilege.CAP_FOWNER,
+        privilege.CAP_FSETID,
+        privilege.CAP_KILL,
+        privilege.CAP_SETGID,
+        privilege.CAP_SETUID,
+        privilege.CAP_SETPCAP,
+        privilege.CAP_NET_BIND_SERVICE,
+        privilege.CAP_NET_RAW,
+        privilege.CAP_SYS_CHROOT,
+        privilege.CAP_SETFCAP,
+    }
+)
+"""Capabilities that the processes of a view keep; in an unprivileged view they hold in its user namespace only.
+
+Those of a container of podman or docker, without CAP_MKNOD and CAP_AUDIT_WRITE."""
 
 NEEDED: Final = frozenset(
     {
-        *capabilities.KEPT,
+        *KEPT,
         privilege.CAP_SYS_ADMIN,
         privilege.CAP_NET_ADMIN,
         privilege.CAP_MKNOD,

@@ -10,17 +10,11 @@ from contextlib import suppress
 import pytest
 
 from overlaykit import namespace
-from overlaykit.namespace.monitor import FORWARDER
 from overlaykit.procfs import children, descendants
 
 from .harness import LaunchHarness, line
-from .processes import command_line
 
 VIEW = ("sh", "-c", "sleep 1000 & setsid sleep 1000 & echo started; wait")
-
-
-def is_forwarder(process: int) -> bool:
-    return command_line(process)[:1] == [FORWARDER]
 
 
 def reap_adopted() -> None:
@@ -29,7 +23,7 @@ def reap_adopted() -> None:
             pass
 
 
-@pytest.mark.parametrize("victim", ["launcher", "monitor", "init", "forwarder"])
+@pytest.mark.parametrize("victim", ["launcher", "monitor", "init"])
 def test_when_one_is_killed_all_end(harness: LaunchHarness, victim: str) -> None:
     root = harness.root()
     with harness.piped() as printed:
@@ -40,11 +34,10 @@ def test_when_one_is_killed_all_end(harness: LaunchHarness, victim: str) -> None
                 os._exit(running.wait())
         assert line(printed) == b"started\n"
         (monitor,) = children(launcher)
-        (forwarder,) = filter(is_forwarder, children(monitor))
-        (init,) = set(children(monitor)) - {forwarder}
+        (init,) = children(monitor)
         everything = [os.pidfd_open(process) for process in descendants(launcher)]
-        assert len(everything) == 6  # monitor, forwarder, init, the shell and what it started
-        victims = {"launcher": launcher, "monitor": monitor, "init": init, "forwarder": forwarder}
+        assert len(everything) == 5  # monitor, init, the shell and what it started
+        victims = {"launcher": launcher, "monitor": monitor, "init": init}
         os.kill(victims[victim], signal.SIGKILL)
         for process in everything:
             select.select([process], [], [])

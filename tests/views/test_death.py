@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from overlaykit.namespace.monitor import FORWARDER
+from overlaykit.namespace.launcher import SUPERVISOR
 from overlaykit.procfs import children, descendants
 
 from .user import TestUser, command_line
@@ -18,20 +18,18 @@ from .user import TestUser, command_line
 COMMAND = ("sh", "-c", "sleep 1000 & setsid sleep 1000 & echo started; wait")
 
 # A killed launcher reports no status.
-STATUS = {"launcher": -signal.SIGKILL, "daemon": 125, "monitor": 137, "init": 137, "forwarder": 137}
+STATUS = {"launcher": -signal.SIGKILL, "daemon": 125, "monitor": 137, "init": 137}
 
 
 def roles(launcher: int) -> dict[str, int]:
     """The processes of a view with a published port, by their role."""
     below = {process: command_line(process) for process in descendants(launcher)}
     (daemon,) = (process for process, line in below.items() if "overlaykit.fuse.daemon" in line)
-    (forwarder,) = (process for process, line in below.items() if line.startswith(FORWARDER))
     (monitor,) = (process for process in children(launcher) if process != daemon)
-    (init,) = (process for process in children(monitor) if process != forwarder)
+    (init,) = children(monitor)
     return {
         "launcher": launcher,
         "daemon": daemon,
-        "forwarder": forwarder,
         "monitor": monitor,
         "init": init,
     }
@@ -39,8 +37,11 @@ def roles(launcher: int) -> dict[str, int]:
 
 def essential_processes(launcher: int) -> list[int]:
     """Every process of a view but those that the daemon and the command started."""
-    ours = command_line(launcher)  # the monitor's and init's too, which are forks
-    return [launcher, *descendants(launcher, through=lambda process: command_line(process) == ours)]
+
+    def is_ours(process: int) -> bool:
+        return process == launcher or command_line(process).startswith(SUPERVISOR)
+
+    return [launcher, *descendants(launcher, through=is_ours)]
 
 
 @pytest.mark.parametrize("victim", STATUS)

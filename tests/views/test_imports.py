@@ -14,5 +14,5 @@ def test_run_imports_nothing_slow(user: TestUser) -> None:
     program = (sys.executable, "-X", "importtime", "-P", "-m", "overlaykit")
     done = subprocess.run([*program, "run", "true"], capture_output=True, text=True, check=True)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
-    assert "overlaykit.namespace.launch" in imported
+    assert "overlaykit.namespace.launcher" in imported
     assert not imported & SLOW

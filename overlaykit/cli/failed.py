@@ -1,0 +1,37 @@
+"""The program that the supervisor executes when a step of a view failed: print the error, exit with its status.
+
+    python -m overlaykit.cli.failed VIEW FAILURE ERRNO SUBJECT before|after
+
+The last four are the supervisor's (`namespace.execute`). `overlaykit run` has become the supervisor by then.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from overlaykit import standard
+from overlaykit.cli import main, output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def fail(view: str, name: str, number: int, subject: str) -> NoReturn:
+    """Raise the error that stands for the failure of a step."""
+    from overlaykit.namespace import failure
+
+    if name == failure.DAEMON:
+        from overlaykit.fuse.daemon import describe_log
+        from overlaykit.views import places
+        from overlaykit.views.view import DaemonEnded
+
+        raise DaemonEnded(view, describe_log(places.log()))
+    raise failure.error_of(name, number, subject)
+
+
+if __name__ == "__main__":
+    standard.fill()
+    output.replace_streams()
+    view, name, number, subject, _ = sys.argv[1:]
+    sys.exit(main.status_of(lambda: fail(view, name, int(number), subject)))

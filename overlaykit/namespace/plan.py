@@ -1,0 +1,331 @@
+"""The plan that `_supervisor` carries out: its steps as plain data, and the bytes that the program reads.
+
+A step is a tuple: its name, then its arguments. A *slot* is the name of a descriptor: an inherited one (`descriptor`)
+or one that a step makes. The sections "plan", "monitor", "init", "command" and "end" follow one another; `view_plan`
+fills them. Source of the meaning of each step: native/plan.c, which refuses a plan that it does not understand.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Final, TypeAlias
+
+    Slot: TypeAlias = str
+    Argument: TypeAlias = int | str | tuple[str | bytes, ...]
+    Step: TypeAlias = tuple[Argument, ...]
+
+MAGIC: Final = b"overlaykit plan\0"
+VERSION: Final = 1
+LARGEST: Final = 8 << 20
+"""Bytes."""
+MOST_SLOTS: Final = 4096
+
+SECTIONS: Final = ("plan", "monitor", "init", "command", "end")
+
+OPTIONAL: Final = 1
+"""Of `fresh` and `clone`: an error leaves the slot empty, and steps that use it are skipped."""
+UNLESS_FILLED: Final = 2
+"""Of `fresh` and `clone`: an alternative to an optional step before it."""
+OPTIONAL_IF_EPERM: Final = 4
+OPTIONAL_IF_ENOENT: Final = 8
+IF_TARGET_EXISTS: Final = 1
+"""Of `attach`."""
+
+
+FORMS: Final = {
+    "section": (1, "u", "plan monitor init command end"),
+    "descriptor": (2, "du", "plan"),
+    "report": (3, "dd", "plan"),
+    "front": (4, "ll", "plan"),
+    "parent": (5, "d", "plan"),
+    "abort_on": (6, "d", "plan"),
+    "hold": (7, "d", "plan"),
+    "setns": (8, "du", "monitor"),
+    "unshare": (9, "u", "monitor init"),
+    "pause": (10, "dd", "monitor"),
+    "publish": (11, "du", "monitor"),
+    "private_mounts": (12, "", "init"),
+    "hostname": (13, "s", "init"),
+    "loopback": (14, "", "init"),
+    "umask": (15, "u", "init"),
+    "fresh": (16, "dsuluss", "init"),
+    "clone": (17, "dsuuss", "init"),
+    "root": (18, "ddd", "init"),
+    "attach": (19, "dsu", "init"),
+    "symlink": (20, "ss", "init"),
+    "bind": (21, "ds", "init"),
+    "attach_binds": (22, "", "init"),
+    "protect_proc": (23, "lu", "init"),
+    "hosts": (24, "su", "init"),
+    "chdir": (25, "su", "init"),
+    "restrict_capabilities": (26, "u", "init"),
+    "blocked": (27, "u", "command"),
+    "ignored": (28, "u", "command"),
+    "standard": (29, "ud", "command"),
+    "close_standard": (30, "u", "command"),
+    "pass": (31, "d", "command"),
+    "exec": (32, "lllu", "command"),
+    "await": (33, "d", "end"),
+    "remove": (34, "ds", "end"),
+    "remove_if_empty": (35, "ds", "end"),
+}
+"""Of each step its code, the types of its arguments, and the sections that may have it, as the program knows them.
+
+Types: u an unsigned integer, d a slot, s a string, l a list of strings.
+"""
+
+
+class TooLarge(Exception):
+    """The plan exceeds `LARGEST`, which only arguments and an environment for execve(2) can cause."""
+
+
+class Plan:
+    """The steps of a view, in order. `steps` is to be compared in tests, `encode` makes the bytes.
+
+    One method appends one step, so that its arguments are type-checked.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def section(self, name: str) -> None:
+        """Begin a section. The first is "plan"; they come in the order of SECTIONS."""
+        self.steps.append(("section", SECTIONS.index(name)))
+
+    def descriptor(self, slot: Slot, number: int) -> Slot:
+        """Keep an inherited descriptor; all others are closed."""
+        self.steps.append(("descriptor", slot, number))
+        return slot
+
+    def report(self, status: Slot, reap: Slot) -> None:
+        """Report to a parent: the write end of the status pipe, the read end of the reap pipe (see `launch`)."""
+        self.steps.append(("report", status, reap))
+
+    def front(self, argv: Sequence[str], env: Sequence[bytes]) -> None:
+        """Without a parent: the program that is executed when a step has failed, with its record as arguments."""
+        self.steps.append(("front", tuple(argv), tuple(env)))
+
+    def parent(self, process: Slot) -> None:
+        """Kill the view when the parent's pidfd becomes readable."""
+        self.steps.append(("parent", process))
+
+    def abort_on(self, slot: Slot) -> None:
+        """Kill the view when this becomes readable."""
+        self.steps.append(("abort_on", slot))
+
+    def hold(self, slot: Slot) -> None:
+        """Keep a descriptor open until the end."""
+        self.steps.append(("hold", slot))
+
+    def setns(self, namespace: Slot, kinds: int) -> None:
+        """setns(2), with CLONE_NEW*."""
+        self.steps.append(("setns", namespace, kinds))
+
+    def unshare(self, kinds: int) -> None:
+        """unshare(2), with CLONE_NEW*."""
+        self.steps.append(("unshare", kinds))
+
+    def pause(self, ready: Slot, go_on: Slot) -> None:
+        """Write a byte into `ready`, and wait for a byte from `go_on`: something outside acts in between."""
+        self.steps.append(("pause", ready, go_on))
+
+    def publish(self, listener: Slot, port: int) -> None:
+        """Forward a listening socket of the host to a port of the view."""
+        self.steps.append(("publish", listener, port))
+
+    def private_mounts(self) -> None:
+        """Make every mount private."""
+        self.steps.append(("private_mounts",))
+
+    def hostname(self, name: str) -> None:
+        """sethostname(2)."""
+        self.steps.append(("hostname", name))
+
+    def loopback(self) -> None:
+        """Raise the loopback interface."""
+        self.steps.append(("loopback",))
+
+    def umask(self, mask: int) -> None:
+        """umask(2)."""
+        self.steps.append(("umask", mask))
+
+    def fresh(
+        self,
+        slot: Slot,
+        fstype: str,
+        attributes: int,
+        options: tuple[str, ...] = (),
+        flags: int = 0,
+        *,
+        failure: str = "FILE_SYSTEM",
+        subject: str = "",
+    ) -> Slot:
+        """Make a detached mount of a fresh file system.
+
+        `attributes`: MOUNT_ATTR_*; `options`: key, value and so on; `failure`: a name of `failure.WORDING`.
+        """
+        self.steps.append(("fresh", slot, fstype, attributes, options, flags, failure, subject))
+        return slot
+
+    def clone(
+        self,
+        slot: Slot,
+        path: str,
+        attributes: int = 0,
+        flags: int = 0,
+        *,
+        failure: str = "FILE_SYSTEM",
+        subject: str = "",
+    ) -> Slot:
+        """Make a detached clone of the mount at `path` and of all mounts below it; `subject` is the path by default."""
+        self.steps.append(("clone", slot, path, attributes, flags, failure, subject or path))
+        return slot
+
+    def root(self, mount: Slot, whole_proc: Slot, below: Slot) -> None:
+        """Make a detached mount the root directory.
+
+        The mount `below`, which no path reaches, lies below it and holds a whole procfs.
+        """
+        self.steps.append(("root", mount, whole_proc, below))
+
+    def attach(self, mount: Slot, target: str, flags: int = 0) -> None:
+        """Attach a detached mount in the view; make the mountpoint if it is missing."""
+        self.steps.append(("attach", mount, target, flags))
+
+    def symlink(self, target: str, path: str) -> None:
+        """symlink(2)."""
+        self.steps.append(("symlink", target, path))
+
+    def bind(self, mount: Slot, target: str) -> None:
+        """Have `attach_binds` attach a detached mount."""
+        self.steps.append(("bind", mount, target))
+
+    def attach_binds(self) -> None:
+        """Attach the mounts of `bind`, parents before the paths below them."""
+        self.steps.append(("attach_binds",))
+
+    def protect_proc(self, masked: Sequence[str], *, own_network: bool) -> None:
+        """Where the machine's root is mapped: cover the parts of procfs by which it could read or change the machine.
+
+        `own_network`: /proc/sys/net stays writable.
+        """
+        self.steps.append(("protect_proc", tuple(masked), int(own_network)))
+
+    def hosts(self, name: str, *, keep: bool) -> None:
+        """Cover /etc/hosts by a copy that also has `name`; with `keep`, write changes back after the command's end."""
+        self.steps.append(("hosts", name, int(keep)))
+
+    def chdir(self, path: str, *, required: bool) -> None:
+        """Change to a directory of the view, or to "/" if that fails and is not `required`."""
+        self.steps.append(("chdir", path, int(required)))
+
+    def restrict_capabilities(self, kept: int) -> None:
+        """Drop all capabilities but those of the mask."""
+        self.steps.append(("restrict_capabilities", kept))
+
+    def blocked(self, mask: int) -> None:
+        """The command's signal mask: bit N - 1 is signal N."""
+        self.steps.append(("blocked", mask))
+
+    def ignored(self, mask: int) -> None:
+        """The signals that the command ignores; all others have their default action."""
+        self.steps.append(("ignored", mask))
+
+    def standard(self, number: int, source: Slot) -> None:
+        """Make a standard descriptor of the command a copy of a descriptor."""
+        self.steps.append(("standard", number, source))
+
+    def close_standard(self, mask: int) -> None:
+        """Close standard descriptors: bit N is descriptor N."""
+        self.steps.append(("close_standard", mask))
+
+    def pass_on(self, slot: Slot) -> None:
+        """Pass an inherited descriptor to the command, under its number."""
+        self.steps.append(("pass", slot))
+
+    def execute(
+        self,
+        argv: Sequence[str],
+        env: Sequence[bytes],
+        candidates: Sequence[str],
+        *,
+        with_sockets: bool,
+    ) -> None:
+        """execve(2) the first of `candidates` that exists and may be executed, as execvp(3) does.
+
+        `with_sockets`: the value of LISTEN_PID in `env` becomes the command's process id (sd_listen_fds(3)).
+        """
+        self.steps.append(("exec", tuple(argv), tuple(env), tuple(candidates), int(with_sockets)))
+
+    def wait_for(self, channel: Slot) -> None:
+        """Wait for the byte by which the daemon says that all is in the upper."""
+        self.steps.append(("await", channel))
+
+    def remove(self, directory: Slot, name: str) -> None:
+        """Remove a tree, if it is there."""
+        self.steps.append(("remove", directory, name))
+
+    def remove_if_empty(self, directory: Slot, name: str) -> None:
+        """Remove a directory, if it is there and empty."""
+        self.steps.append(("remove_if_empty", directory, name))
+
+    def inherited(self) -> list[int]:
+        """The numbers of the inherited descriptors."""
+        found = (step[2] for step in self.steps if step[0] == "descriptor")
+        return [number for number in found if isinstance(number, int)]
+
+    def encode(self) -> bytes:
+        """The bytes for `_supervisor`, in the machine's byte order.
+
+        Raises:
+          TooLarge: see there.
+          ValueError: a string has a zero byte.
+        """
+        slots: dict[Slot, int] = {}
+        body = b"".join(_record(step, slots) for step in self.steps)
+        size = len(MAGIC) + 8 + len(body)
+        if size > LARGEST or len(slots) > MOST_SLOTS:
+            raise TooLarge
+        return MAGIC + _u32(VERSION) + _u32(size) + body
+
+
+def _record(step: Step, slots: dict[Slot, int]) -> bytes:
+    name, *arguments = step
+    assert isinstance(name, str)
+    code, signature, _ = FORMS[name]
+    parts = [_u16(code), _u16(len(arguments))]
+    for letter, argument in zip(signature, arguments, strict=True):
+        match letter, argument:
+            case "u", int():
+                raw = argument.to_bytes(8, sys.byteorder)
+            case "d", str():
+                raw = _u32(slots.setdefault(argument, len(slots)))
+            case "s", str():
+                raw = _strings([argument])
+            case "l", tuple():
+                raw = _strings(argument)
+            case _:
+                raise TypeError(f"{name}: {argument!r} is no {letter}")
+        parts += (_u32(len(raw)), raw)
+    return b"".join(parts)
+
+
+def _strings(texts: Iterable[str | bytes]) -> bytes:
+    encoded = list(map(os.fsencode, texts))
+    joined = b"".join(text + b"\0" for text in encoded)
+    if joined.count(b"\0") != len(encoded):
+        raise ValueError("embedded null byte")
+    return joined
+
+
+def _u16(number: int) -> bytes:
+    return number.to_bytes(2, sys.byteorder)
+
+
+def _u32(number: int) -> bytes:
+    return number.to_bytes(4, sys.byteorder)

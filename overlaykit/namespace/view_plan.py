@@ -1,0 +1,259 @@
+"""The plan of a view: which steps make it, and in which order.
+
+Each mount is made detached before the root changes: device nodes and shared paths can be cloned only from outside the
+view, and an unprivileged process gets a fresh procfs or sysfs only while it sees a whole one (mount_too_revealing() in
+fs/namespace.c). Each is attached afterwards, with the view as root, so that every path and symbolic link means what it
+means inside.
+
+The same rule of the kernel holds for user namespaces made inside the view, for nested views or containers. Covered
+parts of the view's /proc would refuse them a fresh one, so a whole procfs is mounted where no path leads: on a small
+file system below the view's root (`Plan.root`).
+"""
+
+from __future__ import annotations
+
+import os
+
+from overlaykit import _native
+from overlaykit.namespace import environment
+from overlaykit.namespace.plan import (
+    IF_TARGET_EXISTS,
+    OPTIONAL,
+    OPTIONAL_IF_ENOENT,
+    OPTIONAL_IF_EPERM,
+    UNLESS_FILLED,
+    Plan,
+)
+from overlaykit.namespace.spec import Alone
+from overlaykit.namespace.users import KEPT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Final
+
+    from overlaykit.namespace.environment import Environment
+    from overlaykit.namespace.plan import Slot
+    from overlaykit.namespace.spec import Caller, End, LaunchSpec, Reporting, RootMount
+
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where commands are looked up when the environment has no PATH."""
+
+NAMESPACES: Final = (
+    _native.CLONE_NEWNS | _native.CLONE_NEWUTS | _native.CLONE_NEWIPC | _native.CLONE_NEWCGROUP
+)
+"""The namespaces that init makes, so that they end with it; its PID namespace began with its fork."""
+
+DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty", "fuse")
+LINKS: Final = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+)
+MASKED_IN_PROC: Final = ("kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list")
+TTY_GROUP: Final = 5
+"""The group of terminals by convention (Documentation/filesystems/devpts.rst)."""
+
+_MOUNTPOINT_UMASK: Final = 0o022
+"""For the mountpoints that are made."""
+
+_NOSUID: Final = _native.MOUNT_ATTR_NOSUID
+_NODEV: Final = _native.MOUNT_ATTR_NODEV
+_NOEXEC: Final = _native.MOUNT_ATTR_NOEXEC
+_RDONLY: Final = _native.MOUNT_ATTR_RDONLY
+
+
+def plan_of(
+    spec: LaunchSpec,
+    root: RootMount,
+    *,
+    caller: Caller,
+    listeners: Mapping[int, int],
+    supervision: Reporting | Alone,
+) -> Plan:
+    """The plan. `listeners` maps a listening descriptor to the port of the view."""
+    plan = Plan()
+    passed = [descriptor for descriptor in sorted({*spec.descriptors}) if descriptor > 2]
+    plan.section("plan")
+    slots = _Inherited(plan)
+    slots.add("root", root.mount)
+    if root.user_namespace is not None:
+        slots.add("user namespace", root.user_namespace)
+    slots.add("listener", *listeners)
+    slots.add("descriptor", *passed, *spec.redirected.values())
+    if isinstance(supervision, Alone):
+        _front(plan, slots, supervision)
+    else:
+        _report(plan, slots, supervision)
+
+    plan.section("monitor")
+    if root.user_namespace is not None:
+        plan.setns(slots[root.user_namespace], _native.CLONE_NEWUSER)
+    if spec.network != "host":
+        plan.unshare(_native.CLONE_NEWNET)
+    for listener, port in listeners.items():
+        plan.publish(slots[listener], port)
+    plan.unshare(_native.CLONE_NEWPID)
+
+    plan.section("init")
+    plan.unshare(NAMESPACES)
+    plan.private_mounts()
+    if spec.network != "host":
+        plan.hostname(spec.hostname)
+        plan.loopback()
+    plan.umask(_MOUNTPOINT_UMASK)
+    _mounts(plan, spec, caller, slots[root.mount])
+    plan.umask(caller.umask if spec.umask is None else spec.umask)
+    plan.chdir(spec.cwd, required=spec.cwd_required)
+    plan.restrict_capabilities(sum(1 << capability for capability in KEPT))
+
+    plan.section("command")
+    plan.blocked(caller.blocked)
+    plan.ignored(caller.ignored)
+    for number, source in spec.redirected.items():
+        plan.standard(number, slots[source])
+    if closed := caller.closed - spec.redirected.keys():
+        plan.close_standard(sum(1 << number for number in closed))
+    for descriptor in passed:
+        plan.pass_on(slots[descriptor])
+    _execute(plan, spec, caller)
+
+    if isinstance(supervision, Alone):
+        plan.section("end")
+        _end(plan, slots, supervision.end)
+    return plan
+
+
+class _Inherited:
+    """The slots of the inherited descriptors, by number: a descriptor has one slot."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan: Final = plan
+        self._slots: Final[dict[int, Slot]] = {}
+
+    def __getitem__(self, number: int) -> Slot:
+        return self._slots[number]
+
+    def add(self, kind: str, *numbers: int) -> None:
+        for number in numbers:
+            if number not in self._slots:
+                self._slots[number] = self._plan.descriptor(f"{kind} {number}", number)
+
+
+def _report(plan: Plan, slots: _Inherited, supervision: Reporting) -> None:
+    slots.add("status", supervision.status_write)
+    slots.add("reap", supervision.reap_read)
+    slots.add("parent", supervision.parent)
+    plan.report(slots[supervision.status_write], slots[supervision.reap_read])
+    plan.parent(slots[supervision.parent])
+
+
+def _front(plan: Plan, slots: _Inherited, supervision: Alone) -> None:
+    end = supervision.end
+    slots.add("watched", *supervision.abort_on)
+    slots.add("held", *supervision.hold)
+    slots.add("directory", *(directory for directory, _ in (*end.remove, *end.remove_if_empty)))
+    if end.written is not None:
+        slots.add("daemon", end.written)
+    plan.front(supervision.report, supervision.env)
+    for descriptor in supervision.abort_on:
+        plan.abort_on(slots[descriptor])
+    for descriptor in supervision.hold:
+        plan.hold(slots[descriptor])
+
+
+def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
+    """Make every mount of the view, change the root, attach them."""
+    host_network = spec.network == "host"
+    kernel = _NOSUID | _NODEV | _NOEXEC
+    proc, whole_proc = (
+        plan.fresh(slot, "proc", kernel, failure="PROC", subject="/proc")
+        for slot in ("proc", "whole proc")
+    )
+    _sysfs(plan, kernel | _RDONLY, host_network=host_network)
+    # The usual group of terminals, where this user namespace maps it.
+    modes = ("ptmxmode", "0666", "mode", "0620")
+    for options, flags in (((*modes, "gid", str(TTY_GROUP)), OPTIONAL), (modes, UNLESS_FILLED)):
+        plan.fresh("pts", "devpts", _NOSUID | _NOEXEC, options, flags, subject="/dev/pts")
+    # A view works without these where the kernel lacks or refuses them.
+    plan.fresh("cgroup", "cgroup2", kernel | _RDONLY, flags=OPTIONAL, subject="/sys/fs/cgroup")
+    devices = {name: f"/dev/{name}" for name in DEVICES}
+    if caller.console is not None:
+        devices["console"] = caller.console
+    for name, path in devices.items():
+        plan.clone(f"/dev/{name}", path, flags=OPTIONAL_IF_ENOENT)
+    plan.fresh("mqueue", "mqueue", kernel, flags=OPTIONAL, subject="/dev/mqueue")
+    for bind in spec.binds:
+        attributes = _RDONLY if bind.read_only else 0
+        plan.clone(f"bind {bind.target}", bind.source, attributes, failure="BIND_SOURCE")
+    below = plan.fresh("below", "tmpfs", kernel, ("mode", "0500"), failure="ROOT")
+
+    plan.root(root, whole_proc, below)
+
+    plan.attach(proc, "/proc")
+    plan.attach("sys", "/sys")
+    plan.attach("cgroup", "/sys/fs/cgroup", IF_TARGET_EXISTS)
+    plan.fresh("dev", "tmpfs", _NOSUID | _NOEXEC, ("mode", "0755"), subject="/dev")
+    plan.fresh("shm", "tmpfs", _NOSUID | _NODEV, ("mode", "1777"), subject="/dev")
+    plan.attach("dev", "/dev")
+    for name, target in LINKS:
+        plan.symlink(target, f"/dev/{name}")
+    for name in devices:
+        plan.attach(f"/dev/{name}", f"/dev/{name}")
+    plan.attach("pts", "/dev/pts")
+    plan.attach("shm", "/dev/shm")  # noqa: S108
+    plan.attach("mqueue", "/dev/mqueue")
+    plan.protect_proc(MASKED_IN_PROC, own_network=not host_network)
+    plan.fresh("run", "tmpfs", _NOSUID | _NODEV, ("mode", "0755"), subject="/run")
+    plan.attach("run", "/run")
+    if not host_network:
+        plan.hosts(spec.hostname, keep=spec.keep)
+    for bind in spec.binds:
+        plan.bind(f"bind {bind.target}", bind.target)
+    if spec.binds:
+        plan.attach_binds()
+
+
+def _sysfs(plan: Plan, attributes: int, *, host_network: bool) -> None:
+    if not host_network:
+        plan.fresh("sys", "sysfs", attributes, subject="/sys")
+        return
+    # A sysfs belongs to a network namespace: an unprivileged view gets no fresh one of the host's.
+    plan.fresh("sys", "sysfs", attributes, flags=OPTIONAL_IF_EPERM, subject="/sys")
+    plan.clone("sys", "/sys", _RDONLY, UNLESS_FILLED)
+
+
+def _execute(plan: Plan, spec: LaunchSpec, caller: Caller) -> None:
+    """The command, looked up along PATH if its name has no slash.
+
+    Sockets passed to the caller are passed on (sd_listen_fds(3)): a program uses them only if LISTEN_PID is its own
+    process id.
+    """
+    env = spec.env
+    with_sockets = environment.get(env, "LISTEN_PID") == str(caller.pid)
+    if with_sockets:
+        env = environment.replace(env, "LISTEN_PIDFDID", None)
+        # One entry of the name, whose value the supervisor replaces.
+        env = environment.replace(env, "LISTEN_PID", "")
+    name = spec.argv[0]
+    plan.execute(spec.argv, env, _candidates(name, env), with_sockets=with_sockets)
+
+
+def _candidates(name: str, env: Environment) -> list[str]:
+    if not name:
+        return []
+    if "/" in name:
+        return [name]
+    path = environment.get(env, "PATH") or PATH
+    return [os.path.join(directory, name) for directory in path.split(":")]
+
+
+def _end(plan: Plan, slots: _Inherited, end: End) -> None:
+    if end.written is not None:
+        plan.wait_for(slots[end.written])
+    for directory, name in end.remove:
+        plan.remove(slots[directory], name)
+    for directory, name in end.remove_if_empty:
+        plan.remove_if_empty(slots[directory], name)

@@ -1,0 +1,348 @@
+"""The plan of a view: which steps, in which order, without root; and the bytes that `_supervisor` reads."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from overlaykit import _native
+from overlaykit.namespace import Bind, End, LaunchSpec, RootMount
+from overlaykit.namespace.launcher import SUPERVISOR
+from overlaykit.namespace.plan import FORMS, LARGEST, MAGIC, SECTIONS, Plan, TooLarge
+from overlaykit.namespace.spec import Alone, Caller, Reporting
+from overlaykit.namespace.view_plan import plan_of
+
+if TYPE_CHECKING:
+    from overlaykit.namespace.plan import Step
+
+CALLER = Caller(pid=77, umask=0o027, blocked=1 << 9, ignored=1)
+REPORTING = Reporting(parent=20, status_write=21, reap_read=22)
+
+
+def plan(
+    *argv: str,
+    user_namespace: int | None = None,
+    caller: Caller = CALLER,
+    listeners: dict[int, int] | None = None,
+    supervision: Reporting | Alone = REPORTING,
+    **fields: Any,
+) -> Plan:
+    fields = {"env": (b"PATH=/bin::rel",), "hostname": "v"} | fields
+    return plan_of(
+        LaunchSpec(argv=argv or ("true",), **fields),
+        RootMount(mount=10, user_namespace=user_namespace),
+        caller=caller,
+        listeners=listeners or {},
+        supervision=supervision,
+    )
+
+
+def section(plan: Plan, name: str) -> list[Step]:
+    """The steps of a section."""
+    begin = plan.steps.index(("section", SECTIONS.index(name)))
+    ends = [at for at, step in enumerate(plan.steps) if step[0] == "section" and at > begin]
+    return plan.steps[begin + 1 : min(ends, default=None)]
+
+
+def names(steps: list[Step]) -> list[str]:
+    return [str(step[0]) for step in steps]
+
+
+def only(steps: list[Step], name: str) -> list[Step]:
+    return [step for step in steps if step[0] == name]
+
+
+def test_roots_view_reports_to_its_parent_and_ends_with_it() -> None:
+    made = plan()
+    assert made.steps[0] == ("section", 0)
+    assert section(made, "plan") == [
+        ("descriptor", "root 10", 10),
+        ("descriptor", "status 21", 21),
+        ("descriptor", "reap 22", 22),
+        ("descriptor", "parent 20", 20),
+        ("report", "status 21", "reap 22"),
+        ("parent", "parent 20"),
+    ]
+    assert section(made, "monitor") == [
+        ("unshare", _native.CLONE_NEWNET),
+        ("unshare", _native.CLONE_NEWPID),
+    ]
+    assert made.inherited() == [10, 21, 22, 20]
+
+
+def test_an_ordinary_users_view_enters_the_user_namespace_before_it_makes_others() -> None:
+    made = plan(user_namespace=11)
+    assert ("descriptor", "user namespace 11", 11) in section(made, "plan")
+    assert section(made, "monitor") == [
+        ("setns", "user namespace 11", _native.CLONE_NEWUSER),
+        ("unshare", _native.CLONE_NEWNET),
+        ("unshare", _native.CLONE_NEWPID),
+    ]
+
+
+def test_ports_are_published_from_within_the_views_network() -> None:
+    made = plan(listeners={30: 80, 31: 53})
+    assert section(made, "monitor") == [
+        ("unshare", _native.CLONE_NEWNET),
+        ("publish", "listener 30", 80),
+        ("publish", "listener 31", 53),
+        ("unshare", _native.CLONE_NEWPID),
+    ]
+
+
+def test_mounts_are_made_before_the_root_changes_and_attached_after_it() -> None:
+    steps = section(plan(), "init")
+    order = names(steps)
+    root = order.index("root")
+    assert order[:5] == ["unshare", "private_mounts", "hostname", "loopback", "umask"]
+    assert set(order[5:root]) == {"fresh", "clone"}
+    assert "clone" not in order[root:]
+    # Nothing but file systems in memory is made inside: the kernel wants to see a whole procfs for others.
+    assert {step[2] for step in only(steps[root:], "fresh")} == {"tmpfs"}
+    assert order[-5:] == ["attach", "hosts", "umask", "chdir", "restrict_capabilities"]
+    assert order.index("protect_proc") < len(order) - 6
+
+
+def test_every_mount_that_is_made_is_attached_once() -> None:
+    binds = (Bind(source="/a", target="/b"),)
+    caller = CALLER.replace(console="/dev/pts/3")
+    for network in ("private", "host", "none"):
+        steps = section(plan(network=network, binds=binds, caller=caller), "init")
+        made = {step[1] for step in steps if step[0] in ("fresh", "clone")}
+        used = [step[1] for step in steps if step[0] in ("attach", "bind")]
+        (root,) = only(steps, "root")
+        assert sorted([*used, *root[2:]]) == sorted(made)
+
+
+def test_a_view_in_the_hosts_network_keeps_its_name_and_may_clone_its_sysfs() -> None:
+    made = plan(network="host")
+    assert section(made, "monitor") == [("unshare", _native.CLONE_NEWPID)]
+    steps = section(made, "init")
+    assert not {"hostname", "loopback", "hosts"}.intersection(names(steps))
+    assert [step for step in steps if step[1:2] == ("sys",)] == [
+        ("fresh", "sys", "sysfs", 15, (), 4, "FILE_SYSTEM", "/sys"),
+        ("clone", "sys", "/sys", _native.MOUNT_ATTR_RDONLY, 2, "FILE_SYSTEM", "/sys"),
+        ("attach", "sys", "/sys", 0),
+    ]
+    (protect,) = only(steps, "protect_proc")
+    assert protect[2] == 0
+
+
+def test_terminals_belong_to_the_usual_group_where_it_is_mapped() -> None:
+    steps = section(plan(), "init")
+    modes = ("ptmxmode", "0666", "mode", "0620")
+    assert [step[4:6] for step in steps if step[1:2] == ("pts",) and step[0] == "fresh"] == [
+        ((*modes, "gid", "5"), 1),
+        (modes, 2),
+    ]
+
+
+def test_a_console_is_there_where_standard_input_is_a_terminal() -> None:
+    assert "/dev/console" not in str(plan().steps)
+    steps = section(plan(caller=CALLER.replace(console="/dev/pts/3")), "init")
+    assert ("clone", "/dev/console", "/dev/pts/3", 0, 8, "FILE_SYSTEM", "/dev/pts/3") in steps
+    assert ("attach", "/dev/console", "/dev/console", 0) in steps
+
+
+def test_shared_paths_are_attached_after_all_else() -> None:
+    binds = (
+        Bind(source="/data", target="/mnt/data", read_only=True),
+        Bind(source="/etc", target="/mnt"),
+    )
+    steps = section(plan(binds=binds), "init")
+    assert [step for step in steps if step[0] == "clone" and str(step[1]).startswith("bind")] == [
+        ("clone", "bind /mnt/data", "/data", 1, 0, "BIND_SOURCE", "/data"),
+        ("clone", "bind /mnt", "/etc", 0, 0, "BIND_SOURCE", "/etc"),
+    ]
+    assert steps[names(steps).index("hosts") + 1 :][:4] == [
+        ("bind", "bind /mnt/data", "/mnt/data"),
+        ("bind", "bind /mnt", "/mnt"),
+        ("attach_binds",),
+        ("umask", 0o027),
+    ]
+
+
+@pytest.mark.parametrize(("keep", "flag"), [(False, 0), (True, 1)])
+def test_a_kept_upper_gets_the_changes_of_the_hosts_file(keep: bool, flag: int) -> None:
+    assert ("hosts", "v", flag) in section(plan(keep=keep), "init")
+
+
+def test_the_command_inherits_what_the_caller_has() -> None:
+    made = plan(cwd="/srv", cwd_required=True, umask=0o077)
+    assert [step for step in section(made, "init") if step[0] in ("umask", "chdir")] == [
+        ("umask", 0o022),
+        ("umask", 0o077),
+        ("chdir", "/srv", 1),
+    ]
+    candidates = ("/bin/true", "true", "rel/true")
+    assert section(made, "command") == [
+        ("blocked", 1 << 9),
+        ("ignored", 1),
+        ("exec", ("true",), (b"PATH=/bin::rel",), candidates, 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "env", "candidates"),
+    [
+        ("./a/b", (), ("./a/b",)),
+        ("", (b"PATH=/bin",), ()),
+        ("a", (b"PATH=/x", b"PATH=/y"), ("/x/a",)),
+        ("a", (b"PATH=",), None),
+        ("a", (), None),
+    ],
+)
+def test_a_command_is_looked_up_as_execvp_does(
+    name: str, env: tuple[bytes, ...], candidates: tuple[str, ...] | None
+) -> None:
+    default = ("/usr/local/sbin/a", "/usr/local/bin/a", "/usr/sbin/a", "/usr/bin/a")
+    (execute,) = only(plan(name, env=env).steps, "exec")
+    expected = (*default, "/sbin/a", "/bin/a") if candidates is None else candidates
+    assert execute[3] == expected
+
+
+def test_sockets_of_the_caller_are_passed_on_to_the_commands_process_id() -> None:
+    own = (b"LISTEN_PIDFDID=5", b"LISTEN_PID=77", b"LISTEN_FDS=1")
+    (execute,) = only(plan("/a", env=own).steps, "exec")
+    assert execute[2:] == ((b"LISTEN_PID=", b"LISTEN_FDS=1"), ("/a",), 1)
+    others = (b"LISTEN_PID=78",)
+    (execute,) = only(plan("/a", env=others).steps, "exec")
+    assert execute[2:] == (others, ("/a",), 0)
+
+
+def test_descriptors_are_passed_redirected_and_closed() -> None:
+    made = plan(
+        descriptors=(7, 5, 7, 1),
+        redirected={1: 7, 2: 9},
+        caller=CALLER.replace(closed=frozenset({0, 1})),
+    )
+    assert [step for step in section(made, "plan") if str(step[1]).startswith("descr")] == [
+        ("descriptor", "descriptor 5", 5),
+        ("descriptor", "descriptor 7", 7),
+        ("descriptor", "descriptor 9", 9),
+    ]
+    assert section(made, "command")[2:-1] == [
+        ("standard", 1, "descriptor 7"),
+        ("standard", 2, "descriptor 9"),
+        ("close_standard", 0b001),
+        ("pass", "descriptor 5"),
+        ("pass", "descriptor 7"),
+    ]
+
+
+def test_a_supervisor_without_a_parent_reports_by_a_program_and_cleans_up() -> None:
+    made = plan(
+        supervision=Alone(
+            report=("/python", "-m", "x"),
+            env=(b"A=1",),
+            abort_on=(40,),
+            hold=(41, 42),
+            end=End(written=43, remove=((44, "scratch"),), remove_if_empty=((44, "registry"),)),
+        )
+    )
+    assert section(made, "plan") == [
+        ("descriptor", "root 10", 10),
+        ("descriptor", "watched 40", 40),
+        ("descriptor", "held 41", 41),
+        ("descriptor", "held 42", 42),
+        ("descriptor", "directory 44", 44),
+        ("descriptor", "daemon 43", 43),
+        ("front", ("/python", "-m", "x"), (b"A=1",)),
+        ("abort_on", "watched 40"),
+        ("hold", "held 41"),
+        ("hold", "held 42"),
+    ]
+    assert section(made, "end") == [
+        ("await", "daemon 43"),
+        ("remove", "directory 44", "scratch"),
+        ("remove_if_empty", "directory 44", "registry"),
+    ]
+    assert names(section(made, "command")) == ["blocked", "ignored", "exec"]
+
+
+def test_steps_stand_in_sections_that_may_have_them() -> None:
+    full = plan(
+        user_namespace=11,
+        listeners={30: 80},
+        binds=(Bind(source="/a", target="/b"),),
+        descriptors=(5,),
+        redirected={1: 7},
+        caller=CALLER.replace(closed=frozenset({0})),
+        supervision=Alone(
+            report=("a",),
+            env=(),
+            abort_on=(40,),
+            hold=(41,),
+            end=End(written=43, remove=((44, "s"),), remove_if_empty=((44, "r"),)),
+        ),
+    )
+    current = "plan"
+    for name, *arguments in full.steps:
+        if name == "section":
+            assert isinstance(arguments[0], int)
+            current = SECTIONS[arguments[0]]
+        assert current in FORMS[str(name)][2].split()
+    assert set(FORMS) - set(names(full.steps)) == {"report", "parent", "pause"}
+
+
+def decoded(raw: bytes) -> list[tuple[int, list[bytes]]]:
+    """The records of an encoded plan: code and arguments."""
+    magic, version, size = struct.unpack_from("=16sII", raw)
+    assert (magic, version, size) == (MAGIC, 1, len(raw))
+    at = struct.calcsize("=16sII")
+    records = []
+    while at < len(raw):
+        code, count = struct.unpack_from("=HH", raw, at)
+        at += 4
+        arguments = []
+        for _ in range(count):
+            (length,) = struct.unpack_from("=I", raw, at)
+            arguments.append(raw[at + 4 : at + 4 + length])
+            at += 4 + length
+        records.append((code, arguments))
+    assert at == len(raw)
+    return records
+
+
+def test_the_bytes_are_those_of_the_steps() -> None:
+    made = Plan()
+    made.section("plan")
+    made.descriptor("one", 3)
+    made.descriptor("two", 1 << 40)
+    made.front(["\udcff", ""], [b"A=\xff"])
+    made.hold("two")
+    made.hostname("é")
+    made.attach_binds()
+    assert decoded(made.encode()) == [
+        (1, [struct.pack("=Q", 0)]),
+        (2, [struct.pack("=I", 0), struct.pack("=Q", 3)]),
+        (2, [struct.pack("=I", 1), struct.pack("=Q", 1 << 40)]),
+        (4, [b"\xff\0\0", b"A=\xff\0"]),
+        (7, [struct.pack("=I", 1)]),
+        (13, ["é".encode() + b"\0"]),
+        (22, []),
+    ]
+
+
+def test_a_zero_byte_in_a_name_is_refused_before_the_program_sees_it() -> None:
+    made = Plan()
+    made.hostname("a\0b")
+    with pytest.raises(ValueError, match="null byte"):
+        made.encode()
+
+
+def test_a_plan_that_is_too_large_is_refused() -> None:
+    with pytest.raises(TooLarge):
+        plan("a", "b" * LARGEST).encode()
+
+
+def test_python_and_the_program_know_the_same_steps() -> None:
+    done = subprocess.run([SUPERVISOR, "--steps"], capture_output=True, text=True, check=True)
+    table = {}
+    for line in done.stdout.splitlines():
+        code, name, signature, sections = line.split()
+        table[name] = (int(code), signature.replace("-", ""), " ".join(sections.split(",")))
+    assert table == FORMS
