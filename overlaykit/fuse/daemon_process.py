@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import importlib
 import logging
 import os
@@ -48,11 +49,15 @@ def main() -> None:
 
 def load() -> None:
     """Load all that `serve` needs."""
+    # Modules are no garbage: to search them for it takes a seventh of the time.
+    gc.disable()
     # Loads trio: not before the signal mask is the daemon's own.
     from overlaykit.fuse import patches
 
     patches.interpose_libfuse()
     importlib.import_module("overlaykit.fuse.session")
+    gc.freeze()
+    gc.enable()
 
 
 def serve(parent: socket.socket) -> None:
