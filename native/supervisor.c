@@ -177,7 +177,9 @@ static int
 watch(int descriptor, struct source *source, uint32_t how)
 {
     struct epoll_event event = {.events = EPOLLIN | how, .data.ptr = source};
-    return epoll_ctl(monitor.epoll, EPOLL_CTL_ADD, descriptor, &event);
+    if (epoll_ctl(monitor.epoll, EPOLL_CTL_ADD, descriptor, &event) == 0)
+        return 0;
+    return errno == EEXIST ? epoll_ctl(monitor.epoll, EPOLL_CTL_MOD, descriptor, &event) : -1;
 }
 
 static void
@@ -502,9 +504,10 @@ await_daemon(int channel)
     discard_signals();
     monitor.awaiting = true;
     monitor.resumed = false;
-    if (watch(channel, &on_resume, EPOLLONESHOT) < 0)
-        return;
-    while (!monitor.resumed && !monitor.interrupt && !monitor.parent_ended)
+    bool watched = watch(channel, &on_resume, EPOLLONESHOT) == 0;
+    if (!watched)
+        (void)fail(DAEMON, "");
+    while (watched && !monitor.resumed && !monitor.interrupt && !monitor.parent_ended)
         handle_events(-1);
     if (monitor.resumed && read(channel, &byte, 1) != 1)
         (void)fail_with(DAEMON, 0, "");
@@ -613,15 +616,14 @@ run(void)
     ignore_signals(monitor.ignored & ~(1ULL << (SIGCHLD - 1)));
     close_unnamed();
     bool started = start() == 0;
-    if (!started && !monitor.alone) {
-        if (plan_find(&plan, SECTION_PLAN, STEP_REPORT, &record))
-            failure_write(slot_descriptor(&plan, &record.arguments[0]));
-        monitor.code = EXIT_FAILURE;
-    }
     if (!started && monitor.aborted) {
         monitor.code = KILLED;
         (void)fail_with(DAEMON, 0, "");
+    } else if (!started) {
+        monitor.code = EXIT_FAILURE;
     }
+    if (!started && plan_find(&plan, SECTION_PLAN, STEP_REPORT, &record))
+        failure_write(slot_descriptor(&plan, &record.arguments[0]));
     if (monitor.alone)
         empty_streams();
     close_others();
