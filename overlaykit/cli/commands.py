@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 
 from overlaykit import __version__, signals
 from overlaykit.errors import Error
@@ -53,9 +53,11 @@ def run(arguments: list[str]) -> int:
     else:
         raise CommandUnknown(arguments[0])
     with signals.held():
-        module = importlib.import_module(f"overlaykit.cli.{name}")
+        # In place of importlib, which loads warnings.
+        module = f"overlaykit.cli.{name}"
+        __import__(module)
     try:
-        status: int = module.main(arguments[1:])
+        status: int = sys.modules[module].main(arguments[1:])
     except SystemExit as exit_:  # from argparse after --help, or from `Interruption`
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     return status

@@ -7,10 +7,12 @@ May import every room but `cli`. Start reading at `view`, which takes a `spec`, 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Final
+import sys
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from overlaykit.views.mounts import mount
     from overlaykit.views.options import parse_options
     from overlaykit.views.registry import Registry, RunningView, explain
@@ -33,5 +35,7 @@ _MODULES: Final = {
 def __getattr__(name: str) -> object:
     # Late: each command loads what it uses. `run` needs no mount options, `umount` no layers.
     if name in _MODULES:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+        module = f"{__name__}.{_MODULES[name]}"
+        __import__(module)
+        return getattr(sys.modules[module], name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -47,7 +47,8 @@ class ViewSpec(Record, kw_only=True):
             raise ValueError(f"network: {self.network!r} is none of {', '.join(NETWORKS)}")
         if self.upper == "":  # and not the working directory
             raise UpperUnusable(self.upper, os.strerror(errno.ENOENT))
-        namespace.binds.check(self.binds)
+        if self.binds:
+            namespace.binds.check(self.binds)
 
 
 def require_list(what: str, given: object) -> None:
