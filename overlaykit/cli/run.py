@@ -57,6 +57,7 @@ def main(arguments: list[str]) -> int:
         network=args.network,
         binds=[*map(parse_bind, args.binds), *map(parse_mount, args.mounts)],
         ports=[parse_port(text) for text in args.ports],
+        driver=args.driver,
     ) as view:
         if view.made_upper:
             output.print_error(f"--upper {args.upper}: made, because it did not exist")
@@ -152,6 +153,13 @@ def options() -> Options:
         default="private",
         help="'private': its own, with published ports and no route out; 'host': the host's, with all that it reaches;"
         " 'none': its own, with no ports (default: private)",
+    )
+    add(
+        "--driver",
+        metavar="fuse|kernel|auto",
+        help="what merges the layers: 'fuse': overlaykit's own file system; 'kernel': the kernel's overlayfs, without a"
+        " daemon; 'auto': the kernel's where it can show the view (default: $OVERLAYKIT_DRIVER, else what"
+        " ~/.config/overlaykit/config.toml or /etc/overlaykit/config.toml says, else fuse)",
     )
     add(
         "-e",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from overlaykit import _native
 from overlaykit.beneath import INODE, NEW_FILE
+from overlaykit.overlay import features
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
@@ -291,6 +292,7 @@ class FileCopy:
         if self._indexed:
             assert self._origin is not None
             index_name = self._origin.index_name()
+            copyup.markers.record(features.INDEX)
             copyup.work.publish(self._name, copyup.work.index, index_name)
             reach("copyup.indexed")
             node.mark_indexed(index_name, self._stat.st_nlink)

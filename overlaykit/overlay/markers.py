@@ -21,11 +21,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
+from overlaykit.overlay import features
 from overlaykit.overlay.marker_names import AUFS_WHITEOUT, TRUSTED_PREFIX, USER_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
+    from overlaykit.overlay.features import Features
 FUSE_OVERLAYFS_PREFIX: Final = b"user.fuseoverlayfs."
 
 OVERLAY_PREFIXES: Final = (TRUSTED_PREFIX, USER_PREFIX, FUSE_OVERLAYFS_PREFIX)
@@ -156,12 +159,21 @@ def origin_link_count(root: int, origin: Origin) -> int | None:
 class Markers:
     """Reads markers of every form; writes the kernel's, under `prefix` (`TRUSTED_PREFIX` or `USER_PREFIX`).
 
-    `attributes`: the upper can hold them. `names`: a directory is marked opaque by the AUFS file in it.
+    `attributes`: the upper can hold them. `names`: a directory is marked opaque by the AUFS file in it. `recorded`: the
+    features of the upper; None: it keeps no record.
     """
 
-    def __init__(self, prefix: bytes, *, attributes: bool = True, names: bool = False) -> None:
+    def __init__(
+        self,
+        prefix: bytes,
+        *,
+        attributes: bool = True,
+        names: bool = False,
+        recorded: Features | None = None,
+    ) -> None:
         self.prefix = prefix
         self.attributes = attributes
+        self._recorded = recorded
         self._names = names
         self._whiteout = prefix + b"whiteout"
         self._opaque = prefix + b"opaque"
@@ -212,7 +224,13 @@ class Markers:
         """Mark the directory as one in which some empty files are whiteouts."""
         os.setxattr(path, self._opaque, b"x")
 
+    def record(self, feature: str) -> None:
+        """Record that the upper has a feature, which is used for the first time only after that (see `features`)."""
+        if self._recorded is not None:
+            self._recorded.add(feature)
+
     def set_redirect(self, path: bytes, target: bytes) -> None:
+        self.record(features.REDIRECT)
         os.setxattr(path, self._redirect, target)
 
     def set_impure(self, path: bytes) -> None:

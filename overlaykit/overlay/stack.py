@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from overlaykit import _native
-from overlaykit.overlay import overrides
+from overlaykit.overlay import features, overrides
 from overlaykit.overlay.copyup import CopyUp
 from overlaykit.overlay.disk import Unfit, probe
 from overlaykit.overlay.failure import fail
+from overlaykit.overlay.features import Features
 from overlaykit.overlay.layer import Layer, Reader
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
 from overlaykit.overlay.markers import Markers, xattr_names
@@ -198,6 +199,7 @@ def _open_upper(upper: Layer, work_layer: Layer, options: MergeOptions) -> _Uppe
     Raises: OSError (EXDEV, ENOTEMPTY), `Unfit`.
     """
     _require_one_mount(work_layer, upper)
+    is_new = not os.listdir(upper.root.proc_path())
     work = Work(work_layer, upper.root)
     owners = options.owners
     if options.override is None:
@@ -208,12 +210,34 @@ def _open_upper(upper: Layer, work_layer: Layer, options: MergeOptions) -> _Uppe
     disk = probe(work.layer_dir.proc_path(), user=options.userxattr)
     form = disk.form(options.whiteout)
     _require_same_prefix(upper.root.proc_path(), disk.prefix)
+    used = [_FEATURES_OF_FORMS[form]] if form in _FEATURES_OF_FORMS else []
+    if upper.override is not None:
+        used.append(features.PERMISSIONS)
     markers = Markers(
         disk.prefix or _prefix(options),
         attributes=disk.prefix is not None,
         names=form == "aufs",
+        recorded=work.modes.past(lambda: _features(upper, disk.prefix, used, is_new=is_new)),
     )
     return _Upper(work, markers, disk, form, owners)
+
+
+_FEATURES_OF_FORMS: Final = {
+    "xattr": features.WHITEOUT_XATTR,
+    "aufs": features.WHITEOUT_AUFS,
+}
+
+
+def _features(
+    upper: Layer, prefix: bytes | None, used: Sequence[str], *, is_new: bool
+) -> Features | None:
+    """The record of the upper's features, with those in it that this mount uses from the start."""
+    if prefix is None:
+        return None
+    found = Features(upper.root.proc_path, prefix, is_new=is_new)
+    for feature in used:
+        found.add(feature)
+    return found
 
 
 def _hold_permissions_in(upper: Layer, name: bytes) -> None:

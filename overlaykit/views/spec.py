@@ -37,6 +37,8 @@ class ViewSpec(Record, kw_only=True):
     network: Network = "private"
     binds: tuple[Bind, ...] = ()
     ports: tuple[Port, ...] = ()
+    driver: str | None = None
+    """One of `drivers.NAMES`; None: what the environment or a configuration file says."""
 
     def __post_init__(self) -> None:
         if self.upper is not None and self.read_only:
@@ -66,6 +68,7 @@ def describe(
     network: Network,
     binds: Sequence[Bind | str],
     ports: Sequence[Port | str],
+    driver: str | None,
 ) -> ViewSpec:
     """The spec of what a caller of `View` names: texts are parsed, a relative upper is made absolute.
 
@@ -85,4 +88,5 @@ def describe(
         ports=tuple(
             namespace.parse_port(port) if isinstance(port, str) else port for port in ports
         ),
+        driver=driver,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from overlaykit.errors import Error
 from overlaykit.fuse import directories
@@ -14,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
+    from overlaykit.layers import Hold
     from overlaykit.views.entry import Entry
 
 
@@ -76,6 +78,24 @@ def prepare_scratch(entry: Entry) -> Upper:
         except OSError as error:
             raise directories.UpperUnusable(path, _reason(error)) from None
     return upper
+
+
+def open_new_upper(path: str, lower: Hold | None = None) -> int:
+    """Open the directory of an upper, or of its work, as O_PATH.
+
+    A new upper gets the mode of the `lower` that it covers, because it is the view's root. Raises: UpperUnusable.
+    """
+    try:
+        fd = directories.open_directory(path)
+    except OSError as error:
+        raise directories.UpperUnusable(path, _reason(error)) from None
+    try:
+        if lower is not None and not os.listdir(f"/proc/self/fd/{fd}"):
+            os.chmod(f"/proc/self/fd/{fd}", stat.S_IMODE(os.fstat(lower.fileno()).st_mode))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _make(path: str, undo: ExitStack) -> bool:

@@ -15,7 +15,7 @@ from overlaykit.fuse.daemon import describe_log
 from overlaykit.namespace import descriptors
 from overlaykit.views import command, places
 from overlaykit.views.entry import About
-from overlaykit.views.registry import explain_at, now
+from overlaykit.views.registry import now
 from overlaykit.views.rootfs import RootFs
 from overlaykit.views.spec import Network, describe
 from overlaykit.views.streams import Streams
@@ -79,13 +79,16 @@ class View:
         network: Network = "private",
         binds: Sequence[Bind | str] = (),
         ports: Sequence[Port | str] = (),
+        driver: str | None = None,
         store: Store | None = None,
     ) -> None:
         """Describe a view; `start` mounts it.
 
         `layers`, top first: `host`, names of the store, or directories (a path with a slash, or `dir:PATH`). Changes
         go to the directory `upper`; without one they are dropped at the end, or refused with EROFS if `read_only`.
-        `binds` and `ports` are as for `-v` and `-p`, also as texts. Raises: TypeError, ValueError, Error.
+        `binds` and `ports` are as for `-v` and `-p`, also as texts. `driver` merges the layers: `fuse`, `kernel` or
+        `auto` (see `drivers`; None: what OVERLAYKIT_DRIVER or a configuration file says). Raises: TypeError,
+        ValueError, Error.
         """
         self.spec = describe(
             layers,
@@ -95,6 +98,7 @@ class View:
             network=network,
             binds=binds,
             ports=ports,
+            driver=driver,
         )
         self.name = name or ""
         self.processes: Processes | None = None
@@ -130,7 +134,7 @@ class View:
                 self._rootfs = rootfs
                 self.name = rootfs.entry.name
                 self.made_upper = rootfs.made_upper
-                self.notes = rootfs.daemon.notes
+                self.notes = rootfs.root.notes
         except BaseException:
             self.close()
             raise
@@ -187,18 +191,16 @@ class View:
                 if self.processes.count():
                     raise CommandRunning(self.name)
                 self.processes.close()
-            user = None
-            if not namespace.is_privileged():
-                user = rootfs.daemon.process.pidfd
-            root = namespace.RootMount(mount=rootfs.daemon.mount, user_namespace=user)
+            user = rootfs.root.user_namespace
+            root = namespace.RootMount(mount=rootfs.root.mount, user_namespace=user)
             if last:
                 self._last = True
                 # Not before `_publish`: if a short command has ended, the daemon ends with the last descriptor.
-                stack.callback(rootfs.daemon.close_mount)
+                stack.callback(rootfs.root.close_mount)
             else:
                 from overlaykit.namespace.duplicate import duplicate
 
-                mount, rootfs.daemon.mount = duplicate(root)
+                mount, rootfs.root.mount = duplicate(root)
                 stack.callback(os.close, mount)
                 root = namespace.RootMount(mount=mount, user_namespace=user)
             self.processes = namespace.launch(spec, root)
@@ -274,7 +276,7 @@ class View:
 
     def explain(self, path: str) -> control.Explained:
         """Which layer answers for a path in the view. Raises: NotStarted, OSError (ENOENT and the like)."""
-        return explain_at(self._require_started().entry.control, path)
+        return self._require_started().root.explain(path)
 
     def close(self) -> None:
         """End the command and the mount; wait until nothing is left.
@@ -298,7 +300,7 @@ class View:
             raise LastCommand(self.name)
         if cwd is not None and not os.path.isabs(cwd):
             raise namespace.WorkingDirectoryRelative(cwd)
-        if not rootfs.daemon.process.is_alive():
+        if rootfs.root.has_ended():
             raise self._daemon_ended()
         return rootfs
 
@@ -306,14 +308,14 @@ class View:
         rootfs = self._require_started()
         if self.processes is None:
             raise NotStarted
-        return self.processes.wait(abort_on=[rootfs.daemon.process.pidfd])
+        return self.processes.wait(abort_on=rootfs.root.watched)
 
     def _wait_for_daemon(self) -> None:
         """Wait until all changes are in the upper: the mount ends with the last command, the daemon with the mount."""
-        process = self._require_started().daemon.process
-        if not self._last and process.is_alive():
+        root = self._require_started().root
+        if not self._last and not root.has_ended():
             return
-        if not process.wait():
+        if not root.wait():
             raise self._daemon_ended()
 
     def _daemon_ended(self) -> DaemonEnded:
@@ -324,9 +326,9 @@ class View:
             About(
                 name=self.name,
                 pid=processes.init_pid,
-                daemon=rootfs.daemon.process.pid,
+                daemon=rootfs.root.daemon_pid,
                 started=now(),
-                device=rootfs.daemon.device,
+                device=rootfs.root.device,
                 layers=self.spec.layers,
                 upper=rootfs.upper,
                 command=argv,

@@ -100,7 +100,7 @@ def test_a_command_that_ends_before_its_entry_is_published_is_no_error(
         wait_for_exit(about.pid)
         assert view._rootfs is not None
         # The mount ends with the command, the daemon with the mount.
-        if view._rootfs.daemon.mount < 0:
+        if view._rootfs.root.mount < 0:
             wait_for_exit(about.daemon)
         publish(entry, about)
 
@@ -411,8 +411,8 @@ def test_a_command_after_the_daemons_death_is_refused(user: TestUser) -> None:
     with View() as view:
         view.run(["true"], check=True)
         assert view._rootfs is not None
-        view._rootfs.daemon.process.kill()
-        view._rootfs.daemon.process.wait()
+        view._rootfs.root.daemon.process.kill()
+        view._rootfs.root.daemon.process.wait()
         with pytest.raises(DaemonEnded):
             view.run(["true"])
 

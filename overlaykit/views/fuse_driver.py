@@ -1,0 +1,177 @@
+"""The driver `fuse`: a view's root file system is our own, served by a daemon."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING
+
+from overlaykit import namespace
+from overlaykit.errors import Error
+from overlaykit.fuse import daemon
+from overlaykit.fuse.spec import LayerSpec, MountFlags, MountOptions, MountSpec
+from overlaykit.views import places, server
+from overlaykit.views.registry import explain_at
+from overlaykit.views.serving import serve
+from overlaykit.views.upper import open_new_upper
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from overlaykit.fuse import control
+    from overlaykit.layers import Hold, Layer
+    from overlaykit.views.entry import Entry
+    from overlaykit.views.upper import Upper
+
+
+class MountsNotIsolated(Error):
+    message = (
+        "a view needs mounts of its own, which this root may not have: run it outside of a "
+        "chroot, with CAP_SYS_ADMIN"
+    )
+
+
+class FuseRoot:
+    """A root file system that a daemon serves. `kernel_driver.KernelRoot` has the same methods and attributes.
+
+    Attributes:
+      daemon: the daemon, which starts at once and loads while the caller prepares the layers.
+      mount: the detached mount's descriptor; -1 before `serve` and after `close_mount`.
+      holds: the locks that a process of the view must keep, beside the daemon's.
+    """
+
+    def __init__(self) -> None:
+        """Start the daemon. Raises: Error, OSError."""
+        self.daemon = _start_daemon()
+        self.holds: tuple[int, ...] = ()
+        self._entry: Entry | None = None
+
+    @property
+    def mount(self) -> int:
+        return self.daemon.mount
+
+    @mount.setter
+    def mount(self, descriptor: int) -> None:
+        self.daemon.mount = descriptor
+
+    @property
+    def device(self) -> int:
+        """The mount's st_dev."""
+        return self.daemon.device
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Restrictions that a user may not expect, a line each."""
+        return self.daemon.notes
+
+    @property
+    def daemon_pid(self) -> int:
+        """The daemon's process id; 0 if the root needs none."""
+        return self.daemon.process.pid
+
+    @property
+    def user_namespace(self) -> int | None:
+        """A descriptor for the user namespace that owns the mount; None if that is the caller's."""
+        return None if namespace.is_privileged() else self.daemon.process.pidfd
+
+    @property
+    def watched(self) -> tuple[int, ...]:
+        """Descriptors that are readable once the mount has ended."""
+        return (self.daemon.process.pidfd,)
+
+    def clean_up(self, entry: Entry) -> None:
+        """Have the daemon remove the entry and its scratch if this process ends before `serve`."""
+        self.daemon.set_cleanup(entry.cleanup)
+
+    def serve(
+        self,
+        entry: Entry,
+        layers: Sequence[Layer],
+        holds: Sequence[Hold],
+        upper: Upper | None,
+        *,
+        kept: bool,
+    ) -> None:
+        """Mount `layers`, which `holds` have opened, below `upper`; `kept`: it outlives the view.
+
+        Raises: Error, OSError. The daemon has ended then.
+        """
+        self._entry = entry
+        lowers = [
+            layer.path if layer.recursive else self.daemon.hand_over(layer.path, hold.fileno())
+            for layer, hold in zip(layers, holds, strict=True)
+        ]
+        mount = MountSpec(
+            source=entry.name,
+            layers=tuple(
+                LayerSpec(path=path, recursive=layer.recursive, masks=layer.masks)
+                for path, layer in zip(lowers, layers, strict=True)
+            ),
+            upper=None if upper is None else self._hand_over(upper.path, holds[0]),
+            work=None if upper is None else self._hand_over(upper.work),
+            stage=entry.stage,
+            options=MountOptions(volatile=not kept),
+            # A view has a /dev of its own: a device node in a layer must not open one of the machine's.
+            flags=MountFlags(nodev=True),
+            squash_unmapped=not namespace.is_privileged(),
+            cleanup=entry.cleanup,
+            log_path=places.log(),
+        )
+        try:
+            serve(self.daemon, mount, entry, keep=[hold.fileno() for hold in holds])
+        except daemon.NamespacesRefused as refused:
+            raise _explain_refusal(refused) from None
+
+    def has_ended(self) -> bool:
+        """Whether the daemon has ended, and with it the mount."""
+        return not self.daemon.process.is_alive()
+
+    def close_mount(self) -> None:
+        """Close the mount's descriptor. The mount and the daemon end with the last process that uses it."""
+        self.daemon.close_mount()
+
+    def wait(self) -> bool:
+        """Wait for the daemon's end: all changes are in the upper. Returns: whether it ended as it should."""
+        return self.daemon.process.wait()
+
+    def close(self) -> None:
+        """Unmount, and wait until the daemon has ended."""
+        self.close_mount()
+        self.daemon.process.wait()
+        self.daemon.process.close()
+
+    def abandon(self) -> None:
+        """End the daemon before the mount is ready."""
+        self.daemon.abandon()
+
+    def explain(self, path: str) -> control.Explained:
+        """Which layer answers for a path. Raises: OSError (ENOENT and the like)."""
+        assert self._entry is not None
+        return explain_at(self._entry.control, path)
+
+    def _hand_over(self, path: str, lower: Hold | None = None) -> str:
+        """Open a directory and send it to the daemon. Returns: the path that stands for it."""
+        fd = open_new_upper(path, lower)
+        try:
+            return self.daemon.hand_over(path, fd)
+        finally:
+            os.close(fd)
+
+
+def _start_daemon() -> daemon.Daemon:
+    """Start a daemon in a mount namespace of its own, and in a user namespace unless this process is a full root."""
+    privileged = namespace.is_privileged()
+    warm = server.warm_daemon(server.MOUNTS if privileged else server.USER)
+    prepare = (
+        namespace.isolate_mounts
+        if privileged
+        else functools.partial(namespace.enter, namespace.available())
+    )
+    return daemon.Daemon(prepare=prepare, warm=warm)
+
+
+def _explain_refusal(refused: OSError) -> Exception:
+    """The error for namespaces that the daemon could not enter."""
+    if namespace.is_privileged():
+        return MountsNotIsolated()
+    return namespace.diagnose() or refused

@@ -1,0 +1,320 @@
+"""The driver `kernel`: a view's root file system is the kernel's overlayfs, with no daemon.
+
+It shows less than ours does. What it cannot show it refuses by name (`KernelRefused`), and `auto` takes ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from overlaykit import _native, mountinfo, namespace
+from overlaykit.errors import Error
+from overlaykit.overlay import features
+from overlaykit.views import kernel_mount, locks
+from overlaykit.views.kernel_mount import Failed, Plan
+from overlaykit.views.upper import open_new_upper
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final, NoReturn
+
+    from overlaykit.fuse import control
+    from overlaykit.layers import Hold, Layer
+    from overlaykit.mountinfo import Mount
+    from overlaykit.views.entry import Entry
+    from overlaykit.views.upper import Upper
+
+_OWN: Final = ("/proc", "/sys", "/dev", "/run")
+"""A view mounts its own there."""
+
+_MOST_LAYERS: Final = 500
+"""OVL_MAX_STACK in fs/overlayfs/params.h."""
+
+_NO_TREE: Final = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC
+
+
+class KernelRefused(Error):
+    """What the kernel's overlayfs cannot show, and the driver `fuse` can."""
+
+    message = "the kernel's overlayfs refuses these layers ({0}): use --driver fuse"
+
+
+class KernelLacksOverlayfs(KernelRefused):
+    message = (
+        "this kernel has no overlayfs for you ({0}): load it as root ('modprobe overlay'), or use "
+        "--driver fuse"
+    )
+
+
+class HostOfSeveralFileSystems(KernelRefused):
+    message = (
+        "layer host: {0} is a file system of its own, and the kernel's overlayfs shows one only: "
+        "use --driver fuse"
+    )
+
+
+class HostTakesRoot(KernelRefused):
+    message = (
+        "layer host: only root can merge a directory with mounts of others in it with the kernel's "
+        "overlayfs: use --driver fuse"
+    )
+
+
+class LayerOfAnotherUser(KernelRefused):
+    message = (
+        "layer {0}: it belongs to a user that your user namespace does not map, so its files would "
+        "be nobody's: use --driver fuse"
+    )
+
+
+class LayerWithMounts(KernelRefused):
+    message = (
+        "layer {0}: only root can merge a directory with a mount in it, as at {1}, with the "
+        "kernel's overlayfs: use --driver fuse"
+    )
+
+
+class TooManyLayers(KernelRefused):
+    message = "{0} layers are more than the kernel's overlayfs takes: use --driver fuse"
+
+
+class UpperHoldsFeature(KernelRefused):
+    message = (
+        "upper {0}: it holds {1}, which the kernel's overlayfs does not show here: use --driver "
+        "fuse"
+    )
+
+
+class UpperWithoutAttributes(KernelRefused):
+    message = (
+        "upper {0}: its file system keeps no attributes for overlayfs ({1}): choose an upper "
+        "elsewhere, or use --driver fuse"
+    )
+
+
+class UpperOnAnotherOverlay(KernelRefused):
+    message = (
+        "upper {0}: the kernel's overlayfs takes no upper on its file system ({1}): choose an "
+        "upper elsewhere, or use --driver fuse"
+    )
+
+
+class DirectoryHidden(KernelRefused):
+    message = (
+        "{0}: no path leads to this directory, which the kernel's overlayfs takes ({1}): use "
+        "--driver fuse"
+    )
+
+
+class KernelRoot:
+    """A root file system by the kernel's overlayfs. `fuse_driver.FuseRoot` has the same methods and attributes.
+
+    Attributes: `mount`; `device`; `notes`; `daemon_pid`, 0; `holds`.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        layers: Sequence[Layer],
+        holds: Sequence[Hold],
+        upper: Upper | None,
+        *,
+        kept: bool,
+    ) -> None:
+        """Mount `layers`, which `holds` have opened, below `upper`; `kept`: it outlives the view.
+
+        Raises: KernelRefused; other Errors that hold for both drivers; OSError.
+        """
+        privileged = namespace.is_privileged()
+        masks = _require_shown(layers, privileged=privileged)
+        self.notes: tuple[str, ...] = ()
+        self.daemon_pid = 0
+        self._layers = tuple(layers)
+        self._upper = upper
+        opened = []
+        try:
+            if upper is not None:
+                opened = [open_new_upper(upper.path, holds[0]), open_new_upper(upper.work)]
+            plan = Plan(
+                source=entry.name,
+                stage=entry.stage,
+                lowers=[hold.fileno() for hold in holds],
+                masks=masks,
+                upper=opened[0] if opened else -1,
+                work=opened[1] if opened else -1,
+                volatile=not kept,
+                identities=None if privileged else namespace.available(),
+            )
+            made = kernel_mount.mount(plan)
+        except Failed as failed:
+            _explain_failure(failed, layers, upper)
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+        self.mount = made.mount
+        self.device = os.fstat(made.mount).st_dev
+        self._user_namespace = made.user_namespace
+        self._lock = made.lock
+        self._holds = tuple(hold.fileno() for hold in holds)
+
+    @property
+    def holds(self) -> tuple[int, ...]:
+        """The locks that a process of the view must keep."""
+        return (*self._holds, *([] if self._lock < 0 else [self._lock]))
+
+    @property
+    def user_namespace(self) -> int | None:
+        """A descriptor for the user namespace that owns the mount; None if that is the caller's."""
+        return None if self._user_namespace < 0 else self._user_namespace
+
+    @property
+    def watched(self) -> tuple[int, ...]:
+        """Descriptors that are readable once the mount has ended: none, it ends with its users."""
+        return ()
+
+    def has_ended(self) -> bool:
+        """Whether the mount has ended too early."""
+        return False
+
+    def close_mount(self) -> None:
+        """Close the mount's descriptor. The mount ends with the last process that uses it."""
+        if self.mount >= 0:
+            os.close(self.mount)
+            self.mount = -1
+
+    def wait(self) -> bool:
+        """Let others use the upper: the last process of the view has ended, and all it wrote is there."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+        return True
+
+    def close(self) -> None:
+        """Unmount, and let others use the upper."""
+        self.close_mount()
+        self.wait()
+        if self._user_namespace >= 0:
+            os.close(self._user_namespace)
+            self._user_namespace = -1
+
+    def explain(self, path: str) -> control.Explained:
+        """Which layer answers for a path. Raises: OSError (ENOENT and the like)."""
+        from overlaykit.views.explaining import explain_layers
+
+        return explain_layers(
+            [layer.path for layer in self._layers],
+            None if self._upper is None else self._upper.path,
+            path,
+        )
+
+
+def _require_shown(layers: Sequence[Layer], *, privileged: bool) -> list[str]:
+    """Refuse layers that the kernel's overlayfs cannot show. Returns: the paths to mask."""
+    if len(layers) > _MOST_LAYERS:
+        raise TooManyLayers(len(layers))
+    masks: list[str] = []
+    for layer in layers:
+        if layer.recursive:
+            if not privileged:
+                raise HostTakesRoot
+            masks += [
+                mask
+                for mask in layer.masks
+                if not any(mask == own or mountinfo.below(mask, own) for own in _OWN)
+            ]
+            _require_one_file_system(layer)
+    return masks
+
+
+def _require_one_file_system(host: Layer) -> None:
+    """Refuse the host if a mount in it holds files that its root mount does not show."""
+    mounts = list(mountinfo.visible(mountinfo.current()))
+    root = next(mount for mount in mounts if mount.mountpoint == "/")
+    for mount in mounts:
+        path = mount.mountpoint
+        hidden = any(path == mask or mountinfo.below(path, mask) for mask in host.masks)
+        if mount is root or hidden or _is_part_of(root, mount):
+            continue
+        if not (_is_empty(path) and _is_empty_below(path)):
+            raise HostOfSeveralFileSystems(path)
+
+
+def _is_part_of(root: Mount, mount: Mount) -> bool:
+    """Whether the mount shows what the root mount shows at the same path."""
+    same = os.path.normpath(os.path.join(root.root, mount.mountpoint.lstrip("/")))
+    return mount.device == root.device and mount.root == same
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return not os.listdir(path)
+    except OSError:  # a file
+        return False
+
+
+def _is_empty_below(path: str) -> bool:
+    """Whether the directory on which a mount lies is empty, too."""
+    tree = _native.open_tree(_native.AT_FDCWD, "/", _NO_TREE)
+    try:
+        return _is_empty(f"/proc/self/fd/{tree}{path}")
+    finally:
+        os.close(tree)
+
+
+def _explain_failure(failed: Failed, layers: Sequence[Layer], upper: Upper | None) -> NoReturn:
+    """Raise the error for what the child reports."""
+    reason = os.strerror(failed.number)
+    shown = upper.path if upper is not None else ""
+    match failed.reason:
+        case "namespaces":
+            raise _namespaces_refused(failed.number)
+        case "locked":
+            raise locks.upper_taken(shown)
+        case "owner":
+            raise LayerOfAnotherUser(failed.subject)
+        case "feature":
+            description = features.DESCRIPTIONS[failed.subject.partition("\0")[2]]
+            raise UpperHoldsFeature(shown, description)
+        case "attributes":
+            raise UpperWithoutAttributes(shown, reason)
+        case "hidden":
+            raise DirectoryHidden(failed.subject, reason)
+        case "layers":
+            raise TooManyLayers(len(layers))
+        case "overlayfs":
+            raise KernelLacksOverlayfs(reason)
+        case "refused":
+            raise _refused(failed.number, layers, upper)
+    raise OSError(failed.number, reason, failed.subject or None)
+
+
+def _namespaces_refused(number: int) -> Exception:
+    if namespace.is_privileged():
+        from overlaykit.views.fuse_driver import MountsNotIsolated
+
+        return MountsNotIsolated()
+    return namespace.diagnose() or OSError(number, os.strerror(number))
+
+
+def _refused(number: int, layers: Sequence[Layer], upper: Upper | None) -> Error:
+    """Why the kernel refuses to mount, as far as the layers show."""
+    if number == errno.EBUSY and upper is not None:
+        return locks.upper_taken(upper.path)
+    if number == errno.EINVAL and not namespace.is_privileged():
+        points = [mount.mountpoint for mount in mountinfo.current()]
+        for layer in layers:
+            path = os.path.realpath(layer.path)
+            below = next((point for point in points if mountinfo.below(point, path)), None)
+            if below is not None:
+                return LayerWithMounts(layer.path, below)
+    if number == errno.EINVAL and upper is not None and _lies_on_overlay(upper.path):
+        return UpperOnAnotherOverlay(upper.path, os.strerror(number))
+    return KernelRefused(os.strerror(number))
+
+
+def _lies_on_overlay(path: str) -> bool:
+    device = os.stat(path).st_dev
+    kinds = {mount.fstype for mount in mountinfo.current() if mount.device == device}
+    return any(kind == "overlay" or kind.startswith("fuse") for kind in kinds)

@@ -1,0 +1,343 @@
+"""A mount of the kernel's overlayfs, made by a child in the user namespace and the mount namespace that it takes.
+
+Sources: Documentation/filesystems/overlayfs.rst; fs/overlayfs/params.c; clone_private_mount() in fs/namespace.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from overlaykit import _native, privilege
+from overlaykit.beneath import BENEATH
+from overlaykit.namespace import users
+from overlaykit.overlay import features
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from collections.abc import Sequence
+    from typing import Final, NoReturn
+
+    from overlaykit.namespace.identities import Identities
+else:
+    import _socket
+
+TRUSTED_PREFIX: Final = b"trusted.overlay."
+USER_PREFIX: Final = b"user.overlay."
+
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_CLONE: Final = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC
+_MASK_FLAGS: Final = _native.MS_NOSUID | _native.MS_NODEV | _native.MS_NOEXEC | _native.MS_RDONLY
+_MASK_OPTIONS: Final = "mode=0555,size=4k,nr_inodes=1"
+_LONGEST_REPLY: Final = 16384
+_MOST_DESCRIPTORS: Final = 3
+_NOT_SHOWN_TO_USERS: Final = (features.REDIRECT, features.INDEX)
+_NEVER_SHOWN: Final = (features.WHITEOUT_XATTR, features.WHITEOUT_AUFS, features.PERMISSIONS)
+
+
+class Failed(Exception):
+    """The child could not mount: the name of the reason, its errno and subject."""
+
+    def __init__(self, reason: str, number: int, subject: str) -> None:
+        super().__init__(reason, number, subject)
+        self.reason = reason
+        self.number = number
+        self.subject = subject
+
+
+class Plan:
+    """What to mount. Directories are open descriptors, whose paths lead to them in a new mount namespace, too.
+
+    `source`: shown as the mount's source. `stage`: an empty directory, for the child's own use. `lowers`: top first.
+    `masks`: absolute paths in the view, shown as empty directories. `upper` and `work`: -1 for none. `volatile`: the
+    upper ends with the view. `identities`: the ids of the user namespace to enter; None: the caller is privileged.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        stage: str,
+        lowers: Sequence[int],
+        masks: Sequence[str],
+        upper: int,
+        work: int,
+        volatile: bool,
+        identities: Identities | None,
+    ) -> None:
+        self.source = source
+        self.stage = stage
+        self.lowers = lowers
+        self.masks = masks
+        self.upper = upper
+        self.work = work
+        self.volatile = volatile
+        self.identities = identities
+
+
+class Mounted:
+    """The descriptors of a new mount; -1 for the `lock` without an upper and for the namespace of a privileged caller.
+
+    `lock` locks the upper as a daemon does, until its last copy is closed.
+    """
+
+    def __init__(self, mount: int, lock: int, user_namespace: int) -> None:
+        self.mount = mount
+        self.lock = lock
+        self.user_namespace = user_namespace
+
+
+def mount(plan: Plan) -> Mounted:
+    """Mount. Raises: Failed; OSError if the child was killed."""
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    try:
+        child = os.fork()
+        if child == 0:
+            _child(plan, theirs)
+        theirs.close()
+        size = _socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS)
+        try:
+            raw, ancillary, _, _ = ours.recvmsg(_LONGEST_REPLY, size, _socket.MSG_CMSG_CLOEXEC)
+        finally:
+            os.waitpid(child, 0)
+    finally:
+        ours.close()
+        theirs.close()
+    if not raw:
+        raise ChildProcessError(errno.ECHILD, "the process that mounts the view was killed")
+    reason, number, subject = raw.split(b"\0", 2)
+    if reason:
+        raise Failed(reason.decode(), int(number), os.fsdecode(subject))
+    found = memoryview(ancillary[0][2]).cast("i").tolist()
+    taken = iter(found)
+    return Mounted(
+        next(taken),
+        next(taken) if plan.upper >= 0 else -1,
+        -1 if plan.identities is None else next(taken),
+    )
+
+
+def _child(plan: Plan, channel: _socket.socket) -> NoReturn:
+    try:
+        try:
+            made = _mount(plan)
+        except Failed as error:
+            message = error.reason, error.number, error.subject
+        except OSError as error:
+            message = "unforeseen", error.errno or errno.EIO, error.filename or ""
+        else:
+            given = b"".join(one.to_bytes(4, "little") for one in made)
+            channel.sendmsg([b"\0000\0"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, given)])
+            os._exit(0)
+        reason, number, subject = message
+        channel.send(b"%s\0%d\0%s" % (reason.encode(), number, os.fsencode(subject)))
+    finally:
+        os._exit(0)
+
+
+def _mount(plan: Plan) -> list[int]:
+    """Mount. Returns: the descriptors of `Mounted`, as far as there are any."""
+    user = plan.identities is not None
+    try:
+        if plan.identities is not None:
+            users.enter(plan.identities)
+        else:
+            users.isolate_mounts()
+    except OSError as error:
+        raise Failed("namespaces", error.errno or errno.EIO, "") from error
+    lowers = [_reopen(lower) for lower in plan.lowers]
+    if user:
+        for lower in lowers:
+            _require_mapped_owner(lower)
+    upper = work = lock = -1
+    prefix = USER_PREFIX if user else TRUSTED_PREFIX
+    if plan.upper >= 0:
+        upper, work = _reopen(plan.upper), _reopen(plan.work)
+        lock = _lock(upper)
+        _check_upper(upper, work, prefix, lowers)
+    else:
+        # Without an upper the kernel takes two lowers at least.
+        lowers.append(os.open(plan.stage, _DIRECTORY))
+    options = {"source": plan.source, "xino": "auto", "metacopy": "off", "nfs_export": "off"}
+    flags = []
+    if user:
+        flags.append("userxattr")
+    else:
+        options["redirect_dir"] = "on"
+    if upper >= 0:
+        options["index"] = "off" if user else "on"
+        if plan.volatile:
+            flags.append("volatile")
+    made = _overlay(plan.stage, lowers, upper, work, options, flags)
+    if plan.masks:
+        made = _masked(made, plan)
+    descriptors = [made]
+    if upper >= 0:
+        descriptors.append(lock)
+    if user:
+        descriptors.append(os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC))
+    return descriptors
+
+
+def _reopen(directory: int) -> int:
+    """Open a directory in this mount namespace: overlayfs takes no mount of another one."""
+    path = os.readlink(f"/proc/self/fd/{directory}")
+    try:
+        found = os.open(path, _DIRECTORY)
+    except OSError as error:
+        raise Failed("hidden", error.errno or errno.EIO, path) from error
+    if not os.path.samestat(os.fstat(found), os.fstat(directory)):
+        raise Failed("hidden", errno.ESTALE, path)
+    return found
+
+
+def _require_mapped_owner(lower: int) -> None:
+    """Refuse a layer whose owner the user namespace does not map: its files would be nobody's, and read-only."""
+    st = os.fstat(lower)
+    for kind, number in (("uid", st.st_uid), ("gid", st.st_gid)):
+        overflow = privilege.overflow_id(kind)
+        mapped = any(
+            inside <= overflow < inside + count for inside, _, count in privilege.extents(kind)
+        )
+        if number == overflow and not mapped:
+            raise Failed("owner", errno.EPERM, os.readlink(f"/proc/self/fd/{lower}"))
+
+
+def _lock(upper: int) -> int:
+    """Lock the upper against daemons and other views."""
+    path = f"/proc/self/fd/{upper}"
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise Failed("locked", errno.EBUSY, os.readlink(path)) from error
+    return fd
+
+
+def _check_upper(upper: int, work: int, prefix: bytes, lowers: Sequence[int]) -> None:
+    """Refuse an upper that holds what this mount would not show, and record that this driver writes to it."""
+    path = b"/proc/self/fd/%d" % upper
+    shown = os.readlink(f"/proc/self/fd/{upper}")
+    recorded = features.read(path, prefix)
+    found = recorded
+    if found is None:
+        found = frozenset()
+        if os.listdir(path):
+            from overlaykit.overlay.uppers import find_features
+
+            found = find_features(upper, work, prefix)
+    refused = set(_NEVER_SHOWN)
+    if prefix == USER_PREFIX:
+        refused.update(_NOT_SHOWN_TO_USERS)
+    elif not all(map(_has_handles, lowers)):
+        refused.add(features.INDEX)
+    for feature in sorted(refused & found):
+        raise Failed("feature", errno.EOPNOTSUPP, f"{shown}\0{feature}")
+    _recover(upper, work)
+    if recorded is None:
+        try:
+            features.write(path, prefix, found)
+        except OSError as error:
+            raise Failed("attributes", error.errno or errno.EIO, shown) from error
+
+
+def _has_handles(directory: int) -> bool:
+    """Whether the index works for a layer: its file system gives its inodes handles."""
+    try:
+        _native.name_to_handle_at(directory, b"", _native.AT_EMPTY_PATH)
+    except OSError:
+        return False
+    return True
+
+
+def _recover(upper: int, work: int) -> None:
+    """Restore modes that a daemon widened before it was killed."""
+    try:
+        unfinished = os.listdir(f"/proc/self/fd/{work}/work")
+    except FileNotFoundError:
+        return
+    if unfinished:
+        from overlaykit.overlay.uppers import recover
+
+        recover(upper, work)
+
+
+def _overlay(
+    stage: str,
+    lowers: Sequence[int],
+    upper: int,
+    work: int,
+    options: dict[str, str],
+    flags: Sequence[str],
+) -> int:
+    """The overlay as a detached mount."""
+    try:
+        context = _native.fsopen("overlay", _native.FSOPEN_CLOEXEC)
+    except OSError as error:
+        raise Failed("overlayfs", error.errno or errno.EIO, "") from error
+    directories = {} if upper < 0 else {"upperdir": upper, "workdir": work}
+    try:
+        try:
+            for lower in lowers:
+                _set(context, "lowerdir+", f"/proc/self/fd/{lower}")
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # Linux before 6.5
+            return mount_by_list(stage, lowers, directories, options, flags)
+        for key, directory in directories.items():
+            _set(context, key, f"/proc/self/fd/{directory}")
+        for key, value in options.items():
+            _set(context, key, value)
+        for flag in flags:
+            _native.fsconfig(context, _native.FSCONFIG_SET_FLAG, flag, None)
+        _native.fsconfig(context, _native.FSCONFIG_CMD_CREATE, None, None)
+        return _native.fsmount(context, _native.FSMOUNT_CLOEXEC, _native.MOUNT_ATTR_NODEV)
+    except OSError as error:
+        raise Failed("refused", error.errno or errno.EIO, "") from error
+    finally:
+        os.close(context)
+
+
+def mount_by_list(
+    stage: str,
+    lowers: Sequence[int],
+    directories: dict[str, int],
+    options: dict[str, str],
+    flags: Sequence[str],
+) -> int:
+    """The overlay as a detached mount, made with mount(2), whose options fit in a page. For Linux before 6.5.
+
+    fsconfig(2) takes at most 255 bytes for a list of lowers. Paths by descriptor are short, and need no escapes.
+    """
+    given = dict(options)
+    source = given.pop("source")
+    given["lowerdir"] = ":".join(f"/proc/self/fd/{lower}" for lower in lowers)
+    given |= {key: f"/proc/self/fd/{directory}" for key, directory in directories.items()}
+    data = ",".join([*flags, *(f"{key}={value}" for key, value in given.items())])
+    if len(data) >= os.sysconf("SC_PAGESIZE"):
+        raise Failed("layers", errno.E2BIG, str(len(lowers)))
+    _native.mount(source, stage, "overlay", _native.MS_NODEV, data)
+    return _native.open_tree(_native.AT_FDCWD, stage, _CLONE)
+
+
+def _set(context: int, key: str, value: str) -> None:
+    _native.fsconfig(context, _native.FSCONFIG_SET_STRING, key, value)
+
+
+def _masked(overlay: int, plan: Plan) -> int:
+    """A copy of the mount, detached too, with an empty file system mounted on each path that is to be masked."""
+    _native.move_mount(overlay, b"", _native.AT_FDCWD, plan.stage, _native.MOVE_MOUNT_F_EMPTY_PATH)
+    for path in plan.masks:
+        try:
+            fd = _native.openat2(overlay, path.lstrip("/"), _DIRECTORY, 0, BENEATH)
+        except OSError as error:
+            # ELOOP: the upper or the work directory, which the kernel shows nothing of.
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP):
+                continue
+            raise
+        _native.mount("mask", f"/proc/self/fd/{fd}", "tmpfs", _MASK_FLAGS, _MASK_OPTIONS)
+        os.close(fd)
+    return _native.open_tree(_native.AT_FDCWD, plan.stage, _CLONE | _native.AT_RECURSIVE)
