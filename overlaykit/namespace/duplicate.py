@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from overlaykit.namespace.spec import RootMount
 
 _COPIES = 2
-_CLONE = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC | _native.AT_EMPTY_PATH
+# With the mounts below, such as masks.
+_CLONE = (
+    _native.OPEN_TREE_CLONE
+    | _native.OPEN_TREE_CLOEXEC
+    | _native.AT_EMPTY_PATH
+    | _native.AT_RECURSIVE
+)
 
 
 def duplicate(root: RootMount) -> tuple[int, int]:

@@ -40,7 +40,8 @@ class About(Record, kw_only=True):
     """What an entry says of its view or mount.
 
     `started`: nanoseconds since the epoch. `device`: st_dev of the mount, which identifies it. A view has a `command`,
-    a mount a `target`, a path in the mount namespace `namespace`.
+    a mount a `target`, a path in the mount namespace `namespace`. `daemon`: its process id; 0: there is none. Without a
+    daemon `paths` are the directories of the layers, and `changes` is the upper, kept or not.
     """
 
     name: str
@@ -54,6 +55,9 @@ class About(Record, kw_only=True):
     target: str | None = None
     command: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
+    driver: str = "fuse"
+    paths: tuple[str, ...] = ()
+    changes: str | None = None
 
 
 class Entry:

@@ -11,6 +11,7 @@ from overlaykit.errors import Error
 from overlaykit.fuse import daemon
 from overlaykit.fuse.spec import LayerSpec, MountFlags, MountOptions, MountSpec
 from overlaykit.views import places, server
+from overlaykit.views.drivers import FUSE
 from overlaykit.views.registry import explain_at
 from overlaykit.views.serving import serve
 from overlaykit.views.upper import open_new_upper
@@ -32,18 +33,23 @@ class MountsNotIsolated(Error):
 
 
 class FuseRoot:
-    """A root file system that a daemon serves. `kernel_driver.KernelRoot` has the same methods and attributes.
+    """A root file system that a daemon serves. `kernel_driver.KernelRoot` has the same face.
 
     Attributes:
       daemon: the daemon, which starts at once and loads while the caller prepares the layers.
       mount: the detached mount's descriptor; -1 before `serve` and after `close_mount`.
-      holds: the locks that a process of the view must keep, beside the daemon's.
+      holds: the locks that a process of the view must keep: none, the daemon keeps them.
+      paths, changes: as in `entry.About`.
     """
+
+    driver = FUSE
+    holds: tuple[int, ...] = ()
+    paths: tuple[str, ...] = ()
+    changes: str | None = None
 
     def __init__(self) -> None:
         """Start the daemon. Raises: Error, OSError."""
         self.daemon = _start_daemon()
-        self.holds: tuple[int, ...] = ()
         self._entry: Entry | None = None
 
     @property

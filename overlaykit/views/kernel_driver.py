@@ -10,8 +10,10 @@ import os
 
 from overlaykit import _native, mountinfo, namespace
 from overlaykit.errors import Error
+from overlaykit.fuse.directories import MountTable, shown_path
 from overlaykit.overlay import features
 from overlaykit.views import kernel_mount, locks
+from overlaykit.views.drivers import KERNEL
 from overlaykit.views.kernel_mount import Failed, Plan
 from overlaykit.views.upper import open_new_upper
 
@@ -76,6 +78,13 @@ class LayerWithMounts(KernelRefused):
     )
 
 
+class LayersOverlap(KernelRefused):
+    message = (
+        "one of the layers {0} lies in another, which the kernel's overlayfs takes only if that is "
+        "the last: use --driver fuse"
+    )
+
+
 class TooManyLayers(KernelRefused):
     message = "{0} layers are more than the kernel's overlayfs takes: use --driver fuse"
 
@@ -94,6 +103,13 @@ class UpperWithoutAttributes(KernelRefused):
     )
 
 
+class UpperOfAnotherKind(Error):
+    message = (
+        "upper {0}: root and ordinary users mark files in different ways, and this one is the "
+        "other's: choose another upper"
+    )
+
+
 class UpperOnAnotherOverlay(KernelRefused):
     message = (
         "upper {0}: the kernel's overlayfs takes no upper on its file system ({1}): choose an "
@@ -109,10 +125,15 @@ class DirectoryHidden(KernelRefused):
 
 
 class KernelRoot:
-    """A root file system by the kernel's overlayfs. `fuse_driver.FuseRoot` has the same methods and attributes.
+    """A root file system by the kernel's overlayfs. `fuse_driver.FuseRoot` has the same face.
 
-    Attributes: `mount`; `device`; `notes`; `daemon_pid`, 0; `holds`.
+    Attributes: `mount`, the detached mount's descriptor, -1 after `close_mount`; `device`, its st_dev; `paths` and
+    `changes`, as in `entry.About`.
     """
+
+    driver = KERNEL
+    notes: tuple[str, ...] = ()
+    daemon_pid = 0
 
     def __init__(
         self,
@@ -129,18 +150,20 @@ class KernelRoot:
         """
         privileged = namespace.is_privileged()
         masks = _require_shown(layers, privileged=privileged)
-        self.notes: tuple[str, ...] = ()
-        self.daemon_pid = 0
-        self._layers = tuple(layers)
-        self._upper = upper
+        self.paths = tuple(
+            shown_path(layer.path, hold.fileno()) for layer, hold in zip(layers, holds, strict=True)
+        )
+        self.changes = None if upper is None else upper.path
         opened = []
         try:
             if upper is not None:
                 opened = [open_new_upper(upper.path, holds[0]), open_new_upper(upper.work)]
+                _require_apart(holds, layers, opened, upper)
             plan = Plan(
                 source=entry.name,
                 stage=entry.stage,
                 lowers=[hold.fileno() for hold in holds],
+                bottom_apart=layers[-1].recursive and len(layers) > 1,
                 masks=masks,
                 upper=opened[0] if opened else -1,
                 work=opened[1] if opened else -1,
@@ -203,11 +226,7 @@ class KernelRoot:
         """Which layer answers for a path. Raises: OSError (ENOENT and the like)."""
         from overlaykit.views.explaining import explain_layers
 
-        return explain_layers(
-            [layer.path for layer in self._layers],
-            None if self._upper is None else self._upper.path,
-            path,
-        )
+        return explain_layers(self.paths, self.changes, path)
 
 
 def _require_shown(layers: Sequence[Layer], *, privileged: bool) -> list[str]:
@@ -226,6 +245,19 @@ def _require_shown(layers: Sequence[Layer], *, privileged: bool) -> list[str]:
             ]
             _require_one_file_system(layer)
     return masks
+
+
+def _require_apart(
+    holds: Sequence[Hold], layers: Sequence[Layer], writable: Sequence[int], upper: Upper
+) -> None:
+    """Refuse a lower in the upper or in the work directory: it would be written to."""
+    table = MountTable()
+    for layer, hold in zip(layers, holds, strict=True):
+        for path, directory in zip((upper.path, upper.work), writable, strict=True):
+            if table.contains(directory, hold.fileno()):
+                from overlaykit.fuse.stack import LowerInsideUpper
+
+                raise LowerInsideUpper(layer.path, path)
 
 
 def _require_one_file_system(host: Layer) -> None:
@@ -279,6 +311,8 @@ def _explain_failure(failed: Failed, layers: Sequence[Layer], upper: Upper | Non
             raise UpperHoldsFeature(shown, description)
         case "attributes":
             raise UpperWithoutAttributes(shown, reason)
+        case "prefix":
+            raise UpperOfAnotherKind(shown)
         case "hidden":
             raise DirectoryHidden(failed.subject, reason)
         case "layers":
@@ -311,6 +345,8 @@ def _refused(number: int, layers: Sequence[Layer], upper: Upper | None) -> Error
                 return LayerWithMounts(layer.path, below)
     if number == errno.EINVAL and upper is not None and _lies_on_overlay(upper.path):
         return UpperOnAnotherOverlay(upper.path, os.strerror(number))
+    if number == errno.ELOOP:
+        return LayersOverlap(", ".join(layer.name for layer in layers))
     return KernelRefused(os.strerror(number))
 
 

@@ -33,7 +33,6 @@ _MASK_FLAGS: Final = _native.MS_NOSUID | _native.MS_NODEV | _native.MS_NOEXEC | 
 _MASK_OPTIONS: Final = "mode=0555,size=4k,nr_inodes=1"
 _LONGEST_REPLY: Final = 16384
 _MOST_DESCRIPTORS: Final = 3
-_NOT_SHOWN_TO_USERS: Final = (features.REDIRECT, features.INDEX)
 _NEVER_SHOWN: Final = (features.WHITEOUT_XATTR, features.WHITEOUT_AUFS, features.PERMISSIONS)
 
 
@@ -51,8 +50,9 @@ class Plan:
     """What to mount. Directories are open descriptors, whose paths lead to them in a new mount namespace, too.
 
     `source`: shown as the mount's source. `stage`: an empty directory, for the child's own use. `lowers`: top first.
-    `masks`: absolute paths in the view, shown as empty directories. `upper` and `work`: -1 for none. `volatile`: the
-    upper ends with the view. `identities`: the ids of the user namespace to enter; None: the caller is privileged.
+    `bottom_apart`: the last of them contains another. `masks`: absolute paths in the view, shown as empty directories.
+    `upper` and `work`: -1 for none. `volatile`: the upper ends with the view. `identities`: the ids of the user
+    namespace to enter; None: the caller is privileged.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Plan:
         source: str,
         stage: str,
         lowers: Sequence[int],
+        bottom_apart: bool,
         masks: Sequence[str],
         upper: int,
         work: int,
@@ -70,6 +71,7 @@ class Plan:
         self.source = source
         self.stage = stage
         self.lowers = lowers
+        self.bottom_apart = bottom_apart
         self.masks = masks
         self.upper = upper
         self.work = work
@@ -152,25 +154,15 @@ def _mount(plan: Plan) -> list[int]:
         for lower in lowers:
             _require_mapped_owner(lower)
     upper = work = lock = -1
-    prefix = USER_PREFIX if user else TRUSTED_PREFIX
     if plan.upper >= 0:
         upper, work = _reopen(plan.upper), _reopen(plan.work)
         lock = _lock(upper)
-        _check_upper(upper, work, prefix, lowers)
-    else:
-        # Without an upper the kernel takes two lowers at least.
-        lowers.append(os.open(plan.stage, _DIRECTORY))
-    options = {"source": plan.source, "xino": "auto", "metacopy": "off", "nfs_export": "off"}
-    flags = []
-    if user:
-        flags.append("userxattr")
-    else:
-        options["redirect_dir"] = "on"
-    if upper >= 0:
-        options["index"] = "off" if user else "on"
-        if plan.volatile:
-            flags.append("volatile")
-    made = _overlay(plan.stage, lowers, upper, work, options, flags)
+    try:
+        made = _merge(plan, lowers, upper, work, bottom_apart=plan.bottom_apart)
+    except Failed as error:
+        if error.number != errno.ELOOP or plan.bottom_apart or len(lowers) == 1:
+            raise
+        made = _merge(plan, lowers, upper, work, bottom_apart=True)
     if plan.masks:
         made = _masked(made, plan)
     descriptors = [made]
@@ -179,6 +171,52 @@ def _mount(plan: Plan) -> list[int]:
     if user:
         descriptors.append(os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC))
     return descriptors
+
+
+def _merge(plan: Plan, lowers: Sequence[int], upper: int, work: int, *, bottom_apart: bool) -> int:
+    """The overlay as a detached mount. `bottom_apart`: the last lower is given as an overlay of its own.
+
+    The kernel refuses a lower that contains another (ELOOP; ovl_check_layer() in fs/overlayfs/super.c), but not an
+    overlay of it, which is another file system. Its whiteouts are lost, so this suits the last lower only.
+    """
+    user = plan.identities is not None
+    layers = list(lowers)
+    empty = _empty_layer(plan.stage) if upper < 0 or bottom_apart else -1
+    if bottom_apart:
+        layers[-1] = _apart(layers[-1], empty, plan)
+    options = {"source": plan.source, "xino": "auto", "metacopy": "off", "nfs_export": "off"}
+    flags = []
+    if user:
+        flags.append("userxattr")
+    else:
+        options["redirect_dir"] = "on"
+    if upper >= 0:
+        has_index = not user and all(map(_has_handles, layers))
+        _check_upper(upper, work, user=user, has_index=has_index)
+        options["index"] = "on" if has_index else "off"
+        if plan.volatile:
+            flags.append("volatile")
+    else:
+        layers.append(empty)  # without an upper the kernel takes two lowers at least
+    return _overlay(plan.stage, layers, upper, work, options, flags)
+
+
+def _empty_layer(stage: str) -> int:
+    _native.mount("empty", stage, "tmpfs", _MASK_FLAGS, _MASK_OPTIONS)
+    return os.open(stage, _DIRECTORY)
+
+
+def _apart(lower: int, empty: int, plan: Plan) -> int:
+    """An overlay of one lower, attached to the stage: it has to belong to this mount namespace."""
+    options = {"source": plan.source, "xino": "auto", "metacopy": "off", "nfs_export": "off"}
+    flags = ["userxattr"] if plan.identities is not None else []
+    made = _overlay(plan.stage, [lower, empty], -1, -1, options, flags)
+    _attach(made, plan.stage)
+    return made
+
+
+def _attach(mount: int, stage: str) -> None:
+    _native.move_mount(mount, b"", _native.AT_FDCWD, stage, _native.MOVE_MOUNT_F_EMPTY_PATH)
 
 
 def _reopen(directory: int) -> int:
@@ -216,10 +254,13 @@ def _lock(upper: int) -> int:
     return fd
 
 
-def _check_upper(upper: int, work: int, prefix: bytes, lowers: Sequence[int]) -> None:
-    """Refuse an upper that holds what this mount would not show, and record that this driver writes to it."""
+def _check_upper(upper: int, work: int, *, user: bool, has_index: bool) -> None:
+    """Refuse an upper that holds what this mount would not show; begin its record, if it has none."""
+    prefix, other = (USER_PREFIX, TRUSTED_PREFIX) if user else (TRUSTED_PREFIX, USER_PREFIX)
     path = b"/proc/self/fd/%d" % upper
     shown = os.readlink(f"/proc/self/fd/{upper}")
+    if _native.xattr_or_none(path, other + b"impure") is not None:
+        raise Failed("prefix", errno.EOPNOTSUPP, shown)
     recorded = features.read(path, prefix)
     found = recorded
     if found is None:
@@ -229,9 +270,9 @@ def _check_upper(upper: int, work: int, prefix: bytes, lowers: Sequence[int]) ->
 
             found = find_features(upper, work, prefix)
     refused = set(_NEVER_SHOWN)
-    if prefix == USER_PREFIX:
-        refused.update(_NOT_SHOWN_TO_USERS)
-    elif not all(map(_has_handles, lowers)):
+    if user:
+        refused.add(features.REDIRECT)
+    if not has_index:
         refused.add(features.INDEX)
     for feature in sorted(refused & found):
         raise Failed("feature", errno.EOPNOTSUPP, f"{shown}\0{feature}")
@@ -340,4 +381,4 @@ def _masked(overlay: int, plan: Plan) -> int:
             raise
         _native.mount("mask", f"/proc/self/fd/{fd}", "tmpfs", _MASK_FLAGS, _MASK_OPTIONS)
         os.close(fd)
-    return _native.open_tree(_native.AT_FDCWD, plan.stage, _CLONE | _native.AT_RECURSIVE)
+    return _native.open_tree(overlay, b"", _CLONE | _native.AT_EMPTY_PATH | _native.AT_RECURSIVE)

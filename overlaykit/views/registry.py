@@ -168,7 +168,12 @@ class Registry:
 
 def explain(wanted: str, path: str) -> control.Explained:
     """Which layer answers for a path in a view or a mount. Raises: NotRunning, OSError (ENOENT)."""
-    return explain_at(Registry().find(wanted).control, path)
+    found = Registry().find(wanted)
+    if found.about.daemon:
+        return explain_at(found.control, path)
+    from overlaykit.views.explaining import explain_layers
+
+    return explain_layers(found.about.paths, found.about.changes, path)
 
 
 def explain_at(socket: str, path: str) -> control.Explained:

@@ -322,16 +322,20 @@ class View:
         return DaemonEnded(self.name, describe_log(places.log()))
 
     def _publish(self, rootfs: RootFs, processes: Processes, argv: tuple[str, ...]) -> None:
+        root = rootfs.root
         rootfs.entry.publish(
             About(
                 name=self.name,
                 pid=processes.init_pid,
-                daemon=rootfs.root.daemon_pid,
+                daemon=root.daemon_pid,
                 started=now(),
-                device=rootfs.root.device,
+                device=root.device,
                 layers=self.spec.layers,
                 upper=rootfs.upper,
                 command=argv,
                 ports=tuple(map(str, processes.ports)),
+                driver=root.driver,
+                paths=root.paths,
+                changes=root.changes,
             )
         )

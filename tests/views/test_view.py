@@ -16,6 +16,7 @@ from overlaykit.layers import Store
 from overlaykit.namespace import Bind, CommandNotFound
 from overlaykit.views import Registry, View
 from overlaykit.views.entry import About, Entry
+from overlaykit.views.fuse_driver import FuseRoot
 from overlaykit.views.view import (
     ChildrenLost,
     CommandRunning,
@@ -411,6 +412,7 @@ def test_a_command_after_the_daemons_death_is_refused(user: TestUser) -> None:
     with View() as view:
         view.run(["true"], check=True)
         assert view._rootfs is not None
+        assert isinstance(view._rootfs.root, FuseRoot)
         view._rootfs.root.daemon.process.kill()
         view._rootfs.root.daemon.process.wait()
         with pytest.raises(DaemonEnded):
