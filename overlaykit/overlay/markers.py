@@ -27,7 +27,6 @@ from overlaykit.overlay.marker_names import AUFS_WHITEOUT, TRUSTED_PREFIX, USER_
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
     from overlaykit.overlay.features import Features
 FUSE_OVERLAYFS_PREFIX: Final = b"user.fuseoverlayfs."
 
