@@ -18,7 +18,11 @@
 #define SYS_close_range 436
 #endif
 
-enum { LAST_SIGNAL = 64 };
+enum {
+    LAST_SIGNAL = 64,
+    FIRST_INTERNAL = 32, /* SIGCANCEL and SIGSETXID of glibc (nptl(7)) */
+    LAST_INTERNAL = 33,
+};
 
 static int
 in_order(const void *one, const void *other)
@@ -86,6 +90,15 @@ ignore_signals(uint64_t mask)
         if (sigaction(number, NULL, &found) == 0 && found.sa_handler != wanted.sa_handler)
             (void)sigaction(number, &wanted, NULL);
     }
+}
+
+void
+reset_internal_signals(void)
+{
+    static const unsigned char
+        default_action[4 * sizeof(unsigned long)]; /* struct sigaction of the kernel */
+    for (int number = FIRST_INTERNAL; number <= LAST_INTERNAL; number++)
+        (void)syscall(SYS_rt_sigaction, number, default_action, NULL, LAST_SIGNAL / 8);
 }
 
 static int

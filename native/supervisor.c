@@ -614,6 +614,8 @@ run(void)
         monitor.blocked = record.arguments[0].number;
     /* A process that ignores SIGCHLD cannot wait for children (wait(2)). */
     ignore_signals(monitor.ignored & ~(1ULL << (SIGCHLD - 1)));
+    if (!monitor.alone)
+        reset_internal_signals();
     close_unnamed();
     bool started = start() == 0;
     if (!started && monitor.aborted) {

@@ -70,6 +70,9 @@ sigset_t forwarded_signals(void);
 /* Ignore the signals of the mask, and no others. */
 void ignore_signals(uint64_t mask);
 
+/* Stop ignoring the signals that glibc keeps to itself: its posix_spawn(3) ignores them. */
+void reset_internal_signals(void);
+
 /* Drop every capability except `kept`, for this process and what it executes. Returns -1 with errno
  * set: EPERM without CAP_SETPCAP. */
 int restrict_capabilities(uint64_t kept);

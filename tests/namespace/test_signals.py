@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import subprocess
 import termios
 import threading
 
@@ -159,6 +160,16 @@ def test_the_callers_handlers_and_mask_are_as_before(harness: LaunchHarness) -> 
     assert [signal.getsignal(number) for number in signal.valid_signals()] == before
     os.kill(os.getpid(), signal.SIGUSR2)
     assert seen == [signal.SIGUSR2]
+
+
+def test_a_command_ignores_and_blocks_what_a_child_of_the_caller_would(
+    harness: LaunchHarness,
+) -> None:
+    show = ("grep", "-E", "^Sig(Blk|Ign|Cgt):", "/proc/self/status")
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    plain = subprocess.run(show, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert harness.output(*show) == plain
 
 
 def test_waiting_works_in_another_thread_too(harness: LaunchHarness) -> None:
