@@ -19,6 +19,7 @@ import sys
 
 import overlaykit
 from overlaykit import signals, standard
+from overlaykit.errors import Error
 from overlaykit.namespace.descriptors import leads_out
 from overlaykit.namespace.plan import TooLarge
 from overlaykit.namespace.spec import Alone, Caller, Reporting
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
 SUPERVISOR: Final = os.path.join(os.path.dirname(overlaykit.__file__), "_supervisor")
 """The program of native/supervisor.c. Its argument is the descriptor of a plan."""
 
+_REFUSED: Final = 125
+"""Its exit status if it does not understand the plan."""
+
+
+class SupervisorOutdated(Error):
+    message = "{0}: of another version than this package; install overlaykit again"
+
 
 def launch(spec: LaunchSpec, root: RootMount) -> Processes:
     """Run `spec` with `root` as its root directory; return once the command is executed.
@@ -51,7 +59,7 @@ def launch(spec: LaunchSpec, root: RootMount) -> Processes:
     Ensures: when it raises, no process and no descriptor is left.
 
     Raises:
-      Error: an error that the user can mend; see `failure` and `network`.
+      Error: an error that the user can mend; see `failure` and `network`; SupervisorOutdated.
       OSError: any other refusal of the kernel, with the step that failed.
       BaseException: the exception of a signal's handler (KeyboardInterrupt).
     """
@@ -135,8 +143,10 @@ def _start(spec: LaunchSpec, root: RootMount) -> Processes:
             )
         try:
             handles = _await_command(child, status_read, reap_write)
-        except BaseException:
-            os.waitpid(child, 0)
+        except BaseException as error:
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            if isinstance(error, ChildProcessError) and status == _REFUSED:
+                raise SupervisorOutdated(SUPERVISOR) from None
             raise
         return Processes(handles, ports=ports)
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from overlaykit import namespace
+from overlaykit.namespace import launcher, plan
 
 from .harness import LaunchHarness
 
@@ -111,3 +112,11 @@ def test_output_is_not_written_twice_by_what_is_forked(harness: LaunchHarness) -
 
 def test_the_interpreter_of_this_very_test_runs_in_a_view(harness: LaunchHarness) -> None:
     assert harness.output(sys.executable, "-c", "print(6 * 7)") == "42\n"
+
+
+def test_a_program_of_another_version_is_refused_whole(
+    harness: LaunchHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "VERSION", 1000)
+    with pytest.raises(launcher.SupervisorOutdated, match="install overlaykit again"):
+        harness.launch("true")
