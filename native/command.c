@@ -4,24 +4,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define LISTEN_PID "LISTEN_PID="
-
-/* The strings of a list as execve(2) takes them. Returns NULL with errno set. */
-static char **
-vector(const struct argument *list)
-{
-    size_t count = 0;
-    char **strings = calloc(list_count(list) + 1, sizeof *strings);
-    if (strings)
-        for (const char *one = NULL; (one = list_next(list, one));)
-            strings[count++] = (char *)one;
-    return strings;
-}
 
 /* Pass the sockets that the launcher was passed on to the command (sd_listen_fds(3)): a program
  * uses them only if LISTEN_PID is its own process id. */
@@ -40,7 +27,7 @@ take_sockets_over(char **environment)
 static int
 execute(const struct argument *arguments)
 {
-    char **argv = vector(&arguments[0]), **environment = vector(&arguments[1]);
+    char **argv = list_vector(&arguments[0], 0), **environment = list_vector(&arguments[1], 0);
     const char *forbidden = NULL;
     struct stat st;
     if (!argv || !environment)

@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -191,6 +192,16 @@ list_count(const struct argument *list)
     for (const char *one = NULL; (one = list_next(list, one));)
         count++;
     return count;
+}
+
+char **
+list_vector(const struct argument *list, size_t more)
+{
+    size_t count = 0;
+    char **strings = calloc(list_count(list) + more + 1, sizeof *strings);
+    for (const char *one = NULL; strings && (one = list_next(list, one));)
+        strings[count++] = (char *)one;
+    return strings;
 }
 
 int

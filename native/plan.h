@@ -127,6 +127,10 @@ const char *list_next(const struct argument *list, const char *string);
 
 size_t list_count(const struct argument *list);
 
+/* The strings of a list as execve(2) takes them, with room for `more` of them. Returns NULL with
+ * errno set. */
+char **list_vector(const struct argument *list, size_t more);
+
 /* A descriptor of a slot, -1 if it is empty. */
 int slot_descriptor(const struct plan *plan, const struct argument *slot);
 

@@ -537,23 +537,16 @@ execute_front(const char *when)
     struct record record;
     const char *fields[3] = {"UNFORESEEN", "5", ""};
     (void)failure_fields(fields);
-    if (plan_find(&plan, SECTION_PLAN, STEP_FRONT, &record)) {
-        const struct argument *lists = record.arguments;
-        char **argv = calloc(list_count(&lists[0]) + 5, sizeof *argv);
-        char **environment = calloc(list_count(&lists[1]) + 1, sizeof *environment);
-        if (argv && environment) {
-            size_t count = 0;
-            for (const char *one = NULL; (one = list_next(&lists[1], one));)
-                environment[count++] = (char *)one;
-            count = 0;
-            for (const char *one = NULL; (one = list_next(&lists[0], one));)
-                argv[count++] = (char *)one;
-            for (int field = 0; field < 3; field++)
-                argv[count++] = (char *)fields[field];
-            argv[count] = (char *)when;
-            block_signals(monitor.blocked, NULL);
-            (void)execve(argv[0], argv, environment);
-        }
+    (void)plan_find(&plan, SECTION_PLAN, STEP_FRONT, &record);
+    size_t count = list_count(&record.arguments[0]);
+    char **argv = list_vector(&record.arguments[0], 4);
+    char **environment = list_vector(&record.arguments[1], 0);
+    if (argv && environment) {
+        for (int field = 0; field < 3; field++)
+            argv[count++] = (char *)fields[field];
+        argv[count] = (char *)when;
+        block_signals(monitor.blocked, NULL);
+        (void)execve(argv[0], argv, environment);
     }
     dprintf(STDERR_FILENO, "supervisor: %s: %s: %s\n", fields[0], fields[2],
             strerror(atoi(fields[1])));
