@@ -13,7 +13,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Final, TypeAlias
+    from typing import Any, Final, TypeAlias
 
     Slot: TypeAlias = str
     Argument: TypeAlias = int | str | tuple[str | bytes, ...]
@@ -295,30 +295,26 @@ class Plan:
 
 
 def _record(step: Step, slots: dict[Slot, int]) -> bytes:
+    name: Any
     name, *arguments = step
-    assert isinstance(name, str)
     code, signature, _ = FORMS[name]
-    parts = [_u16(code), _u16(len(arguments))]
+    record = _u16(code) + _u16(len(signature))
+    argument: Any
     for letter, argument in zip(signature, arguments, strict=True):
-        match letter, argument:
-            case "u", int():
-                raw = argument.to_bytes(8, sys.byteorder)
-            case "d", str():
-                raw = _u32(slots.setdefault(argument, len(slots)))
-            case "s", str():
-                raw = _strings([argument])
-            case "l", tuple():
-                raw = _strings(argument)
-            case _:
-                raise TypeError(f"{name}: {argument!r} is no {letter}")
-        parts += (_u32(len(raw)), raw)
-    return b"".join(parts)
+        if letter == "u":
+            record += _U32_OF_8 + argument.to_bytes(8, sys.byteorder)
+        elif letter == "d":
+            record += _U32_OF_4 + _u32(slots.setdefault(argument, len(slots)))
+        else:
+            text = _strings((argument,) if letter == "s" else argument)
+            record += _u32(len(text)) + text
+    return record
 
 
 def _strings(texts: Iterable[str | bytes]) -> bytes:
-    encoded = list(map(os.fsencode, texts))
-    joined = b"".join(text + b"\0" for text in encoded)
-    if joined.count(b"\0") != len(encoded):
+    encoded = [*map(os.fsencode, texts), b""]
+    joined = b"\0".join(encoded)
+    if joined.count(b"\0") != len(encoded) - 1:
         raise ValueError("embedded null byte")
     return joined
 
@@ -329,3 +325,7 @@ def _u16(number: int) -> bytes:
 
 def _u32(number: int) -> bytes:
     return number.to_bytes(4, sys.byteorder)
+
+
+_U32_OF_4: Final = _u32(4)
+_U32_OF_8: Final = _u32(8)
