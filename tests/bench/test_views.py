@@ -18,6 +18,7 @@ from overlaykit.bench.views import client, disk, launchers, memory, ports, proce
 from overlaykit.bench.views.idle import IDLE, idle_processes
 from overlaykit.bench.views.launchers import Launcher, installed
 from overlaykit.bench.workload import Context, Unfit, Workload
+from overlaykit.views import server
 
 from ..views.user import TestUser
 
@@ -35,6 +36,8 @@ def without_podman(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             module, "launchers", lambda: [one for one in every() if one.name in EVERYWHERE]
         )
+    missing = Launcher("podman", ("no-such-podman",), "podman", "nothing")
+    monkeypatch.setattr(ports, "podman", lambda *_: missing)
 
 
 def measured(user: TestUser, workload: Workload) -> dict[str, float]:
@@ -44,7 +47,8 @@ def measured(user: TestUser, workload: Workload) -> dict[str, float]:
     with workload.open(context) as subjects:
         for subject in subjects:
             assert subject.what
-            with contextlib.suppress(Unfit):
+            # A launcher that cannot work here.
+            with contextlib.suppress(Unfit, subprocess.CalledProcessError):
                 found[subject.name] = subject.measure()
     return found
 
@@ -57,10 +61,33 @@ def interrupted() -> Iterator[None]:
 
 @pytest.mark.parametrize("until", ["first", "end"])
 def test_a_start_is_timed_beside_other_launchers(user: TestUser, until: str) -> None:
-    workload = next(one for one in start.workloads() if one.name == f"start/{until}")
+    workload = next(one for one in start.workloads(TINY) if one.name == f"start/{until}")
     found = measured(user, workload)
-    assert found.keys() >= EVERYWHERE | {"overlaykit, read-only"}
+    assert found.keys() >= EVERYWHERE | {"overlaykit, read-only", "overlaykit, no server"}
     assert min(found.values()) > 0
+
+
+def test_the_start_of_a_view_is_compared_with_that_of_the_first(user: TestUser) -> None:
+    (workload,) = (one for one in start.workloads(TINY) if one.name == "start/last of 10")
+    found = measured(user, workload)
+    assert found.keys() >= EVERYWHERE
+    assert min(found.values()) > 0
+
+
+def test_a_further_view_takes_memory_too(user: TestUser) -> None:
+    (workload,) = (one for one in memory.workloads(TINY) if one.name == "memory/further")
+    found = measured(user, workload)
+    assert found.keys() >= EVERYWHERE
+    assert found["overlaykit"] > found["unshare"] > 0
+
+
+def test_the_fork_server_runs_only_while_it_is_measured(
+    user: TestUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(server.VARIABLE)
+    with launchers.warm():
+        assert server.status() is not None
+    assert server.status() is None
 
 
 def test_a_launcher_that_is_not_installed_says_what_to_install() -> None:
@@ -135,7 +162,7 @@ def test_a_computation_is_measured_with_and_without_isolation(user: TestUser, wo
     assert min(found.values()) > 0
 
 
-@pytest.mark.parametrize("kind", ["requests", "connections"])
+@pytest.mark.parametrize("kind", ["requests", "connections", "bulk"])
 def test_a_published_port_is_measured_beside_one_of_the_host(user: TestUser, kind: str) -> None:
     workload = next(one for one in ports.workloads(TINY) if one.name == f"ports/{kind}")
     found = measured(user, workload)
@@ -148,6 +175,7 @@ def test_a_published_port_is_measured_beside_one_of_the_host(user: TestUser, kin
     [
         lambda port: client.timed_requests(port, 8, 2),
         lambda port: client.timed_new_connections(port, 8),
+        client.timed_bulk,
     ],
 )
 def test_a_server_that_hangs_up_ends_the_measurement(ask: Callable[[int], float]) -> None:
@@ -168,5 +196,6 @@ def test_a_server_that_hangs_up_ends_the_measurement(ask: Callable[[int], float]
 
 def test_a_smaller_run_has_the_same_workloads_with_fewer_views() -> None:
     full, quick = ({one.name for one in views.workloads(scale)} for scale in (1.0, 0.1))
-    assert full - quick == {f"memory/{part} 100" for part in ("view", "daemon", "cache")}
-    assert quick < full
+    fewer = {f"memory/{part} 100" for part in ("view", "daemon", "cache")}
+    assert full - quick == fewer | {"start/last of 100"}
+    assert quick - full == {"start/last of 10"}

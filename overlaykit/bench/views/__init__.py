@@ -13,7 +13,7 @@ from overlaykit.bench.workload import Workload
 def workloads(scale: float = 1.0) -> list[Workload]:
     """All workloads, in the order of the report. A scale below 1.0 means less work and fewer views."""
     return [
-        *start.workloads(),
+        *start.workloads(scale),
         *memory.workloads(scale),
         *disk.workloads(),
         *processor.workloads(scale),

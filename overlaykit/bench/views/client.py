@@ -10,7 +10,7 @@ import time
 from typing import Final
 
 from overlaykit.bench.systems.processes import TIMEOUT_SECONDS
-from overlaykit.bench.views.server import ANSWER
+from overlaykit.bench.views.server import ANSWER, BULK, BULK_BYTES
 
 _HOST: Final = "127.0.0.1"
 _REQUEST: Final = b"GET / HTTP/1.1\r\nHost: view\r\n\r\n"
@@ -62,6 +62,18 @@ def timed_new_connections(port: int, requests: int) -> float:
     return time.perf_counter() - began
 
 
+def timed_bulk(port: int) -> float:
+    """Receive BULK_BYTES over one connection. Returns: seconds. Raises: OSError."""
+    buffer = memoryview(bytearray(1 << 20))
+    with socket.create_connection((_HOST, port), TIMEOUT_SECONDS) as connection:
+        began = time.perf_counter()
+        connection.sendall(BULK)
+        missing = BULK_BYTES
+        while missing:
+            missing -= _some(connection.recv_into(buffer[:missing]))
+        return time.perf_counter() - began
+
+
 def _ask(connection: socket.socket) -> None:
     connection.sendall(_REQUEST)
 
@@ -75,7 +87,10 @@ def _readable(selector: selectors.BaseSelector) -> list[socket.socket]:
 
 def _received(connection: socket.socket, most: int) -> int:
     """Receive at most `most` bytes: their number."""
-    part = len(connection.recv(most))
-    if not part:
+    return _some(len(connection.recv(most)))
+
+
+def _some(received: int) -> int:
+    if not received:
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-    return part
+    return received

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from overlaykit.bench.systems.known import PLAIN
 from overlaykit.bench.views.idle import idle_processes
-from overlaykit.bench.views.launchers import ours
+from overlaykit.bench.views.launchers import OURS, ours, warm
 from overlaykit.bench.workload import Context, Point, Subject, Unit
 from overlaykit.rmtree import rmtree_path
 
@@ -58,18 +58,19 @@ class Disk:
             with open(os.path.join(files, str(number)), "wb") as file:
                 file.write(os.urandom(_SIZE))  # does not compress or deduplicate
                 os.fsync(file.fileno())
-        yield [
-            Subject(
-                name=PLAIN,
-                what="a copy of the files",
-                measure=partial(self._copy, files, context),
-            ),
-            Subject(
-                name="overlaykit",
-                what=ours("-l", "LAYER", "-l", "host").about,
-                measure=partial(self._view, layer, context),
-            ),
-        ]
+        with warm():
+            yield [
+                Subject(
+                    name=PLAIN,
+                    what="a copy of the files",
+                    measure=partial(self._copy, files, context),
+                ),
+                Subject(
+                    name=OURS,
+                    what=ours("-l", "LAYER", "-l", "host").about,
+                    measure=partial(self._view, layer, context),
+                ),
+            ]
 
     def _copy(self, files: str, context: Context) -> float:
         with _directory(context.directory) as made:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import time
 from typing import TYPE_CHECKING, Final
 
 from overlaykit.bench.systems.processes import TIMEOUT_SECONDS, reap_on_exit
@@ -27,9 +28,11 @@ def idle_processes(
     *,
     at_once: int = 1,
     environment: Mapping[str, str] | None = None,
+    seconds: list[float] | None = None,
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Start the commands, `at_once` at a time, wait until each prints "ready", and end them all afterwards.
 
+    `seconds` gets the time that each batch takes to start.
     Raises: CalledProcessError with the error output if a command ends instead.
     """
     # Unwound from the right: all inputs are closed before the first wait.
@@ -37,6 +40,7 @@ def idle_processes(
         started: list[subprocess.Popen[bytes]] = []
         for first in range(0, len(commands), at_once):
             batch = []
+            began = time.perf_counter()
             for command in commands[first : first + at_once]:
                 process = subprocess.Popen(
                     command,
@@ -52,6 +56,8 @@ def idle_processes(
             with interruptible():
                 for process in batch:
                     _await_ready(process)
+            if seconds is not None:
+                seconds.append(time.perf_counter() - began)
             started += batch
         yield started
 

@@ -9,10 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 from overlaykit.bench.views.idle import IDLE, idle_processes
-from overlaykit.bench.views.launchers import installed
+from overlaykit.bench.views.launchers import OURS, installed, warm
 from overlaykit.bench.workload import Context, Point, Subject, Unit
 from overlaykit.procfs import descendants
-from overlaykit.views import Registry
+from overlaykit.views import Registry, server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,15 +74,16 @@ class MemoryUse:
 
     @contextlib.contextmanager
     def open(self, context: Context) -> Iterator[Sequence[Subject]]:
-        yield [
-            Subject(
-                name=launcher.name,
-                what=launcher.about,
-                measure=partial(self._measure, launcher, [], context.interruptible),
-            )
-            for launcher in installed()
-            if self._part != "daemon" or launcher.name == "overlaykit"
-        ]
+        with warm():
+            yield [
+                Subject(
+                    name=launcher.name,
+                    what=launcher.about,
+                    measure=partial(self._measure, launcher, [], context.interruptible),
+                )
+                for launcher in installed()
+                if self._part != "daemon" or launcher.name == OURS
+            ]
 
     def _measure(
         self, launcher: Launcher, rounds: list[Memory], interruptible: Interruptible
@@ -93,24 +94,77 @@ class MemoryUse:
         return occupied
 
 
-def workloads(scale: float) -> list[MemoryUse]:
+class Further:
+    """The memory that one more idle view takes, while some run already: what they share is not counted."""
+
+    name = "memory/further"
+    what = (
+        f"memory of each idle view of {_FEW} more, while {_FEW} of the same files run: all processes, page cache, fork "
+        "server (PSS)"
+    )
+    unit: Unit = "B"
+    more_is_better = False
+    operations = 1
+    warms = False
+    most_rounds: int | None = 3
+    point: Point | None = None
+
+    @contextlib.contextmanager
+    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
+        with warm():
+            yield [
+                Subject(
+                    name=launcher.name,
+                    what=launcher.about,
+                    measure=partial(self._measure, launcher, context.interruptible),
+                )
+                for launcher in installed()
+            ]
+
+    def _measure(self, launcher: Launcher, interruptible: Interruptible) -> float:
+        commands = [launcher.command(*IDLE)] * _FEW
+        others = _processes()
+        sums = []
+        with contextlib.ExitStack() as running:
+            for _ in range(2):
+                running.enter_context(idle_processes(commands, interruptible))
+                found = _processes() - others | _fork_server()
+                sums.append(sum(proportional(process)[0] for process in found))
+        return (sums[1] - sums[0]) / _FEW
+
+
+def workloads(scale: float) -> list[MemoryUse | Further]:
     by_number = [MemorySamples(number) for number in _NUMBERS if scale >= 1 or number <= _FEW]
     parts: tuple[Part, ...] = ("view", "daemon", "cache")
-    return [MemoryUse(part, samples) for part in parts for samples in by_number]
+    return [*(MemoryUse(part, samples) for part in parts for samples in by_number), Further()]
 
 
 def _count(launcher: Launcher, number: int, interruptible: Interruptible) -> Memory:
     commands = [launcher.command(*IDLE)] * number
-    others = set(descendants(os.getpid()))
+    others = _processes()
     with idle_processes(commands, interruptible, at_once=os.cpu_count() or 1):
-        processes = set(descendants(os.getpid())) - others
-        daemons = processes & {one.about.daemon for one in Registry().running()}
+        processes = _processes() - others
         shares = {process: proportional(process) for process in processes}
+        daemons = processes & _daemons()
     return Memory(
         view=sum(whole for whole, _ in shares.values()) / number,
         daemon=sum(shares[process][0] for process in daemons) / number,
         cache=sum(files for _, files in shares.values()) / number,
     )
+
+
+def _processes() -> set[int]:
+    """The processes below this one, and the daemons of all views: those of a fork server may be elsewhere."""
+    return set(descendants(os.getpid())) | _daemons()
+
+
+def _daemons() -> set[int]:
+    return {one.about.daemon for one in Registry().running()} - {0}
+
+
+def _fork_server() -> set[int]:
+    running = server.status()
+    return set() if running is None else {running.pid}
 
 
 def proportional(process: int) -> tuple[int, int]:

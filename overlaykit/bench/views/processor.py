@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from overlaykit.bench.systems.processes import reap_on_exit
 from overlaykit.bench.views import computation
-from overlaykit.bench.views.launchers import installed
+from overlaykit.bench.views.launchers import installed, warm
 from overlaykit.bench.workload import Context, Point, Subject, Unit, scaled
 
 if TYPE_CHECKING:
@@ -44,14 +44,15 @@ class Processor:
 
     @contextlib.contextmanager
     def open(self, context: Context) -> Iterator[Sequence[Subject]]:
-        yield [
-            Subject(
-                name=launcher.name,
-                what=launcher.about,
-                measure=partial(self._measure, launcher, context.interruptible),
-            )
-            for launcher in installed()
-        ]
+        with warm():
+            yield [
+                Subject(
+                    name=launcher.name,
+                    what=launcher.about,
+                    measure=partial(self._measure, launcher, context.interruptible),
+                )
+                for launcher in installed()
+            ]
 
     def _measure(self, launcher: Launcher, interruptible: Interruptible) -> float:
         program = (sys.executable, "-I", "-S", computation.__file__, self._work, str(self._number))

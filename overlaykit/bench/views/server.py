@@ -1,7 +1,7 @@
-"""An HTTP server on the loopback interface that runs until its standard input ends.
+"""An HTTP server that runs until its standard input ends.
 
-Argument: the port, 0 for any. Output: "ready", then the port. It serves persistent connections with one fixed response.
-Run by path, so that it does not import overlaykit.
+Arguments: the port, 0 for any, and the address. Output: "ready", then the port. It serves persistent connections with
+one fixed response; the request BULK gets much data instead. Run by path, so that it does not import overlaykit.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import socket
 import sys
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 1024\r\n\r\n" + b"x" * 1024
+BULK = b"GET /bulk HTTP/1.1\r\nHost: view\r\n\r\n"
+BULK_BYTES = 1 << 28
 _END = b"\r\n\r\n"
+_PIECE = bytes(1 << 20)
 
 
 def main() -> None:
     with (
         selectors.DefaultSelector() as selector,
-        socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=512) as listener,
+        socket.create_server((sys.argv[2], int(sys.argv[1])), backlog=512) as listener,
     ):
         listener.setblocking(False)
         selector.register(listener, selectors.EVENT_READ)
@@ -42,7 +45,10 @@ def serve(connection: socket.socket) -> bool:
     """Respond to a request, which arrives in one piece; false at the end of the connection."""
     try:
         request = connection.recv(65536)
-        if request.endswith(_END):
+        if request == BULK:
+            for _ in range(BULK_BYTES // len(_PIECE)):
+                connection.sendall(_PIECE)
+        elif request.endswith(_END):
             connection.sendall(ANSWER)
     except ConnectionError:
         return False

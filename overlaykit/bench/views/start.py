@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import subprocess
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from overlaykit.bench.systems.processes import reap_on_exit
-from overlaykit.bench.views.launchers import launchers, ours
-from overlaykit.bench.workload import Context, Point, Subject, Unit
+from overlaykit.bench.views.idle import IDLE, idle_processes
+from overlaykit.bench.views.launchers import COLD, bundles, crun, launchers, ours, warm
+from overlaykit.bench.workload import Context, Point, Subject, Unit, scaled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from overlaykit.bench.views.launchers import Launcher
     from overlaykit.bench.workload import Interruptible
+
+_MANY: Final = 100
+_ENDS: Final = 5
 
 _WHAT = {
     "first": "start a command, until its first byte of output",
@@ -41,22 +46,30 @@ class Start:
 
     @contextlib.contextmanager
     def open(self, context: Context) -> Iterator[Sequence[Subject]]:
-        unwritten = ours("--read-only", "--network", "none", name="overlaykit, read-only")
-        yield [
-            Subject(
-                name=launcher.name,
-                what=launcher.about,
-                measure=partial(self._measure, launcher, context.interruptible),
-            )
-            for launcher in (*launchers(), unwritten)
-        ]
+        more = (
+            ours("--read-only", "--network", "none", name="overlaykit, read-only"),
+            ours(name=COLD, OVERLAYKIT_SERVER="off"),
+        )
+        with warm(), bundles(context.directory) as directory:
+            yield [
+                Subject(
+                    name=launcher.name,
+                    what=launcher.about,
+                    measure=partial(self._measure, launcher, context.interruptible),
+                )
+                for launcher in (*launchers(), crun(directory), *more)
+            ]
 
     def _measure(self, launcher: Launcher, interruptible: Interruptible) -> float:
         command = launcher.command("echo", "here")
         with reap_on_exit():
             began = time.perf_counter()
             with subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=launcher.environment,
             ) as process:
                 with interruptible():
                     assert process.stdout is not None
@@ -69,5 +82,44 @@ class Start:
         return (first_output if self._until == "first" else end) - began
 
 
-def workloads() -> list[Start]:
-    return [Start("first"), Start("end")]
+class Many:
+    """How much slower the last of many views starts, which run at once, than the first."""
+
+    unit: Unit = "x"
+    more_is_better = False
+    warms = False
+    most_rounds: int | None = 1
+    point: Point | None = None
+
+    def __init__(self, number: int) -> None:
+        self.operations = number
+        self.name = f"start/last of {number}"
+        self.what = (
+            f"start {number} commands one after another, which all stay: the time of the last {_ENDS}, of that of the "
+            f"first (medians)"
+        )
+
+    @contextlib.contextmanager
+    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
+        with warm():
+            yield [
+                Subject(
+                    name=launcher.name,
+                    what=launcher.about,
+                    measure=partial(self._measure, launcher, context.interruptible),
+                )
+                for launcher in launchers()
+            ]
+
+    def _measure(self, launcher: Launcher, interruptible: Interruptible) -> float:
+        seconds: list[float] = []
+        commands = [launcher.command(*IDLE)] * self.operations
+        with idle_processes(
+            commands, interruptible, environment=launcher.environment, seconds=seconds
+        ):
+            pass
+        return statistics.median(seconds[-_ENDS:]) / statistics.median(seconds[:_ENDS])
+
+
+def workloads(scale: float) -> list[Start | Many]:
+    return [Start("first"), Start("end"), Many(scaled(_MANY, scale, least=2 * _ENDS))]
