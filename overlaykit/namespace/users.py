@@ -6,7 +6,6 @@ import errno
 import os
 
 from overlaykit import _native, privilege
-from overlaykit.namespace import identities
 from overlaykit.scope import contextmanager
 
 TYPE_CHECKING = False
@@ -63,6 +62,8 @@ def enter(mapped: Identities | None = None) -> None:
     Raises:
       OSError: as unshare(2), open(2) and write(2) of the maps; `diagnosis.diagnose` finds the reason.
     """
+    from overlaykit.namespace import identities
+
     # The caller has the overflow id in the new namespace until its maps are written.
     caller = identities.caller_only()
     with _mapped_from_outside(mapped or caller):
@@ -85,6 +86,8 @@ def _mapped_from_outside(mapped: Identities) -> Iterator[None]:
     if mapped.writer == "self":
         yield
         return
+    from overlaykit.namespace import identities
+
     target = _procfs_pid()
     waiting, made = os.pipe()
     writer = os.fork()
@@ -129,6 +132,8 @@ def errno_as_root(body: Callable[[], object]) -> int:
 
     For files in an upper that belong to the caller's subordinate ids.
     """
+    from overlaykit.namespace import identities
+
     mapped = identities.available()
 
     def as_root() -> None:
@@ -144,6 +149,8 @@ def become(flags: int) -> None:
     Without `flags`, a user namespace is entered in any case. Requires: a new child.
     """
     if flags == 0 or not is_privileged():
+        from overlaykit.namespace import identities
+
         enter(identities.available())
     if flags:
         _native.unshare(flags)
