@@ -110,7 +110,6 @@ def plan_of(
     plan.restrict_capabilities(sum(1 << capability for capability in KEPT))
 
     plan.section("command")
-    plan.blocked(caller.blocked)
     plan.ignored(caller.ignored)
     for number, source in spec.redirected.items():
         plan.standard(number, slots[source])
@@ -118,6 +117,8 @@ def plan_of(
         plan.close_standard(sum(1 << number for number in closed))
     for descriptor in passed:
         plan.pass_on(slots[descriptor])
+    # Pending signals arrive now, and may end the process: all that is left is execve(2).
+    plan.blocked(caller.blocked)
     _execute(plan, spec, caller)
 
     if isinstance(supervision, Alone):

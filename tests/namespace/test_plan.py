@@ -179,8 +179,8 @@ def test_the_command_inherits_what_the_caller_has() -> None:
     ]
     candidates = ("/bin/true", "true", "rel/true")
     assert section(made, "command") == [
-        ("blocked", 1 << 9),
         ("ignored", 1),
+        ("blocked", 1 << 9),
         ("exec", ("true",), (b"PATH=/bin::rel",), candidates, 0),
     ]
 
@@ -224,7 +224,7 @@ def test_descriptors_are_passed_redirected_and_closed() -> None:
         ("descriptor", "descriptor 7", 7),
         ("descriptor", "descriptor 9", 9),
     ]
-    assert section(made, "command")[2:-1] == [
+    assert section(made, "command")[1:-2] == [
         ("standard", 1, "descriptor 7"),
         ("standard", 2, "descriptor 9"),
         ("close_standard", 0b001),
@@ -260,7 +260,7 @@ def test_a_supervisor_without_a_parent_reports_by_a_program_and_cleans_up() -> N
         ("remove", "directory 44", "scratch"),
         ("remove_if_empty", "directory 44", "registry"),
     ]
-    assert names(section(made, "command")) == ["blocked", "ignored", "exec"]
+    assert names(section(made, "command")) == ["ignored", "blocked", "exec"]
 
 
 def test_steps_stand_in_sections_that_may_have_them() -> None:
