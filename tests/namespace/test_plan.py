@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from overlaykit import _native
 from overlaykit.namespace import Bind, End, LaunchSpec, RootMount
@@ -28,12 +31,13 @@ def plan(
     caller: Caller = CALLER,
     listeners: dict[int, int] | None = None,
     supervision: Reporting | Alone = REPORTING,
+    mount: int = 10,
     **fields: Any,
 ) -> Plan:
     fields = {"env": (b"PATH=/bin::rel",), "hostname": "v"} | fields
     return plan_of(
         LaunchSpec(argv=argv or ("true",), **fields),
-        RootMount(mount=10, user_namespace=user_namespace),
+        RootMount(mount=mount, user_namespace=user_namespace),
         caller=caller,
         listeners=listeners or {},
         supervision=supervision,
@@ -346,3 +350,81 @@ def test_python_and_the_program_know_the_same_steps() -> None:
         code, name, signature, sections = line.split()
         table[name] = (int(code), signature.replace("-", ""), " ".join(sections.split(",")))
     assert table == FORMS
+
+
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+PATHS = TEXT.map(lambda text: "/" + text)
+OPEN = st.sampled_from(range(3, 20))
+"""Descriptors of the program's own; the test opens them."""
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Any plan that a launch can make, of descriptors that are open in a child."""
+    targets = draw(st.lists(PATHS, max_size=4, unique=True))
+    alone = Alone(
+        report=tuple(draw(st.lists(TEXT, min_size=1, max_size=3))),
+        env=(b"A=1",),
+        abort_on=tuple(draw(st.sets(OPEN, max_size=2))),
+        hold=tuple(draw(st.sets(OPEN, max_size=2))),
+        end=End(
+            written=draw(st.none() | OPEN),
+            remove=tuple(draw(st.lists(st.tuples(OPEN, st.just("a")), max_size=2))),
+            remove_if_empty=tuple(draw(st.lists(st.tuples(OPEN, st.just("b")), max_size=2))),
+        ),
+    )
+    return plan(
+        *draw(st.lists(TEXT, min_size=1, max_size=4)),
+        env=tuple(map(os.fsencode, draw(st.lists(TEXT, max_size=4)))),
+        cwd=draw(PATHS),
+        cwd_required=draw(st.booleans()),
+        network=draw(st.sampled_from(("private", "host", "none"))),
+        binds=tuple(
+            Bind(source=draw(PATHS), target=target, read_only=draw(st.booleans()))
+            for target in targets
+        ),
+        descriptors=tuple(draw(st.lists(OPEN, max_size=4))),
+        redirected=draw(st.dictionaries(st.sampled_from((0, 1, 2)), OPEN)),
+        umask=draw(st.none() | st.integers(0, 0o777)),
+        keep=draw(st.booleans()),
+        user_namespace=draw(st.none() | st.just(20)),
+        listeners={
+            21 + at: port
+            for at, port in enumerate(draw(st.sets(st.integers(1, 65535), max_size=3)))
+        },
+        caller=Caller(
+            pid=1,
+            umask=draw(st.integers(0, 0o777)),
+            blocked=draw(st.integers(0, 2**64 - 1)),
+            ignored=draw(st.integers(0, 2**64 - 1)),
+            closed=draw(st.frozensets(st.sampled_from((0, 1, 2)))),
+            console=draw(st.none() | PATHS),
+        ),
+        supervision=draw(
+            st.just(alone) | st.just(Reporting(parent=24, status_write=25, reap_read=26))
+        ),
+        mount=27,
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(made=plans())
+def test_the_program_understands_every_plan(made: Plan) -> None:
+    """It checks a plan, open descriptors included, and carries nothing out."""
+    encoded = os.memfd_create("plan")
+    null = os.open(os.devnull, os.O_RDONLY)
+    try:
+        os.write(encoded, made.encode())
+        child = os.posix_spawn(
+            SUPERVISOR,
+            [SUPERVISOR, "40", "--check"],
+            {},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, encoded, 40),
+                *((os.POSIX_SPAWN_DUP2, null, number) for number in range(3, 30)),
+            ],
+        )
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, made.steps
+    finally:
+        os.close(encoded)
+        os.close(null)
