@@ -10,14 +10,14 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from overlaykit.bench.systems.known import PLAIN
 from overlaykit.bench.workload import Unfit
-from overlaykit.rmtree import rmtree_path
 from overlaykit.views import server
 
 OURS: Final = "overlaykit"
@@ -39,7 +39,7 @@ class Launcher:
     """A command prefix. `package`: its Debian package; `what`: what the launcher sets up.
 
     `variables`: added to the environment. `complete`: makes the arguments that follow the prefix of those of the
-    command.
+    command. `surroundings`: what the launcher needs while it is measured.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Launcher:
     what: str
     variables: Mapping[str, str] = field(default_factory=dict)
     complete: Callable[[Sequence[str]], Sequence[str]] = tuple
+    surroundings: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
     def command(self, *argv: str) -> list[str]:
         """The command line that launches `argv`. Raises: Unfit if the launcher is not installed."""
@@ -123,7 +124,7 @@ def installed() -> list[Launcher]:
 
 
 def crun(directory: str) -> Launcher:
-    """`crun run` of a bundle (OCI runtime specification); each command has one in a directory of `bundles`."""
+    """`crun run` of a bundle (OCI runtime specification); each command has one below `directory`."""
     numbers = itertools.count()
 
     def bundle(argv: Sequence[str]) -> Sequence[str]:
@@ -142,6 +143,7 @@ def crun(directory: str) -> Launcher:
         "crun",
         "namespaces, cgroups; the host's root, read-only, no layers",
         complete=bundle,
+        surroundings=partial(_host_at, os.path.join(directory, _ROOT)),
     )
 
 
@@ -157,7 +159,11 @@ def _container(argv: Sequence[str], root: str) -> dict[str, object]:
             "cwd": "/",
         },
         "root": {"path": root, "readonly": True},
-        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        # Without the latter crun makes its devices in the host's /dev.
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+        ],
         "linux": {"namespaces": [{"type": kind} for kind in kinds]},
     }
 
@@ -179,17 +185,11 @@ def warm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def bundles(parent: str) -> Iterator[str]:
-    """A directory for bundles of `crun`, with the host's root in it if this user may mount; removed at the end."""
-    path = tempfile.mkdtemp(prefix="bundles-", dir=parent)
-    root = os.path.join(path, _ROOT)
-    os.mkdir(root)
-    mounted = os.geteuid() == 0
-    if mounted:
-        subprocess.run(["mount", "-o", "bind,ro", "/", root], check=True, capture_output=True)
+def _host_at(root: str) -> Iterator[None]:
+    """Show the host's root file system at a path, read-only: a container's root is no other's."""
+    os.makedirs(root, exist_ok=True)
+    subprocess.run(["mount", "-o", "bind,ro", "/", root], check=True, capture_output=True)
     try:
-        yield path
+        yield
     finally:
-        if mounted:
-            subprocess.run(["umount", root], check=True, capture_output=True)
-        rmtree_path(path)
+        subprocess.run(["umount", root], check=True, capture_output=True)

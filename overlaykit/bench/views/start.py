@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from overlaykit.bench.systems.processes import reap_on_exit
 from overlaykit.bench.views.idle import IDLE, idle_processes
-from overlaykit.bench.views.launchers import COLD, bundles, crun, launchers, ours, warm
+from overlaykit.bench.views.launchers import COLD, crun, launchers, ours, warm
 from overlaykit.bench.workload import Context, Point, Subject, Unit, scaled
 
 if TYPE_CHECKING:
@@ -50,19 +50,19 @@ class Start:
             ours("--read-only", "--network", "none", name="overlaykit, read-only"),
             ours(name=COLD, OVERLAYKIT_SERVER="off"),
         )
-        with warm(), bundles(context.directory) as directory:
+        with warm():
             yield [
                 Subject(
                     name=launcher.name,
                     what=launcher.about,
                     measure=partial(self._measure, launcher, context.interruptible),
                 )
-                for launcher in (*launchers(), crun(directory), *more)
+                for launcher in (*launchers(), crun(context.directory), *more)
             ]
 
     def _measure(self, launcher: Launcher, interruptible: Interruptible) -> float:
         command = launcher.command("echo", "here")
-        with reap_on_exit():
+        with launcher.surroundings(), reap_on_exit():
             began = time.perf_counter()
             with subprocess.Popen(
                 command,
