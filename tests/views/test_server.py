@@ -507,7 +507,7 @@ def test_the_server_does_not_grow(user: TestUser) -> None:
 
 def daemon_process(one: View) -> int:
     assert one._rootfs is not None
-    return one._rootfs.daemon.process.pid
+    return one._rootfs.root.daemon_pid
 
 
 def _command_line(process: int) -> str:
