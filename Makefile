@@ -110,6 +110,6 @@ $(STAMPS)/tests.packages: setup/run.packages setup/tests.packages setup/bench.pa
 	@touch $@ $(STAMPS)/run.packages
 
 clean:
-	rm -rf .venv $(STAMPS) build dist *.egg-info overlaykit/_native*.so coverage.json
+	rm -rf .venv $(STAMPS) build dist *.egg-info overlaykit/_native*.so overlaykit/_supervisor coverage.json
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +

@@ -7,7 +7,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
 #include <sched.h>
@@ -557,23 +556,6 @@ py_umount2(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     return answer;
 }
 
-static PyObject *
-py_pivot_root(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"new_root", "put_old", NULL};
-    native_path new_root = {0}, put_old = {0};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&:pivot_root", keywords, native_path_from,
-                                     &new_root, native_path_from, &put_old)) {
-        return NULL;
-    }
-    long result;
-    NATIVE_CALL(result, syscall(SYS_pivot_root, new_root.name, put_old.name));
-    PyObject *answer = none_or_raise(result, &new_root, &put_old);
-    native_path_release(&new_root);
-    native_path_release(&put_old);
-    return answer;
-}
-
 /* ---- processes ------------------------------------------------------------------------------ */
 
 static PyObject *
@@ -655,71 +637,6 @@ py_signalfd(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     return int_or_raise(fd, NULL);
 }
 
-static PyObject *
-py_capset(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"effective", "permitted", "inheritable", NULL};
-    uint64_t effective, permitted, inheritable;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&O&:capset", keywords, native_uint64_from,
-                                     &effective, native_uint64_from, &permitted, native_uint64_from,
-                                     &inheritable)) {
-        return NULL;
-    }
-    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
-    for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
-        sets[i].effective = (uint32_t)(effective >> (32 * i));
-        sets[i].permitted = (uint32_t)(permitted >> (32 * i));
-        sets[i].inheritable = (uint32_t)(inheritable >> (32 * i));
-    }
-    long result;
-    NATIVE_CALL(result, syscall(SYS_capset, &header, sets));
-    return none_or_raise(result, NULL, NULL);
-}
-
-/* The strings of a list of bytes, ended by NULL, for execve(2); the list owns them. Returns NULL
- * with an exception set. */
-static char **
-strings_of(PyObject *list)
-{
-    Py_ssize_t count = PyList_Size(list);
-    char **strings = PyMem_Calloc((size_t)count + 1, sizeof(*strings));
-    if (strings == NULL) {
-        PyErr_NoMemory();
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (PyBytes_AsStringAndSize(PyList_GetItem(list, i), &strings[i], NULL) < 0) {
-            PyMem_Free(strings);
-            return NULL;
-        }
-    }
-    return strings;
-}
-
-static PyObject *
-py_execve(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"path", "argv", "envp", NULL};
-    native_path path = {0};
-    PyObject *arguments, *environment;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O!O!:execve", keywords, native_path_from,
-                                     &path, &PyList_Type, &arguments, &PyList_Type, &environment)) {
-        return NULL;
-    }
-    PyObject *answer = NULL;
-    char **argv = strings_of(arguments);
-    char **envp = argv == NULL ? NULL : strings_of(environment);
-    if (envp != NULL) { /* the GIL is held: no other thread changes the lists */
-        execve(path.name, argv, envp);
-        answer = native_raise(&path, NULL);
-    }
-    PyMem_Free(envp);
-    PyMem_Free(argv);
-    native_path_release(&path);
-    return answer;
-}
-
 PyMethodDef native_syscall_methods[] = {
     NATIVE_METHOD(openat2, "($module, /, dirfd, path, flags, mode=0, resolve=0)",
                   "openat2(2): open a file, with limits on how its path is resolved."),
@@ -755,8 +672,6 @@ PyMethodDef native_syscall_methods[] = {
     NATIVE_METHOD(mount, "($module, /, source, target, fstype, flags, data=None)",
                   "mount(2): mount, remount, bind, move, or set propagation."),
     NATIVE_METHOD(umount2, "($module, /, target, flags)", "umount2(2): unmount."),
-    NATIVE_METHOD(pivot_root, "($module, /, new_root, put_old)",
-                  "pivot_root(2): change the root of the mount namespace."),
     NATIVE_METHOD(unshare, "($module, /, flags)", "unshare(2): enter new namespaces."),
     NATIVE_METHOD(setns, "($module, /, fd, nstype)",
                   "setns(2): enter a namespace, or several of the process of a pidfd."),
@@ -767,10 +682,6 @@ PyMethodDef native_syscall_methods[] = {
     NATIVE_METHOD(
         signalfd, "($module, /, mask)",
         "signalfd(2): a descriptor that is readable while a signal of the mask is pending."),
-    NATIVE_METHOD(capset, "($module, /, effective, permitted, inheritable)",
-                  "capset(2): set this thread's capabilities, masks of 1 << CAP_*."),
-    NATIVE_METHOD(execve, "($module, /, path, argv, envp)",
-                  "execve(2): execute a program; lists of bytes for arguments and environment."),
     {NULL, NULL, 0, NULL},
 };
 

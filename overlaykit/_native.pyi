@@ -9,7 +9,7 @@ Raises: OSError with the call's errno, and with the path as its filename (of `mo
 
 import os
 from os import PathLike
-from typing import Final, Literal, NoReturn, TypeAlias, final
+from typing import Final, Literal, TypeAlias, final
 
 _Path: TypeAlias = bytes | str | PathLike[bytes] | PathLike[str]
 
@@ -56,12 +56,7 @@ UMOUNT_NOFOLLOW: Final[int]
 NAME_ONLY: Final[int]
 """The generation of a listing's entry without a nodeid: name, kind and inode number alone, no dentry."""
 
-PR_CAPBSET_DROP: Final[int]
-PR_CAP_AMBIENT: Final[int]
-PR_CAP_AMBIENT_CLEAR_ALL: Final[int]
 PR_SET_CHILD_SUBREAPER: Final[int]
-PR_SET_DUMPABLE: Final[int]
-PR_SET_PDEATHSIG: Final[int]
 
 RENAME_EXCHANGE: Final[int]
 RENAME_NOREPLACE: Final[int]
@@ -167,22 +162,12 @@ def mount(
 def umount2(target: _Path, flags: int) -> None: ...
 def unshare(flags: int) -> None: ...
 def setns(fd: int, nstype: int) -> None: ...
-def pivot_root(new_root: _Path, put_old: _Path) -> None: ...
 def close_range(first: int, last: int, flags: int) -> None: ...
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int: ...
 def signalfd(mask: int) -> int:
     """A close-on-exec, non-blocking descriptor, readable while a signal N of the mask (bits 1 << (N - 1)) is pending.
 
     Requires: the polling thread blocks these signals.
-    """
-
-def capset(effective: int, permitted: int, inheritable: int) -> None:
-    """Set the capability sets of this thread, masks of bits 1 << CAP_*."""
-
-def execve(path: _Path, argv: list[bytes], envp: list[bytes]) -> NoReturn:
-    """Execute a program. Unlike in os.execve, entries of the environment may repeat a name, or have none.
-
-    Raises: ValueError for an entry with a NUL in it.
     """
 
 def copy_up(

@@ -18,6 +18,7 @@ from overlaykit import _native
 from overlaykit.procfs import descendants
 
 from ..namespace.harness import line
+from ..posix import syscalls
 from ..views.user import TestUser, command
 
 PROGRAM = "/usr/bin/cat"
@@ -154,7 +155,7 @@ def start_program(user: TestUser, *prefix: str) -> Iterator[int]:
             for descriptor in (reader, writer, printed, output):
                 os.close(descriptor)
             change_attributes(user)
-            _native.execve(arguments[0], arguments, environment)
+            syscalls.execve(os.fsdecode(arguments[0]), arguments, environment)
         finally:
             os._exit(99)
     os.close(reader)

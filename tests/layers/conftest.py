@@ -14,6 +14,8 @@ import pytest
 from overlaykit import _native
 from overlaykit.rmtree import rmtree
 
+from ..posix import syscalls
+
 _T = TypeVar("_T")
 
 ORDINARY = 1000
@@ -116,7 +118,7 @@ class User:
                 os.setresgid(self.uid, self.uid, self.uid)
                 os.setresuid(self.uid, self.uid, self.uid)
                 # The user owns /proc/self again.
-                _native.prctl(_native.PR_SET_DUMPABLE, 1)
+                syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
             os.environ["HOME"] = self.home
             os.umask(0o022)
             return pickle.dumps(function())

@@ -18,6 +18,7 @@ from typing import Any
 from overlaykit import _native, namespace
 from overlaykit.procfs import descendants
 
+from ..posix import syscalls
 from .processes import command_line
 
 ORDINARY = 1000
@@ -139,7 +140,7 @@ class LaunchHarness:
             os.setgroups([])
             os.setresgid(ORDINARY, ORDINARY, ORDINARY)
             os.setresuid(ORDINARY, ORDINARY, ORDINARY)
-            _native.prctl(_native.PR_SET_DUMPABLE, 1)  # as after an ordinary login
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # as after an ordinary login
         ready, is_ready = os.pipe()
         released, self.keeper_held = os.pipe()
         self.keeper = os.fork()

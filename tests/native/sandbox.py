@@ -18,6 +18,8 @@ import pytest
 
 from overlaykit import _native
 
+from ..posix import syscalls
+
 Identity: TypeAlias = Literal["root", "user"]
 
 ORDINARY_ID = 1000
@@ -60,14 +62,14 @@ def become_ordinary() -> None:
         os.setgroups([])
         os.setresgid(ORDINARY_ID, ORDINARY_ID, ORDINARY_ID)
         os.setresuid(ORDINARY_ID, ORDINARY_ID, ORDINARY_ID)
-        _native.prctl(_native.PR_SET_DUMPABLE, 1)
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
 
 
 def enter_user_namespace() -> None:
     """Become root of a new user namespace that maps no other id."""
     uid, gid = os.geteuid(), os.getegid()
     _native.unshare(_native.CLONE_NEWUSER)
-    _native.prctl(_native.PR_SET_DUMPABLE, 1)  # else root owns /proc/self: proc(5)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # else root owns /proc/self: proc(5)
     for name, content in (
         ("setgroups", "deny"),
         ("uid_map", f"0 {uid} 1"),

@@ -17,7 +17,7 @@ import pytest
 
 from overlaykit import _native
 
-from ..posix.syscalls import MS_BIND, MS_REMOUNT
+from ..posix.syscalls import MS_BIND, MS_REMOUNT, PR_SET_PDEATHSIG
 from .sandbox import become_ordinary, needs_root, on_image, refused, run, sandboxed
 
 HERE = _native.AT_FDCWD
@@ -405,20 +405,6 @@ def test_the_kernels_message_about_a_bad_option_can_be_read() -> None:
     assert b"nonsense" in os.read(fd, 4096)
 
 
-@sandboxed
-def test_pivot_root_makes_a_directory_the_root() -> None:
-    os.mkdir("old")
-    write("mark")
-    with refused(errno.EINVAL) as caught:
-        _native.pivot_root("/proc/self", "old")
-    assert (caught.value.filename, caught.value.filename2) == ("/proc/self", "old")
-    _native.pivot_root(".", "old")
-    os.chdir("/")
-    assert "mark" in os.listdir("/")
-    _native.umount2("/old", _native.MNT_DETACH)
-    assert os.listdir("/old") == []
-
-
 # ---- processes --------------------------------------------------------------------------------
 
 
@@ -515,7 +501,7 @@ def test_a_signalfd_is_readable_while_a_blocked_signal_of_its_mask_waits() -> No
 def test_prctl_binds_and_restrains_a_process() -> None:
     def body() -> None:
         with pytest.raises(TypeError):
-            _native.prctl(_native.PR_SET_PDEATHSIG, b"9")  # type: ignore[arg-type]
+            _native.prctl(PR_SET_PDEATHSIG, b"9")  # type: ignore[arg-type]
         assert _native.prctl(PR_SET_NO_NEW_PRIVS, 1) == 0
         assert "NoNewPrivs:\t1\n" in read("/proc/self/status")
         with refused(errno.EINVAL):
@@ -534,7 +520,7 @@ def test_a_process_dies_with_its_parent_when_it_asked_to() -> None:
         if parent == 0:
             ready, report = os.pipe()
             if os.fork() == 0:
-                _native.prctl(_native.PR_SET_PDEATHSIG, signal.SIGKILL)
+                _native.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 os.write(report, b".")
                 signal.pause()
             os.read(ready, 1)
@@ -546,41 +532,3 @@ def test_a_process_dies_with_its_parent_when_it_asked_to() -> None:
         assert os.WTERMSIG(status) == signal.SIGKILL
 
     run(body)
-
-
-@sandboxed
-def test_a_capability_once_dropped_does_not_come_back() -> None:
-    net_raw, highest = 1 << 13, 1 << 40  # CAP_NET_RAW, CAP_CHECKPOINT_RESTORE
-    _native.capset(0, net_raw | highest, highest)
-    status = read("/proc/self/status")
-    assert f"CapEff:\t{0:016x}\n" in status
-    assert f"CapPrm:\t{net_raw | highest:016x}\n" in status
-    assert f"CapInh:\t{highest:016x}\n" in status
-    with pytest.raises(PermissionError):
-        _native.capset(1, 1, 0)
-    _native.capset(net_raw, net_raw, 0)
-
-
-def test_execve_takes_an_environment_of_any_entries() -> None:
-    entries = [b"TWICE=1", b"TWICE=2", b"NO_EQUALS_SIGN", b"", b"BYTES=\xff"]
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.dup2(writer, 1)
-        _native.execve("/bin/cat", [b"cat", b"/proc/self/environ"], entries)
-    os.close(writer)
-    with open(reader, "rb") as printed:
-        assert printed.read() == b"".join(entry + b"\0" for entry in entries)
-    assert os.waitpid(child, 0)[1] == 0
-
-
-@pytest.mark.parametrize("entries", [[b"NUL=\0"], ["text"], (b"A=1",)])
-def test_execve_executes_nothing_with_what_is_no_environment(entries: object) -> None:
-    with pytest.raises((TypeError, ValueError)):
-        _native.execve("/bin/true", [b"true"], entries)  # type: ignore[arg-type]
-
-
-def test_execve_names_what_it_cannot_execute() -> None:
-    with pytest.raises(FileNotFoundError) as caught:
-        _native.execve("/no/such/program", [b"x"], [])
-    assert caught.value.filename == "/no/such/program"

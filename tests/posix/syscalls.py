@@ -55,6 +55,12 @@ def prctl(option: int, value: int) -> None:
     _check(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0))
 
 
+def execve(path: str, arguments: list[bytes], environment: list[bytes]) -> None:
+    """Unlike in os.execve, entries of the environment may repeat a name, or have none."""
+    vectors = ((ctypes.c_char_p * (len(one) + 1))(*one) for one in (arguments, environment))
+    _check(_libc.execve(os.fsencode(path), *vectors), os.fsencode(path))
+
+
 def mount(source: bytes, target: bytes, kind: bytes | None, flags: int, data: bytes = b"") -> None:
     _check(_libc.mount(source, target, kind, ctypes.c_ulong(flags), data or None), target)
 

@@ -22,6 +22,8 @@ import pytest
 from overlaykit import _native, mountinfo
 from overlaykit.procfs import descendants
 
+from ..posix import syscalls
+
 ORDINARY = 1000
 """The uid of "an ordinary user" when the tests run as root."""
 
@@ -238,7 +240,7 @@ class TestUser:
                 os.setgroups([])
                 os.setresgid(ORDINARY, ORDINARY, ORDINARY)
                 os.setresuid(ORDINARY, ORDINARY, ORDINARY)
-                _native.prctl(_native.PR_SET_DUMPABLE, 1)  # as after an ordinary login
+                syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # as after an ordinary login
         for name in [name for name in os.environ if name.startswith("XDG_")]:
             del os.environ[name]
         os.environ.update(HOME=self.home, LC_ALL="C.UTF-8", PATH=PATH, TMPDIR=self.path("tmp"))
