@@ -43,7 +43,6 @@ def start(directory: str, package: str, extension: str) -> None:
     tracing = _load(extension)
 
     def should_trace(name: str, frame: FrameType) -> Any:
-        recorder.save_before_native_execve()
         found = tracing.CFileDisposition()
         found.original_filename = found.canonical_filename = found.source_filename = name
         found.trace = name.startswith(package)
@@ -86,7 +85,6 @@ class Recorder:
         """Raises: OSError without the directory."""
         self.arcs: dict[str, set[int]] = {}
         self._directory = directory
-        self._wrapped = False
         self._identity = _identity(directory)
         with open(os.path.join(directory, "window"), "r+b") as file:
             number = int.from_bytes(os.urandom(2), "little") % WINDOWS
@@ -97,12 +95,6 @@ class Recorder:
         os.register_at_fork(after_in_child=self._clear)
         for name in ("_exit", "execv", "execve"):
             setattr(os, name, self._saving(getattr(os, name)))
-
-    def save_before_native_execve(self) -> None:
-        native = sys.modules.get("overlaykit._native")
-        if native is not None and not self._wrapped and hasattr(native, "execve"):
-            self._wrapped = True
-            vars(native)["execve"] = self._saving(native.execve)
 
     def _saving(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
