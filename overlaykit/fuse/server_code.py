@@ -7,12 +7,6 @@ import sys
 
 import overlaykit
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    Version: TypeAlias = tuple[int, ...]
-
 
 class Code:
     """The files of this process's code, as they were when it read them.
@@ -22,12 +16,15 @@ class Code:
     """
 
     def __init__(self) -> None:
-        self._files: dict[str, Version] = {}
+        self._before: dict[str, bytes] = {}
         for place in overlaykit.__path__:
             for folder, _, names in os.walk(place):
                 for name in names:
                     path = os.path.join(folder, name)
-                    self._files[path] = _version(path)
+                    self._before[path] = _version(os.fsencode(path))
+        # Two objects, so that a look at them writes to few of the pages that daemons share.
+        self._paths = b""
+        self._versions = b""
 
     def complete(self) -> None:
         """Keep what is loaded now."""
@@ -35,20 +32,23 @@ class Code:
         with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
             paths.update(line.split(maxsplit=5)[5].rstrip("\n") for line in maps if "/" in line)
         loaded = {path for path in paths if os.path.isabs(path)}
-        own = loaded & self._files.keys()
-        self._files = {path: self._files[path] for path in own} | {
-            path: _version(path) for path in map(os.path.dirname, loaded - own)
-        }
+        own = sorted(loaded & self._before.keys())
+        elsewhere = {os.path.dirname(path) for path in loaded - self._before.keys()}
+        self._paths = b"\0".join(map(os.fsencode, (*own, *elsewhere)))
+        rest = [_version(os.fsencode(path)) for path in elsewhere]
+        self._versions = b"\0".join([*(self._before[path] for path in own), *rest])
+        self._before.clear()
 
     def has_changed(self) -> bool:
         """Whether a file is another one now."""
-        return any(_version(path) != found for path, found in self._files.items())
+        return b"\0".join(map(_version, self._paths.split(b"\0"))) != self._versions
 
 
-def _version(path: str) -> Version:
+def _version(path: bytes) -> bytes:
     """What changes with a file's contents; empty if it is gone."""
     try:
         st = os.stat(path)
     except OSError:
-        return ()
-    return st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns
+        return b""
+    numbers = (st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+    return b"%d %d %d %d %d" % numbers
