@@ -1,7 +1,8 @@
 """The mount: the FUSE requests, answered by `overlaykit.overlay`, and the daemon process around them.
 
 May import: `overlaykit.overlay`, `overlaykit._native` and the modules of that floor; never `namespace` or `layers`.
-Start reading at `operations` (the requests), then `daemon` (the parent's side) and `daemon_process`.
+Start reading at `operations` (the requests), then `daemon` (the parent's side) and `daemon_process`, and at `server`,
+which forks daemons.
 
 Concurrency rules. One thread runs trio, with one task per request. `overlay` is synchronous and takes no lock.
 
