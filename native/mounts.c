@@ -164,28 +164,29 @@ is_directory(const char *path)
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
-/* Make the directory `path` and those above it. */
 static int
-make_directories(const char *path)
+make_node(const char *path, bool directory)
 {
-    char prefix[PATH_MAX];
-    strcpy(prefix, path);
-    for (char *at = prefix + 1;; at++) {
-        if (*at && *at != '/')
-            continue;
-        char separator = *at;
-        *at = '\0';
-        if (mkdir(prefix, 0777) < 0) {
-            int error = errno;
-            if (!is_directory(prefix)) {
-                errno = error;
-                return -1;
-            }
-        }
-        *at = separator;
-        if (!separator)
-            return 0;
-    }
+    if (directory)
+        return mkdir(path, 0777);
+    int file = open(path, O_RDONLY | O_CREAT | O_CLOEXEC, 0644);
+    return file < 0 ? -1 : close(file);
+}
+
+/* Make a directory or an empty file, and before it the directories above that are missing. Only
+ * then: each mkdir(2) looks its name up in the file system, which is a request to a daemon. */
+static int
+make_missing(char *path, bool directory)
+{
+    if (make_node(path, directory) == 0 || errno == EEXIST)
+        return 0;
+    char *last = strrchr(path, '/');
+    if (errno != ENOENT || last == path)
+        return -1;
+    *last = '\0';
+    int made = make_missing(path, true);
+    *last = '/';
+    return made < 0 ? -1 : make_node(path, directory);
 }
 
 /* Put the real path of `target` into `place`, and make it if it is missing: move_mount(2) follows
@@ -196,20 +197,7 @@ make_mountpoint(const char *target, bool directory, char *place)
     struct stat st;
     if (real_path(target, place) < 0)
         return -1;
-    if (lstat(place, &st) == 0)
-        return 0;
-    if (directory)
-        return make_directories(place);
-    char above[PATH_MAX];
-    strcpy(above, place);
-    *strrchr(above, '/') = '\0';
-    if (above[0] && make_directories(above) < 0)
-        return -1;
-    int file = open(place, O_RDONLY | O_CREAT | O_CLOEXEC, 0644);
-    if (file < 0)
-        return -1;
-    close(file);
-    return 0;
+    return lstat(place, &st) == 0 ? 0 : make_missing(place, directory);
 }
 
 int

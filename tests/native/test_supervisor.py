@@ -92,7 +92,7 @@ FAILURES: Final[dict[str, tuple[Step, ...]]] = {
         ("bind", 0, "/etc"),
         ("attach_binds",),
     ),
-    f"MOUNTPOINT|{errno.EEXIST}|/etc/passwd/x": (
+    f"MOUNTPOINT|{errno.ENOTDIR}|/etc/passwd/x": (
         ("clone", 0, "/etc/passwd", 0, 0, "BIND_SOURCE", ""),
         ("attach", 0, "/etc/passwd/x", 0),
     ),
