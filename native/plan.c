@@ -16,8 +16,9 @@
 #define MAGIC "overlaykit plan"
 
 enum {
-    FIRST_DESCRIPTOR = 3, /* after the standard ones */
-    LONGEST_HOSTNAME = 64,
+    FIRST_DESCRIPTOR = 3,  /* after the standard ones */
+    LONGEST_HOSTNAME = 64, /* uname(2) */
+    LONGEST_FAILURE = 32,  /* the name of a step that can fail */
     NAMESPACES = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID |
         CLONE_NEWNET | CLONE_NEWCGROUP,
 };
@@ -321,7 +322,8 @@ check_descriptor(struct check *check, const struct argument *slot, uint64_t numb
 static bool
 is_failure_name(const char *name)
 {
-    return *name && !name[strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_")];
+    size_t length = strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_");
+    return length && length <= LONGEST_FAILURE && !name[length];
 }
 
 static bool
@@ -399,6 +401,11 @@ check_values(struct check *check, const struct record *record)
     case STEP_PROTECT_PROC:
         return argument[1].number <= 1 ? check_names(&argument[0]) : "there are no such flags";
     case STEP_HOSTS:
+        if (argument[0].length - 1 > LONGEST_HOSTNAME)
+            return "the name is too long";
+        return argument[1].number <= 1 ? NULL : "there are no such flags";
+    case STEP_BIND:
+        return check->seen[STEP_ATTACH_BINDS] ? "it comes after attach_binds" : NULL;
     case STEP_CHDIR:
         return argument[1].number <= 1 ? NULL : "there are no such flags";
     case STEP_STANDARD:
@@ -423,6 +430,8 @@ check_record(struct check *check, const struct record *record)
     if (record->step != STEP_SECTION &&
         (check->section < 0 || !(form->sections & 1U << check->section)))
         return "the step has no place in this section";
+    if (record->step != STEP_SECTION && check->section == SECTION_COMMAND && check->seen[STEP_EXEC])
+        return "it comes after exec";
     if (check->seen[record->step]++ && form->often == ONCE)
         return "the step occurs twice";
     if ((problem = check_values(check, record)))
@@ -438,6 +447,8 @@ check_whole(const struct check *check)
         return "there is no command";
     if (!check->seen[STEP_REPORT] == !check->seen[STEP_FRONT])
         return "it has neither report nor front, or both";
+    if (check->seen[STEP_BIND] && !check->seen[STEP_ATTACH_BINDS])
+        return "it attaches no binds";
     if (!check->new_processes)
         return "it makes no PID namespace";
     return NULL;

@@ -172,7 +172,7 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
     "record 4: clone: the name of the failure is none": (
         *HEAD,
         ("section", INIT),
-        ("clone", 3, "/", 0, 0, "", "/"),
+        ("clone", 3, "/", 0, 0, "A" * 33, "/"),
     ),
     "record 6: attach: the slot is not filled": (
         *HEAD,
@@ -197,6 +197,30 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         ("pass", 3),
     ),
     "record 4: umask: it is no umask": (*HEAD, ("section", INIT), ("umask", 0o1000)),
+    "record 4: hosts: the name is too long": (*HEAD, ("section", INIT), ("hosts", "x" * 65, 0)),
+    "record 6: bind: it comes after attach_binds": (
+        *HEAD,
+        ("section", INIT),
+        FRESH,
+        ("attach_binds",),
+        ("bind", 3, "/mnt"),
+    ),
+    "it attaches no binds": (
+        *HEAD,
+        ("section", MONITOR),
+        UNSHARE,
+        ("section", INIT),
+        FRESH,
+        ("bind", 3, "/mnt"),
+        ("section", COMMAND),
+        EXEC,
+    ),
+    "record 5: close_standard: it comes after exec": (
+        *HEAD,
+        ("section", COMMAND),
+        EXEC,
+        ("close_standard", 1),
+    ),
     "record 4: hostname: the name is too long": (*HEAD, ("section", INIT), ("hostname", "x" * 65)),
     "record 4: protect_proc: a name is none": (
         *HEAD,
