@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from overlaykit import signals, standard
+from overlaykit import signals
 from overlaykit.cli import output, umask
 from overlaykit.cli.options import REMAINDER, SUPPRESS, Options, Usage
 
@@ -42,13 +40,6 @@ def main(arguments: list[str]) -> int:
     with signals.held():
         from overlaykit.views import View
 
-    def close_passed() -> None:
-        """Close the command's descriptors here: only then do their readers see that the command closes them."""
-        for descriptor in passed:
-            os.close(descriptor)
-        for descriptor in 0, 1:
-            standard.empty(descriptor)
-
     with View(
         args.layers or ("host",),
         upper=args.upper,
@@ -63,15 +54,8 @@ def main(arguments: list[str]) -> int:
             output.print_error(f"--upper {args.upper}: made, because it did not exist")
         for note in view.notes:
             output.print_error(note)
-        return view.run(
-            command,
-            last=True,
-            env=env,
-            cwd=args.cwd,
-            pass_fds=passed,
-            umask=umask.of_caller(),
-            on_launch=close_passed,
-        ).returncode
+        with signals.held():
+            view.execute(command, env=env, cwd=args.cwd, pass_fds=passed, umask=umask.of_caller())
 
 
 def _variable(setting: str) -> tuple[str, str]:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from typing import TYPE_CHECKING
 
 from overlaykit import namespace
 from overlaykit.errors import Error
 from overlaykit.fuse import daemon
 from overlaykit.fuse.spec import LayerSpec, MountFlags, MountOptions, MountSpec
+from overlaykit.namespace.spec import End
 from overlaykit.views import places, server
 from overlaykit.views.drivers import FUSE
 from overlaykit.views.registry import explain_at
 from overlaykit.views.serving import serve
 from overlaykit.views.upper import open_new_upper
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import ExitStack
 
     from overlaykit.fuse import control
     from overlaykit.layers import Hold, Layer
@@ -51,6 +52,7 @@ class FuseRoot:
         """Start the daemon. Raises: Error, OSError."""
         self.daemon = _start_daemon()
         self._entry: Entry | None = None
+        self._kept = False
 
     @property
     def mount(self) -> int:
@@ -103,6 +105,7 @@ class FuseRoot:
         Raises: Error, OSError. The daemon has ended then.
         """
         self._entry = entry
+        self._kept = kept
         lowers = [
             layer.path if layer.recursive else self.daemon.hand_over(layer.path, hold.fileno())
             for layer, hold in zip(layers, holds, strict=True)
@@ -150,6 +153,11 @@ class FuseRoot:
         """End the daemon before the mount is ready."""
         self.daemon.abandon()
 
+    def end(self, _: ExitStack) -> End:
+        """What the supervisor does at the end of the view, in place of `close`: the daemon removes all."""
+        written = self.daemon.process.channel.fileno() if self._kept else None
+        return End(written=written)
+
     def explain(self, path: str) -> control.Explained:
         """Which layer answers for a path. Raises: OSError (ENOENT and the like)."""
         assert self._entry is not None
@@ -168,11 +176,14 @@ def _start_daemon() -> daemon.Daemon:
     """Start a daemon in a mount namespace of its own, and in a user namespace unless this process is a full root."""
     privileged = namespace.is_privileged()
     warm = server.warm_daemon(server.MOUNTS if privileged else server.USER)
-    prepare = (
-        namespace.isolate_mounts
-        if privileged
-        else functools.partial(namespace.enter, namespace.available())
-    )
+    if privileged:
+        prepare = namespace.isolate_mounts
+    else:
+        mapped = namespace.available()
+
+        def prepare() -> None:
+            namespace.enter(mapped)
+
     return daemon.Daemon(prepare=prepare, warm=warm)
 
 

@@ -11,6 +11,7 @@ import os
 from overlaykit import _native, mountinfo, namespace
 from overlaykit.errors import Error
 from overlaykit.fuse.directories import MountTable, shown_path
+from overlaykit.namespace.spec import End
 from overlaykit.overlay import features
 from overlaykit.views import kernel_mount, locks
 from overlaykit.views.drivers import KERNEL
@@ -20,6 +21,7 @@ from overlaykit.views.upper import open_new_upper
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import ExitStack
     from typing import Final, NoReturn
 
     from overlaykit.fuse import control
@@ -34,6 +36,7 @@ _OWN: Final = ("/proc", "/sys", "/dev", "/run")
 _MOST_LAYERS: Final = 500
 """OVL_MAX_STACK in fs/overlayfs/params.h."""
 
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_TREE: Final = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC
 
 
@@ -176,6 +179,7 @@ class KernelRoot:
         finally:
             for descriptor in opened:
                 os.close(descriptor)
+        self._entry = entry
         self.mount = made.mount
         self.device = os.fstat(made.mount).st_dev
         self._user_namespace = made.user_namespace
@@ -185,7 +189,7 @@ class KernelRoot:
     @property
     def holds(self) -> tuple[int, ...]:
         """The locks that a process of the view must keep."""
-        return (*self._holds, *([] if self._lock < 0 else [self._lock]))
+        return (self._entry.lock, *self._holds, *([] if self._lock < 0 else [self._lock]))
 
     @property
     def user_namespace(self) -> int | None:
@@ -222,11 +226,29 @@ class KernelRoot:
             os.close(self._user_namespace)
             self._user_namespace = -1
 
+    def end(self, stack: ExitStack) -> End:
+        """What the supervisor does at the end of the view, in place of `close`; its descriptors end with `stack`."""
+        cleanup = self._entry.cleanup
+        return End(
+            remove=tuple(_in_directory(path, stack) for path in cleanup.trees),
+            remove_if_empty=tuple(
+                _in_directory(path, stack) for path in (cleanup.registry, *cleanup.places)
+            ),
+        )
+
     def explain(self, path: str) -> control.Explained:
         """Which layer answers for a path. Raises: OSError (ENOENT and the like)."""
         from overlaykit.views.explaining import explain_layers
 
         return explain_layers(self.paths, self.changes, path)
+
+
+def _in_directory(path: str, stack: ExitStack) -> tuple[int, str]:
+    """A path as a descriptor of its directory, and the name in it."""
+    directory, name = os.path.split(path)
+    fd = os.open(directory, _DIRECTORY)
+    stack.callback(os.close, fd)
+    return fd, name
 
 
 def _require_shown(layers: Sequence[Layer], *, privileged: bool) -> list[str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from overlaykit.errors import Error
-from overlaykit.fuse import mountpoints
-from overlaykit.views.registry import Registry
 
 
 class UpperTaken(Error):
@@ -13,6 +11,9 @@ class UpperTaken(Error):
 
 def upper_taken(upper: str, daemon_pid: int = 0) -> UpperTaken:
     """The error that names the view or mount that uses an upper, and how to end it. `daemon_pid`: 0 if unknown."""
+    from overlaykit.fuse import mountpoints
+    from overlaykit.views.registry import Registry
+
     running = Registry().running()
     views = [view for view in running if daemon_pid and view.about.daemon == daemon_pid]
     views += [view for view in running if view.about.upper == upper]

@@ -63,6 +63,10 @@ class RunningView(Record):
         return f"its daemon alone (process {self.about.daemon})"
 
 
+class _RootRemoved(Exception):
+    """A supervisor has removed the empty directory of the registry, which it does without a lock."""
+
+
 class Registry:
     """The entries of one user."""
 
@@ -75,24 +79,30 @@ class Registry:
             raise NameInvalid(name)
         chosen = name or f"view-{os.urandom(3).hex()}"
         path = os.path.join(self._root, chosen)
-        # A new entry is unlocked at first: no other command may remove it.
-        root_lock = self._lock_root()
+        while True:
+            # A new entry is unlocked at first: no other command may remove it.
+            root_lock = self._lock_root()
+            try:
+                self.remove_ended()
+                with suppress(_RootRemoved), entry.writing_entries(self._root):
+                    self._make(path)
+                    return Entry(path, lock_directory(path, fcntl.LOCK_EX))
+            finally:
+                os.close(root_lock)
+
+    @staticmethod
+    def _make(path: str) -> None:
         try:
-            self.remove_ended()
-            with entry.writing_entries(self._root):
-                try:
-                    os.mkdir(path, 0o700)
-                except FileExistsError:
-                    raise NameTaken(chosen) from None
-                try:
-                    os.mkdir(os.path.join(path, "stage"), 0o700)
-                except OSError:
-                    os.rmdir(path)
-                    raise
-            lock = lock_directory(path, fcntl.LOCK_EX)
-        finally:
-            os.close(root_lock)
-        return Entry(path, lock)
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            raise NameTaken(os.path.basename(path)) from None
+        except FileNotFoundError as error:
+            raise _RootRemoved from error
+        try:
+            os.mkdir(os.path.join(path, "stage"), 0o700)
+        except OSError:
+            os.rmdir(path)
+            raise
 
     def running(self) -> list[RunningView]:
         """All that are running, oldest first."""

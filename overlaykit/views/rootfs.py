@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING
-
-from overlaykit.layers import Store, resolve
+from overlaykit.layers import resolve
+from overlaykit.scope import ExitStack, closing
 from overlaykit.views import drivers, places, upper
 from overlaykit.views.registry import Registry
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from overlaykit.layers import Hold, Layer
+    from overlaykit.layers import Hold, Layer, Store
     from overlaykit.views.fuse_driver import FuseRoot
     from overlaykit.views.kernel_driver import KernelRoot
     from overlaykit.views.spec import ViewSpec
@@ -30,18 +29,17 @@ class RootFs:
         self.upper: str | None = None
         self.made_upper = False
         driver = drivers.chosen(spec.driver)
-        with contextlib.ExitStack() as undo, contextlib.ExitStack() as undo_upper:
+        with ExitStack() as undo, ExitStack() as undo_upper:
             fuse = self._start_fuse(undo) if driver == drivers.FUSE else None
             registry = Registry()
             undo.callback(registry.remove_if_empty)
-            self.entry = undo.enter_context(contextlib.closing(registry.enter(spec.name)))
+            self.entry = undo.enter_context(closing(registry.enter(spec.name)))
             changes = self._prepare_upper(spec, undo_upper)
             if fuse is not None:
                 # Called after the scratch is made: without the entry, which names it, the scratch would stay.
                 fuse.clean_up(self.entry)
             hidden = [changes.path, changes.work] if changes is not None else []
             hidden += places.hidden()
-            store = store or Store()
             layers = [resolve(text, store, hidden=hidden) for text in spec.layers]
             holds = [undo.enter_context(layer.hold()) for layer in layers]
             self.root: FuseRoot | KernelRoot
@@ -64,7 +62,7 @@ class RootFs:
         layers: Sequence[Layer],
         holds: Sequence[Hold],
         changes: upper.Upper | None,
-        undo: contextlib.ExitStack,
+        undo: ExitStack,
     ) -> FuseRoot | KernelRoot:
         """Mount with the kernel's overlayfs, or, if `driver` is `auto` and that cannot show the view, with ours."""
         from overlaykit.views.kernel_driver import KernelRefused, KernelRoot
@@ -81,14 +79,14 @@ class RootFs:
         return fuse
 
     @staticmethod
-    def _start_fuse(undo: contextlib.ExitStack) -> FuseRoot:
+    def _start_fuse(undo: ExitStack) -> FuseRoot:
         from overlaykit.views.fuse_driver import FuseRoot
 
         started = FuseRoot()
         undo.callback(started.abandon)
         return started
 
-    def _prepare_upper(self, spec: ViewSpec, undo: contextlib.ExitStack) -> upper.Upper | None:
+    def _prepare_upper(self, spec: ViewSpec, undo: ExitStack) -> upper.Upper | None:
         if spec.read_only:
             return None
         if spec.upper is None:

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
+import _thread
 import os
-import signal
-import subprocess
-import threading
-from typing import TYPE_CHECKING, Any, Self
 
 from overlaykit import namespace, signals, standard
 from overlaykit.errors import Error
-from overlaykit.fuse.daemon import describe_log
 from overlaykit.namespace import descriptors
-from overlaykit.views import command, places
+from overlaykit.scope import ExitStack
+from overlaykit.signals import signal
+from overlaykit.views import command
 from overlaykit.views.entry import About
 from overlaykit.views.registry import now
 from overlaykit.views.rootfs import RootFs
-from overlaykit.views.spec import Network, describe
-from overlaykit.views.streams import Streams
+from overlaykit.views.spec import describe
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Collection, Mapping, Sequence
+    from typing import Any, Final, NoReturn, Self
 
     from overlaykit.fuse import control
     from overlaykit.layers import Store
     from overlaykit.namespace import Bind, Port, Processes
     from overlaykit.namespace.environment import Environment
+    from overlaykit.views.spec import Network
     from overlaykit.views.streams import Stream
+
+_REPORTER: Final = "overlaykit.cli.failed"
+"""The program that prints what fails once this one is replaced."""
 
 
 class DaemonEnded(Error):
@@ -106,9 +109,9 @@ class View:
         self.notes: tuple[str, ...] = ()
         self._store = store
         self._rootfs: RootFs | None = None
-        self._undo = contextlib.ExitStack()
+        self._undo = ExitStack()
         self._last = False
-        self._launching = threading.Lock()
+        self._launching = _thread.allocate_lock()
         self._owner = os.getpid()
 
     def __enter__(self) -> Self:
@@ -181,7 +184,7 @@ class View:
         with (
             signals.deferred(),
             signals.held(),
-            contextlib.ExitStack() as stack,
+            ExitStack() as stack,
             standard.filled(),
         ):
             if not self._launching.acquire(blocking=False):  # by another thread
@@ -205,7 +208,7 @@ class View:
                 root = namespace.RootMount(mount=mount, user_namespace=user)
             self.processes = namespace.launch(spec, root)
             self._undo.enter_context(self.processes)
-            self._publish(rootfs, self.processes, spec.argv)
+            self._publish(rootfs, self.processes.init_pid, self.processes.ports, spec.argv)
         return self.processes
 
     def wait(self) -> int:
@@ -243,6 +246,10 @@ class View:
         Raises: as `launch` and `wait`; subprocess.CalledProcessError; an exception of `on_launch` or of a signal's
         handler. Ensures: after an exception the command has ended.
         """
+        import subprocess
+
+        from overlaykit.views.streams import Streams
+
         descriptors.require_open(pass_fds)  # before one of ours gets the number
         if capture_output:
             stdout = stderr = subprocess.PIPE
@@ -273,6 +280,50 @@ class View:
         if check:
             done.check_returncode()
         return done
+
+    def execute(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | Environment | None = None,
+        cwd: str | None = None,
+        pass_fds: Collection[int] = (),
+        umask: int | None = None,
+    ) -> NoReturn:
+        """Run a last command in the view in place of this program; the arguments are those of `launch`.
+
+        The process becomes the supervisor of the view: a program in C, which forwards signals, ends with the command's
+        status (128 + N where signal N ended it), and removes every trace. A step that fails is printed by
+        `overlaykit.cli.failed`, as the command line prints it.
+
+        Requires: the main thread, and no other; signals are held (`signals.held`).
+        Raises: as `launch`, for what is found before this program is replaced.
+        """
+        descriptors.require_open(pass_fds)
+        rootfs = self._require_ready(cwd)
+        spec = command.launch_spec(
+            self.spec,
+            argv,
+            hostname=self.name,
+            env=env,
+            cwd=cwd,
+            pass_fds=pass_fds,
+            umask=umask,
+            redirected={},
+            keep=rootfs.upper is not None,
+        )
+        root = rootfs.root
+        self._last = True
+        with ExitStack() as stack:
+            namespace.execute(
+                spec,
+                namespace.RootMount(mount=root.mount, user_namespace=root.user_namespace),
+                report=(_REPORTER, self.name),
+                end=root.end(stack),
+                abort_on=root.watched,
+                hold=root.holds,
+                before_exec=lambda ports: self._publish(rootfs, os.getpid(), ports, spec.argv),
+            )
 
     def explain(self, path: str) -> control.Explained:
         """Which layer answers for a path in the view. Raises: NotStarted, OSError (ENOENT and the like)."""
@@ -319,21 +370,27 @@ class View:
             raise self._daemon_ended()
 
     def _daemon_ended(self) -> DaemonEnded:
+        from overlaykit.fuse.daemon import describe_log
+        from overlaykit.views import places
+
         return DaemonEnded(self.name, describe_log(places.log()))
 
-    def _publish(self, rootfs: RootFs, processes: Processes, argv: tuple[str, ...]) -> None:
+    def _publish(
+        self, rootfs: RootFs, pid: int, ports: Sequence[Port], argv: tuple[str, ...]
+    ) -> None:
+        """Show the view to other commands; `pid` is the process that `overlaykit ps` names."""
         root = rootfs.root
         rootfs.entry.publish(
             About(
                 name=self.name,
-                pid=processes.init_pid,
+                pid=pid,
                 daemon=root.daemon_pid,
                 started=now(),
                 device=root.device,
                 layers=self.spec.layers,
                 upper=rootfs.upper,
                 command=argv,
-                ports=tuple(map(str, processes.ports)),
+                ports=tuple(map(str, ports)),
                 driver=root.driver,
                 paths=root.paths,
                 changes=root.changes,
