@@ -277,7 +277,9 @@ def _mask(tree: int, path: str) -> None:
         raise
     try:
         flags = _native.MS_NOSUID | _native.MS_NODEV | _native.MS_NOEXEC | _native.MS_RDONLY
-        _native.mount("mask", f"/proc/self/fd/{fd}", "tmpfs", flags, _MASK_OPTIONS)
+        # Missing: the end of another view has just removed the directory.
+        with contextlib.suppress(FileNotFoundError):
+            _native.mount("mask", f"/proc/self/fd/{fd}", "tmpfs", flags, _MASK_OPTIONS)
     finally:
         os.close(fd)
 

@@ -13,6 +13,7 @@ from overlaykit import _native, privilege
 from overlaykit.beneath import BENEATH
 from overlaykit.namespace import users
 from overlaykit.overlay import features
+from overlaykit.scope import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -379,6 +380,8 @@ def _masked(overlay: int, plan: Plan) -> int:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP):
                 continue
             raise
-        _native.mount("mask", f"/proc/self/fd/{fd}", "tmpfs", _MASK_FLAGS, _MASK_OPTIONS)
+        # Missing: the end of another view has just removed the directory.
+        with suppress(FileNotFoundError):
+            _native.mount("mask", f"/proc/self/fd/{fd}", "tmpfs", _MASK_FLAGS, _MASK_OPTIONS)
         os.close(fd)
     return _native.open_tree(overlay, b"", _CLONE | _native.AT_EMPTY_PATH | _native.AT_RECURSIVE)

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import pytest
 
 from overlaykit import _native, mountinfo
-from overlaykit.procfs import descendants
+from overlaykit.procfs import children, descendants
 
 from ..posix import syscalls
 
@@ -208,6 +208,7 @@ class TestUser:
     def leftovers(self) -> dict[str, object]:
         """What a view can leave behind, as it is now. Namespaces end with processes, descriptors and mounts."""
         _reap_orphans()
+        self._wait_for_daemons_of_ended_views()
         return {
             "processes": [(process, command_line(process)) for process in descendants(os.getpid())],
             "mounts": sorted(_mounts() - self._found),
@@ -217,6 +218,24 @@ class TestUser:
             "half-made layers": [name for name in _names(self.store) if name.startswith(".")],
             "temporary": _names(self.path("tmp")),
         }
+
+    def _wait_for_daemons_of_ended_views(self) -> None:
+        """Wait for daemons that `overlaykit run` has left to clean up: it ends with its command.
+
+        A process without a command line is just ending.
+        """
+        from overlaykit.views import Registry
+
+        used = {
+            running.about.daemon
+            for running in Registry().running()
+            if os.path.exists(f"/proc/{running.about.pid}")
+        }
+        for process in children(os.getpid()):
+            line = command_line(process)
+            if process not in used and (not line or "overlaykit.fuse.daemon_process" in line):
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(process, 0)
 
     def wait_for_descendants(self) -> None:
         """Wait until all descendants of this process have ended."""

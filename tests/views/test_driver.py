@@ -1,0 +1,517 @@
+"""The drivers of a view: each shows the same, either continues what the other wrote, or refuses it by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from overlaykit import _native
+from overlaykit.errors import Error
+from overlaykit.overlay import features
+from overlaykit.views import Registry, View
+from overlaykit.views.drivers import ConfigurationInvalid, DriverUnknown
+from overlaykit.views.kernel_driver import KernelRefused, UpperHoldsFeature
+from overlaykit.views.locks import UpperTaken
+
+from .fixtures import only_as
+from .user import TestUser, command
+
+DRIVERS = ("fuse", "kernel")
+OTHER = {"fuse": "kernel", "kernel": "fuse"}
+
+
+def system(user: TestUser) -> str:
+    """A layer of the user's own in which the host's programs run, given `USR`."""
+    layer = user.directory("system", file="of the layer\n", gone="to be deleted\n")
+    for name in ("bin", "lib", "lib64", "sbin"):
+        os.symlink(f"usr/{name}", os.path.join(layer, name))
+    for name in ("usr", "tmp", "etc", "var", "tree/below"):
+        os.makedirs(os.path.join(layer, name))
+    user.write(os.path.join(layer, "tree/below/leaf"), "leaf\n")
+    user.write(os.path.join(layer, "tree/other"), "other\n")
+    return layer
+
+
+USR = "/usr:/usr:ro"
+
+
+def view(user: TestUser, driver: str | None, **options: object) -> View:
+    layer = user.path("system")
+    if not os.path.isdir(layer):
+        system(user)
+    return View([layer], binds=[USR], driver=driver, **options)  # type: ignore[arg-type]
+
+
+def output(view: View, script: str) -> str:
+    done = view.run(["sh", "-ec", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return str(done.stdout)
+
+
+CHANGES = """
+    echo changed > /file; rm /gone; rm -r /tree/below; mkdir /tree/below; echo new > /tree/below/new
+    mkdir /made; ln -s made /link; ln /file /hard; chmod 640 /tree/other; touch -d @1 /tree
+"""
+LOOK = """
+    cat /file /hard /tree/below/new; readlink /link; stat -c '%n %a %Y %h' /tree/other /file /tree | sed s/.*tree.$//
+    ls -A / /tree /tree/below /made; ! test -e /gone; ! test -e /tree/below/leaf
+"""
+
+
+@pytest.mark.parametrize("first", DRIVERS)
+def test_an_upper_of_one_driver_is_continued_by_the_other_and_back(
+    user: TestUser, first: str
+) -> None:
+    upper = user.path("upper")
+    with view(user, first, upper=upper) as one:
+        output(one, CHANGES)
+        seen = output(one, LOOK)
+    with view(user, OTHER[first], upper=upper) as other:
+        assert output(other, LOOK) == seen
+        output(
+            other,
+            "rm -r /made /tree; mkdir /tree; echo 2 > /tree/second; rm /hard; echo x >> /file",
+        )
+    with view(user, first, upper=upper) as again:
+        assert output(
+            again, "cat /file /tree/second; ls /tree; ! test -e /made; ! test -e /hard"
+        ) == ("changed\nx\n2\nsecond\n")
+
+
+@only_as("root")
+@pytest.mark.parametrize("first", DRIVERS)
+def test_a_directory_that_root_renames_is_shown_by_the_other_driver(
+    user: TestUser, first: str
+) -> None:
+    upper = user.path("upper")
+    with view(user, first, upper=upper) as one:
+        output(one, "mv /tree /moved; mv /moved/below /below; echo x > /below/new")
+    with view(user, OTHER[first], upper=upper) as other:
+        assert output(other, "cat /below/leaf /below/new /moved/other; ! test -e /tree") == (
+            "leaf\nx\nother\n"
+        )
+
+
+@only_as("root")
+@pytest.mark.parametrize("first", DRIVERS)
+def test_a_changed_hard_link_stays_one_file_for_the_other_driver(
+    user: TestUser, first: str
+) -> None:
+    layer = system(user)
+    os.link(f"{layer}/file", f"{layer}/same")
+    upper = user.path("upper")
+    with view(user, first, upper=upper) as one:
+        output(one, "echo changed > /file")
+    with view(user, OTHER[first], upper=upper) as other:
+        assert output(other, "cat /same; stat -c %h /same") == "changed\n2\n"
+
+
+@only_as("ordinary user")
+def test_the_kernels_driver_refuses_a_directory_that_a_user_has_renamed(user: TestUser) -> None:
+    upper = user.path("upper")
+    with view(user, "fuse", upper=upper) as one:
+        output(one, "mv /tree /moved")
+    refusal = (
+        f"upper {upper}: it holds renamed directories of a layer, which the kernel's overlayfs does not show here:"
+        " use --driver fuse"
+    )
+    with pytest.raises(UpperHoldsFeature) as raised, view(user, "kernel", upper=upper):
+        pass
+    assert str(raised.value) == refusal
+    # So too without the record: the upper is searched.
+    os.removexattr(upper, "user.overlay.features")
+    with pytest.raises(UpperHoldsFeature), view(user, "kernel", upper=upper):
+        pass
+    with view(user, "auto", upper=upper) as other:
+        assert output(other, "cat /moved/other") == "other\n"
+        other.launch(["sleep", "1000"])
+        assert [one.about.driver for one in Registry().running()] == ["fuse"]
+
+
+@only_as("ordinary user")
+def test_the_kernels_driver_refuses_changed_hard_links_of_a_user(user: TestUser) -> None:
+    layer = system(user)
+    os.link(f"{layer}/file", f"{layer}/same")
+    with view(user, "fuse", upper=user.path("upper")) as one:
+        output(one, "echo changed > /file")
+    with (
+        pytest.raises(UpperHoldsFeature, match="hard links"),
+        view(user, "kernel", upper=user.path("upper")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("form", ["xattr", "aufs"])
+def test_the_kernels_driver_refuses_whiteouts_that_it_does_not_read(
+    user: TestUser, form: str
+) -> None:
+    layer, upper, target = system(user), user.path("upper"), user.directory("target")
+    os.mkdir(upper)
+    os.mkdir(user.path(".upper.overlaykit"))
+    options = f"lowerdir={layer},upperdir={upper},workdir={user.path('.upper.overlaykit')},whiteout={form}"
+    user.succeeds("mount", "-o", options, target)
+    os.unlink(f"{target}/gone")
+    user.succeeds("umount", target)
+    with pytest.raises(UpperHoldsFeature, match="whiteouts"), view(user, "kernel", upper=upper):
+        pass
+    os.removexattr(upper, f"{'trusted' if user.is_root else 'user'}.overlay.features")
+    with pytest.raises(UpperHoldsFeature, match="whiteouts"), view(user, "kernel", upper=upper):
+        pass
+
+
+def test_an_upper_of_another_program_is_searched_once(user: TestUser) -> None:
+    """An upper without a record, as the kernel's overlayfs leaves one that mount(8) has mounted."""
+    upper = user.path("upper")
+    prefix = b"trusted.overlay." if user.is_root else b"user.overlay."
+    with view(user, "kernel", upper=upper) as one:
+        output(one, "echo x > /new")
+    os.removexattr(upper, prefix + b"features")
+    with view(user, "kernel", upper=upper) as one:
+        assert output(one, "cat /new") == "x\n"
+    assert features.read(os.fsencode(upper), prefix) == frozenset()
+
+
+@pytest.mark.parametrize("holder", DRIVERS)
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_two_views_never_share_an_upper(user: TestUser, holder: str, driver: str) -> None:
+    upper = user.path("upper")
+    with view(user, holder, upper=upper, name="one") as one:
+        one.launch(["sleep", "1000"])
+        with (
+            pytest.raises(UpperTaken, match="is in use by view one"),
+            view(user, driver, upper=upper),
+        ):
+            pass
+    with view(user, driver, upper=upper) as two:
+        two.run(["true"], check=True)
+
+
+def test_an_upper_is_locked_until_the_last_process_of_a_killed_launcher_has_ended(
+    user: TestUser,
+) -> None:
+    before = user.leftovers()
+    layer = system(user)
+    arguments = (
+        "run",
+        "--driver",
+        "kernel",
+        "-l",
+        layer,
+        "-v",
+        USR,
+        "--upper",
+        user.directory("upper"),
+    )
+    with user.start(*arguments, "sh", "-c", "echo started; sleep 1000") as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "started\n"
+        assert "is in use by view" in user.refused(*arguments, "true")
+        os.kill(running.pid, signal.SIGKILL)
+    user.wait_for_descendants()
+    assert user.succeeds(*arguments, "true") == ""
+    assert user.leftovers() == before
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_several_commands_share_the_files_of_a_view(user: TestUser, driver: str) -> None:
+    with view(user, driver) as one:
+        for number in range(3):
+            assert output(one, "echo x >> /count; wc -l < /count") == f"{number + 1}\n"
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_read_only_view_refuses_changes(user: TestUser, driver: str) -> None:
+    layer = system(user)
+    for name in ("proc", "sys", "dev", "run"):
+        os.mkdir(f"{layer}/{name}")
+    user.write(f"{layer}/etc/hosts", "")
+    with view(user, driver, read_only=True) as one:
+        assert output(one, "cat /file; ! touch /new 2> /tmp/../dev/null; ! test -e /new") == (
+            "of the layer\n"
+        )
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_devices_of_a_layer_do_not_open(user: TestUser, driver: str) -> None:
+    with view(user, driver) as one:
+        options = output(one, "grep ' / ' /proc/self/mountinfo").split()[5]
+    assert "nodev" in options.split(",")
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_changes_of_the_hosts_file_are_kept(user: TestUser, driver: str) -> None:
+    upper = user.path("upper")
+    user.write(f"{system(user)}/etc/hosts", "127.0.0.1 localhost\n")
+    with view(user, driver, upper=upper) as one:
+        output(one, "echo 10.0.0.1 other >> /etc/hosts")
+    with view(user, OTHER[driver], upper=upper) as other:
+        assert "10.0.0.1 other\n" in output(other, "cat /etc/hosts")
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_explain_and_ps_answer(user: TestUser, driver: str) -> None:
+    upper = user.path("upper")
+    with view(user, driver, upper=upper, name="one") as one:
+        output(one, "echo x > /file; rm /gone; mkdir /new")
+        one.launch(["sleep", "1000"])
+        hits = {path: one.explain(path).hits for path in ("/file", "/gone", "/tree/other", "/new")}
+        layer = user.path("system")
+        roles = {path: [(hit.role, hit.path) for hit in found] for path, found in hits.items()}
+        assert roles == {
+            "/file": [("answers", f"{upper}/file"), ("shadowed", f"{layer}/file")],
+            "/gone": [("whiteout", f"{upper}/gone"), ("shadowed", f"{layer}/gone")],
+            "/tree/other": [("answers", f"{layer}/tree/other")],
+            "/new": [("answers", f"{upper}/new")],
+        }
+        assert user.succeeds("explain", "one", "/file").splitlines()[1].split() == [
+            *("answers", "file", f"{upper}/file")
+        ]
+        assert "explain: " not in user.refused("explain", "one", "/no/such")
+        (line,) = user.succeeds("ps").splitlines()[1:]
+        assert line.startswith("one ")
+
+
+def test_a_view_without_a_daemon_has_none(user: TestUser) -> None:
+    with view(user, "kernel") as one:
+        one.launch(["sleep", "1000"])
+        (running,) = Registry().running()
+        assert (running.about.driver, running.about.daemon) == ("kernel", 0)
+
+
+def test_a_launcher_that_was_killed_leaves_nothing(user: TestUser) -> None:
+    before = user.leftovers()
+    layer = system(user)
+    arguments = ("run", "--driver", "kernel", "-l", layer, "-v", USR)
+    with user.start(*arguments, "sh", "-c", "echo x > /new; echo started; sleep 1000") as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "started\n"
+        os.kill(running.pid, signal.SIGKILL)
+    user.wait_for_descendants()
+    user.succeeds(*arguments, "true")
+    assert user.leftovers() == before
+
+
+def test_a_python_program_that_was_killed_leaves_nothing(user: TestUser) -> None:
+    before = user.leftovers()
+    system(user)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with view(user, "kernel") as one:
+            one.launch(["sh", "-c", "echo x > /new; sleep 1000"])
+            os.write(writer, b".")
+            signal.pause()
+    assert os.read(reader, 1) == b"."
+    os.kill(child, signal.SIGKILL)
+    os.close(reader)
+    os.close(writer)
+    user.wait_for_descendants()
+    user.succeeds("run", "--driver", "kernel", "-l", user.path("system"), "-v", USR, "true")
+    assert user.leftovers() == before
+
+
+# What the kernel's overlayfs cannot show
+
+
+@only_as("ordinary user")
+def test_the_host_takes_root(user: TestUser) -> None:
+    with (
+        pytest.raises(KernelRefused, match=r"layer host: only root .*: use --driver fuse"),
+        View(driver="kernel"),
+    ):
+        pass
+    with View(driver="auto") as one:
+        assert output(one, "echo yes") == "yes\n"
+
+
+@only_as("ordinary user")
+def test_a_layer_of_another_user_is_refused(user: TestUser) -> None:
+    with (
+        pytest.raises(KernelRefused, match="layer /etc: it belongs to"),
+        View(["/etc"], driver="kernel"),
+    ):
+        pass
+
+
+@only_as("ordinary user")
+def test_a_layer_with_a_mount_in_it_is_refused_by_name(user: TestUser) -> None:
+    layer = system(user)
+    done = user.changed_machine(
+        f"mount -t tmpfs none {layer}/var", "run", "--driver", "kernel", "-l", layer, "true"
+    )
+    assert done.stderr == (
+        f"overlaykit: layer {layer}: only root can merge a directory with a mount in it, as at {layer}/var, with the"
+        " kernel's overlayfs: use --driver fuse\n"
+    )
+
+
+@only_as("root")
+def test_a_host_of_several_file_systems_is_refused_by_name(user: TestUser) -> None:
+    other = user.directory("other")
+    arguments = ("run", "--driver", "kernel", "true")
+    done = user.changed_machine(f"mount -t tmpfs none {other}; touch {other}/file", *arguments)
+    assert done.stderr == (
+        f"overlaykit: layer host: {other} is a file system of its own, and the kernel's overlayfs shows one only:"
+        " use --driver fuse\n"
+    )
+    done = user.changed_machine(f"mount -t tmpfs none {other}", *arguments)  # it is empty
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@only_as("root")
+def test_the_host_shows_neither_scratch_nor_the_upper_of_its_view(user: TestUser) -> None:
+    upper = user.path("home", "upper")
+    script = f"ls -A {user.temporary_uppers}; echo x > /opt/new; ! ls {upper}/opt 2> /dev/null"
+    with View(driver="kernel") as one:
+        assert output(one, script) == ""
+    with View(driver="kernel", upper=upper) as one:
+        output(one, f"echo x > /opt/new; ! ls {upper}/opt 2> /dev/null")
+    assert os.listdir(f"{upper}/opt") == ["new"]
+
+
+@only_as("root")
+def test_a_layer_above_the_host_is_merged(user: TestUser) -> None:
+    top = user.directory("top", added="by the layer\n")
+    upper = user.path("upper")
+    for driver in ("kernel", "fuse", "kernel"):
+        with View([top, "host"], driver=driver, upper=upper) as one:
+            assert output(one, f"cat /added; echo x >> {user.scratch}/../kept; cat /etc/hostname")
+    # The upper lies in the host, which is masked there.
+    with View([top, "host"], driver="kernel", upper=upper) as one:
+        assert output(one, f"ls -A {upper}; wc -l < {user.scratch}/../kept") == "3\n"
+
+
+@only_as("root")
+def test_a_view_in_a_view_falls_back(user: TestUser) -> None:
+    """The kernel takes no upper on an overlay: the inner view has to be ours."""
+    inner = f"{command()} run --driver auto -- cat /etc/hostname"
+    assert user.succeeds("run", "--driver", "kernel", "sh", "-c", inner)
+    inner = f"{command()} run --driver kernel -- true"
+    refused = user.overlaykit("run", "--driver", "kernel", "sh", "-c", inner)
+    assert refused.returncode == 125
+    assert "use --driver fuse" in refused.stderr
+
+
+@only_as("root")
+def test_an_upper_without_attributes_is_refused_by_name(user: TestUser) -> None:
+    disk = user.directory("disk")
+    layer = system(user)
+    done = user.changed_machine(
+        f"mount -t ramfs none {disk}",
+        *("run", "--driver", "kernel", "-l", layer, "-v", USR, "--upper", f"{disk}/upper", "true"),
+    )
+    assert done.returncode == 125
+    assert done.stderr.splitlines()[-1] == (
+        f"overlaykit: upper {disk}/upper: its file system keeps no attributes for overlayfs (Operation not supported):"
+        " choose an upper elsewhere, or use --driver fuse"
+    )
+
+
+@only_as("root")
+def test_uppers_of_root_and_of_a_user_are_told_apart(user: TestUser) -> None:
+    upper = user.directory("upper")
+    os.setxattr(upper, "user.overlay.impure", b"y")
+    with (
+        pytest.raises(Error, match="mark files in different ways"),
+        view(user, "kernel", upper=upper),
+    ):
+        pass
+
+
+def test_too_many_layers_are_refused(user: TestUser) -> None:
+    layer = system(user)
+    with pytest.raises(KernelRefused, match="501 layers"), View([layer] * 501, driver="kernel"):
+        pass
+
+
+def test_the_options_of_an_older_kernel_make_the_same_mount(user: TestUser) -> None:
+    """Before Linux 6.5 lowers are one list, and mount(2) takes it."""
+    from overlaykit.namespace import users
+    from overlaykit.views import kernel_mount
+
+    layer = system(user)
+    stage = user.directory("stage")
+
+    def mount() -> None:
+        users.become(_native.CLONE_NEWNS)
+        _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
+        lowers = [os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (layer, stage)]
+        made = kernel_mount.mount_by_list(stage, lowers, {}, {"source": "view"}, ["userxattr"])
+        with open(f"/proc/self/fd/{made}/file") as file:
+            assert file.read() == "of the layer\n"
+
+    assert users.errno_of(mount) == 0
+
+
+# The choice
+
+
+@pytest.fixture
+def config(user: TestUser) -> str:
+    return user.path("home", ".config", "overlaykit", "config.toml")
+
+
+def configure(path: str, text: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def driver_of(user: TestUser, given: str | None = None) -> str:
+    with view(user, given) as one:
+        one.launch(["sleep", "1000"])
+        (running,) = Registry().running()
+        return running.about.driver
+
+
+def test_the_caller_the_variable_and_the_configuration_choose_in_this_order(
+    user: TestUser, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OVERLAYKIT_DRIVER", raising=False)
+    assert driver_of(user) == "fuse"
+    configure(config, 'driver = "kernel"\n')
+    assert driver_of(user) == "kernel"
+    monkeypatch.setenv("OVERLAYKIT_DRIVER", "fuse")
+    assert driver_of(user) == "fuse"
+    assert driver_of(user, "auto") == "kernel"
+    monkeypatch.setenv("OVERLAYKIT_DRIVER", "")
+    monkeypatch.setenv("XDG_CONFIG_HOME", user.path("elsewhere"))
+    assert driver_of(user) == "fuse"
+    configure(user.path("elsewhere", "overlaykit", "config.toml"), 'driver = "auto"\n')
+    assert driver_of(user) == "kernel"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "drivers = 1\n",
+            "there is no setting 'drivers', only 'driver': mend the file, or remove it",
+        ),
+        (
+            "driver = 1\n",
+            "driver is no text: give 'fuse', 'kernel' or 'auto': mend the file, or remove it",
+        ),
+        ('driver = "ext4"\n', "there is no driver 'ext4': give 'fuse', 'kernel' or 'auto'"),
+        ("driver", "Expected '=' after a key"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_one_line(
+    user: TestUser, config: str, text: str, message: str
+) -> None:
+    configure(config, text)
+    line = user.refused("run", "true")
+    assert line.startswith(f"{config}: ")
+    assert message in line
+    with pytest.raises((ConfigurationInvalid, DriverUnknown)), View():
+        pass
+
+
+def test_an_unknown_driver_is_refused(user: TestUser) -> None:
+    refused = user.refused("run", "true", env=os.environ | {"OVERLAYKIT_DRIVER": "ext4"})
+    assert (
+        refused == "OVERLAYKIT_DRIVER: there is no driver 'ext4': give 'fuse', 'kernel' or 'auto'"
+    )
+    assert "--driver" in user.refused("run", "--driver", "ext4", "true")
