@@ -23,9 +23,13 @@ def fail(view: str, name: str, number: int, subject: str) -> NoReturn:
 
     if name == failure.DAEMON:
         from overlaykit.fuse.daemon import describe_log
-        from overlaykit.views import places
+        from overlaykit.views import Registry, places
         from overlaykit.views.view import DaemonEnded
 
+        # In place of the daemon.
+        registry = Registry()
+        registry.remove_ended()
+        registry.remove_if_empty()
         raise DaemonEnded(view, describe_log(places.log()))
     raise failure.error_of(name, number, subject)
 

@@ -2,7 +2,8 @@
 
 An entry holds `about.json`, the daemon's `control` socket and the directory `stage`. Each process of the view holds
 a lock on the entry (flock(2)), which ends with the last of them. An entry without a lock belongs to a view that was
-killed: the next command removes it with its scratch.
+killed: the next command removes it with its scratch. The launcher or the supervisor of a view locks `stage`, too: once
+that lock has ended, the view has, and its daemon cleans up.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 _ABOUT: Final = "about.json"
+_STAGE: Final = "stage"
 _SCRATCH: Final = "scratch"
 """The name of a symlink to the scratch directory, or of that directory itself if no disk can hold it."""
 
@@ -61,13 +63,18 @@ class About(Record, kw_only=True):
 
 
 class Entry:
-    """An entry of this process. The processes of the view keep `lock` open; `close` removes the entry."""
+    """An entry of this process. The processes of the view keep `lock` open; `close` removes the entry.
 
-    def __init__(self, path: str, lock: int) -> None:
+    The process without which the view ends keeps `view_lock` open.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Lock the entry, which is new."""
         self.path = path
         self.name = os.path.basename(path)
-        self.lock = lock
-        self.stage = os.path.join(path, "stage")
+        self.stage = os.path.join(path, _STAGE)
+        self.lock = lock_directory(path, fcntl.LOCK_EX)
+        self.view_lock = lock_directory(self.stage, fcntl.LOCK_EX)
         self.control = control_socket(path)
 
     def listen(self) -> sockets.socket:
@@ -114,8 +121,9 @@ class Entry:
 
     def close(self) -> None:
         """Release the lock and remove the entry, unless the daemon still holds the lock: then the daemon removes it."""
-        with suppress(OSError):
-            os.close(self.lock)
+        for lock in (self.view_lock, self.lock):
+            with suppress(OSError):
+                os.close(lock)
         remove_unlocked(self.path)
 
 
@@ -153,6 +161,11 @@ def is_locked(path: str) -> bool:
         os.close(lock)
         return False
     return os.path.isdir(path)
+
+
+def is_view_locked(path: str) -> bool:
+    """Whether the view at `path` has not ended; its daemon may outlive it."""
+    return is_locked(os.path.join(path, _STAGE))
 
 
 @contextmanager

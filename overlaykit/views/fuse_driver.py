@@ -39,12 +39,10 @@ class FuseRoot:
     Attributes:
       daemon: the daemon, which starts at once and loads while the caller prepares the layers.
       mount: the detached mount's descriptor; -1 before `serve` and after `close_mount`.
-      holds: the locks that a process of the view must keep: none, the daemon keeps them.
       paths, changes: as in `entry.About`.
     """
 
     driver = FUSE
-    holds: tuple[int, ...] = ()
     paths: tuple[str, ...] = ()
     changes: str | None = None
 
@@ -86,6 +84,12 @@ class FuseRoot:
     def watched(self) -> tuple[int, ...]:
         """Descriptors that are readable once the mount has ended."""
         return (self.daemon.process.pidfd,)
+
+    @property
+    def holds(self) -> tuple[int, ...]:
+        """The locks that the supervisor has to keep. The daemon keeps the others."""
+        assert self._entry is not None
+        return (self._entry.view_lock,)
 
     def clean_up(self, entry: Entry) -> None:
         """Have the daemon remove the entry and its scratch if this process ends before `serve`."""

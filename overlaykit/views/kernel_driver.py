@@ -188,8 +188,14 @@ class KernelRoot:
 
     @property
     def holds(self) -> tuple[int, ...]:
-        """The locks that a process of the view must keep."""
-        return (self._entry.lock, *self._holds, *([] if self._lock < 0 else [self._lock]))
+        """The locks that the supervisor has to keep."""
+        entry = self._entry
+        return (
+            entry.lock,
+            entry.view_lock,
+            *self._holds,
+            *([] if self._lock < 0 else [self._lock]),
+        )
 
     @property
     def user_namespace(self) -> int | None:

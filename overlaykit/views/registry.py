@@ -6,6 +6,7 @@ import fcntl
 import os
 import time
 
+from overlaykit import signals
 from overlaykit.errors import Error
 from overlaykit.fuse.cleanup import lock_directory, remove_registry_if_empty
 from overlaykit.record import Record
@@ -63,10 +64,6 @@ class RunningView(Record):
         return f"its daemon alone (process {self.about.daemon})"
 
 
-class _RootRemoved(Exception):
-    """A supervisor has removed the empty directory of the registry, which it does without a lock."""
-
-
 class Registry:
     """The entries of one user."""
 
@@ -84,25 +81,33 @@ class Registry:
             root_lock = self._lock_root()
             try:
                 self.remove_ended()
-                with suppress(_RootRemoved), entry.writing_entries(self._root):
-                    self._make(path)
-                    return Entry(path, lock_directory(path, fcntl.LOCK_EX))
+                with entry.writing_entries(self._root):
+                    if self._make(path):
+                        return Entry(path)
             finally:
                 os.close(root_lock)
+            _await_cleanup(path)
 
     @staticmethod
-    def _make(path: str) -> None:
+    def _make(path: str) -> bool:
+        """Make the directories of an entry. Returns: false if it has to be tried again, once `path` is gone."""
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
-            raise NameTaken(os.path.basename(path)) from None
-        except FileNotFoundError as error:
-            raise _RootRemoved from error
+            about = entry.read(path)
+            if entry.is_view_locked(path) or (about is not None and about.target is not None):
+                raise NameTaken(os.path.basename(path)) from None
+            return False
+        except (
+            FileNotFoundError
+        ):  # a supervisor has removed the empty registry, which it does without a lock
+            return False
         try:
             os.mkdir(os.path.join(path, "stage"), 0o700)
         except OSError:
             os.rmdir(path)
             raise
+        return True
 
     def running(self) -> list[RunningView]:
         """All that are running, oldest first."""
@@ -110,7 +115,9 @@ class Registry:
         for path in self._paths():
             with suppress(OSError):
                 about = entry.read(path)
-                if about is not None and entry.is_locked(path):
+                if about is None or not entry.is_locked(path):
+                    continue
+                if about.target is not None or entry.is_view_locked(path):
                     found.append(RunningView(about, entry.control_socket(path)))
         return sorted(found, key=lambda view: view.about.started)
 
@@ -174,6 +181,23 @@ class Registry:
             return
         for name in names:
             yield os.path.join(self._root, name)
+
+
+def _await_cleanup(path: str) -> None:
+    """Wait until the daemon of a view that has ended has removed its entry. Signals arrive meanwhile."""
+    about = entry.read(path)
+    if about is None:
+        lock = lock_directory(path, fcntl.LOCK_SH)
+        if lock >= 0:
+            os.close(lock)
+    if about is None or not about.daemon:
+        return
+    with suppress(ProcessLookupError):
+        ended = os.pidfd_open(about.daemon)
+        try:
+            signals.await_readable(ended)
+        finally:
+            os.close(ended)
 
 
 def explain(wanted: str, path: str) -> control.Explained:

@@ -251,5 +251,8 @@ def test_a_new_upper_is_named_because_it_may_be_a_slip(user: TestUser) -> None:
 
 
 def test_a_view_runs_with_the_procfs_of_another_pid_namespace(user: TestUser) -> None:
-    unshare = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--pid", "--fork")
-    assert user.program([*unshare, command(), "run", "echo", "there"]) == "there\n"
+    unshare = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+    run = (command(), "run", "echo", "there")
+    assert user.program([*unshare, "--pid", "--fork", *run]) == "there\n"
+    # The daemon, which cleans up, may have been killed with its PID namespace: the next view cleans up.
+    user.program([*unshare, *run])

@@ -17,22 +17,16 @@ from .user import TestUser, command_line
 
 COMMAND = ("sh", "-c", "sleep 1000 & setsid sleep 1000 & echo started; wait")
 
-# A killed launcher reports no status.
-STATUS = {"launcher": -signal.SIGKILL, "daemon": 125, "monitor": 137, "init": 137}
+# The launcher becomes the supervisor, which reports no status when it is killed.
+STATUS = {"supervisor": -signal.SIGKILL, "daemon": 125, "init": 137}
 
 
 def roles(launcher: int) -> dict[str, int]:
-    """The processes of a view with a published port, by their role."""
-    below = {process: command_line(process) for process in descendants(launcher)}
-    (daemon,) = (process for process, line in below.items() if "overlaykit.fuse.daemon" in line)
-    (monitor,) = (process for process in children(launcher) if process != daemon)
-    (init,) = children(monitor)
-    return {
-        "launcher": launcher,
-        "daemon": daemon,
-        "monitor": monitor,
-        "init": init,
-    }
+    """The processes of a view, by their role."""
+    below = {process: command_line(process) for process in children(launcher)}
+    daemons = [process for process, line in below.items() if "overlaykit.fuse.daemon" in line]
+    (init,) = below.keys() - set(daemons)
+    return {"supervisor": launcher, "init": init} | dict(zip(["daemon"], daemons, strict=False))
 
 
 def essential_processes(launcher: int) -> list[int]:

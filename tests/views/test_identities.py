@@ -98,6 +98,7 @@ def test_files_of_other_users_that_a_killed_view_left_are_removed(user: TestUser
         user.wait_for_descendants()
         assert os.listdir(f"{home}/.cache/overlaykit") != []
         user.program([*run, "true"])
+        user.wait_for_descendants()  # its daemon
         assert not os.path.exists(f"{home}/.cache/overlaykit")
 
 
