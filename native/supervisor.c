@@ -459,8 +459,10 @@ reap(void)
     while (reaped < 0 && errno == EINTR);
     monitor.code = status_of(ended);
     /* If init ended by itself, its status counts: the daemon may end a moment earlier, with the
-     * view's mounts. */
-    if (monitor.alone && monitor.aborted && monitor.code == KILLED)
+     * view's mounts. What it has sent tells more, if that is awaited. */
+    struct record record;
+    if (monitor.alone && monitor.aborted && monitor.code == KILLED &&
+        !plan_find(&plan, SECTION_END, STEP_AWAIT, &record))
         (void)fail_with(DAEMON, 0, "");
 }
 

@@ -50,7 +50,6 @@ class FuseRoot:
         """Start the daemon. Raises: Error, OSError."""
         self.daemon = _start_daemon()
         self._entry: Entry | None = None
-        self._kept = False
 
     @property
     def mount(self) -> int:
@@ -109,7 +108,6 @@ class FuseRoot:
         Raises: Error, OSError. The daemon has ended then.
         """
         self._entry = entry
-        self._kept = kept
         lowers = [
             layer.path if layer.recursive else self.daemon.hand_over(layer.path, hold.fileno())
             for layer, hold in zip(layers, holds, strict=True)
@@ -158,9 +156,12 @@ class FuseRoot:
         self.daemon.abandon()
 
     def end(self, _: ExitStack) -> End:
-        """What the supervisor does at the end of the view, in place of `close`: the daemon removes all."""
-        written = self.daemon.process.channel.fileno() if self._kept else None
-        return End(written=written)
+        """What the supervisor does at the end of the view, in place of `close`: the daemon removes all.
+
+        The supervisor waits for the daemon's word that all is in the upper, although that may be dropped: a daemon that
+        was killed ends without it.
+        """
+        return End(written=self.daemon.process.channel.fileno())
 
     def explain(self, path: str) -> control.Explained:
         """Which layer answers for a path. Raises: OSError (ENOENT and the like)."""
