@@ -1,4 +1,4 @@
-"""Unix sockets that pass descriptors, on the C module `_socket`: the import of socket costs a launcher 4 ms, for enums.
+"""Unix sockets that pass descriptors, on the C module `_socket`: the import of socket costs a launcher 7 ms.
 
 `socket`, `socketpair`, `send_fds` and `recv_fds` are those of socket, as far as overlaykit uses them; received
 descriptors are close-on-exec. No other module imports `_socket`.
