@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -112,6 +113,15 @@ def test_output_is_not_written_twice_by_what_is_forked(harness: LaunchHarness) -
 
 def test_the_interpreter_of_this_very_test_runs_in_a_view(harness: LaunchHarness) -> None:
     assert harness.output(sys.executable, "-c", "print(6 * 7)") == "42\n"
+
+
+@pytest.mark.parametrize("length", [1 << 20, plan.LARGEST])
+def test_arguments_that_are_too_long_are_refused_by_name(
+    harness: LaunchHarness, length: int
+) -> None:
+    """The kernel refuses the shorter one (execve(2)), the plan has no room for the longer one."""
+    with pytest.raises(namespace.CommandNotExecutable, match=os.strerror(errno.E2BIG)):
+        harness.launch("/bin/true", "a" * length)
 
 
 def test_a_program_of_another_version_is_refused_whole(
