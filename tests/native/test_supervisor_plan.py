@@ -17,6 +17,7 @@ from overlaykit import _native
 
 from . import plans
 from .plans import COMMAND, END, FRONT, INIT, MONITOR, PLAN, Step
+from .sandbox import sandboxed
 
 REFUSED: Final = 125
 FUZZ: Final = settings(
@@ -372,6 +373,58 @@ def test_edited_records_are_refused_or_understood(effects: Effects, data: st.Dat
     body = b"".join(map(plans.record, changed))
     check(plans.framed(body), effects)
     carry_out_no_part(body, effects)
+
+
+PATHS: Final = st.one_of(
+    st.text("ab/.\n\xe9", max_size=40),
+    st.sampled_from(
+        ["/mnt", "/mnt/", "/mnt/a/b", "/mnt/file/x", "/mnt/loop/x", "/mnt/up/../mnt", "/"]
+    ),
+    st.sampled_from([4, 64, 255, 256, 2040, 4095, 4096, 5000]).map(lambda n: "/mnt/" + "x" * n),
+    st.sampled_from([100, 1000, 2045, 2046, 2047]).map(lambda n: "/mnt" + "/y" * n),
+)
+SLOTS: Final = st.integers(10, 14)
+STEPS: Final = st.one_of(
+    st.tuples(st.just("fresh"), SLOTS, st.sampled_from(["tmpfs", "proc", "nofs"]), st.just(0))
+    .map(lambda head: (*head, ("mode", "0700"), 1, "FILE_SYSTEM", "/x"))
+    .flatmap(lambda step: st.tuples(*map(st.just, step[:7]), PATHS)),
+    st.tuples(st.just("clone"), SLOTS, PATHS, st.sampled_from([0, 1]), st.just(0)).map(
+        lambda head: (*head, "BIND_SOURCE", head[2])
+    ),
+    st.tuples(st.just("attach"), SLOTS, PATHS, st.integers(0, 1)),
+    st.tuples(st.just("bind"), SLOTS, PATHS),
+    st.tuples(st.just("symlink"), PATHS, PATHS),
+    st.tuples(st.just("hosts"), st.text("ab.#", max_size=64), st.just(0)),
+    st.tuples(st.just("hostname"), st.text("ab", max_size=64)),
+    st.tuples(st.just("protect_proc"), st.tuples(st.text("ab", min_size=1)), st.integers(0, 1)),
+    st.tuples(st.just("chdir"), PATHS, st.integers(0, 1)),
+    st.just(("attach_binds",)),
+)
+
+
+@sandboxed
+def test_whatever_is_understood_is_carried_out_or_fails_by_name() -> None:
+    """In namespaces of the test's own, with nothing of the machine's writable."""
+    _native.unshare(_native.CLONE_NEWUTS | _native.CLONE_NEWNET | _native.CLONE_NEWIPC)
+    _native.mount_setattr(
+        _native.AT_FDCWD, "/", _native.AT_RECURSIVE, attr_set=_native.MOUNT_ATTR_RDONLY
+    )
+    for place in "/mnt", "/tmp", "/run":
+        _native.mount("tmpfs", place, "tmpfs", 0)
+    os.symlink("loop", "/mnt/loop")
+    os.symlink("/mnt/..", "/mnt/up")
+    with open("/mnt/file", "wb"):
+        pass
+
+    @settings(FUZZ, database=None)
+    @given(init=st.lists(STEPS, max_size=8))
+    def carry_out(init: list[Step]) -> None:
+        ended = plans.run(plans.encoded(*plans.steps("true", init=init)))
+        assert ended.status in (0, 124, REFUSED), ended
+        if ended.status == 124:
+            assert ended.stderr.endswith("|before|")
+
+    carry_out()
 
 
 @FUZZ
