@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from overlaykit import signals
 from overlaykit.cli import output, umask
 from overlaykit.cli.options import REMAINDER, SUPPRESS, Options, Usage
@@ -18,6 +20,8 @@ executed, 125 if overlaykit itself failed."""
 
 
 def main(arguments: list[str]) -> int:
+    # This process ends with its first command: to search for garbage takes a millisecond.
+    gc.disable()
     with signals.held():
         from overlaykit.namespace import (
             descriptors,

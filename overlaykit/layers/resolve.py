@@ -38,4 +38,4 @@ def resolve(text: str, store: Store | None = None, *, hidden: Iterable[str] = ()
         return Layer(name=path, path=path)
     from overlaykit.layers.store import Store
 
-    return (store or Store()).get(text).layer()
+    return (store or Store()).layer(text)

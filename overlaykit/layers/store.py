@@ -206,6 +206,14 @@ class Store:
                 raise self._unknown(name) from None
             raise DamagedLayer(name, _RECORD) from None
 
+    def layer(self, name: str) -> Layer:
+        """The layer `name` for a view, without its record, which takes json to read. Raises: as `get`."""
+        _check(name)
+        path = self._path(name)
+        if not os.path.isfile(os.path.join(path, _RECORD)):
+            return self.get(name).layer()
+        return Layer(name=name, path=os.path.join(path, _TREE))
+
     def list(self) -> tuple[StoredLayer, ...]:
         """Every layer, by name.
 

@@ -21,6 +21,7 @@ def test_mountpoints_with_spaces_and_backslashes_are_understood() -> None:
             mountpoint="/mnt/a b\\c\td",
             fstype="ext4",
             idmapped=True,
+            options=("rw",),
         )
     ]
 
