@@ -9,7 +9,10 @@ import subprocess
 
 import pytest
 
+from ..views.fixtures import only_fuse
 from ..views.user import TestUser, command
+
+BOTH_DRIVERS = True
 
 
 @pytest.mark.parametrize(
@@ -250,6 +253,7 @@ def test_a_new_upper_is_named_because_it_may_be_a_slip(user: TestUser) -> None:
     assert user.succeeds("run", "--upper", upper, "true") == ""
 
 
+@only_fuse
 def test_a_view_runs_with_the_procfs_of_another_pid_namespace(user: TestUser) -> None:
     unshare = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
     run = (command(), "run", "echo", "there")

@@ -1,6 +1,7 @@
 """The fixture `user`: a test that uses it runs in its own process, once as root and once as an ordinary user.
 
-A conftest.py provides it by importing `user` and `pytest_pyfunc_call`.
+In a module with `BOTH_DRIVERS = True`, tests run once more as root with the driver `kernel`, but for those marked
+`only_fuse`. A conftest.py provides all this by importing `user`, `pytest_generate_tests` and `pytest_pyfunc_call`.
 """
 
 from __future__ import annotations
@@ -21,20 +22,40 @@ IDENTITIES = ("root", "ordinary user") if os.geteuid() == 0 else ("ordinary user
 """Root tests as both; an ordinary user only as itself."""
 
 
+KERNEL = "root, kernel"
+"""Root, with the driver `kernel`."""
+
+
+def only_fuse(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test of what only a daemon does."""
+    test.only_fuse = True  # type: ignore[attr-defined]
+    return test
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marks = metafunc.definition.iter_markers("parametrize")
+    if "user" not in metafunc.fixturenames or any(mark.args[0] == "user" for mark in marks):
+        return
+    both = getattr(metafunc.module, "BOTH_DRIVERS", False) and os.geteuid() == 0
+    more = [KERNEL] if both and not getattr(metafunc.function, "only_fuse", False) else []
+    metafunc.parametrize("user", [*IDENTITIES, *more], indirect=True)
+
+
 def only_as(identity: str) -> pytest.MarkDecorator:
     """Mark a test that applies to one identity; an ordinary user skips the tests of root."""
     chosen = [identity] if identity in IDENTITIES else []
     return pytest.mark.parametrize("user", chosen, indirect=True)
 
 
-@pytest.fixture(params=IDENTITIES)
+@pytest.fixture
 def user(request: pytest.FixtureRequest) -> Iterator[TestUser]:
     # On a disk: an upper needs extended attributes, which /tmp may not have.
     scratch = tempfile.mkdtemp(prefix="overlaykit-test-", dir="/var/tmp")
-    is_root = request.param == "root"
+    is_root = request.param != "ordinary user"
     if not is_root and os.geteuid() == 0:
         os.chown(scratch, ORDINARY, ORDINARY)
-    yield TestUser(is_root=is_root, scratch=scratch)
+    driver = "kernel" if request.param == KERNEL else "fuse"
+    yield TestUser(is_root=is_root, scratch=scratch, driver=driver)
     rmtree_path(scratch)
 
 

@@ -469,7 +469,7 @@ def driver_of(user: TestUser, given: str | None = None) -> str:
 def test_the_caller_the_variable_and_the_configuration_choose_in_this_order(
     user: TestUser, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("OVERLAYKIT_DRIVER", raising=False)
+    monkeypatch.delenv("OVERLAYKIT_DRIVER")
     assert driver_of(user) == "fuse"
     configure(config, 'driver = "kernel"\n')
     assert driver_of(user) == "kernel"
@@ -499,8 +499,9 @@ def test_the_caller_the_variable_and_the_configuration_choose_in_this_order(
     ],
 )
 def test_a_mistake_in_the_configuration_is_one_line(
-    user: TestUser, config: str, text: str, message: str
+    user: TestUser, config: str, text: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("OVERLAYKIT_DRIVER")
     configure(config, text)
     line = user.refused("run", "true")
     assert line.startswith(f"{config}: ")

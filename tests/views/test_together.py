@@ -33,6 +33,8 @@ print(len(processes), processes[0], others, flush=True)
 server.serve_forever()
 """
 
+BOTH_DRIVERS = True
+
 
 @contextlib.contextmanager
 def serving(user: TestUser, name: str) -> Iterator[tuple[int, str]]:

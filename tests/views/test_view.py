@@ -26,7 +26,10 @@ from overlaykit.views.view import (
     OfAnotherProcess,
 )
 
+from .fixtures import only_fuse
 from .user import TestUser
+
+BOTH_DRIVERS = True
 
 
 def test_a_view_runs_a_command_and_returns_its_status(user: TestUser) -> None:
@@ -408,6 +411,7 @@ def test_a_program_that_ignores_sigchld_is_refused_with_the_fix(user: TestUser) 
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
+@only_fuse
 def test_a_command_after_the_daemons_death_is_refused(user: TestUser) -> None:
     with View() as view:
         view.run(["true"], check=True)

@@ -73,6 +73,8 @@ class TestUser:
     is_root: bool
     scratch: str
     """The user's directory on a disk, removed after the test; a view over `host` shows it at the same path."""
+    driver: str = "fuse"
+    """The driver of its views, by OVERLAYKIT_DRIVER."""
     expects_log: bool = False
     """Whether the test expects entries in the daemon's log; otherwise an entry fails the test."""
     _found: set[tuple[str, str]] = field(default_factory=set)
@@ -262,6 +264,7 @@ class TestUser:
                 syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # as after an ordinary login
         for name in [name for name in os.environ if name.startswith("XDG_")]:
             del os.environ[name]
+        os.environ["OVERLAYKIT_DRIVER"] = self.driver
         os.environ.update(HOME=self.home, LC_ALL="C.UTF-8", PATH=PATH, TMPDIR=self.path("tmp"))
         os.umask(0o022)
         os.mkdir(self.home)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from ...views.fixtures import pytest_pyfunc_call, user
+from ...views.fixtures import pytest_generate_tests, pytest_pyfunc_call, user
 
-__all__ = ["pytest_pyfunc_call", "user"]
+__all__ = ["pytest_generate_tests", "pytest_pyfunc_call", "user"]
 
 collect_ignore_glob = [] if "OVERLAYKIT_PROOFS" in os.environ else ["test_*.py"]
