@@ -112,6 +112,8 @@ class Daemon:
 
     def _send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send a request; it waits in the channel until the process is there to receive it."""
+        if self._warm is not None and self._warm.has_answered():
+            self.process.is_alive()
         # If the daemon has ended already, `serve` raises.
         with suppress(BrokenPipeError, ConnectionResetError):
             try:

@@ -50,6 +50,9 @@ _MOST_WAITING: Final = 256
 _STALE: Final = 75
 """The exit status of a child that found a file changed."""
 
+_LESSER: Final = 76
+"""The exit status of a child that may not have a client's higher limits: a server of this client's can serve both."""
+
 _FIXED_VARIABLES: Final = (b"PYTHON", b"LD_", b"GLIBC_", b"MALLOC_", b"OVERLAYKIT_")
 """Variables that act when an interpreter or a module is loaded: they cannot be taken over."""
 
@@ -81,6 +84,7 @@ class Server:
         self._waiting: dict[int, socket.socket] = {}
         self._children: set[int] = set()
         self._served = 0
+        self._is_ended = False
         self._last = time.monotonic()
         signal.pthread_sigmask(signal.SIG_SETMASK, _SIGNALS)
         self._signals = _native.signalfd(sum(1 << (number - 1) for number in _SIGNALS))
@@ -97,19 +101,27 @@ class Server:
         while self._listener is not None or self._children:
             remaining = None
             if self._listener is not None and not self._children:
-                remaining = self._last + self._idle_seconds - time.monotonic()
-                if remaining <= 0 and not self._waiting:
-                    break
-            for ready, _ in self._poll.poll(remaining and max(0.0, remaining) * 1000):
+                remaining = max(0.0, self._last + self._idle_seconds - time.monotonic()) * 1000
+            events = self._poll.poll(remaining)
+            if not events:
+                break
+            for ready, _ in events:
                 self._attend(ready)
+            if self._is_ended:
+                break
         self._retire()
 
     def _attend(self, ready: int) -> None:
         if ready == self._signals:
             self._take_signals()
         elif self._listener is not None and ready == self._listener.fileno():
-            with suppress(OSError):
+            try:
                 self._await_request(self._listener.accept()[0])
+            except (BlockingIOError, ConnectionAbortedError):
+                pass  # the client has gone
+            except OSError:
+                # Without descriptors or memory it would be woken for ever.
+                self._retire()
         elif ready in self._waiting:
             self._poll.unregister(ready)
             connection = self._waiting.pop(ready)
@@ -145,9 +157,7 @@ class Server:
         with suppress(BlockingIOError):
             while info := os.read(self._signals, _SIGNALFD_INFO_BYTES):
                 taken.add(int.from_bytes(info[:4], sys.byteorder))
-        if taken - {signal.SIGCHLD}:
-            self._retire()
-            os._exit(0)
+        self._is_ended = bool(taken - {signal.SIGCHLD})
         with suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -155,7 +165,7 @@ class Server:
                     break
                 self._children.discard(pid)
                 self._last = time.monotonic()
-                if os.waitstatus_to_exitcode(status) == _STALE:
+                if os.waitstatus_to_exitcode(status) in (_STALE, _LESSER):
                     self._retire()
 
     def _answer(self, connection: socket.socket) -> None:
@@ -220,9 +230,12 @@ class Server:
                 os._exit(_STALE)
             try:
                 server_peer.adopt(client)
-            except (OSError, ValueError, server_peer.Unequal) as error:
-                _refuse(connection, f"cannot adopt: {error}")
+            except server_peer.Unequal as error:
+                _refuse(connection, f"unequal: {error}")
                 os._exit(0)
+            except (OSError, ValueError) as error:
+                _refuse(connection, f"limits: {error}")
+                os._exit(_LESSER)
             parent = _announce(connection, client)
             if parent is None:
                 os._exit(0)

@@ -92,6 +92,12 @@ class Starting:
             self._connection.close()
         return DaemonProcess(int(fields[0]), descriptors[0], ours, is_child=False)
 
+    def has_answered(self) -> bool:
+        """Whether `take_over` need not wait."""
+        poll = select.poll()
+        poll.register(self._connection.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
     def cancel(self) -> None:
         """Do without it."""
         self._connection.close()

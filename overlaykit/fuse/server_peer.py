@@ -30,13 +30,12 @@ _EQUAL: Final = frozenset(
         b"CapEff",
         b"CapBnd",
         b"CapAmb",
-        b"NoNewPrivs",
     }
 )
 """Lines of proc_pid_status(5) that must be equal."""
 
-_UNFILTERED: Final = b"\t0"
-"""Seccomp: a filter cannot be compared with another one."""
+_CONFINING: Final = (b"Seccomp", b"NoNewPrivs")
+"""Lines that must be 0: filters, and the Landlock rules that go with NoNewPrivs, cannot be compared."""
 
 _LIMITS: Final = tuple(
     number for name, number in vars(resource).items() if name.startswith("RLIMIT_")
@@ -77,8 +76,8 @@ class Peer:
         for name, value in vars(own).items():
             if value != getattr(theirs, name):
                 raise Unequal(name)
-        if theirs.seccomp != _UNFILTERED:
-            raise Unequal("seccomp")
+        if theirs.is_confined:
+            raise Unequal("confined")
         if not self.is_alive():
             raise Unequal("ended")
 
@@ -96,7 +95,7 @@ class Traits:
         self.root = (root.dev, root.ino, root.mnt_id)
         status = dict(line.split(b":", 1) for line in _read(f"{at}/status").splitlines())
         self.credentials = {name: status[name] for name in _EQUAL}
-        self.seccomp = status.get(b"Seccomp", _UNFILTERED)
+        self.is_confined = any(status.get(name, b"\t0") != b"\t0" for name in _CONFINING)
         self.personality = _read(f"{at}/personality")
         try:
             self.label = _read(f"{at}/attr/current")
@@ -107,7 +106,7 @@ class Traits:
 def adopt(client: Peer) -> None:
     """Give this process the control groups, limits and priorities of a client.
 
-    Raises: OSError, ValueError: it may not have them.
+    Raises: Unequal: it may not join the groups; OSError, ValueError: it may not have the rest.
     """
     pid = client.pid
     _join_cgroups(pid)
@@ -138,7 +137,10 @@ def _join_cgroups(pid: int) -> None:
     for line in theirs.splitlines():
         if line not in before:
             _, controllers, path = os.fsdecode(line).split(":", 2)
-            _write(os.path.join(_hierarchy(controllers, path), "cgroup.procs"), b"0")
+            try:
+                _write(os.path.join(_hierarchy(controllers, path), "cgroup.procs"), b"0")
+            except OSError as error:
+                raise Unequal("cgroup") from error
     if _read("/proc/self/cgroup") != theirs:
         raise Unequal("cgroup")
 

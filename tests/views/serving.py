@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -38,12 +39,13 @@ def running() -> server.Status:
 
 
 def wait_for_end(pid: int) -> None:
-    """Wait until a process has ended; reap it, if it is a child of this subreaper."""
+    """Wait until a process has ended."""
     with contextlib.suppress(ProcessLookupError):
         ended = os.pidfd_open(pid)
         try:
-            with contextlib.suppress(ChildProcessError):
-                os.waitid(os.P_PIDFD, ended, os.WEXITED | os.WNOWAIT)
+            poll = select.poll()
+            poll.register(ended, select.POLLIN)
+            poll.poll()
         finally:
             os.close(ended)
 
@@ -96,12 +98,17 @@ def connected() -> Iterator[socket.socket]:
         yield connection
 
 
-def footprint(pid: int) -> dict[str, object]:
-    """What the server holds, once its daemons have ended."""
-    for child in children(pid):
+def wait_for_daemons() -> None:
+    """Wait until the server's daemons have ended and it knows."""
+    for child in children(running().pid):
         wait_for_end(child)
     while running().alive:
         pass
+
+
+def footprint(pid: int) -> dict[str, object]:
+    """What the server holds, once its daemons have ended."""
+    wait_for_daemons()
     return {"descriptors": descriptors(pid), "children": children(pid)}
 
 

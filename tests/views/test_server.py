@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import resource
 import shutil
 import signal
@@ -35,6 +36,7 @@ from .serving import (
     running,
     switched_on,
     view,
+    wait_for_daemons,
     wait_for_end,
 )
 from .user import ORDINARY, TestUser, command
@@ -143,12 +145,19 @@ def test_a_daemon_has_the_limits_and_priorities_of_its_caller(user: TestUser) ->
 
 @only_as("ordinary user")
 def test_limits_that_a_server_may_not_take_over_are_refused(user: TestUser) -> None:
-    """The server has the lower limits of the view that started it: a daemon of another view is not bound by them."""
+    """A server with the lower limits of the view that started it gives way to one that serves both."""
+    limited = ("prlimit", "--core=0:0")
     with switched_on():
-        user.program(["prlimit", "--core=0:0", command(), *RUN])
+        user.program([*limited, command(), *RUN])
+        first = running().pid
         with view(user, "unlimited") as daemon:
-            assert parent_of(daemon) != running().pid
+            assert parent_of(daemon) != first
             assert resource.prlimit(daemon, resource.RLIMIT_CORE)[1] == _hard(resource.RLIMIT_CORE)
+        wait_for_end(first)
+        user.succeeds(*RUN)
+        with view(user, "both", *limited) as daemon, view(user, "unlimited") as other:
+            assert {parent_of(daemon), parent_of(other)} == {running().pid}
+            assert resource.prlimit(daemon, resource.RLIMIT_CORE) == (0, 0)
 
 
 def test_a_daemon_has_the_environment_of_its_caller(user: TestUser) -> None:
@@ -255,7 +264,7 @@ def test_a_client_with_a_seccomp_filter_is_not_served(user: TestUser) -> None:
             _filter_nothing()
             return _ask_for_a_daemon()
 
-        assert _in_child(ask_filtered) == "unequal: seccomp"
+        assert _in_child(ask_filtered) == "unequal: is_confined"
         assert running().served == served
 
 
@@ -463,6 +472,90 @@ def test_the_server_ends_after_its_time_without_views(user: TestUser) -> None:
         assert not os.path.exists(socket_directory(user))
 
 
+def test_more_layers_than_a_socket_holds_are_handed_over(user: TestUser) -> None:
+    """They wait in the channel until the daemon is there."""
+    layers = [user.directory(f"layer{number}", **{f"f{number}": "x"}) for number in range(240)]
+    upper = user.directory("upper")
+    with switched_on():
+        user.succeeds(*RUN)
+        with View([*layers, "host"], upper=upper) as one:
+            assert parent_of(daemon_process(one)) == running().pid
+            assert one.run(["cat", "/f0", "/f239"], capture_output=True).stdout == b"xx"
+
+
+def test_an_environment_that_is_too_long_for_a_message_starts_without_the_server(
+    user: TestUser,
+) -> None:
+    with switched_on():
+        user.succeeds(*RUN)
+        long = {f"LONG_{number}": "x" * 100_000 for number in range(10)}
+        assert user.succeeds(
+            "run", "--", "sh", "-c", 'echo "${#LONG_9}"', env={**os.environ, **long}
+        )
+        assert running().served == 1
+
+
+def test_standard_descriptors_that_are_closed_stay_so_with_the_server(user: TestUser) -> None:
+    script = f"exec {command()} run -- sh -c 'ls /proc/self/fd | wc -l' <&- 2>&-"
+    with switched_on():
+        counts = [user.program(["sh", "-c", script]) for _ in range(3)]
+        assert running().served == 3
+        os.environ[server.VARIABLE] = "off"
+        assert counts == [user.program(["sh", "-c", script])] * 3
+        os.environ[server.VARIABLE] = "1000"
+
+
+def test_clients_that_say_nothing_do_not_keep_the_server(user: TestUser) -> None:
+    with switched_on("0.2"), contextlib.ExitStack() as silent:
+        with View():
+            pid = running().pid
+            for _ in range(300):
+                with contextlib.suppress(OSError):
+                    silent.enter_context(connected())
+        wait_for_end(pid)
+
+
+def test_a_server_without_descriptors_left_ends(user: TestUser) -> None:
+    with switched_on(), contextlib.ExitStack() as silent:
+        user.succeeds(*RUN)
+        pid = running().pid
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (12, 12))
+        for _ in range(20):
+            with contextlib.suppress(OSError):
+                silent.enter_context(connected())
+        wait_for_end(pid)
+        user.succeeds(*RUN)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_the_server_and_no_view(user: TestUser, number: int) -> None:
+    with switched_on():
+        with View() as one:
+            pid = kill_server(number)
+            wait_for_end(pid)
+            assert server.status() is None
+            one.run(["true"], check=True)
+        assert not os.path.exists(socket_directory(user))
+
+
+def test_a_launcher_that_is_killed_while_it_starts_leaves_nothing(user: TestUser) -> None:
+    chance = random.Random(7)
+    with switched_on():
+        user.succeeds(*RUN)
+        for _ in range(12):
+            one = user.start("run", "--", "sleep", "1000", stderr=subprocess.DEVNULL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                one.wait(chance.uniform(0.05, 0.3))
+            one.kill()
+            one.communicate()
+            for process in descendants(os.getpid()):
+                if process != running().pid:
+                    wait_for_end(process)
+        user.succeeds(*RUN)
+        wait_for_daemons()
+        assert os.listdir(user.runtime) == [".server"]
+
+
 def test_mounts_do_not_hold_the_server(user: TestUser) -> None:
     """Their daemons live long, and a server would keep the mount namespace that it lives in."""
     lower, target = user.directory("lower"), user.directory("target")
@@ -485,8 +578,10 @@ def test_a_daemon_joins_its_callers_control_group(user: TestUser, hierarchy: str
             assert _control_group(pid, hierarchy) == os.path.basename(starter)
             _kill_control_group(starter)
             wait_for_end(pid)
+            kept = daemon
             assert user.succeeds("run", "--", "echo", "x") == "x\n"
         assert running().pid != pid
+        wait_for_end(kept)
 
 
 # Growth.
