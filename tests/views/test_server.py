@@ -120,7 +120,8 @@ def test_two_first_views_at_once_are_both_served(user: TestUser) -> None:
         for one in views:
             _, errors = one.communicate()
             assert (one.returncode, errors) == (0, "")
-        assert len([p for p in descendants(os.getpid()) if "server_main" in _command_line(p)]) == 1
+        servers = [p for p in children(os.getpid()) if "server_main" in _command_line(p)]
+        assert servers == [running().pid]
 
 
 def test_a_daemon_has_the_limits_and_priorities_of_its_caller(user: TestUser) -> None:
