@@ -70,6 +70,7 @@ sanitize: setup-tests
 	@setup/sanitize $(ARGS)
 
 bench: setup-tests
+	@$(PYTHON) -m compileall -q overlaykit
 	@.venv/bin/overlaykit bench $(or $(ARGS),--quick)
 
 changelog: setup-tests
