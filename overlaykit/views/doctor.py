@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 from overlaykit.errors import Error
 from overlaykit.fuse import doctor as fuse
 from overlaykit.health import Check
-from overlaykit.layers import Store
+from overlaykit.layers import Layer, Store
 from overlaykit.namespace import doctor as namespaces
+from overlaykit.namespace import is_privileged
 from overlaykit.overlay.disk import Disk, Unfit, probe
 from overlaykit.views import places
+from overlaykit.views.kernel_driver import KernelRoot
 from overlaykit.views.registry import Registry
+from overlaykit.views.upper import Upper
 
 if TYPE_CHECKING:
     from overlaykit.views.entry import Entry
@@ -46,6 +49,7 @@ def _places() -> list[Check]:
             Check(name="running views", ok=True, detail=f"registered in {where}", fix="")
         )
         answers.append(_markers(entry))
+        answers.append(_kernel_driver(entry))
     finally:
         entry.close()
         registry.remove_if_empty()
@@ -64,6 +68,27 @@ def _markers(entry: Entry) -> Check:
         fix = "set XDG_CACHE_HOME to a directory on a file system with extended attributes"
         return Check(name=name, ok=False, detail=reason, fix=fix)
     return Check(name=name, ok=True, detail=f"in {where}, which has {_describe(disk)}", fix="")
+
+
+def _kernel_driver(entry: Entry) -> Check:
+    """Merge empty directories with the kernel's overlayfs. No fault if that fails: the other driver is there."""
+    privileged = is_privileged()
+    try:
+        directory = os.path.join(os.path.realpath(entry.path), "scratch")
+        layer = os.path.join(directory, "layer")
+        os.mkdir(layer)
+        upper = Upper(path=os.path.join(directory, "upper"), work=os.path.join(directory, "work"))
+        os.mkdir(upper.path)
+        os.mkdir(upper.work)
+        layers = [Layer(name=layer, path=layer)]
+        with layers[0].hold() as hold:
+            KernelRoot(entry, layers, [hold], upper, kept=False).close()
+        detail = (
+            "works" if privileged else "works, with layers of your own; the layer host takes root"
+        )
+    except (Error, OSError) as error:
+        detail = f"not here, views have the driver fuse ({error})"
+    return Check(name="driver kernel", ok=True, detail=detail, fix="")
 
 
 def _describe(disk: Disk) -> str:

@@ -17,7 +17,10 @@ def test_doctor_reports_a_machine_on_which_views_work(user: TestUser) -> None:
         "network namespaces",
         "a fresh /proc",
         "temporary uppers",
+        "driver kernel",
     } <= tried
+    (driver,) = (line for line in lines if "driver kernel" in line)
+    assert driver.partition(": ")[2].startswith("works")
     (network,) = (line for line in lines if "a view's network" in line)
     assert "no route out" in network
     assert "--network host" in network
