@@ -1,8 +1,8 @@
 """Views and mounts: where `layers`, `fuse` and `namespace` meet.
 
-May import every room but `cli`. Start reading at `view`, which takes a `spec`, mounts a `rootfs` by one of the `drivers`
-and launches a `command`; then `mounts` (a mount alone), `options` (the options of `-o`), `unmounting`, and `registry` with its `entry`
-(the running views and mounts).
+May import every room but `cli`. Start reading at `view`, which takes a `spec`, mounts a `rootfs` by one of the
+`drivers` and launches a `command`; then `mounts` (a mount alone), `options` (the options of `-o`), `unmounting`, and
+`registry` with its `entry` (the running views and mounts).
 """
 
 from __future__ import annotations
