@@ -53,6 +53,12 @@ _STALE: Final = 75
 _LESSER: Final = 76
 """The exit status of a child that may not have a client's higher limits: a server of this client's can serve both."""
 
+_OWN_MOUNTS: Final = "/proc/self/ns/mnt"
+
+_FIRST_MOUNTS: Final = (0xEFFFFFF8, 0xF0000000, 0xF0000001)
+"""Inode numbers of the machine's first mount namespace, in which an ordinary user may see no other process. It never
+ends. (include/uapi/linux/nsfs.h: MNT_NS_INIT_INO; in older kernels one of the first dynamic numbers of proc.)"""
+
 _FIXED_VARIABLES: Final = (b"PYTHON", b"LD_", b"GLIBC_", b"MALLOC_", b"OVERLAYKIT_")
 """Variables that act when an interpreter or a module is loaded: they cannot be taken over."""
 
@@ -91,6 +97,8 @@ class Server:
         self._poll = select.poll()
         self._poll.register(self._signals, select.POLLIN)
         self._listener: socket.socket | None = self._listen()
+        self._neighbour = -1
+        self._watch_neighbour()
 
     def run(self, first: socket.socket) -> None:
         """Answer requests until it is time to end. `first`: the connection of the client that started the server."""
@@ -114,6 +122,8 @@ class Server:
     def _attend(self, ready: int) -> None:
         if ready == self._signals:
             self._take_signals()
+        elif ready == self._neighbour:
+            self._watch_neighbour()
         elif self._listener is not None and ready == self._listener.fileno():
             try:
                 self._await_request(self._listener.accept()[0])
@@ -131,6 +141,17 @@ class Server:
                 pass  # the client starts a daemon itself
             finally:
                 connection.close()
+
+    def _watch_neighbour(self) -> None:
+        """Watch another process of this mount namespace. Without one, end: the server alone would keep it."""
+        if self._neighbour >= 0:
+            self._poll.unregister(self._neighbour)
+            os.close(self._neighbour)
+        self._neighbour = neighbour({os.getpid(), *self._children})
+        if self._neighbour >= 0:
+            self._poll.register(self._neighbour, select.POLLIN)
+        elif os.stat(_OWN_MOUNTS).st_ino not in _FIRST_MOUNTS:
+            self._is_ended = True
 
     def _listen(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -260,6 +281,8 @@ class Server:
         """Close what belongs to the server, and take its signal mask back."""
         os.close(self._signals)
         os.close(self._directory)
+        if self._neighbour >= 0:
+            os.close(self._neighbour)
         if self._listener is not None:
             self._listener.close()
         for other in self._waiting.values():
@@ -284,6 +307,19 @@ class Server:
             self._poll.unregister(connection)
             connection.close()
         self._waiting.clear()
+
+
+def neighbour(besides: set[int]) -> int:
+    """A pidfd of the oldest other process of this mount namespace; -1 if this user sees none."""
+    own = os.stat(_OWN_MOUNTS)
+    # Twice: a process may fork and end during the search.
+    for _ in range(2):
+        processes = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
+        for process in sorted(processes - besides):
+            with suppress(OSError):
+                if os.path.samestat(os.stat(f"/proc/{process}/ns/mnt"), own):
+                    return os.pidfd_open(process)
+    return -1
 
 
 def _announce(connection: socket.socket, client: server_peer.Peer) -> socket.socket | None:

@@ -21,11 +21,12 @@ from .user import TestUser, command
 @contextlib.contextmanager
 def switched_on(seconds: str = "1000") -> Iterator[None]:
     """Views in the block use the server; it is killed at the end, with all that it has started."""
+    before = os.environ[server.VARIABLE]
     os.environ[server.VARIABLE] = seconds
     try:
         yield
     finally:
-        os.environ[server.VARIABLE] = "off"
+        os.environ[server.VARIABLE] = before
         found = server.stop()
         if found is not None and found.alive:
             wait_for_end(found.pid)

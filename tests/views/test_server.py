@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import resource
@@ -555,6 +556,18 @@ def test_a_launcher_that_is_killed_while_it_starts_leaves_nothing(user: TestUser
         user.succeeds(*RUN)
         wait_for_daemons()
         assert os.listdir(user.runtime) == [".server"]
+
+
+def test_the_server_ends_with_the_last_process_of_its_mount_namespace(user: TestUser) -> None:
+    """It would keep the mounts of `unshare --mount` or of a container busy."""
+    become = [] if user.is_root else ["--user", "--map-root-user"]
+    script = f"{command()} run -- true; {command()} run -- true; {command()} server status --json"
+    with switched_on():
+        shown = user.program(["unshare", "--mount", *become, "sh", "-c", script])
+        status = json.loads(shown)
+        assert status["served"] == 2
+        wait_for_end(status["pid"])
+        assert server.status() is None
 
 
 def test_mounts_do_not_hold_the_server(user: TestUser) -> None:
