@@ -8,6 +8,8 @@ import signal
 import subprocess
 from collections.abc import Iterator
 
+import pytest
+
 from overlaykit import _native
 from overlaykit.procfs import descendants
 
@@ -108,3 +110,31 @@ def test_a_view_with_refused_ids_has_a_single_user(user: TestUser) -> None:
     with subordinate_ids(user, count=(1 << 32) - 1):
         run = [*AS_ORDINARY, command(), "run", "--", "cat", "/proc/self/uid_map"]
         assert user.program(run).split() == ["0", str(ORDINARY), "1"]
+
+
+@only_as("root")
+@pytest.mark.parametrize("first", ["fuse", "kernel"])
+def test_files_of_other_users_are_shown_by_either_driver(user: TestUser, first: str) -> None:
+    other = {"fuse": "kernel", "kernel": "fuse"}[first]
+    with subordinate_ids(user) as home:
+        layer = f"{home}/layer"
+        for name in ("usr", "tmp"):
+            os.makedirs(f"{layer}/{name}")
+        for name in ("bin", "lib", "lib64"):
+            os.symlink(f"usr/{name}", f"{layer}/{name}")
+        user.program(["chown", "-R", f"{ORDINARY}:{ORDINARY}", layer])
+        run = [*AS_ORDINARY, command(), "run", "-l", layer, "-v", "/usr:/usr:ro"]
+        script = "mkdir -p /d/e; touch /d/f; chown -R 33:34 /d; chmod 700 /d/e /d; touch /mine"
+        run += ["--upper", f"{home}/upper"]
+        os.mkdir(f"{home}/upper")
+        os.chown(f"{home}/upper", ORDINARY, ORDINARY)
+        user.program([*run, "--driver", first, "sh", "-ec", script])
+        look = [*run, "--driver", other, "stat", "-c", "%u:%g %a", "/d", "/d/e", "/d/f", "/mine"]
+        assert user.program(look).splitlines() == ["33:34 700", "33:34 700", "33:34 644", "0:0 644"]
+        user.program([*run, "--driver", other, "rm", "-r", "/d"])
+        user.program([*run, "--driver", first, "sh", "-ec", "! test -e /d; touch /d"])
+        # A dropped upper with files of others leaves nothing.
+        user.program([*run[:-2], "--driver", "kernel", "sh", "-ec", script])
+        user.wait_for_descendants()
+        assert not os.path.exists(f"{home}/.cache/overlaykit")
+        user.program([*run, "--driver", first, "sh", "-ec", "rm -r /d /mine"])
