@@ -53,12 +53,6 @@ _STALE: Final = 75
 _LESSER: Final = 76
 """The exit status of a child that may not have a client's higher limits: a server of this client's can serve both."""
 
-_OWN_MOUNTS: Final = "/proc/self/ns/mnt"
-
-_FIRST_MOUNTS: Final = (0xEFFFFFF8, 0xF0000000, 0xF0000001)
-"""Inode numbers of the machine's first mount namespace, in which an ordinary user may see no other process. It never
-ends. (include/uapi/linux/nsfs.h: MNT_NS_INIT_INO; in older kernels one of the first dynamic numbers of proc.)"""
-
 _FIXED_VARIABLES: Final = (b"PYTHON", b"LD_", b"GLIBC_", b"MALLOC_", b"OVERLAYKIT_")
 """Variables that act when an interpreter or a module is loaded: they cannot be taken over."""
 
@@ -147,10 +141,10 @@ class Server:
         if self._neighbour >= 0:
             self._poll.unregister(self._neighbour)
             os.close(self._neighbour)
-        self._neighbour = neighbour({os.getpid(), *self._children})
+        self._neighbour = server_peer.neighbour({os.getpid(), *self._children})
         if self._neighbour >= 0:
             self._poll.register(self._neighbour, select.POLLIN)
-        elif os.stat(_OWN_MOUNTS).st_ino not in _FIRST_MOUNTS:
+        elif not server_peer.has_endless_mounts():
             self._is_ended = True
 
     def _listen(self) -> socket.socket:
@@ -178,7 +172,8 @@ class Server:
         with suppress(BlockingIOError):
             while info := os.read(self._signals, _SIGNALFD_INFO_BYTES):
                 taken.add(int.from_bytes(info[:4], sys.byteorder))
-        self._is_ended = bool(taken - {signal.SIGCHLD})
+        if taken - {signal.SIGCHLD}:
+            self._is_ended = True
         with suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -307,19 +302,6 @@ class Server:
             self._poll.unregister(connection)
             connection.close()
         self._waiting.clear()
-
-
-def neighbour(besides: set[int]) -> int:
-    """A pidfd of the oldest other process of this mount namespace; -1 if this user sees none."""
-    own = os.stat(_OWN_MOUNTS)
-    # Twice: a process may fork and end during the search.
-    for _ in range(2):
-        processes = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
-        for process in sorted(processes - besides):
-            with suppress(OSError):
-                if os.path.samestat(os.stat(f"/proc/{process}/ns/mnt"), own):
-                    return os.pidfd_open(process)
-    return -1
 
 
 def _announce(connection: socket.socket, client: server_peer.Peer) -> socket.socket | None:

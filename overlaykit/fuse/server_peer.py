@@ -9,6 +9,7 @@ import errno
 import os
 import resource
 import select
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, mountinfo
@@ -40,6 +41,13 @@ _CONFINING: Final = (b"Seccomp", b"NoNewPrivs")
 _LIMITS: Final = tuple(
     number for name, number in vars(resource).items() if name.startswith("RLIMIT_")
 )
+
+
+_OWN_MOUNTS: Final = "/proc/self/ns/mnt"
+
+_FIRST_MOUNTS: Final = (0xEFFFFFF8, 0xF0000000, 0xF0000001)
+"""Inode numbers of the machine's first mount namespace, in which an ordinary user may see no other process. It never
+ends. (include/uapi/linux/nsfs.h: MNT_NS_INIT_INO; in older kernels one of the first dynamic numbers of proc.)"""
 
 
 class Unequal(Exception):
@@ -126,6 +134,24 @@ def adopt(client: Peer) -> None:
     score = _read(f"/proc/{pid}/oom_score_adj")
     if score != _read("/proc/self/oom_score_adj"):
         _write("/proc/self/oom_score_adj", score)
+
+
+def neighbour(besides: set[int]) -> int:
+    """A pidfd of the oldest other process of this mount namespace; -1 if this user sees none."""
+    own = os.stat(_OWN_MOUNTS)
+    # Twice: a process may fork and end during the search.
+    for _ in range(2):
+        processes = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
+        for process in sorted(processes - besides):
+            with suppress(OSError):
+                if os.path.samestat(os.stat(f"/proc/{process}/ns/mnt"), own):
+                    return os.pidfd_open(process)
+    return -1
+
+
+def has_endless_mounts() -> bool:
+    """Whether the mount namespace of this process is the machine's first one."""
+    return os.stat(_OWN_MOUNTS).st_ino in _FIRST_MOUNTS
 
 
 def _join_cgroups(pid: int) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 
-from ..views.fixtures import pytest_pyfunc_call, user  # noqa: F401
-from ..views.serving import footprint, memory, running, switched_on
-from ..views.user import TestUser
+from ...views.serving import footprint, memory, running, switched_on
+from ...views.user import TestUser
 
 VIEWS = 1000
+
 GROWTH = 512
-"""KiB"""
+"""KiB: a few pages that are written for the first time."""
 
 
-def test_a_thousand_views_leave_nothing_and_the_server_as_it_was(user: TestUser) -> None:  # noqa: F811
-    user.set_deadline(600)
+def test_a_thousand_views_leave_nothing_and_the_server_as_it_was(user: TestUser) -> None:
+    user.set_deadline(3600)
     with switched_on():
         for _ in range(10):
             user.succeeds("run", "--", "true")
