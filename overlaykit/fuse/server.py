@@ -137,15 +137,15 @@ class Server:
                 connection.close()
 
     def _watch_neighbour(self) -> None:
-        """Watch another process of this mount namespace. Without one, end: the server alone would keep it."""
+        """Watch another process of this mount namespace. Without one, end with the daemons: only they need it."""
         if self._neighbour >= 0:
             self._poll.unregister(self._neighbour)
             os.close(self._neighbour)
         self._neighbour = server_peer.neighbour({os.getpid(), *self._children})
         if self._neighbour >= 0:
             self._poll.register(self._neighbour, select.POLLIN)
-        elif not server_peer.has_endless_mounts():
-            self._is_ended = True
+        else:
+            self._idle_seconds = 0
 
     def _listen(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

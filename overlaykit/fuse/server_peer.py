@@ -45,10 +45,6 @@ _LIMITS: Final = tuple(
 
 _OWN_MOUNTS: Final = "/proc/self/ns/mnt"
 
-_FIRST_MOUNTS: Final = (0xEFFFFFF8, 0xF0000000, 0xF0000001)
-"""Inode numbers of the machine's first mount namespace, in which an ordinary user may see no other process. It never
-ends. (include/uapi/linux/nsfs.h: MNT_NS_INIT_INO; in older kernels one of the first dynamic numbers of proc.)"""
-
 
 class Unequal(Exception):
     """A client that the server does not serve; the argument says why."""
@@ -147,11 +143,6 @@ def neighbour(besides: set[int]) -> int:
                 if os.path.samestat(os.stat(f"/proc/{process}/ns/mnt"), own):
                     return os.pidfd_open(process)
     return -1
-
-
-def has_endless_mounts() -> bool:
-    """Whether the mount namespace of this process is the machine's first one."""
-    return os.stat(_OWN_MOUNTS).st_ino in _FIRST_MOUNTS
 
 
 def _join_cgroups(pid: int) -> None:

@@ -561,7 +561,10 @@ def test_a_launcher_that_is_killed_while_it_starts_leaves_nothing(user: TestUser
 def test_the_server_ends_with_the_last_process_of_its_mount_namespace(user: TestUser) -> None:
     """It would keep the mounts of `unshare --mount` or of a container busy."""
     become = [] if user.is_root else ["--user", "--map-root-user"]
-    script = f"{command()} run -- true; {command()} run -- true; {command()} server status --json"
+    mount = f"mount -t tmpfs busy {user.directory('mounted')}"
+    script = (
+        f"{mount}; {command()} run true; {command()} run true; {command()} server status --json"
+    )
     with switched_on():
         shown = user.program(["unshare", "--mount", *become, "sh", "-c", script])
         status = json.loads(shown)
