@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _OWN: Final = ("/proc", "/sys", "/dev", "/run")
 """A view mounts its own there."""
 
+_IN_MEMORY: Final = ("tmpfs", "ramfs")
+
 _MOST_LAYERS: Final = 500
 """OVL_MAX_STACK in fs/overlayfs/params.h."""
 
@@ -96,6 +98,13 @@ class UpperHoldsFeature(KernelRefused):
     message = (
         "upper {0}: it holds {1}, which the kernel's overlayfs does not show here: use --driver "
         "fuse"
+    )
+
+
+class UpperOverOtherLayers(KernelRefused):
+    message = (
+        "upper {0}: it holds hard links of layers that were changed, and belongs to other layers, or "
+        "was copied: name those layers, or use --driver fuse"
     )
 
 
@@ -297,7 +306,8 @@ def _require_one_file_system(host: Layer) -> None:
         hidden = any(path == mask or mountinfo.below(path, mask) for mask in host.masks)
         if mount is root or hidden or _is_part_of(root, mount):
             continue
-        if not (_is_empty(path) and _is_empty_below(path)):
+        # Only of these: a disk or a server may not answer.
+        if mount.fstype not in _IN_MEMORY or not (_is_empty(path) and _is_empty_below(path)):
             raise HostOfSeveralFileSystems(path)
 
 
@@ -373,6 +383,8 @@ def _refused(number: int, layers: Sequence[Layer], upper: Upper | None) -> Error
                 return LayerWithMounts(layer.path, below)
     if number == errno.EINVAL and upper is not None and _lies_on_overlay(upper.path):
         return UpperOnAnotherOverlay(upper.path, os.strerror(number))
+    if number == errno.ESTALE and upper is not None:
+        return UpperOverOtherLayers(upper.path)
     if number == errno.ELOOP:
         return LayersOverlap(", ".join(layer.name for layer in layers))
     return KernelRefused(os.strerror(number))

@@ -32,6 +32,8 @@ _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _CLONE: Final = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC
 _MASK_FLAGS: Final = _native.MS_NOSUID | _native.MS_NODEV | _native.MS_NOEXEC | _native.MS_RDONLY
 _MASK_OPTIONS: Final = "mode=0555,size=4k,nr_inodes=1"
+_WIDENED: Final = "mode."
+"""Begins the names of records in the work directory (`overlay.modes`)."""
 _LONGEST_REPLY: Final = 16384
 _MOST_DESCRIPTORS: Final = 3
 _NEVER_SHOWN: Final = (features.WHITEOUT_XATTR, features.WHITEOUT_AUFS, features.PERMISSIONS)
@@ -270,6 +272,9 @@ def _check_upper(upper: int, work: int, *, user: bool, has_index: bool) -> None:
             from overlaykit.overlay.uppers import find_features
 
             found = find_features(upper, work, prefix)
+    index = f"/proc/self/fd/{work}/index"
+    if _names(index):  # the kernel's overlayfs makes no record
+        found |= {features.INDEX}
     refused = set(_NEVER_SHOWN)
     if user:
         refused.add(features.REDIRECT)
@@ -277,6 +282,10 @@ def _check_upper(upper: int, work: int, *, user: bool, has_index: bool) -> None:
         refused.add(features.INDEX)
     for feature in sorted(refused & found):
         raise Failed("feature", errno.EOPNOTSUPP, f"{shown}\0{feature}")
+    if has_index and features.INDEX not in found:
+        # The kernel takes an upper with an index only over the same layers, and only in its place.
+        _forget(path, prefix + b"origin")
+        _forget(index, prefix + b"upper")
     _recover(upper, work)
     if recorded is None:
         try:
@@ -296,14 +305,27 @@ def _has_handles(directory: int) -> bool:
 
 def _recover(upper: int, work: int) -> None:
     """Restore modes that a daemon widened before it was killed."""
-    try:
-        unfinished = os.listdir(f"/proc/self/fd/{work}/work")
-    except FileNotFoundError:
-        return
-    if unfinished:
+    if any(name.startswith(_WIDENED) for name in _names(f"/proc/self/fd/{work}/work")):
         from overlaykit.overlay.uppers import recover
 
         recover(upper, work)
+
+
+def _names(directory: str) -> list[str]:
+    """The names in a directory; none if it is missing."""
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+
+
+def _forget(path: bytes | str, attribute: bytes) -> None:
+    """Remove an attribute, if it is there."""
+    try:
+        os.removexattr(path, attribute)
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.ENOENT, errno.EOPNOTSUPP):
+            raise
 
 
 def _overlay(

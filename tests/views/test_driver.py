@@ -12,7 +12,7 @@ from overlaykit.errors import Error
 from overlaykit.overlay import features
 from overlaykit.views import Registry, View
 from overlaykit.views.drivers import ConfigurationInvalid, DriverUnknown
-from overlaykit.views.kernel_driver import KernelRefused, UpperHoldsFeature
+from overlaykit.views.kernel_driver import KernelRefused, UpperHoldsFeature, UpperOverOtherLayers
 from overlaykit.views.locks import UpperTaken
 
 from .fixtures import only_as
@@ -106,6 +106,31 @@ def test_a_changed_hard_link_stays_one_file_for_the_other_driver(
         output(one, "echo changed > /file")
     with view(user, OTHER[first], upper=upper) as other:
         assert output(other, "cat /same; stat -c %h /same") == "changed\n2\n"
+
+
+@only_as("root")
+def test_an_upper_is_continued_over_other_layers_unless_hard_links_were_changed(
+    user: TestUser,
+) -> None:
+    layer, upper = system(user), user.path("upper")
+    more = user.directory("more", same="x", added="y")
+    os.link(f"{more}/same", f"{more}/link")
+    for layers in ([layer], [more, layer], [layer]):
+        with View(layers, binds=[USR], upper=upper, driver="kernel") as one:
+            output(one, "echo x >> /file; mkdir -p /tree/made")
+    with View([more, layer], binds=[USR], upper=upper, driver="kernel") as one:
+        output(one, "echo changed > /same; grep changed /link")
+    with pytest.raises(UpperOverOtherLayers), View([layer], upper=upper, driver="kernel"):
+        pass
+    # Without an index, its names would be separate files.
+    with (
+        pytest.raises(UpperHoldsFeature, match="hard links"),
+        View([more, "host"], upper=upper, driver="kernel"),
+    ):
+        pass
+    for driver in DRIVERS:
+        with View([more, layer], binds=[USR], upper=upper, driver=driver) as one:
+            assert output(one, "cat /link; wc -l < /file") == "changed\n4\n"
 
 
 @only_as("ordinary user")
