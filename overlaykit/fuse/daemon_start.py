@@ -10,15 +10,13 @@ import sys
 from overlaykit import _native, codec, signals, sockets
 from overlaykit.fuse.spec import NotPrepared
 from overlaykit.scope import suppress
+from overlaykit.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     import socket
     from collections.abc import Callable
     from typing import Final, NoReturn
-else:
-    import _signal as signal
 
 WRITTEN: Final = b"."
 """The daemon's last message: what was written is in the upper."""

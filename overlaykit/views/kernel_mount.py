@@ -9,7 +9,7 @@ import errno
 import fcntl
 import os
 
-from overlaykit import _native, privilege
+from overlaykit import _native, privilege, sockets
 from overlaykit.beneath import BENEATH
 from overlaykit.namespace import users
 from overlaykit.overlay import features
@@ -17,13 +17,10 @@ from overlaykit.scope import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     from collections.abc import Sequence
     from typing import Final, NoReturn
 
     from overlaykit.namespace.identities import Identities
-else:
-    import _socket
 
 TRUSTED_PREFIX: Final = b"trusted.overlay."
 USER_PREFIX: Final = b"user.overlay."
@@ -96,15 +93,14 @@ class Mounted:
 
 def mount(plan: Plan) -> Mounted:
     """Mount. Raises: Failed; OSError if the child was killed."""
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    ours, theirs = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
     try:
         child = os.fork()
         if child == 0:
             _child(plan, theirs)
         theirs.close()
-        size = _socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS)
         try:
-            raw, ancillary, _, _ = ours.recvmsg(_LONGEST_REPLY, size, _socket.MSG_CMSG_CLOEXEC)
+            raw, found, _, _ = sockets.recv_fds(ours, _LONGEST_REPLY, _MOST_DESCRIPTORS)
         finally:
             os.waitpid(child, 0)
     finally:
@@ -115,7 +111,6 @@ def mount(plan: Plan) -> Mounted:
     reason, number, subject = raw.split(b"\0", 2)
     if reason:
         raise Failed(reason.decode(), int(number), os.fsdecode(subject))
-    found = memoryview(ancillary[0][2]).cast("i").tolist()
     taken = iter(found)
     return Mounted(
         next(taken),
@@ -124,7 +119,7 @@ def mount(plan: Plan) -> Mounted:
     )
 
 
-def _child(plan: Plan, channel: _socket.socket) -> NoReturn:
+def _child(plan: Plan, channel: sockets.socket) -> NoReturn:
     try:
         try:
             made = _mount(plan)
@@ -133,8 +128,7 @@ def _child(plan: Plan, channel: _socket.socket) -> NoReturn:
         except OSError as error:
             message = "unforeseen", error.errno or errno.EIO, error.filename or ""
         else:
-            given = b"".join(one.to_bytes(4, "little") for one in made)
-            channel.sendmsg([b"\0000\0"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, given)])
+            sockets.send_fds(channel, [b"\0000\0"], made)
             os._exit(0)
         reason, number, subject = message
         channel.send(b"%s\0%d\0%s" % (reason.encode(), number, os.fsencode(subject)))
