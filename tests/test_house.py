@@ -122,6 +122,12 @@ def test_two_files_import_pyfuse3_and_one_patches_it() -> None:
     assert patches == {"fuse/patches.py"}
 
 
+@pytest.mark.parametrize("module", ["signal", "socket"])
+def test_one_module_takes_the_place_of_a_slow_one_of_python(module: str) -> None:
+    importing = {path for path in sources(HOUSE) if f"_{module}" in modules(path)}
+    assert importing == {os.path.join(HOUSE, f"{module}s.py")}
+
+
 def test_the_merge_needs_no_other_distribution() -> None:
     """It can be tested on plain directories, and a process that imports it starts quickly."""
     for path in sources("overlay"):
