@@ -48,9 +48,10 @@ class SupervisorOutdated(Error):
     message = "{0}: of another version than this package; install overlaykit again"
 
 
-def launch(spec: LaunchSpec, root: RootMount) -> Processes:
+def launch(spec: LaunchSpec, root: RootMount, *, hold: Iterable[int] = ()) -> Processes:
     """Run `spec` with `root` as its root directory; return once the command is executed.
 
+    The supervisor keeps the descriptors of `hold` (locks) open as long as the view has processes.
     The descriptors of `root` stay open and may be closed afterwards. A mount can be launched into once: it becomes
     part of the view. Signals of `signals.FORWARDED` arrive until the command is executed. After that they arrive too,
     unless the caller holds them (`signals.held`) for `Processes.wait` to forward.
@@ -65,7 +66,7 @@ def launch(spec: LaunchSpec, root: RootMount) -> Processes:
     """
     with ExitStack() as undo:
         with signals.held(), standard.filled():
-            processes = undo.enter_context(_start(spec, root))
+            processes = undo.enter_context(_start(spec, root, tuple(hold)))
         undo.pop_all()
     return processes
 
@@ -113,7 +114,7 @@ def execute(
         os.execve(SUPERVISOR, [SUPERVISOR, str(encoded)], {})
 
 
-def _start(spec: LaunchSpec, root: RootMount) -> Processes:
+def _start(spec: LaunchSpec, root: RootMount, hold: tuple[int, ...]) -> Processes:
     from overlaykit.namespace.processes import Processes
 
     with ExitStack() as ours:
@@ -127,7 +128,9 @@ def _start(spec: LaunchSpec, root: RootMount) -> Processes:
             reap_read, reap_write = os.pipe()
             theirs.callback(os.close, reap_read)
             ours.callback(os.close, reap_write)
-            supervision = Reporting(parent=parent, status_write=status_write, reap_read=reap_read)
+            supervision = Reporting(
+                parent=parent, status_write=status_write, reap_read=reap_read, hold=hold
+            )
             caller = _this_process()
             plan = plan_of(spec, root, caller=caller, listeners=listeners, supervision=supervision)
             encoded = theirs.enter_context(_encoded(plan, spec))

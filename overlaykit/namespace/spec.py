@@ -121,6 +121,8 @@ class Reporting(Record, kw_only=True):
     """The write end of the status pipe; see `failure`."""
     reap_read: int
     """Readable once the parent has a pidfd of init, so that init may be reaped."""
+    hold: tuple[int, ...] = ()
+    """Descriptors that stay open until all has ended, also if the parent is killed (locks)."""
 
 
 class End(Record, kw_only=True):

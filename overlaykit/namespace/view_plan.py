@@ -147,8 +147,11 @@ def _report(plan: Plan, slots: _Inherited, supervision: Reporting) -> None:
     slots.add("status", supervision.status_write)
     slots.add("reap", supervision.reap_read)
     slots.add("parent", supervision.parent)
+    slots.add("held", *supervision.hold)
     plan.report(slots[supervision.status_write], slots[supervision.reap_read])
     plan.parent(slots[supervision.parent])
+    for descriptor in supervision.hold:
+        plan.hold(slots[descriptor])
 
 
 def _front(plan: Plan, slots: _Inherited, supervision: Alone) -> None:

@@ -206,7 +206,7 @@ class View:
                 mount, rootfs.root.mount = duplicate(root)
                 stack.callback(os.close, mount)
                 root = namespace.RootMount(mount=mount, user_namespace=user)
-            self.processes = namespace.launch(spec, root)
+            self.processes = namespace.launch(spec, root, hold=rootfs.root.holds)
             self._undo.enter_context(self.processes)
             self._publish(rootfs, self.processes.init_pid, self.processes.ports, spec.argv)
         return self.processes
