@@ -10,6 +10,7 @@ from overlaykit.fuse.control import Explained, LayerHitReply
 from overlaykit.overlay.explain import explain
 from overlaykit.overlay.filesystem import Filesystem
 from overlaykit.overlay.stack import MergeOptions, OpenedLayer
+from overlaykit.views.kernel_driver import in_user_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,7 @@ def explain_layers(layers: Sequence[str], upper: str | None, path: str) -> Expla
     paths = [*([] if upper is None else [upper]), *layers]
     # The upper counts as a lower: nothing is written, and its work directory is not needed.
     opened = [OpenedLayer(_open(one), one, mounted_in=frozenset()) for one in paths]
-    options = MergeOptions(userxattr=not namespace.is_privileged())
+    options = MergeOptions(userxattr=in_user_namespace())
     with Filesystem(opened, options=options) as filesystem:
         found = explain(filesystem, os.fsencode(path))
     hits = (LayerHitReply(hit.layer, hit.path, hit.kind, hit.role) for hit in found.hits)

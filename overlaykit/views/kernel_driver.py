@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 
-from overlaykit import _native, mountinfo, namespace
+from overlaykit import _native, mountinfo, namespace, privilege
 from overlaykit.errors import Error
 from overlaykit.fuse.directories import MountTable, shown_path
 from overlaykit.namespace.spec import End
@@ -161,7 +161,8 @@ class KernelRoot:
         Raises: KernelRefused; other Errors that hold for both drivers; OSError.
         """
         privileged = namespace.is_privileged()
-        masks = _require_shown(layers, privileged=privileged)
+        user = in_user_namespace()
+        masks = _require_shown(layers, user=user)
         self.paths = tuple(
             shown_path(layer.path, hold.fileno()) for layer, hold in zip(layers, holds, strict=True)
         )
@@ -181,6 +182,7 @@ class KernelRoot:
                 work=opened[1] if opened else -1,
                 volatile=not kept,
                 identities=None if privileged else namespace.available(),
+                user=user,
             )
             made = kernel_mount.mount(plan)
         except Failed as failed:
@@ -266,14 +268,19 @@ def _in_directory(path: str, stack: ExitStack) -> tuple[int, str]:
     return fd, name
 
 
-def _require_shown(layers: Sequence[Layer], *, privileged: bool) -> list[str]:
+def in_user_namespace() -> bool:
+    """Whether a view is mounted in a user namespace that is not the machine's."""
+    return not (namespace.is_privileged() and privilege.maps_all_ids())
+
+
+def _require_shown(layers: Sequence[Layer], *, user: bool) -> list[str]:
     """Refuse layers that the kernel's overlayfs cannot show. Returns: the paths to mask."""
     if len(layers) > _MOST_LAYERS:
         raise TooManyLayers(len(layers))
     masks: list[str] = []
     for layer in layers:
         if layer.recursive:
-            if not privileged:
+            if user:
                 raise HostTakesRoot
             masks += [
                 mask
@@ -374,7 +381,7 @@ def _refused(number: int, layers: Sequence[Layer], upper: Upper | None) -> Error
     """Why the kernel refuses to mount, as far as the layers show."""
     if number == errno.EBUSY and upper is not None:
         return locks.upper_taken(upper.path)
-    if number == errno.EINVAL and not namespace.is_privileged():
+    if number == errno.EINVAL and in_user_namespace():
         points = [mount.mountpoint for mount in mountinfo.current()]
         for layer in layers:
             path = os.path.realpath(layer.path)

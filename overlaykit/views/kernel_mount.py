@@ -52,7 +52,8 @@ class Plan:
     `source`: shown as the mount's source. `stage`: an empty directory, for the child's own use. `lowers`: top first.
     `bottom_apart`: the last of them contains another. `masks`: absolute paths in the view, shown as empty directories.
     `upper` and `work`: -1 for none. `volatile`: the upper ends with the view. `identities`: the ids of the user
-    namespace to enter; None: the caller is privileged.
+    namespace to enter; None: the caller is privileged. `user`: in a user namespace, where the kernel has only
+    `user.overlay.*` attributes, no redirects and no index.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Plan:
         work: int,
         volatile: bool,
         identities: Identities | None,
+        user: bool,
     ) -> None:
         self.source = source
         self.stage = stage
@@ -77,6 +79,7 @@ class Plan:
         self.work = work
         self.volatile = volatile
         self.identities = identities
+        self.user = user
 
 
 class Mounted:
@@ -138,7 +141,6 @@ def _child(plan: Plan, channel: sockets.socket) -> NoReturn:
 
 def _mount(plan: Plan) -> list[int]:
     """Mount. Returns: the descriptors of `Mounted`, as far as there are any."""
-    user = plan.identities is not None
     try:
         if plan.identities is not None:
             users.enter(plan.identities)
@@ -147,7 +149,7 @@ def _mount(plan: Plan) -> list[int]:
     except OSError as error:
         raise Failed("namespaces", error.errno or errno.EIO, "") from error
     lowers = [_reopen(lower) for lower in plan.lowers]
-    if user:
+    if plan.user:
         for lower in lowers:
             _require_mapped_owner(lower)
     upper = work = lock = -1
@@ -165,7 +167,7 @@ def _mount(plan: Plan) -> list[int]:
     descriptors = [made]
     if upper >= 0:
         descriptors.append(lock)
-    if user:
+    if plan.identities is not None:
         descriptors.append(os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC))
     return descriptors
 
@@ -176,7 +178,7 @@ def _merge(plan: Plan, lowers: Sequence[int], upper: int, work: int, *, bottom_a
     The kernel refuses a lower that contains another (ELOOP; ovl_check_layer() in fs/overlayfs/super.c), but not an
     overlay of it, which is another file system. Its whiteouts are lost, so this suits the last lower only.
     """
-    user = plan.identities is not None
+    user = plan.user
     layers = list(lowers)
     empty = _empty_layer(plan.stage) if upper < 0 or bottom_apart else -1
     if bottom_apart:
@@ -206,7 +208,7 @@ def _empty_layer(stage: str) -> int:
 def _apart(lower: int, empty: int, plan: Plan) -> int:
     """An overlay of one lower, attached to the stage: it has to belong to this mount namespace."""
     options = {"source": plan.source, "xino": "auto", "metacopy": "off", "nfs_export": "off"}
-    flags = ["userxattr"] if plan.identities is not None else []
+    flags = ["userxattr"] if plan.user else []
     made = _overlay(plan.stage, [lower, empty], -1, -1, options, flags)
     _attach(made, plan.stage)
     return made

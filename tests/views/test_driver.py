@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 
 import pytest
 
@@ -349,6 +350,19 @@ def test_the_host_takes_root(user: TestUser) -> None:
         pass
     with View(driver="auto") as one:
         assert output(one, "echo yes") == "yes\n"
+
+
+def test_root_of_a_user_namespace_has_the_markers_of_a_user(user: TestUser) -> None:
+    layer, upper = system(user), user.directory("upper")
+    inside = ["unshare", "--user", "--map-root-user", "--mount", command(), "run", "--driver"]
+    run = ["-l", layer, "-v", USR, "--upper", upper, "--", "sh", "-ec"]
+    user.program([*inside, "kernel", *run, "rm -r /tree; mkdir /tree; echo x > /new"])
+    assert os.getxattr(f"{upper}/tree", "user.overlay.opaque") == b"y"
+    assert user.program([*inside, "fuse", *run, "cat /new; ls /tree"]) == "x\n"
+    refused = subprocess.run(
+        [*inside, "kernel", "true"], capture_output=True, text=True, check=False
+    )
+    assert "layer host: only root" in refused.stderr
 
 
 @only_as("ordinary user")
