@@ -10,7 +10,12 @@ from overlaykit.scope import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from overlaykit.fuse.spec import Cleanup
+
+SERVER: Final = ".server"
+"""The directory of the fork server in the registry, which is no entry."""
 
 
 def remove(cleanup: Cleanup) -> None:
@@ -26,19 +31,19 @@ def remove(cleanup: Cleanup) -> None:
 
 
 def remove_registry_if_empty(registry: str, *places: str) -> None:
-    """Remove the registry's directory if it is empty, and then those of `places` that are.
+    """Remove the registry's directory if it is empty, and, if it has no entry, those of `places` that are empty.
 
-    It stays while another process has it locked, to make an entry.
+    Both stay while another process has the registry locked, to make an entry.
     """
     lock = lock_directory(registry, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if lock < 0:
         return
     try:
-        with suppress(OSError):
-            os.rmdir(registry)
-            for path in places:
-                with suppress(OSError):
-                    os.rmdir(path)
+        with suppress(FileNotFoundError):  # another process has removed it
+            if os.listdir(lock) in ([], [SERVER]):
+                for path in (registry, *places):
+                    with suppress(OSError):
+                        os.rmdir(path)
     finally:
         os.close(lock)
 

@@ -1,6 +1,6 @@
 """The fork server of this user: ask it for a daemon, start it, ask for its status, and stop it.
 
-It lies in `.server` below the registry, a directory that is locked as long as it runs. `server_main` is its program.
+It lies in `.server` in the registry, a directory that is locked as long as it runs. `server_main` is its program.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from overlaykit import signals
 from overlaykit.errors import Error
 from overlaykit.fuse import channel, server_client
-from overlaykit.fuse.cleanup import lock_directory
+from overlaykit.fuse.cleanup import SERVER, lock_directory
 from overlaykit.fuse.daemon_start import execute
 from overlaykit.record import Record
 from overlaykit.scope import suppress
@@ -29,8 +29,6 @@ IDLE_SECONDS: Final = 300.0
 USER: Final = "user"
 MOUNTS: Final = "mounts"
 """The kinds of namespaces that a daemon enters: a user and a mount namespace, or the latter alone."""
-
-_DIRECTORY: Final = ".server"
 
 
 class SettingInvalid(Error):
@@ -71,7 +69,7 @@ def warm_daemon(kind: str) -> server_client.Starting | None:
     if seconds is None:
         return None
     with suppress(OSError, Error):
-        directory = os.path.join(places.runtime(), _DIRECTORY)
+        directory = os.path.join(places.runtime(), SERVER)
         connection = server_client.connect(directory)
         if connection is not None:
             return server_client.start(connection, kind, server_client.ANSWERS_WITHIN_SECONDS)
@@ -133,7 +131,7 @@ def stop() -> Stopped | None:
 
 
 def _ask(verb: bytes) -> list[bytes] | None:
-    connection = server_client.connect(os.path.join(places.runtime(), _DIRECTORY))
+    connection = server_client.connect(os.path.join(places.runtime(), SERVER))
     if connection is None:
         return None
     pid, _, _ = server_client.peer(connection)

@@ -71,6 +71,16 @@ def test_daemons_are_forked_by_one_server_and_commands_are_their_callers(user: T
             assert one.processes is not None
 
 
+def test_no_directory_for_dropped_changes_is_left_while_a_server_waits(user: TestUser) -> None:
+    with switched_on():
+        user.succeeds(*RUN)
+        wait_for_daemons()
+        assert not os.path.exists(user.temporary_uppers)
+        with View(name="first"):
+            assert os.path.exists(user.temporary_uppers)
+        assert not os.path.exists(user.temporary_uppers)
+
+
 def test_without_a_server_views_start_alike(user: TestUser) -> None:
     assert user.succeeds("run", "--", "echo", "x") == "x\n"
     assert server.status() is None
