@@ -97,13 +97,10 @@ class Daemon:
         """The process: waits for that of the fork server."""
         if self._process is None and self._warm is not None:
             warm, self._warm = self._warm, None
-            try:
+            with suppress(OSError, Refused):
                 self._process = warm.take_over(self._channel, self._theirs)
                 self._theirs.close()
-            except (OSError, Refused):
-                return self._start_cold()
-        assert self._process is not None
-        return self._process
+        return self._process or self._start_cold()
 
     def _start_cold(self) -> DaemonProcess:
         self._process = start_cold(self._channel, self._theirs, self._prepare)
@@ -192,6 +189,7 @@ class Daemon:
         self._channel.close()
         if self._warm is not None:
             self._warm.cancel()
+        if self._process is None:  # it has not come, or could not be started
             self._theirs.close()
             return
         if not self.process.ends_within(_ENDS_WITHIN_SECONDS):

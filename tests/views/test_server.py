@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -537,6 +538,18 @@ def test_a_server_without_descriptors_left_ends(user: TestUser) -> None:
                 silent.enter_context(connected())
         wait_for_end(pid)
         user.succeeds(*RUN)
+
+
+@only_as("ordinary user")
+def test_a_launcher_that_gets_no_daemon_and_may_start_no_process_says_so(user: TestUser) -> None:
+    def allow(number: int, limit: int) -> Callable[[], None]:
+        return lambda: resource.setrlimit(number, (limit, limit))
+
+    with switched_on():
+        # A daemon of this server cannot have the limit of open files of the next client.
+        user.succeeds(*RUN, preexec_fn=allow(resource.RLIMIT_NOFILE, 256))
+        line = user.refused(*RUN, preexec_fn=allow(resource.RLIMIT_NPROC, 0))
+        assert os.strerror(errno.EAGAIN) in line
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
