@@ -18,7 +18,7 @@ import sys
 import time
 
 import overlaykit
-from overlaykit import sockets
+from overlaykit import signals, sockets
 from overlaykit.fuse import channel
 from overlaykit.fuse.daemon_start import DaemonProcess
 from overlaykit.scope import suppress
@@ -75,7 +75,8 @@ class Starting:
     def take_over(self, ours: socket.socket, theirs: socket.socket) -> DaemonProcess:
         """Wait for the daemon, and have it go on with the channel `theirs`.
 
-        Raises: Refused, or OSError: there is none. Ensures: then nothing has read from `theirs`.
+        Raises: Refused, or OSError: there is none; what a signal's handler raises.
+        Ensures: then nothing has read from `theirs`.
         """
         try:
             message, descriptors = _receive(self._connection, self._deadline)
@@ -156,11 +157,18 @@ def ask(connection: socket.socket, verb: bytes) -> list[bytes]:
 
 
 def _receive(connection: socket.socket, deadline: float) -> tuple[bytes, list[int]]:
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-    return channel.receive(connection)
+    """Receive a message before the deadline. Held signals arrive meanwhile, and their handlers may raise."""
+    with signals.pending_readable() as signalled:
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        poll.register(signalled, select.POLLIN)
+        while True:
+            ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+            if connection.fileno() in ready:
+                return channel.receive(connection)
+            if not ready:
+                raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+            signals.let_arrive()
 
 
 def _is_own(connection: socket.socket) -> bool:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import overlaykit
-from overlaykit import View, _native
+from overlaykit import View, _native, signals
 from overlaykit.fuse import server_client
 from overlaykit.procfs import children, descendants
 from overlaykit.views import server
@@ -45,6 +45,15 @@ from .user import ORDINARY, TestUser, command
 
 GROWTH = 256
 """KiB: a few pages that are written for the first time."""
+
+
+class Late(Exception):
+    """A signal has arrived."""
+
+
+def _raise_late(*_: object) -> None:
+    raise Late
+
 
 RUN = ("run", "--", "true")
 
@@ -441,7 +450,7 @@ def test_views_go_on_and_start_while_the_server_is_stopped(user: TestUser) -> No
         with View() as three:
             assert parent_of(daemon_process(three)) == pid
         # The client that did not wait any longer left no daemon.
-        assert running().alive == 0
+        wait_for_daemons()
         assert children(pid) == []
 
 
@@ -561,6 +570,23 @@ def test_a_signal_ends_the_server_and_no_view(user: TestUser, number: int) -> No
             assert server.status() is None
             one.run(["true"], check=True)
         assert not os.path.exists(socket_directory(user))
+
+
+def test_an_interrupt_ends_a_view_that_waits_for_the_server(
+    user: TestUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with switched_on():
+        user.succeeds(*RUN)
+        pid = kill_server(signal.SIGSTOP)
+        with monkeypatch.context() as patient, signals.held():
+            patient.setattr(server_client, "ANSWERS_WITHIN_SECONDS", 1000)
+            signal.signal(signal.SIGUSR1, _raise_late)
+            # Held, it arrives where the view waits.
+            os.kill(os.getpid(), signal.SIGUSR1)
+            with pytest.raises(Late):
+                View().start()
+        os.kill(pid, signal.SIGCONT)
+        wait_for_daemons()
 
 
 def test_a_launcher_that_is_killed_while_it_starts_leaves_nothing(user: TestUser) -> None:
