@@ -20,7 +20,8 @@ help:
 	@echo 'make check        types, lint, format, warnings of the compiler, scripts, changelog fragments'
 	@echo 'make coverage     tests with branch coverage, held against .ci/coverage.toml (ARGS=--update: raise it)'
 	@echo 'make oracle       random programs on the kernel'"'"'s overlayfs and on ours (EXAMPLES=500 of them)'
-	@echo 'make proofs       real programs, a minute of stress, each workload of the benchmark (fetches packages)'
+	@echo 'make matrix       tests of views with each driver, with and without a server'
+	@echo 'make proofs       the matrix, real programs, a minute of stress, each workload of the benchmark (fetches packages)'
 	@echo 'make sanitize     tests of native/ and of launches, with AddressSanitizer and UBSan (ARGS: arguments for pytest)'
 	@echo 'make bench        comparison with other file systems (ARGS="--output DIR": arguments, instead of --quick)'
 	@echo 'make man          man pages of the commands, into man/'
@@ -62,7 +63,12 @@ coverage: setup-tests
 oracle: setup-tests
 	@OVERLAYKIT_ORACLE_EXAMPLES=$(or $(EXAMPLES),500) $(PYTHON) -m pytest tests/oracle $(ARGS)
 
-proofs: setup-tests
+matrix: setup-tests
+	@$(PYTHON) -m compileall -q overlaykit
+	@OVERLAYKIT_TEST_MATRIX=1 $(PYTHON) -m pytest --numprocesses=$$(($$(nproc) + 1)) --dist=loadgroup tests/views \
+		tests/cli/test_run.py tests/namespace/test_death.py tests/namespace/test_signals.py $(ARGS)
+
+proofs: setup-tests matrix
 	@setup/packages setup/proofs.packages
 	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=40000 $(PYTHON) -m pytest tests/proofs tests/stress tests/bench tests/posix/test_disks.py tests/crash/test_forms.py $(ARGS)
 

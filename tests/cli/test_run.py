@@ -9,12 +9,13 @@ import subprocess
 
 import pytest
 
-from ..views.fixtures import only_fuse
+from ..views.fixtures import in_all_variants, only_with, with_both_drivers
 from ..views.user import TestUser, command
 
-BOTH_DRIVERS = True
+pytestmark = with_both_drivers
 
 
+@in_all_variants
 @pytest.mark.parametrize(
     ("script", "status"),
     [("true", 0), ("false", 1), ("exit 42", 42), ("kill -TERM $$", 143), ("kill -KILL $$", 137)],
@@ -39,6 +40,7 @@ def test_a_command_that_cannot_be_executed_exits_126(user: TestUser, command: st
     )
 
 
+@only_with(host=True)
 def test_a_command_without_its_interpreter_exits_126(user: TestUser) -> None:
     script = user.write(user.path("script"), "#!/no/such/interpreter\n")
     os.chmod(script, 0o755)
@@ -63,6 +65,7 @@ def test_the_environment_is_the_callers_and_what_e_sets(user: TestUser) -> None:
     assert {"NEW=a=b", "KNOWN=changed", "EMPTY=", "KEPT=kept"} <= set(lines)
 
 
+@only_with(host=True)
 def test_the_working_directory_is_the_callers_if_the_view_has_it(user: TestUser) -> None:
     assert user.succeeds("run", "pwd") == user.home + "\n"
     assert user.succeeds("run", "-w", "/usr", "pwd") == "/usr\n"
@@ -96,12 +99,14 @@ def test_a_single_file_is_shared_with_v(user: TestUser) -> None:
     )
 
 
+@only_with(host=True)
 def test_changes_without_an_upper_are_dropped(user: TestUser) -> None:
     path = user.path("written")
     assert user.succeeds("run", "sh", "-c", f"echo x >{path}; cat {path}") == "x\n"
     assert not os.path.exists(path)
 
 
+@only_with(host=True)
 def test_changes_in_an_upper_are_kept_for_the_next_view(user: TestUser) -> None:
     upper = user.directory("upper")
     path = user.write(user.path("file"), "before\n")
@@ -113,6 +118,7 @@ def test_changes_in_an_upper_are_kept_for_the_next_view(user: TestUser) -> None:
         assert file.read() == "after\n"
 
 
+@only_with(host=True)
 def test_a_read_only_view_refuses_to_write_with_erofs(user: TestUser) -> None:
     path = user.path("written")
     done = user.overlaykit("run", "--read-only", "--", "sh", "-c", f"echo x >{path}")
@@ -131,6 +137,7 @@ def test_a_read_only_view_refuses_to_write_with_erofs(user: TestUser) -> None:
     user.succeeds("run", "--read-only", "--", "/usr/bin/python3", "-c", script)
 
 
+@only_with(host=True)
 def test_the_layer_named_first_answers(user: TestUser) -> None:
     top = user.directory("top", one="top\n")
     bottom = user.directory("bottom", one="bottom\n", two="bottom\n")
@@ -162,6 +169,7 @@ def test_a_view_with_the_hosts_network_has_its_interfaces(user: TestUser) -> Non
     ]
 
 
+@only_with(host=True)
 def test_a_published_port_answers_on_the_hosts_loopback(user: TestUser) -> None:
     page = user.directory("site", **{"index.html": "hello\n"})
     script = (
@@ -180,6 +188,7 @@ def test_a_published_port_answers_on_the_hosts_loopback(user: TestUser) -> None:
         assert view.wait() == 0
 
 
+@in_all_variants
 def test_a_signal_to_the_launcher_reaches_the_command(user: TestUser) -> None:
     script = "trap 'echo got it; exit 7' TERM; echo ready; while :; do sleep 1000 & wait; done"
     with user.start("run", "sh", "-c", script) as view:
@@ -230,6 +239,7 @@ def test_arguments_and_names_of_any_bytes_reach_the_command(user: TestUser) -> N
     assert (done.returncode, done.stdout, done.stderr) == (0, "a\udcffb", "")
 
 
+@only_with(host=True)
 def test_a_caller_that_ignores_sigchld_can_run_a_command(user: TestUser) -> None:
     program = [
         "sh",
@@ -253,7 +263,7 @@ def test_a_new_upper_is_named_because_it_may_be_a_slip(user: TestUser) -> None:
     assert user.succeeds("run", "--upper", upper, "true") == ""
 
 
-@only_fuse
+@only_with(driver="fuse", server=False)
 def test_a_view_runs_with_the_procfs_of_another_pid_namespace(user: TestUser) -> None:
     unshare = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
     run = (command(), "run", "echo", "there")

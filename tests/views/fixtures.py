@@ -1,7 +1,10 @@
 """The fixture `user`: a test that uses it runs in its own process, once as root and once as an ordinary user.
 
-In a module with `BOTH_DRIVERS = True`, tests run once more as root with the driver `kernel`, but for those marked
-`only_fuse`. A conftest.py provides all this by importing `user`, `pytest_generate_tests` and `pytest_pyfunc_call`.
+A conftest.py provides it by importing `user`, `pytest_generate_tests` and `pytest_pyfunc_call`.
+
+A test runs with the driver `fuse` and without a server; with OVERLAYKIT_TEST_MATRIX=1 (`make matrix`) with both
+drivers, each with and without a server. Marks change that: `in_all_variants` and `with_both_drivers` add variants to
+every run, `only_with` and `only_as` leave some out.
 """
 
 from __future__ import annotations
@@ -16,46 +19,76 @@ import pytest
 
 from overlaykit.rmtree import rmtree_path
 
-from .user import ORDINARY, TestUser, read_to_end
+from .user import ORDINARY, TestUser, Variant, read_to_end
 
 IDENTITIES = ("root", "ordinary user") if os.geteuid() == 0 else ("ordinary user",)
 """Root tests as both; an ordinary user only as itself."""
 
+_ALL = tuple(Variant(driver, server) for driver in ("fuse", "kernel") for server in (False, True))
+_USUAL = _ALL if os.environ.get("OVERLAYKIT_TEST_MATRIX") else _ALL[:1]
 
-KERNEL = "root, kernel"
-"""Root, with the driver `kernel`."""
+in_all_variants = pytest.mark.in_all_variants
+"""Mark a test that runs in all variants always."""
 
-
-def only_fuse(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test of what only a daemon does."""
-    test.only_fuse = True  # type: ignore[attr-defined]
-    return test
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    marks = metafunc.definition.iter_markers("parametrize")
-    if "user" not in metafunc.fixturenames or any(mark.args[0] == "user" for mark in marks):
-        return
-    both = getattr(metafunc.module, "BOTH_DRIVERS", False) and os.geteuid() == 0
-    more = [KERNEL] if both and not getattr(metafunc.function, "only_fuse", False) else []
-    metafunc.parametrize("user", [*IDENTITIES, *more], indirect=True)
+with_both_drivers = pytest.mark.with_both_drivers
+"""Mark a test that runs with the driver `kernel` always, as root."""
 
 
 def only_as(identity: str) -> pytest.MarkDecorator:
     """Mark a test that applies to one identity; an ordinary user skips the tests of root."""
-    chosen = [identity] if identity in IDENTITIES else []
-    return pytest.mark.parametrize("user", chosen, indirect=True)
+    return pytest.mark.only_as(identity)
+
+
+def only_with(
+    *, driver: str | None = None, server: bool | None = None, host: bool = False
+) -> pytest.MarkDecorator:
+    """Mark a test that applies to one driver only, or to views with or without a server.
+
+    `host`: to views of the layer `host`, which the kernel's overlayfs does not show to ordinary users.
+    """
+    return pytest.mark.only_with(driver=driver, server=server, host=host)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "user" in metafunc.fixturenames:
+        chosen = [
+            pytest.param((identity, variant), id=f"{identity}{variant}")
+            for identity in IDENTITIES
+            for variant in _ALL
+            if _applies(metafunc.definition, identity, variant)
+        ]
+        metafunc.parametrize("user", chosen, indirect=True)
+
+
+def _applies(test: pytest.Item, identity: str, variant: Variant) -> bool:
+    """Whether the test runs as the identity in the variant."""
+    as_root = identity == "root"
+    runs = (
+        variant in _USUAL
+        or any(test.iter_markers("in_all_variants"))
+        or (as_root and not variant.server and any(test.iter_markers("with_both_drivers")))
+    )
+    return (
+        runs
+        and all(mark.args == (identity,) for mark in test.iter_markers("only_as"))
+        and all(
+            mark.kwargs["driver"] in (None, variant.driver)
+            and mark.kwargs["server"] in (None, variant.server)
+            and (as_root or variant.driver != "kernel" or not mark.kwargs["host"])
+            for mark in test.iter_markers("only_with")
+        )
+    )
 
 
 @pytest.fixture
 def user(request: pytest.FixtureRequest) -> Iterator[TestUser]:
     # On a disk: an upper needs extended attributes, which /tmp may not have.
     scratch = tempfile.mkdtemp(prefix="overlaykit-test-", dir="/var/tmp")
-    is_root = request.param != "ordinary user"
+    identity, variant = request.param
+    is_root = identity == "root"
     if not is_root and os.geteuid() == 0:
         os.chown(scratch, ORDINARY, ORDINARY)
-    driver = "kernel" if request.param == KERNEL else "fuse"
-    yield TestUser(is_root=is_root, scratch=scratch, driver=driver)
+    yield TestUser(is_root=is_root, scratch=scratch, variant=variant)
     rmtree_path(scratch)
 
 

@@ -6,7 +6,11 @@ import os
 
 from overlaykit import mountinfo
 
+from .fixtures import only_with
 from .user import TestUser, command
+
+# A server in the container's mount namespace is out of reach.
+pytestmark = only_with(driver="fuse", server=False)
 
 
 def enter_container_script(user: TestUser) -> str:

@@ -13,9 +13,11 @@ import pytest
 from overlaykit.namespace.launcher import SUPERVISOR
 from overlaykit.procfs import children, descendants
 
+from .fixtures import in_all_variants, with_both_drivers
+from .serving import daemon_of
 from .user import TestUser, command_line
 
-BOTH_DRIVERS = True
+pytestmark = with_both_drivers
 
 COMMAND = ("sh", "-c", "sleep 1000 & setsid sleep 1000 & echo started; wait")
 
@@ -23,23 +25,24 @@ COMMAND = ("sh", "-c", "sleep 1000 & setsid sleep 1000 & echo started; wait")
 STATUS = {"supervisor": -signal.SIGKILL, "daemon": 125, "init": 137}
 
 
-def roles(launcher: int) -> dict[str, int]:
-    """The processes of a view, by their role."""
-    below = {process: command_line(process) for process in children(launcher)}
-    daemons = [process for process, line in below.items() if "overlaykit.fuse.daemon" in line]
-    (init,) = below.keys() - set(daemons)
-    return {"supervisor": launcher, "init": init} | dict(zip(["daemon"], daemons, strict=False))
+def roles(launcher: int, name: str) -> dict[str, int]:
+    """The processes of a view that runs, by their role."""
+    (init,) = (one for one in children(launcher) if command_line(one).startswith(SUPERVISOR))
+    daemon = daemon_of(name)
+    return {"supervisor": launcher, "init": init} | ({"daemon": daemon} if daemon else {})
 
 
-def essential_processes(launcher: int) -> list[int]:
+def essential_processes(launcher: int, server: int | None) -> list[int]:
     """Every process of a view but those that the daemon and the command started."""
 
     def is_ours(process: int) -> bool:
         return process == launcher or command_line(process).startswith(SUPERVISOR)
 
-    return [launcher, *descendants(launcher, through=is_ours)]
+    daemons = [] if server is None else children(server)
+    return [launcher, *descendants(launcher, through=is_ours), *daemons]
 
 
+@in_all_variants
 @pytest.mark.parametrize("victim", STATUS)
 @pytest.mark.parametrize("kept", [False, True], ids=["dropped", "kept"])
 def test_all_processes_of_a_view_end_and_nothing_is_left_when_one_is_killed(
@@ -47,11 +50,12 @@ def test_all_processes_of_a_view_end_and_nothing_is_left_when_one_is_killed(
 ) -> None:
     before = user.leftovers()
     options = ("--upper", user.directory("upper")) if kept else ()
-    with user.start("run", "-p", "0:80", *options, *COMMAND, stderr=subprocess.PIPE) as view:
+    arguments = ("run", "--name", "dying", "-p", "0:80", *options, *COMMAND)
+    with user.start(*arguments, stderr=subprocess.PIPE) as view:
         assert view.stdout is not None
         assert view.stderr is not None
         assert view.stdout.readline() == "started\n"
-        found = roles(view.pid)
+        found = roles(view.pid, "dying")
         if (user.driver, victim) == ("kernel", "daemon"):
             assert "daemon" not in found
             victim = "init"
@@ -79,7 +83,7 @@ def test_the_next_view_cleans_up_after_one_that_was_killed_at_a_random_moment(
     with user.start("run", "-p", "0:80", *COMMAND, stderr=subprocess.PIPE) as view:
         ended = os.pidfd_open(view.pid)
         select.select([ended], [], [], chance.uniform(0, 0.8))  # most moments fall into the start
-        os.kill(chance.choice(essential_processes(view.pid)), signal.SIGKILL)
+        os.kill(chance.choice(essential_processes(view.pid, user.server())), signal.SIGKILL)
         os.close(ended)
         view.communicate()
     user.wait_for_descendants()
@@ -135,6 +139,7 @@ def test_a_mount_interrupted_at_a_random_moment_is_complete_or_absent(
     assert user.leftovers() == before
 
 
+@in_all_variants
 def test_a_launcher_that_is_interrupted_ends_its_view(user: TestUser) -> None:
     with user.start(
         "run", "sh", "-c", "trap 'exit 9' INT; echo started; while :; do sleep 1000 & wait; done"

@@ -16,8 +16,10 @@ from overlaykit.views.drivers import ConfigurationInvalid, DriverUnknown
 from overlaykit.views.kernel_driver import KernelRefused, UpperHoldsFeature, UpperOverOtherLayers
 from overlaykit.views.locks import UpperTaken
 
-from .fixtures import only_as
+from .fixtures import only_as, only_with
 from .user import TestUser, command
+
+pytestmark = only_with(driver="fuse", server=False)  # a test chooses the driver itself
 
 DRIVERS = ("fuse", "kernel")
 OTHER = {"fuse": "kernel", "kernel": "fuse"}

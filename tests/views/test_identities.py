@@ -14,8 +14,11 @@ from overlaykit import _native
 from overlaykit.procfs import descendants
 
 from ..posix.syscalls import MS_BIND
-from .fixtures import only_as
+from .fixtures import only_as, only_with
 from .user import AS_ORDINARY, ORDINARY, TestUser, command, reachable_by_others
+
+# Tests of root run views of the ordinary user, whose server is another one.
+pytestmark = only_with(driver="fuse", server=False)
 
 FIRST = 300_000
 

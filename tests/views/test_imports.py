@@ -7,8 +7,11 @@ import sys
 
 import pytest
 
+from .fixtures import only_with
 from .test_driver import DRIVERS, USR, system
 from .user import TestUser
+
+pytestmark = only_with(driver="fuse", server=False)  # a test chooses both itself
 
 LIBRARY = {"__future__", "_socket", "errno", "fcntl", "gc", "pwd", "select"}
 """The modules of the standard library that a view needs beside those of a bare interpreter.

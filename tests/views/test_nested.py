@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 
-from .fixtures import only_as
+from .fixtures import only_as, only_with
 from .user import TestUser, command
+
+# The kernel refuses a view's files to the users of another one.
+pytestmark = only_with(driver="fuse")
 
 LEVELS = 3
 NAMESPACES = (

@@ -6,8 +6,11 @@ import os
 
 import pytest
 
-from .fixtures import only_as
+from .fixtures import only_as, only_with
 from .user import TestUser
+
+# A server is found at the place that a test takes away.
+pytestmark = only_with(driver="fuse", server=False)
 
 BARE = (
     "cd /; unset XDG_RUNTIME_DIR XDG_CACHE_HOME XDG_STATE_HOME; mount -t tmpfs t /run; cover /tmp; "

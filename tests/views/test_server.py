@@ -25,7 +25,7 @@ from overlaykit.fuse import server_client
 from overlaykit.procfs import children, descendants
 from overlaykit.views import server
 
-from .fixtures import only_as
+from .fixtures import only_as, only_with
 from .serving import (
     connected,
     daemon_of,
@@ -42,6 +42,9 @@ from .serving import (
     wait_for_end,
 )
 from .user import ORDINARY, TestUser, command
+
+# The tests switch it on themselves.
+pytestmark = only_with(driver="fuse", server=False)
 
 GROWTH = 256
 """KiB: a few pages that are written for the first time."""

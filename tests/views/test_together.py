@@ -12,7 +12,7 @@ from overlaykit.fuse import control, mount, mountpoints, unmount
 from overlaykit.fuse.spec import MountFlags
 from overlaykit.views import Registry, RunningView
 
-from .fixtures import only_as
+from .fixtures import only_as, only_with, with_both_drivers
 from .user import TestUser
 
 SERVER = """
@@ -33,7 +33,7 @@ print(len(processes), processes[0], others, flush=True)
 server.serve_forever()
 """
 
-BOTH_DRIVERS = True
+pytestmark = with_both_drivers
 
 
 @contextlib.contextmanager
@@ -82,6 +82,7 @@ def test_no_view_sees_the_changes_of_another(user: TestUser) -> None:
     assert {"mine", "others"}.isdisjoint(os.listdir("/etc"))
 
 
+@only_with(host=True)
 def test_a_view_in_a_view_of_another_directory_sees_its_layers(user: TestUser) -> None:
     lower = user.directory("lower", file="contents\n")
     target = user.directory("target")

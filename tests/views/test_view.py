@@ -26,10 +26,10 @@ from overlaykit.views.view import (
     OfAnotherProcess,
 )
 
-from .fixtures import only_fuse
+from .fixtures import only_with, with_both_drivers
 from .user import TestUser
 
-BOTH_DRIVERS = True
+pytestmark = [only_with(host=True), with_both_drivers]
 
 
 def test_a_view_runs_a_command_and_returns_its_status(user: TestUser) -> None:
@@ -65,7 +65,7 @@ def test_an_exception_in_the_block_ends_the_command_and_the_mount(user: TestUser
     def fail() -> None:
         with View(name="one") as view:
             view.launch(["sleep", "1000"])
-            running.append(user.leftovers()["records"])
+            running.append(user.records())
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -114,7 +114,10 @@ def test_a_command_that_ends_before_its_entry_is_published_is_no_error(
 
 
 def wait_for_exit(pid: int) -> None:
-    ended = os.pidfd_open(pid)
+    try:
+        ended = os.pidfd_open(pid)
+    except ProcessLookupError:  # it has been reaped
+        return
     select.select([ended], [], [])
     os.close(ended)
 
@@ -411,7 +414,7 @@ def test_a_program_that_ignores_sigchld_is_refused_with_the_fix(user: TestUser) 
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-@only_fuse
+@only_with(driver="fuse")
 def test_a_command_after_the_daemons_death_is_refused(user: TestUser) -> None:
     with View() as view:
         view.run(["true"], check=True)

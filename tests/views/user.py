@@ -13,14 +13,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import pytest
 
 from overlaykit import _native, mountinfo
-from overlaykit.procfs import children, descendants
+from overlaykit.fuse import server_client
+from overlaykit.procfs import descendants
 
 from ..posix import syscalls
 
@@ -40,12 +41,39 @@ CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__fi
 _INTERPRETER_FILES = (sys.executable, os.__file__, _native.__file__)
 """One file of each directory that a process of overlaykit needs."""
 
+_OF_SERVER = ".server"
+"""The directory of the user's server among the records."""
+
+_ENDS_WITHIN_SECONDS = 20
+"""A daemon that runs longer after its view is left over."""
+
 _ABORTED = "fuse_reply_* failed with No such file or directory"
 """pyfuse3 logs it for a request in flight when the last process of a view ends, and with it the mount."""
 
 
 class Hung(BaseException):
     """The test did not end in time. A BaseException, so that the code under test does not catch it."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a view gets its root file system: by which driver, and whether a server forks the daemons."""
+
+    driver: str
+    server: bool = False
+
+    def __str__(self) -> str:
+        """The end of a test's name."""
+        return f"{'-kernel' if self.driver == 'kernel' else ''}{'-server' if self.server else ''}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of users that choose it."""
+        seconds = str(DEADLINE_SECONDS * 10)
+        return {
+            "OVERLAYKIT_DRIVER": self.driver,
+            "OVERLAYKIT_SERVER": seconds if self.server else "off",
+        }
 
 
 def command() -> str:
@@ -73,13 +101,17 @@ class TestUser:
     is_root: bool
     scratch: str
     """The user's directory on a disk, removed after the test; a view over `host` shows it at the same path."""
-    driver: str = "fuse"
-    """The driver of its views, by OVERLAYKIT_DRIVER."""
+    variant: Variant = Variant("fuse")
     expects_log: bool = False
     """Whether the test expects entries in the daemon's log; otherwise an entry fails the test."""
     _found: set[tuple[str, str]] = field(default_factory=set)
     """The mounts at the beginning. Other processes of the machine may unmount some of them."""
     _before: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def driver(self) -> str:
+        """The driver of the user's views."""
+        return self.variant.driver
 
     @property
     def home(self) -> str:
@@ -111,14 +143,37 @@ class TestUser:
         }
         settings |= options
         done: subprocess.CompletedProcess[str] = subprocess.run(
-            [command(), *arguments], check=False, **settings
+            [command(), *self._with_layers(arguments)], check=False, **settings
         )
         return done
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start the command with pipes as standard input and output."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, **options}
-        return subprocess.Popen([command(), *arguments], **pipes)
+        return subprocess.Popen([command(), *self._with_layers(arguments)], **pipes)
+
+    def _with_layers(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        """Arguments of `run` with the user's own layer, where the driver has no layer `host` for an ordinary user."""
+        if arguments[0] != "run" or "-l" in arguments or self.has_host:
+            return arguments
+        return ("run", "-l", self.small_system(), "-v", "/usr:/usr:ro", *arguments[1:])
+
+    @property
+    def has_host(self) -> bool:
+        """Whether the driver shows this user the layer `host`."""
+        return self.is_root or self.variant.driver != "kernel"
+
+    def small_system(self) -> str:
+        """A directory of the user's that is a system together with the host's /usr."""
+        system = self.path("small-system")
+        if not os.path.exists(system):
+            for name in "etc", "usr", "tmp", "home", "proc", "sys", "dev", "run":
+                os.makedirs(os.path.join(system, name))
+            for name in "bin", "sbin", "lib", "lib64":
+                os.symlink(f"usr/{name}", os.path.join(system, name))
+            for name in "passwd", "group", "hosts", "ld.so.cache":
+                shutil.copy(f"/etc/{name}", os.path.join(system, "etc", name))
+        return system
 
     def succeeds(self, *arguments: str, **options: Any) -> str:
         """Run the command and return its output. Output on standard error fails the test."""
@@ -208,42 +263,77 @@ class TestUser:
         return os.path.join(self.home, ".local", "state", "overlaykit", "daemon.log")
 
     def leftovers(self) -> dict[str, object]:
-        """What a view can leave behind, as it is now. Namespaces end with processes, descriptors and mounts."""
-        _reap_orphans()
-        self._wait_for_daemons_of_ended_views()
+        """What a view can leave behind, once its daemon has ended. Namespaces end with processes, descriptors, mounts.
+
+        The user's server is none, which serves the next view.
+        """
+        from overlaykit.views import Registry
+
+        server = self.server()
+        used = {
+            view.about.daemon
+            for view in Registry().running()
+            if os.path.exists(f"/proc/{view.about.pid}")
+        }
+        self._wait_for(
+            lambda process: is_daemon(process) and process not in used,
+            within_seconds=_ENDS_WITHIN_SECONDS,
+        )
         return {
-            "processes": [(process, command_line(process)) for process in descendants(os.getpid())],
+            "processes": [
+                (process, command_line(process))
+                for process in descendants(os.getpid())
+                if process != server and not (server and _awaits_reaping(process, server))
+            ],
             "mounts": sorted(_mounts() - self._found),
             "descriptors": sorted(os.listdir("/proc/self/fd")),
-            "records": _names(self.runtime),
+            "records": self.records(),
             "temporary uppers": _names(self.temporary_uppers),
             "half-made layers": [name for name in _names(self.store) if name.startswith(".")],
             "temporary": _names(self.path("tmp")),
         }
 
-    def _wait_for_daemons_of_ended_views(self) -> None:
-        """Wait for daemons that `overlaykit run` has left to clean up: it ends with its command.
+    def records(self) -> list[str]:
+        """The names of the records of views."""
+        server = [] if self.server() is None else [_OF_SERVER]
+        return [name for name in _names(self.runtime) if name not in server]
 
-        A process without a command line is just ending.
-        """
-        from overlaykit.views import Registry
+    def server(self) -> int | None:
+        """The process id of the user's server, also of one that is stopped (SIGSTOP); None if there is none."""
+        connection = server_client.connect(os.path.join(self.runtime, _OF_SERVER))
+        if connection is None:
+            return None
+        with connection:
+            return server_client.peer(connection)[0]
 
-        used = {
-            running.about.daemon
-            for running in Registry().running()
-            if os.path.exists(f"/proc/{running.about.pid}")
-        }
-        for process in children(os.getpid()):
-            line = command_line(process)
-            if process not in used and (not line or "overlaykit.fuse.daemon_process" in line):
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(process, 0)
+    def end_server(self) -> None:
+        """End the user's server, if there is one, and wait for its end."""
+        server = self.server()
+        if server is not None:
+            os.kill(server, signal.SIGTERM)
+            os.kill(server, signal.SIGCONT)
+            os.waitpid(server, 0)
 
     def wait_for_descendants(self) -> None:
-        """Wait until all descendants of this process have ended."""
+        """Wait until all descendants of this process but the server have ended."""
+        while set(descendants(os.getpid())) - {self.server()}:
+            self._wait_for(lambda _process: True)
+
+    def _wait_for(
+        self, is_awaited: Callable[[int], bool], *, within_seconds: float | None = None
+    ) -> None:
+        """Wait until the descendants of a kind, except the server, have ended, and reap orphans."""
+        server = self.server()
+        for process in descendants(os.getpid()):
+            # Just before its end a process has no command line.
+            if process != server and (is_awaited(process) or not command_line(process)):
+                with contextlib.suppress(ProcessLookupError):
+                    ended = os.pidfd_open(process)
+                    select.select([ended], [], [], within_seconds)
+                    os.close(ended)
         with contextlib.suppress(ChildProcessError):
-            while True:
-                os.waitpid(-1, 0)
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
     def become(self) -> None:
         """Become the user, in the test's process."""
@@ -264,7 +354,7 @@ class TestUser:
                 syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # as after an ordinary login
         for name in [name for name in os.environ if name.startswith("XDG_")]:
             del os.environ[name]
-        os.environ["OVERLAYKIT_DRIVER"] = self.driver
+        os.environ.update(self.variant.environment)
         os.environ.update(HOME=self.home, LC_ALL="C.UTF-8", PATH=PATH, TMPDIR=self.path("tmp"))
         os.umask(0o022)
         os.mkdir(self.home)
@@ -287,6 +377,7 @@ class TestUser:
 
     def check_leftovers(self) -> None:
         """Check that nothing is left, in the test's process at its end."""
+        self.end_server()
         for what, now in self.leftovers().items():
             assert now == self._before[what], f"{what} left: {now}, before: {self._before[what]}"
         complaints = [] if self.expects_log else self.log_lines()
@@ -332,17 +423,18 @@ def command_line(process: int) -> str:
     return ""
 
 
-def _reap_orphans() -> None:
-    """Reap the orphans of this subreaper, those too that are just ending: they have no command line any more."""
-    for process in descendants(os.getpid()):
-        if not command_line(process):
-            with contextlib.suppress(ProcessLookupError):
-                ended = os.pidfd_open(process)
-                select.select([ended], [], [])
-                os.close(ended)
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+def _awaits_reaping(process: int, parent: int) -> bool:
+    """Whether it has ended, and is its parent's to reap."""
+    with contextlib.suppress(OSError), open(f"/proc/{process}/stat") as stat:
+        state, its_parent = stat.read().rpartition(")")[2].split()[:2]
+        return state in "ZX" and int(its_parent) == parent
+    return False
+
+
+def is_daemon(process: int) -> bool:
+    """Whether it is a daemon, or the server."""
+    line = command_line(process)
+    return any(module in line for module in ("overlaykit.fuse.daemon", "overlaykit.views.server"))
 
 
 def _mounts() -> set[tuple[str, str]]:
