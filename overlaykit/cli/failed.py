@@ -7,6 +7,7 @@ The last four are the supervisor's (`namespace.execute`). `overlaykit run` has b
 
 from __future__ import annotations
 
+import errno
 import sys
 
 from overlaykit import standard
@@ -14,14 +15,17 @@ from overlaykit.cli import main, output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Final, NoReturn
+
+_MOUNT_GONE: Final = (errno.ENOTCONN, errno.ECONNABORTED)
+"""The errors of a mount whose daemon has ended (fuse_get_req() in fs/fuse/dev.c)."""
 
 
 def fail(view: str, name: str, number: int, subject: str) -> NoReturn:
     """Raise the error that stands for the failure of a step."""
     from overlaykit.namespace import failure
 
-    if name == failure.DAEMON:
+    if name == failure.DAEMON or number in _MOUNT_GONE:
         from overlaykit.fuse.daemon import describe_log
         from overlaykit.views import Registry, places
         from overlaykit.views.view import DaemonEnded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -119,6 +120,15 @@ def test_a_step_that_fails_is_named_as_by_launch(harness: LaunchHarness) -> None
     refused = namespace.BindSourceMissing("/no/such\\nsource", os.strerror(2))
     assert launcher.errors() == f"overlaykit: {refused}\n"
     assert launcher.wait() == 125
+
+
+@pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ECONNABORTED])
+def test_an_error_of_a_mount_without_its_daemon_names_the_daemon(number: int) -> None:
+    from overlaykit.cli.failed import fail
+    from overlaykit.views.view import DaemonEnded
+
+    with pytest.raises(DaemonEnded):
+        fail("a-view", "ROOT", number, "")
 
 
 def test_a_port_in_use_is_refused_while_python_still_runs(harness: LaunchHarness) -> None:
