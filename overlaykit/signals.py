@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as signal  # for others: this file alone knows where it comes from
     from collections.abc import Iterable, Iterator
-    from typing import Final
+    from typing import Final, NoReturn
 else:
     import _signal as signal
 
@@ -160,6 +160,37 @@ def let_arrive() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _this_thread.held)
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, _this_thread.held)
+
+
+class _Ended(BaseException):
+    """A signal whose default action ends this process."""
+
+
+@contextmanager
+def unwound() -> Iterator[None]:
+    """Have a signal of FORWARDED that ends this process raise first, so that the block is left in order.
+
+    SIGINT does so anyway. A second signal ends the clean-up, too. Requires: the main thread.
+    """
+    received = 0
+
+    def raise_ended(number: int, _: object) -> NoReturn:
+        nonlocal received
+        received = number
+        raise _Ended
+
+    ending = [
+        number for number in FORWARDED - {*_HARMLESS} if signal.getsignal(number) == signal.SIG_DFL
+    ]
+    for number in ending:
+        signal.signal(number, raise_ended)
+    try:
+        yield
+    finally:
+        for number in ending:
+            signal.signal(number, signal.SIG_DFL)
+        if received:
+            os.kill(os.getpid(), received)
 
 
 def will_end() -> bool:

@@ -44,16 +44,19 @@ def main(arguments: list[str]) -> int:
     with signals.held():
         from overlaykit.views import View
 
-    with View(
-        args.layers or ("host",),
-        upper=args.upper,
-        read_only=args.read_only,
-        name=args.name,
-        network=args.network,
-        binds=[*map(parse_bind, args.binds), *map(parse_mount, args.mounts)],
-        ports=[parse_port(text) for text in args.ports],
-        driver=args.driver,
-    ) as view:
+    with (
+        signals.unwound(),
+        View(
+            args.layers or ("host",),
+            upper=args.upper,
+            read_only=args.read_only,
+            name=args.name,
+            network=args.network,
+            binds=[*map(parse_bind, args.binds), *map(parse_mount, args.mounts)],
+            ports=[parse_port(text) for text in args.ports],
+            driver=args.driver,
+        ) as view,
+    ):
         if view.made_upper:
             output.print_error(f"--upper {args.upper}: made, because it did not exist")
         for note in view.notes:
