@@ -6,8 +6,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* In the status pipe END follows in the place of the last NUL; no name holds a NUL. */
-static const char END[] = {'\0', '\n'};
+/* In the status pipe END follows in the place of the last NUL; no name holds a NUL. A name may
+ * begin with a newline, so one NUL is not enough. */
+static const char END[] = {'\0', '\0', '\n'};
 
 static char record[LONGEST_RECORD + sizeof END];
 static size_t used;

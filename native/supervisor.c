@@ -380,7 +380,7 @@ static void
 report_view(int status, pid_t view)
 {
     char message[16];
-    int count = snprintf(message, sizeof message, "%d%c\n", (int)view, '\0');
+    int count = snprintf(message, sizeof message, "%d%c%c\n", (int)view, '\0', '\0');
     ssize_t written = write(status, message, (size_t)count);
     (void)written;
 }

@@ -18,8 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import ClassVar, Final
 
-END: Final = b"\0\n"
-"""Ends each message in the status pipe; no name holds a NUL."""
+END: Final = b"\0\0\n"
+"""Ends each message in the status pipe; no name holds a NUL, but one may begin with a newline."""
 
 
 class CommandNotFound(Error):

@@ -32,6 +32,8 @@ def test_a_command_that_exists_nowhere_is_127_and_named(harness: LaunchHarness) 
     ) as caught:
         harness.launch("no-such-thing")
     assert caught.value.exit_code == 127
+    with pytest.raises(namespace.CommandNotFound, match=r"^\nno-such-thing: no such command"):
+        harness.run("\nno-such-thing")
     with pytest.raises(namespace.CommandNotFound, match=r"^/no/such/thing: no such command"):
         harness.launch("/no/such/thing")
 

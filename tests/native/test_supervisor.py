@@ -431,7 +431,7 @@ class Reporting:
         self.process = plans.start(raw, (status_write, reap_read, parent))
         for descriptor in status_write, reap_read, parent:
             os.close(descriptor)
-        self.messages = b"".join(iter(lambda: os.read(self.status, 4096), b"")).split(b"\0\n")
+        self.messages = b"".join(iter(lambda: os.read(self.status, 4096), b"")).split(b"\0\0\n")
         os.close(self.status)
 
     def init(self) -> int:
