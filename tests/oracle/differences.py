@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from overlaykit.overlay import features
+
 from .observation import Description, Result
 from .operations import Operation
 from .slots import (
@@ -32,13 +34,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Unshown:
-    """What ours writes in a user namespace and the kernel's overlayfs does not show there."""
+    """What ours writes in a user namespace and the kernel's overlayfs does not show there: a feature of an upper."""
 
-    name: str
+    feature: str
     documented: str
     """Its row in docs/differences.md."""
-    is_in: Callable[[bytes, bytes], bool]
-    """Whether an upper and its work directory, which no system has mounted, hold it."""
 
 
 def _kernel_version() -> tuple[int, int]:
@@ -91,23 +91,12 @@ DIFFERENCES = (
 )
 
 
-def _has_redirect(upper: bytes, _work: bytes) -> bool:
-    return any(
-        "user.overlay.redirect" in os.listxattr(directory) for directory, _, _ in os.walk(upper)
-    )
-
-
-def _has_index(_upper: bytes, work: bytes) -> bool:
-    index = os.path.join(work, b"index")
-    return os.path.isdir(index) and bool(os.listdir(index))
-
-
 _IN_A_USER_NAMESPACE = (
     "In a user namespace: rename of lower directories, hard links of a lower, inode numbers over a "
     "remount"
 )
 
 UNSHOWN = (
-    Unshown("renamed directory of a lower", _IN_A_USER_NAMESPACE, _has_redirect),
-    Unshown("hard links of a lower", _IN_A_USER_NAMESPACE, _has_index),
+    Unshown(features.REDIRECT, _IN_A_USER_NAMESPACE),
+    Unshown(features.INDEX, _IN_A_USER_NAMESPACE),
 )

@@ -11,6 +11,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from overlaykit.overlay.markers import USER_PREFIX
+from overlaykit.overlay.uppers import find_features
+
 from ..posix.systems import System
 from .comparison import Directories, step_differences, tree_differences
 from .differences import UNSHOWN
@@ -62,8 +65,8 @@ def show_elsewhere(
 ) -> tuple[list[str], list[str]]:
     """Run a program on ours, in a user namespace, with all that ours can do there.
 
-    Returns: the names of what the kernel does not show of it; and the differences of what the kernel shows if there is
-    nothing of that kind, and of what ours shows afterwards, a line each.
+    Returns: the features of the upper that the kernel does not show; and the differences of what the kernel shows if
+    there are none, and of what ours shows afterwards, a line each.
     """
     directories = Directories(directory, unprivileged=True)
     stack = directories.stack(program)
@@ -72,7 +75,8 @@ def show_elsewhere(
         relay = [_take_turn(program, ours, program.operations, directories)]
         assert stack.upper is not None
         assert stack.work is not None
-        unshown = [one.name for one in UNSHOWN if one.is_in(stack.upper, stack.work)]
+        found = _features(stack.upper, stack.work)
+        unshown = [one.feature for one in UNSHOWN if one.feature in found]
         if not unshown:
             relay.append(_take_turn(program, kernel, (), directories))
         relay.append(_take_turn(program, ours, (), directories))
@@ -80,6 +84,16 @@ def show_elsewhere(
         os.chdir("/")
         directories.remove()
     return unshown, list(handover_differences(relay))
+
+
+def _features(upper: bytes, work: bytes) -> frozenset[str]:
+    """The features of an upper that no system has mounted, as the driver `kernel` finds them."""
+    opened = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (upper, work)]
+    try:
+        return find_features(opened[0], opened[1], USER_PREFIX)
+    finally:
+        for fd in opened:
+            os.close(fd)
 
 
 def run_relay(
