@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from overlaykit.overlay.markers import USER_PREFIX
+from overlaykit.overlay.marker_names import USER_PREFIX
 from overlaykit.overlay.uppers import find_features
 
 from ..posix.systems import System
