@@ -199,8 +199,8 @@ def _open_upper(upper: Layer, work_layer: Layer, options: MergeOptions) -> _Uppe
     Raises: OSError (EXDEV, ENOTEMPTY), `Unfit`.
     """
     _require_one_mount(work_layer, upper)
-    is_new = not os.listdir(upper.root.proc_path())
     work = Work(work_layer, upper.root)
+    is_new = work.modes.past(lambda: not os.listdir(upper.root.proc_path()))
     owners = options.owners
     if options.override is None:
         owners = owners.limited_to(work.can_give_to_user, work.can_give_to_group)
@@ -209,7 +209,7 @@ def _open_upper(upper: Layer, work_layer: Layer, options: MergeOptions) -> _Uppe
     work_layer.override = upper.override
     disk = probe(work.layer_dir.proc_path(), user=options.userxattr)
     form = disk.form(options.whiteout)
-    _require_same_prefix(upper.root.proc_path(), disk.prefix)
+    work.modes.past(lambda: _require_same_prefix(upper.root.proc_path(), disk.prefix))
     used = [_FEATURES_OF_FORMS[form]] if form in _FEATURES_OF_FORMS else []
     if upper.override is not None:
         used.append(features.PERMISSIONS)
