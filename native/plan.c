@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -511,18 +512,27 @@ int
 plan_read(struct plan *plan, int from, const char **refusal)
 {
     struct stat st;
-    if (from < FIRST_DESCRIPTOR || fstat(from, &st) < 0 || !S_ISREG(st.st_mode))
+    int waiting = 0;
+    if (from < FIRST_DESCRIPTOR || fstat(from, &st) < 0 ||
+        !(S_ISREG(st.st_mode) || S_ISFIFO(st.st_mode)))
         return refuse(refusal, "descriptor %d holds none", from);
-    if (st.st_size <= 0 || st.st_size > PLAN_MOST_BYTES)
-        return refuse(refusal, "it has %lld bytes", (long long)st.st_size);
-    plan->size = (size_t)st.st_size;
+    /* A pipe has no limit on the size of files. Its writer has written all. */
+    bool piped = S_ISFIFO(st.st_mode);
+    if (piped && ioctl(from, FIONREAD, &waiting) < 0)
+        return refuse(refusal, "%s", strerror(errno));
+    long long size = piped ? waiting : (long long)st.st_size;
+    if (size <= 0 || size > PLAN_MOST_BYTES)
+        return refuse(refusal, "it has %lld bytes", size);
+    plan->size = (size_t)size;
     /* A copy, since the file may change after it was checked. */
     plan->bytes =
         mmap(NULL, plan->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (plan->bytes == MAP_FAILED)
         return refuse(refusal, "%s", strerror(errno));
     for (size_t got = 0; got < plan->size;) {
-        ssize_t count = pread(from, plan->bytes + got, plan->size - got, (off_t)got);
+        size_t left = plan->size - got;
+        ssize_t count = piped ? read(from, plan->bytes + got, left)
+                              : pread(from, plan->bytes + got, left, (off_t)got);
         if (count <= 0)
             return refuse(refusal, "%s", count ? strerror(errno) : "it ends early");
         got += (size_t)count;

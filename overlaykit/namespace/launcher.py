@@ -208,14 +208,46 @@ def _encoded(plan: Plan, spec: LaunchSpec) -> Iterator[int]:
         from overlaykit.namespace.failure import CommandNotExecutable
 
         raise CommandNotExecutable(spec.argv[0], os.strerror(errno.E2BIG)) from None
+    try:
+        descriptor = _in_memory(raw)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        descriptor = _in_a_pipe(raw)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _in_memory(raw: bytes) -> int:
+    """A file in memory. Raises: OSError: EFBIG above RLIMIT_FSIZE."""
     descriptor = os.memfd_create("overlaykit-plan", os.MFD_CLOEXEC)
     try:
         rest = memoryview(raw)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-        yield descriptor
-    finally:
+    except BaseException:
         os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _in_a_pipe(raw: bytes) -> int:
+    """The read end of a pipe that holds all. Raises: OSError: EPERM above /proc/sys/fs/pipe-max-size."""
+    import fcntl
+
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, len(raw))
+        written = os.write(writer, raw)
+        assert written == len(raw)
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    return reader
 
 
 @contextmanager

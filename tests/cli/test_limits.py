@@ -116,6 +116,11 @@ def test_a_hard_limit_that_binds_every_program_is_reported_by_a_view(user: TestU
     assert stderr_with_limits("ulimit -f 64", "run", "--read-only", "true") == ""
 
 
+def test_a_plan_may_be_larger_than_the_limit_on_files(user: TestUser) -> None:
+    variable = ("-e", f"LONG={'x' * 100_000}")
+    assert stderr_with_limits("ulimit -f 8", "run", "--read-only", *variable, "true") == ""
+
+
 @only_as("root")
 def test_a_low_priority_of_the_shell_delays_no_program(user: TestUser) -> None:
     with mount_with_limits(
