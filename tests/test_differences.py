@@ -15,6 +15,9 @@ DAEMON, USERS = "fuse/test_copyup.py", "cli/test_mount_of_a_user.py"
 BEHAVIOURS, DISK = "posix/behaviours", "crash/test_failing_disk.py"
 
 ROWS = {
+    "The end of a mount or of a view": [
+        "crash/test_power_loss.py::test_what_a_program_has_synced_outlives_a_power_cut"
+    ],
     "`fallocate`, hole punching": [
         f"{INSTEAD}::test_fallocate_is_refused_and_posix_fallocate_writes_zeros",
         f"{BEHAVIOURS}/files.py::check_a_punched_hole_reads_as_zeros_or_is_refused_whole",
