@@ -339,14 +339,8 @@ def _overlay(
         raise Failed("overlayfs", error.errno or errno.EIO, "") from error
     directories = {} if upper < 0 else {"upperdir": upper, "workdir": work}
     try:
-        try:
-            for lower in lowers:
-                _set(context, "lowerdir+", f"/proc/self/fd/{lower}")
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            # Linux before 6.5
-            return mount_by_list(stage, lowers, directories, options, flags)
+        for lower in lowers:
+            _set(context, "lowerdir+", f"/proc/self/fd/{lower}")
         for key, directory in directories.items():
             _set(context, key, f"/proc/self/fd/{directory}")
         for key, value in options.items():
@@ -356,9 +350,16 @@ def _overlay(
         _native.fsconfig(context, _native.FSCONFIG_CMD_CREATE, None, None)
         return _native.fsmount(context, _native.FSMOUNT_CLOEXEC, _native.MOUNT_ATTR_NODEV)
     except OSError as error:
-        raise Failed("refused", error.errno or errno.EIO, "") from error
+        if error.errno != errno.EINVAL:
+            raise Failed("refused", error.errno or errno.EIO, "") from error
     finally:
         os.close(context)
+    # Before Linux 6.5 there is no "lowerdir+". fsconfig(2) takes it all the same, and FSCONFIG_CMD_CREATE fails
+    # (legacy_parse_param() in fs/fs_context.c).
+    try:
+        return mount_by_list(stage, lowers, directories, options, flags)
+    except OSError as error:
+        raise Failed("refused", error.errno or errno.EIO, "") from error
 
 
 def mount_by_list(
