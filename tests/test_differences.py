@@ -143,7 +143,7 @@ ROWS = {
         f"{BEHAVIOURS}/links.py::check_two_lower_links_stay_one_file_after_a_remount",
         f"{BEHAVIOURS}/files.py::check_a_changed_file_keeps_its_inode_number_over_a_remount",
     ],
-    "Lowers on several disks without a uuid (before Linux 6.9: on any two disks), on clones of one disk, or on FUSE": [
+    "Lowers on several disks without a uuid (before Linux 6.9: all but ext4), on clones of one disk, or on FUSE": [
         f"{COPYUP}::test_files_of_two_clones_of_one_disk_are_different_files",
         f"{COPYUP}::test_a_copy_from_one_of_two_clones_of_a_disk_has_another_nodeid_at_the_next_mount",
     ],

@@ -29,6 +29,9 @@ _OPEN_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEX
 # include/uapi/linux/fs.h: _IOR(0x15, 0, struct fsuuid2)
 _FS_IOC_GETFSUUID: Final = 0x80111500
 _FSUUID2: Final = struct.Struct("B16s")
+_EXT4_IOC_GETFSUUID: Final = 0x8008662C
+_FSUUID: Final = struct.Struct("=II16s")
+"""struct fsuuid of fs/ext4/ext4.h: length, flags, uuid."""
 UNKNOWN_UUID: Final = bytes(16)
 
 _LISTING_BYTES: Final = 1 << 15
@@ -325,8 +328,18 @@ def _file_system_uuid(layer_dir: LayerDir) -> bytes:
     try:
         raw = fcntl.ioctl(fd, _FS_IOC_GETFSUUID, bytes(_FSUUID2.size))
     except OSError:
-        return UNKNOWN_UUID  # before Linux 6.9, or a file system without one
+        return _uuid_of_ext4(fd)  # before Linux 6.9, or a file system without one
     finally:
         os.close(fd)
     length, uuid = _FSUUID2.unpack(raw)
+    return uuid if length == len(uuid) else UNKNOWN_UUID
+
+
+def _uuid_of_ext4(fd: int) -> bytes:
+    """What EXT4_IOC_GETFSUUID says (Linux 5.19), before the ioctl of all file systems."""
+    try:
+        raw = fcntl.ioctl(fd, _EXT4_IOC_GETFSUUID, _FSUUID.pack(len(UNKNOWN_UUID), 0, UNKNOWN_UUID))
+    except OSError:
+        return UNKNOWN_UUID
+    length, _, uuid = _FSUUID.unpack(raw)
     return uuid if length == len(uuid) else UNKNOWN_UUID
