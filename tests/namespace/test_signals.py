@@ -169,7 +169,13 @@ def test_a_command_ignores_and_blocks_what_a_child_of_the_caller_would(
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     plain = subprocess.run(show, stdout=subprocess.PIPE, text=True, check=True).stdout
-    assert harness.output(*show) == plain
+    assert masks(harness.output(*show)) == masks(plain)
+
+
+def masks(status: str) -> dict[str, int]:
+    """The masks of signals, without glibc's own 32 and 33: make(1) starts tests with these ignored."""
+    lines = (line.split() for line in status.splitlines())
+    return {name: int(mask, 16) & ~(0b11 << 31) for name, mask in lines}
 
 
 def test_waiting_works_in_another_thread_too(harness: LaunchHarness) -> None:
