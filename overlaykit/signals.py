@@ -133,12 +133,17 @@ def _blocked(numbers: Iterable[int]) -> Iterator[frozenset[int]]:
 
 @contextmanager
 def pending_readable() -> Iterator[int]:
-    """A descriptor that is readable while held signals are pending."""
-    descriptor = _native.signalfd(mask(_this_thread.held))
+    """`pending_descriptor`, closed at the end of the block."""
+    descriptor = pending_descriptor()
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def pending_descriptor() -> int:
+    """A descriptor that is readable while held signals are pending, and that the caller closes."""
+    return _native.signalfd(mask(_this_thread.held))
 
 
 def take() -> Iterator[int]:

@@ -19,7 +19,7 @@ import os
 import sys
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -86,7 +86,7 @@ class Recorder:
         self.arcs: dict[str, set[int]] = {}
         self._directory = directory
         self._identity = _identity(directory)
-        with open(os.path.join(directory, "window"), "r+b") as file:
+        with _standard_filled(), open(os.path.join(directory, "window"), "r+b") as file:
             number = int.from_bytes(os.urandom(2), "little") % WINDOWS
             self._window = mmap.mmap(file.fileno(), WINDOW * SLOT, offset=number * WINDOW * SLOT)
 
@@ -138,6 +138,19 @@ class Recorder:
             if self._window[at : at + 4] == bytes(4) and len(packed) <= SLOT - 4:
                 self._window[at : at + 4 + len(packed)] = len(packed).to_bytes(4, "little") + packed
                 return
+
+
+@contextlib.contextmanager
+def _standard_filled() -> Iterator[None]:
+    """Open descriptors from 3 on in the block: a map holds one, which must not stand for a closed standard one."""
+    taken: list[int] = []
+    try:
+        while not taken or taken[-1] < 3:
+            taken.append(os.open("/", os.O_PATH | os.O_CLOEXEC))
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
 
 
 def _identity(directory: str) -> tuple[int, int]:

@@ -30,7 +30,8 @@ class Code:
         """Keep what is loaded now."""
         paths = {getattr(module, "__file__", None) or "" for module in tuple(sys.modules.values())}
         with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
-            paths.update(line.split(maxsplit=5)[5].rstrip("\n") for line in maps if "/" in line)
+            fields = (line.rstrip("\n").split(maxsplit=5) for line in maps)
+            paths.update(path for _, mode, *_, path in fields if "x" in mode and path[:1] == "/")
         loaded = {path for path in paths if os.path.isabs(path)}
         own = sorted(loaded & self._before.keys())
         elsewhere = {os.path.dirname(path) for path in loaded - self._before.keys()}

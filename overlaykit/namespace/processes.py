@@ -108,13 +108,21 @@ class Processes:
         os.close(self._monitor)
 
     def _wait_forwarding(self, watched: list[int]) -> None:
-        with signals.held(), signals.pending_readable() as signalled:
-            ready: set[int] = set()
-            while ready.isdisjoint(watched):
-                ready = poll_readable([signalled, *watched])
-                # After the view's end too: an interrupt of the terminal was for the command.
-                for number in signals.take():
-                    self.signal(number)
+        signalled = -1
+        try:
+            with signals.held():
+                # The exception of a handler arrives once the number is known here.
+                with signals.deferred():
+                    signalled = signals.pending_descriptor()
+                ready: set[int] = set()
+                while ready.isdisjoint(watched):
+                    ready = poll_readable([signalled, *watched])
+                    # After the view's end too: an interrupt of the terminal was for the command.
+                    for number in signals.take():
+                        self.signal(number)
+        finally:
+            if signalled >= 0:
+                os.close(signalled)
 
     def _finish(self) -> None:
         """Reap the monitor, after it has ended or a descriptor of `abort_on` is readable."""
