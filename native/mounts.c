@@ -39,14 +39,6 @@ move_mount_to(int mount, const char *path)
     return (int)syscall(SYS_move_mount, mount, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH);
 }
 
-static void
-close_keeping_errno(int descriptor)
-{
-    int error = errno;
-    close(descriptor);
-    errno = error;
-}
-
 static int
 set_option(int context, const char *key, const char *value)
 {

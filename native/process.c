@@ -46,6 +46,14 @@ close_all_but(int *kept, size_t count)
     (void)syscall(SYS_close_range, first, ~0U, 0);
 }
 
+void
+close_keeping_errno(int descriptor)
+{
+    int error = errno;
+    close(descriptor);
+    errno = error;
+}
+
 bool
 is_readable(int descriptor)
 {

@@ -10,14 +10,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static void
-close_keeping_errno(int descriptor)
-{
-    int error = errno;
-    close(descriptor);
-    errno = error;
-}
-
 /* Open a directory for removal: widen its mode where it forbids that. Follows no link. */
 static DIR *
 open_writable(int parent, const char *name)

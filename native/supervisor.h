@@ -60,6 +60,9 @@ bool failure_fields(const char *fields[3]);
  */
 void close_all_but(int *kept, size_t count);
 
+/* close(2) on a path of failure. */
+void close_keeping_errno(int descriptor);
+
 bool is_readable(int descriptor);
 
 /* Set the signal mask to `mask`, in which bit n - 1 is signal n, and `more`. */
