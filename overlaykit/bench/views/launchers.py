@@ -10,14 +10,14 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 from overlaykit.bench.systems.known import PLAIN
-from overlaykit.bench.workload import Unfit
+from overlaykit.bench.workload import Subject, Unfit
 from overlaykit.views import server
 
 OURS: Final = "overlaykit"
@@ -182,6 +182,18 @@ def warm() -> Iterator[None]:
     finally:
         if before is None:
             server.stop()
+
+
+@contextlib.contextmanager
+def warm_subjects(
+    measured: Iterable[tuple[Launcher, Callable[[], float]]],
+) -> Iterator[Sequence[Subject]]:
+    """The subjects of a workload, each a launcher and what measures it, while views start warm."""
+    with warm():
+        yield [
+            Subject(name=launcher.name, what=launcher.about, measure=measure)
+            for launcher, measure in measured
+        ]
 
 
 @contextlib.contextmanager

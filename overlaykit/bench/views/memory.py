@@ -9,13 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 from overlaykit.bench.views.idle import IDLE, idle_processes
-from overlaykit.bench.views.launchers import OURS, installed, warm
+from overlaykit.bench.views.launchers import OURS, installed, warm_subjects
 from overlaykit.bench.workload import Context, Point, Subject, Unit
 from overlaykit.procfs import descendants
 from overlaykit.views import Registry, server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from overlaykit.bench.views.launchers import Launcher
     from overlaykit.bench.workload import Interruptible
@@ -72,18 +73,12 @@ class MemoryUse:
         self._part: Part = part
         self._samples = samples
 
-    @contextlib.contextmanager
-    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
-        with warm():
-            yield [
-                Subject(
-                    name=launcher.name,
-                    what=launcher.about,
-                    measure=partial(self._measure, launcher, [], context.interruptible),
-                )
-                for launcher in installed()
-                if self._part != "daemon" or launcher.name == OURS
-            ]
+    def open(self, context: Context) -> AbstractContextManager[Sequence[Subject]]:
+        return warm_subjects(
+            (launcher, partial(self._measure, launcher, [], context.interruptible))
+            for launcher in installed()
+            if self._part != "daemon" or launcher.name == OURS
+        )
 
     def _measure(
         self, launcher: Launcher, rounds: list[Memory], interruptible: Interruptible
@@ -109,17 +104,11 @@ class Further:
     most_rounds: int | None = 3
     point: Point | None = None
 
-    @contextlib.contextmanager
-    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
-        with warm():
-            yield [
-                Subject(
-                    name=launcher.name,
-                    what=launcher.about,
-                    measure=partial(self._measure, launcher, context.interruptible),
-                )
-                for launcher in installed()
-            ]
+    def open(self, context: Context) -> AbstractContextManager[Sequence[Subject]]:
+        return warm_subjects(
+            (launcher, partial(self._measure, launcher, context.interruptible))
+            for launcher in installed()
+        )
 
     def _measure(self, launcher: Launcher, interruptible: Interruptible) -> float:
         commands = [launcher.command(*IDLE)] * _FEW

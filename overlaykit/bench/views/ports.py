@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from overlaykit.bench.views import client, server
 from overlaykit.bench.views.idle import idle_processes
-from overlaykit.bench.views.launchers import ours, plain, podman, warm
+from overlaykit.bench.views.launchers import ours, plain, podman, warm_subjects
 from overlaykit.bench.workload import Context, Point, Subject, Unit, scaled
 from overlaykit.views import Registry
 
@@ -51,22 +51,16 @@ class Ports:
         self.what = _WHAT[kind].format(self.operations)
         self._kind = kind
 
-    @contextlib.contextmanager
-    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
+    def open(self, context: Context) -> contextlib.AbstractContextManager[Sequence[Subject]]:
         servers = (
             (plain(), _on_host),
             (ours("-p", f"0:{_PORT}"), _published),
             (podman("--publish", f"0:{_PORT}"), _published_by_podman),
         )
-        with warm():
-            yield [
-                Subject(
-                    name=launcher.name,
-                    what=launcher.about,
-                    measure=partial(self._measure, serving, context.interruptible),
-                )
-                for launcher, serving in servers
-            ]
+        return warm_subjects(
+            (launcher, partial(self._measure, serving, context.interruptible))
+            for launcher, serving in servers
+        )
 
     def _measure(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 from functools import partial
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from overlaykit.bench.systems.processes import reap_on_exit
 from overlaykit.bench.views import computation
-from overlaykit.bench.views.launchers import installed, warm
+from overlaykit.bench.views.launchers import installed, warm_subjects
 from overlaykit.bench.workload import Context, Point, Subject, Unit, scaled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from overlaykit.bench.views.launchers import Launcher
     from overlaykit.bench.workload import Interruptible
@@ -42,17 +42,11 @@ class Processor:
         self.what = _WHAT[work].format(self._number)
         self._work = work
 
-    @contextlib.contextmanager
-    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
-        with warm():
-            yield [
-                Subject(
-                    name=launcher.name,
-                    what=launcher.about,
-                    measure=partial(self._measure, launcher, context.interruptible),
-                )
-                for launcher in installed()
-            ]
+    def open(self, context: Context) -> AbstractContextManager[Sequence[Subject]]:
+        return warm_subjects(
+            (launcher, partial(self._measure, launcher, context.interruptible))
+            for launcher in installed()
+        )
 
     def _measure(self, launcher: Launcher, interruptible: Interruptible) -> float:
         program = (sys.executable, "-I", "-S", computation.__file__, self._work, str(self._number))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import subprocess
 import time
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from overlaykit.bench.systems.processes import reap_on_exit
 from overlaykit.bench.views.idle import IDLE, idle_processes
-from overlaykit.bench.views.launchers import COLD, crun, launchers, ours, warm
+from overlaykit.bench.views.launchers import COLD, crun, launchers, ours, warm_subjects
 from overlaykit.bench.workload import Context, Point, Subject, Unit, scaled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from overlaykit.bench.views.launchers import Launcher
     from overlaykit.bench.workload import Interruptible
@@ -44,21 +44,15 @@ class Start:
         self.what = _WHAT[until]
         self._until = until
 
-    @contextlib.contextmanager
-    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
+    def open(self, context: Context) -> AbstractContextManager[Sequence[Subject]]:
         more = (
             ours("--read-only", "--network", "none", name="overlaykit, read-only"),
             ours(name=COLD, OVERLAYKIT_SERVER="off"),
         )
-        with warm():
-            yield [
-                Subject(
-                    name=launcher.name,
-                    what=launcher.about,
-                    measure=partial(self._measure, launcher, context.interruptible),
-                )
-                for launcher in (*launchers(), crun(context.directory), *more)
-            ]
+        return warm_subjects(
+            (launcher, partial(self._measure, launcher, context.interruptible))
+            for launcher in (*launchers(), crun(context.directory), *more)
+        )
 
     def _measure(self, launcher: Launcher, interruptible: Interruptible) -> float:
         command = launcher.command("echo", "here")
@@ -99,17 +93,11 @@ class Many:
             f"first (medians)"
         )
 
-    @contextlib.contextmanager
-    def open(self, context: Context) -> Iterator[Sequence[Subject]]:
-        with warm():
-            yield [
-                Subject(
-                    name=launcher.name,
-                    what=launcher.about,
-                    measure=partial(self._measure, launcher, context.interruptible),
-                )
-                for launcher in launchers()
-            ]
+    def open(self, context: Context) -> AbstractContextManager[Sequence[Subject]]:
+        return warm_subjects(
+            (launcher, partial(self._measure, launcher, context.interruptible))
+            for launcher in launchers()
+        )
 
     def _measure(self, launcher: Launcher, interruptible: Interruptible) -> float:
         seconds: list[float] = []
