@@ -5,13 +5,14 @@
 PYTHON := .venv/bin/python
 STAMPS := .setup
 SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h)
+KERNEL_SUITES := tests/posix tests/native tests/namespace tests/views tests/oracle
 CODE := overlaykit $(wildcard tests examples)
 TOOLS := setup.py .ci $(wildcard setup/*.py)
 NATIVE := $(wildcard native/*.c native/*.h)
 SCRIPTS := .ci/run $(filter-out %.packages %.py,$(wildcard setup/*))
 
-.PHONY: help demo test check check-python check-native check-scripts check-changelog coverage oracle proofs sanitize \
-	bench changelog man dist setup setup-tests clean
+.PHONY: help demo test check check-python check-native check-scripts check-changelog coverage oracle proofs kernels \
+	sanitize bench changelog man dist setup setup-tests clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,7 +22,8 @@ help:
 	@echo 'make coverage     tests with branch coverage, held against .ci/coverage.toml (ARGS=--update: raise it)'
 	@echo 'make oracle       random programs on the kernel'"'"'s overlayfs and on ours (EXAMPLES=500 of them)'
 	@echo 'make matrix       tests of views with each driver, with and without a server'
-	@echo 'make proofs       the matrix, real programs, a minute of stress, each workload of the benchmark (fetches packages)'
+	@echo 'make proofs       the matrix, other kernels, real programs, a minute of stress, each workload of the benchmark'
+	@echo 'make kernels      tests on Debian'"'"'s kernels in QEMU (KERNEL=6.1: on that one; ARGS: arguments for pytest)'
 	@echo 'make sanitize     tests of native/ and of launches, with AddressSanitizer and UBSan (ARGS: arguments for pytest)'
 	@echo 'make bench        comparison with other file systems (ARGS="--output DIR": arguments, instead of --quick)'
 	@echo 'make man          man pages of the commands, into man/'
@@ -70,7 +72,10 @@ matrix: setup-tests
 
 proofs: setup-tests matrix
 	@setup/packages setup/proofs.packages
-	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=40000 $(PYTHON) -m pytest tests/proofs tests/stress tests/bench tests/posix/test_disks.py tests/crash/test_forms.py $(ARGS)
+	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=40000 $(PYTHON) -m pytest tests/proofs tests/stress tests/bench tests/posix/test_disks.py tests/crash/test_forms.py tests/kernels $(ARGS)
+
+kernels: setup-tests
+	@$(PYTHON) -m tests.kernels $(if $(KERNEL),--kernel $(KERNEL)) -- $(PYTHON) -m pytest $(or $(ARGS),$(KERNEL_SUITES))
 
 sanitize: setup-tests
 	@setup/sanitize $(ARGS)
@@ -106,6 +111,7 @@ $(STAMPS)/run: $(STAMPS)/run.packages $(SOURCES)
 
 $(STAMPS)/tests: $(STAMPS)/tests.packages $(SOURCES)
 	@setup/environment dev,bench
+	@setup/kernel
 	@touch $@ $(STAMPS)/run
 
 $(STAMPS)/run.packages: setup/run.packages

@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "fuse": {"overlay", *GROUND},
     "namespace": GROUND,
     "layers": GROUND,
+    "machine": {"_native", "errors", "record"},
     "overlay": {"_native", "beneath", "privilege", "record", "rmtree", "scope"},
     "beneath": {"_native"},
     "rmtree": {"_native", "beneath", "scope"},
@@ -152,7 +153,7 @@ def test_what_a_room_offers_is_there_and_explained(room: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["cli", "views", "fuse", "namespace", "layers", "overlay", "bench"]
+    "room", ["cli", "views", "fuse", "namespace", "layers", "machine", "overlay", "bench"]
 )
 def test_every_file_says_what_it_is_for(room: str) -> None:
     for path in sources(room):

@@ -1,0 +1,105 @@
+"""What a guest finds: its devices, its file systems and its root, as a plan.
+
+The root is the host's, read-only, below an overlay whose upper is on a disk of the guest's own. /tmp and /var/tmp are
+on that disk, and on no overlay. The disk is ext4 with quota.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from overlaykit import _native
+from overlaykit.machine.plan import Plan
+from overlaykit.record import Record
+
+OUTPUT: Final = "/dev/vport0p1"
+STATUS: Final = "/dev/vport0p2"
+"""The ports of the first virtio device."""
+SHARE_TAG: Final = "host"
+
+NEEDED: Final = (
+    *("virtio_pci", "virtio_console", "virtio_blk", "virtiofs", "virtio_rng"),
+    *("overlay", "crc32c_generic", "crc32c_intel", "quota_v2"),
+)
+"""Modules that a guest cannot do without."""
+FILE_SYSTEMS: Final = ("fuse", "loop", "btrfs", "xfs")
+"""Modules that a program asks for; the guest has no modprobe."""
+
+_MS_BIND: Final = 4096
+"""mount(2)"""
+_SAFE: Final = _native.MS_NOSUID | _native.MS_NODEV
+_CONTROLLERS: Final = ("cpuset", "cpu", "io", "memory", "pids")
+
+
+class Command(Record):
+    """What a guest runs."""
+
+    arguments: tuple[str, ...]
+    directory: str
+    environment: Mapping[str, str]
+
+
+def report_only(modules: Sequence[str]) -> Plan:
+    """A guest that says that it works, and powers off: a trial boot."""
+    plan = Plan()
+    _load(plan, modules)
+    return plan
+
+
+def with_root_of_the_host(modules: Sequence[str], command: Command) -> Plan:
+    """A guest that runs a command with the root of the host."""
+    plan = Plan()
+    _load(plan, modules)
+    for path in ("/lower", "/disk", "/merged"):
+        plan.directory(path)
+    plan.mount("/lower", "virtiofs", SHARE_TAG, _native.MS_RDONLY)
+    plan.wait("/dev/vda")
+    plan.mount("/disk", "ext4", "/dev/vda", data="usrquota,grpquota")
+    plan.disk("/disk")
+    for name in ("upper", "work"):
+        plan.directory(f"/disk/{name}")
+    plan.directory("/disk/tmp", 0o1777)
+    plan.directory("/disk/var-tmp", 0o1777)
+    plan.mount("/merged", "overlay", data="lowerdir=/lower,upperdir=/disk/upper,workdir=/disk/work")
+    _file_systems(plan, "/merged")
+    plan.mount("/merged/tmp", "none", "/disk/tmp", _MS_BIND)
+    plan.mount("/merged/var/tmp", "none", "/disk/var-tmp", _MS_BIND)
+    plan.root("/merged")
+    plan.loopback()
+    plan.hostname("guest")
+    plan.environment(command.environment)
+    plan.enter(command.directory)
+    plan.run(command.arguments)
+    return plan
+
+
+def _load(plan: Plan, modules: Sequence[str]) -> None:
+    plan.mount("/dev", "devtmpfs")
+    for path in modules:
+        plan.module(path)
+    plan.wait(STATUS)
+    plan.status(STATUS)
+    plan.wait(OUTPUT)
+    plan.output(OUTPUT)
+
+
+def _file_systems(plan: Plan, root: str) -> None:
+    plan.mount(f"{root}/proc", "proc", flags=_SAFE | _native.MS_NOEXEC)
+    plan.mount(f"{root}/sys", "sysfs", flags=_SAFE | _native.MS_NOEXEC)
+    plan.mount(f"{root}/sys/fs/cgroup", "cgroup2", flags=_SAFE | _native.MS_NOEXEC)
+    plan.write(
+        f"{root}/sys/fs/cgroup/cgroup.subtree_control", " ".join(f"+{one}" for one in _CONTROLLERS)
+    )
+    plan.mount(f"{root}/dev", "devtmpfs", flags=_native.MS_NOSUID)
+    plan.directory(f"{root}/dev/pts")
+    plan.mount(
+        f"{root}/dev/pts", "devpts", flags=_native.MS_NOSUID, data="ptmxmode=0666,mode=0620,gid=5"
+    )
+    plan.directory(f"{root}/dev/shm", 0o1777)  # noqa: S108  # in the guest
+    plan.mount(f"{root}/dev/shm", "tmpfs", flags=_SAFE, data="mode=1777")  # noqa: S108
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        plan.link(f"{root}/dev/{name}", f"/proc/self/fd/{number}")
+    plan.link(f"{root}/dev/fd", "/proc/self/fd")
+    plan.mode(f"{root}/dev/fuse", 0o666)
+    plan.mount(f"{root}/run", "tmpfs", flags=_SAFE, data="mode=755")

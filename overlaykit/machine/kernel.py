@@ -1,0 +1,99 @@
+"""A kernel and its modules, unpacked from its package."""
+
+from __future__ import annotations
+
+import glob
+import lzma
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Iterator
+
+from overlaykit.errors import Error
+from overlaykit.record import Record
+
+_DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
+
+
+class NoKernel(Error):
+    message = "there is no kernel below {0}; remove the directory to fetch it again"
+
+
+class NoModule(Error):
+    message = "the kernel {0} has no module {1}"
+
+
+class Module(Record):
+    """A module, uncompressed."""
+
+    name: str
+    content: bytes
+
+
+class Kernel:
+    """The kernel in a directory that holds boot/ and lib/modules/ or usr/lib/modules/.
+
+    Raises NoKernel.
+    """
+
+    def __init__(self, directory: str) -> None:
+        images = glob.glob(os.path.join(glob.escape(directory), "boot", "vmlinuz-*"))
+        if len(images) != 1:
+            raise NoKernel(directory)
+        (self.image,) = images
+        self.release = os.path.basename(self.image).removeprefix("vmlinuz-")
+        places = [
+            os.path.join(directory, top, "modules", self.release) for top in ("lib", "usr/lib")
+        ]
+        self._modules = next((place for place in places if os.path.isdir(place)), "")
+        if not self._modules:
+            raise NoKernel(directory)
+        with open(os.path.join(self._modules, "modules.builtin"), encoding="ascii") as file:
+            self._builtin = {_name(line.strip()) for line in file}
+        self._files = {
+            _name(path): path
+            for path in glob.iglob(f"{glob.escape(self._modules)}/**/*.ko*", recursive=True)
+        }
+
+    def modules(self, names: Iterable[str]) -> list[Module]:
+        """The modules and what they depend on, in the order in which they load; none for what is built in.
+
+        Raises NoModule.
+        """
+        ordered: dict[str, Module] = {}
+        for name in names:
+            self._add(name.replace("-", "_"), ordered)
+        return list(ordered.values())
+
+    def _add(self, name: str, ordered: dict[str, Module]) -> None:
+        if name in ordered or name in self._builtin:
+            return
+        if name not in self._files:
+            raise NoModule(self.release, name)
+        content = _uncompressed(self._files[name])
+        for dependency in _dependencies(content):
+            self._add(dependency, ordered)
+        ordered[name] = Module(name, content)
+
+
+def _name(path: str) -> str:
+    return os.path.basename(path).partition(".")[0].replace("-", "_")
+
+
+def _dependencies(module: bytes) -> Iterator[str]:
+    """The field `depends` of the section .modinfo."""
+    match = _DEPENDS.search(module)
+    if match and match[1]:
+        yield from (name.replace("-", "_") for name in match[1].decode("ascii").split(","))
+
+
+def _uncompressed(path: str) -> bytes:
+    with open(path, "rb") as file:
+        content = file.read()
+    if path.endswith(".xz"):
+        return lzma.decompress(content)
+    if path.endswith(".zst"):
+        return subprocess.run(
+            ["zstd", "-dcq"], input=content, stdout=subprocess.PIPE, check=True
+        ).stdout
+    return content

@@ -1,0 +1,73 @@
+"""Run a command of this checkout on other kernels, one after another.
+
+usage: python -m tests.kernels [--kernel VERSION]... [--seconds N] [--logs DIRECTORY] -- COMMAND [ARGUMENT]...
+       python -m tests.kernels [--kernel VERSION]... --fetch
+
+Each guest's end is one line on standard error. The exit status is that of the first command that fails; 125 if a guest
+has no result, 124 after its deadline. `--fetch` fetches the packages of the kernels and starts no guest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from typing import Final
+
+from overlaykit.errors import Error
+
+from . import rig
+
+_PASSED_ON: Final = ("OVERLAYKIT_", "HYPOTHESIS_", "PYTEST_")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.kernels")
+    parser.add_argument(
+        "--kernel", action="append", help=f"{' or '.join(rig.SUITES)} (default: all)"
+    )
+    parser.add_argument("--seconds", type=float, default=3600, help="deadline of each guest (3600)")
+    parser.add_argument(
+        "--logs", default=os.path.join(rig.ROOT, "build"), help="where the messages go (build/)"
+    )
+    parser.add_argument("--fetch", action="store_true", help="fetch the kernels only")
+    parser.add_argument("command", nargs="*")
+    arguments = parser.parse_args()
+    if arguments.fetch == bool(arguments.command):
+        parser.error("give a command or --fetch")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # QEMU and its disk go
+    first = 0
+    for version in arguments.kernel or rig.SUITES:
+        try:
+            if arguments.fetch:
+                rig.kernel(version)
+                continue
+            status = _run(version, arguments.command, arguments.seconds, arguments.logs)
+        except (Error, OSError) as error:
+            print(f"kernel {version}: {error}", file=sys.stderr)
+            status = error.exit_code if isinstance(error, Error) else Error.exit_code
+        first = first or status
+    return first
+
+
+def _run(version: str, command: list[str], seconds: float, logs: str) -> int:
+    os.makedirs(logs, exist_ok=True)
+    log = os.path.join(logs, f"kernel-{version}.log")
+    variables = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    end = rig.run(version, *command, output=_write, log=log, seconds=seconds, environment=variables)
+    full = "; the guest's disk is full" if end.disk_full else ""
+    print(
+        f"kernel {version}: exit status {end.status}{full}; its messages are in {log}",
+        file=sys.stderr,
+    )
+    return end.status
+
+
+def _write(output: bytes) -> None:
+    sys.stdout.buffer.write(output)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

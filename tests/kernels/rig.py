@@ -1,0 +1,136 @@
+"""Debian's kernels, and guests that run commands of this checkout on them.
+
+The packages are fetched through the mirror of the machine's apt sources and unpacked into
+$XDG_CACHE_HOME/overlaykit/kernels. They are never installed. To get newer ones, remove the directory.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from overlaykit.errors import Error
+from overlaykit.layers.aptsources import debian_mirror
+from overlaykit.layers.privateapt import PrivateApt
+from overlaykit.machine import boot, guest
+from overlaykit.machine.kernel import Kernel
+
+ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SUITES: Final[Mapping[str, str]] = {"6.1": "bookworm", "6.12": "trixie"}
+"""The kernels by their version, and the releases of Debian that have them."""
+
+VARIABLES: Final[Mapping[str, str]] = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/var/tmp",  # on the disk: an overlay takes no uppers on an overlay
+    "LANG": "C.UTF-8",
+}
+"""The environment of a guest's command."""
+
+_PACKAGE: Final = "linux-image-cloud-amd64"
+_ONLY_TO_INSTALL: Final = ("initramfs-tools", "kmod", "linux-base")
+"""What the package depends on for its installation; apt takes it as installed, and does not fetch it."""
+_TRIAL_SECONDS: Final = 15
+_MODULES: Final = (*guest.NEEDED, *guest.FILE_SYSTEMS)
+
+
+class UnknownKernel(Error):
+    message = "there is no kernel {0} to test; choose one of " + ", ".join(SUITES)
+
+
+def kernel(version: str) -> Kernel:
+    """The kernel of that version, fetched if it is not in the cache.
+
+    Raises: UnknownKernel; the errors of PrivateApt; OSError.
+    """
+    if version not in SUITES:
+        raise UnknownKernel(version)
+    place = os.path.join(_cache(), SUITES[version])
+    if not os.path.isdir(place):
+        with tempfile.TemporaryDirectory(dir=_cache()) as directory:
+            _fetch(SUITES[version], directory)
+            try:
+                os.rename(os.path.join(directory, "kernel"), place)
+            except OSError:  # another process has fetched it as well
+                if not os.path.isdir(place):
+                    raise
+    return Kernel(place)
+
+
+def machine(version: str) -> boot.Machine:
+    """A machine with the kernel: under KVM where that boots it, which is tried once after each boot of the host."""
+    found = kernel(version)
+    tcg = boot.Machine(kernel=found, init=init(), accelerator="tcg", modules=_MODULES)
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return tcg
+    kvm = tcg.replace(accelerator="kvm")
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        answer = os.path.join(_cache(), f"kvm-{file.read().strip()}-{found.release}")
+    if not os.path.exists(answer):
+        works = boot.trial(kvm, os.path.join(_cache(), "trial.log"), _TRIAL_SECONDS)
+        with open(answer, "w", encoding="ascii") as file:
+            file.write("works" if works else "hangs")
+    with open(answer, encoding="ascii") as file:
+        return kvm if file.read() == "works" else tcg
+
+
+def init() -> str:
+    """The path of the program of native/guest_init.c, built if it is not there or older."""
+    source = os.path.join(ROOT, "native", "guest_init.c")
+    program = os.path.join(ROOT, "build", "guest_init")
+    if not os.path.exists(program) or os.stat(program).st_mtime < os.stat(source).st_mtime:
+        os.makedirs(os.path.dirname(program), exist_ok=True)
+        built = f"{program}.{os.getpid()}"
+        subprocess.run(
+            [
+                *(
+                    os.environ.get("CC", "gcc"),
+                    "-std=c17",
+                    "-Wall",
+                    "-Wextra",
+                    "-O2",
+                    "-static",
+                    "-s",
+                ),
+                *("-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64", "-o", built, source),
+            ],
+            check=True,
+        )
+        os.rename(built, program)
+    return program
+
+
+def run(
+    version: str,
+    *arguments: str,
+    output: Callable[[bytes], object],
+    log: str,
+    seconds: float,
+    environment: Mapping[str, str] | None = None,
+) -> boot.End:
+    """Run a command in the checkout, on that kernel. Raises what `kernel` and `boot.run` raise."""
+    variables = {**VARIABLES, **(environment or {})}
+    command = guest.Command(arguments, ROOT, variables)
+    return boot.run(machine(version), command, output=output, log=log, seconds=seconds)
+
+
+def _cache() -> str:
+    top = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    path = os.path.join(top, "overlaykit", "kernels")
+    os.makedirs(path, exist_ok=True)
+    return path
+
+
+def _fetch(suite: str, directory: str) -> None:
+    """Unpack the kernel's package into `directory`/kernel."""
+    apt = PrivateApt(os.path.join(directory, "apt"), suite)
+    apt.update(debian_mirror())
+    installed = [
+        f"Package: {name}\nStatus: install ok installed\nVersion: 9999\nArchitecture: all\n"
+        f"Multi-Arch: foreign\nMaintainer: none\nDescription: none"
+        for name in _ONLY_TO_INSTALL
+    ]
+    for deb in apt.download([_PACKAGE], installed):
+        subprocess.run(["dpkg-deb", "-x", deb, os.path.join(directory, "kernel")], check=True)
