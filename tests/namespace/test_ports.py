@@ -137,8 +137,10 @@ def test_what_a_server_sent_before_it_ended_still_arrives(harness: LaunchHarness
 def test_a_port_without_a_server_resets_the_client(harness: LaunchHarness) -> None:
     with (
         harness.launch("sleep", "1000", ports=published()) as running,
+        pytest.raises(
+            ConnectionResetError
+        ),  # connect(2) fails if the reset comes before it returns
         connect(running) as client,
-        pytest.raises(ConnectionResetError),
     ):
         received(client)
 
@@ -146,7 +148,7 @@ def test_a_port_without_a_server_resets_the_client(harness: LaunchHarness) -> No
 def test_a_reset_from_inside_is_a_reset_outside(harness: LaunchHarness) -> None:
     with harness.piped() as printed, serve(harness, RESET) as running:
         assert line(printed) == b"listening\n"
-        with connect(running) as client, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), connect(running) as client:
             received(client)
 
 
