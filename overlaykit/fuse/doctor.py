@@ -7,7 +7,8 @@ import shutil
 
 from overlaykit import privilege
 from overlaykit.errors import Error
-from overlaykit.fuse.mount import DEVICE, HELPER, open_device
+from overlaykit.fuse.mount import DEVICE, HELPER, create, open_device
+from overlaykit.fuse.spec import MountFlags
 from overlaykit.health import Check
 
 
@@ -30,3 +31,21 @@ def checks() -> list[Check]:
             fix="" if helper else "apt-get install fuse3",
         ),
     ]
+
+
+def offers_no_handles() -> bool:
+    """Whether the kernel lets a FUSE file system be without file handles. Raises: OSError, Error.
+
+    Requires: CAP_SYS_ADMIN in the user namespace of this process's mount namespace.
+    """
+    from overlaykit.fuse.patches import NO_EXPORT_SUPPORT, offered_by
+
+    device = open_device()
+    try:
+        mount = create(device, "probe", MountFlags(), read_only=True)
+        try:
+            return bool(offered_by(device) & NO_EXPORT_SUPPORT)
+        finally:
+            os.close(mount)
+    finally:
+        os.close(device)

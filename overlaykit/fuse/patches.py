@@ -74,10 +74,10 @@ _UNWANTED: Final = _ATOMIC_O_TRUNC | _ASYNC_DIO
 _INIT_EXT: Final = 1 << 30
 """There are flags beyond 32 bits (Linux 5.17)."""
 
-_NO_EXPORT_SUPPORT: Final = 1 << 38
+NO_EXPORT_SUPPORT: Final = 1 << 38
 """Files have no file handles (Linux 6.9): a nodeid means nothing once the kernel has forgotten it."""
 
-_WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS | _SETXATTR_EXT | _NO_EXPORT_SUPPORT
+_WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS | _SETXATTR_EXT | NO_EXPORT_SUPPORT
 
 
 def interpose_libfuse() -> None:
@@ -113,10 +113,7 @@ class Handshake:
 
     async def complete(self, serve: Callable[[], Awaitable[None]]) -> None:
         """Pass INIT to pyfuse3 and its reply, changed, to the kernel. `serve` is pyfuse3's main loop."""
-        request = os.read(self._device, _BUFFER_BYTES)
-        fields = _IN_HEADER.unpack_from(request)
-        if fields[1] != _INIT:
-            raise OSError(errno.EPROTO, os.strerror(errno.EPROTO), "/dev/fuse")
+        request = _init_request(self._device)
         offered = _offered(request[_IN_HEADER.size :])
         if not is_libfuse_interposed():
             offered &= ~_SETXATTR_EXT
@@ -136,6 +133,18 @@ class Handshake:
         os.write(self._device, reply)
         os.dup2(self._device, self.fd, inheritable=False)
         os.close(self._device)
+
+
+def offered_by(device: int) -> int:
+    """The flags that the kernel offers a new session, whose INIT is read."""
+    return _offered(_init_request(device)[_IN_HEADER.size :])
+
+
+def _init_request(device: int) -> bytes:
+    request = os.read(device, _BUFFER_BYTES)
+    if _IN_HEADER.unpack_from(request)[1] != _INIT:
+        raise OSError(errno.EPROTO, os.strerror(errno.EPROTO), "/dev/fuse")
+    return request
 
 
 def _offered(request: bytes) -> int:

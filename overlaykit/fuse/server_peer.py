@@ -46,6 +46,17 @@ _LIMITS: Final = tuple(
 _OWN_MOUNTS: Final = "/proc/self/ns/mnt"
 
 
+def has_peer_pidfd(connection: socket.socket) -> bool:
+    """Whether this kernel gives a pidfd of the process at the other end."""
+    try:
+        os.close(connection.getsockopt(_SOL_SOCKET, _SO_PEERPIDFD))
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+        return False
+    return True
+
+
 class Unequal(Exception):
     """A client that the server does not serve; the argument says why."""
 

@@ -320,6 +320,17 @@ def _is_own(dirfd: int, name: bytes) -> bool:
         return False
 
 
+def has_file_system_uuid(fd: int) -> bool:
+    """Whether the kernel tells the uuid of the open file's file system (FS_IOC_GETFSUUID)."""
+    try:
+        fcntl.ioctl(fd, _FS_IOC_GETFSUUID, bytes(_FSUUID2.size))
+    except OSError as error:
+        if error.errno != errno.ENOTTY:
+            raise
+        return False
+    return True
+
+
 def _file_system_uuid(layer_dir: LayerDir) -> bytes:
     try:
         fd = layer_dir.open_for_reading()

@@ -13,6 +13,7 @@ from overlaykit.namespace import doctor as namespaces
 from overlaykit.namespace import is_privileged
 from overlaykit.overlay.disk import Disk, Unfit, probe
 from overlaykit.views import places
+from overlaykit.views.kernel_abilities import ABILITIES
 from overlaykit.views.kernel_driver import KernelRoot
 from overlaykit.views.registry import Registry
 from overlaykit.views.upper import Upper
@@ -50,6 +51,7 @@ def _places() -> list[Check]:
         )
         answers.append(_markers(entry))
         answers.append(_kernel_driver(entry))
+        answers += _abilities(entry.stage)
     finally:
         entry.close()
         registry.remove_if_empty()
@@ -89,6 +91,23 @@ def _kernel_driver(entry: Entry) -> Check:
     except (Error, OSError) as error:
         detail = f"not here, views have the driver fuse ({error})"
     return Check(name="driver kernel", ok=True, detail=detail, fix="")
+
+
+def _abilities(stage: str) -> list[Check]:
+    """What this kernel lacks, and what that costs. No faults: views work without."""
+    missing = [ability for ability in ABILITIES if ability.is_here(stage) is False]
+    release = os.uname().release
+    if not missing:
+        return [Check(name="kernel", ok=True, detail=f"{release} lacks nothing", fix="")]
+    return [
+        Check(
+            name="kernel",
+            ok=True,
+            detail=f"{release} is without {one.name} (Linux {one.since}): {one.cost}",
+            fix="",
+        )
+        for one in missing
+    ]
 
 
 def _describe(disk: Disk) -> str:

@@ -83,6 +83,20 @@ class LayerWithMounts(KernelRefused):
     )
 
 
+class LayerHoldsFeature(KernelRefused):
+    message = (
+        "layer {0}: it holds {1}, which the kernel's overlayfs does not show here: use --driver "
+        "fuse"
+    )
+
+
+class LayerOfAnotherKind(KernelRefused):
+    message = (
+        "layer {0}: root and ordinary users mark files in different ways, and the kernel's "
+        "overlayfs reads one of them: use --driver fuse"
+    )
+
+
 class LayersOverlap(KernelRefused):
     message = (
         "one of the layers {0} lies in another, which the kernel's overlayfs takes only if that is "
@@ -287,7 +301,7 @@ def _require_shown(layers: Sequence[Layer], *, user: bool) -> list[str]:
                 for mask in layer.masks
                 if not any(mask == own or mountinfo.below(mask, own) for own in _OWN)
             ]
-            _require_one_file_system(layer)
+            require_one_file_system(layer)
     return masks
 
 
@@ -304,8 +318,11 @@ def _require_apart(
                 raise LowerInsideUpper(layer.path, path)
 
 
-def _require_one_file_system(host: Layer) -> None:
-    """Refuse the host if a mount in it holds files that its root mount does not show."""
+def require_one_file_system(host: Layer) -> None:
+    """Refuse the host if a mount in it holds files that its root mount does not show.
+
+    Raises: HostOfSeveralFileSystems.
+    """
     mounts = list(mountinfo.visible(mountinfo.current()))
     root = next(mount for mount in mounts if mount.mountpoint == "/")
     for mount in mounts:
@@ -354,6 +371,11 @@ def _explain_failure(failed: Failed, layers: Sequence[Layer], upper: Upper | Non
         case "feature":
             description = features.DESCRIPTIONS[failed.subject.partition("\0")[2]]
             raise UpperHoldsFeature(shown, description)
+        case "layer feature":
+            path, _, feature = failed.subject.partition("\0")
+            raise LayerHoldsFeature(path, features.DESCRIPTIONS[feature])
+        case "layer prefix":
+            raise LayerOfAnotherKind(failed.subject)
         case "attributes":
             raise UpperWithoutAttributes(shown, reason)
         case "prefix":

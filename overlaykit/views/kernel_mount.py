@@ -152,6 +152,8 @@ def _mount(plan: Plan) -> list[int]:
     if plan.user:
         for lower in lowers:
             _require_mapped_owner(lower)
+    for lower in lowers:
+        _check_lower(lower, plan)
     upper = work = lock = -1
     if plan.upper >= 0:
         upper, work = _reopen(plan.upper), _reopen(plan.work)
@@ -242,6 +244,36 @@ def _require_mapped_owner(lower: int) -> None:
             raise Failed("owner", errno.EPERM, os.readlink(f"/proc/self/fd/{lower}"))
 
 
+def _check_lower(lower: int, plan: Plan) -> None:
+    """Refuse a layer that was an upper and holds what this mount would not show."""
+    prefix, other = _prefixes(user=plan.user)
+    path = b"/proc/self/fd/%d" % lower
+    shown = os.readlink(path).decode(errors="surrogateescape")
+    if features.read(path, other):
+        raise Failed("layer prefix", errno.EOPNOTSUPP, shown)
+    recorded = features.read(path, prefix)
+    for feature in sorted(recorded & _refused(user=plan.user) if recorded else ()):
+        if feature == features.WHITEOUT_XATTR and _reads_whiteout_attributes(plan):
+            continue
+        raise Failed("layer feature", errno.EOPNOTSUPP, f"{shown}\0{feature}")
+
+
+def _reads_whiteout_attributes(plan: Plan) -> bool:
+    from overlaykit.views.whiteout_probe import reads_whiteout_attributes
+
+    return reads_whiteout_attributes(plan.stage, user=plan.user)
+
+
+def _prefixes(*, user: bool) -> tuple[bytes, bytes]:
+    """The prefix of the markers that the mount reads, and that of those it does not."""
+    return (USER_PREFIX, TRUSTED_PREFIX) if user else (TRUSTED_PREFIX, USER_PREFIX)
+
+
+def _refused(*, user: bool) -> set[str]:
+    """The features that the mount does not show."""
+    return {*_NEVER_SHOWN, features.REDIRECT} if user else {*_NEVER_SHOWN}
+
+
 def _lock(upper: int) -> int:
     """Lock the upper against daemons and other views."""
     path = f"/proc/self/fd/{upper}"
@@ -255,7 +287,7 @@ def _lock(upper: int) -> int:
 
 def _check_upper(upper: int, work: int, *, user: bool, has_index: bool) -> None:
     """Refuse an upper that holds what this mount would not show; begin its record, if it has none."""
-    prefix, other = (USER_PREFIX, TRUSTED_PREFIX) if user else (TRUSTED_PREFIX, USER_PREFIX)
+    prefix, other = _prefixes(user=user)
     path = b"/proc/self/fd/%d" % upper
     shown = os.readlink(f"/proc/self/fd/{upper}")
     if _native.xattr_or_none(path, other + b"impure") is not None:
@@ -271,9 +303,7 @@ def _check_upper(upper: int, work: int, *, user: bool, has_index: bool) -> None:
     index = f"/proc/self/fd/{work}/index"
     if _names(index):  # the kernel's overlayfs makes no record
         found |= {features.INDEX}
-    refused = set(_NEVER_SHOWN)
-    if user:
-        refused.add(features.REDIRECT)
+    refused = _refused(user=user)
     if not has_index:
         refused.add(features.INDEX)
     for feature in sorted(refused & found):
@@ -354,8 +384,8 @@ def _overlay(
             raise Failed("refused", error.errno or errno.EIO, "") from error
     finally:
         os.close(context)
-    # Before Linux 6.5 there is no "lowerdir+". fsconfig(2) takes it all the same, and FSCONFIG_CMD_CREATE fails
-    # (legacy_parse_param() in fs/fs_context.c).
+    # Before Linux 6.8 there is no "lowerdir+" (Documentation/filesystems/overlayfs.rst). Before 6.5 fsconfig(2) takes
+    # it all the same, and FSCONFIG_CMD_CREATE fails (legacy_parse_param() in fs/fs_context.c).
     try:
         return mount_by_list(stage, lowers, directories, options, flags)
     except OSError as error:
@@ -369,7 +399,7 @@ def mount_by_list(
     options: dict[str, str],
     flags: Sequence[str],
 ) -> int:
-    """The overlay as a detached mount, made with mount(2), whose options fit in a page. For Linux before 6.5.
+    """The overlay as a detached mount, made with mount(2), whose options fit in a page. For Linux before 6.8.
 
     fsconfig(2) takes at most 255 bytes for a list of lowers. Paths by descriptor are short, and need no escapes.
     """

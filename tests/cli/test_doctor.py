@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+from overlaykit.views.kernel_abilities import ABILITIES
+
 from ..views.fixtures import only_as
 from ..views.user import TestUser
 
@@ -24,6 +28,22 @@ def test_doctor_reports_a_machine_on_which_views_work(user: TestUser) -> None:
     (network,) = (line for line in lines if "a view's network" in line)
     assert "no route out" in network
     assert "--network host" in network
+
+
+def test_doctor_names_what_this_kernel_lacks_and_what_it_costs(user: TestUser) -> None:
+    """tests/kernels runs it on kernels that lack something."""
+    (first, *more) = (
+        line for line in user.succeeds("doctor").splitlines() if line.startswith("ok    kernel: ")
+    )
+    release = os.uname().release
+    lacking = [one for one in ABILITIES if not user.kernel_has(one.name)]
+    if lacking:
+        assert [first, *more] == [
+            f"ok    kernel: {release} is without {one.name} (Linux {one.since}): {one.cost}"
+            for one in lacking
+        ]
+    else:
+        assert [first, *more] == [f"ok    kernel: {release} lacks nothing"]
 
 
 @only_as("ordinary user")

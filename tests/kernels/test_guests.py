@@ -16,6 +16,7 @@ from overlaykit.machine import boot, initramfs
 from overlaykit.machine.boot import Machine
 from overlaykit.machine.kernel import NoModule
 from overlaykit.machine.plan import Plan
+from overlaykit.views.kernel_abilities import ABILITIES
 
 from . import rig
 from .guests import ENOUGH, Guest
@@ -28,7 +29,10 @@ echo - view; .venv/bin/overlaykit run -l host -- sh -c 'echo changed >/etc/hostn
 cat /etc/hostname
 echo - doctor; .venv/bin/overlaykit doctor
 echo - limits; cat /sys/fs/cgroup/cgroup.subtree_control; grep CapEff /proc/self/status
-echo - disk; dd if=/dev/zero of=/tmp/zeros bs=1M 2>&1
+echo - host; umount /tmp /var/tmp
+XDG_CACHE_HOME=/run .venv/bin/overlaykit run --driver kernel -- sh -c 'rm /etc/hostname; ls /etc/hostname' 2>&1
+cat /etc/hostname
+echo - disk; dd if=/dev/zero of=/zeros bs=1M 2>&1
 exit 7
 """
 
@@ -60,10 +64,21 @@ def test_a_view_works_on_the_oldest_kernel(ran: Run) -> None:
         assert ran.lines["view"] == ["changed", *file.read().splitlines()]
 
 
-def test_doctor_finds_no_fault_on_the_oldest_kernel(ran: Run) -> None:
+def test_the_driver_kernel_shows_the_host_on_the_oldest_kernel(ran: Run) -> None:
+    """Its overlayfs has no lowerdir+. Without the disk, the guest's root is one file system."""
+    missing, *after = ran.lines["host"]
+    assert missing == "ls: cannot access '/etc/hostname': No such file or directory"
+    with open("/etc/hostname", encoding="utf-8") as file:
+        assert after == file.read().splitlines()
+
+
+def test_doctor_names_what_the_oldest_kernel_lacks(ran: Run) -> None:
     assert [line for line in ran.lines["doctor"] if not line.startswith("ok    ")] == []
-    # Its overlayfs has no lowerdir+.
     assert "ok    driver kernel: works" in ran.lines["doctor"]
+    lacking = [line for line in ran.lines["doctor"] if line.startswith("ok    kernel: ")]
+    assert [line.partition(" is without ")[2] for line in lacking] == [
+        f"{one.name} (Linux {one.since}): {one.cost}" for one in ABILITIES
+    ]
 
 
 def test_a_guest_has_all_controllers_and_capabilities(ran: Run) -> None:

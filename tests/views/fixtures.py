@@ -19,7 +19,7 @@ import pytest
 
 from overlaykit.rmtree import rmtree_path
 
-from .user import ORDINARY, TestUser, Variant, read_to_end
+from .user import ORDINARY, TestUser, Variant, kernel_shows_host, read_to_end
 
 IDENTITIES = ("root", "ordinary user") if os.geteuid() == 0 else ("ordinary user",)
 """Root tests as both; an ordinary user only as itself."""
@@ -44,7 +44,8 @@ def only_with(
 ) -> pytest.MarkDecorator:
     """Mark a test that applies to one driver only, or to views with or without a server.
 
-    `host`: to views of the layer `host`, which the kernel's overlayfs does not show to ordinary users.
+    `host`: to views of the layer `host`, which the kernel's overlayfs shows to root alone, and only where it is one
+    file system (not in a guest of tests/kernels).
     """
     return pytest.mark.only_with(driver=driver, server=server, host=host)
 
@@ -63,6 +64,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _applies(test: pytest.Item, identity: str, variant: Variant) -> bool:
     """Whether the test runs as the identity in the variant."""
     as_root = identity == "root"
+    shows_host = as_root and kernel_shows_host()
     runs = (
         variant in _USUAL
         or any(test.iter_markers("in_all_variants"))
@@ -74,7 +76,7 @@ def _applies(test: pytest.Item, identity: str, variant: Variant) -> bool:
         and all(
             mark.kwargs["driver"] in (None, variant.driver)
             and mark.kwargs["server"] in (None, variant.server)
-            and (as_root or variant.driver != "kernel" or not mark.kwargs["host"])
+            and (variant.driver != "kernel" or not mark.kwargs["host"] or shows_host)
             for mark in test.iter_markers("only_with")
         )
     )

@@ -13,13 +13,24 @@ from overlaykit.errors import Error
 from overlaykit.overlay import features
 from overlaykit.views import Registry, View
 from overlaykit.views.drivers import ConfigurationInvalid, DriverUnknown
-from overlaykit.views.kernel_driver import KernelRefused, UpperHoldsFeature, UpperOverOtherLayers
+from overlaykit.views.kernel_driver import (
+    KernelRefused,
+    LayerHoldsFeature,
+    LayerOfAnotherKind,
+    UpperHoldsFeature,
+    UpperOverOtherLayers,
+)
 from overlaykit.views.locks import UpperTaken
 
 from .fixtures import only_as, only_with
-from .user import TestUser, command
+from .user import TestUser, command, kernel_shows_host
 
 pytestmark = only_with(driver="fuse", server=False)  # a test chooses the driver itself
+
+needs_host = pytest.mark.skipif(
+    not kernel_shows_host(),
+    reason="the layer host is several file systems here",
+)
 
 DRIVERS = ("fuse", "kernel")
 OTHER = {"fuse": "kernel", "kernel": "fuse"}
@@ -187,6 +198,82 @@ def test_the_kernels_driver_refuses_whiteouts_that_it_does_not_read(
     os.removexattr(upper, f"{'trusted' if user.is_root else 'user'}.overlay.features")
     with pytest.raises(UpperHoldsFeature, match="whiteouts"), view(user, "kernel", upper=upper):
         pass
+
+
+def changed_layer(user: TestUser, *options: str) -> str:
+    """A layer that was the upper of a mount over `system`, in which a file was deleted."""
+    layer, upper, target = system(user), user.directory("top"), user.directory("target")
+    given = (
+        f"lowerdir={layer}",
+        f"upperdir={upper}",
+        f"workdir={user.directory('work')}",
+        *options,
+    )
+    user.succeeds("mount", "-o", ",".join(given), target)
+    os.unlink(f"{target}/gone")
+    user.succeeds("umount", target)
+    return upper
+
+
+@pytest.mark.parametrize("form", ["device", "xattr", "aufs"])
+def test_a_file_that_a_layer_deletes_is_deleted_or_the_layer_is_refused(
+    user: TestUser, form: str
+) -> None:
+    if form == "device" and not user.is_root:
+        form = "auto"
+    top = changed_layer(user, f"whiteout={form}")
+    reads = form != "aufs" and (form != "xattr" or user.kernel_has("whiteouts that are attributes"))
+    if reads:
+        with View([top, user.path("system")], binds=[USR], driver="kernel") as one:
+            output(one, "! test -e /gone")
+    else:
+        with (
+            pytest.raises(LayerHoldsFeature, match=f"layer {top}: it holds whiteouts"),
+            View([top, user.path("system")], binds=[USR], driver="kernel"),
+        ):
+            pass
+    with View([top, user.path("system")], binds=[USR], driver="auto") as other:
+        output(other, "! test -e /gone")
+
+
+@only_as("ordinary user")
+def test_the_kernels_driver_refuses_a_layer_in_which_a_user_has_renamed_a_directory(
+    user: TestUser,
+) -> None:
+    top = user.path("top")
+    with view(user, "fuse", upper=top) as one:
+        output(one, "mv /tree /moved")
+    with (
+        pytest.raises(LayerHoldsFeature, match="renamed directories"),
+        View([top, user.path("system")], binds=[USR], driver="kernel"),
+    ):
+        pass
+    with View([top, user.path("system")], binds=[USR], driver="auto") as other:
+        assert output(other, "cat /moved/other") == "other\n"
+
+
+@only_as("root")
+def test_root_refuses_a_layer_with_the_marks_of_a_user_that_only_ours_reads(user: TestUser) -> None:
+    top = changed_layer(user, "userxattr")
+    features.write(os.fsencode(top), b"user.overlay.", {features.REDIRECT})
+    with (
+        pytest.raises(LayerOfAnotherKind),
+        View([top, user.path("system")], binds=[USR], driver="kernel"),
+    ):
+        pass
+
+
+def test_hundreds_of_layers_are_merged_or_refused_by_number(user: TestUser) -> None:
+    layers = [user.directory("layers", str(number), **{str(number): ""}) for number in range(300)]
+    layers.append(system(user))
+    if user.kernel_has("layers given one by one"):
+        with View(layers, binds=[USR], driver="kernel") as one:
+            output(one, "test -e /0; test -e /299")
+    else:
+        with pytest.raises(KernelRefused, match="301 layers"), View(layers, driver="kernel"):
+            pass
+        with View(layers[-150:], binds=[USR], driver="kernel") as one:
+            output(one, "test -e /299; test -e /200")
 
 
 def test_an_upper_of_another_program_is_searched_once(user: TestUser) -> None:
@@ -388,6 +475,7 @@ def test_a_layer_with_a_mount_in_it_is_refused_by_name(user: TestUser) -> None:
     )
 
 
+@needs_host
 @only_as("root")
 def test_a_host_of_several_file_systems_is_refused_by_name(user: TestUser) -> None:
     other = user.directory("other")
@@ -401,6 +489,7 @@ def test_a_host_of_several_file_systems_is_refused_by_name(user: TestUser) -> No
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@needs_host
 @only_as("root")
 def test_the_host_shows_neither_scratch_nor_the_upper_of_its_view(user: TestUser) -> None:
     upper = user.path("home", "upper")
@@ -412,6 +501,7 @@ def test_the_host_shows_neither_scratch_nor_the_upper_of_its_view(user: TestUser
     assert os.listdir(f"{upper}/opt") == ["new"]
 
 
+@needs_host
 @only_as("root")
 def test_a_layer_above_the_host_is_merged(user: TestUser) -> None:
     top = user.directory("top", added="by the layer\n")
@@ -468,7 +558,7 @@ def test_too_many_layers_are_refused(user: TestUser) -> None:
 
 
 def test_the_options_of_an_older_kernel_make_the_same_mount(user: TestUser) -> None:
-    """Before Linux 6.5 lowers are one list, and mount(2) takes it."""
+    """Before Linux 6.8 lowers are one list, and mount(2) takes it."""
     from overlaykit.namespace import users
     from overlaykit.views import kernel_mount
 

@@ -6,6 +6,7 @@ Used by the tests of whole views, of the command line and of programs in a view.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import shlex
@@ -21,7 +22,10 @@ import pytest
 
 from overlaykit import _native, mountinfo
 from overlaykit.fuse import server_client
+from overlaykit.layers.host import host
 from overlaykit.procfs import descendants
+from overlaykit.views.kernel_abilities import ABILITIES
+from overlaykit.views.kernel_driver import HostOfSeveralFileSystems, require_one_file_system
 
 from ..posix import syscalls
 
@@ -82,6 +86,16 @@ def command() -> str:
     if found is None:
         pytest.fail(f"no overlaykit beside {sys.executable}: run 'make setup-tests'")
     return found
+
+
+@functools.cache
+def kernel_shows_host() -> bool:
+    """Whether the kernel's overlayfs shows root the layer `host`: this machine's root is one file system."""
+    try:
+        require_one_file_system(host())
+    except HostOfSeveralFileSystems:
+        return False
+    return True
 
 
 def read_to_end(descriptor: int) -> bytes:
@@ -161,7 +175,7 @@ class TestUser:
     @property
     def has_host(self) -> bool:
         """Whether the driver shows this user the layer `host`."""
-        return self.is_root or self.variant.driver != "kernel"
+        return self.variant.driver != "kernel" or (self.is_root and kernel_shows_host())
 
     def small_system(self) -> str:
         """A directory of the user's that is a system together with the host's /usr."""
@@ -180,6 +194,15 @@ class TestUser:
         done = self.overlaykit(*arguments, **options)
         assert (done.returncode, done.stderr) == (0, ""), done
         return str(done.stdout)
+
+    def kernel_has(self, ability: str) -> bool:
+        """Whether the running kernel has an ability that `overlaykit doctor` names."""
+        (found,) = (one for one in ABILITIES if one.name == ability)
+        stage = self.directory("stage-of-a-probe")
+        has = found.is_here(stage)
+        os.rmdir(stage)
+        assert has is not None
+        return has
 
     def changed_machine(
         self, arrange: str, *arguments: str, then: str = ""
