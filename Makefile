@@ -5,7 +5,6 @@
 PYTHON := .venv/bin/python
 STAMPS := .setup
 SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h)
-KERNEL_SUITES := tests/posix tests/native tests/namespace tests/views tests/oracle
 CODE := overlaykit $(wildcard tests examples)
 TOOLS := setup.py .ci $(wildcard setup/*.py)
 NATIVE := $(wildcard native/*.c native/*.h)
@@ -75,7 +74,7 @@ proofs: setup-tests matrix
 	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=40000 $(PYTHON) -m pytest tests/proofs tests/stress tests/bench tests/posix/test_disks.py tests/crash/test_forms.py tests/kernels $(ARGS)
 
 kernels: setup-tests
-	@$(PYTHON) -m tests.kernels $(if $(KERNEL),--kernel $(KERNEL)) -- $(PYTHON) -m pytest $(or $(ARGS),$(KERNEL_SUITES))
+	@$(PYTHON) -m tests.kernels $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ARGS),-- $(PYTHON) -m pytest $(ARGS))
 
 sanitize: setup-tests
 	@setup/sanitize $(ARGS)

@@ -73,12 +73,13 @@ def run(
     *,
     output: Callable[[bytes], object],
     log: str,
-    seconds: float,
+    seconds: float | None,
     share: str = "/",
 ) -> End:
     """Run a command in a guest whose root is the directory `share` of the host, below an overlay.
 
-    `output` gets what the command writes. The kernel's messages go to the file `log`.
+    `output` gets what the command writes. The kernel's messages go to the file `log`. The guest has `seconds` from now;
+    None: it has no deadline.
     Raises: GuestFailed, GuestTimedOut, NoQemu, NoModule, NoVirtiofsd, RootOnly; OSError.
     """
     with ExitStack() as stack:
@@ -139,9 +140,9 @@ def _boot(
     directory: str,
     output: Callable[[bytes], object],
     log: int,
-    seconds: float,
+    seconds: float | None,
 ) -> End:
-    deadline = time.monotonic() + seconds
+    deadline = None if seconds is None else time.monotonic() + seconds
     initrd = os.path.join(directory, "initramfs")
     with open(machine.init, "rb") as program, open(initrd, "wb") as file:
         file.write(
@@ -166,12 +167,13 @@ def _boot(
             return _end(file.read().decode(errors="replace"), code, _name(log))
 
 
-def _relay(out: int, output: Callable[[bytes], object], deadline: float) -> bool:
+def _relay(out: int, output: Callable[[bytes], object], deadline: float | None) -> bool:
     """Pass on what comes until the end of file. Returns False if the deadline passes before."""
     poller = select.poll()
     poller.register(out, select.POLLIN)
     while True:
-        if not poller.poll(max(0, deadline - time.monotonic()) * 1000):
+        left = None if deadline is None else max(0, deadline - time.monotonic()) * 1000
+        if not poller.poll(left):
             return False
         read = os.read(out, 1 << 16)
         if not read:

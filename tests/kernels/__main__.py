@@ -1,6 +1,6 @@
-"""Run a command of this checkout on other kernels, one after another.
+"""Run a command of this checkout on other kernels, one after another, or without one the suites (suites.py).
 
-usage: python -m tests.kernels [--kernel VERSION]... [--seconds N] [--logs DIRECTORY] -- COMMAND [ARGUMENT]...
+usage: python -m tests.kernels [--kernel VERSION]... [--seconds N] [--logs DIRECTORY] [-- COMMAND [ARGUMENT]...]
        python -m tests.kernels [--kernel VERSION]... --fetch
 
 Each guest's end is one line on standard error. The exit status is that of the first command that fails; 125 if a guest
@@ -17,7 +17,7 @@ from typing import Final
 
 from overlaykit.errors import Error
 
-from . import rig
+from . import rig, suites
 
 _PASSED_ON: Final = ("OVERLAYKIT_", "HYPOTHESIS_", "PYTEST_")
 
@@ -34,16 +34,13 @@ def main() -> int:
     parser.add_argument("--fetch", action="store_true", help="fetch the kernels only")
     parser.add_argument("command", nargs="*")
     arguments = parser.parse_args()
-    if arguments.fetch == bool(arguments.command):
-        parser.error("give a command or --fetch")
+    if arguments.fetch and arguments.command:
+        parser.error("--fetch runs no command")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # QEMU and its disk go
     first = 0
     for version in arguments.kernel or rig.SUITES:
         try:
-            if arguments.fetch:
-                rig.kernel(version)
-                continue
-            status = _run(version, arguments.command, arguments.seconds, arguments.logs)
+            status = _status(version, arguments)
         except (Error, OSError) as error:
             print(f"kernel {version}: {error}", file=sys.stderr)
             status = error.exit_code if isinstance(error, Error) else Error.exit_code
@@ -51,10 +48,24 @@ def main() -> int:
     return first
 
 
+def _status(version: str, arguments: argparse.Namespace) -> int:
+    if arguments.fetch:
+        rig.kernel(version)
+        return 0
+    if arguments.command:
+        return _run(version, arguments.command, arguments.seconds, arguments.logs)
+    status = 0
+    for suite in suites.SUITES:
+        print(f"kernel {version}: {suite}", file=sys.stderr)
+        status = _run(version, suites.command(suite), arguments.seconds, arguments.logs) or status
+    return status
+
+
 def _run(version: str, command: list[str], seconds: float, logs: str) -> int:
     os.makedirs(logs, exist_ok=True)
     log = os.path.join(logs, f"kernel-{version}.log")
-    variables = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    passed_on = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    variables = suites.variables() | passed_on
     end = rig.run(version, *command, output=_write, log=log, seconds=seconds, environment=variables)
     full = "; the guest's disk is full" if end.disk_full else ""
     print(

@@ -22,13 +22,15 @@ class Guest:
         self.log = os.path.join(directory, "log")
         self.output = b""
 
-    def run(self, *arguments: str, directory: str = rig.ROOT) -> boot.End:
+    def run(
+        self, *arguments: str, directory: str = rig.ROOT, seconds: float | None = ENOUGH
+    ) -> boot.End:
         return boot.run(
             self.machine,
             Command(arguments, directory, rig.VARIABLES),
             output=self.take,
             log=self.log,
-            seconds=ENOUGH,
+            seconds=seconds,
         )
 
     def take(self, part: bytes) -> None:

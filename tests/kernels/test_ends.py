@@ -25,7 +25,9 @@ def test_a_command_that_is_not_there_has_the_status_of_a_shell(guest: Guest) -> 
 
 
 def test_a_command_that_a_signal_ends_has_the_status_of_a_shell(guest: Guest) -> None:
-    assert guest.run("sh", "-c", "kill -KILL $$") == boot.End(128 + 9, disk_full=False)
+    assert guest.run("sh", "-c", "kill -KILL $$", seconds=None) == boot.End(
+        128 + 9, disk_full=False
+    )
 
 
 def test_a_guest_ends_with_its_command_though_a_process_holds_its_output(guest: Guest) -> None:
