@@ -18,11 +18,12 @@ from typing import Any
 from overlaykit import _native, namespace
 from overlaykit.procfs import descendants
 
+from ..patience import patience
 from ..posix import syscalls
 from .processes import command_line
 
 ORDINARY = 1000
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = patience(60)
 CLONE = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC | _native.AT_RECURSIVE
 
 

@@ -20,11 +20,12 @@ import pytest
 from overlaykit import _native
 from overlaykit.procfs import children
 
+from ..patience import patience
 from . import plans
 from .plans import FRONT, Ended, Step
 
 ALONE: Final[tuple[Step, ...]] = (("front", FRONT, ()),)
-DEADLINE_SECONDS: Final = 60
+DEADLINE_SECONDS: Final = patience(60)
 GLIBC_SIGNALS: Final = 0b11 << 31
 """32 and 33."""
 READY: Final = "echo ready; "

@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn, TypeVar, final
 
+from ..patience import patience
 from . import syscalls
 
 T = TypeVar("T")
@@ -117,7 +118,9 @@ class Sandbox:
         elif self.ordinary and not as_root:
             _become_ordinary()
 
-    def run(self, function: Callable[[], T], *, timeout: float = 60.0, as_root: bool = False) -> T:
+    def run(
+        self, function: Callable[[], T], *, timeout: float = patience(60), as_root: bool = False
+    ) -> T:
         """Run `function` in a child inside the namespaces, as the sandbox's user; `as_root`: as its root.
 
         The child leads a session; processes left in it are killed when the child has ended.

@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from ..patience import patience
 from . import syscalls
 
 
@@ -120,7 +121,7 @@ class Overlaykit:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=15,  # also if a daemon keeps the pipe open
+            timeout=patience(15),  # also if a daemon keeps the pipe open
         )
         if done.returncode != 0:
             raise RuntimeError(f"overlaykit {' '.join(arguments)}: {done.stderr.strip()}")

@@ -27,12 +27,13 @@ from overlaykit.procfs import descendants
 from overlaykit.views.kernel_abilities import ABILITIES
 from overlaykit.views.kernel_driver import HostOfSeveralFileSystems, require_one_file_system
 
+from ..patience import patience
 from ..posix import syscalls
 
 ORDINARY = 1000
 """The uid of "an ordinary user" when the tests run as root."""
 
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = patience(60)
 """A test that runs longer hangs, and fails."""
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -48,7 +49,7 @@ _INTERPRETER_FILES = (sys.executable, os.__file__, _native.__file__)
 _OF_SERVER = ".server"
 """The directory of the user's server among the records."""
 
-_ENDS_WITHIN_SECONDS = 20
+_ENDS_WITHIN_SECONDS = patience(20)
 """A daemon that runs longer after its view is left over."""
 
 _ABORTED = "fuse_reply_* failed with No such file or directory"
