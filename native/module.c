@@ -181,6 +181,9 @@ module_exec(PyObject *module)
     if (PyModule_AddFunctions(module, native_absent_methods) < 0) {
         return -1;
     }
+    if (PyModule_AddFunctions(module, native_image_methods) < 0) {
+        return -1;
+    }
     native_state *state = PyModule_GetState(module);
     return native_absent_init(state) < 0 ? -1 : native_syscalls_init(module, state);
 }

@@ -64,6 +64,7 @@ extern PyMethodDef native_syscall_methods[];
 extern PyMethodDef native_copyup_methods[];
 extern PyMethodDef native_session_methods[];
 extern PyMethodDef native_absent_methods[];
+extern PyMethodDef native_image_methods[];
 
 /* Make the types that system calls return. Returns 0, or -1 with an exception set. */
 int native_syscalls_init(PyObject *module, native_state *state);

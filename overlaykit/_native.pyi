@@ -217,6 +217,20 @@ def enable_setxattr_ext() -> None:
     (FUSE_SETXATTR_ACL_KILL_SGID; linux/fuse.h; Linux 5.13).
     """
 
+def share_pages(image: int, publishes: bool, /) -> int:
+    """Map the memory image in place of memory with the same content, which stays as it is.
+
+    `image`: a descriptor of memfd_create(2) that allows seals. `publishes`: first write the pages that only this
+    process has into the image, and seal it, unless it is sealed.
+
+    Signals are blocked meanwhile. Memory that the C library has free goes back to the kernel.
+
+    Requires: no process but this one publishes into the image.
+    Returns: the number of pages that are the image's now.
+    Raises: OSError: EAGAIN if the image is not sealed, or another thread exists; EFBIG beyond 32 MiB; EEXIST
+    if publishing has failed before; others of the kernel. The process is as before.
+    """
+
 def adapt_session() -> None:
     """Adapt the session of pyfuse3, which is imported later: a directory's handle is its nodeid.
 

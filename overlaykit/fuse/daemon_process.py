@@ -33,6 +33,8 @@ from overlaykit.fuse.spec import (
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from overlaykit.fuse.image import Image
+
 log: Final = logging.getLogger(__name__)
 
 
@@ -60,10 +62,10 @@ def load() -> None:
     gc.enable()
 
 
-def serve(parent: socket.socket) -> None:
+def serve(parent: socket.socket, image: Image | None = None) -> None:
     """Receive what to mount, mount it, reply to the parent, and serve the mount until it is gone.
 
-    Requires: `load`. No thread runs, and no signal is blocked.
+    `image`: what the daemons of a fork server share. Requires: `load`. No thread runs, and no signal is blocked.
     """
     from overlaykit.fuse.session import run
     from overlaykit.fuse.stack import UpperInUse
@@ -94,7 +96,7 @@ def serve(parent: socket.socket) -> None:
             parent.sendall(WRITTEN)
 
     try:
-        run(spec, directories, listener, parent, on_ready, on_written)
+        run(spec, directories, listener, parent, on_ready, on_written, image)
     except UpperInUse as error:
         failure = Failed(message=str(error), upper_locked_by=error.args[1])
     except Error as error:

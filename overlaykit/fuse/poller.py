@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 _PROMPT_SECONDS: Final = 1e-4
 _POLL_MILLISECONDS: Final = 1
 _SCHEDULER_TURN_SECONDS: Final = 0.01
+_IDLE_SECONDS: Final = 0.5
+_REST_INTERVAL_SECONDS: Final = 60.0
+"""A rest takes 20 ms, and more when the program that asks goes on."""
+
+_REST_ATTEMPTS: Final = 6
 
 Ts = TypeVarTuple("Ts")
 
@@ -33,8 +38,9 @@ Ts = TypeVarTuple("Ts")
 class Poller:
     """Stands in for the modules `trio` and `trio.lowlevel` inside pyfuse3 (see `patches`). One per process.
 
-    `polls`: whether it polls at all; the session switches that on once the mount is ready. `spins`: the last request
-    came promptly, so the next one is awaited without sleep.
+    `rest`: what to do once no request has come for `_IDLE_SECONDS`. It returns whether it is done; else it is called
+    again later. `polls`: whether it polls at all; the session switches that on once the mount is ready. `spins`: the
+    last request came promptly, so the next one is awaited without sleep.
     """
 
     ClosedResourceError = trio.ClosedResourceError
@@ -43,11 +49,13 @@ class Poller:
     current_trio_token = staticmethod(trio.lowlevel.current_trio_token)
     notify_closing = staticmethod(trio.lowlevel.notify_closing)
 
-    def __init__(self) -> None:
+    def __init__(self, rest: Callable[[], bool] | None = None) -> None:
         self._polls: dict[int, Callable[[int], list[tuple[int, int]]]] = {}
         self._last_scheduler_turn = 0.0
         self._threads = 0
         self._may_spin = len(os.sched_getaffinity(0)) > 1
+        self._rest = rest
+        self._rested = -_REST_INTERVAL_SECONDS
         self.polls = True
         self.spins = False
 
@@ -91,8 +99,23 @@ class Poller:
                 self.spins = self._may_spin and now() - began < _PROMPT_SECONDS
                 return
         self.spins = False
-        await trio.lowlevel.wait_readable(fd)
+        if self._rest is None or not self.polls or not await self._rest_or_wait(fd, self._rest):
+            await trio.lowlevel.wait_readable(fd)
         self._last_scheduler_turn = now()
+
+    async def _rest_or_wait(self, fd: int, rest: Callable[[], bool]) -> bool:
+        """Wait until a request comes, or the daemon has been idle for a while and rested: whether one has come."""
+        due = self._rested + _REST_INTERVAL_SECONDS - time.monotonic()
+        delay = max(_IDLE_SECONDS, due)
+        for _ in range(_REST_ATTEMPTS):
+            with trio.move_on_after(delay):
+                await trio.lowlevel.wait_readable(fd)
+                return True
+            self._rested = time.monotonic()
+            if rest():
+                break
+            delay *= 2
+        return False
 
 
 class Lock:

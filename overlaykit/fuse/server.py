@@ -22,8 +22,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from overlaykit import _native
-from overlaykit.fuse import channel, daemon_process, server_peer
+from overlaykit.fuse import channel, daemon_process, image, server_peer
 from overlaykit.fuse.daemon_start import report_refusal
+from overlaykit.fuse.image import Image
 from overlaykit.fuse.server_client import (
     GO,
     READY,
@@ -83,6 +84,8 @@ class Server:
         self._traits = server_peer.Traits("self")
         self._waiting: dict[int, socket.socket] = {}
         self._children: set[int] = set()
+        self._image = image.create()
+        self._publisher = 0
         self._served = 0
         self._is_ended = False
         self._last = time.monotonic()
@@ -225,9 +228,12 @@ class Server:
             return
         self._served += 1
         self._last = time.monotonic()
+        shared = self._image_for_child()
         child = os.fork()
         if child == 0:
-            self._become_daemon(connection, client, environment, prepare)
+            self._become_daemon(connection, client, environment, prepare, shared)
+        if shared.publishes:
+            self._publisher = child
         self._children.add(child)
 
     def _become_daemon(
@@ -236,6 +242,7 @@ class Server:
         client: server_peer.Peer,
         environment: dict[bytes, bytes],
         prepare: Callable[[], None],
+        shared: Image,
     ) -> NoReturn:
         status = 1
         try:
@@ -263,7 +270,7 @@ class Server:
             except OSError as error:
                 report_refusal(parent, error)
             else:
-                daemon_process.serve(parent)
+                daemon_process.serve(parent, shared)
             status = 0
         except SystemExit as exit_:
             status = exit_.code if isinstance(exit_.code, int) else 1
@@ -271,6 +278,14 @@ class Server:
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(status)
+
+    def _image_for_child(self) -> Image:
+        """The image for the next child, which publishes it unless another one has or will."""
+        if self._publisher in self._children or image.is_complete(self._image):
+            return Image(self._image, publishes=False)
+        if not image.is_empty(self._image):
+            image.replace(self._image)
+        return Image(self._image, publishes=True)
 
     def _leave_server(self, connection: socket.socket) -> None:
         """Close what belongs to the server, and take its signal mask back."""

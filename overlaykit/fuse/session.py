@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from overlaykit.fuse.directories import Directories
+    from overlaykit.fuse.image import Image
     from overlaykit.fuse.spec import Cleanup, MountSpec
     from overlaykit.mountinfo import Mount
 
@@ -41,18 +42,20 @@ def run(
     parent: socket.socket,
     on_ready: Callable[[int, int], None],
     on_written: Callable[[], None],
+    image: Image | None = None,
 ) -> None:
     """Serve a mount from beginning to end.
 
     `on_ready` is called once the mount answers, with its device number (st_dev) and the detached mount (-1: attached).
     Until then the end of `parent` ends the mount. `on_written` is called once all that was written is in the upper.
+    `image`: what the daemon shares with others while it is idle.
     Raises: Error or OSError, before `on_ready` was called, if it cannot be mounted.
     Ensures: `directories` is closed.
     """
     target = -1 if spec.target is None else directories.open(spec.target)
     with open_filesystem(spec, directories, target) as filesystem:
         directories.close()
-        poller = Poller()
+        poller = Poller(image.share if image is not None else None)
         # The start waits for the kernel once or twice: polling would only delay it.
         poller.polls = False
         operations = Operations(filesystem, spec.options, poller)

@@ -71,6 +71,43 @@ def test_other_tasks_run_between_requests_and_without_any() -> None:
     run(answer, processors=2)
 
 
+def test_an_idle_daemon_rests_until_that_succeeds_and_misses_no_request() -> None:
+    rests = 0
+
+    async def answer(read: int, write: int) -> None:
+        rested = trio.Event()
+
+        def rest() -> bool:
+            nonlocal rests
+            rests += 1
+            if rests == 2:
+                rested.set()
+            return rests == 2
+
+        poller = Poller(rest)
+        os.write(write, b"x")
+        await poller.wait_readable(read)
+        assert os.read(read, 2) == b"x"
+        assert rests == 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poller.wait_readable, read)
+            await rested.wait()
+            # Resting again would wake it up.
+            await trio.testing.wait_all_tasks_blocked()
+            assert trio.lowlevel.current_statistics().seconds_to_next_deadline == float("inf")
+            os.write(write, b"x")
+        os.read(read, 1)
+        # Another request follows at once: no rest is due for a while.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poller.wait_readable, read)
+            await trio.testing.wait_all_tasks_blocked()
+            assert trio.lowlevel.current_statistics().seconds_to_next_deadline > 10
+            os.write(write, b"x")
+        assert rests == 2
+
+    trio.run(answer, *os.pipe())
+
+
 def run(answer: Callable[[Poller, int, int], Awaitable[None]], processors: int) -> None:
     """Wait on a pipe, with some of the processors."""
     ours = os.sched_getaffinity(0)

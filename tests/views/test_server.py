@@ -213,7 +213,12 @@ def test_nothing_of_its_callers_stays_open_in_the_server(user: TestUser) -> None
         opened = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
         assert opened.count("/dev/null") == 3
         # The last is held by the map of .ci/coverage/record.py.
-        others = ("socket:", "anon_inode:", "/var/tmp/overlaykit-coverage-")
+        others = (
+            "socket:",
+            "anon_inode:",
+            "/memfd:overlaykit-image",
+            "/var/tmp/overlaykit-coverage-",
+        )
         rest = [path for path in opened if not path.startswith(others)]
         assert sorted(rest) == ["/dev/null"] * 3 + [socket_directory(user)]
 
@@ -655,6 +660,50 @@ def test_a_daemon_joins_its_callers_control_group(user: TestUser, hierarchy: str
         wait_for_end(kept)
 
 
+# The memory image.
+
+
+def test_idle_daemons_share_memory_and_go_on_serving(user: TestUser) -> None:
+    lower = user.directory("lower", f="lower")
+    script = "cat f; echo on; while read name; do echo more > $name; cat f $name; echo end; done"
+    line = [command(), "run", "-l", lower, "-l", "host", "-w", "/", "--", "sh", "-c", script]
+    with switched_on(), contextlib.ExitStack() as started:
+        views = []
+        for _ in range(3):
+            process = started.enter_context(
+                subprocess.Popen(
+                    line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+                )
+            )
+            started.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "loweron\n"
+            views.append(process)
+        daemons = children(running().pid)
+        assert len(daemons) == 3
+        for daemon in daemons:
+            wait_for_image(daemon)
+        for name in ("first", "second"):
+            for process in views:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(f"{name}\n")
+                assert process.stdout.readline() == "lowermore\n"
+                assert process.stdout.readline() == "end\n"
+        for process in views:
+            assert process.stdin is not None
+            process.stdin.close()
+            assert process.wait() == 0
+
+
+def test_a_daemon_publishes_where_the_first_ended_before_it_was_idle(user: TestUser) -> None:
+    with switched_on():
+        user.succeeds(*RUN)
+        wait_for_daemons()
+        with view(user, "second") as daemon:
+            wait_for_image(daemon)
+
+
 # Growth.
 
 
@@ -669,6 +718,14 @@ def test_the_server_does_not_grow(user: TestUser) -> None:
         assert footprint(pid) == before
         assert memory(pid) - used < GROWTH
         assert running().served == 60
+
+
+def wait_for_image(daemon: int) -> None:
+    """Wait until an idle daemon has the image in its memory."""
+    while True:
+        with open(f"/proc/{daemon}/maps") as maps:
+            if "/memfd:overlaykit-image" in maps.read():
+                return
 
 
 def daemon_process(one: View) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from overlaykit.bench.workload import Interruptible
 
 _NUMBERS: Final = (1, 10, 100)
+_SETTLE_SECONDS: Final = 2
+"""A daemon gives memory back once it has been idle for half a second."""
+
 _FEW: Final = 10
 """The most views in a run of less than full scale; a hundred take minutes."""
 
@@ -117,6 +121,8 @@ class Further:
         with contextlib.ExitStack() as running:
             for _ in range(2):
                 running.enter_context(idle_processes(commands, interruptible))
+                with interruptible():
+                    time.sleep(_SETTLE_SECONDS)
                 found = _processes() - others | _fork_server()
                 sums.append(sum(proportional(process)[0] for process in found))
         return (sums[1] - sums[0]) / _FEW
@@ -132,6 +138,8 @@ def _count(launcher: Launcher, number: int, interruptible: Interruptible) -> Mem
     commands = [launcher.command(*IDLE)] * number
     others = _processes()
     with idle_processes(commands, interruptible, at_once=os.cpu_count() or 1):
+        with interruptible():
+            time.sleep(_SETTLE_SECONDS)
         processes = _processes() - others
         shares = {process: proportional(process) for process in processes}
         daemons = processes & _daemons()
