@@ -13,8 +13,11 @@ from .user import TestUser, command
 pytestmark = only_with(driver="fuse", server=False)
 
 
-def enter_container_script(user: TestUser) -> str:
-    """Shell commands that make an overlay the root: an upper with `user`'s files over this machine's."""
+def enter_container_script(user: TestUser, volume: str = "") -> str:
+    """Shell commands that make an overlay the root: an upper with `user`'s files over this machine's.
+
+    `volume`: a directory of the user's that is the machine's in the container, too.
+    """
     disk, root = user.path("disk"), user.path("root")
     form = "" if user.is_root else ",userxattr"
     own = [entry.path for entry in os.scandir(user.scratch)]
@@ -30,6 +33,8 @@ def enter_container_script(user: TestUser) -> str:
             lines.append(f"cp -a {entry.path} {there}")
         elif entry.is_dir() and not mountinfo.below(user.scratch, entry.path):
             lines += [f"mkdir {there}", f"mount --rbind {entry.path} {there}"]
+    if volume:
+        lines.append(f"mount --bind {volume} {root}{volume}")
     lines += [f"cd {root}", "pivot_root . .", "umount -l .", f"cd {user.home}"]
     return "\n".join(lines)
 
@@ -92,15 +97,9 @@ def test_what_a_view_in_a_container_keeps_is_kept(user: TestUser) -> None:
 def test_a_view_in_a_container_works_with_a_directory_of_a_disk(user: TestUser) -> None:
     """The way out where the container's root takes no upper."""
     volume = user.directory("volume")
-    keep = f"exec 9<{volume}"
-    arranged = f"{keep}\n{enter_container_script(user)}\nmount --bind /proc/self/fd/9 {volume}"
     done = user.changed_machine(
-        f"{arranged}\nexport XDG_CACHE_HOME={volume}",
-        "run",
-        "--",
-        "sh",
-        "-c",
-        "echo x > /opt/x; cat /opt/x",
+        f"{enter_container_script(user, volume)}\nexport XDG_CACHE_HOME={volume}",
+        *("run", "--", "sh", "-c", "echo x > /opt/x; cat /opt/x"),
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "x\n", ""), done
 

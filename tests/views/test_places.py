@@ -161,3 +161,28 @@ def test_a_missing_home_is_not_made(user: TestUser) -> None:
     user.succeeds("run", "true", env=environment)
     assert "set XDG_DATA_HOME" in user.refused("layer", "add", "x", "dir:/etc/apt", env=environment)
     assert not os.path.exists(home)
+
+
+def test_an_upper_in_memory_is_taken_or_refused_by_name(user: TestUser) -> None:
+    upper = os.path.join(user.directory("memory"), "upper")
+    done = user.changed_machine(
+        f"mount -t tmpfs none {os.path.dirname(upper)}",
+        *(
+            "run",
+            "--upper",
+            upper,
+            "--",
+            "sh",
+            "-c",
+            "rm /etc/hostname; cat /etc/hostname || echo x",
+        ),
+        then=f"ls -A {upper}/etc",
+    )
+    if user.is_root or user.kernel_has("user attributes on tmpfs"):
+        assert (done.returncode, done.stdout.splitlines()) == (0, ["x", "hostname"]), done
+    else:
+        assert (done.returncode, done.stdout) == (125, "")
+        (refusal,) = done.stderr.splitlines()
+        assert refusal.startswith(
+            f"overlaykit: upper {upper}: its file system keeps no extended attributes"
+        )
