@@ -617,6 +617,29 @@ def test_a_launcher_that_is_killed_while_it_starts_leaves_nothing(user: TestUser
         assert os.listdir(user.runtime) == [".server"]
 
 
+def test_a_server_whose_launcher_is_killed_while_it_loads_serves_the_next_view(
+    user: TestUser,
+) -> None:
+    with switched_on():
+        # No pipe, which the stopped server may still have open.
+        null = subprocess.DEVNULL
+        with user.start(*RUN, stdout=null, stderr=null) as view:
+            while (loading := user.server()) is None:
+                assert view.poll() is None
+            os.kill(loading, signal.SIGSTOP)
+            assert not os.path.exists(os.path.join(directory(), server_client.SOCKET))
+            view.kill()
+            view.wait()
+        user.wait_for_descendants()
+        assert user.server() == loading
+        assert user.leftovers()["processes"] == []
+        os.kill(loading, signal.SIGCONT)
+        while server.status() is None:
+            assert user.server() == loading
+        user.succeeds(*RUN)
+        assert (running().pid, running().served) == (loading, 1)
+
+
 def test_the_server_ends_with_the_last_process_of_its_mount_namespace(user: TestUser) -> None:
     """It would keep the mounts of `unshare --mount` or of a container busy."""
     become = [] if user.is_root else ["--user", "--map-root-user"]

@@ -23,7 +23,7 @@ import pytest
 from overlaykit import _native, mountinfo
 from overlaykit.fuse import server_client
 from overlaykit.layers.host import host
-from overlaykit.procfs import descendants
+from overlaykit.procfs import children, descendants
 from overlaykit.views.kernel_abilities import ABILITIES
 from overlaykit.views.kernel_driver import HostOfSeveralFileSystems, require_one_file_system
 
@@ -293,22 +293,13 @@ class TestUser:
         """
         from overlaykit.views import Registry
 
-        server = self.server()
         used = {
             view.about.daemon
             for view in Registry().running()
             if os.path.exists(f"/proc/{view.about.pid}")
         }
-        self._wait_for(
-            lambda process: is_daemon(process) and process not in used,
-            within_seconds=_ENDS_WITHIN_SECONDS,
-        )
         return {
-            "processes": [
-                (process, command_line(process))
-                for process in descendants(os.getpid())
-                if process != server and not (server and _awaits_reaping(process, server))
-            ],
+            "processes": self._processes_left(used),
             "mounts": sorted(_mounts() - self._found),
             "descriptors": sorted(os.listdir("/proc/self/fd")),
             "records": self.records(),
@@ -317,29 +308,78 @@ class TestUser:
             "temporary": _names(self.path("tmp")),
         }
 
+    def _processes_left(self, used: set[int]) -> list[tuple[int, str]]:
+        """The descendants without the server and the daemons `used`, once other daemons have ended."""
+        while True:
+            self._wait_for(
+                lambda process: (is_daemon(process) or _is_orphan(process)) and process not in used,
+                within_seconds=_ENDS_WITHIN_SECONDS,
+            )
+            family = {process: _state(process) for process in descendants(os.getpid())}
+            server = self.server()
+            left = [
+                (process, command_line(process))
+                for process, state in family.items()
+                if process != server and state != ("Z", server)
+            ]
+            # Just before its end a process has no command line.
+            if all(line or family[process][0] == "Z" for process, line in left):
+                return left
+
     def records(self) -> list[str]:
         """The names of the records of views."""
         server = [] if self.server() is None else [_OF_SERVER]
         return [name for name in _names(self.runtime) if name not in server]
 
     def server(self) -> int | None:
-        """The process id of the user's server, also of one that is stopped (SIGSTOP); None if there is none."""
-        connection = server_client.connect(os.path.join(self.runtime, _OF_SERVER))
+        """The process id of the user's server, also of one that is stopped (SIGSTOP) or still loads.
+
+        Returns: None if there is none.
+        """
+        connection = server_client.connect(self._server_directory)
         if connection is None:
-            return None
+            return self._loading_server()
         with connection:
             return server_client.peer(connection)[0]
+
+    def _loading_server(self) -> int | None:
+        """The server that does not listen yet: an orphan of its launcher that has the server's directory open."""
+        try:
+            directory = os.stat(self._server_directory)
+        except FileNotFoundError:
+            return None
+        for process in children(os.getpid()):
+            with contextlib.suppress(OSError):
+                # A launcher that starts a server is of this session, or leads its own.
+                if os.getsid(process) not in (process, os.getsid(0)) and _has_open(
+                    process, directory
+                ):
+                    return process
+        return None
+
+    @property
+    def _server_directory(self) -> str:
+        return os.path.join(self.runtime, _OF_SERVER)
 
     def end_server(self) -> None:
         """End the user's server, if there is one, and wait for its end."""
         server = self.server()
-        if server is not None:
-            os.kill(server, signal.SIGTERM)
-            os.kill(server, signal.SIGCONT)
-            os.waitpid(server, 0)
+        if server is None:
+            return
+        os.kill(server, signal.SIGCONT)
+        ended = os.pidfd_open(server)
+        # A signal that ends it while it loads would leave its directory.
+        while self._loading_server() is not None and not os.path.exists(
+            os.path.join(self._server_directory, server_client.SOCKET)
+        ):
+            select.select([ended], [], [], 0.01)
+        os.close(ended)
+        os.kill(server, signal.SIGTERM)
+        os.waitpid(server, 0)
 
     def wait_for_descendants(self) -> None:
         """Wait until all descendants of this process but the server have ended."""
+        # The server is asked for last: it may be born during the search.
         while set(descendants(os.getpid())) - {self.server()}:
             self._wait_for(lambda _process: True)
 
@@ -347,8 +387,9 @@ class TestUser:
         self, is_awaited: Callable[[int], bool], *, within_seconds: float | None = None
     ) -> None:
         """Wait until the descendants of a kind, except the server, have ended, and reap orphans."""
+        family = descendants(os.getpid())
         server = self.server()
-        for process in descendants(os.getpid()):
+        for process in family:
             # Just before its end a process has no command line.
             if process != server and (is_awaited(process) or not command_line(process)):
                 with contextlib.suppress(ProcessLookupError):
@@ -447,11 +488,28 @@ def command_line(process: int) -> str:
     return ""
 
 
-def _awaits_reaping(process: int, parent: int) -> bool:
-    """Whether it has ended, and is its parent's to reap."""
+def _state(process: int) -> tuple[str, int]:
+    """Its state (proc_pid_stat(5)) and its parent."""
     with contextlib.suppress(OSError), open(f"/proc/{process}/stat") as stat:
-        state, its_parent = stat.read().rpartition(")")[2].split()[:2]
-        return state in "ZX" and int(its_parent) == parent
+        state, parent = stat.read().rpartition(")")[2].split()[:2]
+        return state, int(parent)
+    return "", 0
+
+
+def _is_orphan(process: int) -> bool:
+    """Whether its launcher has ended: a process that leaves its session, and has not become a daemon or the server."""
+    with contextlib.suppress(OSError):
+        return os.getsid(process) == process and process in children(os.getpid())
+    return False
+
+
+def _has_open(process: int, directory: os.stat_result) -> bool:
+    """Whether a process has a descriptor of a directory. Raises: OSError."""
+    at = f"/proc/{process}/fd"
+    for name in os.listdir(at):
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(f"{at}/{name}"), directory):
+                return True
     return False
 
 
