@@ -16,9 +16,8 @@ from overlaykit.errors import Error
 from overlaykit.fuse.cleanup import lock_directory
 from overlaykit.fuse.spec import Cleanup
 from overlaykit.record import Record
-from overlaykit.rmtree import rmtree_path
 from overlaykit.scope import contextmanager, suppress
-from overlaykit.views import places
+from overlaykit.views import places, scratch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +75,7 @@ class Entry:
         self.lock = lock_directory(path, fcntl.LOCK_EX)
         self.view_lock = lock_directory(self.stage, fcntl.LOCK_EX)
         self.control = control_socket(path)
+        self._scratch_lock = -1
 
     def listen(self) -> sockets.socket:
         """Bind the control socket and listen on it."""
@@ -97,17 +97,23 @@ class Entry:
     def make_scratch(self) -> str:
         """Make the directory that is removed with the entry, on a disk if possible. Raises: NoScratchPlace."""
         path = os.path.join(self.path, _SCRATCH)
-        name = f"{_SCRATCH}-{self.name}"
+        name = scratch.name_of(self.name)
         for place in places.scratch():
             with writing_entries(os.path.dirname(self.path)):
                 os.symlink(os.path.join(place, name), path)
             if made := places.make_scratch(place, name):
+                self._scratch_lock = scratch.lock(made)
                 return made
             os.unlink(path)
         os.mkdir(path, 0o700)
         if not places.holds_markers(path):
             raise places.NoScratchPlace(", ".join((*places.scratch(), self.path)))
         return path
+
+    @property
+    def locks(self) -> tuple[int, ...]:
+        """The locks of the entry and its scratch, which the process that removes both keeps."""
+        return (self.lock,) if self._scratch_lock < 0 else (self.lock, self._scratch_lock)
 
     @property
     def cleanup(self) -> Cleanup:
@@ -121,7 +127,7 @@ class Entry:
 
     def close(self) -> None:
         """Release the lock and remove the entry, unless the daemon still holds the lock: then the daemon removes it."""
-        for lock in (self.view_lock, self.lock):
+        for lock in (self.view_lock, *self.locks):
             with suppress(OSError):
                 os.close(lock)
         remove_unlocked(self.path)
@@ -148,8 +154,10 @@ def remove_unlocked(path: str) -> None:
     if lock < 0:
         return
     try:
-        for unused in _cleanup_paths(path):
-            _remove(unused)
+        *others, own = _cleanup_paths(path)
+        for unused in others:
+            scratch.remove_unlocked(unused)
+        scratch.remove(own)
     finally:
         os.close(lock)
 
@@ -175,18 +183,6 @@ def writing_entries(directory: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise EntryUnwritable(directory, error.strerror) from error
-
-
-def _remove(path: str) -> None:
-    try:
-        rmtree_path(path)
-    except PermissionError:  # files of the view's other users, which have subordinate ids
-        from overlaykit.namespace import errno_as_root, is_privileged
-
-        if not is_privileged():
-            errno_as_root(lambda: rmtree_path(path))
-    except OSError:
-        pass
 
 
 def _cleanup_paths(path: str) -> tuple[str, ...]:

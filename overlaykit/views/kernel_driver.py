@@ -216,7 +216,7 @@ class KernelRoot:
         """The locks that the supervisor has to keep."""
         entry = self._entry
         return (
-            entry.lock,
+            *entry.locks,
             entry.view_lock,
             *self._holds,
             *([] if self._lock < 0 else [self._lock]),

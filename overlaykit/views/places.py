@@ -88,14 +88,14 @@ def make_scratch(place: str, name: str) -> str | None:
     except (OSError, PlaceUnsafe):
         pass
     with suppress(OSError):
-        if _is_private(place):
+        if is_private(place):
             os.rmdir(place)
     return None
 
 
 def private_scratch() -> list[str]:
     """Those of `scratch()` that exist and that only this user may write to."""
-    return [place for place in scratch() if os.path.lexists(place) and _is_private(place)]
+    return [place for place in scratch() if os.path.lexists(place) and is_private(place)]
 
 
 def holds_markers(path: str) -> bool:
@@ -103,7 +103,7 @@ def holds_markers(path: str) -> bool:
 
     The usual file systems need only keep an attribute; the daemon probes the rest again.
     """
-    if _is_usual_disk(path) and any(_keeps_attribute(path, name) for name in _ATTRIBUTES):
+    if _is_on_usual_disk(path) and any(_keeps_attribute(path, name) for name in _ATTRIBUTES):
         return True
     from overlaykit.overlay.disk import probe
 
@@ -114,10 +114,15 @@ def holds_markers(path: str) -> bool:
     return True
 
 
-def _is_usual_disk(path: str) -> bool:
+def is_usual_disk(fd: int) -> bool:
+    """Whether a descriptor's file system is one of the usual ones, which one machine mounts at a time."""
+    return _native.fstatfs(fd) in _USUAL_DISKS
+
+
+def _is_on_usual_disk(path: str) -> bool:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return _native.fstatfs(fd) in _USUAL_DISKS
+        return is_usual_disk(fd)
     finally:
         os.close(fd)
 
@@ -136,7 +141,7 @@ def log() -> str:
     for directory in (*_in_home("XDG_STATE_HOME", ".local", "state"), *_runtime_candidates()):
         path = os.path.join(directory, _LOG)
         if os.path.lexists(directory):
-            usable = _is_private(directory) and os.access(
+            usable = is_private(directory) and os.access(
                 path if os.path.lexists(path) else directory, os.W_OK
             )
         else:
@@ -156,7 +161,7 @@ def private(path: str) -> str:
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
-        if not _is_private(path):
+        if not is_private(path):
             raise PlaceUnsafe(path) from None
     return path
 
@@ -198,7 +203,7 @@ def _is_writable(path: str) -> bool:
     return os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
 
 
-def _is_private(path: str) -> bool:
+def is_private(path: str) -> bool:
     """Whether a path is a directory, not a symlink, that belongs to this user and that others cannot write to."""
     st = os.lstat(path)
     return stat.S_ISDIR(st.st_mode) and st.st_uid == os.geteuid() and not st.st_mode & _OF_OTHERS

@@ -11,7 +11,7 @@ from overlaykit.errors import Error
 from overlaykit.fuse.cleanup import lock_directory, remove_registry_if_empty
 from overlaykit.record import Record
 from overlaykit.scope import suppress
-from overlaykit.views import entry, places
+from overlaykit.views import entry, places, scratch
 from overlaykit.views.entry import About, Entry
 
 TYPE_CHECKING = False
@@ -154,10 +154,11 @@ class Registry:
         return None
 
     def remove_ended(self) -> None:
-        """Remove the entries of views that were killed."""
+        """Remove the entries of views that were killed, and what was written in views whose entry was lost."""
         for path in self._paths():
             if not entry.is_locked(path):
                 entry.remove_unlocked(path)
+        scratch.remove_lost(self._root)
 
     def remove_if_empty(self) -> None:
         """Remove the registry's directory if nothing is running, and the empty directories of scratch."""

@@ -18,10 +18,10 @@ def serve(
 ) -> None:
     """Mount what `spec` says, and return once the mount answers.
 
-    The daemon keeps the lock of the entry and the descriptors `keep`. Raises: Error, OSError.
+    The daemon keeps the locks of the entry and the descriptors `keep`. Raises: Error, OSError.
     """
     with entry.listen() as listener:
         try:
-            process.serve(spec, listener, keep=[entry.lock, *keep])
+            process.serve(spec, listener, keep=[*entry.locks, *keep])
         except daemon.UpperLocked as held:
             raise upper_taken(spec.upper or "", held.pid) from held
