@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final, NoReturn
 
+_TOO_MANY_FILES: Final = (errno.EMFILE, errno.ETOOMANYREFS)
+"""Open files, and those on their way to another process (unix(7))."""
+
 # As shells do.
 _INTERRUPTED: Final = 128 + 2  # SIGINT
 _READER_GONE: Final = 128 + 13  # SIGPIPE
@@ -57,9 +60,10 @@ def status_of(body: Callable[[], int]) -> int:
         output.discard_stdout()
         return _fail(str(error), error.exit_code)
     except Error as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(_too_many_files(error) or str(error), error.exit_code)
     except OSError as error:
-        return _fail(_deleted_directory(error) or _describe(error), Error.exit_code)
+        message = _too_many_files(error) or _deleted_directory(error) or _describe(error)
+        return _fail(message, Error.exit_code)
     except KeyboardInterrupt:
         return _INTERRUPTED
     return status
@@ -79,6 +83,19 @@ def _deleted_directory(error: OSError) -> str | None:
             current_directory()
         except WorkingDirectoryDeleted as deleted:
             return str(deleted)
+    return None
+
+
+def _too_many_files(error: BaseException) -> str | None:
+    """The message where the limit of open files is the cause, also of an error that names another way out."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _TOO_MANY_FILES:
+            limit = os.sysconf("SC_OPEN_MAX")
+            return (
+                f"{_describe(cause)}: raise the limit of {limit} open files with 'ulimit -n 1024'"
+            )
+        cause = cause.__context__
     return None
 
 

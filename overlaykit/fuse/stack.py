@@ -143,8 +143,7 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
             raise UpperUnfit(spec.upper, error.strerror, error.remedy) from error
         except OSError as error:
             if error.errno == errno.EMFILE:
-                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-                raise TooFewDescriptors(limit) from error
+                raise _too_few_descriptors() from error
             if error.errno == errno.ENOTEMPTY:
                 raise PermissionsElsewhere(spec.upper) from error
             if error.errno == errno.EXDEV:
@@ -154,6 +153,17 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
             raise UpperUnusable(spec.upper, error.strerror) from error
         undo.pop_all()
         return filesystem
+
+
+def _too_few_descriptors() -> TooFewDescriptors:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return TooFewDescriptors(limit)
+
+
+def _layer_refused(path: str, error: OSError) -> Error:
+    if error.errno == errno.EMFILE:
+        return _too_few_descriptors()
+    return LayerUnusable(path, error.strerror)
 
 
 _OVERRIDES: Final = (None, overrides.SECURITY, overrides.CONTAINERS)
@@ -187,7 +197,7 @@ def _open_lower(
     try:
         given = directories.open(layer.path)
     except OSError as error:
-        raise LayerUnusable(layer.path, error.strerror) from error
+        raise _layer_refused(layer.path, error) from error
     try:
         for other in writable:
             if mounts.contains(other.fd, given):
@@ -212,7 +222,7 @@ def _open_lower(
             os.dup(given), layer.path, mounted_in=mounts.below(given), idmapped=idmapped
         )
     except OSError as error:
-        raise LayerUnusable(layer.path, error.strerror) from error
+        raise _layer_refused(layer.path, error) from error
     finally:
         os.close(given)
 
@@ -298,6 +308,8 @@ def _open_writable(directories: Directories, path: str, mounts: MountTable) -> O
     try:
         fd = directories.open(path)
     except OSError as error:
+        if error.errno == errno.EMFILE:
+            raise _too_few_descriptors() from error
         raise UpperUnusable(path, error.strerror) from error
     own = f"/proc/self/fd/{fd}"
     if not os.access(own, os.W_OK | os.X_OK):

@@ -360,6 +360,8 @@ def _is_empty_below(path: str) -> bool:
 def _explain_failure(failed: Failed, layers: Sequence[Layer], upper: Upper | None) -> NoReturn:
     """Raise the error for what the child reports."""
     reason = os.strerror(failed.number)
+    if failed.number == errno.EMFILE:
+        raise OSError(failed.number, reason, failed.subject or None)
     shown = upper.path if upper is not None else ""
     match failed.reason:
         case "namespaces":

@@ -10,10 +10,12 @@ import resource
 import subprocess
 from collections.abc import Iterator
 
+import pytest
+
 from overlaykit import privilege
 
 from ..posix.refusals import refused
-from ..views.fixtures import only_as
+from ..views.fixtures import only_as, with_both_drivers
 from ..views.user import TestUser, command
 
 LARGE = b"x" * (1 << 20)
@@ -182,3 +184,18 @@ def test_a_limit_too_low_for_a_mount_is_reported(user: TestUser) -> None:
         " raise it with 'ulimit -n 1024'\n"
     )
     assert os.listdir(target) == []
+
+
+@with_both_drivers
+@pytest.mark.parametrize("limit", [8, 12, 16, 20, 24, 28])
+def test_too_low_a_limit_of_open_files_names_the_way_out(user: TestUser, limit: int) -> None:
+    before = user.leftovers()
+    shell = ("sh", "-c", f'ulimit -n {limit} && exec "$@"', "sh", command())
+    view = ("run", "-l", user.small_system(), "-v", "/usr:/usr:ro", "--", "true")
+    done = subprocess.run([*shell, *view], capture_output=True, text=True, check=False)
+    assert done.returncode == 125
+    assert done.stderr.startswith("overlaykit: ")
+    assert done.stderr.count("\n") == 1
+    assert f"{limit} open files" in done.stderr
+    assert "'ulimit -n 1024'" in done.stderr
+    assert user.leftovers() == before
