@@ -27,12 +27,15 @@ from overlaykit.fuse.daemon_start import report_refusal
 from overlaykit.fuse.image import Image
 from overlaykit.fuse.server_client import (
     GO,
+    LOADING,
+    MOST_WAITING,
     READY,
     REFUSED,
     SOCKET,
     START,
     STATUS,
     STOP,
+    encoding,
     identity,
 )
 
@@ -45,25 +48,37 @@ log: Final = logging.getLogger(__name__)
 
 _SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SIGNALFD_INFO_BYTES: Final = 128
-_MOST_WAITING: Final = 256
-"""Connections without a request."""
-
 _STALE: Final = 75
 """The exit status of a child that found a file changed."""
 
 _LESSER: Final = 76
 """The exit status of a child that may not have a client's higher limits: a server of this client's can serve both."""
 
-_FIXED_VARIABLES: Final = (b"PYTHON", b"LD_", b"GLIBC_", b"MALLOC_", b"OVERLAYKIT_")
+_FIXED_VARIABLES: Final = (b"PYTHON", b"LD_", b"GLIBC_", b"MALLOC_", b"OVERLAYKIT_FAULT")
 """Variables that act when an interpreter or a module is loaded: they cannot be taken over."""
 
-_OF_LAUNCHERS: Final = (b"OVERLAYKIT_SERVER", b"OVERLAYKIT_DRIVER", b"OVERLAYKIT_DEBUG")
-"""Exceptions, which a daemon reads late or never."""
+_HARMLESS_VARIABLES: Final = frozenset(
+    {
+        b"PYTHONASYNCIODEBUG",  # not used
+        b"PYTHONBREAKPOINT",
+        b"PYTHONDONTWRITEBYTECODE",  # all is loaded
+        b"PYTHONHASHSEED",  # the order in a set, on which nothing depends
+        b"PYTHONNODEBUGRANGES",  # the form of a traceback
+        b"PYTHONPYCACHEPREFIX",
+        b"PYTHONSTARTUP",  # of the interactive interpreter
+        b"PYTHONUNBUFFERED",  # a daemon prints nothing
+        b"PYTHON_BASIC_REPL",
+        b"PYTHON_COLORS",
+        b"PYTHON_HISTORY",
+    }
+)
+"""Exceptions, which change nothing in what a daemon does (python(1))."""
 
 
 class Server:
     """A server that listens in its directory.
 
+    `listener`: its socket, on which requests may wait already.
     `prepare`: what the daemon does first, by the kind of namespaces that a client asks for.
     `idle_seconds`: how long it stays without daemons and requests.
     """
@@ -71,6 +86,7 @@ class Server:
     def __init__(
         self,
         directory: int,
+        listener: socket.socket,
         code: Code,
         prepare: Mapping[str, Callable[[], None]],
         idle_seconds: float,
@@ -80,6 +96,7 @@ class Server:
         self._prepare = prepare
         self._idle_seconds = idle_seconds
         self._identity = identity()
+        self._encoding = encoding()
         self._variables = _fixed(os.environb)
         self._traits = server_peer.Traits("self")
         self._waiting: dict[int, socket.socket] = {}
@@ -93,13 +110,12 @@ class Server:
         self._signals = _native.signalfd(sum(1 << (number - 1) for number in _SIGNALS))
         self._poll = select.poll()
         self._poll.register(self._signals, select.POLLIN)
-        self._listener: socket.socket | None = self._listen()
+        self._listener: socket.socket | None = self._listen(listener)
         self._neighbour = -1
         self._watch_neighbour()
 
-    def run(self, first: socket.socket) -> None:
-        """Answer requests until it is time to end. `first`: the connection of the client that started the server."""
-        self._await_request(first)
+    def run(self) -> None:
+        """Answer requests until it is time to end."""
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -150,20 +166,16 @@ class Server:
         else:
             self._idle_seconds = 0
 
-    def _listen(self) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def _listen(self, listener: socket.socket) -> socket.socket:
         listener.setblocking(False)
-        path = f"/proc/self/fd/{self._directory}/{SOCKET}"
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-        listener.bind(path)
-        os.chmod(path, 0o600)
-        listener.listen(_MOST_WAITING)
+        listener.listen(MOST_WAITING)  # SO_PEERCRED names this process from now on (unix(7))
+        path = f"/proc/self/fd/{self._directory}"
+        os.rename(f"{path}/{LOADING}", f"{path}/{SOCKET}")
         self._poll.register(listener, select.POLLIN)
         return listener
 
     def _await_request(self, connection: socket.socket) -> None:
-        if len(self._waiting) >= _MOST_WAITING:
+        if len(self._waiting) >= MOST_WAITING:
             connection.close()
             return
         connection.setblocking(False)
@@ -211,7 +223,7 @@ class Server:
     def _start(
         self, connection: socket.socket, client: server_peer.Peer, fields: list[bytes]
     ) -> None:
-        kind, identity, *variables = fields
+        kind, identity, encoded_as, *variables = fields
         try:
             client.require_equal(self._traits)
         except (OSError, server_peer.Unequal) as error:
@@ -223,7 +235,7 @@ class Server:
             return
         environment = dict(_split(variable) for variable in variables)
         prepare = self._prepare[kind.decode()]
-        if _fixed(environment) != self._variables:
+        if encoded_as != self._encoding or _fixed(environment) != self._variables:
             _refuse(connection, "environment")
             return
         self._served += 1
@@ -359,5 +371,5 @@ def _fixed(environment: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     return {
         name: value
         for name, value in environment.items()
-        if name.startswith(_FIXED_VARIABLES) and name not in _OF_LAUNCHERS
+        if name.startswith(_FIXED_VARIABLES) and name not in _HARMLESS_VARIABLES
     }

@@ -2,7 +2,7 @@
 
 A connection carries one request. Messages are fields, separated by NUL:
 
-    client -> server   START, the kind of namespaces, the identity, the variables of the environment
+    client -> server   START, the kind of namespaces, the identity, the encoding, the variables of the environment
     server -> client   READY and the pid, with the pidfd; or REFUSED and the reason
     client -> daemon   GO, with the channel and the standard error
 
@@ -38,12 +38,18 @@ GO: Final = b"go"
 SOCKET: Final = "socket"
 """The name of the socket in the server's directory."""
 
+LOADING: Final = "loading"
+"""Its name until the server has loaded: its starter listens, so that requests wait."""
+
+MOST_WAITING: Final = 256
+"""Connections that wait for the server to accept them, and those without a request."""
+
 ANSWERS_WITHIN_SECONDS: Final = 0.5
 """A running server answers in milliseconds. One that is stopped never does: a client waits for it about as long as a
 cold start takes on a busy machine, so that it takes twice the time at worst."""
 
 LOADS_WITHIN_SECONDS: Final = 10.0
-"""The limit for a server that was just started. The wait ends at once if it dies."""
+"""The limit for a server that still loads. The wait ends at once if it dies."""
 
 _STANDARD_ERROR: Final = 2
 _OTHERS_MAY_WRITE: Final = 0o022
@@ -59,6 +65,11 @@ def identity() -> bytes:
     return "\n".join(
         (overlaykit.__version__, sys.executable, *map(os.path.abspath, overlaykit.__path__))
     ).encode("utf-8", "surrogateescape")
+
+
+def encoding() -> bytes:
+    """The encoding of paths, which an interpreter takes from its locale at its start."""
+    return sys.getfilesystemencoding().encode()
 
 
 class Refused(Exception):
@@ -104,8 +115,11 @@ class Starting:
         self._connection.close()
 
 
-def connect(directory: str) -> socket.socket | None:
-    """Connect to the server of a directory; None if there is none, or if it may be another user's."""
+def connect(directory: str, name: str = SOCKET) -> socket.socket | None:
+    """Connect to the server of a directory; None if there is none, or if it may be another user's.
+
+    `name`: that of its socket.
+    """
     try:
         found = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -119,7 +133,7 @@ def connect(directory: str) -> socket.socket | None:
             connection = channel.above_standard(connection)
             # A server that is stopped may have a full backlog: do not wait for room in it.
             connection.setblocking(False)
-            connection.connect(f"/proc/self/fd/{found}/{SOCKET}")
+            connection.connect(f"/proc/self/fd/{found}/{name}")
             if _is_own(connection):
                 return connection
         except OSError:
@@ -133,7 +147,7 @@ def connect(directory: str) -> socket.socket | None:
 def start(connection: socket.socket, kind: str, seconds: float) -> Starting | None:
     """Ask for a daemon in the namespaces `kind`. None if the server is gone."""
     variables = (name + b"=" + value for name, value in os.environb.items())
-    message = b"\0".join((START, kind.encode(), identity(), *variables))
+    message = b"\0".join((START, kind.encode(), identity(), encoding(), *variables))
     try:
         channel.send(connection, message)
     except OSError:  # or the environment is too long

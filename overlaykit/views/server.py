@@ -9,7 +9,7 @@ import errno
 import fcntl
 import os
 
-from overlaykit import signals
+from overlaykit import signals, sockets
 from overlaykit.errors import Error
 from overlaykit.fuse import channel, server_client
 from overlaykit.fuse.cleanup import SERVER, lock_directory
@@ -20,7 +20,6 @@ from overlaykit.views import places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from typing import Final, NoReturn
 
 VARIABLE: Final = "OVERLAYKIT_SERVER"
@@ -73,9 +72,14 @@ def warm_daemon(kind: str) -> server_client.Starting | None:
         connection = server_client.connect(directory)
         if connection is not None:
             return server_client.start(connection, kind, server_client.ANSWERS_WITHIN_SECONDS)
-        connection = _start(directory, seconds)
-        if connection is not None:
-            return server_client.start(connection, kind, server_client.LOADS_WITHIN_SECONDS)
+        _start(directory, seconds)
+        for name, within in (
+            (server_client.LOADING, server_client.LOADS_WITHIN_SECONDS),
+            (server_client.SOCKET, server_client.ANSWERS_WITHIN_SECONDS),
+        ):
+            connection = server_client.connect(directory, name)
+            if connection is not None:
+                return server_client.start(connection, kind, within)
     return None
 
 
@@ -151,28 +155,51 @@ def _memory(pid: int) -> int:
     return 0
 
 
-def _start(directory: str, seconds: float) -> socket.socket | None:
-    """Start a server.
-
-    Returns: its first connection; None if another process starts one, or if it would not serve this process.
-    """
+def _start(directory: str, seconds: float) -> None:
+    """Start a server, unless another process does, or it would not serve this process. Raises: OSError."""
     if not _may_be_served():
-        return None
-    lock = _lock(directory)
-    if lock < 0:
-        return None
-    ours, theirs = channel.pair()
+        return
+    # Of several first views, one starts the server, and the others find its socket.
+    registry = lock_directory(places.private(os.path.dirname(directory)), fcntl.LOCK_EX)
+    if registry < 0:
+        return
+    try:
+        lock = _lock(directory)
+        if lock < 0:
+            return
+        listener = _listen(lock)
+    finally:
+        os.close(registry)
     try:
         with signals.all_blocked():
             child = os.fork()
             if child == 0:
-                _become_server(lock, theirs, seconds)
+                _become_server(lock, listener, seconds)
             with suppress(ChildProcessError):  # this program reaps every child
                 os.waitpid(child, 0)
     finally:
-        theirs.close()
+        listener.close()
         os.close(lock)
-    return ours
+
+
+def _listen(lock: int) -> sockets.socket:
+    """The socket of a server that still loads. Raises: OSError; then the lock is closed."""
+    listener = sockets.socket(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
+    try:
+        listener = channel.above_standard(listener)
+        at = f"/proc/self/fd/{lock}"
+        for name in (server_client.LOADING, server_client.SOCKET):
+            with suppress(FileNotFoundError):
+                os.unlink(f"{at}/{name}")
+        path = f"{at}/{server_client.LOADING}"
+        listener.bind(path)
+        os.chmod(path, 0o600)
+        listener.listen(server_client.MOST_WAITING)
+    except OSError:
+        listener.close()
+        os.close(lock)
+        raise
+    return listener
 
 
 def _may_be_served() -> bool:
@@ -184,14 +211,13 @@ def _may_be_served() -> bool:
 
 def _lock(directory: str) -> int:
     """Lock the directory of the server; -1 if another process has the lock."""
-    places.private(os.path.dirname(directory))
     try:
         os.mkdir(directory, 0o700)
     except OSError as error:
         if error.errno != errno.EEXIST:
             raise
     lock = lock_directory(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    # Another process may have removed it meanwhile, as the entry of a view that has ended.
+    # Another process may have removed it, as the entry of a view that has ended.
     if lock >= 0 and not _is_open_at(lock, directory):
         os.close(lock)
         return -1
@@ -204,8 +230,8 @@ def _is_open_at(descriptor: int, path: str) -> bool:
     return False
 
 
-def _become_server(lock: int, first: socket.socket, seconds: float) -> NoReturn:
-    """The child's side: a grandchild becomes the server, so that nobody has to reap it."""
+def _become_server(lock: int, listener: sockets.socket, seconds: float) -> NoReturn:
+    """The child's side: a grandchild becomes the server, which this process need not reap."""
     try:
         os.setsid()
         if os.fork() == 0:
@@ -214,6 +240,6 @@ def _become_server(lock: int, first: socket.socket, seconds: float) -> NoReturn:
                 os.dup2(null, standard)
             os.chdir("/")
             os.environ[VARIABLE] = str(seconds)
-            execute("overlaykit.views.server_main", lock, first.fileno())
+            execute("overlaykit.views.server_main", lock, listener.fileno())
     finally:
         os._exit(0)

@@ -1,4 +1,4 @@
-"""The program of the fork server: `python -m overlaykit.views.server_main LOCK SOCKET`, two descriptors."""
+"""The program of the fork server: `python -m overlaykit.views.server_main LOCK LISTENER`, two descriptors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REHEARSALS = 10
 
 
 def main() -> None:
-    """Load everything, and serve. LOCK is the directory of the socket, SOCKET the first client's connection."""
+    """Load everything, and serve. LOCK is the directory of the socket, LISTENER the socket."""
     code = Code()
     from overlaykit.fuse import daemon_process
 
@@ -32,13 +32,13 @@ def main() -> None:
     }
     _rehearse()
     code.complete()
-    lock, first = map(int, sys.argv[1:])
+    lock, listener = map(int, sys.argv[1:])
     os.umask(0o077)
     _reset_dispositions()
     registry = os.path.dirname(os.readlink(f"/proc/self/fd/{lock}"))
     try:
-        serving = server.Server(lock, code, prepare, idle_seconds() or 0)
-        serving.run(socket.socket(fileno=first))
+        given = socket.socket(fileno=listener)
+        server.Server(lock, given, code, prepare, idle_seconds() or 0).run()
     except Exception:
         daemon_log.configure(places.log())
         server.log.exception("the fork server failed")

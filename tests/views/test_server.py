@@ -148,6 +148,58 @@ def test_two_first_views_at_once_are_both_served(user: TestUser) -> None:
         assert servers == [running().pid]
 
 
+def start_while_the_server_loads(user: TestUser) -> tuple[list[subprocess.Popen[str]], int]:
+    """Six first views, which all wait for the server. Returns: them, and the server, which is stopped."""
+    views = [user.start(*RUN, stderr=subprocess.PIPE)]
+    while (loading := user.server()) is None:
+        assert views[0].poll() is None
+    os.kill(loading, signal.SIGSTOP)
+    assert not os.path.exists(os.path.join(directory(), server_client.SOCKET))
+    views += [user.start(*RUN, stderr=subprocess.PIPE) for _ in range(5)]
+    # They register themselves after they have asked for a daemon.
+    while len(os.listdir(user.runtime)) < 1 + len(views):
+        assert all(one.poll() is None for one in views)
+    return views, loading
+
+
+def all_get_through(views: list[subprocess.Popen[str]]) -> None:
+    for one in views:
+        _, errors = one.communicate()
+        assert (one.returncode, errors) == (0, "")
+
+
+def test_several_first_views_start_one_server_and_are_served_by_it(user: TestUser) -> None:
+    with switched_on():
+        views, loading = start_while_the_server_loads(user)
+        os.kill(loading, signal.SIGCONT)
+        all_get_through(views)
+        assert (running().pid, running().served) == (loading, 6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_several_first_views_start_though_the_server_dies_while_it_loads(
+    user: TestUser, number: int
+) -> None:
+    with switched_on():
+        views, loading = start_while_the_server_loads(user)
+        os.kill(loading, number)
+        os.kill(loading, signal.SIGCONT)
+        all_get_through(views)
+        user.wait_for_descendants()
+        user.succeeds(*RUN)
+        assert running().served == 1
+
+
+def test_several_first_views_start_though_the_server_does_not_go_on(user: TestUser) -> None:
+    with switched_on():
+        views, loading = start_while_the_server_loads(user)
+        all_get_through(views)
+        os.kill(loading, signal.SIGCONT)
+        while server.status() is None:
+            assert user.server() == loading
+        assert running().served == 0
+
+
 def test_a_daemon_has_the_limits_and_priorities_of_its_caller(user: TestUser) -> None:
     with switched_on():
         user.succeeds(*RUN)
@@ -391,7 +443,17 @@ def test_a_server_of_another_version_is_replaced(
 
 
 @pytest.mark.parametrize(
-    "variable", ["PYTHONMALLOC=malloc", "LD_LIBRARY_PATH=/", "GLIBC_TUNABLES="]
+    "variable",
+    [
+        "PYTHONMALLOC=malloc",
+        "PYTHONPATH=/nothing",
+        "PYTHONOPTIMIZE=1",
+        "PYTHONUTF8=1",
+        "LD_LIBRARY_PATH=/",
+        "GLIBC_TUNABLES=",
+        "MALLOC_ARENA_MAX=1",
+        "OVERLAYKIT_FAULT=copyup.data:1000000",
+    ],
 )
 def test_variables_that_act_on_loading_start_a_daemon_without_the_server(
     user: TestUser, variable: str
@@ -401,6 +463,39 @@ def test_variables_that_act_on_loading_start_a_daemon_without_the_server(
         user.succeeds(*RUN)
         with view(user, "odd", env={**os.environ, name: value}) as daemon:
             assert parent_of(daemon) != running().pid
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "PYTHONDONTWRITEBYTECODE=1",
+        "PYTHONHASHSEED=7",
+        "PYTHONUNBUFFERED=1",
+        "PYTHONSTARTUP=/nothing",
+        "OVERLAYKIT_OF_A_USER=1",
+        "LC_ALL=C",
+        "TZ=UTC",
+    ],
+)
+def test_variables_that_change_nothing_in_a_daemon_do_not_keep_it_from_the_server(
+    user: TestUser, variable: str
+) -> None:
+    name, _, value = variable.partition("=")
+    with switched_on():
+        user.succeeds(*RUN)
+        with view(user, "odd", env={**os.environ, name: value}) as daemon:
+            assert parent_of(daemon) == running().pid
+        assert running().served == 2
+
+
+def test_a_client_that_encodes_paths_otherwise_is_refused(user: TestUser) -> None:
+    """Its daemon would remove other paths than those it was told."""
+    with switched_on():
+        user.succeeds(*RUN)
+        with connected() as connection:
+            given = (b"start", b"user", server_client.identity(), b"iso8859-1")
+            connection.send(b"\0".join(given))
+            assert connection.recv(1000) == b"refused\0environment"
 
 
 def test_requests_that_are_no_requests_do_not_end_the_server(user: TestUser) -> None:
@@ -422,7 +517,7 @@ def test_requests_that_are_no_requests_do_not_end_the_server(user: TestUser) -> 
             user.succeeds(*RUN)
         identity = server_client.identity()
         with connected() as connection:
-            connection.send(b"start\0nothing\0" + identity)
+            connection.send(b"start\0nothing\0" + identity + b"\0" + server_client.encoding())
             assert connection.recv(1000) == b""
         after = running()
         assert (after.pid, after.served) == (before.pid, before.served + 1)
