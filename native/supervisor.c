@@ -497,22 +497,40 @@ discard_signals(void)
         continue;
 }
 
-/* Wait until the daemon says that all that was written is in the upper, or a signal ends the
- * wait. */
+/* Wait until a descriptor is readable, or a signal ends the wait. */
+static void
+await_readable(int descriptor)
+{
+    monitor.awaiting = true;
+    monitor.resumed = false;
+    bool watched = watch(descriptor, &on_resume, EPOLLONESHOT) == 0;
+    if (!watched)
+        (void)fail(DAEMON, "");
+    while (watched && !monitor.resumed && !monitor.interrupt && !monitor.parent_ended)
+        handle_events(-1);
+}
+
+/* Wait until the daemon says that all that was written is in the upper. */
 static void
 await_daemon(int channel)
 {
     char byte;
     discard_signals();
-    monitor.awaiting = true;
-    monitor.resumed = false;
-    bool watched = watch(channel, &on_resume, EPOLLONESHOT) == 0;
-    if (!watched)
-        (void)fail(DAEMON, "");
-    while (watched && !monitor.resumed && !monitor.interrupt && !monitor.parent_ended)
-        handle_events(-1);
+    await_readable(channel);
     if (monitor.resumed && read(channel, &byte, 1) != 1)
         (void)fail_with(DAEMON, 0, "");
+}
+
+/* The end of PID 1 kills its namespace (pid_namespaces(7)): wait until the daemon has removed the
+ * entry and the changes, and has ended. */
+static void
+await_daemons_end(void)
+{
+    struct cursor cursor = plan.sections[SECTION_PLAN];
+    struct record record;
+    while (plan_next(&cursor, &record))
+        if (record.step == STEP_ABORT_ON)
+            await_readable(slot_descriptor(&plan, &record.arguments[0]));
 }
 
 static void
@@ -530,6 +548,8 @@ carry_out_end(void)
         else if (record.step == STEP_REMOVE_IF_EMPTY)
             (void)unlinkat(descriptor, argument[1].bytes, AT_REMOVEDIR);
     }
+    if (getpid() == 1 && plan_find(&plan, SECTION_END, STEP_AWAIT, &record))
+        await_daemons_end();
 }
 
 /* Execute the program that reports the failure. */

@@ -268,5 +268,25 @@ def test_a_view_runs_with_the_procfs_of_another_pid_namespace(user: TestUser) ->
     unshare = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
     run = (command(), "run", "echo", "there")
     assert user.program([*unshare, "--pid", "--fork", *run]) == "there\n"
-    # The daemon, which cleans up, may have been killed with its PID namespace: the next view cleans up.
-    user.program([*unshare, *run])
+
+
+@in_all_variants
+def test_nothing_is_left_of_a_view_that_is_all_of_a_container(user: TestUser) -> None:
+    """The launcher is PID 1 there: its end would kill the daemon, which removes the entry and the changes."""
+    before = user.leftovers()
+    container = (
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--pid",
+        "--fork",
+        "--mount",
+        "--mount-proc",
+    )
+    view = (command(), "run", "-l", user.small_system(), "-v", "/usr:/usr:ro", "--")
+    written = "mkdir /many && cd /many && seq 300 | xargs touch"
+    user.program([*container, *view, "sh", "-c", written])
+    assert user.leftovers() == before
+    done = subprocess.run([*container, *view, "sh", "-c", "exit 7"], check=False)
+    assert done.returncode == 7
+    assert user.leftovers() == before
