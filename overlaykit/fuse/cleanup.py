@@ -33,19 +33,30 @@ def remove(cleanup: Cleanup) -> None:
 def remove_registry_if_empty(registry: str, *places: str) -> None:
     """Remove the registry's directory if it is empty, and, if it has no entry, those of `places` that are empty.
 
-    Both stay while another process has the registry locked, to make an entry.
+    Both stay while another process has the registry locked: to make an entry, or to remove the registry itself.
     """
-    lock = lock_directory(registry, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    if lock < 0:
-        return
-    try:
-        with suppress(FileNotFoundError):  # another process has removed it
-            if os.listdir(lock) in ([], [SERVER]):
+    while True:
+        lock = lock_directory(registry, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if lock < 0:
+            return
+        try:
+            if _is_empty(registry):
                 for path in (registry, *places):
                     with suppress(OSError):
                         os.rmdir(path)
-    finally:
-        os.close(lock)
+                return
+        finally:
+            os.close(lock)
+        # The last entry may have gone since: its process found the registry locked, and left the rest to this one.
+        if not _is_empty(registry):
+            return
+
+
+def _is_empty(registry: str) -> bool:
+    """Whether the registry is there and has no entry."""
+    with suppress(FileNotFoundError):
+        return os.listdir(registry) in ([], [SERVER])
+    return False
 
 
 def lock_directory(path: str, operation: int) -> int:

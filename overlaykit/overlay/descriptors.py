@@ -24,11 +24,8 @@ class Cached(Protocol):
 
     recent: bool
 
-    def evict(self) -> bool:
-        """Close the descriptor.
-
-        Returns: False if it must stay open.
-        """
+    def give_up(self) -> int:
+        """Forget the descriptor. Returns: it, which the caller closes; -1 if it must stay open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +72,21 @@ class Descriptors:
         del self._queue[one]
 
     def close(self) -> None:
-        """Close all descriptors that may be closed; their objects can still reopen them."""
-        while self._queue:
-            self._queue.popitem(last=False)[0].evict()
+        """Close all descriptors that may be closed; their objects can still reopen them.
+
+        A system call closes all whose numbers follow one another (close_range(2)): thousands of directories may be open
+        at the end of a mount, for which its user waits.
+        """
+        given = sorted(fd for one in self._queue if (fd := one.give_up()) >= 0)
+        self._queue.clear()
+        first = last = -2
+        for fd in (*given, -1):
+            if fd == last + 1:
+                last = fd
+                continue
+            if first >= 0:
+                os.closerange(first, last + 1)
+            first = last = fd
 
     def trim(self) -> None:
         """Close descriptors down to `limit`, the least recently used first, and none that must stay open."""
@@ -88,7 +97,8 @@ class Descriptors:
             one, _ = queue.popitem(last=False)
             if one.recent:
                 one.recent = False
-            elif one.evict():
+            elif (fd := one.give_up()) >= 0:
+                os.close(fd)
                 if len(queue) <= self.limit:
                     return
                 continue

@@ -251,17 +251,16 @@ class LayerDir:
         """The path of `name` in this directory, from the layer's root."""
         return b"/".join([*self.components(), name])
 
-    def evict(self) -> bool:
-        os.close(self._fd)
-        self._fd = -1
-        return True
+    def give_up(self) -> int:
+        fd, self._fd = self._fd, -1
+        return fd
 
     def close(self) -> None:
         """Close the descriptor for good: the directory is removed, or no node has it any more."""
         if self._fd >= 0:
             if self.parent is not None:
                 self.layer.descriptors.discard(self)
-            self.evict()
+            os.close(self.give_up())
 
     def orphan(self) -> LayerDir:
         """The same directory as one that outlives its name: its descriptor stays open until `close`."""

@@ -91,12 +91,11 @@ class OpenFile:
         """Whether the descriptor is closed."""
         return self._fd < 0
 
-    def evict(self) -> bool:
+    def give_up(self) -> int:
         if self.users or not self._files.may_reopen(self, self._fd):
-            return False
+            return -1
         fd, self._fd = self._fd, -1
-        os.close(fd)
-        return True
+        return fd
 
     def close(self) -> None:
         """Close the descriptor for good. Raises OSError: a disk may report only now that a write failed."""
