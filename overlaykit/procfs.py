@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+def read(path: str) -> bytes:
+    """All of a file of procfs, in as many pieces as the kernel gives (proc(5))."""
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()
+
+
 def children(process: int) -> list[int]:
     """The children of a process, zombies included."""
     return _children_by_parent().get(process, [])
@@ -36,11 +42,8 @@ def _children_by_parent() -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     for name in filter(str.isdecimal, os.listdir("/proc")):
         # A process may have ended.
-        with (
-            suppress(FileNotFoundError, ProcessLookupError),
-            open(f"/proc/{name}/stat", "rb", buffering=0) as stat,
-        ):
+        with suppress(FileNotFoundError, ProcessLookupError):
             # The name of the program, in parentheses, may hold any character.
-            parent = stat.readall().rpartition(b")")[2].split()[1]
+            parent = read(f"/proc/{name}/stat").rpartition(b")")[2].split()[1]
             found.setdefault(int(parent), []).append(int(name))
     return found

@@ -54,24 +54,12 @@ if TYPE_CHECKING:
     )
 else:
     import _socket
-    from _socket import (
-        AF_INET,
-        AF_INET6,
-        AF_UNIX,
-        IPPROTO_IPV6,
-        IPV6_V6ONLY,
-        MSG_DONTWAIT,
-        SO_PEERCRED,
-        SO_REUSEADDR,
-        SOCK_DGRAM,
-        SOCK_SEQPACKET,
-        SOCK_STREAM,
-        SOL_SOCKET,
-        SOMAXCONN,
-        inet_pton,
-    )
 
     _FD_BYTES = 4
+
+    def __getattr__(name):
+        """A constant or a function that is that of `_socket`."""
+        return getattr(_socket, name)
 
     class socket(_socket.socket):  # noqa: N801
         """A socket, closed at the end of a block."""

@@ -171,7 +171,7 @@ def ask(connection: socket.socket, verb: bytes) -> list[bytes]:
 
 
 def _receive(connection: socket.socket, deadline: float) -> tuple[bytes, list[int]]:
-    """Receive a message before the deadline. Held signals arrive meanwhile, and their handlers may raise."""
+    """Receive a message before the deadline. Held signals arrive during the wait; their handlers may raise."""
     with signals.pending_readable() as signalled:
         poll = select.poll()
         poll.register(connection.fileno(), select.POLLIN)

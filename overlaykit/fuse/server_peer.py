@@ -12,7 +12,7 @@ import select
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native, mountinfo
+from overlaykit import _native, mountinfo, procfs
 from overlaykit.fuse.server_client import peer
 
 if TYPE_CHECKING:
@@ -108,12 +108,12 @@ class Traits:
         }
         root = _native.statx(_native.AT_FDCWD, f"{at}/root", 0, _native.STATX_MNT_ID)
         self.root = (root.dev, root.ino, root.mnt_id)
-        status = dict(line.split(b":", 1) for line in _read(f"{at}/status").splitlines())
+        status = dict(line.split(b":", 1) for line in procfs.read(f"{at}/status").splitlines())
         self.credentials = {name: status[name] for name in _EQUAL}
         self.is_confined = any(status.get(name, b"\t0") != b"\t0" for name in _CONFINING)
-        self.personality = _read(f"{at}/personality")
+        self.personality = procfs.read(f"{at}/personality")
         try:
-            self.label = _read(f"{at}/attr/current")
+            self.label = procfs.read(f"{at}/attr/current")
         except OSError:  # there is no security module with labels
             self.label = b""
 
@@ -138,8 +138,8 @@ def adopt(client: Peer) -> None:
     policy = os.sched_getscheduler(pid)
     if policy != os.sched_getscheduler(0):
         os.sched_setscheduler(0, policy, os.sched_getparam(pid))
-    score = _read(f"/proc/{pid}/oom_score_adj")
-    if score != _read("/proc/self/oom_score_adj"):
+    score = procfs.read(f"/proc/{pid}/oom_score_adj")
+    if score != procfs.read("/proc/self/oom_score_adj"):
         _write("/proc/self/oom_score_adj", score)
 
 
@@ -158,7 +158,7 @@ def neighbour(besides: set[int]) -> int:
 
 def _join_cgroups(pid: int) -> None:
     """Join the control groups of a process in all hierarchies (cgroups(7))."""
-    theirs, own = (_read(f"/proc/{process}/cgroup") for process in (pid, "self"))
+    theirs, own = (procfs.read(f"/proc/{process}/cgroup") for process in (pid, "self"))
     if theirs == own:
         return
     before = set(own.splitlines())
@@ -169,7 +169,7 @@ def _join_cgroups(pid: int) -> None:
                 _write(os.path.join(_hierarchy(controllers, path), "cgroup.procs"), b"0")
             except OSError as error:
                 raise Unequal("cgroup") from error
-    if _read("/proc/self/cgroup") != theirs:
+    if procfs.read("/proc/self/cgroup") != theirs:
         raise Unequal("cgroup")
 
 
@@ -183,14 +183,6 @@ def _hierarchy(controllers: str, path: str) -> str:
                 os.path.join(mount.mountpoint, os.path.relpath(path, mount.root))
             )
     raise Unequal("cgroup")
-
-
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return b"".join(iter(lambda: os.read(fd, 1 << 16), b""))
-    finally:
-        os.close(fd)
 
 
 def _write(path: str, value: bytes) -> None:

@@ -25,7 +25,7 @@ _INDEX = "index"
 def find_features(upper: int, work: int, prefix: bytes) -> frozenset[str]:
     """Search an upper that has no record, open as `upper`, for features. Follows no symlink.
 
-    Requires: nothing changes it meanwhile.
+    Requires: nothing changes it during the search.
     """
     found = set(_in_directories(upper, prefix))
     if overrides.find(b"/proc/self/fd/%d" % upper, allow_user=True) is not None:

@@ -185,7 +185,7 @@ class Registry:
 
 
 def _await_cleanup(path: str) -> None:
-    """Wait until the daemon of a view that has ended has removed its entry. Signals arrive meanwhile."""
+    """Wait until the daemon of a view that has ended has removed its entry. Signals arrive during the wait."""
     about = entry.read(path)
     if about is None:
         lock = lock_directory(path, fcntl.LOCK_SH)

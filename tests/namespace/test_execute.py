@@ -233,7 +233,7 @@ def test_the_launcher_waits_until_its_changes_are_in_the_upper(
         os.close(lock)
         theirs.close()
         harness.stop_writing()
-        # The command has closed its standard output, so nobody else holds it.
+        # The command has closed its standard output, so no other process holds it.
         assert os.read(printed, 1) == b""
         (init,) = children(launcher.pid)
         view = os.pidfd_open(init)

@@ -100,7 +100,7 @@ def test_the_daemon_forgets_what_the_kernel_has_forgotten(user: TestUser) -> Non
         user.write(os.path.join(lower, str(number)), "x")
     user.succeeds("mount", "-o", f"lowerdir={lower}", target)
     (mount,) = Registry().running()
-    # Another test may drop the kernel's caches meanwhile.
+    # Another test may drop the kernel's caches during the measurement.
     while count_held_objects(mount)["nlookup"] <= 500:
         for name in os.listdir(target):
             with open(os.path.join(target, name)) as file:
