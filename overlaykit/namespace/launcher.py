@@ -21,7 +21,7 @@ import overlaykit
 from overlaykit import signals, standard
 from overlaykit.errors import Error
 from overlaykit.namespace.descriptors import leads_out
-from overlaykit.namespace.plan import TooLarge
+from overlaykit.namespace.plan import TooLarge, TooManyDescriptors
 from overlaykit.namespace.spec import Alone, Caller, Reporting
 from overlaykit.namespace.view_plan import plan_of
 from overlaykit.scope import ExitStack, contextmanager, suppress
@@ -44,6 +44,10 @@ _REFUSED: Final = 125
 """Its exit status if it does not understand the plan."""
 
 
+class DescriptorsTooMany(Error):
+    message = "{0} descriptors for the command are more than a view passes: close some of them"
+
+
 class SupervisorOutdated(Error):
     message = "{0}: of another version than this package; install overlaykit again"
 
@@ -60,7 +64,7 @@ def launch(spec: LaunchSpec, root: RootMount, *, hold: Iterable[int] = ()) -> Pr
     Ensures: when it raises, no process and no descriptor is left.
 
     Raises:
-      Error: an error that the user can mend; see `failure` and `network`; SupervisorOutdated.
+      Error: an error that the user can mend; see `failure` and `network`; SupervisorOutdated, DescriptorsTooMany.
       OSError: any other refusal of the kernel, with the step that failed.
       BaseException: the exception of a signal's handler (KeyboardInterrupt).
     """
@@ -208,6 +212,8 @@ def _encoded(plan: Plan, spec: LaunchSpec) -> Iterator[int]:
         from overlaykit.namespace.failure import CommandNotExecutable
 
         raise CommandNotExecutable(spec.argv[0], os.strerror(errno.E2BIG)) from None
+    except TooManyDescriptors:
+        raise DescriptorsTooMany(len(spec.descriptors)) from None
     try:
         descriptor = _in_memory(raw)
     except OSError as error:

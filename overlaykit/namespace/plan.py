@@ -84,6 +84,10 @@ class TooLarge(Exception):
     """The plan exceeds `LARGEST`, which only arguments and an environment for execve(2) can cause."""
 
 
+class TooManyDescriptors(Exception):
+    """The plan names more than `MOST_SLOTS`, which only descriptors for the command can cause."""
+
+
 class Plan:
     """The steps of a view, in order. `steps` is to be compared in tests, `encode` makes the bytes.
 
@@ -283,13 +287,15 @@ class Plan:
         """The bytes for `_supervisor`, in the machine's byte order.
 
         Raises:
-          TooLarge: see there.
+          TooLarge, TooManyDescriptors: see there.
           ValueError: a string has a zero byte.
         """
         slots: dict[Slot, int] = {}
         body = b"".join(_record(step, slots) for step in self.steps)
         size = len(MAGIC) + 8 + len(body)
-        if size > LARGEST or len(slots) > MOST_SLOTS:
+        if len(slots) > MOST_SLOTS:
+            raise TooManyDescriptors
+        if size > LARGEST:
             raise TooLarge
         return MAGIC + _u32(VERSION) + _u32(size) + body
 

@@ -141,6 +141,9 @@ def _child(plan: Plan, channel: sockets.socket) -> NoReturn:
 
 def _mount(plan: Plan) -> list[int]:
     """Mount. Returns: the descriptors of `Mounted`, as far as there are any."""
+    # Before the new mount namespace: in a chroot a path would lead from another root there (d_path() in fs/d_path.c).
+    directories = [*plan.lowers, *([] if plan.upper < 0 else [plan.upper, plan.work])]
+    paths = {directory: os.readlink(f"/proc/self/fd/{directory}") for directory in directories}
     try:
         if plan.identities is not None:
             users.enter(plan.identities)
@@ -148,7 +151,7 @@ def _mount(plan: Plan) -> list[int]:
             users.isolate_mounts()
     except OSError as error:
         raise Failed("namespaces", error.errno or errno.EIO, "") from error
-    lowers = [_reopen(lower) for lower in plan.lowers]
+    lowers = [_reopen(lower, paths[lower]) for lower in plan.lowers]
     if plan.user:
         for lower in lowers:
             _require_mapped_owner(lower)
@@ -156,7 +159,7 @@ def _mount(plan: Plan) -> list[int]:
         _check_lower(lower, plan)
     upper = work = lock = -1
     if plan.upper >= 0:
-        upper, work = _reopen(plan.upper), _reopen(plan.work)
+        upper, work = (_reopen(one, paths[one]) for one in (plan.upper, plan.work))
         lock = _lock(upper)
     try:
         made = _merge(plan, lowers, upper, work, bottom_apart=plan.bottom_apart)
@@ -220,9 +223,8 @@ def _attach(mount: int, stage: str) -> None:
     _native.move_mount(mount, b"", _native.AT_FDCWD, stage, _native.MOVE_MOUNT_F_EMPTY_PATH)
 
 
-def _reopen(directory: int) -> int:
-    """Open a directory in this mount namespace: overlayfs takes no mount of another one."""
-    path = os.readlink(f"/proc/self/fd/{directory}")
+def _reopen(directory: int, path: str) -> int:
+    """Open a directory, to which `path` led, in this mount namespace: overlayfs takes no mount of another one."""
     try:
         found = os.open(path, _DIRECTORY)
     except OSError as error:

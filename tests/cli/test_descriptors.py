@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -229,3 +230,17 @@ def test_a_program_passes_descriptors_by_number(user: TestUser) -> None:
     os.close(other)
     assert read_to_end(reader) == b"passed\n"
     os.close(reader)
+
+
+def test_more_descriptors_than_a_view_takes_are_refused_by_number(user: TestUser) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (5000, max(5000, limits[1])))
+    null = os.open(os.devnull, os.O_RDONLY)
+    passed = [os.dup(null) for _ in range(4200)]
+    before = user.records()
+    line = user.refused("run", "true", pass_fds=passed)
+    assert (
+        line == "4200 descriptors for the command are more than a view passes: close some of them"
+    )
+    assert user.records() == before
+    os.closerange(null, passed[-1] + 1)

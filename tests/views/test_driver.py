@@ -656,3 +656,15 @@ def test_an_unknown_driver_is_refused(user: TestUser) -> None:
         refused == "OVERLAYKIT_DRIVER: there is no driver 'ext4': give 'fuse', 'kernel' or 'auto'"
     )
     assert "--driver" in user.refused("run", "--driver", "ext4", "true")
+
+
+@only_as("root")
+@only_with(driver="fuse", server=False)
+@pytest.mark.parametrize("driver", ["fuse", "kernel"])
+def test_a_view_runs_in_a_chroot(user: TestUser, driver: str) -> None:
+    root, upper = user.directory("root"), user.directory("upper")
+    view = (command(), "run", "--driver", driver, "-l", user.small_system(), "-v", "/usr:/usr:ro")
+    script = f'mount --rbind / {root} && exec chroot {root} "$@"'
+    changed = ("--upper", upper, "--", "sh", "-c", "echo new >/file; cat /file")
+    assert user.program(["unshare", "-m", "sh", "-c", script, "sh", *view, *changed]) == "new\n"
+    assert os.path.exists(os.path.join(upper, "file"))
