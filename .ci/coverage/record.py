@@ -2,8 +2,8 @@
 
 coverage.py's own start-up does not fit: a daemon leaves the mount namespace, init lives in the view, and both end by
 os._exit() where the data file has no path. Here each process maps a window of one shared file at its start. Forks
-inherit the window, and at the end the arcs go into a free slot of it. The process shows no other trace: no variable in
-its environment, no descriptor, and coverage itself is not imported.
+inherit the window, and at the end the arcs go into a free slot of it. The process shows one other trace: a descriptor,
+which mmap keeps. There is no variable in its environment, and coverage itself is not imported.
 """
 
 from __future__ import annotations

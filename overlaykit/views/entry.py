@@ -68,12 +68,20 @@ class Entry:
     """
 
     def __init__(self, path: str) -> None:
-        """Lock the entry, which is new."""
+        """Lock the entry, which is new. Raises: OSError; then it is removed."""
         self.path = path
         self.name = os.path.basename(path)
         self.stage = os.path.join(path, _STAGE)
-        self.lock = lock_directory(path, fcntl.LOCK_EX)
-        self.view_lock = lock_directory(self.stage, fcntl.LOCK_EX)
+        self.lock = self.view_lock = -1
+        try:
+            self.lock = lock_directory(path, fcntl.LOCK_EX)
+            self.view_lock = lock_directory(self.stage, fcntl.LOCK_EX)
+        except OSError:  # no descriptor is left, also none to remove a tree
+            os.rmdir(self.stage)
+            os.rmdir(path)
+            if self.lock >= 0:
+                os.close(self.lock)
+            raise
         self.control = control_socket(path)
         self._scratch_lock = -1
 

@@ -187,7 +187,7 @@ def test_a_limit_too_low_for_a_mount_is_reported(user: TestUser) -> None:
 
 
 @with_both_drivers
-@pytest.mark.parametrize("limit", [8, 12, 16, 20, 24, 28])
+@pytest.mark.parametrize("limit", [9, 12, 16, 20, 24, 28])
 def test_too_low_a_limit_of_open_files_names_the_way_out(user: TestUser, limit: int) -> None:
     before = user.leftovers()
     shell = ("sh", "-c", f'ulimit -n {limit} && exec "$@"', "sh", command())
