@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import IO, Self, TypeAlias
 
-from overlaykit import standard
+from overlaykit import signals, standard
 
 Stream: TypeAlias = "int | IO[bytes] | IO[str] | None"
 """None (the caller's), a descriptor, an open file, or subprocess.PIPE, DEVNULL or (for stderr) STDOUT."""
@@ -63,9 +63,11 @@ class Streams:
 
     def release(self) -> None:
         """Close the command's ends in this process, so that readers see the end, and start to copy input and output."""
-        self._command_ends.close()
-        for thread in self._threads:
-            thread.start()
+        # An exception of a handler would leave a descriptor between the stack and its callback.
+        with signals.deferred():
+            self._command_ends.close()
+            for thread in self._threads:
+                thread.start()
 
     def _redirect(self, number: int, stream: Stream, mode: int) -> None:
         if stream is None:

@@ -87,6 +87,7 @@ def test_a_view_of_the_same_name_in_another_registry_keeps_what_it_has_written(
         os.rename(user.runtime, current)
         os.rename(stale, user.runtime)
         user.succeeds("run", "true")
+        user.end_server()
         wait_for_no_registry(user)
         os.rename(current, user.runtime)
         rest, _ = view.communicate("\n")
