@@ -6,7 +6,7 @@
  * Each daemon, once idle, maps the image (MAP_PRIVATE), writes into it what it has otherwise, and
  * moves it into the place of its own pages in one step.
  *
- * Memory keeps its content; only what backs it changes. Nothing may write to it meanwhile: signals
+ * Memory keeps its content; only what backs it changes. Nothing may write to it until then: signals
  * are blocked, no other thread exists, and nothing here allocates. The thread's stack is left out,
  * and thread-local storage, into which the kernel writes (rseq(2)).
  *

@@ -223,7 +223,7 @@ def share_pages(image: int, publishes: bool, /) -> int:
     `image`: a descriptor of memfd_create(2) that allows seals. `publishes`: first write the pages that only this
     process has into the image, and seal it, unless it is sealed.
 
-    Signals are blocked meanwhile. Memory that the C library has free goes back to the kernel.
+    Signals are blocked during the call. Memory that the C library has free goes back to the kernel.
 
     Requires: no process but this one publishes into the image.
     Returns: the number of pages that are the image's now.

@@ -37,7 +37,7 @@ class Ability(Record):
     """Tries it. Gets an empty directory on which it may mount."""
 
     def is_here(self, stage: str) -> bool | None:
-        """Try it, as root of a user namespace where the caller is not privileged. None: it cannot be told here."""
+        """Try it, as root of a user namespace where the caller is not privileged. None: the probe fails here."""
 
         def body() -> None:
             users.become(_native.CLONE_NEWNS)

@@ -442,6 +442,15 @@ def test_a_server_of_another_version_is_replaced(
         assert running().pid != first
 
 
+@contextlib.contextmanager
+def served_and_then_with(user: TestUser, variable: str) -> Iterator[int]:
+    """The daemon of a view that has one variable more than the view that started the server."""
+    name, _, value = variable.partition("=")
+    user.succeeds(*RUN)
+    with view(user, "odd", env={**os.environ, name: value}) as daemon:
+        yield daemon
+
+
 @pytest.mark.parametrize(
     "variable",
     [
@@ -458,11 +467,8 @@ def test_a_server_of_another_version_is_replaced(
 def test_variables_that_act_on_loading_start_a_daemon_without_the_server(
     user: TestUser, variable: str
 ) -> None:
-    name, _, value = variable.partition("=")
-    with switched_on():
-        user.succeeds(*RUN)
-        with view(user, "odd", env={**os.environ, name: value}) as daemon:
-            assert parent_of(daemon) != running().pid
+    with switched_on(), served_and_then_with(user, variable) as daemon:
+        assert parent_of(daemon) != running().pid
 
 
 @pytest.mark.parametrize(
@@ -480,16 +486,14 @@ def test_variables_that_act_on_loading_start_a_daemon_without_the_server(
 def test_variables_that_change_nothing_in_a_daemon_do_not_keep_it_from_the_server(
     user: TestUser, variable: str
 ) -> None:
-    name, _, value = variable.partition("=")
     with switched_on():
-        user.succeeds(*RUN)
-        with view(user, "odd", env={**os.environ, name: value}) as daemon:
+        with served_and_then_with(user, variable) as daemon:
             assert parent_of(daemon) == running().pid
         assert running().served == 2
 
 
 def test_a_client_that_encodes_paths_otherwise_is_refused(user: TestUser) -> None:
-    """Its daemon would remove other paths than those it was told."""
+    """Its daemon would remove other paths than those that it was given."""
     with switched_on():
         user.succeeds(*RUN)
         with connected() as connection:
