@@ -8,6 +8,6 @@ import os
 def patience(seconds: int) -> int:
     """`seconds`, on a machine as fast as a developer's; OVERLAYKIT_TEST_PATIENCE times as many elsewhere.
 
-    A guest with an emulated processor is slower by a factor that nobody knows (tests/kernels/suites.py).
+    A guest with an emulated processor is slower by a factor that is not known (tests/kernels/suites.py).
     """
     return seconds * int(os.environ.get("OVERLAYKIT_TEST_PATIENCE", "1"))

@@ -18,3 +18,11 @@ WHITEOUT_DEVICE: Final = os.makedev(0, 0)
 def is_whiteout_device(st: os.stat_result) -> bool:
     """Whether an entry is the kernel's form of a whiteout, a character device 0:0."""
     return stat.S_ISCHR(st.st_mode) and st.st_rdev == WHITEOUT_DEVICE
+
+
+def prefixes(*, user: bool) -> tuple[bytes, bytes]:
+    """The prefix of the markers that a mount of the kernel's overlayfs reads, and that of those it does not.
+
+    `user`: it is mounted in a user namespace, with `userxattr`.
+    """
+    return (USER_PREFIX, TRUSTED_PREFIX) if user else (TRUSTED_PREFIX, USER_PREFIX)

@@ -17,7 +17,7 @@ from overlaykit.fuse import doctor as fuse
 from overlaykit.fuse.server_peer import has_peer_pidfd
 from overlaykit.namespace import users
 from overlaykit.overlay.layer import has_file_system_uuid
-from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
+from overlaykit.overlay.marker_names import prefixes
 from overlaykit.record import Record
 from overlaykit.views.kernel_driver import in_user_namespace
 from overlaykit.views.whiteout_probe import reads_whiteout_attributes
@@ -84,7 +84,7 @@ def _attributes_on_an_overlay(stage: str) -> bool:
     options = "userxattr," if user else ""
     options += f"lowerdir={stage}/lower,upperdir={stage}/upper,workdir={stage}/work"
     _native.mount("probe", f"{stage}/merged", "overlay", _native.MS_NODEV, options)
-    prefix = USER_PREFIX if user else TRUSTED_PREFIX
+    prefix, _ = prefixes(user=user)
     try:
         os.setxattr(f"{stage}/merged", prefix + b"probe", b"y")
     except OSError as error:

@@ -13,6 +13,7 @@ from overlaykit import _native, privilege, sockets
 from overlaykit.beneath import BENEATH
 from overlaykit.namespace import users
 from overlaykit.overlay import features
+from overlaykit.overlay.marker_names import prefixes
 from overlaykit.scope import suppress
 
 TYPE_CHECKING = False
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from typing import Final, NoReturn
 
     from overlaykit.namespace.identities import Identities
-
-TRUSTED_PREFIX: Final = b"trusted.overlay."
-USER_PREFIX: Final = b"user.overlay."
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _CLONE: Final = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC
@@ -248,7 +246,7 @@ def _require_mapped_owner(lower: int) -> None:
 
 def _check_lower(lower: int, plan: Plan) -> None:
     """Refuse a layer that was an upper and holds what this mount would not show."""
-    prefix, other = _prefixes(user=plan.user)
+    prefix, other = prefixes(user=plan.user)
     path = b"/proc/self/fd/%d" % lower
     shown = os.readlink(path).decode(errors="surrogateescape")
     if features.read(path, other):
@@ -264,11 +262,6 @@ def _reads_whiteout_attributes(plan: Plan) -> bool:
     from overlaykit.views.whiteout_probe import reads_whiteout_attributes
 
     return reads_whiteout_attributes(plan.stage, user=plan.user)
-
-
-def _prefixes(*, user: bool) -> tuple[bytes, bytes]:
-    """The prefix of the markers that the mount reads, and that of those it does not."""
-    return (USER_PREFIX, TRUSTED_PREFIX) if user else (TRUSTED_PREFIX, USER_PREFIX)
 
 
 def _refused(*, user: bool) -> set[str]:
@@ -289,7 +282,7 @@ def _lock(upper: int) -> int:
 
 def _check_upper(upper: int, work: int, *, user: bool, has_index: bool) -> None:
     """Refuse an upper that holds what this mount would not show; begin its record, if it has none."""
-    prefix, other = _prefixes(user=user)
+    prefix, other = prefixes(user=user)
     path = b"/proc/self/fd/%d" % upper
     shown = os.readlink(f"/proc/self/fd/{upper}")
     if _native.xattr_or_none(path, other + b"impure") is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from overlaykit import _native
-from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
+from overlaykit.overlay.marker_names import prefixes
 
 _FLAGS = _native.MS_NOSUID | _native.MS_NODEV
 
@@ -18,7 +18,7 @@ def reads_whiteout_attributes(stage: str, *, user: bool) -> bool:
 
     `user`: with the markers `user.overlay.*`. Requires: a mount namespace of this process's own.
     """
-    prefix = USER_PREFIX if user else TRUSTED_PREFIX
+    prefix, _ = prefixes(user=user)
     _native.mount("probe", stage, "tmpfs", _FLAGS, "mode=0700,size=64k")
     try:
         root = os.open(stage, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
