@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from overlaykit.fuse import control
     from overlaykit.layers import Store
-    from overlaykit.namespace import Bind, Port, Processes
+    from overlaykit.namespace import Bind, LaunchSpec, Port, Processes
     from overlaykit.namespace.environment import Environment
     from overlaykit.views.spec import Network
     from overlaykit.views.streams import Stream
@@ -164,7 +164,7 @@ class View:
 
         Raises: Error: exit_code 127 and 126 if the command is missing or cannot be executed; NotStarted,
         CommandRunning, LastCommand, DaemonEnded, OfAnotherProcess. OSError: EBADF if one of `pass_fds` or `redirected`
-        is not open.
+        is not open. An exception of a signal's handler. Ensures: after an exception the command has ended.
         """
         given = {} if redirected is None else redirected
         descriptors.require_open([*pass_fds, *given.values()])
@@ -180,6 +180,18 @@ class View:
             redirected=given,
             keep=rootfs.upper is not None or not last,
         )
+        before = self.processes
+        try:
+            return self._launch(rootfs, spec, last=last)
+        except CommandRunning:
+            raise
+        except BaseException:
+            # A handler's exception may arrive at the end of the launch: the caller would not get what to end.
+            if self.processes is not None and self.processes is not before:
+                self.processes.close()
+            raise
+
+    def _launch(self, rootfs: RootFs, spec: LaunchSpec, *, last: bool) -> Processes:
         # The stack ends before a signal arrives: an exception of its handler leaves no descriptor of the mount open.
         with (
             signals.deferred(),

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, Popen
+from typing import Any
 
 import pytest
 
@@ -335,6 +336,25 @@ def test_an_exception_while_output_is_awaited_ends_the_command(user: TestUser) -
         assert view.run(["true"]).returncode == 0
     signal.signal(signal.SIGXCPU, before)
     assert interrupter.wait() == 0
+
+
+def test_an_exception_at_the_end_of_a_launch_ends_the_command(user: TestUser) -> None:
+    class Interrupted(View):
+        def _publish(self, *arguments: Any, **options: Any) -> None:
+            super()._publish(*arguments, **options)
+            os.kill(os.getpid(), signal.SIGXCPU)  # deferred by the launch
+
+    def fail(*_: object) -> None:
+        raise Late
+
+    before = signal.signal(signal.SIGXCPU, fail)
+    with Interrupted() as view:
+        for start in (view.run, view.launch):
+            with pytest.raises(Late):
+                start(["sleep", "1000"])
+            assert view.processes is not None
+            assert view.processes.count() == 0
+    signal.signal(signal.SIGXCPU, before)
 
 
 def test_a_closed_descriptor_is_refused_and_no_internal_one_passes_in_its_place(
