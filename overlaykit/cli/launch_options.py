@@ -1,0 +1,181 @@
+"""The options of a launch, which several commands share: one pair of functions for each topic.
+
+`declare_TOPIC` adds its options to a command. `TOPIC` makes of their values a part of the arguments of `View` or of
+`View.launch`.
+"""
+
+from __future__ import annotations
+
+from overlaykit import namespace
+from overlaykit.cli.options import Usage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    from overlaykit.cli.options import Options
+    from overlaykit.namespace.environment import Environment
+
+    Values: TypeAlias = Any
+    """What `Options.parse` returns."""
+    Part: TypeAlias = dict[str, Any]
+    """Some of the keyword arguments of `View`."""
+
+
+def declare_root(command: Options) -> None:
+    """What the view shows, and where its changes go."""
+    command.add_argument(
+        "-l",
+        dest="layers",
+        metavar="LAYER",
+        action="append",
+        default=[],
+        help="a layer: 'host', a name of the store, or a directory; top first (default: host)",
+    )
+    command.add_exclusive(
+        (
+            "--upper",
+            {"metavar": "DIR", "help": "keep changes in DIR (default: drop them at the end)"},
+        ),
+        ("--read-only", {"action": "store_true", "help": "refuse changes (EROFS)"}),
+    )
+
+
+def root(args: Values) -> Part:
+    return {
+        "layers": args.layers or ("host",),
+        "upper": args.upper,
+        "read_only": args.read_only,
+    }
+
+
+def declare_binds(command: Options) -> None:
+    """Paths shared with the host."""
+    command.add_argument(
+        "-v",
+        "--volume",
+        dest="binds",
+        metavar="SRC:DST[:ro]",
+        action="append",
+        default=[],
+        help="share the host's SRC with the view at DST",
+    )
+    command.add_argument(
+        "--mount",
+        dest="mounts",
+        metavar="type=bind,src=SRC,dst=DST[,ro]",
+        action="append",
+        default=[],
+        help="the same, for paths with a colon; a field with a comma in double quotes",
+    )
+
+
+def binds(args: Values) -> Part:
+    return {
+        "binds": [
+            *map(namespace.parse_bind, args.binds),
+            *map(namespace.parse_mount, args.mounts),
+        ]
+    }
+
+
+def declare_network(command: Options) -> None:
+    """Ports, the name and the network."""
+    command.add_argument(
+        "-p",
+        "--publish",
+        dest="ports",
+        metavar="[IP:]HOST:PORT[/udp]",
+        action="append",
+        default=[],
+        help="publish the view's port PORT as the host's HOST, TCP or UDP (default IP: 127.0.0.1)",
+    )
+    command.add_argument(
+        "--name",
+        help="the view's name and, unless the network is the host's, its host name (default: generated)",
+    )
+    command.add_argument(
+        "--network",
+        choices=("private", "host", "none"),
+        default="private",
+        help="'private': its own, with published ports and no route out; 'host': the host's, with all that it reaches;"
+        " 'none': its own, with no ports (default: private)",
+    )
+
+
+def network(args: Values) -> Part:
+    return {
+        "name": args.name,
+        "network": args.network,
+        "ports": [namespace.parse_port(text) for text in args.ports],
+    }
+
+
+def declare_driver(command: Options) -> None:
+    command.add_argument(
+        "--driver",
+        metavar="fuse|kernel|auto",
+        help="what merges the layers: 'fuse': overlaykit's own file system; 'kernel': the kernel's overlayfs, without a"
+        " daemon; 'auto': the kernel's where it can show the view (default: $OVERLAYKIT_DRIVER, else what"
+        " ~/.config/overlaykit/config.toml or /etc/overlaykit/config.toml says, else fuse)",
+    )
+
+
+def driver(args: Values) -> Part:
+    return {"driver": args.driver}
+
+
+def declare_environment(command: Options) -> None:
+    """The command's environment and its working directory."""
+    command.add_argument(
+        "-e",
+        "--env",
+        dest="env",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="set an environment variable",
+    )
+    command.add_argument(
+        "-w",
+        "--workdir",
+        dest="cwd",
+        metavar="DIR",
+        help="the working directory in the view (default: the current one if it exists there, else /)",
+    )
+
+
+def environment(command: str, args: Values) -> Environment:
+    """The caller's environment with the variables of -e. Raises: Usage."""
+    env = namespace.environment.initial()
+    for setting in args.env:
+        key, equals, value = setting.partition("=")
+        if not key or not equals:
+            raise Usage(command, f"-e {setting}: give KEY=VALUE")
+        env = namespace.environment.replace(env, key, value)
+    return env
+
+
+def declare_descriptors(command: Options) -> None:
+    """The descriptors that the command inherits."""
+    command.add_argument(
+        "--preserve-fds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="pass the N descriptors from 3 on, directories and namespaces too: a program reads outside of its view "
+        "through them (default: pipes, sockets, plain files and terminals pass, under any number)",
+    )
+    command.add_argument(
+        "--preserve-fd",
+        metavar="FD[,FD...]",
+        action="append",
+        default=[],
+        help="pass these descriptors",
+    )
+
+
+def descriptors(args: Values, inherited: frozenset[int]) -> frozenset[int]:
+    """Those of `inherited` that the command gets. Raises: Error."""
+    named = namespace.descriptors.named(args.preserve_fds, args.preserve_fd, inherited)
+    return frozenset(named | namespace.descriptors.passed_by_default(inherited))
