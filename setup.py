@@ -23,6 +23,7 @@ PROGRAMS = {
         "native/mounts.c",
         "native/binds.c",
         "native/hosts.c",
+        "native/namespaces.c",
         "native/remove.c",
         "native/ports.c",
     ],

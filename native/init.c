@@ -102,6 +102,10 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
 {
     const struct argument *argument = record->arguments;
     switch (record->step) {
+    case STEP_SETNS:
+        return setns(slot_descriptor(plan, &argument[0]), (int)argument[1].number) < 0
+                   ? fail(NAMESPACES, "")
+                   : 0;
     case STEP_UNSHARE:
         return unshare((int)argument[0].number) < 0 ? fail(NAMESPACES, "") : 0;
     case STEP_PRIVATE_MOUNTS:
@@ -138,7 +142,7 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
         return change_directory(argument[0].bytes, argument[1].number);
     case STEP_RESTRICT_CAPABILITIES:
         return restrict_capabilities(argument[0].number) < 0 ? fail(CAPABILITIES, "") : 0;
-    default: /* STEP_BIND: for STEP_ATTACH_BINDS */
+    default: /* STEP_BIND: for STEP_ATTACH_BINDS; STEP_OFFER_NAMESPACES: after all others */
         return 0;
     }
 }
@@ -209,6 +213,8 @@ init_run(struct plan *plan, const struct init_descriptors *descriptors)
         if (record.step == STEP_HOSTS)
             keep = record.arguments[1].number && hosts.cover >= 0;
     }
+    if (descriptors->offer >= 0 && namespaces_offer(descriptors->offer) < 0)
+        give_up(descriptors);
     end_with(descriptors->monitor); /* a new user namespace has reset it */
     pid_t command = fork();
     if (command < 0) {

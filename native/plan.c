@@ -51,7 +51,7 @@ static const struct form forms[STEPS] = {
     [STEP_PARENT] = {"parent", "d", IN_PLAN, ONCE},
     [STEP_ABORT_ON] = {"abort_on", "d", IN_PLAN, MANY},
     [STEP_HOLD] = {"hold", "d", IN_PLAN, MANY},
-    [STEP_SETNS] = {"setns", "du", IN_MONITOR, MANY},
+    [STEP_SETNS] = {"setns", "du", IN_MONITOR | IN_INIT, MANY},
     [STEP_UNSHARE] = {"unshare", "u", IN_MONITOR | IN_INIT, MANY},
     [STEP_PAUSE] = {"pause", "dd", IN_MONITOR, MANY},
     [STEP_PUBLISH] = {"publish", "du", IN_MONITOR, MANY},
@@ -79,6 +79,7 @@ static const struct form forms[STEPS] = {
     [STEP_AWAIT] = {"await", "d", IN_END, MANY},
     [STEP_REMOVE] = {"remove", "ds", IN_END, MANY},
     [STEP_REMOVE_IF_EMPTY] = {"remove_if_empty", "ds", IN_END, MANY},
+    [STEP_OFFER_NAMESPACES] = {"offer_namespaces", "", IN_INIT, ONCE},
 };
 
 static const char *const section_names[SECTIONS] = {"plan", "monitor", "init", "command", "end"};
@@ -97,7 +98,7 @@ struct check {
     int section; /* -1 before the first one */
     unsigned number;
     uint64_t seen[STEPS]; /* how often */
-    bool new_processes;   /* CLONE_NEWPID, without which init would be no PID 1 */
+    bool own_processes;   /* CLONE_NEWPID, without which init would be one of the host's */
     uint8_t slots[MOST_SLOTS];
     const char *problem;
 };
@@ -380,9 +381,11 @@ check_values(struct check *check, const struct record *record)
     case STEP_FRONT:
         return argument[0].length ? NULL : "there is no program";
     case STEP_SETNS:
+        check->own_processes |=
+            check->section == SECTION_MONITOR && argument[1].number & CLONE_NEWPID;
         return argument[1].number & ~(uint64_t)NAMESPACES ? "there are no such namespaces" : NULL;
     case STEP_UNSHARE:
-        check->new_processes |= check->section == SECTION_MONITOR && number & CLONE_NEWPID;
+        check->own_processes |= check->section == SECTION_MONITOR && number & CLONE_NEWPID;
         return number & ~(uint64_t)NAMESPACES ? "there are no such namespaces" : NULL;
     case STEP_PUBLISH:
         return argument[1].number && argument[1].number <= UINT16_MAX ? NULL : "it is no port";
@@ -450,8 +453,8 @@ check_whole(const struct check *check)
         return "it has neither report nor front, or both";
     if (check->seen[STEP_BIND] && !check->seen[STEP_ATTACH_BINDS])
         return "it attaches no binds";
-    if (!check->new_processes)
-        return "it makes no PID namespace";
+    if (!check->own_processes)
+        return "it makes and joins no PID namespace";
     return NULL;
 }
 

@@ -74,6 +74,7 @@ enum step {
     STEP_AWAIT,
     STEP_REMOVE,
     STEP_REMOVE_IF_EMPTY,
+    STEP_OFFER_NAMESPACES,
     STEPS,
 };
 

@@ -23,6 +23,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -49,6 +50,8 @@ static struct {
     int epoll;
     int signals; /* a signalfd; -1 unless alone */
     int status;  /* alone: the read end of the status pipe; -1 once it has ended */
+    int offer;   /* the socket from which init's namespaces come; -1 if none do */
+    int namespaces[OFFERED_NAMESPACES];
     pid_t init;
     int view;      /* a pidfd of init; -1 before its fork */
     int code;      /* the status of init */
@@ -58,7 +61,12 @@ static struct {
     bool view_ended, parent_ended, aborted, executed, resumed, awaiting;
     bool may_reap; /* the parent has a pidfd of init */
     struct ports *ports;
-} monitor = {.epoll = -1, .signals = -1, .status = -1, .view = -1};
+} monitor = {.epoll = -1,
+             .signals = -1,
+             .status = -1,
+             .offer = -1,
+             .namespaces = {-1, -1, -1, -1},
+             .view = -1};
 
 /* ---- events --------------------------------------------------------------------------------- */
 
@@ -169,9 +177,21 @@ signals_ready(struct source *source, uint32_t events)
         take_signal(&info);
 }
 
+static void
+offer_ready(struct source *source, uint32_t events)
+{
+    (void)source;
+    (void)events;
+    if (monitor.offer < 0)
+        return;
+    namespaces_take(monitor.offer, monitor.namespaces);
+    close(monitor.offer);
+    monitor.offer = -1;
+}
+
 static struct source on_view = {view_ready}, on_parent = {parent_ready}, on_abort = {abort_ready},
                      on_reap = {reap_ready}, on_resume = {resume_ready}, on_status = {status_ready},
-                     on_signals = {signals_ready};
+                     on_offer = {offer_ready}, on_signals = {signals_ready};
 
 static int
 watch(int descriptor, struct source *source, uint32_t how)
@@ -246,6 +266,7 @@ close_others(void)
     kept[count++] = monitor.signals;
     kept[count++] = monitor.status;
     kept[count++] = monitor.view;
+    kept[count++] = monitor.offer;
     close_all_but(kept, count);
 }
 
@@ -319,6 +340,10 @@ carry_out(const struct record *record)
     const struct argument *argument = record->arguments;
     switch (record->step) {
     case STEP_SETNS:
+        /* Processes of the view see the one that joins it. They must not open its executable, a
+         * file of the host, by /proc/PID/exe (ptrace(2)). */
+        if (argument[1].number & CLONE_NEWPID)
+            (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
         return setns(slot_descriptor(&plan, &argument[0]), (int)argument[1].number) < 0
                    ? fail(USER_NAMESPACE, "")
                    : 0;
@@ -375,6 +400,32 @@ status_write_end(void)
     return ends[1];
 }
 
+/* Make the socket through which init offers its namespaces, if the plan says so. Returns init's
+ * end, or -1. */
+static int
+make_offer(void)
+{
+    struct record record;
+    int ends[2];
+    if (!plan_find(&plan, SECTION_INIT, STEP_OFFER_NAMESPACES, &record))
+        return -1;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return fail(PROCESS, "");
+    monitor.offer = ends[0];
+    if (watch(ends[0], &on_offer, EPOLLONESHOT) < 0)
+        (void)fail(PROCESS, "");
+    return ends[1];
+}
+
+/* No mount of the view outlives it. */
+static void
+close_namespaces(void)
+{
+    for (size_t at = 0; at < OFFERED_NAMESPACES; at++)
+        if (monitor.namespaces[at] >= 0)
+            close(monitor.namespaces[at]);
+}
+
 /* Tell the parent init's process id. */
 static void
 report_view(int status, pid_t view)
@@ -393,6 +444,9 @@ fork_init(void)
     descriptors.monitor = pidfd_of(getpid());
     if (descriptors.status < 0 || descriptors.monitor < 0 || pipe2(descriptors.gate, O_CLOEXEC) < 0)
         return fail(PROCESS, "");
+    descriptors.offer = make_offer();
+    if (has_failed())
+        return -1;
     pid_t child = fork();
     if (child < 0)
         return fail(PROCESS, "");
@@ -408,6 +462,8 @@ fork_init(void)
     }
     if (!monitor.alone)
         report_view(descriptors.status, child);
+    if (descriptors.offer >= 0)
+        close(descriptors.offer);
     /* Before the gate. */
     close(descriptors.status);
     return 0;
@@ -475,6 +531,8 @@ hold_view(void)
         handle_events(ports ? ports_timeout(ports) : -1);
     reap();
     monitor.view = -1;
+    offer_ready(NULL, 0);
+    close_namespaces();
     if (!ports)
         return;
     int64_t deadline = now_milliseconds() + DRAIN_MILLISECONDS, left = DRAIN_MILLISECONDS;

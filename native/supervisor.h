@@ -95,6 +95,7 @@ struct init_descriptors {
     int monitor; /* a pidfd */
     int status;  /* the write end of the status pipe */
     int gate[2]; /* a pipe without data: end of file lets the command be executed */
+    int offer;   /* a socket to the monitor, for namespaces_offer */
 };
 
 /* Be the view's init. Requires: a new fork of the monitor, with every signal blocked. */
@@ -104,6 +105,16 @@ _Noreturn void init_run(struct plan *plan, const struct init_descriptors *descri
 
 /* Execute the command in this process. execve(2) closes the status pipe. Returns -1. */
 int command_execute(const struct plan *plan, const struct init_descriptors *descriptors);
+
+/* ---- namespaces.c --------------------------------------------------------------------------- */
+
+enum { OFFERED_NAMESPACES = 4 };
+
+/* Send the namespaces of this process that init makes into the socket `channel`. */
+int namespaces_offer(int channel);
+
+/* Take what namespaces_offer has sent; -1 for each descriptor if nothing came. */
+void namespaces_take(int channel, int *descriptors);
 
 /* ---- mounts.c ------------------------------------------------------------------------------- */
 

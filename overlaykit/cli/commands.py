@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 COMMANDS: Final = {
     "run": "run a command in a view of its own",
+    "exec": "run a command in a view that is running",
     "mount": "mount layers over a directory",
     "umount": "unmount what 'mount' mounted",
     "layer": "add, list and remove layers of the store",

@@ -2,7 +2,7 @@
 
     python -m overlaykit.cli.failed VIEW FAILURE ERRNO SUBJECT before|after
 
-The last four are the supervisor's (`namespace.execute`). `overlaykit run` has become the supervisor before.
+The last four are the supervisor's (`namespace.execute`), which has replaced `overlaykit run` or `exec`.
 """
 
 from __future__ import annotations

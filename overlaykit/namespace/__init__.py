@@ -36,7 +36,8 @@ if TYPE_CHECKING:
         WorkingDirectoryRelative,
     )
     from overlaykit.namespace.identities import available
-    from overlaykit.namespace.launcher import execute, launch
+    from overlaykit.namespace.join import NotJoinable, namespaces_of
+    from overlaykit.namespace.launcher import execute, execute_in, launch
     from overlaykit.namespace.network import (
         AddressUnknown,
         PortInUse,
@@ -62,6 +63,7 @@ __all__ = [
     "CommandNotFound",
     "End",
     "LaunchSpec",
+    "NotJoinable",
     "NotOpen",
     "Port",
     "PortInUse",
@@ -83,9 +85,11 @@ __all__ = [
     "environment",
     "errno_as_root",
     "execute",
+    "execute_in",
     "is_privileged",
     "isolate_mounts",
     "launch",
+    "namespaces_of",
     "parse_bind",
     "parse_mount",
     "parse_port",
@@ -107,7 +111,8 @@ _MODULES: Final = {
         "WorkingDirectoryRelative",
     ),
     "identities": ("available",),
-    "launcher": ("execute", "launch"),
+    "launcher": ("execute", "execute_in", "launch"),
+    "join": ("NotJoinable", "namespaces_of"),
     "network": ("AddressUnknown", "PortInUse", "PortPrivileged", "PortsNeedPrivateNetwork"),
     "ports": ("BadPort", "Port", "parse_port"),
     "processes": ("Processes",),

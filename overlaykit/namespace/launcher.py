@@ -22,7 +22,7 @@ from overlaykit import signals, standard
 from overlaykit.errors import Error
 from overlaykit.namespace.descriptors import leads_out
 from overlaykit.namespace.plan import TooLarge, TooManyDescriptors
-from overlaykit.namespace.spec import Alone, Caller, Reporting
+from overlaykit.namespace.spec import Alone, Caller, End, Reporting
 from overlaykit.namespace.view_plan import plan_of
 from overlaykit.scope import ExitStack, contextmanager, suppress
 from overlaykit.signals import signal
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Final, NoReturn
 
+    from overlaykit.namespace.join import Namespaces
     from overlaykit.namespace.plan import Plan
     from overlaykit.namespace.ports import Port
     from overlaykit.namespace.processes import Handles, Processes
-    from overlaykit.namespace.spec import End, LaunchSpec, RootMount
+    from overlaykit.namespace.spec import LaunchSpec, RootMount
 
 SUPERVISOR: Final = os.path.join(os.path.dirname(overlaykit.__file__), "_supervisor")
 """The program of native/supervisor.c. Its argument is the descriptor of a plan."""
@@ -101,21 +102,50 @@ def execute(
     """
     with signals.held(), standard.filled(), ExitStack() as stack:
         ports, listeners = _listen(spec, stack)
-        supervision = Alone(
-            report=(sys.executable, "-P", "-m", *report),
-            env=tuple(b"%b=%b" % variable for variable in os.environb.items()),
-            abort_on=tuple(abort_on),
-            hold=tuple(hold),
-            end=end,
-        )
+        supervision = _alone(report, abort_on=abort_on, hold=hold, end=end)
         caller = _this_process()
         plan = plan_of(spec, root, caller=caller, listeners=listeners, supervision=supervision)
-        encoded = stack.enter_context(_encoded(plan, spec))
-        signals.let_arrive()
-        before_exec(ports)
-        for descriptor in (encoded, *plan.inherited()):
-            stack.enter_context(_inheritable(descriptor))
-        os.execve(SUPERVISOR, [SUPERVISOR, str(encoded)], {})
+        _become(plan, spec, lambda: before_exec(ports), stack)
+
+
+def execute_in(spec: LaunchSpec, namespaces: Namespaces, *, report: Sequence[str]) -> NoReturn:
+    """Run `spec` in the namespaces of a running view, in place of this program, as `execute` does.
+
+    The root directory, the network, the binds and the host name are the view's.
+    """
+    from overlaykit.namespace import join
+
+    with signals.held(), standard.filled(), ExitStack() as stack:
+        plan = join.plan_of(spec, namespaces, caller=_this_process(), supervision=_alone(report))
+        _become(plan, spec, lambda: None, stack)
+
+
+def _alone(
+    report: Sequence[str],
+    *,
+    abort_on: Iterable[int] = (),
+    hold: Iterable[int] = (),
+    end: End | None = None,
+) -> Alone:
+    return Alone(
+        report=(sys.executable, "-P", "-m", *report),
+        env=tuple(b"%b=%b" % variable for variable in os.environb.items()),
+        abort_on=tuple(abort_on),
+        hold=tuple(hold),
+        end=end or End(),
+    )
+
+
+def _become(
+    plan: Plan, spec: LaunchSpec, before_exec: Callable[[], None], stack: ExitStack
+) -> NoReturn:
+    """Execute the supervisor in place of this program."""
+    encoded = stack.enter_context(_encoded(plan, spec))
+    signals.let_arrive()
+    before_exec()
+    for descriptor in (encoded, *plan.inherited()):
+        stack.enter_context(_inheritable(descriptor))
+    os.execve(SUPERVISOR, [SUPERVISOR, str(encoded)], {})
 
 
 def _start(spec: LaunchSpec, root: RootMount, hold: tuple[int, ...]) -> Processes:
@@ -315,4 +345,6 @@ def _await_command(monitor_pid: int, status_read: int, reap_write: int) -> Handl
             with suppress(BrokenPipeError):
                 os.write(reap_write, b"\n")
         raise
-    return Handles(monitor_fd=monitor_fd, init_pid=init_pid, init_fd=init_fd)
+    return Handles(
+        monitor_pid=monitor_pid, monitor_fd=monitor_fd, init_pid=init_pid, init_fd=init_fd
+    )

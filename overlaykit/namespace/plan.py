@@ -45,7 +45,7 @@ FORMS: Final = {
     "parent": (5, "d", "plan"),
     "abort_on": (6, "d", "plan"),
     "hold": (7, "d", "plan"),
-    "setns": (8, "du", "monitor"),
+    "setns": (8, "du", "monitor init"),
     "unshare": (9, "u", "monitor init"),
     "pause": (10, "dd", "monitor"),
     "publish": (11, "du", "monitor"),
@@ -73,6 +73,7 @@ FORMS: Final = {
     "await": (33, "d", "end"),
     "remove": (34, "ds", "end"),
     "remove_if_empty": (35, "ds", "end"),
+    "offer_namespaces": (36, "", "init"),
 }
 """Of each step its code, the types of its arguments, and the sections that may have it, as the program knows them.
 
@@ -231,6 +232,10 @@ class Plan:
     def restrict_capabilities(self, kept: int) -> None:
         """Drop all capabilities but those of the mask."""
         self.steps.append(("restrict_capabilities", kept))
+
+    def offer_namespaces(self) -> None:
+        """Have the supervisor hold the namespaces that init made, so that commands can join the view."""
+        self.steps.append(("offer_namespaces",))
 
     def blocked(self, mask: int) -> None:
         """The command's signal mask: bit N - 1 is signal N."""

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 class Handles(Record, kw_only=True):
-    """Pidfds of the monitor and of init, and init's process id in the caller's PID namespace."""
+    """Process ids in the caller's PID namespace, and pidfds, of the monitor and of init."""
 
+    monitor_pid: int
     monitor_fd: int
     init_pid: int
     init_fd: int
@@ -31,12 +32,14 @@ class Processes:
     """The processes of a launched view; a context manager that kills them at its end.
 
     Attributes:
+      monitor_pid: the supervisor.
       init_pid: the view's PID 1, by its process id in the caller's PID namespace.
       init_fd: its pidfd; readable once every process of the view has ended.
       ports: the published ports, each with the port of the host that is bound.
     """
 
     def __init__(self, handles: Handles, *, ports: tuple[Port, ...]) -> None:
+        self.monitor_pid: Final = handles.monitor_pid
         self.init_pid: Final = handles.init_pid
         self.init_fd: Final = handles.init_fd
         self.ports: Final = ports

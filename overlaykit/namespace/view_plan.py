@@ -75,18 +75,13 @@ def plan_of(
 ) -> Plan:
     """The plan. `listeners` maps a listening descriptor to the port of the view."""
     plan = Plan()
-    passed = [descriptor for descriptor in sorted({*spec.descriptors}) if descriptor > 2]
     plan.section("plan")
-    slots = _Inherited(plan)
+    slots = Inherited(plan)
     slots.add("root", root.mount)
     if root.user_namespace is not None:
         slots.add("user namespace", root.user_namespace)
     slots.add("listener", *listeners)
-    slots.add("descriptor", *passed, *spec.redirected.values())
-    if isinstance(supervision, Alone):
-        _front(plan, slots, supervision)
-    else:
-        _report(plan, slots, supervision)
+    supervise(plan, slots, spec, supervision)
 
     plan.section("monitor")
     if root.user_namespace is not None:
@@ -108,26 +103,46 @@ def plan_of(
     plan.umask(caller.umask if spec.umask is None else spec.umask)
     plan.chdir(spec.cwd, required=spec.cwd_required)
     plan.restrict_capabilities(sum(1 << capability for capability in KEPT))
+    plan.offer_namespaces()
 
-    plan.section("command")
-    plan.ignored(caller.ignored)
-    for number, source in spec.redirected.items():
-        plan.standard(number, slots[source])
-    if closed := caller.closed - spec.redirected.keys():
-        plan.close_standard(sum(1 << number for number in closed))
-    for descriptor in passed:
-        plan.pass_on(slots[descriptor])
-    # Pending signals arrive now, and may end the process: all that is left is execve(2).
-    plan.blocked(caller.blocked)
-    _execute(plan, spec, caller)
-
+    command(plan, slots, spec, caller)
     if isinstance(supervision, Alone):
         plan.section("end")
         _end(plan, slots, supervision.end)
     return plan
 
 
-class _Inherited:
+def supervise(
+    plan: Plan, slots: Inherited, spec: LaunchSpec, supervision: Reporting | Alone
+) -> None:
+    """The rest of the section "plan": the descriptors of the command, and to whom the supervisor reports."""
+    slots.add("descriptor", *_passed(spec), *spec.redirected.values())
+    if isinstance(supervision, Alone):
+        _front(plan, slots, supervision)
+    else:
+        _report(plan, slots, supervision)
+
+
+def command(plan: Plan, slots: Inherited, spec: LaunchSpec, caller: Caller) -> None:
+    """The section "command"."""
+    plan.section("command")
+    plan.ignored(caller.ignored)
+    for number, source in spec.redirected.items():
+        plan.standard(number, slots[source])
+    if closed := caller.closed - spec.redirected.keys():
+        plan.close_standard(sum(1 << number for number in closed))
+    for descriptor in _passed(spec):
+        plan.pass_on(slots[descriptor])
+    # Pending signals arrive now, and may end the process: all that is left is execve(2).
+    plan.blocked(caller.blocked)
+    _execute(plan, spec, caller)
+
+
+def _passed(spec: LaunchSpec) -> list[int]:
+    return [descriptor for descriptor in sorted({*spec.descriptors}) if descriptor > 2]
+
+
+class Inherited:
     """The slots of the inherited descriptors, by number: a descriptor has one slot."""
 
     def __init__(self, plan: Plan) -> None:
@@ -143,7 +158,7 @@ class _Inherited:
                 self._slots[number] = self._plan.descriptor(f"{kind} {number}", number)
 
 
-def _report(plan: Plan, slots: _Inherited, supervision: Reporting) -> None:
+def _report(plan: Plan, slots: Inherited, supervision: Reporting) -> None:
     slots.add("status", supervision.status_write)
     slots.add("reap", supervision.reap_read)
     slots.add("parent", supervision.parent)
@@ -154,7 +169,7 @@ def _report(plan: Plan, slots: _Inherited, supervision: Reporting) -> None:
         plan.hold(slots[descriptor])
 
 
-def _front(plan: Plan, slots: _Inherited, supervision: Alone) -> None:
+def _front(plan: Plan, slots: Inherited, supervision: Alone) -> None:
     end = supervision.end
     slots.add("watched", *supervision.abort_on)
     slots.add("held", *supervision.hold)
@@ -254,7 +269,7 @@ def _candidates(name: str, env: Environment) -> list[str]:
     return [os.path.join(directory, name) for directory in path.split(":")]
 
 
-def _end(plan: Plan, slots: _Inherited, end: End) -> None:
+def _end(plan: Plan, slots: Inherited, end: End) -> None:
     if end.written is not None:
         plan.wait_for(slots[end.written])
     for directory, name in end.remove:

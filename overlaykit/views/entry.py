@@ -41,8 +41,8 @@ class About(Record, kw_only=True):
     """What an entry says of its view or mount.
 
     `started`: nanoseconds since the epoch. `device`: st_dev of the mount, which identifies it. A view has a `command`,
-    a mount a `target`, a path in the mount namespace `namespace`. `daemon`: its process id; 0: there is none. Without a
-    daemon `paths` are the directories of the layers, and `changes` is the upper, kept or not.
+    a mount a `target`, a path in the mount namespace `namespace`. `daemon`, `supervisor`: process ids; 0: there is
+    none. Without a daemon `paths` are the directories of the layers, and `changes` is the upper, kept or not.
     """
 
     name: str
@@ -59,6 +59,7 @@ class About(Record, kw_only=True):
     driver: str = "fuse"
     paths: tuple[str, ...] = ()
     changes: str | None = None
+    supervisor: int = 0
 
 
 class Entry:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from overlaykit.views.spec import Network
     from overlaykit.views.streams import Stream
 
-_REPORTER: Final = "overlaykit.cli.failed"
+REPORTER: Final = "overlaykit.cli.failed"
 """The program that prints what fails once this one is replaced."""
 
 
@@ -220,7 +220,13 @@ class View:
                 root = namespace.RootMount(mount=mount, user_namespace=user)
             self.processes = namespace.launch(spec, root, hold=rootfs.root.holds)
             self._undo.enter_context(self.processes)
-            self._publish(rootfs, self.processes.init_pid, self.processes.ports, spec.argv)
+            self._publish(
+                rootfs,
+                self.processes.init_pid,
+                self.processes.ports,
+                spec.argv,
+                supervisor=self.processes.monitor_pid,
+            )
         return self.processes
 
     def wait(self) -> int:
@@ -330,11 +336,13 @@ class View:
             namespace.execute(
                 spec,
                 namespace.RootMount(mount=root.mount, user_namespace=root.user_namespace),
-                report=(_REPORTER, self.name),
+                report=(REPORTER, self.name),
                 end=root.end(stack),
                 abort_on=root.watched,
                 hold=root.holds,
-                before_exec=lambda ports: self._publish(rootfs, os.getpid(), ports, spec.argv),
+                before_exec=lambda ports: self._publish(
+                    rootfs, os.getpid(), ports, spec.argv, supervisor=os.getpid()
+                ),
             )
 
     def explain(self, path: str) -> control.Explained:
@@ -388,7 +396,13 @@ class View:
         return DaemonEnded(self.name, describe_log(places.log()))
 
     def _publish(
-        self, rootfs: RootFs, pid: int, ports: Sequence[Port], argv: tuple[str, ...]
+        self,
+        rootfs: RootFs,
+        pid: int,
+        ports: Sequence[Port],
+        argv: tuple[str, ...],
+        *,
+        supervisor: int,
     ) -> None:
         """Show the view to other commands; `pid` is the process that `overlaykit ps` names."""
         root = rootfs.root
@@ -406,5 +420,6 @@ class View:
                 driver=root.driver,
                 paths=root.paths,
                 changes=root.changes,
+                supervisor=supervisor,
             )
         )

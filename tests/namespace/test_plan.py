@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlaykit import _native
-from overlaykit.namespace import Bind, End, LaunchSpec, RootMount
+from overlaykit.namespace import Bind, End, LaunchSpec, RootMount, join
 from overlaykit.namespace.launcher import SUPERVISOR
 from overlaykit.namespace.plan import FORMS, LARGEST, MAGIC, SECTIONS, Plan, TooLarge
 from overlaykit.namespace.spec import Alone, Caller, Reporting
@@ -106,8 +106,15 @@ def test_mounts_are_made_before_the_root_changes_and_attached_after_it() -> None
     assert "clone" not in order[root:]
     # Nothing but file systems in memory is made inside: the kernel wants to see a whole procfs for others.
     assert {step[2] for step in only(steps[root:], "fresh")} == {"tmpfs"}
-    assert order[-5:] == ["attach", "hosts", "umask", "chdir", "restrict_capabilities"]
-    assert order.index("protect_proc") < len(order) - 6
+    assert order[-6:] == [
+        "attach",
+        "hosts",
+        "umask",
+        "chdir",
+        "restrict_capabilities",
+        "offer_namespaces",
+    ]
+    assert order.index("protect_proc") < len(order) - 7
 
 
 def test_every_mount_that_is_made_is_attached_once() -> None:
@@ -119,6 +126,25 @@ def test_every_mount_that_is_made_is_attached_once() -> None:
         used = [step[1] for step in steps if step[0] in ("attach", "bind")]
         (root,) = only(steps, "root")
         assert sorted([*used, *root[2:]]) == sorted(made)
+
+
+def test_a_command_joins_a_view_without_a_mount_or_namespace_of_its_own() -> None:
+    namespaces = join.Namespaces(
+        user=30, network=31, processes=32, offered=((33, _native.CLONE_NEWNS),)
+    )
+    spec = LaunchSpec(argv=("true",), env=(b"PATH=/bin",))
+    made = join.plan_of(spec, namespaces, caller=CALLER, supervision=REPORTING)
+    assert section(made, "monitor") == [
+        ("setns", "namespace 30", _native.CLONE_NEWUSER),
+        ("setns", "namespace 31", _native.CLONE_NEWNET),
+        ("setns", "namespace 32", _native.CLONE_NEWPID),
+    ]
+    steps = section(made, "init")
+    assert names(steps) == ["setns", "umask", "chdir", "restrict_capabilities"]
+    assert steps[0] == ("setns", "namespace 33", _native.CLONE_NEWNS)
+    alone = namespaces.replace(user=None, network=None)
+    made = join.plan_of(spec, alone, caller=CALLER, supervision=REPORTING)
+    assert names(section(made, "monitor")) == ["setns"]
 
 
 def test_a_view_in_the_hosts_network_keeps_its_name_and_may_clone_its_sysfs() -> None:

@@ -246,7 +246,7 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         ("section", COMMAND),
         EXEC,
     ),
-    "it makes no PID namespace": (*HEAD, ("section", COMMAND), EXEC),
+    "it makes and joins no PID namespace": (*HEAD, ("section", COMMAND), EXEC),
     "there is no command": (*HEAD, ("section", MONITOR), UNSHARE),
 }
 

@@ -1,0 +1,57 @@
+"""A command in a view that is running already."""
+
+from __future__ import annotations
+
+from overlaykit import namespace
+from overlaykit.errors import Error
+from overlaykit.namespace import descriptors, environment
+from overlaykit.views.registry import Registry
+from overlaykit.views.view import REPORTER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from typing import NoReturn
+
+    from overlaykit.namespace.environment import Environment
+
+
+class NotAView(Error):
+    message = "{0}: a mount, in which no command runs: use its files where it is mounted"
+
+
+def execute(
+    name: str,
+    argv: Sequence[str],
+    *,
+    env: Environment,
+    cwd: str | None = None,
+    pass_fds: Collection[int] = (),
+    umask: int | None = None,
+) -> NoReturn:
+    """Run a command in the running view `name` in place of this program; the other arguments are `View.execute`'s.
+
+    The command ends with the view. Its own end, or that of its supervisor, leaves the view as it is.
+
+    Requires: the main thread, and no other; signals are held (`signals.held`).
+    Raises: Error: NotRunning, NotAView, NotJoinable, and as `View.execute`.
+    """
+    descriptors.require_open(pass_fds)
+    if cwd is not None and not cwd.startswith("/"):
+        raise namespace.WorkingDirectoryRelative(cwd)
+    found = Registry().find(name)
+    if found.about.target is not None:
+        raise NotAView(name)
+    spec = namespace.LaunchSpec(
+        argv=tuple(argv),
+        env=env,
+        cwd=environment.current_directory() if cwd is None else cwd,
+        cwd_required=cwd is not None,
+        descriptors=tuple(pass_fds),
+        umask=umask,
+    )
+    with namespace.namespaces_of(found.about.supervisor, name) as namespaces:
+        # The process id was the supervisor's if the view has not ended since.
+        if not found.is_running():
+            raise namespace.NotJoinable(name)
+        namespace.execute_in(spec, namespaces, report=(REPORTER, name))
