@@ -26,9 +26,12 @@ PROGRAMS = {
         "native/namespaces.c",
         "native/remove.c",
         "native/ports.c",
+        "native/passing.c",
+        "native/pty.c",
+        "native/terminal.c",
     ],
 }
-DEPENDS = ["native/plan.h", "native/ports.h", "native/supervisor.h"]
+DEPENDS = ["native/plan.h", "native/ports.h", "native/supervisor.h", "native/terminal.h"]
 MACROS = [("_GNU_SOURCE", "1"), ("_FILE_OFFSET_BITS", "64")]
 COMPILE = ["-std=c17", "-Wall", "-Wextra", "-O2", "-fPIE", "-fstack-protector-strong"]
 LINK = ["-pie", "-Wl,-z,relro,-z,now"]

@@ -56,8 +56,17 @@ execute(const struct argument *arguments)
     return forbidden ? fail_with(EXECUTE, EACCES, forbidden) : fail_with(LOOKUP, ENOENT, argv[0]);
 }
 
+/* Become the leader of a new session, with the view's terminal if it has one. */
 static int
-carry_out(const struct plan *plan, const struct record *record)
+begin_session(uint64_t flags, int slave)
+{
+    if (setsid() < 0)
+        return fail(PROCESS, "");
+    return flags & SESSION_WITH_PTY ? pty_take(slave) : 0;
+}
+
+static int
+carry_out(const struct plan *plan, const struct record *record, int slave)
 {
     const struct argument *argument = record->arguments;
     switch (record->step) {
@@ -78,6 +87,8 @@ carry_out(const struct plan *plan, const struct record *record)
         return 0;
     case STEP_PASS:
         return fcntl(slot_descriptor(plan, &argument[0]), F_SETFD, 0) < 0 ? fail(PROCESS, "") : 0;
+    case STEP_SESSION:
+        return begin_session(argument[0].number, slave);
     case STEP_EXEC:
         return execute(argument);
     default:
@@ -99,7 +110,7 @@ command_execute(const struct plan *plan, const struct init_descriptors *descript
         count = read(descriptors->gate[0], &none, 1);
     while (count < 0 && errno == EINTR);
     while (plan_next(&cursor, &record))
-        if (carry_out(plan, &record) < 0)
+        if (carry_out(plan, &record, descriptors->slave) < 0)
             break;
     return -1;
 }

@@ -142,7 +142,8 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
         return change_directory(argument[0].bytes, argument[1].number);
     case STEP_RESTRICT_CAPABILITIES:
         return restrict_capabilities(argument[0].number) < 0 ? fail(CAPABILITIES, "") : 0;
-    default: /* STEP_BIND: for STEP_ATTACH_BINDS; STEP_OFFER_NAMESPACES: after all others */
+    default: /* STEP_BIND: for STEP_ATTACH_BINDS; STEP_OFFER_NAMESPACES: after all others; STEP_PTY
+              */
         return 0;
     }
 }
@@ -200,7 +201,7 @@ shrink(struct plan *plan, struct covered_hosts *hosts, bool keep)
 }
 
 _Noreturn void
-init_run(struct plan *plan, const struct init_descriptors *descriptors)
+init_run(struct plan *plan, struct init_descriptors *descriptors)
 {
     struct covered_hosts hosts = {.cover = -1, .below = -1};
     struct cursor cursor = plan->sections[SECTION_INIT];
@@ -209,6 +210,9 @@ init_run(struct plan *plan, const struct init_descriptors *descriptors)
     end_with(descriptors->monitor);
     while (plan_next(&cursor, &record)) {
         if (carry_out(plan, &record, &hosts) < 0)
+            give_up(descriptors);
+        if (record.step == STEP_PTY &&
+            pty_open(&record, descriptors->terminal, &descriptors->slave) < 0)
             give_up(descriptors);
         if (record.step == STEP_HOSTS)
             keep = record.arguments[1].number && hosts.cover >= 0;

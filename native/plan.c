@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define MOST_ID (UINT32_MAX - 1ULL) /* of a user or group: -1 is none */
 #define MAGIC "overlaykit plan"
 
 enum {
@@ -80,6 +81,9 @@ static const struct form forms[STEPS] = {
     [STEP_REMOVE] = {"remove", "ds", IN_END, MANY},
     [STEP_REMOVE_IF_EMPTY] = {"remove_if_empty", "ds", IN_END, MANY},
     [STEP_OFFER_NAMESPACES] = {"offer_namespaces", "", IN_INIT, ONCE},
+    [STEP_TERMINAL] = {"terminal", "u", IN_PLAN, ONCE},
+    [STEP_PTY] = {"pty", "uu", IN_INIT, ONCE},
+    [STEP_SESSION] = {"session", "u", IN_COMMAND, ONCE},
 };
 
 static const char *const section_names[SECTIONS] = {"plan", "monitor", "init", "command", "end"};
@@ -418,6 +422,18 @@ check_values(struct check *check, const struct record *record)
         return number < 1 << FIRST_DESCRIPTOR ? NULL : "it is no standard descriptor";
     case STEP_EXEC:
         return argument[0].length && argument[3].number <= 1 ? NULL : "there is no command";
+    case STEP_TERMINAL:
+        return number <= TERMINAL_INTERACTIVE ? NULL : "there are no such flags";
+    case STEP_PTY:
+        if (!check->seen[STEP_TERMINAL])
+            return "there is no terminal";
+        if (argument[1].number > 1)
+            return "there are no such flags";
+        return number <= MOST_ID ? NULL : "it is no user";
+    case STEP_SESSION:
+        if (number > SESSION_WITH_PTY)
+            return "there are no such flags";
+        return number && !check->seen[STEP_PTY] ? "there is no terminal" : NULL;
     case STEP_REMOVE:
     case STEP_REMOVE_IF_EMPTY:
         return is_plain_name(argument[1].bytes) ? NULL : "the name is none";
@@ -451,6 +467,8 @@ check_whole(const struct check *check)
         return "there is no command";
     if (!check->seen[STEP_REPORT] == !check->seen[STEP_FRONT])
         return "it has neither report nor front, or both";
+    if (check->seen[STEP_TERMINAL] && !(check->seen[STEP_FRONT] && check->seen[STEP_PTY]))
+        return "its terminal has no front or no pty";
     if (check->seen[STEP_BIND] && !check->seen[STEP_ATTACH_BINDS])
         return "it attaches no binds";
     if (!check->own_processes)

@@ -75,6 +75,9 @@ enum step {
     STEP_REMOVE,
     STEP_REMOVE_IF_EMPTY,
     STEP_OFFER_NAMESPACES,
+    STEP_TERMINAL,
+    STEP_PTY,
+    STEP_SESSION,
     STEPS,
 };
 
@@ -85,6 +88,12 @@ enum {
     MOUNT_OPTIONAL_IF_EPERM = 4,
     MOUNT_OPTIONAL_IF_ENOENT = 8, /* of STEP_CLONE */
 };
+
+/* A flag of STEP_TERMINAL. */
+enum { TERMINAL_INTERACTIVE = 1 };
+
+/* A flag of STEP_SESSION. */
+enum { SESSION_WITH_PTY = 1 };
 
 /* A flag of STEP_ATTACH. */
 enum { ATTACH_IF_TARGET_EXISTS = 1 };

@@ -11,6 +11,7 @@
 #include "supervisor.h"
 
 #include "ports.h"
+#include "terminal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -53,20 +54,24 @@ static struct {
     int offer;   /* the socket from which init's namespaces come; -1 if none do */
     int namespaces[OFFERED_NAMESPACES];
     pid_t init;
-    int view;      /* a pidfd of init; -1 before its fork */
+    int view;     /* a pidfd of init; -1 before its fork */
+    int terminal; /* a socket, on which the master of the pty comes; -1 without one */
+    bool with_terminal;
     int code;      /* the status of init */
     int interrupt; /* alone: the signal that ended the launch; 0 if none did */
     int deadly;    /* the signal of the caller's PR_SET_PDEATHSIG, 0 if none */
     pid_t caller;
     bool view_ended, parent_ended, aborted, executed, resumed, awaiting;
-    bool may_reap; /* the parent has a pidfd of init */
+    bool undelivered; /* the rest of the view's output is given up */
+    bool may_reap;    /* the parent has a pidfd of init */
     struct ports *ports;
 } monitor = {.epoll = -1,
              .signals = -1,
              .status = -1,
              .offer = -1,
              .namespaces = {-1, -1, -1, -1},
-             .view = -1};
+             .view = -1,
+             .terminal = -1};
 
 /* ---- events --------------------------------------------------------------------------------- */
 
@@ -141,12 +146,14 @@ status_ready(struct source *source, uint32_t events)
 }
 
 /* A signal of the terminal (si_code SI_KERNEL, sigaction(2)) reaches the whole foreground process
- * group, the command included: to forward it would interrupt the command twice. SIGHUP of a
- * terminal that hangs up reaches the session leader alone. */
+ * group, the command included: to forward it would interrupt the command twice. It does not
+ * reach a command with a terminal of its own. SIGHUP of a terminal that hangs up reaches the
+ * session leader alone. */
 static bool
 is_to_forward(const struct signalfd_siginfo *info)
 {
-    return info->ssi_code <= 0 || (info->ssi_signo == SIGHUP && getsid(0) == getpid());
+    return info->ssi_code <= 0 || monitor.with_terminal ||
+           (info->ssi_signo == SIGHUP && getsid(0) == getpid());
 }
 
 static void
@@ -158,7 +165,12 @@ take_signal(const struct signalfd_siginfo *info)
     /* A signal after end of file is for the command: its sender may have seen it running. */
     while (monitor.status >= 0 && is_readable(monitor.status))
         read_status();
-    if (monitor.executed && !monitor.awaiting) {
+    if (terminal_takes_signal(number))
+        return;
+    if (monitor.view < 0 && monitor.executed && !monitor.awaiting) { /* the output is blocked */
+        if (number != SIGCONT && number != SIGWINCH)
+            monitor.undelivered = true;
+    } else if (monitor.executed && !monitor.awaiting) {
         if (is_to_forward(info))
             signal_view(number);
     } else if (number != SIGCONT && number != SIGWINCH && (monitor.awaiting || !has_failed())) {
@@ -184,14 +196,31 @@ offer_ready(struct source *source, uint32_t events)
     (void)events;
     if (monitor.offer < 0)
         return;
-    namespaces_take(monitor.offer, monitor.namespaces);
+    descriptors_take(monitor.offer, monitor.namespaces, OFFERED_NAMESPACES);
     close(monitor.offer);
     monitor.offer = -1;
 }
 
+static void
+terminal_ready(struct source *source, uint32_t events)
+{
+    (void)source;
+    (void)events;
+    int master;
+    descriptors_take(monitor.terminal, &master, 1);
+    close(monitor.terminal);
+    monitor.terminal = -1;
+    /* Without one, init has failed, and ends. */
+    if (master >= 0 && terminal_open(master) < 0) {
+        (void)fail(TERMINAL, "");
+        signal_view(SIGKILL);
+    }
+}
+
 static struct source on_view = {view_ready}, on_parent = {parent_ready}, on_abort = {abort_ready},
                      on_reap = {reap_ready}, on_resume = {resume_ready}, on_status = {status_ready},
-                     on_offer = {offer_ready}, on_signals = {signals_ready};
+                     on_offer = {offer_ready}, on_signals = {signals_ready},
+                     on_terminal = {terminal_ready};
 
 static int
 watch(int descriptor, struct source *source, uint32_t how)
@@ -217,6 +246,17 @@ handle_events(int timeout)
         ports_expire(monitor.ports);
         ports_collect(monitor.ports);
     }
+    terminal_expire();
+}
+
+/* Milliseconds until an event that is none of a descriptor, -1 for none. */
+static int
+timeout_of_events(void)
+{
+    int ports = monitor.ports ? ports_timeout(monitor.ports) : -1, terminal = terminal_timeout();
+    if (ports < 0 || terminal < 0)
+        return ports < 0 ? terminal : ports;
+    return ports < terminal ? ports : terminal;
 }
 
 /* ---- descriptors ---------------------------------------------------------------------------- */
@@ -248,7 +288,7 @@ close_others(void)
 {
     static const enum section sections[] = {SECTION_PLAN, SECTION_MONITOR, SECTION_END};
     static bool keep[MOST_SLOTS];
-    static int kept[MOST_SLOTS + 8];
+    static int kept[MOST_SLOTS + 8 + TERMINAL_DESCRIPTORS];
     size_t count = 0;
     for (size_t at = 0; at < sizeof sections / sizeof *sections; at++) {
         struct cursor cursor = plan.sections[sections[at]];
@@ -267,6 +307,8 @@ close_others(void)
     kept[count++] = monitor.status;
     kept[count++] = monitor.view;
     kept[count++] = monitor.offer;
+    terminal_descriptors(&kept[count]);
+    count += TERMINAL_DESCRIPTORS;
     close_all_but(kept, count);
 }
 
@@ -357,18 +399,29 @@ carry_out(const struct record *record)
     }
 }
 
+/* With a terminal of its own the command is not stopped by that of the caller; this process
+ * restores the mode before it stops. */
+static sigset_t
+watched_signals(void)
+{
+    sigset_t signals = forwarded_signals();
+    if (monitor.with_terminal)
+        sigaddset(&signals, SIGTSTP);
+    return signals;
+}
+
 /* The events of the section of the plan. */
 static int
 watch_named(void)
 {
     struct cursor cursor = plan.sections[SECTION_PLAN];
     struct record record;
-    sigset_t forwarded = forwarded_signals();
+    sigset_t watched = watched_signals();
     monitor.epoll = epoll_create1(EPOLL_CLOEXEC);
     if (monitor.epoll < 0)
         return fail(PROCESS, "");
     if (monitor.alone) {
-        monitor.signals = signalfd(-1, &forwarded, SFD_CLOEXEC | SFD_NONBLOCK);
+        monitor.signals = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
         if (monitor.signals < 0 || watch(monitor.signals, &on_signals, 0) < 0)
             return fail(PROCESS, "");
     }
@@ -439,7 +492,8 @@ report_view(int status, pid_t view)
 static int
 fork_init(void)
 {
-    struct init_descriptors descriptors;
+    struct init_descriptors descriptors = {.terminal = -1, .slave = -1};
+    int sockets[2] = {-1, -1};
     descriptors.status = status_write_end();
     descriptors.monitor = pidfd_of(getpid());
     if (descriptors.status < 0 || descriptors.monitor < 0 || pipe2(descriptors.gate, O_CLOEXEC) < 0)
@@ -447,6 +501,11 @@ fork_init(void)
     descriptors.offer = make_offer();
     if (has_failed())
         return -1;
+    if (monitor.with_terminal && (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) < 0 ||
+                                  watch(sockets[0], &on_terminal, EPOLLONESHOT) < 0))
+        return fail(PROCESS, "");
+    monitor.terminal = sockets[0];
+    descriptors.terminal = sockets[1];
     pid_t child = fork();
     if (child < 0)
         return fail(PROCESS, "");
@@ -466,7 +525,16 @@ fork_init(void)
         close(descriptors.offer);
     /* Before the gate. */
     close(descriptors.status);
+    close(descriptors.terminal);
     return 0;
+}
+
+/* Wait until the relay has begun: the command begins with the size of the caller's window. */
+static void
+await_terminal(void)
+{
+    while (monitor.with_terminal && !terminal_is_open() && !monitor.view_ended)
+        handle_events(-1);
 }
 
 /* All that the monitor does from now on is to signal and reap its own child, to forward ports, and
@@ -522,17 +590,31 @@ reap(void)
         (void)fail_with(DAEMON, 0, "");
 }
 
+/* Deliver what the view has written, unless a signal ends the wait. */
+static void
+drain_terminal(void)
+{
+    if (!terminal_is_open())
+        return;
+    terminal_drain();
+    while (!terminal_is_drained() && !monitor.undelivered)
+        handle_events(-1);
+    if (terminal_error())
+        (void)fail_with(OUTPUT, terminal_error(), "");
+}
+
 /* Wait for the view's end, and until clients of published ports have what the view has sent. */
 static void
 hold_view(void)
 {
     struct ports *ports = monitor.ports;
     while (!(monitor.view_ended && (monitor.may_reap || monitor.parent_ended)))
-        handle_events(ports ? ports_timeout(ports) : -1);
+        handle_events(timeout_of_events());
     reap();
     monitor.view = -1;
     offer_ready(NULL, 0);
     close_namespaces();
+    drain_terminal();
     if (!ports)
         return;
     int64_t deadline = now_milliseconds() + DRAIN_MILLISECONDS, left = DRAIN_MILLISECONDS;
@@ -667,10 +749,16 @@ start(void)
     struct record record;
     if (watch_named() < 0)
         return -1;
+    if (plan_find(&plan, SECTION_PLAN, STEP_TERMINAL, &record) &&
+        terminal_prepare(monitor.epoll, record.arguments[0].number & TERMINAL_INTERACTIVE) < 0)
+        return fail(PROCESS, "");
     while (plan_next(&cursor, &record))
         if (carry_out(&record) < 0)
             return -1;
-    return fork_init();
+    if (fork_init() < 0)
+        return -1;
+    await_terminal();
+    return 0;
 }
 
 static _Noreturn void
@@ -681,6 +769,7 @@ run(void)
     monitor.caller = getppid();
     monitor.alone = plan_find(&plan, SECTION_PLAN, STEP_FRONT, &record);
     monitor.may_reap = monitor.alone;
+    monitor.with_terminal = plan_find(&plan, SECTION_PLAN, STEP_TERMINAL, &record);
     if (plan_find(&plan, SECTION_COMMAND, STEP_IGNORED, &record))
         monitor.ignored = record.arguments[0].number;
     if (plan_find(&plan, SECTION_COMMAND, STEP_BLOCKED, &record))
@@ -699,7 +788,7 @@ run(void)
     }
     if (!started && plan_find(&plan, SECTION_PLAN, STEP_REPORT, &record))
         failure_write(slot_descriptor(&plan, &record.arguments[0]));
-    if (monitor.alone)
+    if (monitor.alone && !monitor.with_terminal)
         empty_streams();
     close_others();
     if (started) {
@@ -708,12 +797,15 @@ run(void)
         if (monitor.ports)
             allow_many_descriptors();
         if (monitor.alone) {
-            sigset_t held = forwarded_signals();
+            sigset_t held = watched_signals();
             sigaddset(&held, SIGPIPE);
             block_signals(monitor.blocked, &held);
         }
         hold_view();
     }
+    terminal_end();
+    if (monitor.alone && monitor.with_terminal)
+        empty_streams();
     while (monitor.status >= 0)
         read_status();
     carry_out_end();

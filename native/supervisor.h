@@ -6,6 +6,7 @@
 #include "plan.h"
 
 #include <signal.h>
+#include <sys/types.h>
 
 #define FORWARDED_SIGNALS {SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH}
 
@@ -34,6 +35,8 @@ enum { LONGEST_RECORD = 4000 }; /* less than PIPE_BUF: a record is written in on
 #define PORT "PORT"
 #define PAUSE "PAUSE"
 #define DAEMON "DAEMON"
+#define TERMINAL "TERMINAL"
+#define OUTPUT "OUTPUT"
 
 /* Record that the step `name` failed with errno on `subject`. The first failure counts. Returns
  * -1. */
@@ -92,19 +95,31 @@ int status_of(int ended);
 
 /* The descriptors that init inherits from the monitor. */
 struct init_descriptors {
-    int monitor; /* a pidfd */
-    int status;  /* the write end of the status pipe */
-    int gate[2]; /* a pipe without data: end of file lets the command be executed */
-    int offer;   /* a socket to the monitor, for namespaces_offer */
+    int monitor;  /* a pidfd */
+    int status;   /* the write end of the status pipe */
+    int gate[2];  /* a pipe without data: end of file lets the command be executed */
+    int offer;    /* a socket to the monitor, for namespaces_offer */
+    int terminal; /* the same, for the master of the pty; -1 without a terminal */
+    int slave;    /* of the pty, opened by init; -1 without one */
 };
 
 /* Be the view's init. Requires: a new fork of the monitor, with every signal blocked. */
-_Noreturn void init_run(struct plan *plan, const struct init_descriptors *descriptors);
+_Noreturn void init_run(struct plan *plan, struct init_descriptors *descriptors);
 
 /* ---- command.c ------------------------------------------------------------------------------ */
 
 /* Execute the command in this process. execve(2) closes the status pipe. Returns -1. */
 int command_execute(const struct plan *plan, const struct init_descriptors *descriptors);
+
+/* ---- passing.c ------------------------------------------------------------------------------ */
+
+enum { MOST_PASSED = 4 };
+
+/* Send up to MOST_PASSED descriptors into a socket. Returns -1 with errno set. */
+int descriptors_send(int channel, const int *descriptors, size_t count);
+
+/* Take what descriptors_send has sent; -1 for each descriptor if nothing has come. */
+void descriptors_take(int channel, int *descriptors, size_t count);
 
 /* ---- namespaces.c --------------------------------------------------------------------------- */
 
@@ -113,8 +128,14 @@ enum { OFFERED_NAMESPACES = 4 };
 /* Send the namespaces of this process that init makes into the socket `channel`. */
 int namespaces_offer(int channel);
 
-/* Take what namespaces_offer has sent; -1 for each descriptor if nothing came. */
-void namespaces_take(int channel, int *descriptors);
+/* ---- pty.c ---------------------------------------------------------------------------------- */
+
+/* Carry out STEP_PTY: make a pty of the view's devpts, send its master over `channel`, put its
+ * slave into `*slave`, and leave the caller's session. */
+int pty_open(const struct record *step, int channel, int *slave);
+
+/* Make the slave the controlling terminal and the standard streams of this session's leader. */
+int pty_take(int slave);
 
 /* ---- mounts.c ------------------------------------------------------------------------------- */
 

@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
             cwd=args.cwd,
             pass_fds=launch_options.descriptors(args, inherited),
             umask=umask.of_caller(),
+            terminal=launch_options.terminal(args),
         )
 
 
@@ -62,6 +63,7 @@ def options() -> Options:
     """The command's options."""
     command = Options(_bare_parser)
     launch_options.declare_environment(command)
+    launch_options.declare_terminal(command)
     launch_options.declare_descriptors(command)
     command.add_argument("command", nargs=REMAINDER, metavar="VIEW", help=SUPPRESS)
     return command

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     """Some of the keyword arguments of `View`."""
 
 
+_TERM = "xterm"
+"""Of a terminal whose kind is unknown, as with podman."""
+
+
 def declare_root(command: Options) -> None:
     """What the view shows, and where its changes go."""
     command.add_argument(
@@ -153,7 +157,31 @@ def environment(command: str, args: Values) -> Environment:
         if not key or not equals:
             raise Usage(command, f"-e {setting}: give KEY=VALUE")
         env = namespace.environment.replace(env, key, value)
+    if args.tty and namespace.environment.get(env, "TERM") is None:
+        env = namespace.environment.replace(env, "TERM", _TERM)
     return env
+
+
+def declare_terminal(command: Options) -> None:
+    """A terminal of the view's own."""
+    command.add_argument(
+        "-i",
+        "--interactive",
+        dest="interactive",
+        action="store_true",
+        help="with -t: pass standard input on to the terminal (without -t it is the command's in any case)",
+    )
+    command.add_argument(
+        "-t",
+        "--tty",
+        dest="tty",
+        action="store_true",
+        help="give the command a terminal of its own, with job control; -it for an interactive one",
+    )
+
+
+def terminal(args: Values) -> namespace.Terminal | None:
+    return namespace.Terminal(interactive=args.interactive) if args.tty else None
 
 
 def declare_descriptors(command: Options) -> None:

@@ -84,7 +84,15 @@ class Options:
         while rest and rest[0].startswith("-") and rest[0] != "--":
             flag, equals, value = rest.pop(0).partition("=")
             if flag not in options:
-                return None
+                letters = flag.removeprefix("-")
+                if (
+                    equals
+                    or not letters
+                    or not all(_is_short_switch(options.get(f"-{one}")) for one in letters)
+                ):
+                    return None
+                rest[:0] = (f"-{one}" for one in letters)
+                continue
             group, name, keywords = options[flag]
             if _is_switch(keywords):
                 if equals:
@@ -110,6 +118,10 @@ class Options:
             given.add((group, name))
         setattr(values, remainder, rest)
         return values
+
+
+def _is_short_switch(declared: tuple[int, str, dict[str, Any]] | None) -> bool:
+    return declared is not None and _is_switch(declared[2])
 
 
 def _is_switch(keywords: dict[str, Any]) -> bool:

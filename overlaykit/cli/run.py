@@ -54,7 +54,14 @@ def main(arguments: list[str]) -> int:
         for note in view.notes:
             output.print_error(note)
         with signals.held():
-            view.execute(command, env=env, cwd=args.cwd, pass_fds=passed, umask=umask.of_caller())
+            view.execute(
+                command,
+                env=env,
+                cwd=args.cwd,
+                pass_fds=passed,
+                umask=umask.of_caller(),
+                terminal=launch_options.terminal(args),
+            )
 
 
 def parser() -> Parser:
@@ -82,6 +89,7 @@ def options() -> Options:
     launch_options.declare_network(command)
     launch_options.declare_driver(command)
     launch_options.declare_environment(command)
+    launch_options.declare_terminal(command)
     launch_options.declare_descriptors(command)
     command.add_argument("command", nargs=REMAINDER, metavar="COMMAND", help=SUPPRESS)
     return command

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
     from overlaykit.namespace.ports import BadPort, Port, parse_port
     from overlaykit.namespace.processes import Processes
-    from overlaykit.namespace.spec import End, LaunchSpec, RootMount
+    from overlaykit.namespace.spec import End, LaunchSpec, RootMount, Terminal
     from overlaykit.namespace.users import enter, errno_as_root, is_privileged, isolate_mounts
 
 __all__ = [
@@ -73,6 +73,7 @@ __all__ = [
     "Processes",
     "RootMount",
     "TargetTwice",
+    "Terminal",
     "UserNamespacesRefused",
     "WorkingDirectoryDeleted",
     "WorkingDirectoryMissing",
@@ -116,7 +117,7 @@ _MODULES: Final = {
     "network": ("AddressUnknown", "PortInUse", "PortPrivileged", "PortsNeedPrivateNetwork"),
     "ports": ("BadPort", "Port", "parse_port"),
     "processes": ("Processes",),
-    "spec": ("End", "LaunchSpec", "RootMount"),
+    "spec": ("End", "LaunchSpec", "RootMount", "Terminal"),
     "users": ("enter", "errno_as_root", "is_privileged", "isolate_mounts"),
 }
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}

@@ -95,6 +95,8 @@ WORDING: Final = {
     "CAPABILITIES": "drop capabilities",
     "LOOKUP": "find the command",
     "EXECUTE": "execute",
+    "TERMINAL": "make a terminal",
+    "OUTPUT": "write to standard output",
     "UNFORESEEN": "go on",
 }
 """The names of failures of the supervisor or of init; the value completes "cannot ..."."""

@@ -114,6 +114,8 @@ def plan_of(
     plan.section("init")
     for descriptor, kind in namespaces.offered:
         plan.setns(slots[descriptor], kind)
+    if spec.terminal is not None:
+        plan.pty(0, console=False)
     plan.umask(caller.umask if spec.umask is None else spec.umask)
     plan.chdir(spec.cwd, required=spec.cwd_required)
     plan.restrict_capabilities(sum(1 << capability for capability in KEPT))

@@ -74,6 +74,9 @@ FORMS: Final = {
     "remove": (34, "ds", "end"),
     "remove_if_empty": (35, "ds", "end"),
     "offer_namespaces": (36, "", "init"),
+    "terminal": (37, "u", "plan"),
+    "pty": (38, "uu", "init"),
+    "session": (39, "u", "command"),
 }
 """Of each step its code, the types of its arguments, and the sections that may have it, as the program knows them.
 
@@ -126,6 +129,10 @@ class Plan:
     def hold(self, slot: Slot) -> None:
         """Keep a descriptor open until the end."""
         self.steps.append(("hold", slot))
+
+    def terminal(self, *, interactive: bool) -> None:
+        """Relay between the caller's streams and the view's terminal; without `interactive`, its output alone."""
+        self.steps.append(("terminal", int(interactive)))
 
     def setns(self, namespace: Slot, kinds: int) -> None:
         """setns(2), with CLONE_NEW*."""
@@ -214,6 +221,13 @@ class Plan:
         """Attach the mounts of `bind`, parents before the paths below them."""
         self.steps.append(("attach_binds",))
 
+    def pty(self, owner: int, *, console: bool) -> None:
+        """Make a terminal in the view's /dev/pts, also as /dev/console if that is wanted.
+
+        It belongs to the user `owner`.
+        """
+        self.steps.append(("pty", owner, int(console)))
+
     def protect_proc(self, masked: Sequence[str], *, own_network: bool) -> None:
         """Where the machine's root is mapped: cover the parts of procfs by which it could read or change the machine.
 
@@ -236,6 +250,10 @@ class Plan:
     def offer_namespaces(self) -> None:
         """Have the supervisor hold the namespaces that init made, so that commands can join the view."""
         self.steps.append(("offer_namespaces",))
+
+    def session(self, *, with_pty: bool) -> None:
+        """setsid(2); the view's terminal becomes the command's controlling terminal and standard streams."""
+        self.steps.append(("session", int(with_pty)))
 
     def blocked(self, mask: int) -> None:
         """The command's signal mask: bit N - 1 is signal N."""

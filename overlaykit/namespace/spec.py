@@ -25,6 +25,13 @@ _LONGEST_HOSTNAME: Final = 64
 _STANDARD: Final = range(3)
 
 
+class Terminal(Record, kw_only=True):
+    """A terminal (pty(7)) of the view, relayed to the caller's standard streams."""
+
+    interactive: bool
+    """Whether the caller's standard input is its input; it has none otherwise."""
+
+
 class LaunchSpec(Record, kw_only=True):
     """A command and its surroundings.
 
@@ -51,6 +58,8 @@ class LaunchSpec(Record, kw_only=True):
     """Open descriptors that the command inherits under the same numbers, beside the standard ones."""
     redirected: Mapping[int, int] = {}
     """Standard descriptors (0 to 2) of the command: each a copy of a descriptor, from 3 on, of the caller."""
+    terminal: Terminal | None = None
+    """A terminal of the view's own; None: the command gets the caller's streams."""
     umask: int | None = None
     """None: the umask of the caller."""
     keep: bool = False

@@ -106,6 +106,7 @@ def plan_of(
     plan.offer_namespaces()
 
     command(plan, slots, spec, caller)
+
     if isinstance(supervision, Alone):
         plan.section("end")
         _end(plan, slots, supervision.end)
@@ -121,15 +122,20 @@ def supervise(
         _front(plan, slots, supervision)
     else:
         _report(plan, slots, supervision)
+    if spec.terminal is not None:
+        plan.terminal(interactive=spec.terminal.interactive)
 
 
 def command(plan: Plan, slots: Inherited, spec: LaunchSpec, caller: Caller) -> None:
     """The section "command"."""
     plan.section("command")
     plan.ignored(caller.ignored)
+    if spec.terminal is not None:
+        plan.session(with_pty=True)
     for number, source in spec.redirected.items():
         plan.standard(number, slots[source])
-    if closed := caller.closed - spec.redirected.keys():
+    closed = caller.closed - spec.redirected.keys()
+    if closed and spec.terminal is None:
         plan.close_standard(sum(1 << number for number in closed))
     for descriptor in _passed(spec):
         plan.pass_on(slots[descriptor])
@@ -199,7 +205,7 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
     # A view works without these where the kernel lacks or refuses them.
     plan.fresh("cgroup", "cgroup2", kernel | _RDONLY, flags=OPTIONAL, subject="/sys/fs/cgroup")
     devices = {name: f"/dev/{name}" for name in DEVICES}
-    if caller.console is not None:
+    if caller.console is not None and spec.terminal is None:
         devices["console"] = caller.console
     for name, path in devices.items():
         plan.clone(f"/dev/{name}", path, flags=OPTIONAL_IF_ENOENT)
@@ -222,6 +228,8 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
     for name in devices:
         plan.attach(f"/dev/{name}", f"/dev/{name}")
     plan.attach("pts", "/dev/pts")
+    if spec.terminal is not None:
+        plan.pty(0, console=True)
     plan.attach("shm", "/dev/shm")  # noqa: S108
     plan.attach("mqueue", "/dev/mqueue")
     plan.protect_proc(MASKED_IN_PROC, own_network=not host_network)

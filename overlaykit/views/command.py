@@ -27,6 +27,7 @@ def launch_spec(
     umask: int | None,
     redirected: Mapping[int, int],
     keep: bool,
+    terminal: namespace.Terminal | None = None,
 ) -> namespace.LaunchSpec:
     """The launch of `argv` in a view. Raises: TypeError or ValueError for what execve(2) cannot take."""
     require_list("argv", argv)
@@ -44,4 +45,5 @@ def launch_spec(
         umask=umask,
         redirected=redirected,
         keep=keep,
+        terminal=terminal,
     )

@@ -28,6 +28,7 @@ def execute(
     cwd: str | None = None,
     pass_fds: Collection[int] = (),
     umask: int | None = None,
+    terminal: namespace.Terminal | None = None,
 ) -> NoReturn:
     """Run a command in the running view `name` in place of this program; the other arguments are `View.execute`'s.
 
@@ -49,6 +50,7 @@ def execute(
         cwd_required=cwd is not None,
         descriptors=tuple(pass_fds),
         umask=umask,
+        terminal=terminal,
     )
     with namespace.namespaces_of(found.about.supervisor, name) as namespaces:
         # The process id was the supervisor's if the view has not ended since.

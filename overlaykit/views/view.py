@@ -307,8 +307,11 @@ class View:
         cwd: str | None = None,
         pass_fds: Collection[int] = (),
         umask: int | None = None,
+        terminal: namespace.Terminal | None = None,
     ) -> NoReturn:
         """Run a last command in the view in place of this program; the arguments are those of `launch`.
+
+        With `terminal` the command gets a terminal of its own, relayed to the standard streams of this program.
 
         The process becomes the supervisor of the view: a program in C, which forwards signals, ends with the command's
         status (128 + N where signal N ended it), and removes every trace. A step that fails is printed by
@@ -329,6 +332,7 @@ class View:
             umask=umask,
             redirected={},
             keep=rootfs.upper is not None,
+            terminal=terminal,
         )
         root = rootfs.root
         self._last = True

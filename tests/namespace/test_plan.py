@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlaykit import _native
-from overlaykit.namespace import Bind, End, LaunchSpec, RootMount, join
+from overlaykit.namespace import Bind, End, LaunchSpec, RootMount, Terminal, join
 from overlaykit.namespace.launcher import SUPERVISOR
 from overlaykit.namespace.plan import FORMS, LARGEST, MAGIC, SECTIONS, Plan, TooLarge
 from overlaykit.namespace.spec import Alone, Caller, Reporting
@@ -294,28 +294,45 @@ def test_a_supervisor_without_a_parent_reports_by_a_program_and_cleans_up() -> N
 
 
 def test_steps_stand_in_sections_that_may_have_them() -> None:
-    full = plan(
+    steps: list[Step] = []
+    alone = Alone(
+        report=("a",),
+        env=(),
+        abort_on=(40,),
+        hold=(41,),
+        end=End(written=43, remove=((44, "s"),), remove_if_empty=((44, "r"),)),
+    )
+    steps += plan(
         user_namespace=11,
         listeners={30: 80},
         binds=(Bind(source="/a", target="/b"),),
         descriptors=(5,),
         redirected={1: 7},
         caller=CALLER.replace(closed=frozenset({0})),
-        supervision=Alone(
-            report=("a",),
-            env=(),
-            abort_on=(40,),
-            hold=(41,),
-            end=End(written=43, remove=((44, "s"),), remove_if_empty=((44, "r"),)),
-        ),
-    )
+        supervision=alone,
+    ).steps
+    steps += plan(terminal=Terminal(interactive=True), supervision=alone).steps
     current = "plan"
-    for name, *arguments in full.steps:
+    for name, *arguments in steps:
         if name == "section":
             assert isinstance(arguments[0], int)
             current = SECTIONS[arguments[0]]
         assert current in FORMS[str(name)][2].split()
-    assert set(FORMS) - set(names(full.steps)) == {"report", "parent", "pause"}
+    assert set(FORMS) - set(names(steps)) == {"report", "parent", "pause"}
+
+
+def test_a_terminal_is_the_commands_alone_and_replaces_the_callers_streams() -> None:
+    caller = CALLER.replace(console="/dev/pts/9", closed=frozenset({0}))
+    made = plan(
+        terminal=Terminal(interactive=False),
+        caller=caller,
+        supervision=Alone(report=("a",), env=()),
+    )
+    assert only(section(made, "plan"), "terminal") == [("terminal", 0)]
+    init = section(made, "init")
+    assert init.index(("attach", "pts", "/dev/pts", 0)) + 1 == init.index(("pty", 0, 1))
+    assert "/dev/console" not in [step[2] for step in only(init, "attach")]
+    assert names(section(made, "command")) == ["ignored", "session", "blocked", "exec"]
 
 
 def decoded(raw: bytes) -> list[tuple[int, list[bytes]]]:

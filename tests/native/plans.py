@@ -128,11 +128,13 @@ def start(
             return subprocess.Popen(
                 [SUPERVISOR, str(descriptor), *options],
                 pass_fds=(descriptor, *inherited),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={},
-                **how,
+                **{
+                    "stdin": subprocess.DEVNULL,
+                    "stdout": subprocess.PIPE,
+                    "stderr": subprocess.PIPE,
+                    "env": {},
+                    **how,
+                },
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -1,0 +1,529 @@
+/* Relay between the caller's streams and the master of a view's pty.
+ *
+ * The caller's streams are shared with other processes, so they never become non-blocking. Standard
+ * output is opened once more where that is possible, and read and written only when it is ready
+ * otherwise. Each direction has a buffer of one size: a reader that is slow stops the writer.
+ *
+ * The monitor has no descriptor of the slave: with one, the end of the session's leader would be a
+ * hang-up that discards what it wrote last (disassociate_ctty() and tty_ldisc_hangup() in
+ * drivers/tty). So the master reports EPOLLHUP while no process has the slave open, and is watched
+ * edge-triggered. */
+#include "terminal.h"
+
+#include "ports.h"
+#include "supervisor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+enum {
+    BUFFER_BYTES = 16384,
+    CONSUMED_MILLISECONDS = 20, /* between two looks at whether the view has read its input */
+};
+
+struct flow {
+    char bytes[BUFFER_BYTES];
+    size_t from, to;
+};
+
+/* A descriptor of the event loop. */
+struct end {
+    struct source source;
+    int descriptor;
+    uint32_t watched;
+    bool is_file; /* for which epoll_ctl(2) fails with EPERM: it is always ready */
+    bool ready;
+};
+
+static void input_ready(struct source *source, uint32_t events);
+static void output_ready(struct source *source, uint32_t events);
+static void master_ready(struct source *source, uint32_t events);
+
+static struct {
+    int epoll, master;
+    bool prepared, interactive;
+    bool is_terminal; /* standard input, with -i */
+    bool raw;
+    struct termios before;
+    pid_t guardian;
+    struct end input, output, view;
+    bool input_ended, end_told; /* end of file at the caller, and told to the view */
+    bool partial;               /* the last line of the input has no newline */
+    bool output_gone, output_is_socket, output_blocks, draining;
+    int error;
+    struct flow in, out;
+} terminal = {
+    .epoll = -1,
+    .master = -1,
+    .input = {.source = {input_ready}, .descriptor = STDIN_FILENO},
+    .output = {.source = {output_ready}, .descriptor = STDOUT_FILENO},
+    .view = {.source = {master_ready}, .descriptor = -1},
+};
+
+/* ---- the caller's terminal ------------------------------------------------------------------ */
+
+static struct termios
+raw_mode(void)
+{
+    struct termios raw = terminal.before;
+    cfmakeraw(&raw);
+    return raw;
+}
+
+/* In the background the terminal's SIGTTOU stops this process, as it stops every program that sets
+ * a mode there. */
+static void
+make_raw(void)
+{
+    struct termios raw = raw_mode();
+    sigset_t one, before;
+    sigemptyset(&one);
+    sigaddset(&one, SIGTTOU);
+    (void)sigprocmask(SIG_UNBLOCK, &one, &before);
+    if (terminal.is_terminal && terminal.master >= 0)
+        terminal.raw = tcsetattr(STDIN_FILENO, TCSANOW, &raw) == 0;
+    (void)sigprocmask(SIG_SETMASK, &before, NULL);
+}
+
+/* Another process group may have the terminal by now, and may have set its own mode. */
+static void
+restore_mode(void)
+{
+    pid_t foreground = tcgetpgrp(STDIN_FILENO);
+    if (terminal.raw && (foreground < 0 || foreground == getpgrp()))
+        (void)tcsetattr(STDIN_FILENO, TCSANOW, &terminal.before);
+    terminal.raw = false;
+}
+
+static bool
+is_same_mode(const struct termios *one, const struct termios *other)
+{
+    return one->c_iflag == other->c_iflag && one->c_oflag == other->c_oflag &&
+           one->c_cflag == other->c_cflag && one->c_lflag == other->c_lflag;
+}
+
+/* Wait until the monitor ends, then restore the mode unless another process has set one. Outside of
+ * the terminal's session nothing stops this process (tty_check_change() in drivers/tty). */
+static _Noreturn void
+guard(int monitor)
+{
+    struct termios found, raw = raw_mode();
+    struct pollfd watched = {.fd = monitor, .events = POLLIN};
+    int kept[] = {STDIN_FILENO, monitor};
+    (void)setsid();
+    (void)prctl(PR_SET_NAME, "terminal", 0, 0, 0);
+    close_all_but(kept, sizeof kept / sizeof *kept);
+    while (poll(&watched, 1, -1) < 0 && errno == EINTR)
+        continue;
+    if (tcgetattr(STDIN_FILENO, &found) == 0 && is_same_mode(&found, &raw))
+        (void)tcsetattr(STDIN_FILENO, TCSANOW, &terminal.before);
+    _exit(0);
+}
+
+static int
+start_guardian(void)
+{
+    int monitor = pidfd_of(getpid());
+    if (monitor < 0)
+        return -1;
+    terminal.guardian = fork();
+    if (terminal.guardian == 0)
+        guard(monitor);
+    close_keeping_errno(monitor);
+    return terminal.guardian < 0 ? -1 : 0;
+}
+
+/* The size of the first standard stream that is a terminal. */
+static void
+copy_size(void)
+{
+    struct winsize size;
+    for (int descriptor = 0; descriptor < 3; descriptor++) {
+        if (ioctl(descriptor, TIOCGWINSZ, &size) == 0) {
+            (void)ioctl(terminal.master, TIOCSWINSZ, &size);
+            return;
+        }
+    }
+}
+
+/* ---- buffers -------------------------------------------------------------------------------- */
+
+static size_t
+space(const struct flow *flow)
+{
+    return BUFFER_BYTES - flow->to;
+}
+
+static bool
+is_empty(const struct flow *flow)
+{
+    return flow->from == flow->to;
+}
+
+static void
+discard(struct flow *flow)
+{
+    flow->from = flow->to = 0;
+}
+
+/* Count bytes that were written from the buffer. */
+static void
+consume(struct flow *flow, size_t count)
+{
+    flow->from += count;
+    if (is_empty(flow))
+        discard(flow);
+}
+
+static void
+append(struct flow *flow, char byte)
+{
+    flow->bytes[flow->to++] = byte;
+}
+
+/* ---- events --------------------------------------------------------------------------------- */
+
+static int
+watch(struct end *end, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.ptr = &end->source};
+    int how = end->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    if (end->is_file || end->watched == events)
+        return 0;
+    /* Without events it is removed: a hang-up would be reported in any case. */
+    if (!events)
+        how = EPOLL_CTL_DEL;
+    int result = epoll_ctl(terminal.epoll, how, end->descriptor, &event);
+    if (result < 0 && errno == EPERM) {
+        end->is_file = end->ready = true;
+        return 0;
+    }
+    if (result == 0)
+        end->watched = events;
+    return result;
+}
+
+/* The view's terminal goes with its reader. */
+static void
+lose_output(int error)
+{
+    terminal.output_gone = true;
+    if (error != EPIPE && error != EIO && error != ECONNRESET)
+        terminal.error = error;
+    terminal_hang_up();
+}
+
+static bool
+has_hung_up(int descriptor)
+{
+    struct pollfd watched = {.fd = descriptor};
+    return poll(&watched, 1, 0) > 0 && watched.revents & POLLHUP;
+}
+
+/* Read from the caller, if it is ready. */
+static bool
+read_input(void)
+{
+    struct flow *flow = &terminal.in;
+    if (!terminal.interactive || terminal.input_ended || terminal.draining || !space(flow) ||
+        !terminal.input.ready)
+        return false;
+    terminal.input.ready = terminal.input.is_file;
+    ssize_t count = read(STDIN_FILENO, flow->bytes + flow->to, space(flow));
+    if (count > 0) {
+        flow->to += (size_t)count;
+        terminal.partial = flow->bytes[flow->to - 1] != '\n';
+        return true;
+    }
+    if (count < 0 && (errno == EINTR || errno == EAGAIN))
+        return false;
+    terminal.input_ended = true;
+    if (terminal.is_terminal && (count < 0 || has_hung_up(STDIN_FILENO)))
+        terminal_hang_up();
+    return true;
+}
+
+static bool
+write_to_view(void)
+{
+    struct flow *flow = &terminal.in;
+    if (terminal.master < 0 || is_empty(flow))
+        return false;
+    ssize_t count = write(terminal.master, flow->bytes + flow->from, flow->to - flow->from);
+    if (count > 0)
+        consume(flow, (size_t)count);
+    else if (count < 0 && errno != EAGAIN && errno != EINTR)
+        discard(flow);
+    return count > 0;
+}
+
+/* Fails with EIO while no process has the slave open. */
+static bool
+read_from_view(void)
+{
+    struct flow *flow = &terminal.out;
+    if (terminal.master < 0 || !space(flow))
+        return false;
+    ssize_t count = read(terminal.master, flow->bytes + flow->to, space(flow));
+    if (count > 0)
+        flow->to += (size_t)count;
+    else if (terminal.draining && !(count < 0 && errno == EINTR))
+        terminal_hang_up();
+    return count > 0;
+}
+
+static bool
+write_output(void)
+{
+    struct flow *flow = &terminal.out;
+    int output = terminal.output.descriptor;
+    if (is_empty(flow) || !terminal.output.ready)
+        return false;
+    const char *bytes = flow->bytes + flow->from;
+    size_t length = flow->to - flow->from;
+    /* What is ready takes so much without blocking (pipe(7)). */
+    if (terminal.output_blocks && length > PIPE_BUF)
+        length = PIPE_BUF;
+    ssize_t count = terminal.output_is_socket
+                        ? send(output, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL)
+                        : write(output, bytes, length);
+    if (terminal.output_blocks || (count < 0 && errno == EAGAIN))
+        terminal.output.ready = terminal.output.is_file;
+    if (count > 0)
+        consume(flow, (size_t)count);
+    else if (count < 0 && errno != EAGAIN && errno != EINTR)
+        lose_output(errno);
+    return count > 0;
+}
+
+/* Move bytes until nothing moves, and watch for what is missing. */
+static void
+pump(void)
+{
+    bool moved = true;
+    while (moved) {
+        moved = read_input();
+        moved |= write_to_view();
+        moved |= read_from_view();
+        moved |= write_output();
+    }
+    if (terminal.output_gone)
+        discard(&terminal.out);
+    bool wants_input =
+        terminal.interactive && !terminal.input_ended && !terminal.draining && space(&terminal.in);
+    if (watch(&terminal.input, wants_input ? EPOLLIN : 0) < 0)
+        terminal.input_ended = true;
+    bool wants_output = !is_empty(&terminal.out) && !terminal.output.ready;
+    if (watch(&terminal.output, wants_output ? EPOLLOUT : 0) < 0)
+        lose_output(errno);
+}
+
+static void
+input_ready(struct source *source, uint32_t events)
+{
+    (void)source;
+    (void)events;
+    terminal.input.ready = true;
+    pump();
+}
+
+static void
+output_ready(struct source *source, uint32_t events)
+{
+    (void)source;
+    (void)events;
+    terminal.output.ready = true;
+    pump();
+}
+
+static void
+master_ready(struct source *source, uint32_t events)
+{
+    (void)source;
+    (void)events;
+    pump();
+}
+
+/* ---- the end of the input ------------------------------------------------------------------- */
+
+/* Whether the view has read all that was written to it. The slave is open for a moment only. */
+static bool
+is_consumed(void)
+{
+    int slave = ioctl(terminal.master, TIOCGPTPEER, O_RDONLY | O_NOCTTY | O_CLOEXEC);
+    bool consumed = slave < 0 || !is_readable(slave);
+    if (slave >= 0)
+        close(slave);
+    return consumed;
+}
+
+int
+terminal_timeout(void)
+{
+    bool waits = terminal.master >= 0 && terminal.input_ended && !terminal.end_told &&
+                 is_empty(&terminal.in) && !terminal.draining;
+    return waits ? CONSUMED_MILLISECONDS : -1;
+}
+
+/* Tell the view of the end of the input as a user does who presses Ctrl-D; in the middle of a line
+ * that takes two. A program that changes the mode (readline) discards what it has not read, so this
+ * comes last. */
+void
+terminal_expire(void)
+{
+    struct termios mode;
+    if (terminal_timeout() < 0 || !is_consumed())
+        return;
+    terminal.end_told = true;
+    if (tcgetattr(terminal.master, &mode) < 0)
+        return;
+    if (terminal.partial && mode.c_lflag & ICANON)
+        append(&terminal.in, (char)mode.c_cc[VEOF]);
+    append(&terminal.in, (char)mode.c_cc[VEOF]);
+    pump();
+}
+
+/* ---- the life of the relay ------------------------------------------------------------------ */
+
+/* Open standard output once more, so that writes do not block. A file keeps its offset, which later
+ * writers share; a socket cannot be opened. */
+static void
+open_output(void)
+{
+    struct stat st;
+    if (fstat(STDOUT_FILENO, &st) < 0)
+        return;
+    terminal.output_is_socket = S_ISSOCK(st.st_mode);
+    terminal.output_blocks = !terminal.output_is_socket;
+    if (!S_ISFIFO(st.st_mode) && !isatty(STDOUT_FILENO))
+        return;
+    int copy = open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (copy < 0)
+        return;
+    terminal.output.descriptor = copy;
+    terminal.output_blocks = false;
+}
+
+int
+terminal_prepare(int epoll, bool interactive)
+{
+    terminal.epoll = epoll;
+    terminal.prepared = true;
+    terminal.interactive = interactive;
+    terminal.is_terminal = interactive && tcgetattr(STDIN_FILENO, &terminal.before) == 0;
+    if (terminal.is_terminal && start_guardian() < 0)
+        return -1;
+    open_output();
+    return 0;
+}
+
+int
+terminal_open(int master)
+{
+    terminal.master = terminal.view.descriptor = master;
+    copy_size();
+    make_raw();
+    /* This finds files, too, for which no event comes. */
+    if (watch(&terminal.view, EPOLLIN | EPOLLOUT | EPOLLET) < 0 ||
+        watch(&terminal.output, EPOLLOUT) < 0 ||
+        (terminal.interactive && watch(&terminal.input, EPOLLIN) < 0))
+        return -1;
+    pump();
+    return 0;
+}
+
+bool
+terminal_is_open(void)
+{
+    return terminal.prepared && terminal.view.descriptor >= 0;
+}
+
+void
+terminal_descriptors(int kept[TERMINAL_DESCRIPTORS])
+{
+    kept[0] = terminal.master;
+    kept[1] = terminal.output.descriptor;
+}
+
+bool
+terminal_takes_signal(int number)
+{
+    if (number == SIGTSTP) {
+        restore_mode();
+        (void)raise(SIGSTOP);
+        return true;
+    }
+    if (!terminal_is_open())
+        return false;
+    switch (number) {
+    case SIGWINCH:
+        copy_size();
+        return true;
+    case SIGCONT:
+        make_raw();
+        copy_size();
+        return false;
+    default:
+        return false;
+    }
+}
+
+void
+terminal_drain(void)
+{
+    terminal.draining = true;
+    pump();
+}
+
+bool
+terminal_is_drained(void)
+{
+    return terminal.master < 0 && is_empty(&terminal.out);
+}
+
+int
+terminal_error(void)
+{
+    return terminal.error;
+}
+
+void
+terminal_hang_up(void)
+{
+    if (terminal.master >= 0)
+        close(terminal.master);
+    terminal.master = -1;
+    if (!terminal.draining)
+        restore_mode();
+    terminal.input_ended = true;
+    discard(&terminal.in);
+}
+
+void
+terminal_end(void)
+{
+    if (!terminal.prepared)
+        return;
+    terminal_hang_up();
+    restore_mode();
+    if (terminal.guardian > 0) {
+        (void)kill(terminal.guardian, SIGKILL);
+        while (waitpid(terminal.guardian, NULL, 0) < 0 && errno == EINTR)
+            continue;
+        terminal.guardian = 0;
+    }
+    if (terminal.output.descriptor > STDOUT_FILENO)
+        close(terminal.output.descriptor);
+    terminal.prepared = false;
+}
