@@ -24,6 +24,7 @@ PROGRAMS = {
         "native/binds.c",
         "native/hosts.c",
         "native/namespaces.c",
+        "native/logs.c",
         "native/remove.c",
         "native/ports.c",
         "native/passing.c",
@@ -31,7 +32,13 @@ PROGRAMS = {
         "native/terminal.c",
     ],
 }
-DEPENDS = ["native/plan.h", "native/ports.h", "native/supervisor.h", "native/terminal.h"]
+DEPENDS = [
+    "native/logs.h",
+    "native/plan.h",
+    "native/ports.h",
+    "native/supervisor.h",
+    "native/terminal.h",
+]
 MACROS = [("_GNU_SOURCE", "1"), ("_FILE_OFFSET_BITS", "64")]
 COMPILE = ["-std=c17", "-Wall", "-Wextra", "-O2", "-fPIE", "-fstack-protector-strong"]
 LINK = ["-pie", "-Wl,-z,relro,-z,now"]

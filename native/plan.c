@@ -20,7 +20,8 @@
 enum {
     FIRST_DESCRIPTOR = 3,  /* after the standard ones */
     LONGEST_HOSTNAME = 64, /* uname(2) */
-    LONGEST_FAILURE = 32,  /* the name of a step that can fail */
+    LONGEST_FILE_NAME = 60,
+    LONGEST_FAILURE = 32, /* the name of a step that can fail */
     NAMESPACES = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID |
         CLONE_NEWNET | CLONE_NEWCGROUP,
 };
@@ -84,6 +85,9 @@ static const struct form forms[STEPS] = {
     [STEP_TERMINAL] = {"terminal", "u", IN_PLAN, ONCE},
     [STEP_PTY] = {"pty", "uu", IN_INIT, ONCE},
     [STEP_SESSION] = {"session", "u", IN_COMMAND, ONCE},
+    [STEP_ANNOUNCE] = {"announce", "d", IN_PLAN, ONCE},
+    [STEP_LOG] = {"log", "dddsu", IN_MONITOR, ONCE},
+    [STEP_RECORD_STATUS] = {"record_status", "ds", IN_END, ONCE},
 };
 
 static const char *const section_names[SECTIONS] = {"plan", "monitor", "init", "command", "end"};
@@ -434,6 +438,14 @@ check_values(struct check *check, const struct record *record)
         if (number > SESSION_WITH_PTY)
             return "there are no such flags";
         return number && !check->seen[STEP_PTY] ? "there is no terminal" : NULL;
+    case STEP_LOG:
+        if (argument[3].length - 1 > LONGEST_FILE_NAME || !is_plain_name(argument[3].bytes))
+            return "the name is none";
+        return argument[4].number ? NULL : "there is no limit";
+    case STEP_RECORD_STATUS:
+        return argument[1].length - 1 <= LONGEST_FILE_NAME && is_plain_name(argument[1].bytes)
+                   ? NULL
+                   : "the name is none";
     case STEP_REMOVE:
     case STEP_REMOVE_IF_EMPTY:
         return is_plain_name(argument[1].bytes) ? NULL : "the name is none";

@@ -78,6 +78,9 @@ enum step {
     STEP_TERMINAL,
     STEP_PTY,
     STEP_SESSION,
+    STEP_ANNOUNCE,
+    STEP_LOG,
+    STEP_RECORD_STATUS,
     STEPS,
 };
 

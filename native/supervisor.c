@@ -10,6 +10,7 @@
  * is the launcher itself and then forwards signals, too. */
 #include "supervisor.h"
 
+#include "logs.h"
 #include "ports.h"
 #include "terminal.h"
 
@@ -27,6 +28,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef SYS_pidfd_send_signal
@@ -64,11 +66,14 @@ static struct {
     bool view_ended, parent_ended, aborted, executed, resumed, awaiting;
     bool undelivered; /* the rest of the view's output is given up */
     bool may_reap;    /* the parent has a pidfd of init */
+    int announce; /* the write end of a pipe that tells that the command runs; -1 if none does */
     struct ports *ports;
+    struct logs *logs;
 } monitor = {.epoll = -1,
              .signals = -1,
              .status = -1,
              .offer = -1,
+             .announce = -1,
              .namespaces = {-1, -1, -1, -1},
              .view = -1,
              .terminal = -1};
@@ -126,12 +131,30 @@ resume_ready(struct source *source, uint32_t events)
     monitor.resumed = true;
 }
 
+/* Tell the launcher of a detached view that its command runs; leave its standard error. */
+static void
+announce(void)
+{
+    char byte = '\n';
+    ssize_t written = write(monitor.announce, &byte, 1);
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    (void)written;
+    if (null >= 0) {
+        (void)dup2(null, STDERR_FILENO);
+        close(null);
+    }
+    close(monitor.announce);
+    monitor.announce = -1;
+}
+
 static void
 read_status(void)
 {
     if (failure_read(monitor.status))
         return;
     monitor.executed = !has_failed();
+    if (monitor.executed && monitor.announce >= 0)
+        announce();
     close(monitor.status);
     monitor.status = -1;
 }
@@ -261,23 +284,27 @@ timeout_of_events(void)
 
 /* ---- descriptors ---------------------------------------------------------------------------- */
 
-/* The argument of a step whose slot the monitor keeps until the end; NULL if there is none. */
-static const struct argument *
-kept_slot(const struct record *record)
+/* The arguments of a step whose slots the monitor keeps until the end. Returns their number. */
+static size_t
+kept_slots(const struct record *record, const struct argument **first)
 {
+    *first = &record->arguments[record->step == STEP_REPORT];
     switch (record->step) {
     case STEP_REPORT:
-        return &record->arguments[1];
     case STEP_PARENT:
     case STEP_ABORT_ON:
     case STEP_HOLD:
     case STEP_PUBLISH:
+    case STEP_ANNOUNCE:
     case STEP_AWAIT:
     case STEP_REMOVE:
     case STEP_REMOVE_IF_EMPTY:
-        return &record->arguments[0];
+    case STEP_RECORD_STATUS:
+        return 1;
+    case STEP_LOG:
+        return 3;
     default:
-        return NULL;
+        return 0;
     }
 }
 
@@ -292,10 +319,10 @@ close_others(void)
     size_t count = 0;
     for (size_t at = 0; at < sizeof sections / sizeof *sections; at++) {
         struct cursor cursor = plan.sections[sections[at]];
-        const struct argument *slot;
+        const struct argument *slots;
         for (struct record record; plan_next(&cursor, &record);)
-            if ((slot = kept_slot(&record)))
-                keep[slot->number] = true;
+            for (size_t left = kept_slots(&record, &slots); left; left--)
+                keep[slots[left - 1].number] = true;
     }
     for (size_t slot = 0; slot < MOST_SLOTS; slot++)
         if (keep[slot])
@@ -377,10 +404,21 @@ publish(int listener, uint16_t port)
 }
 
 static int
+keep_log(const struct argument *argument)
+{
+    int pipes[] = {slot_descriptor(&plan, &argument[0]), slot_descriptor(&plan, &argument[1])};
+    monitor.logs = logs_new(monitor.epoll, pipes, slot_descriptor(&plan, &argument[2]),
+                            argument[3].bytes, argument[4].number);
+    return monitor.logs ? 0 : fail(LOG, argument[3].bytes);
+}
+
+static int
 carry_out(const struct record *record)
 {
     const struct argument *argument = record->arguments;
     switch (record->step) {
+    case STEP_LOG:
+        return keep_log(argument);
     case STEP_SETNS:
         /* Processes of the view see the one that joins it. They must not open its executable, a
          * file of the host, by /proc/PID/exe (ptrace(2)). */
@@ -615,6 +653,8 @@ hold_view(void)
     offer_ready(NULL, 0);
     close_namespaces();
     drain_terminal();
+    if (monitor.logs)
+        logs_finish(monitor.logs);
     if (!ports)
         return;
     int64_t deadline = now_milliseconds() + DRAIN_MILLISECONDS, left = DRAIN_MILLISECONDS;
@@ -673,6 +713,26 @@ await_daemons_end(void)
             await_readable(slot_descriptor(&plan, &record.arguments[0]));
 }
 
+/* Write the exit status and the time of the end into the file `name` of a directory, whole or not
+ * at all. */
+static void
+record_status(int directory, const char *name)
+{
+    char line[64], new[128];
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    int length = snprintf(line, sizeof line, "%d %lld%09ld\n", monitor.code, (long long)now.tv_sec,
+                          now.tv_nsec);
+    (void)snprintf(new, sizeof new, "%s.new", name);
+    int file = openat(directory, new, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (file < 0)
+        return;
+    bool written = write(file, line, (size_t)length) == length;
+    close(file);
+    if (!written || renameat(directory, new, directory, name) < 0)
+        (void)unlinkat(directory, new, 0);
+}
+
 static void
 carry_out_end(void)
 {
@@ -685,6 +745,8 @@ carry_out_end(void)
             await_daemon(descriptor);
         else if (record.step == STEP_REMOVE)
             (void)remove_tree(descriptor, argument[1].bytes);
+        else if (record.step == STEP_RECORD_STATUS && monitor.executed)
+            record_status(descriptor, argument[1].bytes);
         else if (record.step == STEP_REMOVE_IF_EMPTY)
             (void)unlinkat(descriptor, argument[1].bytes, AT_REMOVEDIR);
     }
@@ -770,6 +832,8 @@ run(void)
     monitor.alone = plan_find(&plan, SECTION_PLAN, STEP_FRONT, &record);
     monitor.may_reap = monitor.alone;
     monitor.with_terminal = plan_find(&plan, SECTION_PLAN, STEP_TERMINAL, &record);
+    if (plan_find(&plan, SECTION_PLAN, STEP_ANNOUNCE, &record))
+        monitor.announce = slot_descriptor(&plan, &record.arguments[0]);
     if (plan_find(&plan, SECTION_COMMAND, STEP_IGNORED, &record))
         monitor.ignored = record.arguments[0].number;
     if (plan_find(&plan, SECTION_COMMAND, STEP_BLOCKED, &record))

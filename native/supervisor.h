@@ -34,6 +34,7 @@ enum { LONGEST_RECORD = 4000 }; /* less than PIPE_BUF: a record is written in on
 #define EXECUTE "EXECUTE"
 #define PORT "PORT"
 #define PAUSE "PAUSE"
+#define LOG "LOG"
 #define DAEMON "DAEMON"
 #define TERMINAL "TERMINAL"
 #define OUTPUT "OUTPUT"

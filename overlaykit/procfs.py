@@ -38,6 +38,16 @@ def descendants(process: int, *, through: Callable[[int], bool] = lambda _: True
     return family[1:]
 
 
+def innermost(process: int) -> int:
+    """The process id in the innermost PID namespace of the process; its first process has 1.
+
+    Raises: FileNotFoundError, ProcessLookupError: it has ended.
+    """
+    with open(f"/proc/{process}/status", "rb", buffering=0) as status:
+        line = next(one for one in status.readall().splitlines() if one.startswith(b"NSpid:"))
+    return int(line.split()[-1])
+
+
 def _children_by_parent() -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     for name in filter(str.isdecimal, os.listdir("/proc")):

@@ -29,6 +29,10 @@ _FILES: Final = (
         "the layers of the store (default: ~/.local/share/overlaykit/layers)",
     ),
     (
+        "$XDG_DATA_HOME/overlaykit/views",
+        "named views, with what was written in them",
+    ),
+    (
         "/run/overlaykit, $XDG_RUNTIME_DIR/overlaykit, /tmp/overlaykit-UID",
         "running views and mounts, and the server: the first that works, /run for root alone",
     ),

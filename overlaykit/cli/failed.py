@@ -1,8 +1,9 @@
 """The program that the supervisor executes when a step of a view failed: print the error, exit with its status.
 
-    python -m overlaykit.cli.failed VIEW FAILURE ERRNO SUBJECT before|after
+    python -m overlaykit.cli.failed VIEW new|lasting FAILURE ERRNO SUBJECT before|after
 
-The last four are the supervisor's (`namespace.execute`), which has replaced `overlaykit run` or `exec`.
+The last four are the supervisor's (`namespace.execute`), which has replaced `overlaykit run` or `exec`. A named
+view that is new, and whose command was not executed, is removed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 
 from overlaykit import standard
 from overlaykit.cli import main, output
+from overlaykit.errors import Error
+from overlaykit.scope import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +24,13 @@ _MOUNT_GONE: Final = (errno.ENOTCONN, errno.ECONNABORTED)
 """The errors of a mount whose daemon has ended (fuse_get_req() in fs/fuse/dev.c)."""
 
 
-def fail(view: str, name: str, number: int, subject: str) -> NoReturn:
-    """Raise the error that stands for the failure of a step."""
+def fail(view: str, name: str, number: int, subject: str, *, remove: bool) -> NoReturn:
+    """Raise the error that stands for the failure of a step; `remove` the named view."""
+    if remove:
+        from overlaykit.views import named
+
+        with suppress(Error, OSError):
+            named.NamedView(view).remove()
     from overlaykit.namespace import failure
 
     if name == failure.DAEMON or number in _MOUNT_GONE:
@@ -41,5 +49,6 @@ def fail(view: str, name: str, number: int, subject: str) -> NoReturn:
 if __name__ == "__main__":
     standard.fill()
     output.replace_streams()
-    view, name, number, subject, _ = sys.argv[1:]
-    sys.exit(main.status_of(lambda: fail(view, name, int(number), subject)))
+    view, life, name, number, subject, when = sys.argv[1:]
+    remove = (life, when) == ("new", "before")
+    sys.exit(main.status_of(lambda: fail(view, name, int(number), subject, remove=remove)))

@@ -115,6 +115,21 @@ def network(args: Values) -> Part:
     }
 
 
+def declare_life(command: Options) -> None:
+    """Whether the view goes on without its caller, and whether it stays after its command."""
+    command.add_argument(
+        "-d",
+        "--detach",
+        action="store_true",
+        help="leave the view running, print its name, and keep what the command prints ('overlaykit logs')",
+    )
+    command.add_argument(
+        "--rm",
+        action="store_true",
+        help="remove the view when its command ends (default: for views without a --name)",
+    )
+
+
 def declare_driver(command: Options) -> None:
     command.add_argument(
         "--driver",
@@ -151,7 +166,7 @@ def declare_environment(command: Options) -> None:
 
 def environment(command: str, args: Values) -> Environment:
     """The caller's environment with the variables of -e. Raises: Usage."""
-    env = namespace.environment.initial()
+    env: Environment = namespace.environment.initial()
     for setting in args.env:
         key, equals, value = setting.partition("=")
         if not key or not equals:

@@ -11,36 +11,53 @@ from overlaykit.cli.table import show
 
 if TYPE_CHECKING:
     from overlaykit.views.entry import About
+    from overlaykit.views.listing import Listed
 
 
 def parser() -> Parser:
     """The command's parser."""
     command = Parser("ps", "List the views and mounts that are running, oldest first.")
+    command.add_argument(
+        "-a", "--all", action="store_true", help="list named views that are stopped, too"
+    )
     command.add_argument("--json", action="store_true", help="for programs: a list of objects")
     return command
 
 
 def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
-    from overlaykit.views import Registry
+    from overlaykit.views import listing
 
-    running = [one.about for one in Registry().running()]
+    found = listing.everything() if args.all else listing.running()
     if args.json:
         from overlaykit import codec
 
-        print(codec.encode_pretty(running))
+        print(codec.encode_pretty([_plain(one) for one in found]))
         return 0
-    show(
-        ("NAME", "PID", "STARTED", "LAYERS", "UPPER", "PORTS", "COMMAND OR MOUNTPOINT"),
-        map(_row, running),
-    )
+    state = ("STATE",) if args.all else ()
+    rest = ("PID", "STARTED", "LAYERS", "UPPER", "PORTS", "COMMAND OR MOUNTPOINT")
+    show(("NAME", *state, *rest), (_row(one, with_state=args.all) for one in found))
     return 0
 
 
-def _row(about: About) -> tuple[str, ...]:
+def _plain(one: Listed) -> dict[str, object]:
+    """The fields of what runs; of what is stopped, those that it has."""
+    state: dict[str, object] = {"name": one.name, "state": one.state}
+    if one.ended is not None:
+        state["status"] = one.ended.status
+    return state if one.about is None else vars(one.about) | state
+
+
+def _row(one: Listed, *, with_state: bool) -> tuple[str, ...]:
+    about, status = one.about, "" if one.ended is None else f" ({one.ended.status})"
+    state = (one.state + status,) if with_state else ()
+    if about is None:
+        command = () if one.definition is None else one.definition.arguments
+        return (one.name, *state, "", "", "", "", "", shlex.join(command))
     started = datetime.datetime.fromtimestamp(about.started / 1e9)
     return (
         about.name,
+        *state,
         str(about.pid),
         f"{started:%F %T}",
         ":".join(about.layers),

@@ -10,9 +10,11 @@ from overlaykit.cli.options import REMAINDER, SUPPRESS, Options, Usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Any, Final, NoReturn
 
     from overlaykit.cli.arguments import Parser
+    from overlaykit.namespace.environment import Environment
+    from overlaykit.views.lasting import Lasting
 
 _EPILOG: Final = """\
 The exit status is the command's, 128+N if signal N ended it, 127 if there is no such command, 126 if it cannot be
@@ -34,22 +36,50 @@ def main(arguments: list[str]) -> int:
         from overlaykit.namespace import descriptors
 
     inherited = descriptors.inherited()  # before any other is opened
-    args = options().parse(arguments)
-    command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    if not command:
-        raise Usage("run", "no command given")
+    args, command = parse(arguments)
     with signals.held():
         passed = launch_options.descriptors(args, inherited)
         env = launch_options.environment("run", args)
+    temporary = args.rm or args.name is None
+    if temporary and not args.detach:
+        launch(args, command, env, passed)
+    with signals.held():
+        from overlaykit.cli import start
+        from overlaykit.views import named
+
+        view = named.create(args.name, arguments, env, temporary=temporary)
+    return start.start(view, args, command, env, passed, detach=args.detach, new=True)
+
+
+def parse(arguments: list[str]) -> tuple[Any, list[str]]:
+    """The values of the options, and the command. Raises: Usage."""
+    args = options().parse(arguments)
+    command: list[str] = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        raise Usage("run", "no command given")
+    return args, command
+
+
+def launch(
+    args: Any,
+    command: list[str],
+    env: Environment,
+    passed: frozenset[int],
+    *,
+    lasting: Lasting | None = None,
+    **own: object,
+) -> NoReturn:
+    """Run the command in a view in place of this program. `own`: arguments of `View` that are not the options'."""
+    with signals.held():
         from overlaykit.views import View
 
-        parts = [part(args) for part in _PARTS]
+        parts = [*(part(args) for part in _PARTS), own]
 
     with (
         signals.unwound(),
         View(**{name: value for part in parts for name, value in part.items()}) as view,
     ):
-        if view.made_upper:
+        if view.made_upper and args.upper:
             output.print_error(f"--upper {args.upper}: made, because it did not exist")
         for note in view.notes:
             output.print_error(note)
@@ -61,6 +91,7 @@ def main(arguments: list[str]) -> int:
                 pass_fds=passed,
                 umask=umask.of_caller(),
                 terminal=launch_options.terminal(args),
+                lasting=lasting,
             )
 
 
@@ -87,6 +118,7 @@ def options() -> Options:
     launch_options.declare_root(command)
     launch_options.declare_binds(command)
     launch_options.declare_network(command)
+    launch_options.declare_life(command)
     launch_options.declare_driver(command)
     launch_options.declare_environment(command)
     launch_options.declare_terminal(command)

@@ -1,4 +1,4 @@
-"""Directories of the store for layers that are being made or removed.
+"""Directories of a store that are being made or removed.
 
 The maker of such a directory holds a lock (flock(2)) on it. A directory without a lock was left by a killed process:
 the next one that is made removes it. Directories are made and removed under a lock of the store.
@@ -27,7 +27,7 @@ _UNUSABLE: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno
 
 
 class StoreUnusable(Error):
-    message = "{0}: layers cannot be kept there ({1}): {2}"
+    message = "{0}: nothing can be kept there ({1}): {2}"
 
     def __init__(self, root: str, reason: str) -> None:
         super().__init__(root, reason, FIX)

@@ -80,6 +80,7 @@ WORDING: Final = {
     "PROCESS": "start a process",
     "PAUSE": "go on after a pause",
     "PORT": "publish port",
+    "LOG": "write the log",
     "HOSTNAME": "set the host name",
     "LOOPBACK": "raise the loopback interface",
     "ROOT": "make the mount the root",

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.plan import Plan
     from overlaykit.namespace.ports import Port
     from overlaykit.namespace.processes import Handles, Processes
-    from overlaykit.namespace.spec import LaunchSpec, RootMount
+    from overlaykit.namespace.spec import LaunchSpec, Log, RootMount
 
 SUPERVISOR: Final = os.path.join(os.path.dirname(overlaykit.__file__), "_supervisor")
 """The program of native/supervisor.c. Its argument is the descriptor of a plan."""
@@ -84,6 +84,8 @@ def execute(
     end: End,
     abort_on: Iterable[int] = (),
     hold: Iterable[int] = (),
+    announce: int | None = None,
+    log: Log | None = None,
     before_exec: Callable[[tuple[Port, ...]], None] = lambda _: None,
 ) -> NoReturn:
     """Run `spec` with `root` as its root directory, in place of this program.
@@ -91,7 +93,7 @@ def execute(
     The process becomes the supervisor: it forwards signals as `Processes.wait` does, and ends with the command's
     status. If a step fails, it executes Python's module `report[0]` with the arguments `report[1:]` and those of
     `Alone.report`. It kills the view once a descriptor of `abort_on` is readable, keeps those of `hold` open, and
-    carries out `end` at the end. `before_exec` is called last, with the bound ports.
+    carries out `end` at the end. `announce`, `log`: see `Alone`. `before_exec` is called last, with the bound ports.
 
     Held signals that are pending arrive before `before_exec`; later ones are the supervisor's.
 
@@ -102,7 +104,9 @@ def execute(
     """
     with signals.held(), standard.filled(), ExitStack() as stack:
         ports, listeners = _listen(spec, stack)
-        supervision = _alone(report, abort_on=abort_on, hold=hold, end=end)
+        supervision = _alone(
+            report, abort_on=abort_on, hold=hold, end=end, announce=announce, log=log
+        )
         caller = _this_process()
         plan = plan_of(spec, root, caller=caller, listeners=listeners, supervision=supervision)
         _become(plan, spec, lambda: before_exec(ports), stack)
@@ -126,6 +130,8 @@ def _alone(
     abort_on: Iterable[int] = (),
     hold: Iterable[int] = (),
     end: End | None = None,
+    announce: int | None = None,
+    log: Log | None = None,
 ) -> Alone:
     return Alone(
         report=(sys.executable, "-P", "-m", *report),
@@ -133,6 +139,8 @@ def _alone(
         abort_on=tuple(abort_on),
         hold=tuple(hold),
         end=end or End(),
+        announce=announce,
+        log=log,
     )
 
 

@@ -77,6 +77,9 @@ FORMS: Final = {
     "terminal": (37, "u", "plan"),
     "pty": (38, "uu", "init"),
     "session": (39, "u", "command"),
+    "announce": (40, "d", "plan"),
+    "log": (41, "dddsu", "monitor"),
+    "record_status": (42, "ds", "end"),
 }
 """Of each step its code, the types of its arguments, and the sections that may have it, as the program knows them.
 
@@ -133,6 +136,17 @@ class Plan:
     def terminal(self, *, interactive: bool) -> None:
         """Relay between the caller's streams and the view's terminal; without `interactive`, its output alone."""
         self.steps.append(("terminal", int(interactive)))
+
+    def announce(self, to: Slot) -> None:
+        """Write a byte into `to` once the command is executed, and leave standard error."""
+        self.steps.append(("announce", to))
+
+    def log(self, stdout: Slot, stderr: Slot, directory: Slot, name: str, limit: int) -> None:
+        """Append what comes from two pipes to a file of a directory.
+
+        At `limit` bytes the file is renamed to NAME.1.
+        """
+        self.steps.append(("log", stdout, stderr, directory, name, limit))
 
     def setns(self, namespace: Slot, kinds: int) -> None:
         """setns(2), with CLONE_NEW*."""
@@ -292,6 +306,10 @@ class Plan:
     def wait_for(self, channel: Slot) -> None:
         """Wait for the byte by which the daemon says that all is in the upper."""
         self.steps.append(("await", channel))
+
+    def record_status(self, directory: Slot, name: str) -> None:
+        """Write the command's exit status and the time into a file of a directory, if it was executed."""
+        self.steps.append(("record_status", directory, name))
 
     def remove(self, directory: Slot, name: str) -> None:
         """Remove a tree, if it is there."""

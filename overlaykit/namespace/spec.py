@@ -142,6 +142,21 @@ class End(Record, kw_only=True):
     remove: tuple[tuple[int, str], ...] = ()
     """Trees: a descriptor of the directory, and the name in it."""
     remove_if_empty: tuple[tuple[int, str], ...] = ()
+    status: tuple[int, str] | None = None
+    """The directory and the name of a file for the exit status of the command: "STATUS NANOSECONDS-SINCE-THE-EPOCH"."""
+
+
+class Log(Record, kw_only=True):
+    """Where the output of a detached command goes."""
+
+    stdout: int
+    """The read end of the pipe that is the command's standard output."""
+    stderr: int
+    directory: int
+    name: str
+    """The file in `directory`."""
+    limit: int
+    """Bytes; the file is renamed to NAME.1 where it would have more."""
 
 
 class Alone(Record, kw_only=True):
@@ -157,3 +172,6 @@ class Alone(Record, kw_only=True):
     hold: tuple[int, ...] = ()
     """Descriptors that stay open until all has ended (locks)."""
     end: End = End()
+    announce: int | None = None
+    """A pipe that gets a byte once the command is executed; the supervisor then leaves standard error."""
+    log: Log | None = None

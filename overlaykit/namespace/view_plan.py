@@ -90,6 +90,10 @@ def plan_of(
         plan.unshare(_native.CLONE_NEWNET)
     for listener, port in listeners.items():
         plan.publish(slots[listener], port)
+    if isinstance(supervision, Alone) and supervision.log is not None:
+        log = supervision.log
+        directory = slots[log.directory]
+        plan.log(slots[log.stdout], slots[log.stderr], directory, log.name, log.limit)
     plan.unshare(_native.CLONE_NEWPID)
 
     plan.section("init")
@@ -182,6 +186,14 @@ def _front(plan: Plan, slots: Inherited, supervision: Alone) -> None:
     slots.add("directory", *(directory for directory, _ in (*end.remove, *end.remove_if_empty)))
     if end.written is not None:
         slots.add("daemon", end.written)
+    if end.status is not None:
+        slots.add("directory", end.status[0])
+    if supervision.log is not None:
+        slots.add("log", supervision.log.stdout, supervision.log.stderr)
+        slots.add("directory", supervision.log.directory)
+    if supervision.announce is not None:
+        slots.add("announce", supervision.announce)
+        plan.announce(slots[supervision.announce])
     plan.front(supervision.report, supervision.env)
     for descriptor in supervision.abort_on:
         plan.abort_on(slots[descriptor])
@@ -280,6 +292,8 @@ def _candidates(name: str, env: Environment) -> list[str]:
 def _end(plan: Plan, slots: Inherited, end: End) -> None:
     if end.written is not None:
         plan.wait_for(slots[end.written])
+    if end.status is not None:
+        plan.record_status(slots[end.status[0]], end.status[1])
     for directory, name in end.remove:
         plan.remove(slots[directory], name)
     for directory, name in end.remove_if_empty:

@@ -56,4 +56,4 @@ def execute(
         # The process id was the supervisor's if the view has not ended since.
         if not found.is_running():
             raise namespace.NotJoinable(name)
-        namespace.execute_in(spec, namespaces, report=(REPORTER, name))
+        namespace.execute_in(spec, namespaces, report=(REPORTER, name, "lasting"))

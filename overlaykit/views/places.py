@@ -43,6 +43,10 @@ class NoRuntimePlace(Error):
     )
 
 
+class NoHome(Error):
+    message = "there is no home directory to keep a named view in: set XDG_DATA_HOME, or use --rm"
+
+
 class NoScratchPlace(Error):
     message = (
         "no directory for what is written in a view ({0}): set XDG_CACHE_HOME to one that takes "
@@ -151,9 +155,19 @@ def log() -> str:
     return ""
 
 
+def views() -> str:
+    """The directory of named views, which the first of them makes. Raises: NoHome."""
+    for directory in _in_home("XDG_DATA_HOME", ".local", "share"):
+        return os.path.join(directory, "views")
+    raise NoHome
+
+
 def hidden() -> list[str]:
-    """The existing directories of scratch uppers and entries, which a view over the host must not show."""
-    return [path for path in (*scratch(), *_runtime_candidates()) if stat.S_ISDIR(_mode(path))]
+    """The existing directories of uppers and entries, which a view over the host must not show."""
+    candidates = [*scratch(), *_runtime_candidates()]
+    with suppress(NoHome):
+        candidates.append(views())
+    return [path for path in candidates if stat.S_ISDIR(_mode(path))]
 
 
 def private(path: str) -> str:

@@ -72,7 +72,7 @@ class Registry:
 
     def enter(self, name: str | None) -> Entry:
         """Make an entry; without a `name` the registry chooses one. Raises: NameInvalid, NameTaken, EntryUnwritable."""
-        if name is not None and not _is_name(name):
+        if name is not None and not is_name(name):
             raise NameInvalid(name)
         chosen = name or f"view-{os.urandom(3).hex()}"
         path = os.path.join(self._root, chosen)
@@ -220,7 +220,8 @@ def explain_at(socket: str, path: str) -> control.Explained:
     return reply
 
 
-def _is_name(text: str) -> bool:
+def is_name(text: str) -> bool:
+    """Whether a view can have the name."""
     return (
         text.isascii()
         and text[:1].isalnum()

@@ -12,6 +12,7 @@ from overlaykit.scope import ExitStack
 from overlaykit.signals import signal
 from overlaykit.views import command
 from overlaykit.views.entry import About
+from overlaykit.views.lasting import Lasting
 from overlaykit.views.registry import now
 from overlaykit.views.rootfs import RootFs
 from overlaykit.views.spec import describe
@@ -308,10 +309,12 @@ class View:
         pass_fds: Collection[int] = (),
         umask: int | None = None,
         terminal: namespace.Terminal | None = None,
+        lasting: Lasting | None = None,
     ) -> NoReturn:
         """Run a last command in the view in place of this program; the arguments are those of `launch`.
 
         With `terminal` the command gets a terminal of its own, relayed to the standard streams of this program.
+        `lasting`: what is kept of the command.
 
         The process becomes the supervisor of the view: a program in C, which forwards signals, ends with the command's
         status (128 + N where signal N ended it), and removes every trace. A step that fails is printed by
@@ -322,6 +325,7 @@ class View:
         """
         descriptors.require_open(pass_fds)
         rootfs = self._require_ready(cwd)
+        lasting = lasting or Lasting()
         spec = command.launch_spec(
             self.spec,
             argv,
@@ -330,20 +334,23 @@ class View:
             cwd=cwd,
             pass_fds=pass_fds,
             umask=umask,
-            redirected={},
+            redirected=lasting.redirected,
             keep=rootfs.upper is not None,
             terminal=terminal,
         )
         root = rootfs.root
         self._last = True
         with ExitStack() as stack:
+            end = root.end(stack)
             namespace.execute(
                 spec,
                 namespace.RootMount(mount=root.mount, user_namespace=root.user_namespace),
-                report=(REPORTER, self.name),
-                end=root.end(stack),
+                report=(REPORTER, self.name, "new" if lasting.new else "lasting"),
+                end=end.replace(status=lasting.status, remove=end.remove + lasting.remove),
                 abort_on=root.watched,
-                hold=root.holds,
+                hold=(*root.holds, *lasting.hold),
+                announce=lasting.announce,
+                log=lasting.log,
                 before_exec=lambda ports: self._publish(
                     rootfs, os.getpid(), ports, spec.argv, supervisor=os.getpid()
                 ),

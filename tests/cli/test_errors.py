@@ -39,7 +39,7 @@ TIMEOUT = (
             "run: argument --read-only: not allowed with argument --upper: see 'overlaykit run --help'",
         ),
         (
-            ["run", "--name", "a/b", "true"],
+            ["run", "--rm", "--name", "a/b", "true"],
             "--name a/b: use up to 63 letters, digits, '.', '_' and '-', beginning with a letter or a digit",
         ),
         (
@@ -225,7 +225,7 @@ def test_a_name_that_is_too_long_is_reported_as_written(user: TestUser) -> None:
 def test_an_upper_in_use_is_refused(user: TestUser) -> None:
     upper = user.path("upper")
     command = ("sh", "-c", "echo started; read line")
-    with user.start("run", "--name", "first", "--upper", upper, *command) as first:
+    with user.start("run", "--rm", "--name", "first", "--upper", upper, *command) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "started\n"
         (running,) = json.loads(user.succeeds("ps", "--json"))
@@ -238,14 +238,14 @@ def test_an_upper_in_use_is_refused(user: TestUser) -> None:
 
 
 def test_a_name_that_is_taken_is_refused_and_free_again_afterwards(user: TestUser) -> None:
-    with user.start("run", "--name", "one", "sh", "-c", "echo started; read line") as first:
+    with user.start("run", "--rm", "--name", "one", "sh", "-c", "echo started; read line") as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "started\n"
-        assert user.refused("run", "--name", "one", "true") == (
+        assert user.refused("run", "--rm", "--name", "one", "true") == (
             "--name one: a view of that name is running: choose another one, or end it ('overlaykit ps')"
         )
         first.communicate("end\n")
-    user.succeeds("run", "--name", "one", "true")
+    user.succeeds("run", "--rm", "--name", "one", "true")
 
 
 def test_a_port_in_use_is_refused(user: TestUser) -> None:

@@ -21,7 +21,9 @@ def running_view(
     user: TestUser, *options: str, script: str = "read line"
 ) -> Iterator[subprocess.Popen[str]]:
     """A view `v` that runs until the end of the block, or until its command reads a line."""
-    with user.start("run", "--name", "v", *options, "--", "sh", "-c", f"echo on; {script}") as view:
+    with user.start(
+        "run", "--rm", "--name", "v", *options, "--", "sh", "-c", f"echo on; {script}"
+    ) as view:
         assert view.stdout is not None
         assert view.stdout.readline() == "on\n"
         try:
@@ -109,7 +111,7 @@ def test_the_program_of_the_host_cannot_be_opened_while_a_command_joins(user: Te
         "            opened.append(path)\n"
         "print(opened)\n"
     )
-    with user.start("run", "--name", "v", "--", "/usr/bin/python3", "-c", script) as view:
+    with user.start("run", "--rm", "--name", "v", "--", "/usr/bin/python3", "-c", script) as view:
         assert view.stdout is not None
         assert view.stdout.readline() == "watching\n"
         for _ in range(20):

@@ -58,7 +58,7 @@ def test_a_symbolic_link_is_explained_with_its_target(user: TestUser) -> None:
 
 def test_the_real_file_has_the_contents_that_the_view_shows(user: TestUser) -> None:
     script = "echo changed >/etc/hostname; echo started; read line; cat /etc/hostname"
-    arguments = ("run", "--name", "one", "--upper", user.path("upper"), "sh", "-c", script)
+    arguments = ("run", "--rm", "--name", "one", "--upper", user.path("upper"), "sh", "-c", script)
     with user.start(*arguments) as view:
         assert view.stdout is not None
         assert view.stdout.readline() == "started\n"

@@ -27,7 +27,7 @@ def test_a_view_finds_the_address_of_its_own_name(user: TestUser) -> None:
         ("--upper", user.directory("upper")),
         ("--network", "none"),
     ):
-        arguments = ("run", "--name", "some-view", *options, "--")
+        arguments = ("run", "--rm", "--name", "some-view", *options, "--")
         assert user.succeeds(*arguments, "hostname", "-f") == "some-view\n"
         printed = user.succeeds(*arguments, "/usr/bin/python3", "-c", script)
         assert printed == "some-view 127.0.0.1\n"
@@ -47,12 +47,12 @@ def test_host_names_in_a_kept_upper_remain_for_the_next_view(user: TestUser, lin
     upper = user.directory("upper")
     hosts = user.write(user.path("given"), f"127.0.0.1 localhost\n{lines}# no end of line")
     run = ("run", "--upper", upper)
-    user.succeeds(*run, "--name", "first", "cp", hosts, "/etc/hosts")
-    user.succeeds(*run, "--name", "second", "sh", "-c", "echo 10.0.0.6 cache >>/etc/hosts")
+    user.succeeds(*run, "--rm", "--name", "first", "cp", hosts, "/etc/hosts")
+    user.succeeds(*run, "--rm", "--name", "second", "sh", "-c", "echo 10.0.0.6 cache >>/etc/hosts")
     kept = os.path.join(upper, "etc/hosts")
     with open(kept) as file:
         assert file.read() == f"127.0.0.1 localhost\n{lines}# no end of line\n10.0.0.6 cache\n"
-    printed = user.succeeds(*run, "--name", "third", "getent", "hosts", "cache", "third")
+    printed = user.succeeds(*run, "--rm", "--name", "third", "getent", "hosts", "cache", "third")
     assert printed.split() == ["10.0.0.6", "cache", "127.0.0.1", "third"]
 
 
@@ -83,7 +83,7 @@ def test_a_bound_hosts_file_is_left_unchanged(user: TestUser) -> None:
 
 
 def test_the_hosts_network_comes_with_the_hosts_name(user: TestUser) -> None:
-    arguments = ("run", "--name", "some-view", "--network", "host")
+    arguments = ("run", "--rm", "--name", "some-view", "--network", "host")
     assert user.succeeds(*arguments, "uname", "-n") == socket.gethostname() + "\n"
     with open("/etc/hosts") as file:
         assert user.succeeds(*arguments, "cat", "/etc/hosts") == file.read()

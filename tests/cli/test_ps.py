@@ -30,7 +30,7 @@ def test_views_and_mounts_are_listed_while_they_run_oldest_first(user: TestUser)
     lower, target = user.directory("lower"), user.directory("target")
     user.succeeds("mount", "-o", f"lowerdir={lower}", "--name", "mounted", target)
     upper = user.path("upper")
-    with start_view(user, "--name", "view", "--upper", upper, "-p", "0:80") as view:
+    with start_view(user, "--rm", "--name", "view", "--upper", upper, "-p", "0:80") as view:
         mount, run = list_json(user)
         assert (mount["name"], mount["target"], mount["layers"]) == ("mounted", target, [lower])
         assert (run["name"], run["upper"], run["layers"]) == ("view", upper, ["host"])

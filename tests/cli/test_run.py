@@ -151,7 +151,7 @@ def test_the_layer_named_first_answers(user: TestUser) -> None:
 
 
 def test_the_name_of_a_view_is_its_host_name(user: TestUser) -> None:
-    assert user.succeeds("run", "--name", "Some.view_1", "hostname") == "Some.view_1\n"
+    assert user.succeeds("run", "--rm", "--name", "Some.view_1", "hostname") == "Some.view_1\n"
 
 
 def test_a_view_without_a_network_has_only_a_loopback(user: TestUser) -> None:

@@ -15,7 +15,7 @@ from overlaykit import _native
 from overlaykit.namespace import Bind, End, LaunchSpec, RootMount, Terminal, join
 from overlaykit.namespace.launcher import SUPERVISOR
 from overlaykit.namespace.plan import FORMS, LARGEST, MAGIC, SECTIONS, Plan, TooLarge
-from overlaykit.namespace.spec import Alone, Caller, Reporting
+from overlaykit.namespace.spec import Alone, Caller, Log, Reporting
 from overlaykit.namespace.view_plan import plan_of
 
 if TYPE_CHECKING:
@@ -300,7 +300,11 @@ def test_steps_stand_in_sections_that_may_have_them() -> None:
         env=(),
         abort_on=(40,),
         hold=(41,),
-        end=End(written=43, remove=((44, "s"),), remove_if_empty=((44, "r"),)),
+        end=End(
+            written=43, remove=((44, "s"),), remove_if_empty=((44, "r"),), status=(44, "status")
+        ),
+        announce=45,
+        log=Log(stdout=46, stderr=47, directory=44, name="log", limit=1),
     )
     steps += plan(
         user_namespace=11,

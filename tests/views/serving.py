@@ -66,7 +66,18 @@ def daemon_of(name: str) -> int:
 @contextlib.contextmanager
 def view(user: TestUser, name: str, *prefix: str, **options: object) -> Iterator[int]:
     """A view that runs while the block does, started by `prefix` and the command line. Yields: its daemon."""
-    line = [*prefix, command(), "run", "--name", name, "--", "sh", "-c", "echo on; read line"]
+    line = [
+        *prefix,
+        command(),
+        "run",
+        "--rm",
+        "--name",
+        name,
+        "--",
+        "sh",
+        "-c",
+        "echo on; read line",
+    ]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, **options}
     with subprocess.Popen(line, **pipes) as process:  # type: ignore[call-overload]
         try:

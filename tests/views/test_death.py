@@ -50,7 +50,7 @@ def test_all_processes_of_a_view_end_and_nothing_is_left_when_one_is_killed(
 ) -> None:
     before = user.leftovers()
     options = ("--upper", user.directory("upper")) if kept else ()
-    arguments = ("run", "--name", "dying", "-p", "0:80", *options, *COMMAND)
+    arguments = ("run", "--rm", "--name", "dying", "-p", "0:80", *options, *COMMAND)
     with user.start(*arguments, stderr=subprocess.PIPE) as view:
         assert view.stdout is not None
         assert view.stderr is not None

@@ -88,10 +88,12 @@ def test_each_level_has_its_own_changes(user: TestUser) -> None:
 
 def test_views_of_one_name_run_at_each_level(user: TestUser) -> None:
     user.set_deadline(180)  # three launchers start in turn
-    inner = (command(), "run", "--name", "same", "--")
+    inner = (command(), "run", "--rm", "--name", "same", "--")
     ps = f"{command()} ps --json"
-    assert user.succeeds("run", "--name", "same", "--", *inner, *inner, "hostname") == "same\n"
-    assert user.succeeds("run", "--name", "same", "--", "sh", "-c", ps).strip() == "[]"
+    assert (
+        user.succeeds("run", "--rm", "--name", "same", "--", *inner, *inner, "hostname") == "same\n"
+    )
+    assert user.succeeds("run", "--rm", "--name", "same", "--", "sh", "-c", ps).strip() == "[]"
 
 
 def test_a_nested_view_keeps_its_changes_in_an_upper(user: TestUser) -> None:

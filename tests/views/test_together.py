@@ -39,7 +39,19 @@ pytestmark = with_both_drivers
 @contextlib.contextmanager
 def serving(user: TestUser, name: str) -> Iterator[tuple[int, str]]:
     """A view that serves its name on port 80. Yields: the host's port, and the first line printed."""
-    arguments = ("run", "--name", name, "-p", "0:80", "--", "/usr/bin/python3", "-c", SERVER, name)
+    arguments = (
+        "run",
+        "--rm",
+        "--name",
+        name,
+        "-p",
+        "0:80",
+        "--",
+        "/usr/bin/python3",
+        "-c",
+        SERVER,
+        name,
+    )
     with user.start(*arguments) as view:
         try:
             assert view.stdout is not None

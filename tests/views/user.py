@@ -283,6 +283,10 @@ class TestUser:
         return os.path.join(self.home, ".local", "share", "overlaykit", "layers")
 
     @property
+    def named_views(self) -> str:
+        return os.path.join(self.home, ".local", "share", "overlaykit", "views")
+
+    @property
     def log(self) -> str:
         return os.path.join(self.home, ".local", "state", "overlaykit", "daemon.log")
 
@@ -305,6 +309,7 @@ class TestUser:
             "records": self.records(),
             "temporary uppers": _names(self.temporary_uppers),
             "half-made layers": [name for name in _names(self.store) if name.startswith(".")],
+            "named views": _names(self.named_views),
             "temporary": _names(self.path("tmp")),
         }
 

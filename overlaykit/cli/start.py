@@ -1,0 +1,121 @@
+"""`overlaykit start`: start a named view again, as it was run."""
+
+from __future__ import annotations
+
+import os
+
+from overlaykit import signals
+from overlaykit.errors import Error
+from overlaykit.scope import ExitStack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from overlaykit.cli.arguments import Parser
+    from overlaykit.namespace.environment import Environment
+    from overlaykit.views.detaching import Streams
+    from overlaykit.views.named import NamedView
+
+
+class DirectoryGone(Error):
+    message = (
+        "{0}: its working directory {1} is gone: make it again, or 'overlaykit rm {0}' and 'run'"
+    )
+
+
+class TerminalDetached(Error):
+    message = "{0}: a detached view has no terminal: leave -t out, or use 'overlaykit start -a'"
+
+
+def parser() -> Parser:
+    """The command's parser."""
+    from overlaykit.cli.arguments import Parser
+
+    command = Parser(
+        "start",
+        "Start a named view again, with the layers, options and command that it was run with.",
+    )
+    command.add_argument(
+        "-a",
+        "--attach",
+        action="store_true",
+        help="stay in the foreground, with this terminal and the command's status",
+    )
+    command.add_argument("view", metavar="VIEW")
+    return command
+
+
+def main(arguments: list[str]) -> int:
+    given = parser().parse_args(arguments)
+    with signals.held():
+        from overlaykit.cli import launch_options, run
+        from overlaykit.namespace import descriptors
+        from overlaykit.views import named
+
+    inherited = descriptors.inherited()
+    view = named.NamedView(given.view)
+    definition = view.definition()
+    try:
+        os.chdir(definition.directory)
+    except OSError:
+        raise DirectoryGone(view.name, definition.directory) from None
+    args, command = run.parse(list(definition.arguments))
+    env = tuple(map(os.fsencode, definition.environment))
+    passed = launch_options.descriptors(args, inherited) if given.attach else frozenset[int]()
+    return start(view, args, command, env, passed, detach=not given.attach, new=False)
+
+
+def start(
+    view: NamedView,
+    args: Any,
+    command: list[str],
+    env: Environment,
+    passed: frozenset[int],
+    *,
+    detach: bool,
+    new: bool,
+) -> int:
+    """Run the command of a named view: in place of this program, or with `detach` in a process of its own.
+
+    A `new` view is removed if its command cannot be started.
+    """
+    from overlaykit.cli import run
+    from overlaykit.views import detaching
+    from overlaykit.views.lasting import Lasting
+
+    def launch(streams: Streams | None) -> NoReturn:
+        with ExitStack() as undo:
+            if new:
+                undo.callback(view.remove)
+            lock = view.lock()
+            undo.callback(os.close, lock)
+            view.forget_status()
+            lasting = Lasting(
+                status=view.record_of_status(lock),
+                hold=(lock,),
+                remove=view.removed_at_end(undo),
+                new=new,
+            )
+            if streams is not None:
+                (out, output), (err, errors) = streams.stdout, streams.stderr
+                lasting = lasting.replace(
+                    announce=streams.announce,
+                    log=view.log_of(lock, out, err),
+                    redirected={1: output, 2: errors},
+                )
+            own = {"name": view.name}
+            if args.upper is None and not args.read_only:
+                own["upper"] = view.upper
+            run.launch(args, command, env, passed, lasting=lasting, **own)
+
+    if detach and args.tty:
+        if new:
+            view.remove()
+        raise TerminalDetached(view.name)
+    if not detach:
+        launch(None)
+    status = detaching.detach(launch)
+    if status == 0:
+        print(view.name)
+    return status

@@ -1,0 +1,79 @@
+"""End views that other processes have started."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from overlaykit import procfs
+from overlaykit.namespace.descriptors import poll_readable
+from overlaykit.scope import contextmanager, suppress
+from overlaykit.views.registry import NotRunning, Registry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def stop(name: str, seconds: float) -> None:
+    """Send SIGTERM to the command of a view; kill the view if it has not ended after so many seconds.
+
+    Ensures: it has ended. Raises: NotRunning.
+    """
+    with supervisor(name) as process:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+        if not poll_readable([process], milliseconds=round(seconds * 1000)):
+            with suppress(NotRunning):
+                kill(name)
+            poll_readable([process])
+
+
+def kill(name: str, number: int = signal.SIGKILL) -> None:
+    """Send a signal of `signals.FORWARDED` to the command of a view, or kill all in it. Raises: NotRunning."""
+    with supervisor(name) as process:
+        if number != signal.SIGKILL:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, number)
+            return
+        # Not the supervisor, which has work to do at the end.
+        for child in procfs.children(_process_of(process)):
+            with suppress(OSError):
+                _kill_init(child)
+
+
+@contextmanager
+def supervisor(name: str) -> Iterator[int]:
+    """A pidfd of a view's supervisor."""
+    found = Registry().find(name)
+    if not found.about.supervisor:
+        raise NotRunning(name)
+    try:
+        supervisor = os.pidfd_open(found.about.supervisor)
+    except ProcessLookupError:
+        raise NotRunning(name) from None
+    try:
+        # The process id was the supervisor's if the view has not ended since.
+        if not found.is_running():
+            raise NotRunning(name)
+        yield supervisor
+    finally:
+        os.close(supervisor)
+
+
+def _kill_init(process: int) -> None:
+    """Kill a child of the supervisor if it is the init of a view. Raises: OSError: it has ended."""
+    pidfd = os.pidfd_open(process)
+    try:
+        # A process id that was reused before the pidfd was open is no view's, or another view's: the supervisor's
+        # children are looked up by their parent just before.
+        if procfs.innermost(process) == 1:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    finally:
+        os.close(pidfd)
+
+
+def _process_of(pidfd: int) -> int:
+    """The process id; -1 once the process has ended (proc_pid_fdinfo(5))."""
+    with open(f"/proc/self/fdinfo/{pidfd}") as info:
+        return next(int(line.split()[1]) for line in info if line.startswith("Pid:"))

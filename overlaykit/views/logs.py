@@ -1,0 +1,111 @@
+"""Read the log of a detached view, which its supervisor writes (native/logs.c)."""
+
+from __future__ import annotations
+
+import os
+
+from overlaykit import record
+from overlaykit.namespace.descriptors import poll_readable
+from overlaykit.scope import ExitStack, suppress
+from overlaykit.views import ending
+from overlaykit.views.registry import NotRunning
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import IO, Final
+
+    from overlaykit.views.named import NamedView
+
+_STREAMS: Final = ("stdout", "stderr")
+_CHANGES: Final = 0x2 | 0x40 | 0x80 | 0x100
+"""IN_MODIFY, IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE (include/uapi/linux/inotify.h)."""
+
+
+class Record(record.Record, kw_only=True):
+    """A line, or a part of a long one."""
+
+    time: str
+    """In UTC, as ISO 8601 with nanoseconds; texts compare as times do."""
+    stream: str
+    """"stdout" or "stderr"."""
+    whole: bool
+    """Whether the line ends here."""
+    text: bytes
+
+
+def read(view: NamedView) -> Iterator[Record]:
+    """What there is, oldest first."""
+    for path in view.log:
+        with suppress(FileNotFoundError), open(path, "rb") as file:
+            yield from _records(file)
+
+
+def follow(view: NamedView) -> Iterator[Record]:
+    """What there is and what comes, until the view is stopped."""
+    older, current = view.log
+    with ExitStack() as stack:
+        changes = _watch(view.path)
+        stack.callback(os.close, changes)
+        with suppress(FileNotFoundError), open(older, "rb") as file:
+            yield from _records(file)
+        opened: list[IO[bytes]] = []
+        stack.callback(lambda: [file.close() for file in opened])
+        while True:
+            # Before the files are read: what is written later wakes the next round.
+            running = view.is_running()
+            yield from _new_records(current, opened)
+            if not running:
+                return
+            with suppress(NotRunning), ending.supervisor(view.name) as supervisor:
+                if changes in poll_readable([changes, supervisor]):
+                    os.read(changes, 1 << 16)
+
+
+def _new_records(current: str, opened: list[IO[bytes]]) -> Iterator[Record]:
+    """The records since the last call, also where the file was renamed since. `opened`: the file."""
+    while True:
+        if not opened:
+            try:
+                opened.append(open(current, "rb"))  # noqa: SIM115  # closed below or by the caller
+            except FileNotFoundError:
+                return
+        yield from _records(opened[0])
+        if not _is_replaced(opened[0], current):
+            return
+        # Nothing is written to a renamed file any more.
+        yield from _records(opened[0])
+        opened.pop().close()
+
+
+def _records(file: IO[bytes]) -> Iterator[Record]:
+    """The whole records from here on. The supervisor writes a record at once."""
+    for line in file:
+        if not line.endswith(b"\n"):
+            file.seek(-len(line), os.SEEK_CUR)
+            return
+        fields = line[:-1].split(b" ", 3)
+        if len(fields) == len(Record.fields) and fields[1].decode() in _STREAMS:
+            time, stream, mark, text = fields
+            yield Record(time=time.decode(), stream=stream.decode(), whole=mark == b"F", text=text)
+
+
+def _is_replaced(file: IO[bytes], path: str) -> bool:
+    try:
+        return not os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return True
+
+
+def _watch(directory: str) -> int:
+    """An inotify descriptor, readable after a change in a directory (inotify(7))."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = libc.inotify_init1(os.O_CLOEXEC)
+    if descriptor < 0 or libc.inotify_add_watch(descriptor, os.fsencode(directory), _CHANGES) < 0:
+        number = ctypes.get_errno()
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise OSError(number, f"cannot watch: {os.strerror(number)}", directory)
+    return int(descriptor)

@@ -1,0 +1,232 @@
+"""Named views: they outlive their command, each in a directory.
+
+    VIEWS/NAME/view.json   how it was defined
+    VIEWS/NAME/upper/      what was written in it, unless it has an upper elsewhere
+    VIEWS/NAME/log         what its command printed while it was detached, and log.1 before that
+    VIEWS/NAME/status      how its last command ended
+
+The supervisor holds a lock on the directory (flock(2)) until the status is written. A directory without a lock is that
+of a view that is stopped: after a restart of the machine, that is every one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+
+from overlaykit import codec
+from overlaykit.errors import Error
+from overlaykit.fuse.cleanup import lock_directory
+from overlaykit.layers.staging import staged, temporary_name
+from overlaykit.namespace.spec import Log
+from overlaykit.record import Record
+from overlaykit.scope import suppress
+from overlaykit.views import entry, places, scratch
+from overlaykit.views.registry import NameInvalid, is_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import ExitStack
+    from typing import Final
+
+LARGEST_LOG: Final = 16 << 20
+"""Bytes of each of the two files of a log."""
+
+_DEFINITION: Final = "view.json"
+_STATUS: Final = "status"
+_LOG: Final = "log"
+_UPPER: Final = "upper"
+
+
+class NameTaken(Error):
+    message = (
+        "--name {0}: there is a view of that name: 'overlaykit start {0}' goes on with it, "
+        "'overlaykit rm {0}' removes it"
+    )
+
+
+class NoSuchView(Error):
+    message = "{0}: there is no view of that name: 'overlaykit ps -a' lists them"
+
+
+class ViewRuns(Error):
+    message = "{0}: the view is running: end it first ('overlaykit stop {0}')"
+
+
+class NotStopped(Error):
+    message = "{0}: the view does not end: 'overlaykit kill {0}' ends it"
+
+
+class Definition(Record, kw_only=True):
+    """What `overlaykit run` was asked for, to be asked for again."""
+
+    arguments: tuple[str, ...]
+    """Those of `overlaykit run`, the command included."""
+    environment: tuple[str, ...]
+    """The entries of the environment of `overlaykit run`."""
+    directory: str
+    """The working directory of `overlaykit run`, to which relative paths refer."""
+    created: int
+    """Nanoseconds since the epoch."""
+    temporary: bool = False
+    """Whether the view is removed when its command ends."""
+
+
+class Ended(Record, kw_only=True):
+    """How a command ended: its status, 128 + N where signal N ended it, and when, in nanoseconds since the epoch."""
+
+    status: int
+    time: int
+
+
+class NamedView:
+    """A named view that exists. `name`; `path`, its directory."""
+
+    def __init__(self, name: str) -> None:
+        """Find it. Raises: NoSuchView."""
+        self.name = name
+        self.path = os.path.join(places.views(), name)
+        if not is_name(name) or not os.path.isfile(os.path.join(self.path, _DEFINITION)):
+            raise NoSuchView(name)
+
+    @property
+    def upper(self) -> str:
+        """The path of its own upper, which its first start makes."""
+        return os.path.join(self.path, _UPPER)
+
+    @property
+    def log(self) -> tuple[str, str]:
+        """The paths of the files of its log, the older one first; they may be missing."""
+        return os.path.join(self.path, f"{_LOG}.1"), os.path.join(self.path, _LOG)
+
+    def definition(self) -> Definition:
+        """Raises: NoSuchView: it was removed, or its definition is damaged."""
+        try:
+            with open(os.path.join(self.path, _DEFINITION), "rb") as file:
+                found: Definition = codec.decode(file.read(), Definition)
+        except (OSError, ValueError):
+            raise NoSuchView(self.name) from None
+        return found
+
+    def ended(self) -> Ended | None:
+        """How its last command ended; None if none has, or if the machine stopped first."""
+        try:
+            with open(os.path.join(self.path, _STATUS), "rb") as file:
+                status, when = map(int, file.read().split())
+        except (OSError, ValueError):
+            return None
+        return Ended(status=status, time=when)
+
+    def is_running(self) -> bool:
+        """Whether it runs, or starts or ends."""
+        return entry.is_locked(self.path)
+
+    def lock(self) -> int:
+        """A descriptor that holds the lock, for a start or a change. Raises: ViewRuns, NoSuchView."""
+        if not os.path.isdir(self.path):
+            raise NoSuchView(self.name)
+        lock = lock_directory(self.path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if lock < 0:
+            raise ViewRuns(self.name)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(self.path)):
+                return lock
+        os.close(lock)
+        raise NoSuchView(self.name)
+
+    def wait(self) -> Ended | None:
+        """Wait until it is stopped."""
+        lock = lock_directory(self.path, fcntl.LOCK_SH)
+        if lock >= 0:
+            os.close(lock)
+        return self.ended()
+
+    def rename(self, name: str) -> None:
+        """Raises: NameInvalid, NameTaken, ViewRuns, NoSuchView."""
+        if not is_name(name):
+            raise NameInvalid(name)
+        lock = self.lock()
+        try:
+            target = os.path.join(places.views(), name)
+            if os.path.lexists(target):
+                raise NameTaken(name)
+            os.rename(self.path, target)
+        finally:
+            os.close(lock)
+
+    def remove(self) -> None:
+        """Remove it with all that was written in it. Raises: ViewRuns, NoSuchView, OSError."""
+        lock = self.lock()
+        try:
+            # At once; `staged` removes what a killed process leaves.
+            unnamed = os.path.join(places.views(), temporary_name())
+            os.rename(self.path, unnamed)
+            scratch.remove(unnamed)
+        finally:
+            os.close(lock)
+
+    def forget_status(self) -> None:
+        """Forget how an earlier command ended, since another one starts."""
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.path, _STATUS))
+
+    def removed_at_end(self, undo: ExitStack) -> tuple[tuple[int, str], ...]:
+        """What the supervisor removes (`namespace.End`): a temporary view. Its descriptor ends with `undo`."""
+        if not self.definition().temporary:
+            return ()
+        directory = os.open(places.views(), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        undo.callback(os.close, directory)
+        return ((directory, self.name),)
+
+    def record_of_status(self, directory: int) -> tuple[int, str]:
+        """Where the supervisor writes the status (`namespace.End`); `directory`: a descriptor of `path`."""
+        return directory, _STATUS
+
+    def log_of(self, directory: int, stdout: int, stderr: int) -> Log:
+        """The log of a detached command. `directory`: a descriptor of `path`; the others: the pipes' read ends."""
+        return Log(stdout=stdout, stderr=stderr, directory=directory, name=_LOG, limit=LARGEST_LOG)
+
+
+def create(
+    name: str | None, arguments: Sequence[str], environment: Sequence[bytes], *, temporary: bool
+) -> NamedView:
+    """Define a view; without a `name` one is chosen. Raises: NameInvalid, NameTaken, OSError."""
+    if name is not None and not is_name(name):
+        raise NameInvalid(name)
+    name = name or f"view-{os.urandom(3).hex()}"
+    definition = Definition(
+        arguments=tuple(arguments),
+        environment=tuple(map(os.fsdecode, environment)),
+        directory=os.getcwd(),
+        created=time.time_ns(),
+        temporary=temporary,
+    )
+    store = places.views()
+    with staged(store, base="/") as (_, path):
+        with open(os.path.join(path, _DEFINITION), "wb") as file:
+            file.write(codec.encode(definition))
+        try:
+            os.rename(path, os.path.join(store, name))
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            raise NameTaken(name) from None
+    return NamedView(name)
+
+
+def all_views() -> list[NamedView]:
+    """All that exist, by their names. Those that are temporary and were killed are removed."""
+    found = []
+    with suppress(FileNotFoundError):
+        for name in sorted(os.listdir(places.views())):
+            with suppress(NoSuchView):
+                view = NamedView(name)
+                if view.definition().temporary and not view.is_running():
+                    with suppress(OSError, ViewRuns):
+                        view.remove()
+                else:
+                    found.append(view)
+    return found

@@ -1,0 +1,222 @@
+"""Named and detached views: run -d, start, stop, kill, wait, rm, rename, inspect, logs, ps -a."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ..views.fixtures import in_all_variants, with_both_drivers
+from ..views.user import TestUser
+
+pytestmark = with_both_drivers
+
+
+@contextmanager
+def removed(user: TestUser, *names: str) -> Iterator[None]:
+    """Remove the views at the end of the block."""
+    try:
+        yield
+    finally:
+        for name in names:
+            user.overlaykit("rm", "-f", name)
+
+
+def states(user: TestUser) -> dict[str, tuple[str, int | None]]:
+    found: list[dict[str, Any]] = json.loads(user.succeeds("ps", "-a", "--json"))
+    return {one["name"]: (one["state"], one.get("status")) for one in found}
+
+
+@in_all_variants
+def test_a_detached_view_goes_on_without_its_caller_until_it_is_stopped(user: TestUser) -> None:
+    with removed(user, "v"):
+        printed = user.succeeds("run", "-d", "--name", "v", "--", "sleep", "1000")
+        assert printed == "v\n"
+        assert states(user) == {"v": ("running", None)}
+        assert "sleep 1000" in user.succeeds("exec", "v", "ps", "-e", "-o", "args=")
+        user.succeeds("stop", "v")
+        assert states(user) == {"v": ("stopped", 128 + signal.SIGTERM)}
+
+
+@in_all_variants
+def test_a_named_view_keeps_what_was_written_for_its_next_start(user: TestUser) -> None:
+    with removed(user, "v"):
+        add = ("sh", "-c", "echo line >> /tmp/kept; cat /tmp/kept")
+        assert user.succeeds("run", "--name", "v", "--", *add) == "line\n"
+        assert states(user) == {"v": ("stopped", 0)}
+        assert user.succeeds("start", "-a", "v") == "line\nline\n"
+        user.succeeds("start", "v")
+        assert user.succeeds("wait", "v") == "0\n"
+        assert user.succeeds("logs", "v") == "line\nline\nline\n"
+    assert states(user) == {}
+
+
+def test_a_start_has_the_options_environment_and_directory_of_the_run(user: TestUser) -> None:
+    directory = user.directory("here", file="contents")
+    script = 'cat file; echo "$ONE $TWO"; hostname'
+    arguments = ("run", "--name", "v", "-v", ".:/mnt", "-e", "ONE=1", "-w", "/mnt")
+    expected = "contents1 2\nv\n"
+    with removed(user, "v"):
+        environment = {**os.environ, "TWO": "2"}
+        first = user.succeeds(*arguments, "sh", "-c", script, cwd=directory, env=environment)
+        assert first == expected
+        assert user.succeeds("start", "-a", "v", cwd="/") == expected
+        os.rename(directory, directory + ".gone")
+        assert f"its working directory {directory} is gone" in user.refused("start", "v")
+
+
+def test_output_is_kept_apart_by_stream_and_without_loss(user: TestUser) -> None:
+    script = "seq 100000; echo error >&2; printf 'no newline'"
+    with removed(user, "v"):
+        user.succeeds("run", "-d", "--name", "v", "--", "sh", "-c", script)
+        user.succeeds("wait", "v")
+        done = user.overlaykit("logs", "v")
+        lines = [*map(str, range(1, 100001)), "no newline"]
+        assert (done.returncode, done.stderr) == (0, "error\n")
+        assert done.stdout == "\n".join(lines)
+
+
+def test_long_lines_and_any_bytes_come_back_as_they_were(user: TestUser) -> None:
+    script = "head -c 100000 /dev/zero | tr '\\0' x; printf '\\n\\377\\0\\001\\n'"
+    with removed(user, "v"):
+        user.succeeds("run", "-d", "--name", "v", "--", "sh", "-c", script)
+        user.succeeds("wait", "v")
+        done = user.overlaykit("logs", "v", text=False, errors=None)
+        assert done.stdout == b"x" * 100000 + b"\n\xff\0\x01\n"  # type: ignore[comparison-overlap]
+
+
+def test_logs_follow_until_the_view_is_stopped(user: TestUser) -> None:
+    with removed(user, "v"):
+        script = "mkfifo /tmp/fifo; exec 3<>/tmp/fifo; echo first; while read line <&3; do echo $line; done"
+        user.succeeds("run", "-d", "--name", "v", "--", "sh", "-c", script)
+        with user.start("logs", "-f", "v") as logs:
+            assert logs.stdout is not None
+            assert logs.stdout.readline() == "first\n"
+            user.succeeds("exec", "v", "sh", "-c", "echo second > /tmp/fifo")
+            assert logs.stdout.readline() == "second\n"
+            user.succeeds("stop", "v")
+            assert logs.stdout.read() == ""
+            assert logs.wait() == 0
+
+
+def test_logs_since_a_time_leave_out_what_came_before(user: TestUser) -> None:
+    with removed(user, "v"):
+        user.succeeds("run", "-d", "--name", "v", "--", "echo", "said")
+        user.succeeds("wait", "v")
+        assert user.succeeds("logs", "--since", "1h", "v") == "said\n"
+        stamped = user.succeeds("logs", "-t", "v")
+        time, text = stamped.split(" ", 1)
+        assert text == "said\n"
+        assert user.succeeds("logs", "--since", "2999-01-01T00:00:00", "v") == ""
+        assert user.succeeds("logs", "--since", time[:26] + "+00:00", "v") == "said\n"
+        assert "'soon' is no time" in user.refused("logs", "--since", "soon", "v")
+
+
+def test_a_command_that_does_not_end_is_killed_after_the_time(user: TestUser) -> None:
+    with removed(user, "v"):
+        script = "trap '' TERM; echo deaf; while :; do sleep 1000; done"
+        user.succeeds("run", "-d", "--name", "v", "--", "sh", "-c", script)
+        with user.start("logs", "-f", "v") as logs:
+            assert logs.stdout is not None
+            assert logs.stdout.readline() == "deaf\n"
+            user.succeeds("stop", "-t", "0.1", "v")
+            assert logs.wait() == 0
+        assert user.succeeds("wait", "v") == "137\n"
+
+
+def test_kill_sends_the_signal_that_is_named(user: TestUser) -> None:
+    with removed(user, "v"):
+        script = "trap 'echo caught; exit 5' USR1; echo ready; while :; do sleep 0.1; done"
+        user.succeeds("run", "-d", "--name", "v", "--", "sh", "-c", script)
+        with user.start("logs", "-f", "v") as logs:
+            assert logs.stdout is not None
+            assert logs.stdout.readline() == "ready\n"
+            user.succeeds("kill", "-s", "usr1", "v")
+            assert logs.stdout.read() == "caught\n"
+        assert user.succeeds("wait", "v") == "5\n"
+        assert user.refused("kill", "-s", "SEGV", "v").startswith("kill: argument -s/--signal")
+
+
+def test_a_temporary_view_is_gone_at_its_end(user: TestUser) -> None:
+    user.succeeds("run", "--rm", "--name", "v", "true")
+    assert states(user) == {}
+    name = user.succeeds("run", "-d", "sleep", "1000").rstrip("\n")
+    user.succeeds("exec", name, "touch", "/tmp/written")
+    assert states(user) == {name: ("running", None)}
+    user.succeeds("stop", name)
+    assert states(user) == {}
+
+
+def test_a_view_that_cannot_start_is_not_kept(user: TestUser) -> None:
+    for options in ([], ["-d"]):
+        line = user.refused("run", "--name", "v", *options, "no-such-command", status=127)
+        assert line.startswith("no-such-command: no such command")
+        assert states(user) == {}
+        assert "there is no layer nope" in user.refused(
+            "run", "--name", "v", *options, "-l", "nope", "true"
+        )
+        assert states(user) == {}
+
+
+def test_the_state_is_consistent_after_everything_was_killed(user: TestUser) -> None:
+    """As after a restart of the machine."""
+    with removed(user, "v"):
+        user.succeeds("run", "-d", "--name", "v", "sh", "-c", "echo kept > /tmp/kept; sleep 1000")
+        temporary = user.succeeds("run", "-d", "sleep", "1000").rstrip("\n")
+        user.succeeds("exec", "v", "sh", "-c", "until grep -q kept /tmp/kept; do :; done; sync")
+        running = json.loads(user.succeeds("ps", "--json"))
+        for one in running:
+            for role in ("supervisor", "daemon"):
+                if one[role]:
+                    os.kill(one[role], signal.SIGKILL)
+        user.wait_for_descendants()
+        assert states(user) == {"v": ("stopped", None)}
+        assert user.refused("wait", "v").startswith("v: how it ended is not known")
+        assert user.refused("exec", temporary, "true").startswith(f"{temporary}: no view")
+        user.succeeds("start", "v")
+        assert user.succeeds("exec", "v", "cat", "/tmp/kept") == "kept\n"
+
+
+def test_a_view_is_inspected_and_renamed(user: TestUser) -> None:
+    with removed(user, "v", "w"):
+        user.succeeds("run", "--name", "v", "true")
+        (found,) = json.loads(user.succeeds("inspect", "v"))
+        assert (found["state"], found["ended"]["status"]) == ("stopped", 0)
+        assert found["definition"]["arguments"][-1] == "true"
+        user.succeeds("rename", "v", "w")
+        assert states(user) == {"w": ("stopped", 0)}
+        assert user.succeeds("start", "-a", "w") == ""
+        user.succeeds("rm", "w")
+
+
+def test_what_cannot_be_done_is_named(user: TestUser) -> None:
+    for command in ("start", "wait", "rm", "inspect", "logs"):
+        assert user.refused(command, "v").startswith("v: there is no view of that name")
+    for command in ("stop", "kill"):
+        assert user.refused(command, "v").startswith("v: no view or mount of that name")
+    with removed(user, "v", "other"):
+        user.succeeds("run", "--name", "other", "true")
+        user.succeeds("run", "-d", "--name", "v", "sleep", "1000")
+        taken = user.refused("run", "--name", "v", "true")
+        assert taken.startswith("--name v: there is a view of that name: 'overlaykit start v'")
+        for running in (("start", "v"), ("rm", "v"), ("rename", "v", "w")):
+            assert user.refused(*running).startswith("v: the view is running: end it first")
+        assert user.refused("rename", "other", "v").startswith("--name v: there is a view")
+        assert user.refused("rename", "other", "a/b").startswith("--name a/b: use up to 63")
+
+
+@pytest.mark.parametrize("options", [(), ("--rm",)])
+def test_two_at_once_do_not_get_one_name(user: TestUser, options: tuple[str, ...]) -> None:
+    with removed(user, "v"):
+        arguments = ("run", "-d", "--name", "v", *options, "sleep", "1000")
+        both = [user.start(*arguments, stderr=-1) for _ in range(2)]
+        outputs = sorted(one.communicate() for one in both)
+        assert sorted(one.returncode for one in both) == [0, 125]
+        assert outputs[0][0] == ""
+        assert "--name v: there is a view of that name" in outputs[0][1]
+        assert outputs[1] == ("v\n", "")
