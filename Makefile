@@ -4,7 +4,7 @@
 
 PYTHON := .venv/bin/python
 STAMPS := .setup
-SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h)
+SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h overlaykit/namespace/seccomp_*.py)
 CODE := overlaykit $(wildcard tests examples)
 TOOLS := setup.py .ci $(wildcard setup/*.py)
 NATIVE := $(wildcard native/*.c native/*.h)
@@ -122,6 +122,6 @@ $(STAMPS)/tests.packages: setup/run.packages setup/tests.packages setup/bench.pa
 	@touch $@ $(STAMPS)/run.packages
 
 clean:
-	rm -rf .venv $(STAMPS) build dist *.egg-info overlaykit/_native*.so overlaykit/_supervisor coverage.json
+	rm -rf .venv $(STAMPS) build dist *.egg-info overlaykit/_native*.so overlaykit/_supervisor overlaykit/*.bpf coverage.json
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +

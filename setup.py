@@ -1,4 +1,4 @@
-"""Build the programs of native/ beside the extension module; everything else is in pyproject.toml.
+"""Build the programs of native/ and the seccomp filters; everything else is in pyproject.toml.
 
 setuptools knows no executables: a program is listed as an extension module whose file has the program's own name.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from typing import Any
 
 from setuptools import Extension, setup
@@ -21,6 +22,7 @@ PROGRAMS = {
         "native/init.c",
         "native/command.c",
         "native/mounts.c",
+        "native/protect.c",
         "native/binds.c",
         "native/hosts.c",
         "native/namespaces.c",
@@ -45,7 +47,16 @@ LINK = ["-pie", "-Wl,-z,relro,-z,now"]
 
 
 class BuildPrograms(build_ext):
-    """Link what is in PROGRAMS as executables, in place too (editable installs)."""
+    """Link what is in PROGRAMS as executables, in place too (editable installs), and make the filters."""
+
+    def run(self) -> None:
+        super().run()
+        here = os.path.dirname(os.path.abspath(__file__))
+        sys.path.insert(0, here)
+        from overlaykit.namespace import seccomp_filter
+
+        top = here if self.inplace else self.build_lib
+        seccomp_filter.prepare(os.path.join(top, "overlaykit"))
 
     def get_ext_filename(self, fullname: str) -> str:
         if f"overlaykit.{fullname.rpartition('.')[2]}" in PROGRAMS:

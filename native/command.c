@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -89,6 +90,12 @@ carry_out(const struct plan *plan, const struct record *record, int slave)
         return fcntl(slot_descriptor(plan, &argument[0]), F_SETFD, 0) < 0 ? fail(PROCESS, "") : 0;
     case STEP_SESSION:
         return begin_session(argument[0].number, slave);
+    case STEP_NO_NEW_PRIVS:
+        return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? fail(NO_NEW_PRIVS, "") : 0;
+    case STEP_SECCOMP:
+        return install_filter(slot_descriptor(plan, &argument[0])) < 0 ? fail(SECCOMP, "") : 0;
+    case STEP_RESTRICT_CAPABILITIES:
+        return restrict_capabilities(argument[0].number) < 0 ? fail(CAPABILITIES, "") : 0;
     case STEP_EXEC:
         return execute(argument);
     default:

@@ -64,12 +64,12 @@ make_mount(struct plan *plan, const struct record *record)
 static int
 make_root(struct plan *plan, const struct argument *slots)
 {
-    int mounts[3];
-    for (int at = 0; at < 3; at++) {
+    int mounts[4];
+    for (int at = 0; at < 4; at++) {
         mounts[at] = slot_descriptor(plan, &slots[at]);
         slot_fill(plan, &slots[at], -1);
     }
-    return mount_root(mounts[0], mounts[1], mounts[2]) < 0 ? fail(ROOT, "") : 0;
+    return mount_root(mounts[0], mounts[1], mounts[2], mounts[3]) < 0 ? fail(ROOT, "") : 0;
 }
 
 static int
@@ -85,6 +85,13 @@ attach(struct plan *plan, const struct argument *argument)
     }
     slot_fill(plan, &argument[0], -1);
     return mount_attach(mount, argument[1].bytes);
+}
+
+/* In a view of a view a filter refuses it (EPERM): the name is the outer one's. */
+static int
+set_hostname(const char *name)
+{
+    return sethostname(name, strlen(name)) < 0 && errno != EPERM ? fail(HOSTNAME, name) : 0;
 }
 
 static int
@@ -113,9 +120,7 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
                    ? fail(NAMESPACES, "")
                    : 0;
     case STEP_HOSTNAME:
-        return sethostname(argument[0].bytes, argument[0].length - 1) < 0
-                   ? fail(HOSTNAME, argument[0].bytes)
-                   : 0;
+        return set_hostname(argument[0].bytes);
     case STEP_LOOPBACK:
         return raise_loopback();
     case STEP_UMASK:
@@ -134,12 +139,14 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
                    : 0;
     case STEP_ATTACH_BINDS:
         return attach_binds(plan);
-    case STEP_PROTECT_PROC:
-        return protect_proc(&argument[0], argument[1].number);
+    case STEP_PROTECT:
+        return protect(argument);
     case STEP_HOSTS:
         return hosts_cover(hosts, argument[0].bytes, argument[1].number);
     case STEP_CHDIR:
         return change_directory(argument[0].bytes, argument[1].number);
+    case STEP_SESSION_KEYRING:
+        return join_session_keyring() < 0 ? fail(KEYRING, "") : 0;
     case STEP_RESTRICT_CAPABILITIES:
         return restrict_capabilities(argument[0].number) < 0 ? fail(CAPABILITIES, "") : 0;
     default: /* STEP_BIND: for STEP_ATTACH_BINDS; STEP_OFFER_NAMESPACES: after all others; STEP_PTY
@@ -228,6 +235,12 @@ init_run(struct plan *plan, struct init_descriptors *descriptors)
     if (command == 0) {
         close(descriptors->gate[1]);
         (void)command_execute(plan, descriptors);
+        give_up(descriptors);
+    }
+    /* Where the command needs capabilities to install its filter, it restricts its own. */
+    if (plan_find(plan, SECTION_COMMAND, STEP_RESTRICT_CAPABILITIES, &record) &&
+        restrict_capabilities(record.arguments[0].number) < 0) {
+        (void)fail(CAPABILITIES, "");
         give_up(descriptors);
     }
     /* No process of the view may read this memory (ptrace(2)). */

@@ -1,7 +1,6 @@
-/* Detached mounts: make one, clone one, attach one, make one the root; the protection of procfs. */
+/* Detached mounts: make one, clone one, attach one, make one the root. */
 #include "supervisor.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -89,9 +88,8 @@ mount_clone(const char *path, unsigned attributes)
 
 /* ---- paths ---------------------------------------------------------------------------------- */
 
-/* Put `first`, a slash unless `first` ends with one, and `second` into `path`. */
-static int
-join(char *path, const char *first, const char *second)
+int
+join_paths(char *path, const char *first, const char *second)
 {
     size_t length = strlen(first);
     bool slash = length == 0 || first[length - 1] != '/';
@@ -108,7 +106,7 @@ real_path(const char *path, char *real)
 {
     char rest[PATH_MAX], link[PATH_MAX], longer[PATH_MAX];
     int links = 0;
-    if (join(rest, "/", path) < 0)
+    if (join_paths(rest, "/", path) < 0)
         return -1;
     real[0] = '\0';
     for (char *at = rest; *at;) {
@@ -127,7 +125,7 @@ real_path(const char *path, char *real)
         }
         char separator = *after;
         *after = '\0';
-        if (join(longer, real, name) < 0)
+        if (join_paths(longer, real, name) < 0)
             return -1;
         *after = separator;
         ssize_t size = readlink(longer, link, sizeof link - 1);
@@ -139,7 +137,7 @@ real_path(const char *path, char *real)
         link[size] = '\0';
         if (link[0] == '/')
             real[0] = '\0';
-        if (join(longer, link, after) < 0)
+        if (join_paths(longer, link, after) < 0)
             return -1;
         strcpy(rest, longer);
         at = rest;
@@ -149,7 +147,7 @@ real_path(const char *path, char *real)
     return 0;
 }
 
-static bool
+bool
 is_directory(const char *path)
 {
     struct stat st;
@@ -232,118 +230,24 @@ exchange_root(int mount)
     return chdir("/");
 }
 
-/* Below the new root is `below`, a small file system that no path reaches, with a whole procfs: an
- * unprivileged process gets a fresh procfs only while it sees a whole one (mount_too_revealing() in
- * fs/namespace.c), and parts of the view's are covered. The view's root covers the root of `below`:
- * for the kernel, no process of the view is in a chroot(2), where it could make no user namespace
- * (current_chrooted() in fs/namespace.c). Fails with EINVAL where the old root is the initial
- * ramfs, which pivot_root(2) cannot move. */
+/* Below the new root is `below`, a small file system that no path reaches, with a whole procfs and
+ * a whole sysfs: an unprivileged process gets a fresh one only while it sees a whole one
+ * (mount_too_revealing() in fs/namespace.c), and parts of the view's are covered. The view's root
+ * covers the root of `below`: for the kernel, no process of the view is in a chroot(2), where it
+ * could make no user namespace (current_chrooted() in fs/namespace.c). Fails with EINVAL where the
+ * old root is the initial ramfs, which pivot_root(2) cannot move. */
 int
-mount_root(int mount, int whole_proc, int below)
+mount_root(int mount, int whole_proc, int whole_sys, int below)
 {
     struct mount_attr read_only = {.attr_set = MOUNT_ATTR_RDONLY};
     if (exchange_root(below) < 0 || mkdir("/proc", 0500) < 0 ||
-        move_mount_to(whole_proc, "/proc") < 0 || set_attributes(below, 0, read_only) < 0 ||
+        move_mount_to(whole_proc, "/proc") < 0 || mkdir("/sys", 0500) < 0 ||
+        move_mount_to(whole_sys, "/sys") < 0 || set_attributes(below, 0, read_only) < 0 ||
         cover_root(mount) < 0 || chroot(".") < 0)
         return -1;
     close(below);
     close(whole_proc);
+    close(whole_sys);
     close(mount);
-    return 0;
-}
-
-/* ---- procfs --------------------------------------------------------------------------------- */
-
-/* Whether the machine's uid 0, which owns procfs and needs no capability for it, is mapped here. */
-static bool
-maps_machine_root(void)
-{
-    char text[16];
-    struct stat st;
-    int file = open("/proc/sys/kernel/overflowuid", O_RDONLY | O_CLOEXEC);
-    ssize_t count = file < 0 ? -1 : read(file, text, sizeof text - 1);
-    if (file >= 0)
-        close(file);
-    if (count < 0 || stat("/proc/sys", &st) < 0)
-        return true;
-    text[count] = '\0';
-    return st.st_uid != strtoul(text, NULL, 10);
-}
-
-/* Attach `mount` over `target`, unless it is -1: then a missing target does not count. */
-static int
-cover(int mount, const char *target)
-{
-    if (mount < 0)
-        return errno == ENOENT ? 0 : fail(PROC, target);
-    return mount_attach(mount, target);
-}
-
-/* Whether an entry of /proc is no process, and is writable or may contain a writable file. */
-static bool
-is_of_the_machine(int proc, const char *name)
-{
-    struct stat st;
-    if (!name[strspn(name, "0123456789")] || name[0] == '.' ||
-        fstatat(proc, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || S_ISLNK(st.st_mode))
-        return false;
-    return S_ISDIR(st.st_mode) || st.st_mode & 0222;
-}
-
-static int
-make_proc_read_only(void)
-{
-    DIR *proc = opendir("/proc");
-    int result = 0;
-    if (!proc)
-        return fail(PROC, "/proc");
-    for (const struct dirent *entry; result == 0 && (entry = readdir(proc));) {
-        char path[sizeof "/proc/" + NAME_MAX];
-        if (!is_of_the_machine(dirfd(proc), entry->d_name))
-            continue;
-        (void)snprintf(path, sizeof path, "/proc/%s", entry->d_name);
-        result = cover(mount_clone(path, MOUNT_ATTR_RDONLY), path);
-    }
-    closedir(proc);
-    return result;
-}
-
-static int
-mask_in_proc(const char *name)
-{
-    static const char mode[] = "mode\0"
-                               "0555";
-    const struct argument options = {.bytes = mode, .length = sizeof mode};
-    char path[PATH_MAX];
-    struct stat st;
-    if (join(path, "/proc", name) < 0)
-        return fail(PROC, name);
-    if (stat(path, &st) < 0)
-        return cover(-1, path);
-    if (S_ISDIR(st.st_mode))
-        return cover(mount_fresh("tmpfs",
-                                 MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC |
-                                     MOUNT_ATTR_RDONLY,
-                                 &options),
-                     path);
-    return cover(mount_clone("/dev/null", 0), path);
-}
-
-/* With a private network, /proc/sys/net stays writable: it shows the network of its reader, and
- * container engines set it. */
-int
-protect_proc(const struct argument *masked, bool own_network)
-{
-    static const char network[] = "/proc/sys/net";
-    int mount = -1;
-    if (!maps_machine_root())
-        return 0;
-    if (own_network && is_directory(network) && (mount = mount_clone(network, 0)) < 0)
-        return fail(PROC, network);
-    if (make_proc_read_only() < 0 || (mount >= 0 && mount_attach(mount, network) < 0))
-        return -1;
-    for (const char *name = NULL; (name = list_next(masked, name));)
-        if (mask_in_proc(name) < 0)
-            return -1;
     return 0;
 }

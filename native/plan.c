@@ -63,20 +63,23 @@ static const struct form forms[STEPS] = {
     [STEP_UMASK] = {"umask", "u", IN_INIT, MANY},
     [STEP_FRESH] = {"fresh", "dsuluss", IN_INIT, MANY},
     [STEP_CLONE] = {"clone", "dsuuss", IN_INIT, MANY},
-    [STEP_ROOT] = {"root", "ddd", IN_INIT, ONCE},
+    [STEP_ROOT] = {"root", "dddd", IN_INIT, ONCE},
     [STEP_ATTACH] = {"attach", "dsu", IN_INIT, MANY},
     [STEP_SYMLINK] = {"symlink", "ss", IN_INIT, MANY},
     [STEP_BIND] = {"bind", "ds", IN_INIT, MANY},
     [STEP_ATTACH_BINDS] = {"attach_binds", "", IN_INIT, ONCE},
-    [STEP_PROTECT_PROC] = {"protect_proc", "lu", IN_INIT, MANY},
+    [STEP_PROTECT] = {"protect", "lllu", IN_INIT, MANY},
     [STEP_HOSTS] = {"hosts", "su", IN_INIT, ONCE},
     [STEP_CHDIR] = {"chdir", "su", IN_INIT, MANY},
-    [STEP_RESTRICT_CAPABILITIES] = {"restrict_capabilities", "u", IN_INIT, MANY},
+    [STEP_SESSION_KEYRING] = {"session_keyring", "", IN_INIT, MANY},
+    [STEP_RESTRICT_CAPABILITIES] = {"restrict_capabilities", "u", IN_INIT | IN_COMMAND, MANY},
     [STEP_BLOCKED] = {"blocked", "u", IN_COMMAND, ONCE},
     [STEP_IGNORED] = {"ignored", "u", IN_COMMAND, ONCE},
     [STEP_STANDARD] = {"standard", "ud", IN_COMMAND, MANY},
     [STEP_CLOSE_STANDARD] = {"close_standard", "u", IN_COMMAND, ONCE},
     [STEP_PASS] = {"pass", "d", IN_COMMAND, MANY},
+    [STEP_NO_NEW_PRIVS] = {"no_new_privs", "", IN_COMMAND, ONCE},
+    [STEP_SECCOMP] = {"seccomp", "d", IN_COMMAND, MANY},
     [STEP_EXEC] = {"exec", "lllu", IN_COMMAND, ONCE},
     [STEP_AWAIT] = {"await", "d", IN_END, MANY},
     [STEP_REMOVE] = {"remove", "ds", IN_END, MANY},
@@ -354,11 +357,25 @@ check_mount(const struct argument *attributes, const struct argument *flags, uin
 }
 
 static const char *
-check_names(const struct argument *list)
+check_paths(const struct argument *lists, size_t count)
 {
-    for (const char *one = NULL; (one = list_next(list, one));)
-        if (!is_plain_name(one))
-            return "a name is none";
+    for (size_t at = 0; at < count; at++)
+        for (const char *one = NULL; (one = list_next(&lists[at], one));)
+            if (*one != '/')
+                return "a path is not absolute";
+    return NULL;
+}
+
+static const char *
+check_filter(const struct check *check, const struct argument *slot)
+{
+    struct stat st;
+    if (fstat(slot_descriptor(check->plan, slot), &st) < 0 || !S_ISREG(st.st_mode))
+        return "the filter is no file";
+    if (st.st_size <= 0 || st.st_size % FILTER_INSTRUCTION_BYTES)
+        return "the filter is no sequence of instructions";
+    if (st.st_size / FILTER_INSTRUCTION_BYTES > FILTER_MOST_INSTRUCTIONS)
+        return "the filter has too many instructions";
     return NULL;
 }
 
@@ -410,8 +427,10 @@ check_values(struct check *check, const struct record *record)
                            &argument[4]);
     case STEP_ATTACH:
         return argument[2].number <= ATTACH_IF_TARGET_EXISTS ? NULL : "there are no such flags";
-    case STEP_PROTECT_PROC:
-        return argument[1].number <= 1 ? check_names(&argument[0]) : "there are no such flags";
+    case STEP_PROTECT:
+        if (argument[3].number > (PROTECT_OWN_NETWORK | PROTECT_MACHINE))
+            return "there are no such flags";
+        return check_paths(argument, 3);
     case STEP_HOSTS:
         if (argument[0].length - 1 > LONGEST_HOSTNAME)
             return "the name is too long";
@@ -466,9 +485,9 @@ check_record(struct check *check, const struct record *record)
         return "it comes after exec";
     if (check->seen[record->step]++ && form->often == ONCE)
         return "the step occurs twice";
-    if ((problem = check_values(check, record)))
+    if ((problem = check_values(check, record)) || (problem = check_slots(check, record)))
         return problem;
-    return check_slots(check, record);
+    return record->step == STEP_SECCOMP ? check_filter(check, &record->arguments[0]) : NULL;
 }
 
 /* Check what no record shows alone. */

@@ -26,6 +26,8 @@ enum {
     PLAN_MOST_BYTES = 8 << 20,
     MOST_ARGUMENTS = 7,
     MOST_SLOTS = 4096,
+    FILTER_INSTRUCTION_BYTES = 8,    /* struct sock_filter */
+    FILTER_MOST_INSTRUCTIONS = 4096, /* BPF_MAXINSNS */
 };
 
 /* In the order in which they come in a plan. */
@@ -61,7 +63,7 @@ enum step {
     STEP_SYMLINK,
     STEP_BIND,
     STEP_ATTACH_BINDS,
-    STEP_PROTECT_PROC,
+    STEP_PROTECT,
     STEP_HOSTS,
     STEP_CHDIR,
     STEP_RESTRICT_CAPABILITIES,
@@ -81,6 +83,9 @@ enum step {
     STEP_ANNOUNCE,
     STEP_LOG,
     STEP_RECORD_STATUS,
+    STEP_SESSION_KEYRING,
+    STEP_NO_NEW_PRIVS,
+    STEP_SECCOMP,
     STEPS,
 };
 
@@ -97,6 +102,12 @@ enum { TERMINAL_INTERACTIVE = 1 };
 
 /* A flag of STEP_SESSION. */
 enum { SESSION_WITH_PTY = 1 };
+
+/* Flags of STEP_PROTECT. */
+enum {
+    PROTECT_OWN_NETWORK = 1, /* /proc/sys/net stays writable */
+    PROTECT_MACHINE = 2, /* where the machine's root is mapped, all of procfs but its processes */
+};
 
 /* A flag of STEP_ATTACH. */
 enum { ATTACH_IF_TARGET_EXISTS = 1 };

@@ -3,6 +3,9 @@
 
 #include <errno.h>
 #include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/keyctl.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -145,6 +148,28 @@ void
 drop_capabilities(uint64_t kept)
 {
     (void)set_capabilities(kept);
+}
+
+/* A kernel without keys, or a filter that refuses keyctl(2) to the command as well, is no
+ * failure. */
+int
+join_session_keyring(void)
+{
+    if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) >= 0)
+        return 0;
+    return errno == ENOSYS || errno == EPERM ? 0 : -1;
+}
+
+int
+install_filter(int file)
+{
+    static struct sock_filter instructions[FILTER_MOST_INSTRUCTIONS];
+    ssize_t size = pread(file, instructions, sizeof instructions, 0);
+    if (size < 0)
+        return -1;
+    struct sock_fprog program = {(unsigned short)((size_t)size / sizeof *instructions),
+                                 instructions};
+    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
 }
 
 int

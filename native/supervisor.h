@@ -30,6 +30,9 @@ enum { LONGEST_RECORD = 4000 }; /* less than PIPE_BUF: a record is written in on
 #define HOSTS "HOSTS"
 #define DIRECTORY "DIRECTORY"
 #define CAPABILITIES "CAPABILITIES"
+#define KEYRING "KEYRING"
+#define NO_NEW_PRIVS "NO_NEW_PRIVS"
+#define SECCOMP "SECCOMP"
 #define LOOKUP "LOOKUP"
 #define EXECUTE "EXECUTE"
 #define PORT "PORT"
@@ -86,6 +89,13 @@ int restrict_capabilities(uint64_t kept);
 
 /* Drop every capability except `kept` from this process. */
 void drop_capabilities(uint64_t kept);
+
+/* Leave the caller's session keyring for a new one (keyrings(7)). Returns -1 with errno set. */
+int join_session_keyring(void);
+
+/* Install the seccomp filter in a file. Returns -1 with errno set: EACCES without no_new_privs and
+ * CAP_SYS_ADMIN. */
+int install_filter(int file);
 
 int pidfd_of(pid_t process);
 
@@ -147,16 +157,24 @@ int mount_fresh(const char *fstype, unsigned attributes, const struct argument *
 /* A detached clone of the mount at `path` and of all mounts below it. Returns -1 with errno set. */
 int mount_clone(const char *path, unsigned attributes);
 
+/* Put `first`, a slash unless `first` ends with one, and `second` into `path`, of PATH_MAX bytes.
+ * Returns -1 with errno set. */
+int join_paths(char *path, const char *first, const char *second);
+
+bool is_directory(const char *path);
+
 /* Attach a detached mount at `target` and close its descriptor; make the mountpoint if it is
  * missing. */
 int mount_attach(int mount, const char *target);
 
 /* Make the detached `mount` the root directory, and unmount the old root. Returns -1 with errno
  * set. */
-int mount_root(int mount, int whole_proc, int below);
+int mount_root(int mount, int whole_proc, int whole_sys, int below);
 
-/* Cover the parts of procfs through which the machine's root could read or change the machine. */
-int protect_proc(const struct argument *masked, bool own_network);
+/* ---- protect.c ------------------------------------------------------------------------------ */
+
+/* Carry out STEP_PROTECT: cover paths of procfs and sysfs. */
+int protect(const struct argument *arguments);
 
 /* The path without symbolic links, in PATH_MAX bytes; names that are missing stay. Returns -1 with
  * errno set. */

@@ -144,6 +144,48 @@ def driver(args: Values) -> Part:
     return {"driver": args.driver}
 
 
+def declare_confinement(command: Options) -> None:
+    """What the command may ask of the kernel."""
+    for option, what in (("--cap-add", "keep"), ("--cap-drop", "drop")):
+        command.add_argument(
+            option,
+            metavar="CAP[,CAP...]",
+            action="append",
+            default=[],
+            help=f"{what} capabilities of capabilities(7), or ALL",
+        )
+    command.add_argument(
+        "--security-opt",
+        metavar="OPTION",
+        action="append",
+        default=[],
+        help="'seccomp=unconfined' or 'seccomp=FILE': no system call filter, or that of a profile in JSON;"
+        " 'no-new-privileges=false': set-user-ID programs gain privileges; 'mask=PATH:...', 'unmask=PATH:...',"
+        " 'unmask=ALL': cover paths, or leave paths of /proc and /sys as they are",
+    )
+    command.add_argument(
+        "--privileged",
+        action="store_true",
+        help="all capabilities, no filter of system calls, nothing of /proc and /sys covered",
+    )
+
+
+def confinement(args: Values) -> Part:
+    """Raises: Error."""
+    if not (args.cap_add or args.cap_drop or args.security_opt or args.privileged):
+        return {}
+    from overlaykit.namespace import confinement_options
+
+    return {
+        "confinement": confinement_options.parse(
+            add=args.cap_add,
+            drop=args.cap_drop,
+            security=args.security_opt,
+            privileged=args.privileged,
+        )
+    }
+
+
 def declare_environment(command: Options) -> None:
     """The command's environment and its working directory."""
     command.add_argument(

@@ -25,6 +25,7 @@ _PARTS: Final = (
     launch_options.binds,
     launch_options.network,
     launch_options.driver,
+    launch_options.confinement,
 )
 """Each makes some of the arguments of `View`."""
 
@@ -120,6 +121,7 @@ def options() -> Options:
     launch_options.declare_network(command)
     launch_options.declare_life(command)
     launch_options.declare_driver(command)
+    launch_options.declare_confinement(command)
     launch_options.declare_environment(command)
     launch_options.declare_terminal(command)
     launch_options.declare_descriptors(command)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         parse_bind,
         parse_mount,
     )
+    from overlaykit.namespace.confinement import Confinement
     from overlaykit.namespace.descriptors import BadDescriptors, NotOpen
     from overlaykit.namespace.diagnosis import UserNamespacesRefused, diagnose
     from overlaykit.namespace.environment import WorkingDirectoryDeleted
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
         BindTargetMissing,
         CommandNotExecutable,
         CommandNotFound,
+        FilterRefused,
+        KeyringRefused,
         ProcRefused,
         WorkingDirectoryMissing,
         WorkingDirectoryRelative,
@@ -61,7 +64,10 @@ __all__ = [
     "BindTargetMissing",
     "CommandNotExecutable",
     "CommandNotFound",
+    "Confinement",
     "End",
+    "FilterRefused",
+    "KeyringRefused",
     "LaunchSpec",
     "NotJoinable",
     "NotOpen",
@@ -98,6 +104,7 @@ __all__ = [
 
 _MODULES: Final = {
     "binds": ("BadBind", "BadMount", "Bind", "TargetTwice", "parse_bind", "parse_mount"),
+    "confinement": ("Confinement",),
     "descriptors": ("BadDescriptors", "NotOpen"),
     "diagnosis": ("UserNamespacesRefused", "diagnose"),
     "environment": ("WorkingDirectoryDeleted",),
@@ -107,6 +114,8 @@ _MODULES: Final = {
         "BindTargetMissing",
         "CommandNotExecutable",
         "CommandNotFound",
+        "FilterRefused",
+        "KeyringRefused",
         "ProcRefused",
         "WorkingDirectoryMissing",
         "WorkingDirectoryRelative",

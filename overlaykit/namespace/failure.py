@@ -74,6 +74,20 @@ class ProcRefused(Error):
     )
 
 
+class FilterRefused(Error):
+    message = (
+        "the seccomp filter cannot be installed ({0}); --security-opt seccomp=unconfined runs "
+        "the command without one"
+    )
+
+
+class KeyringRefused(Error):
+    message = (
+        "the view cannot get a session keyring of its own ({0}): end other views, or raise "
+        "kernel.keys.maxkeys"
+    )
+
+
 WORDING: Final = {
     "USER_NAMESPACE": "enter the user namespace",
     "NAMESPACES": "make namespaces",
@@ -94,6 +108,9 @@ WORDING: Final = {
     "HOSTS": "name the view in",
     "DIRECTORY": "work in",
     "CAPABILITIES": "drop capabilities",
+    "KEYRING": "make a session keyring",
+    "NO_NEW_PRIVS": "set no_new_privs",
+    "SECCOMP": "install the seccomp filter",
     "LOOKUP": "find the command",
     "EXECUTE": "execute",
     "TERMINAL": "make a terminal",
@@ -136,6 +153,10 @@ def error_of(name: str, code: int, subject: str) -> Exception:
         case "TWICE":
             first, _, second = subject.partition("\n")
             return TargetTwice(second, f"the same place in this view as {first}")
+        case "SECCOMP":
+            return FilterRefused(reason)
+        case "KEYRING":
+            return KeyringRefused(reason)
         case "PROC" if code == errno.EPERM:
             return ProcRefused()
     what = f"cannot {WORDING[name]}: {reason}"

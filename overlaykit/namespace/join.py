@@ -12,14 +12,13 @@ import os
 from overlaykit import _native
 from overlaykit.errors import Error
 from overlaykit.namespace.plan import Plan
-from overlaykit.namespace.users import KEPT
-from overlaykit.namespace.view_plan import Inherited, command, supervise
+from overlaykit.namespace.view_plan import Inherited, command, restrict, supervise
 from overlaykit.record import Record
 from overlaykit.scope import ExitStack, contextmanager, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Final
 
     from overlaykit.namespace.spec import Alone, Caller, LaunchSpec, Reporting
@@ -94,7 +93,12 @@ def _open(supervisor: int, stack: ExitStack) -> Namespaces | None:
 
 
 def plan_of(
-    spec: LaunchSpec, namespaces: Namespaces, *, caller: Caller, supervision: Reporting | Alone
+    spec: LaunchSpec,
+    namespaces: Namespaces,
+    *,
+    caller: Caller,
+    filters: Sequence[int],
+    supervision: Reporting | Alone,
 ) -> Plan:
     """The plan of a command that joins a view. Of `spec`, what the view has already is not used."""
     plan = Plan()
@@ -104,6 +108,7 @@ def plan_of(
     slots.add(
         "namespace", *others, namespaces.processes, *(found for found, _ in namespaces.offered)
     )
+    slots.add("filter", *filters)
     supervise(plan, slots, spec, supervision)
     plan.section("monitor")
     if namespaces.user is not None:
@@ -118,6 +123,6 @@ def plan_of(
         plan.pty(0, console=False)
     plan.umask(caller.umask if spec.umask is None else spec.umask)
     plan.chdir(spec.cwd, required=spec.cwd_required)
-    plan.restrict_capabilities(sum(1 << capability for capability in KEPT))
-    command(plan, slots, spec, caller)
+    restrict(plan, spec, filters)
+    command(plan, slots, spec, caller, filters)
     return plan

@@ -20,6 +20,7 @@ import sys
 import overlaykit
 from overlaykit import signals, standard
 from overlaykit.errors import Error
+from overlaykit.namespace import seccomp
 from overlaykit.namespace.descriptors import leads_out
 from overlaykit.namespace.plan import TooLarge, TooManyDescriptors
 from overlaykit.namespace.spec import Alone, Caller, End, Reporting
@@ -108,7 +109,14 @@ def execute(
             report, abort_on=abort_on, hold=hold, end=end, announce=announce, log=log
         )
         caller = _this_process()
-        plan = plan_of(spec, root, caller=caller, listeners=listeners, supervision=supervision)
+        plan = plan_of(
+            spec,
+            root,
+            caller=caller,
+            listeners=listeners,
+            filters=_filters(spec, stack),
+            supervision=supervision,
+        )
         _become(plan, spec, lambda: before_exec(ports), stack)
 
 
@@ -120,7 +128,13 @@ def execute_in(spec: LaunchSpec, namespaces: Namespaces, *, report: Sequence[str
     from overlaykit.namespace import join
 
     with signals.held(), standard.filled(), ExitStack() as stack:
-        plan = join.plan_of(spec, namespaces, caller=_this_process(), supervision=_alone(report))
+        plan = join.plan_of(
+            spec,
+            namespaces,
+            caller=_this_process(),
+            filters=_filters(spec, stack),
+            supervision=_alone(report),
+        )
         _become(plan, spec, lambda: None, stack)
 
 
@@ -174,7 +188,14 @@ def _start(spec: LaunchSpec, root: RootMount, hold: tuple[int, ...]) -> Processe
                 parent=parent, status_write=status_write, reap_read=reap_read, hold=hold
             )
             caller = _this_process()
-            plan = plan_of(spec, root, caller=caller, listeners=listeners, supervision=supervision)
+            plan = plan_of(
+                spec,
+                root,
+                caller=caller,
+                listeners=listeners,
+                filters=_filters(spec, theirs),
+                supervision=supervision,
+            )
             encoded = theirs.enter_context(_encoded(plan, spec))
             # dup2(2) onto itself clears close-on-exec in the child alone (posix_spawn(3)).
             passed = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (encoded, *plan.inherited())]
@@ -238,6 +259,14 @@ def _listen(spec: LaunchSpec, stack: ExitStack) -> tuple[tuple[Port, ...], dict[
         tuple(port for port, _ in found),
         {listener.fileno(): port.view for port, listener in found},
     )
+
+
+def _filters(spec: LaunchSpec, stack: ExitStack) -> list[int]:
+    """Descriptors of the seccomp filters, open until the end of `stack`."""
+    opened = seccomp.open_filters(spec.confinement)
+    for descriptor in opened:
+        stack.callback(os.close, descriptor)
+    return opened
 
 
 @contextmanager

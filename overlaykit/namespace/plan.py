@@ -35,6 +35,10 @@ OPTIONAL_IF_EPERM: Final = 4
 OPTIONAL_IF_ENOENT: Final = 8
 IF_TARGET_EXISTS: Final = 1
 """Of `attach`."""
+OWN_NETWORK: Final = 1
+"""Of `protect`."""
+MACHINE: Final = 2
+"""Of `protect`."""
 
 
 FORMS: Final = {
@@ -55,15 +59,15 @@ FORMS: Final = {
     "umask": (15, "u", "init"),
     "fresh": (16, "dsuluss", "init"),
     "clone": (17, "dsuuss", "init"),
-    "root": (18, "ddd", "init"),
+    "root": (18, "dddd", "init"),
     "attach": (19, "dsu", "init"),
     "symlink": (20, "ss", "init"),
     "bind": (21, "ds", "init"),
     "attach_binds": (22, "", "init"),
-    "protect_proc": (23, "lu", "init"),
+    "protect": (23, "lllu", "init"),
     "hosts": (24, "su", "init"),
     "chdir": (25, "su", "init"),
-    "restrict_capabilities": (26, "u", "init"),
+    "restrict_capabilities": (26, "u", "init command"),
     "blocked": (27, "u", "command"),
     "ignored": (28, "u", "command"),
     "standard": (29, "ud", "command"),
@@ -80,6 +84,9 @@ FORMS: Final = {
     "announce": (40, "d", "plan"),
     "log": (41, "dddsu", "monitor"),
     "record_status": (42, "ds", "end"),
+    "session_keyring": (43, "", "init"),
+    "no_new_privs": (44, "", "command"),
+    "seccomp": (45, "d", "command"),
 }
 """Of each step its code, the types of its arguments, and the sections that may have it, as the program knows them.
 
@@ -212,12 +219,12 @@ class Plan:
         self.steps.append(("clone", slot, path, attributes, flags, failure, subject or path))
         return slot
 
-    def root(self, mount: Slot, whole_proc: Slot, below: Slot) -> None:
+    def root(self, mount: Slot, whole_proc: Slot, whole_sys: Slot, below: Slot) -> None:
         """Make a detached mount the root directory.
 
-        The mount `below`, which no path reaches, lies below it and holds a whole procfs.
+        The mount `below`, which no path reaches, lies below it and holds a whole procfs and sysfs.
         """
-        self.steps.append(("root", mount, whole_proc, below))
+        self.steps.append(("root", mount, whole_proc, whole_sys, below))
 
     def attach(self, mount: Slot, target: str, flags: int = 0) -> None:
         """Attach a detached mount in the view; make the mountpoint if it is missing."""
@@ -242,12 +249,22 @@ class Plan:
         """
         self.steps.append(("pty", owner, int(console)))
 
-    def protect_proc(self, masked: Sequence[str], *, own_network: bool) -> None:
-        """Where the machine's root is mapped: cover the parts of procfs by which it could read or change the machine.
+    def protect(
+        self,
+        masked: Sequence[str],
+        read_only: Sequence[str],
+        left: Sequence[str],
+        *,
+        own_network: bool,
+        machine: bool,
+    ) -> None:
+        """Cover paths of procfs and sysfs: the masked ones by nothing, others by a read-only clone.
 
-        `own_network`: /proc/sys/net stays writable.
+        `own_network`: /proc/sys/net stays writable. `machine`: where the machine's root is mapped, all of procfs but
+        its processes and the entries `left` is read-only.
         """
-        self.steps.append(("protect_proc", tuple(masked), int(own_network)))
+        flags = OWN_NETWORK * own_network | MACHINE * machine
+        self.steps.append(("protect", tuple(masked), tuple(read_only), tuple(left), flags))
 
     def hosts(self, name: str, *, keep: bool) -> None:
         """Cover /etc/hosts by a copy that also has `name`; with `keep`, write changes back after the command's end."""
@@ -257,8 +274,12 @@ class Plan:
         """Change to a directory of the view, or to "/" if that fails and is not `required`."""
         self.steps.append(("chdir", path, int(required)))
 
+    def session_keyring(self) -> None:
+        """Leave the caller's session keyring for a new one."""
+        self.steps.append(("session_keyring",))
+
     def restrict_capabilities(self, kept: int) -> None:
-        """Drop all capabilities but those of the mask."""
+        """Drop all capabilities but those of the mask: in the section of the command, of both the command and init."""
         self.steps.append(("restrict_capabilities", kept))
 
     def offer_namespaces(self) -> None:
@@ -288,6 +309,14 @@ class Plan:
     def pass_on(self, slot: Slot) -> None:
         """Pass an inherited descriptor to the command, under its number."""
         self.steps.append(("pass", slot))
+
+    def no_new_privs(self) -> None:
+        """execve(2) of the command and its descendants grants no privileges (PR_SET_NO_NEW_PRIVS)."""
+        self.steps.append(("no_new_privs",))
+
+    def seccomp(self, program: Slot) -> None:
+        """Install the seccomp filter in an inherited file, as BPF instructions."""
+        self.steps.append(("seccomp", program))
 
     def execute(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from overlaykit.namespace.confinement import Confinement
 from overlaykit.record import Record
 
 TYPE_CHECKING = False
@@ -64,6 +65,7 @@ class LaunchSpec(Record, kw_only=True):
     """None: the umask of the caller."""
     keep: bool = False
     """Whether changes outlive the command."""
+    confinement: Confinement = Confinement()
 
     def __post_init__(self) -> None:
         if not self.argv:

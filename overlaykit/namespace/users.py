@@ -1,4 +1,4 @@
-"""Enter a user namespace, where an ordinary user is root; the capabilities that this and views need."""
+"""Enter a user namespace, where an ordinary user is root; the capabilities that views need."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import os
 
 from overlaykit import _native, privilege
+from overlaykit.namespace.confinement import KEPT
 from overlaykit.scope import contextmanager
 
 TYPE_CHECKING = False
@@ -14,26 +15,6 @@ if TYPE_CHECKING:
     from typing import Final
 
     from overlaykit.namespace.identities import Identities
-
-KEPT: Final = frozenset(
-    {
-        privilege.CAP_CHOWN,
-        privilege.CAP_DAC_OVERRIDE,
-        privilege.CAP_FOWNER,
-        privilege.CAP_FSETID,
-        privilege.CAP_KILL,
-        privilege.CAP_SETGID,
-        privilege.CAP_SETUID,
-        privilege.CAP_SETPCAP,
-        privilege.CAP_NET_BIND_SERVICE,
-        privilege.CAP_NET_RAW,
-        privilege.CAP_SYS_CHROOT,
-        privilege.CAP_SETFCAP,
-    }
-)
-"""Capabilities that the processes of a view keep; in an unprivileged view they hold in its user namespace only.
-
-Those of a container of podman or docker, without CAP_MKNOD and CAP_AUDIT_WRITE."""
 
 NEEDED: Final = frozenset(
     {

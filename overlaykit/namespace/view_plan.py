@@ -6,8 +6,11 @@ fs/namespace.c). Each is attached afterwards, with the view as root, so that eve
 means inside.
 
 The same rule of the kernel holds for user namespaces made inside the view, for nested views or containers. Covered
-parts of the view's /proc would refuse them a fresh one, so a whole procfs is mounted where no path leads: on a small
-file system below the view's root (`Plan.root`).
+parts of the view's /proc and /sys would refuse them fresh ones, so whole ones are mounted where no path leads: on a
+small file system below the view's root (`Plan.root`).
+
+The command confines itself last: seccomp filters hold from their installation on, and all that follows is execve(2).
+init, which reaps, has no filter.
 """
 
 from __future__ import annotations
@@ -25,13 +28,13 @@ from overlaykit.namespace.plan import (
     Plan,
 )
 from overlaykit.namespace.spec import Alone
-from overlaykit.namespace.users import KEPT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Final
 
+    from overlaykit.namespace.confinement import Confinement
     from overlaykit.namespace.environment import Environment
     from overlaykit.namespace.plan import Slot
     from overlaykit.namespace.spec import Caller, End, LaunchSpec, Reporting, RootMount
@@ -52,7 +55,6 @@ LINKS: Final = (
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 )
-MASKED_IN_PROC: Final = ("kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list")
 TTY_GROUP: Final = 5
 """The group of terminals by convention (Documentation/filesystems/devpts.rst)."""
 
@@ -71,9 +73,10 @@ def plan_of(
     *,
     caller: Caller,
     listeners: Mapping[int, int],
+    filters: Sequence[int],
     supervision: Reporting | Alone,
 ) -> Plan:
-    """The plan. `listeners` maps a listening descriptor to the port of the view."""
+    """The plan. `listeners` maps a listening descriptor to the port of the view; `filters` are those of seccomp."""
     plan = Plan()
     plan.section("plan")
     slots = Inherited(plan)
@@ -81,6 +84,7 @@ def plan_of(
     if root.user_namespace is not None:
         slots.add("user namespace", root.user_namespace)
     slots.add("listener", *listeners)
+    slots.add("filter", *filters)
     supervise(plan, slots, spec, supervision)
 
     plan.section("monitor")
@@ -106,11 +110,10 @@ def plan_of(
     _mounts(plan, spec, caller, slots[root.mount])
     plan.umask(caller.umask if spec.umask is None else spec.umask)
     plan.chdir(spec.cwd, required=spec.cwd_required)
-    plan.restrict_capabilities(sum(1 << capability for capability in KEPT))
+    restrict(plan, spec, filters)
     plan.offer_namespaces()
 
-    command(plan, slots, spec, caller)
-
+    command(plan, slots, spec, caller, filters)
     if isinstance(supervision, Alone):
         plan.section("end")
         _end(plan, slots, supervision.end)
@@ -130,8 +133,17 @@ def supervise(
         plan.terminal(interactive=spec.terminal.interactive)
 
 
-def command(plan: Plan, slots: Inherited, spec: LaunchSpec, caller: Caller) -> None:
-    """The section "command"."""
+def restrict(plan: Plan, spec: LaunchSpec, filters: Sequence[int]) -> None:
+    """What the command gives up in the section "init"."""
+    plan.session_keyring()
+    if not _restricts_last(spec, filters):
+        plan.restrict_capabilities(_kept(spec))
+
+
+def command(
+    plan: Plan, slots: Inherited, spec: LaunchSpec, caller: Caller, filters: Sequence[int]
+) -> None:
+    """The section "command". `filters` are those of seccomp."""
     plan.section("command")
     plan.ignored(caller.ignored)
     if spec.terminal is not None:
@@ -145,7 +157,22 @@ def command(plan: Plan, slots: Inherited, spec: LaunchSpec, caller: Caller) -> N
         plan.pass_on(slots[descriptor])
     # Pending signals arrive now, and may end the process: all that is left is execve(2).
     plan.blocked(caller.blocked)
+    if spec.confinement.no_new_privs:
+        plan.no_new_privs()
+    for descriptor in filters:
+        plan.seccomp(slots[descriptor])
+    if _restricts_last(spec, filters):
+        plan.restrict_capabilities(_kept(spec))
     _execute(plan, spec, caller)
+
+
+def _restricts_last(spec: LaunchSpec, filters: Sequence[int]) -> bool:
+    """Without no_new_privs, a filter is installed with CAP_SYS_ADMIN (seccomp(2))."""
+    return bool(filters) and not spec.confinement.no_new_privs
+
+
+def _kept(spec: LaunchSpec) -> int:
+    return sum(1 << capability for capability in spec.confinement.capabilities)
 
 
 def _passed(spec: LaunchSpec) -> list[int]:
@@ -209,7 +236,8 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
         plan.fresh(slot, "proc", kernel, failure="PROC", subject="/proc")
         for slot in ("proc", "whole proc")
     )
-    _sysfs(plan, kernel | _RDONLY, host_network=host_network)
+    for slot in ("sys", "whole sys"):
+        _sysfs(plan, slot, kernel | _RDONLY, host_network=host_network)
     # The usual group of terminals, where this user namespace maps it.
     modes = ("ptmxmode", "0666", "mode", "0620")
     for options, flags in (((*modes, "gid", str(TTY_GROUP)), OPTIONAL), (modes, UNLESS_FILLED)):
@@ -227,7 +255,7 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
         plan.clone(f"bind {bind.target}", bind.source, attributes, failure="BIND_SOURCE")
     below = plan.fresh("below", "tmpfs", kernel, ("mode", "0500"), failure="ROOT")
 
-    plan.root(root, whole_proc, below)
+    plan.root(root, whole_proc, "whole sys", below)
 
     plan.attach(proc, "/proc")
     plan.attach("sys", "/sys")
@@ -244,7 +272,7 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
         plan.pty(0, console=True)
     plan.attach("shm", "/dev/shm")  # noqa: S108
     plan.attach("mqueue", "/dev/mqueue")
-    plan.protect_proc(MASKED_IN_PROC, own_network=not host_network)
+    _protect(plan, spec.confinement, own_network=not host_network)
     plan.fresh("run", "tmpfs", _NOSUID | _NODEV, ("mode", "0755"), subject="/run")
     plan.attach("run", "/run")
     if not host_network:
@@ -255,13 +283,24 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
         plan.attach_binds()
 
 
-def _sysfs(plan: Plan, attributes: int, *, host_network: bool) -> None:
+def _sysfs(plan: Plan, slot: Slot, attributes: int, *, host_network: bool) -> None:
     if not host_network:
-        plan.fresh("sys", "sysfs", attributes, subject="/sys")
+        plan.fresh(slot, "sysfs", attributes, subject="/sys")
         return
     # A sysfs belongs to a network namespace: an unprivileged view gets no fresh one of the host's.
-    plan.fresh("sys", "sysfs", attributes, flags=OPTIONAL_IF_EPERM, subject="/sys")
-    plan.clone("sys", "/sys", _RDONLY, UNLESS_FILLED)
+    plan.fresh(slot, "sysfs", attributes, flags=OPTIONAL_IF_EPERM, subject="/sys")
+    plan.clone(slot, "/sys", _RDONLY, UNLESS_FILLED)
+
+
+def _protect(plan: Plan, confinement: Confinement, *, own_network: bool) -> None:
+    if confinement.masked or confinement.read_only or confinement.machine:
+        plan.protect(
+            confinement.masked,
+            confinement.read_only,
+            confinement.left,
+            own_network=own_network,
+            machine=confinement.machine,
+        )
 
 
 def _execute(plan: Plan, spec: LaunchSpec, caller: Caller) -> None:

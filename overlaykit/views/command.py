@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from overlaykit.namespace.confinement import Confinement
     from overlaykit.namespace.environment import Environment
     from overlaykit.views.spec import ViewSpec
 
@@ -27,6 +28,7 @@ def launch_spec(
     umask: int | None,
     redirected: Mapping[int, int],
     keep: bool,
+    confinement: Confinement | None = None,
     terminal: namespace.Terminal | None = None,
 ) -> namespace.LaunchSpec:
     """The launch of `argv` in a view. Raises: TypeError or ValueError for what execve(2) cannot take."""
@@ -46,4 +48,5 @@ def launch_spec(
         redirected=redirected,
         keep=keep,
         terminal=terminal,
+        confinement=view.confinement if confinement is None else confinement,
     )

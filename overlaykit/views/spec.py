@@ -7,6 +7,7 @@ import os
 
 from overlaykit import namespace
 from overlaykit.fuse.directories import UpperUnusable
+from overlaykit.namespace.confinement import Confinement
 from overlaykit.record import Record
 
 TYPE_CHECKING = False
@@ -39,6 +40,8 @@ class ViewSpec(Record, kw_only=True):
     ports: tuple[Port, ...] = ()
     driver: str | None = None
     """One of `drivers.NAMES`; None: what the environment or a configuration file says."""
+    confinement: Confinement = Confinement()
+    """Of the commands."""
 
     def __post_init__(self) -> None:
         if self.upper is not None and self.read_only:
@@ -69,6 +72,7 @@ def describe(
     binds: Sequence[Bind | str],
     ports: Sequence[Port | str],
     driver: str | None,
+    confinement: Confinement,
 ) -> ViewSpec:
     """The spec of what a caller of `View` names: texts are parsed, a relative upper is made absolute.
 
@@ -89,4 +93,5 @@ def describe(
             namespace.parse_port(port) if isinstance(port, str) else port for port in ports
         ),
         driver=driver,
+        confinement=confinement,
     )

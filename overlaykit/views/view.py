@@ -8,6 +8,7 @@ import os
 from overlaykit import namespace, signals, standard
 from overlaykit.errors import Error
 from overlaykit.namespace import descriptors
+from overlaykit.namespace.confinement import Confinement
 from overlaykit.scope import ExitStack
 from overlaykit.signals import signal
 from overlaykit.views import command
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from overlaykit.namespace.environment import Environment
     from overlaykit.views.spec import Network
     from overlaykit.views.streams import Stream
+
+_CONFINED: Final = Confinement()
 
 REPORTER: Final = "overlaykit.cli.failed"
 """The program that prints what fails once this one is replaced."""
@@ -84,6 +87,7 @@ class View:
         binds: Sequence[Bind | str] = (),
         ports: Sequence[Port | str] = (),
         driver: str | None = None,
+        confinement: Confinement = _CONFINED,
         store: Store | None = None,
     ) -> None:
         """Describe a view; `start` mounts it.
@@ -91,8 +95,8 @@ class View:
         `layers`, top first: `host`, names of the store, or directories (a path with a slash, or `dir:PATH`). Changes
         go to the directory `upper`; without one they are dropped at the end, or refused with EROFS if `read_only`.
         `binds` and `ports` are as for `-v` and `-p`, also as texts. `driver` merges the layers: `fuse`, `kernel` or
-        `auto` (see `drivers`; None: what OVERLAYKIT_DRIVER or a configuration file says). Raises: TypeError,
-        ValueError, Error.
+        `auto` (see `drivers`; None: what OVERLAYKIT_DRIVER or a configuration file says). `confinement` is that of its
+        commands. Raises: TypeError, ValueError, Error.
         """
         self.spec = describe(
             layers,
@@ -103,6 +107,7 @@ class View:
             binds=binds,
             ports=ports,
             driver=driver,
+            confinement=confinement,
         )
         self.name = name or ""
         self.processes: Processes | None = None
@@ -152,6 +157,7 @@ class View:
         pass_fds: Collection[int] = (),
         umask: int | None = None,
         redirected: Mapping[int, int] | None = None,
+        confinement: Confinement | None = None,
         last: bool = False,
     ) -> Processes:
         """Run a command in the view, without waiting for it.
@@ -160,8 +166,9 @@ class View:
         directory in the view, which must be there (by default the caller's own, or / where the view has none such);
         `pass_fds` descriptors that the command gets under the same numbers, beside the standard ones; `redirected` the
         descriptors, from 3 on, of which it gets copies as its standard ones; `umask` its umask, by default the
-        caller's. With `last` no other command follows, even if this one cannot be started: the mount ends with it, and
-        all it wrote is in the upper once `wait` returns; else once the view is closed.
+        caller's; `confinement` its confinement, by default the view's. With `last` no other command follows, even if
+        this one cannot be started: the mount ends with it, and all it wrote is in the upper once `wait` returns; else
+        once the view is closed.
 
         Raises: Error: exit_code 127 and 126 if the command is missing or cannot be executed; NotStarted,
         CommandRunning, LastCommand, DaemonEnded, OfAnotherProcess. OSError: EBADF if one of `pass_fds` or `redirected`
@@ -180,6 +187,7 @@ class View:
             umask=umask,
             redirected=given,
             keep=rootfs.upper is not None or not last,
+            confinement=confinement,
         )
         before = self.processes
         try:
@@ -254,6 +262,7 @@ class View:
         cwd: str | None = None,
         pass_fds: Collection[int] = (),
         umask: int | None = None,
+        confinement: Confinement | None = None,
         last: bool = False,
         on_launch: Callable[[], None] = lambda: None,
     ) -> subprocess.CompletedProcess[Any]:
@@ -281,6 +290,7 @@ class View:
                 pass_fds=pass_fds,
                 umask=umask,
                 redirected=streams.redirected,
+                confinement=confinement,
                 last=last,
             )
             try:
@@ -310,6 +320,7 @@ class View:
         umask: int | None = None,
         terminal: namespace.Terminal | None = None,
         lasting: Lasting | None = None,
+        confinement: Confinement | None = None,
     ) -> NoReturn:
         """Run a last command in the view in place of this program; the arguments are those of `launch`.
 
@@ -337,6 +348,7 @@ class View:
             redirected=lasting.redirected,
             keep=rootfs.upper is not None,
             terminal=terminal,
+            confinement=confinement,
         )
         root = rootfs.root
         self._last = True

@@ -169,3 +169,9 @@ def test_what_cannot_be_joined_is_named(user: TestUser) -> None:
         assert user.refused("exec", "v", "nope", status=127).startswith("nope: no such command")
         assert user.refused("exec", "-w", "/nope", "v", "true").startswith("-w /nope: no directory")
         assert user.refused("exec", "-w", "nope", "v", "true").startswith("-w nope: write an abs")
+
+
+def test_a_command_that_joins_is_confined_too(user: TestUser) -> None:
+    fields = ("sh", "-c", "grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status | cut -f 2")
+    with running_view(user):
+        assert user.succeeds("exec", "v", "--", *fields).split() == ["1", "2"]

@@ -38,6 +38,7 @@ MUST_DIFFER = {
     "status CapBnd": "a view's root keeps the usual capabilities of a container",
     "status SigQ": "counted for all processes of the user",
     "status Cpus_allowed_list": "Cpus_allowed says the same",
+    "status Seccomp": "a view has a filter of its own",
     "status Seccomp_filters": "Seccomp says the same",
     "status State": "chance",
     "status voluntary_ctxt_switches": "chance",

@@ -46,7 +46,14 @@ def test_the_wheel_holds_the_package_alone_with_types_licence_and_programs(
     assert f"{info}/licenses/LICENSE" in names
     share = f"overlaykit-{__version__}.data/data/share/man"
     assert {f"{share}/man1/overlaykit-run.1", f"{share}/man8/mount.fuse.overlaykit.8"} <= names
-    for name in ("_supervisor", "_native.abi3.so", "_native.pyi", "py.typed"):
+    for name in (
+        "_supervisor",
+        "_seccomp_default.bpf",
+        "_seccomp_terminal.bpf",
+        "_native.abi3.so",
+        "_native.pyi",
+        "py.typed",
+    ):
         assert f"overlaykit/{name}" in names
     assert set(programs["console_scripts"]) == {"overlaykit", "mount.fuse.overlaykit"}
     modules = {name for name in names if name.endswith(".py")}

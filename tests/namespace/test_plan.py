@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlaykit import _native
-from overlaykit.namespace import Bind, End, LaunchSpec, RootMount, Terminal, join
+from overlaykit.namespace import (
+    Bind,
+    Confinement,
+    End,
+    LaunchSpec,
+    RootMount,
+    Terminal,
+    join,
+    seccomp,
+)
 from overlaykit.namespace.launcher import SUPERVISOR
 from overlaykit.namespace.plan import FORMS, LARGEST, MAGIC, SECTIONS, Plan, TooLarge
 from overlaykit.namespace.spec import Alone, Caller, Log, Reporting
@@ -32,6 +42,7 @@ def plan(
     listeners: dict[int, int] | None = None,
     supervision: Reporting | Alone = REPORTING,
     mount: int = 10,
+    filters: Sequence[int] = (12, 13),
     **fields: Any,
 ) -> Plan:
     fields = {"env": (b"PATH=/bin::rel",), "hostname": "v"} | fields
@@ -40,6 +51,7 @@ def plan(
         RootMount(mount=mount, user_namespace=user_namespace),
         caller=caller,
         listeners=listeners or {},
+        filters=filters,
         supervision=supervision,
     )
 
@@ -64,6 +76,8 @@ def test_roots_view_reports_to_its_parent_and_ends_with_it() -> None:
     assert made.steps[0] == ("section", 0)
     assert section(made, "plan") == [
         ("descriptor", "root 10", 10),
+        ("descriptor", "filter 12", 12),
+        ("descriptor", "filter 13", 13),
         ("descriptor", "status 21", 21),
         ("descriptor", "reap 22", 22),
         ("descriptor", "parent 20", 20),
@@ -74,7 +88,7 @@ def test_roots_view_reports_to_its_parent_and_ends_with_it() -> None:
         ("unshare", _native.CLONE_NEWNET),
         ("unshare", _native.CLONE_NEWPID),
     ]
-    assert made.inherited() == [10, 21, 22, 20]
+    assert made.inherited() == [10, 12, 13, 21, 22, 20]
 
 
 def test_an_ordinary_users_view_enters_the_user_namespace_before_it_makes_others() -> None:
@@ -106,15 +120,16 @@ def test_mounts_are_made_before_the_root_changes_and_attached_after_it() -> None
     assert "clone" not in order[root:]
     # Nothing but file systems in memory is made inside: the kernel wants to see a whole procfs for others.
     assert {step[2] for step in only(steps[root:], "fresh")} == {"tmpfs"}
-    assert order[-6:] == [
+    assert order[-7:] == [
         "attach",
         "hosts",
         "umask",
         "chdir",
+        "session_keyring",
         "restrict_capabilities",
         "offer_namespaces",
     ]
-    assert order.index("protect_proc") < len(order) - 7
+    assert order.index("protect") < len(order) - 8
 
 
 def test_every_mount_that_is_made_is_attached_once() -> None:
@@ -133,17 +148,20 @@ def test_a_command_joins_a_view_without_a_mount_or_namespace_of_its_own() -> Non
         user=30, network=31, processes=32, offered=((33, _native.CLONE_NEWNS),)
     )
     spec = LaunchSpec(argv=("true",), env=(b"PATH=/bin",))
-    made = join.plan_of(spec, namespaces, caller=CALLER, supervision=REPORTING)
+    made = join.plan_of(spec, namespaces, caller=CALLER, filters=(12,), supervision=REPORTING)
     assert section(made, "monitor") == [
         ("setns", "namespace 30", _native.CLONE_NEWUSER),
         ("setns", "namespace 31", _native.CLONE_NEWNET),
         ("setns", "namespace 32", _native.CLONE_NEWPID),
     ]
     steps = section(made, "init")
-    assert names(steps) == ["setns", "umask", "chdir", "restrict_capabilities"]
+    order = ["setns", "umask", "chdir", "session_keyring", "restrict_capabilities"]
+    assert names(steps) == order
+    confined = ["no_new_privs", "seccomp", "exec"]
+    assert names(section(made, "command"))[-3:] == confined
     assert steps[0] == ("setns", "namespace 33", _native.CLONE_NEWNS)
     alone = namespaces.replace(user=None, network=None)
-    made = join.plan_of(spec, alone, caller=CALLER, supervision=REPORTING)
+    made = join.plan_of(spec, alone, caller=CALLER, filters=(), supervision=REPORTING)
     assert names(section(made, "monitor")) == ["setns"]
 
 
@@ -157,8 +175,8 @@ def test_a_view_in_the_hosts_network_keeps_its_name_and_may_clone_its_sysfs() ->
         ("clone", "sys", "/sys", _native.MOUNT_ATTR_RDONLY, 2, "FILE_SYSTEM", "/sys"),
         ("attach", "sys", "/sys", 0),
     ]
-    (protect,) = only(steps, "protect_proc")
-    assert protect[2] == 0
+    (protect,) = only(steps, "protect")
+    assert protect[4] == 2
 
 
 def test_terminals_belong_to_the_usual_group_where_it_is_mapped() -> None:
@@ -211,6 +229,9 @@ def test_the_command_inherits_what_the_caller_has() -> None:
     assert section(made, "command") == [
         ("ignored", 1),
         ("blocked", 1 << 9),
+        ("no_new_privs",),
+        ("seccomp", "filter 12"),
+        ("seccomp", "filter 13"),
         ("exec", ("true",), (b"PATH=/bin::rel",), candidates, 0),
     ]
 
@@ -254,7 +275,7 @@ def test_descriptors_are_passed_redirected_and_closed() -> None:
         ("descriptor", "descriptor 7", 7),
         ("descriptor", "descriptor 9", 9),
     ]
-    assert section(made, "command")[1:-2] == [
+    assert section(made, "command")[1:-5] == [
         ("standard", 1, "descriptor 7"),
         ("standard", 2, "descriptor 9"),
         ("close_standard", 0b001),
@@ -275,6 +296,8 @@ def test_a_supervisor_without_a_parent_reports_by_a_program_and_cleans_up() -> N
     )
     assert section(made, "plan") == [
         ("descriptor", "root 10", 10),
+        ("descriptor", "filter 12", 12),
+        ("descriptor", "filter 13", 13),
         ("descriptor", "watched 40", 40),
         ("descriptor", "held 41", 41),
         ("descriptor", "held 42", 42),
@@ -290,7 +313,28 @@ def test_a_supervisor_without_a_parent_reports_by_a_program_and_cleans_up() -> N
         ("remove", "directory 44", "scratch"),
         ("remove_if_empty", "directory 44", "registry"),
     ]
-    assert names(section(made, "command")) == ["ignored", "blocked", "exec"]
+    confined = ["no_new_privs", "seccomp", "seccomp"]
+    assert names(section(made, "command")) == ["ignored", "blocked", *confined, "exec"]
+
+
+def test_the_command_confines_itself_just_before_it_is_executed() -> None:
+    made = plan(confinement=Confinement(capabilities=frozenset({0, 5})))
+    assert ("restrict_capabilities", 0b100001) in section(made, "init")
+    assert names(section(made, "command"))[-4:] == ["no_new_privs", "seccomp", "seccomp", "exec"]
+
+
+def test_a_filter_is_installed_with_capabilities_where_privileges_may_grow() -> None:
+    made = plan(confinement=Confinement(no_new_privs=False))
+    assert "restrict_capabilities" not in names(section(made, "init"))
+    order = ["blocked", "seccomp", "seccomp", "restrict_capabilities", "exec"]
+    assert names(section(made, "command"))[-5:] == order
+
+
+def test_an_unconfined_command_has_nothing_covered_and_no_filter() -> None:
+    free = Confinement(no_new_privs=False, seccomp=None, masked=(), read_only=(), machine=False)
+    made = plan(confinement=free, filters=())
+    assert not {"no_new_privs", "seccomp", "protect"}.intersection(names(made.steps))
+    assert "restrict_capabilities" in names(section(made, "init"))
 
 
 def test_steps_stand_in_sections_that_may_have_them() -> None:
@@ -336,7 +380,7 @@ def test_a_terminal_is_the_commands_alone_and_replaces_the_callers_streams() -> 
     init = section(made, "init")
     assert init.index(("attach", "pts", "/dev/pts", 0)) + 1 == init.index(("pty", 0, 1))
     assert "/dev/console" not in [step[2] for step in only(init, "attach")]
-    assert names(section(made, "command")) == ["ignored", "session", "blocked", "exec"]
+    assert names(section(made, "command"))[:3] == ["ignored", "session", "blocked"]
 
 
 def decoded(raw: bytes) -> list[tuple[int, list[bytes]]]:
@@ -405,6 +449,17 @@ OPEN = st.sampled_from(range(3, 20))
 """Descriptors of the program's own; the test opens them."""
 
 
+CONFINEMENTS = st.builds(
+    Confinement,
+    capabilities=st.frozensets(st.integers(0, 40)),
+    no_new_privs=st.booleans(),
+    masked=st.lists(PATHS, max_size=2).map(tuple),
+    read_only=st.lists(PATHS, max_size=2).map(tuple),
+    machine=st.booleans(),
+    left=st.lists(PATHS, max_size=2).map(tuple),
+)
+
+
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     """Any plan that a launch can make, of descriptors that are open in a child."""
@@ -451,6 +506,8 @@ def plans(draw: st.DrawFn) -> Plan:
             st.just(alone) | st.just(Reporting(parent=24, status_write=25, reap_read=26))
         ),
         mount=27,
+        filters=draw(st.sampled_from([(), (28,), (28, 29)])),
+        confinement=draw(CONFINEMENTS),
     )
 
 
@@ -460,6 +517,7 @@ def test_the_program_understands_every_plan(made: Plan) -> None:
     """It checks a plan, open descriptors included, and carries nothing out."""
     encoded = os.memfd_create("plan")
     null = os.open(os.devnull, os.O_RDONLY)
+    program = os.open(seccomp.PREPARED[0], os.O_RDONLY)
     try:
         os.write(encoded, made.encode())
         child = os.posix_spawn(
@@ -468,10 +526,12 @@ def test_the_program_understands_every_plan(made: Plan) -> None:
             {},
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, encoded, 40),
-                *((os.POSIX_SPAWN_DUP2, null, number) for number in range(3, 30)),
+                *((os.POSIX_SPAWN_DUP2, program, number) for number in (28, 29)),
+                *((os.POSIX_SPAWN_DUP2, null, number) for number in range(3, 28)),
             ],
         )
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, made.steps
     finally:
         os.close(encoded)
         os.close(null)
+        os.close(program)

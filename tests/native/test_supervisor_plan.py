@@ -63,7 +63,7 @@ def effects(tmp_path: os.PathLike[str]) -> Iterator[Effects]:
             ("fresh", 2, "tmpfs", 0, ("mode", "0700"), 1, "FILE_SYSTEM", "/x"),
             ("clone", 2, "/dev/null", 0, 2, "FILE_SYSTEM", "/x"),
             ("attach", 2, os.fspath(tmp_path), 1),
-            ("protect_proc", (), 1),
+            ("protect", ("/proc/a",), ("/proc/b",), (), 1),
         ],
         command=[("blocked", 0), ("ignored", 0), ("close_standard", 1)],
         end=[("await", 1)],
@@ -188,7 +188,7 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         FRESH,
         ("fresh", 4, "tmpfs", 0, (), 0, "FILE_SYSTEM", "/"),
         ("fresh", 5, "tmpfs", 0, (), 1, "FILE_SYSTEM", "/"),
-        ("root", 3, 4, 5),
+        ("root", 3, 4, 5, 5),
     ),
     "record 6: pass: the slot holds no inherited descriptor": (
         *HEAD,
@@ -223,10 +223,21 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         ("close_standard", 1),
     ),
     "record 4: hostname: the name is too long": (*HEAD, ("section", INIT), ("hostname", "x" * 65)),
-    "record 4: protect_proc: a name is none": (
+    "record 4: protect: a path is not absolute": (
         *HEAD,
         ("section", INIT),
-        ("protect_proc", ("a/b",), 0),
+        ("protect", ("/a",), ("/b",), ("a/b",), 0),
+    ),
+    "record 4: protect: there are no such flags": (
+        *HEAD,
+        ("section", INIT),
+        ("protect", (), (), (), 4),
+    ),
+    "record 4: seccomp: the slot is not filled": (*HEAD, ("section", COMMAND), ("seccomp", 9)),
+    "record 4: no_new_privs: the step has no place in this section": (
+        *HEAD,
+        ("section", INIT),
+        ("no_new_privs",),
     ),
     "record 4: chdir: there are no such flags": (*HEAD, ("section", INIT), ("chdir", "/", 2)),
     "record 4: standard: it is no standard descriptor": (
@@ -292,6 +303,42 @@ def test_a_descriptor_has_one_slot(effects: Effects) -> None:
     steps = [("section", PLAN), ("descriptor", 0, ready), ("descriptor", 1, ready)]
     said = refusal(plans.encoded(*steps), effects)
     assert said == "record 3: descriptor: the descriptor has two slots"
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (0, "the filter is no sequence of instructions"),
+        (12, "the filter is no sequence of instructions"),
+        (4097 * 8, "the filter has too many instructions"),
+        (None, "the filter is no file"),
+    ],
+)
+def test_a_filter_is_checked_before_a_step_is_carried_out(
+    effects: Effects, size: int | None, said: str
+) -> None:
+    if size is None:
+        program = os.dup(effects.reader)
+    else:
+        program = os.memfd_create("filter")
+        os.truncate(program, size)
+    steps = [
+        *WHOLE[:1],
+        ("descriptor", 0, program),
+        *WHOLE[1:-1],
+        ("seccomp", 0),
+        EXEC,
+    ]
+    try:
+        raw = plans.encoded(*steps)
+        ended = plans.run(raw, (*effects.descriptors, program))
+    finally:
+        os.close(program)
+    assert ended == (
+        REFUSED,
+        "",
+        f"supervisor: the plan is not understood: record 7: seccomp: {said}\n",
+    )
 
 
 RAW: Final = {
@@ -414,7 +461,13 @@ STEPS: Final = st.one_of(
     st.tuples(st.just("symlink"), PATHS, PATHS),
     st.tuples(st.just("hosts"), st.text("ab.#", max_size=64), st.just(0)),
     st.tuples(st.just("hostname"), st.text("ab", max_size=64)),
-    st.tuples(st.just("protect_proc"), st.tuples(st.text("ab", min_size=1)), st.integers(0, 1)),
+    st.tuples(
+        st.just("protect"),
+        st.tuples(PATHS),
+        st.tuples(PATHS),
+        st.just(()),
+        st.integers(0, 3),
+    ),
     st.tuples(st.just("chdir"), PATHS, st.integers(0, 1)),
     st.just(("attach_binds",)),
 )

@@ -1,0 +1,126 @@
+/* What covers parts of procfs and sysfs. */
+#include "supervisor.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/mount.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Whether the machine's uid 0, which owns procfs and needs no capability for it, is mapped here. */
+static bool
+maps_machine_root(void)
+{
+    char text[16];
+    struct stat st;
+    int file = open("/proc/sys/kernel/overflowuid", O_RDONLY | O_CLOEXEC);
+    ssize_t count = file < 0 ? -1 : read(file, text, sizeof text - 1);
+    if (file >= 0)
+        close(file);
+    if (count < 0 || stat("/proc/sys", &st) < 0)
+        return true;
+    text[count] = '\0';
+    return st.st_uid != strtoul(text, NULL, 10);
+}
+
+/* Attach `mount` over `target`, unless it is -1: then a missing target does not count. */
+static int
+cover(int mount, const char *target)
+{
+    if (mount < 0)
+        return errno == ENOENT ? 0 : fail(PROC, target);
+    return mount_attach(mount, target);
+}
+
+/* Whether an entry of /proc is no process, and is writable or may contain a writable file. */
+static bool
+is_of_the_machine(int proc, const char *name)
+{
+    struct stat st;
+    if (!name[strspn(name, "0123456789")] || name[0] == '.' ||
+        fstatat(proc, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || S_ISLNK(st.st_mode))
+        return false;
+    return S_ISDIR(st.st_mode) || st.st_mode & 0222;
+}
+
+static bool
+list_has(const struct argument *list, const char *wanted)
+{
+    for (const char *one = NULL; (one = list_next(list, one));)
+        if (!strcmp(one, wanted))
+            return true;
+    return false;
+}
+
+static int
+make_read_only(const char *path)
+{
+    return cover(mount_clone(path, MOUNT_ATTR_RDONLY), path);
+}
+
+/* Make all of procfs read-only but processes and the paths that are left as they are. */
+static int
+make_proc_read_only(const struct argument *left)
+{
+    DIR *proc = opendir("/proc");
+    int result = 0;
+    if (!proc)
+        return fail(PROC, "/proc");
+    for (const struct dirent *entry; result == 0 && (entry = readdir(proc));) {
+        char path[sizeof "/proc/" + NAME_MAX];
+        (void)snprintf(path, sizeof path, "/proc/%s", entry->d_name);
+        if (is_of_the_machine(dirfd(proc), entry->d_name) && !list_has(left, path))
+            result = make_read_only(path);
+    }
+    closedir(proc);
+    return result;
+}
+
+/* Cover a directory by an empty one, another file by /dev/null. */
+static int
+mask(const char *path)
+{
+    static const char mode[] = "mode\0"
+                               "0555";
+    const struct argument options = {.bytes = mode, .length = sizeof mode};
+    struct stat st;
+    if (stat(path, &st) < 0)
+        return cover(-1, path);
+    if (S_ISDIR(st.st_mode))
+        return cover(mount_fresh("tmpfs",
+                                 MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC |
+                                     MOUNT_ATTR_RDONLY,
+                                 &options),
+                     path);
+    return cover(mount_clone("/dev/null", 0), path);
+}
+
+/* With a private network, /proc/sys/net stays writable: it shows the network of its reader, and
+ * container engines set it. */
+int
+protect(const struct argument *arguments)
+{
+    static const char network[] = "/proc/sys/net";
+    const struct argument *masked = &arguments[0], *read_only = &arguments[1];
+    bool whole = arguments[3].number & PROTECT_MACHINE && maps_machine_root();
+    int mount = -1;
+    if (arguments[3].number & PROTECT_OWN_NETWORK && is_directory(network) &&
+        (mount = mount_clone(network, 0)) < 0)
+        return fail(PROC, network);
+    if (whole && make_proc_read_only(&arguments[2]) < 0)
+        return -1;
+    for (const char *path = NULL; (path = list_next(read_only, path));)
+        if (!(whole && !strncmp(path, "/proc/", 6)) && make_read_only(path) < 0)
+            return -1;
+    if (mount >= 0 && mount_attach(mount, network) < 0)
+        return -1;
+    for (const char *path = NULL; (path = list_next(masked, path));)
+        if (mask(path) < 0)
+            return -1;
+    return 0;
+}
