@@ -113,6 +113,8 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
         return setns(slot_descriptor(plan, &argument[0]), (int)argument[1].number) < 0
                    ? fail(NAMESPACES, "")
                    : 0;
+    case STEP_JOIN_CGROUP:
+        return write(slot_descriptor(plan, &argument[0]), "0", 1) < 0 ? fail(CGROUP, "") : 0;
     case STEP_UNSHARE:
         return unshare((int)argument[0].number) < 0 ? fail(NAMESPACES, "") : 0;
     case STEP_PRIVATE_MOUNTS:

@@ -91,6 +91,8 @@ static const struct form forms[STEPS] = {
     [STEP_ANNOUNCE] = {"announce", "d", IN_PLAN, ONCE},
     [STEP_LOG] = {"log", "dddsu", IN_MONITOR, ONCE},
     [STEP_RECORD_STATUS] = {"record_status", "ds", IN_END, ONCE},
+    [STEP_JOIN_CGROUP] = {"join_cgroup", "d", IN_INIT, MANY},
+    [STEP_OUT_OF_MEMORY] = {"out_of_memory", "d", IN_END, ONCE},
 };
 
 static const char *const section_names[SECTIONS] = {"plan", "monitor", "init", "command", "end"};

@@ -86,6 +86,8 @@ enum step {
     STEP_SESSION_KEYRING,
     STEP_NO_NEW_PRIVS,
     STEP_SECCOMP,
+    STEP_JOIN_CGROUP,
+    STEP_OUT_OF_MEMORY,
     STEPS,
 };
 

@@ -300,6 +300,7 @@ kept_slots(const struct record *record, const struct argument **first)
     case STEP_REMOVE:
     case STEP_REMOVE_IF_EMPTY:
     case STEP_RECORD_STATUS:
+    case STEP_OUT_OF_MEMORY:
         return 1;
     case STEP_LOG:
         return 3;
@@ -581,7 +582,8 @@ static void
 give_powers_up(void)
 {
     struct record record;
-    bool removes = plan_find(&plan, SECTION_END, STEP_REMOVE, &record);
+    bool removes = plan_find(&plan, SECTION_END, STEP_REMOVE, &record) ||
+                   plan_find(&plan, SECTION_END, STEP_REMOVE_IF_EMPTY, &record);
     uint64_t kept = 1 << CAP_DAC_OVERRIDE | 1 << CAP_FOWNER;
     drop_capabilities(removes ? kept : 0);
     /* Alone, it may execute a program that needs root's capabilities to read its own files. */
@@ -733,6 +735,24 @@ record_status(int directory, const char *name)
         (void)unlinkat(directory, new, 0);
 }
 
+/* If the view was killed, see whether that was for its memory: the file of a memory controller has
+ * a line "oom_kill N". */
+static void
+look_for_lack_of_memory(int file)
+{
+    static const char key[] = "oom_kill ";
+    char text[1024];
+    ssize_t count = monitor.code == KILLED ? pread(file, text, sizeof text - 1, 0) : 0;
+    if (count <= 0)
+        return;
+    text[count] = '\0';
+    for (char *line = text; line; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        if (!strncmp(line, key, sizeof key - 1) && strtoul(line + sizeof key - 1, NULL, 10))
+            (void)fail_with(MEMORY, 0, "");
+    }
+}
+
 static void
 carry_out_end(void)
 {
@@ -743,6 +763,8 @@ carry_out_end(void)
         int descriptor = slot_descriptor(&plan, &argument[0]);
         if (record.step == STEP_AWAIT)
             await_daemon(descriptor);
+        else if (record.step == STEP_OUT_OF_MEMORY)
+            look_for_lack_of_memory(descriptor);
         else if (record.step == STEP_REMOVE)
             (void)remove_tree(descriptor, argument[1].bytes);
         else if (record.step == STEP_RECORD_STATUS && monitor.executed)

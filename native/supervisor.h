@@ -38,6 +38,8 @@ enum { LONGEST_RECORD = 4000 }; /* less than PIPE_BUF: a record is written in on
 #define PORT "PORT"
 #define PAUSE "PAUSE"
 #define LOG "LOG"
+#define CGROUP "CGROUP"
+#define MEMORY "MEMORY"
 #define DAEMON "DAEMON"
 #define TERMINAL "TERMINAL"
 #define OUTPUT "OUTPUT"

@@ -130,6 +130,53 @@ def declare_life(command: Options) -> None:
     )
 
 
+def declare_limits(command: Options) -> None:
+    """What the view may use of the machine."""
+    add = command.add_argument
+    add("-m", "--memory", metavar="SIZE", help="memory: 512m, 2g; a view that needs more is killed")
+    add(
+        "--memory-swap",
+        metavar="SIZE",
+        help="memory and swap together, -1 for any swap (default: twice --memory)",
+    )
+    add("--cpus", type=float, metavar="N", help="how many processors' time: 0.5, 2")
+    add("--cpuset-cpus", metavar="LIST", help="which processors: 0-2,5")
+    add("--pids-limit", type=int, metavar="N", help="how many processes and threads")
+    add(
+        "--io-weight",
+        type=int,
+        metavar="N",
+        help="the share of disk bandwidth, from 1 to 10000 (usual: 100)",
+    )
+
+
+def limits(args: Values) -> Part:
+    given = (
+        args.memory,
+        args.memory_swap,
+        args.cpus,
+        args.cpuset_cpus,
+        args.pids_limit,
+        args.io_weight,
+    )
+    if all(one is None for one in given):
+        return {}
+    swap: int | None = None
+    if args.memory_swap is not None:
+        unlimited = args.memory_swap == "-1"
+        swap = -1 if unlimited else namespace.parse_size("--memory-swap", args.memory_swap)
+    return {
+        "limits": namespace.Limits(
+            memory=args.memory and namespace.parse_size("--memory", args.memory),
+            memory_swap=swap,
+            cpus=args.cpus,
+            cpuset=args.cpuset_cpus,
+            pids=args.pids_limit,
+            io_weight=args.io_weight,
+        )
+    }
+
+
 def declare_driver(command: Options) -> None:
     command.add_argument(
         "--driver",

@@ -24,6 +24,7 @@ _PARTS: Final = (
     launch_options.root,
     launch_options.binds,
     launch_options.network,
+    launch_options.limits,
     launch_options.driver,
     launch_options.confinement,
 )
@@ -120,6 +121,7 @@ def options() -> Options:
     launch_options.declare_binds(command)
     launch_options.declare_network(command)
     launch_options.declare_life(command)
+    launch_options.declare_limits(command)
     launch_options.declare_driver(command)
     launch_options.declare_confinement(command)
     launch_options.declare_environment(command)

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from overlaykit.namespace import binds, descriptors, environment
+    from overlaykit.namespace import binds, cgroups, descriptors, environment
     from overlaykit.namespace.binds import (
         BadBind,
         BadMount,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         parse_bind,
         parse_mount,
     )
+    from overlaykit.namespace.cgroups import Cgroups, LimitUnavailable
     from overlaykit.namespace.confinement import Confinement
     from overlaykit.namespace.descriptors import BadDescriptors, NotOpen
     from overlaykit.namespace.diagnosis import UserNamespacesRefused, diagnose
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.identities import available
     from overlaykit.namespace.join import NotJoinable, namespaces_of
     from overlaykit.namespace.launcher import execute, execute_in, launch
+    from overlaykit.namespace.limits import BadLimit, Limits, parse_size
     from overlaykit.namespace.network import (
         AddressUnknown,
         PortInUse,
@@ -56,12 +58,14 @@ __all__ = [
     "AddressUnknown",
     "BadBind",
     "BadDescriptors",
+    "BadLimit",
     "BadMount",
     "BadPort",
     "Bind",
     "BindSourceMissing",
     "BindTargetMismatch",
     "BindTargetMissing",
+    "Cgroups",
     "CommandNotExecutable",
     "CommandNotFound",
     "Confinement",
@@ -69,6 +73,8 @@ __all__ = [
     "FilterRefused",
     "KeyringRefused",
     "LaunchSpec",
+    "LimitUnavailable",
+    "Limits",
     "NotJoinable",
     "NotOpen",
     "Port",
@@ -86,6 +92,7 @@ __all__ = [
     "WorkingDirectoryRelative",
     "available",
     "binds",
+    "cgroups",
     "descriptors",
     "diagnose",
     "enter",
@@ -100,11 +107,13 @@ __all__ = [
     "parse_bind",
     "parse_mount",
     "parse_port",
+    "parse_size",
 ]
 
 _MODULES: Final = {
     "binds": ("BadBind", "BadMount", "Bind", "TargetTwice", "parse_bind", "parse_mount"),
     "confinement": ("Confinement",),
+    "cgroups": ("Cgroups", "LimitUnavailable"),
     "descriptors": ("BadDescriptors", "NotOpen"),
     "diagnosis": ("UserNamespacesRefused", "diagnose"),
     "environment": ("WorkingDirectoryDeleted",),
@@ -121,6 +130,7 @@ _MODULES: Final = {
         "WorkingDirectoryRelative",
     ),
     "identities": ("available",),
+    "limits": ("BadLimit", "Limits", "parse_size"),
     "launcher": ("execute", "execute_in", "launch"),
     "join": ("NotJoinable", "namespaces_of"),
     "network": ("AddressUnknown", "PortInUse", "PortPrivileged", "PortsNeedPrivateNetwork"),

@@ -67,6 +67,12 @@ class BindTargetMissing(Error):
     )
 
 
+class MemoryExceeded(Error):
+    message = "killed, because it needed more than --memory allows: give it more"
+
+    exit_code: ClassVar[int] = 137
+
+
 class ProcRefused(Error):
     message = (
         "/proc: the kernel refuses a fresh one where parts of /proc are covered; in a container, "
@@ -95,6 +101,7 @@ WORDING: Final = {
     "PAUSE": "go on after a pause",
     "PORT": "publish port",
     "LOG": "write the log",
+    "CGROUP": "join a control group",
     "HOSTNAME": "set the host name",
     "LOOPBACK": "raise the loopback interface",
     "ROOT": "make the mount the root",
@@ -157,6 +164,8 @@ def error_of(name: str, code: int, subject: str) -> Exception:
             return FilterRefused(reason)
         case "KEYRING":
             return KeyringRefused(reason)
+        case "MEMORY":
+            return MemoryExceeded()
         case "PROC" if code == errno.EPERM:
             return ProcRefused()
     what = f"cannot {WORDING[name]}: {reason}"

@@ -12,7 +12,7 @@ import os
 from overlaykit import _native
 from overlaykit.errors import Error
 from overlaykit.namespace.plan import Plan
-from overlaykit.namespace.view_plan import Inherited, command, restrict, supervise
+from overlaykit.namespace.view_plan import Inherited, command, join_cgroups, restrict, supervise
 from overlaykit.record import Record
 from overlaykit.scope import ExitStack, contextmanager, suppress
 
@@ -117,6 +117,7 @@ def plan_of(
         plan.setns(slots[namespaces.network], _native.CLONE_NEWNET)
     plan.setns(slots[namespaces.processes], _native.CLONE_NEWPID)
     plan.section("init")
+    join_cgroups(plan, slots, spec)
     for descriptor, kind in namespaces.offered:
         plan.setns(slots[descriptor], kind)
     if spec.terminal is not None:

@@ -87,6 +87,8 @@ FORMS: Final = {
     "session_keyring": (43, "", "init"),
     "no_new_privs": (44, "", "command"),
     "seccomp": (45, "d", "command"),
+    "join_cgroup": (46, "d", "init"),
+    "out_of_memory": (47, "d", "end"),
 }
 """Of each step its code, the types of its arguments, and the sections that may have it, as the program knows them.
 
@@ -170,6 +172,10 @@ class Plan:
     def publish(self, listener: Slot, port: int) -> None:
         """Forward a listening socket of the host to a port of the view."""
         self.steps.append(("publish", listener, port))
+
+    def join_cgroup(self, processes: Slot) -> None:
+        """Join a control group; `processes`: its file cgroup.procs."""
+        self.steps.append(("join_cgroup", processes))
 
     def private_mounts(self) -> None:
         """Make every mount private."""
@@ -335,6 +341,10 @@ class Plan:
     def wait_for(self, channel: Slot) -> None:
         """Wait for the byte by which the daemon says that all is in the upper."""
         self.steps.append(("await", channel))
+
+    def out_of_memory(self, events: Slot) -> None:
+        """Report the view as killed for its memory, if the file of a memory controller says so."""
+        self.steps.append(("out_of_memory", events))
 
     def record_status(self, directory: Slot, name: str) -> None:
         """Write the command's exit status and the time into a file of a directory, if it was executed."""

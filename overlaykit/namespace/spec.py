@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Final, Literal, TypeAlias
 
     from overlaykit.namespace.binds import Bind
+    from overlaykit.namespace.cgroups import Cgroups
     from overlaykit.namespace.environment import Environment
     from overlaykit.namespace.ports import Port
 
@@ -66,6 +67,8 @@ class LaunchSpec(Record, kw_only=True):
     keep: bool = False
     """Whether changes outlive the command."""
     confinement: Confinement = Confinement()
+    cgroups: Cgroups | None = None
+    """The control groups that the view joins; None: it stays in the caller's."""
 
     def __post_init__(self) -> None:
         if not self.argv:

@@ -101,6 +101,8 @@ def plan_of(
     plan.unshare(_native.CLONE_NEWPID)
 
     plan.section("init")
+    # Before the cgroup namespace, whose root is the group that the process is in.
+    join_cgroups(plan, slots, spec)
     plan.unshare(NAMESPACES)
     plan.private_mounts()
     if spec.network != "host":
@@ -116,8 +118,14 @@ def plan_of(
     command(plan, slots, spec, caller, filters)
     if isinstance(supervision, Alone):
         plan.section("end")
-        _end(plan, slots, supervision.end)
+        _end(plan, slots, spec, supervision.end)
     return plan
+
+
+def join_cgroups(plan: Plan, slots: Inherited, spec: LaunchSpec) -> None:
+    if spec.cgroups is not None:
+        for processes in spec.cgroups.joins:
+            plan.join_cgroup(slots[processes])
 
 
 def supervise(
@@ -125,6 +133,13 @@ def supervise(
 ) -> None:
     """The rest of the section "plan": the descriptors of the command, and to whom the supervisor reports."""
     slots.add("descriptor", *_passed(spec), *spec.redirected.values())
+    cgroups = spec.cgroups
+    if cgroups is not None:
+        slots.add("cgroup", *cgroups.joins, *cgroups.locks)
+        for lock in cgroups.locks:
+            plan.hold(slots[lock])
+        if cgroups.out_of_memory is not None:
+            slots.add("memory", cgroups.out_of_memory)
     if isinstance(supervision, Alone):
         _front(plan, slots, supervision)
     else:
@@ -328,7 +343,9 @@ def _candidates(name: str, env: Environment) -> list[str]:
     return [os.path.join(directory, name) for directory in path.split(":")]
 
 
-def _end(plan: Plan, slots: Inherited, end: End) -> None:
+def _end(plan: Plan, slots: Inherited, spec: LaunchSpec, end: End) -> None:
+    if spec.cgroups is not None and spec.cgroups.out_of_memory is not None:
+        plan.out_of_memory(slots[spec.cgroups.out_of_memory])
     if end.written is not None:
         plan.wait_for(slots[end.written])
     if end.status is not None:

@@ -30,6 +30,7 @@ def launch_spec(
     keep: bool,
     confinement: Confinement | None = None,
     terminal: namespace.Terminal | None = None,
+    cgroups: namespace.Cgroups | None = None,
 ) -> namespace.LaunchSpec:
     """The launch of `argv` in a view. Raises: TypeError or ValueError for what execve(2) cannot take."""
     require_list("argv", argv)
@@ -49,4 +50,5 @@ def launch_spec(
         keep=keep,
         terminal=terminal,
         confinement=view.confinement if confinement is None else confinement,
+        cgroups=cgroups,
     )

@@ -43,6 +43,7 @@ class About(Record, kw_only=True):
     `started`: nanoseconds since the epoch. `device`: st_dev of the mount, which identifies it. A view has a `command`,
     a mount a `target`, a path in the mount namespace `namespace`. `daemon`, `supervisor`: process ids; 0: there is
     none. Without a daemon `paths` are the directories of the layers, and `changes` is the upper, kept or not.
+    `cgroups`: the directories of its control groups.
     """
 
     name: str
@@ -60,6 +61,7 @@ class About(Record, kw_only=True):
     paths: tuple[str, ...] = ()
     changes: str | None = None
     supervisor: int = 0
+    cgroups: tuple[str, ...] = ()
 
 
 class Entry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from overlaykit import namespace
 from overlaykit.errors import Error
 from overlaykit.namespace import descriptors, environment
+from overlaykit.scope import ExitStack
 from overlaykit.views.registry import Registry
 from overlaykit.views.view import REPORTER
 
@@ -43,17 +44,23 @@ def execute(
     found = Registry().find(name)
     if found.about.target is not None:
         raise NotAView(name)
-    spec = namespace.LaunchSpec(
-        argv=tuple(argv),
-        env=env,
-        cwd=environment.current_directory() if cwd is None else cwd,
-        cwd_required=cwd is not None,
-        descriptors=tuple(pass_fds),
-        umask=umask,
-        terminal=terminal,
-    )
-    with namespace.namespaces_of(found.about.supervisor, name) as namespaces:
+    with (
+        namespace.namespaces_of(found.about.supervisor, name) as namespaces,
+        ExitStack() as groups,
+    ):
         # The process id was the supervisor's if the view has not ended since.
         if not found.is_running():
             raise namespace.NotJoinable(name)
+        spec = namespace.LaunchSpec(
+            argv=tuple(argv),
+            env=env,
+            cwd=environment.current_directory() if cwd is None else cwd,
+            cwd_required=cwd is not None,
+            descriptors=tuple(pass_fds),
+            umask=umask,
+            terminal=terminal,
+            cgroups=namespace.cgroups.opened(found.about.cgroups, groups)
+            if found.about.cgroups
+            else None,
+        )
         namespace.execute_in(spec, namespaces, report=(REPORTER, name, "lasting"))

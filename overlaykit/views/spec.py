@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final, Literal, TypeAlias
 
-    from overlaykit.namespace import Bind, Port
+    from overlaykit.namespace import Bind, Limits, Port
 
 Network: TypeAlias = "Literal['private', 'host', 'none']"
 NETWORKS: Final = ("private", "host", "none")
@@ -42,6 +42,7 @@ class ViewSpec(Record, kw_only=True):
     """One of `drivers.NAMES`; None: what the environment or a configuration file says."""
     confinement: Confinement = Confinement()
     """Of the commands."""
+    limits: Limits | None = None
 
     def __post_init__(self) -> None:
         if self.upper is not None and self.read_only:
@@ -73,6 +74,7 @@ def describe(
     ports: Sequence[Port | str],
     driver: str | None,
     confinement: Confinement,
+    limits: Limits | None,
 ) -> ViewSpec:
     """The spec of what a caller of `View` names: texts are parsed, a relative upper is made absolute.
 
@@ -94,4 +96,5 @@ def describe(
         ),
         driver=driver,
         confinement=confinement,
+        limits=limits,
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from overlaykit.fuse import control
     from overlaykit.layers import Store
-    from overlaykit.namespace import Bind, LaunchSpec, Port, Processes
+    from overlaykit.namespace import Bind, Cgroups, LaunchSpec, Limits, Port, Processes
     from overlaykit.namespace.environment import Environment
     from overlaykit.views.spec import Network
     from overlaykit.views.streams import Stream
@@ -88,6 +88,7 @@ class View:
         ports: Sequence[Port | str] = (),
         driver: str | None = None,
         confinement: Confinement = _CONFINED,
+        limits: Limits | None = None,
         store: Store | None = None,
     ) -> None:
         """Describe a view; `start` mounts it.
@@ -95,8 +96,8 @@ class View:
         `layers`, top first: `host`, names of the store, or directories (a path with a slash, or `dir:PATH`). Changes
         go to the directory `upper`; without one they are dropped at the end, or refused with EROFS if `read_only`.
         `binds` and `ports` are as for `-v` and `-p`, also as texts. `driver` merges the layers: `fuse`, `kernel` or
-        `auto` (see `drivers`; None: what OVERLAYKIT_DRIVER or a configuration file says). `confinement` is that of its
-        commands. Raises: TypeError, ValueError, Error.
+        `auto` (see `drivers`; None: what OVERLAYKIT_DRIVER or a configuration file says). `confinement` is that of each
+        of its commands, `limits` are those of all of them together. Raises: TypeError, ValueError, Error.
         """
         self.spec = describe(
             layers,
@@ -108,6 +109,7 @@ class View:
             ports=ports,
             driver=driver,
             confinement=confinement,
+            limits=limits,
         )
         self.name = name or ""
         self.processes: Processes | None = None
@@ -115,6 +117,7 @@ class View:
         self.notes: tuple[str, ...] = ()
         self._store = store
         self._rootfs: RootFs | None = None
+        self._cgroups: Cgroups | None = None
         self._undo = ExitStack()
         self._last = False
         self._launching = _thread.allocate_lock()
@@ -144,6 +147,9 @@ class View:
                 self.name = rootfs.entry.name
                 self.made_upper = rootfs.made_upper
                 self.notes = rootfs.root.notes
+                if self.spec.limits is not None:
+                    groups = self._undo.enter_context(ExitStack())
+                    self._cgroups = namespace.cgroups.make(self.spec.limits, self.name, groups)
         except BaseException:
             self.close()
             raise
@@ -188,6 +194,7 @@ class View:
             redirected=given,
             keep=rootfs.upper is not None or not last,
             confinement=confinement,
+            cgroups=self._cgroups,
         )
         before = self.processes
         try:
@@ -349,16 +356,22 @@ class View:
             keep=rootfs.upper is not None,
             terminal=terminal,
             confinement=confinement,
+            cgroups=self._cgroups,
         )
         root = rootfs.root
         self._last = True
         with ExitStack() as stack:
             end = root.end(stack)
+            groups = self._cgroups.directories if self._cgroups is not None else ()
             namespace.execute(
                 spec,
                 namespace.RootMount(mount=root.mount, user_namespace=root.user_namespace),
                 report=(REPORTER, self.name, "new" if lasting.new else "lasting"),
-                end=end.replace(status=lasting.status, remove=end.remove + lasting.remove),
+                end=end.replace(
+                    status=lasting.status,
+                    remove=end.remove + lasting.remove,
+                    remove_if_empty=groups + end.remove_if_empty,
+                ),
                 abort_on=root.watched,
                 hold=(*root.holds, *lasting.hold),
                 announce=lasting.announce,
@@ -444,5 +457,6 @@ class View:
                 paths=root.paths,
                 changes=root.changes,
                 supervisor=supervisor,
+                cgroups=self._cgroups.paths if self._cgroups is not None else (),
             )
         )

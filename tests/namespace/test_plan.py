@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from overlaykit import _native
 from overlaykit.namespace import (
     Bind,
+    Cgroups,
     Confinement,
     End,
     LaunchSpec,
@@ -358,6 +359,9 @@ def test_steps_stand_in_sections_that_may_have_them() -> None:
         redirected={1: 7},
         caller=CALLER.replace(closed=frozenset({0})),
         supervision=alone,
+        cgroups=Cgroups(
+            paths=("/c",), directories=((48, "c"),), locks=(49,), joins=(50,), out_of_memory=51
+        ),
     ).steps
     steps += plan(terminal=Terminal(interactive=True), supervision=alone).steps
     current = "plan"
