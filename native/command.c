@@ -3,7 +3,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -57,6 +60,46 @@ execute(const struct argument *arguments)
     return forbidden ? fail_with(EXECUTE, EACCES, forbidden) : fail_with(LOOKUP, ENOENT, argv[0]);
 }
 
+/* Set the groups of the steps STEP_GROUP. Returns -1 with errno set. */
+static int
+set_groups(const struct plan *plan)
+{
+    struct cursor cursor = plan->sections[SECTION_COMMAND];
+    struct record record;
+    size_t count = 0;
+    gid_t *groups = calloc(NGROUPS_MAX, sizeof *groups);
+    if (!groups)
+        return -1;
+    while (plan_next(&cursor, &record))
+        if (record.step == STEP_GROUP && count < NGROUPS_MAX)
+            groups[count++] = (gid_t)record.arguments[0].number;
+    int result = setgroups(count, groups);
+    free(groups);
+    return result;
+}
+
+static int
+become(const struct plan *plan, const struct argument *arguments)
+{
+    uid_t user = (uid_t)arguments[0].number;
+    gid_t group = (gid_t)arguments[1].number;
+    uint64_t groups = arguments[2].number, kept = arguments[3].number;
+    char subject[24];
+    if (groups != GROUPS_KEPT && set_groups(plan) < 0 &&
+        !(groups == GROUPS_SET_IF_PERMITTED && errno == EPERM))
+        return fail(SUPPLEMENTARY, "");
+    (void)snprintf(subject, sizeof subject, "%u:%u", user, group);
+    /* Bounded before the change of user, with which a user other than root loses CAP_SETPCAP. */
+    if (setresgid(group, group, group) < 0)
+        return fail(USER, subject);
+    if (bound_capabilities(kept) < 0)
+        return fail(CAPABILITIES, "");
+    if (setresuid(user, user, user) < 0)
+        return fail(USER, subject);
+    drop_capabilities(kept);
+    return 0;
+}
+
 /* Become the leader of a new session, with the view's terminal if it has one. */
 static int
 begin_session(uint64_t flags, int slave)
@@ -96,6 +139,10 @@ carry_out(const struct plan *plan, const struct record *record, int slave)
         return install_filter(slot_descriptor(plan, &argument[0])) < 0 ? fail(SECCOMP, "") : 0;
     case STEP_RESTRICT_CAPABILITIES:
         return restrict_capabilities(argument[0].number) < 0 ? fail(CAPABILITIES, "") : 0;
+    case STEP_LIMIT:
+        return set_limit(argument);
+    case STEP_USER:
+        return become(plan, argument);
     case STEP_EXEC:
         return execute(argument);
     default:

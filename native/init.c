@@ -149,6 +149,8 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
         return change_directory(argument[0].bytes, argument[1].number);
     case STEP_SESSION_KEYRING:
         return join_session_keyring() < 0 ? fail(KEYRING, "") : 0;
+    case STEP_LIMIT:
+        return set_limit(argument);
     case STEP_RESTRICT_CAPABILITIES:
         return restrict_capabilities(argument[0].number) < 0 ? fail(CAPABILITIES, "") : 0;
     default: /* STEP_BIND: for STEP_ATTACH_BINDS; STEP_OFFER_NAMESPACES: after all others; STEP_PTY

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -93,6 +94,9 @@ static const struct form forms[STEPS] = {
     [STEP_RECORD_STATUS] = {"record_status", "ds", IN_END, ONCE},
     [STEP_JOIN_CGROUP] = {"join_cgroup", "d", IN_INIT, MANY},
     [STEP_OUT_OF_MEMORY] = {"out_of_memory", "d", IN_END, ONCE},
+    [STEP_LIMIT] = {"limit", "uuus", IN_INIT | IN_COMMAND, MANY},
+    [STEP_GROUP] = {"group", "u", IN_COMMAND, MANY},
+    [STEP_USER] = {"user", "uuuu", IN_COMMAND, ONCE},
 };
 
 static const char *const section_names[SECTIONS] = {"plan", "monitor", "init", "command", "end"};
@@ -467,6 +471,18 @@ check_values(struct check *check, const struct record *record)
         return argument[1].length - 1 <= LONGEST_FILE_NAME && is_plain_name(argument[1].bytes)
                    ? NULL
                    : "the name is none";
+    case STEP_LIMIT:
+        if (number >= RLIM_NLIMITS)
+            return "there is no such limit";
+        return argument[1].number <= argument[2].number ? NULL : "it is above the hard limit";
+    case STEP_GROUP:
+        if (check->seen[STEP_GROUP] > NGROUPS_MAX)
+            return "there are too many groups";
+        return number <= MOST_ID ? NULL : "it is no group";
+    case STEP_USER:
+        if (number > MOST_ID || argument[1].number > MOST_ID)
+            return "it is no user";
+        return argument[2].number < GROUPS_KINDS ? NULL : "there are no such flags";
     case STEP_REMOVE:
     case STEP_REMOVE_IF_EMPTY:
         return is_plain_name(argument[1].bytes) ? NULL : "the name is none";

@@ -88,6 +88,9 @@ enum step {
     STEP_SECCOMP,
     STEP_JOIN_CGROUP,
     STEP_OUT_OF_MEMORY,
+    STEP_LIMIT,
+    STEP_GROUP,
+    STEP_USER,
     STEPS,
 };
 
@@ -101,6 +104,14 @@ enum {
 
 /* A flag of STEP_TERMINAL. */
 enum { TERMINAL_INTERACTIVE = 1 };
+
+/* Of STEP_USER: what becomes of the supplementary groups. */
+enum {
+    GROUPS_KEPT,
+    GROUPS_SET, /* to those of the steps STEP_GROUP */
+    GROUPS_SET_IF_PERMITTED,
+    GROUPS_KINDS,
+};
 
 /* A flag of STEP_SESSION. */
 enum { SESSION_WITH_PTY = 1 };

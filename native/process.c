@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -128,7 +129,7 @@ set_capabilities(uint64_t kept)
 }
 
 int
-restrict_capabilities(uint64_t kept)
+bound_capabilities(uint64_t kept)
 {
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
         return -1;
@@ -141,7 +142,13 @@ restrict_capabilities(uint64_t kept)
             break; /* past the last capability of this kernel */
         }
     }
-    return set_capabilities(kept);
+    return 0;
+}
+
+int
+restrict_capabilities(uint64_t kept)
+{
+    return bound_capabilities(kept) < 0 ? -1 : set_capabilities(kept);
 }
 
 void
@@ -170,6 +177,14 @@ install_filter(int file)
     struct sock_fprog program = {(unsigned short)((size_t)size / sizeof *instructions),
                                  instructions};
     return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+}
+
+int
+set_limit(const struct argument *arguments)
+{
+    struct rlimit limit = {.rlim_cur = arguments[1].number, .rlim_max = arguments[2].number};
+    int result = setrlimit((__rlimit_resource_t)arguments[0].number, &limit);
+    return result < 0 ? fail(LIMIT, arguments[3].bytes) : 0;
 }
 
 int

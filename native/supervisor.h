@@ -43,6 +43,9 @@ enum { LONGEST_RECORD = 4000 }; /* less than PIPE_BUF: a record is written in on
 #define DAEMON "DAEMON"
 #define TERMINAL "TERMINAL"
 #define OUTPUT "OUTPUT"
+#define LIMIT "LIMIT"
+#define USER "USER"
+#define SUPPLEMENTARY "SUPPLEMENTARY"
 
 /* Record that the step `name` failed with errno on `subject`. The first failure counts. Returns
  * -1. */
@@ -85,6 +88,10 @@ void ignore_signals(uint64_t mask);
 /* Stop ignoring the signals that glibc keeps to itself: its posix_spawn(3) ignores them. */
 void reset_internal_signals(void);
 
+/* Let nothing that this process executes gain another capability than `kept`. Returns -1 with errno
+ * set: EPERM without CAP_SETPCAP. */
+int bound_capabilities(uint64_t kept);
+
 /* Drop every capability except `kept`, for this process and what it executes. Returns -1 with errno
  * set: EPERM without CAP_SETPCAP. */
 int restrict_capabilities(uint64_t kept);
@@ -98,6 +105,9 @@ int join_session_keyring(void);
 /* Install the seccomp filter in a file. Returns -1 with errno set: EACCES without no_new_privs and
  * CAP_SYS_ADMIN. */
 int install_filter(int file);
+
+/* Carry out STEP_LIMIT: setrlimit(2). */
+int set_limit(const struct argument *arguments);
 
 int pidfd_of(pid_t process);
 

@@ -43,6 +43,7 @@ def main(arguments: list[str]) -> int:
             pass_fds=launch_options.descriptors(args, inherited),
             umask=umask.of_caller(),
             terminal=launch_options.terminal(args),
+            **launch_options.identity(args),
         )
 
 
@@ -63,6 +64,7 @@ def options() -> Options:
     """The command's options."""
     command = Options(_bare_parser)
     launch_options.declare_environment(command)
+    launch_options.declare_identity(command)
     launch_options.declare_terminal(command)
     launch_options.declare_descriptors(command)
     command.add_argument("command", nargs=REMAINDER, metavar="VIEW", help=SUPPRESS)

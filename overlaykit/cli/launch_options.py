@@ -70,7 +70,18 @@ def declare_binds(command: Options) -> None:
         metavar="type=bind,src=SRC,dst=DST[,ro]",
         action="append",
         default=[],
-        help="the same, for paths with a colon; a field with a comma in double quotes",
+        help="the same, for paths with a colon; a field with a comma in double quotes; or type=tmpfs,dst=DST",
+    )
+    command.add_argument(
+        "--tmpfs",
+        dest="tmpfs",
+        metavar="DST[:OPTION,...]",
+        action="append",
+        default=[],
+        help="an empty file system in memory at DST; options: size=64m, mode=1777, ro, exec, suid, dev",
+    )
+    command.add_argument(
+        "--shm-size", metavar="SIZE", help="the size of /dev/shm, as 64m (default: half the memory)"
     )
 
 
@@ -78,9 +89,38 @@ def binds(args: Values) -> Part:
     return {
         "binds": [
             *map(namespace.parse_bind, args.binds),
-            *map(namespace.parse_mount, args.mounts),
-        ]
+            *(namespace.parse_mount(text) for text in args.mounts if not _is_tmpfs(text)),
+        ],
+        "tmpfs": [
+            *(namespace.tmpfs.parse_tmpfs(text) for text in args.tmpfs),
+            *(namespace.tmpfs.parse_tmpfs_mount(text) for text in args.mounts if _is_tmpfs(text)),
+        ],
+        "shm_size": args.shm_size and namespace.tmpfs.parse_size(args.shm_size),
     }
+
+
+def _is_tmpfs(mount: str) -> bool:
+    return "tmpfs" in mount and namespace.tmpfs.is_tmpfs(mount)
+
+
+def declare_devices(command: Options) -> None:
+    """Device nodes beside the usual ones."""
+    command.add_argument(
+        "--device",
+        dest="devices",
+        metavar="SRC[:DST][:rwm]",
+        action="append",
+        default=[],
+        help="the host's device SRC, or all in the directory SRC; nvidia.com/gpu=all and the like: a vendor's GPUs",
+    )
+    command.add_argument("--gpus", metavar="all", help="the devices of all GPUs of this machine")
+
+
+def devices(args: Values) -> Part:
+    found = [device for text in args.devices for device in namespace.parse_device(text)]
+    if args.gpus is not None:
+        found += namespace.parse_gpus(args.gpus)
+    return {"devices": list(dict.fromkeys(found))}
 
 
 def declare_network(command: Options) -> None:
@@ -245,6 +285,25 @@ def declare_environment(command: Options) -> None:
         help="set an environment variable",
     )
     command.add_argument(
+        "--env-file",
+        dest="env_files",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="set those of a file: lines KEY=VALUE, or KEY for the caller's; # begins a comment",
+    )
+    command.add_argument(
+        "--unsetenv",
+        dest="unset",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help="leave a variable of the caller's out",
+    )
+    command.add_argument(
+        "--clearenv", action="store_true", help="leave all variables of the caller's out"
+    )
+    command.add_argument(
         "-w",
         "--workdir",
         dest="cwd",
@@ -254,8 +313,14 @@ def declare_environment(command: Options) -> None:
 
 
 def environment(command: str, args: Values) -> Environment:
-    """The caller's environment with the variables of -e. Raises: Usage."""
-    env: Environment = namespace.environment.initial()
+    """The caller's environment as the options change it; those of -e come last. Raises: Usage, BadEnvironmentFile."""
+    callers = namespace.environment.initial()
+    env: Environment = () if args.clearenv else callers
+    for key in args.unset:
+        env = namespace.environment.replace(env, key, None)
+    for path in args.env_files:
+        for key, value in namespace.environment.read_file(path, callers).items():
+            env = namespace.environment.replace(env, key, value)
     for setting in args.env:
         key, equals, value = setting.partition("=")
         if not key or not equals:
@@ -286,6 +351,44 @@ def declare_terminal(command: Options) -> None:
 
 def terminal(args: Values) -> namespace.Terminal | None:
     return namespace.Terminal(interactive=args.interactive) if args.tty else None
+
+
+def declare_identity(command: Options) -> None:
+    """The user and the limits of the command."""
+    command.add_argument(
+        "-u",
+        "--user",
+        dest="user",
+        metavar="USER[:GROUP]",
+        help="the user of the command: names of the view's /etc/passwd and /etc/group, or numbers (default: root)",
+    )
+    command.add_argument(
+        "--group-add",
+        dest="groups",
+        metavar="GROUP|keep-groups",
+        action="append",
+        default=[],
+        help="add a supplementary group, by name or number; keep-groups: the caller's stay",
+    )
+    command.add_argument(
+        "--ulimit",
+        dest="ulimits",
+        metavar="NAME=SOFT[:HARD]",
+        action="append",
+        default=[],
+        help="limit a resource, as nofile=1024; -1: no limit (see setrlimit(2))",
+    )
+
+
+def identity(args: Values) -> Part:
+    """Some of the keyword arguments of `View.execute`."""
+    home = not any(setting.startswith("HOME=") for setting in args.env)
+    found: Part = {"ulimits": [namespace.parse_ulimit(text) for text in args.ulimits]}
+    if args.user is not None or args.groups:
+        found["identity"] = namespace.Identity(
+            user=args.user, groups=tuple(args.groups), home=home and args.user is not None
+        )
+    return found
 
 
 def declare_descriptors(command: Options) -> None:

@@ -23,6 +23,7 @@ executed, 125 if overlaykit itself failed."""
 _PARTS: Final = (
     launch_options.root,
     launch_options.binds,
+    launch_options.devices,
     launch_options.network,
     launch_options.limits,
     launch_options.driver,
@@ -76,6 +77,7 @@ def launch(
         from overlaykit.views import View
 
         parts = [*(part(args) for part in _PARTS), own]
+        identity = launch_options.identity(args)
 
     with (
         signals.unwound(),
@@ -94,6 +96,7 @@ def launch(
                 umask=umask.of_caller(),
                 terminal=launch_options.terminal(args),
                 lasting=lasting,
+                **identity,
             )
 
 
@@ -119,12 +122,14 @@ def options() -> Options:
     command = Options(_bare_parser)
     launch_options.declare_root(command)
     launch_options.declare_binds(command)
+    launch_options.declare_devices(command)
     launch_options.declare_network(command)
     launch_options.declare_life(command)
     launch_options.declare_limits(command)
     launch_options.declare_driver(command)
     launch_options.declare_confinement(command)
     launch_options.declare_environment(command)
+    launch_options.declare_identity(command)
     launch_options.declare_terminal(command)
     launch_options.declare_descriptors(command)
     command.add_argument("command", nargs=REMAINDER, metavar="COMMAND", help=SUPPRESS)

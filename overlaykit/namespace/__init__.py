@@ -13,7 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from overlaykit.namespace import binds, cgroups, descriptors, environment
+    from overlaykit.namespace import accounts, binds, cgroups, descriptors, environment, tmpfs
+    from overlaykit.namespace.accounts import GroupsConflict, GroupUnknown, Identity, UserUnknown
     from overlaykit.namespace.binds import (
         BadBind,
         BadMount,
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
     from overlaykit.namespace.cgroups import Cgroups, LimitUnavailable
     from overlaykit.namespace.confinement import Confinement
     from overlaykit.namespace.descriptors import BadDescriptors, NotOpen
+    from overlaykit.namespace.devices import (
+        BadDevice,
+        Device,
+        NoDevice,
+        NoGpu,
+        parse_device,
+        parse_gpus,
+    )
     from overlaykit.namespace.diagnosis import UserNamespacesRefused, diagnose
     from overlaykit.namespace.environment import WorkingDirectoryDeleted
     from overlaykit.namespace.failure import (
@@ -34,8 +43,11 @@ if TYPE_CHECKING:
         CommandNotExecutable,
         CommandNotFound,
         FilterRefused,
+        GroupsRefused,
         KeyringRefused,
+        LimitRefused,
         ProcRefused,
+        UserNotMapped,
         WorkingDirectoryMissing,
         WorkingDirectoryRelative,
     )
@@ -52,15 +64,21 @@ if TYPE_CHECKING:
     from overlaykit.namespace.ports import BadPort, Port, parse_port
     from overlaykit.namespace.processes import Processes
     from overlaykit.namespace.spec import End, LaunchSpec, RootMount, Terminal
+    from overlaykit.namespace.tmpfs import BadSize, BadTmpfs, Tmpfs
+    from overlaykit.namespace.ulimits import BadUlimit, Ulimit, parse_ulimit
     from overlaykit.namespace.users import enter, errno_as_root, is_privileged, isolate_mounts
 
 __all__ = [
     "AddressUnknown",
     "BadBind",
     "BadDescriptors",
+    "BadDevice",
     "BadLimit",
     "BadMount",
     "BadPort",
+    "BadSize",
+    "BadTmpfs",
+    "BadUlimit",
     "Bind",
     "BindSourceMissing",
     "BindTargetMismatch",
@@ -69,12 +87,20 @@ __all__ = [
     "CommandNotExecutable",
     "CommandNotFound",
     "Confinement",
+    "Device",
     "End",
     "FilterRefused",
+    "GroupUnknown",
+    "GroupsConflict",
+    "GroupsRefused",
+    "Identity",
     "KeyringRefused",
     "LaunchSpec",
+    "LimitRefused",
     "LimitUnavailable",
     "Limits",
+    "NoDevice",
+    "NoGpu",
     "NotJoinable",
     "NotOpen",
     "Port",
@@ -86,10 +112,15 @@ __all__ = [
     "RootMount",
     "TargetTwice",
     "Terminal",
+    "Tmpfs",
+    "Ulimit",
     "UserNamespacesRefused",
+    "UserNotMapped",
+    "UserUnknown",
     "WorkingDirectoryDeleted",
     "WorkingDirectoryMissing",
     "WorkingDirectoryRelative",
+    "accounts",
     "available",
     "binds",
     "cgroups",
@@ -105,16 +136,22 @@ __all__ = [
     "launch",
     "namespaces_of",
     "parse_bind",
+    "parse_device",
+    "parse_gpus",
     "parse_mount",
     "parse_port",
     "parse_size",
+    "parse_ulimit",
+    "tmpfs",
 ]
 
 _MODULES: Final = {
+    "accounts": ("GroupUnknown", "GroupsConflict", "Identity", "UserUnknown"),
     "binds": ("BadBind", "BadMount", "Bind", "TargetTwice", "parse_bind", "parse_mount"),
     "confinement": ("Confinement",),
     "cgroups": ("Cgroups", "LimitUnavailable"),
     "descriptors": ("BadDescriptors", "NotOpen"),
+    "devices": ("BadDevice", "Device", "NoDevice", "NoGpu", "parse_device", "parse_gpus"),
     "diagnosis": ("UserNamespacesRefused", "diagnose"),
     "environment": ("WorkingDirectoryDeleted",),
     "failure": (
@@ -125,7 +162,10 @@ _MODULES: Final = {
         "CommandNotFound",
         "FilterRefused",
         "KeyringRefused",
+        "GroupsRefused",
+        "LimitRefused",
         "ProcRefused",
+        "UserNotMapped",
         "WorkingDirectoryMissing",
         "WorkingDirectoryRelative",
     ),
@@ -137,6 +177,8 @@ _MODULES: Final = {
     "ports": ("BadPort", "Port", "parse_port"),
     "processes": ("Processes",),
     "spec": ("End", "LaunchSpec", "RootMount", "Terminal"),
+    "tmpfs": ("BadSize", "BadTmpfs", "Tmpfs"),
+    "ulimits": ("BadUlimit", "Ulimit", "parse_ulimit"),
     "users": ("enter", "errno_as_root", "is_privileged", "isolate_mounts"),
 }
 _MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}

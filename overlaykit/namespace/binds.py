@@ -137,7 +137,7 @@ def check(binds: Iterable[Bind]) -> None:
         seen[bind.target] = bind
 
 
-def _covers_processes(target: str) -> bool:
+def covers_processes(target: str) -> bool:
     """Whether a mount there would cover the view's own processes: at /proc or a directory of processes."""
     if target == "/proc":
         return True
@@ -156,7 +156,7 @@ def _bind(
     target = "/" + os.path.normpath(target).lstrip("/")
     if target == "/":
         raise error(text, "the view's root itself cannot be covered")
-    if _covers_processes(target):
+    if covers_processes(target):
         raise error(text, f"{target} cannot be covered: a view needs a /proc of its own processes")
     source = os.path.abspath(source)
     # Another process mounts it.

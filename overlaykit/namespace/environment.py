@@ -23,6 +23,37 @@ class WorkingDirectoryDeleted(Error):
     message = "{0}: the working directory has been deleted; change to another one"
 
 
+class BadEnvironmentFile(Error):
+    message = "--env-file {0}: {1}; write lines KEY=VALUE, or KEY for the caller's value"
+
+
+def read_file(path: str, callers: Environment) -> dict[str, str]:
+    """The variables of a file: a line each, KEY=VALUE, or KEY for the value of `callers` if there is one.
+
+    Raises: BadEnvironmentFile.
+    """
+    found: dict[str, str] = {}
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+    except OSError as error:
+        raise BadEnvironmentFile(path, error.strerror) from None
+    for number, line in enumerate(lines, 1):
+        text = line.lstrip()
+        key, equals, value = text.partition("=")
+        if not text or text.startswith("#"):
+            continue
+        if not key or "\0" in text:
+            raise BadEnvironmentFile(path, f"line {number} has no name")
+        if not equals:
+            callers_value = get(callers, key.rstrip())
+            if callers_value is not None:
+                found[key.rstrip()] = callers_value
+        else:
+            found[key] = value
+    return found
+
+
 def current_directory() -> str:
     """The working directory.
 

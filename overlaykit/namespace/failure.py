@@ -73,6 +73,24 @@ class MemoryExceeded(Error):
     exit_code: ClassVar[int] = 137
 
 
+class LimitRefused(Error):
+    message = "--ulimit {0}: the hard limit cannot be raised ({1}); write a lower one, or be root"
+
+
+class UserNotMapped(Error):
+    message = (
+        "-u {0}: no such user or group in the user namespace of this view; give yourself ranges in /etc/subuid and "
+        "/etc/subgid (with newuidmap installed), or be root"
+    )
+
+
+class GroupsRefused(Error):
+    message = (
+        "--group-add: the groups of this view cannot be set ({0}); give yourself ranges in /etc/subuid and "
+        "/etc/subgid (with newuidmap installed), or keep your own: --group-add keep-groups"
+    )
+
+
 class ProcRefused(Error):
     message = (
         "/proc: the kernel refuses a fresh one where parts of /proc are covered; in a container, "
@@ -122,6 +140,9 @@ WORDING: Final = {
     "EXECUTE": "execute",
     "TERMINAL": "make a terminal",
     "OUTPUT": "write to standard output",
+    "LIMIT": "set the limit",
+    "USER": "become the user",
+    "SUPPLEMENTARY": "set the supplementary groups",
     "UNFORESEEN": "go on",
 }
 """The names of failures of the supervisor or of init; the value completes "cannot ..."."""
@@ -166,6 +187,12 @@ def error_of(name: str, code: int, subject: str) -> Exception:
             return KeyringRefused(reason)
         case "MEMORY":
             return MemoryExceeded()
+        case "LIMIT":
+            return LimitRefused(subject, reason)
+        case "USER" if code == errno.EINVAL:
+            return UserNotMapped(subject)
+        case "SUPPLEMENTARY":
+            return GroupsRefused(reason)
         case "PROC" if code == errno.EPERM:
             return ProcRefused()
     what = f"cannot {WORDING[name]}: {reason}"

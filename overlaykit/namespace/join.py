@@ -12,7 +12,14 @@ import os
 from overlaykit import _native
 from overlaykit.errors import Error
 from overlaykit.namespace.plan import Plan
-from overlaykit.namespace.view_plan import Inherited, command, join_cgroups, restrict, supervise
+from overlaykit.namespace.view_plan import (
+    Inherited,
+    command,
+    join_cgroups,
+    owner_of_terminal,
+    restrict,
+    supervise,
+)
 from overlaykit.record import Record
 from overlaykit.scope import ExitStack, contextmanager, suppress
 
@@ -45,6 +52,14 @@ class Namespaces(Record, kw_only=True):
     processes: int
     offered: tuple[tuple[int, int], ...]
     """Descriptors, each with its CLONE_NEW*."""
+
+    def enter(self) -> int:
+        """Enter the user and the mount namespace; a descriptor of the view's root. Requires: a new child."""
+        if self.user is not None:
+            _native.setns(self.user, _native.CLONE_NEWUSER)
+        (mounts,) = (found for found, kind in self.offered if kind == _native.CLONE_NEWNS)
+        _native.setns(mounts, _native.CLONE_NEWNS)
+        return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 @contextmanager
@@ -121,7 +136,7 @@ def plan_of(
     for descriptor, kind in namespaces.offered:
         plan.setns(slots[descriptor], kind)
     if spec.terminal is not None:
-        plan.pty(0, console=False)
+        plan.pty(owner_of_terminal(spec), console=False)
     plan.umask(caller.umask if spec.umask is None else spec.umask)
     plan.chdir(spec.cwd, required=spec.cwd_required)
     restrict(plan, spec, filters)

@@ -39,6 +39,11 @@ OWN_NETWORK: Final = 1
 """Of `protect`."""
 MACHINE: Final = 2
 """Of `protect`."""
+GROUPS_KEPT: Final = 0
+"""Of `user`: the supplementary groups stay."""
+GROUPS_SET: Final = 1
+GROUPS_SET_IF_PERMITTED: Final = 2
+"""An ordinary user who maps its own ids only may not call setgroups(2)."""
 
 
 FORMS: Final = {
@@ -89,6 +94,9 @@ FORMS: Final = {
     "seccomp": (45, "d", "command"),
     "join_cgroup": (46, "d", "init"),
     "out_of_memory": (47, "d", "end"),
+    "limit": (48, "uuus", "init command"),
+    "group": (49, "u", "command"),
+    "user": (50, "uuuu", "command"),
 }
 """Of each step its code, the types of its arguments, and the sections that may have it, as the program knows them.
 
@@ -295,6 +303,18 @@ class Plan:
     def session(self, *, with_pty: bool) -> None:
         """setsid(2); the view's terminal becomes the command's controlling terminal and standard streams."""
         self.steps.append(("session", int(with_pty)))
+
+    def limit(self, resource: int, soft: int, hard: int, name: str) -> None:
+        """setrlimit(2); `name` is for the failure."""
+        self.steps.append(("limit", resource, soft, hard, name))
+
+    def group(self, number: int) -> None:
+        """A supplementary group for `user`."""
+        self.steps.append(("group", number))
+
+    def user(self, user: int, group: int, groups: int, kept: int) -> None:
+        """setgroups(2) as GROUPS_* says, setresgid(2) and setresuid(2); drop all capabilities but those of `kept`."""
+        self.steps.append(("user", user, group, groups, kept))
 
     def blocked(self, mask: int) -> None:
         """The command's signal mask: bit N - 1 is signal N."""

@@ -12,10 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Final, Literal, TypeAlias
 
+    from overlaykit.namespace.accounts import Account
     from overlaykit.namespace.binds import Bind
     from overlaykit.namespace.cgroups import Cgroups
+    from overlaykit.namespace.devices import Device
     from overlaykit.namespace.environment import Environment
     from overlaykit.namespace.ports import Port
+    from overlaykit.namespace.tmpfs import Tmpfs
+    from overlaykit.namespace.ulimits import Ulimit
 
     Network: TypeAlias = Literal["private", "host", "none"]
 
@@ -55,6 +59,14 @@ class LaunchSpec(Record, kw_only=True):
     network: Network = "private"
     binds: tuple[Bind, ...] = ()
     """In any order: a target below another one is mounted after it."""
+    tmpfs: tuple[Tmpfs, ...] = ()
+    devices: tuple[Device, ...] = ()
+    """More nodes in /dev than the usual ones."""
+    shm_size: str | None = None
+    """The size of /dev/shm, as tmpfs(5) takes it."""
+    account: Account | None = None
+    """The user of the command; None: root of the view."""
+    ulimits: tuple[Ulimit, ...] = ()
     ports: tuple[Port, ...] = ()
     descriptors: tuple[int, ...] = ()
     """Open descriptors that the command inherits under the same numbers, beside the standard ones."""
@@ -109,6 +121,14 @@ class RootMount(Record, kw_only=True):
     """A descriptor of the user namespace, or the pidfd of a process in it (setns(2) takes either).
 
     None: the caller has the capabilities itself."""
+
+    def enter(self) -> int:
+        """Enter the user namespace; a descriptor of the root. Requires: a new child."""
+        if self.user_namespace is not None:
+            from overlaykit import _native
+
+            _native.setns(self.user_namespace, _native.CLONE_NEWUSER)
+        return self.mount
 
 
 class Caller(Record, kw_only=True):

@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import os
 
-from overlaykit import _native
+from overlaykit import _native, privilege
 from overlaykit.namespace import environment
 from overlaykit.namespace.plan import (
+    GROUPS_KEPT,
+    GROUPS_SET,
+    GROUPS_SET_IF_PERMITTED,
     IF_TARGET_EXISTS,
     OPTIONAL,
     OPTIONAL_IF_ENOENT,
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Final
 
+    from overlaykit.namespace.accounts import Account
     from overlaykit.namespace.confinement import Confinement
     from overlaykit.namespace.environment import Environment
     from overlaykit.namespace.plan import Slot
@@ -57,6 +61,11 @@ LINKS: Final = (
 )
 TTY_GROUP: Final = 5
 """The group of terminals by convention (Documentation/filesystems/devpts.rst)."""
+
+_TO_BECOME: Final = (
+    1 << privilege.CAP_SETUID | 1 << privilege.CAP_SETGID | 1 << privilege.CAP_SETPCAP
+)
+"""What a command needs to become another user; it gives up what is not its own with that."""
 
 _MOUNTPOINT_UMASK: Final = 0o022
 """For the mountpoints that are made."""
@@ -151,8 +160,12 @@ def supervise(
 def restrict(plan: Plan, spec: LaunchSpec, filters: Sequence[int]) -> None:
     """What the command gives up in the section "init"."""
     plan.session_keyring()
+    if spec.ulimits:
+        from overlaykit.namespace import ulimits
+
+        ulimits.raise_limits(plan, spec.ulimits)
     if not _restricts_last(spec, filters):
-        plan.restrict_capabilities(_kept(spec))
+        plan.restrict_capabilities(_kept(spec) | (0 if spec.account is None else _TO_BECOME))
 
 
 def command(
@@ -170,15 +183,28 @@ def command(
         plan.close_standard(sum(1 << number for number in closed))
     for descriptor in _passed(spec):
         plan.pass_on(slots[descriptor])
+    if spec.ulimits:
+        from overlaykit.namespace import ulimits
+
+        ulimits.set_limits(plan, spec.ulimits)
     # Pending signals arrive now, and may end the process: all that is left is execve(2).
     plan.blocked(caller.blocked)
     if spec.confinement.no_new_privs:
         plan.no_new_privs()
+    if _restricts_last(spec, filters):
+        _filter(plan, slots, filters)
+        if spec.account is None:
+            plan.restrict_capabilities(_kept(spec))
+    if spec.account is not None:
+        _become(plan, spec.account, _kept(spec))
+    if not _restricts_last(spec, filters):
+        _filter(plan, slots, filters)
+    _execute(plan, spec, caller)
+
+
+def _filter(plan: Plan, slots: Inherited, filters: Sequence[int]) -> None:
     for descriptor in filters:
         plan.seccomp(slots[descriptor])
-    if _restricts_last(spec, filters):
-        plan.restrict_capabilities(_kept(spec))
-    _execute(plan, spec, caller)
 
 
 def _restricts_last(spec: LaunchSpec, filters: Sequence[int]) -> bool:
@@ -188,6 +214,18 @@ def _restricts_last(spec: LaunchSpec, filters: Sequence[int]) -> bool:
 
 def _kept(spec: LaunchSpec) -> int:
     return sum(1 << capability for capability in spec.confinement.capabilities)
+
+
+def owner_of_terminal(spec: LaunchSpec) -> int:
+    return 0 if spec.account is None else spec.account.user
+
+
+def _become(plan: Plan, account: Account, kept: int) -> None:
+    groups = account.groups
+    for number in groups or ():
+        plan.group(number)
+    for_all = GROUPS_SET if groups else GROUPS_SET_IF_PERMITTED
+    plan.user(account.user, account.group, GROUPS_KEPT if groups is None else for_all, kept)
 
 
 def _passed(spec: LaunchSpec) -> list[int]:
@@ -268,6 +306,8 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
     for bind in spec.binds:
         attributes = _RDONLY if bind.read_only else 0
         plan.clone(f"bind {bind.target}", bind.source, attributes, failure="BIND_SOURCE")
+    for device in spec.devices:
+        plan.clone(f"device {device.target}", device.source, failure="BIND_SOURCE")
     below = plan.fresh("below", "tmpfs", kernel, ("mode", "0500"), failure="ROOT")
 
     plan.root(root, whole_proc, "whole sys", below)
@@ -276,7 +316,8 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
     plan.attach("sys", "/sys")
     plan.attach("cgroup", "/sys/fs/cgroup", IF_TARGET_EXISTS)
     plan.fresh("dev", "tmpfs", _NOSUID | _NOEXEC, ("mode", "0755"), subject="/dev")
-    plan.fresh("shm", "tmpfs", _NOSUID | _NODEV, ("mode", "1777"), subject="/dev")
+    size = () if spec.shm_size is None else ("size", spec.shm_size)
+    plan.fresh("shm", "tmpfs", _NOSUID | _NODEV, ("mode", "1777", *size), subject="/dev/shm")  # noqa: S108
     plan.attach("dev", "/dev")
     for name, target in LINKS:
         plan.symlink(target, f"/dev/{name}")
@@ -284,7 +325,7 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
         plan.attach(f"/dev/{name}", f"/dev/{name}")
     plan.attach("pts", "/dev/pts")
     if spec.terminal is not None:
-        plan.pty(0, console=True)
+        plan.pty(owner_of_terminal(spec), console=True)
     plan.attach("shm", "/dev/shm")  # noqa: S108
     plan.attach("mqueue", "/dev/mqueue")
     _protect(plan, spec.confinement, own_network=not host_network)
@@ -294,7 +335,18 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
         plan.hosts(spec.hostname, keep=spec.keep)
     for bind in spec.binds:
         plan.bind(f"bind {bind.target}", bind.target)
-    if spec.binds:
+    for device in spec.devices:
+        plan.bind(f"device {device.target}", device.target)
+    for tmpfs in spec.tmpfs:
+        slot = plan.fresh(
+            f"tmpfs {tmpfs.target}",
+            "tmpfs",
+            tmpfs.attributes,
+            tmpfs.options,
+            subject=tmpfs.target,
+        )
+        plan.bind(slot, tmpfs.target)
+    if spec.binds or spec.devices or spec.tmpfs:
         plan.attach_binds()
 
 

@@ -10,8 +10,9 @@ from overlaykit.views.spec import require_list
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from overlaykit.namespace.accounts import Account
     from overlaykit.namespace.confinement import Confinement
     from overlaykit.namespace.environment import Environment
     from overlaykit.views.spec import ViewSpec
@@ -31,6 +32,8 @@ def launch_spec(
     confinement: Confinement | None = None,
     terminal: namespace.Terminal | None = None,
     cgroups: namespace.Cgroups | None = None,
+    account: Account | None = None,
+    ulimits: tuple[namespace.Ulimit, ...] = (),
 ) -> namespace.LaunchSpec:
     """The launch of `argv` in a view. Raises: TypeError or ValueError for what execve(2) cannot take."""
     require_list("argv", argv)
@@ -49,6 +52,27 @@ def launch_spec(
         redirected=redirected,
         keep=keep,
         terminal=terminal,
+        account=account,
+        ulimits=ulimits,
+        tmpfs=view.tmpfs,
+        devices=view.devices,
+        shm_size=view.shm_size,
         confinement=view.confinement if confinement is None else confinement,
         cgroups=cgroups,
     )
+
+
+def account_of(
+    identity: namespace.Identity | None,
+    enter: Callable[[], int],
+    env: Mapping[str, str] | Environment | None,
+) -> tuple[Account | None, Mapping[str, str] | Environment | None]:
+    """The account of a command, and its environment. Raises: as `accounts.look_up`."""
+    if identity is None:
+        return None, env
+    from overlaykit.namespace import accounts
+
+    account = accounts.look_up(identity, enter)
+    variables = os.environ if env is None else env
+    entries = variables if isinstance(variables, tuple) else environment.entries(variables)
+    return account, account.environment(entries, home=identity.home)

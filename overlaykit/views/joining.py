@@ -30,6 +30,8 @@ def execute(
     pass_fds: Collection[int] = (),
     umask: int | None = None,
     terminal: namespace.Terminal | None = None,
+    identity: namespace.Identity | None = None,
+    ulimits: Sequence[namespace.Ulimit] = (),
 ) -> NoReturn:
     """Run a command in the running view `name` in place of this program; the other arguments are `View.execute`'s.
 
@@ -59,8 +61,13 @@ def execute(
             descriptors=tuple(pass_fds),
             umask=umask,
             terminal=terminal,
+            ulimits=tuple(ulimits),
             cgroups=namespace.cgroups.opened(found.about.cgroups, groups)
             if found.about.cgroups
             else None,
         )
+        if identity is not None:
+            account = namespace.accounts.look_up(identity, namespaces.enter)
+            env = account.environment(env, home=identity.home)
+            spec = spec.replace(account=account, env=env)
         namespace.execute_in(spec, namespaces, report=(REPORTER, name, "lasting"))

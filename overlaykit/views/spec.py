@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final, Literal, TypeAlias
 
-    from overlaykit.namespace import Bind, Limits, Port
+    from overlaykit.namespace import Bind, Device, Limits, Port, Tmpfs
 
 Network: TypeAlias = "Literal['private', 'host', 'none']"
 NETWORKS: Final = ("private", "host", "none")
@@ -38,6 +38,9 @@ class ViewSpec(Record, kw_only=True):
     network: Network = "private"
     binds: tuple[Bind, ...] = ()
     ports: tuple[Port, ...] = ()
+    tmpfs: tuple[Tmpfs, ...] = ()
+    devices: tuple[Device, ...] = ()
+    shm_size: str | None = None
     driver: str | None = None
     """One of `drivers.NAMES`; None: what the environment or a configuration file says."""
     confinement: Confinement = Confinement()
@@ -75,6 +78,9 @@ def describe(
     driver: str | None,
     confinement: Confinement,
     limits: Limits | None,
+    tmpfs: Sequence[Tmpfs],
+    devices: Sequence[Device],
+    shm_size: str | None,
 ) -> ViewSpec:
     """The spec of what a caller of `View` names: texts are parsed, a relative upper is made absolute.
 
@@ -97,4 +103,7 @@ def describe(
         driver=driver,
         confinement=confinement,
         limits=limits,
+        tmpfs=tuple(tmpfs),
+        devices=tuple(devices),
+        shm_size=shm_size,
     )

@@ -26,7 +26,18 @@ if TYPE_CHECKING:
 
     from overlaykit.fuse import control
     from overlaykit.layers import Store
-    from overlaykit.namespace import Bind, Cgroups, LaunchSpec, Limits, Port, Processes
+    from overlaykit.namespace import (
+        Bind,
+        Cgroups,
+        Device,
+        Identity,
+        LaunchSpec,
+        Limits,
+        Port,
+        Processes,
+        Tmpfs,
+        Ulimit,
+    )
     from overlaykit.namespace.environment import Environment
     from overlaykit.views.spec import Network
     from overlaykit.views.streams import Stream
@@ -90,6 +101,9 @@ class View:
         confinement: Confinement = _CONFINED,
         limits: Limits | None = None,
         store: Store | None = None,
+        tmpfs: Sequence[Tmpfs] = (),
+        devices: Sequence[Device] = (),
+        shm_size: str | None = None,
     ) -> None:
         """Describe a view; `start` mounts it.
 
@@ -110,6 +124,9 @@ class View:
             driver=driver,
             confinement=confinement,
             limits=limits,
+            tmpfs=tmpfs,
+            devices=devices,
+            shm_size=shm_size,
         )
         self.name = name or ""
         self.processes: Processes | None = None
@@ -328,11 +345,13 @@ class View:
         terminal: namespace.Terminal | None = None,
         lasting: Lasting | None = None,
         confinement: Confinement | None = None,
+        identity: Identity | None = None,
+        ulimits: Sequence[Ulimit] = (),
     ) -> NoReturn:
         """Run a last command in the view in place of this program; the arguments are those of `launch`.
 
-        With `terminal` the command gets a terminal of its own, relayed to the standard streams of this program.
-        `lasting`: what is kept of the command.
+        With `terminal` the command gets a terminal of its own, relayed to the standard streams of this program;
+        with `identity` it is another user than the view's root. `lasting`: what is kept of the command.
 
         The process becomes the supervisor of the view: a program in C, which forwards signals, ends with the command's
         status (128 + N where signal N ended it), and removes every trace. A step that fails is printed by
@@ -344,6 +363,9 @@ class View:
         descriptors.require_open(pass_fds)
         rootfs = self._require_ready(cwd)
         lasting = lasting or Lasting()
+        mounts = rootfs.root
+        root = namespace.RootMount(mount=mounts.mount, user_namespace=mounts.user_namespace)
+        account, env = command.account_of(identity, root.enter, env)
         spec = command.launch_spec(
             self.spec,
             argv,
@@ -357,23 +379,24 @@ class View:
             terminal=terminal,
             confinement=confinement,
             cgroups=self._cgroups,
+            account=account,
+            ulimits=tuple(ulimits),
         )
-        root = rootfs.root
         self._last = True
         with ExitStack() as stack:
-            end = root.end(stack)
+            end = mounts.end(stack)
             groups = self._cgroups.directories if self._cgroups is not None else ()
             namespace.execute(
                 spec,
-                namespace.RootMount(mount=root.mount, user_namespace=root.user_namespace),
+                root,
                 report=(REPORTER, self.name, "new" if lasting.new else "lasting"),
                 end=end.replace(
                     status=lasting.status,
                     remove=end.remove + lasting.remove,
                     remove_if_empty=groups + end.remove_if_empty,
                 ),
-                abort_on=root.watched,
-                hold=(*root.holds, *lasting.hold),
+                abort_on=mounts.watched,
+                hold=(*mounts.holds, *lasting.hold),
                 announce=lasting.announce,
                 log=lasting.log,
                 before_exec=lambda ports: self._publish(

@@ -328,7 +328,7 @@ def test_the_kind_of_terminal_is_the_callers(
 
 def test_a_command_in_a_running_view_has_a_terminal_as_well(user: TestUser) -> None:
     with interactive(
-        user, "sh", "-c", "echo on; read line", options=("-it", "--name", "v")
+        user, "sh", "-c", "echo on; read line", options=("-it", "--rm", "--name", "v")
     ) as view:
         view.read_until("on\r\n")
         with Terminal(command(), "exec", "-it", "v", "--", "sh", "-c", "tty; exit 8") as terminal:

@@ -12,20 +12,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlaykit import _native
+from overlaykit import _native, privilege
 from overlaykit.namespace import (
     Bind,
     Cgroups,
     Confinement,
+    Device,
     End,
     LaunchSpec,
     RootMount,
     Terminal,
+    Tmpfs,
+    Ulimit,
     join,
     seccomp,
 )
+from overlaykit.namespace.accounts import Account
 from overlaykit.namespace.launcher import SUPERVISOR
-from overlaykit.namespace.plan import FORMS, LARGEST, MAGIC, SECTIONS, Plan, TooLarge
+from overlaykit.namespace.plan import (
+    FORMS,
+    GROUPS_KEPT,
+    GROUPS_SET,
+    GROUPS_SET_IF_PERMITTED,
+    LARGEST,
+    MAGIC,
+    SECTIONS,
+    Plan,
+    TooLarge,
+)
 from overlaykit.namespace.spec import Alone, Caller, Log, Reporting
 from overlaykit.namespace.view_plan import plan_of
 
@@ -363,7 +377,12 @@ def test_steps_stand_in_sections_that_may_have_them() -> None:
             paths=("/c",), directories=((48, "c"),), locks=(49,), joins=(50,), out_of_memory=51
         ),
     ).steps
-    steps += plan(terminal=Terminal(interactive=True), supervision=alone).steps
+    steps += plan(
+        terminal=Terminal(interactive=True),
+        account=Account(user=1, group=2, groups=(3,)),
+        ulimits=(Ulimit(name="nofile", soft=10, hard=10),),
+        supervision=alone,
+    ).steps
     current = "plan"
     for name, *arguments in steps:
         if name == "section":
@@ -385,6 +404,70 @@ def test_a_terminal_is_the_commands_alone_and_replaces_the_callers_streams() -> 
     assert init.index(("attach", "pts", "/dev/pts", 0)) + 1 == init.index(("pty", 0, 1))
     assert "/dev/console" not in [step[2] for step in only(init, "attach")]
     assert names(section(made, "command"))[:3] == ["ignored", "session", "blocked"]
+
+
+def mask(confinement: Confinement) -> int:
+    return sum(1 << capability for capability in confinement.capabilities)
+
+
+def test_another_user_gives_up_what_it_needs_to_become_one() -> None:
+    to_become = sum(
+        1 << n for n in (privilege.CAP_SETUID, privilege.CAP_SETGID, privilege.CAP_SETPCAP)
+    )
+    confinement = Confinement(capabilities=frozenset({privilege.CAP_CHOWN}))
+    made = plan(
+        account=Account(user=1, group=2, groups=(3, 4)),
+        ulimits=(Ulimit(name="nofile", soft=10, hard=20),),
+        descriptors=(5,),
+        confinement=confinement,
+    )
+    kept = mask(confinement)
+    restrictions = only(section(made, "init"), "restrict_capabilities")
+    assert restrictions == [("restrict_capabilities", kept | to_become)]
+    assert section(made, "command")[1:-1] == [
+        ("pass", "descriptor 5"),
+        ("limit", 7, 10, 20, "nofile"),
+        ("blocked", CALLER.blocked),
+        ("no_new_privs",),
+        ("group", 3),
+        ("group", 4),
+        ("user", 1, 2, GROUPS_SET, kept),
+        ("seccomp", "filter 12"),
+        ("seccomp", "filter 13"),
+    ]
+
+
+def test_filters_that_need_a_capability_come_before_another_user() -> None:
+    confinement = Confinement(no_new_privs=False)
+    made = plan(account=Account(user=1, group=2, groups=()), confinement=confinement)
+    assert only(section(made, "init"), "restrict_capabilities") == []
+    assert section(made, "command")[-4:-1] == [
+        ("seccomp", "filter 12"),
+        ("seccomp", "filter 13"),
+        ("user", 1, 2, GROUPS_SET_IF_PERMITTED, mask(confinement)),
+    ]
+
+
+def test_groups_of_the_caller_stay_without_others() -> None:
+    made = plan(account=Account(user=1, group=2, groups=None))
+    ((_, _, _, kind, _),) = only(section(made, "command"), "user")
+    assert kind == GROUPS_KEPT
+
+
+def test_devices_and_memory_are_mounted_in_the_order_of_the_binds() -> None:
+    made = plan(
+        binds=(Bind(source="/a", target="/b/c"),),
+        devices=(Device(source="/dev/x", target="/dev/y"),),
+        tmpfs=(Tmpfs(target="/b", options=("size", "1m")),),
+        shm_size="8m",
+    )
+    init = section(made, "init")
+    assert [step[2] for step in only(init, "bind")] == ["/b/c", "/dev/y", "/b"]
+    assert init.index(("attach_binds",)) > init.index(("bind", "tmpfs /b", "/b"))
+    assert [step[4] for step in only(init, "fresh") if step[1] in ("shm", "tmpfs /b")] == [
+        ("mode", "1777", "size", "8m"),
+        ("size", "1m"),
+    ]
 
 
 def decoded(raw: bytes) -> list[tuple[int, list[bytes]]]:

@@ -260,6 +260,19 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
     ),
     "record 4: session: there is no terminal": (*HEAD, ("section", COMMAND), ("session", 1)),
     "record 4: session: there are no such flags": (*HEAD, ("section", COMMAND), ("session", 2)),
+    "record 4: limit: there is no such limit": (
+        *HEAD,
+        ("section", COMMAND),
+        ("limit", 16, 1, 1, "x"),
+    ),
+    "record 4: limit: it is above the hard limit": (
+        *HEAD,
+        ("section", COMMAND),
+        ("limit", 7, 2, 1, "x"),
+    ),
+    "record 4: group: it is no group": (*HEAD, ("section", COMMAND), ("group", (1 << 32) - 1)),
+    "record 4: user: it is no user": (*HEAD, ("section", COMMAND), ("user", 0, 1 << 32, 0, 0)),
+    "record 4: user: there are no such flags": (*HEAD, ("section", COMMAND), ("user", 0, 0, 3, 0)),
     "its terminal has no front or no pty": (
         *HEAD,
         ("terminal", 1),
