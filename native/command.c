@@ -135,6 +135,8 @@ carry_out(const struct plan *plan, const struct record *record, int slave)
         return begin_session(argument[0].number, slave);
     case STEP_NO_NEW_PRIVS:
         return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? fail(NO_NEW_PRIVS, "") : 0;
+    case STEP_SCOPE_SOCKETS:
+        return scope_sockets() < 0 ? fail(SCOPE, "") : 0;
     case STEP_SECCOMP:
         return install_filter(slot_descriptor(plan, &argument[0])) < 0 ? fail(SECCOMP, "") : 0;
     case STEP_RESTRICT_CAPABILITIES:

@@ -116,7 +116,8 @@ cover_file(const struct covered_hosts *hosts, const char *place, mode_t mode, bo
         return fail(HOSTS, place);
     close(file);
     int cover = open(path, O_RDONLY | O_CLOEXEC);
-    int clone = mount_clone(path, read_only ? MOUNT_ATTR_RDONLY : 0);
+    const struct mount_attr attributes = {.attr_set = MOUNT_ATTR_RDONLY};
+    int clone = mount_clone(path, read_only ? &attributes : NULL);
     if (cover < 0 || clone < 0)
         return fail(HOSTS, place);
     if (mount_attach(clone, place) < 0)

@@ -52,13 +52,16 @@ make_mount(struct plan *plan, const struct record *record)
 {
     const struct argument *argument = record->arguments;
     bool fresh = record->step == STEP_FRESH;
-    uint64_t flags = argument[fresh ? 4 : 3].number;
-    unsigned attributes = (unsigned)argument[2].number;
+    uint64_t flags = argument[fresh ? 4 : 5].number;
     if (flags & MOUNT_UNLESS_FILLED && slot_descriptor(plan, &argument[0]) >= 0)
         return 0;
-    int mount = fresh ? mount_fresh(argument[1].bytes, attributes, &argument[3])
-                      : mount_clone(argument[1].bytes, attributes);
-    return keep_mount(plan, &argument[0], mount, flags, &argument[fresh ? 5 : 4]);
+    struct mount_attr attributes = {.attr_set = argument[2].number,
+                                    .attr_clr = argument[3].number,
+                                    .propagation = argument[4].number};
+    bool changes = attributes.attr_set | attributes.attr_clr | attributes.propagation;
+    int mount = fresh ? mount_fresh(argument[1].bytes, (unsigned)argument[2].number, &argument[3])
+                      : mount_clone(argument[1].bytes, changes ? &attributes : NULL);
+    return keep_mount(plan, &argument[0], mount, flags, &argument[fresh ? 5 : 6]);
 }
 
 static int
@@ -141,6 +144,8 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
                    : 0;
     case STEP_ATTACH_BINDS:
         return attach_binds(plan);
+    case STEP_HIDE:
+        return hide(&argument[0]);
     case STEP_PROTECT:
         return protect(argument);
     case STEP_HOSTS:

@@ -73,13 +73,13 @@ mount_fresh(const char *fstype, unsigned attributes, const struct argument *opti
 /* An unprivileged process may make no other clone: it would reveal what the mounts below cover
  * (has_locked_children() in fs/namespace.c). */
 int
-mount_clone(const char *path, unsigned attributes)
+mount_clone(const char *path, const struct mount_attr *attributes)
 {
     int mount = (int)syscall(SYS_open_tree, AT_FDCWD, path,
                              OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
     if (mount < 0 || !attributes)
         return mount;
-    if (set_attributes(mount, AT_RECURSIVE, (struct mount_attr){.attr_set = attributes}) < 0) {
+    if (set_attributes(mount, AT_RECURSIVE, *attributes) < 0) {
         close_keeping_errno(mount);
         return -1;
     }

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -63,12 +64,13 @@ static const struct form forms[STEPS] = {
     [STEP_LOOPBACK] = {"loopback", "", IN_INIT, MANY},
     [STEP_UMASK] = {"umask", "u", IN_INIT, MANY},
     [STEP_FRESH] = {"fresh", "dsuluss", IN_INIT, MANY},
-    [STEP_CLONE] = {"clone", "dsuuss", IN_INIT, MANY},
+    [STEP_CLONE] = {"clone", "dsuuuuss", IN_INIT, MANY},
     [STEP_ROOT] = {"root", "dddd", IN_INIT, ONCE},
     [STEP_ATTACH] = {"attach", "dsu", IN_INIT, MANY},
     [STEP_SYMLINK] = {"symlink", "ss", IN_INIT, MANY},
     [STEP_BIND] = {"bind", "ds", IN_INIT, MANY},
     [STEP_ATTACH_BINDS] = {"attach_binds", "", IN_INIT, ONCE},
+    [STEP_HIDE] = {"hide", "l", IN_INIT, MANY},
     [STEP_PROTECT] = {"protect", "lllu", IN_INIT, MANY},
     [STEP_HOSTS] = {"hosts", "su", IN_INIT, ONCE},
     [STEP_CHDIR] = {"chdir", "su", IN_INIT, MANY},
@@ -80,6 +82,7 @@ static const struct form forms[STEPS] = {
     [STEP_CLOSE_STANDARD] = {"close_standard", "u", IN_COMMAND, ONCE},
     [STEP_PASS] = {"pass", "d", IN_COMMAND, MANY},
     [STEP_NO_NEW_PRIVS] = {"no_new_privs", "", IN_COMMAND, ONCE},
+    [STEP_SCOPE_SOCKETS] = {"scope_sockets", "", IN_COMMAND, ONCE},
     [STEP_SECCOMP] = {"seccomp", "d", IN_COMMAND, MANY},
     [STEP_EXEC] = {"exec", "lllu", IN_COMMAND, ONCE},
     [STEP_AWAIT] = {"await", "d", IN_END, MANY},
@@ -283,7 +286,7 @@ check_filled_slot(struct check *check, const struct record *record)
         *slot = INHERITED;
         return NULL;
     }
-    uint64_t flags = arguments[record->step == STEP_FRESH ? 4 : 3].number;
+    uint64_t flags = arguments[record->step == STEP_FRESH ? 4 : 5].number;
     bool alternative = flags & MOUNT_UNLESS_FILLED;
     if (*slot != (alternative ? PERHAPS : EMPTY))
         return alternative ? "the slot is no alternative's" : "the slot is filled already";
@@ -349,6 +352,12 @@ static bool
 is_plain_name(const char *name)
 {
     return *name && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, "..");
+}
+
+static bool
+is_propagation(uint64_t number)
+{
+    return number == 0 || number == MS_PRIVATE || number == MS_SLAVE || number == MS_SHARED;
 }
 
 static const char *
@@ -429,10 +438,16 @@ check_values(struct check *check, const struct record *record)
             return "an option has no value";
         return check_mount(&argument[2], &argument[4], MOUNT_OPTIONAL_IF_ENOENT - 1, &argument[5]);
     case STEP_CLONE:
-        return check_mount(&argument[2], &argument[3], 2 * MOUNT_OPTIONAL_IF_ENOENT - 1,
-                           &argument[4]);
+        if (argument[3].number > UINT32_MAX)
+            return "there are no such attributes";
+        if (!is_propagation(argument[4].number))
+            return "there is no such propagation";
+        return check_mount(&argument[2], &argument[5], 2 * MOUNT_OPTIONAL_IF_ENOENT - 1,
+                           &argument[6]);
     case STEP_ATTACH:
         return argument[2].number <= ATTACH_IF_TARGET_EXISTS ? NULL : "there are no such flags";
+    case STEP_HIDE:
+        return check_paths(argument, 1);
     case STEP_PROTECT:
         if (argument[3].number > (PROTECT_OWN_NETWORK | PROTECT_MACHINE))
             return "there are no such flags";

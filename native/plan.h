@@ -24,7 +24,7 @@
 enum {
     PLAN_VERSION = 1,
     PLAN_MOST_BYTES = 8 << 20,
-    MOST_ARGUMENTS = 7,
+    MOST_ARGUMENTS = 8,
     MOST_SLOTS = 4096,
     FILTER_INSTRUCTION_BYTES = 8,    /* struct sock_filter */
     FILTER_MOST_INSTRUCTIONS = 4096, /* BPF_MAXINSNS */
@@ -91,6 +91,8 @@ enum step {
     STEP_LIMIT,
     STEP_GROUP,
     STEP_USER,
+    STEP_HIDE,
+    STEP_SCOPE_SOCKETS,
     STEPS,
 };
 

@@ -18,6 +18,10 @@
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
 #endif
+#ifndef SYS_landlock_create_ruleset
+#define SYS_landlock_create_ruleset 444
+#define SYS_landlock_restrict_self 446
+#endif
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
@@ -165,6 +169,21 @@ join_session_keyring(void)
     if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) >= 0)
         return 0;
     return errno == ENOSYS || errno == EPERM ? 0 : -1;
+}
+
+int
+scope_sockets(void)
+{
+    /* struct landlock_ruleset_attr since Linux 6.12, with LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET. */
+    const struct {
+        uint64_t files, network, scoped;
+    } attributes = {.scoped = 1};
+    int rules = (int)syscall(SYS_landlock_create_ruleset, &attributes, sizeof attributes, 0);
+    if (rules < 0) /* E2BIG: older; EOPNOTSUPP: not enabled; EPERM: refused by an outer filter */
+        return errno == E2BIG || errno == ENOSYS || errno == EOPNOTSUPP || errno == EPERM ? 0 : -1;
+    int result = (int)syscall(SYS_landlock_restrict_self, rules, 0);
+    close_keeping_errno(rules);
+    return result;
 }
 
 int

@@ -1,4 +1,4 @@
-/* What covers parts of procfs and sysfs. */
+/* What covers parts of procfs and sysfs, and paths that a view hides. */
 #include "supervisor.h"
 
 #include <dirent.h>
@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+static const struct mount_attr read_only = {.attr_set = MOUNT_ATTR_RDONLY};
 
 /* Whether the machine's uid 0, which owns procfs and needs no capability for it, is mapped here. */
 static bool
@@ -60,7 +62,7 @@ list_has(const struct argument *list, const char *wanted)
 static int
 make_read_only(const char *path)
 {
-    return cover(mount_clone(path, MOUNT_ATTR_RDONLY), path);
+    return cover(mount_clone(path, &read_only), path);
 }
 
 /* Make all of procfs read-only but processes and the paths that are left as they are. */
@@ -81,23 +83,27 @@ make_proc_read_only(const struct argument *left)
     return result;
 }
 
-/* Cover a directory by an empty one, another file by /dev/null. */
 static int
-mask(const char *path)
+empty_directory(void)
 {
     static const char mode[] = "mode\0"
                                "0555";
     const struct argument options = {.bytes = mode, .length = sizeof mode};
+    return mount_fresh("tmpfs",
+                       MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_RDONLY,
+                       &options);
+}
+
+/* Cover a directory by an empty one, another file by /dev/null. */
+static int
+mask(const char *path)
+{
     struct stat st;
     if (stat(path, &st) < 0)
         return cover(-1, path);
     if (S_ISDIR(st.st_mode))
-        return cover(mount_fresh("tmpfs",
-                                 MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC |
-                                     MOUNT_ATTR_RDONLY,
-                                 &options),
-                     path);
-    return cover(mount_clone("/dev/null", 0), path);
+        return cover(empty_directory(), path);
+    return cover(mount_clone("/dev/null", NULL), path);
 }
 
 /* With a private network, /proc/sys/net stays writable: it shows the network of its reader, and
@@ -106,15 +112,15 @@ int
 protect(const struct argument *arguments)
 {
     static const char network[] = "/proc/sys/net";
-    const struct argument *masked = &arguments[0], *read_only = &arguments[1];
+    const struct argument *masked = &arguments[0], *shown = &arguments[1];
     bool whole = arguments[3].number & PROTECT_MACHINE && maps_machine_root();
     int mount = -1;
     if (arguments[3].number & PROTECT_OWN_NETWORK && is_directory(network) &&
-        (mount = mount_clone(network, 0)) < 0)
+        (mount = mount_clone(network, NULL)) < 0)
         return fail(PROC, network);
     if (whole && make_proc_read_only(&arguments[2]) < 0)
         return -1;
-    for (const char *path = NULL; (path = list_next(read_only, path));)
+    for (const char *path = NULL; (path = list_next(shown, path));)
         if (!(whole && !strncmp(path, "/proc/", 6)) && make_read_only(path) < 0)
             return -1;
     if (mount >= 0 && mount_attach(mount, network) < 0)
@@ -122,5 +128,40 @@ protect(const struct argument *arguments)
     for (const char *path = NULL; (path = list_next(masked, path));)
         if (mask(path) < 0)
             return -1;
+    return 0;
+}
+
+/* A file, unlike /dev/null, refuses writes. It lies on the view's own /run while it is cloned. */
+static int
+hide_file(const char *path)
+{
+    static const char empty[] = "/run/.empty";
+    int file = open(empty, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
+    if (file < 0)
+        return fail(HIDE, path);
+    close(file);
+    int mount = mount_clone(empty, &read_only);
+    int result = mount < 0 ? fail(HIDE, path) : mount_attach(mount, path);
+    (void)unlink(empty);
+    return result;
+}
+
+int
+hide(const struct argument *paths)
+{
+    for (const char *path = NULL; (path = list_next(paths, path));) {
+        struct stat st;
+        int mount;
+        if (stat(path, &st) < 0)
+            continue; /* no process of the view sees more */
+        if (!S_ISDIR(st.st_mode)) {
+            if (hide_file(path) < 0)
+                return -1;
+        } else if ((mount = empty_directory()) < 0) {
+            return fail(HIDE, path);
+        } else if (mount_attach(mount, path) < 0) {
+            return -1;
+        }
+    }
     return 0;
 }

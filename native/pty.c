@@ -17,7 +17,7 @@ cover_console(int master)
     if (ioctl(master, TIOCGPTN, &number) < 0)
         return fail(TERMINAL, PTMX);
     (void)snprintf(path, sizeof path, "/dev/pts/%u", number);
-    int mount = mount_clone(path, 0);
+    int mount = mount_clone(path, NULL);
     return mount < 0 ? fail(TERMINAL, path) : mount_attach(mount, CONSOLE);
 }
 

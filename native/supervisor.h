@@ -33,6 +33,8 @@ enum { LONGEST_RECORD = 4000 }; /* less than PIPE_BUF: a record is written in on
 #define KEYRING "KEYRING"
 #define NO_NEW_PRIVS "NO_NEW_PRIVS"
 #define SECCOMP "SECCOMP"
+#define SCOPE "SCOPE"
+#define HIDE "HIDE"
 #define LOOKUP "LOOKUP"
 #define EXECUTE "EXECUTE"
 #define PORT "PORT"
@@ -102,6 +104,10 @@ void drop_capabilities(uint64_t kept);
 /* Leave the caller's session keyring for a new one (keyrings(7)). Returns -1 with errno set. */
 int join_session_keyring(void);
 
+/* Keep the process and its descendants from abstract sockets of others (Landlock). A kernel without
+ * that is no failure. Returns -1 with errno set. */
+int scope_sockets(void);
+
 /* Install the seccomp filter in a file. Returns -1 with errno set: EACCES without no_new_privs and
  * CAP_SYS_ADMIN. */
 int install_filter(int file);
@@ -166,8 +172,11 @@ int pty_take(int slave);
  * of `options`. Returns -1 with errno set. */
 int mount_fresh(const char *fstype, unsigned attributes, const struct argument *options);
 
-/* A detached clone of the mount at `path` and of all mounts below it. Returns -1 with errno set. */
-int mount_clone(const char *path, unsigned attributes);
+struct mount_attr;
+
+/* A detached clone of the mount at `path` and of all mounts below it, with changed attributes
+ * unless they are NULL. Returns -1 with errno set. */
+int mount_clone(const char *path, const struct mount_attr *attributes);
 
 /* Put `first`, a slash unless `first` ends with one, and `second` into `path`, of PATH_MAX bytes.
  * Returns -1 with errno set. */
@@ -187,6 +196,9 @@ int mount_root(int mount, int whole_proc, int whole_sys, int below);
 
 /* Carry out STEP_PROTECT: cover paths of procfs and sysfs. */
 int protect(const struct argument *arguments);
+
+/* Cover paths that exist by empty read-only places. */
+int hide(const struct argument *paths);
 
 /* The path without symbolic links, in PATH_MAX bytes; names that are missing stay. Returns -1 with
  * errno set. */

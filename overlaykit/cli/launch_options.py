@@ -59,10 +59,11 @@ def declare_binds(command: Options) -> None:
         "-v",
         "--volume",
         dest="binds",
-        metavar="SRC:DST[:ro]",
+        metavar="SRC:DST[:OPTION,...]",
         action="append",
         default=[],
-        help="share the host's SRC with the view at DST",
+        help="share the host's SRC with the view at DST; options: ro, noexec, nosuid, nodev, exec, suid, dev, rslave,"
+        " rshared",
     )
     command.add_argument(
         "--mount",
@@ -121,6 +122,36 @@ def devices(args: Values) -> Part:
     if args.gpus is not None:
         found += namespace.parse_gpus(args.gpus)
     return {"devices": list(dict.fromkeys(found))}
+
+
+def declare_hiding(command: Options) -> None:
+    """What of the host stays outside, and what is shared by name."""
+    command.add_argument(
+        "--hide",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="cover PATH, if it exists, by an empty read-only place",
+    )
+    command.add_argument(
+        "--share-home",
+        action="store_true",
+        help="show the keys in the home directory to a view over the host (default: .ssh, .gnupg, credentials of"
+        " clouds, profiles of browsers and the like are hidden)",
+    )
+    command.add_argument(
+        "--socket",
+        dest="sockets",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="share a socket of the host: x11, wayland, session-bus, system-bus, ssh-auth, or with --network host"
+        " those that are abstract",
+    )
+
+
+def hiding(args: Values) -> Part:
+    return {"hidden": args.hide, "share_home": args.share_home, "sockets": args.sockets}
 
 
 def declare_network(command: Options) -> None:
@@ -321,6 +352,13 @@ def environment(command: str, args: Values) -> Environment:
     for path in args.env_files:
         for key, value in namespace.environment.read_file(path, callers).items():
             env = namespace.environment.replace(env, key, value)
+
+    """The caller's environment with the variables of -e. Raises: Usage."""
+    from overlaykit.views import shared_sockets
+
+    # Before those of -e, which name what they are to reach.
+    shared = getattr(args, "sockets", ())
+    env = shared_sockets.without_variables(namespace.environment.initial(), shared)
     for setting in args.env:
         key, equals, value = setting.partition("=")
         if not key or not equals:

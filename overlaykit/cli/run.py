@@ -28,6 +28,7 @@ _PARTS: Final = (
     launch_options.limits,
     launch_options.driver,
     launch_options.confinement,
+    launch_options.hiding,
 )
 """Each makes some of the arguments of `View`."""
 
@@ -128,6 +129,7 @@ def options() -> Options:
     launch_options.declare_limits(command)
     launch_options.declare_driver(command)
     launch_options.declare_confinement(command)
+    launch_options.declare_hiding(command)
     launch_options.declare_environment(command)
     launch_options.declare_identity(command)
     launch_options.declare_terminal(command)

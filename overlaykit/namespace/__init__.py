@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.diagnosis import UserNamespacesRefused, diagnose
     from overlaykit.namespace.environment import WorkingDirectoryDeleted
     from overlaykit.namespace.failure import (
+        BindOptionsRefused,
         BindSourceMissing,
         BindTargetMismatch,
         BindTargetMissing,
@@ -80,6 +81,7 @@ __all__ = [
     "BadTmpfs",
     "BadUlimit",
     "Bind",
+    "BindOptionsRefused",
     "BindSourceMissing",
     "BindTargetMismatch",
     "BindTargetMissing",
@@ -155,6 +157,7 @@ _MODULES: Final = {
     "diagnosis": ("UserNamespacesRefused", "diagnose"),
     "environment": ("WorkingDirectoryDeleted",),
     "failure": (
+        "BindOptionsRefused",
         "BindSourceMissing",
         "BindTargetMismatch",
         "BindTargetMissing",

@@ -10,7 +10,9 @@ from overlaykit.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Final
+    from typing import Final, Literal, TypeAlias
+
+    Propagation: TypeAlias = Literal["private", "slave", "shared"]
 
 _TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
@@ -26,8 +28,13 @@ _KEYS: Final = {
 }
 _READ_ONLY: Final = {"ro": True, "readonly": True, "rw": False, "readwrite": False}
 
-_IGNORED: Final = ("z", "Z", "rbind", "private", "rprivate")
-"""Options of podman without effect here: views have no labels, and every bind is recursive and private."""
+_IGNORED: Final = ("z", "Z", "rbind")
+"""Options of podman without effect here: views have no labels, and every bind is recursive."""
+
+_SET: Final = ("noexec", "nosuid", "nodev")
+_CLEARED: Final = {"exec": "noexec", "suid": "nosuid", "dev": "nodev"}
+_PROPAGATIONS: Final = ("private", "slave", "shared")
+"""Options of podman, which hold for all mounts of a bind. A propagation may have an "r" before it."""
 
 _OF_THIS_PROCESS: Final = ("/proc/self/", "/proc/thread-self/", "/dev/fd/")
 
@@ -62,6 +69,12 @@ class Bind(Record, kw_only=True):
     target: str
     """An absolute path in the view; a missing one is made, as a directory or an empty file."""
     read_only: bool = False
+    attributes: frozenset[str] = frozenset()
+    """Of "noexec", "nosuid" and "nodev": those that all its mounts have."""
+    cleared: frozenset[str] = frozenset()
+    """Of the same, those that the host's mounts may have and the view's have not."""
+    propagation: Propagation = "private"
+    """Whether mounts that come below are seen in the view ("slave"), or also the other way ("shared")."""
 
     def __post_init__(self) -> None:
         for field, path in (("source", self.source), ("target", self.target)):
@@ -82,13 +95,13 @@ def parse_bind(text: str) -> Bind:
             pass
         case _:
             raise BadBind(text, "expected one or two colons")
-    modes = mode.split(",")
-    for word in modes:
-        if word not in ("ro", "rw", *_IGNORED):
-            raise BadBind(text, f"{word!r} is neither ro nor rw")
-    if {"ro", "rw"}.issubset(modes):
+    words = mode.split(",")
+    if {"ro", "rw"}.issubset(words):
         raise BadBind(text, "it cannot be ro and rw")
-    return _bind(text, BadBind, source, target, read_only="ro" in modes)
+    bind = _bind(text, BadBind, source, target)
+    for word in words:
+        bind = _with_option(text, BadBind, bind, word)
+    return bind
 
 
 def parse_mount(text: str) -> Bind:
@@ -100,6 +113,7 @@ def parse_mount(text: str) -> Bind:
     import csv
 
     values: dict[str, str] = {}
+    options: list[str] = []
     read_only = False
     try:
         (fields,) = csv.reader([text], strict=True)
@@ -117,15 +131,19 @@ def parse_mount(text: str) -> Bind:
             if _KEYS[key] in values:
                 raise BadMount(text, f"{field!r} is a second {_KEYS[key]}")
             values[_KEYS[key]] = value
-        elif key == "bind-propagation" and value in ("private", "rprivate"):
-            # Every mount of a view is private.
-            pass
+        elif key == "bind-propagation" and value.removeprefix("r") in _PROPAGATIONS:
+            options.append(value)
+        elif not equals and (key in _SET or key in _CLEARED):
+            options.append(key)
         else:
             raise BadMount(text, f"{field!r} is nothing that can be done here")
     for key in ("type", "source", "target"):
         if key not in values:
             raise BadMount(text, f"{key} is missing")
-    return _bind(text, BadMount, values["source"], values["target"], read_only=read_only)
+    bind = _bind(text, BadMount, values["source"], values["target"])
+    for option in options:
+        bind = _with_option(text, BadMount, bind, option)
+    return bind.replace(read_only=read_only)
 
 
 def check(binds: Iterable[Bind]) -> None:
@@ -146,9 +164,25 @@ def covers_processes(target: str) -> bool:
     return target.startswith("/proc/") and (is_process or name in ("self", "thread-self"))
 
 
-def _bind(
-    text: str, error: type[BadBind | BadMount], source: str, target: str, *, read_only: bool
-) -> Bind:
+def _with_option(text: str, error: type[BadBind | BadMount], bind: Bind, word: str) -> Bind:
+    """The bind with an option of podman's. Raises: BadBind, BadMount: there is none such, or it has the opposite."""
+    if word in ("ro", "rw"):
+        return bind.replace(read_only=word == "ro")
+    if word in _SET:
+        bind = bind.replace(attributes=bind.attributes | {word})
+    elif word in _CLEARED:
+        bind = bind.replace(cleared=bind.cleared | {_CLEARED[word]})
+    elif word.removeprefix("r") in _PROPAGATIONS:
+        return bind.replace(propagation=word.removeprefix("r"))
+    elif word not in _IGNORED:
+        options = ", ".join(("ro", "rw", *_SET, *_CLEARED, *(f"r{one}" for one in _PROPAGATIONS)))
+        raise error(text, f"{word!r} is none of {options}")
+    if both := bind.attributes & bind.cleared:
+        raise error(text, f"it cannot be {min(both)} and {min(both).removeprefix('no')}")
+    return bind
+
+
+def _bind(text: str, error: type[BadBind | BadMount], source: str, target: str) -> Bind:
     if not source:
         raise error(text, "the source is empty")
     if not target.startswith("/"):
@@ -164,4 +198,4 @@ def _bind(
         given, source = source, os.path.realpath(source)
         if os.path.exists(given) and not os.path.exists(source):
             raise error(text, f"{given} has no name that the view could share, as a pipe has none")
-    return Bind(source=source, target=target, read_only=read_only)
+    return Bind(source=source, target=target)

@@ -50,6 +50,13 @@ class BindSourceMissing(Error):
     )
 
 
+class BindOptionsRefused(Error):
+    message = (
+        "-v {0}: exec, suid and dev cannot be given where the host's mount has noexec, nosuid or nodev ({1}); leave "
+        "them out, or run as root"
+    )
+
+
 class BindTargetMismatch(Error):
     message = (
         "-v {0}: is {1} in the view, and what is to be shared there is {2}; name another target"
@@ -124,6 +131,7 @@ WORDING: Final = {
     "LOOPBACK": "raise the loopback interface",
     "ROOT": "make the mount the root",
     "BIND_SOURCE": "share",
+    "BIND_OPTIONS": "share",
     "PROC": "mount procfs",
     "FILE_SYSTEM": "prepare",
     "MOUNTPOINT": "make the mountpoint",
@@ -135,6 +143,8 @@ WORDING: Final = {
     "CAPABILITIES": "drop capabilities",
     "KEYRING": "make a session keyring",
     "NO_NEW_PRIVS": "set no_new_privs",
+    "SCOPE": "keep abstract sockets of others away",
+    "HIDE": "hide",
     "SECCOMP": "install the seccomp filter",
     "LOOKUP": "find the command",
     "EXECUTE": "execute",
@@ -169,7 +179,9 @@ def error_of(name: str, code: int, subject: str) -> Exception:
             return CommandNotExecutable(subject, reason)
         case "DIRECTORY":
             return WorkingDirectoryMissing(subject, reason)
-        case "BIND_SOURCE":
+        case "BIND_OPTIONS" if code == errno.EPERM:
+            return BindOptionsRefused(subject, reason)
+        case "BIND_SOURCE" | "BIND_OPTIONS":
             return BindSourceMissing(subject, reason)
         case "MOUNTPOINT":
             return BindTargetMissing(subject, reason)

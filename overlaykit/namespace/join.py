@@ -116,6 +116,7 @@ def plan_of(
     supervision: Reporting | Alone,
 ) -> Plan:
     """The plan of a command that joins a view. Of `spec`, what the view has already is not used."""
+    spec = spec.replace(network="host" if namespaces.network is None else "private")
     plan = Plan()
     plan.section("plan")
     slots = Inherited(plan)

@@ -63,7 +63,7 @@ FORMS: Final = {
     "loopback": (14, "", "init"),
     "umask": (15, "u", "init"),
     "fresh": (16, "dsuluss", "init"),
-    "clone": (17, "dsuuss", "init"),
+    "clone": (17, "dsuuuuss", "init"),
     "root": (18, "dddd", "init"),
     "attach": (19, "dsu", "init"),
     "symlink": (20, "ss", "init"),
@@ -97,6 +97,8 @@ FORMS: Final = {
     "limit": (48, "uuus", "init command"),
     "group": (49, "u", "command"),
     "user": (50, "uuuu", "command"),
+    "hide": (51, "l", "init"),
+    "scope_sockets": (52, "", "command"),
 }
 """Of each step its code, the types of its arguments, and the sections that may have it, as the program knows them.
 
@@ -226,11 +228,17 @@ class Plan:
         attributes: int = 0,
         flags: int = 0,
         *,
+        cleared: int = 0,
+        propagation: int = 0,
         failure: str = "FILE_SYSTEM",
         subject: str = "",
     ) -> Slot:
-        """Make a detached clone of the mount at `path` and of all mounts below it; `subject` is the path by default."""
-        self.steps.append(("clone", slot, path, attributes, flags, failure, subject or path))
+        """Make a detached clone of the mount at `path` and of all mounts below it; `subject` is the path by default.
+
+        `attributes` are set and `cleared` are cleared, of all of them; `propagation`: MS_SLAVE, MS_SHARED or 0.
+        """
+        arguments = attributes, cleared, propagation, flags
+        self.steps.append(("clone", slot, path, *arguments, failure, subject or path))
         return slot
 
     def root(self, mount: Slot, whole_proc: Slot, whole_sys: Slot, below: Slot) -> None:
@@ -262,6 +270,10 @@ class Plan:
         It belongs to the user `owner`.
         """
         self.steps.append(("pty", owner, int(console)))
+
+    def hide(self, paths: Sequence[str]) -> None:
+        """Cover the paths that exist by empty read-only places."""
+        self.steps.append(("hide", tuple(paths)))
 
     def protect(
         self,
@@ -339,6 +351,10 @@ class Plan:
     def no_new_privs(self) -> None:
         """execve(2) of the command and its descendants grants no privileges (PR_SET_NO_NEW_PRIVS)."""
         self.steps.append(("no_new_privs",))
+
+    def scope_sockets(self) -> None:
+        """Keep the command from abstract sockets of processes outside the view, where the kernel can (Landlock)."""
+        self.steps.append(("scope_sockets",))
 
     def seccomp(self, program: Slot) -> None:
         """Install the seccomp filter in an inherited file, as BPF instructions."""

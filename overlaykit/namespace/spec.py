@@ -81,6 +81,10 @@ class LaunchSpec(Record, kw_only=True):
     confinement: Confinement = Confinement()
     cgroups: Cgroups | None = None
     """The control groups that the view joins; None: it stays in the caller's."""
+    hidden: tuple[str, ...] = ()
+    """Absolute paths in the view that an empty read-only place covers, if they exist."""
+    abstract_sockets: bool = False
+    """Whether the command reaches abstract sockets (unix(7)) of others, with the network "host"."""
 
     def __post_init__(self) -> None:
         if not self.argv:
@@ -99,6 +103,9 @@ class LaunchSpec(Record, kw_only=True):
             raise ValueError(f"hostname: {self.hostname!r} holds a zero byte")
         if self.network not in NETWORKS:
             raise ValueError(f"network: {self.network!r} is none of {', '.join(NETWORKS)}")
+        for path in self.hidden:
+            if not os.path.isabs(path) or "\0" in path:
+                raise ValueError(f"hidden: {path!r} is not an absolute path")
         for descriptor in self.descriptors:
             if descriptor < 0:
                 raise ValueError(f"descriptors: {descriptor} is not a descriptor")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from overlaykit.namespace.accounts import Account
+    from overlaykit.namespace.binds import Bind
     from overlaykit.namespace.confinement import Confinement
     from overlaykit.namespace.environment import Environment
     from overlaykit.namespace.plan import Slot
@@ -74,6 +75,10 @@ _NOSUID: Final = _native.MOUNT_ATTR_NOSUID
 _NODEV: Final = _native.MOUNT_ATTR_NODEV
 _NOEXEC: Final = _native.MOUNT_ATTR_NOEXEC
 _RDONLY: Final = _native.MOUNT_ATTR_RDONLY
+
+_ATTRIBUTES: Final = {"nosuid": _NOSUID, "nodev": _NODEV, "noexec": _NOEXEC}
+_PROPAGATIONS: Final = {"private": 0, "slave": _native.MS_SLAVE, "shared": 1 << 20}
+"""MS_SHARED is missing in `_native` (sys/mount.h); a clone of a private mount is private."""
 
 
 def plan_of(
@@ -113,6 +118,10 @@ def plan_of(
     # Before the cgroup namespace, whose root is the group that the process is in.
     join_cgroups(plan, slots, spec)
     plan.unshare(NAMESPACES)
+    # While its mounts receive what is mounted outside.
+    for bind in spec.binds:
+        if bind.propagation != "private":
+            _clone_bind(plan, bind)
     plan.private_mounts()
     if spec.network != "host":
         plan.hostname(spec.hostname)
@@ -192,24 +201,31 @@ def command(
     if spec.confinement.no_new_privs:
         plan.no_new_privs()
     if _restricts_last(spec, filters):
-        _filter(plan, slots, filters)
+        _filter(plan, slots, spec, filters)
         if spec.account is None:
             plan.restrict_capabilities(_kept(spec))
     if spec.account is not None:
         _become(plan, spec.account, _kept(spec))
     if not _restricts_last(spec, filters):
-        _filter(plan, slots, filters)
+        _filter(plan, slots, spec, filters)
     _execute(plan, spec, caller)
 
 
-def _filter(plan: Plan, slots: Inherited, filters: Sequence[int]) -> None:
+def _filter(plan: Plan, slots: Inherited, spec: LaunchSpec, filters: Sequence[int]) -> None:
+    if _is_scoped(spec):
+        plan.scope_sockets()
     for descriptor in filters:
         plan.seccomp(slots[descriptor])
 
 
 def _restricts_last(spec: LaunchSpec, filters: Sequence[int]) -> bool:
-    """Without no_new_privs, a filter is installed with CAP_SYS_ADMIN (seccomp(2))."""
-    return bool(filters) and not spec.confinement.no_new_privs
+    """Without no_new_privs, confinement takes CAP_SYS_ADMIN (seccomp(2), landlock_restrict_self(2))."""
+    return bool(filters or _is_scoped(spec)) and not spec.confinement.no_new_privs
+
+
+def _is_scoped(spec: LaunchSpec) -> bool:
+    """Whether the command would reach abstract sockets of others, and is not to."""
+    return spec.network == "host" and not spec.abstract_sockets
 
 
 def _kept(spec: LaunchSpec) -> int:
@@ -304,8 +320,8 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
         plan.clone(f"/dev/{name}", path, flags=OPTIONAL_IF_ENOENT)
     plan.fresh("mqueue", "mqueue", kernel, flags=OPTIONAL, subject="/dev/mqueue")
     for bind in spec.binds:
-        attributes = _RDONLY if bind.read_only else 0
-        plan.clone(f"bind {bind.target}", bind.source, attributes, failure="BIND_SOURCE")
+        if bind.propagation == "private":
+            _clone_bind(plan, bind)
     for device in spec.devices:
         plan.clone(f"device {device.target}", device.source, failure="BIND_SOURCE")
     below = plan.fresh("below", "tmpfs", kernel, ("mode", "0500"), failure="ROOT")
@@ -315,7 +331,8 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
     plan.attach(proc, "/proc")
     plan.attach("sys", "/sys")
     plan.attach("cgroup", "/sys/fs/cgroup", IF_TARGET_EXISTS)
-    plan.fresh("dev", "tmpfs", _NOSUID | _NOEXEC, ("mode", "0755"), subject="/dev")
+    # Its devices are mounts: a node that is made beside them opens nothing.
+    plan.fresh("dev", "tmpfs", kernel, ("mode", "0755"), subject="/dev")
     size = () if spec.shm_size is None else ("size", spec.shm_size)
     plan.fresh("shm", "tmpfs", _NOSUID | _NODEV, ("mode", "1777", *size), subject="/dev/shm")  # noqa: S108
     plan.attach("dev", "/dev")
@@ -333,6 +350,8 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
     plan.attach("run", "/run")
     if not host_network:
         plan.hosts(spec.hostname, keep=spec.keep)
+    if spec.hidden:
+        plan.hide(spec.hidden)
     for bind in spec.binds:
         plan.bind(f"bind {bind.target}", bind.target)
     for device in spec.devices:
@@ -348,6 +367,20 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
         plan.bind(slot, tmpfs.target)
     if spec.binds or spec.devices or spec.tmpfs:
         plan.attach_binds()
+
+
+def _clone_bind(plan: Plan, bind: Bind) -> None:
+    attributes, cleared = (
+        sum(_ATTRIBUTES[name] for name in names) for names in (bind.attributes, bind.cleared)
+    )
+    plan.clone(
+        f"bind {bind.target}",
+        bind.source,
+        attributes | _RDONLY * bind.read_only,
+        cleared=cleared,
+        propagation=_PROPAGATIONS[bind.propagation],
+        failure="BIND_OPTIONS" if cleared else "BIND_SOURCE",
+    )
 
 
 def _sysfs(plan: Plan, slot: Slot, attributes: int, *, host_network: bool) -> None:

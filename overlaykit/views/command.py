@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 
 from overlaykit import namespace
+from overlaykit.layers.host import NAME as HOST
 from overlaykit.namespace import environment
+from overlaykit.views import keys, shared_sockets
 from overlaykit.views.spec import require_list
 
 TYPE_CHECKING = False
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from overlaykit.namespace.accounts import Account
+    from overlaykit.namespace.binds import Bind
     from overlaykit.namespace.confinement import Confinement
     from overlaykit.namespace.environment import Environment
     from overlaykit.views.spec import ViewSpec
@@ -37,15 +40,19 @@ def launch_spec(
 ) -> namespace.LaunchSpec:
     """The launch of `argv` in a view. Raises: TypeError or ValueError for what execve(2) cannot take."""
     require_list("argv", argv)
-    variables = os.environ if env is None else env
+    variables = environment.entries(os.environ) if env is None else env
+    if not isinstance(variables, tuple):
+        variables = environment.entries(variables)
+    elif env is None:
+        variables = shared_sockets.without_variables(variables, view.sockets)
     return namespace.LaunchSpec(
         argv=tuple(map(os.fsdecode, argv)),
-        env=variables if isinstance(variables, tuple) else environment.entries(variables),
+        env=variables,
         cwd=environment.current_directory() if cwd is None else cwd,
         cwd_required=cwd is not None,
         hostname=hostname,
         network=view.network,
-        binds=view.binds,
+        binds=(*view.binds, *_sockets(view, variables)),
         ports=view.ports,
         descriptors=tuple(pass_fds),
         umask=umask,
@@ -59,6 +66,8 @@ def launch_spec(
         shm_size=view.shm_size,
         confinement=view.confinement if confinement is None else confinement,
         cgroups=cgroups,
+        hidden=(*view.hidden, *_keys(view)),
+        abstract_sockets=shared_sockets.ABSTRACT in view.sockets,
     )
 
 
@@ -76,3 +85,16 @@ def account_of(
     variables = os.environ if env is None else env
     entries = variables if isinstance(variables, tuple) else environment.entries(variables)
     return account, account.environment(entries, home=identity.home)
+
+
+def _keys(view: ViewSpec) -> list[str]:
+    """The keys of the user's home, where the view is one over the host that does not share them."""
+    return [] if view.share_home or HOST not in view.layers else keys.of_home()
+
+
+def _sockets(view: ViewSpec, env: Environment) -> list[Bind]:
+    if not view.sockets:
+        return []
+    from overlaykit.namespace.binds import Bind
+
+    return [Bind(source=path, target=path) for path in shared_sockets.paths(view.sockets, env)]

@@ -46,6 +46,12 @@ class ViewSpec(Record, kw_only=True):
     confinement: Confinement = Confinement()
     """Of the commands."""
     limits: Limits | None = None
+    hidden: tuple[str, ...] = ()
+    """Absolute paths in the view that an empty read-only place covers, if they exist."""
+    share_home: bool = False
+    """Whether a view over the host shows the keys in the user's home (`keys.KEYS`)."""
+    sockets: tuple[str, ...] = ()
+    """Sockets of the host's services that the view shares: names of `shared_sockets.VARIABLES`."""
 
     def __post_init__(self) -> None:
         if self.upper is not None and self.read_only:
@@ -81,12 +87,21 @@ def describe(
     tmpfs: Sequence[Tmpfs],
     devices: Sequence[Device],
     shm_size: str | None,
+    hidden: Sequence[str],
+    share_home: bool,
+    sockets: Sequence[str],
 ) -> ViewSpec:
     """The spec of what a caller of `View` names: texts are parsed, a relative upper is made absolute.
 
     Raises: TypeError, ValueError, Error.
     """
-    for what, given in {"layers": layers, "binds": binds, "ports": ports}.items():
+    for what, given in {
+        "layers": layers,
+        "binds": binds,
+        "ports": ports,
+        "hidden": hidden,
+        "sockets": sockets,
+    }.items():
         require_list(what, given)
     return ViewSpec(
         layers=tuple(layers),
@@ -106,4 +121,7 @@ def describe(
         tmpfs=tuple(tmpfs),
         devices=tuple(devices),
         shm_size=shm_size,
+        hidden=tuple(map(os.path.abspath, hidden)),
+        share_home=share_home,
+        sockets=tuple(sockets),
     )

@@ -100,6 +100,9 @@ class View:
         driver: str | None = None,
         confinement: Confinement = _CONFINED,
         limits: Limits | None = None,
+        hidden: Sequence[str] = (),
+        share_home: bool = False,
+        sockets: Sequence[str] = (),
         store: Store | None = None,
         tmpfs: Sequence[Tmpfs] = (),
         devices: Sequence[Device] = (),
@@ -111,7 +114,9 @@ class View:
         go to the directory `upper`; without one they are dropped at the end, or refused with EROFS if `read_only`.
         `binds` and `ports` are as for `-v` and `-p`, also as texts. `driver` merges the layers: `fuse`, `kernel` or
         `auto` (see `drivers`; None: what OVERLAYKIT_DRIVER or a configuration file says). `confinement` is that of each
-        of its commands, `limits` are those of all of them together. Raises: TypeError, ValueError, Error.
+        of its commands, `limits` are those of all of them together. `hidden` paths and, over the host, keys in the
+        user's home are empty and read-only, unless `share_home`. `sockets` of the host's services are shared, as for
+        `--socket`. Raises: TypeError, ValueError, Error.
         """
         self.spec = describe(
             layers,
@@ -127,6 +132,9 @@ class View:
             tmpfs=tmpfs,
             devices=devices,
             shm_size=shm_size,
+            hidden=hidden,
+            share_home=share_home,
+            sockets=sockets,
         )
         self.name = name or ""
         self.processes: Processes | None = None

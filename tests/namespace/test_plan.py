@@ -187,7 +187,7 @@ def test_a_view_in_the_hosts_network_keeps_its_name_and_may_clone_its_sysfs() ->
     assert not {"hostname", "loopback", "hosts"}.intersection(names(steps))
     assert [step for step in steps if step[1:2] == ("sys",)] == [
         ("fresh", "sys", "sysfs", 15, (), 4, "FILE_SYSTEM", "/sys"),
-        ("clone", "sys", "/sys", _native.MOUNT_ATTR_RDONLY, 2, "FILE_SYSTEM", "/sys"),
+        ("clone", "sys", "/sys", _native.MOUNT_ATTR_RDONLY, 0, 0, 2, "FILE_SYSTEM", "/sys"),
         ("attach", "sys", "/sys", 0),
     ]
     (protect,) = only(steps, "protect")
@@ -206,7 +206,7 @@ def test_terminals_belong_to_the_usual_group_where_it_is_mapped() -> None:
 def test_a_console_is_there_where_standard_input_is_a_terminal() -> None:
     assert "/dev/console" not in str(plan().steps)
     steps = section(plan(caller=CALLER.replace(console="/dev/pts/3")), "init")
-    assert ("clone", "/dev/console", "/dev/pts/3", 0, 8, "FILE_SYSTEM", "/dev/pts/3") in steps
+    assert ("clone", "/dev/console", "/dev/pts/3", 0, 0, 0, 8, "FILE_SYSTEM", "/dev/pts/3") in steps
     assert ("attach", "/dev/console", "/dev/console", 0) in steps
 
 
@@ -217,8 +217,8 @@ def test_shared_paths_are_attached_after_all_else() -> None:
     )
     steps = section(plan(binds=binds), "init")
     assert [step for step in steps if step[0] == "clone" and str(step[1]).startswith("bind")] == [
-        ("clone", "bind /mnt/data", "/data", 1, 0, "BIND_SOURCE", "/data"),
-        ("clone", "bind /mnt", "/etc", 0, 0, "BIND_SOURCE", "/etc"),
+        ("clone", "bind /mnt/data", "/data", 1, 0, 0, 0, "BIND_SOURCE", "/data"),
+        ("clone", "bind /mnt", "/etc", 0, 0, 0, 0, "BIND_SOURCE", "/etc"),
     ]
     assert steps[names(steps).index("hosts") + 1 :][:4] == [
         ("bind", "bind /mnt/data", "/mnt/data"),
@@ -352,6 +352,56 @@ def test_an_unconfined_command_has_nothing_covered_and_no_filter() -> None:
     assert "restrict_capabilities" in names(section(made, "init"))
 
 
+def test_a_bind_has_the_options_of_its_mounts() -> None:
+    bind = Bind(
+        source="/a",
+        target="/b",
+        read_only=True,
+        attributes=frozenset({"nosuid"}),
+        cleared=frozenset({"noexec", "nodev"}),
+    )
+    assert (
+        "clone",
+        "bind /b",
+        "/a",
+        _native.MOUNT_ATTR_RDONLY | _native.MOUNT_ATTR_NOSUID,
+        _native.MOUNT_ATTR_NOEXEC | _native.MOUNT_ATTR_NODEV,
+        0,
+        0,
+        "BIND_OPTIONS",
+        "/a",
+    ) in section(plan(binds=(bind,)), "init")
+
+
+def test_a_bind_that_receives_mounts_is_cloned_while_the_hosts_still_pass_them_on() -> None:
+    binds = tuple(
+        Bind(source="/a", target=f"/{kind}", propagation=kind)
+        for kind in ("private", "slave", "shared")
+    )
+    steps = section(plan(binds=binds), "init")
+    cloned = {step[1]: at for at, step in enumerate(steps) if step[0] == "clone"}
+    private = names(steps).index("private_mounts")
+    assert cloned["bind /slave"] < private < cloned["bind /private"]
+    assert [steps[cloned[f"bind /{kind}"]][5] for kind in ("slave", "shared")] == [1 << 19, 1 << 20]
+
+
+def test_hidden_paths_are_covered_before_others_are_shared_at_them() -> None:
+    steps = section(plan(hidden=("/keys",), binds=(Bind(source="/a", target="/keys"),)), "init")
+    assert ("hide", ("/keys",)) in steps
+    assert names(steps).index("hide") < names(steps).index("attach_binds")
+
+
+@pytest.mark.parametrize(
+    ("network", "shared", "scoped"),
+    [("host", False, True), ("host", True, False), ("private", False, False)],
+)
+def test_abstract_sockets_of_the_hosts_network_are_out_of_reach(
+    network: str, shared: bool, scoped: bool
+) -> None:
+    made = plan(network=network, abstract_sockets=shared)
+    assert ("scope_sockets" in names(section(made, "command"))) == scoped
+
+
 def test_steps_stand_in_sections_that_may_have_them() -> None:
     steps: list[Step] = []
     alone = Alone(
@@ -368,6 +418,7 @@ def test_steps_stand_in_sections_that_may_have_them() -> None:
     steps += plan(
         user_namespace=11,
         listeners={30: 80},
+        hidden=("/c",),
         binds=(Bind(source="/a", target="/b"),),
         descriptors=(5,),
         redirected={1: 7},
@@ -383,6 +434,7 @@ def test_steps_stand_in_sections_that_may_have_them() -> None:
         ulimits=(Ulimit(name="nofile", soft=10, hard=10),),
         supervision=alone,
     ).steps
+    steps += plan(network="host", supervision=alone).steps
     current = "plan"
     for name, *arguments in steps:
         if name == "section":
@@ -536,6 +588,7 @@ OPEN = st.sampled_from(range(3, 20))
 """Descriptors of the program's own; the test opens them."""
 
 
+ATTRIBUTES = st.frozensets(st.sampled_from(["noexec", "nosuid", "nodev"]))
 CONFINEMENTS = st.builds(
     Confinement,
     capabilities=st.frozensets(st.integers(0, 40)),
@@ -569,7 +622,14 @@ def plans(draw: st.DrawFn) -> Plan:
         cwd_required=draw(st.booleans()),
         network=draw(st.sampled_from(("private", "host", "none"))),
         binds=tuple(
-            Bind(source=draw(PATHS), target=target, read_only=draw(st.booleans()))
+            Bind(
+                source=draw(PATHS),
+                target=target,
+                read_only=draw(st.booleans()),
+                attributes=draw(ATTRIBUTES),
+                cleared=draw(ATTRIBUTES),
+                propagation=draw(st.sampled_from(["private", "slave", "shared"])),
+            )
             for target in targets
         ),
         descriptors=tuple(draw(st.lists(OPEN, max_size=4))),
@@ -593,6 +653,7 @@ def plans(draw: st.DrawFn) -> Plan:
             st.just(alone) | st.just(Reporting(parent=24, status_write=25, reap_read=26))
         ),
         mount=27,
+        hidden=tuple(draw(st.lists(PATHS, max_size=2))),
         filters=draw(st.sampled_from([(), (28,), (28, 29)])),
         confinement=draw(CONFINEMENTS),
     )

@@ -29,6 +29,19 @@ EMPTY = "''"
         ("/a:/b", Bind(source="/a", target="/b")),
         ("/a:/b:ro", Bind(source="/a", target="/b", read_only=True)),
         ("/a/:/b//c/../d/:rw", Bind(source="/a", target="/b/d")),
+        ("/a:/b:z,rw", Bind(source="/a", target="/b")),
+        (
+            "/a:/b:ro,noexec,nosuid,dev",
+            Bind(
+                source="/a",
+                target="/b",
+                read_only=True,
+                attributes=frozenset({"noexec", "nosuid"}),
+                cleared=frozenset({"nodev"}),
+            ),
+        ),
+        ("/a:/b:rslave", Bind(source="/a", target="/b", propagation="slave")),
+        ("/a:/b:shared", Bind(source="/a", target="/b", propagation="shared")),
         ("a:/b", Bind(source=os.path.join(os.getcwd(), "a"), target="/b")),
     ],
 )
@@ -36,7 +49,21 @@ def test_a_bind_is_read_as_it_is_written(text: str, bind: Bind) -> None:
     assert parse_bind(text) == bind
 
 
-@pytest.mark.parametrize("text", ["", "/a", ":/b", "/a:b", "/a:", "/a:/b:rx", "/a:/b:ro:z", "/a:/"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "/a",
+        ":/b",
+        "/a:b",
+        "/a:",
+        "/a:/b:rx",
+        "/a:/b:ro:z",
+        "/a:/",
+        "/a:/b:exec,noexec",
+        "/a:/b:rw,ro",
+    ],
+)
 def test_a_wrong_bind_is_one_line_that_shows_the_form(text: str) -> None:
     with pytest.raises(BadBind) as caught:
         parse_bind(text)
@@ -54,6 +81,10 @@ def test_a_wrong_bind_is_one_line_that_shows_the_form(text: str) -> None:
         ("type=bind,src=/a,destination=/b,ro=false", Bind(source="/a", target="/b")),
         ("type=bind,src=/a,dst=/b,rw", Bind(source="/a", target="/b")),
         ('type=bind,"src=/a,""b""",dst=/c:d', Bind(source='/a,"b"', target="/c:d")),
+        (
+            "type=bind,src=/a,dst=/b,noexec,bind-propagation=rslave",
+            Bind(source="/a", target="/b", attributes=frozenset({"noexec"}), propagation="slave"),
+        ),
         ("type=bind,src=/a=b,dst=/c,bind-propagation=rprivate", Bind(source="/a=b", target="/c")),
     ],
 )
@@ -70,7 +101,7 @@ def test_a_mount_is_read_as_it_is_written(text: str, bind: Bind) -> None:
         ("src=/a,dst=/b", "type is missing"),
         ("type=tmpfs,dst=/b", "'type=tmpfs'"),
         ("type=bind,src=/a,dst=/b,ro=maybe", "'ro=maybe'"),
-        ("type=bind,src=/a,dst=/b,bind-propagation=shared", "'bind-propagation=shared'"),
+        ("type=bind,src=/a,dst=/b,bind-propagation=up", "'bind-propagation=up'"),
         ("type=bind,src=/a,dst=/b,relabel=shared", "'relabel=shared'"),
         ('type=bind,"src=/a,dst=/b', "quotes"),
         ("type=bind,src=/a,dst=b", "'b' is not absolute"),

@@ -105,23 +105,23 @@ FAILURES: Final[dict[str, tuple[Step, ...]]] = {
     f"DIRECTORY|{errno.ENOENT}|/none": (("chdir", "/none", 1),),
     f"FILE_SYSTEM|{errno.EEXIST}|/etc": (("symlink", "x", "/etc"),),
     f"PROC|{errno.ENODEV}|/p": (("fresh", 0, "nofs", 0, (), 4, "PROC", "/p"),),
-    f"BIND_SOURCE|{errno.ENOENT}|/s": (("clone", 0, "/none", 0, 4, "BIND_SOURCE", "/s"),),
+    f"BIND_SOURCE|{errno.ENOENT}|/s": (("clone", 0, "/none", 0, 0, 0, 4, "BIND_SOURCE", "/s"),),
     f"MISMATCH|{errno.ENOTDIR}|/etc/passwd": (
-        ("clone", 0, "/etc", 0, 0, "BIND_SOURCE", ""),
+        ("clone", 0, "/etc", 0, 0, 0, 0, "BIND_SOURCE", ""),
         ("attach", 0, "/etc/passwd", 0),
     ),
     f"MISMATCH|{errno.EISDIR}|/etc": (
-        ("clone", 0, "/etc/passwd", 0, 0, "BIND_SOURCE", ""),
+        ("clone", 0, "/etc/passwd", 0, 0, 0, 0, "BIND_SOURCE", ""),
         ("bind", 0, "/etc"),
         ("attach_binds",),
     ),
     f"MOUNTPOINT|{errno.ENOTDIR}|/etc/passwd/x": (
-        ("clone", 0, "/etc/passwd", 0, 0, "BIND_SOURCE", ""),
+        ("clone", 0, "/etc/passwd", 0, 0, 0, 0, "BIND_SOURCE", ""),
         ("attach", 0, "/etc/passwd/x", 0),
     ),
     f"TWICE|{errno.EBUSY}|/etc/.\n/etc//": (
-        ("clone", 0, "/etc", 0, 0, "BIND_SOURCE", ""),
-        ("clone", 1, "/usr", 0, 0, "BIND_SOURCE", ""),
+        ("clone", 0, "/etc", 0, 0, 0, 0, "BIND_SOURCE", ""),
+        ("clone", 1, "/usr", 0, 0, 0, 0, "BIND_SOURCE", ""),
         ("bind", 0, "/etc/."),
         ("bind", 1, "/etc//"),
         ("attach_binds",),
@@ -138,11 +138,11 @@ def test_an_optional_step_may_fail() -> None:
     steps: tuple[Step, ...] = (
         ("fresh", 0, "nofs", 0, (), 1, "PROC", ""),
         ("attach", 0, "/none/at/all", 0),
-        ("clone", 1, "/none", 0, 8, "PROC", ""),
+        ("clone", 1, "/none", 0, 0, 0, 8, "PROC", ""),
         ("bind", 1, "/none"),
         ("attach_binds",),
-        ("clone", 2, "/none", 0, 1, "PROC", ""),
-        ("clone", 2, "/etc", 0, 2, "PROC", ""),
+        ("clone", 2, "/none", 0, 0, 0, 1, "PROC", ""),
+        ("clone", 2, "/etc", 0, 0, 0, 2, "PROC", ""),
         ("attach", 2, "/none", 1),
         ("chdir", "/none", 0),
     )
@@ -153,7 +153,7 @@ def test_an_optional_step_may_fail() -> None:
 def test_an_alternative_is_left_out_where_it_is_not_needed() -> None:
     steps: tuple[Step, ...] = (
         ("fresh", 0, "tmpfs", 0, ("mode", "0755"), 1, "PROC", ""),
-        ("clone", 0, "/none", 0, 2, "PROC", ""),
+        ("clone", 0, "/none", 0, 0, 0, 2, "PROC", ""),
         ("attach", 0, "/mnt", 0),
     )
     assert failing(*steps) == (0, "", "")

@@ -61,7 +61,7 @@ def effects(tmp_path: os.PathLike[str]) -> Iterator[Effects]:
         init=[
             ("symlink", "target", marker),
             ("fresh", 2, "tmpfs", 0, ("mode", "0700"), 1, "FILE_SYSTEM", "/x"),
-            ("clone", 2, "/dev/null", 0, 2, "FILE_SYSTEM", "/x"),
+            ("clone", 2, "/dev/null", 0, 0, 0, 2, "FILE_SYSTEM", "/x"),
             ("attach", 2, os.fspath(tmp_path), 1),
             ("protect", ("/proc/a",), ("/proc/b",), (), 1),
         ],
@@ -168,13 +168,19 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
     "record 4: clone: there are no such attributes": (
         *HEAD,
         ("section", INIT),
-        ("clone", 3, "/", 1 << 32, 0, "FILE_SYSTEM", "/"),
+        ("clone", 3, "/", 1 << 32, 0, 0, 0, "FILE_SYSTEM", "/"),
     ),
     "record 4: clone: the name of the failure is none": (
         *HEAD,
         ("section", INIT),
-        ("clone", 3, "/", 0, 0, "A" * 33, "/"),
+        ("clone", 3, "/", 0, 0, 0, 0, "A" * 33, "/"),
     ),
+    "record 4: clone: there is no such propagation": (
+        *HEAD,
+        ("section", INIT),
+        ("clone", 3, "/", 0, 0, 3, 0, "FILE_SYSTEM", "/"),
+    ),
+    "record 4: hide: a path is not absolute": (*HEAD, ("section", INIT), ("hide", ("a",))),
     "record 6: attach: the slot is not filled": (
         *HEAD,
         ("section", INIT),
@@ -466,9 +472,10 @@ STEPS: Final = st.one_of(
     st.tuples(st.just("fresh"), SLOTS, st.sampled_from(["tmpfs", "proc", "nofs"]), st.just(0))
     .map(lambda head: (*head, ("mode", "0700"), 1, "FILE_SYSTEM", "/x"))
     .flatmap(lambda step: st.tuples(*map(st.just, step[:7]), PATHS)),
-    st.tuples(st.just("clone"), SLOTS, PATHS, st.sampled_from([0, 1]), st.just(0)).map(
-        lambda head: (*head, "BIND_SOURCE", head[2])
+    st.tuples(st.just("clone"), SLOTS, PATHS, st.sampled_from([0, 1]), st.sampled_from([0, 8])).map(
+        lambda head: (*head, 0, 0, "BIND_SOURCE", head[2])
     ),
+    st.tuples(st.just("hide"), st.tuples(PATHS)),
     st.tuples(st.just("attach"), SLOTS, PATHS, st.integers(0, 1)),
     st.tuples(st.just("bind"), SLOTS, PATHS),
     st.tuples(st.just("symlink"), PATHS, PATHS),

@@ -152,8 +152,8 @@ def test_paths_are_masked_and_unmasked_by_name(user: TestUser) -> None:
 
 def test_a_view_without_a_host_name_of_its_own_nests(user: TestUser) -> None:
     """The filter refuses sethostname(2) to a view in a view: it keeps the outer's name."""
-    inner = (command(), "run", "--name", "inner", "--", "hostname")
-    assert user.succeeds("run", "--name", "outer", "--", *inner) == "outer\n"
+    inner = (command(), "run", "--rm", "--name", "inner", "--", "hostname")
+    assert user.succeeds("run", "--rm", "--name", "outer", "--", *inner) == "outer\n"
 
 
 def test_each_command_of_a_view_may_have_a_confinement_of_its_own(user: TestUser) -> None:
