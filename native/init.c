@@ -17,6 +17,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { ALL_OTHERS = -1 }; /* kill(2): init itself is PID 1 */
+
 /* ---- steps ---------------------------------------------------------------------------------- */
 
 /* Bring up the loopback interface of this network namespace; the kernel assigns its addresses. */
@@ -166,9 +168,10 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
 
 /* ---- after the steps ------------------------------------------------------------------------ */
 
-/* Reap children and orphans until the command ends; its status. */
+/* Reap children and orphans until the command ends; its status. `with_grace`: SIGTERM is for every
+ * process of the view. */
 static int
-reap_until(pid_t command)
+reap_until(pid_t command, bool with_grace)
 {
     sigset_t watched = forwarded_signals();
     sigaddset(&watched, SIGCHLD);
@@ -179,7 +182,7 @@ reap_until(pid_t command)
          * signal from one of them to the group has reached the command already, and so has one of
          * the terminal (si_code SI_KERNEL, sigaction(2)). */
         if (number > 0 && number != SIGCHLD && info.si_code <= 0 && info.si_pid == 0)
-            (void)kill(command, number);
+            (void)kill(with_grace && number == SIGTERM ? ALL_OTHERS : command, number);
         if (number != SIGCHLD)
             continue;
         int ended;
@@ -222,7 +225,7 @@ init_run(struct plan *plan, struct init_descriptors *descriptors)
     struct covered_hosts hosts = {.cover = -1, .below = -1};
     struct cursor cursor = plan->sections[SECTION_INIT];
     struct record record;
-    bool keep = false;
+    bool keep = false, with_grace = plan_find(plan, SECTION_PLAN, STEP_GRACE, &record);
     end_with(descriptors->monitor);
     while (plan_next(&cursor, &record)) {
         if (carry_out(plan, &record, &hosts) < 0)
@@ -257,7 +260,7 @@ init_run(struct plan *plan, struct init_descriptors *descriptors)
     /* Before the gate opens. */
     close(descriptors->status);
     shrink(plan, &hosts, keep);
-    int status = reap_until(command);
+    int status = reap_until(command, with_grace);
     if (keep)
         hosts_write_back(&hosts);
     _exit(status);

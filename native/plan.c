@@ -100,6 +100,8 @@ static const struct form forms[STEPS] = {
     [STEP_LIMIT] = {"limit", "uuus", IN_INIT | IN_COMMAND, MANY},
     [STEP_GROUP] = {"group", "u", IN_COMMAND, MANY},
     [STEP_USER] = {"user", "uuuu", IN_COMMAND, ONCE},
+    [STEP_GRACE] = {"grace", "u", IN_PLAN, ONCE},
+    [STEP_JSON_STATUS] = {"json_status", "d", IN_PLAN, ONCE},
 };
 
 static const char *const section_names[SECTIONS] = {"plan", "monitor", "init", "command", "end"};
@@ -490,6 +492,8 @@ check_values(struct check *check, const struct record *record)
         if (number >= RLIM_NLIMITS)
             return "there is no such limit";
         return argument[1].number <= argument[2].number ? NULL : "it is above the hard limit";
+    case STEP_GRACE:
+        return number <= INT_MAX ? NULL : "it is too long";
     case STEP_GROUP:
         if (check->seen[STEP_GROUP] > NGROUPS_MAX)
             return "there are too many groups";

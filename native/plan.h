@@ -93,6 +93,8 @@ enum step {
     STEP_USER,
     STEP_HIDE,
     STEP_SCOPE_SOCKETS,
+    STEP_GRACE,
+    STEP_JSON_STATUS,
     STEPS,
 };
 

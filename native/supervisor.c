@@ -64,8 +64,10 @@ static struct {
     int deadly;    /* the signal of the caller's PR_SET_PDEATHSIG, 0 if none */
     pid_t caller;
     bool view_ended, parent_ended, aborted, executed, resumed, awaiting;
-    bool undelivered; /* the rest of the view's output is given up */
-    bool may_reap;    /* the parent has a pidfd of init */
+    bool undelivered;        /* the rest of the view's output is given up */
+    bool may_reap;           /* the parent has a pidfd of init */
+    int json;                /* where child-pid and exit-code are written; -1 for nowhere */
+    int64_t grace, deadline; /* milliseconds from SIGTERM to SIGKILL, -1 for ever; when that is */
     int announce; /* the write end of a pipe that tells that the command runs; -1 if none does */
     struct ports *ports;
     struct logs *logs;
@@ -74,6 +76,9 @@ static struct {
              .status = -1,
              .offer = -1,
              .announce = -1,
+             .json = -1,
+             .grace = -1,
+             .deadline = -1,
              .namespaces = {-1, -1, -1, -1},
              .view = -1,
              .terminal = -1};
@@ -196,6 +201,8 @@ take_signal(const struct signalfd_siginfo *info)
     } else if (monitor.executed && !monitor.awaiting) {
         if (is_to_forward(info))
             signal_view(number);
+        if (number == SIGTERM && monitor.grace >= 0 && monitor.deadline < 0)
+            monitor.deadline = now_milliseconds() + monitor.grace;
     } else if (number != SIGCONT && number != SIGWINCH && (monitor.awaiting || !has_failed())) {
         monitor.interrupt = number;
         signal_view(SIGKILL);
@@ -270,16 +277,30 @@ handle_events(int timeout)
         ports_collect(monitor.ports);
     }
     terminal_expire();
+    if (monitor.deadline >= 0 && now_milliseconds() >= monitor.deadline) {
+        monitor.grace = monitor.deadline = -1;
+        signal_view(SIGKILL);
+    }
+}
+
+/* The smaller of two timeouts, of which -1 is none. */
+static int
+sooner(int one, int other)
+{
+    if (one < 0 || other < 0)
+        return one < 0 ? other : one;
+    return one < other ? one : other;
 }
 
 /* Milliseconds until an event that is none of a descriptor, -1 for none. */
 static int
 timeout_of_events(void)
 {
-    int ports = monitor.ports ? ports_timeout(monitor.ports) : -1, terminal = terminal_timeout();
-    if (ports < 0 || terminal < 0)
-        return ports < 0 ? terminal : ports;
-    return ports < terminal ? ports : terminal;
+    int ports = monitor.ports ? ports_timeout(monitor.ports) : -1;
+    int64_t left = monitor.deadline < 0 ? -1 : monitor.deadline - now_milliseconds();
+    if (left < -1)
+        left = 0;
+    return sooner(sooner(ports, terminal_timeout()), (int)left);
 }
 
 /* ---- descriptors ---------------------------------------------------------------------------- */
@@ -296,6 +317,7 @@ kept_slots(const struct record *record, const struct argument **first)
     case STEP_HOLD:
     case STEP_PUBLISH:
     case STEP_ANNOUNCE:
+    case STEP_JSON_STATUS:
     case STEP_AWAIT:
     case STEP_REMOVE:
     case STEP_REMOVE_IF_EMPTY:
@@ -528,6 +550,14 @@ report_view(int status, pid_t view)
     (void)written;
 }
 
+/* As bubblewrap's --json-status-fd. */
+static void
+write_json(const char *key, int value)
+{
+    if (monitor.json >= 0)
+        (void)dprintf(monitor.json, "{\"%s\": %d}\n", key, value);
+}
+
 static int
 fork_init(void)
 {
@@ -560,6 +590,7 @@ fork_init(void)
     }
     if (!monitor.alone)
         report_view(descriptors.status, child);
+    write_json("child-pid", child);
     if (descriptors.offer >= 0)
         close(descriptors.offer);
     /* Before the gate. */
@@ -854,6 +885,10 @@ run(void)
     monitor.alone = plan_find(&plan, SECTION_PLAN, STEP_FRONT, &record);
     monitor.may_reap = monitor.alone;
     monitor.with_terminal = plan_find(&plan, SECTION_PLAN, STEP_TERMINAL, &record);
+    if (plan_find(&plan, SECTION_PLAN, STEP_GRACE, &record))
+        monitor.grace = (int64_t)record.arguments[0].number;
+    if (plan_find(&plan, SECTION_PLAN, STEP_JSON_STATUS, &record))
+        monitor.json = slot_descriptor(&plan, &record.arguments[0]);
     if (plan_find(&plan, SECTION_PLAN, STEP_ANNOUNCE, &record))
         monitor.announce = slot_descriptor(&plan, &record.arguments[0]);
     if (plan_find(&plan, SECTION_COMMAND, STEP_IGNORED, &record))
@@ -895,6 +930,8 @@ run(void)
     while (monitor.status >= 0)
         read_status();
     carry_out_end();
+    if (monitor.executed)
+        write_json("exit-code", monitor.code);
     if (monitor.alone)
         finish_alone();
     _exit(monitor.code);

@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import os
+
 from overlaykit import namespace
 from overlaykit.cli.options import Usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, TypeAlias
 
     from overlaykit.cli.options import Options
@@ -24,6 +27,11 @@ if TYPE_CHECKING:
 
 _TERM = "xterm"
 """Of a terminal whose kind is unknown, as with podman."""
+
+
+_ARGS = "--args"
+_LONGEST_GRACE = 1_000_000
+"""Seconds."""
 
 
 def declare_root(command: Options) -> None:
@@ -429,6 +437,69 @@ def identity(args: Values) -> Part:
     return found
 
 
+def declare_process(command: Options) -> None:
+    """How the command is started and how it ends."""
+    command.add_argument(
+        "--entrypoint",
+        metavar="COMMAND",
+        help="run COMMAND; the words that follow the options are its arguments",
+    )
+    command.add_argument(
+        "--stop-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="SIGTERM goes to all processes of the view, and those that are left after the time are killed (default:"
+        " it goes to the command alone, as any signal)",
+    )
+    command.add_argument(
+        "--new-session",
+        action="store_true",
+        help="leave the caller's session, so that the command has no terminal to push input into",
+    )
+    command.add_argument(
+        "--json-status-fd",
+        type=int,
+        metavar="FD",
+        help="write lines of JSON to FD: child-pid at the start, exit-code at the end",
+    )
+    command.add_argument(
+        _ARGS,
+        dest="args_from",
+        type=int,
+        metavar="FD",
+        help="read more options from FD, each ended by a NUL",
+    )
+
+
+def process(command: str, args: Values) -> Part:
+    """Some of the keyword arguments of `View.execute`. Raises: Usage, NotOpen."""
+    grace = args.stop_timeout
+    if grace is not None and not 0 <= grace <= _LONGEST_GRACE:
+        raise Usage(command, f"--stop-timeout {grace:g}: give 0 to {_LONGEST_GRACE} seconds")
+    if args.json_status_fd is not None:
+        _require_open("--json-status-fd", args.json_status_fd)
+    return {
+        "new_session": args.new_session,
+        "grace": None if grace is None else int(grace * 1000),
+        "json_status": args.json_status_fd,
+    }
+
+
+def more_arguments(arguments: Sequence[str], descriptor: int) -> list[str]:
+    """The arguments with those of a descriptor in place of the first --args. Raises: NotOpen, OSError."""
+    _require_open(_ARGS, descriptor)
+    with open(descriptor, "rb") as file:
+        more = [os.fsdecode(one) for one in file.read().removesuffix(b"\0").split(b"\0")]
+    at = next(at for at, one in enumerate(arguments) if one.partition("=")[0] == _ARGS)
+    words = 1 if "=" in arguments[at] else 2
+    return [*arguments[:at], *more, *arguments[at + words :]]
+
+
+def _require_open(option: str, descriptor: int) -> None:
+    if descriptor not in namespace.descriptors.inherited():
+        raise namespace.NotOpen(option, descriptor)
+
+
 def declare_descriptors(command: Options) -> None:
     """The descriptors that the command inherits."""
     command.add_argument(
@@ -450,5 +521,6 @@ def declare_descriptors(command: Options) -> None:
 
 def descriptors(args: Values, inherited: frozenset[int]) -> frozenset[int]:
     """Those of `inherited` that the command gets. Raises: Error."""
+    inherited -= {args.json_status_fd} if "json_status_fd" in vars(args) else set()
     named = namespace.descriptors.named(args.preserve_fds, args.preserve_fd, inherited)
     return frozenset(named | namespace.descriptors.passed_by_default(inherited))

@@ -41,6 +41,11 @@ def main(arguments: list[str]) -> int:
 
     inherited = descriptors.inherited()  # before any other is opened
     args, command = parse(arguments)
+    while args.args_from is not None:
+        with signals.held():
+            arguments = launch_options.more_arguments(arguments, args.args_from)
+        inherited -= {args.args_from}
+        args, command = parse(arguments)
     with signals.held():
         passed = launch_options.descriptors(args, inherited)
         env = launch_options.environment("run", args)
@@ -59,6 +64,8 @@ def parse(arguments: list[str]) -> tuple[Any, list[str]]:
     """The values of the options, and the command. Raises: Usage."""
     args = options().parse(arguments)
     command: list[str] = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if args.entrypoint is not None:
+        command = [args.entrypoint, *command]
     if not command:
         raise Usage("run", "no command given")
     return args, command
@@ -78,7 +85,7 @@ def launch(
         from overlaykit.views import View
 
         parts = [*(part(args) for part in _PARTS), own]
-        identity = launch_options.identity(args)
+        identity = launch_options.identity(args) | launch_options.process("run", args)
 
     with (
         signals.unwound(),
@@ -133,6 +140,7 @@ def options() -> Options:
     launch_options.declare_environment(command)
     launch_options.declare_identity(command)
     launch_options.declare_terminal(command)
+    launch_options.declare_process(command)
     launch_options.declare_descriptors(command)
     command.add_argument("command", nargs=REMAINDER, metavar="COMMAND", help=SUPPRESS)
     return command

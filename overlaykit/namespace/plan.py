@@ -99,6 +99,8 @@ FORMS: Final = {
     "user": (50, "uuuu", "command"),
     "hide": (51, "l", "init"),
     "scope_sockets": (52, "", "command"),
+    "grace": (53, "u", "plan"),
+    "json_status": (54, "d", "plan"),
 }
 """Of each step its code, the types of its arguments, and the sections that may have it, as the program knows them.
 
@@ -151,6 +153,14 @@ class Plan:
     def hold(self, slot: Slot) -> None:
         """Keep a descriptor open until the end."""
         self.steps.append(("hold", slot))
+
+    def grace(self, milliseconds: int) -> None:
+        """SIGTERM is for every process of the view; what is left after the time is killed."""
+        self.steps.append(("grace", milliseconds))
+
+    def json_status(self, slot: Slot) -> None:
+        """Write lines of JSON into a descriptor: child-pid, init's process id; at the end exit-code."""
+        self.steps.append(("json_status", slot))
 
     def terminal(self, *, interactive: bool) -> None:
         """Relay between the caller's streams and the view's terminal; without `interactive`, its output alone."""

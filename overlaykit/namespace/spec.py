@@ -67,6 +67,12 @@ class LaunchSpec(Record, kw_only=True):
     account: Account | None = None
     """The user of the command; None: root of the view."""
     ulimits: tuple[Ulimit, ...] = ()
+    new_session: bool = False
+    """Whether the command leaves the caller's session, and with it the caller's terminal."""
+    grace: int | None = None
+    """Milliseconds from SIGTERM, which is then for every process, to SIGKILL; None: SIGTERM is as any other signal."""
+    json_status: int | None = None
+    """A descriptor into which the supervisor writes what bubblewrap writes with --json-status-fd."""
     ports: tuple[Port, ...] = ()
     descriptors: tuple[int, ...] = ()
     """Open descriptors that the command inherits under the same numbers, beside the standard ones."""

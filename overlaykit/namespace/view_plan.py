@@ -164,6 +164,11 @@ def supervise(
         _report(plan, slots, supervision)
     if spec.terminal is not None:
         plan.terminal(interactive=spec.terminal.interactive)
+    if spec.grace is not None:
+        plan.grace(spec.grace)
+    if spec.json_status is not None:
+        slots.add("json", spec.json_status)
+        plan.json_status(slots[spec.json_status])
 
 
 def restrict(plan: Plan, spec: LaunchSpec, filters: Sequence[int]) -> None:
@@ -185,6 +190,8 @@ def command(
     plan.ignored(caller.ignored)
     if spec.terminal is not None:
         plan.session(with_pty=True)
+    elif spec.new_session:
+        plan.session(with_pty=False)
     for number, source in spec.redirected.items():
         plan.standard(number, slots[source])
     closed = caller.closed - spec.redirected.keys()

@@ -37,6 +37,9 @@ def launch_spec(
     cgroups: namespace.Cgroups | None = None,
     account: Account | None = None,
     ulimits: tuple[namespace.Ulimit, ...] = (),
+    new_session: bool = False,
+    grace: int | None = None,
+    json_status: int | None = None,
 ) -> namespace.LaunchSpec:
     """The launch of `argv` in a view. Raises: TypeError or ValueError for what execve(2) cannot take."""
     require_list("argv", argv)
@@ -61,6 +64,9 @@ def launch_spec(
         terminal=terminal,
         account=account,
         ulimits=ulimits,
+        new_session=new_session,
+        grace=grace,
+        json_status=json_status,
         tmpfs=view.tmpfs,
         devices=view.devices,
         shm_size=view.shm_size,

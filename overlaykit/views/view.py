@@ -355,11 +355,15 @@ class View:
         confinement: Confinement | None = None,
         identity: Identity | None = None,
         ulimits: Sequence[Ulimit] = (),
+        new_session: bool = False,
+        grace: int | None = None,
+        json_status: int | None = None,
     ) -> NoReturn:
         """Run a last command in the view in place of this program; the arguments are those of `launch`.
 
         With `terminal` the command gets a terminal of its own, relayed to the standard streams of this program;
         with `identity` it is another user than the view's root. `lasting`: what is kept of the command.
+        `new_session`, `grace` and `json_status` are those of `namespace.LaunchSpec`.
 
         The process becomes the supervisor of the view: a program in C, which forwards signals, ends with the command's
         status (128 + N where signal N ended it), and removes every trace. A step that fails is printed by
@@ -389,6 +393,9 @@ class View:
             cgroups=self._cgroups,
             account=account,
             ulimits=tuple(ulimits),
+            new_session=new_session,
+            grace=grace,
+            json_status=json_status,
         )
         self._last = True
         with ExitStack() as stack:

@@ -432,6 +432,8 @@ def test_steps_stand_in_sections_that_may_have_them() -> None:
         terminal=Terminal(interactive=True),
         account=Account(user=1, group=2, groups=(3,)),
         ulimits=(Ulimit(name="nofile", soft=10, hard=10),),
+        grace=1000,
+        json_status=45,
         supervision=alone,
     ).steps
     steps += plan(network="host", supervision=alone).steps
@@ -456,6 +458,11 @@ def test_a_terminal_is_the_commands_alone_and_replaces_the_callers_streams() -> 
     assert init.index(("attach", "pts", "/dev/pts", 0)) + 1 == init.index(("pty", 0, 1))
     assert "/dev/console" not in [step[2] for step in only(init, "attach")]
     assert names(section(made, "command"))[:3] == ["ignored", "session", "blocked"]
+
+
+def test_a_new_session_has_no_terminal_of_the_views() -> None:
+    assert only(section(plan(new_session=True), "command"), "session") == [("session", 0)]
+    assert only(section(plan(), "command"), "session") == []
 
 
 def mask(confinement: Confinement) -> int:

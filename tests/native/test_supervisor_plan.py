@@ -276,6 +276,7 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         ("section", COMMAND),
         ("limit", 7, 2, 1, "x"),
     ),
+    "record 3: grace: it is too long": (*HEAD, ("grace", 1 << 31)),
     "record 4: group: it is no group": (*HEAD, ("section", COMMAND), ("group", (1 << 32) - 1)),
     "record 4: user: it is no user": (*HEAD, ("section", COMMAND), ("user", 0, 1 << 32, 0, 0)),
     "record 4: user: there are no such flags": (*HEAD, ("section", COMMAND), ("user", 0, 0, 3, 0)),
