@@ -29,7 +29,9 @@
 
 enum {
     BUFFER_BYTES = 16384,
-    CONSUMED_MILLISECONDS = 20, /* between two looks at whether the view has read its input */
+    /* Between two looks at whether the view has read its input: each is twice the one before. */
+    FIRST_MILLISECONDS = 10,
+    LAST_MILLISECONDS = 160,
 };
 
 struct flow {
@@ -61,11 +63,12 @@ static struct {
     bool input_ended, end_told; /* end of file at the caller, and told to the view */
     bool partial;               /* the last line of the input has no newline */
     bool output_gone, output_is_socket, output_blocks, draining;
-    int error;
+    int error, pause;
     struct flow in, out;
 } terminal = {
     .epoll = -1,
     .master = -1,
+    .pause = FIRST_MILLISECONDS,
     .input = {.source = {input_ready}, .descriptor = STDIN_FILENO},
     .output = {.source = {output_ready}, .descriptor = STDOUT_FILENO},
     .view = {.source = {master_ready}, .descriptor = -1},
@@ -373,7 +376,7 @@ terminal_timeout(void)
 {
     bool waits = terminal.master >= 0 && terminal.input_ended && !terminal.end_told &&
                  is_empty(&terminal.in) && !terminal.draining;
-    return waits ? CONSUMED_MILLISECONDS : -1;
+    return waits ? terminal.pause : -1;
 }
 
 /* Tell the view of the end of the input as a user does who presses Ctrl-D; in the middle of a line
@@ -383,8 +386,13 @@ void
 terminal_expire(void)
 {
     struct termios mode;
-    if (terminal_timeout() < 0 || !is_consumed())
+    if (terminal_timeout() < 0)
         return;
+    if (!is_consumed()) {
+        if (terminal.pause < LAST_MILLISECONDS)
+            terminal.pause *= 2;
+        return;
+    }
     terminal.end_told = true;
     if (tcgetattr(terminal.master, &mode) < 0)
         return;
