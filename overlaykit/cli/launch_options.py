@@ -353,20 +353,19 @@ def declare_environment(command: Options) -> None:
 
 def environment(command: str, args: Values) -> Environment:
     """The caller's environment as the options change it; those of -e come last. Raises: Usage, BadEnvironmentFile."""
+    from overlaykit.views import shared_sockets
+
     callers = namespace.environment.initial()
-    env: Environment = () if args.clearenv else callers
+    # Before those that name what they are to reach.
+    shared = getattr(args, "sockets", ())
+    env: Environment = ()
+    if not args.clearenv:
+        env = shared_sockets.without_variables(callers, shared)
     for key in args.unset:
         env = namespace.environment.replace(env, key, None)
     for path in args.env_files:
         for key, value in namespace.environment.read_file(path, callers).items():
             env = namespace.environment.replace(env, key, value)
-
-    """The caller's environment with the variables of -e. Raises: Usage."""
-    from overlaykit.views import shared_sockets
-
-    # Before those of -e, which name what they are to reach.
-    shared = getattr(args, "sockets", ())
-    env = shared_sockets.without_variables(namespace.environment.initial(), shared)
     for setting in args.env:
         key, equals, value = setting.partition("=")
         if not key or not equals:
