@@ -4,10 +4,9 @@
  * output is opened once more where that is possible, and read and written only when it is ready
  * otherwise. Each direction has a buffer of one size: a reader that is slow stops the writer.
  *
- * The monitor has no descriptor of the slave: with one, the end of the session's leader would be a
- * hang-up that discards what it wrote last (disassociate_ctty() and tty_ldisc_hangup() in
- * drivers/tty). So the master reports EPOLLHUP while no process has the slave open, and is watched
- * edge-triggered. */
+ * The slave is the view's alone. So the master reports EPOLLHUP while no process of the view has it
+ * open, and is watched edge-triggered: a process may open it again, as some inits do with
+ * /dev/console. */
 #include "terminal.h"
 
 #include "ports.h"

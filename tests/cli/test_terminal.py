@@ -280,6 +280,26 @@ def test_a_hang_up_of_the_callers_terminal_reaches_the_command(user: TestUser) -
         assert file.read() == "hung up\n"
 
 
+def test_a_terminal_that_all_have_closed_can_be_opened_again(user: TestUser) -> None:
+    script = "echo before; exec <&- >&- 2>&-; sleep 0.2; echo after >/dev/console; exit 4"
+    with interactive(user, "sh", "-c", script) as terminal:
+        assert terminal.finish() == 4
+    assert terminal.output == "before\r\nafter\r\n"
+
+
+def test_nothing_is_lost_that_a_command_leaves_behind_for_others_to_hold(user: TestUser) -> None:
+    """The leader of the session ends while another process has the terminal open."""
+    reader, writer = os.pipe()
+    process = user.start(
+        "run", "-t", "--", "sh", "-c", f"sleep 1000 & seq {LINES}; echo last", stdout=writer
+    )
+    os.close(writer)
+    assert read_to_end(reader).split()[-2:] == [str(LINES).encode(), b"last"]
+    os.close(reader)
+    process.communicate()
+    assert process.returncode == 0
+
+
 def test_input_alone_changes_nothing(user: TestUser) -> None:
     done = user.overlaykit(
         "run", "-i", "--", "sh", "-c", "test -t 0 || cat", stdin=None, input="one\ntwo"
