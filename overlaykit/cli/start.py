@@ -90,7 +90,7 @@ def start(
                 undo.callback(view.remove)
             lock = view.lock()
             undo.callback(os.close, lock)
-            view.forget_status()
+            view.note_start()
             lasting = Lasting(
                 status=view.record_of_status(lock),
                 hold=(lock,),

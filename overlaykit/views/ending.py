@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 
-from overlaykit import procfs
 from overlaykit.namespace.descriptors import poll_readable
 from overlaykit.scope import contextmanager, suppress
+from overlaykit.views.members import init_of
 from overlaykit.views.registry import NotRunning, Registry
 
 TYPE_CHECKING = False
@@ -37,9 +37,10 @@ def kill(name: str, number: int = signal.SIGKILL) -> None:
                 signal.pidfd_send_signal(process, number)
             return
         # Not the supervisor, which has work to do at the end.
-        for child in procfs.children(_process_of(process)):
+        init = init_of(_process_of(process))
+        if init is not None:
             with suppress(OSError):
-                _kill_init(child)
+                _kill(init, _process_of(process))
 
 
 @contextmanager
@@ -61,13 +62,12 @@ def supervisor(name: str) -> Iterator[int]:
         os.close(supervisor)
 
 
-def _kill_init(process: int) -> None:
-    """Kill a child of the supervisor if it is the init of a view. Raises: OSError: it has ended."""
-    pidfd = os.pidfd_open(process)
+def _kill(init: int, supervisor: int) -> None:
+    """Kill the init of a supervisor's view. Raises: OSError: it has ended."""
+    pidfd = os.pidfd_open(init)
     try:
-        # A process id that was reused before the pidfd was open is no view's, or another view's: the supervisor's
-        # children are looked up by their parent just before.
-        if procfs.innermost(process) == 1:
+        # The process id may have been reused before the pidfd was open.
+        if init_of(supervisor) == init:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     finally:
         os.close(pidfd)

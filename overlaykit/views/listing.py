@@ -18,7 +18,7 @@ class Listed(Record, kw_only=True):
     """A view or a mount. `about`: what runs; `definition`, `ended`, `path`: of a named view."""
 
     name: str
-    state: Literal["running", "stopped"]
+    state: Literal["created", "running", "stopped"]
     about: About | None = None
     definition: Definition | None = None
     ended: Ended | None = None
@@ -64,7 +64,7 @@ def _stopped(view: NamedView) -> Listed:
     ended = view.ended()
     return Listed(
         name=view.name,
-        state="stopped",
+        state="stopped" if view.was_started() else "created",
         definition=view.definition(),
         ended=ended,
         path=view.path,

@@ -3,6 +3,7 @@
     VIEWS/NAME/view.json   how it was defined
     VIEWS/NAME/upper/      what was written in it, unless it has an upper elsewhere
     VIEWS/NAME/log         what its command printed while it was detached, and log.1 before that
+    VIEWS/NAME/started     an empty file, if a command has run
     VIEWS/NAME/status      how its last command ended
 
 The supervisor holds a lock on the directory (flock(2)) until the status is written. A directory without a lock is that
@@ -38,6 +39,7 @@ LARGEST_LOG: Final = 16 << 20
 _DEFINITION: Final = "view.json"
 _STATUS: Final = "status"
 _LOG: Final = "log"
+_STARTED: Final = "started"
 _UPPER: Final = "upper"
 
 
@@ -120,6 +122,10 @@ class NamedView:
             return None
         return Ended(status=status, time=when)
 
+    def was_started(self) -> bool:
+        """Whether a command has run in it, or was to run."""
+        return os.path.exists(os.path.join(self.path, _STARTED))
+
     def is_running(self) -> bool:
         """Whether it runs, or starts or ends."""
         return entry.is_locked(self.path)
@@ -168,8 +174,10 @@ class NamedView:
         finally:
             os.close(lock)
 
-    def forget_status(self) -> None:
-        """Forget how an earlier command ended, since another one starts."""
+    def note_start(self) -> None:
+        """Note that a command starts, and forget how an earlier one ended."""
+        with open(os.path.join(self.path, _STARTED), "wb"):
+            pass
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(self.path, _STATUS))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from ..views.fixtures import in_all_variants, with_both_drivers
-from ..views.user import TestUser
+from ..views.user import TestUser, command
 
 pytestmark = with_both_drivers
 
@@ -194,11 +195,32 @@ def test_a_view_is_inspected_and_renamed(user: TestUser) -> None:
         user.succeeds("rm", "w")
 
 
+def test_a_view_is_created_before_it_is_started(user: TestUser) -> None:
+    with removed(user, "v"):
+        assert user.succeeds("create", "--name", "v", "-w", "/usr", "pwd") == "v\n"
+        assert states(user) == {"v": ("created", None)}
+        assert user.succeeds("start", "-a", "v") == "/usr\n"
+        assert states(user) == {"v": ("stopped", 0)}
+        assert user.refused("create", "--name", "v", "pwd").startswith("--name v: there is a view")
+        assert user.refused("create", "--name", "w").startswith("run: no command given")
+
+
+def test_a_unit_of_systemd_starts_a_view_in_the_foreground(user: TestUser) -> None:
+    with removed(user, "v"):
+        user.succeeds("run", "--name", "v", "echo", "from the unit")
+        unit = user.succeeds("generate", "systemd", "v")
+        (line,) = [one for one in unit.splitlines() if one.startswith("ExecStart=")]
+        command_line = shlex.split(line.removeprefix("ExecStart="))
+        assert command_line == [command(), "start", "--attach", "v"]
+        assert user.program(command_line) == "from the unit\n"
+    assert user.refused("generate", "systemd", "v").startswith("v: there is no view")
+
+
 def test_what_cannot_be_done_is_named(user: TestUser) -> None:
-    for command in ("start", "wait", "rm", "inspect", "logs"):
-        assert user.refused(command, "v").startswith("v: there is no view of that name")
-    for command in ("stop", "kill"):
-        assert user.refused(command, "v").startswith("v: no view or mount of that name")
+    for given in ("start", "wait", "rm", "inspect", "logs"):
+        assert user.refused(given, "v").startswith("v: there is no view of that name")
+    for given in ("stop", "kill"):
+        assert user.refused(given, "v").startswith("v: no view or mount of that name")
     with removed(user, "v", "other"):
         user.succeeds("run", "--name", "other", "true")
         user.succeeds("run", "-d", "--name", "v", "sleep", "1000")

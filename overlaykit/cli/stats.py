@@ -1,0 +1,88 @@
+"""`overlaykit stats`: what views use, live."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from overlaykit.cli.arguments import Parser
+
+if TYPE_CHECKING:
+    from overlaykit.views.entry import About
+    from overlaykit.views.members import Usage
+
+_SECONDS: Final = 1.0
+"""Between two samples."""
+
+
+def parser() -> Parser:
+    """The command's parser."""
+    command = Parser(
+        "stats", "Show what running views use, each second anew until Ctrl-C (all, or those named)."
+    )
+    command.add_argument("--no-stream", action="store_true", help="show one sample only")
+    command.add_argument(
+        "--json", action="store_true", help="for programs: one sample, a list of objects"
+    )
+    command.add_argument("views", metavar="VIEW", nargs="*")
+    return command
+
+
+def main(arguments: list[str]) -> int:
+    args = parser().parse_args(arguments)
+    from overlaykit.views import members
+    from overlaykit.views.registry import Registry
+
+    registry = Registry()
+
+    def views() -> list[About]:
+        found = [one.about for one in registry.running() if one.about.supervisor]
+        return [one for one in found if not args.views or one.name in args.views]
+
+    for name in args.views:
+        registry.find(name)
+    before = {one.name: members.usage(one) for one in views()}
+    began = time.monotonic()
+    if args.json:
+        from overlaykit import codec
+
+        print(codec.encode_pretty([{"name": name} | vars(one) for name, one in before.items()]))
+        return 0
+    if args.no_stream:
+        time.sleep(_SECONDS)
+        _show(before, {one.name: members.usage(one) for one in views()}, time.monotonic() - began)
+        return 0
+    while True:
+        time.sleep(_SECONDS)
+        now, ended = {one.name: members.usage(one) for one in views()}, time.monotonic()
+        _show(before, now, ended - began, clear=True)
+        if not now:
+            return 0
+        before, began = now, ended
+
+
+def _show(
+    before: dict[str, Usage], now: dict[str, Usage], seconds: float, *, clear: bool = False
+) -> None:
+    import sys
+
+    from overlaykit.cli.table import show
+    from overlaykit.cli.top import size
+
+    if clear and sys.stdout.isatty():
+        print("\033[H\033[2J", end="")
+    rows = []
+    for name, usage in now.items():
+        earlier = before.get(name, usage)
+        share = max(0.0, usage.seconds - earlier.seconds) / seconds
+        limit = "" if usage.limit is None else f" / {size(usage.limit)}"
+        rows.append(
+            (
+                name,
+                f"{share:.1%}",
+                f"{size(usage.memory)}{limit}",
+                str(usage.processes),
+                f"{usage.seconds:.2f}",
+            )
+        )
+    show(("NAME", "CPU", "MEMORY / LIMIT", "PROCESSES", "CPU SECONDS"), rows)
