@@ -42,7 +42,8 @@ class About(Record, kw_only=True):
 
     `started`: nanoseconds since the epoch. `device`: st_dev of the mount, which identifies it. A view has a `command`,
     a mount a `target`, a path in the mount namespace `namespace`. `daemon`, `supervisor`: process ids; 0: there is
-    none. Without a daemon `paths` are the directories of the layers, and `changes` is the upper, kept or not.
+    none. Without a daemon `paths` are the directories of the layers, and `changes` is the upper, kept or not. A command
+    that joins has `capabilities`, `no_new_privs` and the filter `seccomp`, as the view's commands.
     `cgroups`: the directories of its control groups.
     """
 
@@ -61,6 +62,9 @@ class About(Record, kw_only=True):
     paths: tuple[str, ...] = ()
     changes: str | None = None
     supervisor: int = 0
+    capabilities: tuple[int, ...] = ()
+    no_new_privs: bool = True
+    seccomp: str | None = None
     cgroups: tuple[str, ...] = ()
 
 

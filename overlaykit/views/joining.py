@@ -62,6 +62,11 @@ def execute(
             umask=umask,
             terminal=terminal,
             ulimits=tuple(ulimits),
+            confinement=namespace.Confinement(
+                capabilities=frozenset(found.about.capabilities),
+                no_new_privs=found.about.no_new_privs,
+                seccomp=found.about.seccomp,
+            ),
             cgroups=namespace.cgroups.opened(found.about.cgroups, groups)
             if found.about.cgroups
             else None,

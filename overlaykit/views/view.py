@@ -494,6 +494,9 @@ class View:
                 driver=root.driver,
                 paths=root.paths,
                 changes=root.changes,
+                capabilities=tuple(sorted(self.spec.confinement.capabilities)),
+                no_new_privs=self.spec.confinement.no_new_privs,
+                seccomp=self.spec.confinement.seccomp,
                 supervisor=supervisor,
                 cgroups=self._cgroups.paths if self._cgroups is not None else (),
             )

@@ -171,7 +171,21 @@ def test_what_cannot_be_joined_is_named(user: TestUser) -> None:
         assert user.refused("exec", "-w", "nope", "v", "true").startswith("-w nope: write an abs")
 
 
-def test_a_command_that_joins_is_confined_too(user: TestUser) -> None:
-    fields = ("sh", "-c", "grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status | cut -f 2")
-    with running_view(user):
-        assert user.succeeds("exec", "v", "--", *fields).split() == ["1", "2"]
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), ["00000000800425fb", "1", "2"]),
+        (("--cap-drop=ALL",), ["0000000000000000", "1", "2"]),
+        (("--security-opt=seccomp=unconfined",), ["00000000800425fb", "1", "0"]),
+        (
+            ("--security-opt=no-new-privileges=false", "--cap-drop=NET_RAW"),
+            ["00000000800405fb", "0", "2"],
+        ),
+    ],
+)
+def test_a_command_that_joins_is_confined_as_the_view(
+    user: TestUser, options: tuple[str, ...], expected: list[str]
+) -> None:
+    fields = "grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | cut -f 2"
+    with running_view(user, *options):
+        assert user.succeeds("exec", "v", "--", "sh", "-c", fields).split() == expected
