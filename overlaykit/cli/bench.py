@@ -148,9 +148,8 @@ def _show(found: Report, *, as_json: bool) -> None:
 
         print(codec.encode_pretty(found))
         return
-    from rich.console import Console
-
     from overlaykit.bench.report import table
+    from overlaykit.cli.table import console
 
-    # Not a terminal: the width that the table is designed for.
-    Console(width=None if sys.stdout.isatty() else _COLUMNS).print(table(found))
+    # The width that the table is designed for.
+    console(_COLUMNS).print(table(found))

@@ -31,6 +31,6 @@ def main(arguments: list[str]) -> int:
         parser().parse_args(arguments)
     args, _ = run.parse(arguments)
     env = launch_options.environment("create", args)
-    view = named.create(args.name, arguments, env, temporary=args.rm)
+    view = named.create(args.name, arguments, env, temporary=args.rm, **launch_options.labels(args))
     print(view.name)
     return 0

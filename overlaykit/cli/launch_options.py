@@ -10,6 +10,7 @@ import os
 
 from overlaykit import namespace
 from overlaykit.cli.options import Usage
+from overlaykit.errors import Error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     """What `Options.parse` returns."""
     Part: TypeAlias = dict[str, Any]
     """Some of the keyword arguments of `View`."""
+
+
+class LabelInvalid(Error):
+    message = "--label {0}: give KEY=VALUE, or KEY"
 
 
 _TERM = "xterm"
@@ -207,6 +212,29 @@ def declare_life(command: Options) -> None:
         action="store_true",
         help="remove the view when its command ends (default: for views without a --name)",
     )
+
+
+def declare_labels(command: Options) -> None:
+    """What the view is for, to find it by."""
+    command.add_argument(
+        "--label",
+        dest="labels",
+        metavar="KEY[=VALUE]",
+        action="append",
+        default=[],
+        help="label the view ('overlaykit inspect', 'ps --filter label=KEY=VALUE')",
+    )
+
+
+def labels(args: Values) -> Part:
+    """Raises: LabelInvalid."""
+    found = {}
+    for text in args.labels:
+        key, _, value = text.partition("=")
+        if not key:
+            raise LabelInvalid(text)
+        found[key] = value
+    return {"labels": found}
 
 
 def declare_limits(command: Options) -> None:

@@ -60,6 +60,17 @@ def print_error(message: str) -> None:
     print(f"overlaykit: {one_line(message)}", file=sys.stderr, flush=True)
 
 
+def has_colours() -> bool:
+    """Whether standard output takes colours: it is a terminal, and NO_COLOR is not set (no-color.org)."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
+    return not plain and sys.stdout.isatty()
+
+
+def coloured(text: str, colour: int) -> str:
+    """A text in a colour of ECMA-48 (31: red, 32: green, 33: yellow), if standard output takes colours."""
+    return f"\033[{colour}m{text}\033[0m" if has_colours() else text
+
+
 def replace_streams() -> None:
     """Replace `sys.stdout` and `sys.stderr` by `_Stdout` and `_Stderr`, which write names of any bytes.
 

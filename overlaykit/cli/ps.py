@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from overlaykit.cli.arguments import Parser
 from overlaykit.cli.table import show
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from overlaykit.views.entry import About
     from overlaykit.views.listing import Listed
+
+_FILTERS: Final = ("label", "name", "status")
 
 
 def parser() -> Parser:
@@ -19,6 +24,16 @@ def parser() -> Parser:
     command = Parser("ps", "List the views and mounts that are running, oldest first.")
     command.add_argument(
         "-a", "--all", action="store_true", help="list named views that are stopped, too"
+    )
+    command.add_argument(
+        "--filter",
+        dest="filters",
+        type=_filter,
+        metavar="WHAT=VALUE",
+        action="append",
+        default=[],
+        help="list only those with label=KEY or label=KEY=VALUE, name=NAME, status=running, stopped or created;"
+        " of several, with all",
     )
     command.add_argument("--json", action="store_true", help="for programs: a list of objects")
     return command
@@ -29,6 +44,7 @@ def main(arguments: list[str]) -> int:
     from overlaykit.views import listing
 
     found = listing.everything() if args.all else listing.running()
+    found = [one for one in found if all(_matches(one, *given) for given in args.filters)]
     if args.json:
         from overlaykit import codec
 
@@ -40,9 +56,23 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _filter(text: str) -> tuple[str, str]:
+    what, equals, value = text.partition("=")
+    if what not in _FILTERS or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: give {', '.join(_FILTERS)} and =VALUE")
+    return what, value
+
+
+def _matches(one: Listed, what: str, value: str) -> bool:
+    if what == "label":
+        key, equals, wanted = value.partition("=")
+        return key in one.labels and (not equals or one.labels[key] == wanted)
+    return value == (one.name if what == "name" else one.state)
+
+
 def _plain(one: Listed) -> dict[str, object]:
     """The fields of what runs; of what is stopped, those that it has."""
-    state: dict[str, object] = {"name": one.name, "state": one.state}
+    state: dict[str, object] = {"name": one.name, "state": one.state, "labels": one.labels}
     if one.ended is not None:
         state["status"] = one.ended.status
     return state if one.about is None else vars(one.about) | state

@@ -29,6 +29,7 @@ _PARTS: Final = (
     launch_options.driver,
     launch_options.confinement,
     launch_options.hiding,
+    launch_options.labels,
 )
 """Each makes some of the arguments of `View`."""
 
@@ -56,7 +57,9 @@ def main(arguments: list[str]) -> int:
         from overlaykit.cli import start
         from overlaykit.views import named
 
-        view = named.create(args.name, arguments, env, temporary=temporary)
+        view = named.create(
+            args.name, arguments, env, temporary=temporary, **launch_options.labels(args)
+        )
     return start.start(view, args, command, env, passed, detach=args.detach, new=True)
 
 
@@ -133,6 +136,7 @@ def options() -> Options:
     launch_options.declare_devices(command)
     launch_options.declare_network(command)
     launch_options.declare_life(command)
+    launch_options.declare_labels(command)
     launch_options.declare_limits(command)
     launch_options.declare_driver(command)
     launch_options.declare_confinement(command)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
-from overlaykit.cli.output import one_line
+from overlaykit.cli.output import has_colours, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from rich.console import Console
 
 _UNFOLDED = 1 << 16
 
 
 def show(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -23,7 +25,18 @@ def show(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(Text(one_line(cell)) for cell in row))  # brackets in a name are no markup
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _UNFOLDED
-    console.print(table)
+    console(_UNFOLDED).print(table)
+
+
+def console(columns: int) -> Console:
+    """Standard output as rich writes it. `columns`: the width where it is no terminal."""
+    from rich.console import Console
+
+    is_terminal = sys.stdout.isatty()
+    # Not what FORCE_COLOR and the like say.
+    return Console(
+        highlight=False,
+        width=None if is_terminal else columns,
+        force_terminal=is_terminal,
+        color_system="standard" if has_colours() else None,
+    )

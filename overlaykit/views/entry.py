@@ -66,6 +66,7 @@ class About(Record, kw_only=True):
     no_new_privs: bool = True
     seccomp: str | None = None
     cgroups: tuple[str, ...] = ()
+    labels: dict[str, str] = {}  # noqa: RUF012
 
 
 class Entry:

@@ -24,6 +24,13 @@ class Listed(Record, kw_only=True):
     ended: Ended | None = None
     path: str | None = None
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """Those of the running view, or of its next start."""
+        if self.about is not None:
+            return self.about.labels
+        return {} if self.definition is None else self.definition.labels
+
 
 def running() -> list[Listed]:
     """Those that run, oldest first."""

@@ -29,7 +29,7 @@ from overlaykit.views.registry import NameInvalid, is_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import ExitStack
     from typing import Final
 
@@ -75,6 +75,7 @@ class Definition(Record, kw_only=True):
     """Nanoseconds since the epoch."""
     temporary: bool = False
     """Whether the view is removed when its command ends."""
+    labels: dict[str, str] = {}  # noqa: RUF012
 
 
 class Ended(Record, kw_only=True):
@@ -199,7 +200,12 @@ class NamedView:
 
 
 def create(
-    name: str | None, arguments: Sequence[str], environment: Sequence[bytes], *, temporary: bool
+    name: str | None,
+    arguments: Sequence[str],
+    environment: Sequence[bytes],
+    *,
+    temporary: bool,
+    labels: Mapping[str, str],
 ) -> NamedView:
     """Define a view; without a `name` one is chosen. Raises: NameInvalid, NameTaken, OSError."""
     if name is not None and not is_name(name):
@@ -211,6 +217,7 @@ def create(
         directory=os.getcwd(),
         created=time.time_ns(),
         temporary=temporary,
+        labels=dict(labels),
     )
     store = places.views()
     with staged(store, base="/") as (_, path):

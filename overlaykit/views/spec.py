@@ -12,7 +12,7 @@ from overlaykit.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Final, Literal, TypeAlias
 
     from overlaykit.namespace import Bind, Device, Limits, Port, Tmpfs
@@ -52,6 +52,8 @@ class ViewSpec(Record, kw_only=True):
     """Whether a view over the host shows the keys in the user's home (`keys.KEYS`)."""
     sockets: tuple[str, ...] = ()
     """Sockets of the host's services that the view shares: names of `shared_sockets.VARIABLES`."""
+    labels: Mapping[str, str] = {}
+    """For finding the view again; they change nothing."""
 
     def __post_init__(self) -> None:
         if self.upper is not None and self.read_only:
@@ -90,6 +92,7 @@ def describe(
     hidden: Sequence[str],
     share_home: bool,
     sockets: Sequence[str],
+    labels: Mapping[str, str],
 ) -> ViewSpec:
     """The spec of what a caller of `View` names: texts are parsed, a relative upper is made absolute.
 
@@ -124,4 +127,5 @@ def describe(
         hidden=tuple(map(os.path.abspath, hidden)),
         share_home=share_home,
         sockets=tuple(sockets),
+        labels=dict(labels),
     )

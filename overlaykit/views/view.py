@@ -107,6 +107,7 @@ class View:
         tmpfs: Sequence[Tmpfs] = (),
         devices: Sequence[Device] = (),
         shm_size: str | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         """Describe a view; `start` mounts it.
 
@@ -116,7 +117,7 @@ class View:
         `auto` (see `drivers`; None: what OVERLAYKIT_DRIVER or a configuration file says). `confinement` is that of each
         of its commands, `limits` are those of all of them together. `hidden` paths and, over the host, keys in the
         user's home are empty and read-only, unless `share_home`. `sockets` of the host's services are shared, as for
-        `--socket`. Raises: TypeError, ValueError, Error.
+        `--socket`. `labels` are shown by `overlaykit inspect`. Raises: TypeError, ValueError, Error.
         """
         self.spec = describe(
             layers,
@@ -135,6 +136,7 @@ class View:
             hidden=hidden,
             share_home=share_home,
             sockets=sockets,
+            labels=labels or {},
         )
         self.name = name or ""
         self.processes: Processes | None = None
@@ -499,5 +501,6 @@ class View:
                 seccomp=self.spec.confinement.seccomp,
                 supervisor=supervisor,
                 cgroups=self._cgroups.paths if self._cgroups is not None else (),
+                labels=dict(self.spec.labels),
             )
         )

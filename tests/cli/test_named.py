@@ -242,3 +242,27 @@ def test_two_at_once_do_not_get_one_name(user: TestUser, options: tuple[str, ...
         assert outputs[0][0] == ""
         assert "--name v: there is a view of that name" in outputs[0][1]
         assert outputs[1] == ("v\n", "")
+
+
+def test_views_are_found_by_their_labels(user: TestUser) -> None:
+    with removed(user, "v", "w"):
+        user.succeeds("create", "--name", "v", "--label", "tier=web", "--label", "bare", "true")
+        user.succeeds("run", "-d", "--name", "w", "--label", "tier=db", "sleep", "1000")
+
+        def found(*filters: str) -> list[str]:
+            given = [word for one in filters for word in ("--filter", one)]
+            return [one["name"] for one in json.loads(user.succeeds("ps", "-a", "--json", *given))]
+
+        assert found("label=tier") == ["w", "v"]
+        assert found("label=tier=web") == found("label=bare") == found("status=created") == ["v"]
+        assert found("label=tier", "name=w") == found("status=running") == ["w"]
+        assert found("label=tie") == found("label=tier=web", "name=w") == []
+        shown = json.loads(user.succeeds("inspect", "v", "w"))
+        assert shown[0]["definition"]["labels"] == {"tier": "web", "bare": ""}
+        assert shown[1]["about"]["labels"] == {"tier": "db"}
+        user.succeeds("start", "v")
+        user.succeeds("wait", "v")
+        assert found("label=tier=web") == ["v"]
+        assert "give label, name, status and =VALUE" in user.refused("ps", "--filter", "age=1")
+    assert user.refused("run", "--label", "=x", "true").startswith("--label =x: give KEY=VALUE")
+    assert user.refused("create", "--label", "", "true").startswith("--label '': give KEY=VALUE")
