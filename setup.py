@@ -29,6 +29,7 @@ PROGRAMS = {
         "native/logs.c",
         "native/remove.c",
         "native/ports.c",
+        "native/memory.c",
         "native/passing.c",
         "native/pty.c",
         "native/terminal.c",

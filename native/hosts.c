@@ -19,10 +19,8 @@
 
 #define DEFAULT_HOSTS "127.0.0.1 localhost\n::1 localhost\n"
 #define ADDRESS "127.0.0.1 "
-/* Where the file system of the new file is attached until the file is cloned. */
-#define ATTACHED_AT "/run"
 
-enum { LONGEST_LINE = sizeof ADDRESS + 64 + 2, DETACH = 2 /* MNT_DETACH */ };
+enum { LONGEST_LINE = sizeof ADDRESS + 64 + 2 };
 
 static bool
 is_blank(char byte)
@@ -97,34 +95,21 @@ write_whole(int file, const char *text, size_t size)
     return 0;
 }
 
-/* Mount a file in memory over `place`; return a descriptor of it. Before Linux 6.15 open_tree(2)
- * clones no detached mount, so the file system is attached while the file is cloned. */
+/* Mount a file in memory over `place`; return a descriptor of it. */
 static int
 cover_file(const struct covered_hosts *hosts, const char *place, mode_t mode, bool read_only)
 {
-    static const char options[] = "mode\0"
-                                  "0755";
-    static const char path[] = ATTACHED_AT "/hosts";
-    int memory = mount_fresh("tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
-                             &(struct argument){.bytes = options, .length = sizeof options});
-    if (memory < 0)
-        return fail(HOSTS, place);
-    if (mount_attach(memory, ATTACHED_AT) < 0)
-        return -1;
-    int file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    char path[sizeof "/proc/self/fd/" + 12];
+    int file = memory_file();
     if (file < 0 || write_whole(file, hosts->contents, hosts->size) < 0 || fchmod(file, mode) < 0)
         return fail(HOSTS, place);
-    close(file);
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", file);
     int cover = open(path, O_RDONLY | O_CLOEXEC);
-    const struct mount_attr attributes = {.attr_set = MOUNT_ATTR_RDONLY};
-    int clone = mount_clone(path, read_only ? &attributes : NULL);
+    close(file);
+    int clone = memory_mount(read_only ? MOUNT_ATTR_RDONLY : 0);
     if (cover < 0 || clone < 0)
         return fail(HOSTS, place);
-    if (mount_attach(clone, place) < 0)
-        return -1;
-    if (syscall(SYS_umount2, ATTACHED_AT, DETACH) < 0)
-        return fail(HOSTS, place);
-    return cover;
+    return mount_attach(clone, place) < 0 ? -1 : cover;
 }
 
 /* Open the file that is to be covered and read it, or give the default where it is missing. Returns

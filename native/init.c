@@ -141,9 +141,12 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
     case STEP_ATTACH:
         return attach(plan, argument);
     case STEP_SYMLINK:
-        return symlink(argument[0].bytes, argument[1].bytes) < 0
-                   ? fail(FILE_SYSTEM, argument[1].bytes)
+        return make_symlink(argument[0].bytes, argument[1].bytes) < 0
+                   ? fail(SYMLINK, argument[1].bytes)
                    : 0;
+    case STEP_DATA:
+        slot_fill(plan, &argument[0], data_mount(plan, argument));
+        return slot_descriptor(plan, &argument[0]) < 0 ? -1 : 0;
     case STEP_ATTACH_BINDS:
         return attach_binds(plan);
     case STEP_HIDE:

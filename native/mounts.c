@@ -179,6 +179,29 @@ make_missing(char *path, bool directory)
     return made < 0 ? -1 : make_node(path, directory);
 }
 
+int
+make_symlink(const char *target, const char *path)
+{
+    char parent[PATH_MAX], found[PATH_MAX];
+    if (symlink(target, path) == 0)
+        return 0;
+    if (errno == ENOENT) {
+        if (join_paths(parent, "/", path) < 0)
+            return -1;
+        *strrchr(parent, '/') = '\0';
+        errno = ENOENT; /* of an empty target, too */
+        if (!parent[0] || !target[0])
+            return -1;
+        return make_missing(parent, true) < 0 ? -1 : symlink(target, path);
+    }
+    if (errno != EEXIST)
+        return -1;
+    ssize_t size = readlink(path, found, sizeof found);
+    bool same = size == (ssize_t)strlen(target) && !memcmp(found, target, (size_t)size);
+    errno = EEXIST;
+    return same ? 0 : -1;
+}
+
 /* Put the real path of `target` into `place`, and make it if it is missing: move_mount(2) follows
  * no symbolic link in the last name. */
 static int

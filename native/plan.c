@@ -102,6 +102,7 @@ static const struct form forms[STEPS] = {
     [STEP_USER] = {"user", "uuuu", IN_COMMAND, ONCE},
     [STEP_GRACE] = {"grace", "u", IN_PLAN, ONCE},
     [STEP_JSON_STATUS] = {"json_status", "d", IN_PLAN, ONCE},
+    [STEP_DATA] = {"data", "dduus", IN_INIT, MANY},
 };
 
 static const char *const section_names[SECTIONS] = {"plan", "monitor", "init", "command", "end"};
@@ -268,7 +269,7 @@ plan_forget(struct plan *plan, enum section first, enum section last)
 static bool
 fills(enum step step)
 {
-    return step == STEP_DESCRIPTOR || step == STEP_FRESH || step == STEP_CLONE;
+    return step == STEP_DESCRIPTOR || step == STEP_FRESH || step == STEP_CLONE || step == STEP_DATA;
 }
 
 static bool
@@ -286,6 +287,12 @@ check_filled_slot(struct check *check, const struct record *record)
         if (*slot != EMPTY)
             return "the slot is filled already";
         *slot = INHERITED;
+        return NULL;
+    }
+    if (record->step == STEP_DATA) {
+        if (*slot != EMPTY)
+            return "the slot is filled already";
+        *slot = MADE;
         return NULL;
     }
     uint64_t flags = arguments[record->step == STEP_FRESH ? 4 : 5].number;
@@ -446,6 +453,10 @@ check_values(struct check *check, const struct record *record)
             return "there is no such propagation";
         return check_mount(&argument[2], &argument[5], 2 * MOUNT_OPTIONAL_IF_ENOENT - 1,
                            &argument[6]);
+    case STEP_DATA:
+        if (argument[2].number > MOST_ID)
+            return "it is no user";
+        return argument[3].number <= UINT32_MAX ? NULL : "there are no such attributes";
     case STEP_ATTACH:
         return argument[2].number <= ATTACH_IF_TARGET_EXISTS ? NULL : "there are no such flags";
     case STEP_HIDE:

@@ -95,6 +95,7 @@ enum step {
     STEP_SCOPE_SOCKETS,
     STEP_GRACE,
     STEP_JSON_STATUS,
+    STEP_DATA,
     STEPS,
 };
 

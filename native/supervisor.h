@@ -26,6 +26,8 @@ enum { LONGEST_RECORD = 4000 }; /* less than PIPE_BUF: a record is written in on
 #define MOUNTPOINT "MOUNTPOINT"
 #define MISMATCH "MISMATCH"
 #define ATTACH "ATTACH"
+#define SYMLINK "SYMLINK"
+#define DATA "DATA"
 #define TWICE "TWICE"
 #define HOSTS "HOSTS"
 #define DIRECTORY "DIRECTORY"
@@ -188,6 +190,10 @@ bool is_directory(const char *path);
  * missing. */
 int mount_attach(int mount, const char *target);
 
+/* Make a symbolic link, after the directories above it that are missing. One with the same target
+ * may be there. Returns -1 with errno set. */
+int make_symlink(const char *target, const char *path);
+
 /* Make the detached `mount` the root directory, and unmount the old root. Returns -1 with errno
  * set. */
 int mount_root(int mount, int whole_proc, int whole_sys, int below);
@@ -208,6 +214,19 @@ int real_path(const char *path, char *real);
 
 /* Attach the mounts of the steps STEP_BIND, parents before the paths below them. */
 int attach_binds(struct plan *plan);
+
+/* ---- memory.c ------------------------------------------------------------------------------- */
+
+/* Make a file in memory, to be written to. Returns -1 with errno set. Requires: the root is that of
+ * the view. */
+int memory_file(void);
+
+/* Its detached mount, with the MOUNT_ATTR_* `attributes`; another file can be made now. Returns -1
+ * with errno set. */
+int memory_mount(uint64_t attributes);
+
+/* Carry out STEP_DATA. Returns the mount, or -1. */
+int data_mount(const struct plan *plan, const struct argument *arguments);
 
 /* ---- hosts.c -------------------------------------------------------------------------------- */
 

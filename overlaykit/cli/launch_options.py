@@ -97,6 +97,14 @@ def declare_binds(command: Options) -> None:
     command.add_argument(
         "--shm-size", metavar="SIZE", help="the size of /dev/shm, as 64m (default: half the memory)"
     )
+    for option, what in (
+        ("--bind", "share the host's SRC at DEST, without its devices and set-user-ID programs"),
+        ("--ro-bind", "the same, read-only"),
+        ("--dev-bind", "the same as --bind, with its devices"),
+    ):
+        command.add_argument(
+            option, nargs=2, metavar=("SRC", "DEST"), action="append", default=[], help=what
+        )
 
 
 def binds(args: Values) -> Part:
@@ -104,6 +112,11 @@ def binds(args: Values) -> Part:
         "binds": [
             *map(namespace.parse_bind, args.binds),
             *(namespace.parse_mount(text) for text in args.mounts if not _is_tmpfs(text)),
+            *(
+                namespace.binds.bubblewraps(option, source, target)
+                for option in namespace.binds.BUBBLEWRAPS
+                for source, target in vars(args)[option.removeprefix("--").replace("-", "_")]
+            ),
         ],
         "tmpfs": [
             *(namespace.tmpfs.parse_tmpfs(text) for text in args.tmpfs),
@@ -135,6 +148,52 @@ def devices(args: Values) -> Part:
     if args.gpus is not None:
         found += namespace.parse_gpus(args.gpus)
     return {"devices": list(dict.fromkeys(found))}
+
+
+def declare_contents(command: Options) -> None:
+    """What the view has beside its layers and what is shared."""
+    command.add_argument(
+        "--symlink",
+        dest="symlinks",
+        nargs=2,
+        metavar=("SRC", "DEST"),
+        action="append",
+        default=[],
+        help="make DEST a symbolic link to SRC",
+    )
+    for option, what in (("--bind-data", ""), ("--ro-bind-data", ", read-only")):
+        command.add_argument(
+            option,
+            nargs=2,
+            metavar=("FD", "DEST"),
+            action="append",
+            default=[],
+            help=f"mount a file in memory at DEST{what}, with what is read from the descriptor FD",
+        )
+
+
+def contents(command: str, args: Values) -> Part:
+    """Some of the keyword arguments of `View.execute`. Raises: Usage, NotOpen, BadTarget."""
+    if not (args.symlinks or args.bind_data or args.ro_bind_data):
+        return {}
+    from overlaykit.namespace import contents
+
+    found = []
+    for option, given in (("--bind-data", args.bind_data), ("--ro-bind-data", args.ro_bind_data)):
+        for number, target in given:
+            if not number.isdecimal():
+                raise Usage(command, f"{option} {number} {target}: give the number of a descriptor")
+            _require_open(option, int(number))
+            path = contents.target(option, target)
+            read_only = option == "--ro-bind-data"
+            found.append(contents.Data(int(number), path, read_only=read_only))
+    return {
+        "symlinks": tuple(
+            contents.Symlink(source, contents.target("--symlink", path))
+            for source, path in args.symlinks
+        ),
+        "data": tuple(found),
+    }
 
 
 def declare_hiding(command: Options) -> None:
@@ -346,10 +405,10 @@ def declare_environment(command: Options) -> None:
         "-e",
         "--env",
         dest="env",
-        metavar="KEY=VALUE",
+        metavar="KEY[=VALUE]",
         action="append",
         default=[],
-        help="set an environment variable",
+        help="set an environment variable; without a value to the caller's, and KEY* for all that begin so",
     )
     command.add_argument(
         "--env-file",
@@ -396,9 +455,11 @@ def environment(command: str, args: Values) -> Environment:
             env = namespace.environment.replace(env, key, value)
     for setting in args.env:
         key, equals, value = setting.partition("=")
-        if not key or not equals:
-            raise Usage(command, f"-e {setting}: give KEY=VALUE")
-        env = namespace.environment.replace(env, key, value)
+        if not key:
+            raise Usage(command, f"-e {setting}: give KEY=VALUE, or KEY for the caller's value")
+        found = {key: value} if equals else namespace.environment.matching(callers, key)
+        for name, given in found.items():
+            env = namespace.environment.replace(env, name, given)
     if args.tty and namespace.environment.get(env, "TERM") is None:
         env = namespace.environment.replace(env, "TERM", _TERM)
     return env
@@ -546,8 +607,16 @@ def declare_descriptors(command: Options) -> None:
     )
 
 
+def _data(args: Values) -> list[list[str]]:
+    return [*vars(args).get("bind_data", ()), *vars(args).get("ro_bind_data", ())]
+
+
 def descriptors(args: Values, inherited: frozenset[int]) -> frozenset[int]:
     """Those of `inherited` that the command gets. Raises: Error."""
-    inherited -= {args.json_status_fd} if "json_status_fd" in vars(args) else set()
+    for number in (
+        vars(args).get("json_status_fd"),
+        *(int(number) for number, _ in _data(args) if number.isdecimal()),
+    ):
+        inherited -= {number}
     named = namespace.descriptors.named(args.preserve_fds, args.preserve_fd, inherited)
     return frozenset(named | namespace.descriptors.passed_by_default(inherited))

@@ -44,7 +44,7 @@ class Options:
         self._groups = 0
 
     def add_argument(self, *flags: str, **keywords: Any) -> None:
-        """Declare an option: a subset of what argparse's method takes."""
+        """Declare an option: a subset of what argparse's method takes; `nargs` only with the action "append"."""
         self._declared.append((0, flags, keywords))
 
     def add_exclusive(self, *options: tuple[str, dict[str, Any]]) -> None:
@@ -98,6 +98,11 @@ class Options:
                 if equals:
                     return None
                 setattr(values, name, True)
+            elif "nargs" in keywords:
+                words, rest = rest[: keywords["nargs"]], rest[keywords["nargs"] :]
+                if equals or len(words) < keywords["nargs"] or any(w[:1] == "-" for w in words):
+                    return None
+                getattr(values, name).append(words)
             else:
                 if not equals:
                     if not rest or rest[0].startswith("-"):

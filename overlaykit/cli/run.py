@@ -88,7 +88,11 @@ def launch(
         from overlaykit.views import View
 
         parts = [*(part(args) for part in _PARTS), own]
-        identity = launch_options.identity(args) | launch_options.process("run", args)
+        identity = (
+            launch_options.identity(args)
+            | launch_options.process("run", args)
+            | launch_options.contents("run", args)
+        )
 
     with (
         signals.unwound(),
@@ -133,6 +137,7 @@ def options() -> Options:
     command = Options(_bare_parser)
     launch_options.declare_root(command)
     launch_options.declare_binds(command)
+    launch_options.declare_contents(command)
     launch_options.declare_devices(command)
     launch_options.declare_network(command)
     launch_options.declare_life(command)

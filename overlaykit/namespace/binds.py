@@ -36,6 +36,13 @@ _CLEARED: Final = {"exec": "noexec", "suid": "nosuid", "dev": "nodev"}
 _PROPAGATIONS: Final = ("private", "slave", "shared")
 """Options of podman, which hold for all mounts of a bind. A propagation may have an "r" before it."""
 
+BUBBLEWRAPS: Final = {
+    "--bind": frozenset({"nosuid", "nodev"}),
+    "--ro-bind": frozenset({"nosuid", "nodev"}),
+    "--dev-bind": frozenset({"nosuid"}),
+}
+"""bubblewrap's options, with the attributes that its mounts have."""
+
 _OF_THIS_PROCESS: Final = ("/proc/self/", "/proc/thread-self/", "/dev/fd/")
 
 
@@ -51,6 +58,10 @@ class BadMount(Error):
         "--mount {0}: {1}; write type=bind,src=SOURCE,dst=TARGET[,ro], with an absolute TARGET (a "
         "field with a comma in quotes: '\"src=/a,b\"')"
     )
+
+
+class BadPair(Error):
+    message = "{0}: {1}; give SRC and an absolute DEST"
 
 
 class TargetTwice(Error):
@@ -146,6 +157,12 @@ def parse_mount(text: str) -> Bind:
     return bind.replace(read_only=read_only)
 
 
+def bubblewraps(option: str, source: str, target: str) -> Bind:
+    """The bind of an option of `BUBBLEWRAPS`. Raises: BadPair."""
+    bind = _bind(f"{option} {source} {target}", BadPair, source, target)
+    return bind.replace(attributes=BUBBLEWRAPS[option], read_only=option == "--ro-bind")
+
+
 def check(binds: Iterable[Bind]) -> None:
     """Raise TargetTwice if two binds have one target."""
     seen: dict[str, Bind] = {}
@@ -182,7 +199,7 @@ def _with_option(text: str, error: type[BadBind | BadMount], bind: Bind, word: s
     return bind
 
 
-def _bind(text: str, error: type[BadBind | BadMount], source: str, target: str) -> Bind:
+def _bind(text: str, error: type[BadBind | BadMount | BadPair], source: str, target: str) -> Bind:
     if not source:
         raise error(text, "the source is empty")
     if not target.startswith("/"):

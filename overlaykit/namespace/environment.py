@@ -98,6 +98,16 @@ def get(environment: Sequence[bytes], name: str) -> str | None:
     return None
 
 
+def matching(environment: Sequence[bytes], pattern: str) -> dict[str, str]:
+    """The variable of a name, if it is there; those that begin with a prefix for a `pattern` that ends with "*"."""
+    if not pattern.endswith("*"):
+        value = get(environment, pattern)
+        return {} if value is None else {pattern: value}
+    names = (os.fsdecode(entry.partition(b"=")[0]) for entry in environment)
+    found = (name for name in names if name.startswith(pattern.removesuffix("*")))
+    return {name: value for name in found if (value := get(environment, name)) is not None}
+
+
 def replace(environment: Sequence[bytes], name: str, value: str | None) -> Environment:
     """The environment with a variable set, at its position if it has one, or removed."""
     prefix = os.fsencode(name) + b"="

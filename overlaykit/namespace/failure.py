@@ -74,6 +74,10 @@ class BindTargetMissing(Error):
     )
 
 
+class SymlinkRefused(Error):
+    message = "--symlink: {0} cannot be made in the view ({1}); name another DEST, or let the view be written to"
+
+
 class MemoryExceeded(Error):
     message = "killed, because it needed more than --memory allows: give it more"
 
@@ -135,6 +139,8 @@ WORDING: Final = {
     "PROC": "mount procfs",
     "FILE_SYSTEM": "prepare",
     "MOUNTPOINT": "make the mountpoint",
+    "SYMLINK": "make the symbolic link",
+    "DATA": "fill",
     "MISMATCH": "share at",
     "ATTACH": "mount on",
     "TWICE": "share at one place",
@@ -193,6 +199,8 @@ def error_of(name: str, code: int, subject: str) -> Exception:
         case "TWICE":
             first, _, second = subject.partition("\n")
             return TargetTwice(second, f"the same place in this view as {first}")
+        case "SYMLINK":
+            return SymlinkRefused(subject, reason)
         case "SECCOMP":
             return FilterRefused(reason)
         case "KEYRING":

@@ -16,7 +16,7 @@ from overlaykit.namespace.view_plan import (
     Inherited,
     command,
     join_cgroups,
-    owner_of_terminal,
+    owner,
     restrict,
     supervise,
 )
@@ -137,7 +137,7 @@ def plan_of(
     for descriptor, kind in namespaces.offered:
         plan.setns(slots[descriptor], kind)
     if spec.terminal is not None:
-        plan.pty(owner_of_terminal(spec), console=False)
+        plan.pty(owner(spec), console=False)
     plan.umask(caller.umask if spec.umask is None else spec.umask)
     plan.chdir(spec.cwd, required=spec.cwd_required)
     restrict(plan, spec, filters)

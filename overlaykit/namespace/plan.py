@@ -101,6 +101,7 @@ FORMS: Final = {
     "scope_sockets": (52, "", "command"),
     "grace": (53, "u", "plan"),
     "json_status": (54, "d", "plan"),
+    "data": (55, "dduus", "init"),
 }
 """Of each step its code, the types of its arguments, and the sections that may have it, as the program knows them.
 
@@ -251,6 +252,14 @@ class Plan:
         self.steps.append(("clone", slot, path, *arguments, failure, subject or path))
         return slot
 
+    def data(self, slot: Slot, source: Slot, owner: int, attributes: int, subject: str) -> Slot:
+        """Make a detached mount of a file in memory, with all that is read from the descriptor `source`.
+
+        `owner`: a user; `attributes`: MOUNT_ATTR_*.
+        """
+        self.steps.append(("data", slot, source, owner, attributes, subject))
+        return slot
+
     def root(self, mount: Slot, whole_proc: Slot, whole_sys: Slot, below: Slot) -> None:
         """Make a detached mount the root directory.
 
@@ -263,7 +272,7 @@ class Plan:
         self.steps.append(("attach", mount, target, flags))
 
     def symlink(self, target: str, path: str) -> None:
-        """symlink(2)."""
+        """symlink(2), after the directories above are made. One with the same target may be there."""
         self.steps.append(("symlink", target, path))
 
     def bind(self, mount: Slot, target: str) -> None:

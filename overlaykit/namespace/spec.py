@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.accounts import Account
     from overlaykit.namespace.binds import Bind
     from overlaykit.namespace.cgroups import Cgroups
+    from overlaykit.namespace.contents import Data, Symlink
     from overlaykit.namespace.devices import Device
     from overlaykit.namespace.environment import Environment
     from overlaykit.namespace.ports import Port
@@ -64,6 +65,8 @@ class LaunchSpec(Record, kw_only=True):
     """More nodes in /dev than the usual ones."""
     shm_size: str | None = None
     """The size of /dev/shm, as tmpfs(5) takes it."""
+    symlinks: tuple[Symlink, ...] = ()
+    data: tuple[Data, ...] = ()
     account: Account | None = None
     """The user of the command; None: root of the view."""
     ulimits: tuple[Ulimit, ...] = ()

@@ -99,6 +99,7 @@ def plan_of(
         slots.add("user namespace", root.user_namespace)
     slots.add("listener", *listeners)
     slots.add("filter", *filters)
+    slots.add("data", *(data.descriptor for data in spec.data))
     supervise(plan, slots, spec, supervision)
 
     plan.section("monitor")
@@ -127,7 +128,7 @@ def plan_of(
         plan.hostname(spec.hostname)
         plan.loopback()
     plan.umask(_MOUNTPOINT_UMASK)
-    _mounts(plan, spec, caller, slots[root.mount])
+    _mounts(plan, spec, caller, slots, slots[root.mount])
     plan.umask(caller.umask if spec.umask is None else spec.umask)
     plan.chdir(spec.cwd, required=spec.cwd_required)
     restrict(plan, spec, filters)
@@ -239,7 +240,8 @@ def _kept(spec: LaunchSpec) -> int:
     return sum(1 << capability for capability in spec.confinement.capabilities)
 
 
-def owner_of_terminal(spec: LaunchSpec) -> int:
+def owner(spec: LaunchSpec) -> int:
+    """The user that a terminal and files in memory belong to."""
     return 0 if spec.account is None else spec.account.user
 
 
@@ -304,7 +306,7 @@ def _front(plan: Plan, slots: Inherited, supervision: Alone) -> None:
         plan.hold(slots[descriptor])
 
 
-def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
+def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, slots: Inherited, root: Slot) -> None:
     """Make every mount of the view, change the root, attach them."""
     host_network = spec.network == "host"
     kernel = _NOSUID | _NODEV | _NOEXEC
@@ -349,7 +351,7 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
         plan.attach(f"/dev/{name}", f"/dev/{name}")
     plan.attach("pts", "/dev/pts")
     if spec.terminal is not None:
-        plan.pty(owner_of_terminal(spec), console=True)
+        plan.pty(owner(spec), console=True)
     plan.attach("shm", "/dev/shm")  # noqa: S108
     plan.attach("mqueue", "/dev/mqueue")
     _protect(plan, spec.confinement, own_network=not host_network)
@@ -372,8 +374,19 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, root: Slot) -> None:
             subject=tmpfs.target,
         )
         plan.bind(slot, tmpfs.target)
-    if spec.binds or spec.devices or spec.tmpfs:
+    for data in spec.data:
+        plan.data(
+            f"data {data.target}",
+            slots[data.descriptor],
+            owner(spec),
+            _NOSUID | _NODEV | _RDONLY * data.read_only,
+            data.target,
+        )
+        plan.bind(f"data {data.target}", data.target)
+    if spec.binds or spec.devices or spec.tmpfs or spec.data:
         plan.attach_binds()
+    for link in spec.symlinks:
+        plan.symlink(link.target, link.path)
 
 
 def _clone_bind(plan: Plan, bind: Bind) -> None:

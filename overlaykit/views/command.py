@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.accounts import Account
     from overlaykit.namespace.binds import Bind
     from overlaykit.namespace.confinement import Confinement
+    from overlaykit.namespace.contents import Data, Symlink
     from overlaykit.namespace.environment import Environment
     from overlaykit.views.spec import ViewSpec
 
@@ -40,6 +41,8 @@ def launch_spec(
     new_session: bool = False,
     grace: int | None = None,
     json_status: int | None = None,
+    symlinks: tuple[Symlink, ...] = (),
+    data: tuple[Data, ...] = (),
 ) -> namespace.LaunchSpec:
     """The launch of `argv` in a view. Raises: TypeError or ValueError for what execve(2) cannot take."""
     require_list("argv", argv)
@@ -67,6 +70,8 @@ def launch_spec(
         new_session=new_session,
         grace=grace,
         json_status=json_status,
+        symlinks=symlinks,
+        data=data,
         tmpfs=view.tmpfs,
         devices=view.devices,
         shm_size=view.shm_size,

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Tmpfs,
         Ulimit,
     )
+    from overlaykit.namespace.contents import Data, Symlink
     from overlaykit.namespace.environment import Environment
     from overlaykit.views.spec import Network
     from overlaykit.views.streams import Stream
@@ -360,12 +361,14 @@ class View:
         new_session: bool = False,
         grace: int | None = None,
         json_status: int | None = None,
+        symlinks: Sequence[Symlink] = (),
+        data: Sequence[Data] = (),
     ) -> NoReturn:
         """Run a last command in the view in place of this program; the arguments are those of `launch`.
 
         With `terminal` the command gets a terminal of its own, relayed to the standard streams of this program;
         with `identity` it is another user than the view's root. `lasting`: what is kept of the command.
-        `new_session`, `grace` and `json_status` are those of `namespace.LaunchSpec`.
+        `new_session`, `grace`, `json_status`, `symlinks` and `data` are those of `namespace.LaunchSpec`.
 
         The process becomes the supervisor of the view: a program in C, which forwards signals, ends with the command's
         status (128 + N where signal N ended it), and removes every trace. A step that fails is printed by
@@ -398,6 +401,8 @@ class View:
             new_session=new_session,
             grace=grace,
             json_status=json_status,
+            symlinks=tuple(symlinks),
+            data=tuple(data),
         )
         self._last = True
         with ExitStack() as stack:

@@ -54,6 +54,7 @@ _WORDS = [
         "-h",
     ),
     *("--mount=type=bind,src=/a,dst=/b", "--unknown", "--unknown=x"),
+    *("--symlink", "--symlink=a", "--bind-data"),
 ]
 
 
@@ -73,6 +74,8 @@ def _by_argparse(arguments: list[str]) -> dict[str, object] | None:
 )
 @example(["--upper", "a", "--upper", "b", "true"])
 @example(["--upper", "a", "--read-only", "true"])
+@example(["--symlink", "a", "/b", "--symlink", "c", "/d", "true"])
+@example(["--symlink", "a", "--", "true"])
 def test_plain_options_mean_what_they_mean_to_argparse(arguments: list[str]) -> None:
     found = run.options().parse_plain(arguments)
     if found is not None:

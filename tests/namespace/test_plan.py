@@ -28,6 +28,7 @@ from overlaykit.namespace import (
     seccomp,
 )
 from overlaykit.namespace.accounts import Account
+from overlaykit.namespace.contents import Data, Symlink
 from overlaykit.namespace.launcher import SUPERVISOR
 from overlaykit.namespace.plan import (
     FORMS,
@@ -434,6 +435,8 @@ def test_steps_stand_in_sections_that_may_have_them() -> None:
         ulimits=(Ulimit(name="nofile", soft=10, hard=10),),
         grace=1000,
         json_status=45,
+        data=(Data(52, "/d"),),
+        symlinks=(Symlink("a", "/b"),),
         supervision=alone,
     ).steps
     steps += plan(network="host", supervision=alone).steps

@@ -276,6 +276,22 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         ("section", COMMAND),
         ("limit", 7, 2, 1, "x"),
     ),
+    "record 5: data: the slot is filled already": (
+        *HEAD,
+        ("section", INIT),
+        FRESH,
+        ("data", 3, 3, 0, 0, "/x"),
+    ),
+    "record 4: data: it is no user": (
+        *HEAD,
+        ("section", INIT),
+        ("data", 3, 0, (1 << 32) - 1, 0, "/x"),
+    ),
+    "record 4: data: there are no such attributes": (
+        *HEAD,
+        ("section", INIT),
+        ("data", 3, 0, 0, 1 << 32, "/x"),
+    ),
     "record 3: grace: it is too long": (*HEAD, ("grace", 1 << 31)),
     "record 4: group: it is no group": (*HEAD, ("section", COMMAND), ("group", (1 << 32) - 1)),
     "record 4: user: it is no user": (*HEAD, ("section", COMMAND), ("user", 0, 1 << 32, 0, 0)),

@@ -1,0 +1,36 @@
+"""What a view has beside its layers and what it shares: symbolic links, and files in memory with given contents."""
+
+from __future__ import annotations
+
+import os
+
+from overlaykit.errors import Error
+from overlaykit.namespace.binds import covers_processes
+from overlaykit.record import Record
+
+
+class BadTarget(Error):
+    message = "{0}: {1}: no place for it: give an absolute path that is neither / nor of /proc"
+
+
+class Symlink(Record):
+    """A symbolic link at the absolute `path` of the view. One with the same `target` may be there already."""
+
+    target: str
+    path: str
+
+
+class Data(Record):
+    """A file in memory, mounted at the absolute path `target`, with all that is read from a descriptor."""
+
+    descriptor: int
+    target: str
+    read_only: bool = False
+
+
+def target(option: str, path: str) -> str:
+    """A path of the view at which something can be put. Raises: BadTarget."""
+    clean = "/" + os.path.normpath(path).lstrip("/")
+    if not path.startswith("/") or clean == "/" or covers_processes(clean):
+        raise BadTarget(option, path)
+    return clean
