@@ -232,10 +232,11 @@ def declare_network(command: Options) -> None:
         "-p",
         "--publish",
         dest="ports",
-        metavar="[IP:]HOST:PORT[/udp]",
+        metavar="[IP:][HOST:]PORT[/udp]",
         action="append",
         default=[],
-        help="publish the view's port PORT as the host's HOST, TCP or UDP (default IP: 127.0.0.1)",
+        help="publish the view's port PORT as the host's HOST (default: a free one), TCP or UDP; ranges as 8000-8009:"
+        "9000-9009 (default IP: 127.0.0.1)",
     )
     command.add_argument(
         "--name",
@@ -254,7 +255,7 @@ def network(args: Values) -> Part:
     return {
         "name": args.name,
         "network": args.network,
-        "ports": [namespace.parse_port(text) for text in args.ports],
+        "ports": [port for text in args.ports for port in namespace.parse_ports(text)],
     }
 
 

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         PortPrivileged,
         PortsNeedPrivateNetwork,
     )
-    from overlaykit.namespace.ports import BadPort, Port, parse_port
+    from overlaykit.namespace.ports import BadPort, Port, parse_ports
     from overlaykit.namespace.processes import Processes
     from overlaykit.namespace.spec import End, LaunchSpec, RootMount, Terminal
     from overlaykit.namespace.tmpfs import BadSize, BadTmpfs, Tmpfs
@@ -143,7 +143,7 @@ __all__ = [
     "parse_device",
     "parse_gpus",
     "parse_mount",
-    "parse_port",
+    "parse_ports",
     "parse_size",
     "parse_ulimit",
     "tmpfs",
@@ -180,7 +180,7 @@ _MODULES: Final = {
     "launcher": ("execute", "execute_in", "launch"),
     "join": ("NotJoinable", "namespaces_of"),
     "network": ("AddressUnknown", "PortInUse", "PortPrivileged", "PortsNeedPrivateNetwork"),
-    "ports": ("BadPort", "Port", "parse_port"),
+    "ports": ("BadPort", "Port", "parse_ports"),
     "processes": ("Processes",),
     "spec": ("End", "LaunchSpec", "RootMount", "Terminal"),
     "tmpfs": ("BadSize", "BadTmpfs", "Tmpfs"),

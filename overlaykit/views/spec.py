@@ -116,7 +116,9 @@ def describe(
             namespace.parse_bind(bind) if isinstance(bind, str) else bind for bind in binds
         ),
         ports=tuple(
-            namespace.parse_port(port) if isinstance(port, str) else port for port in ports
+            port
+            for given in ports
+            for port in (namespace.parse_ports(given) if isinstance(given, str) else (given,))
         ),
         driver=driver,
         confinement=confinement,

@@ -51,10 +51,10 @@ TIMEOUT = (
             ),
         ),
         (
-            ["run", "-p", "80", "true"],
+            ["run", "-p", "80:http", "true"],
             (
-                "-p 80: the host's port is missing (0: a free one, which 'overlaykit ps' shows);"
-                " write HOST:PORT or ADDRESS:HOST:PORT, for example 8080:80 or 0.0.0.0:8080:80"
+                "-p 80:http: 'http' is not a port (1 to 65535); write [ADDRESS:][HOST:]PORT[/tcp|/udp],"
+                " for example 8080:80, 0.0.0.0:8080:80 or 8000-8009:9000-9009"
             ),
         ),
         (
@@ -255,6 +255,14 @@ def test_a_port_in_use_is_refused(user: TestUser) -> None:
     assert str(port) in line
     assert "in use" in line
     user.succeeds("run", "-p", f"{port}:80", "true")
+
+
+def test_a_port_of_a_range_that_is_in_use_is_named_and_no_other_stays_open(user: TestUser) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        line = user.refused("run", "-p", f"{port - 1}-{port}:80-81", "true")
+    assert line.startswith(f"-p 127.0.0.1:{port}:81: port {port} of 127.0.0.1 is in use")
+    user.succeeds("run", "-p", f"{port - 1}-{port}:80-81", "true")
 
 
 def test_a_port_without_a_private_network_is_refused(user: TestUser) -> None:

@@ -263,6 +263,29 @@ def test_a_datagram_sent_again_reaches_a_server_of_the_other_family(
         assert answer == b"cba"
 
 
+def test_more_clients_than_the_limit_are_served_one_after_another(harness: LaunchHarness) -> None:
+    program = "import socket\nfamily, address = socket.AF_INET, '127.0.0.1'" + ECHO_DATAGRAMS
+    ports = (namespace.Port(host=0, view=80, protocol="udp"),)
+    with (
+        harness.piped() as printed,
+        harness.launch(sys.executable, "-u", "-c", program, ports=ports) as running,
+    ):
+        assert line(printed) == b"listening\n"
+        for number in range(1100):  # 1024 have a socket of their own
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.connect(("127.0.0.1", running.ports[0].host))
+                client.send(b"%04d" % number)
+                assert client.recv(100) == (b"%04d" % number)[::-1]
+        sockets = [
+            target
+            for name in os.listdir(f"/proc/{running.monitor_pid}/fd")
+            if (target := os.readlink(f"/proc/{running.monitor_pid}/fd/{name}")).startswith(
+                "socket:"
+            )
+        ]
+        assert len(sockets) < 1100
+
+
 def test_a_udp_port_in_use_is_one_line(harness: LaunchHarness) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))

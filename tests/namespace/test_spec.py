@@ -17,7 +17,7 @@ from overlaykit.namespace import (
     TargetTwice,
     parse_bind,
     parse_mount,
-    parse_port,
+    parse_ports,
 )
 
 EMPTY = "''"
@@ -126,19 +126,38 @@ def test_a_wrong_mount_is_one_line_that_shows_the_form(text: str, named: str) ->
         ("0.0.0.0:8080:80", Port(address="0.0.0.0", host=8080, view=80)),
         ("[::1]:8080:80", Port(address="::1", host=8080, view=80)),
         ("8080:80/tcp", Port(host=8080, view=80)),
+        ("80", Port(host=0, view=80)),
+        (":80", Port(host=0, view=80)),
+        ("127.0.0.1::80/udp", Port(host=0, view=80, protocol="udp")),
+        ("[::]:80", Port(address="::", host=0, view=80)),
     ],
 )
 def test_a_port_is_read_as_it_is_written(text: str, port: Port) -> None:
-    assert parse_port(text) == port
+    assert parse_ports(text) == (port,)
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ("8000-8002:9000-9002", [(8000, 9000), (8001, 9001), (8002, 9002)]),
+        ("8000-8000:9000", [(8000, 9000)]),
+        ("9000-9001", [(0, 9000), (0, 9001)]),
+        ("0:9000-9001", [(0, 9000), (0, 9001)]),
+    ],
+)
+def test_a_range_is_one_port_for_each_number(text: str, pairs: list[tuple[int, int]]) -> None:
+    found = parse_ports(f"[::1]:{text}/udp")
+    assert [(port.host, port.view) for port in found] == pairs
+    assert {(port.address, port.protocol) for port in found} == {("::1", "udp")}
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "",
-        "80",
-        ":80",
         "80:",
+        ":",
+        "-",
         "a:80",
         "80:0",
         "65536:80",
@@ -152,26 +171,29 @@ def test_a_port_is_read_as_it_is_written(text: str, port: Port) -> None:
 )
 def test_a_wrong_port_is_one_line_that_shows_the_form(text: str) -> None:
     with pytest.raises(BadPort) as caught:
-        parse_port(text)
+        parse_ports(text)
     assert str(caught.value).startswith(f"-p {text or EMPTY}: ")
     assert "\n" not in str(caught.value)
-    assert "HOST:PORT" in str(caught.value)
+    assert "[HOST:]PORT" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("80", "the host's port is missing"),
-        ("127.0.0.1::80", "the host's port is missing"),
         ("80:80/sctp", "'sctp' is neither tcp nor udp"),
-        ("8080-8081:80-81", "'8080-8081' is a range"),
+        ("80/", "'' is neither tcp nor udp"),
+        ("8000-8002:80-81", "3 of the host's ports are not 2 of the view's"),
+        ("8000-8001:80", "2 of the host's ports are not 1 of the view's"),
+        ("8001-8000:80-81", "'8001-8000' ends before it begins"),
+        ("0-1:80-81", "'0-1' begins with 0"),
+        ("1-2000:1-2000", "'1-2000' has more than 500 ports"),
+        ("65535-65536:1-2", "'65536' is not a port"),
+        ("8000-:80", "'' is not a port"),
     ],
 )
-def test_a_port_that_other_launchers_take_is_refused_with_the_reason(
-    text: str, reason: str
-) -> None:
+def test_a_port_that_is_refused_is_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(BadPort, match=reason):
-        parse_port(text)
+        parse_ports(text)
 
 
 @pytest.mark.parametrize(
