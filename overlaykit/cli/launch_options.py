@@ -315,9 +315,15 @@ def declare_limits(command: Options) -> None:
         metavar="N",
         help="the share of disk bandwidth, from 1 to 10000 (usual: 100)",
     )
+    add(
+        "--disk",
+        metavar="SIZE",
+        help="what the view may write to its disk: 512m, 2g; more fails with ENOSPC",
+    )
 
 
 def limits(args: Values) -> Part:
+    disk = None if args.disk is None else namespace.parse_size("--disk", args.disk)
     given = (
         args.memory,
         args.memory_swap,
@@ -327,20 +333,21 @@ def limits(args: Values) -> Part:
         args.io_weight,
     )
     if all(one is None for one in given):
-        return {}
+        return {"disk": disk}
     swap: int | None = None
     if args.memory_swap is not None:
         unlimited = args.memory_swap == "-1"
         swap = -1 if unlimited else namespace.parse_size("--memory-swap", args.memory_swap)
     return {
+        "disk": disk,
         "limits": namespace.Limits(
-            memory=args.memory and namespace.parse_size("--memory", args.memory),
+            memory=None if args.memory is None else namespace.parse_size("--memory", args.memory),
             memory_swap=swap,
             cpus=args.cpus,
             cpuset=args.cpuset_cpus,
             pids=args.pids_limit,
             io_weight=args.io_weight,
-        )
+        ),
     }
 
 

@@ -46,6 +46,7 @@ class MountOptions(Record, kw_only=True):
 
     `acl`: access control lists have effect. `xattr`: there are extended attributes. `timeout`: seconds for which the
     kernel may cache names and attributes (None: no limit). `dirsync`: the reply to a change of names follows its sync.
+    `limit`: the bytes that the upper may take.
     """
 
     volatile: bool = False
@@ -62,6 +63,7 @@ class MountOptions(Record, kw_only=True):
     static_nlink: bool = False
     timeout: float | None = None
     dirsync: bool = False
+    limit: int | None = None
 
 
 class MountFlags(Record, kw_only=True):

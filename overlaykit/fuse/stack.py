@@ -129,6 +129,7 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
             index=given.index,
             uuid=given.uuid,
             override=_OVERRIDES[given.xattr_permissions],
+            limit=given.limit,
             reader=None if privilege.CAP_DAC_OVERRIDE in privilege.capabilities() else Reader(),
             owners=Owners(
                 users=_ids(spec, "uid", given.users), groups=_ids(spec, "gid", given.groups)

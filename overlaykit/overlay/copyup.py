@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.markers import Markers
     from overlaykit.overlay.nodes import Directory, File, Table
     from overlaykit.overlay.owners import Owners
+    from overlaykit.overlay.quota import Quota
     from overlaykit.overlay.work import Work
 
 _LOWER_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -54,6 +55,7 @@ class CopyUp:
         *,
         volatile: bool,
         index: bool,
+        quota: Quota | None = None,
     ) -> None:
         self.table = table
         self.markers = markers
@@ -63,6 +65,7 @@ class CopyUp:
         self.inodes = InodeCopier(owners, work.layer_dir.layer.override)
         self.volatile = volatile
         self.index = index
+        self.quota = quota
         self.link_counts = LinkCounts(work, markers)
 
     def directory(self, node: Directory) -> LayerDir:
@@ -166,6 +169,8 @@ class CopyUp:
         name = self.work.new_name()
         source = lower.open_for_reading()
         try:
+            if self.quota is not None:
+                self.quota.reserve(0)
             os.mkdir(name, 0o700, dir_fd=self.work.layer_dir.fd())
             reach("copyup.directory.made")
             target = os.open(
@@ -179,6 +184,7 @@ class CopyUp:
                 if origin is not None:  # before the mode, which may deny it
                     self.markers.set_origin(b"/proc/self/fd/%d" % target, origin)
                 self.inodes.copy(source, target, st, lower.layer, data=False)
+                made = os.fstat(target)
             finally:
                 os.close(target)
             reach("copyup.directory.copied")
@@ -192,6 +198,8 @@ class CopyUp:
         finally:
             os.close(source)
         node.mark_copied_up(parent.upper.child(node.name))
+        if self.quota is not None:
+            self.quota.add(made)
         times.restore()
 
     def mark_impure(self, layer_dir: LayerDir) -> None:
@@ -243,12 +251,15 @@ class FileCopy:
         self._source = -1
         self._target = -1
         self._name = b""  # in the work directory, until it is finished
+        self._reserved = 0
         regular = node.kind == stat.S_IFREG
         try:
             self._metacopy = metacopy and regular
             keep_data = keep_data and regular and not metacopy
             self._source, self._stat = _open_source(copyup, node, keep_data=keep_data)
             self.size = self._stat.st_size if keep_data else 0
+            if copyup.quota is not None and self.size:
+                self._reserved = copyup.quota.reserve_copy(self._source, self.size)
             self._origin = (
                 copyup.origins.find(lower, node.lower_name, self._stat.st_dev)
                 if node.opened is None or self._is_still_there(lower)
@@ -321,6 +332,9 @@ class FileCopy:
 
     def close(self) -> None:
         """Close the descriptors, and remove the copy unless it was finished."""
+        if self._copyup.quota is not None and self._reserved:
+            self._copyup.quota.end_copy(self._reserved)
+            self._reserved = 0
         for fd in (self._source, self._target):
             if fd >= 0:
                 os.close(fd)
@@ -344,6 +358,9 @@ class FileCopy:
         """Let the node, and its open handles, continue on the copy."""
         node = self._node
         self._name = b""
+        if self._copyup.quota is not None:
+            self._copyup.quota.end_copy(self._reserved, self._target)
+            self._reserved = 0
         node.mark_copied_up()
         if node.kind == stat.S_IFREG:  # the kernel keeps no time of other kinds
             self._copyup.table.change_times.keep(node.nodeid, self._stat.st_ctime_ns)
@@ -406,14 +423,18 @@ class DataCopy:
 
     def __init__(self, copyup: CopyUp, node: File, *, keep_data: bool) -> None:
         self._node = node
+        self._quota = copyup.quota
+        self._reserved = 0
         self._source = -1
         self._target = os.dup(node.orphan)
         try:
             self._source, st = _open_source(copyup, node, keep_data=keep_data)
+            self.size = st.st_size if keep_data else 0
+            if self._quota is not None and self.size:
+                self._reserved = self._quota.reserve_copy(self._source, self.size)
         except BaseException:
             self.close()
             raise
-        self.size = st.st_size if keep_data else 0
 
     def transfer(self) -> None:
         """Copy the data, without a sync, since no name leads to the file. Raises OSError: ENOSPC and the like."""
@@ -429,6 +450,9 @@ class DataCopy:
 
     def finish(self) -> None:
         """Let the file's open handles continue on the copy."""
+        if self._quota is not None:
+            self._quota.end_copy(self._reserved, self._target)
+            self._reserved = 0
         self._node.mark_data_copied()
         if self._node.opened is not None:
             self._node.opened.swap(self._target)
@@ -436,6 +460,9 @@ class DataCopy:
 
     def close(self) -> None:
         """Close the descriptors."""
+        if self._quota is not None and self._reserved:
+            self._quota.end_copy(self._reserved)
+            self._reserved = 0
         for fd in (self._source, self._target):
             if fd >= 0:
                 os.close(fd)

@@ -106,6 +106,8 @@ class Creation:
         tree = self._tree
         check_name(name)
         layer_dir = tree.writable_directory(directory)
+        if tree.quota is not None:
+            self._require_room(layer_dir.stat())
         tree.copy_up(node)
         count = self._links.prepare_link(node)
         reach("link.counted")
@@ -150,6 +152,7 @@ class Creation:
         tree = self._tree
         layer_dir = tree.writable_directory(directory)
         parent = os.fstat(layer_dir.fd())
+        self._require_room(parent)
         owners = tree.owners
         uid = owners.users.stored_for_new(caller.uid)
         gid = -1 if parent.st_mode & stat.S_ISGID else owners.groups.stored_for_new(caller.gid)
@@ -178,9 +181,18 @@ class Creation:
                 except BaseException:
                     tree.work.remove(temporary, work_dir)
                     raise
+        if tree.quota is not None:
+            tree.quota.add(st)
         if stat.S_ISDIR(st.st_mode):
             return self._lookup.adopt_directory(directory, name, layer_dir.child(name), st)
         return self._lookup.adopt_file(directory, name, st)
+
+    def _require_room(self, parent: os.stat_result) -> None:
+        """Raises OSError: ENOSPC if the quota is used up. `parent`: of the directory that gets a name."""
+        quota = self._tree.quota
+        if quota is not None:
+            quota.see_directory(parent)
+            quota.reserve(0)
 
     def _override(
         self,

@@ -22,6 +22,7 @@ from overlaykit.overlay.layer import FUSE
 from overlaykit.overlay.nodes import File
 from overlaykit.overlay.openfile import OpenFile
 from overlaykit.overlay.operation import operation
+from overlaykit.overlay.quota import is_nameless
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +69,9 @@ class Files:
         if size <= _QUICK:
             return False
         disk = os.statvfs(self._tree.work.layer_dir.fd())
+        quota = self._tree.quota
+        if quota is not None and size > quota.free():
+            return False
         return size <= disk.f_bavail * disk.f_frsize and not disk.f_flag & os.ST_RDONLY
 
     @operation
@@ -88,12 +92,14 @@ class Files:
         opened = node.opened
         if opened is None:
             opened = self._remember(node, *self._open_inode(node, writing=writing))
+            if self._tree.quota is not None and is_nameless(opened):
+                self._tree.quota.reopen(opened.fd)
         elif writing and not opened.writable:
             opened.swap(_open_quietly(self._tree.writable_location(node), os.O_RDWR))
         opened.direct = opened.direct or bool(flags & os.O_DIRECT)
         if flags & os.O_TRUNC:
             opened.modified = None
-            os.ftruncate(opened.fd, 0)
+            self._resize(opened.fd, 0, opened)
         opened.count += 1
         return opened.handle
 
@@ -109,6 +115,8 @@ class Files:
         opened.count -= 1
         if opened.count == 0:
             del self.by_handle[handle]
+            if self._tree.quota is not None:
+                self._tree.quota.close(opened, named=not is_nameless(opened))
             opened.node.mark_closed()
             try:
                 opened.close()
@@ -124,18 +132,25 @@ class Files:
         return os.pread(self.by_handle[handle].fd, size, offset)
 
     def write(self, handle: int, offset: int, data: bytes) -> int:
-        """Write all of `data`. Raises OSError: EBADF for a file in a lower, which is never written to."""
+        """Write all of `data`.
+
+        Raises OSError: EBADF for a file in a lower, which is never written to; ENOSPC, with that part written for which
+        the quota has room.
+        """
         opened = self.by_handle[handle]
         if not opened.writable:
             fail(errno.EBADF)
         if opened.modified is None and not opened.direct:
             opened.modified = os.fstat(opened.fd).st_mtime_ns
         opened.unsynced = True
-        written = os.pwrite(opened.fd, data, offset)
-        # The kernel's writeback ignores a short count, but not an error.
-        while written < len(data):
-            written += os.pwrite(opened.fd, data[written:], offset + written)
-        return written
+        quota = self._tree.quota
+        if quota is not None:
+            room = quota.admit(opened, offset, len(data))
+            if room < len(data):
+                _write_all(opened.fd, data[:room], offset)
+                fail(errno.ENOSPC)
+        _write_all(opened.fd, data, offset)
+        return len(data)
 
     def restore_times(self, handle: int) -> None:
         """Restore the modification time that the kernel sent before the writes, unless it has been set since."""
@@ -153,11 +168,22 @@ class Files:
         fd = opened.fd if opened else self._tree.writable_location(node).open(os.O_WRONLY)
         try:
             before = os.fstat(fd).st_mtime_ns
-            os.ftruncate(fd, size)
+            self._resize(fd, size, opened)
             _put_back(fd, before)
         finally:
             if opened is None:
                 os.close(fd)
+
+    def _resize(self, fd: int, size: int, opened: OpenFile | None) -> None:
+        """Truncate or extend the file open as `fd`; `opened`: its open file, if it has one."""
+        quota = self._tree.quota
+        if quota is None:
+            os.ftruncate(fd, size)
+            return
+        quota.settle(opened)
+        before = os.fstat(fd)
+        os.ftruncate(fd, size)
+        quota.change(before, os.fstat(fd))
 
     @contextlib.contextmanager
     def syncing(self, handle: int) -> Iterator[int]:
@@ -256,6 +282,13 @@ class Files:
         self.by_handle[self._serial] = opened
         node.mark_opened(opened)
         return opened
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    written = 0
+    # The kernel's writeback ignores a short count, but not an error.
+    while written < len(data):
+        written += os.pwrite(fd, data[written:] if written else data, offset + written)
 
 
 def read_quietly(fd: int) -> None:

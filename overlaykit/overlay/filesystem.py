@@ -72,6 +72,8 @@ class Filesystem:
         self.entries = Entries(tree, self.lookup, bound=options.reader is not None)
         self.listings = Listings(self.entries.read, tree.modes)
         self.files = Files(tree, Descriptors(self.shares.files), volatile=options.volatile)
+        if tree.quota is not None:
+            tree.quota.include(self.files.by_handle)
         self.creation = Creation(tree, self.lookup, links, self.files)
         self.removal = Removal(tree, self.lookup, links)
         self.renaming = Renaming(

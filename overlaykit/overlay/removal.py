@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.links import Links
     from overlaykit.overlay.lookup import Lookup
     from overlaykit.overlay.nodes import Node
+    from overlaykit.overlay.quota import Quota
     from overlaykit.overlay.tree import Tree
 
 
@@ -70,7 +71,7 @@ class Removal:
         self.require_empty(node)
         layer_dir = tree.writable_directory(directory)
         whiteouts = tree.whiteouts
-        with kept_directory(node) as kept:
+        with kept_directory(node, tree.quota) as kept:
             if not tree.needs_whiteout(directory, name):
                 whiteouts.remove_directory(layer_dir, name)
             elif node.upper is None:
@@ -107,6 +108,9 @@ class Removal:
                 self._links.drop_index(node)
         if not node.links and node.has_upper and not self._has_more_names(node):
             tree.table.unhash(node)
+        # Of an open file the last handle gives back what it takes.
+        if tree.quota is not None and node.orphan >= 0 and node.opened is None:
+            tree.quota.give_back(os.fstat(node.orphan))
         tree.table.evict_if_unused(node)
 
     def _has_more_names(self, node: File) -> bool:
@@ -117,7 +121,7 @@ class Removal:
 
 
 @contextlib.contextmanager
-def kept_directory(node: Node | None) -> Iterator[LayerDir | None]:
+def kept_directory(node: Node | None, quota: Quota | None) -> Iterator[LayerDir | None]:
     """A `LayerDir` that outlives the name of a directory's upper, if it has one. Closes it if the block fails."""
     kept = None
     if isinstance(node, Directory) and node.upper is not None:
@@ -129,3 +133,7 @@ def kept_directory(node: Node | None) -> Iterator[LayerDir | None]:
         if kept is not None:
             kept.close()
         raise
+    if kept is not None and quota is not None:
+        assert node is not None
+        if node.last_seen is not None:
+            quota.remove_directory(node.last_seen)

@@ -100,7 +100,7 @@ class Renaming:
         tree = self._tree
         old_dir = tree.writable_directory(old_directory)
         new_dir = tree.writable_directory(new_directory)
-        with kept_directory(target) as kept:
+        with kept_directory(target, tree.quota) as kept:
             count = None
             if isinstance(target, Directory):
                 if target.upper is not None and tree.whiteouts.form != "aufs":

@@ -20,6 +20,7 @@ from overlaykit.overlay.merge import Merge
 from overlaykit.overlay.nodes import Table
 from overlaykit.overlay.overrides import Override
 from overlaykit.overlay.owners import AS_THEY_ARE, Owners
+from overlaykit.overlay.quota import Quota
 from overlaykit.overlay.tree import Tree
 from overlaykit.overlay.whiteouts import Whiteouts
 from overlaykit.overlay.work import Work
@@ -62,6 +63,7 @@ class MergeOptions:
     `override`: the attribute that holds the owners and modes of the upper's files (see `overrides`).
     `whiteout`: the form of whiteouts; None: one that the upper's file system has (see `disk`).
     `reader`: reads files of lowers whose modes deny it to the daemon.
+    `limit`: the bytes that the upper may take on its disk (see `quota`).
     """
 
     volatile: bool = False
@@ -73,6 +75,7 @@ class MergeOptions:
     override: bytes | None = None
     whiteout: Form | None = None
     reader: Reader | None = None
+    limit: int | None = None
 
 
 DEFAULTS: Final = MergeOptions()
@@ -141,8 +144,10 @@ def assemble(
         traps=frozenset((st.st_dev, st.st_ino) for st in given),
     )
     table = Table()
-    copyup = whiteouts = None
+    copyup = whiteouts = quota = None
     if prepared is not None:
+        if options.limit is not None:
+            quota = _quota(options.limit, layers[0], prepared.work)
         copyup = CopyUp(
             table,
             markers,
@@ -151,14 +156,21 @@ def assemble(
             layers[1:],
             volatile=options.volatile,
             index=options.index and markers.attributes and prepared.disk.hard_links,
+            quota=quota,
         )
         whiteouts = Whiteouts(prepared.work, markers, merge, prepared.disk, prepared.form)
     return Stack(
-        tree=Tree(layers, table, merge, markers, owners, copyup, whiteouts),
+        tree=Tree(layers, table, merge, markers, owners, copyup, whiteouts, quota),
         work=work_layer,
         redirects=options.redirect_dir == "on" and markers.attributes,
         lock=-1 if upper is None else upper.lock,
     )
+
+
+def _quota(limit: int, upper: Layer, work: Work) -> Quota:
+    """Count what the upper takes."""
+    block = os.statvfs(upper.root.fd()).f_frsize
+    return Quota(limit, (upper.root, work.index), block)
 
 
 def _layers(

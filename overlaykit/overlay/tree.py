@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.merge import Merge
     from overlaykit.overlay.nodes import Node, Table
     from overlaykit.overlay.owners import Owners
+    from overlaykit.overlay.quota import Quota
     from overlaykit.overlay.whiteouts import Whiteouts
     from overlaykit.overlay.work import Work
 
@@ -41,7 +42,8 @@ def _in_lower(node: File, layer_dir: LayerDir) -> Location:
 class Tree:
     """The nodes and the layers behind them.
 
-    Attributes: `table` owns the nodes, `merge` reads the layers; `copyup`, `work` and `whiteouts` change the upper.
+    Attributes: `table` owns the nodes, `merge` reads the layers; `copyup`, `work` and `whiteouts` change the upper;
+    `quota` limits what that takes, if it is not None.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class Tree:
         owners: Owners,
         copyup: CopyUp | None,
         whiteouts: Whiteouts | None,
+        quota: Quota | None = None,
     ) -> None:
         self.layers = layers
         self.table = table
         self.merge = merge
         self.markers = markers
         self.owners = owners
+        self.quota = quota
         self._copyup = copyup
         self._whiteouts = whiteouts
         self.modes = None if copyup is None else copyup.modes
@@ -166,7 +170,8 @@ class Tree:
 
     def statfs(self) -> os.statvfs_result:
         """The state of the file system that new data go to: the upper's, else the topmost lower's."""
-        return os.statvfs(self.layers[0].root.fd())
+        disk = os.statvfs(self.layers[0].root.fd())
+        return disk if self.quota is None else self.quota.limited(disk)
 
     def layer_of(self, node: Node) -> Layer:
         """The layer that holds the node's inode."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from overlaykit.overlay import acl, overrides
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.markers import ACLS, DEFAULT_ACL
+from overlaykit.overlay.nodes import File
 from overlaykit.overlay.operation import operation
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ class Xattrs:
         is_acl = name in ACLS
         if is_acl:
             value = acl.stored(value, self._tree.owners)
+        quota = self._tree.quota
+        if quota is not None:
+            quota.reserve(0)
         self._tree.copy_up(node)
         if is_acl:  # it changes the mode, but needs no permission of the mode's
             self._files.wake(node)
@@ -83,7 +87,13 @@ class Xattrs:
         else:
             location = self._tree.writable_location(node)
         stored = self._tree.markers.escape(name)
-        os.setxattr(location.path, stored, value, follow_symlinks=location.follow)
+        if quota is None:
+            os.setxattr(location.path, stored, value, follow_symlinks=location.follow)
+        else:
+            quota.settle(node.opened if isinstance(node, File) else None)
+            before = location.stat()
+            os.setxattr(location.path, stored, value, follow_symlinks=location.follow)
+            quota.change(before, location.stat())
         if cleared:
             mode = stat.S_IMODE(location.stat().st_mode)
             if mode & cleared:

@@ -102,9 +102,11 @@ class FuseRoot:
         upper: Upper | None,
         *,
         kept: bool,
+        limit: int | None = None,
     ) -> None:
-        """Mount `layers`, which `holds` have opened, below `upper`; `kept`: it outlives the view.
+        """Mount `layers`, which `holds` have opened, below `upper`.
 
+        `kept`: the upper outlives the view. `limit`: the bytes that it may take.
         Raises: Error, OSError. The daemon has ended then.
         """
         self._entry = entry
@@ -121,7 +123,7 @@ class FuseRoot:
             upper=None if upper is None else self._hand_over(upper.path, holds[0]),
             work=None if upper is None else self._hand_over(upper.work),
             stage=entry.stage,
-            options=MountOptions(volatile=not kept),
+            options=MountOptions(volatile=not kept, limit=limit),
             # A view has a /dev of its own: a device node in a layer must not open one of the machine's.
             flags=MountFlags(nodev=True),
             squash_unmapped=not namespace.is_privileged(),

@@ -143,6 +143,12 @@ class UpperOnAnotherOverlay(KernelRefused):
     )
 
 
+class DiskUnlimited(KernelRefused):
+    message = (
+        "--disk {0}: the kernel's overlayfs does not count what the view writes: use --driver fuse"
+    )
+
+
 class DirectoryHidden(KernelRefused):
     message = (
         "{0}: no path leads to this directory, which the kernel's overlayfs takes ({1}): use "
@@ -169,11 +175,15 @@ class KernelRoot:
         upper: Upper | None,
         *,
         kept: bool,
+        limit: int | None = None,
     ) -> None:
-        """Mount `layers`, which `holds` have opened, below `upper`; `kept`: it outlives the view.
+        """Mount `layers`, which `holds` have opened, below `upper`.
 
+        `kept`: the upper outlives the view. `limit`: the bytes that it may take.
         Raises: KernelRefused; other Errors that hold for both drivers; OSError.
         """
+        if limit is not None:
+            raise DiskUnlimited(limit)
         privileged = namespace.is_privileged()
         user = in_user_namespace()
         masks = _require_shown(layers, user=user)

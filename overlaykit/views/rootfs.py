@@ -44,9 +44,10 @@ class RootFs:
             holds = [undo.enter_context(layer.hold()) for layer in layers]
             self.root: FuseRoot | KernelRoot
             if fuse is None:
-                self.root = self._mount(driver, layers, holds, changes, undo)
+                self.root = self._mount(driver, layers, holds, changes, spec.disk, undo)
             else:
-                fuse.serve(self.entry, layers, holds, changes, kept=self.upper is not None)
+                kept = self.upper is not None
+                fuse.serve(self.entry, layers, holds, changes, kept=kept, limit=spec.disk)
                 self.root = fuse
             undo.callback(self.root.close)
             self._undo = undo.pop_all()
@@ -62,6 +63,7 @@ class RootFs:
         layers: Sequence[Layer],
         holds: Sequence[Hold],
         changes: upper.Upper | None,
+        limit: int | None,
         undo: ExitStack,
     ) -> FuseRoot | KernelRoot:
         """Mount with the kernel's overlayfs, or, if `driver` is `auto` and that cannot show the view, with ours."""
@@ -69,13 +71,13 @@ class RootFs:
 
         kept = self.upper is not None
         try:
-            return KernelRoot(self.entry, layers, holds, changes, kept=kept)
+            return KernelRoot(self.entry, layers, holds, changes, kept=kept, limit=limit)
         except KernelRefused:
             if driver != drivers.AUTO:
                 raise
         fuse = self._start_fuse(undo)
         fuse.clean_up(self.entry)
-        fuse.serve(self.entry, layers, holds, changes, kept=kept)
+        fuse.serve(self.entry, layers, holds, changes, kept=kept, limit=limit)
         return fuse
 
     @staticmethod

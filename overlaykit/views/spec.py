@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Network: TypeAlias = "Literal['private', 'host', 'none']"
 NETWORKS: Final = ("private", "host", "none")
 
+_LEAST_DISK: Final = 64 << 10
+"""Bytes: an empty upper takes some blocks."""
+
 
 class ViewSpec(Record, kw_only=True):
     """What a view shows and what it shares with the host.
@@ -46,6 +49,8 @@ class ViewSpec(Record, kw_only=True):
     confinement: Confinement = Confinement()
     """Of the commands."""
     limits: Limits | None = None
+    disk: int | None = None
+    """The bytes that the upper may take on its disk; None: as many as there are."""
     hidden: tuple[str, ...] = ()
     """Absolute paths in the view that an empty read-only place covers, if they exist."""
     share_home: bool = False
@@ -58,6 +63,8 @@ class ViewSpec(Record, kw_only=True):
     def __post_init__(self) -> None:
         if self.upper is not None and self.read_only:
             raise ValueError("a read-only view has no upper")
+        if self.disk is not None:
+            _require_limit(self.disk, read_only=self.read_only)
         if not self.layers:
             raise ValueError("layers: name one at least")
         if self.network not in NETWORKS:
@@ -74,6 +81,13 @@ def require_list(what: str, given: object) -> None:
         raise TypeError(f"{what}: give a list, [{given!r}], not one text")
 
 
+def _require_limit(disk: int, *, read_only: bool) -> None:
+    if disk < _LEAST_DISK:
+        raise namespace.BadLimit("--disk", disk, f"{_LEAST_DISK >> 10}k at least")
+    if read_only:
+        raise namespace.BadLimit("--disk", disk, "a view that is written to, without --read-only")
+
+
 def describe(
     layers: Sequence[str],
     *,
@@ -86,6 +100,7 @@ def describe(
     driver: str | None,
     confinement: Confinement,
     limits: Limits | None,
+    disk: int | None,
     tmpfs: Sequence[Tmpfs],
     devices: Sequence[Device],
     shm_size: str | None,
@@ -123,6 +138,7 @@ def describe(
         driver=driver,
         confinement=confinement,
         limits=limits,
+        disk=disk,
         tmpfs=tuple(tmpfs),
         devices=tuple(devices),
         shm_size=shm_size,

@@ -101,6 +101,7 @@ class View:
         driver: str | None = None,
         confinement: Confinement = _CONFINED,
         limits: Limits | None = None,
+        disk: int | None = None,
         hidden: Sequence[str] = (),
         share_home: bool = False,
         sockets: Sequence[str] = (),
@@ -116,9 +117,10 @@ class View:
         go to the directory `upper`; without one they are dropped at the end, or refused with EROFS if `read_only`.
         `binds` and `ports` are as for `-v` and `-p`, also as texts. `driver` merges the layers: `fuse`, `kernel` or
         `auto` (see `drivers`; None: what OVERLAYKIT_DRIVER or a configuration file says). `confinement` is that of each
-        of its commands, `limits` are those of all of them together. `hidden` paths and, over the host, keys in the
-        user's home are empty and read-only, unless `share_home`. `sockets` of the host's services are shared, as for
-        `--socket`. `labels` are shown by `overlaykit inspect`. Raises: TypeError, ValueError, Error.
+        of its commands, `limits` are those of all of them together, and `disk` is how many bytes the changes may take.
+        `hidden` paths and, over the host, keys in the user's home are empty and read-only, unless `share_home`.
+        `sockets` of the host's services are shared, as for `--socket`. `labels` are shown by `overlaykit
+        inspect`. Raises: TypeError, ValueError, Error.
         """
         self.spec = describe(
             layers,
@@ -131,6 +133,7 @@ class View:
             driver=driver,
             confinement=confinement,
             limits=limits,
+            disk=disk,
             tmpfs=tmpfs,
             devices=devices,
             shm_size=shm_size,
