@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from overlaykit import _native
+from overlaykit.scope import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,3 +19,16 @@ NEW_FILE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOE
 
 INODE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 """Opens the inode of a name, a symbolic link too."""
+
+_TRIES: Final = 10000
+
+
+def open_in_root(root: int, path: str, flags: int, resolve: int = _native.RESOLVE_IN_ROOT) -> int:
+    """Open a path below a root directory, which no symbolic link leaves. Raises: OSError.
+
+    A path with ".." fails with EAGAIN if anything on the machine is renamed or mounted meanwhile.
+    """
+    for _ in range(_TRIES):
+        with suppress(BlockingIOError):
+            return _native.openat2(root, path, flags, 0, resolve)
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)

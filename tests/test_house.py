@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "layers": GROUND,
     "machine": {"_native", "errors", "record"},
     "overlay": {"_native", "beneath", "privilege", "record", "rmtree", "scope"},
-    "beneath": {"_native"},
+    "beneath": {"_native", "scope"},
     "rmtree": {"_native", "beneath", "scope"},
     "errors": set(),
     "health": {"record"},

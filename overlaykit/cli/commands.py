@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "rename": "rename a view that is stopped",
     "logs": "print what a detached view has printed",
     "inspect": "print all about a view, for programs",
+    "cp": "copy files into a view and out of it",
     "top": "list the processes of a view",
     "stats": "show what views use, live",
     "generate": "print a unit of systemd for a named view",

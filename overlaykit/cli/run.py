@@ -74,6 +74,11 @@ def parse(arguments: list[str]) -> tuple[Any, list[str]]:
     return args, command
 
 
+def parts(args: Any) -> dict[str, Any]:
+    """The arguments of `View`."""
+    return {name: value for part in _PARTS for name, value in part(args).items()}
+
+
 def launch(
     args: Any,
     command: list[str],
@@ -87,7 +92,7 @@ def launch(
     with signals.held():
         from overlaykit.views import View
 
-        parts = [*(part(args) for part in _PARTS), own]
+        given = parts(args) | own
         identity = (
             launch_options.identity(args)
             | launch_options.process("run", args)
@@ -96,7 +101,7 @@ def launch(
 
     with (
         signals.unwound(),
-        View(**{name: value for part in parts for name, value in part.items()}) as view,
+        View(**given) as view,
     ):
         if view.made_upper and args.upper:
             output.print_error(f"--upper {args.upper}: made, because it did not exist")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from overlaykit.cli.arguments import Parser
     from overlaykit.namespace.environment import Environment
     from overlaykit.views.detaching import Streams
-    from overlaykit.views.named import NamedView
+    from overlaykit.views.named import Definition, NamedView
 
 
 class DirectoryGone(Error):
@@ -56,14 +56,19 @@ def main(arguments: list[str]) -> int:
     inherited = descriptors.inherited()
     view = named.NamedView(given.view)
     definition = view.definition()
-    try:
-        os.chdir(definition.directory)
-    except OSError:
-        raise DirectoryGone(view.name, definition.directory) from None
+    enter_directory(view, definition)
     args, command = run.parse(list(definition.arguments))
     env = tuple(map(os.fsencode, definition.environment))
     passed = launch_options.descriptors(args, inherited) if given.attach else frozenset[int]()
     return start(view, args, command, env, passed, detach=not given.attach, new=False)
+
+
+def enter_directory(view: NamedView, definition: Definition) -> None:
+    """Go where the view was run. Raises: DirectoryGone."""
+    try:
+        os.chdir(definition.directory)
+    except OSError:
+        raise DirectoryGone(view.name, definition.directory) from None
 
 
 def start(

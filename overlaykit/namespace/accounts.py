@@ -6,10 +6,9 @@ the view are followed within its root (RESOLVE_IN_ROOT of openat2(2)).
 
 from __future__ import annotations
 
-import errno
 import os
 
-from overlaykit import _native
+from overlaykit.beneath import open_in_root
 from overlaykit.errors import Error
 from overlaykit.namespace import environment
 from overlaykit.record import Record
@@ -27,7 +26,7 @@ KEEP_GROUPS: Final = "keep-groups"
 _PASSWD, _GROUP = "etc/passwd", "etc/group"
 _MOST_BYTES: Final = 16 << 20
 _LARGEST: Final = (1 << 32) - 2
-_TRIES: Final = 10000
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
 class UserUnknown(Error):
@@ -162,19 +161,10 @@ def _read(enter: Callable[[], int]) -> tuple[bytes, bytes]:
 def _read_in_root(root: int, path: str) -> bytes:
     text = b""
     with suppress(OSError):
-        descriptor = _open_in_root(root, path)
+        descriptor = open_in_root(root, path, _READ)
         while len(text) < _MOST_BYTES and (chunk := os.read(descriptor, 1 << 16)):
             text += chunk
     return text
-
-
-def _open_in_root(root: int, path: str) -> int:
-    """Open a file. A path with ".." fails with EAGAIN if anything on the machine is renamed or mounted meanwhile."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-    for _ in range(_TRIES):
-        with suppress(BlockingIOError):
-            return _native.openat2(root, path, flags, 0, _native.RESOLVE_IN_ROOT)
-    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -383,8 +383,7 @@ class View:
         descriptors.require_open(pass_fds)
         rootfs = self._require_ready(cwd)
         lasting = lasting or Lasting()
-        mounts = rootfs.root
-        root = namespace.RootMount(mount=mounts.mount, user_namespace=mounts.user_namespace)
+        mounts, root = rootfs.root, self.root()
         account, env = command.account_of(identity, root.enter, env)
         spec = command.launch_spec(
             self.spec,
@@ -428,6 +427,11 @@ class View:
                     rootfs, os.getpid(), ports, spec.argv, supervisor=os.getpid()
                 ),
             )
+
+    def root(self) -> namespace.RootMount:
+        """The mount, and the user namespace that owns it: open until `close`. Raises: NotStarted."""
+        root = self._require_started().root
+        return namespace.RootMount(mount=root.mount, user_namespace=root.user_namespace)
 
     def explain(self, path: str) -> control.Explained:
         """Which layer answers for a path in the view. Raises: NotStarted, OSError (ENOENT and the like)."""
