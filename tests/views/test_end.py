@@ -28,7 +28,7 @@ def calls_at_the_end(user: TestUser, name: str, directories: int) -> int:
             user.directory(name, str(layer), "tree", str(number), **{f"{layer}-a": "", "b": ""})
         layers += ["-l", user.path(name, str(layer))]
     trace = user.path(name, "trace")
-    view = ("run", "--name", name, *layers, "-l", user.small_system(), "-v", "/usr:/usr:ro")
+    view = ("run", "--rm", "--name", name, *layers, "-l", user.small_system(), "-v", "/usr:/usr:ro")
     with user.start(*view, "--", "sh", "-c", "ls -lR /tree | wc -l; read line") as process:
         assert process.stdout is not None
         # A name, its total, "." and an empty line, and what is in it: three files, of which two have one name.

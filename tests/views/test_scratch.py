@@ -76,12 +76,12 @@ def test_a_view_of_the_same_name_in_another_registry_keeps_what_it_has_written(
 ) -> None:
     """The entry of one that was killed names the same directory."""
     stale, current = user.runtime + ".stale", user.runtime + ".current"
-    with user.start("run", "--name", "same", "--", *WRITING) as killed:
+    with user.start("run", "--rm", "--name", "same", "--", *WRITING) as killed:
         assert killed.stdout is not None
         assert killed.stdout.readline() == "on\n"
         kill_all(user)
     os.rename(user.runtime, stale)
-    with user.start("run", "--name", "same", "--", *WRITING) as view:
+    with user.start("run", "--rm", "--name", "same", "--", *WRITING) as view:
         assert view.stdout is not None
         assert view.stdout.readline() == "on\n"
         os.rename(user.runtime, current)
