@@ -524,6 +524,7 @@ def test_a_layer_above_the_host_is_merged(user: TestUser) -> None:
 
 
 @only_as("root")
+@needs_host
 def test_a_view_in_a_view_falls_back(user: TestUser) -> None:
     """The kernel takes no upper on an overlay: the inner view has to be ours."""
     inner = f"{command()} run --driver auto -- cat /etc/hostname"
