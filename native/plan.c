@@ -24,8 +24,9 @@ enum {
     LONGEST_HOSTNAME = 64, /* uname(2) */
     LONGEST_FILE_NAME = 60,
     LONGEST_FAILURE = 32, /* the name of a step that can fail */
+    NEW_TIME = 0x80,      /* CLONE_NEWTIME of linux/sched.h */
     NAMESPACES = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID |
-        CLONE_NEWNET | CLONE_NEWCGROUP,
+        CLONE_NEWNET | CLONE_NEWCGROUP | NEW_TIME,
 };
 
 /* Bits of `struct form.sections`. */
@@ -103,6 +104,7 @@ static const struct form forms[STEPS] = {
     [STEP_GRACE] = {"grace", "u", IN_PLAN, ONCE},
     [STEP_JSON_STATUS] = {"json_status", "d", IN_PLAN, ONCE},
     [STEP_DATA] = {"data", "dduus", IN_INIT, MANY},
+    [STEP_TIME_OFFSETS] = {"time_offsets", "s", IN_MONITOR, ONCE},
 };
 
 static const char *const section_names[SECTIONS] = {"plan", "monitor", "init", "command", "end"};

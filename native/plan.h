@@ -96,6 +96,7 @@ enum step {
     STEP_GRACE,
     STEP_JSON_STATUS,
     STEP_DATA,
+    STEP_TIME_OFFSETS,
     STEPS,
 };
 

@@ -40,6 +40,7 @@ enum {
     KILLED = 128 + SIGKILL,
     INTERRUPTED = 128 + SIGINT,
     EVENTS_AT_ONCE = 64,
+    NEW_TIME = 0x80,           /* CLONE_NEWTIME of linux/sched.h, which conflicts with sched.h */
     DRAIN_MILLISECONDS = 2000, /* for a client to read what a view that has ended had sent it */
 };
 
@@ -435,6 +436,21 @@ keep_log(const struct argument *argument)
     return monitor.logs ? 0 : fail(LOG, argument[3].bytes);
 }
 
+/* The offsets hold from the first process in the namespace on: init (time_namespaces(7)). */
+static int
+set_time_offsets(const char *lines)
+{
+    int file = -1;
+    if (unshare(NEW_TIME) < 0 ||
+        (file = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC)) < 0 ||
+        write(file, lines, strlen(lines)) < 0) {
+        close_keeping_errno(file);
+        return fail(TIME, "");
+    }
+    close(file);
+    return 0;
+}
+
 static int
 carry_out(const struct record *record)
 {
@@ -452,6 +468,8 @@ carry_out(const struct record *record)
                    : 0;
     case STEP_UNSHARE:
         return unshare((int)argument[0].number) < 0 ? fail(NAMESPACES, "") : 0;
+    case STEP_TIME_OFFSETS:
+        return set_time_offsets(argument[0].bytes);
     case STEP_PAUSE:
         return pause_until(slot_descriptor(&plan, &argument[0]),
                            slot_descriptor(&plan, &argument[1]));

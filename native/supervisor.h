@@ -28,6 +28,7 @@ enum { LONGEST_RECORD = 4000 }; /* less than PIPE_BUF: a record is written in on
 #define ATTACH "ATTACH"
 #define SYMLINK "SYMLINK"
 #define DATA "DATA"
+#define TIME "TIME"
 #define TWICE "TWICE"
 #define HOSTS "HOSTS"
 #define DIRECTORY "DIRECTORY"

@@ -150,6 +150,53 @@ def devices(args: Values) -> Part:
     return {"devices": list(dict.fromkeys(found))}
 
 
+def declare_sharing(command: Options) -> None:
+    """Which namespaces are the host's, and what those of the view's own have."""
+    command.add_argument(
+        "--share",
+        dest="shared",
+        metavar="NAME[,NAME...]",
+        action="append",
+        default=[],
+        help="share namespaces with the host: net, ipc, uts, cgroup, time, user",
+    )
+    command.add_argument(
+        "--userns",
+        choices=("auto", "single", "subids", "host"),
+        default="auto",
+        help="'single': the caller's id is the only one; 'subids': those of /etc/subuid, too; 'host': root's own"
+        " (default: auto, what there is)",
+    )
+    for clock in ("--monotonic", "--boottime"):
+        command.add_argument(
+            clock,
+            type=int,
+            metavar="SECONDS",
+            help=f"set the view's clock CLOCK_{clock[2:].upper()} off by so much (time_namespaces(7))",
+        )
+
+
+def sharing(args: Values) -> Part:
+    if not args.shared:
+        return {"userns": args.userns}
+    from overlaykit.namespace import sharing
+
+    shared = sharing.parse(args.shared)
+    return {"shared": shared, "userns": args.userns}
+
+
+def clocks(args: Values) -> Part:
+    """Some of the keyword arguments of `View.execute`. Raises: TimeConflict."""
+    given = {"--monotonic": args.monotonic, "--boottime": args.boottime}
+    if all(one is None for one in given.values()):
+        return {}
+    from overlaykit.namespace import sharing
+
+    if "time" in sharing.parse(args.shared):
+        raise sharing.TimeConflict(next(name for name, one in given.items() if one is not None))
+    return {"time_offsets": sharing.offsets(args.monotonic, args.boottime)}
+
+
 def declare_contents(command: Options) -> None:
     """What the view has beside its layers and what is shared."""
     command.add_argument(

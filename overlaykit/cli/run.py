@@ -25,6 +25,7 @@ _PARTS: Final = (
     launch_options.binds,
     launch_options.devices,
     launch_options.network,
+    launch_options.sharing,
     launch_options.limits,
     launch_options.driver,
     launch_options.confinement,
@@ -97,6 +98,7 @@ def launch(
             launch_options.identity(args)
             | launch_options.process("run", args)
             | launch_options.contents("run", args)
+            | launch_options.clocks(args)
         )
 
     with (
@@ -145,6 +147,7 @@ def options() -> Options:
     launch_options.declare_contents(command)
     launch_options.declare_devices(command)
     launch_options.declare_network(command)
+    launch_options.declare_sharing(command)
     launch_options.declare_life(command)
     launch_options.declare_labels(command)
     launch_options.declare_limits(command)

@@ -35,7 +35,7 @@ def mounted(name: str, path: str) -> Iterator[copying.Enter]:
                 *(target for _, target in (*args.bind_data, *args.ro_bind_data)),
             ]
             copying.require_kept(name, path, shared)
-            own = {key: parts[key] for key in ("layers", "upper", "read_only", "driver")}
+            own = {key: parts[key] for key in ("layers", "upper", "read_only", "driver", "userns")}
             if args.upper is None and not args.read_only:
                 own["upper"] = view.upper
             opened = View(name=name, **own)

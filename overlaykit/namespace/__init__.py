@@ -13,7 +13,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from overlaykit.namespace import accounts, binds, cgroups, descriptors, environment, tmpfs
+    from overlaykit.namespace import (
+        accounts,
+        binds,
+        cgroups,
+        descriptors,
+        environment,
+        identities,
+        tmpfs,
+    )
     from overlaykit.namespace.accounts import GroupsConflict, GroupUnknown, Identity, UserUnknown
     from overlaykit.namespace.binds import (
         BadBind,
@@ -49,11 +57,17 @@ if TYPE_CHECKING:
         LimitRefused,
         ProcRefused,
         SymlinkRefused,
+        TimeRefused,
         UserNotMapped,
         WorkingDirectoryMissing,
         WorkingDirectoryRelative,
     )
-    from overlaykit.namespace.identities import available
+    from overlaykit.namespace.identities import (
+        NoSubordinateIds,
+        UserNamespaceNeeded,
+        UserNamespaceOfHost,
+        available,
+    )
     from overlaykit.namespace.join import NotJoinable, namespaces_of
     from overlaykit.namespace.launcher import execute, execute_in, launch
     from overlaykit.namespace.limits import BadLimit, Limits, parse_size
@@ -104,6 +118,7 @@ __all__ = [
     "Limits",
     "NoDevice",
     "NoGpu",
+    "NoSubordinateIds",
     "NotJoinable",
     "NotOpen",
     "Port",
@@ -116,8 +131,11 @@ __all__ = [
     "SymlinkRefused",
     "TargetTwice",
     "Terminal",
+    "TimeRefused",
     "Tmpfs",
     "Ulimit",
+    "UserNamespaceNeeded",
+    "UserNamespaceOfHost",
     "UserNamespacesRefused",
     "UserNotMapped",
     "UserUnknown",
@@ -135,6 +153,7 @@ __all__ = [
     "errno_as_root",
     "execute",
     "execute_in",
+    "identities",
     "is_privileged",
     "isolate_mounts",
     "launch",
@@ -171,11 +190,12 @@ _MODULES: Final = {
         "LimitRefused",
         "ProcRefused",
         "SymlinkRefused",
+        "TimeRefused",
         "UserNotMapped",
         "WorkingDirectoryMissing",
         "WorkingDirectoryRelative",
     ),
-    "identities": ("available",),
+    "identities": ("NoSubordinateIds", "UserNamespaceNeeded", "UserNamespaceOfHost", "available"),
     "limits": ("BadLimit", "Limits", "parse_size"),
     "launcher": ("execute", "execute_in", "launch"),
     "join": ("NotJoinable", "namespaces_of"),

@@ -78,6 +78,13 @@ class SymlinkRefused(Error):
     message = "--symlink: {0} cannot be made in the view ({1}); name another DEST, or let the view be written to"
 
 
+class TimeRefused(Error):
+    message = (
+        "--monotonic, --boottime: the kernel gives the view no clocks of its own ({0}); name smaller"
+        " offsets, or leave them out"
+    )
+
+
 class MemoryExceeded(Error):
     message = "killed, because it needed more than --memory allows: give it more"
 
@@ -141,6 +148,7 @@ WORDING: Final = {
     "MOUNTPOINT": "make the mountpoint",
     "SYMLINK": "make the symbolic link",
     "DATA": "fill",
+    "TIME": "make a time namespace",
     "MISMATCH": "share at",
     "ATTACH": "mount on",
     "TWICE": "share at one place",
@@ -199,6 +207,8 @@ def error_of(name: str, code: int, subject: str) -> Exception:
         case "TWICE":
             first, _, second = subject.partition("\n")
             return TargetTwice(second, f"the same place in this view as {first}")
+        case "TIME":
+            return TimeRefused(reason)
         case "SYMLINK":
             return SymlinkRefused(subject, reason)
         case "SECCOMP":

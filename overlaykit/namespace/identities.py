@@ -14,6 +14,7 @@ import os
 import pwd
 
 from overlaykit import privilege
+from overlaykit.errors import Error
 from overlaykit.record import Record
 from overlaykit.scope import suppress
 
@@ -21,6 +22,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final, Literal
+
+CHOICES: Final = ("auto", "single", "subids", "host")
+"""Of `--userns`: all ids that can be mapped, the caller's alone, subordinate ids too, no user namespace."""
 
 KINDS: Final = ("uid", "gid")
 _HELPERS: Final = {"uid": "newuidmap", "gid": "newgidmap"}
@@ -32,6 +36,21 @@ _MAY_MAP_ALL: Final = {
 }
 _MOST_EXTENTS: Final = 340
 """Lines of one map."""
+
+
+class UserNamespaceNeeded(Error):
+    message = (
+        "--userns host, --share user: only root with all capabilities has views in the host's user namespace: leave"
+        " it out"
+    )
+
+
+class UserNamespaceOfHost(Error):
+    message = "--userns {0}: root's views are in the host's user namespace: leave it out, or be an ordinary user"
+
+
+class NoSubordinateIds(Error):
+    message = "--userns subids: {0}: {1}, or use --userns single"
 
 
 class Extent(Record):
@@ -51,6 +70,8 @@ class Identities(Record):
     users: tuple[Extent, ...]
     groups: tuple[Extent, ...]
     writer: Literal["self", "parent", "helpers"] = "self"
+    required: bool = False
+    """Whether it is an error if they cannot be written; else the caller alone is mapped."""
 
     def extents(self, kind: str) -> tuple[Extent, ...]:
         return self.users if kind == "uid" else self.groups
@@ -75,6 +96,25 @@ def available() -> Identities:
         _from_one_on(Extent(0, os.getegid(), 1), groups),
         "helpers",
     )
+
+
+def chosen(kind: str) -> Identities:
+    """The maps for a kind of CHOICES. Requires: the caller needs a user namespace, which is not entered yet.
+
+    Raises: UserNamespaceNeeded, NoSubordinateIds.
+    """
+    if kind == "host":
+        raise UserNamespaceNeeded
+    if kind == "single":
+        return caller_only()
+    found = available()
+    if kind == "subids" and found.writer != "helpers":
+        for one in KINDS:
+            if not _subordinate(one):
+                what = f"you have no range in /etc/sub{one}"
+                raise NoSubordinateIds(what, "have root add one ('usermod --add-subuids')")
+        raise NoSubordinateIds("newuidmap is missing", "install the package uidmap")
+    return found.replace(required=kind == "subids")
 
 
 def write(process: int, kind: str, text: str) -> None:

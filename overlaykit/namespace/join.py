@@ -45,12 +45,18 @@ OFFERED: Final = {
 """The namespaces that the supervisor holds descriptors of, by their names in procfs (namespaces(7))."""
 
 
+CLONE_NEWTIME: Final = 0x80
+"""linux/sched.h."""
+_TIME: Final = "time_for_children"
+
+
 class Namespaces(Record, kw_only=True):
     """Descriptors of a view's namespaces; None for those of the caller."""
 
     user: int | None
     network: int | None
     processes: int
+    time: int | None
     offered: tuple[tuple[int, int], ...]
     """Descriptors, each with its CLONE_NEW*."""
 
@@ -112,18 +118,32 @@ def _open(supervisor: int, stack: ExitStack) -> Namespaces | None:
         return opened(f"ns/{kind}")
 
     found = {}
+    time: int | None = None
     for number in os.listdir(f"/proc/{supervisor}/fd"):
         with suppress(FileNotFoundError):
             kind = os.readlink(f"/proc/{supervisor}/fd/{number}").partition(":[")[0]
             if kind in OFFERED:
                 found[kind] = opened(f"fd/{number}")
+    times = f"ns/{_TIME}"
+    with suppress(FileNotFoundError):  # a kernel without
+        if not os.path.samestat(
+            os.stat("/proc/self/ns/time"), os.stat(f"/proc/{supervisor}/{times}")
+        ):
+            time = opened(times)
     if found.keys() != OFFERED.keys():
         return None
     return Namespaces(
         user=unless_ours("user"),
         network=unless_ours("net"),
         processes=opened("ns/pid_for_children"),
-        offered=tuple((descriptor, OFFERED[kind]) for kind, descriptor in found.items()),
+        time=time,
+        offered=tuple(
+            (descriptor, OFFERED[kind])
+            for kind, descriptor in found.items()
+            # The view may share them; to enter one again takes privileges over it.
+            if kind == "mnt"
+            or not os.path.samestat(os.stat(f"/proc/self/ns/{kind}"), os.fstat(descriptor))
+        ),
     )
 
 
@@ -140,7 +160,11 @@ def plan_of(
     plan = Plan()
     plan.section("plan")
     slots = Inherited(plan)
-    others = [found for found in (namespaces.user, namespaces.network) if found is not None]
+    others = [
+        found
+        for found in (namespaces.user, namespaces.network, namespaces.time)
+        if found is not None
+    ]
     slots.add(
         "namespace", *others, namespaces.processes, *(found for found, _ in namespaces.offered)
     )
@@ -151,6 +175,8 @@ def plan_of(
         plan.setns(slots[namespaces.user], _native.CLONE_NEWUSER)
     if namespaces.network is not None:
         plan.setns(slots[namespaces.network], _native.CLONE_NEWNET)
+    if namespaces.time is not None:
+        plan.setns(slots[namespaces.time], CLONE_NEWTIME)
     plan.setns(slots[namespaces.processes], _native.CLONE_NEWPID)
     plan.section("init")
     join_cgroups(plan, slots, spec)

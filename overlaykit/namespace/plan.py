@@ -102,6 +102,7 @@ FORMS: Final = {
     "grace": (53, "u", "plan"),
     "json_status": (54, "d", "plan"),
     "data": (55, "dduus", "init"),
+    "time_offsets": (56, "s", "monitor"),
 }
 """Of each step its code, the types of its arguments, and the sections that may have it, as the program knows them.
 
@@ -185,6 +186,10 @@ class Plan:
     def unshare(self, kinds: int) -> None:
         """unshare(2), with CLONE_NEW*."""
         self.steps.append(("unshare", kinds))
+
+    def time_offsets(self, lines: str) -> None:
+        """Have children enter a new time namespace, whose clocks differ by `lines` (time_namespaces(7))."""
+        self.steps.append(("time_offsets", lines))
 
     def pause(self, ready: Slot, go_on: Slot) -> None:
         """Write a byte into `ready`, and wait for a byte from `go_on`: something outside acts in between."""

@@ -65,6 +65,10 @@ class LaunchSpec(Record, kw_only=True):
     """More nodes in /dev than the usual ones."""
     shm_size: str | None = None
     """The size of /dev/shm, as tmpfs(5) takes it."""
+    shared: frozenset[str] = frozenset()
+    """The namespaces that are the host's, beside `network`: of `sharing.NAMES`."""
+    time_offsets: str | None = None
+    """Of the clocks in a time namespace of its own, as time_namespaces(7) has them; None: time is the host's."""
     symlinks: tuple[Symlink, ...] = ()
     data: tuple[Data, ...] = ()
     account: Account | None = None

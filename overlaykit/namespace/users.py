@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from overlaykit.namespace.identities import Identities
 
+_MAP: Final = "/proc/self/uid_map"
+
 NEEDED: Final = frozenset(
     {
         *KEPT,
@@ -36,7 +38,8 @@ def enter(mapped: Identities | None = None) -> None:
     """Become root of a new user namespace, with a mount namespace whose mounts are private.
 
     The namespace maps `mapped` (`identities.available()`, called before; by default the caller only), or the caller
-    only if that is refused. To map its own group, an ordinary user has to give up setgroups(2) (user_namespaces(7)).
+    only if that is refused and not required. To map its own group, an ordinary user has to give up setgroups(2)
+    (user_namespaces(7)).
 
     Requires: a new single-threaded child, for example in `preexec_fn`: it cannot return to the old namespace.
 
@@ -49,6 +52,9 @@ def enter(mapped: Identities | None = None) -> None:
     caller = identities.caller_only()
     with _mapped_from_outside(mapped or caller):
         _native.unshare(_native.CLONE_NEWUSER | _native.CLONE_NEWNS)
+    unmapped = not (privilege.extents("uid") and privilege.extents("gid"))
+    if mapped is not None and mapped.required and unmapped:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), _MAP)
     if not privilege.extents("uid"):
         identities.write(_procfs_pid(), "uid", str(caller.users[0]))
     if not privilege.extents("gid"):

@@ -47,9 +47,12 @@ if TYPE_CHECKING:
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where commands are looked up when the environment has no PATH."""
 
-NAMESPACES: Final = (
-    _native.CLONE_NEWNS | _native.CLONE_NEWUTS | _native.CLONE_NEWIPC | _native.CLONE_NEWCGROUP
-)
+NAMESPACES: Final = {
+    "mount": _native.CLONE_NEWNS,
+    "uts": _native.CLONE_NEWUTS,
+    "ipc": _native.CLONE_NEWIPC,
+    "cgroup": _native.CLONE_NEWCGROUP,
+}
 """The namespaces that init makes, so that they end with it; its PID namespace began with its fork."""
 
 DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty", "fuse")
@@ -113,19 +116,22 @@ def plan_of(
         log = supervision.log
         directory = slots[log.directory]
         plan.log(slots[log.stdout], slots[log.stderr], directory, log.name, log.limit)
+    if spec.time_offsets is not None:
+        plan.time_offsets(spec.time_offsets)
     plan.unshare(_native.CLONE_NEWPID)
 
     plan.section("init")
     # Before the cgroup namespace, whose root is the group that the process is in.
     join_cgroups(plan, slots, spec)
-    plan.unshare(NAMESPACES)
+    plan.unshare(sum(kind for name, kind in NAMESPACES.items() if name not in spec.shared))
     # While its mounts receive what is mounted outside.
     for bind in spec.binds:
         if bind.propagation != "private":
             _clone_bind(plan, bind)
     plan.private_mounts()
     if spec.network != "host":
-        plan.hostname(spec.hostname)
+        if "uts" not in spec.shared:
+            plan.hostname(spec.hostname)
         plan.loopback()
     plan.umask(_MOUNTPOINT_UMASK)
     _mounts(plan, spec, caller, slots, slots[root.mount])
@@ -322,12 +328,19 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, slots: Inherited, root
         plan.fresh("pts", "devpts", _NOSUID | _NOEXEC, options, flags, subject="/dev/pts")
     # A view works without these where the kernel lacks or refuses them.
     plan.fresh("cgroup", "cgroup2", kernel | _RDONLY, flags=OPTIONAL, subject="/sys/fs/cgroup")
+    if "cgroup" in spec.shared:
+        # An unprivileged view gets no fresh one of the host's.
+        plan.clone("cgroup", "/sys/fs/cgroup", _RDONLY, UNLESS_FILLED | OPTIONAL_IF_ENOENT)
     devices = {name: f"/dev/{name}" for name in DEVICES}
     if caller.console is not None and spec.terminal is None:
         devices["console"] = caller.console
     for name, path in devices.items():
         plan.clone(f"/dev/{name}", path, flags=OPTIONAL_IF_ENOENT)
-    plan.fresh("mqueue", "mqueue", kernel, flags=OPTIONAL, subject="/dev/mqueue")
+    if "ipc" in spec.shared:
+        for path in ("/dev/shm", "/dev/mqueue"):  # noqa: S108
+            plan.clone(path, path, flags=OPTIONAL_IF_ENOENT)
+    else:
+        plan.fresh("/dev/mqueue", "mqueue", kernel, flags=OPTIONAL, subject="/dev/mqueue")
     for bind in spec.binds:
         if bind.propagation == "private":
             _clone_bind(plan, bind)
@@ -343,7 +356,9 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, slots: Inherited, root
     # Its devices are mounts: a node that is made beside them opens nothing.
     plan.fresh("dev", "tmpfs", kernel, ("mode", "0755"), subject="/dev")
     size = () if spec.shm_size is None else ("size", spec.shm_size)
-    plan.fresh("shm", "tmpfs", _NOSUID | _NODEV, ("mode", "1777", *size), subject="/dev/shm")  # noqa: S108
+    if "ipc" not in spec.shared:
+        shm = "/dev/shm"  # noqa: S108
+        plan.fresh(shm, "tmpfs", _NOSUID | _NODEV, ("mode", "1777", *size), subject=shm)
     plan.attach("dev", "/dev")
     for name, target in LINKS:
         plan.symlink(target, f"/dev/{name}")
@@ -352,8 +367,8 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, slots: Inherited, root
     plan.attach("pts", "/dev/pts")
     if spec.terminal is not None:
         plan.pty(owner(spec), console=True)
-    plan.attach("shm", "/dev/shm")  # noqa: S108
-    plan.attach("mqueue", "/dev/mqueue")
+    plan.attach("/dev/shm", "/dev/shm")  # noqa: S108
+    plan.attach("/dev/mqueue", "/dev/mqueue")
     _protect(plan, spec.confinement, own_network=not host_network)
     plan.fresh("run", "tmpfs", _NOSUID | _NODEV, ("mode", "0755"), subject="/run")
     plan.attach("run", "/run")

@@ -41,6 +41,7 @@ def launch_spec(
     new_session: bool = False,
     grace: int | None = None,
     json_status: int | None = None,
+    time_offsets: str | None = None,
     symlinks: tuple[Symlink, ...] = (),
     data: tuple[Data, ...] = (),
 ) -> namespace.LaunchSpec:
@@ -70,6 +71,8 @@ def launch_spec(
         new_session=new_session,
         grace=grace,
         json_status=json_status,
+        shared=view.shared,
+        time_offsets=time_offsets,
         symlinks=symlinks,
         data=data,
         tmpfs=view.tmpfs,

@@ -46,9 +46,10 @@ class FuseRoot:
     paths: tuple[str, ...] = ()
     changes: str | None = None
 
-    def __init__(self) -> None:
-        """Start the daemon. Raises: Error, OSError."""
-        self.daemon = _start_daemon()
+    def __init__(self, userns: str) -> None:
+        """Start the daemon. `userns`: as in `ViewSpec`. Raises: Error, OSError."""
+        self._userns = userns
+        self.daemon = _start_daemon(userns)
         self._entry: Entry | None = None
 
     @property
@@ -133,7 +134,7 @@ class FuseRoot:
         try:
             serve(self.daemon, mount, entry, keep=[hold.fileno() for hold in holds])
         except daemon.NamespacesRefused as refused:
-            raise _explain_refusal(refused) from None
+            raise _explain_refusal(refused, self._userns) from None
 
     def has_ended(self) -> bool:
         """Whether the daemon has ended, and with it the mount."""
@@ -179,23 +180,29 @@ class FuseRoot:
             os.close(fd)
 
 
-def _start_daemon() -> daemon.Daemon:
+def _start_daemon(userns: str) -> daemon.Daemon:
     """Start a daemon in a mount namespace of its own, and in a user namespace unless this process is a full root."""
     privileged = namespace.is_privileged()
-    warm = server.warm_daemon(server.MOUNTS if privileged else server.USER)
     if privileged:
-        prepare = namespace.isolate_mounts
-    else:
-        mapped = namespace.available()
+        if userns not in ("auto", "host"):
+            raise namespace.UserNamespaceOfHost(userns)
+        warm = server.warm_daemon(server.MOUNTS)
+        return daemon.Daemon(prepare=namespace.isolate_mounts, warm=warm)
+    mapped = namespace.available() if userns == "auto" else namespace.identities.chosen(userns)
 
-        def prepare() -> None:
-            namespace.enter(mapped)
+    def prepare() -> None:
+        namespace.enter(mapped)
 
+    # The server maps what is available.
+    warm = server.warm_daemon(server.USER) if userns == "auto" else None
     return daemon.Daemon(prepare=prepare, warm=warm)
 
 
-def _explain_refusal(refused: OSError) -> Exception:
+def _explain_refusal(refused: OSError, userns: str) -> Exception:
     """The error for namespaces that the daemon could not enter."""
     if namespace.is_privileged():
         return MountsNotIsolated()
-    return namespace.diagnose() or refused
+    found = namespace.diagnose()
+    if found is None and userns == "subids":
+        return namespace.NoSubordinateIds("newuidmap maps none", "mend /etc/subuid and /etc/subgid")
+    return found or refused

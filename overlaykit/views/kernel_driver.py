@@ -175,16 +175,19 @@ class KernelRoot:
         upper: Upper | None,
         *,
         kept: bool,
+        userns: str = "auto",
         limit: int | None = None,
     ) -> None:
         """Mount `layers`, which `holds` have opened, below `upper`.
 
         `kept`: the upper outlives the view. `limit`: the bytes that it may take.
-        Raises: KernelRefused; other Errors that hold for both drivers; OSError.
+        `userns`: as in `ViewSpec`. Raises: KernelRefused; other Errors that hold for both drivers; OSError.
         """
         if limit is not None:
             raise DiskUnlimited(limit)
         privileged = namespace.is_privileged()
+        if privileged and userns not in ("auto", "host"):
+            raise namespace.UserNamespaceOfHost(userns)
         user = in_user_namespace()
         masks = _require_shown(layers, user=user)
         self.paths = tuple(
@@ -205,11 +208,19 @@ class KernelRoot:
                 upper=opened[0] if opened else -1,
                 work=opened[1] if opened else -1,
                 volatile=not kept,
-                identities=None if privileged else namespace.available(),
+                identities=None if privileged else namespace.identities.chosen(userns),
                 user=user,
             )
             made = kernel_mount.mount(plan)
         except Failed as failed:
+            if (
+                failed.reason == "namespaces"
+                and userns == "subids"
+                and namespace.diagnose() is None
+            ):
+                raise namespace.NoSubordinateIds(
+                    "newuidmap maps none", "mend /etc/subuid and /etc/subgid"
+                ) from None
             _explain_failure(failed, layers, upper)
         finally:
             for descriptor in opened:

@@ -30,7 +30,7 @@ class RootFs:
         self.made_upper = False
         driver = drivers.chosen(spec.driver)
         with ExitStack() as undo, ExitStack() as undo_upper:
-            fuse = self._start_fuse(undo) if driver == drivers.FUSE else None
+            fuse = self._start_fuse(spec, undo) if driver == drivers.FUSE else None
             registry = Registry()
             undo.callback(registry.remove_if_empty)
             self.entry = undo.enter_context(closing(registry.enter(spec.name)))
@@ -44,7 +44,7 @@ class RootFs:
             holds = [undo.enter_context(layer.hold()) for layer in layers]
             self.root: FuseRoot | KernelRoot
             if fuse is None:
-                self.root = self._mount(driver, layers, holds, changes, spec.disk, undo)
+                self.root = self._mount(spec, driver, layers, holds, changes, undo)
             else:
                 kept = self.upper is not None
                 fuse.serve(self.entry, layers, holds, changes, kept=kept, limit=spec.disk)
@@ -59,11 +59,11 @@ class RootFs:
 
     def _mount(
         self,
+        spec: ViewSpec,
         driver: str,
         layers: Sequence[Layer],
         holds: Sequence[Hold],
         changes: upper.Upper | None,
-        limit: int | None,
         undo: ExitStack,
     ) -> FuseRoot | KernelRoot:
         """Mount with the kernel's overlayfs, or, if `driver` is `auto` and that cannot show the view, with ours."""
@@ -71,20 +71,22 @@ class RootFs:
 
         kept = self.upper is not None
         try:
-            return KernelRoot(self.entry, layers, holds, changes, kept=kept, limit=limit)
+            return KernelRoot(
+                self.entry, layers, holds, changes, kept=kept, limit=spec.disk, userns=spec.userns
+            )
         except KernelRefused:
             if driver != drivers.AUTO:
                 raise
-        fuse = self._start_fuse(undo)
+        fuse = self._start_fuse(spec, undo)
         fuse.clean_up(self.entry)
-        fuse.serve(self.entry, layers, holds, changes, kept=kept, limit=limit)
+        fuse.serve(self.entry, layers, holds, changes, kept=kept, limit=spec.disk)
         return fuse
 
     @staticmethod
-    def _start_fuse(undo: ExitStack) -> FuseRoot:
+    def _start_fuse(spec: ViewSpec, undo: ExitStack) -> FuseRoot:
         from overlaykit.views.fuse_driver import FuseRoot
 
-        started = FuseRoot()
+        started = FuseRoot(spec.userns)
         undo.callback(started.abandon)
         return started
 

@@ -12,7 +12,7 @@ from overlaykit.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Final, Literal, TypeAlias
 
     from overlaykit.namespace import Bind, Device, Limits, Port, Tmpfs
@@ -39,6 +39,10 @@ class ViewSpec(Record, kw_only=True):
     name: str | None = None
     """None: the registry chooses one."""
     network: Network = "private"
+    shared: frozenset[str] = frozenset()
+    """Namespaces that are the host's: of `namespace.sharing.NAMES`."""
+    userns: str = "auto"
+    """Which ids a user namespace of its own maps: of `namespace.identities.CHOICES`."""
     binds: tuple[Bind, ...] = ()
     ports: tuple[Port, ...] = ()
     tmpfs: tuple[Tmpfs, ...] = ()
@@ -61,6 +65,8 @@ class ViewSpec(Record, kw_only=True):
     """For finding the view again; they change nothing."""
 
     def __post_init__(self) -> None:
+        if self.userns not in ("auto", "single", "subids", "host"):
+            raise ValueError(f"userns: {self.userns!r} is none of auto, single, subids and host")
         if self.upper is not None and self.read_only:
             raise ValueError("a read-only view has no upper")
         if self.disk is not None:
@@ -95,6 +101,8 @@ def describe(
     read_only: bool,
     name: str | None,
     network: Network,
+    shared: Iterable[str],
+    userns: str,
     binds: Sequence[Bind | str],
     ports: Sequence[Port | str],
     driver: str | None,
@@ -126,7 +134,9 @@ def describe(
         upper=os.path.abspath(upper) if upper else upper,
         read_only=read_only,
         name=name,
-        network=network,
+        network="host" if "net" in shared else network,
+        shared=frozenset(shared),
+        userns="host" if "user" in shared else userns,
         binds=tuple(
             namespace.parse_bind(bind) if isinstance(bind, str) else bind for bind in binds
         ),

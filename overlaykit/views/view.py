@@ -21,7 +21,7 @@ from overlaykit.views.spec import describe
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from typing import Any, Final, NoReturn, Self
 
     from overlaykit.fuse import control
@@ -96,6 +96,8 @@ class View:
         read_only: bool = False,
         name: str | None = None,
         network: Network = "private",
+        shared: Iterable[str] = (),
+        userns: str = "auto",
         binds: Sequence[Bind | str] = (),
         ports: Sequence[Port | str] = (),
         driver: str | None = None,
@@ -115,11 +117,12 @@ class View:
 
         `layers`, top first: `host`, names of the store, or directories (a path with a slash, or `dir:PATH`). Changes
         go to the directory `upper`; without one they are dropped at the end, or refused with EROFS if `read_only`.
-        `binds` and `ports` are as for `-v` and `-p`, also as texts. `driver` merges the layers: `fuse`, `kernel` or
-        `auto` (see `drivers`; None: what OVERLAYKIT_DRIVER or a configuration file says). `confinement` is that of each
-        of its commands, `limits` are those of all of them together, and `disk` is how many bytes the changes may take.
-        `hidden` paths and, over the host, keys in the user's home are empty and read-only, unless `share_home`.
-        `sockets` of the host's services are shared, as for `--socket`. `labels` are shown by `overlaykit
+        `shared` are namespaces of the host, and `userns` says which ids its own user namespace maps, as `--share` and
+        `--userns` do. `binds` and `ports` are as for `-v` and `-p`, also as texts. `driver` merges the layers: `fuse`,
+        `kernel` or `auto` (see `drivers`; None: what OVERLAYKIT_DRIVER or a configuration file says). `confinement` is
+        that of each of its commands, `limits` are those of all of them together, and `disk` is how many bytes the
+        changes may take. `hidden` paths and, over the host, keys in the user's home are empty and read-only, unless
+        `share_home`. `sockets` of the host's services are shared, as for `--socket`. `labels` are shown by `overlaykit
         inspect`. Raises: TypeError, ValueError, Error.
         """
         self.spec = describe(
@@ -128,6 +131,8 @@ class View:
             read_only=read_only,
             name=name,
             network=network,
+            shared=shared,
+            userns=userns,
             binds=binds,
             ports=ports,
             driver=driver,
@@ -364,6 +369,7 @@ class View:
         new_session: bool = False,
         grace: int | None = None,
         json_status: int | None = None,
+        time_offsets: str | None = None,
         symlinks: Sequence[Symlink] = (),
         data: Sequence[Data] = (),
     ) -> NoReturn:
@@ -371,7 +377,7 @@ class View:
 
         With `terminal` the command gets a terminal of its own, relayed to the standard streams of this program;
         with `identity` it is another user than the view's root. `lasting`: what is kept of the command.
-        `new_session`, `grace`, `json_status`, `symlinks` and `data` are those of `namespace.LaunchSpec`.
+        `new_session`, `grace`, `json_status`, `time_offsets`, `symlinks`, `data`: as in `namespace.LaunchSpec`.
 
         The process becomes the supervisor of the view: a program in C, which forwards signals, ends with the command's
         status (128 + N where signal N ended it), and removes every trace. A step that fails is printed by
@@ -403,6 +409,7 @@ class View:
             new_session=new_session,
             grace=grace,
             json_status=json_status,
+            time_offsets=time_offsets,
             symlinks=tuple(symlinks),
             data=tuple(data),
         )

@@ -161,7 +161,7 @@ def test_every_mount_that_is_made_is_attached_once() -> None:
 
 def test_a_command_joins_a_view_without_a_mount_or_namespace_of_its_own() -> None:
     namespaces = join.Namespaces(
-        user=30, network=31, processes=32, offered=((33, _native.CLONE_NEWNS),)
+        user=30, network=31, processes=32, time=None, offered=((33, _native.CLONE_NEWNS),)
     )
     spec = LaunchSpec(argv=("true",), env=(b"PATH=/bin",))
     made = join.plan_of(spec, namespaces, caller=CALLER, filters=(12,), supervision=REPORTING)
@@ -436,6 +436,7 @@ def test_steps_stand_in_sections_that_may_have_them() -> None:
         grace=1000,
         json_status=45,
         data=(Data(52, "/d"),),
+        time_offsets="monotonic 1 0\n",
         symlinks=(Symlink("a", "/b"),),
         supervision=alone,
     ).steps
@@ -526,7 +527,7 @@ def test_devices_and_memory_are_mounted_in_the_order_of_the_binds() -> None:
     init = section(made, "init")
     assert [step[2] for step in only(init, "bind")] == ["/b/c", "/dev/y", "/b"]
     assert init.index(("attach_binds",)) > init.index(("bind", "tmpfs /b", "/b"))
-    assert [step[4] for step in only(init, "fresh") if step[1] in ("shm", "tmpfs /b")] == [
+    assert [step[4] for step in only(init, "fresh") if step[1] in ("/dev/shm", "tmpfs /b")] == [
         ("mode", "1777", "size", "8m"),
         ("size", "1m"),
     ]
