@@ -25,6 +25,7 @@ PROGRAMS = {
         "native/protect.c",
         "native/binds.c",
         "native/hosts.c",
+        "native/helper.c",
         "native/namespaces.c",
         "native/logs.c",
         "native/remove.c",

@@ -105,6 +105,8 @@ static const struct form forms[STEPS] = {
     [STEP_JSON_STATUS] = {"json_status", "d", IN_PLAN, ONCE},
     [STEP_DATA] = {"data", "dduus", IN_INIT, MANY},
     [STEP_TIME_OFFSETS] = {"time_offsets", "s", IN_MONITOR, ONCE},
+    [STEP_HELPER] = {"helper", "ll", IN_MONITOR, ONCE},
+    [STEP_CONNECT] = {"connect", "", IN_MONITOR, ONCE},
 };
 
 static const char *const section_names[SECTIONS] = {"plan", "monitor", "init", "command", "end"};
@@ -431,6 +433,10 @@ check_values(struct check *check, const struct record *record)
         return check_descriptor(check, &argument[0], argument[1].number);
     case STEP_FRONT:
         return argument[0].length ? NULL : "there is no program";
+    case STEP_HELPER:
+        return argument[0].length ? NULL : "there is no program";
+    case STEP_CONNECT:
+        return check->seen[STEP_HELPER] ? NULL : "there is no helper";
     case STEP_SETNS:
         check->own_processes |=
             check->section == SECTION_MONITOR && argument[1].number & CLONE_NEWPID;

@@ -97,6 +97,8 @@ enum step {
     STEP_JSON_STATUS,
     STEP_DATA,
     STEP_TIME_OFFSETS,
+    STEP_HELPER,
+    STEP_CONNECT,
     STEPS,
 };
 

@@ -72,6 +72,7 @@ static struct {
     int announce; /* the write end of a pipe that tells that the command runs; -1 if none does */
     struct ports *ports;
     struct logs *logs;
+    struct helper helper;
 } monitor = {.epoll = -1,
              .signals = -1,
              .status = -1,
@@ -82,7 +83,8 @@ static struct {
              .deadline = -1,
              .namespaces = {-1, -1, -1, -1},
              .view = -1,
-             .terminal = -1};
+             .terminal = -1,
+             .helper = {.socket = -1}};
 
 /* ---- events --------------------------------------------------------------------------------- */
 
@@ -396,23 +398,44 @@ empty_streams(void)
 
 /* ---- steps ---------------------------------------------------------------------------------- */
 
-/* Wait until something outside has acted between two steps. */
+/* Wait between two steps until a descriptor is readable. Returns -1 also without a failure, if the
+ * launch is to end. */
 static int
-pause_until(int ready, int go_on)
+wait_between(int descriptor, const char *failure)
 {
-    char byte = '\n';
     monitor.resumed = false;
-    if (write(ready, &byte, 1) < 0 || watch(go_on, &on_resume, EPOLLONESHOT) < 0)
-        return fail(PAUSE, "");
+    if (watch(descriptor, &on_resume, EPOLLONESHOT) < 0)
+        return fail(failure, "");
     while (!monitor.resumed) {
         handle_events(-1);
         if (monitor.parent_ended || monitor.aborted || monitor.interrupt)
             return -1;
     }
+    return 0;
+}
+
+/* Wait until something outside has acted between two steps. */
+static int
+pause_until(int ready, int go_on)
+{
+    char byte = '\n';
+    if (write(ready, &byte, 1) < 0)
+        return fail(PAUSE, "");
+    if (wait_between(go_on, PAUSE) < 0)
+        return -1;
     ssize_t count = read(go_on, &byte, 1);
     if (count <= 0)
         return count < 0 ? fail(PAUSE, "") : fail_with(PAUSE, ECANCELED, "");
     return epoll_ctl(monitor.epoll, EPOLL_CTL_DEL, go_on, NULL) < 0 ? fail(PAUSE, "") : 0;
+}
+
+/* Have the helper connect the network namespace of this process. */
+static int
+connect_network(void)
+{
+    if (helper_connect(&monitor.helper) < 0 || wait_between(monitor.helper.socket, CONNECT) < 0)
+        return -1;
+    return helper_answer(&monitor.helper);
 }
 
 /* The listening socket belongs to the host's network, the sockets that are connected to the
@@ -473,6 +496,10 @@ carry_out(const struct record *record)
     case STEP_PAUSE:
         return pause_until(slot_descriptor(&plan, &argument[0]),
                            slot_descriptor(&plan, &argument[1]));
+    case STEP_HELPER:
+        return helper_start(&monitor.helper, argument);
+    case STEP_CONNECT:
+        return connect_network();
     default: /* STEP_PUBLISH */
         return publish(slot_descriptor(&plan, &argument[0]), (uint16_t)argument[1].number);
     }
@@ -943,6 +970,7 @@ run(void)
         hold_view();
     }
     terminal_end();
+    helper_end(&monitor.helper);
     if (monitor.alone && monitor.with_terminal)
         empty_streams();
     while (monitor.status >= 0)

@@ -42,6 +42,7 @@ enum { LONGEST_RECORD = 4000 }; /* less than PIPE_BUF: a record is written in on
 #define EXECUTE "EXECUTE"
 #define PORT "PORT"
 #define PAUSE "PAUSE"
+#define CONNECT "CONNECT"
 #define LOG "LOG"
 #define CGROUP "CGROUP"
 #define MEMORY "MEMORY"
@@ -152,6 +153,27 @@ int descriptors_send(int channel, const int *descriptors, size_t count);
 
 /* Take what descriptors_send has sent; -1 for each descriptor if nothing has come. */
 void descriptors_take(int channel, int *descriptors, size_t count);
+
+/* ---- helper.c ------------------------------------------------------------------------------- */
+
+/* A program outside the view's network namespace that connects it. */
+struct helper {
+    pid_t process; /* the attendant; 0 without one */
+    int socket;    /* to the attendant; -1 after its answer */
+    const char *program;
+};
+
+/* Carry out STEP_HELPER: fork the attendant, which stays in the present network namespace. */
+int helper_start(struct helper *helper, const struct argument *arguments);
+
+/* Have it start the program, for the present network namespace; `socket` is readable later. */
+int helper_connect(const struct helper *helper);
+
+/* Take its answer. Requires: `socket` is readable. */
+int helper_answer(struct helper *helper);
+
+/* Kill the program, whatever became of it, and wait for its end. */
+void helper_end(const struct helper *helper);
 
 /* ---- namespaces.c --------------------------------------------------------------------------- */
 

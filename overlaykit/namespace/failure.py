@@ -135,6 +135,7 @@ WORDING: Final = {
     "NAMESPACES": "make namespaces",
     "PROCESS": "start a process",
     "PAUSE": "go on after a pause",
+    "CONNECT": "connect the network",
     "PORT": "publish port",
     "LOG": "write the log",
     "CGROUP": "join a control group",
@@ -223,6 +224,10 @@ def error_of(name: str, code: int, subject: str) -> Exception:
             return UserNotMapped(subject)
         case "SUPPLEMENTARY":
             return GroupsRefused(reason)
+        case "CONNECT":
+            from overlaykit.namespace import outbound
+
+            return outbound.refusal(subject, reason)
         case "PROC" if code == errno.EPERM:
             return ProcRefused()
     what = f"cannot {WORDING[name]}: {reason}"

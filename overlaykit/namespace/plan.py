@@ -103,6 +103,8 @@ FORMS: Final = {
     "json_status": (54, "d", "plan"),
     "data": (55, "dduus", "init"),
     "time_offsets": (56, "s", "monitor"),
+    "helper": (57, "ll", "monitor"),
+    "connect": (58, "", "monitor"),
 }
 """Of each step its code, the types of its arguments, and the sections that may have it, as the program knows them.
 
@@ -194,6 +196,18 @@ class Plan:
     def pause(self, ready: Slot, go_on: Slot) -> None:
         """Write a byte into `ready`, and wait for a byte from `go_on`: something outside acts in between."""
         self.steps.append(("pause", ready, go_on))
+
+    def helper(self, argv: Sequence[str], env: Sequence[bytes]) -> None:
+        """A program that stays in the network of the steps before, with the view's life, for `connect`."""
+        self.steps.append(("helper", tuple(argv), tuple(env)))
+
+    def connect(self) -> None:
+        """Start the program of `helper`, and wait until it has connected the network namespace, or ends the launch.
+
+        An empty argument stands for the path of the namespace. The program is ready once it has written to the
+        descriptor 3, or has ended with the status 0: it may go on in the background.
+        """
+        self.steps.append(("connect",))
 
     def publish(self, listener: Slot, port: int) -> None:
         """Forward a listening socket of the host to a port of the view."""

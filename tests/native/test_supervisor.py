@@ -326,6 +326,95 @@ def test_a_signal_before_the_command_ends_the_launch(
     os.close(paused.writer)
 
 
+# ---- a helper --------------------------------------------------------------------------------
+
+
+def connected(
+    script: str,
+    *argv: str,
+    monitor: tuple[Step, ...] = (("unshare", _native.CLONE_NEWNET), ("connect",)),
+    **how: Any,
+) -> bytes:
+    """A view whose network a script connects: $1 is the path of the namespace."""
+    program = ("/bin/sh", "-c", script, "helper", "")
+    helper: Step = ("helper", program, ("PATH=/usr/sbin:/usr/bin:/sbin:/bin",))
+    return plans.encoded(*plans.steps(*argv, monitor=(helper, *monitor), **how))
+
+
+def leave(writer: int) -> None:
+    """Close a pipe's write end, and keep its number: the read end is at its end once the helper's copies are closed."""
+    null = os.open("/dev/null", os.O_WRONLY)
+    os.dup2(null, writer)
+    os.close(null)
+
+
+INTERFACES: Final = ("cat", "/proc/net/dev")
+
+
+@pytest.mark.parametrize("ready", ["exit 0", "echo >&3; exec sleep 1000", "sleep 1000 >&- 2>&- &"])
+def test_a_helper_connects_the_network_before_the_command_runs(ready: str) -> None:
+    script = f'nsenter --net="$1" ip link add made type bridge && {ready}'
+    status, stdout, stderr = plans.run(connected(script, *INTERFACES))
+    assert (status, stderr) == (0, "")
+    assert "made:" in stdout
+    with open("/proc/net/dev") as file:
+        assert "made:" not in file.read()
+
+
+def failure_to_connect(said: str, error: int = errno.ECANCELED) -> Ended:
+    return Ended(124, "", f"CONNECT|{error}|{said}|before|")
+
+
+def test_a_failing_helper_ends_the_launch_with_what_it_said() -> None:
+    raw = connected("echo no; echo route >&2; sleep 1000 & exit 3", "true")
+    assert plans.run(raw) == failure_to_connect("/bin/sh\nno\nroute\n")
+
+
+def test_a_helper_may_say_much() -> None:
+    said = plans.run(connected("seq 100000; exit 3", "true")).stderr
+    assert said.startswith("CONNECT|125|/bin/sh\n1\n2\n")
+    assert len(said) < 3000
+
+
+def test_a_helper_that_cannot_be_executed_ends_the_launch() -> None:
+    steps = plans.steps("true", monitor=[("helper", ("/none", "a"), ()), ("connect",)])
+    assert plans.run(plans.encoded(*steps)) == failure_to_connect("/none\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_of_a_helper_that_has_not_connected_yet(
+    stack: ExitStack, number: signal.Signals
+) -> None:
+    reader, writer = pipe(stack)
+    path = f"/proc/{os.getpid()}/fd/{writer}"
+    process = plans.start(connected(f"trap '' TERM; exec 9>{path}; echo >&9; sleep 1000", "true"))
+    assert os.read(reader, 1) == b"\n"
+    process.send_signal(number)
+    assert plans.ended(process) == (-number, "", "")
+    leave(writer)
+    assert os.read(reader, 1) == b""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", ["echo >&3; exec sleep 1000", "setsid sleep 1000 & exit 0"])
+def test_a_helper_ends_with_the_view(stack: ExitStack, how: str, number: signal.Signals) -> None:
+    reader, writer = pipe(stack)
+    script = f"trap '' TERM; exec 9>/proc/{os.getpid()}/fd/{writer}; {how}"
+    with running(connected(script, "sh", "-c", WAITING)) as process:
+        leave(writer)
+        os.set_blocking(reader, False)
+        with pytest.raises(BlockingIOError):
+            os.read(reader, 1)
+        os.set_blocking(reader, True)
+        process.send_signal(number)
+        assert os.read(reader, 1) == b""
+
+
+def test_a_helper_that_is_not_to_connect_ends_as_well() -> None:
+    raw = connected("exit 1", "sh", "-c", "exit 4", monitor=())
+    assert plans.run(raw) == (4, "", "")
+
+
 # ---- the end ---------------------------------------------------------------------------------
 
 

@@ -292,6 +292,8 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         ("section", INIT),
         ("data", 3, 0, 0, 1 << 32, "/x"),
     ),
+    "record 4: connect: there is no helper": (*HEAD, ("section", MONITOR), ("connect",)),
+    "record 4: helper: there is no program": (*HEAD, ("section", MONITOR), ("helper", (), ())),
     "record 3: grace: it is too long": (*HEAD, ("grace", 1 << 31)),
     "record 4: group: it is no group": (*HEAD, ("section", COMMAND), ("group", (1 << 32) - 1)),
     "record 4: user: it is no user": (*HEAD, ("section", COMMAND), ("user", 0, 1 << 32, 0, 0)),

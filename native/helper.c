@@ -1,0 +1,245 @@
+/* A program outside the view's network namespace that connects it, and stays as long as the view.
+ *
+ *     monitor -- clone --> attendant (PID 1 of a PID namespace) -- fork --> the program
+ *
+ * The attendant is made before the network namespace is. It gets a descriptor of that, forks the
+ * program, and enters the namespace, so that its /proc/PID/ns/net is a path of it. It says when the
+ * program is ready. It dies with the monitor (PR_SET_PDEATHSIG), and every process of its PID
+ * namespace with it (pid_namespaces(7)): the program may have changed its user, have gone to the
+ * background, or ignore signals. */
+#include "supervisor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* The descriptor that the program has beside the standard ones. */
+enum { READY = 3 };
+
+enum { MOST_SAID = 2000 }; /* bytes that a failure tells of the program's output */
+
+/* What the attendant sends: an errno, 0 if the program is ready, and what the program has
+ * printed. */
+struct answer {
+    int error;
+    char said[MOST_SAID + 1];
+};
+
+struct attendant {
+    int monitor; /* a socket */
+    int ready;   /* readable once the program has written to READY */
+    int output;  /* of the program */
+    pid_t program;
+    struct answer answer;
+};
+
+static _Noreturn void
+answer_and_exit(struct attendant *self, int error)
+{
+    self->answer.error = error;
+    (void)send(self->monitor, &self->answer, sizeof self->answer, MSG_NOSIGNAL);
+    _exit(EXIT_FAILURE);
+}
+
+/* Put the path of this process's network namespace in the place of empty arguments. The mounted
+ * procfs may be that of an outer PID namespace. */
+static void
+set_paths(char **argv)
+{
+    static char path[64];
+    char self[16];
+    ssize_t length = readlink("/proc/self", self, sizeof self - 1);
+    self[length < 0 ? 0 : length] = '\0';
+    (void)snprintf(path, sizeof path, "/proc/%s/ns/net", self);
+    for (; *argv; argv++)
+        if (!**argv)
+            *argv = path;
+}
+
+/* Execute the program once `gate` is at its end. `descriptors`: see `taken`. */
+static _Noreturn void
+execute(char **argv, char **environment, const int *descriptors, int gate)
+{
+    int taken[] = {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, READY};
+    char byte;
+    while (read(gate, &byte, 1) < 0)
+        continue;
+    for (size_t at = 0; at < sizeof taken / sizeof *taken; at++)
+        if (dup2(descriptors[at], taken[at]) < 0)
+            _exit(errno);
+    close_all_but(taken, sizeof taken / sizeof *taken);
+    ignore_signals(0);
+    block_signals(0, NULL);
+    (void)execve(argv[0], argv, environment);
+    _exit(errno);
+}
+
+/* A copy of a descriptor above those of the program; close-on-exec. */
+static int
+moved(int descriptor)
+{
+    return fcntl(descriptor, F_DUPFD_CLOEXEC, READY + 1);
+}
+
+/* Fork the program, and enter the network namespace. */
+static void
+start_program(struct attendant *self, char **argv, char **environment, int network)
+{
+    int ready[2], output[2], gate[2], null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (null < 0 || pipe2(ready, O_CLOEXEC) < 0 || pipe2(output, O_CLOEXEC) < 0 ||
+        pipe2(gate, O_CLOEXEC) < 0)
+        answer_and_exit(self, errno);
+    int descriptors[] = {moved(null), moved(output[1]), moved(output[1]), moved(ready[1])};
+    set_paths(argv);
+    self->program = fork();
+    if (self->program < 0)
+        answer_and_exit(self, errno);
+    if (self->program == 0) {
+        close(gate[1]);
+        execute(argv, environment, descriptors, gate[0]);
+    }
+    /* The program may look at this process (ptrace(2)). */
+    if (setns(network, CLONE_NEWNET) < 0 || prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) < 0)
+        answer_and_exit(self, errno);
+    drop_capabilities(0);
+    self->ready = ready[0];
+    self->output = output[0];
+    int kept[] = {self->monitor, self->ready, self->output};
+    close_all_but(kept, sizeof kept / sizeof *kept); /* opens the gate */
+}
+
+/* Read what the program prints. Returns false at its end. What exceeds the answer is dropped. */
+static bool
+read_output(struct attendant *self)
+{
+    char text[MOST_SAID];
+    size_t used = strlen(self->answer.said);
+    ssize_t count = read(self->output, text, sizeof text);
+    if (count < 0 && errno == EINTR)
+        return true;
+    for (ssize_t at = 0; at < count && used < MOST_SAID; at++)
+        if (text[at])
+            self->answer.said[used++] = text[at];
+    return count > 0;
+}
+
+/* Wait until the program has written to READY, or has ended with the status 0: it may go on in the
+ * background. */
+static void
+await_program(struct attendant *self)
+{
+    struct pollfd watched[] = {{.fd = self->output, .events = POLLIN},
+                               {.fd = self->ready, .events = POLLIN},
+                               {.fd = pidfd_of(self->program), .events = POLLIN}};
+    int ended;
+    char byte;
+    if (watched[2].fd < 0)
+        answer_and_exit(self, errno);
+    for (;;) {
+        if (poll(watched, 3, -1) < 0)
+            continue;
+        if (watched[1].revents && read(self->ready, &byte, 1) == 1)
+            break;
+        if (watched[1].revents)
+            watched[1].fd = -1; /* closed */
+        if (watched[0].revents && !read_output(self))
+            watched[0].fd = -1;
+        else if (!watched[0].revents && watched[2].revents) {
+            if (waitpid(self->program, &ended, 0) > 0 && status_of(ended))
+                answer_and_exit(self, ECANCELED);
+            break;
+        }
+    }
+    close(watched[2].fd);
+    close(self->ready);
+}
+
+static _Noreturn void
+attend(const struct argument *arguments, int monitor, int monitors_end)
+{
+    struct attendant self = {.monitor = monitor};
+    int network, kept[] = {monitor};
+    struct pollfd ours = {.fd = monitor, .events = POLLIN};
+    char **argv = list_vector(&arguments[0], 0), **environment = list_vector(&arguments[1], 0);
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    (void)!chdir("/"); /* keeps no mount busy */
+    close(monitors_end);
+    close_all_but(kept, 1);
+    while (poll(&ours, 1, -1) < 0)
+        continue;
+    descriptors_take(monitor, &network, 1);
+    /* The monitor may have died before the prctl(2). */
+    if (network < 0 || !argv || !environment || (poll(&ours, 1, 0) > 0 && ours.revents & POLLHUP))
+        _exit(EXIT_FAILURE);
+    start_program(&self, argv, environment, network);
+    await_program(&self);
+    (void)send(self.monitor, &self.answer, sizeof self.answer, MSG_NOSIGNAL);
+    close(self.monitor);
+    while (read_output(&self))
+        continue;
+    for (int ended; waitpid(-1, &ended, 0) > 0 || errno == EINTR;)
+        continue;
+    _exit(EXIT_SUCCESS);
+}
+
+int
+helper_start(struct helper *helper, const struct argument *arguments)
+{
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return fail(CONNECT, arguments[0].bytes);
+    /* fork(2) in a new PID namespace, without which later children would be in it as well. */
+    helper->process = (pid_t)syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, NULL, NULL, NULL, 0L);
+    if (helper->process == 0)
+        attend(arguments, ends[1], ends[0]);
+    if (helper->process < 0)
+        (void)fail(CONNECT, arguments[0].bytes);
+    helper->socket = ends[0];
+    helper->program = arguments[0].bytes;
+    close(ends[1]);
+    return has_failed() ? -1 : 0;
+}
+
+int
+helper_connect(const struct helper *helper)
+{
+    int network = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+    if (network < 0 || descriptors_send(helper->socket, &network, 1) < 0)
+        return fail(CONNECT, helper->program);
+    close(network);
+    return 0;
+}
+
+int
+helper_answer(struct helper *helper)
+{
+    struct answer answer = {.error = 0};
+    char subject[MOST_SAID + 200];
+    ssize_t count = recv(helper->socket, &answer, sizeof answer, 0);
+    int error = count == (ssize_t)sizeof answer ? answer.error : ECHILD;
+    close(helper->socket);
+    helper->socket = -1;
+    if (!error)
+        return 0;
+    (void)snprintf(subject, sizeof subject, "%s\n%s", helper->program, answer.said);
+    return fail_with(CONNECT, error, subject);
+}
+
+void
+helper_end(const struct helper *helper)
+{
+    if (helper->process <= 0)
+        return;
+    kill(helper->process, SIGKILL);
+    while (waitpid(helper->process, NULL, 0) < 0 && errno == EINTR)
+        continue;
+}
