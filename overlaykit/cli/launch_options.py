@@ -291,9 +291,10 @@ def declare_network(command: Options) -> None:
     )
     command.add_argument(
         "--network",
-        choices=("private", "host", "none"),
+        choices=("private", "outbound", "host", "none"),
         default="private",
-        help="'private': its own, with published ports and no route out; 'host': the host's, with all that it reaches;"
+        help="'private': its own, with published ports and no route out; 'outbound': the same, with connections outward"
+        " through pasta or slirp4netns; 'host': the host's, with all that it reaches;"
         " 'none': its own, with no ports (default: private)",
     )
 

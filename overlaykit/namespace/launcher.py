@@ -116,6 +116,7 @@ def execute(
             listeners=listeners,
             filters=_filters(spec, stack),
             supervision=supervision,
+            helper=_helper(spec),
         )
         _become(plan, spec, lambda: before_exec(ports), stack)
 
@@ -195,6 +196,7 @@ def _start(spec: LaunchSpec, root: RootMount, hold: tuple[int, ...]) -> Processe
                 listeners=listeners,
                 filters=_filters(spec, theirs),
                 supervision=supervision,
+                helper=_helper(spec),
             )
             encoded = theirs.enter_context(_encoded(plan, spec))
             # dup2(2) onto itself clears close-on-exec in the child alone (posix_spawn(3)).
@@ -267,6 +269,15 @@ def _filters(spec: LaunchSpec, stack: ExitStack) -> list[int]:
     for descriptor in opened:
         stack.callback(os.close, descriptor)
     return opened
+
+
+def _helper(spec: LaunchSpec) -> tuple[str, ...]:
+    """The program that connects the view's network, and its arguments; () if none does."""
+    if spec.network != "outbound":
+        return ()
+    from overlaykit.namespace import outbound
+
+    return outbound.program().argv
 
 
 @contextmanager

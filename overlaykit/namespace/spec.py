@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from overlaykit.namespace.tmpfs import Tmpfs
     from overlaykit.namespace.ulimits import Ulimit
 
-    Network: TypeAlias = Literal["private", "host", "none"]
+    Network: TypeAlias = Literal["private", "outbound", "host", "none"]
 
-NETWORKS: Final = ("private", "host", "none")
-"""A network namespace with only a loopback interface; the host's; or one without published ports."""
+NETWORKS: Final = ("private", "outbound", "host", "none")
+"""A network namespace with only a loopback interface; with a way outward as well (`outbound`); the host's; or one
+without published ports."""
 
 _LONGEST_HOSTNAME: Final = 64
 """Bytes: uname(2)."""

@@ -92,8 +92,15 @@ def plan_of(
     listeners: Mapping[int, int],
     filters: Sequence[int],
     supervision: Reporting | Alone,
+    helper: Sequence[str] = (),
 ) -> Plan:
-    """The plan. `listeners` maps a listening descriptor to the port of the view; `filters` are those of seccomp."""
+    """The plan.
+
+    Args:
+      listeners: the port of the view, by the listening descriptor.
+      filters: those of seccomp.
+      helper: the program that connects the view's network (`Plan.connect`), and its arguments.
+    """
     plan = Plan()
     plan.section("plan")
     slots = Inherited(plan)
@@ -108,8 +115,12 @@ def plan_of(
     plan.section("monitor")
     if root.user_namespace is not None:
         plan.setns(slots[root.user_namespace], _native.CLONE_NEWUSER)
+    if helper:
+        plan.helper(helper, ())
     if spec.network != "host":
         plan.unshare(_native.CLONE_NEWNET)
+    if helper:
+        plan.connect()
     for listener, port in listeners.items():
         plan.publish(slots[listener], port)
     if isinstance(supervision, Alone) and supervision.log is not None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from overlaykit.namespace import Bind, Device, Limits, Port, Tmpfs
 
-Network: TypeAlias = "Literal['private', 'host', 'none']"
-NETWORKS: Final = ("private", "host", "none")
+Network: TypeAlias = "Literal['private', 'outbound', 'host', 'none']"
+NETWORKS: Final = ("private", "outbound", "host", "none")
 
 _LEAST_DISK: Final = 64 << 10
 """Bytes: an empty upper takes some blocks."""
