@@ -103,7 +103,7 @@ def failing(*init: Step) -> Ended:
 
 FAILURES: Final[dict[str, tuple[Step, ...]]] = {
     f"DIRECTORY|{errno.ENOENT}|/none": (("chdir", "/none", 1),),
-    f"FILE_SYSTEM|{errno.EEXIST}|/etc": (("symlink", "x", "/etc"),),
+    f"SYMLINK|{errno.EEXIST}|/etc": (("symlink", "x", "/etc"),),
     f"PROC|{errno.ENODEV}|/p": (("fresh", 0, "nofs", 0, (), 4, "PROC", "/p"),),
     f"BIND_SOURCE|{errno.ENOENT}|/s": (("clone", 0, "/none", 0, 0, 0, 4, "BIND_SOURCE", "/s"),),
     f"MISMATCH|{errno.ENOTDIR}|/etc/passwd": (
