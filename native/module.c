@@ -10,6 +10,7 @@
 #include <linux/openat2.h>
 #include <sched.h>
 #include <stdio.h>
+#include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
@@ -76,6 +77,9 @@ static const struct {
     CONSTANT(NAME_ONLY),
 
     CONSTANT(PR_SET_CHILD_SUBREAPER),
+    CONSTANT(PR_SET_NO_NEW_PRIVS),
+    CONSTANT(SECCOMP_FILTER_FLAG_LOG),
+    CONSTANT(SECCOMP_FILTER_FLAG_TSYNC),
 
     CONSTANT(RENAME_EXCHANGE),
     CONSTANT(RENAME_NOREPLACE),

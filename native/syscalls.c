@@ -7,8 +7,10 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -617,6 +619,44 @@ py_prctl(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 }
 
 static PyObject *
+py_seccomp(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"flags", "program", NULL};
+    uint32_t flags;
+    PyObject *given;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&S:seccomp", keywords, native_uint32_from,
+                                     &flags, &given)) {
+        return NULL;
+    }
+    Py_ssize_t size;
+    char *bytes;
+    if (PyBytes_AsStringAndSize(given, &bytes, &size) < 0) {
+        return NULL;
+    }
+    size_t one = sizeof(struct sock_filter);
+    if (size == 0 || (size_t)size % one != 0 || (size_t)size / one > BPF_MAXINSNS) {
+        PyErr_SetString(PyExc_ValueError, "not the instructions of a filter");
+        return NULL;
+    }
+    struct sock_filter *filter = PyMem_Malloc((size_t)size);
+    if (filter == NULL) {
+        return PyErr_NoMemory();
+    }
+    memcpy(filter, bytes, (size_t)size);
+    struct sock_fprog program = {.len = (unsigned short)((size_t)size / one), .filter = filter};
+    long result;
+    NATIVE_CALL(result, syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program));
+    int failure = errno;
+    PyMem_Free(filter);
+    errno = failure;
+    if (result > 0) { // SECCOMP_FILTER_FLAG_TSYNC: the number of a thread with another filter
+        errno = EBUSY;
+        result = -1;
+    }
+    return none_or_raise(result, NULL, NULL);
+}
+
+static PyObject *
 py_signalfd(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"mask", NULL};
@@ -679,6 +719,8 @@ PyMethodDef native_syscall_methods[] = {
                   "close_range(2): close descriptors first to last, or mark them close-on-exec."),
     NATIVE_METHOD(prctl, "($module, /, option, arg2=0, arg3=0, arg4=0, arg5=0)",
                   "prctl(2): change how the kernel treats this process."),
+    NATIVE_METHOD(seccomp, "($module, /, flags, program)",
+                  "seccomp(2): filter the system calls of this process."),
     NATIVE_METHOD(
         signalfd, "($module, /, mask)",
         "signalfd(2): a descriptor that is readable while a signal of the mask is pending."),

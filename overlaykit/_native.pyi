@@ -57,6 +57,9 @@ NAME_ONLY: Final[int]
 """The generation of a listing's entry without a nodeid: name, kind and inode number alone, no dentry."""
 
 PR_SET_CHILD_SUBREAPER: Final[int]
+PR_SET_NO_NEW_PRIVS: Final[int]
+SECCOMP_FILTER_FLAG_LOG: Final[int]
+SECCOMP_FILTER_FLAG_TSYNC: Final[int]
 
 RENAME_EXCHANGE: Final[int]
 RENAME_NOREPLACE: Final[int]
@@ -164,6 +167,13 @@ def unshare(flags: int) -> None: ...
 def setns(fd: int, nstype: int) -> None: ...
 def close_range(first: int, last: int, flags: int) -> None: ...
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int: ...
+def seccomp(flags: int, program: bytes) -> None:
+    """Install a filter of system calls, as instructions of BPF. `flags`: SECCOMP_FILTER_FLAG_*.
+
+    Requires: no_new_privs, or CAP_SYS_ADMIN.
+    Raises: OSError: EBUSY if a thread has a filter of its own (SECCOMP_FILTER_FLAG_TSYNC). ValueError.
+    """
+
 def signalfd(mask: int) -> int:
     """A close-on-exec, non-blocking descriptor, readable while a signal N of the mask (bits 1 << (N - 1)) is pending.
 

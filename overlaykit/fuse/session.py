@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from overlaykit.fuse import cleanup, control_server, holders, mount, mountpoints, unmount
+from overlaykit.fuse.confinement import confine
 from overlaykit.fuse.connection import Connection
 from overlaykit.fuse.minimal_namespace import enter_minimal_mount_namespace
 from overlaykit.fuse.operations import Operations
@@ -128,6 +129,7 @@ async def _serve(
             starting.cancel_scope.cancel()
         poller.polls = True
         if spec.target is None:
+            confine(attached=False)
             on_ready(holders.device_of(f"/proc/self/fd/{detached}"), detached)
             # An open descriptor would keep the mount.
             os.close(detached)
@@ -136,6 +138,7 @@ async def _serve(
             mounted = _attach(spec.target, target, detached)
             if detached >= 0:
                 enter_minimal_mount_namespace(mounted.mountpoint, _needed_later(spec))
+                confine(attached=True)
             else:
                 nursery.start_soon(_end_with_namespace, mounted)
             on_ready(mounted.device, -1)

@@ -7,6 +7,7 @@ import tempfile
 from types import ModuleType
 
 from overlaykit.errors import Error
+from overlaykit.namespace import seccomp_daemon
 from overlaykit.namespace.confinement import KEPT
 from overlaykit.namespace.seccomp import PREPARED
 from overlaykit.namespace.seccomp_rules import (
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 
 _UNKNOWN: Final = -1
 """Of seccomp_syscall_resolve_name_arch(3): no architecture has such a system call."""
+
+_OF_DAEMONS: Final = {
+    "_seccomp_threads.bpf": seccomp_daemon.THREADS,
+    "_seccomp_daemon.bpf": seccomp_daemon.VIEW,
+    "_seccomp_mount_daemon.bpf": seccomp_daemon.MOUNT,
+}
+"""The filters that `fuse.confinement` reads."""
 
 MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
 """Go's names of machines, by those of uname(2)."""
@@ -82,9 +90,10 @@ def selected(profile: Profile, capabilities: frozenset[int]) -> list[Rule]:
 
 
 def prepare(directory: str) -> None:
-    """Write the filters of the default confinement into a directory, at the build of the package."""
-    for path, profile in zip(PREPARED, (DEFAULT, TERMINAL), strict=True):
-        with open(os.path.join(directory, os.path.basename(path)), "wb") as file:
+    """Write the filters of the default confinement and of daemons into a directory, at the build of the package."""
+    names = [*map(os.path.basename, PREPARED), *_OF_DAEMONS]
+    for name, profile in zip(names, (DEFAULT, TERMINAL, *_OF_DAEMONS.values()), strict=True):
+        with open(os.path.join(directory, name), "wb") as file:
             file.write(compiled(profile, KEPT))
 
 
