@@ -956,10 +956,13 @@ run(void)
         failure_write(slot_descriptor(&plan, &record.arguments[0]));
     if (monitor.alone && !monitor.with_terminal)
         empty_streams();
+    /* Other launchers look into this process once the locks are closed that the plan does not hold.
+     */
+    if (started)
+        give_powers_up();
     close_others();
     if (started) {
         plan_forget(&plan, SECTION_INIT, SECTION_COMMAND);
-        give_powers_up();
         if (monitor.ports)
             allow_many_descriptors();
         if (monitor.alone) {

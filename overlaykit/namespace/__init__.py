@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace import (
         accounts,
         binds,
+        bridge,
         cgroups,
         descriptors,
         environment,
@@ -145,6 +146,7 @@ __all__ = [
     "accounts",
     "available",
     "binds",
+    "bridge",
     "cgroups",
     "descriptors",
     "diagnose",

@@ -147,7 +147,7 @@ def _read(enter: Callable[[], int]) -> tuple[bytes, bytes]:
             os.close(reader)
             root = enter()
             for path in (_PASSWD, _GROUP):
-                text = _read_in_root(root, path)
+                text = read_in_root(root, path)
                 _write(writer, b"%d\n" % len(text) + text)
         finally:
             os._exit(0)
@@ -158,7 +158,8 @@ def _read(enter: Callable[[], int]) -> tuple[bytes, bytes]:
     return contents[0], contents[1]
 
 
-def _read_in_root(root: int, path: str) -> bytes:
+def read_in_root(root: int, path: str) -> bytes:
+    """The contents of a file below a root directory; empty if it is missing or may not be read."""
     text = b""
     with suppress(OSError):
         descriptor = open_in_root(root, path, _READ)

@@ -85,6 +85,7 @@ def execute(
     end: End,
     abort_on: Iterable[int] = (),
     hold: Iterable[int] = (),
+    hold_until_started: Iterable[int] = (),
     announce: int | None = None,
     log: Log | None = None,
     before_exec: Callable[[tuple[Port, ...]], None] = lambda _: None,
@@ -94,7 +95,8 @@ def execute(
     The process becomes the supervisor: it forwards signals as `Processes.wait` does, and ends with the command's
     status. If a step fails, it executes Python's module `report[0]` with the arguments `report[1:]` and those of
     `Alone.report`. It kills the view once a descriptor of `abort_on` is readable, keeps those of `hold` open, and
-    carries out `end` at the end. `announce`, `log`: see `Alone`. `before_exec` is called last, with the bound ports.
+    carries out `end` at the end. `hold_until_started`, `announce`, `log`: see `Alone`. `before_exec` is called last,
+    with the bound ports.
 
     Held signals that are pending arrive before `before_exec`; later ones are the supervisor's.
 
@@ -106,7 +108,13 @@ def execute(
     with signals.held(), standard.filled(), ExitStack() as stack:
         ports, listeners = _listen(spec, stack)
         supervision = _alone(
-            report, abort_on=abort_on, hold=hold, end=end, announce=announce, log=log
+            report,
+            abort_on=abort_on,
+            hold=hold,
+            hold_until_started=hold_until_started,
+            end=end,
+            announce=announce,
+            log=log,
         )
         caller = _this_process()
         plan = plan_of(
@@ -144,6 +152,7 @@ def _alone(
     *,
     abort_on: Iterable[int] = (),
     hold: Iterable[int] = (),
+    hold_until_started: Iterable[int] = (),
     end: End | None = None,
     announce: int | None = None,
     log: Log | None = None,
@@ -153,6 +162,7 @@ def _alone(
         env=tuple(b"%b=%b" % variable for variable in os.environb.items()),
         abort_on=tuple(abort_on),
         hold=tuple(hold),
+        hold_until_started=tuple(hold_until_started),
         end=end or End(),
         announce=announce,
         log=log,

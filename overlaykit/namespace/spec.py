@@ -10,7 +10,7 @@ from overlaykit.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Final, Literal, TypeAlias
+    from typing import Final
 
     from overlaykit.namespace.accounts import Account
     from overlaykit.namespace.binds import Bind
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from overlaykit.namespace.tmpfs import Tmpfs
     from overlaykit.namespace.ulimits import Ulimit
 
-    Network: TypeAlias = Literal["private", "outbound", "host", "none"]
 
 NETWORKS: Final = ("private", "outbound", "host", "none")
 """A network namespace with only a loopback interface; with a way outward as well (`outbound`); the host's; or one
@@ -58,7 +57,10 @@ class LaunchSpec(Record, kw_only=True):
     """Whether a missing `cwd` is an error; else "/" is used in its place."""
     hostname: str = "overlaykit"
     """Not used with the network "host"."""
-    network: Network = "private"
+    network: str = "private"
+    """One of NETWORKS."""
+    network_namespace: int | None = None
+    """A descriptor of the view's own network namespace; None: it gets a new one, unless the network is "host"."""
     binds: tuple[Bind, ...] = ()
     """In any order: a target below another one is mounted after it."""
     tmpfs: tuple[Tmpfs, ...] = ()
@@ -217,6 +219,8 @@ class Alone(Record, kw_only=True):
     """Descriptors: the view is killed once one is readable."""
     hold: tuple[int, ...] = ()
     """Descriptors that stay open until all has ended (locks)."""
+    hold_until_started: tuple[int, ...] = ()
+    """Descriptors (locks) that stay open until the command runs and the supervisor can be looked into by procfs."""
     end: End = End()
     announce: int | None = None
     """A pipe that gets a byte once the command is executed; the supervisor then leaves standard error."""

@@ -107,6 +107,8 @@ def plan_of(
     slots.add("root", root.mount)
     if root.user_namespace is not None:
         slots.add("user namespace", root.user_namespace)
+    if spec.network_namespace is not None:
+        slots.add("network namespace", spec.network_namespace)
     slots.add("listener", *listeners)
     slots.add("filter", *filters)
     slots.add("data", *(data.descriptor for data in spec.data))
@@ -117,7 +119,9 @@ def plan_of(
         plan.setns(slots[root.user_namespace], _native.CLONE_NEWUSER)
     if helper:
         plan.helper(helper, ())
-    if spec.network != "host":
+    if spec.network_namespace is not None:
+        plan.setns(slots[spec.network_namespace], _native.CLONE_NEWNET)
+    elif spec.network != "host":
         plan.unshare(_native.CLONE_NEWNET)
     if helper:
         plan.connect()
@@ -304,7 +308,7 @@ def _report(plan: Plan, slots: Inherited, supervision: Reporting) -> None:
 def _front(plan: Plan, slots: Inherited, supervision: Alone) -> None:
     end = supervision.end
     slots.add("watched", *supervision.abort_on)
-    slots.add("held", *supervision.hold)
+    slots.add("held", *supervision.hold, *supervision.hold_until_started)
     slots.add("directory", *(directory for directory, _ in (*end.remove, *end.remove_if_empty)))
     if end.written is not None:
         slots.add("daemon", end.written)
