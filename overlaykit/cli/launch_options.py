@@ -291,11 +291,14 @@ def declare_network(command: Options) -> None:
     )
     command.add_argument(
         "--network",
-        choices=("private", "outbound", "host", "none"),
+        "--net",
+        dest="network",
+        metavar="MODE|NAME",
         default="private",
         help="'private': its own, with published ports and no route out; 'outbound': the same, with connections outward"
         " through pasta or slirp4netns; 'host': the host's, with all that it reaches;"
-        " 'none': its own, with no ports (default: private)",
+        " 'none': its own, with no ports; 'bridge': one that root's views share, with a way to other machines; NAME:"
+        " shared by the views that name it, which reach one another by their names (default: private)",
     )
 
 

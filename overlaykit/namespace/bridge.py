@@ -100,12 +100,15 @@ def owner(network: int) -> int | None:
     return None if users.is_privileged() else fcntl.ioctl(network, _NS_GET_USERNS)
 
 
-def enter_below(user_namespace: int) -> None:
-    """Enter a user namespace, and then a new one that maps all of its ids. Requires: a new child."""
+def enter_below(user_namespace: int, *, single: bool) -> None:
+    """Enter a user namespace, and then a new one that maps all of its ids, or with `single` the caller's alone.
+
+    Requires: a new child.
+    """
     from overlaykit.namespace import identities
 
     _native.setns(user_namespace, _native.CLONE_NEWUSER)
-    users.enter(identities.available())
+    users.enter(None if single else identities.available())
 
 
 def free_subnet(name: str, taken: Collection[str]) -> str:

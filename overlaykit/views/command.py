@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.confinement import Confinement
     from overlaykit.namespace.contents import Data, Symlink
     from overlaykit.namespace.environment import Environment
+    from overlaykit.views.networks import Membership
     from overlaykit.views.spec import ViewSpec
 
 
@@ -44,6 +45,7 @@ def launch_spec(
     time_offsets: str | None = None,
     symlinks: tuple[Symlink, ...] = (),
     data: tuple[Data, ...] = (),
+    connected: Membership | None = None,
 ) -> namespace.LaunchSpec:
     """The launch of `argv` in a view. Raises: TypeError or ValueError for what execve(2) cannot take."""
     require_list("argv", argv)
@@ -58,8 +60,9 @@ def launch_spec(
         cwd=environment.current_directory() if cwd is None else cwd,
         cwd_required=cwd is not None,
         hostname=hostname,
-        network=view.network,
-        binds=(*view.binds, *_sockets(view, variables)),
+        network=view.network if connected is None else "private",
+        network_namespace=None if connected is None else connected.view,
+        binds=(*view.binds, *_sockets(view, variables), *_hosts(view, connected)),
         ports=view.ports,
         descriptors=tuple(pass_fds),
         umask=umask,
@@ -104,6 +107,18 @@ def account_of(
 def _keys(view: ViewSpec) -> list[str]:
     """The keys of the user's home, where the view is one over the host that does not share them."""
     return [] if view.share_home or HOST not in view.layers else keys.of_home()
+
+
+def _hosts(view: ViewSpec, connected: Membership | None) -> list[Bind]:
+    """The names of the members of a shared network, unless the user shares a file in their place."""
+    if connected is None:
+        return []
+    from overlaykit.namespace.binds import Bind
+    from overlaykit.views.network_hosts import TARGET
+
+    if any(os.path.normpath(bind.target) == TARGET for bind in view.binds):
+        return []
+    return [Bind(source=connected.hosts, target=TARGET, read_only=view.read_only)]
 
 
 def _sockets(view: ViewSpec, env: Environment) -> list[Bind]:

@@ -44,7 +44,7 @@ class About(Record, kw_only=True):
     a mount a `target`, a path in the mount namespace `namespace`. `daemon`, `supervisor`: process ids; 0: there is
     none. Without a daemon `paths` are the directories of the layers, and `changes` is the upper, kept or not. A command
     that joins has `capabilities`, `no_new_privs` and the filter `seccomp`, as the view's commands.
-    `cgroups`: the directories of its control groups.
+    `cgroups`: the directories of its control groups. `address`: in the shared network `network`.
     """
 
     name: str
@@ -66,6 +66,8 @@ class About(Record, kw_only=True):
     no_new_privs: bool = True
     seccomp: str | None = None
     cgroups: tuple[str, ...] = ()
+    network: str = ""
+    address: str | None = None
     labels: dict[str, str] = {}  # noqa: RUF012
 
 

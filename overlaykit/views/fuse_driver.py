@@ -46,10 +46,14 @@ class FuseRoot:
     paths: tuple[str, ...] = ()
     changes: str | None = None
 
-    def __init__(self, userns: str) -> None:
-        """Start the daemon. `userns`: as in `ViewSpec`. Raises: Error, OSError."""
+    def __init__(self, userns: str, within: int | None = None) -> None:
+        """Start the daemon.
+
+        `userns`: as in `ViewSpec`. `within`: the parent of the view's user namespace (None: the caller's).
+        Raises: Error, OSError.
+        """
         self._userns = userns
-        self.daemon = _start_daemon(userns)
+        self.daemon = _start_daemon(userns, within)
         self._entry: Entry | None = None
 
     @property
@@ -180,7 +184,7 @@ class FuseRoot:
             os.close(fd)
 
 
-def _start_daemon(userns: str) -> daemon.Daemon:
+def _start_daemon(userns: str, within: int | None) -> daemon.Daemon:
     """Start a daemon in a mount namespace of its own, and in a user namespace unless this process is a full root."""
     privileged = namespace.is_privileged()
     if privileged:
@@ -189,6 +193,9 @@ def _start_daemon(userns: str) -> daemon.Daemon:
         warm = server.warm_daemon(server.MOUNTS)
         return daemon.Daemon(prepare=namespace.isolate_mounts, warm=warm)
     mapped = namespace.available() if userns == "auto" else namespace.identities.chosen(userns)
+    if within is not None:
+        enter_below = namespace.bridge.enter_below
+        return daemon.Daemon(prepare=lambda: enter_below(within, single=userns == "single"))
 
     def prepare() -> None:
         namespace.enter(mapped)

@@ -177,11 +177,13 @@ class KernelRoot:
         kept: bool,
         userns: str = "auto",
         limit: int | None = None,
+        within: int | None = None,
     ) -> None:
         """Mount `layers`, which `holds` have opened, below `upper`.
 
         `kept`: the upper outlives the view. `limit`: the bytes that it may take.
-        `userns`: as in `ViewSpec`. Raises: KernelRefused; other Errors that hold for both drivers; OSError.
+        `userns`: as in `ViewSpec`; `within`: the parent of the view's user namespace, None: the caller's.
+        Raises: KernelRefused; other Errors that hold for both drivers; OSError.
         """
         if limit is not None:
             raise DiskUnlimited(limit)
@@ -210,6 +212,8 @@ class KernelRoot:
                 volatile=not kept,
                 identities=None if privileged else namespace.identities.chosen(userns),
                 user=user,
+                within=within,
+                single=userns == "single",
             )
             made = kernel_mount.mount(plan)
         except Failed as failed:

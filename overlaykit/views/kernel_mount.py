@@ -51,7 +51,8 @@ class Plan:
     `bottom_apart`: the last of them contains another. `masks`: absolute paths in the view, shown as empty directories.
     `upper` and `work`: -1 for none. `volatile`: the upper ends with the view. `identities`: the ids of the user
     namespace to enter; None: the caller is privileged. `user`: in a user namespace, where the kernel has only
-    `user.overlay.*` attributes, no redirects and no index.
+    `user.overlay.*` attributes, no redirects and no index. `within`: its parent, of whose ids
+    it maps all, or with `single` the caller's; None: the caller's.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class Plan:
         volatile: bool,
         identities: Identities | None,
         user: bool,
+        within: int | None = None,
+        single: bool = False,
     ) -> None:
         self.source = source
         self.stage = stage
@@ -78,6 +81,8 @@ class Plan:
         self.volatile = volatile
         self.identities = identities
         self.user = user
+        self.within = within
+        self.single = single
 
 
 class Mounted:
@@ -143,7 +148,11 @@ def _mount(plan: Plan) -> list[int]:
     directories = [*plan.lowers, *([] if plan.upper < 0 else [plan.upper, plan.work])]
     paths = {directory: os.readlink(f"/proc/self/fd/{directory}") for directory in directories}
     try:
-        if plan.identities is not None:
+        if plan.within is not None:
+            from overlaykit.namespace import bridge
+
+            bridge.enter_below(plan.within, single=plan.single)
+        elif plan.identities is not None:
             users.enter(plan.identities)
         else:
             users.isolate_mounts()

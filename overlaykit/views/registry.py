@@ -10,7 +10,7 @@ from overlaykit import signals
 from overlaykit.errors import Error
 from overlaykit.fuse.cleanup import lock_directory, remove_registry_if_empty
 from overlaykit.record import Record
-from overlaykit.scope import suppress
+from overlaykit.scope import contextmanager, suppress
 from overlaykit.views import entry, places, scratch
 from overlaykit.views.entry import About, Entry
 
@@ -112,7 +112,7 @@ class Registry:
     def running(self) -> list[RunningView]:
         """All that are running, oldest first."""
         found = []
-        for path in self._paths():
+        for path in self.paths():
             with suppress(OSError):
                 about = entry.read(path)
                 if about is None or not entry.is_locked(path):
@@ -155,7 +155,7 @@ class Registry:
 
     def remove_ended(self) -> None:
         """Remove the entries of views that were killed, and what was written in views whose entry was lost."""
-        for path in self._paths():
+        for path in self.paths():
             if not entry.is_locked(path):
                 entry.remove_unlocked(path)
         scratch.remove_lost(self._root)
@@ -163,6 +163,15 @@ class Registry:
     def remove_if_empty(self) -> None:
         """Remove the registry's directory if nothing is running, and the empty directories of scratch."""
         remove_registry_if_empty(self._root, *places.private_scratch())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep others from making entries, and from the leases of `networks`, during the block."""
+        lock = self._lock_root()
+        try:
+            yield
+        finally:
+            os.close(lock)
 
     def _lock_root(self) -> int:
         """Lock the registry's directory; make it again if `remove_if_empty` of another process removes it first."""
@@ -174,7 +183,8 @@ class Registry:
                         return lock
                 os.close(lock)
 
-    def _paths(self) -> Iterator[str]:
+    def paths(self) -> Iterator[str]:
+        """The directories of the entries, and of others in the registry."""
         try:
             with os.scandir(self._root) as found:
                 names = [one.name for one in found if one.is_dir(follow_symlinks=False)]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from overlaykit import namespace
 from overlaykit.layers import resolve
 from overlaykit.scope import ExitStack, closing
 from overlaykit.views import drivers, places, upper
 from overlaykit.views.registry import Registry
+from overlaykit.views.spec import is_shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from overlaykit.layers import Hold, Layer, Store
     from overlaykit.views.fuse_driver import FuseRoot
     from overlaykit.views.kernel_driver import KernelRoot
+    from overlaykit.views.networks import Membership
     from overlaykit.views.spec import ViewSpec
 
 
@@ -21,19 +25,27 @@ class RootFs:
     """A mounted root file system with its registry entry. `close` unmounts it.
 
     Attributes: `entry`; `root`, the driver's part, whose `mount` is the root's descriptor; `upper`, the path of the
-    directory that keeps changes (None: they are dropped or refused); `made_upper`, whether that is new.
+    directory that keeps changes (None: they are dropped or refused); `made_upper`, whether that is new; `network`, the
+    view's place in a shared one (None: it is in none).
     """
 
     def __init__(self, spec: ViewSpec, store: Store | None) -> None:
         """Mount. Raises: Error, OSError. Ensures: after an error nothing is left behind."""
         self.upper: str | None = None
         self.made_upper = False
+        self.network: Membership | None = None
+        self._within: int | None = None
         driver = drivers.chosen(spec.driver)
+        joins = is_shared(spec.network)
         with ExitStack() as undo, ExitStack() as undo_upper:
-            fuse = self._start_fuse(spec, undo) if driver == drivers.FUSE else None
+            fuse = self._start_fuse(spec, undo) if driver == drivers.FUSE and not joins else None
             registry = Registry()
             undo.callback(registry.remove_if_empty)
             self.entry = undo.enter_context(closing(registry.enter(spec.name)))
+            if joins:
+                self.network = undo.enter_context(self._join(spec.network, registry))
+                self._within = self.network.user_namespace
+                fuse = self._start_fuse(spec, undo) if driver == drivers.FUSE else None
             changes = self._prepare_upper(spec, undo_upper)
             if fuse is not None:
                 # Called after the scratch is made: without the entry, which names it, the scratch would stay.
@@ -50,8 +62,27 @@ class RootFs:
                 fuse.serve(self.entry, layers, holds, changes, kept=kept, limit=spec.disk)
                 self.root = fuse
             undo.callback(self.root.close)
+            if self.network is not None:
+                user = self.root.user_namespace
+                self.network.connect(
+                    namespace.RootMount(mount=self.root.mount, user_namespace=user)
+                )
             self._undo = undo.pop_all()
             undo_upper.pop_all()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Restrictions that a user may not expect, a line each."""
+        return self.root.notes + (() if self.network is None else self.network.notes)
+
+    @property
+    def holds(self) -> tuple[int, ...]:
+        """What the supervisor has to keep open."""
+        return self.root.holds + (() if self.network is None else self.network.holds)
+
+    def become_supervisor(self) -> tuple[int, ...]:
+        """What the supervisor, which this process becomes, keeps open while it starts."""
+        return () if self.network is None else self.network.become_supervisor()
 
     def close(self) -> None:
         """Unmount, and wait until all is in the upper; remove the entry. Repeatable."""
@@ -72,7 +103,14 @@ class RootFs:
         kept = self.upper is not None
         try:
             return KernelRoot(
-                self.entry, layers, holds, changes, kept=kept, limit=spec.disk, userns=spec.userns
+                self.entry,
+                layers,
+                holds,
+                changes,
+                kept=kept,
+                limit=spec.disk,
+                userns=spec.userns,
+                within=self._within,
             )
         except KernelRefused:
             if driver != drivers.AUTO:
@@ -82,11 +120,15 @@ class RootFs:
         fuse.serve(self.entry, layers, holds, changes, kept=kept, limit=spec.disk)
         return fuse
 
-    @staticmethod
-    def _start_fuse(spec: ViewSpec, undo: ExitStack) -> FuseRoot:
+    def _join(self, network: str, registry: Registry) -> AbstractContextManager[Membership]:
+        from overlaykit.views.networks import Membership
+
+        return closing(Membership(network, self.entry, registry))
+
+    def _start_fuse(self, spec: ViewSpec, undo: ExitStack) -> FuseRoot:
         from overlaykit.views.fuse_driver import FuseRoot
 
-        started = FuseRoot(spec.userns)
+        started = FuseRoot(spec.userns, self._within)
         undo.callback(started.abandon)
         return started
 

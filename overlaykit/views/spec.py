@@ -6,19 +6,50 @@ import errno
 import os
 
 from overlaykit import namespace
+from overlaykit.errors import Error
 from overlaykit.fuse.directories import UpperUnusable
 from overlaykit.namespace.confinement import Confinement
+from overlaykit.namespace.spec import NETWORKS
 from overlaykit.record import Record
+from overlaykit.views.registry import is_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from typing import Final, Literal, TypeAlias
+    from typing import Final
 
     from overlaykit.namespace import Bind, Device, Limits, Port, Tmpfs
 
-Network: TypeAlias = "Literal['private', 'outbound', 'host', 'none']"
-NETWORKS: Final = ("private", "outbound", "host", "none")
+BRIDGE: Final = "bridge"
+"""The network that root's views share with the host."""
+
+_RESERVED: Final = ("container", "default", "ns", "pasta", "pod", "slirp4netns")
+"""Modes of other launchers: no name of a network, which would not do what they do."""
+
+
+class BadNetwork(Error):
+    message = (
+        "--network {0}: {1}; take private, outbound, host, none, bridge, or the name of a network that views "
+        "share: up to 63 letters, digits, '.', '_' and '-', beginning with a letter or a digit"
+    )
+
+
+def is_shared(network: str) -> bool:
+    """Whether it is a network that views share, and no mode."""
+    return network not in NETWORKS
+
+
+def _require_network(network: str) -> None:
+    """Raises: BadNetwork."""
+    if network in NETWORKS or network == BRIDGE:
+        return
+    if network.lower() in (*NETWORKS, BRIDGE):
+        raise BadNetwork(network, f"write {network.lower()}")
+    if network in _RESERVED:
+        raise BadNetwork(network, "a mode of other launchers")
+    if not is_name(network):
+        raise BadNetwork(network, "no mode, and not the name of a network")
+
 
 _LEAST_DISK: Final = 64 << 10
 """Bytes: an empty upper takes some blocks."""
@@ -38,7 +69,8 @@ class ViewSpec(Record, kw_only=True):
     """Whether changes are refused with EROFS."""
     name: str | None = None
     """None: the registry chooses one."""
-    network: Network = "private"
+    network: str = "private"
+    """One of `namespace.spec.NETWORKS`, or the name of a network that views share."""
     shared: frozenset[str] = frozenset()
     """Namespaces that are the host's: of `namespace.sharing.NAMES`."""
     userns: str = "auto"
@@ -73,8 +105,7 @@ class ViewSpec(Record, kw_only=True):
             _require_limit(self.disk, read_only=self.read_only)
         if not self.layers:
             raise ValueError("layers: name one at least")
-        if self.network not in NETWORKS:
-            raise ValueError(f"network: {self.network!r} is none of {', '.join(NETWORKS)}")
+        _require_network(self.network)
         if self.upper == "":  # and not the working directory
             raise UpperUnusable(self.upper, os.strerror(errno.ENOENT))
         if self.binds:
@@ -100,7 +131,7 @@ def describe(
     upper: str | None,
     read_only: bool,
     name: str | None,
-    network: Network,
+    network: str,
     shared: Iterable[str],
     userns: str,
     binds: Sequence[Bind | str],

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     )
     from overlaykit.namespace.contents import Data, Symlink
     from overlaykit.namespace.environment import Environment
-    from overlaykit.views.spec import Network
     from overlaykit.views.streams import Stream
 
 _CONFINED: Final = Confinement()
@@ -95,7 +94,7 @@ class View:
         upper: str | None = None,
         read_only: bool = False,
         name: str | None = None,
-        network: Network = "private",
+        network: str = "private",
         shared: Iterable[str] = (),
         userns: str = "auto",
         binds: Sequence[Bind | str] = (),
@@ -182,7 +181,7 @@ class View:
                 self._rootfs = rootfs
                 self.name = rootfs.entry.name
                 self.made_upper = rootfs.made_upper
-                self.notes = rootfs.root.notes
+                self.notes = rootfs.notes
                 if self.spec.limits is not None:
                     groups = self._undo.enter_context(ExitStack())
                     self._cgroups = namespace.cgroups.make(self.spec.limits, self.name, groups)
@@ -231,6 +230,7 @@ class View:
             keep=rootfs.upper is not None or not last,
             confinement=confinement,
             cgroups=self._cgroups,
+            connected=rootfs.network,
         )
         before = self.processes
         try:
@@ -270,7 +270,7 @@ class View:
                 mount, rootfs.root.mount = duplicate(root)
                 stack.callback(os.close, mount)
                 root = namespace.RootMount(mount=mount, user_namespace=user)
-            self.processes = namespace.launch(spec, root, hold=rootfs.root.holds)
+            self.processes = namespace.launch(spec, root, hold=rootfs.holds)
             self._undo.enter_context(self.processes)
             self._publish(
                 rootfs,
@@ -412,6 +412,7 @@ class View:
             time_offsets=time_offsets,
             symlinks=tuple(symlinks),
             data=tuple(data),
+            connected=rootfs.network,
         )
         self._last = True
         with ExitStack() as stack:
@@ -427,7 +428,8 @@ class View:
                     remove_if_empty=groups + end.remove_if_empty,
                 ),
                 abort_on=mounts.watched,
-                hold=(*mounts.holds, *lasting.hold),
+                hold=(*rootfs.holds, *lasting.hold),
+                hold_until_started=rootfs.become_supervisor(),
                 announce=lasting.announce,
                 log=lasting.log,
                 before_exec=lambda ports: self._publish(
@@ -520,6 +522,8 @@ class View:
                 seccomp=self.spec.confinement.seccomp,
                 supervisor=supervisor,
                 cgroups=self._cgroups.paths if self._cgroups is not None else (),
+                network=self.spec.network,
+                address=None if rootfs.network is None else rootfs.network.address,
                 labels=dict(self.spec.labels),
             )
         )
