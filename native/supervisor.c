@@ -3,6 +3,8 @@
  *     _supervisor FD           carry out the plan in the descriptor FD
  *     _supervisor FD --check   check it only
  *     _supervisor --steps      print the table of steps
+ *     _supervisor --after PID PROGRAM [ARG]...
+ *                              wait for a child, then execute a program with its status
  *
  * This file is the monitor. It enters the namespaces that init inherits, forks init, forwards
  * published ports, and waits for the end of the parent, of init, or of what the plan says; then it
@@ -986,6 +988,29 @@ run(void)
     _exit(monitor.code);
 }
 
+/* Wait for the child `arguments[0]` in a process that has nothing else. `arguments[count]` is
+ * NULL. */
+static int
+execute_after(int count, char **arguments, const sigset_t *mask)
+{
+    char status[16];
+    int ended = 0, none = -1;
+    pid_t child = (pid_t)strtol(arguments[0], NULL, 10);
+    char **argv = calloc((size_t)count + 1, sizeof *argv);
+    close_all_but(&none, 1);
+    (void)sigprocmask(SIG_SETMASK, mask, NULL);
+    while (child > 0 && waitpid(child, &ended, 0) < 0)
+        if (errno != EINTR)
+            return REFUSED;
+    if (!argv)
+        return REFUSED;
+    memcpy(argv, arguments + 1, (size_t)(count - 1) * sizeof *argv);
+    (void)snprintf(status, sizeof status, "%d", status_of(ended));
+    argv[count - 1] = status;
+    (void)execv(argv[0], argv);
+    return REFUSED;
+}
+
 static int
 refuse(const char *reason)
 {
@@ -998,13 +1023,15 @@ main(int count, char **arguments)
 {
     const char *refusal;
     char *end = NULL;
-    sigset_t all;
+    sigset_t all, before;
     sigfillset(&all);
-    (void)sigprocmask(SIG_SETMASK, &all, NULL);
+    (void)sigprocmask(SIG_SETMASK, &all, &before);
     if (count == 2 && !strcmp(arguments[1], "--steps")) {
         plan_print_steps();
         return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
     }
+    if (count >= 4 && !strcmp(arguments[1], "--after"))
+        return execute_after(count - 2, arguments + 2, &before);
     bool checks = count == 3 && !strcmp(arguments[2], "--check");
     long from = count == 2 || checks ? strtol(arguments[1], &end, 10) : -1;
     if (from < 0 || from > INT_MAX || end == arguments[1] || *end) {

@@ -30,7 +30,15 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"}.intersection(arguments[:1]):
         parser().parse_args(arguments)
     args, _ = run.parse(arguments)
+    launch_options.check_restart(args, detached=True)
     env = launch_options.environment("create", args)
-    view = named.create(args.name, arguments, env, temporary=args.rm, **launch_options.labels(args))
+    view = named.create(
+        args.name,
+        arguments,
+        env,
+        temporary=args.rm,
+        restart=args.restart,
+        **launch_options.labels(args),
+    )
     print(view.name)
     return 0

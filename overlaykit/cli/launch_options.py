@@ -323,6 +323,29 @@ def declare_life(command: Options) -> None:
         action="store_true",
         help="remove the view when its command ends (default: for views without a --name)",
     )
+    command.add_argument(
+        "--restart",
+        metavar="no|on-failure[:N]|always|unless-stopped",
+        default="no",
+        help="start a detached view again when its command ends, until 'overlaykit stop' (default: no)",
+    )
+
+
+def check_restart(args: Values, *, detached: bool) -> None:
+    """Raises: BadPolicy, RestartOfWhat."""
+    if args.restart == "no":
+        return
+    from overlaykit.views import restarting
+
+    if restarting.parse(args.restart).kind != "no":
+        if args.rm:
+            raise restarting.RestartOfWhat(
+                args.restart, "--rm removes the view at its end: leave one out"
+            )
+        if args.name is None:
+            raise restarting.RestartOfWhat(args.restart, "give the view a --name")
+        if not detached:
+            raise restarting.RestartOfWhat(args.restart, "it is for detached views: add -d")
 
 
 def declare_labels(command: Options) -> None:

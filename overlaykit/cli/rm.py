@@ -23,7 +23,10 @@ def main(arguments: list[str]) -> int:
 
     for name in args.views:
         view = named.NamedView(name)
-        if args.force and view.is_running():
+        if args.force and ending.restarting_view(name) is not None:
+            ending.stop(name, 0)
+            view.remove()
+        elif args.force and view.is_running():
             ending.kill(name)
             view.wait()
             with contextlib.suppress(named.NoSuchView):  # a temporary one was removed at its end

@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> int:
     with signals.held():
         passed = launch_options.descriptors(args, inherited)
         env = launch_options.environment("run", args)
+        launch_options.check_restart(args, detached=args.detach)
     temporary = args.rm or args.name is None
     if temporary and not args.detach:
         launch(args, command, env, passed)
@@ -59,7 +60,12 @@ def main(arguments: list[str]) -> int:
         from overlaykit.views import named
 
         view = named.create(
-            args.name, arguments, env, temporary=temporary, **launch_options.labels(args)
+            args.name,
+            arguments,
+            env,
+            temporary=temporary,
+            restart=args.restart,
+            **launch_options.labels(args),
         )
     return start.start(view, args, command, env, passed, detach=args.detach, new=True)
 

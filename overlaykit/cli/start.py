@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.environment import Environment
     from overlaykit.views.detaching import Streams
     from overlaykit.views.named import Definition, NamedView
+    from overlaykit.views.restarting import Try
 
 
 class DirectoryGone(Error):
@@ -85,9 +86,7 @@ def start(
 
     A `new` view is removed if its command cannot be started.
     """
-    from overlaykit.cli import run
     from overlaykit.views import detaching
-    from overlaykit.views.lasting import Lasting
 
     def launch(streams: Streams | None) -> NoReturn:
         with ExitStack() as undo:
@@ -95,24 +94,12 @@ def start(
                 undo.callback(view.remove)
             lock = view.lock()
             undo.callback(os.close, lock)
-            view.note_start()
-            lasting = Lasting(
-                status=view.record_of_status(lock),
-                hold=(lock,),
-                remove=view.removed_at_end(undo),
-                new=new,
-            )
-            if streams is not None:
-                (out, output), (err, errors) = streams.stdout, streams.stderr
-                lasting = lasting.replace(
-                    announce=streams.announce,
-                    log=view.log_of(lock, out, err),
-                    redirected={1: output, 2: errors},
-                )
-            own = {"name": view.name}
-            if args.upper is None and not args.read_only:
-                own["upper"] = view.upper
-            run.launch(args, command, env, passed, lasting=lasting, **own)
+            view.allow_restart()
+            if streams is not None and args.restart != "no":
+                from overlaykit.views import restarting
+
+                restarting.keep(view, restarting.FIRST)
+            _launch(view, args, command, env, passed, streams, lock, undo, new=new)
 
     if detach and args.tty:
         if new:
@@ -124,3 +111,55 @@ def start(
     if status == 0:
         print(view.name)
     return status
+
+
+def start_again(view: NamedView, definition: Definition, following: Try) -> NoReturn:
+    """Run the command of a detached view once more, in place of this program. Raises: ViewRuns, NoSuchView."""
+    from overlaykit.cli import run
+    from overlaykit.views import restarting
+    from overlaykit.views.detaching import Streams
+
+    enter_directory(view, definition)
+    args, command = run.parse(list(definition.arguments))
+    env = tuple(map(os.fsencode, definition.environment))
+    with signals.held(), ExitStack() as undo:
+        lock = restarting.lock(view)
+        undo.callback(os.close, lock)
+        restarting.keep(view, following)
+        streams = Streams(stdout=os.pipe(), stderr=os.pipe(), announce=None)
+        _launch(view, args, command, env, frozenset(), streams, lock, undo, new=False)
+
+
+def _launch(
+    view: NamedView,
+    args: Any,
+    command: list[str],
+    env: Environment,
+    passed: frozenset[int],
+    streams: Streams | None,
+    lock: int,
+    undo: ExitStack,
+    *,
+    new: bool,
+) -> NoReturn:
+    from overlaykit.cli import run
+    from overlaykit.views.lasting import Lasting
+
+    view.note_start()
+    lasting = Lasting(
+        status=view.record_of_status(lock),
+        hold=(lock,),
+        remove=view.removed_at_end(undo),
+        new=new,
+    )
+    if streams is not None:
+        (out, output), (err, errors) = streams.stdout, streams.stderr
+        lasting = lasting.replace(
+            announce=streams.announce,
+            log=view.log_of(lock, out, err),
+            redirected={1: output, 2: errors},
+        )
+    own = {"name": view.name}
+    if args.upper is None and not args.read_only:
+        own["upper"] = view.upper
+    run.launch(args, command, env, passed, lasting=lasting, **own)

@@ -6,6 +6,7 @@ import os
 
 from overlaykit import signals
 from overlaykit.record import Record
+from overlaykit.scope import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class Streams(Record, kw_only=True):
 
     stdout: tuple[int, int]
     stderr: tuple[int, int]
-    announce: int
+    announce: int | None
 
 
 def detach(body: Callable[[Streams], NoReturn]) -> int:
@@ -46,7 +47,10 @@ def detach(body: Callable[[Streams], NoReturn]) -> int:
         if os.read(ready, 1):
             return 0
     except BaseException:
-        os.kill(child, signals.signal.SIGTERM)
+        # It may have forked (`restarting.keep`). The other is right before it has a session.
+        for end in (os.killpg, os.kill):
+            with suppress(ProcessLookupError):
+                end(child, signals.signal.SIGTERM)
         os.waitpid(child, 0)
         raise
     finally:

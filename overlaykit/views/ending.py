@@ -13,13 +13,44 @@ from overlaykit.views.registry import NotRunning, Registry
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final
+
+    from overlaykit.views.named import NamedView
+
+_STARTING_MILLISECONDS: Final = 50
 
 
 def stop(name: str, seconds: float) -> None:
     """Send SIGTERM to the command of a view; kill the view if it has not ended after so many seconds.
 
-    Ensures: it has ended. Raises: NotRunning.
+    Ensures: it has ended, and is not started again by itself. Raises: NotRunning.
     """
+    view = restarting_view(name)
+    if view is None:
+        _stop(name, seconds)
+        return
+    view.forbid_restart()
+    while view.is_running():
+        with suppress(NotRunning):
+            _stop(name, seconds)
+            view.wait()
+            return
+        # It is about to start.
+        poll_readable([], milliseconds=_STARTING_MILLISECONDS)
+
+
+def restarting_view(name: str) -> NamedView | None:
+    """The named view, if it is one that is started again at its end. It may wait for that."""
+    from overlaykit.views import named
+
+    with suppress(named.NoSuchView):
+        view = named.NamedView(name)
+        if view.definition().restart != "no":
+            return view
+    return None
+
+
+def _stop(name: str, seconds: float) -> None:
     with supervisor(name) as process:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(process, signal.SIGTERM)

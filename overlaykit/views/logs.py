@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from overlaykit.views.named import NamedView
 
 _STREAMS: Final = ("stdout", "stderr")
+_PAUSE_MILLISECONDS: Final = 50
 _CHANGES: Final = 0x2 | 0x40 | 0x80 | 0x100
 """IN_MODIFY, IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE (include/uapi/linux/inotify.h)."""
 
@@ -45,7 +46,7 @@ def follow(view: NamedView) -> Iterator[Record]:
     """What there is and what comes, until the view is stopped."""
     older, current = view.log
     with ExitStack() as stack:
-        changes = _watch(view.path)
+        changes = watch(view.path)
         stack.callback(os.close, changes)
         with suppress(FileNotFoundError), open(older, "rb") as file:
             yield from _records(file)
@@ -57,9 +58,13 @@ def follow(view: NamedView) -> Iterator[Record]:
             yield from _new_records(current, opened)
             if not running:
                 return
-            with suppress(NotRunning), ending.supervisor(view.name) as supervisor:
-                if changes in poll_readable([changes, supervisor]):
-                    os.read(changes, 1 << 16)
+            try:
+                with ending.supervisor(view.name) as supervisor:
+                    ready = poll_readable([changes, supervisor])
+            except NotRunning:  # it starts, ends, or waits for its next start
+                ready = poll_readable([changes], milliseconds=_PAUSE_MILLISECONDS)
+            if changes in ready:
+                os.read(changes, 1 << 16)
 
 
 def _new_records(current: str, opened: list[IO[bytes]]) -> Iterator[Record]:
@@ -97,7 +102,7 @@ def _is_replaced(file: IO[bytes], path: str) -> bool:
         return True
 
 
-def _watch(directory: str) -> int:
+def watch(directory: str) -> int:
     """An inotify descriptor, readable after a change in a directory (inotify(7))."""
     import ctypes
 

@@ -5,6 +5,7 @@
     VIEWS/NAME/log         what its command printed while it was detached, and log.1 before that
     VIEWS/NAME/started     an empty file, if a command has run
     VIEWS/NAME/status      how its last command ended
+    VIEWS/NAME/stopping    an empty file, if it is not to be started again by itself
 
 The supervisor holds a lock on the directory (flock(2)) until the status is written. A directory without a lock is that
 of a view that is stopped: after a restart of the machine, that is every one.
@@ -41,6 +42,7 @@ _STATUS: Final = "status"
 _LOG: Final = "log"
 _STARTED: Final = "started"
 _UPPER: Final = "upper"
+_STOPPING: Final = "stopping"
 
 
 class NameTaken(Error):
@@ -76,6 +78,8 @@ class Definition(Record, kw_only=True):
     temporary: bool = False
     """Whether the view is removed when its command ends."""
     labels: dict[str, str] = {}  # noqa: RUF012
+    restart: str = "no"
+    """A policy of `restarting`."""
 
 
 class Ended(Record, kw_only=True):
@@ -144,6 +148,20 @@ class NamedView:
         os.close(lock)
         raise NoSuchView(self.name)
 
+    def forbid_restart(self) -> None:
+        """Have it stopped at the end of its command, until its next start."""
+        with suppress(FileNotFoundError), open(os.path.join(self.path, _STOPPING), "wb"):
+            pass
+
+    def allow_restart(self) -> None:
+        """The opposite."""
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.path, _STOPPING))
+
+    def may_restart(self) -> bool:
+        """Whether it may be started again by itself."""
+        return not os.path.lexists(os.path.join(self.path, _STOPPING))
+
     def wait(self) -> Ended | None:
         """Wait until it is stopped."""
         lock = lock_directory(self.path, fcntl.LOCK_SH)
@@ -206,6 +224,7 @@ def create(
     *,
     temporary: bool,
     labels: Mapping[str, str],
+    restart: str = "no",
 ) -> NamedView:
     """Define a view; without a `name` one is chosen. Raises: NameInvalid, NameTaken, OSError."""
     if name is not None and not is_name(name):
@@ -218,6 +237,7 @@ def create(
         created=time.time_ns(),
         temporary=temporary,
         labels=dict(labels),
+        restart=restart,
     )
     store = places.views()
     with staged(store, base="/") as (_, path):
