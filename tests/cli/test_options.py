@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from overlaykit.cli import run
@@ -66,6 +66,7 @@ def _by_argparse(arguments: list[str]) -> dict[str, object] | None:
             return None
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(_WORDS), max_size=8))
 @example(["--", "true"])
 @example(["true", "-l", "x", "--", "--help"])
