@@ -62,6 +62,13 @@ class BridgeRefused(Error):
     )
 
 
+class NetworksExhausted(Error):
+    message = (
+        "--network {0}: the kernel makes no more network namespaces: end other views, or raise "
+        "user.max_net_namespaces (sysctl)"
+    )
+
+
 class Place(Record, kw_only=True):
     """A member's place in a network. `subnet`: three numbers of its address; `number`: the fourth."""
 
@@ -84,20 +91,37 @@ class Place(Record, kw_only=True):
         return ":".join(f"{number:02x}" for number in (2, 66, *numbers))
 
 
-def make() -> int:
-    """Make a network, empty. Returns: a descriptor of its namespace, which the caller closes. Raises: OSError."""
+def make(name: str) -> int:
+    """Make a network, empty. Returns: a descriptor of its namespace, which the caller closes.
+
+    Raises: NetworksExhausted; OSError: as unshare(2).
+    """
 
     def in_child() -> Made:
         users.become(_native.CLONE_NEWNET)
         return [_open_network()], b""
 
-    (network,), _ = _in_child(in_child)
+    (network,), _ = _in_child(in_child, name)
     return network
 
 
 def owner(network: int) -> int | None:
     """A descriptor of the user namespace that a network belongs to; None if that is the caller's."""
     return None if users.is_privileged() else fcntl.ioctl(network, _NS_GET_USERNS)
+
+
+def may_reach_host() -> bool:
+    """Whether this process may make interfaces in its own network namespace: it is root there."""
+    if not users.is_privileged():
+        return False
+    host = _open_network()
+    try:
+        os.close(fcntl.ioctl(host, _NS_GET_USERNS))
+    except PermissionError:  # the owner is an outer user namespace
+        return False
+    finally:
+        os.close(host)
+    return True
 
 
 def enter_below(user_namespace: int, *, single: bool) -> None:
@@ -145,11 +169,11 @@ def _number(address: str) -> int:
     return int.from_bytes(sockets.inet_pton(sockets.AF_INET, address), "big")
 
 
-def network_of_view(root: RootMount) -> tuple[int, bytes]:
-    """Make the network namespace of a view.
+def network_of_view(name: str, root: RootMount) -> tuple[int, bytes]:
+    """Make the network namespace of a view in the network `name`.
 
     Returns: its descriptor, which the caller closes; the contents of the view's /etc/hosts, empty if it has none.
-    Raises: OSError.
+    Raises: NetworksExhausted; OSError: as setns(2) and unshare(2).
     """
     from overlaykit.namespace import accounts
 
@@ -158,15 +182,15 @@ def network_of_view(root: RootMount) -> tuple[int, bytes]:
         _native.unshare(_native.CLONE_NEWNET)
         return [_open_network()], accounts.read_in_root(mount, "/etc/hosts")[:_LONGEST_HOSTS]
 
-    (view,), hosts = _in_child(in_child)
+    (view,), hosts = _in_child(in_child, name)
     return view, hosts
 
 
-def connect(network: int, view: int, place: Place, *, uplink: str | None) -> None:
+def connect(name: str, network: int, view: int, place: Place, *, uplink: str | None) -> None:
     """Connect a view's network namespace, and the network itself to the host if it has no `uplink` yet.
 
     `uplink`: the name of the host's interface; None: there is no way to the host.
-    Raises: OSError.
+    Raises: BridgeRefused.
     """
     user = owner(network)
 
@@ -195,7 +219,9 @@ def connect(network: int, view: int, place: Place, *, uplink: str | None) -> Non
         return [], b""
 
     try:
-        _in_child(in_child)
+        _in_child(in_child, name)
+    except OSError as error:
+        raise BridgeRefused(name, error.strerror) from error
     finally:
         if user is not None:
             os.close(user)
@@ -236,8 +262,8 @@ def _open_network() -> int:
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _in_child(body: Callable[[], Made]) -> Made:
-    """What `body` makes in a child. Raises: OSError."""
+def _in_child(body: Callable[[], Made], name: str) -> Made:
+    """What `body` makes in a child, for the network `name`. Raises: NetworksExhausted, OSError."""
     ours, theirs = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
     with ours, theirs:
         child = os.fork()
@@ -246,9 +272,12 @@ def _in_child(body: Callable[[], Made]) -> Made:
         theirs.close()
         raw, received, _, _ = sockets.recv_fds(ours, _LONGEST_REPLY, _MOST_DESCRIPTORS)
         os.waitpid(child, 0)
-    number, _, data = (raw or b"%d " % errno.ECHILD).partition(b" ")
-    if int(number):
-        raise OSError(int(number), os.strerror(int(number)))
+    text, _, data = (raw or b"%d " % errno.ECHILD).partition(b" ")
+    number = int(text)
+    if number == errno.ENOSPC:
+        raise NetworksExhausted(name)
+    if number:
+        raise OSError(number, os.strerror(number))
     return received, data
 
 

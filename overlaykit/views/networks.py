@@ -75,7 +75,7 @@ class Membership:
     def __init__(self, network: str, entry: Entry, registry: Registry) -> None:
         """Join the network, which the first member makes.
 
-        Raises: BridgeNeedsRoot, NetworkFull, UserNamespacesRefused, OSError.
+        Raises: BridgeNeedsRoot, NetworkFull, NetworksExhausted, UserNamespacesRefused, OSError.
         """
         self.notes: tuple[str, ...] = ()
         self.view = -1
@@ -84,8 +84,8 @@ class Membership:
         self._name = network
         self._entry = entry
         self._registry = registry
-        self._privileged = namespace.is_privileged()
-        if network == BRIDGE and not self._privileged:
+        self._reaches_host = bridge.may_reach_host()
+        if network == BRIDGE and not self._reaches_host:
             raise BridgeNeedsRoot
         try:
             self._lease = self._join()
@@ -95,15 +95,15 @@ class Membership:
             raise
 
     def connect(self, root: namespace.RootMount) -> None:
-        """Make the network namespace of the view and connect it. Raises: BridgeRefused, OSError."""
+        """Make the network namespace of the view and connect it.
+
+        Raises: BridgeRefused, NetworksExhausted, OSError.
+        """
         place = self._lease.place
-        uplink = f"{_INTERFACE}{os.urandom(4).hex()}" if self._privileged else None
-        self.view, hosts = bridge.network_of_view(root)
-        try:
-            bridge.connect(self._network, self.view, place, uplink=uplink)
-        except OSError as error:
-            raise bridge.BridgeRefused(self._name, error.strerror) from error
-        if self._privileged:
+        uplink = f"{_INTERFACE}{os.urandom(4).hex()}" if self._reaches_host else None
+        self.view, hosts = bridge.network_of_view(self._name, root)
+        bridge.connect(self._name, self._network, self.view, place, uplink=uplink)
+        if self._reaches_host:
             self._translate(place)
         with self._registry.locked():
             self._write_hosts(hosts)
@@ -159,8 +159,10 @@ class Membership:
 
     def _make(self) -> int:
         try:
-            return bridge.make()
-        except OSError as error:
+            return bridge.make(self._name)
+        except (OSError, bridge.NetworksExhausted) as error:
+            if namespace.is_privileged():
+                raise
             raise namespace.diagnose() or error from None
 
     def _leases(self) -> list[Lease]:

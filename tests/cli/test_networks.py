@@ -288,6 +288,46 @@ def test_a_bridge_needs_root(user: TestUser) -> None:
     assert "--network backend" in line
 
 
+LIMITED = 'echo $1 >/proc/sys/user/$0 && shift && exec "$@"'
+
+
+@only_as("ordinary user")
+@only_with(driver="fuse")
+def test_root_of_a_user_namespace_alone_shares_networks_but_not_with_the_host(
+    user: TestUser,
+) -> None:
+    """Its capabilities do not hold over the machine's network."""
+    inside = ["unshare", "--map-root-user", command(), "run", "--network"]
+    shown = user.program([*inside, "lan", "cat", "/proc/net/route"]).splitlines()
+    assert [route.split()[0] for route in shown] == ["Iface", "eth0"]
+    done = subprocess.run([*inside, "bridge", "true"], capture_output=True, text=True, check=False)
+    assert done.returncode == 125
+    assert "--network bridge: needs root" in done.stderr
+    # Its own machine's network is one that it may connect to.
+    inside.insert(1, "--net")
+    shown = user.program([*inside, "bridge", "cat", "/proc/net/route"]).splitlines()
+    assert len(shown) == 3  # with a default route
+
+
+@only_as("ordinary user")
+@only_with(driver="fuse")
+@pytest.mark.parametrize(
+    ("limit", "count", "named"),
+    [
+        ("max_net_namespaces", 0, "--network lan: the kernel makes no more network namespaces"),
+        ("max_net_namespaces", 1, "--network lan: the kernel makes no more network namespaces"),
+    ],
+)
+def test_a_limit_of_the_kernel_is_named(user: TestUser, limit: str, count: int, named: str) -> None:
+    inside = ["unshare", "--map-root-user", "sh", "-c", LIMITED, limit, str(count), command()]
+    done = subprocess.run(
+        [*inside, "run", "--network", "lan", "true"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 125
+    assert named in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
