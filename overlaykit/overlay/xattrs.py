@@ -37,9 +37,15 @@ class Xattrs:
             fail(errno.ENODATA)
         location = self._tree.writable_location(node)
         stored = self._tree.markers.escape(name)
-        value = location.read(
-            lambda: os.getxattr(location.path, stored, follow_symlinks=location.follow)
-        )
+        try:
+            value = location.read(
+                lambda: os.getxattr(location.path, stored, follow_symlinks=location.follow)
+            )
+        except OSError as error:
+            # A layer without ACLs: the kernel would take the error for that of its own check of permissions.
+            if error.errno == errno.EOPNOTSUPP and name in ACLS:
+                fail(errno.ENODATA)
+            raise
         if name not in ACLS:
             return value
         return acl.shown(value, self._tree.owners, idmapped=self._tree.layer_of(node).idmapped)

@@ -35,6 +35,8 @@ SUITES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     # The server's way to know its clients.
     "server": ("tests/views/test_server.py",),
+    # Limits by control groups of version 2 alone, which the machine of the tests may not have.
+    "limits": ("tests/cli/test_limits_of_views.py",),
     # On the kernel's overlayfs and on ours. Without the plain directory, which only tests the table, and without the
     # ordinary user's mount, whose requests are those of a user namespace.
     "posix": ("tests/posix", "-k=kernel-root or overlaykit-root or overlaykit-userns"),

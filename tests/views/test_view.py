@@ -27,7 +27,7 @@ from overlaykit.views.view import (
     OfAnotherProcess,
 )
 
-from .fixtures import only_with, with_both_drivers
+from .fixtures import only_as, only_with, with_both_drivers
 from .user import TestUser
 
 pytestmark = [only_with(host=True), with_both_drivers]
@@ -311,6 +311,18 @@ def test_binds_and_ports_may_be_written_as_on_the_command_line(user: TestUser) -
         assert port.host > 0
     with pytest.raises(Error, match="-p x: "):
         View(ports=["x"])
+
+
+@only_as("root")
+@with_both_drivers
+def test_another_user_reads_a_layer_whose_disk_has_no_acls(user: TestUser) -> None:
+    layer = user.directory("layer")
+    done = user.changed_machine(
+        f"mount -t ramfs none {layer}; echo text > {layer}/file",
+        *("run", "--driver", user.driver, "-l", layer, "-l", user.small_system()),
+        *("-v", "/usr:/usr:ro", "--", "setpriv", "--reuid=77", "--clear-groups", "cat", "/file"),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "text\n", "")
 
 
 def test_an_exception_while_output_is_awaited_ends_the_command(user: TestUser) -> None:
