@@ -46,14 +46,15 @@ def main(arguments: list[str]) -> int:
     from overlaykit.views import logs, named
 
     view = named.NamedView(args.view)
-    show = _printer(timestamps=args.timestamps)
+    show = printer(timestamps=args.timestamps)
     for record in logs.follow(view) if args.follow else logs.read(view):
         if args.since is None or record.time >= args.since:
             show(record)
     return 0
 
 
-def _printer(*, timestamps: bool) -> Callable[[logs.Record], None]:
+def printer(*, timestamps: bool) -> Callable[[logs.Record], None]:
+    """What prints a record to the stream that it came from."""
     sys.stdout.flush()
     begins = {"stdout": True, "stderr": True}
 
