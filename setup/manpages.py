@@ -16,6 +16,8 @@ from argparse_manpage.manpage import Manpage
 from overlaykit import __version__
 from overlaykit.cli.arguments import Parser
 from overlaykit.cli.commands import COMMANDS, MOUNT_HELPER
+from overlaykit.cli.examples import EXAMPLES
+from overlaykit.cli.profiles import schema
 from overlaykit.views.options.table import Effect, describe
 
 _EXIT_STATUS: Final = (
@@ -27,6 +29,10 @@ _FILES: Final = (
     (
         "$XDG_DATA_HOME/overlaykit/layers",
         "the layers of the store (default: ~/.local/share/overlaykit/layers)",
+    ),
+    (
+        "overlaykit.toml, $XDG_CONFIG_HOME/overlaykit/overlaykit.toml",
+        "the profile of a project, or of the user (default: ~/.config/overlaykit/overlaykit.toml)",
     ),
     (
         "$XDG_DATA_HOME/overlaykit/views",
@@ -56,7 +62,8 @@ def _escaped(text: str) -> str:
 
 
 def _entries(entries: tuple[tuple[str, str], ...] | list[tuple[str, str]]) -> str:
-    return "\n".join(f".TP\n.B {_escaped(name)}\n{_escaped(text)}" for name, text in entries)
+    quoted = [(_escaped(name).replace('"', "\\(dq"), _escaped(text)) for name, text in entries]
+    return "\n".join(f".TP\n.B {name}\n{text}" for name, text in quoted)
 
 
 def _page(
@@ -74,10 +81,35 @@ def _page(
     text = re.sub(r"^'", r"\\&'", str(page).rstrip("\n"), flags=re.MULTILINE)
     if epilog and name != "overlaykit-mount":
         text += f"\n\n.SH NOTES\n.nf\n{_escaped(epilog)}\n.fi"
+    if parser.command in EXAMPLES:
+        text += f"\n\n.SH EXAMPLES\n{_entries(EXAMPLES[parser.command])}"
     for heading, content in sections.items():
         text += f"\n\n.SH {heading}\n{content}"
     references = ",\n".join(f".BR {one[:-3]} {one[-3:]}" for one in also)
     return f"{text}\n\n.SH SEE ALSO\n{references}\n"
+
+
+def _profile_page() -> str:
+    """The page of the keys of a profile, which are the options of `overlaykit run`."""
+    keys = []
+    for key in schema.keys().values():
+        option = f" ({key.flag} of 'overlaykit run')" if key.flag else ""
+        keys.append((f"{key.name} = {schema.describe(key)}", f"{key.help}{option}"))
+    up: Parser = importlib.import_module("overlaykit.cli.up").parser()
+    head = f""".TH OVERLAYKIT.TOML "5" "" "overlaykit {__version__}" "overlaykit"
+.SH NAME
+overlaykit.toml \\- apps for overlaykit run, up and down
+.SH DESCRIPTION
+.nf
+{_escaped(up.epilog or "")}
+.fi
+.SH KEYS
+{_escaped("A key may be written with '_' for '-'. Relative paths refer to the directory of the file, '~' is the home.")}
+{_entries(keys)}
+.SH SEE ALSO
+"""
+    also = ["overlaykit-run(1)", "overlaykit-up(1)", "overlaykit-down(1)", "overlaykit-ps(1)"]
+    return head + ",\n".join(f".BR {one[:-3]} {one[-3:]}" for one in also) + "\n"
 
 
 def pages() -> dict[str, str]:
@@ -98,7 +130,7 @@ def pages() -> dict[str, str]:
             "EXIT STATUS": _escaped(_EXIT_STATUS),
             "FILES": _entries(_FILES),
         },
-        [*(name for name, _ in commands), f"{MOUNT_HELPER}(8)"],
+        [*(name for name, _ in commands), f"{MOUNT_HELPER}(8)", "overlaykit.toml(5)"],
     )
     for name, what in COMMANDS.items():
         parser: Parser = importlib.import_module(f"overlaykit.cli.{name}").parser()
@@ -118,6 +150,7 @@ def pages() -> dict[str, str]:
         {},
         ["overlaykit-mount(1)", "mount(8)"],
     )
+    made["overlaykit.toml.5"] = _profile_page()
     return made
 
 

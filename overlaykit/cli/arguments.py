@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from overlaykit.cli.options import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,5 +24,16 @@ class Parser(argparse.ArgumentParser):
             epilog=str(options.get("epilog") or ""),
         )
 
+    def format_help(self) -> str:
+        from overlaykit.cli.examples import EXAMPLES
+
+        text = super().format_help()
+        shown = EXAMPLES.get(self.command, ())
+        return f"{text}\nexamples:\n{_listed(shown)}" if shown else text
+
     def error(self, message: str) -> NoReturn:
         raise Usage(self.command, message)
+
+
+def _listed(examples: Sequence[tuple[str, str]]) -> str:
+    return "".join(f"  {words}\n      {what}\n" for words, what in examples)

@@ -28,12 +28,15 @@ COMMANDS: Final = {
     "top": "list the processes of a view",
     "stats": "show what views use, live",
     "generate": "print a unit of systemd for a named view",
+    "up": "start the apps of a profile",
+    "down": "stop the apps of a profile",
     "mount": "mount layers over a directory",
     "umount": "unmount what 'mount' mounted",
     "layer": "add, list and remove layers of the store",
     "ps": "list views and mounts",
     "explain": "say which layer answers for a path",
     "server": "show or stop the process that starts views quickly",
+    "completion": "print what completes commands in a shell",
     "doctor": "say what this machine can do, and the fix where it cannot",
     "bench": "measure what file systems and views cost, side by side",
 }
@@ -92,5 +95,9 @@ def _help() -> str:
     return (
         "usage: overlaykit COMMAND [OPTION]...\n\n"
         f"Give each program its own view of the machine.\n\n{lines}\n\n"
+        "examples:\n"
+        "  overlaykit run -- sh -c 'rm -r /usr/share/doc; ls /usr/share'\n"
+        "  overlaykit run -d --name web -p 8080:80 -- nginx -g 'daemon off;'\n"
+        "  overlaykit ps\n\n"
         "'overlaykit COMMAND --help' lists its options."
     )

@@ -8,6 +8,7 @@ from overlaykit.cli.arguments import Parser
 def parser() -> Parser:
     """The command's parser."""
     command = Parser("inspect", "Print all that is known of views, as a list of JSON objects.")
+    command.add_argument("--json", action="store_true", help="the only form: accepted for programs")
     command.add_argument("views", metavar="VIEW", nargs="+")
     return command
 

@@ -62,7 +62,7 @@ def parser() -> Parser:
     )
     listing = actions.add_parser("ls", help="list the layers")
     listing.add_argument("--json", action="store_true", help="for programs: a list of objects")
-    actions.add_parser("rm", help="remove a layer").add_argument("name", metavar="NAME")
+    actions.add_parser("rm", help="remove a layer").add_argument("name", metavar="LAYER")
     return command
 
 

@@ -37,6 +37,11 @@ def parser() -> Parser:
     command.add_argument(
         "-t", "--timestamps", action="store_true", help="print the time before each line"
     )
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="for programs: an object for each line; bytes that are not UTF-8 are lone surrogates",
+    )
     command.add_argument("view", metavar="VIEW")
     return command
 
@@ -46,7 +51,7 @@ def main(arguments: list[str]) -> int:
     from overlaykit.views import logs, named
 
     view = named.NamedView(args.view)
-    show = printer(timestamps=args.timestamps)
+    show = _print_json if args.json else printer(timestamps=args.timestamps)
     for record in logs.follow(view) if args.follow else logs.read(view):
         if args.since is None or record.time >= args.since:
             show(record)
@@ -68,6 +73,14 @@ def printer(*, timestamps: bool) -> Callable[[logs.Record], None]:
         stream.flush()
 
     return show
+
+
+def _print_json(record: logs.Record) -> None:
+    import json
+
+    text = record.text.decode(errors="surrogateescape")
+    found = {"time": record.time, "stream": record.stream, "text": text, "whole": record.whole}
+    print(json.dumps(found), flush=True)
 
 
 def _since(text: str) -> str:

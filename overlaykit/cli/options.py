@@ -52,6 +52,10 @@ class Options:
         self._groups += 1
         self._declared += [(self._groups, (flag,), keywords) for flag, keywords in options]
 
+    def declared(self) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+        """The flags of each argument, and its keywords as for argparse."""
+        return [(flags, keywords) for _, flags, keywords in self._declared]
+
     def parse(self, arguments: Sequence[str]) -> Any:
         """Parse the arguments. Raises: Usage; SystemExit after --help."""
         return self.parse_plain(arguments) or self.parser().parse_args(arguments)

@@ -5,16 +5,25 @@ from __future__ import annotations
 import argparse
 import datetime
 import shlex
+import sys
+import time
 from typing import TYPE_CHECKING, Final
 
 from overlaykit.cli.arguments import Parser
+from overlaykit.cli.options import Usage
 from overlaykit.cli.table import show
 
 if TYPE_CHECKING:
-    from typing import Final
+    from collections.abc import Callable
 
+    from overlaykit.cli.profiles.apps import State
     from overlaykit.views.entry import About
     from overlaykit.views.listing import Listed
+
+_SECONDS: Final = 1.0
+"""Between two lists of --watch."""
+_CLEAR: Final = "\033[H\033[2J"
+"""Go home and erase the screen (console_codes(4))."""
 
 _FILTERS: Final = ("label", "name", "status")
 
@@ -35,12 +44,76 @@ def parser() -> Parser:
         help="list only those with label=KEY or label=KEY=VALUE, name=NAME, status=running, stopped or created;"
         " of several, with all",
     )
+    command.add_argument(
+        "--apps",
+        action="store_true",
+        help="list the apps of the profile, and whether each is ready for those that depend on it",
+    )
+    command.add_argument(
+        "-f", "--file", metavar="FILE", help="list the apps of this profile (see 'overlaykit up')"
+    )
+    command.add_argument(
+        "--watch", action="store_true", help="list them again each second, until Ctrl-C"
+    )
     command.add_argument("--json", action="store_true", help="for programs: a list of objects")
     return command
 
 
 def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
+    if args.apps or args.file is not None:
+        if args.all or args.filters:
+            raise Usage("ps", "--apps lists all apps: leave out -a and --filter")
+        return _repeat(lambda: _show_apps(args), watch=args.watch)
+    return _repeat(lambda: _show_views(args), watch=args.watch)
+
+
+def _repeat(once: Callable[[], None], *, watch: bool) -> int:
+    while True:
+        if watch and sys.stdout.isatty():
+            print(_CLEAR, end="")
+        once()
+        if not watch:
+            return 0
+        sys.stdout.flush()
+        time.sleep(_SECONDS)
+
+
+def _show_apps(args: argparse.Namespace) -> None:
+    from overlaykit.cli.profiles import apps, files
+    from overlaykit.cli.profiles.profile import Profile
+
+    found = apps.states(Profile(files.given_or_found(args.file)))
+    if args.json:
+        from overlaykit import codec
+
+        print(codec.encode_pretty(found))
+        return
+    show(
+        ("APP", "VIEW", "STATE", "PID", "STARTED", "PORTS", "DEPENDS ON", "COMMAND"),
+        (
+            (
+                one.app,
+                one.view,
+                _state_of_app(one),
+                "" if one.pid is None else str(one.pid),
+                "" if one.started is None else _time(one.started),
+                " ".join(one.ports),
+                " ".join(one.depends_on),
+                shlex.join(one.command),
+            )
+            for one in found
+        ),
+    )
+
+
+def _state_of_app(one: State) -> str:
+    if one.ready is not None:
+        return f"{one.state}, {'ready' if one.ready else 'not ready'}"
+    return one.state if one.status is None else f"{one.state} ({one.status})"
+
+
+def _show_views(args: argparse.Namespace) -> None:
     from overlaykit.views import listing
 
     found = listing.everything() if args.all else listing.running()
@@ -49,11 +122,10 @@ def main(arguments: list[str]) -> int:
         from overlaykit import codec
 
         print(codec.encode_pretty([_plain(one) for one in found]))
-        return 0
+        return
     state = ("STATE",) if args.all else ()
     rest = ("PID", "STARTED", "LAYERS", "UPPER", "PORTS", "COMMAND OR MOUNTPOINT")
     show(("NAME", *state, *rest), (_row(one, with_state=args.all) for one in found))
-    return 0
 
 
 def _filter(text: str) -> tuple[str, str]:
@@ -84,17 +156,20 @@ def _row(one: Listed, *, with_state: bool) -> tuple[str, ...]:
     if about is None:
         command = () if one.definition is None else one.definition.arguments
         return (one.name, *state, "", "", "", "", "", shlex.join(command))
-    started = datetime.datetime.fromtimestamp(about.started / 1e9)
     return (
         about.name,
         *state,
         str(about.pid),
-        f"{started:%F %T}",
+        _time(about.started),
         ":".join(about.layers),
         about.upper or "",
         " ".join(about.ports),
         _where(about) if about.target else shlex.join(about.command),
     )
+
+
+def _time(nanoseconds: int) -> str:
+    return f"{datetime.datetime.fromtimestamp(nanoseconds / 1e9):%F %T}"
 
 
 def _where(about: About) -> str:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from overlaykit.views.lasting import Lasting
 
 _EPILOG: Final = """\
+Without '--', a first word that is an app of a profile runs the app: with the options of its table, then those given
+here, after the apps that it depends on. ARGs take the place of the table's command. See 'overlaykit up --help'.
 The exit status is the command's, 128+N if signal N ended it, 127 if there is no such command, 126 if it cannot be
 executed, 125 if overlaykit itself failed."""
 
@@ -48,6 +50,12 @@ def main(arguments: list[str]) -> int:
             arguments = launch_options.more_arguments(arguments, args.args_from)
         inherited -= {args.args_from}
         args, command = parse(arguments)
+    if _may_name_app(arguments, args):
+        with signals.held():
+            from overlaykit.cli import run_app
+
+        arguments = run_app.expanded(arguments, args)
+        args, command = parse(arguments)
     with signals.held():
         passed = launch_options.descriptors(args, inherited)
         env = launch_options.environment("run", args)
@@ -68,6 +76,19 @@ def main(arguments: list[str]) -> int:
             **launch_options.labels(args),
         )
     return start.start(view, args, command, env, passed, detach=args.detach, new=True)
+
+
+def _may_name_app(arguments: list[str], args: Any) -> bool:
+    """Whether the first word after the options can be the name of an app of a profile."""
+    words = args.command
+    if args.file is not None:
+        return True
+    follows_dashes = arguments[: len(arguments) - len(words)][-1:] == ["--"]
+    if words[:1] == ["--"] or follows_dashes or args.entrypoint is not None or "/" in words[0]:
+        return False
+    from overlaykit.cli.profiles import files
+
+    return files.naming(words[0]) is not None
 
 
 def parse(arguments: list[str]) -> tuple[Any, list[str]]:
@@ -133,7 +154,8 @@ def parser() -> Parser:
     return options().parser()
 
 
-def _bare_parser() -> Parser:
+def bare_parser() -> Parser:
+    """The parser without options."""
     from overlaykit.cli.arguments import Parser
 
     command = Parser(
@@ -141,13 +163,16 @@ def _bare_parser() -> Parser:
         "Run a command in its own view of files, processes, network and host name.",
         epilog=_EPILOG,
     )
-    command.usage = "overlaykit run [OPTION]... [--] COMMAND [ARG]..."
+    command.usage = (
+        "overlaykit run [OPTION]... [--] COMMAND [ARG]...\n"
+        "       overlaykit run [-f FILE] [OPTION]... APP [ARG]..."
+    )
     return command
 
 
 def options() -> Options:
     """The command's options."""
-    command = Options(_bare_parser)
+    command = Options(bare_parser)
     launch_options.declare_root(command)
     launch_options.declare_binds(command)
     launch_options.declare_contents(command)
@@ -165,5 +190,11 @@ def options() -> Options:
     launch_options.declare_terminal(command)
     launch_options.declare_process(command)
     launch_options.declare_descriptors(command)
+    command.add_argument(
+        "-f",
+        "--file",
+        metavar="FILE",
+        help="run an app of this profile (default: overlaykit.toml here or above, or in ~/.config/overlaykit)",
+    )
     command.add_argument("command", nargs=REMAINDER, metavar="COMMAND", help=SUPPRESS)
     return command

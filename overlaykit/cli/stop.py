@@ -20,6 +20,13 @@ def parser() -> Parser:
         "stop",
         "Send SIGTERM to the commands of views, and kill those that have not ended after a time.",
     )
+    add_time(command)
+    command.add_argument("views", metavar="VIEW", nargs="+")
+    return command
+
+
+def add_time(command: Parser) -> None:
+    """Add the option that says how long a command may take to end."""
     command.add_argument(
         "-t",
         "--time",
@@ -28,8 +35,6 @@ def parser() -> Parser:
         metavar="SECONDS",
         help=f"the time (default: {_SECONDS:g})",
     )
-    command.add_argument("views", metavar="VIEW", nargs="+")
-    return command
 
 
 def main(arguments: list[str]) -> int:

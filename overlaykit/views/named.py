@@ -118,6 +118,17 @@ class NamedView:
             raise NoSuchView(self.name) from None
         return found
 
+    def redefine(self, definition: Definition) -> None:
+        """Replace its definition, and keep what was written in it. Raises: ViewRuns, NoSuchView, OSError."""
+        lock = self.lock()
+        try:
+            path = os.path.join(self.path, _DEFINITION)
+            with open(path + ".new", "wb") as file:
+                file.write(codec.encode(definition))
+            os.rename(path + ".new", path)
+        finally:
+            os.close(lock)
+
     def ended(self) -> Ended | None:
         """How its last command ended; None if none has, or if the machine stopped first."""
         try:
@@ -217,6 +228,26 @@ class NamedView:
         return Log(stdout=stdout, stderr=stderr, directory=directory, name=_LOG, limit=LARGEST_LOG)
 
 
+def define(
+    arguments: Sequence[str],
+    environment: Sequence[bytes],
+    *,
+    temporary: bool,
+    labels: Mapping[str, str],
+    restart: str = "no",
+) -> Definition:
+    """A definition for the current directory."""
+    return Definition(
+        arguments=tuple(arguments),
+        environment=tuple(map(os.fsdecode, environment)),
+        directory=os.getcwd(),
+        created=time.time_ns(),
+        temporary=temporary,
+        labels=dict(labels),
+        restart=restart,
+    )
+
+
 def create(
     name: str | None,
     arguments: Sequence[str],
@@ -230,15 +261,7 @@ def create(
     if name is not None and not is_name(name):
         raise NameInvalid(name)
     name = name or f"view-{os.urandom(3).hex()}"
-    definition = Definition(
-        arguments=tuple(arguments),
-        environment=tuple(map(os.fsdecode, environment)),
-        directory=os.getcwd(),
-        created=time.time_ns(),
-        temporary=temporary,
-        labels=dict(labels),
-        restart=restart,
-    )
+    definition = define(arguments, environment, temporary=temporary, labels=labels, restart=restart)
     store = places.views()
     with staged(store, base="/") as (_, path):
         with open(os.path.join(path, _DEFINITION), "wb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from ..views.fixtures import only_as
 from ..views.user import TestUser, command
+from .terminals import Terminal
 
 PRINTS = [
     ("--help",),
@@ -68,3 +70,30 @@ def test_a_full_disk_under_standard_error_changes_no_status(user: TestUser) -> N
         assert (
             user.overlaykit("run", "no-such", stderr=full, capture_output=False).returncode == 127
         )
+
+
+@only_as("ordinary user")
+def test_colours_are_for_terminals_and_never_with_no_color(user: TestUser) -> None:
+    for arguments in (("ps",), ("doctor",), ("layer", "ls")):
+        for variables, coloured in (
+            ({"TERM": "xterm"}, True),
+            ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+            ({"TERM": "dumb"}, False),
+        ):
+            environment = {"NO_COLOR": "", "FORCE_COLOR": "", **variables}
+            with Terminal(command(), *arguments, env=environment) as terminal:
+                assert terminal.finish() == 0
+                assert ("\033[" in terminal.output) == coloured, (arguments, variables)
+        forced = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm"}
+        assert "\033[" not in user.succeeds(*arguments, env=forced)
+
+
+@only_as("ordinary user")
+def test_what_is_for_programs_is_json(user: TestUser) -> None:
+    user.succeeds("run", "-d", "--name", "v", "--", "sh", "-c", "echo one; echo two >&2; exit 3")
+    assert [one["status"] for one in json.loads(user.succeeds("wait", "--json", "v"))] == [3]
+    lines = [json.loads(line) for line in user.succeeds("logs", "--json", "v").splitlines()]
+    assert {(one["stream"], one["text"]) for one in lines} == {("stdout", "one"), ("stderr", "two")}
+    for arguments in (("ps", "-a"), ("inspect", "v"), ("layer", "ls"), ("doctor",), ("stats",)):
+        assert isinstance(json.loads(user.succeeds(*arguments, "--json")), list)
+    user.succeeds("rm", "v")

@@ -1,0 +1,127 @@
+"""Examples of each command, for its --help and its man page: command lines that its parser takes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "run": (
+        (
+            "overlaykit run -- sh -c 'rm -r /usr/share/doc; ls /usr/share'",
+            "try a change: it is dropped at the end",
+        ),
+        (
+            "overlaykit run -l py27 -l host --upper changes -p 8080:80 -- python -m http.server 80",
+            "a layer over the host, changes kept in a directory, a port published",
+        ),
+        (
+            "overlaykit run -it --name dev -v .:/src -w /src -- bash",
+            "a shell in a view that 'start -a dev' comes back to",
+        ),
+        (
+            "overlaykit run -d --name web -m 512m --cpus 0.5 -- nginx -g 'daemon off;'",
+            "a server in the background, with limits",
+        ),
+        ("overlaykit run web", "the app 'web' of overlaykit.toml"),
+    ),
+    "exec": (
+        ("overlaykit exec web -- nginx -t", "a command beside the view's own"),
+        ("overlaykit exec -it -u www-data web sh", "a shell as another user"),
+    ),
+    "create": (
+        (
+            "overlaykit create --name web -p 8080:80 -- nginx -g 'daemon off;'",
+            "a view for 'overlaykit start web'",
+        ),
+    ),
+    "start": (
+        ("overlaykit start web", "in the background"),
+        ("overlaykit start -a dev", "with this terminal"),
+    ),
+    "stop": (
+        ("overlaykit stop web db", "two views, one after the other"),
+        ("overlaykit stop -t 60 db", "with a minute to end"),
+    ),
+    "kill": (
+        ("overlaykit kill -s HUP web", "have it read its configuration again"),
+        ("overlaykit kill web", "end all in it at once"),
+    ),
+    "wait": (
+        ("overlaykit wait job", "print how it ended"),
+        ("overlaykit wait --json job other", "of two, for programs"),
+    ),
+    "rm": (
+        ("overlaykit rm web", "one that is stopped"),
+        ("overlaykit rm -f web db", "kill them first"),
+    ),
+    "rename": (("overlaykit rename web web-old", "keep it under another name"),),
+    "logs": (
+        ("overlaykit logs -f web", "and what comes, until it is stopped"),
+        ("overlaykit logs --since 10m --json web", "of ten minutes, for programs"),
+    ),
+    "attach": (("overlaykit attach web", "follow what it prints"),),
+    "inspect": (("overlaykit inspect web", "all about a view, as JSON"),),
+    "top": (("overlaykit top web", "its processes"),),
+    "stats": (
+        ("overlaykit stats", "all views, live"),
+        ("overlaykit stats --no-stream web", "one view, once"),
+    ),
+    "generate": (("overlaykit generate systemd web", "a unit that starts it with the machine"),),
+    "cp": (
+        ("overlaykit cp web:/etc/nginx nginx", "out of a view"),
+        ("overlaykit cp nginx.conf web:/etc/nginx/", "into it"),
+    ),
+    "up": (
+        ("overlaykit up", "all apps of the profile"),
+        ("overlaykit up -f test/overlaykit.toml web", "one, and what it depends on"),
+    ),
+    "down": (
+        ("overlaykit down", "all apps"),
+        ("overlaykit down --rm web", "one, with what it wrote"),
+    ),
+    "mount": (
+        (
+            "overlaykit mount -o lowerdir=top:bottom,upperdir=changes,workdir=work merged",
+            "two layers, writable",
+        ),
+        ("overlaykit mount -o lowerdir=top:bottom merged", "read-only"),
+    ),
+    "umount": (
+        ("overlaykit umount merged", "once nothing uses it"),
+        ("overlaykit umount --lazy merged", "when its last user has ended"),
+    ),
+    "layer": (
+        ("overlaykit layer add py27 tar:python-2.7.tar.gz", "of an archive"),
+        ("overlaykit layer add py313 deb:python3.13@trixie", "of Debian packages"),
+        ("overlaykit layer ls --json", "all, for programs"),
+        ("overlaykit layer rm py27", "one less"),
+    ),
+    "ps": (
+        ("overlaykit ps -a", "those that are stopped, too"),
+        ("overlaykit ps --filter label=tier=web --json", "some, for programs"),
+        ("overlaykit ps --apps --watch", "the apps of the profile, live"),
+    ),
+    "explain": (("overlaykit explain web /usr/bin/python3", "where the file comes from"),),
+    "server": (
+        ("overlaykit server status", "whether it runs"),
+        ("overlaykit server stop", "end it"),
+    ),
+    "completion": (
+        ("overlaykit completion bash", "the script for bash"),
+        ("overlaykit completion --names views", "the names that it completes"),
+    ),
+    "doctor": (
+        ("overlaykit doctor", "what this machine can do"),
+        ("overlaykit doctor --json", "the same for programs"),
+    ),
+    "bench": (
+        ("overlaykit bench --quick", "a selection, in two minutes"),
+        ("overlaykit bench --only 'start/*' --json", "what a start costs, for programs"),
+    ),
+    "mount.fuse.overlaykit": (
+        (
+            "mount -t fuse.overlaykit -o lowerdir=top:bottom overlaykit merged",
+            "as mount(8) calls it",
+        ),
+    ),
+}
