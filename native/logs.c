@@ -57,20 +57,30 @@ rotate(struct logs *logs)
     open_file(logs);
 }
 
+/* Write the head of a record: the time, the stream, and whether the line ends in it. Returns its
+ * length; 0 if the time is unknown. */
+static size_t
+format_head(char head[LONGEST_HEAD], const char *tag, bool whole)
+{
+    struct timespec now;
+    struct tm parts;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (!gmtime_r(&now.tv_sec, &parts))
+        return 0;
+    size_t count = strftime(head, LONGEST_HEAD, "%Y-%m-%dT%H:%M:%S", &parts);
+    return count + (size_t)snprintf(head + count, LONGEST_HEAD - count, ".%09ldZ %s %c ",
+                                    now.tv_nsec, tag, whole ? 'F' : 'P');
+}
+
 /* Write a record of `count` bytes of a line. */
 static void
 write_record(struct stream *stream, size_t count, bool whole)
 {
     static char record[LONGEST_HEAD + LONGEST_LINE + 1];
     struct logs *logs = stream->logs;
-    struct timespec now;
-    struct tm parts;
-    clock_gettime(CLOCK_REALTIME, &now);
-    if (!gmtime_r(&now.tv_sec, &parts))
+    size_t head = format_head(record, stream->tag, whole);
+    if (!head)
         return;
-    size_t head = strftime(record, LONGEST_HEAD, "%Y-%m-%dT%H:%M:%S", &parts);
-    head += (size_t)snprintf(record + head, LONGEST_HEAD - head, ".%09ldZ %s %c ", now.tv_nsec,
-                             stream->tag, whole ? 'F' : 'P');
     memcpy(record + head, stream->line, count);
     record[head + count] = '\n';
     size_t length = head + count + 1;
@@ -180,4 +190,19 @@ logs_finish(struct logs *logs)
     }
     if (logs->file >= 0)
         close(logs->file);
+    logs->file = -1;
+}
+
+void
+logs_redirect(struct logs *logs, int descriptor)
+{
+    char head[LONGEST_HEAD];
+    size_t count = format_head(head, logs->streams[1].tag, true);
+    open_file(logs);
+    if (logs->file < 0)
+        return;
+    if (write(logs->file, head, count) == (ssize_t)count)
+        (void)dup2(logs->file, descriptor);
+    close(logs->file);
+    logs->file = -1;
 }

@@ -14,4 +14,8 @@ struct logs *logs_new(int epoll, const int *pipes, int directory, const char *na
 /* Take what is left in the pipes, whose writers have ended. */
 void logs_finish(struct logs *logs);
 
+/* Let the descriptor lead to the log, where the one line that is written next is a record of
+ * standard error. Requires: logs_finish. */
+void logs_redirect(struct logs *logs, int descriptor);
+
 #endif

@@ -67,6 +67,7 @@ static struct {
     int deadly;    /* the signal of the caller's PR_SET_PDEATHSIG, 0 if none */
     pid_t caller;
     bool view_ended, parent_ended, aborted, executed, resumed, awaiting;
+    bool kills, killed;      /* this process kills init; another one has killed it */
     bool undelivered;        /* the rest of the view's output is given up */
     bool may_reap;           /* the parent has a pidfd of init */
     int json;                /* where child-pid and exit-code are written; -1 for nowhere */
@@ -93,6 +94,7 @@ static struct {
 static void
 signal_view(int number)
 {
+    monitor.kills |= number == SIGKILL;
     if (monitor.view >= 0)
         (void)syscall(SYS_pidfd_send_signal, monitor.view, number, NULL, 0);
 }
@@ -486,8 +488,11 @@ carry_out(const struct record *record)
     case STEP_SETNS:
         /* Processes of the view see the one that joins it. They must not open its executable, a
          * file of the host, by /proc/PID/exe (ptrace(2)). */
-        if (argument[1].number & CLONE_NEWPID)
+        if (argument[1].number & CLONE_NEWPID) {
             (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+            /* The end of the view that it joins ends its init, too. */
+            monitor.kills = true;
+        }
         return setns(slot_descriptor(&plan, &argument[0]), (int)argument[1].number) < 0
                    ? fail(USER_NAMESPACE, "")
                    : 0;
@@ -700,6 +705,7 @@ reap(void)
         reaped = waitpid(monitor.init, &ended, 0);
     while (reaped < 0 && errno == EINTR);
     monitor.code = status_of(ended);
+    monitor.killed = WIFSIGNALED(ended) && WTERMSIG(ended) == SIGKILL && !monitor.kills;
     /* If init ended by itself, its status counts: the daemon may end a moment earlier, with the
      * view's mounts. What it has sent tells more, if that is awaited. */
     struct record record;
@@ -869,6 +875,9 @@ execute_front(const char *when)
         for (int field = 0; field < 3; field++)
             argv[count++] = (char *)fields[field];
         argv[count] = (char *)when;
+        /* A detached view has no other place for a message. */
+        if (monitor.logs && monitor.executed)
+            logs_redirect(monitor.logs, STDERR_FILENO);
         block_signals(monitor.blocked, NULL);
         (void)execve(argv[0], argv, environment);
     }
@@ -981,6 +990,8 @@ run(void)
     while (monitor.status >= 0)
         read_status();
     carry_out_end();
+    if (monitor.executed && monitor.killed && !has_failed())
+        (void)fail_with(INIT, 0, "");
     if (monitor.executed)
         write_json("exit-code", monitor.code);
     if (monitor.alone)

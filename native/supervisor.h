@@ -47,6 +47,7 @@ enum { LONGEST_RECORD = 4000 }; /* less than PIPE_BUF: a record is written in on
 #define CGROUP "CGROUP"
 #define MEMORY "MEMORY"
 #define DAEMON "DAEMON"
+#define INIT "INIT"
 #define TERMINAL "TERMINAL"
 #define OUTPUT "OUTPUT"
 #define LIMIT "LIMIT"

@@ -91,6 +91,15 @@ class MemoryExceeded(Error):
     exit_code: ClassVar[int] = 137
 
 
+class InitKilled(Error):
+    message = (
+        "killed: the view's init was ended from outside ('overlaykit kill', 'overlaykit stop' after its time, or "
+        "another process), and with it every process of the view"
+    )
+
+    exit_code: ClassVar[int] = 137
+
+
 class LimitRefused(Error):
     message = "--ulimit {0}: the hard limit cannot be raised ({1}); write a lower one, or be root"
 
@@ -218,6 +227,8 @@ def error_of(name: str, code: int, subject: str) -> Exception:
             return KeyringRefused(reason)
         case "MEMORY":
             return MemoryExceeded()
+        case "INIT":
+            return InitKilled()
         case "LIMIT":
             return LimitRefused(subject, reason)
         case "USER" if code == errno.EINVAL:

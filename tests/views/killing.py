@@ -1,0 +1,85 @@
+"""Kill one process of a view at a random moment, and check what is said and what is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import signal
+import subprocess
+from typing import Final
+
+from overlaykit.namespace.launcher import SUPERVISOR
+from overlaykit.procfs import children
+
+from .test_death import COMMAND, essential_processes
+from .user import TestUser, command_line
+
+_LONGEST_WAIT_SECONDS: Final = 0.8
+"""Most moments fall into the start."""
+
+_LASTING: Final = ("processes", "mounts", "descriptors")
+"""What no later view removes."""
+
+
+def kill_one_of_an_attached_view(user: TestUser, chance: random.Random) -> None:
+    """Kill any process of a view with a published port, at any moment from the start of its launcher on."""
+    user.expects_log = True  # a daemon may log that its parent is gone
+    before = user.leftovers()
+    with user.start("run", "-p", "0:80", *COMMAND, stderr=subprocess.PIPE) as view:
+        ended = os.pidfd_open(view.pid)
+        select.select([ended], [], [], chance.uniform(0, _LONGEST_WAIT_SECONDS))
+        os.close(ended)
+        victim = chance.choice(essential_processes(view.pid, user.server()))
+        what = f"{victim}, {'itself' if victim == view.pid else command_line(victim)}"
+        os.kill(victim, signal.SIGKILL)
+        _, errors = view.communicate()
+        said = [line for line in errors.splitlines() if "overlaykit: " in line]
+        if victim == view.pid:
+            # Its caller sees that, and the rest has no one to tell.
+            assert view.returncode == -signal.SIGKILL
+        else:
+            assert view.returncode in (125, 137), (what, errors)
+            # The end of the command by itself is its status alone.
+            assert len(said) == ("sh -c" not in what), (what, view.returncode, errors)
+    check_nothing_is_left(user, before)
+
+
+def kill_one_of_a_detached_view(user: TestUser, chance: random.Random) -> None:
+    """Kill a process of a named view that runs without its caller. Its log says what has died."""
+    user.expects_log = True
+    before = user.leftovers()
+    name = f"killed-{os.urandom(3).hex()}"
+    user.succeeds("run", "-d", "--name", name, "-p", "0:80", *COMMAND)
+    (found,) = (one for one in json.loads(user.succeeds("ps", "--json")) if one["name"] == name)
+    supervisor = found["supervisor"]
+    (init,) = (one for one in children(supervisor) if command_line(one).startswith(SUPERVISOR))
+    roles = {"supervisor": supervisor, "init": init}
+    if found["daemon"]:
+        roles["daemon"] = found["daemon"]
+    role = chance.choice(sorted(roles))
+    ended = os.pidfd_open(supervisor)
+    select.select([ended], [], [], chance.uniform(0, _LONGEST_WAIT_SECONDS / 4))
+    os.kill(roles[role], signal.SIGKILL)
+    select.select([ended], [], [])
+    os.close(ended)
+    user.wait_for_descendants()
+    said = user.overlaykit("logs", name).stderr
+    if role == "supervisor":
+        # No process is left that could say it.
+        assert user.refused("wait", name).startswith(f"{name}: how it ended is not known")
+    else:
+        assert {"daemon": "the daemon of view", "init": "the view's init"}[role] in said
+        assert user.succeeds("wait", name) == "137\n"
+    user.succeeds("rm", name)
+    check_nothing_is_left(user, before)
+
+
+def check_nothing_is_left(user: TestUser, before: dict[str, object]) -> None:
+    """Check that all processes have ended, and that the next view removes the files that are left."""
+    user.wait_for_descendants()
+    now = user.leftovers()
+    assert {what: now[what] for what in _LASTING} == {what: before[what] for what in _LASTING}
+    user.succeeds("run", "true")
+    assert user.leftovers() == before
