@@ -366,7 +366,11 @@ MISTAKES = [
     ),
     # What the parser of the option says.
     ("[app]\ncommand = 'x'\n\nports = ['1:2', 'x']", 4, "app.ports: -p x: "),
-    ("[app]\ncommand = 'x'\nnetwork = 'x'", 3, "app.network: argument --network: invalid choice"),
+    (
+        "[app]\ncommand = 'x'\nstop-timeout = -1",
+        3,
+        "app.stop-timeout: --stop-timeout -1: give 0 to",
+    ),
     ("[app]\ncommand = 'x'\nlimits.memory = '1q'", 3, "app.limits.memory: --memory 1q: "),
     ("[app]\ncommand = 'x'\nenv = ['=A']", 3, "app.env: -e =A: give "),
     ("[app]\ncommand = 'x'\nvolumes = ['a']", 3, "app.volumes: -v "),
