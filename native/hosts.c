@@ -83,35 +83,6 @@ read_whole(int file, size_t more, size_t *size)
     }
 }
 
-static int
-write_whole(int file, const char *text, size_t size)
-{
-    for (size_t done = 0; done < size;) {
-        ssize_t count = pwrite(file, text + done, size - done, (off_t)done);
-        if (count < 0)
-            return -1;
-        done += (size_t)count;
-    }
-    return 0;
-}
-
-/* Mount a file in memory over `place`; return a descriptor of it. */
-static int
-cover_file(const struct covered_hosts *hosts, const char *place, mode_t mode, bool read_only)
-{
-    char path[sizeof "/proc/self/fd/" + 12];
-    int file = memory_file();
-    if (file < 0 || write_whole(file, hosts->contents, hosts->size) < 0 || fchmod(file, mode) < 0)
-        return fail(HOSTS, place);
-    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", file);
-    int cover = open(path, O_RDONLY | O_CLOEXEC);
-    close(file);
-    int clone = memory_mount(read_only ? MOUNT_ATTR_RDONLY : 0);
-    if (cover < 0 || clone < 0)
-        return fail(HOSTS, place);
-    return mount_attach(clone, place) < 0 ? -1 : cover;
-}
-
 /* Open the file that is to be covered and read it, or give the default where it is missing. Returns
  * false where nothing is to be covered: it is no readable regular file, or cannot be made. With
  * `keep` a missing file is not made: it would stay in the upper. */
@@ -142,6 +113,23 @@ read_hosts(struct covered_hosts *hosts, const char *place, bool must_exist, mode
     return hosts->contents;
 }
 
+/* Put `lines` before all others: the first line with a name counts. */
+static int
+add_lines(struct covered_hosts *hosts, const char *lines)
+{
+    size_t size = strlen(lines);
+    char *contents = malloc(hosts->size + size + LONGEST_LINE);
+    if (!contents)
+        return -1;
+    memcpy(contents, lines, size);
+    memcpy(contents + size, hosts->contents, hosts->size);
+    free(hosts->contents);
+    hosts->contents = contents;
+    hosts->size += size;
+    hosts->lines_size = size;
+    return 0;
+}
+
 static void
 add_line(struct covered_hosts *hosts, const char *hostname)
 {
@@ -154,7 +142,7 @@ add_line(struct covered_hosts *hosts, const char *hostname)
 }
 
 int
-hosts_cover(struct covered_hosts *hosts, const char *hostname, bool keep)
+hosts_cover(struct covered_hosts *hosts, const char *hostname, const char *lines, bool keep)
 {
     char place[PATH_MAX];
     struct statvfs root;
@@ -163,12 +151,30 @@ hosts_cover(struct covered_hosts *hosts, const char *hostname, bool keep)
     if (real_path("/etc/hosts", place) < 0 || statvfs("/", &root) < 0)
         return fail(HOSTS, "/etc/hosts");
     bool read_only = root.f_flag & ST_RDONLY;
-    if (!read_hosts(hosts, place, keep || read_only, &mode) ||
-        has_name(hosts->contents, hosts->size, hostname))
+    bool must_exist = keep || read_only;
+    if (!read_hosts(hosts, place, must_exist && (read_only || !*lines), &mode))
+        return *lines ? fail_with(HOSTS, EINVAL, place) : 0;
+    if (add_lines(hosts, lines) < 0)
+        return fail(HOSTS, place);
+    bool named = !*hostname || has_name(hosts->contents, hosts->size, hostname);
+    if (named && !*lines)
         return 0;
-    add_line(hosts, hostname);
-    hosts->cover = cover_file(hosts, place, mode, read_only);
-    return hosts->cover < 0 ? -1 : 0;
+    if (!named)
+        add_line(hosts, hostname);
+    hosts->cover = memory_cover(hosts->contents, hosts->size, place, mode, read_only);
+    return hosts->cover < 0 ? fail(HOSTS, place) : 0;
+}
+
+/* Remove a part of a text, if it is there; the new size. */
+static size_t
+without(char *text, size_t size, const char *part, size_t part_size)
+{
+    char *at = part_size ? memmem(text, size, part, part_size) : NULL;
+    if (!at)
+        return size;
+    size -= part_size;
+    memmove(at, at + part_size, size - (size_t)(at - text));
+    return size;
 }
 
 /* Nothing can be reported: the status pipe is closed. It needs no capability. A mountpoint cannot
@@ -181,11 +187,8 @@ hosts_write_back(const struct covered_hosts *hosts)
     char *now = read_whole(hosts->cover, 0, &size);
     if (!now || (size == hosts->size && !memcmp(now, hosts->contents, size)))
         return;
-    char *line = memmem(now, size, hosts->line, hosts->line_size);
-    if (line) {
-        size -= hosts->line_size;
-        memmove(line, line + hosts->line_size, size - (size_t)(line - now));
-    }
+    size = without(now, size, hosts->line, hosts->line_size);
+    size = without(now, size, hosts->contents, hosts->lines_size);
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", hosts->below);
     int file = open(path, O_WRONLY | O_CLOEXEC);
     if (file >= 0 && write_whole(file, now, size) == 0)

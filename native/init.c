@@ -153,8 +153,10 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
         return hide(&argument[0]);
     case STEP_PROTECT:
         return protect(argument);
+    case STEP_COVER:
+        return cover_file(argument);
     case STEP_HOSTS:
-        return hosts_cover(hosts, argument[0].bytes, argument[1].number);
+        return hosts_cover(hosts, argument[0].bytes, argument[1].bytes, argument[2].number);
     case STEP_CHDIR:
         return change_directory(argument[0].bytes, argument[1].number);
     case STEP_SESSION_KEYRING:
@@ -237,7 +239,7 @@ init_run(struct plan *plan, struct init_descriptors *descriptors)
             pty_open(&record, descriptors->terminal, &descriptors->slave) < 0)
             give_up(descriptors);
         if (record.step == STEP_HOSTS)
-            keep = record.arguments[1].number && hosts.cover >= 0;
+            keep = record.arguments[2].number && hosts.cover >= 0;
     }
     if (descriptors->offer >= 0 && namespaces_offer(descriptors->offer) < 0)
         give_up(descriptors);

@@ -73,7 +73,7 @@ static const struct form forms[STEPS] = {
     [STEP_ATTACH_BINDS] = {"attach_binds", "", IN_INIT, ONCE},
     [STEP_HIDE] = {"hide", "l", IN_INIT, MANY},
     [STEP_PROTECT] = {"protect", "lllu", IN_INIT, MANY},
-    [STEP_HOSTS] = {"hosts", "su", IN_INIT, ONCE},
+    [STEP_HOSTS] = {"hosts", "ssu", IN_INIT, ONCE},
     [STEP_CHDIR] = {"chdir", "su", IN_INIT, MANY},
     [STEP_SESSION_KEYRING] = {"session_keyring", "", IN_INIT, MANY},
     [STEP_RESTRICT_CAPABILITIES] = {"restrict_capabilities", "u", IN_INIT | IN_COMMAND, MANY},
@@ -107,6 +107,7 @@ static const struct form forms[STEPS] = {
     [STEP_TIME_OFFSETS] = {"time_offsets", "s", IN_MONITOR, ONCE},
     [STEP_HELPER] = {"helper", "ll", IN_MONITOR, ONCE},
     [STEP_CONNECT] = {"connect", "", IN_MONITOR, ONCE},
+    [STEP_COVER] = {"cover", "ssu", IN_INIT, MANY},
 };
 
 static const char *const section_names[SECTIONS] = {"plan", "monitor", "init", "command", "end"};
@@ -476,7 +477,11 @@ check_values(struct check *check, const struct record *record)
     case STEP_HOSTS:
         if (argument[0].length - 1 > LONGEST_HOSTNAME)
             return "the name is too long";
-        return argument[1].number <= 1 ? NULL : "there are no such flags";
+        return argument[2].number <= 1 ? NULL : "there are no such flags";
+    case STEP_COVER:
+        if (argument[2].number > (COVER_MAKE | COVER_REQUIRED))
+            return "there are no such flags";
+        return check_paths(argument, 1);
     case STEP_BIND:
         return check->seen[STEP_ATTACH_BINDS] ? "it comes after attach_binds" : NULL;
     case STEP_CHDIR:

@@ -99,6 +99,7 @@ enum step {
     STEP_TIME_OFFSETS,
     STEP_HELPER,
     STEP_CONNECT,
+    STEP_COVER,
     STEPS,
 };
 
@@ -108,6 +109,12 @@ enum {
     MOUNT_UNLESS_FILLED = 2,
     MOUNT_OPTIONAL_IF_EPERM = 4,
     MOUNT_OPTIONAL_IF_ENOENT = 8, /* of STEP_CLONE */
+};
+
+/* Flags of STEP_COVER. */
+enum {
+    COVER_MAKE = 1,     /* a file that is missing is made, if it can be */
+    COVER_REQUIRED = 2, /* a failure if nothing is covered */
 };
 
 /* A flag of STEP_TERMINAL. */

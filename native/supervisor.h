@@ -249,6 +249,15 @@ int memory_file(void);
  * with errno set. */
 int memory_mount(uint64_t attributes);
 
+/* Write into a file from its beginning. Returns -1 with errno set. */
+int write_whole(int file, const char *text, size_t size);
+
+/* Mount a file in memory over `place`. Returns a descriptor of it, or -1 with errno set. */
+int memory_cover(const char *contents, size_t size, const char *place, mode_t mode, bool read_only);
+
+/* Carry out STEP_COVER. */
+int cover_file(const struct argument *arguments);
+
 /* Carry out STEP_DATA. Returns the mount, or -1. */
 int data_mount(const struct plan *plan, const struct argument *arguments);
 
@@ -260,14 +269,15 @@ struct covered_hosts {
     int below;      /* O_PATH: the covered file */
     char *contents; /* the first contents of the cover */
     size_t size;
-    const char *line; /* the added line, in `contents` */
+    size_t lines_size; /* of added lines at the beginning of `contents` */
+    const char *line;  /* the line with the view's name, in `contents` */
     size_t line_size;
 };
 
-/* Cover the view's /etc/hosts by a copy that also has `hostname`. */
-int hosts_cover(struct covered_hosts *hosts, const char *hostname, bool keep);
+/* Cover the view's /etc/hosts by a copy that also has `lines` and, unless it is empty, `hostname`. */
+int hosts_cover(struct covered_hosts *hosts, const char *hostname, const char *lines, bool keep);
 
-/* Write changes of the cover, without the added line, into the covered file. */
+/* Write changes of the cover, without the added lines, into the covered file. */
 void hosts_write_back(const struct covered_hosts *hosts);
 
 /* ---- remove.c ------------------------------------------------------------------------------- */

@@ -306,8 +306,59 @@ def network(args: Values) -> Part:
     return {
         "name": args.name,
         "network": args.network,
+        "names": _names(args),
         "ports": [port for text in args.ports for port in namespace.parse_ports(text)],
     }
+
+
+def declare_names(command: Options) -> None:
+    """The names of the view and of others, and who resolves them."""
+    add = command.add_argument
+    add("--hostname", metavar="NAME", help="the host name (default: the view's name)")
+    add(
+        "--add-host",
+        dest="hosts",
+        metavar="NAME:IP",
+        action="append",
+        default=[],
+        help="an address for a name, in the view's /etc/hosts",
+    )
+    add(
+        "--dns",
+        metavar="IP",
+        action="append",
+        default=[],
+        help="a name server, in an /etc/resolv.conf of the view's own (default: with 'outbound' those of the host)",
+    )
+    add(
+        "--dns-search",
+        metavar="DOMAIN",
+        action="append",
+        default=[],
+        help="a domain in which names are looked up; '.' for none",
+    )
+    add(
+        "--dns-option",
+        metavar="OPTION",
+        action="append",
+        default=[],
+        help="an option of resolv.conf(5), as ndots:2",
+    )
+
+
+def _names(args: Values) -> namespace.Names | None:
+    """Raises: BadNames."""
+    if args.hostname is None and not (args.hosts or args.dns or args.dns_search or args.dns_option):
+        return None
+    from overlaykit.namespace import names
+
+    return names.parse(
+        hostname=args.hostname,
+        dns=args.dns,
+        searches=args.dns_search,
+        options=args.dns_option,
+        hosts=args.hosts,
+    )
 
 
 def declare_life(command: Options) -> None:

@@ -178,6 +178,7 @@ def options() -> Options:
     launch_options.declare_contents(command)
     launch_options.declare_devices(command)
     launch_options.declare_network(command)
+    launch_options.declare_names(command)
     launch_options.declare_sharing(command)
     launch_options.declare_life(command)
     launch_options.declare_labels(command)

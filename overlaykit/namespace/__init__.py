@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.join import NotJoinable, namespaces_of
     from overlaykit.namespace.launcher import execute, execute_in, launch
     from overlaykit.namespace.limits import BadLimit, Limits, parse_size
+    from overlaykit.namespace.names import BadNames, Names
     from overlaykit.namespace.network import (
         AddressUnknown,
         PortInUse,
@@ -92,6 +93,7 @@ __all__ = [
     "BadDevice",
     "BadLimit",
     "BadMount",
+    "BadNames",
     "BadPort",
     "BadSize",
     "BadTmpfs",
@@ -117,6 +119,7 @@ __all__ = [
     "LimitRefused",
     "LimitUnavailable",
     "Limits",
+    "Names",
     "NoDevice",
     "NoGpu",
     "NoSubordinateIds",
@@ -201,6 +204,7 @@ _MODULES: Final = {
     "limits": ("BadLimit", "Limits", "parse_size"),
     "launcher": ("execute", "execute_in", "launch"),
     "join": ("NotJoinable", "namespaces_of"),
+    "names": ("BadNames", "Names"),
     "network": ("AddressUnknown", "PortInUse", "PortPrivileged", "PortsNeedPrivateNetwork"),
     "ports": ("BadPort", "Port", "parse_ports"),
     "processes": ("Processes",),

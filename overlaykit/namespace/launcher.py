@@ -117,6 +117,7 @@ def execute(
             log=log,
         )
         caller = _this_process()
+        spec, helper = _outward(spec)
         plan = plan_of(
             spec,
             root,
@@ -124,7 +125,7 @@ def execute(
             listeners=listeners,
             filters=_filters(spec, stack),
             supervision=supervision,
-            helper=_helper(spec),
+            helper=helper,
         )
         _become(plan, spec, lambda: before_exec(ports), stack)
 
@@ -199,6 +200,7 @@ def _start(spec: LaunchSpec, root: RootMount, hold: tuple[int, ...]) -> Processe
                 parent=parent, status_write=status_write, reap_read=reap_read, hold=hold
             )
             caller = _this_process()
+            spec, helper = _outward(spec)
             plan = plan_of(
                 spec,
                 root,
@@ -206,7 +208,7 @@ def _start(spec: LaunchSpec, root: RootMount, hold: tuple[int, ...]) -> Processe
                 listeners=listeners,
                 filters=_filters(spec, theirs),
                 supervision=supervision,
-                helper=_helper(spec),
+                helper=helper,
             )
             encoded = theirs.enter_context(_encoded(plan, spec))
             # dup2(2) onto itself clears close-on-exec in the child alone (posix_spawn(3)).
@@ -281,13 +283,19 @@ def _filters(spec: LaunchSpec, stack: ExitStack) -> list[int]:
     return opened
 
 
-def _helper(spec: LaunchSpec) -> tuple[str, ...]:
-    """The program that connects the view's network, and its arguments; () if none does."""
-    if spec.network != "outbound":
-        return ()
-    from overlaykit.namespace import outbound
+def _outward(spec: LaunchSpec) -> tuple[LaunchSpec, tuple[str, ...]]:
+    """The spec with its name servers; the program that connects the view's network, and its arguments, () for none."""
+    program = None
+    if spec.network == "outbound":
+        from overlaykit.namespace import outbound
 
-    return outbound.program().argv
+        program = outbound.program()
+    elif spec.names is None:
+        return spec, ()
+    from overlaykit.namespace import names
+
+    forwarder, argv = (program.forwarder, program.argv) if program else (None, ())
+    return spec.replace(resolver=names.resolver(spec.names, spec.network, forwarder)), argv
 
 
 @contextmanager

@@ -46,12 +46,12 @@ class Program(Record, kw_only=True):
     """What connects a view."""
 
     argv: tuple[str, ...]
-    nameserver: str
-    """The address inside at which the program answers for the host's name server."""
+    forwarder: str | None = None
+    """The address inside at which the program answers for the host's name server; None: at none."""
 
 
 def _pasta(path: str) -> Program:
-    nameserver = "169.254.1.1"  # podman's choice
+    forwarder = "169.254.1.1"  # podman's choice
     return Program(
         argv=(
             path,
@@ -63,12 +63,12 @@ def _pasta(path: str) -> Program:
             "--no-map-gw",
             *("--tcp-ports", "none", "--udp-ports", "none"),
             *("--tcp-ns", "none", "--udp-ns", "none"),
-            *("--dns-forward", nameserver),
+            *("--dns-forward", forwarder),
             # It is in the user namespace already. As root it would become another user.
             *("--netns-only", "--runas", "0:0"),
             *("--netns", _NETWORK),
         ),
-        nameserver=nameserver,
+        forwarder=forwarder,
     )
 
 
@@ -88,7 +88,6 @@ def _slirp4netns(path: str) -> Program:
             _NETWORK,
             INTERFACE,
         ),
-        nameserver="10.0.2.3",
     )
 
 

@@ -39,6 +39,10 @@ OWN_NETWORK: Final = 1
 """Of `protect`."""
 MACHINE: Final = 2
 """Of `protect`."""
+COVER_MAKE: Final = 1
+"""Of `cover`."""
+COVER_REQUIRED: Final = 2
+"""Of `cover`."""
 GROUPS_KEPT: Final = 0
 """Of `user`: the supplementary groups stay."""
 GROUPS_SET: Final = 1
@@ -70,7 +74,7 @@ FORMS: Final = {
     "bind": (21, "ds", "init"),
     "attach_binds": (22, "", "init"),
     "protect": (23, "lllu", "init"),
-    "hosts": (24, "su", "init"),
+    "hosts": (24, "ssu", "init"),
     "chdir": (25, "su", "init"),
     "restrict_capabilities": (26, "u", "init command"),
     "blocked": (27, "u", "command"),
@@ -105,6 +109,7 @@ FORMS: Final = {
     "time_offsets": (56, "s", "monitor"),
     "helper": (57, "ll", "monitor"),
     "connect": (58, "", "monitor"),
+    "cover": (59, "ssu", "init"),
 }
 """Of each step its code, the types of its arguments, and the sections that may have it, as the program knows them.
 
@@ -330,9 +335,21 @@ class Plan:
         flags = OWN_NETWORK * own_network | MACHINE * machine
         self.steps.append(("protect", tuple(masked), tuple(read_only), tuple(left), flags))
 
-    def hosts(self, name: str, *, keep: bool) -> None:
-        """Cover /etc/hosts by a copy that also has `name`; with `keep`, write changes back after the command's end."""
-        self.steps.append(("hosts", name, int(keep)))
+    def hosts(self, name: str, lines: str, *, keep: bool) -> None:
+        """Cover /etc/hosts by a copy that also has `lines` and, unless it is empty, `name`.
+
+        With `keep`, changes of what was there are written back after the command's end.
+        """
+        self.steps.append(("hosts", name, lines, int(keep)))
+
+    def cover(
+        self, path: str, contents: str, *, make: bool = False, required: bool = False
+    ) -> None:
+        """Cover a regular file by one in memory. A missing one stays missing, or is made with `make` if it can be.
+
+        With `required`, it is a failure if nothing is covered.
+        """
+        self.steps.append(("cover", path, contents, COVER_MAKE * make | COVER_REQUIRED * required))
 
     def chdir(self, path: str, *, required: bool) -> None:
         """Change to a directory of the view, or to "/" if that fails and is not `required`."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.contents import Data, Symlink
     from overlaykit.namespace.devices import Device
     from overlaykit.namespace.environment import Environment
+    from overlaykit.namespace.names import Names
     from overlaykit.namespace.ports import Port
     from overlaykit.namespace.tmpfs import Tmpfs
     from overlaykit.namespace.ulimits import Ulimit
@@ -61,6 +62,10 @@ class LaunchSpec(Record, kw_only=True):
     """One of NETWORKS."""
     network_namespace: int | None = None
     """A descriptor of the view's own network namespace; None: it gets a new one, unless the network is "host"."""
+    names: Names | None = None
+    """More names of the view and of others, and who resolves names."""
+    resolver: str | None = None
+    """The contents of /etc/resolv.conf; None: the file of the layers."""
     binds: tuple[Bind, ...] = ()
     """In any order: a target below another one is mounted after it."""
     tmpfs: tuple[Tmpfs, ...] = ()

@@ -144,9 +144,9 @@ def plan_of(
         if bind.propagation != "private":
             _clone_bind(plan, bind)
     plan.private_mounts()
+    if _has_name(spec):
+        plan.hostname(spec.hostname)
     if spec.network != "host":
-        if "uts" not in spec.shared:
-            plan.hostname(spec.hostname)
         plan.loopback()
     plan.umask(_MOUNTPOINT_UMASK)
     _mounts(plan, spec, caller, slots, slots[root.mount])
@@ -387,8 +387,7 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, slots: Inherited, root
     _protect(plan, spec.confinement, own_network=not host_network)
     plan.fresh("run", "tmpfs", _NOSUID | _NODEV, ("mode", "0755"), subject="/run")
     plan.attach("run", "/run")
-    if not host_network:
-        plan.hosts(spec.hostname, keep=spec.keep)
+    _names(plan, spec, host_network=host_network)
     if spec.hidden:
         plan.hide(spec.hidden)
     for bind in spec.binds:
@@ -417,6 +416,26 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, slots: Inherited, root
         plan.attach_binds()
     for link in spec.symlinks:
         plan.symlink(link.target, link.path)
+
+
+def _names(plan: Plan, spec: LaunchSpec, *, host_network: bool) -> None:
+    """The view's own /etc/hosts, /etc/hostname and /etc/resolv.conf."""
+    names = spec.names
+    lines = "" if names is None else names.hosts_lines
+    named = not host_network or _has_name(spec)
+    if lines or named:
+        plan.hosts(spec.hostname if named else "", lines, keep=spec.keep)
+    if _has_name(spec):
+        plan.cover("/etc/hostname", f"{spec.hostname}\n")
+    if spec.resolver is not None:
+        required = names is not None and names.resolves
+        plan.cover("/etc/resolv.conf", spec.resolver, make=True, required=required)
+
+
+def _has_name(spec: LaunchSpec) -> bool:
+    """Whether the view has a host name of its own: in the host's network, only one that was asked for."""
+    asked_for = spec.names is not None and spec.names.hostname is not None
+    return "uts" not in spec.shared and (asked_for or spec.network != "host")
 
 
 def _clone_bind(plan: Plan, bind: Bind) -> None:

@@ -63,6 +63,7 @@ def launch_spec(
         network=view.network if connected is None else "private",
         network_namespace=None if connected is None else connected.view,
         binds=(*view.binds, *_sockets(view, variables), *_hosts(view, connected)),
+        names=view.names,
         ports=view.ports,
         descriptors=tuple(pass_fds),
         umask=umask,

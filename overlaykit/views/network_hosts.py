@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TARGET: Final = "/etc/hosts"
 
 _FILE: Final = "hosts"
-_USUAL: Final = b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
+USUAL: Final = b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 _MODE: Final = 0o644
 _LONGEST: Final = 1 << 20
 """Bytes; a longer file is the view's own affair."""
@@ -33,7 +33,7 @@ def write(entry: str, own: bytes, network: str, names: Sequence[tuple[str, str]]
     file = os.open(path(entry), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
     try:
         os.fchmod(file, _MODE)
-        os.write(file, replaced(own or _USUAL, network, names))
+        os.write(file, replaced(own, network, names))
     finally:
         os.close(file)
 

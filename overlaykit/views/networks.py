@@ -65,6 +65,13 @@ class Lease(Record, kw_only=True):
         return bridge.Place(subnet=self.subnet, number=self.number)
 
 
+def _lines(names: namespace.Names | None) -> bytes:
+    if names is None:
+        return b""
+    own = f"127.0.0.1 {names.hostname}\n" if names.hostname else ""
+    return f"{names.hosts_lines}{own}".encode()
+
+
 class Membership:
     """A view's place in a network, from `join` to the end of the view. `close` gives it up.
 
@@ -94,8 +101,10 @@ class Membership:
             self.close()
             raise
 
-    def connect(self, root: namespace.RootMount) -> None:
+    def connect(self, root: namespace.RootMount, names: namespace.Names | None) -> None:
         """Make the network namespace of the view and connect it.
+
+        `names`: what the view's /etc/hosts has before the lines of the layers.
 
         Raises: BridgeRefused, NetworksExhausted, OSError.
         """
@@ -106,7 +115,7 @@ class Membership:
         if self._reaches_host:
             self._translate(place)
         with self._registry.locked():
-            self._write_hosts(hosts)
+            self._write_hosts(_lines(names) + (hosts or network_hosts.USUAL))
         self.release()
 
     def release(self) -> None:

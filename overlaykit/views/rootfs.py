@@ -65,7 +65,7 @@ class RootFs:
             if self.network is not None:
                 user = self.root.user_namespace
                 self.network.connect(
-                    namespace.RootMount(mount=self.root.mount, user_namespace=user)
+                    namespace.RootMount(mount=self.root.mount, user_namespace=user), spec.names
                 )
             self._undo = undo.pop_all()
             undo_upper.pop_all()

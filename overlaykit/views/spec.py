@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Final
 
-    from overlaykit.namespace import Bind, Device, Limits, Port, Tmpfs
+    from overlaykit.namespace import Bind, Device, Limits, Names, Port, Tmpfs
 
 BRIDGE: Final = "bridge"
 """The network that root's views share with the host."""
@@ -71,6 +71,8 @@ class ViewSpec(Record, kw_only=True):
     """None: the registry chooses one."""
     network: str = "private"
     """One of `namespace.spec.NETWORKS`, or the name of a network that views share."""
+    names: Names | None = None
+    """The host name, those of others, and the name servers; None: as it is without options."""
     shared: frozenset[str] = frozenset()
     """Namespaces that are the host's: of `namespace.sharing.NAMES`."""
     userns: str = "auto"
@@ -106,10 +108,18 @@ class ViewSpec(Record, kw_only=True):
         if not self.layers:
             raise ValueError("layers: name one at least")
         _require_network(self.network)
+        if "uts" in self.shared and self.names is not None and self.names.hostname is not None:
+            raise namespace.BadNames(
+                "--hostname", self.names.hostname, "leave it out with --share uts"
+            )
         if self.upper == "":  # and not the working directory
             raise UpperUnusable(self.upper, os.strerror(errno.ENOENT))
         if self.binds:
             namespace.binds.check(self.binds)
+
+    def hostname(self, name: str) -> str:
+        """The host name of the view called `name`."""
+        return name if self.names is None else self.names.hostname or name
 
 
 def require_list(what: str, given: object) -> None:
@@ -132,6 +142,7 @@ def describe(
     read_only: bool,
     name: str | None,
     network: str,
+    names: Names | None,
     shared: Iterable[str],
     userns: str,
     binds: Sequence[Bind | str],
@@ -166,6 +177,7 @@ def describe(
         read_only=read_only,
         name=name,
         network="host" if "net" in shared else network,
+        names=names,
         shared=frozenset(shared),
         userns="host" if "user" in shared else userns,
         binds=tuple(

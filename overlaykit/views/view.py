@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     )
     from overlaykit.namespace.contents import Data, Symlink
     from overlaykit.namespace.environment import Environment
+    from overlaykit.namespace.names import Names
     from overlaykit.views.streams import Stream
 
 _CONFINED: Final = Confinement()
@@ -95,6 +96,7 @@ class View:
         read_only: bool = False,
         name: str | None = None,
         network: str = "private",
+        names: Names | None = None,
         shared: Iterable[str] = (),
         userns: str = "auto",
         binds: Sequence[Bind | str] = (),
@@ -114,15 +116,15 @@ class View:
     ) -> None:
         """Describe a view; `start` mounts it.
 
-        `layers`, top first: `host`, names of the store, or directories (a path with a slash, or `dir:PATH`). Changes
-        go to the directory `upper`; without one they are dropped at the end, or refused with EROFS if `read_only`.
+        `layers`, top first: `host`, names of the store, or directories (a path with a slash, or `dir:PATH`). Changes go
+        to the directory `upper`; without one they are dropped at the end, or refused with EROFS if `read_only`.
         `shared` are namespaces of the host, and `userns` says which ids its own user namespace maps, as `--share` and
-        `--userns` do. `binds` and `ports` are as for `-v` and `-p`, also as texts. `driver` merges the layers: `fuse`,
-        `kernel` or `auto` (see `drivers`; None: what OVERLAYKIT_DRIVER or a configuration file says). `confinement` is
-        that of each of its commands, `limits` are those of all of them together, and `disk` is how many bytes the
-        changes may take. `hidden` paths and, over the host, keys in the user's home are empty and read-only, unless
-        `share_home`. `sockets` of the host's services are shared, as for `--socket`. `labels` are shown by `overlaykit
-        inspect`. Raises: TypeError, ValueError, Error.
+        `--userns` do. `names` are what it knows of names (`namespace.Names`). `binds` and `ports` are as for `-v` and
+        `-p`, also as texts. `driver` merges the layers: `fuse`, `kernel` or `auto` (see `drivers`; None: what
+        OVERLAYKIT_DRIVER or a configuration file says). `confinement` is that of each of its commands, `limits` are
+        those of all of them together, and `disk` is how many bytes the changes may take. `hidden` paths and, over the
+        host, keys in the user's home are empty and read-only, unless `share_home`. `sockets` of the host's services are
+        shared, as for `--socket`. `labels` are shown by `overlaykit inspect`. Raises: TypeError, ValueError, Error.
         """
         self.spec = describe(
             layers,
@@ -130,6 +132,7 @@ class View:
             read_only=read_only,
             name=name,
             network=network,
+            names=names,
             shared=shared,
             userns=userns,
             binds=binds,
@@ -221,7 +224,7 @@ class View:
         spec = command.launch_spec(
             self.spec,
             argv,
-            hostname=self.name,
+            hostname=self.spec.hostname(self.name),
             env=env,
             cwd=cwd,
             pass_fds=pass_fds,
@@ -394,7 +397,7 @@ class View:
         spec = command.launch_spec(
             self.spec,
             argv,
-            hostname=self.name,
+            hostname=self.spec.hostname(self.name),
             env=env,
             cwd=cwd,
             pass_fds=pass_fds,

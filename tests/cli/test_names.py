@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from typing import Final
 
 import pytest
 
 from overlaykit.views import View
 
+from ..views.fixtures import only_with
 from ..views.user import TestUser
 
 
@@ -94,3 +96,126 @@ def test_host_names_that_a_command_adds_remain_for_the_next(user: TestUser) -> N
         view.run(["sh", "-c", "echo 10.0.0.6 cache >>/etc/hosts"], check=True)
         found = view.run(["getent", "hosts", "cache", view.name], capture_output=True, text=True)
         assert found.stdout.split() == ["10.0.0.6", "cache", "127.0.0.1", view.name]
+
+
+# ---- --hostname, --add-host, --dns -----------------------------------------------------------
+
+
+def test_a_host_name_of_its_own_is_in_etc_hostname_and_has_an_address(user: TestUser) -> None:
+    script = "hostname; cat /etc/hostname; getent hosts web.example"
+    expected = ["web.example", "web.example", "127.0.0.1", "web.example"]
+    for network in ("private",), ("none",), ("host",):
+        run = ("run", "--network", *network, "--hostname", "web.example", "sh", "-c", script)
+        found = user.succeeds(*run).split()
+        assert found[:1] + found[-2:] == expected[:1] + expected[-2:]
+        assert found[1:-2] in (["web.example"], [])  # the user's small system has no such file
+
+
+@only_with(host=True)
+def test_a_views_name_is_in_its_etc_hostname(user: TestUser) -> None:
+    upper = user.directory("upper")
+    run = ("run", "--rm", "--name", "some-view", "--upper", upper, "cat", "/etc/hostname")
+    assert user.succeeds(*run) == "some-view\n"
+    assert os.listdir(upper) == []
+
+
+def test_added_hosts_come_before_those_of_the_layers(user: TestUser) -> None:
+    layer = user.directory("layer", "etc", hosts="10.0.0.1 db\n10.0.0.2 cache\n")
+    run = ("run", "-l", os.path.dirname(layer), "-l", "host")
+    added = ("--add-host", "db:10.0.0.7", "--add-host", "six:[fd00::9]")
+    found = user.succeeds(*run, *added, "--rm", "--name", "v", "cat", "/etc/hosts")
+    assert found == "10.0.0.7 db\nfd00::9 six\n10.0.0.1 db\n10.0.0.2 cache\n127.0.0.1 v\n"
+    found = user.succeeds(*run, "--network", "host", *added, "cat", "/etc/hosts")
+    assert found == "10.0.0.7 db\nfd00::9 six\n10.0.0.1 db\n10.0.0.2 cache\n"
+
+
+def test_added_hosts_do_not_enter_a_kept_upper(user: TestUser) -> None:
+    upper = user.directory("upper")
+    run = ("run", "--upper", upper, "--add-host", "db:10.0.0.7")
+    given = user.write(user.path("given"), "127.0.0.1 localhost\n")
+    user.succeeds(*run, "true")
+    assert os.listdir(upper) == []
+    user.succeeds("run", "--upper", upper, "cp", given, "/etc/hosts")
+    user.succeeds(*run, "sh", "-c", "echo 10.0.0.8 cache >>/etc/hosts")
+    with open(os.path.join(upper, "etc/hosts")) as file:
+        assert file.read() == "127.0.0.1 localhost\n10.0.0.8 cache\n"
+
+
+RESOLVER: Final = (
+    "nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch a.example\noptions ndots:2\n"
+)
+DNS: Final = ("--dns", "192.0.2.53", "--dns", "2001:db8::53", "--dns-search", "a.example")
+
+
+def test_name_servers_are_those_of_dns_and_not_written_into_the_upper(user: TestUser) -> None:
+    upper = user.directory("upper")
+    layer = user.directory("layer", "etc", **{"resolv.conf": "nameserver 192.0.2.1\n"})
+    run = ("run", "--upper", upper, "-l", os.path.dirname(layer), "-l", "host")
+    cat = ("cat", "/etc/resolv.conf")
+    for network in "private", "none", "host":
+        options = ("--network", network, *DNS, "--dns-option", "ndots:2")
+        assert user.succeeds(*run, *options, *cat) == RESOLVER
+    assert user.succeeds(*run, "--network", "host", *cat) == "nameserver 192.0.2.1\n"
+    assert user.succeeds(*run, *cat) == "nameserver 192.0.2.1\n"
+    assert os.listdir(upper) == []
+
+
+def test_a_dot_stands_for_no_search_domain(user: TestUser) -> None:
+    run = ("run", "--dns", "192.0.2.53", "--dns-search", ".", "cat", "/etc/resolv.conf")
+    assert "search" not in user.succeeds(*run)
+
+
+def test_a_resolver_file_that_leads_nowhere_is_made_in_the_view(user: TestUser) -> None:
+    upper = user.directory("upper")
+    layer = user.directory("layer", "etc")
+    os.symlink("../run/systemd/resolve/stub-resolv.conf", os.path.join(layer, "resolv.conf"))
+    run = ("run", "-l", os.path.dirname(layer), "-l", "host", "--dns", "192.0.2.53")
+    for root in (("--upper", upper), ("--read-only",)):
+        found = user.succeeds(*run, *root, "cat", "/etc/resolv.conf")
+        assert found.startswith("nameserver 192.0.2.53\n")
+    assert os.listdir(upper) == []
+
+
+def test_a_resolver_file_that_cannot_be_made_is_named(user: TestUser) -> None:
+    layer = user.directory("layer")
+    for name in "etc", "proc", "sys", "dev", "run":
+        os.mkdir(os.path.join(layer, name))
+    run = ("run", "--read-only", "-l", layer, "--dns", "192.0.2.53", "true")
+    said = user.refused(*run)
+    assert said.startswith("/etc/resolv.conf: cannot be made inside the view")
+
+
+def test_a_started_view_has_its_names_again(user: TestUser) -> None:
+    script = "hostname; getent hosts db; cat /etc/resolv.conf"
+    run = ("run", "--name", "v", "--hostname", "h", "--add-host", "db:10.0.0.7", *DNS[:2])
+    found = user.succeeds(*run, "sh", "-c", script)
+    assert found.split()[:5] == ["h", "10.0.0.7", "db", "nameserver", "192.0.2.53"]
+    assert user.succeeds("start", "-a", "v") == found
+    user.succeeds("rm", "v")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--hostname", "-x"), "--hostname -x: give up to 64 letters"),
+        (("--hostname", ""), "--hostname : give up to 64 letters"),
+        (("--hostname", "a b"), "--hostname a b: give up to 64 letters"),
+        (("--hostname", "x" * 65), f"--hostname {'x' * 65}: give up to 64 letters"),
+        (("--hostname", "x", "--share", "uts"), "--hostname x: leave it out with --share uts"),
+        (("--add-host", "db"), "--add-host db: give NAME:IP"),
+        (("--add-host", ":10.0.0.7"), "--add-host :10.0.0.7: give NAME:IP"),
+        (("--add-host", "db:ten"), "--add-host db:ten: give NAME:IP"),
+        (("--add-host", "a b:10.0.0.7"), "--add-host a b:10.0.0.7: give NAME:IP"),
+        (("--add-host", "db:host-gateway"), "--add-host db:host-gateway: give NAME:IP"),
+        (("--dns", "dns.example"), "--dns dns.example: give the address of a name server"),
+        (("--dns", ""), "--dns : give the address of a name server"),
+        (("--dns-search", "a b"), "--dns-search a b: give one word"),
+        (("--dns-option", ""), "--dns-option : give one word"),
+    ],
+)
+def test_bad_names_are_refused_in_one_line(
+    user: TestUser, options: tuple[str, ...], said: str
+) -> None:
+    # A value of an option that begins with a hyphen.
+    joined = [f"{options[0]}={options[1]}", *options[2:]]
+    assert user.refused("run", *joined, "true").startswith(said)

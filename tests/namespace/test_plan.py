@@ -136,16 +136,17 @@ def test_mounts_are_made_before_the_root_changes_and_attached_after_it() -> None
     assert "clone" not in order[root:]
     # Nothing but file systems in memory is made inside: the kernel wants to see a whole procfs for others.
     assert {step[2] for step in only(steps[root:], "fresh")} == {"tmpfs"}
-    assert order[-7:] == [
+    assert order[-8:] == [
         "attach",
         "hosts",
+        "cover",
         "umask",
         "chdir",
         "session_keyring",
         "restrict_capabilities",
         "offer_namespaces",
     ]
-    assert order.index("protect") < len(order) - 8
+    assert order.index("protect") < len(order) - 9
 
 
 def test_every_mount_that_is_made_is_attached_once() -> None:
@@ -221,7 +222,8 @@ def test_shared_paths_are_attached_after_all_else() -> None:
         ("clone", "bind /mnt/data", "/data", 1, 0, 0, 0, "BIND_SOURCE", "/data"),
         ("clone", "bind /mnt", "/etc", 0, 0, 0, 0, "BIND_SOURCE", "/etc"),
     ]
-    assert steps[names(steps).index("hosts") + 1 :][:4] == [
+    assert steps[names(steps).index("hosts") + 1 :][:5] == [
+        ("cover", "/etc/hostname", "v\n", 0),
         ("bind", "bind /mnt/data", "/mnt/data"),
         ("bind", "bind /mnt", "/mnt"),
         ("attach_binds",),
@@ -231,7 +233,7 @@ def test_shared_paths_are_attached_after_all_else() -> None:
 
 @pytest.mark.parametrize(("keep", "flag"), [(False, 0), (True, 1)])
 def test_a_kept_upper_gets_the_changes_of_the_hosts_file(keep: bool, flag: int) -> None:
-    assert ("hosts", "v", flag) in section(plan(keep=keep), "init")
+    assert ("hosts", "v", "", flag) in section(plan(keep=keep), "init")
 
 
 def test_the_command_inherits_what_the_caller_has() -> None:

@@ -161,7 +161,7 @@ def test_an_alternative_is_left_out_where_it_is_not_needed() -> None:
 
 def test_the_longest_name_fits_into_the_hosts() -> None:
     name = "x" * 64
-    raw = plans.encoded(*plans.steps("cat", "/etc/hosts", init=[("hosts", name, 0)]))
+    raw = plans.encoded(*plans.steps("cat", "/etc/hosts", init=[("hosts", name, "", 0)]))
     with open("/etc/hosts") as file:
         before = file.read()
     assert plans.run(raw) == (0, f"{before}127.0.0.1 {name}\n", "")

@@ -204,7 +204,7 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         ("pass", 3),
     ),
     "record 4: umask: it is no umask": (*HEAD, ("section", INIT), ("umask", 0o1000)),
-    "record 4: hosts: the name is too long": (*HEAD, ("section", INIT), ("hosts", "x" * 65, 0)),
+    "record 4: hosts: the name is too long": (*HEAD, ("section", INIT), ("hosts", "x" * 65, "", 0)),
     "record 6: bind: it comes after attach_binds": (
         *HEAD,
         ("section", INIT),
@@ -498,7 +498,7 @@ STEPS: Final = st.one_of(
     st.tuples(st.just("attach"), SLOTS, PATHS, st.integers(0, 1)),
     st.tuples(st.just("bind"), SLOTS, PATHS),
     st.tuples(st.just("symlink"), PATHS, PATHS),
-    st.tuples(st.just("hosts"), st.text("ab.#", max_size=64), st.just(0)),
+    st.tuples(st.just("hosts"), st.text("ab.#", max_size=64), st.text("ab.#\n"), st.just(0)),
     st.tuples(st.just("hostname"), st.text("ab", max_size=64)),
     st.tuples(
         st.just("protect"),

@@ -1,0 +1,178 @@
+"""`run --network outbound`: views reach the outside without privileges, and not the host's loopback addresses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Final
+
+import pytest
+
+from ..views.user import TestUser
+from .uplink import GATEWAY, OUTSIDE, OWN, PORT, connected
+
+PROGRAMS: Final = ("pasta", "slirp4netns")
+
+PROBE: Final = f"""
+import socket, sys, threading
+def probe(address):
+    try:
+        with socket.create_connection((address, {PORT}), timeout=3) as client:
+            found[address] = client.recv(100).decode()
+    except OSError:
+        found[address] = "refused"
+found = {{}}
+threads = [threading.Thread(target=probe, args=(address,)) for address in sys.argv[1:]]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(*(found[address] for address in sys.argv[1:]))
+"""
+PYTHON: Final = ("/usr/bin/python3", "-c", PROBE)
+OUTBOUND: Final = ("run", "--network", "outbound")
+
+
+@pytest.fixture(params=PROGRAMS)
+def program(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def only(user: TestUser, *programs: str) -> str:
+    """A PATH with these programs alone."""
+    directory = user.directory("programs")
+    for name in programs:
+        path = shutil.which(name)
+        assert path, name
+        os.symlink(path, os.path.join(directory, name))
+    return directory
+
+
+def printed(user: TestUser, path: str | None, *arguments: str, nameserver: str = OUTSIDE) -> str:
+    done = connected(user, *OUTBOUND, *arguments, path=path, nameserver=nameserver)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout
+
+
+def test_an_outbound_view_reaches_a_server_outside(user: TestUser, program: str) -> None:
+    path = only(user, program)
+    assert printed(user, path, *PYTHON, OUTSIDE) == "reached\n"
+
+
+def test_an_outbound_view_does_not_reach_the_hosts_loopback(user: TestUser, program: str) -> None:
+    addresses = ["127.0.0.1", "10.0.2.2", "10.0.2.3", "10.0.2.50", "169.254.1.1", GATEWAY]
+    if program == "pasta":
+        addresses.append(OWN)  # the view has the same
+    for nameserver in OUTSIDE, "127.0.0.1":
+        said = printed(user, only_once(user, program), *PYTHON, *addresses, nameserver=nameserver)
+        assert said.split() == ["refused"] * len(addresses)
+
+
+def only_once(user: TestUser, program: str) -> str:
+    path = user.path("programs")
+    return path if os.path.isdir(path) else only(user, program)
+
+
+NAME: Final = ("/usr/bin/python3", "-c", "import socket; print(socket.gethostbyname('a.example'))")
+
+
+def test_an_outbound_view_asks_the_hosts_name_server(user: TestUser, program: str) -> None:
+    assert printed(user, only(user, program), *NAME) == f"{OUTSIDE}\n"
+
+
+def test_a_name_server_on_the_hosts_loopback_answers_through_pasta(user: TestUser) -> None:
+    assert printed(user, None, *NAME, nameserver="127.0.0.1") == f"{OUTSIDE}\n"
+
+
+def test_slirp4netns_leads_to_no_name_server_on_the_hosts_loopback(user: TestUser) -> None:
+    path = only(user, "slirp4netns")
+    cat = ("/usr/bin/cat", "/etc/resolv.conf")
+    assert printed(user, path, *cat, nameserver="127.0.0.1") == ""
+    assert printed(user, path, "--dns", OUTSIDE, *NAME, nameserver="127.0.0.1") == f"{OUTSIDE}\n"
+
+
+def test_a_private_view_reaches_nothing_outside(user: TestUser) -> None:
+    done = connected(user, "run", *PYTHON, OUTSIDE, OWN)
+    assert (done.stdout, done.stderr) == ("refused refused\n", "")
+
+
+def test_an_outbound_view_publishes_ports(user: TestUser, program: str) -> None:
+    path = only(user, program)
+    script = (
+        "import socket, sys\n"
+        "server = socket.create_server(('127.0.0.1', 80))\n"
+        "print('ready', flush=True)\n"
+        "server.accept()[0].sendall(b'inside')\n"
+    )
+    client = (
+        "import socket, subprocess, sys\n"
+        "view = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)\n"
+        "view.stdout.readline()\n"
+        "print(socket.create_connection(('127.0.0.1', 8000)).recv(100).decode())\n"
+        "sys.exit(view.wait())\n"
+    )
+    view = [*OUTBOUND, "-p", "8000:80", "/usr/bin/python3", "-c", script]
+    done = connected(user, *view, path=path, client=client)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "inside\n", "")
+
+
+def line(user: TestUser, path: str | None = None, *, route: bool = True, arrange: str = "") -> str:
+    done = connected(user, *OUTBOUND, "true", path=path, route=route, arrange=arrange)
+    assert (done.returncode, done.stdout) == (125, ""), done
+    assert done.stderr.count("\n") == 1, done
+    return done.stderr
+
+
+def test_a_missing_program_is_named_with_its_package(user: TestUser) -> None:
+    said = line(user, only(user))
+    assert "neither pasta nor slirp4netns" in said
+    assert "install the package passt" in said
+
+
+def test_a_device_that_cannot_be_opened_is_named(user: TestUser) -> None:
+    said = line(user, arrange="mount -t tmpfs none /dev/net")
+    assert "/dev/net/tun cannot be opened (No such file or directory)" in said
+
+
+def test_a_program_that_fails_says_why_and_leaves_nothing(user: TestUser) -> None:
+    directory = user.directory("programs")
+    script = user.write(os.path.join(directory, "pasta"), "#!/bin/sh\necho no uplink; exit 1\n")
+    os.chmod(script, 0o755)
+    assert "pasta cannot connect the view (no uplink)" in line(user, directory)
+
+
+def test_a_program_that_says_nothing_fails_in_one_line(user: TestUser) -> None:
+    directory = user.directory("programs")
+    os.symlink("/bin/false", os.path.join(directory, "pasta"))
+    assert "pasta cannot connect the view (Operation canceled)" in line(user, directory)
+
+
+def test_pasta_says_what_it_misses(user: TestUser) -> None:
+    said = line(user, route=False)
+    assert said.startswith("overlaykit: --network outbound: pasta cannot connect the view (")
+
+
+@pytest.mark.parametrize("killed", ["supervisor", "attendant", "view"])
+def test_a_program_ends_with_its_detached_view(user: TestUser, program: str, killed: str) -> None:
+    client = (
+        "import json, os, select, signal, subprocess, sys\n"
+        "from overlaykit.procfs import children, descendants\n"
+        "*view, killed = sys.argv[1:]\n"
+        "overlaykit = view[view.index('run') - 1]\n"
+        "subprocess.check_call(view)\n"
+        "about = json.loads(subprocess.check_output([overlaykit, 'inspect', 'v']))\n"
+        "about = about[0]['about']\n"
+        "attendant, _ = sorted(children(about['supervisor']) - {about['daemon']})\n"
+        "programs = [os.pidfd_open(one) for one in descendants(attendant)]\n"
+        "assert programs\n"
+        "if killed == 'view':\n"
+        "    subprocess.check_call([overlaykit, 'kill', '-s', 'KILL', 'v'])\n"
+        "else:\n"
+        "    os.kill({'supervisor': about['supervisor'], 'attendant': attendant}[killed], 9)\n"
+        "for one in programs:\n"
+        "    select.select([one], [], [])\n"
+        "if killed == 'attendant':\n"
+        "    print(json.loads(subprocess.check_output([overlaykit, 'ps', '--json']))[0]['name'])\n"
+        "subprocess.call([overlaykit, 'rm', '-f', 'v'], stdout=subprocess.DEVNULL)\n"
+    )
+    run = (*OUTBOUND, "-d", "--name", "v", "/usr/bin/sleep", "1000", killed)
+    done = connected(user, *run, path=only(user, program), client=client)
+    assert (done.returncode, done.stderr) == (0, "")
