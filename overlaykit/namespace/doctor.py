@@ -6,7 +6,7 @@ import os
 
 from overlaykit import _native
 from overlaykit.health import Check
-from overlaykit.namespace import diagnosis, users
+from overlaykit.namespace import diagnosis, outbound, users
 from overlaykit.namespace.failure import ProcRefused
 
 NAMESPACES = (
@@ -55,11 +55,20 @@ def checks() -> list[Check]:
             "a view's network",
             True,
             "private by default, with published ports and no route out: to resolve names and reach the"
-            " outside, run with --network host",
+            " outside, run with --network host or outbound",
             "",
         )
     )
+    found.append(Check("--network outbound", True, _outbound(), ""))  # views work without
     return found
+
+
+def _outbound() -> str:
+    try:
+        outbound.program()
+    except (outbound.NoOutboundProgram, outbound.TunRefused) as error:
+        return str(error).partition(": ")[2]
+    return f"works through {' or '.join(outbound.installed())}"
 
 
 def _mount_proc() -> None:

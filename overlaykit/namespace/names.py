@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Final
 
-    from overlaykit.namespace.spec import Network
 
 RESOLVER: Final = "/etc/resolv.conf"
 
@@ -116,7 +115,7 @@ def _is_address(text: str) -> bool:
     return False
 
 
-def resolver(names: Names | None, network: Network, forwarder: str | None) -> str | None:
+def resolver(names: Names | None, network: str, forwarder: str | None) -> str | None:
     """The contents of a view's /etc/resolv.conf; None where that of the layers is not covered.
 
     Args:

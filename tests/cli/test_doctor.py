@@ -28,6 +28,13 @@ def test_doctor_reports_a_machine_on_which_views_work(user: TestUser) -> None:
     (network,) = (line for line in lines if "a view's network" in line)
     assert "no route out" in network
     assert "--network host" in network
+    assert "ok    --network outbound: works through pasta or slirp4netns" in lines
+
+
+def test_doctor_names_the_package_for_connections_outward(user: TestUser) -> None:
+    path = user.directory("nothing")
+    said = user.overlaykit("doctor", env={**os.environ, "PATH": path}).stdout
+    assert "ok    --network outbound: neither pasta nor slirp4netns is installed; install" in said
 
 
 def test_doctor_names_what_this_kernel_lacks_and_what_it_costs(user: TestUser) -> None:

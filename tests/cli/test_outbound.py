@@ -148,31 +148,3 @@ def test_a_program_that_says_nothing_fails_in_one_line(user: TestUser) -> None:
 def test_pasta_says_what_it_misses(user: TestUser) -> None:
     said = line(user, route=False)
     assert said.startswith("overlaykit: --network outbound: pasta cannot connect the view (")
-
-
-@pytest.mark.parametrize("killed", ["supervisor", "attendant", "view"])
-def test_a_program_ends_with_its_detached_view(user: TestUser, program: str, killed: str) -> None:
-    client = (
-        "import json, os, select, signal, subprocess, sys\n"
-        "from overlaykit.procfs import children, descendants\n"
-        "*view, killed = sys.argv[1:]\n"
-        "overlaykit = view[view.index('run') - 1]\n"
-        "subprocess.check_call(view)\n"
-        "about = json.loads(subprocess.check_output([overlaykit, 'inspect', 'v']))\n"
-        "about = about[0]['about']\n"
-        "attendant, _ = sorted(children(about['supervisor']) - {about['daemon']})\n"
-        "programs = [os.pidfd_open(one) for one in descendants(attendant)]\n"
-        "assert programs\n"
-        "if killed == 'view':\n"
-        "    subprocess.check_call([overlaykit, 'kill', '-s', 'KILL', 'v'])\n"
-        "else:\n"
-        "    os.kill({'supervisor': about['supervisor'], 'attendant': attendant}[killed], 9)\n"
-        "for one in programs:\n"
-        "    select.select([one], [], [])\n"
-        "if killed == 'attendant':\n"
-        "    print(json.loads(subprocess.check_output([overlaykit, 'ps', '--json']))[0]['name'])\n"
-        "subprocess.call([overlaykit, 'rm', '-f', 'v'], stdout=subprocess.DEVNULL)\n"
-    )
-    run = (*OUTBOUND, "-d", "--name", "v", "/usr/bin/sleep", "1000", killed)
-    done = connected(user, *run, path=only(user, program), client=client)
-    assert (done.returncode, done.stderr) == (0, "")

@@ -65,9 +65,9 @@ def connected(
     program = [] if client is None else [sys.executable, "-c", client]
     environment = [] if path is None else ["env", f"PATH={path}"]
     shell = ["sh", "-euc", script + 'exec "$@"', "sh"]
+    launch = [*resume, *driver, *program, *environment, command(), *arguments]
     return subprocess.run(
-        ["unshare", "--mount", "--net", *become, *shell, *resume, *driver]
-        + [*program, *environment, command(), *arguments],
+        ["unshare", "--mount", "--net", *become, *shell, *launch],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -98,7 +98,7 @@ def _resolve(server: socket.socket) -> None:
 
 def main() -> int:
     """Serve, and run the command."""
-    tcp = socket.create_server(("0.0.0.0", PORT))  # noqa: S104
+    tcp = socket.create_server(("0.0.0.0", PORT))
     threading.Thread(target=_serve, args=(tcp,), daemon=True).start()
     for address in "127.0.0.1", OUTSIDE:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
