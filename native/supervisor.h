@@ -274,7 +274,8 @@ struct covered_hosts {
     size_t line_size;
 };
 
-/* Cover the view's /etc/hosts by a copy that also has `lines` and, unless it is empty, `hostname`. */
+/* Cover the view's /etc/hosts by a copy that also has `lines` and, unless it is empty, `hostname`.
+ */
 int hosts_cover(struct covered_hosts *hosts, const char *hostname, const char *lines, bool keep);
 
 /* Write changes of the cover, without the added lines, into the covered file. */
