@@ -31,8 +31,8 @@ TIMEOUT = (
         (["run"], "run: no command given: see 'overlaykit run --help'"),
         (["run", "--"], "run: no command given: see 'overlaykit run --help'"),
         (
-            ["run", "-e", "NOVALUE", "true"],
-            "run: -e NOVALUE: give KEY=VALUE: see 'overlaykit run --help'",
+            ["run", "-e", "=novalue", "true"],
+            "run: -e =novalue: give KEY=VALUE, or KEY for the caller's value: see 'overlaykit run --help'",
         ),
         (
             ["run", "--upper", "/x", "--read-only", "true"],

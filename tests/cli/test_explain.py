@@ -57,14 +57,14 @@ def test_a_symbolic_link_is_explained_with_its_target(user: TestUser) -> None:
 
 
 def test_the_real_file_has_the_contents_that_the_view_shows(user: TestUser) -> None:
-    script = "echo changed >/etc/hostname; echo started; read line; cat /etc/hostname"
+    script = "echo changed >/etc/issue; echo started; read line; cat /etc/issue"
     arguments = ("run", "--rm", "--name", "one", "--upper", user.path("upper"), "sh", "-c", script)
     with user.start(*arguments) as view:
         assert view.stdout is not None
         assert view.stdout.readline() == "started\n"
-        (_, kind, real), (role, _, below) = hits(user, "one", "/etc/hostname")
-        assert (kind, real) == ("file", user.path("upper", "etc", "hostname"))
-        assert (role, below) == ("shadowed", "/etc/hostname")
+        (_, kind, real), (role, _, below) = hits(user, "one", "/etc/issue")
+        assert (kind, real) == ("file", user.path("upper", "etc", "issue"))
+        assert (role, below) == ("shadowed", "/etc/issue")
         assert hits(user, "one", "/usr/bin/env") == [("answers", "file", "/usr/bin/env")]
         printed, _ = view.communicate("end\n")
         with open(real) as file:

@@ -25,13 +25,13 @@ pytestmark = pytest.mark.xdist_group("guests")
 
 SCRIPT = """
 echo - release; uname -r
-echo - view; .venv/bin/overlaykit run -l host -- sh -c 'echo changed >/etc/hostname; cat /etc/hostname'
-cat /etc/hostname
+echo - view; .venv/bin/overlaykit run -l host -- sh -c 'echo changed >/etc/issue; cat /etc/issue'
+cat /etc/issue
 echo - doctor; .venv/bin/overlaykit doctor
 echo - limits; cat /sys/fs/cgroup/cgroup.subtree_control; grep CapEff /proc/self/status
 echo - host; umount /tmp /var/tmp
-XDG_CACHE_HOME=/run .venv/bin/overlaykit run --driver kernel -- sh -c 'rm /etc/hostname; ls /etc/hostname' 2>&1
-cat /etc/hostname
+XDG_CACHE_HOME=/run .venv/bin/overlaykit run --driver kernel -- sh -c 'rm /etc/issue; ls /etc/issue' 2>&1
+cat /etc/issue
 echo - disk; dd if=/dev/zero of=/zeros bs=1M 2>&1
 exit 7
 """
@@ -60,15 +60,15 @@ def test_the_guest_has_the_oldest_kernel(ran: Run) -> None:
 
 
 def test_a_view_works_on_the_oldest_kernel(ran: Run) -> None:
-    with open("/etc/hostname", encoding="utf-8") as file:
+    with open("/etc/issue", encoding="utf-8") as file:
         assert ran.lines["view"] == ["changed", *file.read().splitlines()]
 
 
 def test_the_driver_kernel_shows_the_host_on_the_oldest_kernel(ran: Run) -> None:
     """Its overlayfs has no lowerdir+. Without the disk, the guest's root is one file system."""
     missing, *after = ran.lines["host"]
-    assert missing == "ls: cannot access '/etc/hostname': No such file or directory"
-    with open("/etc/hostname", encoding="utf-8") as file:
+    assert missing == "ls: cannot access '/etc/issue': No such file or directory"
+    with open("/etc/issue", encoding="utf-8") as file:
         assert after == file.read().splitlines()
 
 

@@ -517,7 +517,7 @@ def test_a_layer_above_the_host_is_merged(user: TestUser) -> None:
     upper = user.path("upper")
     for driver in ("kernel", "fuse", "kernel"):
         with View([top, "host"], driver=driver, upper=upper) as one:
-            assert output(one, f"cat /added; echo x >> {user.scratch}/../kept; cat /etc/hostname")
+            assert output(one, f"cat /added; echo x >> {user.scratch}/../kept; cat /etc/issue")
     # The upper lies in the host, which is masked there.
     with View([top, "host"], driver="kernel", upper=upper) as one:
         assert output(one, f"ls -A {upper}; wc -l < {user.scratch}/../kept") == "3\n"
@@ -527,7 +527,7 @@ def test_a_layer_above_the_host_is_merged(user: TestUser) -> None:
 @needs_host
 def test_a_view_in_a_view_falls_back(user: TestUser) -> None:
     """The kernel takes no upper on an overlay: the inner view has to be ours."""
-    inner = f"{command()} run --driver auto -- cat /etc/hostname"
+    inner = f"{command()} run --driver auto -- cat /etc/issue"
     assert user.succeeds("run", "--driver", "kernel", "sh", "-c", inner)
     inner = f"{command()} run --driver kernel -- true"
     refused = user.overlaykit("run", "--driver", "kernel", "sh", "-c", inner)

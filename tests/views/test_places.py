@@ -51,8 +51,8 @@ CLEAN = "while find /tmp /run -xdev -name 'overlaykit*' | grep -q .; do sleep 0.
 
 
 def check_command_runs(user: TestUser, home: str, *options: str) -> None:
-    done = user.changed_machine(BARE + home, "run", *options, "--", "cat", "/etc/hostname")
-    with open("/etc/hostname") as file:
+    done = user.changed_machine(BARE + home, "run", *options, "--", "cat", "/etc/issue")
+    with open("/etc/issue") as file:
         assert (done.returncode, done.stdout, done.stderr) == (0, file.read(), "")
 
 
@@ -65,8 +65,8 @@ def test_changes_without_a_home_are_dropped_with_the_view(user: TestUser, kind: 
         "--",
         "sh",
         "-c",
-        "echo new > /var/new && rm /etc/hostname && cat /var/new",
-        then=f"{CLEAN}; test -e /etc/hostname",
+        "echo new > /var/new && rm /etc/issue && cat /var/new",
+        then=f"{CLEAN}; test -e /etc/issue",
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "new\n", "")
 
@@ -80,7 +80,7 @@ def test_a_view_needs_no_disk_for_its_changes(user: TestUser) -> None:
         "--",
         "sh",
         "-c",
-        "echo new > /etc/new && rm /etc/hostname && cat /etc/new",
+        "echo new > /etc/new && rm /etc/issue && cat /etc/new",
         then=CLEAN,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "new\n", "")
@@ -174,7 +174,7 @@ def test_an_upper_in_memory_is_taken_or_refused_by_name(user: TestUser) -> None:
             "--",
             "sh",
             "-c",
-            "rm /etc/hostname; cat /etc/hostname || echo x",
+            "rm /etc/issue; cat /etc/issue || echo x",
         ),
         then=f"ls -A {upper}/etc",
     )
