@@ -31,3 +31,9 @@ def test_a_page_formats_without_warnings(name: str) -> None:
         ["groff", "-man", "-Tutf8", "-ww", path], capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_shows_no_word_of_the_parsers_own(name: str) -> None:
+    with open(os.path.join(CHECKOUT, "man", name), encoding="utf-8") as page:
+        assert "SUPPRESS" not in page.read()

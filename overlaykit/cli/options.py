@@ -62,9 +62,13 @@ class Options:
 
     def parser(self) -> Parser:
         """The parser of argparse."""
+        import argparse
+
         parser = self._make()
         groups = {0: parser.add_argument}
         for group, flags, keywords in self._declared:
+            if keywords.get("help") == SUPPRESS:
+                keywords = keywords | {"help": argparse.SUPPRESS}  # compared by identity
             if group not in groups:
                 groups[group] = parser.add_mutually_exclusive_group().add_argument
             groups[group](*flags, **keywords)
