@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,6 +177,9 @@ def test_the_state_is_consistent_after_everything_was_killed(user: TestUser) -> 
                 if one[role]:
                     os.kill(one[role], signal.SIGKILL)
         user.wait_for_descendants()
+        if not user.is_root:  # root's is that of other tests, too
+            user.end_server()
+            shutil.rmtree(user.runtime)
         assert states(user) == {"v": ("stopped", None)}
         assert user.refused("wait", "v").startswith("v: how it ended is not known")
         assert user.refused("exec", temporary, "true").startswith(f"{temporary}: no view")

@@ -320,7 +320,7 @@ class TestUser:
                 lambda process: (is_daemon(process) or _is_orphan(process)) and process not in used,
                 within_seconds=_ENDS_WITHIN_SECONDS,
             )
-            family = {process: _state(process) for process in descendants(os.getpid())}
+            family = {process: state(process) for process in descendants(os.getpid())}
             server = self.server()
             left = [
                 (process, command_line(process))
@@ -493,7 +493,7 @@ def command_line(process: int) -> str:
     return ""
 
 
-def _state(process: int) -> tuple[str, int]:
+def state(process: int) -> tuple[str, int]:
     """Its state (proc_pid_stat(5)) and its parent."""
     with contextlib.suppress(OSError), open(f"/proc/{process}/stat") as stat:
         state, parent = stat.read().rpartition(")")[2].split()[:2]
