@@ -31,6 +31,7 @@ enum {
     /* Between two looks at whether the view has read its input: each is twice the one before. */
     FIRST_MILLISECONDS = 10,
     LAST_MILLISECONDS = 160,
+    AGAIN_MILLISECONDS = 10000, /* once it was told of the end */
 };
 
 struct flow {
@@ -373,31 +374,29 @@ is_consumed(void)
 int
 terminal_timeout(void)
 {
-    bool waits = terminal.master >= 0 && terminal.input_ended && !terminal.end_told &&
-                 is_empty(&terminal.in) && !terminal.draining;
+    bool waits = terminal.master >= 0 && terminal.input_ended && is_empty(&terminal.in) &&
+                 !terminal.draining;
     return waits ? terminal.pause : -1;
 }
 
 /* Tell the view of the end of the input as a user does who presses Ctrl-D; in the middle of a line
  * that takes two. A program that changes the mode (readline) discards what it has not read, so this
- * comes last. */
+ * comes last, and again once it was read: an input that has ended stays so. */
 void
 terminal_expire(void)
 {
     struct termios mode;
     if (terminal_timeout() < 0)
         return;
-    if (!is_consumed()) {
-        if (terminal.pause < LAST_MILLISECONDS)
-            terminal.pause *= 2;
-        return;
-    }
-    terminal.end_told = true;
-    if (tcgetattr(terminal.master, &mode) < 0)
+    if (terminal.pause < (terminal.end_told ? AGAIN_MILLISECONDS : LAST_MILLISECONDS))
+        terminal.pause *= 2;
+    if (!is_consumed() || tcgetattr(terminal.master, &mode) < 0)
         return;
     if (terminal.partial && mode.c_lflag & ICANON)
         append(&terminal.in, (char)mode.c_cc[VEOF]);
     append(&terminal.in, (char)mode.c_cc[VEOF]);
+    terminal.end_told = true;
+    terminal.partial = false;
     pump();
 }
 

@@ -189,6 +189,13 @@ def test_a_shell_reads_all_of_a_piped_script(user: TestUser) -> None:
     assert "a2b" in done.stdout
 
 
+def test_an_input_that_has_ended_stays_so(user: TestUser) -> None:
+    script = "cat >/dev/null; cat; echo both"
+    done = user.overlaykit("run", "-it", "--", "sh", "-c", script, stdin=None, input="a line\n")
+    assert done.returncode == 0
+    assert done.stdout.endswith("both\n")
+
+
 def test_a_file_is_passed_on_in_full(user: TestUser) -> None:
     name = user.write(user.path("input"), "".join(f"{number}\n" for number in range(LINES)))
     with open(name) as file:
