@@ -13,6 +13,8 @@ from typing import IO, Any, Self
 
 from overlaykit import procfs
 
+from ..views.user import command_line, state
+
 Mode = list[Any]
 
 CANONICAL = termios.ICANON | termios.ECHO | termios.ISIG
@@ -130,3 +132,12 @@ def _is_supervisor(process: int) -> bool:
 def _parent(process: int) -> int:
     with open(f"/proc/{process}/stat") as file:
         return int(file.read().rpartition(")")[2].split()[1])
+
+
+def wait_for_state(begins: str, wanted: str) -> None:
+    """Wait until a descendant whose arguments begin so is in a state of proc_pid_stat(5)."""
+    while not any(
+        command_line(process).startswith(begins) and state(process)[0] == wanted
+        for process in procfs.descendants(os.getpid())
+    ):
+        os.sched_yield()

@@ -8,10 +8,9 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from overlaykit.procfs import descendants
-
 from ..views.fixtures import with_both_drivers
-from ..views.user import TestUser, command, command_line, state
+from ..views.user import TestUser, command
+from .terminals import wait_for_state
 
 pytestmark = with_both_drivers
 
@@ -49,15 +48,6 @@ def shell() -> Iterator[Shell]:
     os.close(terminal)
 
 
-def wait_until_stopped(begins: str) -> None:
-    """The shell waits for the supervisor alone: a command that has not stopped yet reads what is typed next."""
-    while True:
-        for process in descendants(os.getpid()):
-            if command_line(process).startswith(begins) and state(process)[0] == "T":
-                return
-        os.sched_yield()
-
-
 def line(user: TestUser, script: str) -> bytes:
     view = (command(), "run", "-l", user.small_system(), "-v", "/usr:/usr:ro", "--")
     return shlex.join([*view, "sh", "-c", script]).encode() + b"\n"
@@ -70,7 +60,8 @@ def test_a_view_is_stopped_and_continued_by_its_shell(user: TestUser) -> None:
         typed.type(SUSPEND)
         typed.until(b"Stopped")
         typed.until(b"ready> ")
-        wait_until_stopped("sh -c echo run")
+        # The shell waits for the supervisor alone: a command that has not stopped yet reads what is typed next.
+        wait_for_state("sh -c echo run", "T")
         typed.type(b"fg\n")
         typed.type(b"typed\n")
         typed.until(b"it is typed")
