@@ -18,7 +18,7 @@ _SECONDS: Final = 1.0
 def parser() -> Parser:
     """The command's parser."""
     command = Parser(
-        "stats", "Show what running views use, each second anew until Ctrl-C (all, or those named)."
+        "stats", "Show what running views use, once a second until Ctrl-C (all, or those named)."
     )
     command.add_argument("--no-stream", action="store_true", help="show one sample only")
     command.add_argument(

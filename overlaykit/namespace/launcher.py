@@ -30,7 +30,7 @@ from overlaykit.signals import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Final, NoReturn
 
     from overlaykit.namespace.join import Namespaces
@@ -116,17 +116,7 @@ def execute(
             announce=announce,
             log=log,
         )
-        caller = _this_process()
-        spec, helper = _outward(spec)
-        plan = plan_of(
-            spec,
-            root,
-            caller=caller,
-            listeners=listeners,
-            filters=_filters(spec, stack),
-            supervision=supervision,
-            helper=helper,
-        )
+        plan = _plan(spec, root, listeners, supervision, stack)
         _become(plan, spec, lambda: before_exec(ports), stack)
 
 
@@ -199,17 +189,7 @@ def _start(spec: LaunchSpec, root: RootMount, hold: tuple[int, ...]) -> Processe
             supervision = Reporting(
                 parent=parent, status_write=status_write, reap_read=reap_read, hold=hold
             )
-            caller = _this_process()
-            spec, helper = _outward(spec)
-            plan = plan_of(
-                spec,
-                root,
-                caller=caller,
-                listeners=listeners,
-                filters=_filters(spec, theirs),
-                supervision=supervision,
-                helper=helper,
-            )
+            plan = _plan(spec, root, listeners, supervision, theirs)
             encoded = theirs.enter_context(_encoded(plan, spec))
             # dup2(2) onto itself clears close-on-exec in the child alone (posix_spawn(3)).
             passed = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in (encoded, *plan.inherited())]
@@ -229,6 +209,27 @@ def _start(spec: LaunchSpec, root: RootMount, hold: tuple[int, ...]) -> Processe
                 raise SupervisorOutdated(SUPERVISOR) from None
             raise
         return Processes(handles, ports=ports)
+
+
+def _plan(
+    spec: LaunchSpec,
+    root: RootMount,
+    listeners: Mapping[int, int],
+    supervision: Alone | Reporting,
+    stack: ExitStack,
+) -> Plan:
+    """The plan of a launch by this process. Descriptors that it names are open until the end of `stack`."""
+    caller = _this_process()
+    spec, helper = _outward(spec)
+    return plan_of(
+        spec,
+        root,
+        caller=caller,
+        listeners=listeners,
+        filters=_filters(spec, stack),
+        supervision=supervision,
+        helper=helper,
+    )
 
 
 def _this_process() -> Caller:

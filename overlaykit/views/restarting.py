@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _FIRST_PAUSE: Final = 100
 _LONGEST_PAUSE: Final = 60_000
 _STABLE: Final = 10_000
-"""Milliseconds, as docker pauses: twice as long each time, anew after a command that ran for so long."""
+"""Milliseconds, as docker pauses: each twice the one before, from the first again after a command that ran so long."""
 
 
 _TRIES: Final = 20
