@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, NoReturn
+import contextlib
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from overlaykit.cli.options import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_MAX_SECONDS: Final = 1_000_000
+"""poll(2) takes an int of milliseconds."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,6 +37,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise Usage(self.command, message)
+
+
+def seconds(text: str) -> float:
+    """The `type` of an option that says how long to wait. Raises: argparse.ArgumentTypeError."""
+    with contextlib.suppress(ValueError):
+        if 0 <= (found := float(text)) <= _MAX_SECONDS:
+            return found
+    raise argparse.ArgumentTypeError(f"{text!r}: give a number of seconds from 0 to {_MAX_SECONDS}")
 
 
 def _listed(examples: Sequence[tuple[str, str]]) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 from typing import Final
 
-from overlaykit.cli.arguments import Parser
+from overlaykit.cli.arguments import Parser, seconds
 
 _SECONDS: Final = 10.0
 """As podman waits."""
-_MAX_SECONDS: Final = 1_000_000
-"""poll(2) takes an int of milliseconds."""
 
 
 def parser() -> Parser:
@@ -30,7 +26,7 @@ def add_time(command: Parser) -> None:
     command.add_argument(
         "-t",
         "--time",
-        type=_seconds,
+        type=seconds,
         default=_SECONDS,
         metavar="SECONDS",
         help=f"the time (default: {_SECONDS:g})",
@@ -44,10 +40,3 @@ def main(arguments: list[str]) -> int:
     for name in args.views:
         ending.stop(name, args.time)
     return 0
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= (seconds := float(text)) <= _MAX_SECONDS:
-            return seconds
-    raise argparse.ArgumentTypeError(f"{text!r}: give a number of seconds from 0 to {_MAX_SECONDS}")

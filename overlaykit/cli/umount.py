@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-from typing import Final
-
 from overlaykit.cli import output
-from overlaykit.cli.arguments import Parser
-
-_MAX_SECONDS: Final = 1_000_000
-"""poll(2) takes an int of milliseconds."""
+from overlaykit.cli.arguments import Parser, seconds
 
 
 def parser() -> Parser:
@@ -31,7 +24,7 @@ def parser() -> Parser:
     )
     command.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         metavar="SECONDS",
         help="how long to wait for the daemon's end (default: 10)",
     )
@@ -57,10 +50,3 @@ def main(arguments: list[str]) -> int:
         args.target, lazy=args.lazy, force=args.force, timeout=timeout, on_delay=on_delay
     )
     return 0
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= (seconds := float(text)) <= _MAX_SECONDS:
-            return seconds
-    raise argparse.ArgumentTypeError(f"{text!r}: give a number of seconds from 0 to {_MAX_SECONDS}")
