@@ -174,12 +174,13 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
 /* ---- after the steps ------------------------------------------------------------------------ */
 
 /* Reap children and orphans until the command ends; its status. `with_grace`: SIGTERM is for every
- * process of the view. */
+ * process of the view. `changes`: a pipe, for whether the command is stopped. */
 static int
-reap_until(pid_t command, bool with_grace)
+reap_until(pid_t command, bool with_grace, int changes)
 {
     sigset_t watched = forwarded_signals();
     sigaddset(&watched, SIGCHLD);
+    sigaddset(&watched, SIGTSTP);
     for (;;) {
         siginfo_t info;
         int number = sigwaitinfo(&watched, &info);
@@ -190,10 +191,14 @@ reap_until(pid_t command, bool with_grace)
             (void)kill(with_grace && number == SIGTERM ? ALL_OTHERS : command, number);
         if (number != SIGCHLD)
             continue;
-        int ended;
-        for (pid_t one; (one = waitpid(-1, &ended, WNOHANG)) > 0;)
-            if (one == command)
-                return status_of(ended);
+        int found;
+        for (pid_t one; (one = waitpid(-1, &found, WNOHANG | WUNTRACED | WCONTINUED)) > 0;) {
+            bool stopped = WIFSTOPPED(found);
+            if (one == command && !stopped && !WIFCONTINUED(found))
+                return status_of(found);
+            if (one == command && write(changes, &stopped, 1) < 0)
+                continue; /* the monitor is stopped already, and reads nothing */
+        }
     }
 }
 
@@ -215,9 +220,9 @@ give_up(const struct init_descriptors *descriptors)
 
 /* Forget what the command alone needs: init stays as long as the view. */
 static void
-shrink(struct plan *plan, struct covered_hosts *hosts, bool keep)
+shrink(struct plan *plan, struct covered_hosts *hosts, bool keep, int changes)
 {
-    int kept[] = {keep ? hosts->cover : -1, keep ? hosts->below : -1};
+    int kept[] = {keep ? hosts->cover : -1, keep ? hosts->below : -1, changes};
     if (!keep)
         free(hosts->contents);
     plan_forget(plan, SECTION_PLAN, SECTION_END);
@@ -264,8 +269,8 @@ init_run(struct plan *plan, struct init_descriptors *descriptors)
     (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     /* Before the gate opens. */
     close(descriptors->status);
-    shrink(plan, &hosts, keep);
-    int status = reap_until(command, with_grace);
+    shrink(plan, &hosts, keep, descriptors->changes);
+    int status = reap_until(command, with_grace, descriptors->changes);
     if (keep)
         hosts_write_back(&hosts);
     _exit(status);

@@ -62,9 +62,12 @@ static struct {
     int view;     /* a pidfd of init; -1 before its fork */
     int terminal; /* a socket, on which the master of the pty comes; -1 without one */
     bool with_terminal;
-    int code;      /* the status of init */
-    int interrupt; /* alone: the signal that ended the launch; 0 if none did */
-    int deadly;    /* the signal of the caller's PR_SET_PDEATHSIG, 0 if none */
+    int changes;                   /* the read end of a pipe, see init_descriptors */
+    bool own_session;              /* of the command, without a terminal */
+    bool to_stop, command_stopped; /* by SIGTSTP */
+    int code;                      /* the status of init */
+    int interrupt;                 /* alone: the signal that ended the launch; 0 if none did */
+    int deadly;                    /* the signal of the caller's PR_SET_PDEATHSIG, 0 if none */
     pid_t caller;
     bool view_ended, parent_ended, aborted, executed, resumed, awaiting;
     bool kills, killed;      /* this process kills init; another one has killed it */
@@ -87,6 +90,7 @@ static struct {
              .namespaces = {-1, -1, -1, -1},
              .view = -1,
              .terminal = -1,
+             .changes = -1,
              .helper = {.socket = -1}};
 
 /* ---- events --------------------------------------------------------------------------------- */
@@ -191,6 +195,38 @@ is_to_forward(const struct signalfd_siginfo *info)
            (info->ssi_signo == SIGHUP && getsid(0) == getpid());
 }
 
+/* Let a blocked signal have its default action. */
+static void
+suffer(int number)
+{
+    sigset_t one;
+    sigemptyset(&one);
+    sigaddset(&one, number);
+    (void)raise(number);
+    (void)sigprocmask(SIG_UNBLOCK, &one, NULL);
+    (void)sigprocmask(SIG_BLOCK, &one, NULL);
+}
+
+/* Stop last: the caller's shell takes the terminal back once this process has stopped. */
+static void
+stop_with_command(void)
+{
+    if (!monitor.to_stop || !monitor.command_stopped)
+        return;
+    monitor.to_stop = monitor.command_stopped = false;
+    suffer(SIGTSTP);
+}
+
+static void
+command_changed(struct source *source, uint32_t events)
+{
+    (void)source;
+    (void)events;
+    while (read(monitor.changes, &monitor.command_stopped, 1) == 1)
+        continue;
+    stop_with_command();
+}
+
 static void
 take_signal(const struct signalfd_siginfo *info)
 {
@@ -200,8 +236,16 @@ take_signal(const struct signalfd_siginfo *info)
     /* A signal after end of file is for the command: its sender may have seen it running. */
     while (monitor.status >= 0 && is_readable(monitor.status))
         read_status();
-    if (terminal_takes_signal(number))
+    if (monitor.with_terminal && terminal_takes_signal(number))
         return;
+    if (number == SIGTSTP || number == SIGCONT)
+        monitor.to_stop = number == SIGTSTP;
+    if (number == SIGTSTP) {
+        monitor.command_stopped |= !monitor.executed || monitor.view < 0; /* none is there */
+        if (monitor.view >= 0 && is_to_forward(info))
+            signal_view(number);
+        return stop_with_command();
+    }
     if (monitor.view < 0 && monitor.executed && !monitor.awaiting) { /* the output is blocked */
         if (number != SIGCONT && number != SIGWINCH)
             monitor.undelivered = true;
@@ -257,7 +301,7 @@ terminal_ready(struct source *source, uint32_t events)
 static struct source on_view = {view_ready}, on_parent = {parent_ready}, on_abort = {abort_ready},
                      on_reap = {reap_ready}, on_resume = {resume_ready}, on_status = {status_ready},
                      on_offer = {offer_ready}, on_signals = {signals_ready},
-                     on_terminal = {terminal_ready};
+                     on_terminal = {terminal_ready}, on_change = {command_changed};
 
 static int
 watch(int descriptor, struct source *source, uint32_t how)
@@ -345,7 +389,7 @@ close_others(void)
 {
     static const enum section sections[] = {SECTION_PLAN, SECTION_MONITOR, SECTION_END};
     static bool keep[MOST_SLOTS];
-    static int kept[MOST_SLOTS + 8 + TERMINAL_DESCRIPTORS];
+    static int kept[MOST_SLOTS + 9 + TERMINAL_DESCRIPTORS];
     size_t count = 0;
     for (size_t at = 0; at < sizeof sections / sizeof *sections; at++) {
         struct cursor cursor = plan.sections[sections[at]];
@@ -364,6 +408,7 @@ close_others(void)
     kept[count++] = monitor.status;
     kept[count++] = monitor.view;
     kept[count++] = monitor.offer;
+    kept[count++] = monitor.changes;
     terminal_descriptors(&kept[count]);
     count += TERMINAL_DESCRIPTORS;
     close_all_but(kept, count);
@@ -513,12 +558,12 @@ carry_out(const struct record *record)
 }
 
 /* With a terminal of its own the command is not stopped by that of the caller; this process
- * restores the mode before it stops. */
+ * restores the mode before it stops. Else it stops after the command. */
 static sigset_t
 watched_signals(void)
 {
     sigset_t signals = forwarded_signals();
-    if (monitor.with_terminal)
+    if (!monitor.own_session)
         sigaddset(&signals, SIGTSTP);
     return signals;
 }
@@ -614,7 +659,7 @@ static int
 fork_init(void)
 {
     struct init_descriptors descriptors = {.terminal = -1, .slave = -1};
-    int sockets[2] = {-1, -1};
+    int sockets[2] = {-1, -1}, changes[2];
     descriptors.status = status_write_end();
     descriptors.monitor = pidfd_of(getpid());
     if (descriptors.status < 0 || descriptors.monitor < 0 || pipe2(descriptors.gate, O_CLOEXEC) < 0)
@@ -627,6 +672,10 @@ fork_init(void)
         return fail(PROCESS, "");
     monitor.terminal = sockets[0];
     descriptors.terminal = sockets[1];
+    if (pipe2(changes, O_CLOEXEC | O_NONBLOCK) < 0 || watch(changes[0], &on_change, 0) < 0)
+        return fail(PROCESS, "");
+    monitor.changes = changes[0];
+    descriptors.changes = changes[1];
     pid_t child = fork();
     if (child < 0)
         return fail(PROCESS, "");
@@ -648,6 +697,7 @@ fork_init(void)
     /* Before the gate. */
     close(descriptors.status);
     close(descriptors.terminal);
+    close(descriptors.changes);
     return 0;
 }
 
@@ -890,13 +940,8 @@ execute_front(const char *when)
 static _Noreturn void
 end_interrupted(void)
 {
-    sigset_t one;
-    sigemptyset(&one);
-    sigaddset(&one, monitor.interrupt);
-    if (monitor.interrupt != SIGINT) {
-        (void)raise(monitor.interrupt);
-        (void)sigprocmask(SIG_UNBLOCK, &one, NULL);
-    }
+    if (monitor.interrupt != SIGINT)
+        suffer(monitor.interrupt);
     _exit(INTERRUPTED);
 }
 
@@ -941,6 +986,8 @@ run(void)
     monitor.alone = plan_find(&plan, SECTION_PLAN, STEP_FRONT, &record);
     monitor.may_reap = monitor.alone;
     monitor.with_terminal = plan_find(&plan, SECTION_PLAN, STEP_TERMINAL, &record);
+    monitor.own_session = plan_find(&plan, SECTION_COMMAND, STEP_SESSION, &record) &&
+                          !(record.arguments[0].number & SESSION_WITH_PTY);
     if (plan_find(&plan, SECTION_PLAN, STEP_GRACE, &record))
         monitor.grace = (int64_t)record.arguments[0].number;
     if (plan_find(&plan, SECTION_PLAN, STEP_JSON_STATUS, &record))

@@ -135,6 +135,7 @@ struct init_descriptors {
     int offer;    /* a socket to the monitor, for namespaces_offer */
     int terminal; /* the same, for the master of the pty; -1 without a terminal */
     int slave;    /* of the pty, opened by init; -1 without one */
+    int changes;  /* the write end of a pipe, for whether the command is stopped: a bool */
 };
 
 /* Be the view's init. Requires: a new fork of the monitor, with every signal blocked. */

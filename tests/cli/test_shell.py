@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 from ..views.fixtures import with_both_drivers
 from ..views.user import TestUser, command
-from .terminals import wait_for_state
 
 pytestmark = with_both_drivers
 
@@ -61,13 +60,30 @@ def test_a_view_is_stopped_and_continued_by_its_shell(user: TestUser) -> None:
         typed.until(b"Stopped")
         typed.until(b"ready> ")
         # The shell waits for the supervisor alone: a command that has not stopped yet reads what is typed next.
-        wait_for_state("sh -c echo run", "T")
         typed.type(b"fg\n")
         typed.type(b"typed\n")
         typed.until(b"it is typed")
         typed.until(b"ready> ")
         typed.type(b"echo status=$?\n")
         typed.until(b"status=7")
+
+
+def test_the_shell_has_the_terminal_back_once_the_command_has_stopped(user: TestUser) -> None:
+    script = (
+        'trap \'echo stop""ping; read x; echo "before: $x"; kill -STOP $$\' TSTP;'
+        ' echo run""ning; while ! read y; do :; done; echo "after: $y"; exit 7'
+    )
+    with shell() as typed:
+        typed.type(line(user, script))
+        typed.until(b"running")
+        typed.type(SUSPEND)
+        typed.until(b"stopping")
+        typed.type(b"one\n")
+        typed.until(b"before: one")
+        typed.until(b"Stopped")
+        typed.type(b"fg\n")
+        typed.type(b"two\n")
+        typed.until(b"after: two")
 
 
 def test_an_interrupt_from_the_keyboard_reaches_the_command_once(user: TestUser) -> None:
