@@ -40,15 +40,15 @@ attach(struct plan *plan, struct bind *binds, size_t at)
 {
     char real[PATH_MAX], both[2 * PATH_MAX];
     if (real_path(binds[at].target, real) < 0)
-        return fail(MOUNTPOINT, binds[at].target);
+        return fail("MOUNTPOINT", binds[at].target);
     for (size_t before = 0; before < at; before++) {
         if (!strcmp(binds[before].place, real)) {
             (void)snprintf(both, sizeof both, "%s\n%s", binds[before].target, binds[at].target);
-            return fail_with(TWICE, EBUSY, both);
+            return fail_with("TWICE", EBUSY, both);
         }
     }
     if (!(binds[at].place = strdup(real)))
-        return fail(PROCESS, "");
+        return fail("PROCESS", "");
     int mount = slot_descriptor(plan, &binds[at].slot);
     slot_fill(plan, &binds[at].slot, -1);
     return mount_attach(mount, binds[at].target);
@@ -69,7 +69,7 @@ attach_binds(struct plan *plan)
         const char *target = record.arguments[1].bytes;
         struct bind *more = realloc(binds, (count + 1) * sizeof *binds);
         if (!more || real_path(target, real) < 0) {
-            result = fail(MOUNTPOINT, target);
+            result = fail("MOUNTPOINT", target);
             break;
         }
         binds = more;

@@ -35,7 +35,7 @@ execute(const struct argument *arguments)
     const char *forbidden = NULL;
     struct stat st;
     if (!argv || !environment)
-        return fail(PROCESS, "");
+        return fail("PROCESS", "");
     if (arguments[3].number)
         take_sockets_over(environment);
     for (const char *path = NULL; (path = list_next(&arguments[2], path));) {
@@ -44,7 +44,7 @@ execute(const struct argument *arguments)
         case ENOENT:
         case ENOTDIR:
             if (stat(path, &st) == 0) /* its interpreter is missing */
-                return fail_with(EXECUTE, ENOENT, path);
+                return fail_with("EXECUTE", ENOENT, path);
             break;
         case EACCES:
         case EPERM:
@@ -54,10 +54,11 @@ execute(const struct argument *arguments)
                 forbidden = path;
             break;
         default:
-            return fail(EXECUTE, path);
+            return fail("EXECUTE", path);
         }
     }
-    return forbidden ? fail_with(EXECUTE, EACCES, forbidden) : fail_with(LOOKUP, ENOENT, argv[0]);
+    return forbidden ? fail_with("EXECUTE", EACCES, forbidden)
+                     : fail_with("LOOKUP", ENOENT, argv[0]);
 }
 
 /* Set the groups of the steps STEP_GROUP. Returns -1 with errno set. */
@@ -87,15 +88,15 @@ become(const struct plan *plan, const struct argument *arguments)
     char subject[24];
     if (groups != GROUPS_KEPT && set_groups(plan) < 0 &&
         !(groups == GROUPS_SET_IF_PERMITTED && errno == EPERM))
-        return fail(SUPPLEMENTARY, "");
+        return fail("SUPPLEMENTARY", "");
     (void)snprintf(subject, sizeof subject, "%u:%u", user, group);
     /* Bounded before the change of user, with which a user other than root loses CAP_SETPCAP. */
     if (setresgid(group, group, group) < 0)
-        return fail(USER, subject);
+        return fail("USER", subject);
     if (bound_capabilities(kept) < 0)
-        return fail(CAPABILITIES, "");
+        return fail("CAPABILITIES", "");
     if (setresuid(user, user, user) < 0)
-        return fail(USER, subject);
+        return fail("USER", subject);
     drop_capabilities(kept);
     return 0;
 }
@@ -105,7 +106,7 @@ static int
 begin_session(uint64_t flags, int slave)
 {
     if (setsid() < 0)
-        return fail(PROCESS, "");
+        return fail("PROCESS", "");
     return flags & SESSION_WITH_PTY ? pty_take(slave) : 0;
 }
 
@@ -122,7 +123,7 @@ carry_out(const struct plan *plan, const struct record *record, int slave)
         return 0;
     case STEP_STANDARD:
         return dup2(slot_descriptor(plan, &argument[1]), (int)argument[0].number) < 0
-                   ? fail(PROCESS, "")
+                   ? fail("PROCESS", "")
                    : 0;
     case STEP_CLOSE_STANDARD:
         for (int descriptor = 0; descriptor < 3; descriptor++)
@@ -130,17 +131,17 @@ carry_out(const struct plan *plan, const struct record *record, int slave)
                 close(descriptor);
         return 0;
     case STEP_PASS:
-        return fcntl(slot_descriptor(plan, &argument[0]), F_SETFD, 0) < 0 ? fail(PROCESS, "") : 0;
+        return fcntl(slot_descriptor(plan, &argument[0]), F_SETFD, 0) < 0 ? fail("PROCESS", "") : 0;
     case STEP_SESSION:
         return begin_session(argument[0].number, slave);
     case STEP_NO_NEW_PRIVS:
-        return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? fail(NO_NEW_PRIVS, "") : 0;
+        return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? fail("NO_NEW_PRIVS", "") : 0;
     case STEP_SCOPE_SOCKETS:
-        return scope_sockets() < 0 ? fail(SCOPE, "") : 0;
+        return scope_sockets() < 0 ? fail("SCOPE", "") : 0;
     case STEP_SECCOMP:
-        return install_filter(slot_descriptor(plan, &argument[0])) < 0 ? fail(SECCOMP, "") : 0;
+        return install_filter(slot_descriptor(plan, &argument[0])) < 0 ? fail("SECCOMP", "") : 0;
     case STEP_RESTRICT_CAPABILITIES:
-        return restrict_capabilities(argument[0].number) < 0 ? fail(CAPABILITIES, "") : 0;
+        return restrict_capabilities(argument[0].number) < 0 ? fail("CAPABILITIES", "") : 0;
     case STEP_LIMIT:
         return set_limit(argument);
     case STEP_USER:

@@ -196,13 +196,13 @@ helper_start(struct helper *helper, const struct argument *arguments)
 {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
-        return fail(CONNECT, arguments[0].bytes);
+        return fail("CONNECT", arguments[0].bytes);
     /* fork(2) in a new PID namespace, without which later children would be in it as well. */
     helper->process = (pid_t)syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, NULL, NULL, NULL, 0L);
     if (helper->process == 0)
         attend(arguments, ends[1], ends[0]);
     if (helper->process < 0)
-        (void)fail(CONNECT, arguments[0].bytes);
+        (void)fail("CONNECT", arguments[0].bytes);
     helper->socket = ends[0];
     helper->program = arguments[0].bytes;
     close(ends[1]);
@@ -214,7 +214,7 @@ helper_connect(const struct helper *helper)
 {
     int network = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
     if (network < 0 || descriptors_send(helper->socket, &network, 1) < 0)
-        return fail(CONNECT, helper->program);
+        return fail("CONNECT", helper->program);
     close(network);
     return 0;
 }
@@ -231,7 +231,7 @@ helper_answer(struct helper *helper)
     if (!error)
         return 0;
     (void)snprintf(subject, sizeof subject, "%s\n%s", helper->program, answer.said);
-    return fail_with(CONNECT, error, subject);
+    return fail_with("CONNECT", error, subject);
 }
 
 void

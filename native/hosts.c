@@ -149,20 +149,20 @@ hosts_cover(struct covered_hosts *hosts, const char *hostname, const char *lines
     mode_t mode;
     *hosts = (struct covered_hosts){.cover = -1, .below = -1};
     if (real_path("/etc/hosts", place) < 0 || statvfs("/", &root) < 0)
-        return fail(HOSTS, "/etc/hosts");
+        return fail("HOSTS", "/etc/hosts");
     bool read_only = root.f_flag & ST_RDONLY;
     bool must_exist = keep || read_only;
     if (!read_hosts(hosts, place, must_exist && (read_only || !*lines), &mode))
-        return *lines ? fail_with(HOSTS, EINVAL, place) : 0;
+        return *lines ? fail_with("HOSTS", EINVAL, place) : 0;
     if (add_lines(hosts, lines) < 0)
-        return fail(HOSTS, place);
+        return fail("HOSTS", place);
     bool named = !*hostname || has_name(hosts->contents, hosts->size, hostname);
     if (named && !*lines)
         return 0;
     if (!named)
         add_line(hosts, hostname);
     hosts->cover = memory_cover(hosts->contents, hosts->size, place, mode, read_only);
-    return hosts->cover < 0 ? fail(HOSTS, place) : 0;
+    return hosts->cover < 0 ? fail("HOSTS", place) : 0;
 }
 
 /* Remove a part of a text, if it is there; the new size. */

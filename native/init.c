@@ -28,7 +28,7 @@ raise_loopback(void)
     struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
     int any_socket = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (any_socket < 0 || ioctl(any_socket, SIOCSIFFLAGS, &request) < 0)
-        return fail(LOOPBACK, "");
+        return fail("LOOPBACK", "");
     close(any_socket);
     return 0;
 }
@@ -74,7 +74,7 @@ make_root(struct plan *plan, const struct argument *slots)
         mounts[at] = slot_descriptor(plan, &slots[at]);
         slot_fill(plan, &slots[at], -1);
     }
-    return mount_root(mounts[0], mounts[1], mounts[2], mounts[3]) < 0 ? fail(ROOT, "") : 0;
+    return mount_root(mounts[0], mounts[1], mounts[2], mounts[3]) < 0 ? fail("ROOT", "") : 0;
 }
 
 static int
@@ -96,7 +96,7 @@ attach(struct plan *plan, const struct argument *argument)
 static int
 set_hostname(const char *name)
 {
-    return sethostname(name, strlen(name)) < 0 && errno != EPERM ? fail(HOSTNAME, name) : 0;
+    return sethostname(name, strlen(name)) < 0 && errno != EPERM ? fail("HOSTNAME", name) : 0;
 }
 
 static int
@@ -105,8 +105,8 @@ change_directory(const char *path, bool required)
     if (chdir(path) == 0)
         return 0;
     if (required)
-        return fail(DIRECTORY, path);
-    return chdir("/") < 0 ? fail(DIRECTORY, "/") : 0;
+        return fail("DIRECTORY", path);
+    return chdir("/") < 0 ? fail("DIRECTORY", "/") : 0;
 }
 
 static int
@@ -116,15 +116,15 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
     switch (record->step) {
     case STEP_SETNS:
         return setns(slot_descriptor(plan, &argument[0]), (int)argument[1].number) < 0
-                   ? fail(NAMESPACES, "")
+                   ? fail("NAMESPACES", "")
                    : 0;
     case STEP_JOIN_CGROUP:
-        return write(slot_descriptor(plan, &argument[0]), "0", 1) < 0 ? fail(CGROUP, "") : 0;
+        return write(slot_descriptor(plan, &argument[0]), "0", 1) < 0 ? fail("CGROUP", "") : 0;
     case STEP_UNSHARE:
-        return unshare((int)argument[0].number) < 0 ? fail(NAMESPACES, "") : 0;
+        return unshare((int)argument[0].number) < 0 ? fail("NAMESPACES", "") : 0;
     case STEP_PRIVATE_MOUNTS:
         return syscall(SYS_mount, NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0
-                   ? fail(NAMESPACES, "")
+                   ? fail("NAMESPACES", "")
                    : 0;
     case STEP_HOSTNAME:
         return set_hostname(argument[0].bytes);
@@ -142,7 +142,7 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
         return attach(plan, argument);
     case STEP_SYMLINK:
         return make_symlink(argument[0].bytes, argument[1].bytes) < 0
-                   ? fail(SYMLINK, argument[1].bytes)
+                   ? fail("SYMLINK", argument[1].bytes)
                    : 0;
     case STEP_DATA:
         slot_fill(plan, &argument[0], data_mount(plan, argument));
@@ -160,11 +160,11 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
     case STEP_CHDIR:
         return change_directory(argument[0].bytes, argument[1].number);
     case STEP_SESSION_KEYRING:
-        return join_session_keyring() < 0 ? fail(KEYRING, "") : 0;
+        return join_session_keyring() < 0 ? fail("KEYRING", "") : 0;
     case STEP_LIMIT:
         return set_limit(argument);
     case STEP_RESTRICT_CAPABILITIES:
-        return restrict_capabilities(argument[0].number) < 0 ? fail(CAPABILITIES, "") : 0;
+        return restrict_capabilities(argument[0].number) < 0 ? fail("CAPABILITIES", "") : 0;
     default: /* STEP_BIND: for STEP_ATTACH_BINDS; STEP_OFFER_NAMESPACES: after all others; STEP_PTY
               */
         return 0;
@@ -251,7 +251,7 @@ init_run(struct plan *plan, struct init_descriptors *descriptors)
     end_with(descriptors->monitor); /* a new user namespace has reset it */
     pid_t command = fork();
     if (command < 0) {
-        (void)fail(PROCESS, "");
+        (void)fail("PROCESS", "");
         give_up(descriptors);
     }
     if (command == 0) {
@@ -262,7 +262,7 @@ init_run(struct plan *plan, struct init_descriptors *descriptors)
     /* Where the command needs capabilities to install its filter, it restricts its own. */
     if (plan_find(plan, SECTION_COMMAND, STEP_RESTRICT_CAPABILITIES, &record) &&
         restrict_capabilities(record.arguments[0].number) < 0) {
-        (void)fail(CAPABILITIES, "");
+        (void)fail("CAPABILITIES", "");
         give_up(descriptors);
     }
     /* No process of the view may read this memory (ptrace(2)). */

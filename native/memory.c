@@ -70,11 +70,11 @@ data_mount(const struct plan *plan, const struct argument *arguments)
     int file = memory_file();
     if (file < 0 || copy(slot_descriptor(plan, &arguments[1]), file) < 0 ||
         fchown(file, (uid_t)arguments[2].number, (gid_t)-1) < 0)
-        return fail(DATA, subject);
+        return fail("DATA", subject);
     /* Before the clone: a file that is open for writing cannot become read-only. */
     close(file);
     int mount = memory_mount(arguments[3].number);
-    return mount < 0 ? fail(DATA, subject) : mount;
+    return mount < 0 ? fail("DATA", subject) : mount;
 }
 
 int
@@ -138,7 +138,7 @@ cover_file(const struct argument *arguments)
                                     st.st_mode & 0777, !missing && is_read_only(place))
                      : -1;
     if (file < 0)
-        return fail(DATA, target);
+        return fail("DATA", target);
     close(file);
     return 0;
 }

@@ -219,14 +219,14 @@ mount_attach(int mount, const char *target)
     char place[PATH_MAX];
     struct stat st;
     if (fstat(mount, &st) < 0)
-        return fail(ATTACH, target);
+        return fail("ATTACH", target);
     bool directory = S_ISDIR(st.st_mode);
     if (make_mountpoint(target, directory, place) < 0)
-        return fail(MOUNTPOINT, target);
+        return fail("MOUNTPOINT", target);
     if (is_directory(place) != directory)
-        return fail_with(MISMATCH, directory ? ENOTDIR : EISDIR, target);
+        return fail_with("MISMATCH", directory ? ENOTDIR : EISDIR, target);
     if (move_mount_to(mount, place) < 0)
-        return fail(ATTACH, target);
+        return fail("ATTACH", target);
     close(mount);
     return 0;
 }

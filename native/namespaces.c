@@ -20,7 +20,7 @@ open_all(int *descriptors)
 {
     for (size_t at = 0; at < OFFERED_NAMESPACES; at++)
         if ((descriptors[at] = open(files[at], O_RDONLY | O_CLOEXEC)) < 0)
-            return fail(NAMESPACES, files[at]);
+            return fail("NAMESPACES", files[at]);
     return 0;
 }
 
@@ -30,7 +30,7 @@ namespaces_offer(int channel)
     int descriptors[OFFERED_NAMESPACES] = {-1, -1, -1, -1};
     int result = open_all(descriptors);
     if (result == 0 && descriptors_send(channel, descriptors, OFFERED_NAMESPACES) < 0)
-        result = fail(NAMESPACES, "");
+        result = fail("NAMESPACES", "");
     for (size_t at = 0; at < OFFERED_NAMESPACES; at++)
         if (descriptors[at] >= 0)
             close(descriptors[at]);

@@ -58,7 +58,6 @@ static const struct form forms[STEPS] = {
     [STEP_HOLD] = {"hold", "d", IN_PLAN, MANY},
     [STEP_SETNS] = {"setns", "du", IN_MONITOR | IN_INIT, MANY},
     [STEP_UNSHARE] = {"unshare", "u", IN_MONITOR | IN_INIT, MANY},
-    [STEP_PAUSE] = {"pause", "dd", IN_MONITOR, MANY},
     [STEP_PUBLISH] = {"publish", "du", IN_MONITOR, MANY},
     [STEP_PRIVATE_MOUNTS] = {"private_mounts", "", IN_INIT, MANY},
     [STEP_HOSTNAME] = {"hostname", "s", IN_INIT, MANY},

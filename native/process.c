@@ -203,7 +203,7 @@ set_limit(const struct argument *arguments)
 {
     struct rlimit limit = {.rlim_cur = arguments[1].number, .rlim_max = arguments[2].number};
     int result = setrlimit((__rlimit_resource_t)arguments[0].number, &limit);
-    return result < 0 ? fail(LIMIT, arguments[3].bytes) : 0;
+    return result < 0 ? fail("LIMIT", arguments[3].bytes) : 0;
 }
 
 int

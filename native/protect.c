@@ -35,7 +35,7 @@ static int
 cover(int mount, const char *target)
 {
     if (mount < 0)
-        return errno == ENOENT ? 0 : fail(PROC, target);
+        return errno == ENOENT ? 0 : fail("PROC", target);
     return mount_attach(mount, target);
 }
 
@@ -72,7 +72,7 @@ make_proc_read_only(const struct argument *left)
     DIR *proc = opendir("/proc");
     int result = 0;
     if (!proc)
-        return fail(PROC, "/proc");
+        return fail("PROC", "/proc");
     for (const struct dirent *entry; result == 0 && (entry = readdir(proc));) {
         char path[sizeof "/proc/" + NAME_MAX];
         (void)snprintf(path, sizeof path, "/proc/%s", entry->d_name);
@@ -117,7 +117,7 @@ protect(const struct argument *arguments)
     int mount = -1;
     if (arguments[3].number & PROTECT_OWN_NETWORK && is_directory(network) &&
         (mount = mount_clone(network, NULL)) < 0)
-        return fail(PROC, network);
+        return fail("PROC", network);
     if (whole && make_proc_read_only(&arguments[2]) < 0)
         return -1;
     for (const char *path = NULL; (path = list_next(shown, path));)
@@ -138,10 +138,10 @@ hide_file(const char *path)
     static const char empty[] = "/run/.empty";
     int file = open(empty, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
     if (file < 0)
-        return fail(HIDE, path);
+        return fail("HIDE", path);
     close(file);
     int mount = mount_clone(empty, &read_only);
-    int result = mount < 0 ? fail(HIDE, path) : mount_attach(mount, path);
+    int result = mount < 0 ? fail("HIDE", path) : mount_attach(mount, path);
     (void)unlink(empty);
     return result;
 }
@@ -158,7 +158,7 @@ hide(const struct argument *paths)
             if (hide_file(path) < 0)
                 return -1;
         } else if ((mount = empty_directory()) < 0) {
-            return fail(HIDE, path);
+            return fail("HIDE", path);
         } else if (mount_attach(mount, path) < 0) {
             return -1;
         }

@@ -293,7 +293,7 @@ terminal_ready(struct source *source, uint32_t events)
     monitor.terminal = -1;
     /* Without one, init has failed, and ends. */
     if (master >= 0 && terminal_open(master) < 0) {
-        (void)fail(TERMINAL, "");
+        (void)fail("TERMINAL", "");
         signal_view(SIGKILL);
     }
 }
@@ -447,43 +447,20 @@ empty_streams(void)
 
 /* ---- steps ---------------------------------------------------------------------------------- */
 
-/* Wait between two steps until a descriptor is readable. Returns -1 also without a failure, if the
- * launch is to end. */
+/* Have the helper connect the network namespace of this process. Returns -1 also without a failure,
+ * if the launch is to end. */
 static int
-wait_between(int descriptor, const char *failure)
+connect_network(void)
 {
-    monitor.resumed = false;
-    if (watch(descriptor, &on_resume, EPOLLONESHOT) < 0)
-        return fail(failure, "");
+    if (helper_connect(&monitor.helper) < 0)
+        return -1;
+    if (watch(monitor.helper.socket, &on_resume, EPOLLONESHOT) < 0)
+        return fail("CONNECT", "");
     while (!monitor.resumed) {
         handle_events(-1);
         if (monitor.parent_ended || monitor.aborted || monitor.interrupt)
             return -1;
     }
-    return 0;
-}
-
-/* Wait until something outside has acted between two steps. */
-static int
-pause_until(int ready, int go_on)
-{
-    char byte = '\n';
-    if (write(ready, &byte, 1) < 0)
-        return fail(PAUSE, "");
-    if (wait_between(go_on, PAUSE) < 0)
-        return -1;
-    ssize_t count = read(go_on, &byte, 1);
-    if (count <= 0)
-        return count < 0 ? fail(PAUSE, "") : fail_with(PAUSE, ECANCELED, "");
-    return epoll_ctl(monitor.epoll, EPOLL_CTL_DEL, go_on, NULL) < 0 ? fail(PAUSE, "") : 0;
-}
-
-/* Have the helper connect the network namespace of this process. */
-static int
-connect_network(void)
-{
-    if (helper_connect(&monitor.helper) < 0 || wait_between(monitor.helper.socket, CONNECT) < 0)
-        return -1;
     return helper_answer(&monitor.helper);
 }
 
@@ -495,8 +472,8 @@ publish(int listener, uint16_t port)
     char subject[8];
     (void)snprintf(subject, sizeof subject, "%u", port);
     if (!monitor.ports && !(monitor.ports = ports_new(monitor.epoll)))
-        return fail(PORT, subject);
-    return ports_add(monitor.ports, listener, port) < 0 ? fail(PORT, subject) : 0;
+        return fail("PORT", subject);
+    return ports_add(monitor.ports, listener, port) < 0 ? fail("PORT", subject) : 0;
 }
 
 static int
@@ -505,7 +482,7 @@ keep_log(const struct argument *argument)
     int pipes[] = {slot_descriptor(&plan, &argument[0]), slot_descriptor(&plan, &argument[1])};
     monitor.logs = logs_new(monitor.epoll, pipes, slot_descriptor(&plan, &argument[2]),
                             argument[3].bytes, argument[4].number);
-    return monitor.logs ? 0 : fail(LOG, argument[3].bytes);
+    return monitor.logs ? 0 : fail("LOG", argument[3].bytes);
 }
 
 /* The offsets hold from the first process in the namespace on: init (time_namespaces(7)). */
@@ -517,7 +494,7 @@ set_time_offsets(const char *lines)
         (file = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC)) < 0 ||
         write(file, lines, strlen(lines)) < 0) {
         close_keeping_errno(file);
-        return fail(TIME, "");
+        return fail("TIME", "");
     }
     close(file);
     return 0;
@@ -539,15 +516,12 @@ carry_out(const struct record *record)
             monitor.kills = true;
         }
         return setns(slot_descriptor(&plan, &argument[0]), (int)argument[1].number) < 0
-                   ? fail(USER_NAMESPACE, "")
+                   ? fail("USER_NAMESPACE", "")
                    : 0;
     case STEP_UNSHARE:
-        return unshare((int)argument[0].number) < 0 ? fail(NAMESPACES, "") : 0;
+        return unshare((int)argument[0].number) < 0 ? fail("NAMESPACES", "") : 0;
     case STEP_TIME_OFFSETS:
         return set_time_offsets(argument[0].bytes);
-    case STEP_PAUSE:
-        return pause_until(slot_descriptor(&plan, &argument[0]),
-                           slot_descriptor(&plan, &argument[1]));
     case STEP_HELPER:
         return helper_start(&monitor.helper, argument);
     case STEP_CONNECT:
@@ -577,11 +551,11 @@ watch_named(void)
     sigset_t watched = watched_signals();
     monitor.epoll = epoll_create1(EPOLL_CLOEXEC);
     if (monitor.epoll < 0)
-        return fail(PROCESS, "");
+        return fail("PROCESS", "");
     if (monitor.alone) {
         monitor.signals = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
         if (monitor.signals < 0 || watch(monitor.signals, &on_signals, 0) < 0)
-            return fail(PROCESS, "");
+            return fail("PROCESS", "");
     }
     while (plan_next(&cursor, &record)) {
         struct source *source = record.step == STEP_PARENT     ? &on_parent
@@ -590,7 +564,7 @@ watch_named(void)
                                                                : NULL;
         const struct argument *slot = &record.arguments[record.step == STEP_REPORT];
         if (source && watch(slot_descriptor(&plan, slot), source, EPOLLONESHOT) < 0)
-            return fail(PROCESS, "");
+            return fail("PROCESS", "");
     }
     return 0;
 }
@@ -621,10 +595,10 @@ make_offer(void)
     if (!plan_find(&plan, SECTION_INIT, STEP_OFFER_NAMESPACES, &record))
         return -1;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
-        return fail(PROCESS, "");
+        return fail("PROCESS", "");
     monitor.offer = ends[0];
     if (watch(ends[0], &on_offer, EPOLLONESHOT) < 0)
-        (void)fail(PROCESS, "");
+        (void)fail("PROCESS", "");
     return ends[1];
 }
 
@@ -663,13 +637,13 @@ fork_init(void)
     descriptors.status = status_write_end();
     descriptors.monitor = pidfd_of(getpid());
     if (descriptors.status < 0 || descriptors.monitor < 0 || pipe2(descriptors.gate, O_CLOEXEC) < 0)
-        return fail(PROCESS, "");
+        return fail("PROCESS", "");
     descriptors.offer = make_offer();
     if (has_failed())
         return -1;
     if (monitor.with_terminal && (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) < 0 ||
                                   watch(sockets[0], &on_terminal, EPOLLONESHOT) < 0))
-        return fail(PROCESS, "");
+        return fail("PROCESS", "");
     monitor.terminal = sockets[0];
     descriptors.terminal = sockets[1];
     if (pipe2(changes, O_CLOEXEC | O_NONBLOCK) < 0 || watch(changes[0], &on_change, 0) < 0)
@@ -678,13 +652,13 @@ fork_init(void)
     descriptors.changes = changes[1];
     pid_t child = fork();
     if (child < 0)
-        return fail(PROCESS, "");
+        return fail("PROCESS", "");
     if (child == 0)
         init_run(&plan, &descriptors);
     monitor.init = child;
     monitor.view = pidfd_of(child);
     if (monitor.view < 0 || watch(monitor.view, &on_view, EPOLLONESHOT) < 0) {
-        (void)fail(PROCESS, "");
+        (void)fail("PROCESS", "");
         kill(child, SIGKILL);
         waitpid(child, NULL, 0);
         return -1;
@@ -761,7 +735,7 @@ reap(void)
     struct record record;
     if (monitor.alone && monitor.aborted && monitor.code == KILLED &&
         !plan_find(&plan, SECTION_END, STEP_AWAIT, &record))
-        (void)fail_with(DAEMON, 0, "");
+        (void)fail_with("DAEMON", 0, "");
 }
 
 /* Deliver what the view has written, unless a signal ends the wait. */
@@ -774,7 +748,7 @@ drain_terminal(void)
     while (!terminal_is_drained() && !monitor.undelivered)
         handle_events(-1);
     if (terminal_error())
-        (void)fail_with(OUTPUT, terminal_error(), "");
+        (void)fail_with("OUTPUT", terminal_error(), "");
 }
 
 /* Wait for the view's end, and until clients of published ports have what the view has sent. */
@@ -821,7 +795,7 @@ await_readable(int descriptor)
     monitor.resumed = false;
     bool watched = watch(descriptor, &on_resume, EPOLLONESHOT) == 0;
     if (!watched)
-        (void)fail(DAEMON, "");
+        (void)fail("DAEMON", "");
     while (watched && !monitor.resumed && !monitor.interrupt && !monitor.parent_ended)
         handle_events(-1);
 }
@@ -834,7 +808,7 @@ await_daemon(int channel)
     discard_signals();
     await_readable(channel);
     if (monitor.resumed && read(channel, &byte, 1) != 1)
-        (void)fail_with(DAEMON, 0, "");
+        (void)fail_with("DAEMON", 0, "");
 }
 
 /* The end of PID 1 kills its namespace (pid_namespaces(7)): wait until the daemon has removed the
@@ -883,7 +857,7 @@ look_for_lack_of_memory(int file)
     for (char *line = text; line; line = strchr(line, '\n')) {
         line += *line == '\n';
         if (!strncmp(line, key, sizeof key - 1) && strtoul(line + sizeof key - 1, NULL, 10))
-            (void)fail_with(MEMORY, 0, "");
+            (void)fail_with("MEMORY", 0, "");
     }
 }
 
@@ -967,7 +941,7 @@ start(void)
         return -1;
     if (plan_find(&plan, SECTION_PLAN, STEP_TERMINAL, &record) &&
         terminal_prepare(monitor.epoll, record.arguments[0].number & TERMINAL_INTERACTIVE) < 0)
-        return fail(PROCESS, "");
+        return fail("PROCESS", "");
     while (plan_next(&cursor, &record))
         if (carry_out(&record) < 0)
             return -1;
@@ -1006,7 +980,7 @@ run(void)
     bool started = start() == 0;
     if (!started && monitor.aborted) {
         monitor.code = KILLED;
-        (void)fail_with(DAEMON, 0, "");
+        (void)fail_with("DAEMON", 0, "");
     } else if (!started) {
         monitor.code = EXIT_FAILURE;
     }
@@ -1038,7 +1012,7 @@ run(void)
         read_status();
     carry_out_end();
     if (monitor.executed && monitor.killed && !has_failed())
-        (void)fail_with(INIT, 0, "");
+        (void)fail_with("INIT", 0, "");
     if (monitor.executed)
         write_json("exit-code", monitor.code);
     if (monitor.alone)

@@ -14,48 +14,8 @@
 
 enum { LONGEST_RECORD = 4000 }; /* less than PIPE_BUF: a record is written in one piece (pipe(7)) */
 
-/* The names of the steps that can fail, as namespace/failure.py has them. */
-#define USER_NAMESPACE "USER_NAMESPACE"
-#define NAMESPACES "NAMESPACES"
-#define PROCESS "PROCESS"
-#define HOSTNAME "HOSTNAME"
-#define LOOPBACK "LOOPBACK"
-#define ROOT "ROOT"
-#define PROC "PROC"
-#define FILE_SYSTEM "FILE_SYSTEM"
-#define MOUNTPOINT "MOUNTPOINT"
-#define MISMATCH "MISMATCH"
-#define ATTACH "ATTACH"
-#define SYMLINK "SYMLINK"
-#define DATA "DATA"
-#define TIME "TIME"
-#define TWICE "TWICE"
-#define HOSTS "HOSTS"
-#define DIRECTORY "DIRECTORY"
-#define CAPABILITIES "CAPABILITIES"
-#define KEYRING "KEYRING"
-#define NO_NEW_PRIVS "NO_NEW_PRIVS"
-#define SECCOMP "SECCOMP"
-#define SCOPE "SCOPE"
-#define HIDE "HIDE"
-#define LOOKUP "LOOKUP"
-#define EXECUTE "EXECUTE"
-#define PORT "PORT"
-#define PAUSE "PAUSE"
-#define CONNECT "CONNECT"
-#define LOG "LOG"
-#define CGROUP "CGROUP"
-#define MEMORY "MEMORY"
-#define DAEMON "DAEMON"
-#define INIT "INIT"
-#define TERMINAL "TERMINAL"
-#define OUTPUT "OUTPUT"
-#define LIMIT "LIMIT"
-#define USER "USER"
-#define SUPPLEMENTARY "SUPPLEMENTARY"
-
-/* Record that the step `name` failed with errno on `subject`. The first failure counts. Returns
- * -1. */
+/* Record that what `name` stands for in namespace/failure.py failed with errno on `subject`. The
+ * first failure counts. Returns -1. */
 int fail(const char *name, const char *subject);
 
 /* The same with an errno `error`. */

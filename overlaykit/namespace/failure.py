@@ -143,7 +143,6 @@ WORDING: Final = {
     "USER_NAMESPACE": "enter the user namespace",
     "NAMESPACES": "make namespaces",
     "PROCESS": "start a process",
-    "PAUSE": "go on after a pause",
     "CONNECT": "connect the network",
     "PORT": "publish port",
     "LOG": "write the log",

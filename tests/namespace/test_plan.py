@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
+import re
 import struct
 import subprocess
 from collections.abc import Sequence
@@ -24,6 +27,7 @@ from overlaykit.namespace import (
     Terminal,
     Tmpfs,
     Ulimit,
+    failure,
     join,
     seccomp,
 )
@@ -449,7 +453,7 @@ def test_steps_stand_in_sections_that_may_have_them() -> None:
             assert isinstance(arguments[0], int)
             current = SECTIONS[arguments[0]]
         assert current in FORMS[str(name)][2].split()
-    assert set(FORMS) - set(names(steps)) == {"report", "parent", "pause", "helper", "connect"}
+    assert set(FORMS) - set(names(steps)) == {"report", "parent", "helper", "connect"}
 
 
 def test_a_terminal_is_the_commands_alone_and_replaces_the_callers_streams() -> None:
@@ -569,7 +573,7 @@ def test_the_bytes_are_those_of_the_steps() -> None:
         (2, [struct.pack("=I", 1), struct.pack("=Q", 1 << 40)]),
         (4, [b"\xff\0\0", b"A=\xff\0"]),
         (7, [struct.pack("=I", 1)]),
-        (13, ["é".encode() + b"\0"]),
+        (12, ["é".encode() + b"\0"]),
         (22, []),
     ]
 
@@ -593,6 +597,16 @@ def test_python_and_the_program_know_the_same_steps() -> None:
         code, name, signature, sections = line.split()
         table[name] = (int(code), signature.replace("-", ""), " ".join(sections.split(",")))
     assert table == FORMS
+
+
+def test_each_failure_of_the_program_has_words() -> None:
+    found = set()
+    for path in glob.glob(os.path.join(os.path.dirname(__file__), "../../native/*.c")):
+        with open(path) as file:
+            found |= set(re.findall(r'\bfail(?:_with)?\("(\w*)"', file.read()))
+    assert {"ROOT", "DAEMON"} <= found
+    for name in found - {failure.DAEMON}:
+        assert str(failure.error_of(name, errno.EIO, "subject"))
 
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)

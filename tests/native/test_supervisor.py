@@ -265,67 +265,6 @@ def test_its_streams_are_closed_while_the_command_runs(stack: ExitStack) -> None
     assert process.poll() is None
 
 
-# ---- pauses ----------------------------------------------------------------------------------
-
-
-class Paused:
-    """A view that waits in a pause of the monitor; its command prints a file."""
-
-    def __init__(self, stack: ExitStack, tree: str) -> None:
-        self.tree = tree
-        reader, ready = pipe(stack)
-        go_on, self.writer = os.pipe()
-        directory = os.open(tree, os.O_PATH)
-        for descriptor in go_on, directory:
-            stack.callback(os.close, descriptor)
-        os.mkdir(os.path.join(tree, "scratch"))
-        steps = plans.steps(
-            "cat",
-            os.path.join(tree, "made"),
-            plan=described(ALONE, ready=ready, go_on=go_on, directory=directory),
-            monitor=[("pause", 0, 1)],
-            end=[("remove", 2, "scratch")],
-        )
-        self.process = plans.start(plans.encoded(*steps), (ready, go_on, directory))
-        assert len(os.read(reader, 1)) == 1
-
-    def ended(self) -> Ended:
-        found = plans.ended(self.process)
-        assert os.listdir(self.tree) in ([], ["made"])  # the end is carried out
-        return found
-
-
-@pytest.fixture
-def paused(stack: ExitStack, tmp_path: os.PathLike[str]) -> Paused:
-    return Paused(stack, os.fspath(tmp_path))
-
-
-def test_a_pause_lets_something_outside_act(paused: Paused) -> None:
-    with open(os.path.join(paused.tree, "made"), "w") as file:
-        file.write("between")
-    os.write(paused.writer, b"x")
-    os.close(paused.writer)
-    assert paused.ended() == (0, "between", "")
-
-
-def test_a_pause_fails_at_end_of_file(paused: Paused) -> None:
-    os.close(paused.writer)
-    assert paused.ended() == (124, "", f"PAUSE|{errno.ECANCELED}||before|")
-
-
-@pytest.mark.parametrize(
-    ("number", "status"),
-    [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130), (signal.SIGHUP, -1)],
-)
-def test_a_signal_before_the_command_ends_the_launch(
-    paused: Paused, number: signal.Signals, status: int
-) -> None:
-    paused.process.send_signal(signal.SIGWINCH)
-    paused.process.send_signal(number)
-    assert paused.ended() == (status, "", "")
-    os.close(paused.writer)
-
-
 # ---- a helper --------------------------------------------------------------------------------
 
 
@@ -379,16 +318,36 @@ def test_a_helper_that_cannot_be_executed_ends_the_launch() -> None:
     assert plans.run(plans.encoded(*steps)) == failure_to_connect("/none\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_of_a_helper_that_has_not_connected_yet(
-    stack: ExitStack, number: signal.Signals
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGTERM, -signal.SIGTERM),
+        (signal.SIGINT, 130),
+        (signal.SIGHUP, -signal.SIGHUP),
+        (signal.SIGKILL, -signal.SIGKILL),
+    ],
+)
+def test_a_signal_before_the_command_ends_the_launch(
+    stack: ExitStack, tmp_path: os.PathLike[str], number: signal.Signals, status: int
 ) -> None:
+    """Nothing is left of a helper that has not connected yet, and the end of the plan is carried out."""
     reader, writer = pipe(stack)
+    directory = os.open(tmp_path, os.O_PATH)
+    stack.callback(os.close, directory)
+    os.mkdir(os.path.join(tmp_path, "scratch"))
     path = f"/proc/{os.getpid()}/fd/{writer}"
-    process = plans.start(connected(f"trap '' TERM; exec 9>{path}; echo >&9; sleep 1000", "true"))
+    raw = connected(
+        f"trap '' TERM; exec 9>{path}; echo >&9; sleep 1000",
+        "true",
+        plan=described(ALONE, directory=directory),
+        end=[("remove", 0, "scratch")],
+    )
+    process = plans.start(raw, (directory,))
     assert os.read(reader, 1) == b"\n"
+    process.send_signal(signal.SIGWINCH)
     process.send_signal(number)
-    assert plans.ended(process) == (-number, "", "")
+    assert plans.ended(process) == (status, "", "")
+    assert os.listdir(tmp_path) == ["scratch"] * (number == signal.SIGKILL)
     leave(writer)
     assert os.read(reader, 1) == b""
 

@@ -42,23 +42,22 @@ class Effects:
 
 @pytest.fixture
 def effects(tmp_path: os.PathLike[str]) -> Iterator[Effects]:
-    """A plan that writes a byte before anything else, and would make a link in its section of init."""
+    """A plan that writes a byte as init's first step, and then would make a link."""
     reader, ready = os.pipe()
-    # The pause ends at once.
-    go_on, unused = os.pipe()
-    os.write(unused, b"...")
+    written, writer = os.pipe()
+    os.write(writer, b".")
     os.set_blocking(reader, False)
     marker = os.path.join(tmp_path, "marker")
     steps = plans.steps(
         "true",
         plan=[
             ("descriptor", 0, ready),
-            ("descriptor", 1, go_on),
+            ("descriptor", 1, written),
             ("front", FRONT, ("A=B",)),
             ("hold", 1),
         ],
-        monitor=[("pause", 0, 1)],
         init=[
+            ("join_cgroup", 0),
             ("symlink", "target", marker),
             ("fresh", 2, "tmpfs", 0, ("mode", "0700"), 1, "FILE_SYSTEM", "/x"),
             ("clone", 2, "/dev/null", 0, 0, 0, 2, "FILE_SYSTEM", "/x"),
@@ -68,8 +67,8 @@ def effects(tmp_path: os.PathLike[str]) -> Iterator[Effects]:
         command=[("blocked", 0), ("ignored", 0), ("close_standard", 1)],
         end=[("await", 1)],
     )
-    yield Effects(steps, (ready, go_on), reader, marker)
-    for descriptor in reader, ready, go_on, unused:
+    yield Effects(steps, (ready, written), reader, marker)
+    for descriptor in reader, ready, written, writer:
         os.close(descriptor)
 
 
@@ -386,7 +385,7 @@ RAW: Final = {
     "record 1: an argument is longer than the plan": struct.pack("=HHIQ", 1, 1, 9, 0),
     "record 1: an integer has not 8 bytes": struct.pack("=HHII", 1, 1, 4, 0),
     "record 1: a slot has not 4 bytes": struct.pack("=HHIQIQ", 2, 2, 8, 0, 8, 0),
-    "record 1: a string does not end with its only NUL": struct.pack("=HHI4s", 13, 1, 4, b"a\0b\0"),
+    "record 1: a string does not end with its only NUL": struct.pack("=HHI4s", 12, 1, 4, b"a\0b\0"),
     "record 1: a list does not end with NUL": struct.pack("=HHI4sI", 4, 2, 4, b"a\0bc", 0),
 }
 
