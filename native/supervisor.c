@@ -647,7 +647,7 @@ fork_init(void)
     monitor.terminal = sockets[0];
     descriptors.terminal = sockets[1];
     if (pipe2(changes, O_CLOEXEC | O_NONBLOCK) < 0 || watch(changes[0], &on_change, 0) < 0)
-        return fail(PROCESS, "");
+        return fail("PROCESS", "");
     monitor.changes = changes[0];
     descriptors.changes = changes[1];
     pid_t child = fork();
