@@ -19,6 +19,7 @@ HOUSE = os.path.dirname(overlaykit.__file__)
 GROUND = {
     "_native",
     "beneath",
+    "child",
     "errors",
     "health",
     "mountinfo",
@@ -43,6 +44,7 @@ MAY_IMPORT = {
     "overlay": {"_native", "beneath", "privilege", "record", "rmtree", "scope"},
     "beneath": {"_native", "scope"},
     "rmtree": {"_native", "beneath", "scope"},
+    "child": {"sockets"},
     "errors": set(),
     "health": {"record"},
     "mountinfo": {"record"},

@@ -9,11 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import pickle
-import socket
 import warnings
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from overlaykit import _native
+from overlaykit import _native, child
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,51 +28,30 @@ class Reader:
 
     def run(self, action: Callable[[], T]) -> T:
         """The result of `action`, pickled on its way. Raises OSError: as `action`; EACCES without user namespaces."""
-        result: T = _run_in_child(action, opens=False)[0]
+        _, pickled = _in_child(lambda: ([], pickle.dumps(action())))
+        result: T = pickle.loads(pickled)  # noqa: S301  # our own child's
         return result
 
     def open(self, action: Callable[[], int]) -> int:
         """The descriptor that `action` opens. Raises OSError: as `run`."""
-        return _run_in_child(action, opens=True)[1]
+        (descriptor,), _ = _in_child(lambda: ([action()], b""))
+        return descriptor
 
 
-def _run_in_child(action: Callable[[], object], *, opens: bool) -> tuple[Any, int]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, warnings.catch_warnings():
-        # Python 3.12 warns of locks that other threads hold: the child makes only system calls.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-        if child == 0:
-            _child(action, theirs, opens=opens)
-        theirs.close()
-        try:
-            raw, descriptors, _, _ = socket.recv_fds(ours, _LONGEST_RESULT, 1)
-        finally:
-            os.waitpid(child, 0)
-    if not raw:
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-    number, result = pickle.loads(raw)  # noqa: S301  # our own child's
-    if number:
-        raise OSError(number, os.strerror(number))
-    if descriptors:
-        os.set_inheritable(descriptors[0], False)
-    return result, descriptors[0] if descriptors else -1
+def _in_child(body: Callable[[], child.Made]) -> child.Made:
+    """Only system calls: other threads may hold locks."""
 
-
-def _child(action: Callable[[], object], channel: socket.socket, *, opens: bool) -> NoReturn:
-    """Run the child. Only system calls: other threads may hold locks."""
-    try:
+    def entered() -> child.Made:
         _enter_namespace()
-        result = action()
-        if opens:
-            assert isinstance(result, int)
-            socket.send_fds(channel, [pickle.dumps((0, None))], [result])
-        else:
-            channel.sendall(pickle.dumps((0, result)))
-    except OSError as error:
-        channel.sendall(pickle.dumps((error.errno or errno.EIO, None)))
-    finally:
-        os._exit(0)
+        return body()
+
+    with warnings.catch_warnings():
+        # Python 3.12 warns of such locks.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            return child.make(entered, most_bytes=_LONGEST_RESULT)
+        except ChildProcessError as error:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES)) from error
 
 
 def _enter_namespace() -> None:

@@ -16,7 +16,7 @@ import errno
 import fcntl
 import os
 
-from overlaykit import _native, sockets
+from overlaykit import _native, child, sockets
 from overlaykit.errors import Error
 from overlaykit.namespace import users
 from overlaykit.record import Record
@@ -24,14 +24,11 @@ from overlaykit.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from typing import Final, NoReturn, TypeAlias
+    from typing import Final
 
     from pyroute2 import IPRoute
 
     from overlaykit.namespace.spec import RootMount
-
-    Made: TypeAlias = tuple[list[int], bytes]
-    """Descriptors that a child made, and what it read."""
 
 SUBNETS: Final = tuple(f"10.{90 + high}.{low}" for high in range(4) for low in range(256))
 """The first three numbers of the networks of 254 addresses that are handed out; podman takes 10.88 and 10.89."""
@@ -48,11 +45,9 @@ _UPLINK: Final = "uplink"
 _OF_VIEW: Final = "eth0"
 _NS_GET_USERNS: Final = 0xB701
 """ioctl_ns(2)."""
-_LONGEST_REPLY: Final = 1 << 16
-"""Bytes."""
-_MOST_DESCRIPTORS: Final = 4
 _ROUTES: Final = "/proc/net/fib_trie"
 _LONGEST_HOSTS: Final = 1 << 15
+"""Bytes."""
 
 
 class BridgeRefused(Error):
@@ -97,7 +92,7 @@ def make(name: str) -> int:
     Raises: NetworksExhausted; OSError: as unshare(2).
     """
 
-    def in_child() -> Made:
+    def in_child() -> child.Made:
         users.become(_native.CLONE_NEWNET)
         return [_open_network()], b""
 
@@ -177,7 +172,7 @@ def network_of_view(name: str, root: RootMount) -> tuple[int, bytes]:
     """
     from overlaykit.namespace import accounts
 
-    def in_child() -> Made:
+    def in_child() -> child.Made:
         mount = root.enter()
         _native.unshare(_native.CLONE_NEWNET)
         return [_open_network()], accounts.read_in_root(mount, "/etc/hosts")[:_LONGEST_HOSTS]
@@ -194,7 +189,7 @@ def connect(name: str, network: int, view: int, place: Place, *, uplink: str | N
     """
     user = owner(network)
 
-    def in_child() -> Made:
+    def in_child() -> child.Made:
         # The newest imports of pyroute2 need the classes of asyncio, so they are made here alone.
         from pyroute2 import IPRoute, NetlinkError
 
@@ -262,31 +257,11 @@ def _open_network() -> int:
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _in_child(body: Callable[[], Made], name: str) -> Made:
-    """What `body` makes in a child, for the network `name`. Raises: NetworksExhausted, OSError."""
-    ours, theirs = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
-    with ours, theirs:
-        child = os.fork()
-        if child == 0:
-            _answer(body, theirs)
-        theirs.close()
-        raw, received, _, _ = sockets.recv_fds(ours, _LONGEST_REPLY, _MOST_DESCRIPTORS)
-        os.waitpid(child, 0)
-    text, _, data = (raw or b"%d " % errno.ECHILD).partition(b" ")
-    number = int(text)
-    if number == errno.ENOSPC:
-        raise NetworksExhausted(name)
-    if number:
-        raise OSError(number, os.strerror(number))
-    return received, data
-
-
-def _answer(body: Callable[[], Made], reply: sockets.socket) -> NoReturn:
-    """The child's side."""
+def _in_child(body: Callable[[], child.Made], name: str) -> child.Made:
+    """What `body` makes in a child, for the network `name`. Raises: NetworksExhausted; OSError: as `child.make`."""
     try:
-        descriptors, data = body()
-        sockets.send_fds(reply, [b"0 " + data], descriptors)
+        return child.make(body, most_bytes=_LONGEST_HOSTS)
     except OSError as error:
-        reply.send(b"%d " % (error.errno or errno.EIO))
-    finally:
-        os._exit(0)
+        if error.errno == errno.ENOSPC:
+            raise NetworksExhausted(name) from error
+        raise

@@ -7,10 +7,9 @@ namespace. That process is not PID 1: what its command leaves behind becomes a c
 
 from __future__ import annotations
 
-import errno
 import os
 
-from overlaykit import _native, sockets
+from overlaykit import _native, child
 from overlaykit.errors import Error
 from overlaykit.namespace.plan import Plan
 from overlaykit.namespace.view_plan import (
@@ -70,19 +69,7 @@ class Namespaces(Record, kw_only=True):
 
     def enter_user(self) -> int:
         """Enter the user namespace alone; a descriptor of the view's root. Requires: a new child."""
-        ours, theirs = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
-        with ours, theirs:
-            child = os.fork()
-            if child == 0:
-                try:
-                    sockets.send_fds(theirs, [b"."], [self.enter()])
-                finally:
-                    os._exit(0)
-            theirs.close()
-            (root,) = sockets.recv_fds(ours, 1, 1)[1] or [-1]
-            os.waitpid(child, 0)
-        if root < 0:
-            raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
+        (root,), _ = child.make(lambda: ([self.enter()], b""))
         if self.user is not None:
             _native.setns(self.user, _native.CLONE_NEWUSER)
         return root

@@ -9,7 +9,7 @@ import errno
 import fcntl
 import os
 
-from overlaykit import _native, privilege, sockets
+from overlaykit import _native, child, privilege
 from overlaykit.beneath import BENEATH
 from overlaykit.namespace import users
 from overlaykit.overlay import features
@@ -19,7 +19,7 @@ from overlaykit.scope import suppress
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Final, NoReturn
+    from typing import Final
 
     from overlaykit.namespace.identities import Identities
 
@@ -29,7 +29,7 @@ _MASK_FLAGS: Final = _native.MS_NOSUID | _native.MS_NODEV | _native.MS_NOEXEC | 
 _MASK_OPTIONS: Final = "mode=0555,size=4k,nr_inodes=1"
 _WIDENED: Final = "mode."
 """Begins the names of records in the work directory (`overlay.modes`)."""
-_LONGEST_REPLY: Final = 16384
+_LONGEST_FAILURE: Final = 16384
 _MOST_DESCRIPTORS: Final = 3
 _NEVER_SHOWN: Final = (features.WHITEOUT_XATTR, features.WHITEOUT_AUFS, features.PERMISSIONS)
 
@@ -98,24 +98,12 @@ class Mounted:
 
 
 def mount(plan: Plan) -> Mounted:
-    """Mount. Raises: Failed; OSError if the child was killed."""
-    ours, theirs = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
-    try:
-        child = os.fork()
-        if child == 0:
-            _child(plan, theirs)
-        theirs.close()
-        try:
-            raw, found, _, _ = sockets.recv_fds(ours, _LONGEST_REPLY, _MOST_DESCRIPTORS)
-        finally:
-            os.waitpid(child, 0)
-    finally:
-        ours.close()
-        theirs.close()
-    if not raw:
-        raise ChildProcessError(errno.ECHILD, "the process that mounts the view was killed")
-    reason, number, subject = raw.split(b"\0", 2)
-    if reason:
+    """Mount. Raises: Failed; OSError: as `child.make`."""
+    found, failure = child.make(
+        lambda: _answer(plan), most_descriptors=_MOST_DESCRIPTORS, most_bytes=_LONGEST_FAILURE
+    )
+    if failure:
+        reason, number, subject = failure.split(b"\0", 2)
         raise Failed(reason.decode(), int(number), os.fsdecode(subject))
     taken = iter(found)
     return Mounted(
@@ -125,21 +113,15 @@ def mount(plan: Plan) -> Mounted:
     )
 
 
-def _child(plan: Plan, channel: sockets.socket) -> NoReturn:
+def _answer(plan: Plan) -> child.Made:
+    """The descriptors of a mount, or why there is none."""
     try:
-        try:
-            made = _mount(plan)
-        except Failed as error:
-            message = error.reason, error.number, error.subject
-        except OSError as error:
-            message = "unforeseen", error.errno or errno.EIO, error.filename or ""
-        else:
-            sockets.send_fds(channel, [b"\0000\0"], made)
-            os._exit(0)
-        reason, number, subject = message
-        channel.send(b"%s\0%d\0%s" % (reason.encode(), number, os.fsencode(subject)))
-    finally:
-        os._exit(0)
+        return _mount(plan), b""
+    except Failed as error:
+        reason, number, subject = error.reason, error.number, error.subject
+    except OSError as error:
+        reason, number, subject = "unforeseen", error.errno or errno.EIO, error.filename or ""
+    return [], b"%s\0%d\0%s" % (reason.encode(), number, os.fsencode(subject))
 
 
 def _mount(plan: Plan) -> list[int]:
