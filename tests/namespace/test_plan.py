@@ -574,7 +574,7 @@ def test_the_bytes_are_those_of_the_steps() -> None:
         (4, [b"\xff\0\0", b"A=\xff\0"]),
         (7, [struct.pack("=I", 1)]),
         (12, ["é".encode() + b"\0"]),
-        (22, []),
+        (21, []),
     ]
 
 
