@@ -966,7 +966,10 @@ def _listener_of_another_user(path: str) -> Iterator[Callable[[], str]]:
 
 @contextlib.contextmanager
 def _control_groups(hierarchy: str, *names: str) -> Iterator[list[str]]:
-    made = [f"/sys/fs/cgroup/{hierarchy}/overlaykit-test-{name}-{os.getpid()}" for name in names]
+    mounted = f"/sys/fs/cgroup/{hierarchy}"
+    if hierarchy == "unified" and not os.path.isdir(mounted):  # the only one, version 2
+        mounted = "/sys/fs/cgroup"
+    made = [f"{mounted}/overlaykit-test-{name}-{os.getpid()}" for name in names]
     for path in made:
         os.mkdir(path)
     try:
