@@ -16,9 +16,9 @@ from overlaykit.overlay.filesystem import Filesystem
 from overlaykit.overlay.nodes import Directory, File, Node
 
 
-def refused(number: int) -> pytest.RaisesExc[OSError]:
-    """Expect an OSError with this errno."""
-    return pytest.raises(OSError, check=lambda error: error.errno == number)
+def refused(*numbers: int) -> pytest.RaisesExc[OSError]:
+    """Expect an OSError with one of these errnos."""
+    return pytest.raises(OSError, check=lambda error: error.errno in numbers)
 
 
 @final
