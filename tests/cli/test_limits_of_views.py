@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from ..views.fixtures import only_as, with_both_drivers
+from ..views.fixtures import only_as, only_with, with_both_drivers
 from ..views.user import TestUser
 
 pytestmark = with_both_drivers
@@ -29,8 +29,8 @@ def groups(name: str) -> list[str]:
     """The control groups of a view."""
     return [
         path
-        for depth in ("*", "*/*", "*/*/*", "*/*/*/*")
-        for path in glob.glob(f"/sys/fs/cgroup/{depth}/overlaykit-{name}-*")
+        for depth in ("", "*/", "*/*/", "*/*/*/", "*/*/*/*/")
+        for path in glob.glob(f"/sys/fs/cgroup/{depth}overlaykit-{name}-*")
     ]
 
 
@@ -98,6 +98,7 @@ def test_groups_of_a_killed_view_are_removed_by_the_next(user: TestUser) -> None
 
 
 @AS_ROOT
+@only_with(host=True)
 def test_a_view_for_several_commands_has_one_set_of_groups(user: TestUser) -> None:
     from overlaykit.namespace import Limits
     from overlaykit.views import View

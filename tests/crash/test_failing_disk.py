@@ -68,7 +68,7 @@ def test_an_error_of_the_sync_is_reported_and_leaves_the_lower_file_whole(
 ) -> None:
     """A thin disk is full: the file system on it gets the error when the copy's data are synced.
 
-    The loop device makes EIO of a request of which a part could be written (lo_write_bvec() in drivers/block/loop.c).
+    The loop device makes EIO of a request of which a part could be written (drivers/block/loop.c).
     """
     stack.add({"large": File(b"x" * 600_000), "small": File(b"y")})
     under = os.path.join(stack.directory, "under")
