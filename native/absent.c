@@ -16,6 +16,8 @@ static const char *const stat_fields[] = {
     "st_ctime_ns", "st_blksize", "st_blocks", "st_rdev",
 };
 
+#define NS_PER_S 1000000000
+
 enum { STAT_FIELDS = sizeof(stat_fields) / sizeof(stat_fields[0]) };
 /* The position of the first of the three times that the sequence has in whole seconds (bpo-11457).
  */
@@ -27,6 +29,32 @@ static PyObject *
 seconds(struct timespec time)
 {
     return PyFloat_FromDouble((double)time.tv_sec + 1e-9 * (double)time.tv_nsec);
+}
+
+/* Whole nanoseconds; after the year 2262 they need more than 64 bits. */
+static PyObject *
+nanoseconds(struct timespec time)
+{
+    const long long whole_seconds = time.tv_sec;
+    const long fraction = time.tv_nsec;
+    long long sum;
+    if (!__builtin_mul_overflow(whole_seconds, NS_PER_S, &sum) &&
+        !__builtin_add_overflow(sum, fraction, &sum)) {
+        return PyLong_FromLongLong(sum);
+    }
+    PyObject *answer = NULL;
+    PyObject *seconds = PyLong_FromLongLong(whole_seconds);
+    PyObject *scale = PyLong_FromLong(NS_PER_S);
+    PyObject *rest = PyLong_FromLong(fraction);
+    PyObject *whole = seconds && scale ? PyNumber_Multiply(seconds, scale) : NULL;
+    if (whole && rest) {
+        answer = PyNumber_Add(whole, rest);
+    }
+    Py_XDECREF(whole);
+    Py_XDECREF(rest);
+    Py_XDECREF(scale);
+    Py_XDECREF(seconds);
+    return answer;
 }
 
 static PyObject *
@@ -47,9 +75,9 @@ stat_answer(const native_state *state, const struct stat *st)
         seconds(st->st_atim),
         seconds(st->st_mtim),
         seconds(st->st_ctim),
-        native_nanoseconds(st->st_atim.tv_sec, st->st_atim.tv_nsec),
-        native_nanoseconds(st->st_mtim.tv_sec, st->st_mtim.tv_nsec),
-        native_nanoseconds(st->st_ctim.tv_sec, st->st_ctim.tv_nsec),
+        nanoseconds(st->st_atim),
+        nanoseconds(st->st_mtim),
+        nanoseconds(st->st_ctim),
         PyLong_FromLong(st->st_blksize),
         PyLong_FromLongLong(st->st_blocks),
         PyLong_FromUnsignedLongLong(st->st_rdev),

@@ -80,6 +80,7 @@ static const struct {
     CONSTANT(PR_SET_NO_NEW_PRIVS),
     CONSTANT(SECCOMP_FILTER_FLAG_LOG),
     CONSTANT(SECCOMP_FILTER_FLAG_TSYNC),
+    CONSTANT(SECCOMP_SET_MODE_FILTER),
 
     CONSTANT(RENAME_EXCHANGE),
     CONSTANT(RENAME_NOREPLACE),
@@ -173,31 +174,21 @@ module_exec(PyObject *module)
             return -1;
         }
     }
-    if (PyModule_AddFunctions(module, native_syscall_methods) < 0) {
+    PyMethodDef *const methods[] = {native_syscall_methods, native_copyup_methods,
+                                    native_session_methods, native_absent_methods,
+                                    native_image_methods};
+    for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
+        if (PyModule_AddFunctions(module, methods[i]) < 0)
+            return -1;
+    if (native_syscalls_init(module) < 0)
         return -1;
-    }
-    if (PyModule_AddFunctions(module, native_copyup_methods) < 0) {
-        return -1;
-    }
-    if (PyModule_AddFunctions(module, native_session_methods) < 0) {
-        return -1;
-    }
-    if (PyModule_AddFunctions(module, native_absent_methods) < 0) {
-        return -1;
-    }
-    if (PyModule_AddFunctions(module, native_image_methods) < 0) {
-        return -1;
-    }
-    native_state *state = PyModule_GetState(module);
-    return native_absent_init(state) < 0 ? -1 : native_syscalls_init(module, state);
+    return native_absent_init(PyModule_GetState(module));
 }
 
 static int
 module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     native_state *state = PyModule_GetState(module);
-    Py_VISIT(state->statx);
-    Py_VISIT(state->file_handle);
     Py_VISIT(state->stat_result);
     return 0;
 }
@@ -206,8 +197,6 @@ static int
 module_clear(PyObject *module)
 {
     native_state *state = PyModule_GetState(module);
-    Py_CLEAR(state->statx);
-    Py_CLEAR(state->file_handle);
     Py_CLEAR(state->stat_result);
     return 0;
 }

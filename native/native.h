@@ -14,11 +14,9 @@
 /* The generation of a listing's entry without a nodeid (session.c). No node has it. */
 #define NAME_ONLY 1
 
-/* The state of the module: the types that calls return. */
+/* The state of the module: os.stat_result, and the positions of its fields (absent.c). */
 typedef struct {
-    PyTypeObject *statx;
-    PyTypeObject *file_handle;
-    PyTypeObject *stat_result; /* os.stat_result, and the positions of its fields (absent.c) */
+    PyTypeObject *stat_result;
     Py_ssize_t stat_at[NATIVE_STAT_FIELDS];
 } native_state;
 
@@ -42,10 +40,6 @@ void native_path_release(native_path *path);
  * Returns NULL. */
 PyObject *native_raise(const native_path *path, const native_path *second);
 
-/* An int of nanoseconds; after the year 2262 it needs more than 64 bits. Returns NULL with an
- * exception set. */
-PyObject *native_nanoseconds(long long seconds, long nanoseconds);
-
 /* Make the system call with the GIL released. After EINTR run Python's signal handlers and, unless
  * one raises, repeat it (PEP 475). */
 #define NATIVE_CALL(result, call)                                                                  \
@@ -66,8 +60,8 @@ extern PyMethodDef native_session_methods[];
 extern PyMethodDef native_absent_methods[];
 extern PyMethodDef native_image_methods[];
 
-/* Make the types that system calls return. Returns 0, or -1 with an exception set. */
-int native_syscalls_init(PyObject *module, native_state *state);
+/* Add the system calls of a table. Returns 0, or -1 with an exception set. */
+int native_syscalls_init(PyObject *module);
 
 /* Find the type that stat_or_none returns. Returns 0, or -1 with an exception set. */
 int native_absent_init(native_state *state);

@@ -1,22 +1,27 @@
 /* System calls that Python 3.11 lacks, each under the kernel's name.
  *
- * A wrapper parses its arguments, makes the call, and turns errno into OSError. Calls that
- * glibc 2.31 does not wrap, and those whose declarations in sys/mount.h conflict with
- * linux/mount.h, go through syscall(2). */
+ * Most are rows of a table. A letter for each argument says how it becomes a word of syscall(2):
+ *
+ *     i  an int
+ *     u  an unsigned int of 32 bits, q of 64
+ *     c  as u, with O_CLOEXEC; f  with FSOPEN_CLOEXEC, which is FSMOUNT_CLOEXEC too
+ *     p  a path, which an error names
+ *     s  a string, z a string or None
+ *     m  an unsigned int of 64 bits in a struct: members that follow one another are passed as its
+ *        address and its size; o  as m, with O_CLOEXEC
+ *     b  a bytearray that is large enough for what any of the calls writes
+ *     F  the instructions of a filter
+ *
+ * Calls whose arguments have another form follow the table. */
 #include "native.h"
 
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/mount.h>
-#include <linux/openat2.h>
-#include <linux/seccomp.h>
-#include <sched.h>
-#include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
@@ -30,174 +35,243 @@
 
 #define NS_PER_S 1000000000
 
-static PyObject *
-none_or_raise(long result, const native_path *path, const native_path *second)
-{
-    if (result < 0) {
-        return native_raise(path, second);
-    }
-    Py_RETURN_NONE;
-}
+enum { MOST_ARGUMENTS = 7, MOST_WORDS = 6, MOST_MEMBERS = 4, LEAST_BUFFER_BYTES = 256 };
 
-static PyObject *
-int_or_raise(long result, const native_path *path)
-{
-    if (result < 0) {
-        return native_raise(path, NULL);
-    }
-    return PyLong_FromLong(result);
-}
+/* ---- the table ------------------------------------------------------------------------------ */
 
-/* ---- files ---------------------------------------------------------------------------------- */
-
-static PyObject *
-py_openat2(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"dirfd", "path", "flags", "mode", "resolve", NULL};
-    int dirfd;
-    native_path path = {0};
-    uint64_t flags, mode = 0, resolve = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&O&|O&O&:openat2", keywords, &dirfd,
-                                     native_path_from, &path, native_uint64_from, &flags,
-                                     native_uint64_from, &mode, native_uint64_from, &resolve)) {
-        return NULL;
-    }
-    struct open_how how = {.flags = flags | O_CLOEXEC, .mode = mode, .resolve = resolve};
-    long fd;
-    NATIVE_CALL(fd, syscall(SYS_openat2, dirfd, path.name, &how, sizeof(how)));
-    PyObject *answer = int_or_raise(fd, &path);
-    native_path_release(&path);
-    return answer;
-}
-
-static PyObject *
-py_renameat2(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"olddirfd", "oldpath", "newdirfd", "newpath", "flags", NULL};
-    int olddirfd, newdirfd;
-    native_path oldpath = {0}, newpath = {0};
-    uint32_t flags = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&iO&|O&:renameat2", keywords, &olddirfd,
-                                     native_path_from, &oldpath, &newdirfd, native_path_from,
-                                     &newpath, native_uint32_from, &flags)) {
-        return NULL;
-    }
-    int result;
-    NATIVE_CALL(result, renameat2(olddirfd, oldpath.name, newdirfd, newpath.name, flags));
-    PyObject *answer = none_or_raise(result, &oldpath, &newpath);
-    native_path_release(&oldpath);
-    native_path_release(&newpath);
-    return answer;
-}
-
-PyObject *
-native_nanoseconds(long long whole_seconds, long fraction)
-{
-    long long sum;
-    if (!__builtin_mul_overflow(whole_seconds, NS_PER_S, &sum) &&
-        !__builtin_add_overflow(sum, fraction, &sum)) {
-        return PyLong_FromLongLong(sum);
-    }
-    PyObject *answer = NULL;
-    PyObject *seconds = PyLong_FromLongLong(whole_seconds);
-    PyObject *scale = PyLong_FromLong(NS_PER_S);
-    PyObject *rest = PyLong_FromLong(fraction);
-    PyObject *whole = seconds && scale ? PyNumber_Multiply(seconds, scale) : NULL;
-    if (whole && rest) {
-        answer = PyNumber_Add(whole, rest);
-    }
-    Py_XDECREF(whole);
-    Py_XDECREF(rest);
-    Py_XDECREF(scale);
-    Py_XDECREF(seconds);
-    return answer;
-}
-
-static PyStructSequence_Field statx_fields[] = {
-    {"mask", "which fields hold: STATX_* bits"},
-    {"blksize", "preferred size of a read or write, bytes"},
-    {"attributes", "STATX_ATTR_* bits"},
-    {"nlink", "number of hard links"},
-    {"uid", "owner"},
-    {"gid", "group"},
-    {"mode", "type and permissions"},
-    {"ino", "inode number"},
-    {"size", "length, bytes"},
-    {"blocks", "allocated units of 512 bytes"},
-    {"attributes_mask", "the attributes that the file system knows"},
-    {"atime_ns", "last access, nanoseconds since the epoch"},
-    {"btime_ns", "creation, nanoseconds since the epoch"},
-    {"ctime_ns", "last change of the inode, nanoseconds since the epoch"},
-    {"mtime_ns", "last change of the content, nanoseconds since the epoch"},
-    {"rdev", "the device that a device file represents"},
-    {"dev", "the device that holds the file"},
-    {"mnt_id", "the mount of the path"},
-    {NULL, NULL},
+struct call {
+    long number;
+    const char *types;
+    bool answers; /* with the call's result, not with None */
+    const char *parameters;
+    PyMethodDef method;
+    char *names[MOST_ARGUMENTS + 1]; /* of the parameters */
+    char format[64];                 /* of PyArg_ParseTupleAndKeywords */
 };
 
-static PyStructSequence_Desc statx_desc = {
-    .name = "overlaykit._native.Statx",
-    .doc = "The result of statx(2).",
-    .fields = statx_fields,
-    .n_in_sequence = sizeof(statx_fields) / sizeof(statx_fields[0]) - 1,
+static PyObject *py_call(PyObject *call, PyObject *args, PyObject *kwargs);
+
+#define ROW(name, types_, answers_, parameters_, summary)                                          \
+    {                                                                                              \
+        .number = SYS_##name, .types = types_, .answers = answers_, .parameters = parameters_,     \
+        .method = {#name, (PyCFunction)(void (*)(void))py_call, METH_VARARGS | METH_KEYWORDS,      \
+                   #name "($module, /, " parameters_ ")\n--\n\n" summary}                          \
+    }
+
+static struct call calls[] = {
+    ROW(openat2, "ipomm", true, "dirfd, path, flags, mode=0, resolve=0",
+        "openat2(2): open a file, with limits on how its path is resolved."),
+    ROW(renameat2, "ipipu", false, "olddirfd, oldpath, newdirfd, newpath, flags=0",
+        "renameat2(2): rename, exchange, or rename and leave a whiteout."),
+    ROW(name_to_handle_at, "ipbbi", false, "dirfd, path, handle, mount_id, flags=0",
+        "name_to_handle_at(2): the file system's identifier of an inode, as struct file_handle."),
+    ROW(open_by_handle_at, "ibc", true, "mount_fd, handle, flags",
+        "open_by_handle_at(2): a descriptor of the inode of a struct file_handle."),
+    ROW(open_tree, "ipc", true, "dirfd, path, flags",
+        "open_tree(2): a descriptor of a mount, or of a private clone of it."),
+    ROW(move_mount, "ipipu", false, "from_dirfd, from_path, to_dirfd, to_path, flags",
+        "move_mount(2): attach or move a mount."),
+    ROW(mount_setattr, "ipummmm", false,
+        "dirfd, path, flags, attr_set=0, attr_clr=0, propagation=0, userns_fd=0",
+        "mount_setattr(2): change a mount's attributes, propagation or id mapping."),
+    ROW(fsopen, "sf", true, "fstype, flags", "fsopen(2): begin to configure a file system."),
+    ROW(fsconfig, "iuzzi", false, "fd, command, key, value, aux=0",
+        "fsconfig(2): configure it; fd then reads as the kernel's messages."),
+    ROW(fsmount, "ifu", true, "fd, flags, attr_flags",
+        "fsmount(2): a descriptor of a new, unattached mount of it."),
+    ROW(mount, "zpzqz", false, "source, target, fstype, flags, data=None",
+        "mount(2): mount, remount, bind, move, or set propagation."),
+    ROW(umount2, "pi", false, "target, flags", "umount2(2): unmount."),
+    ROW(unshare, "i", false, "flags", "unshare(2): enter new namespaces."),
+    ROW(setns, "ii", false, "fd, nstype",
+        "setns(2): enter a namespace, or several of the process of a pidfd."),
+    ROW(close_range, "uuu", false, "first, last, flags",
+        "close_range(2): close descriptors first to last, or mark them close-on-exec."),
+    ROW(prctl, "iqqqq", true, "option, arg2=0, arg3=0, arg4=0, arg5=0",
+        "prctl(2): change how the kernel treats this process."),
+    ROW(seccomp, "uuF", true, "operation, flags, program",
+        "seccomp(2): filter the system calls of this process."),
+    ROW(signalfd4, "imc", true, "fd, mask, flags",
+        "signalfd(2): a descriptor that is readable while a signal of the mask is pending."),
 };
 
-static PyObject *
-statx_answer(PyTypeObject *type, const struct statx *stx)
+enum { CALLS = sizeof(calls) / sizeof(calls[0]) };
+
+struct argument {
+    char type;
+    uint64_t number;
+    native_path path; /* of a string, too */
+    struct sock_fprog filter;
+};
+
+static int
+filter_from(PyObject *given, struct sock_fprog *filter)
 {
-    PyObject *answer = PyStructSequence_New(type);
-    if (answer == NULL) {
-        return NULL;
+    Py_ssize_t size;
+    char *bytes;
+    if (PyBytes_AsStringAndSize(given, &bytes, &size) < 0)
+        return 0;
+    const Py_ssize_t one = sizeof(struct sock_filter);
+    if (size == 0 || size % one != 0 || size / one > BPF_MAXINSNS) {
+        PyErr_SetString(PyExc_ValueError, "not the instructions of a filter");
+        return 0;
     }
-    PyObject *values[] = {
-        PyLong_FromUnsignedLong(stx->stx_mask),
-        PyLong_FromUnsignedLong(stx->stx_blksize),
-        PyLong_FromUnsignedLongLong(stx->stx_attributes),
-        PyLong_FromUnsignedLong(stx->stx_nlink),
-        PyLong_FromUnsignedLong(stx->stx_uid),
-        PyLong_FromUnsignedLong(stx->stx_gid),
-        PyLong_FromUnsignedLong(stx->stx_mode),
-        PyLong_FromUnsignedLongLong(stx->stx_ino),
-        PyLong_FromUnsignedLongLong(stx->stx_size),
-        PyLong_FromUnsignedLongLong(stx->stx_blocks),
-        PyLong_FromUnsignedLongLong(stx->stx_attributes_mask),
-        native_nanoseconds(stx->stx_atime.tv_sec, stx->stx_atime.tv_nsec),
-        native_nanoseconds(stx->stx_btime.tv_sec, stx->stx_btime.tv_nsec),
-        native_nanoseconds(stx->stx_ctime.tv_sec, stx->stx_ctime.tv_nsec),
-        native_nanoseconds(stx->stx_mtime.tv_sec, stx->stx_mtime.tv_nsec),
-        PyLong_FromUnsignedLongLong(makedev(stx->stx_rdev_major, stx->stx_rdev_minor)),
-        PyLong_FromUnsignedLongLong(makedev(stx->stx_dev_major, stx->stx_dev_minor)),
-        PyLong_FromUnsignedLongLong(stx->stx_mnt_id),
-    };
-    for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
-        PyStructSequence_SetItem(answer, (Py_ssize_t)i, values[i]);
+    filter->len = (unsigned short)(size / one);
+    filter->filter = (struct sock_filter *)(void *)bytes;
+    return 1;
+}
+
+/* Converter for "O&". */
+static int
+argument_from(PyObject *given, void *address)
+{
+    struct argument *argument = address;
+    uint32_t number;
+    int overflow;
+    switch (argument->type) {
+    case 'p':
+    case 's':
+        return native_path_from(given, &argument->path);
+    case 'z':
+        return native_path_or_none_from(given, &argument->path);
+    case 'm':
+    case 'o':
+    case 'q':
+        return native_uint64_from(given, &argument->number);
+    case 'i':
+        argument->number = (uint64_t)PyLong_AsLongAndOverflow(given, &overflow);
+        if (PyErr_Occurred())
+            return 0;
+        if (!overflow && (int64_t)argument->number == (int)argument->number)
+            return 1;
+        PyErr_SetString(PyExc_OverflowError, "not an int of 32 bits");
+        return 0;
+    case 'F':
+        return filter_from(given, &argument->filter);
+    case 'b':
+        if (!PyByteArray_Check(given) || PyByteArray_Size(given) < LEAST_BUFFER_BYTES) {
+            PyErr_SetString(PyExc_TypeError, "not a bytearray of 256 bytes or more");
+            return 0;
+        }
+        argument->number = (uintptr_t)PyByteArray_AsString(given);
+        return 1;
+    default:
+        if (!native_uint32_from(given, &number))
+            return 0;
+        argument->number = number;
+        return 1;
     }
-    if (PyErr_Occurred()) {
-        Py_DECREF(answer);
-        return NULL;
+}
+
+/* The word of an argument that is no member of a struct. */
+static long
+word_of(struct argument *argument)
+{
+    switch (argument->type) {
+    case 'p':
+    case 's':
+    case 'z':
+        return (long)argument->path.name;
+    case 'F':
+        return (long)&argument->filter;
+    case 'c':
+        return (long)(argument->number | O_CLOEXEC);
+    case 'f':
+        return (long)(argument->number | FSOPEN_CLOEXEC);
+    default:
+        return (long)argument->number;
     }
-    return answer;
 }
 
 static PyObject *
-py_statx(PyObject *module, PyObject *args, PyObject *kwargs)
+py_call(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"dirfd", "path", "flags", "mask", NULL};
-    int dirfd, flags;
-    native_path path = {0};
-    uint32_t mask;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&iO&:statx", keywords, &dirfd,
-                                     native_path_from, &path, &flags, native_uint32_from, &mask)) {
+    struct call *call = PyCapsule_GetPointer(self, NULL);
+    struct argument given[MOST_ARGUMENTS] = {0};
+    uint64_t members[MOST_MEMBERS];
+    long words[MOST_WORDS] = {0}, result;
+    size_t count = strlen(call->types), used = 0, inside = 0, named = 0;
+    const native_path *paths[2] = {NULL, NULL};
+    for (size_t i = 0; i < count; i++)
+        given[i].type = call->types[i];
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, call->format, call->names, argument_from,
+                                     &given[0], argument_from, &given[1], argument_from, &given[2],
+                                     argument_from, &given[3], argument_from, &given[4],
+                                     argument_from, &given[5], argument_from, &given[6]))
         return NULL;
+    for (size_t i = 0; i < count; i++) {
+        bool is_member = given[i].type == 'm' || given[i].type == 'o';
+        if (is_member && inside == 0) {
+            words[used++] = (long)members;
+            used++; /* the size, below */
+        }
+        if (is_member) {
+            members[inside++] = given[i].number | (given[i].type == 'o' ? O_CLOEXEC : 0);
+            words[used - 1] = (long)(inside * sizeof(*members));
+        } else {
+            words[used++] = word_of(&given[i]);
+        }
+        if (given[i].type == 'p')
+            paths[named++] = &given[i].path;
     }
-    struct statx stx = {0};
-    int result;
-    NATIVE_CALL(result, statx(dirfd, path.name, flags, mask, &stx));
-    native_state *state = PyModule_GetState(module);
-    PyObject *answer = result < 0 ? native_raise(&path, NULL) : statx_answer(state->statx, &stx);
-    native_path_release(&path);
+    NATIVE_CALL(result,
+                syscall(call->number, words[0], words[1], words[2], words[3], words[4], words[5]));
+    PyObject *answer;
+    if (result < 0)
+        answer = native_raise(paths[0], paths[1]);
+    else
+        answer = call->answers ? PyLong_FromLong(result) : Py_NewRef(Py_None);
+    for (size_t i = 0; i < count; i++)
+        native_path_release(&given[i].path);
     return answer;
 }
+
+/* Split "one, two=0" into names and a format, in which parameters with a default are optional. */
+static int
+split_parameters(struct call *call)
+{
+    size_t count = 0, length = 0;
+    char *rest = strdup(call->parameters);
+    if (rest == NULL)
+        return -1;
+    bool optional = false;
+    for (char *name; (name = strtok_r(rest, ", ", &rest)) != NULL;) {
+        char *end = strchr(name, '=');
+        if (end != NULL && !optional)
+            call->format[length++] = '|';
+        optional = end != NULL;
+        if (optional)
+            *end = '\0';
+        call->names[count++] = name;
+        call->format[length++] = 'O';
+        call->format[length++] = '&';
+    }
+    (void)snprintf(call->format + length, sizeof(call->format) - length, ":%s",
+                   call->method.ml_name);
+    return 0;
+}
+
+int
+native_syscalls_init(PyObject *module)
+{
+    for (struct call *call = calls; call < calls + CALLS; call++) {
+        /* Another interpreter of the process may have split them. */
+        if (call->names[0] == NULL && split_parameters(call) < 0) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        PyObject *self = PyCapsule_New(call, NULL, NULL);
+        PyObject *function = self ? PyCFunction_NewEx(&call->method, self, NULL) : NULL;
+        int result = PyModule_AddObjectRef(module, call->method.ml_name, function);
+        Py_XDECREF(function);
+        Py_XDECREF(self);
+        if (result < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* ---- calls with arguments of another form --------------------------------------------------- */
 
 /* Convert an int of nanoseconds or None for utimensat(2). Converter for "O&". */
 static int
@@ -234,94 +308,9 @@ py_utimensat(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     }
     int result;
     NATIVE_CALL(result, utimensat(dirfd, path.name, times, flags));
-    PyObject *answer = none_or_raise(result, &path, NULL);
+    PyObject *answer = result < 0 ? native_raise(&path, NULL) : Py_NewRef(Py_None);
     native_path_release(&path);
     return answer;
-}
-
-static PyStructSequence_Field file_handle_fields[] = {
-    {"type", "the type of the handle's bytes"},
-    {"handle", "the file system's identifier of the inode"},
-    {"mount_id", "the mount of the path"},
-    {NULL, NULL},
-};
-
-static PyStructSequence_Desc file_handle_desc = {
-    .name = "overlaykit._native.FileHandle",
-    .doc = "The result of name_to_handle_at(2).",
-    .fields = file_handle_fields,
-    .n_in_sequence = sizeof(file_handle_fields) / sizeof(file_handle_fields[0]) - 1,
-};
-
-static PyObject *
-file_handle_answer(PyTypeObject *type, const struct file_handle *handle, int mount_id)
-{
-    PyObject *answer = PyStructSequence_New(type);
-    if (answer == NULL) {
-        return NULL;
-    }
-    PyStructSequence_SetItem(answer, 0, PyLong_FromLong(handle->handle_type));
-    PyStructSequence_SetItem(answer, 1,
-                             PyBytes_FromStringAndSize((const char *)handle->f_handle,
-                                                       (Py_ssize_t)handle->handle_bytes));
-    PyStructSequence_SetItem(answer, 2, PyLong_FromLong(mount_id));
-    if (PyErr_Occurred()) {
-        Py_DECREF(answer);
-        return NULL;
-    }
-    return answer;
-}
-
-static PyObject *
-py_name_to_handle_at(PyObject *module, PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"dirfd", "path", "flags", NULL};
-    int dirfd, flags = 0;
-    native_path path = {0};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&|i:name_to_handle_at", keywords, &dirfd,
-                                     native_path_from, &path, &flags)) {
-        return NULL;
-    }
-    union {
-        struct file_handle handle;
-        char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
-    } buffer = {.handle = {.handle_bytes = MAX_HANDLE_SZ}};
-    int mount_id = -1;
-    int result;
-    NATIVE_CALL(result, name_to_handle_at(dirfd, path.name, &buffer.handle, &mount_id, flags));
-    native_state *state = PyModule_GetState(module);
-    PyObject *answer = result < 0
-                           ? native_raise(&path, NULL)
-                           : file_handle_answer(state->file_handle, &buffer.handle, mount_id);
-    native_path_release(&path);
-    return answer;
-}
-
-static PyObject *
-py_open_by_handle_at(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"mount_fd", "handle_type", "handle", "flags", NULL};
-    int mount_fd, type, flags;
-    PyObject *given;
-    char *name;
-    Py_ssize_t length;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iiSi:open_by_handle_at", keywords, &mount_fd,
-                                     &type, &given, &flags) ||
-        PyBytes_AsStringAndSize(given, &name, &length) < 0) {
-        return NULL;
-    }
-    if (length > MAX_HANDLE_SZ) {
-        errno = EINVAL;
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    union {
-        struct file_handle handle;
-        char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
-    } buffer = {.handle = {.handle_bytes = (unsigned int)length, .handle_type = type}};
-    memcpy(buffer.handle.f_handle, name, (size_t)length);
-    long fd;
-    NATIVE_CALL(fd, open_by_handle_at(mount_fd, &buffer.handle, flags | O_CLOEXEC));
-    return int_or_raise(fd, NULL);
 }
 
 /* Append the entries in a buffer of getdents64(2), without "." and "..". */
@@ -401,344 +390,37 @@ py_fstatfs(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     return PyLong_FromUnsignedLong((uint32_t)st.f_type); /* signed on 32-bit machines */
 }
 
-/* ---- mounts --------------------------------------------------------------------------------- */
-
 static PyObject *
-py_open_tree(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+py_statx(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"dirfd", "path", "flags", NULL};
-    int dirfd;
+    static char *keywords[] = {"dirfd", "path", "flags", "mask", NULL};
+    int dirfd, flags, result;
     native_path path = {0};
-    uint32_t flags;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&O&:open_tree", keywords, &dirfd,
-                                     native_path_from, &path, native_uint32_from, &flags)) {
+    uint32_t mask;
+    struct statx stx = {0};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&iO&:statx", keywords, &dirfd,
+                                     native_path_from, &path, &flags, native_uint32_from, &mask))
         return NULL;
-    }
-    long fd;
-    NATIVE_CALL(fd, syscall(SYS_open_tree, dirfd, path.name, flags | OPEN_TREE_CLOEXEC));
-    PyObject *answer = int_or_raise(fd, &path);
+    NATIVE_CALL(result, statx(dirfd, path.name, flags, mask, &stx));
+    const unsigned long long born = (unsigned long long)stx.stx_btime.tv_sec * NS_PER_S;
+    const unsigned long long dev = makedev(stx.stx_dev_major, stx.stx_dev_minor);
+    PyObject *answer = result < 0 ? native_raise(&path, NULL)
+                                  : Py_BuildValue("{s:I,s:K,s:L,s:K,s:K}", "mask", stx.stx_mask,
+                                                  "ino", stx.stx_ino, "btime_ns",
+                                                  (long long)(born + stx.stx_btime.tv_nsec), "dev",
+                                                  dev, "mnt_id", stx.stx_mnt_id);
     native_path_release(&path);
     return answer;
-}
-
-static PyObject *
-py_move_mount(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"from_dirfd", "from_path", "to_dirfd", "to_path", "flags", NULL};
-    int from_dirfd, to_dirfd;
-    native_path from_path = {0}, to_path = {0};
-    uint32_t flags;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&iO&O&:move_mount", keywords, &from_dirfd,
-                                     native_path_from, &from_path, &to_dirfd, native_path_from,
-                                     &to_path, native_uint32_from, &flags)) {
-        return NULL;
-    }
-    long result;
-    NATIVE_CALL(result,
-                syscall(SYS_move_mount, from_dirfd, from_path.name, to_dirfd, to_path.name, flags));
-    PyObject *answer = none_or_raise(result, &from_path, &to_path);
-    native_path_release(&from_path);
-    native_path_release(&to_path);
-    return answer;
-}
-
-static PyObject *
-py_mount_setattr(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"dirfd",    "path",        "flags",     "attr_set",
-                               "attr_clr", "propagation", "userns_fd", NULL};
-    /* struct mount_attr of linux/mount.h, which came with Linux 5.12. */
-    struct {
-        uint64_t attr_set, attr_clr, propagation, userns_fd;
-    } attr = {0};
-    int dirfd;
-    native_path path = {0};
-    uint32_t flags;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&O&|O&O&O&O&:mount_setattr", keywords, &dirfd,
-                                     native_path_from, &path, native_uint32_from, &flags,
-                                     native_uint64_from, &attr.attr_set, native_uint64_from,
-                                     &attr.attr_clr, native_uint64_from, &attr.propagation,
-                                     native_uint64_from, &attr.userns_fd)) {
-        return NULL;
-    }
-    long result;
-    NATIVE_CALL(result, syscall(SYS_mount_setattr, dirfd, path.name, flags, &attr, sizeof(attr)));
-    PyObject *answer = none_or_raise(result, &path, NULL);
-    native_path_release(&path);
-    return answer;
-}
-
-static PyObject *
-py_fsopen(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"fstype", "flags", NULL};
-    const char *fstype;
-    uint32_t flags;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sO&:fsopen", keywords, &fstype,
-                                     native_uint32_from, &flags)) {
-        return NULL;
-    }
-    long fd;
-    NATIVE_CALL(fd, syscall(SYS_fsopen, fstype, flags | FSOPEN_CLOEXEC));
-    return int_or_raise(fd, NULL);
-}
-
-static PyObject *
-py_fsconfig(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"fd", "command", "key", "value", "aux", NULL};
-    int fd, aux = 0;
-    uint32_t command;
-    const char *key;
-    native_path value = {0};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&zO&|i:fsconfig", keywords, &fd,
-                                     native_uint32_from, &command, &key, native_path_or_none_from,
-                                     &value, &aux)) {
-        return NULL;
-    }
-    long result;
-    NATIVE_CALL(result, syscall(SYS_fsconfig, fd, command, key, value.name, aux));
-    PyObject *answer = none_or_raise(result, NULL, NULL);
-    native_path_release(&value);
-    return answer;
-}
-
-static PyObject *
-py_fsmount(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"fd", "flags", "attr_flags", NULL};
-    int fd;
-    uint32_t flags, attr_flags;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&O&:fsmount", keywords, &fd,
-                                     native_uint32_from, &flags, native_uint32_from, &attr_flags)) {
-        return NULL;
-    }
-    long mount_fd;
-    NATIVE_CALL(mount_fd, syscall(SYS_fsmount, fd, flags | FSMOUNT_CLOEXEC, attr_flags));
-    return int_or_raise(mount_fd, NULL);
-}
-
-static PyObject *
-py_mount(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"source", "target", "fstype", "flags", "data", NULL};
-    native_path source = {0}, target = {0}, data = {0};
-    const char *fstype;
-    uint64_t flags;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&zO&|O&:mount", keywords,
-                                     native_path_or_none_from, &source, native_path_from, &target,
-                                     &fstype, native_uint64_from, &flags, native_path_or_none_from,
-                                     &data)) {
-        return NULL;
-    }
-    long result;
-    NATIVE_CALL(result, syscall(SYS_mount, source.name, target.name, fstype, (unsigned long)flags,
-                                data.name));
-    PyObject *answer = none_or_raise(result, &target, NULL);
-    native_path_release(&source);
-    native_path_release(&target);
-    native_path_release(&data);
-    return answer;
-}
-
-static PyObject *
-py_umount2(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"target", "flags", NULL};
-    native_path target = {0};
-    int flags;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&i:umount2", keywords, native_path_from,
-                                     &target, &flags)) {
-        return NULL;
-    }
-    long result;
-    NATIVE_CALL(result, syscall(SYS_umount2, target.name, flags));
-    PyObject *answer = none_or_raise(result, &target, NULL);
-    native_path_release(&target);
-    return answer;
-}
-
-/* ---- processes ------------------------------------------------------------------------------ */
-
-static PyObject *
-py_unshare(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"flags", NULL};
-    int flags;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i:unshare", keywords, &flags)) {
-        return NULL;
-    }
-    int result;
-    NATIVE_CALL(result, unshare(flags));
-    return none_or_raise(result, NULL, NULL);
-}
-
-static PyObject *
-py_setns(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"fd", "nstype", NULL};
-    int fd, nstype;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii:setns", keywords, &fd, &nstype)) {
-        return NULL;
-    }
-    int result;
-    NATIVE_CALL(result, setns(fd, nstype));
-    return none_or_raise(result, NULL, NULL);
-}
-
-static PyObject *
-py_close_range(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"first", "last", "flags", NULL};
-    uint32_t first, last, flags;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&O&:close_range", keywords,
-                                     native_uint32_from, &first, native_uint32_from, &last,
-                                     native_uint32_from, &flags)) {
-        return NULL;
-    }
-    long result;
-    NATIVE_CALL(result, syscall(SYS_close_range, first, last, flags));
-    return none_or_raise(result, NULL, NULL);
-}
-
-static PyObject *
-py_prctl(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"option", "arg2", "arg3", "arg4", "arg5", NULL};
-    int option;
-    uint64_t arg2 = 0, arg3 = 0, arg4 = 0, arg5 = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|O&O&O&O&:prctl", keywords, &option,
-                                     native_uint64_from, &arg2, native_uint64_from, &arg3,
-                                     native_uint64_from, &arg4, native_uint64_from, &arg5)) {
-        return NULL;
-    }
-    int result;
-    NATIVE_CALL(result, prctl(option, (unsigned long)arg2, (unsigned long)arg3, (unsigned long)arg4,
-                              (unsigned long)arg5));
-    return int_or_raise(result, NULL);
-}
-
-static PyObject *
-py_seccomp(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"flags", "program", NULL};
-    uint32_t flags;
-    PyObject *given;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&S:seccomp", keywords, native_uint32_from,
-                                     &flags, &given)) {
-        return NULL;
-    }
-    Py_ssize_t size;
-    char *bytes;
-    if (PyBytes_AsStringAndSize(given, &bytes, &size) < 0) {
-        return NULL;
-    }
-    size_t one = sizeof(struct sock_filter);
-    if (size == 0 || (size_t)size % one != 0 || (size_t)size / one > BPF_MAXINSNS) {
-        PyErr_SetString(PyExc_ValueError, "not the instructions of a filter");
-        return NULL;
-    }
-    struct sock_filter *filter = PyMem_Malloc((size_t)size);
-    if (filter == NULL) {
-        return PyErr_NoMemory();
-    }
-    memcpy(filter, bytes, (size_t)size);
-    struct sock_fprog program = {.len = (unsigned short)((size_t)size / one), .filter = filter};
-    long result;
-    NATIVE_CALL(result, syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program));
-    int failure = errno;
-    PyMem_Free(filter);
-    errno = failure;
-    if (result > 0) { // SECCOMP_FILTER_FLAG_TSYNC: the number of a thread with another filter
-        errno = EBUSY;
-        result = -1;
-    }
-    return none_or_raise(result, NULL, NULL);
-}
-
-static PyObject *
-py_signalfd(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"mask", NULL};
-    uint64_t mask;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&:signalfd", keywords, native_uint64_from,
-                                     &mask)) {
-        return NULL;
-    }
-    sigset_t signals;
-    sigemptyset(&signals);
-    for (int number = 1; number <= 64; number++) {
-        if (mask >> (number - 1) & 1) {
-            sigaddset(&signals, number);
-        }
-    }
-    int fd;
-    NATIVE_CALL(fd, signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-    return int_or_raise(fd, NULL);
 }
 
 PyMethodDef native_syscall_methods[] = {
-    NATIVE_METHOD(openat2, "($module, /, dirfd, path, flags, mode=0, resolve=0)",
-                  "openat2(2): open a file, with limits on how its path is resolved."),
-    NATIVE_METHOD(renameat2, "($module, /, olddirfd, oldpath, newdirfd, newpath, flags=0)",
-                  "renameat2(2): rename, exchange, or rename and leave a whiteout."),
     NATIVE_METHOD(statx, "($module, /, dirfd, path, flags, mask)",
-                  "statx(2): the attributes of an inode, as a Statx."),
+                  "statx(2): the attributes of an inode that os.stat lacks, by name."),
     NATIVE_METHOD(utimensat, "($module, /, dirfd, path, atime_ns, mtime_ns, flags=0)",
                   "utimensat(2): set times in nanoseconds; None keeps one."),
-    NATIVE_METHOD(
-        name_to_handle_at, "($module, /, dirfd, path, flags=0)",
-        "name_to_handle_at(2): the file system's identifier of an inode, as a FileHandle."),
-    NATIVE_METHOD(open_by_handle_at, "($module, /, mount_fd, handle_type, handle, flags)",
-                  "open_by_handle_at(2): a descriptor of the inode of a FileHandle."),
     NATIVE_METHOD(getdents64, "($module, /, fd, count)",
                   "getdents64(2): the next entries of an open directory."),
     NATIVE_METHOD(fstatfs, "($module, /, fd)",
                   "fstatfs(2): f_type, the kind of the file system, which os.fstatvfs lacks."),
-    NATIVE_METHOD(open_tree, "($module, /, dirfd, path, flags)",
-                  "open_tree(2): a descriptor of a mount, or of a private clone of it."),
-    NATIVE_METHOD(move_mount, "($module, /, from_dirfd, from_path, to_dirfd, to_path, flags)",
-                  "move_mount(2): attach or move a mount."),
-    NATIVE_METHOD(mount_setattr,
-                  "($module, /, dirfd, path, flags, attr_set=0, attr_clr=0, propagation=0, "
-                  "userns_fd=0)",
-                  "mount_setattr(2): change a mount's attributes, propagation or id mapping."),
-    NATIVE_METHOD(fsopen, "($module, /, fstype, flags)",
-                  "fsopen(2): begin to configure a file system."),
-    NATIVE_METHOD(fsconfig, "($module, /, fd, command, key, value, aux=0)",
-                  "fsconfig(2): configure it; fd then reads as the kernel's messages."),
-    NATIVE_METHOD(fsmount, "($module, /, fd, flags, attr_flags)",
-                  "fsmount(2): a descriptor of a new, unattached mount of it."),
-    NATIVE_METHOD(mount, "($module, /, source, target, fstype, flags, data=None)",
-                  "mount(2): mount, remount, bind, move, or set propagation."),
-    NATIVE_METHOD(umount2, "($module, /, target, flags)", "umount2(2): unmount."),
-    NATIVE_METHOD(unshare, "($module, /, flags)", "unshare(2): enter new namespaces."),
-    NATIVE_METHOD(setns, "($module, /, fd, nstype)",
-                  "setns(2): enter a namespace, or several of the process of a pidfd."),
-    NATIVE_METHOD(close_range, "($module, /, first, last, flags)",
-                  "close_range(2): close descriptors first to last, or mark them close-on-exec."),
-    NATIVE_METHOD(prctl, "($module, /, option, arg2=0, arg3=0, arg4=0, arg5=0)",
-                  "prctl(2): change how the kernel treats this process."),
-    NATIVE_METHOD(seccomp, "($module, /, flags, program)",
-                  "seccomp(2): filter the system calls of this process."),
-    NATIVE_METHOD(
-        signalfd, "($module, /, mask)",
-        "signalfd(2): a descriptor that is readable while a signal of the mask is pending."),
     {NULL, NULL, 0, NULL},
 };
-
-int
-native_syscalls_init(PyObject *module, native_state *state)
-{
-    state->statx = PyStructSequence_NewType(&statx_desc);
-    if (state->statx == NULL ||
-        PyModule_AddObjectRef(module, "Statx", (PyObject *)state->statx) < 0) {
-        return -1;
-    }
-    state->file_handle = PyStructSequence_NewType(&file_handle_desc);
-    if (state->file_handle == NULL ||
-        PyModule_AddObjectRef(module, "FileHandle", (PyObject *)state->file_handle) < 0) {
-        return -1;
-    }
-    return 0;
-}

@@ -9,7 +9,7 @@ Raises: OSError with the call's errno, and with the path as its filename (of `mo
 
 import os
 from os import PathLike
-from typing import Final, Literal, TypeAlias, final
+from typing import Final, Literal, TypeAlias, TypedDict
 
 _Path: TypeAlias = bytes | str | PathLike[bytes] | PathLike[str]
 
@@ -60,6 +60,7 @@ PR_SET_CHILD_SUBREAPER: Final[int]
 PR_SET_NO_NEW_PRIVS: Final[int]
 SECCOMP_FILTER_FLAG_LOG: Final[int]
 SECCOMP_FILTER_FLAG_TSYNC: Final[int]
+SECCOMP_SET_MODE_FILTER: Final[int]
 
 RENAME_EXCHANGE: Final[int]
 RENAME_NOREPLACE: Final[int]
@@ -75,45 +76,21 @@ STATX_BASIC_STATS: Final[int]
 STATX_BTIME: Final[int]
 STATX_MNT_ID: Final[int]
 
-@final
-class Statx:
-    """The result of statx(2), a named tuple. `mask` has the bits of the fields that are valid.
+class _Statx(TypedDict):
+    """Of the result of statx(2). `mask` has the bits of the fields that are valid."""
 
-    Times are nanoseconds since the epoch; `size` and `blksize` are bytes, `blocks` units of 512.
-    """
-
-    mask: Final[int]
-    blksize: Final[int]
-    attributes: Final[int]
-    nlink: Final[int]
-    uid: Final[int]
-    gid: Final[int]
-    mode: Final[int]
-    ino: Final[int]
-    size: Final[int]
-    blocks: Final[int]
-    attributes_mask: Final[int]
-    atime_ns: Final[int]
-    btime_ns: Final[int]
-    ctime_ns: Final[int]
-    mtime_ns: Final[int]
-    rdev: Final[int]
-    dev: Final[int]
-    mnt_id: Final[int]
-
-@final
-class FileHandle:
-    """The result of name_to_handle_at(2), a named tuple: the file system's identifier of an inode."""
-
-    type: Final[int]
-    handle: Final[bytes]
-    mount_id: Final[int]
+    mask: int
+    ino: int
+    btime_ns: int
+    """Creation, nanoseconds since the epoch."""
+    dev: int
+    mnt_id: int
 
 def openat2(dirfd: int, path: _Path, flags: int, mode: int = 0, resolve: int = 0) -> int: ...
 def renameat2(
     olddirfd: int, oldpath: _Path, newdirfd: int, newpath: _Path, flags: int = 0
 ) -> None: ...
-def statx(dirfd: int, path: _Path, flags: int, mask: int) -> Statx: ...
+def statx(dirfd: int, path: _Path, flags: int, mask: int) -> _Statx: ...
 def stat_or_none(dirfd: int, name: _Path) -> os.stat_result | None:
     """os.stat(name, dir_fd=dirfd, follow_symlinks=False), or None where the name does not exist (ENOENT)."""
 
@@ -125,8 +102,12 @@ def utimensat(
 ) -> None:
     """Set times in nanoseconds since the epoch; None keeps one (UTIME_OMIT)."""
 
-def name_to_handle_at(dirfd: int, path: _Path, flags: int = 0) -> FileHandle: ...
-def open_by_handle_at(mount_fd: int, handle_type: int, handle: bytes, flags: int) -> int: ...
+def name_to_handle_at(
+    dirfd: int, path: _Path, handle: bytearray, mount_id: bytearray, flags: int = 0
+) -> None:
+    """Write a struct file_handle (overlaykit/handles.py) and an int into buffers of 256 bytes."""
+
+def open_by_handle_at(mount_fd: int, handle: bytearray, flags: int) -> int: ...
 def getdents64(fd: int, count: int) -> list[tuple[bytes, int, int]]:
     """The next entries of an open directory, as many as fit into `count` bytes, without `.` and `..`.
 
@@ -167,15 +148,16 @@ def unshare(flags: int) -> None: ...
 def setns(fd: int, nstype: int) -> None: ...
 def close_range(first: int, last: int, flags: int) -> None: ...
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int: ...
-def seccomp(flags: int, program: bytes) -> None:
-    """Install a filter of system calls, as instructions of BPF. `flags`: SECCOMP_FILTER_FLAG_*.
+def seccomp(operation: int, flags: int, program: bytes) -> int:
+    """With SECCOMP_SET_MODE_FILTER: install a filter of system calls, as instructions of BPF.
 
     Requires: no_new_privs, or CAP_SYS_ADMIN.
-    Raises: OSError: EBUSY if a thread has a filter of its own (SECCOMP_FILTER_FLAG_TSYNC). ValueError.
+    Returns: with SECCOMP_FILTER_FLAG_TSYNC, a thread that has a filter of its own, because of which none is installed.
+    Raises: ValueError.
     """
 
-def signalfd(mask: int) -> int:
-    """A close-on-exec, non-blocking descriptor, readable while a signal N of the mask (bits 1 << (N - 1)) is pending.
+def signalfd4(fd: int, mask: int, flags: int) -> int:
+    """A descriptor that is readable while a signal N of the mask (bits 1 << (N - 1)) is pending.
 
     Requires: the polling thread blocks these signals.
     """

@@ -143,7 +143,7 @@ def pending_readable() -> Iterator[int]:
 
 def pending_descriptor() -> int:
     """A descriptor that is readable while held signals are pending, and that the caller closes."""
-    return _native.signalfd(mask(_this_thread.held))
+    return _native.signalfd4(-1, mask(_this_thread.held), os.O_NONBLOCK)
 
 
 def take() -> Iterator[int]:

@@ -36,14 +36,20 @@ def confine(*, attached: bool) -> None:
         log.warning("%s is missing: the daemon runs without a filter", error.filename)
         return
     _native.prctl(_native.PR_SET_NO_NEW_PRIVS, 1)
-    every_thread = _native.SECCOMP_FILTER_FLAG_TSYNC
     try:
-        _native.seccomp(every_thread, threads)
-        _native.seccomp(every_thread | _native.SECCOMP_FILTER_FLAG_LOG, others)
+        _install(threads)
+        _install(others, _native.SECCOMP_FILTER_FLAG_LOG)
     except OSError as error:
         if error.errno not in _ABSENT:
             raise
         log.warning("the kernel has no filters of system calls: the daemon runs without one")
+
+
+def _install(program: bytes, flags: int = 0) -> None:
+    """Have a filter hold for every thread. Raises: OSError (EBUSY if one has a filter of its own)."""
+    flags |= _native.SECCOMP_FILTER_FLAG_TSYNC
+    if _native.seccomp(_native.SECCOMP_SET_MODE_FILTER, flags, program):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
 def _read(name: str) -> bytes:

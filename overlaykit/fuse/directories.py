@@ -66,7 +66,7 @@ def real_path(fd: int) -> str:
 
 def device_of(fd: int) -> int:
     """The st_dev of a descriptor, without a request to its file system."""
-    return _native.statx(fd, b"", _native.AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, 0).dev
+    return _native.statx(fd, b"", _native.AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, 0)["dev"]
 
 
 def shown_path(path: str, fd: int) -> str:
@@ -198,4 +198,4 @@ def _is_ancestor(outer: int, inner: int) -> bool:
 
 def _identity(fd: int) -> tuple[int, int, int]:
     found = _native.statx(fd, b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID)
-    return found.mnt_id, found.dev, found.ino
+    return found["mnt_id"], found["dev"], found["ino"]

@@ -107,7 +107,8 @@ class Server:
         self._is_ended = False
         self._last = time.monotonic()
         signal.pthread_sigmask(signal.SIG_SETMASK, _SIGNALS)
-        self._signals = _native.signalfd(sum(1 << (number - 1) for number in _SIGNALS))
+        mask = sum(1 << (number - 1) for number in _SIGNALS)
+        self._signals = _native.signalfd4(-1, mask, os.O_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._signals, select.POLLIN)
         self._listener: socket.socket | None = self._listen(listener)

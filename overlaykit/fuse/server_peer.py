@@ -107,7 +107,7 @@ class Traits:
             name: os.readlink(f"{at}/ns/{name}") for name in sorted(os.listdir(f"{at}/ns"))
         }
         root = _native.statx(_native.AT_FDCWD, f"{at}/root", 0, _native.STATX_MNT_ID)
-        self.root = (root.dev, root.ino, root.mnt_id)
+        self.root = (root["dev"], root["ino"], root["mnt_id"])
         status = dict(line.split(b":", 1) for line in procfs.read(f"{at}/status").splitlines())
         self.credentials = {name: status[name] for name in _EQUAL}
         self.is_confined = any(status.get(name, b"\t0") != b"\t0" for name in _CONFINING)

@@ -230,7 +230,7 @@ def _open_lower(
 
 def _is_idmapped(directory: int) -> bool:
     """Whether a directory lies on an idmapped mount."""
-    number = _native.statx(directory, b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID).mnt_id
+    number = _native.statx(directory, b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID)["mnt_id"]
     return any(mount.idmapped for mount in mountinfo.current() if mount.id == number)
 
 

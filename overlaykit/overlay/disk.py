@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from overlaykit import _native
+from overlaykit import _native, handles
 from overlaykit.beneath import INODE, NEW_FILE
 from overlaykit.overlay.marker_names import (
     AUFS_WHITEOUT,
@@ -209,7 +209,7 @@ class _Probe:
         return all(kind for _, kind, _ in _native.getdents64(self._fd, 4096))
 
     def _take_handle(self) -> bool:
-        _native.name_to_handle_at(self._fd, b"a", 0)
+        handles.of_name(self._fd, b"a")
         return True
 
     def _stat_unlinked(self) -> bool:

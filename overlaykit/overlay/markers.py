@@ -20,7 +20,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native
+from overlaykit import _native, handles
 from overlaykit.overlay import features
 from overlaykit.overlay.marker_names import AUFS_WHITEOUT, TRUSTED_PREFIX, USER_PREFIX
 
@@ -125,7 +125,7 @@ class Origin:
 def find_origin(dirfd: int, name: bytes, uuid: bytes) -> Origin | None:
     """The origin that names the inode `name`; None where the file system has no file handles."""
     try:
-        found = _native.name_to_handle_at(dirfd, name, 0)
+        found = handles.of_name(dirfd, name)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.EOVERFLOW, errno.EPERM, errno.ENOSYS):
             return None
@@ -144,7 +144,7 @@ def origin_link_count(root: int, origin: Origin) -> int | None:
     Returns: None if the inode is gone, or without CAP_DAC_READ_SEARCH (open_by_handle_at(2)).
     """
     try:
-        inode = _native.open_by_handle_at(root, origin.type, origin.handle, os.O_PATH)
+        inode = handles.opened(root, origin.type, origin.handle, os.O_PATH)
     except OSError as error:
         if error.errno in _NO_ORIGIN:
             return None

@@ -245,7 +245,7 @@ def _identity(fd: int) -> Identity:
 def _identity_at(dirfd: int, name: bytes, flags: int) -> Identity:
     mask = _native.STATX_BASIC_STATS | _native.STATX_BTIME
     st = _native.statx(dirfd, name, flags, mask)
-    return b"%d.%d" % (st.ino, st.btime_ns if st.mask & _native.STATX_BTIME else 0)
+    return b"%d.%d" % (st["ino"], st["btime_ns"] if st["mask"] & _native.STATX_BTIME else 0)
 
 
 def _open(layer_dir: LayerDir, path: bytes) -> int | None:

@@ -284,7 +284,7 @@ def _require_one_mount(work: Layer, upper: Layer) -> None:
     Raises: OSError (EXDEV).
     """
     mounts = {
-        _native.statx(layer_dir.fd(), b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID).mnt_id
+        _native.statx(layer_dir.fd(), b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID)["mnt_id"]
         for layer_dir in (work.root, upper.root)
     }
     if len(mounts) > 1:

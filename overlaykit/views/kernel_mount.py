@@ -309,9 +309,12 @@ def _check_upper(upper: int, work: int, *, user: bool, has_index: bool) -> None:
 def _has_handles(directory: int) -> bool:
     """Whether the index works for a layer: its file system gives its inodes handles."""
     try:
-        _native.name_to_handle_at(directory, b"", _native.AT_EMPTY_PATH)
-    except OSError:
-        return False
+        # With no room for the handle: an empty struct file_handle.
+        _native.name_to_handle_at(
+            directory, b"", bytearray(256), bytearray(256), _native.AT_EMPTY_PATH
+        )
+    except OSError as error:
+        return error.errno == errno.EOVERFLOW
     return True
 
 

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import overlaykit
-from overlaykit import _native
+from overlaykit import _native, handles
 
 with open(os.path.join(os.path.dirname(overlaykit.__file__), "_native.pyi")) as stub:
     STUB = ast.parse(stub.read())
 FUNCTIONS = [node for node in STUB.body if isinstance(node, ast.FunctionDef)]
-CLASSES = [node for node in STUB.body if isinstance(node, ast.ClassDef)]
 CONSTANTS = [
     node.target.id
     for node in STUB.body
@@ -27,7 +26,7 @@ CONSTANTS = [
 
 
 def test_every_public_name_is_in_the_stub_and_no_other() -> None:
-    promised = {node.name for node in FUNCTIONS + CLASSES} | set(CONSTANTS)
+    promised = {node.name for node in FUNCTIONS} | set(CONSTANTS)
     kept = {name for name in vars(_native) if not name.startswith("__")}
     assert kept == promised - {"_Path"}
 
@@ -68,22 +67,6 @@ def test_arguments_have_the_names_and_defaults_of_the_stub(function: ast.Functio
     assert [(p.name, p.default) for p in signature.parameters.values()] == promised
 
 
-@pytest.mark.parametrize("kind", CLASSES, ids=lambda node: node.name)
-def test_results_have_the_fields_of_the_stub(kind: ast.ClassDef) -> None:
-    result = {
-        "Statx": _native.statx(_native.AT_FDCWD, "/", 0, _native.STATX_BASIC_STATS),
-        "FileHandle": _native.name_to_handle_at(_native.AT_FDCWD, tempfile.gettempdir()),
-    }[kind.name]
-    assert type(result) is getattr(_native, kind.name)
-    for node in kind.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            assert type(getattr(result, node.target.id)) is (
-                bytes if node.target.id == "handle" else int
-            )
-            with pytest.raises(AttributeError):
-                setattr(result, node.target.id, 0)
-
-
 def test_constants_agree_with_those_that_python_knows() -> None:
     for name in CONSTANTS:
         if hasattr(os, name):
@@ -104,7 +87,7 @@ def fail_to_parse() -> None:
     "call",
     [
         lambda: _native.statx(_native.AT_FDCWD, b"/", 0, _native.STATX_BASIC_STATS),
-        lambda: _native.name_to_handle_at(_native.AT_FDCWD, tempfile.gettempdir()),
+        lambda: handles.of_name(_native.AT_FDCWD, tempfile.gettempdir()),
         lambda: _native.prctl(_native.PR_SET_CHILD_SUBREAPER, 0),
         fail_to_open,
         fail_to_parse,

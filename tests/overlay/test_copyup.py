@@ -10,7 +10,7 @@ import struct
 
 import pytest
 
-from overlaykit import _native
+from overlaykit import _native, handles
 from overlaykit.overlay.attributes import Changes
 from overlaykit.overlay.stack import MergeOptions
 
@@ -463,7 +463,7 @@ def test_the_copy_carries_its_origin_as_the_kernel_writes_it(stack: Stack) -> No
     with stack.open() as view:
         view.write("f", b"y")
     raw = os.getxattr(os.path.join(stack.upper, "f"), stack.marker("origin"))
-    handle = _native.name_to_handle_at(_native.AT_FDCWD, os.path.join(lower, "f"))
+    handle = handles.of_name(_native.AT_FDCWD, os.path.join(lower, "f"))
     assert raw.endswith(handle.handle)
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from functools import partial
 
-from overlaykit import _native
+from overlaykit import _native, handles
 
 from ..files import drop_caches, ino_of, opened, read_file, write_file
 from ..refusals import refused, unless_refused
@@ -51,7 +51,7 @@ def check_a_file_handle_opens_its_file_or_nothing() -> None:
     write_file("new", b"new")
     handles = unless_refused(
         errno.EOPNOTSUPP,
-        lambda: {n: _native.name_to_handle_at(_native.AT_FDCWD, n) for n in ("f", "new")},
+        lambda: {n: handles.of_name(_native.AT_FDCWD, n) for n in ("f", "new")},
     )
     if handles is None:
         return
@@ -69,14 +69,14 @@ def check_a_file_handle_opens_its_file_or_nothing() -> None:
             pass
 
 
-def _read_by(mount: int, handle: _native.FileHandle) -> bytes:
+def _read_by(mount: int, handle: handles.FileHandle) -> bytes:
     with _opened_by(mount, handle) as fd:
         return os.read(fd, 10)
 
 
 @contextlib.contextmanager
-def _opened_by(mount: int, handle: _native.FileHandle) -> Iterator[int]:
-    fd = _native.open_by_handle_at(mount, handle.type, handle.handle, os.O_RDONLY)
+def _opened_by(mount: int, handle: handles.FileHandle) -> Iterator[int]:
+    fd = handles.opened(mount, handle.type, handle.handle, os.O_RDONLY)
     try:
         yield fd
     finally:
