@@ -36,6 +36,7 @@ struct logs {
     int epoll, directory, file;
     char name[LONGEST_NAME], old[LONGEST_NAME + 2];
     uint64_t size, limit;
+    bool at_once;
     struct stream streams[2];
 };
 
@@ -107,7 +108,7 @@ write_lines(struct stream *stream)
         stream->held -= count + 1;
         memmove(stream->line, end + 1, stream->held);
     }
-    if (stream->held == LONGEST_LINE) {
+    if (stream->held == LONGEST_LINE || (stream->held && stream->logs->at_once)) {
         write_record(stream, stream->held, false);
         stream->held = 0;
     }
@@ -149,7 +150,7 @@ stream_ready(struct source *source, uint32_t events)
 }
 
 struct logs *
-logs_new(int epoll, const int *pipes, int directory, const char *name, uint64_t limit)
+logs_new(int epoll, const int *pipes, int directory, const char *name, uint64_t limit, bool at_once)
 {
     static const char *const tags[] = {"stdout", "stderr"};
     struct logs *logs = calloc(1, sizeof *logs);
@@ -158,6 +159,7 @@ logs_new(int epoll, const int *pipes, int directory, const char *name, uint64_t 
     logs->epoll = epoll;
     logs->directory = directory;
     logs->limit = limit;
+    logs->at_once = at_once;
     (void)snprintf(logs->name, sizeof logs->name, "%s", name);
     (void)snprintf(logs->old, sizeof logs->old, "%s.1", logs->name);
     open_file(logs);

@@ -107,6 +107,7 @@ static const struct form forms[STEPS] = {
     [STEP_HELPER] = {"helper", "ll", IN_MONITOR, ONCE},
     [STEP_CONNECT] = {"connect", "", IN_MONITOR, ONCE},
     [STEP_COVER] = {"cover", "ssu", IN_INIT, MANY},
+    [STEP_INPUT] = {"input", "d", IN_PLAN, ONCE},
 };
 
 static const char *const section_names[SECTIONS] = {"plan", "monitor", "init", "command", "end"};

@@ -99,6 +99,7 @@ enum step {
     STEP_HELPER,
     STEP_CONNECT,
     STEP_COVER,
+    STEP_INPUT,
     STEPS,
 };
 

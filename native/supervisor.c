@@ -75,6 +75,7 @@ static struct {
     bool may_reap;           /* the parent has a pidfd of init */
     int json;                /* where child-pid and exit-code are written; -1 for nowhere */
     int64_t grace, deadline; /* milliseconds from SIGTERM to SIGKILL, -1 for ever; when that is */
+    int input;    /* a write end of the pipe that is the input; -1 for none, and at its end */
     int announce; /* the write end of a pipe that tells that the command runs; -1 if none does */
     struct ports *ports;
     struct logs *logs;
@@ -91,6 +92,7 @@ static struct {
              .view = -1,
              .terminal = -1,
              .changes = -1,
+             .input = -1,
              .helper = {.socket = -1}};
 
 /* ---- events --------------------------------------------------------------------------------- */
@@ -227,6 +229,19 @@ command_changed(struct source *source, uint32_t events)
     stop_with_command();
 }
 
+/* What an attached client asks for by SIGRTMIN, which is queued: a size of the terminal, rows above
+ * columns; 0 for the end of the input. */
+static void
+take_control(int value)
+{
+    if (value) {
+        terminal_resize((unsigned)value >> 16, (unsigned)value & 0xffff);
+    } else if (monitor.input >= 0) {
+        close(monitor.input);
+        monitor.input = -1;
+    }
+}
+
 static void
 take_signal(const struct signalfd_siginfo *info)
 {
@@ -238,6 +253,8 @@ take_signal(const struct signalfd_siginfo *info)
         read_status();
     if (monitor.with_terminal && terminal_takes_signal(number))
         return;
+    if (number == SIGRTMIN)
+        return take_control(info->ssi_int);
     if (number == SIGTSTP || number == SIGCONT)
         monitor.to_stop = number == SIGTSTP;
     if (number == SIGTSTP) {
@@ -369,6 +386,7 @@ kept_slots(const struct record *record, const struct argument **first)
     case STEP_PUBLISH:
     case STEP_ANNOUNCE:
     case STEP_JSON_STATUS:
+    case STEP_INPUT:
     case STEP_AWAIT:
     case STEP_REMOVE:
     case STEP_REMOVE_IF_EMPTY:
@@ -480,8 +498,9 @@ static int
 keep_log(const struct argument *argument)
 {
     int pipes[] = {slot_descriptor(&plan, &argument[0]), slot_descriptor(&plan, &argument[1])};
-    monitor.logs = logs_new(monitor.epoll, pipes, slot_descriptor(&plan, &argument[2]),
-                            argument[3].bytes, argument[4].number);
+    monitor.logs =
+        logs_new(monitor.epoll, pipes, slot_descriptor(&plan, &argument[2]), argument[3].bytes,
+                 argument[4].number, monitor.with_terminal || monitor.input >= 0);
     return monitor.logs ? 0 : fail("LOG", argument[3].bytes);
 }
 
@@ -537,6 +556,7 @@ static sigset_t
 watched_signals(void)
 {
     sigset_t signals = forwarded_signals();
+    sigaddset(&signals, SIGRTMIN);
     if (!monitor.own_session)
         sigaddset(&signals, SIGTSTP);
     return signals;
@@ -966,6 +986,8 @@ run(void)
         monitor.grace = (int64_t)record.arguments[0].number;
     if (plan_find(&plan, SECTION_PLAN, STEP_JSON_STATUS, &record))
         monitor.json = slot_descriptor(&plan, &record.arguments[0]);
+    if (plan_find(&plan, SECTION_PLAN, STEP_INPUT, &record))
+        monitor.input = slot_descriptor(&plan, &record.arguments[0]);
     if (plan_find(&plan, SECTION_PLAN, STEP_ANNOUNCE, &record))
         monitor.announce = slot_descriptor(&plan, &record.arguments[0]);
     if (plan_find(&plan, SECTION_COMMAND, STEP_IGNORED, &record))

@@ -147,6 +147,13 @@ start_guardian(void)
     return terminal.guardian < 0 ? -1 : 0;
 }
 
+void
+terminal_resize(unsigned rows, unsigned columns)
+{
+    struct winsize size = {.ws_row = (unsigned short)rows, .ws_col = (unsigned short)columns};
+    (void)ioctl(terminal.master, TIOCSWINSZ, &size);
+}
+
 /* The size of the first standard stream that is a terminal. */
 static void
 copy_size(void)

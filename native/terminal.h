@@ -27,6 +27,9 @@ void terminal_descriptors(int kept[TERMINAL_DESCRIPTORS]);
 /* Whether a signal is for the relay, as that of a changed window size: do what it means. */
 bool terminal_takes_signal(int number);
 
+/* Set the size of the view's terminal. */
+void terminal_resize(unsigned rows, unsigned columns);
+
 /* The view has ended: what it has written is still delivered. */
 void terminal_drain(void);
 

@@ -43,6 +43,12 @@ _HARMLESS: Final = (signal.SIGCONT, signal.SIGWINCH)
 """Signals whose default action does not end the process."""
 
 
+_PIDFD_SEND_SIGNAL: Final = 424
+"""The same on all architectures but alpha (syscalls(2))."""
+_SI_QUEUE: Final = -1
+_SIGINFO_BYTES: Final = 128
+
+
 class _Thread(_local):
     """The signals that `held` and `deferred` block in this thread, without those that the program blocks."""
 
@@ -231,6 +237,19 @@ def sent_by_a_process(info: signal.struct_siginfo) -> bool:
     included: to forward it would interrupt the command twice.
     """
     return info.si_code <= 0
+
+
+def queue(process: int, number: int, value: int) -> None:
+    """Send a signal with a value to a process, by its pidfd, as sigqueue(3) does. Raises: OSError."""
+    import ctypes
+    import struct
+
+    # siginfo_t: si_signo, si_errno, si_code; si_pid, si_uid, si_value, aligned as a pointer.
+    info = struct.pack("@iii0PiIi", number, 0, _SI_QUEUE, os.getpid(), os.getuid(), value)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(_PIDFD_SEND_SIGNAL, process, number, info.ljust(_SIGINFO_BYTES, b"\0"), 0) < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
 
 
 def block_all() -> None:

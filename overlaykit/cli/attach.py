@@ -1,34 +1,53 @@
-"""`overlaykit attach`: see what a detached view prints from now on, and wait for its end."""
+"""`overlaykit attach`: the output of a detached view from now on, its input, and its end."""
 
 from __future__ import annotations
 
-import datetime
+import argparse
+import os
+import re
+import select
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import signals
+from overlaykit import signals, standard
 from overlaykit.cli.arguments import Parser
-from overlaykit.errors import Error
-from overlaykit.scope import suppress
 from overlaykit.signals import signal
 
 if TYPE_CHECKING:
-    from overlaykit.views.named import NamedView
+    from overlaykit.views.attaching import Client
 
 _EPILOG: Final = """\
-Signals are for the command, as with podman's --sig-proxy. Standard input and a terminal are not attached: a detached
-view has none. The exit status is the command's."""
+Standard input goes to a view that was run with -i: to its terminal, key by key, if it was run with -t. Else signals are
+for the command, and the end of standard input is the end of its input. The exit status is the command's; 0 after the
+keys that detach, and for a view that is removed at its end (--rm). Any number may be attached at once; one that is slow
+holds neither the view nor the others up."""
 
-
-class NotRunningNow(Error):
-    message = "{0}: the view is not running: 'overlaykit start -a {0}' starts it, 'logs {0}' shows what it printed"
+_DEFAULT_KEYS: Final = "ctrl-p,ctrl-q"
+_STDIN: Final = 0
+_BYTES_AT_ONCE: Final = 16384
 
 
 def parser() -> Parser:
     """The command's parser."""
     command = Parser(
         "attach",
-        "Print what a detached view prints from now on, until its command ends.",
+        "Print what a detached view prints from now on, and give it standard input, until its command ends.",
         epilog=_EPILOG,
+    )
+    command.add_argument(
+        "--detach-keys",
+        type=_keys,
+        default=_DEFAULT_KEYS,
+        metavar="KEYS",
+        help="the keys that leave the view running, if it has a terminal: letters, or ctrl- and a letter or one of"
+        f" @[\\]^_, with commas; '' for none (default: {_DEFAULT_KEYS})",
+    )
+    command.add_argument("--no-stdin", action="store_true", help="leave standard input alone")
+    command.add_argument(
+        "--sig-proxy",
+        choices=("true", "false"),
+        default="true",
+        help="whether signals are for the command, if it has no terminal (default: true)",
     )
     command.add_argument("view", metavar="VIEW")
     return command
@@ -36,32 +55,148 @@ def parser() -> Parser:
 
 def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
-    from overlaykit.cli.logs import printer
-    from overlaykit.views import logs, named
+    from overlaykit.views import attaching, named
 
-    since = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%S.%f}"
-    view = named.NamedView(args.view)
-    if not view.is_running():
-        raise NotRunningNow(view.name)
-    _forward_signals(view)
-    show = printer(timestamps=False)
-    for record in logs.follow(view):
-        if record.time >= since:
-            show(record)
+    with_input = not args.no_stdin and _STDIN not in standard.closed()
+    with ExitStack() as stack:
+        client = stack.enter_context(attaching.attached(args.view, with_input=with_input))
+        keys = b""
+        if client.with_terminal:
+            keys = _take_terminal(client, args.detach_keys, stack)
+        elif args.sig_proxy == "true":
+            _forward_signals(client)
+        if _relay(client, Keys(keys)):
+            return 0
     with suppress(named.NoSuchView):  # a temporary one was removed at its end
-        ended = view.wait()
+        ended = client.view.wait()
         if ended is not None:
             return ended.status
     return 0
 
 
-def _forward_signals(view: NamedView) -> None:
-    from overlaykit.views import ending
-    from overlaykit.views.registry import NotRunning
+class Keys:
+    """Finds keys in what is typed."""
 
+    def __init__(self, wanted: bytes) -> None:
+        self._wanted = wanted
+        self._held = b""
+
+    def pass_on(self, typed: bytes) -> tuple[bytes, bool]:
+        """What is for the view, and whether the keys were typed. Keys that may be their beginning are held back."""
+        if not self._wanted:
+            return typed, False
+        typed = self._held + typed
+        before, found, _ = typed.partition(self._wanted)
+        if found:
+            return before, True
+        longest = min(len(typed), len(self._wanted) - 1)
+        held = next(n for n in range(longest, -1, -1) if typed.endswith(self._wanted[:n]))
+        self._held = self._wanted[:held]
+        return typed[: len(typed) - held], False
+
+
+def _keys(text: str) -> bytes:
+    """The bytes of a list of keys. Raises: ArgumentTypeError."""
+    found = b""
+    for key in text.split(",") if text else ():
+        if re.fullmatch(r"[a-zA-Z]", key):
+            found += key.encode()
+        elif re.fullmatch(r"ctrl-[a-z@\[\\\]^_]", key):
+            found += bytes([ord(key[-1].upper()) & 0x1F])
+        else:
+            raise argparse.ArgumentTypeError(
+                f"{key!r} is no key: write a letter, or ctrl- and a letter or one of @[\\]^_"
+            )
+    return found
+
+
+def _take_terminal(client: Client, keys: bytes, stack: ExitStack) -> bytes:
+    """Connect the caller's terminal, if it has one, with the view's. Returns: the keys that detach."""
+    from overlaykit.cli import rawmode
+
+    def resize(*_: object) -> None:
+        size = rawmode.size()
+        if size is not None:
+            client.resize(*size)
+
+    size = rawmode.size()
+    if size is not None:
+        # Another size first: a program draws its screen again when the size changes.
+        client.resize(size[0] + 1, size[1])
+        signal.signal(signal.SIGWINCH, resize)
+        resize()
+    stack.enter_context(signals.unwound())
+    if client.input is None or not os.isatty(_STDIN):
+        return b""
+    stack.enter_context(rawmode.raw(on_resume=resize))
+    return keys
+
+
+def _relay(client: Client, keys: Keys) -> bool:
+    """Relay until the view ends or is left. Returns: whether it is left."""
+    from overlaykit.cli.logs import printer
+    from overlaykit.namespace.descriptors import is_readable
+
+    show = printer(timestamps=False)
+    reads, pending, left = client.input is not None, b"", False
+    while True:
+        # Before the log is read: nothing is written to it after the end.
+        ended = is_readable(client.supervisor)
+        for record in client.log.records():
+            show(record)
+        if ended or (left and not pending):
+            return not ended
+        poll = select.poll()
+        poll.register(client.log.changes, select.POLLIN)
+        poll.register(client.supervisor, select.POLLIN)
+        if pending and client.input is not None:
+            poll.register(client.input, select.POLLOUT)
+        elif reads:
+            poll.register(_STDIN, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        if client.input in ready:
+            pending = _write(client, pending)
+            reads = reads and client.input is not None
+        if _STDIN in ready:
+            typed = _read()
+            pending, left = keys.pass_on(typed)
+            reads = bool(typed) and not left
+            if not typed:
+                left = _end_input(client)
+
+
+def _read() -> bytes:
+    try:
+        return os.read(_STDIN, _BYTES_AT_ONCE)
+    except OSError:  # EIO: the terminal is gone, or this process is in the background of one
+        return b""
+
+
+def _write(client: Client, pending: bytes) -> bytes:
+    """Write into the input. Returns: what is left to be written; b"" also if the command has closed its input."""
+    assert client.input is not None
+    try:
+        return pending[os.write(client.input, pending) :]
+    except BlockingIOError:
+        return pending
+    except BrokenPipeError:
+        client.close_input()
+        return b""
+
+
+def _end_input(client: Client) -> bool:
+    """Standard input has ended. Returns: whether the view is left, as at the end of the caller's terminal."""
+    if client.with_terminal:
+        return os.isatty(_STDIN)
+    client.close_input()
+    client.end_input()
+    return False
+
+
+def _forward_signals(client: Client) -> None:
     def forward(number: int, _: object) -> None:
-        with suppress(NotRunning):
-            ending.kill(view.name, number)
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(client.supervisor, number)
 
     for number in signals.FORWARDED:
         # Ignored ones stay so (nohup(1)); SIGCONT and SIGWINCH come without being sent.

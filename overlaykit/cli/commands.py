@@ -21,7 +21,7 @@ COMMANDS: Final = {
     "wait": "wait for the end of views, and print their exit statuses",
     "rm": "remove named views with what was written in them",
     "rename": "rename a view that is stopped",
-    "attach": "print what a detached view prints from now on",
+    "attach": "print what a detached view prints from now on, and give it input",
     "logs": "print what a detached view has printed",
     "inspect": "print all about a view, for programs",
     "cp": "copy files into a view and out of it",

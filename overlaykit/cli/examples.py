@@ -59,7 +59,10 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("overlaykit logs -f web", "and what comes, until it is stopped"),
         ("overlaykit logs --since 10m --json web", "of ten minutes, for programs"),
     ),
-    "attach": (("overlaykit attach web", "follow what it prints"),),
+    "attach": (
+        ("overlaykit attach web", "follow what it prints"),
+        ("overlaykit attach --detach-keys ctrl-x,x dev", "with keys of one's own to leave it"),
+    ),
     "inspect": (("overlaykit inspect web", "all about a view, as JSON"),),
     "top": (("overlaykit top web", "its processes"),),
     "stats": (

@@ -598,14 +598,16 @@ def environment(command: str, args: Values) -> Environment:
     return env
 
 
-def declare_terminal(command: Options) -> None:
+def declare_terminal(command: Options, *, detaches: bool = False) -> None:
     """A terminal of the view's own."""
+    kept = "; with -d: keep the input open for 'overlaykit attach'" if detaches else ""
     command.add_argument(
         "-i",
         "--interactive",
         dest="interactive",
         action="store_true",
-        help="with -t: pass standard input on to the terminal (without -t it is the command's in any case)",
+        help="with -t: pass standard input on to the terminal (without -t it is the command's in any case)"
+        + kept,
     )
     command.add_argument(
         "-t",

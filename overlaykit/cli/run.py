@@ -188,7 +188,7 @@ def options() -> Options:
     launch_options.declare_hiding(command)
     launch_options.declare_environment(command)
     launch_options.declare_identity(command)
-    launch_options.declare_terminal(command)
+    launch_options.declare_terminal(command, detaches=True)
     launch_options.declare_process(command)
     launch_options.declare_descriptors(command)
     command.add_argument(

@@ -25,10 +25,6 @@ class DirectoryGone(Error):
     )
 
 
-class TerminalDetached(Error):
-    message = "{0}: a detached view has no terminal: leave -t out, or use 'overlaykit start -a'"
-
-
 def parser() -> Parser:
     """The command's parser."""
     from overlaykit.cli.arguments import Parser
@@ -42,6 +38,12 @@ def parser() -> Parser:
         "--attach",
         action="store_true",
         help="stay in the foreground, with this terminal and the command's status",
+    )
+    command.add_argument(
+        "-i",
+        "--interactive",
+        action="store_true",
+        help="as -a; the terminal of a view with -t gets standard input, whether it was run with -i or not",
     )
     command.add_argument("view", metavar="VIEW")
     return command
@@ -60,8 +62,10 @@ def main(arguments: list[str]) -> int:
     enter_directory(view, definition)
     args, command = run.parse(list(definition.arguments))
     env = tuple(map(os.fsencode, definition.environment))
-    passed = launch_options.descriptors(args, inherited) if given.attach else frozenset[int]()
-    return start(view, args, command, env, passed, detach=not given.attach, new=False)
+    attach = given.attach or given.interactive
+    args.interactive |= given.interactive
+    passed = launch_options.descriptors(args, inherited) if attach else frozenset[int]()
+    return start(view, args, command, env, passed, detach=not attach, new=False)
 
 
 def enter_directory(view: NamedView, definition: Definition) -> None:
@@ -101,10 +105,6 @@ def start(
                 restarting.keep(view, restarting.FIRST)
             _launch(view, args, command, env, passed, streams, lock, undo, new=new)
 
-    if detach and args.tty:
-        if new:
-            view.remove()
-        raise TerminalDetached(view.name)
     if not detach:
         launch(None)
     status = detaching.detach(launch)
@@ -154,10 +154,18 @@ def _launch(
     )
     if streams is not None:
         (out, output), (err, errors) = streams.stdout, streams.stderr
+        redirected, held = {1: output, 2: errors}, None
+        if args.interactive:
+            redirected[0], held = view.make_input()
+        if args.tty:  # relayed by this process
+            for number in redirected.keys() - {2}:
+                os.dup2(redirected[number], number)
+            redirected = {}
         lasting = lasting.replace(
             announce=streams.announce,
             log=view.log_of(lock, out, err),
-            redirected={1: output, 2: errors},
+            input=held,
+            redirected=redirected,
         )
     own = {"name": view.name}
     if args.upper is None and not args.read_only:

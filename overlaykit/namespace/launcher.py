@@ -88,6 +88,7 @@ def execute(
     hold_until_started: Iterable[int] = (),
     announce: int | None = None,
     log: Log | None = None,
+    input: int | None = None,  # noqa: A002  # the plan's name
     before_exec: Callable[[tuple[Port, ...]], None] = lambda _: None,
 ) -> NoReturn:
     """Run `spec` with `root` as its root directory, in place of this program.
@@ -95,8 +96,8 @@ def execute(
     The process becomes the supervisor: it forwards signals as `Processes.wait` does, and ends with the command's
     status. If a step fails, it executes Python's module `report[0]` with the arguments `report[1:]` and those of
     `Alone.report`. It kills the view once a descriptor of `abort_on` is readable, keeps those of `hold` open, and
-    carries out `end` at the end. `hold_until_started`, `announce`, `log`: see `Alone`. `before_exec` is called last,
-    with the bound ports.
+    carries out `end` at the end. `hold_until_started`, `announce`, `log`, `input`: see `Alone`. `before_exec` is called
+    last, with the bound ports.
 
     Held signals that are pending arrive before `before_exec`; later ones are the supervisor's.
 
@@ -115,6 +116,7 @@ def execute(
             end=end,
             announce=announce,
             log=log,
+            input_end=input,
         )
         plan = _plan(spec, root, listeners, supervision, stack)
         _become(plan, spec, lambda: before_exec(ports), stack)
@@ -147,6 +149,7 @@ def _alone(
     end: End | None = None,
     announce: int | None = None,
     log: Log | None = None,
+    input_end: int | None = None,
 ) -> Alone:
     return Alone(
         report=(sys.executable, "-P", "-m", *report),
@@ -157,6 +160,7 @@ def _alone(
         end=end or End(),
         announce=announce,
         log=log,
+        input=input_end,
     )
 
 

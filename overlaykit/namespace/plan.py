@@ -109,6 +109,7 @@ FORMS: Final = {
     "helper": (56, "ll", "monitor"),
     "connect": (57, "", "monitor"),
     "cover": (58, "ssu", "init"),
+    "input": (59, "d", "plan"),
 }
 """Of each step its code, the types of its arguments, and the sections that may have it, as the program knows them.
 
@@ -173,6 +174,10 @@ class Plan:
     def terminal(self, *, interactive: bool) -> None:
         """Relay between the caller's streams and the view's terminal; without `interactive`, its output alone."""
         self.steps.append(("terminal", int(interactive)))
+
+    def input(self, slot: Slot) -> None:
+        """Keep a write end of the pipe that is the input, until a client says that the input has ended."""
+        self.steps.append(("input", slot))
 
     def announce(self, to: Slot) -> None:
         """Write a byte into `to` once the command is executed, and leave standard error."""

@@ -230,3 +230,5 @@ class Alone(Record, kw_only=True):
     announce: int | None = None
     """A pipe that gets a byte once the command is executed; the supervisor then leaves standard error."""
     log: Log | None = None
+    input: int | None = None
+    """A write end of the pipe that is the input of a detached command; see `overlaykit.views.attaching`."""

@@ -320,6 +320,9 @@ def _front(plan: Plan, slots: Inherited, supervision: Alone) -> None:
     if supervision.announce is not None:
         slots.add("announce", supervision.announce)
         plan.announce(slots[supervision.announce])
+    if supervision.input is not None:
+        slots.add("input", supervision.input)
+        plan.input(slots[supervision.input])
     plan.front(supervision.report, supervision.env)
     for descriptor in supervision.abort_on:
         plan.abort_on(slots[descriptor])

@@ -44,7 +44,9 @@ class About(Record, kw_only=True):
     a mount a `target`, a path in the mount namespace `namespace`. `daemon`, `supervisor`: process ids; 0: there is
     none. Without a daemon `paths` are the directories of the layers, and `changes` is the upper, kept or not. A command
     that joins has `capabilities`, `no_new_privs` and the filter `seccomp`, as the view's commands.
-    `cgroups`: the directories of its control groups. `address`: in the shared network `network`.
+    `cgroups`: the directories of its control groups. `address`: in the shared network `network`. `detached`: whether
+    the output is in the log, `terminal`: whether the command has a terminal of its own; both without a process of
+    `exec`.
     """
 
     name: str
@@ -69,6 +71,8 @@ class About(Record, kw_only=True):
     network: str = ""
     address: str | None = None
     labels: dict[str, str] = {}  # noqa: RUF012
+    detached: bool = False
+    terminal: bool = False
 
 
 class Entry:

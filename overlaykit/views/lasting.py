@@ -23,6 +23,9 @@ class Lasting(Record, kw_only=True):
     announce: int | None = None
     """A pipe that gets a byte once the command runs."""
     log: Log | None = None
+    """That of a detached command."""
+    input: int | None = None
+    """A write end of the pipe that is the input of a detached command."""
     new: bool = False
     """Whether the view is removed if the command cannot be started."""
     redirected: Mapping[int, int] = {}

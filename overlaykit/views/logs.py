@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from overlaykit import record
-from overlaykit.namespace.descriptors import poll_readable
-from overlaykit.scope import ExitStack, suppress
+from overlaykit.namespace.descriptors import is_readable, poll_readable
+from overlaykit.scope import closing, suppress
 from overlaykit.views import ending
 from overlaykit.views.registry import NotRunning
 
@@ -44,43 +44,57 @@ def read(view: NamedView) -> Iterator[Record]:
 
 def follow(view: NamedView) -> Iterator[Record]:
     """What there is and what comes, until the view is stopped."""
-    older, current = view.log
-    with ExitStack() as stack:
-        changes = watch(view.path)
-        stack.callback(os.close, changes)
-        with suppress(FileNotFoundError), open(older, "rb") as file:
-            yield from _records(file)
-        opened: list[IO[bytes]] = []
-        stack.callback(lambda: [file.close() for file in opened])
+    with closing(Follower(view)) as log:
         while True:
             # Before the files are read: what is written later wakes the next round.
             running = view.is_running()
-            yield from _new_records(current, opened)
+            yield from log.records()
             if not running:
                 return
             try:
                 with ending.supervisor(view.name) as supervisor:
-                    ready = poll_readable([changes, supervisor])
-            except NotRunning:  # it starts, ends, or waits for its next start
-                ready = poll_readable([changes], milliseconds=_PAUSE_MILLISECONDS)
-            if changes in ready:
-                os.read(changes, 1 << 16)
+                    poll_readable([log.changes, supervisor])
+            except NotRunning:  # it starts or ends
+                poll_readable([log.changes], milliseconds=_PAUSE_MILLISECONDS)
 
 
-def _new_records(current: str, opened: list[IO[bytes]]) -> Iterator[Record]:
-    """The records since the last call, also where the file was renamed since. `opened`: the file."""
-    while True:
-        if not opened:
-            try:
-                opened.append(open(current, "rb"))  # noqa: SIM115  # closed below or by the caller
-            except FileNotFoundError:
+class Follower:
+    """A reader of the log of a view that runs: of the whole log, or of what comes `from_now` on.
+
+    `changes`: a descriptor that is readable when there may be more.
+    """
+
+    def __init__(self, view: NamedView, *, from_now: bool = False) -> None:
+        older, self._path = view.log
+        self._files: list[IO[bytes]] = []
+        self.changes = watch(view.path)
+        for path in (self._path,) if from_now else (older, self._path):
+            with suppress(FileNotFoundError):
+                self._files.append(open(path, "rb"))  # noqa: SIM115  # until `close`
+        if from_now and self._files:
+            self._files[0].seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        os.close(self.changes)
+        for file in self._files:
+            file.close()
+
+    def records(self) -> Iterator[Record]:
+        """Those since the last call, also where the file was renamed since."""
+        if is_readable(self.changes):
+            os.read(self.changes, 1 << 16)
+        while True:
+            if not self._files:
+                try:
+                    self._files.append(open(self._path, "rb"))  # noqa: SIM115  # until `close`
+                except FileNotFoundError:
+                    return
+            yield from _records(self._files[0])
+            if not _is_replaced(self._files[0], self._path):
                 return
-        yield from _records(opened[0])
-        if not _is_replaced(opened[0], current):
-            return
-        # Nothing is written to a renamed file any more.
-        yield from _records(opened[0])
-        opened.pop().close()
+            # Nothing is written to a renamed file any more.
+            yield from _records(self._files[0])
+            self._files.pop(0).close()
 
 
 def _records(file: IO[bytes]) -> Iterator[Record]:

@@ -3,6 +3,7 @@
     VIEWS/NAME/view.json   how it was defined
     VIEWS/NAME/upper/      what was written in it, unless it has an upper elsewhere
     VIEWS/NAME/log         what its command printed while it was detached, and log.1 before that
+    VIEWS/NAME/input       a FIFO, the input of its detached command, if it has one
     VIEWS/NAME/started     an empty file, if a command has run
     VIEWS/NAME/status      how its last command ended
     VIEWS/NAME/stopping    an empty file, if it is not to be started again by itself
@@ -43,6 +44,7 @@ _LOG: Final = "log"
 _STARTED: Final = "started"
 _UPPER: Final = "upper"
 _STOPPING: Final = "stopping"
+_INPUT: Final = "input"
 
 
 class NameTaken(Error):
@@ -208,8 +210,26 @@ class NamedView:
         """Note that a command starts, and forget how an earlier one ended."""
         with open(os.path.join(self.path, _STARTED), "wb"):
             pass
-        with suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.path, _STATUS))
+        for name in (_STATUS, _INPUT):
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.path, name))
+
+    def make_input(self) -> tuple[int, int]:
+        """Make the pipe that is the input of a detached command: its read end, and a write end. After `note_start`."""
+        path = os.path.join(self.path, _INPUT)
+        os.mkfifo(path, 0o600)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        writer = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        os.set_blocking(reader, True)
+        return reader, writer
+
+    def open_input(self) -> int | None:
+        """Another write end, which does not block; None: the command has no such input, or has closed it."""
+        with suppress(OSError):
+            return os.open(
+                os.path.join(self.path, _INPUT), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            )
+        return None
 
     def removed_at_end(self, undo: ExitStack) -> tuple[tuple[int, str], ...]:
         """What the supervisor removes (`namespace.End`): a temporary view. Its descriptor ends with `undo`."""

@@ -435,8 +435,15 @@ class View:
                 hold_until_started=rootfs.become_supervisor(),
                 announce=lasting.announce,
                 log=lasting.log,
+                input=lasting.input,
                 before_exec=lambda ports: self._publish(
-                    rootfs, os.getpid(), ports, spec.argv, supervisor=os.getpid()
+                    rootfs,
+                    os.getpid(),
+                    ports,
+                    spec.argv,
+                    supervisor=os.getpid(),
+                    detached=lasting.log is not None,
+                    terminal=terminal is not None,
                 ),
             )
 
@@ -503,6 +510,8 @@ class View:
         argv: tuple[str, ...],
         *,
         supervisor: int,
+        detached: bool = False,
+        terminal: bool = False,
     ) -> None:
         """Show the view to other commands; `pid` is the process that `overlaykit ps` names."""
         root = rootfs.root
@@ -528,5 +537,7 @@ class View:
                 network=self.spec.network,
                 address=None if rootfs.network is None else rootfs.network.address,
                 labels=dict(self.spec.labels),
+                detached=detached,
+                terminal=terminal,
             )
         )

@@ -420,6 +420,7 @@ def test_steps_stand_in_sections_that_may_have_them() -> None:
             written=43, remove=((44, "s"),), remove_if_empty=((44, "r"),), status=(44, "status")
         ),
         announce=45,
+        input=53,
         log=Log(stdout=46, stderr=47, directory=44, name="log", limit=1),
     )
     steps += plan(
