@@ -57,6 +57,7 @@ def load() -> None:
     from overlaykit.fuse import patches
 
     patches.interpose_libfuse()
+    patches.import_pyfuse3()
     importlib.import_module("overlaykit.fuse.session")
     gc.freeze()
     gc.enable()

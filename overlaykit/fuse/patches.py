@@ -1,4 +1,4 @@
-"""The three patches of pyfuse3, one comment each on what it is for.
+"""The four patches of pyfuse3, one comment each on what it is for.
 
 1. The INIT handshake (`Handshake`). pyfuse3 asks for few of the kernel's features, and libfuse for two that lose data;
    neither has an option for the others. So pyfuse3 answers INIT over a socket pair, its reply is changed here and
@@ -12,6 +12,8 @@
    - fuse_session_receive_buf: a request that is gone before it is read is EINTR (wait again), not the failure EAGAIN.
    - fuse_add_direntry_plus: an entry of the generation NAME_ONLY (`mark_name_only`) has a name and an inode number and
      no nodeid, so the kernel looks it up only when it needs it.
+4. A module `importlib.metadata` that knows no package (`import_pyfuse3`). pyfuse3 asks it for its own version only, and
+   to load it takes a tenth of a cold start.
 
 A native data plane that owns /dev/fuse answers INIT, waits for requests and replies to READDIRPLUS itself. It takes the
 place of this module, of `connection` and of `poller`; `operations` stays.
@@ -20,10 +22,12 @@ place of this module, of `connection` and of `poller`; `operations` stays.
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import socket
 import struct
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -32,7 +36,7 @@ from overlaykit import _native
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from types import ModuleType
+    from typing import NoReturn
 
     from pyfuse3 import EntryAttributes
 
@@ -84,6 +88,23 @@ def interpose_libfuse() -> None:
     """Put the symbols of native/session.c in front of libfuse's. Requires: pyfuse3 is not imported yet."""
     assert "pyfuse3" not in sys.modules
     _native.adapt_session()
+
+
+def import_pyfuse3() -> None:
+    """Import pyfuse3 without importlib.metadata. Its version is 'unknown' then."""
+    name = "importlib.metadata"
+    if name not in sys.modules:
+        placeholder = ModuleType(name)
+        vars(placeholder).update(version=_version, PackageNotFoundError=ImportError)
+        sys.modules[name] = placeholder
+        try:
+            importlib.import_module("pyfuse3")
+        finally:
+            del sys.modules[name]
+
+
+def _version(package: str) -> NoReturn:
+    raise ImportError(package)
 
 
 def is_libfuse_interposed() -> bool:

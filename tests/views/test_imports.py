@@ -61,3 +61,8 @@ def test_run_imports_nothing_slow(
     assert found - ours <= LIBRARY
     assert "overlaykit.namespace.launcher" in ours
     assert len(ours) <= MODULES
+
+
+def test_a_daemon_does_without_the_metadata_of_packages() -> None:
+    load = "from overlaykit.fuse import daemon_process as d; d.load(); import pyfuse3"
+    assert not {"importlib.metadata", "email", "zipfile"} & imported(load)
