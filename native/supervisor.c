@@ -1042,16 +1042,16 @@ run(void)
     _exit(monitor.code);
 }
 
-/* Wait for the child `arguments[0]` in a process that has nothing else. `arguments[count]` is
- * NULL. */
+/* Wait for the child `arguments[0]` in a process that has nothing but descriptor 0, a lock.
+ * `arguments[count]` is NULL. */
 static int
 execute_after(int count, char **arguments, const sigset_t *mask)
 {
     char status[16];
-    int ended = 0, none = -1;
+    int ended = 0, kept = STDIN_FILENO;
     pid_t child = (pid_t)strtol(arguments[0], NULL, 10);
     char **argv = calloc((size_t)count + 1, sizeof *argv);
-    close_all_but(&none, 1);
+    close_all_but(&kept, 1);
     (void)sigprocmask(SIG_SETMASK, mask, NULL);
     while (child > 0 && waitpid(child, &ended, 0) < 0)
         if (errno != EINTR)

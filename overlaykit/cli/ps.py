@@ -14,11 +14,12 @@ from overlaykit.cli.options import Usage
 from overlaykit.cli.table import show
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from overlaykit.cli.profiles.apps import State
     from overlaykit.views.entry import About
     from overlaykit.views.listing import Listed
+    from overlaykit.views.named import Definition
 
 _SECONDS: Final = 1.0
 """Between two lists of --watch."""
@@ -41,8 +42,8 @@ def parser() -> Parser:
         metavar="WHAT=VALUE",
         action="append",
         default=[],
-        help="list only those with label=KEY or label=KEY=VALUE, name=NAME, status=running, stopped or created;"
-        " of several, with all",
+        help="list only those with label=KEY or label=KEY=VALUE, name=NAME, or status=running, restarting, stopped or"
+        " created; of several, with all",
     )
     command.add_argument(
         "--apps",
@@ -154,7 +155,7 @@ def _row(one: Listed, *, with_state: bool) -> tuple[str, ...]:
     about, status = one.about, "" if one.ended is None else f" ({one.ended.status})"
     state = (one.state + status,) if with_state else ()
     if about is None:
-        command = () if one.definition is None else one.definition.arguments
+        command = () if one.definition is None else _command(one.definition)
         return (one.name, *state, "", "", "", "", "", shlex.join(command))
     return (
         about.name,
@@ -166,6 +167,16 @@ def _row(one: Listed, *, with_state: bool) -> tuple[str, ...]:
         " ".join(about.ports),
         _where(about) if about.target else shlex.join(about.command),
     )
+
+
+def _command(definition: Definition) -> Sequence[str]:
+    """The command alone; with the options of `run` where this version does not take them."""
+    from overlaykit.cli import run
+
+    try:
+        return run.parse(list(definition.arguments))[1]
+    except Usage:
+        return definition.arguments
 
 
 def _time(nanoseconds: int) -> str:

@@ -1,9 +1,9 @@
 """The program that is executed when the command of a view with --restart has ended: start the view again, or end.
 
-    python -m overlaykit.cli.restarted VIEW TRY PAUSE STARTED STATUS
+    python -m overlaykit.cli.restarted TRY PAUSE STARTED STATUS
 
-TRY and PAUSE are those of the start that has ended (`restarting.Try`), STARTED its time on CLOCK_MONOTONIC in
-nanoseconds, and STATUS that of its supervisor.
+Descriptor 0 holds the lock in the directory of the view (`restarting.LOCK`). TRY and PAUSE are those of the start that
+has ended (`restarting.Try`), STARTED its time on CLOCK_MONOTONIC in nanoseconds, and STATUS that of its supervisor.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from overlaykit.views.named import NamedView
 
 
-def again(name: str, last: tuple[int, int], started: int, status: int) -> int:
+def again(last: tuple[int, int], started: int, status: int) -> int:
     """Start the view again if its policy says so. Returns: the status, if it does not."""
     from overlaykit.cli import start
     from overlaykit.views import named, restarting
 
+    directory = os.path.dirname(os.readlink(f"/proc/self/fd/{restarting.LOCK}"))
     try:
-        view = named.NamedView(name)
+        view = named.NamedView(os.path.basename(directory))  # it may have been renamed
         definition = view.definition()
     except named.NoSuchView:  # it was new, and removed
         return status
@@ -37,7 +38,7 @@ def again(name: str, last: tuple[int, int], started: int, status: int) -> int:
     policy = restarting.parse(definition.restart)
     following = restarting.next_try(policy, restarting.Try(*last), status=status, ran=ran)
     if following is not None and _pause(view, following.pause):
-        start.start_again(view, definition, following)
+        start.start_again(view, definition, following, restarting.LOCK)
     return status
 
 
@@ -63,6 +64,5 @@ if __name__ == "__main__":
     standard.fill()
     output.replace_streams()
     signals.await_children()
-    view_name, *numbers = sys.argv[1:]
-    number, pause, started, status = map(int, numbers)
-    sys.exit(main.status_of(lambda: again(view_name, (number, pause), started, status)))
+    number, pause, started, status = map(int, sys.argv[1:])
+    sys.exit(main.status_of(lambda: again((number, pause), started, status)))

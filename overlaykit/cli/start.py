@@ -98,11 +98,15 @@ def start(
                 undo.callback(view.remove)
             lock = view.lock()
             undo.callback(os.close, lock)
-            view.allow_restart()
-            if streams is not None and args.restart != "no":
-                from overlaykit.views import restarting
+            if args.restart != "no":
+                view.forbid_restart()  # by the process of an earlier start
+                keeper = view.lock_restarts()
+                view.allow_restart()
+                if streams is not None:
+                    from overlaykit.views import restarting
 
-                restarting.keep(view, restarting.FIRST)
+                    restarting.keep(restarting.FIRST, keeper)
+                os.close(keeper)
             _launch(view, args, command, env, passed, streams, lock, undo, new=new)
 
     if not detach:
@@ -113,8 +117,12 @@ def start(
     return status
 
 
-def start_again(view: NamedView, definition: Definition, following: Try) -> NoReturn:
-    """Run the command of a detached view once more, in place of this program. Raises: ViewRuns, NoSuchView."""
+def start_again(view: NamedView, definition: Definition, following: Try, keeper: int) -> NoReturn:
+    """Run the command of a detached view once more, in place of this program. Raises: ViewRuns, NoSuchView.
+
+    `keeper`: see `restarting.keep`.
+    """
+    from overlaykit import standard
     from overlaykit.cli import run
     from overlaykit.views import restarting
     from overlaykit.views.detaching import Streams
@@ -125,7 +133,8 @@ def start_again(view: NamedView, definition: Definition, following: Try) -> NoRe
     with signals.held(), ExitStack() as undo:
         lock = restarting.lock(view)
         undo.callback(os.close, lock)
-        restarting.keep(view, following)
+        restarting.keep(following, keeper)
+        standard.empty(keeper)
         streams = Streams(stdout=os.pipe(), stderr=os.pipe(), announce=None)
         _launch(view, args, command, env, frozenset(), streams, lock, undo, new=False)
 

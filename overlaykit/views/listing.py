@@ -18,7 +18,7 @@ class Listed(Record, kw_only=True):
     """A view or a mount. `about`: what runs; `definition`, `ended`, `path`: of a named view."""
 
     name: str
-    state: Literal["created", "running", "stopped"]
+    state: Literal["created", "running", "restarting", "stopped"]
     about: About | None = None
     definition: Definition | None = None
     ended: Ended | None = None
@@ -68,11 +68,11 @@ def _running(about: About) -> Listed:
 
 
 def _stopped(view: NamedView) -> Listed:
-    ended = view.ended()
+    stopped: Literal["restarting", "stopped"] = "restarting" if view.is_restarting() else "stopped"
     return Listed(
         name=view.name,
-        state="stopped" if view.was_started() else "created",
+        state=stopped if view.was_started() else "created",
         definition=view.definition(),
-        ended=ended,
+        ended=view.ended(),
         path=view.path,
     )

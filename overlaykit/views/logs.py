@@ -47,14 +47,14 @@ def follow(view: NamedView) -> Iterator[Record]:
     with closing(Follower(view)) as log:
         while True:
             # Before the files are read: what is written later wakes the next round.
-            running = view.is_running()
+            running = view.is_running() or view.is_restarting()
             yield from log.records()
             if not running:
                 return
             try:
                 with ending.supervisor(view.name) as supervisor:
                     poll_readable([log.changes, supervisor])
-            except NotRunning:  # it starts or ends
+            except NotRunning:  # it starts, ends, or waits for its next start
                 poll_readable([log.changes], milliseconds=_PAUSE_MILLISECONDS)
 
 

@@ -7,6 +7,7 @@
     VIEWS/NAME/started     an empty file, if a command has run
     VIEWS/NAME/status      how its last command ended
     VIEWS/NAME/stopping    an empty file, if it is not to be started again by itself
+    VIEWS/NAME/restarts    an empty file, locked (flock(2)) by the process that may start it again by itself
 
 The supervisor holds a lock on the directory (flock(2)) until the status is written. A directory without a lock is that
 of a view that is stopped: after a restart of the machine, that is every one.
@@ -44,6 +45,7 @@ _LOG: Final = "log"
 _STARTED: Final = "started"
 _UPPER: Final = "upper"
 _STOPPING: Final = "stopping"
+_RESTARTS: Final = "restarts"
 _INPUT: Final = "input"
 
 
@@ -175,8 +177,30 @@ class NamedView:
         """Whether it may be started again by itself."""
         return not os.path.lexists(os.path.join(self.path, _STOPPING))
 
+    def lock_restarts(self) -> int:
+        """A descriptor that holds the lock of the process that starts it again. Waits until another one has ended."""
+        path = os.path.join(self.path, _RESTARTS)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return lock
+
+    def is_restarting(self) -> bool:
+        """Whether it runs, or is to be started again by itself."""
+        return self.may_restart() and not self._await_restarts(fcntl.LOCK_NB)
+
+    def _await_restarts(self, flags: int = 0) -> bool:
+        """Wait until it is not started again by itself any more. Returns: false if LOCK_NB forbids the wait."""
+        with suppress(FileNotFoundError), open(os.path.join(self.path, _RESTARTS), "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | flags)
+            except BlockingIOError:
+                return False
+        return True
+
     def wait(self) -> Ended | None:
         """Wait until it is stopped."""
+        if self.may_restart():
+            self._await_restarts()
         lock = lock_directory(self.path, fcntl.LOCK_SH)
         if lock >= 0:
             os.close(lock)

@@ -1,7 +1,8 @@
 """Whether a detached view is started again at the end of its command (`--restart`).
 
 The supervisor of such a view is the child of a process that waits for its end: `_supervisor --after`, which executes
-`overlaykit.cli.restarted` then. The supervisor itself could not start a view: it is in the namespaces of one.
+`overlaykit.cli.restarted` then. The supervisor itself could not start a view: it is in the namespaces of one. The
+process holds a lock (`NamedView.lock_restarts`) from the first start on, until it starts the view no more.
 """
 
 from __future__ import annotations
@@ -88,17 +89,22 @@ def lock(view: NamedView) -> int:
     return view.lock()
 
 
-def keep(view: NamedView, one: Try) -> None:
-    """Return in a child, which starts the view. This process waits for its end, and has no stream of the caller.
+LOCK: Final = 0
+"""The descriptor of the lock in the program that is executed at the end."""
 
-    Requires: no other thread.
+
+def keep(one: Try, lock: int) -> None:
+    """Return in a child, which starts the view, and closes `lock`. This process waits for its end.
+
+    It has no stream of the caller, and keeps `lock` (`NamedView.lock_restarts`). Requires: no other thread.
     """
     child = os.fork()
     if child == 0:
         return
     null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
+    os.dup2(lock, LOCK)
+    for standard in (1, 2):
         os.dup2(null, standard)
     numbers = (one.number, one.pause, time.monotonic_ns())
-    program = (sys.executable, "-P", "-m", "overlaykit.cli.restarted", view.name)
+    program = (sys.executable, "-P", "-m", "overlaykit.cli.restarted")
     os.execv(SUPERVISOR, [SUPERVISOR, "--after", str(child), *program, *map(str, numbers)])

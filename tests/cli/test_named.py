@@ -43,6 +43,8 @@ def test_a_detached_view_goes_on_without_its_caller_until_it_is_stopped(user: Te
         assert "sleep 1000" in user.succeeds("exec", "v", "ps", "-e", "-o", "args=")
         user.succeeds("stop", "v")
         assert states(user) == {"v": ("stopped", 128 + signal.SIGTERM)}
+        *_, row = user.succeeds("ps", "-a").splitlines()
+        assert row.split() == ["v", "stopped", "(143)", "sleep", "1000"]
 
 
 @in_all_variants
@@ -168,7 +170,8 @@ def test_a_view_that_cannot_start_is_not_kept(user: TestUser) -> None:
 def test_the_state_is_consistent_after_everything_was_killed(user: TestUser) -> None:
     """As after a restart of the machine."""
     with removed(user, "v"):
-        user.succeeds("run", "-d", "--name", "v", "sh", "-c", "echo kept > /tmp/kept; sleep 1000")
+        script = "echo kept > /tmp/kept; sleep 1000"
+        user.succeeds("run", "-di", "--name", "v", "sh", "-c", script)
         temporary = user.succeeds("run", "-d", "sleep", "1000").rstrip("\n")
         user.succeeds("exec", "v", "sh", "-c", "until grep -q kept /tmp/kept; do :; done; sync")
         running = json.loads(user.succeeds("ps", "--json"))

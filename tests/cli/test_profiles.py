@@ -208,6 +208,26 @@ def test_a_changed_app_is_started_again_with_what_it_wrote(user: TestUser) -> No
 
 
 @only_as("ordinary user")
+def test_an_app_is_started_again_as_its_profile_says(user: TestUser) -> None:
+    command = "command = ['sh', '-c', 'echo line >> /tmp/lines; cat /tmp/lines; exit 3']"
+    with project(user, f"[app]\n{command}\nrestart = 'on-failure:1'\n") as directory:
+        user.succeeds("up", cwd=directory)
+        assert user.succeeds("wait", "app") == "3\n"
+        assert user.succeeds("logs", "app") == "line\n" * (1 + 2)
+        rewrite(directory, f"[app]\n{SLEEP}\nrestart = 'always'\n")
+        user.succeeds("up", cwd=directory)
+        user.succeeds("down", cwd=directory)
+        user.wait_for_descendants()
+        assert states(user, directory) == {"app": ("stopped", 128 + signal.SIGTERM, None)}
+        for line, said in (
+            ("restart = 'sometimes'", "--restart sometimes: give no, on-failure"),
+            ("restart = 'always'\nrm = true", "--restart always: --rm removes the view at its end"),
+        ):
+            rewrite(directory, f"[app]\n{SLEEP}\n{line}\n")
+            assert said in user.refused("up", cwd=directory)
+
+
+@only_as("ordinary user")
 def test_down_stops_what_the_profile_no_longer_has(user: TestUser) -> None:
     with project(user, f"[one]\n{SLEEP}\n[two]\n{SLEEP}\nname = 'second'") as directory:
         done = json.loads(user.succeeds("up", "--json", cwd=directory))

@@ -20,9 +20,12 @@ def test_a_command_that_fails_is_started_again_so_many_times(user: TestUser) -> 
         script = "echo line >> /tmp/lines; cat /tmp/lines; echo; hostname; exit 3"
         arguments = ("-d", "--name", "v", "--restart", "on-failure:2", "-p", "0:80")
         assert user.succeeds("run", *arguments, "--", "sh", "-c", script) == "v\n"
-        user.wait_for_descendants()
+        with user.start("logs", "-f", "v") as following:
+            assert user.succeeds("wait", "v") == "3\n"
+            followed, _ = following.communicate()
         assert states(user) == {"v": ("stopped", 3)}
-        lines = user.succeeds("logs", "v").splitlines()
+        assert followed == user.succeeds("logs", "v")
+        lines = followed.splitlines()
         assert lines == [one for n in (1, 2, 3) for one in [*["line"] * n, "", "v"]]
         # A later start begins to count again.
         user.succeeds("start", "v")
@@ -53,11 +56,35 @@ def test_a_view_is_stopped_and_removed_while_it_waits_for_its_next_start(user: T
     for command in (("stop", "v"), ("rm", "-f", "v")):
         with removed(user, "v"):
             user.succeeds("run", "-d", "--name", "v", "--restart", "always", "false")
-            while user.succeeds("ps", "--json") != "[]\n":
+            while states(user) != {"v": ("restarting", 1)}:
                 os.sched_yield()
             user.succeeds(*command)
             user.wait_for_descendants()
             assert "running" not in [state for state, _ in states(user).values()]
+
+
+def test_a_start_takes_the_place_of_one_that_waits(user: TestUser) -> None:
+    with removed(user, "v"):
+        script = "test -e /mnt/go || exit 1; exec sleep 1000"
+        options = (
+            "-d",
+            "--name",
+            "v",
+            "--restart",
+            "always",
+            "-v",
+            f"{user.directory('shared')}:/mnt",
+        )
+        user.succeeds("run", *options, "--", "sh", "-c", script)
+        while states(user) != {"v": ("restarting", 1)}:
+            os.sched_yield()
+        user.write(user.path("shared", "go"), "")
+        user.overlaykit("start", "v")  # refused if it has just been started
+        while user.overlaykit("exec", "v", "true").returncode:
+            os.sched_yield()
+        keepers = [one for one in descendants(os.getpid()) if "--after" in command_line(one)]
+        assert len(keepers) == 1
+        user.succeeds("stop", "v")
 
 
 def test_a_command_that_cannot_be_executed_is_not_tried_again(user: TestUser) -> None:
