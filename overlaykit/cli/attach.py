@@ -55,7 +55,7 @@ def parser() -> Parser:
 
 def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
-    from overlaykit.views import attaching, named
+    from overlaykit.views import attaching
 
     with_input = not args.no_stdin and _STDIN not in standard.closed()
     with ExitStack() as stack:
@@ -67,31 +67,28 @@ def main(arguments: list[str]) -> int:
             _forward_signals(client)
         if _relay(client, Keys(keys)):
             return 0
-    with suppress(named.NoSuchView):  # a temporary one was removed at its end
-        ended = client.view.wait()
-        if ended is not None:
-            return ended.status
-    return 0
+    ended = client.view.ended()  # None where a temporary view was removed
+    return 0 if ended is None else ended.status
 
 
 class Keys:
-    """Finds keys in what is typed."""
+    """Finds the keys `wanted` in what is typed."""
 
     def __init__(self, wanted: bytes) -> None:
-        self._wanted = wanted
+        self.wanted: Final = wanted
         self._held = b""
 
     def pass_on(self, typed: bytes) -> tuple[bytes, bool]:
         """What is for the view, and whether the keys were typed. Keys that may be their beginning are held back."""
-        if not self._wanted:
+        if not self.wanted:
             return typed, False
         typed = self._held + typed
-        before, found, _ = typed.partition(self._wanted)
+        before, found, _ = typed.partition(self.wanted)
         if found:
             return before, True
-        longest = min(len(typed), len(self._wanted) - 1)
-        held = next(n for n in range(longest, -1, -1) if typed.endswith(self._wanted[:n]))
-        self._held = self._wanted[:held]
+        longest = min(len(typed), len(self.wanted) - 1)
+        held = next(n for n in range(longest, -1, -1) if typed.endswith(self.wanted[:n]))
+        self._held = self.wanted[:held]
         return typed[: len(typed) - held], False
 
 
@@ -138,20 +135,22 @@ def _relay(client: Client, keys: Keys) -> bool:
     from overlaykit.namespace.descriptors import is_readable
 
     show = printer(timestamps=False)
-    reads, pending, left = client.input is not None, b"", False
+    is_terminal = os.isatty(_STDIN)
+    reads, pending = client.input is not None, b""
     while True:
         # Before the log is read: nothing is written to it after the end.
         ended = is_readable(client.supervisor)
         for record in client.log.records():
             show(record)
-        if ended or (left and not pending):
-            return not ended
+        if ended:
+            return False
         poll = select.poll()
         poll.register(client.log.changes, select.POLLIN)
         poll.register(client.supervisor, select.POLLIN)
         if pending and client.input is not None:
             poll.register(client.input, select.POLLOUT)
-        elif reads:
+        # Keys are found also where the view takes nothing.
+        if reads and (keys.wanted or not pending):
             poll.register(_STDIN, select.POLLIN)
         ready = {descriptor for descriptor, _ in poll.poll()}
         if client.input in ready:
@@ -159,10 +158,16 @@ def _relay(client: Client, keys: Keys) -> bool:
             reads = reads and client.input is not None
         if _STDIN in ready:
             typed = _read()
-            pending, left = keys.pass_on(typed)
-            reads = bool(typed) and not left
+            passed, left = keys.pass_on(typed)
+            pending += passed
+            if left:
+                _write(client, pending)
+                return True
             if not typed:
-                left = _end_input(client)
+                reads = False
+                if is_terminal and client.with_terminal:  # it is gone
+                    return True
+                _end_input(client)
 
 
 def _read() -> bytes:
@@ -174,7 +179,8 @@ def _read() -> bytes:
 
 def _write(client: Client, pending: bytes) -> bytes:
     """Write into the input. Returns: what is left to be written; b"" also if the command has closed its input."""
-    assert client.input is not None
+    if client.input is None:
+        return b""
     try:
         return pending[os.write(client.input, pending) :]
     except BlockingIOError:
@@ -184,13 +190,11 @@ def _write(client: Client, pending: bytes) -> bytes:
         return b""
 
 
-def _end_input(client: Client) -> bool:
-    """Standard input has ended. Returns: whether the view is left, as at the end of the caller's terminal."""
-    if client.with_terminal:
-        return os.isatty(_STDIN)
-    client.close_input()
-    client.end_input()
-    return False
+def _end_input(client: Client) -> None:
+    """Standard input has ended: so has that of a command without a terminal."""
+    if not client.with_terminal:
+        client.close_input()
+        client.end_input()
 
 
 def _forward_signals(client: Client) -> None:

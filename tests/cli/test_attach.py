@@ -121,6 +121,21 @@ def test_a_client_that_does_not_read_holds_nothing_up(user: TestUser) -> None:
         assert "100000\n" in user.succeeds("logs", "v")
 
 
+def test_the_keys_are_found_where_the_view_takes_nothing(user: TestUser) -> None:
+    with removed(user, "v"):
+        script = "stty -echo; echo ready; sleep 1000"
+        user.succeeds("run", "-dit", "--name", "v", "--", "sh", "-c", script)
+        while "ready" not in user.succeeds("logs", "v"):
+            pass
+        with Terminal(command(), "attach", "v") as terminal:
+            wait_until_attached(terminal.process.pid)
+            while not terminal.is_raw():
+                os.sched_yield()
+            terminal.type("a line\n" * 40000)
+            terminal.type("\x10\x11")
+            assert terminal.finish() == 0
+
+
 @with_both_drivers
 def test_a_detached_terminal_is_left_by_its_keys_and_taken_again(user: TestUser) -> None:
     with removed(user, "v"):
