@@ -40,6 +40,7 @@ DEPENDS = [
     "native/logs.h",
     "native/plan.h",
     "native/ports.h",
+    "native/steps.h",
     "native/supervisor.h",
     "native/terminal.h",
 ]

@@ -19,6 +19,11 @@
 #define MOST_ID (UINT32_MAX - 1ULL) /* of a user or group: -1 is none */
 #define MAGIC "overlaykit plan"
 
+/* Letters of signatures; all others are lists. */
+#define INTEGERS "unbaik"
+#define SLOTS "dmc"
+#define STRINGS "s/heF"
+
 enum {
     FIRST_DESCRIPTOR = 3,  /* after the standard ones */
     LONGEST_HOSTNAME = 64, /* uname(2) */
@@ -42,72 +47,22 @@ enum {
 /* How often a step may occur. */
 enum often { MANY, ONCE };
 
+#define NO_FLAGS "there are no such flags"
+
 struct form {
     const char *name, *signature;
     unsigned sections;
     enum often often;
+    uint64_t most;       /* of the argument with the letter n */
+    const char *problem; /* if it exceeds that */
 };
 
+#define STEP(code, name, signature, sections, often)                                               \
+    STEP_UP_TO(code, name, signature, sections, often, 0, NULL)
+#define STEP_UP_TO(code, ...) [STEP_##code] = {__VA_ARGS__},
+
 static const struct form forms[STEPS] = {
-    [STEP_SECTION] = {"section", "u", EVERYWHERE, MANY},
-    [STEP_DESCRIPTOR] = {"descriptor", "du", IN_PLAN, MANY},
-    [STEP_REPORT] = {"report", "dd", IN_PLAN, ONCE},
-    [STEP_FRONT] = {"front", "ll", IN_PLAN, ONCE},
-    [STEP_PARENT] = {"parent", "d", IN_PLAN, ONCE},
-    [STEP_ABORT_ON] = {"abort_on", "d", IN_PLAN, MANY},
-    [STEP_HOLD] = {"hold", "d", IN_PLAN, MANY},
-    [STEP_SETNS] = {"setns", "du", IN_MONITOR | IN_INIT, MANY},
-    [STEP_UNSHARE] = {"unshare", "u", IN_MONITOR | IN_INIT, MANY},
-    [STEP_PUBLISH] = {"publish", "du", IN_MONITOR, MANY},
-    [STEP_PRIVATE_MOUNTS] = {"private_mounts", "", IN_INIT, MANY},
-    [STEP_HOSTNAME] = {"hostname", "s", IN_INIT, MANY},
-    [STEP_LOOPBACK] = {"loopback", "", IN_INIT, MANY},
-    [STEP_UMASK] = {"umask", "u", IN_INIT, MANY},
-    [STEP_FRESH] = {"fresh", "dsuluss", IN_INIT, MANY},
-    [STEP_CLONE] = {"clone", "dsuuuuss", IN_INIT, MANY},
-    [STEP_ROOT] = {"root", "dddd", IN_INIT, ONCE},
-    [STEP_ATTACH] = {"attach", "dsu", IN_INIT, MANY},
-    [STEP_SYMLINK] = {"symlink", "ss", IN_INIT, MANY},
-    [STEP_BIND] = {"bind", "ds", IN_INIT, MANY},
-    [STEP_ATTACH_BINDS] = {"attach_binds", "", IN_INIT, ONCE},
-    [STEP_HIDE] = {"hide", "l", IN_INIT, MANY},
-    [STEP_PROTECT] = {"protect", "lllu", IN_INIT, MANY},
-    [STEP_HOSTS] = {"hosts", "ssu", IN_INIT, ONCE},
-    [STEP_CHDIR] = {"chdir", "su", IN_INIT, MANY},
-    [STEP_SESSION_KEYRING] = {"session_keyring", "", IN_INIT, MANY},
-    [STEP_RESTRICT_CAPABILITIES] = {"restrict_capabilities", "u", IN_INIT | IN_COMMAND, MANY},
-    [STEP_BLOCKED] = {"blocked", "u", IN_COMMAND, ONCE},
-    [STEP_IGNORED] = {"ignored", "u", IN_COMMAND, ONCE},
-    [STEP_STANDARD] = {"standard", "ud", IN_COMMAND, MANY},
-    [STEP_CLOSE_STANDARD] = {"close_standard", "u", IN_COMMAND, ONCE},
-    [STEP_PASS] = {"pass", "d", IN_COMMAND, MANY},
-    [STEP_NO_NEW_PRIVS] = {"no_new_privs", "", IN_COMMAND, ONCE},
-    [STEP_SCOPE_SOCKETS] = {"scope_sockets", "", IN_COMMAND, ONCE},
-    [STEP_SECCOMP] = {"seccomp", "d", IN_COMMAND, MANY},
-    [STEP_EXEC] = {"exec", "lllu", IN_COMMAND, ONCE},
-    [STEP_AWAIT] = {"await", "d", IN_END, MANY},
-    [STEP_REMOVE] = {"remove", "ds", IN_END, MANY},
-    [STEP_REMOVE_IF_EMPTY] = {"remove_if_empty", "ds", IN_END, MANY},
-    [STEP_OFFER_NAMESPACES] = {"offer_namespaces", "", IN_INIT, ONCE},
-    [STEP_TERMINAL] = {"terminal", "u", IN_PLAN, ONCE},
-    [STEP_PTY] = {"pty", "uu", IN_INIT, ONCE},
-    [STEP_SESSION] = {"session", "u", IN_COMMAND, ONCE},
-    [STEP_ANNOUNCE] = {"announce", "d", IN_PLAN, ONCE},
-    [STEP_LOG] = {"log", "dddsu", IN_MONITOR, ONCE},
-    [STEP_RECORD_STATUS] = {"record_status", "ds", IN_END, ONCE},
-    [STEP_JOIN_CGROUP] = {"join_cgroup", "d", IN_INIT, MANY},
-    [STEP_OUT_OF_MEMORY] = {"out_of_memory", "d", IN_END, ONCE},
-    [STEP_LIMIT] = {"limit", "uuus", IN_INIT | IN_COMMAND, MANY},
-    [STEP_GROUP] = {"group", "u", IN_COMMAND, MANY},
-    [STEP_USER] = {"user", "uuuu", IN_COMMAND, ONCE},
-    [STEP_GRACE] = {"grace", "u", IN_PLAN, ONCE},
-    [STEP_JSON_STATUS] = {"json_status", "d", IN_PLAN, ONCE},
-    [STEP_DATA] = {"data", "dduus", IN_INIT, MANY},
-    [STEP_TIME_OFFSETS] = {"time_offsets", "s", IN_MONITOR, ONCE},
-    [STEP_HELPER] = {"helper", "ll", IN_MONITOR, ONCE},
-    [STEP_CONNECT] = {"connect", "", IN_MONITOR, ONCE},
-    [STEP_COVER] = {"cover", "ssu", IN_INIT, MANY},
-    [STEP_INPUT] = {"input", "d", IN_PLAN, ONCE},
+#include "steps.h"
 };
 
 static const char *const section_names[SECTIONS] = {"plan", "monitor", "init", "command", "end"};
@@ -152,25 +107,23 @@ take_argument(struct cursor *cursor, char letter, struct argument *argument)
         return "an argument is longer than the plan";
     *argument = (struct argument){.bytes = cursor->at, .length = length};
     cursor->at += length;
-    switch (letter) {
-    case 'u':
+    if (strchr(INTEGERS, letter)) {
         if (length != sizeof argument->number)
             return "an integer has not 8 bytes";
         memcpy(&argument->number, argument->bytes, length);
-        return NULL;
-    case 'd':
+    } else if (strchr(SLOTS, letter)) {
         if (length != sizeof slot)
             return "a slot has not 4 bytes";
         memcpy(&slot, argument->bytes, length);
         argument->number = slot;
         return slot < MOST_SLOTS ? NULL : "there is no such slot";
-    case 's':
+    } else if (strchr(STRINGS, letter)) {
         if (!length || memchr(argument->bytes, '\0', length) != argument->bytes + length - 1)
             return "a string does not end with its only NUL";
-        return NULL;
-    default:
-        return length && argument->bytes[length - 1] ? "a list does not end with NUL" : NULL;
+    } else if (length && argument->bytes[length - 1]) {
+        return "a list does not end with NUL";
     }
+    return NULL;
 }
 
 /* Take a record. Returns NULL, or what is wrong. */
@@ -197,6 +150,12 @@ bool
 plan_next(struct cursor *cursor, struct record *record)
 {
     return cursor->at < cursor->end && !take_record(cursor, record);
+}
+
+const char *
+plan_signature(enum step step)
+{
+    return forms[step].signature;
 }
 
 bool
@@ -270,56 +229,37 @@ plan_forget(struct plan *plan, enum section first, enum section last)
 
 /* ---- checking ------------------------------------------------------------------------------- */
 
-/* Whether the first argument of a step is a slot that it fills. */
-static bool
-fills(enum step step)
+/* The argument with the letter n, 0 without one. */
+static uint64_t
+flags_of(const struct record *record)
 {
-    return step == STEP_DESCRIPTOR || step == STEP_FRESH || step == STEP_CLONE || step == STEP_DATA;
-}
-
-static bool
-consumes(enum step step)
-{
-    return step == STEP_ROOT || step == STEP_ATTACH || step == STEP_BIND;
+    const char *signature = forms[record->step].signature, *at = strchr(signature, 'n');
+    return at ? record->arguments[at - signature].number : 0;
 }
 
 static const char *
-check_filled_slot(struct check *check, const struct record *record)
+check_filled_slot(uint8_t *slot, const struct record *record)
 {
-    const struct argument *arguments = record->arguments;
-    uint8_t *slot = &check->slots[arguments[0].number];
-    if (record->step == STEP_DESCRIPTOR) {
-        if (*slot != EMPTY)
-            return "the slot is filled already";
-        *slot = INHERITED;
-        return NULL;
-    }
-    if (record->step == STEP_DATA) {
-        if (*slot != EMPTY)
-            return "the slot is filled already";
-        *slot = MADE;
-        return NULL;
-    }
-    uint64_t flags = arguments[record->step == STEP_FRESH ? 4 : 5].number;
+    uint64_t flags = flags_of(record);
     bool alternative = flags & MOUNT_UNLESS_FILLED;
     if (*slot != (alternative ? PERHAPS : EMPTY))
         return alternative ? "the slot is no alternative's" : "the slot is filled already";
-    *slot = flags & ~(uint64_t)MOUNT_UNLESS_FILLED ? PERHAPS : MADE;
+    if (record->step == STEP_DESCRIPTOR)
+        *slot = INHERITED;
+    else
+        *slot = flags & ~(uint64_t)MOUNT_UNLESS_FILLED ? PERHAPS : MADE;
     return NULL;
 }
 
 static const char *
-check_used_slot(struct check *check, const struct record *record, const struct argument *argument)
+check_used_slot(const struct check *check, uint8_t *slot, const struct record *record)
 {
-    uint8_t *slot = &check->slots[argument->number];
     if (*slot == EMPTY || *slot == CONSUMED)
         return "the slot is not filled";
     if (*slot == PERHAPS && record->step == STEP_ROOT)
         return "the slot may be empty";
     if (*slot != INHERITED && check->section != SECTION_INIT)
         return "the slot holds no inherited descriptor";
-    if (consumes(record->step))
-        *slot = CONSUMED;
     return NULL;
 }
 
@@ -328,14 +268,15 @@ check_slots(struct check *check, const struct record *record)
 {
     const char *signature = forms[record->step].signature, *problem;
     for (size_t at = 0; signature[at]; at++) {
-        if (signature[at] != 'd')
+        if (!strchr(SLOTS, signature[at]))
             continue;
-        if (at == 0 && fills(record->step))
-            problem = check_filled_slot(check, record);
-        else
-            problem = check_used_slot(check, record, &record->arguments[at]);
+        uint8_t *slot = &check->slots[record->arguments[at].number];
+        problem = signature[at] == 'm' ? check_filled_slot(slot, record)
+                                       : check_used_slot(check, slot, record);
         if (problem)
             return problem;
+        if (signature[at] == 'c')
+            *slot = CONSUMED;
     }
     return NULL;
 }
@@ -374,25 +315,41 @@ is_propagation(uint64_t number)
     return number == 0 || number == MS_PRIVATE || number == MS_SLAVE || number == MS_SHARED;
 }
 
+/* Check the value of an argument as its letter says. */
 static const char *
-check_mount(const struct argument *attributes, const struct argument *flags, uint64_t known,
-            const struct argument *failure)
+check_argument(const struct form *form, char letter, const struct argument *argument)
 {
-    if (attributes->number > UINT32_MAX)
-        return "there are no such attributes";
-    if (flags->number & ~known)
-        return "there are no such flags";
-    return is_failure_name(failure->bytes) ? NULL : "the name of the failure is none";
-}
-
-static const char *
-check_paths(const struct argument *lists, size_t count)
-{
-    for (size_t at = 0; at < count; at++)
-        for (const char *one = NULL; (one = list_next(&lists[at], one));)
+    uint64_t number = argument->number;
+    switch (letter) {
+    case 'n':
+        return number <= form->most ? NULL : form->problem;
+    case 'b':
+        return number <= 1 ? NULL : NO_FLAGS;
+    case 'a':
+        return number <= UINT32_MAX ? NULL : "there are no such attributes";
+    case 'i':
+        return number <= MOST_ID ? NULL : "it is no user or group";
+    case 'k':
+        return number & ~(uint64_t)NAMESPACES ? "there are no such namespaces" : NULL;
+    case 'h':
+        return argument->length - 1 <= LONGEST_HOSTNAME ? NULL : "the name is too long";
+    case 'F':
+        return is_failure_name(argument->bytes) ? NULL : "the name of the failure is none";
+    case 'e':
+        return is_plain_name(argument->bytes) ? NULL : "the name is none";
+    case 'v':
+        return argument->length ? NULL : "there is no program";
+    case 'o':
+        return list_count(argument) % 2 ? "an option has no value" : NULL;
+    case '/':
+    case 'P':
+        for (const char *one = NULL; (one = list_next(argument, one));)
             if (*one != '/')
                 return "a path is not absolute";
-    return NULL;
+        return NULL;
+    default:
+        return NULL;
+    }
 }
 
 static const char *
@@ -421,9 +378,9 @@ check_section(struct check *check, uint64_t number)
     return NULL;
 }
 
-/* Check the values of the arguments. */
+/* Check what the letters do not say. */
 static const char *
-check_values(struct check *check, const struct record *record)
+check_step(struct check *check, const struct record *record)
 {
     const struct argument *argument = record->arguments;
     uint64_t number = argument[0].number;
@@ -432,103 +389,35 @@ check_values(struct check *check, const struct record *record)
         return check_section(check, number);
     case STEP_DESCRIPTOR:
         return check_descriptor(check, &argument[0], argument[1].number);
-    case STEP_FRONT:
-        return argument[0].length ? NULL : "there is no program";
-    case STEP_HELPER:
-        return argument[0].length ? NULL : "there is no program";
     case STEP_CONNECT:
         return check->seen[STEP_HELPER] ? NULL : "there is no helper";
     case STEP_SETNS:
         check->own_processes |=
             check->section == SECTION_MONITOR && argument[1].number & CLONE_NEWPID;
-        return argument[1].number & ~(uint64_t)NAMESPACES ? "there are no such namespaces" : NULL;
+        return NULL;
     case STEP_UNSHARE:
         check->own_processes |= check->section == SECTION_MONITOR && number & CLONE_NEWPID;
-        return number & ~(uint64_t)NAMESPACES ? "there are no such namespaces" : NULL;
+        return NULL;
     case STEP_PUBLISH:
-        return argument[1].number && argument[1].number <= UINT16_MAX ? NULL : "it is no port";
-    case STEP_HOSTNAME:
-        return argument[0].length - 1 <= LONGEST_HOSTNAME ? NULL : "the name is too long";
-    case STEP_UMASK:
-        return number <= 0777 ? NULL : "it is no umask";
-    case STEP_FRESH:
-        if (list_count(&argument[3]) % 2)
-            return "an option has no value";
-        return check_mount(&argument[2], &argument[4], MOUNT_OPTIONAL_IF_ENOENT - 1, &argument[5]);
+        return argument[1].number ? NULL : "it is no port";
     case STEP_CLONE:
-        if (argument[3].number > UINT32_MAX)
-            return "there are no such attributes";
-        if (!is_propagation(argument[4].number))
-            return "there is no such propagation";
-        return check_mount(&argument[2], &argument[5], 2 * MOUNT_OPTIONAL_IF_ENOENT - 1,
-                           &argument[6]);
-    case STEP_DATA:
-        if (argument[2].number > MOST_ID)
-            return "it is no user";
-        return argument[3].number <= UINT32_MAX ? NULL : "there are no such attributes";
-    case STEP_ATTACH:
-        return argument[2].number <= ATTACH_IF_TARGET_EXISTS ? NULL : "there are no such flags";
-    case STEP_HIDE:
-        return check_paths(argument, 1);
-    case STEP_PROTECT:
-        if (argument[3].number > (PROTECT_OWN_NETWORK | PROTECT_MACHINE))
-            return "there are no such flags";
-        return check_paths(argument, 3);
-    case STEP_HOSTS:
-        if (argument[0].length - 1 > LONGEST_HOSTNAME)
-            return "the name is too long";
-        return argument[2].number <= 1 ? NULL : "there are no such flags";
-    case STEP_COVER:
-        if (argument[2].number > (COVER_MAKE | COVER_REQUIRED))
-            return "there are no such flags";
-        return check_paths(argument, 1);
+        return is_propagation(argument[4].number) ? NULL : "there is no such propagation";
     case STEP_BIND:
         return check->seen[STEP_ATTACH_BINDS] ? "it comes after attach_binds" : NULL;
-    case STEP_CHDIR:
-        return argument[1].number <= 1 ? NULL : "there are no such flags";
-    case STEP_STANDARD:
-        return number < FIRST_DESCRIPTOR ? NULL : "it is no standard descriptor";
-    case STEP_CLOSE_STANDARD:
-        return number < 1 << FIRST_DESCRIPTOR ? NULL : "it is no standard descriptor";
-    case STEP_EXEC:
-        return argument[0].length && argument[3].number <= 1 ? NULL : "there is no command";
-    case STEP_TERMINAL:
-        return number <= TERMINAL_INTERACTIVE ? NULL : "there are no such flags";
     case STEP_PTY:
-        if (!check->seen[STEP_TERMINAL])
-            return "there is no terminal";
-        if (argument[1].number > 1)
-            return "there are no such flags";
-        return number <= MOST_ID ? NULL : "it is no user";
+        return check->seen[STEP_TERMINAL] ? NULL : "there is no terminal";
     case STEP_SESSION:
-        if (number > SESSION_WITH_PTY)
-            return "there are no such flags";
         return number && !check->seen[STEP_PTY] ? "there is no terminal" : NULL;
     case STEP_LOG:
-        if (argument[3].length - 1 > LONGEST_FILE_NAME || !is_plain_name(argument[3].bytes))
+        if (argument[3].length - 1 > LONGEST_FILE_NAME)
             return "the name is none";
         return argument[4].number ? NULL : "there is no limit";
     case STEP_RECORD_STATUS:
-        return argument[1].length - 1 <= LONGEST_FILE_NAME && is_plain_name(argument[1].bytes)
-                   ? NULL
-                   : "the name is none";
+        return argument[1].length - 1 <= LONGEST_FILE_NAME ? NULL : "the name is none";
     case STEP_LIMIT:
-        if (number >= RLIM_NLIMITS)
-            return "there is no such limit";
         return argument[1].number <= argument[2].number ? NULL : "it is above the hard limit";
-    case STEP_GRACE:
-        return number <= INT_MAX ? NULL : "it is too long";
     case STEP_GROUP:
-        if (check->seen[STEP_GROUP] > NGROUPS_MAX)
-            return "there are too many groups";
-        return number <= MOST_ID ? NULL : "it is no group";
-    case STEP_USER:
-        if (number > MOST_ID || argument[1].number > MOST_ID)
-            return "it is no user";
-        return argument[2].number < GROUPS_KINDS ? NULL : "there are no such flags";
-    case STEP_REMOVE:
-    case STEP_REMOVE_IF_EMPTY:
-        return is_plain_name(argument[1].bytes) ? NULL : "the name is none";
+        return check->seen[STEP_GROUP] > NGROUPS_MAX ? "there are too many groups" : NULL;
     default:
         return NULL;
     }
@@ -546,7 +435,10 @@ check_record(struct check *check, const struct record *record)
         return "it comes after exec";
     if (check->seen[record->step]++ && form->often == ONCE)
         return "the step occurs twice";
-    if ((problem = check_values(check, record)) || (problem = check_slots(check, record)))
+    for (size_t at = 0; form->signature[at]; at++)
+        if ((problem = check_argument(form, form->signature[at], &record->arguments[at])))
+            return problem;
+    if ((problem = check_step(check, record)) || (problem = check_slots(check, record)))
         return problem;
     return record->step == STEP_SECCOMP ? check_filter(check, &record->arguments[0]) : NULL;
 }

@@ -7,10 +7,16 @@
  *
  * in the machine's byte order. The signature of a step has a letter for each argument:
  *
- *     u  an unsigned integer of 8 bytes
- *     d  the number of a slot, 4 bytes
- *     s  a string: its NUL is counted, and it holds no other
- *     l  a list: strings, one after another
+ *     an unsigned integer of 8 bytes
+ *         u  any;  n  up to what the step allows;  b  0 or 1
+ *         a  attributes of a mount;  i  a user or a group;  k  CLONE_NEW*
+ *     the number of a slot, 4 bytes
+ *         d  that is filled;  m  that the step fills;  c  whose descriptor the step takes over
+ *     a string: its NUL is counted, and it holds no other
+ *         s  any;  /  an absolute path;  h  a host name;  e  a directory's entry
+ *         F  the name of a failure
+ *     a list: strings, one after another
+ *         l  any;  v  a program and its arguments;  o  keys and values;  P  absolute paths
  *
  * A slot holds a descriptor: an inherited one, or one that a step makes. A step with an empty slot
  * is skipped. */
@@ -40,68 +46,15 @@ enum section {
     SECTIONS,
 };
 
+#define STEP(code, ...) STEP_##code,
+#define STEP_UP_TO(code, ...) STEP_##code,
 enum step {
-    STEP_SECTION = 1,
-    STEP_DESCRIPTOR,
-    STEP_REPORT,
-    STEP_FRONT,
-    STEP_PARENT,
-    STEP_ABORT_ON,
-    STEP_HOLD,
-    STEP_SETNS,
-    STEP_UNSHARE,
-    STEP_PUBLISH,
-    STEP_PRIVATE_MOUNTS,
-    STEP_HOSTNAME,
-    STEP_LOOPBACK,
-    STEP_UMASK,
-    STEP_FRESH,
-    STEP_CLONE,
-    STEP_ROOT,
-    STEP_ATTACH,
-    STEP_SYMLINK,
-    STEP_BIND,
-    STEP_ATTACH_BINDS,
-    STEP_PROTECT,
-    STEP_HOSTS,
-    STEP_CHDIR,
-    STEP_RESTRICT_CAPABILITIES,
-    STEP_BLOCKED,
-    STEP_IGNORED,
-    STEP_STANDARD,
-    STEP_CLOSE_STANDARD,
-    STEP_PASS,
-    STEP_EXEC,
-    STEP_AWAIT,
-    STEP_REMOVE,
-    STEP_REMOVE_IF_EMPTY,
-    STEP_OFFER_NAMESPACES,
-    STEP_TERMINAL,
-    STEP_PTY,
-    STEP_SESSION,
-    STEP_ANNOUNCE,
-    STEP_LOG,
-    STEP_RECORD_STATUS,
-    STEP_SESSION_KEYRING,
-    STEP_NO_NEW_PRIVS,
-    STEP_SECCOMP,
-    STEP_JOIN_CGROUP,
-    STEP_OUT_OF_MEMORY,
-    STEP_LIMIT,
-    STEP_GROUP,
-    STEP_USER,
-    STEP_HIDE,
-    STEP_SCOPE_SOCKETS,
-    STEP_GRACE,
-    STEP_JSON_STATUS,
-    STEP_DATA,
-    STEP_TIME_OFFSETS,
-    STEP_HELPER,
-    STEP_CONNECT,
-    STEP_COVER,
-    STEP_INPUT,
+    STEP_NONE,
+#include "steps.h"
     STEPS,
 };
+#undef STEP
+#undef STEP_UP_TO
 
 /* Flags of STEP_FRESH and STEP_CLONE. */
 enum {
@@ -169,6 +122,9 @@ int plan_read(struct plan *plan, int from, const char **refusal);
 
 /* Read the next record. Returns false at the end. */
 bool plan_next(struct cursor *cursor, struct record *record);
+
+/* The letters of its arguments. */
+const char *plan_signature(enum step step);
 
 /* The only record of `step` in a section; false if there is none. */
 bool plan_find(const struct plan *plan, enum section section, enum step step,

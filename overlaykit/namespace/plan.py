@@ -2,7 +2,7 @@
 
 A step is a tuple: its name, then its arguments. A *slot* is the name of a descriptor: an inherited one (`descriptor`)
 or one that a step makes. The sections "plan", "monitor", "init", "command" and "end" follow one another; `view_plan`
-fills them. Source of the meaning of each step: native/plan.c, which refuses a plan that it does not understand.
+fills them. The forms of the steps are those of native/steps.h; native/plan.c refuses what it does not understand.
 """
 
 from __future__ import annotations
@@ -51,70 +51,71 @@ GROUPS_SET_IF_PERMITTED: Final = 2
 
 
 FORMS: Final = {
-    "section": (1, "u", "plan monitor init command end"),
-    "descriptor": (2, "du", "plan"),
+    "section": (1, "n", "plan monitor init command end"),
+    "descriptor": (2, "mu", "plan"),
     "report": (3, "dd", "plan"),
-    "front": (4, "ll", "plan"),
+    "front": (4, "vl", "plan"),
     "parent": (5, "d", "plan"),
     "abort_on": (6, "d", "plan"),
     "hold": (7, "d", "plan"),
-    "setns": (8, "du", "monitor init"),
-    "unshare": (9, "u", "monitor init"),
-    "publish": (10, "du", "monitor"),
+    "setns": (8, "dk", "monitor init"),
+    "unshare": (9, "k", "monitor init"),
+    "publish": (10, "dn", "monitor"),
     "private_mounts": (11, "", "init"),
-    "hostname": (12, "s", "init"),
+    "hostname": (12, "h", "init"),
     "loopback": (13, "", "init"),
-    "umask": (14, "u", "init"),
-    "fresh": (15, "dsuluss", "init"),
-    "clone": (16, "dsuuuuss", "init"),
-    "root": (17, "dddd", "init"),
-    "attach": (18, "dsu", "init"),
+    "umask": (14, "n", "init"),
+    "fresh": (15, "msaonFs", "init"),
+    "clone": (16, "msaaunFs", "init"),
+    "root": (17, "cccc", "init"),
+    "attach": (18, "csn", "init"),
     "symlink": (19, "ss", "init"),
-    "bind": (20, "ds", "init"),
+    "bind": (20, "cs", "init"),
     "attach_binds": (21, "", "init"),
-    "protect": (22, "lllu", "init"),
-    "hosts": (23, "ssu", "init"),
-    "chdir": (24, "su", "init"),
+    "protect": (22, "PPPn", "init"),
+    "hosts": (23, "hsb", "init"),
+    "chdir": (24, "sb", "init"),
     "restrict_capabilities": (25, "u", "init command"),
     "blocked": (26, "u", "command"),
     "ignored": (27, "u", "command"),
-    "standard": (28, "ud", "command"),
-    "close_standard": (29, "u", "command"),
+    "standard": (28, "nd", "command"),
+    "close_standard": (29, "n", "command"),
     "pass": (30, "d", "command"),
-    "exec": (31, "lllu", "command"),
+    "exec": (31, "vllb", "command"),
     "await": (32, "d", "end"),
-    "remove": (33, "ds", "end"),
-    "remove_if_empty": (34, "ds", "end"),
+    "remove": (33, "de", "end"),
+    "remove_if_empty": (34, "de", "end"),
     "offer_namespaces": (35, "", "init"),
-    "terminal": (36, "u", "plan"),
-    "pty": (37, "uu", "init"),
-    "session": (38, "u", "command"),
+    "terminal": (36, "n", "plan"),
+    "pty": (37, "ib", "init"),
+    "session": (38, "n", "command"),
     "announce": (39, "d", "plan"),
-    "log": (40, "dddsu", "monitor"),
-    "record_status": (41, "ds", "end"),
+    "log": (40, "dddeu", "monitor"),
+    "record_status": (41, "de", "end"),
     "session_keyring": (42, "", "init"),
     "no_new_privs": (43, "", "command"),
     "seccomp": (44, "d", "command"),
     "join_cgroup": (45, "d", "init"),
     "out_of_memory": (46, "d", "end"),
-    "limit": (47, "uuus", "init command"),
-    "group": (48, "u", "command"),
-    "user": (49, "uuuu", "command"),
-    "hide": (50, "l", "init"),
+    "limit": (47, "nuus", "init command"),
+    "group": (48, "i", "command"),
+    "user": (49, "iinu", "command"),
+    "hide": (50, "P", "init"),
     "scope_sockets": (51, "", "command"),
-    "grace": (52, "u", "plan"),
+    "grace": (52, "n", "plan"),
     "json_status": (53, "d", "plan"),
-    "data": (54, "dduus", "init"),
+    "data": (54, "mdias", "init"),
     "time_offsets": (55, "s", "monitor"),
-    "helper": (56, "ll", "monitor"),
+    "helper": (56, "vl", "monitor"),
     "connect": (57, "", "monitor"),
-    "cover": (58, "ssu", "init"),
+    "cover": (58, "/sn", "init"),
     "input": (59, "d", "plan"),
 }
-"""Of each step its code, the types of its arguments, and the sections that may have it, as the program knows them.
+"""Of each step its code, a letter for each argument (native/plan.h), and the sections that may have it."""
 
-Types: u an unsigned integer, d a slot, s a string, l a list of strings.
-"""
+_INTEGERS: Final = frozenset("unbaik")
+_SLOTS: Final = frozenset("dmc")
+_STRINGS: Final = frozenset("s/heF")
 
 
 class TooLarge(Exception):
@@ -478,12 +479,12 @@ def _record(step: Step, slots: dict[Slot, int]) -> bytes:
     record = _u16(code) + _u16(len(signature))
     argument: Any
     for letter, argument in zip(signature, arguments, strict=True):
-        if letter == "u":
+        if letter in _INTEGERS:
             record += _U32_OF_8 + argument.to_bytes(8, sys.byteorder)
-        elif letter == "d":
+        elif letter in _SLOTS:
             record += _U32_OF_4 + _u32(slots.setdefault(argument, len(slots)))
         else:
-            text = _strings((argument,) if letter == "s" else argument)
+            text = _strings((argument,) if letter in _STRINGS else argument)
             record += _u32(len(text)) + text
     return record
 

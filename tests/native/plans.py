@@ -45,13 +45,13 @@ FORMS: Final = table()
 
 def argument(letter: str, value: object) -> bytes:
     match letter, value:
-        case "u", int():
+        case "u" | "n" | "b" | "a" | "i" | "k", int():
             raw = struct.pack("=Q", value)
-        case "d", int():
+        case "d" | "m" | "c", int():
             raw = struct.pack("=I", value)
-        case "s", str() | bytes():
+        case "s" | "/" | "h" | "e" | "F", str() | bytes():
             raw = os.fsencode(value) + b"\0"
-        case "l", tuple():
+        case "l" | "v" | "o" | "P", tuple():
             raw = b"".join(os.fsencode(one) + b"\0" for one in value)
         case _:
             raise TypeError(f"{value!r} is no {letter}")

@@ -250,14 +250,14 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         ("section", COMMAND),
         ("standard", 3, 0),
     ),
-    "record 4: exec: there is no command": (
+    "record 4: exec: there is no program": (
         *HEAD,
         ("section", COMMAND),
         ("exec", (), (), ("/bin/true",), 0),
     ),
     "record 4: pty: there is no terminal": (*HEAD, ("section", INIT), ("pty", 0, 0)),
     "record 3: terminal: there are no such flags": (*HEAD, ("terminal", 2)),
-    "record 5: pty: it is no user": (
+    "record 5: pty: it is no user or group": (
         *HEAD,
         ("terminal", 0),
         ("section", INIT),
@@ -281,7 +281,7 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         FRESH,
         ("data", 3, 3, 0, 0, "/x"),
     ),
-    "record 4: data: it is no user": (
+    "record 4: data: it is no user or group": (
         *HEAD,
         ("section", INIT),
         ("data", 3, 0, (1 << 32) - 1, 0, "/x"),
@@ -294,8 +294,16 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
     "record 4: connect: there is no helper": (*HEAD, ("section", MONITOR), ("connect",)),
     "record 4: helper: there is no program": (*HEAD, ("section", MONITOR), ("helper", (), ())),
     "record 3: grace: it is too long": (*HEAD, ("grace", 1 << 31)),
-    "record 4: group: it is no group": (*HEAD, ("section", COMMAND), ("group", (1 << 32) - 1)),
-    "record 4: user: it is no user": (*HEAD, ("section", COMMAND), ("user", 0, 1 << 32, 0, 0)),
+    "record 4: group: it is no user or group": (
+        *HEAD,
+        ("section", COMMAND),
+        ("group", (1 << 32) - 1),
+    ),
+    "record 4: user: it is no user or group": (
+        *HEAD,
+        ("section", COMMAND),
+        ("user", 0, 1 << 32, 0, 0),
+    ),
     "record 4: user: there are no such flags": (*HEAD, ("section", COMMAND), ("user", 0, 0, 3, 0)),
     "its terminal has no front or no pty": (
         *HEAD,
