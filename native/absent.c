@@ -47,9 +47,8 @@ nanoseconds(struct timespec time)
     PyObject *scale = PyLong_FromLong(NS_PER_S);
     PyObject *rest = PyLong_FromLong(fraction);
     PyObject *whole = seconds && scale ? PyNumber_Multiply(seconds, scale) : NULL;
-    if (whole && rest) {
+    if (whole && rest)
         answer = PyNumber_Add(whole, rest);
-    }
     Py_XDECREF(whole);
     Py_XDECREF(rest);
     Py_XDECREF(scale);
@@ -61,9 +60,8 @@ static PyObject *
 stat_answer(const native_state *state, const struct stat *st)
 {
     PyObject *answer = PyStructSequence_New(state->stat_result);
-    if (answer == NULL) {
+    if (answer == NULL)
         return NULL;
-    }
     PyObject *values[STAT_FIELDS] = {
         PyLong_FromUnsignedLong(st->st_mode),
         PyLong_FromUnsignedLongLong(st->st_ino),
@@ -82,13 +80,11 @@ stat_answer(const native_state *state, const struct stat *st)
         PyLong_FromLongLong(st->st_blocks),
         PyLong_FromUnsignedLongLong(st->st_rdev),
     };
-    for (int i = 0; i < STAT_FIELDS; i++) {
+    for (int i = 0; i < STAT_FIELDS; i++)
         PyStructSequence_SetItem(answer, state->stat_at[i], values[i]);
-    }
     const time_t whole[] = {st->st_atim.tv_sec, st->st_mtim.tv_sec, st->st_ctim.tv_sec};
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++)
         PyStructSequence_SetItem(answer, WHOLE_SECONDS + i, PyLong_FromLongLong(whole[i]));
-    }
     if (PyErr_Occurred()) {
         Py_DECREF(answer);
         return NULL;
@@ -110,13 +106,12 @@ py_stat_or_none(PyObject *module, PyObject *args, PyObject *kwargs)
     int result;
     NATIVE_CALL(result, fstatat(dirfd, name.name, &st, AT_SYMLINK_NOFOLLOW));
     PyObject *answer;
-    if (result == 0) {
+    if (result == 0)
         answer = stat_answer(PyModule_GetState(module), &st);
-    } else if (errno == ENOENT && !PyErr_Occurred()) {
+    else if (errno == ENOENT && !PyErr_Occurred())
         answer = Py_NewRef(Py_None);
-    } else {
+    else
         answer = native_raise(&name, NULL);
-    }
     native_path_release(&name);
     return answer;
 }
@@ -136,9 +131,8 @@ py_xattr_or_none(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     native_path path = {0};
     if (PyLong_Check(given)) {
         fd = (int)PyLong_AsLong(given);
-        if (fd == -1 && PyErr_Occurred()) {
+        if (fd == -1 && PyErr_Occurred())
             return NULL;
-        }
     } else if (!native_path_from(given, &path)) {
         return NULL;
     }
@@ -147,16 +141,14 @@ py_xattr_or_none(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     size_t room = sizeof(little);
     ssize_t size;
     for (;;) {
-        if (path.name == NULL) {
+        if (path.name == NULL)
             NATIVE_CALL(size, fgetxattr(fd, name, value, room));
-        } else if (follow) {
+        else if (follow)
             NATIVE_CALL(size, getxattr(path.name, name, value, room));
-        } else {
+        else
             NATIVE_CALL(size, lgetxattr(path.name, name, value, room));
-        }
-        if (size >= 0 || errno != ERANGE || value != little) {
+        if (size >= 0 || errno != ERANGE || value != little)
             break;
-        }
         room = XATTR_SIZE_MAX;
         value = PyMem_Malloc(room);
         if (value == NULL) {
@@ -165,16 +157,14 @@ py_xattr_or_none(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
         }
     }
     PyObject *answer;
-    if (size >= 0) {
+    if (size >= 0)
         answer = PyBytes_FromStringAndSize(value, size);
-    } else if ((errno == ENODATA || errno == EOPNOTSUPP) && !PyErr_Occurred()) {
+    else if ((errno == ENODATA || errno == EOPNOTSUPP) && !PyErr_Occurred())
         answer = Py_NewRef(Py_None);
-    } else {
+    else
         answer = native_raise(path.name ? &path : NULL, NULL);
-    }
-    if (value != little) {
+    if (value != little)
         PyMem_Free(value);
-    }
     native_path_release(&path);
     return answer;
 }
@@ -195,22 +185,18 @@ native_absent_init(native_state *state)
     PyObject *sample = NULL, *counted = NULL, *count = NULL;
     PyObject *os = PyImport_ImportModule("os");
     PyObject *type = os ? PyObject_GetAttrString(os, "stat_result") : NULL;
-    if (type == NULL || (count = PyObject_GetAttrString(type, "n_fields")) == NULL) {
+    if (type == NULL || (count = PyObject_GetAttrString(type, "n_fields")) == NULL)
         goto end;
-    }
     Py_ssize_t fields = PyLong_AsSsize_t(count);
-    if (fields < 0 || (counted = PyTuple_New(fields)) == NULL) {
+    if (fields < 0 || (counted = PyTuple_New(fields)) == NULL)
         goto end;
-    }
-    for (Py_ssize_t i = 0; i < fields; i++) {
+    for (Py_ssize_t i = 0; i < fields; i++)
         PyTuple_SetItem(counted, i, PyLong_FromSsize_t(i));
-    }
     sample = PyObject_CallFunction(type, "(O)", counted);
     for (int i = 0; sample != NULL && i < STAT_FIELDS; i++) {
         PyObject *at = PyObject_GetAttrString(sample, stat_fields[i]);
-        if (at == NULL) {
+        if (at == NULL)
             goto end;
-        }
         state->stat_at[i] = PyLong_AsSsize_t(at);
         Py_DECREF(at);
     }

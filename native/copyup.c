@@ -33,12 +33,10 @@ copyup_checkpoint(struct copyup *copy)
 static int
 copy_up(struct copyup *copy, bool data, bool metadata)
 {
-    if (fstat(copy->src, &copy->source) < 0) {
+    if (fstat(copy->src, &copy->source) < 0)
         return -1;
-    }
-    if (data && S_ISREG(copy->source.st_mode) && copyup_data(copy) < 0) {
+    if (data && S_ISREG(copy->source.st_mode) && copyup_data(copy) < 0)
         return -1;
-    }
     return metadata ? copyup_metadata(copy) : 0;
 }
 
@@ -49,9 +47,8 @@ prefixes_from(PyObject *tuple, size_t *count)
 {
     *count = tuple ? (size_t)PyTuple_Size(tuple) : 0;
     struct copyup_prefix *prefixes = PyMem_Malloc((*count + 1) * sizeof(*prefixes));
-    if (prefixes == NULL) {
+    if (prefixes == NULL)
         return (struct copyup_prefix *)PyErr_NoMemory();
-    }
     for (size_t i = 0; i < *count; i++) {
         char *bytes;
         Py_ssize_t length;
@@ -69,9 +66,8 @@ static int
 id_from(PyObject *given, void *address)
 {
     long long id = PyLong_AsLongLong(given);
-    if (id == -1 && PyErr_Occurred()) {
+    if (id == -1 && PyErr_Occurred())
         return 0;
-    }
     if (id < -1 || id >= UINT32_MAX) {
         PyErr_SetString(PyExc_OverflowError, "not a user or group id");
         return 0;
@@ -96,9 +92,8 @@ py_copy_up(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
         return NULL;
     }
     struct copyup_prefix *skipped = prefixes_from(skip, &copy.skip_count);
-    if (skipped == NULL) {
+    if (skipped == NULL)
         return NULL;
-    }
     struct copyup_prefix *kept = prefixes_from(keep, &copy.keep_count);
     if (kept == NULL) {
         PyMem_Free(skipped);

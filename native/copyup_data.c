@@ -46,9 +46,8 @@ is_unsupported(int error)
 static void
 record_method(struct transfer *transfer, enum copyup_method method)
 {
-    if (transfer->copy->method < method) {
+    if (transfer->copy->method < method)
         transfer->copy->method = method;
-    }
 }
 
 static int
@@ -60,9 +59,8 @@ write_all(struct transfer *transfer, size_t length, off_t offset)
         COPYUP_CALL(transfer->copy, count,
                     pwrite(transfer->copy->dst, transfer->buffer + written, length - written,
                            offset + (off_t)written));
-        if (count < 0) {
+        if (count < 0)
             return -1;
-        }
         written += (size_t)count;
     }
     return 0;
@@ -73,18 +71,15 @@ write_all(struct transfer *transfer, size_t length, off_t offset)
 static ssize_t
 read_write(struct transfer *transfer, off_t offset, off_t length)
 {
-    if (length > BUFFER) {
+    if (length > BUFFER)
         length = BUFFER;
-    }
     ssize_t count;
     COPYUP_CALL(transfer->copy, count,
                 pread(transfer->copy->src, transfer->buffer, (size_t)length, offset));
-    if (count <= 0) {
+    if (count <= 0)
         return count;
-    }
-    if (write_all(transfer, (size_t)count, offset) < 0) {
+    if (write_all(transfer, (size_t)count, offset) < 0)
         return -1;
-    }
     record_method(transfer, COPYUP_READ_WRITE);
     return count;
 }
@@ -94,9 +89,8 @@ read_write(struct transfer *transfer, off_t offset, off_t length)
 static ssize_t
 kernel_copy(struct transfer *transfer, off_t offset, off_t length)
 {
-    if (length > CHUNK) {
+    if (length > CHUNK)
         length = CHUNK;
-    }
     /* The call advances these by what it copied, so they are right after EINTR. */
     off_t from = offset, to = offset;
     ssize_t count;
@@ -116,27 +110,22 @@ static off_t
 copy_bytes(struct transfer *transfer, off_t offset, off_t end)
 {
     while (offset < end) {
-        if (copyup_checkpoint(transfer->copy) < 0) {
+        if (copyup_checkpoint(transfer->copy) < 0)
             return -1;
-        }
         ssize_t count = 0;
         if (transfer->buffer == NULL) {
             count = kernel_copy(transfer, offset, end - offset);
             /* 0 may also mean the end of the source, or a file without a true length (procfs before
              * Linux 5.19): a read decides. */
-            if (count == 0 && (transfer->buffer = malloc(BUFFER)) == NULL) {
+            if (count == 0 && (transfer->buffer = malloc(BUFFER)) == NULL)
                 return -1;
-            }
         }
-        if (count == 0) {
+        if (count == 0)
             count = read_write(transfer, offset, end - offset);
-        }
-        if (count < 0) {
+        if (count < 0)
             return -1;
-        }
-        if (count == 0) {
+        if (count == 0)
             break;
-        }
         offset += count;
     }
     return offset;
@@ -150,22 +139,18 @@ find_data(struct copyup *copy, off_t *start, off_t *stop)
     off_t data, hole;
     COPYUP_CALL(copy, data, lseek(copy->src, *start, SEEK_DATA));
     if (data < 0) {
-        if (errno == ENXIO) {
+        if (errno == ENXIO)
             return 0;
-        }
         return errno == EINVAL || errno == EOPNOTSUPP || errno == ENOSYS ? 1 : -1;
     }
-    if (data >= *stop) { /* the file grew */
+    if (data >= *stop) /* the file grew */
         return 0;
-    }
     COPYUP_CALL(copy, hole, lseek(copy->src, data, SEEK_HOLE));
-    if (hole < 0) {
+    if (hole < 0)
         return errno == ENXIO ? 0 : -1;
-    }
     *start = data;
-    if (hole < *stop) {
+    if (hole < *stop)
         *stop = hole;
-    }
     return 1;
 }
 
@@ -177,13 +162,11 @@ copy_runs(struct transfer *transfer, off_t size)
     while (offset < size) {
         off_t start = offset, stop = size;
         int found = find_data(transfer->copy, &start, &stop);
-        if (found <= 0) {
+        if (found <= 0)
             return found < 0 ? -1 : size;
-        }
         offset = copy_bytes(transfer, start, stop);
-        if (offset < stop) { /* the source ended early, or -1 */
+        if (offset < stop) /* the source ended early, or -1 */
             return offset;
-        }
     }
     return size;
 }
@@ -193,27 +176,23 @@ clone(struct copyup *copy)
 {
     int result;
     COPYUP_CALL(copy, result, ioctl(copy->dst, FICLONE, copy->src));
-    if (result == 0) {
+    if (result == 0)
         copy->method = COPYUP_CLONE;
-    }
     return result;
 }
 
 int
 copyup_data(struct copyup *copy)
 {
-    if (copyup_checkpoint(copy) < 0) {
+    if (copyup_checkpoint(copy) < 0)
         return -1;
-    }
     struct transfer transfer = {.copy = copy};
     off_t length;
     if (copy->source.st_size > 0) {
-        if (clone(copy) == 0) {
+        if (clone(copy) == 0)
             return 0;
-        }
-        if (!is_unsupported(errno)) {
+        if (!is_unsupported(errno))
             return -1;
-        }
         length = copy_runs(&transfer, copy->source.st_size);
     } else {
         /* Empty, or without a length in stat(2), as in procfs. */
@@ -221,9 +200,8 @@ copyup_data(struct copyup *copy)
         length = transfer.buffer ? copy_bytes(&transfer, 0, INT64_MAX) : -1;
     }
     free(transfer.buffer);
-    if (length < 0) {
+    if (length < 0)
         return -1;
-    }
     int result;
     COPYUP_CALL(copy, result, ftruncate(copy->dst, length));
     return result;

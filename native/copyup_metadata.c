@@ -38,9 +38,8 @@ static int
 inode_from(int fd, struct inode *inode)
 {
     int flags = fcntl(fd, F_GETFL);
-    if (flags < 0) {
+    if (flags < 0)
         return -1;
-    }
     inode->fd = fd;
     inode->by_path = (flags & O_PATH) != 0;
     snprintf(inode->path, sizeof(inode->path), "/proc/self/fd/%d", fd);
@@ -89,11 +88,9 @@ is_acl(const char *name)
 static bool
 begins_with_any(const char *name, const struct copyup_prefix *prefixes, size_t count)
 {
-    for (size_t i = 0; i < count; i++) {
-        if (strncmp(name, prefixes[i].bytes, prefixes[i].length) == 0) {
+    for (size_t i = 0; i < count; i++)
+        if (strncmp(name, prefixes[i].bytes, prefixes[i].length) == 0)
             return true;
-        }
-    }
     return false;
 }
 
@@ -110,9 +107,8 @@ static bool
 is_privileged(void)
 {
     struct stat ours;
-    if (stat("/proc/self/ns/user", &ours) == 0 && ours.st_ino != INITIAL_USER_NAMESPACE) {
+    if (stat("/proc/self/ns/user", &ours) == 0 && ours.st_ino != INITIAL_USER_NAMESPACE)
         return false;
-    }
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
     return syscall(SYS_capget, &header, sets) == 0 &&
@@ -184,12 +180,10 @@ copy_xattr(struct copyup *copy, const struct inode *src, const struct inode *dst
     int result;
     COPYUP_CALL(copy, result, set_xattr(dst, name, value, (size_t)size));
     if (result < 0) {
-        if (!may_be_dropped(name, errno)) {
+        if (!may_be_dropped(name, errno))
             return -1;
-        }
-        if (strcmp(name, ACL_ACCESS) == 0) {
+        if (strcmp(name, ACL_ACCESS) == 0)
             *mode = mode_without_acl(*mode, value, (size_t)size);
-        }
     }
     return 0;
 }
@@ -202,9 +196,8 @@ copy_xattrs(struct copyup *copy, const struct inode *src, const struct inode *ds
         char names[XATTR_LIST_MAX];
         char value[XATTR_SIZE_MAX];
     } *room = malloc(sizeof(*room));
-    if (room == NULL) {
+    if (room == NULL)
         return -1;
-    }
     int result = 0;
     ssize_t length;
     COPYUP_CALL(copy, length, list_xattrs(src, room->names, sizeof(room->names)));
@@ -214,9 +207,8 @@ copy_xattrs(struct copyup *copy, const struct inode *src, const struct inode *ds
     }
     for (const char *name = room->names; result == 0 && name < room->names + length;
          name += strlen(name) + 1) {
-        if (!is_skipped(copy, name)) {
+        if (!is_skipped(copy, name))
             result = copy_xattr(copy, src, dst, name, room->value, mode);
-        }
     }
     free(room);
     return result;
@@ -226,25 +218,21 @@ int
 copyup_metadata(struct copyup *copy)
 {
     struct inode src, dst;
-    if (inode_from(copy->src, &src) < 0 || inode_from(copy->dst, &dst) < 0) {
+    if (inode_from(copy->src, &src) < 0 || inode_from(copy->dst, &dst) < 0)
         return -1;
-    }
     uid_t uid = copy->uid == (uid_t)-1 ? copy->source.st_uid : copy->uid;
     gid_t gid = copy->gid == (gid_t)-1 ? copy->source.st_gid : copy->gid;
     int result;
     COPYUP_CALL(copy, result, fchownat(copy->dst, "", uid, gid, AT_EMPTY_PATH));
-    if (result < 0) {
+    if (result < 0)
         return -1;
-    }
     mode_t mode = copy->source.st_mode & 07777;
-    if (copy_xattrs(copy, &src, &dst, &mode) < 0) {
+    if (copy_xattrs(copy, &src, &dst, &mode) < 0)
         return -1;
-    }
     if (!S_ISLNK(copy->source.st_mode)) { /* a symlink has no mode */
         COPYUP_CALL(copy, result, change_mode(&dst, mode));
-        if (result < 0) {
+        if (result < 0)
             return -1;
-        }
     }
     struct timespec times[] = {copy->source.st_atim, copy->source.st_mtim};
     COPYUP_CALL(copy, result, utimensat(copy->dst, "", times, AT_EMPTY_PATH));

@@ -106,9 +106,8 @@ native_path_from(PyObject *given, void *address)
         native_path_release(path);
         return 0;
     }
-    if (!PyUnicode_FSConverter(given, &path->encoded)) {
+    if (!PyUnicode_FSConverter(given, &path->encoded))
         return 0;
-    }
     path->given = given;
     path->name = PyBytes_AsString(path->encoded);
     return Py_CLEANUP_SUPPORTED;
@@ -134,9 +133,8 @@ int
 native_uint64_from(PyObject *given, void *address)
 {
     unsigned long long value = PyLong_AsUnsignedLongLong(given);
-    if (value == (unsigned long long)-1 && PyErr_Occurred()) {
+    if (value == (unsigned long long)-1 && PyErr_Occurred())
         return 0;
-    }
     *(uint64_t *)address = value;
     return 1;
 }
@@ -145,9 +143,8 @@ int
 native_uint32_from(PyObject *given, void *address)
 {
     uint64_t value;
-    if (!native_uint64_from(given, &value)) {
+    if (!native_uint64_from(given, &value))
         return 0;
-    }
     if (value > UINT32_MAX) {
         PyErr_SetString(PyExc_OverflowError, "int too large for 32 bits");
         return 0;
@@ -159,9 +156,8 @@ native_uint32_from(PyObject *given, void *address)
 PyObject *
 native_raise(const native_path *path, const native_path *second)
 {
-    if (PyErr_Occurred()) {
+    if (PyErr_Occurred())
         return NULL;
-    }
     return PyErr_SetFromErrnoWithFilenameObjects(PyExc_OSError, path ? path->given : NULL,
                                                  second ? second->given : NULL);
 }
@@ -169,11 +165,9 @@ native_raise(const native_path *path, const native_path *second)
 static int
 module_exec(PyObject *module)
 {
-    for (size_t i = 0; i < sizeof(constants) / sizeof(constants[0]); i++) {
-        if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value) < 0) {
+    for (size_t i = 0; i < sizeof(constants) / sizeof(constants[0]); i++)
+        if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value) < 0)
             return -1;
-        }
-    }
     PyMethodDef *const methods[] = {native_syscall_methods, native_copyup_methods,
                                     native_session_methods, native_absent_methods,
                                     native_image_methods};

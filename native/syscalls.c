@@ -285,9 +285,8 @@ timespec_from(PyObject *given, void *address)
     PyObject *scale = PyLong_FromLong(NS_PER_S);
     PyObject *parts = scale ? PyNumber_Divmod(given, scale) : NULL;
     Py_XDECREF(scale);
-    if (parts == NULL) {
+    if (parts == NULL)
         return 0;
-    }
     time->tv_sec = PyLong_AsLongLong(PyTuple_GetItem(parts, 0));
     time->tv_nsec = PyLong_AsLong(PyTuple_GetItem(parts, 1));
     Py_DECREF(parts);
@@ -320,21 +319,18 @@ append_entries(PyObject *list, const char *buffer, size_t size)
     for (size_t at = 0; at < size;) {
         const struct dirent64 *entry = (const struct dirent64 *)(buffer + at);
         at += entry->d_reclen;
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
             continue;
-        }
         PyObject *one = PyTuple_New(3);
-        if (one == NULL) {
+        if (one == NULL)
             return -1;
-        }
         PyTuple_SetItem(one, 0, PyBytes_FromString(entry->d_name));
         PyTuple_SetItem(one, 1, PyLong_FromLong(DTTOIF(entry->d_type)));
         PyTuple_SetItem(one, 2, PyLong_FromUnsignedLongLong(entry->d_ino));
         int result = PyErr_Occurred() ? -1 : PyList_Append(list, one);
         Py_DECREF(one);
-        if (result < 0) {
+        if (result < 0)
             return -1;
-        }
     }
     return 0;
 }
@@ -350,9 +346,8 @@ py_getdents64(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
         return NULL;
     }
     char *buffer = PyMem_Malloc(count);
-    if (buffer == NULL) {
+    if (buffer == NULL)
         return PyErr_NoMemory();
-    }
     long size;
     PyObject *list = NULL;
     /* "." and ".." may be all that was read, and an empty list means the end. */
@@ -378,15 +373,13 @@ py_fstatfs(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"fd", NULL};
     int fd;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i:fstatfs", keywords, &fd)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i:fstatfs", keywords, &fd))
         return NULL;
-    }
     struct statfs st;
     int result;
     NATIVE_CALL(result, fstatfs(fd, &st));
-    if (result < 0) {
+    if (result < 0)
         return native_raise(NULL, NULL);
-    }
     return PyLong_FromUnsignedLong((uint32_t)st.f_type); /* signed on 32-bit machines */
 }
 
