@@ -29,7 +29,6 @@ enum {
     ACCEPTS_AT_ONCE = 64,
     READS_AT_ONCE = 16,
     DATAGRAMS_AT_ONCE = 64,
-    BUCKETS = 256,
 };
 
 #define END_EVENTS (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
@@ -76,20 +75,19 @@ struct address {
     socklen_t length;
 };
 
-/* The local address that a datagram was sent to. */
+/* The local address that a datagram was sent to, as recvmsg(2) gives and sendmsg(2) takes it. */
 struct destination {
     union {
-        struct in_pktinfo four;
-        struct in6_pktinfo six;
-    };
-    bool known;
+        struct cmsghdr header;
+        uint8_t bytes[CMSG_SPACE(sizeof(struct in6_pktinfo))];
+    } control;
+    size_t length; /* 0: unknown */
 };
 
 struct association {
     struct source source;
     struct listener *listener;
-    struct association *next_in_bucket;
-    struct association *newer, *older;
+    struct association *newer, *older; /* of the same listener */
     struct address client;
     struct destination destination;
     int64_t used;
@@ -108,7 +106,6 @@ struct listener {
     int family;
     bool datagrams;
     bool paused; /* no descriptor was left for a connection */
-    struct association *buckets[BUCKETS];
     struct association *newest, *oldest;
     size_t associations;
 };
@@ -447,7 +444,7 @@ start_connection(struct listener *listener, int client)
     }
     connection->listener = listener;
     for (int side = CLIENT; side <= VIEW; side++) {
-        connection->ends[side] = (struct end){{end_ready}, connection, -1};
+        connection->ends[side] = (struct end){{.ready = end_ready}, connection, -1};
         connection->halves[side].pipe[0] = connection->halves[side].pipe[1] = -1;
     }
     connection->ends[CLIENT].fd = client;
@@ -506,16 +503,6 @@ accept_ready(struct source *source, uint32_t events)
 
 /* UDP */
 
-static size_t
-bucket_of(const struct address *address)
-{
-    const uint8_t *bytes = (const uint8_t *)address;
-    uint32_t hash = 2166136261u; /* FNV-1a */
-    for (socklen_t at = 0; at < address->length; at++)
-        hash = (hash ^ bytes[at]) * 16777619u;
-    return hash % BUCKETS;
-}
-
 static void
 unlist(struct association *association)
 {
@@ -557,10 +544,6 @@ static void
 close_association(struct association *association)
 {
     struct listener *listener = association->listener;
-    struct association **at = &listener->buckets[bucket_of(&association->client)];
-    while (*at != association)
-        at = &(*at)->next_in_bucket;
-    *at = association->next_in_bucket;
     unlist(association);
     listener->associations--;
     close(association->fd);
@@ -598,29 +581,14 @@ answer_ready(struct source *source, uint32_t events)
         association->answered = true;
         touch(association);
         struct iovec bytes = {ports->buffer, (size_t)got};
-        union {
-            struct cmsghdr header;
-            uint8_t room[CMSG_SPACE(sizeof(struct in6_pktinfo))];
-        } control;
+        struct destination *known = &association->destination;
+        /* From the address that the client knows. */
         struct msghdr message = {.msg_name = &association->client.any,
                                  .msg_namelen = association->client.length,
                                  .msg_iov = &bytes,
-                                 .msg_iovlen = 1};
-        if (association->destination.known) { /* answer from the address that the client knows */
-            bool six = listener->family == AF_INET6;
-            size_t length = six ? sizeof(struct in6_pktinfo) : sizeof(struct in_pktinfo);
-            memset(&control, 0, sizeof control);
-            message.msg_control = &control;
-            message.msg_controllen = CMSG_SPACE(length);
-            struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-            header->cmsg_level = six ? IPPROTO_IPV6 : IPPROTO_IP;
-            header->cmsg_type = six ? IPV6_PKTINFO : IP_PKTINFO;
-            header->cmsg_len = CMSG_LEN(length);
-            if (six)
-                memcpy(CMSG_DATA(header), &association->destination.six, length);
-            else
-                memcpy(CMSG_DATA(header), &association->destination.four, length);
-        }
+                                 .msg_iovlen = 1,
+                                 .msg_control = known->length ? &known->control : NULL,
+                                 .msg_controllen = known->length};
         /* A datagram may be lost. */
         (void)sendmsg(listener->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     }
@@ -649,8 +617,7 @@ open_association(struct association *association)
 static struct association *
 association_of(struct listener *listener, const struct address *client)
 {
-    struct association **bucket = &listener->buckets[bucket_of(client)];
-    for (struct association *one = *bucket; one; one = one->next_in_bucket)
+    for (struct association *one = listener->newest; one; one = one->older)
         if (one->client.length == client->length &&
             !memcmp(&one->client.any, &client->any, client->length))
             return one;
@@ -670,25 +637,25 @@ association_of(struct listener *listener, const struct address *client)
         free(made);
         return NULL;
     }
-    made->next_in_bucket = *bucket;
-    *bucket = made;
     list_as_newest(made);
     listener->associations++;
     return made;
 }
 
+/* Keep the control message of a datagram for the answers. The interface is left to the routes. */
 static void
-note_destination(struct destination *destination, struct msghdr *message)
+note_destination(struct destination *destination, const struct msghdr *message)
 {
-    for (struct cmsghdr *one = CMSG_FIRSTHDR(message); one; one = CMSG_NXTHDR(message, one)) {
-        if (one->cmsg_level == IPPROTO_IP && one->cmsg_type == IP_PKTINFO) {
-            memcpy(&destination->four, CMSG_DATA(one), sizeof destination->four);
-            destination->four.ipi_ifindex = 0;
-            destination->known = true;
-        } else if (one->cmsg_level == IPPROTO_IPV6 && one->cmsg_type == IPV6_PKTINFO) {
-            memcpy(&destination->six, CMSG_DATA(one), sizeof destination->six);
-            destination->known = true;
-        }
+    const struct cmsghdr *header = CMSG_FIRSTHDR(message);
+    if (!header || message->msg_controllen > sizeof destination->control)
+        return;
+    memcpy(&destination->control, header, message->msg_controllen);
+    destination->length = message->msg_controllen;
+    if (header->cmsg_level == IPPROTO_IP && header->cmsg_type == IP_PKTINFO) {
+        struct in_pktinfo four;
+        memcpy(&four, CMSG_DATA(header), sizeof four);
+        four.ipi_ifindex = 0;
+        memcpy(CMSG_DATA(&destination->control.header), &four, sizeof four);
     }
 }
 
