@@ -18,88 +18,61 @@
 #include <unistd.h>
 
 #define DEFAULT_HOSTS "127.0.0.1 localhost\n::1 localhost\n"
-#define ADDRESS "127.0.0.1 "
-
-enum { LONGEST_LINE = sizeof ADDRESS + 64 + 2 };
-
-static bool
-is_blank(char byte)
-{
-    return byte && strchr(" \t\v\f", byte);
-}
+#define BLANKS " \t\v\f"
 
 /* Whether a line gives an address the name: not its first word, and no comment. */
 static bool
-line_has(const char *line, size_t size, const char *name)
+line_has(char *line, const char *name)
 {
-    const char *end = memchr(line, '#', size), *at = line;
-    size_t length = strlen(name);
-    if (!end)
-        end = line + size;
-    for (bool first = true; at < end; first = false) {
-        while (at < end && is_blank(*at))
-            at++;
-        const char *word = at;
-        while (at < end && !is_blank(*at))
-            at++;
-        if (!first && (size_t)(at - word) == length && !memcmp(word, name, length))
+    char *rest;
+    line[strcspn(line, "#")] = '\0';
+    if (!strtok_r(line, BLANKS, &rest))
+        return false;
+    for (const char *word; (word = strtok_r(NULL, BLANKS, &rest));)
+        if (!strcmp(word, name))
             return true;
-    }
     return false;
 }
 
 static bool
-has_name(const char *text, size_t size, const char *name)
+has_name(const char *text, const char *name)
 {
-    const char *end = text + size;
-    while (text < end) {
-        const char *stop = text;
-        while (stop < end && *stop != '\n' && *stop != '\r')
-            stop++;
-        if (line_has(text, (size_t)(stop - text), name))
-            return true;
-        text = stop + 1;
-    }
-    return false;
+    char *copy = strdup(text), *rest = copy;
+    bool found = false;
+    for (char *line; copy && !found && (line = strsep(&rest, "\n\r"));)
+        found = line_has(line, name);
+    free(copy);
+    return found;
 }
 
-/* Read a file from its beginning, with room for `more` bytes. Returns NULL with errno set. */
-static char *
-read_whole(int file, size_t more, size_t *size)
+/* Append a file from its beginning to a text. Returns false if it cannot be read. */
+static bool
+append_file(FILE *text, int file)
 {
-    char *text = NULL;
-    for (*size = 0;;) {
-        char *longer = realloc(text, *size + BUFSIZ + more);
-        ssize_t count = longer ? pread(file, longer + *size, BUFSIZ, (off_t)*size) : -1;
-        if (longer)
-            text = longer;
-        if (count < 0) {
-            free(text);
-            return NULL;
-        }
-        if (count == 0)
-            return text;
-        *size += (size_t)count;
+    char part[1024];
+    off_t done = 0;
+    ssize_t count;
+    while ((count = pread(file, part, sizeof part, done)) > 0) {
+        (void)fwrite(part, 1, (size_t)count, text);
+        done += count;
     }
+    return count == 0;
 }
 
-/* Open the file that is to be covered and read it, or give the default where it is missing. Returns
+/* Open the file that is to be covered and append it, or the default where it is missing. Returns
  * false where nothing is to be covered: it is no readable regular file, or cannot be made. With
  * `keep` a missing file is not made: it would stay in the upper. */
 static bool
-read_hosts(struct covered_hosts *hosts, const char *place, bool must_exist, mode_t *mode)
+append_hosts(FILE *text, struct covered_hosts *hosts, const char *place, bool must_exist,
+             mode_t *mode)
 {
     struct stat st;
     hosts->below = open(place, O_PATH | O_CLOEXEC);
     if (hosts->below < 0) {
         if (errno != ENOENT || must_exist)
             return false;
-        hosts->size = sizeof DEFAULT_HOSTS - 1;
-        hosts->contents = malloc(hosts->size + LONGEST_LINE);
-        if (hosts->contents)
-            memcpy(hosts->contents, DEFAULT_HOSTS, hosts->size);
         *mode = 0644;
-        return hosts->contents;
+        return fputs(DEFAULT_HOSTS, text) >= 0;
     }
     /* open(2) of a FIFO waits for a writer. */
     if (fstat(hosts->below, &st) < 0 || !S_ISREG(st.st_mode))
@@ -108,37 +81,21 @@ read_hosts(struct covered_hosts *hosts, const char *place, bool must_exist, mode
     if (file < 0)
         return false;
     *mode = st.st_mode & 0777;
-    hosts->contents = read_whole(file, LONGEST_LINE, &hosts->size);
+    bool whole = append_file(text, file);
     close(file);
-    return hosts->contents;
+    return whole;
 }
 
-/* Put `lines` before all others: the first line with a name counts. */
-static int
-add_lines(struct covered_hosts *hosts, const char *lines)
-{
-    size_t size = strlen(lines);
-    char *contents = malloc(hosts->size + size + LONGEST_LINE);
-    if (!contents)
-        return -1;
-    memcpy(contents, lines, size);
-    memcpy(contents + size, hosts->contents, hosts->size);
-    free(hosts->contents);
-    hosts->contents = contents;
-    hosts->size += size;
-    hosts->lines_size = size;
-    return 0;
-}
-
+/* Append a line with the name, unless the text, whose buffer is `contents`, has it. */
 static void
-add_line(struct covered_hosts *hosts, const char *hostname)
+append_name(FILE *text, struct covered_hosts *hosts, const char *hostname)
 {
-    char *end = hosts->contents + hosts->size;
-    if (hosts->size && end[-1] != '\n')
-        *end++ = '\n';
-    hosts->line = end;
-    hosts->line_size = (size_t)snprintf(end, LONGEST_LINE - 1, ADDRESS "%s\n", hostname);
-    hosts->size = (size_t)(end - hosts->contents) + hosts->line_size;
+    (void)fflush(text);
+    if (!*hostname || has_name(hosts->contents, hostname))
+        return;
+    if (hosts->size && hosts->contents[hosts->size - 1] != '\n')
+        (void)fputc('\n', text);
+    hosts->line_size = (size_t)fprintf(text, "127.0.0.1 %s\n", hostname);
 }
 
 int
@@ -147,21 +104,23 @@ hosts_cover(struct covered_hosts *hosts, const char *hostname, const char *lines
     char place[PATH_MAX];
     struct statvfs root;
     mode_t mode;
-    *hosts = (struct covered_hosts){.cover = -1, .below = -1};
-    if (real_path("/etc/hosts", place) < 0 || statvfs("/", &root) < 0)
+    *hosts = (struct covered_hosts){.cover = -1, .below = -1, .lines_size = strlen(lines)};
+    FILE *text = open_memstream(&hosts->contents, &hosts->size);
+    if (!text || real_path("/etc/hosts", place) < 0 || statvfs("/", &root) < 0)
         return fail("HOSTS", "/etc/hosts");
     bool read_only = root.f_flag & ST_RDONLY;
-    bool must_exist = keep || read_only;
-    if (!read_hosts(hosts, place, must_exist && (read_only || !*lines), &mode))
+    /* The first line with a name counts. */
+    (void)fputs(lines, text);
+    bool found = append_hosts(text, hosts, place, read_only || (keep && !*lines), &mode);
+    if (found)
+        append_name(text, hosts, hostname);
+    bool failed = ferror(text) || fclose(text) != 0;
+    if (!found)
         return *lines ? fail_with("HOSTS", EINVAL, place) : 0;
-    if (add_lines(hosts, lines) < 0)
-        return fail("HOSTS", place);
-    bool named = !*hostname || has_name(hosts->contents, hosts->size, hostname);
-    if (named && !*lines)
+    if (!failed && !hosts->line_size && !*lines)
         return 0;
-    if (!named)
-        add_line(hosts, hostname);
-    hosts->cover = memory_cover(hosts->contents, hosts->size, place, mode, read_only);
+    if (!failed)
+        hosts->cover = memory_cover(hosts->contents, hosts->size, place, mode, read_only);
     return hosts->cover < 0 ? fail("HOSTS", place) : 0;
 }
 
@@ -184,10 +143,13 @@ hosts_write_back(const struct covered_hosts *hosts)
 {
     char path[sizeof "/proc/self/fd/" + 12];
     size_t size;
-    char *now = read_whole(hosts->cover, 0, &size);
-    if (!now || (size == hosts->size && !memcmp(now, hosts->contents, size)))
+    char *now = NULL;
+    FILE *text = open_memstream(&now, &size);
+    if (!text || !append_file(text, hosts->cover) || fclose(text) != 0 ||
+        (size == hosts->size && !memcmp(now, hosts->contents, size)))
         return;
-    size = without(now, size, hosts->line, hosts->line_size);
+    const char *line = hosts->contents + hosts->size - hosts->line_size;
+    size = without(now, size, line, hosts->line_size);
     size = without(now, size, hosts->contents, hosts->lines_size);
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", hosts->below);
     int file = open(path, O_WRONLY | O_CLOEXEC);

@@ -231,8 +231,7 @@ struct covered_hosts {
     char *contents; /* the first contents of the cover */
     size_t size;
     size_t lines_size; /* of added lines at the beginning of `contents` */
-    const char *line;  /* the line with the view's name, in `contents` */
-    size_t line_size;
+    size_t line_size;  /* of the line with the view's name at their end; 0 without one */
 };
 
 /* Cover the view's /etc/hosts by a copy that also has `lines` and, unless it is empty, `hostname`.
