@@ -167,7 +167,7 @@ static _Noreturn void
 attend(const struct argument *arguments, int monitor, int monitors_end)
 {
     struct attendant self = {.monitor = monitor};
-    int network, kept[] = {monitor};
+    int taken[MOST_PASSED], kept[] = {monitor};
     struct pollfd ours = {.fd = monitor, .events = POLLIN};
     char **argv = list_vector(&arguments[0], 0), **environment = list_vector(&arguments[1], 0);
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
@@ -176,11 +176,11 @@ attend(const struct argument *arguments, int monitor, int monitors_end)
     close_all_but(kept, 1);
     while (poll(&ours, 1, -1) < 0)
         continue;
-    descriptors_take(monitor, &network, 1);
+    (void)message_take(monitor, taken);
     /* The monitor may have died before the prctl(2). */
-    if (network < 0 || !argv || !environment || (poll(&ours, 1, 0) > 0 && ours.revents & POLLHUP))
+    if (taken[0] < 0 || !argv || !environment || (poll(&ours, 1, 0) > 0 && ours.revents & POLLHUP))
         _exit(EXIT_FAILURE);
-    start_program(&self, argv, environment, network);
+    start_program(&self, argv, environment, taken[0]);
     await_program(&self);
     (void)send(self.monitor, &self.answer, sizeof self.answer, MSG_NOSIGNAL);
     close(self.monitor);
@@ -213,7 +213,7 @@ int
 helper_connect(const struct helper *helper)
 {
     int network = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-    if (network < 0 || descriptors_send(helper->socket, &network, 1) < 0)
+    if (network < 0 || message_send(helper->socket, MESSAGE_NETWORK, &network, 1) < 0)
         return fail("CONNECT", helper->program);
     close(network);
     return 0;

@@ -174,9 +174,10 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
 /* ---- after the steps ------------------------------------------------------------------------ */
 
 /* Reap children and orphans until the command ends; its status. `with_grace`: SIGTERM is for every
- * process of the view. `changes`: a pipe, for whether the command is stopped. */
+ * process of the view. `messages`: a socket to the monitor, which is told whether the command is
+ * stopped. */
 static int
-reap_until(pid_t command, bool with_grace, int changes)
+reap_until(pid_t command, bool with_grace, int messages)
 {
     sigset_t watched = forwarded_signals();
     sigaddset(&watched, SIGCHLD);
@@ -196,8 +197,10 @@ reap_until(pid_t command, bool with_grace, int changes)
             bool stopped = WIFSTOPPED(found);
             if (one == command && !stopped && !WIFCONTINUED(found))
                 return status_of(found);
-            if (one == command && write(changes, &stopped, 1) < 0)
-                continue; /* the monitor is stopped already, and reads nothing */
+            /* A monitor that is stopped already may have no room for it. */
+            char kind = stopped ? MESSAGE_STOPPED : MESSAGE_CONTINUED;
+            if (one == command)
+                (void)send(messages, &kind, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
         }
     }
 }
@@ -220,9 +223,9 @@ give_up(const struct init_descriptors *descriptors)
 
 /* Forget what the command alone needs: init stays as long as the view. */
 static void
-shrink(struct plan *plan, struct covered_hosts *hosts, bool keep, int changes)
+shrink(struct plan *plan, struct covered_hosts *hosts, bool keep, int messages)
 {
-    int kept[] = {keep ? hosts->cover : -1, keep ? hosts->below : -1, changes};
+    int kept[] = {keep ? hosts->cover : -1, keep ? hosts->below : -1, messages};
     if (!keep)
         free(hosts->contents);
     plan_forget(plan, SECTION_PLAN, SECTION_END);
@@ -235,18 +238,20 @@ init_run(struct plan *plan, struct init_descriptors *descriptors)
     struct covered_hosts hosts = {.cover = -1, .below = -1};
     struct cursor cursor = plan->sections[SECTION_INIT];
     struct record record;
-    bool keep = false, with_grace = plan_find(plan, SECTION_PLAN, STEP_GRACE, &record);
+    bool keep = false, offers = false,
+         with_grace = plan_find(plan, SECTION_PLAN, STEP_GRACE, &record);
     end_with(descriptors->monitor);
     while (plan_next(&cursor, &record)) {
         if (carry_out(plan, &record, &hosts) < 0)
             give_up(descriptors);
         if (record.step == STEP_PTY &&
-            pty_open(&record, descriptors->terminal, &descriptors->slave) < 0)
+            pty_open(&record, descriptors->messages, &descriptors->slave) < 0)
             give_up(descriptors);
+        offers |= record.step == STEP_OFFER_NAMESPACES;
         if (record.step == STEP_HOSTS)
             keep = record.arguments[2].number && hosts.cover >= 0;
     }
-    if (descriptors->offer >= 0 && namespaces_offer(descriptors->offer) < 0)
+    if (offers && namespaces_offer(descriptors->messages) < 0)
         give_up(descriptors);
     end_with(descriptors->monitor); /* a new user namespace has reset it */
     pid_t command = fork();
@@ -269,8 +274,8 @@ init_run(struct plan *plan, struct init_descriptors *descriptors)
     (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     /* Before the gate opens. */
     close(descriptors->status);
-    shrink(plan, &hosts, keep, descriptors->changes);
-    int status = reap_until(command, with_grace, descriptors->changes);
+    shrink(plan, &hosts, keep, descriptors->messages);
+    int status = reap_until(command, with_grace, descriptors->messages);
     if (keep)
         hosts_write_back(&hosts);
     _exit(status);

@@ -172,7 +172,7 @@ logs_new(int epoll, const int *pipes, int directory, const char *name, uint64_t 
         struct stream *stream = &logs->streams[at];
         struct epoll_event event = {.events = EPOLLIN, .data.ptr = stream};
         *stream = (struct stream){
-            .source = {stream_ready}, .logs = logs, .tag = tags[at], .from = pipes[at]};
+            .source = {.ready = stream_ready}, .logs = logs, .tag = tags[at], .from = pipes[at]};
         if (fcntl(pipes[at], F_SETFL, O_NONBLOCK) < 0 ||
             epoll_ctl(epoll, EPOLL_CTL_ADD, pipes[at], &event) < 0)
             return NULL;

@@ -29,7 +29,8 @@ namespaces_offer(int channel)
 {
     int descriptors[OFFERED_NAMESPACES] = {-1, -1, -1, -1};
     int result = open_all(descriptors);
-    if (result == 0 && descriptors_send(channel, descriptors, OFFERED_NAMESPACES) < 0)
+    if (result == 0 &&
+        message_send(channel, MESSAGE_NAMESPACES, descriptors, OFFERED_NAMESPACES) < 0)
         result = fail("NAMESPACES", "");
     for (size_t at = 0; at < OFFERED_NAMESPACES; at++)
         if (descriptors[at] >= 0)

@@ -1,4 +1,4 @@
-/* Descriptors sent to another process through a socket (SCM_RIGHTS, unix(7)). */
+/* Messages of a byte and descriptors, to another process through a socket (SCM_RIGHTS, unix(7)). */
 #include "supervisor.h"
 
 #include <string.h>
@@ -11,11 +11,10 @@ union control {
 };
 
 int
-descriptors_send(int channel, const int *descriptors, size_t count)
+message_send(int channel, char kind, const int *descriptors, size_t count)
 {
     size_t size = count * sizeof *descriptors;
-    char byte = '\n';
-    struct iovec data = {.iov_base = &byte, .iov_len = 1};
+    struct iovec data = {.iov_base = &kind, .iov_len = 1};
     union control control = {.bytes = {0}};
     struct msghdr message = {.msg_iov = &data,
                              .msg_iovlen = 1,
@@ -29,23 +28,22 @@ descriptors_send(int channel, const int *descriptors, size_t count)
     return sendmsg(channel, &message, MSG_NOSIGNAL) < 0 ? -1 : 0;
 }
 
-void
-descriptors_take(int channel, int *descriptors, size_t count)
+char
+message_take(int channel, int descriptors[MOST_PASSED])
 {
-    size_t size = count * sizeof *descriptors;
-    char byte;
-    struct iovec data = {.iov_base = &byte, .iov_len = 1};
+    char kind = 0;
+    struct iovec data = {.iov_base = &kind, .iov_len = 1};
     union control control;
     struct msghdr message = {.msg_iov = &data,
                              .msg_iovlen = 1,
                              .msg_control = control.bytes,
-                             .msg_controllen = CMSG_SPACE(size)};
-    for (size_t at = 0; at < count; at++)
+                             .msg_controllen = sizeof control.bytes};
+    for (size_t at = 0; at < MOST_PASSED; at++)
         descriptors[at] = -1;
     if (recvmsg(channel, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) <= 0)
-        return;
+        return 0;
     const struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
-        header->cmsg_len == CMSG_LEN(size))
-        memcpy(descriptors, CMSG_DATA(header), size);
+    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
+        memcpy(descriptors, CMSG_DATA(header), header->cmsg_len - CMSG_LEN(0));
+    return kind;
 }

@@ -7,10 +7,11 @@
 #include <sys/epoll.h>
 
 /* What an event of the caller's epoll instance belongs to: the first member of each object that is
- * registered there.
+ * registered there. `act` is called without `ready`, of a source that is the only one of its kind.
  */
 struct source {
     void (*ready)(struct source *source, uint32_t events);
+    void (*act)(void);
 };
 
 struct ports;

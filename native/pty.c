@@ -34,7 +34,7 @@ pty_open(const struct record *step, int channel, int *slave)
         return -1;
     /* Out of the caller's session: its signals reach the monitor alone, which forwards them. */
     (void)setsid();
-    if (descriptors_send(channel, &master, 1) < 0)
+    if (message_send(channel, MESSAGE_TERMINAL, &master, 1) < 0)
         return fail("TERMINAL", PTMX);
     close(master);
     return 0;

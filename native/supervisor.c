@@ -56,13 +56,11 @@ static struct {
     int epoll;
     int signals; /* a signalfd; -1 unless alone */
     int status;  /* alone: the read end of the status pipe; -1 once it has ended */
-    int offer;   /* the socket from which init's namespaces come; -1 if none do */
     int namespaces[OFFERED_NAMESPACES];
     pid_t init;
-    int view;     /* a pidfd of init; -1 before its fork */
-    int terminal; /* a socket, on which the master of the pty comes; -1 without one */
+    int view; /* a pidfd of init; -1 before its fork */
     bool with_terminal;
-    int changes;                   /* the read end of a pipe, see init_descriptors */
+    int messages;                  /* the socket from which those of init come */
     bool own_session;              /* of the command, without a terminal */
     bool to_stop, command_stopped; /* by SIGTSTP */
     int code;                      /* the status of init */
@@ -83,16 +81,14 @@ static struct {
 } monitor = {.epoll = -1,
              .signals = -1,
              .status = -1,
-             .offer = -1,
              .announce = -1,
              .json = -1,
              .grace = -1,
              .deadline = -1,
              .namespaces = {-1, -1, -1, -1},
              .view = -1,
-             .terminal = -1,
-             .changes = -1,
              .input = -1,
+             .messages = -1,
              .helper = {.socket = -1}};
 
 /* ---- events --------------------------------------------------------------------------------- */
@@ -106,27 +102,21 @@ signal_view(int number)
 }
 
 static void
-view_ready(struct source *source, uint32_t events)
+view_ready(void)
 {
-    (void)source;
-    (void)events;
     monitor.view_ended = true;
 }
 
 static void
-parent_ready(struct source *source, uint32_t events)
+parent_ready(void)
 {
-    (void)source;
-    (void)events;
     monitor.parent_ended = true;
     signal_view(SIGKILL);
 }
 
 static void
-abort_ready(struct source *source, uint32_t events)
+abort_ready(void)
 {
-    (void)source;
-    (void)events;
     if (monitor.view >= 0 && is_readable(monitor.view))
         return;
     monitor.aborted = true;
@@ -134,18 +124,14 @@ abort_ready(struct source *source, uint32_t events)
 }
 
 static void
-reap_ready(struct source *source, uint32_t events)
+reap_ready(void)
 {
-    (void)source;
-    (void)events;
     monitor.may_reap = true;
 }
 
 static void
-resume_ready(struct source *source, uint32_t events)
+resume_ready(void)
 {
-    (void)source;
-    (void)events;
     monitor.resumed = true;
 }
 
@@ -178,10 +164,8 @@ read_status(void)
 }
 
 static void
-status_ready(struct source *source, uint32_t events)
+status_ready(void)
 {
-    (void)source;
-    (void)events;
     if (monitor.status >= 0)
         read_status();
 }
@@ -217,16 +201,6 @@ stop_with_command(void)
         return;
     monitor.to_stop = monitor.command_stopped = false;
     suffer(SIGTSTP);
-}
-
-static void
-command_changed(struct source *source, uint32_t events)
-{
-    (void)source;
-    (void)events;
-    while (read(monitor.changes, &monitor.command_stopped, 1) == 1)
-        continue;
-    stop_with_command();
 }
 
 /* What an attached client asks for by SIGRTMIN, which is queued: a size of the terminal, rows above
@@ -278,47 +252,40 @@ take_signal(const struct signalfd_siginfo *info)
 }
 
 static void
-signals_ready(struct source *source, uint32_t events)
+signals_ready(void)
 {
     struct signalfd_siginfo info;
-    (void)source;
-    (void)events;
     while (read(monitor.signals, &info, sizeof info) == (ssize_t)sizeof info)
         take_signal(&info);
 }
 
 static void
-offer_ready(struct source *source, uint32_t events)
+open_terminal(int master)
 {
-    (void)source;
-    (void)events;
-    if (monitor.offer < 0)
+    if (terminal_open(master) == 0)
         return;
-    descriptors_take(monitor.offer, monitor.namespaces, OFFERED_NAMESPACES);
-    close(monitor.offer);
-    monitor.offer = -1;
+    (void)fail("TERMINAL", "");
+    signal_view(SIGKILL);
 }
 
 static void
-terminal_ready(struct source *source, uint32_t events)
+message_ready(void)
 {
-    (void)source;
-    (void)events;
-    int master;
-    descriptors_take(monitor.terminal, &master, 1);
-    close(monitor.terminal);
-    monitor.terminal = -1;
-    /* Without one, init has failed, and ends. */
-    if (master >= 0 && terminal_open(master) < 0) {
-        (void)fail("TERMINAL", "");
-        signal_view(SIGKILL);
-    }
+    int taken[MOST_PASSED];
+    for (char kind; (kind = message_take(monitor.messages, taken));)
+        if (kind == MESSAGE_NAMESPACES)
+            memcpy(monitor.namespaces, taken, sizeof taken);
+        else if (kind == MESSAGE_TERMINAL)
+            open_terminal(taken[0]);
+        else
+            monitor.command_stopped = kind == MESSAGE_STOPPED;
+    stop_with_command();
 }
 
-static struct source on_view = {view_ready}, on_parent = {parent_ready}, on_abort = {abort_ready},
-                     on_reap = {reap_ready}, on_resume = {resume_ready}, on_status = {status_ready},
-                     on_offer = {offer_ready}, on_signals = {signals_ready},
-                     on_terminal = {terminal_ready}, on_change = {command_changed};
+static struct source on_view = {.act = view_ready}, on_parent = {.act = parent_ready},
+                     on_abort = {.act = abort_ready}, on_reap = {.act = reap_ready},
+                     on_resume = {.act = resume_ready}, on_status = {.act = status_ready},
+                     on_signals = {.act = signals_ready}, on_message = {.act = message_ready};
 
 static int
 watch(int descriptor, struct source *source, uint32_t how)
@@ -338,7 +305,10 @@ handle_events(int timeout)
         _exit(EXIT_FAILURE); /* init dies with this process */
     for (int at = 0; at < count; at++) {
         struct source *source = events[at].data.ptr;
-        source->ready(source, events[at].events);
+        if (source->ready)
+            source->ready(source, events[at].events);
+        else
+            source->act();
     }
     if (monitor.ports) {
         ports_expire(monitor.ports);
@@ -373,33 +343,6 @@ timeout_of_events(void)
 
 /* ---- descriptors ---------------------------------------------------------------------------- */
 
-/* The arguments of a step whose slots the monitor keeps until the end. Returns their number. */
-static size_t
-kept_slots(const struct record *record, const struct argument **first)
-{
-    *first = &record->arguments[record->step == STEP_REPORT];
-    switch (record->step) {
-    case STEP_REPORT:
-    case STEP_PARENT:
-    case STEP_ABORT_ON:
-    case STEP_HOLD:
-    case STEP_PUBLISH:
-    case STEP_ANNOUNCE:
-    case STEP_JSON_STATUS:
-    case STEP_INPUT:
-    case STEP_AWAIT:
-    case STEP_REMOVE:
-    case STEP_REMOVE_IF_EMPTY:
-    case STEP_RECORD_STATUS:
-    case STEP_OUT_OF_MEMORY:
-        return 1;
-    case STEP_LOG:
-        return 3;
-    default:
-        return 0;
-    }
-}
-
 /* Close what the command alone needs, or init: the mount above all, which ends with its last
  * descriptor. */
 static void
@@ -407,14 +350,19 @@ close_others(void)
 {
     static const enum section sections[] = {SECTION_PLAN, SECTION_MONITOR, SECTION_END};
     static bool keep[MOST_SLOTS];
-    static int kept[MOST_SLOTS + 9 + TERMINAL_DESCRIPTORS];
+    static int kept[MOST_SLOTS + 8 + TERMINAL_DESCRIPTORS];
     size_t count = 0;
     for (size_t at = 0; at < sizeof sections / sizeof *sections; at++) {
         struct cursor cursor = plan.sections[sections[at]];
-        const struct argument *slots;
-        for (struct record record; plan_next(&cursor, &record);)
-            for (size_t left = kept_slots(&record, &slots); left; left--)
-                keep[slots[left - 1].number] = true;
+        for (struct record record; plan_next(&cursor, &record);) {
+            if (record.step == STEP_SETNS)
+                continue;
+            const char *signature = plan_signature(record.step);
+            /* The status pipe is left to init and to the command. */
+            for (size_t one = record.step == STEP_REPORT; signature[one]; one++)
+                if (signature[one] == 'd')
+                    keep[record.arguments[one].number] = true;
+        }
     }
     for (size_t slot = 0; slot < MOST_SLOTS; slot++)
         if (keep[slot])
@@ -425,8 +373,7 @@ close_others(void)
     kept[count++] = monitor.signals;
     kept[count++] = monitor.status;
     kept[count++] = monitor.view;
-    kept[count++] = monitor.offer;
-    kept[count++] = monitor.changes;
+    kept[count++] = monitor.messages;
     terminal_descriptors(&kept[count]);
     count += TERMINAL_DESCRIPTORS;
     close_all_but(kept, count);
@@ -605,23 +552,6 @@ status_write_end(void)
     return ends[1];
 }
 
-/* Make the socket through which init offers its namespaces, if the plan says so. Returns init's
- * end, or -1. */
-static int
-make_offer(void)
-{
-    struct record record;
-    int ends[2];
-    if (!plan_find(&plan, SECTION_INIT, STEP_OFFER_NAMESPACES, &record))
-        return -1;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
-        return fail("PROCESS", "");
-    monitor.offer = ends[0];
-    if (watch(ends[0], &on_offer, EPOLLONESHOT) < 0)
-        (void)fail("PROCESS", "");
-    return ends[1];
-}
-
 /* No mount of the view outlives it. */
 static void
 close_namespaces(void)
@@ -652,24 +582,17 @@ write_json(const char *key, int value)
 static int
 fork_init(void)
 {
-    struct init_descriptors descriptors = {.terminal = -1, .slave = -1};
-    int sockets[2] = {-1, -1}, changes[2];
+    struct init_descriptors descriptors = {.slave = -1};
+    int ends[2];
     descriptors.status = status_write_end();
     descriptors.monitor = pidfd_of(getpid());
-    if (descriptors.status < 0 || descriptors.monitor < 0 || pipe2(descriptors.gate, O_CLOEXEC) < 0)
+    if (descriptors.status < 0 || descriptors.monitor < 0 ||
+        pipe2(descriptors.gate, O_CLOEXEC) < 0 ||
+        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0 ||
+        watch(ends[0], &on_message, EPOLLET) < 0)
         return fail("PROCESS", "");
-    descriptors.offer = make_offer();
-    if (has_failed())
-        return -1;
-    if (monitor.with_terminal && (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) < 0 ||
-                                  watch(sockets[0], &on_terminal, EPOLLONESHOT) < 0))
-        return fail("PROCESS", "");
-    monitor.terminal = sockets[0];
-    descriptors.terminal = sockets[1];
-    if (pipe2(changes, O_CLOEXEC | O_NONBLOCK) < 0 || watch(changes[0], &on_change, 0) < 0)
-        return fail("PROCESS", "");
-    monitor.changes = changes[0];
-    descriptors.changes = changes[1];
+    monitor.messages = ends[0];
+    descriptors.messages = ends[1];
     pid_t child = fork();
     if (child < 0)
         return fail("PROCESS", "");
@@ -686,12 +609,9 @@ fork_init(void)
     if (!monitor.alone)
         report_view(descriptors.status, child);
     write_json("child-pid", child);
-    if (descriptors.offer >= 0)
-        close(descriptors.offer);
     /* Before the gate. */
     close(descriptors.status);
-    close(descriptors.terminal);
-    close(descriptors.changes);
+    close(descriptors.messages);
     return 0;
 }
 
@@ -780,7 +700,7 @@ hold_view(void)
         handle_events(timeout_of_events());
     reap();
     monitor.view = -1;
-    offer_ready(NULL, 0);
+    message_ready();
     close_namespaces();
     drain_terminal();
     if (monitor.logs)

@@ -92,10 +92,8 @@ struct init_descriptors {
     int monitor;  /* a pidfd */
     int status;   /* the write end of the status pipe */
     int gate[2];  /* a pipe without data: end of file lets the command be executed */
-    int offer;    /* a socket to the monitor, for namespaces_offer */
-    int terminal; /* the same, for the master of the pty; -1 without a terminal */
+    int messages; /* a socket to the monitor */
     int slave;    /* of the pty, opened by init; -1 without one */
-    int changes;  /* the write end of a pipe, for whether the command is stopped: a bool */
 };
 
 /* Be the view's init. Requires: a new fork of the monitor, with every signal blocked. */
@@ -110,11 +108,20 @@ int command_execute(const struct plan *plan, const struct init_descriptors *desc
 
 enum { MOST_PASSED = 4 };
 
-/* Send up to MOST_PASSED descriptors into a socket. Returns -1 with errno set. */
-int descriptors_send(int channel, const int *descriptors, size_t count);
+/* The kinds of messages: of init, and that of the monitor to a helper. */
+enum {
+    MESSAGE_NAMESPACES = 'n', /* of namespaces_offer */
+    MESSAGE_TERMINAL = 't',   /* the master of the pty */
+    MESSAGE_STOPPED = 's',    /* the command is */
+    MESSAGE_CONTINUED = 'c',
+    MESSAGE_NETWORK = 'w',
+};
 
-/* Take what descriptors_send has sent; -1 for each descriptor if nothing has come. */
-void descriptors_take(int channel, int *descriptors, size_t count);
+/* Send a message with 1 to MOST_PASSED descriptors. Returns -1 with errno set. */
+int message_send(int channel, char kind, const int *descriptors, size_t count);
+
+/* Take a message. Returns its kind, 0 if none has come; descriptors that it has not are -1. */
+char message_take(int channel, int descriptors[MOST_PASSED]);
 
 /* ---- helper.c ------------------------------------------------------------------------------- */
 
@@ -139,7 +146,7 @@ void helper_end(const struct helper *helper);
 
 /* ---- namespaces.c --------------------------------------------------------------------------- */
 
-enum { OFFERED_NAMESPACES = 4 };
+enum { OFFERED_NAMESPACES = MOST_PASSED };
 
 /* Send the namespaces of this process that init makes into the socket `channel`. */
 int namespaces_offer(int channel);

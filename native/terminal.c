@@ -48,9 +48,9 @@ struct end {
     bool ready;
 };
 
-static void input_ready(struct source *source, uint32_t events);
-static void output_ready(struct source *source, uint32_t events);
-static void master_ready(struct source *source, uint32_t events);
+static void input_ready(void);
+static void output_ready(void);
+static void master_ready(void);
 
 static struct {
     int epoll, master;
@@ -69,9 +69,9 @@ static struct {
     .epoll = -1,
     .master = -1,
     .pause = FIRST_MILLISECONDS,
-    .input = {.source = {input_ready}, .descriptor = STDIN_FILENO},
-    .output = {.source = {output_ready}, .descriptor = STDOUT_FILENO},
-    .view = {.source = {master_ready}, .descriptor = -1},
+    .input = {.source = {.act = input_ready}, .descriptor = STDIN_FILENO},
+    .output = {.source = {.act = output_ready}, .descriptor = STDOUT_FILENO},
+    .view = {.source = {.act = master_ready}, .descriptor = -1},
 };
 
 /* ---- the caller's terminal ------------------------------------------------------------------ */
@@ -340,28 +340,22 @@ pump(void)
 }
 
 static void
-input_ready(struct source *source, uint32_t events)
+input_ready(void)
 {
-    (void)source;
-    (void)events;
     terminal.input.ready = true;
     pump();
 }
 
 static void
-output_ready(struct source *source, uint32_t events)
+output_ready(void)
 {
-    (void)source;
-    (void)events;
     terminal.output.ready = true;
     pump();
 }
 
 static void
-master_ready(struct source *source, uint32_t events)
+master_ready(void)
 {
-    (void)source;
-    (void)events;
     pump();
 }
 
