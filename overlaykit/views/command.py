@@ -106,8 +106,8 @@ def account_of(
 
 
 def _keys(view: ViewSpec) -> list[str]:
-    """The keys of the user's home, where the view is one over the host that does not share them."""
-    return [] if view.share_home or HOST not in view.layers else keys.of_home()
+    """The keys of the user's home, for root of all homes, where the view is one over the host without `share_home`."""
+    return [] if view.share_home or HOST not in view.layers else keys.of_homes()
 
 
 def _hosts(view: ViewSpec, connected: Membership | None) -> list[Bind]:

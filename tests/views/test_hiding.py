@@ -7,7 +7,7 @@ import shlex
 
 from overlaykit import View
 
-from .fixtures import only_with
+from .fixtures import only_as, only_with
 from .user import TestUser, command
 
 pytestmark = only_with(host=True)
@@ -56,6 +56,37 @@ def test_keys_are_hidden_from_a_view_over_the_host(user: TestUser) -> None:
         assert os.listdir(key) == ["key"]
     shown = user.succeeds("run", "--share-home", "--", "sh", "-c", f"cat {keys[0]}/key ~/.netrc")
     assert shown == "secretsecret"
+
+
+@only_as("root")
+def test_keys_of_other_accounts_are_hidden_from_root(user: TestUser) -> None:
+    """In the homes that /etc/passwd names, and in all of /home."""
+    homes = [user.directory("homes", "of-network"), user.directory("service")]
+    for home in homes:
+        for name in ".ssh", ".config/gh", "shown":
+            os.makedirs(os.path.join(home, name))
+            user.write(os.path.join(home, name, "key"), f"{os.path.basename(home)}\n")
+    accounts = user.path("passwd")
+    with open("/etc/passwd", encoding="utf-8") as file:
+        user.write(accounts, f"{file.read()}service:x:777:777::{homes[1]}:/bin/sh\nbroken\n")
+    # In this test's mount namespace.
+    user.program(["mount", "--bind", user.path("homes"), "/home"])
+    user.program(["mount", "--bind", accounts, "/etc/passwd"])
+    try:
+        script = f"cd {homes[1]}; cat .ssh/key .config/gh/key shown/key; cat /home/*/*/key /home/*/.[a-z]*/key"
+        done = user.overlaykit("run", "--", "sh", "-c", f"{script} 2>/dev/null")
+        assert done.stdout == "service\nof-network\n"
+        done = user.overlaykit("run", "--share-home", "--", "sh", "-c", script)
+        assert sorted(done.stdout.split()) == 2 * ["of-network"] + 3 * ["service"]
+    finally:
+        user.program(["umount", "/home"])
+        user.program(["umount", "/etc/passwd"])
+
+
+def test_keys_are_hidden_though_the_home_cannot_be_listed(user: TestUser) -> None:
+    keys = user.directory("home", ".ssh", key="secret")
+    os.chmod(user.home, 0o311)
+    assert user.overlaykit("run", "--", "cat", f"{keys}/key").returncode == 1
 
 
 def test_keys_are_hidden_in_a_view_of_a_view_and_cannot_be_uncovered(user: TestUser) -> None:
