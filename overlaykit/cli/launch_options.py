@@ -102,9 +102,15 @@ def declare_binds(command: Options) -> None:
         ("--ro-bind", "the same, read-only"),
         ("--dev-bind", "the same as --bind, with its devices"),
     ):
-        command.add_argument(
-            option, nargs=2, metavar=("SRC", "DEST"), action="append", default=[], help=what
-        )
+        for flag, condition in ((option, ""), (f"{option}-try", ", if SRC exists")):
+            command.add_argument(
+                flag,
+                nargs=2,
+                metavar=("SRC", "DEST"),
+                action="append",
+                default=[],
+                help=what + condition,
+            )
 
 
 def binds(args: Values) -> Part:
@@ -113,9 +119,10 @@ def binds(args: Values) -> Part:
             *map(namespace.parse_bind, args.binds),
             *(namespace.parse_mount(text) for text in args.mounts if not _is_tmpfs(text)),
             *(
-                namespace.binds.bubblewraps(option, source, target)
+                bind
                 for option in namespace.binds.BUBBLEWRAPS
                 for source, target in vars(args)[option.removeprefix("--").replace("-", "_")]
+                if (bind := namespace.binds.bubblewraps(option, source, target)) is not None
             ),
         ],
         "tmpfs": [

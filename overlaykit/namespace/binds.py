@@ -36,10 +36,16 @@ _CLEARED: Final = {"exec": "noexec", "suid": "nosuid", "dev": "nodev"}
 _PROPAGATIONS: Final = ("private", "slave", "shared")
 """Options of podman, which hold for all mounts of a bind. A propagation may have an "r" before it."""
 
+_TRY: Final = "-try"
+
 BUBBLEWRAPS: Final = {
-    "--bind": frozenset({"nosuid", "nodev"}),
-    "--ro-bind": frozenset({"nosuid", "nodev"}),
-    "--dev-bind": frozenset({"nosuid"}),
+    f"{option}{suffix}": frozenset(attributes)
+    for option, attributes in (
+        ("--bind", ("nosuid", "nodev")),
+        ("--ro-bind", ("nosuid", "nodev")),
+        ("--dev-bind", ("nosuid",)),
+    )
+    for suffix in ("", _TRY)
 }
 """bubblewrap's options, with the attributes that its mounts have."""
 
@@ -157,10 +163,13 @@ def parse_mount(text: str) -> Bind:
     return bind.replace(read_only=read_only)
 
 
-def bubblewraps(option: str, source: str, target: str) -> Bind:
-    """The bind of an option of `BUBBLEWRAPS`. Raises: BadPair."""
+def bubblewraps(option: str, source: str, target: str) -> Bind | None:
+    """The bind of an option of `BUBBLEWRAPS`; None for one with "-try" whose source is missing. Raises: BadPair."""
     bind = _bind(f"{option} {source} {target}", BadPair, source, target)
-    return bind.replace(attributes=BUBBLEWRAPS[option], read_only=option == "--ro-bind")
+    kind = option.removesuffix(_TRY)
+    if option != kind and not os.path.exists(bind.source):
+        return None
+    return bind.replace(attributes=BUBBLEWRAPS[option], read_only=kind == "--ro-bind")
 
 
 def check(binds: Iterable[Bind]) -> None:

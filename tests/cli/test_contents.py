@@ -53,6 +53,7 @@ def test_a_named_view_keeps_its_links(user: TestUser) -> None:
         (("--bind-data", "77", "/x"), "--bind-data: descriptor 77 is not open"),
         (("--ro-bind-data", "x", "/x"), "run: --ro-bind-data x /x: give the number"),
         (("--bind", "/a", "b"), "--bind /a b: the target 'b' is not absolute; give SRC"),
+        (("--bind-try", "/a", "b"), "--bind-try /a b: the target 'b' is not absolute; give SRC"),
         (("--ro-bind", "/a", "/"), "--ro-bind /a /: the view's root itself cannot be covered"),
         (("-e", "=x"), "run: -e =x: give KEY=VALUE, or KEY for the caller's value"),
     ],
@@ -73,17 +74,25 @@ def test_a_directory_as_data_is_refused_in_one_line(user: TestUser) -> None:
     os.close(directory)
 
 
-def test_bubblewraps_binds_have_its_attributes(user: TestUser) -> None:
+def test_bubblewraps_binds_have_its_attributes_and_are_left_out_where_it_does_so(
+    user: TestUser,
+) -> None:
     shared = user.directory("shared", file="contents\n")
     options = (
         *("--bind", shared, "/mnt/a:b"),
         *("--ro-bind", shared, "/mnt/ro"),
         *("--dev-bind", shared, "/mnt/dev"),
+        *("--ro-bind-try", shared, "/mnt/tried"),
+        *("--bind-try", user.path("missing"), "/mnt/a"),
+        *("--ro-bind-try", user.path("missing"), "/mnt/b"),
+        *("--dev-bind-try", user.path("missing"), "/mnt/c"),
     )
     script = "cat /mnt/a:b/file; grep -o ' /mnt/[^ ]* [^ ]*' /proc/self/mountinfo"
     contents, *mounts = user.succeeds("run", *options, "--", "sh", "-c", script).splitlines()
     assert contents == "contents"
     attributes = {place: set(options.split(",")) for place, options in map(str.split, mounts)}
+    assert set(attributes) == {"/mnt/a:b", "/mnt/ro", "/mnt/dev", "/mnt/tried"}
+    assert attributes["/mnt/tried"] >= {"ro", "nosuid", "nodev"}
     assert attributes["/mnt/a:b"] >= {"rw", "nosuid", "nodev"}
     assert attributes["/mnt/ro"] >= {"ro", "nosuid", "nodev"}
     assert attributes["/mnt/dev"] >= {"rw", "nosuid"}
