@@ -3,6 +3,11 @@
 The supervisor of the view is in its user and its network namespace, and holds descriptors of the others
 (native/namespaces.c). The joining command has a supervisor of its own, which forks a process into the view's PID
 namespace. That process is not PID 1: what its command leaves behind becomes a child of the view's init.
+
+When that supervisor is killed, that in the view dies, and a process outside has to reap it: PID 1 of the host, or a
+subreaper above (PR_SET_CHILD_SUBREAPER). Until then the view cannot end: the kernel has its init wait until every
+process of the namespace is reaped (zap_pid_ns_processes() in kernel/pid_namespace.c). No supervisor can mend that:
+the first process that enters a PID namespace has its parent outside (setns(2)).
 """
 
 from __future__ import annotations

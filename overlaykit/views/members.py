@@ -42,6 +42,15 @@ class Usage(Record, kw_only=True):
 
 def members(about: About) -> list[Member]:
     """The processes of a view, by their process ids; those that end are left out."""
+    found = []
+    for pid in sorted(process_ids(about)):
+        with suppress(OSError, ValueError):
+            found.append(_member(pid))
+    return found
+
+
+def process_ids(about: About) -> set[int]:
+    """The process ids of the processes of a view."""
     init = init_of(about.supervisor)
     pids = set() if init is None else {init, *procfs.descendants(init)}
     with suppress(OSError):
@@ -51,11 +60,7 @@ def members(about: About) -> list[Member]:
             with suppress(OSError):
                 if os.stat(f"/proc/{name}/ns/pid").st_ino == namespace:
                     pids.add(int(name))
-    found = []
-    for pid in sorted(pids):
-        with suppress(OSError, ValueError):
-            found.append(_member(pid))
-    return found
+    return pids
 
 
 def init_of(supervisor: int) -> int | None:

@@ -15,13 +15,15 @@ from overlaykit.errors import Error
 from overlaykit.namespace.descriptors import poll_readable
 from overlaykit.record import Record
 from overlaykit.scope import suppress
-from overlaykit.views import ending, joining
+from overlaykit.views import ending, joining, members
 from overlaykit.views.registry import NotRunning, Registry
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import NoReturn
 
     from overlaykit.namespace.environment import Environment
+    from overlaykit.views.entry import About
 
 _SHORTEST_SECONDS: Final = 0.01
 _LONGEST_SECONDS: Final = 0.5
@@ -29,6 +31,9 @@ _LONGEST_SECONDS: Final = 0.5
 
 _LISTENS: Final = {"tcp": "0A", "udp": "07"}
 """The states of a socket that takes what comes, in /proc/net (include/net/tcp_states.h)."""
+
+_INODE: Final = 9
+"""The field of the socket's inode number there."""
 
 
 class NotReady(Error):
@@ -43,7 +48,7 @@ class Ready(Record, kw_only=True):
     """What is awaited: the first of `port`, `file` and `command` that is given, for `timeout` seconds."""
 
     port: int | None = None
-    """That something in the view's network listens on."""
+    """That something in the view's network listens on; in the host's network, a process of the view."""
     protocol: str = "tcp"
     file: str | None = None
     """A path in the view."""
@@ -91,22 +96,41 @@ def is_ready(name: str, ready: Ready, env: Environment, seconds: float) -> bool:
 def _is_ready(name: str, ready: Ready, env: Environment, end: float) -> bool:
     """Raises: NotRunning."""
     if ready.port is not None:
-        # The supervisor is in the view's network.
-        return _listens(Registry().find(name).about.supervisor, ready.port, ready.protocol)
+        return _listens(Registry().find(name).about, ready.port, ready.protocol)
     if ready.file is not None:
         return _succeeds(name, ("test", "-e", ready.file), env, end)
     return _succeeds(name, ready.command, env, end)
 
 
-def _listens(process: int, port: int, protocol: str) -> bool:
-    """Whether a socket in the network of a process takes connections or datagrams (proc_pid_net(5))."""
+def _listens(about: About, port: int, protocol: str) -> bool:
+    """Whether a socket of a view takes connections or datagrams (proc_pid_net(5)).
+
+    A view in the caller's network shares it with other programs: there a process of the view has to have the socket.
+    """
     wanted = f"{port:04X}"
+    found = set()
     for table in (protocol, f"{protocol}6"):
-        with suppress(OSError), open(f"/proc/{process}/net/{table}") as file:
+        # The supervisor is in the view's network.
+        with suppress(OSError), open(f"/proc/{about.supervisor}/net/{table}") as file:
             next(file)
             for line in file:
-                _, local, _, state, *_ = line.split()
-                if local.rpartition(":")[2] == wanted and state == _LISTENS[protocol]:
+                fields = line.split()
+                if fields[1].rpartition(":")[2] == wanted and fields[3] == _LISTENS[protocol]:
+                    found.add(f"socket:[{fields[_INODE]}]")
+    if not found:
+        return False
+    with suppress(OSError):
+        if not os.path.samefile("/proc/self/ns/net", f"/proc/{about.supervisor}/ns/net"):
+            return True
+    return any(_has_open(process, found) for process in members.process_ids(about))
+
+
+def _has_open(process: int, wanted: Collection[str]) -> bool:
+    """Whether a process has an open file of one of these names (proc_pid_fd(5))."""
+    with suppress(OSError):
+        for descriptor in os.listdir(f"/proc/{process}/fd"):
+            with suppress(OSError):
+                if os.readlink(f"/proc/{process}/fd/{descriptor}") in wanted:
                     return True
     return False
 

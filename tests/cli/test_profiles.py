@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,6 +123,19 @@ def test_an_app_is_ready_with_a_file_or_a_command_in_its_view(user: TestUser, sl
         assert states(user, directory) == {"base": ("running", None, False)}
         table = user.succeeds("ps", "--apps", cwd=directory).splitlines()
         assert "running, not ready" in table[1]
+
+
+def test_a_listener_of_the_host_is_none_of_a_view_in_its_network(user: TestUser) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as of_host:
+        port = of_host.getsockname()[1]
+        listens = f"network = 'host'\nready = {{ port = {port}, timeout = 0.2 }}"
+        with project(user, f"[app]\n{SLEEP}\n{listens}") as directory:
+            said = user.overlaykit("up", cwd=directory).stderr
+            assert f"nothing listens on its port {port}/tcp" in said
+            of_host.close()
+            server = f"command = 'python3 -m http.server --bind 127.0.0.1 {port}'"
+            rewrite(directory, f"[app]\n{server}\n{listens.replace('0.2', '60')}")
+            assert user.succeeds("up", cwd=directory).startswith("app: ")
 
 
 @only_as("ordinary user")
