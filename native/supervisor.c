@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/capability.h>
+#include <linux/quota.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +33,10 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifndef SYS_quotactl_fd
+#define SYS_quotactl_fd 443
+#endif
 
 #ifndef SYS_pidfd_send_signal
 #define SYS_pidfd_send_signal 424
@@ -632,6 +637,8 @@ give_powers_up(void)
     bool removes = plan_find(&plan, SECTION_END, STEP_REMOVE, &record) ||
                    plan_find(&plan, SECTION_END, STEP_REMOVE_IF_EMPTY, &record);
     uint64_t kept = 1 << CAP_DAC_OVERRIDE | 1 << CAP_FOWNER;
+    if (plan_find(&plan, SECTION_END, STEP_END_LIMIT, &record))
+        kept |= 1 << CAP_SYS_ADMIN;
     drop_capabilities(removes ? kept : 0);
     /* Alone, it may execute a program that needs root's capabilities to read its own files. */
     if (!monitor.alone)
@@ -802,6 +809,13 @@ look_for_lack_of_memory(int file)
 }
 
 static void
+end_limit(int directory, unsigned project)
+{
+    struct if_dqblk none = {.dqb_valid = QIF_BLIMITS};
+    (void)syscall(SYS_quotactl_fd, directory, QCMD(Q_SETQUOTA, PRJQUOTA), project, &none);
+}
+
+static void
 carry_out_end(void)
 {
     struct cursor cursor = plan.sections[SECTION_END];
@@ -813,6 +827,8 @@ carry_out_end(void)
             await_daemon(descriptor);
         else if (record.step == STEP_OUT_OF_MEMORY)
             look_for_lack_of_memory(descriptor);
+        else if (record.step == STEP_END_LIMIT)
+            end_limit(descriptor, (unsigned)argument[1].number);
         else if (record.step == STEP_REMOVE)
             (void)remove_tree(descriptor, argument[1].bytes);
         else if (record.step == STEP_RECORD_STATUS && monitor.executed)

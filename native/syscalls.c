@@ -32,6 +32,9 @@
 #ifndef SYS_mount_setattr
 #define SYS_mount_setattr 442
 #endif
+#ifndef SYS_quotactl_fd
+#define SYS_quotactl_fd 443
+#endif
 
 #define NS_PER_S 1000000000
 
@@ -91,6 +94,10 @@ static struct call calls[] = {
         "prctl(2): change how the kernel treats this process."),
     ROW(seccomp, "uuF", true, "operation, flags, program",
         "seccomp(2): filter the system calls of this process."),
+    ROW(quotactl_fd, "iuub", false, "fd, cmd, id, addr",
+        "quotactl_fd(2): limits of the file system of a descriptor."),
+    ROW(capget, "bb", false, "header, sets", "capget(2): the capabilities of a thread."),
+    ROW(capset, "bb", false, "header, sets", "capset(2): set them."),
     ROW(signalfd4, "imc", true, "fd, mask, flags",
         "signalfd(2): a descriptor that is readable while a signal of the mask is pending."),
 };

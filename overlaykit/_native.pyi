@@ -107,6 +107,9 @@ def name_to_handle_at(
 ) -> None:
     """Write a struct file_handle (overlaykit/handles.py) and an int into buffers of 256 bytes."""
 
+def quotactl_fd(fd: int, cmd: int, id: int, addr: bytearray) -> None: ...  # noqa: A002
+def capget(header: bytearray, sets: bytearray) -> None: ...
+def capset(header: bytearray, sets: bytearray) -> None: ...
 def open_by_handle_at(mount_fd: int, handle: bytearray, flags: int) -> int: ...
 def getdents64(fd: int, count: int) -> list[tuple[bytes, int, int]]:
     """The next entries of an open directory, as many as fit into `count` bytes, without `.` and `..`.

@@ -25,6 +25,7 @@ CAP_NET_ADMIN: Final = 12
 CAP_NET_RAW: Final = 13
 CAP_SYS_CHROOT: Final = 18
 CAP_SYS_ADMIN: Final = 21
+CAP_SYS_RESOURCE: Final = 24
 CAP_MKNOD: Final = 27
 CAP_SETFCAP: Final = 31
 

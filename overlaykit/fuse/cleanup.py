@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 
+from overlaykit import projects
 from overlaykit.rmtree import rmtree_path
 from overlaykit.scope import suppress
 
@@ -19,10 +20,12 @@ SERVER: Final = ".server"
 
 
 def remove(cleanup: Cleanup) -> None:
-    """Remove the trees, then the registry and the places if they are empty.
+    """End the limits, remove the trees, then the registry and the places if they are empty.
 
     What cannot be removed stays; the next view removes it.
     """
+    for path in cleanup.limited:
+        projects.end_limit(path)
     for path in cleanup.trees:
         with suppress(OSError):
             rmtree_path(path)

@@ -16,7 +16,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import codec, signals, standard
+from overlaykit import codec, projects, signals, standard
 from overlaykit.errors import Error
 from overlaykit.fuse import channel, cleanup, daemon_log, limits
 from overlaykit.fuse.daemon_start import WRITTEN
@@ -81,6 +81,8 @@ def serve(parent: socket.socket, image: Image | None = None) -> None:
     _leave_working_directory()
     if spec.target is not None:
         limits.serve_everyone()
+    if spec.options.by_project:
+        projects.heed_limits()
     ready = False
 
     def on_ready(device: int, detached: int) -> None:

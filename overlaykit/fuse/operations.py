@@ -79,7 +79,10 @@ def _request(
         try:
             return await handler(self, *args, **kwargs)
         except OSError as error:
-            raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
+            number = error.errno or errno.EIO
+            if number == errno.EDQUOT and self._by_project:
+                number = errno.ENOSPC
+            raise pyfuse3.FUSEError(number) from None
         except pyfuse3.FUSEError:
             raise
         except Exception as error:
@@ -108,6 +111,7 @@ class Operations(pyfuse3.Operations):
     def __init__(self, filesystem: Filesystem, options: MountOptions, poller: Poller) -> None:
         super().__init__()
         self._poller = poller
+        self._by_project = options.by_project
         # Setting an ACL changes the mode of the real file, which `xattr_permissions` does not show.
         self.enable_acl = options.acl and options.xattr and not options.xattr_permissions
         self._xattr = options.xattr

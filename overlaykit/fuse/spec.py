@@ -46,7 +46,7 @@ class MountOptions(Record, kw_only=True):
 
     `acl`: access control lists have effect. `xattr`: there are extended attributes. `timeout`: seconds for which the
     kernel may cache names and attributes (None: no limit). `dirsync`: the reply to a change of names follows its sync.
-    `limit`: the bytes that the upper may take.
+    `limit`: the bytes that the upper may take. `by_project`: the file system keeps a limit of the upper (`projects`).
     """
 
     volatile: bool = False
@@ -64,6 +64,7 @@ class MountOptions(Record, kw_only=True):
     timeout: float | None = None
     dirsync: bool = False
     limit: int | None = None
+    by_project: bool = False
 
 
 class MountFlags(Record, kw_only=True):
@@ -85,8 +86,10 @@ class Cleanup(Record, kw_only=True):
     """What the daemon removes when it ends, or if its parent ends before it sends a `MountSpec`.
 
     `trees`: directories with all in them. `registry`: a directory that goes if it is empty, and after it `places`.
+    `limited`: directories whose limit ends (`projects`).
     """
 
+    limited: tuple[str, ...] = ()
     trees: tuple[str, ...] = ()
     registry: str = ""
     places: tuple[str, ...] = ()

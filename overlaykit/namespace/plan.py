@@ -110,6 +110,7 @@ FORMS: Final = {
     "connect": (57, "", "monitor"),
     "cover": (58, "/sn", "init"),
     "input": (59, "d", "plan"),
+    "end_limit": (60, "du", "end"),
 }
 """Of each step its code, a letter for each argument (native/plan.h), and the sections that may have it."""
 
@@ -441,6 +442,10 @@ class Plan:
     def record_status(self, directory: Slot, name: str) -> None:
         """Write the command's exit status and the time into a file of a directory, if it was executed."""
         self.steps.append(("record_status", directory, name))
+
+    def end_limit(self, directory: Slot, project: int) -> None:
+        """End the limit of a project in the file system of a directory (quotactl(2))."""
+        self.steps.append(("end_limit", directory, project))
 
     def remove(self, directory: Slot, name: str) -> None:
         """Remove a tree, if it is there."""

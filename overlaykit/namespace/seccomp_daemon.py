@@ -65,6 +65,8 @@ _UNMOUNT: Final = ("umount2",)
 """The layers, when the mount has ended."""
 
 _AF_UNIX: Final = 1
+_SET_PROJECT_QUOTA: Final = 0x80000802
+"""QCMD(Q_SETQUOTA, PRJQUOTA) of include/uapi/linux/quota.h."""
 _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWUSER: Final = 0x10000000
 _CLONE_NEW: Final = 0x7E020080
@@ -123,7 +125,19 @@ THREADS: Final = Profile(
 
 The C library tries it for each thread, and takes clone(2) then, whose flags a filter sees."""
 
-VIEW: Final = Profile(default=_EPERM, others={}, rules=_RULES)
+VIEW: Final = Profile(
+    default=_EPERM,
+    others={},
+    rules=(
+        *_RULES,
+        # To end the limit of an upper (projects.end_limit).
+        Rule(
+            action=ALLOW,
+            names=("quotactl_fd",),
+            comparisons=(Comparison(1, MASKED_EQ, _SET_PROJECT_QUOTA, mask=0xFFFFFFFF),),
+        ),
+    ),
+)
 """Of the daemon of a view."""
 
 MOUNT: Final = Profile(

@@ -192,6 +192,8 @@ class End(Record, kw_only=True):
 
     written: int | None = None
     """A channel on which the daemon sends a byte once all changes are in the upper; None: nothing is waited for."""
+    limits: tuple[tuple[int, int], ...] = ()
+    """Limits that end (`projects`): a descriptor of a directory in the file system, and the project."""
     remove: tuple[tuple[int, str], ...] = ()
     """Trees: a descriptor of the directory, and the name in it."""
     remove_if_empty: tuple[tuple[int, str], ...] = ()

@@ -309,7 +309,10 @@ def _front(plan: Plan, slots: Inherited, supervision: Alone) -> None:
     end = supervision.end
     slots.add("watched", *supervision.abort_on)
     slots.add("held", *supervision.hold, *supervision.hold_until_started)
-    slots.add("directory", *(directory for directory, _ in (*end.remove, *end.remove_if_empty)))
+    slots.add(
+        "directory",
+        *(directory for directory, _ in (*end.limits, *end.remove, *end.remove_if_empty)),
+    )
     if end.written is not None:
         slots.add("daemon", end.written)
     if end.status is not None:
@@ -507,6 +510,8 @@ def _end(plan: Plan, slots: Inherited, spec: LaunchSpec, end: End) -> None:
         plan.wait_for(slots[end.written])
     if end.status is not None:
         plan.record_status(slots[end.status[0]], end.status[1])
+    for directory, project in end.limits:
+        plan.end_limit(slots[directory], project)
     for directory, name in end.remove:
         plan.remove(slots[directory], name)
     for directory, name in end.remove_if_empty:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from overlaykit import codec, sockets
+from overlaykit import codec, projects, sockets
 from overlaykit.errors import Error
 from overlaykit.fuse.cleanup import lock_directory
 from overlaykit.fuse.spec import Cleanup
@@ -78,7 +78,8 @@ class About(Record, kw_only=True):
 class Entry:
     """An entry of this process. The processes of the view keep `lock` open; `close` removes the entry.
 
-    The process without which the view ends keeps `view_lock` open.
+    The process without which the view ends keeps `view_lock` open. `limited`: an upper whose limit ends with the entry
+    (`projects`), or None.
     """
 
     def __init__(self, path: str) -> None:
@@ -97,6 +98,7 @@ class Entry:
                 os.close(self.lock)
             raise
         self.control = control_socket(path)
+        self.limited: str | None = None
         self._scratch_lock = -1
 
     def listen(self) -> sockets.socket:
@@ -142,6 +144,7 @@ class Entry:
         """What the daemon removes at its end."""
         trees = _cleanup_paths(self.path)
         return Cleanup(
+            limited=() if self.limited is None else (self.limited,),
             trees=trees,
             registry=os.path.dirname(self.path),
             places=tuple(os.path.dirname(path) for path in trees[:-1]),
@@ -149,6 +152,8 @@ class Entry:
 
     def close(self) -> None:
         """Release the lock and remove the entry, unless the daemon still holds the lock: then the daemon removes it."""
+        if self.limited is not None:
+            projects.end_limit(self.limited)
         for lock in (self.view_lock, *self.locks):
             with suppress(OSError):
                 os.close(lock)

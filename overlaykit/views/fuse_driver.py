@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from overlaykit.fuse import control
     from overlaykit.layers import Hold, Layer
     from overlaykit.views.entry import Entry
-    from overlaykit.views.upper import Upper
+    from overlaykit.views.upper import Limit, Upper
 
 
 class MountsNotIsolated(Error):
@@ -107,11 +107,11 @@ class FuseRoot:
         upper: Upper | None,
         *,
         kept: bool,
-        limit: int | None = None,
+        limit: Limit | None = None,
     ) -> None:
         """Mount `layers`, which `holds` have opened, below `upper`.
 
-        `kept`: the upper outlives the view. `limit`: the bytes that it may take.
+        `kept`: the upper outlives the view. `limit`: of the upper.
         Raises: Error, OSError. The daemon has ended then.
         """
         self._entry = entry
@@ -128,7 +128,11 @@ class FuseRoot:
             upper=None if upper is None else self._hand_over(upper.path, holds[0]),
             work=None if upper is None else self._hand_over(upper.work),
             stage=entry.stage,
-            options=MountOptions(volatile=not kept, limit=limit),
+            options=MountOptions(
+                volatile=not kept,
+                limit=None if limit is None or limit.project is not None else limit.size,
+                by_project=limit is not None and limit.project is not None,
+            ),
             # A view has a /dev of its own: a device node in a layer must not open one of the machine's.
             flags=MountFlags(nodev=True),
             squash_unmapped=not namespace.is_privileged(),

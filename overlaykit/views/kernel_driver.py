@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from overlaykit.layers import Hold, Layer
     from overlaykit.mountinfo import Mount
     from overlaykit.views.entry import Entry
-    from overlaykit.views.upper import Upper
+    from overlaykit.views.upper import Limit, Upper
 
 _OWN: Final = ("/proc", "/sys", "/dev", "/run")
 """A view mounts its own there."""
@@ -145,7 +145,8 @@ class UpperOnAnotherOverlay(KernelRefused):
 
 class DiskUnlimited(KernelRefused):
     message = (
-        "--disk {0}: the kernel's overlayfs does not count what the view writes: use --driver fuse"
+        "--disk {0}: the kernel's overlayfs does not count what the view writes, nor does the file system of a new "
+        "upper (project quotas of ext4 or XFS, as root): use --driver fuse"
     )
 
 
@@ -176,17 +177,17 @@ class KernelRoot:
         *,
         kept: bool,
         userns: str = "auto",
-        limit: int | None = None,
+        limit: Limit | None = None,
         within: int | None = None,
     ) -> None:
         """Mount `layers`, which `holds` have opened, below `upper`.
 
-        `kept`: the upper outlives the view. `limit`: the bytes that it may take.
+        `kept`: the upper outlives the view. `limit`: of the upper.
         `userns`: as in `ViewSpec`; `within`: the parent of the view's user namespace, None: the caller's.
         Raises: KernelRefused; other Errors that hold for both drivers; OSError.
         """
-        if limit is not None:
-            raise DiskUnlimited(limit)
+        if limit is not None and limit.project is None:
+            raise DiskUnlimited(limit.size)
         privileged = namespace.is_privileged()
         if privileged and userns not in ("auto", "host"):
             raise namespace.UserNamespaceOfHost(userns)
@@ -214,6 +215,7 @@ class KernelRoot:
                 user=user,
                 within=within,
                 single=userns == "single",
+                limited=limit is not None,
             )
             made = kernel_mount.mount(plan)
         except Failed as failed:
@@ -230,6 +232,7 @@ class KernelRoot:
             for descriptor in opened:
                 os.close(descriptor)
         self._entry = entry
+        self._project = None if limit is None else limit.project
         self.mount = made.mount
         self.device = os.fstat(made.mount).st_dev
         self._user_namespace = made.user_namespace
@@ -286,6 +289,11 @@ class KernelRoot:
         """What the supervisor does at the end of the view, in place of `close`; its descriptors end with `stack`."""
         cleanup = self._entry.cleanup
         return End(
+            limits=tuple(
+                (_open_directory(path, stack), self._project)
+                for path in cleanup.limited
+                if self._project is not None
+            ),
             remove=tuple(_in_directory(path, stack) for path in cleanup.trees),
             remove_if_empty=tuple(
                 _in_directory(path, stack) for path in (cleanup.registry, *cleanup.places)
@@ -302,9 +310,13 @@ class KernelRoot:
 def _in_directory(path: str, stack: ExitStack) -> tuple[int, str]:
     """A path as a descriptor of its directory, and the name in it."""
     directory, name = os.path.split(path)
-    fd = os.open(directory, _DIRECTORY)
+    return _open_directory(directory, stack), name
+
+
+def _open_directory(path: str, stack: ExitStack) -> int:
+    fd = os.open(path, _DIRECTORY)
     stack.callback(os.close, fd)
-    return fd, name
+    return fd
 
 
 def in_user_namespace() -> bool:

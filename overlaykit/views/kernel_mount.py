@@ -9,7 +9,7 @@ import errno
 import fcntl
 import os
 
-from overlaykit import _native, child, privilege
+from overlaykit import _native, child, privilege, projects
 from overlaykit.beneath import BENEATH
 from overlaykit.namespace import users
 from overlaykit.overlay import features
@@ -52,7 +52,7 @@ class Plan:
     `upper` and `work`: -1 for none. `volatile`: the upper ends with the view. `identities`: the ids of the user
     namespace to enter; None: the caller is privileged. `user`: in a user namespace, where the kernel has only
     `user.overlay.*` attributes, no redirects and no index. `within`: its parent, of whose ids
-    it maps all, or with `single` the caller's; None: the caller's.
+    it maps all, or with `single` the caller's; None: the caller's. `limited`: the upper has a limit (`projects`).
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Plan:
         user: bool,
         within: int | None = None,
         single: bool = False,
+        limited: bool = False,
     ) -> None:
         self.source = source
         self.stage = stage
@@ -83,6 +84,7 @@ class Plan:
         self.user = user
         self.within = within
         self.single = single
+        self.limited = limited
 
 
 class Mounted:
@@ -150,6 +152,8 @@ def _mount(plan: Plan) -> list[int]:
     if plan.upper >= 0:
         upper, work = (_reopen(one, paths[one]) for one in (plan.upper, plan.work))
         lock = _lock(upper)
+    if plan.limited:
+        projects.heed_limits()  # overlayfs writes with the capabilities of the process that mounts it
     try:
         made = _merge(plan, lowers, upper, work, bottom_apart=plan.bottom_apart)
     except Failed as error:

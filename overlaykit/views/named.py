@@ -43,7 +43,6 @@ _DEFINITION: Final = "view.json"
 _STATUS: Final = "status"
 _LOG: Final = "log"
 _STARTED: Final = "started"
-_UPPER: Final = "upper"
 _STOPPING: Final = "stopping"
 _RESTARTS: Final = "restarts"
 _INPUT: Final = "input"
@@ -106,7 +105,7 @@ class NamedView:
     @property
     def upper(self) -> str:
         """The path of its own upper, which its first start makes."""
-        return os.path.join(self.path, _UPPER)
+        return os.path.join(self.path, scratch.UPPER)
 
     @property
     def log(self) -> tuple[str, str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from overlaykit import namespace
+from overlaykit import namespace, projects
 from overlaykit.layers import resolve
 from overlaykit.scope import ExitStack, closing
 from overlaykit.views import drivers, places, upper
 from overlaykit.views.registry import Registry
 from overlaykit.views.spec import is_shared
+from overlaykit.views.upper import Limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class RootFs:
                 self._within = self.network.user_namespace
                 fuse = self._start_fuse(spec, undo) if driver == drivers.FUSE else None
             changes = self._prepare_upper(spec, undo_upper)
+            limit = self._limit(spec, changes)
             if fuse is not None:
                 # Called after the scratch is made: without the entry, which names it, the scratch would stay.
                 fuse.clean_up(self.entry)
@@ -56,10 +58,10 @@ class RootFs:
             holds = [undo.enter_context(layer.hold()) for layer in layers]
             self.root: FuseRoot | KernelRoot
             if fuse is None:
-                self.root = self._mount(spec, driver, layers, holds, changes, undo)
+                self.root = self._mount(spec, driver, layers, holds, changes, limit, undo)
             else:
                 kept = self.upper is not None
-                fuse.serve(self.entry, layers, holds, changes, kept=kept, limit=spec.disk)
+                fuse.serve(self.entry, layers, holds, changes, kept=kept, limit=limit)
                 self.root = fuse
             undo.callback(self.root.close)
             if self.network is not None:
@@ -95,6 +97,7 @@ class RootFs:
         layers: Sequence[Layer],
         holds: Sequence[Hold],
         changes: upper.Upper | None,
+        limit: Limit | None,
         undo: ExitStack,
     ) -> FuseRoot | KernelRoot:
         """Mount with the kernel's overlayfs, or, if `driver` is `auto` and that cannot show the view, with ours."""
@@ -108,7 +111,7 @@ class RootFs:
                 holds,
                 changes,
                 kept=kept,
-                limit=spec.disk,
+                limit=limit,
                 userns=spec.userns,
                 within=self._within,
             )
@@ -117,8 +120,21 @@ class RootFs:
                 raise
         fuse = self._start_fuse(spec, undo)
         fuse.clean_up(self.entry)
-        fuse.serve(self.entry, layers, holds, changes, kept=kept, limit=spec.disk)
+        fuse.serve(self.entry, layers, holds, changes, kept=kept, limit=limit)
         return fuse
+
+    def _limit(self, spec: ViewSpec, changes: upper.Upper | None) -> Limit | None:
+        """The limit of the upper, which its file system keeps from now on if it can. It ends with the entry."""
+        if changes is None or not (spec.disk or self.upper) or not namespace.is_privileged():
+            return None if spec.disk is None else Limit(size=spec.disk)
+        # A view that was killed leaves the limit of an upper that is kept.
+        projects.end_limit(changes.path)
+        if spec.disk is None:
+            return None
+        project = projects.limit((changes.path, changes.work), spec.disk)
+        if project is not None:
+            self.entry.limited = changes.path
+        return Limit(size=spec.disk, project=project)
 
     def _join(self, network: str, registry: Registry) -> AbstractContextManager[Membership]:
         from overlaykit.views.networks import Membership

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 
+from overlaykit import projects
 from overlaykit.fuse.cleanup import lock_directory
 from overlaykit.rmtree import rmtree_path
 from overlaykit.scope import suppress
@@ -19,6 +20,9 @@ from overlaykit.views import places
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
+
+UPPER: Final = "upper"
+"""The name of the upper in it."""
 
 _PREFIX: Final = "scratch-"
 
@@ -83,7 +87,9 @@ def remove_unlocked(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove a tree; what cannot be removed stays."""
+    """Remove a tree, with the limit of the upper in it; what cannot be removed stays."""
+    if os.geteuid() == 0:
+        projects.end_limit(os.path.join(path, UPPER))
     try:
         rmtree_path(path)
     except PermissionError:  # files of the view's other users, which have subordinate ids

@@ -10,6 +10,7 @@ from overlaykit.errors import Error
 from overlaykit.fuse import directories
 from overlaykit.record import Record
 from overlaykit.rmtree import rmtree_path
+from overlaykit.views.scratch import UPPER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +46,16 @@ class Upper(Record, kw_only=True):
     made: bool = False
 
 
+class Limit(Record, kw_only=True):
+    """What an upper and its work directory may take: `size` bytes. `project`: by which their file system counts them.
+
+    Without a project a daemon counts.
+    """
+
+    size: int
+    project: int | None = None
+
+
 def prepare_kept(upper: str, undo: ExitStack) -> Upper:
     """Make the upper that a user names, and the work directory beside it, where they do not exist.
 
@@ -70,8 +81,8 @@ def prepare_kept(upper: str, undo: ExitStack) -> Upper:
 
 def prepare_scratch(entry: Entry) -> Upper:
     """Make an upper and a work directory that are removed with the entry. Raises: Error."""
-    scratch = entry.make_scratch()
-    upper = Upper(path=os.path.join(scratch, "upper"), work=os.path.join(scratch, "work"))
+    made = entry.make_scratch()
+    upper = Upper(path=os.path.join(made, UPPER), work=os.path.join(made, "work"))
     for path in (upper.path, upper.work):
         try:
             os.mkdir(path, 0o700)

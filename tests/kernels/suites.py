@@ -37,6 +37,8 @@ SUITES: Final[Mapping[str, tuple[str, ...]]] = {
     "server": ("tests/views/test_server.py", "-k=not freezer"),
     # Limits by control groups of version 2 alone, which the machine of the tests may not have.
     "limits": ("tests/cli/test_limits_of_views.py",),
+    # Limits of what uppers take by project quota, which the machine of the tests may not have either.
+    "quota": ("tests/views/project_quota.py",),
     # On the kernel's overlayfs and on ours. Without the plain directory, which only tests the table, and without the
     # ordinary user's mount, whose requests are those of a user namespace.
     "posix": ("tests/posix", "-k=kernel-root or overlaykit-root or overlaykit-userns"),

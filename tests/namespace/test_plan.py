@@ -417,7 +417,11 @@ def test_steps_stand_in_sections_that_may_have_them() -> None:
         abort_on=(40,),
         hold=(41,),
         end=End(
-            written=43, remove=((44, "s"),), remove_if_empty=((44, "r"),), status=(44, "status")
+            written=43,
+            limits=((44, 1 << 31),),
+            remove=((44, "s"),),
+            remove_if_empty=((44, "r"),),
+            status=(44, "status"),
         ),
         announce=45,
         input=53,

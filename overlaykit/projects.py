@@ -1,0 +1,173 @@
+"""Project quotas: limits of what directories take together, kept by their file system. For root only.
+
+A project is a number that a directory hands down to all that is made in it. Numbers from `_FIRST` on are ours. Without
+a limit a project does nothing, and is forgotten with its last file.
+
+Sources: quotactl(2); ioctl_xfs_fsgetxattr(2); include/uapi/linux/quota.h, dqblk_xfs.h and fs.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+from overlaykit import _native, privilege
+from overlaykit.scope import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
+_FIRST: Final = 1 << 31
+"""Administrators and other programs count from 1."""
+_TRIES: Final = 16
+
+_PROJECTS: Final = 2
+_GET_STATE: Final = ord("X") << 8 | 8
+_GET_QUOTA: Final = 0x800007
+_SET_QUOTA: Final = 0x800008
+_LIMITS_KEPT: Final = 1 << 5
+"""FS_QUOTA_PDQ_ENFD"""
+_BLOCK_LIMITS: Final = 1
+"""QIF_BLIMITS"""
+_QUOTA: Final = struct.Struct("=8QI4x")
+"""struct if_dqblk: limits hard and soft in KiB, bytes in use, the same of inodes, two times, what is valid."""
+_ARGUMENT_BYTES: Final = 256
+"""More than any of the calls writes."""
+_STATE_VERSION: Final = b"\1"
+"""Begins struct fs_quota_statv."""
+_FLAGS_OFFSET: Final = 2
+
+_GET_ATTRIBUTES: Final = 0x801C581F
+_SET_ATTRIBUTES: Final = 0x401C5820
+_ATTRIBUTES: Final = struct.Struct("=5I8s")
+"""struct fsxattr: flags, extent size, count of extents, project, extent size of copies."""
+_INHERITED: Final = 0x200
+"""FS_XFLAG_PROJINHERIT"""
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+_CAPABILITY_VERSION_3: Final = 0x20080522
+"""capget(2)"""
+
+
+def limit(directories: Sequence[str], size: int) -> int | None:
+    """Limit what directories of one file system take together, to `size` bytes.
+
+    Returns: their project. None if their file system keeps no limits of projects, or if what they hold or the
+    directories themselves belong to none of ours: only a limit from the beginning counts all.
+    """
+    opened: list[int] = []
+    try:
+        opened += (os.open(path, _DIRECTORY) for path in directories)
+        return _limit(opened, size)
+    except OSError:  # no quota, or no right to it: also in a user namespace
+        return None
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def end_limit(path: str) -> None:
+    """End the limit of the directory's project, if it has one of ours. The project stays."""
+    with suppress(OSError):
+        fd = os.open(path, _DIRECTORY)
+        try:
+            project = _project(fd)
+            if project >= _FIRST:
+                _set_limit(fd, project, 0)
+        finally:
+            os.close(fd)
+
+
+def heed_limits() -> None:
+    """Have limits bind the calling thread, and the threads and children that it starts.
+
+    ext4 lets a process with CAP_SYS_RESOURCE exceed them (ignore_hardlimit() in fs/quota/dquot.c).
+    """
+    header = bytearray(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0).ljust(_ARGUMENT_BYTES, b"\0"))
+    sets = bytearray(_ARGUMENT_BYTES)
+    _native.capget(header, sets)
+    (effective,) = struct.unpack_from("=I", sets)  # the others follow
+    struct.pack_into("=I", sets, 0, effective & ~(1 << privilege.CAP_SYS_RESOURCE))
+    _native.capset(header, sets)
+
+
+def _limit(opened: Sequence[int], size: int) -> int | None:
+    state = _call(opened[0], _GET_STATE, 0, _STATE_VERSION)
+    (flags,) = struct.unpack_from("=H", state, _FLAGS_OFFSET)
+    if not flags & _LIMITS_KEPT:
+        return None
+    found = {_project(fd) for fd in opened}
+    if len(found) != 1:
+        return None
+    (project,) = found
+    if project >= _FIRST:
+        _set_limit(opened[0], project, size)
+        return project
+    if project or any(os.listdir(fd) for fd in opened):
+        return None
+    project = _unused(opened[0])
+    _set_limit(opened[0], project, size)
+    try:
+        for fd in opened:
+            _set_project(fd, project)
+    except OSError:
+        for fd in opened:
+            with suppress(OSError):
+                _set_project(fd, 0)
+        _set_limit(opened[0], project, 0)
+        raise
+    return project
+
+
+def _unused(fd: int) -> int:
+    """A project without limits and files. No two directories begin their search at the same number, as a rule."""
+    inode = os.fstat(fd).st_ino
+    for number in range(inode, inode + _TRIES):
+        project = _FIRST | number % (
+            _FIRST - 1
+        )  # the last number is no project (projid_valid() in the kernel)
+        try:
+            quota = _QUOTA.unpack_from(_call(fd, _GET_QUOTA, project))
+        except OSError as error:
+            if error.errno == errno.ENOENT:  # as XFS says
+                return project
+            raise
+        if not any(quota[:6]):
+            return project
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+
+def _project(fd: int) -> int:
+    """The project that a directory hands down; 0: none."""
+    flags, _, _, project, _, _ = _attributes(fd)
+    return project if flags & _INHERITED else 0
+
+
+def _set_project(fd: int, project: int) -> None:
+    flags, extent, count, _, copies, padding = _attributes(fd)
+    flags = flags | _INHERITED if project else flags & ~_INHERITED
+    given = _ATTRIBUTES.pack(flags, extent, count, project, copies, padding)
+    fcntl.ioctl(fd, _SET_ATTRIBUTES, given)
+
+
+def _attributes(fd: int) -> tuple[int, int, int, int, int, bytes]:
+    found: tuple[int, int, int, int, int, bytes] = _ATTRIBUTES.unpack(
+        fcntl.ioctl(fd, _GET_ATTRIBUTES, bytes(_ATTRIBUTES.size))
+    )
+    return found
+
+
+def _set_limit(fd: int, project: int, size: int) -> None:
+    _call(fd, _SET_QUOTA, project, _QUOTA.pack(size >> 10, 0, 0, 0, 0, 0, 0, 0, _BLOCK_LIMITS))
+
+
+def _call(fd: int, command: int, project: int, given: bytes = b"") -> bytearray:
+    """quotactl_fd(2). Returns: the argument as the kernel has changed it."""
+    argument = bytearray(given.ljust(_ARGUMENT_BYTES, b"\0"))
+    _native.quotactl_fd(fd, command << 8 | _PROJECTS, project, argument)
+    return argument
