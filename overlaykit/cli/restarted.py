@@ -28,7 +28,7 @@ def again(last: tuple[int, int], started: int, status: int) -> int:
 
     directory = os.path.dirname(os.readlink(f"/proc/self/fd/{restarting.LOCK}"))
     try:
-        view = named.NamedView(os.path.basename(directory))  # it may have been renamed
+        view = named.NamedView(os.path.basename(directory))
         definition = view.definition()
     except named.NoSuchView:  # it was new, and removed
         return status

@@ -45,8 +45,7 @@ class About(Record, kw_only=True):
     none. Without a daemon `paths` are the directories of the layers, and `changes` is the upper, kept or not. A command
     that joins has `capabilities`, `no_new_privs` and the filter `seccomp`, as the view's commands.
     `cgroups`: the directories of its control groups. `address`: in the shared network `network`. `detached`: whether
-    the output is in the log, `terminal`: whether the command has a terminal of its own; both without a process of
-    `exec`.
+    its output goes to the log of the named view. `terminal`: whether its command has a terminal of its own.
     """
 
     name: str

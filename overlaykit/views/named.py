@@ -209,6 +209,8 @@ class NamedView:
         """Raises: NameInvalid, NameTaken, ViewRuns, NoSuchView."""
         if not is_name(name):
             raise NameInvalid(name)
+        if self.is_restarting():  # by a process that knows its directory
+            raise ViewRuns(self.name)
         lock = self.lock()
         try:
             target = os.path.join(places.views(), name)
