@@ -181,34 +181,22 @@ PyMethodDef native_absent_methods[] = {
 int
 native_absent_init(native_state *state)
 {
-    int result = -1;
-    PyObject *sample = NULL, *counted = NULL, *count = NULL;
     PyObject *os = PyImport_ImportModule("os");
     PyObject *type = os ? PyObject_GetAttrString(os, "stat_result") : NULL;
-    if (type == NULL || (count = PyObject_GetAttrString(type, "n_fields")) == NULL)
-        goto end;
-    Py_ssize_t fields = PyLong_AsSsize_t(count);
-    if (fields < 0 || (counted = PyTuple_New(fields)) == NULL)
-        goto end;
-    for (Py_ssize_t i = 0; i < fields; i++)
-        PyTuple_SetItem(counted, i, PyLong_FromSsize_t(i));
-    sample = PyObject_CallFunction(type, "(O)", counted);
-    for (int i = 0; sample != NULL && i < STAT_FIELDS; i++) {
+    PyObject *count = type ? PyObject_GetAttrString(type, "n_fields") : NULL;
+    PyObject *numbers = count ? PyObject_CallFunction((PyObject *)&PyRange_Type, "O", count) : NULL;
+    PyObject *sample = numbers ? PyObject_CallFunction(type, "(O)", numbers) : NULL;
+    for (int i = 0; sample != NULL && !PyErr_Occurred() && i < STAT_FIELDS; i++) {
         PyObject *at = PyObject_GetAttrString(sample, stat_fields[i]);
-        if (at == NULL)
-            goto end;
-        state->stat_at[i] = PyLong_AsSsize_t(at);
-        Py_DECREF(at);
+        state->stat_at[i] = at ? PyLong_AsSsize_t(at) : -1;
+        Py_XDECREF(at);
     }
-    if (sample != NULL) {
+    if (!PyErr_Occurred())
         state->stat_result = (PyTypeObject *)Py_NewRef(type);
-        result = PyErr_Occurred() ? -1 : 0;
-    }
-end:
     Py_XDECREF(sample);
-    Py_XDECREF(counted);
+    Py_XDECREF(numbers);
     Py_XDECREF(count);
     Py_XDECREF(type);
     Py_XDECREF(os);
-    return result;
+    return PyErr_Occurred() ? -1 : 0;
 }
