@@ -14,11 +14,15 @@ from typing import Final
 from overlaykit.namespace.launcher import SUPERVISOR
 from overlaykit.procfs import children
 
+from ..patience import patience
 from .test_death import COMMAND, essential_processes
 from .user import TestUser, command_line
 
 _LONGEST_WAIT_SECONDS: Final = 0.8
 """Most moments fall into the start."""
+
+_HELPERS_ARE_MISSED_SECONDS: Final = patience(15)
+"""A view that goes on for longer does not need the process that was killed: another one is killed, too."""
 
 COMMAND_ITSELF: Final = "the command"
 
@@ -33,8 +37,13 @@ def kill_one_of_an_attached_view(user: TestUser, chance: random.Random) -> None:
     with user.start("run", "-p", "0:80", *COMMAND, stderr=subprocess.PIPE) as view:
         ended = os.pidfd_open(view.pid)
         select.select([ended], [], [], chance.uniform(0, _LONGEST_WAIT_SECONDS))
-        os.close(ended)
         victim, what = _kill_any_of(view.pid, user.server(), chance)
+        # The launcher misses neither a child that has just done its work, nor a daemon that came late.
+        while not (victim == view.pid or what.startswith(SUPERVISOR) or what == COMMAND_ITSELF):
+            if select.select([ended], [], [], _HELPERS_ARE_MISSED_SECONDS)[0]:
+                break
+            victim, what = _kill_any_of(view.pid, user.server(), chance)
+        os.close(ended)
         _, errors = view.communicate()
         said = [line for line in errors.splitlines() if "overlaykit: " in line]
         if victim == view.pid:
