@@ -10,7 +10,7 @@ TOOLS := setup.py .ci $(wildcard setup/*.py)
 NATIVE := $(wildcard native/*.c native/*.h)
 SCRIPTS := .ci/run $(filter-out %.packages %.py,$(wildcard setup/*))
 
-.PHONY: help demo test check check-python check-native check-scripts check-changelog coverage oracle proofs kernels \
+.PHONY: help demo test check check-python check-native check-scripts check-changelog coverage oracle installed matrix proofs kernels \
 	sanitize bench changelog man dist setup setup-tests clean
 .DELETE_ON_ERROR:
 
@@ -21,7 +21,8 @@ help:
 	@echo 'make coverage     tests with branch coverage, held against .ci/coverage.toml (ARGS=--update: raise it)'
 	@echo 'make oracle       random programs on the kernel'"'"'s overlayfs and on ours (EXAMPLES=500 of them)'
 	@echo 'make matrix       tests of views with each driver, with and without a server'
-	@echo 'make proofs       the matrix, other kernels, real programs, a minute of stress, each workload of the benchmark'
+	@echo 'make installed    tests of commands and mounts with each command and daemon as a fresh interpreter'
+	@echo 'make proofs       both, other kernels, real programs, a minute of stress, each workload of the benchmark'
 	@echo 'make kernels      tests on Debian'"'"'s kernels in QEMU (KERNEL=6.1: on that one; ARGS: arguments for pytest)'
 	@echo 'make sanitize     tests of native/ and of launches, with AddressSanitizer and UBSan (ARGS: arguments for pytest)'
 	@echo 'make bench        comparison with other file systems (ARGS="--output DIR": arguments, instead of --quick)'
@@ -69,7 +70,13 @@ matrix: setup-tests
 	@OVERLAYKIT_TEST_MATRIX=1 $(PYTHON) -m pytest --numprocesses=$$(($$(nproc) + 1)) --dist=loadgroup tests/views \
 		tests/cli/test_run.py tests/namespace/test_death.py tests/namespace/test_signals.py $(ARGS)
 
-proofs: setup-tests matrix
+# In `make test` most are forks of the test's process (tests/forked.py).
+installed: setup-tests
+	@$(PYTHON) -m compileall -q overlaykit
+	@OVERLAYKIT_TEST_INSTALLED=1 $(PYTHON) -m pytest --numprocesses=$$(($$(nproc) + 1)) --dist=loadgroup tests/cli \
+		tests/crash tests/fuse $(ARGS)
+
+proofs: setup-tests matrix installed
 	@setup/packages setup/proofs.packages
 	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=40000 $(PYTHON) -m pytest tests/proofs tests/stress tests/bench tests/posix/test_disks.py tests/crash/test_forms.py tests/kernels $(ARGS)
 

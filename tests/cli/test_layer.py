@@ -54,6 +54,7 @@ def test_a_layer_is_added_listed_used_and_removed(user: TestUser) -> None:
     ]
     assert table.splitlines()[1].split()[0] == "greeter"
     assert user.succeeds("run", "-l", "greeter", "-l", "host", "greet") == "hello\n"
+    user.wait_for_descendants()  # the daemon has the layer
     assert user.succeeds("layer", "rm", "greeter") == ""
     assert stored(user) == []
     assert user.refused("layer", "rm", "greeter").startswith("there is no layer greeter")
@@ -76,6 +77,7 @@ def test_a_layer_in_use_is_not_removed(user: TestUser) -> None:
             "the layer used is used by a running view; end the view first ('overlaykit ps' lists them)"
         )
         view.communicate("end\n")
+    user.wait_for_descendants()  # the daemon has the layer
     user.succeeds("layer", "rm", "used")
 
 

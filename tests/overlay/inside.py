@@ -14,7 +14,10 @@ from types import CodeType
 
 import pytest
 
+from .. import forked
 from ..posix.sandbox import ORDINARY_UID, Sandbox
+
+forked.preload()
 
 LONGEST_SECONDS = 60.0
 """Time limit of a test; a module's constant SECONDS overrides it."""
@@ -61,6 +64,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments = {name: pyfuncitem.funcargs[name] for name in _arguments(pyfuncitem)}
 
     def body() -> None:
+        if forked.IS_USUAL and pyfuncitem.get_closest_marker("as_installed") is None:
+            forked.fork_daemons()
         pyfuncitem.obj(**arguments)
 
     sandbox.run(body, timeout=getattr(pyfuncitem.module, "SECONDS", LONGEST_SECONDS))

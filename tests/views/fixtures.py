@@ -9,6 +9,7 @@ every run, `only_with` and `only_as` leave some out.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
@@ -19,7 +20,10 @@ import pytest
 
 from overlaykit.rmtree import rmtree_path
 
+from .. import forked
 from .user import ORDINARY, TestUser, Variant, kernel_shows_host, read_to_end
+
+forked.preload()
 
 IDENTITIES = ("root", "ordinary user") if os.geteuid() == 0 else ("ordinary user",)
 """Root tests as both; an ordinary user only as itself."""
@@ -29,6 +33,9 @@ _USUAL = _ALL if os.environ.get("OVERLAYKIT_TEST_MATRIX") else _ALL[:1]
 
 in_all_variants = pytest.mark.in_all_variants
 """Mark a test that runs in all variants always."""
+
+as_installed = pytest.mark.as_installed
+"""Mark a test of the commands and daemons as fresh interpreters (`forked`)."""
 
 with_both_drivers = pytest.mark.with_both_drivers
 """Mark a test that runs with the driver `kernel` always, as root."""
@@ -90,7 +97,8 @@ def user(request: pytest.FixtureRequest) -> Iterator[TestUser]:
     is_root = identity == "root"
     if not is_root and os.geteuid() == 0:
         os.chown(scratch, ORDINARY, ORDINARY)
-    yield TestUser(is_root=is_root, scratch=scratch, variant=variant)
+    forks = forked.IS_USUAL and request.node.get_closest_marker("as_installed") is None
+    yield TestUser(is_root=is_root, scratch=scratch, variant=variant, forks=forks)
     rmtree_path(scratch)
 
 
@@ -110,6 +118,7 @@ def _in_a_child(user: TestUser, body: Callable[[], None]) -> None:
     if child == 0:
         try:
             os.close(reader)
+            gc.freeze()  # a search for garbage would write to all pages that the fork shares
             user.become()
             body()
             user.check_leftovers()

@@ -14,9 +14,11 @@ import pytest
 
 from overlaykit.procfs import descendants
 
-from .fixtures import only_as, only_with, with_both_drivers
+from .fixtures import as_installed, only_as, only_with, with_both_drivers
 from .system_calls import HEAD, NUMBERS, program
 from .user import TestUser, command, is_daemon
+
+pytestmark = as_installed
 
 SECRET = "of the host"
 

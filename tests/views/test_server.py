@@ -25,7 +25,7 @@ from overlaykit.fuse import server_client
 from overlaykit.procfs import children, descendants
 from overlaykit.views import server
 
-from .fixtures import only_as, only_with
+from .fixtures import as_installed, only_as, only_with
 from .serving import (
     connected,
     daemon_of,
@@ -44,7 +44,7 @@ from .serving import (
 from .user import ORDINARY, TestUser, command
 
 # The tests switch it on themselves.
-pytestmark = only_with(driver="fuse", server=False)
+pytestmark = [as_installed, only_with(driver="fuse", server=False)]
 
 GROWTH = 256
 """KiB: a few pages that are written for the first time."""

@@ -27,6 +27,7 @@ from overlaykit.procfs import children, descendants
 from overlaykit.views.kernel_abilities import ABILITIES
 from overlaykit.views.kernel_driver import HostOfSeveralFileSystems, require_one_file_system
 
+from .. import forked
 from ..patience import patience
 from ..posix import syscalls
 
@@ -117,6 +118,8 @@ class TestUser:
     scratch: str
     """The user's directory on a disk, removed after the test; a view over `host` shows it at the same path."""
     variant: Variant = Variant("fuse")
+    forks: bool = False
+    """Whether commands and daemons are forks of the test's process; otherwise they are as installed (`forked`)."""
     expects_log: bool = False
     """Whether the test expects entries in the daemon's log; otherwise an entry fails the test."""
     _found: set[tuple[str, str]] = field(default_factory=set)
@@ -156,16 +159,24 @@ class TestUser:
             "text": True,
             "errors": "surrogateescape",
         }
-        settings |= options
-        done: subprocess.CompletedProcess[str] = subprocess.run(
-            [command(), *self._with_layers(arguments)], check=False, **settings
-        )
+        whole, settings = self._prepared(arguments, settings | options)
+        done: subprocess.CompletedProcess[str] = subprocess.run(whole, check=False, **settings)
         return done
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start the command with pipes as standard input and output."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, **options}
-        return subprocess.Popen([command(), *self._with_layers(arguments)], **pipes)
+        whole, settings = self._prepared(arguments, pipes)
+        return subprocess.Popen(whole, **settings)
+
+    def _prepared(
+        self, arguments: tuple[str, ...], options: dict[str, Any]
+    ) -> tuple[list[str], dict[str, Any]]:
+        """The whole command, and the options of subprocess.Popen that start it."""
+        whole = [command(), *self._with_layers(arguments)]
+        if not self.forks:
+            return whole, options
+        return whole, forked.command_options(whole, options)
 
     def _with_layers(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
         """Arguments of `run` with the user's own layer, where the driver has no layer `host` for an ordinary user."""
@@ -438,6 +449,8 @@ class TestUser:
             pytest.fail(
                 f"uid {os.geteuid()} cannot read {unreadable}: make .venv with /usr/bin/python3"
             )
+        if self.forks:
+            forked.fork_daemons()
         self._found = _mounts()
         self._before = self.leftovers()
 
