@@ -49,22 +49,22 @@ def check_every_kind_keeps_its_inode_number_through_copy_up() -> None:
 @behaviour(lower={"f": File(b"f"), "d": Dir(), "g": File(b"g")}, identities=ROOT_ONLY)
 def check_a_file_handle_opens_its_file_or_nothing() -> None:
     write_file("new", b"new")
-    handles = unless_refused(
+    found = unless_refused(
         errno.EOPNOTSUPP,
         lambda: {n: handles.of_name(_native.AT_FDCWD, n) for n in ("f", "new")},
     )
-    if handles is None:
+    if found is None:
         return
     here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     drop_caches()
-    for name, handle in handles.items():
+    for name, handle in found.items():
         # Before Linux 6.9 a handle of a FUSE mount is stale once the kernel has forgotten the inode.
-        found = unless_refused(errno.ESTALE, partial(_read_by, here, handle))
-        assert found in (None, name.encode())
+        read = unless_refused(errno.ESTALE, partial(_read_by, here, handle))
+        assert read in (None, name.encode())
         os.unlink(name)
     for number in range(50):  # some get the inode number of a removed file
         write_file(f"d/{number}", b"another")
-    for handle in handles.values():
+    for handle in found.values():
         with refused(errno.ESTALE), _opened_by(here, handle):
             pass
 
