@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from ..views.fixtures import in_all_variants, with_both_drivers
+from ..views.fixtures import in_matrix, with_both_drivers
 from ..views.user import TestUser
 
 pytestmark = with_both_drivers
@@ -32,7 +32,7 @@ def running_view(
             view.communicate("end\n")
 
 
-@in_all_variants
+@in_matrix
 def test_a_command_shares_everything_with_the_view_that_it_joins(user: TestUser) -> None:
     kinds = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
     show = "cat /tmp/written; hostname; readlink " + " ".join(f"/proc/self/ns/{k}" for k in kinds)
@@ -120,7 +120,7 @@ def test_the_program_of_the_host_cannot_be_opened_while_a_command_joins(user: Te
         assert view.communicate()[0] == "[]\n"
 
 
-@in_all_variants
+@in_matrix
 def test_the_end_of_the_view_ends_its_commands(user: TestUser) -> None:
     with running_view(user) as view:
         joined = user.start("exec", "v", "--", "sh", "-c", "echo joined; exec sleep 1000")

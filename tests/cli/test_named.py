@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ..views.fixtures import in_all_variants, with_both_drivers
+from ..views.fixtures import in_matrix, with_both_drivers
 from ..views.user import TestUser, command
 
 pytestmark = with_both_drivers
@@ -34,7 +34,7 @@ def states(user: TestUser) -> dict[str, tuple[str, int | None]]:
     return {one["name"]: (one["state"], one.get("status")) for one in found}
 
 
-@in_all_variants
+@in_matrix
 def test_a_detached_view_goes_on_without_its_caller_until_it_is_stopped(user: TestUser) -> None:
     with removed(user, "v"):
         printed = user.succeeds("run", "-d", "--name", "v", "--", "sleep", "1000")
@@ -47,7 +47,7 @@ def test_a_detached_view_goes_on_without_its_caller_until_it_is_stopped(user: Te
         assert row.split() == ["v", "stopped", "(143)", "sleep", "1000"]
 
 
-@in_all_variants
+@in_matrix
 def test_a_named_view_keeps_what_was_written_for_its_next_start(user: TestUser) -> None:
     with removed(user, "v"):
         add = ("sh", "-c", "echo line >> /tmp/kept; cat /tmp/kept")

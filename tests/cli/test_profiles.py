@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ..views.fixtures import in_all_variants, only_as
+from ..views.fixtures import in_matrix, only_as
 from ..views.user import AS_ORDINARY, TestUser
 
 SLEEP = 'command = "sleep 1000"'
@@ -49,7 +49,7 @@ def fetched(user: TestUser, directory: str, app: str) -> str:
         return str(answer.read().decode())
 
 
-@in_all_variants
+@in_matrix
 def test_nginx_starts_once_the_server_that_it_depends_on_answers(user: TestUser) -> None:
     served = user.directory("served", **{"index.html": "from python"})
     layer = '"host"' if user.has_host else f'"{user.small_system()}"'
@@ -273,7 +273,7 @@ def test_two_at_once_start_an_app_once(user: TestUser) -> None:
         assert [one.returncode for one in both] == [0, 0]
 
 
-@in_all_variants
+@in_matrix
 def test_an_app_runs_with_its_options_and_those_that_are_given(user: TestUser) -> None:
     layers = "" if user.has_host else f"layers = ['{user.small_system()}']\n"
     volumes = "" if user.has_host else "'/usr:/usr:ro', "

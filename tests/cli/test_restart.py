@@ -7,14 +7,14 @@ import signal
 
 from overlaykit.procfs import descendants
 
-from ..views.fixtures import in_all_variants, with_both_drivers
+from ..views.fixtures import in_matrix, with_both_drivers
 from ..views.user import TestUser, command_line
 from .test_named import removed, states
 
 pytestmark = with_both_drivers
 
 
-@in_all_variants
+@in_matrix
 def test_a_command_that_fails_is_started_again_so_many_times(user: TestUser) -> None:
     with removed(user, "v"):
         script = "echo line >> /tmp/lines; cat /tmp/lines; echo; hostname; exit 3"

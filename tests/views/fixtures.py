@@ -34,8 +34,13 @@ _USUAL = _ALL if os.environ.get("OVERLAYKIT_TEST_MATRIX") else _ALL[:1]
 in_all_variants = pytest.mark.in_all_variants
 """Mark a test that runs in all variants always."""
 
+_WITH_BOTH = ("in_matrix", "with_both_drivers")
+
 as_installed = pytest.mark.as_installed
 """Mark a test of the commands and daemons as fresh interpreters (`forked`)."""
+
+in_matrix = pytest.mark.in_matrix
+"""Mark a test that runs in all variants with `make matrix`, and as one `with_both_drivers` otherwise."""
 
 with_both_drivers = pytest.mark.with_both_drivers
 """Mark a test that runs with the driver `kernel` always, as root."""
@@ -75,7 +80,7 @@ def _applies(test: pytest.Item, identity: str, variant: Variant) -> bool:
     runs = (
         variant in _USUAL
         or any(test.iter_markers("in_all_variants"))
-        or (as_root and not variant.server and any(test.iter_markers("with_both_drivers")))
+        or (as_root and not variant.server and any(map(test.get_closest_marker, _WITH_BOTH)))
     )
     return (
         runs
