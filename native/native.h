@@ -14,6 +14,9 @@
 /* The generation of a listing's entry without a nodeid (session.c). No node has it. */
 #define NAME_ONLY 1
 
+/* In the file handle of a WRITE: it clears the set-ID bits (session.c). No handle has it. */
+#define CLEARS_SET_IDS (1L << 62)
+
 /* The state of the module: os.stat_result, and the positions of its fields (absent.c). */
 typedef struct {
     PyTypeObject *stat_result;

@@ -18,6 +18,11 @@
  * kernel knows the caller's groups. libfuse before 3.17 does not know the flag, and pyfuse3 does
  * not pass it on. So it travels as the request's umask, which a SETXATTR has no other use for.
  *
+ * FUSE_HANDLE_KILLPRIV_V2: whether a WRITE or a SETATTR clears set-ID bits is in the request, and
+ * neither libfuse nor pyfuse3 passes it on. So it is read from the request itself, and travels as
+ * the bit CLEARS_SET_IDS of a WRITE's file handle, and as a SETATTR's umask. (An OPEN may say so
+ * too, with FUSE_ATOMIC_O_TRUNC only.)
+ *
  * READDIRPLUS: an entry may be a name with its inode number alone, of which the kernel makes no
  * dentry (fs/fuse/readdir.c: no nodeid). pyfuse3 has one number for nodeid and inode number, so the
  * generation NAME_ONLY marks such an entry. An inode number of 0 becomes one that readdir(3) does
@@ -44,6 +49,9 @@ struct libfuse_version;
 
 typedef void (*readdirplus_fn)(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
 typedef void (*fsyncdir_fn)(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
+typedef void (*setattr_fn)(fuse_req_t, fuse_ino_t, struct stat *, int, struct fuse_file_info *);
+typedef void (*write_fn)(fuse_req_t, fuse_ino_t, struct fuse_bufvec *, off_t,
+                         struct fuse_file_info *);
 typedef void (*setxattr_fn)(fuse_req_t, fuse_ino_t, const char *, const char *, size_t, int);
 /* libfuse's header has a const result; the request owns it. */
 typedef struct fuse_ctx *(*req_ctx_fn)(fuse_req_t);
@@ -57,6 +65,9 @@ static struct {
     fsyncdir_fn fsyncdir;
     setxattr_fn setxattr;
     int setxattr_is_extended;
+    setattr_fn setattr;
+    write_fn write;
+    int clears_set_ids; /* the request that was read last */
     init_fn init;
     req_ctx_fn req_ctx;
     reply_err_fn reply_err;
@@ -66,7 +77,43 @@ static void
 init_without_unwanted_flags(void *userdata, struct fuse_conn_info *connection)
 {
     session.init(userdata, connection);
-    connection->want &= ~(unsigned)(FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_ASYNC_DIO);
+    /* Requests in a pipe could not be looked at. */
+    connection->want &=
+        ~(unsigned)(FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_ASYNC_DIO | FUSE_CAP_SPLICE_READ);
+}
+
+/* Whether a request of `size` bytes clears the set-ID bits. */
+static int
+clears_set_ids(const struct fuse_buf *buffer, size_t size)
+{
+    const struct fuse_in_header *header = buffer->mem;
+    const void *in = header + 1;
+
+    if (size < sizeof(*header) + sizeof(struct fuse_write_in) || buffer->flags & FUSE_BUF_IS_FD)
+        return 0;
+    if (header->opcode == FUSE_WRITE)
+        return (((const struct fuse_write_in *)in)->write_flags & FUSE_WRITE_KILL_SUIDGID) != 0;
+    return header->opcode == FUSE_SETATTR &&
+           ((const struct fuse_setattr_in *)in)->valid & FATTR_KILL_SUIDGID;
+}
+
+static void
+setattr_with_kill(fuse_req_t request, fuse_ino_t nodeid, struct stat *attributes, int changed,
+                  struct fuse_file_info *file)
+{
+    session.req_ctx(request)->umask = session.clears_set_ids ? S_ISUID | S_ISGID : 0;
+    session.setattr(request, nodeid, attributes, changed, file);
+}
+
+static void
+write_with_kill(fuse_req_t request, fuse_ino_t nodeid, struct fuse_bufvec *data, off_t offset,
+                struct fuse_file_info *file)
+{
+    struct fuse_file_info marked = *file;
+
+    if (session.clears_set_ids)
+        marked.fh |= CLEARS_SET_IDS;
+    session.write(request, nodeid, data, offset, &marked);
 }
 
 static void
@@ -139,8 +186,8 @@ adapt_operations(const struct fuse_lowlevel_ops *given, size_t size, struct fuse
     session.reply_err = (reply_err_fn)libfuse_function("fuse_reply_err");
     session.req_ctx = (req_ctx_fn)libfuse_function("fuse_req_ctx");
     if (!session.wanted || size < needed || given->init == NULL || given->readdirplus == NULL ||
-        given->fsyncdir == NULL || given->setxattr == NULL || session.reply_err == NULL ||
-        session.req_ctx == NULL)
+        given->fsyncdir == NULL || given->setxattr == NULL || given->setattr == NULL ||
+        given->write_buf == NULL || session.reply_err == NULL || session.req_ctx == NULL)
         return given;
     memset(ours, 0, sizeof(*ours));
     memcpy(ours, given, size < sizeof(*ours) ? size : sizeof(*ours));
@@ -148,7 +195,11 @@ adapt_operations(const struct fuse_lowlevel_ops *given, size_t size, struct fuse
     session.fsyncdir = given->fsyncdir;
     session.setxattr = given->setxattr;
     session.init = given->init;
+    session.setattr = given->setattr;
+    session.write = given->write_buf;
     ours->setxattr = setxattr_with_flags;
+    ours->setattr = setattr_with_kill;
+    ours->write_buf = write_with_kill;
     ours->init = init_without_unwanted_flags;
     ours->opendir = refuse_opendir;
     ours->readdirplus = readdirplus_by_nodeid;
@@ -209,6 +260,7 @@ fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer)
     if (next == NULL)
         next = libfuse_function("fuse_session_receive_buf");
     result = next(se, buffer);
+    session.clears_set_ids = result > 0 && clears_set_ids(buffer, (size_t)result);
     return result == -EAGAIN ? -EINTR : result;
 }
 

@@ -53,6 +53,9 @@ OPEN_TREE_CLOEXEC: Final[int]
 OPEN_TREE_CLONE: Final[int]
 UMOUNT_NOFOLLOW: Final[int]
 
+CLEARS_SET_IDS: Final[int]
+"""A bit of a WRITE's file handle: the write clears the set-ID bits, as its caller has no CAP_FSETID."""
+
 NAME_ONLY: Final[int]
 """The generation of a listing's entry without a nodeid: name, kind and inode number alone, no dentry."""
 

@@ -10,6 +10,8 @@ rules.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import errno
 import functools
 import itertools
@@ -260,6 +262,10 @@ class Operations(pyfuse3.Operations):
             written_back=fh is not None and not fields.update_size and not fields.update_atime,
         )
         node = self.filesystem.nodes.node(inode)
+        # The umask: a change of size or owner clears the set-ID bits (native/session.c).
+        if ctx.umask and changes.mode is None:
+            mode = self.filesystem.changing.without_set_ids(node)
+            changes = dataclasses.replace(changes, mode=mode)
         await self._copying.copy_up(
             self.filesystem.changing.copied_to_change(node, changes),
             keep_data=changes.size != 0,
@@ -345,8 +351,20 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        await self._copying.copy_up(self.filesystem.files.to_copy_first(fh))
-        return self.filesystem.files.write(fh, off, buf)
+        files = self.filesystem.files
+        handle, clears_set_ids = patches.split_handle(fh)
+        await self._copying.copy_up(files.to_copy_first(handle))
+        if clears_set_ids:
+            self._clear_set_ids(files.by_handle[handle].node)
+        return files.write(handle, off, buf)
+
+    def _clear_set_ids(self, node: Node) -> None:
+        mode = self.filesystem.changing.without_set_ids(node)
+        if mode is not None:
+            self.filesystem.changing.change(node, Changes(mode=mode))
+            # The reply to a WRITE has no mode, and execve(2) goes by the one that the kernel has.
+            with contextlib.suppress(OSError):  # it has forgotten the inode
+                pyfuse3.invalidate_inode(node.nodeid, attr_only=True)
 
     @_request
     async def release(self, fh: FileHandleT) -> None:

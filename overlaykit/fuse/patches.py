@@ -8,7 +8,8 @@
 3. Interposed symbols of libfuse (`interpose_libfuse`, native/session.c), for what pyfuse3 cannot express:
    - fuse_session_new, fuse_session_new_versioned: OPENDIR fails with ENOSYS, so the kernel opens and closes directories
      without a request; READDIRPLUS and FSYNCDIR carry the nodeid as the file handle then. SETXATTR carries the bits of
-     the mode that an ACL clears, as the umask of its context.
+     the mode that an ACL clears, as the umask of its context; so does SETATTR with the bits that a change of size or
+     owner clears, and the file handle of a WRITE has a bit for them (`split_handle`).
    - fuse_session_receive_buf: a request that is gone before it is read is EINTR (wait again), not the failure EAGAIN.
    - fuse_add_direntry_plus: an entry of the generation NAME_ONLY (`mark_name_only`) has a name and an inode number and
      no nodeid, so the kernel looks it up only when it needs it.
@@ -75,13 +76,18 @@ _ASYNC_DIO: Final = 1 << 15
 
 _UNWANTED: Final = _ATOMIC_O_TRUNC | _ASYNC_DIO
 
+_HANDLE_KILLPRIV_V2: Final = 1 << 28
+"""A request says whether it clears the set-ID bits, and the daemon does that (Linux 5.12). The kernel then asks for a
+file's capability once, not before each write (SB_NOSEC), and removes it itself. Requires an interposed libfuse."""
+
 _INIT_EXT: Final = 1 << 30
 """There are flags beyond 32 bits (Linux 5.17)."""
 
 NO_EXPORT_SUPPORT: Final = 1 << 38
 """Files have no file handles (Linux 6.9): a nodeid means nothing once the kernel has forgotten it."""
 
-_WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS | _SETXATTR_EXT | NO_EXPORT_SUPPORT
+_OF_INTERPOSED: Final = _SETXATTR_EXT | _HANDLE_KILLPRIV_V2
+_WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS | _OF_INTERPOSED | NO_EXPORT_SUPPORT
 
 
 def interpose_libfuse() -> None:
@@ -118,6 +124,11 @@ def mark_name_only(entry: EntryAttributes) -> EntryAttributes:
     return entry
 
 
+def split_handle(handle: int) -> tuple[int, bool]:
+    """The file handle of a WRITE, and whether the write clears the set-ID bits."""
+    return handle & ~_native.CLEARS_SET_IDS, bool(handle & _native.CLEARS_SET_IDS)
+
+
 def replace_trio(module: ModuleType, poller: Poller) -> None:
     """Have pyfuse3, passed as `module`, wait through the poller."""
     module.trio = poller  # type: ignore[attr-defined]
@@ -137,7 +148,7 @@ class Handshake:
         request = _init_request(self._device)
         offered = _offered(request[_IN_HEADER.size :])
         if not is_libfuse_interposed():
-            offered &= ~_SETXATTR_EXT
+            offered &= ~_OF_INTERPOSED
         with self._socket:
             self._socket.setblocking(False)
             self._socket.send(request)

@@ -50,6 +50,16 @@ class Changing:
             self._tree.table.change_times.record(node.nodeid, changes.asked_ns)
         return self._tree.attributes(node, kept)
 
+    @operation
+    def without_set_ids(self, node: Node) -> int | None:
+        """The permission bits after a change by another user (FUSE_HANDLE_KILLPRIV_V2); None if they stay as they are.
+
+        The set-group-ID bit stays on a file that its group cannot execute.
+        """
+        mode = stat.S_IMODE(self._tree.attributes(node).mode)
+        cleared = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+        return mode & ~cleared if mode & cleared else None
+
     def _kept_as_is(self, node: Node, changes: Changes) -> os.stat_result | None:
         """The inode's stat, if the inode may stay as it is; None if the upper's must be changed.
 
@@ -75,7 +85,7 @@ class Changing:
         else:
             tree.copy_up(node)
         location = tree.location(node)
-        if changes.is_empty:
+        if changes.is_empty and (changes.asked_ns or node.kind != stat.S_IFREG):
             location.chown(-1, -1)
         if (changes.mode, changes.uid, changes.gid) != (None, None, None):
             self._files.wake(node)

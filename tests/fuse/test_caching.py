@@ -101,6 +101,20 @@ def test_many_small_writes_are_few_requests(stack: Stack) -> None:
     assert os.stat(os.path.join(stack.upper, "f")).st_size == 10_000
 
 
+def test_writes_cost_no_request_each(stack: Stack) -> None:
+    """The kernel asks once whether there is a capability to clear (FUSE_HANDLE_KILLPRIV_V2)."""
+    stack.add({"f": File(b"x")})
+    with (
+        mounted(stack) as mount,
+        open(mount.path("f"), "r+b", buffering=0) as file,
+        mount.requests() as requests,
+    ):
+        for _ in range(10):
+            file.write(b"y")
+    assert requests["getxattr"] == 1
+    assert requests["setattr"] == 0
+
+
 def test_a_symlink_is_followed_without_requests(stack: Stack) -> None:
     stack.add({"s": Symlink("f"), "f": File(b"x")})
     with mounted(stack) as mount:

@@ -14,10 +14,12 @@ import pytest
 from overlaykit import _native
 
 from ..crash.disks import upper_on_a_small_disk
+from ..overlay.inside import as_root
 from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix.behaviours.xattrs import CAPABILITY
 from ..posix.files import opened, wait_for_clock_tick, write_file
+from ..posix.processes import ALICE, BOB, run_as_user
 from ..posix.syscalls import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
@@ -147,6 +149,18 @@ def test_a_program_written_to_through_a_mapping_is_no_longer_trusted(stack: Stac
         if stack.unprivileged:
             assert stat.S_IMODE(os.stat(mount.path("f")).st_mode) == 0o755
         assert "security.capability" not in os.listxattr(mount.path("f"))
+
+
+@as_root
+def test_a_write_from_outside_the_group_keeps_a_set_group_id_bit_that_runs_no_program(
+    stack: Stack,
+) -> None:
+    stack.add({"f": File(b"x", mode=0o2767, uid=ALICE, gid=ALICE)})
+    with mounted(stack) as mount:
+        with opened(mount.path("f"), os.O_WRONLY) as fd:
+            run_as_user(BOB, lambda: os.ftruncate(fd, 0))
+            run_as_user(BOB, lambda: os.write(fd, b"y"))
+        assert stat.S_IMODE(os.stat(mount.path("f")).st_mode) == 0o2767
 
 
 def test_at_the_next_mount_a_file_was_changed_when_it_was_written_back(stack: Stack) -> None:
