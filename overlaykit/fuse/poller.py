@@ -8,12 +8,16 @@ a thread is at work, and the scheduler gets a turn every `_SCHEDULER_TURN_SECOND
 While each request follows the last reply within `_PROMPT_SECONDS`, the poller spins instead of sleeping, if there is a
 second processor for the program that asks: waking up takes longer than most replies, above all in a virtual machine.
 One late request ends the spinning until a request comes promptly again.
+
+A function that runs in a thread is awaited in the same way: for `patience_seconds` without the scheduler, whose part in
+it takes longer than the copy of a small file. A slow function ends that until one is quick again.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, TypeVarTuple, Unpack
@@ -23,10 +27,13 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from outcome import Outcome
+
 _PROMPT_SECONDS: Final = 1e-4
 _POLL_MILLISECONDS: Final = 1
 _SCHEDULER_TURN_SECONDS: Final = 0.01
 _IDLE_SECONDS: Final = 0.5
+_PATIENCE_SECONDS: Final = 0.001
 _REST_INTERVAL_SECONDS: Final = 60.0
 """A rest takes 20 ms, and more when the program that asks goes on."""
 
@@ -38,9 +45,10 @@ Ts = TypeVarTuple("Ts")
 class Poller:
     """Stands in for the modules `trio` and `trio.lowlevel` inside pyfuse3 (see `patches`). One per process.
 
-    `rest`: what to do once no request has come for `_IDLE_SECONDS`. It returns whether it is done; else it is called
-    again later. `polls`: whether it polls at all; the session switches that on once the mount is ready. `spins`: the
-    last request came promptly, so the next one is awaited without sleep.
+    `rest`: what to do once no request has come for `_IDLE_SECONDS`. It returns whether it is done; else it is
+    called again later. `patience_seconds`: how long `in_thread` may hold up the other tasks. `polls`: whether it
+    polls at all; the session switches that on once the mount is ready. `spins`: the last request came promptly, so
+    the next one is awaited without sleep.
     """
 
     ClosedResourceError = trio.ClosedResourceError
@@ -56,6 +64,8 @@ class Poller:
         self._may_spin = len(os.sched_getaffinity(0)) > 1
         self._rest = rest
         self._rested = -_REST_INTERVAL_SECONDS
+        self.patience_seconds = _PATIENCE_SECONDS
+        self._is_patient = True
         self.polls = True
         self.spins = False
 
@@ -73,12 +83,23 @@ class Poller:
         )
 
     async def in_thread(self, function: Callable[[Unpack[Ts]], None], *args: *Ts) -> None:
-        """Run a slow function in a thread. The poller does not poll until it ends, so its end is noticed at once."""
-        self._threads += 1
-        try:
-            await trio.to_thread.run_sync(function, *args)
-        finally:
-            self._threads -= 1
+        """Run a slow function in a thread. It cannot be cancelled.
+
+        Other tasks run once it has taken `patience_seconds`. The poller does not poll from then until it ends, so its
+        end is noticed at once.
+        """
+        job = _Job()
+        began = time.monotonic()
+        trio.lowlevel.start_thread_soon(lambda: function(*args), job.deliver)
+        if not job.wait(self.patience_seconds if self._is_patient else 0):
+            self._threads += 1
+            try:
+                with trio.CancelScope(shield=True):
+                    await job.wait_with_others()
+            finally:
+                self._threads -= 1
+        self._is_patient = job.ended - began < self.patience_seconds
+        job.result.unwrap()
 
     async def wait_readable(self, fd: int) -> None:
         """As trio's. Raises trio.ClosedResourceError after `notify_closing`."""
@@ -116,6 +137,40 @@ class Poller:
                 break
             delay *= 2
         return False
+
+
+class _Job:
+    """A function that runs in a thread.
+
+    `result`: what became of it, and `ended`: when (time.monotonic), once a wait for it has ended.
+    """
+
+    def __init__(self) -> None:
+        self.result: Outcome[None]
+        self.ended = 0.0
+        self._token = trio.lowlevel.current_trio_token()
+        self._delivered = threading.Lock()
+        self._delivered.acquire()
+        self._event: trio.Event | None = None
+
+    def deliver(self, result: Outcome[None]) -> None:
+        """Called in the thread."""
+        self.result = result
+        self.ended = time.monotonic()
+        self._delivered.release()
+        if self._event is not None:
+            self._token.run_sync_soon(self._event.set)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ends in that time. No other task runs."""
+        return self._delivered.acquire(timeout=seconds)
+
+    async def wait_with_others(self) -> None:
+        """Requires: `wait` returned false."""
+        self._event = trio.Event()
+        # Where it ended before this line, `deliver` may have found no event.
+        if not self.wait(0):
+            await self._event.wait()
 
 
 class Lock:

@@ -91,12 +91,14 @@ class Stalled:
         self.entered = trio.Event()
         self.failures: list[int] = []
         self._released = threading.Event()
+        self._token: trio.lowlevel.TrioToken
         self._original = getattr(owner, name)
         monkeypatch.setattr(owner, name, self._call)
 
     @contextlib.asynccontextmanager
     async def during(self, function: Callable[..., Awaitable[object]], *args: object) -> Tasks:
         """Run the body while a task is stalled in `function`, and release it at the end. Yields a nursery for more."""
+        self._token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(function, *args)
             try:
@@ -108,7 +110,7 @@ class Stalled:
     def _call(self, *args: Any, **keywords: Any) -> Any:
         if threading.current_thread() is not threading.main_thread():
             self.calls += 1
-            trio.from_thread.run_sync(self.entered.set)
+            self._token.run_sync_soon(self.entered.set)
             self._released.wait()
             if self.failures:
                 number = self.failures.pop(0)

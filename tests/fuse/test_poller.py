@@ -71,6 +71,47 @@ def test_other_tasks_run_between_requests_and_without_any() -> None:
     run(answer, processors=2)
 
 
+def test_a_quick_function_in_a_thread_costs_no_turn_of_the_scheduler() -> None:
+    async def answer(poller: Poller, read: int, write: int) -> None:
+        others = trio.Event()
+
+        async def run_meanwhile() -> None:
+            others.set()
+
+        poller.patience_seconds = 60.0  # a loaded machine takes its time
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_meanwhile)
+            await poller.in_thread(os.fchmod, write, 0o600)
+            with pytest.raises(OSError, match="Invalid argument"):
+                await poller.in_thread(os.fsync, read)
+            assert not others.is_set()
+
+    run(answer, processors=2)
+
+
+@pytest.mark.parametrize("patience", [0.0, 0.001])
+def test_other_tasks_run_while_a_function_in_a_thread_is_slow(patience: float) -> None:
+    async def answer(poller: Poller, read: int, write: int) -> None:
+        poller.patience_seconds = patience
+        go = threading.Event()
+
+        async def let_it_end() -> None:
+            go.set()
+
+        def wait_and_fail() -> None:
+            go.wait()
+            raise FileNotFoundError
+
+        for _ in range(50):
+            go.clear()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(let_it_end)
+                with pytest.raises(FileNotFoundError):
+                    await poller.in_thread(wait_and_fail)
+
+    run(answer, processors=2)
+
+
 def test_an_idle_daemon_rests_until_that_succeeds_and_misses_no_request() -> None:
     rests = 0
 
