@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from overlaykit.fuse import cleanup, control_server, holders, mount, mountpoints, unmount
+from overlaykit.fuse import (
+    backing_device,
+    cleanup,
+    control_server,
+    holders,
+    mount,
+    mountpoints,
+    unmount,
+)
 from overlaykit.fuse.confinement import confine
 from overlaykit.fuse.connection import Connection
 from overlaykit.fuse.minimal_namespace import enter_minimal_mount_namespace
@@ -122,6 +130,8 @@ async def _serve(
     async with trio.open_nursery() as nursery:
         terminated = await nursery.start(_watch_for_termination)
         await connection.negotiate()
+        if detached >= 0:
+            backing_device.tune(f"/proc/self/fd/{detached}")
         nursery.start_soon(_answer_requests, operations, poller, connection, nursery.cancel_scope)
         async with trio.open_nursery() as starting:
             starting.start_soon(_fail_without, parent)

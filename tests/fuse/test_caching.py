@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
+from ..overlay.inside import as_root
 from ..overlay.stack import Stack
+from ..posix import syscalls
+from ..posix.files import read_file
 from ..posix.table import File, Symlink
 from .mounted import mounted
 
@@ -61,6 +64,28 @@ def test_a_long_listing_costs_no_request_for_each_name(stack: Stack) -> None:
         assert requests["lookup"] <= 1  # of the directory
         assert requests["getattr"] <= 1
         assert requests["readdir"] < 50
+
+
+@as_root
+def test_root_reads_a_long_file_in_requests_of_a_megabyte(stack: Stack) -> None:
+    stack.add({"f": File(size=8 << 20)})
+    with mounted(stack) as mount:
+        with mount.requests() as requests, open(mount.path("f"), "rb", buffering=0) as file:
+            while file.read(1 << 16):
+                pass
+        assert requests["read"] < 16  # 64 with the kernel's setting
+        device = os.stat(mount.target).st_dev
+        bdi = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}"
+        assert read_file(f"{bdi}/max_ratio") == b"10\n"
+    assert not os.path.exists(bdi)
+
+
+@as_root
+def test_a_mount_works_where_the_settings_of_its_device_are_out_of_reach(stack: Stack) -> None:
+    stack.add({"f": File(b"x")})
+    syscalls.mount(b"none", b"/sys", b"tmpfs", syscalls.MS_RDONLY)
+    with mounted(stack) as mount:
+        assert read_file(mount.path("f")) == b"x"
 
 
 def test_a_wide_directory_is_listed_without_attributes(stack: Stack) -> None:
