@@ -163,27 +163,27 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         directory = self.filesystem.nodes.directory(parent_inode)
-        node = self.filesystem.creation.mknod(directory, name, mode, rdev, _caller(ctx))
+        made = self.filesystem.creation.mknod(directory, name, mode, rdev, _caller(ctx))
         self._sync_names(directory)
-        return self._entry(node)
+        return self._entry(*made)
 
     @_request
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
         directory = self.filesystem.nodes.directory(parent_inode)
-        node = self.filesystem.creation.mkdir(directory, name, mode, _caller(ctx))
+        made = self.filesystem.creation.mkdir(directory, name, mode, _caller(ctx))
         self._sync_names(directory)
-        return self._entry(node)
+        return self._entry(*made)
 
     @_request
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         directory = self.filesystem.nodes.directory(parent_inode)
-        node = self.filesystem.creation.symlink(directory, name, target, _caller(ctx))
+        made = self.filesystem.creation.symlink(directory, name, target, _caller(ctx))
         self._sync_names(directory)
-        return self._entry(node)
+        return self._entry(*made)
 
     @_request
     async def link(
@@ -266,12 +266,13 @@ class Operations(pyfuse3.Operations):
         if ctx.umask and changes.mode is None:
             mode = self.filesystem.changing.without_set_ids(node)
             changes = dataclasses.replace(changes, mode=mode)
-        await self._copying.copy_up(
-            self.filesystem.changing.copied_to_change(node, changes),
-            keep_data=changes.size != 0,
-            metadata_only=changes.size is None,
-        )
-        return self._entry_attributes(self.filesystem.changing.change(node, changes))
+        attributes = self.filesystem.changing.change_without_copy(node, changes)
+        if attributes is None:
+            await self._copying.copy_up(
+                node, keep_data=changes.size != 0, metadata_only=changes.size is None
+            )
+            attributes = self.filesystem.changing.change(node, changes)
+        return self._entry_attributes(attributes)
 
     @_request
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
@@ -341,9 +342,9 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
         directory = self.filesystem.nodes.directory(parent_inode)
-        node, handle = self.filesystem.creation.create(directory, name, mode, _caller(ctx))
+        made, handle = self.filesystem.creation.create(directory, name, mode, _caller(ctx))
         self._sync_names(directory)
-        return _file_info(handle), self._entry(node)
+        return _file_info(handle), self._entry(*made)
 
     @_request
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:

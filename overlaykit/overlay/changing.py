@@ -31,11 +31,12 @@ class Changing:
         self._files = files
 
     @operation
-    def copied_to_change(self, node: Node, changes: Changes) -> File | None:
-        """The file, if the changes may take a copy-up."""
-        if not isinstance(node, File) or (not node.has_upper and self._kept_as_is(node, changes)):
+    def change_without_copy(self, node: Node, changes: Changes) -> Attributes | None:
+        """Make changes for which a lower's inode may stay as it is; None if they may take a copy-up."""
+        if not isinstance(node, File) or node.has_upper:
             return None
-        return node
+        kept = self._kept_as_is(node, changes)
+        return None if kept is None else self._changed(node, changes, kept)
 
     @operation
     def change(self, node: Node, changes: Changes) -> Attributes:
@@ -46,6 +47,10 @@ class Changing:
         kept = self._kept_as_is(node, changes)
         if kept is None:
             self._change_inode(node, changes)
+        return self._changed(node, changes, kept)
+
+    def _changed(self, node: Node, changes: Changes, kept: os.stat_result | None) -> Attributes:
+        """The attributes after changes. `kept`: of an inode that stays as it is."""
         if changes.asked_ns:
             self._tree.table.change_times.record(node.nodeid, changes.asked_ns)
         return self._tree.attributes(node, kept)

@@ -19,6 +19,7 @@ from overlaykit.overlay import overrides
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
+from overlaykit.overlay.lookup import Result
 from overlaykit.overlay.marker_names import WHITEOUT_DEVICE
 from overlaykit.overlay.markers import DEFAULT_ACL, is_aufs_name
 from overlaykit.overlay.nodes import File
@@ -56,7 +57,7 @@ class Creation:
     @operation
     def create(
         self, directory: Directory, name: bytes, mode: int, caller: Caller
-    ) -> tuple[File, int]:
+    ) -> tuple[Result, int]:
         """A new regular file, and a handle of it that reads and writes."""
         descriptors: list[int] = []
 
@@ -65,16 +66,16 @@ class Creation:
             read_quietly(descriptors[-1])
 
         try:
-            node = self._make(directory, name, caller, make)
+            made = self._make(directory, name, caller, make)
         except BaseException:
             for fd in descriptors:
                 os.close(fd)
             raise
-        assert isinstance(node, File)
-        return node, self._files.adopt(node, descriptors[-1])
+        assert isinstance(made.node, File)
+        return made, self._files.adopt(made.node, descriptors[-1])
 
     @operation
-    def mkdir(self, directory: Directory, name: bytes, mode: int, caller: Caller) -> Node:
+    def mkdir(self, directory: Directory, name: bytes, mode: int, caller: Caller) -> Result:
         def make(layer_dir: LayerDir, name: bytes) -> None:
             os.mkdir(name, stat.S_IMODE(mode), dir_fd=layer_dir.fd())
 
@@ -83,7 +84,7 @@ class Creation:
     @operation
     def mknod(
         self, directory: Directory, name: bytes, mode: int, device: int, caller: Caller
-    ) -> Node:
+    ) -> Result:
         """A FIFO, socket, device or regular file. Raises OSError (EPERM) for what would read as a whiteout."""
         if stat.S_ISCHR(mode) and device == WHITEOUT_DEVICE:
             fail(errno.EPERM, name)
@@ -94,7 +95,7 @@ class Creation:
         return self._make(directory, name, caller, make)
 
     @operation
-    def symlink(self, directory: Directory, name: bytes, target: bytes, caller: Caller) -> Node:
+    def symlink(self, directory: Directory, name: bytes, target: bytes, caller: Caller) -> Result:
         def make(layer_dir: LayerDir, name: bytes) -> None:
             os.symlink(target, name, dir_fd=layer_dir.fd())
 
@@ -146,7 +147,7 @@ class Creation:
         name: bytes,
         caller: Caller,
         make: Callable[[LayerDir, bytes], None],
-    ) -> Node:
+    ) -> Result:
         """Run `make` in place or in the work directory, give the result its owner, and publish it as `name`."""
         check_name(name)
         tree = self._tree
@@ -157,10 +158,19 @@ class Creation:
         uid = owners.users.stored_for_new(caller.uid)
         gid = -1 if parent.st_mode & stat.S_ISGID else owners.groups.stored_for_new(caller.gid)
         foreign = uid not in (-1, self._uid) or gid not in (-1, self._gid)
-        hidden = tree.whiteouts.find(directory, layer_dir, name)
         override = layer_dir.layer.override
-        if hidden == NOT_HIDDEN and not foreign and override is None:
-            _as_caller(caller, make, layer_dir, name)
+        in_place = not foreign and override is None
+        hidden = NOT_HIDDEN
+        if directory.lowers or not in_place:
+            hidden = tree.whiteouts.find(directory, layer_dir, name)
+            in_place = in_place and hidden == NOT_HIDDEN
+        if in_place:
+            try:
+                _as_caller(caller, make, layer_dir, name)
+            except FileExistsError:  # found only now, where no lower shows through
+                hidden = tree.whiteouts.find(directory, layer_dir, name)
+                in_place = False
+        if in_place:
             try:
                 st = os.stat(name, dir_fd=layer_dir.fd(), follow_symlinks=False)
             except OSError:
@@ -184,8 +194,10 @@ class Creation:
         if tree.quota is not None:
             tree.quota.add(st)
         if stat.S_ISDIR(st.st_mode):
-            return self._lookup.adopt_directory(directory, name, layer_dir.child(name), st)
-        return self._lookup.adopt_file(directory, name, st)
+            node: Node = self._lookup.adopt_directory(directory, name, layer_dir.child(name), st)
+        else:
+            node = self._lookup.adopt_file(directory, name, st)
+        return Result(node, st if in_place else None)  # a rename has moved the change time
 
     def _require_room(self, parent: os.stat_result) -> None:
         """Raises OSError: ENOSPC if the quota is used up. `parent`: of the directory that gets a name."""

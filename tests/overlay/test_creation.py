@@ -10,6 +10,7 @@ import stat
 import pytest
 
 from overlaykit.overlay.attributes import Caller
+from overlaykit.overlay.marker_names import WHITEOUT_DEVICE
 
 from ..posix.table import Dir, File, Link
 from .inside import as_root
@@ -185,6 +186,21 @@ def test_a_default_acl_is_inherited_by_the_files_of_others_and_over_whiteouts(
         assert view.xattrs("d/gone")[DEFAULT_ACL] == acl
         assert view.stat("d/f").stat.st_mode & 0o777 == 0o640
         assert view.stat("d/f").uid == 1234
+
+
+def test_files_are_made_over_whiteouts_that_hide_nothing(stack: Stack) -> None:
+    stack.add({"f": File()})
+    os.makedirs(os.path.join(stack.upper, "d"))
+    for name in ("file", "directory"):
+        os.mknod(os.path.join(stack.upper, "d", name), stat.S_IFCHR, WHITEOUT_DEVICE)
+    with stack.open() as view:
+        view.create("d/file", b"x")
+        view.mkdir("d/directory")
+        view.create("d/directory/below")
+        with refused(errno.EEXIST):
+            view.create("d/file")
+        assert sorted(view.names("d")) == ["directory", "file"]
+        assert view.read("d/file") == b"x"
 
 
 def test_a_hard_link_is_one_file_with_two_names(stack: Stack) -> None:

@@ -122,7 +122,8 @@ class View:
 
     def create(self, path: str, data: bytes = b"", mode: int = 0o644) -> File:
         directory, name = self._split(path)
-        node, handle = self.filesystem.creation.create(directory, name, mode, self.caller)
+        (node, _), handle = self.filesystem.creation.create(directory, name, mode, self.caller)
+        assert isinstance(node, File)
         self._count(node)
         try:
             if data:
@@ -133,18 +134,18 @@ class View:
 
     def mkdir(self, path: str, mode: int = 0o755) -> Node:
         directory, name = self._split(path)
-        return self._count(self.filesystem.creation.mkdir(directory, name, mode, self.caller))
+        return self._count(self.filesystem.creation.mkdir(directory, name, mode, self.caller).node)
 
     def mknod(self, path: str, mode: int, device: int = 0) -> Node:
         directory, name = self._split(path)
         return self._count(
-            self.filesystem.creation.mknod(directory, name, mode, device, self.caller)
+            self.filesystem.creation.mknod(directory, name, mode, device, self.caller).node
         )
 
     def symlink(self, target: str, path: str) -> Node:
         directory, name = self._split(path)
         made = self.filesystem.creation.symlink(directory, name, os.fsencode(target), self.caller)
-        return self._count(made)
+        return self._count(made.node)
 
     def link(self, old: str, new: str) -> None:
         node = self.file(old)
