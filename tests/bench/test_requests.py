@@ -37,8 +37,8 @@ BOUNDS: Mapping[str, float] = {
     "copy-up/big": 8.0,
     "rename/upper": 4.0,
     "rename/lower": 5.1,
-    "unlink/upper": 4.0,
-    "unlink/lower": 5.1,
+    "unlink/upper": 3.1,
+    "unlink/lower": 4.1,
 }
 """Requests of one operation; one request for a directory of a hundred files counts as a hundredth."""
 
@@ -65,7 +65,9 @@ def test_workloads_keep_to_their_bounds_of_requests(user: TestUser) -> None:
     too_many = {}
     for name, bound in BOUNDS.items():
         operations, (requests, _) = counted(user, name)
-        if sum(requests.values()) > bound * operations:
+        # The kernel sends these later, and those of the preparations may come now.
+        waited_for = sum(requests.values()) - requests.get("forget", 0)
+        if waited_for > bound * operations:
             too_many[name] = (operations, requests)
     assert not too_many
 
