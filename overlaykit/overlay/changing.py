@@ -90,6 +90,7 @@ class Changing:
         else:
             tree.copy_up(node)
         location = tree.location(node)
+        # Without a change time it comes before a write that clears a capability, and root keeps the set-ID bits.
         if changes.is_empty and (changes.asked_ns or node.kind != stat.S_IFREG):
             location.chown(-1, -1)
         if (changes.mode, changes.uid, changes.gid) != (None, None, None):

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Creation:
-    """Makes new names in the upper.
+    """Makes new names in the upper. Returns the new nodes, with attributes if these were just read.
 
     Requires: a lookup of the name has found nothing (only the upper is searched again); the process's umask is 0 (it is
     set to the caller's while a file is made).
