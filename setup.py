@@ -33,6 +33,7 @@ PROGRAMS = {
         "native/memory.c",
         "native/passing.c",
         "native/pty.c",
+        "native/tap.c",
         "native/terminal.c",
     ],
 }

@@ -3,8 +3,9 @@
  *     monitor -- clone --> attendant (PID 1 of a PID namespace) -- fork --> the program
  *
  * The attendant is made before the network namespace is. It gets a descriptor of that, forks the
- * program, and enters the namespace, so that its /proc/PID/ns/net is a path of it. It says when the
- * program is ready. It dies with the monitor (PR_SET_PDEATHSIG), and every process of its PID
+ * program, at once or at the first packet (tap.c), and enters the namespace, so that its
+ * /proc/PID/ns/net is a path of it. It says when the program is ready, and ends with it. It dies
+ * with the monitor (PR_SET_PDEATHSIG), and every process of its PID
  * namespace with it (pid_namespaces(7)): the program may have changed its user, have gone to the
  * background, or ignore signals. */
 #include "supervisor.h"
@@ -25,8 +26,6 @@
 /* The descriptor that the program has beside the standard ones. */
 enum { READY = 3 };
 
-enum { MOST_SAID = 2000 }; /* bytes that a failure tells of the program's output */
-
 /* What the attendant sends: an errno, 0 if the program is ready, and what the program has
  * printed. */
 struct answer {
@@ -41,6 +40,12 @@ struct attendant {
     pid_t program;
     struct answer answer;
 };
+
+/* What the monitor sends. Only the first is there where the program is to be started at once. */
+enum { NETWORK, TAP, PACKETS, SENT };
+
+/* The arguments of STEP_HELPER. */
+enum { ARGV, ENVIRONMENT, INTERFACE, ADDRESS, GATEWAY };
 
 static _Noreturn void
 answer_and_exit(struct attendant *self, int error)
@@ -92,7 +97,7 @@ moved(int descriptor)
 
 /* Fork the program, and enter the network namespace. */
 static void
-start_program(struct attendant *self, char **argv, char **environment, int network)
+start_program(struct attendant *self, char **argv, char **environment, const int *sent)
 {
     int ready[2], output[2], gate[2], null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (null < 0 || pipe2(ready, O_CLOEXEC) < 0 || pipe2(output, O_CLOEXEC) < 0 ||
@@ -108,12 +113,12 @@ start_program(struct attendant *self, char **argv, char **environment, int netwo
         execute(argv, environment, descriptors, gate[0]);
     }
     /* The program may look at this process (ptrace(2)). */
-    if (setns(network, CLONE_NEWNET) < 0 || prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) < 0)
+    if (setns(sent[NETWORK], CLONE_NEWNET) < 0 || prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) < 0)
         answer_and_exit(self, errno);
     drop_capabilities(0);
     self->ready = ready[0];
     self->output = output[0];
-    int kept[] = {self->monitor, self->ready, self->output};
+    int kept[] = {self->monitor, self->ready, self->output, sent[PACKETS]};
     close_all_but(kept, sizeof kept / sizeof *kept); /* opens the gate */
 }
 
@@ -167,23 +172,30 @@ static _Noreturn void
 attend(const struct argument *arguments, int monitor, int monitors_end)
 {
     struct attendant self = {.monitor = monitor};
-    int taken[MOST_PASSED], kept[] = {monitor};
+    bool at_once = !*arguments[ADDRESS].bytes;
+    int sent[MOST_PASSED], kept[] = {monitor};
     struct pollfd ours = {.fd = monitor, .events = POLLIN};
-    char **argv = list_vector(&arguments[0], 0), **environment = list_vector(&arguments[1], 0);
+    char **argv = list_vector(&arguments[ARGV], 0);
+    char **environment = list_vector(&arguments[ENVIRONMENT], 0);
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     (void)!chdir("/"); /* keeps no mount busy */
+    (void)setsid();    /* signals of the terminal are for the command */
     close(monitors_end);
     close_all_but(kept, 1);
     while (poll(&ours, 1, -1) < 0)
         continue;
-    (void)message_take(monitor, taken);
+    (void)message_take(monitor, sent);
     /* The monitor may have died before the prctl(2). */
-    if (taken[0] < 0 || !argv || !environment || (poll(&ours, 1, 0) > 0 && ours.revents & POLLHUP))
+    if (sent[NETWORK] < 0 || !argv || !environment ||
+        (poll(&ours, 1, 0) > 0 && ours.revents & POLLHUP))
         _exit(EXIT_FAILURE);
-    start_program(&self, argv, environment, taken[0]);
+    if (!at_once)
+        tap_await(sent[TAP]);
+    start_program(&self, argv, environment, sent);
     await_program(&self);
+    if (!at_once)
+        tap_resume(sent[PACKETS], arguments[INTERFACE].bytes);
     (void)send(self.monitor, &self.answer, sizeof self.answer, MSG_NOSIGNAL);
-    close(self.monitor);
     while (read_output(&self))
         continue;
     for (int ended; waitpid(-1, &ended, 0) > 0 || errno == EINTR;)
@@ -196,50 +208,57 @@ helper_start(struct helper *helper, const struct argument *arguments)
 {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
-        return fail("CONNECT", arguments[0].bytes);
+        return fail("CONNECT", arguments[ARGV].bytes);
     /* fork(2) in a new PID namespace, without which later children would be in it as well. */
     helper->process = (pid_t)syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, NULL, NULL, NULL, 0L);
     if (helper->process == 0)
         attend(arguments, ends[1], ends[0]);
-    if (helper->process < 0)
-        (void)fail("CONNECT", arguments[0].bytes);
     helper->socket = ends[0];
-    helper->program = arguments[0].bytes;
+    helper->program = arguments[ARGV].bytes;
+    for (size_t at = 0; at < sizeof helper->interface / sizeof *helper->interface; at++)
+        helper->interface[at] = arguments[INTERFACE + at].bytes;
     close(ends[1]);
-    return has_failed() ? -1 : 0;
+    return helper->process < 0 ? fail("CONNECT", helper->program) : 0;
+}
+
+bool
+helper_waits(const struct helper *helper)
+{
+    return *helper->interface[ADDRESS - INTERFACE];
 }
 
 int
 helper_connect(const struct helper *helper)
 {
-    int network = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-    if (network < 0 || message_send(helper->socket, MESSAGE_NETWORK, &network, 1) < 0)
-        return fail("CONNECT", helper->program);
-    close(network);
-    return 0;
+    bool waits = helper_waits(helper);
+    int sent[SENT] = {open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC), -1, -1};
+    if (waits)
+        sent[TAP] = tap_make(helper->interface, &sent[PACKETS]);
+    bool works = sent[NETWORK] >= 0 && (sent[TAP] >= 0 || !waits) &&
+                 message_send(helper->socket, MESSAGE_NETWORK, sent, waits ? SENT : 1) == 0;
+    for (size_t at = 0; at < SENT; at++)
+        close_keeping_errno(sent[at]);
+    return works ? 0 : -1;
 }
 
 int
 helper_answer(struct helper *helper)
 {
     struct answer answer = {.error = 0};
-    char subject[MOST_SAID + 200];
     ssize_t count = recv(helper->socket, &answer, sizeof answer, 0);
-    int error = count == (ssize_t)sizeof answer ? answer.error : ECHILD;
-    close(helper->socket);
-    helper->socket = -1;
-    if (!error)
-        return 0;
-    (void)snprintf(subject, sizeof subject, "%s\n%s", helper->program, answer.said);
-    return fail_with("CONNECT", error, subject);
+    (void)snprintf(helper->said, sizeof helper->said, "%s\n%s", helper->program, answer.said);
+    return count == (ssize_t)sizeof answer ? answer.error : ECHILD;
 }
 
 void
-helper_end(const struct helper *helper)
+helper_end(struct helper *helper)
 {
     if (helper->process <= 0)
         return;
+    close(helper->socket);
+    helper->socket = -1;
     kill(helper->process, SIGKILL);
     while (waitpid(helper->process, NULL, 0) < 0 && errno == EINTR)
         continue;
+    helper->process = 0;
 }

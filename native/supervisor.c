@@ -175,6 +175,39 @@ status_ready(void)
         read_status();
 }
 
+/* Say a line where the view's user reads it: in the log of a detached view. */
+static void
+say(const char *what, const char *why)
+{
+    if (!monitor.alone)
+        return;
+    if (monitor.logs && monitor.executed)
+        logs_redirect(monitor.logs, STDERR_FILENO);
+    (void)dprintf(STDERR_FILENO, "overlaykit: %s%s%s\n", what, why,
+                  monitor.with_terminal ? "\r" : "");
+}
+
+/* The helper has started its program for the first packet, has failed to, or has ended. */
+static void
+helper_ready(void)
+{
+    char *said = monitor.helper.said;
+    int error = helper_answer(&monitor.helper);
+    bool ended = monitor.view_ended || (monitor.view >= 0 && is_readable(monitor.view));
+    if (!error)
+        return;
+    for (size_t size = strlen(said); size && said[size - 1] == '\n';)
+        said[--size] = '\0';
+    const char *line = strrchr(said, '\n');
+    if (!ended)
+        say("the view reaches nothing outside any more: ", error == ECHILD
+                                                               ? "its network program has ended"
+                                                           : line ? line + 1
+                                                                  : said);
+    (void)epoll_ctl(monitor.epoll, EPOLL_CTL_DEL, monitor.helper.socket, NULL);
+    helper_end(&monitor.helper);
+}
+
 /* A signal of the terminal (si_code SI_KERNEL, sigaction(2)) reaches the whole foreground process
  * group, the command included: to forward it would interrupt the command twice. It does not
  * reach a command with a terminal of its own. SIGHUP of a terminal that hangs up reaches the
@@ -290,7 +323,8 @@ message_ready(void)
 static struct source on_view = {.act = view_ready}, on_parent = {.act = parent_ready},
                      on_abort = {.act = abort_ready}, on_reap = {.act = reap_ready},
                      on_resume = {.act = resume_ready}, on_status = {.act = status_ready},
-                     on_signals = {.act = signals_ready}, on_message = {.act = message_ready};
+                     on_signals = {.act = signals_ready}, on_message = {.act = message_ready},
+                     on_helper = {.act = helper_ready};
 
 static int
 watch(int descriptor, struct source *source, uint32_t how)
@@ -355,7 +389,7 @@ close_others(void)
 {
     static const enum section sections[] = {SECTION_PLAN, SECTION_MONITOR, SECTION_END};
     static bool keep[MOST_SLOTS];
-    static int kept[MOST_SLOTS + 8 + TERMINAL_DESCRIPTORS];
+    static int kept[MOST_SLOTS + 9 + TERMINAL_DESCRIPTORS];
     size_t count = 0;
     for (size_t at = 0; at < sizeof sections / sizeof *sections; at++) {
         struct cursor cursor = plan.sections[sections[at]];
@@ -379,6 +413,7 @@ close_others(void)
     kept[count++] = monitor.status;
     kept[count++] = monitor.view;
     kept[count++] = monitor.messages;
+    kept[count++] = monitor.helper.socket;
     terminal_descriptors(&kept[count]);
     count += TERMINAL_DESCRIPTORS;
     close_all_but(kept, count);
@@ -417,21 +452,28 @@ empty_streams(void)
 
 /* ---- steps ---------------------------------------------------------------------------------- */
 
-/* Have the helper connect the network namespace of this process. Returns -1 also without a failure,
- * if the launch is to end. */
+/* Have the helper connect the network namespace of this process. One that waits for the first
+ * packet may be refused. Returns -1 also without a failure, if the launch is to end. */
 static int
 connect_network(void)
 {
-    if (helper_connect(&monitor.helper) < 0)
-        return -1;
-    if (watch(monitor.helper.socket, &on_resume, EPOLLONESHOT) < 0)
-        return fail("CONNECT", "");
-    while (!monitor.resumed) {
+    struct helper *helper = &monitor.helper;
+    bool waits = helper_waits(helper);
+    if (helper_connect(helper) < 0 && waits) {
+        helper_end(helper);
+        return 0;
+    }
+    if (has_failed() || watch(helper->socket, waits ? &on_helper : &on_resume, 0) < 0)
+        return fail("CONNECT", helper->program);
+    while (!waits && !monitor.resumed) {
         handle_events(-1);
         if (monitor.parent_ended || monitor.aborted || monitor.interrupt)
             return -1;
     }
-    return helper_answer(&monitor.helper);
+    int error = waits ? 0 : helper_answer(helper);
+    if (error)
+        return fail_with("CONNECT", error, helper->said);
+    return watch(helper->socket, &on_helper, 0) < 0 ? fail("CONNECT", helper->program) : 0;
 }
 
 /* The listening socket belongs to the host's network, the sockets that are connected to the
@@ -808,6 +850,21 @@ look_for_lack_of_memory(int file)
     }
 }
 
+/* Say why the view had no way outward, if a command that failed has looked for one: the kernel
+ * counts packets without a route. */
+static void
+hint(const char *reason)
+{
+    unsigned long long without_route = 0;
+    FILE *counters =
+        monitor.code && monitor.executed ? fopen("/proc/thread-self/net/snmp", "re") : NULL;
+    if (counters &&
+        fscanf(counters, "%*[^\n] Ip: %*u %*u %*u %*u %*u %*u %*u %*u %*u %*u %*u %llu",
+               &without_route) == 1 &&
+        without_route)
+        say("the view reached nothing outside: ", reason);
+}
+
 static void
 end_limit(int directory, unsigned project)
 {
@@ -829,6 +886,8 @@ carry_out_end(void)
             look_for_lack_of_memory(descriptor);
         else if (record.step == STEP_END_LIMIT)
             end_limit(descriptor, (unsigned)argument[1].number);
+        else if (record.step == STEP_HINT)
+            hint(argument[0].bytes);
         else if (record.step == STEP_REMOVE)
             (void)remove_tree(descriptor, argument[1].bytes);
         else if (record.step == STEP_RECORD_STATUS && monitor.executed)

@@ -125,24 +125,45 @@ char message_take(int channel, int descriptors[MOST_PASSED]);
 
 /* ---- helper.c ------------------------------------------------------------------------------- */
 
+enum { MOST_SAID = 2000 }; /* bytes that are told of a helper's output */
+
 /* A program outside the view's network namespace that connects it. */
 struct helper {
     pid_t process; /* the attendant; 0 without one */
-    int socket;    /* to the attendant; -1 after its answer */
-    const char *program;
+    int socket;    /* to the attendant */
+    const char *program, *interface[3];
+    char said[MOST_SAID + 200]; /* a line with the program, and what it has printed */
 };
 
 /* Carry out STEP_HELPER: fork the attendant, which stays in the present network namespace. */
 int helper_start(struct helper *helper, const struct argument *arguments);
 
-/* Have it start the program, for the present network namespace; `socket` is readable later. */
+/* Whether it starts the program only at the first packet. */
+bool helper_waits(const struct helper *helper);
+
+/* Have it start the program, for the present network namespace; `socket` is readable later. Returns
+ * -1 with errno set. */
 int helper_connect(const struct helper *helper);
 
-/* Take its answer. Requires: `socket` is readable. */
+/* Take its answer into `said`. Returns 0 if the program is ready, or an errno: ECHILD if it has
+ * ended since. Requires: `socket` is readable. */
 int helper_answer(struct helper *helper);
 
 /* Kill the program, whatever became of it, and wait for its end. */
-void helper_end(const struct helper *helper);
+void helper_end(struct helper *helper);
+
+/* ---- tap.c ---------------------------------------------------------------------------------- */
+
+/* Make an interface in this network namespace, from its name, its address and its gateway's, and a
+ * socket for `packets` of it. Returns its other side, or -1 with errno set. */
+int tap_make(const char *const interface[3], int *packets);
+
+/* Wait for the first packets, keep them, and close the interface's other side for the program that
+ * carries it. */
+void tap_await(int tap);
+
+/* Send the kept packets again, once the program carries the interface. */
+void tap_resume(int packets, const char *interface);
 
 /* ---- namespaces.c --------------------------------------------------------------------------- */
 

@@ -54,8 +54,8 @@ def checks() -> list[Check]:
         Check(
             "a view's network",
             True,
-            "private by default, with published ports and no route out: to resolve names and reach the"
-            " outside, run with --network host or outbound",
+            "its own by default, with published ports, and connections outward where the next line says so;"
+            " --network host shares the host's",
             "",
         )
     )

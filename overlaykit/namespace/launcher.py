@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Final, NoReturn
 
     from overlaykit.namespace.join import Namespaces
+    from overlaykit.namespace.outbound import Program
     from overlaykit.namespace.plan import Plan
     from overlaykit.namespace.ports import Port
     from overlaykit.namespace.processes import Handles, Processes
@@ -224,7 +225,7 @@ def _plan(
 ) -> Plan:
     """The plan of a launch by this process. Descriptors that it names are open until the end of `stack`."""
     caller = _this_process()
-    spec, helper = _outward(spec)
+    spec, helper, hint = _outward(spec)
     return plan_of(
         spec,
         root,
@@ -233,6 +234,7 @@ def _plan(
         filters=_filters(spec, stack),
         supervision=supervision,
         helper=helper,
+        hint=hint,
     )
 
 
@@ -288,19 +290,24 @@ def _filters(spec: LaunchSpec, stack: ExitStack) -> list[int]:
     return opened
 
 
-def _outward(spec: LaunchSpec) -> tuple[LaunchSpec, tuple[str, ...]]:
-    """The spec with its name servers; the program that connects the view's network, and its arguments, () for none."""
-    program = None
-    if spec.network == "outbound":
+def _outward(spec: LaunchSpec) -> tuple[LaunchSpec, Program | None, str]:
+    """The spec with its network and its name servers, the program that connects the view; or why none does, if any."""
+    program: Program | None = None
+    hint = ""
+    if spec.network in ("auto", "outbound"):
         from overlaykit.namespace import outbound
 
-        program = outbound.program()
-    elif spec.names is None:
-        return spec, ()
-    from overlaykit.namespace import names
+        found = outbound.program() if spec.network == "outbound" else outbound.program_on_use()
+        if isinstance(found, str):
+            hint = found
+            spec = spec.replace(network="private")
+        else:
+            program = found
+    if program is not None or spec.names is not None:
+        from overlaykit.namespace.resolver import resolver
 
-    forwarder, argv = (program.forwarder, program.argv) if program else (None, ())
-    return spec.replace(resolver=names.resolver(spec.names, spec.network, forwarder)), argv
+        spec = spec.replace(resolver=resolver(spec.names, program))
+    return spec, program, hint
 
 
 @contextmanager

@@ -14,14 +14,10 @@ from overlaykit.scope import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from typing import Final
 
 
-RESOLVER: Final = "/etc/resolv.conf"
-
-_OF_RESOLVED: Final = "/run/systemd/resolve/resolv.conf"
-"""The servers that systemd-resolved asks, which itself answers on a loopback address."""
 _HOSTNAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _LONGEST_HOSTNAME: Final = 64
 _WORD: Final = re.compile(r"[^\s#;]+")
@@ -113,63 +109,3 @@ def _is_address(text: str) -> bool:
             sockets.inet_pton(family, text)
             return True
     return False
-
-
-def resolver(names: Names | None, network: str, forwarder: str | None) -> str | None:
-    """The contents of a view's /etc/resolv.conf; None where that of the layers is not covered.
-
-    Args:
-      forwarder: an address at which the helper of the network "outbound" answers for the host's name server.
-    """
-    names = names or Names()
-    if network != "outbound" and not names.resolves:
-        return None
-    servers, searches, options = _read(RESOLVER)
-    if network == "outbound":
-        servers = _reachable(servers, forwarder)
-    if names.searches:
-        searches = [] if names.searches == (".",) else names.searches
-    lines = [f"nameserver {server}" for server in names.nameservers or servers]
-    if searches:
-        lines.append(" ".join(("search", *searches)))
-    if names.options or options:
-        lines.append(" ".join(("options", *(names.options or options))))
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _reachable(servers: Sequence[str], forwarder: str | None) -> Sequence[str]:
-    """Those of the host's name servers that a view can ask whose loopback is its own."""
-    others = [server for server in servers if not _is_local(server)]
-    if any(map(_is_ipv4, servers)) and forwarder is not None:
-        return [forwarder, *others]
-    return others or [server for server in _read(_OF_RESOLVED)[0] if not _is_local(server)]
-
-
-def _is_ipv4(address: str) -> bool:
-    return ":" not in address
-
-
-def _is_local(address: str) -> bool:
-    """Whether it is on the loopback interface, or of one link of the host."""
-    return (
-        address.startswith(("127.", "0."))
-        or address == "::1"
-        or address.lower().startswith("fe80:")
-    )
-
-
-def _read(path: str) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
-    """The name servers, search domains and options of a file as resolv.conf(5); none if it cannot be read."""
-    servers: list[str] = []
-    searches: list[str] = []
-    options: list[str] = []
-    with suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            match line.split():
-                case ["nameserver", server, *_]:
-                    servers.append(server)
-                case ["search" | "domain", *words]:
-                    searches = words
-                case ["options", *words]:
-                    options += words
-    return servers, searches, options

@@ -54,7 +54,7 @@ def listen(spec: LaunchSpec) -> list[tuple[Port, sockets.socket]]:
       PortInUse, PortPrivileged, AddressUnknown, PortsNeedPrivateNetwork: see their messages.
       OSError: as bind(2) and listen(2).
     """
-    if spec.ports and spec.network not in ("private", "outbound"):
+    if spec.ports and spec.network in ("host", "none"):
         raise PortsNeedPrivateNetwork(spec.ports[0], spec.network)
     listeners: list[tuple[Port, sockets.socket]] = []
     try:

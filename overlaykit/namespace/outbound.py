@@ -13,13 +13,23 @@ from overlaykit.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Final
+    from typing import Final, Protocol
+
+    class _Maker(Protocol):
+        def __call__(self, path: str, *, on_use: bool) -> Program: ...
+
 
 TUN: Final = "/dev/net/tun"
 """The device of interfaces that programs serve. udev sets the mode 0666: the kernel checks all rights itself."""
 INTERFACE: Final = "eth0"
 """The view's."""
+_SUBNET: Final = "10.94.0.0/24"
+"""Not 10.0.2.0/24, which slirp4netns takes by itself: virtual machines have it, and their name servers."""
+_ADDRESS: Final = "10.94.0.100"
+_GATEWAY: Final = "10.94.0.2"
+"""slirp4netns's own of the subnet."""
+_ROUTES: Final = "/proc/net/route"
+_DEFAULT: Final = "00000000"
 
 _NETWORK: Final = ""
 """In arguments: the path of the view's network namespace (`Plan.connect`)."""
@@ -48,14 +58,22 @@ class Program(Record, kw_only=True):
     argv: tuple[str, ...]
     forwarder: str | None = None
     """The address inside at which the program answers for the host's name server; None: at none."""
+    on_use: bool = False
+    """Whether it is started for the first packet, which goes to an interface that is there before."""
+
+    @property
+    def interface(self) -> tuple[str, str, str]:
+        """The name of the view's interface, and where the program does not make it, its address and its gateway's."""
+        return (INTERFACE, _ADDRESS, _GATEWAY) if self.on_use else (INTERFACE, "", "")
 
 
-def _pasta(path: str) -> Program:
+def _pasta(path: str, *, on_use: bool) -> Program:
     forwarder = "169.254.1.1"  # podman's choice
+    given = ("--address", _ADDRESS, "--netmask", "24", "--gateway", _GATEWAY)
     return Program(
         argv=(
             path,
-            "--config-net",
+            *(given if on_use else ("--config-net",)),
             "--quiet",
             "--ns-ifname",
             INTERFACE,
@@ -69,15 +87,16 @@ def _pasta(path: str) -> Program:
             *("--netns", _NETWORK),
         ),
         forwarder=forwarder,
+        on_use=on_use,
     )
 
 
-def _slirp4netns(path: str) -> Program:
+def _slirp4netns(path: str, *, on_use: bool) -> Program:
     return Program(
         argv=(
             path,
-            "--configure",
-            "--mtu=65520",
+            *(() if on_use else ("--configure", "--mtu=65520")),
+            f"--cidr={_SUBNET}",
             "--disable-host-loopback",
             "--enable-sandbox",
             "--enable-seccomp",
@@ -88,10 +107,11 @@ def _slirp4netns(path: str) -> Program:
             _NETWORK,
             INTERFACE,
         ),
+        on_use=on_use,
     )
 
 
-PROGRAMS: Final[dict[str, Callable[[str], Program]]] = {
+PROGRAMS: Final[dict[str, _Maker]] = {
     "pasta": _pasta,
     "slirp4netns": _slirp4netns,
 }
@@ -102,14 +122,16 @@ def installed() -> dict[str, str]:
     """The programs that are installed: the path of each."""
     found: dict[str, str] = {}
     for name in PROGRAMS:
-        for directory in os.get_exec_path():
+        for directory in os.environ.get("PATH", os.defpath).split(
+            os.pathsep
+        ):  # get_exec_path() imports warnings
             path = os.path.join(directory, name)
             if os.path.isabs(path) and os.access(path, os.X_OK):
                 found.setdefault(name, path)
     return found
 
 
-def program() -> Program:
+def program(*, on_use: bool = False) -> Program:
     """The program that connects a view. Raises: NoOutboundProgram, TunRefused."""
     found = installed()
     if not found:
@@ -119,7 +141,25 @@ def program() -> Program:
     except OSError as error:
         raise TunRefused(TUN, error.strerror) from None
     name, path = next(iter(found.items()))
-    return PROGRAMS[name](path)
+    return PROGRAMS[name](path, on_use=on_use)
+
+
+def program_on_use() -> Program | str:
+    """The program for a view that says nothing of its network, started for its first packet; or why there is none."""
+    if not _has_default_route():
+        return "this machine has no default route (IPv4)"
+    try:
+        return program(on_use=True)
+    except (NoOutboundProgram, TunRefused) as error:
+        return str(error).partition(": ")[2]
+
+
+def _has_default_route() -> bool:
+    try:
+        with open(_ROUTES) as routes:
+            return any(line.split()[1:8:6] == [_DEFAULT, _DEFAULT] for line in routes)
+    except OSError:
+        return False
 
 
 def refusal(subject: str, reason: str) -> OutboundRefused:

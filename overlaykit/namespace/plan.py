@@ -106,11 +106,12 @@ FORMS: Final = {
     "json_status": (53, "d", "plan"),
     "data": (54, "mdias", "init"),
     "time_offsets": (55, "s", "monitor"),
-    "helper": (56, "vl", "monitor"),
+    "helper": (56, "vlsss", "monitor"),
     "connect": (57, "", "monitor"),
     "cover": (58, "/sn", "init"),
     "input": (59, "d", "plan"),
     "end_limit": (60, "du", "end"),
+    "hint": (61, "s", "end"),
 }
 """Of each step its code, a letter for each argument (native/plan.h), and the sections that may have it."""
 
@@ -204,15 +205,21 @@ class Plan:
         """Have children enter a new time namespace, whose clocks differ by `lines` (time_namespaces(7))."""
         self.steps.append(("time_offsets", lines))
 
-    def helper(self, argv: Sequence[str], env: Sequence[bytes]) -> None:
-        """A program that stays in the network of the steps before, with the view's life, for `connect`."""
-        self.steps.append(("helper", tuple(argv), tuple(env)))
+    def helper(
+        self, argv: Sequence[str], env: Sequence[bytes], interface: tuple[str, str, str]
+    ) -> None:
+        """A program that stays in the network of the steps before, with the view's life, for `connect`.
+
+        `interface`: its name, and, if it is made without the program, its address and its gateway's.
+        """
+        self.steps.append(("helper", tuple(argv), tuple(env), *interface))
 
     def connect(self) -> None:
         """Start the program of `helper`, and wait until it has connected the network namespace, or ends the launch.
 
         An empty argument stands for the path of the namespace. The program is ready once it has written to the
-        descriptor 3, or has ended with the status 0: it may go on in the background.
+        descriptor 3, or has ended with the status 0: it may go on in the background. If `interface` has an address,
+        nothing is waited for: the program starts for the first packet, and the view has no way outward if it fails.
         """
         self.steps.append(("connect",))
 
@@ -438,6 +445,10 @@ class Plan:
     def out_of_memory(self, events: Slot) -> None:
         """Report the view as killed for its memory, if the file of a memory controller says so."""
         self.steps.append(("out_of_memory", events))
+
+    def hint(self, reason: str) -> None:
+        """Say why the view had no way outward, if its command has failed, and a program has looked for one."""
+        self.steps.append(("hint", reason))
 
     def record_status(self, directory: Slot, name: str) -> None:
         """Write the command's exit status and the time into a file of a directory, if it was executed."""

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from overlaykit.namespace.ulimits import Ulimit
 
 
-NETWORKS: Final = ("private", "outbound", "host", "none")
-"""A network namespace with only a loopback interface; with a way outward as well (`outbound`); the host's; or one
-without published ports."""
+NETWORKS: Final = ("auto", "private", "outbound", "host", "none")
+"""A network namespace with only a loopback interface (`private`); with a way outward as well (`outbound`), or from its
+first use on, if there can be one (`auto`); the host's; or one without published ports."""
 
 _LONGEST_HOSTNAME: Final = 64
 """Bytes: uname(2)."""

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.binds import Bind
     from overlaykit.namespace.confinement import Confinement
     from overlaykit.namespace.environment import Environment
+    from overlaykit.namespace.outbound import Program
     from overlaykit.namespace.plan import Slot
     from overlaykit.namespace.spec import Caller, End, LaunchSpec, Reporting, RootMount
 
@@ -92,14 +93,16 @@ def plan_of(
     listeners: Mapping[int, int],
     filters: Sequence[int],
     supervision: Reporting | Alone,
-    helper: Sequence[str] = (),
+    helper: Program | None = None,
+    hint: str = "",
 ) -> Plan:
     """The plan.
 
     Args:
       listeners: the port of the view, by the listening descriptor.
       filters: those of seccomp.
-      helper: the program that connects the view's network (`Plan.connect`), and its arguments.
+      helper: the program that connects the view's network (`Plan.connect`).
+      hint: why there is none where one was looked for (`Plan.hint`).
     """
     plan = Plan()
     plan.section("plan")
@@ -117,13 +120,13 @@ def plan_of(
     plan.section("monitor")
     if root.user_namespace is not None:
         plan.setns(slots[root.user_namespace], _native.CLONE_NEWUSER)
-    if helper:
-        plan.helper(helper, ())
+    if helper is not None:
+        plan.helper(helper.argv, (), helper.interface)
     if spec.network_namespace is not None:
         plan.setns(slots[spec.network_namespace], _native.CLONE_NEWNET)
     elif spec.network != "host":
         plan.unshare(_native.CLONE_NEWNET)
-    if helper:
+    if helper is not None:
         plan.connect()
     for listener, port in listeners.items():
         plan.publish(slots[listener], port)
@@ -158,6 +161,8 @@ def plan_of(
     command(plan, slots, spec, caller, filters)
     if isinstance(supervision, Alone):
         plan.section("end")
+        if hint:
+            plan.hint(hint)
         _end(plan, slots, spec, supervision.end)
     return plan
 

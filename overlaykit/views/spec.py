@@ -29,7 +29,7 @@ _RESERVED: Final = ("container", "default", "ns", "pasta", "pod", "slirp4netns")
 
 class BadNetwork(Error):
     message = (
-        "--network {0}: {1}; take private, outbound, host, none, bridge, or the name of a network that views "
+        "--network {0}: {1}; take auto, private, outbound, host, none, bridge, or the name of a network that views "
         "share: up to 63 letters, digits, '.', '_' and '-', beginning with a letter or a digit"
     )
 
@@ -69,7 +69,7 @@ class ViewSpec(Record, kw_only=True):
     """Whether changes are refused with EROFS."""
     name: str | None = None
     """None: the registry chooses one."""
-    network: str = "private"
+    network: str = "auto"
     """One of `namespace.spec.NETWORKS`, or the name of a network that views share."""
     names: Names | None = None
     """The host name, those of others, and the name servers; None: as it is without options."""

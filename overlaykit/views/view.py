@@ -95,7 +95,7 @@ class View:
         upper: str | None = None,
         read_only: bool = False,
         name: str | None = None,
-        network: str = "private",
+        network: str = "auto",
         names: Names | None = None,
         shared: Iterable[str] = (),
         userns: str = "auto",

@@ -1,4 +1,4 @@
-"""`run --network outbound`: views reach the outside without privileges, and not the host's loopback addresses."""
+"""`run --network outbound`, and the default: views reach the outside without privileges, not the host's loopback."""
 
 from __future__ import annotations
 
@@ -60,8 +60,56 @@ def test_an_outbound_view_reaches_a_server_outside(user: TestUser, program: str)
     assert printed(user, path, *PYTHON, OUTSIDE) == "reached\n"
 
 
+LOOKS_OUTSIDE: Final = f"""
+import socket
+print(*[name for _, name in socket.if_nameindex()])
+print(socket.gethostbyname("a.example"))
+print(socket.create_connection(("{OUTSIDE}", {PORT}), 30).recv(100).decode())
+socket.setdefaulttimeout(1)
+print(*(socket.socket().connect_ex((at, {PORT})) > 0 for at in ("127.0.0.1", "10.94.0.2")))
+"""
+
+
+def test_a_view_reaches_the_outside_from_its_first_connection_on(
+    user: TestUser, program: str
+) -> None:
+    """The program is started by the first packet, a question for a name, and by nothing before."""
+    directory = only(user, program)
+    real = shutil.which(program)
+    made = user.path("started")
+    os.unlink(os.path.join(directory, program))
+    script = f'#!/bin/sh\necho >>{made}\nexec {real} "$@"\n'
+    os.chmod(user.write(os.path.join(directory, program), script), 0o755)
+    idle = connected(user, "run", "/usr/bin/true", path=directory)
+    assert (idle.returncode, idle.stderr, os.path.exists(made)) == (0, "", False)
+    done = connected(user, "run", "/usr/bin/python3", "-c", LOOKS_OUTSIDE, path=directory)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"lo eth0\n{OUTSIDE}\nreached\nTrue True\n"
+    with open(made) as file:
+        assert file.read() == "\n"
+
+
+def test_a_view_without_a_way_says_so_if_a_command_fails_for_it(user: TestUser) -> None:
+    connect = f"import socket; socket.create_connection(('{OUTSIDE}', {PORT}))"
+    tries = f"try:\n    {connect}\nexcept OSError:\n    pass\n"
+    said = "overlaykit: the view reached nothing outside: {}\n".format
+    path = only(user)
+    done = connected(user, "run", "/usr/bin/python3", "-c", connect, path=path)
+    assert done.stderr.endswith(
+        said(
+            "neither pasta nor slirp4netns is installed; install the package passt or slirp4netns, or "
+            "take --network host"
+        )
+    )
+    for script in tries, "raise SystemExit(3)":
+        done = connected(user, "run", "/usr/bin/python3", "-c", script, path=path)
+        assert done.stderr == ""
+    done = connected(user, "run", "/usr/bin/python3", "-c", connect, route=False)
+    assert done.stderr.endswith(said("this machine has no default route (IPv4)"))
+
+
 def test_an_outbound_view_does_not_reach_the_hosts_loopback(user: TestUser, program: str) -> None:
-    addresses = ["127.0.0.1", "10.0.2.2", "10.0.2.3", "10.0.2.50", "169.254.1.1", GATEWAY]
+    addresses = ["127.0.0.1", "10.94.0.2", "10.94.0.3", "10.94.0.50", "169.254.1.1", GATEWAY]
     if program == "pasta":
         addresses.append(OWN)  # the view has the same
     for nameserver in OUTSIDE, "127.0.0.1":
@@ -93,7 +141,7 @@ def test_slirp4netns_leads_to_no_name_server_on_the_hosts_loopback(user: TestUse
 
 
 def test_a_private_view_reaches_nothing_outside(user: TestUser) -> None:
-    done = connected(user, "run", *PYTHON, OUTSIDE, OWN)
+    done = connected(user, "run", "--network", "private", *PYTHON, OUTSIDE, OWN)
     assert (done.stdout, done.stderr) == ("refused refused\n", "")
 
 

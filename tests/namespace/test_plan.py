@@ -458,7 +458,7 @@ def test_steps_stand_in_sections_that_may_have_them() -> None:
             assert isinstance(arguments[0], int)
             current = SECTIONS[arguments[0]]
         assert current in FORMS[str(name)][2].split()
-    assert set(FORMS) - set(names(steps)) == {"report", "parent", "helper", "connect"}
+    assert set(FORMS) - set(names(steps)) == {"report", "parent", "helper", "connect", "hint"}
 
 
 def test_a_terminal_is_the_commands_alone_and_replaces_the_callers_streams() -> None:

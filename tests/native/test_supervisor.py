@@ -276,7 +276,7 @@ def connected(
 ) -> bytes:
     """A view whose network a script connects: $1 is the path of the namespace."""
     program = ("/bin/sh", "-c", script, "helper", "")
-    helper: Step = ("helper", program, ("PATH=/usr/sbin:/usr/bin:/sbin:/bin",))
+    helper: Step = ("helper", program, ("PATH=/usr/sbin:/usr/bin:/sbin:/bin",), "", "", "")
     return plans.encoded(*plans.steps(*argv, monitor=(helper, *monitor), **how))
 
 
@@ -287,7 +287,9 @@ def leave(writer: int) -> None:
     os.close(null)
 
 
-@pytest.mark.parametrize("ready", ["exit 0", "echo >&3; exec sleep 1000", "sleep 1000 >&- 2>&- &"])
+@pytest.mark.parametrize(
+    "ready", ["sleep 1000 & exit 0", "echo >&3; exec sleep 1000", "sleep 1000 >&- 2>&- &"]
+)
 def test_a_helper_connects_the_network_before_the_command_runs(ready: str) -> None:
     # Of the one device that needs no module.
     script = f'set -e; nsenter --net="$1" ip link set lo mtu 1234; {ready}'
@@ -314,7 +316,7 @@ def test_a_helper_may_say_much() -> None:
 
 
 def test_a_helper_that_cannot_be_executed_ends_the_launch() -> None:
-    steps = plans.steps("true", monitor=[("helper", ("/none", "a"), ()), ("connect",)])
+    steps = plans.steps("true", monitor=[("helper", ("/none", "a"), (), "", "", ""), ("connect",)])
     assert plans.run(plans.encoded(*steps)) == failure_to_connect("/none\n")
 
 
@@ -365,6 +367,46 @@ def test_a_helper_ends_with_the_view(stack: ExitStack, how: str, number: signal.
         os.set_blocking(reader, True)
         process.send_signal(number)
         assert os.read(reader, 1) == b""
+
+
+REACHES: Final = b"overlaykit: the view reaches nothing outside any more: "
+
+
+def test_the_end_of_a_helper_alone_is_told_and_the_view_goes_on(stack: ExitStack) -> None:
+    reader, writer = pipe(stack)
+    script = f"exec 9</proc/{os.getpid()}/fd/{reader}; echo >&3; read _ <&9"
+    with running(connected(script, "sh", "-c", WAITING)) as process:
+        os.write(writer, b"\n")
+        assert process.stderr is not None
+        assert process.stderr.readline() == REACHES + b"its network program has ended\n"
+        assert process.poll() is None
+
+
+def waiting(script: str, *argv: str) -> bytes:
+    """A view whose interface waits for a packet, for which a script is started."""
+    program = ("/bin/sh", "-c", script, "helper", "")
+    helper: Step = ("helper", program, (), "eth0", "10.94.0.100", "10.94.0.2")
+    monitor = (helper, ("unshare", _native.CLONE_NEWNET), ("connect",))
+    return plans.encoded(*plans.steps(*argv, monitor=monitor))
+
+
+SEND: Final = """
+import socket, time
+socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 9))
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_helper_that_waits_starts_for_the_first_packet_alone(tmp_path: os.PathLike[str]) -> None:
+    made = os.path.join(tmp_path, "made")
+    script = f"echo >{made}; echo no way; exit 3"
+    assert plans.run(waiting(script, "true")) == (0, "", "")
+    assert not os.path.exists(made)
+    with running(waiting(script, "python3", "-c", SEND)) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == REACHES + b"no way\n"
+    assert os.path.exists(made)
 
 
 def test_a_helper_that_is_not_to_connect_ends_as_well() -> None:

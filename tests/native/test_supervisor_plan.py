@@ -292,7 +292,11 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         ("data", 3, 0, 0, 1 << 32, "/x"),
     ),
     "record 4: connect: there is no helper": (*HEAD, ("section", MONITOR), ("connect",)),
-    "record 4: helper: there is no program": (*HEAD, ("section", MONITOR), ("helper", (), ())),
+    "record 4: helper: there is no program": (
+        *HEAD,
+        ("section", MONITOR),
+        ("helper", (), (), "", "", ""),
+    ),
     "record 3: grace: it is too long": (*HEAD, ("grace", 1 << 31)),
     "record 4: group: it is no user or group": (
         *HEAD,
