@@ -303,7 +303,7 @@ def declare_network(command: Options) -> None:
         metavar="MODE|NAME",
         default="auto",
         help="'private': its own, with published ports and no route out; 'outbound': the same, with connections outward"
-        " through pasta or slirp4netns; 'auto': 'outbound' from the first connection on, where one of them is installed,"
+        " through pasta or slirp4netns; 'auto': 'outbound' from the first connection on, where one is installed,"
         " or 'private'; 'host': the host's, with all that it reaches;"
         " 'none': its own, with no ports; 'bridge': one that root's views share, with a way to other machines; NAME:"
         " shared by the views that name it, which reach one another by their names (default: auto)",
@@ -336,7 +336,7 @@ def declare_names(command: Options) -> None:
         metavar="IP",
         action="append",
         default=[],
-        help="a name server, in an /etc/resolv.conf of the view's own (default: the host's, if the view has a way outward)",
+        help="a name server, in an /etc/resolv.conf of the view's own (default: the host's, if there is a way outward)",
     )
     add(
         "--dns-search",

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 BRIDGE: Final = "bridge"
 """The network that root's views share with the host."""
 
+_LEAST_NEAR: Final = 5
+"""Letters: of "host", "post" and "hosts" are one edit away."""
+
 _RESERVED: Final = ("container", "default", "ns", "pasta", "pod", "slirp4netns")
 """Modes of other launchers: no name of a network, which would not do what they do."""
 
@@ -49,6 +52,19 @@ def _require_network(network: str) -> None:
         raise BadNetwork(network, "a mode of other launchers")
     if not is_name(network):
         raise BadNetwork(network, "no mode, and not the name of a network")
+    for mode in (*NETWORKS, BRIDGE):
+        if _is_near(network, mode):
+            raise BadNetwork(network, f"too near to a mode for a name; did you mean {mode}?")
+
+
+def _is_near(one: str, other: str) -> bool:
+    """Whether they differ by one character that is missing, wrong or too much, of at least five."""
+    shorter, longer = sorted((one, other), key=len)
+    if len(longer) - len(shorter) > 1 or len(other) < _LEAST_NEAR:
+        return False
+    pairs = zip(shorter, longer, strict=False)
+    start = next((at for at, (a, b) in enumerate(pairs) if a != b), len(shorter))
+    return longer[start + 1 :] in (shorter[start:], shorter[start + 1 :])
 
 
 _LEAST_DISK: Final = 64 << 10

@@ -339,6 +339,9 @@ def test_a_limit_of_the_kernel_is_named(user: TestUser, limit: str, count: int, 
         ("Host", "write host"),
         ("BRIDGE", "write bridge"),
         ("slirp4netns", "a mode of other launchers"),
+        ("privat", "did you mean private?"),
+        ("outbounds", "did you mean outbound?"),
+        ("bridgw", "did you mean bridge?"),
     ],
 )
 @only_with(driver="fuse")
