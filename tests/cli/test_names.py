@@ -156,7 +156,7 @@ def test_name_servers_are_those_of_dns_and_not_written_into_the_upper(user: Test
         options = ("--network", network, *DNS, "--dns-option", "ndots:2")
         assert user.succeeds(*run, *options, *cat) == RESOLVER
     assert user.succeeds(*run, "--network", "host", *cat) == "nameserver 192.0.2.1\n"
-    assert user.succeeds(*run, *cat) == "nameserver 192.0.2.1\n"
+    assert user.succeeds(*run, "--network", "private", *cat) == "nameserver 192.0.2.1\n"
     assert os.listdir(upper) == []
 
 
