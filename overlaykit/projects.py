@@ -54,21 +54,30 @@ _CAPABILITY_VERSION_3: Final = 0x20080522
 """capget(2)"""
 
 
-def limit(directories: Sequence[str], size: int) -> int | None:
-    """Limit what directories of one file system take together, to `size` bytes.
+def assign(directories: Sequence[str]) -> int | None:
+    """Give directories of one file system a project, which `set_limit` limits.
 
-    Returns: their project. None if their file system keeps no limits of projects, or if what they hold or the
+    Returns: the project. None if their file system keeps no limits of projects, or if what they hold or the
     directories themselves belong to none of ours: only a limit from the beginning counts all.
     """
     opened: list[int] = []
     try:
         opened += (os.open(path, _DIRECTORY) for path in directories)
-        return _limit(opened, size)
+        return _assign(opened)
     except OSError:  # no quota, or no right to it: also in a user namespace
         return None
     finally:
         for fd in opened:
             os.close(fd)
+
+
+def set_limit(path: str, project: int, size: int) -> None:
+    """Limit what the directories of a project take together, to `size` bytes. Raises: OSError."""
+    fd = os.open(path, _DIRECTORY)
+    try:
+        _set_limit(fd, project, size)
+    finally:
+        os.close(fd)
 
 
 def end_limit(path: str) -> None:
@@ -96,7 +105,7 @@ def heed_limits() -> None:
     _native.capset(header, sets)
 
 
-def _limit(opened: Sequence[int], size: int) -> int | None:
+def _assign(opened: Sequence[int]) -> int | None:
     state = _call(opened[0], _GET_STATE, 0, _STATE_VERSION)
     (flags,) = struct.unpack_from("=H", state, _FLAGS_OFFSET)
     if not flags & _LIMITS_KEPT:
@@ -106,12 +115,10 @@ def _limit(opened: Sequence[int], size: int) -> int | None:
         return None
     (project,) = found
     if project >= _FIRST:
-        _set_limit(opened[0], project, size)
         return project
     if project or any(os.listdir(fd) for fd in opened):
         return None
     project = _unused(opened[0])
-    _set_limit(opened[0], project, size)
     try:
         for fd in opened:
             _set_project(fd, project)
@@ -119,7 +126,6 @@ def _limit(opened: Sequence[int], size: int) -> int | None:
         for fd in opened:
             with suppress(OSError):
                 _set_project(fd, 0)
-        _set_limit(opened[0], project, 0)
         raise
     return project
 

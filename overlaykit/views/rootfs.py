@@ -64,6 +64,9 @@ class RootFs:
                 fuse.serve(self.entry, layers, holds, changes, kept=kept, limit=limit)
                 self.root = fuse
             undo.callback(self.root.close)
+            if changes is not None and limit is not None and limit.project is not None:
+                # Not before the mount: it makes directories, also where the upper is full.
+                projects.set_limit(changes.path, limit.project, limit.size)
             if self.network is not None:
                 user = self.root.user_namespace
                 self.network.connect(
@@ -124,14 +127,14 @@ class RootFs:
         return fuse
 
     def _limit(self, spec: ViewSpec, changes: upper.Upper | None) -> Limit | None:
-        """The limit of the upper, which its file system keeps from now on if it can. It ends with the entry."""
+        """The limit of the upper, with a project if its file system can keep it. It ends with the entry."""
         if changes is None or not (spec.disk or self.upper) or not namespace.is_privileged():
             return None if spec.disk is None else Limit(size=spec.disk)
         # A view that was killed leaves the limit of an upper that is kept.
         projects.end_limit(changes.path)
         if spec.disk is None:
             return None
-        project = projects.limit((changes.path, changes.work), spec.disk)
+        project = projects.assign((changes.path, changes.work))
         if project is not None:
             self.entry.limited = changes.path
         return Limit(size=spec.disk, project=project)

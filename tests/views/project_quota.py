@@ -13,7 +13,7 @@ import signal
 import struct
 import subprocess
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -75,6 +75,13 @@ def shell(user: TestUser, script: str, *options: str) -> subprocess.CompletedPro
     return user.overlaykit(
         "run", "--driver", user.driver, *options, "--", "bash", "-c", f"cd /; {script}"
     )
+
+
+def kill_at_once(view: dict[str, Any]) -> None:
+    """Kill the processes of a view that end its limit: the daemon first, which would see the supervisor's end."""
+    for process in filter(None, (view["daemon"], view["supervisor"])):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def full(user: TestUser, kind: str) -> str:
@@ -144,8 +151,7 @@ def test_an_upper_that_is_kept_has_its_limit_with_each_view_that_has_one(
             killed.stdout.readline()
             assert limits(user) == [64 * MIB]
             (found,) = json.loads(user.succeeds("ps", "--json"))
-            for process in {killed.pid, found["daemon"] or killed.pid}:
-                os.kill(process, signal.SIGKILL)
+            kill_at_once(found)
         user.wait_for_descendants()
         assert limits(user) == [64 * MIB]
         user.expects_log = True
@@ -190,8 +196,7 @@ def test_a_named_view_keeps_its_limit_and_leaves_none(user: TestUser, kind: str)
         (found,) = json.loads(user.succeeds("ps", "--json"))
         assert limits(user) == [8 * MIB]
         user.expects_log = True
-        for process in {found["supervisor"], found["daemon"] or found["supervisor"]}:
-            os.kill(process, signal.SIGKILL)
+        kill_at_once(found)
         user.wait_for_descendants()
         user.succeeds("rm", "killed")
         assert limits(user) == []
@@ -206,8 +211,7 @@ def test_a_view_that_is_killed_leaves_no_limit_to_the_next(user: TestUser, kind:
             killed.stdout.readline()
             assert limits(user) == [8 * MIB]
             (found,) = json.loads(user.succeeds("ps", "--json"))
-            for process in {killed.pid, found["daemon"] or killed.pid}:
-                os.kill(process, signal.SIGKILL)
+            kill_at_once(found)
         user.wait_for_descendants()
         user.expects_log = True
         assert shell(user, "true").returncode == 0
