@@ -177,6 +177,7 @@ attend(const struct argument *arguments, int monitor, int monitors_end)
     struct pollfd ours = {.fd = monitor, .events = POLLIN};
     char **argv = list_vector(&arguments[ARGV], 0);
     char **environment = list_vector(&arguments[ENVIRONMENT], 0);
+    (void)prctl(PR_SET_NAME, "helper", 0, 0, 0); /* by which others know that it is not init */
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     (void)!chdir("/"); /* keeps no mount busy */
     (void)setsid();    /* signals of the terminal are for the command */

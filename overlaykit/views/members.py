@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 _STAT_UTIME: Final = 11
 """The index in proc_pid_stat(5) after the name of the program."""
+_HELPER: Final = b"helper"
+"""The name of the first process of another PID namespace (native/helper.c). An ordinary user may not compare those."""
 
 
 class Member(Record, kw_only=True):
@@ -64,10 +66,10 @@ def process_ids(about: About) -> set[int]:
 
 
 def init_of(supervisor: int) -> int | None:
-    """The process id of the init of a supervisor's view: the first process of a PID namespace. None if it has ended."""
+    """The process id of the init of a supervisor's view: the first process of its PID namespace. None if it has ended."""
     for child in procfs.children(supervisor):
         with suppress(OSError):
-            if procfs.innermost(child) == 1:
+            if procfs.innermost(child) == 1 and _name_of(child) != _HELPER:
                 return child
     return None
 
@@ -84,14 +86,18 @@ def usage(about: About) -> Usage:
     )
 
 
+def _name_of(pid: int) -> bytes:
+    with open(f"/proc/{pid}/comm", "rb") as file:
+        return file.read().rstrip(b"\n")
+
+
 def _member(pid: int) -> Member:
     """Raises: OSError, ValueError: it has ended."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     with open(f"/proc/{pid}/cmdline", "rb") as file:
         command = file.read().split(b"\0")[:-1]
-    with open(f"/proc/{pid}/comm", "rb") as file:
-        program = file.read().rstrip(b"\n")
+    program = _name_of(pid)
     ticks = int(fields[_STAT_UTIME]) + int(fields[_STAT_UTIME + 1])
     return Member(
         pid=pid,
