@@ -66,7 +66,7 @@ def process_ids(about: About) -> set[int]:
 
 
 def init_of(supervisor: int) -> int | None:
-    """The process id of the init of a supervisor's view: the first process of its PID namespace. None if it has ended."""
+    """The process id of the init of a view: the first process of its PID namespace. None if it has ended."""
     for child in procfs.children(supervisor):
         with suppress(OSError):
             if procfs.innermost(child) == 1 and _name_of(child) != _HELPER:

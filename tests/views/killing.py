@@ -13,6 +13,7 @@ from typing import Final
 
 from overlaykit.namespace.launcher import SUPERVISOR
 from overlaykit.procfs import children
+from overlaykit.views.members import init_of
 
 from ..patience import patience
 from .test_death import COMMAND, essential_processes
@@ -79,7 +80,8 @@ def kill_one_of_a_detached_view(user: TestUser, chance: random.Random) -> None:
     user.succeeds("run", "-d", "--name", name, "-p", "0:80", *COMMAND)
     (found,) = (one for one in json.loads(user.succeeds("ps", "--json")) if one["name"] == name)
     supervisor = found["supervisor"]
-    (init,) = (one for one in children(supervisor) if command_line(one).startswith(SUPERVISOR))
+    init = init_of(supervisor)
+    assert init is not None
     roles = {"supervisor": supervisor, "init": init}
     if found["daemon"]:
         roles["daemon"] = found["daemon"]

@@ -12,6 +12,7 @@ import pytest
 
 from overlaykit.namespace.launcher import SUPERVISOR
 from overlaykit.procfs import children, descendants
+from overlaykit.views.members import init_of
 
 from .fixtures import in_all_variants, with_both_drivers
 from .serving import daemon_of
@@ -27,7 +28,8 @@ STATUS = {"supervisor": -signal.SIGKILL, "daemon": 125, "init": 137}
 
 def roles(launcher: int, name: str) -> dict[str, int]:
     """The processes of a view that runs, by their role."""
-    (init,) = (one for one in children(launcher) if command_line(one).startswith(SUPERVISOR))
+    init = init_of(launcher)
+    assert init is not None
     daemon = daemon_of(name)
     return {"supervisor": launcher, "init": init} | ({"daemon": daemon} if daemon else {})
 
@@ -39,7 +41,17 @@ def essential_processes(launcher: int, server: int | None) -> list[int]:
         return process == launcher or command_line(process).startswith(SUPERVISOR)
 
     daemons = [] if server is None else children(server)
-    return [launcher, *descendants(launcher, through=is_ours), *daemons]
+    found = [launcher, *descendants(launcher, through=is_ours), *daemons]
+    return [one for one in found if not is_helper(one)]
+
+
+def is_helper(process: int) -> bool:
+    """Whether a process is the helper of the view's network, without which the view goes on."""
+    try:
+        with open(f"/proc/{process}/comm") as file:
+            return file.read() == "helper\n"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @in_all_variants
