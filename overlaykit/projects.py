@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import struct
 
 from overlaykit import _native, privilege
 from overlaykit.scope import suppress
@@ -33,7 +32,7 @@ _LIMITS_KEPT: Final = 1 << 5
 """FS_QUOTA_PDQ_ENFD"""
 _BLOCK_LIMITS: Final = 1
 """QIF_BLIMITS"""
-_QUOTA: Final = struct.Struct("=8QI4x")
+_QUOTA: Final = "=8QI4x"
 """struct if_dqblk: limits hard and soft in KiB, bytes in use, the same of inodes, two times, what is valid."""
 _ARGUMENT_BYTES: Final = 256
 """More than any of the calls writes."""
@@ -43,7 +42,7 @@ _FLAGS_OFFSET: Final = 2
 
 _GET_ATTRIBUTES: Final = 0x801C581F
 _SET_ATTRIBUTES: Final = 0x401C5820
-_ATTRIBUTES: Final = struct.Struct("=5I8s")
+_ATTRIBUTES: Final = "=5I8s"
 """struct fsxattr: flags, extent size, count of extents, project, extent size of copies."""
 _INHERITED: Final = 0x200
 """FS_XFLAG_PROJINHERIT"""
@@ -97,6 +96,8 @@ def heed_limits() -> None:
 
     ext4 lets a process with CAP_SYS_RESOURCE exceed them (ignore_hardlimit() in fs/quota/dquot.c).
     """
+    import struct  # not at each start of a view
+
     header = bytearray(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0).ljust(_ARGUMENT_BYTES, b"\0"))
     sets = bytearray(_ARGUMENT_BYTES)
     _native.capget(header, sets)
@@ -106,6 +107,8 @@ def heed_limits() -> None:
 
 
 def _assign(opened: Sequence[int]) -> int | None:
+    import struct  # not at each start of a view
+
     state = _call(opened[0], _GET_STATE, 0, _STATE_VERSION)
     (flags,) = struct.unpack_from("=H", state, _FLAGS_OFFSET)
     if not flags & _LIMITS_KEPT:
@@ -132,13 +135,15 @@ def _assign(opened: Sequence[int]) -> int | None:
 
 def _unused(fd: int) -> int:
     """A project without limits and files. No two directories begin their search at the same number, as a rule."""
+    import struct  # not at each start of a view
+
     inode = os.fstat(fd).st_ino
     for number in range(inode, inode + _TRIES):
         project = _FIRST | number % (
             _FIRST - 1
         )  # the last number is no project (projid_valid() in the kernel)
         try:
-            quota = _QUOTA.unpack_from(_call(fd, _GET_QUOTA, project))
+            quota = struct.unpack_from(_QUOTA, _call(fd, _GET_QUOTA, project))
         except OSError as error:
             if error.errno == errno.ENOENT:  # as XFS says
                 return project
@@ -155,21 +160,29 @@ def _project(fd: int) -> int:
 
 
 def _set_project(fd: int, project: int) -> None:
+    import struct  # not at each start of a view
+
     flags, extent, count, _, copies, padding = _attributes(fd)
     flags = flags | _INHERITED if project else flags & ~_INHERITED
-    given = _ATTRIBUTES.pack(flags, extent, count, project, copies, padding)
+    given = struct.pack(_ATTRIBUTES, flags, extent, count, project, copies, padding)
     fcntl.ioctl(fd, _SET_ATTRIBUTES, given)
 
 
 def _attributes(fd: int) -> tuple[int, int, int, int, int, bytes]:
-    found: tuple[int, int, int, int, int, bytes] = _ATTRIBUTES.unpack(
-        fcntl.ioctl(fd, _GET_ATTRIBUTES, bytes(_ATTRIBUTES.size))
+    import struct  # not at each start of a view
+
+    found: tuple[int, int, int, int, int, bytes] = struct.unpack(
+        _ATTRIBUTES, fcntl.ioctl(fd, _GET_ATTRIBUTES, bytes(struct.calcsize(_ATTRIBUTES)))
     )
     return found
 
 
 def _set_limit(fd: int, project: int, size: int) -> None:
-    _call(fd, _SET_QUOTA, project, _QUOTA.pack(size >> 10, 0, 0, 0, 0, 0, 0, 0, _BLOCK_LIMITS))
+    import struct  # not at each start of a view
+
+    _call(
+        fd, _SET_QUOTA, project, struct.pack(_QUOTA, size >> 10, 0, 0, 0, 0, 0, 0, 0, _BLOCK_LIMITS)
+    )
 
 
 def _call(fd: int, command: int, project: int, given: bytes = b"") -> bytearray:
