@@ -79,8 +79,10 @@ def test_descriptors_beyond_the_limit_are_an_error() -> None:
 
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     # The sockets of the call take two places, of which one is free again when the message comes: one is missing.
-    highest = max(os.dup(0), os.dup(0), os.dup(0))
-    os.closerange(highest - 2, highest + 1)
+    free = [os.dup(0) for _ in range(3)]
+    highest = max(free)
+    for descriptor in free:
+        os.close(descriptor)
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
     try:
         with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from overlaykit import codec, projects, sockets
+from overlaykit import codec, sockets
 from overlaykit.errors import Error
 from overlaykit.fuse.cleanup import lock_directory
 from overlaykit.fuse.spec import Cleanup
@@ -152,6 +152,8 @@ class Entry:
     def close(self) -> None:
         """Release the lock and remove the entry, unless the daemon still holds the lock: then the daemon removes it."""
         if self.limited is not None:
+            from overlaykit import projects
+
             projects.end_limit(self.limited)
         for lock in (self.view_lock, *self.locks):
             with suppress(OSError):

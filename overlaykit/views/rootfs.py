@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overlaykit import namespace, projects
+from overlaykit import namespace
 from overlaykit.layers import resolve
 from overlaykit.scope import ExitStack, closing
 from overlaykit.views import drivers, places, upper
@@ -66,6 +66,8 @@ class RootFs:
             undo.callback(self.root.close)
             if changes is not None and limit is not None and limit.project is not None:
                 # Not before the mount: it makes directories, also where the upper is full.
+                from overlaykit import projects
+
                 projects.set_limit(changes.path, limit.project, limit.size)
             if self.network is not None:
                 user = self.root.user_namespace
@@ -130,6 +132,8 @@ class RootFs:
         """The limit of the upper, with a project if its file system can keep it. It ends with the entry."""
         if changes is None or not (spec.disk or self.upper) or not namespace.is_privileged():
             return None if spec.disk is None else Limit(size=spec.disk)
+        from overlaykit import projects
+
         # A view that was killed leaves the limit of an upper that is kept.
         projects.end_limit(changes.path)
         if spec.disk is None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 
-from overlaykit import projects
 from overlaykit.fuse.cleanup import lock_directory
 from overlaykit.rmtree import rmtree_path
 from overlaykit.scope import suppress
@@ -89,6 +88,8 @@ def remove_unlocked(path: str) -> None:
 def remove(path: str) -> None:
     """Remove a tree, with the limit of the upper in it; what cannot be removed stays."""
     if os.geteuid() == 0:
+        from overlaykit import projects
+
         projects.end_limit(os.path.join(path, UPPER))
     try:
         rmtree_path(path)
