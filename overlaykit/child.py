@@ -25,7 +25,7 @@ def make(body: Callable[[], Made], *, most_descriptors: int = 1, most_bytes: int
 
     Raises:
       OSError: as `body`, with its path; EMFILE: this process has too many open files to take the descriptors;
-        ECHILD: the child was killed, or failed in another way, which it has told on standard error.
+        ECHILD: the child was killed, or failed in another way, which it has printed on standard error.
     """
     ours, theirs = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
     with ours, theirs:

@@ -69,9 +69,14 @@ def init_of(supervisor: int) -> int | None:
     """The process id of the init of a view: the first process of its PID namespace. None if it has ended."""
     for child in procfs.children(supervisor):
         with suppress(OSError):
-            if procfs.innermost(child) == 1 and _name_of(child) != _HELPER:
+            if procfs.innermost(child) == 1 and not is_helper(child):
                 return child
     return None
+
+
+def is_helper(process: int) -> bool:
+    """Whether a child of a supervisor is the helper of the view's network. Raises: OSError: it has ended."""
+    return _name_of(process) == _HELPER
 
 
 def usage(about: About) -> Usage:

@@ -12,7 +12,7 @@ import pytest
 
 from overlaykit.namespace.launcher import SUPERVISOR
 from overlaykit.procfs import children, descendants
-from overlaykit.views.members import init_of
+from overlaykit.views.members import init_of, is_helper
 
 from .fixtures import in_all_variants, with_both_drivers
 from .serving import daemon_of
@@ -42,16 +42,15 @@ def essential_processes(launcher: int, server: int | None) -> list[int]:
 
     daemons = [] if server is None else children(server)
     found = [launcher, *descendants(launcher, through=is_ours), *daemons]
-    return [one for one in found if not is_helper(one)]
+    return [one for one in found if _is_missed(one)]
 
 
-def is_helper(process: int) -> bool:
-    """Whether a process is the helper of the view's network, without which the view goes on."""
+def _is_missed(process: int) -> bool:
+    """Whether a view ends with this process: not with the helper of its network."""
     try:
-        with open(f"/proc/{process}/comm") as file:
-            return file.read() == "helper\n"
+        return not is_helper(process)
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return True
 
 
 @in_all_variants
