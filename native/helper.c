@@ -42,7 +42,7 @@ struct attendant {
 };
 
 /* What the monitor sends. Only the first is there where the program is to be started at once. */
-enum { NETWORK, TAP, PACKETS, SENT };
+enum { NETWORK, TAP, SENT };
 
 /* The arguments of STEP_HELPER. */
 enum { ARGV, ENVIRONMENT, INTERFACE, ADDRESS, GATEWAY };
@@ -95,9 +95,11 @@ moved(int descriptor)
     return fcntl(descriptor, F_DUPFD_CLOEXEC, READY + 1);
 }
 
-/* Fork the program, and enter the network namespace. */
-static void
-start_program(struct attendant *self, char **argv, char **environment, const int *sent)
+/* Fork the program, and enter the network namespace. Returns a socket for packets of `interface`,
+ * -1 for an empty one. */
+static int
+start_program(struct attendant *self, char **argv, char **environment, int network,
+              const char *interface)
 {
     int ready[2], output[2], gate[2], null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (null < 0 || pipe2(ready, O_CLOEXEC) < 0 || pipe2(output, O_CLOEXEC) < 0 ||
@@ -113,13 +115,17 @@ start_program(struct attendant *self, char **argv, char **environment, const int
         execute(argv, environment, descriptors, gate[0]);
     }
     /* The program may look at this process (ptrace(2)). */
-    if (setns(sent[NETWORK], CLONE_NEWNET) < 0 || prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) < 0)
+    int packets = -1;
+    if (setns(network, CLONE_NEWNET) < 0 ||
+        (*interface && (packets = tap_packets(interface)) < 0) ||
+        prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) < 0)
         answer_and_exit(self, errno);
     drop_capabilities(0);
     self->ready = ready[0];
     self->output = output[0];
-    int kept[] = {self->monitor, self->ready, self->output, sent[PACKETS]};
+    int kept[] = {self->monitor, self->ready, self->output, packets};
     close_all_but(kept, sizeof kept / sizeof *kept); /* opens the gate */
+    return packets;
 }
 
 /* Read what the program prints. Returns false at its end. What exceeds the answer is dropped. */
@@ -192,10 +198,11 @@ attend(const struct argument *arguments, int monitor, int monitors_end)
         _exit(EXIT_FAILURE);
     if (!at_once)
         tap_await(sent[TAP]);
-    start_program(&self, argv, environment, sent);
+    int packets = start_program(&self, argv, environment, sent[NETWORK],
+                                at_once ? "" : arguments[INTERFACE].bytes);
     await_program(&self);
     if (!at_once)
-        tap_resume(sent[PACKETS], arguments[INTERFACE].bytes);
+        tap_resume(packets, arguments[INTERFACE].bytes);
     (void)send(self.monitor, &self.answer, sizeof self.answer, MSG_NOSIGNAL);
     while (read_output(&self))
         continue;
@@ -232,9 +239,8 @@ int
 helper_connect(const struct helper *helper)
 {
     bool waits = helper_waits(helper);
-    int sent[SENT] = {open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC), -1, -1};
-    if (waits)
-        sent[TAP] = tap_make(helper->interface, &sent[PACKETS]);
+    int sent[SENT] = {open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC),
+                      waits ? tap_make(helper->interface) : -1};
     bool works = sent[NETWORK] >= 0 && (sent[TAP] >= 0 || !waits) &&
                  message_send(helper->socket, MESSAGE_NETWORK, sent, waits ? SENT : 1) == 0;
     for (size_t at = 0; at < SENT; at++)

@@ -154,9 +154,12 @@ void helper_end(struct helper *helper);
 
 /* ---- tap.c ---------------------------------------------------------------------------------- */
 
-/* Make an interface in this network namespace, from its name, its address and its gateway's, and a
- * socket for `packets` of it. Returns its other side, or -1 with errno set. */
-int tap_make(const char *const interface[3], int *packets);
+/* Make an interface in this network namespace, from its name, its address and its gateway's.
+ * Returns its other side, or -1 with errno set. */
+int tap_make(const char *const interface[3]);
+
+/* A socket that sends packets of an interface. Returns -1 with errno set. */
+int tap_packets(const char *interface);
 
 /* Wait for the first packets, keep them, and close the interface's other side for the program that
  * carries it. */

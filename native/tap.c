@@ -65,19 +65,16 @@ configure(int inet, const char *const interface[3])
 }
 
 int
-tap_make(const char *const interface[3], int *packets)
+tap_make(const char *const interface[3])
 {
     struct ifreq made = {.ifr_flags = IFF_TAP | IFF_NO_PI};
-    struct sockaddr_ll device = {.sll_family = AF_PACKET};
     int tap = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
     int inet = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    *packets = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0); /* receives none */
     (void)snprintf(made.ifr_name, IFNAMSIZ, "%s", interface[0]);
     /* It stays until its network ends, and other programs may open it. */
-    bool works = tap >= 0 && inet >= 0 && *packets >= 0 && ioctl(tap, TUNSETIFF, &made) == 0 &&
+    bool works = tap >= 0 && inet >= 0 && ioctl(tap, TUNSETIFF, &made) == 0 &&
                  ioctl(tap, TUNSETPERSIST, 1) == 0 && configure(inet, interface);
-    device.sll_ifindex = (int)if_nametoindex(interface[0]);
-    if (!works || bind(*packets, (struct sockaddr *)&device, sizeof device) < 0) {
+    if (!works) {
         close_keeping_errno(tap);
         tap = -1;
     }
@@ -102,6 +99,20 @@ tap_await(int tap)
         used += (size_t)size;
     }
     close(tap);
+}
+
+/* Made only where it is needed: its end waits for a grace period of the kernel (packet_release). */
+int
+tap_packets(const char *interface)
+{
+    struct sockaddr_ll device = {.sll_family = AF_PACKET,
+                                 .sll_ifindex = (int)if_nametoindex(interface)};
+    int packets = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0); /* receives none */
+    if (packets >= 0 && bind(packets, (struct sockaddr *)&device, sizeof device) < 0) {
+        close_keeping_errno(packets);
+        packets = -1;
+    }
+    return packets;
 }
 
 /* Say whose the source of the first packet is: slirp4netns sends nothing to an address before. */
