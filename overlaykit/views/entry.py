@@ -28,6 +28,8 @@ _ABOUT: Final = "about.json"
 _STAGE: Final = "stage"
 _SCRATCH: Final = "scratch"
 """The name of a symlink to the scratch directory, or of that directory itself if no disk can hold it."""
+_MOUNTPOINTS: Final = "mountpoints"
+_SEARCHABLE: Final = 0o755
 
 
 class EntryUnwritable(Error):
@@ -131,6 +133,22 @@ class Entry:
         os.mkdir(path, 0o700)
         if not places.holds_markers(path):
             raise places.NoScratchPlace(", ".join((*places.scratch(), self.path)))
+        return path
+
+    def make_mountpoints(self) -> str:
+        """Make a layer with the files that a view's own files are mounted on (`namespace.names`)."""
+        from overlaykit.views.network_hosts import USUAL
+
+        path = os.path.join(self.path, _MOUNTPOINTS)
+        etc = os.path.join(path, "etc")
+        with writing_entries(os.path.dirname(self.path)):
+            for directory in path, etc:
+                os.mkdir(directory)
+                os.chmod(directory, _SEARCHABLE)
+            for name, contents in ("hosts", USUAL), ("hostname", b""), ("resolv.conf", b""):
+                with open(os.path.join(etc, name), "wb") as file:
+                    os.chmod(file.fileno(), 0o644)
+                    file.write(contents)
         return path
 
     @property

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from overlaykit import namespace
-from overlaykit.layers import resolve
+from overlaykit.layers import Layer, resolve
+from overlaykit.mountinfo import below
 from overlaykit.scope import ExitStack, closing
 from overlaykit.views import drivers, places, upper
 from overlaykit.views.registry import Registry
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from overlaykit.layers import Hold, Layer, Store
+    from overlaykit.layers import Hold, Store
     from overlaykit.views.fuse_driver import FuseRoot
     from overlaykit.views.kernel_driver import KernelRoot
     from overlaykit.views.networks import Membership
@@ -55,6 +58,7 @@ class RootFs:
             hidden = [changes.path, changes.work] if changes is not None else []
             hidden += places.hidden()
             layers = [resolve(text, store, hidden=hidden) for text in spec.layers]
+            layers += self._mountpoints(spec, layers)
             holds = [undo.enter_context(layer.hold()) for layer in layers]
             self.root: FuseRoot | KernelRoot
             if fuse is None:
@@ -127,6 +131,15 @@ class RootFs:
         fuse.clean_up(self.entry)
         fuse.serve(self.entry, layers, holds, changes, kept=kept, limit=limit)
         return fuse
+
+    def _mountpoints(self, spec: ViewSpec, layers: Sequence[Layer]) -> list[Layer]:
+        """A lowest layer, so that no mountpoint of the view's own files is made in an upper that is kept."""
+        covers = spec.network != "host" or spec.names is not None
+        # The kernel takes no layer in another one, and the host has these files.
+        apart = not any(below(self.entry.path, os.path.realpath(layer.path)) for layer in layers)
+        if self.upper is None or not covers or not apart:
+            return []
+        return [Layer(name="mountpoints", path=self.entry.make_mountpoints())]
 
     def _limit(self, spec: ViewSpec, changes: upper.Upper | None) -> Limit | None:
         """The limit of the upper, with a project if its file system can keep it. It ends with the entry."""

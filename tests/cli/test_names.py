@@ -11,7 +11,7 @@ import pytest
 
 from overlaykit.views import View
 
-from ..views.fixtures import only_with
+from ..views.fixtures import only_with, with_both_drivers
 from ..views.user import TestUser
 
 
@@ -174,6 +174,34 @@ def test_a_resolver_file_that_leads_nowhere_is_made_in_the_view(user: TestUser) 
         found = user.succeeds(*run, *root, "cat", "/etc/resolv.conf")
         assert found.startswith("nameserver 192.0.2.53\n")
     assert os.listdir(upper) == []
+
+
+@with_both_drivers
+@pytest.mark.parametrize("killed", [False, True], ids=["ended", "killed"])
+def test_a_kept_upper_gets_no_mountpoints_where_no_layer_has_the_files(
+    user: TestUser, *, killed: bool
+) -> None:
+    layer, upper = user.small_system(), user.directory("upper")
+    os.unlink(os.path.join(layer, "etc/hosts"))
+    run = ("run", "--rm", "--name", "v", "-l", layer, "-v", "/usr:/usr:ro", "--upper", upper)
+    script = "cd /etc; cat hosts hostname resolv.conf; echo; read _ || :"
+    added = ("--dns", "192.0.2.53", "--add-host", "db:10.0.0.7")
+    view = user.start(*run, *added, "--", "sh", "-c", script)
+    assert view.stdout is not None
+    shown = "".join(iter(view.stdout.readline, "\n"))
+    assert shown.startswith("10.0.0.7 db\n127.0.0.1 localhost\n")
+    assert shown.endswith("127.0.0.1 v\nv\nnameserver 192.0.2.53\n")
+    if killed:
+        view.kill()
+    view.communicate("\n")
+    # It waits for the end of the view, and removes what a killed one left.
+    user.succeeds(*run, "--", "true")
+    assert os.listdir(upper) == []
+    assert sorted(os.listdir(os.path.join(layer, "etc"))) == ["group", "ld.so.cache", "passwd"]
+    user.succeeds(*run, "--", "sh", "-c", "echo 10.0.0.8 cache >>/etc/hosts")
+    with open(os.path.join(upper, "etc/hosts")) as file:
+        assert file.read().endswith(" ip6-loopback\n10.0.0.8 cache\n")
+    assert os.listdir(os.path.join(upper, "etc")) == ["hosts"]
 
 
 def test_a_resolver_file_that_cannot_be_made_is_named(user: TestUser) -> None:
