@@ -169,9 +169,8 @@ module_exec(PyObject *module)
     for (size_t i = 0; i < sizeof(constants) / sizeof(constants[0]); i++)
         if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value) < 0)
             return -1;
-    PyMethodDef *const methods[] = {native_syscall_methods, native_copyup_methods,
-                                    native_session_methods, native_absent_methods,
-                                    native_image_methods};
+    PyMethodDef *const methods[] = {native_syscall_methods, native_session_methods,
+                                    native_absent_methods, native_image_methods};
     for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
         if (PyModule_AddFunctions(module, methods[i]) < 0)
             return -1;
@@ -204,7 +203,7 @@ static PyModuleDef_Slot module_slots[] = {
 static struct PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_native",
-    .m_doc = "Copy-up and the system calls that Python 3.11 lacks.",
+    .m_doc = "The system calls that Python 3.11 lacks.",
     .m_size = sizeof(native_state),
     .m_slots = module_slots,
     .m_traverse = module_traverse,

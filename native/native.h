@@ -58,7 +58,6 @@ PyObject *native_raise(const native_path *path, const native_path *second);
      #name signature "\n--\n\n" summary}
 
 extern PyMethodDef native_syscall_methods[];
-extern PyMethodDef native_copyup_methods[];
 extern PyMethodDef native_session_methods[];
 extern PyMethodDef native_absent_methods[];
 extern PyMethodDef native_image_methods[];

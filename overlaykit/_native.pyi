@@ -9,7 +9,7 @@ Raises: OSError with the call's errno, and with the path as its filename (of `mo
 
 import os
 from os import PathLike
-from typing import Final, Literal, TypeAlias, TypedDict
+from typing import Final, TypeAlias, TypedDict
 
 _Path: TypeAlias = bytes | str | PathLike[bytes] | PathLike[str]
 
@@ -166,43 +166,6 @@ def signalfd4(fd: int, mask: int, flags: int) -> int:
     """A descriptor that is readable while a signal N of the mask (bits 1 << (N - 1)) is pending.
 
     Requires: the polling thread blocks these signals.
-    """
-
-def copy_up(
-    src: int,
-    dst: int,
-    /,
-    *,
-    data: bool = True,
-    metadata: bool = True,
-    uid: int = -1,
-    gid: int = -1,
-    skip_xattrs: tuple[bytes, ...] = (),
-    keep_xattrs: tuple[bytes, ...] = (),
-) -> Literal["clone", "copy_file_range", "read_write", "none"]:
-    """Copy the inode `src` to the empty inode `dst`.
-
-    Data, of regular files, unless `data` is false: by FICLONE, else copy_file_range(2), else read and write. Each
-    method continues where the one before failed. Holes stay holes (SEEK_DATA, SEEK_HOLE). The length is exact, also
-    where stat(2) has none (procfs).
-
-    Metadata, unless `metadata` is false: the owner (`uid`, `gid`; -1: the source's), the xattrs with ACLs and file
-    capabilities, the mode (not of a symlink), and the times of access and change to the nanosecond. A name that
-    begins with one of `skip_xattrs` is left out, unless it begins with one of `keep_xattrs`.
-
-    As in the kernel's overlayfs, the copy lacks an xattr that its file system does not support, unless that is an ACL
-    or security.*: then EOPNOTSUPP. Without CAP_SYS_ADMIN over the initial user namespace, the copy also lacks
-    security.* and trusted.* that the kernel withholds (EPERM, and EOVERFLOW for file capabilities of another user
-    namespace), and ACLs with an id outside the user namespace (EINVAL). If that is the access ACL, the mode loses
-    bits, so that no user has more access to the copy than to the source.
-
-    In the main thread, Python signal handlers run between chunks of at most 8 MiB.
-
-    Requires: `dst` has no data, xattrs or ACLs, is not open for appending, and its mode lets it be written. Where no
-    data is copied, either descriptor may be O_PATH (this needs /proc).
-    Ensures: nothing about the offsets of the two; after a failure, nothing about `dst`.
-    Returns: the last method that the data needed, "none" without data.
-    Raises: OSError: ENOSPC, EDQUOT, EIO and others of the kernel.
     """
 
 def is_session_adapted() -> bool:

@@ -33,7 +33,7 @@ ROWS = {
     "Reflinks (`FICLONE`), `O_TMPFILE`": [
         f"{INSTEAD}::test_copy_file_range_copies_and_a_clone_is_refused",
         f"{INSTEAD}::test_a_file_without_a_name_is_refused_so_that_programs_take_a_named_one",
-        "native/test_copyup_data.py::test_a_gigabyte_costs_no_space_where_the_disk_can_clone",
+        "test_inode_data.py::test_a_gigabyte_costs_no_space_where_the_disk_can_clone",
     ],
     "File flags (`lsattr`, `chattr`), other ioctls": [
         f"{INSTEAD}::test_flags_of_files_are_neither_shown_nor_set"

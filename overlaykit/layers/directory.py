@@ -6,7 +6,7 @@ import os
 import stat
 from functools import partial
 
-from overlaykit import _native
+from overlaykit import _native, inodes
 from overlaykit.beneath import BENEATH
 from overlaykit.errors import Error
 from overlaykit.layers.checks import UnreadableDirectory, check_directory
@@ -122,9 +122,9 @@ class _Copy:
     def _copy_attributes(self, original: int, made: int) -> None:
         withheld = self._tree.withheld_xattrs
         if self._tree.keeps_owners:
-            _native.copy_up(original, made, skip_xattrs=withheld)
+            inodes.copy(original, made, skip_xattrs=withheld)
             return
-        _native.copy_up(original, made, uid=os.geteuid(), gid=os.getegid(), skip_xattrs=withheld)
+        inodes.copy(original, made, uid=os.geteuid(), gid=os.getegid(), skip_xattrs=withheld)
         mode = os.fstat(made).st_mode
         if mode & _SET_ID and not stat.S_ISLNK(mode):
             os.chmod(f"/proc/self/fd/{made}", stat.S_IMODE(mode) & ~_SET_ID)

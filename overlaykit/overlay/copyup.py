@@ -15,31 +15,65 @@ import errno
 import functools
 import os
 import stat
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from overlaykit import _native
+from overlaykit import _native, inodes
 from overlaykit.beneath import INODE, NEW_FILE
 from overlaykit.overlay import features
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
 from overlaykit.overlay.inodecopy import InodeCopier
+from overlaykit.overlay.layer import UNKNOWN_UUID
 from overlaykit.overlay.links import LinkCounts
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX
+from overlaykit.overlay.markers import find_origin
 from overlaykit.overlay.operation import operation
-from overlaykit.overlay.origins import Origins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from overlaykit.overlay.layer import Layer, LayerDir
-    from overlaykit.overlay.markers import Markers
+    from overlaykit.overlay.markers import Markers, Origin
     from overlaykit.overlay.nodes import Directory, File, Table
     from overlaykit.overlay.owners import Owners
     from overlaykit.overlay.quota import Quota
     from overlaykit.overlay.work import Work
 
 _LOWER_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Origins:
+    """Finds what identifies the inodes of `lowers` for good."""
+
+    def __init__(self, lowers: Sequence[Layer]) -> None:
+        self._devices: defaultdict[bytes, set[int]] = defaultdict(set)
+        for layer in lowers:
+            device = layer.root.stat().st_dev
+            self._devices[layer.uuid(device, layer.root)].add(device)
+
+    def uuid(self, layer_dir: LayerDir, device: int) -> bytes | None:
+        """The uuid by which an origin names the file system that `layer_dir` lies on.
+
+        None if file handles do not last, or if the uuid is not unique, as in the kernel (fs/overlayfs/super.c,
+        bad_uuid): several lowers without one, or clones of one image. Only the lowers' roots are compared.
+        """
+        if not layer_dir.layer.lasting_handles(device, layer_dir):
+            return None
+        uuid = layer_dir.layer.uuid(device, layer_dir)
+        devices = self._devices.get(uuid)
+        if devices is None:
+            return None if uuid == UNKNOWN_UUID else uuid
+        return uuid if devices == {device} else None
+
+    def find(self, layer_dir: LayerDir | None, name: bytes, device: int) -> Origin | None:
+        """The lasting identity of a lower's inode; None if it has none."""
+        uuid = None if layer_dir is None else self.uuid(layer_dir, device)
+        if layer_dir is None or uuid is None:
+            return None
+        fd = layer_dir.fd()
+        return layer_dir.layer.read(lambda: find_origin(fd, name, uuid), fd)
 
 
 class CopyUp:
@@ -442,7 +476,7 @@ class DataCopy:
             return
         st = os.fstat(self._target)
         try:
-            _native.copy_up(self._source, self._target, metadata=False)
+            inodes.copy(self._source, self._target, metadata=False)
         finally:
             _native.utimensat(
                 self._target, b"", st.st_atime_ns, st.st_mtime_ns, _native.AT_EMPTY_PATH

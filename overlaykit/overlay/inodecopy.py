@@ -6,7 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from overlaykit import _native
+from overlaykit import _native, inodes
 from overlaykit.overlay import acl, overrides
 from overlaykit.overlay.markers import ACLS, ESCAPED_PREFIXES, OVERLAY_PREFIXES
 
@@ -32,7 +32,7 @@ class InodeCopier:
         if not overrides.applies(st.st_mode) or not (kept or layer.override):
 
             def copy_all() -> None:
-                _native.copy_up(
+                inodes.copy(
                     source,
                     target,
                     data=data,
@@ -58,7 +58,7 @@ class InodeCopier:
                 uid = self._owners.users.copied(found.uid, idmapped=layer.idmapped)
                 gid = self._owners.groups.copied(found.gid, idmapped=layer.idmapped)
                 shown = found._replace(uid=uid, gid=gid)
-        _native.copy_up(
+        inodes.copy(
             source,
             target,
             data=data,

@@ -12,7 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native
+from overlaykit import _native, inodes
 from overlaykit.overlay.creation import check_name
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
@@ -199,7 +199,7 @@ class Renaming:
             )
             try:
                 tree.markers.set_opaque(b"/proc/self/fd/%d" % target)
-                _native.copy_up(source, target, data=False, skip_xattrs=OVERLAY_PREFIXES)
+                inodes.copy(source, target, data=False, skip_xattrs=OVERLAY_PREFIXES)
                 os.chmod(target, stat.S_IMODE(work.modes.shown(os.fstat(source))))
             finally:
                 os.close(target)

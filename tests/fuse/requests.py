@@ -13,7 +13,7 @@ import pyfuse3
 import pytest
 import trio
 
-from overlaykit import _native
+from overlaykit import inodes
 from overlaykit.fuse.operations import Operations
 from overlaykit.fuse.poller import Poller
 from overlaykit.fuse.spec import MountOptions
@@ -120,4 +120,4 @@ class Stalled:
 
 def stalled_copies(monkeypatch: pytest.MonkeyPatch) -> Stalled:
     """Copy-ups that stall in their threads."""
-    return Stalled(monkeypatch, _native, "copy_up")
+    return Stalled(monkeypatch, inodes, "copy")

@@ -11,9 +11,9 @@ from types import FrameType
 
 import pytest
 
-from overlaykit import _native
+from overlaykit import _native, inodes
 
-from .sandbox import on_image, refused, sandboxed
+from .native.sandbox import on_image, refused, sandboxed
 
 MIB = 1 << 20
 
@@ -75,7 +75,7 @@ def test_a_gigabyte_costs_no_space_where_the_disk_can_clone() -> None:
     os.ftruncate(src, 1024 * MIB)
     for copy in range(5):  # more than the image could hold
         dst = create(f"dst{copy}")
-        assert _native.copy_up(src, dst) == "clone"
+        assert inodes.copy(src, dst) == "clone"
         assert os.fstat(dst).st_size == 1024 * MIB
         assert runs(dst) == runs(src)
         assert os.pread(dst, 8 * MIB, 896 * MIB) == b"\x5a" * (8 * MIB)
@@ -86,7 +86,7 @@ def test_a_gigabyte_costs_no_space_where_the_disk_can_clone() -> None:
 @on_image("mkfs.ext4", "-q")
 def test_the_kernel_copies_where_the_disk_cannot_clone() -> None:
     src, dst = filled("src", 17 * MIB + 3), create("dst")
-    assert _native.copy_up(src, dst) == "copy_file_range"
+    assert inodes.copy(src, dst) == "copy_file_range"
     assert same(src, dst)
 
 
@@ -94,7 +94,7 @@ def test_the_kernel_copies_where_the_disk_cannot_clone() -> None:
 def test_holes_stay_holes_on_a_disk() -> None:
     src, dst = with_holes("src"), create("dst")
     os.fsync(src)
-    assert _native.copy_up(src, dst) == "copy_file_range"
+    assert inodes.copy(src, dst) == "copy_file_range"
     os.fsync(dst)
     assert same(src, dst)
     assert runs(src) == runs(dst)
@@ -104,7 +104,7 @@ def test_holes_stay_holes_on_a_disk() -> None:
 @sandboxed
 def test_a_file_is_copied_whole_within_a_file_system() -> None:
     src, dst = filled("src", 17 * MIB + 3), create("dst")
-    assert _native.copy_up(src, dst) == "copy_file_range"
+    assert inodes.copy(src, dst) == "copy_file_range"
     assert same(src, dst)
 
 
@@ -112,7 +112,7 @@ def test_a_file_is_copied_whole_within_a_file_system() -> None:
 def test_a_file_is_copied_whole_across_file_systems() -> None:
     other_disk()
     src, dst = filled("src", 17 * MIB + 3), create("other/dst")
-    assert _native.copy_up(src, dst) == "read_write"
+    assert inodes.copy(src, dst) == "read_write"
     assert same(src, dst)
 
 
@@ -121,7 +121,7 @@ def test_a_sparse_gigabyte_takes_no_more_room_than_before() -> None:
     src, dst = create("src"), create("dst")
     os.ftruncate(src, 1024 * MIB)
     os.pwrite(src, b"data", 512 * MIB)
-    _native.copy_up(src, dst)
+    inodes.copy(src, dst)
     assert os.fstat(dst).st_size == 1024 * MIB
     assert os.fstat(dst).st_blocks == os.fstat(src).st_blocks
     assert os.pread(dst, 4, 512 * MIB) == b"data"
@@ -133,7 +133,7 @@ def test_holes_stay_holes_by_either_way() -> None:
     src = with_holes("src")
     for path, way in (("dst", "copy_file_range"), ("other/dst", "read_write")):
         dst = create(path)
-        assert _native.copy_up(src, dst) == way
+        assert inodes.copy(src, dst) == way
         assert same(src, dst)
         assert runs(src) == runs(dst)
         assert len(runs(dst)) == 3
@@ -143,15 +143,15 @@ def test_holes_stay_holes_by_either_way() -> None:
 def test_nothing_but_hole_keeps_its_length() -> None:
     src, dst = create("src"), create("dst")
     os.ftruncate(src, 10 * MIB + 1)
-    assert _native.copy_up(src, dst) == "none"
+    assert inodes.copy(src, dst) == "none"
     assert (os.fstat(dst).st_size, os.fstat(dst).st_blocks) == (10 * MIB + 1, 0)
 
 
 @sandboxed
 def test_an_empty_file_is_copied_and_so_is_metadata_alone() -> None:
-    assert _native.copy_up(create("empty"), create("copy")) == "none"
+    assert inodes.copy(create("empty"), create("copy")) == "none"
     assert os.stat("copy").st_size == 0
-    assert _native.copy_up(filled("src", 10), create("dst"), data=False) == "none"
+    assert inodes.copy(filled("src", 10), create("dst"), data=False) == "none"
     assert os.stat("dst").st_size == 0
 
 
@@ -164,7 +164,7 @@ def test_files_without_a_length_in_stat_are_copied_whole() -> None:
     ):
         dst = create("dst")
         src = os.open(path, os.O_RDONLY)
-        assert _native.copy_up(src, dst, uid=0, gid=0) == "read_write"
+        assert inodes.copy(src, dst, uid=0, gid=0) == "read_write"
         assert os.pread(dst, MIB, 0) == os.pread(src, MIB, 0) != b""
         os.unlink("dst")
 
@@ -174,7 +174,7 @@ def test_the_offset_of_a_descriptor_does_not_matter() -> None:
     src, dst = filled("src", 10000), create("dst")
     os.lseek(src, 7000, os.SEEK_SET)
     os.lseek(dst, 123456, os.SEEK_SET)
-    _native.copy_up(src, dst)
+    inodes.copy(src, dst)
     assert same(src, dst)
 
 
@@ -187,22 +187,22 @@ def test_a_full_disk_is_reported() -> None:
     _native.mount("none", "small", "tmpfs", 0, "size=1m")
     src, dst = filled("src", 2 * MIB), create("small/dst")
     with refused(errno.ENOSPC):
-        _native.copy_up(src, dst)
+        inodes.copy(src, dst)
     os.ftruncate(dst, 0)
     src = filled("small/src", 3 * MIB // 4)
     with refused(errno.ENOSPC):
-        _native.copy_up(src, dst)
+        inodes.copy(src, dst)
 
 
 @sandboxed
 def test_descriptors_of_the_wrong_kind_or_mode_are_refused() -> None:
     src, dst = filled("src", 10), create("dst")
     with refused(errno.EBADF):
-        _native.copy_up(os.open("src", os.O_PATH), dst)
+        inodes.copy(os.open("src", os.O_PATH), dst)
     with refused(errno.EBADF):
-        _native.copy_up(src, os.open("dst", os.O_RDONLY))
+        inodes.copy(src, os.open("dst", os.O_RDONLY))
     with refused(errno.EBADF):
-        _native.copy_up(999, dst)
+        inodes.copy(999, dst)
 
 
 def at_the_first_write(act: Callable[[], None]) -> None:
@@ -224,7 +224,7 @@ def test_ctrl_c_ends_a_copy_under_way() -> None:
 
     at_the_first_write(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        _native.copy_up(src, dst)
+        inodes.copy(src, dst)
     assert 0 < os.fstat(dst).st_size <= 8 * MIB
 
 
@@ -233,7 +233,7 @@ def test_a_signal_handler_that_returns_does_not_disturb_a_copy() -> None:
     src, dst = filled("src", 17 * MIB + 3), create("dst")
     handled: list[bool] = []
     at_the_first_write(lambda: handled.append(True))
-    _native.copy_up(src, dst)
+    inodes.copy(src, dst)
     assert handled
     assert same(src, dst)
 
@@ -242,7 +242,7 @@ def test_a_signal_handler_that_returns_does_not_disturb_a_copy() -> None:
 def test_a_file_cut_short_during_its_copy_is_copied_to_its_new_end() -> None:
     src, dst = filled("src", 33 * MIB), create("dst")
     at_the_first_write(lambda: os.ftruncate(src, 20 * MIB + 1))
-    _native.copy_up(src, dst)
+    inodes.copy(src, dst)
     assert same(src, dst)
 
 
@@ -250,5 +250,5 @@ def test_a_file_cut_short_during_its_copy_is_copied_to_its_new_end() -> None:
 def test_a_file_that_grows_during_its_copy_is_copied_to_its_old_end() -> None:
     src, dst = filled("src", 17 * MIB), create("dst")
     at_the_first_write(lambda: os.ftruncate(src, 40 * MIB))
-    _native.copy_up(src, dst)
+    inodes.copy(src, dst)
     assert os.fstat(dst).st_size == 17 * MIB
