@@ -812,24 +812,21 @@ await_daemons_end(void)
             await_readable(slot_descriptor(&plan, &record.arguments[0]));
 }
 
-/* Write the exit status and the time of the end into the file `name` of a directory, whole or not
- * at all. */
+/* Write the exit status and the time of the end into the file `name` of a directory, which others
+ * may have open. */
 static void
 record_status(int directory, const char *name)
 {
-    char line[64], new[128];
+    char line[64];
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     int length = snprintf(line, sizeof line, "%d %lld%09ld\n", monitor.code, (long long)now.tv_sec,
                           now.tv_nsec);
-    (void)snprintf(new, sizeof new, "%s.new", name);
-    int file = openat(directory, new, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int file = openat(directory, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (file < 0)
         return;
-    bool written = write(file, line, (size_t)length) == length;
+    (void)!write(file, line, (size_t)length);
     close(file);
-    if (!written || renameat(directory, new, directory, name) < 0)
-        (void)unlinkat(directory, new, 0);
 }
 
 /* If the view was killed, see whether that was for its memory: the file of a memory controller has

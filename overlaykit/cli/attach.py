@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 _EPILOG: Final = """\
 Standard input goes to a view that was run with -i: to its terminal, key by key, if it was run with -t. Else signals are
 for the command, and the end of standard input is the end of its input. The exit status is the command's; 0 after the
-keys that detach, and for a view that is removed at its end (--rm). Any number may be attached at once; one that is slow
-holds neither the view nor the others up."""
+keys that detach. Any number may be attached at once; one that is slow holds neither the view nor the others up."""
 
 _DEFAULT_KEYS: Final = "ctrl-p,ctrl-q"
 _STDIN: Final = 0
@@ -55,7 +54,9 @@ def parser() -> Parser:
 
 def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
+    from overlaykit.cli.wait import StatusUnknown
     from overlaykit.views import attaching
+    from overlaykit.views.named import read_status
 
     with_input = not args.no_stdin and _STDIN not in standard.closed()
     with ExitStack() as stack:
@@ -67,8 +68,10 @@ def main(arguments: list[str]) -> int:
             _forward_signals(client)
         if _relay(client, Keys(keys)):
             return 0
-    ended = client.view.ended()  # None where a temporary view was removed
-    return 0 if ended is None else ended.status
+        ended = read_status(client.status)
+    if ended is None:
+        raise StatusUnknown(args.view)
+    return ended.status
 
 
 class Keys:

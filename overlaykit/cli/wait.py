@@ -7,7 +7,7 @@ from overlaykit.errors import Error
 
 
 class StatusUnknown(Error):
-    message = "{0}: how it ended is not known: it was removed at its end, killed, or never started"
+    message = "{0}: how it ended is not known: it was killed, or never started"
 
 
 def parser() -> Parser:

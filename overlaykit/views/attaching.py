@@ -20,7 +20,7 @@ from overlaykit.views.registry import NotRunning, Registry
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Final
+    from typing import IO, Final
 
 _STARTING_MILLISECONDS: Final = 50
 _END_OF_INPUT: Final = 0
@@ -40,14 +40,15 @@ class InForeground(Error):
 class Client:
     """An attached client.
 
-    `supervisor` is a pidfd, `input` the write end of a pipe that does not block (None: there is none); `with_terminal`
-    says whether the command has a terminal of its own.
+    `supervisor` is a pidfd, `status` the file of its status (`NamedView.open_status`), `input` the write end of a pipe
+    that does not block (None: there is none); `with_terminal` says whether the command has a terminal of its own.
     """
 
     def __init__(
         self,
         view: named.NamedView,
         supervisor: int,
+        status: IO[bytes],
         log: Follower,
         input: int | None,  # noqa: A002  # the field's own word
         *,
@@ -55,6 +56,7 @@ class Client:
     ) -> None:
         self.view = view
         self.supervisor = supervisor
+        self.status = status
         self.log = log
         self.input = input
         self.with_terminal = with_terminal
@@ -84,11 +86,15 @@ def attached(name: str, *, with_input: bool) -> Iterator[Client]:
     """A client of a running view. Raises: NotRunningNow, InForeground, NoSuchView."""
     with ExitStack() as stack:
         view, supervisor = _running(name, stack)
-        about = Registry().find(view.name).about
-        log = Follower(view, from_now=True)
+        try:
+            about = Registry().find(view.name).about
+            status = stack.enter_context(view.open_status())
+            log = Follower(view, from_now=True)
+        except (NotRunning, FileNotFoundError):  # it has ended since
+            raise NotRunningNow(name) from None
         stack.callback(log.close)
         pipe = view.open_input() if with_input else None
-        client = Client(view, supervisor, log, pipe, with_terminal=about.terminal)
+        client = Client(view, supervisor, status, log, pipe, with_terminal=about.terminal)
         stack.callback(client.close_input)
         yield client
 

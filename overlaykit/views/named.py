@@ -5,7 +5,7 @@
     VIEWS/NAME/log         what its command printed while it was detached, and log.1 before that
     VIEWS/NAME/input       a FIFO, the input of its detached command, if it has one
     VIEWS/NAME/started     an empty file, if a command has run
-    VIEWS/NAME/status      how its last command ended
+    VIEWS/NAME/status      how its last command ended; empty while it runs
     VIEWS/NAME/stopping    an empty file, if it is not to be started again by itself
     VIEWS/NAME/restarts    an empty file, locked (flock(2)) by the process that may start it again by itself
 
@@ -26,15 +26,14 @@ from overlaykit.fuse.cleanup import lock_directory
 from overlaykit.layers.staging import staged, temporary_name
 from overlaykit.namespace.spec import Log
 from overlaykit.record import Record
-from overlaykit.scope import suppress
+from overlaykit.scope import ExitStack, suppress
 from overlaykit.views import entry, places, scratch
 from overlaykit.views.registry import NameInvalid, is_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from contextlib import ExitStack
-    from typing import Final
+    from typing import IO, Final
 
 LARGEST_LOG: Final = 16 << 20
 """Bytes of each of the two files of a log."""
@@ -134,12 +133,13 @@ class NamedView:
 
     def ended(self) -> Ended | None:
         """How its last command ended; None if none has, or if the machine stopped first."""
-        try:
-            with open(os.path.join(self.path, _STATUS), "rb") as file:
-                status, when = map(int, file.read().split())
-        except (OSError, ValueError):
-            return None
-        return Ended(status=status, time=when)
+        with suppress(OSError), self.open_status() as file:
+            return read_status(file)
+        return None
+
+    def open_status(self) -> IO[bytes]:
+        """The file for the status of its present or last command. An open one outlives the view. Raises: OSError."""
+        return open(os.path.join(self.path, _STATUS), "rb", buffering=0)
 
     def was_started(self) -> bool:
         """Whether a command has run in it, or was to run."""
@@ -197,13 +197,17 @@ class NamedView:
         return True
 
     def wait(self) -> Ended | None:
-        """Wait until it is stopped."""
-        if self.may_restart():
-            self._await_restarts()
-        lock = lock_directory(self.path, fcntl.LOCK_SH)
-        if lock >= 0:
-            os.close(lock)
-        return self.ended()
+        """Wait until it is stopped. Returns: as `ended`, also of a view that is removed at its end."""
+        with ExitStack() as stack:
+            status = None
+            with suppress(OSError):
+                status = stack.enter_context(self.open_status())
+            if self.may_restart():
+                self._await_restarts()
+            lock = lock_directory(self.path, fcntl.LOCK_SH)
+            if lock >= 0:
+                os.close(lock)
+            return self.ended() or (None if status is None else read_status(status))
 
     def rename(self, name: str) -> None:
         """Raises: NameInvalid, NameTaken, ViewRuns, NoSuchView."""
@@ -233,11 +237,12 @@ class NamedView:
 
     def note_start(self) -> None:
         """Note that a command starts, and forget how an earlier one ended."""
-        with open(os.path.join(self.path, _STARTED), "wb"):
-            pass
         for name in (_STATUS, _INPUT):
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.path, name))
+        for name in (_STARTED, _STATUS):
+            with open(os.path.join(self.path, name), "wb"):
+                pass
 
     def make_input(self) -> tuple[int, int]:
         """Make the pipe that is the input of a detached command: its read end, and a write end. After `note_start`."""
@@ -271,6 +276,15 @@ class NamedView:
     def log_of(self, directory: int, stdout: int, stderr: int) -> Log:
         """The log of a detached command. `directory`: a descriptor of `path`; the others: the pipes' read ends."""
         return Log(stdout=stdout, stderr=stderr, directory=directory, name=_LOG, limit=LARGEST_LOG)
+
+
+def read_status(file: IO[bytes]) -> Ended | None:
+    """What the file of `NamedView.open_status` says; None: nothing yet."""
+    file.seek(0)
+    with suppress(ValueError):
+        status, when = map(int, file.read().split())
+        return Ended(status=status, time=when)
+    return None
 
 
 def define(

@@ -71,6 +71,22 @@ def test_the_view_goes_on_without_it(user: TestUser) -> None:
     assert user.refused("attach", "v").startswith("v: there is no view of that name")
 
 
+@with_both_drivers
+def test_clients_have_the_status_of_a_view_that_is_removed_at_its_end(user: TestUser) -> None:
+    user.succeeds("run", "-di", "--rm", "--name", "v", "--", "sh", "-c", "read _; exit 5")
+    status = os.path.join(user.named_views, "v", "status")
+    with (
+        user.start("attach", "v", stdin=subprocess.PIPE) as attached,
+        user.start("wait", "v") as waiting,
+    ):
+        while not all(status in open_files(client.pid) for client in (attached, waiting)):
+            os.sched_yield()
+        attached.communicate("\n")
+        assert attached.returncode == 5
+        assert waiting.communicate()[0] == "5\n"
+    assert user.refused("attach", "v").startswith("v: there is no view of that name")
+
+
 def test_a_view_in_the_foreground_has_nothing_to_attach_to(user: TestUser) -> None:
     run = ("run", "--name", "v", "--", "sh", "-c", "echo ready; cat")
     with removed(user, "v"), user.start(*run, stdin=subprocess.PIPE) as view:
@@ -205,7 +221,8 @@ def test_a_client_ends_with_a_view_whose_supervisor_is_killed(user: TestUser) ->
         with Terminal(command(), "attach", "v") as terminal:
             wait_until_attached(terminal.process.pid)
             os.kill(about["about"]["supervisor"], signal.SIGKILL)
-            terminal.finish()
+            terminal.read_until("v: how it ended is not known")
+            assert terminal.finish() == 125
             assert terminal.mode() == terminal.before
         user.wait_for_descendants()
 
