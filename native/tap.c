@@ -61,7 +61,8 @@ configure(int inet, const char *const interface[3])
     set_address(&route.rt_genmask, "0.0.0.0");
     return ioctl(inet, SIOCSIFMTU, &mtu) == 0 && ioctl(inet, SIOCSIFADDR, &own) == 0 &&
            ioctl(inet, SIOCSIFNETMASK, &mask) == 0 && ioctl(inet, SIOCSIFFLAGS, &flags) == 0 &&
-           ioctl(inet, SIOCSARP, &neighbour) == 0 && ioctl(inet, SIOCADDRT, &route) == 0;
+           ioctl(inet, SIOCSARP, &neighbour) == 0 &&
+           (ioctl(inet, SIOCADDRT, &route) == 0 || errno == EEXIST); /* of an earlier command */
 }
 
 int

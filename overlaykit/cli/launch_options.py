@@ -299,21 +299,23 @@ def declare_network(command: Options) -> None:
     command.add_argument(
         "--network",
         "--net",
-        dest="network",
+        dest="networks",
         metavar="MODE|NAME",
-        default="auto",
+        action="append",
+        default=[],
         help="'private': its own, with published ports and no route out; 'outbound': the same, with connections outward"
         " through pasta or slirp4netns; 'auto': 'outbound' from the first connection on, where one is installed,"
         " or 'private'; 'host': the host's, with all that it reaches;"
         " 'none': its own, with no ports; 'bridge': one that root's views share, with a way to other machines; NAME:"
-        " shared by the views that name it, which reach one another by their names (default: auto)",
+        " shared by the views that name it, which reach one another by their names, and given again, beside it, 'auto'"
+        " or 'outbound' (default: auto)",
     )
 
 
 def network(args: Values) -> Part:
     return {
         "name": args.name,
-        "network": args.network,
+        "network": args.networks,
         "names": _names(args),
         "ports": [port for text in args.ports for port in namespace.parse_ports(text)],
     }

@@ -181,10 +181,13 @@ def network_of_view(name: str, root: RootMount) -> tuple[int, bytes]:
     return view, hosts
 
 
-def connect(name: str, network: int, view: int, place: Place, *, uplink: str | None) -> None:
+def connect(
+    name: str, network: int, view: int, place: Place, *, uplink: str | None, default_route: bool
+) -> None:
     """Connect a view's network namespace, and the network itself to the host if it has no `uplink` yet.
 
     `uplink`: the name of the host's interface; None: there is no way to the host.
+    `default_route`: whether the view reaches others by it.
     Raises: BridgeRefused.
     """
     user = owner(network)
@@ -207,7 +210,7 @@ def connect(name: str, network: int, view: int, place: Place, *, uplink: str | N
             _native.setns(view, _native.CLONE_NEWNET)
             with IPRoute() as links:
                 _raise(links, _OF_VIEW, place.address)
-                if uplink is not None:
+                if default_route:
                     links.route("add", dst="default", gateway=place.gateway)
         except NetlinkError as error:
             raise OSError(error.code, os.strerror(error.code)) from None

@@ -297,7 +297,10 @@ def _outward(spec: LaunchSpec) -> tuple[LaunchSpec, Program | None, str]:
     if spec.network in ("auto", "outbound"):
         from overlaykit.namespace import outbound
 
-        found = outbound.program() if spec.network == "outbound" else outbound.program_on_use()
+        first = spec.network_namespace is None
+        interface = outbound.INTERFACE if first else outbound.SECOND_INTERFACE
+        find = outbound.program if spec.network == "outbound" else outbound.program_on_use
+        found = find(interface)
         if isinstance(found, str):
             hint = found
             spec = spec.replace(network="private")

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from typing import Final, Protocol
 
     class _Maker(Protocol):
-        def __call__(self, path: str, *, on_use: bool) -> Program: ...
+        def __call__(self, path: str, interface: str, *, on_use: bool) -> Program: ...
 
 
 TUN: Final = "/dev/net/tun"
 """The device of interfaces that programs serve. udev sets the mode 0666: the kernel checks all rights itself."""
 INTERFACE: Final = "eth0"
 """The view's."""
+SECOND_INTERFACE: Final = "eth1"
+"""That of a view in a shared network."""
 _SUBNET: Final = "10.94.0.0/24"
 """Not 10.0.2.0/24, which slirp4netns takes by itself: virtual machines have it, and their name servers."""
 _ADDRESS: Final = "10.94.0.100"
@@ -56,6 +58,8 @@ class Program(Record, kw_only=True):
     """What connects a view."""
 
     argv: tuple[str, ...]
+    name: str
+    """That of the view's interface."""
     forwarder: str | None = None
     """The address inside at which the program answers for the host's name server; None: at none."""
     on_use: bool = False
@@ -64,10 +68,10 @@ class Program(Record, kw_only=True):
     @property
     def interface(self) -> tuple[str, str, str]:
         """The name of the view's interface, and where the program does not make it, its address and its gateway's."""
-        return (INTERFACE, _ADDRESS, _GATEWAY) if self.on_use else (INTERFACE, "", "")
+        return (self.name, _ADDRESS, _GATEWAY) if self.on_use else (self.name, "", "")
 
 
-def _pasta(path: str, *, on_use: bool) -> Program:
+def _pasta(path: str, interface: str, *, on_use: bool) -> Program:
     forwarder = "169.254.1.1"  # podman's choice
     given = ("--address", _ADDRESS, "--netmask", "24", "--gateway", _GATEWAY)
     return Program(
@@ -75,8 +79,7 @@ def _pasta(path: str, *, on_use: bool) -> Program:
             path,
             *(given if on_use else ("--config-net",)),
             "--quiet",
-            "--ns-ifname",
-            INTERFACE,
+            *("--ns-ifname", interface),
             # Nothing of the host's loopback, and no port of either side on the other.
             "--no-map-gw",
             *("--tcp-ports", "none", "--udp-ports", "none"),
@@ -86,12 +89,13 @@ def _pasta(path: str, *, on_use: bool) -> Program:
             *("--netns-only", "--runas", "0:0"),
             *("--netns", _NETWORK),
         ),
+        name=interface,
         forwarder=forwarder,
         on_use=on_use,
     )
 
 
-def _slirp4netns(path: str, *, on_use: bool) -> Program:
+def _slirp4netns(path: str, interface: str, *, on_use: bool) -> Program:
     return Program(
         argv=(
             path,
@@ -105,8 +109,9 @@ def _slirp4netns(path: str, *, on_use: bool) -> Program:
             f"--ready-fd={_READY}",
             "--netns-type=path",
             _NETWORK,
-            INTERFACE,
+            interface,
         ),
+        name=interface,
         on_use=on_use,
     )
 
@@ -131,8 +136,8 @@ def installed() -> dict[str, str]:
     return found
 
 
-def program(*, on_use: bool = False) -> Program:
-    """The program that connects a view. Raises: NoOutboundProgram, TunRefused."""
+def program(interface: str = INTERFACE, *, on_use: bool = False) -> Program:
+    """The program that connects a view, which has it as `interface`. Raises: NoOutboundProgram, TunRefused."""
     found = installed()
     if not found:
         raise NoOutboundProgram
@@ -141,15 +146,15 @@ def program(*, on_use: bool = False) -> Program:
     except OSError as error:
         raise TunRefused(TUN, error.strerror) from None
     name, path = next(iter(found.items()))
-    return PROGRAMS[name](path, on_use=on_use)
+    return PROGRAMS[name](path, interface, on_use=on_use)
 
 
-def program_on_use() -> Program | str:
+def program_on_use(interface: str = INTERFACE) -> Program | str:
     """The program for a view that says nothing of its network, started for its first packet; or why there is none."""
     if not _has_default_route():
         return "this machine has no default route (IPv4)"
     try:
-        return program(on_use=True)
+        return program(interface, on_use=True)
     except (NoOutboundProgram, TunRefused) as error:
         return str(error).partition(": ")[2]
 

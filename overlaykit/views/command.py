@@ -60,7 +60,7 @@ def launch_spec(
         cwd=environment.current_directory() if cwd is None else cwd,
         cwd_required=cwd is not None,
         hostname=hostname,
-        network=view.network if connected is None else "private",
+        network=view.network if connected is None else connected.outward,
         network_namespace=None if connected is None else connected.view,
         binds=(*view.binds, *_sockets(view, variables), *_hosts(view, connected)),
         names=view.names,

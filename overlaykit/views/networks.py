@@ -76,10 +76,13 @@ class Membership:
     """A view's place in a network, from `join` to the end of the view. `close` gives it up.
 
     Attributes: `user_namespace`, a descriptor: the parent of the view's (None: the view needs none); `view`, the
-    descriptor of the view's network namespace, -1 before `connect`; `notes`, what a user may not expect.
+    descriptor of the view's network namespace, -1 before `connect`; `outward`, its way outward beside the network, as
+    in `ViewSpec`; `notes`, what a user may not expect.
     """
 
-    def __init__(self, network: str, entry: Entry, registry: Registry) -> None:
+    def __init__(
+        self, network: str, entry: Entry, registry: Registry, *, outward: str = "private"
+    ) -> None:
         """Join the network, which the first member makes.
 
         Raises: BridgeNeedsRoot, NetworkFull, NetworksExhausted, UserNamespacesRefused, OSError.
@@ -92,6 +95,8 @@ class Membership:
         self._entry = entry
         self._registry = registry
         self._reaches_host = bridge.may_reach_host()
+        # The network has a way outward then.
+        self.outward = "private" if self._reaches_host and outward == "auto" else outward
         if network == BRIDGE and not self._reaches_host:
             raise BridgeNeedsRoot
         try:
@@ -111,8 +116,11 @@ class Membership:
         place = self._lease.place
         uplink = f"{_INTERFACE}{os.urandom(4).hex()}" if self._reaches_host else None
         self.view, hosts = bridge.network_of_view(self._name, root)
-        bridge.connect(self._name, self._network, self.view, place, uplink=uplink)
-        if self._reaches_host:
+        routed = self._reaches_host and self.outward == "private"
+        bridge.connect(
+            self._name, self._network, self.view, place, uplink=uplink, default_route=routed
+        )
+        if routed:
             self._translate(place)
         with self._registry.locked():
             self._write_hosts(_lines(names) + (hosts or network_hosts.USUAL))

@@ -47,7 +47,7 @@ class RootFs:
             undo.callback(registry.remove_if_empty)
             self.entry = undo.enter_context(closing(registry.enter(spec.name)))
             if joins:
-                self.network = undo.enter_context(self._join(spec.network, registry))
+                self.network = undo.enter_context(self._join(spec, registry))
                 self._within = self.network.user_namespace
                 fuse = self._start_fuse(spec, undo) if driver == drivers.FUSE else None
             changes = self._prepare_upper(spec, undo_upper)
@@ -156,10 +156,10 @@ class RootFs:
             self.entry.limited = changes.path
         return Limit(size=spec.disk, project=project)
 
-    def _join(self, network: str, registry: Registry) -> AbstractContextManager[Membership]:
+    def _join(self, spec: ViewSpec, registry: Registry) -> AbstractContextManager[Membership]:
         from overlaykit.views.networks import Membership
 
-        return closing(Membership(network, self.entry, registry))
+        return closing(Membership(spec.network, self.entry, registry, outward=spec.outward))
 
     def _start_fuse(self, spec: ViewSpec, undo: ExitStack) -> FuseRoot:
         from overlaykit.views.fuse_driver import FuseRoot

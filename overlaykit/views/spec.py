@@ -37,6 +37,17 @@ class BadNetwork(Error):
     )
 
 
+_OUTWARD: Final = ("auto", "outbound", "private")
+"""Modes that a view may take beside a shared network."""
+
+
+class BadNetworks(Error):
+    message = (
+        "--network {0}: a view joins one network of a name, and besides may take auto, outbound or private: leave {1} "
+        "out"
+    )
+
+
 def is_shared(network: str) -> bool:
     """Whether it is a network that views share, and no mode."""
     return network not in NETWORKS
@@ -55,6 +66,25 @@ def _require_network(network: str) -> None:
     for mode in (*NETWORKS, BRIDGE):
         if _is_near(network, mode):
             raise BadNetwork(network, f"too near to a mode for a name; did you mean {mode}?")
+
+
+def _networks(given: str | Sequence[str]) -> tuple[str, str]:
+    """The network of a view, and its way outward beside a shared one. Of modes the last counts.
+
+    Raises: BadNetwork, BadNetworks.
+    """
+    names = (given,) if isinstance(given, str) else tuple(given)
+    for name in names:
+        _require_network(name)
+    shared = [name for name in names if is_shared(name)]
+    modes = [name for name in names if not is_shared(name)]
+    if not shared:
+        return modes[-1] if modes else "auto", "private"
+    mode = modes[-1] if modes else "private"
+    if len(set(shared)) > 1 or mode not in _OUTWARD:
+        left_out = mode if mode not in _OUTWARD else shared[-1]
+        raise BadNetworks(" --network ".join(names), left_out)
+    return shared[-1], mode
 
 
 def _is_near(one: str, other: str) -> bool:
@@ -87,6 +117,8 @@ class ViewSpec(Record, kw_only=True):
     """None: the registry chooses one."""
     network: str = "auto"
     """One of `namespace.spec.NETWORKS`, or the name of a network that views share."""
+    outward: str = "private"
+    """The way outward of a view in a shared network, beside that: one of the modes `auto`, `outbound` and `private`."""
     names: Names | None = None
     """The host name, those of others, and the name servers; None: as it is without options."""
     shared: frozenset[str] = frozenset()
@@ -123,7 +155,6 @@ class ViewSpec(Record, kw_only=True):
             _require_limit(self.disk, read_only=self.read_only)
         if not self.layers:
             raise ValueError("layers: name one at least")
-        _require_network(self.network)
         if "uts" in self.shared and self.names is not None and self.names.hostname is not None:
             raise namespace.BadNames(
                 "--hostname", self.names.hostname, "leave it out with --share uts"
@@ -157,7 +188,7 @@ def describe(
     upper: str | None,
     read_only: bool,
     name: str | None,
-    network: str,
+    network: str | Sequence[str],
     names: Names | None,
     shared: Iterable[str],
     userns: str,
@@ -187,12 +218,14 @@ def describe(
         "sockets": sockets,
     }.items():
         require_list(what, given)
+    name_of_network, outward = _networks("host" if "net" in shared else network)
     return ViewSpec(
         layers=tuple(layers),
         upper=os.path.abspath(upper) if upper else upper,
         read_only=read_only,
         name=name,
-        network="host" if "net" in shared else network,
+        network=name_of_network,
+        outward=outward,
         names=names,
         shared=frozenset(shared),
         userns="host" if "user" in shared else userns,

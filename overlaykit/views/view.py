@@ -95,7 +95,7 @@ class View:
         upper: str | None = None,
         read_only: bool = False,
         name: str | None = None,
-        network: str = "auto",
+        network: str | Sequence[str] = "auto",
         names: Names | None = None,
         shared: Iterable[str] = (),
         userns: str = "auto",
@@ -119,12 +119,13 @@ class View:
         `layers`, top first: `host`, names of the store, or directories (a path with a slash, or `dir:PATH`). Changes go
         to the directory `upper`; without one they are dropped at the end, or refused with EROFS if `read_only`.
         `shared` are namespaces of the host, and `userns` says which ids its own user namespace maps, as `--share` and
-        `--userns` do. `names` are what it knows of names (`namespace.Names`). `binds` and `ports` are as for `-v` and
-        `-p`, also as texts. `driver` merges the layers: `fuse`, `kernel` or `auto` (see `drivers`; None: what
-        OVERLAYKIT_DRIVER or a configuration file says). `confinement` is that of each of its commands, `limits` are
-        those of all of them together, and `disk` is how many bytes the changes may take. `hidden` paths and, over the
-        host, keys in the user's home are empty and read-only, unless `share_home`. `sockets` of the host's services are
-        shared, as for `--socket`. `labels` are shown by `overlaykit inspect`. Raises: TypeError, ValueError, Error.
+        `--userns` do. `network` is a mode or the name of a shared network, or both, as for `--network`. `names` are
+        what it knows of names (`namespace.Names`). `binds` and `ports` are as for `-v` and `-p`, also as texts.
+        `driver` merges the layers: `fuse`, `kernel` or `auto` (see `drivers`; None: what OVERLAYKIT_DRIVER or a
+        configuration file says). `confinement` is that of each of its commands, `limits` are those of all of them
+        together, and `disk` is how many bytes the changes may take. `hidden` paths and, over the host, keys in the
+        user's home are empty and read-only, unless `share_home`. `sockets` of the host's services are shared, as for
+        `--socket`. `labels` are shown by `overlaykit inspect`. Raises: TypeError, ValueError, Error.
         """
         self.spec = describe(
             layers,

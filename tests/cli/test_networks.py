@@ -358,6 +358,16 @@ def test_a_wrong_network_is_refused_in_one_line(user: TestUser, name: str, reaso
     assert "private, outbound, host, none, bridge" in line
 
 
+@pytest.mark.parametrize(("beside", "left_out"), [("other", "other"), ("host", "host")])
+@only_with(driver="fuse")
+def test_a_view_in_two_networks_is_refused_in_one_line(
+    user: TestUser, beside: str, left_out: str
+) -> None:
+    line = user.refused("run", "--net", "lan", "--net", beside, "true")
+    assert line.startswith(f"--network lan --network {beside}: a view joins one network of a name")
+    assert line.endswith(f"leave {left_out} out")
+
+
 @only_with(driver="fuse")
 def test_a_full_network_is_refused_and_others_are_not(
     user: TestUser, monkeypatch: pytest.MonkeyPatch

@@ -89,6 +89,50 @@ def test_a_view_reaches_the_outside_from_its_first_connection_on(
         assert file.read() == "\n"
 
 
+MEMBERS: Final = """
+import os, sys
+from overlaykit.views import View
+_, path, mode, serves, looks = sys.argv[1:]
+os.environ["PATH"] = path
+reader, writer = os.pipe()
+with View(name="one", network="lan") as one, View(network=["lan", mode]) as view:
+    server = one.launch(["/usr/bin/python3", "-c", serves], redirected={1: writer})
+    os.read(reader, 1)
+    for _ in range(2):
+        view.run(["/usr/bin/python3", "-c", looks], check=True)
+    server.close()
+"""
+SERVES: Final = (
+    "import socket\n"
+    "with socket.create_server(('', 80)) as server:\n"
+    "    print(flush=True)\n"
+    "    while True: server.accept()[0].sendall(b'member')\n"
+)
+LOOKS_AT_BOTH: Final = (
+    f"{LOOKS_OUTSIDE}\nprint(socket.create_connection(('one', 80), 30).recv(100).decode())\n"
+)
+
+
+@pytest.mark.parametrize("mode", ["auto", "outbound"])
+def test_a_member_of_a_shared_network_reaches_the_outside_too(
+    user: TestUser, program: str, mode: str
+) -> None:
+    """With auto, root's reaches it through the network."""
+    path = only(user, program)
+    for name in "ip", "newuidmap", "newgidmap":
+        found = shutil.which(name)
+        if found:
+            os.symlink(found, os.path.join(path, name))
+    if user.is_root and mode == "auto":
+        names = ("/usr/bin/python3", "-c", "import socket; print(len(socket.if_nameindex()))")
+        done = connected(user, "run", "--net", "lan", "--net", mode, *names, path=path)
+        assert done.stdout == "2\n"
+        return
+    both = f"lo eth0 eth1\n{OUTSIDE}\nreached\nTrue True\nmember\n"
+    done = connected(user, path, mode, SERVES, LOOKS_AT_BOTH, client=MEMBERS)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", 2 * both)
+
+
 def test_a_view_without_a_way_says_so_if_a_command_fails_for_it(user: TestUser) -> None:
     connect = f"import socket; socket.create_connection(('{OUTSIDE}', {PORT}))"
     tries = f"try:\n    {connect}\nexcept OSError:\n    pass\n"
