@@ -8,7 +8,9 @@ from typing import Final
 
 import pytest
 
-from ..views.user import TestUser
+from ..views.user import TestUser, command
+from .terminals import Terminal
+from .test_named import removed
 from .uplink import GATEWAY, OUTSIDE, OWN, PORT, connected
 
 PROGRAMS: Final = ("pasta", "slirp4netns")
@@ -207,6 +209,41 @@ def test_an_outbound_view_publishes_ports(user: TestUser, program: str) -> None:
     view = [*OUTBOUND, "-p", "8000:80", "/usr/bin/python3", "-c", script]
     done = connected(user, *view, path=path, client=client)
     assert (done.returncode, done.stdout, done.stderr) == (0, "inside\n", "")
+
+
+def fifo_of_program(user: TestUser) -> str:
+    """A FIFO whose first line ends the program that connects views from now on."""
+    directory, path = user.directory("programs"), user.path("fifo")
+    os.mkfifo(path)
+    script = user.write(os.path.join(directory, "pasta"), f"#!/bin/sh\nread _ <{path} &\n")
+    os.chmod(script, 0o755)
+    os.environ["PATH"] = f"{directory}:{os.environ['PATH']}"
+    return path
+
+
+ENDED: Final = "overlaykit: the view reaches nothing outside any more: its network program has ended"
+
+
+def test_the_end_of_the_program_is_in_the_log_of_a_detached_view(user: TestUser) -> None:
+    fifo = fifo_of_program(user)
+    with removed(user, "v"):
+        user.succeeds("run", "-d", "--name", "v", "--network", "outbound", "--", "sleep", "1000")
+        user.write(fifo, "\n")
+        while not (said := user.overlaykit("logs", "v").stderr):
+            pass
+        assert said == f"{ENDED}\n"
+        user.succeeds("exec", "v", "true")
+
+
+def test_the_end_of_the_program_is_a_line_of_the_terminal(user: TestUser) -> None:
+    fifo = fifo_of_program(user)
+    script = "echo ready; read _; exit 4"
+    with Terminal(command(), "run", "-it", "--network", "outbound", "sh", "-c", script) as terminal:
+        terminal.read_until("ready\r\n")
+        user.write(fifo, "\n")
+        terminal.read_until(f"{ENDED}\r\n")
+        terminal.type("\n")
+        assert terminal.finish() == 4
 
 
 def line(user: TestUser, path: str | None = None, *, route: bool = True, arrange: str = "") -> str:

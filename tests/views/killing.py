@@ -7,17 +7,18 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import subprocess
 from typing import Final
 
 from overlaykit.namespace.launcher import SUPERVISOR
 from overlaykit.procfs import children
-from overlaykit.views.members import init_of
+from overlaykit.views.members import init_of, is_helper
 
 from ..patience import patience
 from .test_death import COMMAND, essential_processes
-from .user import TestUser, command_line
+from .user import PATH, TestUser, command, command_line
 
 _LONGEST_WAIT_SECONDS: Final = 0.8
 """Most moments fall into the start."""
@@ -99,6 +100,31 @@ def kill_one_of_a_detached_view(user: TestUser, chance: random.Random) -> None:
     else:
         assert {"daemon": "the daemon of view", "init": "the view's init"}[role] in said
         assert user.succeeds("wait", name) == "137\n"
+    user.succeeds("rm", name)
+    check_nothing_is_left(user, before)
+
+
+def kill_the_helper_of_a_view(user: TestUser, chance: random.Random) -> None:
+    """Kill what connects a detached view outward. Its log says so, and the view goes on."""
+    programs, name = user.directory("programs"), f"killed-{os.urandom(3).hex()}"
+    program = shutil.which("slirp4netns")
+    assert program
+    os.symlink(program, os.path.join(programs, "slirp4netns"))
+    before = user.leftovers()
+    path = f"{programs}:{os.path.dirname(command())}"
+    outbound = ("run", "-d", "--name", name, "--network", "outbound", "-e", f"PATH={PATH}")
+    user.succeeds(*outbound, *COMMAND, env=os.environ | {"PATH": path})
+    (found,) = (one for one in json.loads(user.succeeds("ps", "--json")) if one["name"] == name)
+    (helper,) = filter(is_helper, children(found["supervisor"]))
+    (connecting,) = children(helper)
+    assert command_line(connecting).startswith(f"{programs}/"), command_line(connecting)
+    select.select([], [], [], chance.uniform(0, _LONGEST_WAIT_SECONDS / 4))
+    os.kill(chance.choice((helper, connecting)), signal.SIGKILL)
+    while not (said := user.overlaykit("logs", name).stderr):
+        pass
+    assert said.endswith("reaches nothing outside any more: its network program has ended\n")
+    user.succeeds("exec", name, "true")
+    user.succeeds("stop", name)
     user.succeeds("rm", name)
     check_nothing_is_left(user, before)
 
