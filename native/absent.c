@@ -4,56 +4,33 @@
 
 #include <fcntl.h>
 #include <limits.h>
-#include <string.h>
+#include <stdio.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
-/* The fields of os.stat_result to fill in. native_absent_init finds their positions. */
-static const char *const stat_fields[] = {
-    "st_mode",     "st_ino",     "st_dev",    "st_nlink", "st_uid",      "st_gid",
-    "st_size",     "st_atime",   "st_mtime",  "st_ctime", "st_atime_ns", "st_mtime_ns",
-    "st_ctime_ns", "st_blksize", "st_blocks", "st_rdev",
-};
-
-#define NS_PER_S 1000000000
-
-enum { STAT_FIELDS = sizeof(stat_fields) / sizeof(stat_fields[0]) };
-/* The position of the first of the three times that the sequence has in whole seconds (bpo-11457).
- */
-enum { WHOLE_SECONDS = 7 };
-
-_Static_assert(STAT_FIELDS == NATIVE_STAT_FIELDS, "the state has room for each field");
-
-static PyObject *
-seconds(struct timespec time)
-{
-    return PyFloat_FromDouble((double)time.tv_sec + 1e-9 * (double)time.tv_nsec);
-}
+enum { NS_PER_S = 1000000000 };
 
 /* Whole nanoseconds; after the year 2262 they need more than 64 bits. */
 static PyObject *
 nanoseconds(struct timespec time)
 {
-    const long long whole_seconds = time.tv_sec;
-    const long fraction = time.tv_nsec;
+    char digits[40];
     long long sum;
-    if (!__builtin_mul_overflow(whole_seconds, NS_PER_S, &sum) &&
-        !__builtin_add_overflow(sum, fraction, &sum)) {
+    if (!__builtin_mul_overflow((long long)time.tv_sec, NS_PER_S, &sum) &&
+        !__builtin_add_overflow(sum, time.tv_nsec, &sum))
         return PyLong_FromLongLong(sum);
+    if (time.tv_sec < 0 && time.tv_nsec > 0) {
+        time.tv_sec++;
+        time.tv_nsec = NS_PER_S - time.tv_nsec;
     }
-    PyObject *answer = NULL;
-    PyObject *seconds = PyLong_FromLongLong(whole_seconds);
-    PyObject *scale = PyLong_FromLong(NS_PER_S);
-    PyObject *rest = PyLong_FromLong(fraction);
-    PyObject *whole = seconds && scale ? PyNumber_Multiply(seconds, scale) : NULL;
-    if (whole && rest)
-        answer = PyNumber_Add(whole, rest);
-    Py_XDECREF(whole);
-    Py_XDECREF(rest);
-    Py_XDECREF(scale);
-    Py_XDECREF(seconds);
-    return answer;
+    (void)snprintf(digits, sizeof digits, "%lld%09ld", (long long)time.tv_sec, time.tv_nsec);
+    return PyLong_FromString(digits, NULL, 10);
+}
+
+static PyObject *
+seconds(struct timespec time)
+{
+    return PyFloat_FromDouble((double)time.tv_sec + 1e-9 * (double)time.tv_nsec);
 }
 
 static PyObject *
@@ -62,7 +39,8 @@ stat_answer(const native_state *state, const struct stat *st)
     PyObject *answer = PyStructSequence_New(state->stat_result);
     if (answer == NULL)
         return NULL;
-    PyObject *values[STAT_FIELDS] = {
+    /* In the order of os.stat_result, whose fields 7 to 9 have no name (bpo-11457). */
+    PyObject *fields[] = {
         PyLong_FromUnsignedLong(st->st_mode),
         PyLong_FromUnsignedLongLong(st->st_ino),
         PyLong_FromUnsignedLongLong(st->st_dev),
@@ -70,6 +48,9 @@ stat_answer(const native_state *state, const struct stat *st)
         PyLong_FromUnsignedLong(st->st_uid),
         PyLong_FromUnsignedLong(st->st_gid),
         PyLong_FromLongLong(st->st_size),
+        PyLong_FromLongLong(st->st_atim.tv_sec),
+        PyLong_FromLongLong(st->st_mtim.tv_sec),
+        PyLong_FromLongLong(st->st_ctim.tv_sec),
         seconds(st->st_atim),
         seconds(st->st_mtim),
         seconds(st->st_ctim),
@@ -80,15 +61,10 @@ stat_answer(const native_state *state, const struct stat *st)
         PyLong_FromLongLong(st->st_blocks),
         PyLong_FromUnsignedLongLong(st->st_rdev),
     };
-    for (int i = 0; i < STAT_FIELDS; i++)
-        PyStructSequence_SetItem(answer, state->stat_at[i], values[i]);
-    const time_t whole[] = {st->st_atim.tv_sec, st->st_mtim.tv_sec, st->st_ctim.tv_sec};
-    for (int i = 0; i < 3; i++)
-        PyStructSequence_SetItem(answer, WHOLE_SECONDS + i, PyLong_FromLongLong(whole[i]));
-    if (PyErr_Occurred()) {
-        Py_DECREF(answer);
-        return NULL;
-    }
+    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
+        PyStructSequence_SetItem(answer, (Py_ssize_t)i, fields[i]);
+    if (PyErr_Occurred())
+        Py_CLEAR(answer);
     return answer;
 }
 
@@ -177,26 +153,11 @@ PyMethodDef native_absent_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* Find os.stat_result and the positions of its fields: each field of a sample holds its own. */
 int
 native_absent_init(native_state *state)
 {
     PyObject *os = PyImport_ImportModule("os");
-    PyObject *type = os ? PyObject_GetAttrString(os, "stat_result") : NULL;
-    PyObject *count = type ? PyObject_GetAttrString(type, "n_fields") : NULL;
-    PyObject *numbers = count ? PyObject_CallFunction((PyObject *)&PyRange_Type, "O", count) : NULL;
-    PyObject *sample = numbers ? PyObject_CallFunction(type, "(O)", numbers) : NULL;
-    for (int i = 0; sample != NULL && !PyErr_Occurred() && i < STAT_FIELDS; i++) {
-        PyObject *at = PyObject_GetAttrString(sample, stat_fields[i]);
-        state->stat_at[i] = at ? PyLong_AsSsize_t(at) : -1;
-        Py_XDECREF(at);
-    }
-    if (!PyErr_Occurred())
-        state->stat_result = (PyTypeObject *)Py_NewRef(type);
-    Py_XDECREF(sample);
-    Py_XDECREF(numbers);
-    Py_XDECREF(count);
-    Py_XDECREF(type);
+    state->stat_result = (PyTypeObject *)(os ? PyObject_GetAttrString(os, "stat_result") : NULL);
     Py_XDECREF(os);
-    return PyErr_Occurred() ? -1 : 0;
+    return state->stat_result ? 0 : -1;
 }

@@ -9,18 +9,15 @@
 
 #include <errno.h>
 
-#define NATIVE_STAT_FIELDS 16
-
 /* The generation of a listing's entry without a nodeid (session.c). No node has it. */
 #define NAME_ONLY 1
 
 /* In the file handle of a WRITE: it clears the set-ID bits (session.c). No handle has it. */
 #define CLEARS_SET_IDS (1L << 62)
 
-/* The state of the module: os.stat_result, and the positions of its fields (absent.c). */
+/* The state of the module: os.stat_result. */
 typedef struct {
     PyTypeObject *stat_result;
-    Py_ssize_t stat_at[NATIVE_STAT_FIELDS];
 } native_state;
 
 /* A path as the argument (borrowed, for the error) and as bytes for the kernel. `name` is NULL for
@@ -65,7 +62,7 @@ extern PyMethodDef native_image_methods[];
 /* Add the system calls of a table. Returns 0, or -1 with an exception set. */
 int native_syscalls_init(PyObject *module);
 
-/* Find the type that stat_or_none returns. Returns 0, or -1 with an exception set. */
+/* Find os.stat_result. Returns 0, or -1 with an exception set. */
 int native_absent_init(native_state *state);
 
 #endif
