@@ -6,10 +6,13 @@ on that disk, and on no overlay. The disk is ext4 with quota.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from overlaykit import _native
+from overlaykit.machine import inside
 from overlaykit.machine.plan import Plan
 from overlaykit.record import Record
 
@@ -29,7 +32,6 @@ FILE_SYSTEMS: Final = ("fuse", "loop", "btrfs", "xfs")
 _MS_BIND: Final = 4096
 """mount(2)"""
 _SAFE: Final = _native.MS_NOSUID | _native.MS_NODEV
-_CONTROLLERS: Final = ("cpuset", "cpu", "io", "memory", "pids")
 
 
 class Command(Record):
@@ -48,7 +50,7 @@ def report_only(modules: Sequence[str]) -> Plan:
 
 
 def with_root_of_the_host(modules: Sequence[str], command: Command) -> Plan:
-    """A guest that runs a command with the root of the host."""
+    """A guest that runs a command with the root of the host, where this interpreter and overlaykit are."""
     plan = Plan()
     _load(plan, modules)
     for path in ("/lower", "/disk", "/merged"):
@@ -56,7 +58,6 @@ def with_root_of_the_host(modules: Sequence[str], command: Command) -> Plan:
     plan.mount("/lower", "virtiofs", SHARE_TAG, _native.MS_RDONLY)
     plan.wait("/dev/vda")
     plan.mount("/disk", "ext4", "/dev/vda", data="usrquota,grpquota")
-    plan.disk("/disk")
     for name in ("upper", "work"):
         plan.directory(f"/disk/{name}")
     plan.directory("/disk/tmp", 0o1777)
@@ -66,11 +67,11 @@ def with_root_of_the_host(modules: Sequence[str], command: Command) -> Plan:
     plan.mount("/merged/tmp", "none", "/disk/tmp", _MS_BIND)
     plan.mount("/merged/var/tmp", "none", "/disk/var-tmp", _MS_BIND)
     plan.root("/merged")
-    plan.loopback()
-    plan.hostname("guest")
-    plan.environment(command.environment)
-    plan.enter(command.directory)
-    plan.run(command.arguments)
+    variables = (f"{name}={value}" for name, value in command.environment.items())
+    program = (sys.executable, "-I", "-S", "-B", os.path.abspath(inside.__file__))
+    plan.run(
+        ("/usr/bin/env", "-i", *variables, *program, OUTPUT, command.directory, *command.arguments)
+    )
     return plan
 
 
@@ -81,16 +82,12 @@ def _load(plan: Plan, modules: Sequence[str]) -> None:
     plan.wait(STATUS)
     plan.status(STATUS)
     plan.wait(OUTPUT)
-    plan.output(OUTPUT)
 
 
 def _file_systems(plan: Plan, root: str) -> None:
     plan.mount(f"{root}/proc", "proc", flags=_SAFE | _native.MS_NOEXEC)
     plan.mount(f"{root}/sys", "sysfs", flags=_SAFE | _native.MS_NOEXEC)
     plan.mount(f"{root}/sys/fs/cgroup", "cgroup2", flags=_SAFE | _native.MS_NOEXEC)
-    plan.write(
-        f"{root}/sys/fs/cgroup/cgroup.subtree_control", " ".join(f"+{one}" for one in _CONTROLLERS)
-    )
     plan.mount(f"{root}/dev", "devtmpfs", flags=_native.MS_NOSUID)
     plan.directory(f"{root}/dev/pts")
     plan.mount(
@@ -98,8 +95,4 @@ def _file_systems(plan: Plan, root: str) -> None:
     )
     plan.directory(f"{root}/dev/shm", 0o1777)  # noqa: S108  # in the guest
     plan.mount(f"{root}/dev/shm", "tmpfs", flags=_SAFE, data="mode=1777")  # noqa: S108
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        plan.link(f"{root}/dev/{name}", f"/proc/self/fd/{number}")
-    plan.link(f"{root}/dev/fd", "/proc/self/fd")
-    plan.mode(f"{root}/dev/fuse", 0o666)
     plan.mount(f"{root}/run", "tmpfs", flags=_SAFE, data="mode=755")

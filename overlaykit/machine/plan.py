@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 PATH = "plan"
 """The plan's place in the initramfs."""
@@ -23,48 +23,20 @@ class Plan:
     def directory(self, path: str, mode: int = 0o755) -> None:
         self._add("directory", path, f"{mode:o}")
 
-    def link(self, path: str, target: str) -> None:
-        self._add("link", path, target)
-
-    def mode(self, path: str, mode: int) -> None:
-        self._add("mode", path, f"{mode:o}")
-
     def mount(
         self, target: str, kind: str, source: str = "none", flags: int = 0, data: str = ""
     ) -> None:
         self._add("mount", target, source, kind, str(flags), data)
 
-    def write(self, path: str, text: str) -> None:
-        self._add("write", path, text)
-
-    def loopback(self) -> None:
-        self._add("loopback")
-
-    def hostname(self, name: str) -> None:
-        self._add("hostname", name)
-
     def root(self, path: str) -> None:
         self._add("root", path)
-
-    def enter(self, path: str) -> None:
-        self._add("enter", path)
-
-    def environment(self, variables: Mapping[str, str]) -> None:
-        for name, value in variables.items():
-            self._add("environment", f"{name}={value}")
-
-    def output(self, path: str) -> None:
-        self._add("output", path)
 
     def status(self, path: str) -> None:
         self._add("status", path)
 
-    def disk(self, path: str) -> None:
-        self._add("disk", path)
-
-    def run(self, command: Sequence[str]) -> None:
+    def run(self, program: Sequence[str]) -> None:
         """The last step."""
-        self._add("run", *command)
+        self._add("run", *program)
 
     def encoded(self) -> bytes:
         """The bytes of the file.

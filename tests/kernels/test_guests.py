@@ -138,7 +138,7 @@ def test_modules_come_after_what_they_depend_on(oldest: Machine) -> None:
 
 def test_a_word_with_a_nul_is_refused_in_a_plan() -> None:
     plan = Plan()
-    plan.hostname("a\0b")
+    plan.module("a\0b")
     with pytest.raises(ValueError, match="NUL"):
         plan.encoded()
 
