@@ -12,6 +12,8 @@
  *     b  a bytearray that is large enough for what any of the calls writes
  *     F  the instructions of a filter
  *
+ * Those after "|" have a default: 0 or None. All are positional.
+ *
  * Calls whose arguments have another form follow the table. */
 #include "native.h"
 
@@ -20,7 +22,6 @@
 #include <linux/filter.h>
 #include <linux/mount.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -46,60 +47,41 @@ struct call {
     long number;
     const char *types;
     bool answers; /* with the call's result, not with None */
-    const char *parameters;
     PyMethodDef method;
-    char *names[MOST_ARGUMENTS + 1]; /* of the parameters */
-    char format[64];                 /* of PyArg_ParseTupleAndKeywords */
 };
 
-static PyObject *py_call(PyObject *call, PyObject *args, PyObject *kwargs);
+static PyObject *py_call(PyObject *call, PyObject *const *args, Py_ssize_t count);
 
-#define ROW(name, types_, answers_, parameters_, summary)                                          \
-    {                                                                                              \
-        .number = SYS_##name, .types = types_, .answers = answers_, .parameters = parameters_,     \
-        .method = {#name, (PyCFunction)(void (*)(void))py_call, METH_VARARGS | METH_KEYWORDS,      \
-                   #name "($module, /, " parameters_ ")\n--\n\n" summary}                          \
-    }
+#define ROW(name, types_, answers_, parameters)                                                    \
+    {.number = SYS_##name,                                                                         \
+     .types = types_,                                                                              \
+     .answers = answers_,                                                                          \
+     .method = {#name, (PyCFunction)(void (*)(void))py_call, METH_FASTCALL,                        \
+                #name "($module, " parameters ", /)\n--\n\n"}}
 
 static struct call calls[] = {
-    ROW(openat2, "ipomm", true, "dirfd, path, flags, mode=0, resolve=0",
-        "openat2(2): open a file, with limits on how its path is resolved."),
-    ROW(renameat2, "ipipu", false, "olddirfd, oldpath, newdirfd, newpath, flags=0",
-        "renameat2(2): rename, exchange, or rename and leave a whiteout."),
-    ROW(name_to_handle_at, "ipbbi", false, "dirfd, path, handle, mount_id, flags=0",
-        "name_to_handle_at(2): the file system's identifier of an inode, as struct file_handle."),
-    ROW(open_by_handle_at, "ibc", true, "mount_fd, handle, flags",
-        "open_by_handle_at(2): a descriptor of the inode of a struct file_handle."),
-    ROW(open_tree, "ipc", true, "dirfd, path, flags",
-        "open_tree(2): a descriptor of a mount, or of a private clone of it."),
-    ROW(move_mount, "ipipu", false, "from_dirfd, from_path, to_dirfd, to_path, flags",
-        "move_mount(2): attach or move a mount."),
-    ROW(mount_setattr, "ipummmm", false,
-        "dirfd, path, flags, attr_set=0, attr_clr=0, propagation=0, userns_fd=0",
-        "mount_setattr(2): change a mount's attributes, propagation or id mapping."),
-    ROW(fsopen, "sf", true, "fstype, flags", "fsopen(2): begin to configure a file system."),
-    ROW(fsconfig, "iuzzi", false, "fd, command, key, value, aux=0",
-        "fsconfig(2): configure it; fd then reads as the kernel's messages."),
-    ROW(fsmount, "ifu", true, "fd, flags, attr_flags",
-        "fsmount(2): a descriptor of a new, unattached mount of it."),
-    ROW(mount, "zpzqz", false, "source, target, fstype, flags, data=None",
-        "mount(2): mount, remount, bind, move, or set propagation."),
-    ROW(umount2, "pi", false, "target, flags", "umount2(2): unmount."),
-    ROW(unshare, "i", false, "flags", "unshare(2): enter new namespaces."),
-    ROW(setns, "ii", false, "fd, nstype",
-        "setns(2): enter a namespace, or several of the process of a pidfd."),
-    ROW(close_range, "uuu", false, "first, last, flags",
-        "close_range(2): close descriptors first to last, or mark them close-on-exec."),
-    ROW(prctl, "iqqqq", true, "option, arg2=0, arg3=0, arg4=0, arg5=0",
-        "prctl(2): change how the kernel treats this process."),
-    ROW(seccomp, "uuF", true, "operation, flags, program",
-        "seccomp(2): filter the system calls of this process."),
-    ROW(quotactl_fd, "iuub", false, "fd, cmd, id, addr",
-        "quotactl_fd(2): limits of the file system of a descriptor."),
-    ROW(capget, "bb", false, "header, sets", "capget(2): the capabilities of a thread."),
-    ROW(capset, "bb", false, "header, sets", "capset(2): set them."),
-    ROW(signalfd4, "imc", true, "fd, mask, flags",
-        "signalfd(2): a descriptor that is readable while a signal of the mask is pending."),
+    ROW(openat2, "ipo|mm", true, "dirfd, path, flags, mode=0, resolve=0"),
+    ROW(renameat2, "ipip|u", false, "olddirfd, oldpath, newdirfd, newpath, flags=0"),
+    ROW(name_to_handle_at, "ipbb|i", false, "dirfd, path, handle, mount_id, flags=0"),
+    ROW(open_by_handle_at, "ibc", true, "mount_fd, handle, flags"),
+    ROW(open_tree, "ipc", true, "dirfd, path, flags"),
+    ROW(move_mount, "ipipu", false, "from_dirfd, from_path, to_dirfd, to_path, flags"),
+    ROW(mount_setattr, "ipu|mmmm", false,
+        "dirfd, path, flags, attr_set=0, attr_clr=0, propagation=0, userns_fd=0"),
+    ROW(fsopen, "sf", true, "fstype, flags"),
+    ROW(fsconfig, "iuzz|i", false, "fd, command, key, value, aux=0"),
+    ROW(fsmount, "ifu", true, "fd, flags, attr_flags"),
+    ROW(mount, "zpzq|z", false, "source, target, fstype, flags, data=None"),
+    ROW(umount2, "pi", false, "target, flags"),
+    ROW(unshare, "i", false, "flags"),
+    ROW(setns, "ii", false, "fd, nstype"),
+    ROW(close_range, "uuu", false, "first, last, flags"),
+    ROW(prctl, "i|qqqq", true, "option, arg2=0, arg3=0, arg4=0, arg5=0"),
+    ROW(seccomp, "uuF", true, "operation, flags, program"),
+    ROW(quotactl_fd, "iuub", false, "fd, cmd, id, addr"),
+    ROW(capget, "bb", false, "header, sets"),
+    ROW(capset, "bb", false, "header, sets"),
+    ROW(signalfd4, "imc", true, "fd, mask, flags"),
 };
 
 enum { CALLS = sizeof(calls) / sizeof(calls[0]) };
@@ -128,11 +110,10 @@ filter_from(PyObject *given, struct sock_fprog *filter)
     return 1;
 }
 
-/* Converter for "O&". */
+/* Returns 0 with an exception set. */
 static int
-argument_from(PyObject *given, void *address)
+argument_from(PyObject *given, struct argument *argument)
 {
-    struct argument *argument = address;
     uint32_t number;
     int overflow;
     switch (argument->type) {
@@ -190,23 +171,41 @@ word_of(struct argument *argument)
     }
 }
 
-static PyObject *
-py_call(PyObject *self, PyObject *args, PyObject *kwargs)
+/* Convert the arguments, of which `given` has room for all, zeroed. Returns their number, or -1
+ * with an exception set. */
+static int
+take_arguments(const struct call *call, PyObject *const *args, Py_ssize_t count,
+               struct argument *given)
 {
-    struct call *call = PyCapsule_GetPointer(self, NULL);
+    int taken = 0;
+    bool optional = false;
+    for (const char *type = call->types; *type; type++) {
+        if (*type == '|') {
+            optional = true;
+            continue;
+        }
+        given[taken].type = *type;
+        if (taken < count ? !argument_from(args[taken], &given[taken]) : !optional)
+            break;
+        taken++;
+    }
+    if (!PyErr_Occurred() && (taken < count || call->types[taken + optional]))
+        PyErr_Format(PyExc_TypeError, "%s: the number of arguments is wrong", call->method.ml_name);
+    return PyErr_Occurred() ? -1 : taken;
+}
+
+static PyObject *
+py_call(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    const struct call *call = PyCapsule_GetPointer(self, NULL);
     struct argument given[MOST_ARGUMENTS] = {0};
     uint64_t members[MOST_MEMBERS];
     long words[MOST_WORDS] = {0}, result;
-    size_t count = strlen(call->types), used = 0, inside = 0, named = 0;
+    size_t used = 0, inside = 0, named = 0;
     const native_path *paths[2] = {NULL, NULL};
-    for (size_t i = 0; i < count; i++)
-        given[i].type = call->types[i];
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, call->format, call->names, argument_from,
-                                     &given[0], argument_from, &given[1], argument_from, &given[2],
-                                     argument_from, &given[3], argument_from, &given[4],
-                                     argument_from, &given[5], argument_from, &given[6]))
-        return NULL;
-    for (size_t i = 0; i < count; i++) {
+    PyObject *answer = NULL;
+    int taken = take_arguments(call, args, count, given);
+    for (int i = 0; i < taken; i++) {
         bool is_member = given[i].type == 'm' || given[i].type == 'o';
         if (is_member && inside == 0) {
             words[used++] = (long)members;
@@ -221,52 +220,23 @@ py_call(PyObject *self, PyObject *args, PyObject *kwargs)
         if (given[i].type == 'p')
             paths[named++] = &given[i].path;
     }
-    NATIVE_CALL(result,
-                syscall(call->number, words[0], words[1], words[2], words[3], words[4], words[5]));
-    PyObject *answer;
-    if (result < 0)
-        answer = native_raise(paths[0], paths[1]);
-    else
-        answer = call->answers ? PyLong_FromLong(result) : Py_NewRef(Py_None);
-    for (size_t i = 0; i < count; i++)
+    if (taken >= 0) {
+        NATIVE_CALL(result, syscall(call->number, words[0], words[1], words[2], words[3], words[4],
+                                    words[5]));
+        if (result < 0)
+            native_raise(paths[0], paths[1]);
+        else
+            answer = call->answers ? PyLong_FromLong(result) : Py_NewRef(Py_None);
+    }
+    for (int i = 0; i < MOST_ARGUMENTS; i++)
         native_path_release(&given[i].path);
     return answer;
-}
-
-/* Split "one, two=0" into names and a format, in which parameters with a default are optional. */
-static int
-split_parameters(struct call *call)
-{
-    size_t count = 0, length = 0;
-    char *rest = strdup(call->parameters);
-    if (rest == NULL)
-        return -1;
-    bool optional = false;
-    for (char *name; (name = strtok_r(rest, ", ", &rest)) != NULL;) {
-        char *end = strchr(name, '=');
-        if (end != NULL && !optional)
-            call->format[length++] = '|';
-        optional = end != NULL;
-        if (optional)
-            *end = '\0';
-        call->names[count++] = name;
-        call->format[length++] = 'O';
-        call->format[length++] = '&';
-    }
-    (void)snprintf(call->format + length, sizeof(call->format) - length, ":%s",
-                   call->method.ml_name);
-    return 0;
 }
 
 int
 native_syscalls_init(PyObject *module)
 {
     for (struct call *call = calls; call < calls + CALLS; call++) {
-        /* Another interpreter of the process may have split them. */
-        if (call->names[0] == NULL && split_parameters(call) < 0) {
-            PyErr_NoMemory();
-            return -1;
-        }
         PyObject *self = PyCapsule_New(call, NULL, NULL);
         PyObject *function = self ? PyCFunction_NewEx(&call->method, self, NULL) : NULL;
         int result = PyModule_AddObjectRef(module, call->method.ml_name, function);

@@ -71,7 +71,8 @@ def _open_writable(parent: int, path: bytes) -> int:
         parent,
         path,
         os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW,
-        resolve=BENEATH | _native.RESOLVE_NO_XDEV,
+        0,
+        BENEATH | _native.RESOLVE_NO_XDEV,
     )
     try:
         if os.fstat(handle).st_mode & 0o700 != 0o700:

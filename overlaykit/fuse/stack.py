@@ -264,7 +264,9 @@ def _open_tree(spec: MountSpec, layer: LayerSpec, directory: int) -> int:
             tree,
             b"",
             _native.AT_EMPTY_PATH | _native.AT_RECURSIVE,
-            propagation=_native.MS_PRIVATE,
+            0,
+            0,
+            _native.MS_PRIVATE,
         )
         _native.move_mount(tree, b"", _native.AT_FDCWD, spec.stage, _native.MOVE_MOUNT_F_EMPTY_PATH)
         for path in layer.masks:
@@ -298,7 +300,7 @@ def _mask(tree: int, path: str) -> None:
 def _read_only(mount: int, *, recursive: bool) -> int:
     flags = _native.AT_EMPTY_PATH | (_native.AT_RECURSIVE if recursive else 0)
     try:
-        _native.mount_setattr(mount, b"", flags, attr_set=_native.MOUNT_ATTR_RDONLY)
+        _native.mount_setattr(mount, b"", flags, _native.MOUNT_ATTR_RDONLY)
     except BaseException:
         os.close(mount)
         raise

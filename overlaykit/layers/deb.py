@@ -98,7 +98,7 @@ class _Base:
         resolve = _native.RESOLVE_IN_ROOT | _native.RESOLVE_NO_MAGICLINKS
         try:
             fd = _native.openat2(
-                self._fd, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, resolve=resolve
+                self._fd, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, resolve
             )
         except OSError:
             # Missing, no directory, or not accessible.

@@ -132,7 +132,7 @@ class _Copy:
     def _open(self, path: bytes, flags: int) -> int:
         try:
             return _native.openat2(
-                self._source, path or b".", flags | os.O_NOFOLLOW | os.O_CLOEXEC, resolve=BENEATH
+                self._source, path or b".", flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0, BENEATH
             )
         except PermissionError:
             kind = UnreadableDirectory if flags & os.O_DIRECTORY else UnreadableFile

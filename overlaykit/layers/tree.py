@@ -179,7 +179,7 @@ class Tree:
         return Usage(bytes=size, files=files)
 
     def _open(self, path: bytes, flags: int) -> int:
-        return _native.openat2(self.root, path or b".", flags, resolve=BENEATH)
+        return _native.openat2(self.root, path or b".", flags, 0, BENEATH)
 
     def _is_directory(self, path: bytes) -> bool:
         try:
@@ -234,7 +234,7 @@ class Tree:
                     self._finish[path] = _finish_implied
                 except FileExistsError:
                     pass
-                below = _native.openat2(fd, name, _DIRECTORY, resolve=BENEATH)
+                below = _native.openat2(fd, name, _DIRECTORY, 0, BENEATH)
             finally:
                 os.close(fd)
             fd = below

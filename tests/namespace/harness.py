@@ -123,7 +123,7 @@ class LaunchHarness:
         root = _native.open_tree(_native.AT_FDCWD, "/", CLONE)
         if attributes:
             _native.mount_setattr(
-                root, "", _native.AT_EMPTY_PATH | _native.AT_RECURSIVE, attr_set=attributes
+                root, "", _native.AT_EMPTY_PATH | _native.AT_RECURSIVE, attributes
             )
         return root
 

@@ -527,9 +527,7 @@ STEPS: Final = st.one_of(
 def test_whatever_is_understood_is_carried_out_or_fails_by_name() -> None:
     """In namespaces of the test's own, with nothing of the machine's writable."""
     _native.unshare(_native.CLONE_NEWUTS | _native.CLONE_NEWNET | _native.CLONE_NEWIPC)
-    _native.mount_setattr(
-        _native.AT_FDCWD, "/", _native.AT_RECURSIVE, attr_set=_native.MOUNT_ATTR_RDONLY
-    )
+    _native.mount_setattr(_native.AT_FDCWD, "/", _native.AT_RECURSIVE, _native.MOUNT_ATTR_RDONLY)
     for place in "/mnt", "/tmp", "/run":
         _native.mount("tmpfs", place, "tmpfs", 0)
     os.symlink("loop", "/mnt/loop")

@@ -125,14 +125,14 @@ def test_openat2_cannot_be_led_out_of_a_directory() -> None:
     os.symlink("../outside", "layer/up")
     os.symlink("/outside", "layer/root")
     layer = os.open("layer", os.O_PATH)
-    os.close(_native.openat2(layer, "inside", os.O_RDONLY, resolve=_native.RESOLVE_BENEATH))
+    os.close(_native.openat2(layer, "inside", os.O_RDONLY, 0, _native.RESOLVE_BENEATH))
     for name in ("../outside", "up", "root", "/mnt/outside"):
         with refused(errno.EXDEV):
-            _native.openat2(layer, name, os.O_RDONLY, resolve=_native.RESOLVE_BENEATH)
+            _native.openat2(layer, name, os.O_RDONLY, 0, _native.RESOLVE_BENEATH)
     with refused(errno.ELOOP):
-        _native.openat2(layer, "up", os.O_RDONLY, resolve=_native.RESOLVE_NO_SYMLINKS)
+        _native.openat2(layer, "up", os.O_RDONLY, 0, _native.RESOLVE_NO_SYMLINKS)
     with pytest.raises(FileNotFoundError):
-        _native.openat2(layer, "root", os.O_RDONLY, resolve=_native.RESOLVE_IN_ROOT)
+        _native.openat2(layer, "root", os.O_RDONLY, 0, _native.RESOLVE_IN_ROOT)
 
 
 @sandboxed
@@ -328,7 +328,7 @@ def test_mount_binds_remounts_moves_and_umount2_takes_away() -> None:
     write("from/file", "content")
     _native.mount("from", "to", None, MS_BIND)
     assert read("to/file") == "content"
-    _native.mount(None, "to", None, MS_BIND | MS_REMOUNT | _native.MS_RDONLY, data=None)
+    _native.mount(None, "to", None, MS_BIND | MS_REMOUNT | _native.MS_RDONLY, None)
     with refused(errno.EROFS):
         write("to/file")
     _native.mount("to", "elsewhere", None, MS_MOVE)
@@ -373,13 +373,13 @@ def test_a_cloned_tree_is_private_and_a_layer_survives_what_is_mounted_on_it() -
 
 @sandboxed
 def test_mount_setattr_makes_a_tree_read_only_and_writable_again() -> None:
-    def change(**attributes: int) -> None:
-        _native.mount_setattr(HERE, "/mnt", _native.AT_RECURSIVE, **attributes)
+    def change(*attributes: int) -> None:
+        _native.mount_setattr(HERE, "/mnt", _native.AT_RECURSIVE, *attributes)
 
-    change(attr_set=_native.MOUNT_ATTR_RDONLY, propagation=_native.MS_PRIVATE)
+    change(_native.MOUNT_ATTR_RDONLY, 0, _native.MS_PRIVATE)
     with refused(errno.EROFS):
         write("file")
-    change(attr_clr=_native.MOUNT_ATTR_RDONLY)
+    change(0, _native.MOUNT_ATTR_RDONLY)
     write("file")
 
 
