@@ -191,6 +191,8 @@ def test_a_network_outlives_the_view_that_made_it(user: TestUser) -> None:
             assert user.succeeds("exec", "third", "python3", "-c", FETCH, "second") == (
                 "page of second\n"
             )
+            # The names of those that have ended go at the latest with the next member.
+            assert " maker\n" not in user.succeeds("exec", "second", "cat", "/etc/hosts")
 
 
 @only_as("root")

@@ -221,7 +221,9 @@ def fifo_of_program(user: TestUser) -> str:
     return path
 
 
-ENDED: Final = "overlaykit: the view reaches nothing outside any more: its network program has ended"
+ENDED: Final = (
+    "overlaykit: the view reaches nothing outside any more: its network program has ended"
+)
 
 
 def test_the_end_of_the_program_is_in_the_log_of_a_detached_view(user: TestUser) -> None:
