@@ -11,6 +11,7 @@ TESTS = os.path.dirname(os.path.realpath(__file__))
 DIFFERENCES = os.path.join(os.path.dirname(TESTS), "docs", "differences.md")
 
 COPYUP, INSTEAD = "overlay/test_copyup.py", "fuse/test_instead.py"
+METACOPY = "overlay/test_metacopy.py"
 DAEMON, USERS = "fuse/test_copyup.py", "cli/test_mount_of_a_user.py"
 BEHAVIOURS, DISK = "posix/behaviours", "crash/test_failing_disk.py"
 
@@ -59,8 +60,12 @@ ROWS = {
     "Truncation of a smaller one by `open` (`O_TRUNC`, `> file`)": [
         f"{INSTEAD}::test_emptying_a_file_by_opening_it_wants_room_for_its_data"
     ],
-    "An upper that the kernel wrote with `metacopy=on`": [
-        f"{COPYUP}::test_a_metacopy_of_the_kernel_is_refused_and_not_shown_empty"
+    "Files whose data are in a lower (`metacopy=on`), mounted without that option": [
+        f"{METACOPY}::test_without_the_option_metacopies_are_read_and_written_but_not_made",
+        f"{METACOPY}::test_data_that_are_nowhere_are_an_error_and_not_zeros",
+    ],
+    "Rename of such a file whose redirect would be too long": [
+        f"{METACOPY}::test_a_redirect_without_room_has_the_data_copied"
     ],
     "A full disk, an exceeded quota, the largest file size": [
         f"{DAEMON}::test_a_writer_gets_an_error_when_the_disk_fills_up",

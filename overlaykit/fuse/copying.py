@@ -41,7 +41,7 @@ class Copying:
     ) -> None:
         """Copy a file up before a change of it. Does nothing for None, a directory, or a file of the upper.
 
-        `metadata_only`: the data of a file without a name may stay in the lower, as only open handles can read them.
+        `metadata_only`: the data may stay in the lower (see `CopyUp.begin`).
         Raises OSError: EROFS, ENOSPC and the like; the file is in its lower then.
         Ensures: the file can be changed until the next await.
         """

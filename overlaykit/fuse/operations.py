@@ -191,7 +191,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         node = self.filesystem.nodes.file(inode)
         check_name(new_name)
-        await self._copying.copy_up(node)
+        await self._copying.copy_up(node, metadata_only=True)
         directory = self.filesystem.nodes.directory(new_parent_inode)
         self.filesystem.creation.link(node, directory, new_name)
         self._sync_names(directory)
@@ -200,7 +200,9 @@ class Operations(pyfuse3.Operations):
     @_request
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         directory = self.filesystem.nodes.directory(parent_inode)
-        await self._copying.copy_up(self.filesystem.removal.copied_to_unlink(directory, name))
+        await self._copying.copy_up(
+            self.filesystem.removal.copied_to_unlink(directory, name), metadata_only=True
+        )
         self.filesystem.removal.unlink(directory, name)
         self._sync_names(directory)
 
@@ -224,11 +226,13 @@ class Operations(pyfuse3.Operations):
         old = filesystem.nodes.directory(parent_inode_old)
         new = filesystem.nodes.directory(parent_inode_new)
         check_name(name_new)
-        await self._copying.copy_up(filesystem.lookup.require(old, name_old))
-        if flags & pyfuse3.RENAME_EXCHANGE:
-            await self._copying.copy_up(filesystem.lookup.require(new, name_new))
-        else:
-            await self._copying.copy_up(filesystem.removal.copied_to_unlink(new, name_new))
+        await self._copying.copy_up(filesystem.lookup.require(old, name_old), metadata_only=True)
+        replaced = (
+            filesystem.lookup.require(new, name_new)
+            if flags & pyfuse3.RENAME_EXCHANGE
+            else filesystem.removal.copied_to_unlink(new, name_new)
+        )
+        await self._copying.copy_up(replaced, metadata_only=True)
         filesystem.renaming.rename(old, name_old, new, name_new, flags)
         self._sync_names(old, new)
 
@@ -524,7 +528,7 @@ class Operations(pyfuse3.Operations):
         entry.st_rdev = st.st_rdev
         entry.st_size = st.st_size
         entry.st_blksize = st.st_blksize
-        entry.st_blocks = st.st_blocks
+        entry.st_blocks = attributes.blocks
         entry.st_atime_ns = st.st_atime_ns
         entry.st_mtime_ns = st.st_mtime_ns
         entry.st_ctime_ns = attributes.changed_ns

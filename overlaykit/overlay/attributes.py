@@ -14,7 +14,7 @@ class Attributes(NamedTuple):
     """A node's attributes: the real inode's `stat`, and those that differ in the merge.
 
     `generation`: distinguishes the node from others that have had its nodeid.
-    `changed_ns`: the change time, in nanoseconds since the epoch.
+    `changed_ns`: the change time, in nanoseconds since the epoch. `blocks`: as st_blocks.
     """
 
     nodeid: int
@@ -25,6 +25,7 @@ class Attributes(NamedTuple):
     uid: int
     gid: int
     changed_ns: int
+    blocks: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,9 @@ may run in another thread. If the file's names change in between, `finish` uses 
 
 A copy appears in the upper once its data are on the disk (unless the mount is volatile), so a crash leaves the old file
 or the new one.
+
+With `metacopy` a change of metadata copies no data (see `lookup`). They are copied into the upper's inode before
+the first write, and its marker is removed once they are on the disk.
 """
 
 from __future__ import annotations
@@ -27,20 +30,24 @@ from overlaykit.overlay.files import read_quietly
 from overlaykit.overlay.inodecopy import InodeCopier
 from overlaykit.overlay.layer import UNKNOWN_UUID
 from overlaykit.overlay.links import LinkCounts
+from overlaykit.overlay.location import Location
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX
-from overlaykit.overlay.markers import find_origin
+from overlaykit.overlay.markers import NO_DIGEST, find_origin
+from overlaykit.overlay.nodes import Data
 from overlaykit.overlay.operation import operation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from overlaykit.overlay.layer import Layer, LayerDir
+    from overlaykit.overlay.lookup import Metacopies
     from overlaykit.overlay.markers import Markers, Origin
     from overlaykit.overlay.nodes import Directory, File, Table
     from overlaykit.overlay.owners import Owners
     from overlaykit.overlay.quota import Quota
     from overlaykit.overlay.work import Work
 
+_CAPABILITY: Final = b"security.capability"
 _LOWER_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -86,11 +93,14 @@ class CopyUp:
         work: Work,
         owners: Owners,
         lowers: Sequence[Layer],
+        metacopies: Metacopies,
         *,
         volatile: bool,
         index: bool,
+        metacopy: bool = False,
         quota: Quota | None = None,
     ) -> None:
+        """`metacopy`: a change of metadata copies no data."""
         self.table = table
         self.markers = markers
         self.work = work
@@ -99,6 +109,8 @@ class CopyUp:
         self.inodes = InodeCopier(owners, work.layer_dir.layer.override)
         self.volatile = volatile
         self.index = index
+        self.metacopies = metacopies
+        self.metacopy = metacopy
         self.quota = quota
         self.link_counts = LinkCounts(work, markers)
 
@@ -137,14 +149,18 @@ class CopyUp:
     ) -> Copy | None:
         """Start the copy-up that must come before a change of a file; None if it needs none.
 
-        The caller runs `transfer` and `finish`, and always `close`. `metadata_only`: data that only open handles can
-        read stay where they are.
+        The caller runs `transfer` and `finish`, and always `close`. `metadata_only`: the data may stay where they are,
+        if they are those of a metacopy, or only open handles can read them.
         """
         if not node.needs_copy(metadata_only=metadata_only):
             return None
-        if node.metacopy:
+        if node.has_upper:
             return DataCopy(self, node, keep_data=keep_data)
-        return self._begin(node, keep_data=keep_data, metacopy=metadata_only and not node.links)
+        return self._begin(
+            node,
+            keep_data=keep_data,
+            metacopy=metadata_only and (self.metacopy or not node.links),
+        )
 
     def _begin(self, node: File, *, keep_data: bool, metacopy: bool) -> FileCopy:
         if node.links:
@@ -156,7 +172,7 @@ class CopyUp:
 
         Raises OSError: as a copy-up, but for errors of its data.
         """
-        if node.metacopy:
+        if node.has_upper:
             return  # it is such a copy already
         copy = self._begin(node, keep_data=False, metacopy=True)
         try:
@@ -187,6 +203,18 @@ class CopyUp:
         self.link_counts.store_to_upper(node)
         reach("linkup.counted")
         times.restore()
+
+    def upper_location(self, node: File) -> Location:
+        """How the inode of a file in the upper is reached. Raises OSError (ESTALE) if it is out of reach."""
+        if node.index_name is not None:
+            return Location(self.work.index.fd(), node.index_name, follow=False)
+        if node.links:
+            directory, name = node.links[0]
+            assert directory.upper is not None
+            return Location(directory.upper.fd(), name, follow=False)
+        if node.orphan >= 0:
+            return Location(_native.AT_FDCWD, b"/proc/self/fd/%d" % node.orphan, follow=True)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     def is_indexed(self, kind: int) -> bool:
         """Whether hard links of this kind of file stay one file.
@@ -244,13 +272,13 @@ class CopyUp:
 
 
 def _open_source(copyup: CopyUp, node: File, *, keep_data: bool) -> tuple[int, os.stat_result]:
-    """A descriptor of the lower's file, and its attributes.
+    """A descriptor of the lower's file, and its attributes. Learns whether it is a metacopy.
 
     Of an open file it is the inode that was opened: a lower may change, and pages of two files must not be mixed.
     """
     lower = node.lower_dir
     assert lower is not None
-    if node.opened is not None:
+    if node.opened is not None and node.data is None:
         fd = os.dup(node.opened.fd)
         st = os.fstat(fd)
     else:
@@ -259,21 +287,41 @@ def _open_source(copyup: CopyUp, node: File, *, keep_data: bool) -> tuple[int, o
             lambda: os.stat(node.lower_name, dir_fd=below, follow_symlinks=False), below
         )
         # A file without data need not be readable: a lock file may not be.
-        flags = _LOWER_FILE if keep_data and st.st_size else INODE
+        flags = _LOWER_FILE if keep_data and st.st_size and node.data is None else INODE
         fd = lower.layer.open(
             lambda: os.open(node.lower_name, flags, dir_fd=below), below, node.lower_name
         )
-    if keep_data and st.st_size and copyup.markers.is_metacopy(fd):
-        os.close(fd)
-        fail(errno.EIO, node.lower_name)  # its data are elsewhere: here it reads as zeros
+        try:
+            if node.data is None and st.st_size and node.kind == stat.S_IFREG:
+                copyup.metacopies.learn(node, fd)
+        except BaseException:
+            os.close(fd)
+            raise
     return fd, st
+
+
+def _open_data(copyup: CopyUp, node: File) -> int:
+    """A descriptor of the data of a metacopy. Raises OSError (EIO) if they are out of reach, or not those expected."""
+    assert node.data is not None
+    if node.opened is not None:
+        return os.dup(node.opened.fd)
+    layer_dir, name = node.data.layer_dir, node.data.name
+    if layer_dir is None:
+        fail(errno.EIO, node.lower_name)
+    below = layer_dir.fd()
+    fd = layer_dir.layer.open(lambda: os.open(name, _LOWER_FILE, dir_fd=below), below, name)
+    try:
+        copyup.metacopies.verify(node.data, fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 class FileCopy:
     """The copy-up of a file. `size`: how many bytes `transfer` moves.
 
-    `metacopy`: the copy of a regular file gets its length but not its data. Only that of a file without a name is
-    finished: the data stay in the lower.
+    `metacopy`: the copy of a regular file gets its length but not its data, which stay in the lower.
     """
 
     def __init__(self, copyup: CopyUp, node: File, *, keep_data: bool, metacopy: bool) -> None:
@@ -283,17 +331,24 @@ class FileCopy:
         self._copyup = copyup
         self._node = node
         self._source = -1
+        self._data = -1  # of a metacopy in a lower
         self._target = -1
         self._name = b""  # in the work directory, until it is finished
         self._reserved = 0
+        self._is_marked = False
         regular = node.kind == stat.S_IFREG
         try:
-            self._metacopy = metacopy and regular
             keep_data = keep_data and regular and not metacopy
             self._source, self._stat = _open_source(copyup, node, keep_data=keep_data)
+            # An empty file with a name is whole.
+            self._metacopy = metacopy and regular and bool(self._stat.st_size or not node.links)
             self.size = self._stat.st_size if keep_data else 0
+            if self.size and node.data is not None:
+                self._data = _open_data(copyup, node)
             if copyup.quota is not None and self.size:
-                self._reserved = copyup.quota.reserve_copy(self._source, self.size)
+                self._reserved = copyup.quota.reserve_copy(
+                    self._source if self._data < 0 else self._data, self.size
+                )
             self._origin = (
                 copyup.origins.find(lower, node.lower_name, self._stat.st_dev)
                 if node.opened is None or self._is_still_there(lower)
@@ -319,7 +374,14 @@ class FileCopy:
         if self._metacopy:
             # EFBIG if the disk has no files that long.
             os.ftruncate(self._target, self._stat.st_size)
-        copyup.inodes.copy(self._source, self._target, self._stat, layer, data=self.size > 0)
+            if self._node.links:
+                copyup.markers.set_metacopy(path)
+                self._is_marked = True
+        in_source = self.size > 0 and self._data < 0
+        if self._data >= 0:
+            inodes.copy(self._data, self._target, metadata=False)
+            os.ftruncate(self._target, self._stat.st_size)
+        copyup.inodes.copy(self._source, self._target, self._stat, layer, data=in_source)
         reach("copyup.copied")
         if self.size and not copyup.volatile:
             os.fsync(self._target)
@@ -359,7 +421,7 @@ class FileCopy:
                 fd, self._target = self._target, -1
             else:
                 fd = os.open(b"/proc/self/fd/%d" % self._target, os.O_PATH | os.O_CLOEXEC)
-            node.keep_inode(fd, metacopy=self._metacopy)
+            node.keep_inode(fd)
             copyup.table.unhash(node)  # a name that is found later is the lower file's
             copyup.work.remove(self._name)
             self._hand_over()
@@ -369,10 +431,10 @@ class FileCopy:
         if self._copyup.quota is not None and self._reserved:
             self._copyup.quota.end_copy(self._reserved)
             self._reserved = 0
-        for fd in (self._source, self._target):
+        for fd in (self._source, self._data, self._target):
             if fd >= 0:
                 os.close(fd)
-        self._source = self._target = -1
+        self._source = self._data = self._target = -1
         if self._name:
             self._copyup.work.remove(self._name)
             self._name = b""
@@ -395,12 +457,19 @@ class FileCopy:
         if self._copyup.quota is not None:
             self._copyup.quota.end_copy(self._reserved, self._target)
             self._reserved = 0
-        node.mark_copied_up()
+        node.mark_copied_up(self._data_left_below() if self._metacopy else None)
         if node.kind == stat.S_IFREG:  # the kernel keeps no time of other kinds
             self._copyup.table.change_times.keep(node.nodeid, self._stat.st_ctime_ns)
         if node.opened is not None and not node.metacopy:
             node.opened.swap(self._target)
             self._target = -1
+
+    def _data_left_below(self) -> Data:
+        """Where the data of the copy lie, of which it has none."""
+        node = self._node
+        found = node.data or Data(node.lower_dir, node.lower_name, None)
+        # A copy that had no name when it was made has no marker on the disk.
+        return found._replace(marker=NO_DIGEST if self._is_marked else None)
 
     def _keep_other_names(self, parent: LayerDir, name: bytes) -> None:
         """Keep the known names one file, without an index. Names found later become a file of their own."""
@@ -456,14 +525,19 @@ class DataCopy:
     """The copy-up of the data of a metacopy. `size`: how many bytes `transfer` moves."""
 
     def __init__(self, copyup: CopyUp, node: File, *, keep_data: bool) -> None:
+        assert node.data is not None
         self._node = node
+        self._copyup = copyup
         self._quota = copyup.quota
+        self._is_marked = node.data.marker is not None
         self._reserved = 0
         self._source = -1
-        self._target = os.dup(node.orphan)
+        self._target = _open_target(copyup, node)
         try:
-            self._source, st = _open_source(copyup, node, keep_data=keep_data)
-            self.size = st.st_size if keep_data else 0
+            self._before = os.fstat(self._target)
+            self.size = self._before.st_size if keep_data else 0
+            if self.size:
+                self._source = _open_data(copyup, node)
             if self._quota is not None and self.size:
                 self._reserved = self._quota.reserve_copy(self._source, self.size)
         except BaseException:
@@ -471,25 +545,46 @@ class DataCopy:
             raise
 
     def transfer(self) -> None:
-        """Copy the data, without a sync, since no name leads to the file. Raises OSError: ENOSPC and the like."""
+        """Copy the data, or drop them, and sync them if a name leads to them. Raises OSError: ENOSPC and the like.
+
+        What an earlier copy has left is the beginning of the same data.
+        """
+        before = self._before
         if not self.size:
+            # First, as without the marker a crash would leave as many zeros.
+            os.ftruncate(self._target, 0)
+            reach("datacopy.emptied")
             return
-        st = os.fstat(self._target)
+        path = b"/proc/self/fd/%d" % self._target
+        capability = _native.xattr_or_none(path, _CAPABILITY)
         try:
             inodes.copy(self._source, self._target, metadata=False)
+            os.ftruncate(self._target, self.size)
         finally:
+            # A write clears both, as if it were a program's.
+            if capability is not None:
+                os.setxattr(path, _CAPABILITY, capability)
+            if os.fstat(self._target).st_mode != before.st_mode:
+                os.fchmod(self._target, stat.S_IMODE(before.st_mode))
             _native.utimensat(
-                self._target, b"", st.st_atime_ns, st.st_mtime_ns, _native.AT_EMPTY_PATH
+                self._target, b"", before.st_atime_ns, before.st_mtime_ns, _native.AT_EMPTY_PATH
             )
+        reach("datacopy.copied")
+        if self._is_marked and not self._copyup.volatile:
+            os.fsync(self._target)
+        reach("datacopy.synced")
 
     def finish(self) -> None:
-        """Let the file's open handles continue on the copy."""
-        if self._quota is not None:
-            self._quota.end_copy(self._reserved, self._target)
-            self._reserved = 0
-        self._node.mark_data_copied()
-        if self._node.opened is not None:
-            self._node.opened.swap(self._target)
+        """Remove the marker, and let the file's open handles continue on the copy."""
+        node = self._node
+        if self._is_marked:
+            self._copyup.markers.remove_metacopy(self._target)
+            self._copyup.table.change_times.keep(node.nodeid, self._before.st_ctime_ns)
+        reach("datacopy.unmarked")
+        self._count()
+        node.mark_data_copied()
+        if node.opened is not None:
+            node.opened.swap(self._target)
             self._target = -1
 
     def close(self) -> None:
@@ -501,6 +596,26 @@ class DataCopy:
             if fd >= 0:
                 os.close(fd)
         self._source = self._target = -1
+
+    def _count(self) -> None:
+        """Count what the copy takes. One without a marker was not counted."""
+        if self._quota is None:
+            return
+        self._quota.end_copy(self._reserved, -1 if self._is_marked else self._target)
+        self._reserved = 0
+        if self._is_marked:
+            self._quota.change(self._before, os.fstat(self._target))
+
+
+def _open_target(copyup: CopyUp, node: File) -> int:
+    """A descriptor of the inode of a metacopy in the upper, which reads and writes."""
+    if node.data is not None and node.data.marker is None:
+        return os.dup(node.orphan)
+    location = copyup.upper_location(node)
+    copyup.modes.widen(location.dirfd, location.name, follow=location.follow)
+    fd = location.open(os.O_RDWR)
+    read_quietly(fd)
+    return fd
 
 
 Copy: TypeAlias = FileCopy | DataCopy

@@ -110,6 +110,8 @@ class Creation:
         if tree.quota is not None:
             self._require_room(layer_dir.stat())
         tree.copy_up(node)
+        if node.links:
+            tree.keep_data_in_reach(node, *node.links[0])
         count = self._links.prepare_link(node)
         reach("link.counted")
         source = tree.location(node)

@@ -24,6 +24,8 @@ WHITEOUT_XATTR: Final = "whiteout-xattr"
 """Whiteouts are empty files with an attribute."""
 WHITEOUT_AUFS: Final = "whiteout-aufs"
 """Whiteouts are files `.wh.NAME`."""
+METACOPY: Final = "metacopy"
+"""Files hold no data of their own: these are in a layer below."""
 PERMISSIONS: Final = "permissions"
 """Owners and modes are kept in attributes."""
 
@@ -32,6 +34,7 @@ DESCRIPTIONS: Final = {
     INDEX: "hard links of a layer that were changed",
     WHITEOUT_XATTR: "whiteouts that are attributes",
     WHITEOUT_AUFS: "whiteouts of AUFS",
+    METACOPY: "files whose data are in another layer",
     PERMISSIONS: "owners and modes in attributes",
 }
 """What a user sees of a feature."""

@@ -261,7 +261,7 @@ class Files:
     def _open_inode(self, node: File, *, writing: bool) -> tuple[int, bool]:
         """A descriptor of the node's inode, and whether it can write: an upper's can, unless the disk refuses that."""
         location = self._tree.data_location(node)
-        writable = not node.needs_copy() and self._tree.writable
+        writable = not node.needs_copy() and self._tree.writable  # a metacopy's data are not
         if writable:
             try:
                 fd = _open_quietly(location, os.O_RDWR)
@@ -271,9 +271,21 @@ class Files:
                 writable = False
         if not writable:
             fd = _open_quietly(location, os.O_RDONLY)
-        if node.kind == stat.S_IFREG and self._tree.markers.is_metacopy(fd):
-            os.close(fd)
-            fail(errno.EIO)
+        if node.kind != stat.S_IFREG or (node.has_upper and not node.metacopy):
+            return fd, writable
+        try:
+            if node.data is None:
+                self._tree.metacopies.learn(node, fd)
+                if node.metacopy:
+                    metadata, fd = fd, -1
+                    os.close(metadata)
+                    fd = _open_quietly(self._tree.data_location(node), os.O_RDONLY)
+            if node.data is not None:
+                self._tree.metacopies.verify(node.data, fd)
+        except BaseException:
+            if fd >= 0:
+                os.close(fd)
+            raise
         return fd, writable
 
     def _remember(self, node: File, fd: int, writable: bool) -> OpenFile:

@@ -1,14 +1,23 @@
-"""Lookup: from a name in a directory to a node."""
+"""Lookup: from a name in a directory to a node, and from a metacopy to its data.
+
+A metacopy (the kernel's metacopy=on) is a file of which a layer holds the metadata, and a layer below it the data:
+under the same name, or where the file's redirect says (Documentation/filesystems/overlayfs.rst, "Metadata only copy
+up"). Its inode has the file's size, and what it holds of data does not count: a copy-up of the data that a crash
+interrupts leaves the lower's.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import stat
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+import struct
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.layer import UNKNOWN_UUID
-from overlaykit.overlay.nodes import Directory, File
+from overlaykit.overlay.markers import NO_FILE_MARKERS
+from overlaykit.overlay.nodes import Data, Directory, File
 from overlaykit.overlay.numbering import Numbering
 from overlaykit.overlay.operation import operation
 
@@ -18,11 +27,21 @@ if TYPE_CHECKING:
 
     from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.links import Links
-    from overlaykit.overlay.merge import Found
+    from overlaykit.overlay.markers import Markers, Metacopy
+    from overlaykit.overlay.merge import Found, Merge
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.tree import Tree
 
 T = TypeVar("T")
+
+Verity: TypeAlias = Literal["off", "on", "require"]
+
+_SECTOR: Final = 512
+_FS_IOC_MEASURE_VERITY: Final = 0xC0046686
+"""include/uapi/linux/fsverity.h: _IOWR('f', 134, struct fsverity_digest)."""
+_DIGEST: Final = struct.Struct("=HH")
+"""struct fsverity_digest: algorithm and size, then the digest."""
+_MOST_DIGEST: Final = 64
 
 
 class Result(NamedTuple):
@@ -89,7 +108,7 @@ class Lookup:
         if found.layer_dir.layer.writable:
             node, preferred = self._upper_file(kind, key, directory, found)
         else:
-            node, preferred = self._lower_file(kind, key, found), key
+            node, preferred = self._lower_file(kind, key, directory, found), key
         existing = table.by_key.get(node.key)
         if existing is not None and existing.kind == kind:  # another name of an indexed file
             existing.learn_link_count(node.link_count)
@@ -121,9 +140,15 @@ class Lookup:
     ) -> tuple[File, int]:
         """A file found in the upper, and the nodeid that it should have."""
         markers = self._tree.markers
-        origin = self._read_marker(found.layer_dir, found.name, markers.origin)
+        held = self._read_marker(found.layer_dir, found.name, markers.of_file) or NO_FILE_MARKERS
+        data = redirect = None
+        if held.metacopy and kind == stat.S_IFREG:
+            data, redirect = self._metacopy(directory, found)
+        origin = (
+            self._read_marker(found.layer_dir, found.name, markers.origin) if held.origin else None
+        )
         if origin is None:
-            return File(kind, key=key, has_upper=True), key
+            return File(kind, key=key, has_upper=True, data=data, redirect=redirect), key
         index_name = link_count = None
         if found.stat.st_nlink > 1 and self._links.index_entry(origin, same=found.stat) is not None:
             index_name = origin.index_name()
@@ -146,17 +171,36 @@ class Lookup:
             has_origin=True,
             index_name=index_name,
             link_count=link_count,
+            data=data,
+            redirect=redirect,
         )
         return node, preferred
 
-    def _lower_file(self, kind: int, key: int, found: Found) -> File:
+    def _metacopy(self, directory: Directory, found: Found) -> tuple[Data | None, bytes | None]:
+        """Where the data of a metacopy in the upper lie, and its redirect."""
+        path = found.layer_dir.proc_path(found.name)
+        marker = self._tree.markers.metacopy(path)
+        if marker is None:
+            return None, None
+        redirect = self._tree.markers.file_redirect(path)
+        metacopies = self._tree.metacopies
+        return metacopies.below(directory, found.name, found.layer_dir, marker, redirect), redirect
+
+    def _lower_file(self, kind: int, key: int, directory: Directory, found: Found) -> File:
         """A file found in a lower, or the one in the index that it was copied up to."""
+        data = None
+        if may_be_one(found.stat):
+            data = self._tree.metacopies.in_layer(
+                directory, found.name, found.layer_dir, found.name
+            )
         origin = entry = None
         if found.stat.st_nlink > 1 and self._tree.has_index:
             origin = self._tree.copyup.origins.find(found.layer_dir, found.name, found.stat.st_dev)
             entry = None if origin is None else self._links.index_entry(origin)
         if origin is None or entry is None:
-            return File(kind, lower_key=key, lower_dir=found.layer_dir, lower_name=found.name)
+            return File(
+                kind, lower_key=key, lower_dir=found.layer_dir, lower_name=found.name, data=data
+            )
         upper_links = entry.st_nlink
         link_count = self._read_marker(
             self._tree.work.index,
@@ -165,6 +209,8 @@ class Lookup:
                 path, upper=upper_links, lower=lambda: found.stat.st_nlink
             ),
         )
+        index_name = origin.index_name()
+        data, redirect = self._indexed_metacopy(index_name, found, data)
         return File(
             kind,
             key=self.numbering.key(entry.st_dev, entry.st_ino),
@@ -173,9 +219,29 @@ class Lookup:
             lower_name=found.name,
             has_upper=True,
             has_origin=True,
-            index_name=origin.index_name(),
+            index_name=index_name,
             link_count=link_count,
+            data=data,
+            redirect=redirect,
         )
+
+    def _indexed_metacopy(
+        self, index_name: bytes, found: Found, data: Data | None
+    ) -> tuple[Data | None, bytes | None]:
+        """As `_metacopy`, of an entry of the index. `found`: its lower, whose own data lie in `data` if it is one."""
+        markers = self._tree.markers
+        index = self._tree.work.index
+        held = self._read_marker(index, index_name, markers.of_file)
+        if held is None or not held.metacopy:
+            return None, None
+        path = index.proc_path(index_name)
+        marker = markers.metacopy(path)
+        if marker is None:
+            return None, None
+        place = data or Data(found.layer_dir, found.name, marker)
+        if not marker.readable:
+            place = Data(None, b"", marker)
+        return place._replace(marker=marker), markers.file_redirect(path)
 
     def _read_marker(
         self, layer_dir: LayerDir, name: bytes, read: Callable[[bytes], T | None]
@@ -205,3 +271,88 @@ class Lookup:
         self.numbering.base(device)  # in the order of the stack, so alike at each mount
         self._devices.setdefault(layer_dir.layer.uuid(device, layer_dir), device)
         self._devices.setdefault(UNKNOWN_UUID, device)
+
+
+def may_be_one(st: os.stat_result) -> bool:
+    """Whether an inode of a lower looks like a metacopy: it takes less of its disk than its size."""
+    return stat.S_ISREG(st.st_mode) and st.st_blocks * _SECTOR < st.st_size
+
+
+class Metacopies:
+    """Finds the data of metacopies. `verity`: whether digests are checked, as by the kernel's option."""
+
+    def __init__(self, merge: Merge, markers: Markers, verity: Verity = "off") -> None:
+        self._merge = merge
+        self._markers = markers
+        self._verity = verity
+
+    def in_layer(
+        self, directory: Directory, name: bytes, holder: LayerDir, held: bytes
+    ) -> Data | None:
+        """Where the data of `name` in `directory` lie, if the topmost entry, `held` in `holder`, is a metacopy.
+
+        Does not raise OSError for data out of reach: only reading them fails.
+        """
+        path = holder.proc_path(held)
+        marker = self._markers.metacopy(path)
+        if marker is None:
+            return None
+        return self.below(directory, name, holder, marker, self._markers.file_redirect(path))
+
+    def below(
+        self,
+        directory: Directory,
+        name: bytes,
+        holder: LayerDir,
+        marker: Metacopy,
+        redirect: bytes | None,
+    ) -> Data:
+        """Where the data of a metacopy lie, which `holder` has as `name` in `directory`."""
+        found = None
+        if marker.readable:
+            try:
+                found = self._merge.find_data(directory, name, holder.layer, redirect)
+            except OSError as error:
+                if error.errno != errno.EIO:  # a redirect that is no path
+                    raise
+        return (
+            Data(None, b"", marker) if found is None else Data(found.layer_dir, found.name, marker)
+        )
+
+    def learn(self, node: File, inode: int) -> None:
+        """Find out whether a file of a lower, open as `inode` (O_PATH suffices), is a metacopy.
+
+        A lookup asks only of one that may be (`may_be_one`).
+        """
+        marker = self._markers.metacopy(b"/proc/self/fd/%d" % inode, follow=True)
+        if marker is None:
+            return
+        assert node.lower_dir is not None
+        if not node.links:  # its place in the tree is not known any more
+            node.mark_data_found(Data(None, b"", marker))
+            return
+        directory, name = node.links[0]
+        found = self.in_layer(directory, name, node.lower_dir, node.lower_name)
+        node.mark_data_found(found or Data(None, b"", marker))
+
+    def verify(self, data: Data, fd: int) -> None:
+        """Check the data of a metacopy, open as `fd`, against the digest in its marker.
+
+        Raises: OSError (EIO) if they differ, or if there is nothing to compare and a digest is required.
+        """
+        marker = data.marker
+        if self._verity == "off" or marker is None:
+            return
+        if not marker.algorithm:
+            if self._verity == "require":
+                fail(errno.EIO, data.name)
+            return
+        measured = bytearray(_DIGEST.pack(0, _MOST_DIGEST) + bytes(_MOST_DIGEST))
+        try:
+            fcntl.ioctl(fd, _FS_IOC_MEASURE_VERITY, measured)
+        except OSError:
+            fail(errno.EIO, data.name)
+        algorithm, size = _DIGEST.unpack_from(measured)
+        digest = bytes(measured[_DIGEST.size : _DIGEST.size + size])
+        if (algorithm, digest) != (marker.algorithm, marker.digest):
+            fail(errno.EIO, data.name)

@@ -77,6 +77,48 @@ UNMARKED: Final = DirectoryMarkers()
 
 
 @dataclass(frozen=True, slots=True)
+class FileMarkers:
+    """Which markers a file of the upper has."""
+
+    origin: bool = False
+    metacopy: bool = False
+
+
+NO_FILE_MARKERS: Final = FileMarkers()
+
+
+@dataclass(frozen=True, slots=True)
+class Metacopy:
+    """The marker of a file without data of its own: the kernel's `struct ovl_metacopy`.
+
+    `algorithm`, `digest`: of the data by fs-verity, as in `struct fsverity_digest`; 0: none. `readable`: the data may
+    be looked for.
+    """
+
+    algorithm: int = 0
+    digest: bytes = b""
+    readable: bool = True
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Metacopy:
+        """Parse an attribute's value: empty (before Linux 6.6), or version, length, flags, algorithm and digest."""
+        if not raw:
+            return NO_DIGEST
+        if len(raw) < _METACOPY_HEADER.size:
+            return UNREADABLE
+        version, length, _flags, algorithm = _METACOPY_HEADER.unpack_from(raw)
+        if version != 0 or length != len(raw):
+            return UNREADABLE
+        return cls(algorithm, raw[_METACOPY_HEADER.size :] if algorithm else b"")
+
+
+NO_DIGEST: Final = Metacopy()
+UNREADABLE: Final = Metacopy(readable=False)
+_METACOPY_HEADER: Final = struct.Struct("<BBBB")
+TRUSTED_METACOPY: Final = TRUSTED_PREFIX + b"metacopy"
+
+
+@dataclass(frozen=True, slots=True)
 class Origin:
     """The lower inode that an upper one was copied from: a file handle and the file system it is valid on.
 
@@ -277,9 +319,48 @@ class Markers:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
                 raise
 
-    def is_metacopy(self, path: bytes | int) -> bool:
-        """Whether the file's data are still in a lower (the kernel's metacopy=on)."""
-        return _get(path, self._metacopy, follow=isinstance(path, int)) is not None
+    def of_file(self, path: bytes) -> FileMarkers:
+        """Which markers a file of the upper has. Their values are read apart, and only where they matter.
+
+        A file without attributes costs one system call.
+        """
+        names = xattr_names(path, follow=False)
+        if not names:
+            return NO_FILE_MARKERS
+        return FileMarkers(
+            origin=self._origin in names,
+            # Under the other prefix it is not followed, but the file must not read as zeros.
+            metacopy=self._metacopy in names or TRUSTED_METACOPY in names,
+        )
+
+    def metacopy(self, path: bytes, *, follow: bool = False) -> Metacopy | None:
+        """Read the marker of a file whose data are in a layer below; None if it has none."""
+        raw = _get(path, self._metacopy, follow=follow)
+        if raw is not None:
+            return Metacopy.decode(raw) if self.prefix == TRUSTED_PREFIX else UNREADABLE
+        if (
+            self.prefix != TRUSTED_PREFIX
+            and _get(path, TRUSTED_METACOPY, follow=follow) is not None
+        ):
+            return UNREADABLE
+        return None
+
+    def set_metacopy(self, path: bytes) -> None:
+        """Mark a file as one whose data are in a layer below. Requires: the prefix is `trusted.overlay.`."""
+        self.record(features.METACOPY)
+        os.setxattr(path, self._metacopy, b"")
+
+    def remove_metacopy(self, fd: int) -> None:
+        """Let a file's own data count. Requires: they are on the disk, as far as the mount syncs."""
+        os.removexattr(fd, self._metacopy)
+
+    def file_redirect(self, path: bytes) -> bytes | None:
+        """Read where the layers below hold a metacopy's data; None: under the file's own name."""
+        return _get(path, self._redirect, follow=False)
+
+    def set_file_redirect(self, path: bytes, target: bytes, *, follow: bool) -> None:
+        """Set where the layers below hold a metacopy's data. `target`: as of a directory."""
+        os.setxattr(path, self._redirect, target, follow_symlinks=follow)
 
     def link_count(self, path: bytes, *, upper: int, lower: Callable[[], int | None]) -> int | None:
         """The link count of an indexed file, stored as a difference to the upper's ("U+1") or the lower's ("L-1").
@@ -329,10 +410,10 @@ class Markers:
         return name
 
 
-def xattr_names(path: bytes) -> list[bytes]:
+def xattr_names(path: bytes, *, follow: bool = True) -> list[bytes]:
     """The names of a file's attributes; none where its file system has no attributes."""
     try:
-        return [os.fsencode(name) for name in os.listxattr(path)]
+        return [os.fsencode(name) for name in os.listxattr(path, follow_symlinks=follow)]
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP:
             return []

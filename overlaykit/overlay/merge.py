@@ -189,6 +189,22 @@ class Merge:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM), os.fsdecode(markers.redirect))
         return markers
 
+    def find_data(
+        self, directory: Directory, name: bytes, layer: Layer, redirect: bytes | None
+    ) -> Found | None:
+        """Find the data of a metacopy, `name` in `directory`, which `layer` has: the first whole file below it.
+
+        Raises: OSError (EIO) for a redirect that is no path.
+        """
+        if redirect is not None and not self.follow:
+            return None
+        starts = [one for one in directory.lowers if one.layer.index > layer.index]
+        search = _Search(self, starts, name, found_above=True, data=True)
+        if redirect is not None:
+            search.redirect(redirect, layer)
+        search.run()
+        return search.found
+
     def layers_below(self, layer: Layer) -> list[LayerDir]:
         """The roots of the layers below one."""
         return [other.root for other in self.layers if other.index > layer.index]
@@ -285,17 +301,25 @@ class _Search:
     layers' roots.
 
     `directories`: the directories to merge, top first. `found`: the topmost entry of any kind. With `found_above` a
-    directory above is the topmost entry, and only directories count.
+    directory above is the topmost entry, and only directories count. With `data` a metacopy is, and only regular files
+    count: `found` is the first that is none itself.
     """
 
     def __init__(
-        self, merge: Merge, starts: Sequence[LayerDir], name: bytes, *, found_above: bool
+        self,
+        merge: Merge,
+        starts: Sequence[LayerDir],
+        name: bytes,
+        *,
+        found_above: bool,
+        data: bool = False,
     ) -> None:
         self._merge = merge
         self._starts = list(starts)
         self._path = [name]
         self._stop = False
         self._found_above = found_above
+        self._data = data
         self.found: Found | None = None
         self.directories: list[LayerDir] = []
 
@@ -329,7 +353,12 @@ class _Search:
                 self._stop = st is not None or self._merge.has_aufs_whiteout(layer_dir, name)
                 following += path[position - 1 :]
                 break
-            if not stat.S_ISDIR(st.st_mode):
+            if final and self._data and stat.S_ISREG(st.st_mode):
+                redirect = self._look_at_file(layer_dir, name, st)
+                absolute = absolute or (redirect or b"").startswith(b"/")
+                following = _redirected(following, redirect or name)
+                break
+            if not stat.S_ISDIR(st.st_mode) or (final and self._data):
                 if final and not self.directories and not self._found_above:
                     self.found = Found(layer_dir, name, st)
                 self._stop = True
@@ -354,6 +383,20 @@ class _Search:
         self._path = following
         if absolute:
             self._starts = self._merge.layers_below(layer)
+
+    def _look_at_file(self, layer_dir: LayerDir, name: bytes, st: os.stat_result) -> bytes | None:
+        """Take a file that may hold the data, or learn where they are below it. Returns: its redirect."""
+        path = layer_dir.proc_path(name)
+        marker = self._merge.markers.metacopy(path)
+        if marker is None:
+            self.found = Found(layer_dir, name, st)
+        if marker is None or not marker.readable:
+            self._stop = True
+            return None
+        redirect = self._merge.markers.file_redirect(path)
+        if redirect is not None and not self._merge.follow:
+            self._stop = True
+        return redirect
 
 
 def _redirected(prefix: list[bytes], target: bytes) -> list[bytes]:

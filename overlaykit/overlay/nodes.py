@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from overlaykit.overlay.changetimes import ChangeTimes
 from overlaykit.overlay.failure import fail
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.listing import Listing
+    from overlaykit.overlay.markers import Metacopy
     from overlaykit.overlay.openfile import OpenFile
 
 ROOT_NODEID: Final = 1
@@ -62,6 +63,17 @@ class _Counted:
         self.last_seen = st
 
 
+class Data(NamedTuple):
+    """Where the data of a metacopy lie: `name` in a lower's `layer_dir`; None: they are out of reach.
+
+    `marker`: its marker on the disk. None: a copy without a name, which needs none.
+    """
+
+    layer_dir: LayerDir | None
+    name: bytes
+    marker: Metacopy | None
+
+
 class File(_Counted):
     """Anything but a directory: regular files, symlinks, devices, FIFOs, sockets.
 
@@ -70,14 +82,16 @@ class File(_Counted):
     `key`, `lower_key`: the numbers of the real inodes by which the table finds it (0: none).
     `has_upper`: its content lies in the upper: in the index under `index_name` if it has one, else under any of
     `links`, else behind the descriptor `orphan`.
-    `metacopy`: a regular file without a name whose metadata were changed: its data still lie in the lower. `orphan` can
-    then be written to, and has the file's size as a hole.
+    `data`: where its data lie, if that is not where its metadata do (`metacopy`); the inode has the file's size. Of one
+    that was copied up without a name, `orphan` can be written to.
+    `redirect`: the marker that says where the lowers hold the data of a metacopy in the upper, if it has one.
     `has_origin`: it came from a lower, even if that is not found any more.
     `link_count`: the merged count of an indexed hard link; None if it is the real inode's own.
     `opened`: the open file that its handles share, while it is open.
     """
 
     __slots__ = (
+        "data",
         "has_origin",
         "has_upper",
         "index_name",
@@ -88,9 +102,9 @@ class File(_Counted):
         "lower_dir",
         "lower_key",
         "lower_name",
-        "metacopy",
         "opened",
         "orphan",
+        "redirect",
     )
 
     def __init__(
@@ -105,6 +119,8 @@ class File(_Counted):
         has_origin: bool = False,
         index_name: bytes | None = None,
         link_count: int | None = None,
+        data: Data | None = None,
+        redirect: bytes | None = None,
     ) -> None:
         super().__init__()
         self.kind = kind
@@ -119,11 +135,17 @@ class File(_Counted):
         self.link_count = link_count
         self.opened: OpenFile | None = None
         self.orphan = -1
-        self.metacopy = False
+        self.data = data
+        self.redirect = redirect
 
     @property
     def in_use(self) -> bool:
         return self.nlookup > 0 or self.opened is not None
+
+    @property
+    def metacopy(self) -> bool:
+        """Whether its inode holds its metadata only."""
+        return self.data is not None
 
     def needs_copy(self, *, metadata_only: bool = False) -> bool:
         """Whether a change takes a copy-up first: a change of its metadata, or also of its data."""
@@ -136,26 +158,34 @@ class File(_Counted):
             return -1
         return self.opened.fd
 
-    def mark_copied_up(self) -> None:
-        """Note that its content lies in the upper. Requires: in the index, under one of `links`, or behind `orphan`."""
+    def mark_copied_up(self, data: Data | None = None) -> None:
+        """Note that its content lies in the upper, or all but its `data`.
+
+        Requires: in the index, under one of `links`, or behind `orphan`.
+        """
         self.has_upper = self.has_origin = True
+        self.data = data
 
     def mark_indexed(self, index_name: bytes, link_count: int) -> None:
         """Note that its copy lies in the index. `link_count`: the lower's."""
         self.index_name = index_name
         self.link_count = link_count
 
+    def mark_data_found(self, data: Data) -> None:
+        """Note that its lower is a metacopy. Requires: it has no upper."""
+        self.data = data
+
     def mark_data_copied(self) -> None:
         """Note that the data of a metacopy are copied too."""
-        self.metacopy = False
+        self.data = self.redirect = None
 
-    def keep_inode(self, fd: int, *, metacopy: bool = False) -> None:
-        """Take over a descriptor of the inode, for when no known name leads to it.
+    def mark_redirected(self, redirect: bytes) -> None:
+        """Note that its upper, a metacopy, has this redirect."""
+        self.redirect = redirect
 
-        `metacopy`: `fd` can be written to, and the data are the lower's.
-        """
+    def keep_inode(self, fd: int) -> None:
+        """Take over a descriptor of the inode, for when no known name leads to it."""
         self.orphan = fd
-        self.metacopy = metacopy
 
     def release_inode(self) -> None:
         """Close `orphan`, if it is open."""
@@ -265,6 +295,22 @@ class Directory(_Counted):
     def mark_redirected(self, redirect: bytes) -> None:
         """Note that its upper has this redirect."""
         self.redirect = redirect
+
+    def path_in_lowers(self, name: bytes | None = None) -> bytes:
+        """The path, from their roots, under which the lowers hold its contents, or a file `name` in it."""
+        names = [] if name is None else [name]
+        current = self
+        while current.parent is not None:
+            redirect = current.redirect
+            if redirect is None:
+                names.append(current.name)
+            elif redirect.startswith(b"/"):
+                names.append(redirect[1:])
+                break
+            else:
+                names.append(redirect)
+            current = current.parent
+        return b"/" + b"/".join(reversed(names))
 
     def begin_listing(self, listing: Listing) -> None:
         self.listing = listing

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from overlaykit import _native, inodes
 from overlaykit.overlay.creation import check_name
@@ -20,6 +20,7 @@ from overlaykit.overlay.markers import OVERLAY_PREFIXES
 from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.operation import operation
 from overlaykit.overlay.removal import kept_directory
+from overlaykit.overlay.tree import TOO_LONG
 from overlaykit.overlay.whiteouts import Move
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.removal import Removal
     from overlaykit.overlay.tree import Tree
-
-_TOO_LONG: Final = (errno.ENAMETOOLONG, errno.ERANGE, errno.E2BIG, errno.ENOSPC)
 
 
 class Renaming:
@@ -143,6 +142,7 @@ class Renaming:
         tree = self._tree
         if not isinstance(node, Directory):
             tree.copy_up(node)
+            tree.keep_data_in_reach(node, directory, name)
             # The count is stored relative to the upper's: the new name does not lead to the lower's.
             self._links.prepare_move(node, directory, name)
             return
@@ -155,7 +155,7 @@ class Renaming:
                 try:
                     tree.markers.set_redirect(layer_dir.proc_path(), target)
                 except OSError as error:
-                    if error.errno in _TOO_LONG:
+                    if error.errno in TOO_LONG:
                         fail(errno.EXDEV, name)
                     raise
                 node.mark_redirected(target)
@@ -170,21 +170,7 @@ class Renaming:
         """The redirect to where the lowers hold the node's contents: a name beside it, or a path from their roots."""
         if node.redirect is not None and (same_directory or node.redirect.startswith(b"/")):
             return node.redirect
-        if same_directory:
-            return node.name
-        names: list[bytes] = []
-        current = node
-        while current.parent is not None:
-            redirect = current.redirect
-            if redirect is None:
-                names.append(current.name)
-            elif redirect.startswith(b"/"):
-                names.append(redirect[1:])
-                break
-            else:
-                names.append(redirect)
-            current = current.parent
-        return b"/" + b"/".join(reversed(names))
+        return node.name if same_directory else node.path_in_lowers()
 
     def _clear(self, layer_dir: LayerDir, name: bytes) -> None:
         """Exchange an empty directory that may hold whiteouts for an opaque one without any."""

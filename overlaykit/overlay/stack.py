@@ -14,6 +14,7 @@ from overlaykit.overlay.disk import Unfit, probe
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.features import Features
 from overlaykit.overlay.layer import Layer, Reader
+from overlaykit.overlay.lookup import Metacopies
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
 from overlaykit.overlay.markers import Markers, xattr_names
 from overlaykit.overlay.merge import Merge
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from overlaykit.overlay.descriptors import Descriptors
     from overlaykit.overlay.disk import Disk, Form
+    from overlaykit.overlay.lookup import Verity
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,9 @@ class MergeOptions:
     usable.
     `override`: the attribute that holds the owners and modes of the upper's files (see `overrides`).
     `whiteout`: the form of whiteouts; None: one that the upper's file system has (see `disk`).
+    `metacopy`: a change of a file's metadata copies no data. Without effect under the prefix `user.overlay.`, without
+    `redirect_dir`, where attributes hold owners and modes, and with `verity`: copies have no digest.
+    `verity`: whether the data of a metacopy are checked against the digest that its marker has, or must have.
     `reader`: reads files of lowers whose modes deny it to the daemon.
     `limit`: the bytes that the upper may take on its disk (see `quota`).
     """
@@ -70,6 +75,8 @@ class MergeOptions:
     userxattr: bool = False
     redirect_dir: Literal["on", "follow", "nofollow"] = "on"
     index: bool = True
+    metacopy: bool = False
+    verity: Verity = "off"
     uuid: bool = True
     owners: Owners = AS_THEY_ARE
     override: bytes | None = None
@@ -143,6 +150,8 @@ def assemble(
         follow=options.redirect_dir != "nofollow",
         traps=frozenset((st.st_dev, st.st_ino) for st in given),
     )
+    metacopies = Metacopies(merge, markers, options.verity)
+    redirects = options.redirect_dir == "on" and markers.attributes
     table = Table()
     copyup = whiteouts = quota = None
     if prepared is not None:
@@ -154,15 +163,21 @@ def assemble(
             prepared.work,
             owners,
             layers[1:],
+            metacopies,
             volatile=options.volatile,
             index=options.index and markers.attributes and prepared.disk.hard_links,
+            metacopy=options.metacopy
+            and redirects
+            and options.verity == "off"
+            and markers.prefix == TRUSTED_PREFIX
+            and layers[0].override is None,
             quota=quota,
         )
         whiteouts = Whiteouts(prepared.work, markers, merge, prepared.disk, prepared.form)
     return Stack(
-        tree=Tree(layers, table, merge, markers, owners, copyup, whiteouts, quota),
+        tree=Tree(layers, table, merge, markers, owners, copyup, whiteouts, metacopies, quota),
         work=work_layer,
-        redirects=options.redirect_dir == "on" and markers.attributes,
+        redirects=redirects,
         lock=-1 if upper is None else upper.lock,
     )
 

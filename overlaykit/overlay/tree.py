@@ -14,6 +14,7 @@ from overlaykit import _native
 from overlaykit.overlay import overrides
 from overlaykit.overlay.attributes import Attributes
 from overlaykit.overlay.failure import fail
+from overlaykit.overlay.faults import reach
 from overlaykit.overlay.location import Location
 from overlaykit.overlay.nodes import Directory, File
 from overlaykit.overlay.operation import operation
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from overlaykit.overlay.copyup import CopyUp
     from overlaykit.overlay.layer import Layer, LayerDir
+    from overlaykit.overlay.lookup import Metacopies
     from overlaykit.overlay.markers import Markers
     from overlaykit.overlay.merge import Merge
     from overlaykit.overlay.nodes import Node, Table
@@ -31,19 +33,22 @@ if TYPE_CHECKING:
     from overlaykit.overlay.whiteouts import Whiteouts
     from overlaykit.overlay.work import Work
 
+TOO_LONG: Final = (errno.ENAMETOOLONG, errno.ERANGE, errno.E2BIG, errno.ENOSPC)
+"""What setxattr(2) answers where an attribute has no room."""
+
 _FORGOTTEN: Final = (errno.ENOENT, errno.ESTALE)
 """What a FUSE file system may answer for an inode without a name."""
 
 
-def _in_lower(node: File, layer_dir: LayerDir) -> Location:
-    return Location(layer_dir.fd(), node.lower_name, follow=False, lower=layer_dir.layer)
+def _in_lower(layer_dir: LayerDir, name: bytes) -> Location:
+    return Location(layer_dir.fd(), name, follow=False, lower=layer_dir.layer)
 
 
 class Tree:
     """The nodes and the layers behind them.
 
     Attributes: `table` owns the nodes, `merge` reads the layers; `copyup`, `work` and `whiteouts` change the upper;
-    `quota` limits what that takes, if it is not None.
+    `quota` limits what that takes, if it is not None. `metacopies` finds data that are apart from their metadata.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Tree:
         owners: Owners,
         copyup: CopyUp | None,
         whiteouts: Whiteouts | None,
+        metacopies: Metacopies,
         quota: Quota | None = None,
     ) -> None:
         self.layers = layers
@@ -63,6 +69,7 @@ class Tree:
         self.markers = markers
         self.owners = owners
         self.quota = quota
+        self.metacopies = metacopies
         self._copyup = copyup
         self._whiteouts = whiteouts
         self.modes = None if copyup is None else copyup.modes
@@ -78,22 +85,17 @@ class Tree:
         if isinstance(node, Directory):
             return Location(_native.AT_FDCWD, node.top.proc_path(), follow=True)
         if node.has_upper:
-            if node.index_name is not None:
-                return Location(self.copyup.work.index.fd(), node.index_name, follow=False)
-            if node.links:
-                directory, name = node.links[0]
-                assert directory.upper is not None
-                return Location(directory.upper.fd(), name, follow=False)
-            if node.orphan >= 0:
-                return Location(_native.AT_FDCWD, b"/proc/self/fd/%d" % node.orphan, follow=True)
-        elif node.lower_dir is not None:
-            return _in_lower(node, node.lower_dir)
+            return self.copyup.upper_location(node)
+        if node.lower_dir is not None:
+            return _in_lower(node.lower_dir, node.lower_name)
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     def data_location(self, node: File) -> Location:
-        """As `location`, for a file's data."""
-        if node.metacopy and node.lower_dir is not None:
-            return _in_lower(node, node.lower_dir)
+        """As `location`, for a file's data. Raises OSError: EIO for a metacopy whose data are out of reach."""
+        if node.data is not None:
+            if node.data.layer_dir is None:
+                fail(errno.EIO)
+            return _in_lower(node.data.layer_dir, node.data.name)
         return self.writable_location(node)
 
     def writable_location(self, node: Node) -> Location:
@@ -154,7 +156,19 @@ class Tree:
             self.owners.users.shown(uid, in_upper=layer.writable, idmapped=layer.idmapped),
             self.owners.groups.shown(gid, in_upper=layer.writable, idmapped=layer.idmapped),
             self.table.change_times.get(node.nodeid, st.st_ctime_ns),
+            st.st_blocks if isinstance(node, Directory) else self._blocks(node, st),
         )
+
+    def _blocks(self, node: File, st: os.stat_result) -> int:
+        """The blocks of a file; of a metacopy those of its data, as in the kernel: programs look for holes by them."""
+        if node.data is None:
+            return st.st_blocks
+        try:
+            if node.opened is not None and not node.opened.is_idle:
+                return os.fstat(node.opened.fd).st_blocks
+            return self.data_location(node).stat().st_blocks
+        except OSError:
+            return st.st_blocks
 
     @operation
     def readlink(self, node: Node) -> bytes:
@@ -230,12 +244,35 @@ class Tree:
         return self.copyup.directory(directory)
 
     def copy_up(self, node: Node) -> None:
-        """Copy the node's metadata up, and its data if it has a name, unless they are in the upper."""
+        """Copy the node's metadata up, and its data unless metacopies are made, or it has no name."""
         if isinstance(node, File):
             if not node.has_upper:
                 self.copyup.file(node, metadata_only=True)
         elif node.upper is None:
             self.writable_directory(node)
+
+    def keep_data_in_reach(self, node: File, directory: Directory, name: bytes) -> None:
+        """Before a file gets another name than `name` in `directory`: set the redirect of a metacopy.
+
+        It is absolute, so that it holds under every name. Where it has no room, the data are copied.
+        """
+        data = node.data
+        if data is None or data.marker is None:
+            return
+        redirect = node.redirect
+        if redirect is not None and redirect.startswith(b"/"):
+            return
+        target = directory.path_in_lowers(redirect or name)
+        location = self.writable_location(node)
+        try:
+            self.markers.set_file_redirect(location.path, target, follow=location.follow)
+        except OSError as error:
+            if error.errno not in TOO_LONG:
+                raise
+            self.copyup.file(node)
+        else:
+            node.mark_redirected(target)
+            reach("redirect.set")
 
     def needs_whiteout(self, directory: Directory, name: bytes) -> bool:
         """Whether a lower has something under this name, so that removing it takes a whiteout."""

@@ -97,7 +97,7 @@ def spec_of(stack: Stack, *, writable: bool = True, **more: Any) -> MountSpec:
         "upper": stack.upper if writable else None,
         "work": stack.work if writable else None,
         "target": target,
-        "options": MountOptions(userxattr=stack.unprivileged),
+        "options": MountOptions(userxattr=stack.unprivileged, metacopy=stack.metacopy),
         "log_path": os.path.join(stack.directory, "log"),
     }
     return MountSpec(**(fields | more))

@@ -26,12 +26,13 @@ _NOTHING_HELD: Final = {"nodes": 1, "nlookup": 1, "open_files": 0}
 class Stack:
     """Lowers, top first, an upper and a work directory, all in `directory`.
 
-    `prefix`: of the markers' names, "trusted" or "user".
+    `prefix`: of the markers' names, "trusted" or "user". `metacopy`: mounted with that option, unless others are given.
     """
 
     def __init__(self, directory: str, *, unprivileged: bool) -> None:
         self.directory = directory
         self.unprivileged = unprivileged
+        self.metacopy = False
         self.prefix = "user" if unprivileged else "trusted"
         self.lowers: list[str] = []
         self.upper = os.path.join(directory, "upper")
@@ -83,7 +84,8 @@ class Stack:
                 assert look_through(again) == seen
                 assert _nodeids(again, seen) == nodeids
         if as_kernel:
-            with self.mounted_by_the_kernel(writable=writable) as target:
+            metacopy = self.metacopy if options is None else options.metacopy
+            with self.mounted_by_the_kernel(writable=writable, metacopy=metacopy) as target:
                 assert looked_at(target) == seen
             assert [looked_at(lower) for lower in self.lowers] == lowers
 
@@ -95,8 +97,11 @@ class Stack:
             yield view
 
     @contextlib.contextmanager
-    def mounted_by_the_kernel(self, *, writable: bool = True) -> Iterator[str]:
+    def mounted_by_the_kernel(
+        self, *, writable: bool = True, metacopy: bool | None = None
+    ) -> Iterator[str]:
         """Mount the kernel's overlayfs over the same directories; without an upper it needs two lowers."""
+        on = self.metacopy if metacopy is None else metacopy
         self._make_directories()
         target = os.path.join(self.directory, "merged")
         os.makedirs(target, exist_ok=True)
@@ -105,7 +110,7 @@ class Stack:
             os.fsencode(self.upper) if writable else None,
             os.fsencode(self.work) if writable else None,
         )
-        data = overlay_options(directories, unprivileged=self.unprivileged)
+        data = overlay_options(directories, unprivileged=self.unprivileged, metacopy=on)
         syscalls.mount(b"overlay", os.fsencode(target), b"overlay", 0, data)
         try:
             yield target
@@ -117,7 +122,7 @@ class Stack:
         lowers = [_opened(path) for path in self.lowers]
         upper = _opened(self.upper) if writable else None
         work = _opened(self.work) if writable else None
-        options = options or MergeOptions(userxattr=self.unprivileged)
+        options = options or MergeOptions(userxattr=self.unprivileged, metacopy=self.metacopy)
         try:
             return View(Filesystem(lowers, upper, work, options))
         except OSError:

@@ -434,16 +434,6 @@ def test_a_copy_of_a_directory_without_write_permission_gets_its_entries(stack: 
         assert stat.S_IMODE(view.stat("d").stat.st_mode) == 0o555
 
 
-@as_root
-def test_a_metacopy_of_the_kernel_is_refused_and_not_shown_empty(stack: Stack) -> None:
-    stack.add({"f": File(b"real")})
-    with stack.open() as view:
-        view.setxattr("f", "user.k", b"v")
-    os.setxattr(os.path.join(stack.upper, "f"), "trusted.overlay.metacopy", b"")
-    with stack.bare() as view, refused(errno.EIO):
-        view.read("f")
-
-
 def test_a_file_on_another_file_system_is_copied_up(stack: Stack) -> None:
     lower = stack.add({})
     syscalls.mount(b"other", os.fsencode(lower), b"tmpfs", 0)

@@ -58,7 +58,7 @@ class Plain:
         syscalls.umount2(target)
 
 
-def overlay_options(stack: Stack, *, unprivileged: bool) -> bytes:
+def overlay_options(stack: Stack, *, unprivileged: bool, metacopy: bool = False) -> bytes:
     """The option string that the kernel's overlayfs and overlaykit both take.
 
     Without an index the kernel breaks the hard links of a lower. With `userxattr` it refuses both
@@ -67,9 +67,8 @@ def overlay_options(stack: Stack, *, unprivileged: bool) -> bytes:
     options = [b"lowerdir=" + b":".join(_escape(lower) for lower in stack.lowers)]
     if stack.upper is not None and stack.work is not None:
         options += [b"upperdir=" + _escape(stack.upper), b"workdir=" + _escape(stack.work)]
-    options += (
-        [b"userxattr"] if unprivileged else [b"redirect_dir=on", b"index=on", b"metacopy=off"]
-    )
+    metacopies = b"metacopy=on" if metacopy else b"metacopy=off"
+    options += [b"userxattr"] if unprivileged else [b"redirect_dir=on", b"index=on", metacopies]
     return b",".join(options)
 
 
@@ -84,11 +83,12 @@ class KernelOverlay:
     """The kernel's overlayfs: the reference."""
 
     unprivileged: bool
+    metacopy: bool = False
     name: ClassVar[str] = "kernel"
     takes_root: ClassVar[bool] = True
 
     def mount(self, stack: Stack, target: bytes) -> None:
-        options = overlay_options(stack, unprivileged=self.unprivileged)
+        options = overlay_options(stack, unprivileged=self.unprivileged, metacopy=self.metacopy)
         syscalls.mount(b"overlay", target, b"overlay", 0, options)
 
     def unmount(self, target: bytes) -> None:
@@ -101,11 +101,14 @@ class Overlaykit:
 
     unprivileged: bool
     more: tuple[str, ...] = ()
+    metacopy: bool = False
     name: ClassVar[str] = "overlaykit"
     takes_root: ClassVar[bool] = False
 
     def mount(self, stack: Stack, target: bytes) -> None:
-        options = os.fsdecode(overlay_options(stack, unprivileged=self.unprivileged))
+        options = os.fsdecode(
+            overlay_options(stack, unprivileged=self.unprivileged, metacopy=self.metacopy)
+        )
         self._run(target, "mount", "-o", ",".join((options, *self.more)))
 
     def unmount(self, target: bytes) -> None:
