@@ -127,6 +127,8 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
             redirect_dir=given.redirect_dir,
             whiteout=None if given.whiteout == "auto" else given.whiteout,
             index=given.index,
+            metacopy=given.metacopy,
+            verity=given.verity,
             uuid=given.uuid,
             override=_OVERRIDES[given.xattr_permissions],
             limit=given.limit,

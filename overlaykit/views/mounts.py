@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from overlaykit import signals
+from overlaykit import privilege, signals
 from overlaykit.fuse import daemon, directories, mountpoints
 from overlaykit.fuse.spec import LayerSpec, MountSpec
 from overlaykit.views import places, unmounting
@@ -105,6 +105,10 @@ def _mount(
         try:
             for note in started.notes:
                 warn(note)
+            if options.options.metacopy and (options.options.userxattr or not _may_write_trusted()):
+                warn(
+                    "mount option metacopy=on: copy-up copies the data too, as only root's marks tell"
+                )
             entry.publish(about)
         except BaseException:
             started.end()
@@ -112,6 +116,11 @@ def _mount(
             raise
         started.process.close()  # it outlives this process
         return RunningView(about, entry.control)
+
+
+def _may_write_trusted() -> bool:
+    """Whether the attributes `trusted.*` can be written (xattr(7))."""
+    return privilege.CAP_SYS_ADMIN in privilege.capabilities() and privilege.maps_all_ids()
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ def test_an_option_that_acts_changes_how_it_is_mounted(known: Known) -> None:
     by_default = {"rw", "dev", "suid", "exec", "atime", "diratime", "relatime", "async", "fsync=1"}
     by_default |= {"index=on", "redirect_dir=on", "noxattrs=0", "xattr_permissions=0"}
     by_default |= {"uuid=on", "uuid=null", "uuid=auto", "whiteout=auto"}
+    by_default |= {"metacopy=off", "verity=off"}
     plain = parse_options(LOWER, WRITABLE)
     for option in examples(known):
         if option not in {*by_default, WRITABLE}:
@@ -151,8 +152,8 @@ def test_a_quoted_label_may_hold_commas() -> None:
         ("timeout=soon", "give a number of seconds"),
         ("timeout=-1", "give a number of seconds"),
         ("timeout=nan", "give a number of seconds"),
-        ("metacopy=maybe", "give one of off, on"),
-        ("metacopy", "give one of off, on"),
+        ("metacopy=maybe", "give one of on, off"),
+        ("metacopy", "give one of on, off"),
         ("upperdir=", "give a value, as upperdir=DIR"),
         (r"lowerdir=/a\000b", "no directory has such a name"),
         ("lowerdir=/a::/b", "after '::' comes what datadir+= names: only files copied up"),

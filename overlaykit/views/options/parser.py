@@ -112,6 +112,8 @@ def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> Parsed
             userxattr=on("userxattr"),
             redirect_dir=_REDIRECTS[values.get("redirect_dir", "on")],
             index=values.get("index", "on") == "on",
+            metacopy=values.get("metacopy", "off") == "on",
+            verity=_VERITIES[values.get("verity", "off")],
             whiteout=_WHITEOUTS[values.get("whiteout", "auto")],
             uuid=values.get("uuid", "on") != "off",
             acl=not on("noacl"),
@@ -148,6 +150,12 @@ _REDIRECTS: Final[dict[str, Literal["on", "follow", "nofollow"]]] = {
     "off": "follow",
     "follow": "follow",
     "nofollow": "nofollow",
+}
+
+_VERITIES: Final[dict[str, Literal["off", "on", "require"]]] = {
+    "off": "off",
+    "on": "on",
+    "require": "require",
 }
 
 _WHITEOUTS: Final[dict[str, Literal["auto", "device", "xattr", "aufs"]]] = {

@@ -106,6 +106,19 @@ ROWS: Final = (
         "hard links of a lower stay one file through copy-up, also over a remount",
     ),
     Row(
+        "metacopy=on|off",
+        _ACTS,
+        "whether a change of the mode, owner, times, attributes or names of a lower's file leaves its data in the "
+        "lower until they are written to (default: off; such files of an upper are read in any case); as root, with "
+        "`redirect_dir=on` and markers `trusted.overlay.*`, else the data are copied",
+    ),
+    Row(
+        "verity=on|off|require",
+        _ACTS,
+        "`on`: data that such a file has left in a lower are checked against the fs-verity digest that the file names; "
+        "`require`: each such file must name one; with both no such files are made",
+    ),
+    Row(
         "whiteout=auto|device|xattr|aufs",
         _ACTS,
         "the form of whiteouts: devices 0:0, or, if the upper's disk makes none (an overlay), empty files with an "
@@ -169,11 +182,6 @@ ROWS: Final = (
     ),
     Row("default_permissions", _IGNORED, "always on: the kernel checks modes and owners"),
     Row("xino=on|off|auto", _IGNORED, "inode numbers are unique in a mount and last as long as it"),
-    Row(
-        "metacopy=off verity=on|off|require",
-        _IGNORED,
-        "copy-up always copies data, and a file whose data are elsewhere cannot be read",
-    ),
     Row("nfs_export=off override_creds", _IGNORED, "always so"),
     Row(
         "threaded=0|1 fast_ino=0|1 fast_ino_check=0|1 writeback=1 clone_fd max_idle_threads=N max_threads=N "
@@ -181,7 +189,6 @@ ROWS: Final = (
         _IGNORED,
         "internals of fuse-overlayfs and libfuse",
     ),
-    Row("metacopy=on", _NOTED, "copy-up copies the data too"),
     Row("writeback=0", _NOTED, "the kernel always holds written data for a while: see `sync`"),
     Row("strictatime", _NOTED, "reading changes no access time of a file"),
     Row(
@@ -192,8 +199,8 @@ ROWS: Final = (
     Row(
         "datadir+=DIR",
         _REFUSED,
-        "only files copied up without their data refer to such a layer, and these cannot be read here: "
-        "give it as a lower, or use the kernel's overlayfs",
+        "only files copied up without their data refer to such a layer: give it as the last lower, or use the "
+        "kernel's overlayfs",
     ),
     Row("nfs_export=on", _REFUSED, "a FUSE mount like this one cannot be exported over NFS"),
     Row(
