@@ -29,6 +29,10 @@ class Operation:
     """Top first."""
     upper: Layer = field(default_factory=dict)
     prepare: Run | None = None
+    changes: bool = True
+    """Without: the tree stays as it is. The kernel's overlayfs moves the time of a file whose data it copies later."""
+    metacopy: bool = False
+    """It needs that option to reach its steps."""
     root_only: bool = False
     """It needs an index or redirects, which the kernel's overlayfs lacks in a user namespace."""
 
@@ -57,6 +61,10 @@ def _unlink(*names: str) -> Run:
 
 def _chmod(name: str) -> Run:
     return lambda root: os.chmod(f"{root}/{name}", 0o711)
+
+
+def _open_for_writing(name: str) -> Run:
+    return lambda root: os.close(os.open(f"{root}/{name}", os.O_RDWR))
 
 
 _LONG_AGO: Final = 1_234_567_890_123_456_789
@@ -215,6 +223,75 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     ),
     "exchange of two lower files": Operation(
         _exchange("d/g", "d/e/f"), ("copyup.published:2", *_EXCHANGE), (_TREE,)
+    ),
+    "chown of a lower file without its data": Operation(
+        lambda root: os.chown(f"{root}/f", 12, 34),
+        ("copyup.made", "copyup.copied", "copyup.published"),
+        ({"f": _FILE},),
+        metacopy=True,
+        root_only=True,
+    ),
+    "chmod of a hard-linked file without its data": Operation(
+        _chmod("a"),
+        ("copyup.copied", "copyup.indexed", "linkup.prepared", "linkup.linked", "linkup.counted"),
+        (_LINKED,),
+        metacopy=True,
+        root_only=True,
+    ),
+    "rename of a lower file without its data": Operation(
+        _rename("d/g", "x/n"),
+        ("copyup.published", "redirect.set", *_RENAME),
+        (_TREE,),
+        metacopy=True,
+        root_only=True,
+    ),
+    "exchange of two lower files without their data": Operation(
+        _exchange("d/g", "d/e/f"),
+        ("copyup.published:2", "redirect.set", "redirect.set:2", *_EXCHANGE),
+        (_TREE,),
+        metacopy=True,
+        root_only=True,
+    ),
+    "one more name for a lower file without its data": Operation(
+        _link("f", "n"),
+        ("copyup.published", "redirect.set", "link.published"),
+        ({"f": _FILE},),
+        metacopy=True,
+        root_only=True,
+    ),
+    "rename of a metacopy": Operation(
+        _rename("x/n", "m"),
+        _RENAME,
+        (_TREE,),
+        prepare=_rename("d/g", "x/n"),
+        metacopy=True,
+        root_only=True,
+    ),
+    "open of a metacopy for writing": Operation(
+        _open_for_writing("f"),
+        ("copyup.data:4096", "datacopy.copied", "datacopy.synced", "datacopy.unmarked"),
+        ({"f": _FILE},),
+        changes=False,
+        prepare=_chmod("f"),
+        metacopy=True,
+        root_only=True,
+    ),
+    "open of a moved metacopy for writing": Operation(
+        _open_for_writing("x/n"),
+        ("copyup.data:4096", "datacopy.copied", "datacopy.synced", "datacopy.unmarked"),
+        (_TREE,),
+        changes=False,
+        prepare=_rename("d/e/f", "x/n"),
+        metacopy=True,
+        root_only=True,
+    ),
+    "truncation of a metacopy": Operation(
+        lambda root: os.truncate(f"{root}/f", 0),
+        ("datacopy.emptied", "datacopy.unmarked"),
+        ({"f": _FILE},),
+        prepare=_chmod("f"),
+        metacopy=True,
+        root_only=True,
     ),
     "exchange of a lower directory and a file": Operation(
         _exchange("d/e", "n"), _EXCHANGE, (_TREE,), upper={"n": _OTHER}, root_only=True

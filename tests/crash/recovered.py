@@ -16,13 +16,14 @@ BY_HAND = 1_400_000_000_000_000_000
 """Nanoseconds since the epoch: the system sets only later times."""
 
 
-def shown(stack: Stack) -> Tree:
+def shown(stack: Stack, *, as_kernel: bool = True) -> Tree:
     """The tree that ours and then the kernel's overlayfs show of the stack; ours clears the work directory."""
     with stack.bare() as view:
         ours = lasting(look_through(view))
         assert os.listdir(os.path.join(stack.work, "work")) == []
-    with stack.mounted_by_the_kernel() as target:
-        assert lasting(looked_at(target)) == ours
+    if as_kernel:
+        with stack.mounted_by_the_kernel() as target:
+            assert lasting(looked_at(target)) == ours
     return ours
 
 
@@ -58,6 +59,11 @@ def lasting(tree: Tree) -> Tree:
         )
         for path, seen in tree.items()
     }
+
+
+def undated(tree: Tree) -> Tree:
+    """A tree without the modification times of files."""
+    return {path: seen._replace(mtime_ns=0) for path, seen in tree.items()}
 
 
 def _is_whiteout(path: str) -> bool:

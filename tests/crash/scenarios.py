@@ -48,11 +48,12 @@ def trees(stack: Stack, *names: str) -> dict[str, tuple[Tree, Tree]]:
     directory = os.path.join(stack.directory, "expected")
     os.mkdir(directory)
     expected = Stack(directory, unprivileged=stack.unprivileged)
+    expected.metacopy = stack.metacopy
     build(expected, *names)
     found = {}
     with expected.mounted_by_the_kernel() as target:
         for name in names:
             before = look(name, target)
             run(name, target)
-            found[name] = before, look(name, target)
+            found[name] = before, look(name, target) if OPERATIONS[name].changes else before
     return found

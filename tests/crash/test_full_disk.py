@@ -36,7 +36,9 @@ def test_a_full_tmpfs_changes_nothing(stack: Stack, kind: Kind) -> None:
 
 
 @as_root
-def test_a_full_disk_changes_nothing(stack: Stack) -> None:
+@pytest.mark.parametrize("metacopy", [False, True])
+def test_a_full_disk_changes_nothing(stack: Stack, metacopy: bool) -> None:
+    stack.metacopy = metacopy
     with image(stack.directory, "mkfs.ext4", "-q", "-m0", megabytes=8) as (_, path):
         put_upper_on(stack, path)
         _run_all_on_a_full_disk(stack, Filled(path), "pages")

@@ -16,7 +16,7 @@ from ..overlay.inside import IDENTITIES, as_root
 from ..overlay.stack import Stack
 from . import test_forms
 from .operations import OPERATIONS
-from .recovered import below, shown
+from .recovered import below, shown, undated
 from .scenarios import build, look, run, trees
 
 STEPS = [(name, step) for name, operation in OPERATIONS.items() for step in operation.steps]
@@ -48,10 +48,15 @@ def test_every_step_is_crashed_at() -> None:
     indirect=["sandbox"],
 )
 def test_a_crash_leaves_the_old_tree_or_the_new_one(stack: Stack, name: str, step: str) -> None:
+    stack.metacopy = OPERATIONS[name].metacopy
     before, after = trees(stack, name)[name]
     build(stack, name)
     crash(stack, name, step)
-    assert below(name, shown(stack)) in (before, after)
+    # The kernel's overlayfs reads the lower's data of a metacopy that was emptied, past its size.
+    found = below(name, shown(stack, as_kernel=step != "datacopy.emptied"))
+    if step == f"{faults.DATA}:4096" and not OPERATIONS[name].changes:  # in place
+        found, before = undated(found), undated(before)
+    assert found in (before, after)
 
 
 @as_root
@@ -61,11 +66,14 @@ def test_a_crash_leaves_the_old_tree_or_the_new_one(stack: Stack, name: str, ste
         ("chmod of a hard-linked file", "copyup.indexed"),
         ("rename of a lower directory into another", "rename.prepared"),
         ("rename of a new directory onto an emptied one", "rename.cleared"),
+        ("rename of a lower file without its data", "redirect.set"),
+        ("open of a metacopy for writing", "datacopy.synced"),
     ],
 )
 def test_after_a_crash_and_a_new_mount_the_operation_works(
     stack: Stack, name: str, step: str
 ) -> None:
+    stack.metacopy = OPERATIONS[name].metacopy
     before, after = trees(stack, name)[name]
     build(stack, name)
     crash(stack, name, step)

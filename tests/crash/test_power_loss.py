@@ -27,7 +27,11 @@ from .scenarios import build, run, trees
 pytestmark = as_root  # to mount an image
 
 
-def test_a_power_cut_after_any_operation_leaves_every_file_whole(stack: Stack) -> None:
+@pytest.mark.parametrize("metacopy", [False, True])
+def test_a_power_cut_after_any_operation_leaves_every_file_whole(
+    stack: Stack, metacopy: bool
+) -> None:
+    stack.metacopy = metacopy
     with disk(stack) as (file, path):
         expected = trees(stack, *OPERATIONS)
         build(stack, *OPERATIONS)
@@ -51,6 +55,21 @@ def test_a_power_cut_on_a_volatile_mount_empties_what_was_copied(stack: Stack) -
     assert found.content is not None
     assert found.content.strip(b"\0") == b""
     assert expected[name][1]["x/n"].content
+
+
+def test_a_power_cut_on_a_volatile_mount_empties_a_metacopy_that_was_opened(stack: Stack) -> None:
+    """The control for metacopies, whose data are copied in place."""
+    stack.metacopy = True
+    name = "open of a metacopy for writing"
+    with disk(stack) as (file, path):
+        build(stack, name)
+        options = MountOptions(volatile=True, metacopy=True)
+        with mounted(stack, options=options) as mount:
+            run(name, mount.target)
+            with after_a_power_cut(stack, file, path) as left:
+                found = below(name, shown(left))["f"]
+    assert found.content is not None
+    assert found.content.strip(b"\0") == b""
 
 
 def test_what_a_program_has_synced_outlives_a_power_cut(stack: Stack) -> None:
@@ -95,6 +114,7 @@ def after_a_power_cut(
     shutil.copyfile(file, os.path.join(directory, "image"))
     left = Stack(directory, unprivileged=stack.unprivileged)
     left.lowers = stack.lowers
+    left.metacopy = stack.metacopy
     with mounted_image(os.path.join(directory, "image"), os.path.join(directory, "disk")):
         put_upper_on(left, os.path.join(directory, "disk"))
         yield left
