@@ -144,6 +144,10 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
         return make_symlink(argument[0].bytes, argument[1].bytes) < 0
                    ? fail("SYMLINK", argument[1].bytes)
                    : 0;
+    case STEP_DIRECTORY:
+        return make_directory(argument[0].bytes, (mode_t)argument[1].number) < 0
+                   ? fail("CONTENTS", argument[0].bytes)
+                   : 0;
     case STEP_DATA:
         slot_fill(plan, &argument[0], data_mount(plan, argument));
         return slot_descriptor(plan, &argument[0]) < 0 ? -1 : 0;

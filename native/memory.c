@@ -69,7 +69,8 @@ data_mount(const struct plan *plan, const struct argument *arguments)
     const char *subject = arguments[4].bytes;
     int file = memory_file();
     if (file < 0 || copy(slot_descriptor(plan, &arguments[1]), file) < 0 ||
-        fchown(file, (uid_t)arguments[2].number, (gid_t)-1) < 0)
+        fchown(file, (uid_t)arguments[2].number, (gid_t)-1) < 0 ||
+        fchmod(file, (mode_t)arguments[5].number) < 0)
         return fail("DATA", subject);
     /* Before the clone: a file that is open for writing cannot become read-only. */
     close(file);

@@ -180,20 +180,22 @@ make_missing(char *path, bool directory)
 }
 
 int
+make_directory(const char *path, mode_t mode)
+{
+    char place[PATH_MAX];
+    if (real_path(path, place) < 0)
+        return -1;
+    if (is_directory(place))
+        return 0;
+    return make_missing(place, true) < 0 || !is_directory(place) ? -1 : chmod(place, mode);
+}
+
+int
 make_symlink(const char *target, const char *path)
 {
-    char parent[PATH_MAX], found[PATH_MAX];
+    char found[PATH_MAX];
     if (symlink(target, path) == 0)
         return 0;
-    if (errno == ENOENT) {
-        if (join_paths(parent, "/", path) < 0)
-            return -1;
-        *strrchr(parent, '/') = '\0';
-        errno = ENOENT; /* of an empty target, too */
-        if (!parent[0] || !target[0])
-            return -1;
-        return make_missing(parent, true) < 0 ? -1 : symlink(target, path);
-    }
     if (errno != EEXIST)
         return -1;
     ssize_t size = readlink(path, found, sizeof found);

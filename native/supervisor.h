@@ -208,6 +208,7 @@ int mount_attach(int mount, const char *target);
 
 /* Make a symbolic link, after the directories above it that are missing. One with the same target
  * may be there. Returns -1 with errno set. */
+int make_directory(const char *path, mode_t mode);
 int make_symlink(const char *target, const char *path);
 
 /* Make the detached `mount` the root directory, and unmount the old root. Returns -1 with errno

@@ -15,7 +15,7 @@ from overlaykit.errors import Error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, TypeAlias
+    from typing import Any, Final, TypeAlias
 
     from overlaykit.cli.options import Options
     from overlaykit.namespace.environment import Environment
@@ -126,11 +126,20 @@ def binds(args: Values) -> Part:
             ),
         ],
         "tmpfs": [
-            *(namespace.tmpfs.parse_tmpfs(text) for text in args.tmpfs),
+            *(
+                namespace.tmpfs.parse_tmpfs(text, **_of_modifiers(args, at))
+                for at, text in enumerate(args.tmpfs)
+            ),
             *(namespace.tmpfs.parse_tmpfs_mount(text) for text in args.mounts if _is_tmpfs(text)),
         ],
         "shm_size": args.shm_size and namespace.tmpfs.parse_size(args.shm_size),
     }
+
+
+def _of_modifiers(args: Values, at: int) -> dict[str, str]:
+    """What stands before a --tmpfs, as options of tmpfs(5)."""
+    said = args.modified.get(("--tmpfs", at), {})
+    return {"mode" if option == "--perms" else "size": value for option, value in said.items()}
 
 
 def _is_tmpfs(mount: str) -> bool:
@@ -204,8 +213,22 @@ def clocks(args: Values) -> Part:
     return {"time_offsets": sharing.offsets(args.monotonic, args.boottime)}
 
 
+MODIFIERS: Final = ("--perms", "--size")
+"""Options for the one that follows (`modifiers`)."""
+
+
 def declare_contents(command: Options) -> None:
     """What the view has beside its layers and what is shared."""
+    for option, metavar, what in (
+        ("--dir", "DEST", "make the directory DEST, and those above it, where they are missing"),
+        (
+            "--perms",
+            "OCTAL",
+            "permissions for the next --dir, --tmpfs, --bind-data or --ro-bind-data",
+        ),
+        ("--size", "BYTES", "the size of the next --tmpfs"),
+    ):
+        command.add_argument(option, metavar=metavar, action="append", default=[], help=what)
     command.add_argument(
         "--symlink",
         dest="symlinks",
@@ -228,20 +251,31 @@ def declare_contents(command: Options) -> None:
 
 def contents(command: str, args: Values) -> Part:
     """Some of the keyword arguments of `View.execute`. Raises: Usage, NotOpen, BadTarget."""
-    if not (args.symlinks or args.bind_data or args.ro_bind_data):
+    if args.perms or args.size:
+        raise Usage(command, f"{' or '.join(MODIFIERS)}: write each option before it on its own")
+    if not (args.dir or args.symlinks or args.bind_data or args.ro_bind_data):
         return {}
+    from overlaykit.cli import modifiers
     from overlaykit.namespace import contents
 
     found = []
     for option, given in (("--bind-data", args.bind_data), ("--ro-bind-data", args.ro_bind_data)):
-        for number, target in given:
+        for at, (number, target) in enumerate(given):
             if not number.isdecimal():
                 raise Usage(command, f"{option} {number} {target}: give the number of a descriptor")
             _require_open(option, int(number))
             path = contents.target(option, target)
             read_only = option == "--ro-bind-data"
-            found.append(contents.Data(int(number), path, read_only=read_only))
+            mode = modifiers.mode_of(args.modified.get((option, at), {}), 0o600)
+            found.append(contents.Data(int(number), path, read_only=read_only, mode=mode))
     return {
+        "directories": tuple(
+            contents.Directory(
+                contents.target("--dir", path),
+                modifiers.mode_of(args.modified.get(("--dir", at), {}), 0o755),
+            )
+            for at, path in enumerate(args.dir)
+        ),
         "symlinks": tuple(
             contents.Symlink(source, contents.target("--symlink", path))
             for source, path in args.symlinks

@@ -93,7 +93,14 @@ def _may_name_app(arguments: list[str], args: Any) -> bool:
 
 def parse(arguments: list[str]) -> tuple[Any, list[str]]:
     """The values of the options, and the command. Raises: Usage."""
-    args = options().parse(arguments)
+    declared = options()
+    modified: dict[tuple[str, int], dict[str, str]] = {}
+    if any(one.startswith(launch_options.MODIFIERS) for one in arguments):
+        from overlaykit.cli import modifiers
+
+        arguments, modified = modifiers.taken_out("run", declared, arguments)
+    args = declared.parse(arguments)
+    args.modified = modified
     command: list[str] = args.command[1:] if args.command[:1] == ["--"] else args.command
     if args.entrypoint is not None:
         command = [args.entrypoint, *command]

@@ -1,4 +1,4 @@
-"""What a view has beside its layers and what it shares: symbolic links, and files in memory with given contents."""
+"""What a view has beside its layers and what it shares: directories, symbolic links, and files in memory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from overlaykit.record import Record
 
 class BadTarget(Error):
     message = "{0}: {1}: no place for it: give an absolute path that is neither / nor of /proc"
+
+
+class Directory(Record):
+    """A directory at the absolute `path` of the view, made with these permissions if there is none."""
+
+    path: str
+    mode: int = 0o755
 
 
 class Symlink(Record):
@@ -26,6 +33,7 @@ class Data(Record):
     descriptor: int
     target: str
     read_only: bool = False
+    mode: int = 0o600
 
 
 def target(option: str, path: str) -> str:

@@ -74,6 +74,10 @@ class BindTargetMissing(Error):
     )
 
 
+class DirectoryRefused(Error):
+    message = "{0}: the directory cannot be made in the view ({1}); name another one, or let the view be written to"
+
+
 class SymlinkRefused(Error):
     message = "--symlink: {0} cannot be made in the view ({1}); name another DEST, or let the view be written to"
 
@@ -155,6 +159,7 @@ WORDING: Final = {
     "PROC": "mount procfs",
     "FILE_SYSTEM": "prepare",
     "MOUNTPOINT": "make the mountpoint",
+    "CONTENTS": "make the directory",
     "SYMLINK": "make the symbolic link",
     "DATA": "fill",
     "TIME": "make a time namespace",
@@ -218,6 +223,8 @@ def error_of(name: str, code: int, subject: str) -> Exception:
             return TargetTwice(second, f"the same place in this view as {first}")
         case "TIME":
             return TimeRefused(reason)
+        case "CONTENTS":
+            return DirectoryRefused(subject, reason)
         case "SYMLINK":
             return SymlinkRefused(subject, reason)
         case "SECCOMP":

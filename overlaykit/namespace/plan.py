@@ -104,7 +104,7 @@ FORMS: Final = {
     "scope_sockets": (51, "", "command"),
     "grace": (52, "n", "plan"),
     "json_status": (53, "d", "plan"),
-    "data": (54, "mdias", "init"),
+    "data": (54, "mdiasn", "init"),
     "time_offsets": (55, "s", "monitor"),
     "helper": (56, "vlsss", "monitor"),
     "connect": (57, "", "monitor"),
@@ -112,6 +112,7 @@ FORMS: Final = {
     "input": (59, "d", "plan"),
     "end_limit": (60, "du", "end"),
     "hint": (61, "s", "end"),
+    "directory": (62, "sn", "init"),
 }
 """Of each step its code, a letter for each argument (native/plan.h), and the sections that may have it."""
 
@@ -285,12 +286,14 @@ class Plan:
         self.steps.append(("clone", slot, path, *arguments, failure, subject or path))
         return slot
 
-    def data(self, slot: Slot, source: Slot, owner: int, attributes: int, subject: str) -> Slot:
+    def data(
+        self, slot: Slot, source: Slot, owner: int, attributes: int, subject: str, mode: int
+    ) -> Slot:
         """Make a detached mount of a file in memory, with all that is read from the descriptor `source`.
 
-        `owner`: a user; `attributes`: MOUNT_ATTR_*.
+        `owner`: a user; `attributes`: MOUNT_ATTR_*; `mode`: permissions.
         """
-        self.steps.append(("data", slot, source, owner, attributes, subject))
+        self.steps.append(("data", slot, source, owner, attributes, subject, mode))
         return slot
 
     def root(self, mount: Slot, whole_proc: Slot, whole_sys: Slot, below: Slot) -> None:
@@ -304,8 +307,12 @@ class Plan:
         """Attach a detached mount in the view; make the mountpoint if it is missing."""
         self.steps.append(("attach", mount, target, flags))
 
+    def directory(self, path: str, mode: int) -> None:
+        """Make a directory with these permissions, and those above it that are missing. One may be there."""
+        self.steps.append(("directory", path, mode))
+
     def symlink(self, target: str, path: str) -> None:
-        """symlink(2), after the directories above are made. One with the same target may be there."""
+        """symlink(2). One with the same target may be there."""
         self.steps.append(("symlink", target, path))
 
     def bind(self, mount: Slot, target: str) -> None:

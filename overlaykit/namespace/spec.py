@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.accounts import Account
     from overlaykit.namespace.binds import Bind
     from overlaykit.namespace.cgroups import Cgroups
-    from overlaykit.namespace.contents import Data, Symlink
+    from overlaykit.namespace.contents import Data, Directory, Symlink
     from overlaykit.namespace.devices import Device
     from overlaykit.namespace.environment import Environment
     from overlaykit.namespace.names import Names
@@ -77,6 +77,7 @@ class LaunchSpec(Record, kw_only=True):
     """The namespaces that are the host's, beside `network`: of `sharing.NAMES`."""
     time_offsets: str | None = None
     """Of the clocks in a time namespace of its own, as time_namespaces(7) has them; None: time is the host's."""
+    directories: tuple[Directory, ...] = ()
     symlinks: tuple[Symlink, ...] = ()
     data: tuple[Data, ...] = ()
     account: Account | None = None

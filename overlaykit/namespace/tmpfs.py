@@ -49,10 +49,11 @@ class Tmpfs(Record, kw_only=True):
     """Key, value and so on."""
 
 
-def parse_tmpfs(text: str) -> Tmpfs:
-    """Parse `DST[:OPTION,...]`. Raises: BadTmpfs."""
+def parse_tmpfs(text: str, **more: str) -> Tmpfs:
+    """Parse `DST[:OPTION,...]`; `more` are options, too. Raises: BadTmpfs."""
     target, _, options = text.partition(":")
-    return _tmpfs(f"--tmpfs {text}", target, options.split(",") if options else [])
+    others = [f"{key}={value}" for key, value in more.items()]
+    return _tmpfs(f"--tmpfs {text}", target, [*others, *(options.split(",") if options else [])])
 
 
 def is_tmpfs(mount: str) -> bool:

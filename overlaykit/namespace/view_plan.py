@@ -73,6 +73,7 @@ _TO_BECOME: Final = (
 """What a command needs to become another user; it gives up what is not its own with that."""
 
 _MOUNTPOINT_UMASK: Final = 0o022
+_MADE_MODE: Final = 0o755
 """For the mountpoints that are made."""
 
 _NOSUID: Final = _native.MOUNT_ATTR_NOSUID
@@ -421,11 +422,15 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, slots: Inherited, root
             owner(spec),
             _NOSUID | _NODEV | _RDONLY * data.read_only,
             data.target,
+            data.mode,
         )
         plan.bind(f"data {data.target}", data.target)
     if spec.binds or spec.devices or spec.tmpfs or spec.data:
         plan.attach_binds()
+    for directory in spec.directories:
+        plan.directory(directory.path, directory.mode)
     for link in spec.symlinks:
+        plan.directory(os.path.dirname(link.path), _MADE_MODE)
         plan.symlink(link.target, link.path)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.accounts import Account
     from overlaykit.namespace.binds import Bind
     from overlaykit.namespace.confinement import Confinement
-    from overlaykit.namespace.contents import Data, Symlink
+    from overlaykit.namespace.contents import Data, Directory, Symlink
     from overlaykit.namespace.environment import Environment
     from overlaykit.views.networks import Membership
     from overlaykit.views.spec import ViewSpec
@@ -43,6 +43,7 @@ def launch_spec(
     grace: int | None = None,
     json_status: int | None = None,
     time_offsets: str | None = None,
+    directories: tuple[Directory, ...] = (),
     symlinks: tuple[Symlink, ...] = (),
     data: tuple[Data, ...] = (),
     connected: Membership | None = None,
@@ -77,6 +78,7 @@ def launch_spec(
         json_status=json_status,
         shared=view.shared,
         time_offsets=time_offsets,
+        directories=directories,
         symlinks=symlinks,
         data=data,
         tmpfs=view.tmpfs,

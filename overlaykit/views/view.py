@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         Tmpfs,
         Ulimit,
     )
-    from overlaykit.namespace.contents import Data, Symlink
+    from overlaykit.namespace.contents import Data, Directory, Symlink
     from overlaykit.namespace.environment import Environment
     from overlaykit.namespace.names import Names
     from overlaykit.views.streams import Stream
@@ -374,6 +374,7 @@ class View:
         grace: int | None = None,
         json_status: int | None = None,
         time_offsets: str | None = None,
+        directories: Sequence[Directory] = (),
         symlinks: Sequence[Symlink] = (),
         data: Sequence[Data] = (),
     ) -> NoReturn:
@@ -381,7 +382,8 @@ class View:
 
         With `terminal` the command gets a terminal of its own, relayed to the standard streams of this program;
         with `identity` it is another user than the view's root. `lasting`: what is kept of the command.
-        `new_session`, `grace`, `json_status`, `time_offsets`, `symlinks`, `data`: as in `namespace.LaunchSpec`.
+        `new_session`, `grace`, `json_status`, `time_offsets`, `directories`, `symlinks`, `data`: as in
+        `namespace.LaunchSpec`.
 
         The process becomes the supervisor of the view: a program in C, which forwards signals, ends with the command's
         status (128 + N where signal N ended it), and removes every trace. A step that fails is printed by
@@ -414,6 +416,7 @@ class View:
             grace=grace,
             json_status=json_status,
             time_offsets=time_offsets,
+            directories=tuple(directories),
             symlinks=tuple(symlinks),
             data=tuple(data),
             connected=rootfs.network,

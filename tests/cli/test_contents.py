@@ -32,6 +32,23 @@ def test_links_and_files_are_in_the_view(user: TestUser) -> None:
     os.close(file)
 
 
+@with_both_drivers
+def test_directories_and_permissions_are_those_of_the_options_before(user: TestUser) -> None:
+    file = os.open(user.write(user.path("file"), "of a file\n"), os.O_RDONLY)
+    options = (
+        *("--dir", "/made/plain", "--perms", "1711", "--dir", "/run/user/7", "--dir", "/usr"),
+        *("--perms=0640", "--ro-bind-data", str(file), "/data"),
+        *("--size", "1048576", "--perms", "0750", "--tmpfs", "/mnt/one", "--tmpfs", "/mnt/two"),
+    )
+    paths = ("/made", "/made/plain", "/run/user", "/run/user/7", "/usr", "/data", "/mnt/one")
+    script = f"umask; stat -c %a {' '.join(paths)} /mnt/two; df -k --output=size /mnt/one"
+    command = ("sh", "-c", f"umask 077; {script}")
+    printed = user.succeeds("run", *options, "--", *command, pass_fds=(file,))
+    modes = ["755", "755", "755", "1711", "755", "640", "750", "1777"]
+    assert printed.split() == ["0077", *modes, "1K-blocks", "1024"]
+    os.close(file)
+
+
 def test_a_named_view_keeps_its_links(user: TestUser) -> None:
     try:
         for arguments in (("run", "--name", "v", "--symlink", "a", "/tmp/l"), ("start", "-a", "v")):
@@ -52,6 +69,12 @@ def test_a_named_view_keeps_its_links(user: TestUser) -> None:
         (("--symlink", "a"), "run: argument --symlink: expected 2 arguments: see"),
         (("--bind-data", "77", "/x"), "--bind-data: descriptor 77 is not open"),
         (("--ro-bind-data", "x", "/x"), "run: --ro-bind-data x /x: give the number"),
+        (("--dir", "a"), "--dir: a: no place for it: give an absolute path"),
+        (("--dir", "/etc/passwd/x"), "/etc/passwd/x: the directory cannot be made in the view"),
+        (("--perms", "0700", "--bind", "/a", "/b"), "run: --perms 0700: no --dir or --tmpfs"),
+        (("--perms", "0800", "--dir", "/x"), "run: --perms 0800: give octal digits"),
+        (("--size", "0", "--tmpfs", "/x"), "run: --size 0: give a number of bytes"),
+        (("--size", "1", "--dir", "/x"), "run: --size 1: no --tmpfs follows"),
         (("--bind", "/a", "b"), "--bind /a b: the target 'b' is not absolute; give SRC"),
         (("--bind-try", "/a", "b"), "--bind-try /a b: the target 'b' is not absolute; give SRC"),
         (("--ro-bind", "/a", "/"), "--ro-bind /a /: the view's root itself cannot be covered"),

@@ -58,6 +58,7 @@ def effects(tmp_path: os.PathLike[str]) -> Iterator[Effects]:
         ],
         init=[
             ("join_cgroup", 0),
+            ("directory", "/", 0o755),
             ("symlink", "target", marker),
             ("fresh", 2, "tmpfs", 0, ("mode", "0700"), 1, "FILE_SYSTEM", "/x"),
             ("clone", 2, "/dev/null", 0, 0, 0, 2, "FILE_SYSTEM", "/x"),
@@ -279,17 +280,17 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         *HEAD,
         ("section", INIT),
         FRESH,
-        ("data", 3, 3, 0, 0, "/x"),
+        ("data", 3, 3, 0, 0, "/x", 0o600),
     ),
     "record 4: data: it is no user or group": (
         *HEAD,
         ("section", INIT),
-        ("data", 3, 0, (1 << 32) - 1, 0, "/x"),
+        ("data", 3, 0, (1 << 32) - 1, 0, "/x", 0o600),
     ),
     "record 4: data: there are no such attributes": (
         *HEAD,
         ("section", INIT),
-        ("data", 3, 0, 0, 1 << 32, "/x"),
+        ("data", 3, 0, 0, 1 << 32, "/x", 0o600),
     ),
     "record 4: connect: there is no helper": (*HEAD, ("section", MONITOR), ("connect",)),
     "record 4: helper: there is no program": (
@@ -508,6 +509,7 @@ STEPS: Final = st.one_of(
     st.tuples(st.just("hide"), st.tuples(PATHS)),
     st.tuples(st.just("attach"), SLOTS, PATHS, st.integers(0, 1)),
     st.tuples(st.just("bind"), SLOTS, PATHS),
+    st.tuples(st.just("directory"), PATHS, st.integers(0, 0o7777)),
     st.tuples(st.just("symlink"), PATHS, PATHS),
     st.tuples(st.just("hosts"), st.text("ab.#", max_size=64), st.text("ab.#\n"), st.just(0)),
     st.tuples(st.just("hostname"), st.text("ab", max_size=64)),

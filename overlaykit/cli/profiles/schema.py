@@ -30,15 +30,18 @@ _OF_CALLER: Final = (
     "--detach",
     "--file",
     "--json-status-fd",
+    "--perms",
     "--preserve-fd",
     "--preserve-fds",
     "--ro-bind-data",
+    "--size",
 )
 """Options that say nothing of an app."""
 
 _PLURALS: Final = {
     "-l": "layers",
     "--device": "devices",
+    "--dir": "directories",
     "--label": "labels",
     "--mount": "mounts",
     "--publish": "ports",
