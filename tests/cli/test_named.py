@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from overlaykit.views.named import LARGEST_LOG, NamedView
+
 from ..views.fixtures import in_matrix, with_both_drivers
 from ..views.user import TestUser, command
 
@@ -83,6 +85,18 @@ def test_output_is_kept_apart_by_stream_and_without_loss(user: TestUser) -> None
         lines = [*map(str, range(1, 100001)), "no newline"]
         assert (done.returncode, done.stderr) == (0, "error\n")
         assert done.stdout == "\n".join(lines)
+
+
+def test_a_long_log_keeps_the_newest_lines_in_two_files_of_a_size(user: TestUser) -> None:
+    script = "for number in range(4000): print(f'{number:010000}')"  # 40 MB
+    with removed(user, "v"):
+        user.succeeds("run", "-d", "--name", "v", "--", "/usr/bin/python3", "-c", script)
+        user.succeeds("wait", "v")
+        sizes = [os.path.getsize(path) for path in NamedView("v").log]
+        assert all(0 < size <= LARGEST_LOG for size in sizes)
+        numbers = [int(line[-5:]) for line in user.succeeds("logs", "v").splitlines()[1:]]
+        assert numbers == list(range(numbers[0], 4000))
+        assert len(numbers) > LARGEST_LOG / 11000
 
 
 def test_long_lines_and_any_bytes_come_back_as_they_were(user: TestUser) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+import zipfile
 from typing import Final
 
 import pytest
@@ -91,6 +93,38 @@ def test_a_view_reaches_the_outside_from_its_first_connection_on(
         assert file.read() == "\n"
 
 
+WHEEL: Final = "probe-1-py3-none-any.whl"
+INDEX: Final = """
+import functools, http.server, subprocess, sys, threading
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_): pass
+handler = functools.partial(Quiet, directory={directory!r})
+server = http.server.ThreadingHTTPServer(({address!r}, 80), handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+sys.exit(subprocess.call(sys.argv[1:]))
+"""
+
+
+def test_pip_installs_from_an_index_outside(user: TestUser, program: str) -> None:
+    page = {"index.html": f"<a href={WHEEL}>probe</a>"}
+    with zipfile.ZipFile(
+        os.path.join(user.directory("simple", "probe", **page), WHEEL), "w"
+    ) as made:
+        made.writestr("probe.py", "print('installed')")
+        about = "Metadata-Version: 2.1\nName: probe\nVersion: 1\n"
+        made.writestr("probe-1.dist-info/METADATA", about)
+        made.writestr("probe-1.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        made.writestr("probe-1.dist-info/RECORD", "")
+    options = "-q --disable-pip-version-check --target=/tmp/new --trusted-host=index.example"
+    install = f"{sys.executable} -m pip install {options} -i http://index.example/simple probe"
+    script = f"{install} && {sys.executable} /tmp/new/probe.py"
+    client = INDEX.format(directory=user.scratch, address=OUTSIDE)
+    done = connected(
+        user, "run", "--", "/bin/sh", "-c", script, path=only(user, program), client=client
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("installed\n", "", 0)
+
+
 MEMBERS: Final = """
 import os, sys
 from overlaykit.views import View
@@ -155,7 +189,8 @@ def test_a_view_without_a_way_says_so_if_a_command_fails_for_it(user: TestUser) 
 
 
 def test_an_outbound_view_does_not_reach_the_hosts_loopback(user: TestUser, program: str) -> None:
-    addresses = ["127.0.0.1", "10.94.0.2", "10.94.0.3", "10.94.0.50", "169.254.1.1", GATEWAY]
+    addresses = ["127.0.0.1", "10.94.0.2", "10.94.0.3", "10.94.0.50", "10.0.2.2", "169.254.1.1"]
+    addresses.append(GATEWAY)
     if program == "pasta":
         addresses.append(OWN)  # the view has the same
     for nameserver in OUTSIDE, "127.0.0.1":

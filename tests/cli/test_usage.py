@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from typing import Any
 
 from ..views.fixtures import with_both_drivers
@@ -53,4 +54,10 @@ def test_what_a_view_uses_is_shown(user: TestUser) -> None:
         heading, line = user.succeeds("stats", "--no-stream").splitlines()
         assert heading.split()[0] == "NAME"
         assert line.split()[0] == "v"
+        with user.start("stats", "v") as live:
+            assert live.stdout is not None
+            for _ in range(2):
+                while not live.stdout.readline().startswith("v "):
+                    pass
+            live.send_signal(signal.SIGINT)
         view.communicate("\n")
