@@ -18,19 +18,52 @@ if TYPE_CHECKING:
 SERVER: Final = ".server"
 """The directory of the fork server in the registry, which is no entry."""
 
+HOSTS: Final = "hosts"
+"""The file of an entry that is the /etc/hosts of a view in a shared network (`views.network_hosts`)."""
+
+LONGEST_HOSTS: Final = 1 << 20
+"""Bytes; a longer file is the view's own affair."""
+
 
 def remove(cleanup: Cleanup) -> None:
-    """End the limits, remove the trees, then the registry and the places if they are empty.
+    """End the limits, leave a shared network, remove the trees, then the registry and the places if they are empty.
 
     What cannot be removed stays; the next view removes it.
     """
     for path in cleanup.limited:
         projects.end_limit(path)
+    if cleanup.member:
+        leave_network(cleanup.registry, cleanup.member)
     for path in cleanup.trees:
         with suppress(OSError):
             rmtree_path(path)
     if cleanup.registry:
         remove_registry_if_empty(cleanup.registry, *cleanup.places)
+
+
+def leave_network(registry: str, member: str) -> None:
+    """Take the line of a member out of the files for /etc/hosts of all entries of a registry."""
+    lock = lock_directory(registry, fcntl.LOCK_EX)
+    if lock < 0:
+        return
+    try:
+        for name in os.listdir(registry):
+            with suppress(OSError):
+                _remove_line(os.path.join(registry, name, HOSTS), os.fsencode(member))
+    finally:
+        os.close(lock)
+
+
+def _remove_line(path: str, line: bytes) -> None:
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        before, found, after = os.pread(file, LONGEST_HOSTS + 1, 0).partition(b"\n" + line)
+        size = len(before) + 1 + len(after)
+        if found and size + len(line) <= LONGEST_HOSTS:
+            os.pwrite(file, before + b"\n" + after, 0)
+            os.ftruncate(file, size)
+    finally:
+        os.close(file)
 
 
 def remove_registry_if_empty(registry: str, *places: str) -> None:

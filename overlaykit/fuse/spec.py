@@ -88,10 +88,12 @@ class Cleanup(Record, kw_only=True):
     """What the daemon removes when it ends, or if its parent ends before it sends a `MountSpec`.
 
     `trees`: directories with all in them. `registry`: a directory that goes if it is empty, and after it `places`.
-    `limited`: directories whose limit ends (`projects`).
+    `limited`: directories whose limit ends (`projects`). `member`: a line that goes from the /etc/hosts of others,
+    whose entries are in the registry (`cleanup.leave_network`).
     """
 
     limited: tuple[str, ...] = ()
+    member: str = ""
     trees: tuple[str, ...] = ()
     registry: str = ""
     places: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ import os
 
 from overlaykit import codec, sockets
 from overlaykit.errors import Error
-from overlaykit.fuse.cleanup import lock_directory
+from overlaykit.fuse.cleanup import leave_network, lock_directory
 from overlaykit.fuse.spec import Cleanup
 from overlaykit.record import Record
 from overlaykit.scope import contextmanager, suppress
@@ -80,7 +80,7 @@ class Entry:
     """An entry of this process. The processes of the view keep `lock` open; `close` removes the entry.
 
     The process without which the view ends keeps `view_lock` open. `limited`: an upper whose limit ends with the entry
-    (`projects`), or None.
+    (`projects`), or None. `member`: its line in the /etc/hosts of the members of a shared network, empty if it is none.
     """
 
     def __init__(self, path: str) -> None:
@@ -100,6 +100,7 @@ class Entry:
             raise
         self.control = control_socket(path)
         self.limited: str | None = None
+        self.member = ""
         self._scratch_lock = -1
 
     def listen(self) -> sockets.socket:
@@ -162,6 +163,7 @@ class Entry:
         trees = _cleanup_paths(self.path)
         return Cleanup(
             limited=() if self.limited is None else (self.limited,),
+            member=self.member,
             trees=trees,
             registry=os.path.dirname(self.path),
             places=tuple(os.path.dirname(path) for path in trees[:-1]),
@@ -173,6 +175,8 @@ class Entry:
             from overlaykit import projects
 
             projects.end_limit(self.limited)
+        if self.member:
+            leave_network(os.path.dirname(self.path), self.member)
         for lock in (self.view_lock, *self.locks):
             with suppress(OSError):
                 os.close(lock)

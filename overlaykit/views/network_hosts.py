@@ -1,13 +1,15 @@
 """The /etc/hosts of a view in a shared network: a file of its entry, which the view has mounted.
 
 The names of the network's members stand between two lines of ours; all else is the view's. Each new member writes its
-name into the files of the others, in place: a mounted file cannot be replaced.
+name into the files of the others, in place: a mounted file cannot be replaced. It goes with the member's
+daemon, or with its entry, or with the next member.
 """
 
 from __future__ import annotations
 
 import os
 
+from overlaykit.fuse.cleanup import HOSTS, LONGEST_HOSTS
 from overlaykit.scope import suppress
 
 TYPE_CHECKING = False
@@ -17,15 +19,12 @@ if TYPE_CHECKING:
 
 TARGET: Final = "/etc/hosts"
 
-_FILE: Final = "hosts"
 USUAL: Final = b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 _MODE: Final = 0o644
-_LONGEST: Final = 1 << 20
-"""Bytes; a longer file is the view's own affair."""
 
 
 def path(entry: str) -> str:
-    return os.path.join(entry, _FILE)
+    return os.path.join(entry, HOSTS)
 
 
 def write(entry: str, own: bytes, network: str, names: Sequence[tuple[str, str]]) -> None:
@@ -43,8 +42,8 @@ def update(entry: str, network: str, names: Sequence[tuple[str, str]]) -> None:
     with suppress(OSError):
         file = os.open(path(entry), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            before = os.pread(file, _LONGEST + 1, 0)
-            if len(before) <= _LONGEST:
+            before = os.pread(file, LONGEST_HOSTS + 1, 0)
+            if len(before) <= LONGEST_HOSTS:
                 text = replaced(before, network, names)
                 os.pwrite(file, text, 0)
                 os.ftruncate(file, len(text))
@@ -61,5 +60,10 @@ def replaced(text: bytes, network: str, names: Sequence[tuple[str, str]]) -> byt
     after = rest.partition(last)[2] if found and last in rest else b""
     if before and not before.endswith(b"\n"):
         before += b"\n"
-    lines = "".join(f"{address} {name}\n" for address, name in names).encode()
+    lines = "".join(line(address, name) for address, name in names).encode()
     return before + first + lines + last + after
+
+
+def line(address: str, name: str) -> str:
+    """That of a member."""
+    return f"{address} {name}\n"

@@ -210,6 +210,7 @@ class Membership:
             descriptor=self._network,
             inode=inode,
         )
+        self._entry.member = network_hosts.line(lease.place.address, lease.name)
         path = self._lease_of(lease.name)
         with entries.writing_entries(os.path.dirname(path)):
             self._gate = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
