@@ -35,13 +35,13 @@ enum {
 
 enum side { CLIENT, VIEW };
 
-struct connection;
+struct flow;
 
-/* One socket of a connection. */
+/* One socket of a flow. */
 struct end {
     struct source source;
-    struct connection *connection;
-    int fd;
+    struct flow *flow;
+    int fd; /* -1: none; a UDP client has that of the listener */
 };
 
 /* One direction of a connection. */
@@ -54,16 +54,6 @@ struct half {
     bool hung_up;  /* end of file or an error comes after the last byte */
     bool ended;    /* the source has closed its side */
     bool closed;   /* so has the sink's */
-};
-
-struct connection {
-    struct end ends[2];
-    struct half halves[2]; /* by the side that is read from */
-    struct listener *listener;
-    struct connection *next, *previous;
-    bool connected;
-    bool second_family; /* 127.0.0.1 and ::1 are tried in turn */
-    bool dead;
 };
 
 struct address {
@@ -84,17 +74,19 @@ struct destination {
     size_t length; /* 0: unknown */
 };
 
-struct association {
-    struct source source;
+/* A TCP connection, or what a UDP client sends and gets. */
+struct flow {
+    struct end ends[2];
     struct listener *listener;
-    struct association *newer, *older; /* of the same listener */
+    struct flow *newer, *older; /* of the same listener */
+    bool connected;             /* UDP: the view has answered */
+    bool second_family;         /* 127.0.0.1 and ::1 are tried in turn */
+    bool dead;
+    struct half halves[2]; /* TCP: by the side that is read from */
+    /* UDP: */
     struct address client;
     struct destination destination;
     int64_t used;
-    int fd;
-    bool answered;
-    bool second_family;
-    bool dead;
 };
 
 struct listener {
@@ -103,20 +95,17 @@ struct listener {
     struct listener *next;
     int fd;
     uint16_t port;
-    int family;
-    bool datagrams;
+    int family, kind;
     bool paused; /* no descriptor was left for a connection */
-    struct association *newest, *oldest;
-    size_t associations;
+    struct flow *newest, *oldest;
+    size_t flows;
 };
 
 struct ports {
     int epoll;
     bool draining;
     struct listener *listeners;
-    struct connection *connections;
-    struct connection *dead_connections;
-    struct association *dead_associations;
+    struct flow *dead;
     int idle_pipes[MOST_IDLE_PIPES][2];
     int idle_pipe_count;
     uint8_t buffer[BUFFER_BYTES];
@@ -128,6 +117,12 @@ now_milliseconds(void)
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
+}
+
+static bool
+is_stream(const struct listener *listener)
+{
+    return listener->kind == SOCK_STREAM;
 }
 
 static int
@@ -163,12 +158,6 @@ loopback(int family, uint16_t port)
     return address;
 }
 
-static int
-other_family(int family)
-{
-    return family == AF_INET6 ? AF_INET : AF_INET6;
-}
-
 /* Pipes */
 
 static bool
@@ -202,7 +191,25 @@ give_pipe_back(struct ports *ports, struct half *half)
     half->piped = 0;
 }
 
-/* Connections */
+/* Flows */
+
+static void
+unlist(struct flow *flow)
+{
+    struct listener *listener = flow->listener;
+    *(flow->newer ? &flow->newer->older : &listener->newest) = flow->older;
+    *(flow->older ? &flow->older->newer : &listener->oldest) = flow->newer;
+}
+
+static void
+list_as_newest(struct flow *flow)
+{
+    struct listener *listener = flow->listener;
+    flow->newer = NULL;
+    flow->older = listener->newest;
+    *(listener->newest ? &listener->newest->newer : &listener->oldest) = flow;
+    listener->newest = flow;
+}
 
 static void resume_listeners(struct ports *ports);
 
@@ -214,34 +221,93 @@ reset_on_close(int fd)
 }
 
 static void
-close_connection(struct connection *connection, bool reset)
+close_flow(struct flow *flow, bool reset)
 {
-    struct ports *ports = connection->listener->ports;
-    if (connection->dead)
+    struct ports *ports = flow->listener->ports;
+    if (flow->dead)
         return;
-    connection->dead = true;
+    flow->dead = true;
     for (int side = CLIENT; side <= VIEW; side++) {
-        struct end *end = &connection->ends[side];
-        if (end->fd >= 0) {
-            if (reset)
-                reset_on_close(end->fd);
-            close(end->fd);
-            end->fd = -1;
-        }
-        give_pipe_back(ports, &connection->halves[side]);
-        free(connection->halves[side].kept);
+        int fd = flow->ends[side].fd;
+        if (fd >= 0 && reset)
+            reset_on_close(fd);
+        if (fd >= 0)
+            close(fd);
+        give_pipe_back(ports, &flow->halves[side]);
+        free(flow->halves[side].kept);
     }
-    if (connection->previous)
-        connection->previous->next = connection->next;
-    else
-        ports->connections = connection->next;
-    if (connection->next)
-        connection->next->previous = connection->previous;
+    unlist(flow);
+    flow->listener->flows--;
     /* Not freed yet: an event of it may still be in the caller's array. */
-    connection->next = ports->dead_connections;
-    ports->dead_connections = connection;
+    flow->older = ports->dead;
+    ports->dead = flow;
     resume_listeners(ports);
 }
+
+static bool try_other_family(struct flow *flow);
+
+/* Start to connect. Returns -1 with errno set. */
+static int
+connect_to_view(struct flow *flow)
+{
+    const struct listener *listener = flow->listener;
+    bool six = (listener->family == AF_INET6) != flow->second_family, stream = is_stream(listener);
+    struct address address = loopback(six ? AF_INET6 : AF_INET, listener->port);
+    struct end *end = &flow->ends[VIEW];
+    int one = 1;
+    end->fd = socket(address.any.sa_family, listener->kind | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (end->fd < 0)
+        return -1;
+    if (stream)
+        (void)setsockopt(end->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    int result = connect(end->fd, &address.any, address.length);
+    if (result < 0 && errno == ECONNREFUSED)
+        return try_other_family(flow) ? 0 : -1;
+    flow->connected = stream && result == 0;
+    if (result < 0 && errno != EINPROGRESS)
+        return -1;
+    return watch(listener->ports, end->fd, &end->source, stream ? END_EVENTS : EPOLLIN);
+}
+
+/* Nothing of the view listens at this family's address. */
+static bool
+try_other_family(struct flow *flow)
+{
+    if (flow->second_family)
+        return false;
+    flow->second_family = true;
+    close(flow->ends[VIEW].fd);
+    return connect_to_view(flow) == 0;
+}
+
+/* Start a flow of `client`, a socket that it takes over, or -1. Returns NULL with errno set. */
+static struct flow *
+open_flow(struct listener *listener, int client, void (*ready)(struct source *, uint32_t))
+{
+    struct flow *flow = calloc(1, sizeof *flow);
+    if (!flow) {
+        if (client >= 0) {
+            reset_on_close(client);
+            close(client);
+        }
+        return NULL;
+    }
+    flow->listener = listener;
+    for (int side = CLIENT; side <= VIEW; side++) {
+        flow->ends[side] = (struct end){{.ready = ready}, flow, side == CLIENT ? client : -1};
+        flow->halves[side].pipe[0] = flow->halves[side].pipe[1] = -1;
+    }
+    list_as_newest(flow);
+    listener->flows++;
+    if (connect_to_view(flow) == 0)
+        return flow;
+    int error = errno;
+    close_flow(flow, true);
+    errno = error;
+    return NULL;
+}
+
+/* TCP */
 
 static bool
 keep(struct half *half, const uint8_t *bytes, size_t count)
@@ -328,18 +394,18 @@ carry_once(struct ports *ports, struct half *half, int source, int sink)
 
 /* Move what one direction has. Returns false if the connection is broken. */
 static bool
-carry(struct connection *connection, enum side from)
+carry(struct flow *flow, enum side from)
 {
-    struct ports *ports = connection->listener->ports;
-    struct half *half = &connection->halves[from];
-    int source = connection->ends[from].fd;
-    int sink = connection->ends[!from].fd;
+    struct ports *ports = flow->listener->ports;
+    struct half *half = &flow->halves[from];
+    int source = flow->ends[from].fd;
+    int sink = flow->ends[!from].fd;
     int state = flush(half, sink);
     for (int count = 0;
          state == 1 && half->readable && !half->ended && !(from == CLIENT && ports->draining);
          count++) {
         if (count == READS_AT_ONCE) /* the others first: a modified descriptor reports again */
-            return watch_again(ports, source, &connection->ends[from].source);
+            return watch_again(ports, source, &flow->ends[from].source);
         state = carry_once(ports, half, source, sink);
     }
     if (state < 0)
@@ -354,113 +420,60 @@ carry(struct connection *connection, enum side from)
 }
 
 static void
-advance(struct connection *connection)
+advance(struct flow *flow)
 {
-    if (!carry(connection, CLIENT) || !carry(connection, VIEW)) {
-        close_connection(connection, true);
+    if (!carry(flow, CLIENT) || !carry(flow, VIEW)) {
+        close_flow(flow, true);
         return;
     }
-    bool client_done = connection->halves[CLIENT].closed || connection->listener->ports->draining;
-    if (client_done && connection->halves[VIEW].closed)
-        close_connection(connection, false);
+    bool client_done = flow->halves[CLIENT].closed || flow->listener->ports->draining;
+    if (client_done && flow->halves[VIEW].closed)
+        close_flow(flow, false);
 }
 
-static int connect_to_view(struct connection *connection);
-
 static void
-view_connected(struct connection *connection)
+view_connected(struct flow *flow)
 {
     int error = 0;
     socklen_t length = sizeof error;
-    if (getsockopt(connection->ends[VIEW].fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0)
+    if (getsockopt(flow->ends[VIEW].fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0)
         error = errno;
-    if (!error) {
-        connection->connected = true;
-        return;
-    }
-    close(connection->ends[VIEW].fd);
-    connection->ends[VIEW].fd = -1;
-    if (connection->second_family || error != ECONNREFUSED) {
-        close_connection(connection, true);
-        return;
-    }
-    connection->second_family = true;
-    if (connect_to_view(connection) < 0)
-        close_connection(connection, true);
+    if (!error)
+        flow->connected = true;
+    else if (error != ECONNREFUSED || !try_other_family(flow))
+        close_flow(flow, true);
 }
 
 static void
 end_ready(struct source *source, uint32_t events)
 {
     struct end *end = (struct end *)source;
-    struct connection *connection = end->connection;
-    enum side side = end == &connection->ends[CLIENT] ? CLIENT : VIEW;
-    if (connection->dead)
+    struct flow *flow = end->flow;
+    enum side side = end == &flow->ends[CLIENT] ? CLIENT : VIEW;
+    if (flow->dead)
         return;
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
-        connection->halves[side].readable = true;
+        flow->halves[side].readable = true;
     if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
-        connection->halves[side].hung_up = true;
-    if (!connection->connected && side == VIEW)
-        view_connected(connection);
-    if (connection->connected && !connection->dead)
-        advance(connection);
-}
-
-/* Start to connect. Returns -1 with errno set. */
-static int
-connect_to_view(struct connection *connection)
-{
-    const struct listener *listener = connection->listener;
-    int family = connection->second_family ? other_family(listener->family) : listener->family;
-    struct address address = loopback(family, listener->port);
-    struct end *end = &connection->ends[VIEW];
-    int one = 1;
-    end->fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (end->fd < 0)
-        return -1;
-    (void)setsockopt(end->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (connect(end->fd, &address.any, address.length) == 0)
-        connection->connected = true;
-    else if (errno == ECONNREFUSED && !connection->second_family) {
-        close(end->fd);
-        end->fd = -1;
-        connection->second_family = true;
-        return connect_to_view(connection);
-    } else if (errno != EINPROGRESS)
-        return -1;
-    return watch(listener->ports, end->fd, &end->source, END_EVENTS);
+        flow->halves[side].hung_up = true;
+    if (!flow->connected && side == VIEW)
+        view_connected(flow);
+    if (flow->connected && !flow->dead)
+        advance(flow);
 }
 
 static void
 start_connection(struct listener *listener, int client)
 {
-    struct ports *ports = listener->ports;
-    struct connection *connection = calloc(1, sizeof *connection);
-    if (!connection) {
-        reset_on_close(client);
-        close(client);
+    struct flow *flow = open_flow(listener, client, end_ready);
+    if (!flow)
         return;
-    }
-    connection->listener = listener;
-    for (int side = CLIENT; side <= VIEW; side++) {
-        connection->ends[side] = (struct end){{.ready = end_ready}, connection, -1};
-        connection->halves[side].pipe[0] = connection->halves[side].pipe[1] = -1;
-    }
-    connection->ends[CLIENT].fd = client;
-    connection->halves[CLIENT].readable = true;
-    connection->next = ports->connections;
-    if (connection->next)
-        connection->next->previous = connection;
-    ports->connections = connection;
-    if (connect_to_view(connection) < 0 ||
-        watch(ports, client, &connection->ends[CLIENT].source, END_EVENTS) < 0)
-        close_connection(connection, true);
-    else if (connection->connected)
-        advance(connection);
+    flow->halves[CLIENT].readable = true;
+    if (watch(listener->ports, client, &flow->ends[CLIENT].source, END_EVENTS) < 0)
+        close_flow(flow, true);
+    else if (flow->connected)
+        advance(flow);
 }
-
-/* Listeners */
 
 static void
 pause_listener(struct listener *listener)
@@ -493,7 +506,7 @@ accept_ready(struct source *source, uint32_t events)
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             /* The clients wait in the backlog for a connection to close; without any there is
              * nothing to wait for. */
-            if (listener->ports->connections)
+            if (ports_busy(listener->ports))
                 pause_listener(listener);
         }
         if (errno != ECONNABORTED && errno != EINTR)
@@ -504,87 +517,40 @@ accept_ready(struct source *source, uint32_t events)
 /* UDP */
 
 static void
-unlist(struct association *association)
+touch(struct flow *flow)
 {
-    struct listener *listener = association->listener;
-    if (association->newer)
-        association->newer->older = association->older;
-    else
-        listener->newest = association->older;
-    if (association->older)
-        association->older->newer = association->newer;
-    else
-        listener->oldest = association->newer;
+    flow->used = now_milliseconds();
+    unlist(flow);
+    list_as_newest(flow);
 }
-
-static void
-list_as_newest(struct association *association)
-{
-    struct listener *listener = association->listener;
-    association->newer = NULL;
-    association->older = listener->newest;
-    if (listener->newest)
-        listener->newest->newer = association;
-    else
-        listener->oldest = association;
-    listener->newest = association;
-}
-
-static void
-touch(struct association *association)
-{
-    association->used = now_milliseconds();
-    if (association->newer) {
-        unlist(association);
-        list_as_newest(association);
-    }
-}
-
-static void
-close_association(struct association *association)
-{
-    struct listener *listener = association->listener;
-    unlist(association);
-    listener->associations--;
-    close(association->fd);
-    association->dead = true;
-    association->newer = NULL;
-    association->older = listener->ports->dead_associations;
-    listener->ports->dead_associations = association;
-}
-
-static int open_association(struct association *association);
 
 static void
 answer_ready(struct source *source, uint32_t events)
 {
-    struct association *association = (struct association *)source;
-    struct listener *listener = association->listener;
+    struct flow *flow = ((struct end *)source)->flow;
+    struct listener *listener = flow->listener;
     struct ports *ports = listener->ports;
     (void)events;
-    for (int count = 0; count < DATAGRAMS_AT_ONCE && !association->dead; count++) {
-        ssize_t got = recv(association->fd, ports->buffer, sizeof ports->buffer, 0);
+    for (int count = 0; count < DATAGRAMS_AT_ONCE && !flow->dead; count++) {
+        ssize_t got = recv(flow->ends[VIEW].fd, ports->buffer, sizeof ports->buffer, 0);
         if (got < 0 && errno == ECONNREFUSED) {
             /* Nothing listens. The client will send again; the other family may have a server then.
              */
-            if (!association->answered && !association->second_family) {
-                close(association->fd);
-                association->second_family = true;
-                if (open_association(association) < 0)
-                    close_association(association);
-                return;
-            }
-            continue;
+            if (flow->connected || flow->second_family)
+                continue;
+            if (!try_other_family(flow))
+                close_flow(flow, false);
+            return;
         }
         if (got < 0)
             return;
-        association->answered = true;
-        touch(association);
+        flow->connected = true;
+        touch(flow);
         struct iovec bytes = {ports->buffer, (size_t)got};
-        struct destination *known = &association->destination;
+        struct destination *known = &flow->destination;
         /* From the address that the client knows. */
-        struct msghdr message = {.msg_name = &association->client.any,
-                                 .msg_namelen = association->client.length,
+        struct msghdr message = {.msg_name = &flow->client.any,
+                                 .msg_namelen = flow->client.length,
                                  .msg_iov = &bytes,
                                  .msg_iovlen = 1,
                                  .msg_control = known->length ? &known->control : NULL,
@@ -594,69 +560,23 @@ answer_ready(struct source *source, uint32_t events)
     }
 }
 
-static int
-open_association(struct association *association)
+static struct flow *
+flow_of(struct listener *listener, const struct address *client)
 {
-    const struct listener *listener = association->listener;
-    int family = association->second_family ? other_family(listener->family) : listener->family;
-    struct address address = loopback(family, listener->port);
-    association->fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (association->fd < 0)
-        return -1;
-    if (connect(association->fd, &address.any, address.length) < 0 ||
-        watch(listener->ports, association->fd, &association->source, EPOLLIN) < 0) {
-        int error = errno;
-        close(association->fd);
-        association->fd = -1;
-        errno = error;
-        return -1;
-    }
-    return 0;
-}
-
-static struct association *
-association_of(struct listener *listener, const struct address *client)
-{
-    for (struct association *one = listener->newest; one; one = one->older)
+    for (struct flow *one = listener->newest; one; one = one->older)
         if (one->client.length == client->length &&
             !memcmp(&one->client.any, &client->any, client->length))
             return one;
-    if (listener->associations >= MOST_ASSOCIATIONS)
-        close_association(listener->oldest);
-    struct association *made = calloc(1, sizeof *made);
-    if (!made)
-        return NULL;
-    made->source.ready = answer_ready;
-    made->listener = listener;
-    made->client = *client;
-    if (open_association(made) < 0 && errno == EMFILE && listener->oldest) {
-        close_association(listener->oldest);
-        (void)open_association(made);
+    if (listener->flows >= MOST_ASSOCIATIONS)
+        close_flow(listener->oldest, false);
+    struct flow *made = open_flow(listener, -1, answer_ready);
+    if (!made && errno == EMFILE && listener->oldest) {
+        close_flow(listener->oldest, false);
+        made = open_flow(listener, -1, answer_ready);
     }
-    if (made->fd < 0) {
-        free(made);
-        return NULL;
-    }
-    list_as_newest(made);
-    listener->associations++;
+    if (made)
+        made->client = *client;
     return made;
-}
-
-/* Keep the control message of a datagram for the answers. The interface is left to the routes. */
-static void
-note_destination(struct destination *destination, const struct msghdr *message)
-{
-    const struct cmsghdr *header = CMSG_FIRSTHDR(message);
-    if (!header || message->msg_controllen > sizeof destination->control)
-        return;
-    memcpy(&destination->control, header, message->msg_controllen);
-    destination->length = message->msg_controllen;
-    if (header->cmsg_level == IPPROTO_IP && header->cmsg_type == IP_PKTINFO) {
-        struct in_pktinfo four;
-        memcpy(&four, CMSG_DATA(header), sizeof four);
-        four.ipi_ifindex = 0;
-        memcpy(CMSG_DATA(&destination->control.header), &four, sizeof four);
-    }
 }
 
 static void
@@ -667,25 +587,28 @@ datagram_ready(struct source *source, uint32_t events)
     (void)events;
     for (int count = 0; count < DATAGRAMS_AT_ONCE && listener->fd >= 0; count++) {
         struct address client;
-        uint8_t control[CMSG_SPACE(sizeof(struct in6_pktinfo))] __attribute__((aligned(8)));
+        struct destination to;
         memset(&client, 0, sizeof client);
         struct iovec bytes = {ports->buffer, sizeof ports->buffer};
         struct msghdr message = {.msg_name = &client.any,
                                  .msg_namelen = sizeof client.six,
                                  .msg_iov = &bytes,
                                  .msg_iovlen = 1,
-                                 .msg_control = control,
-                                 .msg_controllen = sizeof control};
+                                 .msg_control = &to.control,
+                                 .msg_controllen = sizeof to.control};
         ssize_t got = recvmsg(listener->fd, &message, 0);
         if (got < 0)
             return;
         client.length = message.msg_namelen;
-        struct association *association = association_of(listener, &client);
-        if (!association)
+        struct flow *flow = flow_of(listener, &client);
+        if (!flow)
             continue;
-        note_destination(&association->destination, &message);
-        touch(association);
-        (void)send(association->fd, ports->buffer, (size_t)got, MSG_NOSIGNAL | MSG_DONTWAIT);
+        to.length = message.msg_controllen;
+        if (to.length && to.control.header.cmsg_level == IPPROTO_IP) /* the routes say by which */
+            ((struct in_pktinfo *)CMSG_DATA(&to.control.header))->ipi_ifindex = 0;
+        flow->destination = to;
+        touch(flow);
+        (void)send(flow->ends[VIEW].fd, ports->buffer, (size_t)got, MSG_NOSIGNAL | MSG_DONTWAIT);
     }
 }
 
@@ -721,8 +644,8 @@ ports_add(struct ports *ports, int fd, uint16_t port)
     listener->fd = fd;
     listener->port = port;
     listener->family = address.any.sa_family;
-    listener->datagrams = kind == SOCK_DGRAM;
-    if (listener->datagrams) {
+    listener->kind = kind;
+    if (!is_stream(listener)) {
         listener->source.ready = datagram_ready;
         if (listener->family == AF_INET6)
             (void)setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &one, sizeof one);
@@ -747,32 +670,23 @@ ports_drain(struct ports *ports)
 {
     ports->draining = true;
     for (struct listener *listener = ports->listeners; listener; listener = listener->next) {
-        while (listener->oldest)
-            close_association(listener->oldest);
-        if (listener->fd >= 0)
-            close(listener->fd);
+        close(listener->fd);
         listener->fd = -1;
-    }
-    for (struct connection *one = ports->connections, *next; one; one = next) {
-        next = one->next;
-        if (one->connected)
-            advance(one);
-        else
-            close_connection(one, true);
+        for (struct flow *one = listener->newest, *next; one; one = next) {
+            next = one->older;
+            if (is_stream(listener) && one->connected)
+                advance(one);
+            else
+                close_flow(one, is_stream(listener));
+        }
     }
 }
 
 void
 ports_collect(struct ports *ports)
 {
-    while (ports->dead_connections) {
-        struct connection *one = ports->dead_connections;
-        ports->dead_connections = one->next;
-        free(one);
-    }
-    while (ports->dead_associations) {
-        struct association *one = ports->dead_associations;
-        ports->dead_associations = one->older;
+    for (struct flow *one; (one = ports->dead);) {
+        ports->dead = one->older;
         free(one);
     }
 }
@@ -780,7 +694,10 @@ ports_collect(struct ports *ports)
 bool
 ports_busy(const struct ports *ports)
 {
-    return ports->connections != NULL;
+    for (const struct listener *listener = ports->listeners; listener; listener = listener->next)
+        if (is_stream(listener) && listener->newest)
+            return true;
+    return false;
 }
 
 int
@@ -788,7 +705,8 @@ ports_timeout(const struct ports *ports)
 {
     int64_t first = -1;
     for (const struct listener *listener = ports->listeners; listener; listener = listener->next)
-        if (listener->oldest && (first < 0 || listener->oldest->used < first))
+        if (!is_stream(listener) && listener->oldest &&
+            (first < 0 || listener->oldest->used < first))
             first = listener->oldest->used;
     if (first < 0)
         return -1;
@@ -801,6 +719,6 @@ ports_expire(struct ports *ports)
 {
     int64_t limit = now_milliseconds() - IDLE_MILLISECONDS;
     for (struct listener *listener = ports->listeners; listener; listener = listener->next)
-        while (listener->oldest && listener->oldest->used <= limit)
-            close_association(listener->oldest);
+        while (!is_stream(listener) && listener->oldest && listener->oldest->used <= limit)
+            close_flow(listener->oldest, false);
 }
