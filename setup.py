@@ -24,7 +24,7 @@ PROGRAMS = {
         "native/mounts.c",
         "native/protect.c",
         "native/binds.c",
-        "native/hosts.c",
+        "native/cover.c",
         "native/helper.c",
         "native/namespaces.c",
         "native/logs.c",

@@ -6,12 +6,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <linux/mount.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -87,59 +83,5 @@ write_whole(int file, const char *text, size_t size)
             return -1;
         done += (size_t)count;
     }
-    return 0;
-}
-
-int
-memory_cover(const char *contents, size_t size, const char *place, mode_t mode, bool read_only)
-{
-    char link[sizeof "/proc/self/fd/" + 12];
-    int file = memory_file();
-    if (file < 0 || write_whole(file, contents, size) < 0 || fchmod(file, mode) < 0)
-        return -1;
-    (void)snprintf(link, sizeof link, "/proc/self/fd/%d", file);
-    int cover = open(link, O_RDONLY | O_CLOEXEC);
-    close(file);
-    int clone = memory_mount(read_only ? MOUNT_ATTR_RDONLY : 0);
-    if (cover < 0 || clone < 0)
-        return -1;
-    return mount_attach(clone, place) < 0 ? -1 : cover;
-}
-
-/* Whether a file that is missing cannot be made there, for a file system is read-only. */
-static bool
-is_read_only(const char *place)
-{
-    char above[PATH_MAX];
-    struct statvfs found;
-    (void)snprintf(above, sizeof above, "%s", place);
-    while (statvfs(*above ? above : "/", &found) < 0) {
-        char *slash = strrchr(above, '/');
-        if (errno != ENOENT || !slash)
-            return true;
-        *slash = '\0';
-    }
-    return found.f_flag & ST_RDONLY;
-}
-
-int
-cover_file(const struct argument *arguments)
-{
-    const char *target = arguments[0].bytes;
-    uint64_t flags = arguments[2].number;
-    char place[PATH_MAX];
-    struct stat st = {.st_mode = S_IFREG | 0644};
-    bool known = real_path(target, place) == 0;
-    bool missing = known && stat(place, &st) < 0;
-    bool possible =
-        known && S_ISREG(st.st_mode) && (!missing || (flags & COVER_MAKE && !is_read_only(place)));
-    if (!possible && !(flags & COVER_REQUIRED))
-        return 0;
-    int file = known ? memory_cover(arguments[1].bytes, arguments[1].length - 1, place,
-                                    st.st_mode & 0777, !missing && is_read_only(place))
-                     : -1;
-    if (file < 0)
-        return fail("DATA", target);
-    close(file);
     return 0;
 }

@@ -1,5 +1,5 @@
 /* The plan of a view: plain bytes made by Python, read and checked whole before a step is carried
- * out.
+ * out. That the steps make sense together is checked where they are made (namespace/plan.py).
  *
  *     plan    "overlaykit plan\0", u32 version, u32 size of the plan in bytes, records
  *     record  u16 code of the step, u16 number of arguments, arguments
@@ -47,14 +47,12 @@ enum section {
 };
 
 #define STEP(code, ...) STEP_##code,
-#define STEP_UP_TO(code, ...) STEP_##code,
 enum step {
     STEP_NONE,
 #include "steps.h"
     STEPS,
 };
 #undef STEP
-#undef STEP_UP_TO
 
 /* Flags of STEP_FRESH and STEP_CLONE. */
 enum {
@@ -78,7 +76,6 @@ enum {
     GROUPS_KEPT,
     GROUPS_SET, /* to those of the steps STEP_GROUP */
     GROUPS_SET_IF_PERMITTED,
-    GROUPS_KINDS,
 };
 
 /* A flag of STEP_SESSION. */
@@ -150,8 +147,5 @@ void slot_close(struct plan *plan, const struct argument *slot);
 /* Give the memory of the sections from `first` to `last` back to the kernel: they are carried
  * out. */
 void plan_forget(struct plan *plan, enum section first, enum section last);
-
-/* Print the table of steps: code, name, signature and sections of each. */
-void plan_print_steps(void);
 
 #endif

@@ -2,7 +2,6 @@
  *
  *     _supervisor FD           carry out the plan in the descriptor FD
  *     _supervisor FD --check   check it only
- *     _supervisor --steps      print the table of steps
  *     _supervisor --after PID PROGRAM [ARG]...
  *                              wait for a child, then execute a program with its status
  *
@@ -1072,10 +1071,6 @@ main(int count, char **arguments)
     sigset_t all, before;
     sigfillset(&all);
     (void)sigprocmask(SIG_SETMASK, &all, &before);
-    if (count == 2 && !strcmp(arguments[1], "--steps")) {
-        plan_print_steps();
-        return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-    }
     if (count >= 4 && !strcmp(arguments[1], "--after"))
         return execute_after(count - 2, arguments + 2, &before);
     bool checks = count == 3 && !strcmp(arguments[2], "--check");

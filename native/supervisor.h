@@ -245,16 +245,13 @@ int memory_mount(uint64_t attributes);
 /* Write into a file from its beginning. Returns -1 with errno set. */
 int write_whole(int file, const char *text, size_t size);
 
-/* Mount a file in memory over `place`. Returns a descriptor of it, or -1 with errno set. */
-int memory_cover(const char *contents, size_t size, const char *place, mode_t mode, bool read_only);
-
-/* Carry out STEP_COVER. */
-int cover_file(const struct argument *arguments);
-
 /* Carry out STEP_DATA. Returns the mount, or -1. */
 int data_mount(const struct plan *plan, const struct argument *arguments);
 
-/* ---- hosts.c -------------------------------------------------------------------------------- */
+/* ---- cover.c -------------------------------------------------------------------------------- */
+
+/* Carry out STEP_COVER. */
+int cover_file(const struct argument *arguments);
 
 /* What a kept view needs to write changes of /etc/hosts back. */
 struct covered_hosts {

@@ -22,7 +22,7 @@ from overlaykit import signals, standard
 from overlaykit.errors import Error
 from overlaykit.namespace import seccomp
 from overlaykit.namespace.descriptors import leads_out
-from overlaykit.namespace.plan import TooLarge, TooManyDescriptors
+from overlaykit.namespace.plan import TooLarge, TooManyDescriptors, check
 from overlaykit.namespace.spec import Alone, Caller, End, Reporting
 from overlaykit.namespace.view_plan import plan_of
 from overlaykit.scope import ExitStack, contextmanager, suppress
@@ -315,7 +315,8 @@ def _outward(spec: LaunchSpec) -> tuple[LaunchSpec, Program | None, str]:
 
 @contextmanager
 def _encoded(plan: Plan, spec: LaunchSpec) -> Iterator[int]:
-    """A descriptor of a file in memory with the bytes of the plan."""
+    """A descriptor of a file in memory with the bytes of the plan, which makes sense."""
+    check(plan.steps)
     try:
         raw = plan.encode()
     except TooLarge:

@@ -2,7 +2,8 @@
 
 A step is a tuple: its name, then its arguments. A *slot* is the name of a descriptor: an inherited one (`descriptor`)
 or one that a step makes. The sections "plan", "monitor", "init", "command" and "end" follow one another; `view_plan`
-fills them. The forms of the steps are those of native/steps.h; native/plan.c refuses what it does not understand.
+fills them. The forms of the steps are those of native/steps.h; native/plan.c refuses bytes that it does not understand.
+Whether a plan makes sense is checked here, before the program sees it (`check`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Final, TypeAlias
+
+    _Special: TypeAlias = Callable[["_Check", Sequence[Any]], str | None]
 
     Slot: TypeAlias = str
     Argument: TypeAlias = int | str | tuple[str | bytes, ...]
@@ -119,6 +122,80 @@ FORMS: Final = {
 _INTEGERS: Final = frozenset("unbaik")
 _SLOTS: Final = frozenset("dmc")
 _STRINGS: Final = frozenset("s/heF")
+
+
+_ONCE: Final = frozenset(
+    (
+        *("report", "front", "parent", "root", "attach_binds", "hosts", "blocked", "ignored"),
+        *("close_standard", "exec", "offer_namespaces", "terminal", "pty", "session", "announce"),
+        *(
+            "log",
+            "record_status",
+            "no_new_privs",
+            "out_of_memory",
+            "user",
+            "scope_sockets",
+            "grace",
+        ),
+        *("json_status", "time_offsets", "helper", "connect", "input", "hint"),
+    )
+)
+"""Steps that occur once at most."""
+
+_NO_FLAGS: Final = "there are no such flags"
+_MOST: Final = {
+    "section": (len(SECTIONS) - 1, "there is no such section"),
+    "publish": ((1 << 16) - 1, "it is no port"),
+    "umask": (0o777, "it is no umask"),
+    "fresh": (OPTIONAL_IF_ENOENT - 1, _NO_FLAGS),
+    "clone": (2 * OPTIONAL_IF_ENOENT - 1, _NO_FLAGS),
+    "attach": (IF_TARGET_EXISTS, _NO_FLAGS),
+    "protect": (OWN_NETWORK | MACHINE, _NO_FLAGS),
+    "standard": (2, "it is no standard descriptor"),
+    "close_standard": (7, "it is no standard descriptor"),
+    "terminal": (1, _NO_FLAGS),
+    "session": (1, _NO_FLAGS),
+    "limit": (15, "there is no such limit"),
+    "user": (GROUPS_SET_IF_PERMITTED, _NO_FLAGS),
+    "grace": ((1 << 31) - 1, "it is too long"),
+    "cover": (COVER_MAKE | COVER_REQUIRED, _NO_FLAGS),
+    "data": (0o7777, "it is no mode"),
+    "directory": (0o7777, "it is no mode"),
+}
+"""What the argument with the letter n is at most, and what is wrong if it exceeds that."""
+
+_NAMESPACES: Final = 0x7E020080
+"""CLONE_NEW* of linux/sched.h."""
+_NEW_PROCESSES: Final = 0x20000000
+"""CLONE_NEWPID"""
+_PROPAGATIONS: Final = frozenset((0, 1 << 18, 1 << 19, 1 << 20))
+"""MS_PRIVATE, MS_SLAVE and MS_SHARED of linux/mount.h."""
+_LONGEST_HOSTNAME: Final = 64
+_LONGEST_FILE_NAME: Final = 60
+_LONGEST_FAILURE: Final = 32
+_MOST_GROUPS: Final = 1 << 16
+
+_VALUES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "b": (lambda flag: flag <= 1, _NO_FLAGS),
+    "a": (lambda attributes: attributes < 1 << 32, "there are no such attributes"),
+    "i": (lambda number: number < (1 << 32) - 1, "it is no user or group"),
+    "k": (lambda kinds: not kinds & ~_NAMESPACES, "there are no such namespaces"),
+    "h": (lambda name: len(os.fsencode(name)) <= _LONGEST_HOSTNAME, "the name is too long"),
+    "F": (
+        lambda name: 0 < len(name) <= _LONGEST_FAILURE and name.replace("_", "A").isupper(),
+        "the name of the failure is none",
+    ),
+    "e": (lambda name: name not in ("", ".", "..") and "/" not in name, "the name is none"),
+    "v": (bool, "there is no program"),
+    "o": (lambda options: len(options) % 2 == 0, "an option has no value"),
+    "/": (lambda path: path.startswith("/"), "a path is not absolute"),
+    "P": (lambda paths: all(path.startswith("/") for path in paths), "a path is not absolute"),
+}
+"""By the letters of signatures."""
+
+
+class BadPlan(Exception):
+    """A plan that makes no sense, which is an error of ours."""
 
 
 class TooLarge(Exception):
@@ -495,33 +572,193 @@ class Plan:
         return MAGIC + _u32(VERSION) + _u32(size) + body
 
 
+def check(steps: Iterable[Step]) -> None:
+    """Whether the steps make sense together. Raises: BadPlan, which names the record."""
+    checked = _Check()
+    for number, (name, *arguments) in enumerate(steps, 1):
+        if problem := checked.problem(str(name), arguments):
+            raise BadPlan(f"record {number}: {name}: {problem}")
+    if problem := checked.problem_of_all():
+        raise BadPlan(problem)
+
+
+class _Check:
+    """What is known of a plan up to a step."""
+
+    def __init__(self) -> None:
+        self.section = ""
+        self.seen: dict[str, int] = {}
+        self.slots: dict[object, str] = {}
+        self.numbers: set[int] = set()  # of inherited descriptors
+        self.own_processes = False  # without which init would be one of the host's
+
+    def problem(self, name: str, arguments: Sequence[Any]) -> str | None:
+        """What is wrong with the next step."""
+        _, signature, places = FORMS[name]
+        seen = self.seen
+        if name == "section":
+            return self._problem_of_section(arguments[0])
+        if not self.section or self.section not in places:
+            return "the step has no place in this section"
+        if "exec" in seen and self.section == "command":
+            return "it comes after exec"
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] > 1 and name in _ONCE:
+            return "the step occurs twice"
+        filled: object = None
+        flags = 0
+        for letter, argument in zip(signature, arguments, strict=True):
+            problem = None
+            if letter in _VALUES:
+                holds, said = _VALUES[letter]
+                problem = None if holds(argument) else said
+            elif letter in "dc":
+                problem = self._used(argument, name)
+                if letter == "c":
+                    self.slots[argument] = "consumed"
+            elif letter == "m":
+                filled = argument
+            elif letter == "n":
+                flags = argument
+                most, said = _MOST[name]
+                problem = None if argument <= most else said
+            if problem:
+                return problem
+        if name in _SPECIAL and (problem := _SPECIAL[name](self, arguments)):
+            return problem
+        if filled is not None:
+            return self._filled(filled, flags, name)
+        return None
+
+    def _problem_of_section(self, section: int) -> str | None:
+        if section >= len(SECTIONS):
+            return "there is no such section"
+        if not self.section and section:
+            return "the plan does not begin with the section of the plan"
+        if self.section and section <= SECTIONS.index(self.section):
+            return "the sections are not in order"
+        self.section = SECTIONS[section]
+        return None
+
+    def _filled(self, slot: object, flags: int, name: str) -> str | None:
+        """Fill a slot. "perhaps": an optional step may have filled it."""
+        if name not in ("fresh", "clone"):
+            flags = 0
+        alternative = flags & UNLESS_FILLED
+        if self.slots.get(slot) != ("perhaps" if alternative else None):
+            return "the slot is no alternative's" if alternative else "the slot is filled already"
+        made = "perhaps" if flags & ~UNLESS_FILLED else "made"
+        self.slots[slot] = "inherited" if name == "descriptor" else made
+        return None
+
+    def _used(self, slot: object, name: str) -> str | None:
+        state = self.slots.get(slot)
+        if state is None or state == "consumed":
+            return "the slot is not filled"
+        if state == "perhaps" and name == "root":
+            return "the slot may be empty"
+        if state != "inherited" and self.section != "init":
+            return "the slot holds no inherited descriptor"
+        return None
+
+    def problem_of_all(self) -> str | None:
+        """What is wrong with the whole plan."""
+        seen = self.seen
+        if "exec" not in seen:
+            return "there is no command"
+        if ("report" in seen) == ("front" in seen):
+            return "it has neither report nor front, or both"
+        if "terminal" in seen and not ("front" in seen and "pty" in seen):
+            return "its terminal has no front or no pty"
+        if "bind" in seen and "attach_binds" not in seen:
+            return "it attaches no binds"
+        if not self.own_processes:
+            return "it makes and joins no PID namespace"
+        return None
+
+
+def _of_namespaces(check: _Check, arguments: Sequence[Any]) -> str | None:
+    check.own_processes |= check.section == "monitor" and bool(arguments[-1] & _NEW_PROCESSES)
+    return None
+
+
+def _of_descriptor(check: _Check, arguments: Sequence[Any]) -> str | None:
+    if arguments[1] in check.numbers:
+        return "the descriptor has two slots"
+    check.numbers.add(arguments[1])
+    return None
+
+
+def _of_log(_: _Check, arguments: Sequence[Any]) -> str | None:
+    if len(os.fsencode(arguments[3])) > _LONGEST_FILE_NAME:
+        return "the name is none"
+    return None if arguments[4] else "there is no limit"
+
+
+def _of_session(check: _Check, arguments: Sequence[Any]) -> str | None:
+    return "there is no terminal" if arguments[0] and "pty" not in check.seen else None
+
+
+def _unless(problem: str, holds: Callable[[_Check, Sequence[Any]], bool]) -> _Special:
+    return lambda check, arguments: None if holds(check, arguments) else problem
+
+
+_SPECIAL: Final[dict[str, _Special]] = {
+    "descriptor": _of_descriptor,
+    "setns": _of_namespaces,
+    "unshare": _of_namespaces,
+    "connect": _unless("there is no helper", lambda check, _: "helper" in check.seen),
+    "publish": _unless("it is no port", lambda _, arguments: arguments[1] > 0),
+    "clone": _unless(
+        "there is no such propagation", lambda _, arguments: arguments[4] in _PROPAGATIONS
+    ),
+    "bind": _unless(
+        "it comes after attach_binds", lambda check, _: "attach_binds" not in check.seen
+    ),
+    "pty": _unless("there is no terminal", lambda check, _: "terminal" in check.seen),
+    "session": _of_session,
+    "log": _of_log,
+    "record_status": _unless(
+        "the name is none",
+        lambda _, arguments: len(os.fsencode(arguments[1])) <= _LONGEST_FILE_NAME,
+    ),
+    "limit": _unless(
+        "it is above the hard limit", lambda _, arguments: arguments[1] <= arguments[2]
+    ),
+    "group": _unless(
+        "there are too many groups", lambda check, _: check.seen["group"] <= _MOST_GROUPS
+    ),
+}
+"""What the letters do not say."""
+
+
 def _record(step: Step, slots: dict[Slot, int]) -> bytes:
     name: Any
     name, *arguments = step
     code, signature, _ = FORMS[name]
-    record = _u16(code) + _u16(len(signature))
+    order = sys.byteorder
+    record = code.to_bytes(2, order) + len(signature).to_bytes(2, order)
     argument: Any
     for letter, argument in zip(signature, arguments, strict=True):
         if letter in _INTEGERS:
-            record += _U32_OF_8 + argument.to_bytes(8, sys.byteorder)
+            record += _U32_OF_8 + argument.to_bytes(8, order)
         elif letter in _SLOTS:
-            record += _U32_OF_4 + _u32(slots.setdefault(argument, len(slots)))
+            record += _U32_OF_4 + slots.setdefault(argument, len(slots)).to_bytes(4, order)
         else:
             text = _strings((argument,) if letter in _STRINGS else argument)
-            record += _u32(len(text)) + text
+            record += len(text).to_bytes(4, order) + text
     return record
 
 
-def _strings(texts: Iterable[str | bytes]) -> bytes:
-    encoded = [*map(os.fsencode, texts), b""]
-    joined = b"\0".join(encoded)
-    if joined.count(b"\0") != len(encoded) - 1:
+def _strings(texts: Any) -> bytes:
+    """Strings, all str or all bytes, each with a NUL after it."""
+    if not texts:
+        return b""
+    joined: bytes
+    joined = b"\0".join(texts) if type(texts[0]) is bytes else os.fsencode("\0".join(texts))
+    if joined.count(b"\0") != len(texts) - 1:
         raise ValueError("embedded null byte")
-    return joined
-
-
-def _u16(number: int) -> bytes:
-    return number.to_bytes(2, sys.byteorder)
+    return joined + b"\0"
 
 
 def _u32(number: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -23,21 +24,11 @@ Argument: TypeAlias = int | str | bytes | tuple[str | bytes, ...]
 Step: TypeAlias = tuple[str | Argument, ...]
 
 
-class Form(NamedTuple):
-    """A row of the table of steps."""
-
-    code: int
-    signature: str
-    sections: tuple[str, ...]
-
-
-def table() -> dict[str, Form]:
-    """The program's own table."""
-    lines = subprocess.check_output([SUPERVISOR, "--steps"], text=True).splitlines()
-    return {
-        name: Form(int(code), signature.strip("-"), tuple(sections.split(",")))
-        for code, name, signature, sections in (line.split(" ") for line in lines)
-    }
+def table() -> dict[str, tuple[int, str]]:
+    """The program's own table, in native/steps.h: code and signature of each step."""
+    with open(os.path.join(os.path.dirname(__file__), "../../native/steps.h")) as file:
+        rows = re.findall(r'^STEP\(\w+, "(\w+)", "(.*?)"\)', file.read(), re.M)
+    return {name: (code, signature) for code, (name, signature) in enumerate(rows, 1)}
 
 
 FORMS: Final = table()
@@ -61,9 +52,9 @@ def argument(letter: str, value: object) -> bytes:
 def record(step: Step) -> bytes:
     name, *arguments = step
     assert isinstance(name, str)
-    form = FORMS[name]
-    encoded = [argument(*pair) for pair in zip(form.signature, arguments, strict=True)]
-    return struct.pack("=HH", form.code, len(encoded)) + b"".join(encoded)
+    code, signature = FORMS[name]
+    encoded = [argument(*pair) for pair in zip(signature, arguments, strict=True)]
+    return struct.pack("=HH", code, len(encoded)) + b"".join(encoded)
 
 
 def framed(body: bytes, *, version: int = 1, more: int = 0) -> bytes:

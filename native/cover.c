@@ -1,8 +1,6 @@
-/* The view's host name in its /etc/hosts, so that programs find an address for it.
- *
- * A file in memory is mounted over /etc/hosts, as other launchers do, and nothing is written into
- * an upper. Where the upper is kept, changes to the file are written back after the command's
- * end. */
+/* Files of a view that files in memory cover, as other launchers do it: nothing is written into an
+ * upper. One of them is /etc/hosts, so that programs find an address for the view's host name;
+ * where the upper is kept, changes to it are written back after the command's end. */
 #include "supervisor.h"
 
 #include <errno.h>
@@ -59,30 +57,14 @@ append_file(FILE *text, int file)
     return count == 0;
 }
 
-/* Open the file that is to be covered and append it, or the default where it is missing. Returns
- * false where nothing is to be covered: it is no readable regular file, or cannot be made. With
- * `keep` a missing file is not made: it would stay in the upper. */
+/* Append the file that is to be covered. Returns false if it cannot be read. */
 static bool
-append_hosts(FILE *text, struct covered_hosts *hosts, const char *place, bool must_exist,
-             mode_t *mode)
+append_covered(FILE *text, const char *place)
 {
-    struct stat st;
-    hosts->below = open(place, O_PATH | O_CLOEXEC);
-    if (hosts->below < 0) {
-        if (errno != ENOENT || must_exist)
-            return false;
-        *mode = 0644;
-        return fputs(DEFAULT_HOSTS, text) >= 0;
-    }
-    /* open(2) of a FIFO waits for a writer. */
-    if (fstat(hosts->below, &st) < 0 || !S_ISREG(st.st_mode))
-        return false;
     int file = open(place, O_RDONLY | O_CLOEXEC);
-    if (file < 0)
-        return false;
-    *mode = st.st_mode & 0777;
-    bool whole = append_file(text, file);
-    close(file);
+    bool whole = file >= 0 && append_file(text, file);
+    if (file >= 0)
+        close(file);
     return whole;
 }
 
@@ -98,30 +80,104 @@ append_name(FILE *text, struct covered_hosts *hosts, const char *hostname)
     hosts->line_size = (size_t)fprintf(text, "127.0.0.1 %s\n", hostname);
 }
 
+/* Whether a file that is missing cannot be made there, for a file system is read-only. */
+static bool
+is_read_only(const char *place)
+{
+    char above[PATH_MAX];
+    struct statvfs found;
+    (void)snprintf(above, sizeof above, "%s", place);
+    while (statvfs(*above ? above : "/", &found) < 0) {
+        char *slash = strrchr(above, '/');
+        if (errno != ENOENT || !slash)
+            return true;
+        *slash = '\0';
+    }
+    return found.f_flag & ST_RDONLY;
+}
+
+/* What may be covered, and how. */
+struct place {
+    char path[PATH_MAX];
+    bool possible, missing, read_only;
+    mode_t mode;
+};
+
+/* Look at the file that is to be covered. One that is missing may be made with `makes`. */
+static struct place
+look_at(const char *target, bool makes)
+{
+    struct place place = {.path = ""};
+    struct stat st = {.st_mode = S_IFREG | 0644};
+    bool known = real_path(target, place.path) == 0;
+    place.missing = known && stat(place.path, &st) < 0;
+    place.read_only = known && is_read_only(place.path);
+    place.possible =
+        known && S_ISREG(st.st_mode) && (!place.missing || (makes && !place.read_only));
+    place.mode = st.st_mode & 0777;
+    if (!known)
+        *place.path = '\0';
+    return place;
+}
+
+/* Mount a file in memory over a place. Returns a descriptor of it, or -1 with errno set. */
+static int
+cover(const struct place *place, const char *contents, size_t size)
+{
+    char link[sizeof "/proc/self/fd/" + 12];
+    int file = memory_file();
+    if (file < 0 || write_whole(file, contents, size) < 0 || fchmod(file, place->mode) < 0)
+        return -1;
+    (void)snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    int covering = open(link, O_RDONLY | O_CLOEXEC);
+    close(file);
+    int clone = memory_mount(place->read_only ? MOUNT_ATTR_RDONLY : 0);
+    if (covering < 0 || clone < 0)
+        return -1;
+    return mount_attach(clone, place->path) < 0 ? -1 : covering;
+}
+
+int
+cover_file(const struct argument *arguments)
+{
+    uint64_t flags = arguments[2].number;
+    struct place place = look_at(arguments[0].bytes, flags & COVER_MAKE);
+    if (!place.possible && !(flags & COVER_REQUIRED))
+        return 0;
+    int file = *place.path ? cover(&place, arguments[1].bytes, arguments[1].length - 1) : -1;
+    if (file < 0)
+        return fail("DATA", arguments[0].bytes);
+    close(file);
+    return 0;
+}
+
+/* With `keep` a missing file is not made without need: it would stay in the upper. */
 int
 hosts_cover(struct covered_hosts *hosts, const char *hostname, const char *lines, bool keep)
 {
-    char place[PATH_MAX];
-    struct statvfs root;
-    mode_t mode;
+    struct place place = look_at("/etc/hosts", !keep || *lines);
     *hosts = (struct covered_hosts){.cover = -1, .below = -1, .lines_size = strlen(lines)};
     FILE *text = open_memstream(&hosts->contents, &hosts->size);
-    if (!text || real_path("/etc/hosts", place) < 0 || statvfs("/", &root) < 0)
-        return fail("HOSTS", "/etc/hosts");
-    bool read_only = root.f_flag & ST_RDONLY;
+    if (!text)
+        return fail("HOSTS", place.path);
     /* The first line with a name counts. */
     (void)fputs(lines, text);
-    bool found = append_hosts(text, hosts, place, read_only || (keep && !*lines), &mode);
-    if (found)
+    if (place.possible && place.missing)
+        (void)fputs(DEFAULT_HOSTS, text);
+    else
+        place.possible = place.possible && append_covered(text, place.path);
+    if (place.possible)
         append_name(text, hosts, hostname);
     bool failed = ferror(text) || fclose(text) != 0;
-    if (!found)
-        return *lines ? fail_with("HOSTS", EINVAL, place) : 0;
+    if (!place.possible)
+        return *lines ? fail_with("HOSTS", EINVAL, "/etc/hosts") : 0;
     if (!failed && !hosts->line_size && !*lines)
         return 0;
+    if (keep && !place.missing)
+        hosts->below = open(place.path, O_PATH | O_CLOEXEC);
     if (!failed)
-        hosts->cover = memory_cover(hosts->contents, hosts->size, place, mode, read_only);
-    return hosts->cover < 0 ? fail("HOSTS", place) : 0;
+        hosts->cover = cover(&place, hosts->contents, hosts->size);
+    return hosts->cover < 0 ? fail("HOSTS", place.path) : 0;
 }
 
 /* Remove a part of a text, if it is there; the new size. */
