@@ -134,10 +134,10 @@ class RootFs:
 
     def _mountpoints(self, spec: ViewSpec, layers: Sequence[Layer]) -> list[Layer]:
         """A lowest layer, so that no mountpoint of the view's own files is made in an upper that is kept."""
-        covers = spec.network != "host" or spec.names is not None
+        if self.upper is None or (spec.network == "host" and spec.names is None):
+            return []
         # The kernel takes no layer in another one, and the host has these files.
-        apart = not any(below(self.entry.path, os.path.realpath(layer.path)) for layer in layers)
-        if self.upper is None or not covers or not apart:
+        if any(below(self.entry.path, os.path.realpath(layer.path)) for layer in layers):
             return []
         return [Layer(name="mountpoints", path=self.entry.make_mountpoints())]
 
