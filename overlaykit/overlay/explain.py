@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.marker_names import AUFS_WHITEOUT, is_whiteout_device
-from overlaykit.overlay.nodes import Directory
+from overlaykit.overlay.nodes import Directory, File
 
 if TYPE_CHECKING:
     from overlaykit.overlay.filesystem import Filesystem
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 _MOST_LINKS: Final = 40  # path_resolution(7)
 
-Role = Literal["answers", "merged", "shadowed", "whiteout"]
+Role = Literal["answers", "data", "merged", "shadowed", "whiteout"]
 
 
 @dataclass(frozen=True, slots=True)
 class LayerHit:
     """One layer's entry for a path.
 
-    `role`: `answers`; `merged` into a directory that answers; `shadowed` by an entry above; or a `whiteout`.
+    `role`: `answers`; holds the `data` of a file whose metadata answer; `merged` into a directory that answers;
+    `shadowed` by an entry above; or a `whiteout`.
     `path`: of the real file. `kind`: file, directory, symlink, device, fifo or socket.
     """
 
@@ -74,7 +75,7 @@ def _explain(filesystem: Filesystem, path: bytes, seen: list[Node]) -> Explanati
     node = None if found is None else found.node
     if node is not None:
         seen.append(node)
-    hits = _hits(tree, directory, name, node)
+    hits = _with_data(_hits(tree, directory, name, node), node)
     if not hits:
         fail(errno.ENOENT, path)
     target = None
@@ -108,6 +109,16 @@ def _hits(tree: Tree, directory: Directory, name: bytes, node: Node | None) -> l
             answered = True
         hits.append(_hit(layer_dir, name, role))
     return hits
+
+
+def _with_data(hits: list[LayerHit], node: Node | None) -> list[LayerHit]:
+    """The entries with that which holds the data of a metacopy; it may lie under another path than the others."""
+    if not isinstance(node, File) or node.data is None or node.data.layer_dir is None:
+        return hits
+    data = _hit(node.data.layer_dir, node.data.name, "data")
+    others = [hit for hit in hits if hit.path != data.path]
+    before = [hit for hit in others if hit.role != "shadowed"]
+    return [*before, data, *others[len(before) :]]
 
 
 def _resolve(

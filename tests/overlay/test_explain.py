@@ -7,9 +7,12 @@ import os
 
 import pytest
 
+from overlaykit.overlay.attributes import Changes
 from overlaykit.overlay.explain import Explanation, explain
+from overlaykit.overlay.stack import MergeOptions
 
 from ..posix.table import Dir, File, Symlink, Whiteout
+from .inside import as_root
 from .stack import Stack
 from .view import View, refused
 
@@ -35,6 +38,27 @@ def test_the_layer_that_answers_is_named_with_what_it_shadows(stack: Stack) -> N
         ]
         view.write("f", b"3")
         assert _roles(_ask(view, "/f"), stack)[0] == ("upper/f", "answers")
+
+
+@as_root
+def test_the_layer_that_holds_the_data_of_a_file_is_named(stack: Stack) -> None:
+    stack.add({"f": File(b"1"), "d": Dir()})
+    stack.add({"f": File(b"2"), "g": File(b"3")})
+    with stack.open(options=MergeOptions(metacopy=True)) as view:
+        view.change("f", Changes(mode=0o600))
+        view.rename("g", "d/n")
+        assert _roles(_ask(view, "/f"), stack) == [
+            ("upper/f", "answers"),
+            ("lower0/f", "data"),
+            ("lower1/f", "shadowed"),
+        ]
+        assert _roles(_ask(view, "/d/n"), stack) == [("upper/d/n", "answers"), ("lower1/g", "data")]
+        view.write("f", b"x")
+        assert _roles(_ask(view, "/f"), stack) == [
+            ("upper/f", "answers"),
+            ("lower0/f", "shadowed"),
+            ("lower1/f", "shadowed"),
+        ]
 
 
 def test_a_merged_directory_names_all_its_layers(stack: Stack) -> None:
