@@ -60,6 +60,11 @@ class Layer(Record, kw_only=True):
 
     stat(2) of a mask could wait for another process, so the type is not known here."""
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether it is a layer of the store: its files do not change, and it is there as long as it is held."""
+        return not self.recursive and "/" not in self.name
+
     def hold(self) -> Hold:
         """Prevent the removal of the layer until the result is closed.
 

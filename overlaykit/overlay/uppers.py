@@ -68,3 +68,5 @@ def _in_directories(upper: int, prefix: bytes) -> Iterator[str]:
             yield features.WHITEOUT_AUFS
         if any(name.startswith(FUSE_OVERLAYFS_PREFIX) for name in xattr_names(path)):
             yield features.WHITEOUT_AUFS
+        if any(markers.metacopy(path + b"/" + name) is not None for name in files):
+            yield features.METACOPY

@@ -13,7 +13,7 @@ from overlaykit.views import places, server
 from overlaykit.views.drivers import FUSE
 from overlaykit.views.registry import explain_at
 from overlaykit.views.serving import serve
-from overlaykit.views.upper import open_new_upper
+from overlaykit.views.upper import leaves_data, open_new_upper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ class FuseRoot:
             stage=entry.stage,
             options=MountOptions(
                 volatile=not kept,
+                metacopy=leaves_data(layers, kept=kept),
                 limit=None if limit is None or limit.project is not None else limit.size,
                 by_project=limit is not None and limit.project is not None,
             ),

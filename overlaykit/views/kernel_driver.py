@@ -16,7 +16,7 @@ from overlaykit.overlay import features
 from overlaykit.views import kernel_mount, locks
 from overlaykit.views.drivers import KERNEL
 from overlaykit.views.kernel_mount import Failed, Plan
-from overlaykit.views.upper import open_new_upper
+from overlaykit.views.upper import leaves_data, open_new_upper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -211,6 +211,7 @@ class KernelRoot:
                 upper=opened[0] if opened else -1,
                 work=opened[1] if opened else -1,
                 volatile=not kept,
+                metacopy=not user and leaves_data(layers, kept=kept),
                 identities=None if privileged else namespace.identities.chosen(userns),
                 user=user,
                 within=within,

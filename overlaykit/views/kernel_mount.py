@@ -48,6 +48,7 @@ class Plan:
     """What to mount. Directories are open descriptors, whose paths lead to them in a new mount namespace, too.
 
     `source`: shown as the mount's source. `stage`: an empty directory, for the child's own use. `lowers`: top first.
+    `metacopy`: changes of metadata copy no data, if the kernel can read such files.
     `bottom_apart`: the last of them contains another. `masks`: absolute paths in the view, shown as empty directories.
     `upper` and `work`: -1 for none. `volatile`: the upper ends with the view. `identities`: the ids of the user
     namespace to enter; None: the caller is privileged. `user`: in a user namespace, where the kernel has only
@@ -66,6 +67,7 @@ class Plan:
         upper: int,
         work: int,
         volatile: bool,
+        metacopy: bool,
         identities: Identities | None,
         user: bool,
         within: int | None = None,
@@ -80,6 +82,7 @@ class Plan:
         self.upper = upper
         self.work = work
         self.volatile = volatile
+        self.metacopy = metacopy
         self.identities = identities
         self.user = user
         self.within = within
@@ -146,8 +149,8 @@ def _mount(plan: Plan) -> list[int]:
     if plan.user:
         for lower in lowers:
             _require_mapped_owner(lower)
-    for lower in lowers:
-        _check_lower(lower, plan)
+    held = [_check_lower(lower, plan) for lower in lowers]
+    metacopy = plan.metacopy or any(features.METACOPY in one for one in held)
     upper = work = lock = -1
     if plan.upper >= 0:
         upper, work = (_reopen(one, paths[one]) for one in (plan.upper, plan.work))
@@ -155,11 +158,11 @@ def _mount(plan: Plan) -> list[int]:
     if plan.limited:
         projects.heed_limits()  # overlayfs writes with the capabilities of the process that mounts it
     try:
-        made = _merge(plan, lowers, upper, work, bottom_apart=plan.bottom_apart)
+        made = _merge(plan, lowers, upper, work, bottom_apart=plan.bottom_apart, metacopy=metacopy)
     except Failed as error:
         if error.number != errno.ELOOP or plan.bottom_apart or len(lowers) == 1:
             raise
-        made = _merge(plan, lowers, upper, work, bottom_apart=True)
+        made = _merge(plan, lowers, upper, work, bottom_apart=True, metacopy=metacopy)
     if plan.masks:
         made = _masked(made, plan)
     descriptors = [made]
@@ -170,8 +173,18 @@ def _mount(plan: Plan) -> list[int]:
     return descriptors
 
 
-def _merge(plan: Plan, lowers: Sequence[int], upper: int, work: int, *, bottom_apart: bool) -> int:
+def _merge(
+    plan: Plan,
+    lowers: Sequence[int],
+    upper: int,
+    work: int,
+    *,
+    bottom_apart: bool,
+    metacopy: bool,
+) -> int:
     """The overlay as a detached mount. `bottom_apart`: the last lower is given as an overlay of its own.
+
+    `metacopy`: changes of metadata copy no data, or a lower holds such files.
 
     The kernel refuses a lower that contains another (ELOOP; ovl_check_layer() in fs/overlayfs/super.c), but not an
     overlay of it, which is another file system. Its whiteouts are lost, so this suits the last lower only.
@@ -181,7 +194,7 @@ def _merge(plan: Plan, lowers: Sequence[int], upper: int, work: int, *, bottom_a
     empty = _empty_layer(plan.stage) if upper < 0 or bottom_apart else -1
     if bottom_apart:
         layers[-1] = _apart(layers[-1], empty, plan)
-    options = {"source": plan.source, "xino": "auto", "metacopy": "off", "nfs_export": "off"}
+    options = {"source": plan.source, "xino": "auto", "nfs_export": "off"}
     flags = []
     if user:
         flags.append("userxattr")
@@ -189,12 +202,14 @@ def _merge(plan: Plan, lowers: Sequence[int], upper: int, work: int, *, bottom_a
         options["redirect_dir"] = "on"
     if upper >= 0:
         has_index = not user and all(map(_has_handles, layers))
-        _check_upper(upper, work, user=user, has_index=has_index)
+        # The kernel refuses each metacopy without the option, and makes some with it.
+        metacopy = _check_upper(upper, work, user=user, has_index=has_index, metacopy=metacopy)
         options["index"] = "on" if has_index else "off"
         if plan.volatile:
             flags.append("volatile")
     else:
         layers.append(empty)  # without an upper the kernel takes two lowers at least
+    options["metacopy"] = "on" if metacopy else "off"
     return _overlay(plan.stage, layers, upper, work, options, flags)
 
 
@@ -239,8 +254,8 @@ def _require_mapped_owner(lower: int) -> None:
             raise Failed("owner", errno.EPERM, os.readlink(f"/proc/self/fd/{lower}"))
 
 
-def _check_lower(lower: int, plan: Plan) -> None:
-    """Refuse a layer that was an upper and holds what this mount would not show."""
+def _check_lower(lower: int, plan: Plan) -> frozenset[str]:
+    """Refuse a layer that was an upper and holds what this mount would not show. Returns: its features."""
     prefix, other = prefixes(user=plan.user)
     path = b"/proc/self/fd/%d" % lower
     shown = os.readlink(path).decode(errors="surrogateescape")
@@ -251,6 +266,7 @@ def _check_lower(lower: int, plan: Plan) -> None:
         if feature == features.WHITEOUT_XATTR and _reads_whiteout_attributes(plan):
             continue
         raise Failed("layer feature", errno.EOPNOTSUPP, f"{shown}\0{feature}")
+    return recorded or frozenset()
 
 
 def _reads_whiteout_attributes(plan: Plan) -> bool:
@@ -261,7 +277,7 @@ def _reads_whiteout_attributes(plan: Plan) -> bool:
 
 def _refused(*, user: bool) -> set[str]:
     """The features that the mount does not show."""
-    return {*_NEVER_SHOWN, features.REDIRECT} if user else {*_NEVER_SHOWN}
+    return {*_NEVER_SHOWN, features.REDIRECT, features.METACOPY} if user else {*_NEVER_SHOWN}
 
 
 def _lock(upper: int) -> int:
@@ -275,8 +291,11 @@ def _lock(upper: int) -> int:
     return fd
 
 
-def _check_upper(upper: int, work: int, *, user: bool, has_index: bool) -> None:
-    """Refuse an upper that holds what this mount would not show; begin its record, if it has none."""
+def _check_upper(upper: int, work: int, *, user: bool, has_index: bool, metacopy: bool) -> bool:
+    """Refuse an upper that holds what this mount would not show; begin its record, if it has none.
+
+    `metacopy`: the mount may make metacopies. Returns: whether it makes and reads them, as the upper holds some.
+    """
     prefix, other = prefixes(user=user)
     path = b"/proc/self/fd/%d" % upper
     shown = os.readlink(f"/proc/self/fd/{upper}")
@@ -303,11 +322,14 @@ def _check_upper(upper: int, work: int, *, user: bool, has_index: bool) -> None:
         _forget(path, prefix + b"origin")
         _forget(index, prefix + b"upper")
     _recover(upper, work)
-    if recorded is None:
+    if metacopy:
+        found |= {features.METACOPY}
+    if found != recorded:
         try:
             features.write(path, prefix, found)
         except OSError as error:
             raise Failed("attributes", error.errno or errno.EIO, shown) from error
+    return features.METACOPY in found
 
 
 def _has_handles(directory: int) -> bool:

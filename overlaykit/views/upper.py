@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 
+from overlaykit import namespace
 from overlaykit.errors import Error
 from overlaykit.fuse import directories
 from overlaykit.record import Record
@@ -14,9 +15,10 @@ from overlaykit.views.scratch import UPPER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import ExitStack
 
-    from overlaykit.layers import Hold
+    from overlaykit.layers import Hold, Layer
     from overlaykit.views.entry import Entry
 
 
@@ -89,6 +91,15 @@ def prepare_scratch(entry: Entry) -> Upper:
         except OSError as error:
             raise directories.UpperUnusable(path, _reason(error)) from None
     return upper
+
+
+def leaves_data(layers: Sequence[Layer], *, kept: bool) -> bool:
+    """Whether a change of metadata leaves the data of files in their layers (the mount option metacopy).
+
+    Only where the upper ends with the view, and no layer changes as long as it runs: an upper that is `kept` would lose
+    those data with the layer, or in a program that copies it.
+    """
+    return not kept and namespace.is_privileged() and all(layer.is_stored for layer in layers)
 
 
 def open_new_upper(path: str, lower: Hold | None = None) -> int:

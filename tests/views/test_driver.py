@@ -122,6 +122,78 @@ def test_a_changed_hard_link_stays_one_file_for_the_other_driver(
         assert output(other, "cat /same; stat -c %h /same") == "changed\n2\n"
 
 
+def upper_with_metacopies(user: TestUser) -> str:
+    """An upper over `system` that holds files without their data."""
+    layer, upper, target = system(user), user.directory("upper"), user.directory("target")
+    given = f"lowerdir={layer},upperdir={upper},workdir={user.path('.upper.overlaykit')}"
+    user.directory(".upper.overlaykit")
+    user.succeeds("mount", "-o", f"{given},metacopy=on", target)
+    os.chmod(f"{target}/file", 0o600)
+    os.rename(f"{target}/tree/other", f"{target}/moved")
+    user.succeeds("umount", target)
+    assert b"trusted.overlay.metacopy" in map(os.fsencode, os.listxattr(f"{upper}/moved"))
+    return upper
+
+
+@only_as("root")
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_files_whose_data_are_in_a_layer_are_read_and_written(
+    user: TestUser, driver: str, recorded: bool
+) -> None:
+    upper = upper_with_metacopies(user)
+    if not recorded:  # as one that the kernel's overlayfs wrote
+        os.removexattr(upper, b"trusted.overlay.features")
+    with view(user, driver, upper=upper) as one:
+        assert output(one, "cat /file /moved; echo more >> /moved; cat /moved") == (
+            "of the layer\nother\nother\nmore\n"
+        )
+    with view(user, OTHER[driver], upper=upper) as other:
+        assert output(other, "cat /file /moved") == "of the layer\nother\nmore\n"
+
+
+@only_as("root")
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_layer_that_holds_files_without_their_data_is_shown_with_them(
+    user: TestUser, driver: str
+) -> None:
+    top = upper_with_metacopies(user)
+    with View([top, user.path("system")], binds=[USR], driver=driver) as one:
+        assert output(one, "cat /file /moved") == "of the layer\nother\n"
+
+
+@only_as("root")
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_in_a_throwaway_view_of_stored_layers_a_new_owner_costs_no_data(
+    user: TestUser, driver: str
+) -> None:
+    user.write(os.path.join(system(user), "large"), "x" * (1 << 20))
+    user.succeeds("layer", "add", "stored", f"dir:{user.path('system')}")
+    script = "chown -R 1000:1000 /tree /large; mv /large /moved; tail -c1 /moved; stat -c %s /moved"
+    with View(["stored"], binds=[USR], driver=driver) as one:
+        assert output(one, script) == f"x{1 << 20}\n"
+        answer, data = one.explain("/moved").hits
+        assert (answer.role, data.role) == ("answers", "data")
+        assert os.stat(answer.path).st_blocks * 512 <= 8192
+        assert data.path.endswith("/large")
+        output(one, "echo more >> /moved; tail -c5 /moved")
+        assert [hit.role for hit in one.explain("/moved").hits] == ["answers"]
+    with View(["stored", user.path("system")], binds=[USR], driver=driver) as one:
+        output(one, "chmod 600 /large")  # a directory may change below the view
+        assert "data" not in [hit.role for hit in one.explain("/large").hits]
+
+
+@only_as("root")
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_kept_upper_gets_whole_files(user: TestUser, driver: str) -> None:
+    upper = user.path("upper")
+    with view(user, driver, upper=upper) as one:
+        output(one, "chmod 600 /file; mv /tree/other /moved")
+    for name, content in (("file", "of the layer\n"), ("moved", "other\n")):
+        with open(f"{upper}/{name}", encoding="ascii") as file:
+            assert file.read() == content
+
+
 @only_as("root")
 def test_an_upper_is_continued_over_other_layers_unless_hard_links_were_changed(
     user: TestUser,
