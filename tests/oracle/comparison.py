@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..posix.layers import write_layer
-from ..posix.systems import Stack, System
+from ..posix.systems import KernelOverlay, Stack, System
 from .differences import DIFFERENCES
-from .observation import Result, Tree, look
+from .observation import Description, Result, Tree, look
 from .operations import Operation, Slots, result_of
 from .program import Program
 from .script import script
@@ -79,9 +80,11 @@ def compare(
         two.remove()
 
 
-def explain(program: Program, disagreements: list[str], *, unprivileged: bool) -> str:
+def explain(
+    program: Program, disagreements: list[str], *, unprivileged: bool, metacopy: bool = False
+) -> str:
     """The text of a failure."""
-    shell = script(program, unprivileged=unprivileged)
+    shell = script(program, unprivileged=unprivileged, metacopy=metacopy)
     return "\n".join([*disagreements, "", "To reproduce:", "", shell])
 
 
@@ -90,6 +93,13 @@ def _disagreements(
 ) -> Iterator[str]:
     expected = _execute(program, reference, one)
     actual = _execute(program, subject, two)
+    moves_times = isinstance(reference, KernelOverlay) and reference.metacopy
+    if moves_times:
+        expected = replace(
+            expected,
+            results=tuple(map(_with_kept_time, expected.results, actual.results)),
+            tree=_with_kept_times(expected.tree, actual.tree),
+        )
     yield from step_differences(program.operations, expected.results, actual.results)
     yield from tree_differences("at the end", expected.tree, actual.tree)
     for before, after in zip(actual.lowers_before, actual.lowers_after, strict=True):
@@ -99,9 +109,37 @@ def _disagreements(
     yield from tree_differences(
         f"{reference.name}'s upper mounted by {subject.name}", again, _show(program, subject, one)
     )
+    ours = _show(program, reference, two)
     yield from tree_differences(
-        f"{subject.name}'s upper mounted by {reference.name}", again, _show(program, reference, two)
+        f"{subject.name}'s upper mounted by {reference.name}",
+        _with_kept_times(again, ours) if moves_times else again,
+        ours,
     )
+
+
+# The kernel's overlayfs moves the modification time of a file whose data it copies after its metadata.
+
+
+def _with_kept_times(kernel: Tree, ours: Tree) -> Tree:
+    return {
+        path: replace(found, description=_kept(found.description, ours[path].description))
+        if path in ours
+        else found
+        for path, found in kernel.items()
+    }
+
+
+def _with_kept_time(kernel: Result, ours: Result) -> Result:
+    if isinstance(kernel.value, Description) and isinstance(ours.value, Description):
+        return kernel._replace(value=_kept(kernel.value, ours.value))
+    if isinstance(kernel.value, dict) and isinstance(ours.value, dict):
+        return kernel._replace(value=_with_kept_times(kernel.value, ours.value))
+    return kernel
+
+
+def _kept(kernel: Description, ours: Description) -> Description:
+    moved = kernel.modified == "now" and stat.S_ISREG(kernel.kind)
+    return kernel._replace(modified=ours.modified) if moved else kernel
 
 
 def _execute(program: Program, system: System, directories: Directories) -> Outcome:

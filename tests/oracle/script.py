@@ -34,13 +34,14 @@ cd /; rm -rf "$base"
 """
 
 
-def script(program: Program, *, unprivileged: bool) -> str:
+def script(program: Program, *, unprivileged: bool, metacopy: bool = False) -> str:
     """The program as a bash script; python only for what the shell cannot do."""
     where = "inside 'unshare -Urm'" if unprivileged else "as root"
     prefix = "user" if unprivileged else "trusted"
     lowers = [f"lower{number}" for number in range(len(program.layers))]
     options = f"lowerdir={':'.join(lowers)},upperdir=upper,workdir=work"
-    options += ",userxattr" if unprivileged else ",redirect_dir=on,index=on,metacopy=off"
+    metacopies = f"metacopy={'on' if metacopy else 'off'}"
+    options += ",userxattr" if unprivileged else f",redirect_dir=on,index=on,{metacopies}"
     lines = [_HEAD.format(where=where, directories=" ".join([*lowers, "upper", "work", "merged"]))]
     for lower, layer in zip(lowers, program.layers, strict=True):
         lines += [_make(entry, f"{lower}/{path}", lower, prefix) for path, entry in layer.items()]

@@ -60,8 +60,9 @@ def _compare_with_the_kernel(
     subject: System,
     directory: str,
     *how: Callable[[Callable[..., None]], Callable[..., None]],
+    metacopy: bool = False,
 ) -> None:
-    reference = KernelOverlay(UNPRIVILEGED)
+    reference = KernelOverlay(UNPRIVILEGED, metacopy=metacopy)
 
     @given(programs(unprivileged=UNPRIVILEGED))
     def agree(program: Program) -> None:
@@ -72,7 +73,9 @@ def _compare_with_the_kernel(
         except (Failed, Hung) as failure:  # without a result to compare
             disagreements = [str(failure)]
         if disagreements:
-            raise Disagreement(explain(program, disagreements, unprivileged=UNPRIVILEGED))
+            raise Disagreement(
+                explain(program, disagreements, unprivileged=UNPRIVILEGED, metacopy=metacopy)
+            )
 
     test: Callable[..., None] = agree
     for decorate in how:
@@ -84,6 +87,14 @@ def test_a_program_cannot_tell_our_overlay_from_the_kernels(
     sandbox: Sandbox, directory: str
 ) -> None:
     _compare_with_the_kernel(sandbox, OURS, directory, ORACLE)
+
+
+@pytest.mark.skipif(UNPRIVILEGED, reason="the kernel makes no metacopies with userxattr")
+def test_a_program_cannot_tell_our_metacopies_from_the_kernels(
+    sandbox: Sandbox, directory: str
+) -> None:
+    ours = Overlaykit(UNPRIVILEGED, metacopy=True)
+    _compare_with_the_kernel(sandbox, ours, directory, ORACLE, metacopy=True)
 
 
 def test_the_oracle_finds_the_kernel_right(sandbox: Sandbox, directory: str) -> None:

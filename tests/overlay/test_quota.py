@@ -14,6 +14,7 @@ from overlaykit.overlay.quota import Quota
 from overlaykit.overlay.stack import MergeOptions
 
 from ..posix.table import File
+from .inside import as_root
 from .stack import Stack
 from .view import View, refused
 
@@ -47,6 +48,27 @@ def counted(stack: Stack, view: View) -> tuple[int, int]:
     quota = quota_of(view.filesystem)
     quota.free()
     return quota.used, taken_on_disk(stack.upper, os.path.join(stack.work, "index"))
+
+
+@as_root
+def test_metacopies_are_counted_as_what_they_take(stack: Stack) -> None:
+    for name in ("a", "b", "c"):
+        stack.add({name: File(b"x" * (MIB // 2))})
+    limit = MergeOptions(metacopy=True, limit=MIB)
+    with stack.open(options=limit) as view:
+        for name in ("a", "b", "c"):
+            view.change(name, Changes(mode=0o600))
+        held, on_disk = counted(stack, view)
+        assert held == on_disk < MIB // 4
+        view.write("a", b"y")
+        with view.opened("b") as handle:
+            view.unlink("b")
+            assert view.filesystem.files.read(handle, 0, 1) == b"x"
+        with refused(errno.ENOSPC):
+            view.write("c", b"y" * (MIB // 2))
+        held, on_disk = counted(stack, view)
+        assert on_disk <= held <= on_disk + 2 * BLOCK
+        assert view.read("c") == b"x" * (MIB // 2)
 
 
 def test_a_write_over_the_limit_fails_with_what_fits_written(stack: Stack) -> None:

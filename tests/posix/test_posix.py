@@ -42,6 +42,22 @@ CASES = [
 ]
 
 
+METACOPIES = [
+    pytest.param(
+        behaviour, id=behaviour.name, marks=pytest.mark.xdist_group("overlaykit-root-metacopy")
+    )
+    for behaviour in TABLE.values()
+    if "root" in behaviour.identities and not behaviour.read_only and os.geteuid() == 0
+]
+
+
+@pytest.mark.parametrize("behaviour", METACOPIES)
+def test_programs_find_it_where_a_change_leaves_the_data_in_a_lower(
+    behaviour: Behaviour, harness_of: HarnessOf
+) -> None:
+    harness_of("overlaykit", "root", more=("metacopy=on",)).check(behaviour)
+
+
 @pytest.mark.parametrize(("system", "identity", "behaviour"), CASES)
 def test_programs_find_what_posix_promises(
     system: str,
