@@ -200,6 +200,8 @@ def test_a_named_view_keeps_its_limit_and_leaves_none(user: TestUser, kind: str)
         user.wait_for_descendants()
         user.succeeds("rm", "killed")
         assert limits(user) == []
+        # The next view removes the entry of the killed one.
+        user.succeeds("run", "true")
 
 
 def test_a_view_that_is_killed_leaves_no_limit_to_the_next(user: TestUser, kind: str) -> None:
