@@ -51,7 +51,7 @@ class Machine(Record, kw_only=True):
     init: str
     """The path of the program built from native/guest_init.c."""
     accelerator: Accelerator
-    modules: Sequence[str] = (*guest.NEEDED, *guest.FILE_SYSTEMS)
+    modules: Sequence[str] = (*guest.NEEDED, *guest.ON_DEMAND)
     processors: int = 2
     memory: int = 2 << 30
     disk: int = 8 << 30

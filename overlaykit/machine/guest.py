@@ -26,7 +26,7 @@ NEEDED: Final = (
     *("overlay", "crc32c_generic", "crc32c_intel", "quota_v2"),
 )
 """Modules that a guest cannot do without."""
-FILE_SYSTEMS: Final = ("fuse", "loop", "btrfs", "xfs")
+ON_DEMAND: Final = ("fuse", "loop", "btrfs", "xfs", "tun", "veth", "bridge")
 """Modules that a program asks for; the guest has no modprobe."""
 
 _MS_BIND: Final = 4096

@@ -15,6 +15,7 @@ It needs the interpreter alone, and no other file of overlaykit.
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import select
 import signal
@@ -42,7 +43,10 @@ def main(output: str, directory: str, *command: str) -> None:
     steps: tuple[tuple[str, str, Callable[[], object]], ...] = (
         ("write", _CGROUPS, _enable_controllers),
         ("link", "/dev/fd", _link_descriptors),
-        ("mode", "/dev/fuse", lambda: os.chmod("/dev/fuse", 0o666)),  # noqa: S103
+        *(
+            ("mode", device, functools.partial(os.chmod, device, 0o666))
+            for device in ("/dev/fuse", "/dev/net/tun")
+        ),
         ("loopback", "", _raise_loopback),
         ("hostname", "guest", lambda: socket.sethostname("guest")),
         ("enter", directory, lambda: os.chdir(directory)),

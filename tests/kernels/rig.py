@@ -33,7 +33,6 @@ _PACKAGE: Final = "linux-image-cloud-amd64"
 _ONLY_TO_INSTALL: Final = ("initramfs-tools", "kmod", "linux-base")
 """What the package depends on for its installation; apt takes it as installed, and does not fetch it."""
 _TRIAL_SECONDS: Final = 15
-_MODULES: Final = (*guest.NEEDED, *guest.FILE_SYSTEMS)
 
 
 class UnknownKernel(Error):
@@ -62,7 +61,7 @@ def kernel(version: str) -> Kernel:
 def machine(version: str) -> boot.Machine:
     """A machine with the kernel: under KVM where that boots it, which is tried once after each boot of the host."""
     found = kernel(version)
-    tcg = boot.Machine(kernel=found, init=init(), accelerator="tcg", modules=_MODULES)
+    tcg = boot.Machine(kernel=found, init=init(), accelerator="tcg")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return tcg
     kvm = tcg.replace(accelerator="kvm")
