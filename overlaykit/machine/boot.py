@@ -25,6 +25,7 @@ from overlaykit.machine.share import shared
 from overlaykit.record import Record
 
 Accelerator: TypeAlias = Literal["kvm", "tcg"]
+Threads: TypeAlias = Literal["multi", "single"]
 
 _QEMU: Final = "qemu-system-x86_64"
 _PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
@@ -53,6 +54,9 @@ class Machine(Record, kw_only=True):
     accelerator: Accelerator
     modules: Sequence[str] = (*guest.NEEDED, *guest.ON_DEMAND)
     processors: int = 2
+    threads: Threads = "multi"
+    """Of TCG: one for each processor, or one for all. With several, the kernel of a guest may panic where it patches
+    its text, such as for a static key: "Oops: int3" (seen with QEMU 7.2)."""
     memory: int = 2 << 30
     disk: int = 8 << 30
     """The size of the guest's disk, a sparse file that is removed after the run."""
@@ -220,7 +224,7 @@ def _qemu(
             *(setpriv, "--pdeathsig", "KILL", program),
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-machine", "q35,memory-backend=ram", "-smp", str(machine.processors)),
-            *("-accel", "kvm" if machine.accelerator == "kvm" else "tcg,thread=multi"),
+            *("-accel", "kvm" if machine.accelerator == "kvm" else f"tcg,thread={machine.threads}"),
             *("-cpu", "host" if machine.accelerator == "kvm" else "max,la57=off"),
             *(
                 "-object",

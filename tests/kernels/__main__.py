@@ -16,6 +16,7 @@ import sys
 from typing import Final
 
 from overlaykit.errors import Error
+from overlaykit.machine.boot import Threads
 
 from . import rig, suites
 
@@ -53,20 +54,29 @@ def _status(version: str, arguments: argparse.Namespace) -> int:
         rig.kernel(version)
         return 0
     if arguments.command:
-        return _run(version, arguments.command, arguments.seconds, arguments.logs)
+        return _run(version, arguments.command, "multi", arguments)
     status = 0
     for suite in suites.SUITES:
         print(f"kernel {version}: {suite}", file=sys.stderr)
-        status = _run(version, suites.command(suite), arguments.seconds, arguments.logs) or status
+        command, threads = suites.command(suite), suites.threads(suite)
+        status = _run(version, command, threads, arguments) or status
     return status
 
 
-def _run(version: str, command: list[str], seconds: float, logs: str) -> int:
-    os.makedirs(logs, exist_ok=True)
-    log = os.path.join(logs, f"kernel-{version}.log")
+def _run(version: str, command: list[str], threads: Threads, arguments: argparse.Namespace) -> int:
+    os.makedirs(arguments.logs, exist_ok=True)
+    log = os.path.join(arguments.logs, f"kernel-{version}.log")
     passed_on = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
     variables = suites.variables() | passed_on
-    end = rig.run(version, *command, output=_write, log=log, seconds=seconds, environment=variables)
+    end = rig.run(
+        version,
+        *command,
+        output=_write,
+        log=log,
+        seconds=arguments.seconds,
+        environment=variables,
+        threads=threads,
+    )
     full = "; the guest's disk is full" if end.disk_full else ""
     print(
         f"kernel {version}: exit status {end.status}{full}; its messages are in {log}",

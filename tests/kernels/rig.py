@@ -108,11 +108,13 @@ def run(
     log: str,
     seconds: float,
     environment: Mapping[str, str] | None = None,
+    threads: boot.Threads = "multi",
 ) -> boot.End:
     """Run a command in the checkout, on that kernel. Raises what `kernel` and `boot.run` raise."""
     variables = {**VARIABLES, **(environment or {})}
     command = guest.Command(arguments, ROOT, variables)
-    return boot.run(machine(version), command, output=output, log=log, seconds=seconds)
+    hardware = machine(version).replace(threads=threads)
+    return boot.run(hardware, command, output=output, log=log, seconds=seconds)
 
 
 def _cache() -> str:

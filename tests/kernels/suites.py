@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
+from overlaykit.machine.boot import Threads
+
 EXAMPLES: Final = 20
 """Programs that each test of the oracle makes."""
 
@@ -45,6 +47,14 @@ SUITES: Final[Mapping[str, tuple[str, ...]]] = {
     "oracle": ("tests/oracle",),
 }
 """Arguments of pytest by the suite's name."""
+
+_PATCHES_THE_KERNEL: Final = ("limits",)
+"""Each group of processors, and each quota of their time, switches static keys: text of the kernel is patched."""
+
+
+def threads(suite: str) -> Threads:
+    """How many threads run the processors of an emulated guest (boot.Machine)."""
+    return "single" if suite in _PATCHES_THE_KERNEL else "multi"
 
 
 def command(suite: str) -> list[str]:

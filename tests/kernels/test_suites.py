@@ -24,5 +24,6 @@ def test_a_suite_passes_on_the_kernel(version: str, suite: str, tmp_path: os.Pat
         log=os.path.join(tmp_path, "log"),
         seconds=_DEADLINE,
         environment=suites.variables(),
+        threads=suites.threads(suite),
     )
     assert (end.status, end.disk_full) == (0, False), b"".join(output).decode(errors="replace")
