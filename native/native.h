@@ -1,7 +1,7 @@
 /* Shared by the files of overlaykit._native: arguments, errors, calls with EINTR retried.
  *
- * Only session.c keeps state outside the module object, so a fork or a second interpreter has
- * nothing to repair. */
+ * Only session.c and plane.c keep state outside the module object, of a session that begins after
+ * each fork. */
 #ifndef OVERLAYKIT_NATIVE_H
 #define OVERLAYKIT_NATIVE_H
 
@@ -58,6 +58,7 @@ extern PyMethodDef native_syscall_methods[];
 extern PyMethodDef native_session_methods[];
 extern PyMethodDef native_absent_methods[];
 extern PyMethodDef native_image_methods[];
+extern PyMethodDef native_plane_methods[];
 
 /* Add the system calls of a table. Returns 0, or -1 with an exception set. */
 int native_syscalls_init(PyObject *module);

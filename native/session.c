@@ -32,8 +32,7 @@
  */
 #include "native.h"
 
-#define FUSE_USE_VERSION 31
-#include <fuse3/fuse_lowlevel.h>
+#include "plane.h"
 
 #include <dlfcn.h>
 #include <linux/fuse.h>
@@ -259,7 +258,8 @@ fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer)
 
     if (next == NULL)
         next = libfuse_function("fuse_session_receive_buf");
-    result = next(se, buffer);
+    if (!plane_receive(buffer, &result))
+        result = next(se, buffer);
     session.clears_set_ids = result > 0 && clears_set_ids(buffer, (size_t)result);
     return result == -EAGAIN ? -EINTR : result;
 }

@@ -11,6 +11,7 @@ import os
 from os import PathLike
 from typing import Final, TypeAlias, TypedDict
 
+_Crossing: TypeAlias = tuple[int, bytes, int, int, list[int]]
 _Path: TypeAlias = bytes | str | PathLike[bytes] | PathLike[str]
 
 AT_FDCWD: Final[int]
@@ -203,3 +204,79 @@ def adapt_session() -> None:
 
     Raises: OSError if the extension is not found among the loaded libraries.
     """
+
+def plane_start(
+    seconds: int,
+    nanoseconds: int,
+    uid: int,
+    gid: int,
+    static_nlink: bool,
+    xattr: bool,
+    acl: bool,
+    may_spin: bool,
+    directories: int,
+    files: int,
+    /,
+) -> None:
+    """Prepare the data plane, before the first request but INIT.
+
+    `seconds`, `nanoseconds`: how long the kernel may cache names and attributes. `uid`, `gid`: shown as root's (0), as
+    the kernel gives them for ids that are not mapped. `may_spin`: there is a processor to await the next request on.
+    `directories`, `files`: how many descriptors of each may be open.
+    """
+
+def plane_wait(device: int, milliseconds: int, polls: bool, /) -> bool:
+    """Answer requests of a non-blocking session until one is Python's, which libfuse receives next.
+
+    `polls`: wait `milliseconds` for requests, and await those that come promptly without sleep.
+
+    Returns: whether there was no request; false also after 10 ms, and once the mount is gone.
+    """
+
+def plane_crossings() -> list[_Crossing]:
+    """The nodes that cross to Python now: nodeid of the directory above, name, nodeid, lookups, open handles."""
+
+def plane_fetch(directory: int, name: bytes, /) -> _Crossing | None:
+    """The plane's node of that name, which crosses; None if it has none."""
+
+def plane_fetch_node(nodeid: int, /) -> list[_Crossing]:
+    """The node, if it is the plane's, and those above it, which cross."""
+
+def plane_claim(nodeid: int, /) -> int:
+    """Take a nodeid, a new one or one that crosses. Returns: its generation; 0 if the plane has given it out."""
+
+def plane_crossed(nodeid: int, /) -> bool:
+    """End a crossing. Returns: whether it was claimed; otherwise requests for it fail from now on (ESTALE)."""
+
+def plane_bind(handle: int, python: int, /) -> None:
+    """Let a handle of the plane stand for a handle of Python's. 0: reading it fails (EIO)."""
+
+def plane_drop(nodeid: int, /) -> None:
+    """Give back a nodeid that was claimed."""
+
+def plane_grant(
+    nodeid: int, above: int, fd: int, base: int, lists_inodes: bool, below_lists: bool, /
+) -> bool:
+    """Let the plane answer for what is in a directory.
+
+    `above`: nodeid of the directory above. `base`: what to add to inode numbers for nodeids. `lists_inodes`: listings
+    give the inode numbers of regular files; `below_lists`: also in all directories below.
+
+    Returns: false if it has marks.
+    """
+
+def plane_is_granted(nodeid: int, /) -> bool: ...
+def plane_revoke(nodeid: int, /) -> bool:
+    """End a grant. Returns: whether a reader of the directory may continue."""
+
+def plane_forgotten() -> list[int]:
+    """The nodeids of directories of which a lookup was held back until now: Python forgets it."""
+
+def plane_counts() -> list[int]:
+    """How many requests the plane has answered, by opcode (linux/fuse.h)."""
+
+def plane_held() -> tuple[int, int, int, int]:
+    """How many nodes, lookups of them, open files and open directories the plane has."""
+
+def plane_close() -> None:
+    """Close every descriptor of the plane. Requires: no request follows."""

@@ -4,6 +4,9 @@ May import: `overlaykit.overlay`, `overlaykit._native` and the modules of that f
 Start reading at `operations` (the requests), then `daemon` (the parent's side) and `daemon_process`, and at `server`,
 which forks daemons.
 
+Requests about directories that lie in one lower alone reach no Python: native/plane.c answers them while this thread
+waits (`plane`). Its nodes cross to `overlay` before a request that names them does.
+
 Concurrency rules. One thread runs trio, with one task per request. `overlay` is synchronous and takes no lock.
 
 1. Between two awaits a task has the nodes, the open files and the layers to itself.

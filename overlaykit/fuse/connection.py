@@ -34,14 +34,19 @@ class Connection:
         """Open the session as fusermount3 mounts it on `target`. Raises RuntimeError: fusermount3 has failed."""
         pyfuse3.init(self._operations, target, options)
 
-    async def negotiate(self) -> None:
-        """Answer INIT. One that fusermount3 mounted is answered by `serve`, without our flags."""
+    async def negotiate(self) -> bool:
+        """Answer INIT. One that fusermount3 mounted is answered by `serve`, without our flags.
+
+        Returns: whether the data plane may read the requests.
+        """
         if self._handshake is None:
-            return
+            return False
         await self._handshake.complete(pyfuse3.main)
-        if patches.is_libfuse_interposed():
-            # The kernel may take a request back after the descriptor became readable: the read must not block.
-            os.set_blocking(self._handshake.fd, False)
+        if not patches.is_libfuse_interposed():
+            return False
+        # The plane reads until there is no request.
+        os.set_blocking(self._handshake.fd, False)
+        return True
 
     async def serve(self) -> None:
         """Answer requests until the mount is gone, or `terminate`. Raises ConnectionAbortedError (in a group)."""

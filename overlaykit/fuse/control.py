@@ -45,10 +45,14 @@ class Explained(Record):
 
 
 class Counted(Record):
-    """`held`: numbers of nodes, nlookup, open files and directory descriptors. `requests`: numbers by kind."""
+    """`held`: numbers of nodes, nlookup, open files and directory descriptors.
+
+    `requests`: numbers by kind, of those that reached Python. `answered`: how many the data plane has answered.
+    """
 
     held: dict[str, int]
     requests: dict[str, int]
+    answered: int
 
 
 class Ending(Record):

@@ -75,7 +75,7 @@ def _answer(request: Request, operations: Operations) -> bytes:
                 hits = (LayerHitReply(s.layer, s.path, s.kind, s.role) for s in found.hits)
                 reply = Explained(found.path, found.target, tuple(hits))
             case Count():
-                reply = Counted(operations.filesystem.counts(), dict(operations.requests))
+                reply = Counted(operations.held(), dict(operations.requests), operations.answered())
             case End():
                 reply = Ending()
     except OSError as error:

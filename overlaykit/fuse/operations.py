@@ -26,6 +26,7 @@ import trio
 
 from overlaykit.fuse import patches
 from overlaykit.fuse.copying import Copying
+from overlaykit.fuse.plane import Plane
 from overlaykit.overlay.attributes import Caller, Changes
 from overlaykit.overlay.creation import check_name
 from overlaykit.overlay.files import wants_to_write
@@ -127,10 +128,31 @@ class Operations(pyfuse3.Operations):
             _NO_TIMEOUT_SECONDS if options.timeout is None else options.timeout, _NO_TIMEOUT_SECONDS
         )
         self._copying = Copying(filesystem, poller, volatile=options.volatile)
+        self._options = options
+        self.plane: Plane | None = None
         self._name_only_entry = patches.mark_name_only(pyfuse3.EntryAttributes())
 
     def init(self) -> None:
         self.initialized.set()
+
+    def begin_plane(self) -> None:
+        """Let the data plane read the requests. Requires: an interposed libfuse, and no request yet but INIT."""
+        self.plane = Plane(
+            self.filesystem, self._options, timeout=self._timeout, acl=self.enable_acl
+        )
+        self.plane.offer(self.filesystem.root)
+        self._poller.plane = self.plane
+
+    def held(self) -> dict[str, int]:
+        """How many nodes, lookups, open files and descriptors of directories are held in memory."""
+        counts = self.filesystem.counts()
+        for name, count in self.plane.held().items() if self.plane is not None else ():
+            counts[name] += count
+        return counts
+
+    def answered(self) -> int:
+        """How many requests the data plane has answered."""
+        return 0 if self.plane is None else self.plane.answered()
 
     # Names
 
@@ -139,7 +161,12 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         filesystem = self.filesystem
-        found = filesystem.lookup.find(filesystem.nodes.directory(parent_inode), name)
+        directory = filesystem.nodes.directory(parent_inode)
+        found = filesystem.lookup.find(directory, name)
+        if self.plane is not None:
+            self.plane.offer(directory)
+            if found is not None and found.node.kind == stat.S_IFDIR:
+                self.plane.offer(filesystem.nodes.directory(found.node.nodeid))
         if found is None:
             missing = pyfuse3.EntryAttributes()
             # The kernel caches the missing name.
@@ -397,6 +424,8 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         filesystem = self.filesystem
         directory = filesystem.nodes.directory(fh)
+        if self.plane is not None:
+            self.plane.offer(directory)
         listing = filesystem.listings.get(directory, restart=start_id == 0)
         dots = ((b".", directory), (b"..", directory.parent or directory))
         for number in range(start_id, len(dots)):

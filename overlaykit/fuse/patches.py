@@ -16,8 +16,8 @@
 4. A module `importlib.metadata` that knows no package (`import_pyfuse3`). pyfuse3 asks it for its own version only, and
    to load it takes a tenth of a cold start.
 
-A native data plane that owns /dev/fuse answers INIT, waits for requests and replies to READDIRPLUS itself. It takes the
-place of this module, of `connection` and of `poller`; `operations` stays.
+The data plane (native/plane.c) reads the requests, after INIT; `plane` says what it may answer. One that also answers
+INIT would take the place of this module.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Adaptive poller: how the daemon waits for the next request.
+"""How the daemon waits: for the next request, and for a function in a thread.
 
 A program that got a reply sends its next request at once. For each request pyfuse3 takes three turns of the scheduler,
-longer than most replies. So the poller polls the descriptor itself for `_POLL_MILLISECONDS` before it waits in the
-scheduler, and its lock takes no turn while it is free. Other tasks are not starved: polling is short, is left out while
-a thread is at work, and the scheduler gets a turn every `_SCHEDULER_TURN_SECONDS`.
+longer than most replies. So the data plane reads the requests, and answers what it can; the scheduler gets a turn when
+it has none for `_POLL_MILLISECONDS`, and at the latest after `_SCHEDULER_TURN_SECONDS`. The lock takes no turn while it
+is free. While a thread is at work, the scheduler waits for requests.
 
-While each request follows the last reply within `_PROMPT_SECONDS`, the poller spins instead of sleeping, if there is a
-second processor for the program that asks: waking up takes longer than most replies, above all in a virtual machine.
-One late request ends the spinning until a request comes promptly again.
+While each request follows the last reply within 0.1 ms, the plane spins instead of sleeping, if there is a second
+processor for the program that asks: waking up takes longer than most replies, above all in a virtual machine. One late
+request ends the spinning until a request comes promptly again.
 
 A function that runs in a thread is awaited in the same way: for `patience_seconds` without the scheduler, whose part in
 it takes longer than the copy of a small file. A slow function ends that until one is quick again.
@@ -15,7 +15,6 @@ it takes longer than the copy of a small file. A slow function ends that until o
 
 from __future__ import annotations
 
-import os
 import select
 import threading
 import time
@@ -24,12 +23,15 @@ from typing import TYPE_CHECKING, Final, TypeVarTuple, Unpack
 
 import trio
 
+from overlaykit import _native
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from outcome import Outcome
 
-_PROMPT_SECONDS: Final = 1e-4
+    from overlaykit.fuse.plane import Plane
+
 _POLL_MILLISECONDS: Final = 1
 _SCHEDULER_TURN_SECONDS: Final = 0.01
 _IDLE_SECONDS: Final = 0.5
@@ -47,8 +49,8 @@ class Poller:
 
     `rest`: what to do once no request has come for `_IDLE_SECONDS`. It returns whether it is done; else it is
     called again later. `patience_seconds`: how long `in_thread` may hold up the other tasks. `polls`: whether it
-    polls at all; the session switches that on once the mount is ready. `spins`: the last request came promptly, so
-    the next one is awaited without sleep.
+    polls at all; the session switches that on once the mount is ready. `plane`: reads the requests; None: libfuse
+    does.
     """
 
     ClosedResourceError = trio.ClosedResourceError
@@ -58,16 +60,15 @@ class Poller:
     notify_closing = staticmethod(trio.lowlevel.notify_closing)
 
     def __init__(self, rest: Callable[[], bool] | None = None) -> None:
-        self._polls: dict[int, Callable[[int], list[tuple[int, int]]]] = {}
+        self.plane: Plane | None = None
+        self._device = -1
         self._last_scheduler_turn = 0.0
         self._threads = 0
-        self._may_spin = len(os.sched_getaffinity(0)) > 1
         self._rest = rest
         self._rested = -_REST_INTERVAL_SECONDS
         self.patience_seconds = _PATIENCE_SECONDS
         self._is_patient = True
         self.polls = True
-        self.spins = False
 
     @property
     def lowlevel(self) -> Poller:
@@ -78,9 +79,11 @@ class Poller:
 
     def is_disconnected(self) -> bool:
         """Whether the kernel has ended the connection (fs/fuse/dev.c: fuse_dev_poll)."""
-        return any(
-            events & select.POLLERR for poll in self._polls.values() for _, events in poll(0)
-        )
+        if self._device < 0:
+            return False
+        poller = select.poll()
+        poller.register(self._device, select.POLLIN)
+        return any(events & select.POLLERR for _, events in poller.poll(0))
 
     async def in_thread(self, function: Callable[[Unpack[Ts]], None], *args: *Ts) -> None:
         """Run a slow function in a thread. It cannot be cancelled.
@@ -102,27 +105,29 @@ class Poller:
         job.result.unwrap()
 
     async def wait_readable(self, fd: int) -> None:
-        """As trio's. Raises trio.ClosedResourceError after `notify_closing`."""
-        now = time.monotonic
-        began = now()
-        may_poll = self.polls and not self._threads
-        if may_poll and began - self._last_scheduler_turn < _SCHEDULER_TURN_SECONDS:
-            poll = self._polls.get(fd)
-            if poll is None:
-                poller = select.poll()
-                poller.register(fd, select.POLLIN)
-                poll = self._polls[fd] = poller.poll
-            while self.spins:
-                if poll(0):
-                    return
-                self.spins = now() - began < _PROMPT_SECONDS
-            if poll(_POLL_MILLISECONDS):
-                self.spins = self._may_spin and now() - began < _PROMPT_SECONDS
+        """Return once there is a request for Python, or for no reason. As trio's without a plane.
+
+        Raises trio.ClosedResourceError after `notify_closing`.
+        """
+        self._device = fd
+        while self.plane is not None:
+            now = time.monotonic()
+            polls = self.polls and not self._threads
+            due = now - self._last_scheduler_turn >= _SCHEDULER_TURN_SECONDS
+            if polls and due:
+                await trio.lowlevel.checkpoint()
+                self._last_scheduler_turn = now
+            is_idle = _native.plane_wait(fd, _POLL_MILLISECONDS, polls)
+            self.plane.take_back()
+            if not is_idle:
                 return
-        self.spins = False
+            await self._wait(fd)
+        await self._wait(fd)
+
+    async def _wait(self, fd: int) -> None:
         if self._rest is None or not self.polls or not await self._rest_or_wait(fd, self._rest):
             await trio.lowlevel.wait_readable(fd)
-        self._last_scheduler_turn = now()
+        self._last_scheduler_turn = time.monotonic()
 
     async def _rest_or_wait(self, fd: int, rest: Callable[[], bool]) -> bool:
         """Wait until a request comes, or the daemon has been idle for a while and rested: whether one has come."""

@@ -129,7 +129,8 @@ async def _serve(
 ) -> None:
     async with trio.open_nursery() as nursery:
         terminated = await nursery.start(_watch_for_termination)
-        await connection.negotiate()
+        if await connection.negotiate():
+            operations.begin_plane()
         if detached >= 0:
             backing_device.tune(f"/proc/self/fd/{detached}")
         nursery.start_soon(_answer_requests, operations, poller, connection, nursery.cancel_scope)
@@ -202,6 +203,8 @@ async def _answer_requests(
         await connection.serve()
         if poller.is_disconnected():
             # Before anything else: umount(8) does not wait for the daemon, and its caller may take the disks away.
+            if operations.plane is not None:
+                operations.plane.close()
             operations.filesystem.close()
     except* ConnectionAbortedError:
         # The mount has ended with requests under way.

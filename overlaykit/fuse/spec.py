@@ -5,6 +5,8 @@ After `Ready` the daemon sends `daemon_start.WRITTEN`, once all that was written
 
 from __future__ import annotations
 
+import os
+
 from overlaykit.record import Record
 
 TYPE_CHECKING = False
@@ -41,12 +43,18 @@ class IdSpec(Record, kw_only=True):
 AS_THEY_ARE = IdSpec()
 
 
+def uses_data_plane() -> bool:
+    """Whether mounts use the data plane: unless OVERLAYKIT_DATA_PLANE is `off` in the environment, for debugging."""
+    return os.environ.get("OVERLAYKIT_DATA_PLANE") != "off"
+
+
 class MountOptions(Record, kw_only=True):
     """Options under the names of the kernel's overlayfs and of fuse-overlayfs (see `overlay.stack.MergeOptions`).
 
     `acl`: access control lists have effect. `xattr`: there are extended attributes. `timeout`: seconds for which the
     kernel may cache names and attributes (None: no limit). `dirsync`: the reply to a change of names follows its sync.
-    `limit`: the bytes that the upper may take. `by_project`: the file system keeps a limit of the upper (`projects`).
+    `limit`: the bytes that the upper may take. `data_plane`: requests are answered without Python where that can be.
+    `by_project`: the file system keeps a limit of the upper (`projects`).
     """
 
     volatile: bool = False
@@ -67,6 +75,7 @@ class MountOptions(Record, kw_only=True):
     dirsync: bool = False
     limit: int | None = None
     by_project: bool = False
+    data_plane: bool = True
 
 
 class MountFlags(Record, kw_only=True):

@@ -227,6 +227,8 @@ class CopyUp:
         parent = node.parent
         assert parent is not None
         assert parent.upper is not None
+        if self.table.plane is not None:
+            self.table.plane.revoke(node)
         lower = node.lowers[0]
         name = self.work.new_name()
         source = lower.open_for_reading()

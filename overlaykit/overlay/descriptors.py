@@ -30,11 +30,15 @@ class Cached(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Limits: open descriptors of `directories` and of `files`; `copies`: copy-ups that may run at once."""
+    """Limits: open descriptors of `directories` and of `files`; `copies`: copy-ups that may run at once.
+
+    `plane`: descriptors of directories, and as many of files, that the data plane may keep open.
+    """
 
     directories: int
     files: int
     copies: int
+    plane: int
 
 
 def shares() -> Shares:
@@ -47,8 +51,15 @@ def shares() -> Shares:
     free = limit - reserve - len(os.listdir("/proc/self/fd"))
     if free < _MIN_SHARED:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    plane = min(_MAX_DIRECTORIES, free // 8)
+    free -= 2 * plane
     directories = min(_MAX_DIRECTORIES, free // 2)
-    return Shares(directories=directories, files=free - directories, copies=max(1, reserve // 8))
+    return Shares(
+        directories=directories,
+        files=free - directories,
+        copies=max(1, reserve // 8),
+        plane=plane,
+    )
 
 
 class Descriptors:

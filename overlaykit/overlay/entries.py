@@ -47,6 +47,9 @@ class Entries:
         node = directory.children.get(name)
         if self._bound and not os.access(layer_dir.proc_path(), os.X_OK):
             fail(errno.EACCES, name)
+        plane = self._tree.table.plane
+        if node is None and plane is not None:
+            node = plane.fetch(directory, name)
         if node is not None:
             return Result(node, None)
         if directory.orphaned:  # its lowers are out of reach
@@ -81,6 +84,10 @@ class Entries:
                 yield node.nodeid if node.kind == kind else 0
             else:
                 yield 0 if nodeid in by_nodeid else nodeid
+
+    def lists_files(self, layer_dir: LayerDir) -> bool:
+        """Whether a listing of a lower's directory gives the nodeids of regular files."""
+        return stat.S_IFREG in self._is_d_ino_trusted(layer_dir)[1]
 
     def _is_d_ino_trusted(self, layer_dir: LayerDir) -> tuple[int, frozenset[int]]:
         """`Numbering.base` in a layer's directory, and the kinds of files whose nodeids its d_ino give.

@@ -73,6 +73,9 @@ class Lookup:
         node = directory.children.get(name)
         if node is not None:
             return Result(node, None)
+        plane = self._tree.table.plane
+        if plane is not None and (node := plane.fetch(directory, name)) is not None:
+            return Result(node, None)
         if directory.orphaned:
             return None
         found = self._tree.merge.find(directory, name)
@@ -102,6 +105,8 @@ class Lookup:
         table = self._tree.table
         key = self.numbering.key(found.stat.st_dev, found.stat.st_ino)
         kind = stat.S_IFMT(found.stat.st_mode)
+        if table.plane is not None and key not in table.by_key:
+            table.plane.fetch_node(key)  # it has another name: a mount of it in the same layer
         existing = table.by_key.get(key)
         if existing is not None and existing.kind == kind:
             return existing

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from overlaykit.overlay.changetimes import ChangeTimes
 from overlaykit.overlay.failure import fail
@@ -54,9 +54,9 @@ class _Counted:
         self.nlookup = 0
         self.last_seen: os.stat_result | None = None
 
-    def count_lookup(self) -> None:
-        """Count a lookup that is answered to the kernel."""
-        self.nlookup += 1
+    def count_lookup(self, times: int = 1) -> None:
+        """Count a lookup, or some, that the kernel has been answered."""
+        self.nlookup += times
 
     def remember(self, st: os.stat_result) -> None:
         """Keep its attributes. Requires: called before its last known name goes."""
@@ -367,13 +367,36 @@ class Directory(_Counted):
 Node: TypeAlias = File | Directory
 
 
+class Plane(Protocol):
+    """Answers requests about directories of lowers by itself, with nodes of its own."""
+
+    def claim(self, nodeid: int) -> int:
+        """Take a nodeid for a node of the table. Returns: the node's generation; 0: the plane has given it out."""
+
+    def drop(self, nodeid: int) -> None:
+        """Give back a nodeid that was claimed."""
+
+    def fetch(self, directory: Directory, name: bytes) -> Node | None:
+        """Take over the plane's node of that name, if it has one. Returns: it, in the table now."""
+
+    def fetch_node(self, nodeid: int) -> None:
+        """As `fetch`, of the node with that nodeid."""
+
+    def revoke(self, directory: Directory) -> None:
+        """End answering for a directory. Requires: called before it changes."""
+
+
 class Table:
-    """All nodes, by nodeid, and files also by the real inodes they stand for."""
+    """All nodes, by nodeid, and files also by the real inodes they stand for.
+
+    `plane`: who else has nodes of the same file system, or None.
+    """
 
     def __init__(self) -> None:
         self.change_times = ChangeTimes()
         self.by_nodeid: dict[int, Node] = {}
         self.by_key: dict[int, File] = {}
+        self.plane: Plane | None = None
         self._free = FIRST_FREE
         self._generation = 0
 
@@ -414,14 +437,23 @@ class Table:
 
     def add(self, node: Node, preferred: int) -> None:
         """Give a node the nodeid `preferred`, or a free one if that is taken or 0."""
-        nodeid = preferred
-        if nodeid <= ROOT_NODEID or nodeid in self.by_nodeid:
+        nodeid, generation = preferred, 0
+        if nodeid > ROOT_NODEID and nodeid not in self.by_nodeid:
+            generation = self._claim(nodeid)
+        if not generation:
             nodeid = self._free
             self._free += 1
+            generation = self._claim(nodeid)
         node.nodeid = nodeid
         self.by_nodeid[nodeid] = node
-        node.generation = _FIRST_GENERATION + self._generation
+        node.generation = generation
+
+    def _claim(self, nodeid: int) -> int:
+        """The generation of a new node; 0 if the nodeid is the plane's."""
+        if self.plane is not None:
+            return self.plane.claim(nodeid)
         self._generation = (self._generation + 1) % _GENERATIONS
+        return _FIRST_GENERATION + self._generation
 
     def add_directory(self, node: Directory, preferred: int) -> None:
         """As `add`, and add it to its parent's children."""
@@ -497,6 +529,8 @@ class Table:
 
         `kept`: see `Directory.orphan`.
         """
+        if self.plane is not None:
+            self.plane.revoke(node)
         node.orphan(kept)
         self.evict_if_unused(node)
 
@@ -520,6 +554,8 @@ class Table:
             if self.by_nodeid.get(current.nodeid) is not current:
                 return
             del self.by_nodeid[current.nodeid]
+            if self.plane is not None:
+                self.plane.drop(current.nodeid)
             current = (
                 self._drop_file(current)
                 if isinstance(current, File)

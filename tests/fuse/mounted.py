@@ -15,7 +15,7 @@ from typing import Any
 from overlaykit import mountinfo
 from overlaykit.fuse import control, daemon, directories
 from overlaykit.fuse.daemon_start import DaemonProcess
-from overlaykit.fuse.spec import LayerSpec, MountOptions, MountSpec
+from overlaykit.fuse.spec import LayerSpec, MountOptions, MountSpec, uses_data_plane
 
 from ..overlay.stack import Stack
 from ..posix import syscalls
@@ -100,7 +100,8 @@ def spec_of(stack: Stack, *, writable: bool = True, **more: Any) -> MountSpec:
         "options": MountOptions(userxattr=stack.unprivileged, metacopy=stack.metacopy),
         "log_path": os.path.join(stack.directory, "log"),
     }
-    return MountSpec(**(fields | more))
+    spec = MountSpec(**(fields | more))
+    return spec.replace(options=spec.options.replace(data_plane=uses_data_plane()))
 
 
 @contextlib.contextmanager

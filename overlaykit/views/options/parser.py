@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from overlaykit.errors import Error
-from overlaykit.fuse.spec import AS_THEY_ARE, IdRange, IdSpec, MountFlags, MountOptions
+from overlaykit.fuse.spec import (
+    AS_THEY_ARE,
+    IdRange,
+    IdSpec,
+    MountFlags,
+    MountOptions,
+    uses_data_plane,
+)
 from overlaykit.views.options import quoting, table
 from overlaykit.views.options.table import Effect
 
@@ -124,6 +131,7 @@ def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> Parsed
             static_nlink=on("static_nlink"),
             timeout=_seconds(values),
             dirsync=on("sync") or on("dirsync"),
+            data_plane=uses_data_plane(),
         ),
         flags=MountFlags(
             nodev=on("nodev"),

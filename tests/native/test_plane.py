@@ -1,0 +1,484 @@
+"""The data plane, with requests written by hand on a socket in place of /dev/fuse."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import random
+import socket
+import struct
+from typing import Final
+
+import pytest
+
+from overlaykit import _native
+
+from .sandbox import sandboxed, sandboxed_on_disk
+
+LOOKUP, FORGET, GETATTR, READLINK, OPEN, READ = 1, 2, 3, 5, 14, 15
+RELEASE, GETXATTR, LISTXATTR, FLUSH, BATCH_FORGET = 18, 22, 23, 25, 42
+UNLINK, RENAME2, READDIRPLUS, WRITE = 10, 45, 44, 16
+ROOT: Final = 1
+DESCRIPTORS: Final = 8
+OUR_HANDLE: Final = 1 << 61
+
+_HEADER: Final = struct.Struct("=IIQQIIIHH")
+_OUT: Final = struct.Struct("=IiQ")
+_ENTRY: Final = struct.Struct("=QQQQII")
+_ATTR: Final = struct.Struct("=QQQQQQIIIIIIIIII")
+_DIRENT: Final = struct.Struct("=QQII")
+
+
+class Buffer(ctypes.Structure):
+    """struct fuse_buf of libfuse."""
+
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+        ("mem", ctypes.c_void_p),
+        ("fd", ctypes.c_int),
+        ("pos", ctypes.c_long),
+    )
+
+
+class Wire:
+    """The kernel's side of a session."""
+
+    def __init__(self) -> None:
+        self.ours, self.device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.device.setblocking(False)
+        self.ours.setblocking(False)
+        self.library = ctypes.CDLL(_native.__file__)
+        self.buffer = Buffer()
+        self.unique = 0
+        _native.plane_start(
+            60, 0, 0xFFFFFFFF, 0xFFFFFFFF, False, True, False, False, DESCRIPTORS, DESCRIPTORS
+        )
+
+    def send(self, raw: bytes) -> bytes | None:
+        """Send a request. Returns: what is passed to Python; None if nothing is."""
+        self.ours.send(raw)
+        _native.plane_wait(self.device.fileno(), 0, False)
+        result = ctypes.c_int(0)
+        assert self.library.plane_receive(ctypes.byref(self.buffer), ctypes.byref(result))
+        return ctypes.string_at(self.buffer.mem, result.value) if result.value > 0 else None
+
+    def ask(self, opcode: int, nodeid: int, body: bytes = b"") -> tuple[int, bytes] | None:
+        """Send a request. Returns: the errno and the data of the reply; None if it is Python's."""
+        self.unique += 2
+        length = _HEADER.size + len(body)
+        passed = self.send(_HEADER.pack(length, opcode, self.unique, nodeid, 0, 0, 0, 0, 0) + body)
+        try:
+            raw = self.ours.recv(1 << 21)
+        except BlockingIOError:
+            assert passed is not None or opcode in (FORGET, BATCH_FORGET)
+            return None
+        assert passed is None
+        length, error, unique = _OUT.unpack_from(raw)
+        assert (length, unique) == (len(raw), self.unique)
+        return -error, raw[_OUT.size :]
+
+    def look_up(self, directory: int, name: bytes) -> int | None:
+        """The nodeid of a name, 0 if it is missing; None if it is Python's to say."""
+        reply = self.ask(LOOKUP, directory, name + b"\0")
+        if reply is None:
+            return None
+        assert reply[0] == 0
+        nodeid: int = _ENTRY.unpack_from(reply[1])[0]
+        return nodeid
+
+    def list(
+        self, directory: int, offset: int = 0, room: int = 1 << 16
+    ) -> dict[bytes, tuple[int, int, int]]:
+        """The names of a reply to READDIRPLUS: nodeid, inode number and offset of each."""
+        reply = self.ask(
+            READDIRPLUS, directory, struct.pack("=QQIIQII", 0, offset, room, 0, 0, 0, 0)
+        )
+        assert reply is not None
+        assert reply[0] == 0
+        assert len(reply[1]) <= room
+        found, at = {}, 0
+        while at < len(reply[1]):
+            (nodeid,) = struct.unpack_from("=Q", reply[1], at)
+            inode, position, length, _ = _DIRENT.unpack_from(
+                reply[1], at + _ENTRY.size + _ATTR.size
+            )
+            name_at = at + _ENTRY.size + _ATTR.size + _DIRENT.size
+            found[reply[1][name_at : name_at + length]] = nodeid, inode, position
+            at = (name_at + length + 7) // 8 * 8
+        return found
+
+
+def grant(lists: bool = True) -> None:
+    """Grant the directory `layer`, which is made if it is missing, as the root."""
+    os.makedirs("layer", exist_ok=True)
+    directory = os.open("layer", os.O_PATH)
+    assert _native.plane_grant(ROOT, ROOT, directory, 0, lists, lists)
+    os.close(directory)
+
+
+def write(name: str, content: str = "") -> os.stat_result:
+    """Make a file in the directory `layer`."""
+    os.makedirs(os.path.dirname(f"layer/{name}"), exist_ok=True)
+    with open(f"layer/{name}", "w") as file:
+        file.write(content)
+    return os.stat(f"layer/{name}")
+
+
+def handle_of(reply: tuple[int, bytes] | None) -> int:
+    assert reply is not None
+    assert reply[0] == 0
+    handle: int = struct.unpack_from("=Q", reply[1])[0]
+    return handle
+
+
+def read(wire: Wire, nodeid: int, handle: int) -> tuple[int, bytes] | None:
+    return wire.ask(READ, nodeid, struct.pack("=QQIIQII", handle, 0, 4096, 0, 0, 0, 0))
+
+
+def adopt(crossings: list[tuple[int, bytes, int, int, list[int]]]) -> list[tuple[int, bytes, int]]:
+    """Take over what crosses. Returns: directory above, name and lookups of each."""
+    for _, _, nodeid, _, _ in crossings:
+        assert _native.plane_claim(nodeid) > 1
+        assert _native.plane_crossed(nodeid)
+    return [crossing[:2] + crossing[3:4] for crossing in crossings]
+
+
+@sandboxed
+def test_names_are_found_missed_and_forgotten() -> None:
+    st = write("f", "content")
+    wire = Wire()
+    grant()
+    reply = wire.ask(LOOKUP, ROOT, b"f\0")
+    assert reply is not None
+    nodeid, generation, valid, attributes_valid, _, _ = _ENTRY.unpack_from(reply[1])
+    assert (nodeid, valid, attributes_valid) == (st.st_ino, 60, 60)
+    assert generation > 1
+    fields = _ATTR.unpack_from(reply[1], _ENTRY.size)
+    assert fields[:2] == (st.st_ino, len("content"))
+    assert fields[9:13] == (st.st_mode, 1, st.st_uid, st.st_gid)
+    assert wire.look_up(ROOT, b"missing") == 0
+    assert wire.look_up(ROOT, b"f") == st.st_ino
+    assert _native.plane_held()[:2] == (1, 2)
+    assert wire.ask(FORGET, nodeid, struct.pack("=Q", 1)) is None
+    assert _native.plane_held()[:2] == (1, 1)
+    body = struct.pack("=IIQQ", 1, 0, nodeid, 1)
+    assert wire.ask(BATCH_FORGET, 0, body) is None
+    assert _native.plane_held()[:2] == (0, 0)
+
+
+@sandboxed
+def test_directories_below_are_served_and_closed_when_they_are_many() -> None:
+    for number in range(30):
+        write(f"{number}/below/f")
+    wire = Wire()
+    grant()
+    found = {}
+    for number in range(30):
+        directory = wire.look_up(ROOT, b"%d" % number)
+        assert directory
+        below = wire.look_up(directory, b"below")
+        assert below
+        found[number] = wire.look_up(below, b"f")
+        assert _native.plane_held()[3] <= DESCRIPTORS + 2
+    assert found == {number: os.stat(f"layer/{number}/below/f").st_ino for number in range(30)}
+
+
+@sandboxed
+def test_what_may_mean_more_than_it_seems_is_pythons() -> None:
+    write("linked")
+    os.link("layer/linked", "layer/link")
+    write(".wh.gone")
+    os.mkfifo("layer/fifo")
+    wire = Wire()
+    grant()
+    for name in (b"linked", b".wh.gone", b"fifo", b".", b"..", b"a/b"):
+        assert wire.look_up(ROOT, name) is None
+    assert wire.ask(LOOKUP, ROOT, b"no end") is None
+    assert wire.ask(LOOKUP, ROOT) is None
+
+
+@sandboxed_on_disk
+def test_a_directory_with_a_marker_is_pythons() -> None:
+    write("plain/f")
+    write("marked/f")
+    os.setxattr("layer/marked", "user.overlay.opaque", b"x")
+    os.setxattr("layer/plain", "user.mine", b"x")
+    wire = Wire()
+    grant()
+    plain, marked = wire.look_up(ROOT, b"plain"), wire.look_up(ROOT, b"marked")
+    assert plain
+    assert marked
+    assert wire.look_up(plain, b"f")
+    assert wire.look_up(marked, b"f") is None
+    assert adopt(_native.plane_crossings()) == [(ROOT, b"marked", 1)]
+    directory = os.open("layer/marked", os.O_PATH)
+    assert not _native.plane_grant(marked, ROOT, directory, 0, True, True)
+
+
+@sandboxed
+def test_a_file_is_read_and_never_opened_for_writing() -> None:
+    write("f", "content")
+    wire = Wire()
+    grant()
+    nodeid = wire.look_up(ROOT, b"f")
+    assert nodeid
+    handle = handle_of(wire.ask(OPEN, nodeid, struct.pack("=II", os.O_RDONLY, 0)))
+    assert read(wire, nodeid, handle) == (0, b"content")
+    assert wire.ask(WRITE, nodeid, struct.pack("=QQIIQII", handle, 0, 1, 0, 0, 0, 0) + b"x") == (
+        errno.EBADF,
+        b"",
+    )
+    # Its last lookup goes before it is closed.
+    assert wire.ask(FORGET, nodeid, struct.pack("=Q", 1)) is None
+    assert read(wire, nodeid, handle) == (0, b"content")
+    assert wire.ask(RELEASE, nodeid, struct.pack("=QIIQ", handle, 0, 0, 0)) == (0, b"")
+    assert read(wire, nodeid, handle) == (errno.EBADF, b"")
+    assert _native.plane_held()[:3] == (0, 0, 0)
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC):
+        other = wire.look_up(ROOT, b"f")
+        assert other is None or wire.ask(OPEN, other, struct.pack("=II", flags, 0)) is None
+    with open("layer/f") as file:
+        assert file.read() == "content"
+
+
+@sandboxed
+def test_an_open_file_that_crosses_goes_on_with_pythons_handle() -> None:
+    write("f", "content")
+    wire = Wire()
+    grant()
+    nodeid = wire.look_up(ROOT, b"f")
+    assert nodeid
+    handles = [handle_of(wire.ask(OPEN, nodeid, struct.pack("=II", 0, 0))) for _ in range(2)]
+    assert wire.ask(OPEN, nodeid, struct.pack("=II", os.O_RDWR, 0)) is None
+    ((above, name, crossed, lookups, opened),) = _native.plane_crossings()
+    assert (above, name, crossed, lookups) == (ROOT, b"f", nodeid, 1)
+    assert opened == handles
+    assert _native.plane_claim(nodeid)
+    assert _native.plane_crossed(nodeid)
+    _native.plane_bind(handles[0], 77)
+    _native.plane_bind(handles[1], 0)  # Python could not open it
+    raw = wire.send(
+        _HEADER.pack(80, READ, 100, nodeid, 0, 0, 0, 0, 0)
+        + struct.pack("=QQIIQII", handles[0], 0, 10, 0, 0, 0, 0)
+    )
+    assert raw is not None
+    assert struct.unpack_from("=Q", raw, _HEADER.size) == (77,)
+    assert read(wire, nodeid, handles[1]) == (errno.EIO, b"")
+    assert _native.plane_held()[:3] == (0, 0, 1)
+
+
+@sandboxed
+def test_a_chain_of_directories_crosses_from_the_top() -> None:
+    write("a/b/c")
+    wire = Wire()
+    grant()
+    a = wire.look_up(ROOT, b"a")
+    assert a
+    b = wire.look_up(a, b"b")
+    assert b
+    assert wire.look_up(b, b"c")
+    assert wire.ask(UNLINK, b, b"c\0") is None
+    crossings = _native.plane_crossings()
+    assert _native.plane_claim(b) > 1
+    _native.plane_drop(b)
+    assert [crossing[:2] for crossing in crossings] == [(ROOT, b"a"), (a, b"b")]
+    # The name in the request is taken over when Python looks it up.
+    fetched = _native.plane_fetch(b, b"c")
+    assert fetched is None or fetched[1] == b"c"
+
+
+@sandboxed
+def test_a_nodeid_is_given_out_once() -> None:
+    st = write("f")
+    wire = Wire()
+    grant()
+    other = write("other")
+    assert _native.plane_claim(other.st_ino) > 1
+    assert wire.look_up(ROOT, b"other") is None
+    assert wire.look_up(ROOT, b"f") == st.st_ino
+    assert _native.plane_claim(st.st_ino) == 0
+    fetched = _native.plane_fetch(ROOT, b"f")
+    assert fetched == (ROOT, b"f", st.st_ino, 1, [])
+    assert _native.plane_fetch(ROOT, b"f") is None  # it crosses once
+    # Python does not find it again: it is dead for as long as the kernel knows it.
+    assert not _native.plane_crossed(st.st_ino)
+    assert wire.ask(GETATTR, st.st_ino, bytes(16)) == (errno.ESTALE, b"")
+    assert _native.plane_claim(st.st_ino) == 0
+    assert wire.ask(FORGET, st.st_ino, struct.pack("=Q", 1)) is None
+    assert _native.plane_claim(st.st_ino) > 1
+
+
+@sandboxed
+def test_a_directory_of_pythons_is_kept_while_nodes_are_in_it() -> None:
+    write("d/f")
+    wire = Wire()
+    os.makedirs("layer", exist_ok=True)
+    st = os.stat("layer/d")
+    assert _native.plane_claim(st.st_ino)
+    directory = os.open("layer/d", os.O_PATH)
+    assert _native.plane_grant(st.st_ino, ROOT, directory, 0, True, True)
+    nodeid = wire.look_up(st.st_ino, b"f")
+    assert nodeid
+    forget = _HEADER.pack(48, FORGET, 2, st.st_ino, 0, 0, 0, 0, 0) + struct.pack("=Q", 3)
+    passed = wire.send(forget)
+    assert passed is not None
+    assert struct.unpack_from("=Q", passed, _HEADER.size) == (2,)
+    assert _native.plane_forgotten() == []
+    assert wire.ask(FORGET, nodeid, struct.pack("=Q", 1)) is None
+    assert _native.plane_forgotten() == [st.st_ino]
+    _native.plane_drop(st.st_ino)
+    assert _native.plane_held() == (0, 0, 0, 0)
+
+
+@sandboxed
+def test_a_listing_has_each_name_once_whatever_the_room() -> None:
+    names = [f"{'n' * (number % 50)}{number}" for number in range(400)]
+    for name in names:
+        write(name)
+    os.mkdir("layer/directory")
+    os.symlink("target", "layer/symlink")
+    wire = Wire()
+    grant()
+    for room in (400, 4096, 1 << 17):
+        seen: dict[bytes, tuple[int, int, int]] = {}
+        offset = 0
+        while found := wire.list(ROOT, offset, room):
+            assert not seen.keys() & found.keys()
+            seen |= found
+            offset = max(position for _, _, position in found.values())
+        assert seen.keys() == {
+            os.fsencode(name) for name in (".", "..", "directory", "symlink", *names)
+        }
+        for found_name, (nodeid, inode, _) in seen.items():
+            st = os.stat(b"layer/" + found_name, follow_symlinks=False)
+            assert inode in (ROOT, st.st_ino)
+            assert nodeid in (0, st.st_ino)
+    # A reader that goes back, and one that is not at the place where the last one ended.
+    first = wire.list(ROOT, 0, 4096)
+    again = wire.list(ROOT, 0, 4096)
+    assert [*first] == [*again]
+    offset = sorted(position for _, _, position in first.values())[5]
+    assert next(iter(wire.list(ROOT, offset, 4096))) == [*first][6]
+
+
+@sandboxed
+def test_lookups_of_a_listing_are_counted() -> None:
+    for number in range(20):
+        write(f"{number}")
+    wire = Wire()
+    grant()
+    found = wire.list(ROOT)
+    nodeids = [nodeid for nodeid, _, _ in found.values() if nodeid]
+    assert len(nodeids) == 20
+    assert _native.plane_held()[:2] == (20, 20)
+    body = struct.pack("=II", 20, 0) + b"".join(struct.pack("=QQ", one, 1) for one in nodeids)
+    assert wire.ask(BATCH_FORGET, 0, body) is None
+    assert _native.plane_held()[:2] == (0, 0)
+
+
+@sandboxed
+def test_whiteouts_are_not_listed() -> None:
+    write("f")
+    write(".wh.f")
+    os.mknod("layer/gone", 0o20000, 0)
+    wire = Wire()
+    grant()
+    assert wire.list(ROOT).keys() == {b".", b"..", b"f"}
+    assert wire.look_up(ROOT, b"gone") is None
+
+
+@sandboxed
+def test_a_revoked_directory_is_pythons_and_its_reader_is_told() -> None:
+    write("f")
+    wire = Wire()
+    grant()
+    assert not _native.plane_revoke(ROOT)
+    grant()
+    wire.list(ROOT, 0, 400)
+    assert _native.plane_revoke(ROOT)
+    assert not _native.plane_is_granted(ROOT)
+    assert wire.look_up(ROOT, b"f") is None
+
+
+@sandboxed
+def test_a_file_that_was_replaced_below_is_another_node() -> None:
+    write("f", "before")
+    wire = Wire()
+    grant()
+    before = wire.look_up(ROOT, b"f")
+    assert before
+    handle = handle_of(wire.ask(OPEN, before, struct.pack("=II", 0, 0)))
+    write("g", "after")
+    os.rename("layer/g", "layer/f")
+    after = wire.look_up(ROOT, b"f")
+    assert after not in (None, 0, before)
+    assert read(wire, before, handle) == (0, b"before")
+    reply = wire.ask(GETATTR, before, bytes(16))
+    assert reply is not None
+    assert reply[0] == 0
+    assert wire.ask(OPEN, before, struct.pack("=II", 0, 0)) == (errno.ESTALE, b"")
+
+
+@sandboxed_on_disk
+def test_attributes_of_files_are_read_and_markers_are_pythons() -> None:
+    write("f")
+    os.setxattr("layer/f", "user.mine", b"value")
+    wire = Wire()
+    grant()
+    nodeid = wire.look_up(ROOT, b"f")
+    assert nodeid
+    size = struct.pack("=II", 100, 0)
+    assert wire.ask(GETXATTR, nodeid, size + b"user.mine\0") == (0, b"value")
+    assert wire.ask(GETXATTR, nodeid, size + b"user.none\0") == (errno.ENODATA, b"")
+    assert wire.ask(GETXATTR, nodeid, struct.pack("=II", 1, 0) + b"user.mine\0") == (
+        errno.ERANGE,
+        b"",
+    )
+    reply = wire.ask(GETXATTR, nodeid, struct.pack("=II", 0, 0) + b"user.mine\0")
+    assert reply == (0, struct.pack("=II", 5, 0))
+    assert wire.ask(LISTXATTR, nodeid, size) == (0, b"user.mine\0")
+    assert wire.ask(GETXATTR, nodeid, size + b"user.overlay.opaque\0") is None
+    assert wire.ask(FLUSH, nodeid, bytes(24)) is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_malformed_requests_read_nothing_beyond_their_end(seed: int) -> None:
+    """For the sanitizers: each request is random, or a good one with random changes."""
+
+    @sandboxed
+    def fuzz() -> None:
+        chance = random.Random(seed)
+        for number in range(20):
+            write(f"d{number % 3}/f{number}", "x")
+        wire = Wire()
+        grant()
+        nodeids = [ROOT]
+        for _ in range(4000):
+            opcode = chance.choice((*range(54), LOOKUP, READDIRPLUS, OPEN, READ, RELEASE, RENAME2))
+            body = bytearray(chance.randbytes(chance.choice((0, 1, 7, 8, 16, 40, 200))))
+            if opcode == LOOKUP and chance.random() < 0.8:
+                body[:] = chance.choice((b"d0\0", b"d1\0", b"f1\0", b"f4\0", b"f4", b"..\0", b"."))
+            elif chance.random() < 0.7:
+                body[:8] = struct.pack(
+                    "=Q", chance.choice((0, 1, OUR_HANDLE, OUR_HANDLE | 1, 1 << 63))
+                )
+            nodeid = chance.choice((*nodeids, chance.getrandbits(64)))
+            raw = _HEADER.pack(40 + len(body), opcode, 2, nodeid, 0, 0, 0, 0, 0) + bytes(body)
+            wire.send(raw[: chance.choice((len(raw), len(raw), 40, 41))])
+            for _, _, crossing, _, handles in _native.plane_crossings():
+                if chance.random() < 0.5:
+                    _native.plane_claim(crossing)
+                if _native.plane_crossed(crossing):
+                    for handle in handles:
+                        _native.plane_bind(handle, chance.choice((0, 5)))
+            try:
+                reply = wire.ours.recv(1 << 21)
+            except BlockingIOError:
+                continue
+            assert _OUT.unpack_from(reply)[0] == len(reply)
+            if opcode == LOOKUP and len(reply) > _OUT.size:
+                nodeids.append(_ENTRY.unpack_from(reply, _OUT.size)[0])
+
+    fuzz("user")
