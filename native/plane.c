@@ -415,6 +415,9 @@ node_of(struct node *above, const char *name, const struct stat *st)
         !(S_ISDIR(st->st_mode) ||
           ((S_ISREG(st->st_mode) || S_ISLNK(st->st_mode)) && st->st_nlink == 1)))
         return NULL;
+    /* It may be a metacopy (overlay/lookup.py). */
+    if (S_ISREG(st->st_mode) && st->st_blocks * 512 < st->st_size)
+        return NULL;
     struct node *node = find(id);
     if (node)
         return node->owner == OURS && node->above == above && strcmp(node->name, name) == 0 &&

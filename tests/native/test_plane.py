@@ -191,9 +191,11 @@ def test_what_may_mean_more_than_it_seems_is_pythons() -> None:
     os.link("layer/linked", "layer/link")
     write(".wh.gone")
     os.mkfifo("layer/fifo")
+    write("sparse")
+    os.truncate("layer/sparse", 1 << 20)  # as a metacopy is
     wire = Wire()
     grant()
-    for name in (b"linked", b".wh.gone", b"fifo", b".", b"..", b"a/b"):
+    for name in (b"linked", b"sparse", b".wh.gone", b"fifo", b".", b"..", b"a/b"):
         assert wire.look_up(ROOT, name) is None
     assert wire.ask(LOOKUP, ROOT, b"no end") is None
     assert wire.ask(LOOKUP, ROOT) is None
