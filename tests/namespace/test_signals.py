@@ -50,7 +50,11 @@ def sender(printed: int, target: int) -> int:
 
 
 def test_signals_sent_to_a_waiting_launcher_reach_the_command(harness: LaunchHarness) -> None:
-    with harness.piped() as printed, harness.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running:
+    with (
+        signals.held(),  # the first one may come before the wait
+        harness.piped() as printed,
+        harness.launch("python3", "-c", SAYS_WHAT_IT_GETS) as running,
+    ):
         child = sender(printed, os.getpid())
         assert running.wait() == 5
         assert os.waitpid(child, 0)[1] == 0
