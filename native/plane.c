@@ -80,7 +80,7 @@ struct handle {
 };
 
 static struct {
-    bool on, ended;
+    bool ended;
     int device;
     char *block; /* of the request that is read */
     size_t pending;
@@ -99,7 +99,7 @@ static struct {
     size_t crossing_count, crossing_room;
     uint64_t *forgotten;
     size_t forgotten_count, forgotten_room;
-    unsigned long long answered[OPCODES];
+    uint64_t answered[OPCODES];
 } plane;
 
 /* ---- nodes ------------------------------------------------------------------------------------
@@ -1070,7 +1070,7 @@ run(int wait, bool polls)
 bool
 plane_receive(struct fuse_buf *buffer, int *result)
 {
-    if (!plane.on || plane.ended)
+    if (!plane.block || plane.ended)
         return false;
     *result = plane.pending ? (int)plane.pending : -EINTR;
     if (plane.pending) {
@@ -1086,6 +1086,33 @@ plane_receive(struct fuse_buf *buffer, int *result)
 
 /* ---- for Python -------------------------------------------------------------------------------
  */
+
+/* The nodeid that is the only argument, unless `id` is NULL, and its node, NULL if there is none.
+ */
+static bool
+nodeid_from(PyObject *args, uint64_t *id, struct node **node)
+{
+    unsigned long long given;
+    if (!PyArg_ParseTuple(args, "K", &given))
+        return false;
+    if (id)
+        *id = given;
+    *node = find(given);
+    return true;
+}
+
+static PyObject *
+list_of(const uint64_t *numbers, size_t count)
+{
+    PyObject *list = PyList_New(0);
+    for (size_t at = 0; list && at < count; at++) {
+        PyObject *number = PyLong_FromUnsignedLongLong(numbers[at]);
+        if (!number || PyList_Append(list, number) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(number);
+    }
+    return list;
+}
 
 static PyObject *
 py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
@@ -1106,8 +1133,11 @@ py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
     plane.may_spin = may_spin != 0;
     plane.most_directories = (size_t)directories;
     plane.most_files = (size_t)files;
-    if (!plane.buckets)
+    if (!plane.block) {
+        plane.block = grown(NULL, BLOCK_BYTES);
+        plane.reply = grown(NULL, BLOCK_BYTES);
         grow_table();
+    }
     Py_RETURN_NONE;
 }
 
@@ -1118,13 +1148,6 @@ py_plane_wait(PyObject *Py_UNUSED(module), PyObject *args)
     bool idle;
     if (!PyArg_ParseTuple(args, "iip", &device, &milliseconds, &polls))
         return NULL;
-    if (!plane.block) {
-        plane.block = grown(NULL, BLOCK_BYTES);
-        plane.reply = grown(NULL, BLOCK_BYTES);
-        plane.on = true;
-        if (!plane.buckets)
-            grow_table();
-    }
     plane.device = device;
     if (plane.pending || plane.ended)
         Py_RETURN_FALSE;
@@ -1186,10 +1209,9 @@ py_plane_fetch(PyObject *Py_UNUSED(module), PyObject *args)
 static PyObject *
 py_plane_fetch_node(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id;
-    if (!PyArg_ParseTuple(args, "K", &id))
+    struct node *node;
+    if (!nodeid_from(args, NULL, &node))
         return NULL;
-    struct node *node = find(id);
     if (node && node->owner == OURS)
         cross(node);
     return py_plane_crossings(NULL, NULL);
@@ -1198,10 +1220,10 @@ py_plane_fetch_node(PyObject *Py_UNUSED(module), PyObject *args)
 static PyObject *
 py_plane_claim(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id;
-    if (!PyArg_ParseTuple(args, "K", &id))
+    uint64_t id;
+    struct node *node;
+    if (!nodeid_from(args, &id, &node))
         return NULL;
-    struct node *node = find(id);
     if (node && node->owner != CROSSING)
         return PyLong_FromLong(0);
     if (!node)
@@ -1220,10 +1242,9 @@ py_plane_claim(PyObject *Py_UNUSED(module), PyObject *args)
 static PyObject *
 py_plane_crossed(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id;
-    if (!PyArg_ParseTuple(args, "K", &id))
+    struct node *node;
+    if (!nodeid_from(args, NULL, &node))
         return NULL;
-    struct node *node = find(id);
     if (node && node->owner == CROSSING) {
         drop_name(node);
         node->owner = DEAD;
@@ -1253,10 +1274,9 @@ py_plane_bind(PyObject *Py_UNUSED(module), PyObject *args)
 static PyObject *
 py_plane_drop(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id;
-    if (!PyArg_ParseTuple(args, "K", &id))
+    struct node *node;
+    if (!nodeid_from(args, NULL, &node))
         return NULL;
-    struct node *node = find(id);
     if (node && node->owner == PYTHON) {
         node->owner = DEAD;
         node->granted = node->withheld = false;
@@ -1299,20 +1319,18 @@ py_plane_grant(PyObject *Py_UNUSED(module), PyObject *args)
 static PyObject *
 py_plane_is_granted(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id;
-    if (!PyArg_ParseTuple(args, "K", &id))
+    struct node *node;
+    if (!nodeid_from(args, NULL, &node))
         return NULL;
-    struct node *node = find(id);
     return PyBool_FromLong(node && node->granted);
 }
 
 static PyObject *
 py_plane_revoke(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long id;
-    if (!PyArg_ParseTuple(args, "K", &id))
+    struct node *node;
+    if (!nodeid_from(args, NULL, &node))
         return NULL;
-    struct node *node = find(id);
     bool reading = node && node->reading;
     if (node)
         node->granted = node->reading = false;
@@ -1322,28 +1340,15 @@ py_plane_revoke(PyObject *Py_UNUSED(module), PyObject *args)
 static PyObject *
 py_plane_forgotten(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
-    PyObject *list = PyList_New(0);
-    for (size_t at = 0; list && at < plane.forgotten_count; at++) {
-        PyObject *id = PyLong_FromUnsignedLongLong(plane.forgotten[at]);
-        if (!id || PyList_Append(list, id) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(id);
-    }
+    size_t count = plane.forgotten_count;
     plane.forgotten_count = 0;
-    return list;
+    return list_of(plane.forgotten, count);
 }
 
 static PyObject *
 py_plane_counts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
-    PyObject *list = PyList_New(0);
-    for (size_t at = 0; list && at < OPCODES; at++) {
-        PyObject *count = PyLong_FromUnsignedLongLong(plane.answered[at]);
-        if (!count || PyList_Append(list, count) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(count);
-    }
-    return list;
+    return list_of(plane.answered, OPCODES);
 }
 
 static PyObject *
