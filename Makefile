@@ -4,7 +4,8 @@
 
 PYTHON := .venv/bin/python
 STAMPS := .setup
-SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h overlaykit/namespace/seccomp_*.py)
+SOURCES := pyproject.toml setup.py setup/headers.py overlaykit/_native.pyi overlaykit/namespace/plan.py \
+	$(wildcard native/*.c native/*.h overlaykit/namespace/seccomp_*.py)
 CODE := overlaykit $(wildcard tests examples)
 TOOLS := setup.py .ci $(wildcard setup/*.py)
 NATIVE := $(wildcard native/*.c native/*.h)

@@ -41,9 +41,9 @@ DEPENDS = [
     "native/logs.h",
     "native/plan.h",
     "native/ports.h",
-    "native/steps.h",
     "native/supervisor.h",
     "native/terminal.h",
+    "overlaykit/namespace/plan.py",
 ]
 MACROS = [("_GNU_SOURCE", "1"), ("_FILE_OFFSET_BITS", "64")]
 COMPILE = ["-std=c17", "-Wall", "-Wextra", "-O2", "-fPIE", "-fstack-protector-strong"]
@@ -54,9 +54,14 @@ class BuildPrograms(build_ext):
     """Link what is in PROGRAMS as executables, in place too (editable installs), and make the filters."""
 
     def run(self) -> None:
-        super().run()
         here = os.path.dirname(os.path.abspath(__file__))
-        sys.path.insert(0, here)
+        sys.path[:0] = (here, os.path.join(here, "setup"))
+        import headers
+
+        generated = os.path.join(self.build_temp, "include")
+        headers.write(generated)
+        self.include_dirs.append(generated)
+        super().run()
         from overlaykit.namespace import seccomp_filter
 
         top = here if self.inplace else self.build_lib
@@ -76,6 +81,7 @@ class BuildPrograms(build_ext):
             ext.sources,
             output_dir=self.build_temp,
             macros=ext.define_macros,
+            include_dirs=self.include_dirs,
             extra_postargs=ext.extra_compile_args,
             depends=ext.depends,
         )

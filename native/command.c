@@ -86,8 +86,8 @@ become(const struct plan *plan, const struct argument *arguments)
     gid_t group = (gid_t)arguments[1].number;
     uint64_t groups = arguments[2].number, kept = arguments[3].number;
     char subject[24];
-    if (groups != GROUPS_KEPT && set_groups(plan) < 0 &&
-        !(groups == GROUPS_SET_IF_PERMITTED && errno == EPERM))
+    if (groups != PLAN_GROUPS_KEPT && set_groups(plan) < 0 &&
+        !(groups == PLAN_GROUPS_SET_IF_PERMITTED && errno == EPERM))
         return fail("SUPPLEMENTARY", "");
     (void)snprintf(subject, sizeof subject, "%u:%u", user, group);
     /* Bounded before the change of user, with which a user other than root loses CAP_SETPCAP. */
@@ -103,11 +103,11 @@ become(const struct plan *plan, const struct argument *arguments)
 
 /* Become the leader of a new session, with the view's terminal if it has one. */
 static int
-begin_session(uint64_t flags, int slave)
+begin_session(bool with_pty, int slave)
 {
     if (setsid() < 0)
         return fail("PROCESS", "");
-    return flags & SESSION_WITH_PTY ? pty_take(slave) : 0;
+    return with_pty ? pty_take(slave) : 0;
 }
 
 static int

@@ -141,8 +141,8 @@ int
 cover_file(const struct argument *arguments)
 {
     uint64_t flags = arguments[2].number;
-    struct place place = look_at(arguments[0].bytes, flags & COVER_MAKE);
-    if (!place.possible && !(flags & COVER_REQUIRED))
+    struct place place = look_at(arguments[0].bytes, flags & PLAN_COVER_MAKE);
+    if (!place.possible && !(flags & PLAN_COVER_REQUIRED))
         return 0;
     int file = *place.path ? cover(&place, arguments[1].bytes, arguments[1].length - 1) : -1;
     if (file < 0)

@@ -43,8 +43,8 @@ keep_mount(struct plan *plan, const struct argument *slot, int mount, uint64_t f
         slot_fill(plan, slot, mount);
         return 0;
     }
-    if (flags & MOUNT_OPTIONAL || (flags & MOUNT_OPTIONAL_IF_EPERM && errno == EPERM) ||
-        (flags & MOUNT_OPTIONAL_IF_ENOENT && errno == ENOENT))
+    if (flags & PLAN_OPTIONAL || (flags & PLAN_OPTIONAL_IF_EPERM && errno == EPERM) ||
+        (flags & PLAN_OPTIONAL_IF_ENOENT && errno == ENOENT))
         return 0;
     return fail(failure[0].bytes, failure[1].bytes);
 }
@@ -55,7 +55,7 @@ make_mount(struct plan *plan, const struct record *record)
     const struct argument *argument = record->arguments;
     bool fresh = record->step == STEP_FRESH;
     uint64_t flags = argument[fresh ? 4 : 5].number;
-    if (flags & MOUNT_UNLESS_FILLED && slot_descriptor(plan, &argument[0]) >= 0)
+    if (flags & PLAN_UNLESS_FILLED && slot_descriptor(plan, &argument[0]) >= 0)
         return 0;
     struct mount_attr attributes = {.attr_set = argument[2].number,
                                     .attr_clr = argument[3].number,
@@ -84,7 +84,7 @@ attach(struct plan *plan, const struct argument *argument)
     int mount = slot_descriptor(plan, &argument[0]);
     if (mount < 0)
         return 0;
-    if (argument[2].number & ATTACH_IF_TARGET_EXISTS && stat(argument[1].bytes, &st) < 0) {
+    if (argument[2].number & PLAN_IF_TARGET_EXISTS && stat(argument[1].bytes, &st) < 0) {
         slot_close(plan, &argument[0]);
         return 0;
     }

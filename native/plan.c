@@ -26,11 +26,8 @@ struct form {
     const char *name, *signature;
 };
 
-#define STEP(code, ...) [STEP_##code] = {__VA_ARGS__},
-
-static const struct form forms[STEPS] = {
-#include "steps.h"
-};
+#define STEP(code, number, ...) [STEP_##code] = {__VA_ARGS__},
+static const struct form forms[STEPS] = {PLAN_STEPS(STEP)};
 
 /* ---- reading -------------------------------------------------------------------------------- */
 
@@ -62,7 +59,7 @@ take_argument(struct cursor *cursor, char letter, struct argument *argument)
             return "a slot has not 4 bytes";
         memcpy(&slot, argument->bytes, length);
         argument->number = slot;
-        return slot < MOST_SLOTS ? NULL : "there is no such slot";
+        return slot < PLAN_MOST_SLOTS ? NULL : "there is no such slot";
     } else if (strchr(STRINGS, letter)) {
         if (!length || memchr(argument->bytes, '\0', length) != argument->bytes + length - 1)
             return "a string does not end with its only NUL";
@@ -280,7 +277,7 @@ plan_read(struct plan *plan, int from, const char **refusal)
     if (piped && ioctl(from, FIONREAD, &waiting) < 0)
         return refuse(refusal, "%s", strerror(errno));
     long long size = piped ? waiting : (long long)st.st_size;
-    if (size <= 0 || size > PLAN_MOST_BYTES)
+    if (size <= 0 || size > PLAN_LARGEST)
         return refuse(refusal, "it has %lld bytes", size);
     plan->size = (size_t)size;
     /* A copy, since the file may change after it was checked. */

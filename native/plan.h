@@ -23,72 +23,21 @@
 #ifndef OVERLAYKIT_PLAN_H
 #define OVERLAYKIT_PLAN_H
 
+#include "plan_forms.h" /* made from namespace/plan.py by setup/headers.py */
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 enum {
-    PLAN_VERSION = 1,
-    PLAN_MOST_BYTES = 8 << 20,
     MOST_ARGUMENTS = 8,
-    MOST_SLOTS = 4096,
     FILTER_INSTRUCTION_BYTES = 8,    /* struct sock_filter */
     FILTER_MOST_INSTRUCTIONS = 4096, /* BPF_MAXINSNS */
 };
 
-/* In the order in which they come in a plan. */
-enum section {
-    SECTION_PLAN,    /* describes, carries out nothing */
-    SECTION_MONITOR, /* carried out before init is forked */
-    SECTION_INIT,
-    SECTION_COMMAND,
-    SECTION_END, /* carried out by the monitor after init has ended */
-    SECTIONS,
-};
-
-#define STEP(code, ...) STEP_##code,
-enum step {
-    STEP_NONE,
-#include "steps.h"
-    STEPS,
-};
+#define STEP(code, number, ...) STEP_##code = (number),
+enum step { PLAN_STEPS(STEP) STEPS };
 #undef STEP
-
-/* Flags of STEP_FRESH and STEP_CLONE. */
-enum {
-    MOUNT_OPTIONAL = 1, /* an error leaves the slot empty */
-    MOUNT_UNLESS_FILLED = 2,
-    MOUNT_OPTIONAL_IF_EPERM = 4,
-    MOUNT_OPTIONAL_IF_ENOENT = 8, /* of STEP_CLONE */
-};
-
-/* Flags of STEP_COVER. */
-enum {
-    COVER_MAKE = 1,     /* a file that is missing is made, if it can be */
-    COVER_REQUIRED = 2, /* a failure if nothing is covered */
-};
-
-/* A flag of STEP_TERMINAL. */
-enum { TERMINAL_INTERACTIVE = 1 };
-
-/* Of STEP_USER: what becomes of the supplementary groups. */
-enum {
-    GROUPS_KEPT,
-    GROUPS_SET, /* to those of the steps STEP_GROUP */
-    GROUPS_SET_IF_PERMITTED,
-};
-
-/* A flag of STEP_SESSION. */
-enum { SESSION_WITH_PTY = 1 };
-
-/* Flags of STEP_PROTECT. */
-enum {
-    PROTECT_OWN_NETWORK = 1, /* /proc/sys/net stays writable */
-    PROTECT_MACHINE = 2, /* where the machine's root is mapped, all of procfs but its processes */
-};
-
-/* A flag of STEP_ATTACH. */
-enum { ATTACH_IF_TARGET_EXISTS = 1 };
 
 struct argument {
     const char *bytes;
@@ -110,7 +59,7 @@ struct plan {
     char *bytes;
     size_t size;
     struct cursor sections[SECTIONS];
-    int slots[MOST_SLOTS]; /* a descriptor + 1; 0: empty */
+    int slots[PLAN_MOST_SLOTS]; /* a descriptor + 1; 0: empty */
 };
 
 /* Read the plan from the descriptor `from`, close it, and check all of it. Fills the slots of

@@ -113,9 +113,9 @@ protect(const struct argument *arguments)
 {
     static const char network[] = "/proc/sys/net";
     const struct argument *masked = &arguments[0], *shown = &arguments[1];
-    bool whole = arguments[3].number & PROTECT_MACHINE && maps_machine_root();
+    bool whole = arguments[3].number & PLAN_MACHINE && maps_machine_root();
     int mount = -1;
-    if (arguments[3].number & PROTECT_OWN_NETWORK && is_directory(network) &&
+    if (arguments[3].number & PLAN_OWN_NETWORK && is_directory(network) &&
         (mount = mount_clone(network, NULL)) < 0)
         return fail("PROC", network);
     if (whole && make_proc_read_only(&arguments[2]) < 0)

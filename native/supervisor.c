@@ -387,8 +387,8 @@ static void
 close_others(void)
 {
     static const enum section sections[] = {SECTION_PLAN, SECTION_MONITOR, SECTION_END};
-    static bool keep[MOST_SLOTS];
-    static int kept[MOST_SLOTS + 9 + TERMINAL_DESCRIPTORS];
+    static bool keep[PLAN_MOST_SLOTS];
+    static int kept[PLAN_MOST_SLOTS + 9 + TERMINAL_DESCRIPTORS];
     size_t count = 0;
     for (size_t at = 0; at < sizeof sections / sizeof *sections; at++) {
         struct cursor cursor = plan.sections[sections[at]];
@@ -402,7 +402,7 @@ close_others(void)
                     keep[record.arguments[one].number] = true;
         }
     }
-    for (size_t slot = 0; slot < MOST_SLOTS; slot++)
+    for (size_t slot = 0; slot < PLAN_MOST_SLOTS; slot++)
         if (keep[slot])
             kept[count++] = plan.slots[slot] - 1;
     for (int descriptor = 0; monitor.alone && descriptor < 3; descriptor++)
@@ -422,11 +422,11 @@ close_others(void)
 static void
 close_unnamed(void)
 {
-    static int named[MOST_SLOTS + 3];
+    static int named[PLAN_MOST_SLOTS + 3];
     size_t count = 0;
     for (int descriptor = 0; descriptor < 3; descriptor++)
         named[count++] = descriptor;
-    for (size_t slot = 0; slot < MOST_SLOTS; slot++) {
+    for (size_t slot = 0; slot < PLAN_MOST_SLOTS; slot++) {
         int descriptor = plan.slots[slot] - 1;
         if (descriptor < 0)
             continue;
@@ -951,7 +951,7 @@ start(void)
     if (watch_named() < 0)
         return -1;
     if (plan_find(&plan, SECTION_PLAN, STEP_TERMINAL, &record) &&
-        terminal_prepare(monitor.epoll, record.arguments[0].number & TERMINAL_INTERACTIVE) < 0)
+        terminal_prepare(monitor.epoll, record.arguments[0].number) < 0)
         return fail("PROCESS", "");
     while (plan_next(&cursor, &record))
         if (carry_out(&record) < 0)
@@ -971,8 +971,8 @@ run(void)
     monitor.alone = plan_find(&plan, SECTION_PLAN, STEP_FRONT, &record);
     monitor.may_reap = monitor.alone;
     monitor.with_terminal = plan_find(&plan, SECTION_PLAN, STEP_TERMINAL, &record);
-    monitor.own_session = plan_find(&plan, SECTION_COMMAND, STEP_SESSION, &record) &&
-                          !(record.arguments[0].number & SESSION_WITH_PTY);
+    monitor.own_session =
+        plan_find(&plan, SECTION_COMMAND, STEP_SESSION, &record) && !record.arguments[0].number;
     if (plan_find(&plan, SECTION_PLAN, STEP_GRACE, &record))
         monitor.grace = (int64_t)record.arguments[0].number;
     if (plan_find(&plan, SECTION_PLAN, STEP_JSON_STATUS, &record))

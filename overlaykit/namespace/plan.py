@@ -2,8 +2,8 @@
 
 A step is a tuple: its name, then its arguments. A *slot* is the name of a descriptor: an inherited one (`descriptor`)
 or one that a step makes. The sections "plan", "monitor", "init", "command" and "end" follow one another; `view_plan`
-fills them. The forms of the steps are those of native/steps.h; native/plan.c refuses bytes that it does not understand.
-Whether a plan makes sense is checked here, before the program sees it (`check`).
+fills them. `setup/headers.py` gives the program the forms of the steps and the flags; native/plan.c refuses bytes that
+it does not understand. Whether a plan makes sense is checked here, before the program sees it (`check`).
 """
 
 from __future__ import annotations

@@ -47,8 +47,6 @@ from overlaykit.namespace.plan import (
 from overlaykit.namespace.spec import Alone, Caller, Log, Reporting
 from overlaykit.namespace.view_plan import plan_of
 
-from ..native.plans import table
-
 if TYPE_CHECKING:
     from overlaykit.namespace.plan import Step
 
@@ -594,10 +592,6 @@ def test_a_zero_byte_in_a_name_is_refused_before_the_program_sees_it() -> None:
 def test_a_plan_that_is_too_large_is_refused() -> None:
     with pytest.raises(TooLarge):
         plan("a", "b" * LARGEST).encode()
-
-
-def test_python_and_the_program_know_the_same_steps() -> None:
-    assert table() == {name: form[:2] for name, form in FORMS.items()}
 
 
 def test_each_failure_of_the_program_has_words() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import struct
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import overlaykit
 from overlaykit import _native
+from overlaykit.namespace import plan as of_views
 
 SUPERVISOR: Final = os.path.join(os.path.dirname(overlaykit.__file__), "_supervisor")
 MAGIC: Final = b"overlaykit plan\0"
@@ -24,14 +24,8 @@ Argument: TypeAlias = int | str | bytes | tuple[str | bytes, ...]
 Step: TypeAlias = tuple[str | Argument, ...]
 
 
-def table() -> dict[str, tuple[int, str]]:
-    """The program's own table, in native/steps.h: code and signature of each step."""
-    with open(os.path.join(os.path.dirname(__file__), "../../native/steps.h")) as file:
-        rows = re.findall(r'^STEP\(\w+, "(\w+)", "(.*?)"\)', file.read(), re.M)
-    return {name: (code, signature) for code, (name, signature) in enumerate(rows, 1)}
-
-
-FORMS: Final = table()
+FORMS: Final = {name: form[:2] for name, form in of_views.FORMS.items()}
+"""Code and signature of each step. The program's table is made of the same."""
 
 
 def argument(letter: str, value: object) -> bytes:
