@@ -1,9 +1,13 @@
-/* The data plane: answers requests about directories that lie in one lower alone.
+/* The data plane: answers requests about directories whose names need no merge.
  *
- * Python grants a directory here once it knows that one plain directory of a lower is all that
- * shows in it. Names below it are then found, listed and read here, also in its subdirectories.
- * What a mark, a hard link or anything unusual may change is left to Python, as are all changes.
- * Nothing here writes to a layer, or opens a file of one for writing.
+ * Python grants a directory for reading once it knows that one plain directory of a lower is all
+ * that shows in it. Names below it are then found, listed and read here, also in its
+ * subdirectories. What a mark, a hard link or anything unusual may change is left to Python.
+ *
+ * It grants a directory of the upper for changes, with the directories of lowers that show in it.
+ * Names that one of those has are Python's, and so is what is in the upper without having been made
+ * here. Other names are made, changed and removed here, also below directories that were made here.
+ * No marker is written, and no file of a lower is opened for writing.
  *
  * A node is Python's or ours. One of ours crosses to Python, once, when a request is left to
  * Python that names it, or when Python looks its name up (fetch): Python looks it up in turn, gets
@@ -38,6 +42,10 @@
 #define OUR_HANDLE (1ULL << 61)             /* no handle of Python's has it */
 #define FIRST_GENERATION 2                  /* 1 is NAME_ONLY */
 #define UNKNOWN_INODE 0xffffffff            /* as libfuse's own FUSE_UNKNOWN_INO */
+#define UNSET INT64_MIN
+#define SECOND 1000000000LL
+#define CLOCK_LAG (20 * SECOND / 1000) /* overlay/openfile.py */
+#define LATE_AT_MOST (10 * SECOND)
 #define AUFS_PREFIX ".wh."
 #define PROMPT_NS 40000LL  /* a request that follows within this time is awaited without sleep */
 #define TURN_NS 10000000LL /* after this time others of Python's tasks run */
@@ -49,6 +57,7 @@ enum {
     WIDE = 256,             /* entries; most programs use only the names of such directories */
     OPCODES = 64,
     MOST_SKIPPED = 100,
+    MANY_FORGOTTEN = 256,
 };
 
 enum owner { PYTHON, OURS, CROSSING, DEAD };
@@ -61,22 +70,35 @@ struct node {
     enum owner owner;
     mode_t kind;
     /* Of a directory: */
-    int fd; /* O_PATH; -1 */
+    int fd;                /* O_PATH; also of a removed file. -1: closed */
+    int upper;             /* its directory in the upper, where `changes`; else -1 */
+    struct lowers *lowers; /* that show in it; NULL: none */
     bool granted, withheld, used;
     bool lists_inodes, below_lists; /* d_ino is st_ino here; in all directories below */
     bool reading, wide;
+    bool changes;      /* granted for changes, or made here */
+    bool changed;      /* in it a name, since Python asked */
     uint64_t position; /* where the last READDIRPLUS ended, */
     off_t place;       /* and for lseek(2) */
     dev_t device;
     uint64_t base;
-    char name[];
+    /* Of what was made here, in the upper: */
+    bool made, removed;
+    bool direct; /* and of files as in overlay/openfile.py: */
+    int64_t modified, asked, opened, change_time;
+    char *name, given_name[];
+};
+
+struct lowers {
+    size_t count;
+    int fd[];
 };
 
 struct handle {
     int fd;          /* -1: closed, or Python's */
     uint64_t python; /* of Python, unless 0 */
     struct node *node;
-    bool used;
+    bool used, writable;
 };
 
 static struct {
@@ -90,15 +112,21 @@ static struct {
     struct handle *handles;
     size_t handle_count, files, directories, most_files, most_directories, hand;
     uint32_t generation;
+    dev_t upper_device;
+    uint64_t upper_base;
     uint64_t seconds;
     uint32_t nanoseconds;
-    uint32_t unmapped_uid, unmapped_gid;
+    uint32_t unmapped_uid, unmapped_gid, uid, gid;
     bool static_nlink, xattr, acl, may_spin, spins;
     unsigned vain, skipped; /* waits without sleep */
     struct node **crossing;
     size_t crossing_count, crossing_room;
-    uint64_t *forgotten;
+    struct forgotten {
+        uint64_t id;
+        int64_t change_time;
+    } *forgotten;
     size_t forgotten_count, forgotten_room;
+    bool forgets; /* Python has to, soon */
     uint64_t answered[OPCODES];
 } plane;
 
@@ -148,16 +176,21 @@ child(const struct node *above, const char *name)
 }
 
 static void
+insert_name(struct node *node)
+{
+    size_t by_name = name_bucket(node->above, node->name);
+    node->next_name = plane.names[by_name];
+    plane.names[by_name] = node;
+}
+
+static void
 insert(struct node *node)
 {
     size_t by_id = id_bucket(node->id);
     node->next_id = plane.ids[by_id];
     plane.ids[by_id] = node;
-    if (*node->name) {
-        size_t by_name = name_bucket(node->above, node->name);
-        node->next_name = plane.names[by_name];
-        plane.names[by_name] = node;
-    }
+    if (*node->name)
+        insert_name(node);
 }
 
 static void
@@ -188,12 +221,13 @@ add(uint64_t id, struct node *above, const char *name, enum owner owner)
     if (plane.count >= plane.buckets)
         grow_table();
     memset(node, 0, sizeof *node);
-    memcpy(node->name, name, length);
+    node->name = memcpy(node->given_name, name, length);
     node->id = id;
     node->above = above;
     node->above_id = above ? above->id : 0;
     node->owner = owner;
-    node->fd = -1;
+    node->fd = node->upper = -1;
+    node->modified = UNSET;
     node->generation = FIRST_GENERATION + plane.generation++ % (UINT32_MAX - FIRST_GENERATION);
     if (above)
         above->children++;
@@ -214,25 +248,40 @@ drop_name(struct node *node)
     *node->name = '\0';
 }
 
+/* Close the descriptor, which ends a grant. */
 static void
-close_directory(struct node *node)
+close_node(struct node *node)
 {
     if (node->fd >= 0) {
         close(node->fd);
+        *(S_ISDIR(node->kind) ? &plane.directories : &plane.files) -= 1;
+    }
+    if (node->upper >= 0) {
+        close(node->upper);
+        plane.directories--;
+        node->changes = false;
+    }
+    for (size_t at = 0; node->lowers && at < node->lowers->count; at++) {
+        close(node->lowers->fd[at]);
         plane.directories--;
     }
-    node->fd = -1;
+    free(node->lowers);
+    node->lowers = NULL;
+    node->fd = node->upper = -1;
     node->granted = false;
 }
 
+/* Tell Python: the change time of a file that the kernel has forgotten, or, if that is 0, to forget
+ * the lookup of a directory that was held back. */
 static void
-forget_later(uint64_t id)
+forget_later(const struct node *node, int64_t change_time)
 {
     if (plane.forgotten_count == plane.forgotten_room) {
         plane.forgotten_room = 2 * plane.forgotten_room + 16;
         plane.forgotten = grown(plane.forgotten, plane.forgotten_room * sizeof *plane.forgotten);
     }
-    plane.forgotten[plane.forgotten_count++] = id;
+    plane.forgotten[plane.forgotten_count++] = (struct forgotten){node->id, change_time};
+    plane.forgets = plane.forgets || !change_time || plane.forgotten_count == MANY_FORGOTTEN;
 }
 
 /* Drop the node if nothing uses it any more, and the directories above that only it kept. */
@@ -243,7 +292,7 @@ settle(struct node *node)
         struct node *above = node->above;
         if (node->owner == PYTHON && node->withheld) {
             node->withheld = false;
-            forget_later(node->id);
+            forget_later(node, 0);
         }
         if (node->owner == PYTHON || node->owner == CROSSING || node->lookups || node->handles)
             return;
@@ -252,7 +301,11 @@ settle(struct node *node)
             link = &(*link)->next_id;
         *link = node->next_id;
         drop_name(node);
-        close_directory(node);
+        if (node->change_time && !node->removed)
+            forget_later(node, node->change_time);
+        close_node(node);
+        if (node->name != node->given_name)
+            free(node->name);
         free(node);
         plane.count--;
         if (above)
@@ -279,6 +332,12 @@ cross(struct node *node)
 /* ---- directories ------------------------------------------------------------------------------
  */
 
+static int64_t
+nanoseconds_of(const struct timespec *time)
+{
+    return time->tv_sec * SECOND + time->tv_nsec;
+}
+
 static bool
 is_marker(const char *name)
 {
@@ -301,28 +360,43 @@ is_marked(int fd)
     return false;
 }
 
-/* Whether names in the directory can be reached: `fd` is open then. */
+/* The directory, open, in which a node below `above` lies. */
+static int
+fd_in(const struct node *above, bool made)
+{
+    return made && above->upper >= 0 ? above->upper : above->fd;
+}
+
+static bool
+is_inode_of(const struct node *node, const struct stat *st)
+{
+    return node->made
+               ? st->st_dev == plane.upper_device && (plane.upper_base | st->st_ino) == node->id
+               : st->st_dev == node->above->device && (node->above->base | st->st_ino) == node->id;
+}
+
+/* Whether names in the directory can be reached: `fd` is open then, or `upper`. */
 static bool
 reach(struct node *node)
 {
     struct stat st;
     node->used = true;
-    if (node->fd >= 0)
+    if (node->fd >= 0 || node->upper >= 0)
         return true;
-    if (node->owner != OURS || !S_ISDIR(node->kind) || !reach(node->above))
+    if (node->owner != OURS || !S_ISDIR(node->kind) || node->removed || !reach(node->above))
         return false;
     struct node *above = node->above;
-    int fd = openat(above->fd, node->name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int fd =
+        openat(fd_in(above, node->made), node->name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return false;
-    if (fstat(fd, &st) < 0 || st.st_dev != above->device || (above->base | st.st_ino) != node->id ||
-        is_marked(fd)) {
+    if (fstat(fd, &st) < 0 || !is_inode_of(node, &st) || is_marked(fd)) {
         close(fd);
         return false;
     }
     node->fd = fd;
-    node->device = above->device;
-    node->base = above->base;
+    node->device = st.st_dev;
+    node->base = node->made ? plane.upper_base : above->base;
     node->lists_inodes = node->below_lists = above->below_lists;
     plane.directories++;
     return true;
@@ -332,7 +406,8 @@ reach(struct node *node)
 static bool
 serves(struct node *node)
 {
-    return node && S_ISDIR(node->kind) && (node->owner == OURS || node->granted) && reach(node);
+    return node && S_ISDIR(node->kind) && (node->owner == OURS || node->granted || node->changes) &&
+           reach(node);
 }
 
 /* Close directories that were not used lately, first those that open again by themselves. */
@@ -345,9 +420,10 @@ evict(void)
             return;
         plane.hand = (plane.hand + 1) & (plane.buckets - 1);
         for (struct node *node = plane.ids[plane.hand]; node; node = node->next_id)
-            if (node->fd >= 0 && (all || node->owner == OURS)) {
+            if ((node->fd >= 0 || node->upper >= 0) && S_ISDIR(node->kind) && !node->removed &&
+                (all || node->owner == OURS)) {
                 if (!node->used)
-                    close_directory(node);
+                    close_node(node);
                 node->used = false;
             }
     }
@@ -389,6 +465,20 @@ fill_attributes(struct fuse_attr *to, uint64_t id, const struct stat *st)
     };
 }
 
+/* What the node's inode does not say. */
+static void
+show_state(struct fuse_attr *to, const struct node *node)
+{
+    if (node->change_time) {
+        to->ctime = (uint64_t)(node->change_time / SECOND);
+        to->ctimensec = (uint32_t)(node->change_time % SECOND);
+    }
+    if (node->removed)
+        to->nlink = 0;
+    else if (node->lowers)
+        to->nlink = 1; /* a merged directory, as overlay/tree.py */
+}
+
 static void
 fill_entry(struct fuse_entry_out *to, const struct node *node, const struct stat *st)
 {
@@ -401,6 +491,7 @@ fill_entry(struct fuse_entry_out *to, const struct node *node, const struct stat
         .attr_valid_nsec = plane.nanoseconds,
     };
     fill_attributes(&to->attr, node->id, st);
+    show_state(&to->attr, node);
 }
 
 /* ---- names ------------------------------------------------------------------------------------
@@ -438,19 +529,40 @@ node_of(struct node *above, const char *name, const struct stat *st)
     return node;
 }
 
+/* Whether requests about this name in a directory that is served may be answered here. */
+static bool
+is_plain_name(const struct node *above, const char *name)
+{
+    struct stat st;
+    if (!*name || strncmp(name, AUFS_PREFIX, sizeof AUFS_PREFIX - 1) == 0 || strchr(name, '/') ||
+        strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+        return false;
+    for (size_t at = 0; above->lowers && at < above->lowers->count; at++)
+        if (fstatat(above->lowers->fd[at], name, &st, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT)
+            return false;
+    return true;
+}
+
+/* The node of a name in a directory of the upper, if it was made here; else NULL. */
+static struct node *
+made(struct node *above, const char *name)
+{
+    struct node *node = child(above, name);
+    return node && node->owner == OURS && node->made ? node : NULL;
+}
+
 static bool
 answer_lookup(const struct fuse_in_header *header, struct node *above, const char *name)
 {
     struct fuse_entry_out entry = {.entry_valid = plane.seconds,
                                    .entry_valid_nsec = plane.nanoseconds};
     struct stat st;
-    if (strncmp(name, AUFS_PREFIX, sizeof AUFS_PREFIX - 1) == 0 || strchr(name, '/') ||
-        strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+    if (!is_plain_name(above, name))
         return false;
-    if (fstatat(above->fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+    if (fstatat(fd_in(above, above->changes), name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return errno == ENOENT && !child(above, name) &&
                (reply(header->unique, 0, &entry, sizeof entry), true);
-    struct node *node = node_of(above, name, &st);
+    struct node *node = above->changes ? made(above, name) : node_of(above, name, &st);
     if (!node)
         return false;
     fill_entry(&entry, node, &st);
@@ -461,16 +573,28 @@ answer_lookup(const struct fuse_in_header *header, struct node *above, const cha
     return true;
 }
 
-/* The attributes of a node of ours, or of a granted directory. Returns false if Python has to say.
- */
+/* Where a system call finds a node of ours, or a granted directory: `name` in `fd`, or `fd` itself
+ * with the empty name and AT_EMPTY_PATH. Returns false if it is out of reach. */
+static bool
+place_of(struct node *node, int *fd, const char **name)
+{
+    bool itself = S_ISDIR(node->kind) || node->removed;
+    if (itself ? !(node->removed || serves(node)) : node->owner == DEAD || !reach(node->above))
+        return false;
+    *fd = !itself ? fd_in(node->above, node->made) : node->upper >= 0 ? node->upper : node->fd;
+    *name = itself ? "" : node->name;
+    return true;
+}
+
+/* Returns false if Python has to say. */
 static bool
 attributes(struct node *node, struct stat *st)
 {
-    if (S_ISDIR(node->kind))
-        return serves(node) && fstat(node->fd, st) == 0;
-    if (node->owner != DEAD && reach(node->above) &&
-        fstatat(node->above->fd, node->name, st, AT_SYMLINK_NOFOLLOW) == 0 &&
-        st->st_dev == node->above->device && (node->above->base | st->st_ino) == node->id)
+    const char *name;
+    int fd;
+    if (place_of(node, &fd, &name) &&
+        fstatat(fd, name, st, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) == 0 &&
+        (!*name || is_inode_of(node, st)))
         return true;
     /* The lower has changed. */
     for (size_t at = 0; at < plane.handle_count && node->handles; at++)
@@ -480,13 +604,14 @@ attributes(struct node *node, struct stat *st)
 }
 
 static bool
-answer_getattr(const struct fuse_in_header *header, struct node *node)
+reply_attributes(const struct fuse_in_header *header, struct node *node)
 {
     struct fuse_attr_out out = {.attr_valid = plane.seconds, .attr_valid_nsec = plane.nanoseconds};
     struct stat st;
     if (!attributes(node, &st))
         return false;
     fill_attributes(&out.attr, node->id, &st);
+    show_state(&out.attr, node);
     reply(header->unique, 0, &out, sizeof out);
     return true;
 }
@@ -494,9 +619,11 @@ answer_getattr(const struct fuse_in_header *header, struct node *node)
 static bool
 answer_readlink(const struct fuse_in_header *header, struct node *node)
 {
-    if (!S_ISLNK(node->kind) || !reach(node->above))
+    const char *name;
+    int fd;
+    if (!S_ISLNK(node->kind) || !place_of(node, &fd, &name))
         return false;
-    ssize_t size = readlinkat(node->above->fd, node->name, plane.reply, 4096);
+    ssize_t size = readlinkat(fd, name, plane.reply, 4096);
     if (size < 0)
         return false;
     reply(header->unique, 0, plane.reply, (size_t)size);
@@ -506,18 +633,17 @@ answer_readlink(const struct fuse_in_header *header, struct node *node)
 /* ---- extended attributes ----------------------------------------------------------------------
  */
 
-/* The path of a node for a system call that follows no last symbolic link, unless it is a
- * directory's. Returns false if it cannot be reached. */
+/* The path of a node for a system call that follows no last symbolic link, unless `follows`.
+ * Returns false if it cannot be reached. */
 static bool
-path_of(struct node *node, char *path, size_t size)
+path_of(struct node *node, char *path, size_t size, bool *follows)
 {
-    bool is_directory = S_ISDIR(node->kind);
-    if (is_directory ? !serves(node) : !reach(node->above))
+    const char *name;
+    int fd;
+    if (!place_of(node, &fd, &name))
         return false;
-    if (is_directory)
-        (void)snprintf(path, size, "/proc/self/fd/%d", node->fd);
-    else
-        (void)snprintf(path, size, "/proc/self/fd/%d/%s", node->above->fd, node->name);
+    *follows = !*name;
+    (void)snprintf(path, size, "/proc/self/fd/%d%s%s", fd, *name ? "/" : "", name);
     return true;
 }
 
@@ -545,11 +671,12 @@ answer_getxattr(const struct fuse_in_header *header, struct node *node, uint32_t
                 const char *name)
 {
     char path[64 + MOST_NAMES];
+    bool follows;
     if (!plane.xattr || is_marker(name) || (is_acl(name) && !plane.acl) ||
-        !path_of(node, path, sizeof path))
+        !path_of(node, path, sizeof path, &follows))
         return false;
-    ssize_t size = S_ISDIR(node->kind) ? getxattr(path, name, plane.reply, XATTR_SIZE_MAX)
-                                       : lgetxattr(path, name, plane.reply, XATTR_SIZE_MAX);
+    ssize_t size = follows ? getxattr(path, name, plane.reply, XATTR_SIZE_MAX)
+                           : lgetxattr(path, name, plane.reply, XATTR_SIZE_MAX);
     if (size < 0 && (errno == ENODATA || (errno == EOPNOTSUPP && is_acl(name)))) {
         reply(header->unique, ENODATA, NULL, 0);
         return true;
@@ -561,10 +688,11 @@ static bool
 answer_listxattr(const struct fuse_in_header *header, struct node *node, uint32_t room)
 {
     char path[64 + MOST_NAMES];
-    if (!plane.xattr || !path_of(node, path, sizeof path))
+    bool follows;
+    if (!plane.xattr || !path_of(node, path, sizeof path, &follows))
         return false;
-    ssize_t size = S_ISDIR(node->kind) ? listxattr(path, plane.reply, XATTR_LIST_MAX)
-                                       : llistxattr(path, plane.reply, XATTR_LIST_MAX);
+    ssize_t size = follows ? listxattr(path, plane.reply, XATTR_LIST_MAX)
+                           : llistxattr(path, plane.reply, XATTR_LIST_MAX);
     if (size < 0 && errno == EOPNOTSUPP)
         size = 0;
     for (ssize_t at = 0; at < size; at += (ssize_t)strlen(plane.reply + at) + 1)
@@ -617,33 +745,64 @@ close_handle(struct handle *handle)
     handle->node = NULL;
 }
 
+/* A new handle, which takes the descriptor over. */
+static struct handle *
+new_handle(int fd, struct node *node, uint32_t flags)
+{
+    size_t at = free_handle();
+    struct handle *handle = &plane.handles[at];
+    *handle = (struct handle){
+        .fd = fd, .node = node, .used = true, .writable = (flags & O_ACCMODE) != O_RDONLY};
+    plane.files++;
+    if (node->handles++ == 0) {
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME, &now);
+        node->opened = nanoseconds_of(&now);
+        node->modified = UNSET;
+        node->asked = 0;
+        node->direct = false;
+    }
+    node->direct |= (flags & O_DIRECT) != 0;
+    return handle;
+}
+
+static void
+drop_handle(struct handle *handle)
+{
+    close_handle(handle);
+    handle->used = false;
+}
+
+static uint64_t
+number_of(const struct handle *handle)
+{
+    return OUR_HANDLE | (uint64_t)(handle - plane.handles);
+}
+
 static bool
 answer_open(const struct fuse_in_header *header, struct node *node, uint32_t flags)
 {
     struct stat st;
-    int reading = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
-    if ((flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC || !S_ISREG(node->kind) ||
+    bool writes = (flags & O_ACCMODE) != O_RDONLY;
+    /* The kernel also reads through what a program opened for writing (overlay/files.py). */
+    int access = (writes ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    if ((writes && !node->made) || flags & O_TRUNC || !S_ISREG(node->kind) || node->removed ||
         plane.files >= plane.most_files || !reach(node->above))
         return false;
-    int fd = openat(node->above->fd, node->name, reading | O_NOATIME);
+    int above = fd_in(node->above, node->made);
+    int fd = openat(above, node->name, access | O_NOATIME);
     if (fd < 0 && errno == EPERM)
-        fd = openat(node->above->fd, node->name, reading);
+        fd = openat(above, node->name, access);
     if (fd < 0)
         return false;
-    if (fstat(fd, &st) < 0 || st.st_dev != node->above->device ||
-        (node->above->base | st.st_ino) != node->id) {
+    if (fstat(fd, &st) < 0 || !is_inode_of(node, &st)) {
         close(fd);
         return false;
     }
-    size_t at = free_handle();
-    plane.handles[at] = (struct handle){.fd = fd, .node = node, .used = true};
-    plane.files++;
-    node->handles++;
-    struct fuse_open_out out = {.fh = OUR_HANDLE | at, .open_flags = FOPEN_KEEP_CACHE};
-    if (!reply(header->unique, 0, &out, sizeof out)) {
-        close_handle(&plane.handles[at]);
-        plane.handles[at].used = false;
-    }
+    struct handle *handle = new_handle(fd, node, flags);
+    struct fuse_open_out out = {.fh = number_of(handle), .open_flags = FOPEN_KEEP_CACHE};
+    if (!reply(header->unique, 0, &out, sizeof out))
+        drop_handle(handle);
     return true;
 }
 
@@ -823,6 +982,364 @@ answer_readdirplus(const struct fuse_in_header *header, struct node *directory, 
     return true;
 }
 
+/* ---- changes in the upper ---------------------------------------------------------------------
+ */
+
+static struct timespec
+time_of(int64_t nanoseconds)
+{
+    return (struct timespec){.tv_sec = nanoseconds / SECOND, .tv_nsec = nanoseconds % SECOND};
+}
+
+/* Whether the directory is one of the upper in which names may be changed. */
+static bool
+takes_changes(struct node *directory)
+{
+    return serves(directory) && directory->changes && !directory->removed;
+}
+
+/* Whether the file that is made has the owner that the caller's files have (overlay/creation.py).
+ */
+static bool
+is_own(const struct fuse_in_header *header)
+{
+    return header->uid == plane.uid && header->gid == plane.gid;
+}
+
+/* The node of what was just made, without a lookup yet. Returns NULL, with it removed again, if it
+ * cannot have the nodeid of its inode. */
+static struct node *
+node_of_new(struct node *above, const char *name, struct stat *st)
+{
+    int fd = fd_in(above, true);
+    bool is_there = fstatat(fd, name, st, AT_SYMLINK_NOFOLLOW) == 0;
+    uint64_t id = is_there ? plane.upper_base | st->st_ino : 0;
+    above->changed = true;
+    if (!is_there || st->st_dev != plane.upper_device || st->st_ino >= INODE_LIMIT ||
+        id <= FUSE_ROOT_ID || find(id)) {
+        (void)unlinkat(fd, name, is_there && S_ISDIR(st->st_mode) ? AT_REMOVEDIR : 0);
+        return NULL;
+    }
+    struct node *node = add(id, above, name, OURS);
+    node->kind = st->st_mode & S_IFMT;
+    node->made = true;
+    node->changes = S_ISDIR(st->st_mode);
+    return node;
+}
+
+/* Whether a new name may be made here. */
+static bool
+may_make(const struct fuse_in_header *header, struct node *above, const char *name)
+{
+    return takes_changes(above) && is_own(header) && is_plain_name(above, name) &&
+           !child(above, name);
+}
+
+static bool
+answer_create(const struct fuse_in_header *header, struct node *above,
+              const struct fuse_create_in *in, const char *name)
+{
+    struct {
+        struct fuse_entry_out entry;
+        struct fuse_open_out open;
+    } out;
+    struct stat st;
+    if (!may_make(header, above, name) || plane.files >= plane.most_files)
+        return false;
+    mode_t before = umask(in->umask & 0777);
+    int fd =
+        openat(fd_in(above, true), name,
+               O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOATIME, in->mode & 07777);
+    umask(before);
+    if (fd < 0)
+        return false;
+    struct node *node = node_of_new(above, name, &st);
+    if (!node) {
+        close(fd);
+        return false;
+    }
+    struct handle *handle = new_handle(fd, node, in->flags | O_RDWR);
+    fill_entry(&out.entry, node, &st);
+    out.open = (struct fuse_open_out){.fh = number_of(handle), .open_flags = FOPEN_KEEP_CACHE};
+    node->lookups++;
+    if (!reply(header->unique, 0, &out, sizeof out)) {
+        node->lookups--;
+        drop_handle(handle);
+    }
+    return true;
+}
+
+/* Make a directory, or a symbolic link to `target`. */
+static bool
+answer_make(const struct fuse_in_header *header, struct node *above, const char *name, mode_t mode,
+            mode_t mask, const char *target)
+{
+    struct fuse_entry_out entry;
+    struct stat st;
+    if (!may_make(header, above, name))
+        return false;
+    int fd = fd_in(above, true);
+    mode_t before = umask(mask & 0777);
+    int result = target ? symlinkat(target, fd, name) : mkdirat(fd, name, mode & 07777);
+    umask(before);
+    struct node *node = result < 0 ? NULL : node_of_new(above, name, &st);
+    if (!node)
+        return false;
+    fill_entry(&entry, node, &st);
+    if (reply(header->unique, 0, &entry, sizeof entry))
+        node->lookups++;
+    else
+        settle(node);
+    return true;
+}
+
+/* Keep a descriptor of the inode of a node whose name is about to go. */
+static bool
+keep_inode(struct node *node)
+{
+    if (S_ISDIR(node->kind))
+        return reach(node);
+    if (plane.files >= plane.most_files)
+        return false;
+    node->fd = openat(fd_in(node->above, true), node->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    plane.files += node->fd >= 0;
+    return node->fd >= 0;
+}
+
+/* End `keep_inode`: whether the name has gone. */
+static void
+end_removal(struct node *node, bool removed)
+{
+    if (removed) {
+        node->removed = true;
+        drop_name(node);
+    } else if (!S_ISDIR(node->kind))
+        close_node(node);
+}
+
+static bool
+answer_remove(const struct fuse_in_header *header, struct node *above, const char *name)
+{
+    bool is_directory = header->opcode == FUSE_RMDIR;
+    struct node *node =
+        takes_changes(above) && is_plain_name(above, name) ? made(above, name) : NULL;
+    if (!node || S_ISDIR(node->kind) != is_directory || !keep_inode(node))
+        return false;
+    bool removed = unlinkat(fd_in(above, true), name, is_directory ? AT_REMOVEDIR : 0) == 0;
+    end_removal(node, removed);
+    if (!removed)
+        return false;
+    above->changed = true;
+    reply(header->unique, 0, NULL, 0);
+    return true;
+}
+
+/* Give a node another place. */
+static void
+move(struct node *node, struct node *above, const char *name)
+{
+    struct node *before = node->above;
+    drop_name(node);
+    if (node->name != node->given_name)
+        free(node->name);
+    node->name = grown(NULL, strlen(name) + 1);
+    memcpy(node->name, name, strlen(name) + 1);
+    node->above = above;
+    node->above_id = above->id;
+    above->children++;
+    insert_name(node);
+    before->children--;
+    settle(before);
+}
+
+static bool
+answer_rename(const struct fuse_in_header *header, struct node *above, const char *name,
+              struct node *onto, const char *new_name, uint32_t flags)
+{
+    if (flags & ~(uint32_t)RENAME_NOREPLACE || !takes_changes(above) || !takes_changes(onto) ||
+        !is_plain_name(above, name) || !is_plain_name(onto, new_name))
+        return false;
+    struct node *node = made(above, name), *target = child(onto, new_name);
+    if (!node || target == node)
+        return false;
+    if (target && (flags || made(onto, new_name) != target || S_ISDIR(node->kind) ||
+                   S_ISDIR(target->kind) || !keep_inode(target)))
+        return false;
+    bool moved = renameat2(fd_in(above, true), name, fd_in(onto, true), new_name,
+                           target ? 0 : RENAME_NOREPLACE) == 0;
+    if (target)
+        end_removal(target, moved);
+    if (!moved)
+        return false;
+    above->changed = onto->changed = true;
+    move(node, onto, new_name);
+    reply(header->unique, 0, NULL, 0);
+    return true;
+}
+
+/* Put the modification time back that the file had before it was written to, unless the kernel has
+ * set one since: it keeps that time itself, and sends it (overlay/files.py). */
+static void
+restore_times(struct node *node, int fd)
+{
+    int64_t modified = node->modified;
+    node->modified = UNSET;
+    if (modified == UNSET || (!node->asked && modified < node->opened - CLOCK_LAG))
+        return;
+    struct timespec times[] = {{.tv_nsec = UTIME_OMIT}, time_of(modified)};
+    (void)futimens(fd, times);
+}
+
+static bool
+answer_write(const struct fuse_in_header *header, const struct handle *handle,
+             const struct fuse_write_in *in, const char *data)
+{
+    struct fuse_write_out out = {.size = in->size};
+    struct node *node = handle->node;
+    struct stat st;
+    if (!handle->writable) {
+        reply(header->unique, EBADF, NULL, 0);
+        return true;
+    }
+    bool kills = (in->write_flags & FUSE_WRITE_KILL_SUIDGID) != 0;
+    bool remembers = node->modified == UNSET && !node->direct;
+    if ((kills || remembers) && fstat(handle->fd, &st) < 0)
+        return false;
+    if (kills && st.st_mode & (S_ISUID | S_ISGID))
+        return false;
+    if (remembers)
+        node->modified = nanoseconds_of(&st.st_mtim);
+    for (size_t written = 0; written < in->size;) {
+        ssize_t count =
+            pwrite(handle->fd, data + written, in->size - written, (off_t)(in->offset + written));
+        if (count <= 0 && (count == 0 || errno != EINTR)) {
+            reply(header->unique, count == 0 ? EIO : errno, NULL, 0);
+            return true;
+        }
+        written += count > 0 ? (size_t)count : 0;
+    }
+    reply(header->unique, 0, &out, sizeof out);
+    return true;
+}
+
+/* Truncate or extend a file, and keep its modification time. Returns -1 with an errno on failure.
+ */
+static int
+resize(struct node *node, const struct fuse_setattr_in *in)
+{
+    char path[64 + MOST_NAMES];
+    struct handle *handle = in->valid & FATTR_FH ? handle_of(in->fh) : NULL;
+    struct stat st;
+    bool follows;
+    if (!S_ISREG(node->kind) || !path_of(node, path, sizeof path, &follows)) {
+        errno = ESTALE;
+        return -1;
+    }
+    bool has_handle = handle && handle->node == node && handle->writable;
+    int fd = has_handle
+                 ? handle->fd
+                 : open(path, O_WRONLY | O_CLOEXEC | O_NONBLOCK | (follows ? 0 : O_NOFOLLOW));
+    if (fd < 0)
+        return -1;
+    int result = fstat(fd, &st);
+    if (result == 0)
+        result = ftruncate(fd, (off_t)in->size);
+    int error = errno;
+    if (result == 0) {
+        struct timespec times[] = {{.tv_nsec = UTIME_OMIT}, st.st_mtim};
+        (void)futimens(fd, times);
+    }
+    if (!has_handle)
+        close(fd);
+    errno = error;
+    return result;
+}
+
+/* As Changing._change_inode of overlay/changing.py, from the owner to the times. */
+static int
+change(struct node *node, const struct fuse_setattr_in *in, const struct stat *st)
+{
+    char path[64 + MOST_NAMES];
+    const uint32_t of_times = FATTR_ATIME | FATTR_MTIME;
+    const uint32_t of_inode = FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE;
+    const char *name;
+    bool follows, sets_mtime = in->valid & FATTR_MTIME;
+    int fd;
+    if (!place_of(node, &fd, &name) || !path_of(node, path, sizeof path, &follows)) {
+        errno = ESTALE;
+        return -1;
+    }
+    int flags = *name ? AT_SYMLINK_NOFOLLOW : AT_EMPTY_PATH;
+    int64_t asked = in->valid & FATTR_CTIME ? (int64_t)in->ctime * SECOND + in->ctimensec : 0;
+    bool is_empty = !(in->valid & (of_inode | of_times));
+    if (is_empty && (asked || !S_ISREG(node->kind)) && fchownat(fd, name, -1, -1, flags) < 0)
+        return -1;
+    if (in->valid & (FATTR_UID | FATTR_GID) &&
+        fchownat(fd, name, in->valid & FATTR_UID ? in->uid : (uid_t)-1,
+                 in->valid & FATTR_GID ? in->gid : (gid_t)-1, flags) < 0)
+        return -1;
+    if (in->valid & FATTR_MODE && chmod(path, in->mode & 07777) < 0)
+        return -1;
+    if (in->valid & FATTR_SIZE && resize(node, in) < 0)
+        return -1;
+    if (!(in->valid & of_times))
+        return 0;
+    if (sets_mtime && node->handles) {
+        bool written_back = in->valid & FATTR_FH && !(in->valid & (FATTR_SIZE | FATTR_ATIME));
+        int64_t late = node->asked - asked;
+        if (written_back && late > 0 && late < LATE_AT_MOST)
+            sets_mtime = false;
+        else {
+            node->asked = asked;
+            node->modified = UNSET;
+        }
+    }
+    struct timespec times[] = {
+        {.tv_sec = (time_t)in->atime, .tv_nsec = in->atimensec},
+        {.tv_sec = (time_t)in->mtime, .tv_nsec = in->mtimensec},
+    };
+    if (in->valid & FATTR_ATIME_NOW)
+        times[0].tv_nsec = UTIME_NOW;
+    if (in->valid & FATTR_MTIME_NOW)
+        times[1].tv_nsec = UTIME_NOW;
+    if (!(in->valid & FATTR_ATIME))
+        times[0].tv_nsec = UTIME_OMIT;
+    if (!sets_mtime)
+        times[1].tv_nsec = UTIME_OMIT;
+    /* Setting again what is set would move the disk's change time. */
+    if (asked && sets_mtime && !(in->valid & (of_inode | FATTR_ATIME | FATTR_MTIME_NOW)) &&
+        nanoseconds_of(&times[1]) == nanoseconds_of(&st->st_mtim) &&
+        asked <= nanoseconds_of(&st->st_ctim))
+        return 0;
+    return utimensat(fd, name, times, flags);
+}
+
+static bool
+answer_setattr(const struct fuse_in_header *header, struct node *node,
+               const struct fuse_setattr_in *in)
+{
+    const uint32_t of_modification = FATTR_MTIME | FATTR_MTIME_NOW | FATTR_CTIME | FATTR_FH |
+                                     FATTR_LOCKOWNER | FATTR_KILL_SUIDGID;
+    const uint32_t known = of_modification | FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE |
+                           FATTR_ATIME | FATTR_ATIME_NOW;
+    struct stat st;
+    if (node->owner != OURS || !node->made || in->valid & ~known ||
+        (S_ISLNK(node->kind) && in->valid & FATTR_MODE) || !attributes(node, &st) ||
+        (in->valid & FATTR_KILL_SUIDGID && !S_ISDIR(st.st_mode) &&
+         st.st_mode & (S_ISUID | S_ISGID)))
+        return false;
+    /* The kernel keeps the times of a regular file, and nobody asks the disk for those of one
+     * without a name. */
+    bool is_lost = node->removed && S_ISREG(node->kind) && !(in->valid & ~of_modification);
+    if (!is_lost && change(node, in, &st) < 0) {
+        reply(header->unique, errno, NULL, 0);
+        return true;
+    }
+    if (in->valid & FATTR_CTIME)
+        node->change_time = (int64_t)in->ctime * SECOND + in->ctimensec;
+    return reply_attributes(header, node);
+}
+
 /* ---- requests ---------------------------------------------------------------------------------
  */
 
@@ -900,36 +1417,67 @@ begins_with_handle(uint32_t opcode)
            opcode == FUSE_FLUSH || opcode == FUSE_FSYNC;
 }
 
-/* Answer a request about an open file of ours. Returns false if it is Python's by now: then the
- * handle in the request is Python's. */
+/* Answer a request about an open file of ours. Returns false if it is Python's by now. */
 static bool
-answer_with_handle(struct fuse_in_header *header, size_t size, uint64_t *number)
+answer_with_handle(struct fuse_in_header *header, size_t left, uint64_t number)
 {
-    struct handle *handle = handle_of(*number);
-    if (!handle) {
-        reply(header->unique, EBADF, NULL, 0);
-        return true;
-    }
-    if (handle->python) {
-        *number = handle->python;
-        if (header->opcode == FUSE_RELEASE)
-            handle->used = false;
+    struct handle *handle = handle_of(number);
+    const char *in = (char *)(header + 1);
+    if (handle && handle->python)
         return false;
+    int error = handle ? 0 : EBADF;
+    switch (header->opcode) {
+    case FUSE_READ:
+        if (handle && left >= sizeof(struct fuse_read_in)) {
+            const struct fuse_read_in *wanted = (const void *)in;
+            answer_read(header, handle, wanted->offset, wanted->size);
+            return true;
+        }
+        break;
+    case FUSE_WRITE:
+        error = EBADF;
+        if (handle && handle->node && handle->node->made && left >= sizeof(struct fuse_write_in)) {
+            const struct fuse_write_in *given = (const void *)in;
+            if (given->size <= left - sizeof *given)
+                return answer_write(header, handle, given, in + sizeof *given);
+        }
+        break;
+    case FUSE_FLUSH:
+        error = ENOSYS;
+        break;
+    case FUSE_FSYNC:
+        if (handle && handle->node && handle->node->made) {
+            restore_times(handle->node, handle->fd);
+            return false; /* it may take long: Python does it in a thread */
+        }
+        break;
+    default:
+        if (handle) {
+            if (handle->node && handle->node->made)
+                restore_times(handle->node, handle->fd);
+            drop_handle(handle);
+        }
+        error = 0;
     }
-    if (header->opcode == FUSE_READ) {
-        const struct fuse_read_in *in = (void *)(header + 1);
-        if (size < sizeof *header + sizeof *in)
-            return false;
-        answer_read(header, handle, in->offset, in->size);
-        return true;
-    }
-    if (header->opcode == FUSE_RELEASE) {
-        close_handle(handle);
-        handle->used = false;
-    }
-    int error = header->opcode == FUSE_WRITE ? EBADF : header->opcode == FUSE_FLUSH ? ENOSYS : 0;
     reply(header->unique, error, NULL, 0);
     return true;
+}
+
+/* Put the number of Python's handle in place of one of ours that crossed. */
+static void
+use_handle_of_python(struct fuse_in_header *header, size_t size)
+{
+    uint64_t number;
+    char *in = (char *)(header + 1);
+    if (!begins_with_handle(header->opcode) || size < sizeof *header + sizeof number)
+        return;
+    memcpy(&number, in, sizeof number);
+    struct handle *handle = handle_of(number);
+    if (handle && handle->python) {
+        memcpy(in, &handle->python, sizeof number);
+        if (header->opcode == FUSE_RELEASE)
+            handle->used = false;
+    }
 }
 
 /* Let what the request names cross to Python. */
@@ -938,6 +1486,8 @@ cross_named(struct fuse_in_header *header, size_t size)
 {
     const uint64_t *first = (void *)(header + 1);
     uint64_t ids[] = {header->nodeid, 0};
+    if (header->opcode == FUSE_FSYNC || header->opcode == FUSE_STATFS)
+        return;
     if (size >= sizeof *header + sizeof *first &&
         (header->opcode == FUSE_RENAME || header->opcode == FUSE_RENAME2 ||
          header->opcode == FUSE_LINK))
@@ -953,19 +1503,14 @@ cross_named(struct fuse_in_header *header, size_t size)
 static bool
 answer(struct fuse_in_header *header, size_t size)
 {
-    char *in = (char *)(header + 1);
+    char *in = (char *)(header + 1), *first, *second;
     size_t left = size - sizeof *header;
     uint64_t number;
     if (header->opcode == FUSE_FORGET || header->opcode == FUSE_BATCH_FORGET)
         return !is_forget_left(header, size);
     if (begins_with_handle(header->opcode) && left >= sizeof number) {
         memcpy(&number, in, sizeof number);
-        if (number & OUR_HANDLE) {
-            bool answered = answer_with_handle(header, size, &number);
-            memcpy(in, &number, sizeof number);
-            return answered;
-        }
-        return false;
+        return number & OUR_HANDLE && answer_with_handle(header, left, number);
     }
     if (is_unknown(header->opcode)) {
         reply(header->unique, ENOSYS, NULL, 0);
@@ -978,7 +1523,7 @@ answer(struct fuse_in_header *header, size_t size)
         reply(header->unique, ESTALE, NULL, 0);
         return true;
     }
-    if (node->owner == CROSSING || (node->owner == PYTHON && !node->granted))
+    if (node->owner == CROSSING || (node->owner == PYTHON && !node->granted && !node->changes))
         return false;
     /* A name has to end where the request ends. */
     bool ends = left > 0 && in[left - 1] == '\0';
@@ -986,14 +1531,14 @@ answer(struct fuse_in_header *header, size_t size)
     case FUSE_LOOKUP:
         return ends && serves(node) && answer_lookup(header, node, in);
     case FUSE_GETATTR:
-        return answer_getattr(header, node);
+        return reply_attributes(header, node);
     case FUSE_READLINK:
         return node->owner == OURS && answer_readlink(header, node);
     case FUSE_OPEN:
         return node->owner == OURS && left >= sizeof(struct fuse_open_in) &&
                answer_open(header, node, ((struct fuse_open_in *)(void *)in)->flags);
     case FUSE_READDIRPLUS:
-        return left >= sizeof(struct fuse_read_in) && serves(node) &&
+        return left >= sizeof(struct fuse_read_in) && serves(node) && !node->changes &&
                answer_readdirplus(header, node, ((struct fuse_read_in *)(void *)in)->offset,
                                   ((struct fuse_read_in *)(void *)in)->size);
     case FUSE_GETXATTR:
@@ -1003,6 +1548,34 @@ answer(struct fuse_in_header *header, size_t size)
     case FUSE_LISTXATTR:
         return left >= sizeof(struct fuse_getxattr_in) &&
                answer_listxattr(header, node, ((struct fuse_getxattr_in *)(void *)in)->size);
+    case FUSE_SETATTR:
+        return left >= sizeof(struct fuse_setattr_in) && answer_setattr(header, node, (void *)in);
+    case FUSE_CREATE:
+        return ends && left > sizeof(struct fuse_create_in) &&
+               answer_create(header, node, (void *)in, in + sizeof(struct fuse_create_in));
+    case FUSE_MKDIR: {
+        const struct fuse_mkdir_in *wanted = (void *)in;
+        return ends && left > sizeof *wanted &&
+               answer_make(header, node, in + sizeof *wanted, wanted->mode, wanted->umask, NULL);
+    }
+    case FUSE_SYMLINK:
+        second = ends ? in + strlen(in) + 1 : NULL;
+        return ends && second < in + left && answer_make(header, node, in, 0, 0, second);
+    case FUSE_UNLINK:
+    case FUSE_RMDIR:
+        return ends && answer_remove(header, node, in);
+    case FUSE_RENAME:
+    case FUSE_RENAME2: {
+        const struct fuse_rename2_in *wanted = (void *)in;
+        bool has_flags = header->opcode == FUSE_RENAME2;
+        size_t fixed = has_flags ? sizeof *wanted : sizeof(struct fuse_rename_in);
+        if (!ends || left <= fixed)
+            return false;
+        first = in + fixed;
+        second = first + strlen(first) + 1;
+        return second < in + left && answer_rename(header, node, first, find(wanted->newdir),
+                                                   second, has_flags ? wanted->flags : 0);
+    }
     default:
         return false;
     }
@@ -1040,7 +1613,7 @@ run(int wait, bool polls)
             waiting = now_ns();
             if (plane.directories > plane.most_directories)
                 evict();
-            if (waiting - began > TURN_NS || plane.forgotten_count)
+            if (waiting - began > TURN_NS || plane.forgets)
                 return false;
             continue;
         }
@@ -1075,6 +1648,7 @@ plane_receive(struct fuse_buf *buffer, int *result)
     *result = plane.pending ? (int)plane.pending : -EINTR;
     if (plane.pending) {
         char *given = buffer->mem;
+        use_handle_of_python((void *)plane.block, plane.pending);
         buffer->mem = plane.block;
         buffer->size = plane.pending;
         buffer->flags = 0;
@@ -1102,19 +1676,6 @@ nodeid_from(PyObject *args, uint64_t *id, struct node **node)
 }
 
 static PyObject *
-list_of(const uint64_t *numbers, size_t count)
-{
-    PyObject *list = PyList_New(0);
-    for (size_t at = 0; list && at < count; at++) {
-        PyObject *number = PyLong_FromUnsignedLongLong(numbers[at]);
-        if (!number || PyList_Append(list, number) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(number);
-    }
-    return list;
-}
-
-static PyObject *
 py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long seconds, directories, files;
@@ -1127,6 +1688,8 @@ py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
     plane.nanoseconds = nanoseconds;
     plane.unmapped_uid = uid;
     plane.unmapped_gid = gid;
+    plane.uid = geteuid();
+    plane.gid = getegid();
     plane.static_nlink = static_nlink != 0;
     plane.xattr = xattr != 0;
     plane.acl = acl != 0;
@@ -1158,23 +1721,37 @@ py_plane_wait(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 /* What Python has to know of a node that crosses: the directory above, its name and nodeid, its
- * lookups, and the handles of its open files. */
+ * lookups, its open files as handles and whether they were opened for writing, its change time, the
+ * state of a file that is written to (overlay/openfile.py), and its descriptor if its name is gone,
+ * else -1. */
 static PyObject *
-crossing(const struct node *node)
+crossing(struct node *node)
 {
     PyObject *handles = PyList_New(0);
+    int fd = node->removed && !S_ISDIR(node->kind) ? node->fd : -1;
     for (size_t at = 0; handles && at < plane.handle_count && node->handles; at++) {
         if (!plane.handles[at].used || plane.handles[at].node != node)
             continue;
-        PyObject *number = PyLong_FromUnsignedLongLong(OUR_HANDLE | at);
-        if (!number || PyList_Append(handles, number) < 0)
+        PyObject *one = Py_BuildValue("KN", (unsigned long long)(OUR_HANDLE | at),
+                                      PyBool_FromLong(plane.handles[at].writable));
+        if (!one || PyList_Append(handles, one) < 0)
             Py_CLEAR(handles);
-        Py_XDECREF(number);
+        Py_XDECREF(one);
     }
-    return handles ? Py_BuildValue("KyKKN", (unsigned long long)node->above_id, node->name,
-                                   (unsigned long long)node->id, (unsigned long long)node->lookups,
-                                   handles)
-                   : NULL;
+    PyObject *modified =
+        node->modified == UNSET ? Py_NewRef(Py_None) : PyLong_FromLongLong(node->modified);
+    PyObject *all =
+        handles && modified
+            ? Py_BuildValue("KyKKNL(NLLN)i", (unsigned long long)node->above_id, node->name,
+                            (unsigned long long)node->id, (unsigned long long)node->lookups,
+                            handles, (long long)node->change_time, modified, (long long)node->asked,
+                            (long long)node->opened, PyBool_FromLong(node->direct), fd)
+            : NULL;
+    if (all && fd >= 0) {
+        node->fd = -1;
+        plane.files--;
+    }
+    return all;
 }
 
 static PyObject *
@@ -1230,6 +1807,8 @@ py_plane_claim(PyObject *Py_UNUSED(module), PyObject *args)
         node = add(id, NULL, "", PYTHON);
     struct node *above = node->above;
     node->owner = PYTHON;
+    node->made = node->made && S_ISDIR(node->kind);
+    node->changes = node->changes && node->fd >= 0;
     drop_name(node);
     node->above = NULL;
     if (above) {
@@ -1279,10 +1858,20 @@ py_plane_drop(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     if (node && node->owner == PYTHON) {
         node->owner = DEAD;
-        node->granted = node->withheld = false;
+        node->granted = node->changes = node->withheld = false;
         settle(node);
     }
     Py_RETURN_NONE;
+}
+
+/* Python's node, also of the root, which no lookup finds. NULL if there is none. */
+static struct node *
+node_of_python(uint64_t id)
+{
+    struct node *node = find(id);
+    if (!node && id == FUSE_ROOT_ID)
+        node = add(id, NULL, "", PYTHON);
+    return node && node->owner == PYTHON ? node : NULL;
 }
 
 static PyObject *
@@ -1293,10 +1882,8 @@ py_plane_grant(PyObject *Py_UNUSED(module), PyObject *args)
     struct stat st;
     if (!PyArg_ParseTuple(args, "KKiKpp", &id, &above, &fd, &base, &lists, &below))
         return NULL;
-    struct node *node = find(id);
-    if (!node && id == FUSE_ROOT_ID)
-        node = add(id, NULL, "", PYTHON);
-    if (!node || node->owner != PYTHON)
+    struct node *node = node_of_python(id);
+    if (!node)
         Py_RETURN_FALSE;
     if (node->fd < 0) {
         if (fstat(fd, &st) < 0 || is_marked(fd))
@@ -1316,13 +1903,64 @@ py_plane_grant(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_TRUE;
 }
 
+/* Copies of the descriptors in a list. Returns NULL if it is empty, or with an exception. */
+static struct lowers *
+lowers_from(PyObject *list)
+{
+    Py_ssize_t count = PyList_Size(list);
+    if (count <= 0)
+        return NULL;
+    struct lowers *lowers = grown(NULL, sizeof *lowers + (size_t)count * sizeof lowers->fd[0]);
+    for (lowers->count = 0; lowers->count < (size_t)count; lowers->count++) {
+        long fd = PyLong_AsLong(PyList_GetItem(list, (Py_ssize_t)lowers->count));
+        lowers->fd[lowers->count] = fd < 0 ? -1 : fcntl((int)fd, F_DUPFD_CLOEXEC, 3);
+    }
+    return lowers;
+}
+
+static PyObject *
+py_plane_grant_changes(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long id, base;
+    int fd;
+    PyObject *lowers;
+    struct stat st;
+    if (!PyArg_ParseTuple(args, "KiKO", &id, &fd, &base, &lowers))
+        return NULL;
+    struct node *node = node_of_python(id);
+    int upper = node && node->upper < 0 && fstat(fd, &st) == 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : -1;
+    if (upper < 0)
+        Py_RETURN_FALSE;
+    plane.upper_device = st.st_dev;
+    plane.upper_base = base;
+    node->kind = S_IFDIR;
+    node->upper = upper;
+    node->lowers = lowers_from(lowers);
+    plane.directories += 1 + (node->lowers ? node->lowers->count : 0);
+    node->granted = false;
+    node->changes = node->used = true;
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_True);
+}
+
 static PyObject *
 py_plane_is_granted(PyObject *Py_UNUSED(module), PyObject *args)
 {
     struct node *node;
     if (!nodeid_from(args, NULL, &node))
         return NULL;
-    return PyBool_FromLong(node && node->granted);
+    return PyBool_FromLong(node && (node->granted || node->changes));
+}
+
+static PyObject *
+py_plane_changed(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    struct node *node;
+    if (!nodeid_from(args, NULL, &node))
+        return NULL;
+    bool changed = node && node->changed;
+    if (node)
+        node->changed = false;
+    return Py_BuildValue("NN", PyBool_FromLong(node && node->changes), PyBool_FromLong(changed));
 }
 
 static PyObject *
@@ -1333,22 +1971,48 @@ py_plane_revoke(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     bool reading = node && node->reading;
     if (node)
-        node->granted = node->reading = false;
+        node->granted = node->changes = node->reading = false;
     return PyBool_FromLong(reading);
+}
+
+static PyObject *
+py_plane_descriptor(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long number;
+    if (!PyArg_ParseTuple(args, "K", &number))
+        return NULL;
+    const struct handle *handle = handle_of(number);
+    int fd = handle && handle->fd >= 0 ? fcntl(handle->fd, F_DUPFD_CLOEXEC, 3) : (errno = EIO, -1);
+    return fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(fd);
 }
 
 static PyObject *
 py_plane_forgotten(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
-    size_t count = plane.forgotten_count;
+    PyObject *list = PyList_New(0);
+    for (size_t at = 0; list && at < plane.forgotten_count; at++) {
+        PyObject *one = Py_BuildValue("KL", (unsigned long long)plane.forgotten[at].id,
+                                      (long long)plane.forgotten[at].change_time);
+        if (!one || PyList_Append(list, one) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(one);
+    }
     plane.forgotten_count = 0;
-    return list_of(plane.forgotten, count);
+    plane.forgets = false;
+    return list;
 }
 
 static PyObject *
 py_plane_counts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
-    return list_of(plane.answered, OPCODES);
+    PyObject *list = PyList_New(0);
+    for (size_t at = 0; list && at < OPCODES; at++) {
+        PyObject *number = PyLong_FromUnsignedLongLong(plane.answered[at]);
+        if (!number || PyList_Append(list, number) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(number);
+    }
+    return list;
 }
 
 static PyObject *
@@ -1376,7 +2040,7 @@ py_plane_close(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
         }
     for (size_t at = 0; at < plane.buckets; at++)
         for (struct node *node = plane.ids[at]; node; node = node->next_id)
-            close_directory(node);
+            close_node(node);
     Py_RETURN_NONE;
 }
 
@@ -1401,9 +2065,15 @@ PyMethodDef native_plane_methods[] = {
     METHOD(drop, METH_VARARGS, ", nodeid", "Give a claimed nodeid back."),
     METHOD(grant, METH_VARARGS, ", nodeid, above, fd, base, lists_inodes, below_lists",
            "Grant a directory. Returns false if it has marks."),
+    METHOD(grant_changes, METH_VARARGS, ", nodeid, fd, base, lowers",
+           "Grant a directory of the upper for changes of names that none of the lowers has."),
+    METHOD(changed, METH_VARARGS, ", nodeid",
+           "Whether it is granted for changes, and has changed since the last call."),
+    METHOD(descriptor, METH_VARARGS, ", handle", "A descriptor of an open file. Raises OSError."),
     METHOD(is_granted, METH_VARARGS, ", nodeid", "Whether the directory is granted."),
     METHOD(revoke, METH_VARARGS, ", nodeid", "Revoke a grant. Returns whether it was being read."),
-    METHOD(forgotten, METH_NOARGS, "", "The nodeids of which Python has to forget a lookup."),
+    METHOD(forgotten, METH_NOARGS, "",
+           "Change times of nodes that are forgotten; 0: Python forgets a lookup."),
     METHOD(counts, METH_NOARGS, "", "The requests answered here, by opcode."),
     METHOD(held, METH_NOARGS, "", "How many nodes, lookups, open files and directories there are."),
     METHOD(close, METH_NOARGS, "", "Close every descriptor."),

@@ -11,7 +11,9 @@ import os
 from os import PathLike
 from typing import Final, TypeAlias, TypedDict
 
-_Crossing: TypeAlias = tuple[int, bytes, int, int, list[int]]
+_Crossing: TypeAlias = tuple[
+    int, bytes, int, int, list[tuple[int, bool]], int, tuple[int | None, int, int, bool], int
+]
 _Path: TypeAlias = bytes | str | PathLike[bytes] | PathLike[str]
 
 AT_FDCWD: Final[int]
@@ -234,7 +236,12 @@ def plane_wait(device: int, milliseconds: int, polls: bool, /) -> bool:
     """
 
 def plane_crossings() -> list[_Crossing]:
-    """The nodes that cross to Python now: nodeid of the directory above, name, nodeid, lookups, open handles."""
+    """The nodes that cross to Python now.
+
+    Each is: the nodeid of the directory above, the name, the nodeid, the lookups; handles, and whether each was opened
+    for writing; the change time that the kernel has sent, or 0; of an open file `modified`, `asked_ns`, `opened_ns` and
+    `direct` of `overlay.openfile.OpenFile`; and a descriptor of a file without a name, the caller's to close, or -1.
+    """
 
 def plane_fetch(directory: int, name: bytes, /) -> _Crossing | None:
     """The plane's node of that name, which crosses; None if it has none."""
@@ -265,12 +272,32 @@ def plane_grant(
     Returns: false if it has marks.
     """
 
-def plane_is_granted(nodeid: int, /) -> bool: ...
+def plane_grant_changes(nodeid: int, fd: int, base: int, lowers: list[int], /) -> bool:
+    """Let the plane make, change and remove names in a directory of the upper, `fd`.
+
+    `base`: what to add to the upper's inode numbers for nodeids. `lowers`: the directories of lowers that show in it.
+    What these have, and what is in the upper already, stays Python's.
+
+    Returns: whether it is granted.
+    """
+
+def plane_changed(nodeid: int, /) -> tuple[bool, bool]:
+    """Whether the directory is granted for changes, and whether a name in it has changed since the last call."""
+
+def plane_descriptor(handle: int, /) -> int:
+    """A descriptor of a file that the plane has open, the caller's to close. Raises: OSError."""
+
+def plane_is_granted(nodeid: int, /) -> bool:
+    """Whether the directory is granted, for reading or for changes."""
+
 def plane_revoke(nodeid: int, /) -> bool:
     """End a grant. Returns: whether a reader of the directory may continue."""
 
-def plane_forgotten() -> list[int]:
-    """The nodeids of directories of which a lookup was held back until now: Python forgets it."""
+def plane_forgotten() -> list[tuple[int, int]]:
+    """The nodeids and change times of files that the kernel has forgotten since the last call.
+
+    0 instead of a time: a lookup of the directory was held back until now, and Python forgets it.
+    """
 
 def plane_counts() -> list[int]:
     """How many requests the plane has answered, by opcode (linux/fuse.h)."""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
+from overlaykit import _native
 from overlaykit.fuse import patches
 from overlaykit.fuse.copying import Copying
 from overlaykit.fuse.plane import Plane
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from overlaykit.fuse.spec import MountOptions
     from overlaykit.overlay.attributes import Attributes
     from overlaykit.overlay.filesystem import Filesystem
+    from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.listing import Listing
     from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Directory, Node
@@ -191,7 +193,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         directory = self.filesystem.nodes.directory(parent_inode)
         made = self.filesystem.creation.mknod(directory, name, mode, rdev, _caller(ctx))
-        self._sync_names(directory)
+        self._changed(directory)
         return self._entry(*made)
 
     @_request
@@ -200,7 +202,9 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         directory = self.filesystem.nodes.directory(parent_inode)
         made = self.filesystem.creation.mkdir(directory, name, mode, _caller(ctx))
-        self._sync_names(directory)
+        self._changed(directory)
+        if self.plane is not None:
+            self.plane.offer(self.filesystem.nodes.directory(made.node.nodeid))
         return self._entry(*made)
 
     @_request
@@ -209,7 +213,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         directory = self.filesystem.nodes.directory(parent_inode)
         made = self.filesystem.creation.symlink(directory, name, target, _caller(ctx))
-        self._sync_names(directory)
+        self._changed(directory)
         return self._entry(*made)
 
     @_request
@@ -374,7 +378,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         directory = self.filesystem.nodes.directory(parent_inode)
         made, handle = self.filesystem.creation.create(directory, name, mode, _caller(ctx))
-        self._sync_names(directory)
+        self._changed(directory)
         return _file_info(handle), self._entry(*made)
 
     @_request
@@ -404,6 +408,14 @@ class Operations(pyfuse3.Operations):
 
     @_request
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        own = -1 if self.plane is None else self.plane.descriptor(fh)
+        if own >= 0:
+            try:
+                if not self._volatile:
+                    await self._poller.in_thread(os.fdatasync if datasync else os.fsync, own)
+            finally:
+                os.close(own)
+            return
         files = self.filesystem.files
         files.restore_times(fh)
         if files.is_written(fh) and not self._volatile:
@@ -424,8 +436,10 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         filesystem = self.filesystem
         directory = filesystem.nodes.directory(fh)
+        is_planes = False
         if self.plane is not None:
             self.plane.offer(directory)
+            is_planes = self.plane.note_changes(directory)
         listing = filesystem.listings.get(directory, restart=start_id == 0)
         dots = ((b".", directory), (b"..", directory.parent or directory))
         for number in range(start_id, len(dots)):
@@ -440,13 +454,19 @@ class Operations(pyfuse3.Operations):
         name_only = self._name_only_entry
         reply, above = pyfuse3.readdir_reply, len(dots)
         inode_numbers: Iterable[int] = itertools.repeat(0)
-        if self._are_names_enough(directory, listing, start_id):
+        if is_planes or self._are_names_enough(directory, listing, start_id):
             inode_numbers = filesystem.entries.nodeids(directory, listing.entries_from(first))
         for entry, position, inode_number in zip(
             listing.entries_from(first), listing.positions_from(first), inode_numbers, strict=False
         ):
-            name, kind, _, _ = entry
+            name, kind, layer_dir, _ = entry
             node: Node | None = None
+            if inode_number and is_planes and listing.outdated:
+                now = _kind(layer_dir, name)
+                if not now:
+                    continue
+                if now != kind:
+                    inode_number = 0
             if inode_number:
                 attributes = name_only
                 attributes.st_ino = inode_number
@@ -495,6 +515,12 @@ class Operations(pyfuse3.Operations):
     @_request
     async def releasedir(self, fh: FileHandleT) -> None:
         pass
+
+    def _changed(self, directory: Directory) -> None:
+        """After a new name: most programs that make one make more, so the plane may. Syncs as `_sync_names`."""
+        self._sync_names(directory)
+        if self.plane is not None:
+            self.plane.offer_changes(directory)
 
     def _sync_names(self, *directories: Directory) -> None:
         """With `dirsync`, sync a change of names before the reply to it. All other requests wait."""
@@ -575,6 +601,12 @@ _STATVFS_FIELDS: Final = (
     "f_favail",
     "f_namemax",
 )
+
+
+def _kind(layer_dir: LayerDir, name: bytes) -> int:
+    """The S_IFMT bits of a name in a layer; 0 if there is none."""
+    st = _native.stat_or_none(layer_dir.fd(), name)
+    return 0 if st is None else stat.S_IFMT(st.st_mode)
 
 
 def _caller(ctx: Any) -> Caller:

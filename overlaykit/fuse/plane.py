@@ -1,8 +1,9 @@
 """What the data plane (native/plane.c) may answer by itself, and what comes back from it.
 
-A directory is granted if one plain directory of a lower is all that shows in it, once a request about it has reached
-Python. The grant ends before the directory is copied up or removed. Nodes that the plane has given out cross to Python
-when a request that names them does, or when Python looks their names up.
+A directory is granted for reading if one plain directory of a lower is all that shows in it, once a request about it
+has reached Python. The grant ends before the directory is copied up or removed. A directory of the upper is granted for
+changes of names that no lower has in it. Nodes that the plane has given out cross to Python when a request that names
+them does, or when Python looks their names up.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 _NO_ID: Final = 0xFFFFFFFF
 _NANOSECONDS: Final = 1_000_000_000
+_OWN_HANDLE: Final = 1 << 61
+"""native/plane.c: OUR_HANDLE."""
+_MOST_LOWERS: Final = 8
+"""Directories in which more lowers show are not granted for changes: each name is looked for in all of them."""
 
 
 class Plane:
@@ -55,6 +60,19 @@ class Plane:
         for device, inode in filesystem.tree.merge.traps:
             _native.plane_claim(numbering.key(device, inode))  # a lookup of them fails
         filesystem.nodes.plane = self
+        tree = filesystem.tree
+        self._upper_device = -1
+        if (
+            self._is_on
+            and self._shows_owners
+            and filesystem.root.upper is not None
+            and tree.layers[0].override is None
+            and not tree.layers[0].idmapped
+            and tree.quota is None
+            and not options.by_project
+            and not options.dirsync
+        ):
+            self._upper_device = filesystem.root.upper.stat().st_dev
 
     # For the overlay
 
@@ -80,14 +98,14 @@ class Plane:
     # For the session
 
     def offer(self, directory: Directory) -> None:
-        """Grant a directory, if it is one to grant and has not been granted yet."""
-        if (
-            not self._is_on
-            or directory.upper is not None
-            or len(directory.lowers) != 1
-            or directory.orphaned
-            or _native.plane_is_granted(directory.nodeid)
-        ):
+        """Grant a directory, if it is one to grant and has not been granted yet: one of the upper alone for changes."""
+        if not self._is_on or directory.orphaned or _native.plane_is_granted(directory.nodeid):
+            return
+        if directory.upper is not None:
+            if not directory.lowers:
+                self.offer_changes(directory)
+            return
+        if len(directory.lowers) != 1:
             return
         (lower,) = directory.lowers
         layer = lower.layer
@@ -108,12 +126,56 @@ class Plane:
         except OSError:  # a request says what fails
             return
 
+    def offer_changes(self, directory: Directory) -> None:
+        """Grant a directory for changes, if it is one to grant and has not been granted yet."""
+        upper = directory.upper
+        if (
+            self._upper_device < 0
+            or upper is None
+            or directory.orphaned
+            or len(directory.lowers) > _MOST_LOWERS
+            or _native.plane_is_granted(directory.nodeid)
+        ):
+            return
+        try:
+            device = upper.stat().st_dev
+            base = self._filesystem.lookup.numbering.base(device)
+            if device != self._upper_device or base < 0:
+                return
+            lowers = [lower.fd() for lower in directory.lowers]
+            _native.plane_grant_changes(directory.nodeid, upper.fd(), base, lowers)
+        except OSError:  # a request says what fails
+            return
+
+    def note_changes(self, directory: Directory) -> bool:
+        """Note for a directory's listing what the plane has changed in it.
+
+        Returns: whether it is granted for changes, so that a listing gives names only: a node that Python knows is the
+        plane's no more.
+        """
+        is_granted, is_changed = _native.plane_changed(directory.nodeid)
+        if is_changed:
+            directory.mark_changed()
+            directory.mark_upper_written()
+        return is_granted
+
+    def descriptor(self, handle: int) -> int:
+        """A descriptor of a file that the plane has open, the caller's to close; -1 if it is not the plane's.
+
+        Raises: OSError.
+        """
+        return _native.plane_descriptor(handle) if handle & _OWN_HANDLE else -1
+
     def take_back(self) -> None:
-        """Take over the nodes of the request that Python is to answer, and lookups that were held back."""
+        """Take over the nodes of the request that Python is to answer, and what the plane has kept of others."""
         for crossing in _native.plane_crossings():
             self._adopt(*crossing)
-        for nodeid in _native.plane_forgotten():
-            self._filesystem.nodes.forget(nodeid, 1)
+        nodes = self._filesystem.nodes
+        for nodeid, changed in _native.plane_forgotten():
+            if changed:
+                nodes.change_times.record(nodeid, changed)
+            else:
+                nodes.forget(nodeid, 1)
 
     def held(self) -> dict[str, int]:
         """What it holds in memory, as `Filesystem.counts`."""
@@ -129,21 +191,35 @@ class Plane:
         _native.plane_close()
 
     def _adopt(
-        self, above: int, name: bytes, nodeid: int, lookups: int, handles: list[int]
+        self,
+        above: int,
+        name: bytes,
+        nodeid: int,
+        lookups: int,
+        handles: list[tuple[int, bool]],
+        changed: int,
+        state: tuple[int | None, int, int, bool],
+        inode: int,
     ) -> Node | None:
         filesystem = self._filesystem
-        node = None
+        node: Node | None = None
         directory = filesystem.nodes.by_nodeid.get(above)
-        if isinstance(directory, Directory):
-            with contextlib.suppress(OSError):  # the lower has changed
+        with contextlib.suppress(OSError):  # the lower has changed
+            if inode >= 0:
+                node = filesystem.lookup.adopt_nameless(inode)
+            elif name and isinstance(directory, Directory):
                 found = filesystem.lookup.find(directory, name)
                 node = None if found is None else found.node
         if not _native.plane_crossed(nodeid) or node is None:
             return node
         node.count_lookup(lookups)
-        for handle in handles:
+        if changed:
+            filesystem.nodes.change_times.record(nodeid, changed)
+        for handle, is_writing in handles:
             opened = 0
             with contextlib.suppress(OSError):
-                opened = filesystem.files.open(filesystem.nodes.file(nodeid), os.O_RDONLY)
+                file = filesystem.nodes.file(nodeid)
+                opened = filesystem.files.open(file, os.O_RDWR if is_writing else os.O_RDONLY)
+                filesystem.files.by_handle[opened].continue_from(*state)
             _native.plane_bind(handle, opened)
         return node

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import stat
 import struct
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, TypeVar
@@ -22,7 +23,6 @@ from overlaykit.overlay.numbering import Numbering
 from overlaykit.overlay.operation import operation
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from overlaykit.overlay.layer import LayerDir
@@ -130,6 +130,15 @@ class Lookup:
         table.add(node, key)
         table.register(node)
         table.link(node, directory, name)
+        return node
+
+    def adopt_nameless(self, inode: int) -> File:
+        """The node of a file of the upper whose last name is gone, open as `inode`, which it takes over."""
+        st = os.fstat(inode)
+        node = File(stat.S_IFMT(st.st_mode), has_upper=True)
+        node.keep_inode(inode)
+        node.remember(st)
+        self._tree.table.add(node, self.numbering.key(st.st_dev, st.st_ino))
         return node
 
     def adopt_directory(

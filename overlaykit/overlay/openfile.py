@@ -119,6 +119,16 @@ class OpenFile:
         """
         return not self.asked_ns and modified < self.opened_ns - _CLOCK_LAG
 
+    def continue_from(
+        self, modified: int | None, asked_ns: int, opened_ns: int, direct: bool
+    ) -> None:
+        """Take over the state of a file that another one has held open."""
+        self.modified = modified
+        self.asked_ns = asked_ns
+        self.opened_ns = opened_ns
+        self.direct = direct
+        self.unsynced = self.writable
+
     def set_modified(self, asked_ns: int) -> None:
         """Note that a modification time is set, requested at `asked_ns`: earlier writes do not put theirs back."""
         self.asked_ns = asked_ns

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 
 import pytest
 
@@ -90,3 +92,131 @@ def test_what_is_removed_while_it_is_open_stays_readable(stack: Stack) -> None:
         assert os.listdir(directory) == []
         assert os.fstat(directory).st_nlink == 0
         os.close(directory)
+
+
+def test_changes_in_the_upper_reach_no_python(stack: Stack) -> None:
+    stack.add({"d/lowers": File(b"lower")})
+    with mounted(stack) as mount:
+        # From the first new name on the plane makes the others.
+        os.mkdir(mount.path("d/new"))
+        os.mkdir(mount.path("d/new/below"))
+        before = mount.counted()
+        for number in range(FILES):
+            path = mount.path(f"d/{number}")
+            with open(path, "xb", buffering=0) as file:
+                file.write(b"%d" % number)
+            os.chmod(path, 0o600)
+            os.utime(path, ns=(number, number))
+            os.rename(path, mount.path(f"d/new/{number}"))
+            os.symlink("target", path)
+            os.unlink(path)
+            os.mkdir(path)
+            os.rename(path, mount.path(f"d/new/below/{number}"))
+            os.rmdir(mount.path(f"d/new/below/{number}"))
+        for number in range(0, FILES, 2):
+            os.rename(mount.path(f"d/new/{number}"), mount.path(f"d/new/{number + 1}"))
+        for number in range(1, FILES, 2):
+            with open(mount.path(f"d/new/{number}"), "r+b", buffering=0) as file:
+                assert file.read() == b"%d" % (number - 1)
+                file.write(b"more")
+        assert mount.counted().requests == before.requests
+    names = {f"{number}" for number in range(1, FILES, 2)} | {"below"}
+    made = os.path.join(stack.upper, "d/new")
+    assert {*os.listdir(made)} == names
+    assert os.listdir(os.path.join(made, "below")) == []
+    st = os.stat(os.path.join(made, "1"))
+    assert (stat.S_IMODE(st.st_mode), st.st_size) == (0o600, 5)
+
+
+def test_an_open_file_crosses_with_what_was_written(stack: Stack) -> None:
+    stack.add({"d": Dir()})
+    with mounted(stack) as mount:
+        os.mkdir(mount.path("d/new"))
+        path = mount.path("d/new/f")
+        with open(path, "x+b", buffering=0) as file, open(path, "rb", buffering=0) as reader:
+            file.write(b"before ")
+            os.utime(path, ns=(10**18, 10**18))
+            file.write(b"after")
+            os.link(path, mount.path("d/new/g"))
+            file.write(b" the link")
+            os.fsync(file.fileno())
+            assert reader.read() == b"before after the link"
+            assert os.fstat(file.fileno()).st_nlink == 2
+            os.unlink(path)
+            file.write(b".")
+        with open(mount.path("d/new/g"), "rb") as file:
+            assert file.read() == b"before after the link."
+        st = os.stat(mount.path("d/new/g"))
+        assert st.st_nlink == 1
+    assert os.stat(os.path.join(stack.upper, "d/new/g")).st_mtime_ns == st.st_mtime_ns
+
+
+def test_a_removed_file_crosses_and_keeps_its_content(stack: Stack) -> None:
+    stack.add({"d": Dir()})
+    with mounted(stack) as mount:
+        os.mkdir(mount.path("d/new"))
+        path = mount.path("d/new/f")
+        with open(path, "x+b", buffering=0) as file:
+            file.write(b"content")
+            os.unlink(path)
+            os.setxattr(file.fileno(), "user.mine", b"value")
+            file.write(b" and more")
+            assert os.pread(file.fileno(), 100, 0) == b"content and more"
+            assert os.getxattr(file.fileno(), "user.mine") == b"value"
+            os.ftruncate(file.fileno(), 7)
+            st = os.fstat(file.fileno())
+            assert (st.st_size, st.st_nlink) == (7, 0)
+            with open(path, "xb") as other:
+                other.write(b"another")
+            assert os.pread(file.fileno(), 100, 0) == b"content"
+        mount.forget()
+        with open(path, "rb") as other:
+            assert other.read() == b"another"
+
+
+def test_a_sync_of_the_planes_file_reaches_the_disk(stack: Stack) -> None:
+    stack.add({"d": Dir()})
+    with mounted(stack) as mount:
+        os.mkdir(mount.path("d/new"))
+        with open(mount.path("d/new/f"), "xb", buffering=0) as file:
+            for number in range(3):
+                file.write(b"%d" % number)
+                os.fsync(file.fileno())
+                with open(os.path.join(stack.upper, "d/new/f"), "rb") as below:
+                    assert below.read() == b"012"[: number + 1]
+        assert mount.counted().requests["fsync"] == 3
+
+
+def test_names_of_the_lowers_are_hidden_where_the_plane_makes_others(stack: Stack) -> None:
+    lower = stack.add({f"d/{number}": File(b"lower") for number in range(FILES)})
+    with mounted(stack) as mount:
+        for number in range(FILES):
+            with open(mount.path(f"d/new{number}"), "x"):
+                pass
+            os.unlink(mount.path(f"d/{number}"))
+            with open(mount.path(f"d/{number}"), "x") as file:
+                file.write("upper")
+            os.rename(mount.path(f"d/new{number}"), mount.path(f"d/{number}"))
+            os.unlink(mount.path(f"d/{number}"))
+        assert os.listdir(mount.path("d")) == []
+    with mounted(stack) as mount:
+        assert os.listdir(mount.path("d")) == []
+    assert len(os.listdir(os.path.join(lower, "d"))) == FILES
+
+
+def test_a_removed_tree_of_the_upper_leaves_nothing(stack: Stack) -> None:
+    stack.add({"d": Dir()})
+    with mounted(stack) as mount:
+        for number in range(10):
+            os.makedirs(mount.path(f"d/new/{number}/below"))
+            for name in range(FILES):
+                with open(mount.path(f"d/new/{number}/below/{name}"), "x"):
+                    pass
+        before = mount.counted().requests
+        shutil.rmtree(mount.path("d/new"))
+        after = mount.counted().requests
+        assert after.get("unlink") == before.get("unlink")
+        os.mkdir(mount.path("d/new"))
+        assert os.listdir(mount.path("d/new")) == []
+        mount.forget()
+        mount.await_held(open_files=0)

@@ -19,6 +19,7 @@ from .sandbox import sandboxed, sandboxed_on_disk
 LOOKUP, FORGET, GETATTR, READLINK, OPEN, READ = 1, 2, 3, 5, 14, 15
 RELEASE, GETXATTR, LISTXATTR, FLUSH, BATCH_FORGET = 18, 22, 23, 25, 42
 UNLINK, RENAME2, READDIRPLUS, WRITE = 10, 45, 44, 16
+SETATTR, SYMLINK, MKDIR, RMDIR, FSYNC, LINK, CREATE = 4, 6, 9, 11, 20, 13, 35
 ROOT: Final = 1
 DESCRIPTORS: Final = 8
 OUR_HANDLE: Final = 1 << 61
@@ -118,6 +119,48 @@ def grant(lists: bool = True) -> None:
     os.close(directory)
 
 
+def grant_changes(*names: str) -> None:
+    """Grant the directory `layer` for changes, as the root. `names`: what the directory `lower` has."""
+    descriptors = []
+    for directory in ("layer", "lower"):
+        os.makedirs(directory, exist_ok=True)
+        descriptors.append(os.open(directory, os.O_PATH))
+    for name in names:
+        os.mkdir(f"lower/{name}")
+    assert _native.plane_grant_changes(ROOT, descriptors[0], 0, descriptors[1:])
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def create(wire: Wire, directory: int, name: bytes, mode: int = 0o644) -> tuple[int, int] | None:
+    """The nodeid and the handle of a new file; None if it is Python's to make."""
+    body = struct.pack("=IIII", os.O_WRONLY, 0o100000 | mode, 0o22, 0) + name + b"\0"
+    reply = wire.ask(CREATE, directory, body)
+    if reply is None:
+        return None
+    assert reply[0] == 0
+    (nodeid,) = struct.unpack_from("=Q", reply[1])
+    (handle,) = struct.unpack_from("=Q", reply[1], _ENTRY.size + _ATTR.size)
+    return nodeid, handle
+
+
+def mkdir(wire: Wire, directory: int, name: bytes) -> int | None:
+    reply = wire.ask(MKDIR, directory, struct.pack("=II", 0o755, 0o22) + name + b"\0")
+    return None if reply is None else _ENTRY.unpack_from(reply[1])[0]
+
+
+def write_to(
+    wire: Wire, nodeid: int, handle: int, data: bytes, at: int = 0, flags: int = 0
+) -> object:
+    fixed = struct.pack("=QQIIQII", handle, at, len(data), flags, 0, 0, 0)
+    return wire.ask(WRITE, nodeid, fixed + data)
+
+
+def rename(wire: Wire, old: int, name: bytes, new: int, new_name: bytes, flags: int = 0) -> object:
+    fixed = struct.pack("=QII", new, flags, 0)
+    return wire.ask(RENAME2, old, fixed + name + b"\0" + new_name + b"\0")
+
+
 def write(name: str, content: str = "") -> os.stat_result:
     """Make a file in the directory `layer`."""
     os.makedirs(os.path.dirname(f"layer/{name}"), exist_ok=True)
@@ -137,9 +180,9 @@ def read(wire: Wire, nodeid: int, handle: int) -> tuple[int, bytes] | None:
     return wire.ask(READ, nodeid, struct.pack("=QQIIQII", handle, 0, 4096, 0, 0, 0, 0))
 
 
-def adopt(crossings: list[tuple[int, bytes, int, int, list[int]]]) -> list[tuple[int, bytes, int]]:
+def adopt(crossings: list[_native._Crossing]) -> list[tuple[int, bytes, int]]:
     """Take over what crosses. Returns: directory above, name and lookups of each."""
-    for _, _, nodeid, _, _ in crossings:
+    for _, _, nodeid, *_ in crossings:
         assert _native.plane_claim(nodeid) > 1
         assert _native.plane_crossed(nodeid)
     return [crossing[:2] + crossing[3:4] for crossing in crossings]
@@ -254,9 +297,9 @@ def test_an_open_file_that_crosses_goes_on_with_pythons_handle() -> None:
     assert nodeid
     handles = [handle_of(wire.ask(OPEN, nodeid, struct.pack("=II", 0, 0))) for _ in range(2)]
     assert wire.ask(OPEN, nodeid, struct.pack("=II", os.O_RDWR, 0)) is None
-    ((above, name, crossed, lookups, opened),) = _native.plane_crossings()
+    ((above, name, crossed, lookups, opened, *_),) = _native.plane_crossings()
     assert (above, name, crossed, lookups) == (ROOT, b"f", nodeid, 1)
-    assert opened == handles
+    assert opened == [(handle, False) for handle in handles]
     assert _native.plane_claim(nodeid)
     assert _native.plane_crossed(nodeid)
     _native.plane_bind(handles[0], 77)
@@ -302,7 +345,8 @@ def test_a_nodeid_is_given_out_once() -> None:
     assert wire.look_up(ROOT, b"f") == st.st_ino
     assert _native.plane_claim(st.st_ino) == 0
     fetched = _native.plane_fetch(ROOT, b"f")
-    assert fetched == (ROOT, b"f", st.st_ino, 1, [])
+    assert fetched is not None
+    assert fetched[:5] == (ROOT, b"f", st.st_ino, 1, [])
     assert _native.plane_fetch(ROOT, b"f") is None  # it crosses once
     # Python does not find it again: it is dead for as long as the kernel knows it.
     assert not _native.plane_crossed(st.st_ino)
@@ -329,7 +373,7 @@ def test_a_directory_of_pythons_is_kept_while_nodes_are_in_it() -> None:
     assert struct.unpack_from("=Q", passed, _HEADER.size) == (2,)
     assert _native.plane_forgotten() == []
     assert wire.ask(FORGET, nodeid, struct.pack("=Q", 1)) is None
-    assert _native.plane_forgotten() == [st.st_ino]
+    assert _native.plane_forgotten() == [(st.st_ino, 0)]
     _native.plane_drop(st.st_ino)
     assert _native.plane_held() == (0, 0, 0, 0)
 
@@ -445,9 +489,227 @@ def test_attributes_of_files_are_read_and_markers_are_pythons() -> None:
     assert wire.ask(FLUSH, nodeid, bytes(24)) is None
 
 
+DONE: Final = (0, b"")
+
+
+@sandboxed
+def test_files_are_made_written_and_removed_in_the_upper() -> None:
+    wire = Wire()
+    grant_changes()
+    made = create(wire, ROOT, b"f", 0o666)
+    assert made is not None
+    nodeid, handle = made
+    st = os.stat("layer/f")
+    assert (nodeid, st.st_mode) == (st.st_ino, 0o100644)
+    assert write_to(wire, nodeid, handle, b"content") == (0, struct.pack("=II", 7, 0))
+    assert read(wire, nodeid, handle) == (0, b"content")
+    assert _native.plane_changed(ROOT) == (True, True)
+    assert _native.plane_changed(ROOT) == (True, False)
+    # What has no name any more is as it was for those who have it open.
+    assert wire.ask(UNLINK, ROOT, b"f\0") == DONE
+    assert os.listdir("layer") == []
+    assert wire.look_up(ROOT, b"f") == 0
+    assert write_to(wire, nodeid, handle, b"more", 7) == (0, struct.pack("=II", 4, 0))
+    assert read(wire, nodeid, handle) == (0, b"contentmore")
+    reply = wire.ask(GETATTR, nodeid, bytes(16))
+    assert reply is not None
+    fields = _ATTR.unpack_from(reply[1], 16)
+    assert (fields[0], fields[1], fields[10]) == (nodeid, 11, 0)
+    assert wire.ask(RELEASE, nodeid, struct.pack("=QIIQ", handle, 0, 0, 0)) == DONE
+    assert wire.ask(FORGET, nodeid, struct.pack("=Q", 1)) is None
+    assert _native.plane_held()[:3] == (0, 0, 0)
+
+
+@sandboxed
+def test_only_what_was_made_here_is_changed_here() -> None:
+    write("before", "content")
+    write("lowers")
+    os.symlink("elsewhere", "layer/link")
+    wire = Wire()
+    grant_changes("hidden", "lowers")
+    for name in (b"before", b"lowers", b"link", b"hidden", b".wh.x"):
+        assert wire.look_up(ROOT, name) is None
+        assert create(wire, ROOT, name) is None
+        assert mkdir(wire, ROOT, name) is None
+        assert wire.ask(SYMLINK, ROOT, name + b"\0target\0") is None
+        for opcode in (UNLINK, RMDIR):
+            assert wire.ask(opcode, ROOT, name + b"\0") is None
+    assert create(wire, ROOT, b"mine") is not None
+    for name in (b"before", b"lowers", b"link", b"hidden"):
+        assert rename(wire, ROOT, b"mine", ROOT, name) is None
+        assert rename(wire, ROOT, name, ROOT, b"new") is None
+        wire.look_up(ROOT, b"mine")
+    assert sorted(os.listdir("layer")) == ["before", "link", "lowers", "mine"]
+    with open("layer/before") as file:
+        assert file.read() == "content"
+
+
+@sandboxed
+def test_a_file_of_another_user_is_pythons_to_make() -> None:
+    wire = Wire()
+    grant_changes()
+    body = struct.pack("=IIII", os.O_RDWR, 0o100644, 0o22, 0) + b"f\0"
+    for uid, gid in ((os.geteuid() + 1, os.getegid()), (os.geteuid(), os.getegid() + 1)):
+        raw = _HEADER.pack(_HEADER.size + len(body), CREATE, 2, ROOT, uid, gid, 0, 0, 0) + body
+        assert wire.send(raw) is not None
+    assert os.listdir("layer") == []
+
+
+@sandboxed
+def test_directories_made_here_take_changes_and_renames() -> None:
+    wire = Wire()
+    grant_changes("lowers")
+    one, other = mkdir(wire, ROOT, b"one"), mkdir(wire, ROOT, b"other")
+    assert one
+    assert other
+    assert create(wire, one, b"lowers") is not None  # no lower has that name in there
+    made = create(wire, one, b"f")
+    assert made is not None
+    assert rename(wire, one, b"f", other, b"g") == DONE
+    assert os.listdir("layer/other") == ["g"]
+    assert wire.look_up(other, b"g") == made[0]
+    assert wire.look_up(one, b"f") == 0
+    assert rename(wire, one, b"lowers", other, b"g", 1) is None  # RENAME_NOREPLACE
+    adopt(_native.plane_crossings())
+    assert wire.ask(RMDIR, ROOT, b"one\0") is None  # not empty: Python's to say
+
+
+@sandboxed
+def test_a_renamed_directory_keeps_its_content() -> None:
+    wire = Wire()
+    grant_changes()
+    one = mkdir(wire, ROOT, b"one")
+    assert one
+    below = mkdir(wire, one, b"below")
+    assert below
+    made = create(wire, below, b"f")
+    assert made is not None
+    assert rename(wire, one, b"below", ROOT, b"moved") == DONE
+    assert wire.look_up(ROOT, b"moved") == below
+    assert wire.look_up(below, b"f") == made[0]
+    assert wire.ask(RMDIR, ROOT, b"one\0") == DONE
+    assert wire.ask(UNLINK, below, b"f\0") == DONE
+    assert wire.ask(RMDIR, ROOT, b"moved\0") == DONE
+    assert os.listdir("layer") == []
+    reply = wire.ask(GETATTR, below, bytes(16))
+    assert reply is not None
+    assert _ATTR.unpack_from(reply[1], 16)[10] == 0
+
+
+@sandboxed
+def test_a_rename_over_an_open_file_leaves_it_readable() -> None:
+    wire = Wire()
+    grant_changes()
+    old, new = create(wire, ROOT, b"old"), create(wire, ROOT, b"new")
+    assert old is not None
+    assert new is not None
+    write_to(wire, *old, b"old content")
+    write_to(wire, *new, b"new")
+    assert rename(wire, ROOT, b"new", ROOT, b"old") == DONE
+    assert read(wire, *old) == (0, b"old content")
+    assert wire.look_up(ROOT, b"old") == new[0]
+    with open("layer/old") as file:
+        assert file.read() == "new"
+
+
+@sandboxed
+def test_a_nameless_file_crosses_with_its_descriptor() -> None:
+    wire = Wire()
+    grant_changes()
+    made = create(wire, ROOT, b"f")
+    assert made is not None
+    nodeid, handle = made
+    write_to(wire, nodeid, handle, b"content")
+    assert wire.ask(UNLINK, ROOT, b"f\0") == DONE
+    assert wire.ask(LINK, ROOT, struct.pack("=Q", nodeid) + b"g\0") is None
+    ((_, name, crossed, lookups, handles, _, state, inode),) = _native.plane_crossings()
+    assert (name, crossed, lookups, handles) == (b"", nodeid, 1, [(handle, True)])
+    assert state[0] is not None  # the modification time before the write
+    assert os.fstat(inode).st_size == 7
+    os.close(inode)
+    assert _native.plane_claim(nodeid) > 1
+    assert _native.plane_crossed(nodeid)
+    _native.plane_bind(handle, 9)
+    assert write_to(wire, nodeid, handle, b"x") is None
+
+
+@sandboxed
+def test_the_attributes_of_what_was_made_are_changed() -> None:
+    wire = Wire()
+    grant_changes()
+    made = create(wire, ROOT, b"f")
+    assert made is not None
+    nodeid, handle = made
+    valid = 1 | 8 | 16 | 32 | 1 << 10  # mode, size, both times, change time
+    values = (valid, 0, handle, 5, 0, 11, 22, 33, 111, 222, 333, 0o100600, 0, 0, 0, 0)
+    reply = wire.ask(SETATTR, nodeid, struct.pack("=IIQQQQQQIIIIIIII", *values))
+    assert reply is not None
+    assert reply[0] == 0
+    fields = _ATTR.unpack_from(reply[1], 16)
+    assert (fields[1], *fields[3:9], fields[9]) == (5, 11, 22, 33, 111, 222, 333, 0o100600)
+    st = os.stat("layer/f")
+    assert (st.st_size, st.st_mode) == (5, 0o100600)
+    assert (st.st_atime_ns, st.st_mtime_ns) == (11_000000111, 22_000000222)
+    # The change time outlives the kernel's memory of the file.
+    wire.ask(RELEASE, nodeid, struct.pack("=QIIQ", handle, 0, 0, 0))
+    assert wire.ask(FORGET, nodeid, struct.pack("=Q", 1)) is None
+    assert _native.plane_forgotten() == [(nodeid, 33_000000333)]
+    assert _native.plane_forgotten() == []
+
+
+@sandboxed
+def test_set_ids_are_pythons_to_clear() -> None:
+    wire = Wire()
+    grant_changes()
+    plain, made = create(wire, ROOT, b"plain"), create(wire, ROOT, b"f", 0o4755)
+    assert plain is not None
+    assert made is not None
+    kill = 4  # FUSE_WRITE_KILL_SUIDGID
+    assert write_to(wire, *plain, b"x", flags=kill) == (0, struct.pack("=II", 1, 0))
+    assert write_to(wire, *made, b"x", flags=kill) is None
+    assert os.stat("layer/f").st_size == 0
+
+
+@sandboxed
+def test_a_write_puts_the_modification_time_back_at_the_end() -> None:
+    wire = Wire()
+    grant_changes()
+    made = create(wire, ROOT, b"f")
+    assert made is not None
+    nodeid, handle = made
+    values = (32, 0, handle, 0, 0, 0, 22, 0, 0, 222, 0, 0, 0, 0, 0, 0)
+    times = struct.pack("=IIQQQQQQIIIIIIII", *values)
+    assert wire.ask(SETATTR, nodeid, times) is not None
+    write_to(wire, nodeid, handle, b"content")
+    assert wire.ask(FSYNC, nodeid, struct.pack("=QII", handle, 0, 0)) is None
+    assert os.stat("layer/f").st_mtime_ns != 0
+    assert _native.plane_crossings() == []
+    fd = _native.plane_descriptor(handle)
+    assert os.pread(fd, 10, 0) == b"content"
+    os.close(fd)
+
+
+def change(opcode: int, chance: random.Random) -> bytes:
+    """The body of a request that changes names or files."""
+    one, other = (chance.choice((b"f1\0", b"n1\0", b"n2\0", b"n3\0")) for _ in range(2))
+    handle = chance.choice((OUR_HANDLE, OUR_HANDLE | 1))
+    bodies = {
+        MKDIR: struct.pack("=II", 0o755, 0o22) + one,
+        CREATE: struct.pack("=IIII", os.O_RDWR, 0o100644, 0o22, 0) + one,
+        SYMLINK: one + other,
+        RENAME2: struct.pack("=QII", ROOT, chance.choice((0, 1, 2)), 0) + one + other,
+        WRITE: struct.pack("=QQIIQII", handle, 0, chance.choice((3, 4, 1000)), 0, 0, 0, 0) + b"xyz",
+    }
+    return bodies.get(opcode, one)
+
+
 @pytest.mark.parametrize("seed", range(6))
-def test_malformed_requests_read_nothing_beyond_their_end(seed: int) -> None:
+@pytest.mark.parametrize("changes", [False, True])
+def test_malformed_requests_read_nothing_beyond_their_end(seed: int, changes: bool) -> None:
     """For the sanitizers: each request is random, or a good one with random changes."""
+    often: tuple[int, ...] = (LOOKUP, READDIRPLUS, OPEN, READ, RELEASE, RENAME2)
+    if changes:
+        often = (*often, CREATE, MKDIR, SYMLINK, UNLINK, RMDIR, WRITE, SETATTR)
 
     @sandboxed
     def fuzz() -> None:
@@ -455,12 +717,17 @@ def test_malformed_requests_read_nothing_beyond_their_end(seed: int) -> None:
         for number in range(20):
             write(f"d{number % 3}/f{number}", "x")
         wire = Wire()
-        grant()
+        if changes:
+            grant_changes("f1")
+        else:
+            grant()
         nodeids = [ROOT]
         for _ in range(4000):
-            opcode = chance.choice((*range(54), LOOKUP, READDIRPLUS, OPEN, READ, RELEASE, RENAME2))
+            opcode = chance.choice((*range(54), *often))
             body = bytearray(chance.randbytes(chance.choice((0, 1, 7, 8, 16, 40, 200))))
-            if opcode == LOOKUP and chance.random() < 0.8:
+            if changes and chance.random() < 0.6:
+                body[:] = change(opcode, chance)
+            elif opcode == LOOKUP and chance.random() < 0.8:
                 body[:] = chance.choice((b"d0\0", b"d1\0", b"f1\0", b"f4\0", b"f4", b"..\0", b"."))
             elif chance.random() < 0.7:
                 body[:8] = struct.pack(
@@ -469,18 +736,20 @@ def test_malformed_requests_read_nothing_beyond_their_end(seed: int) -> None:
             nodeid = chance.choice((*nodeids, chance.getrandbits(64)))
             raw = _HEADER.pack(40 + len(body), opcode, 2, nodeid, 0, 0, 0, 0, 0) + bytes(body)
             wire.send(raw[: chance.choice((len(raw), len(raw), 40, 41))])
-            for _, _, crossing, _, handles in _native.plane_crossings():
+            for _, _, crossing, _, handles, *_, inode in _native.plane_crossings():
+                if inode >= 0:
+                    os.close(inode)
                 if chance.random() < 0.5:
                     _native.plane_claim(crossing)
                 if _native.plane_crossed(crossing):
-                    for handle in handles:
+                    for handle, _ in handles:
                         _native.plane_bind(handle, chance.choice((0, 5)))
             try:
                 reply = wire.ours.recv(1 << 21)
             except BlockingIOError:
                 continue
             assert _OUT.unpack_from(reply)[0] == len(reply)
-            if opcode == LOOKUP and len(reply) > _OUT.size:
+            if opcode in (LOOKUP, CREATE, MKDIR, SYMLINK) and len(reply) > _OUT.size:
                 nodeids.append(_ENTRY.unpack_from(reply, _OUT.size)[0])
 
     fuzz("user")
