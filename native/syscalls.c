@@ -81,6 +81,7 @@ static struct call calls[] = {
     ROW(quotactl_fd, "iuub", false, "fd, cmd, id, addr"),
     ROW(capget, "bb", false, "header, sets"),
     ROW(capset, "bb", false, "header, sets"),
+    ROW(sync_file_range, "iqqu", false, "fd, offset, nbytes, flags"),
     ROW(signalfd4, "imc", true, "fd, mask, flags"),
 };
 

@@ -4,14 +4,16 @@ May import: `overlaykit.overlay`, `overlaykit._native` and the modules of that f
 Start reading at `operations` (the requests), then `daemon` (the parent's side) and `daemon_process`, and at `server`,
 which forks daemons.
 
-Requests about directories that lie in one lower alone reach no Python: native/plane.c answers them while this thread
-waits (`plane`). Its nodes cross to `overlay` before a request that names them does.
+Requests about directories that lie in one lower alone, and about names that programs have made in the upper, reach no
+Python: native/plane.c answers them while this thread waits (`plane`). Its nodes cross to `overlay` before a request
+that names them does.
 
 Concurrency rules. One thread runs trio, with one task per request. `overlay` is synchronous and takes no lock.
 
 1. Between two awaits a task has the nodes, the open files and the layers to itself.
 2. A request awaits if it copies a file up (`Copying`), and in FSYNC and FSYNCDIR. Others are answered during the wait,
-   once it takes longer than a millisecond (`Poller.in_thread`).
+   once it takes longer than a millisecond (`Poller.in_thread`). The copy of a small file holds the others up if the
+   one before took no longer than that.
 3. A thread changes no node, and uses descriptors that nothing else closes: a copy its own two, FSYNC one that
    `Files.syncing` pins, FSYNCDIR one that it opens.
 4. `between_operations` runs after each request, also while others wait. It may close every cached descriptor, of a

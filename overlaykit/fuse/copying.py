@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
     from overlaykit.overlay.nodes import Node
 
 _INLINE_BYTES: Final = 1 << 20
-"""Size up to which a copy that is not synced blocks the other requests; larger and synced ones run in a thread."""
+"""Size up to which a copy that is not synced blocks the other requests; larger ones run in a thread."""
+
+_INLINE_SYNCED_BYTES: Final = 1 << 17
+"""The same for one that is synced, while syncs are quick."""
+
+_QUICK_SECONDS: Final = 0.001
+"""To wait longer than a thread takes to start holds the other requests up: the next copy runs in one."""
 
 
 class Copying:
@@ -31,7 +38,9 @@ class Copying:
     def __init__(self, filesystem: Filesystem, poller: Poller, *, volatile: bool) -> None:
         self._filesystem = filesystem
         self._poller = poller
+        self._inline_bytes = _INLINE_BYTES if volatile else _INLINE_SYNCED_BYTES
         self._volatile = volatile
+        self._is_quick = True
         self._in_thread: dict[int, trio.Event] = {}
         # Each copy has two descriptors open.
         self._slots = trio.Semaphore(filesystem.shares.copies)
@@ -66,15 +75,21 @@ class Copying:
 
     async def _carry_out(self, copy: Copy, node: File) -> None:
         try:
-            if copy.size == 0 or (copy.size <= _INLINE_BYTES and self._volatile):
-                copy.transfer()
+            if copy.size == 0 or (copy.size <= self._inline_bytes and self._is_quick):
+                self._transfer(copy)
             else:
                 done = self._in_thread[node.nodeid] = trio.Event()
                 try:
-                    await self._poller.in_thread(copy.transfer)
+                    await self._poller.in_thread(self._transfer, copy)
                 finally:
                     del self._in_thread[node.nodeid]
                     done.set()
             copy.finish()
         finally:
             copy.close()
+
+    def _transfer(self, copy: Copy) -> None:
+        began = time.monotonic()
+        copy.transfer()
+        if copy.size and copy.size <= self._inline_bytes and not self._volatile:
+            self._is_quick = time.monotonic() - began < _QUICK_SECONDS

@@ -5,7 +5,7 @@ of `FileCopy` and `finish` use the tree and are quick; `transfer` moves the byte
 may run in another thread. If the file's names change in between, `finish` uses the current ones.
 
 A copy appears in the upper once its data are on the disk (unless the mount is volatile), so a crash leaves the old file
-or the new one.
+or the new one. Which of them is not sure until something is synced, where `Disk.sync` need not wait for a journal.
 
 With `metacopy` a change of metadata copies no data (see `lookup`). They are copied into the upper's inode before
 the first write, and its marker is removed once they are on the disk.
@@ -39,6 +39,7 @@ from overlaykit.overlay.operation import operation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from overlaykit.overlay.disk import Disk
     from overlaykit.overlay.layer import Layer, LayerDir
     from overlaykit.overlay.lookup import Metacopies
     from overlaykit.overlay.markers import Markers, Origin
@@ -95,19 +96,19 @@ class CopyUp:
         lowers: Sequence[Layer],
         metacopies: Metacopies,
         *,
-        volatile: bool,
+        disk: Disk | None,
         index: bool,
         metacopy: bool = False,
         quota: Quota | None = None,
     ) -> None:
-        """`metacopy`: a change of metadata copies no data."""
+        """`disk`: syncs what is copied; None: nothing is synced. `metacopy`: a change of metadata copies no data."""
         self.table = table
         self.markers = markers
         self.work = work
         self.modes = work.modes
         self.origins = Origins(lowers)
         self.inodes = InodeCopier(owners, work.layer_dir.layer.override)
-        self.volatile = volatile
+        self._disk = disk
         self.index = index
         self.metacopies = metacopies
         self.metacopy = metacopy
@@ -266,6 +267,11 @@ class CopyUp:
             self.quota.add(made)
         times.restore()
 
+    def sync(self, fd: int) -> None:
+        """Have copied data on the disk before a name or a marker says so. Raises OSError."""
+        if self._disk is not None:
+            self._disk.sync(fd)
+
     def mark_impure(self, layer_dir: LayerDir) -> None:
         """Mark an upper directory as impure. Requires: called before it gets an entry with an origin."""
         if not layer_dir.impure:
@@ -385,8 +391,8 @@ class FileCopy:
             os.ftruncate(self._target, self._stat.st_size)
         copyup.inodes.copy(self._source, self._target, self._stat, layer, data=in_source)
         reach("copyup.copied")
-        if self.size and not copyup.volatile:
-            os.fsync(self._target)
+        if self.size:
+            copyup.sync(self._target)
         reach("copyup.synced")
 
     def finish(self) -> None:
@@ -572,8 +578,8 @@ class DataCopy:
                 self._target, b"", before.st_atime_ns, before.st_mtime_ns, _native.AT_EMPTY_PATH
             )
         reach("datacopy.copied")
-        if self._is_marked and not self._copyup.volatile:
-            os.fsync(self._target)
+        if self._is_marked:
+            self._copyup.sync(self._target)
         reach("datacopy.synced")
 
     def finish(self) -> None:

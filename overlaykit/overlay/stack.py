@@ -164,7 +164,7 @@ def assemble(
             owners,
             layers[1:],
             metacopies,
-            volatile=options.volatile,
+            disk=None if options.volatile else prepared.disk,
             index=options.index and markers.attributes and prepared.disk.hard_links,
             metacopy=options.metacopy
             and redirects

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from overlaykit import inodes
+from overlaykit.fuse import copying
 from overlaykit.fuse.operations import Operations
 from overlaykit.fuse.poller import Poller
 from overlaykit.fuse.spec import MountOptions
@@ -119,5 +120,6 @@ class Stalled:
 
 
 def stalled_copies(monkeypatch: pytest.MonkeyPatch) -> Stalled:
-    """Copy-ups that stall in their threads."""
+    """Copy-ups that stall in their threads, where also those of small files run."""
+    monkeypatch.setattr(copying, "_INLINE_SYNCED_BYTES", -1)
     return Stalled(monkeypatch, inodes, "copy")
