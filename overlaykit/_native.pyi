@@ -175,12 +175,12 @@ def signalfd4(fd: int, mask: int, flags: int, /) -> int:
     """
 
 def is_session_adapted() -> bool:
-    """Whether the session of pyfuse3 is adapted. Its descriptor may then be non-blocking."""
+    """Whether pyfuse3 has received a request through the interposed symbols: its descriptor may be non-blocking."""
 
 def enable_setxattr_ext() -> None:
     """Read SETXATTR requests as extended ones, after FUSE_SETXATTR_EXT is negotiated in an adapted session.
 
-    The umask of the request's context then holds the mode bits that setting an ACL clears: S_ISGID or none
+    The pid of the request's context then says whether setting an ACL clears the set-group-ID bit
     (FUSE_SETXATTR_ACL_KILL_SGID; linux/fuse.h; Linux 5.13).
     """
 
@@ -199,11 +199,9 @@ def share_pages(image: int, publishes: bool, /) -> int:
     """
 
 def adapt_session() -> None:
-    """Adapt the session of pyfuse3, which is imported later: a directory's handle is its nodeid.
+    """Interpose symbols of libfuse for pyfuse3, which is imported later: it receives requests from the data plane.
 
-    OPENDIR is answered with ENOSYS, once in the session. From then on the kernel opens and closes directories without a
-    request, and caches their content until they change (fs/fuse/dir.c: no_opendir; Linux 5.1). If the functions of
-    libfuse are not found, the session stays as pyfuse3 makes it.
+    What neither libfuse nor pyfuse3 passes on is in other fields of the requests then (native/session.c).
 
     Raises: OSError if the extension is not found among the loaded libraries.
     """

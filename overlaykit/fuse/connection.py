@@ -30,17 +30,9 @@ class Connection:
         self._handshake = patches.Handshake(device)
         pyfuse3.init(self._operations, f"/dev/fd/{self._handshake.fd}", set())
 
-    def open_with_helper(self, target: str, options: set[str]) -> None:
-        """Open the session as fusermount3 mounts it on `target`. Raises RuntimeError: fusermount3 has failed."""
-        pyfuse3.init(self._operations, target, options)
-
     async def negotiate(self) -> bool:
-        """Answer INIT. One that fusermount3 mounted is answered by `serve`, without our flags.
-
-        Returns: whether the data plane may read the requests.
-        """
-        if self._handshake is None:
-            return False
+        """Answer INIT. Requires: the session is open. Returns: whether the data plane may read the requests."""
+        assert self._handshake is not None
         await self._handshake.complete(pyfuse3.main)
         if not patches.is_libfuse_interposed():
             return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native, privilege
@@ -101,7 +102,26 @@ def create(device: int, source: str, flags: MountFlags, *, read_only: bool) -> i
         os.close(fs)
 
 
-def helper_options(source: str, flags: MountFlags, target: str, *, read_only: bool) -> set[str]:
+def attach_by_helper(target: str, options: list[str]) -> int:
+    """Have fusermount3 mount a new session on `target`, by the protocol of libfuse (lib/mount.c).
+
+    Returns: the session's descriptor. Raises: HelperRefused.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.set_inheritable(True)
+        argv = [HELPER, "-o", ",".join(options), "--", target]
+        environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno())}
+        _, status = os.waitpid(os.posix_spawnp(HELPER, argv, environment), 0)
+        theirs.close()
+        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+    if status or not descriptors:
+        raise HelperRefused(target)
+    os.set_inheritable(descriptors[0], False)
+    return descriptors[0]
+
+
+def helper_options(source: str, flags: MountFlags, target: str, *, read_only: bool) -> list[str]:
     """The options of fusermount3 for the same mount.
 
     For an ordinary user it always adds nosuid and nodev, and it has fewer options.
@@ -123,9 +143,9 @@ def helper_options(source: str, flags: MountFlags, target: str, *, read_only: bo
         "dirsync": flags.dirsync,
         "allow_other": flags.allow_other,
     }
-    # libfuse splits the options at commas (lib/fuse_opt.c).
+    # fusermount3 splits the options at commas.
     escaped = source.replace("\\", "\\\\").replace(",", "\\,")
-    return {f"fsname={escaped}", f"subtype={_SUBTYPE}", "default_permissions", *_chosen(chosen)}
+    return [f"fsname={escaped}", f"subtype={_SUBTYPE}", "default_permissions", *_chosen(chosen)]
 
 
 def _attributes(flags: MountFlags, *, read_only: bool) -> int:

@@ -297,8 +297,7 @@ class Operations(pyfuse3.Operations):
             written_back=fh is not None and not fields.update_size and not fields.update_atime,
         )
         node = self.filesystem.nodes.node(inode)
-        # The umask: a change of size or owner clears the set-ID bits (native/session.c).
-        if ctx.umask and changes.mode is None:
+        if patches.clears_set_ids(ctx) and changes.mode is None:
             mode = self.filesystem.changing.without_set_ids(node)
             changes = dataclasses.replace(changes, mode=mode)
         attributes = self.filesystem.changing.change_without_copy(node, changes)
@@ -336,8 +335,7 @@ class Operations(pyfuse3.Operations):
         node = self.filesystem.nodes.node(inode)
         self.filesystem.xattrs.require_settable(node, name)
         await self._copying.copy_up(node, metadata_only=True)
-        # An access ACL may clear the set-group-ID bit (native/session.c).
-        cleared = ctx.umask if name == ACCESS_ACL else 0
+        cleared = stat.S_ISGID if name == ACCESS_ACL and patches.clears_set_ids(ctx) else 0
         self.filesystem.xattrs.set(node, name, value, cleared=cleared)
 
     @_request

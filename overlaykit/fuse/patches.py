@@ -6,11 +6,9 @@
 2. The poller in place of the module `trio` (`replace_trio`). A request costs three turns of trio's scheduler, more than
    most replies do. `poller` says what it does instead. pyfuse3.asyncio replaces the same name.
 3. Interposed symbols of libfuse (`interpose_libfuse`, native/session.c), for what pyfuse3 cannot express:
-   - fuse_session_new, fuse_session_new_versioned: OPENDIR fails with ENOSYS, so the kernel opens and closes directories
-     without a request; READDIRPLUS and FSYNCDIR carry the nodeid as the file handle then. SETXATTR carries the bits of
-     the mode that an ACL clears, as the umask of its context; so does SETATTR with the bits that a change of size or
-     owner clears, and the file handle of a WRITE has a bit for them (`split_handle`).
-   - fuse_session_receive_buf: a request that is gone before it is read is EINTR (wait again), not the failure EAGAIN.
+   - fuse_session_receive_buf: requests come from the data plane. READDIRPLUS and FSYNCDIR carry the nodeid as the file
+     handle; the file handle of a WRITE has a bit that says whether it clears the set-ID bits (`split_handle`), and the
+     pid of a SETATTR and of a SETXATTR is 1 if it does (`clears_set_ids`).
    - fuse_add_direntry_plus: an entry of the generation NAME_ONLY (`mark_name_only`) has a name and an inode number and
      no nodeid, so the kernel looks it up only when it needs it.
 4. A module `importlib.metadata` that knows no package (`import_pyfuse3`). pyfuse3 asks it for its own version only, and
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import NoReturn
 
-    from pyfuse3 import EntryAttributes
+    from pyfuse3 import EntryAttributes, RequestContext
 
     from overlaykit.fuse.poller import Poller
 
@@ -114,7 +112,7 @@ def _version(package: str) -> NoReturn:
 
 
 def is_libfuse_interposed() -> bool:
-    """Whether the session went through the interposed symbols: libfuse may be linked so that it does not."""
+    """Whether pyfuse3 has received INIT through the interposed symbols: it may be linked so that it does not."""
     return _native.is_session_adapted()
 
 
@@ -127,6 +125,11 @@ def mark_name_only(entry: EntryAttributes) -> EntryAttributes:
 def split_handle(handle: int) -> tuple[int, bool]:
     """The file handle of a WRITE, and whether the write clears the set-ID bits."""
     return handle & ~_native.CLEARS_SET_IDS, bool(handle & _native.CLEARS_SET_IDS)
+
+
+def clears_set_ids(ctx: RequestContext) -> bool:
+    """Whether a SETATTR or a SETXATTR clears the set-ID bits, or its ACL the set-group-ID bit."""
+    return bool(ctx.pid)
 
 
 def replace_trio(module: ModuleType, poller: Poller) -> None:
@@ -146,9 +149,6 @@ class Handshake:
     async def complete(self, serve: Callable[[], Awaitable[None]]) -> None:
         """Pass INIT to pyfuse3 and its reply, changed, to the kernel. `serve` is pyfuse3's main loop."""
         request = _init_request(self._device)
-        offered = _offered(request[_IN_HEADER.size :])
-        if not is_libfuse_interposed():
-            offered &= ~_OF_INTERPOSED
         with self._socket:
             self._socket.setblocking(False)
             self._socket.send(request)
@@ -159,6 +159,9 @@ class Handshake:
                 # No further request comes over the socket. The main loop starts again on the device.
                 nursery.cancel_scope.cancel()
         if len(reply) >= _OUT_HEADER.size + _INIT_OUT.size:
+            offered = _offered(request[_IN_HEADER.size :])
+            if not is_libfuse_interposed():
+                offered &= ~_OF_INTERPOSED
             flags = _agree(reply, offered)
             if flags & _SETXATTR_EXT:
                 _native.enable_setxattr_ext()

@@ -107,10 +107,7 @@ def _mount(spec: MountSpec, connection: Connection) -> int:
         if spec.target is None:
             raise
         options = mount.helper_options(spec.source, spec.flags, spec.target, read_only=read_only)
-        try:
-            connection.open_with_helper(spec.target, options)
-        except RuntimeError as error:
-            raise mount.HelperRefused(spec.target) from error
+        connection.open(mount.attach_by_helper(spec.target, options))
         return -1
     connection.open(device)
     return detached

@@ -32,7 +32,7 @@ class Requests:
         self.filesystem = filesystem
         # Any: pyfuse3's types of nodeids, handles and contexts can only come from a request.
         self.operations = cast(Any, Operations(filesystem, options or MountOptions(), Poller()))
-        self.context = SimpleNamespace(uid=os.geteuid(), gid=os.getegid(), umask=0, pid=os.getpid())
+        self.context = SimpleNamespace(uid=os.geteuid(), gid=os.getegid(), umask=0, pid=0)
 
     async def nodeid(self, path: str) -> int:
         nodeid = pyfuse3.ROOT_INODE
