@@ -1390,33 +1390,23 @@ is_forget_left(struct fuse_in_header *header, size_t size)
     return left > 0;
 }
 
-/* Whether it is a request that is answered with ENOSYS, as session.c and libfuse do. */
-static bool
-is_unknown(uint32_t opcode)
-{
-    switch (opcode) {
-    case FUSE_IOCTL:   /* each open() of Python makes one */
-    case FUSE_OPENDIR: /* as session.c: the kernel asks once */
-    case FUSE_LSEEK:
-    case FUSE_POLL:
-    case FUSE_FALLOCATE:
-    case FUSE_COPY_FILE_RANGE:
-    case FUSE_BMAP:
-    case FUSE_GETLK:
-    case FUSE_SETLK:
-    case FUSE_SETLKW:
-        return true;
-    default:
-        return false;
-    }
-}
+#define BIT(opcode) (1ULL << (opcode))
 
-/* Whether a request begins with a file handle. */
+/* Answered with ENOSYS, as libfuse does. Each open() of Python makes an IOCTL; OPENDIR comes once,
+ * and then the kernel opens directories without a request. */
+static const uint64_t unknown_requests = BIT(FUSE_IOCTL) | BIT(FUSE_OPENDIR) | BIT(FUSE_LSEEK) |
+                                         BIT(FUSE_POLL) | BIT(FUSE_FALLOCATE) |
+                                         BIT(FUSE_COPY_FILE_RANGE) | BIT(FUSE_BMAP) |
+                                         BIT(FUSE_GETLK) | BIT(FUSE_SETLK) | BIT(FUSE_SETLKW);
+
+/* Those that begin with a file handle. */
+static const uint64_t handle_requests =
+    BIT(FUSE_READ) | BIT(FUSE_WRITE) | BIT(FUSE_RELEASE) | BIT(FUSE_FLUSH) | BIT(FUSE_FSYNC);
+
 static bool
-begins_with_handle(uint32_t opcode)
+is_one_of(uint32_t opcode, uint64_t requests)
 {
-    return opcode == FUSE_READ || opcode == FUSE_WRITE || opcode == FUSE_RELEASE ||
-           opcode == FUSE_FLUSH || opcode == FUSE_FSYNC;
+    return opcode < OPCODES && requests >> opcode & 1;
 }
 
 /* Answer a request about an open file of ours. Returns false if it is Python's by now. */
@@ -1471,7 +1461,7 @@ use_handle_of_python(struct fuse_in_header *header, size_t size)
 {
     uint64_t number;
     char *in = (char *)(header + 1);
-    if (!begins_with_handle(header->opcode) || size < sizeof *header + sizeof number)
+    if (!is_one_of(header->opcode, handle_requests) || size < sizeof *header + sizeof number)
         return;
     memcpy(&number, in, sizeof number);
     struct handle *handle = handle_of(number);
@@ -1510,11 +1500,11 @@ answer(struct fuse_in_header *header, size_t size)
     uint64_t number;
     if (header->opcode == FUSE_FORGET || header->opcode == FUSE_BATCH_FORGET)
         return !is_forget_left(header, size);
-    if (begins_with_handle(header->opcode) && left >= sizeof number) {
+    if (is_one_of(header->opcode, handle_requests) && left >= sizeof number) {
         memcpy(&number, in, sizeof number);
         return number & OUR_HANDLE && answer_with_handle(header, left, number);
     }
-    if (is_unknown(header->opcode)) {
+    if (is_one_of(header->opcode, unknown_requests)) {
         reply(header->unique, ENOSYS, NULL, 0);
         return true;
     }
@@ -1663,19 +1653,15 @@ plane_receive(struct fuse_buf *buffer, int *result)
 /* ---- for Python -------------------------------------------------------------------------------
  */
 
-/* The nodeid that is the only argument, unless `id` is NULL, and its node, NULL if there is none.
- */
-static bool
-nodeid_from(PyObject *args, uint64_t *id, struct node **node)
-{
-    unsigned long long given;
-    if (!PyArg_ParseTuple(args, "K", &given))
-        return false;
-    if (id)
-        *id = given;
-    *node = find(given);
-    return true;
-}
+/* A method whose argument is a nodeid: `node` is its node, or NULL. */
+#define ABOUT_NODE(name)                                                                           \
+    static PyObject *about_##name(uint64_t id, struct node *node);                                 \
+    static PyObject *py_plane_##name(PyObject *Py_UNUSED(module), PyObject *number)                \
+    {                                                                                              \
+        uint64_t id = PyLong_AsUnsignedLongLong(number);                                           \
+        return PyErr_Occurred() ? NULL : about_##name(id, find(id));                               \
+    }                                                                                              \
+    static PyObject *about_##name(uint64_t id __attribute__((unused)), struct node *node)
 
 static PyObject *
 py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
@@ -1785,24 +1771,15 @@ py_plane_fetch(PyObject *Py_UNUSED(module), PyObject *args)
     return crossing(node);
 }
 
-static PyObject *
-py_plane_fetch_node(PyObject *Py_UNUSED(module), PyObject *args)
+ABOUT_NODE(fetch_node)
 {
-    struct node *node;
-    if (!nodeid_from(args, NULL, &node))
-        return NULL;
     if (node && node->owner == OURS)
         cross(node);
     return py_plane_crossings(NULL, NULL);
 }
 
-static PyObject *
-py_plane_claim(PyObject *Py_UNUSED(module), PyObject *args)
+ABOUT_NODE(claim)
 {
-    uint64_t id;
-    struct node *node;
-    if (!nodeid_from(args, &id, &node))
-        return NULL;
     if (node && node->owner != CROSSING)
         return PyLong_FromLong(0);
     if (!node)
@@ -1820,12 +1797,8 @@ py_plane_claim(PyObject *Py_UNUSED(module), PyObject *args)
     return PyLong_FromUnsignedLong(node->generation);
 }
 
-static PyObject *
-py_plane_crossed(PyObject *Py_UNUSED(module), PyObject *args)
+ABOUT_NODE(crossed)
 {
-    struct node *node;
-    if (!nodeid_from(args, NULL, &node))
-        return NULL;
     if (node && node->owner == CROSSING) {
         drop_name(node);
         node->owner = DEAD;
@@ -1852,12 +1825,8 @@ py_plane_bind(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *
-py_plane_drop(PyObject *Py_UNUSED(module), PyObject *args)
+ABOUT_NODE(drop)
 {
-    struct node *node;
-    if (!nodeid_from(args, NULL, &node))
-        return NULL;
     if (node && node->owner == PYTHON) {
         node->owner = DEAD;
         node->granted = node->changes = node->withheld = false;
@@ -1944,33 +1913,18 @@ py_plane_grant_changes(PyObject *Py_UNUSED(module), PyObject *args)
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_True);
 }
 
-static PyObject *
-py_plane_is_granted(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    struct node *node;
-    if (!nodeid_from(args, NULL, &node))
-        return NULL;
-    return PyBool_FromLong(node && (node->granted || node->changes));
-}
+ABOUT_NODE(is_granted) { return PyBool_FromLong(node && (node->granted || node->changes)); }
 
-static PyObject *
-py_plane_changed(PyObject *Py_UNUSED(module), PyObject *args)
+ABOUT_NODE(changed)
 {
-    struct node *node;
-    if (!nodeid_from(args, NULL, &node))
-        return NULL;
     bool changed = node && node->changed;
     if (node)
         node->changed = false;
     return Py_BuildValue("NN", PyBool_FromLong(node && node->changes), PyBool_FromLong(changed));
 }
 
-static PyObject *
-py_plane_revoke(PyObject *Py_UNUSED(module), PyObject *args)
+ABOUT_NODE(revoke)
 {
-    struct node *node;
-    if (!nodeid_from(args, NULL, &node))
-        return NULL;
     bool reading = node && node->reading;
     if (node)
         node->granted = node->changes = node->reading = false;
@@ -1978,13 +1932,12 @@ py_plane_revoke(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 static PyObject *
-py_plane_descriptor(PyObject *Py_UNUSED(module), PyObject *args)
+py_plane_descriptor(PyObject *Py_UNUSED(module), PyObject *number)
 {
-    unsigned long long number;
-    if (!PyArg_ParseTuple(args, "K", &number))
-        return NULL;
-    const struct handle *handle = handle_of(number);
+    const struct handle *handle = handle_of(PyLong_AsUnsignedLongLong(number));
     int fd = handle && handle->fd >= 0 ? fcntl(handle->fd, F_DUPFD_CLOEXEC, 3) : (errno = EIO, -1);
+    if (PyErr_Occurred())
+        return NULL;
     return fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(fd);
 }
 
@@ -2046,38 +1999,31 @@ py_plane_close(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
-#define METHOD(name, flags, signature, text)                                                       \
-    {"plane_" #name, py_plane_##name, flags,                                                       \
-     "plane_" #name "($module" signature ", /)\n--\n\n" text}
+#define METHOD(name, flags, parameters)                                                            \
+    {"plane_" #name, py_plane_##name, flags, "plane_" #name "($module" parameters ", /)\n--\n\n"}
 
+/* overlaykit/_native.pyi says what they do. */
 PyMethodDef native_plane_methods[] = {
     METHOD(
         start, METH_VARARGS,
-        ", seconds, nanoseconds, uid, gid, static_nlink, xattr, acl, may_spin, directories, files",
-        "Set what replies hold, and how many descriptors may be open."),
-    METHOD(wait, METH_VARARGS, ", device, milliseconds, polls",
-           "Answer requests until one is Python's. Returns whether none has come."),
-    METHOD(crossings, METH_NOARGS, "", "The nodes that cross to Python."),
-    METHOD(fetch, METH_VARARGS, ", directory, name", "The node of a name, which crosses, or None."),
-    METHOD(fetch_node, METH_VARARGS, ", nodeid", "The node, which crosses, and those above it."),
-    METHOD(claim, METH_VARARGS, ", nodeid",
-           "Take a nodeid. Returns its generation, 0: it is taken."),
-    METHOD(crossed, METH_VARARGS, ", nodeid", "End a crossing. Returns whether it was claimed."),
-    METHOD(bind, METH_VARARGS, ", handle, python", "Let a handle stand for one of Python's."),
-    METHOD(drop, METH_VARARGS, ", nodeid", "Give a claimed nodeid back."),
-    METHOD(grant, METH_VARARGS, ", nodeid, above, fd, base, lists_inodes, below_lists",
-           "Grant a directory. Returns false if it has marks."),
-    METHOD(grant_changes, METH_VARARGS, ", nodeid, fd, base, lowers",
-           "Grant a directory of the upper for changes of names that none of the lowers has."),
-    METHOD(changed, METH_VARARGS, ", nodeid",
-           "Whether it is granted for changes, and has changed since the last call."),
-    METHOD(descriptor, METH_VARARGS, ", handle", "A descriptor of an open file. Raises OSError."),
-    METHOD(is_granted, METH_VARARGS, ", nodeid", "Whether the directory is granted."),
-    METHOD(revoke, METH_VARARGS, ", nodeid", "Revoke a grant. Returns whether it was being read."),
-    METHOD(forgotten, METH_NOARGS, "",
-           "Change times of nodes that are forgotten; 0: Python forgets a lookup."),
-    METHOD(counts, METH_NOARGS, "", "The requests answered here, by opcode."),
-    METHOD(held, METH_NOARGS, "", "How many nodes, lookups, open files and directories there are."),
-    METHOD(close, METH_NOARGS, "", "Close every descriptor."),
+        ", seconds, nanoseconds, uid, gid, static_nlink, xattr, acl, may_spin, directories, files"),
+    METHOD(wait, METH_VARARGS, ", device, milliseconds, polls"),
+    METHOD(crossings, METH_NOARGS, ""),
+    METHOD(fetch, METH_VARARGS, ", directory, name"),
+    METHOD(fetch_node, METH_O, ", nodeid"),
+    METHOD(claim, METH_O, ", nodeid"),
+    METHOD(crossed, METH_O, ", nodeid"),
+    METHOD(bind, METH_VARARGS, ", handle, python"),
+    METHOD(drop, METH_O, ", nodeid"),
+    METHOD(grant, METH_VARARGS, ", nodeid, above, fd, base, lists_inodes, below_lists"),
+    METHOD(grant_changes, METH_VARARGS, ", nodeid, fd, base, lowers"),
+    METHOD(changed, METH_O, ", nodeid"),
+    METHOD(descriptor, METH_O, ", handle"),
+    METHOD(is_granted, METH_O, ", nodeid"),
+    METHOD(revoke, METH_O, ", nodeid"),
+    METHOD(forgotten, METH_NOARGS, ""),
+    METHOD(counts, METH_NOARGS, ""),
+    METHOD(held, METH_NOARGS, ""),
+    METHOD(close, METH_NOARGS, ""),
     {NULL, NULL, 0, NULL},
 };
