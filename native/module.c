@@ -114,25 +114,12 @@ module_exec(PyObject *module)
     for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
         if (PyModule_AddFunctions(module, methods[i]) < 0)
             return -1;
-    if (native_syscalls_init(module) < 0)
-        return -1;
-    return native_absent_init(PyModule_GetState(module));
-}
-
-static int
-module_traverse(PyObject *module, visitproc visit, void *arg)
-{
-    native_state *state = PyModule_GetState(module);
-    Py_VISIT(state->stat_result);
-    return 0;
-}
-
-static int
-module_clear(PyObject *module)
-{
-    native_state *state = PyModule_GetState(module);
-    Py_CLEAR(state->stat_result);
-    return 0;
+    PyObject *os = PyImport_ImportModule("os");
+    PyObject *stat = os ? PyObject_GetAttrString(os, "stat") : NULL;
+    int result = PyModule_AddObjectRef(module, NATIVE_STAT, stat);
+    Py_XDECREF(stat);
+    Py_XDECREF(os);
+    return result < 0 ? -1 : native_syscalls_init(module);
 }
 
 static PyModuleDef_Slot module_slots[] = {
@@ -144,10 +131,7 @@ static struct PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_native",
     .m_doc = "The system calls that Python 3.11 lacks.",
-    .m_size = sizeof(native_state),
     .m_slots = module_slots,
-    .m_traverse = module_traverse,
-    .m_clear = module_clear,
 };
 
 PyMODINIT_FUNC

@@ -15,10 +15,8 @@
 /* In the file handle of a WRITE: it clears the set-ID bits (session.c). No handle has it. */
 #define CLEARS_SET_IDS (1L << 62)
 
-/* The state of the module: os.stat_result. */
-typedef struct {
-    PyTypeObject *stat_result;
-} native_state;
+/* The module's attribute that is os.stat. */
+#define NATIVE_STAT "__stat__"
 
 /* A path as the argument (borrowed, for the error) and as bytes for the kernel. `name` is NULL for
  * None. */
@@ -62,8 +60,5 @@ extern PyMethodDef native_plane_methods[];
 
 /* Add the system calls of a table. Returns 0, or -1 with an exception set. */
 int native_syscalls_init(PyObject *module);
-
-/* Find os.stat_result. Returns 0, or -1 with an exception set. */
-int native_absent_init(native_state *state);
 
 #endif

@@ -11,6 +11,7 @@
  *        address and its size; o  as m, with O_CLOEXEC
  *     b  a bytearray that is large enough for what any of the calls writes
  *     F  the instructions of a filter
+ *     t  nanoseconds or None; two that follow one another are passed as their address
  *
  * Those after "|" have a default: 0 or None. All are positional.
  *
@@ -62,6 +63,7 @@ static PyObject *py_call(PyObject *call, PyObject *const *args, Py_ssize_t count
 static struct call calls[] = {
     ROW(openat2, "ipo|mm", true, "dirfd, path, flags, mode=0, resolve=0"),
     ROW(renameat2, "ipip|u", false, "olddirfd, oldpath, newdirfd, newpath, flags=0"),
+    ROW(utimensat, "iptt|i", false, "dirfd, path, atime_ns, mtime_ns, flags=0"),
     ROW(name_to_handle_at, "ipbb|i", false, "dirfd, path, handle, mount_id, flags=0"),
     ROW(open_by_handle_at, "ibc", true, "mount_fd, handle, flags"),
     ROW(open_tree, "ipc", true, "dirfd, path, flags"),
@@ -92,6 +94,7 @@ struct argument {
     uint64_t number;
     native_path path; /* of a string, too */
     struct sock_fprog filter;
+    struct timespec time;
 };
 
 static int
@@ -109,6 +112,24 @@ filter_from(PyObject *given, struct sock_fprog *filter)
     filter->len = (unsigned short)(size / one);
     filter->filter = (struct sock_filter *)(void *)bytes;
     return 1;
+}
+
+/* Convert an int of nanoseconds, or None, which keeps a time. */
+static int
+timespec_from(PyObject *given, struct timespec *time)
+{
+    *time = (struct timespec){.tv_nsec = UTIME_OMIT};
+    if (given == Py_None)
+        return 1;
+    PyObject *scale = PyLong_FromLong(NS_PER_S);
+    PyObject *parts = scale ? PyNumber_Divmod(given, scale) : NULL;
+    Py_XDECREF(scale);
+    if (parts == NULL)
+        return 0;
+    time->tv_sec = PyLong_AsLongLong(PyTuple_GetItem(parts, 0));
+    time->tv_nsec = PyLong_AsLong(PyTuple_GetItem(parts, 1));
+    Py_DECREF(parts);
+    return !PyErr_Occurred();
 }
 
 /* Returns 0 with an exception set. */
@@ -137,6 +158,8 @@ argument_from(PyObject *given, struct argument *argument)
         return 0;
     case 'F':
         return filter_from(given, &argument->filter);
+    case 't':
+        return timespec_from(given, &argument->time);
     case 'b':
         if (!PyByteArray_Check(given) || PyByteArray_Size(given) < LEAST_BUFFER_BYTES) {
             PyErr_SetString(PyExc_TypeError, "not a bytearray of 256 bytes or more");
@@ -202,7 +225,8 @@ py_call(PyObject *self, PyObject *const *args, Py_ssize_t count)
     struct argument given[MOST_ARGUMENTS] = {0};
     uint64_t members[MOST_MEMBERS];
     long words[MOST_WORDS] = {0}, result;
-    size_t used = 0, inside = 0, named = 0;
+    struct timespec times[2];
+    size_t used = 0, inside = 0, named = 0, timed = 0;
     const native_path *paths[2] = {NULL, NULL};
     PyObject *answer = NULL;
     int taken = take_arguments(call, args, count, given);
@@ -212,7 +236,11 @@ py_call(PyObject *self, PyObject *const *args, Py_ssize_t count)
             words[used++] = (long)members;
             used++; /* the size, below */
         }
-        if (is_member) {
+        if (given[i].type == 't') {
+            if (timed == 0)
+                words[used++] = (long)times;
+            times[timed++] = given[i].time;
+        } else if (is_member) {
             members[inside++] = given[i].number | (given[i].type == 'o' ? O_CLOEXEC : 0);
             words[used - 1] = (long)(inside * sizeof(*members));
         } else {
@@ -250,45 +278,6 @@ native_syscalls_init(PyObject *module)
 }
 
 /* ---- calls with arguments of another form --------------------------------------------------- */
-
-/* Convert an int of nanoseconds or None for utimensat(2). Converter for "O&". */
-static int
-timespec_from(PyObject *given, void *address)
-{
-    struct timespec *time = address;
-    if (given == Py_None) {
-        *time = (struct timespec){.tv_nsec = UTIME_OMIT};
-        return 1;
-    }
-    PyObject *scale = PyLong_FromLong(NS_PER_S);
-    PyObject *parts = scale ? PyNumber_Divmod(given, scale) : NULL;
-    Py_XDECREF(scale);
-    if (parts == NULL)
-        return 0;
-    time->tv_sec = PyLong_AsLongLong(PyTuple_GetItem(parts, 0));
-    time->tv_nsec = PyLong_AsLong(PyTuple_GetItem(parts, 1));
-    Py_DECREF(parts);
-    return !PyErr_Occurred();
-}
-
-static PyObject *
-py_utimensat(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"dirfd", "path", "atime_ns", "mtime_ns", "flags", NULL};
-    int dirfd, flags = 0;
-    native_path path = {0};
-    struct timespec times[2];
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&O&O&|i:utimensat", keywords, &dirfd,
-                                     native_path_from, &path, timespec_from, &times[0],
-                                     timespec_from, &times[1], &flags)) {
-        return NULL;
-    }
-    int result;
-    NATIVE_CALL(result, utimensat(dirfd, path.name, times, flags));
-    PyObject *answer = result < 0 ? native_raise(&path, NULL) : Py_NewRef(Py_None);
-    native_path_release(&path);
-    return answer;
-}
 
 /* Append the entries in a buffer of getdents64(2), without "." and "..". */
 static int
@@ -387,8 +376,6 @@ py_statx(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 PyMethodDef native_syscall_methods[] = {
     NATIVE_METHOD(statx, "($module, /, dirfd, path, flags, mask)",
                   "statx(2): the attributes of an inode that os.stat lacks, by name."),
-    NATIVE_METHOD(utimensat, "($module, /, dirfd, path, atime_ns, mtime_ns, flags=0)",
-                  "utimensat(2): set times in nanoseconds; None keeps one."),
     NATIVE_METHOD(getdents64, "($module, /, fd, count)",
                   "getdents64(2): the next entries of an open directory."),
     NATIVE_METHOD(fstatfs, "($module, /, fd)",

@@ -104,7 +104,7 @@ def xattr_or_none(path: _Path | int, name: bytes, follow_symlinks: bool = True) 
     """os.getxattr, or None without the attribute (ENODATA) or without support for any (EOPNOTSUPP)."""
 
 def utimensat(
-    dirfd: int, path: _Path, atime_ns: int | None, mtime_ns: int | None, flags: int = 0
+    dirfd: int, path: _Path, atime_ns: int | None, mtime_ns: int | None, flags: int = 0, /
 ) -> None:
     """Set times in nanoseconds since the epoch; None keeps one (UTIME_OMIT)."""
 
