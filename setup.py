@@ -23,26 +23,18 @@ PROGRAMS = {
         "native/command.c",
         "native/mounts.c",
         "native/protect.c",
-        "native/binds.c",
         "native/cover.c",
         "native/helper.c",
-        "native/namespaces.c",
         "native/logs.c",
         "native/remove.c",
         "native/ports.c",
-        "native/memory.c",
         "native/passing.c",
-        "native/pty.c",
-        "native/tap.c",
         "native/terminal.c",
     ],
 }
 DEPENDS = [
-    "native/logs.h",
     "native/plan.h",
-    "native/ports.h",
     "native/supervisor.h",
-    "native/terminal.h",
     "overlaykit/namespace/plan.py",
 ]
 MACROS = [("_GNU_SOURCE", "1"), ("_FILE_OFFSET_BITS", "64")]

@@ -4,10 +4,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -61,32 +60,16 @@ execute(const struct argument *arguments)
                      : fail_with("LOOKUP", ENOENT, argv[0]);
 }
 
-/* Set the groups of the steps STEP_GROUP. Returns -1 with errno set. */
 static int
-set_groups(const struct plan *plan)
-{
-    struct cursor cursor = plan->sections[SECTION_COMMAND];
-    struct record record;
-    size_t count = 0;
-    gid_t *groups = calloc(NGROUPS_MAX, sizeof *groups);
-    if (!groups)
-        return -1;
-    while (plan_next(&cursor, &record))
-        if (record.step == STEP_GROUP && count < NGROUPS_MAX)
-            groups[count++] = (gid_t)record.arguments[0].number;
-    int result = setgroups(count, groups);
-    free(groups);
-    return result;
-}
-
-static int
-become(const struct plan *plan, const struct argument *arguments)
+become(const struct argument *arguments)
 {
     uid_t user = (uid_t)arguments[0].number;
     gid_t group = (gid_t)arguments[1].number;
     uint64_t groups = arguments[2].number, kept = arguments[3].number;
+    const struct argument *list = &arguments[4];
     char subject[24];
-    if (groups != PLAN_GROUPS_KEPT && set_groups(plan) < 0 &&
+    if (groups != PLAN_GROUPS_KEPT &&
+        setgroups(list->length / sizeof(gid_t), (const void *)list->bytes) < 0 &&
         !(groups == PLAN_GROUPS_SET_IF_PERMITTED && errno == EPERM))
         return fail("SUPPLEMENTARY", "");
     (void)snprintf(subject, sizeof subject, "%u:%u", user, group);
@@ -101,13 +84,25 @@ become(const struct plan *plan, const struct argument *arguments)
     return 0;
 }
 
+/* Make the slave the controlling terminal and the standard streams of this session's leader. */
+static int
+take_pty(int slave)
+{
+    if (ioctl(slave, TIOCSCTTY, 0) < 0)
+        return fail("TERMINAL", "/dev/console");
+    for (int descriptor = 0; descriptor < 3; descriptor++)
+        if (dup2(slave, descriptor) < 0)
+            return fail("TERMINAL", "/dev/console");
+    return 0;
+}
+
 /* Become the leader of a new session, with the view's terminal if it has one. */
 static int
 begin_session(bool with_pty, int slave)
 {
     if (setsid() < 0)
         return fail("PROCESS", "");
-    return with_pty ? pty_take(slave) : 0;
+    return with_pty ? take_pty(slave) : 0;
 }
 
 static int
@@ -145,7 +140,7 @@ carry_out(const struct plan *plan, const struct record *record, int slave)
     case STEP_LIMIT:
         return set_limit(argument);
     case STEP_USER:
-        return become(plan, argument);
+        return become(argument);
     case STEP_EXEC:
         return execute(argument);
     default:

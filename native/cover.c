@@ -15,8 +15,84 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define ATTACHED_AT "/run"
+
+enum { DETACH = 2 /* MNT_DETACH */, BUFFER_BYTES = 65536 };
+
+static const char file_path[] = ATTACHED_AT "/file";
+
 #define DEFAULT_HOSTS "127.0.0.1 localhost\n::1 localhost\n"
 #define BLANKS " \t\v\f"
+
+/* ---- files in memory ------------------------------------------------------------------------ */
+
+/* Make a file in memory, to be written to. Returns -1 with errno set.
+ *
+ * Before Linux 6.15 open_tree(2) clones no detached mount, so the file system of a new file is
+ * attached, at a place of the view that is covered for a moment, while the file is cloned. */
+static int
+memory_file(void)
+{
+    static const char options[] = "mode\0"
+                                  "0755";
+    int memory = mount_fresh("tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
+                             &(struct argument){.bytes = options, .length = sizeof options});
+    if (memory < 0 || mount_attach(memory, ATTACHED_AT) < 0)
+        return -1;
+    return open(file_path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+}
+
+/* Its detached mount, with the MOUNT_ATTR_* `attributes`; another file can be made now. Returns -1
+ * with errno set. */
+static int
+memory_mount(uint64_t attributes)
+{
+    const struct mount_attr set = {.attr_set = attributes};
+    int mount = mount_clone(file_path, attributes ? &set : NULL);
+    if (mount >= 0 && syscall(SYS_umount2, ATTACHED_AT, DETACH) < 0) {
+        close_keeping_errno(mount);
+        return -1;
+    }
+    return mount;
+}
+
+static int
+write_all(int file, const char *bytes, size_t size)
+{
+    for (ssize_t count; size; bytes += count, size -= (size_t)count)
+        if ((count = write(file, bytes, size)) < 0)
+            return -1;
+    return 0;
+}
+
+/* Write all that is read from a descriptor. Returns -1 with errno set. */
+static int
+copy(int from, int to)
+{
+    static char buffer[BUFFER_BYTES];
+    ssize_t count;
+    while ((count = read(from, buffer, sizeof buffer)) != 0)
+        if (count < 0 ? errno != EINTR : write_all(to, buffer, (size_t)count) < 0)
+            return -1;
+    return 0;
+}
+
+int
+data_mount(const struct plan *plan, const struct argument *arguments)
+{
+    const char *subject = arguments[4].bytes;
+    int file = memory_file();
+    if (file < 0 || copy(slot_descriptor(plan, &arguments[1]), file) < 0 ||
+        fchown(file, (uid_t)arguments[2].number, (gid_t)-1) < 0 ||
+        fchmod(file, (mode_t)arguments[5].number) < 0)
+        return fail("DATA", subject);
+    /* Before the clone: a file that is open for writing cannot become read-only. */
+    close(file);
+    int mount = memory_mount(arguments[3].number);
+    return mount < 0 ? fail("DATA", subject) : mount;
+}
+
+/* ---- covered files --------------------------------------------------------------------------- */
 
 /* Whether a line gives an address the name: not its first word, and no comment. */
 static bool
@@ -126,7 +202,7 @@ cover(const struct place *place, const char *contents, size_t size)
 {
     char link[sizeof "/proc/self/fd/" + 12];
     int file = memory_file();
-    if (file < 0 || write_whole(file, contents, size) < 0 || fchmod(file, place->mode) < 0)
+    if (file < 0 || write_all(file, contents, size) < 0 || fchmod(file, place->mode) < 0)
         return -1;
     (void)snprintf(link, sizeof link, "/proc/self/fd/%d", file);
     int covering = open(link, O_RDONLY | O_CLOEXEC);
@@ -209,6 +285,6 @@ hosts_write_back(const struct covered_hosts *hosts)
     size = without(now, size, hosts->contents, hosts->lines_size);
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", hosts->below);
     int file = open(path, O_WRONLY | O_CLOEXEC);
-    if (file >= 0 && write_whole(file, now, size) == 0)
+    if (file >= 0 && write_all(file, now, size) == 0)
         (void)!ftruncate(file, (off_t)size);
 }

@@ -3,7 +3,8 @@
  *     monitor -- clone --> attendant (PID 1 of a PID namespace) -- fork --> the program
  *
  * The attendant is made before the network namespace is. It gets a descriptor of that, forks the
- * program, at once or at the first packet (tap.c), and enters the namespace, so that its
+ * program, at once or at the first packet (tap_await): it costs more than the start of a view,
+ * which may never send one, and enters the namespace, so that its
  * /proc/PID/ns/net is a path of it. It says when the program is ready, and ends with it. It dies
  * with the monitor (PR_SET_PDEATHSIG), and every process of its PID
  * namespace with it (pid_namespaces(7)): the program may have changed its user, have gone to the
@@ -12,11 +13,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_packet.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -45,7 +50,130 @@ struct attendant {
 enum { NETWORK, TAP, SENT };
 
 /* The arguments of STEP_HELPER. */
-enum { ARGV, ENVIRONMENT, INTERFACE, ADDRESS, GATEWAY };
+enum { ARGV, ENVIRONMENT, INTERFACE, REQUESTS };
+
+/* ---- the interface that waits for its first packet ------------------------------------------- */
+
+enum {
+    ROOM = 1 << 16,        /* for the longest frame */
+    MOST_FRAMES = 32,      /* that are kept */
+    SILENCE = 20,          /* milliseconds, after which the first packets are complete */
+    CARRIER_INTERVAL = 5,  /* milliseconds between looks at the interface */
+    MOST_INTERVALS = 1000, /* then the packets are lost, and sent again by those who need them */
+};
+
+static char frames[2 * ROOM];
+static size_t sizes[MOST_FRAMES], count;
+
+/* A request of ioctl(2) with its argument, made by namespace/outbound.py. */
+struct request {
+    uint64_t number;
+    char argument[PLAN_REQUEST_BYTES - sizeof(uint64_t)];
+};
+
+/* Carry requests out on a socket of the interface's network. */
+static bool
+configure(int inet, const struct argument *requests)
+{
+    struct request one;
+    for (size_t at = 0; requests->length - at >= sizeof one; at += sizeof one) {
+        memcpy(&one, requests->bytes + at, sizeof one);
+        /* EEXIST: the route of an earlier command. */
+        if (ioctl(inet, (unsigned long)one.number, one.argument) < 0 && errno != EEXIST)
+            return false;
+    }
+    return true;
+}
+
+/* Make the helper's interface in this network namespace. Returns its other side, or -1 with errno
+ * set. */
+static int
+tap_make(const struct helper *helper)
+{
+    struct ifreq made = {.ifr_flags = IFF_TAP | IFF_NO_PI};
+    int tap = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+    int inet = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    (void)snprintf(made.ifr_name, IFNAMSIZ, "%s", helper->interface);
+    /* It stays until its network ends, and other programs may open it. */
+    bool works = tap >= 0 && inet >= 0 && ioctl(tap, TUNSETIFF, &made) == 0 &&
+                 ioctl(tap, TUNSETPERSIST, 1) == 0 && configure(inet, &helper->requests);
+    if (!works) {
+        close_keeping_errno(tap);
+        tap = -1;
+    }
+    close_keeping_errno(inet);
+    return tap;
+}
+
+/* Wait for the first packets, keep them, and close the interface's other side for the program that
+ * carries it. */
+static void
+tap_await(int tap)
+{
+    struct pollfd watched = {.fd = tap, .events = POLLIN};
+    size_t used = 0;
+    while (count < MOST_FRAMES && sizeof frames - used >= ROOM) {
+        int ready = poll(&watched, 1, count ? SILENCE : -1);
+        ssize_t size = ready > 0 ? read(tap, frames + used, ROOM) : 0;
+        if (ready == 0 || size < 0)
+            break;
+        /* The kernel's own: neighbours and routers of IPv6 are asked for as soon as it is up. */
+        if (size == 0 || frames[used] & 1)
+            continue;
+        sizes[count++] = (size_t)size;
+        used += (size_t)size;
+    }
+    close(tap);
+}
+
+/* A socket that sends packets of an interface. Made only where it is needed: its end waits for a
+ * grace period of the kernel (packet_release). */
+static int
+tap_packets(const char *interface)
+{
+    struct sockaddr_ll device = {.sll_family = AF_PACKET,
+                                 .sll_ifindex = (int)if_nametoindex(interface)};
+    int packets = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0); /* receives none */
+    if (packets >= 0 && bind(packets, (struct sockaddr *)&device, sizeof device) < 0) {
+        close_keeping_errno(packets);
+        packets = -1;
+    }
+    return packets;
+}
+
+/* Say whose the source of the first packet is: slirp4netns sends nothing to an address before. */
+static void
+announce_address(int packets)
+{
+    char frame[42] = {[12] = 8, 6, 0, 1, 8, 0, 6, 4, 0, 1}; /* RFC 826 */
+    const char *ethernet = frames + 6, *source = frames + 26;
+    memset(frame, '\xff', 6);
+    memcpy(frame + 6, ethernet, 6);
+    memcpy(frame + 22, ethernet, 6);
+    memcpy(frame + 28, source, 4);
+    memcpy(frame + 38, source, 4);
+    (void)send(packets, frame, sizeof frame, MSG_NOSIGNAL);
+}
+
+/* Send the kept packets again, once the program carries the interface. */
+static void
+tap_resume(int packets, const char *interface)
+{
+    struct ifreq request = {.ifr_flags = 0};
+    const char *frame = frames;
+    (void)snprintf(request.ifr_name, IFNAMSIZ, "%s", interface);
+    for (int at = 0; at < MOST_INTERVALS; at++) {
+        if (ioctl(packets, SIOCGIFFLAGS, &request) < 0 || request.ifr_flags & IFF_RUNNING)
+            break;
+        (void)poll(NULL, 0, CARRIER_INTERVAL);
+    }
+    if (count)
+        announce_address(packets);
+    for (size_t at = 0; at < count; frame += sizes[at++])
+        (void)send(packets, frame, sizes[at], MSG_NOSIGNAL);
+}
+
+/* ---- the attendant ----------------------------------------------------------------------------*/
 
 static _Noreturn void
 answer_and_exit(struct attendant *self, int error)
@@ -178,7 +306,7 @@ static _Noreturn void
 attend(const struct argument *arguments, int monitor, int monitors_end)
 {
     struct attendant self = {.monitor = monitor};
-    bool at_once = !*arguments[ADDRESS].bytes;
+    bool at_once = !arguments[REQUESTS].length;
     int sent[MOST_PASSED], kept[] = {monitor};
     struct pollfd ours = {.fd = monitor, .events = POLLIN};
     char **argv = list_vector(&arguments[ARGV], 0);
@@ -223,8 +351,8 @@ helper_start(struct helper *helper, const struct argument *arguments)
         attend(arguments, ends[1], ends[0]);
     helper->socket = ends[0];
     helper->program = arguments[ARGV].bytes;
-    for (size_t at = 0; at < sizeof helper->interface / sizeof *helper->interface; at++)
-        helper->interface[at] = arguments[INTERFACE + at].bytes;
+    helper->interface = arguments[INTERFACE].bytes;
+    helper->requests = arguments[REQUESTS];
     close(ends[1]);
     return helper->process < 0 ? fail("CONNECT", helper->program) : 0;
 }
@@ -232,7 +360,7 @@ helper_start(struct helper *helper, const struct argument *arguments)
 bool
 helper_waits(const struct helper *helper)
 {
-    return *helper->interface[ADDRESS - INTERFACE];
+    return helper->requests.length;
 }
 
 int
@@ -240,7 +368,7 @@ helper_connect(const struct helper *helper)
 {
     bool waits = helper_waits(helper);
     int sent[SENT] = {open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC),
-                      waits ? tap_make(helper->interface) : -1};
+                      waits ? tap_make(helper) : -1};
     bool works = sent[NETWORK] >= 0 && (sent[TAP] >= 0 || !waits) &&
                  message_send(helper->socket, MESSAGE_NETWORK, sent, waits ? SENT : 1) == 0;
     for (size_t at = 0; at < SENT; at++)

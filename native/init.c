@@ -4,9 +4,11 @@
 #include "supervisor.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/mount.h>
 #include <net/if.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -109,6 +111,42 @@ change_directory(const char *path, bool required)
     return chdir("/") < 0 ? fail("DIRECTORY", "/") : 0;
 }
 
+static const char PTMX[] = "/dev/pts/ptmx";
+
+/* Let /dev/console be the terminal, too: the mountpoint is an empty file. */
+static int
+cover_console(int master)
+{
+    unsigned number;
+    char path[sizeof "/dev/pts/" + 10];
+    if (ioctl(master, TIOCGPTN, &number) < 0)
+        return fail("TERMINAL", PTMX);
+    (void)snprintf(path, sizeof path, "/dev/pts/%u", number);
+    int mount = mount_clone(path, NULL);
+    return mount < 0 ? fail("TERMINAL", path) : mount_attach(mount, "/dev/console");
+}
+
+/* Make a pty of the view's devpts, send its master over `channel`, put its slave into `*slave`, and
+ * leave the caller's session. */
+static int
+open_pty(const struct record *step, int channel, int *slave)
+{
+    uid_t owner = (uid_t)step->arguments[0].number;
+    int unlock = 0, master = open(PTMX, O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (master < 0 || ioctl(master, TIOCSPTLCK, &unlock) < 0 ||
+        (*slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC)) < 0 ||
+        fchown(*slave, owner, (gid_t)-1) < 0)
+        return fail("TERMINAL", PTMX);
+    if (step->arguments[1].number && cover_console(master) < 0)
+        return -1;
+    /* Out of the caller's session: its signals reach the monitor alone, which forwards them. */
+    (void)setsid();
+    if (message_send(channel, MESSAGE_TERMINAL, &master, 1) < 0)
+        return fail("TERMINAL", PTMX);
+    close(master);
+    return 0;
+}
+
 static int
 carry_out(struct plan *plan, const struct record *record, struct covered_hosts *hosts)
 {
@@ -209,6 +247,25 @@ reap_until(pid_t command, bool with_grace, int messages)
     }
 }
 
+/* The namespaces that the monitor is not in, as descriptors that it holds. A command that joins the
+ * view (namespace/join.py) finds them below /proc/PID/fd of the monitor. It cannot look them up at
+ * init, which is not dumpable (ptrace(2)), nor at the command, which may have entered others. */
+static int
+offer_namespaces(int channel)
+{
+    static const char *const files[OFFERED_NAMESPACES] = {
+        "/proc/self/ns/mnt", "/proc/self/ns/uts", "/proc/self/ns/ipc", "/proc/self/ns/cgroup"};
+    int descriptors[OFFERED_NAMESPACES];
+    for (size_t at = 0; at < OFFERED_NAMESPACES; at++)
+        if ((descriptors[at] = open(files[at], O_RDONLY | O_CLOEXEC)) < 0)
+            return fail("NAMESPACES", files[at]);
+    if (message_send(channel, MESSAGE_NAMESPACES, descriptors, OFFERED_NAMESPACES) < 0)
+        return fail("NAMESPACES", "");
+    for (size_t at = 0; at < OFFERED_NAMESPACES; at++)
+        close(descriptors[at]);
+    return 0;
+}
+
 /* Die when the monitor does. It may have died before the prctl(2), which its pidfd shows. */
 static void
 end_with(int monitor)
@@ -242,20 +299,19 @@ init_run(struct plan *plan, struct init_descriptors *descriptors)
     struct covered_hosts hosts = {.cover = -1, .below = -1};
     struct cursor cursor = plan->sections[SECTION_INIT];
     struct record record;
-    bool keep = false, offers = false,
-         with_grace = plan_find(plan, SECTION_PLAN, STEP_GRACE, &record);
+    bool keep = false, offers = false, with_grace = plan_find(plan, SECTION_PLAN, STEP_GRACE);
     end_with(descriptors->monitor);
     while (plan_next(&cursor, &record)) {
         if (carry_out(plan, &record, &hosts) < 0)
             give_up(descriptors);
         if (record.step == STEP_PTY &&
-            pty_open(&record, descriptors->messages, &descriptors->slave) < 0)
+            open_pty(&record, descriptors->messages, &descriptors->slave) < 0)
             give_up(descriptors);
         offers |= record.step == STEP_OFFER_NAMESPACES;
         if (record.step == STEP_HOSTS)
             keep = record.arguments[2].number && hosts.cover >= 0;
     }
-    if (offers && namespaces_offer(descriptors->messages) < 0)
+    if (offers && offer_namespaces(descriptors->messages) < 0)
         give_up(descriptors);
     end_with(descriptors->monitor); /* a new user namespace has reset it */
     pid_t command = fork();
@@ -269,8 +325,8 @@ init_run(struct plan *plan, struct init_descriptors *descriptors)
         give_up(descriptors);
     }
     /* Where the command needs capabilities to install its filter, it restricts its own. */
-    if (plan_find(plan, SECTION_COMMAND, STEP_RESTRICT_CAPABILITIES, &record) &&
-        restrict_capabilities(record.arguments[0].number) < 0) {
+    const struct argument *kept = plan_find(plan, SECTION_COMMAND, STEP_RESTRICT_CAPABILITIES);
+    if (kept && restrict_capabilities(kept->number) < 0) {
         (void)fail("CAPABILITIES", "");
         give_up(descriptors);
     }

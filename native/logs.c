@@ -5,7 +5,7 @@
  * as Kubernetes and podman write it (k8s-file); the letter is P where the line goes on in the next
  * record. A file that would exceed its limit is renamed to NAME.1, in place of the one before. A
  * disk that takes no more loses records and does not hold the command up. */
-#include "logs.h"
+#include "supervisor.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -170,11 +170,10 @@ logs_new(int epoll, const int *pipes, int directory, const char *name, uint64_t 
     logs->file = -1;
     for (int at = 0; at < 2; at++) {
         struct stream *stream = &logs->streams[at];
-        struct epoll_event event = {.events = EPOLLIN, .data.ptr = stream};
         *stream = (struct stream){
             .source = {.ready = stream_ready}, .logs = logs, .tag = tags[at], .from = pipes[at]};
         if (fcntl(pipes[at], F_SETFL, O_NONBLOCK) < 0 ||
-            epoll_ctl(epoll, EPOLL_CTL_ADD, pipes[at], &event) < 0)
+            watch(epoll, pipes[at], &stream->source, EPOLLIN) < 0)
             return NULL;
     }
     return logs;

@@ -50,7 +50,9 @@ take_argument(struct cursor *cursor, char letter, struct argument *argument)
         return "an argument is longer than the plan";
     *argument = (struct argument){.bytes = cursor->at, .length = length};
     cursor->at += length;
-    if (strchr(INTEGERS, letter)) {
+    if (letter == 'x') {
+        return NULL;
+    } else if (strchr(INTEGERS, letter)) {
         if (length != sizeof argument->number)
             return "an integer has not 8 bytes";
         memcpy(&argument->number, argument->bytes, length);
@@ -101,14 +103,15 @@ plan_signature(enum step step)
     return forms[step].signature;
 }
 
-bool
-plan_find(const struct plan *plan, enum section section, enum step step, struct record *record)
+const struct argument *
+plan_find(const struct plan *plan, enum section section, enum step step)
 {
+    static struct record record;
     struct cursor cursor = plan->sections[section];
-    while (plan_next(&cursor, record))
-        if (record->step == step)
-            return true;
-    return false;
+    while (plan_next(&cursor, &record))
+        if (record.step == step)
+            return record.arguments;
+    return NULL;
 }
 
 const char *
@@ -258,10 +261,7 @@ check_plan(struct plan *plan, const char **refusal)
             plan->sections[section].at = cursor.at;
         plan->sections[section].end = cursor.at;
     }
-    struct record command;
-    if (!plan_find(plan, SECTION_COMMAND, STEP_EXEC, &command))
-        return refuse(refusal, "there is no command");
-    return 0;
+    return plan_find(plan, SECTION_COMMAND, STEP_EXEC) ? 0 : refuse(refusal, "there is no command");
 }
 
 int

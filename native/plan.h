@@ -15,6 +15,7 @@
  *     a string: its NUL is counted, and it holds no other
  *         s  any;  /  an absolute path;  h  a host name;  e  a directory's entry
  *         F  the name of a failure
+ *     x  bytes of any kind
  *     a list: strings, one after another
  *         l  any;  v  a program and its arguments;  o  keys and values;  P  absolute paths
  *
@@ -72,9 +73,9 @@ bool plan_next(struct cursor *cursor, struct record *record);
 /* The letters of its arguments. */
 const char *plan_signature(enum step step);
 
-/* The only record of `step` in a section; false if there is none. */
-bool plan_find(const struct plan *plan, enum section section, enum step step,
-               struct record *record);
+/* The arguments of the only record of `step` in a section, until the next call; NULL if there is
+ * none. */
+const struct argument *plan_find(const struct plan *plan, enum section section, enum step step);
 
 /* The string after `string` in a list, the first one for NULL. Returns NULL at the end. */
 const char *list_next(const struct argument *list, const char *string);

@@ -7,7 +7,7 @@
  *
  * A UDP listener keeps one connected socket per client, for replies to find their way back.
  */
-#include "ports.h"
+#include "supervisor.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -123,20 +123,6 @@ static bool
 is_stream(const struct listener *listener)
 {
     return listener->kind == SOCK_STREAM;
-}
-
-static int
-watch(const struct ports *ports, int fd, struct source *source, uint32_t events)
-{
-    struct epoll_event event = {.events = events, .data.ptr = source};
-    return epoll_ctl(ports->epoll, EPOLL_CTL_ADD, fd, &event);
-}
-
-static bool
-watch_again(const struct ports *ports, int fd, struct source *source)
-{
-    struct epoll_event event = {.events = END_EVENTS, .data.ptr = source};
-    return epoll_ctl(ports->epoll, EPOLL_CTL_MOD, fd, &event) == 0;
 }
 
 static struct address
@@ -266,7 +252,7 @@ connect_to_view(struct flow *flow)
     flow->connected = stream && result == 0;
     if (result < 0 && errno != EINPROGRESS)
         return -1;
-    return watch(listener->ports, end->fd, &end->source, stream ? END_EVENTS : EPOLLIN);
+    return watch(listener->ports->epoll, end->fd, &end->source, stream ? END_EVENTS : EPOLLIN);
 }
 
 /* Nothing of the view listens at this family's address. */
@@ -405,7 +391,7 @@ carry(struct flow *flow, enum side from)
          state == 1 && half->readable && !half->ended && !(from == CLIENT && ports->draining);
          count++) {
         if (count == READS_AT_ONCE) /* the others first: a modified descriptor reports again */
-            return watch_again(ports, source, &flow->ends[from].source);
+            return watch(ports->epoll, source, &flow->ends[from].source, END_EVENTS) == 0;
         state = carry_once(ports, half, source, sink);
     }
     if (state < 0)
@@ -469,7 +455,7 @@ start_connection(struct listener *listener, int client)
     if (!flow)
         return;
     flow->halves[CLIENT].readable = true;
-    if (watch(listener->ports, client, &flow->ends[CLIENT].source, END_EVENTS) < 0)
+    if (watch(listener->ports->epoll, client, &flow->ends[CLIENT].source, END_EVENTS) < 0)
         close_flow(flow, true);
     else if (flow->connected)
         advance(flow);
@@ -487,7 +473,7 @@ resume_listeners(struct ports *ports)
 {
     for (struct listener *listener = ports->listeners; listener; listener = listener->next)
         if (listener->paused && listener->fd >= 0 &&
-            watch(ports, listener->fd, &listener->source, EPOLLIN) == 0)
+            watch(ports->epoll, listener->fd, &listener->source, EPOLLIN) == 0)
             listener->paused = false;
 }
 
@@ -656,7 +642,7 @@ ports_add(struct ports *ports, int fd, uint16_t port)
         /* Accepted sockets inherit it. */
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     }
-    if (watch(ports, fd, &listener->source, EPOLLIN) < 0) {
+    if (watch(ports->epoll, fd, &listener->source, EPOLLIN) < 0) {
         free(listener);
         return -1;
     }

@@ -32,6 +32,15 @@ enum {
     LAST_INTERNAL = 33,
 };
 
+int
+watch(int epoll, int descriptor, struct source *source, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.ptr = source};
+    if (epoll_ctl(epoll, EPOLL_CTL_ADD, descriptor, &event) == 0)
+        return 0;
+    return errno == EEXIST ? epoll_ctl(epoll, EPOLL_CTL_MOD, descriptor, &event) : -1;
+}
+
 static int
 in_order(const void *one, const void *other)
 {

@@ -30,15 +30,6 @@ maps_machine_root(void)
     return st.st_uid != strtoul(text, NULL, 10);
 }
 
-/* Attach `mount` over `target`, unless it is -1: then a missing target does not count. */
-static int
-cover(int mount, const char *target)
-{
-    if (mount < 0)
-        return errno == ENOENT ? 0 : fail("PROC", target);
-    return mount_attach(mount, target);
-}
-
 /* Whether an entry of /proc is no process, and is writable or may contain a writable file. */
 static bool
 is_of_the_machine(int proc, const char *name)
@@ -62,7 +53,10 @@ list_has(const struct argument *list, const char *wanted)
 static int
 make_read_only(const char *path)
 {
-    return cover(mount_clone(path, &read_only), path);
+    int mount = mount_clone(path, &read_only);
+    if (mount < 0)
+        return errno == ENOENT ? 0 : fail("PROC", path);
+    return mount_attach(mount, path);
 }
 
 /* Make all of procfs read-only but processes and the paths that are left as they are. */
@@ -94,16 +88,25 @@ empty_directory(void)
                        &options);
 }
 
-/* Cover a directory by an empty one, another file by /dev/null. */
+/* Cover paths that exist, directories by empty ones and other files by `file`. */
 static int
-mask(const char *path)
+cover_all(const struct argument *paths, const char *file, const struct mount_attr *attributes,
+          const char *failure)
 {
-    struct stat st;
-    if (stat(path, &st) < 0)
-        return cover(-1, path);
-    if (S_ISDIR(st.st_mode))
-        return cover(empty_directory(), path);
-    return cover(mount_clone("/dev/null", NULL), path);
+    for (const char *path = NULL; (path = list_next(paths, path));) {
+        struct stat st;
+        if (stat(path, &st) < 0) {
+            if (errno != ENOENT && errno != ENOTDIR && errno != EACCES && errno != ELOOP)
+                return fail(failure, path);
+            continue; /* no process of the view sees more */
+        }
+        int mount = S_ISDIR(st.st_mode) ? empty_directory() : mount_clone(file, attributes);
+        if (mount < 0)
+            return fail(failure, path);
+        if (mount_attach(mount, path) < 0)
+            return -1;
+    }
+    return 0;
 }
 
 /* With a private network, /proc/sys/net stays writable: it shows the network of its reader, and
@@ -125,43 +128,19 @@ protect(const struct argument *arguments)
             return -1;
     if (mount >= 0 && mount_attach(mount, network) < 0)
         return -1;
-    for (const char *path = NULL; (path = list_next(masked, path));)
-        if (mask(path) < 0)
-            return -1;
-    return 0;
+    return cover_all(masked, "/dev/null", NULL, "PROC");
 }
 
-/* A file, unlike /dev/null, refuses writes. It lies on the view's own /run while it is cloned. */
-static int
-hide_file(const char *path)
+/* An empty file, unlike /dev/null, refuses writes. It lies on the view's own /run meanwhile. */
+int
+hide(const struct argument *paths)
 {
     static const char empty[] = "/run/.empty";
     int file = open(empty, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
     if (file < 0)
-        return fail("HIDE", path);
+        return fail("HIDE", paths->bytes);
     close(file);
-    int mount = mount_clone(empty, &read_only);
-    int result = mount < 0 ? fail("HIDE", path) : mount_attach(mount, path);
+    int result = cover_all(paths, empty, &read_only, "HIDE");
     (void)unlink(empty);
     return result;
-}
-
-int
-hide(const struct argument *paths)
-{
-    for (const char *path = NULL; (path = list_next(paths, path));) {
-        struct stat st;
-        int mount;
-        if (stat(path, &st) < 0)
-            continue; /* no process of the view sees more */
-        if (!S_ISDIR(st.st_mode)) {
-            if (hide_file(path) < 0)
-                return -1;
-        } else if ((mount = empty_directory()) < 0) {
-            return fail("HIDE", path);
-        } else if (mount_attach(mount, path) < 0) {
-            return -1;
-        }
-    }
-    return 0;
 }

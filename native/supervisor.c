@@ -11,10 +11,6 @@
  * is the launcher itself and then forwards signals, too. */
 #include "supervisor.h"
 
-#include "logs.h"
-#include "ports.h"
-#include "terminal.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -85,13 +81,9 @@ static struct {
 } monitor = {.epoll = -1,
              .signals = -1,
              .status = -1,
-             .announce = -1,
-             .json = -1,
-             .grace = -1,
              .deadline = -1,
              .namespaces = {-1, -1, -1, -1},
              .view = -1,
-             .input = -1,
              .messages = -1,
              .helper = {.socket = -1}};
 
@@ -106,15 +98,8 @@ signal_view(int number)
 }
 
 static void
-view_ready(void)
+kill_view(void)
 {
-    monitor.view_ended = true;
-}
-
-static void
-parent_ready(void)
-{
-    monitor.parent_ended = true;
     signal_view(SIGKILL);
 }
 
@@ -127,16 +112,17 @@ abort_ready(void)
     signal_view(SIGKILL);
 }
 
+/* Let descriptors lead nowhere: a copy of the command's streams would keep their readers and
+ * writers from end of file. */
 static void
-reap_ready(void)
+empty_streams(int first, int last)
 {
-    monitor.may_reap = true;
-}
-
-static void
-resume_ready(void)
-{
-    monitor.resumed = true;
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int descriptor = first; descriptor <= last; descriptor++)
+        if (null < 0 || dup2(null, descriptor) < 0)
+            close(descriptor);
+    if (null >= 0)
+        close(null);
 }
 
 /* Tell the launcher of a detached view that its command runs; leave its standard error. */
@@ -145,12 +131,8 @@ announce(void)
 {
     char byte = '\n';
     ssize_t written = write(monitor.announce, &byte, 1);
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     (void)written;
-    if (null >= 0) {
-        (void)dup2(null, STDERR_FILENO);
-        close(null);
-    }
+    empty_streams(STDERR_FILENO, STDERR_FILENO);
     close(monitor.announce);
     monitor.announce = -1;
 }
@@ -158,20 +140,13 @@ announce(void)
 static void
 read_status(void)
 {
-    if (failure_read(monitor.status))
+    if (monitor.status < 0 || failure_read(monitor.status))
         return;
     monitor.executed = !has_failed();
     if (monitor.executed && monitor.announce >= 0)
         announce();
     close(monitor.status);
     monitor.status = -1;
-}
-
-static void
-status_ready(void)
-{
-    if (monitor.status >= 0)
-        read_status();
 }
 
 /* Say a line where the view's user reads it: in the log of a detached view. */
@@ -297,42 +272,26 @@ signals_ready(void)
 }
 
 static void
-open_terminal(int master)
-{
-    if (terminal_open(master) == 0)
-        return;
-    (void)fail("TERMINAL", "");
-    signal_view(SIGKILL);
-}
-
-static void
 message_ready(void)
 {
     int taken[MOST_PASSED];
     for (char kind; (kind = message_take(monitor.messages, taken));)
-        if (kind == MESSAGE_NAMESPACES)
+        if (kind == MESSAGE_NAMESPACES) {
             memcpy(monitor.namespaces, taken, sizeof taken);
-        else if (kind == MESSAGE_TERMINAL)
-            open_terminal(taken[0]);
-        else
+        } else if (kind != MESSAGE_TERMINAL) {
             monitor.command_stopped = kind == MESSAGE_STOPPED;
+        } else if (terminal_open(taken[0]) < 0) {
+            (void)fail("TERMINAL", "");
+            signal_view(SIGKILL);
+        }
     stop_with_command();
 }
 
-static struct source on_view = {.act = view_ready}, on_parent = {.act = parent_ready},
-                     on_abort = {.act = abort_ready}, on_reap = {.act = reap_ready},
-                     on_resume = {.act = resume_ready}, on_status = {.act = status_ready},
-                     on_signals = {.act = signals_ready}, on_message = {.act = message_ready},
-                     on_helper = {.act = helper_ready};
-
-static int
-watch(int descriptor, struct source *source, uint32_t how)
-{
-    struct epoll_event event = {.events = EPOLLIN | how, .data.ptr = source};
-    if (epoll_ctl(monitor.epoll, EPOLL_CTL_ADD, descriptor, &event) == 0)
-        return 0;
-    return errno == EEXIST ? epoll_ctl(monitor.epoll, EPOLL_CTL_MOD, descriptor, &event) : -1;
-}
+static struct source on_view = {.flag = &monitor.view_ended}, on_abort = {.act = abort_ready},
+                     on_parent = {.flag = &monitor.parent_ended, .act = kill_view},
+                     on_reap = {.flag = &monitor.may_reap}, on_resume = {.flag = &monitor.resumed},
+                     on_status = {.act = read_status}, on_signals = {.act = signals_ready},
+                     on_message = {.act = message_ready}, on_helper = {.act = helper_ready};
 
 static void
 handle_events(int timeout)
@@ -345,7 +304,9 @@ handle_events(int timeout)
         struct source *source = events[at].data.ptr;
         if (source->ready)
             source->ready(source, events[at].events);
-        else
+        if (source->flag)
+            *source->flag = true;
+        if (source->act)
             source->act();
     }
     if (monitor.ports) {
@@ -377,6 +338,24 @@ timeout_of_events(void)
     if (left < -1)
         left = 0;
     return sooner(sooner(ports, terminal_timeout()), (int)left);
+}
+
+/* ---- what the plan says of the monitor ------------------------------------------------------ */
+
+/* The number that a step has, `otherwise` without the step. */
+static uint64_t
+number_of(enum section section, enum step step, uint64_t otherwise)
+{
+    const struct argument *found = plan_find(&plan, section, step);
+    return found ? found->number : otherwise;
+}
+
+/* The descriptor that a step of the section of the plan has, -1 without the step. */
+static int
+descriptor_of(enum step step)
+{
+    const struct argument *found = plan_find(&plan, SECTION_PLAN, step);
+    return found ? slot_descriptor(&plan, found) : -1;
 }
 
 /* ---- descriptors ---------------------------------------------------------------------------- */
@@ -436,19 +415,6 @@ close_unnamed(void)
     close_all_but(named, count);
 }
 
-/* Only what a program that reports a failure needs: a copy of the command's streams would keep
- * their readers and writers from end of file. */
-static void
-empty_streams(void)
-{
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    for (int descriptor = 0; descriptor < 2; descriptor++)
-        if (null < 0 || dup2(null, descriptor) < 0)
-            close(descriptor);
-    if (null >= 0)
-        close(null);
-}
-
 /* ---- steps ---------------------------------------------------------------------------------- */
 
 /* Have the helper connect the network namespace of this process. One that waits for the first
@@ -462,7 +428,8 @@ connect_network(void)
         helper_end(helper);
         return 0;
     }
-    if (has_failed() || watch(helper->socket, waits ? &on_helper : &on_resume, 0) < 0)
+    if (has_failed() ||
+        watch(monitor.epoll, helper->socket, waits ? &on_helper : &on_resume, EPOLLIN) < 0)
         return fail("CONNECT", helper->program);
     while (!waits && !monitor.resumed) {
         handle_events(-1);
@@ -472,7 +439,9 @@ connect_network(void)
     int error = waits ? 0 : helper_answer(helper);
     if (error)
         return fail_with("CONNECT", error, helper->said);
-    return watch(helper->socket, &on_helper, 0) < 0 ? fail("CONNECT", helper->program) : 0;
+    return watch(monitor.epoll, helper->socket, &on_helper, EPOLLIN) < 0
+               ? fail("CONNECT", helper->program)
+               : 0;
 }
 
 /* The listening socket belongs to the host's network, the sockets that are connected to the
@@ -567,7 +536,7 @@ watch_named(void)
         return fail("PROCESS", "");
     if (monitor.alone) {
         monitor.signals = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
-        if (monitor.signals < 0 || watch(monitor.signals, &on_signals, 0) < 0)
+        if (monitor.signals < 0 || watch(monitor.epoll, monitor.signals, &on_signals, EPOLLIN) < 0)
             return fail("PROCESS", "");
     }
     while (plan_next(&cursor, &record)) {
@@ -576,7 +545,8 @@ watch_named(void)
                                 : record.step == STEP_REPORT   ? &on_reap
                                                                : NULL;
         const struct argument *slot = &record.arguments[record.step == STEP_REPORT];
-        if (source && watch(slot_descriptor(&plan, slot), source, EPOLLONESHOT) < 0)
+        if (source &&
+            watch(monitor.epoll, slot_descriptor(&plan, slot), source, EPOLLIN | EPOLLONESHOT) < 0)
             return fail("PROCESS", "");
     }
     return 0;
@@ -588,23 +558,13 @@ watch_named(void)
 static int
 status_write_end(void)
 {
-    struct record record;
     int ends[2];
-    if (plan_find(&plan, SECTION_PLAN, STEP_REPORT, &record))
-        return slot_descriptor(&plan, &record.arguments[0]);
-    if (pipe2(ends, O_CLOEXEC) < 0 || watch(ends[0], &on_status, 0) < 0)
+    if (!monitor.alone)
+        return descriptor_of(STEP_REPORT);
+    if (pipe2(ends, O_CLOEXEC) < 0 || watch(monitor.epoll, ends[0], &on_status, EPOLLIN) < 0)
         return -1;
     monitor.status = ends[0];
     return ends[1];
-}
-
-/* No mount of the view outlives it. */
-static void
-close_namespaces(void)
-{
-    for (size_t at = 0; at < OFFERED_NAMESPACES; at++)
-        if (monitor.namespaces[at] >= 0)
-            close(monitor.namespaces[at]);
 }
 
 /* Tell the parent init's process id. */
@@ -635,7 +595,7 @@ fork_init(void)
     if (descriptors.status < 0 || descriptors.monitor < 0 ||
         pipe2(descriptors.gate, O_CLOEXEC) < 0 ||
         socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0 ||
-        watch(ends[0], &on_message, EPOLLET) < 0)
+        watch(monitor.epoll, ends[0], &on_message, EPOLLIN | EPOLLET) < 0)
         return fail("PROCESS", "");
     monitor.messages = ends[0];
     descriptors.messages = ends[1];
@@ -646,7 +606,8 @@ fork_init(void)
         init_run(&plan, &descriptors);
     monitor.init = child;
     monitor.view = pidfd_of(child);
-    if (monitor.view < 0 || watch(monitor.view, &on_view, EPOLLONESHOT) < 0) {
+    if (monitor.view < 0 ||
+        watch(monitor.epoll, monitor.view, &on_view, EPOLLIN | EPOLLONESHOT) < 0) {
         (void)fail("PROCESS", "");
         kill(child, SIGKILL);
         waitpid(child, NULL, 0);
@@ -661,24 +622,15 @@ fork_init(void)
     return 0;
 }
 
-/* Wait until the relay has begun: the command begins with the size of the caller's window. */
-static void
-await_terminal(void)
-{
-    while (monitor.with_terminal && !terminal_is_open() && !monitor.view_ended)
-        handle_events(-1);
-}
-
 /* All that the monitor does from now on is to signal and reap its own child, to forward ports, and
  * to remove what the plan names. */
 static void
 give_powers_up(void)
 {
-    struct record record;
-    bool removes = plan_find(&plan, SECTION_END, STEP_REMOVE, &record) ||
-                   plan_find(&plan, SECTION_END, STEP_REMOVE_IF_EMPTY, &record);
+    bool removes = plan_find(&plan, SECTION_END, STEP_REMOVE) ||
+                   plan_find(&plan, SECTION_END, STEP_REMOVE_IF_EMPTY);
     uint64_t kept = 1 << CAP_DAC_OVERRIDE | 1 << CAP_FOWNER;
-    if (plan_find(&plan, SECTION_END, STEP_END_LIMIT, &record))
+    if (plan_find(&plan, SECTION_END, STEP_END_LIMIT))
         kept |= 1 << CAP_SYS_ADMIN;
     drop_capabilities(removes ? kept : 0);
     /* Alone, it may execute a program that needs root's capabilities to read its own files. */
@@ -720,9 +672,8 @@ reap(void)
     monitor.killed = WIFSIGNALED(ended) && WTERMSIG(ended) == SIGKILL && !monitor.kills;
     /* If init ended by itself, its status counts: the daemon may end a moment earlier, with the
      * view's mounts. What it has sent tells more, if that is awaited. */
-    struct record record;
     if (monitor.alone && monitor.aborted && monitor.code == KILLED &&
-        !plan_find(&plan, SECTION_END, STEP_AWAIT, &record))
+        !plan_find(&plan, SECTION_END, STEP_AWAIT))
         (void)fail_with("DAEMON", 0, "");
 }
 
@@ -749,7 +700,10 @@ hold_view(void)
     reap();
     monitor.view = -1;
     message_ready();
-    close_namespaces();
+    /* No mount of the view outlives it. */
+    for (size_t at = 0; at < OFFERED_NAMESPACES; at++)
+        if (monitor.namespaces[at] >= 0)
+            close(monitor.namespaces[at]);
     drain_terminal();
     if (monitor.logs)
         logs_finish(monitor.logs);
@@ -781,7 +735,7 @@ await_readable(int descriptor)
 {
     monitor.awaiting = true;
     monitor.resumed = false;
-    bool watched = watch(descriptor, &on_resume, EPOLLONESHOT) == 0;
+    bool watched = watch(monitor.epoll, descriptor, &on_resume, EPOLLIN | EPOLLONESHOT) == 0;
     if (!watched)
         (void)fail("DAEMON", "");
     while (watched && !monitor.resumed && !monitor.interrupt && !monitor.parent_ended)
@@ -891,7 +845,7 @@ carry_out_end(void)
         else if (record.step == STEP_REMOVE_IF_EMPTY)
             (void)unlinkat(descriptor, argument[1].bytes, AT_REMOVEDIR);
     }
-    if (getpid() == 1 && plan_find(&plan, SECTION_END, STEP_AWAIT, &record))
+    if (getpid() == 1 && plan_find(&plan, SECTION_END, STEP_AWAIT))
         await_daemons_end();
 }
 
@@ -899,13 +853,11 @@ carry_out_end(void)
 static _Noreturn void
 execute_front(const char *when)
 {
-    struct record record;
     const char *fields[3] = {"UNFORESEEN", "5", ""};
     (void)failure_fields(fields);
-    (void)plan_find(&plan, SECTION_PLAN, STEP_FRONT, &record);
-    size_t count = list_count(&record.arguments[0]);
-    char **argv = list_vector(&record.arguments[0], 4);
-    char **environment = list_vector(&record.arguments[1], 0);
+    const struct argument *front = plan_find(&plan, SECTION_PLAN, STEP_FRONT);
+    size_t count = list_count(&front[0]);
+    char **argv = list_vector(&front[0], 4), **environment = list_vector(&front[1], 0);
     if (argv && environment) {
         for (int field = 0; field < 3; field++)
             argv[count++] = (char *)fields[field];
@@ -950,41 +902,34 @@ start(void)
     struct record record;
     if (watch_named() < 0)
         return -1;
-    if (plan_find(&plan, SECTION_PLAN, STEP_TERMINAL, &record) &&
-        terminal_prepare(monitor.epoll, record.arguments[0].number) < 0)
+    const struct argument *terminal = plan_find(&plan, SECTION_PLAN, STEP_TERMINAL);
+    if (terminal && terminal_prepare(monitor.epoll, terminal->number) < 0)
         return fail("PROCESS", "");
     while (plan_next(&cursor, &record))
         if (carry_out(&record) < 0)
             return -1;
     if (fork_init() < 0)
         return -1;
-    await_terminal();
+    /* The command begins with the size of the caller's window, once the relay has begun. */
+    while (monitor.with_terminal && !terminal_is_open() && !monitor.view_ended)
+        handle_events(-1);
     return 0;
 }
 
 static _Noreturn void
 run(void)
 {
-    struct record record;
     (void)prctl(PR_GET_PDEATHSIG, &monitor.deadly, 0, 0, 0);
     monitor.caller = getppid();
-    monitor.alone = plan_find(&plan, SECTION_PLAN, STEP_FRONT, &record);
-    monitor.may_reap = monitor.alone;
-    monitor.with_terminal = plan_find(&plan, SECTION_PLAN, STEP_TERMINAL, &record);
-    monitor.own_session =
-        plan_find(&plan, SECTION_COMMAND, STEP_SESSION, &record) && !record.arguments[0].number;
-    if (plan_find(&plan, SECTION_PLAN, STEP_GRACE, &record))
-        monitor.grace = (int64_t)record.arguments[0].number;
-    if (plan_find(&plan, SECTION_PLAN, STEP_JSON_STATUS, &record))
-        monitor.json = slot_descriptor(&plan, &record.arguments[0]);
-    if (plan_find(&plan, SECTION_PLAN, STEP_INPUT, &record))
-        monitor.input = slot_descriptor(&plan, &record.arguments[0]);
-    if (plan_find(&plan, SECTION_PLAN, STEP_ANNOUNCE, &record))
-        monitor.announce = slot_descriptor(&plan, &record.arguments[0]);
-    if (plan_find(&plan, SECTION_COMMAND, STEP_IGNORED, &record))
-        monitor.ignored = record.arguments[0].number;
-    if (plan_find(&plan, SECTION_COMMAND, STEP_BLOCKED, &record))
-        monitor.blocked = record.arguments[0].number;
+    monitor.alone = monitor.may_reap = plan_find(&plan, SECTION_PLAN, STEP_FRONT);
+    monitor.with_terminal = plan_find(&plan, SECTION_PLAN, STEP_TERMINAL);
+    monitor.own_session = !number_of(SECTION_COMMAND, STEP_SESSION, true);
+    monitor.grace = (int64_t)number_of(SECTION_PLAN, STEP_GRACE, (uint64_t)-1);
+    monitor.json = descriptor_of(STEP_JSON_STATUS);
+    monitor.input = descriptor_of(STEP_INPUT);
+    monitor.announce = descriptor_of(STEP_ANNOUNCE);
+    monitor.ignored = number_of(SECTION_COMMAND, STEP_IGNORED, 0);
+    monitor.blocked = number_of(SECTION_COMMAND, STEP_BLOCKED, 0);
     /* A process that ignores SIGCHLD cannot wait for children (wait(2)). */
     ignore_signals(monitor.ignored & ~(1ULL << (SIGCHLD - 1)));
     if (!monitor.alone)
@@ -997,10 +942,10 @@ run(void)
     } else if (!started) {
         monitor.code = EXIT_FAILURE;
     }
-    if (!started && plan_find(&plan, SECTION_PLAN, STEP_REPORT, &record))
-        failure_write(slot_descriptor(&plan, &record.arguments[0]));
+    if (!started && !monitor.alone)
+        failure_write(descriptor_of(STEP_REPORT));
     if (monitor.alone && !monitor.with_terminal)
-        empty_streams();
+        empty_streams(STDIN_FILENO, STDOUT_FILENO);
     /* Other launchers look into this process once the locks are closed that the plan does not hold.
      */
     if (started)
@@ -1020,7 +965,7 @@ run(void)
     terminal_end();
     helper_end(&monitor.helper);
     if (monitor.alone && monitor.with_terminal)
-        empty_streams();
+        empty_streams(STDIN_FILENO, STDOUT_FILENO);
     while (monitor.status >= 0)
         read_status();
     carry_out_end();

@@ -6,9 +6,23 @@
 #include "plan.h"
 
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/types.h>
 
 #define FORWARDED_SIGNALS {SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH}
+
+/* ---- process.c: events ---------------------------------------------------------------------- */
+
+/* What an event of the epoll instance belongs to: the first member of an object that is registered
+ * there. An event calls `ready`, or sets `flag` and calls `act`, if they are not NULL. */
+struct source {
+    void (*ready)(struct source *source, uint32_t events);
+    bool *flag;
+    void (*act)(void);
+};
+
+/* Report events of a descriptor, from now on no others. Returns -1 with errno set. */
+int watch(int epoll, int descriptor, struct source *source, uint32_t events);
 
 /* ---- failure.c ------------------------------------------------------------------------------ */
 
@@ -106,11 +120,11 @@ int command_execute(const struct plan *plan, const struct init_descriptors *desc
 
 /* ---- passing.c ------------------------------------------------------------------------------ */
 
-enum { MOST_PASSED = 4 };
+enum { MOST_PASSED = 4, OFFERED_NAMESPACES = MOST_PASSED };
 
 /* The kinds of messages: of init, and that of the monitor to a helper. */
 enum {
-    MESSAGE_NAMESPACES = 'n', /* of namespaces_offer */
+    MESSAGE_NAMESPACES = 'n', /* mnt, uts, ipc, cgroup */
     MESSAGE_TERMINAL = 't',   /* the master of the pty */
     MESSAGE_STOPPED = 's',    /* the command is */
     MESSAGE_CONTINUED = 'c',
@@ -131,7 +145,8 @@ enum { MOST_SAID = 2000 }; /* bytes that are told of a helper's output */
 struct helper {
     pid_t process; /* the attendant; 0 without one */
     int socket;    /* to the attendant */
-    const char *program, *interface[3];
+    const char *program, *interface;
+    struct argument requests;   /* that make the interface; none: the program makes it */
     char said[MOST_SAID + 200]; /* a line with the program, and what it has printed */
 };
 
@@ -151,38 +166,6 @@ int helper_answer(struct helper *helper);
 
 /* Kill the program, whatever became of it, and wait for its end. */
 void helper_end(struct helper *helper);
-
-/* ---- tap.c ---------------------------------------------------------------------------------- */
-
-/* Make an interface in this network namespace, from its name, its address and its gateway's.
- * Returns its other side, or -1 with errno set. */
-int tap_make(const char *const interface[3]);
-
-/* A socket that sends packets of an interface. Returns -1 with errno set. */
-int tap_packets(const char *interface);
-
-/* Wait for the first packets, keep them, and close the interface's other side for the program that
- * carries it. */
-void tap_await(int tap);
-
-/* Send the kept packets again, once the program carries the interface. */
-void tap_resume(int packets, const char *interface);
-
-/* ---- namespaces.c --------------------------------------------------------------------------- */
-
-enum { OFFERED_NAMESPACES = MOST_PASSED };
-
-/* Send the namespaces of this process that init makes into the socket `channel`. */
-int namespaces_offer(int channel);
-
-/* ---- pty.c ---------------------------------------------------------------------------------- */
-
-/* Carry out STEP_PTY: make a pty of the view's devpts, send its master over `channel`, put its
- * slave into `*slave`, and leave the caller's session. */
-int pty_open(const struct record *step, int channel, int *slave);
-
-/* Make the slave the controlling terminal and the standard streams of this session's leader. */
-int pty_take(int slave);
 
 /* ---- mounts.c ------------------------------------------------------------------------------- */
 
@@ -215,6 +198,9 @@ int make_symlink(const char *target, const char *path);
  * set. */
 int mount_root(int mount, int whole_proc, int whole_sys, int below);
 
+/* Attach the mounts of the steps STEP_BIND, parents before the paths below them. */
+int attach_binds(struct plan *plan);
+
 /* ---- protect.c ------------------------------------------------------------------------------ */
 
 /* Carry out STEP_PROTECT: cover paths of procfs and sysfs. */
@@ -227,28 +213,10 @@ int hide(const struct argument *paths);
  * errno set. */
 int real_path(const char *path, char *real);
 
-/* ---- binds.c -------------------------------------------------------------------------------- */
-
-/* Attach the mounts of the steps STEP_BIND, parents before the paths below them. */
-int attach_binds(struct plan *plan);
-
-/* ---- memory.c ------------------------------------------------------------------------------- */
-
-/* Make a file in memory, to be written to. Returns -1 with errno set. Requires: the root is that of
- * the view. */
-int memory_file(void);
-
-/* Its detached mount, with the MOUNT_ATTR_* `attributes`; another file can be made now. Returns -1
- * with errno set. */
-int memory_mount(uint64_t attributes);
-
-/* Write into a file from its beginning. Returns -1 with errno set. */
-int write_whole(int file, const char *text, size_t size);
+/* ---- cover.c -------------------------------------------------------------------------------- */
 
 /* Carry out STEP_DATA. Returns the mount, or -1. */
 int data_mount(const struct plan *plan, const struct argument *arguments);
-
-/* ---- cover.c -------------------------------------------------------------------------------- */
 
 /* Carry out STEP_COVER. */
 int cover_file(const struct argument *arguments);
@@ -269,6 +237,98 @@ int hosts_cover(struct covered_hosts *hosts, const char *hostname, const char *l
 
 /* Write changes of the cover, without the added lines, into the covered file. */
 void hosts_write_back(const struct covered_hosts *hosts);
+
+/* ---- ports.c -------------------------------------------------------------------------------- */
+
+struct ports;
+
+/* The monotonic clock, in milliseconds. */
+int64_t now_milliseconds(void);
+
+/* Ports that report to the epoll instance `epoll`. NULL with errno set on failure. */
+struct ports *ports_new(int epoll);
+
+/* Forward a listening TCP socket or a bound UDP socket to `port` of this network namespace. Takes
+ * `listener` over. Returns 0, or -1 with errno set. */
+int ports_add(struct ports *ports, int listener, uint16_t port);
+
+/* Accept nothing more and read nothing more from clients. What the view has sent is still
+ * delivered. */
+void ports_drain(struct ports *ports);
+
+/* Free the connections that closed. Call it after the events of one epoll_wait were handled. */
+void ports_collect(struct ports *ports);
+
+/* Whether a connection is open. */
+bool ports_busy(const struct ports *ports);
+
+/* Milliseconds until `ports_expire` has work, -1 for none. */
+int ports_timeout(const struct ports *ports);
+
+/* Close UDP associations that were idle for too long. */
+void ports_expire(struct ports *ports);
+
+/* ---- logs.c --------------------------------------------------------------------------------- */
+
+struct logs;
+
+/* Read the two `pipes`, standard output and error, within the event loop `epoll`; append to the
+ * file `name` of `directory`, of at most `limit` bytes. With `at_once` what has come is
+ * not held back until its line ends. Keeps all these descriptors. Returns NULL with errno set. */
+struct logs *logs_new(int epoll, const int *pipes, int directory, const char *name, uint64_t limit,
+                      bool at_once);
+
+/* Take what is left in the pipes, whose writers have ended. */
+void logs_finish(struct logs *logs);
+
+/* Let the descriptor lead to the log, where the one line that is written next is a record of
+ * standard error. Requires: logs_finish. */
+void logs_redirect(struct logs *logs, int descriptor);
+
+/* ---- terminal.c ------------------------------------------------------------------------------ */
+
+/* The descriptors that the relay needs beside the standard ones. */
+enum { TERMINAL_DESCRIPTORS = 2 };
+
+/* Prepare the relay between descriptors 0 (if `interactive`) and 1 and a pty, and start the process
+ * that restores the caller's terminal if this one is killed. Returns 0, or -1 with errno set.
+ * Requires: no namespace is entered yet. */
+int terminal_prepare(int epoll, bool interactive);
+
+/* Relay from now on. Takes the master of the pty over. Returns 0, or -1 with errno set. */
+int terminal_open(int master);
+
+/* Whether `terminal_open` was called. */
+bool terminal_is_open(void);
+
+/* Put the descriptors that the relay needs into `kept`. */
+void terminal_descriptors(int kept[TERMINAL_DESCRIPTORS]);
+
+/* Whether a signal is for the relay, as that of a changed window size: do what it means. */
+bool terminal_takes_signal(int number);
+
+/* Set the size of the view's terminal. */
+void terminal_resize(unsigned rows, unsigned columns);
+
+/* The view has ended: what it has written is still delivered. */
+void terminal_drain(void);
+
+/* Whether all is delivered, or cannot be. */
+bool terminal_is_drained(void);
+
+/* The errno of a write to the caller's standard output that failed for another reason than that its
+ * reader has gone; 0 if none did. */
+int terminal_error(void);
+
+/* Milliseconds until `terminal_expire` has work, -1 for none. */
+int terminal_timeout(void);
+void terminal_expire(void);
+
+/* Hang up the pty: the foreground processes of the view get SIGHUP. */
+void terminal_hang_up(void);
+
+/* Restore the caller's terminal for good. */
+void terminal_end(void);
 
 /* ---- remove.c ------------------------------------------------------------------------------- */
 

@@ -7,9 +7,6 @@
  * The slave is the view's alone. So the master reports EPOLLHUP while no process of the view has it
  * open, and is watched edge-triggered: a process may open it again, as some inits do with
  * /dev/console. */
-#include "terminal.h"
-
-#include "ports.h"
 #include "supervisor.h"
 
 #include <errno.h>
@@ -48,9 +45,7 @@ struct end {
     bool ready;
 };
 
-static void input_ready(void);
-static void output_ready(void);
-static void master_ready(void);
+static void pump(void);
 
 static struct {
     int epoll, master;
@@ -69,9 +64,10 @@ static struct {
     .epoll = -1,
     .master = -1,
     .pause = FIRST_MILLISECONDS,
-    .input = {.source = {.act = input_ready}, .descriptor = STDIN_FILENO},
-    .output = {.source = {.act = output_ready}, .descriptor = STDOUT_FILENO},
-    .view = {.source = {.act = master_ready}, .descriptor = -1},
+    .input = {.source = {.flag = &terminal.input.ready, .act = pump}, .descriptor = STDIN_FILENO},
+    .output = {.source = {.flag = &terminal.output.ready, .act = pump},
+               .descriptor = STDOUT_FILENO},
+    .view = {.source = {.act = pump}, .descriptor = -1},
 };
 
 /* ---- the caller's terminal ------------------------------------------------------------------ */
@@ -196,25 +192,16 @@ consume(struct flow *flow, size_t count)
         discard(flow);
 }
 
-static void
-append(struct flow *flow, char byte)
-{
-    flow->bytes[flow->to++] = byte;
-}
-
 /* ---- events --------------------------------------------------------------------------------- */
 
+/* Without events it is removed: a hang-up would be reported in any case. */
 static int
-watch(struct end *end, uint32_t events)
+watch_end(struct end *end, uint32_t events)
 {
-    struct epoll_event event = {.events = events, .data.ptr = &end->source};
-    int how = end->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     if (end->is_file || end->watched == events)
         return 0;
-    /* Without events it is removed: a hang-up would be reported in any case. */
-    if (!events)
-        how = EPOLL_CTL_DEL;
-    int result = epoll_ctl(terminal.epoll, how, end->descriptor, &event);
+    int result = events ? watch(terminal.epoll, end->descriptor, &end->source, events)
+                        : epoll_ctl(terminal.epoll, EPOLL_CTL_DEL, end->descriptor, NULL);
     if (result < 0 && errno == EPERM) {
         end->is_file = end->ready = true;
         return 0;
@@ -332,31 +319,11 @@ pump(void)
         discard(&terminal.out);
     bool wants_input =
         terminal.interactive && !terminal.input_ended && !terminal.draining && space(&terminal.in);
-    if (watch(&terminal.input, wants_input ? EPOLLIN : 0) < 0)
+    if (watch_end(&terminal.input, wants_input ? EPOLLIN : 0) < 0)
         terminal.input_ended = true;
     bool wants_output = !is_empty(&terminal.out) && !terminal.output.ready;
-    if (watch(&terminal.output, wants_output ? EPOLLOUT : 0) < 0)
+    if (watch_end(&terminal.output, wants_output ? EPOLLOUT : 0) < 0)
         lose_output(errno);
-}
-
-static void
-input_ready(void)
-{
-    terminal.input.ready = true;
-    pump();
-}
-
-static void
-output_ready(void)
-{
-    terminal.output.ready = true;
-    pump();
-}
-
-static void
-master_ready(void)
-{
-    pump();
 }
 
 /* ---- the end of the input ------------------------------------------------------------------- */
@@ -394,8 +361,8 @@ terminal_expire(void)
     if (!is_consumed() || tcgetattr(terminal.master, &mode) < 0)
         return;
     if (terminal.partial && mode.c_lflag & ICANON)
-        append(&terminal.in, (char)mode.c_cc[VEOF]);
-    append(&terminal.in, (char)mode.c_cc[VEOF]);
+        terminal.in.bytes[terminal.in.to++] = (char)mode.c_cc[VEOF];
+    terminal.in.bytes[terminal.in.to++] = (char)mode.c_cc[VEOF];
     terminal.end_told = true;
     terminal.partial = false;
     pump();
@@ -442,9 +409,9 @@ terminal_open(int master)
     copy_size();
     make_raw();
     /* This finds files, too, for which no event comes. */
-    if (watch(&terminal.view, EPOLLIN | EPOLLOUT | EPOLLET) < 0 ||
-        watch(&terminal.output, EPOLLOUT) < 0 ||
-        (terminal.interactive && watch(&terminal.input, EPOLLIN) < 0))
+    if (watch_end(&terminal.view, EPOLLIN | EPOLLOUT | EPOLLET) < 0 ||
+        watch_end(&terminal.output, EPOLLOUT) < 0 ||
+        (terminal.interactive && watch_end(&terminal.input, EPOLLIN) < 0))
         return -1;
     pump();
     return 0;
@@ -473,17 +440,11 @@ terminal_takes_signal(int number)
     }
     if (!terminal_is_open())
         return false;
-    switch (number) {
-    case SIGWINCH:
-        copy_size();
-        return true;
-    case SIGCONT:
+    if (number == SIGCONT)
         make_raw();
+    if (number == SIGCONT || number == SIGWINCH)
         copy_size();
-        return false;
-    default:
-        return false;
-    }
+    return number == SIGWINCH;
 }
 
 void

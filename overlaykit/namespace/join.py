@@ -1,7 +1,7 @@
 """Run a command in the namespaces of a running view.
 
 The supervisor of the view is in its user and its network namespace, and holds descriptors of the others
-(native/namespaces.c). The joining command has a supervisor of its own, which forks a process into the view's PID
+(native/init.c). The joining command has a supervisor of its own, which forks a process into the view's PID
 namespace. That process is not PID 1: what its command leaves behind becomes a child of the view's init.
 
 When that supervisor is killed, that in the view dies, and a process outside has to reap it: PID 1 of the host, or a

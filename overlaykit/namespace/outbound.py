@@ -7,8 +7,10 @@ reaches the view but by published ports, and the view does not reach the host's 
 from __future__ import annotations
 
 import os
+import sys
 
 from overlaykit.errors import Error
+from overlaykit.namespace.plan import REQUEST_BYTES
 from overlaykit.record import Record
 
 TYPE_CHECKING = False
@@ -30,6 +32,25 @@ _SUBNET: Final = "10.94.0.0/24"
 _ADDRESS: Final = "10.94.0.100"
 _GATEWAY: Final = "10.94.0.2"
 """slirp4netns's own of the subnet."""
+_MTU: Final = 65520
+"""As pasta and slirp4netns have it."""
+_SIOCADDRT: Final = 0x890B
+_SIOCSIFFLAGS: Final = 0x8914
+_SIOCSIFADDR: Final = 0x8916
+_SIOCSIFNETMASK: Final = 0x891C
+_SIOCSIFMTU: Final = 0x8922
+_SIOCSARP: Final = 0x8955
+_INET: Final = 2
+"""AF_INET: the module `socket` takes milliseconds."""
+_ETHERNET: Final = 1
+_PERMANENT: Final = 6
+"""ATF_PERM | ATF_COM"""
+_UP: Final = 1
+"""IFF_UP, and RTF_UP of a route."""
+_BY_GATEWAY: Final = 2
+_MULTICAST: Final = 0x1000
+_NONE: Final = "0.0.0.0"  # noqa: S104
+_MASK: Final = "255.255.255.0"
 _ROUTES: Final = "/proc/net/route"
 _DEFAULT: Final = "00000000"
 
@@ -65,10 +86,37 @@ class Program(Record, kw_only=True):
     on_use: bool = False
     """Whether it is started for the first packet, which goes to an interface that is there before."""
 
-    @property
-    def interface(self) -> tuple[str, str, str]:
-        """The name of the view's interface, and where the program does not make it, its address and its gateway's."""
-        return (self.name, _ADDRESS, _GATEWAY) if self.on_use else (self.name, "", "")
+    def requests(self) -> list[bytes]:
+        """What sets the interface up, where the program does not: its address and its way out (`Plan.helper`)."""
+        return _requests(self.name) if self.on_use else []
+
+
+def _requests(interface: str) -> list[bytes]:
+    """Those of netdevice(7), of arp(7) and of linux/route.h."""
+    address, gateway, none, mask = map(_socket_address, (_ADDRESS, _GATEWAY, _NONE, _MASK))
+    name = interface.encode().ljust(16, b"\0")
+    # The gateway's, so that nothing has to ask for it.
+    ethernet = _int(_ETHERNET, 2) + bytes((2, 0, 0, 0, 0, 1)).ljust(14, b"\0")
+    word = bytes(8 if sys.maxsize >> 32 else 4)
+    arguments = {
+        _SIOCSIFMTU: name + _int(_MTU, 4),
+        _SIOCSIFADDR: name + address,
+        _SIOCSIFNETMASK: name + mask,
+        _SIOCSIFFLAGS: name + _int(_UP | _MULTICAST, 2),
+        _SIOCSARP: gateway + ethernet + _int(_PERMANENT, 4) + bytes(16) + name,
+        _SIOCADDRT: word + none + gateway + none + _int(_UP | _BY_GATEWAY, 2),
+    }
+    return [
+        _int(number, 8) + raw.ljust(REQUEST_BYTES - 8, b"\0") for number, raw in arguments.items()
+    ]
+
+
+def _socket_address(number: str) -> bytes:
+    return _int(_INET, 2) + bytes((0, 0, *map(int, number.split(".")))) + bytes(8)
+
+
+def _int(number: int, size: int) -> bytes:
+    return number.to_bytes(size, sys.byteorder)
 
 
 def _pasta(path: str, interface: str, *, on_use: bool) -> Program:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     _Special: TypeAlias = Callable[["_Check", Sequence[Any]], str | None]
 
     Slot: TypeAlias = str
-    Argument: TypeAlias = int | str | tuple[str | bytes, ...]
+    Argument: TypeAlias = int | str | bytes | tuple[str | bytes, ...]
     Step: TypeAlias = tuple[Argument, ...]
 
 MAGIC: Final = b"overlaykit plan\0"
@@ -51,6 +51,8 @@ GROUPS_KEPT: Final = 0
 GROUPS_SET: Final = 1
 GROUPS_SET_IF_PERMITTED: Final = 2
 """An ordinary user who maps its own ids only may not call setgroups(2)."""
+REQUEST_BYTES: Final = 128
+"""Of `helper`: the size of a request."""
 
 
 FORMS: Final = {
@@ -101,21 +103,20 @@ FORMS: Final = {
     "join_cgroup": (45, "d", "init"),
     "out_of_memory": (46, "d", "end"),
     "limit": (47, "nuus", "init command"),
-    "group": (48, "i", "command"),
-    "user": (49, "iinu", "command"),
-    "hide": (50, "P", "init"),
-    "scope_sockets": (51, "", "command"),
-    "grace": (52, "n", "plan"),
-    "json_status": (53, "d", "plan"),
-    "data": (54, "mdiasn", "init"),
-    "time_offsets": (55, "s", "monitor"),
-    "helper": (56, "vlsss", "monitor"),
-    "connect": (57, "", "monitor"),
-    "cover": (58, "/sn", "init"),
-    "input": (59, "d", "plan"),
-    "end_limit": (60, "du", "end"),
-    "hint": (61, "s", "end"),
-    "directory": (62, "sn", "init"),
+    "user": (48, "iinux", "command"),
+    "hide": (49, "P", "init"),
+    "scope_sockets": (50, "", "command"),
+    "grace": (51, "n", "plan"),
+    "json_status": (52, "d", "plan"),
+    "data": (53, "mdiasn", "init"),
+    "time_offsets": (54, "s", "monitor"),
+    "helper": (55, "vlsx", "monitor"),
+    "connect": (56, "", "monitor"),
+    "cover": (57, "/sn", "init"),
+    "input": (58, "d", "plan"),
+    "end_limit": (59, "du", "end"),
+    "hint": (60, "s", "end"),
+    "directory": (61, "sn", "init"),
 }
 """Of each step its code, a letter for each argument (native/plan.h), and the sections that may have it."""
 
@@ -284,19 +285,20 @@ class Plan:
         self.steps.append(("time_offsets", lines))
 
     def helper(
-        self, argv: Sequence[str], env: Sequence[bytes], interface: tuple[str, str, str]
+        self, argv: Sequence[str], env: Sequence[bytes], interface: str, requests: Sequence[bytes]
     ) -> None:
         """A program that stays in the network of the steps before, with the view's life, for `connect`.
 
-        `interface`: its name, and, if it is made without the program, its address and its gateway's.
+        `requests`: if the interface is made without the program, those of ioctl(2) that set it up: each a number of 8
+        bytes and the argument, REQUEST_BYTES in all.
         """
-        self.steps.append(("helper", tuple(argv), tuple(env), *interface))
+        self.steps.append(("helper", tuple(argv), tuple(env), interface, b"".join(requests)))
 
     def connect(self) -> None:
         """Start the program of `helper`, and wait until it has connected the network namespace, or ends the launch.
 
         An empty argument stands for the path of the namespace. The program is ready once it has written to the
-        descriptor 3, or has ended with the status 0: it may go on in the background. If `interface` has an address,
+        descriptor 3, or has ended with the status 0: it may go on in the background. If `helper` has requests,
         nothing is waited for: the program starts for the first packet, and the view has no way outward if it fails.
         """
         self.steps.append(("connect",))
@@ -468,13 +470,10 @@ class Plan:
         """setrlimit(2); `name` is for the failure."""
         self.steps.append(("limit", resource, soft, hard, name))
 
-    def group(self, number: int) -> None:
-        """A supplementary group for `user`."""
-        self.steps.append(("group", number))
-
-    def user(self, user: int, group: int, groups: int, kept: int) -> None:
-        """setgroups(2) as GROUPS_* says, setresgid(2) and setresuid(2); drop all capabilities but those of `kept`."""
-        self.steps.append(("user", user, group, groups, kept))
+    def user(self, user: int, group: int, kind: int, kept: int, groups: Sequence[int]) -> None:
+        """setgroups(2) as `kind` says (GROUPS_*), setresgid(2) and setresuid(2); drop all capabilities but `kept`."""
+        numbers = b"".join(map(_u32, groups))
+        self.steps.append(("user", user, group, kind, kept, numbers))
 
     def blocked(self, mask: int) -> None:
         """The command's signal mask: bit N - 1 is signal N."""
@@ -725,8 +724,11 @@ _SPECIAL: Final[dict[str, _Special]] = {
     "limit": _unless(
         "it is above the hard limit", lambda _, arguments: arguments[1] <= arguments[2]
     ),
-    "group": _unless(
-        "there are too many groups", lambda check, _: check.seen["group"] <= _MOST_GROUPS
+    "user": _unless(
+        "there are too many groups", lambda _, arguments: len(arguments[4]) <= 4 * _MOST_GROUPS
+    ),
+    "helper": _unless(
+        "a request has another size", lambda _, arguments: len(arguments[3]) % REQUEST_BYTES == 0
     ),
 }
 """What the letters do not say."""
@@ -744,6 +746,8 @@ def _record(step: Step, slots: dict[Slot, int]) -> bytes:
             record += _U32_OF_8 + argument.to_bytes(8, order)
         elif letter in _SLOTS:
             record += _U32_OF_4 + slots.setdefault(argument, len(slots)).to_bytes(4, order)
+        elif letter == "x":
+            record += _u32(len(argument)) + argument
         else:
             text = _strings((argument,) if letter in _STRINGS else argument)
             record += len(text).to_bytes(4, order) + text

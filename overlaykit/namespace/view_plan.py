@@ -122,7 +122,7 @@ def plan_of(
     if root.user_namespace is not None:
         plan.setns(slots[root.user_namespace], _native.CLONE_NEWUSER)
     if helper is not None:
-        plan.helper(helper.argv, (), helper.interface)
+        plan.helper(helper.argv, (), helper.name, helper.requests())
     if spec.network_namespace is not None:
         plan.setns(slots[spec.network_namespace], _native.CLONE_NEWNET)
     elif spec.network != "host":
@@ -274,10 +274,9 @@ def owner(spec: LaunchSpec) -> int:
 
 def _become(plan: Plan, account: Account, kept: int) -> None:
     groups = account.groups
-    for number in groups or ():
-        plan.group(number)
     for_all = GROUPS_SET if groups else GROUPS_SET_IF_PERMITTED
-    plan.user(account.user, account.group, GROUPS_KEPT if groups is None else for_all, kept)
+    kind = GROUPS_KEPT if groups is None else for_all
+    plan.user(account.user, account.group, kind, kept, groups or ())
 
 
 def _passed(spec: LaunchSpec) -> list[int]:

@@ -502,9 +502,7 @@ def test_another_user_gives_up_what_it_needs_to_become_one() -> None:
         ("limit", 7, 10, 20, "nofile"),
         ("blocked", CALLER.blocked),
         ("no_new_privs",),
-        ("group", 3),
-        ("group", 4),
-        ("user", 1, 2, GROUPS_SET, kept),
+        ("user", 1, 2, GROUPS_SET, kept, struct.pack("=II", 3, 4)),
         ("seccomp", "filter 12"),
         ("seccomp", "filter 13"),
     ]
@@ -517,13 +515,13 @@ def test_filters_that_need_a_capability_come_before_another_user() -> None:
     assert section(made, "command")[-4:-1] == [
         ("seccomp", "filter 12"),
         ("seccomp", "filter 13"),
-        ("user", 1, 2, GROUPS_SET_IF_PERMITTED, mask(confinement)),
+        ("user", 1, 2, GROUPS_SET_IF_PERMITTED, mask(confinement), b""),
     ]
 
 
 def test_groups_of_the_caller_stay_without_others() -> None:
     made = plan(account=Account(user=1, group=2, groups=None))
-    ((_, _, _, kind, _),) = only(section(made, "command"), "user")
+    ((_, _, _, kind, *_),) = only(section(made, "command"), "user")
     assert kind == GROUPS_KEPT
 
 

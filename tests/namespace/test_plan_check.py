@@ -201,20 +201,24 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
     "record 4: helper: there is no program": (
         *HEAD,
         ("section", MONITOR),
-        ("helper", (), (), "", "", ""),
+        ("helper", (), (), "", b""),
     ),
     "record 3: grace: it is too long": (*HEAD, ("grace", 1 << 31)),
-    "record 4: group: it is no user or group": (
+    "record 4: helper: a request has another size": (
         *HEAD,
-        ("section", COMMAND),
-        ("group", (1 << 32) - 1),
+        ("section", MONITOR),
+        ("helper", ("/a",), (), "eth0", b"request"),
     ),
     "record 4: user: it is no user or group": (
         *HEAD,
         ("section", COMMAND),
-        ("user", 0, 1 << 32, 0, 0),
+        ("user", 0, 1 << 32, 0, 0, b""),
     ),
-    "record 4: user: there are no such flags": (*HEAD, ("section", COMMAND), ("user", 0, 0, 3, 0)),
+    "record 4: user: there are no such flags": (
+        *HEAD,
+        ("section", COMMAND),
+        ("user", 0, 0, 3, 0, b""),
+    ),
     "its terminal has no front or no pty": (
         *HEAD,
         ("terminal", 1),

@@ -18,6 +18,7 @@ from typing import Any, Final
 import pytest
 
 from overlaykit import _native
+from overlaykit.namespace import outbound
 from overlaykit.procfs import children
 
 from ..patience import patience
@@ -276,7 +277,7 @@ def connected(
 ) -> bytes:
     """A view whose network a script connects: $1 is the path of the namespace."""
     program = ("/bin/sh", "-c", script, "helper", "")
-    helper: Step = ("helper", program, ("PATH=/usr/sbin:/usr/bin:/sbin:/bin",), "", "", "")
+    helper: Step = ("helper", program, ("PATH=/usr/sbin:/usr/bin:/sbin:/bin",), "", b"")
     return plans.encoded(*plans.steps(*argv, monitor=(helper, *monitor), **how))
 
 
@@ -316,7 +317,7 @@ def test_a_helper_may_say_much() -> None:
 
 
 def test_a_helper_that_cannot_be_executed_ends_the_launch() -> None:
-    steps = plans.steps("true", monitor=[("helper", ("/none", "a"), (), "", "", ""), ("connect",)])
+    steps = plans.steps("true", monitor=[("helper", ("/none", "a"), (), "", b""), ("connect",)])
     assert plans.run(plans.encoded(*steps)) == failure_to_connect("/none\n")
 
 
@@ -385,7 +386,8 @@ def test_the_end_of_a_helper_alone_is_told_and_the_view_goes_on(stack: ExitStack
 def waiting(script: str, *argv: str) -> bytes:
     """A view whose interface waits for a packet, for which a script is started."""
     program = ("/bin/sh", "-c", script, "helper", "")
-    helper: Step = ("helper", program, (), "eth0", "10.94.0.100", "10.94.0.2")
+    made = outbound.Program(argv=program, name="eth0", on_use=True)
+    helper: Step = ("helper", program, (), made.name, b"".join(made.requests()))
     monitor = (helper, ("unshare", _native.CLONE_NEWNET), ("connect",))
     return plans.encoded(*plans.steps(*argv, monitor=monitor))
 
