@@ -1,15 +1,8 @@
 /* The command: what a new fork of init sets before execve(2). */
 #include "supervisor.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <grp.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define LISTEN_PID "LISTEN_PID="
 
@@ -80,7 +73,7 @@ become(const struct argument *arguments)
         return fail("CAPABILITIES", "");
     if (setresuid(user, user, user) < 0)
         return fail("USER", subject);
-    drop_capabilities(kept);
+    (void)set_capabilities(kept);
     return 0;
 }
 
@@ -134,7 +127,7 @@ carry_out(const struct plan *plan, const struct record *record, int slave)
     case STEP_SCOPE_SOCKETS:
         return scope_sockets() < 0 ? fail("SCOPE", "") : 0;
     case STEP_SECCOMP:
-        return install_filter(slot_descriptor(plan, &argument[0])) < 0 ? fail("SECCOMP", "") : 0;
+        return install_filter(argument) < 0 ? fail("SECCOMP", "") : 0;
     case STEP_RESTRICT_CAPABILITIES:
         return restrict_capabilities(argument[0].number) < 0 ? fail("CAPABILITIES", "") : 0;
     case STEP_LIMIT:

@@ -3,17 +3,8 @@
  * where the upper is kept, changes to it are written back after the command's end. */
 #include "supervisor.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <linux/mount.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #define ATTACHED_AT "/run"
 

@@ -1,11 +1,6 @@
 /* The failure of a step, as a record: name, errno and subject, each with a NUL after it. */
 #include "supervisor.h"
 
-#include <errno.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
-
 /* In the status pipe END follows in the place of the last NUL; no name holds a NUL. A name may
  * begin with a newline, so one NUL is not enough. */
 static const char END[] = {'\0', '\0', '\n'};
@@ -40,8 +35,7 @@ failure_write(int status)
 {
     (void)fail_with("UNFORESEEN", EIO, ""); /* unless another one is recorded */
     memcpy(record + used, END, sizeof END);
-    ssize_t written = write(status, record, used + sizeof END);
-    (void)written;
+    (void)!write(status, record, used + sizeof END);
 }
 
 bool

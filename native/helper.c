@@ -11,22 +11,11 @@
  * background, or ignore signals. */
 #include "supervisor.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/if_packet.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
-#include <poll.h>
 #include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 /* The descriptor that the program has beside the standard ones. */
 enum { READY = 3 };
@@ -248,7 +237,7 @@ start_program(struct attendant *self, char **argv, char **environment, int netwo
         (*interface && (packets = tap_packets(interface)) < 0) ||
         prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) < 0)
         answer_and_exit(self, errno);
-    drop_capabilities(0);
+    (void)set_capabilities(0);
     self->ready = ready[0];
     self->output = output[0];
     int kept[] = {self->monitor, self->ready, self->output, packets};

@@ -3,21 +3,10 @@
  * (pid_namespaces(7)). */
 #include "supervisor.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/mount.h>
 #include <net/if.h>
 #include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 enum { ALL_OTHERS = -1 }; /* kill(2): init itself is PID 1 */
 
@@ -35,22 +24,7 @@ raise_loopback(void)
     return 0;
 }
 
-/* Put the mount made by STEP_FRESH or STEP_CLONE into its slot, or see whether the step is
- * optional. */
-static int
-keep_mount(struct plan *plan, const struct argument *slot, int mount, uint64_t flags,
-           const struct argument *failure)
-{
-    if (mount >= 0) {
-        slot_fill(plan, slot, mount);
-        return 0;
-    }
-    if (flags & PLAN_OPTIONAL || (flags & PLAN_OPTIONAL_IF_EPERM && errno == EPERM) ||
-        (flags & PLAN_OPTIONAL_IF_ENOENT && errno == ENOENT))
-        return 0;
-    return fail(failure[0].bytes, failure[1].bytes);
-}
-
+/* Carry out STEP_FRESH or STEP_CLONE. */
 static int
 make_mount(struct plan *plan, const struct record *record)
 {
@@ -65,7 +39,13 @@ make_mount(struct plan *plan, const struct record *record)
     bool changes = attributes.attr_set | attributes.attr_clr | attributes.propagation;
     int mount = fresh ? mount_fresh(argument[1].bytes, (unsigned)argument[2].number, &argument[3])
                       : mount_clone(argument[1].bytes, changes ? &attributes : NULL);
-    return keep_mount(plan, &argument[0], mount, flags, &argument[fresh ? 5 : 6]);
+    const struct argument *failure = &argument[fresh ? 5 : 6];
+    if (mount >= 0)
+        slot_fill(plan, &argument[0], mount);
+    else if (!(flags & PLAN_OPTIONAL || (flags & PLAN_OPTIONAL_IF_EPERM && errno == EPERM) ||
+               (flags & PLAN_OPTIONAL_IF_ENOENT && errno == ENOENT)))
+        return fail(failure[0].bytes, failure[1].bytes);
+    return 0;
 }
 
 static int
@@ -86,11 +66,9 @@ attach(struct plan *plan, const struct argument *argument)
     int mount = slot_descriptor(plan, &argument[0]);
     if (mount < 0)
         return 0;
-    if (argument[2].number & PLAN_IF_TARGET_EXISTS && stat(argument[1].bytes, &st) < 0) {
-        slot_close(plan, &argument[0]);
-        return 0;
-    }
     slot_fill(plan, &argument[0], -1);
+    if (argument[2].number & PLAN_IF_TARGET_EXISTS && stat(argument[1].bytes, &st) < 0)
+        return close(mount);
     return mount_attach(mount, argument[1].bytes);
 }
 

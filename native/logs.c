@@ -7,14 +7,7 @@
  * disk that takes no more loses records and does not hold the command up. */
 #include "supervisor.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 enum {
     LONGEST_LINE = 16384, /* bytes; longer ones have several records */
@@ -25,37 +18,36 @@ enum {
 
 struct stream {
     struct source source;
-    struct logs *logs;
     const char *tag;
     int from; /* the read end of a pipe; -1 after its end */
     size_t held;
     char line[LONGEST_LINE];
 };
 
-struct logs {
-    int epoll, directory, file;
+static struct {
+    int directory, file;
     char name[LONGEST_NAME], old[LONGEST_NAME + 2];
     uint64_t size, limit;
     bool at_once;
     struct stream streams[2];
-};
+} logs;
 
 static void
-open_file(struct logs *logs)
+open_file(void)
 {
     struct stat st;
     int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW;
-    logs->file = openat(logs->directory, logs->name, flags, 0600);
-    logs->size = logs->file >= 0 && fstat(logs->file, &st) == 0 ? (uint64_t)st.st_size : 0;
+    logs.file = openat(logs.directory, logs.name, flags, 0600);
+    logs.size = logs.file >= 0 && fstat(logs.file, &st) == 0 ? (uint64_t)st.st_size : 0;
 }
 
 static void
-rotate(struct logs *logs)
+rotate(void)
 {
-    if (logs->file >= 0)
-        close(logs->file);
-    (void)renameat(logs->directory, logs->name, logs->directory, logs->old);
-    open_file(logs);
+    if (logs.file >= 0)
+        close(logs.file);
+    (void)renameat(logs.directory, logs.name, logs.directory, logs.old);
+    open_file();
 }
 
 /* Write the head of a record: the time, the stream, and whether the line ends in it. Returns its
@@ -78,24 +70,23 @@ static void
 write_record(struct stream *stream, size_t count, bool whole)
 {
     static char record[LONGEST_HEAD + LONGEST_LINE + 1];
-    struct logs *logs = stream->logs;
     size_t head = format_head(record, stream->tag, whole);
     if (!head)
         return;
     memcpy(record + head, stream->line, count);
     record[head + count] = '\n';
     size_t length = head + count + 1;
-    if (logs->file < 0)
-        open_file(logs);
-    if (logs->size && logs->size + length > logs->limit)
-        rotate(logs);
-    ssize_t written = logs->file < 0 ? -1 : write(logs->file, record, length);
+    if (logs.file < 0)
+        open_file();
+    if (logs.size && logs.size + length > logs.limit)
+        rotate();
+    ssize_t written = logs.file < 0 ? -1 : write(logs.file, record, length);
     if (written < 0)
         return;
-    logs->size += (uint64_t)written;
+    logs.size += (uint64_t)written;
     /* Half a record would be read as one: end it. */
-    if ((size_t)written < length && write(logs->file, "\n", 1) == 1)
-        logs->size++;
+    if ((size_t)written < length && write(logs.file, "\n", 1) == 1)
+        logs.size++;
 }
 
 static void
@@ -108,7 +99,7 @@ write_lines(struct stream *stream)
         stream->held -= count + 1;
         memmove(stream->line, end + 1, stream->held);
     }
-    if (stream->held == LONGEST_LINE || (stream->held && stream->logs->at_once)) {
+    if (stream->held == LONGEST_LINE || (stream->held && logs.at_once)) {
         write_record(stream, stream->held, false);
         stream->held = 0;
     }
@@ -120,7 +111,7 @@ end_stream(struct stream *stream)
     if (stream->held)
         write_record(stream, stream->held, false);
     stream->held = 0;
-    (void)epoll_ctl(stream->logs->epoll, EPOLL_CTL_DEL, stream->from, NULL);
+    unwatch(stream->from);
     close(stream->from);
     stream->from = -1;
 }
@@ -149,61 +140,57 @@ stream_ready(struct source *source, uint32_t events)
         continue;
 }
 
-struct logs *
-logs_new(int epoll, const int *pipes, int directory, const char *name, uint64_t limit, bool at_once)
+int
+logs_open(const int *pipes, int directory, const char *name, uint64_t limit, bool at_once)
 {
     static const char *const tags[] = {"stdout", "stderr"};
-    struct logs *logs = calloc(1, sizeof *logs);
-    if (!logs)
-        return NULL;
-    logs->epoll = epoll;
-    logs->directory = directory;
-    logs->limit = limit;
-    logs->at_once = at_once;
-    (void)snprintf(logs->name, sizeof logs->name, "%s", name);
-    (void)snprintf(logs->old, sizeof logs->old, "%s.1", logs->name);
-    open_file(logs);
-    if (logs->file < 0)
-        return NULL;
+    logs.directory = directory;
+    logs.limit = limit;
+    logs.at_once = at_once;
+    (void)snprintf(logs.name, sizeof logs.name, "%s", name);
+    (void)snprintf(logs.old, sizeof logs.old, "%s.1", logs.name);
+    open_file();
+    if (logs.file < 0)
+        return -1;
     /* Opened again for the first record: until the view runs, others are closed. */
-    close(logs->file);
-    logs->file = -1;
+    close(logs.file);
+    logs.file = -1;
     for (int at = 0; at < 2; at++) {
-        struct stream *stream = &logs->streams[at];
-        *stream = (struct stream){
-            .source = {.ready = stream_ready}, .logs = logs, .tag = tags[at], .from = pipes[at]};
+        struct stream *stream = &logs.streams[at];
+        *stream =
+            (struct stream){.source = {.ready = stream_ready}, .tag = tags[at], .from = pipes[at]};
         if (fcntl(pipes[at], F_SETFL, O_NONBLOCK) < 0 ||
-            watch(epoll, pipes[at], &stream->source, EPOLLIN) < 0)
-            return NULL;
+            watch(pipes[at], &stream->source, EPOLLIN) < 0)
+            return -1;
     }
-    return logs;
+    return 0;
 }
 
 void
-logs_finish(struct logs *logs)
+logs_finish(void)
 {
     for (int at = 0; at < 2; at++) {
-        struct stream *stream = &logs->streams[at];
+        struct stream *stream = &logs.streams[at];
         while (stream->from >= 0 && take(stream))
             continue;
         if (stream->from >= 0)
             end_stream(stream);
     }
-    if (logs->file >= 0)
-        close(logs->file);
-    logs->file = -1;
+    if (logs.file >= 0)
+        close(logs.file);
+    logs.file = -1;
 }
 
 void
-logs_redirect(struct logs *logs, int descriptor)
+logs_redirect(int descriptor)
 {
     char head[LONGEST_HEAD];
-    size_t count = format_head(head, logs->streams[1].tag, true);
-    open_file(logs);
-    if (logs->file < 0)
+    size_t count = format_head(head, logs.streams[1].tag, true);
+    open_file();
+    if (logs.file < 0)
         return;
-    if (write(logs->file, head, count) == (ssize_t)count)
-        (void)dup2(logs->file, descriptor);
-    close(logs->file);
-    logs->file = -1;
+    if (write(logs.file, head, count) == (ssize_t)count)
+        (void)dup2(logs.file, descriptor);
+    close(logs.file);
+    logs.file = -1;
 }

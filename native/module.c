@@ -4,15 +4,12 @@
  */
 #include "native.h"
 
-#include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
 #include <sched.h>
-#include <stdio.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 
 /* Missing from the headers of Debian 11 (Linux 5.10, glibc 2.31), or in sys/mount.h, which
  * conflicts with linux/mount.h in some versions of glibc. */
@@ -109,8 +106,7 @@ module_exec(PyObject *module)
         if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value) < 0)
             return -1;
     PyMethodDef *const methods[] = {native_syscall_methods, native_session_methods,
-                                    native_absent_methods, native_image_methods,
-                                    native_plane_methods};
+                                    native_image_methods, native_plane_methods};
     for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
         if (PyModule_AddFunctions(module, methods[i]) < 0)
             return -1;

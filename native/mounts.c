@@ -1,16 +1,7 @@
 /* Detached mounts: make one, clone one, attach one, make one the root. */
 #include "supervisor.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <linux/mount.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 /* Missing from the headers of Linux 5.10. The number is the same on all architectures but alpha. */
 #ifndef SYS_mount_setattr
@@ -88,7 +79,9 @@ mount_clone(const char *path, const struct mount_attr *attributes)
 
 /* ---- paths ---------------------------------------------------------------------------------- */
 
-int
+/* Put `first`, a slash unless `first` ends with one, and `second` into `path`, of PATH_MAX bytes.
+ * Returns -1 with errno set. */
+static int
 join_paths(char *path, const char *first, const char *second)
 {
     size_t length = strlen(first);

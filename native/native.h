@@ -8,6 +8,12 @@
 #include <Python.h>
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 /* The generation of a listing's entry without a nodeid (session.c). No node has it. */
 #define NAME_ONLY 1
@@ -54,7 +60,6 @@ PyObject *native_raise(const native_path *path, const native_path *second);
 
 extern PyMethodDef native_syscall_methods[];
 extern PyMethodDef native_session_methods[];
-extern PyMethodDef native_absent_methods[];
 extern PyMethodDef native_image_methods[];
 extern PyMethodDef native_plane_methods[];
 

@@ -1,9 +1,6 @@
 /* Messages of a byte and descriptors, to another process through a socket (SCM_RIGHTS, unix(7)). */
 #include "supervisor.h"
 
-#include <string.h>
-#include <sys/socket.h>
-
 /* Room for the descriptors in a control message (cmsg(3)). */
 union control {
     char bytes[CMSG_SPACE(sizeof(int) * MOST_PASSED)];

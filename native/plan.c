@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -153,13 +152,6 @@ slot_fill(struct plan *plan, const struct argument *slot, int descriptor)
 }
 
 void
-slot_close(struct plan *plan, const struct argument *slot)
-{
-    close(slot_descriptor(plan, slot));
-    slot_fill(plan, slot, -1);
-}
-
-void
 plan_forget(struct plan *plan, enum section first, enum section last)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
@@ -186,19 +178,6 @@ check_descriptor(struct plan *plan, const struct argument *slot, uint64_t number
     return NULL;
 }
 
-static const char *
-check_filter(const struct plan *plan, const struct argument *slot)
-{
-    struct stat st;
-    if (fstat(slot_descriptor(plan, slot), &st) < 0 || !S_ISREG(st.st_mode))
-        return "the filter is no file";
-    if (st.st_size <= 0 || st.st_size % FILTER_INSTRUCTION_BYTES)
-        return "the filter is no sequence of instructions";
-    if (st.st_size / FILTER_INSTRUCTION_BYTES > FILTER_MOST_INSTRUCTIONS)
-        return "the filter has too many instructions";
-    return NULL;
-}
-
 /* Check what a record says of this process, and of its place in the plan. */
 static const char *
 check_record(struct plan *plan, int *section, const struct record *record)
@@ -211,9 +190,9 @@ check_record(struct plan *plan, int *section, const struct record *record)
     } else if (*section < 0) {
         return "it comes before the first section";
     }
-    if (record->step == STEP_DESCRIPTOR)
-        return check_descriptor(plan, &argument[0], argument[1].number);
-    return record->step == STEP_SECCOMP ? check_filter(plan, &argument[0]) : NULL;
+    return record->step == STEP_DESCRIPTOR
+               ? check_descriptor(plan, &argument[0], argument[1].number)
+               : NULL;
 }
 
 /* Check the header. Returns NULL, or what is wrong. */
@@ -268,31 +247,25 @@ int
 plan_read(struct plan *plan, int from, const char **refusal)
 {
     struct stat st;
-    int waiting = 0;
+    const size_t room = PLAN_LARGEST + 1;
+    ssize_t count;
     if (from < FIRST_DESCRIPTOR || fstat(from, &st) < 0 ||
         !(S_ISREG(st.st_mode) || S_ISFIFO(st.st_mode)))
         return refuse(refusal, "descriptor %d holds none", from);
-    /* A pipe has no limit on the size of files. Its writer has written all. */
-    bool piped = S_ISFIFO(st.st_mode);
-    if (piped && ioctl(from, FIONREAD, &waiting) < 0)
-        return refuse(refusal, "%s", strerror(errno));
-    long long size = piped ? waiting : (long long)st.st_size;
-    if (size <= 0 || size > PLAN_LARGEST)
-        return refuse(refusal, "it has %lld bytes", size);
-    plan->size = (size_t)size;
     /* A copy, since the file may change after it was checked. */
-    plan->bytes =
-        mmap(NULL, plan->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    plan->bytes = mmap(NULL, room, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (plan->bytes == MAP_FAILED)
         return refuse(refusal, "%s", strerror(errno));
-    for (size_t got = 0; got < plan->size;) {
-        size_t left = plan->size - got;
-        ssize_t count = piped ? read(from, plan->bytes + got, left)
-                              : pread(from, plan->bytes + got, left, (off_t)got);
-        if (count <= 0)
-            return refuse(refusal, "%s", count ? strerror(errno) : "it ends early");
-        got += (size_t)count;
-    }
+    /* The writer of a file has left the offset at its end; that of a pipe has written all. */
+    (void)lseek(from, 0, SEEK_SET);
+    while (plan->size < room && (count = read(from, plan->bytes + plan->size, room - plan->size)))
+        if (count > 0)
+            plan->size += (size_t)count;
+        else if (errno != EINTR)
+            return refuse(refusal, "%s", strerror(errno));
     close(from);
+    if (!plan->size || plan->size == room)
+        return refuse(refusal, "it has %zu bytes", plan->size);
     return check_plan(plan, refusal);
 }

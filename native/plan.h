@@ -30,11 +30,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum {
-    MOST_ARGUMENTS = 8,
-    FILTER_INSTRUCTION_BYTES = 8,    /* struct sock_filter */
-    FILTER_MOST_INSTRUCTIONS = 4096, /* BPF_MAXINSNS */
-};
+enum { MOST_ARGUMENTS = 8 };
 
 #define STEP(code, number, ...) STEP_##code = (number),
 enum step { PLAN_STEPS(STEP) STEPS };
@@ -90,9 +86,6 @@ char **list_vector(const struct argument *list, size_t more);
 int slot_descriptor(const struct plan *plan, const struct argument *slot);
 
 void slot_fill(struct plan *plan, const struct argument *slot, int descriptor);
-
-/* Close a slot's descriptor and leave the slot empty. */
-void slot_close(struct plan *plan, const struct argument *slot);
 
 /* Give the memory of the sections from `first` to `last` back to the kernel: they are carried
  * out. */

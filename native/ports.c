@@ -10,15 +10,9 @@
 #include "supervisor.h"
 
 #include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
 enum {
     BUFFER_BYTES = 1 << 16,
@@ -91,7 +85,6 @@ struct flow {
 
 struct listener {
     struct source source;
-    struct ports *ports;
     struct listener *next;
     int fd;
     uint16_t port;
@@ -101,15 +94,14 @@ struct listener {
     size_t flows;
 };
 
-struct ports {
-    int epoll;
+static struct {
     bool draining;
     struct listener *listeners;
     struct flow *dead;
     int idle_pipes[MOST_IDLE_PIPES][2];
     int idle_pipe_count;
     uint8_t buffer[BUFFER_BYTES];
-};
+} ports;
 
 int64_t
 now_milliseconds(void)
@@ -128,29 +120,24 @@ is_stream(const struct listener *listener)
 static struct address
 loopback(int family, uint16_t port)
 {
-    struct address address;
-    memset(&address, 0, sizeof address);
-    if (family == AF_INET6) {
-        address.six.sin6_family = AF_INET6;
-        address.six.sin6_port = htons(port);
-        address.six.sin6_addr = in6addr_loopback;
-        address.length = sizeof address.six;
-    } else {
-        address.four.sin_family = AF_INET;
-        address.four.sin_port = htons(port);
-        address.four.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        address.length = sizeof address.four;
-    }
-    return address;
+    if (family == AF_INET6)
+        return (struct address){.length = sizeof(struct sockaddr_in6),
+                                .six = {.sin6_family = AF_INET6,
+                                        .sin6_port = htons(port),
+                                        .sin6_addr = IN6ADDR_LOOPBACK_INIT}};
+    return (struct address){.length = sizeof(struct sockaddr_in),
+                            .four = {.sin_family = AF_INET,
+                                     .sin_port = htons(port),
+                                     .sin_addr.s_addr = htonl(INADDR_LOOPBACK)}};
 }
 
 /* Pipes */
 
 static bool
-take_pipe(struct ports *ports, int pipe[2])
+take_pipe(int pipe[2])
 {
-    if (ports->idle_pipe_count) {
-        memcpy(pipe, ports->idle_pipes[--ports->idle_pipe_count], sizeof ports->idle_pipes[0]);
+    if (ports.idle_pipe_count) {
+        memcpy(pipe, ports.idle_pipes[--ports.idle_pipe_count], sizeof ports.idle_pipes[0]);
         return true;
     }
     if (pipe2(pipe, O_NONBLOCK | O_CLOEXEC) < 0) {
@@ -163,12 +150,12 @@ take_pipe(struct ports *ports, int pipe[2])
 }
 
 static void
-give_pipe_back(struct ports *ports, struct half *half)
+give_pipe_back(struct half *half)
 {
     if (half->pipe[0] < 0)
         return;
-    if (!half->piped && ports->idle_pipe_count < MOST_IDLE_PIPES) {
-        memcpy(ports->idle_pipes[ports->idle_pipe_count++], half->pipe, sizeof half->pipe);
+    if (!half->piped && ports.idle_pipe_count < MOST_IDLE_PIPES) {
+        memcpy(ports.idle_pipes[ports.idle_pipe_count++], half->pipe, sizeof half->pipe);
     } else {
         close(half->pipe[0]);
         close(half->pipe[1]);
@@ -197,7 +184,7 @@ list_as_newest(struct flow *flow)
     listener->newest = flow;
 }
 
-static void resume_listeners(struct ports *ports);
+static void resume_listeners(void);
 
 static void
 reset_on_close(int fd)
@@ -209,7 +196,6 @@ reset_on_close(int fd)
 static void
 close_flow(struct flow *flow, bool reset)
 {
-    struct ports *ports = flow->listener->ports;
     if (flow->dead)
         return;
     flow->dead = true;
@@ -219,15 +205,15 @@ close_flow(struct flow *flow, bool reset)
             reset_on_close(fd);
         if (fd >= 0)
             close(fd);
-        give_pipe_back(ports, &flow->halves[side]);
+        give_pipe_back(&flow->halves[side]);
         free(flow->halves[side].kept);
     }
     unlist(flow);
     flow->listener->flows--;
     /* Not freed yet: an event of it may still be in the caller's array. */
-    flow->older = ports->dead;
-    ports->dead = flow;
-    resume_listeners(ports);
+    flow->older = ports.dead;
+    ports.dead = flow;
+    resume_listeners();
 }
 
 static bool try_other_family(struct flow *flow);
@@ -252,7 +238,7 @@ connect_to_view(struct flow *flow)
     flow->connected = stream && result == 0;
     if (result < 0 && errno != EINPROGRESS)
         return -1;
-    return watch(listener->ports->epoll, end->fd, &end->source, stream ? END_EVENTS : EPOLLIN);
+    return watch(end->fd, &end->source, stream ? END_EVENTS : EPOLLIN);
 }
 
 /* Nothing of the view listens at this family's address. */
@@ -334,7 +320,7 @@ flush(struct half *half, int sink)
 /* Read once from the source, and write. Returns as `flush`, 1 also where there was nothing to read.
  */
 static int
-carry_once(struct ports *ports, struct half *half, int source, int sink)
+carry_once(struct half *half, int source, int sink)
 {
     ssize_t got;
     if (half->pipe[0] >= 0) {
@@ -345,24 +331,24 @@ carry_once(struct ports *ports, struct half *half, int source, int sink)
             if (got < BUFFER_BYTES) { /* no bulk data any more */
                 int state = flush(half, sink);
                 if (state == 1)
-                    give_pipe_back(ports, half);
+                    give_pipe_back(half);
                 return state;
             }
             return flush(half, sink);
         }
     } else {
-        got = recv(source, ports->buffer, sizeof ports->buffer, 0);
+        got = recv(source, ports.buffer, sizeof ports.buffer, 0);
         if (got > 0) {
-            ssize_t sent = send(sink, ports->buffer, (size_t)got, MSG_NOSIGNAL);
+            ssize_t sent = send(sink, ports.buffer, (size_t)got, MSG_NOSIGNAL);
             if (sent < 0) {
                 if (errno != EAGAIN)
                     return -1;
                 sent = 0;
             }
             if (sent < got)
-                return keep(half, ports->buffer + sent, (size_t)(got - sent)) ? 0 : -1;
-            if (got == (ssize_t)sizeof ports->buffer)
-                (void)take_pipe(ports, half->pipe);
+                return keep(half, ports.buffer + sent, (size_t)(got - sent)) ? 0 : -1;
+            if (got == (ssize_t)sizeof ports.buffer)
+                (void)take_pipe(half->pipe);
             else if (!half->hung_up)
                 half->readable = false; /* a stream that gave less has no more: epoll(7) */
             return 1;
@@ -382,23 +368,22 @@ carry_once(struct ports *ports, struct half *half, int source, int sink)
 static bool
 carry(struct flow *flow, enum side from)
 {
-    struct ports *ports = flow->listener->ports;
     struct half *half = &flow->halves[from];
     int source = flow->ends[from].fd;
     int sink = flow->ends[!from].fd;
     int state = flush(half, sink);
     for (int count = 0;
-         state == 1 && half->readable && !half->ended && !(from == CLIENT && ports->draining);
+         state == 1 && half->readable && !half->ended && !(from == CLIENT && ports.draining);
          count++) {
         if (count == READS_AT_ONCE) /* the others first: a modified descriptor reports again */
-            return watch(ports->epoll, source, &flow->ends[from].source, END_EVENTS) == 0;
-        state = carry_once(ports, half, source, sink);
+            return watch(source, &flow->ends[from].source, END_EVENTS) == 0;
+        state = carry_once(half, source, sink);
     }
     if (state < 0)
         return false;
     if (state == 1 && half->ended && !half->closed) {
         half->closed = true;
-        give_pipe_back(ports, half);
+        give_pipe_back(half);
         if (shutdown(sink, SHUT_WR) < 0 && errno != ENOTCONN)
             return false;
     }
@@ -412,7 +397,7 @@ advance(struct flow *flow)
         close_flow(flow, true);
         return;
     }
-    bool client_done = flow->halves[CLIENT].closed || flow->listener->ports->draining;
+    bool client_done = flow->halves[CLIENT].closed || ports.draining;
     if (client_done && flow->halves[VIEW].closed)
         close_flow(flow, false);
 }
@@ -455,7 +440,7 @@ start_connection(struct listener *listener, int client)
     if (!flow)
         return;
     flow->halves[CLIENT].readable = true;
-    if (watch(listener->ports->epoll, client, &flow->ends[CLIENT].source, END_EVENTS) < 0)
+    if (watch(client, &flow->ends[CLIENT].source, END_EVENTS) < 0)
         close_flow(flow, true);
     else if (flow->connected)
         advance(flow);
@@ -465,15 +450,15 @@ static void
 pause_listener(struct listener *listener)
 {
     listener->paused = true;
-    (void)epoll_ctl(listener->ports->epoll, EPOLL_CTL_DEL, listener->fd, NULL);
+    unwatch(listener->fd);
 }
 
 static void
-resume_listeners(struct ports *ports)
+resume_listeners(void)
 {
-    for (struct listener *listener = ports->listeners; listener; listener = listener->next)
+    for (struct listener *listener = ports.listeners; listener; listener = listener->next)
         if (listener->paused && listener->fd >= 0 &&
-            watch(ports->epoll, listener->fd, &listener->source, EPOLLIN) == 0)
+            watch(listener->fd, &listener->source, EPOLLIN) == 0)
             listener->paused = false;
 }
 
@@ -492,7 +477,7 @@ accept_ready(struct source *source, uint32_t events)
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             /* The clients wait in the backlog for a connection to close; without any there is
              * nothing to wait for. */
-            if (ports_busy(listener->ports))
+            if (ports_busy())
                 pause_listener(listener);
         }
         if (errno != ECONNABORTED && errno != EINTR)
@@ -515,10 +500,9 @@ answer_ready(struct source *source, uint32_t events)
 {
     struct flow *flow = ((struct end *)source)->flow;
     struct listener *listener = flow->listener;
-    struct ports *ports = listener->ports;
     (void)events;
     for (int count = 0; count < DATAGRAMS_AT_ONCE && !flow->dead; count++) {
-        ssize_t got = recv(flow->ends[VIEW].fd, ports->buffer, sizeof ports->buffer, 0);
+        ssize_t got = recv(flow->ends[VIEW].fd, ports.buffer, sizeof ports.buffer, 0);
         if (got < 0 && errno == ECONNREFUSED) {
             /* Nothing listens. The client will send again; the other family may have a server then.
              */
@@ -532,7 +516,7 @@ answer_ready(struct source *source, uint32_t events)
             return;
         flow->connected = true;
         touch(flow);
-        struct iovec bytes = {ports->buffer, (size_t)got};
+        struct iovec bytes = {ports.buffer, (size_t)got};
         struct destination *known = &flow->destination;
         /* From the address that the client knows. */
         struct msghdr message = {.msg_name = &flow->client.any,
@@ -569,13 +553,12 @@ static void
 datagram_ready(struct source *source, uint32_t events)
 {
     struct listener *listener = (struct listener *)source;
-    struct ports *ports = listener->ports;
     (void)events;
     for (int count = 0; count < DATAGRAMS_AT_ONCE && listener->fd >= 0; count++) {
         struct address client;
         struct destination to;
         memset(&client, 0, sizeof client);
-        struct iovec bytes = {ports->buffer, sizeof ports->buffer};
+        struct iovec bytes = {ports.buffer, sizeof ports.buffer};
         struct msghdr message = {.msg_name = &client.any,
                                  .msg_namelen = sizeof client.six,
                                  .msg_iov = &bytes,
@@ -594,43 +577,26 @@ datagram_ready(struct source *source, uint32_t events)
             ((struct in_pktinfo *)CMSG_DATA(&to.control.header))->ipi_ifindex = 0;
         flow->destination = to;
         touch(flow);
-        (void)send(flow->ends[VIEW].fd, ports->buffer, (size_t)got, MSG_NOSIGNAL | MSG_DONTWAIT);
+        (void)send(flow->ends[VIEW].fd, ports.buffer, (size_t)got, MSG_NOSIGNAL | MSG_DONTWAIT);
     }
 }
 
 /* Ports */
 
-struct ports *
-ports_new(int epoll)
-{
-    struct ports *ports = calloc(1, sizeof *ports);
-    if (ports)
-        ports->epoll = epoll;
-    return ports;
-}
-
 int
-ports_add(struct ports *ports, int fd, uint16_t port)
+ports_add(int fd, uint16_t port)
 {
-    int kind, one = 1;
-    struct address address;
+    int kind, family, one = 1;
     socklen_t length = sizeof kind;
-    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &length) < 0)
-        return -1;
-    memset(&address, 0, sizeof address);
-    address.length = sizeof address.six;
-    if (getsockname(fd, &address.any, &address.length) < 0)
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &length) < 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &length) < 0)
         return -1;
     if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
         return -1;
     struct listener *listener = calloc(1, sizeof *listener);
     if (!listener)
         return -1;
-    listener->ports = ports;
-    listener->fd = fd;
-    listener->port = port;
-    listener->family = address.any.sa_family;
-    listener->kind = kind;
+    *listener = (struct listener){.fd = fd, .port = port, .family = family, .kind = kind};
     if (!is_stream(listener)) {
         listener->source.ready = datagram_ready;
         if (listener->family == AF_INET6)
@@ -642,20 +608,20 @@ ports_add(struct ports *ports, int fd, uint16_t port)
         /* Accepted sockets inherit it. */
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     }
-    if (watch(ports->epoll, fd, &listener->source, EPOLLIN) < 0) {
+    if (watch(fd, &listener->source, EPOLLIN) < 0) {
         free(listener);
         return -1;
     }
-    listener->next = ports->listeners;
-    ports->listeners = listener;
+    listener->next = ports.listeners;
+    ports.listeners = listener;
     return 0;
 }
 
 void
-ports_drain(struct ports *ports)
+ports_drain(void)
 {
-    ports->draining = true;
-    for (struct listener *listener = ports->listeners; listener; listener = listener->next) {
+    ports.draining = true;
+    for (struct listener *listener = ports.listeners; listener; listener = listener->next) {
         close(listener->fd);
         listener->fd = -1;
         for (struct flow *one = listener->newest, *next; one; one = next) {
@@ -669,28 +635,28 @@ ports_drain(struct ports *ports)
 }
 
 void
-ports_collect(struct ports *ports)
+ports_collect(void)
 {
-    for (struct flow *one; (one = ports->dead);) {
-        ports->dead = one->older;
+    for (struct flow *one; (one = ports.dead);) {
+        ports.dead = one->older;
         free(one);
     }
 }
 
 bool
-ports_busy(const struct ports *ports)
+ports_busy(void)
 {
-    for (const struct listener *listener = ports->listeners; listener; listener = listener->next)
+    for (const struct listener *listener = ports.listeners; listener; listener = listener->next)
         if (is_stream(listener) && listener->newest)
             return true;
     return false;
 }
 
 int
-ports_timeout(const struct ports *ports)
+ports_timeout(void)
 {
     int64_t first = -1;
-    for (const struct listener *listener = ports->listeners; listener; listener = listener->next)
+    for (const struct listener *listener = ports.listeners; listener; listener = listener->next)
         if (!is_stream(listener) && listener->oldest &&
             (first < 0 || listener->oldest->used < first))
             first = listener->oldest->used;
@@ -701,10 +667,10 @@ ports_timeout(const struct ports *ports)
 }
 
 void
-ports_expire(struct ports *ports)
+ports_expire(void)
 {
     int64_t limit = now_milliseconds() - IDLE_MILLISECONDS;
-    for (struct listener *listener = ports->listeners; listener; listener = listener->next)
+    for (struct listener *listener = ports.listeners; listener; listener = listener->next)
         while (!is_stream(listener) && listener->oldest && listener->oldest->used <= limit)
             close_flow(listener->oldest, false);
 }

@@ -1,18 +1,11 @@
 /* What a process of a view sets for itself: descriptors, signals, capabilities. */
 #include "supervisor.h"
 
-#include <errno.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/keyctl.h>
 #include <linux/seccomp.h>
-#include <poll.h>
-#include <stdlib.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 /* Missing from older headers. The numbers are the same on all architectures but alpha. */
 #ifndef SYS_pidfd_open
@@ -27,18 +20,50 @@
 #endif
 
 enum {
+    EVENTS_AT_ONCE = 64,
     LAST_SIGNAL = 64,
     FIRST_INTERNAL = 32, /* SIGCANCEL and SIGSETXID of glibc (nptl(7)) */
     LAST_INTERNAL = 33,
 };
 
+static int epoll = -1;
+
 int
-watch(int epoll, int descriptor, struct source *source, uint32_t events)
+events_open(void)
+{
+    return epoll = epoll_create1(EPOLL_CLOEXEC);
+}
+
+int
+watch(int descriptor, struct source *source, uint32_t events)
 {
     struct epoll_event event = {.events = events, .data.ptr = source};
     if (epoll_ctl(epoll, EPOLL_CTL_ADD, descriptor, &event) == 0)
         return 0;
     return errno == EEXIST ? epoll_ctl(epoll, EPOLL_CTL_MOD, descriptor, &event) : -1;
+}
+
+int
+unwatch(int descriptor)
+{
+    return epoll_ctl(epoll, EPOLL_CTL_DEL, descriptor, NULL);
+}
+
+int
+events_handle(int timeout)
+{
+    struct epoll_event events[EVENTS_AT_ONCE];
+    int count = epoll_wait(epoll, events, EVENTS_AT_ONCE, timeout);
+    for (int at = 0; at < count; at++) {
+        struct source *source = events[at].data.ptr;
+        if (source->ready)
+            source->ready(source, events[at].events);
+        if (source->flag)
+            *source->flag = true;
+        if (source->act)
+            source->act();
+    }
+    return count < 0 && errno != EINTR ? -1 : 0;
 }
 
 static int
@@ -126,7 +151,7 @@ reset_internal_signals(void)
         (void)syscall(SYS_rt_sigaction, number, default_action, NULL, LAST_SIGNAL / 8);
 }
 
-static int
+int
 set_capabilities(uint64_t kept)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
@@ -164,12 +189,6 @@ restrict_capabilities(uint64_t kept)
     return bound_capabilities(kept) < 0 ? -1 : set_capabilities(kept);
 }
 
-void
-drop_capabilities(uint64_t kept)
-{
-    (void)set_capabilities(kept);
-}
-
 /* A kernel without keys, or a filter that refuses keyctl(2) to the command as well, is no
  * failure. */
 int
@@ -196,14 +215,11 @@ scope_sockets(void)
 }
 
 int
-install_filter(int file)
+install_filter(const struct argument *instructions)
 {
-    static struct sock_filter instructions[FILTER_MOST_INSTRUCTIONS];
-    ssize_t size = pread(file, instructions, sizeof instructions, 0);
-    if (size < 0)
-        return -1;
-    struct sock_fprog program = {(unsigned short)((size_t)size / sizeof *instructions),
-                                 instructions};
+    struct sock_fprog program = {
+        .len = (unsigned short)(instructions->length / sizeof(struct sock_filter)),
+        .filter = (struct sock_filter *)(uintptr_t)instructions->bytes};
     return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
 }
 

@@ -2,15 +2,7 @@
 #include "supervisor.h"
 
 #include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <linux/mount.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 static const struct mount_attr read_only = {.attr_set = MOUNT_ATTR_RDONLY};
 
@@ -18,16 +10,13 @@ static const struct mount_attr read_only = {.attr_set = MOUNT_ATTR_RDONLY};
 static bool
 maps_machine_root(void)
 {
-    char text[16];
     struct stat st;
-    int file = open("/proc/sys/kernel/overflowuid", O_RDONLY | O_CLOEXEC);
-    ssize_t count = file < 0 ? -1 : read(file, text, sizeof text - 1);
-    if (file >= 0)
-        close(file);
-    if (count < 0 || stat("/proc/sys", &st) < 0)
-        return true;
-    text[count] = '\0';
-    return st.st_uid != strtoul(text, NULL, 10);
+    uid_t overflow;
+    FILE *file = fopen("/proc/sys/kernel/overflowuid", "re");
+    bool known = file && fscanf(file, "%u", &overflow) == 1;
+    if (file)
+        (void)fclose(file);
+    return !known || stat("/proc/sys", &st) < 0 || st.st_uid != overflow;
 }
 
 /* Whether an entry of /proc is no process, and is writable or may contain a writable file. */

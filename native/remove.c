@@ -3,12 +3,6 @@
 #include "supervisor.h"
 
 #include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 /* Open a directory for removal: widen its mode where it forbids that. Follows no link. */
 static DIR *

@@ -11,23 +11,12 @@
  * is the launcher itself and then forwards signals, too. */
 #include "supervisor.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <linux/capability.h>
 #include <linux/quota.h>
 #include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #ifndef SYS_quotactl_fd
 #define SYS_quotactl_fd 443
@@ -41,7 +30,6 @@ enum {
     REFUSED = 125, /* the exit status for a failure of our own */
     KILLED = 128 + SIGKILL,
     INTERRUPTED = 128 + SIGINT,
-    EVENTS_AT_ONCE = 64,
     NEW_TIME = 0x80,           /* CLONE_NEWTIME of linux/sched.h, which conflicts with sched.h */
     DRAIN_MILLISECONDS = 2000, /* for a client to read what a view that has ended had sent it */
 };
@@ -75,8 +63,7 @@ static struct {
     int64_t grace, deadline; /* milliseconds from SIGTERM to SIGKILL, -1 for ever; when that is */
     int input;    /* a write end of the pipe that is the input; -1 for none, and at its end */
     int announce; /* the write end of a pipe that tells that the command runs; -1 if none does */
-    struct ports *ports;
-    struct logs *logs;
+    bool logs;
     struct helper helper;
 } monitor = {.epoll = -1,
              .signals = -1,
@@ -129,9 +116,7 @@ empty_streams(int first, int last)
 static void
 announce(void)
 {
-    char byte = '\n';
-    ssize_t written = write(monitor.announce, &byte, 1);
-    (void)written;
+    (void)dprintf(monitor.announce, "\n");
     empty_streams(STDERR_FILENO, STDERR_FILENO);
     close(monitor.announce);
     monitor.announce = -1;
@@ -156,7 +141,7 @@ say(const char *what, const char *why)
     if (!monitor.alone)
         return;
     if (monitor.logs && monitor.executed)
-        logs_redirect(monitor.logs, STDERR_FILENO);
+        logs_redirect(STDERR_FILENO);
     (void)dprintf(STDERR_FILENO, "overlaykit: %s%s%s\n", what, why,
                   monitor.with_terminal ? "\r" : "");
 }
@@ -178,7 +163,7 @@ helper_ready(void)
                                                                ? "its network program has ended"
                                                            : line ? line + 1
                                                                   : said);
-    (void)epoll_ctl(monitor.epoll, EPOLL_CTL_DEL, monitor.helper.socket, NULL);
+    (void)unwatch(monitor.helper.socket);
     helper_end(&monitor.helper);
 }
 
@@ -296,23 +281,10 @@ static struct source on_view = {.flag = &monitor.view_ended}, on_abort = {.act =
 static void
 handle_events(int timeout)
 {
-    struct epoll_event events[EVENTS_AT_ONCE];
-    int count = epoll_wait(monitor.epoll, events, EVENTS_AT_ONCE, timeout);
-    if (count < 0 && errno != EINTR)
+    if (events_handle(timeout) < 0)
         _exit(EXIT_FAILURE); /* init dies with this process */
-    for (int at = 0; at < count; at++) {
-        struct source *source = events[at].data.ptr;
-        if (source->ready)
-            source->ready(source, events[at].events);
-        if (source->flag)
-            *source->flag = true;
-        if (source->act)
-            source->act();
-    }
-    if (monitor.ports) {
-        ports_expire(monitor.ports);
-        ports_collect(monitor.ports);
-    }
+    ports_expire();
+    ports_collect();
     terminal_expire();
     if (monitor.deadline >= 0 && now_milliseconds() >= monitor.deadline) {
         monitor.grace = monitor.deadline = -1;
@@ -333,11 +305,10 @@ sooner(int one, int other)
 static int
 timeout_of_events(void)
 {
-    int ports = monitor.ports ? ports_timeout(monitor.ports) : -1;
     int64_t left = monitor.deadline < 0 ? -1 : monitor.deadline - now_milliseconds();
     if (left < -1)
         left = 0;
-    return sooner(sooner(ports, terminal_timeout()), (int)left);
+    return sooner(sooner(ports_timeout(), terminal_timeout()), (int)left);
 }
 
 /* ---- what the plan says of the monitor ------------------------------------------------------ */
@@ -428,8 +399,7 @@ connect_network(void)
         helper_end(helper);
         return 0;
     }
-    if (has_failed() ||
-        watch(monitor.epoll, helper->socket, waits ? &on_helper : &on_resume, EPOLLIN) < 0)
+    if (has_failed() || watch(helper->socket, waits ? &on_helper : &on_resume, EPOLLIN) < 0)
         return fail("CONNECT", helper->program);
     while (!waits && !monitor.resumed) {
         handle_events(-1);
@@ -439,9 +409,7 @@ connect_network(void)
     int error = waits ? 0 : helper_answer(helper);
     if (error)
         return fail_with("CONNECT", error, helper->said);
-    return watch(monitor.epoll, helper->socket, &on_helper, EPOLLIN) < 0
-               ? fail("CONNECT", helper->program)
-               : 0;
+    return watch(helper->socket, &on_helper, EPOLLIN) < 0 ? fail("CONNECT", helper->program) : 0;
 }
 
 /* The listening socket belongs to the host's network, the sockets that are connected to the
@@ -451,18 +419,15 @@ publish(int listener, uint16_t port)
 {
     char subject[8];
     (void)snprintf(subject, sizeof subject, "%u", port);
-    if (!monitor.ports && !(monitor.ports = ports_new(monitor.epoll)))
-        return fail("PORT", subject);
-    return ports_add(monitor.ports, listener, port) < 0 ? fail("PORT", subject) : 0;
+    return ports_add(listener, port) < 0 ? fail("PORT", subject) : 0;
 }
 
 static int
 keep_log(const struct argument *argument)
 {
     int pipes[] = {slot_descriptor(&plan, &argument[0]), slot_descriptor(&plan, &argument[1])};
-    monitor.logs =
-        logs_new(monitor.epoll, pipes, slot_descriptor(&plan, &argument[2]), argument[3].bytes,
-                 argument[4].number, monitor.with_terminal || monitor.input >= 0);
+    monitor.logs = logs_open(pipes, slot_descriptor(&plan, &argument[2]), argument[3].bytes,
+                             argument[4].number, monitor.with_terminal || monitor.input >= 0) == 0;
     return monitor.logs ? 0 : fail("LOG", argument[3].bytes);
 }
 
@@ -531,12 +496,12 @@ watch_named(void)
     struct cursor cursor = plan.sections[SECTION_PLAN];
     struct record record;
     sigset_t watched = watched_signals();
-    monitor.epoll = epoll_create1(EPOLL_CLOEXEC);
+    monitor.epoll = events_open();
     if (monitor.epoll < 0)
         return fail("PROCESS", "");
     if (monitor.alone) {
         monitor.signals = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
-        if (monitor.signals < 0 || watch(monitor.epoll, monitor.signals, &on_signals, EPOLLIN) < 0)
+        if (monitor.signals < 0 || watch(monitor.signals, &on_signals, EPOLLIN) < 0)
             return fail("PROCESS", "");
     }
     while (plan_next(&cursor, &record)) {
@@ -545,8 +510,7 @@ watch_named(void)
                                 : record.step == STEP_REPORT   ? &on_reap
                                                                : NULL;
         const struct argument *slot = &record.arguments[record.step == STEP_REPORT];
-        if (source &&
-            watch(monitor.epoll, slot_descriptor(&plan, slot), source, EPOLLIN | EPOLLONESHOT) < 0)
+        if (source && watch(slot_descriptor(&plan, slot), source, EPOLLIN | EPOLLONESHOT) < 0)
             return fail("PROCESS", "");
     }
     return 0;
@@ -561,20 +525,10 @@ status_write_end(void)
     int ends[2];
     if (!monitor.alone)
         return descriptor_of(STEP_REPORT);
-    if (pipe2(ends, O_CLOEXEC) < 0 || watch(monitor.epoll, ends[0], &on_status, EPOLLIN) < 0)
+    if (pipe2(ends, O_CLOEXEC) < 0 || watch(ends[0], &on_status, EPOLLIN) < 0)
         return -1;
     monitor.status = ends[0];
     return ends[1];
-}
-
-/* Tell the parent init's process id. */
-static void
-report_view(int status, pid_t view)
-{
-    char message[16];
-    int count = snprintf(message, sizeof message, "%d%c%c\n", (int)view, '\0', '\0');
-    ssize_t written = write(status, message, (size_t)count);
-    (void)written;
 }
 
 /* As bubblewrap's --json-status-fd. */
@@ -595,7 +549,7 @@ fork_init(void)
     if (descriptors.status < 0 || descriptors.monitor < 0 ||
         pipe2(descriptors.gate, O_CLOEXEC) < 0 ||
         socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0 ||
-        watch(monitor.epoll, ends[0], &on_message, EPOLLIN | EPOLLET) < 0)
+        watch(ends[0], &on_message, EPOLLIN | EPOLLET) < 0)
         return fail("PROCESS", "");
     monitor.messages = ends[0];
     descriptors.messages = ends[1];
@@ -606,15 +560,14 @@ fork_init(void)
         init_run(&plan, &descriptors);
     monitor.init = child;
     monitor.view = pidfd_of(child);
-    if (monitor.view < 0 ||
-        watch(monitor.epoll, monitor.view, &on_view, EPOLLIN | EPOLLONESHOT) < 0) {
+    if (monitor.view < 0 || watch(monitor.view, &on_view, EPOLLIN | EPOLLONESHOT) < 0) {
         (void)fail("PROCESS", "");
         kill(child, SIGKILL);
         waitpid(child, NULL, 0);
         return -1;
     }
     if (!monitor.alone)
-        report_view(descriptors.status, child);
+        (void)dprintf(descriptors.status, "%d%c%c\n", child, '\0', '\0');
     write_json("child-pid", child);
     /* Before the gate. */
     close(descriptors.status);
@@ -632,7 +585,7 @@ give_powers_up(void)
     uint64_t kept = 1 << CAP_DAC_OVERRIDE | 1 << CAP_FOWNER;
     if (plan_find(&plan, SECTION_END, STEP_END_LIMIT))
         kept |= 1 << CAP_SYS_ADMIN;
-    drop_capabilities(removes ? kept : 0);
+    (void)set_capabilities(removes ? kept : 0);
     /* Alone, it may execute a program that needs root's capabilities to read its own files. */
     if (!monitor.alone)
         (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -694,7 +647,6 @@ drain_terminal(void)
 static void
 hold_view(void)
 {
-    struct ports *ports = monitor.ports;
     while (!(monitor.view_ended && (monitor.may_reap || monitor.parent_ended)))
         handle_events(timeout_of_events());
     reap();
@@ -706,13 +658,11 @@ hold_view(void)
             close(monitor.namespaces[at]);
     drain_terminal();
     if (monitor.logs)
-        logs_finish(monitor.logs);
-    if (!ports)
-        return;
+        logs_finish();
     int64_t deadline = now_milliseconds() + DRAIN_MILLISECONDS, left = DRAIN_MILLISECONDS;
-    ports_drain(ports);
-    ports_collect(ports);
-    while (ports_busy(ports) && left > 0 && !monitor.parent_ended) {
+    ports_drain();
+    ports_collect();
+    while (ports_busy() && left > 0 && !monitor.parent_ended) {
         handle_events((int)left);
         left = deadline - now_milliseconds();
     }
@@ -735,7 +685,7 @@ await_readable(int descriptor)
 {
     monitor.awaiting = true;
     monitor.resumed = false;
-    bool watched = watch(monitor.epoll, descriptor, &on_resume, EPOLLIN | EPOLLONESHOT) == 0;
+    bool watched = watch(descriptor, &on_resume, EPOLLIN | EPOLLONESHOT) == 0;
     if (!watched)
         (void)fail("DAEMON", "");
     while (watched && !monitor.resumed && !monitor.interrupt && !monitor.parent_ended)
@@ -770,15 +720,12 @@ await_daemons_end(void)
 static void
 record_status(int directory, const char *name)
 {
-    char line[64];
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    int length = snprintf(line, sizeof line, "%d %lld%09ld\n", monitor.code, (long long)now.tv_sec,
-                          now.tv_nsec);
     int file = openat(directory, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (file < 0)
         return;
-    (void)!write(file, line, (size_t)length);
+    (void)dprintf(file, "%d %lld%09ld\n", monitor.code, (long long)now.tv_sec, now.tv_nsec);
     close(file);
 }
 
@@ -787,17 +734,13 @@ record_status(int directory, const char *name)
 static void
 look_for_lack_of_memory(int file)
 {
-    static const char key[] = "oom_kill ";
-    char text[1024];
-    ssize_t count = monitor.code == KILLED ? pread(file, text, sizeof text - 1, 0) : 0;
-    if (count <= 0)
-        return;
-    text[count] = '\0';
-    for (char *line = text; line; line = strchr(line, '\n')) {
-        line += *line == '\n';
-        if (!strncmp(line, key, sizeof key - 1) && strtoul(line + sizeof key - 1, NULL, 10))
+    char key[32];
+    unsigned long count;
+    FILE *events = monitor.code == KILLED ? fdopen(file, "r") : NULL;
+    (void)lseek(file, 0, SEEK_SET);
+    while (events && fscanf(events, "%31s %lu", key, &count) == 2)
+        if (!strcmp(key, "oom_kill") && count)
             (void)fail_with("MEMORY", 0, "");
-    }
 }
 
 /* Say why the view had no way outward, if a command that failed has looked for one: the kernel
@@ -864,7 +807,7 @@ execute_front(const char *when)
         argv[count] = (char *)when;
         /* A detached view has no other place for a message. */
         if (monitor.logs && monitor.executed)
-            logs_redirect(monitor.logs, STDERR_FILENO);
+            logs_redirect(STDERR_FILENO);
         block_signals(monitor.blocked, NULL);
         (void)execve(argv[0], argv, environment);
     }
@@ -903,7 +846,7 @@ start(void)
     if (watch_named() < 0)
         return -1;
     const struct argument *terminal = plan_find(&plan, SECTION_PLAN, STEP_TERMINAL);
-    if (terminal && terminal_prepare(monitor.epoll, terminal->number) < 0)
+    if (terminal && terminal_prepare(terminal->number) < 0)
         return fail("PROCESS", "");
     while (plan_next(&cursor, &record))
         if (carry_out(&record) < 0)
@@ -953,7 +896,7 @@ run(void)
     close_others();
     if (started) {
         plan_forget(&plan, SECTION_INIT, SECTION_COMMAND);
-        if (monitor.ports)
+        if (plan_find(&plan, SECTION_MONITOR, STEP_PUBLISH))
             allow_many_descriptors();
         if (monitor.alone) {
             sigset_t held = watched_signals();

@@ -5,9 +5,22 @@
 
 #include "plan.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define FORWARDED_SIGNALS {SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH}
 
@@ -21,8 +34,15 @@ struct source {
     void (*act)(void);
 };
 
-/* Report events of a descriptor, from now on no others. Returns -1 with errno set. */
-int watch(int epoll, int descriptor, struct source *source, uint32_t events);
+/* Make the epoll instance of this process. Returns its descriptor, or -1 with errno set. */
+int events_open(void);
+
+/* Report events of a descriptor, from now on no others; or none. Returns -1 with errno set. */
+int watch(int descriptor, struct source *source, uint32_t events);
+int unwatch(int descriptor);
+
+/* Wait for events, `timeout` milliseconds, and handle them. Returns -1 with errno set. */
+int events_handle(int timeout);
 
 /* ---- failure.c ------------------------------------------------------------------------------ */
 
@@ -31,11 +51,8 @@ enum { LONGEST_RECORD = 4000 }; /* less than PIPE_BUF: a record is written in on
 /* Record that what `name` stands for in namespace/failure.py failed with errno on `subject`. The
  * first failure counts. Returns -1. */
 int fail(const char *name, const char *subject);
-
-/* The same with an errno `error`. */
 int fail_with(const char *name, int error, const char *subject);
 
-/* Whether a failure is recorded here. */
 bool has_failed(void);
 
 /* Write the record into the status pipe; ignore that the reader may have ended. */
@@ -53,7 +70,6 @@ bool failure_fields(const char *fields[3]);
  */
 void close_all_but(int *kept, size_t count);
 
-/* close(2) on a path of failure. */
 void close_keeping_errno(int descriptor);
 
 bool is_readable(int descriptor);
@@ -73,12 +89,11 @@ void reset_internal_signals(void);
  * set: EPERM without CAP_SETPCAP. */
 int bound_capabilities(uint64_t kept);
 
-/* Drop every capability except `kept`, for this process and what it executes. Returns -1 with errno
- * set: EPERM without CAP_SETPCAP. */
-int restrict_capabilities(uint64_t kept);
+/* Drop every capability except `kept` from this process. Returns -1 with errno set. */
+int set_capabilities(uint64_t kept);
 
-/* Drop every capability except `kept` from this process. */
-void drop_capabilities(uint64_t kept);
+/* Both. */
+int restrict_capabilities(uint64_t kept);
 
 /* Leave the caller's session keyring for a new one (keyrings(7)). Returns -1 with errno set. */
 int join_session_keyring(void);
@@ -87,11 +102,10 @@ int join_session_keyring(void);
  * that is no failure. Returns -1 with errno set. */
 int scope_sockets(void);
 
-/* Install the seccomp filter in a file. Returns -1 with errno set: EACCES without no_new_privs and
+/* Carry out STEP_SECCOMP. Returns -1 with errno set: EACCES without no_new_privs and
  * CAP_SYS_ADMIN. */
-int install_filter(int file);
+int install_filter(const struct argument *instructions);
 
-/* Carry out STEP_LIMIT: setrlimit(2). */
 int set_limit(const struct argument *arguments);
 
 int pidfd_of(pid_t process);
@@ -179,18 +193,14 @@ struct mount_attr;
  * unless they are NULL. Returns -1 with errno set. */
 int mount_clone(const char *path, const struct mount_attr *attributes);
 
-/* Put `first`, a slash unless `first` ends with one, and `second` into `path`, of PATH_MAX bytes.
- * Returns -1 with errno set. */
-int join_paths(char *path, const char *first, const char *second);
-
 bool is_directory(const char *path);
 
 /* Attach a detached mount at `target` and close its descriptor; make the mountpoint if it is
  * missing. */
 int mount_attach(int mount, const char *target);
 
-/* Make a symbolic link, after the directories above it that are missing. One with the same target
- * may be there. Returns -1 with errno set. */
+/* Make a directory after those above it that are missing, or a symbolic link. One with the same
+ * target may be there. Return -1 with errno set. */
 int make_directory(const char *path, mode_t mode);
 int make_symlink(const char *target, const char *path);
 
@@ -218,7 +228,6 @@ int real_path(const char *path, char *real);
 /* Carry out STEP_DATA. Returns the mount, or -1. */
 int data_mount(const struct plan *plan, const struct argument *arguments);
 
-/* Carry out STEP_COVER. */
 int cover_file(const struct argument *arguments);
 
 /* What a kept view needs to write changes of /etc/hosts back. */
@@ -240,50 +249,41 @@ void hosts_write_back(const struct covered_hosts *hosts);
 
 /* ---- ports.c -------------------------------------------------------------------------------- */
 
-struct ports;
-
 /* The monotonic clock, in milliseconds. */
 int64_t now_milliseconds(void);
 
-/* Ports that report to the epoll instance `epoll`. NULL with errno set on failure. */
-struct ports *ports_new(int epoll);
-
 /* Forward a listening TCP socket or a bound UDP socket to `port` of this network namespace. Takes
  * `listener` over. Returns 0, or -1 with errno set. */
-int ports_add(struct ports *ports, int listener, uint16_t port);
+int ports_add(int listener, uint16_t port);
 
 /* Accept nothing more and read nothing more from clients. What the view has sent is still
  * delivered. */
-void ports_drain(struct ports *ports);
+void ports_drain(void);
 
 /* Free the connections that closed. Call it after the events of one epoll_wait were handled. */
-void ports_collect(struct ports *ports);
+void ports_collect(void);
 
-/* Whether a connection is open. */
-bool ports_busy(const struct ports *ports);
+bool ports_busy(void);
 
 /* Milliseconds until `ports_expire` has work, -1 for none. */
-int ports_timeout(const struct ports *ports);
+int ports_timeout(void);
 
 /* Close UDP associations that were idle for too long. */
-void ports_expire(struct ports *ports);
+void ports_expire(void);
 
 /* ---- logs.c --------------------------------------------------------------------------------- */
 
-struct logs;
-
-/* Read the two `pipes`, standard output and error, within the event loop `epoll`; append to the
- * file `name` of `directory`, of at most `limit` bytes. With `at_once` what has come is
- * not held back until its line ends. Keeps all these descriptors. Returns NULL with errno set. */
-struct logs *logs_new(int epoll, const int *pipes, int directory, const char *name, uint64_t limit,
-                      bool at_once);
+/* Read the two `pipes`, standard output and error; append to the file `name` of `directory`, of at
+ * most `limit` bytes. With `at_once` what has come is not held back until its line ends. Keeps all
+ * these descriptors. Returns -1 with errno set. */
+int logs_open(const int *pipes, int directory, const char *name, uint64_t limit, bool at_once);
 
 /* Take what is left in the pipes, whose writers have ended. */
-void logs_finish(struct logs *logs);
+void logs_finish(void);
 
 /* Let the descriptor lead to the log, where the one line that is written next is a record of
  * standard error. Requires: logs_finish. */
-void logs_redirect(struct logs *logs, int descriptor);
+void logs_redirect(int descriptor);
 
 /* ---- terminal.c ------------------------------------------------------------------------------ */
 
@@ -293,12 +293,11 @@ enum { TERMINAL_DESCRIPTORS = 2 };
 /* Prepare the relay between descriptors 0 (if `interactive`) and 1 and a pty, and start the process
  * that restores the caller's terminal if this one is killed. Returns 0, or -1 with errno set.
  * Requires: no namespace is entered yet. */
-int terminal_prepare(int epoll, bool interactive);
+int terminal_prepare(bool interactive);
 
 /* Relay from now on. Takes the master of the pty over. Returns 0, or -1 with errno set. */
 int terminal_open(int master);
 
-/* Whether `terminal_open` was called. */
 bool terminal_is_open(void);
 
 /* Put the descriptors that the relay needs into `kept`. */
@@ -307,7 +306,6 @@ void terminal_descriptors(int kept[TERMINAL_DESCRIPTORS]);
 /* Whether a signal is for the relay, as that of a changed window size: do what it means. */
 bool terminal_takes_signal(int number);
 
-/* Set the size of the view's terminal. */
 void terminal_resize(unsigned rows, unsigned columns);
 
 /* The view has ended: what it has written is still delivered. */
@@ -323,9 +321,6 @@ int terminal_error(void);
 /* Milliseconds until `terminal_expire` has work, -1 for none. */
 int terminal_timeout(void);
 void terminal_expire(void);
-
-/* Hang up the pty: the foreground processes of the view get SIGHUP. */
-void terminal_hang_up(void);
 
 /* Restore the caller's terminal for good. */
 void terminal_end(void);

@@ -9,19 +9,8 @@
  * /dev/console. */
 #include "supervisor.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <poll.h>
-#include <string.h>
-#include <sys/epoll.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <termios.h>
-#include <unistd.h>
 
 enum {
     BUFFER_BYTES = 16384,
@@ -48,7 +37,7 @@ struct end {
 static void pump(void);
 
 static struct {
-    int epoll, master;
+    int master;
     bool prepared, interactive;
     bool is_terminal; /* standard input, with -i */
     bool raw;
@@ -61,7 +50,6 @@ static struct {
     int error, pause;
     struct flow in, out;
 } terminal = {
-    .epoll = -1,
     .master = -1,
     .pause = FIRST_MILLISECONDS,
     .input = {.source = {.flag = &terminal.input.ready, .act = pump}, .descriptor = STDIN_FILENO},
@@ -192,6 +180,8 @@ consume(struct flow *flow, size_t count)
         discard(flow);
 }
 
+static void hang_up(void);
+
 /* ---- events --------------------------------------------------------------------------------- */
 
 /* Without events it is removed: a hang-up would be reported in any case. */
@@ -200,8 +190,7 @@ watch_end(struct end *end, uint32_t events)
 {
     if (end->is_file || end->watched == events)
         return 0;
-    int result = events ? watch(terminal.epoll, end->descriptor, &end->source, events)
-                        : epoll_ctl(terminal.epoll, EPOLL_CTL_DEL, end->descriptor, NULL);
+    int result = events ? watch(end->descriptor, &end->source, events) : unwatch(end->descriptor);
     if (result < 0 && errno == EPERM) {
         end->is_file = end->ready = true;
         return 0;
@@ -218,7 +207,7 @@ lose_output(int error)
     terminal.output_gone = true;
     if (error != EPIPE && error != EIO && error != ECONNRESET)
         terminal.error = error;
-    terminal_hang_up();
+    hang_up();
 }
 
 static bool
@@ -247,7 +236,7 @@ read_input(void)
         return false;
     terminal.input_ended = true;
     if (terminal.is_terminal && (count < 0 || has_hung_up(STDIN_FILENO)))
-        terminal_hang_up();
+        hang_up();
     return true;
 }
 
@@ -276,7 +265,7 @@ read_from_view(void)
     if (count > 0)
         flow->to += (size_t)count;
     else if (terminal.draining && !(count < 0 && errno == EINTR))
-        terminal_hang_up();
+        hang_up();
     return count > 0;
 }
 
@@ -390,9 +379,8 @@ open_output(void)
 }
 
 int
-terminal_prepare(int epoll, bool interactive)
+terminal_prepare(bool interactive)
 {
-    terminal.epoll = epoll;
     terminal.prepared = true;
     terminal.interactive = interactive;
     terminal.is_terminal = interactive && tcgetattr(STDIN_FILENO, &terminal.before) == 0;
@@ -466,8 +454,9 @@ terminal_error(void)
     return terminal.error;
 }
 
-void
-terminal_hang_up(void)
+/* Hang up the pty: the foreground processes of the view get SIGHUP. */
+static void
+hang_up(void)
 {
     if (terminal.master >= 0)
         close(terminal.master);
@@ -483,7 +472,7 @@ terminal_end(void)
 {
     if (!terminal.prepared)
         return;
-    terminal_hang_up();
+    hang_up();
     restore_mode();
     if (terminal.guardian > 0) {
         (void)kill(terminal.guardian, SIGKILL);

@@ -144,7 +144,7 @@ def plan_of(
     namespaces: Namespaces,
     *,
     caller: Caller,
-    filters: Sequence[int],
+    filters: Sequence[bytes],
     supervision: Reporting | Alone,
 ) -> Plan:
     """The plan of a command that joins a view. Of `spec`, what the view has already is not used."""
@@ -160,7 +160,6 @@ def plan_of(
     slots.add(
         "namespace", *others, namespaces.processes, *(found for found, _ in namespaces.offered)
     )
-    slots.add("filter", *filters)
     supervise(plan, slots, spec, supervision)
     plan.section("monitor")
     if namespaces.user is not None:

@@ -135,7 +135,7 @@ def execute_in(spec: LaunchSpec, namespaces: Namespaces, *, report: Sequence[str
             spec,
             namespaces,
             caller=_this_process(),
-            filters=_filters(spec, stack),
+            filters=_filters(spec),
             supervision=_alone(report),
         )
         _become(plan, spec, lambda: None, stack)
@@ -231,7 +231,7 @@ def _plan(
         root,
         caller=caller,
         listeners=listeners,
-        filters=_filters(spec, stack),
+        filters=_filters(spec),
         supervision=supervision,
         helper=helper,
         hint=hint,
@@ -282,12 +282,14 @@ def _listen(spec: LaunchSpec, stack: ExitStack) -> tuple[tuple[Port, ...], dict[
     )
 
 
-def _filters(spec: LaunchSpec, stack: ExitStack) -> list[int]:
-    """Descriptors of the seccomp filters, open until the end of `stack`."""
-    opened = seccomp.open_filters(spec.confinement)
-    for descriptor in opened:
-        stack.callback(os.close, descriptor)
-    return opened
+def _filters(spec: LaunchSpec) -> list[bytes]:
+    """The seccomp filters, as BPF instructions."""
+    programs = []
+    for descriptor in seccomp.open_filters(spec.confinement):
+        with open(descriptor, "rb", buffering=0) as file:
+            file.seek(0)  # one that was made now has its offset at the end
+            programs.append(file.readall())
+    return programs
 
 
 def _outward(spec: LaunchSpec) -> tuple[LaunchSpec, Program | None, str]:

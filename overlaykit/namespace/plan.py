@@ -99,7 +99,7 @@ FORMS: Final = {
     "record_status": (41, "de", "end"),
     "session_keyring": (42, "", "init"),
     "no_new_privs": (43, "", "command"),
-    "seccomp": (44, "d", "command"),
+    "seccomp": (44, "x", "command"),
     "join_cgroup": (45, "d", "init"),
     "out_of_memory": (46, "d", "end"),
     "limit": (47, "nuus", "init command"),
@@ -174,6 +174,10 @@ _PROPAGATIONS: Final = frozenset((0, 1 << 18, 1 << 19, 1 << 20))
 _LONGEST_HOSTNAME: Final = 64
 _LONGEST_FILE_NAME: Final = 60
 _LONGEST_FAILURE: Final = 32
+_INSTRUCTION_BYTES: Final = 8
+"""struct sock_filter"""
+_MOST_INSTRUCTIONS: Final = 4096
+"""BPF_MAXINSNS"""
 _MOST_GROUPS: Final = 1 << 16
 
 _VALUES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
@@ -503,8 +507,8 @@ class Plan:
         """Keep the command from abstract sockets of processes outside the view, where the kernel can (Landlock)."""
         self.steps.append(("scope_sockets",))
 
-    def seccomp(self, program: Slot) -> None:
-        """Install the seccomp filter in an inherited file, as BPF instructions."""
+    def seccomp(self, program: bytes) -> None:
+        """Install a seccomp filter, as BPF instructions."""
         self.steps.append(("seccomp", program))
 
     def execute(
@@ -574,8 +578,9 @@ class Plan:
 def check(steps: Iterable[Step]) -> None:
     """Whether the steps make sense together. Raises: BadPlan, which names the record."""
     checked = _Check()
+    name: Any
     for number, (name, *arguments) in enumerate(steps, 1):
-        if problem := checked.problem(str(name), arguments):
+        if problem := checked.problem(name, arguments):
             raise BadPlan(f"record {number}: {name}: {problem}")
     if problem := checked.problem_of_all():
         raise BadPlan(problem)
@@ -698,6 +703,13 @@ def _of_session(check: _Check, arguments: Sequence[Any]) -> str | None:
     return "there is no terminal" if arguments[0] and "pty" not in check.seen else None
 
 
+def _of_filter(_: _Check, arguments: Sequence[Any]) -> str | None:
+    count, rest = divmod(len(arguments[0]), _INSTRUCTION_BYTES)
+    if rest or not count:
+        return "the filter is no sequence of instructions"
+    return None if count <= _MOST_INSTRUCTIONS else "the filter has too many instructions"
+
+
 def _unless(problem: str, holds: Callable[[_Check, Sequence[Any]], bool]) -> _Special:
     return lambda check, arguments: None if holds(check, arguments) else problem
 
@@ -727,6 +739,7 @@ _SPECIAL: Final[dict[str, _Special]] = {
     "user": _unless(
         "there are too many groups", lambda _, arguments: len(arguments[4]) <= 4 * _MOST_GROUPS
     ),
+    "seccomp": _of_filter,
     "helper": _unless(
         "a request has another size", lambda _, arguments: len(arguments[3]) % REQUEST_BYTES == 0
     ),

@@ -92,7 +92,7 @@ def plan_of(
     *,
     caller: Caller,
     listeners: Mapping[int, int],
-    filters: Sequence[int],
+    filters: Sequence[bytes],
     supervision: Reporting | Alone,
     helper: Program | None = None,
     hint: str = "",
@@ -114,7 +114,6 @@ def plan_of(
     if spec.network_namespace is not None:
         slots.add("network namespace", spec.network_namespace)
     slots.add("listener", *listeners)
-    slots.add("filter", *filters)
     slots.add("data", *(data.descriptor for data in spec.data))
     supervise(plan, slots, spec, supervision)
 
@@ -199,7 +198,7 @@ def supervise(
         plan.json_status(slots[spec.json_status])
 
 
-def restrict(plan: Plan, spec: LaunchSpec, filters: Sequence[int]) -> None:
+def restrict(plan: Plan, spec: LaunchSpec, filters: Sequence[bytes]) -> None:
     """What the command gives up in the section "init"."""
     plan.session_keyring()
     if spec.ulimits:
@@ -211,7 +210,7 @@ def restrict(plan: Plan, spec: LaunchSpec, filters: Sequence[int]) -> None:
 
 
 def command(
-    plan: Plan, slots: Inherited, spec: LaunchSpec, caller: Caller, filters: Sequence[int]
+    plan: Plan, slots: Inherited, spec: LaunchSpec, caller: Caller, filters: Sequence[bytes]
 ) -> None:
     """The section "command". `filters` are those of seccomp."""
     plan.section("command")
@@ -236,24 +235,24 @@ def command(
     if spec.confinement.no_new_privs:
         plan.no_new_privs()
     if _restricts_last(spec, filters):
-        _filter(plan, slots, spec, filters)
+        _filter(plan, spec, filters)
         if spec.account is None:
             plan.restrict_capabilities(_kept(spec))
     if spec.account is not None:
         _become(plan, spec.account, _kept(spec))
     if not _restricts_last(spec, filters):
-        _filter(plan, slots, spec, filters)
+        _filter(plan, spec, filters)
     _execute(plan, spec, caller)
 
 
-def _filter(plan: Plan, slots: Inherited, spec: LaunchSpec, filters: Sequence[int]) -> None:
+def _filter(plan: Plan, spec: LaunchSpec, filters: Sequence[bytes]) -> None:
     if _is_scoped(spec):
         plan.scope_sockets()
-    for descriptor in filters:
-        plan.seccomp(slots[descriptor])
+    for program in filters:
+        plan.seccomp(program)
 
 
-def _restricts_last(spec: LaunchSpec, filters: Sequence[int]) -> bool:
+def _restricts_last(spec: LaunchSpec, filters: Sequence[bytes]) -> bool:
     """Without no_new_privs, confinement takes CAP_SYS_ADMIN (seccomp(2), landlock_restrict_self(2))."""
     return bool(filters or _is_scoped(spec)) and not spec.confinement.no_new_privs
 

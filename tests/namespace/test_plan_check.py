@@ -137,7 +137,6 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         ("section", INIT),
         ("protect", (), (), (), 4),
     ),
-    "record 4: seccomp: the slot is not filled": (*HEAD, ("section", COMMAND), ("seccomp", 9)),
     "record 4: no_new_privs: the step has no place in this section": (
         *HEAD,
         ("section", INIT),
@@ -204,6 +203,16 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         ("helper", (), (), "", b""),
     ),
     "record 3: grace: it is too long": (*HEAD, ("grace", 1 << 31)),
+    "record 4: seccomp: the filter is no sequence of instructions": (
+        *HEAD,
+        ("section", COMMAND),
+        ("seccomp", bytes(12)),
+    ),
+    "record 4: seccomp: the filter has too many instructions": (
+        *HEAD,
+        ("section", COMMAND),
+        ("seccomp", bytes(4097 * 8)),
+    ),
     "record 4: helper: a request has another size": (
         *HEAD,
         ("section", MONITOR),

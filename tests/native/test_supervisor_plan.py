@@ -148,42 +148,6 @@ def test_a_wrong_record_is_named(effects: Effects, said: str) -> None:
     assert refusal(plans.encoded(*WRONG[said]), effects) == said
 
 
-@pytest.mark.parametrize(
-    ("size", "said"),
-    [
-        (0, "the filter is no sequence of instructions"),
-        (12, "the filter is no sequence of instructions"),
-        (4097 * 8, "the filter has too many instructions"),
-        (None, "the filter is no file"),
-    ],
-)
-def test_a_filter_is_checked_before_a_step_is_carried_out(
-    effects: Effects, size: int | None, said: str
-) -> None:
-    if size is None:
-        program = os.dup(effects.reader)
-    else:
-        program = os.memfd_create("filter")
-        os.truncate(program, size)
-    steps = [
-        *WHOLE[:1],
-        ("descriptor", 0, program),
-        *WHOLE[1:-1],
-        ("seccomp", 0),
-        EXEC,
-    ]
-    try:
-        raw = plans.encoded(*steps)
-        ended = plans.run(raw, (*effects.descriptors, program))
-    finally:
-        os.close(program)
-    assert ended == (
-        REFUSED,
-        "",
-        f"supervisor: the plan is not understood: record 7: seccomp: {said}\n",
-    )
-
-
 RAW: Final = {
     "record 1: the plan ends within it": b"\x01\0\1",
     "record 1: there is no such step": struct.pack("=HH", 0, 0),
@@ -335,7 +299,7 @@ def test_whatever_is_understood_is_carried_out_or_fails_by_name() -> None:
     def carry_out(init: list[Step]) -> None:
         steps = plans.steps("true", init=init)
         with suppress(BadPlan):
-            plan.check(steps)  # type: ignore[arg-type]  # names may be bytes here
+            plan.check(steps)
             carry_out_checked(steps)
 
     def carry_out_checked(steps: list[Step]) -> None:
