@@ -72,6 +72,7 @@ static struct call calls[] = {
     ROW(fsmount, "ifu", true, "fd, flags, attr_flags"),
     ROW(mount, "zpzq|z", false, "source, target, fstype, flags, data=None"),
     ROW(umount2, "pi", false, "target, flags"),
+    ROW(pivot_root, "pp", false, "new_root, put_old"),
     ROW(unshare, "i", false, "flags"),
     ROW(setns, "ii", false, "fd, nstype"),
     ROW(close_range, "uuu", false, "first, last, flags"),

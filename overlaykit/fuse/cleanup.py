@@ -25,6 +25,29 @@ LONGEST_HOSTS: Final = 1 << 20
 """Bytes; a longer file is the view's own affair."""
 
 
+def held(cleanup: Cleanup) -> Cleanup:
+    """The same with paths that lead there from any root directory: by descriptors, which stay open."""
+    opened: dict[str, int] = {}
+
+    def below_descriptor(path: str) -> str:
+        directory, name = os.path.split(path)
+        if not name:  # there is no such path
+            return path
+        try:
+            if directory not in opened:
+                opened[directory] = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:  # nothing can be removed there
+            return path
+        return f"/proc/self/fd/{opened[directory]}/{name}"
+
+    return cleanup.replace(
+        limited=tuple(map(below_descriptor, cleanup.limited)),
+        trees=tuple(map(below_descriptor, cleanup.trees)),
+        registry=below_descriptor(cleanup.registry),
+        places=tuple(map(below_descriptor, cleanup.places)),
+    )
+
+
 def remove(cleanup: Cleanup) -> None:
     """End the limits, leave a shared network, remove the trees, then the registry and the places if they are empty.
 

@@ -25,11 +25,28 @@ def configure(path: str) -> None:
     logging.getLogger("pyfuse3").addFilter(_is_worth_logging)
 
 
+def hold() -> None:
+    """Have the log written from any root directory: by a descriptor, which stays open."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _LogFile):
+            handler.hold()
+
+
 class _LogFile(logging.FileHandler):
     """A file that the first record creates, with its directory. A record that does not fit on the disk is lost."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, delay=True)
+
+    def hold(self) -> None:
+        """Name the file by a descriptor of the lowest directory above it that exists."""
+        directory = os.path.dirname(self.baseFilename)
+        while not os.path.isdir(directory):
+            directory = os.path.dirname(directory)
+        with contextlib.suppress(OSError):
+            fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            below = os.path.relpath(self.baseFilename, directory)
+            self.baseFilename = f"/proc/self/fd/{fd}/{below}"
 
     def _open(self) -> io.TextIOWrapper:
         os.makedirs(os.path.dirname(self.baseFilename), 0o700, exist_ok=True)

@@ -83,11 +83,12 @@ def serve(parent: socket.socket, image: Image | None = None) -> None:
         limits.serve_everyone()
     if spec.options.by_project:
         projects.heed_limits()
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     ready = False
 
     def on_ready(device: int, detached: int) -> None:
         nonlocal ready
-        _redirect_stderr()
+        _redirect_stderr(null)
         descriptors = [detached] if detached >= 0 else []
         reply = Ready(device, limits.notes(writable=spec.upper is not None))
         channel.send(parent, codec.encode(reply), descriptors)
@@ -148,9 +149,8 @@ def _leave_working_directory() -> None:
     os.umask(0)
 
 
-def _redirect_stderr() -> None:
+def _redirect_stderr(null: int) -> None:
     """Daemonize, last step: close the parent's standard error. Messages go to the log only from then on."""
-    null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     os.close(null)
 

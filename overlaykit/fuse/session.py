@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -18,17 +17,18 @@ from overlaykit.fuse import (
     backing_device,
     cleanup,
     control_server,
+    daemon_log,
     holders,
+    minimal_namespace,
     mount,
     mountpoints,
     unmount,
 )
 from overlaykit.fuse.confinement import confine
 from overlaykit.fuse.connection import Connection
-from overlaykit.fuse.minimal_namespace import enter_minimal_mount_namespace
 from overlaykit.fuse.operations import Operations
 from overlaykit.fuse.poller import Poller
-from overlaykit.fuse.stack import open_filesystem
+from overlaykit.fuse.stack import open_filesystem, tree_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +62,7 @@ def run(
     Ensures: `directories` is closed.
     """
     target = -1 if spec.target is None else directories.open(spec.target)
+    stage = -1 if spec.stage is None else minimal_namespace.make_stage(spec.stage)
     with open_filesystem(spec, directories, target) as filesystem:
         directories.close()
         poller = Poller(image.share if image is not None else None)
@@ -76,17 +77,19 @@ def run(
             gc.freeze()
             gc.set_threshold(_GARBAGE_OBJECTS)
             served = functools.partial(
-                _serve, spec, target, operations, poller, connection, detached
+                _serve, spec, target, stage, operations, poller, connection, detached
             )
-            trio.run(served, listener, parent, on_ready)
+            left = trio.run(served, listener, parent, on_ready)
         except BaseExceptionGroup as group:
             raise _only(group) from group
         finally:
             connection.close()
     on_written()
-    if spec.stage is not None:
-        unmount.detach_stage(spec.stage)
-    cleanup.remove(spec.cleanup)
+    for number, layer in enumerate(spec.layers):
+        if layer.recursive:
+            # A directory on which one of its mounts lies cannot be removed.
+            unmount.detach_own(f"/{tree_name(number)}")
+    cleanup.remove(left)
 
 
 def _only(error: BaseException) -> BaseException:
@@ -116,6 +119,7 @@ def _mount(spec: MountSpec, connection: Connection) -> int:
 async def _serve(
     spec: MountSpec,
     target: int,
+    stage: int,
     operations: Operations,
     poller: Poller,
     connection: Connection,
@@ -123,7 +127,9 @@ async def _serve(
     listener: socket.socket,
     parent: socket.socket,
     on_ready: Callable[[int, int], None],
-) -> None:
+) -> Cleanup:
+    """Returns: what to remove, by paths that this process still has then."""
+    left = spec.cleanup
     async with trio.open_nursery() as nursery:
         terminated = await nursery.start(_watch_for_termination)
         if await connection.negotiate():
@@ -137,6 +143,7 @@ async def _serve(
             starting.cancel_scope.cancel()
         poller.polls = True
         if spec.target is None:
+            left = _leave_mounts(spec, stage)
             confine(attached=False)
             on_ready(holders.device_of(f"/proc/self/fd/{detached}"), detached)
             # An open descriptor would keep the mount.
@@ -145,7 +152,7 @@ async def _serve(
         else:
             mounted = _attach(spec.target, target, detached)
             if detached >= 0:
-                enter_minimal_mount_namespace(mounted.mountpoint, _needed_later(spec))
+                left = _leave_mounts(spec, minimal_namespace.isolate(mounted.mountpoint))
                 confine(attached=True)
             else:
                 nursery.start_soon(_end_with_namespace, mounted)
@@ -153,6 +160,15 @@ async def _serve(
             nursery.start_soon(_unmount_on_termination, terminated, connection, mounted)
         accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
         nursery.start_soon(control_server.serve, accepting, operations, connection.terminate)
+    return left
+
+
+def _leave_mounts(spec: MountSpec, stage: int) -> Cleanup:
+    """Detach the mounts that are not needed. Returns: what to remove at the end, held open."""
+    left = cleanup.held(spec.cleanup)
+    daemon_log.hold()
+    minimal_namespace.enter(stage)
+    return left
 
 
 def _attach(path: str, target: int, detached: int) -> Mount:
@@ -170,21 +186,6 @@ def _attach(path: str, target: int, detached: int) -> Mount:
         # It is unmounted already.
         raise mountpoints.NotMounted(path)
     return mounted
-
-
-def _needed_later(spec: MountSpec) -> list[str]:
-    """The paths that the daemon opens while it serves the mount. The layers are held open."""
-    return [
-        *sys.path,
-        "/proc",
-        os.devnull,
-        *_removed_later(spec.cleanup),
-        *filter(None, [spec.log_path]),
-    ]
-
-
-def _removed_later(given: Cleanup) -> list[str]:
-    return [*given.trees, *given.places, *filter(None, [given.registry])]
 
 
 async def _fail_without(parent: socket.socket) -> None:

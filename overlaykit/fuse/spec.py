@@ -114,7 +114,8 @@ class MountSpec(Record, kw_only=True):
     Directories are named by the paths under which they were handed over (`PassedDirectory`).
     `squash_unmapped`: owners that this user namespace does not map are shown as root.
     `target`: the mountpoint, in the mount namespace that the daemon starts in. None: the daemon starts in a mount
-    namespace of its own, attaches layers to `stage`, a directory there, and replies with the detached mount.
+    namespace of its own, whose root becomes what it mounts on `stage`, a directory there, and replies with the detached
+    mount.
     """
 
     source: str

@@ -112,8 +112,9 @@ def open_filesystem(spec: MountSpec, directories: Directories, target: int = -1)
                 writable.append(_open_writable(directories, path, mounts))
                 undo.callback(os.close, writable[-1].fd)
         lowers = []
-        for layer in spec.layers:
-            lowers.append(_open_lower(spec, layer, directories, mounts, writable, target))
+        for number, layer in enumerate(spec.layers):
+            tree = "" if spec.stage is None else os.path.join(spec.stage, tree_name(number))
+            lowers.append(_open_lower(spec, layer, directories, mounts, writable, target, tree))
             undo.callback(os.close, lowers[-1].fd)
         upper, work = writable or (None, None)
         if upper is not None and work is not None:
@@ -196,6 +197,7 @@ def _open_lower(
     mounts: MountTable,
     writable: Sequence[OpenedLayer],
     target: int,
+    tree: str,
 ) -> OpenedLayer:
     try:
         given = directories.open(layer.path)
@@ -207,7 +209,7 @@ def _open_lower(
                 raise LowerInsideUpper(layer.path, other.path)
         if layer.recursive:
             return OpenedLayer(
-                _open_tree(spec, layer, given), layer.path, mounted_in=mounts.below(given)
+                _open_tree(tree, layer, given), layer.path, mounted_in=mounts.below(given)
             )
         maps_owners = spec.options.users.mapping or spec.options.groups.mapping
         idmapped = bool(maps_owners) and _is_idmapped(given)
@@ -257,9 +259,14 @@ def _clone(directory: int) -> int:
     return -1
 
 
-def _open_tree(spec: MountSpec, layer: LayerSpec, directory: int) -> int:
-    """Clone a layer with the mounts below it, attach it to the stage, and mask paths in it."""
-    assert spec.stage is not None, "only a detached mount has room for a tree of mounts"
+def tree_name(number: int) -> str:
+    """The directory on the stage for a layer with the mounts below it. `number`: its place in the spec."""
+    return f"layer-{number}"
+
+
+def _open_tree(place: str, layer: LayerSpec, directory: int) -> int:
+    """Clone a layer with the mounts below it, attach it to a new directory, and mask paths in it."""
+    assert place, "only a detached mount has room for a tree of mounts"
     tree = _native.open_tree(directory, b"", _CLONE | _native.AT_EMPTY_PATH | _native.AT_RECURSIVE)
     try:
         _native.mount_setattr(
@@ -270,7 +277,8 @@ def _open_tree(spec: MountSpec, layer: LayerSpec, directory: int) -> int:
             0,
             _native.MS_PRIVATE,
         )
-        _native.move_mount(tree, b"", _native.AT_FDCWD, spec.stage, _native.MOVE_MOUNT_F_EMPTY_PATH)
+        os.mkdir(place)
+        _native.move_mount(tree, b"", _native.AT_FDCWD, place, _native.MOVE_MOUNT_F_EMPTY_PATH)
         for path in layer.masks:
             _mask(tree, os.path.relpath(path, layer.path))
     except BaseException:

@@ -176,9 +176,7 @@ def _enter_namespace_of(mount_id: int) -> Mount | None:
     return None
 
 
-def detach_stage(path: str) -> None:
-    """Detach all mounts from the stage at `path`."""
-    # EINVAL: no mount is left.
+def detach_own(path: str) -> None:
+    """Detach a mount of this process's own mount namespace, with those below it; do nothing if it is gone."""
     with contextlib.suppress(OSError):
-        while True:
-            _native.umount2(path, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)
+        _native.umount2(path, _native.UMOUNT_NOFOLLOW | _native.MNT_DETACH)

@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 import os
+import sys
 
+from overlaykit import View, mountinfo
 from overlaykit.views import Registry
 
 from .fixtures import in_all_variants, only_with
-from .user import TestUser
+from .user import TestUser, command
+
+DAEMON = """
+import os, sys
+def opens(process):
+    try:
+        return [os.readlink(f"/proc/{process}/fd/{fd}") for fd in os.listdir(f"/proc/{process}/fd")]
+    except OSError:
+        return []
+daemon, = (process for process in os.listdir("/proc") if process.isdecimal() and "/dev/fuse" in opens(process))
+with open(f"/proc/{daemon}/mountinfo") as file:
+    print(*(line.split()[4] for line in file), sep="\\n")
+"""
+"""The mountpoints of the daemon of a view that runs in this one."""
+
+
+def unneeded(mountpoints: list[str]) -> list[str]:
+    """Those of a daemon's that are no part of an interpreter, of a procfs or of a layer."""
+    code = [path for path in map(os.path.abspath, sys.path) if os.path.exists(path)]
+    needed = ["/proc", *code, *map(os.path.realpath, code)]
+    return [
+        one
+        for one in mountpoints
+        if not one.startswith("/layer-")
+        and one not in ("/", *needed)
+        and not any(mountinfo.below(one, path) for path in needed)
+    ]
 
 
 @in_all_variants
@@ -38,3 +66,40 @@ def test_a_confined_daemon_removes_what_its_view_leaves(user: TestUser) -> None:
     user.succeeds("run", "--", "sh", "-c", "mkdir -p /tmp/a/b; chmod 0 /tmp/a/b; echo x >/tmp/a/c")
     user.wait_for_descendants()
     assert user.leftovers() == before
+
+
+@in_all_variants
+@only_with(driver="fuse")
+def test_the_daemon_of_a_view_has_no_path_to_what_the_host_has(user: TestUser) -> None:
+    lower = user.directory("lower", file="x")
+    upper = user.directory("upper")
+    with View([lower, "host"], upper=upper) as view:
+        view.launch(["sleep", "1000"])
+        (entry,) = Registry().running()
+        daemon = entry.about.daemon
+        mountpoints = [one.mountpoint for one in mountinfo.of_process(daemon)]
+        assert {"/", "/proc"} <= set(mountpoints)
+        assert unneeded(mountpoints) == []
+        root = f"/proc/{daemon}/root"
+        for path in ("/etc/passwd", "/dev", "/run", "/tmp", "/bin", lower, upper, user.runtime):
+            assert os.path.lexists(path)
+            assert not os.path.lexists(root + path)
+        assert any(one.startswith("layer-") for one in os.listdir(root))
+
+
+@only_with(driver="fuse")
+def test_the_daemon_of_a_view_in_a_view_has_no_path_to_what_the_outer_has(user: TestUser) -> None:
+    look = user.write(user.path("look"), DAEMON)
+    # The inner one runs as long as its input is open.
+    script = f"""
+        mkfifo /tmp/input /tmp/output
+        {command()} run --name inner -- sh -c 'echo runs; read line' </tmp/input >/tmp/output &
+        exec 3>/tmp/input 4</tmp/output
+        read line <&4
+        {sys.executable} {look}
+        echo end >&3
+        wait
+    """
+    mountpoints = user.succeeds("run", "--", "sh", "-ec", script).splitlines()
+    assert {"/", "/proc"} <= set(mountpoints)
+    assert unneeded(mountpoints) == []
