@@ -78,15 +78,17 @@ def paths(pid: int, device: int) -> list[str]:
     ]
 
 
-def another_with(mount_id: int) -> int:
-    """A pidfd of the other process with the lowest pid whose mount namespace has this mount; -1 if there is none.
+def another_with(mount_id: int, besides: int) -> int:
+    """A pidfd of the other process with the lowest pid whose mount namespace has this mount; -1: only `besides` has.
 
     Searches twice: a process may fork and end during the search.
     """
     for pid in (*processes(), *processes()):
         # The process has ended.
         with contextlib.suppress(OSError):
-            if pid != os.getpid() and any(one.id == mount_id for one in mountinfo.of_process(pid)):
+            if pid in (os.getpid(), besides):
+                continue
+            if any(one.id == mount_id for one in mountinfo.of_process(pid)):
                 return os.pidfd_open(pid)
     return -1
 

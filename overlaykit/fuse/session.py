@@ -130,12 +130,18 @@ async def _serve(
 ) -> Cleanup:
     """Returns: what to remove, by paths that this process still has then."""
     left = spec.cleanup
+    helper: unmount.Helper | None = None
     async with trio.open_nursery() as nursery:
         terminated = await nursery.start(_watch_for_termination)
         if await connection.negotiate():
             operations.begin_plane()
         if detached >= 0:
             backing_device.tune(f"/proc/self/fd/{detached}")
+        elif spec.target is not None:
+            # Programs see it already.
+            mounted = _attach(spec.target, target, detached)
+            helper = unmount.Helper(mounted.id)
+            confine(attached=True)
         nursery.start_soon(_answer_requests, operations, poller, connection, nursery.cancel_scope)
         async with trio.open_nursery() as starting:
             starting.start_soon(_fail_without, parent)
@@ -150,14 +156,14 @@ async def _serve(
             os.close(detached)
             nursery.start_soon(_end_on_termination, terminated, connection)
         else:
-            mounted = _attach(spec.target, target, detached)
-            if detached >= 0:
+            if helper is None:
+                mounted = _attach(spec.target, target, detached)
                 left = _leave_mounts(spec, minimal_namespace.isolate(mounted.mountpoint))
                 confine(attached=True)
             else:
-                nursery.start_soon(_end_with_namespace, mounted)
+                nursery.start_soon(_end_with_namespace, mounted, helper)
             on_ready(mounted.device, -1)
-            nursery.start_soon(_unmount_on_termination, terminated, connection, mounted)
+            nursery.start_soon(_unmount_on_termination, terminated, connection, mounted, helper)
         accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
         nursery.start_soon(control_server.serve, accepting, operations, connection.terminate)
     return left
@@ -230,26 +236,29 @@ async def _end_on_termination(
 
 
 async def _unmount_on_termination(
-    terminated: trio.MemoryReceiveChannel[int], connection: Connection, mounted: Mount
+    terminated: trio.MemoryReceiveChannel[int],
+    connection: Connection,
+    mounted: Mount,
+    helper: unmount.Helper | None,
 ) -> None:
     """Unmount on the first signal. The connection ends at the second one, or if unmounting fails."""
     await terminated.receive()
     log.info("unmounting %s", mounted.mountpoint)
-    child = unmount.detach_when_unused(mounted.id)
+    child = helper.detach_when_unused() if helper else unmount.detach_when_unused(mounted.id)
     _, status = await trio.to_thread.run_sync(os.waitpid, child, 0)
     if status == 0:
         await terminated.receive()
     connection.terminate()
 
 
-async def _end_with_namespace(mounted: Mount) -> None:
-    """Unmount once this process is the last one in its mount namespace, which it keeps alive itself.
+async def _end_with_namespace(mounted: Mount, helper: unmount.Helper) -> None:
+    """Unmount once this process and its helper are the last ones in their mount namespace, which they keep alive.
 
     Watches one other process at a time. Where PID 1 is hidden, other processes may be hidden too: watches none.
     """
     if not os.path.exists("/proc/1"):
         return
-    while (witness := holders.another_with(mounted.id)) >= 0:
+    while (witness := holders.another_with(mounted.id, helper.pid)) >= 0:
         try:
             await trio.lowlevel.wait_readable(witness)
         finally:

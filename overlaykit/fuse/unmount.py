@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import select
+import signal
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from overlaykit import _native, mountinfo
@@ -24,6 +25,9 @@ _HELPER_FAILED: Final = errno.EPERM
 
 _PROGRESS_SECONDS: Final = 3.0
 """How often a caller checks for progress."""
+
+_HANDLED: Final = (signal.SIGTERM, signal.SIGINT)
+"""By a daemon."""
 
 _LAST_DESCRIPTOR: Final = 0xFFFF_FFFF
 """~0U: no limit for close_range(2)."""
@@ -144,8 +148,44 @@ def detach_when_unused(mount_id: int) -> int:
     does nothing if no process is left in the mount's namespace.
     """
     child = os.fork()
-    if child:
-        return child
+    if child == 0:
+        _detach_when_unused(mount_id)
+    return child
+
+
+class Helper:
+    """A process that does the same for a daemon which may execute no fusermount3 any more, once that asks for it.
+
+    It ends with the daemon. `pid`: its process. Requires: no thread runs.
+    """
+
+    def __init__(self, mount_id: int) -> None:
+        waiting, self._asking = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                # It keeps neither the connection with the kernel nor a lock.
+                os.dup2(waiting, 0)
+                _native.close_range(1, _LAST_DESCRIPTOR, 0)
+                for number in _HANDLED:
+                    signal.signal(number, signal.SIG_DFL)
+                if os.read(0, 1):
+                    os.close(0)
+                    for _ in range(3):
+                        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+                    _detach_when_unused(mount_id)
+            finally:
+                os._exit(1)
+        os.close(waiting)
+
+    def detach_when_unused(self) -> int:
+        """Start to unmount. Returns: its process, which ends then."""
+        with contextlib.suppress(BrokenPipeError):  # it was killed
+            os.write(self._asking, b".")
+        return self.pid
+
+
+def _detach_when_unused(mount_id: int) -> NoReturn:
     try:
         mounted = _enter_namespace_of(mount_id)
         if mounted is not None:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 
 import pytest
 
+from overlaykit.fuse import unmount
+from overlaykit.procfs import children
+from overlaykit.views import Registry
+
+from ..patience import patience
 from ..views.fixtures import only_as
 from ..views.user import AS_ORDINARY, ORDINARY, TestUser, command, reachable_by_others
 
@@ -31,7 +37,40 @@ def test_a_mode_does_not_keep_a_user_from_its_own_files_of_a_lower(
                 assert file.read() == contents
     finally:
         user.succeeds("umount", target)
+        user.succeeds("run", "--", "true")  # removes the record
     os.chmod(below, 0o700)  # so that the fixture can remove it
+
+
+@only_as("ordinary user")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_daemon_of_a_mount_by_fusermount3_is_confined_and_unmounts_when_told_to(
+    user: TestUser, number: int
+) -> None:
+    lower = user.directory("lower", file="x" * (3 << 20))
+    upper, work, target = (user.directory(name) for name in ("upper", "work", "merged"))
+    user.expects_log = True
+    user.succeeds("mount", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", target)
+    (entry,) = Registry().running()
+    daemon = entry.about.daemon
+    # The copy-up and the sync run in threads.
+    with open(os.path.join(target, "file"), "r+b") as file:
+        file.write(b"new")
+        file.flush()
+        os.fsync(file.fileno())
+    for thread in os.listdir(f"/proc/{daemon}/task"):
+        with open(f"/proc/{daemon}/task/{thread}/status") as status:
+            fields = dict(line.split(":\t", 1) for line in status)
+        assert (fields["Seccomp"], fields["NoNewPrivs"]) == ("2\n", "1\n")
+    (helper,) = map(os.pidfd_open, children(daemon))
+    ended = os.pidfd_open(daemon)
+    os.kill(daemon, number)
+    for process in (ended, helper):
+        assert unmount.readable_within(process, patience(30))
+        os.close(process)
+    assert os.path.ismount(target) == (number == signal.SIGKILL)
+    if number == signal.SIGKILL:
+        user.succeeds("umount", target)
+        user.succeeds("run", "--", "true")  # removes the record
 
 
 @only_as("root")
