@@ -4,6 +4,8 @@
 
 #include <dirent.h>
 
+enum { NAME_TRIES = 16 };
+
 /* Open a directory for removal: widen its mode where it forbids that. Follows no link. */
 static DIR *
 open_writable(int parent, const char *name)
@@ -89,12 +91,10 @@ clear(DIR *stream, int top)
     }
 }
 
-int
-remove_tree(int directory, const char *name)
+/* Remove all that is in a directory. */
+static int
+empty(int directory, const char *name)
 {
-    int state = remove_entry(directory, name);
-    if (state < 1)
-        return state;
     DIR *stream = open_writable(directory, name);
     if (!stream)
         return -1;
@@ -104,5 +104,35 @@ remove_tree(int directory, const char *name)
     int error = errno;
     closedir(stream);
     errno = error;
-    return found < 0 ? -1 : unlinkat(directory, name, AT_REMOVEDIR);
+    return found < 0 ? -1 : 0;
+}
+
+int
+remove_tree(int directory, const char *name)
+{
+    int state = remove_entry(directory, name);
+    if (state < 1)
+        return state;
+    return empty(directory, name) < 0 ? -1 : unlinkat(directory, name, AT_REMOVEDIR);
+}
+
+void
+remove_opened(int directory)
+{
+    char link[sizeof "/proc/self/fd/" + 12];
+    char path[PATH_MAX] = "..";
+    (void)snprintf(link, sizeof link, "/proc/self/fd/%d", directory);
+    int state = empty(directory, ".");
+    /* The name may change before it is used. It may be another directory's then, which stays,
+     * because it is not empty. */
+    for (int tries = 0; state == 0 && tries < NAME_TRIES; tries++) {
+        ssize_t length = readlink(link, path + 2, sizeof path - 3);
+        char *name = length > 0 ? memrchr(path + 2, '/', (size_t)length) : NULL;
+        if (!name)
+            return;
+        path[2 + length] = '\0';
+        memmove(path + 2, name, strlen(name) + 1);
+        if (unlinkat(directory, path, AT_REMOVEDIR) == 0)
+            return;
+    }
 }

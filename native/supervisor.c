@@ -581,7 +581,8 @@ static void
 give_powers_up(void)
 {
     bool removes = plan_find(&plan, SECTION_END, STEP_REMOVE) ||
-                   plan_find(&plan, SECTION_END, STEP_REMOVE_IF_EMPTY);
+                   plan_find(&plan, SECTION_END, STEP_REMOVE_IF_EMPTY) ||
+                   plan_find(&plan, SECTION_END, STEP_REMOVE_OPENED);
     uint64_t kept = 1 << CAP_DAC_OVERRIDE | 1 << CAP_FOWNER;
     if (plan_find(&plan, SECTION_END, STEP_END_LIMIT))
         kept |= 1 << CAP_SYS_ADMIN;
@@ -783,6 +784,8 @@ carry_out_end(void)
             hint(argument[0].bytes);
         else if (record.step == STEP_REMOVE)
             (void)remove_tree(descriptor, argument[1].bytes);
+        else if (record.step == STEP_REMOVE_OPENED)
+            remove_opened(descriptor);
         else if (record.step == STEP_RECORD_STATUS && monitor.executed)
             record_status(descriptor, argument[1].bytes);
         else if (record.step == STEP_REMOVE_IF_EMPTY)

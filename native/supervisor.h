@@ -330,4 +330,7 @@ void terminal_end(void);
 /* Remove `name` in a directory, and everything below it. Returns -1 with errno set. */
 int remove_tree(int directory, const char *name);
 
+/* Remove an open directory, whatever its name is by now, and everything below it. */
+void remove_opened(int directory);
+
 #endif

@@ -79,13 +79,13 @@ def set_limit(path: str, project: int, size: int) -> None:
         os.close(fd)
 
 
-def end_limit(path: str) -> None:
-    """End the limit of the directory's project, if it has one of ours. The project stays."""
+def end_limit(path: str, expected: int | None = None) -> None:
+    """End the limit of the directory's project, if it has one of ours, and the `expected` one. The project stays."""
     with suppress(OSError):
         fd = os.open(path, _DIRECTORY)
         try:
             project = _project(fd)
-            if project >= _FIRST:
+            if project >= _FIRST and expected in (None, project):
                 _set_limit(fd, project, 0)
         finally:
             os.close(fd)

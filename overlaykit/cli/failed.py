@@ -1,9 +1,10 @@
 """The program that the supervisor executes when a step of a view failed: print the error, exit with its status.
 
-    python -m overlaykit.cli.failed VIEW new|lasting FAILURE ERRNO SUBJECT before|after
+    python -m overlaykit.cli.failed VIEW CREATED|lasting FAILURE ERRNO SUBJECT before|after
 
 The last four are the supervisor's (`namespace.execute`), which has replaced `overlaykit run` or `exec`. A named
-view that is new, and whose command was not executed, is removed.
+view that is new, and whose command was not executed, is removed: the one that was made at the time CREATED, because it
+may have another name by now, and another view its name.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ _MOUNT_GONE: Final = (errno.ENOTCONN, errno.ECONNABORTED)
 """The errors of a mount whose daemon has ended (fuse_get_req() in fs/fuse/dev.c)."""
 
 
-def fail(view: str, name: str, number: int, subject: str, *, remove: bool) -> NoReturn:
-    """Raise the error that stands for the failure of a step; `remove` the named view."""
-    if remove:
+def fail(view: str, name: str, number: int, subject: str, *, created: int | None) -> NoReturn:
+    """Raise the error that stands for the failure of a step; remove the named view that was `created` then."""
+    if created is not None:
         from overlaykit.views import named
 
         with suppress(Error, OSError):
-            named.NamedView(view).remove()
+            for one in named.all_views():
+                if one.definition().created == created:
+                    one.remove()
     from overlaykit.namespace import failure
 
     if name == failure.DAEMON or number in _MOUNT_GONE:
@@ -50,5 +53,5 @@ if __name__ == "__main__":
     standard.fill()
     output.replace_streams()
     view, life, name, number, subject, when = sys.argv[1:]
-    remove = (life, when) == ("new", "before")
-    sys.exit(main.status_of(lambda: fail(view, name, int(number), subject, remove=remove)))
+    created = int(life) if life != "lasting" and when == "before" else None
+    sys.exit(main.status_of(lambda: fail(view, name, int(number), subject, created=created)))

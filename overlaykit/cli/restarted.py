@@ -26,9 +26,8 @@ def again(last: tuple[int, int], started: int, status: int) -> int:
     from overlaykit.cli import start
     from overlaykit.views import named, restarting
 
-    directory = os.path.dirname(os.readlink(f"/proc/self/fd/{restarting.LOCK}"))
     try:
-        view = named.NamedView(os.path.basename(directory))
+        view = named.restarted_by(restarting.LOCK)
         definition = view.definition()
     except named.NoSuchView:  # it was new, and removed
         return status
@@ -47,7 +46,7 @@ def _pause(view: NamedView, milliseconds: int) -> bool:
     from overlaykit.views import logs
 
     deadline = time.monotonic() + milliseconds / 1000
-    changes = logs.watch(view.path)
+    changes = logs.watch(view.directory)
     try:
         while view.may_restart():
             left = deadline - time.monotonic()

@@ -23,11 +23,11 @@ def main(arguments: list[str]) -> int:
 
     for name in args.views:
         view = named.NamedView(name)
-        if args.force and ending.restarting_view(name) is not None:
-            ending.stop(name, 0)
+        if args.force and ending.is_started_again(view):
+            ending.stop(view, 0)
             view.remove()
         elif args.force and view.is_running():
-            ending.kill(name)
+            ending.kill(view)
             view.wait()
             with contextlib.suppress(named.NoSuchView):  # a temporary one was removed at its end
                 view.remove()

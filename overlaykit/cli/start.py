@@ -154,12 +154,16 @@ def _launch(
     from overlaykit.cli import run
     from overlaykit.views.lasting import Lasting
 
+    # Until this program is replaced: paths with the name are used, and the entry is not there before.
+    undo.callback(os.close, view.lock_name())
     view.note_start()
+    definition = view.definition()
     lasting = Lasting(
         status=view.record_of_status(lock),
         hold=(lock,),
-        remove=view.removed_at_end(undo),
-        new=new,
+        remove=lock if definition.temporary else None,
+        new=definition.created if new else None,
+        kept=view.kept,
     )
     if streams is not None:
         (out, output), (err, errors) = streams.stdout, streams.stderr

@@ -34,13 +34,12 @@ def main(arguments: list[str]) -> int:
     from overlaykit.views.registry import Registry
 
     registry = Registry()
+    wanted = {registry.find(name).about.device for name in args.views}  # names may change
 
     def views() -> list[About]:
         found = [one.about for one in registry.running() if one.about.supervisor]
-        return [one for one in found if not args.views or one.name in args.views]
+        return [one for one in found if not wanted or one.device in wanted]
 
-    for name in args.views:
-        registry.find(name)
     before = {one.name: members.usage(one) for one in views()}
     began = time.monotonic()
     if args.json:

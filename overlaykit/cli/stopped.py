@@ -22,6 +22,7 @@ def mounted(name: str, path: str) -> Iterator[copying.Enter]:
     """
     view = NamedView(name)
     lock = view.lock()
+    name_lock = view.lock_name()
     try:
         definition = view.definition()
         args, _ = run.parse(list(definition.arguments))
@@ -38,7 +39,7 @@ def mounted(name: str, path: str) -> Iterator[copying.Enter]:
             own = {key: parts[key] for key in ("layers", "upper", "read_only", "driver", "userns")}
             if args.upper is None and not args.read_only:
                 own["upper"] = view.upper
-            opened = View(name=name, **own)
+            opened = View(name=view.name, **own)
             stack = contextlib.ExitStack()
             opened.start()
         finally:
@@ -48,4 +49,5 @@ def mounted(name: str, path: str) -> Iterator[copying.Enter]:
             root = opened.root()
             yield root.enter
     finally:
+        os.close(name_lock)
         os.close(lock)

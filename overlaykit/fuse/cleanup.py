@@ -41,7 +41,7 @@ def held(cleanup: Cleanup) -> Cleanup:
         return f"/proc/self/fd/{opened[directory]}/{name}"
 
     return cleanup.replace(
-        limited=tuple(map(below_descriptor, cleanup.limited)),
+        limited=tuple((below_descriptor(path), project) for path, project in cleanup.limited),
         trees=tuple(map(below_descriptor, cleanup.trees)),
         registry=below_descriptor(cleanup.registry),
         places=tuple(map(below_descriptor, cleanup.places)),
@@ -53,8 +53,8 @@ def remove(cleanup: Cleanup) -> None:
 
     What cannot be removed stays; the next view removes it.
     """
-    for path in cleanup.limited:
-        projects.end_limit(path)
+    for path, project in cleanup.limited:
+        projects.end_limit(path, project)
     if cleanup.member:
         leave_network(cleanup.registry, cleanup.member)
     for path in cleanup.trees:

@@ -101,7 +101,7 @@ class Cleanup(Record, kw_only=True):
     whose entries are in the registry (`cleanup.leave_network`).
     """
 
-    limited: tuple[str, ...] = ()
+    limited: tuple[tuple[str, int], ...] = ()
     member: str = ""
     trees: tuple[str, ...] = ()
     registry: str = ""

@@ -117,6 +117,7 @@ FORMS: Final = {
     "end_limit": (59, "du", "end"),
     "hint": (60, "s", "end"),
     "directory": (61, "sn", "init"),
+    "remove_opened": (62, "d", "end"),
 }
 """Of each step its code, a letter for each argument (native/plan.h), and the sections that may have it."""
 
@@ -552,6 +553,10 @@ class Plan:
     def remove_if_empty(self, directory: Slot, name: str) -> None:
         """Remove a directory, if it is there and empty."""
         self.steps.append(("remove_if_empty", directory, name))
+
+    def remove_opened(self, directory: Slot) -> None:
+        """Remove a directory, whatever its name is by then. The descriptor is not one of O_PATH."""
+        self.steps.append(("remove_opened", directory))
 
     def inherited(self) -> list[int]:
         """The numbers of the inherited descriptors."""

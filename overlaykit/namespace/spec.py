@@ -198,6 +198,8 @@ class End(Record, kw_only=True):
     remove: tuple[tuple[int, str], ...] = ()
     """Trees: a descriptor of the directory, and the name in it."""
     remove_if_empty: tuple[tuple[int, str], ...] = ()
+    remove_opened: int | None = None
+    """A descriptor of a directory that is removed, whatever its name is by then."""
     status: tuple[int, str] | None = None
     """The directory and the name of a file for the exit status of the command: "STATUS NANOSECONDS-SINCE-THE-EPOCH"."""
 

@@ -321,6 +321,8 @@ def _front(plan: Plan, slots: Inherited, supervision: Alone) -> None:
         slots.add("daemon", end.written)
     if end.status is not None:
         slots.add("directory", end.status[0])
+    if end.remove_opened is not None:
+        slots.add("directory", end.remove_opened)
     if supervision.log is not None:
         slots.add("log", supervision.log.stdout, supervision.log.stderr)
         slots.add("directory", supervision.log.directory)
@@ -524,3 +526,5 @@ def _end(plan: Plan, slots: Inherited, spec: LaunchSpec, end: End) -> None:
         plan.remove(slots[directory], name)
     for directory, name in end.remove_if_empty:
         plan.remove_if_empty(slots[directory], name)
+    if end.remove_opened is not None:
+        plan.remove_opened(slots[end.remove_opened])

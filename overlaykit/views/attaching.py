@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO, Final
 
+    from overlaykit.views.entry import About
+
 _STARTING_MILLISECONDS: Final = 50
 _END_OF_INPUT: Final = 0
 
@@ -85,12 +87,11 @@ class Client:
 def attached(name: str, *, with_input: bool) -> Iterator[Client]:
     """A client of a running view. Raises: NotRunningNow, InForeground, NoSuchView."""
     with ExitStack() as stack:
-        view, supervisor = _running(name, stack)
+        view, supervisor, about = _running(name, stack)
         try:
-            about = Registry().find(view.name).about
             status = stack.enter_context(view.open_status())
             log = Follower(view, from_now=True)
-        except (NotRunning, FileNotFoundError):  # it has ended since
+        except FileNotFoundError:  # it has ended since
             raise NotRunningNow(name) from None
         stack.callback(log.close)
         pipe = view.open_input() if with_input else None
@@ -99,15 +100,23 @@ def attached(name: str, *, with_input: bool) -> Iterator[Client]:
         yield client
 
 
-def _running(name: str, stack: ExitStack) -> tuple[named.NamedView, int]:
-    """The view, and a pidfd of its supervisor until the end of `stack`."""
+def _running(name: str, stack: ExitStack) -> tuple[named.NamedView, int, About]:
+    """The view, a pidfd of its supervisor until the end of `stack`, and what its entry says."""
+    try:
+        view = named.NamedView(name)
+    except named.NoSuchView:
+        with suppress(NotRunning):
+            if Registry().find(name).about.supervisor:
+                raise InForeground(name) from None
+        raise
     while True:
         with suppress(NotRunning):
-            supervisor = stack.enter_context(ending.supervisor(name))
-            if not Registry().find(name).about.detached:
+            supervisor = stack.enter_context(ending.supervisor(view))
+            about = Registry().find_kept(view.kept, name).about
+            if not about.detached:
                 raise InForeground(name)
-            return named.NamedView(name), supervisor
-        if not named.NamedView(name).is_running():
+            return view, supervisor, about
+        if not view.is_running():
             raise NotRunningNow(name)
         # It starts, or ends.
         poll_readable([], milliseconds=_STARTING_MILLISECONDS)

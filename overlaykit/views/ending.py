@@ -20,64 +20,66 @@ if TYPE_CHECKING:
 _STARTING_MILLISECONDS: Final = 50
 
 
-def stop(name: str, seconds: float) -> None:
+def stop(view: str | NamedView, seconds: float) -> None:
     """Send SIGTERM to the command of a view; kill the view if it has not ended after so many seconds.
 
     Ensures: it has ended, and is not started again by itself. Raises: NotRunning.
     """
-    view = restarting_view(name)
-    if view is None:
-        _stop(name, seconds)
+    named = _named(view)
+    if named is None or not is_started_again(named):
+        _stop(view, seconds)
         return
-    view.forbid_restart()
-    while view.is_running():
+    named.forbid_restart()
+    while named.is_running():
         with suppress(NotRunning):
-            _stop(name, seconds)
-            view.wait()
+            _stop(named, seconds)
+            named.wait()
             return
         # It is about to start.
         poll_readable([], milliseconds=_STARTING_MILLISECONDS)
 
 
-def restarting_view(name: str) -> NamedView | None:
-    """The named view, if it is one that is started again at its end. It may wait for that."""
+def is_started_again(view: NamedView) -> bool:
+    """Whether the view is one that is started again at its end. It may wait for that. Raises: NoSuchView."""
+    return view.definition().restart != "no"
+
+
+def _named(view: str | NamedView) -> NamedView | None:
     from overlaykit.views import named
 
+    if not isinstance(view, str):
+        return view
     with suppress(named.NoSuchView):
-        view = named.NamedView(name)
-        if view.definition().restart != "no":
-            return view
+        return named.NamedView(view)
     return None
 
 
-def _stop(name: str, seconds: float) -> None:
-    with supervisor(name) as process:
+def _stop(view: str | NamedView, seconds: float) -> None:
+    with supervisor(view) as process:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(process, signal.SIGTERM)
         if not poll_readable([process], milliseconds=round(seconds * 1000)):
-            with suppress(NotRunning):
-                kill(name)
+            _kill(process)
             poll_readable([process])
 
 
-def kill(name: str, number: int = signal.SIGKILL) -> None:
+def kill(view: str | NamedView, number: int = signal.SIGKILL) -> None:
     """Send a signal of `signals.FORWARDED` to the command of a view, or kill all in it. Raises: NotRunning."""
-    with supervisor(name) as process:
-        if number != signal.SIGKILL:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(process, number)
+    with supervisor(view) as process:
+        if number == signal.SIGKILL:
+            _kill(process)
             return
-        # Not the supervisor, which has work to do at the end.
-        init = init_of(_process_of(process))
-        if init is not None:
-            with suppress(OSError):
-                _kill(init, _process_of(process))
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, number)
 
 
 @contextmanager
-def supervisor(name: str) -> Iterator[int]:
-    """A pidfd of a view's supervisor."""
-    found = Registry().find(name)
+def supervisor(view: str | NamedView) -> Iterator[int]:
+    """A pidfd of the supervisor of a view: of that name, or of that directory."""
+    name = view if isinstance(view, str) else view.name
+    found = (
+        Registry().find(name) if isinstance(view, str) else Registry().find_kept(view.kept, name)
+    )
     if not found.about.supervisor:
         raise NotRunning(name)
     try:
@@ -93,15 +95,19 @@ def supervisor(name: str) -> Iterator[int]:
         os.close(supervisor)
 
 
-def _kill(init: int, supervisor: int) -> None:
-    """Kill the init of a supervisor's view. Raises: OSError: it has ended."""
-    pidfd = os.pidfd_open(init)
-    try:
-        # The process id may have been reused before the pidfd was open.
-        if init_of(supervisor) == init:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    finally:
-        os.close(pidfd)
+def _kill(supervisor: int) -> None:
+    """Kill the init of a view, and not the supervisor, a pidfd, which has work to do at the end."""
+    init = init_of(_process_of(supervisor))
+    if init is None:
+        return
+    with suppress(OSError):  # it has ended
+        pidfd = os.pidfd_open(init)
+        try:
+            # The process id may have been reused before the pidfd was open.
+            if init_of(_process_of(supervisor)) == init:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
 
 
 def _process_of(pidfd: int) -> int:

@@ -4,6 +4,10 @@ An entry holds `about.json`, the daemon's `control` socket and the directory `st
 a lock on the entry (flock(2)), which ends with the last of them. An entry without a lock belongs to a view that was
 killed: the next command removes it with its scratch. The launcher or the supervisor of a view locks `stage`, too: once
 that lock has ended, the view has, and its daemon cleans up.
+
+The entry's directory has the name that the view had at its start, and keeps it when the view is renamed: its processes
+know it by that. The file `renamed` says that the view may have another name (`current`). The directory of the entry of
+another view of the earlier name has that name, "~" and a number.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from overlaykit.fuse.spec import Cleanup
 from overlaykit.record import Record
 from overlaykit.scope import contextmanager, suppress
 from overlaykit.views import places, scratch
+from overlaykit.views.kept import Kept
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +34,8 @@ _STAGE: Final = "stage"
 _SCRATCH: Final = "scratch"
 """The name of a symlink to the scratch directory, or of that directory itself if no disk can hold it."""
 _MOUNTPOINTS: Final = "mountpoints"
+_RENAMED: Final = "renamed"
+_NUMBERED: Final = "~"
 _SEARCHABLE: Final = 0o755
 
 
@@ -47,7 +54,8 @@ class About(Record, kw_only=True):
     none. Without a daemon `paths` are the directories of the layers, and `changes` is the upper, kept or not. A command
     that joins has `capabilities`, `no_new_privs` and the filter `seccomp`, as the view's commands.
     `cgroups`: the directories of its control groups. `address`: in the shared network `network`. `detached`: whether
-    its output goes to the log of the named view. `terminal`: whether its command has a terminal of its own.
+    its output goes to the log of the named view. `terminal`: whether its command has a terminal of its own. `kept`: the
+    directory of a named view; `name` and the paths are those at its start then, and `current` tells those of now.
     """
 
     name: str
@@ -74,19 +82,21 @@ class About(Record, kw_only=True):
     labels: dict[str, str] = {}  # noqa: RUF012
     detached: bool = False
     terminal: bool = False
+    kept: Kept | None = None
 
 
 class Entry:
     """An entry of this process. The processes of the view keep `lock` open; `close` removes the entry.
 
-    The process without which the view ends keeps `view_lock` open. `limited`: an upper whose limit ends with the entry
-    (`projects`), or None. `member`: its line in the /etc/hosts of the members of a shared network, empty if it is none.
+    `name`: that of the view at its start. The process without which the view ends keeps `view_lock` open. `limited`: an
+    upper and the project whose limit ends with the entry (`projects`), or None.
+    `member`: its line in the /etc/hosts of the members of a shared network, empty if it is none.
     """
 
     def __init__(self, path: str) -> None:
         """Lock the entry, which is new. Raises: OSError; then it is removed."""
         self.path = path
-        self.name = os.path.basename(path)
+        self.name = noted_name(path)
         self.stage = os.path.join(path, _STAGE)
         self.lock = self.view_lock = -1
         try:
@@ -99,7 +109,7 @@ class Entry:
                 os.close(self.lock)
             raise
         self.control = control_socket(path)
-        self.limited: str | None = None
+        self.limited: tuple[str, int] | None = None
         self.member = ""
         self._scratch_lock = -1
 
@@ -123,7 +133,7 @@ class Entry:
     def make_scratch(self) -> str:
         """Make the directory that is removed with the entry, on a disk if possible. Raises: NoScratchPlace."""
         path = os.path.join(self.path, _SCRATCH)
-        name = scratch.name_of(self.name)
+        name = scratch.name_of(os.path.basename(self.path))
         for place in places.scratch():
             with writing_entries(os.path.dirname(self.path)):
                 os.symlink(os.path.join(place, name), path)
@@ -174,7 +184,7 @@ class Entry:
         if self.limited is not None:
             from overlaykit import projects
 
-            projects.end_limit(self.limited)
+            projects.end_limit(*self.limited)
         if self.member:
             leave_network(os.path.dirname(self.path), self.member)
         for lock in (self.view_lock, *self.locks):
@@ -196,6 +206,44 @@ def read(path: str) -> About | None:
     except (OSError, ValueError):
         return None
     return about
+
+
+def current(about: About) -> About | None:
+    """With the name that the view has now; None if that was removed."""
+    kept = about.kept
+    name = about.name if kept is None else kept.name(about.name)
+    if kept is None or name is None or name == about.name:
+        return None if name is None else about
+    return about.replace(
+        name=name,
+        upper=kept.moved(about.upper, about.name, name),
+        changes=kept.moved(about.changes, about.name, name),
+    )
+
+
+def name_at(path: str) -> str | None:
+    """The name that the view or mount of the entry at `path` has now; None if that was removed."""
+    about = read(path) if os.path.lexists(os.path.join(path, _RENAMED)) else None
+    if about is None:
+        return noted_name(path)
+    about = current(about)
+    return None if about is None else about.name
+
+
+def noted_name(path: str) -> str:
+    """The name that the view or mount of the entry at `path` had at its start."""
+    return os.path.basename(path).partition(_NUMBERED)[0]
+
+
+def numbered(path: str) -> str:
+    """Another path for an entry than `path`, of the same name."""
+    return f"{path}{_NUMBERED}{os.urandom(3).hex()}"
+
+
+def note_rename(path: str) -> None:
+    """Note that the view of the entry at `path` may have another name from now on. Raises: EntryUnwritable."""
+    with writing_entries(os.path.dirname(path)), open(os.path.join(path, _RENAMED), "wb"):
+        pass
 
 
 def remove_unlocked(path: str) -> None:

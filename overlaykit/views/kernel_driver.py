@@ -233,7 +233,6 @@ class KernelRoot:
             for descriptor in opened:
                 os.close(descriptor)
         self._entry = entry
-        self._project = None if limit is None else limit.project
         self.mount = made.mount
         self.device = os.fstat(made.mount).st_dev
         self._user_namespace = made.user_namespace
@@ -291,9 +290,7 @@ class KernelRoot:
         cleanup = self._entry.cleanup
         return End(
             limits=tuple(
-                (_open_directory(path, stack), self._project)
-                for path in cleanup.limited
-                if self._project is not None
+                (_open_directory(path, stack), project) for path, project in cleanup.limited
             ),
             remove=tuple(_in_directory(path, stack) for path in cleanup.trees),
             remove_if_empty=tuple(

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from overlaykit.namespace.spec import Log
+    from overlaykit.views.kept import Kept
 
 
 class Lasting(Record, kw_only=True):
@@ -18,15 +19,17 @@ class Lasting(Record, kw_only=True):
     """The directory and the name of a file for the exit status."""
     hold: tuple[int, ...] = ()
     """Locks."""
-    remove: tuple[tuple[int, str], ...] = ()
-    """Trees that are removed at the end: a descriptor of the directory, and the name in it."""
+    remove: int | None = None
+    """A directory that is removed at the end, whatever its name is by then."""
     announce: int | None = None
     """A pipe that gets a byte once the command runs."""
     log: Log | None = None
     """That of a detached command."""
     input: int | None = None
     """A write end of the pipe that is the input of a detached command."""
-    new: bool = False
-    """Whether the view is removed if the command cannot be started."""
+    new: int | None = None
+    """When the view was made (`named.Definition.created`), if it is removed where the command cannot be started."""
+    kept: Kept | None = None
+    """The directory of the view."""
     redirected: Mapping[int, int] = {}
     """The standard streams of a detached command."""

@@ -41,8 +41,10 @@ def everything() -> list[Listed]:
     """Those that run, oldest first, then the others by name."""
     found = running()
     names = {one.name for one in found}
+    running_ones = [one.about.kept for one in found if one.about is not None]
     for view in named.all_views():
-        if view.name not in names:
+        # One that was renamed meanwhile is listed once.
+        if view.name not in names and not any(view.kept.is_same(one) for one in running_ones):
             with suppress(NoSuchView):
                 found.append(_stopped(view))
     return found

@@ -52,7 +52,7 @@ def follow(view: NamedView) -> Iterator[Record]:
             if not running:
                 return
             try:
-                with ending.supervisor(view.name) as supervisor:
+                with ending.supervisor(view) as supervisor:
                     poll_readable([log.changes, supervisor])
             except NotRunning:  # it starts, ends, or waits for its next start
                 poll_readable([log.changes], milliseconds=_PAUSE_MILLISECONDS)
@@ -65,9 +65,10 @@ class Follower:
     """
 
     def __init__(self, view: NamedView, *, from_now: bool = False) -> None:
+        self._view = view  # as long as its paths are used
         older, self._path = view.log
         self._files: list[IO[bytes]] = []
-        self.changes = watch(view.path)
+        self.changes = watch(view.directory)
         for path in (self._path,) if from_now else (older, self._path):
             with suppress(FileNotFoundError):
                 self._files.append(open(path, "rb"))  # noqa: SIM115  # until `close`

@@ -8,9 +8,13 @@
     VIEWS/NAME/status      how its last command ended; empty while it runs
     VIEWS/NAME/stopping    an empty file, if it is not to be started again by itself
     VIEWS/NAME/restarts    an empty file, locked (flock(2)) by the process that may start it again by itself
+    VIEWS/NAME/named       an empty file, locked (flock(2)) by a process that uses the name while it starts the view
 
 The supervisor holds a lock on the directory (flock(2)) until the status is written. A directory without a lock is that
 of a view that is stopped: after a restart of the machine, that is every one.
+
+A view may be renamed at any time, also while it runs, and another one may take its name then. So a process knows a
+view by a descriptor of its directory, as the supervisor does, and uses the name only where it is locked.
 """
 
 from __future__ import annotations
@@ -28,7 +32,8 @@ from overlaykit.namespace.spec import Log
 from overlaykit.record import Record
 from overlaykit.scope import ExitStack, suppress
 from overlaykit.views import entry, places, scratch
-from overlaykit.views.registry import NameInvalid, is_name
+from overlaykit.views.kept import Kept, names_locked
+from overlaykit.views.registry import NameInvalid, Registry, is_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +50,8 @@ _STARTED: Final = "started"
 _STOPPING: Final = "stopping"
 _RESTARTS: Final = "restarts"
 _INPUT: Final = "input"
+_NAMED: Final = "named"
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class NameTaken(Error):
@@ -92,29 +99,63 @@ class Ended(Record, kw_only=True):
 
 
 class NamedView:
-    """A named view that exists. `name`; `path`, its directory."""
+    """A named view that exists; this stays the same one if it is renamed.
+
+    `directory`: a path that leads to its directory as long as this object lives.
+    """
 
     def __init__(self, name: str) -> None:
         """Find it. Raises: NoSuchView."""
-        self.name = name
-        self.path = os.path.join(places.views(), name)
-        if not is_name(name) or not os.path.isfile(os.path.join(self.path, _DEFINITION)):
+        self._views = places.views()
+        self._name = name
+        self._descriptor = -1
+        if is_name(name):
+            with suppress(OSError):
+                self._descriptor = os.open(os.path.join(self._views, name), _DIRECTORY)
+        self.directory = f"/proc/self/fd/{self._descriptor}"
+        if self._descriptor < 0 or not os.path.isfile(self._file(_DEFINITION)):
             raise NoSuchView(name)
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    @property
+    def name(self) -> str:
+        """Its name now; of a view that was removed, the last one."""
+        found = os.path.basename(os.readlink(self.directory))
+        if is_name(found):
+            self._name = found
+        return self._name
+
+    @property
+    def path(self) -> str:
+        """The path of its directory, by its name."""
+        return os.path.join(self._views, self.name)
+
+    @property
+    def kept(self) -> Kept:
+        """What stays the same if it is renamed."""
+        st = os.fstat(self._descriptor)
+        return Kept(views=self._views, device=st.st_dev, inode=st.st_ino)
 
     @property
     def upper(self) -> str:
-        """The path of its own upper, which its first start makes."""
+        """The path of its own upper, which its first start makes, by its name."""
         return os.path.join(self.path, scratch.UPPER)
 
     @property
     def log(self) -> tuple[str, str]:
-        """The paths of the files of its log, the older one first; they may be missing."""
-        return os.path.join(self.path, f"{_LOG}.1"), os.path.join(self.path, _LOG)
+        """Paths of the files of its log, the older one first; they may be missing. Valid as `directory`."""
+        return self._file(f"{_LOG}.1"), self._file(_LOG)
 
     def definition(self) -> Definition:
         """Raises: NoSuchView: it was removed, or its definition is damaged."""
         try:
-            with open(os.path.join(self.path, _DEFINITION), "rb") as file:
+            with open(self._file(_DEFINITION), "rb") as file:
                 found: Definition = codec.decode(file.read(), Definition)
         except (OSError, ValueError):
             raise NoSuchView(self.name) from None
@@ -124,7 +165,7 @@ class NamedView:
         """Replace its definition, and keep what was written in it. Raises: ViewRuns, NoSuchView, OSError."""
         lock = self.lock()
         try:
-            path = os.path.join(self.path, _DEFINITION)
+            path = self._file(_DEFINITION)
             with open(path + ".new", "wb") as file:
                 file.write(codec.encode(definition))
             os.rename(path + ".new", path)
@@ -139,46 +180,58 @@ class NamedView:
 
     def open_status(self) -> IO[bytes]:
         """The file for the status of its present or last command. An open one outlives the view. Raises: OSError."""
-        return open(os.path.join(self.path, _STATUS), "rb", buffering=0)
+        return open(self._file(_STATUS), "rb", buffering=0)
 
     def was_started(self) -> bool:
         """Whether a command has run in it, or was to run."""
-        return os.path.exists(os.path.join(self.path, _STARTED))
+        return os.path.exists(self._file(_STARTED))
 
     def is_running(self) -> bool:
         """Whether it runs, or starts or ends."""
-        return entry.is_locked(self.path)
+        return entry.is_locked(self.directory)
 
     def lock(self) -> int:
         """A descriptor that holds the lock, for a start or a change. Raises: ViewRuns, NoSuchView."""
-        if not os.path.isdir(self.path):
+        if not self._exists():
             raise NoSuchView(self.name)
-        lock = lock_directory(self.path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = lock_directory(self.directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if lock < 0:
             raise ViewRuns(self.name)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock), os.stat(self.path)):
-                return lock
+        if self._exists():
+            return lock
         os.close(lock)
         raise NoSuchView(self.name)
 
+    def _exists(self) -> bool:
+        """Whether it was not removed."""
+        return self.kept.name(self.name) is not None
+
+    def lock_name(self) -> int:
+        """A descriptor that keeps others from renaming it. Waits until they have. Raises: NoSuchView."""
+        try:
+            lock = os.open(self._file(_NAMED), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            raise NoSuchView(self.name) from None
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return lock
+
     def forbid_restart(self) -> None:
         """Have it stopped at the end of its command, until its next start."""
-        with suppress(FileNotFoundError), open(os.path.join(self.path, _STOPPING), "wb"):
+        with suppress(FileNotFoundError), open(self._file(_STOPPING), "wb"):
             pass
 
     def allow_restart(self) -> None:
         """The opposite."""
         with suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.path, _STOPPING))
+            os.unlink(self._file(_STOPPING))
 
     def may_restart(self) -> bool:
         """Whether it may be started again by itself."""
-        return not os.path.lexists(os.path.join(self.path, _STOPPING))
+        return not os.path.lexists(self._file(_STOPPING))
 
     def lock_restarts(self) -> int:
         """A descriptor that holds the lock of the process that starts it again. Waits until another one has ended."""
-        path = os.path.join(self.path, _RESTARTS)
+        path = self._file(_RESTARTS)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         return lock
@@ -189,7 +242,7 @@ class NamedView:
 
     def _await_restarts(self, flags: int = 0) -> bool:
         """Wait until it is not started again by itself any more. Returns: false if LOCK_NB forbids the wait."""
-        with suppress(FileNotFoundError), open(os.path.join(self.path, _RESTARTS), "rb") as file:
+        with suppress(FileNotFoundError), open(self._file(_RESTARTS), "rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | flags)
             except BlockingIOError:
@@ -204,33 +257,45 @@ class NamedView:
                 status = stack.enter_context(self.open_status())
             if self.may_restart():
                 self._await_restarts()
-            lock = lock_directory(self.path, fcntl.LOCK_SH)
+            lock = lock_directory(self.directory, fcntl.LOCK_SH)
             if lock >= 0:
                 os.close(lock)
             return self.ended() or (None if status is None else read_status(status))
 
     def rename(self, name: str) -> None:
-        """Raises: NameInvalid, NameTaken, ViewRuns, NoSuchView."""
+        """Give it another name, in one step. Waits until it has started, if it starts.
+
+        Raises: NameInvalid, NameTaken, NoSuchView, OSError.
+        """
         if not is_name(name):
             raise NameInvalid(name)
-        if self.is_restarting():  # by a process that knows its directory
-            raise ViewRuns(self.name)
-        lock = self.lock()
+        earlier, registry, lock = self._name, Registry(), self.lock_name()
         try:
-            target = os.path.join(places.views(), name)
+            target = os.path.join(self._views, name)
             if os.path.lexists(target):
                 raise NameTaken(name)
-            os.rename(self.path, target)
+            with registry.locked():
+                registry.prepare_rename(self.kept, name)
+                with names_locked(self._views):
+                    if not self.kept.is_named(earlier):
+                        raise NoSuchView(earlier)
+                    if os.path.lexists(target):
+                        raise NameTaken(name)
+                    os.rename(os.path.join(self._views, earlier), target)
+        except FileNotFoundError:  # its supervisor has removed it
+            raise NoSuchView(earlier) from None
         finally:
             os.close(lock)
+            registry.remove_if_empty()
 
     def remove(self) -> None:
         """Remove it with all that was written in it. Raises: ViewRuns, NoSuchView, OSError."""
         lock = self.lock()
         try:
             # At once; `staged` removes what a killed process leaves.
-            unnamed = os.path.join(places.views(), temporary_name())
-            os.rename(self.path, unnamed)
+            unnamed = os.path.join(self._views, temporary_name())
+            with names_locked(self._views):
+                os.rename(self.path, unnamed)
             scratch.remove(unnamed)
         finally:
             os.close(lock)
@@ -239,14 +304,14 @@ class NamedView:
         """Note that a command starts, and forget how an earlier one ended."""
         for name in (_STATUS, _INPUT):
             with suppress(FileNotFoundError):
-                os.unlink(os.path.join(self.path, name))
+                os.unlink(self._file(name))
         for name in (_STARTED, _STATUS):
-            with open(os.path.join(self.path, name), "wb"):
+            with open(self._file(name), "wb"):
                 pass
 
     def make_input(self) -> tuple[int, int]:
         """Make the pipe that is the input of a detached command: its read end, and a write end. After `note_start`."""
-        path = os.path.join(self.path, _INPUT)
+        path = self._file(_INPUT)
         os.mkfifo(path, 0o600)
         reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         writer = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -256,25 +321,15 @@ class NamedView:
     def open_input(self) -> int | None:
         """Another write end, which does not block; None: the command has no such input, or has closed it."""
         with suppress(OSError):
-            return os.open(
-                os.path.join(self.path, _INPUT), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
-            )
+            return os.open(self._file(_INPUT), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         return None
 
-    def removed_at_end(self, undo: ExitStack) -> tuple[tuple[int, str], ...]:
-        """What the supervisor removes (`namespace.End`): a temporary view. Its descriptor ends with `undo`."""
-        if not self.definition().temporary:
-            return ()
-        directory = os.open(places.views(), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        undo.callback(os.close, directory)
-        return ((directory, self.name),)
-
     def record_of_status(self, directory: int) -> tuple[int, str]:
-        """Where the supervisor writes the status (`namespace.End`); `directory`: a descriptor of `path`."""
+        """Where the supervisor writes the status (`namespace.End`); `directory`: a descriptor of its directory."""
         return directory, _STATUS
 
     def log_of(self, directory: int, stdout: int, stderr: int) -> Log:
-        """The log of a detached command. `directory`: a descriptor of `path`; the others: the pipes' read ends."""
+        """The log of a detached command. `directory`: as for `record_of_status`; the others: the pipes' read ends."""
         return Log(stdout=stdout, stderr=stderr, directory=directory, name=_LOG, limit=LARGEST_LOG)
 
 
@@ -326,12 +381,27 @@ def create(
         with open(os.path.join(path, _DEFINITION), "wb") as file:
             file.write(codec.encode(definition))
         try:
-            os.rename(path, os.path.join(store, name))
+            with names_locked(store):
+                os.rename(path, os.path.join(store, name))
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             raise NameTaken(name) from None
     return NamedView(name)
+
+
+def restarted_by(lock: int) -> NamedView:
+    """The view whose `lock_restarts` this is. Raises: NoSuchView."""
+    while True:
+        path = os.readlink(f"/proc/self/fd/{lock}")
+        name = os.path.basename(os.path.dirname(path))
+        with suppress(NoSuchView, FileNotFoundError):
+            view = NamedView(name)
+            found = os.stat(os.path.join(view.directory, _RESTARTS))
+            if os.path.samestat(found, os.fstat(lock)):
+                return view
+        if path == os.readlink(f"/proc/self/fd/{lock}"):
+            raise NoSuchView(name)
 
 
 def all_views() -> list[NamedView]:

@@ -48,11 +48,13 @@ class BridgeNeedsRoot(Error):
 class Lease(Record, kw_only=True):
     """A member of a network.
 
+    `entry`: the name of its entry's directory; `name`: that of the view at its start, by which others know it.
     `subnet`, `number`: as in `bridge.Place`. `pid`, `descriptor`: a process and its descriptor of the network's
     namespace, which `inode` identifies.
     """
 
     network: str
+    entry: str
     name: str
     subnet: str
     number: int
@@ -203,6 +205,7 @@ class Membership:
             raise NetworkFull(self._name)
         lease = Lease(
             network=self._name,
+            entry=os.path.basename(self._entry.path),
             name=self._entry.name,
             subnet=subnet,
             number=free[0],
@@ -211,20 +214,20 @@ class Membership:
             inode=inode,
         )
         self._entry.member = network_hosts.line(lease.place.address, lease.name)
-        path = self._lease_of(lease.name)
+        path = self._lease_of(lease)
         with entries.writing_entries(os.path.dirname(path)):
             self._gate = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._gate, fcntl.LOCK_EX)
             os.write(self._gate, codec.encode(lease))
         return lease
 
-    def _lease_of(self, name: str) -> str:
-        return os.path.join(os.path.dirname(self._entry.path), name, _LEASE)
+    def _lease_of(self, lease: Lease) -> str:
+        return os.path.join(os.path.dirname(self._entry.path), lease.entry, _LEASE)
 
     def _find(self, members: Sequence[Lease]) -> int:
         """The namespace of the network, from one of its members; -1 if all have ended. Waits for those that start."""
         for member in members:
-            with suppress(OSError), open(self._lease_of(member.name), "rb") as lease:
+            with suppress(OSError), open(self._lease_of(member), "rb") as lease:
                 fcntl.flock(lease, fcntl.LOCK_SH)
                 found = os.open(
                     f"/proc/{member.pid}/fd/{member.descriptor}", os.O_RDONLY | os.O_CLOEXEC
@@ -254,9 +257,12 @@ class Membership:
         """Name all members in the files of all. Requires: the registry is locked."""
         members = [one for one in self._leases() if one.inode == self._lease.inode]
         members.sort(key=lambda one: one.number)
-        names = [(one.place.address, one.name) for one in members]
+        own_name = self._entry.name
+        # The name leads to this view now, no more to one that had it at its start and was renamed.
+        named = [one for one in members if one.name != own_name or one.entry == self._lease.entry]
+        names = [(one.place.address, one.name) for one in named]
         with entries.writing_entries(os.path.dirname(self._entry.path)):
             network_hosts.write(self._entry.path, own, self._name, names)
         for one in members:
-            if one.name != self._entry.name:
-                network_hosts.update(os.path.dirname(self._lease_of(one.name)), self._name, names)
+            if one.entry != self._lease.entry:
+                network_hosts.update(os.path.dirname(self._lease_of(one)), self._name, names)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from typing import Final
 
     from overlaykit.fuse import control
+    from overlaykit.fuse.control import Explained
+    from overlaykit.views.kept import Kept
 
 _LONGEST_NAME: Final = 63
 
@@ -50,9 +52,27 @@ class RunningView(Record):
     about: About
     control: str
 
+    @property
+    def entry(self) -> str:
+        return os.path.dirname(self.control)
+
     def is_running(self) -> bool:
         """Whether it has not ended since."""
-        return entry.is_locked(os.path.dirname(self.control))
+        return entry.is_locked(self.entry)
+
+    def with_present_paths(self, found: Explained) -> Explained:
+        """What its daemon says, which knows the upper by the path of its start."""
+        noted = entry.read(self.entry)
+        upper = self.about.upper
+        if noted is None or noted.upper is None or upper in (None, noted.upper):
+            return found
+        hits = (
+            hit.replace(layer=upper, path=upper + hit.path.removeprefix(noted.upper))
+            if hit.layer == noted.upper
+            else hit
+            for hit in found.hits
+        )
+        return found.replace(hits=tuple(hits))
 
     def describe_holders(self) -> str:
         """The processes that keep its mount in use, for a message."""
@@ -75,39 +95,58 @@ class Registry:
         if name is not None and not is_name(name):
             raise NameInvalid(name)
         chosen = name or f"view-{os.urandom(3).hex()}"
-        path = os.path.join(self._root, chosen)
         while True:
             # A new entry is unlocked at first: no other command may remove it.
             root_lock = self._lock_root()
             try:
                 self.remove_ended()
+                ended = self._entry_of(chosen)
                 with entry.writing_entries(self._root):
-                    if self._make(path):
+                    if ended is None and (path := self._make(chosen)):
                         return Entry(path)
             finally:
                 os.close(root_lock)
-            _await_cleanup(path)
+            if ended is not None:
+                _await_cleanup(ended)
 
-    @staticmethod
-    def _make(path: str) -> bool:
-        """Make the directories of an entry. Returns: false if it has to be tried again, once `path` is gone."""
+    def _make(self, name: str) -> str | None:
+        """Make the directories of an entry. Returns: its path; None if it has to be tried again."""
+        path = os.path.join(self._root, name)
         try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            about = entry.read(path)
-            if entry.is_view_locked(path) or (about is not None and about.target is not None):
-                raise NameTaken(os.path.basename(path)) from None
-            return False
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:  # of a view that was renamed
+                path = entry.numbered(path)
+                os.mkdir(path, 0o700)
         except (
             FileNotFoundError
         ):  # a supervisor has removed the empty registry, which it does without a lock
-            return False
+            return None
         try:
             os.mkdir(os.path.join(path, "stage"), 0o700)
         except OSError:
             os.rmdir(path)
             raise
-        return True
+        return path
+
+    def _entry_of(self, name: str) -> str | None:
+        """The path of the entry of an ended view of this name. Raises: NameTaken: it has not ended."""
+        found = None
+        for path in self.paths():
+            if entry.name_at(path) == name:
+                about = entry.read(path)
+                if entry.is_view_locked(path) or (about is not None and about.target is not None):
+                    raise NameTaken(name)
+                found = path
+        return found
+
+    def prepare_rename(self, renamed: Kept, name: str) -> None:
+        """Let a named view have another name. Requires: `locked`. Raises: NameTaken, EntryUnwritable."""
+        self._entry_of(name)
+        for path in self.paths():
+            about = entry.read(path)
+            if about is not None and renamed.is_same(about.kept):
+                entry.note_rename(path)
 
     def running(self) -> list[RunningView]:
         """All that are running, oldest first."""
@@ -118,7 +157,9 @@ class Registry:
                 if about is None or not entry.is_locked(path):
                     continue
                 if about.target is not None or entry.is_view_locked(path):
-                    found.append(RunningView(about, entry.control_socket(path)))
+                    named = entry.current(about)
+                    if named is not None:
+                        found.append(RunningView(named, entry.control_socket(path)))
         return sorted(found, key=lambda view: view.about.started)
 
     def find(self, wanted: str) -> RunningView:
@@ -134,6 +175,13 @@ class Registry:
             if view.about.name == wanted:
                 return view
         raise NotRunning(wanted)
+
+    def find_kept(self, kept: Kept, name: str) -> RunningView:
+        """The one whose directory this is; `name`: for the message. Raises: NotRunning."""
+        for view in self.running():
+            if kept.is_same(view.about.kept):
+                return view
+        raise NotRunning(name)
 
     def find_device(self, device: int) -> RunningView | None:
         """The one whose mount has this device number."""
@@ -215,7 +263,7 @@ def explain(wanted: str, path: str) -> control.Explained:
     """Which layer answers for a path in a view or a mount. Raises: NotRunning, OSError (ENOENT)."""
     found = Registry().find(wanted)
     if found.about.daemon:
-        return explain_at(found.control, path)
+        return found.with_present_paths(explain_at(found.control, path))
     from overlaykit.views.explaining import explain_layers
 
     return explain_layers(found.about.paths, found.about.changes, path)

@@ -153,7 +153,7 @@ class RootFs:
             return None
         project = projects.assign((changes.path, changes.work))
         if project is not None:
-            self.entry.limited = changes.path
+            self.entry.limited = changes.path, project
         return Limit(size=spec.disk, project=project)
 
     def _join(self, spec: ViewSpec, registry: Registry) -> AbstractContextManager[Membership]:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from overlaykit.namespace.contents import Data, Directory, Symlink
     from overlaykit.namespace.environment import Environment
     from overlaykit.namespace.names import Names
+    from overlaykit.views.kept import Kept
     from overlaykit.views.streams import Stream
 
 _CONFINED: Final = Confinement()
@@ -428,10 +429,14 @@ class View:
             namespace.execute(
                 spec,
                 root,
-                report=(REPORTER, self.name, "new" if lasting.new else "lasting"),
+                report=(
+                    REPORTER,
+                    self.name,
+                    "lasting" if lasting.new is None else str(lasting.new),
+                ),
                 end=end.replace(
                     status=lasting.status,
-                    remove=end.remove + lasting.remove,
+                    remove_opened=lasting.remove,
                     remove_if_empty=groups + end.remove_if_empty,
                 ),
                 abort_on=mounts.watched,
@@ -448,6 +453,7 @@ class View:
                     supervisor=os.getpid(),
                     detached=lasting.log is not None,
                     terminal=terminal is not None,
+                    kept=lasting.kept,
                 ),
             )
 
@@ -516,6 +522,7 @@ class View:
         supervisor: int,
         detached: bool = False,
         terminal: bool = False,
+        kept: Kept | None = None,
     ) -> None:
         """Show the view to other commands; `pid` is the process that `overlaykit ps` names."""
         root = rootfs.root
@@ -543,5 +550,6 @@ class View:
                 labels=dict(self.spec.labels),
                 detached=detached,
                 terminal=terminal,
+                kept=kept,
             )
         )

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -176,6 +177,28 @@ def test_an_address_of_a_killed_view_is_given_while_others_stay(user: TestUser) 
             assert user.succeeds("exec", "stays", "python3", "-c", FETCH, "b") == "page of b\n"
     # Where b came before the last process of the killed view had ended, the next one removes the record.
     user.succeeds("run", "true")
+
+
+def test_a_killed_view_leaves_no_name_with_the_others_and_its_address_free(user: TestUser) -> None:
+    leave_the_machine(user)
+    with serving(user, "stays", "lan"):
+        first = user.start(
+            "run", "--rm", "--name", "a", "--network", "lan", "sh", "-c", "echo; read _"
+        )
+        assert first.stdout is not None
+        first.stdout.readline()
+        address = address_of("a")
+        hosts = ("exec", "stays", "cat", "/etc/hosts")
+        assert f"{address} a\n" in user.succeeds(*hosts)
+        os.kill(Registry().find("a").about.supervisor, signal.SIGKILL)
+        first.communicate()
+        # Without a daemon the next command that makes or removes an entry does it.
+        next_one = ("run", "true") if user.driver == "kernel" else hosts
+        while user.succeeds(*next_one) and " a\n" in user.succeeds(*hosts):
+            pass
+        with serving(user, "b", "lan"):
+            assert address_of("b") == address
+            assert user.succeeds("exec", "stays", "python3", "-c", FETCH, "b") == "page of b\n"
 
 
 def test_a_network_outlives_the_view_that_made_it(user: TestUser) -> None:

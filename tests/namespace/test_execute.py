@@ -128,7 +128,7 @@ def test_an_error_of_a_mount_without_its_daemon_names_the_daemon(number: int) ->
     from overlaykit.views.view import DaemonEnded
 
     with pytest.raises(DaemonEnded):
-        fail("a-view", "ROOT", number, "", remove=False)
+        fail("a-view", "ROOT", number, "", created=None)
 
 
 def test_a_port_in_use_is_refused_while_python_still_runs(harness: LaunchHarness) -> None:

@@ -314,7 +314,12 @@ def test_a_supervisor_without_a_parent_reports_by_a_program_and_cleans_up() -> N
             env=(b"A=1",),
             abort_on=(40,),
             hold=(41, 42),
-            end=End(written=43, remove=((44, "scratch"),), remove_if_empty=((44, "registry"),)),
+            end=End(
+                written=43,
+                remove=((44, "scratch"),),
+                remove_if_empty=((44, "registry"),),
+                remove_opened=42,
+            ),
         )
     )
     assert section(made, "plan") == [
@@ -333,6 +338,7 @@ def test_a_supervisor_without_a_parent_reports_by_a_program_and_cleans_up() -> N
         ("await", "daemon 43"),
         ("remove", "directory 44", "scratch"),
         ("remove_if_empty", "directory 44", "registry"),
+        ("remove_opened", "held 42"),
     ]
     confined = ["no_new_privs", "seccomp", "seccomp"]
     assert names(section(made, "command")) == ["ignored", "blocked", *confined, "exec"]
@@ -457,7 +463,14 @@ def test_steps_stand_in_sections_that_may_have_them() -> None:
             assert isinstance(arguments[0], int)
             current = SECTIONS[arguments[0]]
         assert current in FORMS[str(name)][2].split()
-    assert set(FORMS) - set(names(steps)) == {"report", "parent", "helper", "connect", "hint"}
+    assert set(FORMS) - set(names(steps)) == {
+        "report",
+        "parent",
+        "helper",
+        "connect",
+        "hint",
+        "remove_opened",
+    }
 
 
 def test_a_terminal_is_the_commands_alone_and_replaces_the_callers_streams() -> None:

@@ -466,6 +466,27 @@ def test_the_end_removes_what_the_plan_names(
     assert sorted(os.listdir(tmp_path)) == ["full", "other"]
 
 
+def test_the_end_removes_an_open_directory_and_none_that_has_its_earlier_name(
+    stack: ExitStack, tmp_path: os.PathLike[str]
+) -> None:
+    path = os.path.join(tmp_path, "tree")
+    make_tree(path)
+    directory = os.open(path, os.O_RDONLY)
+    stack.callback(os.close, directory)
+    steps = plans.steps(
+        "sh",
+        "-c",
+        'cd "$0" && mv tree renamed && mkdir tree && echo kept > tree/file',
+        os.fspath(tmp_path),
+        plan=described(ALONE, directory=directory),
+        end=[("remove_opened", 0)],
+    )
+    assert plans.run(plans.encoded(*steps), (directory,)) == (0, "", "")
+    assert os.listdir(tmp_path) == ["tree"]
+    with open(os.path.join(path, "file")) as file:
+        assert file.read() == "kept\n"
+
+
 @pytest.mark.parametrize(("script", "status"), [("exit 3", 3), ("kill -9 $$", 137)])
 def test_the_end_waits_for_the_daemon(stack: ExitStack, script: str, status: int) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
