@@ -74,6 +74,8 @@ class _Setting(Record):
     value: str
     optional: bool = False
     """Whether the kernel may lack the file."""
+    instead: str | None = None
+    """Another file of the controller, without which the kernel may not lack this one."""
 
 
 class _Hierarchy(Record, kw_only=True):
@@ -149,11 +151,14 @@ def _settings(limits: Limits, *, unified: bool) -> Iterator[_Setting]:
     if limits.pids is not None and limits.pids != UNLIMITED:
         yield _Setting("--pids-limit", "pids", "pids.max", f"{limits.pids}")
     if limits.io_weight is not None:
+        # Either io.cost divides a disk, or its scheduler BFQ does, whose weights end at 1000.
+        bfq = min(limits.io_weight, 1000)
         if unified:
-            yield _Setting("--io-weight", "io", "io.weight", f"default {limits.io_weight}")
+            cost, file = f"default {limits.io_weight}", "io.bfq.weight"
+            yield _Setting("--io-weight", "io", file, f"{bfq}", optional=True)
+            yield _Setting("--io-weight", "io", "io.weight", cost, instead=file)
         else:
-            weight = min(max(limits.io_weight, 1), 1000)
-            yield _Setting("--io-weight", "blkio", "blkio.bfq.weight", f"{weight}")
+            yield _Setting("--io-weight", "blkio", "blkio.bfq.weight", f"{bfq}")
 
 
 def _memory(memory: int, given: int | None, *, unified: bool) -> Iterator[_Setting]:
@@ -284,7 +289,8 @@ def _write(path: str, setting: _Setting) -> None:
     try:
         _write_file(os.path.join(path, setting.file), setting.value)
     except FileNotFoundError as error:
-        if not setting.optional:
+        instead = setting.instead and os.path.exists(os.path.join(path, setting.instead))
+        if not (setting.optional or instead):
             raise _refused(setting, error) from None
     except OSError as error:
         raise _refused(setting, error) from None

@@ -38,7 +38,7 @@ class Limits(Record, kw_only=True):
     pids: int | None = None
     """The number of processes and threads, init and the command included; UNLIMITED as None."""
     io_weight: int | None = None
-    """The share of disk bandwidth among others, from 1 to 10000; 100 is usual."""
+    """The share of disk bandwidth among others, from 1 to 10000; 100 is usual. For BFQ more than 1000 is 1000."""
 
     def __post_init__(self) -> None:
         if self.memory is not None and self.memory < _LEAST_MEMORY:

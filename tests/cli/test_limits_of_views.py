@@ -98,6 +98,26 @@ def test_groups_of_a_killed_view_are_removed_by_the_next(user: TestUser) -> None
 
 
 @AS_ROOT
+def test_a_weight_is_set_for_what_divides_a_disk(user: TestUser) -> None:
+    # BFQ and io.cost; `test_io_weight.py` sees the effect.
+    expected = {"blkio.bfq.weight": "1000", "io.bfq.weight": "1000", "io.weight": "2000"}
+    name = unique()
+    options = ("--rm", "--name", name, "--io-weight", "2000")
+    with user.start("run", *options, "sh", "-c", "echo on; read line") as view:
+        assert view.stdout is not None
+        assert view.stdout.readline() == "on\n"
+        found = {
+            file: contents(name, file).split()[-1]
+            for file in expected
+            if any(os.path.exists(f"{path}/{file}") for path in groups(name))
+        }
+        assert found
+        assert found == {file: expected[file] for file in found}
+        view.communicate("end\n")
+    assert groups(name) == []
+
+
+@AS_ROOT
 @only_with(host=True)
 def test_a_view_for_several_commands_has_one_set_of_groups(user: TestUser) -> None:
     from overlaykit.namespace import Limits
