@@ -179,7 +179,8 @@ class FuseRoot:
     def explain(self, path: str) -> control.Explained:
         """Which layer answers for a path. Raises: OSError (ENOENT and the like)."""
         assert self._entry is not None
-        return explain_at(self._entry.control, path)
+        entry = self._entry
+        return explain_at(entry.control, path, name=entry.name, daemon=self.daemon_pid)
 
     def _hand_over(self, path: str, lower: Hold | None = None) -> str:
         """Open a directory and send it to the daemon. Returns: the path that stands for it."""

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME: Final = 63
 
+_ANSWER_SECONDS: Final = 10.0
+"""For a daemon, which answers within milliseconds unless the machine is overloaded."""
+
 
 class NameInvalid(Error):
     message = (
@@ -43,6 +46,13 @@ class NameTaken(Error):
 class NotRunning(Error):
     message = (
         "{0}: no view or mount of that name or mountpoint is running: 'overlaykit ps' lists them"
+    )
+
+
+class DaemonSilent(Error):
+    message = (
+        "{0}: its daemon, process {1}, has not answered for {2} seconds: 'kill -CONT {1}' continues "
+        "one that is stopped; else a disk below may not answer"
     )
 
 
@@ -260,20 +270,24 @@ def _await_cleanup(path: str) -> None:
 
 
 def explain(wanted: str, path: str) -> control.Explained:
-    """Which layer answers for a path in a view or a mount. Raises: NotRunning, OSError (ENOENT)."""
+    """Which layer answers for a path in a view or a mount. Raises: NotRunning, DaemonSilent, OSError (ENOENT)."""
     found = Registry().find(wanted)
     if found.about.daemon:
-        return found.with_present_paths(explain_at(found.control, path))
+        reply = explain_at(found.control, path, name=wanted, daemon=found.about.daemon)
+        return found.with_present_paths(reply)
     from overlaykit.views.explaining import explain_layers
 
     return explain_layers(found.about.paths, found.about.changes, path)
 
 
-def explain_at(socket: str, path: str) -> control.Explained:
-    """As `explain`, of the daemon that listens on `socket`."""
+def explain_at(socket: str, path: str, *, name: str, daemon: int) -> control.Explained:
+    """As `explain`, of the process `daemon` of the view `name` that listens on `socket`."""
     from overlaykit.fuse import control
 
-    reply = control.ask(socket, control.Explain(path))
+    try:
+        reply = control.ask(socket, control.Explain(path), seconds=_ANSWER_SECONDS)
+    except (TimeoutError, BlockingIOError):  # EAGAIN: too many clients wait already
+        raise DaemonSilent(name, daemon, round(_ANSWER_SECONDS)) from None
     assert isinstance(reply, control.Explained)
     return reply
 

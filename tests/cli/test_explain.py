@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
+
+from overlaykit.views import Registry
 
 from ..views.user import TestUser
 
@@ -54,6 +57,19 @@ def test_the_layer_that_answers_is_shown_and_what_it_shadows(user: TestUser) -> 
 def test_a_symbolic_link_is_explained_with_its_target(user: TestUser) -> None:
     with mounted(user) as target:
         assert user.succeeds("explain", target, "/link").splitlines()[0] == "/link -> below"
+
+
+def test_a_daemon_that_does_not_answer_is_named_with_what_to_do(user: TestUser) -> None:
+    with mounted(user) as target:
+        daemon = Registry().find(target).about.daemon
+        os.kill(daemon, signal.SIGSTOP)
+        try:
+            line = user.refused("explain", target, "/below")
+        finally:
+            os.kill(daemon, signal.SIGCONT)
+        assert line.startswith(f"{target}: its daemon, process {daemon}, has not answered for ")
+        assert f"'kill -CONT {daemon}'" in line
+        assert hits(user, target, "/below")[0][:2] == ("answers", "file")
 
 
 def test_the_real_file_has_the_contents_that_the_view_shows(user: TestUser) -> None:
