@@ -164,7 +164,7 @@ def test_a_start_that_fails_removes_the_view_that_it_made_and_no_other(user: Tes
 
 def test_what_follows_a_view_goes_on_when_it_is_renamed(user: TestUser) -> None:
     with removed(user, "v", "w"):
-        script = "mkfifo /tmp/fifo; while read line < /tmp/fifo; do echo $line; done"
+        script = "mkfifo /tmp/fifo; exec 3<>/tmp/fifo; while read line <&3; do echo $line; done"
         begin(user, "v", "mark", script=script)
         with (
             user.start("logs", "-f", "v") as logs,
