@@ -259,7 +259,6 @@ close_node(struct node *node)
     if (node->upper >= 0) {
         close(node->upper);
         plane.directories--;
-        node->changes = false;
     }
     for (size_t at = 0; node->lowers && at < node->lowers->count; at++) {
         close(node->lowers->fd[at]);
@@ -269,6 +268,7 @@ close_node(struct node *node)
     node->lowers = NULL;
     node->fd = node->upper = -1;
     node->granted = false;
+    node->changes = node->changes && node->owner == OURS; /* that opens again */
 }
 
 /* Tell Python: the change time of a file that the kernel has forgotten, or, if that is 0, to forget
@@ -1710,13 +1710,13 @@ py_plane_wait(PyObject *Py_UNUSED(module), PyObject *args)
 
 /* What Python has to know of a node that crosses: the directory above, its name and nodeid, its
  * lookups, its open files as handles and whether they were opened for writing, its change time, the
- * state of a file that is written to (overlay/openfile.py), and its descriptor if its name is gone,
- * else -1. */
+ * state of a file that is written to (overlay/openfile.py), its descriptor if its name is gone,
+ * else -1, and whether it was made here. */
 static PyObject *
 crossing(struct node *node)
 {
     PyObject *handles = PyList_New(0);
-    int fd = node->removed && !S_ISDIR(node->kind) ? node->fd : -1;
+    int fd = node->removed ? node->fd : -1;
     for (size_t at = 0; handles && at < plane.handle_count && node->handles; at++) {
         if (!plane.handles[at].used || plane.handles[at].node != node)
             continue;
@@ -1730,14 +1730,15 @@ crossing(struct node *node)
         node->modified == UNSET ? Py_NewRef(Py_None) : PyLong_FromLongLong(node->modified);
     PyObject *all =
         handles && modified
-            ? Py_BuildValue("KyKKNL(NLLN)i", (unsigned long long)node->above_id, node->name,
+            ? Py_BuildValue("KyKKNL(NLLN)iN", (unsigned long long)node->above_id, node->name,
                             (unsigned long long)node->id, (unsigned long long)node->lookups,
                             handles, (long long)node->change_time, modified, (long long)node->asked,
-                            (long long)node->opened, PyBool_FromLong(node->direct), fd)
+                            (long long)node->opened, PyBool_FromLong(node->direct), fd,
+                            PyBool_FromLong(node->made))
             : NULL;
     if (all && fd >= 0) {
         node->fd = -1;
-        plane.files--;
+        *(S_ISDIR(node->kind) ? &plane.directories : &plane.files) -= 1;
     }
     return all;
 }

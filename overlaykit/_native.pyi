@@ -12,7 +12,7 @@ from os import PathLike
 from typing import Final, TypeAlias, TypedDict
 
 _Crossing: TypeAlias = tuple[
-    int, bytes, int, int, list[tuple[int, bool]], int, tuple[int | None, int, int, bool], int
+    int, bytes, int, int, list[tuple[int, bool]], int, tuple[int | None, int, int, bool], int, bool
 ]
 _Path: TypeAlias = bytes | str | PathLike[bytes] | PathLike[str]
 
@@ -240,7 +240,8 @@ def plane_crossings() -> list[_Crossing]:
 
     Each is: the nodeid of the directory above, the name, the nodeid, the lookups; handles, and whether each was opened
     for writing; the change time that the kernel has sent, or 0; of an open file `modified`, `asked_ns`, `opened_ns` and
-    `direct` of `overlay.openfile.OpenFile`; and a descriptor of a file without a name, the caller's to close, or -1.
+    `direct` of `overlay.openfile.OpenFile`; a descriptor of what has no name any more, the caller's to close, or -1;
+    and whether the plane has made it.
     """
 
 def plane_fetch(directory: int, name: bytes, /) -> _Crossing | None:

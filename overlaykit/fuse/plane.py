@@ -200,6 +200,7 @@ class Plane:
         changed: int,
         state: tuple[int | None, int, int, bool],
         inode: int,
+        is_made: bool,
     ) -> Node | None:
         filesystem = self._filesystem
         node: Node | None = None
@@ -207,6 +208,8 @@ class Plane:
         with contextlib.suppress(OSError):  # the lower has changed
             if inode >= 0:
                 node = filesystem.lookup.adopt_nameless(inode)
+            elif is_made and isinstance(directory, Directory):
+                node = filesystem.lookup.adopt_made(directory, name)
             elif name and isinstance(directory, Directory):
                 found = filesystem.lookup.find(directory, name)
                 node = None if found is None else found.node

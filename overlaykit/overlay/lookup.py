@@ -16,7 +16,7 @@ import struct
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from overlaykit.overlay.failure import fail
-from overlaykit.overlay.layer import UNKNOWN_UUID
+from overlaykit.overlay.layer import UNKNOWN_UUID, LayerDir
 from overlaykit.overlay.markers import NO_FILE_MARKERS
 from overlaykit.overlay.nodes import Data, Directory, File
 from overlaykit.overlay.numbering import Numbering
@@ -25,7 +25,6 @@ from overlaykit.overlay.operation import operation
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.links import Links
     from overlaykit.overlay.markers import Markers, Metacopy
     from overlaykit.overlay.merge import Found, Merge
@@ -132,11 +131,30 @@ class Lookup:
         table.link(node, directory, name)
         return node
 
-    def adopt_nameless(self, inode: int) -> File:
-        """The node of a file of the upper whose last name is gone, open as `inode`, which it takes over."""
+    @operation
+    def adopt_made(self, directory: Directory, name: bytes) -> Node:
+        """The node of what the plane has made in the upper: nothing of the lowers shows in it, whatever they hold now.
+
+        Raises: OSError.
+        """
+        upper = directory.upper
+        if upper is None:
+            fail(errno.ENOENT, name)
+        st = os.stat(name, dir_fd=upper.fd(), follow_symlinks=False)
+        if stat.S_ISDIR(st.st_mode):
+            return self.adopt_directory(directory, name, upper.child(name), st)
+        return self.adopt_file(directory, name, st)
+
+    def adopt_nameless(self, inode: int) -> Node:
+        """The node of what the upper has without a name, open as `inode`, which it takes over."""
         st = os.fstat(inode)
-        node = File(stat.S_IFMT(st.st_mode), has_upper=True)
-        node.keep_inode(inode)
+        node: Node
+        if stat.S_ISDIR(st.st_mode):
+            node = Directory(None, b"", None, ())
+            node.orphan(LayerDir(self._tree.layers[0], None, b"", inode))
+        else:
+            node = File(stat.S_IFMT(st.st_mode), has_upper=True)
+            node.keep_inode(inode)
         node.remember(st)
         self._tree.table.add(node, self.numbering.key(st.st_dev, st.st_ino))
         return node

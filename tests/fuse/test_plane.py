@@ -220,3 +220,49 @@ def test_a_removed_tree_of_the_upper_leaves_nothing(stack: Stack) -> None:
         assert os.listdir(mount.path("d/new")) == []
         mount.forget()
         mount.await_held(open_files=0)
+
+
+def test_removed_directories_stay_in_use_when_they_cross(stack: Stack) -> None:
+    stack.add({"d": Dir()})
+    with mounted(stack) as mount:
+        os.makedirs(mount.path("d/new/one"))
+        os.mkdir(mount.path("d/new/other"))
+        one = os.open(mount.path("d/new/one"), os.O_RDONLY)
+        other = os.open(mount.path("d/new/other"), os.O_RDONLY)
+        with open(mount.path("d/new/other/f"), "x+b", buffering=0) as file:
+            os.unlink(mount.path("d/new/other/f"))
+            os.rmdir(mount.path("d/new/one"))
+            os.rmdir(mount.path("d/new/other"))
+            os.fsync(one)
+            os.setxattr(file.fileno(), "user.mine", b"value")  # crosses with its directory
+            os.setxattr(other, "user.mine", b"value")
+            for directory in (one, other):
+                os.fchmod(directory, 0o700)
+                assert os.listdir(directory) == []
+                st = os.fstat(directory)
+                assert (stat.S_IMODE(st.st_mode), st.st_nlink) == (0o700, 0)
+            assert os.getxattr(other, "user.mine") == b"value"
+        os.close(one)
+        os.close(other)
+        mount.forget()
+        mount.await_held(open_files=0, nodes=1)
+
+
+def test_a_directory_that_a_lower_gets_later_does_not_show(stack: Stack) -> None:
+    lower = stack.add({"d": Dir()})
+    with mounted(stack) as mount:
+        os.mkdir(mount.path("d/before"))
+        os.mkdir(mount.path("d/new"))
+        with open(mount.path("d/new/mine"), "x"):
+            pass
+        os.mkdir(os.path.join(lower, "d/new"))
+        with open(os.path.join(lower, "d/new/lowers"), "x"):
+            pass
+        assert os.listdir(mount.path("d/new")) == ["mine"]
+        assert not os.path.exists(mount.path("d/new/lowers"))
+        with open(mount.path("d/new/lowers"), "x"):
+            pass
+        shutil.rmtree(mount.path("d/new"))
+        assert os.listdir(mount.path("d")) == ["before"]
+    with mounted(stack) as mount:
+        assert os.listdir(mount.path("d")) == ["before"]

@@ -622,7 +622,7 @@ def test_a_nameless_file_crosses_with_its_descriptor() -> None:
     write_to(wire, nodeid, handle, b"content")
     assert wire.ask(UNLINK, ROOT, b"f\0") == DONE
     assert wire.ask(LINK, ROOT, struct.pack("=Q", nodeid) + b"g\0") is None
-    ((_, name, crossed, lookups, handles, _, state, inode),) = _native.plane_crossings()
+    ((_, name, crossed, lookups, handles, _, state, inode, _),) = _native.plane_crossings()
     assert (name, crossed, lookups, handles) == (b"", nodeid, 1, [(handle, True)])
     assert state[0] is not None  # the modification time before the write
     assert os.fstat(inode).st_size == 7
@@ -736,7 +736,7 @@ def test_malformed_requests_read_nothing_beyond_their_end(seed: int, changes: bo
             nodeid = chance.choice((*nodeids, chance.getrandbits(64)))
             raw = _HEADER.pack(40 + len(body), opcode, 2, nodeid, 0, 0, 0, 0, 0) + bytes(body)
             wire.send(raw[: chance.choice((len(raw), len(raw), 40, 41))])
-            for _, _, crossing, _, handles, *_, inode in _native.plane_crossings():
+            for _, _, crossing, _, handles, *_, inode, _ in _native.plane_crossings():
                 if inode >= 0:
                     os.close(inode)
                 if chance.random() < 0.5:
