@@ -85,27 +85,18 @@ data_mount(const struct plan *plan, const struct argument *arguments)
 
 /* ---- covered files --------------------------------------------------------------------------- */
 
-/* Whether a line gives an address the name: not its first word, and no comment. */
-static bool
-line_has(char *line, const char *name)
-{
-    char *rest;
-    line[strcspn(line, "#")] = '\0';
-    if (!strtok_r(line, BLANKS, &rest))
-        return false;
-    for (const char *word; (word = strtok_r(NULL, BLANKS, &rest));)
-        if (!strcmp(word, name))
-            return true;
-    return false;
-}
-
+/* Whether a line gives an address the name: it is not the first word, and in no comment. */
 static bool
 has_name(const char *text, const char *name)
 {
-    char *copy = strdup(text), *rest = copy;
+    char *copy = strdup(text), *rest = copy, *words;
     bool found = false;
-    for (char *line; copy && !found && (line = strsep(&rest, "\n\r"));)
-        found = line_has(line, name);
+    for (char *line; copy && !found && (line = strsep(&rest, "\n\r"));) {
+        line[strcspn(line, "#")] = '\0';
+        const char *word = strtok_r(line, BLANKS, &words);
+        while (word && !found && (word = strtok_r(NULL, BLANKS, &words)))
+            found = !strcmp(word, name);
+    }
     free(copy);
     return found;
 }
@@ -129,9 +120,8 @@ static bool
 append_covered(FILE *text, const char *place)
 {
     int file = open(place, O_RDONLY | O_CLOEXEC);
-    bool whole = file >= 0 && append_file(text, file);
-    if (file >= 0)
-        close(file);
+    bool whole = append_file(text, file);
+    close(file);
     return whole;
 }
 

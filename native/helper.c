@@ -346,16 +346,10 @@ helper_start(struct helper *helper, const struct argument *arguments)
     return helper->process < 0 ? fail("CONNECT", helper->program) : 0;
 }
 
-bool
-helper_waits(const struct helper *helper)
-{
-    return helper->requests.length;
-}
-
 int
 helper_connect(const struct helper *helper)
 {
-    bool waits = helper_waits(helper);
+    bool waits = helper->requests.length;
     int sent[SENT] = {open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC),
                       waits ? tap_make(helper) : -1};
     bool works = sent[NETWORK] >= 0 && (sent[TAP] >= 0 || !waits) &&

@@ -394,7 +394,7 @@ static int
 connect_network(void)
 {
     struct helper *helper = &monitor.helper;
-    bool waits = helper_waits(helper);
+    bool waits = helper->requests.length;
     if (helper_connect(helper) < 0 && waits) {
         helper_end(helper);
         return 0;

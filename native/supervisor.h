@@ -160,15 +160,12 @@ struct helper {
     pid_t process; /* the attendant; 0 without one */
     int socket;    /* to the attendant */
     const char *program, *interface;
-    struct argument requests;   /* that make the interface; none: the program makes it */
+    struct argument requests;   /* that make the interface, for which the program waits then */
     char said[MOST_SAID + 200]; /* a line with the program, and what it has printed */
 };
 
 /* Carry out STEP_HELPER: fork the attendant, which stays in the present network namespace. */
 int helper_start(struct helper *helper, const struct argument *arguments);
-
-/* Whether it starts the program only at the first packet. */
-bool helper_waits(const struct helper *helper);
 
 /* Have it start the program, for the present network namespace; `socket` is readable later. Returns
  * -1 with errno set. */

@@ -301,15 +301,12 @@ append_entries(PyObject *list, const char *buffer, size_t size)
 }
 
 static PyObject *
-py_getdents64(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+py_getdents64(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    static char *keywords[] = {"fd", "count", NULL};
     int fd;
     uint32_t count;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&:getdents64", keywords, &fd,
-                                     native_uint32_from, &count)) {
+    if (!PyArg_ParseTuple(args, "iO&:getdents64", &fd, native_uint32_from, &count))
         return NULL;
-    }
     char *buffer = PyMem_Malloc(count);
     if (buffer == NULL)
         return PyErr_NoMemory();
@@ -334,11 +331,10 @@ py_getdents64(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 }
 
 static PyObject *
-py_fstatfs(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+py_fstatfs(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    static char *keywords[] = {"fd", NULL};
     int fd;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i:fstatfs", keywords, &fd))
+    if (!PyArg_ParseTuple(args, "i:fstatfs", &fd))
         return NULL;
     struct statfs st;
     int result;
@@ -349,15 +345,14 @@ py_fstatfs(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 }
 
 static PyObject *
-py_statx(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+py_statx(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    static char *keywords[] = {"dirfd", "path", "flags", "mask", NULL};
     int dirfd, flags, result;
     native_path path = {0};
     uint32_t mask;
     struct statx stx = {0};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&iO&:statx", keywords, &dirfd,
-                                     native_path_from, &path, &flags, native_uint32_from, &mask))
+    if (!PyArg_ParseTuple(args, "iO&iO&:statx", &dirfd, native_path_from, &path, &flags,
+                          native_uint32_from, &mask))
         return NULL;
     NATIVE_CALL(result, statx(dirfd, path.name, flags, mask, &stx));
     const unsigned long long born = (unsigned long long)stx.stx_btime.tv_sec * NS_PER_S;
@@ -465,11 +460,14 @@ PyMethodDef native_syscall_methods[] = {
                   "os.stat of a name in a directory, symlinks not followed; None for ENOENT."),
     NATIVE_METHOD(xattr_or_none, "($module, /, path, name, follow_symlinks=True)",
                   "os.getxattr; None for ENODATA and EOPNOTSUPP."),
-    NATIVE_METHOD(statx, "($module, /, dirfd, path, flags, mask)",
-                  "statx(2): the attributes of an inode that os.stat lacks, by name."),
-    NATIVE_METHOD(getdents64, "($module, /, fd, count)",
-                  "getdents64(2): the next entries of an open directory."),
-    NATIVE_METHOD(fstatfs, "($module, /, fd)",
-                  "fstatfs(2): f_type, the kind of the file system, which os.fstatvfs lacks."),
+    {"statx", py_statx, METH_VARARGS,
+     "statx($module, dirfd, path, flags, mask, /)\n--\n\n"
+     "statx(2): the attributes of an inode that os.stat lacks, by name."},
+    {"getdents64", py_getdents64, METH_VARARGS,
+     "getdents64($module, fd, count, /)\n--\n\n"
+     "getdents64(2): the next entries of an open directory."},
+    {"fstatfs", py_fstatfs, METH_VARARGS,
+     "fstatfs($module, fd, /)\n--\n\n"
+     "fstatfs(2): f_type, the kind of the file system, which os.fstatvfs lacks."},
     {NULL, NULL, 0, NULL},
 };

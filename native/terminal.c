@@ -41,7 +41,7 @@ static struct {
     bool prepared, interactive;
     bool is_terminal; /* standard input, with -i */
     bool raw;
-    struct termios before;
+    struct termios before, wanted; /* wanted: raw */
     pid_t guardian;
     struct end input, output, view;
     bool input_ended, end_told; /* end of file at the caller, and told to the view */
@@ -60,26 +60,17 @@ static struct {
 
 /* ---- the caller's terminal ------------------------------------------------------------------ */
 
-static struct termios
-raw_mode(void)
-{
-    struct termios raw = terminal.before;
-    cfmakeraw(&raw);
-    return raw;
-}
-
 /* In the background the terminal's SIGTTOU stops this process, as it stops every program that sets
  * a mode there. */
 static void
 make_raw(void)
 {
-    struct termios raw = raw_mode();
     sigset_t one, before;
     sigemptyset(&one);
     sigaddset(&one, SIGTTOU);
     (void)sigprocmask(SIG_UNBLOCK, &one, &before);
     if (terminal.is_terminal && terminal.master >= 0)
-        terminal.raw = tcsetattr(STDIN_FILENO, TCSANOW, &raw) == 0;
+        terminal.raw = tcsetattr(STDIN_FILENO, TCSANOW, &terminal.wanted) == 0;
     (void)sigprocmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -105,7 +96,7 @@ is_same_mode(const struct termios *one, const struct termios *other)
 static _Noreturn void
 guard(int monitor)
 {
-    struct termios found, raw = raw_mode();
+    struct termios found;
     struct pollfd watched = {.fd = monitor, .events = POLLIN};
     int kept[] = {STDIN_FILENO, monitor};
     (void)setsid();
@@ -113,7 +104,7 @@ guard(int monitor)
     close_all_but(kept, sizeof kept / sizeof *kept);
     while (poll(&watched, 1, -1) < 0 && errno == EINTR)
         continue;
-    if (tcgetattr(STDIN_FILENO, &found) == 0 && is_same_mode(&found, &raw))
+    if (tcgetattr(STDIN_FILENO, &found) == 0 && is_same_mode(&found, &terminal.wanted))
         (void)tcsetattr(STDIN_FILENO, TCSANOW, &terminal.before);
     _exit(0);
 }
@@ -384,6 +375,8 @@ terminal_prepare(bool interactive)
     terminal.prepared = true;
     terminal.interactive = interactive;
     terminal.is_terminal = interactive && tcgetattr(STDIN_FILENO, &terminal.before) == 0;
+    terminal.wanted = terminal.before;
+    cfmakeraw(&terminal.wanted);
     if (terminal.is_terminal && start_guardian() < 0)
         return -1;
     open_output();

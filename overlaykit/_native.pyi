@@ -96,7 +96,7 @@ def openat2(dirfd: int, path: _Path, flags: int, mode: int = 0, resolve: int = 0
 def renameat2(
     olddirfd: int, oldpath: _Path, newdirfd: int, newpath: _Path, flags: int = 0, /
 ) -> None: ...
-def statx(dirfd: int, path: _Path, flags: int, mask: int) -> _Statx: ...
+def statx(dirfd: int, path: _Path, flags: int, mask: int, /) -> _Statx: ...
 def stat_or_none(dirfd: int, name: _Path) -> os.stat_result | None:
     """os.stat(name, dir_fd=dirfd, follow_symlinks=False), or None where the name does not exist (ENOENT)."""
 
@@ -118,14 +118,14 @@ def sync_file_range(fd: int, offset: int, nbytes: int, flags: int, /) -> None: .
 def capget(header: bytearray, sets: bytearray, /) -> None: ...
 def capset(header: bytearray, sets: bytearray, /) -> None: ...
 def open_by_handle_at(mount_fd: int, handle: bytearray, flags: int, /) -> int: ...
-def getdents64(fd: int, count: int) -> list[tuple[bytes, int, int]]:
+def getdents64(fd: int, count: int, /) -> list[tuple[bytes, int, int]]:
     """The next entries of an open directory, as many as fit into `count` bytes, without `.` and `..`.
 
     Returns: name, S_IFMT bits of the kind (0 where the file system has none) and inode number of each; none at the end.
     Raises: OSError: EINVAL if `count` is too small for a name, EBADF for an O_PATH descriptor.
     """
 
-def fstatfs(fd: int) -> int:
+def fstatfs(fd: int, /) -> int:
     """The kind of the file system: f_type (include/uapi/linux/magic.h), which os.fstatvfs lacks."""
 
 def open_tree(dirfd: int, path: _Path, flags: int, /) -> int: ...
