@@ -56,6 +56,7 @@ enum {
     MOST_EMITTED = 1 << 13, /* entries of one READDIRPLUS */
     WIDE = 256,             /* entries; most programs use only the names of such directories */
     OPCODES = 64,
+    LATENCIES = 16,
     MOST_SKIPPED = 100,
     MANY_FORGOTTEN = 256,
 };
@@ -126,8 +127,9 @@ static struct {
         int64_t change_time;
     } *forgotten;
     size_t forgotten_count, forgotten_room;
-    bool forgets; /* Python has to, soon */
-    uint64_t answered[OPCODES];
+    bool forgets;                          /* Python has to, soon */
+    uint64_t answered[OPCODES][LATENCIES]; /* by the time that it took, below 1024 << n ns */
+    uint64_t spent[OPCODES];               /* ns */
 } plane;
 
 /* ---- nodes ------------------------------------------------------------------------------------
@@ -1581,6 +1583,16 @@ now_ns(void)
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
+static void
+count(unsigned kind, uint64_t nanoseconds)
+{
+    unsigned latency = 0;
+    while (latency < LATENCIES - 1 && nanoseconds >> (10 + latency))
+        latency++;
+    plane.answered[kind][latency]++;
+    plane.spent[kind] += nanoseconds;
+}
+
 /* Answer requests until one is Python's (`pending`), the mount is gone (`ended`), Python's other
  * tasks are due, or no request has come for `wait` milliseconds. Returns whether none has come. */
 static bool
@@ -1593,16 +1605,16 @@ run(int wait, bool polls)
         if (size >= (ssize_t)sizeof(struct fuse_in_header)) {
             struct fuse_in_header *header = (void *)plane.block;
             unsigned kind = header->opcode < OPCODES ? header->opcode : 0;
-            bool answered = answer(header, (size_t)size);
+            long long started = now_ns();
             if (plane.spins)
                 plane.vain = 0;
-            plane.answered[kind] += answered;
-            if (!answered) {
+            if (!answer(header, (size_t)size)) {
                 cross_named(header, (size_t)size);
                 plane.pending = (size_t)size;
                 return false;
             }
             waiting = now_ns();
+            count(kind, (uint64_t)(waiting - started));
             if (plane.directories > plane.most_directories)
                 evict();
             if (waiting - began > TURN_NS || plane.forgets)
@@ -1961,14 +1973,20 @@ py_plane_forgotten(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 static PyObject *
 py_plane_counts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
-    PyObject *list = PyList_New(0);
-    for (size_t at = 0; list && at < OPCODES; at++) {
-        PyObject *number = PyLong_FromUnsignedLongLong(plane.answered[at]);
-        if (!number || PyList_Append(list, number) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(number);
+    PyObject *kinds = PyList_New(0);
+    for (size_t kind = 0; kinds && kind < OPCODES; kind++) {
+        PyObject *all = Py_BuildValue("[K]", (unsigned long long)plane.spent[kind]);
+        for (size_t at = 0; all && at < LATENCIES; at++) {
+            PyObject *number = PyLong_FromUnsignedLongLong(plane.answered[kind][at]);
+            if (!number || PyList_Append(all, number) < 0)
+                Py_CLEAR(all);
+            Py_XDECREF(number);
+        }
+        if (!all || PyList_Append(kinds, all) < 0)
+            Py_CLEAR(kinds);
+        Py_XDECREF(all);
     }
-    return list;
+    return kinds;
 }
 
 static PyObject *

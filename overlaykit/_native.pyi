@@ -300,8 +300,12 @@ def plane_forgotten() -> list[tuple[int, int]]:
     0 instead of a time: a lookup of the directory was held back until now, and Python forgets it.
     """
 
-def plane_counts() -> list[int]:
-    """How many requests the plane has answered, by opcode (linux/fuse.h)."""
+def plane_counts() -> list[list[int]]:
+    """What the plane has answered, by opcode (linux/fuse.h).
+
+    Of each kind: the nanoseconds that all its requests took, then how many took less than 1024 << n nanoseconds and no
+    less than half of that, for n from 0; the last number is of all that took longer.
+    """
 
 def plane_held() -> tuple[int, int, int, int]:
     """How many nodes, lookups of them, open files and open directories the plane has."""

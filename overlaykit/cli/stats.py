@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Final
 from overlaykit.cli.arguments import Parser
 
 if TYPE_CHECKING:
+    import argparse
+
     from overlaykit.views.entry import About
     from overlaykit.views.members import Usage
+    from overlaykit.views.registry import Registry
 
 _SECONDS: Final = 1.0
 """Between two samples."""
@@ -24,6 +27,17 @@ def parser() -> Parser:
     command.add_argument(
         "--json", action="store_true", help="for programs: one sample, a list of objects"
     )
+    command.add_argument(
+        "--requests",
+        action="store_true",
+        help="show the requests of the kernel that the views' daemons have had, by kind: how many, how long they took"
+        " (HALF BELOW and 99%% BELOW in microseconds), and whether Python or native code has answered",
+    )
+    command.add_argument(
+        "--prometheus",
+        action="store_true",
+        help="the same for Prometheus, as its node exporter reads text files",
+    )
     command.add_argument("views", metavar="VIEW", nargs="*")
     return command
 
@@ -34,6 +48,8 @@ def main(arguments: list[str]) -> int:
     from overlaykit.views.registry import Registry
 
     registry = Registry()
+    if args.requests or args.prometheus:
+        return _requests(registry, args)
     wanted = {registry.find(name).about.device for name in args.views}  # names may change
 
     def views() -> list[About]:
@@ -58,6 +74,21 @@ def main(arguments: list[str]) -> int:
         if not now:
             return 0
         before, began = now, ended
+
+
+def _requests(registry: Registry, args: argparse.Namespace) -> int:
+    from overlaykit.cli import request_stats
+    from overlaykit.views import measuring
+
+    wanted = [registry.find(name) for name in args.views] if args.views else registry.running()
+    measured = {one.about.name: found for one in wanted if (found := measuring.requests(one))}
+    if args.prometheus:
+        print(request_stats.as_prometheus(measured))
+    elif args.json:
+        print(request_stats.as_json(measured))
+    else:
+        request_stats.show(measured)
+    return 0
 
 
 def _show(

@@ -10,6 +10,7 @@ import errno
 import os
 
 from overlaykit import codec, sockets
+from overlaykit.fuse.statistics import Latencies
 from overlaykit.record import Record
 
 
@@ -21,6 +22,10 @@ class Explain(Record):
 
 class Count(Record):
     """How much the daemon holds in memory, and how many requests it has had."""
+
+
+class Measure(Record):
+    """How many requests the daemon has had of each kind, and how long they took."""
 
 
 class End(Record):
@@ -55,6 +60,13 @@ class Counted(Record):
     answered: int
 
 
+class Measured(Record):
+    """Requests by kind, those answered by Python and those by the data plane."""
+
+    python: dict[str, Latencies]
+    native: dict[str, Latencies]
+
+
 class Ending(Record):
     """The connection ends after this reply."""
 
@@ -69,13 +81,13 @@ class RequestRefused(Record):
 _PIECE = 1 << 16
 """Bytes."""
 
-Request = Explain | Count | End
-Reply = Explained | Counted | Ending | RequestRefused
+Request = Explain | Count | Measure | End
+Reply = Explained | Counted | Measured | Ending | RequestRefused
 
 
 def ask(
     path: str, request: Request, *, seconds: float | None = None
-) -> Explained | Counted | Ending:
+) -> Explained | Counted | Measured | Ending:
     """Send a request to the daemon whose socket is at `path`.
 
     Raises: OSError of a `RequestRefused`; ECONNREFUSED: the daemon has ended; TimeoutError: no reply in `seconds`.

@@ -18,6 +18,8 @@ from overlaykit.fuse.control import (
     Explain,
     Explained,
     LayerHitReply,
+    Measure,
+    Measured,
     Reply,
     Request,
     RequestRefused,
@@ -76,6 +78,9 @@ def _answer(request: Request, operations: Operations) -> bytes:
                 reply = Explained(found.path, found.target, tuple(hits))
             case Count():
                 reply = Counted(operations.held(), dict(operations.requests), operations.answered())
+            case Measure():
+                native = {} if operations.plane is None else operations.plane.latencies()
+                reply = Measured(operations.clock.latencies(), native)
             case End():
                 reply = Ending()
     except OSError as error:

@@ -18,6 +18,7 @@ import itertools
 import logging
 import os
 import stat
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -28,6 +29,7 @@ from overlaykit import _native
 from overlaykit.fuse import patches
 from overlaykit.fuse.copying import Copying
 from overlaykit.fuse.plane import Plane
+from overlaykit.fuse.statistics import Clock
 from overlaykit.overlay.attributes import Caller, Changes
 from overlaykit.overlay.creation import check_name
 from overlaykit.overlay.files import wants_to_write
@@ -81,6 +83,7 @@ def _request(
     @functools.wraps(handler)
     async def handle(self: Operations, *args: P.args, **kwargs: P.kwargs) -> R:
         self.requests[name] += 1
+        began = time.perf_counter_ns()
         try:
             return await handler(self, *args, **kwargs)
         except OSError as error:
@@ -95,6 +98,7 @@ def _request(
             raise pyfuse3.FUSEError(errno.EIO) from error
         finally:
             self.filesystem.between_operations()
+            self.clock.add(name, time.perf_counter_ns() - began)
 
     return handle  # type: ignore[return-value]  # typeshed calls it a _Wrapped, mypy wants a function
 
@@ -105,6 +109,7 @@ class Operations(pyfuse3.Operations):
     Attributes:
       filesystem: the merge that the requests act on.
       requests: the number of requests by kind. Each has a fixed cost, so fewer requests are faster.
+      clock: how long they took here, without what pyfuse3 and the kernel do around them.
       initialized: set once the kernel's first request (INIT) was answered.
 
     Invariant: each reply with an entry adds one to the node's nlookup.
@@ -122,6 +127,7 @@ class Operations(pyfuse3.Operations):
         self._xattr = options.xattr
         self.filesystem = filesystem
         self.requests: Counter[str] = Counter()
+        self.clock = Clock()
         self.initialized = trio.Event()
         self._volatile = options.volatile
         self._dirsync = options.dirsync and not options.volatile

@@ -13,10 +13,12 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
+from overlaykit.fuse.statistics import of_opcodes
 from overlaykit.overlay.nodes import Directory
 
 if TYPE_CHECKING:
     from overlaykit.fuse.spec import MountOptions
+    from overlaykit.fuse.statistics import Latencies
     from overlaykit.overlay.filesystem import Filesystem
     from overlaykit.overlay.nodes import Node
 
@@ -184,7 +186,11 @@ class Plane:
 
     def answered(self) -> int:
         """How many requests the plane has answered."""
-        return sum(_native.plane_counts())
+        return sum(one.count for one in self.latencies().values())
+
+    def latencies(self) -> dict[str, Latencies]:
+        """How many of each kind, and how long they took."""
+        return of_opcodes(_native.plane_counts())
 
     def close(self) -> None:
         """Close the plane's descriptors."""

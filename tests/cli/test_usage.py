@@ -7,7 +7,7 @@ import os
 import signal
 from typing import Any
 
-from ..views.fixtures import with_both_drivers
+from ..views.fixtures import only_with, with_both_drivers
 from ..views.user import TestUser
 
 pytestmark = with_both_drivers
@@ -61,3 +61,37 @@ def test_what_a_view_uses_is_shown(user: TestUser) -> None:
                     pass
             live.send_signal(signal.SIGINT)
         view.communicate("\n")
+
+
+@only_with(driver="fuse")
+def test_the_requests_of_a_view_are_counted_and_timed(user: TestUser) -> None:
+    script = (
+        "mkdir /tmp/d; for name in 1 2 3 4 5; do echo x > /tmp/d/$name; done; echo on; read line"
+    )
+    with user.start("run", "--rm", "--name", "v", "sh", "-c", script) as view:
+        assert view.stdout is not None
+        assert view.stdout.readline() == "on\n"
+        found = json.loads(user.succeeds("stats", "--requests", "--json", "v"))
+        made = {one["by"]: one for one in found if one["request"] == "create"}
+        assert sum(one["count"] for one in made.values()) >= 5
+        assert made["native"]["count"] >= 4
+        for one in found:
+            assert one["name"] == "v"
+            assert sum(latency["count"] for latency in one["below"]) == one["count"]
+            assert one["nanoseconds"] > 0
+            assert one["below"][-1]["nanoseconds"] is None
+        rows = [line.split() for line in user.succeeds("stats", "--requests").splitlines()]
+        assert rows[0][:4] == ["NAME", "REQUEST", "BY", "NUMBER"]
+        assert ["v", "create", "native"] in [row[:3] for row in rows]
+        lines = user.succeeds("stats", "--prometheus", "v").splitlines()
+        assert lines[1] == "# TYPE overlaykit_request_seconds histogram"
+        labels = 'view="v",request="create",by="native"'
+        buckets = [
+            int(line.split()[1])
+            for line in lines
+            if line.startswith(f"overlaykit_request_seconds_bucket{{{labels},")
+        ]
+        assert buckets == sorted(buckets)
+        assert f"overlaykit_request_seconds_count{{{labels}}} {buckets[-1]}" in lines
+        view.communicate("end\n")
+    assert user.refused("stats", "--requests", "v").startswith("v: no view or mount of that name")
