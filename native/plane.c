@@ -1325,8 +1325,11 @@ answer_setattr(const struct fuse_in_header *header, struct node *node,
     const uint32_t known = of_modification | FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE |
                            FATTR_ATIME | FATTR_ATIME_NOW;
     struct stat st;
+    const char *name;
+    int fd;
     if (node->owner != OURS || !node->made || in->valid & ~known ||
-        (S_ISLNK(node->kind) && in->valid & FATTR_MODE) || !attributes(node, &st) ||
+        (S_ISLNK(node->kind) && in->valid & FATTR_MODE) || !place_of(node, &fd, &name) ||
+        !attributes(node, &st) ||
         (in->valid & FATTR_KILL_SUIDGID && !S_ISDIR(st.st_mode) &&
          st.st_mode & (S_ISUID | S_ISGID)))
         return false;

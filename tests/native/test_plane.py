@@ -689,6 +689,22 @@ def test_a_write_puts_the_modification_time_back_at_the_end() -> None:
     os.close(fd)
 
 
+@sandboxed
+def test_an_open_file_of_a_closed_directory_is_pythons_to_change() -> None:
+    wire = Wire()
+    grant_changes()
+    made = create(wire, ROOT, b"f")
+    assert made is not None
+    nodeid, handle = made
+    _native.plane_start(60, 0, 0xFFFFFFFF, 0xFFFFFFFF, False, True, False, False, 0, DESCRIPTORS)
+    assert write_to(wire, nodeid, handle, b"content") == (0, struct.pack("=II", 7, 0))
+    assert _native.plane_held()[3] == 0  # the limit closes the directory
+    assert not _native.plane_is_granted(ROOT)
+    values = (1, 0, handle, 0, 0, 0, 0, 0, 0, 0, 0, 0o100600, 0, 0, 0, 0)
+    assert wire.ask(SETATTR, nodeid, struct.pack("=IIQQQQQQIIIIIIII", *values)) is None
+    assert [crossing[1] for crossing in _native.plane_crossings()] == [b"f"]
+
+
 def change(opcode: int, chance: random.Random) -> bytes:
     """The body of a request that changes names or files."""
     one, other = (chance.choice((b"f1\0", b"n1\0", b"n2\0", b"n3\0")) for _ in range(2))
