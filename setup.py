@@ -33,6 +33,7 @@ PROGRAMS = {
     ],
 }
 DEPENDS = [
+    "native/missing.h",
     "native/plan.h",
     "native/supervisor.h",
     "overlaykit/namespace/plan.py",

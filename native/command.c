@@ -2,6 +2,8 @@
 #include "supervisor.h"
 
 #include <grp.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/ioctl.h>
 
 #define LISTEN_PID "LISTEN_PID="
@@ -96,6 +98,33 @@ begin_session(bool with_pty, int slave)
     if (setsid() < 0)
         return fail("PROCESS", "");
     return with_pty ? take_pty(slave) : 0;
+}
+
+/* Keep the process and its descendants from abstract sockets of others (Landlock). A kernel without
+ * that is no failure. Returns -1 with errno set. */
+static int
+scope_sockets(void)
+{
+    /* struct landlock_ruleset_attr since Linux 6.12, with LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET. */
+    const struct {
+        uint64_t files, network, scoped;
+    } attributes = {.scoped = 1};
+    int rules = (int)syscall(SYS_landlock_create_ruleset, &attributes, sizeof attributes, 0);
+    if (rules < 0) /* E2BIG: older; EOPNOTSUPP: not enabled; EPERM: refused by an outer filter */
+        return errno == E2BIG || errno == ENOSYS || errno == EOPNOTSUPP || errno == EPERM ? 0 : -1;
+    int result = (int)syscall(SYS_landlock_restrict_self, rules, 0);
+    close_keeping_errno(rules);
+    return result;
+}
+
+/* Returns -1 with errno set: EACCES without no_new_privs and CAP_SYS_ADMIN. */
+static int
+install_filter(const struct argument *instructions)
+{
+    struct sock_fprog program = {
+        .len = (unsigned short)(instructions->length / sizeof(struct sock_filter)),
+        .filter = (struct sock_filter *)(uintptr_t)instructions->bytes};
+    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
 }
 
 static int

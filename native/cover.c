@@ -3,12 +3,11 @@
  * where the upper is kept, changes to it are written back after the command's end. */
 #include "supervisor.h"
 
-#include <linux/mount.h>
 #include <sys/statvfs.h>
 
 #define ATTACHED_AT "/run"
 
-enum { DETACH = 2 /* MNT_DETACH */, BUFFER_BYTES = 65536 };
+enum { BUFFER_BYTES = 65536 };
 
 static const char file_path[] = ATTACHED_AT "/file";
 
@@ -40,7 +39,7 @@ memory_mount(uint64_t attributes)
 {
     const struct mount_attr set = {.attr_set = attributes};
     int mount = mount_clone(file_path, attributes ? &set : NULL);
-    if (mount >= 0 && syscall(SYS_umount2, ATTACHED_AT, DETACH) < 0) {
+    if (mount >= 0 && syscall(SYS_umount2, ATTACHED_AT, MNT_DETACH) < 0) {
         close_keeping_errno(mount);
         return -1;
     }

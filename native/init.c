@@ -3,7 +3,7 @@
  * (pid_namespaces(7)). */
 #include "supervisor.h"
 
-#include <linux/mount.h>
+#include <linux/keyctl.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
@@ -77,6 +77,17 @@ static int
 set_hostname(const char *name)
 {
     return sethostname(name, strlen(name)) < 0 && errno != EPERM ? fail("HOSTNAME", name) : 0;
+}
+
+/* Leave the caller's session keyring for a new one (keyrings(7)). A kernel without keys, or a
+ * filter that refuses keyctl(2) to the command as well, is no failure. Returns -1 with errno set.
+ */
+static int
+join_session_keyring(void)
+{
+    if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) >= 0)
+        return 0;
+    return errno == ENOSYS || errno == EPERM ? 0 : -1;
 }
 
 static int

@@ -5,26 +5,10 @@
 #include "native.h"
 
 #include <linux/fs.h>
-#include <linux/mount.h>
 #include <linux/openat2.h>
 #include <sched.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
-
-/* Missing from the headers of Debian 11 (Linux 5.10, glibc 2.31), or in sys/mount.h, which
- * conflicts with linux/mount.h in some versions of glibc. */
-#ifndef MNT_DETACH
-#define MNT_DETACH 2
-#endif
-#ifndef UMOUNT_NOFOLLOW
-#define UMOUNT_NOFOLLOW 8
-#endif
-#ifndef MOUNT_ATTR_NOSYMFOLLOW
-#define MOUNT_ATTR_NOSYMFOLLOW 0x00200000
-#endif
-#ifndef AT_RECURSIVE
-#define AT_RECURSIVE 0x8000
-#endif
 
 static const struct {
     const char *name;

@@ -1,19 +1,6 @@
 /* Detached mounts: make one, clone one, attach one, make one the root. */
 #include "supervisor.h"
 
-#include <linux/mount.h>
-
-/* Missing from the headers of Linux 5.10. The number is the same on all architectures but alpha. */
-#ifndef SYS_mount_setattr
-#define SYS_mount_setattr 442
-#endif
-#ifndef AT_RECURSIVE
-#define AT_RECURSIVE 0x8000
-#endif
-#ifndef MNT_DETACH
-#define MNT_DETACH 2 /* sys/mount.h conflicts with linux/mount.h */
-#endif
-
 enum { MOST_LINKS = 40 }; /* as the kernel, path_resolution(7) */
 
 static int

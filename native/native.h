@@ -7,8 +7,9 @@
 
 #include <Python.h>
 
+#include "missing.h"
+
 #include <errno.h>
-#include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>

@@ -156,9 +156,8 @@ plan_forget(struct plan *plan, enum section first, enum section last)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     for (unsigned section = first; section <= (unsigned)last; section++) {
-        uintptr_t from = (uintptr_t)plan->sections[section].at;
+        uintptr_t from = ((uintptr_t)plan->sections[section].at + page - 1) & ~(page - 1);
         uintptr_t to = (uintptr_t)plan->sections[section].end & ~(page - 1);
-        from = (from + page - 1) & ~(page - 1);
         if (from < to)
             (void)madvise((void *)from, to - from, MADV_DONTNEED);
         plan->sections[section] = (struct cursor){NULL, NULL};

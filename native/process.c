@@ -2,28 +2,10 @@
 #include "supervisor.h"
 
 #include <linux/capability.h>
-#include <linux/filter.h>
-#include <linux/keyctl.h>
-#include <linux/seccomp.h>
 #include <sys/resource.h>
-
-/* Missing from older headers. The numbers are the same on all architectures but alpha. */
-#ifndef SYS_pidfd_open
-#define SYS_pidfd_open 434
-#endif
-#ifndef SYS_landlock_create_ruleset
-#define SYS_landlock_create_ruleset 444
-#define SYS_landlock_restrict_self 446
-#endif
-#ifndef SYS_close_range
-#define SYS_close_range 436
-#endif
 
 enum {
     EVENTS_AT_ONCE = 64,
-    LAST_SIGNAL = 64,
-    FIRST_INTERNAL = 32, /* SIGCANCEL and SIGSETXID of glibc (nptl(7)) */
-    LAST_INTERNAL = 33,
 };
 
 static int epoll = -1;
@@ -142,15 +124,6 @@ ignore_signals(uint64_t mask)
     }
 }
 
-void
-reset_internal_signals(void)
-{
-    static const unsigned char
-        default_action[4 * sizeof(unsigned long)]; /* struct sigaction of the kernel */
-    for (int number = FIRST_INTERNAL; number <= LAST_INTERNAL; number++)
-        (void)syscall(SYS_rt_sigaction, number, default_action, NULL, LAST_SIGNAL / 8);
-}
-
 int
 set_capabilities(uint64_t kept)
 {
@@ -187,40 +160,6 @@ int
 restrict_capabilities(uint64_t kept)
 {
     return bound_capabilities(kept) < 0 ? -1 : set_capabilities(kept);
-}
-
-/* A kernel without keys, or a filter that refuses keyctl(2) to the command as well, is no
- * failure. */
-int
-join_session_keyring(void)
-{
-    if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) >= 0)
-        return 0;
-    return errno == ENOSYS || errno == EPERM ? 0 : -1;
-}
-
-int
-scope_sockets(void)
-{
-    /* struct landlock_ruleset_attr since Linux 6.12, with LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET. */
-    const struct {
-        uint64_t files, network, scoped;
-    } attributes = {.scoped = 1};
-    int rules = (int)syscall(SYS_landlock_create_ruleset, &attributes, sizeof attributes, 0);
-    if (rules < 0) /* E2BIG: older; EOPNOTSUPP: not enabled; EPERM: refused by an outer filter */
-        return errno == E2BIG || errno == ENOSYS || errno == EOPNOTSUPP || errno == EPERM ? 0 : -1;
-    int result = (int)syscall(SYS_landlock_restrict_self, rules, 0);
-    close_keeping_errno(rules);
-    return result;
-}
-
-int
-install_filter(const struct argument *instructions)
-{
-    struct sock_fprog program = {
-        .len = (unsigned short)(instructions->length / sizeof(struct sock_filter)),
-        .filter = (struct sock_filter *)(uintptr_t)instructions->bytes};
-    return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
 }
 
 int

@@ -2,7 +2,6 @@
 #include "supervisor.h"
 
 #include <dirent.h>
-#include <linux/mount.h>
 
 static const struct mount_attr read_only = {.attr_set = MOUNT_ATTR_RDONLY};
 

@@ -18,18 +18,12 @@
 #include <sys/signalfd.h>
 #include <time.h>
 
-#ifndef SYS_quotactl_fd
-#define SYS_quotactl_fd 443
-#endif
-
-#ifndef SYS_pidfd_send_signal
-#define SYS_pidfd_send_signal 424
-#endif
-
 enum {
     REFUSED = 125, /* the exit status for a failure of our own */
     KILLED = 128 + SIGKILL,
     INTERRUPTED = 128 + SIGINT,
+    FIRST_INTERNAL = 32, /* SIGCANCEL and SIGSETXID of glibc (nptl(7)) */
+    LAST_INTERNAL = 33,
     NEW_TIME = 0x80,           /* CLONE_NEWTIME of linux/sched.h, which conflicts with sched.h */
     DRAIN_MILLISECONDS = 2000, /* for a client to read what a view that has ended had sent it */
 };
@@ -860,6 +854,16 @@ start(void)
     while (monitor.with_terminal && !terminal_is_open() && !monitor.view_ended)
         handle_events(-1);
     return 0;
+}
+
+/* Stop ignoring the signals that glibc keeps to itself: its posix_spawn(3) ignores them. */
+static void
+reset_internal_signals(void)
+{
+    static const unsigned char
+        default_action[4 * sizeof(unsigned long)]; /* struct sigaction of the kernel */
+    for (int number = FIRST_INTERNAL; number <= LAST_INTERNAL; number++)
+        (void)syscall(SYS_rt_sigaction, number, default_action, NULL, LAST_SIGNAL / 8);
 }
 
 static _Noreturn void

@@ -3,10 +3,10 @@
 #ifndef OVERLAYKIT_SUPERVISOR_H
 #define OVERLAYKIT_SUPERVISOR_H
 
+#include "missing.h"
 #include "plan.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -17,10 +17,11 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+enum { LAST_SIGNAL = 64 };
 
 #define FORWARDED_SIGNALS {SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH}
 
@@ -82,9 +83,6 @@ sigset_t forwarded_signals(void);
 /* Ignore the signals of the mask, and no others. */
 void ignore_signals(uint64_t mask);
 
-/* Stop ignoring the signals that glibc keeps to itself: its posix_spawn(3) ignores them. */
-void reset_internal_signals(void);
-
 /* Let nothing that this process executes gain another capability than `kept`. Returns -1 with errno
  * set: EPERM without CAP_SETPCAP. */
 int bound_capabilities(uint64_t kept);
@@ -94,17 +92,6 @@ int set_capabilities(uint64_t kept);
 
 /* Both. */
 int restrict_capabilities(uint64_t kept);
-
-/* Leave the caller's session keyring for a new one (keyrings(7)). Returns -1 with errno set. */
-int join_session_keyring(void);
-
-/* Keep the process and its descendants from abstract sockets of others (Landlock). A kernel without
- * that is no failure. Returns -1 with errno set. */
-int scope_sockets(void);
-
-/* Carry out STEP_SECCOMP. Returns -1 with errno set: EACCES without no_new_privs and
- * CAP_SYS_ADMIN. */
-int install_filter(const struct argument *instructions);
 
 int set_limit(const struct argument *arguments);
 

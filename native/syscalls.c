@@ -21,19 +21,10 @@
 #include <dirent.h>
 #include <limits.h>
 #include <linux/filter.h>
-#include <linux/mount.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
-
-/* Missing from the headers of Linux 5.10. The number is the same on all architectures but alpha. */
-#ifndef SYS_mount_setattr
-#define SYS_mount_setattr 442
-#endif
-#ifndef SYS_quotactl_fd
-#define SYS_quotactl_fd 443
-#endif
 
 #define NS_PER_S 1000000000
 
