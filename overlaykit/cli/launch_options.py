@@ -39,6 +39,18 @@ _LONGEST_GRACE = 1_000_000
 """Seconds."""
 
 
+_BUBBLEWRAPS: Final = {
+    f"{option}{suffix}": what + condition
+    for option, what in (
+        ("--bind", "share the host's SRC at DEST, without its devices and set-user-ID programs"),
+        ("--ro-bind", "the same, read-only"),
+        ("--dev-bind", "the same as --bind, with its devices"),
+    )
+    for suffix, condition in (("", ""), ("-try", ", if SRC exists"))
+}
+"""The options of `namespace.binds.BUBBLEWRAPS`, with their help: that module is loaded once one is given."""
+
+
 def declare_root(command: Options) -> None:
     """What the view shows, and where its changes go."""
     command.add_argument(
@@ -97,30 +109,20 @@ def declare_binds(command: Options) -> None:
     command.add_argument(
         "--shm-size", metavar="SIZE", help="the size of /dev/shm, as 64m (default: half the memory)"
     )
-    for option, what in (
-        ("--bind", "share the host's SRC at DEST, without its devices and set-user-ID programs"),
-        ("--ro-bind", "the same, read-only"),
-        ("--dev-bind", "the same as --bind, with its devices"),
-    ):
-        for flag, condition in ((option, ""), (f"{option}-try", ", if SRC exists")):
-            command.add_argument(
-                flag,
-                nargs=2,
-                metavar=("SRC", "DEST"),
-                action="append",
-                default=[],
-                help=what + condition,
-            )
+    for option, what in _BUBBLEWRAPS.items():
+        command.add_argument(
+            option, nargs=2, metavar=("SRC", "DEST"), action="append", default=[], help=what
+        )
 
 
 def binds(args: Values) -> Part:
     return {
         "binds": [
-            *map(namespace.parse_bind, args.binds),
+            *(namespace.parse_bind(text) for text in args.binds),
             *(namespace.parse_mount(text) for text in args.mounts if not _is_tmpfs(text)),
             *(
                 bind
-                for option in namespace.binds.BUBBLEWRAPS
+                for option in _BUBBLEWRAPS
                 for source, target in vars(args)[option.removeprefix("--").replace("-", "_")]
                 if (bind := namespace.binds.bubblewraps(option, source, target)) is not None
             ),

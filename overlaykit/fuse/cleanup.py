@@ -5,8 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 
-from overlaykit import projects
-from overlaykit.rmtree import rmtree_path
 from overlaykit.scope import suppress
 
 TYPE_CHECKING = False
@@ -53,6 +51,9 @@ def remove(cleanup: Cleanup) -> None:
 
     What cannot be removed stays; the next view removes it.
     """
+    from overlaykit import projects  # not at each start of a view
+    from overlaykit.rmtree import rmtree_path
+
     for path, project in cleanup.limited:
         projects.end_limit(path, project)
     if cleanup.member:

@@ -13,7 +13,7 @@ from overlaykit.errors import Error
 from overlaykit.fuse.directories import MountTable, shown_path
 from overlaykit.namespace.spec import End
 from overlaykit.overlay import features
-from overlaykit.views import kernel_mount, locks
+from overlaykit.views import kernel_mount
 from overlaykit.views.drivers import KERNEL
 from overlaykit.views.kernel_mount import Failed, Plan
 from overlaykit.views.upper import leaves_data, open_new_upper
@@ -402,6 +402,8 @@ def _explain_failure(failed: Failed, layers: Sequence[Layer], upper: Upper | Non
         case "namespaces":
             raise _namespaces_refused(failed.number)
         case "locked":
+            from overlaykit.views import locks
+
             raise locks.upper_taken(shown)
         case "owner":
             raise LayerOfAnotherUser(failed.subject)
@@ -439,6 +441,8 @@ def _namespaces_refused(number: int) -> Exception:
 def _refused(number: int, layers: Sequence[Layer], upper: Upper | None) -> Error:
     """Why the kernel refuses to mount, as far as the layers show."""
     if number == errno.EBUSY and upper is not None:
+        from overlaykit.views import locks
+
         return locks.upper_taken(upper.path)
     if number == errno.EINVAL and in_user_namespace():
         points = [mount.mountpoint for mount in mountinfo.current()]

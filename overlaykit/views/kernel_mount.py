@@ -9,7 +9,7 @@ import errno
 import fcntl
 import os
 
-from overlaykit import _native, child, privilege, projects
+from overlaykit import _native, child, privilege
 from overlaykit.beneath import BENEATH
 from overlaykit.namespace import users
 from overlaykit.overlay import features
@@ -156,6 +156,8 @@ def _mount(plan: Plan) -> list[int]:
         upper, work = (_reopen(one, paths[one]) for one in (plan.upper, plan.work))
         lock = _lock(upper)
     if plan.limited:
+        from overlaykit import projects
+
         projects.heed_limits()  # overlayfs writes with the capabilities of the process that mounts it
     try:
         made = _merge(plan, lowers, upper, work, bottom_apart=plan.bottom_apart, metacopy=metacopy)

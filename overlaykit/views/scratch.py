@@ -12,7 +12,6 @@ import fcntl
 import os
 
 from overlaykit.fuse.cleanup import lock_directory
-from overlaykit.rmtree import rmtree_path
 from overlaykit.scope import suppress
 from overlaykit.views import places
 
@@ -91,6 +90,8 @@ def remove(path: str) -> None:
         from overlaykit import projects
 
         projects.end_limit(os.path.join(path, UPPER))
+    from overlaykit.rmtree import rmtree_path  # not at each start of a view
+
     try:
         rmtree_path(path)
     except PermissionError:  # files of the view's other users, which have subordinate ids

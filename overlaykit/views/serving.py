@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from overlaykit.fuse import daemon
-from overlaykit.views.locks import upper_taken
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,4 +23,6 @@ def serve(
         try:
             process.serve(spec, listener, keep=[*entry.locks, *keep])
         except daemon.UpperLocked as held:
+            from overlaykit.views.locks import upper_taken
+
             raise upper_taken(spec.upper or "", held.pid) from held

@@ -10,7 +10,6 @@ from overlaykit import namespace
 from overlaykit.errors import Error
 from overlaykit.fuse import directories
 from overlaykit.record import Record
-from overlaykit.rmtree import rmtree_path
 from overlaykit.views.scratch import UPPER
 
 TYPE_CHECKING = False
@@ -124,6 +123,8 @@ def _make(path: str, undo: ExitStack) -> bool:
     """Whether the directory is new."""
     if os.path.isdir(path):
         return False
+    from overlaykit.rmtree import rmtree_path  # not at each start of a view
+
     os.mkdir(path, 0o700)
     undo.callback(rmtree_path, path)
     return True
