@@ -19,6 +19,7 @@ log: Final = logging.getLogger(__name__)
 _THREADS: Final = "_seccomp_threads.bpf"
 _VIEW: Final = "_seccomp_daemon.bpf"
 _MOUNT: Final = "_seccomp_mount_daemon.bpf"
+_SERVER: Final = "_seccomp_server.bpf"
 
 _ABSENT: Final = (errno.ENOSYS, errno.EINVAL)
 """A kernel without filters (seccomp(2))."""
@@ -30,8 +31,17 @@ def confine(*, attached: bool) -> None:
     The process gains no privileges by execve(2) any more, and may not execute anything.
     Raises OSError. Ensures: without a filter in this installation or in the kernel, the log says so.
     """
+    _confine(_MOUNT if attached else _VIEW)
+
+
+def confine_server() -> None:
+    """Filter the system calls of the fork server, and of the daemons that it forks. As `confine`."""
+    _confine(_SERVER)
+
+
+def _confine(program: str) -> None:
     try:
-        threads, others = _read(_THREADS), _read(_MOUNT if attached else _VIEW)
+        threads, others = _read(_THREADS), _read(program)
     except FileNotFoundError as error:
         log.warning("%s is missing: the daemon runs without a filter", error.filename)
         return

@@ -26,8 +26,8 @@ class Code:
         self._paths = b""
         self._versions = b""
 
-    def complete(self) -> None:
-        """Keep what is loaded now."""
+    def complete(self, *others: str) -> None:
+        """Keep what is loaded now, and other files, which may be missing."""
         paths = {getattr(module, "__file__", None) or "" for module in tuple(sys.modules.values())}
         with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
             fields = (line.rstrip("\n").split(maxsplit=5) for line in maps)
@@ -35,6 +35,7 @@ class Code:
         loaded = {path for path in paths if os.path.isabs(path)}
         own = sorted(loaded & self._before.keys())
         elsewhere = {os.path.dirname(path) for path in loaded - self._before.keys()}
+        elsewhere.update(others)
         self._paths = b"\0".join(map(os.fsencode, (*own, *elsewhere)))
         rest = [_version(os.fsencode(path)) for path in elsewhere]
         self._versions = b"\0".join([*(self._before[path] for path in own), *rest])

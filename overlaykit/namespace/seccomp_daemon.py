@@ -141,6 +141,29 @@ VIEW: Final = Profile(
 )
 """Of the daemon of a view."""
 
+_STARTS: Final = """
+capset chroot fsconfig fsmount fsopen mount mount_setattr move_mount open_tree pivot_root quotactl_fd
+sched_setaffinity sched_setattr sched_setparam sched_setscheduler seccomp setpriority setsid umount2
+"""
+"""Of a daemon, before it installs its own filter: its mount, its root directory, what it takes over of its client."""
+
+_NAMESPACES: Final = (_CLONE_NEWNS, _CLONE_NEWUSER | _CLONE_NEWNS)
+"""Of a daemon's."""
+
+SERVER: Final = Profile(
+    default=_EPERM,
+    others={},
+    rules=(
+        *_RULES,
+        Rule(action=ALLOW, names=tuple(_STARTS.split())),
+        *(
+            Rule(action=ALLOW, names=("unshare",), comparisons=(Comparison(0, EQ, flags),))
+            for flags in _NAMESPACES
+        ),
+    ),
+)
+"""Of the fork server, and of the daemons that it forks until they install `VIEW`."""
+
 MOUNT: Final = Profile(
     default=_EPERM,
     others={},

@@ -30,6 +30,7 @@ _OF_DAEMONS: Final = {
     "_seccomp_threads.bpf": seccomp_daemon.THREADS,
     "_seccomp_daemon.bpf": seccomp_daemon.VIEW,
     "_seccomp_mount_daemon.bpf": seccomp_daemon.MOUNT,
+    "_seccomp_server.bpf": seccomp_daemon.SERVER,
 }
 """The filters that `fuse.confinement` reads."""
 

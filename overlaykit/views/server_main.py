@@ -11,6 +11,9 @@ from overlaykit.fuse.server_code import Code
 
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
+_SUBORDINATE_IDS = ("/etc/subuid", "/etc/subgid", "/usr/bin/newuidmap", "/usr/bin/newgidmap")
+"""What `namespace.available` depends on: a server with a filter gives way to one without when they appear."""
+
 _REHEARSALS = 10
 """More than the calls after which Python 3.11 and later specialize code: it writes into the code's pages then."""
 
@@ -22,7 +25,7 @@ def main() -> None:
 
     daemon_process.load()
     from overlaykit import namespace
-    from overlaykit.fuse import cleanup, daemon_log, server
+    from overlaykit.fuse import cleanup, confinement, daemon_log, server
     from overlaykit.views import places
     from overlaykit.views.server import MOUNTS, USER, idle_seconds
 
@@ -31,14 +34,19 @@ def main() -> None:
         USER: lambda: namespace.enter(namespace.available()),
     }
     _rehearse()
-    code.complete()
+    # A daemon whose namespace maps subordinate ids executes setuid programs: no filter of its parent's may be on it.
+    executes = not namespace.is_privileged() and namespace.available().writer == "helpers"
+    code.complete(*_SUBORDINATE_IDS)
     lock, listener = map(int, sys.argv[1:])
     os.umask(0o077)
     _reset_dispositions()
     registry = os.path.dirname(os.readlink(f"/proc/self/fd/{lock}"))
     try:
         given = socket.socket(fileno=listener)
-        server.Server(lock, given, code, prepare, idle_seconds() or 0).run()
+        serving = server.Server(lock, given, code, prepare, idle_seconds() or 0)
+        if not executes:
+            confinement.confine_server()
+        serving.run()
     except Exception:
         daemon_log.configure(places.log())
         server.log.exception("the fork server failed")

@@ -53,6 +53,7 @@ def test_the_wheel_holds_the_package_alone_with_types_licence_and_programs(
         "_seccomp_threads.bpf",
         "_seccomp_daemon.bpf",
         "_seccomp_mount_daemon.bpf",
+        "_seccomp_server.bpf",
         "_native.abi3.so",
         "_native.pyi",
         "py.typed",

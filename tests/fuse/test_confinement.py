@@ -92,6 +92,35 @@ def test_what_a_daemon_never_does_is_refused_by_every_way_to_ask(profile: str) -
     assert action(compiled("THREADS"), 435) == ERRNO | errno.ENOSYS
 
 
+STARTS = {
+    "pivot_root",
+    "chroot",
+    "capset",
+    "mount",
+    "open_tree",
+    "move_mount",
+    "fsopen",
+    "fsconfig",
+    "fsmount",
+    "mount_setattr",
+}
+"""What a daemon does before it is confined itself."""
+
+
+def test_the_fork_server_does_only_what_a_daemon_does_and_starts_it() -> None:
+    program = compiled("SERVER")
+    for name, number in NEVER.items():
+        assert action(program, number) == (ALLOW if name in STARTS else EPERM), name
+    new_mounts, new_user, new_net = 0x00020000, 0x10000000, 0x40000000
+    for flags in (new_mounts, new_mounts | new_user):
+        assert action(program, 272, (flags,)) == ALLOW  # unshare
+    for flags in (new_net, new_mounts | new_net, new_user):
+        assert action(program, 272, (flags,)) == EPERM
+    for number in range(500):  # no daemon loses a call by it
+        if action(compiled("VIEW"), number) == ALLOW:
+            assert action(program, number) == ALLOW
+
+
 def test_the_daemon_of_a_view_enters_no_namespace_and_that_of_a_mount_only_to_unmount() -> None:
     new_mounts, new_user, new_net = 0x00020000, 0x10000000, 0x40000000
     for profile, allowed in (("VIEW", EPERM), ("MOUNT", ALLOW)):

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import overlaykit
-from overlaykit import View, _native, signals
+from overlaykit import View, _native, namespace, signals
 from overlaykit.fuse import server_client
 from overlaykit.procfs import children, descendants
 from overlaykit.views import server
@@ -250,6 +250,19 @@ def test_a_daemon_has_the_environment_of_its_caller(user: TestUser) -> None:
     with open(log) as file:
         processes = {line.split()[2] for line in file}
     assert len(processes) == 1
+
+
+def test_the_server_has_a_filter_and_so_have_its_daemons(user: TestUser) -> None:
+    """Where the user has subordinate ids, its daemons execute newuidmap: no filter then."""
+    filtered = user.is_root or namespace.available().writer != "helpers"
+    with switched_on():
+        user.succeeds(*RUN)
+        with view(user, "one") as daemon:
+            for process, filters in ((running().pid, 2 * filtered), (daemon, 2 + 2 * filtered)):
+                with open(f"/proc/{process}/status") as file:
+                    status = dict(line.split(":", 1) for line in file)
+                assert int(status["Seccomp_filters"]) == filters
+                assert int(status["NoNewPrivs"]) == (filters > 0)
 
 
 def test_nothing_of_its_callers_stays_open_in_the_server(user: TestUser) -> None:
