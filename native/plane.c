@@ -1611,15 +1611,16 @@ run(int wait, bool polls)
             long long started = now_ns();
             if (plane.spins)
                 plane.vain = 0;
-            if (!answer(header, (size_t)size)) {
+            bool answered = answer(header, (size_t)size);
+            if (plane.directories > plane.most_directories)
+                evict();
+            if (!answered) {
                 cross_named(header, (size_t)size);
                 plane.pending = (size_t)size;
                 return false;
             }
             waiting = now_ns();
             count(kind, (uint64_t)(waiting - started));
-            if (plane.directories > plane.most_directories)
-                evict();
             if (waiting - began > TURN_NS || plane.forgets)
                 return false;
             continue;

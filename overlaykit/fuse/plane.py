@@ -172,6 +172,7 @@ class Plane:
         """Take over the nodes of the request that Python is to answer, and what the plane has kept of others."""
         for crossing in _native.plane_crossings():
             self._adopt(*crossing)
+            self._filesystem.between_operations()  # many directories may cross at once
         nodes = self._filesystem.nodes
         for nodeid, changed in _native.plane_forgotten():
             if changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import stat
 
@@ -266,3 +267,23 @@ def test_a_directory_that_a_lower_gets_later_does_not_show(stack: Stack) -> None
         assert os.listdir(mount.path("d")) == ["before"]
     with mounted(stack) as mount:
         assert os.listdir(mount.path("d")) == ["before"]
+
+
+def test_a_path_deeper_than_the_limit_of_descriptors_crosses(stack: Stack) -> None:
+    stack.add({"d": Dir()})
+    resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))
+    with mounted(stack) as mount:
+        os.mkdir(mount.path("d/new"))
+        os.chdir(mount.path("d/new"))
+        for _ in range(200):
+            os.mkdir("below")
+            os.chdir("below")
+        with open("f", "x") as file:
+            file.write("content")
+        os.link("f", "g")
+        with open("g") as file:
+            assert file.read() == "content"
+        os.chdir(mount.path("d"))
+        shutil.rmtree("new")
+        assert os.listdir(".") == []
+        os.chdir("/")
