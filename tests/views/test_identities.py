@@ -12,6 +12,7 @@ import pytest
 
 from overlaykit import _native
 from overlaykit.procfs import descendants
+from overlaykit.views import server
 
 from ..posix.syscalls import MS_BIND
 from .fixtures import only_as, only_with
@@ -141,3 +142,26 @@ def test_files_of_other_users_are_shown_by_either_driver(user: TestUser, first: 
         user.wait_for_descendants()
         assert not os.path.exists(f"{home}/.cache/overlaykit")
         user.program([*run, "--driver", first, "sh", "-ec", "rm -r /d /mine"])
+
+
+@only_as("root")
+def test_a_server_that_may_execute_nothing_gives_way_once_there_are_subordinate_ids(
+    user: TestUser,
+) -> None:
+    shows = [*AS_ORDINARY, command(), "run", "--", "cat", "/proc/self/uid_map"]
+    # A server ends with the last process that its user sees.
+    with subordinate_ids(user), subprocess.Popen([*AS_ORDINARY, "sleep", "1000"]) as other:
+        _native.umount2("/etc/subuid", 0)
+        os.environ[server.VARIABLE] = "1000"
+        try:
+            assert user.program(shows).split() == ["0", str(ORDINARY), "1"]
+            said = user.program([*AS_ORDINARY, command(), "server", "status"])
+            assert "1 started" in said
+            _native.mount(user.path("subuid"), "/etc/subuid", None, MS_BIND)
+            for _ in range(2):  # a cold start, and one by another server
+                assert len(user.program(shows).splitlines()) == 2
+            assert user.program([*AS_ORDINARY, command(), "server", "status"]) != said
+        finally:
+            user.program([*AS_ORDINARY, command(), "server", "stop"])
+            os.environ[server.VARIABLE] = "off"
+            other.kill()
