@@ -283,7 +283,11 @@ def test_a_path_deeper_than_the_limit_of_descriptors_crosses(stack: Stack) -> No
         os.link("f", "g")
         with open("g") as file:
             assert file.read() == "content"
-        os.chdir(mount.path("d"))
-        shutil.rmtree("new")
-        assert os.listdir(".") == []
+        os.unlink("f")
+        os.unlink("g")
+        for _ in range(200):
+            os.chdir("..")
+            os.rmdir("below")
         os.chdir("/")
+        os.rmdir(mount.path("d/new"))
+        assert os.listdir(mount.path("d")) == []
