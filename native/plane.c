@@ -25,17 +25,12 @@
 #include <fcntl.h>
 #include <linux/fuse.h>
 #include <poll.h>
-#include <stdbool.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/xattr.h>
 #include <time.h>
-#include <unistd.h>
 
 #define BLOCK_BYTES ((1 << 20) + (1 << 13)) /* more than the longest request, a WRITE of 1 MiB */
 #define INODE_LIMIT (1ULL << 48)            /* overlay/numbering.py */
@@ -655,53 +650,38 @@ is_acl(const char *name)
     return strncmp(name, "system.posix_acl_", 17) == 0;
 }
 
+/* Answer with the value of an attribute, or with the names of all if `name` is NULL. */
 static bool
-answer_xattr(const struct fuse_in_header *header, uint32_t room, ssize_t size)
+answer_xattr(const struct fuse_in_header *header, struct node *node, uint32_t room,
+             const char *name)
 {
-    if (room == 0) {
-        struct fuse_getxattr_out out = {.size = (uint32_t)size};
+    char path[64 + MOST_NAMES];
+    bool follows;
+    if (!plane.xattr || (name && (is_marker(name) || (is_acl(name) && !plane.acl))) ||
+        !path_of(node, path, sizeof path, &follows))
+        return false;
+    ssize_t size = name ? (follows ? getxattr : lgetxattr)(path, name, plane.reply, XATTR_SIZE_MAX)
+                        : (follows ? listxattr : llistxattr)(path, plane.reply, XATTR_LIST_MAX);
+    if (size < 0 && errno == (name ? ENODATA : EOPNOTSUPP))
+        size = name ? -ENODATA : 0;
+    else if (size < 0 && name && is_acl(name) && errno == EOPNOTSUPP)
+        size = -ENODATA;
+    else if (size < 0 || (name && is_acl(name)))
+        return false;
+    for (ssize_t at = 0; !name && at < size; at += (ssize_t)strlen(plane.reply + at) + 1)
+        if (is_acl(plane.reply + at) || is_marker(plane.reply + at) ||
+            strncmp(plane.reply + at, "trusted.", 8) == 0)
+            return false;
+    struct fuse_getxattr_out out = {.size = size < 0 ? 0 : (uint32_t)size};
+    if (size < 0)
+        reply(header->unique, ENODATA, NULL, 0);
+    else if (room == 0)
         reply(header->unique, 0, &out, sizeof out);
-    } else if ((size_t)size > room)
+    else if ((size_t)size > room)
         reply(header->unique, ERANGE, NULL, 0);
     else
         reply(header->unique, 0, plane.reply, (size_t)size);
     return true;
-}
-
-static bool
-answer_getxattr(const struct fuse_in_header *header, struct node *node, uint32_t room,
-                const char *name)
-{
-    char path[64 + MOST_NAMES];
-    bool follows;
-    if (!plane.xattr || is_marker(name) || (is_acl(name) && !plane.acl) ||
-        !path_of(node, path, sizeof path, &follows))
-        return false;
-    ssize_t size = follows ? getxattr(path, name, plane.reply, XATTR_SIZE_MAX)
-                           : lgetxattr(path, name, plane.reply, XATTR_SIZE_MAX);
-    if (size < 0 && (errno == ENODATA || (errno == EOPNOTSUPP && is_acl(name)))) {
-        reply(header->unique, ENODATA, NULL, 0);
-        return true;
-    }
-    return size >= 0 && !is_acl(name) && answer_xattr(header, room, size);
-}
-
-static bool
-answer_listxattr(const struct fuse_in_header *header, struct node *node, uint32_t room)
-{
-    char path[64 + MOST_NAMES];
-    bool follows;
-    if (!plane.xattr || !path_of(node, path, sizeof path, &follows))
-        return false;
-    ssize_t size = follows ? listxattr(path, plane.reply, XATTR_LIST_MAX)
-                           : llistxattr(path, plane.reply, XATTR_LIST_MAX);
-    if (size < 0 && errno == EOPNOTSUPP)
-        size = 0;
-    for (ssize_t at = 0; at < size; at += (ssize_t)strlen(plane.reply + at) + 1)
-        if (is_acl(plane.reply + at) || is_marker(plane.reply + at) ||
-            strncmp(plane.reply + at, "trusted.", 8) == 0)
-            return false;
-    return size >= 0 && answer_xattr(header, room, size);
 }
 
 /* ---- files ------------------------------------------------------------------------------------
@@ -1227,31 +1207,16 @@ answer_write(const struct fuse_in_header *header, const struct handle *handle,
 /* Truncate or extend a file, and keep its modification time. Returns -1 with an errno on failure.
  */
 static int
-resize(struct node *node, const struct fuse_setattr_in *in)
+resize(const char *path, bool follows, uint64_t size)
 {
-    char path[64 + MOST_NAMES];
-    struct handle *handle = in->valid & FATTR_FH ? handle_of(in->fh) : NULL;
     struct stat st;
-    bool follows;
-    if (!S_ISREG(node->kind) || !path_of(node, path, sizeof path, &follows)) {
-        errno = ESTALE;
-        return -1;
-    }
-    bool has_handle = handle && handle->node == node && handle->writable;
-    int fd = has_handle
-                 ? handle->fd
-                 : open(path, O_WRONLY | O_CLOEXEC | O_NONBLOCK | (follows ? 0 : O_NOFOLLOW));
-    if (fd < 0)
-        return -1;
-    int result = fstat(fd, &st);
-    if (result == 0)
-        result = ftruncate(fd, (off_t)in->size);
-    int error = errno;
+    int fd = open(path, O_WRONLY | O_CLOEXEC | O_NONBLOCK | (follows ? 0 : O_NOFOLLOW));
+    int result = fd < 0 || fstat(fd, &st) < 0 ? -1 : ftruncate(fd, (off_t)size), error = errno;
     if (result == 0) {
         struct timespec times[] = {{.tv_nsec = UTIME_OMIT}, st.st_mtim};
         (void)futimens(fd, times);
     }
-    if (!has_handle)
+    if (fd >= 0)
         close(fd);
     errno = error;
     return result;
@@ -1282,7 +1247,7 @@ change(struct node *node, const struct fuse_setattr_in *in, const struct stat *s
         return -1;
     if (in->valid & FATTR_MODE && chmod(path, in->mode & 07777) < 0)
         return -1;
-    if (in->valid & FATTR_SIZE && resize(node, in) < 0)
+    if (in->valid & FATTR_SIZE && resize(path, follows, in->size) < 0)
         return -1;
     if (!(in->valid & of_times))
         return 0;
@@ -1328,7 +1293,8 @@ answer_setattr(const struct fuse_in_header *header, struct node *node,
     const char *name;
     int fd;
     if (node->owner != OURS || !node->made || in->valid & ~known ||
-        (S_ISLNK(node->kind) && in->valid & FATTR_MODE) || !place_of(node, &fd, &name) ||
+        (S_ISLNK(node->kind) && in->valid & FATTR_MODE) ||
+        (!S_ISREG(node->kind) && in->valid & FATTR_SIZE) || !place_of(node, &fd, &name) ||
         !attributes(node, &st) ||
         (in->valid & FATTR_KILL_SUIDGID && !S_ISDIR(st.st_mode) &&
          st.st_mode & (S_ISUID | S_ISGID)))
@@ -1539,12 +1505,12 @@ answer(struct fuse_in_header *header, size_t size)
                answer_readdirplus(header, node, ((struct fuse_read_in *)(void *)in)->offset,
                                   ((struct fuse_read_in *)(void *)in)->size);
     case FUSE_GETXATTR:
-        return ends && left > sizeof(struct fuse_getxattr_in) &&
-               answer_getxattr(header, node, ((struct fuse_getxattr_in *)(void *)in)->size,
-                               in + sizeof(struct fuse_getxattr_in));
-    case FUSE_LISTXATTR:
-        return left >= sizeof(struct fuse_getxattr_in) &&
-               answer_listxattr(header, node, ((struct fuse_getxattr_in *)(void *)in)->size);
+    case FUSE_LISTXATTR: {
+        const struct fuse_getxattr_in *wanted = (void *)in;
+        bool names = header->opcode == FUSE_LISTXATTR;
+        return left >= sizeof *wanted && (names || (ends && left > sizeof *wanted)) &&
+               answer_xattr(header, node, wanted->size, names ? NULL : in + sizeof *wanted);
+    }
     case FUSE_SETATTR:
         return left >= sizeof(struct fuse_setattr_in) && answer_setattr(header, node, (void *)in);
     case FUSE_CREATE:
@@ -1782,15 +1748,14 @@ py_plane_fetch(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     struct node *directory = find(above);
     struct node *node = directory && directory->children ? child(directory, name) : NULL;
-    if (!node || node->owner != OURS)
-        Py_RETURN_NONE;
-    node->owner = CROSSING;
-    return crossing(node);
+    if (node)
+        cross(node);
+    return py_plane_crossings(NULL, NULL);
 }
 
 ABOUT_NODE(fetch_node)
 {
-    if (node && node->owner == OURS)
+    if (node)
         cross(node);
     return py_plane_crossings(NULL, NULL);
 }

@@ -26,9 +26,7 @@
 
 #include <dlfcn.h>
 #include <linux/fuse.h>
-#include <stdbool.h>
 #include <stddef.h>
-#include <string.h>
 
 #define UNKNOWN_INODE 0xffffffff /* as libfuse's own FUSE_UNKNOWN_INO */
 

@@ -244,8 +244,8 @@ def plane_crossings() -> list[_Crossing]:
     and whether the plane has made it.
     """
 
-def plane_fetch(directory: int, name: bytes, /) -> _Crossing | None:
-    """The plane's node of that name, which crosses; None if it has none."""
+def plane_fetch(directory: int, name: bytes, /) -> list[_Crossing]:
+    """The plane's node of that name, which crosses; none if it has none. Requires: the directory is Python's."""
 
 def plane_fetch_node(nodeid: int, /) -> list[_Crossing]:
     """The node, if it is the plane's, and those above it, which cross."""

@@ -85,8 +85,10 @@ class Plane:
         _native.plane_drop(nodeid)
 
     def fetch(self, directory: Directory, name: bytes) -> Node | None:
-        crossing = _native.plane_fetch(directory.nodeid, name)
-        return None if crossing is None else self._adopt(*crossing)
+        node = None
+        for crossing in _native.plane_fetch(directory.nodeid, name):
+            node = self._adopt(*crossing)
+        return node
 
     def fetch_node(self, nodeid: int) -> None:
         for crossing in _native.plane_fetch_node(nodeid):
