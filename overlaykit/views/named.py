@@ -411,7 +411,8 @@ def all_views() -> list[NamedView]:
         for name in sorted(os.listdir(places.views())):
             with suppress(NoSuchView):
                 view = NamedView(name)
-                if view.definition().temporary and not view.is_running():
+                ended = view.was_started() and not view.is_running()
+                if ended and view.definition().temporary:
                     with suppress(OSError, ViewRuns):
                         view.remove()
                 else:

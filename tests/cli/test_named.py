@@ -227,6 +227,16 @@ def test_a_view_is_created_before_it_is_started(user: TestUser) -> None:
         assert user.refused("create", "--name", "w").startswith("run: no command given")
 
 
+def test_a_view_that_is_created_to_be_removed_at_its_end_is_there_until_then(
+    user: TestUser,
+) -> None:
+    with removed(user, "v"):
+        user.succeeds("create", "--rm", "--name", "v", "pwd", cwd="/usr")
+        assert states(user) == {"v": ("created", None)}
+        assert user.succeeds("start", "-a", "v") == "/usr\n"
+        assert states(user) == {}
+
+
 def test_a_unit_of_systemd_starts_a_view_in_the_foreground(user: TestUser) -> None:
     with removed(user, "v"):
         user.succeeds("run", "--name", "v", "echo", "from the unit")
