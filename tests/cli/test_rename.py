@@ -310,7 +310,9 @@ def test_renames_starts_and_ends_at_random_lose_no_tree(user: TestUser) -> None:
             if chance.random() < 0.5:
                 killed.kill()
             for one in running:
-                one.communicate()
+                said = one.communicate()[1]
+                assert one is killed or not said or said.startswith("overlaykit: "), said
+                assert said.count("\n") <= 1, said
         for name, (state, _) in states(user).items():
             if state == "running":
                 user.overlaykit("kill", name)
@@ -320,3 +322,6 @@ def test_renames_starts_and_ends_at_random_lose_no_tree(user: TestUser) -> None:
         assert set(found) == set(trees)
         for inode, name in found.items():
             assert mark_of(name) == f"{trees[inode]}\n"
+        # Removes what killed processes have left: half-made and half-removed views.
+        user.succeeds("create", "--name", "last", "true")
+        user.succeeds("rm", "last")

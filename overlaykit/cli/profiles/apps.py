@@ -255,7 +255,7 @@ def _stop(name: str, seconds: float, *, remove: bool = False) -> str:
         view = named.NamedView(name)
         done = "stopped" if view.is_running() else ""
         with contextlib.suppress(NotRunning):
-            ending.stop(name, seconds)  # also one that is to be started again by itself
+            ending.stop(view, seconds)  # also one that is to be started again by itself
         if done:
             view.wait()
         if remove:
