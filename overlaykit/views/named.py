@@ -104,11 +104,12 @@ class NamedView:
     `directory`: a path that leads to its directory as long as this object lives.
     """
 
+    _descriptor = -1
+
     def __init__(self, name: str) -> None:
         """Find it. Raises: NoSuchView."""
         self._views = places.views()
         self._name = name
-        self._descriptor = -1
         if is_name(name):
             with suppress(OSError):
                 self._descriptor = os.open(os.path.join(self._views, name), _DIRECTORY)

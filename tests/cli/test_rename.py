@@ -56,6 +56,16 @@ def await_open(process: subprocess.Popen[str], end: str) -> None:
                     return
 
 
+def await_flock(process: subprocess.Popen[str]) -> None:
+    """Wait until a process waits for a lock (proc_locks(5))."""
+    waits = f" {process.pid} "
+    while process.poll() is None:
+        with open("/proc/locks") as file:
+            if any("-> FLOCK" in line and waits in line for line in file):
+                return
+    raise AssertionError("it has not waited")
+
+
 @in_matrix
 def test_all_commands_know_a_running_view_by_its_new_name(user: TestUser) -> None:
     with removed(user, "v", "w"):
@@ -253,6 +263,33 @@ def test_a_name_in_a_shared_network_leads_to_the_view_that_has_taken_it(user: Te
         assert sorted(hosts("other")) == sorted([expected[0], f"{third} w"])
 
 
+def test_a_rename_waits_for_a_start_and_a_start_for_a_rename(user: TestUser) -> None:
+    with removed(user, "v", "w", "x"):
+        user.succeeds("run", "--name", "v", "--", "sh", "-c", "echo >> /tmp/mark; hostname")
+        view = NamedView("v")
+        lock = view.lock_name()  # as `start` does
+        with user.start("rename", "v", "x") as rename:
+            await_flock(rename)
+            assert list(states(user)) == ["v"]
+            os.close(lock)
+        assert rename.returncode == 0
+        assert list(states(user)) == ["x"]
+
+        lock = view.lock_name()  # as `rename` does
+        with user.start("start", "-a", "x") as start:
+            await_flock(start)
+            os.rename(view.path, os.path.join(user.named_views, "w"))
+            user.succeeds("create", "--name", "x", "true")
+            os.close(lock)
+            assert start.communicate()[0] == "w\n"
+        assert {name: state for name, (state, _) in states(user).items()} == {
+            "w": "stopped",
+            "x": "created",
+        }
+        assert mark_of("w") == "\n\n"
+        assert os.listdir(NamedView("x").path) == ["view.json"]
+
+
 def test_one_of_many_renames_at_once_succeeds(user: TestUser) -> None:
     names = [f"w{number}" for number in range(6)]
     with removed(user, "v", *names):
@@ -286,6 +323,13 @@ def test_a_name_in_use_is_refused(user: TestUser) -> None:
         user.succeeds("run", "--rm", "--name", "v", "true")
         assert mark_of("x") == "first\n"
         user.succeeds("rm", "-f", "x")
+
+
+def test_without_a_home_directory_a_rename_is_one_line(user: TestUser) -> None:
+    environment = {**os.environ, "HOME": user.path("none")}
+    environment.pop("XDG_DATA_HOME", None)
+    line = user.refused("rename", "v", "w", env=environment)
+    assert line.startswith("there is no home directory to keep a named view in")
 
 
 def test_renames_starts_and_ends_at_random_lose_no_tree(user: TestUser) -> None:
