@@ -71,11 +71,10 @@ struct node {
     struct lowers *lowers; /* that show in it; NULL: none */
     bool granted, withheld, used;
     bool lists_inodes, below_lists; /* d_ino is st_ino here; in all directories below */
-    bool reading, wide;
-    bool changes;      /* granted for changes, or made here */
-    bool changed;      /* in it a name, since Python asked */
-    uint64_t position; /* where the last READDIRPLUS ended, */
-    off_t place;       /* and for lseek(2) */
+    bool reading, wide, changes;    /* granted for changes, or made here */
+    bool changed;                   /* in it a name, since Python asked */
+    uint64_t position;              /* where the last READDIRPLUS ended, */
+    off_t place;                    /* and for lseek(2) */
     dev_t device;
     uint64_t base;
     /* Of what was made here, in the upper: */
@@ -112,7 +111,8 @@ static struct {
     uint64_t upper_base;
     uint64_t seconds;
     uint32_t nanoseconds;
-    uint32_t unmapped_uid, unmapped_gid, uid, gid;
+    uint32_t unmapped[2][2]; /* shown as root's: user and group, of lowers and of the upper */
+    uint32_t uid, gid;
     bool static_nlink, xattr, acl, may_spin, spins;
     unsigned vain, skipped; /* waits without sleep */
     struct node **crossing;
@@ -127,8 +127,7 @@ static struct {
     uint64_t spent[OPCODES];               /* ns */
 } plane;
 
-/* ---- nodes ------------------------------------------------------------------------------------
- */
+/* ---- nodes ---------------------------------------------------------------------------------- */
 
 static void *
 grown(void *memory, size_t size)
@@ -326,8 +325,7 @@ cross(struct node *node)
     plane.crossing[plane.crossing_count++] = node;
 }
 
-/* ---- directories ------------------------------------------------------------------------------
- */
+/* ---- directories ---------------------------------------------------------------------------- */
 
 static int64_t
 nanoseconds_of(const struct timespec *time)
@@ -426,8 +424,7 @@ evict(void)
     }
 }
 
-/* ---- replies ----------------------------------------------------------------------------------
- */
+/* ---- replies -------------------------------------------------------------------------------- */
 
 /* Returns false if the kernel did not take it: the request was interrupted, or the mount is gone.
  */
@@ -441,11 +438,12 @@ reply(uint64_t unique, int error, const void *data, size_t size)
 }
 
 static void
-fill_attributes(struct fuse_attr *to, uint64_t id, const struct stat *st)
+fill_attributes(struct fuse_attr *to, const struct node *node, const struct stat *st)
 {
+    const uint32_t *unmapped = plane.unmapped[node->made || node->upper >= 0];
     bool one = plane.static_nlink && S_ISDIR(st->st_mode);
     *to = (struct fuse_attr){
-        .ino = id,
+        .ino = node->id,
         .size = (uint64_t)st->st_size,
         .blocks = (uint64_t)st->st_blocks,
         .atime = (uint64_t)st->st_atim.tv_sec,
@@ -456,24 +454,16 @@ fill_attributes(struct fuse_attr *to, uint64_t id, const struct stat *st)
         .ctimensec = (uint32_t)st->st_ctim.tv_nsec,
         .mode = st->st_mode,
         .nlink = one ? 1 : (uint32_t)st->st_nlink,
-        .uid = st->st_uid == plane.unmapped_uid ? 0 : st->st_uid,
-        .gid = st->st_gid == plane.unmapped_gid ? 0 : st->st_gid,
+        .uid = st->st_uid == unmapped[0] ? 0 : st->st_uid,
+        .gid = st->st_gid == unmapped[1] ? 0 : st->st_gid,
         .blksize = (uint32_t)st->st_blksize,
     };
-}
-
-/* What the node's inode does not say. */
-static void
-show_state(struct fuse_attr *to, const struct node *node)
-{
     if (node->change_time) {
         to->ctime = (uint64_t)(node->change_time / SECOND);
         to->ctimensec = (uint32_t)(node->change_time % SECOND);
     }
-    if (node->removed)
-        to->nlink = 0;
-    else if (node->lowers)
-        to->nlink = 1; /* a merged directory, as overlay/tree.py */
+    if (node->removed || node->lowers) /* which is a merged directory, as overlay/tree.py */
+        to->nlink = node->removed ? 0 : 1;
 }
 
 static void
@@ -487,12 +477,10 @@ fill_entry(struct fuse_entry_out *to, const struct node *node, const struct stat
         .attr_valid = plane.seconds,
         .attr_valid_nsec = plane.nanoseconds,
     };
-    fill_attributes(&to->attr, node->id, st);
-    show_state(&to->attr, node);
+    fill_attributes(&to->attr, node, st);
 }
 
-/* ---- names ------------------------------------------------------------------------------------
- */
+/* ---- names ---------------------------------------------------------------------------------- */
 
 /* The node of an entry whose attributes are `st`, one of ours; NULL if Python has to say. */
 static struct node *
@@ -607,8 +595,7 @@ reply_attributes(const struct fuse_in_header *header, struct node *node)
     struct stat st;
     if (!attributes(node, &st))
         return false;
-    fill_attributes(&out.attr, node->id, &st);
-    show_state(&out.attr, node);
+    fill_attributes(&out.attr, node, &st);
     reply(header->unique, 0, &out, sizeof out);
     return true;
 }
@@ -627,8 +614,7 @@ answer_readlink(const struct fuse_in_header *header, struct node *node)
     return true;
 }
 
-/* ---- extended attributes ----------------------------------------------------------------------
- */
+/* ---- extended attributes -------------------------------------------------------------------- */
 
 /* The path of a node for a system call that follows no last symbolic link, unless `follows`.
  * Returns false if it cannot be reached. */
@@ -684,8 +670,7 @@ answer_xattr(const struct fuse_in_header *header, struct node *node, uint32_t ro
     return true;
 }
 
-/* ---- files ------------------------------------------------------------------------------------
- */
+/* ---- files ---------------------------------------------------------------------------------- */
 
 static struct handle *
 handle_of(uint64_t number)
@@ -803,8 +788,7 @@ answer_read(const struct fuse_in_header *header, const struct handle *handle, ui
         reply(header->unique, 0, plane.reply, (size_t)count);
 }
 
-/* ---- listings ---------------------------------------------------------------------------------
- */
+/* ---- listings ------------------------------------------------------------------------------- */
 
 struct entry { /* struct linux_dirent64 of getdents64(2) */
     uint64_t inode;
@@ -964,8 +948,7 @@ answer_readdirplus(const struct fuse_in_header *header, struct node *directory, 
     return true;
 }
 
-/* ---- changes in the upper ---------------------------------------------------------------------
- */
+/* ---- changes in the upper ------------------------------------------------------------------- */
 
 static struct timespec
 time_of(int64_t nanoseconds)
@@ -1313,8 +1296,7 @@ answer_setattr(const struct fuse_in_header *header, struct node *node,
     return reply_attributes(header, node);
 }
 
-/* ---- requests ---------------------------------------------------------------------------------
- */
+/* ---- requests ------------------------------------------------------------------------------- */
 
 /* Take off what of `count` lookups is ours. Returns the rest, for Python. */
 static uint64_t
@@ -1649,15 +1631,15 @@ static PyObject *
 py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long seconds, directories, files;
-    unsigned nanoseconds, uid, gid;
+    unsigned nanoseconds;
+    uint32_t (*unmapped)[2] = plane.unmapped;
     int static_nlink, xattr, acl, may_spin;
-    if (!PyArg_ParseTuple(args, "KIIIppppKK", &seconds, &nanoseconds, &uid, &gid, &static_nlink,
-                          &xattr, &acl, &may_spin, &directories, &files))
+    if (!PyArg_ParseTuple(args, "KI(II)(II)ppppKK", &seconds, &nanoseconds, &unmapped[0][0],
+                          &unmapped[0][1], &unmapped[1][0], &unmapped[1][1], &static_nlink, &xattr,
+                          &acl, &may_spin, &directories, &files))
         return NULL;
     plane.seconds = seconds;
     plane.nanoseconds = nanoseconds;
-    plane.unmapped_uid = uid;
-    plane.unmapped_gid = gid;
     plane.uid = geteuid();
     plane.gid = getegid();
     plane.static_nlink = static_nlink != 0;
@@ -1746,9 +1728,8 @@ py_plane_fetch(PyObject *Py_UNUSED(module), PyObject *args)
     const char *name;
     if (!PyArg_ParseTuple(args, "Ky", &above, &name))
         return NULL;
-    struct node *directory = find(above);
-    struct node *node = directory && directory->children ? child(directory, name) : NULL;
-    if (node)
+    struct node *node = find(above);
+    if (node && (node = node->children ? child(node, name) : NULL))
         cross(node);
     return py_plane_crossings(NULL, NULL);
 }
@@ -1992,9 +1973,9 @@ py_plane_close(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 
 /* overlaykit/_native.pyi says what they do. */
 PyMethodDef native_plane_methods[] = {
-    METHOD(
-        start, METH_VARARGS,
-        ", seconds, nanoseconds, uid, gid, static_nlink, xattr, acl, may_spin, directories, files"),
+    METHOD(start, METH_VARARGS,
+           ", seconds, nanoseconds, lowers, upper, static_nlink, xattr, acl, may_spin, "
+           "directories, files"),
     METHOD(wait, METH_VARARGS, ", device, milliseconds, polls"),
     METHOD(crossings, METH_NOARGS, ""),
     METHOD(fetch, METH_VARARGS, ", directory, name"),

@@ -210,8 +210,8 @@ def adapt_session() -> None:
 def plane_start(
     seconds: int,
     nanoseconds: int,
-    uid: int,
-    gid: int,
+    lowers: tuple[int, int],
+    upper: tuple[int, int],
     static_nlink: bool,
     xattr: bool,
     acl: bool,
@@ -222,9 +222,9 @@ def plane_start(
 ) -> None:
     """Prepare the data plane, before the first request but INIT.
 
-    `seconds`, `nanoseconds`: how long the kernel may cache names and attributes. `uid`, `gid`: shown as root's (0), as
-    the kernel gives them for ids that are not mapped. `may_spin`: there is a processor to await the next request on.
-    `directories`, `files`: how many descriptors of each may be open.
+    `seconds`, `nanoseconds`: how long the kernel may cache names and attributes. `lowers`, `upper`: the user and the
+    group of theirs that are shown as root's (0), as the kernel gives them for ids that are not mapped. `may_spin`:
+    there is a processor to await the next request on. `directories`, `files`: how many descriptors of each may be open.
     """
 
 def plane_wait(device: int, milliseconds: int, polls: bool, /) -> bool:

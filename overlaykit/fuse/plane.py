@@ -44,13 +44,13 @@ class Plane:
         owners = filesystem.tree.owners
         ids = (owners.users, owners.groups)
         self._shows_owners = all(one.squash_to is None and not one.ranges for one in ids)
-        uid, gid = (one.unmapped if one.unmapped >= 0 else _NO_ID for one in ids)
+        users, groups = ids
         seconds, rest = divmod(timeout, 1)
         _native.plane_start(
             int(seconds),
             int(rest * _NANOSECONDS),
-            uid,
-            gid,
+            (_id(users.unmapped), _id(groups.unmapped)),
+            (_id(users.unmapped_in_upper), _id(groups.unmapped_in_upper)),
             options.static_nlink,
             options.xattr,
             acl,
@@ -235,3 +235,8 @@ class Plane:
                 filesystem.files.by_handle[opened].continue_from(*state)
             _native.plane_bind(handle, opened)
         return node
+
+
+def _id(number: int) -> int:
+    """An id of `owners.Ids`, -1 for none, as the plane takes it."""
+    return number if number >= 0 else _NO_ID

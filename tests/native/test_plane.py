@@ -43,6 +43,11 @@ class Buffer(ctypes.Structure):
     )
 
 
+def start(directories: int = DESCRIPTORS) -> None:
+    none = (0xFFFFFFFF, 0xFFFFFFFF)
+    _native.plane_start(60, 0, none, none, False, True, False, False, directories, DESCRIPTORS)
+
+
 class Wire:
     """The kernel's side of a session."""
 
@@ -53,9 +58,7 @@ class Wire:
         self.library = ctypes.CDLL(_native.__file__)
         self.buffer = Buffer()
         self.unique = 0
-        _native.plane_start(
-            60, 0, 0xFFFFFFFF, 0xFFFFFFFF, False, True, False, False, DESCRIPTORS, DESCRIPTORS
-        )
+        start()
 
     def send(self, raw: bytes) -> bytes | None:
         """Send a request. Returns: what is passed to Python; None if nothing is."""
@@ -695,7 +698,7 @@ def test_an_open_file_of_a_closed_directory_is_pythons_to_change() -> None:
     made = create(wire, ROOT, b"f")
     assert made is not None
     nodeid, handle = made
-    _native.plane_start(60, 0, 0xFFFFFFFF, 0xFFFFFFFF, False, True, False, False, 0, DESCRIPTORS)
+    start(directories=0)
     assert write_to(wire, nodeid, handle, b"content") == (0, struct.pack("=II", 7, 0))
     assert _native.plane_held()[3] == 0  # the limit closes the directory
     assert not _native.plane_is_granted(ROOT)
