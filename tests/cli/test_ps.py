@@ -9,8 +9,10 @@ import subprocess
 from typing import Any
 
 from overlaykit.procfs import descendants
+from overlaykit.views import Registry
 
-from ..views.user import TestUser
+from ..views.fixtures import only_as, only_with
+from ..views.user import AS_ORDINARY, TestUser
 
 
 def list_json(user: TestUser) -> list[dict[str, Any]]:
@@ -23,6 +25,22 @@ def start_view(user: TestUser, *options: str) -> subprocess.Popen[str]:
     assert view.stdout is not None
     assert view.stdout.readline() == "started\n"
     return view
+
+
+@only_as("root")
+@only_with(driver="fuse")
+def test_no_other_user_reaches_the_control_socket_of_a_view(user: TestUser) -> None:
+    script = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    connect = ["/usr/bin/python3", "-c", script]
+    os.umask(0)  # so that the socket itself is for all
+    with start_view(user, "--rm", "--name", "view") as view:
+        path = Registry().find("view").control
+        subprocess.run([*connect, path], check=True)
+        done = subprocess.run(
+            [*AS_ORDINARY, *connect, path], capture_output=True, text=True, check=False
+        )
+        assert done.stderr.endswith("PermissionError: [Errno 13] Permission denied\n")
+        view.communicate("end\n")
 
 
 def test_views_and_mounts_are_listed_while_they_run_oldest_first(user: TestUser) -> None:

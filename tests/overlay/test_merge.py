@@ -230,6 +230,16 @@ def test_a_redirect_can_be_a_path_from_the_root(stack: Stack) -> None:
         assert view.names("a/new") == ["bottom"]
 
 
+def test_a_redirect_under_a_prefix_that_is_not_ours_leads_nowhere(stack: Stack) -> None:
+    # Root's is trusted.overlay: an ordinary user, who may write user.overlay, would choose what root's view shows.
+    prefix = "user.overlay" if stack.prefix == "trusted" else "user.fuseoverlayfs"
+    stack.add({"new": Dir(xattrs={f"{prefix}.redirect": b"/secret"}), "new/top": File()})
+    stack.add({"secret/bottom": File(b"x"), "new/below": File()})
+    with stack.open(as_kernel=not stack.unprivileged) as view:
+        assert sorted(view.names("new")) == ["below", "top"]
+        assert not view.exists("new/bottom")
+
+
 def test_redirects_add_up_through_several_layers(stack: Stack) -> None:
     redirect = stack.marker("redirect")
     stack.add({"c": Dir(xattrs={redirect: b"b"}), "c/0": File()})
