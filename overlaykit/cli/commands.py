@@ -20,7 +20,7 @@ COMMANDS: Final = {
     "kill": "send a signal to views",
     "wait": "wait for the end of views, and print their exit statuses",
     "rm": "remove named views with what was written in them",
-    "rename": "give a named view another name",
+    "rename": "give a view another name",
     "attach": "print what a detached view prints from now on, and give it input",
     "logs": "print what a detached view has printed",
     "inspect": "print all about a view, for programs",

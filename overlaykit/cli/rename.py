@@ -6,7 +6,6 @@ from typing import Final
 
 from overlaykit.cli.arguments import Parser
 from overlaykit.errors import Error
-from overlaykit.scope import suppress
 
 _EPILOG: Final = """\
 All commands take the new name from then on. The view's host name, and its name in networks that it shares, stay those
@@ -15,8 +14,7 @@ of its start. A unit of systemd and a profile that name the view have to be chan
 
 class NameStays(Error):
     message = (
-        "{0}: a view that is removed at the end of its command in the foreground, or a mount, keeps its name: run it "
-        "with -d or without --rm"
+        "{0}: a mount, or a view that a program has made by the package overlaykit, keeps its name"
     )
 
 
@@ -24,7 +22,7 @@ def parser() -> Parser:
     """The command's parser."""
     command = Parser(
         "rename",
-        "Give a named view another name, also while it runs.",
+        "Give a view another name, also while it runs.",
         epilog=_EPILOG,
     )
     command.add_argument("view", metavar="VIEW")
@@ -39,10 +37,21 @@ def main(arguments: list[str]) -> int:
 
     try:
         view = named.NamedView(args.view)
-    except named.NoSuchView:
-        with suppress(NotRunning):
-            Registry().find(args.view)
+    except named.NoSuchView as missing:
+        registry = Registry()
+        try:
+            running = registry.find(args.view)
+        except NotRunning:
+            raise missing from None
+        about = running.about
+        if about.kept is not None:  # below another XDG_DATA_HOME
+            raise missing
+        # A program that launches several commands writes the entry with each.
+        if about.target is not None or about.pid != about.supervisor:
             raise NameStays(args.view) from None
-        raise
-    view.rename(args.name)
+        if named.exists(args.name):
+            raise named.NameTaken(args.name) from None
+        registry.rename(running, args.name)
+    else:
+        view.rename(args.name)
     return 0

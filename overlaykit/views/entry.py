@@ -124,11 +124,7 @@ class Entry:
 
     def publish(self, about: About) -> None:
         """Show the entry to other commands."""
-        path = os.path.join(self.path, _ABOUT)
-        with writing_entries(os.path.dirname(self.path)):
-            with open(path + ".new", "wb") as file:
-                file.write(codec.encode(about))
-            os.rename(path + ".new", path)
+        publish(self.path, about)
 
     def make_scratch(self) -> str:
         """Make the directory that is removed with the entry, on a disk if possible. Raises: NoScratchPlace."""
@@ -196,6 +192,15 @@ class Entry:
 def control_socket(path: str) -> str:
     """The socket on which the daemon of the entry at `path` listens."""
     return os.path.join(path, "control")
+
+
+def publish(path: str, about: About) -> None:
+    """Write what the entry at `path` says, in one step. Raises: EntryUnwritable."""
+    file_path = os.path.join(path, _ABOUT)
+    with writing_entries(os.path.dirname(path)):
+        with open(file_path + ".new", "wb") as file:
+            file.write(codec.encode(about))
+        os.rename(file_path + ".new", file_path)
 
 
 def read(path: str) -> About | None:

@@ -391,6 +391,14 @@ def create(
     return NamedView(name)
 
 
+def exists(name: str) -> bool:
+    """Whether there is a view of that name."""
+    with suppress(NoSuchView):
+        NamedView(name)
+        return True
+    return False
+
+
 def restarted_by(lock: int) -> NamedView:
     """The view whose `lock_restarts` this is. Raises: NoSuchView."""
     while True:

@@ -158,6 +158,17 @@ class Registry:
             if about is not None and renamed.is_same(about.kept):
                 entry.note_rename(path)
 
+    def rename(self, view: RunningView, name: str) -> None:
+        """Give a view that has no directory (`named`) another name. Raises: NameInvalid, NameTaken, NotRunning."""
+        if not is_name(name):
+            raise NameInvalid(name)
+        with self.locked():
+            self._entry_of(name)
+            if entry.read(view.entry) != view.about or not view.is_running():
+                raise NotRunning(view.about.name)
+            entry.note_rename(view.entry)
+            entry.publish(view.entry, view.about.replace(name=name))
+
     def running(self) -> list[RunningView]:
         """All that are running, oldest first."""
         found = []

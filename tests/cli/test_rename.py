@@ -315,7 +315,6 @@ def test_a_name_in_use_is_refused(user: TestUser) -> None:
             assert x.stdout is not None
             assert x.stdout.readline() == "ready\n"
             assert user.refused("rename", "v", "x").startswith("--name x: a view of that name is")
-            assert user.refused("rename", "x", "y").startswith("x: a view that is removed at the")
             x.communicate("\n")
         user.succeeds("rename", "v", "x")
         taken = user.refused("run", "--rm", "--name", "x", "true")
@@ -323,6 +322,41 @@ def test_a_name_in_use_is_refused(user: TestUser) -> None:
         user.succeeds("run", "--rm", "--name", "v", "true")
         assert mark_of("x") == "first\n"
         user.succeeds("rm", "-f", "x")
+
+
+def test_a_view_in_the_foreground_without_a_directory_of_its_own_is_renamed(
+    user: TestUser,
+) -> None:
+    script = "echo $0 > /tmp/mark; echo ready; read line"
+    with removed(user, "named"):
+        user.succeeds("create", "--name", "named", "true")
+        run = ("run", "--rm", "--name", "v", "--", "sh", "-c", script)
+        with user.start(*run, "first") as first:
+            assert first.stdout is not None
+            assert first.stdout.readline() == "ready\n"
+            assert user.refused("rename", "v", "named").startswith("--name named: there is a view")
+            assert user.refused("rename", "v", "v").startswith("--name v: a view of that name is")
+            assert user.refused("rename", "v", "a/b").startswith("--name a/b: use up to 63")
+            user.succeeds("rename", "v", "w")
+            with user.start(*run, "second") as second:
+                assert second.stdout is not None
+                assert second.stdout.readline() == "ready\n"
+                assert user.refused("rename", "v", "w").startswith("--name w: a view of that name")
+                marks = [user.succeeds("exec", name, "cat", "/tmp/mark") for name in "vw"]
+                assert marks == ["second\n", "first\n"]
+                first.communicate("end\n")
+                assert first.returncode == 0
+                assert user.refused("exec", "w", "true").startswith("w: no view or mount")
+                assert user.succeeds("exec", "v", "cat", "/tmp/mark") == "second\n"
+                second.communicate("end\n")
+                assert second.returncode == 0
+
+
+def test_a_mount_keeps_its_name(user: TestUser) -> None:
+    lower, target = user.directory("lower"), user.directory("target")
+    user.succeeds("mount", "-o", f"lowerdir={lower}", "--name", "mounted", target)
+    assert user.refused("rename", "mounted", "w").startswith("mounted: a mount, or a view that")
+    user.succeeds("umount", target)
 
 
 def test_without_a_home_directory_a_rename_is_one_line(user: TestUser) -> None:
