@@ -53,6 +53,7 @@ enum {
     OPCODES = 64,
     LATENCIES = 16,
     MOST_SKIPPED = 100,
+    MOST_CLOSED = 1 << 10,
     MANY_FORGOTTEN = 256,
 };
 
@@ -314,15 +315,18 @@ settle(struct node *node)
 static void
 cross(struct node *node)
 {
-    if (node->owner != OURS)
-        return;
-    cross(node->above);
-    node->owner = CROSSING;
-    if (plane.crossing_count == plane.crossing_room) {
-        plane.crossing_room = 2 * plane.crossing_room + 16;
+    size_t depth = 0;
+    for (const struct node *up = node; up && up->owner == OURS; up = up->above)
+        depth++;
+    if (plane.crossing_count + depth > plane.crossing_room) {
+        plane.crossing_room = 2 * plane.crossing_room + depth;
         plane.crossing = grown(plane.crossing, plane.crossing_room * sizeof *plane.crossing);
     }
-    plane.crossing[plane.crossing_count++] = node;
+    plane.crossing_count += depth;
+    for (size_t at = plane.crossing_count; depth > 0; depth--, node = node->above) {
+        node->owner = CROSSING;
+        plane.crossing[--at] = node;
+    }
 }
 
 /* ---- directories ---------------------------------------------------------------------------- */
@@ -378,7 +382,11 @@ reach(struct node *node)
     node->used = true;
     if (node->fd >= 0 || node->upper >= 0)
         return true;
-    if (node->owner != OURS || !S_ISDIR(node->kind) || node->removed || !reach(node->above))
+    unsigned closed = 0; /* the stack has an end */
+    for (const struct node *up = node; up && up->fd < 0 && up->upper < 0; up = up->above)
+        closed++;
+    if (closed > MOST_CLOSED || node->owner != OURS || !S_ISDIR(node->kind) || node->removed ||
+        !reach(node->above))
         return false;
     struct node *above = node->above;
     int fd =
@@ -426,8 +434,7 @@ evict(void)
 
 /* ---- replies -------------------------------------------------------------------------------- */
 
-/* Returns false if the kernel did not take it: the request was interrupted, or the mount is gone.
- */
+/* Returns whether the kernel took it: the request may be interrupted, or the mount gone. */
 static bool
 reply(uint64_t unique, int error, const void *data, size_t size)
 {
@@ -1555,7 +1562,6 @@ run(int wait, bool polls)
         ssize_t size = read(plane.device, plane.block, BLOCK_BYTES);
         if (size >= (ssize_t)sizeof(struct fuse_in_header)) {
             struct fuse_in_header *header = (void *)plane.block;
-            unsigned kind = header->opcode < OPCODES ? header->opcode : 0;
             long long started = now_ns();
             if (plane.spins)
                 plane.vain = 0;
@@ -1568,7 +1574,7 @@ run(int wait, bool polls)
                 return false;
             }
             waiting = now_ns();
-            count(kind, (uint64_t)(waiting - started));
+            count(header->opcode % OPCODES, (uint64_t)(waiting - started));
             if (waiting - began > TURN_NS || plane.forgets)
                 return false;
             continue;
@@ -1672,10 +1678,7 @@ py_plane_wait(PyObject *Py_UNUSED(module), PyObject *args)
     return PyBool_FromLong(idle);
 }
 
-/* What Python has to know of a node that crosses: the directory above, its name and nodeid, its
- * lookups, its open files as handles and whether they were opened for writing, its change time, the
- * state of a file that is written to (overlay/openfile.py), its descriptor if its name is gone,
- * else -1, and whether it was made here. */
+/* What Python has to know of a node that crosses (_native.pyi: plane_crossings). */
 static PyObject *
 crossing(struct node *node)
 {
@@ -1958,10 +1961,8 @@ static PyObject *
 py_plane_close(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     for (size_t at = 0; at < plane.handle_count; at++)
-        if (plane.handles[at].used && plane.handles[at].fd >= 0) {
-            close(plane.handles[at].fd);
-            plane.handles[at].fd = -1;
-        }
+        if (plane.handles[at].used)
+            close_handle(&plane.handles[at]);
     for (size_t at = 0; at < plane.buckets; at++)
         for (struct node *node = plane.ids[at]; node; node = node->next_id)
             close_node(node);
