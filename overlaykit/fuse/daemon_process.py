@@ -83,7 +83,7 @@ def serve(parent: socket.socket, image: Image | None = None) -> None:
         limits.serve_everyone()
     if spec.options.by_project:
         projects.heed_limits()
-    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    null = -1
     ready = False
 
     def on_ready(device: int, detached: int) -> None:
@@ -100,6 +100,8 @@ def serve(parent: socket.socket, image: Image | None = None) -> None:
             parent.sendall(WRITTEN)
 
     try:
+        # It is out of reach once the mount is ready.
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         run(spec, directories, listener, parent, on_ready, on_written, image)
     except UpperInUse as error:
         failure = Failed(message=str(error), upper_locked_by=error.args[1])

@@ -159,7 +159,7 @@ def _progress(running: RunningView | None) -> Callable[[], bool]:
             if running is not None:
                 counted = control.ask(running.control, control.Count(), seconds=_STEP_SECONDS)
                 if isinstance(counted, control.Counted):
-                    answered = sum(counted.requests.values())
+                    answered = sum(counted.requests.values()) + counted.answered
         return answered > before
 
     return goes_on
