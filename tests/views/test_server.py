@@ -150,10 +150,16 @@ def test_two_first_views_at_once_are_both_served(user: TestUser) -> None:
         assert servers == [running().pid]
 
 
+def _is_executed(server: int) -> bool:
+    with open(f"/proc/{server}/cmdline", "rb") as file:
+        return b"server_main" in file.read()
+
+
 def start_while_the_server_loads(user: TestUser) -> tuple[list[subprocess.Popen[str]], int]:
     """Six first views, which all wait for the server. Returns: them, and the server, which is stopped."""
     views = [user.start(*RUN, stderr=subprocess.PIPE)]
-    while (loading := user.server()) is None:
+    # The view waits until the child has executed the server.
+    while (loading := user.server()) is None or not _is_executed(loading):
         assert views[0].poll() is None
     os.kill(loading, signal.SIGSTOP)
     assert not os.path.exists(os.path.join(directory(), server_client.SOCKET))
