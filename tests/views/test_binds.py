@@ -7,7 +7,7 @@ import subprocess
 
 from overlaykit import _native
 
-from .fixtures import only_as
+from .fixtures import only_as, only_with
 from .user import TestUser, command
 
 MS_SHARED = 1 << 20
@@ -47,6 +47,7 @@ def test_an_option_of_the_hosts_mount_is_cleared(user: TestUser) -> None:
 
 
 @only_as("ordinary user")
+@only_with(driver="fuse")
 def test_a_user_cannot_clear_what_the_host_sets(user: TestUser) -> None:
     directory = user.directory("shared")
     arrange = f"mount -t tmpfs -o nosuid,noexec t {directory}"
@@ -58,6 +59,7 @@ def test_a_user_cannot_clear_what_the_host_sets(user: TestUser) -> None:
 
 
 @only_as("root")
+@only_with(driver="fuse")
 def test_what_is_mounted_outside_later_is_seen_in_a_slave(user: TestUser) -> None:
     directory = user.directory("shared")
     _native.mount("tmpfs", directory, "tmpfs", 0, "")
@@ -85,6 +87,7 @@ def test_what_is_mounted_outside_later_is_seen_in_a_slave(user: TestUser) -> Non
 
 
 @only_as("root")
+@only_with(driver="fuse")
 def test_what_a_view_mounts_is_seen_outside_of_a_shared_bind(user: TestUser) -> None:
     directory = user.directory("shared")
     _native.mount("tmpfs", directory, "tmpfs", 0, "")

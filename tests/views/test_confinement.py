@@ -10,7 +10,7 @@ import pytest
 from overlaykit import View
 from overlaykit.namespace import Confinement
 
-from .fixtures import only_as, with_both_drivers
+from .fixtures import only_as, only_with, with_both_drivers
 from .user import TestUser, command
 
 STATUS = ("sh", "-c", "grep -E '^(CapPrm|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | cut -f 2")
@@ -50,6 +50,7 @@ def test_capabilities_are_added_and_dropped(
     assert status(user, *options) == [expected, expected, "1", "2"]
 
 
+@only_with(host=True)
 def test_a_privileged_command_is_not_confined(user: TestUser) -> None:
     permitted, bounding, no_new_privs, seccomp = status(user, "--privileged")
     assert int(permitted, 16) & SYS_ADMIN
@@ -134,6 +135,7 @@ def test_paths_of_proc_and_sys_are_covered(user: TestUser) -> None:
     assert set(printed) == {"True"}
 
 
+@only_with(host=True)
 def test_paths_are_masked_and_unmasked_by_name(user: TestUser) -> None:
     shown = user.write(user.path("home", "shown"), "contents")
     hidden = user.directory("home", "directory", file="x")
@@ -150,12 +152,14 @@ def test_paths_are_masked_and_unmasked_by_name(user: TestUser) -> None:
     assert "/proc/bus" in left.split()
 
 
+@only_with(driver="fuse")
 def test_a_view_without_a_host_name_of_its_own_nests(user: TestUser) -> None:
     """The filter refuses sethostname(2) to a view in a view: it keeps the outer's name."""
     inner = (command(), "run", "--rm", "--name", "inner", "--", "hostname")
     assert user.succeeds("run", "--rm", "--name", "outer", "--", *inner) == "outer\n"
 
 
+@only_with(host=True)
 def test_each_command_of_a_view_may_have_a_confinement_of_its_own(user: TestUser) -> None:
     layers = ["host"]
     free = Confinement(seccomp=None, no_new_privs=False)

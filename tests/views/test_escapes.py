@@ -33,6 +33,7 @@ def in_a_user_namespace(script: str) -> str:
 
 
 @only_with(driver="fuse", host=True)
+@only_with(server=False)
 def test_the_daemon_cannot_be_traced_or_entered(user: TestUser) -> None:
     """Its process id means nothing in the view, whose processes are all that procfs shows."""
     numbers = NUMBERS[os.uname().machine]
@@ -55,6 +56,7 @@ def test_the_daemon_cannot_be_traced_or_entered(user: TestUser) -> None:
 
 
 @with_both_drivers
+@only_with(host=True)
 def test_nothing_is_mounted_and_no_namespace_is_made_or_joined(user: TestUser) -> None:
     """Namespaces of init, which is not dumpable, cannot be opened."""
     clone_newns, clone_newnet = 0x20000, 0x40000000

@@ -59,6 +59,7 @@ def test_keys_are_hidden_from_a_view_over_the_host(user: TestUser) -> None:
 
 
 @only_as("root")
+@only_with(driver="fuse")
 def test_keys_of_other_accounts_are_hidden_from_root(user: TestUser) -> None:
     """In the homes that /etc/passwd names, and in all of /home."""
     homes = [user.directory("homes", "of-network"), user.directory("service")]

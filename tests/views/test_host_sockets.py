@@ -13,7 +13,7 @@ import pytest
 from overlaykit.namespace import environment
 from overlaykit.views import shared_sockets
 
-from .fixtures import with_both_drivers
+from .fixtures import only_with, with_both_drivers
 from .user import TestUser
 
 CONNECT = (
@@ -76,6 +76,7 @@ def test_processes_of_a_view_reach_one_anothers_abstract_sockets(user: TestUser)
 VARIABLES = ("SSH_AUTH_SOCK", "DBUS_SESSION_BUS_ADDRESS", "WAYLAND_DISPLAY", "DISPLAY")
 
 
+@only_with(server=False)
 def test_services_are_shared_by_name_with_their_variables(
     user: TestUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
