@@ -155,14 +155,19 @@ def test_a_view_that_was_killed_leaves_no_interface_and_no_name(user: TestUser) 
     wait_for_interfaces(before)
 
 
+def started(user: TestUser, name: str, network: str) -> subprocess.Popen[str]:
+    """A view in a shared network whose command runs, until its input has a line."""
+    command = ("sh", "-c", "echo; read _")
+    view = user.start("run", "--rm", "--name", name, "--network", network, *command)
+    assert view.stdout is not None
+    view.stdout.readline()
+    return view
+
+
 def test_an_address_of_a_killed_view_is_given_while_others_stay(user: TestUser) -> None:
     leave_the_machine(user)
     with serving(user, "stays", "lan"):
-        first = user.start(
-            "run", "--rm", "--name", "a", "--network", "lan", "sh", "-c", "echo; read _"
-        )
-        assert first.stdout is not None
-        first.stdout.readline()
+        first = started(user, "a", "lan")
         address = address_of("a")
         stage = os.open(os.path.join(user.runtime, "a", "stage"), os.O_RDONLY)
         first.kill()
@@ -182,11 +187,7 @@ def test_an_address_of_a_killed_view_is_given_while_others_stay(user: TestUser) 
 def test_a_killed_view_leaves_no_name_with_the_others_and_its_address_free(user: TestUser) -> None:
     leave_the_machine(user)
     with serving(user, "stays", "lan"):
-        first = user.start(
-            "run", "--rm", "--name", "a", "--network", "lan", "sh", "-c", "echo; read _"
-        )
-        assert first.stdout is not None
-        first.stdout.readline()
+        first = started(user, "a", "lan")
         address = address_of("a")
         hosts = ("exec", "stays", "cat", "/etc/hosts")
         assert f"{address} a\n" in user.succeeds(*hosts)
