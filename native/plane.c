@@ -337,6 +337,14 @@ nanoseconds_of(const struct timespec *time)
     return time->tv_sec * SECOND + time->tv_nsec;
 }
 
+static int64_t
+now_on(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return nanoseconds_of(&now);
+}
+
 static bool
 is_marker(const char *name)
 {
@@ -543,25 +551,33 @@ made(struct node *above, const char *name)
     return node && node->owner == OURS && node->made ? node : NULL;
 }
 
+/* Answer with a node, which counts as a lookup of it once the kernel has it. */
+static void
+reply_entry(const struct fuse_in_header *header, struct node *node, const struct stat *st)
+{
+    struct fuse_entry_out entry;
+    fill_entry(&entry, node, st);
+    if (reply(header->unique, 0, &entry, sizeof entry))
+        node->lookups++;
+    else
+        settle(node);
+}
+
 static bool
 answer_lookup(const struct fuse_in_header *header, struct node *above, const char *name)
 {
-    struct fuse_entry_out entry = {.entry_valid = plane.seconds,
-                                   .entry_valid_nsec = plane.nanoseconds};
+    struct fuse_entry_out none = {.entry_valid = plane.seconds,
+                                  .entry_valid_nsec = plane.nanoseconds};
     struct stat st;
     if (!is_plain_name(above, name))
         return false;
     if (fstatat(fd_in(above, above->changes), name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return errno == ENOENT && !child(above, name) &&
-               (reply(header->unique, 0, &entry, sizeof entry), true);
+               (reply(header->unique, 0, &none, sizeof none), true);
     struct node *node = above->changes ? made(above, name) : node_of(above, name, &st);
     if (!node)
         return false;
-    fill_entry(&entry, node, &st);
-    if (reply(header->unique, 0, &entry, sizeof entry))
-        node->lookups++;
-    else
-        settle(node);
+    reply_entry(header, node, &st);
     return true;
 }
 
@@ -729,9 +745,7 @@ new_handle(int fd, struct node *node, uint32_t flags)
         .fd = fd, .node = node, .used = true, .writable = (flags & O_ACCMODE) != O_RDONLY};
     plane.files++;
     if (node->handles++ == 0) {
-        struct timespec now;
-        clock_gettime(CLOCK_REALTIME, &now);
-        node->opened = nanoseconds_of(&now);
+        node->opened = now_on(CLOCK_REALTIME);
         node->modified = UNSET;
         node->asked = 0;
         node->direct = false;
@@ -1046,7 +1060,6 @@ static bool
 answer_make(const struct fuse_in_header *header, struct node *above, const char *name, mode_t mode,
             mode_t mask, const char *target)
 {
-    struct fuse_entry_out entry;
     struct stat st;
     if (!may_make(header, above, name))
         return false;
@@ -1057,11 +1070,7 @@ answer_make(const struct fuse_in_header *header, struct node *above, const char 
     struct node *node = result < 0 ? NULL : node_of_new(above, name, &st);
     if (!node)
         return false;
-    fill_entry(&entry, node, &st);
-    if (reply(header->unique, 0, &entry, sizeof entry))
-        node->lookups++;
-    else
-        settle(node);
+    reply_entry(header, node, &st);
     return true;
 }
 
@@ -1289,8 +1298,7 @@ answer_setattr(const struct fuse_in_header *header, struct node *node,
         (in->valid & FATTR_KILL_SUIDGID && !S_ISDIR(st.st_mode) &&
          st.st_mode & (S_ISUID | S_ISGID)))
         return false;
-    /* The kernel keeps the times of a regular file, and nobody asks the disk for those of one
-     * without a name. */
+    /* The kernel keeps the times of a regular file: without a name they end with it. */
     bool is_lost = node->removed && S_ISREG(node->kind) && !(in->valid & ~of_modification);
     if (!is_lost && change(node, in, &st) < 0) {
         if (errno == EACCES)
@@ -1533,14 +1541,6 @@ answer(struct fuse_in_header *header, size_t size)
     }
 }
 
-static long long
-now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
-
 static void
 count(unsigned kind, uint64_t nanoseconds)
 {
@@ -1556,13 +1556,13 @@ count(unsigned kind, uint64_t nanoseconds)
 static bool
 run(int wait, bool polls)
 {
-    long long began = now_ns(), waiting = began;
+    int64_t began = now_on(CLOCK_MONOTONIC), waiting = began;
     struct pollfd watched = {.fd = plane.device, .events = POLLIN};
     for (;;) {
         ssize_t size = read(plane.device, plane.block, BLOCK_BYTES);
         if (size >= (ssize_t)sizeof(struct fuse_in_header)) {
             struct fuse_in_header *header = (void *)plane.block;
-            long long started = now_ns();
+            int64_t started = now_on(CLOCK_MONOTONIC);
             if (plane.spins)
                 plane.vain = 0;
             bool answered = answer(header, (size_t)size);
@@ -1573,7 +1573,7 @@ run(int wait, bool polls)
                 plane.pending = (size_t)size;
                 return false;
             }
-            waiting = now_ns();
+            waiting = now_on(CLOCK_MONOTONIC);
             count(header->opcode % OPCODES, (uint64_t)(waiting - started));
             if (waiting - began > TURN_NS || plane.forgets)
                 return false;
@@ -1586,7 +1586,7 @@ run(int wait, bool polls)
             return false;
         }
         if (polls && plane.spins) {
-            if (now_ns() - waiting < PROMPT_NS)
+            if (now_on(CLOCK_MONOTONIC) - waiting < PROMPT_NS)
                 continue;
             /* Another program needs the processor: more and more requests are awaited asleep. */
             plane.vain = plane.vain < MOST_SKIPPED ? 2 * plane.vain + 1 : plane.vain;
@@ -1598,7 +1598,7 @@ run(int wait, bool polls)
         if (plane.skipped)
             plane.skipped--;
         else
-            plane.spins = plane.may_spin && now_ns() - waiting < PROMPT_NS;
+            plane.spins = plane.may_spin && now_on(CLOCK_MONOTONIC) - waiting < PROMPT_NS;
     }
 }
 
