@@ -19,7 +19,7 @@ from .terminals import Terminal
 from .test_named import removed
 
 SCRIPT = (
-    "trap 'echo caught; exit 7' TERM; mkfifo /tmp/fifo; exec 3<>/tmp/fifo; echo before; "
+    "trap 'echo caught; exit 7' TERM; mkfifo /tmp/in-fifo; exec 3<>/tmp/in-fifo; echo before; "
     "while :; do read line <&3 && { echo $line; echo $line >&2; }; done"
 )
 SHELL = ("bash", "--norc", "-i")
@@ -49,7 +49,7 @@ def test_output_comes_from_now_on_and_signals_go_to_the_command(user: TestUser) 
                 "v",
                 "sh",
                 "-c",
-                "(while echo on; do sleep 0.1; done) > /tmp/fifo 2> /dev/null &",
+                "(while echo on; do sleep 0.1; done) > /tmp/in-fifo 2> /dev/null &",
             )
             assert attached.stdout.readline() == "on\n"
             assert attached.stderr.readline() == "on\n"
@@ -123,14 +123,16 @@ def test_an_open_input_stays_open_until_a_client_ends_it(user: TestUser) -> None
 
 
 def test_a_client_that_does_not_read_holds_nothing_up(user: TestUser) -> None:
-    script = "read go; seq 100000; echo done >/tmp/done; read end"
+    script = "read go; seq 100000; echo done >/tmp/in-done; read end"
     with removed(user, "v"):
         user.succeeds("run", "-dit", "--name", "v", "--", "sh", "-c", script)
         with user.start("attach", "v", stdin=subprocess.PIPE) as idle:
             assert idle.stdin is not None
             idle.stdin.write("go\n")
             idle.stdin.flush()
-            user.succeeds("exec", "v", "sh", "-c", "until test -s /tmp/done; do sleep 0.05; done")
+            user.succeeds(
+                "exec", "v", "sh", "-c", "until test -s /tmp/in-done; do sleep 0.05; done"
+            )
             idle.stdin.write("end\n")
             output, _ = idle.communicate()
         assert output.count("\n") == 100000 + 2

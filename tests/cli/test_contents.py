@@ -51,8 +51,11 @@ def test_directories_and_permissions_are_those_of_the_options_before(user: TestU
 
 def test_a_named_view_keeps_its_links(user: TestUser) -> None:
     try:
-        for arguments in (("run", "--name", "v", "--symlink", "a", "/tmp/l"), ("start", "-a", "v")):
-            command = ("--", "readlink", "/tmp/l") if arguments[0] == "run" else ()
+        for arguments in (
+            ("run", "--name", "v", "--symlink", "a", "/tmp/in-l"),
+            ("start", "-a", "v"),
+        ):
+            command = ("--", "readlink", "/tmp/in-l") if arguments[0] == "run" else ()
             assert user.succeeds(*arguments, *command) == "a\n"
     finally:
         user.overlaykit("rm", "-f", "v")

@@ -35,13 +35,15 @@ def running_view(
 @in_matrix
 def test_a_command_shares_everything_with_the_view_that_it_joins(user: TestUser) -> None:
     kinds = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
-    show = "cat /tmp/written; hostname; readlink " + " ".join(f"/proc/self/ns/{k}" for k in kinds)
-    script = f"echo theirs > /tmp/written; ({show}) > /tmp/shown; echo done; read line"
+    show = "cat /tmp/in-written; hostname; readlink " + " ".join(
+        f"/proc/self/ns/{k}" for k in kinds
+    )
+    script = f"echo theirs > /tmp/in-written; ({show}) > /tmp/in-shown; echo done; read line"
     with running_view(user, script=script) as view:
         assert view.stdout is not None
         assert view.stdout.readline() == "done\n"
         assert user.succeeds("exec", "v", "--", "sh", "-c", show) == user.succeeds(
-            "exec", "v", "cat", "/tmp/shown"
+            "exec", "v", "cat", "/tmp/in-shown"
         )
         assert user.succeeds("exec", "v", "sh", "-c", "ps -o pid= -p 1").split() == ["1"]
 
@@ -49,10 +51,10 @@ def test_a_command_shares_everything_with_the_view_that_it_joins(user: TestUser)
 def test_what_a_command_writes_is_there_for_the_next_and_in_the_upper(user: TestUser) -> None:
     upper = user.path("upper")
     with running_view(user, "--upper", upper):
-        user.succeeds("exec", "v", "sh", "-c", "echo one > /tmp/f")
-        user.succeeds("exec", "v", "sh", "-c", "echo two >> /tmp/f")
-        assert user.succeeds("exec", "v", "cat", "/tmp/f") == "one\ntwo\n"
-    with open(os.path.join(upper, "tmp", "f")) as file:
+        user.succeeds("exec", "v", "sh", "-c", "echo one > /tmp/in-f")
+        user.succeeds("exec", "v", "sh", "-c", "echo two >> /tmp/in-f")
+        assert user.succeeds("exec", "v", "cat", "/tmp/in-f") == "one\ntwo\n"
+    with open(os.path.join(upper, "tmp", "in-f")) as file:
         assert file.read() == "one\ntwo\n"
 
 
@@ -101,7 +103,7 @@ def test_the_program_of_the_host_cannot_be_opened_while_a_command_joins(user: Te
         "import glob, os\n"
         "print('watching', flush=True)\n"
         "opened = []\n"
-        "while not os.path.exists('/tmp/stop'):\n"
+        "while not os.path.exists('/tmp/in-stop'):\n"
         "    for path in glob.glob('/proc/[0-9]*/exe'):\n"
         "        try:\n"
         "            target = os.readlink(path)\n"
@@ -116,7 +118,7 @@ def test_the_program_of_the_host_cannot_be_opened_while_a_command_joins(user: Te
         assert view.stdout.readline() == "watching\n"
         for _ in range(20):
             user.succeeds("exec", "v", "true")
-        user.overlaykit("exec", "v", "touch", "/tmp/stop")  # which the view's end may kill
+        user.overlaykit("exec", "v", "touch", "/tmp/in-stop")  # which the view's end may kill
         assert view.communicate()[0] == "[]\n"
 
 

@@ -52,7 +52,7 @@ def test_a_detached_view_goes_on_without_its_caller_until_it_is_stopped(user: Te
 @in_matrix
 def test_a_named_view_keeps_what_was_written_for_its_next_start(user: TestUser) -> None:
     with removed(user, "v"):
-        add = ("sh", "-c", "echo line >> /tmp/kept; cat /tmp/kept")
+        add = ("sh", "-c", "echo line >> /tmp/in-kept; cat /tmp/in-kept")
         assert user.succeeds("run", "--name", "v", "--", *add) == "line\n"
         assert states(user) == {"v": ("stopped", 0)}
         assert user.succeeds("start", "-a", "v") == "line\nline\n"
@@ -111,12 +111,12 @@ def test_long_lines_and_any_bytes_come_back_as_they_were(user: TestUser) -> None
 
 def test_logs_follow_until_the_view_is_stopped(user: TestUser) -> None:
     with removed(user, "v"):
-        script = "mkfifo /tmp/fifo; exec 3<>/tmp/fifo; echo first; while read line <&3; do echo $line; done"
+        script = "mkfifo /tmp/in-fifo; exec 3<>/tmp/in-fifo; echo first; while read line <&3; do echo $line; done"
         user.succeeds("run", "-d", "--name", "v", "--", "sh", "-c", script)
         with user.start("logs", "-f", "v") as logs:
             assert logs.stdout is not None
             assert logs.stdout.readline() == "first\n"
-            user.succeeds("exec", "v", "sh", "-c", "echo second > /tmp/fifo")
+            user.succeeds("exec", "v", "sh", "-c", "echo second > /tmp/in-fifo")
             assert logs.stdout.readline() == "second\n"
             user.succeeds("stop", "v")
             assert logs.stdout.read() == ""
@@ -165,7 +165,7 @@ def test_a_temporary_view_is_gone_at_its_end(user: TestUser) -> None:
     user.succeeds("run", "--rm", "--name", "v", "true")
     assert states(user) == {}
     name = user.succeeds("run", "-d", "sleep", "1000").rstrip("\n")
-    user.succeeds("exec", name, "touch", "/tmp/written")
+    user.succeeds("exec", name, "touch", "/tmp/in-written")
     assert states(user) == {name: ("running", None)}
     user.succeeds("stop", name)
     assert states(user) == {}
@@ -185,10 +185,10 @@ def test_a_view_that_cannot_start_is_not_kept(user: TestUser) -> None:
 def test_the_state_is_consistent_after_everything_was_killed(user: TestUser) -> None:
     """As after a restart of the machine."""
     with removed(user, "v"):
-        script = "echo kept > /tmp/kept; sleep 1000"
+        script = "echo kept > /tmp/in-kept; sleep 1000"
         user.succeeds("run", "-di", "--name", "v", "sh", "-c", script)
         temporary = user.succeeds("run", "-d", "sleep", "1000").rstrip("\n")
-        user.succeeds("exec", "v", "sh", "-c", "until grep -q kept /tmp/kept; do :; done; sync")
+        user.succeeds("exec", "v", "sh", "-c", "until grep -q kept /tmp/in-kept; do :; done; sync")
         running = json.loads(user.succeeds("ps", "--json"))
         for one in running:
             for role in ("supervisor", "daemon"):
@@ -202,7 +202,7 @@ def test_the_state_is_consistent_after_everything_was_killed(user: TestUser) -> 
         assert user.refused("wait", "v").startswith("v: how it ended is not known")
         assert user.refused("exec", temporary, "true").startswith(f"{temporary}: no view")
         user.succeeds("start", "v")
-        assert user.succeeds("exec", "v", "cat", "/tmp/kept") == "kept\n"
+        assert user.succeeds("exec", "v", "cat", "/tmp/in-kept") == "kept\n"
 
 
 def test_a_view_is_inspected_and_renamed(user: TestUser) -> None:

@@ -99,7 +99,7 @@ def sleeper(user: TestUser) -> str:
     return f"""
         [base]
         {SLEEP}
-        ready = {{ file = "/tmp/made" }}
+        ready = {{ file = "/tmp/in-made" }}
         [other]
         depends_on = "base"
         command = ["sleep", "1000"]
@@ -114,12 +114,12 @@ def test_an_app_is_ready_with_a_file_or_a_command_in_its_view(user: TestUser, sl
             assert up.stdout.readline() == "base: started\n"
             assert states(user, directory)["base"] == ("running", None, False)
             assert states(user, directory)["other"] == ("absent", None, None)
-            user.succeeds("exec", "base", "touch", "/tmp/made")
+            user.succeeds("exec", "base", "touch", "/tmp/in-made")
             assert up.stdout.read() == "other: started\n"
         assert up.returncode == 0
-        rewrite(directory, f'[base]\n{SLEEP}\nready = {{ command = "test -e /tmp/made" }}')
+        rewrite(directory, f'[base]\n{SLEEP}\nready = {{ command = "test -e /tmp/in-made" }}')
         assert states(user, directory) == {"base": ("running", None, True)}
-        user.succeeds("exec", "base", "rm", "/tmp/made")
+        user.succeeds("exec", "base", "rm", "/tmp/in-made")
         assert states(user, directory) == {"base": ("running", None, False)}
         table = user.succeeds("ps", "--apps", cwd=directory).splitlines()
         assert "running, not ready" in table[1]
@@ -209,11 +209,11 @@ def test_up_that_is_interrupted_stops_what_it_started(user: TestUser, sleeper: s
 def test_a_changed_app_is_started_again_with_what_it_wrote(user: TestUser) -> None:
     with project(user, f"[app]\n{SLEEP}\nenv.STAGE = 'one'") as directory:
         user.succeeds("up", cwd=directory)
-        user.succeeds("exec", "app", "sh", "-c", "echo kept > /tmp/kept")
+        user.succeeds("exec", "app", "sh", "-c", "echo kept > /tmp/in-kept")
         text = f"[app]\n{SLEEP}\nenv = {{ STAGE = 'two', NUMBER = 2 }}\n"
         rewrite(directory, text)
         assert user.succeeds("up", cwd=directory) == "app: started again\n"
-        assert user.succeeds("exec", "app", "cat", "/tmp/kept") == "kept\n"
+        assert user.succeeds("exec", "app", "cat", "/tmp/in-kept") == "kept\n"
         assert user.succeeds("up", "app", cwd=directory) == "app: running\n"
         rewrite(directory, text + "rm = true")
         assert user.succeeds("up", cwd=directory) == "app: started again\n"
@@ -223,7 +223,7 @@ def test_a_changed_app_is_started_again_with_what_it_wrote(user: TestUser) -> No
 
 @only_as("ordinary user")
 def test_an_app_is_started_again_as_its_profile_says(user: TestUser) -> None:
-    command = "command = ['sh', '-c', 'echo line >> /tmp/lines; cat /tmp/lines; exit 3']"
+    command = "command = ['sh', '-c', 'echo line >> /tmp/in-lines; cat /tmp/in-lines; exit 3']"
     with project(user, f"[app]\n{command}\nrestart = 'on-failure:1'\n") as directory:
         user.succeeds("up", cwd=directory)
         assert user.succeeds("wait", "app") == "3\n"

@@ -26,8 +26,8 @@ SLEEP = "exec sleep 1000"
 
 
 def begin(user: TestUser, name: str, mark: str, *options: str, script: str = SLEEP) -> None:
-    """Run a detached view with a file of its own, /tmp/mark."""
-    whole = f"echo {mark} > /tmp/mark; echo {mark}; {script}"
+    """Run a detached view with a file of its own, /tmp/in-mark."""
+    whole = f"echo {mark} > /tmp/in-mark; echo {mark}; {script}"
     given = ("-d", "--name", name, *options)
     assert user.succeeds("run", *given, "--", "sh", "-c", whole) == f"{name}\n"
     while user.overlaykit("logs", name).stdout != f"{mark}\n":
@@ -36,7 +36,7 @@ def begin(user: TestUser, name: str, mark: str, *options: str, script: str = SLE
 
 def mark_of(name: str) -> str:
     """What a view wrote, as its upper has it."""
-    with open(os.path.join(NamedView(name).upper, "tmp", "mark")) as file:
+    with open(os.path.join(NamedView(name).upper, "tmp", "in-mark")) as file:
         return file.read()
 
 
@@ -77,7 +77,7 @@ def test_all_commands_know_a_running_view_by_its_new_name(user: TestUser) -> Non
         assert after["about"]["pid"] == before["about"]["pid"]
         assert after["path"] == os.path.join(user.named_views, "w")
         assert after["about"]["upper"] == os.path.join(user.named_views, "w", "upper")
-        assert user.succeeds("exec", "w", "cat", "/tmp/mark") == "mark\n"
+        assert user.succeeds("exec", "w", "cat", "/tmp/in-mark") == "mark\n"
         assert user.succeeds("logs", "w") == "mark\n"
         (top,) = [
             one for one in json.loads(user.succeeds("top", "--json", "w")) if one["inside"] > 1
@@ -85,11 +85,11 @@ def test_all_commands_know_a_running_view_by_its_new_name(user: TestUser) -> Non
         assert top["command"] == ["sleep", "1000"]
         (use,) = json.loads(user.succeeds("stats", "--json", "w"))
         assert use["name"] == "w"
-        explained = user.succeeds("explain", "w", "/tmp/mark")
+        explained = user.succeeds("explain", "w", "/tmp/in-mark")
         assert os.path.join(user.named_views, "w", "upper") in explained
         user.write(user.path("file"), "copied")
-        user.succeeds("cp", user.path("file"), "w:/tmp/file")
-        user.succeeds("cp", "w:/tmp/file", user.path("back"))
+        user.succeeds("cp", user.path("file"), "w:/tmp/in-file")
+        user.succeeds("cp", "w:/tmp/in-file", user.path("back"))
         assert "start --attach w" in user.succeeds("generate", "systemd", "w")
         for of_view in ("exec", "v", "true"), ("top", "v"), ("stats", "v"), ("stop", "v"):
             assert user.refused(*of_view).startswith("v: no view or mount of that name")
@@ -99,7 +99,7 @@ def test_all_commands_know_a_running_view_by_its_new_name(user: TestUser) -> Non
         assert states(user) == {"w": ("stopped", 128 + signal.SIGTERM)}
         assert mark_of("w") == "mark\n"
         user.succeeds("start", "w")
-        assert user.succeeds("exec", "w", "cat", "/tmp/file") == "copied"
+        assert user.succeeds("exec", "w", "cat", "/tmp/in-file") == "copied"
         user.succeeds("kill", "w")
         assert user.succeeds("wait", "w") == "137\n"
 
@@ -123,7 +123,7 @@ def test_a_renamed_view_and_a_new_one_of_its_name_keep_their_trees(
             begin(user, "v", "first", *options)
             user.succeeds("rename", "v", "w")
             begin(user, "v", "second", *options)
-            assert [user.succeeds("exec", name, "cat", "/tmp/mark") for name in "vw"] == [
+            assert [user.succeeds("exec", name, "cat", "/tmp/in-mark") for name in "vw"] == [
                 "second\n",
                 "first\n",
             ]
@@ -133,7 +133,7 @@ def test_a_renamed_view_and_a_new_one_of_its_name_keep_their_trees(
             assert left == expected
             assert mark_of(second) == {"v": "second\n", "w": "first\n"}[second]
             again = {"v": "second\n", "w": "first\n"}[second]
-            assert user.succeeds("exec", second, "cat", "/tmp/mark") == again
+            assert user.succeeds("exec", second, "cat", "/tmp/in-mark") == again
             ended(second)
             assert sorted(states(user)) == ([] if options else ["v", "w"])
             if not options:
@@ -174,7 +174,9 @@ def test_a_start_that_fails_removes_the_view_that_it_made_and_no_other(user: Tes
 
 def test_what_follows_a_view_goes_on_when_it_is_renamed(user: TestUser) -> None:
     with removed(user, "v", "w"):
-        script = "mkfifo /tmp/fifo; exec 3<>/tmp/fifo; while read line <&3; do echo $line; done"
+        script = (
+            "mkfifo /tmp/in-fifo; exec 3<>/tmp/in-fifo; while read line <&3; do echo $line; done"
+        )
         begin(user, "v", "mark", script=script)
         with (
             user.start("logs", "-f", "v") as logs,
@@ -187,7 +189,7 @@ def test_what_follows_a_view_goes_on_when_it_is_renamed(user: TestUser) -> None:
             await_open(wait, "/v/status")
             user.succeeds("rename", "v", "w")
             begin(user, "v", "second")
-            user.succeeds("exec", "w", "sh", "-c", "echo line > /tmp/fifo")
+            user.succeeds("exec", "w", "sh", "-c", "echo line > /tmp/in-fifo")
             assert logs.stdout.readline() == "line\n"
             user.succeeds("stop", "w")
             assert logs.communicate()[0] == ""
@@ -200,12 +202,12 @@ def test_what_follows_a_view_goes_on_when_it_is_renamed(user: TestUser) -> None:
 @in_matrix
 def test_a_view_that_starts_again_by_itself_does_so_with_its_new_name(user: TestUser) -> None:
     with removed(user, "v", "w"):
-        script = "until test -e /tmp/go; do sleep 0.1; done; rm /tmp/go; exit 1"
+        script = "until test -e /tmp/in-go; do sleep 0.1; done; rm /tmp/in-go; exit 1"
         begin(user, "v", "first", "--restart", "always", script=script)
         user.succeeds("rename", "v", "w")
         begin(user, "v", "second")
         before = supervisor("w")
-        user.overlaykit("exec", "w", "touch", "/tmp/go")  # it may end with the view
+        user.overlaykit("exec", "w", "touch", "/tmp/in-go")  # it may end with the view
         while supervisor("w") in (0, before):
             os.sched_yield()
         assert states(user)["v"] == ("running", None)
@@ -217,7 +219,7 @@ def test_a_view_that_starts_again_by_itself_does_so_with_its_new_name(user: Test
 
 def test_a_view_that_waits_for_its_next_start_is_renamed(user: TestUser) -> None:
     with removed(user, "v", "w"):
-        script = "echo first > /tmp/mark; test -e /mnt/go && exec sleep 1000; exit 1"
+        script = "echo first > /tmp/in-mark; test -e /mnt/go && exec sleep 1000; exit 1"
         shared = user.directory("shared")
         options = ("-d", "--name", "v", "--restart", "always", "-v", f"{shared}:/mnt")
         user.succeeds("run", *options, "--", "sh", "-c", script)
@@ -265,7 +267,7 @@ def test_a_name_in_a_shared_network_leads_to_the_view_that_has_taken_it(user: Te
 
 def test_a_rename_waits_for_a_start_and_a_start_for_a_rename(user: TestUser) -> None:
     with removed(user, "v", "w", "x"):
-        user.succeeds("run", "--name", "v", "--", "sh", "-c", "echo >> /tmp/mark; hostname")
+        user.succeeds("run", "--name", "v", "--", "sh", "-c", "echo >> /tmp/in-mark; hostname")
         view = NamedView("v")
         lock = view.lock_name()  # as `start` does
         with user.start("rename", "v", "x") as rename:
@@ -327,7 +329,7 @@ def test_a_name_in_use_is_refused(user: TestUser) -> None:
 def test_a_view_in_the_foreground_without_a_directory_of_its_own_is_renamed(
     user: TestUser,
 ) -> None:
-    script = "echo $0 > /tmp/mark; echo ready; read line"
+    script = "echo $0 > /tmp/in-mark; echo ready; read line"
     with removed(user, "named"):
         user.succeeds("create", "--name", "named", "true")
         run = ("run", "--rm", "--name", "v", "--", "sh", "-c", script)
@@ -342,12 +344,12 @@ def test_a_view_in_the_foreground_without_a_directory_of_its_own_is_renamed(
                 assert second.stdout is not None
                 assert second.stdout.readline() == "ready\n"
                 assert user.refused("rename", "v", "w").startswith("--name w: a view of that name")
-                marks = [user.succeeds("exec", name, "cat", "/tmp/mark") for name in "vw"]
+                marks = [user.succeeds("exec", name, "cat", "/tmp/in-mark") for name in "vw"]
                 assert marks == ["second\n", "first\n"]
                 first.communicate("end\n")
                 assert first.returncode == 0
                 assert user.refused("exec", "w", "true").startswith("w: no view or mount")
-                assert user.succeeds("exec", "v", "cat", "/tmp/mark") == "second\n"
+                assert user.succeeds("exec", "v", "cat", "/tmp/in-mark") == "second\n"
                 second.communicate("end\n")
                 assert second.returncode == 0
 
@@ -372,7 +374,7 @@ def test_renames_starts_and_ends_at_random_lose_no_tree(user: TestUser) -> None:
     chance = random.Random(14)
     with removed(user, *names):
         for name in names[:2]:
-            user.succeeds("run", "--name", name, "--", "sh", "-c", f"echo {name} > /tmp/mark")
+            user.succeeds("run", "--name", name, "--", "sh", "-c", f"echo {name} > /tmp/in-mark")
         trees = {os.stat(NamedView(name).path).st_ino: name for name in names[:2]}
         commands = [
             *(("rename", one, other) for one in names for other in names if one != other),

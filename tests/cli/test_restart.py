@@ -17,7 +17,7 @@ pytestmark = with_both_drivers
 @in_matrix
 def test_a_command_that_fails_is_started_again_so_many_times(user: TestUser) -> None:
     with removed(user, "v"):
-        script = "echo line >> /tmp/lines; cat /tmp/lines; echo; hostname; exit 3"
+        script = "echo line >> /tmp/in-lines; cat /tmp/in-lines; echo; hostname; exit 3"
         arguments = ("-d", "--name", "v", "--restart", "on-failure:2", "-p", "0:80")
         assert user.succeeds("run", *arguments, "--", "sh", "-c", script) == "v\n"
         with user.start("logs", "-f", "v") as following:

@@ -14,7 +14,7 @@ from .test_limits import may_raise_limits
 @with_both_drivers
 def test_limits_are_the_commands_and_not_the_views(user: TestUser) -> None:
     options = ("--ulimit", "nofile=100:200", "--ulimit", "core=0", "--ulimit", "fsize=1024")
-    script = "ulimit -Sn; ulimit -Hn; ulimit -Hc; head -c 4096 /dev/zero >/tmp/f; stat -c %s /tmp/f"
+    script = "ulimit -Sn; ulimit -Hn; ulimit -Hc; head -c 4096 /dev/zero >/tmp/in-f; stat -c %s /tmp/in-f"
     done = user.overlaykit("run", *options, "--", "sh", "-c", script)
     assert done.stdout.split() == ["100", "200", "0", "1024"]
 

@@ -65,9 +65,7 @@ def test_what_a_view_uses_is_shown(user: TestUser) -> None:
 
 @only_with(driver="fuse")
 def test_the_requests_of_a_view_are_counted_and_timed(user: TestUser) -> None:
-    script = (
-        "mkdir /tmp/d; for name in 1 2 3 4 5; do echo x > /tmp/d/$name; done; echo on; read line"
-    )
+    script = "mkdir /tmp/in-d; for name in 1 2 3 4 5; do echo x > /tmp/in-d/$name; done; echo on; read line"
     with user.start("run", "--rm", "--name", "v", "sh", "-c", script) as view:
         assert view.stdout is not None
         assert view.stdout.readline() == "on\n"

@@ -126,9 +126,9 @@ def test_a_user_that_is_not_mapped_is_refused_with_the_way_out(user: TestUser) -
 def test_subordinate_ids_are_users_of_a_view(user: TestUser) -> None:
     with subordinate_ids(user) as home:
         run = [*AS_ORDINARY, command(), "run", "--upper", f"{home}/kept", "-u", "33:34", "--"]
-        script = "id -u; id -g; mkdir /tmp/d; touch /tmp/d/f"
+        script = "id -u; id -g; mkdir /tmp/in-d; touch /tmp/in-d/f"
         assert user.program([*run, "sh", "-ec", script]) == "33\n34\n"
-        assert os.stat(f"{home}/kept/tmp/d/f").st_uid == FIRST + 32
+        assert os.stat(f"{home}/kept/tmp/in-d/f").st_uid == FIRST + 32
 
 
 @pytest.mark.parametrize(

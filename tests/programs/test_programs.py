@@ -180,7 +180,7 @@ def test_tar_unpacks_the_same_tree_as_on_a_plain_directory(user: TestUser) -> No
     script = (
         f"tar -xf tree.tar; diff -r --no-dereference zoneinfo {plain}/zoneinfo\n"
         'listed() { cd "$1"; find zoneinfo ! -type d -printf "%P %y %m %s %T@ %n %l\\n" | sort; }\n'
-        f"(listed .) >/tmp/ours; (listed {plain}) >/tmp/plain; cmp /tmp/ours /tmp/plain; wc -l </tmp/ours\n"
+        f"(listed .) >ours; (listed {plain}) >plain; cmp ours plain; wc -l <ours; rm ours plain\n"
         "rm -r zoneinfo; ls\n"
     )
     count, *rest = in_a_view(user, script).splitlines()
@@ -209,10 +209,10 @@ def test_dpkg_installs_and_removes_a_package(user: TestUser) -> None:
     deb = user.path("place", "greeting.deb")
     user.program(["dpkg-deb", "--root-owner-group", "--build", tree, deb])
     script = (
-        "dpkg -i greeting.deb >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }\n"
+        "dpkg -i greeting.deb >log 2>&1 || { cat log; exit 1; }\n"
         "overlaykit-greeting; cat /etc/overlaykit-greeting.done\n"
         "dpkg -s overlaykit-greeting | grep Status; dpkg -V overlaykit-greeting\n"
-        "dpkg --purge overlaykit-greeting >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }\n"
+        "dpkg --purge overlaykit-greeting >log 2>&1 || { cat log; exit 1; }\n"
         "ls /usr/bin/overlaykit-greeting /etc/overlaykit-greeting.conf 2>/dev/null || echo gone\n"
     )
     assert in_a_view(user, script) == "hello\nconfigured\nStatus: install ok installed\ngone\n"

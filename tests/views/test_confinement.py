@@ -78,7 +78,7 @@ def test_one_part_of_the_confinement_is_left_out(
 @only_as("root")
 def test_a_setuid_program_gains_privileges_only_where_that_is_asked_for(user: TestUser) -> None:
     """As sudo and newuidmap need it. An ordinary user's view may map no other user."""
-    script = "cp /usr/bin/id /tmp/id && chmod 4755 /tmp/id && setpriv --reuid 77 --clear-groups /tmp/id -u"
+    script = "cp /usr/bin/id /tmp/in-id && chmod 4755 /tmp/in-id && setpriv --reuid 77 --clear-groups /tmp/in-id -u"
     assert user.succeeds("run", "--", "sh", "-c", script) == "77\n"
     free = "--security-opt=no-new-privileges=false"
     assert user.succeeds("run", free, "--", "sh", "-c", script) == "0\n"
@@ -88,7 +88,7 @@ def test_a_profile_of_the_users_own_is_installed(user: TestUser) -> None:
     refused = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}
     profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refused]}
     path = user.write(user.path("profile.json"), json.dumps(profile))
-    script = "mkdir /tmp/x 2>&1 || true"
+    script = "mkdir /tmp/in-x 2>&1 || true"
     for option in (path, os.path.relpath(path)):
         said = user.succeeds("run", f"--security-opt=seccomp={option}", "--", "sh", "-c", script)
         assert "No space left on device" in said

@@ -63,7 +63,9 @@ def test_every_thread_of_a_views_daemon_has_a_filter(user: TestUser) -> None:
 @only_with(driver="fuse")
 def test_a_confined_daemon_removes_what_its_view_leaves(user: TestUser) -> None:
     before = user.leftovers()
-    user.succeeds("run", "--", "sh", "-c", "mkdir -p /tmp/a/b; chmod 0 /tmp/a/b; echo x >/tmp/a/c")
+    user.succeeds(
+        "run", "--", "sh", "-c", "mkdir -p /tmp/in-a/b; chmod 0 /tmp/in-a/b; echo x >/tmp/in-a/c"
+    )
     user.wait_for_descendants()
     assert user.leftovers() == before
 
@@ -92,9 +94,9 @@ def test_the_daemon_of_a_view_in_a_view_has_no_path_to_what_the_outer_has(user: 
     look = user.write(user.path("look"), DAEMON)
     # The inner one runs as long as its input is open.
     script = f"""
-        mkfifo /tmp/input /tmp/output
-        {command()} run --name inner -- sh -c 'echo runs; read line' </tmp/input >/tmp/output &
-        exec 3>/tmp/input 4</tmp/output
+        mkfifo /tmp/in-input /tmp/in-output
+        {command()} run --name inner -- sh -c 'echo runs; read line' </tmp/in-input >/tmp/in-output &
+        exec 3>/tmp/in-input 4</tmp/in-output
         read line <&4
         {sys.executable} {look}
         echo end >&3

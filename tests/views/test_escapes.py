@@ -88,7 +88,7 @@ def test_what_covers_procfs_is_not_unmounted_in_a_namespace_of_the_views_own(
 def test_no_disk_is_made(user: TestUser) -> None:
     code = (
         "import errno, os, stat\n"
-        "for place in '/tmp/disk', '/dev/disk', '/run/disk':\n"
+        "for place in '/tmp/in-disk', '/dev/disk', '/run/disk':\n"
         "    try:\n"
         "        os.mknod(place, 0o600 | stat.S_IFBLK, os.makedev(8, 0))\n"
         "        os.open(place, os.O_RDONLY); print('open')\n"
@@ -181,9 +181,9 @@ def test_a_directory_above_the_root_is_not_reached(user: TestUser) -> None:
     layer = user.small_system()
     code = (
         "import os\n"
-        "os.mkdir('/tmp/jail')\n"
+        "os.mkdir('/tmp/in-jail')\n"
         "try:\n"
-        "    top = os.open('/', os.O_RDONLY); os.chroot('/tmp/jail'); os.fchdir(top)\n"
+        "    top = os.open('/', os.O_RDONLY); os.chroot('/tmp/in-jail'); os.fchdir(top)\n"
         "    for _ in range(50): os.chdir('..')\n"
         "    os.chroot('.')\n"
         "except PermissionError: pass\n"
@@ -250,8 +250,8 @@ def test_nothing_is_pushed_into_the_callers_terminal(user: TestUser) -> None:
 @only_with(driver="fuse", host=True)
 def test_a_fuse_mount_over_the_views_own_is_seen_by_its_maker_alone(user: TestUser) -> None:
     inside = (
-        "mkdir /tmp/l && echo planted > /tmp/l/file && export XDG_RUNTIME_DIR= && "
-        f"{command()} mount -o lowerdir=/tmp/l /opt && cat /opt/file; "
+        "mkdir /tmp/in-l && echo planted > /tmp/in-l/file && export XDG_RUNTIME_DIR= && "
+        f"{command()} mount -o lowerdir=/tmp/in-l /opt && cat /opt/file; "
         f"cat /proc/$PPID/root/opt/file 2>/dev/null; {command()} umount /opt"
     )
     mount = "mount -t fuse -o fd=0,rootmode=40000,user_id=0,group_id=0 x /opt"

@@ -96,7 +96,7 @@ def test_keys_are_hidden_in_a_view_of_a_view_and_cannot_be_uncovered(user: TestU
     uncover = f"umount {keys} 2>/dev/null || umount -l {keys} 2>/dev/null; ls -A {keys}"
     script = (
         f"{inner} {shlex.quote(f'ls -A {keys}')}; unshare -Urm sh -c {shlex.quote(uncover)}; "
-        f"{uncover}; mkdir -p /tmp/m; unshare -Urm sh -c 'mount --bind {user.home} /tmp/m; ls -A /tmp/m/.ssh'"
+        f"{uncover}; mkdir -p /tmp/in-m; unshare -Urm sh -c 'mount --bind {user.home} /tmp/in-m; ls -A /tmp/in-m/.ssh'"
     )
     done = user.overlaykit("run", "--", "sh", "-c", script)
     assert done.stdout == ""

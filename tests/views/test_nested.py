@@ -124,9 +124,8 @@ def test_doctor_finds_nothing_missing_in_a_view(user: TestUser) -> None:
 
 def test_a_user_namespace_in_a_view_mounts_what_it_mounts_outside(user: TestUser) -> None:
     script = (
-        "mkdir -p /tmp/m/t && mount -t tmpfs t /tmp/m/t && mkdir /tmp/m/t/l /tmp/m/t/u /tmp/m/t/w /tmp/m/t/o "
-        "&& mount -t overlay -o userxattr,lowerdir=/tmp/m/t/l,upperdir=/tmp/m/t/u,workdir=/tmp/m/t/w o /tmp/m/t/o "
-        "&& touch /tmp/m/t/o/file && ls /tmp/m/t/u "
+        "mkdir -p /tmp/in-m && mount -t tmpfs t /tmp/in-m && cd /tmp/in-m && mkdir l u w o "
+        "&& mount -t overlay -o userxattr,lowerdir=l,upperdir=u,workdir=w o o && touch o/file && ls u && cd / "
         "&& mount -t proc p /proc && test $$ = 1 && test -d /proc/1 "
         "&& mount -t devpts d /dev/pts && mount -t mqueue q /dev/mqueue && mount --bind /opt /mnt "
         "&& mount -t sysfs -o ro s /sys && test -e /sys/class/net/lo"
@@ -136,18 +135,17 @@ def test_a_user_namespace_in_a_view_mounts_what_it_mounts_outside(user: TestUser
 
 def test_a_user_namespace_in_a_view_mounts_an_overlay_by_fuse(user: TestUser) -> None:
     script = (
-        "rm -rf /tmp/m && mkdir -p /tmp/m/l /tmp/m/u /tmp/m/w /tmp/m/o && echo below > /tmp/m/l/file && "
+        "cd $(mktemp -d) && mkdir l u w o && echo below > l/file && "
         "export XDG_RUNTIME_DIR= && "
-        f"{command()} mount -o lowerdir=/tmp/m/l,upperdir=/tmp/m/u,workdir=/tmp/m/w /tmp/m/o && "
-        "cat /tmp/m/o/file && echo above > /tmp/m/o/file && "
-        f"{command()} umount /tmp/m/o && cat /tmp/m/u/file"
+        f"{command()} mount -o lowerdir=l,upperdir=u,workdir=w o && cat o/file && echo above > o/file && "
+        f"{command()} umount o && cat u/file"
     )
     assert at_each_level(user, 2, in_a_user_namespace(script)) == "below\nabove\n" * 2
 
 
 def test_bubblewrap_runs_in_a_view(user: TestUser) -> None:
     sandbox = "bwrap --ro-bind / / --proc /proc --dev /dev --tmpfs /tmp --unshare-all"
-    script = f"touch /tmp/x; test -d /proc/1; ! touch /opt/x 2> /dev/null; {sandbox} echo in a sandbox in one"
+    script = f"touch /tmp/in-x; test -d /proc/1; ! touch /opt/x 2> /dev/null; {sandbox} echo in a sandbox in one"
     line = f"{sandbox} sh -ec {shlex.quote(script)}"
     assert at_each_level(user, 2, line) == "in a sandbox in one\n" * 2
 
