@@ -47,10 +47,14 @@ pytestmark = with_both_drivers
 
 
 def leave_the_machine(user: TestUser) -> None:
-    """Give a test of root a machine's network of its own, so that it and others do not meet."""
+    """Give a test of root a machine's network of its own, so that it and others do not meet.
+
+    It forwards packets, whatever the machine does: a new network's settings are those of the first.
+    """
     if user.is_root:
         _native.unshare(_native.CLONE_NEWNET)
         run("ip", "link", "set", "lo", "up")
+        forward("1")
 
 
 def run(*arguments: str) -> str:
