@@ -531,9 +531,17 @@ def declare_driver(command: Options) -> None:
         " ~/.config/overlaykit/config.toml or /etc/overlaykit/config.toml says, else fuse)",
     )
 
+    command.add_argument(
+        "--data-plane",
+        choices=("on", "off"),
+        default="on",
+        help="'off': Python answers each request to overlaykit's own file system, and native code none, to find out"
+        " where a fault is (default: on)",
+    )
+
 
 def driver(args: Values) -> Part:
-    return {"driver": args.driver}
+    return {"driver": args.driver, "data_plane": args.data_plane == "on"}
 
 
 def declare_confinement(command: Options) -> None:

@@ -37,6 +37,9 @@ def parser() -> Parser:
         required=True,
         help="separated by commas, see below; several -o add up, and a later option wins",
     )
+    command.add_argument(
+        "--data-plane", choices=("on", "off"), help="the same as -o data_plane=on or data_plane=off"
+    )
     command.add_argument("--name", help="a name for 'ps' and 'explain' (default: made up)")
     command.add_argument("target", metavar="TARGET", help="a directory")
     return command
@@ -46,7 +49,9 @@ def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
     from overlaykit.views import mount, parse_options
 
-    options = parse_options(*args.options)
+    options = parse_options(
+        *args.options, *([] if args.data_plane is None else [f"data_plane={args.data_plane}"])
+    )
     for note in options.notes:
         output.print_error(note)
     mount(options, args.target, name=args.name, warn=output.print_error)

@@ -5,8 +5,6 @@ After `Ready` the daemon sends `daemon_start.WRITTEN`, once all that was written
 
 from __future__ import annotations
 
-import os
-
 from overlaykit.record import Record
 
 TYPE_CHECKING = False
@@ -41,11 +39,6 @@ class IdSpec(Record, kw_only=True):
 
 
 AS_THEY_ARE = IdSpec()
-
-
-def uses_data_plane() -> bool:
-    """Whether mounts use the data plane: unless OVERLAYKIT_DATA_PLANE is `off` in the environment, for debugging."""
-    return os.environ.get("OVERLAYKIT_DATA_PLANE") != "off"
 
 
 class MountOptions(Record, kw_only=True):

@@ -7,7 +7,7 @@ import os
 from overlaykit import namespace
 from overlaykit.errors import Error
 from overlaykit.fuse import daemon
-from overlaykit.fuse.spec import LayerSpec, MountFlags, MountOptions, MountSpec, uses_data_plane
+from overlaykit.fuse.spec import LayerSpec, MountFlags, MountOptions, MountSpec
 from overlaykit.namespace.spec import End
 from overlaykit.views import places, server
 from overlaykit.views.drivers import FUSE
@@ -108,10 +108,11 @@ class FuseRoot:
         *,
         kept: bool,
         limit: Limit | None = None,
+        data_plane: bool = True,
     ) -> None:
         """Mount `layers`, which `holds` have opened, below `upper`.
 
-        `kept`: the upper outlives the view. `limit`: of the upper.
+        `kept`: the upper outlives the view. `limit`: of the upper. `data_plane`: as in `ViewSpec`.
         Raises: Error, OSError. The daemon has ended then.
         """
         self._entry = entry
@@ -133,7 +134,7 @@ class FuseRoot:
                 metacopy=leaves_data(layers, kept=kept),
                 limit=None if limit is None or limit.project is not None else limit.size,
                 by_project=limit is not None and limit.project is not None,
-                data_plane=uses_data_plane(),
+                data_plane=data_plane,
             ),
             # A view has a /dev of its own: a device node in a layer must not open one of the machine's.
             flags=MountFlags(nodev=True),

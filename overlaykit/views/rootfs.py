@@ -64,8 +64,7 @@ class RootFs:
             if fuse is None:
                 self.root = self._mount(spec, driver, layers, holds, changes, limit, undo)
             else:
-                kept = self.upper is not None
-                fuse.serve(self.entry, layers, holds, changes, kept=kept, limit=limit)
+                self._serve(spec, fuse, layers, holds, changes, limit)
                 self.root = fuse
             undo.callback(self.root.close)
             if changes is not None and limit is not None and limit.project is not None:
@@ -112,14 +111,13 @@ class RootFs:
         """Mount with the kernel's overlayfs, or, if `driver` is `auto` and that cannot show the view, with ours."""
         from overlaykit.views.kernel_driver import KernelRefused, KernelRoot
 
-        kept = self.upper is not None
         try:
             return KernelRoot(
                 self.entry,
                 layers,
                 holds,
                 changes,
-                kept=kept,
+                kept=self.upper is not None,
                 limit=limit,
                 userns=spec.userns,
                 within=self._within,
@@ -129,8 +127,27 @@ class RootFs:
                 raise
         fuse = self._start_fuse(spec, undo)
         fuse.clean_up(self.entry)
-        fuse.serve(self.entry, layers, holds, changes, kept=kept, limit=limit)
+        self._serve(spec, fuse, layers, holds, changes, limit)
         return fuse
+
+    def _serve(
+        self,
+        spec: ViewSpec,
+        fuse: FuseRoot,
+        layers: Sequence[Layer],
+        holds: Sequence[Hold],
+        changes: upper.Upper | None,
+        limit: Limit | None,
+    ) -> None:
+        fuse.serve(
+            self.entry,
+            layers,
+            holds,
+            changes,
+            kept=self.upper is not None,
+            limit=limit,
+            data_plane=spec.data_plane,
+        )
 
     def _mountpoints(self, spec: ViewSpec, layers: Sequence[Layer]) -> list[Layer]:
         """A lowest layer, so that no mountpoint of the view's own files is made in an upper that is kept."""

@@ -132,6 +132,8 @@ class ViewSpec(Record, kw_only=True):
     shm_size: str | None = None
     driver: str | None = None
     """One of `drivers.NAMES`; None: what the environment or a configuration file says."""
+    data_plane: bool = True
+    """Of the driver `fuse`: whether native code answers the requests that need no merge."""
     confinement: Confinement = Confinement()
     """Of the commands."""
     limits: Limits | None = None
@@ -195,6 +197,7 @@ def describe(
     binds: Sequence[Bind | str],
     ports: Sequence[Port | str],
     driver: str | None,
+    data_plane: bool,
     confinement: Confinement,
     limits: Limits | None,
     disk: int | None,
@@ -238,6 +241,7 @@ def describe(
             for port in (namespace.parse_ports(given) if isinstance(given, str) else (given,))
         ),
         driver=driver,
+        data_plane=data_plane,
         confinement=confinement,
         limits=limits,
         disk=disk,

@@ -103,6 +103,7 @@ class View:
         binds: Sequence[Bind | str] = (),
         ports: Sequence[Port | str] = (),
         driver: str | None = None,
+        data_plane: bool = True,
         confinement: Confinement = _CONFINED,
         limits: Limits | None = None,
         disk: int | None = None,
@@ -123,10 +124,12 @@ class View:
         `--userns` do. `network` is a mode or the name of a shared network, or both, as for `--network`. `names` are
         what it knows of names (`namespace.Names`). `binds` and `ports` are as for `-v` and `-p`, also as texts.
         `driver` merges the layers: `fuse`, `kernel` or `auto` (see `drivers`; None: what OVERLAYKIT_DRIVER or a
-        configuration file says). `confinement` is that of each of its commands, `limits` are those of all of them
-        together, and `disk` is how many bytes the changes may take. `hidden` paths and, over the host, keys in the
-        user's home are empty and read-only, unless `share_home`. `sockets` of the host's services are shared, as for
-        `--socket`. `labels` are shown by `overlaykit inspect`. Raises: TypeError, ValueError, Error.
+        configuration file says). Without `data_plane`, Python answers each request to `fuse`. `confinement` is that of
+        each of its commands, `limits` are those of all of them together, and `disk` is how many bytes the changes may
+        take. `hidden` paths and, over the host, keys in the user's home are empty and read-only, unless `share_home`.
+        `sockets` of the host's services are shared, as for `--socket`. `labels` are shown by `overlaykit inspect`.
+
+        Raises: TypeError, ValueError, Error.
         """
         self.spec = describe(
             layers,
@@ -140,6 +143,7 @@ class View:
             binds=binds,
             ports=ports,
             driver=driver,
+            data_plane=data_plane,
             confinement=confinement,
             limits=limits,
             disk=disk,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -70,6 +71,34 @@ def test_layers_are_merged_and_changes_go_to_the_upper(user: TestUser) -> None:
     with mounted(user, dirs.options, dirs.target):
         assert os.listdir(dirs.target) == ["file"]
         assert contents(dirs.target, "file") == "changed\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "creates"),
+    [
+        ((), "native"),
+        (("-o", "data_plane=off"), "python"),
+        (("--data-plane", "off"), "python"),
+        (("-o", "data_plane=off", "--data-plane", "on"), "native"),
+    ],
+)
+def test_a_mount_may_do_without_its_data_plane(
+    user: TestUser, said: tuple[str, ...], creates: str
+) -> None:
+    dirs = make_dirs(user)
+    user.succeeds("mount", *said, "-o", dirs.options, "--name", "m", dirs.target)
+    try:
+        for name in ("made", "next"):
+            user.write(os.path.join(dirs.target, name), "new\n")
+            assert contents(dirs.target, name) == "new\n"
+        found = json.loads(user.succeeds("stats", "--requests", "--json", "m"))
+        assert creates in {one["by"] for one in found if one["request"] == "create"}
+        native = {one["request"] for one in found if one["by"] == "native"}
+        # Of those three nothing is implemented.
+        assert bool(native - {"opendir", "ioctl", "other"}) == (creates == "native")
+    finally:
+        user.succeeds("umount", dirs.target)
+    assert contents(dirs.upper, "made") == "new\n"
 
 
 def test_a_later_mount_does_not_keep_an_earlier_one(user: TestUser) -> None:

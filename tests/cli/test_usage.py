@@ -93,3 +93,18 @@ def test_the_requests_of_a_view_are_counted_and_timed(user: TestUser) -> None:
         assert f"overlaykit_request_seconds_count{{{labels}}} {buckets[-1]}" in lines
         view.communicate("end\n")
     assert user.refused("stats", "--requests", "v").startswith("v: no view or mount of that name")
+
+
+@only_with(driver="fuse")
+def test_python_answers_all_requests_where_a_view_has_no_data_plane(user: TestUser) -> None:
+    script = "mkdir /tmp/d; echo x > /tmp/d/f; cat /tmp/d/f; ls -R /tmp/d; echo on; read line"
+    options = ("--rm", "--data-plane", "off", "--name", "v")
+    with user.start("run", *options, "sh", "-c", script) as view:
+        assert view.stdout is not None
+        while view.stdout.readline() != "on\n":
+            pass
+        found = json.loads(user.succeeds("stats", "--requests", "--json", "v"))
+        native = {one["request"] for one in found if one["by"] == "native"}
+        assert native <= {"opendir", "ioctl", "lseek", "other"}  # which nothing implements
+        assert "create" in {one["request"] for one in found if one["by"] == "python"}
+        view.communicate("end\n")

@@ -15,12 +15,15 @@ from typing import Any
 from overlaykit import mountinfo
 from overlaykit.fuse import control, daemon, directories
 from overlaykit.fuse.daemon_start import DaemonProcess
-from overlaykit.fuse.spec import LayerSpec, MountOptions, MountSpec, uses_data_plane
+from overlaykit.fuse.spec import LayerSpec, MountOptions, MountSpec
 
 from ..overlay.stack import Stack
 from ..posix import syscalls
 
 _MOST_POLLS = 5000
+
+_DATA_PLANE = os.environ.get("OVERLAYKIT_TEST_DATA_PLANE", "on") == "on"
+"""Whether the mounts of the tests use the data plane, unless a test says so itself."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,9 @@ def spec_of(stack: Stack, *, writable: bool = True, **more: Any) -> MountSpec:
         "log_path": os.path.join(stack.directory, "log"),
     }
     spec = MountSpec(**(fields | more))
-    return spec.replace(options=spec.options.replace(data_plane=uses_data_plane()))
+    return spec.replace(
+        options=spec.options.replace(data_plane=spec.options.data_plane and _DATA_PLANE)
+    )
 
 
 @contextlib.contextmanager

@@ -8,14 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from overlaykit.errors import Error
-from overlaykit.fuse.spec import (
-    AS_THEY_ARE,
-    IdRange,
-    IdSpec,
-    MountFlags,
-    MountOptions,
-    uses_data_plane,
-)
+from overlaykit.fuse.spec import AS_THEY_ARE, IdRange, IdSpec, MountFlags, MountOptions
 from overlaykit.views.options import quoting, table
 from overlaykit.views.options.table import Effect
 
@@ -131,7 +124,7 @@ def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> Parsed
             static_nlink=on("static_nlink"),
             timeout=_seconds(values),
             dirsync=on("sync") or on("dirsync"),
-            data_plane=uses_data_plane(),
+            data_plane=values.get("data_plane", "on") == "on",
         ),
         flags=MountFlags(
             nodev=on("nodev"),

@@ -154,6 +154,12 @@ ROWS: Final = (
         _ACTS,
         "how long the kernel caches names and attributes (default: for ever)",
     ),
+    Row(
+        "data_plane=on|off",
+        _ACTS,
+        "with `off` Python answers each request, to find out where a fault is (default: native code answers what needs "
+        "no merge)",
+    ),
     Row("fsname=NAME", _ACTS, "the source that the table of mounts shows"),
     Row(
         "allow_other",
