@@ -24,8 +24,9 @@ class Machine(Record, kw_only=True):
 class Cost(Record, kw_only=True):
     """The cost of one workload on one system.
 
-    `values`: in `unit`, for one operation, one value a round. `requests`: the FUSE requests of one round by kind, from
-    overlaykit's own counters (None for the other systems). `written`: the bytes that the daemon writes in that round,
+    `values`: in `unit`, for one operation, one value a round. `requests`: the FUSE requests of one round that reached
+    Python, by kind, from overlaykit's own counters (None for the other systems). `native`: those that native code
+    answered (None likewise). `written`: the bytes that the daemon writes in that round,
     replies to the kernel included (None likewise).
     """
 
@@ -37,7 +38,18 @@ class Cost(Record, kw_only=True):
     operations: int = 1
     values: tuple[float, ...]
     requests: dict[str, int] | None = None
+    native: dict[str, int] | None = None
     written: int | None = None
+
+    @property
+    def in_python(self) -> int:
+        """The FUSE requests that reached Python."""
+        return sum((self.requests or {}).values())
+
+    @property
+    def in_native(self) -> int:
+        """The FUSE requests that native code answered."""
+        return sum((self.native or {}).values())
 
     @property
     def median(self) -> float:

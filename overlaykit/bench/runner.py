@@ -146,6 +146,7 @@ class Runner:
                 operations=workload.operations,
                 values=tuple(values[subject.name][warmup:]),
                 requests=dict(counted.requests) if counted else None,
+                native=dict(counted.native) if counted else None,
                 written=counted.written if counted else None,
             )
             for subject, counted in ((one, counts.get(one.name)) for one in running)

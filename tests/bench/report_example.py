@@ -55,6 +55,7 @@ def report() -> Report:
             operations=10_000,
             values=_rounds(chance, seconds * _factor(chance, factor)),
             requests=_requests(workload) if system == "overlaykit" else None,
+            native=_native(workload) if system == "overlaykit" else None,
         )
         for workload, seconds in TIMES.items()
         for system, factor in FACTORS.items()
@@ -161,3 +162,7 @@ def _requests(workload: str) -> dict[str, int]:
     if workload.startswith("scan"):
         return {"lookup": 2, "opendir": 400, "readdirplus": 800, "releasedir": 400}
     return {"lookup": 10_000, "open": 10_000, "read": 10_000, "release": 9_990, "getattr": 12}
+
+
+def _native(workload: str) -> dict[str, int]:
+    return {"getattr": 20_000} if workload.startswith("copy-up") else {}

@@ -135,6 +135,10 @@ def test_the_table_has_every_workload_its_best_and_its_requests() -> None:
     row = next(line for line in text.splitlines() if line.startswith("stat/warm"))
     assert row.split()[1:4] == ["1.00", "µs*", "1.66"]
     assert row.split()[-1] == "none"
+    lines = text.splitlines()
+    at = next(at for at, line in enumerate(lines) if line.startswith("copy-up/small"))
+    assert lines[at].split()[-1] == "6.00"  # of which two are native
+    assert lines[at + 1].split()[-2:] == ["4.00", "Python"]
 
 
 def test_the_table_lists_what_was_left_out_with_the_reason() -> None:
@@ -180,6 +184,7 @@ def test_the_page_has_every_workload_system_and_reason_as_it_is_named(written: s
     assert all(name in words and what in words for name, what in run.systems.items())
     assert all(left.system in words and left.why in words for left in run.left_out)
     assert run.machine.processor in words
+    assert "4.00 in Python" in words
 
 
 def test_every_plot_is_a_file_and_on_the_page(written: str) -> None:

@@ -58,7 +58,7 @@ class Numbers:
 
             def count() -> Counts:
                 self.counted.append(name)
-                return Counts({"lookup": len(self.calls)}, 3400)
+                return Counts({"lookup": len(self.calls)}, {"read": 5}, 3400)
 
             return Subject(
                 name=name,
@@ -117,6 +117,7 @@ def test_requests_are_counted_once_in_an_untimed_round(user: TestUser) -> None:
     found = run(user, workload)
     assert workload.counted == ["a"]
     assert [cost.requests for cost in found.costs] == [{"lookup": 12}, None, None, None]
+    assert [cost.native for cost in found.costs] == [{"read": 5}, None, None, None]
     assert [cost.written for cost in found.costs] == [3400, None, None, None]
 
 

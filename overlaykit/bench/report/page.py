@@ -103,7 +103,7 @@ def _section(report: Report, section: Section) -> str:
     rows = "".join(_row(report, section, name, counted) for name in section.workloads)
     return (
         f'<div class="wide"><table>\n<thead><tr><th>workload</th>{headings}'
-        f"{'<th>FUSE requests</th>' if counted else ''}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n"
+        f"{'<th>FUSE requests, each</th>' if counted else ''}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n"
     )
 
 
@@ -136,12 +136,18 @@ def _requests(report: Report, workload: str) -> str:
     cost = requests(report, workload)
     if cost is None or cost.requests is None:
         return '<td class="none">&ndash;</td>'
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in cost.requests.items() if count)
-    total = sum(cost.requests.values())
-    if not total:
+    if not cost.in_python + cost.in_native:
         return "<td>none</td>"
-    each = f"{quantities.three_digits(total / cost.operations)} each"
-    return f'<td title="{escape(kinds)}">{total:,}<small>{each}</small></td>'
+    kinds = "; ".join(
+        f"{by}: "
+        + (", ".join(f"{kind} {count:,}" for kind, count in of.items() if count) or "none")
+        for by, of in (("Python", cost.requests), ("native", cost.native or {}))
+    )
+    total, python = (
+        f"{quantities.three_digits(number / cost.operations)}"
+        for number in (cost.in_python + cost.in_native, cost.in_python)
+    )
+    return f'<td title="{escape(kinds)}">{total}<small>{python} in Python</small></td>'
 
 
 def _figure(drawing: Drawing) -> str:

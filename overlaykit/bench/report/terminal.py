@@ -44,7 +44,7 @@ def _section(report: Report, section: Section) -> Table:
         shown.add_column(_heading(system), justify="right", no_wrap=True)
     counted = [found for name in section.workloads if (found := requests(report, name))]
     if counted:
-        shown.add_column("FUSE\nrequests", justify="right", no_wrap=True)
+        shown.add_column("requests\neach", justify="right", no_wrap=True)
     for workload in section.workloads:
         cells = [_cell(report, workload, system) for system in section.systems]
         found = requests(report, workload)
@@ -82,11 +82,11 @@ def _requests(cost: Cost | None) -> Text:
 
     if cost is None or cost.requests is None:
         return Text("-", "dim")
-    total = sum(cost.requests.values())
-    text = Text(f"{total:,}" if total else "none")
-    if total and cost.operations > 1:
-        text.append(f"\n{quantities.three_digits(total / cost.operations)}/op", "dim")
-    return text
+    total, python = (
+        quantities.three_digits(number / cost.operations)
+        for number in (cost.in_python + cost.in_native, cost.in_python)
+    )
+    return Text("none") if total == "0" else Text(total).append(f"\n{python} Python", "dim")
 
 
 def _legend(report: Report) -> Text:
@@ -95,8 +95,9 @@ def _legend(report: Report) -> Text:
     rounds = f"{report.rounds} round{'' if report.rounds == 1 else 's'}"
     return Text(
         f"Medians of {rounds}; below them the multiple of {report.baseline} (less is better) and the interquartile"
-        f" range. * marks the best. {report.machine.processor}, {report.machine.cores} cores,"
-        f" Linux {report.machine.kernel}, {report.machine.file_system}, uid {report.machine.uid}.",
+        f" range. * marks the best. Below the FUSE requests of an operation: those that reached Python."
+        f" {report.machine.processor}, {report.machine.cores} cores, Linux {report.machine.kernel},"
+        f" {report.machine.file_system}, uid {report.machine.uid}.",
         "dim",
     )
 

@@ -19,11 +19,14 @@ class Counted:
     daemon: int
 
     def counts(self) -> Counts:
-        answer = control.ask(self.control, control.Count())
-        assert isinstance(answer, control.Counted)
+        counted = control.ask(self.control, control.Count())
+        measured = control.ask(self.control, control.Measure())
+        assert isinstance(counted, control.Counted)
+        assert isinstance(measured, control.Measured)
+        native = {kind: latencies.count for kind, latencies in measured.native.items()}
         with open(f"/proc/{self.daemon}/io", encoding="ascii") as file:
             fields = dict(line.split(": ") for line in file.read().splitlines())
-        return Counts(answer.requests, int(fields["wchar"]))
+        return Counts(counted.requests, native, int(fields["wchar"]))
 
 
 class Ours(Mounting):

@@ -24,10 +24,12 @@ class Layers:
 class Counts(NamedTuple):
     """FUSE requests by kind, and the bytes that the daemon has written.
 
+    `requests`: those that reached Python; `native`: those that native code answered.
     `written`: by write(2) and copy_file_range(2), replies to the kernel included, reflinks not (proc_pid_io(5)).
     """
 
     requests: Mapping[str, int]
+    native: Mapping[str, int]
     written: int
 
 

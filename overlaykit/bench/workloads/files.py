@@ -112,8 +112,11 @@ class FileWorkload(ABC):
                 after = tree.counts()
             assert before is not None
             assert after is not None
-            requests = Counter(after.requests) - Counter(before.requests)
-            return Counts(requests, after.written - before.written)
+            return Counts(
+                Counter(after.requests) - Counter(before.requests),
+                Counter(after.native) - Counter(before.native),
+                after.written - before.written,
+            )
 
         return Subject(
             name=system.name,
