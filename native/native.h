@@ -22,6 +22,11 @@
 /* In the file handle of a WRITE: it clears the set-ID bits (session.c). No handle has it. */
 #define CLEARS_SET_IDS (1L << 62)
 
+/* In the file handle of a reply: the kernel reads and writes the file below itself, and the bits
+ * from BACKING_SHIFT on are its number of that (session.c). No handle has it. */
+#define BACKED (1L << 60)
+#define BACKING_SHIFT 32
+
 /* The module's attribute that is os.stat. */
 #define NATIVE_STAT "__stat__"
 

@@ -453,12 +453,10 @@ reply(uint64_t unique, int error, const void *data, size_t size)
 }
 
 static void
-fill_attributes(struct fuse_attr *to, const struct node *node, const struct stat *st)
+fill_stat(struct fuse_attr *to, uint64_t id, const struct stat *st)
 {
-    const uint32_t *unmapped = plane.unmapped[node->made || node->upper >= 0];
-    bool one = plane.static_nlink && S_ISDIR(st->st_mode);
     *to = (struct fuse_attr){
-        .ino = node->id,
+        .ino = id,
         .size = (uint64_t)st->st_size,
         .blocks = (uint64_t)st->st_blocks,
         .atime = (uint64_t)st->st_atim.tv_sec,
@@ -468,11 +466,25 @@ fill_attributes(struct fuse_attr *to, const struct node *node, const struct stat
         .mtimensec = (uint32_t)st->st_mtim.tv_nsec,
         .ctimensec = (uint32_t)st->st_ctim.tv_nsec,
         .mode = st->st_mode,
-        .nlink = one ? 1 : (uint32_t)st->st_nlink,
-        .uid = st->st_uid == unmapped[0] ? 0 : st->st_uid,
-        .gid = st->st_gid == unmapped[1] ? 0 : st->st_gid,
+        .nlink = (uint32_t)st->st_nlink,
+        .uid = st->st_uid,
+        .gid = st->st_gid,
         .blksize = (uint32_t)st->st_blksize,
     };
+}
+
+static void
+fill_attributes(struct fuse_attr *to, const struct node *node, const struct stat *st)
+{
+    const uint32_t *unmapped = plane.unmapped[node->made || node->upper >= 0];
+
+    fill_stat(to, node->id, st);
+    if (plane.static_nlink && S_ISDIR(st->st_mode))
+        to->nlink = 1;
+    if (to->uid == unmapped[0])
+        to->uid = 0;
+    if (to->gid == unmapped[1])
+        to->gid = 0;
     if (node->change_time) {
         to->ctime = (uint64_t)(node->change_time / SECOND);
         to->ctimensec = (uint32_t)(node->change_time % SECOND);
@@ -481,17 +493,24 @@ fill_attributes(struct fuse_attr *to, const struct node *node, const struct stat
         to->nlink = node->removed ? 0 : 1;
 }
 
-static void
-fill_entry(struct fuse_entry_out *to, const struct node *node, const struct stat *st)
+void
+plane_fill_entry(struct fuse_entry_out *to, uint64_t id, uint64_t generation, const struct stat *st)
 {
     *to = (struct fuse_entry_out){
-        .nodeid = node->id,
-        .generation = node->generation,
+        .nodeid = id,
+        .generation = generation,
         .entry_valid = plane.seconds,
         .entry_valid_nsec = plane.nanoseconds,
         .attr_valid = plane.seconds,
         .attr_valid_nsec = plane.nanoseconds,
     };
+    fill_stat(&to->attr, id, st);
+}
+
+static void
+fill_entry(struct fuse_entry_out *to, const struct node *node, const struct stat *st)
+{
+    plane_fill_entry(to, node->id, node->generation, st);
     fill_attributes(&to->attr, node, st);
 }
 

@@ -19,6 +19,10 @@
  * generation NAME_ONLY marks such an entry. An inode number of 0 becomes one that readdir(3) does
  * not take for a deleted file's.
  *
+ * OPEN and CREATE: the reply of a file that the kernel reads and writes itself (FUSE_PASSTHROUGH)
+ * has that file's number, which libfuse 3.14 does not know, and pyfuse3 passes from bit
+ * BACKING_SHIFT of the file handle on.
+ *
  * A process has one session, so its state is static. */
 #include "native.h"
 
@@ -29,6 +33,9 @@
 #include <stddef.h>
 
 #define UNKNOWN_INODE 0xffffffff /* as libfuse's own FUSE_UNKNOWN_INO */
+#ifndef FOPEN_PASSTHROUGH
+#define FOPEN_PASSTHROUGH (1 << 7) /* Linux 6.9 */
+#endif
 
 static bool is_adapted, setxattr_is_extended;
 
@@ -114,6 +121,66 @@ fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size, const char
         entry = &named;
     }
     return next(request, buffer, size, name, entry, offset);
+}
+
+/* As fuse_reply_buf(3) of libfuse. */
+static int
+reply(fuse_req_t request, const void *data, size_t size)
+{
+    static int (*next)(fuse_req_t, const void *, size_t);
+
+    if (next == NULL)
+        next = libfuse_function("fuse_reply_buf");
+    return next(request, data, size);
+}
+
+/* Whether a file handle comes with the number of a file below. Fills in what the kernel gets. */
+static bool
+splits_backing(const struct fuse_file_info *info, struct fuse_open_out *to)
+{
+    *to = (struct fuse_open_out){
+        .fh = info->fh & ((1UL << BACKING_SHIFT) - 1),
+        .open_flags = FOPEN_PASSTHROUGH,
+        .padding = (uint32_t)((info->fh & ~(uint64_t)BACKED) >> BACKING_SHIFT), /* backing_id */
+    };
+    return info->fh & BACKED;
+}
+
+int fuse_reply_open(fuse_req_t request, const struct fuse_file_info *info);
+
+__attribute__((visibility("default"))) int
+fuse_reply_open(fuse_req_t request, const struct fuse_file_info *info)
+{
+    static int (*next)(fuse_req_t, const struct fuse_file_info *);
+    struct fuse_open_out opened;
+
+    if (splits_backing(info, &opened))
+        return reply(request, &opened, sizeof(opened));
+    if (next == NULL)
+        next = libfuse_function("fuse_reply_open");
+    return next(request, info);
+}
+
+int fuse_reply_create(fuse_req_t request, const struct fuse_entry_param *entry,
+                      const struct fuse_file_info *info);
+
+__attribute__((visibility("default"))) int
+fuse_reply_create(fuse_req_t request, const struct fuse_entry_param *entry,
+                  const struct fuse_file_info *info)
+{
+    static int (*next)(fuse_req_t, const struct fuse_entry_param *, const struct fuse_file_info *);
+    struct {
+        struct fuse_entry_out entry;
+        struct fuse_open_out opened;
+    } made;
+
+    if (splits_backing(info, &made.opened)) {
+        plane_fill_entry(&made.entry, entry->ino, entry->generation, &entry->attr);
+        return reply(request, &made, sizeof(made));
+    }
+    if (next == NULL)
+        next = libfuse_function("fuse_reply_create");
+    return next(request, entry, info);
 }
 
 static PyObject *

@@ -59,6 +59,10 @@ UMOUNT_NOFOLLOW: Final[int]
 CLEARS_SET_IDS: Final[int]
 """A bit of a WRITE's file handle: the write clears the set-ID bits, as its caller has no CAP_FSETID."""
 
+BACKED: Final[int]
+BACKING_SHIFT: Final[int]
+"""In the file handle of a reply: the kernel reads and writes the file below itself, by its number from this bit on."""
+
 NAME_ONLY: Final[int]
 """The generation of a listing's entry without a nodeid: name, kind and inode number alone, no dentry."""
 

@@ -49,9 +49,6 @@ _INHERITED: Final = 0x200
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-_CAPABILITY_VERSION_3: Final = 0x20080522
-"""capget(2)"""
-
 
 def assign(directories: Sequence[str]) -> int | None:
     """Give directories of one file system a project, which `set_limit` limits.
@@ -96,14 +93,9 @@ def heed_limits() -> None:
 
     ext4 lets a process with CAP_SYS_RESOURCE exceed them (ignore_hardlimit() in fs/quota/dquot.c).
     """
-    import struct  # not at each start of a view
+    from overlaykit import effective  # not at each start of a view
 
-    header = bytearray(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0).ljust(_ARGUMENT_BYTES, b"\0"))
-    sets = bytearray(_ARGUMENT_BYTES)
-    _native.capget(header, sets)
-    (effective,) = struct.unpack_from("=I", sets)  # the others follow
-    struct.pack_into("=I", sets, 0, effective & ~(1 << privilege.CAP_SYS_RESOURCE))
-    _native.capset(header, sets)
+    effective.drop(privilege.CAP_SYS_RESOURCE)
 
 
 def _assign(opened: Sequence[int]) -> int | None:

@@ -24,16 +24,29 @@ class Connection:
         patches.replace_trio(pyfuse3, poller)
         self._operations = operations
         self._handshake: patches.Handshake | None = None
+        self.passes_through = False
 
     def open(self, device: int) -> None:
         """Open the session on a descriptor of /dev/fuse, which is taken over: libfuse accepts it as /dev/fd/N."""
         self._handshake = patches.Handshake(device)
         pyfuse3.init(self._operations, f"/dev/fd/{self._handshake.fd}", set())
 
-    async def negotiate(self) -> bool:
-        """Answer INIT. Requires: the session is open. Returns: whether the data plane may read the requests."""
+    @property
+    def device(self) -> int:
+        """The descriptor of /dev/fuse. Requires: INIT is answered."""
         assert self._handshake is not None
-        await self._handshake.complete(pyfuse3.main)
+        return self._handshake.fd
+
+    async def negotiate(self, *, wants_passthrough: bool) -> bool:
+        """Answer INIT. Requires: the session is open.
+
+        Returns: whether the data plane may read the requests. Ensures: `passes_through` says whether passthrough was
+        agreed on.
+        """
+        assert self._handshake is not None
+        self.passes_through = await self._handshake.complete(
+            pyfuse3.main, wants_passthrough=wants_passthrough
+        )
         if not patches.is_libfuse_interposed():
             return False
         # The plane reads until there is no request.

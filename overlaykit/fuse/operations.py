@@ -28,6 +28,7 @@ import trio
 from overlaykit import _native
 from overlaykit.fuse import patches
 from overlaykit.fuse.copying import Copying
+from overlaykit.fuse.passthrough import Passthrough
 from overlaykit.fuse.plane import Plane
 from overlaykit.fuse.statistics import Clock
 from overlaykit.overlay.attributes import Caller, Changes
@@ -138,6 +139,7 @@ class Operations(pyfuse3.Operations):
         self._copying = Copying(filesystem, poller, volatile=options.volatile)
         self._options = options
         self.plane: Plane | None = None
+        self._passthrough: Passthrough | None = None
         self._name_only_entry = patches.mark_name_only(pyfuse3.EntryAttributes())
 
     def init(self) -> None:
@@ -150,6 +152,18 @@ class Operations(pyfuse3.Operations):
         )
         self.plane.offer(self.filesystem.root)
         self._poller.plane = self.plane
+
+    def begin_passthrough(self, device: int) -> None:
+        """Let the kernel read and write files itself. Requires: an interposed libfuse, and that it takes files."""
+        self._passthrough = Passthrough(device, self.filesystem)
+
+    def close(self) -> None:
+        """Close all files. Requires: the mount has ended."""
+        if self._passthrough is not None:
+            self._passthrough.close()
+        if self.plane is not None:
+            self.plane.close()
+        self.filesystem.close()
 
     def held(self) -> dict[str, int]:
         """How many nodes, lookups, open files and descriptors of directories are held in memory."""
@@ -366,10 +380,18 @@ class Operations(pyfuse3.Operations):
         node = self.filesystem.nodes.file(inode)
         lazily = False
         if wants_to_write(flags):
-            lazily = not flags & os.O_TRUNC and self.filesystem.files.may_copy_later(node)
+            lazily = (
+                not flags & os.O_TRUNC
+                and self._passthrough is None
+                and self.filesystem.files.may_copy_later(node)
+            )
             if not lazily:
+                is_new = node.needs_copy()
                 await self._copying.copy_up(node, keep_data=not flags & os.O_TRUNC)
-        return _file_info(self.filesystem.files.open(node, flags, lazily=lazily))
+                if is_new and self._passthrough is not None:
+                    # Its change time is the copy's from now on.
+                    self._drop_attributes(node)
+        return self._file_info(self.filesystem.files.open(node, flags, lazily=lazily))
 
     @_request
     async def create(
@@ -383,7 +405,7 @@ class Operations(pyfuse3.Operations):
         directory = self.filesystem.nodes.directory(parent_inode)
         made, handle = self.filesystem.creation.create(directory, name, mode, _caller(ctx))
         self._changed(directory)
-        return _file_info(handle), self._entry(*made)
+        return self._file_info(handle), self._entry(*made)
 
     @_request
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -403,12 +425,20 @@ class Operations(pyfuse3.Operations):
         if mode is not None:
             self.filesystem.changing.change(node, Changes(mode=mode))
             # The reply to a WRITE has no mode, and execve(2) goes by the one that the kernel has.
-            with contextlib.suppress(OSError):  # it has forgotten the inode
-                pyfuse3.invalidate_inode(node.nodeid, attr_only=True)
+            self._drop_attributes(node)
+
+    def _drop_attributes(self, node: Node) -> None:
+        """Have the kernel ask for the attributes again."""
+        with contextlib.suppress(OSError):  # it has forgotten the inode
+            pyfuse3.invalidate_inode(node.nodeid, attr_only=True)
 
     @_request
     async def release(self, fh: FileHandleT) -> None:
-        self.filesystem.files.release(fh)
+        try:
+            self.filesystem.files.release(fh)
+        finally:
+            if self._passthrough is not None:
+                self._passthrough.end(fh)
 
     @_request
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
@@ -426,6 +456,12 @@ class Operations(pyfuse3.Operations):
             sync = os.fdatasync if datasync else os.fsync
             with files.syncing(fh) as descriptor:
                 await self._poller.in_thread(sync, descriptor)
+
+    def _file_info(self, handle: int) -> FileInfo:
+        number = 0 if self._passthrough is None else self._passthrough.number(handle)
+        if number:
+            return pyfuse3.FileInfo(fh=patches.backed_handle(handle, number))
+        return pyfuse3.FileInfo(fh=handle, keep_cache=True)
 
     # Directories
 
@@ -615,7 +651,3 @@ def _kind(layer_dir: LayerDir, name: bytes) -> int:
 
 def _caller(ctx: Any) -> Caller:
     return Caller(ctx.uid, ctx.gid, ctx.umask)
-
-
-def _file_info(handle: int) -> FileInfo:
-    return pyfuse3.FileInfo(fh=handle, keep_cache=True)

@@ -9,6 +9,7 @@
    - fuse_session_receive_buf: requests come from the data plane. READDIRPLUS and FSYNCDIR carry the nodeid as the file
      handle; the file handle of a WRITE has a bit that says whether it clears the set-ID bits (`split_handle`), and the
      pid of a SETATTR and of a SETXATTR is 1 if it does (`clears_set_ids`).
+   - fuse_reply_open, fuse_reply_create: a handle may have the kernel's number of a file below (`backed_handle`).
    - fuse_add_direntry_plus: an entry of the generation NAME_ONLY (`mark_name_only`) has a name and an inode number and
      no nodeid, so the kernel looks it up only when it needs it.
 4. A module `importlib.metadata` that knows no package (`import_pyfuse3`). pyfuse3 asks it for its own version only, and
@@ -55,6 +56,10 @@ _INIT_OUT: Final = struct.Struct("=IIIIHHIIHHI")
 _FLAGS, _FLAGS2 = 3, 10
 """Fields of fuse_init_out with the lower and the upper half of the flags."""
 
+_STACK_DEPTH: Final = struct.Struct("=I")
+_STACK_DEPTH_OFFSET: Final = 36
+"""max_stack_depth of fuse_init_out."""
+
 _DONT_MASK: Final = 1 << 6
 """A new file's mode comes without the caller's umask applied, and the umask beside it: a default ACL replaces the umask
 (acl(5))."""
@@ -83,6 +88,11 @@ _INIT_EXT: Final = 1 << 30
 
 NO_EXPORT_SUPPORT: Final = 1 << 38
 """Files have no file handles (Linux 6.9): a nodeid means nothing once the kernel has forgotten it."""
+
+_PASSTHROUGH: Final = 1 << 37
+"""Files may be registered that the kernel reads and writes itself (Linux 6.9). Excludes the writeback cache."""
+
+_WRITEBACK_CACHE: Final = 1 << 16
 
 _OF_INTERPOSED: Final = _SETXATTR_EXT | _HANDLE_KILLPRIV_V2
 _WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS | _OF_INTERPOSED | NO_EXPORT_SUPPORT
@@ -122,6 +132,11 @@ def mark_name_only(entry: EntryAttributes) -> EntryAttributes:
     return entry
 
 
+def backed_handle(handle: int, number: int) -> int:
+    """The file handle of a reply, below 2**32, whose file the kernel reads and writes itself, by its number of it."""
+    return handle | number << _native.BACKING_SHIFT | _native.BACKED
+
+
 def split_handle(handle: int) -> tuple[int, bool]:
     """The file handle of a WRITE, and whether the write clears the set-ID bits."""
     return handle & ~_native.CLEARS_SET_IDS, bool(handle & _native.CLEARS_SET_IDS)
@@ -146,8 +161,14 @@ class Handshake:
         self._socket = ours
         self.fd = theirs.detach()
 
-    async def complete(self, serve: Callable[[], Awaitable[None]]) -> None:
-        """Pass INIT to pyfuse3 and its reply, changed, to the kernel. `serve` is pyfuse3's main loop."""
+    async def complete(
+        self, serve: Callable[[], Awaitable[None]], *, wants_passthrough: bool
+    ) -> bool:
+        """Pass INIT to pyfuse3 and its reply, changed, to the kernel. `serve` is pyfuse3's main loop.
+
+        Returns: whether passthrough is agreed on, in place of the writeback cache.
+        """
+        passes_through = False
         request = _init_request(self._device)
         with self._socket:
             self._socket.setblocking(False)
@@ -165,9 +186,13 @@ class Handshake:
             flags = _agree(reply, offered)
             if flags & _SETXATTR_EXT:
                 _native.enable_setxattr_ext()
+            passes_through = wants_passthrough and bool(offered & _PASSTHROUGH)
+            if passes_through:
+                _pass_through(reply)
         os.write(self._device, reply)
         os.dup2(self._device, self.fd, inheritable=False)
         os.close(self._device)
+        return passes_through
 
 
 def offered_by(device: int) -> int:
@@ -188,6 +213,15 @@ def _offered(request: bytes) -> int:
     high: int
     _, _, _, low, high = _INIT_IN.unpack_from(request.ljust(_INIT_IN.size, b"\0"))
     return low | (high << 32 if low & _INIT_EXT else 0)
+
+
+def _pass_through(reply: bytearray) -> None:
+    """Agree on passthrough to files of a file system that is not stacked itself, without the writeback cache."""
+    fields: list[int] = list(_INIT_OUT.unpack_from(reply, _OUT_HEADER.size))
+    fields[_FLAGS] = fields[_FLAGS] & ~_WRITEBACK_CACHE | _INIT_EXT
+    fields[_FLAGS2] |= _PASSTHROUGH >> 32
+    _INIT_OUT.pack_into(reply, _OUT_HEADER.size, *fields)
+    _STACK_DEPTH.pack_into(reply, _OUT_HEADER.size + _STACK_DEPTH_OFFSET, 1)
 
 
 def _agree(reply: bytearray, offered: int) -> int:

@@ -40,7 +40,9 @@ class Plane:
         self, filesystem: Filesystem, options: MountOptions, *, timeout: float, acl: bool
     ) -> None:
         self._filesystem = filesystem
-        self._is_on = options.data_plane
+        # Without an upper each file that is opened is the kernel's (`passthrough`), which Python registers.
+        registers_all = filesystem.root.upper is None and not filesystem.files.writes_back
+        self._is_on = options.data_plane and not registers_all
         owners = filesystem.tree.owners
         ids = (owners.users, owners.groups)
         self._shows_owners = all(one.squash_to is None and not one.ranges for one in ids)
@@ -71,6 +73,7 @@ class Plane:
             and tree.layers[0].override is None
             and not tree.layers[0].idmapped
             and tree.quota is None
+            and filesystem.files.writes_back
             and not options.by_project
             and not options.dirsync
         ):

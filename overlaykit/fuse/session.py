@@ -22,6 +22,7 @@ from overlaykit.fuse import (
     minimal_namespace,
     mount,
     mountpoints,
+    passthrough,
     unmount,
 )
 from overlaykit.fuse.confinement import confine
@@ -133,8 +134,14 @@ async def _serve(
     helper: unmount.Helper | None = None
     async with trio.open_nursery() as nursery:
         terminated = await nursery.start(_watch_for_termination)
-        if await connection.negotiate():
+        if await connection.negotiate(wants_passthrough=passthrough.wanted(spec.options)):
+            if connection.passes_through:
+                operations.filesystem.write_through()
             operations.begin_plane()
+        if connection.passes_through and passthrough.takes_files(connection.device):
+            operations.begin_passthrough(connection.device)
+        elif spec.options.data == "passthrough":
+            raise passthrough.NoPassthrough
         if detached >= 0:
             backing_device.tune(f"/proc/self/fd/{detached}")
         elif spec.target is not None:
@@ -207,9 +214,7 @@ async def _answer_requests(
         await connection.serve()
         if poller.is_disconnected():
             # Before anything else: umount(8) does not wait for the daemon, and its caller may take the disks away.
-            if operations.plane is not None:
-                operations.plane.close()
-            operations.filesystem.close()
+            operations.close()
     except* ConnectionAbortedError:
         # The mount has ended with requests under way.
         log.info("the kernel has ended the connection")

@@ -47,7 +47,8 @@ class MountOptions(Record, kw_only=True):
     `acl`: access control lists have effect. `xattr`: there are extended attributes. `timeout`: seconds for which the
     kernel may cache names and attributes (None: no limit). `dirsync`: the reply to a change of names follows its sync.
     `limit`: the bytes that the upper may take. `data_plane`: requests are answered without Python where that can be.
-    `by_project`: the file system keeps a limit of the upper (`projects`).
+    `by_project`: the file system keeps a limit of the upper (`projects`). `data`: how files are read and written
+    (`passthrough`).
     """
 
     volatile: bool = False
@@ -69,6 +70,7 @@ class MountOptions(Record, kw_only=True):
     limit: int | None = None
     by_project: bool = False
     data_plane: bool = True
+    data: Literal["cache", "passthrough", "auto"] = "cache"
 
 
 class MountFlags(Record, kw_only=True):

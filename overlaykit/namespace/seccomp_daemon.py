@@ -42,7 +42,7 @@ brk madvise membarrier memfd_create mincore mlock mlock2 mmap mmap2 mprotect mre
 """
 
 _PROCESS: Final = """
-alarm arch_prctl capget clock_getres clock_getres_time64 clock_gettime clock_gettime64 clock_nanosleep
+alarm arch_prctl capget capset clock_getres clock_getres_time64 clock_gettime clock_gettime64 clock_nanosleep
 clock_nanosleep_time64 exit exit_group fork futex futex_requeue futex_time64 futex_wait futex_waitv futex_wake
 get_robust_list getcpu getegid getegid32 geteuid geteuid32 getgid getgid32 getgroups getgroups32 getitimer getpgid
 getpgrp getpid getppid getpriority getrandom getresgid getresgid32 getresuid getresuid32 getrlimit getrusage getsid
@@ -99,6 +99,8 @@ _IOCTLS: Final = (
     0x80111500,  # FS_IOC_GETFSUUID
     0x8008662C,  # EXT4_IOC_GETFSUUID
     0x8004E500,  # FUSE_DEV_IOC_CLONE
+    0x4010E501,  # FUSE_DEV_IOC_BACKING_OPEN
+    0x4004E502,  # FUSE_DEV_IOC_BACKING_CLOSE
 )
 
 _RULES: Final = (
@@ -142,7 +144,7 @@ VIEW: Final = Profile(
 """Of the daemon of a view."""
 
 _STARTS: Final = """
-capset chroot fsconfig fsmount fsopen mount mount_setattr move_mount open_tree pivot_root quotactl_fd
+chroot fsconfig fsmount fsopen mount mount_setattr move_mount open_tree pivot_root quotactl_fd
 sched_setaffinity sched_setattr sched_setparam sched_setscheduler seccomp setpriority setsid umount2
 """
 """Of a daemon, before it installs its own filter: its mount, its root directory, what it takes over of its client."""

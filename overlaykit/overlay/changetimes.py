@@ -14,12 +14,17 @@ class ChangeTimes:
     The kernel keeps the change time of a regular file itself while it knows the file, and a disk takes none: it has the
     time at which the change was written back. So the kernel gets its own time again when it asks after it has forgotten
     the file. The last `_MOST_CHANGE_TIMES` of them are kept, until the mount ends.
+
+    `records`: whether it does keep them, as with the writeback cache.
     """
 
     def __init__(self) -> None:
+        self.records = True
         self._recorded: dict[int, int] = {}
 
     def record(self, nodeid: int, changed: int) -> None:
+        if not self.records:
+            return
         self._recorded.pop(nodeid, None)
         self._recorded[nodeid] = changed
         if len(self._recorded) > _MOST_CHANGE_TIMES:

@@ -46,7 +46,10 @@ def wants_to_write(flags: int) -> bool:
 
 
 class Files:
-    """Opens, reads and writes files. `by_handle`: the open files by FUSE's file handle."""
+    """Opens, reads and writes files.
+
+    `by_handle`: the open files by FUSE's file handle. `writes_back`: the kernel's writeback cache is on.
+    """
 
     def __init__(self, tree: Tree, descriptors: Descriptors, *, volatile: bool = False) -> None:
         self.modes = tree.modes
@@ -54,6 +57,7 @@ class Files:
         self._volatile = volatile
         self.descriptors = descriptors
         self.by_handle: dict[int, OpenFile] = {}
+        self.writes_back = True
         self._serial = 0
 
     @operation
@@ -140,7 +144,7 @@ class Files:
         opened = self.by_handle[handle]
         if not opened.writable:
             fail(errno.EBADF)
-        if opened.modified is None and not opened.direct:
+        if self.writes_back and opened.modified is None and not opened.direct:
             opened.modified = os.fstat(opened.fd).st_mtime_ns
         opened.unsynced = True
         quota = self._tree.quota
@@ -163,13 +167,14 @@ class Files:
                 _put_back(opened.fd, modified)
 
     def resize(self, node: File, size: int) -> None:
-        """Truncate or extend a file that has an upper, and keep its modification time."""
+        """Truncate or extend a file that has an upper, and keep its modification time if the kernel has it."""
         opened = node.opened if node.opened is not None and node.opened.writable else None
         fd = opened.fd if opened else self._tree.writable_location(node).open(os.O_WRONLY)
         try:
             before = os.fstat(fd).st_mtime_ns
             self._resize(fd, size, opened)
-            _put_back(fd, before)
+            if self.writes_back:
+                _put_back(fd, before)
         finally:
             if opened is None:
                 os.close(fd)

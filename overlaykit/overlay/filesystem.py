@@ -82,6 +82,11 @@ class Filesystem:
         self.changing = Changing(tree, self.files)
         self.xattrs = Xattrs(tree, self.files)
 
+    def write_through(self) -> None:
+        """The kernel has no writeback cache: sizes and times are those of the disk. Requires: no operation yet."""
+        self.files.writes_back = False
+        self.nodes.change_times.records = False
+
     def close(self) -> None:
         """Close every descriptor. A second call does nothing.
 

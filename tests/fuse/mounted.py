@@ -25,6 +25,9 @@ _MOST_POLLS = 5000
 _DATA_PLANE = os.environ.get("OVERLAYKIT_TEST_DATA_PLANE", "on") == "on"
 """Whether the mounts of the tests use the data plane, unless a test says so itself."""
 
+_DATA: Any = os.environ.get("OVERLAYKIT_TEST_DATA", "cache")
+"""How their files are read and written, unless a test says so itself."""
+
 
 @dataclass(frozen=True)
 class Mounted:
@@ -104,8 +107,12 @@ def spec_of(stack: Stack, *, writable: bool = True, **more: Any) -> MountSpec:
         "log_path": os.path.join(stack.directory, "log"),
     }
     spec = MountSpec(**(fields | more))
+    options = spec.options
     return spec.replace(
-        options=spec.options.replace(data_plane=spec.options.data_plane and _DATA_PLANE)
+        options=options.replace(
+            data_plane=options.data_plane and _DATA_PLANE,
+            data=_DATA if options.data == "cache" else options.data,
+        )
     )
 
 

@@ -32,7 +32,6 @@ NEVER = {
     "ptrace": 101,
     "setuid": 105,
     "setgroups": 116,
-    "capset": 126,
     "pivot_root": 155,
     "chroot": 161,
     "acct": 163,
@@ -95,7 +94,6 @@ def test_what_a_daemon_never_does_is_refused_by_every_way_to_ask(profile: str) -
 STARTS = {
     "pivot_root",
     "chroot",
-    "capset",
     "mount",
     "open_tree",
     "move_mount",

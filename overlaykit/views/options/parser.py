@@ -125,6 +125,7 @@ def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> Parsed
             timeout=_seconds(values),
             dirsync=on("sync") or on("dirsync"),
             data_plane=values.get("data_plane", "on") == "on",
+            data=_DATA[values.get("data", "cache")],
         ),
         flags=MountFlags(
             nodev=on("nodev"),
@@ -157,6 +158,12 @@ _VERITIES: Final[dict[str, Literal["off", "on", "require"]]] = {
     "off": "off",
     "on": "on",
     "require": "require",
+}
+
+_DATA: Final[dict[str, Literal["cache", "passthrough", "auto"]]] = {
+    "cache": "cache",
+    "passthrough": "passthrough",
+    "auto": "auto",
 }
 
 _WHITEOUTS: Final[dict[str, Literal["auto", "device", "xattr", "aufs"]]] = {

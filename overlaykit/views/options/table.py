@@ -160,6 +160,13 @@ ROWS: Final = (
         "with `off` Python answers each request, to find out where a fault is (default: native code answers what needs "
         "no merge)",
     ),
+    Row(
+        "data=cache|passthrough|auto",
+        _ACTS,
+        "`passthrough`: the kernel itself reads and writes the upper's files, and with `ro` all files, for bulk work "
+        "as root (Linux 6.9); a file is copied up when it is opened for writing, and reading sets access times in the "
+        "upper; `auto`: if that is possible (default: through the kernel's cache)",
+    ),
     Row("fsname=NAME", _ACTS, "the source that the table of mounts shows"),
     Row(
         "allow_other",
