@@ -19,6 +19,7 @@ PROGRAMS = {
         "native/plan.c",
         "native/failure.c",
         "native/process.c",
+        "native/call.c",
         "native/init.c",
         "native/command.c",
         "native/mounts.c",

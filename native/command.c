@@ -4,7 +4,6 @@
 #include <grp.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <sys/ioctl.h>
 
 #define LISTEN_PID "LISTEN_PID="
 
@@ -79,44 +78,6 @@ become(const struct argument *arguments)
     return 0;
 }
 
-/* Make the slave the controlling terminal and the standard streams of this session's leader. */
-static int
-take_pty(int slave)
-{
-    if (ioctl(slave, TIOCSCTTY, 0) < 0)
-        return fail("TERMINAL", "/dev/console");
-    for (int descriptor = 0; descriptor < 3; descriptor++)
-        if (dup2(slave, descriptor) < 0)
-            return fail("TERMINAL", "/dev/console");
-    return 0;
-}
-
-/* Become the leader of a new session, with the view's terminal if it has one. */
-static int
-begin_session(bool with_pty, int slave)
-{
-    if (setsid() < 0)
-        return fail("PROCESS", "");
-    return with_pty ? take_pty(slave) : 0;
-}
-
-/* Keep the process and its descendants from abstract sockets of others (Landlock). A kernel without
- * that is no failure. Returns -1 with errno set. */
-static int
-scope_sockets(void)
-{
-    /* struct landlock_ruleset_attr since Linux 6.12, with LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET. */
-    const struct {
-        uint64_t files, network, scoped;
-    } attributes = {.scoped = 1};
-    int rules = (int)syscall(SYS_landlock_create_ruleset, &attributes, sizeof attributes, 0);
-    if (rules < 0) /* E2BIG: older; EOPNOTSUPP: not enabled; EPERM: refused by an outer filter */
-        return errno == E2BIG || errno == ENOSYS || errno == EOPNOTSUPP || errno == EPERM ? 0 : -1;
-    int result = (int)syscall(SYS_landlock_restrict_self, rules, 0);
-    close_keeping_errno(rules);
-    return result;
-}
-
 /* Returns -1 with errno set: EACCES without no_new_privs and CAP_SYS_ADMIN. */
 static int
 install_filter(const struct argument *instructions)
@@ -128,7 +89,7 @@ install_filter(const struct argument *instructions)
 }
 
 static int
-carry_out(const struct plan *plan, const struct record *record, int slave)
+carry_out(struct plan *plan, const struct record *record)
 {
     const struct argument *argument = record->arguments;
     switch (record->step) {
@@ -138,29 +99,12 @@ carry_out(const struct plan *plan, const struct record *record, int slave)
     case STEP_IGNORED:
         ignore_signals(argument[0].number);
         return 0;
-    case STEP_STANDARD:
-        return dup2(slot_descriptor(plan, &argument[1]), (int)argument[0].number) < 0
-                   ? fail("PROCESS", "")
-                   : 0;
-    case STEP_CLOSE_STANDARD:
-        for (int descriptor = 0; descriptor < 3; descriptor++)
-            if (argument[0].number >> descriptor & 1)
-                close(descriptor);
-        return 0;
-    case STEP_PASS:
-        return fcntl(slot_descriptor(plan, &argument[0]), F_SETFD, 0) < 0 ? fail("PROCESS", "") : 0;
-    case STEP_SESSION:
-        return begin_session(argument[0].number, slave);
-    case STEP_NO_NEW_PRIVS:
-        return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? fail("NO_NEW_PRIVS", "") : 0;
-    case STEP_SCOPE_SOCKETS:
-        return scope_sockets() < 0 ? fail("SCOPE", "") : 0;
+    case STEP_CALL:
+        return call(plan, argument);
     case STEP_SECCOMP:
         return install_filter(argument) < 0 ? fail("SECCOMP", "") : 0;
     case STEP_RESTRICT_CAPABILITIES:
         return restrict_capabilities(argument[0].number) < 0 ? fail("CAPABILITIES", "") : 0;
-    case STEP_LIMIT:
-        return set_limit(argument);
     case STEP_USER:
         return become(argument);
     case STEP_EXEC:
@@ -174,7 +118,7 @@ carry_out(const struct plan *plan, const struct record *record, int slave)
  * running: this process waits at the gate until it alone holds the pipe. Each holder closes the
  * status pipe before its copy of the gate. Every other descriptor is close-on-exec. */
 int
-command_execute(const struct plan *plan, const struct init_descriptors *descriptors)
+command_execute(struct plan *plan, const struct init_descriptors *descriptors)
 {
     struct cursor cursor = plan->sections[SECTION_COMMAND];
     struct record record;
@@ -184,7 +128,7 @@ command_execute(const struct plan *plan, const struct init_descriptors *descript
         count = read(descriptors->gate[0], &none, 1);
     while (count < 0 && errno == EINTR);
     while (plan_next(&cursor, &record))
-        if (carry_out(plan, &record, descriptors->slave) < 0)
+        if (carry_out(plan, &record) < 0)
             break;
     return -1;
 }

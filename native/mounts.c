@@ -213,50 +213,6 @@ mount_attach(int mount, const char *target)
     return 0;
 }
 
-/* ---- the root ------------------------------------------------------------------------------- */
-
-/* Attach a mount, private, on top of the root directory, and make it the working directory. */
-static int
-cover_root(int mount)
-{
-    struct mount_attr private = {.propagation = MS_PRIVATE};
-    if (set_attributes(mount, AT_RECURSIVE, private) < 0 || move_mount_to(mount, "/") < 0)
-        return -1;
-    return fchdir(mount);
-}
-
-/* pivot_root(2) with one mountpoint for the new and the old root (its NOTES). */
-static int
-exchange_root(int mount)
-{
-    if (cover_root(mount) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||
-        syscall(SYS_umount2, ".", MNT_DETACH) < 0)
-        return -1;
-    return chdir("/");
-}
-
-/* Below the new root is `below`, a small file system that no path reaches, with a whole procfs and
- * a whole sysfs: an unprivileged process gets a fresh one only while it sees a whole one
- * (mount_too_revealing() in fs/namespace.c), and parts of the view's are covered. The view's root
- * covers the root of `below`: for the kernel, no process of the view is in a chroot(2), where it
- * could make no user namespace (current_chrooted() in fs/namespace.c). Fails with EINVAL where the
- * old root is the initial ramfs, which pivot_root(2) cannot move. */
-int
-mount_root(int mount, int whole_proc, int whole_sys, int below)
-{
-    struct mount_attr read_only = {.attr_set = MOUNT_ATTR_RDONLY};
-    if (exchange_root(below) < 0 || mkdir("/proc", 0500) < 0 ||
-        move_mount_to(whole_proc, "/proc") < 0 || mkdir("/sys", 0500) < 0 ||
-        move_mount_to(whole_sys, "/sys") < 0 || set_attributes(below, 0, read_only) < 0 ||
-        cover_root(mount) < 0 || chroot(".") < 0)
-        return -1;
-    close(below);
-    close(whole_proc);
-    close(whole_sys);
-    close(mount);
-    return 0;
-}
-
 /* ---- the paths shared with the host --------------------------------------------------------- */
 
 struct bind {

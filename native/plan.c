@@ -28,6 +28,9 @@ struct form {
 #define STEP(code, number, ...) [STEP_##code] = {__VA_ARGS__},
 static const struct form forms[STEPS] = {PLAN_STEPS(STEP)};
 
+#define CALL(name) CALL_##name,
+enum { PLAN_CALLS(CALL) CALLS };
+
 /* ---- reading -------------------------------------------------------------------------------- */
 
 static bool
@@ -37,6 +40,18 @@ take(struct cursor *cursor, void *to, size_t length)
         return false;
     memcpy(to, cursor->at, length);
     cursor->at += length;
+    return true;
+}
+
+/* Whether bytes are the words of a system call. */
+static bool
+are_words(struct cursor cursor)
+{
+    struct argument word;
+    char letter;
+    for (int count = 0; cursor.at < cursor.end; count++)
+        if (count == MOST_WORDS || !plan_word(&cursor, &letter, &word))
+            return false;
     return true;
 }
 
@@ -51,6 +66,8 @@ take_argument(struct cursor *cursor, char letter, struct argument *argument)
     cursor->at += length;
     if (letter == 'x') {
         return NULL;
+    } else if (letter == 'w') {
+        return are_words((struct cursor){argument->bytes, cursor->at}) ? NULL : "it has no words";
     } else if (strchr(INTEGERS, letter)) {
         if (length != sizeof argument->number)
             return "an integer has not 8 bytes";
@@ -70,6 +87,13 @@ take_argument(struct cursor *cursor, char letter, struct argument *argument)
     return NULL;
 }
 
+bool
+plan_word(struct cursor *cursor, char *letter, struct argument *word)
+{
+    return take(cursor, letter, 1) && (*letter == 'u' || *letter == 'd' || *letter == 'x') &&
+           !take_argument(cursor, *letter, word);
+}
+
 /* Take a record. Returns NULL, or what is wrong. */
 static const char *
 take_record(struct cursor *cursor, struct record *record)
@@ -78,7 +102,7 @@ take_record(struct cursor *cursor, struct record *record)
     const char *problem;
     if (!take(cursor, &code, sizeof code) || !take(cursor, &count, sizeof count))
         return "the plan ends within it";
-    if (code == 0 || code >= STEPS)
+    if (code >= STEPS || !forms[code].name)
         return "there is no such step";
     const char *signature = forms[code].signature;
     if (count != strlen(signature))
@@ -189,6 +213,8 @@ check_record(struct plan *plan, int *section, const struct record *record)
     } else if (*section < 0) {
         return "it comes before the first section";
     }
+    if (record->step == STEP_CALL && argument[0].number >= CALLS)
+        return "there is no such system call";
     return record->step == STEP_DESCRIPTOR
                ? check_descriptor(plan, &argument[0], argument[1].number)
                : NULL;

@@ -16,6 +16,7 @@
  *         s  any;  /  an absolute path;  h  a host name;  e  a directory's entry
  *         F  the name of a failure
  *     x  bytes of any kind
+ *     w  the words of a system call: each a letter, u, d or x, and what that letter stands for
  *     a list: strings, one after another
  *         l  any;  v  a program and its arguments;  o  keys and values;  P  absolute paths
  *
@@ -30,7 +31,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { MOST_ARGUMENTS = 8 };
+enum { MOST_ARGUMENTS = 8, MOST_WORDS = 6 };
 
 #define STEP(code, number, ...) STEP_##code = (number),
 enum step { PLAN_STEPS(STEP) STEPS };
@@ -39,7 +40,7 @@ enum step { PLAN_STEPS(STEP) STEPS };
 struct argument {
     const char *bytes;
     size_t length;
-    uint64_t number; /* of the letters u and d */
+    uint64_t number; /* of integers and slots */
 };
 
 struct record {
@@ -65,6 +66,9 @@ int plan_read(struct plan *plan, int from, const char **refusal);
 
 /* Read the next record. Returns false at the end. */
 bool plan_next(struct cursor *cursor, struct record *record);
+
+/* Read the next word of an argument with the letter w. Returns false at the end. */
+bool plan_word(struct cursor *cursor, char *letter, struct argument *word);
 
 /* The letters of its arguments. */
 const char *plan_signature(enum step step);

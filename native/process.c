@@ -2,7 +2,6 @@
 #include "supervisor.h"
 
 #include <linux/capability.h>
-#include <sys/resource.h>
 
 enum {
     EVENTS_AT_ONCE = 64,
@@ -160,14 +159,6 @@ int
 restrict_capabilities(uint64_t kept)
 {
     return bound_capabilities(kept) < 0 ? -1 : set_capabilities(kept);
-}
-
-int
-set_limit(const struct argument *arguments)
-{
-    struct rlimit limit = {.rlim_cur = arguments[1].number, .rlim_max = arguments[2].number};
-    int result = setrlimit((__rlimit_resource_t)arguments[0].number, &limit);
-    return result < 0 ? fail("LIMIT", arguments[3].bytes) : 0;
 }
 
 int

@@ -13,7 +13,6 @@
 
 #include <linux/capability.h>
 #include <linux/quota.h>
-#include <sched.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <time.h>
@@ -24,7 +23,6 @@ enum {
     INTERRUPTED = 128 + SIGINT,
     FIRST_INTERNAL = 32, /* SIGCANCEL and SIGSETXID of glibc (nptl(7)) */
     LAST_INTERNAL = 33,
-    NEW_TIME = 0x80,           /* CLONE_NEWTIME of linux/sched.h, which conflicts with sched.h */
     DRAIN_MILLISECONDS = 2000, /* for a client to read what a view that has ended had sent it */
 };
 
@@ -337,8 +335,6 @@ close_others(void)
     for (size_t at = 0; at < sizeof sections / sizeof *sections; at++) {
         struct cursor cursor = plan.sections[sections[at]];
         for (struct record record; plan_next(&cursor, &record);) {
-            if (record.step == STEP_SETNS)
-                continue;
             const char *signature = plan_signature(record.step);
             /* The status pipe is left to init and to the command. */
             for (size_t one = record.step == STEP_REPORT; signature[one]; one++)
@@ -425,21 +421,6 @@ keep_log(const struct argument *argument)
     return monitor.logs ? 0 : fail("LOG", argument[3].bytes);
 }
 
-/* The offsets hold from the first process in the namespace on: init (time_namespaces(7)). */
-static int
-set_time_offsets(const char *lines)
-{
-    int file = -1;
-    if (unshare(NEW_TIME) < 0 ||
-        (file = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC)) < 0 ||
-        write(file, lines, strlen(lines)) < 0) {
-        close_keeping_errno(file);
-        return fail("TIME", "");
-    }
-    close(file);
-    return 0;
-}
-
 static int
 carry_out(const struct record *record)
 {
@@ -447,21 +428,11 @@ carry_out(const struct record *record)
     switch (record->step) {
     case STEP_LOG:
         return keep_log(argument);
-    case STEP_SETNS:
-        /* Processes of the view see the one that joins it. They must not open its executable, a
-         * file of the host, by /proc/PID/exe (ptrace(2)). */
-        if (argument[1].number & CLONE_NEWPID) {
-            (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-            /* The end of the view that it joins ends its init, too. */
-            monitor.kills = true;
-        }
-        return setns(slot_descriptor(&plan, &argument[0]), (int)argument[1].number) < 0
-                   ? fail("USER_NAMESPACE", "")
-                   : 0;
-    case STEP_UNSHARE:
-        return unshare((int)argument[0].number) < 0 ? fail("NAMESPACES", "") : 0;
-    case STEP_TIME_OFFSETS:
-        return set_time_offsets(argument[0].bytes);
+    case STEP_CALL:
+        return call(&plan, argument);
+    case STEP_JOINED:
+        monitor.kills = true;
+        return 0;
     case STEP_HELPER:
         return helper_start(&monitor.helper, argument);
     case STEP_CONNECT:
@@ -536,7 +507,7 @@ write_json(const char *key, int value)
 static int
 fork_init(void)
 {
-    struct init_descriptors descriptors = {.slave = -1};
+    struct init_descriptors descriptors;
     int ends[2];
     descriptors.status = status_write_end();
     descriptors.monitor = pidfd_of(getpid());
@@ -873,7 +844,7 @@ run(void)
     monitor.caller = getppid();
     monitor.alone = monitor.may_reap = plan_find(&plan, SECTION_PLAN, STEP_FRONT);
     monitor.with_terminal = plan_find(&plan, SECTION_PLAN, STEP_TERMINAL);
-    monitor.own_session = !number_of(SECTION_COMMAND, STEP_SESSION, true);
+    monitor.own_session = plan_find(&plan, SECTION_COMMAND, STEP_OWN_SESSION);
     monitor.grace = (int64_t)number_of(SECTION_PLAN, STEP_GRACE, (uint64_t)-1);
     monitor.json = descriptor_of(STEP_JSON_STATUS);
     monitor.input = descriptor_of(STEP_INPUT);

@@ -93,12 +93,15 @@ int set_capabilities(uint64_t kept);
 /* Both. */
 int restrict_capabilities(uint64_t kept);
 
-int set_limit(const struct argument *arguments);
-
 int pidfd_of(pid_t process);
 
 /* The exit status that wait(2) gave as `ended`, or 128 + N where signal N ended the process. */
 int status_of(int ended);
+
+/* ---- call.c --------------------------------------------------------------------------------- */
+
+/* Carry out STEP_CALL. */
+int call(struct plan *plan, const struct argument *arguments);
 
 /* ---- init.c --------------------------------------------------------------------------------- */
 
@@ -108,7 +111,6 @@ struct init_descriptors {
     int status;   /* the write end of the status pipe */
     int gate[2];  /* a pipe without data: end of file lets the command be executed */
     int messages; /* a socket to the monitor */
-    int slave;    /* of the pty, opened by init; -1 without one */
 };
 
 /* Be the view's init. Requires: a new fork of the monitor, with every signal blocked. */
@@ -117,7 +119,7 @@ _Noreturn void init_run(struct plan *plan, struct init_descriptors *descriptors)
 /* ---- command.c ------------------------------------------------------------------------------ */
 
 /* Execute the command in this process. execve(2) closes the status pipe. Returns -1. */
-int command_execute(const struct plan *plan, const struct init_descriptors *descriptors);
+int command_execute(struct plan *plan, const struct init_descriptors *descriptors);
 
 /* ---- passing.c ------------------------------------------------------------------------------ */
 
@@ -187,10 +189,6 @@ int mount_attach(int mount, const char *target);
  * target may be there. Return -1 with errno set. */
 int make_directory(const char *path, mode_t mode);
 int make_symlink(const char *target, const char *path);
-
-/* Make the detached `mount` the root directory, and unmount the old root. Returns -1 with errno
- * set. */
-int mount_root(int mount, int whole_proc, int whole_sys, int below);
 
 /* Attach the mounts of the steps STEP_BIND, parents before the paths below them. */
 int attach_binds(struct plan *plan);

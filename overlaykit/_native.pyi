@@ -82,6 +82,10 @@ RESOLVE_NO_MAGICLINKS: Final[int]
 RESOLVE_NO_SYMLINKS: Final[int]
 RESOLVE_NO_XDEV: Final[int]
 
+TIOCGPTPEER: Final[int]
+TIOCSCTTY: Final[int]
+TIOCSPTLCK: Final[int]
+
 STATX_BASIC_STATS: Final[int]
 STATX_BTIME: Final[int]
 STATX_MNT_ID: Final[int]

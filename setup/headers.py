@@ -17,7 +17,7 @@ def write(directory: str) -> None:
 
 
 def plan_forms() -> str:
-    """The sections, steps, limits and flags of overlaykit/namespace/plan.py, which the caller can import."""
+    """The sections, steps, calls, limits and flags of overlaykit/namespace/plan.py, which the caller can import."""
     from overlaykit.namespace import plan
 
     numbers = {
@@ -25,15 +25,17 @@ def plan_forms() -> str:
         for name, value in vars(plan).items()
         if name.isupper() and name[0] != "_" and type(value) is int
     }
+    forms = {name: form[:2] for name, form in plan.FORMS.items() if form[0]}
     flags = "".join(f"    PLAN_{name} = {value},\n" for name, value in numbers.items())
     sections = "".join(f"    SECTION_{name.upper()},\n" for name in plan.SECTIONS)
     steps = "".join(
         f' \\\n    STEP({name.upper()}, {code}, "{name}", "{signature}")'
-        for name, (code, signature, _) in plan.FORMS.items()
+        for name, (code, signature) in (plan.PRIMITIVES | forms).items()
     )
+    called = "".join(f" \\\n    CALL({name})" for name in plan.CALLS)
     return (
         f"enum {{\n{flags}}};\nenum section {{\n{sections}    SECTIONS,\n}};\n"
-        f"#define PLAN_STEPS(STEP){steps}\n"
+        f"#define PLAN_STEPS(STEP){steps}\n#define PLAN_CALLS(CALL){called}\n"
     )
 
 

@@ -63,53 +63,53 @@ FORMS: Final = {
     "parent": (5, "d", "plan"),
     "abort_on": (6, "d", "plan"),
     "hold": (7, "d", "plan"),
-    "setns": (8, "dk", "monitor init"),
-    "unshare": (9, "k", "monitor init"),
+    "setns": (0, "dk", "monitor init"),
+    "unshare": (0, "k", "monitor init"),
     "publish": (10, "dn", "monitor"),
-    "private_mounts": (11, "", "init"),
-    "hostname": (12, "h", "init"),
-    "loopback": (13, "", "init"),
-    "umask": (14, "n", "init"),
-    "fresh": (15, "msaonFs", "init"),
-    "clone": (16, "msaaunFs", "init"),
-    "root": (17, "cccc", "init"),
+    "private_mounts": (0, "", "init"),
+    "hostname": (0, "h", "init"),
+    "loopback": (0, "", "init"),
+    "umask": (0, "n", "init"),
+    "fresh": (0, "msaonFs", "init"),
+    "clone": (0, "msaaunFs", "init"),
+    "root": (0, "cccc", "init"),
     "attach": (18, "csn", "init"),
     "symlink": (19, "ss", "init"),
     "bind": (20, "cs", "init"),
     "attach_binds": (21, "", "init"),
     "protect": (22, "PPPn", "init"),
     "hosts": (23, "hsb", "init"),
-    "chdir": (24, "sb", "init"),
+    "chdir": (0, "sb", "init"),
     "restrict_capabilities": (25, "u", "init command"),
     "blocked": (26, "u", "command"),
     "ignored": (27, "u", "command"),
-    "standard": (28, "nd", "command"),
-    "close_standard": (29, "n", "command"),
-    "pass": (30, "d", "command"),
+    "standard": (0, "nd", "command"),
+    "close_standard": (0, "n", "command"),
+    "pass": (0, "d", "command"),
     "exec": (31, "vllb", "command"),
     "await": (32, "d", "end"),
     "remove": (33, "de", "end"),
     "remove_if_empty": (34, "de", "end"),
-    "offer_namespaces": (35, "", "init"),
+    "offer_namespaces": (0, "", "init"),
     "terminal": (36, "n", "plan"),
-    "pty": (37, "ib", "init"),
-    "session": (38, "n", "command"),
+    "pty": (0, "ib", "init"),
+    "session": (0, "n", "command"),
     "announce": (39, "d", "plan"),
     "log": (40, "dddeu", "monitor"),
     "record_status": (41, "de", "end"),
-    "session_keyring": (42, "", "init"),
-    "no_new_privs": (43, "", "command"),
+    "session_keyring": (0, "", "init"),
+    "no_new_privs": (0, "", "command"),
     "seccomp": (44, "x", "command"),
-    "join_cgroup": (45, "d", "init"),
+    "join_cgroup": (0, "d", "init"),
     "out_of_memory": (46, "d", "end"),
-    "limit": (47, "nuus", "init command"),
+    "limit": (0, "nuus", "init command"),
     "user": (48, "iinux", "command"),
     "hide": (49, "P", "init"),
-    "scope_sockets": (50, "", "command"),
+    "scope_sockets": (0, "", "command"),
     "grace": (51, "n", "plan"),
     "json_status": (52, "d", "plan"),
     "data": (53, "mdiasn", "init"),
-    "time_offsets": (54, "s", "monitor"),
+    "time_offsets": (0, "s", "monitor"),
     "helper": (55, "vlsx", "monitor"),
     "connect": (56, "", "monitor"),
     "cover": (57, "/sn", "init"),
@@ -119,7 +119,39 @@ FORMS: Final = {
     "directory": (61, "sn", "init"),
     "remove_opened": (62, "d", "end"),
 }
-"""Of each step its code, a letter for each argument (native/plan.h), and the sections that may have it."""
+"""Of each step its code, a letter for each argument (native/plan.h), and the sections that may have it.
+
+Without a code: those that become other steps of the program (`calls.lowered`).
+"""
+
+CALLS: Final = (
+    *("chdir", "chroot", "close", "dup3", "fchdir", "fchownat", "fcntl", "fsconfig", "fsmount"),
+    *("fsopen", "ioctl", "keyctl", "landlock_create_ruleset", "landlock_restrict_self", "mkdirat"),
+    *("mount", "mount_setattr", "move_mount", "open_tree", "openat", "pivot_root", "prctl"),
+    *("prlimit64", "sethostname", "setns", "setsid", "socket", "umask", "umount2", "unshare"),
+    "write",
+)
+"""System calls, each SYS_name of sys/syscall.h; a plan has the place of one."""
+
+PRIMITIVES: Final = {
+    "call": (12, "umnuFsw"),
+    "unless": (13, "mu"),
+    "joined": (14, ""),
+    "offer": (15, "dddd"),
+    "offer_terminal": (16, "d"),
+    "own_session": (17, ""),
+}
+"""Of each step that only the program's bytes have its code, and a letter for each argument.
+
+`call`: the call; a slot; what becomes of that: nothing, FILLED with the result, or EMPTIED; the ignored errnos, 16 bits
+each; the failure and its subject; the words. `unless`: a slot, and how many steps are skipped if it is filled.
+`joined`: the end of another view ends this one. `offer`: send namespaces to the monitor, or the master of a terminal.
+`own_session`: the command has one, without a terminal.
+"""
+
+FILLED: Final = 1
+EMPTIED: Final = 2
+"""Of `call`."""
 
 _INTEGERS: Final = frozenset("unbaik")
 _SLOTS: Final = frozenset("dmc")
@@ -570,8 +602,10 @@ class Plan:
           TooLarge, TooManyDescriptors: see there.
           ValueError: a string has a zero byte.
         """
+        from overlaykit.namespace.calls import lowered
+
         slots: dict[Slot, int] = {}
-        body = b"".join(_record(step, slots) for step in self.steps)
+        body = b"".join(_record(one, slots) for step in self.steps for one in lowered(step))
         size = len(MAGIC) + 8 + len(body)
         if len(slots) > MOST_SLOTS:
             raise TooManyDescriptors
@@ -755,21 +789,24 @@ _SPECIAL: Final[dict[str, _Special]] = {
 def _record(step: Step, slots: dict[Slot, int]) -> bytes:
     name: Any
     name, *arguments = step
-    code, signature, _ = FORMS[name]
+    code, signature = PRIMITIVES.get(name) or FORMS[name][:2]
     order = sys.byteorder
     record = code.to_bytes(2, order) + len(signature).to_bytes(2, order)
-    argument: Any
     for letter, argument in zip(signature, arguments, strict=True):
-        if letter in _INTEGERS:
-            record += _U32_OF_8 + argument.to_bytes(8, order)
-        elif letter in _SLOTS:
-            record += _U32_OF_4 + slots.setdefault(argument, len(slots)).to_bytes(4, order)
-        elif letter == "x":
-            record += _u32(len(argument)) + argument
-        else:
-            text = _strings((argument,) if letter in _STRINGS else argument)
-            record += len(text).to_bytes(4, order) + text
+        record += _argument(letter, argument, slots)
     return record
+
+
+def _argument(letter: str, argument: Any, slots: dict[Slot, int]) -> bytes:
+    if letter in _INTEGERS:
+        return _U32_OF_8 + argument.to_bytes(8, sys.byteorder)  # type: ignore[no-any-return]
+    if letter in _SLOTS:
+        return _U32_OF_4 + _u32(slots.setdefault(argument, len(slots)))
+    if letter == "w":
+        argument = b"".join(of.encode() + _argument(of, word, slots) for of, word in argument)
+    elif letter != "x":
+        argument = _strings((argument,) if letter in _STRINGS else argument)
+    return _u32(len(argument)) + argument  # type: ignore[no-any-return]
 
 
 def _strings(texts: Any) -> bytes:

@@ -26,6 +26,7 @@ from overlaykit.namespace import (
     Terminal,
     Tmpfs,
     Ulimit,
+    calls,
     failure,
     join,
     seccomp,
@@ -414,7 +415,8 @@ def test_abstract_sockets_of_the_hosts_network_are_out_of_reach(
     assert ("scope_sockets" in names(section(made, "command"))) == scoped
 
 
-def test_steps_stand_in_sections_that_may_have_them() -> None:
+def of_all_kinds() -> list[Step]:
+    """Steps of plans that have almost all there are."""
     steps: list[Step] = []
     alone = Alone(
         report=("a",),
@@ -457,6 +459,11 @@ def test_steps_stand_in_sections_that_may_have_them() -> None:
         supervision=alone,
     ).steps
     steps += plan(network="host", supervision=alone).steps
+    return steps
+
+
+def test_steps_stand_in_sections_that_may_have_them() -> None:
+    steps = of_all_kinds()
     current = "plan"
     for name, *arguments in steps:
         if name == "section":
@@ -580,7 +587,7 @@ def test_the_bytes_are_those_of_the_steps() -> None:
     made.descriptor("two", 1 << 40)
     made.front(["\udcff", ""], [b"A=\xff"])
     made.hold("two")
-    made.hostname("é")
+    made.hint("é")
     made.attach_binds()
     assert decoded(made.encode()) == [
         (1, [struct.pack("=Q", 0)]),
@@ -588,7 +595,7 @@ def test_the_bytes_are_those_of_the_steps() -> None:
         (2, [struct.pack("=I", 1), struct.pack("=Q", 1 << 40)]),
         (4, [b"\xff\0\0", b"A=\xff\0"]),
         (7, [struct.pack("=I", 1)]),
-        (12, ["é".encode() + b"\0"]),
+        (60, ["é".encode() + b"\0"]),
         (21, []),
     ]
 
@@ -610,6 +617,8 @@ def test_each_failure_of_the_program_has_words() -> None:
     for path in glob.glob(os.path.join(os.path.dirname(__file__), "../../native/*.c")):
         with open(path) as file:
             found |= set(re.findall(r'\bfail(?:_with)?\("(\w*)"', file.read()))
+    for step in of_all_kinds():
+        found |= {str(one[5]) for one in calls.lowered(step) if one[0] == "call"}
     assert {"ROOT", "DAEMON"} <= found
     for name in found - {failure.DAEMON}:
         assert str(failure.error_of(name, errno.EIO, "subject"))

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import overlaykit
 from overlaykit import _native
+from overlaykit.namespace import calls
 from overlaykit.namespace import plan as of_views
 
 SUPERVISOR: Final = os.path.join(os.path.dirname(overlaykit.__file__), "_supervisor")
@@ -20,16 +21,24 @@ PLAN, MONITOR, INIT, COMMAND, END = range(5)
 FRONT: Final = ("/bin/sh", "-c", 'printf "%s|" "$@" >&2; exit 124', "front")
 """The program that reports a failure, in tests: it prints the record and exits with 124."""
 
-Argument: TypeAlias = int | str | bytes | tuple[str | bytes, ...]
+Argument: TypeAlias = int | str | bytes | tuple[Any, ...]
 Step: TypeAlias = tuple[str | Argument, ...]
 
 
-FORMS: Final = {name: form[:2] for name, form in of_views.FORMS.items()}
+FORMS: Final = {name: form[:2] for name, form in of_views.FORMS.items()} | of_views.PRIMITIVES
 """Code and signature of each step. The program's table is made of the same."""
+
+OTHER_SLOTS: Final = 4000
+"""Tests give slots by number. Those that `calls.lowered` names come after this one."""
+_NAMED: Final[dict[str, int]] = {}
 
 
 def argument(letter: str, value: object) -> bytes:
     match letter, value:
+        case "d" | "m" | "c", str():
+            return argument(letter, OTHER_SLOTS + _NAMED.setdefault(value, len(_NAMED)))
+        case "w", tuple():
+            raw = b"".join(of.encode() + argument(of, word) for of, word in value)
         case "u" | "n" | "b" | "a" | "i" | "k", int():
             raw = struct.pack("=Q", value)
         case "d" | "m" | "c", int():
@@ -46,6 +55,11 @@ def argument(letter: str, value: object) -> bytes:
 
 
 def record(step: Step) -> bytes:
+    """A step, as the steps that the program has for it."""
+    return b"".join(map(_record, calls.lowered(step)))
+
+
+def _record(step: Step) -> bytes:
     name, *arguments = step
     assert isinstance(name, str)
     code, signature = FORMS[name]

@@ -139,6 +139,14 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         ("descriptor", 0, 1 << 20),
     ),
     "record 2: there is no such slot": (("section", PLAN), ("hold", 4096)),
+    "record 2: call: there is no such system call": (
+        ("section", PLAN),
+        ("call", len(plan.CALLS), 0, 0, 0, "NAMESPACES", "", ()),
+    ),
+    "record 2: it has no words": (
+        ("section", PLAN),
+        ("call", 0, 0, 0, 0, "NAMESPACES", "", (("u", 0),) * 7),
+    ),
     "there is no command": (*HEAD, ("section", MONITOR), UNSHARE),
 }
 
@@ -155,7 +163,10 @@ RAW: Final = {
     "record 1: an argument is longer than the plan": struct.pack("=HHIQ", 1, 1, 9, 0),
     "record 1: an integer has not 8 bytes": struct.pack("=HHII", 1, 1, 4, 0),
     "record 1: a slot has not 4 bytes": struct.pack("=HHIQIQ", 2, 2, 8, 0, 8, 0),
-    "record 1: a string does not end with its only NUL": struct.pack("=HHI4s", 12, 1, 4, b"a\0b\0"),
+    "record 1: a string does not end with its only NUL": struct.pack("=HHI4s", 60, 1, 4, b"a\0b\0"),
+    "record 1: it has no words": struct.pack(
+        "=HH IQ II IQ IQ I2s I1s I5s", 12, 7, 8, 0, 4, 0, 8, 0, 8, 0, 2, b"A", 1, b"", 5, b"s"
+    ),
     "record 1: a list does not end with NUL": struct.pack("=HHI4sI", 4, 2, 4, b"a\0bc", 0),
 }
 

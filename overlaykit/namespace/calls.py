@@ -1,0 +1,419 @@
+"""The steps of a plan that are system calls and nothing else, as the calls that `_supervisor` carries out.
+
+The program knows the step `call`: it makes a system call of `plan.CALLS`, whose descriptors are those of slots, and
+puts what the call returns into a slot. A call with an empty slot is skipped. A failure that is ignored empties the
+call's slot, so that the calls after it are skipped as well.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from errno import E2BIG, ENOENT, ENOSYS, EOPNOTSUPP, EPERM
+
+from overlaykit import _native
+from overlaykit.namespace.plan import (
+    CALLS,
+    EMPTIED,
+    FILLED,
+    OPTIONAL,
+    OPTIONAL_IF_ENOENT,
+    OPTIONAL_IF_EPERM,
+    UNLESS_FILLED,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Final, TypeAlias
+
+    Call: TypeAlias = tuple[Any, ...]
+    """A step of `plan.PRIMITIVES`."""
+    Word: TypeAlias = tuple[str, Any]
+    """Its letter (native/plan.h) and its value."""
+
+_ANY: Final = (1 << 64) - 1
+_NOTHING: Final = "nothing"
+"""A slot that is never filled."""
+
+_NEW_USER: Final = _native.CLONE_NEWUSER
+_NEW_TIME: Final = 0x80
+"""CLONE_NEWTIME of linux/sched.h."""
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_NO_NEW_PRIVS: Final = _native.PR_SET_NO_NEW_PRIVS
+_JOIN_SESSION_KEYRING: Final = 1
+_F_SETFD: Final = 2
+_AF_INET: Final = 2
+_SOCK_DGRAM: Final = 2
+_SIOCSIFFLAGS: Final = 0x8914
+_IFF_UP: Final = 1
+_SCOPE_ABSTRACT_SOCKETS: Final = 1
+"""LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, since Linux 6.12."""
+
+_HERE: Final = _native.AT_FDCWD
+_EMPTY: Final = _native.AT_EMPTY_PATH
+_CLONED: Final = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC | _native.AT_RECURSIVE
+_PTMX: Final = "/dev/pts/ptmx"
+_TTY: Final = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+_NAMESPACES: Final = ("mnt", "uts", "ipc", "cgroup")
+
+
+def _of(slot: object) -> Word:
+    """The descriptor of a slot."""
+    return ("d", slot)
+
+
+def _call(
+    name: str,
+    *words: int | str | bytes | Word,
+    failure: str,
+    subject: str = "",
+    slot: object = _NOTHING,
+    becomes: int = 0,
+    ignored: int = 0,
+) -> Call:
+    given = tuple(map(_word, words))
+    return ("call", CALLS.index(name), slot, becomes, ignored, failure, subject, given)
+
+
+def _word(value: int | str | bytes | Word) -> Word:
+    if isinstance(value, tuple):
+        return value
+    if isinstance(value, int):
+        return ("u", value & _ANY)
+    if isinstance(value, bytes):
+        return ("x", value)
+    text = os.fsencode(value)
+    if b"\0" in text:
+        raise ValueError("embedded null byte")
+    return ("x", text + b"\0")
+
+
+def _ignored(*errors: int) -> int:
+    return sum(error << 16 * at for at, error in enumerate(errors))
+
+
+def _close(slot: object, failure: str) -> Call:
+    return _call("close", _of(slot), slot=slot, becomes=EMPTIED, failure=failure)
+
+
+def _open(path: str, flags: int, slot: str, failure: str, subject: str = "") -> Call:
+    flags |= os.O_CLOEXEC
+    return _call(
+        *("openat", _HERE, path, flags), slot=slot, becomes=FILLED, failure=failure, subject=subject
+    )
+
+
+def _setattr(mount: object, flags: int, *attributes: int, **how: Any) -> Call:
+    """`attributes`: set, cleared, propagation."""
+    changed = struct.pack("=QQQQ", *attributes, 0)
+    flags |= _EMPTY
+    return _call("mount_setattr", _of(mount), "", flags, changed, len(changed), **how)
+
+
+def _move(slot: object, path: str, failure: str) -> Call:
+    flags = _native.MOVE_MOUNT_F_EMPTY_PATH
+    return _call("move_mount", _of(slot), "", _HERE, path, flags, failure=failure)
+
+
+def _setns(slot: object, kinds: int) -> list[Call]:
+    failure = "USER_NAMESPACE" if kinds & _NEW_USER else "NAMESPACES"
+    entered = [_call("setns", _of(slot), kinds, failure=failure)]
+    if not kinds & _native.CLONE_NEWPID:
+        return entered
+    # Processes of the view see the one that joins it. They must not open its executable, a file of the host, by
+    # /proc/PID/exe (ptrace(2)).
+    return [_call("prctl", _PR_SET_DUMPABLE, 0, failure=failure), *entered, ("joined",)]
+
+
+def _unshare(kinds: int) -> list[Call]:
+    return [_call("unshare", kinds, failure="NAMESPACES")]
+
+
+def _private_mounts() -> list[Call]:
+    flags = _native.MS_REC | _native.MS_PRIVATE
+    return [_call("mount", 0, "/", 0, flags, failure="NAMESPACES")]
+
+
+def _hostname(name: str) -> list[Call]:
+    """In a view of a view a filter refuses it (EPERM): the name is the outer one's."""
+    size = len(os.fsencode(name))
+    return [
+        _call("sethostname", name, size, ignored=EPERM, failure="HOSTNAME", subject=name),
+    ]
+
+
+def _loopback() -> list[Call]:
+    """The kernel assigns its addresses."""
+    failure, slot = "LOOPBACK", "loopback"
+    kind = _SOCK_DGRAM | os.O_CLOEXEC
+    request = struct.pack("16sh22x", b"lo", _IFF_UP)
+    return [
+        _call("socket", _AF_INET, kind, 0, slot=slot, becomes=FILLED, failure=failure),
+        _call("ioctl", _of(slot), _SIOCSIFFLAGS, request, failure=failure),
+        _close(slot, failure),
+    ]
+
+
+def _umask(mask: int) -> list[Call]:
+    return [_call("umask", mask, failure="PROCESS")]
+
+
+def _alternative(slot: object, calls: list[Call], flags: int) -> list[Call]:
+    """Of `fresh` and `clone`."""
+    return [("unless", slot, len(calls)), *calls] if flags & UNLESS_FILLED else calls
+
+
+def _may_fail(flags: int) -> int:
+    if flags & OPTIONAL:
+        return _ANY
+    errors = ((OPTIONAL_IF_EPERM, EPERM), (OPTIONAL_IF_ENOENT, ENOENT))
+    return _ignored(*(error for flag, error in errors if flags & flag))
+
+
+def _fresh(
+    slot: object,
+    fstype: str,
+    attributes: int,
+    options: Sequence[str],
+    flags: int,
+    failure: str,
+    subject: str,
+) -> list[Call]:
+    context = "context"
+    how: dict[str, Any] = {"ignored": _may_fail(flags), "failure": failure, "subject": subject}
+    named = ("source", fstype, *options)
+    calls = [
+        _call("fsopen", fstype, _native.FSOPEN_CLOEXEC, slot=context, becomes=FILLED, **how),
+        *(
+            _call(
+                *("fsconfig", _of(context), _native.FSCONFIG_SET_STRING, key, value, 0),
+                slot=context,
+                **how,
+            )
+            for key, value in zip(named[::2], named[1::2], strict=True)
+        ),
+        _call("fsconfig", _of(context), _native.FSCONFIG_CMD_CREATE, slot=context, **how),
+        _call(
+            *("fsmount", _of(context), _native.FSMOUNT_CLOEXEC, attributes),
+            slot=slot,
+            becomes=FILLED,
+            **how,
+        ),
+        _close(context, failure),
+    ]
+    return _alternative(slot, calls, flags)
+
+
+def _clone(
+    slot: object,
+    path: str,
+    attributes: int,
+    cleared: int,
+    propagation: int,
+    flags: int,
+    failure: str,
+    subject: str,
+) -> list[Call]:
+    """An unprivileged process may make no other clone than a recursive one.
+
+    It would reveal what the mounts below cover (has_locked_children() in fs/namespace.c).
+    """
+    how: dict[str, Any] = {"ignored": _may_fail(flags), "failure": failure, "subject": subject}
+    calls = [_call("open_tree", _HERE, path, _CLONED, slot=slot, becomes=FILLED, **how)]
+    if attributes | cleared | propagation:
+        recursive = _native.AT_RECURSIVE
+        calls.append(_setattr(slot, recursive, attributes, cleared, propagation, slot=slot, **how))
+    return _alternative(slot, calls, flags)
+
+
+def _root(mount: object, whole_proc: object, whole_sys: object, below: object) -> list[Call]:
+    """Below the new root is `below`, a small file system that no path reaches, with a whole procfs and a whole sysfs.
+
+    An unprivileged process gets a fresh one only while it sees a whole one (mount_too_revealing() in fs/namespace.c),
+    and parts of the view's are covered. The view's root covers the root of `below`: for the kernel, no process of the
+    view is in a chroot(2), where it could make no user namespace (current_chrooted() in fs/namespace.c). Fails with
+    EINVAL where the old root is the initial ramfs, which pivot_root(2) cannot move.
+    """
+    failure = "ROOT"
+
+    def covered_by(mount: object) -> list[Call]:
+        """Attach a mount, private, on top of the root directory, and make it the working directory."""
+        return [
+            _setattr(mount, _native.AT_RECURSIVE, 0, 0, _native.MS_PRIVATE, failure=failure),
+            _move(mount, "/", failure),
+            _call("fchdir", _of(mount), failure=failure),
+        ]
+
+    return [
+        *covered_by(below),
+        # With one mountpoint for the new and the old root (pivot_root(2), NOTES).
+        _call("pivot_root", ".", ".", failure=failure),
+        _call("umount2", ".", _native.MNT_DETACH, failure=failure),
+        _call("chdir", "/", failure=failure),
+        _call("mkdirat", _HERE, "/proc", 0o500, failure=failure),
+        _move(whole_proc, "/proc", failure),
+        _call("mkdirat", _HERE, "/sys", 0o500, failure=failure),
+        _move(whole_sys, "/sys", failure),
+        _setattr(below, 0, _native.MOUNT_ATTR_RDONLY, 0, 0, failure=failure),
+        *covered_by(mount),
+        _call("chroot", ".", failure=failure),
+        *(_close(slot, failure) for slot in (below, whole_proc, whole_sys, mount)),
+    ]
+
+
+def _time_offsets(lines: str) -> list[Call]:
+    """The offsets hold from the first process in the namespace on: init (time_namespaces(7))."""
+    failure, slot = "TIME", "offsets"
+    return [
+        _call("unshare", _NEW_TIME, failure=failure),
+        _open("/proc/self/timens_offsets", os.O_WRONLY, slot, failure),
+        _call("write", _of(slot), lines, len(lines), failure=failure),
+        _close(slot, failure),
+    ]
+
+
+def _join_cgroup(processes: object) -> list[Call]:
+    return [_call("write", _of(processes), b"0", 1, failure="CGROUP")]
+
+
+def _session_keyring() -> list[Call]:
+    """A kernel without keys, or a filter that refuses keyctl(2) to the command as well, is no failure."""
+    ignored = _ignored(ENOSYS, EPERM)
+    return [_call("keyctl", _JOIN_SESSION_KEYRING, 0, ignored=ignored, failure="KEYRING")]
+
+
+def _no_new_privs() -> list[Call]:
+    return [_call("prctl", _PR_SET_NO_NEW_PRIVS, 1, failure="NO_NEW_PRIVS")]
+
+
+def _scope_sockets() -> list[Call]:
+    """Where the kernel is older (E2BIG), has no Landlock, or an outer filter refuses it, that is no failure."""
+    failure, slot = "SCOPE", "rules"
+    attributes = struct.pack("=QQQ", 0, 0, _SCOPE_ABSTRACT_SOCKETS)
+    return [
+        _call(
+            *("landlock_create_ruleset", attributes, len(attributes), 0),
+            slot=slot,
+            becomes=FILLED,
+            ignored=_ignored(E2BIG, ENOSYS, EOPNOTSUPP, EPERM),
+            failure=failure,
+        ),
+        _call("landlock_restrict_self", _of(slot), 0, failure=failure),
+        _close(slot, failure),
+    ]
+
+
+def _limit(resource: int, soft: int, hard: int, name: str) -> list[Call]:
+    limits = struct.pack("=QQ", soft, hard)
+    return [_call("prlimit64", 0, resource, limits, 0, failure="LIMIT", subject=name)]
+
+
+def _standard(number: int, source: object) -> list[Call]:
+    return [_call("dup3", _of(source), number, 0, failure="PROCESS")]
+
+
+def _close_standard(mask: int) -> list[Call]:
+    return [
+        _call("close", number, ignored=_ANY, failure="PROCESS")
+        for number in range(3)
+        if mask >> number & 1
+    ]
+
+
+def _pass(slot: object) -> list[Call]:
+    return [_call("fcntl", _of(slot), _F_SETFD, 0, failure="PROCESS")]
+
+
+def _chdir(path: str, required: int) -> list[Call]:
+    wanted = _call(
+        *("chdir", path), ignored=0 if required else _ANY, failure="DIRECTORY", subject=path
+    )
+    if required:
+        return [wanted]
+    return [_call("chdir", "/", failure="DIRECTORY", subject="/"), wanted]
+
+
+def _pty(owner: int, console: int) -> list[Call]:
+    """Make a pty of the view's devpts, give its master away, and leave the caller's session.
+
+    Signals of the caller's terminal then reach the monitor alone, which forwards them.
+    """
+    how: dict[str, Any] = {"failure": "TERMINAL", "subject": _PTMX}
+    peer: dict[str, Any] = {"slot": "slave", "becomes": FILLED, **how}
+    kept = (1 << 32) - 1
+    # The mountpoint is an empty file.
+    covered: list[Call] = [
+        _call("open_tree", _of("slave"), "", _EMPTY | _CLONED, **peer | {"slot": "console"}),
+        ("attach", "console", "/dev/console", 0),
+    ]
+    return [
+        _open(_PTMX, _TTY | os.O_NONBLOCK, "master", **how),
+        _call("ioctl", _of("master"), _native.TIOCSPTLCK, bytes(4), **how),
+        _call("ioctl", _of("master"), _native.TIOCGPTPEER, _TTY, **peer),
+        _call("fchownat", _of("slave"), "", owner, kept, _EMPTY, **how),
+        *(covered if console else ()),
+        _call("setsid", ignored=_ANY, **how),
+        ("offer_terminal", "master"),
+        _close("master", "TERMINAL"),
+    ]
+
+
+def _session(with_pty: int) -> list[Call]:
+    begun = [_call("setsid", failure="PROCESS")]
+    if not with_pty:
+        return [*begun, ("own_session",)]
+    how: dict[str, Any] = {"failure": "TERMINAL", "subject": "/dev/console"}
+    return [
+        *begun,
+        _call("ioctl", _of("slave"), _native.TIOCSCTTY, 0, **how),
+        *(_call("dup3", _of("slave"), number, 0, **how) for number in range(3)),
+    ]
+
+
+def _offer_namespaces() -> list[Call]:
+    """Let the monitor hold the namespaces that it is not in, as descriptors.
+
+    A command that joins the view (namespace/join.py) finds them below /proc/PID/fd of the monitor. It cannot look them
+    up at init, which is not dumpable (ptrace(2)), nor at the command, which may have entered others.
+    """
+    failure = "NAMESPACES"
+    paths = [f"/proc/self/ns/{kind}" for kind in _NAMESPACES]
+    return [
+        *(_open(path, os.O_RDONLY, path, failure, path) for path in paths),
+        ("offer", *paths),
+        *(_close(path, failure) for path in paths),
+    ]
+
+
+_CALLS_OF: Final[dict[str, Callable[..., list[Call]]]] = {
+    "setns": _setns,
+    "unshare": _unshare,
+    "private_mounts": _private_mounts,
+    "hostname": _hostname,
+    "loopback": _loopback,
+    "umask": _umask,
+    "fresh": _fresh,
+    "clone": _clone,
+    "root": _root,
+    "time_offsets": _time_offsets,
+    "join_cgroup": _join_cgroup,
+    "session_keyring": _session_keyring,
+    "no_new_privs": _no_new_privs,
+    "scope_sockets": _scope_sockets,
+    "limit": _limit,
+    "standard": _standard,
+    "close_standard": _close_standard,
+    "pass": _pass,
+    "chdir": _chdir,
+    "pty": _pty,
+    "session": _session,
+    "offer_namespaces": _offer_namespaces,
+}
+
+
+def lowered(step: Sequence[Any]) -> Sequence[Call]:
+    """The steps that the program carries out for a step of a plan."""
+    name, *arguments = step
+    of = _CALLS_OF.get(name)
+    return (tuple(step),) if of is None else of(*arguments)
