@@ -95,12 +95,7 @@ module_exec(PyObject *module)
     for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
         if (PyModule_AddFunctions(module, methods[i]) < 0)
             return -1;
-    PyObject *os = PyImport_ImportModule("os");
-    PyObject *stat = os ? PyObject_GetAttrString(os, "stat") : NULL;
-    int result = PyModule_AddObjectRef(module, NATIVE_STAT, stat);
-    Py_XDECREF(stat);
-    Py_XDECREF(os);
-    return result < 0 ? -1 : native_syscalls_init(module);
+    return native_syscalls_init(module);
 }
 
 static PyModuleDef_Slot module_slots[] = {

@@ -27,9 +27,6 @@
 #define BACKED (1L << 60)
 #define BACKING_SHIFT 32
 
-/* The module's attribute that is os.stat. */
-#define NATIVE_STAT "__stat__"
-
 /* A path as the argument (borrowed, for the error) and as bytes for the kernel. `name` is NULL for
  * None. */
 typedef struct {

@@ -11,7 +11,6 @@
  *        address and its size; o  as m, with O_CLOEXEC
  *     b  a bytearray that is large enough for what any of the calls writes
  *     F  the instructions of a filter
- *     t  nanoseconds or None; two that follow one another are passed as their address
  *
  * Those after "|" have a default: 0 or None. All are positional.
  *
@@ -21,12 +20,8 @@
 #include <dirent.h>
 #include <limits.h>
 #include <linux/filter.h>
-#include <sys/statfs.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <sys/xattr.h>
-
-#define NS_PER_S 1000000000
 
 enum { MOST_ARGUMENTS = 7, MOST_WORDS = 6, MOST_MEMBERS = 4, LEAST_BUFFER_BYTES = 256 };
 
@@ -51,7 +46,9 @@ static PyObject *py_call(PyObject *call, PyObject *const *args, Py_ssize_t count
 static struct call calls[] = {
     ROW(openat2, "ipo|mm", true, "dirfd, path, flags, mode=0, resolve=0"),
     ROW(renameat2, "ipip|u", false, "olddirfd, oldpath, newdirfd, newpath, flags=0"),
-    ROW(utimensat, "iptt|i", false, "dirfd, path, atime_ns, mtime_ns, flags=0"),
+    ROW(statx, "ipiub", false, "dirfd, path, flags, mask, statxbuf"),
+    ROW(fstatfs, "ib", false, "fd, buf"),
+    ROW(utimensat, "ipbi", false, "dirfd, path, times, flags"),
     ROW(name_to_handle_at, "ipbb|i", false, "dirfd, path, handle, mount_id, flags=0"),
     ROW(open_by_handle_at, "ibc", true, "mount_fd, handle, flags"),
     ROW(open_tree, "ipc", true, "dirfd, path, flags"),
@@ -83,7 +80,6 @@ struct argument {
     uint64_t number;
     native_path path; /* of a string, too */
     struct sock_fprog filter;
-    struct timespec time;
 };
 
 static int
@@ -101,24 +97,6 @@ filter_from(PyObject *given, struct sock_fprog *filter)
     filter->len = (unsigned short)(size / one);
     filter->filter = (struct sock_filter *)(void *)bytes;
     return 1;
-}
-
-/* Convert an int of nanoseconds, or None, which keeps a time. */
-static int
-timespec_from(PyObject *given, struct timespec *time)
-{
-    *time = (struct timespec){.tv_nsec = UTIME_OMIT};
-    if (given == Py_None)
-        return 1;
-    PyObject *scale = PyLong_FromLong(NS_PER_S);
-    PyObject *parts = scale ? PyNumber_Divmod(given, scale) : NULL;
-    Py_XDECREF(scale);
-    if (parts == NULL)
-        return 0;
-    time->tv_sec = PyLong_AsLongLong(PyTuple_GetItem(parts, 0));
-    time->tv_nsec = PyLong_AsLong(PyTuple_GetItem(parts, 1));
-    Py_DECREF(parts);
-    return !PyErr_Occurred();
 }
 
 /* Returns 0 with an exception set. */
@@ -147,8 +125,6 @@ argument_from(PyObject *given, struct argument *argument)
         return 0;
     case 'F':
         return filter_from(given, &argument->filter);
-    case 't':
-        return timespec_from(given, &argument->time);
     case 'b':
         if (!PyByteArray_Check(given) || PyByteArray_Size(given) < LEAST_BUFFER_BYTES) {
             PyErr_SetString(PyExc_TypeError, "not a bytearray of 256 bytes or more");
@@ -214,8 +190,7 @@ py_call(PyObject *self, PyObject *const *args, Py_ssize_t count)
     struct argument given[MOST_ARGUMENTS] = {0};
     uint64_t members[MOST_MEMBERS];
     long words[MOST_WORDS] = {0}, result;
-    struct timespec times[2];
-    size_t used = 0, inside = 0, named = 0, timed = 0;
+    size_t used = 0, inside = 0, named = 0;
     const native_path *paths[2] = {NULL, NULL};
     PyObject *answer = NULL;
     int taken = take_arguments(call, args, count, given);
@@ -225,11 +200,7 @@ py_call(PyObject *self, PyObject *const *args, Py_ssize_t count)
             words[used++] = (long)members;
             used++; /* the size, below */
         }
-        if (given[i].type == 't') {
-            if (timed == 0)
-                words[used++] = (long)times;
-            times[timed++] = given[i].time;
-        } else if (is_member) {
+        if (is_member) {
             members[inside++] = given[i].number | (given[i].type == 'o' ? O_CLOEXEC : 0);
             words[used - 1] = (long)(inside * sizeof(*members));
         } else {
@@ -321,86 +292,9 @@ py_getdents64(PyObject *Py_UNUSED(module), PyObject *args)
     return list;
 }
 
-static PyObject *
-py_fstatfs(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    int fd;
-    if (!PyArg_ParseTuple(args, "i:fstatfs", &fd))
-        return NULL;
-    struct statfs st;
-    int result;
-    NATIVE_CALL(result, fstatfs(fd, &st));
-    if (result < 0)
-        return native_raise(NULL, NULL);
-    return PyLong_FromUnsignedLong((uint32_t)st.f_type); /* signed on 32-bit machines */
-}
-
-static PyObject *
-py_statx(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    int dirfd, flags, result;
-    native_path path = {0};
-    uint32_t mask;
-    struct statx stx = {0};
-    if (!PyArg_ParseTuple(args, "iO&iO&:statx", &dirfd, native_path_from, &path, &flags,
-                          native_uint32_from, &mask))
-        return NULL;
-    NATIVE_CALL(result, statx(dirfd, path.name, flags, mask, &stx));
-    const unsigned long long born = (unsigned long long)stx.stx_btime.tv_sec * NS_PER_S;
-    const unsigned long long dev = makedev(stx.stx_dev_major, stx.stx_dev_minor);
-    PyObject *answer = result < 0 ? native_raise(&path, NULL)
-                                  : Py_BuildValue("{s:I,s:K,s:L,s:K,s:K}", "mask", stx.stx_mask,
-                                                  "ino", stx.stx_ino, "btime_ns",
-                                                  (long long)(born + stx.stx_btime.tv_nsec), "dev",
-                                                  dev, "mnt_id", stx.stx_mnt_id);
-    native_path_release(&path);
-    return answer;
-}
-
 /* ---- None for what is absent ----------------------------------------------------------------
  *
  * Every lookup makes these calls, and an exception costs more than the call. */
-
-/* os.stat, for a name that exists: it has the fields and their types. */
-static PyObject *
-stat_answer(PyObject *module, int dirfd, PyObject *name)
-{
-    PyObject *function = PyObject_GetAttrString(module, NATIVE_STAT), *answer = NULL;
-    PyObject *args = Py_BuildValue("(O)", name);
-    PyObject *keywords = Py_BuildValue("{s:i,s:i}", "dir_fd", dirfd, "follow_symlinks", 0);
-    if (function && args && keywords)
-        answer = PyObject_Call(function, args, keywords);
-    Py_XDECREF(function);
-    Py_XDECREF(args);
-    Py_XDECREF(keywords);
-    if (!answer && PyErr_ExceptionMatches(PyExc_FileNotFoundError)) { /* removed in between */
-        PyErr_Clear();
-        answer = Py_NewRef(Py_None);
-    }
-    return answer;
-}
-
-static PyObject *
-py_stat_or_none(PyObject *module, PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"dirfd", "name", NULL};
-    int dirfd, result;
-    native_path name = {0};
-    struct stat st;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO&:stat_or_none", keywords, &dirfd,
-                                     native_path_from, &name))
-        return NULL;
-    NATIVE_CALL(result, fstatat(dirfd, name.name, &st, AT_SYMLINK_NOFOLLOW));
-    PyObject *answer;
-    if (result == 0)
-        answer = stat_answer(module, dirfd, name.given);
-    else if (errno == ENOENT && !PyErr_Occurred())
-        answer = Py_NewRef(Py_None);
-    else
-        answer = native_raise(&name, NULL);
-    native_path_release(&name);
-    return answer;
-}
 
 static PyObject *
 py_xattr_or_none(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
@@ -447,18 +341,10 @@ py_xattr_or_none(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 }
 
 PyMethodDef native_syscall_methods[] = {
-    NATIVE_METHOD(stat_or_none, "($module, /, dirfd, name)",
-                  "os.stat of a name in a directory, symlinks not followed; None for ENOENT."),
     NATIVE_METHOD(xattr_or_none, "($module, /, path, name, follow_symlinks=True)",
                   "os.getxattr; None for ENODATA and EOPNOTSUPP."),
-    {"statx", py_statx, METH_VARARGS,
-     "statx($module, dirfd, path, flags, mask, /)\n--\n\n"
-     "statx(2): the attributes of an inode that os.stat lacks, by name."},
     {"getdents64", py_getdents64, METH_VARARGS,
      "getdents64($module, fd, count, /)\n--\n\n"
      "getdents64(2): the next entries of an open directory."},
-    {"fstatfs", py_fstatfs, METH_VARARGS,
-     "fstatfs($module, fd, /)\n--\n\n"
-     "fstatfs(2): f_type, the kind of the file system, which os.fstatvfs lacks."},
     {NULL, NULL, 0, NULL},
 };

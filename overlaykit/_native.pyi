@@ -7,9 +7,8 @@ os.PathLike. A returned descriptor is close-on-exec.
 Raises: OSError with the call's errno, and with the path as its filename (of `mount`, the target).
 """
 
-import os
 from os import PathLike
-from typing import Final, TypeAlias, TypedDict
+from typing import Final, TypeAlias
 
 _Crossing: TypeAlias = tuple[
     int, bytes, int, int, list[tuple[int, bool]], int, tuple[int | None, int, int, bool], int, bool
@@ -90,31 +89,17 @@ STATX_BASIC_STATS: Final[int]
 STATX_BTIME: Final[int]
 STATX_MNT_ID: Final[int]
 
-class _Statx(TypedDict):
-    """Of the result of statx(2). `mask` has the bits of the fields that are valid."""
-
-    mask: int
-    ino: int
-    btime_ns: int
-    """Creation, nanoseconds since the epoch."""
-    dev: int
-    mnt_id: int
-
 def openat2(dirfd: int, path: _Path, flags: int, mode: int = 0, resolve: int = 0, /) -> int: ...
 def renameat2(
     olddirfd: int, oldpath: _Path, newdirfd: int, newpath: _Path, flags: int = 0, /
 ) -> None: ...
-def statx(dirfd: int, path: _Path, flags: int, mask: int, /) -> _Statx: ...
-def stat_or_none(dirfd: int, name: _Path) -> os.stat_result | None:
-    """os.stat(name, dir_fd=dirfd, follow_symlinks=False), or None where the name does not exist (ENOENT)."""
-
 def xattr_or_none(path: _Path | int, name: bytes, follow_symlinks: bool = True) -> bytes | None:
     """os.getxattr, or None without the attribute (ENODATA) or without support for any (EOPNOTSUPP)."""
 
-def utimensat(
-    dirfd: int, path: _Path, atime_ns: int | None, mtime_ns: int | None, flags: int = 0, /
-) -> None:
-    """Set times in nanoseconds since the epoch; None keeps one (UTIME_OMIT)."""
+def statx(dirfd: int, path: _Path, flags: int, mask: int, statxbuf: bytearray, /) -> None: ...
+def fstatfs(fd: int, buf: bytearray, /) -> None: ...
+def utimensat(dirfd: int, path: _Path, times: bytearray, flags: int, /) -> None:
+    """Set times; `overlaykit.attributes` has the structs of this call and of the two above."""
 
 def name_to_handle_at(
     dirfd: int, path: _Path, handle: bytearray, mount_id: bytearray, flags: int = 0, /
@@ -132,9 +117,6 @@ def getdents64(fd: int, count: int, /) -> list[tuple[bytes, int, int]]:
     Returns: name, S_IFMT bits of the kind (0 where the file system has none) and inode number of each; none at the end.
     Raises: OSError: EINVAL if `count` is too small for a name, EBADF for an O_PATH descriptor.
     """
-
-def fstatfs(fd: int, /) -> int:
-    """The kind of the file system: f_type (include/uapi/linux/magic.h), which os.fstatvfs lacks."""
 
 def open_tree(dirfd: int, path: _Path, flags: int, /) -> int: ...
 def move_mount(

@@ -9,7 +9,7 @@ import stat
 import struct
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from overlaykit import _native
+from overlaykit import _native, attributes
 from overlaykit.privilege import ALL_IDS, CAP_SYS_ADMIN, capabilities
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def _copy_metadata(
     mode = _copy_xattrs(_place(src), to, stat.S_IMODE(source.st_mode), skip, keep)
     if not stat.S_ISLNK(source.st_mode):  # a symlink has no mode
         os.chmod(to, mode)
-    _native.utimensat(dst, b"", source.st_atime_ns, source.st_mtime_ns, _native.AT_EMPTY_PATH)
+    attributes.set_times(dst, b"", source.st_atime_ns, source.st_mtime_ns, _native.AT_EMPTY_PATH)
 
 
 def _place(fd: int) -> _Place:

@@ -18,6 +18,7 @@ HOUSE = os.path.dirname(overlaykit.__file__)
 
 GROUND = {
     "_native",
+    "attributes",
     "beneath",
     "child",
     "effective",
@@ -47,6 +48,7 @@ MAY_IMPORT = {
     "machine": {"_native", "errors", "record"},
     "overlay": {
         "_native",
+        "attributes",
         "beneath",
         "handles",
         "inodes",
@@ -55,6 +57,7 @@ MAY_IMPORT = {
         "rmtree",
         "scope",
     },
+    "attributes": {"_native", "record"},
     "beneath": {"_native", "scope"},
     "rmtree": {"_native", "beneath", "scope"},
     "child": {"sockets"},
@@ -63,7 +66,7 @@ MAY_IMPORT = {
     "errors": set(),
     "handles": {"_native", "record"},
     "health": {"record"},
-    "inodes": {"_native", "privilege"},
+    "inodes": {"_native", "attributes", "privilege"},
     "mountinfo": {"record"},
     "privilege": set(),
     "procfs": {"scope"},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from overlaykit import _native, mountinfo
+from overlaykit import _native, attributes, mountinfo
 from overlaykit.errors import Error
 from overlaykit.record import Record
 
@@ -66,7 +66,7 @@ def real_path(fd: int) -> str:
 
 def device_of(fd: int) -> int:
     """The st_dev of a descriptor, without a request to its file system."""
-    return _native.statx(fd, b"", _native.AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, 0)["dev"]
+    return attributes.statx(fd, b"", _native.AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, 0).dev
 
 
 def shown_path(path: str, fd: int) -> str:
@@ -197,5 +197,5 @@ def _is_ancestor(outer: int, inner: int) -> bool:
 
 
 def _identity(fd: int) -> tuple[int, int, int]:
-    found = _native.statx(fd, b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID)
-    return found["mnt_id"], found["dev"], found["ino"]
+    found = attributes.statx(fd, b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID)
+    return found.mnt_id, found.dev, found.ino

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native, mountinfo
+from overlaykit import _native, attributes, mountinfo
 from overlaykit.fuse.mountpoints import FILE_SYSTEM_TYPE
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ class Holder:
 
 def device_of(path: str) -> int:
     """The st_dev of a path, without a request to its file system."""
-    return _native.statx(_native.AT_FDCWD, path, _AT_STATX_DONT_SYNC, 0)["dev"]
+    return attributes.statx(_native.AT_FDCWD, path, _AT_STATX_DONT_SYNC, 0).dev
 
 
 def mount_id_of(path: str) -> int:
     """The mount id of a path, without a request to its file system."""
     flags = _AT_STATX_DONT_SYNC
-    return _native.statx(_native.AT_FDCWD, path, flags, _native.STATX_MNT_ID)["mnt_id"]
+    return attributes.statx(_native.AT_FDCWD, path, flags, _native.STATX_MNT_ID).mnt_id
 
 
 def find(device: int, *, besides: int = 0) -> list[Holder]:

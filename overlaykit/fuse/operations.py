@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
-from overlaykit import _native
+from overlaykit import attributes
 from overlaykit.fuse import patches
 from overlaykit.fuse.copying import Copying
 from overlaykit.fuse.passthrough import Passthrough
@@ -645,7 +645,7 @@ _STATVFS_FIELDS: Final = (
 
 def _kind(layer_dir: LayerDir, name: bytes) -> int:
     """The S_IFMT bits of a name in a layer; 0 if there is none."""
-    st = _native.stat_or_none(layer_dir.fd(), name)
+    st = attributes.stat_or_none(layer_dir.fd(), name)
     return 0 if st is None else stat.S_IFMT(st.st_mode)
 
 

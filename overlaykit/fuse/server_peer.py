@@ -12,7 +12,7 @@ import select
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native, mountinfo, procfs
+from overlaykit import _native, attributes, mountinfo, procfs
 from overlaykit.fuse.server_client import peer
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ class Traits:
         self.namespaces = {
             name: os.readlink(f"{at}/ns/{name}") for name in sorted(os.listdir(f"{at}/ns"))
         }
-        root = _native.statx(_native.AT_FDCWD, f"{at}/root", 0, _native.STATX_MNT_ID)
-        self.root = (root["dev"], root["ino"], root["mnt_id"])
+        root = attributes.statx(_native.AT_FDCWD, f"{at}/root", 0, _native.STATX_MNT_ID)
+        self.root = (root.dev, root.ino, root.mnt_id)
         status = dict(line.split(b":", 1) for line in procfs.read(f"{at}/status").splitlines())
         self.credentials = {name: status[name] for name in _EQUAL}
         self.is_confined = any(status.get(name, b"\t0") != b"\t0" for name in _CONFINING)

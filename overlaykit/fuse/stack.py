@@ -15,7 +15,7 @@ import resource
 import stat
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native, mountinfo, privilege
+from overlaykit import _native, attributes, mountinfo, privilege
 from overlaykit.beneath import BENEATH
 from overlaykit.errors import Error
 from overlaykit.fuse.directories import LayerUnusable, MountTable, UpperUnusable, real_path
@@ -234,7 +234,7 @@ def _open_lower(
 
 def _is_idmapped(directory: int) -> bool:
     """Whether a directory lies on an idmapped mount."""
-    number = _native.statx(directory, b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID)["mnt_id"]
+    number = attributes.statx(directory, b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID).mnt_id
     return any(mount.idmapped for mount in mountinfo.current() if mount.id == number)
 
 

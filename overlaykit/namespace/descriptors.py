@@ -7,7 +7,7 @@ import os
 import select
 import stat
 
-from overlaykit import _native
+from overlaykit import attributes
 from overlaykit.errors import Error
 from overlaykit.scope import suppress
 
@@ -123,7 +123,7 @@ def _is_plain(descriptor: int) -> bool:
         case stat.S_IFIFO | stat.S_IFSOCK:
             return True
         case stat.S_IFREG:
-            return _native.fstatfs(descriptor) != _NAMESPACES
+            return attributes.file_system_of(descriptor) != _NAMESPACES
         case stat.S_IFCHR:
             major, minor = os.major(st.st_rdev), os.minor(st.st_rdev)
             return major in _TERMINALS or (major == _MEMORY and minor in _HARMLESS_MEMORY)

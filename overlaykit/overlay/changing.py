@@ -7,7 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from overlaykit import _native
+from overlaykit import _native, attributes
 from overlaykit.overlay import overrides
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.nodes import Directory, File
@@ -109,7 +109,7 @@ class Changing:
                     node.opened.set_modified(changes.asked_ns)
             if changes.asked_ns and _are_set(location.stat(), changes, modified):
                 return
-            _native.utimensat(
+            attributes.set_times(
                 location.dirfd,
                 location.name,
                 changes.atime_ns,

@@ -21,7 +21,7 @@ import stat
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from overlaykit import _native, inodes
+from overlaykit import _native, attributes, inodes
 from overlaykit.beneath import INODE, NEW_FILE
 from overlaykit.overlay import features
 from overlaykit.overlay.failure import fail
@@ -574,7 +574,7 @@ class DataCopy:
                 os.setxattr(path, _CAPABILITY, capability)
             if os.fstat(self._target).st_mode != before.st_mode:
                 os.fchmod(self._target, stat.S_IMODE(before.st_mode))
-            _native.utimensat(
+            attributes.set_times(
                 self._target, b"", before.st_atime_ns, before.st_mtime_ns, _native.AT_EMPTY_PATH
             )
         reach("datacopy.copied")
@@ -640,4 +640,4 @@ class Times:
         st = self._stat
         fd = self._layer_dir.fd()
         with contextlib.suppress(OSError):  # the copy-up itself has succeeded
-            _native.utimensat(fd, b"", st.st_atime_ns, st.st_mtime_ns, _native.AT_EMPTY_PATH)
+            attributes.set_times(fd, b"", st.st_atime_ns, st.st_mtime_ns, _native.AT_EMPTY_PATH)

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from overlaykit import _native, handles
+from overlaykit import _native, attributes, handles
 from overlaykit.beneath import INODE, NEW_FILE
 from overlaykit.overlay.marker_names import (
     AUFS_WHITEOUT,
@@ -163,7 +163,7 @@ class _Probe:
             hard_links=self._does(self._link),
             file_kinds=self._does(self._list_kinds),
             file_handles=self._does(self._take_handle),
-            folds_case=_native.stat_or_none(self._fd, b"A") is not None,
+            folds_case=attributes.stat_or_none(self._fd, b"A") is not None,
             stat_after_unlink=self._does(self._stat_unlinked),
             orders_data=self._does(self._order_data),
         )
@@ -199,7 +199,7 @@ class _Probe:
         return os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_ino
 
     def _is_whiteout(self, name: bytes) -> bool:
-        st = _native.stat_or_none(self._fd, name)
+        st = attributes.stat_or_none(self._fd, name)
         return st is not None and is_whiteout_device(st)
 
     def _make_device(self) -> bool:
@@ -234,7 +234,7 @@ class _Probe:
 
     def _order_data(self) -> bool:
         """Whether it is ext4 with a journal of its own, in its default mode."""
-        if _native.fstatfs(self._fd) != _EXT4:
+        if attributes.file_system_of(self._fd) != _EXT4:
             return False
         device = os.fstat(self._fd).st_dev
         path = os.readlink(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")

@@ -16,7 +16,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native
+from overlaykit import _native, attributes
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.layer import FUSE
 from overlaykit.overlay.nodes import File
@@ -218,7 +218,7 @@ class Files:
         The kernel reports a failed write to descriptors that were open then, or are opened before the report
         (errseq_t).
         """
-        if _native.fstatfs(fd) == FUSE:  # its inode numbers may change
+        if attributes.file_system_of(fd) == FUSE:  # its inode numbers may change
             return False
         wanted = os.R_OK | os.W_OK if opened.writable else os.R_OK
         st = os.fstat(fd)
@@ -325,4 +325,4 @@ def _open_quietly(location: Location, access: int) -> int:
 def _put_back(fd: int, modified: int) -> None:
     """Set a modification time, in nanoseconds, if permitted: another owner's file may only be written to."""
     with contextlib.suppress(OSError):
-        _native.utimensat(fd, b"", None, modified, _native.AT_EMPTY_PATH)
+        attributes.set_times(fd, b"", None, modified, _native.AT_EMPTY_PATH)

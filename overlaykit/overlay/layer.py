@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from overlaykit import _native
+from overlaykit import _native, attributes
 from overlaykit.beneath import BENEATH
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Layer:
     def _file_system(self, device: int, layer_dir: LayerDir) -> int:
         found = self._file_systems.get(device)
         if found is None:
-            found = self._file_systems[device] = _native.fstatfs(layer_dir.fd())
+            found = self._file_systems[device] = attributes.file_system_of(layer_dir.fd())
         return found
 
     def read(self, action: Callable[[], T], dirfd: int, name: bytes = b"") -> T:

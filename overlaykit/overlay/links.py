@@ -13,7 +13,7 @@ import functools
 import os
 from typing import TYPE_CHECKING
 
-from overlaykit import _native
+from overlaykit import attributes
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.marker_names import is_whiteout_device
 from overlaykit.overlay.markers import origin_link_count
@@ -157,7 +157,7 @@ class Links:
         copyup = self._tree.copyup
         if node.index_name is not None:
             layer_dir = copyup.directory(directory)
-            if _native.stat_or_none(layer_dir.fd(), name) is None:
+            if attributes.stat_or_none(layer_dir.fd(), name) is None:
                 links = self._links_of_origin(directory, name, node.index_name)
                 if links is not None:
                     copyup.link_counts.store_to_lower(node, links)

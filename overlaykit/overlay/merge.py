@@ -14,7 +14,7 @@ import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from overlaykit import _native
+from overlaykit import attributes
 from overlaykit.overlay.marker_names import AUFS_WHITEOUT, is_whiteout_device
 from overlaykit.overlay.markers import AUFS_OPAQUE, UNMARKED, is_aufs_name
 
@@ -418,6 +418,6 @@ def _is_opaque_by_name(layer_dir: LayerDir) -> bool:
 def _stat(layer_dir: LayerDir, name: bytes) -> os.stat_result | None:
     fd = layer_dir.fd()
     try:
-        return _native.stat_or_none(fd, name)
+        return attributes.stat_or_none(fd, name)
     except PermissionError:
-        return layer_dir.layer.read(lambda: _native.stat_or_none(fd, name), fd)
+        return layer_dir.layer.read(lambda: attributes.stat_or_none(fd, name), fd)

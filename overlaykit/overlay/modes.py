@@ -18,7 +18,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
-from overlaykit import _native
+from overlaykit import _native, attributes
 from overlaykit.beneath import INODE
 from overlaykit.overlay.faults import reach
 
@@ -244,8 +244,8 @@ def _identity(fd: int) -> Identity:
 
 def _identity_at(dirfd: int, name: bytes, flags: int) -> Identity:
     mask = _native.STATX_BASIC_STATS | _native.STATX_BTIME
-    st = _native.statx(dirfd, name, flags, mask)
-    return b"%d.%d" % (st["ino"], st["btime_ns"] if st["mask"] & _native.STATX_BTIME else 0)
+    st = attributes.statx(dirfd, name, flags, mask)
+    return b"%d.%d" % (st.ino, st.btime_ns if st.mask & _native.STATX_BTIME else 0)
 
 
 def _open(layer_dir: LayerDir, path: bytes) -> int | None:

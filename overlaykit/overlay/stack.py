@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from overlaykit import _native
+from overlaykit import _native, attributes
 from overlaykit.overlay import features, overrides
 from overlaykit.overlay.copyup import CopyUp
 from overlaykit.overlay.disk import Unfit, probe
@@ -299,7 +299,7 @@ def _require_one_mount(work: Layer, upper: Layer) -> None:
     Raises: OSError (EXDEV).
     """
     mounts = {
-        _native.statx(layer_dir.fd(), b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID)["mnt_id"]
+        attributes.statx(layer_dir.fd(), b"", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID).mnt_id
         for layer_dir in (work.root, upper.root)
     }
     if len(mounts) > 1:

@@ -14,7 +14,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from overlaykit import _native
+from overlaykit import _native, attributes
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.marker_names import AUFS_WHITEOUT, WHITEOUT_DEVICE
@@ -80,7 +80,7 @@ class Whiteouts:
         Requires: the view has no such name.
         Raises: OSError (EEXIST) if the upper has an entry that is no whiteout.
         """
-        st = _native.stat_or_none(layer_dir.fd(), name)
+        st = attributes.stat_or_none(layer_dir.fd(), name)
         if st is not None and not self._merge.is_whiteout(layer_dir, name, st):
             fail(errno.EEXIST, name)
         has_aufs = bool(directory.lowers) and self._merge.has_aufs_whiteout(layer_dir, name)
@@ -266,7 +266,7 @@ class Whiteouts:
         old = None
         try:
             if move.is_directory:
-                if move.target is not None and _native.stat_or_none(new_dir.fd(), new_name):
+                if move.target is not None and attributes.stat_or_none(new_dir.fd(), new_name):
                     self._make_aufs_whiteout(new_dir, new_name)
                     old = work.new_name()
                     _native.renameat2(new_dir.fd(), new_name, work.layer_dir.fd(), old)
@@ -293,7 +293,7 @@ class Whiteouts:
         """Whether the new name is a whiteout."""
         if move.target is not None:
             return False
-        st = _native.stat_or_none(move.new_dir.fd(), move.new_name)
+        st = attributes.stat_or_none(move.new_dir.fd(), move.new_name)
         return st is not None and self._merge.is_whiteout(move.new_dir, move.new_name, st)
 
     # Whiteouts under the name: devices and empty files

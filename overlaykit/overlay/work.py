@@ -12,7 +12,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native
+from overlaykit import _native, attributes
 from overlaykit.overlay.markers import DEFAULT_ACL
 from overlaykit.overlay.modes import Modes
 from overlaykit.rmtree import rmtree
@@ -100,7 +100,7 @@ class Work:
                 self._has_noreplace = False  # the file system does not know the flag
             else:
                 return
-        if not replace and _native.stat_or_none(layer_dir.fd(), target) is not None:
+        if not replace and attributes.stat_or_none(layer_dir.fd(), target) is not None:
             self.remove(name, work_dir)
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         self._move(name, layer_dir, target, work_dir, 0)

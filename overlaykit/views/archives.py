@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Final, cast
 
-from overlaykit import _native
+from overlaykit import _native, attributes
 from overlaykit.beneath import BENEATH, INODE, NEW_FILE, open_in_root
 from overlaykit.errors import Error
 from overlaykit.layers.tar import Member, TarStream
@@ -464,7 +464,7 @@ class _Tree:
 
     def _clear(self, above: int, name: str, shown: str, *, directory: bool) -> bool:
         """Remove what is in the way. Returns: false if a directory is there that is to be there."""
-        found = _native.stat_or_none(above, name)
+        found = attributes.stat_or_none(above, name)
         if found is None:
             return True
         is_directory = stat.S_ISDIR(found.st_mode)

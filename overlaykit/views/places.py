@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from overlaykit import _native, privilege
+from overlaykit import attributes, privilege
 from overlaykit.errors import Error
 from overlaykit.scope import suppress
 
@@ -120,7 +120,7 @@ def holds_markers(path: str) -> bool:
 
 def is_usual_disk(fd: int) -> bool:
     """Whether a descriptor's file system is one of the usual ones, which one machine mounts at a time."""
-    return _native.fstatfs(fd) in _USUAL_DISKS
+    return attributes.file_system_of(fd) in _USUAL_DISKS
 
 
 def _is_on_usual_disk(path: str) -> bool:

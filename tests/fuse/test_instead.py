@@ -11,7 +11,7 @@ import struct
 
 import pytest
 
-from overlaykit import _native
+from overlaykit import _native, attributes
 
 from ..crash.disks import upper_on_a_small_disk
 from ..overlay.inside import as_root
@@ -193,8 +193,8 @@ def test_no_birth_time_is_shown(stack: Stack, name: str) -> None:
     with mounted(stack) as mount:
         write_file(mount.path("changed"), b"x")
         write_file(mount.path("new"), b"x")
-        found = _native.statx(_native.AT_FDCWD, mount.path(name), 0, _native.STATX_BTIME)
-        assert found["mask"] & _native.STATX_BTIME == 0
+        found = attributes.statx(_native.AT_FDCWD, mount.path(name), 0, _native.STATX_BTIME)
+        assert found.mask & _native.STATX_BTIME == 0
 
 
 def test_the_access_times_of_directories_and_symlinks_are_the_disks(stack: Stack) -> None:

@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-from overlaykit import _native
+from overlaykit import _native, attributes
 
 
 def test_a_stat_equals_that_of_os_stat(tmp_path: pathlib.Path) -> None:
@@ -19,14 +19,14 @@ def test_a_stat_equals_that_of_os_stat(tmp_path: pathlib.Path) -> None:
     with open(late, "x"):
         try:
             os.utime(late, (10**10 + 5, 10**10 + 5))
-            found = _native.stat_or_none(_native.AT_FDCWD, late)
+            found = attributes.stat_or_none(_native.AT_FDCWD, late)
             assert found is not None
             assert found.st_mtime_ns == os.stat(late).st_mtime_ns == (10**10 + 5) * 10**9
         finally:
             os.unlink(late)
     directory = os.open(tmp_path, os.O_PATH)
     for name in ("file", "link", "."):
-        found = _native.stat_or_none(directory, name)
+        found = attributes.stat_or_none(directory, name)
         expected = os.stat(name, dir_fd=directory, follow_symlinks=False)
         assert found == expected
         assert type(found) is os.stat_result
@@ -38,14 +38,14 @@ def test_a_stat_equals_that_of_os_stat(tmp_path: pathlib.Path) -> None:
 def test_a_missing_name_is_none_and_any_other_failure_is_an_error(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").touch()
     directory = os.open(tmp_path, os.O_PATH)
-    assert _native.stat_or_none(directory, b"missing") is None
+    assert attributes.stat_or_none(directory, b"missing") is None
     for name, number in ((b"file/below", errno.ENOTDIR), (b"x" * 256, errno.ENAMETOOLONG)):
         with pytest.raises(OSError, match=os.strerror(number)) as raised:
-            _native.stat_or_none(directory, name)
+            attributes.stat_or_none(directory, name)
         assert (raised.value.errno, raised.value.filename) == (number, name)
     os.close(directory)
     with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
-        _native.stat_or_none(directory, b"name")
+        attributes.stat_or_none(directory, b"name")
 
 
 def test_an_attribute_of_any_length_is_read_and_a_missing_one_is_none() -> None:

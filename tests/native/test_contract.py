@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import overlaykit
-from overlaykit import _native, handles
+from overlaykit import _native, attributes, handles
 
 with open(os.path.join(os.path.dirname(overlaykit.__file__), "_native.pyi")) as stub:
     STUB = ast.parse(stub.read())
@@ -86,7 +86,7 @@ def fail_to_parse() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: _native.statx(_native.AT_FDCWD, b"/", 0, _native.STATX_BASIC_STATS),
+        lambda: attributes.statx(_native.AT_FDCWD, b"/", 0, _native.STATX_BASIC_STATS),
         lambda: handles.of_name(_native.AT_FDCWD, tempfile.gettempdir()),
         lambda: _native.prctl(_native.PR_SET_CHILD_SUBREAPER, 0),
         fail_to_open,

@@ -15,7 +15,7 @@ from types import FrameType
 
 import pytest
 
-from overlaykit import _native, handles
+from overlaykit import _native, attributes, handles
 
 from ..posix.syscalls import MS_BIND, MS_REMOUNT, PR_SET_PDEATHSIG
 from .sandbox import become_ordinary, needs_root, on_image, refused, run, sandboxed
@@ -42,7 +42,7 @@ def read(path: str) -> str:
 
 @pytest.mark.parametrize("path", ["/etc", b"/etc", pathlib.Path("/etc")], ids=repr)
 def test_a_path_may_be_str_bytes_or_pathlike(path: str | bytes | pathlib.Path) -> None:
-    assert _native.statx(HERE, path, 0, _native.STATX_BASIC_STATS)["ino"] == os.stat("/etc").st_ino
+    assert attributes.statx(HERE, path, 0, _native.STATX_BASIC_STATS).ino == os.stat("/etc").st_ino
 
 
 def test_a_name_that_is_not_utf8_is_found(tmp_path: pathlib.Path) -> None:
@@ -50,7 +50,7 @@ def test_a_name_that_is_not_utf8_is_found(tmp_path: pathlib.Path) -> None:
     os.mkdir(name)
     for path in (name, os.fsdecode(name)):
         assert (
-            _native.statx(HERE, path, 0, _native.STATX_BASIC_STATS)["ino"] == os.stat(path).st_ino
+            attributes.statx(HERE, path, 0, _native.STATX_BASIC_STATS).ino == os.stat(path).st_ino
         )
 
 
@@ -169,15 +169,15 @@ def test_statx_agrees_with_stat() -> None:
     os.symlink("file", "link")
     os.mknod("fifo", stat.S_IFIFO | 0o600)
     for name in ("file", "link", "fifo", ".", "/dev/null", "/etc/passwd"):
-        found = _native.statx(
+        found = attributes.statx(
             HERE, name, _native.AT_SYMLINK_NOFOLLOW, _native.STATX_BASIC_STATS | _native.STATX_BTIME
         )
         expected = os.lstat(name)
-        assert (found["ino"], found["dev"]) == (expected.st_ino, expected.st_dev), name
-        assert found["mask"] & _native.STATX_BASIC_STATS == _native.STATX_BASIC_STATS
+        assert (found.ino, found.dev) == (expected.st_ino, expected.st_dev), name
+        assert found.mask & _native.STATX_BASIC_STATS == _native.STATX_BASIC_STATS
     link = os.open("link", os.O_PATH | os.O_NOFOLLOW)
-    empty = _native.statx(link, "", _native.AT_EMPTY_PATH, _native.STATX_BASIC_STATS)
-    assert empty["ino"] == os.lstat("link").st_ino
+    empty = attributes.statx(link, "", _native.AT_EMPTY_PATH, _native.STATX_BASIC_STATS)
+    assert empty.ino == os.lstat("link").st_ino
 
 
 @sandboxed
@@ -226,28 +226,30 @@ def test_getdents64_gives_no_kind_where_the_directory_does_not_hold_it() -> None
 
 @sandboxed
 def test_fstatfs_gives_the_kind_of_the_file_system() -> None:
-    assert _native.fstatfs(os.open("/proc", os.O_PATH)) == 0x9FA0  # linux/magic.h: PROC_SUPER_MAGIC
+    assert (
+        attributes.file_system_of(os.open("/proc", os.O_PATH)) == 0x9FA0
+    )  # linux/magic.h: PROC_SUPER_MAGIC
     with refused(errno.EBADF):
-        _native.fstatfs(-1)
+        attributes.file_system_of(-1)
 
 
 @sandboxed
 def test_statx_gives_the_mount_id_and_the_birth_time() -> None:
     mask = _native.STATX_MNT_ID | _native.STATX_BTIME
-    found = _native.statx(HERE, ".", 0, mask)
-    assert found["mask"] & mask == mask
-    assert found["mnt_id"] != _native.statx(HERE, "/", 0, mask)["mnt_id"]
+    found = attributes.statx(HERE, ".", 0, mask)
+    assert found.mask & mask == mask
+    assert found.mnt_id != attributes.statx(HERE, "/", 0, mask).mnt_id
     fd = os.open(".", os.O_PATH)
-    assert f"mnt_id:\t{found['mnt_id']}\n" in read(f"/proc/self/fdinfo/{fd}")
-    assert found["btime_ns"] > 1_700_000_000_000_000_000
+    assert f"mnt_id:\t{found.mnt_id}\n" in read(f"/proc/self/fdinfo/{fd}")
+    assert found.btime_ns > 1_700_000_000_000_000_000
 
 
 @sandboxed
 def test_times_are_exact_from_before_the_epoch_to_beyond_64_bits_of_nanoseconds() -> None:
     write("file")
     for time_ns in (-1, 0, 1, 1_700_000_000_123_456_789, 10_000_000_000_999_999_999):
-        _native.utimensat(HERE, "file", time_ns, time_ns + 1)
-        found = _native.stat_or_none(HERE, "file")
+        attributes.set_times(HERE, "file", time_ns, time_ns + 1)
+        found = attributes.stat_or_none(HERE, "file")
         assert found is not None
         assert (found.st_atime_ns, found.st_mtime_ns) == (time_ns, time_ns + 1)
 
@@ -256,13 +258,13 @@ def test_times_are_exact_from_before_the_epoch_to_beyond_64_bits_of_nanoseconds(
 def test_utimensat_keeps_an_omitted_time_and_reaches_the_link_itself() -> None:
     write("file")
     os.symlink("file", "link")
-    _native.utimensat(HERE, "file", 11, 12)
-    _native.utimensat(HERE, "file", None, 22)
+    attributes.set_times(HERE, "file", 11, 12)
+    attributes.set_times(HERE, "file", None, 22)
     assert (os.stat("file").st_atime_ns, os.stat("file").st_mtime_ns) == (11, 22)
-    _native.utimensat(HERE, "link", 33, None, _native.AT_SYMLINK_NOFOLLOW)
+    attributes.set_times(HERE, "link", 33, None, _native.AT_SYMLINK_NOFOLLOW)
     assert (os.lstat("link").st_atime_ns, os.stat("file").st_atime_ns) == (33, 11)
     link = os.open("link", os.O_PATH | os.O_NOFOLLOW)
-    _native.utimensat(link, "", None, 44, _native.AT_EMPTY_PATH)
+    attributes.set_times(link, "", None, 44, _native.AT_EMPTY_PATH)
     assert (os.lstat("link").st_mtime_ns, os.stat("file").st_mtime_ns) == (44, 22)
 
 

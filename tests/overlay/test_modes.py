@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 import pytest
 
-from overlaykit import _native
+from overlaykit import _native, attributes
 from overlaykit.fuse.reader import Reader
 from overlaykit.overlay import faults
 from overlaykit.overlay.attributes import Changes
@@ -240,5 +240,5 @@ def test_a_copy_of_an_upper_in_which_a_mode_was_widened_has_the_mode_that_was_sh
 
 def _identity(path: str) -> str:
     mask = _native.STATX_BASIC_STATS | _native.STATX_BTIME
-    st = _native.statx(_native.AT_FDCWD, os.fsencode(path), 0, mask)
-    return f"{st['ino']}.{st['btime_ns'] if st['mask'] & _native.STATX_BTIME else 0}"
+    st = attributes.statx(_native.AT_FDCWD, os.fsencode(path), 0, mask)
+    return f"{st.ino}.{st.btime_ns if st.mask & _native.STATX_BTIME else 0}"

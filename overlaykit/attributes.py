@@ -1,0 +1,72 @@
+"""Attributes of inodes that `os` does not give or set, by calls whose structs are packed and unpacked here."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from overlaykit import _native
+from overlaykit.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from os import PathLike
+    from typing import Final, TypeAlias
+
+    _Path: TypeAlias = bytes | str | PathLike[bytes] | PathLike[str]
+
+_BUFFER_BYTES: Final = 256
+_STATX: Final = struct.Struct("=I28xQ40xqI36x8xIIQ")
+"""Of struct statx (linux/stat.h): mask, ino, btime, the device's major and minor number, mnt_id."""
+_F_TYPE: Final = struct.Struct("@l")
+"""The first member of struct statfs."""
+_TIMES: Final = struct.Struct("@llll")
+"""Two of struct timespec."""
+_OMIT: Final = (0, (1 << 30) - 2)
+"""UTIME_OMIT"""
+_NS_PER_S: Final = 10**9
+
+
+class Statx(Record):
+    mask: int
+    """The bits of the fields that are valid."""
+    ino: int
+    btime_ns: int
+    """Creation, nanoseconds since the epoch."""
+    dev: int
+    mnt_id: int
+
+
+def statx(dirfd: int, path: _Path, flags: int, mask: int) -> Statx:
+    """statx(2): what os.stat lacks. Raises: OSError."""
+    buffer = bytearray(_BUFFER_BYTES)
+    _native.statx(dirfd, path, flags, mask, buffer)
+    valid, ino, born, born_ns, major, minor, mount = _STATX.unpack_from(buffer)
+    return Statx(valid, ino, born * _NS_PER_S + born_ns, os.makedev(major, minor), mount)
+
+
+def file_system_of(fd: int) -> int:
+    """The kind of a file system: f_type of fstatfs(2) (linux/magic.h), which os.fstatvfs lacks. Raises: OSError."""
+    buffer = bytearray(_BUFFER_BYTES)
+    _native.fstatfs(fd, buffer)
+    number: int
+    (number,) = _F_TYPE.unpack_from(buffer)
+    return number & 0xFFFFFFFF  # signed on 32-bit machines
+
+
+def set_times(
+    dirfd: int, path: _Path, atime_ns: int | None, mtime_ns: int | None, flags: int = 0
+) -> None:
+    """utimensat(2): set times in nanoseconds since the epoch; None keeps one. Raises: OSError."""
+    buffer = bytearray(_BUFFER_BYTES)
+    given = (_OMIT if time is None else divmod(time, _NS_PER_S) for time in (atime_ns, mtime_ns))
+    _TIMES.pack_into(buffer, 0, *(number for parts in given for number in parts))
+    _native.utimensat(dirfd, path, buffer, flags)
+
+
+def stat_or_none(dirfd: int, name: _Path) -> os.stat_result | None:
+    """os.stat of a name in a directory, symlinks not followed; None if it is missing (ENOENT)."""
+    try:
+        return os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
