@@ -10,6 +10,7 @@
  *     m  an unsigned int of 64 bits in a struct: members that follow one another are passed as its
  *        address and its size; o  as m, with O_CLOEXEC
  *     b  a bytearray that is large enough for what any of the calls writes
+ *     B  a bytearray, which is passed as its address and its size
  *     F  the instructions of a filter
  *
  * Those after "|" have a default: 0 or None. All are positional.
@@ -17,7 +18,6 @@
  * Calls whose arguments have another form follow the table. */
 #include "native.h"
 
-#include <dirent.h>
 #include <limits.h>
 #include <linux/filter.h>
 #include <sys/syscall.h>
@@ -47,6 +47,7 @@ static struct call calls[] = {
     ROW(openat2, "ipo|mm", true, "dirfd, path, flags, mode=0, resolve=0"),
     ROW(renameat2, "ipip|u", false, "olddirfd, oldpath, newdirfd, newpath, flags=0"),
     ROW(statx, "ipiub", false, "dirfd, path, flags, mask, statxbuf"),
+    ROW(getdents64, "iB", true, "fd, dirp"),
     ROW(fstatfs, "ib", false, "fd, buf"),
     ROW(utimensat, "ipbi", false, "dirfd, path, times, flags"),
     ROW(name_to_handle_at, "ipbb|i", false, "dirfd, path, handle, mount_id, flags=0"),
@@ -78,6 +79,7 @@ enum { CALLS = sizeof(calls) / sizeof(calls[0]) };
 struct argument {
     char type;
     uint64_t number;
+    Py_ssize_t size;  /* of a bytearray */
     native_path path; /* of a string, too */
     struct sock_fprog filter;
 };
@@ -126,10 +128,13 @@ argument_from(PyObject *given, struct argument *argument)
     case 'F':
         return filter_from(given, &argument->filter);
     case 'b':
-        if (!PyByteArray_Check(given) || PyByteArray_Size(given) < LEAST_BUFFER_BYTES) {
+    case 'B':
+        if (!PyByteArray_Check(given) ||
+            (argument->type == 'b' && PyByteArray_Size(given) < LEAST_BUFFER_BYTES)) {
             PyErr_SetString(PyExc_TypeError, "not a bytearray of 256 bytes or more");
             return 0;
         }
+        argument->size = PyByteArray_Size(given);
         argument->number = (uintptr_t)PyByteArray_AsString(given);
         return 1;
     default:
@@ -206,6 +211,8 @@ py_call(PyObject *self, PyObject *const *args, Py_ssize_t count)
         } else {
             words[used++] = word_of(&given[i]);
         }
+        if (given[i].type == 'B')
+            words[used++] = given[i].size;
         if (given[i].type == 'p')
             paths[named++] = &given[i].path;
     }
@@ -235,61 +242,6 @@ native_syscalls_init(PyObject *module)
             return -1;
     }
     return 0;
-}
-
-/* ---- calls with arguments of another form --------------------------------------------------- */
-
-/* Append the entries in a buffer of getdents64(2), without "." and "..". */
-static int
-append_entries(PyObject *list, const char *buffer, size_t size)
-{
-    for (size_t at = 0; at < size;) {
-        const struct dirent64 *entry = (const struct dirent64 *)(buffer + at);
-        at += entry->d_reclen;
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-            continue;
-        PyObject *one = PyTuple_New(3);
-        if (one == NULL)
-            return -1;
-        PyTuple_SetItem(one, 0, PyBytes_FromString(entry->d_name));
-        PyTuple_SetItem(one, 1, PyLong_FromLong(DTTOIF(entry->d_type)));
-        PyTuple_SetItem(one, 2, PyLong_FromUnsignedLongLong(entry->d_ino));
-        int result = PyErr_Occurred() ? -1 : PyList_Append(list, one);
-        Py_DECREF(one);
-        if (result < 0)
-            return -1;
-    }
-    return 0;
-}
-
-static PyObject *
-py_getdents64(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    int fd;
-    uint32_t count;
-    if (!PyArg_ParseTuple(args, "iO&:getdents64", &fd, native_uint32_from, &count))
-        return NULL;
-    char *buffer = PyMem_Malloc(count);
-    if (buffer == NULL)
-        return PyErr_NoMemory();
-    long size;
-    PyObject *list = NULL;
-    /* "." and ".." may be all that was read, and an empty list means the end. */
-    do {
-        Py_CLEAR(list);
-        NATIVE_CALL(size, syscall(SYS_getdents64, fd, buffer, count));
-        if (size < 0) {
-            native_raise(NULL, NULL);
-            break;
-        }
-        list = PyList_New(0);
-        if (list == NULL || append_entries(list, buffer, (size_t)size) < 0) {
-            Py_CLEAR(list);
-            break;
-        }
-    } while (size > 0 && PyList_Size(list) == 0);
-    PyMem_Free(buffer);
-    return list;
 }
 
 /* ---- None for what is absent ----------------------------------------------------------------
@@ -343,8 +295,5 @@ py_xattr_or_none(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 PyMethodDef native_syscall_methods[] = {
     NATIVE_METHOD(xattr_or_none, "($module, /, path, name, follow_symlinks=True)",
                   "os.getxattr; None for ENODATA and EOPNOTSUPP."),
-    {"getdents64", py_getdents64, METH_VARARGS,
-     "getdents64($module, fd, count, /)\n--\n\n"
-     "getdents64(2): the next entries of an open directory."},
     {NULL, NULL, 0, NULL},
 };

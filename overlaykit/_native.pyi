@@ -97,9 +97,10 @@ def xattr_or_none(path: _Path | int, name: bytes, follow_symlinks: bool = True) 
     """os.getxattr, or None without the attribute (ENODATA) or without support for any (EOPNOTSUPP)."""
 
 def statx(dirfd: int, path: _Path, flags: int, mask: int, statxbuf: bytearray, /) -> None: ...
+def getdents64(fd: int, dirp: bytearray, /) -> int: ...
 def fstatfs(fd: int, buf: bytearray, /) -> None: ...
 def utimensat(dirfd: int, path: _Path, times: bytearray, flags: int, /) -> None:
-    """Set times; `overlaykit.attributes` has the structs of this call and of the two above."""
+    """Set times; `overlaykit.attributes` has the structs of this call and of the three above."""
 
 def name_to_handle_at(
     dirfd: int, path: _Path, handle: bytearray, mount_id: bytearray, flags: int = 0, /
@@ -111,13 +112,6 @@ def sync_file_range(fd: int, offset: int, nbytes: int, flags: int, /) -> None: .
 def capget(header: bytearray, sets: bytearray, /) -> None: ...
 def capset(header: bytearray, sets: bytearray, /) -> None: ...
 def open_by_handle_at(mount_fd: int, handle: bytearray, flags: int, /) -> int: ...
-def getdents64(fd: int, count: int, /) -> list[tuple[bytes, int, int]]:
-    """The next entries of an open directory, as many as fit into `count` bytes, without `.` and `..`.
-
-    Returns: name, S_IFMT bits of the kind (0 where the file system has none) and inode number of each; none at the end.
-    Raises: OSError: EINVAL if `count` is too small for a name, EBADF for an O_PATH descriptor.
-    """
-
 def open_tree(dirfd: int, path: _Path, flags: int, /) -> int: ...
 def move_mount(
     from_dirfd: int, from_path: _Path, to_dirfd: int, to_path: _Path, flags: int, /

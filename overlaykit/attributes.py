@@ -1,4 +1,4 @@
-"""Attributes of inodes that `os` does not give or set, by calls whose structs are packed and unpacked here."""
+"""What `os` does not give or set of inodes, by calls whose structs are packed and unpacked here."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _BUFFER_BYTES: Final = 256
 _STATX: Final = struct.Struct("=I28xQ40xqI36x8xIIQ")
 """Of struct statx (linux/stat.h): mask, ino, btime, the device's major and minor number, mnt_id."""
+_DIRENT: Final = struct.Struct("=Q8xHB")
+"""Of struct linux_dirent64, before the name: ino, the size of the entry, and the kind."""
 _F_TYPE: Final = struct.Struct("@l")
 """The first member of struct statfs."""
 _TIMES: Final = struct.Struct("@llll")
@@ -43,6 +45,28 @@ def statx(dirfd: int, path: _Path, flags: int, mask: int) -> Statx:
     _native.statx(dirfd, path, flags, mask, buffer)
     valid, ino, born, born_ns, major, minor, mount = _STATX.unpack_from(buffer)
     return Statx(valid, ino, born * _NS_PER_S + born_ns, os.makedev(major, minor), mount)
+
+
+def entries(fd: int, size: int) -> list[tuple[bytes, int, int]]:
+    """getdents64(2): the next entries of an open directory, as many as fit into `size` bytes, without `.` and `..`.
+
+    Returns: name, S_IFMT bits of the kind (0 where the file system has none) and inode number of each; none at the end.
+    Raises: OSError: EINVAL if `size` is too small for a name, EBADF for an O_PATH descriptor.
+    """
+    buffer = bytearray(size)
+    found: list[tuple[bytes, int, int]] = []
+    # Both may be all that was read, and an empty list means the end.
+    while not found and (filled := _native.getdents64(fd, buffer)):
+        read = bytes(memoryview(buffer)[:filled])
+        at = 0
+        while at < filled:
+            ino, length, kind = _DIRENT.unpack_from(read, at)
+            start = at + _DIRENT.size
+            name = read[start : read.index(0, start)]
+            if name not in (b".", b".."):
+                found.append((name, kind << 12, ino))
+            at += length
+    return found
 
 
 def file_system_of(fd: int) -> int:

@@ -226,7 +226,7 @@ class _Probe:
         return self._inode(b"a") == self._inode(b"l")
 
     def _list_kinds(self) -> bool:
-        return all(kind for _, kind, _ in _native.getdents64(self._fd, 4096))
+        return all(kind for _, kind, _ in attributes.entries(self._fd, 4096))
 
     def _take_handle(self) -> bool:
         handles.of_name(self._fd, b"a")

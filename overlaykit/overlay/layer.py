@@ -229,7 +229,7 @@ class LayerDir:
         """
         fd = self.open_for_reading()
         try:
-            while entries := _native.getdents64(fd, _LISTING_BYTES):
+            while entries := attributes.entries(fd, _LISTING_BYTES):
                 yield entries
         finally:
             os.close(fd)

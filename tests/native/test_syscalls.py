@@ -181,7 +181,7 @@ def test_statx_agrees_with_stat() -> None:
 
 
 @sandboxed
-def test_getdents64_gives_names_kinds_and_inodes_until_the_end() -> None:
+def test_entries_gives_names_kinds_and_inodes_until_the_end() -> None:
     os.mkdir("many")
     for number in range(500):
         write(f"many/{number:03}-\N{SNOWMAN}")
@@ -191,11 +191,11 @@ def test_getdents64_gives_names_kinds_and_inodes_until_the_end() -> None:
     fd = os.open("many", os.O_RDONLY)
     found: list[tuple[bytes, int, int]] = []
     portions = 0
-    while portion := _native.getdents64(fd, 4096):
+    while portion := attributes.entries(fd, 4096):
         found += portion
         portions += 1
     assert portions > 1
-    assert _native.getdents64(fd, 4096) == []
+    assert attributes.entries(fd, 4096) == []
     expected = {name: os.lstat(b"many/" + name) for name in os.listdir(b"many")}
     assert len(found) == len(expected)
     for name, kind, inode in found:
@@ -203,24 +203,24 @@ def test_getdents64_gives_names_kinds_and_inodes_until_the_end() -> None:
 
 
 @sandboxed
-def test_getdents64_of_an_empty_directory_is_at_its_end_at_once() -> None:
+def test_entries_of_an_empty_directory_is_at_its_end_at_once() -> None:
     os.mkdir("empty")
     fd = os.open("empty", os.O_RDONLY)
-    assert _native.getdents64(fd, 32) == []  # room for `.` or `..`, not for both
+    assert attributes.entries(fd, 32) == []  # room for `.` or `..`, not for both
     os.lseek(fd, 0, os.SEEK_SET)
     with refused(errno.EINVAL):
-        _native.getdents64(fd, 8)
+        attributes.entries(fd, 8)
     with refused(errno.EBADF):
-        _native.getdents64(os.open("empty", os.O_PATH), 4096)
+        attributes.entries(os.open("empty", os.O_PATH), 4096)
     with refused(errno.ENOTDIR):
         write("file")
-        _native.getdents64(os.open("file", os.O_RDONLY), 4096)
+        attributes.entries(os.open("file", os.O_RDONLY), 4096)
 
 
 @on_image("mkfs.ext4", "-q", "-O", "^filetype")
-def test_getdents64_gives_no_kind_where_the_directory_does_not_hold_it() -> None:
+def test_entries_gives_no_kind_where_the_directory_does_not_hold_it() -> None:
     write("file")
-    found = {name: kind for name, kind, _ in _native.getdents64(os.open(".", os.O_RDONLY), 4096)}
+    found = {name: kind for name, kind, _ in attributes.entries(os.open(".", os.O_RDONLY), 4096)}
     assert found[b"file"] == 0
 
 
