@@ -90,8 +90,8 @@ module_exec(PyObject *module)
     for (size_t i = 0; i < sizeof(constants) / sizeof(constants[0]); i++)
         if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value) < 0)
             return -1;
-    PyMethodDef *const methods[] = {native_syscall_methods, native_session_methods,
-                                    native_image_methods, native_plane_methods};
+    PyMethodDef *const methods[] = {native_session_methods, native_image_methods,
+                                    native_plane_methods};
     for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
         if (PyModule_AddFunctions(module, methods[i]) < 0)
             return -1;

@@ -56,12 +56,6 @@ PyObject *native_raise(const native_path *path, const native_path *second);
         Py_END_ALLOW_THREADS;                                                                      \
     } while ((result) < 0 && errno == EINTR && PyErr_CheckSignals() == 0)
 
-/* An entry of a method table, for a function with keywords. */
-#define NATIVE_METHOD(name, signature, summary)                                                    \
-    {#name, (PyCFunction)(void (*)(void))py_##name, METH_VARARGS | METH_KEYWORDS,                  \
-     #name signature "\n--\n\n" summary}
-
-extern PyMethodDef native_syscall_methods[];
 extern PyMethodDef native_session_methods[];
 extern PyMethodDef native_image_methods[];
 extern PyMethodDef native_plane_methods[];

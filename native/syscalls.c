@@ -13,24 +13,22 @@
  *     B  a bytearray, which is passed as its address and its size
  *     F  the instructions of a filter
  *
- * Those after "|" have a default: 0 or None. All are positional.
- *
- * Calls whose arguments have another form follow the table. */
+ * Those after "|" have a default: 0 or None. All are positional. */
 #include "native.h"
 
-#include <limits.h>
 #include <linux/filter.h>
 #include <sys/syscall.h>
-#include <sys/xattr.h>
 
 enum { MOST_ARGUMENTS = 7, MOST_WORDS = 6, MOST_MEMBERS = 4, LEAST_BUFFER_BYTES = 256 };
-
-/* ---- the table ------------------------------------------------------------------------------ */
 
 struct call {
     long number;
     const char *types;
-    bool answers; /* with the call's result, not with None */
+    enum {
+        NOTHING,        /* None */
+        RESULT,         /* of the call */
+        RESULT_OR_NONE, /* None for an absent attribute: an exception costs more than the call */
+    } answers;
     PyMethodDef method;
 };
 
@@ -44,34 +42,37 @@ static PyObject *py_call(PyObject *call, PyObject *const *args, Py_ssize_t count
                 #name "($module, " parameters ", /)\n--\n\n"}}
 
 static struct call calls[] = {
-    ROW(openat2, "ipo|mm", true, "dirfd, path, flags, mode=0, resolve=0"),
-    ROW(renameat2, "ipip|u", false, "olddirfd, oldpath, newdirfd, newpath, flags=0"),
-    ROW(statx, "ipiub", false, "dirfd, path, flags, mask, statxbuf"),
-    ROW(getdents64, "iB", true, "fd, dirp"),
-    ROW(fstatfs, "ib", false, "fd, buf"),
-    ROW(utimensat, "ipbi", false, "dirfd, path, times, flags"),
-    ROW(name_to_handle_at, "ipbb|i", false, "dirfd, path, handle, mount_id, flags=0"),
-    ROW(open_by_handle_at, "ibc", true, "mount_fd, handle, flags"),
-    ROW(open_tree, "ipc", true, "dirfd, path, flags"),
-    ROW(move_mount, "ipipu", false, "from_dirfd, from_path, to_dirfd, to_path, flags"),
-    ROW(mount_setattr, "ipu|mmmm", false,
+    ROW(openat2, "ipo|mm", RESULT, "dirfd, path, flags, mode=0, resolve=0"),
+    ROW(renameat2, "ipip|u", NOTHING, "olddirfd, oldpath, newdirfd, newpath, flags=0"),
+    ROW(statx, "ipiub", NOTHING, "dirfd, path, flags, mask, statxbuf"),
+    ROW(getxattr, "psB", RESULT_OR_NONE, "path, name, value"),
+    ROW(lgetxattr, "psB", RESULT_OR_NONE, "path, name, value"),
+    ROW(fgetxattr, "isB", RESULT_OR_NONE, "fd, name, value"),
+    ROW(getdents64, "iB", RESULT, "fd, dirp"),
+    ROW(fstatfs, "ib", NOTHING, "fd, buf"),
+    ROW(utimensat, "ipbi", NOTHING, "dirfd, path, times, flags"),
+    ROW(name_to_handle_at, "ipbb|i", NOTHING, "dirfd, path, handle, mount_id, flags=0"),
+    ROW(open_by_handle_at, "ibc", RESULT, "mount_fd, handle, flags"),
+    ROW(open_tree, "ipc", RESULT, "dirfd, path, flags"),
+    ROW(move_mount, "ipipu", NOTHING, "from_dirfd, from_path, to_dirfd, to_path, flags"),
+    ROW(mount_setattr, "ipu|mmmm", NOTHING,
         "dirfd, path, flags, attr_set=0, attr_clr=0, propagation=0, userns_fd=0"),
-    ROW(fsopen, "sf", true, "fstype, flags"),
-    ROW(fsconfig, "iuzz|i", false, "fd, command, key, value, aux=0"),
-    ROW(fsmount, "ifu", true, "fd, flags, attr_flags"),
-    ROW(mount, "zpzq|z", false, "source, target, fstype, flags, data=None"),
-    ROW(umount2, "pi", false, "target, flags"),
-    ROW(pivot_root, "pp", false, "new_root, put_old"),
-    ROW(unshare, "i", false, "flags"),
-    ROW(setns, "ii", false, "fd, nstype"),
-    ROW(close_range, "uuu", false, "first, last, flags"),
-    ROW(prctl, "i|qqqq", true, "option, arg2=0, arg3=0, arg4=0, arg5=0"),
-    ROW(seccomp, "uuF", true, "operation, flags, program"),
-    ROW(quotactl_fd, "iuub", false, "fd, cmd, id, addr"),
-    ROW(capget, "bb", false, "header, sets"),
-    ROW(capset, "bb", false, "header, sets"),
-    ROW(sync_file_range, "iqqu", false, "fd, offset, nbytes, flags"),
-    ROW(signalfd4, "imc", true, "fd, mask, flags"),
+    ROW(fsopen, "sf", RESULT, "fstype, flags"),
+    ROW(fsconfig, "iuzz|i", NOTHING, "fd, command, key, value, aux=0"),
+    ROW(fsmount, "ifu", RESULT, "fd, flags, attr_flags"),
+    ROW(mount, "zpzq|z", NOTHING, "source, target, fstype, flags, data=None"),
+    ROW(umount2, "pi", NOTHING, "target, flags"),
+    ROW(pivot_root, "pp", NOTHING, "new_root, put_old"),
+    ROW(unshare, "i", NOTHING, "flags"),
+    ROW(setns, "ii", NOTHING, "fd, nstype"),
+    ROW(close_range, "uuu", NOTHING, "first, last, flags"),
+    ROW(prctl, "i|qqqq", RESULT, "option, arg2=0, arg3=0, arg4=0, arg5=0"),
+    ROW(seccomp, "uuF", RESULT, "operation, flags, program"),
+    ROW(quotactl_fd, "iuub", NOTHING, "fd, cmd, id, addr"),
+    ROW(capget, "bb", NOTHING, "header, sets"),
+    ROW(capset, "bb", NOTHING, "header, sets"),
+    ROW(sync_file_range, "iqqu", NOTHING, "fd, offset, nbytes, flags"),
+    ROW(signalfd4, "imc", RESULT, "fd, mask, flags"),
 };
 
 enum { CALLS = sizeof(calls) / sizeof(calls[0]) };
@@ -219,10 +220,12 @@ py_call(PyObject *self, PyObject *const *args, Py_ssize_t count)
     if (taken >= 0) {
         NATIVE_CALL(result, syscall(call->number, words[0], words[1], words[2], words[3], words[4],
                                     words[5]));
-        if (result < 0)
+        bool absent = result < 0 && (errno == ENODATA || errno == EOPNOTSUPP);
+        if (result < 0 && !(absent && call->answers == RESULT_OR_NONE))
             native_raise(paths[0], paths[1]);
         else
-            answer = call->answers ? PyLong_FromLong(result) : Py_NewRef(Py_None);
+            answer =
+                call->answers == NOTHING || absent ? Py_NewRef(Py_None) : PyLong_FromLong(result);
     }
     for (int i = 0; i < MOST_ARGUMENTS; i++)
         native_path_release(&given[i].path);
@@ -243,57 +246,3 @@ native_syscalls_init(PyObject *module)
     }
     return 0;
 }
-
-/* ---- None for what is absent ----------------------------------------------------------------
- *
- * Every lookup makes these calls, and an exception costs more than the call. */
-
-static PyObject *
-py_xattr_or_none(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"path", "name", "follow_symlinks", NULL};
-    PyObject *given;
-    const char *name;
-    int follow = 1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Oy|p:xattr_or_none", keywords, &given, &name,
-                                     &follow)) {
-        return NULL;
-    }
-    int fd = -1;
-    native_path path = {0};
-    if (PyLong_Check(given)) {
-        fd = (int)PyLong_AsLong(given);
-        if (fd == -1 && PyErr_Occurred())
-            return NULL;
-    } else if (!native_path_from(given, &path)) {
-        return NULL;
-    }
-    /* The kernel allocates a buffer of the size asked for, so ask for a small one first. */
-    char value[XATTR_SIZE_MAX];
-    ssize_t size;
-    for (size_t room = 256;; room = sizeof value) {
-        if (path.name == NULL)
-            NATIVE_CALL(size, fgetxattr(fd, name, value, room));
-        else if (follow)
-            NATIVE_CALL(size, getxattr(path.name, name, value, room));
-        else
-            NATIVE_CALL(size, lgetxattr(path.name, name, value, room));
-        if (size >= 0 || errno != ERANGE || room == sizeof value)
-            break;
-    }
-    PyObject *answer;
-    if (size >= 0)
-        answer = PyBytes_FromStringAndSize(value, size);
-    else if ((errno == ENODATA || errno == EOPNOTSUPP) && !PyErr_Occurred())
-        answer = Py_NewRef(Py_None);
-    else
-        answer = native_raise(path.name ? &path : NULL, NULL);
-    native_path_release(&path);
-    return answer;
-}
-
-PyMethodDef native_syscall_methods[] = {
-    NATIVE_METHOD(xattr_or_none, "($module, /, path, name, follow_symlinks=True)",
-                  "os.getxattr; None for ENODATA and EOPNOTSUPP."),
-    {NULL, NULL, 0, NULL},
-};

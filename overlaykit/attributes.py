@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     _Path: TypeAlias = bytes | str | PathLike[bytes] | PathLike[str]
 
 _BUFFER_BYTES: Final = 256
+_LARGEST_VALUE: Final = 1 << 16
+"""XATTR_SIZE_MAX"""
 _STATX: Final = struct.Struct("=I28xQ40xqI36x8xIIQ")
 """Of struct statx (linux/stat.h): mask, ino, btime, the device's major and minor number, mnt_id."""
 _DIRENT: Final = struct.Struct("=Q8xHB")
@@ -94,3 +97,23 @@ def stat_or_none(dirfd: int, name: _Path) -> os.stat_result | None:
         return os.stat(name, dir_fd=dirfd, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def xattr_or_none(path: _Path | int, name: bytes, follow_symlinks: bool = True) -> bytes | None:
+    """os.getxattr; None without the attribute (ENODATA) or without support for any (EOPNOTSUPP)."""
+    # The kernel allocates a buffer of the size asked for, so ask for a small one first.
+    for size in (_BUFFER_BYTES, _LARGEST_VALUE):
+        value = bytearray(size)
+        try:
+            if isinstance(path, int):
+                length = _native.fgetxattr(path, name, value)
+            elif follow_symlinks:
+                length = _native.getxattr(path, name, value)
+            else:
+                length = _native.lgetxattr(path, name, value)
+        except OSError as error:
+            if error.errno == errno.ERANGE and size < _LARGEST_VALUE:
+                continue
+            raise
+        return None if length is None else bytes(value[:length])
+    return None

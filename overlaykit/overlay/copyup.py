@@ -564,7 +564,7 @@ class DataCopy:
             reach("datacopy.emptied")
             return
         path = b"/proc/self/fd/%d" % self._target
-        capability = _native.xattr_or_none(path, _CAPABILITY)
+        capability = attributes.xattr_or_none(path, _CAPABILITY)
         try:
             inodes.copy(self._source, self._target, metadata=False)
             os.ftruncate(self._target, self.size)

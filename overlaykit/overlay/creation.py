@@ -13,7 +13,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from overlaykit import _native
+from overlaykit import attributes
 from overlaykit.beneath import NEW_FILE
 from overlaykit.overlay import overrides
 from overlaykit.overlay.failure import fail
@@ -287,4 +287,4 @@ def _overrides(layer_dir: LayerDir, name: bytes) -> bool:
 
 
 def _default_acl(layer_dir: LayerDir) -> bytes | None:
-    return _native.xattr_or_none(layer_dir.proc_path(), DEFAULT_ACL)
+    return attributes.xattr_or_none(layer_dir.proc_path(), DEFAULT_ACL)

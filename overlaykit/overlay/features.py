@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from overlaykit import _native
+from overlaykit import attributes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Features:
 
 def read(path: bytes, prefix: bytes) -> frozenset[str] | None:
     """The recorded features of the upper at `path`; None without a record."""
-    raw = _native.xattr_or_none(path, prefix + _ATTRIBUTE)
+    raw = attributes.xattr_or_none(path, prefix + _ATTRIBUTE)
     if raw is None:
         return None
     return frozenset(name for name in raw.decode("ascii", "replace").split(",") if name)

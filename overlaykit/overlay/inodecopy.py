@@ -6,7 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from overlaykit import _native, inodes
+from overlaykit import attributes, inodes
 from overlaykit.overlay import acl, overrides
 from overlaykit.overlay.markers import ACLS, ESCAPED_PREFIXES, OVERLAY_PREFIXES
 
@@ -91,6 +91,6 @@ def _store_acls(target: int, st: os.stat_result, owners: Owners) -> None:
         return
     path = b"/proc/self/fd/%d" % target  # may be O_PATH
     for name in ACLS:
-        value = _native.xattr_or_none(path, name)
+        value = attributes.xattr_or_none(path, name)
         if value is not None:
             os.setxattr(path, name, acl.copied(value, owners))

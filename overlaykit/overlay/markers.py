@@ -20,7 +20,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native, handles
+from overlaykit import attributes, handles
 from overlaykit.overlay import features
 from overlaykit.overlay.marker_names import AUFS_WHITEOUT, TRUSTED_PREFIX, USER_PREFIX
 
@@ -284,7 +284,7 @@ class Markers:
 
         Raises: PermissionError if the directory's mode denies reading the attribute.
         """
-        return _native.xattr_or_none(path, self._impure) is not None
+        return attributes.xattr_or_none(path, self._impure) is not None
 
     # Files. `path` is /proc/self/fd/N, or with `follow` false a path to the name.
 
@@ -306,7 +306,7 @@ class Markers:
 
         Raises: PermissionError if the file's mode denies it.
         """
-        raw = _native.xattr_or_none(path, self._origin, follow_symlinks=False)
+        raw = attributes.xattr_or_none(path, self._origin, follow_symlinks=False)
         return None if raw is None else Origin.decode(raw)
 
     def set_origin(self, path: bytes, origin: Origin, *, follow: bool = True) -> None:
@@ -368,7 +368,7 @@ class Markers:
         Returns: None if none is stored, or if it is relative to a lower's count that is not known.
         Raises: PermissionError if the file's mode denies reading it.
         """
-        raw = _native.xattr_or_none(path, self._nlink, follow_symlinks=False)
+        raw = attributes.xattr_or_none(path, self._nlink, follow_symlinks=False)
         if raw is None or raw[:1] not in (b"U", b"L"):
             return None
         try:
@@ -422,6 +422,6 @@ def xattr_names(path: bytes, *, follow: bool = True) -> list[bytes]:
 
 def _get(path: bytes | int, name: bytes, *, follow: bool) -> bytes | None:
     try:
-        return _native.xattr_or_none(path, name, follow)
+        return attributes.xattr_or_none(path, name, follow)
     except PermissionError:  # a file that the daemon may not read has no marker
         return None

@@ -15,7 +15,7 @@ import re
 import stat
 from typing import Final, NamedTuple
 
-from overlaykit import _native
+from overlaykit import attributes
 from overlaykit.privilege import ALL_IDS
 
 SECURITY: Final = b"security.fuseoverlayfs.override_stat"
@@ -83,6 +83,6 @@ def write(path: bytes | int, name: bytes, override: Override) -> None:
 
 def _get(path: bytes | int, name: bytes) -> bytes | None:
     try:
-        return _native.xattr_or_none(path, name)
+        return attributes.xattr_or_none(path, name)
     except PermissionError:
         return None

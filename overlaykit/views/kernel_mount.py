@@ -9,7 +9,7 @@ import errno
 import fcntl
 import os
 
-from overlaykit import _native, child, privilege
+from overlaykit import _native, attributes, child, privilege
 from overlaykit.beneath import BENEATH
 from overlaykit.namespace import users
 from overlaykit.overlay import features
@@ -301,7 +301,7 @@ def _check_upper(upper: int, work: int, *, user: bool, has_index: bool, metacopy
     prefix, other = prefixes(user=user)
     path = b"/proc/self/fd/%d" % upper
     shown = os.readlink(f"/proc/self/fd/{upper}")
-    if _native.xattr_or_none(path, other + b"impure") is not None:
+    if attributes.xattr_or_none(path, other + b"impure") is not None:
         raise Failed("prefix", errno.EOPNOTSUPP, shown)
     recorded = features.read(path, prefix)
     found = recorded
