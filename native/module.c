@@ -4,6 +4,8 @@
  */
 #include "native.h"
 
+#include "names.h"
+
 #include <linux/fs.h>
 #include <linux/openat2.h>
 #include <sched.h>

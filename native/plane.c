@@ -4,6 +4,10 @@
  * that shows in it. Names below it are then found, listed and read here, also in its
  * subdirectories. What a mark, a hard link or anything unusual may change is left to Python.
  *
+ * It resolves a merged directory: it hands over its names, each with the one lower that shows
+ * there (a file, or a directory that inherits the grant), or as one of its own. Other names are
+ * missing. Before Python changes such a directory, it takes the names back.
+ *
  * It grants a directory of the upper for changes, with the directories of lowers that show in it.
  * Names that one of those has are Python's, and so is what is in the upper without having been made
  * here. Other names are made, changed and removed here, also below directories that were made here.
@@ -19,125 +23,26 @@
  */
 #include "plane.h"
 
-#include "native.h"
+#include "nodes.h"
 
-#include <dirent.h>
 #include <fcntl.h>
-#include <linux/fuse.h>
 #include <poll.h>
 #include <stddef.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/xattr.h>
 #include <time.h>
 
-#define BLOCK_BYTES ((1 << 20) + (1 << 13)) /* more than the longest request, a WRITE of 1 MiB */
-#define INODE_LIMIT (1ULL << 48)            /* overlay/numbering.py */
-#define OUR_HANDLE (1ULL << 61)             /* no handle of Python's has it */
-#define FIRST_GENERATION 2                  /* 1 is NAME_ONLY */
-#define UNKNOWN_INODE 0xffffffff            /* as libfuse's own FUSE_UNKNOWN_INO */
-#define UNSET INT64_MIN
-#define SECOND 1000000000LL
+#define OUR_HANDLE (1ULL << 61)        /* no handle of Python's has it */
+#define FIRST_GENERATION 2             /* 1 is NAME_ONLY */
 #define CLOCK_LAG (20 * SECOND / 1000) /* overlay/openfile.py */
 #define LATE_AT_MOST (10 * SECOND)
-#define AUFS_PREFIX ".wh."
 #define PROMPT_NS 40000LL  /* a request that follows within this time is awaited without sleep */
 #define TURN_NS 10000000LL /* after this time others of Python's tasks run */
 
-enum {
-    MOST_NAMES = 255,
-    LISTING_BYTES = 1 << 15,
-    MOST_EMITTED = 1 << 13, /* entries of one READDIRPLUS */
-    WIDE = 256,             /* entries; most programs use only the names of such directories */
-    OPCODES = 64,
-    LATENCIES = 16,
-    MOST_SKIPPED = 100,
-    MOST_CLOSED = 1 << 10,
-    MANY_FORGOTTEN = 256,
-};
-
-enum owner { PYTHON, OURS, CROSSING, DEAD };
-
-struct node {
-    struct node *next_id, *next_name; /* in their buckets */
-    struct node *above;               /* the directory it was found in; NULL of Python's */
-    uint64_t id, lookups, above_id;
-    uint32_t generation, children, handles;
-    enum owner owner;
-    mode_t kind;
-    /* Of a directory: */
-    int fd;                /* O_PATH; also of a removed file. -1: closed */
-    int upper;             /* its directory in the upper, where `changes`; else -1 */
-    struct lowers *lowers; /* that show in it; NULL: none */
-    bool granted, withheld, used;
-    bool lists_inodes, below_lists; /* d_ino is st_ino here; in all directories below */
-    bool reading, wide, changes;    /* granted for changes, or made here */
-    bool changed;                   /* in it a name, since Python asked */
-    uint64_t position;              /* where the last READDIRPLUS ended, */
-    off_t place;                    /* and for lseek(2) */
-    dev_t device;
-    uint64_t base;
-    /* Of what was made here, in the upper: */
-    bool made, removed;
-    bool direct; /* and of files as in overlay/openfile.py: */
-    int64_t modified, asked, opened, change_time;
-    char *name, given_name[];
-};
-
-struct lowers {
-    size_t count;
-    int fd[];
-};
-
-struct handle {
-    int fd;          /* -1: closed, or Python's */
-    uint64_t python; /* of Python, unless 0 */
-    struct node *node;
-    bool used, writable;
-};
-
-static struct {
-    bool ended;
-    int device;
-    char *block; /* of the request that is read */
-    size_t pending;
-    char *reply;
-    struct node **ids, **names; /* buckets; their number is a power of 2 */
-    size_t buckets, count;
-    struct handle *handles;
-    size_t handle_count, files, directories, most_files, most_directories, hand;
-    uint32_t generation;
-    dev_t upper_device;
-    uint64_t upper_base;
-    uint64_t seconds;
-    uint32_t nanoseconds;
-    uint32_t unmapped[2][2]; /* shown as root's: user and group, of lowers and of the upper */
-    uint32_t uid, gid;
-    bool static_nlink, xattr, acl, may_spin, spins;
-    unsigned vain, skipped; /* waits without sleep */
-    struct node **crossing;
-    size_t crossing_count, crossing_room;
-    struct forgotten {
-        uint64_t id;
-        int64_t change_time;
-    } *forgotten;
-    size_t forgotten_count, forgotten_room;
-    bool forgets;                          /* Python has to, soon */
-    uint64_t answered[OPCODES][LATENCIES]; /* by the time that it took, below 1024 << n ns */
-    uint64_t spent[OPCODES];               /* ns */
-} plane;
+struct plane plane;
 
 /* ---- nodes ---------------------------------------------------------------------------------- */
-
-static void *
-grown(void *memory, size_t size)
-{
-    void *result = realloc(memory, size);
-    if (result == NULL)
-        abort(); /* no request could be answered any more */
-    return result;
-}
 
 static size_t
 id_bucket(uint64_t id)
@@ -245,7 +150,29 @@ drop_name(struct node *node)
     *node->name = '\0';
 }
 
-/* Close the descriptor, which ends a grant. */
+void
+drop_names(struct node *node)
+{
+    plane.names_kept -= node->names ? node->names->count : 0;
+    names_free(node->names);
+    node->names = NULL;
+    node->misses = 0;
+}
+
+void
+keep_name(struct node *directory, const char *text, struct name name)
+{
+    if (!directory->names)
+        return;
+    size_t before = directory->names->count;
+    names_put(directory->names, text, name);
+    plane.names_kept += directory->names->count - before;
+    /* Names that came and went are never dropped one by one. */
+    if (directory->changes && directory->names->count > MOST_WITH_CHANGES)
+        drop_names(directory);
+}
+
+/* Close the descriptors, which ends a grant. */
 static void
 close_node(struct node *node)
 {
@@ -258,10 +185,11 @@ close_node(struct node *node)
         plane.directories--;
     }
     for (size_t at = 0; node->lowers && at < node->lowers->count; at++) {
-        close(node->lowers->fd[at]);
+        close(node->lowers->at[at].fd);
         plane.directories--;
     }
     free(node->lowers);
+    drop_names(node);
     node->lowers = NULL;
     node->fd = node->upper = -1;
     node->granted = false;
@@ -281,8 +209,7 @@ forget_later(const struct node *node, int64_t change_time)
     plane.forgets = plane.forgets || !change_time || plane.forgotten_count == MANY_FORGOTTEN;
 }
 
-/* Drop the node if nothing uses it any more, and the directories above that only it kept. */
-static void
+void
 settle(struct node *node)
 {
     while (node && !node->children) {
@@ -367,38 +294,61 @@ is_marked(int fd)
     return false;
 }
 
-/* The directory, open, in which a node below `above` lies. */
+struct place
+place_in(const struct node *above, bool made, unsigned place)
+{
+    if (made && above->upper >= 0)
+        return (struct place){above->upper, plane.upper_device, plane.upper_base, false};
+    if (above->fd < 0 && above->lowers && place < above->lowers->count)
+        return above->lowers->at[place];
+    return (struct place){above->fd, above->device, above->base, above->below_lists};
+}
+
 static int
 fd_in(const struct node *above, bool made)
 {
-    return made && above->upper >= 0 ? above->upper : above->fd;
+    return place_in(above, made, 0).fd;
+}
+
+/* The place of a node of ours. */
+static struct place
+place_above(const struct node *node)
+{
+    return place_in(node->above, node->made, node->found_at);
 }
 
 static bool
 is_inode_of(const struct node *node, const struct stat *st)
 {
+    struct place at = place_above(node);
     return node->made
                ? st->st_dev == plane.upper_device && (plane.upper_base | st->st_ino) == node->id
-               : st->st_dev == node->above->device && (node->above->base | st->st_ino) == node->id;
+               : st->st_dev == at.device && (at.base | st->st_ino) == node->id;
 }
 
-/* Whether names in the directory can be reached: `fd` is open then, or `upper`. */
+/* Whether the node has descriptors of its own. */
+static bool
+is_open(const struct node *node)
+{
+    return node->fd >= 0 || node->upper >= 0 || node->lowers;
+}
+
+/* Whether names in the directory can be reached: it is open then. */
 static bool
 reach(struct node *node)
 {
     struct stat st;
     node->used = true;
-    if (node->fd >= 0 || node->upper >= 0)
+    if (is_open(node))
         return true;
     unsigned closed = 0; /* the stack has an end */
-    for (const struct node *up = node; up && up->fd < 0 && up->upper < 0; up = up->above)
+    for (const struct node *up = node; up && !is_open(up); up = up->above)
         closed++;
     if (closed > MOST_CLOSED || node->owner != OURS || !S_ISDIR(node->kind) || node->removed ||
         !reach(node->above))
         return false;
-    struct node *above = node->above;
-    int fd =
-        openat(fd_in(above, node->made), node->name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    struct place at = place_above(node);
+    int fd = openat(at.fd, node->name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return false;
     if (fstat(fd, &st) < 0 || !is_inode_of(node, &st) || is_marked(fd)) {
@@ -407,8 +357,8 @@ reach(struct node *node)
     }
     node->fd = fd;
     node->device = st.st_dev;
-    node->base = node->made ? plane.upper_base : above->base;
-    node->lists_inodes = node->below_lists = above->below_lists;
+    node->base = at.base;
+    node->lists_inodes = node->below_lists = at.below_lists;
     plane.directories++;
     return true;
 }
@@ -421,17 +371,23 @@ serves(struct node *node)
            reach(node);
 }
 
+static bool
+are_too_many(void)
+{
+    return plane.directories > plane.most_directories || plane.names_kept > MOST_KEPT;
+}
+
 /* Close directories that were not used lately, first those that open again by themselves. */
 static void
 evict(void)
 {
-    for (size_t passed = 0; plane.directories > plane.most_directories; passed++) {
+    for (size_t passed = 0; are_too_many(); passed++) {
         bool all = passed >= 2 * plane.buckets;
         if (passed >= 4 * plane.buckets)
             return;
         plane.hand = (plane.hand + 1) & (plane.buckets - 1);
         for (struct node *node = plane.ids[plane.hand]; node; node = node->next_id)
-            if ((node->fd >= 0 || node->upper >= 0) && S_ISDIR(node->kind) && !node->removed &&
+            if (is_open(node) && S_ISDIR(node->kind) && !node->removed &&
                 (all || node->owner == OURS)) {
                 if (!node->used)
                     close_node(node);
@@ -442,8 +398,7 @@ evict(void)
 
 /* ---- replies -------------------------------------------------------------------------------- */
 
-/* Returns whether the kernel took it: the request may be interrupted, or the mount gone. */
-static bool
+bool
 reply(uint64_t unique, int error, const void *data, size_t size)
 {
     struct fuse_out_header header = {
@@ -507,7 +462,7 @@ plane_fill_entry(struct fuse_entry_out *to, uint64_t id, uint64_t generation, co
     fill_stat(&to->attr, id, st);
 }
 
-static void
+void
 fill_entry(struct fuse_entry_out *to, const struct node *node, const struct stat *st)
 {
     plane_fill_entry(to, node->id, node->generation, st);
@@ -516,12 +471,12 @@ fill_entry(struct fuse_entry_out *to, const struct node *node, const struct stat
 
 /* ---- names ---------------------------------------------------------------------------------- */
 
-/* The node of an entry whose attributes are `st`, one of ours; NULL if Python has to say. */
-static struct node *
-node_of(struct node *above, const char *name, const struct stat *st)
+struct node *
+node_of(struct node *above, const char *name, unsigned place, const struct stat *st)
 {
-    uint64_t id = above->base | st->st_ino;
-    if (st->st_dev != above->device || st->st_ino >= INODE_LIMIT || id <= FUSE_ROOT_ID ||
+    struct place at = place_in(above, false, place);
+    uint64_t id = at.base | st->st_ino;
+    if (st->st_dev != at.device || st->st_ino >= INODE_LIMIT || id <= FUSE_ROOT_ID ||
         !(S_ISDIR(st->st_mode) ||
           ((S_ISREG(st->st_mode) || S_ISLNK(st->st_mode)) && st->st_nlink == 1)))
         return NULL;
@@ -530,8 +485,8 @@ node_of(struct node *above, const char *name, const struct stat *st)
         return NULL;
     struct node *node = find(id);
     if (node)
-        return node->owner == OURS && node->above == above && strcmp(node->name, name) == 0 &&
-                       node->kind == (st->st_mode & S_IFMT)
+        return node->owner == OURS && node->above == above && node->found_at == place &&
+                       strcmp(node->name, name) == 0 && node->kind == (st->st_mode & S_IFMT)
                    ? node
                    : NULL;
     node = child(above, name);
@@ -545,19 +500,28 @@ node_of(struct node *above, const char *name, const struct stat *st)
     }
     node = add(id, above, name, OURS);
     node->kind = st->st_mode & S_IFMT;
+    node->found_at = (uint8_t)place;
     return node;
 }
 
-/* Whether requests about this name in a directory that is served may be answered here. */
+static bool
+is_plain(const char *name)
+{
+    return *name && strncmp(name, AUFS_PREFIX, sizeof AUFS_PREFIX - 1) != 0 && !strchr(name, '/') &&
+           strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && strlen(name) <= MOST_NAMES;
+}
+
+/* Whether requests about this name in a directory that is served may be answered here, if its names
+ * are not known, or a new one is to be made. */
 static bool
 is_plain_name(const struct node *above, const char *name)
 {
     struct stat st;
-    if (!*name || strncmp(name, AUFS_PREFIX, sizeof AUFS_PREFIX - 1) == 0 || strchr(name, '/') ||
-        strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+    if (!is_plain(name))
         return false;
     for (size_t at = 0; above->lowers && at < above->lowers->count; at++)
-        if (fstatat(above->lowers->fd[at], name, &st, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT)
+        if (fstatat(above->lowers->at[at].fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 ||
+            errno != ENOENT)
             return false;
     return true;
 }
@@ -582,18 +546,39 @@ reply_entry(const struct fuse_in_header *header, struct node *node, const struct
         settle(node);
 }
 
+/* Answer that there is no such name. `found_out`: it took a system call. */
 static bool
-answer_lookup(const struct fuse_in_header *header, struct node *above, const char *name)
+answer_missing(const struct fuse_in_header *header, struct node *above, bool found_out)
 {
     struct fuse_entry_out none = {.entry_valid = plane.seconds,
                                   .entry_valid_nsec = plane.nanoseconds};
+    reply(header->unique, 0, &none, sizeof none);
+    if (found_out && plane.seconds >= FOR_EVER && !above->changes && above->fd >= 0) {
+        uint32_t misses = ++above->misses;
+        size_t most = (size_t)NAMES_PER_MISS * misses;
+        if (misses >= FIRST_MISSES && !(misses & (misses - 1)) && most <= MOST_READ)
+            read_names(above, most);
+    }
+    return true;
+}
+
+static bool
+answer_lookup(const struct fuse_in_header *header, struct node *above, const char *name)
+{
     struct stat st;
-    if (!is_plain_name(above, name))
+    const struct names *names = above->names;
+    unsigned place = names ? names_place(names, name) : above->changes ? PLACE_OF_PYTHON : 0;
+    if (!(names ? is_plain(name) : is_plain_name(above, name)))
         return false;
-    if (fstatat(fd_in(above, above->changes), name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return errno == ENOENT && !child(above, name) &&
-               (reply(header->unique, 0, &none, sizeof none), true);
-    struct node *node = above->changes ? made(above, name) : node_of(above, name, &st);
+    if (place == ABSENT)
+        return !child(above, name) && answer_missing(header, above, false);
+    bool in_upper = place == PLACE_OF_PYTHON;
+    if (names && in_upper && !made(above, name))
+        return false;
+    if (fstatat(place_in(above, in_upper, place).fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno == ENOENT && !names && !child(above, name) &&
+               answer_missing(header, above, true);
+    struct node *node = in_upper ? made(above, name) : node_of(above, name, place, &st);
     if (!node)
         return false;
     reply_entry(header, node, &st);
@@ -608,7 +593,7 @@ place_of(struct node *node, int *fd, const char **name)
     bool itself = S_ISDIR(node->kind) || node->removed;
     if (itself ? !(node->removed || serves(node)) : node->owner == DEAD || !reach(node->above))
         return false;
-    *fd = !itself ? fd_in(node->above, node->made) : node->upper >= 0 ? node->upper : node->fd;
+    *fd = !itself ? place_above(node).fd : node->removed ? node->fd : fd_in(node, true);
     *name = itself ? "" : node->name;
     return true;
 }
@@ -796,7 +781,7 @@ answer_open(const struct fuse_in_header *header, struct node *node, uint32_t fla
     if ((writes && !node->made) || flags & O_TRUNC || !S_ISREG(node->kind) || node->removed ||
         plane.files >= plane.most_files || !reach(node->above))
         return false;
-    int above = fd_in(node->above, node->made);
+    int above = place_above(node).fd;
     int fd = openat(above, node->name, access | O_NOATIME);
     if (fd < 0 && errno == EPERM)
         fd = openat(above, node->name, access);
@@ -826,166 +811,6 @@ answer_read(const struct fuse_in_header *header, const struct handle *handle, ui
         reply(header->unique, errno, NULL, 0);
     else
         reply(header->unique, 0, plane.reply, (size_t)count);
-}
-
-/* ---- listings ------------------------------------------------------------------------------- */
-
-struct entry { /* struct linux_dirent64 of getdents64(2) */
-    uint64_t inode;
-    int64_t next;
-    unsigned short size;
-    unsigned char type;
-    char name[];
-};
-
-struct listing {
-    struct node *directory;
-    size_t used, room;
-    bool names_only;
-    size_t count;
-    struct node *emitted[MOST_EMITTED]; /* whose lookups count once the kernel has the reply */
-};
-
-/* Add an entry to the reply. Returns false if there is no room. `inode`: of the name. */
-static bool
-emit(struct listing *listing, const char *name, uint64_t inode, unsigned type, uint64_t position,
-     struct node *node, const struct stat *st)
-{
-    size_t length = strlen(name);
-    size_t size = FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + length);
-    if (size > listing->room - listing->used || listing->count == MOST_EMITTED)
-        return false;
-    struct fuse_direntplus *out = (void *)(plane.reply + listing->used);
-    memset(out, 0, size);
-    if (node) {
-        fill_entry(&out->entry_out, node, st);
-        listing->emitted[listing->count++] = node;
-    }
-    out->dirent.ino = inode ? inode : UNKNOWN_INODE;
-    out->dirent.off = position;
-    out->dirent.namelen = (uint32_t)length;
-    out->dirent.type = type;
-    memcpy(out->dirent.name, name, length);
-    listing->used += size;
-    return true;
-}
-
-/* Add an entry of the layer's directory. Returns false if there is no room. */
-static bool
-emit_entry(struct listing *listing, const struct entry *entry, const struct stat *known,
-           uint64_t position)
-{
-    struct node *above = listing->directory, *node = NULL;
-    uint64_t inode = entry->inode < INODE_LIMIT ? above->base | entry->inode : 0;
-    unsigned type = entry->type;
-    struct stat st;
-    if (listing->names_only && type == DT_REG && above->lists_inodes)
-        return emit(listing, entry->name, inode, type, position, NULL, NULL);
-    if (known)
-        st = *known;
-    if (known || fstatat(above->fd, entry->name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
-        bool fits = st.st_dev == above->device && st.st_ino < INODE_LIMIT;
-        inode = fits ? above->base | st.st_ino : 0;
-        type = (st.st_mode & S_IFMT) >> 12;
-        node = node_of(above, entry->name, &st);
-    }
-    if (emit(listing, entry->name, inode, type, position, node, &st))
-        return true;
-    if (node)
-        settle(node);
-    return false;
-}
-
-/* Whether an entry shows, and its attributes if that took them: as overlay/merge.py. */
-static bool
-shows(const struct node *directory, const struct entry *entry, struct stat *st, bool *known)
-{
-    *known = false;
-    if (strcmp(entry->name, ".") == 0 || strcmp(entry->name, "..") == 0 ||
-        strncmp(entry->name, AUFS_PREFIX, sizeof AUFS_PREFIX - 1) == 0)
-        return false;
-    if (entry->type != DT_CHR && entry->type != DT_UNKNOWN)
-        return true;
-    *known = fstatat(directory->fd, entry->name, st, AT_SYMLINK_NOFOLLOW) == 0;
-    return *known && !(S_ISCHR(st->st_mode) && st->st_rdev == 0);
-}
-
-/* Add the entries after the first `skipped` ones. Returns an errno. */
-static int
-list(struct listing *listing, int fd, uint64_t skipped)
-{
-    _Alignas(struct entry) static char buffer[LISTING_BYTES];
-    struct node *directory = listing->directory;
-    uint64_t index = 0;
-    off_t place = 0;
-    if (skipped && skipped == directory->position) {
-        index = skipped;
-        place = directory->place;
-        if (lseek(fd, place, SEEK_SET) < 0)
-            return errno;
-    }
-    for (;;) {
-        long size = syscall(SYS_getdents64, fd, buffer, sizeof buffer);
-        if (size < 0)
-            return errno;
-        if (index == 0 && skipped == 0) {
-            size_t entries = 0;
-            for (long at = 0; at < size; at += ((struct entry *)(void *)(buffer + at))->size)
-                entries++;
-            directory->wide = entries > WIDE;
-        }
-        listing->names_only =
-            directory->wide && 2 * directory->children <= (skipped > WIDE ? skipped : WIDE);
-        for (long at = 0; at < size;) {
-            const struct entry *entry = (void *)(buffer + at);
-            struct stat st;
-            bool known;
-            at += entry->size;
-            if (shows(directory, entry, &st, &known) && ++index > skipped &&
-                !emit_entry(listing, entry, known ? &st : NULL, index + 2)) {
-                directory->position = index - 1;
-                directory->place = place;
-                return 0;
-            }
-            place = (off_t)entry->next;
-        }
-        if (size == 0) {
-            directory->position = index;
-            directory->place = place;
-            return 0;
-        }
-    }
-}
-
-/* Positions are those of overlay/listing.py: Python may continue a listing begun here. */
-static bool
-answer_readdirplus(const struct fuse_in_header *header, struct node *directory, uint64_t offset,
-                   uint32_t size)
-{
-    static struct listing listing;
-    listing.directory = directory;
-    listing.used = listing.count = 0;
-    listing.room = size < BLOCK_BYTES ? size : BLOCK_BYTES;
-    int fd = openat(directory->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOATIME);
-    if (fd < 0 && errno == EPERM)
-        fd = openat(directory->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    bool room = (offset > 0 || emit(&listing, ".", directory->id, DT_DIR, 1, NULL, NULL)) &&
-                (offset > 1 || emit(&listing, "..", directory->above_id, DT_DIR, 2, NULL, NULL));
-    int error = room ? list(&listing, fd, offset > 2 ? offset - 2 : 0) : 0;
-    close(fd);
-    if (offset == 0)
-        directory->reading = true;
-    else if (listing.used == 0)
-        directory->reading = false;
-    bool taken = reply(header->unique, error, error ? NULL : plane.reply, error ? 0 : listing.used);
-    for (size_t at = 0; at < listing.count; at++)
-        if (taken && !error)
-            listing.emitted[at]->lookups++;
-        else
-            settle(listing.emitted[at]);
-    return true;
 }
 
 /* ---- changes in the upper ------------------------------------------------------------------- */
@@ -1029,6 +854,7 @@ node_of_new(struct node *above, const char *name, struct stat *st)
     node->kind = st->st_mode & S_IFMT;
     node->made = true;
     node->changes = S_ISDIR(st->st_mode);
+    keep_name(above, name, (struct name){.place = PLACE_OF_PYTHON});
     return node;
 }
 
@@ -1129,6 +955,7 @@ answer_remove(const struct fuse_in_header *header, struct node *above, const cha
     end_removal(node, removed);
     if (!removed)
         return false;
+    keep_name(above, name, (struct name){.place = ABSENT});
     above->changed = true;
     reply(header->unique, 0, NULL, 0);
     return true;
@@ -1171,6 +998,8 @@ answer_rename(const struct fuse_in_header *header, struct node *above, const cha
         end_removal(target, moved);
     if (!moved)
         return false;
+    keep_name(above, name, (struct name){.place = ABSENT});
+    keep_name(onto, new_name, (struct name){.place = PLACE_OF_PYTHON});
     above->changed = onto->changed = true;
     move(node, onto, new_name);
     reply(header->unique, 0, NULL, 0);
@@ -1518,6 +1347,7 @@ answer(struct fuse_in_header *header, size_t size)
                answer_open(header, node, ((struct fuse_open_in *)(void *)in)->flags);
     case FUSE_READDIRPLUS:
         return left >= sizeof(struct fuse_read_in) && serves(node) && !node->changes &&
+               (node->fd >= 0 || (node->names && node->lists)) &&
                answer_readdirplus(header, node, ((struct fuse_read_in *)(void *)in)->offset,
                                   ((struct fuse_read_in *)(void *)in)->size);
     case FUSE_GETXATTR:
@@ -1585,7 +1415,7 @@ run(int wait, bool polls)
             if (plane.spins)
                 plane.vain = 0;
             bool answered = answer(header, (size_t)size);
-            if (plane.directories > plane.most_directories)
+            if (are_too_many())
                 evict();
             if (!answered) {
                 cross_named(header, (size_t)size);
@@ -1716,11 +1546,11 @@ crossing(struct node *node)
         node->modified == UNSET ? Py_NewRef(Py_None) : PyLong_FromLongLong(node->modified);
     PyObject *all =
         handles && modified
-            ? Py_BuildValue("KyKKNL(NLLN)iN", (unsigned long long)node->above_id, node->name,
+            ? Py_BuildValue("KyKKNL(NLLN)iNb", (unsigned long long)node->above_id, node->name,
                             (unsigned long long)node->id, (unsigned long long)node->lookups,
                             handles, (long long)node->change_time, modified, (long long)node->asked,
                             (long long)node->opened, PyBool_FromLong(node->direct), fd,
-                            PyBool_FromLong(node->made))
+                            PyBool_FromLong(node->made), node->found_at)
             : NULL;
     if (all && fd >= 0) {
         node->fd = -1;
@@ -1773,6 +1603,7 @@ ABOUT_NODE(claim)
     node->owner = PYTHON;
     node->made = node->made && S_ISDIR(node->kind);
     node->changes = node->changes && node->fd >= 0;
+    drop_names(node);
     drop_name(node);
     node->above = NULL;
     if (above) {
@@ -1859,19 +1690,33 @@ py_plane_grant(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_TRUE;
 }
 
-/* Copies of the descriptors in a list. Returns NULL if it is empty, or with an exception. */
-static struct lowers *
-lowers_from(PyObject *list)
+/* Keep copies of the descriptors in a list, of lowers. Returns false with an exception. */
+static bool
+keep_lowers(struct node *node, PyObject *list)
 {
     Py_ssize_t count = PyList_Size(list);
-    if (count <= 0)
-        return NULL;
-    struct lowers *lowers = grown(NULL, sizeof *lowers + (size_t)count * sizeof lowers->fd[0]);
+    if (node->lowers || count <= 0)
+        return count >= 0;
+    struct lowers *lowers = grown(NULL, sizeof *lowers + (size_t)count * sizeof lowers->at[0]);
+    memset(lowers->at, 0, (size_t)count * sizeof lowers->at[0]);
     for (lowers->count = 0; lowers->count < (size_t)count; lowers->count++) {
         long fd = PyLong_AsLong(PyList_GetItem(list, (Py_ssize_t)lowers->count));
-        lowers->fd[lowers->count] = fd < 0 ? -1 : fcntl((int)fd, F_DUPFD_CLOEXEC, 3);
+        lowers->at[lowers->count].fd = fd < 0 ? -1 : fcntl((int)fd, F_DUPFD_CLOEXEC, 3);
     }
-    return lowers;
+    node->lowers = lowers;
+    plane.directories += lowers->count;
+    return !PyErr_Occurred();
+}
+
+/* Keep a copy of the descriptor of a directory's upper. Returns whether there is one. */
+static bool
+keep_upper(struct node *node, int fd)
+{
+    if (node->upper < 0 && fd >= 0) {
+        node->upper = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        plane.directories += node->upper >= 0;
+    }
+    return node->upper >= 0;
 }
 
 static PyObject *
@@ -1884,21 +1729,121 @@ py_plane_grant_changes(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "KiKO", &id, &fd, &base, &lowers))
         return NULL;
     struct node *node = node_of_python(id);
-    int upper = node && node->upper < 0 && fstat(fd, &st) == 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : -1;
-    if (upper < 0)
+    if (!node || node->changes || fstat(fd, &st) < 0 || !keep_upper(node, fd))
         Py_RETURN_FALSE;
     plane.upper_device = st.st_dev;
     plane.upper_base = base;
     node->kind = S_IFDIR;
-    node->upper = upper;
-    node->lowers = lowers_from(lowers);
-    plane.directories += 1 + (node->lowers ? node->lowers->count : 0);
+    if (!keep_lowers(node, lowers))
+        return NULL;
+    drop_names(node);
     node->granted = false;
     node->changes = node->used = true;
-    return PyErr_Occurred() ? NULL : Py_NewRef(Py_True);
+    Py_RETURN_TRUE;
 }
 
-ABOUT_NODE(is_granted) { return PyBool_FromLong(node && (node->granted || node->changes)); }
+/* Take over what Python says of the lowers and the names of a directory. */
+static bool
+take_names(struct node *node, PyObject *lowers, PyObject *names)
+{
+    for (size_t at = 0; at < node->lowers->count; at++) {
+        struct place *place = &node->lowers->at[at];
+        struct stat st;
+        unsigned long long base;
+        int below;
+        if (!PyArg_ParseTuple(PyList_GetItem(lowers, (Py_ssize_t)at), "Kp", &base, &below))
+            return false;
+        place->base = base;
+        place->below_lists = below != 0;
+        place->device = fstat(place->fd, &st) == 0 ? st.st_dev : 0;
+    }
+    for (Py_ssize_t at = 0; at < PyList_Size(names); at++) {
+        const char *text;
+        unsigned long long inode;
+        unsigned char place, type;
+        if (!PyArg_ParseTuple(PyList_GetItem(names, at), "ybbK", &text, &place, &type, &inode))
+            return false;
+        keep_name(node, text, (struct name){.inode = inode, .place = place, .type = type});
+    }
+    for (unsigned at = 0; at < node->lowers->count; at++)
+        if (node->names && folds(node->names, at, node->lowers->at[at].fd))
+            drop_names(node);
+    return true;
+}
+
+static PyObject *
+py_plane_resolve(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long id, above;
+    int upper, lists;
+    PyObject *descriptors, *lowers, *names;
+    if (!PyArg_ParseTuple(args, "KKiOOpO", &id, &above, &upper, &descriptors, &lowers, &lists,
+                          &names))
+        return NULL;
+    struct node *node = node_of_python(id);
+    if (!node || node->names || (upper >= 0 && !keep_upper(node, upper)))
+        Py_RETURN_FALSE;
+    if (!keep_lowers(node, descriptors))
+        return NULL;
+    if (!node->lowers || PyList_Size(lowers) != (Py_ssize_t)node->lowers->count)
+        Py_RETURN_FALSE;
+    if (node->fd >= 0) { /* it was granted before it was copied up */
+        close(node->fd);
+        plane.directories--;
+        node->fd = -1;
+    }
+    node->kind = S_IFDIR;
+    node->above_id = above;
+    node->names = names_new();
+    if (!take_names(node, lowers, names))
+        drop_names(node);
+    node->lists = lists != 0;
+    node->granted = node->names && !node->changes;
+    node->used = true;
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(node->names != NULL);
+}
+
+ABOUT_NODE(unresolve)
+{
+    bool reading = node && node->names && node->reading;
+    if (node && node->names) {
+        drop_names(node);
+        node->granted = node->reading = false;
+    }
+    return PyBool_FromLong(reading);
+}
+
+/* Python could grant the directory that the pending request is about. */
+static PyObject *
+py_plane_wanted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    const struct fuse_in_header *header = (void *)plane.block;
+    const struct fuse_read_in *listing = (void *)(header + 1);
+    if (!plane.pending ||
+        (header->opcode != FUSE_LOOKUP &&
+         (header->opcode != FUSE_READDIRPLUS || plane.pending < sizeof *header + sizeof *listing ||
+          listing->offset != 0)))
+        Py_RETURN_NONE;
+    struct node *node = node_of_python(header->nodeid);
+    if (!node || node->names || (header->opcode == FUSE_READDIRPLUS && node->changes))
+        Py_RETURN_NONE;
+    return Py_BuildValue("KIN", (unsigned long long)node->id, ++node->asked_of_python,
+                         PyBool_FromLong(header->opcode == FUSE_READDIRPLUS));
+}
+
+static PyObject *
+py_plane_retry(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    struct fuse_in_header *header = (void *)plane.block;
+    int64_t started = now_on(CLOCK_MONOTONIC);
+    if (!plane.pending || !answer(header, plane.pending))
+        Py_RETURN_FALSE;
+    plane.pending = 0;
+    count(header->opcode % OPCODES, (uint64_t)(now_on(CLOCK_MONOTONIC) - started));
+    Py_RETURN_TRUE;
+}
+
+ABOUT_NODE(is_granted) { return PyLong_FromLong(!node ? 0 : node->changes ? 2 : node->granted); }
 
 ABOUT_NODE(changed)
 {
@@ -1911,8 +1856,10 @@ ABOUT_NODE(changed)
 ABOUT_NODE(revoke)
 {
     bool reading = node && node->reading;
-    if (node)
+    if (node) {
         node->granted = node->changes = node->reading = false;
+        drop_names(node);
+    }
     return PyBool_FromLong(reading);
 }
 
@@ -2006,6 +1953,10 @@ PyMethodDef native_plane_methods[] = {
     METHOD(drop, METH_O, ", nodeid"),
     METHOD(grant, METH_VARARGS, ", nodeid, above, fd, base, lists_inodes, below_lists"),
     METHOD(grant_changes, METH_VARARGS, ", nodeid, fd, base, lowers"),
+    METHOD(resolve, METH_VARARGS, ", nodeid, above, upper, descriptors, lowers, lists, names"),
+    METHOD(unresolve, METH_O, ", nodeid"),
+    METHOD(wanted, METH_NOARGS, ""),
+    METHOD(retry, METH_NOARGS, ""),
     METHOD(changed, METH_O, ", nodeid"),
     METHOD(descriptor, METH_O, ", handle"),
     METHOD(is_granted, METH_O, ", nodeid"),

@@ -11,7 +11,16 @@ from os import PathLike
 from typing import Final, TypeAlias
 
 _Crossing: TypeAlias = tuple[
-    int, bytes, int, int, list[tuple[int, bool]], int, tuple[int | None, int, int, bool], int, bool
+    int,
+    bytes,
+    int,
+    int,
+    list[tuple[int, bool]],
+    int,
+    tuple[int | None, int, int, bool],
+    int,
+    bool,
+    int,
 ]
 _Path: TypeAlias = bytes | str | PathLike[bytes] | PathLike[str]
 
@@ -64,6 +73,9 @@ BACKING_SHIFT: Final[int]
 
 NAME_ONLY: Final[int]
 """The generation of a listing's entry without a nodeid: name, kind and inode number alone, no dentry."""
+
+PLACE_OF_PYTHON: Final[int]
+"""The place of a name that the data plane leaves to Python (`plane_resolve`)."""
 
 PR_SET_CHILD_SUBREAPER: Final[int]
 PR_SET_NO_NEW_PRIVS: Final[int]
@@ -227,7 +239,7 @@ def plane_crossings() -> list[_Crossing]:
     Each is: the nodeid of the directory above, the name, the nodeid, the lookups; handles, and whether each was opened
     for writing; the change time that the kernel has sent, or 0; of an open file `modified`, `asked_ns`, `opened_ns` and
     `direct` of `overlay.openfile.OpenFile`; a descriptor of what has no name any more, the caller's to close, or -1;
-    and whether the plane has made it.
+    whether the plane has made it; and the index of the lower that has it, of those that show in the directory above.
     """
 
 def plane_fetch(directory: int, name: bytes, /) -> list[_Crossing]:
@@ -268,14 +280,51 @@ def plane_grant_changes(nodeid: int, fd: int, base: int, lowers: list[int], /) -
     Returns: whether it is granted.
     """
 
+def plane_resolve(
+    nodeid: int,
+    above: int,
+    upper: int,
+    descriptors: list[int],
+    lowers: list[tuple[int, bool]],
+    lists: bool,
+    names: list[tuple[bytes, int, int, int]],
+    /,
+) -> bool:
+    """Let the plane answer for the names of a merged directory.
+
+    `above`: nodeid of the directory above. `upper`: its directory in the upper, or -1; `descriptors`: those of lowers;
+    `lowers`: of each, what to add to inode numbers for nodeids, and whether listings give those of regular files in all
+    directories below. `lists`: `names` are enough to list it. `names`: all of them, each with its place, the type of
+    its inode (DT_REG and the like), and its nodeid, or 0 if that is not known. The place is the index of the lower
+    that has it, if nothing else shows under that name, or `PLACE_OF_PYTHON`.
+
+    Returns: whether it is granted.
+    """
+
+def plane_unresolve(nodeid: int, /) -> bool:
+    """End what `plane_resolve` began, before a name changes.
+
+    Returns: whether a reader of the directory may continue.
+    """
+
+def plane_wanted() -> tuple[int, int, bool] | None:
+    """The nodeid of a directory of Python's that the pending request looks a name up in, or begins to list.
+
+    Also: how many times it was asked for, and whether it is to be listed. None for any other request, and for a
+    directory whose names the plane knows.
+    """
+
+def plane_retry() -> bool:
+    """Answer the pending request after a grant. Returns: whether that was possible."""
+
 def plane_changed(nodeid: int, /) -> tuple[bool, bool]:
     """Whether the directory is granted for changes, and whether a name in it has changed since the last call."""
 
 def plane_descriptor(handle: int, /) -> int:
     """A descriptor of a file that the plane has open, the caller's to close. Raises: OSError."""
 
-def plane_is_granted(nodeid: int, /) -> bool:
-    """Whether the directory is granted, for reading or for changes."""
+def plane_is_granted(nodeid: int, /) -> int:
+    """Whether the directory is granted: 1 for reading, 2 for changes; else 0."""
 
 def plane_revoke(nodeid: int, /) -> bool:
     """End a grant. Returns: whether a reader of the directory may continue."""

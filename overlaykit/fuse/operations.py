@@ -185,10 +185,6 @@ class Operations(pyfuse3.Operations):
         filesystem = self.filesystem
         directory = filesystem.nodes.directory(parent_inode)
         found = filesystem.lookup.find(directory, name)
-        if self.plane is not None:
-            self.plane.offer(directory)
-            if found is not None and found.node.kind == stat.S_IFDIR:
-                self.plane.offer(filesystem.nodes.directory(found.node.nodeid))
         if found is None:
             missing = pyfuse3.EntryAttributes()
             # The kernel caches the missing name.
@@ -478,7 +474,6 @@ class Operations(pyfuse3.Operations):
         directory = filesystem.nodes.directory(fh)
         is_planes = False
         if self.plane is not None:
-            self.plane.offer(directory)
             is_planes = self.plane.note_changes(directory)
         listing = filesystem.listings.get(directory, restart=start_id == 0)
         dots = ((b".", directory), (b"..", directory.parent or directory))

@@ -1,26 +1,35 @@
 """What the data plane (native/plane.c) may answer by itself, and what comes back from it.
 
 A directory is granted for reading if one plain directory of a lower is all that shows in it, once a request about it
-has reached Python. The grant ends before the directory is copied up or removed. A directory of the upper is granted for
-changes of names that no lower has in it. Nodes that the plane has given out cross to Python when a request that names
-them does, or when Python looks their names up.
+has reached Python. The grant ends before the directory is copied up or removed. A merged directory is resolved: the
+plane gets its names, and for each the lower that it is found in, or that only Python finds it. Each change that Python
+makes there takes the names back; they are handed over again once enough requests have come (`_NAMES_FOR_A_REQUEST`). A
+directory of the upper is granted for changes of names that no lower has in it. Nodes that the plane has given out cross
+to Python when a request that names them does, or when Python looks their names up.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
 from overlaykit.fuse.statistics import of_opcodes
 from overlaykit.overlay.nodes import Directory
+from overlaykit.overlay.numbering import FIRST_FREE
 
 if TYPE_CHECKING:
     from overlaykit.fuse.spec import MountOptions
     from overlaykit.fuse.statistics import Latencies
     from overlaykit.overlay.filesystem import Filesystem
+    from overlaykit.overlay.layer import LayerDir
+    from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Node
+
+log: Final = logging.getLogger(__name__)
 
 _NO_ID: Final = 0xFFFFFFFF
 _NANOSECONDS: Final = 1_000_000_000
@@ -28,6 +37,14 @@ _OWN_HANDLE: Final = 1 << 61
 """native/plane.c: OUR_HANDLE."""
 _MOST_LOWERS: Final = 8
 """Directories in which more lowers show are not granted for changes: each name is looked for in all of them."""
+_NAMES_FOR_A_REQUEST: Final = 64
+"""Reading a name costs about a hundredth of a request to Python. So with the fourth request, the sixteenth, and so on,
+a directory's names are read if they are no more than this for each: which takes no longer than the requests did."""
+_MOST_RESOLVED: Final = 1 << 15
+_FOR_CHANGES: Final = 2
+"""`_native.plane_is_granted`."""
+_MOST_MERGED: Final = 64
+"""A directory with more merged directories in it is not listed by the plane: the nodeid of each takes a lookup."""
 
 
 class Plane:
@@ -65,6 +82,9 @@ class Plane:
             _native.plane_claim(numbering.key(device, inode))  # a lookup of them fails
         filesystem.nodes.plane = self
         tree = filesystem.tree
+        # What comes to a lower later is found once the timeout is over: no names are kept beyond it.
+        self._resolves = self._shows_owners and options.timeout is None
+        self._too_wide: set[int] = set()
         self._upper_device = -1
         if (
             self._is_on
@@ -85,6 +105,7 @@ class Plane:
         return _native.plane_claim(nodeid)
 
     def drop(self, nodeid: int) -> None:
+        self._too_wide.discard(nodeid)
         _native.plane_drop(nodeid)
 
     def fetch(self, directory: Directory, name: bytes) -> Node | None:
@@ -102,27 +123,60 @@ class Plane:
             # A reader continues in the listing as it is now.
             self._filesystem.listings.get(directory, restart=True)
 
+    def unresolve(self, directory: Directory) -> None:
+        if _native.plane_unresolve(directory.nodeid):
+            self._filesystem.listings.get(directory, restart=True)
+
     # For the session
 
-    def offer(self, directory: Directory) -> None:
-        """Grant a directory, if it is one to grant and has not been granted yet: one of the upper alone for changes."""
+    def answer_after_grant(self) -> bool:
+        """Grant the directory that the pending request is about, if it is one to grant.
+
+        Returns: whether the plane has answered the request then.
+        """
+        wanted = _native.plane_wanted() if self._is_on else None
+        if wanted is None:
+            return False
+        nodeid, times, is_listed = wanted
+        directory = self._filesystem.nodes.by_nodeid.get(nodeid)
+        if not isinstance(directory, Directory):
+            return False
+        try:
+            if not directory.merged:
+                is_new = self.offer(directory)
+            elif is_listed:
+                is_new = self._resolve(directory, _MOST_RESOLVED)
+            elif _is_power_of_4(times):
+                is_new = self._resolve(directory, _NAMES_FOR_A_REQUEST * times)
+            else:
+                return False
+            return is_new and _native.plane_retry()
+        except Exception:
+            log.exception("a grant failed")
+            return False
+        finally:
+            self._filesystem.between_operations()
+
+    def offer(self, directory: Directory) -> bool:
+        """Grant a directory, if it is one to grant and has not been granted yet: one of the upper alone for changes.
+
+        Returns: whether it is granted now, and was not before.
+        """
         if not self._is_on or directory.orphaned or _native.plane_is_granted(directory.nodeid):
-            return
+            return False
         if directory.upper is not None:
-            if not directory.lowers:
-                self.offer_changes(directory)
-            return
+            return not directory.lowers and self.offer_changes(directory)
         if len(directory.lowers) != 1:
-            return
+            return False
         (lower,) = directory.lowers
         layer = lower.layer
         if not self._shows_owners or layer.idmapped or layer.override is not None:
-            return
+            return False
         try:
             base = self._filesystem.lookup.numbering.base(lower.stat().st_dev)
             if base >= 0:
                 lists = self._filesystem.entries.lists_files(lower)
-                _native.plane_grant(
+                return _native.plane_grant(
                     directory.nodeid,
                     (directory.parent or directory).nodeid,
                     lower.fd(),
@@ -131,28 +185,113 @@ class Plane:
                     lists and layer.mounted_in == frozenset(),
                 )
         except OSError:  # a request says what fails
-            return
+            pass
+        return False
 
-    def offer_changes(self, directory: Directory) -> None:
-        """Grant a directory for changes, if it is one to grant and has not been granted yet."""
+    def offer_changes(self, directory: Directory) -> bool:
+        """Grant a directory for changes, if it is one to grant and has not been granted yet: whether it is now."""
         upper = directory.upper
         if (
             self._upper_device < 0
             or upper is None
             or directory.orphaned
             or len(directory.lowers) > _MOST_LOWERS
-            or _native.plane_is_granted(directory.nodeid)
+            or _native.plane_is_granted(directory.nodeid) == _FOR_CHANGES
         ):
-            return
+            return False
         try:
             device = upper.stat().st_dev
             base = self._filesystem.lookup.numbering.base(device)
             if device != self._upper_device or base < 0:
-                return
+                return False
             lowers = [lower.fd() for lower in directory.lowers]
-            _native.plane_grant_changes(directory.nodeid, upper.fd(), base, lowers)
+            return _native.plane_grant_changes(directory.nodeid, upper.fd(), base, lowers)
         except OSError:  # a request says what fails
-            return
+            return False
+
+    def _resolve(self, directory: Directory, most: int) -> bool:
+        """Hand over the names of a merged directory, unless they are more than `most`: whether that is done."""
+        upper = directory.upper
+        if (
+            not self._resolves
+            or directory.orphaned
+            or directory.nodeid in self._too_wide
+            or len(directory.lowers) > _MOST_LOWERS
+            or (upper is not None and self._upper_device < 0)
+        ):
+            return False
+        try:
+            if upper is not None and upper.stat().st_dev != self._upper_device:
+                return False
+            merged = self._filesystem.tree.merge.merged_entries(
+                directory, min(most, _MOST_RESOLVED)
+            )
+            if merged is None or len(merged[0]) > _MOST_RESOLVED:
+                return False
+            return _native.plane_resolve(
+                directory.nodeid,
+                (directory.parent or directory).nodeid,
+                -1 if upper is None else upper.fd(),
+                [lower.fd() for lower in directory.lowers],
+                *self._resolved(directory, *merged),
+            )
+        except OSError:  # a request says what fails
+            return False
+
+    def _resolved(
+        self, directory: Directory, entries: list[Entry], several: set[bytes]
+    ) -> tuple[list[tuple[int, bool]], bool, list[tuple[bytes, int, int, int]]]:
+        """The last arguments of `_native.plane_resolve`. `several`: names that more than one layer has."""
+        filesystem = self._filesystem
+        lowers = []
+        places: dict[LayerDir, int] = {}
+        for index, lower in enumerate(directory.lowers):
+            layer = lower.layer
+            base = filesystem.lookup.numbering.base(lower.stat().st_dev)
+            lists = filesystem.entries.lists_files(lower) and layer.mounted_in == frozenset()
+            lowers.append((max(base, 0), lists))
+            if base >= 0 and not layer.idmapped and layer.override is None:
+                places[lower] = index
+        lists = self._begins_alike(directory, entries)
+        nodeids = filesystem.entries.nodeids(directory, entries)
+        names = []
+        merged = others = 0
+        for entry, nodeid in zip(entries, nodeids, strict=True):
+            name, kind, layer_dir, _ = entry
+            place = places.get(layer_dir, _native.PLACE_OF_PYTHON)
+            if kind == stat.S_IFDIR:
+                if name in several:
+                    place = _native.PLACE_OF_PYTHON
+                    merged += 1
+                    if not nodeid and lists and merged <= _MOST_MERGED:
+                        nodeid = self._nodeid(directory, entry)
+            elif kind not in (stat.S_IFREG, stat.S_IFLNK):
+                place = _native.PLACE_OF_PYTHON
+            others += place == _native.PLACE_OF_PYTHON and kind != stat.S_IFDIR
+            lists = lists and (place != _native.PLACE_OF_PYTHON or nodeid != 0)
+            names.append((name, place, kind >> 12, nodeid))
+        return lowers, lists and others <= max(8, len(names) // 8), names
+
+    def _begins_alike(self, directory: Directory, entries: list[Entry]) -> bool:
+        """Whether no reader continues a listing with other positions than `entries` have, which come in this order."""
+        listing = directory.listing
+        if listing is None:
+            return True
+        if listing.readers <= 0:
+            directory.drop_listing()
+            return True
+        return listing.positions == range(1, len(entries) + 1) and all(
+            one[0] == other[0] for one, other in zip(listing.entries, entries, strict=True)
+        )
+
+    def _nodeid(self, directory: Directory, entry: Entry) -> int:
+        """The nodeid of a directory, which lookups make again; 0 if they may not."""
+        found = self._filesystem.entries.look_up(directory, entry)
+        if found is None:
+            return 0
+        nodeid = found.node.nodeid
+        self._filesystem.nodes.evict_if_unused(found.node)
+        return nodeid if nodeid < FIRST_FREE else 0
 
     def note_changes(self, directory: Directory) -> bool:
         """Note for a directory's listing what the plane has changed in it.
@@ -213,6 +352,7 @@ class Plane:
         state: tuple[int | None, int, int, bool],
         inode: int,
         is_made: bool,
+        place: int,
     ) -> Node | None:
         filesystem = self._filesystem
         node: Node | None = None
@@ -222,6 +362,14 @@ class Plane:
                 node = filesystem.lookup.adopt_nameless(inode)
             elif is_made and isinstance(directory, Directory):
                 node = filesystem.lookup.adopt_made(directory, name)
+            elif (
+                name
+                and isinstance(directory, Directory)
+                and len(directory.lowers) > place
+                and directory.merged
+            ):
+                # Other lowers need not be asked again: one may take long to answer.
+                node = filesystem.lookup.adopt_below(directory, name, directory.lowers[place])
             elif name and isinstance(directory, Directory):
                 found = filesystem.lookup.find(directory, name)
                 node = None if found is None else found.node
@@ -238,6 +386,10 @@ class Plane:
                 filesystem.files.by_handle[opened].continue_from(*state)
             _native.plane_bind(handle, opened)
         return node
+
+
+def _is_power_of_4(number: int) -> bool:
+    return number.bit_count() == 1 and number.bit_length() % 2 == 1
 
 
 def _id(number: int) -> int:

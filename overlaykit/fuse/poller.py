@@ -120,6 +120,8 @@ class Poller:
             is_idle = _native.plane_wait(fd, _POLL_MILLISECONDS, polls)
             self.plane.take_back()
             if not is_idle:
+                if self.plane.answer_after_grant():
+                    continue
                 return
             await self._wait(fd)
         await self._wait(fd)

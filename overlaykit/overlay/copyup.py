@@ -122,6 +122,8 @@ class CopyUp:
         """
         node.mark_upper_written()
         if node.upper is not None:
+            if self.table.plane is not None:
+                self.table.plane.unresolve(node)
             return node.upper
         missing: list[Directory] = []
         current: Directory | None = node
@@ -229,6 +231,7 @@ class CopyUp:
         assert parent is not None
         assert parent.upper is not None
         if self.table.plane is not None:
+            self.table.plane.unresolve(parent)
             self.table.plane.revoke(node)
         lower = node.lowers[0]
         name = self.work.new_name()

@@ -15,9 +15,11 @@ import stat
 import struct
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
+from overlaykit import attributes
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.layer import UNKNOWN_UUID, LayerDir
 from overlaykit.overlay.markers import NO_FILE_MARKERS
+from overlaykit.overlay.merge import Found
 from overlaykit.overlay.nodes import Data, Directory, File
 from overlaykit.overlay.numbering import Numbering
 from overlaykit.overlay.operation import operation
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from overlaykit.overlay.links import Links
     from overlaykit.overlay.markers import Markers, Metacopy
-    from overlaykit.overlay.merge import Found, Merge
+    from overlaykit.overlay.merge import Merge
     from overlaykit.overlay.nodes import Node
     from overlaykit.overlay.tree import Tree
 
@@ -144,6 +146,18 @@ class Lookup:
         if stat.S_ISDIR(st.st_mode):
             return self.adopt_directory(directory, name, upper.child(name), st)
         return self.adopt_file(directory, name, st)
+
+    @operation
+    def adopt_below(self, directory: Directory, name: bytes, layer_dir: LayerDir) -> Node | None:
+        """The node of what a lower has in `layer_dir`, where nothing else shows under this name; None if it has gone.
+
+        Raises: OSError.
+        """
+        st = None if directory.orphaned else attributes.stat_or_none(layer_dir.fd(), name)
+        if st is None:
+            return None
+        lowers = (layer_dir.child(name),) if stat.S_ISDIR(st.st_mode) else ()
+        return self.get_or_create(directory, name, Found(layer_dir, name, st, lowers=lowers)).node
 
     def adopt_nameless(self, inode: int) -> Node:
         """The node of what the upper has without a name, open as `inode`, which it takes over."""

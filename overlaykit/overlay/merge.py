@@ -228,14 +228,30 @@ class Merge:
         """List a directory: each name once, without whiteouts. One pass over each layer's directory."""
         if not directory.merged:
             return self._scan(directory.top, lower=directory.upper is None)[0]
+        merged = self.merged_entries(directory)
+        assert merged is not None
+        return merged[0]
+
+    def merged_entries(
+        self, directory: Directory, most: int | None = None
+    ) -> tuple[list[Entry], set[bytes]] | None:
+        """As `entries`, of a merged directory, and the names that more than one layer has.
+
+        None if a layer has more names than `most`.
+        """
         names: dict[bytes, Entry | None] = {}
+        several: set[bytes] = set()
         for layer_dir in directory.layer_dirs:
-            shown, hidden = self._scan(layer_dir, lower=layer_dir is not directory.upper)
+            lower = layer_dir is not directory.upper
+            shown, hidden = self._scan(layer_dir, lower=lower, most=most)
+            if most is not None and len(shown) > most:
+                return None
             for entry in shown:
-                names.setdefault(entry[0], entry)
+                if names.setdefault(entry[0], entry) is not entry:
+                    several.add(entry[0])
             for name in hidden:  # after the layer's own names, which its whiteouts do not hide
                 names.setdefault(name, None)
-        return [entry for entry in names.values() if entry is not None]
+        return [entry for entry in names.values() if entry is not None], several
 
     def whiteout_files(self, layer_dir: LayerDir) -> list[bytes]:
         """The names of an upper directory's whiteouts of the attribute form."""
@@ -245,8 +261,10 @@ class Merge:
             if (st := _stat(layer_dir, name)) is not None and stat.S_ISREG(st.st_mode)
         ]
 
-    def _scan(self, layer_dir: LayerDir, *, lower: bool) -> tuple[list[Entry], list[bytes]]:
-        """The entries of one layer's directory, and the names that its whiteouts hide."""
+    def _scan(
+        self, layer_dir: LayerDir, *, lower: bool, most: int | None = None
+    ) -> tuple[list[Entry], list[bytes]]:
+        """The entries of one layer's directory, and the names that its whiteouts hide; or more than `most` entries."""
         markers = self.markers.of_directory(layer_dir.proc_path(), upper=not lower)
         shown: list[Entry] = []
         hidden: list[bytes] = []
@@ -260,6 +278,8 @@ class Merge:
                 self._separate(portion, layer_dir, markers, lower, shown, hidden)
             else:  # no whiteout can be among them; the usual and fast case
                 shown.extend(zip(names, kinds, itertools.repeat(layer_dir), inodes, strict=False))
+            if most is not None and len(shown) > most:
+                break
         return shown, hidden
 
     def _separate(

@@ -385,6 +385,9 @@ class Plane(Protocol):
     def revoke(self, directory: Directory) -> None:
         """End answering for a directory. Requires: called before it changes."""
 
+    def unresolve(self, directory: Directory) -> None:
+        """End answering by the names of a directory. Requires: called before its upper gets or loses one."""
+
 
 class Table:
     """All nodes, by nodeid, and files also by the real inodes they stand for.

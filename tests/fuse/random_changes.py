@@ -7,14 +7,14 @@ import os
 import random
 from collections.abc import Callable
 
-_NAMES = tuple(
+NAMES = tuple(
     f"d{directory}/{kind}{number}"
     for directory in range(5)
     for kind in "fn"
     for number in range(10)
 )
 
-STARTING_POINT = tuple(name for name in _NAMES if "/f" in name)
+STARTING_POINT = tuple(name for name in NAMES if "/f" in name)
 """Names for the lowers, with which about half of the operations succeed."""
 
 _MOST_HELD = 20
@@ -26,7 +26,7 @@ def play(root: str, seed: int, operations: int) -> None:
     held: list[int] = []
 
     def path() -> str:
-        return os.path.join(root, chance.choice(_NAMES))
+        return os.path.join(root, chance.choice(NAMES))
 
     def write() -> None:
         held.append(os.open(path(), os.O_RDWR | os.O_CREAT))

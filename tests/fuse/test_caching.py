@@ -9,7 +9,7 @@ from ..overlay.stack import Stack
 from ..posix import syscalls
 from ..posix.files import read_file
 from ..posix.table import File, Symlink
-from .mounted import mounted
+from .mounted import Mounted, mounted
 
 
 def test_a_warm_stat_costs_no_request(stack: Stack) -> None:
@@ -91,13 +91,13 @@ def test_a_mount_works_where_the_settings_of_its_device_are_out_of_reach(stack: 
 def test_a_wide_directory_is_listed_without_attributes(stack: Stack) -> None:
     stack.add({str(number): File() for number in range(1000)})
     with mounted(stack) as mount:
-        with mount.requests() as requests:
-            assert len(os.listdir(mount.target)) == 1000
-        assert sum(requests.values()) < 50
+        before = _all_requests(mount)
+        assert len(os.listdir(mount.target)) == 1000
+        assert _all_requests(mount) - before < 50
         assert mount.counted().held["nodes"] == 1
-        with mount.requests() as requests:
-            os.stat(mount.path("7"))
-        assert requests == {"lookup": 1}
+        before = _all_requests(mount)
+        os.stat(mount.path("7"))
+        assert _all_requests(mount) - before == 1
 
 
 def test_a_program_that_stats_each_name_of_a_wide_directory_soon_gets_attributes_with_names(
@@ -105,9 +105,16 @@ def test_a_program_that_stats_each_name_of_a_wide_directory_soon_gets_attributes
 ) -> None:
     stack.add({str(number): File() for number in range(2000)})
     with mounted(stack) as mount:
-        with mount.requests() as requests, os.scandir(mount.target) as entries:
+        before = _all_requests(mount)
+        with os.scandir(mount.target) as entries:
             assert len([entry.stat() for entry in entries]) == 2000
-        assert requests["lookup"] < 500
+        assert _all_requests(mount) - before < 600
+
+
+def _all_requests(mount: Mounted) -> int:
+    """How many requests Python and the data plane have answered."""
+    counted = mount.counted()
+    return sum(counted.requests.values()) + counted.answered
 
 
 def test_many_small_writes_are_few_requests(stack: Stack) -> None:

@@ -13,6 +13,7 @@ from ..overlay.inside import as_ordinary_user
 from ..overlay.stack import Stack
 from ..posix.table import Dir, File, Symlink
 from .mounted import mounted
+from .random_changes import NAMES, STARTING_POINT, play
 
 pytestmark = [pytest.mark.usefixtures("sandbox"), as_ordinary_user]
 
@@ -291,3 +292,212 @@ def test_a_path_deeper_than_the_limit_of_descriptors_crosses(stack: Stack) -> No
         os.chdir("/")
         os.rmdir(mount.path("d/new"))
         assert os.listdir(mount.path("d")) == []
+
+
+def test_reading_a_merged_tree_reaches_no_python(stack: Stack) -> None:
+    stack.add(
+        {
+            **{f"d/top{number}": File(b"%d" % number) for number in range(FILES)},
+            "d/both": File(b"top"),
+            "d/only/f": File(b"x"),
+            "d/s": Symlink("both"),
+        }
+    )
+    stack.add(
+        {
+            **{f"d/bottom{number}": File(b"%d" % number) for number in range(FILES)},
+            "d/both": File(b"bottom"),
+            "d/below/f": File(b"y"),
+        }
+    )
+    names = {f"{where}{number}" for where in ("top", "bottom") for number in range(FILES)}
+    with mounted(stack) as mount:
+        before = mount.counted()
+        for number in range(FILES):
+            for where in ("top", "bottom"):
+                with open(mount.path(f"d/{where}{number}")) as file:
+                    assert file.read() == str(number)
+            assert not os.path.exists(mount.path(f"d/missing{number}"))
+        assert set(os.listdir(mount.path("d"))) == names | {"both", "only", "s", "below"}
+        with open(mount.path("d/s")) as file:
+            assert file.read() == "top"
+        assert os.listxattr(mount.path("d/both")) == []
+        assert os.listdir(mount.path("d/only")) == os.listdir(mount.path("d/below")) == ["f"]
+        assert os.path.getsize(mount.path("d/below/f")) == 1
+        assert os.stat(mount.path("d")).st_nlink == 1
+        after = mount.counted()
+        made = {
+            kind for kind, number in after.requests.items() if number > before.requests.get(kind, 0)
+        }
+        assert made <= {"lookup", "getattr"}
+        # The directory below the root is merged itself; its names are known after some lookups.
+        assert after.requests["lookup"] - before.requests.get("lookup", 0) <= 20
+        assert after.answered >= before.answered + 3 * FILES
+        for entry in os.scandir(mount.path("d")):
+            assert entry.inode() == os.lstat(entry.path).st_ino
+
+
+def test_markers_hold_in_a_tree_whose_names_are_known(stack: Stack) -> None:
+    lower = stack.add({f"d/{number}": File(b"lower") for number in range(FILES)})
+    stack.add({"d/opaque/f": File(b"x"), "d/redirected/f": File(b"y"), "d/0": File(b"bottom")})
+    with mounted(stack) as mount:
+        for number in range(0, FILES, 2):
+            os.unlink(mount.path(f"d/{number}"))
+        shutil.rmtree(mount.path("d/opaque"))
+        os.mkdir(mount.path("d/opaque"))
+        os.rename(mount.path("d/redirected"), mount.path("d/moved"))
+    shown = {str(number) for number in range(1, FILES, 2)} | {"opaque", "moved"}
+    with mounted(stack) as mount:
+        for _ in range(2):
+            for number in range(FILES):
+                assert os.path.exists(mount.path(f"d/{number}")) == number % 2
+            assert not os.path.exists(mount.path("d/redirected"))
+            assert os.listdir(mount.path("d/opaque")) == []
+            assert not os.path.exists(mount.path("d/opaque/f"))
+            assert os.listdir(mount.path("d/moved")) == ["f"]
+            assert os.path.exists(mount.path("d/moved/f"))
+            assert set(os.listdir(mount.path("d"))) == shown
+            mount.forget()
+    assert len(os.listdir(os.path.join(lower, "d"))) == FILES
+
+
+def test_names_that_python_changes_are_found_as_they_are_afterwards(stack: Stack) -> None:
+    lower = stack.add({f"d/{number}": File(b"lower") for number in range(2 * FILES)})
+    stack.add({f"d/sub{number}/f": File(b"x") for number in range(10)})
+    with mounted(stack) as mount:
+        with open(mount.path("d/first"), "x"):
+            pass
+
+        def look(name: str) -> str | None:
+            """Look a name up after the names of its directory were known, and all nodes forgotten."""
+            for number in range(10, 2 * FILES):  # the names are handed over again
+                assert os.path.exists(mount.path(f"d/{number}"))
+            mount.forget()
+            try:
+                with open(mount.path(f"d/{name}")) as file:
+                    return file.read()
+            except FileNotFoundError:
+                return None
+
+        assert look("1") == "lower"
+        with open(mount.path("d/1"), "r+") as file:
+            file.write("upper")
+        assert look("1") == "upper"
+        os.unlink(mount.path("d/2"))
+        assert look("2") is None
+        os.rename(mount.path("d/3"), mount.path("d/moved"))
+        assert look("3") is None
+        assert look("moved") == "lower"
+        os.rename(mount.path("d/4"), mount.path("d/5"))
+        assert look("4") is None
+        assert look("5") == "lower"
+        os.link(mount.path("d/6"), mount.path("d/linked"))
+        assert look("linked") == "lower"
+        assert look("missing") is None
+        with open(mount.path("d/missing"), "x") as file:
+            file.write("made")
+        assert look("missing") == "made"
+        os.mkfifo(mount.path("d/fifo"))
+        mount.forget()
+        assert stat.S_ISFIFO(os.stat(mount.path("d/fifo")).st_mode)
+        # A copy-up of what lies in a directory that only a lower had.
+        with open(mount.path("d/sub1/f"), "r+") as file:
+            file.write("upper")
+        assert look("sub1/f") == "upper"
+        os.chmod(mount.path("d/sub2"), 0o700)
+        look("1")
+        assert stat.S_IMODE(os.stat(mount.path("d/sub2")).st_mode) == 0o700
+        with open(mount.path("d/sub2/new"), "x") as file:
+            file.write("made")
+        assert look("sub2/new") == "made"
+        shutil.rmtree(mount.path("d/sub3"))
+        assert look("sub3/f") is None
+        names = set(os.listdir(mount.path("d")))
+        assert names == {entry.name for entry in os.scandir(mount.path("d"))}
+        assert {"first", "moved", "linked", "fifo", "sub2"} <= names
+        assert not names & {"2", "3", "4", "sub3"}
+    with open(os.path.join(lower, "d/1")) as file:
+        assert file.read() == "lower"
+
+
+def test_a_reader_of_a_merged_directory_goes_on_while_names_change(stack: Stack) -> None:
+    stack.add({f"d/{number:050}": File() for number in range(300)})
+    stack.add({f"d/{number:050}": File() for number in range(200, 500)})
+    with mounted(stack) as mount:
+        for round_ in range(3):
+            with os.scandir(mount.path("d")) as entries:
+                seen = [next(entries).name for _ in range(5)]
+                # Names that stay are all seen, each once, whatever Python and the plane do meanwhile.
+                gone = f"{100 + round_:050}"
+                with open(mount.path(f"d/new{round_}"), "x"):
+                    pass
+                os.unlink(mount.path(f"d/{gone}"))
+                os.mkdir(mount.path(f"d/newer{round_}"))
+                os.listdir(mount.path("d"))
+                seen += [entry.name for entry in entries]
+            assert len(seen) == len(set(seen))
+            stayed = {f"{number:050}" for number in range(500)}
+            assert stayed - {f"{100 + number:050}" for number in range(round_ + 1)} <= set(seen)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_changes_among_lookups_end_as_in_a_plain_tree(stack: Stack, seed: int) -> None:
+    halves = STARTING_POINT[::2], STARTING_POINT[1::2]
+    for half in halves:
+        stack.add({name: File(b"lower " + os.fsencode(name)) for name in half})
+    plain = os.path.join(stack.directory, "plain")
+    for name in STARTING_POINT:
+        os.makedirs(os.path.dirname(f"{plain}/{name}"), exist_ok=True)
+        with open(f"{plain}/{name}", "wb") as file:
+            file.write(b"lower " + os.fsencode(name))
+    with mounted(stack) as mount:
+        for turn in range(12):
+            for root in (plain, mount.target):
+                play(root, 100 * seed + turn, 30)
+            for _ in range(3):  # the names are known by then
+                assert _contents(mount.target) == _contents(plain)
+                if turn % 3 == 0:
+                    mount.forget()
+
+
+def _contents(root: str) -> dict[str, object]:
+    """What each name means that `play` may make, and what the listings say."""
+    found: dict[str, object] = {}
+    for directory in sorted(os.listdir(root)):
+        found[directory] = sorted(os.listdir(f"{root}/{directory}"))
+    for name in (*NAMES, *(f"{name}.missing" for name in NAMES)):
+        path = f"{root}/{name}"
+        try:
+            st = os.lstat(path)
+        except FileNotFoundError:
+            found[name] = None
+            continue
+        content: object = None
+        if stat.S_ISREG(st.st_mode):
+            with open(path, "rb") as file:
+                content = file.read()
+        elif stat.S_ISDIR(st.st_mode):
+            content = sorted(os.listdir(path))
+        elif stat.S_ISLNK(st.st_mode):
+            content = os.readlink(path)
+        found[name] = stat.S_IFMT(st.st_mode), content
+    return found
+
+
+def test_names_are_handed_over_again_after_changes(stack: Stack) -> None:
+    stack.add({f"d/{number}": File(b"x") for number in range(FILES)})
+    with mounted(stack) as mount:
+        for turn in range(8):
+            os.unlink(mount.path(f"d/{turn}"))
+            for made in range(3):
+                with open(mount.path(f"d/new{turn}.{made}"), "x"):
+                    pass
+        for _ in range(10):
+            mount.forget()
+            before = mount.counted()
+            for number in range(FILES):
+                assert os.path.exists(mount.path(f"d/{number}")) == (number >= 8)
+            after = mount.counted()
+        assert after.requests["lookup"] <= before.requests["lookup"] + 1  # of "d", which is merged
+        assert after.answered >= before.answered + FILES
+        assert len(os.listdir(mount.path("d"))) == FILES - 8 + 24

@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import socket
+import stat
 import struct
 from typing import Final
 
@@ -43,9 +44,9 @@ class Buffer(ctypes.Structure):
     )
 
 
-def start(directories: int = DESCRIPTORS) -> None:
+def start(directories: int = DESCRIPTORS, seconds: int = 60) -> None:
     none = (0xFFFFFFFF, 0xFFFFFFFF)
-    _native.plane_start(60, 0, none, none, False, True, False, False, directories, DESCRIPTORS)
+    _native.plane_start(seconds, 0, none, none, False, True, False, False, directories, DESCRIPTORS)
 
 
 class Wire:
@@ -624,7 +625,7 @@ def test_a_nameless_file_crosses_with_its_descriptor() -> None:
     write_to(wire, nodeid, handle, b"content")
     assert wire.ask(UNLINK, ROOT, b"f\0") == DONE
     assert wire.ask(LINK, ROOT, struct.pack("=Q", nodeid) + b"g\0") is None
-    ((_, name, crossed, lookups, handles, _, state, inode, _),) = _native.plane_crossings()
+    ((_, name, crossed, lookups, handles, _, state, inode, *_),) = _native.plane_crossings()
     assert (name, crossed, lookups, handles) == (b"", nodeid, 1, [(handle, True)])
     assert state[0] is not None  # the modification time before the write
     assert os.fstat(inode).st_size == 7
@@ -754,7 +755,7 @@ def test_malformed_requests_read_nothing_beyond_their_end(seed: int, changes: bo
             nodeid = chance.choice((*nodeids, chance.getrandbits(64)))
             raw = _HEADER.pack(40 + len(body), opcode, 2, nodeid, 0, 0, 0, 0, 0) + bytes(body)
             wire.send(raw[: chance.choice((len(raw), len(raw), 40, 41))])
-            for _, _, crossing, _, handles, *_, inode, _ in _native.plane_crossings():
+            for _, _, crossing, _, handles, *_, inode, _, _ in _native.plane_crossings():
                 if inode >= 0:
                     os.close(inode)
                 if chance.random() < 0.5:
@@ -771,3 +772,234 @@ def test_malformed_requests_read_nothing_beyond_their_end(seed: int, changes: bo
                 nodeids.append(_ENTRY.unpack_from(reply, _OUT.size)[0])
 
     fuzz("user")
+
+
+def resolve(
+    names: dict[str, int], *, upper: str | None = None, lists: bool = True, kind: int = stat.S_IFREG
+) -> bool:
+    """Hand over names of the root with their places: in the directories `layer` and `lower`, or Python's.
+
+    `upper`: one of the two, which is no lower then.
+    """
+    lowers = [directory for directory in ("layer", "lower") if directory != upper]
+    for directory in ("layer", "lower"):
+        os.makedirs(directory, exist_ok=True)
+    descriptors = [os.open(directory, os.O_PATH) for directory in lowers]
+    above = -1 if upper is None else os.open(upper, os.O_PATH)
+    given = []
+    for name, place in names.items():
+        known = place != _native.PLACE_OF_PYTHON
+        st = os.lstat(f"{lowers[place]}/{name}") if known else None
+        number = (
+            77
+            if st is None
+            else st.st_ino
+            if stat.S_ISREG(st.st_mode)
+            else 0  # of directories only a lookup tells
+        )
+        type_ = stat.S_IFMT(kind if st is None else st.st_mode) >> 12
+        given.append((os.fsencode(name), place, type_, number))
+    done = _native.plane_resolve(
+        ROOT, ROOT, above, descriptors, [(0, True)] * len(lowers), lists, given
+    )
+    for descriptor in (*descriptors, above):
+        if descriptor >= 0:
+            os.close(descriptor)
+    return done
+
+
+@sandboxed
+def test_names_of_a_resolved_directory_are_found_where_python_says() -> None:
+    write("both", "top")
+    write("hidden")
+    write("d/f", "content")
+    os.mkdir("lower")
+    for name in ("both", "below", "hidden", "new"):
+        with open(f"lower/{name}", "w") as file:
+            file.write("bottom")
+    wire = Wire()
+    names = {"both": 0, "below": 1, "d": 0, "pythons": _native.PLACE_OF_PYTHON}
+    assert resolve(names)
+    assert wire.look_up(ROOT, b"both") == os.stat("layer/both").st_ino
+    below = wire.look_up(ROOT, b"below")
+    assert below == os.stat("lower/below").st_ino
+    handle = handle_of(wire.ask(OPEN, below, struct.pack("=II", 0, 0)))
+    assert read(wire, below, handle) == (0, b"bottom")
+    directory = wire.look_up(ROOT, b"d")
+    assert directory
+    assert wire.look_up(directory, b"f") == os.stat("layer/d/f").st_ino
+    # Of what Python hides it is not asked again, nor the disk; a marker's name is Python's.
+    assert wire.look_up(ROOT, b"hidden") == 0
+    assert wire.look_up(ROOT, b"new") == 0
+    assert wire.look_up(ROOT, b"n" * 256) is None  # ENAMETOOLONG
+    assert wire.look_up(ROOT, b"pythons") is None
+    assert wire.look_up(ROOT, b".wh.below") is None
+    reply_of = wire.ask(GETATTR, ROOT, bytes(16))
+    assert reply_of is not None
+    assert _ATTR.unpack_from(reply_of[1], 16)[10] == 1  # as every merged directory
+    # Nodes stay in reach after a grant, and a name that has gone from the lower is Python's.
+    os.unlink("lower/new")
+    assert not _native.plane_unresolve(ROOT)
+    assert wire.look_up(ROOT, b"below") is None
+    assert read(wire, below, handle) == (0, b"bottom")
+    assert wire.ask(GETATTR, below, bytes(16)) is not None
+    assert resolve({"both": 0, "below": 1})
+    os.unlink("lower/below")
+    assert wire.look_up(ROOT, b"below") is None
+
+
+@sandboxed
+def test_a_resolved_directory_is_listed_in_the_order_of_its_names() -> None:
+    for number in range(400):
+        write(f"f{number}")
+    write("d/f")
+    wire = Wire()
+    names = {f"f{number}": 0 for number in range(400)}
+    pythons = {"pythons": _native.PLACE_OF_PYTHON, "d": 0}
+    assert resolve(names | pythons)
+    for room in (400, 4096, 1 << 17):
+        seen: dict[bytes, tuple[int, int, int]] = {}
+        offset = 0
+        while found := wire.list(ROOT, offset, room):
+            assert not seen.keys() & found.keys()
+            seen |= found
+            offset = max(position for _, _, position in found.values())
+        assert [*seen] == [b".", b"..", *map(os.fsencode, names | pythons)]
+        assert [position for _, _, position in seen.values()] == [*range(1, len(seen) + 1)]
+        assert seen[b"pythons"][:2] == (0, 77)
+        for name in (*names, "d"):
+            nodeid, inode, _ = seen[os.fsencode(name)]
+            assert inode == os.stat(f"layer/{name}").st_ino
+            assert nodeid in (0, inode)
+        assert seen[b"d"][0] != 0
+    wire.list(ROOT, 0, 4096)
+    assert _native.plane_unresolve(ROOT)
+    body = struct.pack("=QQIIQII", 0, 20, 4096, 0, 0, 0, 0)
+    assert wire.ask(READDIRPLUS, ROOT, body) is None
+    assert resolve(names, lists=False)
+    assert wire.ask(READDIRPLUS, ROOT, bytes(40)) is None
+
+
+@sandboxed
+def test_names_made_in_a_resolved_directory_are_found_and_missed() -> None:
+    os.mkdir("lower")
+    with open("lower/below", "w"):
+        pass
+    wire = Wire()
+    grant_changes()
+    assert resolve({"below": 0, "pythons": _native.PLACE_OF_PYTHON}, upper="layer")
+    assert wire.look_up(ROOT, b"new") == 0
+    made = create(wire, ROOT, b"new")
+    assert made is not None
+    nodeid, handle = made
+    assert wire.look_up(ROOT, b"new") == nodeid
+    assert wire.look_up(ROOT, b"below") == os.stat("lower/below").st_ino
+    assert create(wire, ROOT, b"below") is None
+    assert rename(wire, ROOT, b"new", ROOT, b"moved") == (0, b"")
+    assert wire.look_up(ROOT, b"new") == 0
+    assert wire.look_up(ROOT, b"moved") == nodeid
+    assert wire.ask(RELEASE, nodeid, struct.pack("=QIIQ", handle, 0, 0, 0)) == (0, b"")
+    # The upper has it still, but whose it is Python has to say.
+    assert wire.ask(FORGET, nodeid, struct.pack("=Q", 3)) is None
+    assert _native.plane_held()[0] == 1
+    assert wire.look_up(ROOT, b"moved") is None
+    assert mkdir(wire, ROOT, b"moved") is None
+    other = create(wire, ROOT, b"other")
+    assert other is not None
+    assert wire.ask(UNLINK, ROOT, b"other\0") == (0, b"")
+    assert wire.look_up(ROOT, b"other") == 0
+    assert wire.look_up(ROOT, b"pythons") is None
+    assert _native.plane_is_granted(ROOT) == 2
+    assert not _native.plane_unresolve(ROOT)
+    assert _native.plane_is_granted(ROOT) == 2
+    assert wire.look_up(ROOT, b"other") == 0
+
+
+@sandboxed
+def test_a_revoked_directory_forgets_its_names() -> None:
+    write("f")
+    wire = Wire()
+    assert resolve({"f": 0})
+    assert wire.look_up(ROOT, b"missing") == 0
+    assert not _native.plane_revoke(ROOT)
+    assert wire.look_up(ROOT, b"missing") is None
+    grant_changes()
+    write("missing")
+    assert wire.look_up(ROOT, b"missing") is None
+
+
+@sandboxed
+def test_names_that_a_file_system_finds_in_other_letters_are_not_kept() -> None:
+    write("name")
+    write("Name")  # as if the file system found "name" so
+    wire = Wire()
+    assert not resolve({"name": 0})
+    assert wire.look_up(ROOT, b"Name") is None
+    assert resolve({"name": 0, "Name": 0})
+
+
+@sandboxed
+def test_a_request_is_answered_after_the_grant_that_it_asks_for() -> None:
+    write("f")
+    wire = Wire()
+
+    def hold(opcode: int, body: bytes) -> None:
+        """Send a request that is not passed to Python yet."""
+        raw = _HEADER.pack(_HEADER.size + len(body), opcode, 2, ROOT, 0, 0, 0, 0, 0) + body
+        wire.ours.send(raw)
+        assert not _native.plane_wait(wire.device.fileno(), 0, False)
+
+    listing = struct.pack("=QQIIQII", 0, 0, 4096, 0, 0, 0, 0)
+    for times, (opcode, body) in enumerate(((LOOKUP, b"f\0"), (READDIRPLUS, listing)), start=1):
+        hold(opcode, body)
+        assert _native.plane_wanted() == (ROOT, times, opcode == READDIRPLUS)
+        assert not _native.plane_retry()
+        assert resolve({"f": 0})
+        assert _native.plane_retry()
+        assert _OUT.unpack_from(wire.ours.recv(1 << 16))[1:] == (0, 2)
+        assert not _native.plane_retry()
+        _native.plane_unresolve(ROOT)
+    for opcode, body in (
+        (READDIRPLUS, struct.pack("=QQIIQII", 0, 3, 4096, 0, 0, 0, 0)),  # Python has begun it
+        (READDIRPLUS, b""),
+        (UNLINK, b"f\0"),
+    ):
+        hold(opcode, body)
+        assert _native.plane_wanted() is None
+        wire.library.plane_receive(ctypes.byref(wire.buffer), ctypes.byref(ctypes.c_int(0)))
+
+
+@sandboxed
+def test_a_directory_of_a_lower_is_read_once_some_names_were_missed() -> None:
+    write("d/f")
+    for timeout, later in ((60, True), (1_000_000_000, False)):
+        wire = Wire()
+        start(seconds=timeout)
+        grant()
+        directory = wire.look_up(ROOT, b"d")
+        assert directory
+        for number in range(20):
+            assert wire.look_up(directory, b"missing%d" % number) == 0
+        assert wire.look_up(directory, b"f")
+        write(f"d/later{timeout}")
+        # Without a limit of time the kernel would not ask for what it has missed either.
+        assert bool(wire.look_up(directory, b"later%d" % timeout)) == later
+        assert wire.look_up(directory, b"f")
+        assert _native.plane_held()[3] <= 2
+        _native.plane_revoke(ROOT)
+
+
+@sandboxed
+def test_names_kept_of_many_directories_have_a_bound() -> None:
+    for number in range(20):
+        write(f"{number}/f")
+    wire = Wire()
+    start(seconds=1_000_000_000)
+    grant()
+    for number in range(20):
+        directory = wire.look_up(ROOT, b"%d" % number)
+        assert directory
+        for missing in range(10):
+            assert wire.look_up(directory, b"%d" % missing) == 0
+        assert wire.look_up(directory, b"f")
+        assert _native.plane_held()[3] <= DESCRIPTORS + 2

@@ -1,0 +1,244 @@
+/* The data plane's listings, and the names that it keeps of directories. See plane.c. */
+#include "nodes.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/syscall.h>
+
+struct entry { /* struct linux_dirent64 of getdents64(2) */
+    uint64_t inode;
+    int64_t next;
+    unsigned short size;
+    unsigned char type;
+    char name[];
+};
+
+bool
+folds(const struct names *names, unsigned place, int fd)
+{
+    char other[MOST_NAMES + 1];
+    struct stat st;
+    for (size_t index = 0; index < names->count; index++) {
+        const char *text = names_text(names, index);
+        size_t length = strlen(text), at = 0;
+        while (at < length && !(isascii(text[at]) && isalpha(text[at])))
+            at++;
+        if (names->all[index].place != place || at == length)
+            continue;
+        memcpy(other, text, length + 1);
+        other[at] ^= 0x20;
+        if (names_place(names, other) == ABSENT)
+            return fstatat(fd, other, &st, AT_SYMLINK_NOFOLLOW) == 0;
+    }
+    return false;
+}
+
+static int
+open_listing(const struct node *directory)
+{
+    int fd = openat(directory->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOATIME);
+    return fd < 0 && errno == EPERM ? openat(directory->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+                                    : fd;
+}
+
+void
+read_names(struct node *directory, size_t most)
+{
+    _Alignas(struct entry) static char buffer[LISTING_BYTES];
+    long size = -1;
+    int fd = open_listing(directory);
+    directory->names = fd < 0 ? NULL : names_new();
+    while (fd >= 0 && directory->names->count <= most &&
+           (size = syscall(SYS_getdents64, fd, buffer, sizeof buffer)) > 0)
+        for (long at = 0; at < size;) {
+            const struct entry *entry = (void *)(buffer + at);
+            at += entry->size;
+            keep_name(directory, entry->name, (struct name){.type = entry->type});
+        }
+    if (size != 0 || folds(directory->names, 0, directory->fd)) {
+        uint32_t misses = directory->misses;
+        drop_names(directory);
+        directory->misses = misses;
+    }
+    if (fd >= 0)
+        close(fd);
+}
+
+struct listing {
+    struct node *directory;
+    size_t used, room;
+    bool names_only;
+    size_t count;
+    struct node *emitted[MOST_EMITTED]; /* whose lookups count once the kernel has the reply */
+};
+
+/* Add an entry to the reply. Returns false if there is no room. `inode`: of the name. */
+static bool
+emit(struct listing *listing, const char *name, uint64_t inode, unsigned type, uint64_t position,
+     struct node *node, const struct stat *st)
+{
+    size_t length = strlen(name);
+    size_t size = FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + length);
+    if (size > listing->room - listing->used || listing->count == MOST_EMITTED)
+        return false;
+    struct fuse_direntplus *out = (void *)(plane.reply + listing->used);
+    memset(out, 0, size);
+    if (node) {
+        fill_entry(&out->entry_out, node, st);
+        listing->emitted[listing->count++] = node;
+    }
+    out->dirent.ino = inode ? inode : UNKNOWN_INODE;
+    out->dirent.off = position;
+    out->dirent.namelen = (uint32_t)length;
+    out->dirent.type = type;
+    memcpy(out->dirent.name, name, length);
+    listing->used += size;
+    return true;
+}
+
+/* Add an entry that a lower has, or Python. Returns false if there is no room. `known`: its
+ * attributes, if they are; `is_trusted`: `inode` is its number as shown. */
+static bool
+emit_entry(struct listing *listing, const char *name, struct name of, bool is_trusted,
+           const struct stat *known, uint64_t position)
+{
+    struct node *above = listing->directory, *node = NULL;
+    struct place at = place_in(above, false, of.place);
+    struct stat st;
+    if (of.place == PLACE_OF_PYTHON || (listing->names_only && of.type == DT_REG && is_trusted))
+        return emit(listing, name, of.inode, of.type, position, NULL, NULL);
+    if (known)
+        st = *known;
+    if (known || fstatat(at.fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
+        bool fits = st.st_dev == at.device && st.st_ino < INODE_LIMIT;
+        of.inode = fits ? at.base | st.st_ino : 0;
+        of.type = (st.st_mode & S_IFMT) >> 12;
+        node = node_of(above, name, of.place, &st);
+    }
+    if (emit(listing, name, of.inode, of.type, position, node, &st))
+        return true;
+    if (node)
+        settle(node);
+    return false;
+}
+
+/* Whether an entry shows, and its attributes if that took them: as overlay/merge.py. */
+static bool
+shows(const struct node *directory, const struct entry *entry, struct stat *st, bool *known)
+{
+    *known = false;
+    if (strcmp(entry->name, ".") == 0 || strcmp(entry->name, "..") == 0 ||
+        strncmp(entry->name, AUFS_PREFIX, sizeof AUFS_PREFIX - 1) == 0)
+        return false;
+    if (entry->type != DT_CHR && entry->type != DT_UNKNOWN)
+        return true;
+    *known = fstatat(directory->fd, entry->name, st, AT_SYMLINK_NOFOLLOW) == 0;
+    return *known && !(S_ISCHR(st->st_mode) && st->st_rdev == 0);
+}
+
+static bool
+are_names_enough(const struct node *directory, uint64_t skipped)
+{
+    return directory->wide && 2 * directory->children <= (skipped > WIDE ? skipped : WIDE);
+}
+
+/* Add the names after the first `skipped` positions of a directory whose names Python has given. */
+static void
+list_names(struct listing *listing, uint64_t skipped)
+{
+    struct node *directory = listing->directory;
+    const struct names *names = directory->names;
+    directory->wide = names->count > WIDE;
+    listing->names_only = are_names_enough(directory, skipped);
+    for (uint64_t index = skipped; index < names->count; index++) {
+        struct name name = names->all[index];
+        if (!emit_entry(listing, names_text(names, index), name, name.inode != 0, NULL, index + 3))
+            return;
+    }
+}
+
+/* Add the entries after the first `skipped` ones. Returns an errno. */
+static int
+list(struct listing *listing, int fd, uint64_t skipped)
+{
+    _Alignas(struct entry) static char buffer[LISTING_BYTES];
+    struct node *directory = listing->directory;
+    uint64_t index = 0;
+    off_t place = 0;
+    if (skipped && skipped == directory->position) {
+        index = skipped;
+        place = directory->place;
+        if (lseek(fd, place, SEEK_SET) < 0)
+            return errno;
+    }
+    for (;;) {
+        long size = syscall(SYS_getdents64, fd, buffer, sizeof buffer);
+        if (size < 0)
+            return errno;
+        if (index == 0 && skipped == 0) {
+            size_t entries = 0;
+            for (long at = 0; at < size; at += ((struct entry *)(void *)(buffer + at))->size)
+                entries++;
+            directory->wide = entries > WIDE;
+        }
+        listing->names_only = are_names_enough(directory, skipped);
+        for (long at = 0; at < size;) {
+            const struct entry *entry = (void *)(buffer + at);
+            struct stat st;
+            bool known;
+            at += entry->size;
+            struct name name = {.type = entry->type,
+                                .inode = entry->inode < INODE_LIMIT ? directory->base | entry->inode
+                                                                    : 0};
+            if (shows(directory, entry, &st, &known) && ++index > skipped &&
+                !emit_entry(listing, entry->name, name, directory->lists_inodes, known ? &st : NULL,
+                            index + 2)) {
+                directory->position = index - 1;
+                directory->place = place;
+                return 0;
+            }
+            place = (off_t)entry->next;
+        }
+        if (size == 0) {
+            directory->position = index;
+            directory->place = place;
+            return 0;
+        }
+    }
+}
+
+/* Positions are those of overlay/listing.py: Python may continue a listing begun here. */
+bool
+answer_readdirplus(const struct fuse_in_header *header, struct node *directory, uint64_t offset,
+                   uint32_t size)
+{
+    static struct listing listing;
+    listing.directory = directory;
+    listing.used = listing.count = 0;
+    listing.room = size < BLOCK_BYTES ? size : BLOCK_BYTES;
+    int fd = directory->lists ? -1 : open_listing(directory);
+    if (fd < 0 && !directory->lists)
+        return false;
+    bool room = (offset > 0 || emit(&listing, ".", directory->id, DT_DIR, 1, NULL, NULL)) &&
+                (offset > 1 || emit(&listing, "..", directory->above_id, DT_DIR, 2, NULL, NULL));
+    uint64_t skipped = offset > 2 ? offset - 2 : 0;
+    int error = 0;
+    if (room && directory->lists)
+        list_names(&listing, skipped);
+    else if (room)
+        error = list(&listing, fd, skipped);
+    if (fd >= 0)
+        close(fd);
+    if (offset == 0)
+        directory->reading = true;
+    else if (listing.used == 0)
+        directory->reading = false;
+    bool taken = reply(header->unique, error, error ? NULL : plane.reply, error ? 0 : listing.used);
+    for (size_t at = 0; at < listing.count; at++)
+        if (taken && !error)
+            listing.emitted[at]->lookups++;
+        else
+            settle(listing.emitted[at]);
+    return true;
+}

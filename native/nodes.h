@@ -1,0 +1,151 @@
+/* The state of the data plane, and what plane.c and listing.c know of each other. See plane.c. */
+#ifndef OVERLAYKIT_NODES_H
+#define OVERLAYKIT_NODES_H
+
+#include "names.h"
+#include "native.h"
+
+#include <linux/fuse.h>
+
+/* libfuse is loaded later, and would find these symbols first. */
+#pragma GCC visibility push(hidden)
+
+#define BLOCK_BYTES ((1 << 20) + (1 << 13)) /* more than the longest request, a WRITE of 1 MiB */
+#define INODE_LIMIT (1ULL << 48)            /* overlay/numbering.py */
+#define UNKNOWN_INODE 0xffffffff            /* as libfuse's own FUSE_UNKNOWN_INO */
+#define UNSET INT64_MIN
+#define SECOND 1000000000LL
+#define AUFS_PREFIX ".wh."
+#define FOR_EVER 1000000000 /* seconds; fuse/operations.py: no timeout */
+
+enum {
+    MOST_NAMES = 255,
+    LISTING_BYTES = 1 << 15,
+    MOST_EMITTED = 1 << 13, /* entries of one READDIRPLUS */
+    WIDE = 256,             /* entries; most programs use only the names of such directories */
+    OPCODES = 64,
+    LATENCIES = 16,
+    MOST_SKIPPED = 100,
+    MOST_CLOSED = 1 << 10,
+    MANY_FORGOTTEN = 256,
+    FIRST_MISSES = 4, /* in a directory, before its names are read */
+    NAMES_PER_MISS = 64,
+    MOST_READ = 1 << 12,
+    MOST_WITH_CHANGES = 1 << 15,
+    MOST_KEPT = 1 << 17, /* names of all directories */
+};
+
+enum owner { PYTHON, OURS, CROSSING, DEAD };
+
+struct node {
+    struct node *next_id, *next_name; /* in their buckets */
+    struct node *above;               /* the directory it was found in; NULL of Python's */
+    uint64_t id, lookups, above_id;
+    uint32_t generation, children, handles;
+    enum owner owner;
+    mode_t kind;
+    /* Of a directory: */
+    int fd;                /* O_PATH; also of a removed file. -1: closed */
+    int upper;             /* its directory in the upper, where `changes` or resolved; else -1 */
+    struct lowers *lowers; /* that show in it, also in others; NULL: none */
+    struct names *names;   /* all that are in it, if they are known */
+    uint32_t asked_of_python, misses;
+    uint8_t found_at; /* of ours: which lower of the directory above has it, if that has some */
+    bool lists;       /* the names are enough for a listing */
+    bool granted, withheld, used;
+    bool lists_inodes, below_lists; /* d_ino is st_ino here; in all directories below */
+    bool reading, wide, changes;    /* granted for changes, or made here */
+    bool changed;                   /* in it a name, since Python asked */
+    uint64_t position;              /* where the last READDIRPLUS ended, */
+    off_t place;                    /* and for lseek(2) */
+    dev_t device;
+    uint64_t base;
+    /* Of what was made here, in the upper: */
+    bool made, removed;
+    bool direct; /* and of files as in overlay/openfile.py: */
+    int64_t modified, asked, opened, change_time;
+    char *name, given_name[];
+};
+
+struct lowers {
+    size_t count;
+    struct place {
+        int fd;
+        dev_t device;
+        uint64_t base;
+        bool below_lists;
+    } at[];
+};
+
+struct handle {
+    int fd;          /* -1: closed, or Python's */
+    uint64_t python; /* of Python, unless 0 */
+    struct node *node;
+    bool used, writable;
+};
+
+extern struct plane {
+    bool ended;
+    int device;
+    char *block; /* of the request that is read */
+    size_t pending;
+    char *reply;
+    struct node **ids, **names; /* buckets; their number is a power of 2 */
+    size_t buckets, count;
+    struct handle *handles;
+    size_t handle_count, files, directories, most_files, most_directories, hand, names_kept;
+    uint32_t generation;
+    dev_t upper_device;
+    uint64_t upper_base;
+    uint64_t seconds;
+    uint32_t nanoseconds;
+    uint32_t unmapped[2][2]; /* shown as root's: user and group, of lowers and of the upper */
+    uint32_t uid, gid;
+    bool static_nlink, xattr, acl, may_spin, spins;
+    unsigned vain, skipped; /* waits without sleep */
+    struct node **crossing;
+    size_t crossing_count, crossing_room;
+    struct forgotten {
+        uint64_t id;
+        int64_t change_time;
+    } *forgotten;
+    size_t forgotten_count, forgotten_room;
+    bool forgets;                          /* Python has to, soon */
+    uint64_t answered[OPCODES][LATENCIES]; /* by the time that it took, below 1024 << n ns */
+    uint64_t spent[OPCODES];               /* ns */
+} plane;
+
+/* ---- plane.c ---- */
+
+/* The directory, open, in which a node below `above` lies. */
+struct place place_in(const struct node *above, bool made, unsigned place);
+
+/* The node of an entry whose attributes are `st`, one of ours; NULL if Python has to say. */
+struct node *node_of(struct node *above, const char *name, unsigned place, const struct stat *st);
+
+/* Drop the node if nothing uses it any more, and the directories above that only it kept. */
+void settle(struct node *node);
+
+/* Note where a name of the directory is from now on, if its names are kept. */
+void keep_name(struct node *directory, const char *text, struct name name);
+void drop_names(struct node *node);
+
+void fill_entry(struct fuse_entry_out *to, const struct node *node, const struct stat *st);
+
+/* Returns whether the kernel took it: the request may be interrupted, or the mount gone. */
+bool reply(uint64_t unique, int error, const void *data, size_t size);
+
+/* ---- listing.c ---- */
+
+/* Whether the file system also finds names in other letters than those that it lists. */
+bool folds(const struct names *names, unsigned place, int fd);
+
+/* Read the names of a lower's directory, unless they are more than `most`. */
+void read_names(struct node *directory, size_t most);
+
+bool answer_readdirplus(const struct fuse_in_header *header, struct node *directory,
+                        uint64_t offset, uint32_t size);
+
+#pragma GCC visibility pop
+
+#endif
