@@ -12,7 +12,6 @@
 #include "supervisor.h"
 
 #include <linux/if_packet.h>
-#include <linux/if_tun.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
@@ -39,7 +38,7 @@ struct attendant {
 enum { NETWORK, TAP, SENT };
 
 /* The arguments of STEP_HELPER. */
-enum { ARGV, ENVIRONMENT, INTERFACE, REQUESTS };
+enum { ARGV, ENVIRONMENT, INTERFACE, WAITS };
 
 /* ---- the interface that waits for its first packet ------------------------------------------- */
 
@@ -53,46 +52,6 @@ enum {
 
 static char frames[2 * ROOM];
 static size_t sizes[MOST_FRAMES], count;
-
-/* A request of ioctl(2) with its argument, made by namespace/outbound.py. */
-struct request {
-    uint64_t number;
-    char argument[PLAN_REQUEST_BYTES - sizeof(uint64_t)];
-};
-
-/* Carry requests out on a socket of the interface's network. */
-static bool
-configure(int inet, const struct argument *requests)
-{
-    struct request one;
-    for (size_t at = 0; requests->length - at >= sizeof one; at += sizeof one) {
-        memcpy(&one, requests->bytes + at, sizeof one);
-        /* EEXIST: the route of an earlier command. */
-        if (ioctl(inet, (unsigned long)one.number, one.argument) < 0 && errno != EEXIST)
-            return false;
-    }
-    return true;
-}
-
-/* Make the helper's interface in this network namespace. Returns its other side, or -1 with errno
- * set. */
-static int
-tap_make(const struct helper *helper)
-{
-    struct ifreq made = {.ifr_flags = IFF_TAP | IFF_NO_PI};
-    int tap = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
-    int inet = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    (void)snprintf(made.ifr_name, IFNAMSIZ, "%s", helper->interface);
-    /* It stays until its network ends, and other programs may open it. */
-    bool works = tap >= 0 && inet >= 0 && ioctl(tap, TUNSETIFF, &made) == 0 &&
-                 ioctl(tap, TUNSETPERSIST, 1) == 0 && configure(inet, &helper->requests);
-    if (!works) {
-        close_keeping_errno(tap);
-        tap = -1;
-    }
-    close_keeping_errno(inet);
-    return tap;
-}
 
 /* Wait for the first packets, keep them, and close the interface's other side for the program that
  * carries it. */
@@ -295,7 +254,7 @@ static _Noreturn void
 attend(const struct argument *arguments, int monitor, int monitors_end)
 {
     struct attendant self = {.monitor = monitor};
-    bool at_once = !arguments[REQUESTS].length;
+    bool at_once = !arguments[WAITS].number;
     int sent[MOST_PASSED], kept[] = {monitor};
     struct pollfd ours = {.fd = monitor, .events = POLLIN};
     char **argv = list_vector(&arguments[ARGV], 0);
@@ -340,20 +299,18 @@ helper_start(struct helper *helper, const struct argument *arguments)
         attend(arguments, ends[1], ends[0]);
     helper->socket = ends[0];
     helper->program = arguments[ARGV].bytes;
-    helper->interface = arguments[INTERFACE].bytes;
-    helper->requests = arguments[REQUESTS];
+    helper->waits = arguments[WAITS].number;
     close(ends[1]);
     return helper->process < 0 ? fail("CONNECT", helper->program) : 0;
 }
 
 int
-helper_connect(const struct helper *helper)
+helper_connect(const struct helper *helper, int tap)
 {
-    bool waits = helper->requests.length;
-    int sent[SENT] = {open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC),
-                      waits ? tap_make(helper) : -1};
-    bool works = sent[NETWORK] >= 0 && (sent[TAP] >= 0 || !waits) &&
-                 message_send(helper->socket, MESSAGE_NETWORK, sent, waits ? SENT : 1) == 0;
+    int sent[SENT] = {open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC), tap};
+    size_t sends = helper->waits ? SENT : 1;
+    bool works = sent[NETWORK] >= 0 && sent[sends - 1] >= 0 &&
+                 message_send(helper->socket, MESSAGE_NETWORK, sent, sends) == 0;
     for (size_t at = 0; at < SENT; at++)
         close_keeping_errno(sent[at]);
     return works ? 0 : -1;

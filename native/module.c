@@ -7,6 +7,7 @@
 #include "names.h"
 
 #include <linux/fs.h>
+#include <linux/if_tun.h>
 #include <linux/openat2.h>
 #include <sched.h>
 #include <linux/seccomp.h>

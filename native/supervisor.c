@@ -381,11 +381,11 @@ close_unnamed(void)
 /* Have the helper connect the network namespace of this process. One that waits for the first
  * packet may be refused. Returns -1 also without a failure, if the launch is to end. */
 static int
-connect_network(void)
+connect_network(int tap)
 {
     struct helper *helper = &monitor.helper;
-    bool waits = helper->requests.length;
-    if (helper_connect(helper) < 0 && waits) {
+    bool waits = helper->waits;
+    if (helper_connect(helper, tap) < 0 && waits) {
         helper_end(helper);
         return 0;
     }
@@ -435,8 +435,11 @@ carry_out(const struct record *record)
         return 0;
     case STEP_HELPER:
         return helper_start(&monitor.helper, argument);
-    case STEP_CONNECT:
-        return connect_network();
+    case STEP_CONNECT_NETWORK: {
+        int tap = slot_descriptor(&plan, &argument[0]);
+        slot_fill(&plan, &argument[0], -1);
+        return connect_network(tap);
+    }
     default: /* STEP_PUBLISH */
         return publish(slot_descriptor(&plan, &argument[0]), (uint16_t)argument[1].number);
     }

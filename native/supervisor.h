@@ -148,17 +148,17 @@ enum { MOST_SAID = 2000 }; /* bytes that are told of a helper's output */
 struct helper {
     pid_t process; /* the attendant; 0 without one */
     int socket;    /* to the attendant */
-    const char *program, *interface;
-    struct argument requests;   /* that make the interface, for which the program waits then */
+    const char *program;
+    bool waits;                 /* for the first packet of an interface that is there before */
     char said[MOST_SAID + 200]; /* a line with the program, and what it has printed */
 };
 
 /* Carry out STEP_HELPER: fork the attendant, which stays in the present network namespace. */
 int helper_start(struct helper *helper, const struct argument *arguments);
 
-/* Have it start the program, for the present network namespace; `socket` is readable later. Returns
- * -1 with errno set. */
-int helper_connect(const struct helper *helper);
+/* Have it start the program, for the present network namespace; `socket` is readable later. Takes
+ * over `tap`, the interface's other side, -1 if it could not be made. Returns -1 with errno set. */
+int helper_connect(const struct helper *helper, int tap);
 
 /* Take its answer into `said`. Returns 0 if the program is ready, or an errno: ECHILD if it has
  * ended since. Requires: `socket` is readable. */

@@ -96,6 +96,8 @@ RESOLVE_NO_XDEV: Final[int]
 TIOCGPTPEER: Final[int]
 TIOCSCTTY: Final[int]
 TIOCSPTLCK: Final[int]
+TUNSETIFF: Final[int]
+TUNSETPERSIST: Final[int]
 
 STATX_BASIC_STATS: Final[int]
 STATX_BTIME: Final[int]

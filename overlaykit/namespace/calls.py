@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from errno import E2BIG, ENOENT, ENOSYS, EOPNOTSUPP, EPERM
 
 from overlaykit import _native
@@ -46,7 +47,10 @@ _F_SETFD: Final = 2
 _AF_INET: Final = 2
 _SOCK_DGRAM: Final = 2
 _SIOCSIFFLAGS: Final = 0x8914
+_SIOCADDRT: Final = 0x890B
 _IFF_UP: Final = 1
+_IFF_TAP: Final = 0x0002
+_IFF_NO_PI: Final = 0x1000
 _SCOPE_ABSTRACT_SOCKETS: Final = 1
 """LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, since Linux 6.12."""
 
@@ -152,6 +156,42 @@ def _loopback() -> list[Call]:
         _call("socket", _AF_INET, kind, 0, slot=slot, becomes=FILLED, failure=failure),
         _call("ioctl", _of(slot), _SIOCSIFFLAGS, request, failure=failure),
         _close(slot, failure),
+    ]
+
+
+def _connect(interface: str, requests: bytes) -> list[Call]:
+    """Make the interface whose other side the helper gets, if there are requests; a failure leaves none.
+
+    It stays until its network ends, and other programs may open it.
+    """
+    from overlaykit.namespace.plan import REQUEST_BYTES
+
+    connected: Call = ("connect_network", "tap")
+    if not requests:
+        return [connected]
+    how: dict[str, Any] = {"failure": "CONNECT", "subject": interface, "ignored": _ANY}
+    tap: dict[str, Any] = {"slot": "tap", **how}
+    flags = os.O_RDWR | os.O_CLOEXEC
+    wanted = struct.pack("16sh22x", os.fsencode(interface), _IFF_TAP | _IFF_NO_PI)
+    each = (requests[at : at + REQUEST_BYTES] for at in range(0, len(requests), REQUEST_BYTES))
+    asked = [(int.from_bytes(raw[:8], sys.byteorder), raw[8:]) for raw in each]
+    return [
+        _call(
+            "socket", _AF_INET, _SOCK_DGRAM | os.O_CLOEXEC, 0, slot="inet", becomes=FILLED, **how
+        ),
+        _call("openat", _HERE, "/dev/net/tun", flags, becomes=FILLED, **tap),
+        _call("ioctl", _of("tap"), _native.TUNSETIFF, wanted, _of("inet"), **tap),
+        _call("ioctl", _of("tap"), _native.TUNSETPERSIST, 1, **tap),
+        # Skipped without the tap, by a word that ioctl(2) ignores. The route may be that of an earlier command.
+        *(
+            _call(
+                *("ioctl", _of("inet"), number, argument, _of("tap")),
+                **(how if number == _SIOCADDRT else tap),
+            )
+            for number, argument in asked
+        ),
+        _close("inet", "CONNECT"),
+        connected,
     ]
 
 
@@ -392,6 +432,7 @@ _CALLS_OF: Final[dict[str, Callable[..., list[Call]]]] = {
     "private_mounts": _private_mounts,
     "hostname": _hostname,
     "loopback": _loopback,
+    "connect": _connect,
     "umask": _umask,
     "fresh": _fresh,
     "clone": _clone,

@@ -110,8 +110,8 @@ FORMS: Final = {
     "json_status": (52, "d", "plan"),
     "data": (53, "mdiasn", "init"),
     "time_offsets": (0, "s", "monitor"),
-    "helper": (55, "vlsx", "monitor"),
-    "connect": (56, "", "monitor"),
+    "helper": (55, "vlsb", "monitor"),
+    "connect": (0, "sx", "monitor"),
     "cover": (57, "/sn", "init"),
     "input": (58, "d", "plan"),
     "end_limit": (59, "du", "end"),
@@ -140,13 +140,14 @@ PRIMITIVES: Final = {
     "offer": (15, "dddd"),
     "offer_terminal": (16, "d"),
     "own_session": (17, ""),
+    "connect_network": (56, "c"),
 }
 """Of each step that only the program's bytes have its code, and a letter for each argument.
 
 `call`: the call; a slot; what becomes of that: nothing, FILLED with the result, or EMPTIED; the ignored errnos, 16 bits
 each; the failure and its subject; the words. `unless`: a slot, and how many steps are skipped if it is filled.
 `joined`: the end of another view ends this one. `offer`: send namespaces to the monitor, or the master of a terminal.
-`own_session`: the command has one, without a terminal.
+`own_session`: the command has one, without a terminal. `connect_network`: the other side of an interface.
 """
 
 FILLED: Final = 1
@@ -322,23 +323,25 @@ class Plan:
         self.steps.append(("time_offsets", lines))
 
     def helper(
-        self, argv: Sequence[str], env: Sequence[bytes], interface: str, requests: Sequence[bytes]
+        self, argv: Sequence[str], env: Sequence[bytes], interface: str, *, waits: bool
     ) -> None:
         """A program that stays in the network of the steps before, with the view's life, for `connect`.
+
+        With `waits` it is started for the first packet, and the interface is made without it.
+        """
+        self.steps.append(("helper", tuple(argv), tuple(env), interface, int(waits)))
+
+    def connect(self, interface: str, requests: Sequence[bytes]) -> None:
+        """Start the program of `helper`, and wait until it has connected the network namespace, or ends the launch.
+
+        An empty argument stands for the path of the namespace. The program is ready once it has written to the
+        descriptor 3, or has ended with the status 0: it may go on in the background. If `helper` waits, nothing is
+        waited for here, and the view has no way outward if the program or a request fails.
 
         `requests`: if the interface is made without the program, those of ioctl(2) that set it up: each a number of 8
         bytes and the argument, REQUEST_BYTES in all.
         """
-        self.steps.append(("helper", tuple(argv), tuple(env), interface, b"".join(requests)))
-
-    def connect(self) -> None:
-        """Start the program of `helper`, and wait until it has connected the network namespace, or ends the launch.
-
-        An empty argument stands for the path of the namespace. The program is ready once it has written to the
-        descriptor 3, or has ended with the status 0: it may go on in the background. If `helper` has requests,
-        nothing is waited for: the program starts for the first packet, and the view has no way outward if it fails.
-        """
-        self.steps.append(("connect",))
+        self.steps.append(("connect", interface, b"".join(requests)))
 
     def publish(self, listener: Slot, port: int) -> None:
         """Forward a listening socket of the host to a port of the view."""
@@ -757,7 +760,10 @@ _SPECIAL: Final[dict[str, _Special]] = {
     "descriptor": _of_descriptor,
     "setns": _of_namespaces,
     "unshare": _of_namespaces,
-    "connect": _unless("there is no helper", lambda check, _: "helper" in check.seen),
+    "connect": _unless(
+        "there is no helper, or a request has another size",
+        lambda check, arguments: "helper" in check.seen and len(arguments[1]) % REQUEST_BYTES == 0,
+    ),
     "publish": _unless("it is no port", lambda _, arguments: arguments[1] > 0),
     "clone": _unless(
         "there is no such propagation", lambda _, arguments: arguments[4] in _PROPAGATIONS
@@ -779,9 +785,6 @@ _SPECIAL: Final[dict[str, _Special]] = {
         "there are too many groups", lambda _, arguments: len(arguments[4]) <= 4 * _MOST_GROUPS
     ),
     "seccomp": _of_filter,
-    "helper": _unless(
-        "a request has another size", lambda _, arguments: len(arguments[3]) % REQUEST_BYTES == 0
-    ),
 }
 """What the letters do not say."""
 

@@ -121,13 +121,13 @@ def plan_of(
     if root.user_namespace is not None:
         plan.setns(slots[root.user_namespace], _native.CLONE_NEWUSER)
     if helper is not None:
-        plan.helper(helper.argv, (), helper.name, helper.requests())
+        plan.helper(helper.argv, (), helper.name, waits=helper.on_use)
     if spec.network_namespace is not None:
         plan.setns(slots[spec.network_namespace], _native.CLONE_NEWNET)
     elif spec.network != "host":
         plan.unshare(_native.CLONE_NEWNET)
     if helper is not None:
-        plan.connect()
+        plan.connect(helper.name, helper.requests())
     for listener, port in listeners.items():
         plan.publish(slots[listener], port)
     if isinstance(supervision, Alone) and supervision.log is not None:

@@ -196,11 +196,15 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         ("section", INIT),
         ("data", 3, 0, 0, 1 << 32, "/x", 0o600),
     ),
-    "record 4: connect: there is no helper": (*HEAD, ("section", MONITOR), ("connect",)),
+    "record 4: connect: there is no helper, or a request has another size": (
+        *HEAD,
+        ("section", MONITOR),
+        ("connect", "eth0", b""),
+    ),
     "record 4: helper: there is no program": (
         *HEAD,
         ("section", MONITOR),
-        ("helper", (), (), "", b""),
+        ("helper", (), (), "", 0),
     ),
     "record 3: grace: it is too long": (*HEAD, ("grace", 1 << 31)),
     "record 4: seccomp: the filter is no sequence of instructions": (
@@ -213,10 +217,11 @@ WRONG: Final[dict[str, tuple[Step, ...]]] = {
         ("section", COMMAND),
         ("seccomp", bytes(4097 * 8)),
     ),
-    "record 4: helper: a request has another size": (
+    "record 5: connect: there is no helper, or a request has another size": (
         *HEAD,
         ("section", MONITOR),
-        ("helper", ("/a",), (), "eth0", b"request"),
+        ("helper", ("/a",), (), "eth0", 1),
+        ("connect", "eth0", b"request"),
     ),
     "record 4: user: it is no user or group": (
         *HEAD,

@@ -272,12 +272,12 @@ def test_its_streams_are_closed_while_the_command_runs(stack: ExitStack) -> None
 def connected(
     script: str,
     *argv: str,
-    monitor: tuple[Step, ...] = (("unshare", _native.CLONE_NEWNET), ("connect",)),
+    monitor: tuple[Step, ...] = (("unshare", _native.CLONE_NEWNET), ("connect", "", b"")),
     **how: Any,
 ) -> bytes:
     """A view whose network a script connects: $1 is the path of the namespace."""
     program = ("/bin/sh", "-c", script, "helper", "")
-    helper: Step = ("helper", program, ("PATH=/usr/sbin:/usr/bin:/sbin:/bin",), "", b"")
+    helper: Step = ("helper", program, ("PATH=/usr/sbin:/usr/bin:/sbin:/bin",), "", 0)
     return plans.encoded(*plans.steps(*argv, monitor=(helper, *monitor), **how))
 
 
@@ -317,7 +317,9 @@ def test_a_helper_may_say_much() -> None:
 
 
 def test_a_helper_that_cannot_be_executed_ends_the_launch() -> None:
-    steps = plans.steps("true", monitor=[("helper", ("/none", "a"), (), "", b""), ("connect",)])
+    steps = plans.steps(
+        "true", monitor=[("helper", ("/none", "a"), (), "", 0), ("connect", "", b"")]
+    )
     assert plans.run(plans.encoded(*steps)) == failure_to_connect("/none\n")
 
 
@@ -387,8 +389,9 @@ def waiting(script: str, *argv: str) -> bytes:
     """A view whose interface waits for a packet, for which a script is started."""
     program = ("/bin/sh", "-c", script, "helper", "")
     made = outbound.Program(argv=program, name="eth0", on_use=True)
-    helper: Step = ("helper", program, (), made.name, b"".join(made.requests()))
-    monitor = (helper, ("unshare", _native.CLONE_NEWNET), ("connect",))
+    helper: Step = ("helper", program, (), made.name, 1)
+    connect: Step = ("connect", made.name, b"".join(made.requests()))
+    monitor = (helper, ("unshare", _native.CLONE_NEWNET), connect)
     return plans.encoded(*plans.steps(*argv, monitor=monitor))
 
 
