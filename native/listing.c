@@ -35,34 +35,41 @@ folds(const struct names *names, unsigned place, int fd)
 }
 
 static int
-open_listing(const struct node *directory)
+open_listing(int directory)
 {
-    int fd = openat(directory->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOATIME);
-    return fd < 0 && errno == EPERM ? openat(directory->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOATIME);
+    return fd < 0 && errno == EPERM ? openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
                                     : fd;
 }
 
-void
-read_names(struct node *directory, size_t most)
+bool
+read_names(struct node *directory, const struct lone *lone)
 {
     _Alignas(struct entry) static char buffer[LISTING_BYTES];
+    struct place at = place_in(directory, false, lone->place);
+    bool is_plain = true;
     long size = -1;
-    int fd = open_listing(directory);
-    directory->names = fd < 0 ? NULL : names_new();
-    while (fd >= 0 && directory->names->count <= most &&
+    int fd = open_listing(at.fd);
+    while (fd >= 0 && (is_plain || !lone->is_plain) && directory->names->count <= lone->most &&
            (size = syscall(SYS_getdents64, fd, buffer, sizeof buffer)) > 0)
-        for (long at = 0; at < size;) {
-            const struct entry *entry = (void *)(buffer + at);
-            at += entry->size;
-            keep_name(directory, entry->name, (struct name){.type = entry->type});
+        for (long offset = 0; offset < size;) {
+            const struct entry *entry = (void *)(buffer + offset);
+            unsigned char type = entry->type;
+            bool has_number = lone->is_trusted && type == DT_REG && entry->inode < INODE_LIMIT;
+            offset += entry->size;
+            if (strcmp(entry->name, ".") == 0 || strcmp(entry->name, "..") == 0)
+                continue;
+            is_plain = is_plain && (type == DT_REG || type == DT_DIR || type == DT_LNK) &&
+                       strncmp(entry->name, AUFS_PREFIX, sizeof AUFS_PREFIX - 1) != 0;
+            keep_name(directory, entry->name,
+                      (struct name){.inode = has_number ? at.base | entry->inode : 0,
+                                    .place = (uint8_t)lone->place,
+                                    .type = type});
         }
-    if (size != 0 || folds(directory->names, 0, directory->fd)) {
-        uint32_t misses = directory->misses;
-        drop_names(directory);
-        directory->misses = misses;
-    }
     if (fd >= 0)
         close(fd);
+    return size == 0 && (is_plain || !lone->is_plain) &&
+           !folds(directory->names, lone->place, at.fd);
 }
 
 struct listing {
@@ -217,7 +224,7 @@ answer_readdirplus(const struct fuse_in_header *header, struct node *directory, 
     listing.directory = directory;
     listing.used = listing.count = 0;
     listing.room = size < BLOCK_BYTES ? size : BLOCK_BYTES;
-    int fd = directory->lists ? -1 : open_listing(directory);
+    int fd = directory->lists ? -1 : open_listing(directory->fd);
     if (fd < 0 && !directory->lists)
         return false;
     bool room = (offset > 0 || emit(&listing, ".", directory->id, DT_DIR, 1, NULL, NULL)) &&

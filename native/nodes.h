@@ -140,8 +140,17 @@ bool reply(uint64_t unique, int error, const void *data, size_t size);
 /* Whether the file system also finds names in other letters than those that it lists. */
 bool folds(const struct names *names, unsigned place, int fd);
 
-/* Read the names of a lower's directory, unless they are more than `most`. */
-void read_names(struct node *directory, size_t most);
+/* A lower that has all names of a directory. */
+struct lone {
+    unsigned place;
+    bool is_trusted; /* its listings give the inode numbers of regular files */
+    bool is_plain;   /* nothing else is in it, and no marks */
+    size_t most;
+};
+
+/* Keep the names that a lower has. Returns false if they are more than `most`, or not as they have
+ * to be. */
+bool read_names(struct node *directory, const struct lone *lone);
 
 bool answer_readdirplus(const struct fuse_in_header *header, struct node *directory,
                         uint64_t offset, uint32_t size);

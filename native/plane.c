@@ -546,6 +546,17 @@ reply_entry(const struct fuse_in_header *header, struct node *node, const struct
         settle(node);
 }
 
+/* Keep the names of a directory that a lower alone has, to answer for those that are missing. */
+static void
+learn_names(struct node *directory, size_t most)
+{
+    uint32_t misses = directory->misses;
+    directory->names = names_new();
+    if (!read_names(directory, &(struct lone){.most = most}))
+        drop_names(directory);
+    directory->misses = misses;
+}
+
 /* Answer that there is no such name. `found_out`: it took a system call. */
 static bool
 answer_missing(const struct fuse_in_header *header, struct node *above, bool found_out)
@@ -557,7 +568,7 @@ answer_missing(const struct fuse_in_header *header, struct node *above, bool fou
         uint32_t misses = ++above->misses;
         size_t most = (size_t)NAMES_PER_MISS * misses;
         if (misses >= FIRST_MISSES && !(misses & (misses - 1)) && most <= MOST_READ)
-            read_names(above, most);
+            learn_names(above, most);
     }
     return true;
 }
@@ -1756,6 +1767,16 @@ take_names(struct node *node, PyObject *lowers, PyObject *names)
         place->base = base;
         place->below_lists = below != 0;
         place->device = fstat(place->fd, &st) == 0 ? st.st_dev : 0;
+    }
+    if (PyTuple_Check(names)) {
+        struct lone lone = {.is_plain = true};
+        int is_trusted;
+        unsigned long long most;
+        if (!PyArg_ParseTuple(names, "IpK", &lone.place, &is_trusted, &most))
+            return false;
+        lone.is_trusted = is_trusted != 0;
+        lone.most = (size_t)most;
+        return lone.place < node->lowers->count && read_names(node, &lone);
     }
     for (Py_ssize_t at = 0; at < PyList_Size(names); at++) {
         const char *text;

@@ -289,7 +289,7 @@ def plane_resolve(
     descriptors: list[int],
     lowers: list[tuple[int, bool]],
     lists: bool,
-    names: list[tuple[bytes, int, int, int]],
+    names: list[tuple[bytes, int, int, int]] | tuple[int, bool, int],
     /,
 ) -> bool:
     """Let the plane answer for the names of a merged directory.
@@ -298,7 +298,9 @@ def plane_resolve(
     `lowers`: of each, what to add to inode numbers for nodeids, and whether listings give those of regular files in all
     directories below. `lists`: `names` are enough to list it. `names`: all of them, each with its place, the type of
     its inode (DT_REG and the like), and its nodeid, or 0 if that is not known. The place is the index of the lower
-    that has it, if nothing else shows under that name, or `PLACE_OF_PYTHON`.
+    that has it, if nothing else shows under that name, or `PLACE_OF_PYTHON`. Instead of a list, `names` may be the
+    index of the one lower that has any names; whether listings give the inode numbers of its regular files; and how
+    many names it may have. False is returned if it has something but regular files, directories and symbolic links.
 
     Returns: whether it is granted.
     """

@@ -147,7 +147,7 @@ class Plane:
             elif is_listed:
                 is_new = self._resolve(directory, _MOST_RESOLVED)
             elif _is_power_of_4(times):
-                is_new = self._resolve(directory, _NAMES_FOR_A_REQUEST * times)
+                is_new = self._resolve(directory, min(_NAMES_FOR_A_REQUEST * times, _MOST_RESOLVED))
             else:
                 return False
             return is_new and _native.plane_retry()
@@ -223,10 +223,12 @@ class Plane:
         try:
             if upper is not None and upper.stat().st_dev != self._upper_device:
                 return False
-            merged = self._filesystem.tree.merge.merged_entries(
-                directory, min(most, _MOST_RESOLVED)
-            )
+            if self._resolve_alone(directory, most):
+                return True
+            merged = self._filesystem.tree.merge.merged_entries(directory, most)
             if merged is None or len(merged[0]) > _MOST_RESOLVED:
+                if most == _MOST_RESOLVED:
+                    self._too_wide.add(directory.nodeid)
                 return False
             return _native.plane_resolve(
                 directory.nodeid,
@@ -237,6 +239,40 @@ class Plane:
             )
         except OSError:  # a request says what fails
             return False
+
+    def _resolve_alone(self, directory: Directory, most: int) -> bool:
+        """As `_resolve`, if one lower has all names: the plane reads them. Returns false also if they may be marks."""
+        listing = directory.listing
+        if listing is not None and listing.readers > 0:
+            return False
+        full = [one for one in directory.layer_dirs if not _is_empty(one)]
+        if len(full) != 1 or full[0] not in directory.lowers:
+            return False
+        lower = full[0]
+        layer = lower.layer
+        filesystem = self._filesystem
+        base = filesystem.lookup.numbering.base(lower.stat().st_dev)
+        if (
+            base < 0
+            or layer.idmapped
+            or layer.override is not None
+            or filesystem.tree.merge.holds_whiteout_files(lower)
+        ):
+            return False
+        lists = filesystem.entries.lists_files(lower)
+        below = lists and layer.mounted_in == frozenset()
+        is_done = _native.plane_resolve(
+            directory.nodeid,
+            (directory.parent or directory).nodeid,
+            -1 if directory.upper is None else directory.upper.fd(),
+            [one.fd() for one in directory.lowers],
+            [(base, below) if one is lower else (0, False) for one in directory.lowers],
+            True,
+            (directory.lowers.index(lower), lists, most),
+        )
+        if is_done:
+            directory.drop_listing()
+        return is_done
 
     def _resolved(
         self, directory: Directory, entries: list[Entry], several: set[bytes]
@@ -386,6 +422,15 @@ class Plane:
                 filesystem.files.by_handle[opened].continue_from(*state)
             _native.plane_bind(handle, opened)
         return node
+
+
+def _is_empty(layer_dir: LayerDir) -> bool:
+    fd = layer_dir.open_for_reading()
+    try:
+        with os.scandir(fd) as entries:
+            return next(entries, None) is None
+    finally:
+        os.close(fd)
 
 
 def _is_power_of_4(number: int) -> bool:

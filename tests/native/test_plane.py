@@ -1003,3 +1003,43 @@ def test_names_kept_of_many_directories_have_a_bound() -> None:
             assert wire.look_up(directory, b"%d" % missing) == 0
         assert wire.look_up(directory, b"f")
         assert _native.plane_held()[3] <= DESCRIPTORS + 2
+
+
+@sandboxed
+def test_a_directory_whose_names_one_lower_has_is_read_by_the_plane() -> None:
+    for number in range(400):
+        write(f"f{number}")
+    write("d/f")
+    os.symlink("f1", "layer/s")
+    os.mkdir("lower")
+    wire = Wire()
+
+    def resolve_alone(most: int = 1000) -> bool:
+        descriptors = [os.open(directory, os.O_PATH) for directory in ("lower", "layer")]
+        arguments = ROOT, ROOT, -1, descriptors, [(0, True)] * 2, True, (1, True, most)
+        done = _native.plane_resolve(*arguments)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return done
+
+    assert not resolve_alone(most=100)
+    assert wire.look_up(ROOT, b"f1") is None
+    assert resolve_alone()
+    assert wire.look_up(ROOT, b"f1") == os.stat("layer/f1").st_ino
+    assert wire.look_up(ROOT, b"missing") == 0
+    found = wire.list(ROOT, 0, 1 << 17)
+    assert [*found][2:] == [entry.name for entry in os.scandir(b"layer")]
+    for name in [*found][2:]:
+        assert found[name][1] == os.lstat(b"layer/" + name).st_ino
+    directory = wire.look_up(ROOT, b"d")
+    assert directory
+    assert wire.look_up(directory, b"f") == os.stat("layer/d/f").st_ino
+    for special in (lambda: write(".wh.f1"), lambda: os.mkfifo("layer/fifo")):
+        _native.plane_unresolve(ROOT)
+        special()
+        assert not resolve_alone()
+        assert wire.look_up(ROOT, b"f2") is None
+        for made in (".wh.f1", "fifo"):
+            if os.path.lexists(f"layer/{made}"):
+                os.unlink(f"layer/{made}")
+    assert resolve_alone()
