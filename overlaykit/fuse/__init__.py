@@ -4,9 +4,9 @@ May import: `overlaykit.overlay`, `overlaykit._native` and the modules of that f
 Start reading at `operations` (the requests), then `daemon` (the parent's side) and `daemon_process`, and at `server`,
 which forks daemons.
 
-Requests about directories that lie in one lower alone, and about names that programs have made in the upper, reach no
-Python: native/plane.c answers them while this thread waits (`plane`). Its nodes cross to `overlay` before a request
-that names them does.
+Requests about directories that lie in one lower alone, about names of merged directories that one lower has or none,
+and about names that programs have made in the upper, reach no Python: native/plane.c answers them while this thread
+waits (`plane`). Its nodes cross to `overlay` before a request that names them does.
 
 Concurrency rules. One thread runs trio, with one task per request. `overlay` is synchronous and takes no lock.
 
