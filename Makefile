@@ -9,7 +9,7 @@ SOURCES := pyproject.toml setup.py setup/headers.py overlaykit/_native.pyi overl
 CODE := overlaykit $(wildcard tests examples)
 TOOLS := setup.py .ci $(wildcard setup/*.py)
 NATIVE := $(wildcard native/*.c native/*.h)
-SCRIPTS := .ci/run $(filter-out %.packages %.py,$(wildcard setup/*))
+SCRIPTS := .ci/run $(filter-out %.c %.packages %.py,$(wildcard setup/*))
 
 .PHONY: help demo test check check-python check-native check-scripts check-changelog coverage oracle installed matrix proofs kernels \
 	sanitize bench changelog man dist setup setup-tests clean
@@ -25,7 +25,7 @@ help:
 	@echo 'make installed    tests of commands and mounts with each command and daemon as a fresh interpreter'
 	@echo 'make proofs       both, other kernels, real programs, a minute of stress, each workload of the benchmark'
 	@echo 'make kernels      tests on Debian'"'"'s kernels in QEMU (KERNEL=6.1: on that one; ARGS: arguments for pytest)'
-	@echo 'make sanitize     tests of native/ and of launches, with AddressSanitizer and UBSan (ARGS: arguments for pytest)'
+	@echo 'make sanitize     tests with AddressSanitizer and UBSan, then ThreadSanitizer (ARGS=thread: with that one)'
 	@echo 'make bench        comparison with other file systems (ARGS="--output DIR": arguments, instead of --quick)'
 	@echo 'make man          man pages of the commands, into man/'
 	@echo 'make changelog    the changelog of the next release, printed'

@@ -18,6 +18,24 @@ AS_ROOT = only_as("root")
 
 ALL = ("-m", "64m", "--cpus", "0.5", "--cpuset-cpus", "0", "--pids-limit", "20")
 HOG = "x = b'x' * (256 << 20)"
+STORM = """
+import os
+children = []
+for own in range(6):
+    child = os.fork()
+    if child == 0:
+        for turn in range(2):
+            for number in range(6):
+                with open(f"/storm/{(own + number) % 6}", "r+b" if own == number else "rb") as file:
+                    for at in range(16):
+                        assert file.read(1 << 20) == b"x" * (1 << 20)
+                    if own == number:
+                        file.write(b"y" * (1 << 20))
+                        file.truncate(16 << 20)
+        os._exit(0)
+    children.append(child)
+print([os.waitpid(child, 0)[1] for child in children])
+"""
 
 
 def unique() -> str:
@@ -57,6 +75,19 @@ def test_a_view_over_its_memory_is_killed_alone_and_says_so(user: TestUser) -> N
         assert other.communicate("end\n")[0] == ""
         assert other.returncode == 0
     assert groups(name) == []
+
+
+@AS_ROOT
+@only_with(driver="fuse")
+def test_readers_and_writers_of_more_than_the_memory_allows_come_to_an_end(user: TestUser) -> None:
+    """The kernel takes pages back while it waits for the daemon, which needs some itself."""
+    layer = user.directory("layer")
+    os.mkdir(f"{layer}/storm")
+    for number in range(6):
+        with open(f"{layer}/storm/{number}", "wb") as file:
+            file.write(b"x" * (16 << 20))
+    options = ("-l", layer, "-l", "host", "-m", "48m")
+    assert user.succeeds("run", *options, "/usr/bin/python3", "-c", STORM) == f"{[0] * 6}\n"
 
 
 @AS_ROOT
