@@ -13,8 +13,6 @@
 #define BLOCK_BYTES ((1 << 20) + (1 << 13)) /* more than the longest request, a WRITE of 1 MiB */
 #define INODE_LIMIT (1ULL << 48)            /* overlay/numbering.py */
 #define UNKNOWN_INODE 0xffffffff            /* as libfuse's own FUSE_UNKNOWN_INO */
-#define UNSET INT64_MIN
-#define SECOND 1000000000LL
 #define AUFS_PREFIX ".wh."
 #define FOR_EVER 1000000000 /* seconds; fuse/operations.py: no timeout */
 
@@ -24,7 +22,6 @@ enum {
     MOST_EMITTED = 1 << 13, /* entries of one READDIRPLUS */
     WIDE = 256,             /* entries; most programs use only the names of such directories */
     OPCODES = 64,
-    LATENCIES = 16,
     MOST_SKIPPED = 100,
     MOST_CLOSED = 1 << 10,
     MANY_FORGOTTEN = 256,
@@ -42,6 +39,7 @@ struct node {
     struct node *above;               /* the directory it was found in; NULL of Python's */
     uint64_t id, lookups, above_id;
     uint32_t generation, children, handles;
+    size_t shared; /* its only handle, and 1; or 0 */
     enum owner owner;
     mode_t kind;
     /* Of a directory: */
@@ -82,6 +80,7 @@ struct handle {
     uint64_t python; /* of Python, unless 0 */
     struct node *node;
     bool used, writable;
+    bool recent, written; /* without OPEN: since it was passed for being closed, since opened */
 };
 
 extern struct plane {
@@ -101,7 +100,8 @@ extern struct plane {
     uint32_t nanoseconds;
     uint32_t unmapped[2][2]; /* shown as root's: user and group, of lowers and of the upper */
     uint32_t uid, gid;
-    bool static_nlink, xattr, acl, may_spin, spins;
+    int static_nlink, xattr, acl, may_spin, no_open; /* as PyArg_ParseTuple sets them */
+    bool spins;
     unsigned vain, skipped; /* waits without sleep */
     struct node **crossing;
     size_t crossing_count, crossing_room;
@@ -110,9 +110,7 @@ extern struct plane {
         int64_t change_time;
     } *forgotten;
     size_t forgotten_count, forgotten_room;
-    bool forgets;                          /* Python has to, soon */
-    uint64_t answered[OPCODES][LATENCIES]; /* by the time that it took, below 1024 << n ns */
-    uint64_t spent[OPCODES];               /* ns */
+    bool forgets; /* Python has to, soon */
 } plane;
 
 /* ---- plane.c ---- */

@@ -18,11 +18,16 @@
  * the same nodeid (claim), and takes over its lookups and its open files. A nodeid that Python does
  * not find again (the lower has changed) is dead: ESTALE.
  *
+ * Without OPEN (`no_open`) the requests about a file name its node only. All programs share one
+ * handle of it then, opened for the first request that needs it and closed when it is forgotten.
+ *
  * All of it runs in the thread that runs Python, while that waits for a request (run). So nothing
  * is locked, and nothing changes under Python's feet.
  */
 #include "plane.h"
 
+#include "inode.h"
+#include "latencies.h"
 #include "nodes.h"
 
 #include <fcntl.h>
@@ -31,9 +36,9 @@
 #include <stdlib.h>
 #include <sys/uio.h>
 #include <sys/xattr.h>
-#include <time.h>
 
 #define OUR_HANDLE (1ULL << 61)        /* no handle of Python's has it */
+#define PAST_CACHE (1ULL << 63)        /* fuse/patches.py */
 #define FIRST_GENERATION 2             /* 1 is NAME_ONLY */
 #define CLOCK_LAG (20 * SECOND / 1000) /* overlay/openfile.py */
 #define LATE_AT_MOST (10 * SECOND)
@@ -258,42 +263,6 @@ cross(struct node *node)
 
 /* ---- directories ---------------------------------------------------------------------------- */
 
-static int64_t
-nanoseconds_of(const struct timespec *time)
-{
-    return time->tv_sec * SECOND + time->tv_nsec;
-}
-
-static int64_t
-now_on(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return nanoseconds_of(&now);
-}
-
-static bool
-is_marker(const char *name)
-{
-    return strncmp(name, "trusted.overlay.", 16) == 0 || strncmp(name, "user.overlay.", 13) == 0 ||
-           strncmp(name, "user.fuseoverlayfs.", 19) == 0;
-}
-
-/* Whether the directory may have a mark of an overlay. */
-static bool
-is_marked(int fd)
-{
-    char path[64], names[4096];
-    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    ssize_t size = listxattr(path, names, sizeof names);
-    if (size < 0)
-        return errno != EOPNOTSUPP;
-    for (ssize_t at = 0; at < size; at += (ssize_t)strlen(names + at) + 1)
-        if (is_marker(names + at))
-            return true;
-    return false;
-}
-
 struct place
 place_in(const struct node *above, bool made, unsigned place)
 {
@@ -405,27 +374,6 @@ reply(uint64_t unique, int error, const void *data, size_t size)
         .len = (uint32_t)(sizeof header + size), .error = -error, .unique = unique};
     struct iovec parts[] = {{&header, sizeof header}, {(void *)(uintptr_t)data, size}};
     return writev(plane.device, parts, size ? 2 : 1) >= 0;
-}
-
-static void
-fill_stat(struct fuse_attr *to, uint64_t id, const struct stat *st)
-{
-    *to = (struct fuse_attr){
-        .ino = id,
-        .size = (uint64_t)st->st_size,
-        .blocks = (uint64_t)st->st_blocks,
-        .atime = (uint64_t)st->st_atim.tv_sec,
-        .mtime = (uint64_t)st->st_mtim.tv_sec,
-        .ctime = (uint64_t)st->st_ctim.tv_sec,
-        .atimensec = (uint32_t)st->st_atim.tv_nsec,
-        .mtimensec = (uint32_t)st->st_mtim.tv_nsec,
-        .ctimensec = (uint32_t)st->st_ctim.tv_nsec,
-        .mode = st->st_mode,
-        .nlink = (uint32_t)st->st_nlink,
-        .uid = st->st_uid,
-        .gid = st->st_gid,
-        .blksize = (uint32_t)st->st_blksize,
-    };
 }
 
 static void
@@ -668,12 +616,6 @@ path_of(struct node *node, char *path, size_t size, bool *follows)
     return true;
 }
 
-static bool
-is_acl(const char *name)
-{
-    return strncmp(name, "system.posix_acl_", 17) == 0;
-}
-
 /* Answer with the value of an attribute, or with the names of all if `name` is NULL. */
 static bool
 answer_xattr(const struct fuse_in_header *header, struct node *node, uint32_t room,
@@ -735,9 +677,25 @@ free_handle(void)
     return after = at;
 }
 
+/* Put the modification time back that the file had before it was written to, unless the kernel has
+ * set one since: it keeps that time itself, and sends it (overlay/files.py). */
+static void
+restore_times(const struct handle *handle)
+{
+    struct node *node = handle->node;
+    if (!node || !node->made || handle->fd < 0)
+        return;
+    int64_t modified = node->modified;
+    node->modified = UNSET;
+    if (modified == UNSET || (!node->asked && modified < node->opened - CLOCK_LAG))
+        return;
+    set_modified(handle->fd, modified);
+}
+
 static void
 close_handle(struct handle *handle)
 {
+    restore_times(handle);
     if (handle->fd >= 0) {
         close(handle->fd);
         plane.files--;
@@ -745,6 +703,7 @@ close_handle(struct handle *handle)
     handle->fd = -1;
     if (handle->node) {
         handle->node->handles--;
+        handle->node->shared = 0;
         settle(handle->node);
     }
     handle->node = NULL;
@@ -766,6 +725,8 @@ new_handle(int fd, struct node *node, uint32_t flags)
         node->direct = false;
     }
     node->direct |= (flags & O_DIRECT) != 0;
+    handle->recent = true;
+    node->shared = plane.no_open ? at + 1 : 0;
     return handle;
 }
 
@@ -782,31 +743,74 @@ number_of(const struct handle *handle)
     return OUR_HANDLE | (uint64_t)(handle - plane.handles);
 }
 
+/* Whether one more file may be open. Without OPEN one that was not used lately is closed for it,
+ * first such as were not written to: an error of the disk reaches those that are open. */
+static bool
+has_room(void)
+{
+    static size_t hand;
+    const size_t most = plane.no_open ? 4 * plane.handle_count : 0;
+    for (size_t passed = 0; plane.files >= plane.most_files && passed < most; passed++) {
+        hand = (hand + 1) % plane.handle_count;
+        struct handle *handle = &plane.handles[hand];
+        if (handle->used && !handle->recent && (!handle->written || passed >= most / 2))
+            drop_handle(handle);
+        handle->recent = false;
+    }
+    return plane.files < plane.most_files;
+}
+
+/* Open a file. Returns NULL if Python has to say. */
+static struct handle *
+open_file(struct node *node, uint32_t flags)
+{
+    char path[64];
+    const char *name;
+    struct stat st;
+    int at, fd;
+    bool writes = (flags & O_ACCMODE) != O_RDONLY;
+    /* The kernel also reads through what a program opened for writing (overlay/files.py). */
+    int access = (writes ? O_RDWR : O_RDONLY) | O_NONBLOCK;
+    if ((writes && !node->made) || flags & O_TRUNC || !S_ISREG(node->kind) || !has_room() ||
+        !place_of(node, &at, &name))
+        return NULL;
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", at);
+    fd = *name ? open_quietly(at, name, access) : open(path, access | O_CLOEXEC);
+    if (fd >= 0 && fstat(fd, &st) == 0 && is_inode_of(node, &st))
+        return new_handle(fd, node, flags);
+    if (fd >= 0)
+        close(fd);
+    return NULL;
+}
+
 static bool
 answer_open(const struct fuse_in_header *header, struct node *node, uint32_t flags)
 {
-    struct stat st;
-    bool writes = (flags & O_ACCMODE) != O_RDONLY;
-    /* The kernel also reads through what a program opened for writing (overlay/files.py). */
-    int access = (writes ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
-    if ((writes && !node->made) || flags & O_TRUNC || !S_ISREG(node->kind) || node->removed ||
-        plane.files >= plane.most_files || !reach(node->above))
+    struct handle *handle = open_file(node, flags);
+    if (!handle)
         return false;
-    int above = place_above(node).fd;
-    int fd = openat(above, node->name, access | O_NOATIME);
-    if (fd < 0 && errno == EPERM)
-        fd = openat(above, node->name, access);
-    if (fd < 0)
-        return false;
-    if (fstat(fd, &st) < 0 || !is_inode_of(node, &st)) {
-        close(fd);
-        return false;
-    }
-    struct handle *handle = new_handle(fd, node, flags);
     struct fuse_open_out out = {.fh = number_of(handle), .open_flags = FOPEN_KEEP_CACHE};
     if (!reply(header->unique, 0, &out, sizeof out))
         drop_handle(handle);
     return true;
+}
+
+/* The handle that all programs share without OPEN. Returns NULL if Python has to say. */
+static struct handle *
+shared_handle(struct node *node, bool writes)
+{
+    struct handle *handle = node->shared ? &plane.handles[node->shared - 1] : NULL;
+    if (handle && writes && !handle->writable) {
+        if (!node->made || node->owner != OURS)
+            return NULL;
+        drop_handle(handle);
+        handle = NULL;
+    }
+    if (!handle && node->owner == OURS)
+        handle = open_file(node, writes ? O_RDWR : O_RDONLY);
+    if (handle)
+        handle->recent = true;
+    return handle;
 }
 
 static void
@@ -825,12 +829,6 @@ answer_read(const struct fuse_in_header *header, const struct handle *handle, ui
 }
 
 /* ---- changes in the upper ------------------------------------------------------------------- */
-
-static struct timespec
-time_of(int64_t nanoseconds)
-{
-    return (struct timespec){.tv_sec = nanoseconds / SECOND, .tv_nsec = nanoseconds % SECOND};
-}
 
 /* Whether the directory is one of the upper in which names may be changed. */
 static bool
@@ -886,7 +884,7 @@ answer_create(const struct fuse_in_header *header, struct node *above,
         struct fuse_open_out open;
     } out;
     struct stat st;
-    if (!may_make(header, above, name) || plane.files >= plane.most_files)
+    if (!may_make(header, above, name) || !has_room())
         return false;
     mode_t before = umask(in->umask & 0777);
     int fd =
@@ -902,7 +900,8 @@ answer_create(const struct fuse_in_header *header, struct node *above,
     }
     struct handle *handle = new_handle(fd, node, in->flags | O_RDWR);
     fill_entry(&out.entry, node, &st);
-    out.open = (struct fuse_open_out){.fh = number_of(handle), .open_flags = FOPEN_KEEP_CACHE};
+    out.open = (struct fuse_open_out){.fh = plane.no_open ? 0 : number_of(handle),
+                                      .open_flags = FOPEN_KEEP_CACHE};
     node->lookups++;
     if (!reply(header->unique, 0, &out, sizeof out)) {
         node->lookups--;
@@ -936,7 +935,7 @@ keep_inode(struct node *node)
 {
     if (S_ISDIR(node->kind))
         return reach(node);
-    if (plane.files >= plane.most_files)
+    if (!has_room())
         return false;
     node->fd = openat(fd_in(node->above, true), node->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     plane.files += node->fd >= 0;
@@ -1017,21 +1016,24 @@ answer_rename(const struct fuse_in_header *header, struct node *above, const cha
     return true;
 }
 
-/* Put the modification time back that the file had before it was written to, unless the kernel has
- * set one since: it keeps that time itself, and sends it (overlay/files.py). */
+/* Before a write without OPEN: as OpenFile.begin_write of overlay/openfile.py. */
 static void
-restore_times(struct node *node, int fd)
+begin_write(struct handle *handle, const struct fuse_write_in *in)
 {
-    int64_t modified = node->modified;
-    node->modified = UNSET;
-    if (modified == UNSET || (!node->asked && modified < node->opened - CLOCK_LAG))
-        return;
-    struct timespec times[] = {{.tv_nsec = UTIME_OMIT}, time_of(modified)};
-    (void)futimens(fd, times);
+    struct node *node = handle->node;
+    int64_t now = now_on(CLOCK_REALTIME);
+    handle->written = true;
+    node->direct = !(in->write_flags & FUSE_WRITE_CACHE);
+    if (node->direct)
+        node->modified = UNSET;
+    if (node->asked && now - node->asked > LATE_AT_MOST) {
+        node->asked = 0;
+        node->opened = now;
+    }
 }
 
 static bool
-answer_write(const struct fuse_in_header *header, const struct handle *handle,
+answer_write(const struct fuse_in_header *header, struct handle *handle,
              const struct fuse_write_in *in, const char *data)
 {
     struct fuse_write_out out = {.size = in->size};
@@ -1041,6 +1043,8 @@ answer_write(const struct fuse_in_header *header, const struct handle *handle,
         reply(header->unique, EBADF, NULL, 0);
         return true;
     }
+    if (plane.no_open)
+        begin_write(handle, in);
     bool kills = (in->write_flags & FUSE_WRITE_KILL_SUIDGID) != 0;
     bool remembers = node->modified == UNSET && !node->direct;
     if ((kills || remembers) && fstat(handle->fd, &st) < 0)
@@ -1059,25 +1063,9 @@ answer_write(const struct fuse_in_header *header, const struct handle *handle,
         written += count > 0 ? (size_t)count : 0;
     }
     reply(header->unique, 0, &out, sizeof out);
+    if (plane.no_open && node->asked)
+        restore_times(handle); /* no request comes at the end of the writes */
     return true;
-}
-
-/* Truncate or extend a file, and keep its modification time. Returns -1 with an errno on failure.
- */
-static int
-resize(const char *path, bool follows, uint64_t size)
-{
-    struct stat st;
-    int fd = open(path, O_WRONLY | O_CLOEXEC | O_NONBLOCK | (follows ? 0 : O_NOFOLLOW));
-    int result = fd < 0 || fstat(fd, &st) < 0 ? -1 : ftruncate(fd, (off_t)size), error = errno;
-    if (result == 0) {
-        struct timespec times[] = {{.tv_nsec = UTIME_OMIT}, st.st_mtim};
-        (void)futimens(fd, times);
-    }
-    if (fd >= 0)
-        close(fd);
-    errno = error;
-    return result;
 }
 
 /* As Changing._change_inode of overlay/changing.py, from the owner to the times. */
@@ -1187,7 +1175,10 @@ forget(uint64_t id, uint64_t count)
         return count - 1;
     }
     node->lookups -= count < node->lookups ? count : node->lookups;
-    settle(node);
+    if (!node->lookups && node->shared)
+        drop_handle(&plane.handles[node->shared - 1]);
+    else
+        settle(node);
     return 0;
 }
 
@@ -1238,9 +1229,8 @@ is_one_of(uint32_t opcode, uint64_t requests)
 
 /* Answer a request about an open file of ours. Returns false if it is Python's by now. */
 static bool
-answer_with_handle(struct fuse_in_header *header, size_t left, uint64_t number)
+answer_with_handle(struct fuse_in_header *header, size_t left, struct handle *handle)
 {
-    struct handle *handle = handle_of(number);
     const char *in = (char *)(header + 1);
     if (handle && handle->python)
         return false;
@@ -1266,23 +1256,38 @@ answer_with_handle(struct fuse_in_header *header, size_t left, uint64_t number)
         break;
     case FUSE_FSYNC:
         if (handle && handle->node && handle->node->made) {
-            restore_times(handle->node, handle->fd);
+            restore_times(handle);
             return false; /* it may take long: Python does it in a thread */
         }
         break;
     default:
-        if (handle) {
-            if (handle->node && handle->node->made)
-                restore_times(handle->node, handle->fd);
+        if (handle)
             drop_handle(handle);
-        }
         error = 0;
     }
     reply(header->unique, error, NULL, 0);
     return true;
 }
 
-/* Put the number of Python's handle in place of one of ours that crossed. */
+/* As answer_with_handle, without OPEN. The number of the handle goes to Python in the request. */
+static bool
+answer_without_handle(struct fuse_in_header *header, size_t left)
+{
+    struct node *node = find(header->nodeid);
+    if (header->opcode == FUSE_FLUSH || header->opcode == FUSE_RELEASE)
+        return reply(header->unique, header->opcode == FUSE_FLUSH ? ENOSYS : 0, NULL, 0), true;
+    if (!node || node->owner == PYTHON || node->owner == CROSSING)
+        return false;
+    struct handle *handle = shared_handle(node, header->opcode != FUSE_READ);
+    if (!handle)
+        return node->owner == DEAD && (reply(header->unique, ESTALE, NULL, 0), true);
+    uint64_t number = number_of(handle);
+    memcpy(header + 1, &number, sizeof number);
+    return answer_with_handle(header, left, handle);
+}
+
+/* Put the number of Python's handle in place of one of ours that crossed; without OPEN the nodeid.
+ */
 static void
 use_handle_of_python(struct fuse_in_header *header, size_t size)
 {
@@ -1291,6 +1296,15 @@ use_handle_of_python(struct fuse_in_header *header, size_t size)
     if (!is_one_of(header->opcode, handle_requests) || size < sizeof *header + sizeof number)
         return;
     memcpy(&number, in, sizeof number);
+    if (plane.no_open && !(number & OUR_HANDLE && header->opcode == FUSE_FSYNC)) {
+        const struct fuse_write_in *written = (void *)in;
+        bool past_cache = header->opcode == FUSE_WRITE &&
+                          size >= sizeof *header + sizeof *written &&
+                          !(written->write_flags & FUSE_WRITE_CACHE);
+        number = header->nodeid | (past_cache ? PAST_CACHE : 0);
+        memcpy(in, &number, sizeof number);
+        return;
+    }
     struct handle *handle = handle_of(number);
     if (handle && handle->python) {
         memcpy(in, &handle->python, sizeof number);
@@ -1305,11 +1319,12 @@ cross_named(struct fuse_in_header *header, size_t size)
 {
     const uint64_t *first = (void *)(header + 1);
     uint64_t ids[] = {header->nodeid, 0};
-    if (header->opcode == FUSE_FSYNC || header->opcode == FUSE_STATFS)
+    bool has_first = size >= sizeof *header + sizeof *first;
+    if ((header->opcode == FUSE_FSYNC && has_first && *first & OUR_HANDLE) ||
+        header->opcode == FUSE_STATFS)
         return;
-    if (size >= sizeof *header + sizeof *first &&
-        (header->opcode == FUSE_RENAME || header->opcode == FUSE_RENAME2 ||
-         header->opcode == FUSE_LINK))
+    if (has_first && (header->opcode == FUSE_RENAME || header->opcode == FUSE_RENAME2 ||
+                      header->opcode == FUSE_LINK))
         ids[1] = *first;
     for (size_t at = 0; at < 2; at++) {
         struct node *node = find(ids[at]);
@@ -1329,9 +1344,12 @@ answer(struct fuse_in_header *header, size_t size)
         return !is_forget_left(header, size);
     if (is_one_of(header->opcode, handle_requests) && left >= sizeof number) {
         memcpy(&number, in, sizeof number);
-        return number & OUR_HANDLE && answer_with_handle(header, left, number);
+        if (plane.no_open)
+            return answer_without_handle(header, left);
+        return number & OUR_HANDLE && answer_with_handle(header, left, handle_of(number));
     }
-    if (is_one_of(header->opcode, unknown_requests)) {
+    if (is_one_of(header->opcode, unknown_requests) ||
+        (plane.no_open && header->opcode == FUSE_OPEN)) {
         reply(header->unique, ENOSYS, NULL, 0);
         return true;
     }
@@ -1401,16 +1419,6 @@ answer(struct fuse_in_header *header, size_t size)
     }
 }
 
-static void
-count(unsigned kind, uint64_t nanoseconds)
-{
-    unsigned latency = 0;
-    while (latency < LATENCIES - 1 && nanoseconds >> (10 + latency))
-        latency++;
-    plane.answered[kind][latency]++;
-    plane.spent[kind] += nanoseconds;
-}
-
 /* Answer requests until one is Python's (`pending`), the mount is gone (`ended`), Python's other
  * tasks are due, or no request has come for `wait` milliseconds. Returns whether none has come. */
 static bool
@@ -1434,7 +1442,7 @@ run(int wait, bool polls)
                 return false;
             }
             waiting = now_on(CLOCK_MONOTONIC);
-            count(header->opcode % OPCODES, (uint64_t)(waiting - started));
+            latencies_add(header->opcode, (uint64_t)(waiting - started));
             if (waiting - began > TURN_NS || plane.forgets)
                 return false;
             continue;
@@ -1497,21 +1505,15 @@ static PyObject *
 py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long seconds, directories, files;
-    unsigned nanoseconds;
     uint32_t (*unmapped)[2] = plane.unmapped;
-    int static_nlink, xattr, acl, may_spin;
-    if (!PyArg_ParseTuple(args, "KI(II)(II)ppppKK", &seconds, &nanoseconds, &unmapped[0][0],
-                          &unmapped[0][1], &unmapped[1][0], &unmapped[1][1], &static_nlink, &xattr,
-                          &acl, &may_spin, &directories, &files))
+    if (!PyArg_ParseTuple(args, "KI(II)(II)ppppKKp", &seconds, &plane.nanoseconds, &unmapped[0][0],
+                          &unmapped[0][1], &unmapped[1][0], &unmapped[1][1], &plane.static_nlink,
+                          &plane.xattr, &plane.acl, &plane.may_spin, &directories, &files,
+                          &plane.no_open))
         return NULL;
     plane.seconds = seconds;
-    plane.nanoseconds = nanoseconds;
     plane.uid = geteuid();
     plane.gid = getegid();
-    plane.static_nlink = static_nlink != 0;
-    plane.xattr = xattr != 0;
-    plane.acl = acl != 0;
-    plane.may_spin = may_spin != 0;
     plane.most_directories = (size_t)directories;
     plane.most_files = (size_t)files;
     if (!plane.block) {
@@ -1648,6 +1650,7 @@ py_plane_bind(PyObject *Py_UNUSED(module), PyObject *args)
     if (handle) {
         close_handle(handle);
         handle->python = python;
+        handle->used = !plane.no_open;
     }
     Py_RETURN_NONE;
 }
@@ -1860,7 +1863,7 @@ py_plane_retry(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     if (!plane.pending || !answer(header, plane.pending))
         Py_RETURN_FALSE;
     plane.pending = 0;
-    count(header->opcode % OPCODES, (uint64_t)(now_on(CLOCK_MONOTONIC) - started));
+    latencies_add(header->opcode, (uint64_t)(now_on(CLOCK_MONOTONIC) - started));
     Py_RETURN_TRUE;
 }
 
@@ -1911,25 +1914,6 @@ py_plane_forgotten(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 }
 
 static PyObject *
-py_plane_counts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
-{
-    PyObject *kinds = PyList_New(0);
-    for (size_t kind = 0; kinds && kind < OPCODES; kind++) {
-        PyObject *all = Py_BuildValue("[K]", (unsigned long long)plane.spent[kind]);
-        for (size_t at = 0; all && at < LATENCIES; at++) {
-            PyObject *number = PyLong_FromUnsignedLongLong(plane.answered[kind][at]);
-            if (!number || PyList_Append(all, number) < 0)
-                Py_CLEAR(all);
-            Py_XDECREF(number);
-        }
-        if (!all || PyList_Append(kinds, all) < 0)
-            Py_CLEAR(kinds);
-        Py_XDECREF(all);
-    }
-    return kinds;
-}
-
-static PyObject *
 py_plane_held(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     unsigned long long nodes = 0, lookups = 0, files = 0;
@@ -1940,7 +1924,7 @@ py_plane_held(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
                 lookups += node->lookups;
             }
     for (size_t at = 0; at < plane.handle_count; at++)
-        files += plane.handles[at].used && !plane.handles[at].python;
+        files += plane.handles[at].used && !plane.handles[at].python && !plane.no_open;
     return Py_BuildValue("KKKK", nodes, lookups, files, (unsigned long long)plane.directories);
 }
 
@@ -1963,7 +1947,7 @@ py_plane_close(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 PyMethodDef native_plane_methods[] = {
     METHOD(start, METH_VARARGS,
            ", seconds, nanoseconds, lowers, upper, static_nlink, xattr, acl, may_spin, "
-           "directories, files"),
+           "directories, files, no_open"),
     METHOD(wait, METH_VARARGS, ", device, milliseconds, polls"),
     METHOD(crossings, METH_NOARGS, ""),
     METHOD(fetch, METH_VARARGS, ", directory, name"),

@@ -218,6 +218,7 @@ def plane_start(
     may_spin: bool,
     directories: int,
     files: int,
+    no_open: bool,
     /,
 ) -> None:
     """Prepare the data plane, before the first request but INIT.
@@ -225,6 +226,7 @@ def plane_start(
     `seconds`, `nanoseconds`: how long the kernel may cache names and attributes. `lowers`, `upper`: the user and the
     group of theirs that are shown as root's (0), as the kernel gives them for ids that are not mapped. `may_spin`:
     there is a processor to await the next request on. `directories`, `files`: how many descriptors of each may be open.
+    `no_open`: programs open files without a request.
     """
 
 def plane_wait(device: int, milliseconds: int, polls: bool, /) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import codec, projects, signals, standard
 from overlaykit.errors import Error
-from overlaykit.fuse import channel, cleanup, daemon_log, limits
+from overlaykit.fuse import channel, cleanup, daemon_log, limits, no_open
 from overlaykit.fuse.daemon_start import WRITTEN
 from overlaykit.fuse.directories import Directories
 from overlaykit.fuse.spec import (
@@ -90,7 +90,8 @@ def serve(parent: socket.socket, image: Image | None = None) -> None:
         nonlocal ready
         _redirect_stderr(null)
         descriptors = [detached] if detached >= 0 else []
-        reply = Ready(device, limits.notes(writable=spec.upper is not None))
+        notes = (*limits.notes(writable=spec.upper is not None), *no_open.notes(spec))
+        reply = Ready(device, notes)
         channel.send(parent, codec.encode(reply), descriptors)
         ready = True
 

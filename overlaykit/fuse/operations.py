@@ -138,6 +138,7 @@ class Operations(pyfuse3.Operations):
         )
         self._copying = Copying(filesystem, poller, volatile=options.volatile)
         self._options = options
+        self._no_open = False
         self.plane: Plane | None = None
         self._passthrough: Passthrough | None = None
         self._name_only_entry = patches.mark_name_only(pyfuse3.EntryAttributes())
@@ -147,6 +148,7 @@ class Operations(pyfuse3.Operations):
 
     def begin_plane(self) -> None:
         """Let the data plane read the requests. Requires: an interposed libfuse, and no request yet but INIT."""
+        self.filesystem.files.no_open = self._no_open = self._options.no_open
         self.plane = Plane(
             self.filesystem, self._options, timeout=self._timeout, acl=self.enable_acl
         )
@@ -403,15 +405,27 @@ class Operations(pyfuse3.Operations):
         self._changed(directory)
         return self._file_info(handle), self._entry(*made)
 
+    def _handle(self, number: int) -> int:
+        """The handle that a request names; without OPEN it has the nodeid in its place."""
+        if not self._no_open:
+            return number
+        return self.filesystem.files.hold(self.filesystem.nodes.file(number))
+
     @_request
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return self.filesystem.files.read(fh, off, size)
+        return self.filesystem.files.read(self._handle(fh), off, size)
 
     @_request
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         files = self.filesystem.files
-        handle, clears_set_ids = patches.split_handle(fh)
-        await self._copying.copy_up(files.to_copy_first(handle))
+        handle, clears_set_ids, past_cache = patches.split_handle(fh)
+        if self._no_open:
+            node = self.filesystem.nodes.file(handle)
+            await self._copying.copy_up(node)
+            handle = files.hold(node, writing=True)
+            files.by_handle[handle].begin_write(past_cache=past_cache)
+        else:
+            await self._copying.copy_up(files.to_copy_first(handle))
         if clears_set_ids:
             self._clear_set_ids(files.by_handle[handle].node)
         return files.write(handle, off, buf)
@@ -447,17 +461,18 @@ class Operations(pyfuse3.Operations):
                 os.close(own)
             return
         files = self.filesystem.files
-        files.restore_times(fh)
-        if files.is_written(fh) and not self._volatile:
+        handle = self._handle(fh)
+        files.restore_times(handle)
+        if files.is_written(handle) and not self._volatile:
             sync = os.fdatasync if datasync else os.fsync
-            with files.syncing(fh) as descriptor:
+            with files.syncing(handle) as descriptor:
                 await self._poller.in_thread(sync, descriptor)
 
     def _file_info(self, handle: int) -> FileInfo:
         number = 0 if self._passthrough is None else self._passthrough.number(handle)
         if number:
             return pyfuse3.FileInfo(fh=patches.backed_handle(handle, number))
-        return pyfuse3.FileInfo(fh=handle, keep_cache=True)
+        return pyfuse3.FileInfo(fh=0 if self._no_open else handle, keep_cache=True)
 
     # Directories
 

@@ -28,7 +28,7 @@ import socket
 import struct
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
@@ -94,6 +94,9 @@ _PASSTHROUGH: Final = 1 << 37
 
 _WRITEBACK_CACHE: Final = 1 << 16
 
+_PAST_CACHE: Final = 1 << 63
+"""native/plane.c: PAST_CACHE."""
+
 _OF_INTERPOSED: Final = _SETXATTR_EXT | _HANDLE_KILLPRIV_V2
 _WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS | _OF_INTERPOSED | NO_EXPORT_SUPPORT
 
@@ -137,9 +140,24 @@ def backed_handle(handle: int, number: int) -> int:
     return handle | number << _native.BACKING_SHIFT | _native.BACKED
 
 
-def split_handle(handle: int) -> tuple[int, bool]:
-    """The file handle of a WRITE, and whether the write clears the set-ID bits."""
-    return handle & ~_native.CLEARS_SET_IDS, bool(handle & _native.CLEARS_SET_IDS)
+class Written(NamedTuple):
+    """What the file handle of a WRITE says.
+
+    `handle`: the file's. `clears_set_ids`: whether the write clears the set-ID bits. `past_cache`: without OPEN
+    (`no_open`), whether it does not come from the kernel's cache.
+    """
+
+    handle: int
+    clears_set_ids: bool
+    past_cache: bool
+
+
+def split_handle(handle: int) -> Written:
+    return Written(
+        handle & ~(_native.CLEARS_SET_IDS | _PAST_CACHE),
+        bool(handle & _native.CLEARS_SET_IDS),
+        bool(handle & _PAST_CACHE),
+    )
 
 
 def clears_set_ids(ctx: RequestContext) -> bool:

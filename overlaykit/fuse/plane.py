@@ -76,6 +76,7 @@ class Plane:
             len(os.sched_getaffinity(0)) > 1,
             filesystem.shares.plane,
             filesystem.shares.plane,
+            filesystem.files.no_open,
         )
         numbering = filesystem.lookup.numbering
         for device, inode in filesystem.tree.merge.traps:
@@ -418,7 +419,11 @@ class Plane:
             opened = 0
             with contextlib.suppress(OSError):
                 file = filesystem.nodes.file(nodeid)
-                opened = filesystem.files.open(file, os.O_RDWR if is_writing else os.O_RDONLY)
+                if filesystem.files.no_open:
+                    opened = filesystem.files.hold(file, writing=is_writing)
+                else:
+                    flags = os.O_RDWR if is_writing else os.O_RDONLY
+                    opened = filesystem.files.open(file, flags)
                 filesystem.files.by_handle[opened].continue_from(*state)
             _native.plane_bind(handle, opened)
         return node

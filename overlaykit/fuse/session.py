@@ -22,6 +22,7 @@ from overlaykit.fuse import (
     minimal_namespace,
     mount,
     mountpoints,
+    no_open,
     passthrough,
     unmount,
 )
@@ -69,7 +70,8 @@ def run(
         poller = Poller(image.share if image is not None else None)
         # The start waits for the kernel once or twice: polling would only delay it.
         poller.polls = False
-        operations = Operations(filesystem, spec.options, poller)
+        options = spec.options.replace(no_open=no_open.is_on(spec))
+        operations = Operations(filesystem, options, poller)
         connection = Connection(operations, poller)
         detached = _mount(spec, connection)
         try:

@@ -102,11 +102,12 @@ class Changing:
             self._files.resize(node, changes.size)
         if changes.atime_ns is not None or changes.mtime_ns is not None:
             modified = changes.mtime_ns
-            if modified is not None and isinstance(node, File) and node.opened is not None:
-                if changes.written_back and node.opened.is_outdated(changes.asked_ns):
+            opened = None if modified is None else self._files.keeping_times(node)
+            if opened is not None:
+                if changes.written_back and opened.is_outdated(changes.asked_ns):
                     modified = None
                 else:
-                    node.opened.set_modified(changes.asked_ns)
+                    opened.set_modified(changes.asked_ns)
             if changes.asked_ns and _are_set(location.stat(), changes, modified):
                 return
             attributes.set_times(

@@ -49,6 +49,8 @@ class Files:
     """Opens, reads and writes files.
 
     `by_handle`: the open files by FUSE's file handle. `writes_back`: the kernel's writeback cache is on.
+    `no_open`: programs open files without a request, so `hold` opens a file when it is first read or written to, and it
+    stays open until the kernel forgets it.
     """
 
     def __init__(self, tree: Tree, descriptors: Descriptors, *, volatile: bool = False) -> None:
@@ -59,6 +61,7 @@ class Files:
         self.by_handle: dict[int, OpenFile] = {}
         self.writes_back = True
         self._serial = 0
+        self.no_open = False
 
     @operation
     def may_copy_later(self, node: File) -> bool:
@@ -110,7 +113,20 @@ class Files:
     def adopt(self, node: File, fd: int) -> int:
         """A handle of a file that was just created. Takes its descriptor over."""
         opened = self._remember(node, fd, True)
-        opened.count = 1
+        opened.count = 0 if self.no_open else 1
+        return opened.handle
+
+    @operation
+    def hold(self, node: File, *, writing: bool = False) -> int:
+        """The handle of a file that programs have opened without a request.
+
+        Requires, with `writing`: it needs no copy-up. Raises OSError: as `open`.
+        """
+        opened = node.opened
+        if opened is None:
+            opened = self._remember(node, *self._open_inode(node, writing=writing))
+        elif writing and not opened.writable:
+            opened.swap(_open_quietly(self._tree.writable_location(node), os.O_RDWR))
         return opened.handle
 
     def release(self, handle: int) -> None:
@@ -118,18 +134,24 @@ class Files:
         self.restore_times(handle)
         opened.count -= 1
         if opened.count == 0:
-            del self.by_handle[handle]
-            if self._tree.quota is not None:
-                self._tree.quota.close(opened, named=not is_nameless(opened))
-            opened.node.mark_closed()
             try:
-                opened.close()
+                self.end(opened)
             finally:  # a disk may report a failed write only now
                 self._tree.table.evict_if_unused(opened.node)
+
+    def end(self, opened: OpenFile) -> None:
+        """Close an open file that no handle needs any more. Raises OSError: as `OpenFile.close`."""
+        self.restore_times(opened.handle)
+        del self.by_handle[opened.handle]
+        if self._tree.quota is not None:
+            self._tree.quota.close(opened, named=not is_nameless(opened))
+        opened.node.mark_closed()
+        opened.close()
 
     def close(self) -> None:
         """Close the descriptors of all handles."""
         for handle in list(self.by_handle):
+            self.restore_times(handle)
             self.by_handle.pop(handle).close()
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
@@ -154,6 +176,8 @@ class Files:
                 _write_all(opened.fd, data[:room], offset)
                 fail(errno.ENOSPC)
         _write_all(opened.fd, data, offset)
+        if self.no_open and opened.asked_ns:  # no request comes at the end of the writes
+            self.restore_times(handle)
         return len(data)
 
     def restore_times(self, handle: int) -> None:
@@ -165,6 +189,15 @@ class Files:
                 return
             with contextlib.suppress(OSError):  # an idle file may be out of reach
                 _put_back(opened.fd, modified)
+
+    def keeping_times(self, node: Node) -> OpenFile | None:
+        """The open file that knows of changes of a node's times; None if no program can have it open."""
+        if not isinstance(node, File):
+            return None
+        if self.no_open and node.opened is None and node.kind == stat.S_IFREG:
+            with contextlib.suppress(OSError):  # then nothing was written to it either
+                self.hold(node)
+        return node.opened
 
     def resize(self, node: File, size: int) -> None:
         """Truncate or extend a file that has an upper, and keep its modification time if the kernel has it."""

@@ -129,6 +129,6 @@ class Filesystem:
         return {
             "nodes": len(table),
             "nlookup": sum(node.nlookup for node in table.values()),
-            "open_files": len(self.files.by_handle),
+            "open_files": sum(opened.count > 0 for opened in self.files.by_handle.values()),
             "directories": len(self._descriptors),
         }

@@ -140,7 +140,7 @@ class File(_Counted):
 
     @property
     def in_use(self) -> bool:
-        return self.nlookup > 0 or self.opened is not None
+        return self.nlookup > 0 or (self.opened is not None and self.opened.count > 0)
 
     @property
     def metacopy(self) -> bool:
@@ -574,6 +574,8 @@ class Table:
                 node.close()
 
     def _drop_file(self, node: File) -> Directory | None:
+        if node.opened is not None:
+            node.opened.end()
         self.unhash(node)
         if not node.links:
             self.change_times.drop(node.nodeid)

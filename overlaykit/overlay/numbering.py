@@ -7,8 +7,8 @@ from typing import Final
 _DEVICE_SHIFT: Final = 48
 INODE_LIMIT: Final = 1 << _DEVICE_SHIFT
 """Inode numbers from here on have no nodeid."""
-FIRST_FREE: Final = 0x7FFF << _DEVICE_SHIFT
-"""The first nodeid that no inode has."""
+FIRST_FREE: Final = 0xFFF << _DEVICE_SHIFT
+"""The first nodeid that no inode has. All have at most 60 bits: requests carry flags above them (native/plane.c)."""
 
 
 class Numbering:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING, Final, Protocol
@@ -26,6 +27,8 @@ class Reopening(Protocol):
 
     def reopen(self, opened: OpenFile) -> int: ...
 
+    def end(self, opened: OpenFile) -> None: ...
+
 
 class OpenFile:
     """The one descriptor behind all handles of a file.
@@ -35,6 +38,7 @@ class OpenFile:
 
     `opened_ns`: when it was opened. `direct`: a handle bypasses the kernel's cache. `modified`: the modification time
     to put back after writes (see `files`), or None. `asked_ns`: when the last change of that time was requested.
+    `count`: how many handles it has; 0 if programs open it without a request (`files.Files.no_open`).
     `users`: how many threads use `fd` now. `unsynced`: bytes were written since the last sync. `failure`: the errno
     that the next sync reports, or 0.
     """
@@ -104,6 +108,11 @@ class OpenFile:
             fd, self._fd = self._fd, -1
             os.close(fd)
 
+    def end(self) -> None:
+        """Close it, as no program can have it open any more. An error of a write has no program to reach."""
+        with contextlib.suppress(OSError):
+            self._files.end(self)
+
     def is_outdated(self, asked_ns: int) -> bool:
         """Whether a program has set a later modification time than the one that the kernel writes back.
 
@@ -111,6 +120,18 @@ class OpenFile:
         much older one means that the clock was set.
         """
         return 0 < self.asked_ns - asked_ns < _LATE_AT_MOST
+
+    def begin_write(self, *, past_cache: bool) -> None:
+        """Note that a write comes, of a file whose opening no request has told: it may have been opened again.
+
+        `past_cache`: what is written does not come from the kernel's cache.
+        """
+        self.direct = past_cache
+        if past_cache:
+            self.modified = None
+        if self.asked_ns and (now := time.time_ns()) - self.asked_ns > _LATE_AT_MOST:
+            self.asked_ns = 0
+            self.opened_ns = now
 
     def is_before_writes(self, modified: int) -> bool:
         """Whether the time `modified` is that of before all writes: the kernel has set none, and lost the later one.

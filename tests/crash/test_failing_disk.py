@@ -10,7 +10,7 @@ import pytest
 
 from overlaykit.fuse.daemon import MountRefused
 
-from ..fuse.mounted import mounted
+from ..fuse.mounted import mounted, only_with_open
 from ..overlay.inside import as_ordinary_user, as_root
 from ..overlay.stack import Stack
 from ..overlay.view import refused
@@ -44,6 +44,7 @@ def test_a_bad_sector_of_a_lower_is_an_error_for_its_file_alone(stack: Stack) ->
             assert sorted(os.listdir(mount.target)) == ["good", "lost+found"]
 
 
+@only_with_open
 @as_root
 def test_an_exceeded_quota_is_an_error_and_leaves_the_lower_file_whole(stack: Stack) -> None:
     lower = stack.add({"large": File(b"x" * 600_000), "small": File(b"y")})
@@ -62,6 +63,7 @@ def test_an_exceeded_quota_is_an_error_and_leaves_the_lower_file_whole(stack: St
     assert os.path.getsize(os.path.join(lower, "small")) == 1
 
 
+@only_with_open
 @as_root
 def test_an_error_of_the_sync_is_reported_and_leaves_the_lower_file_whole(
     stack: Stack,
@@ -107,6 +109,7 @@ def test_a_bad_sector_of_the_upper_is_an_error(stack: Stack) -> None:
         assert os.listdir(mount.target) == ["good"]
 
 
+@only_with_open
 @as_root
 def test_a_write_error_is_reported_and_leaves_the_lower_file_whole(stack: Stack) -> None:
     stack.add({"large": File(b"x" * 600_000)})
@@ -163,6 +166,7 @@ def test_limits_of_the_disk_are_reported_with_its_errors(stack: Stack) -> None:
                 assert file.read(1) == b"x"
 
 
+@only_with_open
 @as_root
 def test_an_immutable_file_of_a_lower_can_be_changed_and_one_of_the_upper_cannot(
     stack: Stack,
@@ -196,6 +200,7 @@ def test_a_lower_file_that_the_user_may_not_read_is_not_copied_up(stack: Stack) 
         assert leftovers(stack, {}) == []
 
 
+@only_with_open
 def test_a_disk_that_became_read_only_refuses_every_change(stack: Stack) -> None:
     names = [name for name, one in OPERATIONS.items() if not (one.root_only and stack.unprivileged)]
     expected = trees(stack, *names)
@@ -217,6 +222,7 @@ def test_a_disk_that_became_read_only_refuses_every_change(stack: Stack) -> None
         assert below(name, tree) == expected[name][1]
 
 
+@only_with_open
 def test_a_reader_from_a_read_only_time_sees_later_writes(
     stack: Stack,
 ) -> None:

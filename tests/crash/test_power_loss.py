@@ -17,7 +17,7 @@ import pytest
 from overlaykit.fuse.spec import MountOptions
 from overlaykit.overlay.disk import probe
 
-from ..fuse.mounted import mounted
+from ..fuse.mounted import mounted, only_with_open
 from ..overlay.inside import as_root
 from ..overlay.stack import Stack
 from .disks import image, mounted_image, put_upper_on
@@ -58,6 +58,7 @@ def test_a_power_cut_on_a_volatile_mount_empties_what_was_copied(stack: Stack) -
     assert expected[name][1]["x/n"].content
 
 
+@only_with_open
 def test_a_power_cut_on_a_volatile_mount_empties_a_metacopy_that_was_opened(stack: Stack) -> None:
     """The control for metacopies, whose data are copied in place."""
     stack.metacopy = True

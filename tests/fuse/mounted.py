@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from overlaykit import mountinfo
 from overlaykit.fuse import control, daemon, directories
 from overlaykit.fuse.daemon_start import DaemonProcess
@@ -27,6 +29,11 @@ _DATA_PLANE = os.environ.get("OVERLAYKIT_TEST_DATA_PLANE", "on") == "on"
 
 _DATA: Any = os.environ.get("OVERLAYKIT_TEST_DATA", "cache")
 """How their files are read and written, unless a test says so itself."""
+
+_NO_OPEN = os.environ.get("OVERLAYKIT_TEST_NO_OPEN", "off") == "on"
+"""Whether programs in the mounts of the tests open files without a request."""
+
+only_with_open = pytest.mark.skipif(_NO_OPEN, reason="is about what an OPEN does")
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,7 @@ def spec_of(stack: Stack, *, writable: bool = True, **more: Any) -> MountSpec:
         options=options.replace(
             data_plane=options.data_plane and _DATA_PLANE,
             data=_DATA if options.data == "cache" else options.data,
+            no_open=options.no_open or _NO_OPEN,
         )
     )
 

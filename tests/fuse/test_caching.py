@@ -143,7 +143,7 @@ def test_writes_cost_no_request_each(stack: Stack) -> None:
     ):
         for _ in range(10):
             file.write(b"y")
-    assert requests["getxattr"] == 1
+    assert requests["getxattr"] <= 1  # or native code answers it
     assert requests["setattr"] == 0
 
 

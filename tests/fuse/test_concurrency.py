@@ -93,7 +93,7 @@ def test_rule_1_no_task_runs_between_the_steps_of_a_request(stack: Stack) -> Non
 def test_rule_2_requests_await_a_copy_and_a_sync_only() -> None:
     assert _awaited(operations.__file__) == {
         "handler": 1,  # by `_request`, for all of them
-        "self._copying.copy_up": 9,
+        "self._copying.copy_up": 10,
         "self._poller.in_thread": 3,
     }
     assert set(_awaited(copying.__file__)) == {

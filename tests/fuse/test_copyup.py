@@ -21,7 +21,7 @@ from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix.table import File
 from .inotify import names_until_now, next_name, watched
-from .mounted import mounted
+from .mounted import mounted, only_with_open
 
 Act: TypeAlias = Callable[[], object]
 
@@ -104,6 +104,7 @@ def test_a_large_copy_holds_up_no_other_file(stack: Stack, prepare: Callable[[st
         assert os.stat(mount.path(name)).st_size == LARGE
 
 
+@only_with_open
 def test_programs_that_change_a_large_file_at_once_change_one_copy(stack: Stack) -> None:
     _add_large_file(stack)
     with (
@@ -162,6 +163,7 @@ def test_a_reader_sees_the_copy_that_was_made_while_it_read(stack: Stack) -> Non
         assert os.path.samestat(os.fstat(reader.fileno()), os.stat(mount.path("f")))
 
 
+@only_with_open
 def test_a_full_disk_leaves_the_old_file_and_says_so(stack: Stack) -> None:
     lower = stack.add({"d/f": File(b"x" * (2 << 20)), "d/small": File(b"s")})
     with upper_on_a_small_disk(stack), mounted(stack) as mount:
@@ -232,6 +234,7 @@ def test_a_disk_that_fills_up_before_the_first_write_leaves_the_old_file_and_say
             assert os.listdir(os.path.join(stack.work, "work")) == []
 
 
+@only_with_open
 @pytest.mark.parametrize("act", [os.replace, lambda _, path: os.unlink(path)])
 def test_a_file_that_is_replaced_below_before_the_first_write_is_written_to_as_it_was_opened(
     stack: Stack, act: Callable[[str, str], object]

@@ -14,7 +14,7 @@ from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix import syscalls
 from ..posix.table import Dir, File
-from .mounted import await_unmounted, mounted, spec_of, started
+from .mounted import await_unmounted, mounted, only_with_open, spec_of, started
 
 
 def test_the_mount_answers_once_the_parent_has_the_reply(stack: Stack) -> None:
@@ -213,6 +213,7 @@ def test_a_lower_that_contains_the_mountpoint_does_not_hang(stack: Stack) -> Non
         assert mount.path("lower1") in seen
 
 
+@only_with_open
 def test_a_thousand_open_files_are_served(stack: Stack) -> None:
     stack.add({f"d{number % 10}/{number}": File(b"%d" % number) for number in range(1000)})
     with mounted(stack) as mount:

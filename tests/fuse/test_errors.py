@@ -11,7 +11,7 @@ from ..overlay.view import refused
 from ..posix import syscalls
 from ..posix.sandbox import ORDINARY_UID
 from ..posix.table import Dir, File
-from .mounted import mounted
+from .mounted import mounted, only_with_open
 
 
 def test_without_an_upper_every_change_is_refused(stack: Stack) -> None:
@@ -37,6 +37,7 @@ def test_without_an_upper_every_change_is_refused(stack: Stack) -> None:
                 change()
 
 
+@only_with_open
 @as_ordinary_user
 def test_a_file_that_its_user_may_not_read_below_stays_unreadable(stack: Stack) -> None:
     """It is shown as root's, but root of a user namespace is another user to the file system below."""

@@ -26,7 +26,7 @@ from ..posix.syscalls import (
     fallocate,
 )
 from ..posix.table import Dir, Fifo, File
-from .mounted import mounted
+from .mounted import mounted, only_with_open
 
 # ioctls of linux/fs.h
 FICLONE = 0x40049409
@@ -104,6 +104,7 @@ def test_a_new_mode_copies_a_file_with_its_data(stack: Stack) -> None:
         assert file.read() == b"x" * 100_000
 
 
+@only_with_open
 @pytest.mark.parametrize("size", [1 << 20, 2 << 20])
 def test_emptying_a_file_by_opening_it_wants_room_for_its_data(stack: Stack, size: int) -> None:
     stack.add({"f": File(b"x" * size)})

@@ -19,13 +19,14 @@ from ..posix.behaviours.xattrs import CAPABILITY
 from ..posix.files import read_file
 from ..posix.processes import ALICE, BOB, run_as_user
 from ..posix.table import File
-from .mounted import mounted
+from .mounted import mounted, only_with_open
 
 
 def mode_of(path: str) -> int:
     return stat.S_IMODE(os.stat(path).st_mode)
 
 
+@only_with_open
 @as_root
 def test_a_write_that_is_never_written_back_has_cleared_the_rights_on_disk(stack: Stack) -> None:
     stack.add(

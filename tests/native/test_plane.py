@@ -46,7 +46,9 @@ class Buffer(ctypes.Structure):
 
 def start(directories: int = DESCRIPTORS, seconds: int = 60) -> None:
     none = (0xFFFFFFFF, 0xFFFFFFFF)
-    _native.plane_start(seconds, 0, none, none, False, True, False, False, directories, DESCRIPTORS)
+    _native.plane_start(
+        seconds, 0, none, none, False, True, False, False, directories, DESCRIPTORS, False
+    )
 
 
 class Wire:

@@ -109,7 +109,8 @@ class Overlaykit:
         options = os.fsdecode(
             overlay_options(stack, unprivileged=self.unprivileged, metacopy=self.metacopy)
         )
-        self._run(target, "mount", "-o", ",".join((options, *self.more)))
+        no_open = os.environ.get("OVERLAYKIT_TEST_NO_OPEN", "off")
+        self._run(target, "mount", "-o", ",".join((options, f"no_open={no_open}", *self.more)))
 
     def unmount(self, target: bytes) -> None:
         self._run(target, "umount")

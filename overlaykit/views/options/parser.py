@@ -126,6 +126,7 @@ def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> Parsed
             dirsync=on("sync") or on("dirsync"),
             data_plane=values.get("data_plane", "on") == "on",
             data=_DATA[values.get("data", "cache")],
+            no_open=values.get("no_open", "off") == "on",
         ),
         flags=MountFlags(
             nodev=on("nodev"),

@@ -167,6 +167,13 @@ ROWS: Final = (
         "as root (Linux 6.9); a file is copied up when it is opened for writing, and reading sets access times in the "
         "upper; `auto`: if that is possible (default: through the kernel's cache)",
     ),
+    Row(
+        "no_open=on|off",
+        _ACTS,
+        "with `on` programs open and close files without a request, faster (default: off); the first write copies a "
+        "lower's file up, so an error of that, as of a full disk, is reported by fsync(2) and close(2), not open(2); "
+        "without effect on the layer `host` and on kernels before 6.18.3 or 6.12.64",
+    ),
     Row("fsname=NAME", _ACTS, "the source that the table of mounts shows"),
     Row(
         "allow_other",

@@ -1,0 +1,53 @@
+"""Whether programs open files without a request to the daemon (option `no_open`).
+
+The kernel takes ENOSYS as the answer to an OPEN for "never ask" (fs/fuse/file.c: no_open), for the life of the mount,
+and sends no RELEASE either. All other requests about a file name its node only. So the daemon opens a file when it is
+first read or written to, and closes it when the kernel has forgotten it, or when it has too many others open.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from overlaykit.fuse.spec import MountSpec
+
+_MENDED: Final = ((6, 12, 64), (6, 18, 3))
+"""The first versions of stable kernels that keep an inode until what is read of it has come, also without OPEN; all
+after the last one do. Others may wait for themselves when memory is short ("fuse: fix readahead reclaim deadlock")."""
+
+
+def obstacle(spec: MountSpec, release: str | None = None) -> str:
+    """Why a mount cannot go without OPEN; empty if it can. `release`: of the kernel; None: the running one's."""
+    if any(layer.recursive for layer in spec.layers):
+        return "the host's files may change: only an open file stays what it is"
+    if spec.options.data != "cache":
+        return "with data=passthrough the kernel is given each file when it is opened"
+    if spec.options.limit is not None:
+        return "a limit of the upper counts removed files until they are closed"
+    if not _is_mended(os.uname().release if release is None else release):
+        return "it takes Linux 6.18.3, or 6.12.64: others may stop when memory is short"
+    return ""
+
+
+def is_on(spec: MountSpec) -> bool:
+    """Whether a mount goes without OPEN."""
+    return spec.options.no_open and not obstacle(spec)
+
+
+def notes(spec: MountSpec) -> tuple[str, ...]:
+    """Lines for the user of a mount that was to go without OPEN."""
+    reason = obstacle(spec) if spec.options.no_open else ""
+    return (f"mount option no_open=on: without effect here: {reason}",) if reason else ()
+
+
+def _is_mended(release: str) -> bool:
+    numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release)
+    if numbers is None:
+        return False
+    version = tuple(int(number or 0) for number in numbers.groups())
+    return version >= _MENDED[-1] or any(
+        version[:2] == first[:2] and version >= first for first in _MENDED
+    )
