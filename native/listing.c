@@ -241,11 +241,12 @@ answer_readdirplus(const struct fuse_in_header *header, struct node *directory, 
         directory->reading = true;
     else if (listing.used == 0)
         directory->reading = false;
-    bool taken = reply(header->unique, error, error ? NULL : plane.reply, error ? 0 : listing.used);
     for (size_t at = 0; at < listing.count; at++)
-        if (taken && !error)
-            listing.emitted[at]->lookups++;
-        else
-            settle(listing.emitted[at]);
+        listing.emitted[at]->lookups++;
+    bool taken = reply(header->unique, error, error ? NULL : plane.reply, error ? 0 : listing.used);
+    for (size_t at = 0; at < listing.count && (error || !taken); at++) {
+        listing.emitted[at]->lookups--;
+        settle(listing.emitted[at]);
+    }
     return true;
 }

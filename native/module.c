@@ -94,7 +94,7 @@ module_exec(PyObject *module)
         if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value) < 0)
             return -1;
     PyMethodDef *const methods[] = {native_session_methods, native_image_methods,
-                                    native_plane_methods};
+                                    native_plane_methods, native_kept_methods};
     for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
         if (PyModule_AddFunctions(module, methods[i]) < 0)
             return -1;

@@ -1,7 +1,7 @@
 /* Shared by the files of overlaykit._native: arguments, errors, calls with EINTR retried.
  *
- * Only session.c and plane.c keep state outside the module object, of a session that begins after
- * each fork. */
+ * Only session.c, plane.c and kept.c keep state outside the module object, of a session that begins
+ * after each fork. */
 #ifndef OVERLAYKIT_NATIVE_H
 #define OVERLAYKIT_NATIVE_H
 
@@ -59,6 +59,7 @@ PyObject *native_raise(const native_path *path, const native_path *second);
 extern PyMethodDef native_session_methods[];
 extern PyMethodDef native_image_methods[];
 extern PyMethodDef native_plane_methods[];
+extern PyMethodDef native_kept_methods[];
 
 /* Add the system calls of a table. Returns 0, or -1 with an exception set. */
 int native_syscalls_init(PyObject *module);

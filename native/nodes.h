@@ -22,6 +22,7 @@ enum {
     MOST_EMITTED = 1 << 13, /* entries of one READDIRPLUS */
     WIDE = 256,             /* entries; most programs use only the names of such directories */
     OPCODES = 64,
+    BEGUN = 1 << 12,
     MOST_SKIPPED = 100,
     MOST_CLOSED = 1 << 10,
     MANY_FORGOTTEN = 256,
@@ -62,7 +63,16 @@ struct node {
     bool made, removed;
     bool direct; /* and of files as in overlay/openfile.py: */
     int64_t modified, asked, opened, change_time;
+    /* For a later daemon: */
+    bool left;         /* by an earlier one: Python's, as soon as a request names it */
+    int kept;          /* of what may lose its last name, in the upper: O_PATH; -1: none */
+    struct link *link; /* of Python's: where it is found; NULL: nowhere */
     char *name, given_name[];
+};
+
+struct link {
+    uint64_t above; /* 0: nowhere in the tree, and `name` is a file's place in a lower */
+    char name[];
 };
 
 struct lowers {
@@ -76,14 +86,14 @@ struct lowers {
 };
 
 struct handle {
-    int fd;          /* -1: closed, or Python's */
+    int fd;          /* -1: closed, or Python's, or left by an earlier daemon */
     uint64_t python; /* of Python, unless 0 */
     struct node *node;
     bool used, writable;
     bool recent, written; /* without OPEN: since it was passed for being closed, since opened */
 };
 
-extern struct plane {
+struct state {
     bool ended;
     int device;
     char *block; /* of the request that is read */
@@ -111,7 +121,26 @@ extern struct plane {
     } *forgotten;
     size_t forgotten_count, forgotten_room;
     bool forgets; /* Python has to, soon */
-} plane;
+    /* For a later daemon: */
+    struct fuse_in_header reading; /* of the request that was read last */
+    struct begun {
+        uint64_t unique;
+        uint64_t blame; /* for the ends of daemons */
+    } begun[BEGUN];     /* the last requests, by `unique` */
+    uint64_t requests;
+    uint64_t blame; /* that the requests under way get for the end of the last daemon */
+    bool resent;    /* the request that Python is to answer had begun */
+    struct renaming {
+        bool under_way;
+        uint32_t flags;
+        uint64_t above;       /* 0: none since the request was read */
+        uint64_t onto, inode; /* `inode`: the one that is moved, if `flags` */
+        char name[MOST_NAMES + 1], new_name[MOST_NAMES + 1];
+    } renaming;
+};
+
+extern struct state *native_plane;
+#define plane (*native_plane)
 
 /* ---- plane.c ---- */
 
@@ -123,6 +152,13 @@ struct node *node_of(struct node *above, const char *name, unsigned place, const
 
 /* Drop the node if nothing uses it any more, and the directories above that only it kept. */
 void settle(struct node *node);
+struct node *find(uint64_t id);
+struct node *child(const struct node *above, const char *name);
+void insert_id(struct node *node);
+void insert_name(struct node *node);
+void grow_table(void);
+void drop_name(struct node *node);
+void move(struct node *node, struct node *above, const char *name);
 
 /* Note where a name of the directory is from now on, if its names are kept. */
 void keep_name(struct node *directory, const char *text, struct name name);
@@ -152,6 +188,32 @@ bool read_names(struct node *directory, const struct lone *lone);
 
 bool answer_readdirplus(const struct fuse_in_header *header, struct node *directory,
                         uint64_t offset, uint32_t size);
+
+/* ---- kept.c --------------------------------------------------------------------------------- */
+
+/* What a later daemon needs is stored before it is relied on: the compiler keeps this order. */
+#define STORED() __asm__ volatile("" ::: "memory")
+
+/* Memory that the process which forks the daemons has, too. Ends the process if there is none. */
+void *kept_alloc(size_t size, bool is_node);
+void kept_free(void *memory);
+
+/* Close a descriptor, whose number is taken away first. */
+void kept_close(int *fd);
+
+/* Note that a request is begun, and whether it had (`resent`). Returns whether it may be: not if
+ * two daemons have crashed with it. */
+bool kept_begin(uint64_t unique);
+
+/* Note where Python's node is found. */
+void kept_link(struct node *node, uint64_t above, const char *name);
+
+/* Note a rename, which may have been carried out when the daemon ends before `renaming.under_way`
+ * is false again. */
+void kept_begin_rename(uint64_t above, const char *name, uint64_t onto, const char *new_name);
+
+/* Take over what an earlier daemon has left. */
+void kept_recover(void);
 
 #pragma GCC visibility pop
 

@@ -45,7 +45,8 @@
 #define PROMPT_NS 40000LL  /* a request that follows within this time is awaited without sleep */
 #define TURN_NS 10000000LL /* after this time others of Python's tasks run */
 
-struct plane plane;
+static struct state own;
+struct state *native_plane = &own;
 
 /* ---- nodes ---------------------------------------------------------------------------------- */
 
@@ -64,7 +65,7 @@ name_bucket(const struct node *above, const char *name)
     return (size_t)(hash >> 20) & (plane.buckets - 1);
 }
 
-static struct node *
+struct node *
 find(uint64_t id)
 {
     struct node *node = plane.buckets ? plane.ids[id_bucket(id)] : NULL;
@@ -73,7 +74,7 @@ find(uint64_t id)
     return node;
 }
 
-static struct node *
+struct node *
 child(const struct node *above, const char *name)
 {
     struct node *node = plane.names[name_bucket(above, name)];
@@ -82,7 +83,7 @@ child(const struct node *above, const char *name)
     return node;
 }
 
-static void
+void
 insert_name(struct node *node)
 {
     size_t by_name = name_bucket(node->above, node->name);
@@ -90,17 +91,23 @@ insert_name(struct node *node)
     plane.names[by_name] = node;
 }
 
-static void
-insert(struct node *node)
+void
+insert_id(struct node *node)
 {
     size_t by_id = id_bucket(node->id);
     node->next_id = plane.ids[by_id];
     plane.ids[by_id] = node;
+}
+
+static void
+insert(struct node *node)
+{
+    insert_id(node);
     if (*node->name)
         insert_name(node);
 }
 
-static void
+void
 grow_table(void)
 {
     struct node **before = plane.ids;
@@ -124,27 +131,28 @@ static struct node *
 add(uint64_t id, struct node *above, const char *name, enum owner owner)
 {
     size_t length = strlen(name) + 1;
-    struct node *node = grown(NULL, sizeof *node + length);
+    struct node *node = kept_alloc(sizeof *node + length, true);
     if (plane.count >= plane.buckets)
         grow_table();
     memset(node, 0, sizeof *node);
     node->name = memcpy(node->given_name, name, length);
-    node->id = id;
     node->above = above;
     node->above_id = above ? above->id : 0;
     node->owner = owner;
-    node->fd = node->upper = -1;
+    node->fd = node->upper = node->kept = -1;
     node->modified = UNSET;
     node->generation = FIRST_GENERATION + plane.generation++ % (UINT32_MAX - FIRST_GENERATION);
     if (above)
         above->children++;
     plane.count++;
+    STORED();
+    node->id = id;
     insert(node);
     return node;
 }
 
 /* Take a node's name away: nothing finds it by its name any more. */
-static void
+void
 drop_name(struct node *node)
 {
     struct node **link = *node->name ? &plane.names[name_bucket(node->above, node->name)] : NULL;
@@ -182,21 +190,20 @@ static void
 close_node(struct node *node)
 {
     if (node->fd >= 0) {
-        close(node->fd);
+        kept_close(&node->fd);
         *(S_ISDIR(node->kind) ? &plane.directories : &plane.files) -= 1;
     }
     if (node->upper >= 0) {
-        close(node->upper);
+        kept_close(&node->upper);
         plane.directories--;
     }
     for (size_t at = 0; node->lowers && at < node->lowers->count; at++) {
-        close(node->lowers->at[at].fd);
+        kept_close(&node->lowers->at[at].fd);
         plane.directories--;
     }
-    free(node->lowers);
+    kept_free(node->lowers);
     drop_names(node);
     node->lowers = NULL;
-    node->fd = node->upper = -1;
     node->granted = false;
     node->changes = node->changes && node->owner == OURS; /* that opens again */
 }
@@ -233,9 +240,11 @@ settle(struct node *node)
         if (node->change_time && !node->removed)
             forget_later(node, node->change_time);
         close_node(node);
+        kept_close(&node->kept);
         if (node->name != node->given_name)
-            free(node->name);
-        free(node);
+            kept_free(node->name);
+        kept_free(node->link);
+        kept_free(node);
         plane.count--;
         if (above)
             above->children--;
@@ -313,8 +322,8 @@ reach(struct node *node)
     unsigned closed = 0; /* the stack has an end */
     for (const struct node *up = node; up && !is_open(up); up = up->above)
         closed++;
-    if (closed > MOST_CLOSED || node->owner != OURS || !S_ISDIR(node->kind) || node->removed ||
-        !reach(node->above))
+    if (closed > MOST_CLOSED || node->owner != OURS || node->left || !S_ISDIR(node->kind) ||
+        node->removed || !reach(node->above))
         return false;
     struct place at = place_above(node);
     int fd = openat(at.fd, node->name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -433,14 +442,15 @@ node_of(struct node *above, const char *name, unsigned place, const struct stat 
         return NULL;
     struct node *node = find(id);
     if (node)
-        return node->owner == OURS && node->above == above && node->found_at == place &&
-                       strcmp(node->name, name) == 0 && node->kind == (st->st_mode & S_IFMT)
+        return node->owner == OURS && !node->left && node->above == above &&
+                       node->found_at == place && strcmp(node->name, name) == 0 &&
+                       node->kind == (st->st_mode & S_IFMT)
                    ? node
                    : NULL;
     node = child(above, name);
     if (node) {
         /* The lower has changed: another inode is under this name. */
-        if (node->owner == PYTHON || node->owner == CROSSING)
+        if (node->owner == PYTHON || node->owner == CROSSING || node->left)
             return NULL;
         drop_name(node);
         node->owner = DEAD;
@@ -479,19 +489,20 @@ static struct node *
 made(struct node *above, const char *name)
 {
     struct node *node = child(above, name);
-    return node && node->owner == OURS && node->made ? node : NULL;
+    return node && node->owner == OURS && !node->left && node->made ? node : NULL;
 }
 
-/* Answer with a node, which counts as a lookup of it once the kernel has it. */
+/* Answer with a node, which counts as a lookup of it if the kernel takes it. */
 static void
 reply_entry(const struct fuse_in_header *header, struct node *node, const struct stat *st)
 {
     struct fuse_entry_out entry;
     fill_entry(&entry, node, st);
-    if (reply(header->unique, 0, &entry, sizeof entry))
-        node->lookups++;
-    else
+    node->lookups++;
+    if (!reply(header->unique, 0, &entry, sizeof entry)) {
+        node->lookups--;
         settle(node);
+    }
 }
 
 /* Keep the names of a directory that a lower alone has, to answer for those that are missing. */
@@ -671,9 +682,16 @@ free_handle(void)
             return after;
     }
     size_t at = plane.handle_count;
+    struct handle *before = plane.handles;
+    struct handle *more = kept_alloc((2 * at + 64) * sizeof *more, false);
+    memset(more, 0, (2 * at + 64) * sizeof *more);
+    if (before)
+        memcpy(more, before, at * sizeof *more);
+    STORED();
+    plane.handles = more;
+    STORED();
     plane.handle_count = 2 * at + 64;
-    plane.handles = grown(plane.handles, plane.handle_count * sizeof *plane.handles);
-    memset(plane.handles + at, 0, (plane.handle_count - at) * sizeof *plane.handles);
+    kept_free(before);
     return after = at;
 }
 
@@ -695,28 +713,39 @@ restore_times(const struct handle *handle)
 static void
 close_handle(struct handle *handle)
 {
+    struct node *node = handle->node;
     restore_times(handle);
     if (handle->fd >= 0) {
-        close(handle->fd);
+        kept_close(&handle->fd);
         plane.files--;
     }
-    handle->fd = -1;
-    if (handle->node) {
-        handle->node->handles--;
-        handle->node->shared = 0;
-        settle(handle->node);
-    }
     handle->node = NULL;
+    if (node) {
+        node->handles--;
+        node->shared = 0;
+        settle(node);
+    }
+}
+
+/* A handle of a node. */
+static struct handle *
+use_handle(struct handle given)
+{
+    size_t at = free_handle(); /* which may move them */
+    struct handle *handle = &plane.handles[at];
+    given.used = false;
+    *handle = given;
+    STORED();
+    handle->used = true;
+    return handle;
 }
 
 /* A new handle, which takes the descriptor over. */
 static struct handle *
 new_handle(int fd, struct node *node, uint32_t flags)
 {
-    size_t at = free_handle();
-    struct handle *handle = &plane.handles[at];
-    *handle = (struct handle){
-        .fd = fd, .node = node, .used = true, .writable = (flags & O_ACCMODE) != O_RDONLY};
+    struct handle *handle = use_handle(
+        (struct handle){.fd = fd, .node = node, .writable = (flags & O_ACCMODE) != O_RDONLY});
     plane.files++;
     if (node->handles++ == 0) {
         node->opened = now_on(CLOCK_REALTIME);
@@ -726,7 +755,7 @@ new_handle(int fd, struct node *node, uint32_t flags)
     }
     node->direct |= (flags & O_DIRECT) != 0;
     handle->recent = true;
-    node->shared = plane.no_open ? at + 1 : 0;
+    node->shared = plane.no_open ? (size_t)(handle - plane.handles) + 1 : 0;
     return handle;
 }
 
@@ -972,15 +1001,18 @@ answer_remove(const struct fuse_in_header *header, struct node *above, const cha
 }
 
 /* Give a node another place. */
-static void
+void
 move(struct node *node, struct node *above, const char *name)
 {
     struct node *before = node->above;
     drop_name(node);
     if (node->name != node->given_name)
-        free(node->name);
-    node->name = grown(NULL, strlen(name) + 1);
-    memcpy(node->name, name, strlen(name) + 1);
+        kept_free(node->name);
+    node->name = node->given_name;
+    char *copy = kept_alloc(strlen(name) + 1, false);
+    memcpy(copy, name, strlen(name) + 1);
+    STORED();
+    node->name = copy;
     node->above = above;
     node->above_id = above->id;
     above->children++;
@@ -1002,16 +1034,20 @@ answer_rename(const struct fuse_in_header *header, struct node *above, const cha
     if (target && (flags || made(onto, new_name) != target || S_ISDIR(node->kind) ||
                    S_ISDIR(target->kind) || !keep_inode(target)))
         return false;
+    kept_begin_rename(above->id, name, onto->id, new_name);
     bool moved = renameat2(fd_in(above, true), name, fd_in(onto, true), new_name,
                            target ? 0 : RENAME_NOREPLACE) == 0;
     if (target)
         end_removal(target, moved);
+    if (moved)
+        move(node, onto, new_name);
+    STORED();
+    plane.renaming.under_way = false;
     if (!moved)
         return false;
     keep_name(above, name, (struct name){.place = ABSENT});
     keep_name(onto, new_name, (struct name){.place = PLACE_OF_PYTHON});
     above->changed = onto->changed = true;
-    move(node, onto, new_name);
     reply(header->unique, 0, NULL, 0);
     return true;
 }
@@ -1169,10 +1205,11 @@ forget(uint64_t id, uint64_t count)
         return count;
     if (node->owner == PYTHON || node->owner == CROSSING) {
         /* Python keeps a directory for as long as nodes of ours are in it. */
-        if (!node->children || node->withheld)
-            return count;
-        node->withheld = true;
-        return count - 1;
+        bool withholds = node->children && !node->withheld;
+        count -= withholds;
+        node->withheld |= withholds;
+        node->lookups -= count < node->lookups ? count : node->lookups;
+        return count;
     }
     node->lookups -= count < node->lookups ? count : node->lookups;
     if (!node->lookups && node->shared)
@@ -1217,6 +1254,12 @@ static const uint64_t unknown_requests = BIT(FUSE_IOCTL) | BIT(FUSE_OPENDIR) | B
                                          BIT(FUSE_COPY_FILE_RANGE) | BIT(FUSE_BMAP) |
                                          BIT(FUSE_GETLK) | BIT(FUSE_SETLK) | BIT(FUSE_SETLKW);
 
+/* Those that fail, or do harm, the second time: of one that is resent Python finds out whether it
+ * was carried out. */
+static const uint64_t once_requests = BIT(FUSE_CREATE) | BIT(FUSE_MKDIR) | BIT(FUSE_SYMLINK) |
+                                      BIT(FUSE_UNLINK) | BIT(FUSE_RMDIR) | BIT(FUSE_RENAME) |
+                                      BIT(FUSE_RENAME2);
+
 /* Those that begin with a file handle. */
 static const uint64_t handle_requests =
     BIT(FUSE_READ) | BIT(FUSE_WRITE) | BIT(FUSE_RELEASE) | BIT(FUSE_FLUSH) | BIT(FUSE_FSYNC);
@@ -1232,7 +1275,7 @@ static bool
 answer_with_handle(struct fuse_in_header *header, size_t left, struct handle *handle)
 {
     const char *in = (char *)(header + 1);
-    if (handle && handle->python)
+    if (handle && (handle->python || (handle->node && handle->fd < 0)))
         return false;
     int error = handle ? 0 : EBADF;
     switch (header->opcode) {
@@ -1309,7 +1352,7 @@ use_handle_of_python(struct fuse_in_header *header, size_t size)
     if (handle && handle->python) {
         memcpy(in, &handle->python, sizeof number);
         if (header->opcode == FUSE_RELEASE)
-            handle->used = false;
+            drop_handle(handle);
     }
 }
 
@@ -1320,15 +1363,15 @@ cross_named(struct fuse_in_header *header, size_t size)
     const uint64_t *first = (void *)(header + 1);
     uint64_t ids[] = {header->nodeid, 0};
     bool has_first = size >= sizeof *header + sizeof *first;
-    if ((header->opcode == FUSE_FSYNC && has_first && *first & OUR_HANDLE) ||
-        header->opcode == FUSE_STATFS)
+    bool of_ours = header->opcode == FUSE_FSYNC && has_first && *first & OUR_HANDLE;
+    if (header->opcode == FUSE_STATFS)
         return;
     if (has_first && (header->opcode == FUSE_RENAME || header->opcode == FUSE_RENAME2 ||
                       header->opcode == FUSE_LINK))
         ids[1] = *first;
     for (size_t at = 0; at < 2; at++) {
         struct node *node = find(ids[at]);
-        if (node)
+        if (node && (node->left || !of_ours))
             cross(node);
     }
 }
@@ -1354,13 +1397,14 @@ answer(struct fuse_in_header *header, size_t size)
         return true;
     }
     struct node *node = find(header->nodeid);
-    if (!node)
+    if (!node || (plane.resent && is_one_of(header->opcode, once_requests)))
         return false;
     if (node->owner == DEAD && !(header->opcode == FUSE_GETATTR && node->handles)) {
         reply(header->unique, ESTALE, NULL, 0);
         return true;
     }
-    if (node->owner == CROSSING || (node->owner == PYTHON && !node->granted && !node->changes))
+    if (node->owner == CROSSING || node->left ||
+        (node->owner == PYTHON && !node->granted && !node->changes))
         return false;
     /* A name has to end where the request ends. */
     bool ends = left > 0 && in[left - 1] == '\0';
@@ -1427,13 +1471,21 @@ run(int wait, bool polls)
     int64_t began = now_on(CLOCK_MONOTONIC), waiting = began;
     struct pollfd watched = {.fd = plane.device, .events = POLLIN};
     for (;;) {
-        ssize_t size = read(plane.device, plane.block, BLOCK_BYTES);
+        struct fuse_in_header *header = (void *)plane.block;
+        struct iovec parts[] = {{&plane.reading, sizeof plane.reading},
+                                {header + 1, BLOCK_BYTES - sizeof plane.reading}};
+        ssize_t size = readv(plane.device, parts, 2);
         if (size >= (ssize_t)sizeof(struct fuse_in_header)) {
-            struct fuse_in_header *header = (void *)plane.block;
+            *header = plane.reading;
+            plane.renaming.above *= plane.renaming.under_way;
             int64_t started = now_on(CLOCK_MONOTONIC);
             if (plane.spins)
                 plane.vain = 0;
-            bool answered = answer(header, (size_t)size);
+            bool answered = !kept_begin(header->unique);
+            if (answered)
+                reply(header->unique, EIO, NULL, 0);
+            else
+                answered = answer(header, (size_t)size);
             if (are_too_many())
                 evict();
             if (!answered) {
@@ -1516,10 +1568,15 @@ py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
     plane.gid = getegid();
     plane.most_directories = (size_t)directories;
     plane.most_files = (size_t)files;
+    static bool started;
+    if (!started && plane.ids)
+        kept_recover();
+    started = true;
     if (!plane.block) {
         plane.block = grown(NULL, BLOCK_BYTES);
         plane.reply = grown(NULL, BLOCK_BYTES);
-        grow_table();
+        if (!plane.ids)
+            grow_table();
     }
     Py_RETURN_NONE;
 }
@@ -1545,7 +1602,12 @@ static PyObject *
 crossing(struct node *node)
 {
     PyObject *handles = PyList_New(0);
-    int fd = node->removed ? node->fd : -1;
+    if (node->removed && node->fd >= 0) {
+        node->kept = node->fd;
+        node->fd = -1;
+        *(S_ISDIR(node->kind) ? &plane.directories : &plane.files) -= 1;
+    }
+    int fd = node->kept < 0 ? -1 : fcntl(node->kept, F_DUPFD_CLOEXEC, 3);
     for (size_t at = 0; handles && at < plane.handle_count && node->handles; at++) {
         if (!plane.handles[at].used || plane.handles[at].node != node)
             continue;
@@ -1559,16 +1621,13 @@ crossing(struct node *node)
         node->modified == UNSET ? Py_NewRef(Py_None) : PyLong_FromLongLong(node->modified);
     PyObject *all =
         handles && modified
-            ? Py_BuildValue("KyKKNL(NLLN)iNb", (unsigned long long)node->above_id, node->name,
-                            (unsigned long long)node->id, (unsigned long long)node->lookups,
-                            handles, (long long)node->change_time, modified, (long long)node->asked,
-                            (long long)node->opened, PyBool_FromLong(node->direct), fd,
-                            PyBool_FromLong(node->made), node->found_at)
+            ? Py_BuildValue(
+                  "KyKKNL(NLLN)iNbN", (unsigned long long)(*node->name ? node->above_id : 0),
+                  node->name, (unsigned long long)node->id, (unsigned long long)node->lookups,
+                  handles, (long long)node->change_time, modified, (long long)node->asked,
+                  (long long)node->opened, PyBool_FromLong(node->direct), fd,
+                  PyBool_FromLong(node->made), node->found_at, PyBool_FromLong(node->left))
             : NULL;
-    if (all && fd >= 0) {
-        node->fd = -1;
-        *(S_ISDIR(node->kind) ? &plane.directories : &plane.files) -= 1;
-    }
     return all;
 }
 
@@ -1613,7 +1672,11 @@ ABOUT_NODE(claim)
     if (!node)
         node = add(id, NULL, "", PYTHON);
     struct node *above = node->above;
+    if (above)
+        kept_link(node, *node->name ? above->id : 0, node->name);
+    STORED();
     node->owner = PYTHON;
+    node->left = false;
     node->made = node->made && S_ISDIR(node->kind);
     node->changes = node->changes && node->fd >= 0;
     drop_names(node);
@@ -1631,13 +1694,11 @@ ABOUT_NODE(crossed)
     if (node && node->owner == CROSSING) {
         drop_name(node);
         node->owner = DEAD;
+        node->left = false;
         settle(node);
         Py_RETURN_FALSE;
     }
-    if (!node || node->owner != PYTHON)
-        Py_RETURN_FALSE;
-    node->lookups = 0;
-    Py_RETURN_TRUE;
+    return PyBool_FromLong(node && node->owner == PYTHON);
 }
 
 static PyObject *
@@ -1647,12 +1708,30 @@ py_plane_bind(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "KK", &number, &python))
         return NULL;
     struct handle *handle = handle_of(number);
-    if (handle) {
-        close_handle(handle);
+    if (handle && python) {
+        plane.files -= handle->fd >= 0;
+        kept_close(&handle->fd);
         handle->python = python;
+    } else if (handle) {
+        close_handle(handle);
         handle->used = !plane.no_open;
     }
     Py_RETURN_NONE;
+}
+
+static PyObject *
+py_plane_open(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long id, python;
+    int writable;
+    if (!PyArg_ParseTuple(args, "KKp", &id, &python, &writable))
+        return NULL;
+    struct node *node = find(id);
+    if (!node)
+        return PyLong_FromUnsignedLongLong(python);
+    node->handles++;
+    return PyLong_FromUnsignedLongLong(number_of(use_handle(
+        (struct handle){.fd = -1, .python = python, .node = node, .writable = writable != 0})));
 }
 
 ABOUT_NODE(drop)
@@ -1660,6 +1739,7 @@ ABOUT_NODE(drop)
     if (node && node->owner == PYTHON) {
         node->owner = DEAD;
         node->granted = node->changes = node->withheld = false;
+        node->lookups = 0;
         settle(node);
     }
     Py_RETURN_NONE;
@@ -1711,7 +1791,8 @@ keep_lowers(struct node *node, PyObject *list)
     Py_ssize_t count = PyList_Size(list);
     if (node->lowers || count <= 0)
         return count >= 0;
-    struct lowers *lowers = grown(NULL, sizeof *lowers + (size_t)count * sizeof lowers->at[0]);
+    struct lowers *lowers =
+        kept_alloc(sizeof *lowers + (size_t)count * sizeof lowers->at[0], false);
     memset(lowers->at, 0, (size_t)count * sizeof lowers->at[0]);
     for (lowers->count = 0; lowers->count < (size_t)count; lowers->count++) {
         long fd = PyLong_AsLong(PyList_GetItem(list, (Py_ssize_t)lowers->count));
@@ -1812,9 +1893,8 @@ py_plane_resolve(PyObject *Py_UNUSED(module), PyObject *args)
     if (!node->lowers || PyList_Size(lowers) != (Py_ssize_t)node->lowers->count)
         Py_RETURN_FALSE;
     if (node->fd >= 0) { /* it was granted before it was copied up */
-        close(node->fd);
+        kept_close(&node->fd);
         plane.directories--;
-        node->fd = -1;
     }
     node->kind = S_IFDIR;
     node->above_id = above;
@@ -1955,6 +2035,7 @@ PyMethodDef native_plane_methods[] = {
     METHOD(claim, METH_O, ", nodeid"),
     METHOD(crossed, METH_O, ", nodeid"),
     METHOD(bind, METH_VARARGS, ", handle, python"),
+    METHOD(open, METH_VARARGS, ", nodeid, handle, writable"),
     METHOD(drop, METH_O, ", nodeid"),
     METHOD(grant, METH_VARARGS, ", nodeid, above, fd, base, lists_inodes, below_lists"),
     METHOD(grant_changes, METH_VARARGS, ", nodeid, fd, base, lowers"),

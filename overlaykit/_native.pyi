@@ -21,6 +21,7 @@ _Crossing: TypeAlias = tuple[
     int,
     bool,
     int,
+    bool,
 ]
 _Path: TypeAlias = bytes | str | PathLike[bytes] | PathLike[str]
 
@@ -79,6 +80,7 @@ PLACE_OF_PYTHON: Final[int]
 
 PR_SET_CHILD_SUBREAPER: Final[int]
 PR_SET_NO_NEW_PRIVS: Final[int]
+PR_SET_PDEATHSIG: Final[int]
 SECCOMP_FILTER_FLAG_LOG: Final[int]
 SECCOMP_FILTER_FLAG_TSYNC: Final[int]
 SECCOMP_SET_MODE_FILTER: Final[int]
@@ -242,8 +244,9 @@ def plane_crossings() -> list[_Crossing]:
 
     Each is: the nodeid of the directory above, the name, the nodeid, the lookups; handles, and whether each was opened
     for writing; the change time that the kernel has sent, or 0; of an open file `modified`, `asked_ns`, `opened_ns` and
-    `direct` of `overlay.openfile.OpenFile`; a descriptor of what has no name any more, the caller's to close, or -1;
-    whether the plane has made it; and the index of the lower that has it, of those that show in the directory above.
+    `direct` of `overlay.openfile.OpenFile`; a descriptor of what may have no name any more, the caller's to close, or
+    -1; whether the plane has made it; the index of the lower that has it, of those that show in the directory above;
+    and whether an earlier daemon has left it.
     """
 
 def plane_fetch(directory: int, name: bytes, /) -> list[_Crossing]:
@@ -353,3 +356,63 @@ def plane_held() -> tuple[int, int, int, int]:
 
 def plane_close() -> None:
     """Close every descriptor of the plane. Requires: no request follows."""
+
+def plane_open(nodeid: int, handle: int, writable: bool, /) -> int:
+    """The number of a handle for the kernel, that stands for a handle of Python's until it is released."""
+
+# What outlives a daemon (native/kept.c)
+
+def plane_share() -> None:
+    """Keep the plane's state in memory that this process shares with those that it forks.
+
+    Requires: `plane_start` has not been called. Raises: OSError.
+    """
+
+def fork_with_descriptors() -> int:
+    """Fork a process with this one's table of descriptors: what one opens or closes, the other does. As os.fork.
+
+    Requires: no other thread runs.
+    """
+
+def plane_kept(crashed: bool, /) -> tuple[int, list[tuple[int, int]]]:
+    """How many requests were read, and the descriptors that the next daemon needs (-1: none). Requires: no daemon runs.
+
+    `crashed`: the last one was not killed from outside. Two such ends while the same request is under way make it fail,
+    as do a hundred others.
+    """
+
+def plane_link(nodeid: int, above: int, name: bytes, /) -> None:
+    """Note where a node of Python's is found: in the directory with the nodeid `above`.
+
+    0: nowhere in the tree; then `name` is empty, or says where a file lies in the lowers.
+    """
+
+def plane_keep(nodeid: int, fd: int, /) -> None:
+    """Keep a copy of the descriptor of the node's inode until the node is gone. -1: no more."""
+
+def plane_count(nodeid: int, /) -> None:
+    """Note a lookup of a node of Python's."""
+
+def plane_resent() -> bool:
+    """Whether the request that Python got last has begun in a daemon that was killed."""
+
+def plane_refuse(device: int, /) -> None:
+    """Answer with EIO what daemons that were killed may not have answered."""
+
+def plane_begin_rename(
+    above: int, name: bytes, onto: int, new_name: bytes, flags: int, inode: int, /
+) -> None:
+    """Note that a name moves, or two are exchanged (`flags`), until `plane_end_rename`.
+
+    `inode`: which one the first name leads to, if they are exchanged.
+    """
+
+def plane_end_rename() -> None: ...
+def plane_renaming() -> tuple[int, bytes, int, bytes, int, bool] | None:
+    """The rename of the request that was read last: directory, name, new directory, new name, `inode`.
+
+    And whether it has not ended (`plane_end_rename`).
+    """
+
+def plane_renamed() -> None:
+    """Let the nodes that an earlier daemon has left be where that rename has moved them."""

@@ -40,6 +40,12 @@ def parser() -> Parser:
     command.add_argument(
         "--data-plane", choices=("on", "off"), help="the same as -o data_plane=on or data_plane=off"
     )
+    command.add_argument(
+        "--no-restart",
+        dest="restart",
+        action="store_false",
+        help="end the mount if its daemon is killed; else another daemon takes over, and programs notice a pause",
+    )
     command.add_argument("--name", help="a name for 'ps' and 'explain' (default: made up)")
     command.add_argument("target", metavar="TARGET", help="a directory")
     return command
@@ -54,5 +60,5 @@ def main(arguments: list[str]) -> int:
     )
     for note in options.notes:
         output.print_error(note)
-    mount(options, args.target, name=args.name, warn=output.print_error)
+    mount(options, args.target, name=args.name, restart=args.restart, warn=output.print_error)
     return 0

@@ -32,6 +32,13 @@ def hold() -> None:
             handler.hold()
 
 
+def release() -> None:
+    """Close the log until the next record."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _LogFile):
+            handler.close()
+
+
 class _LogFile(logging.FileHandler):
     """A file that the first record creates, with its directory. A record that does not fit on the disk is lost."""
 

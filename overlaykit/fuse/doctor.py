@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
+from typing import Final
 
 from overlaykit import privilege
 from overlaykit.errors import Error
 from overlaykit.fuse.mount import DEVICE, HELPER, create, open_device
 from overlaykit.fuse.spec import MountFlags
 from overlaykit.health import Check
+
+_RESENDS: Final = (6, 9)
 
 
 def checks() -> list[Check]:
@@ -30,7 +35,21 @@ def checks() -> list[Check]:
             or "not installed; needed only for 'overlaykit mount' by an ordinary user",
             fix="" if helper else "apt-get install fuse3",
         ),
+        Check(
+            name="restart",
+            ok=True,
+            detail="a daemon that is killed is replaced, and programs notice a pause"
+            if _resends(platform.release())
+            else "a daemon that is killed is replaced; requests under way fail with EIO before Linux 6.9",
+            fix="",
+        ),
     ]
+
+
+def _resends(release: str) -> bool:
+    """Whether a kernel of this release sends requests again (FUSE_NOTIFY_RESEND, Linux 6.9)."""
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    return numbers is not None and tuple(map(int, numbers.groups())) >= _RESENDS
 
 
 def offers_no_handles() -> bool:

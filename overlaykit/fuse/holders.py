@@ -15,7 +15,7 @@ from overlaykit import _native, attributes, mountinfo
 from overlaykit.fuse.mountpoints import FILE_SYSTEM_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
 _AT_STATX_DONT_SYNC: Final = 0x4000  # include/uapi/linux/fcntl.h
 _MOST_NAMED: Final = 5
@@ -78,15 +78,15 @@ def paths(pid: int, device: int) -> list[str]:
     ]
 
 
-def another_with(mount_id: int, besides: int) -> int:
-    """A pidfd of the other process with the lowest pid whose mount namespace has this mount; -1: only `besides` has.
+def another_with(mount_id: int, besides: Container[int]) -> int:
+    """A pidfd of the other process with the lowest pid whose mount namespace has this mount; -1: only `besides` have.
 
     Searches twice: a process may fork and end during the search.
     """
     for pid in (*processes(), *processes()):
         # The process has ended.
         with contextlib.suppress(OSError):
-            if pid in (os.getpid(), besides):
+            if pid == os.getpid() or pid in besides:
                 continue
             if any(one.id == mount_id for one in mountinfo.of_process(pid)):
                 return os.pidfd_open(pid)

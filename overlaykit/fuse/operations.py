@@ -26,7 +26,7 @@ import pyfuse3
 import trio
 
 from overlaykit import attributes
-from overlaykit.fuse import patches
+from overlaykit.fuse import keeper, patches
 from overlaykit.fuse.copying import Copying
 from overlaykit.fuse.passthrough import Passthrough
 from overlaykit.fuse.plane import Plane
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from overlaykit.overlay.filesystem import Filesystem
     from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.listing import Listing
+    from overlaykit.overlay.lookup import Result
     from overlaykit.overlay.merge import Entry
     from overlaykit.overlay.nodes import Directory, Node
 
@@ -141,6 +142,7 @@ class Operations(pyfuse3.Operations):
         self._no_open = False
         self.plane: Plane | None = None
         self._passthrough: Passthrough | None = None
+        self._renamed: tuple[int, bytes, int, bytes] | None = None
         self._name_only_entry = patches.mark_name_only(pyfuse3.EntryAttributes())
 
     def init(self) -> None:
@@ -166,6 +168,13 @@ class Operations(pyfuse3.Operations):
         if self.plane is not None:
             self.plane.close()
         self.filesystem.close()
+
+    def take_over(self, device: int) -> None:
+        """Continue after a daemon that was killed. Requires: `begin_plane`."""
+        assert self.plane is not None
+        self.filesystem.take_over()
+        self._renamed = self.plane.finish_rename()
+        keeper.resend(device)
 
     def held(self) -> dict[str, int]:
         """How many nodes, lookups, open files and descriptors of directories are held in memory."""
@@ -210,7 +219,9 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         directory = self.filesystem.nodes.directory(parent_inode)
-        made = self.filesystem.creation.mknod(directory, name, mode, rdev, _caller(ctx))
+        made = self._made_before(directory, name) or self.filesystem.creation.mknod(
+            directory, name, mode, rdev, _caller(ctx)
+        )
         self._changed(directory)
         return self._entry(*made)
 
@@ -219,7 +230,9 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
         directory = self.filesystem.nodes.directory(parent_inode)
-        made = self.filesystem.creation.mkdir(directory, name, mode, _caller(ctx))
+        made = self._made_before(directory, name) or self.filesystem.creation.mkdir(
+            directory, name, mode, _caller(ctx)
+        )
         self._changed(directory)
         if self.plane is not None:
             self.plane.offer(self.filesystem.nodes.directory(made.node.nodeid))
@@ -230,7 +243,9 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         directory = self.filesystem.nodes.directory(parent_inode)
-        made = self.filesystem.creation.symlink(directory, name, target, _caller(ctx))
+        made = self._made_before(directory, name) or self.filesystem.creation.symlink(
+            directory, name, target, _caller(ctx)
+        )
         self._changed(directory)
         return self._entry(*made)
 
@@ -240,8 +255,10 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         node = self.filesystem.nodes.file(inode)
         check_name(new_name)
-        await self._copying.copy_up(node, metadata_only=True)
         directory = self.filesystem.nodes.directory(new_parent_inode)
+        if self._made_before(directory, new_name) is not None:
+            return self._entry(node)
+        await self._copying.copy_up(node, metadata_only=True)
         self.filesystem.creation.link(node, directory, new_name)
         self._sync_names(directory)
         return self._entry(node)
@@ -249,6 +266,8 @@ class Operations(pyfuse3.Operations):
     @_request
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         directory = self.filesystem.nodes.directory(parent_inode)
+        if self._removed_before(directory, name):
+            return
         await self._copying.copy_up(
             self.filesystem.removal.copied_to_unlink(directory, name), metadata_only=True
         )
@@ -258,6 +277,8 @@ class Operations(pyfuse3.Operations):
     @_request
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         directory = self.filesystem.nodes.directory(parent_inode)
+        if self._removed_before(directory, name):
+            return
         self.filesystem.removal.rmdir(directory, name)
         self._sync_names(directory)
 
@@ -275,6 +296,9 @@ class Operations(pyfuse3.Operations):
         old = filesystem.nodes.directory(parent_inode_old)
         new = filesystem.nodes.directory(parent_inode_new)
         check_name(name_new)
+        names = (parent_inode_old, name_old, parent_inode_new, name_new)
+        if self._is_resent() and names == self._renamed:
+            return
         await self._copying.copy_up(filesystem.lookup.require(old, name_old), metadata_only=True)
         replaced = (
             filesystem.lookup.require(new, name_new)
@@ -284,6 +308,18 @@ class Operations(pyfuse3.Operations):
         await self._copying.copy_up(replaced, metadata_only=True)
         filesystem.renaming.rename(old, name_old, new, name_new, flags)
         self._sync_names(old, new)
+
+    # A daemon that was killed may have carried out the request, and not answered it
+
+    def _is_resent(self) -> bool:
+        """Requires: the request has not been suspended."""
+        return self.plane is not None and self.plane.is_resent()
+
+    def _made_before(self, directory: Directory, name: bytes) -> Result | None:
+        return self.filesystem.lookup.find(directory, name) if self._is_resent() else None
+
+    def _removed_before(self, directory: Directory, name: bytes) -> bool:
+        return self._is_resent() and self.filesystem.lookup.find(directory, name) is None
 
     @_request
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
@@ -360,6 +396,8 @@ class Operations(pyfuse3.Operations):
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         self._require_xattr(name)
         node = self.filesystem.nodes.node(inode)
+        if self._is_resent() and name not in self.filesystem.xattrs.names(node, trusted=True):
+            return
         if self.filesystem.xattrs.has_to_remove(node, name):
             await self._copying.copy_up(node, metadata_only=True)
             self.filesystem.xattrs.remove(node, name)
@@ -389,7 +427,8 @@ class Operations(pyfuse3.Operations):
                 if is_new and self._passthrough is not None:
                     # Its change time is the copy's from now on.
                     self._drop_attributes(node)
-        return self._file_info(self.filesystem.files.open(node, flags, lazily=lazily))
+        handle = self.filesystem.files.open(node, flags, lazily=lazily)
+        return self._file_info(node, handle, flags)
 
     @_request
     async def create(
@@ -401,9 +440,14 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> tuple[FileInfo, EntryAttributes]:
         directory = self.filesystem.nodes.directory(parent_inode)
-        made, handle = self.filesystem.creation.create(directory, name, mode, _caller(ctx))
+        before = self._made_before(directory, name)
+        if before is not None:
+            file = self.filesystem.nodes.file(before.node.nodeid)
+            made, handle = before, self.filesystem.files.open(file, os.O_RDWR)
+        else:
+            made, handle = self.filesystem.creation.create(directory, name, mode, _caller(ctx))
         self._changed(directory)
-        return self._file_info(handle), self._entry(*made)
+        return self._file_info(made.node, handle, os.O_RDWR), self._entry(*made)
 
     def _handle(self, number: int) -> int:
         """The handle that a request names; without OPEN it has the nodeid in its place."""
@@ -468,11 +512,15 @@ class Operations(pyfuse3.Operations):
             with files.syncing(handle) as descriptor:
                 await self._poller.in_thread(sync, descriptor)
 
-    def _file_info(self, handle: int) -> FileInfo:
+    def _file_info(self, node: Node, handle: int, flags: int) -> FileInfo:
         number = 0 if self._passthrough is None else self._passthrough.number(handle)
         if number:
             return pyfuse3.FileInfo(fh=patches.backed_handle(handle, number))
-        return pyfuse3.FileInfo(fh=0 if self._no_open else handle, keep_cache=True)
+        if self._no_open:
+            return pyfuse3.FileInfo(fh=0, keep_cache=True)
+        if self.plane is not None:
+            handle = self.plane.handle(node.nodeid, handle, writable=wants_to_write(flags))
+        return pyfuse3.FileInfo(fh=handle, keep_cache=True)
 
     # Directories
 
@@ -531,7 +579,7 @@ class Operations(pyfuse3.Operations):
                     filesystem.nodes.evict_if_unused(node)
                 return
             if node is not None:
-                node.count_lookup()
+                self._count_lookup(node)
 
     def _are_names_enough(self, directory: Directory, listing: Listing, start: int) -> bool:
         """Whether to list names without attributes from here on, which takes less time, and no memory for nodes.
@@ -611,8 +659,14 @@ class Operations(pyfuse3.Operations):
     def _entry(self, node: Node, st: os.stat_result | None = None) -> EntryAttributes:
         """A node's attributes for a reply that the kernel counts as one lookup. `st`: as in `Tree.attributes`."""
         entry = self._attributes(node, st)
-        node.count_lookup()
+        self._count_lookup(node)
         return entry
+
+    def _count_lookup(self, node: Node) -> None:
+        if self.plane is None:
+            node.count_lookup()
+        else:
+            self.plane.count_lookup(node)
 
     def _attributes(self, node: Node, st: os.stat_result | None = None) -> EntryAttributes:
         return self._entry_attributes(self.filesystem.tree.attributes(node, st))

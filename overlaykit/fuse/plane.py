@@ -110,14 +110,29 @@ class Plane:
         _native.plane_drop(nodeid)
 
     def fetch(self, directory: Directory, name: bytes) -> Node | None:
-        node = None
         for crossing in _native.plane_fetch(directory.nodeid, name):
-            node = self._adopt(*crossing)
-        return node
+            self._adopt(*crossing)
+        # One that an earlier daemon has left may have lost the name.
+        return directory.children.get(name)
 
     def fetch_node(self, nodeid: int) -> None:
         for crossing in _native.plane_fetch_node(nodeid):
             self._adopt(*crossing)
+
+    def note(self, nodeid: int, above: int, name: bytes) -> None:
+        _native.plane_link(nodeid, above, name)
+
+    def keep(self, nodeid: int, fd: int) -> None:
+        _native.plane_keep(nodeid, fd)
+
+    def begin_rename(
+        self, above: int, name: bytes, onto: int, new_name: bytes, exchanged: int
+    ) -> None:
+        flags = _native.RENAME_EXCHANGE if exchanged else 0
+        _native.plane_begin_rename(above, name, onto, new_name, flags, exchanged)
+
+    def end_rename(self) -> None:
+        _native.plane_end_rename()
 
     def revoke(self, directory: Directory) -> None:
         if _native.plane_revoke(directory.nodeid):
@@ -361,6 +376,42 @@ class Plane:
             else:
                 nodes.forget(nodeid, 1)
 
+    def count_lookup(self, node: Node) -> None:
+        """Count a lookup of a node. Requires: called before the reply."""
+        node.count_lookup()
+        _native.plane_count(node.nodeid)
+
+    def handle(self, nodeid: int, handle: int, *, writable: bool) -> int:
+        """The number of a file handle for the kernel: another daemon knows it too."""
+        return _native.plane_open(nodeid, handle, writable)
+
+    def is_resent(self) -> bool:
+        """Whether the request that Python got last has begun in a daemon that was killed."""
+        return _native.plane_resent()
+
+    def finish_rename(self) -> tuple[int, bytes, int, bytes] | None:
+        """Note in the table the last rename, if it was carried out and a daemon was killed before it had noted that.
+
+        Returns: the rename, if it was carried out: the request may be sent again.
+        """
+        renaming = _native.plane_renaming()
+        if renaming is None:
+            return None
+        above, name, onto, new_name, inode, is_under_way = renaming
+        is_done = False
+        with contextlib.suppress(OSError):  # the directory has gone
+            filesystem = self._filesystem
+            for nodeid in (above, onto):
+                self.fetch_node(nodeid)
+            directories = [filesystem.nodes.directory(nodeid) for nodeid in (above, onto)]
+            is_done = filesystem.renaming.is_done(
+                directories[0], name, directories[1], new_name, inode
+            )
+            if is_done and is_under_way:
+                _native.plane_renamed()
+        _native.plane_end_rename()
+        return (above, name, onto, new_name) if is_done else None
+
     def held(self) -> dict[str, int]:
         """What it holds in memory, as `Filesystem.counts`."""
         names = ("nodes", "nlookup", "open_files", "directories")
@@ -390,12 +441,22 @@ class Plane:
         inode: int,
         is_made: bool,
         place: int,
+        is_left: bool,
     ) -> Node | None:
         filesystem = self._filesystem
         node: Node | None = None
         directory = filesystem.nodes.by_nodeid.get(above)
         with contextlib.suppress(OSError):  # the lower has changed
-            if inode >= 0:
+            if is_left:
+                if isinstance(directory, Directory) or not above:
+                    filesystem.nodes.expected = nodeid
+                    node = filesystem.lookup.adopt_left(
+                        directory if isinstance(directory, Directory) else None,
+                        name,
+                        inode,
+                        made=is_made,
+                    )
+            elif inode >= 0:
                 node = filesystem.lookup.adopt_nameless(inode)
             elif is_made and isinstance(directory, Directory):
                 node = filesystem.lookup.adopt_made(directory, name)
@@ -410,8 +471,11 @@ class Plane:
             elif name and isinstance(directory, Directory):
                 found = filesystem.lookup.find(directory, name)
                 node = None if found is None else found.node
+        filesystem.nodes.expected = 0
         if not _native.plane_crossed(nodeid) or node is None:
             return node
+        if is_left and inode >= 0 and not isinstance(node, Directory) and node.links:
+            _native.plane_keep(nodeid, -1)
         node.count_lookup(lookups)
         if changed:
             filesystem.nodes.change_times.record(nodeid, changed)
@@ -422,8 +486,9 @@ class Plane:
                 if filesystem.files.no_open:
                     opened = filesystem.files.hold(file, writing=is_writing)
                 else:
-                    flags = os.O_RDWR if is_writing else os.O_RDONLY
-                    opened = filesystem.files.open(file, flags)
+                    # A file of a lower is copied up by the first write.
+                    writes = is_writing and not (is_left and file.needs_copy())
+                    opened = filesystem.files.open(file, os.O_RDWR if writes else os.O_RDONLY)
                 filesystem.files.by_handle[opened].continue_from(*state)
             _native.plane_bind(handle, opened)
         return node

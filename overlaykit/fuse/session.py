@@ -8,7 +8,7 @@ import gc
 import logging
 import os
 import signal
-import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -19,6 +19,7 @@ from overlaykit.fuse import (
     control_server,
     daemon_log,
     holders,
+    keeper,
     minimal_namespace,
     mount,
     mountpoints,
@@ -33,6 +34,7 @@ from overlaykit.fuse.poller import Poller
 from overlaykit.fuse.stack import open_filesystem, tree_name
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from overlaykit.fuse.directories import Directories
@@ -58,16 +60,22 @@ def run(
     """Serve a mount from beginning to end.
 
     `on_ready` is called once the mount answers, with its device number (st_dev) and the detached mount (-1: attached).
-    Until then the end of `parent` ends the mount. `on_written` is called once all that was written is in the upper.
+    If `parent` has ended before, nothing is mounted. `on_written` is called once all that was written is in the upper.
     `image`: what the daemon shares with others while it is idle.
     Raises: Error or OSError, before `on_ready` was called, if it cannot be mounted.
     Ensures: `directories` is closed.
+    With `spec.restart` the process becomes the keeper of the mount, and a child serves it, in which this returns.
     """
+    # Without OPEN the kernel does not say which files are open.
+    is_kept = spec.restart and not no_open.is_on(spec) and keeper.share()
+    # They would end the process between its parts.
+    signal.pthread_sigmask(signal.SIG_BLOCK, keeper.FORWARDED)
     target = -1 if spec.target is None else directories.open(spec.target)
     stage = -1 if spec.stage is None else minimal_namespace.make_stage(spec.stage)
     with open_filesystem(spec, directories, target) as filesystem:
         directories.close()
-        poller = Poller(image.share if image is not None else None)
+        rest = image.share if image is not None else None
+        poller = Poller(rest)
         # The start waits for the kernel once or twice: polling would only delay it.
         poller.polls = False
         options = spec.options.replace(no_open=no_open.is_on(spec))
@@ -79,10 +87,34 @@ def run(
             # All objects made so far live as long as the mount.
             gc.freeze()
             gc.set_threshold(_GARBAGE_OBJECTS)
-            served = functools.partial(
-                _serve, spec, target, stage, operations, poller, connection, detached
+            wants_passthrough = passthrough.wanted(spec.options)
+            has_plane = trio.run(
+                functools.partial(connection.negotiate, wants_passthrough=wants_passthrough)
             )
-            left = trio.run(served, listener, parent, on_ready)
+            if connection.passes_through:
+                filesystem.write_through()
+                # The next daemon would not know which files are registered.
+                is_kept = False
+            passes = connection.passes_through and passthrough.takes_files(connection.device)
+            if not passes and spec.options.data == "passthrough":
+                raise passthrough.NoPassthrough
+            _fail_without(parent)
+            start = _start(spec, target, stage, detached)
+            on_ready(start.device, detached if start.mounted is None else -1)
+            if start.mounted is None:
+                # An open descriptor would keep the mount.
+                os.close(detached)
+            kept = None
+            if is_kept and has_plane:
+                filesystem.release_descriptors()
+                kept = _Kept(os.getpid(), takes_over=keeper.keep(rest))
+            if has_plane:
+                operations.begin_plane()
+            if kept is not None and kept.takes_over:
+                operations.take_over(connection.device)
+            if passes:
+                operations.begin_passthrough(connection.device)
+            trio.run(_serve, start, kept, operations, poller, connection, listener)
         except BaseExceptionGroup as group:
             raise _only(group) from group
         finally:
@@ -92,7 +124,7 @@ def run(
         if layer.recursive:
             # A directory on which one of its mounts lies cannot be removed.
             unmount.detach_own(f"/{tree_name(number)}")
-    cleanup.remove(left)
+    cleanup.remove(start.left)
 
 
 def _only(error: BaseException) -> BaseException:
@@ -119,63 +151,68 @@ def _mount(spec: MountSpec, connection: Connection) -> int:
     return detached
 
 
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What is mounted. `mounted`, `helper`: of an attached mount. `left`: what to remove at its end."""
+
+    device: int
+    left: Cleanup
+    mounted: Mount | None = None
+    helper: unmount.Helper | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Of a daemon with a keeper, whose pid is `keeper`. `takes_over`: another daemon was killed."""
+
+    keeper: int
+    takes_over: bool
+
+
+def _start(spec: MountSpec, target: int, stage: int, detached: int) -> _Start:
+    """Attach the mount, and confine this process."""
+    if detached < 0:
+        assert spec.target is not None
+        # Programs see it already.
+        mounted = _attach(spec.target, target, detached)
+        helper = unmount.Helper(mounted.id)
+        confine(attached=True)
+        return _Start(mounted.device, spec.cleanup, mounted, helper)
+    backing_device.tune(f"/proc/self/fd/{detached}")
+    if spec.target is None:
+        left = _leave_mounts(spec, stage)
+        confine(attached=False)
+        return _Start(holders.device_of(f"/proc/self/fd/{detached}"), left)
+    mounted = _attach(spec.target, target, detached)
+    left = _leave_mounts(spec, minimal_namespace.isolate(mounted.mountpoint))
+    confine(attached=True)
+    return _Start(mounted.device, left, mounted)
+
+
 async def _serve(
-    spec: MountSpec,
-    target: int,
-    stage: int,
+    start: _Start,
+    kept: _Kept | None,
     operations: Operations,
     poller: Poller,
     connection: Connection,
-    detached: int,
     listener: socket.socket,
-    parent: socket.socket,
-    on_ready: Callable[[int, int], None],
-) -> Cleanup:
-    """Returns: what to remove, by paths that this process still has then."""
-    left = spec.cleanup
-    helper: unmount.Helper | None = None
+) -> None:
     async with trio.open_nursery() as nursery:
         terminated = await nursery.start(_watch_for_termination)
-        if await connection.negotiate(wants_passthrough=passthrough.wanted(spec.options)):
-            if connection.passes_through:
-                operations.filesystem.write_through()
-            operations.begin_plane()
-        if connection.passes_through and passthrough.takes_files(connection.device):
-            operations.begin_passthrough(connection.device)
-        elif spec.options.data == "passthrough":
-            raise passthrough.NoPassthrough
-        if detached >= 0:
-            backing_device.tune(f"/proc/self/fd/{detached}")
-        elif spec.target is not None:
-            # Programs see it already.
-            mounted = _attach(spec.target, target, detached)
-            helper = unmount.Helper(mounted.id)
-            confine(attached=True)
-        nursery.start_soon(_answer_requests, operations, poller, connection, nursery.cancel_scope)
-        async with trio.open_nursery() as starting:
-            starting.start_soon(_fail_without, parent)
-            await operations.initialized.wait()
-            starting.cancel_scope.cancel()
+        keeper.let_signals_arrive()
         poller.polls = True
-        if spec.target is None:
-            left = _leave_mounts(spec, stage)
-            confine(attached=False)
-            on_ready(holders.device_of(f"/proc/self/fd/{detached}"), detached)
-            # An open descriptor would keep the mount.
-            os.close(detached)
+        nursery.start_soon(_answer_requests, operations, poller, connection, nursery.cancel_scope)
+        if start.mounted is None:
             nursery.start_soon(_end_on_termination, terminated, connection)
         else:
-            if helper is None:
-                mounted = _attach(spec.target, target, detached)
-                left = _leave_mounts(spec, minimal_namespace.isolate(mounted.mountpoint))
-                confine(attached=True)
-            else:
-                nursery.start_soon(_end_with_namespace, mounted, helper)
-            on_ready(mounted.device, -1)
-            nursery.start_soon(_unmount_on_termination, terminated, connection, mounted, helper)
+            if start.helper is not None:
+                own = {start.helper.pid, kept.keeper if kept else start.helper.pid}
+                nursery.start_soon(_end_with_namespace, start.mounted, own)
+            nursery.start_soon(
+                _unmount_on_termination, terminated, connection, start.mounted, start.helper
+            )
         accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
         nursery.start_soon(control_server.serve, accepting, operations, connection.terminate)
-    return left
 
 
 def _leave_mounts(spec: MountSpec, stage: int) -> Cleanup:
@@ -203,10 +240,10 @@ def _attach(path: str, target: int, detached: int) -> Mount:
     return mounted
 
 
-async def _fail_without(parent: socket.socket) -> None:
-    """Raise once the parent has ended: it sends nothing more, so its socket is readable only then."""
-    await trio.lowlevel.wait_readable(parent)
-    raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+def _fail_without(parent: socket.socket) -> None:
+    """Raise if the parent has ended: it sends nothing more, so its socket is readable only then."""
+    if unmount.readable_within(parent.fileno(), 0):
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
 
 async def _answer_requests(
@@ -251,21 +288,28 @@ async def _unmount_on_termination(
     """Unmount on the first signal. The connection ends at the second one, or if unmounting fails."""
     await terminated.receive()
     log.info("unmounting %s", mounted.mountpoint)
-    child = helper.detach_when_unused() if helper else unmount.detach_when_unused(mounted.id)
-    _, status = await trio.to_thread.run_sync(os.waitpid, child, 0)
-    if status == 0:
+    if helper is not None:
+        # A child of this process, or of the keeper.
+        helper.detach_when_unused()
+        await trio.lowlevel.wait_readable(helper.ended)
+        is_unmounted = mountpoints.with_id(mounted.id) is None
+    else:
+        child = unmount.detach_when_unused(mounted.id)
+        _, status = await trio.to_thread.run_sync(os.waitpid, child, 0)
+        is_unmounted = status == 0
+    if is_unmounted:
         await terminated.receive()
     connection.terminate()
 
 
-async def _end_with_namespace(mounted: Mount, helper: unmount.Helper) -> None:
-    """Unmount once this process and its helper are the last ones in their mount namespace, which they keep alive.
+async def _end_with_namespace(mounted: Mount, own: set[int]) -> None:
+    """Unmount once this process and its `own` ones are the last in their mount namespace, which they keep alive.
 
     Watches one other process at a time. Where PID 1 is hidden, other processes may be hidden too: watches none.
     """
     if not os.path.exists("/proc/1"):
         return
-    while (witness := holders.another_with(mounted.id, helper.pid)) >= 0:
+    while (witness := holders.another_with(mounted.id, own)) >= 0:
         try:
             await trio.lowlevel.wait_readable(witness)
         finally:

@@ -112,6 +112,7 @@ class MountSpec(Record, kw_only=True):
     `target`: the mountpoint, in the mount namespace that the daemon starts in. None: the daemon starts in a mount
     namespace of its own, whose root becomes what it mounts on `stage`, a directory there, and replies with the detached
     mount.
+    `restart`: another daemon takes over the mount when this one is killed.
     """
 
     source: str
@@ -123,6 +124,7 @@ class MountSpec(Record, kw_only=True):
     squash_unmapped: bool = False
     target: str | None = None
     stage: str | None = None
+    restart: bool = True
     cleanup: Cleanup = Cleanup()
     log_path: str = ""
 

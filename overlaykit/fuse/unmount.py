@@ -156,7 +156,7 @@ def detach_when_unused(mount_id: int) -> int:
 class Helper:
     """A process that does the same for a daemon which may execute no fusermount3 any more, once that asks for it.
 
-    It ends with the daemon. `pid`: its process. Requires: no thread runs.
+    It ends with the daemon. `pid`: its process. `ended`: its pidfd. Requires: no thread runs.
     """
 
     def __init__(self, mount_id: int) -> None:
@@ -177,12 +177,12 @@ class Helper:
             finally:
                 os._exit(1)
         os.close(waiting)
+        self.ended = os.pidfd_open(self.pid)
 
-    def detach_when_unused(self) -> int:
-        """Start to unmount. Returns: its process, which ends then."""
+    def detach_when_unused(self) -> None:
+        """Start to unmount. Its process ends then."""
         with contextlib.suppress(BrokenPipeError):  # it was killed
             os.write(self._asking, b".")
-        return self.pid
 
 
 def _detach_when_unused(mount_id: int) -> NoReturn:

@@ -433,6 +433,7 @@ class FileCopy:
             else:
                 fd = os.open(b"/proc/self/fd/%d" % self._target, os.O_PATH | os.O_CLOEXEC)
             node.keep_inode(fd)
+            copyup.table.keep_inode(node, fd)
             copyup.table.unhash(node)  # a name that is found later is the lower file's
             copyup.work.remove(self._name)
             self._hand_over()

@@ -1,12 +1,14 @@
 """Fault injection: the steps, between two system calls that change an upper, at which a test crashes the daemon.
 
 With `OVERLAYKIT_FAULT=STEP[:N]` in the environment the process kills itself at the Nth time (default: the first) that
-it reaches the step, and with `copyup.data:N` as soon as it has copied N bytes of a file. Otherwise `reach` is a no-op.
+it, or another daemon of the same mount, reaches the step; with `STEP:0` it crashes each time; and with `copyup.data:N`
+it ends as soon as it has copied N bytes of a file. Otherwise `reach` is a no-op.
 tests/crash crashes at each step in turn, and compares the tree left with those before and after.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 import signal
@@ -69,19 +71,24 @@ def _armed(fault: str) -> Callable[[Step], None]:
     if not fault:
         return _pass
     wanted, _, number = fault.partition(":")
-    left = int(number or 1)
     if wanted == DATA:
-        _die_at_size(left)
+        _die_at_size(int(number))
         return _pass
     if wanted not in STEPS:
         raise ValueError(f"{_VARIABLE}={fault}: no such step")
 
+    # Daemons that are forked later have it, too.
+    reached = mmap.mmap(-1, mmap.PAGESIZE)
+
     def count(step: Step) -> None:
-        nonlocal left
-        if step == wanted:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+        if step != wanted:
+            return
+        if number == "0":
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            os.abort()
+        reached[0] += 1
+        if reached[0] == int(number or 1):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     return count
 

@@ -100,6 +100,23 @@ class Filesystem:
         self._descriptors.close()
         self._stack.close()
 
+    def release_descriptors(self) -> None:
+        """Close the descriptors that are opened again when they are used. Requires: no operation is on the stack."""
+        self._descriptors.close()
+        self.files.descriptors.close()
+
+    def take_over(self) -> None:
+        """Continue from a process that was killed, and that has changed the upper since this one was forked.
+
+        Requires: no file is open. Raises: OSError.
+        """
+        self.lookup.numbering.learn()
+        if self.tree.writable:
+            self.tree.work.modes.recover()
+            self.tree.work.clear()
+        if self.tree.quota is not None:
+            self.tree.quota.recount()
+
     def __enter__(self) -> Self:
         return self
 

@@ -159,6 +159,45 @@ class Lookup:
         lowers = (layer_dir.child(name),) if stat.S_ISDIR(st.st_mode) else ()
         return self.get_or_create(directory, name, Found(layer_dir, name, st, lowers=lowers)).node
 
+    @operation
+    def adopt_left(
+        self, directory: Directory | None, name: bytes, inode: int, *, made: bool
+    ) -> Node | None:
+        """The node that a daemon which was killed has found under a name; `inode`: kept open by it, or -1.
+
+        Takes `inode` over. `directory`: None if it had no name; `name` says then where it lies in a lower, or nothing.
+        `made`: by the plane. Returns: None if there is no such node any more. Raises: OSError.
+        """
+        if inode >= 0:
+            if directory is None or not _is_named(directory, name, inode):
+                if self._tree.markers.metacopy(b"/proc/self/fd/%d" % inode, follow=True):
+                    fail(errno.ESTALE)  # where its data lie is not known any more
+                return self.adopt_nameless(inode)
+            os.close(inode)
+        if directory is None:
+            return self._adopt_lower(name)
+        if made:
+            return self.adopt_made(directory, name)
+        found = self.find(directory, name)
+        return None if found is None else found.node
+
+    def _adopt_lower(self, place: bytes) -> Node | None:
+        """The node of a file in a lower that has no name any more. `place`: the layer's index, and the path in it."""
+        index, _, path = place.partition(b"/")
+        if not path:
+            return None
+        *above, name = path.split(b"/")
+        layer_dir = next(one for one in self._tree.layers if one.index == int(index)).root
+        for component in above:
+            layer_dir = layer_dir.child(component)
+        st = os.stat(name, dir_fd=layer_dir.fd(), follow_symlinks=False)
+        if stat.S_ISDIR(st.st_mode):
+            return None
+        node = File(stat.S_IFMT(st.st_mode), lower_dir=layer_dir, lower_name=name)
+        node.remember(st)
+        self._tree.table.add(node, self.numbering.key(st.st_dev, st.st_ino))
+        return node
+
     def adopt_nameless(self, inode: int) -> Node:
         """The node of what the upper has without a name, open as `inode`, which it takes over."""
         st = os.fstat(inode)
@@ -171,6 +210,7 @@ class Lookup:
             node.keep_inode(inode)
         node.remember(st)
         self._tree.table.add(node, self.numbering.key(st.st_dev, st.st_ino))
+        self._tree.table.keep_inode(node, inode)
         return node
 
     def adopt_directory(
@@ -317,6 +357,14 @@ class Lookup:
         self.numbering.base(device)  # in the order of the stack, so alike at each mount
         self._devices.setdefault(layer_dir.layer.uuid(device, layer_dir), device)
         self._devices.setdefault(UNKNOWN_UUID, device)
+
+
+def _is_named(directory: Directory, name: bytes, inode: int) -> bool:
+    """Whether a name in the upper leads to the inode."""
+    if directory.upper is None:
+        return False
+    st = attributes.stat_or_none(directory.upper.fd(), name)
+    return st is not None and os.path.samestat(st, os.fstat(inode))
 
 
 def may_be_one(st: os.stat_result) -> bool:

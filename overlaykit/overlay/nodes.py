@@ -388,11 +388,28 @@ class Plane(Protocol):
     def unresolve(self, directory: Directory) -> None:
         """End answering by the names of a directory. Requires: called before its upper gets or loses one."""
 
+    def note(self, nodeid: int, above: int, name: bytes) -> None:
+        """Note for a later daemon that a node is found under a name in a directory.
+
+        `above`: 0 if it has none. `name`: then where it lies in a lower (`Lookup.adopt_left`), or nothing.
+        """
+
+    def keep(self, nodeid: int, fd: int) -> None:
+        """Keep the inode of a node, open as `fd`, for a later daemon. Requires: called before its last name goes."""
+
+    def begin_rename(
+        self, above: int, name: bytes, onto: int, new_name: bytes, exchanged: int
+    ) -> None:
+        """Note a rename, until `end_rename`. `exchanged`: the inode that the first name leads to; 0 for none."""
+
+    def end_rename(self) -> None:
+        """End `begin_rename`, whether it was carried out or not."""
+
 
 class Table:
     """All nodes, by nodeid, and files also by the real inodes they stand for.
 
-    `plane`: who else has nodes of the same file system, or None.
+    `plane`: who else has nodes of the same file system, or None. `expected`: the nodeid of the next node; 0: any.
     """
 
     def __init__(self) -> None:
@@ -400,6 +417,7 @@ class Table:
         self.by_nodeid: dict[int, Node] = {}
         self.by_key: dict[int, File] = {}
         self.plane: Plane | None = None
+        self.expected = 0
         self._free = FIRST_FREE
         self._generation = 0
 
@@ -440,10 +458,11 @@ class Table:
 
     def add(self, node: Node, preferred: int) -> None:
         """Give a node the nodeid `preferred`, or a free one if that is taken or 0."""
-        nodeid, generation = preferred, 0
+        nodeid, generation = self.expected or preferred, 0
+        self.expected = 0
         if nodeid > ROOT_NODEID and nodeid not in self.by_nodeid:
             generation = self._claim(nodeid)
-        if not generation:
+        while not generation:
             nodeid = self._free
             self._free += 1
             generation = self._claim(nodeid)
@@ -462,6 +481,7 @@ class Table:
         """As `add`, and add it to its parent's children."""
         self.add(node, preferred)
         node.attach()
+        self._note(node)
 
     def add_root(self, node: Directory) -> None:
         node.nodeid = ROOT_NODEID
@@ -480,11 +500,36 @@ class Table:
         """Add a name to a file, unless it has it."""
         if directory.children.get(name) is not node:
             node.add_link(directory, name)
+            if len(node.links) == 1:
+                self._note(node)
 
     def unlink(self, node: File, directory: Directory, name: bytes) -> None:
         """Drop a name of a file, if it has it."""
         if directory.children.get(name) is node:
+            is_noted = node.links[0] == (directory, name)
             node.drop_link(directory, name)
+            if is_noted:
+                self._note(node)
+
+    def keep_inode(self, node: Node, fd: int) -> None:
+        """Keep the inode of a node, open as `fd`, for a later daemon. Requires: called before its last name goes."""
+        if self.plane is not None:
+            self.plane.keep(node.nodeid, fd)
+
+    def _note(self, node: Node) -> None:
+        """Note for a later daemon where a node is found."""
+        if self.plane is None:
+            return
+        above, name = 0, b""
+        if isinstance(node, Directory):
+            if node.parent is not None and not node.orphaned:
+                above, name = node.parent.nodeid, node.name
+        elif node.links:
+            directory, name = node.links[0]
+            above = directory.nodeid
+        elif not node.has_upper and node.lower_dir is not None:
+            name = b"%d/%s" % (node.lower_dir.layer.index, node.lower_dir.path(node.lower_name))
+        self.plane.note(node.nodeid, above, name)
 
     def move(
         self,
@@ -526,6 +571,7 @@ class Table:
             node.attach()
         else:
             node.add_link(directory, name)
+        self._note(node)
 
     def orphan(self, node: Directory, kept: LayerDir | None) -> None:
         """Note that a directory was removed: processes that have it open still see it, empty.
@@ -535,6 +581,7 @@ class Table:
         if self.plane is not None:
             self.plane.revoke(node)
         node.orphan(kept)
+        self._note(node)
         self.evict_if_unused(node)
 
     # Gone

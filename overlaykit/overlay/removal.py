@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from overlaykit.overlay.links import Links
     from overlaykit.overlay.lookup import Lookup
     from overlaykit.overlay.nodes import Node
-    from overlaykit.overlay.quota import Quota
     from overlaykit.overlay.tree import Tree
 
 
@@ -71,7 +70,7 @@ class Removal:
         self.require_empty(node)
         layer_dir = tree.writable_directory(directory)
         whiteouts = tree.whiteouts
-        with kept_directory(node, tree.quota) as kept:
+        with kept_directory(node, tree) as kept:
             if not tree.needs_whiteout(directory, name):
                 whiteouts.remove_directory(layer_dir, name)
             elif node.upper is None:
@@ -94,6 +93,7 @@ class Removal:
             return
         if node.index_name is None or (count is not None and count <= 1):
             node.keep_inode(self._tree.location(node).open(os.O_PATH))
+            self._tree.table.keep_inode(node, node.orphan)
             node.remember(os.fstat(node.orphan))
 
     def forget_link(self, node: File, count: int | None) -> None:
@@ -121,19 +121,20 @@ class Removal:
 
 
 @contextlib.contextmanager
-def kept_directory(node: Node | None, quota: Quota | None) -> Iterator[LayerDir | None]:
+def kept_directory(node: Node | None, tree: Tree) -> Iterator[LayerDir | None]:
     """A `LayerDir` that outlives the name of a directory's upper, if it has one. Closes it if the block fails."""
     kept = None
     if isinstance(node, Directory) and node.upper is not None:
         node.remember(node.upper.stat())
         kept = node.upper.orphan()
+        tree.table.keep_inode(node, kept.fd())
     try:
         yield kept
     except BaseException:
         if kept is not None:
             kept.close()
         raise
-    if kept is not None and quota is not None:
+    if kept is not None and tree.quota is not None:
         assert node is not None
         if node.last_seen is not None:
-            quota.remove_directory(node.last_seen)
+            tree.quota.remove_directory(node.last_seen)

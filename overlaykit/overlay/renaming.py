@@ -7,12 +7,13 @@ before the move mean the same at the old name, so a crash in between leaves the 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from typing import TYPE_CHECKING
 
-from overlaykit import _native, inodes
+from overlaykit import _native, attributes, inodes
 from overlaykit.overlay.creation import check_name
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
@@ -24,6 +25,8 @@ from overlaykit.overlay.tree import TOO_LONG
 from overlaykit.overlay.whiteouts import Move
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from overlaykit.overlay.layer import LayerDir
     from overlaykit.overlay.links import Links
     from overlaykit.overlay.lookup import Lookup
@@ -74,9 +77,11 @@ class Renaming:
             self._mark_impure(node, new_dir)
             self._mark_impure(target, old_dir)
             reach("rename.prepared")
-            _native.renameat2(old_dir.fd(), old_name, new_dir.fd(), new_name, flags)
-            reach("rename.moved")
-            tree.table.exchange(node, old_directory, old_name, target, new_directory, new_name)
+            moved = os.stat(old_name, dir_fd=old_dir.fd(), follow_symlinks=False).st_ino
+            with self._noted(old_directory, old_name, new_directory, new_name, exchanged=moved):
+                _native.renameat2(old_dir.fd(), old_name, new_dir.fd(), new_name, flags)
+                reach("rename.moved")
+                tree.table.exchange(node, old_directory, old_name, target, new_directory, new_name)
             return
         if target is node:
             return  # two names of one file (rename(3p))
@@ -99,7 +104,10 @@ class Renaming:
         tree = self._tree
         old_dir = tree.writable_directory(old_directory)
         new_dir = tree.writable_directory(new_directory)
-        with kept_directory(target, tree.quota) as kept:
+        with (
+            kept_directory(target, tree) as kept,
+            self._noted(old_directory, old_name, new_directory, new_name),
+        ):
             count = None
             if isinstance(target, Directory):
                 if target.upper is not None and tree.whiteouts.form != "aufs":
@@ -126,6 +134,45 @@ class Renaming:
                 tree.table.unlink(target, new_directory, new_name)
                 self._removal.forget_link(target, count)
             tree.table.move(node, old_directory, old_name, new_directory, new_name)
+
+    @operation
+    def is_done(
+        self,
+        old_directory: Directory,
+        old_name: bytes,
+        new_directory: Directory,
+        new_name: bytes,
+        exchanged: int,
+    ) -> bool:
+        """Whether a rename of which a daemon was killed was carried out. The arguments are those of `begin_rename`."""
+        if not exchanged:
+            return self._tree.merge.find(old_directory, old_name) is None
+        upper = new_directory.upper
+        st = None if upper is None else attributes.stat_or_none(upper.fd(), new_name)
+        return st is not None and st.st_ino == exchanged
+
+    @contextlib.contextmanager
+    def _noted(
+        self,
+        old_directory: Directory,
+        old_name: bytes,
+        new_directory: Directory,
+        new_name: bytes,
+        *,
+        exchanged: int = 0,
+    ) -> Iterator[None]:
+        """Note the rename for a daemon that takes over, until it is carried out on the disk and in the table."""
+        plane = self._tree.table.plane
+        if plane is None:
+            yield
+            return
+        plane.begin_rename(
+            old_directory.nodeid, old_name, new_directory.nodeid, new_name, exchanged
+        )
+        try:
+            yield
+        finally:
+            plane.end_rename()
 
     def _require_replaceable(self, node: Node, target: Node, name: bytes) -> None:
         if isinstance(target, Directory):

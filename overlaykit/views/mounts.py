@@ -27,11 +27,12 @@ def mount(
     target: str,
     *,
     name: str | None = None,
+    restart: bool = True,
     warn: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Mount, and return once the mount answers; its daemon serves it until it is unmounted.
 
-    `warn` gets what a user may not expect, a line each.
+    `restart`: another daemon takes over if that one is killed. `warn` gets what a user may not expect, a line each.
     Raises: Error for what the user can mend, OSError for the rest. Ensures: after an error nothing is left behind.
     """
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as closing:
@@ -39,7 +40,7 @@ def mount(
         closing.callback(os.close, mountpoint)
         _wait_for_disks(options)
         with signals.held():
-            mounted = _mount(options, mountpoint, name, warn)
+            mounted = _mount(options, mountpoint, name, warn, restart=restart)
             undo.callback(unmounting.unmount_by_force, mounted)
             if signals.will_end():
                 undo.close()
@@ -54,7 +55,12 @@ def _wait_for_disks(options: ParsedOptions) -> None:
 
 
 def _mount(
-    options: ParsedOptions, mountpoint: int, name: str | None, warn: Callable[[str], None]
+    options: ParsedOptions,
+    mountpoint: int,
+    name: str | None,
+    warn: Callable[[str], None],
+    *,
+    restart: bool,
 ) -> RunningView:
     """Mount on the directory open as `mountpoint`."""
     with contextlib.ExitStack() as undo:
@@ -87,6 +93,7 @@ def _mount(
             options=options.options,
             flags=options.flags,
             target=target,
+            restart=restart,
             cleanup=entry.cleanup,
             log_path=places.log(),
         )

@@ -627,7 +627,7 @@ def test_a_nameless_file_crosses_with_its_descriptor() -> None:
     write_to(wire, nodeid, handle, b"content")
     assert wire.ask(UNLINK, ROOT, b"f\0") == DONE
     assert wire.ask(LINK, ROOT, struct.pack("=Q", nodeid) + b"g\0") is None
-    ((_, name, crossed, lookups, handles, _, state, inode, *_),) = _native.plane_crossings()
+    ((_, name, crossed, lookups, handles, _, state, inode, _, _, _),) = _native.plane_crossings()
     assert (name, crossed, lookups, handles) == (b"", nodeid, 1, [(handle, True)])
     assert state[0] is not None  # the modification time before the write
     assert os.fstat(inode).st_size == 7
@@ -757,7 +757,7 @@ def test_malformed_requests_read_nothing_beyond_their_end(seed: int, changes: bo
             nodeid = chance.choice((*nodeids, chance.getrandbits(64)))
             raw = _HEADER.pack(40 + len(body), opcode, 2, nodeid, 0, 0, 0, 0, 0) + bytes(body)
             wire.send(raw[: chance.choice((len(raw), len(raw), 40, 41))])
-            for _, _, crossing, _, handles, *_, inode, _, _ in _native.plane_crossings():
+            for _, _, crossing, _, handles, *_, inode, _, _, _ in _native.plane_crossings():
                 if inode >= 0:
                     os.close(inode)
                 if chance.random() < 0.5:
@@ -1045,3 +1045,12 @@ def test_a_directory_whose_names_one_lower_has_is_read_by_the_plane() -> None:
             if os.path.lexists(f"layer/{made}"):
                 os.unlink(f"layer/{made}")
     assert resolve_alone()
+
+
+@sandboxed
+def test_requests_of_a_killed_daemon_fail_where_the_kernel_does_not_send_them_again() -> None:
+    wire = Wire()
+    grant()
+    assert wire.ask(LINK, ROOT, struct.pack("=Q", 7) + b"g\0") is None
+    _native.plane_refuse(wire.device.fileno())
+    assert _OUT.unpack(wire.ours.recv(1 << 12)) == (_OUT.size, -errno.EIO, wire.unique)

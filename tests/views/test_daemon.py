@@ -18,11 +18,12 @@ def opens(process):
         return [os.readlink(f"/proc/{process}/fd/{fd}") for fd in os.listdir(f"/proc/{process}/fd")]
     except OSError:
         return []
-daemon, = (process for process in os.listdir("/proc") if process.isdecimal() and "/dev/fuse" in opens(process))
-with open(f"/proc/{daemon}/mountinfo") as file:
-    print(*(line.split()[4] for line in file), sep="\\n")
+for process in filter(str.isdecimal, os.listdir("/proc")):
+    if "/dev/fuse" in opens(process):
+        with open(f"/proc/{process}/mountinfo") as file:
+            print(*(line.split()[4] for line in file), sep="\\n")
 """
-"""The mountpoints of the daemon of a view that runs in this one."""
+"""The mountpoints of the daemon of a view that runs in this one, and of its keeper."""
 
 
 def unneeded(mountpoints: list[str]) -> list[str]:

@@ -156,7 +156,8 @@ def _processes() -> set[int]:
 
 
 def _daemons() -> set[int]:
-    return {one.about.daemon for one in Registry().running()} - {0}
+    daemons = {one.about.daemon for one in Registry().running()} - {0}
+    return daemons.union(*map(descendants, daemons))
 
 
 def _fork_server() -> set[int]:

@@ -1,0 +1,158 @@
+"""The keeper of a mount: forks its daemon, and another one when that is killed. Programs notice a pause.
+
+The keeper is the process that has mounted. It does nothing but wait, and it has what a daemon needs that begins to
+serve: the session after INIT, the layers, the confinement. It shares its table of descriptors with the daemon
+(CLONE_FILES), so /dev/fuse and the files that programs have open survive; and the memory in which the data plane notes
+nodes, lookups, handles and requests (native/kept.c). The next daemon's Python begins with the root alone: other nodes
+are found again when a request names them (`plane`).
+
+Requests that the daemon had read are sent again (FUSE_NOTIFY_RESEND, Linux 6.9). One that changes names is carried out
+at most once (`operations`), and one with which two daemons have crashed fails with EIO. Before Linux 6.9 all do.
+
+The daemon ends with the keeper, which ends once a daemon does by itself: its mount is gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+import time
+from typing import TYPE_CHECKING, Final
+
+from overlaykit import _native
+from overlaykit.fuse import daemon_log
+from overlaykit.signals import signal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log: Final = logging.getLogger(__name__)
+
+FORWARDED: Final = (signal.SIGTERM, signal.SIGINT)
+"""Signals that a daemon handles."""
+
+_BLOCKED: Final = (*FORWARDED, signal.SIGCHLD)
+_NOTIFICATION: Final = struct.Struct("=IiQ")
+"""struct fuse_out_header: length, code, and 0."""
+
+_RESEND: Final = 7
+"""include/uapi/linux/fuse.h: FUSE_NOTIFY_RESEND."""
+
+_MOST_VAIN_DAEMONS: Final = 20
+"""That end in succession before they have read a request: no further one would serve."""
+
+_REST_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Before and between the keeper's rests: an image is published a while after the first daemon has begun."""
+
+_MOST_FORKS: Final = 100
+_FORK_SECONDS: Final = 0.1
+"""How often, and after what time, to try again when there is no memory for a process."""
+
+
+def share() -> bool:
+    """Prepare to keep the mount. Returns: false if this process may not have the memory. Requires: no plane yet."""
+    try:
+        _native.plane_share()
+    except OSError as error:
+        log.warning("the daemon will not be restarted if it is killed: %s", error)
+        return False
+    return True
+
+
+def keep(rest: Callable[[], bool] | None = None) -> bool:
+    """Fork a daemon, and return in it, with the signals blocked. The keeper never returns.
+
+    `rest`: what the keeper does after a while; it returns whether it is done.
+    Returns: whether the daemon takes over from one that was killed. Requires: no other thread runs.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+    daemon_log.release()
+    keeper = os.getpid()
+    rests = iter(_REST_SECONDS if rest is not None else ())
+    own = _descriptors()
+    takes_over = False
+    requests = vain = 0
+    while True:
+        daemon = _fork()
+        if daemon == 0:
+            _native.prctl(_native.PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != keeper:
+                os._exit(1)
+            return takes_over
+        while (status := _wait(daemon, next(rests, None))) is None:
+            if rest is not None and rest():
+                rests = iter(())
+        if not os.WIFSIGNALED(status):
+            os._exit(os.waitstatus_to_exitcode(status))
+        log.warning("the daemon was ended by signal %d", os.WTERMSIG(status))
+        before = requests
+        requests, descriptors = _native.plane_kept(os.WTERMSIG(status) != signal.SIGKILL)
+        vain = vain + 1 if requests == before else 0
+        if vain > _MOST_VAIN_DAEMONS:
+            log.error("daemons end as soon as they begin: the mount ends")
+            os._exit(1)
+        daemon_log.release()
+        # What else that daemon had open.
+        kept = {descriptor for pair in descriptors for descriptor in pair}
+        for descriptor in _descriptors() - own - kept:
+            try:
+                os.close(descriptor)
+            except OSError as error:
+                if error.errno != errno.EBADF:  # it was the listing's own
+                    log.warning("closing a descriptor: %s", error)
+        takes_over = True
+
+
+def let_signals_arrive() -> None:
+    """Let the signals arrive that the keeper forwards. Requires: they are handled."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)
+
+
+def resend(device: int) -> None:
+    """Have the kernel send again what the killed daemon has not answered. Before Linux 6.9 that fails with EIO."""
+    try:
+        os.write(device, _NOTIFICATION.pack(_NOTIFICATION.size, _RESEND, 0))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        _native.plane_refuse(device)
+
+
+def _fork() -> int:
+    for _ in range(_MOST_FORKS):
+        try:
+            return _native.fork_with_descriptors()
+        except OSError as error:
+            log.warning("no process for the daemon: %s", error)
+        time.sleep(_FORK_SECONDS)
+    os._exit(1)
+
+
+def _wait(daemon: int, seconds: float | None) -> int | None:
+    """Wait until the daemon ends, and pass signals on to it. Returns: its status; None after `seconds`."""
+    while True:
+        if seconds is None:
+            number: int = signal.sigwait(_BLOCKED)
+        else:
+            info = signal.sigtimedwait(_BLOCKED, seconds)
+            if info is None:
+                return None
+            number = info.si_signo
+        if number != signal.SIGCHLD:
+            os.kill(daemon, number)
+            continue
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == daemon:
+                return status
+            if pid == 0:
+                break
+
+
+def _descriptors() -> set[int]:
+    return {int(name) for name in os.listdir("/proc/self/fd")}

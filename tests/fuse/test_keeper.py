@@ -1,0 +1,218 @@
+"""A daemon that is killed: another one takes over, and programs notice a pause."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import stat
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from ..overlay.seen import Seen, looked_at
+from ..overlay.stack import Stack
+from ..posix.table import Dir, File
+from . import kill_load
+from .inotify import next_name, watched
+from .mounted import Mounted, spec_of, started
+from .restarts import kill_daemon
+
+
+@contextlib.contextmanager
+def kept(stack: Stack, **more: Any) -> Iterator[Mounted]:
+    """A mount whose daemon is killed. At the end each descriptor, node and lookup is given back."""
+    with started(spec_of(stack, **more), stack.directory) as mount:
+        yield mount
+        assert mount.process.is_alive()
+        mount.unmount()
+
+
+def test_open_files_stay_open(stack: Stack) -> None:
+    stack.add({"lower": File(b"lower"), "d": Dir(), "d/copied": File(b"old")})
+    with kept(stack) as mount:
+        os.mkdir(mount.path("made"))
+        with contextlib.ExitStack() as files:
+            lower = files.enter_context(open(mount.path("lower"), "rb", buffering=0))
+            copied = files.enter_context(open(mount.path("d/copied"), "r+b", buffering=0))
+            made = files.enter_context(open(mount.path("made/file"), "w+b", buffering=0))
+            later = files.enter_context(open(mount.path("d/later"), "w+b", buffering=0))
+            made.write(b"one ")
+            for _ in range(3):
+                kill_daemon(mount)
+                os.posix_fadvise(lower.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                assert os.pread(lower.fileno(), 10, 0) == b"lower"
+                copied.write(b"n")
+                made.write(b"two ")
+                later.write(b"three ")
+                for file in (copied, made, later):
+                    os.fsync(file.fileno())
+            assert os.pread(copied.fileno(), 10, 0) == b"nnn"
+        kill_daemon(mount)
+        for name, content in {
+            "d/copied": b"nnn",
+            "made/file": b"one two two two ",
+            "d/later": b"three three three ",
+        }.items():
+            with open(mount.path(name), "rb") as again:
+                assert again.read() == content
+        mount.forget()
+        mount.await_held(open_files=0)
+
+
+def test_a_file_without_a_name_keeps_its_content(stack: Stack) -> None:
+    stack.add({"lower": File(b"lower"), "d": Dir(), "d/copied": File(b"old"), "e": Dir()})
+    with kept(stack) as mount:
+        os.mkdir(mount.path("made"))
+        names = ("lower", "d/copied", "made/file", "e/new")
+        with contextlib.ExitStack() as files:
+            opened = []
+            for name in names:
+                flags = os.O_RDONLY if name == "lower" else os.O_RDWR | os.O_CREAT
+                opened.append(os.open(mount.path(name), flags))
+                files.callback(os.close, opened[-1])
+                if name != "lower":
+                    os.write(opened[-1], b"content")
+                os.unlink(mount.path(name))
+            for _ in range(2):
+                kill_daemon(mount)
+                for name, fd in zip(names, opened, strict=True):
+                    expected = b"lower" if name == "lower" else b"content"
+                    os.fsync(fd)
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                    assert os.pread(fd, 10, 0) == expected
+                    assert os.fstat(fd).st_nlink == 0
+                    assert not os.path.lexists(mount.path(name))
+            for name in names:
+                with open(mount.path(name), "wb") as file:
+                    file.write(b"another")
+            kill_daemon(mount)
+            for fd in opened[1:]:
+                os.pwrite(fd, b"C", 0)
+                os.fsync(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                assert os.pread(fd, 10, 0) == b"Content"
+        for name in names:
+            with open(mount.path(name), "rb") as file:
+                assert file.read() == b"another"
+        mount.forget()
+        mount.await_held(open_files=0)
+
+
+def test_the_working_directory_stays(stack: Stack) -> None:
+    stack.add({"d": Dir(), "d/e": Dir(), "d/e/f": File(b"x")})
+    with kept(stack) as mount:
+        os.mkdir(mount.path("made"))
+        here = os.getcwd()
+        try:
+            for name, below in (("d/e", ["f"]), ("made", [])):
+                os.chdir(mount.path(name))
+                kill_daemon(mount)
+                assert os.listdir(".") == below
+                with open("new", "wb"):
+                    pass
+                os.rename("new", "renamed")
+                kill_daemon(mount)
+                assert sorted(os.listdir(".")) == sorted([*below, "renamed"])
+                os.unlink("renamed")
+            os.chdir(mount.path("made"))
+            os.rmdir(mount.path("made"))
+            kill_daemon(mount)
+            assert os.stat(".").st_nlink == 0
+            assert os.listdir(".") == []
+        finally:
+            os.chdir(here)
+
+
+def test_inode_numbers_and_modes_stay(stack: Stack) -> None:
+    stack.add({"d": Dir(), "d/f": File(b"x"), "d/g": File(b"y")})
+    with kept(stack) as mount:
+        os.chmod(mount.path("d/f"), 0o640)
+        os.rename(mount.path("d"), mount.path("moved"))
+        os.mkdir(mount.path("made"))
+        os.link(mount.path("moved/g"), mount.path("made/g"))
+        names = ("moved", "moved/f", "moved/g", "made", "made/g")
+
+        def seen() -> list[tuple[int, int, int]]:
+            found = [os.stat(mount.path(name)) for name in names]
+            return [(st.st_ino, stat.S_IMODE(st.st_mode), st.st_nlink) for st in found]
+
+        before = seen()
+        kill_daemon(mount)
+        assert seen() == before
+        mount.forget()
+        assert seen() == before
+
+
+def test_watches_stay(stack: Stack) -> None:
+    stack.add({"d": Dir(), "d/f": File(b"x")})
+    with kept(stack) as mount, watched(mount.path("d")) as events:
+        kill_daemon(mount)
+        with open(mount.path("d/new"), "wb"):
+            pass
+        assert next_name(events) == "new"
+
+
+CLIENTS, KILLS = (8, 200) if "OVERLAYKIT_PROOFS" in os.environ else (4, 15)
+_MOST_STEPS_BETWEEN = 60
+
+
+def test_programs_at_work_see_no_error(stack: Stack) -> None:
+    lower = stack.add({})
+    kill_load.fill(lower, CLIENTS)
+    chance = random.Random(KILLS)
+    with kept(stack) as mount:
+        stepping, taken = os.pipe()
+        working, end = os.pipe()
+        os.set_blocking(working, False)
+        clients = []
+        for number in range(CLIENTS):
+            client = os.fork()
+            if client == 0:
+                os.close(end)
+                _work(mount.target, number, working, taken)
+            clients.append(client)
+        os.close(taken)
+        for _ in range(KILLS):
+            for _ in range(chance.randint(1, _MOST_STEPS_BETWEEN)):
+                assert os.read(stepping, 1), "the clients have ended"
+            kill_daemon(mount)
+        os.close(end)
+        while os.read(stepping, 1 << 16):
+            pass
+        statuses = [os.waitpid(client, 0)[1] for client in clients]
+        with open(mount.log_path, encoding="utf-8") as log:
+            said = {line.split(": ", 1)[-1] for line in log}
+        assert said == {"the daemon was ended by signal 9\n"}
+        assert statuses == [0] * CLIENTS
+        seen = _undated(mount.target)
+    with kept(stack) as mount:
+        assert _undated(mount.target) == seen
+    if not stack.unprivileged:  # without redirects there
+        with stack.mounted_by_the_kernel() as target:
+            assert _undated(target) == seen
+
+
+def _work(target: str, number: int, working: int, taken: int) -> None:
+    """A client, in a child: it works until no one has the other end of `working` open."""
+
+    def took() -> bool:
+        os.write(taken, b".")
+        try:
+            return bool(os.read(working, 1))
+        except BlockingIOError:
+            return True
+
+    status = 1
+    try:
+        kill_load.run(target, number, took)
+        status = 0
+    except BaseException:
+        traceback.print_exc(file=sys.stderr)
+    finally:
+        os._exit(status)
+
+
+def _undated(root: str) -> dict[str, Seen]:
+    return {path: seen._replace(mtime_ns=0) for path, seen in looked_at(root).items()}
