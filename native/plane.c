@@ -789,6 +789,14 @@ has_room(void)
     return plane.files < plane.most_files;
 }
 
+/* Whether a file of a lower may have its data elsewhere, with a block of attributes in place of one
+ * of data. Larger ones have too few blocks then (node_of). */
+static bool
+may_be_metacopy(int fd, const struct stat *st)
+{
+    return st->st_size && st->st_blocks * 512 <= st->st_blksize && is_marked(fd);
+}
+
 /* Open a file. Returns NULL if Python has to say. */
 static struct handle *
 open_file(struct node *node, uint32_t flags)
@@ -805,7 +813,8 @@ open_file(struct node *node, uint32_t flags)
         return NULL;
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", at);
     fd = *name ? open_quietly(at, name, access) : open(path, access | O_CLOEXEC);
-    if (fd >= 0 && fstat(fd, &st) == 0 && is_inode_of(node, &st))
+    if (fd >= 0 && fstat(fd, &st) == 0 && is_inode_of(node, &st) &&
+        (node->made || !may_be_metacopy(fd, &st)))
         return new_handle(fd, node, flags);
     if (fd >= 0)
         close(fd);
@@ -2008,15 +2017,47 @@ py_plane_held(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     return Py_BuildValue("KKKK", nodes, lookups, files, (unsigned long long)plane.directories);
 }
 
+struct descriptors {
+    int *number;
+    size_t count;
+};
+
+/* Add a descriptor to those to close. */
+static void
+take(struct descriptors *all, int *fd)
+{
+    if (*fd >= 0 && all->count < BLOCK_BYTES / sizeof *all->number)
+        all->number[all->count++] = *fd;
+    *fd = -1;
+}
+
+static int
+by_number(const void *one, const void *other)
+{
+    return *(const int *)one - *(const int *)other;
+}
+
 static PyObject *
 py_plane_close(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     for (size_t at = 0; at < plane.handle_count; at++)
         if (plane.handles[at].used)
             close_handle(&plane.handles[at]);
+    /* Programs wait for the end of a mount: one call closes those whose numbers follow. */
+    struct descriptors all = {.number = (void *)plane.reply};
     for (size_t at = 0; at < plane.buckets; at++)
-        for (struct node *node = plane.ids[at]; node; node = node->next_id)
-            close_node(node);
+        for (struct node *node = plane.ids[at]; node; node = node->next_id) {
+            take(&all, &node->fd);
+            take(&all, &node->upper);
+            for (size_t lower = 0; node->lowers && lower < node->lowers->count; lower++)
+                take(&all, &node->lowers->at[lower].fd);
+        }
+    qsort(all.number, all.count, sizeof *all.number, by_number);
+    for (size_t at = 0, end; at < all.count; at = end) {
+        for (end = at + 1; end < all.count && all.number[end] == all.number[end - 1] + 1;)
+            end++;
+        (void)syscall(SYS_close_range, all.number[at], all.number[end - 1], 0);
+    }
     Py_RETURN_NONE;
 }
 

@@ -156,8 +156,10 @@ class Lookup:
         st = None if directory.orphaned else attributes.stat_or_none(layer_dir.fd(), name)
         if st is None:
             return None
-        lowers = (layer_dir.child(name),) if stat.S_ISDIR(st.st_mode) else ()
-        return self.get_or_create(directory, name, Found(layer_dir, name, st, lowers=lowers)).node
+        found: Found | None = Found(layer_dir, name, st)
+        if stat.S_ISDIR(st.st_mode):  # it may be marked
+            found = self._tree.merge.find(directory, name)
+        return None if found is None else self.get_or_create(directory, name, found).node
 
     @operation
     def adopt_left(
