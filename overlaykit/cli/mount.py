@@ -41,10 +41,9 @@ def parser() -> Parser:
         "--data-plane", choices=("on", "off"), help="the same as -o data_plane=on or data_plane=off"
     )
     command.add_argument(
-        "--no-restart",
-        dest="restart",
-        action="store_false",
-        help="end the mount if its daemon is killed; else another daemon takes over, and programs notice a pause",
+        "--restart",
+        action="store_true",
+        help="if its daemon is killed, another one takes over the mount, and programs notice a pause",
     )
     command.add_argument("--name", help="a name for 'ps' and 'explain' (default: made up)")
     command.add_argument("target", metavar="TARGET", help="a directory")

@@ -38,9 +38,10 @@ def checks() -> list[Check]:
         Check(
             name="restart",
             ok=True,
-            detail="a daemon that is killed is replaced, and programs notice a pause"
+            detail="'overlaykit mount --restart' replaces a daemon that is killed"
             if _resends(platform.release())
-            else "a daemon that is killed is replaced; requests under way fail with EIO before Linux 6.9",
+            else "'overlaykit mount --restart' replaces a daemon that is killed, with EIO for what is under"
+            " way before Linux 6.9",
             fix="",
         ),
     ]

@@ -124,7 +124,7 @@ class MountSpec(Record, kw_only=True):
     squash_unmapped: bool = False
     target: str | None = None
     stage: str | None = None
-    restart: bool = True
+    restart: bool = False
     cleanup: Cleanup = Cleanup()
     log_path: str = ""
 

@@ -141,8 +141,6 @@ class FuseRoot:
             squash_unmapped=not namespace.is_privileged(),
             cleanup=entry.cleanup,
             log_path=places.log(),
-            # A keeper costs memory and time at the start, and nothing is lost with a view that keeps nothing.
-            restart=kept,
         )
         try:
             serve(self.daemon, mount, entry, keep=[hold.fileno() for hold in holds])

@@ -27,7 +27,7 @@ def mount(
     target: str,
     *,
     name: str | None = None,
-    restart: bool = True,
+    restart: bool = False,
     warn: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Mount, and return once the mount answers; its daemon serves it until it is unmounted.

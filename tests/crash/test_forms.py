@@ -55,7 +55,7 @@ def crash(stack: Stack, name: str, step: str, form: Form) -> bool:
     """Crash a daemon at the step of the operation. Returns: whether this form reaches the step."""
     os.environ["OVERLAYKIT_FAULT"] = step  # this process and its daemons end with the test
     options = MountOptions(userxattr=stack.unprivileged, whiteout=form)
-    with started(spec_of(stack, options=options, restart=False), stack.directory) as mount:
+    with started(spec_of(stack, options=options), stack.directory) as mount:
         del os.environ["OVERLAYKIT_FAULT"]
         try:
             run(name, mount.target)

@@ -93,7 +93,7 @@ def test_after_a_crash_and_a_new_mount_the_operation_works(
 def crash(stack: Stack, name: str, step: str) -> None:
     """Crash a daemon at the step of the operation."""
     os.environ["OVERLAYKIT_FAULT"] = step  # this process and its daemons end with the test
-    with started(spec_of(stack, restart=False), stack.directory) as mount:
+    with started(spec_of(stack), stack.directory) as mount:
         del os.environ["OVERLAYKIT_FAULT"]
         with pytest.raises(OSError, check=lambda error: error.errno in DIED):
             run(name, mount.target)

@@ -70,7 +70,7 @@ def test_a_request_with_which_two_daemons_crash_fails_alone(stack: Stack) -> Non
 
 def _crashing(stack: Stack, step: str) -> AbstractContextManager[Mounted]:
     os.environ["OVERLAYKIT_FAULT"] = step  # this process and its daemons end with the test
-    return started(spec_of(stack), stack.directory)
+    return started(spec_of(stack, restart=True), stack.directory)
 
 
 def _ends(mount: Mounted, how: str) -> int:

@@ -153,7 +153,7 @@ def threads(pid: int) -> list[dict[str, str]]:
 
 def test_every_thread_of_a_daemon_is_confined(stack: Stack) -> None:
     stack.add({"large": File(b"x" * (3 << 20))})
-    with mounted(stack) as merged:
+    with mounted(stack, restart=True) as merged:
         # The copy-up and the sync run in threads, which stay for a while.
         with open(merged.path("large"), "r+b") as file:
             file.write(b"new")

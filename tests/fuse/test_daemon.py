@@ -121,7 +121,7 @@ def test_a_second_sigterm_ends_a_mount_in_use(stack: Stack) -> None:
 
 def test_a_killed_daemon_leaves_errors_and_no_hanging_program(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
-    with mounted(stack, restart=False) as mount:
+    with mounted(stack) as mount:
         mount.process.kill()
         mount.process.wait_for_end()
         assert mount.process.status == -signal.SIGKILL
@@ -131,7 +131,7 @@ def test_a_killed_daemon_leaves_errors_and_no_hanging_program(stack: Stack) -> N
 
 def test_the_upper_of_a_killed_daemon_is_mounted_again(stack: Stack) -> None:
     stack.add({"f": File(b"old"), "gone": File()})
-    with mounted(stack, restart=False) as mount:
+    with mounted(stack) as mount:
         with open(mount.path("f"), "wb") as file:
             file.write(b"new")
             file.flush()

@@ -23,7 +23,7 @@ from .restarts import kill_daemon
 @contextlib.contextmanager
 def kept(stack: Stack, **more: Any) -> Iterator[Mounted]:
     """A mount whose daemon is killed. At the end each descriptor, node and lookup is given back."""
-    with started(spec_of(stack, **more), stack.directory) as mount:
+    with started(spec_of(stack, restart=True, **more), stack.directory) as mount:
         yield mount
         assert mount.process.is_alive()
         mount.unmount()
