@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, TypeVar
 from overlaykit import attributes
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.layer import UNKNOWN_UUID, LayerDir
-from overlaykit.overlay.markers import NO_FILE_MARKERS
+from overlaykit.overlay.markers import NO_FILE_MARKERS, UNMARKED
 from overlaykit.overlay.merge import Found
 from overlaykit.overlay.nodes import Data, Directory, File
 from overlaykit.overlay.numbering import Numbering
@@ -156,9 +156,12 @@ class Lookup:
         st = None if directory.orphaned else attributes.stat_or_none(layer_dir.fd(), name)
         if st is None:
             return None
-        found: Found | None = Found(layer_dir, name, st)
-        if stat.S_ISDIR(st.st_mode):  # it may be marked
-            found = self._tree.merge.find(directory, name)
+        if not stat.S_ISDIR(st.st_mode):
+            return self.get_or_create(directory, name, Found(layer_dir, name, st)).node
+        child = layer_dir.child(name)
+        found: Found | None = Found(layer_dir, name, st, lowers=(child,))
+        if self._tree.merge.directory_markers(child) != UNMARKED:
+            found = self._tree.merge.find(directory, name)  # a redirect leads to other lowers
         return None if found is None else self.get_or_create(directory, name, found).node
 
     @operation
