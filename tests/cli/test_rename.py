@@ -211,6 +211,8 @@ def test_a_view_that_starts_again_by_itself_does_so_with_its_new_name(user: Test
         while supervisor("w") in (0, before):
             os.sched_yield()
         assert states(user)["v"] == ("running", None)
+        while not mark_of("w"):  # its command has just begun again
+            os.sched_yield()
         assert (mark_of("v"), mark_of("w")) == ("second\n", "first\n")
         user.succeeds("rm", "-f", "w")
         assert states(user) == {"v": ("running", None)}
@@ -231,6 +233,8 @@ def test_a_view_that_waits_for_its_next_start_is_renamed(user: TestUser) -> None
         while states(user)["w"][0] != "running":
             os.sched_yield()
         assert states(user)["v"] == ("running", None)
+        while not mark_of("w"):  # its command has just begun again
+            os.sched_yield()
         assert (mark_of("v"), mark_of("w")) == ("second\n", "first\n")
 
 
