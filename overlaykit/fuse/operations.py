@@ -23,7 +23,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pyfuse3
-import trio
 
 from overlaykit import attributes
 from overlaykit.fuse import keeper, patches
@@ -112,7 +111,6 @@ class Operations(pyfuse3.Operations):
       filesystem: the merge that the requests act on.
       requests: the number of requests by kind. Each has a fixed cost, so fewer requests are faster.
       clock: how long they took here, without what pyfuse3 and the kernel do around them.
-      initialized: set once the kernel's first request (INIT) was answered.
 
     Invariant: each reply with an entry adds one to the node's nlookup.
     """
@@ -130,7 +128,6 @@ class Operations(pyfuse3.Operations):
         self.filesystem = filesystem
         self.requests: Counter[str] = Counter()
         self.clock = Clock()
-        self.initialized = trio.Event()
         self._volatile = options.volatile
         self._dirsync = options.dirsync and not options.volatile
         self._static_nlink = options.static_nlink
@@ -145,14 +142,18 @@ class Operations(pyfuse3.Operations):
         self._renamed: tuple[int, bytes, int, bytes] | None = None
         self._name_only_entry = patches.mark_name_only(pyfuse3.EntryAttributes())
 
-    def init(self) -> None:
-        self.initialized.set()
+    def begin_plane(self, *, is_kept: bool) -> None:
+        """Let the data plane read the requests. Requires: an interposed libfuse, and no request yet but INIT.
 
-    def begin_plane(self) -> None:
-        """Let the data plane read the requests. Requires: an interposed libfuse, and no request yet but INIT."""
+        `is_kept`: another daemon takes over if this one is killed.
+        """
         self.filesystem.files.no_open = self._no_open = self._options.no_open
         self.plane = Plane(
-            self.filesystem, self._options, timeout=self._timeout, acl=self.enable_acl
+            self.filesystem,
+            self._options,
+            timeout=self._timeout,
+            acl=self.enable_acl,
+            is_kept=is_kept,
         )
         self.plane.offer(self.filesystem.root)
         self._poller.plane = self.plane

@@ -50,13 +50,20 @@ _MOST_MERGED: Final = 64
 class Plane:
     """Implements `overlay.nodes.Plane`. One per process, as the session is.
 
-    `timeout`: how long the kernel may cache names and attributes, in seconds.
+    `timeout`: how long the kernel may cache names and attributes, in seconds. `is_kept`: the daemon has a keeper.
     """
 
     def __init__(
-        self, filesystem: Filesystem, options: MountOptions, *, timeout: float, acl: bool
+        self,
+        filesystem: Filesystem,
+        options: MountOptions,
+        *,
+        timeout: float,
+        acl: bool,
+        is_kept: bool,
     ) -> None:
         self._filesystem = filesystem
+        self.is_kept = is_kept
         # Without an upper each file that is opened is the kernel's (`passthrough`), which Python registers.
         registers_all = filesystem.root.upper is None and not filesystem.files.writes_back
         self._is_on = options.data_plane and not registers_all
@@ -379,15 +386,16 @@ class Plane:
     def count_lookup(self, node: Node) -> None:
         """Count a lookup of a node. Requires: called before the reply."""
         node.count_lookup()
-        _native.plane_count(node.nodeid)
+        if self.is_kept:
+            _native.plane_count(node.nodeid)
 
     def handle(self, nodeid: int, handle: int, *, writable: bool) -> int:
-        """The number of a file handle for the kernel: another daemon knows it too."""
-        return _native.plane_open(nodeid, handle, writable)
+        """The number of a file handle for the kernel: with a keeper, another daemon knows it too."""
+        return _native.plane_open(nodeid, handle, writable) if self.is_kept else handle
 
     def is_resent(self) -> bool:
         """Whether the request that Python got last has begun in a daemon that was killed."""
-        return _native.plane_resent()
+        return self.is_kept and _native.plane_resent()
 
     def finish_rename(self) -> tuple[int, bytes, int, bytes] | None:
         """Note in the table the last rename, if it was carried out and a daemon was killed before it had noted that.

@@ -66,8 +66,9 @@ def run(
     Ensures: `directories` is closed.
     With `spec.restart` the process becomes the keeper of the mount, and a child serves it, in which this returns.
     """
+    options = spec.options.replace(no_open=no_open.is_on(spec))
     # Without OPEN the kernel does not say which files are open.
-    is_kept = spec.restart and not no_open.is_on(spec) and keeper.share()
+    is_kept = spec.restart and not options.no_open and keeper.share()
     # They would end the process between its parts.
     signal.pthread_sigmask(signal.SIG_BLOCK, keeper.FORWARDED)
     target = -1 if spec.target is None else directories.open(spec.target)
@@ -78,7 +79,6 @@ def run(
         poller = Poller(rest)
         # The start waits for the kernel once or twice: polling would only delay it.
         poller.polls = False
-        options = spec.options.replace(no_open=no_open.is_on(spec))
         operations = Operations(filesystem, options, poller)
         connection = Connection(operations, poller)
         detached = _mount(spec, connection)
@@ -109,7 +109,7 @@ def run(
                 filesystem.release_descriptors()
                 kept = _Kept(os.getpid(), takes_over=keeper.keep(rest))
             if has_plane:
-                operations.begin_plane()
+                operations.begin_plane(is_kept=kept is not None)
             if kept is not None and kept.takes_over:
                 operations.take_over(connection.device)
             if passes:

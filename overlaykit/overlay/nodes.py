@@ -388,6 +388,10 @@ class Plane(Protocol):
     def unresolve(self, directory: Directory) -> None:
         """End answering by the names of a directory. Requires: called before its upper gets or loses one."""
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether a later daemon may need what is noted here: else `note`, `keep` and `begin_rename` are not called."""
+
     def note(self, nodeid: int, above: int, name: bytes) -> None:
         """Note for a later daemon that a node is found under a name in a directory.
 
@@ -511,14 +515,20 @@ class Table:
             if is_noted:
                 self._note(node)
 
+    @property
+    def kept_plane(self) -> Plane | None:
+        """The plane, where a later daemon may need what is noted there."""
+        return self.plane if self.plane is not None and self.plane.is_kept else None
+
     def keep_inode(self, node: Node, fd: int) -> None:
         """Keep the inode of a node, open as `fd`, for a later daemon. Requires: called before its last name goes."""
-        if self.plane is not None:
-            self.plane.keep(node.nodeid, fd)
+        if self.kept_plane is not None:
+            self.kept_plane.keep(node.nodeid, fd)
 
     def _note(self, node: Node) -> None:
         """Note for a later daemon where a node is found."""
-        if self.plane is None:
+        plane = self.kept_plane
+        if plane is None:
             return
         above, name = 0, b""
         if isinstance(node, Directory):
@@ -529,7 +539,7 @@ class Table:
             above = directory.nodeid
         elif not node.has_upper and node.lower_dir is not None:
             name = b"%d/%s" % (node.lower_dir.layer.index, node.lower_dir.path(node.lower_name))
-        self.plane.note(node.nodeid, above, name)
+        plane.note(node.nodeid, above, name)
 
     def move(
         self,

@@ -162,7 +162,7 @@ class Renaming:
         exchanged: int = 0,
     ) -> Iterator[None]:
         """Note the rename for a daemon that takes over, until it is carried out on the disk and in the table."""
-        plane = self._tree.table.plane
+        plane = self._tree.table.kept_plane
         if plane is None:
             yield
             return
