@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 from typing import Final
 
 from overlaykit import privilege
 from overlaykit.errors import Error
+from overlaykit.fuse.kernel_version import version_of
 from overlaykit.fuse.mount import DEVICE, HELPER, create, open_device
 from overlaykit.fuse.spec import MountFlags
 from overlaykit.health import Check
@@ -49,8 +49,7 @@ def checks() -> list[Check]:
 
 def _resends(release: str) -> bool:
     """Whether a kernel of this release sends requests again (FUSE_NOTIFY_RESEND, Linux 6.9)."""
-    numbers = re.match(r"(\d+)\.(\d+)", release)
-    return numbers is not None and tuple(map(int, numbers.groups())) >= _RESENDS
+    return version_of(release) >= _RESENDS
 
 
 def offers_no_handles() -> bool:

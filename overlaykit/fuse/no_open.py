@@ -8,8 +8,9 @@ first read or written to, and closes it when the kernel has forgotten it, or whe
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, Final
+
+from overlaykit.fuse.kernel_version import version_of
 
 if TYPE_CHECKING:
     from overlaykit.fuse.spec import MountSpec
@@ -44,10 +45,7 @@ def notes(spec: MountSpec) -> tuple[str, ...]:
 
 
 def _is_mended(release: str) -> bool:
-    numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release)
-    if numbers is None:
-        return False
-    version = tuple(int(number or 0) for number in numbers.groups())
+    version = version_of(release)
     return version >= _MENDED[-1] or any(
         version[:2] == first[:2] and version >= first for first in _MENDED
     )

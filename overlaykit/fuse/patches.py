@@ -201,12 +201,10 @@ class Handshake:
             offered = _offered(request[_IN_HEADER.size :])
             if not is_libfuse_interposed():
                 offered &= ~_OF_INTERPOSED
-            flags = _agree(reply, offered)
+            passes_through = wants_passthrough and bool(offered & _PASSTHROUGH)
+            flags = _agree(reply, offered, passes_through=passes_through)
             if flags & _SETXATTR_EXT:
                 _native.enable_setxattr_ext()
-            passes_through = wants_passthrough and bool(offered & _PASSTHROUGH)
-            if passes_through:
-                _pass_through(reply)
         os.write(self._device, reply)
         os.dup2(self._device, self.fd, inheritable=False)
         os.close(self._device)
@@ -233,23 +231,18 @@ def _offered(request: bytes) -> int:
     return low | (high << 32 if low & _INIT_EXT else 0)
 
 
-def _pass_through(reply: bytearray) -> None:
-    """Agree on passthrough to files of a file system that is not stacked itself, without the writeback cache."""
-    fields: list[int] = list(_INIT_OUT.unpack_from(reply, _OUT_HEADER.size))
-    fields[_FLAGS] = fields[_FLAGS] & ~_WRITEBACK_CACHE | _INIT_EXT
-    fields[_FLAGS2] |= _PASSTHROUGH >> 32
-    _INIT_OUT.pack_into(reply, _OUT_HEADER.size, *fields)
-    _STACK_DEPTH.pack_into(reply, _OUT_HEADER.size + _STACK_DEPTH_OFFSET, 1)
-
-
-def _agree(reply: bytearray, offered: int) -> int:
+def _agree(reply: bytearray, offered: int, *, passes_through: bool) -> int:
     """Change the flags of pyfuse3's reply (struct fuse_init_out): add `_WANTED` if `offered`, drop `_UNWANTED`.
 
+    `passes_through`: have passthrough to file systems that are not stacked themselves, not the writeback cache.
     Returns: the flags agreed on.
     """
     fields: list[int] = list(_INIT_OUT.unpack_from(reply, _OUT_HEADER.size))
     flags = fields[_FLAGS] | (fields[_FLAGS2] << 32 if fields[_FLAGS] & _INIT_EXT else 0)
     flags = (flags | _WANTED & offered) & ~_UNWANTED
+    if passes_through:
+        flags = flags & ~_WRITEBACK_CACHE | _PASSTHROUGH
+        _STACK_DEPTH.pack_into(reply, _OUT_HEADER.size + _STACK_DEPTH_OFFSET, 1)
     if flags >> 32:
         flags |= _INIT_EXT
     fields[_FLAGS], fields[_FLAGS2] = flags & 0xFFFFFFFF, flags >> 32
