@@ -122,7 +122,7 @@ class OpenFile:
         return 0 < self.asked_ns - asked_ns < _LATE_AT_MOST
 
     def begin_write(self, *, past_cache: bool) -> None:
-        """Note that a write comes, of a file whose opening no request has told: it may have been opened again.
+        """Note that a write comes, of a file that programs open without a request: it may have been opened again.
 
         `past_cache`: what is written does not come from the kernel's cache.
         """

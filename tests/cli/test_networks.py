@@ -49,7 +49,7 @@ pytestmark = with_both_drivers
 def leave_the_machine(user: TestUser) -> None:
     """Give a test of root a machine's network of its own, so that it and others do not meet.
 
-    It forwards packets, whatever the machine does: a new network's settings are those of the first.
+    It forwards packets, also where the machine does not: a new network's settings are those of the first.
     """
     if user.is_root:
         _native.unshare(_native.CLONE_NEWNET)

@@ -427,7 +427,7 @@ def test_a_reader_of_a_merged_directory_goes_on_while_names_change(stack: Stack)
         for round_ in range(3):
             with os.scandir(mount.path("d")) as entries:
                 seen = [next(entries).name for _ in range(5)]
-                # Names that stay are all seen, each once, whatever Python and the plane do meanwhile.
+                # Names that stay are all seen, each once, while Python and the plane make others.
                 gone = f"{100 + round_:050}"
                 with open(mount.path(f"d/new{round_}"), "x"):
                     pass
@@ -454,7 +454,7 @@ def test_random_changes_among_lookups_end_as_in_a_plain_tree(stack: Stack, seed:
         for turn in range(12):
             for root in (plain, mount.target):
                 play(root, 100 * seed + turn, 30)
-            for _ in range(3):  # the names are known by then
+            for _ in range(3):  # the names are known after a few
                 assert _contents(mount.target) == _contents(plain)
                 if turn % 3 == 0:
                     mount.forget()
