@@ -95,6 +95,16 @@ class Wire:
         nodeid: int = _ENTRY.unpack_from(reply[1])[0]
         return nodeid
 
+    def list_all(self, directory: int, room: int) -> dict[bytes, tuple[int, int, int]]:
+        """The names of all replies to READDIRPLUS, of which each has others, as `list`."""
+        seen: dict[bytes, tuple[int, int, int]] = {}
+        offset = 0
+        while found := self.list(directory, offset, room):
+            assert not seen.keys() & found.keys()
+            seen |= found
+            offset = max(position for _, _, position in found.values())
+        return seen
+
     def list(
         self, directory: int, offset: int = 0, room: int = 1 << 16
     ) -> dict[bytes, tuple[int, int, int]]:
@@ -393,12 +403,7 @@ def test_a_listing_has_each_name_once_whatever_the_room() -> None:
     wire = Wire()
     grant()
     for room in (400, 4096, 1 << 17):
-        seen: dict[bytes, tuple[int, int, int]] = {}
-        offset = 0
-        while found := wire.list(ROOT, offset, room):
-            assert not seen.keys() & found.keys()
-            seen |= found
-            offset = max(position for _, _, position in found.values())
+        seen = wire.list_all(ROOT, room)
         assert seen.keys() == {
             os.fsencode(name) for name in (".", "..", "directory", "symlink", *names)
         }
@@ -860,12 +865,7 @@ def test_a_resolved_directory_is_listed_in_the_order_of_its_names() -> None:
     pythons = {"pythons": _native.PLACE_OF_PYTHON, "d": 0}
     assert resolve(names | pythons)
     for room in (400, 4096, 1 << 17):
-        seen: dict[bytes, tuple[int, int, int]] = {}
-        offset = 0
-        while found := wire.list(ROOT, offset, room):
-            assert not seen.keys() & found.keys()
-            seen |= found
-            offset = max(position for _, _, position in found.values())
+        seen = wire.list_all(ROOT, room)
         assert [*seen] == [b".", b"..", *map(os.fsencode, names | pythons)]
         assert [position for _, _, position in seen.values()] == [*range(1, len(seen) + 1)]
         assert seen[b"pythons"][:2] == (0, 77)
