@@ -39,9 +39,10 @@ GROUND = {
     "sockets",
 }
 MAY_IMPORT = {
-    "cli": {"views", "fuse", "namespace", "layers", "bench", *GROUND},
+    "cli": {"views", "changes", "fuse", "namespace", "layers", "bench", *GROUND},
     "bench": {"views", "fuse", *GROUND},
     "views": {"fuse", "namespace", "layers", "overlay", *GROUND},
+    "changes": {"overlay", "layers", *GROUND},
     "fuse": {"overlay", *GROUND},
     "namespace": GROUND,
     "layers": GROUND,
@@ -151,9 +152,10 @@ def test_one_module_takes_the_place_of_a_slow_one_of_python(module: str) -> None
     assert importing == {os.path.join(HOUSE, f"{module}s.py")}
 
 
-def test_the_merge_needs_no_other_distribution() -> None:
-    """It can be tested on plain directories, and a process that imports it starts quickly."""
-    for path in sources("overlay"):
+@pytest.mark.parametrize("room", ["overlay", "changes"])
+def test_the_merge_and_its_changes_need_no_other_distribution(room: str) -> None:
+    """They can be tested on plain directories, and a process that imports them starts quickly."""
+    for path in sources(room):
         for module in modules(path):
             top = module.partition(".")[0]
             assert top == "overlaykit" or top in sys.stdlib_module_names, f"{path}: {module}"
@@ -175,7 +177,8 @@ def test_what_a_room_offers_is_there_and_explained(room: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["cli", "views", "fuse", "namespace", "layers", "machine", "overlay", "bench"]
+    "room",
+    ["cli", "views", "changes", "fuse", "namespace", "layers", "machine", "overlay", "bench"],
 )
 def test_every_file_says_what_it_is_for(room: str) -> None:
     for path in sources(room):

@@ -1,0 +1,7 @@
+"""Changes: what an upper changes of the layers below it, to be shown and to be applied.
+
+May import: `overlay`, `layers`, the ground floor and the standard library; it knows nothing of FUSE, processes or the
+registry. Start reading at `model` (a `Change`), then `read` (from an upper and its lowers to changes).
+
+What reads an upper writes nothing. Its view may run meanwhile: a file that goes or changes is no error.
+"""
