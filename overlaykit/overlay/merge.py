@@ -19,7 +19,7 @@ from overlaykit.overlay.marker_names import AUFS_WHITEOUT, is_whiteout_device
 from overlaykit.overlay.markers import AUFS_OPAQUE, UNMARKED, is_aufs_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from overlaykit.overlay.layer import Layer, LayerDir
     from overlaykit.overlay.markers import DirectoryMarkers, Markers
@@ -252,6 +252,11 @@ class Merge:
             for name in hidden:  # after the layer's own names, which its whiteouts do not hide
                 names.setdefault(name, None)
         return [entry for entry in names.values() if entry is not None], several
+
+    def names_in(self, layer_dir: LayerDir) -> Iterator[bytes]:
+        """The names that one layer's directory has, and those that its whiteouts hide; some may come twice."""
+        shown, hidden = self._scan(layer_dir, lower=not layer_dir.layer.writable)
+        return itertools.chain((entry[0] for entry in shown), hidden)
 
     def whiteout_files(self, layer_dir: LayerDir) -> list[bytes]:
         """The names of an upper directory's whiteouts of the attribute form."""

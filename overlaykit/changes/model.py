@@ -1,0 +1,142 @@
+"""A change: what one path was in the layers below, and what it is now.
+
+Paths are bytes from the root of the view, without a leading slash; that of the root is empty.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from overlaykit.overlay.layer import LayerDir
+
+Kind = Literal["added", "changed", "deleted", "renamed", "replaced"]
+"""`replaced`: by a file of another type. A path may be deleted, and another file renamed to it."""
+
+Aspect = Literal["content", "size", "mode", "owner", "times", "xattrs", "acl", "device", "links"]
+"""What of a file differs. `content`: also a symlink's target. `times`: the modification time. `links`: it is a name of
+another file now (see `Change.link`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A file as one side has it. What is on disk is read when it is asked for, and may have changed since.
+
+    `layer_dir`, `name`: where the inode lies; the name of a root is empty.
+    `stat`: the inode's; `mode`, `uid`, `gid` are those that the view shows.
+    `data`: the directory and the name of the file that holds the data of a metacopy; a directory of None: out of reach.
+    `links`: how many names the view shows of the file, where it is known better than `stat` says.
+    """
+
+    layer_dir: LayerDir
+    name: bytes
+    stat: os.stat_result
+    mode: int
+    uid: int
+    gid: int
+    data: tuple[LayerDir | None, bytes] | None = None
+    links: int | None = None
+
+    @property
+    def type(self) -> int:
+        """The S_IFMT bits of its mode."""
+        return stat.S_IFMT(self.mode)
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_regular(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def size(self) -> int:
+        return self.stat.st_size
+
+    @property
+    def device(self) -> int:
+        """The device number of a device, else 0."""
+        return self.stat.st_rdev if self.type in (stat.S_IFCHR, stat.S_IFBLK) else 0
+
+    @property
+    def inode(self) -> tuple[int, int]:
+        """The device and number of the inode that holds it."""
+        return self.stat.st_dev, self.stat.st_ino
+
+    @property
+    def path(self) -> bytes:
+        """A path to the inode for system calls, valid until the next change is read. Its last name is no symlink that
+        may be followed."""
+        return self.layer_dir.proc_path(self.name)
+
+    @property
+    def real_path(self) -> str:
+        """The path on disk, for messages."""
+        names = [os.fsdecode(name) for name in (*self.layer_dir.components(), self.name) if name]
+        return os.path.join(self.layer_dir.layer.path, *names)
+
+    def open(self) -> int:
+        """Open the data of a regular file for reading; the caller closes it.
+
+        Raises: OSError: ENOENT or ESTALE if it has gone, ELOOP if a symlink or ENXIO if a socket has its name now, EIO
+        for a metacopy whose data are out of reach.
+        """
+        holder, name = (self.layer_dir, self.name) if self.data is None else self.data
+        if holder is None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), os.fsdecode(self.name))
+        fd = holder.fd()
+        return holder.layer.open(lambda: _open(fd, name), fd, name)
+
+    def readlink(self) -> bytes:
+        """The target of a symlink. Raises: OSError."""
+        return os.readlink(self.name, dir_fd=self.layer_dir.fd())
+
+
+_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def _open(dirfd: int, name: bytes) -> int:
+    try:
+        return os.open(name, _FLAGS | os.O_NOATIME, dir_fd=dirfd)
+    except PermissionError:  # another owner's
+        return os.open(name, _FLAGS, dir_fd=dirfd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One path that differs.
+
+    `path`: in the view. `old_path`: where the layers below have it, which is another path if it was renamed, or a
+    directory above it was; None: it was added.
+    `old`, `new`: both sides; None: there is no such file.
+    `what`: in which aspects a `changed` or `renamed` file differs; only the times: it was touched (see `is_touch`).
+    `opaque`: a directory that shows nothing of the one it was: what that held and this one does not is deleted.
+    `link`: the path of another name of the same file; None for the first one, and for files with one name.
+    `xattrs`: the attributes that were set, removed (None) or changed, by the names that programs see, with those of
+    ACLs and capabilities; of an added file all that it has.
+
+    A deleted directory is one change: `Comparison.held` lists what it held. Files of a renamed directory are changes
+    only if they differ themselves.
+    """
+
+    path: bytes
+    kind: Kind
+    old_path: bytes | None = None
+    old: Version | None = None
+    new: Version | None = None
+    what: frozenset[Aspect] = frozenset()
+    opaque: bool = False
+    link: bytes | None = None
+    xattrs: Mapping[bytes, bytes | None] = field(default_factory=dict)
+
+    @property
+    def is_touch(self) -> bool:
+        """Whether nothing but the modification time differs."""
+        return self.kind == "changed" and self.what == {"times"}

@@ -1,0 +1,433 @@
+"""From an upper and its lowers to changes, in time proportional to what the upper holds.
+
+Two sides are walked together, a directory at a time. What both show from the same directory on disk is the same, so
+only the names in the other layers are looked up: of a view and its lowers these are the names in the upper, with those
+that its whiteouts hide. Two views of the same lowers differ in the names of their uppers.
+
+The walk finds pairs: what each side has under a path. Renames are known at its end, when each file that has gone has
+been met. Then each pair becomes a change, in the order of paths, and contents are read only there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+from overlaykit import handles
+from overlaykit.changes.contents import same_contents
+from overlaykit.changes.model import Aspect, Change, Version
+from overlaykit.changes.sides import Side, layers_of, names_that_differ, shown_xattrs
+from overlaykit.overlay.descriptors import Descriptors, shares
+from overlaykit.overlay.markers import ACLS
+from overlaykit.overlay.stack import OpenedLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from overlaykit.overlay.merge import Found
+    from overlaykit.overlay.nodes import Directory
+
+_GONE: Final = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+"""What a file says that was removed or replaced since it was listed."""
+
+_OF_ITS_MAKER: Final = frozenset[Aspect](("owner", "times"))
+"""What the root of an upper has of the one who made it; only the mode is copied from the lower's."""
+
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class _Pair:
+    """What both sides have under one path. `moved`: the old one had another name. `link`: see `Change`."""
+
+    path: bytes
+    old_path: bytes | None
+    old: Version | None
+    new: Version | None
+    moved: bool = False
+    opaque: bool = False
+    link: bytes | None = None
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A directory that is being walked: both sides, their paths, and the names left, last first."""
+
+    old: Directory | None
+    new: Directory | None
+    old_path: bytes | None
+    path: bytes
+    names: list[bytes]
+
+
+class Comparison:
+    """What differs between two sides: `old` and `new`. Owns the descriptors of their layers.
+
+    It reads; nothing that it calls writes. While `changes` runs, both may change.
+    """
+
+    def __init__(self, old: Side, new: Side, descriptors: Descriptors) -> None:
+        self.old = old
+        self.new = new
+        self._descriptors = descriptors
+        self._closing = ExitStack()
+
+    @classmethod
+    def of_upper(cls, upper: OpenedLayer, lowers: Sequence[OpenedLayer]) -> Self:
+        """What an upper changes of its lowers, top first. Takes the descriptors over. Raises: OSError."""
+        descriptors = Descriptors(shares().directories)
+        layers, markers, recorded = layers_of(upper, lowers, descriptors)
+        comparison = cls(
+            Side(layers[1:], markers, recorded), Side(layers, markers, recorded), descriptors
+        )
+        for layer in layers:
+            comparison._closing.callback(layer.close)
+        return comparison
+
+    @classmethod
+    def of_stacks(
+        cls,
+        old: tuple[OpenedLayer | None, Sequence[OpenedLayer]],
+        new: tuple[OpenedLayer | None, Sequence[OpenedLayer]],
+    ) -> Self:
+        """What differs between two stacks, each an upper or None, and lowers. As `of_upper`."""
+        descriptors = Descriptors(shares().directories)
+        both = [layers_of(upper, lowers, descriptors) for upper, lowers in (old, new)]
+        comparison = cls(Side(*both[0]), Side(*both[1]), descriptors)
+        for layer in (*both[0][0], *both[1][0]):
+            comparison._closing.callback(layer.close)
+        return comparison
+
+    def close(self) -> None:
+        """Close all descriptors. The versions of its changes can no longer be read."""
+        self._descriptors.close()
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def changes(self, beneath: bytes = b"", *, times: bool = False) -> Iterator[Change]:
+        """The changes of the path `beneath` and of all below it, sorted by the names on their paths.
+
+        A directory comes before what is in it, a deletion before a file that is renamed to its path.
+        `times`: also files of which nothing but the modification time differs.
+        Raises: OSError.
+        """
+        for pair in self._with_renames(list(self._pairs())):
+            self._descriptors.trim()
+            shown = self._within(pair, beneath)
+            if shown is not None:
+                change = self._change(shown)
+                if change is not None and (times or not change.is_touch):
+                    yield change
+
+    def held(self, change: Change) -> Iterator[tuple[bytes, Version]]:
+        """What a deleted or replaced directory held: paths below its own, and files, sorted. Raises: OSError."""
+        assert change.old_path is not None
+        found = self.old.at(change.old_path)
+        if found is None or not found[2].is_directory:
+            return
+        yield from self._all_below(self.old, self.old.child(*found), b"")
+
+    def xattrs(self, version: Version, *, of_new: bool) -> dict[bytes, bytes]:
+        """All attributes of a file as programs see them. Raises: OSError."""
+        return shown_xattrs(version, (self.new if of_new else self.old).markers)
+
+    # The walk
+
+    def _pairs(self) -> Iterator[_Pair]:
+        old_root = None if self.old.is_empty else self.old.root
+        new_root = None if self.new.is_empty else self.new.root
+        yield _Pair(
+            b"",
+            b"",
+            None if old_root is None else self.old.version_of_root(),
+            None if new_root is None else self.new.version_of_root(),
+        )
+        frames = [self._frame(old_root, new_root, b"", b"")]
+        while frames:
+            frame = frames[-1]
+            if not frame.names:
+                frames.pop()
+                continue
+            self._descriptors.trim()
+            try:
+                pairs, below = self._look_at(frame, frame.names.pop())
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise
+                continue
+            yield from pairs
+            if below is not None:
+                frames.append(below)
+
+    def _frame(
+        self, old: Directory | None, new: Directory | None, old_path: bytes | None, path: bytes
+    ) -> _Frame:
+        merges = (self.old.merge, self.new.merge)
+        names = sorted(set(names_that_differ(old, new, merges)), reverse=True)
+        return _Frame(old, new, old_path, path, names)
+
+    def _look_at(self, frame: _Frame, name: bytes) -> tuple[list[_Pair], _Frame | None]:
+        """What both sides have under a name, and the directory to walk next."""
+        old = None if frame.old is None else self.old.find(frame.old, name)
+        new = None if frame.new is None else self.new.find(frame.new, name)
+        path = _join(frame.path, name)
+        old_path = None if frame.old_path is None or old is None else _join(frame.old_path, name)
+        before = None if old is None else self._old_version(frame.old, name, old)
+        if new is None:
+            return ([] if before is None else [_Pair(path, old_path, before, None)]), None
+        assert frame.new is not None
+        after = self.new.version(frame.new, name, new)
+        if not new.is_directory:
+            moved = None if old is not None else self.new.file_moved_from(frame.new, new)
+            if moved is not None:
+                return [_Pair(path, moved, None, after, moved=True)], None
+            return [_Pair(path, old_path, before, after)], None
+        directory = self.new.child(frame.new, name, new)
+        if new.redirect is not None:
+            source = directory.path_in_lowers().lstrip(b"/")
+            if source != old_path and (found := self._same_directory(source, directory)):
+                gone = [] if before is None else [_Pair(path, old_path, before, None)]
+                version = self.old.version(*found)
+                moved_pair = _Pair(path, source, version, after, moved=True)
+                below = self._frame(self.old.child(*found), directory, source, path)
+                return [*gone, moved_pair], below
+        if old is None or not old.is_directory:
+            return [_Pair(path, old_path, before, after)], self._frame(None, directory, None, path)
+        assert frame.old is not None
+        opaque = new.upper is not None and not new.lowers
+        below = self._frame(self.old.child(frame.old, name, old), directory, old_path, path)
+        return [_Pair(path, old_path, before, after, opaque=opaque)], below
+
+    def _old_version(self, directory: Directory | None, name: bytes, found: Found) -> Version:
+        assert directory is not None
+        return self.old.version(directory, name, found)
+
+    def _same_directory(
+        self, path: bytes, moved: Directory
+    ) -> tuple[Directory, bytes, Found] | None:
+        """What the old side has at a path, if it is the directory that a renamed one shows."""
+        found = self.old.at(path)
+        if found is None or not found[2].lowers or not moved.lowers:
+            return None
+        ours, theirs = found[2].lowers[0].stat(), moved.lowers[0].stat()
+        return found if os.path.samestat(ours, theirs) else None
+
+    def _all_below(
+        self, side: Side, directory: Directory, path: bytes
+    ) -> Iterator[tuple[bytes, Version]]:
+        pending = [
+            (directory, path, sorted(side.merge.entries(directory), reverse=True, key=_name))
+        ]
+        while pending:
+            directory, path, entries = pending[-1]
+            if not entries:
+                pending.pop()
+                continue
+            self._descriptors.trim()
+            name = entries.pop()[0]
+            found = side.find(directory, name)
+            if found is None:
+                continue
+            below = _join(path, name)
+            yield below, side.version(directory, name, found)
+            if found.is_directory:
+                child = side.child(directory, name, found)
+                inside = sorted(side.merge.entries(child), reverse=True, key=_name)
+                pending.append((child, below, inside))
+
+    # From pairs to changes
+
+    def _with_renames(self, pairs: list[_Pair]) -> list[_Pair]:
+        """The pairs with files that were renamed in one, and names of the same file linked."""
+        gone = {
+            pair.path: pair for pair in pairs if pair.new is None and pair.path == pair.old_path
+        }
+        claimed = set()
+        for pair in pairs:
+            if pair.moved and pair.old is not None:
+                claimed.add(pair.old_path)
+        for pair in pairs:
+            if pair.moved and pair.old is None:
+                assert pair.old_path is not None
+                self._pair_with(pair, self._gone_at(pair.old_path, gone), claimed)
+        self._find_by_origin(pairs, gone, claimed)
+        _link(pairs)
+        return [pair for pair in pairs if pair.new is not None or pair.old_path not in claimed]
+
+    def _gone_at(self, path: bytes, gone: Mapping[bytes, _Pair]) -> Version | None:
+        """The file that the old side had at a path, if the new side has it no more: it, or a directory above it."""
+        names = path.split(b"/")
+        if not any(b"/".join(names[:depth]) in gone for depth in range(1, len(names) + 1)):
+            return None
+        found = self.old.at(path)
+        return None if found is None or found[2].is_directory else self.old.version(*found)
+
+    def _pair_with(self, pair: _Pair, old: Version | None, claimed: set[bytes | None]) -> None:
+        """Make a pair one of a renamed file, or of an added one if its old name is still there or taken."""
+        if old is None or pair.old_path in claimed:
+            pair.old_path, pair.moved = None, False
+        else:
+            pair.old = old
+            claimed.add(pair.old_path)
+
+    def _find_by_origin(
+        self, pairs: list[_Pair], gone: Mapping[bytes, _Pair], claimed: set[bytes | None]
+    ) -> None:
+        """Find out which added files were copied from ones that are gone: the origin is the handle of the inode."""
+        files = [pair for pair in gone.values() if pair.old and not pair.old.is_directory]
+        if not files:
+            return
+        sources: dict[tuple[int, bytes], _Pair] | None = None
+        for pair in pairs:
+            version = pair.new
+            if pair.old is not None or version is None or version.is_directory:
+                continue
+            if not version.layer_dir.layer.writable:
+                continue
+            try:
+                origin = self.new.markers.origin(version.path)
+            except OSError:
+                continue
+            if origin is None:
+                continue
+            if sources is None:
+                sources = {}
+                for file in files:
+                    if (handle := _handle(file.old)) is not None:
+                        sources[handle] = file
+            source = sources.get((origin.type, origin.handle))
+            if source is None or source.old_path in claimed or source.old is None:
+                continue
+            if source.old.type == version.type:
+                pair.old, pair.old_path, pair.moved = source.old, source.old_path, True
+                claimed.add(source.old_path)
+
+    def _within(self, pair: _Pair, beneath: bytes) -> _Pair | None:
+        """The pair if it is of `beneath` or below; of a directory that is gone above it, what that held there."""
+        if not beneath or pair.path == beneath or pair.path.startswith(beneath + b"/"):
+            return pair
+        was = pair.old_path
+        if pair.new is None and was is not None and beneath.startswith(pair.path + b"/"):
+            inner = was + beneath[len(pair.path) :]
+            found = self.old.at(inner)
+            if found is not None:
+                return _Pair(beneath, inner, self.old.version(*found), None)
+        return None
+
+    def _change(self, pair: _Pair) -> Change | None:
+        """The change of a pair; None if nothing differs, or it has gone meanwhile."""
+        old, new = pair.old, pair.new
+        if new is None:
+            return Change(path=pair.path, kind="deleted", old_path=pair.old_path, old=old)
+        try:
+            if old is None or old.type != new.type:
+                return Change(
+                    path=pair.path,
+                    kind="added" if old is None else "replaced",
+                    old_path=pair.old_path,
+                    old=old,
+                    new=new,
+                    link=pair.link,
+                    xattrs=self.xattrs(new, of_new=True),
+                )
+            what, xattrs = self._compare(old, new, linked=pair.link is not None)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            return None
+        if not pair.path:
+            what -= _OF_ITS_MAKER
+        if not what and not pair.moved:
+            return None
+        return Change(
+            path=pair.path,
+            kind="renamed" if pair.moved else "changed",
+            old_path=pair.old_path,
+            old=old,
+            new=new,
+            what=frozenset(what),
+            opaque=pair.opaque,
+            link=pair.link,
+            xattrs=xattrs,
+        )
+
+    def _compare(
+        self, old: Version, new: Version, *, linked: bool
+    ) -> tuple[set[Aspect], dict[bytes, bytes | None]]:
+        what: set[Aspect] = set()
+        if old.mode != new.mode:
+            what.add("mode")
+        if (old.uid, old.gid) != (new.uid, new.gid):
+            what.add("owner")
+        if old.stat.st_mtime_ns != new.stat.st_mtime_ns:
+            what.add("times")
+        if old.device != new.device:
+            what.add("device")
+        if linked:
+            what.add("links")
+        if new.is_regular:
+            if old.size != new.size:
+                what |= {"size", "content"}
+            elif not same_contents(old, new):
+                what.add("content")
+        elif stat.S_ISLNK(new.mode) and old.readlink() != new.readlink():
+            what.add("content")
+        before, after = self.xattrs(old, of_new=False), self.xattrs(new, of_new=True)
+        xattrs = {
+            name: after.get(name)
+            for name in sorted(before.keys() | after.keys())
+            if before.get(name) != after.get(name)
+        }
+        if xattrs.keys() & set(ACLS):
+            what.add("acl")
+        if xattrs.keys() - set(ACLS):
+            what.add("xattrs")
+        return what, xattrs
+
+
+def open_directory(path: str) -> OpenedLayer:
+    """A layer or an upper at a path, for a `Comparison`. Raises: OSError."""
+    return OpenedLayer(os.open(path, _DIRECTORY), path)
+
+
+def _handle(version: Version | None) -> tuple[int, bytes] | None:
+    """The handle of an inode, which origins hold; None where its file system has none."""
+    if version is None:
+        return None
+    try:
+        found = handles.of_name(version.layer_dir.fd(), version.name)
+    except OSError:
+        return None
+    return found.type, found.handle
+
+
+def _link(pairs: list[_Pair]) -> None:
+    """Note which pairs are further names of one file. The first is one that the old side has, if there is one."""
+    names: dict[tuple[int, int], list[_Pair]] = {}
+    for pair in pairs:
+        version = pair.new
+        if version is not None and not version.is_directory and version.stat.st_nlink > 1:
+            names.setdefault(version.inode, []).append(pair)
+    for same in names.values():
+        first = next((pair for pair in same if pair.old is not None), same[0])
+        was = None if first.old is None else first.old.inode
+        for pair in same:
+            if pair is not first and (pair.old is None or pair.old.inode != was):
+                pair.link = first.path
+
+
+def _join(path: bytes, name: bytes) -> bytes:
+    return path + b"/" + name if path else name
+
+
+def _name(entry: tuple[bytes, int, object, int]) -> bytes:
+    return entry[0]

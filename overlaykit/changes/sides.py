@@ -1,0 +1,217 @@
+"""One side of a comparison: a stack of directories that is only read, and what a path means in it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from overlaykit import attributes, privilege
+from overlaykit.changes.model import Version
+from overlaykit.overlay import features, overrides
+from overlaykit.overlay.layer import Layer
+from overlaykit.overlay.lookup import Metacopies, may_be_one
+from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
+from overlaykit.overlay.markers import Markers, xattr_names
+from overlaykit.overlay.merge import Found, Merge
+from overlaykit.overlay.nodes import Directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from overlaykit.overlay.descriptors import Descriptors
+    from overlaykit.overlay.layer import LayerDir
+    from overlaykit.overlay.nodes import Data
+    from overlaykit.overlay.stack import OpenedLayer
+
+_REDIRECTING: Final = frozenset((features.REDIRECT, features.METACOPY))
+
+
+class Side:
+    """What a stack of layers shows, top first. The first is an upper if it is writable."""
+
+    def __init__(self, layers: Sequence[Layer], markers: Markers, recorded: frozenset[str]) -> None:
+        """`recorded`: the features that the upper may have."""
+        self.markers = markers
+        self.merge = Merge(layers, markers)
+        self._metacopies = Metacopies(self.merge, markers)
+        self._has_metacopies = features.METACOPY in recorded
+        upper = layers[0].root if layers and layers[0].writable else None
+        lowers = self.merge.down_to_opaque([layer.root for layer in layers if not layer.writable])
+        self.root = Directory(None, b"", upper, lowers)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no layer, and shows nothing."""
+        return not self.merge.layers
+
+    def find(self, directory: Directory, name: bytes) -> Found | None:
+        """What `name` means. Raises: OSError."""
+        return self.merge.find(directory, name)
+
+    def child(self, directory: Directory, name: bytes, found: Found) -> Directory:
+        """The directory that was found under a name."""
+        return Directory(directory, name, found.upper, found.lowers, found.redirect)
+
+    def at(self, path: bytes) -> tuple[Directory, bytes, Found] | None:
+        """What a path means, without following symlinks: its directory, its name there, and what was found."""
+        directory = self.root
+        *above, name = path.split(b"/")
+        for component in above:
+            found = self.find(directory, component)
+            if found is None or not found.is_directory:
+                return None
+            directory = self.child(directory, component, found)
+        found = self.find(directory, name)
+        return None if found is None else (directory, name, found)
+
+    def version_of_root(self) -> Version:
+        top = self.root.top
+        return self._version(top, b"", top.stat(), None, None)
+
+    def version(self, directory: Directory, name: bytes, found: Found) -> Version:
+        """The file that was found as `name` in `directory`. Raises: OSError."""
+        st, holder = found.stat, found.layer_dir
+        data = links = None
+        if stat.S_ISREG(st.st_mode):
+            data = self._data(directory, name, found)
+            if holder.layer.writable and st.st_nlink > 1:
+                links = self._links(directory, name, found)
+        return self._version(holder, found.name, st, data, links)
+
+    def file_moved_from(self, directory: Directory, found: Found) -> bytes | None:
+        """The path in the lowers under which they have the data of an upper's metacopy that was renamed."""
+        if not self._has_metacopies or not found.layer_dir.layer.writable:
+            return None
+        path = found.layer_dir.proc_path(found.name)
+        if not self.markers.of_file(path).metacopy:
+            return None
+        target = self.markers.file_redirect(path)
+        if target is None:
+            return None
+        return directory.path_in_lowers(target).lstrip(b"/") if target[:1] != b"/" else target[1:]
+
+    def _data(self, directory: Directory, name: bytes, found: Found) -> Data | None:
+        holder = found.layer_dir
+        if self._has_metacopies if holder.layer.writable else may_be_one(found.stat):
+            return self._metacopies.in_layer(directory, name, holder, found.name)
+        return None
+
+    def _links(self, directory: Directory, name: bytes, found: Found) -> int | None:
+        def lower() -> int | None:
+            below = self.merge.find_in_lowers(directory, name)
+            return None if below is None else below.stat.st_nlink
+
+        path = found.layer_dir.proc_path(found.name)
+        try:
+            return self.markers.link_count(path, upper=found.stat.st_nlink, lower=lower)
+        except PermissionError:
+            return None
+
+    def _version(
+        self,
+        holder: LayerDir,
+        name: bytes,
+        st: os.stat_result,
+        data: Data | None,
+        links: int | None,
+    ) -> Version:
+        mode, uid, gid = st.st_mode, st.st_uid, st.st_gid
+        held_in = holder.layer.override
+        if held_in is not None and overrides.applies(mode):
+            override = overrides.read(holder.proc_path(name), held_in)
+            if override is not None:
+                mode, uid, gid = stat.S_IFMT(mode) | override.mode, override.uid, override.gid
+        return Version(
+            layer_dir=holder,
+            name=name,
+            stat=st,
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            data=None if data is None else (data.layer_dir, data.name),
+            links=links,
+        )
+
+
+def layers_of(
+    upper: OpenedLayer | None, lowers: Sequence[OpenedLayer], descriptors: Descriptors
+) -> tuple[list[Layer], Markers, frozenset[str]]:
+    """The opened directories as layers, with the markers and the features of the upper."""
+    layers = [
+        Layer(
+            one.fd,
+            index,
+            path=one.path,
+            writable=one is upper,
+            descriptors=descriptors,
+            mounted_in=one.mounted_in,
+        )
+        for index, one in enumerate([*([] if upper is None else [upper]), *lowers])
+    ]
+    prefix, recorded = _written_by(layers[0].root.proc_path() if layers else b"/proc/self/root")
+    for layer in layers:
+        layer.override = overrides.find(
+            layer.root.proc_path(), allow_user=features.PERMISSIONS in recorded
+        )
+    return layers, Markers(prefix), recorded
+
+
+def _written_by(upper: bytes) -> tuple[bytes, frozenset[str]]:
+    """The prefix of an upper's markers, and the features that it may have."""
+    names = xattr_names(upper)
+    for prefix in (TRUSTED_PREFIX, USER_PREFIX):
+        if any(name.startswith(prefix) for name in names):
+            return prefix, _recorded(upper, prefix)
+    may_set = privilege.CAP_SYS_ADMIN in privilege.capabilities() and privilege.maps_all_ids()
+    prefix = TRUSTED_PREFIX if may_set else USER_PREFIX
+    return prefix, _recorded(upper, prefix)
+
+
+def _recorded(upper: bytes, prefix: bytes) -> frozenset[str]:
+    recorded = features.read(upper, prefix)
+    return _REDIRECTING if recorded is None else recorded
+
+
+def inode_of(layer_dir: LayerDir) -> tuple[int, int]:
+    """The device and number of a directory's inode."""
+    st = layer_dir.stat()
+    return st.st_dev, st.st_ino
+
+
+def shown_xattrs(version: Version, markers: Markers) -> dict[bytes, bytes]:
+    """The attributes of a file as programs see them, and their values. Empty where a mode denies reading them."""
+    path = version.path
+    follow = not version.name
+    found = {}
+    hidden = version.layer_dir.layer.override
+    try:
+        for name in xattr_names(path, follow=follow):
+            if markers.is_marker(name) or name == hidden:
+                continue
+            value = attributes.xattr_or_none(path, name, follow)
+            if value is not None:
+                found[markers.unescape(name)] = value
+    except PermissionError:
+        return {}
+    return found
+
+
+def names_that_differ(
+    a: Directory | None, b: Directory | None, merge: tuple[Merge, Merge]
+) -> Iterator[bytes]:
+    """The names in the layers that only one of two directories shows. The others are the same on both sides."""
+    left = [] if a is None else list(a.layer_dirs)
+    right = [] if b is None else list(b.layer_dirs)
+    while left and right and _are_same(left[-1], right[-1]):
+        left.pop()
+        right.pop()
+    for dirs, of in zip((left, right), merge, strict=True):
+        for layer_dir in dirs:
+            yield from of.names_in(layer_dir)
+
+
+def _are_same(a: LayerDir, b: LayerDir) -> bool:
+    if a.layer is b.layer and a.components() == b.components():
+        return True
+    return inode_of(a) == inode_of(b)

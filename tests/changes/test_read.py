@@ -1,0 +1,92 @@
+"""What an upper changes of its lowers, on uppers that real mounts have written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from ..posix.table import Dir, File, Symlink
+from .workspace import Workspace
+
+OLD = 10**18
+"""A time in 2001, in nanoseconds since the epoch."""
+
+
+def test_added_changed_and_deleted_files_are_listed(workspace: Workspace) -> None:
+    workspace.add(
+        {
+            "d": Dir(),
+            "d/a": File(b"a"),
+            "d/b": File(b"b"),
+            "d/c": File(b"c"),
+            "gone": Dir(),
+            "gone/x": File(b"x"),
+        }
+    )
+    with workspace.mounted():
+        write("d/a", b"more")
+        os.unlink("d/b")
+        write("d/new", b"new")
+        shutil.rmtree("gone")
+        os.mkdir("made")
+    assert workspace.listed() == [
+        "changed d/a: content size",
+        "deleted d/b",
+        "added d/new",
+        "deleted gone",
+        "added made",
+    ]
+
+
+def test_a_file_that_was_touched_but_is_equal_is_no_change(workspace: Workspace) -> None:
+    workspace.add({"a": File(b"a", mtime_ns=OLD), "b": File(b"b", mtime_ns=OLD)})
+    with workspace.mounted():
+        os.utime("a")
+        write("b", b"b")
+    assert workspace.listed() == []
+    assert [change.path for change in workspace.changes(times=True)] == [b"a", b"b"]
+
+
+def test_contents_that_differ_are_seen_though_size_and_times_are_as_before(
+    workspace: Workspace,
+) -> None:
+    workspace.add({"a": File(b"one", mtime_ns=OLD)})
+    with workspace.mounted():
+        write("a", b"two")
+        os.utime("a", ns=(OLD, OLD))
+    assert workspace.listed() == ["changed a: content"]
+
+
+def test_a_file_of_another_type_replaces(workspace: Workspace) -> None:
+    workspace.add({"a": File(b"a"), "d": Dir(), "d/x": File(b"x"), "l": Symlink("a")})
+    with workspace.mounted():
+        os.unlink("a")
+        os.mkdir("a")
+        write("a/in", b"in")
+        shutil.rmtree("d")
+        os.symlink("a", "d")
+        os.unlink("l")
+        os.symlink("d", "l")
+    assert workspace.listed() == ["replaced a", "added a/in", "replaced d", "changed l: content"]
+
+
+def test_a_directory_made_again_lists_what_it_does_not_hold_any_more(workspace: Workspace) -> None:
+    workspace.add(
+        {"d": Dir(), "d/a": File(b"a"), "d/b": File(b"b"), "d/e": Dir(), "d/e/f": File(b"f")}
+    )
+    with workspace.mounted():
+        shutil.rmtree("d")
+        os.mkdir("d")
+        write("d/a", b"other")
+        write("d/c", b"c")
+    assert workspace.listed() == [
+        "changed d/a: content size",
+        "deleted d/b",
+        "added d/c",
+        "deleted d/e",
+    ]
+
+
+def write(path: str, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)

@@ -1,0 +1,86 @@
+"""Lowers and an upper that a real mount writes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import final
+
+from overlaykit.changes.model import Change
+from overlaykit.changes.read import Comparison, open_directory
+
+from ..posix.layers import write_layer
+from ..posix.systems import Stack, System
+from ..posix.table import Layer
+
+
+@final
+class Workspace:
+    """Lowers, top first, and an upper, all in `directory`. `system`: the overlay that writes the upper.
+
+    Nothing is made before it is used, in the test's own process.
+    """
+
+    def __init__(self, directory: str, system: System, *, unprivileged: bool) -> None:
+        self.system = system
+        self.unprivileged = unprivileged
+        self.lowers: list[str] = []
+        self._directory = directory
+        self.upper, work, self.target = (
+            os.path.join(directory, name) for name in ("upper", "work", "target")
+        )
+        self._work = work
+
+    def add(self, content: Layer) -> str:
+        """Add a lower below the others. Returns: its path."""
+        path = os.path.join(self._directory, f"lower{len(self.lowers)}")
+        os.mkdir(path)
+        write_layer(content, path, xattr_prefix="user" if self.unprivileged else "trusted")
+        self.lowers.append(path)
+        return path
+
+    @contextlib.contextmanager
+    def mounted(self) -> Iterator[str]:
+        """Mount the stack and make the merge the working directory. Returns: its path."""
+        stack = Stack(
+            tuple(map(os.fsencode, self.lowers)),
+            upper=os.fsencode(self.upper),
+            work=os.fsencode(self._work),
+        )
+        for path in (self.upper, self._work, self.target):
+            os.makedirs(path, exist_ok=True)
+        before = os.getcwd()
+        self.system.mount(stack, os.fsencode(self.target))
+        os.chdir(self.target)
+        try:
+            yield self.target
+        finally:
+            os.chdir(before)
+            self.system.unmount(os.fsencode(self.target))
+
+    @contextlib.contextmanager
+    def compared(self) -> Iterator[Comparison]:
+        with Comparison.of_upper(
+            open_directory(self.upper), list(map(open_directory, self.lowers))
+        ) as comparison:
+            yield comparison
+
+    def changes(self, beneath: bytes = b"", *, times: bool = False) -> list[Change]:
+        with self.compared() as comparison:
+            return list(comparison.changes(beneath, times=times))
+
+    def listed(self, beneath: bytes = b"") -> list[str]:
+        """The changes as lines: the kind, the path, where it was and what differs."""
+        return list(map(_line, self.changes(beneath)))
+
+
+def _line(change: Change) -> str:
+    line = f"{change.kind} {os.fsdecode(change.path)}"
+    if change.kind == "renamed":
+        assert change.old_path is not None
+        line += f" from {os.fsdecode(change.old_path)}"
+    if change.link is not None:
+        line += f" link to {os.fsdecode(change.link)}"
+    what = sorted(change.what - {"times"})
+    return f"{line}: {' '.join(what)}" if what else line
