@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -14,12 +15,11 @@ def daemon_of(keeper: int) -> int:
     with open(f"/proc/{keeper}/task/{keeper}/children", encoding="ascii") as file:
         children = [int(pid) for pid in file.read().split()]
     for pid in children:
-        try:
-            links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-        except OSError:  # it has ended
-            continue
-        if "/dev/fuse" in links:
-            return pid
+        with contextlib.suppress(OSError):  # it has ended
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):  # closed since
+                    if os.readlink(f"/proc/{pid}/fd/{descriptor}") == "/dev/fuse":
+                        return pid
     return 0
 
 
