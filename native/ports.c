@@ -1,9 +1,8 @@
 /* Published ports: one thread, edge-triggered epoll, no buffer of its own for an idle connection.
  *
- * A TCP connection is two halves, one per direction. A half reads into a buffer that all share and
- * writes at once; only bytes that the sink does not take are kept, and nothing more is read until
- * they are gone (backpressure). A half that fills the shared buffer carries bulk data and moves
- * them by splice(2), without copying.
+ * A TCP connection is two halves, one per direction. A half moves bytes through a pipe by
+ * splice(2), without copying. It has the pipe only until the sink has taken all of it, and nothing
+ * more is read until then (backpressure).
  *
  * A UDP listener keeps one connected socket per client, for replies to find their way back.
  */
@@ -40,12 +39,9 @@ struct end {
 
 /* One direction of a connection. */
 struct half {
-    uint8_t *kept; /* bytes that the sink did not take */
-    size_t start, stop;
-    int pipe[2]; /* -1 while no bulk data are carried */
+    int pipe[2]; /* -1 while there is nothing in it */
     size_t piped;
     bool readable; /* until the source has no more for now */
-    bool hung_up;  /* end of file or an error comes after the last byte */
     bool ended;    /* the source has closed its side */
     bool closed;   /* so has the sink's */
 };
@@ -206,7 +202,6 @@ close_flow(struct flow *flow, bool reset)
         if (fd >= 0)
             close(fd);
         give_pipe_back(&flow->halves[side]);
-        free(flow->halves[side].kept);
     }
     unlist(flow);
     flow->listener->flows--;
@@ -281,32 +276,11 @@ open_flow(struct listener *listener, int client, void (*ready)(struct source *, 
 
 /* TCP */
 
-static bool
-keep(struct half *half, const uint8_t *bytes, size_t count)
-{
-    half->kept = malloc(count);
-    if (!half->kept)
-        return false;
-    memcpy(half->kept, bytes, count);
-    half->start = 0;
-    half->stop = count;
-    return true;
-}
-
 /* Give the sink what it did not take before. 1: it has everything; 0: it takes no more for now; -1:
  * it is broken. */
 static int
 flush(struct half *half, int sink)
 {
-    while (half->start < half->stop) {
-        ssize_t sent = send(sink, half->kept + half->start, half->stop - half->start, MSG_NOSIGNAL);
-        if (sent < 0)
-            return errno == EAGAIN ? 0 : -1;
-        half->start += (size_t)sent;
-    }
-    free(half->kept);
-    half->kept = NULL;
-    half->start = half->stop = 0;
     while (half->piped) {
         ssize_t moved =
             splice(half->pipe[0], NULL, sink, NULL, half->piped, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
@@ -314,6 +288,7 @@ flush(struct half *half, int sink)
             return errno == EAGAIN ? 0 : -1;
         half->piped -= (size_t)moved;
     }
+    give_pipe_back(half);
     return 1;
 }
 
@@ -322,46 +297,16 @@ flush(struct half *half, int sink)
 static int
 carry_once(struct half *half, int source, int sink)
 {
-    ssize_t got;
-    if (half->pipe[0] >= 0) {
-        got = splice(source, NULL, half->pipe[1], NULL, PIPE_BYTES,
-                     SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
-        if (got > 0) {
-            half->piped = (size_t)got;
-            if (got < BUFFER_BYTES) { /* no bulk data any more */
-                int state = flush(half, sink);
-                if (state == 1)
-                    give_pipe_back(half);
-                return state;
-            }
-            return flush(half, sink);
-        }
-    } else {
-        got = recv(source, ports.buffer, sizeof ports.buffer, 0);
-        if (got > 0) {
-            ssize_t sent = send(sink, ports.buffer, (size_t)got, MSG_NOSIGNAL);
-            if (sent < 0) {
-                if (errno != EAGAIN)
-                    return -1;
-                sent = 0;
-            }
-            if (sent < got)
-                return keep(half, ports.buffer + sent, (size_t)(got - sent)) ? 0 : -1;
-            if (got == (ssize_t)sizeof ports.buffer)
-                (void)take_pipe(half->pipe);
-            else if (!half->hung_up)
-                half->readable = false; /* a stream that gave less has no more: epoll(7) */
-            return 1;
-        }
-    }
-    if (got == 0) {
-        half->ended = true;
-        return 1;
-    }
-    if (errno != EAGAIN)
+    if (!take_pipe(half->pipe))
         return -1;
-    half->readable = false;
-    return 1;
+    ssize_t got =
+        splice(source, NULL, half->pipe[1], NULL, PIPE_BYTES, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    if (got < 0 && errno != EAGAIN)
+        return -1;
+    half->piped = got > 0 ? (size_t)got : 0;
+    half->ended = got == 0;
+    half->readable = got >= 0;
+    return flush(half, sink);
 }
 
 /* Move what one direction has. Returns false if the connection is broken. */
@@ -383,7 +328,6 @@ carry(struct flow *flow, enum side from)
         return false;
     if (state == 1 && half->ended && !half->closed) {
         half->closed = true;
-        give_pipe_back(half);
         if (shutdown(sink, SHUT_WR) < 0 && errno != ENOTCONN)
             return false;
     }
@@ -425,8 +369,6 @@ end_ready(struct source *source, uint32_t events)
         return;
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
         flow->halves[side].readable = true;
-    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
-        flow->halves[side].hung_up = true;
     if (!flow->connected && side == VIEW)
         view_connected(flow);
     if (flow->connected && !flow->dead)
@@ -586,28 +528,16 @@ datagram_ready(struct source *source, uint32_t events)
 int
 ports_add(int fd, uint16_t port)
 {
-    int kind, family, one = 1;
+    int kind, family;
     socklen_t length = sizeof kind;
     if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &length) < 0 ||
         getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &length) < 0)
-        return -1;
-    if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
         return -1;
     struct listener *listener = calloc(1, sizeof *listener);
     if (!listener)
         return -1;
     *listener = (struct listener){.fd = fd, .port = port, .family = family, .kind = kind};
-    if (!is_stream(listener)) {
-        listener->source.ready = datagram_ready;
-        if (listener->family == AF_INET6)
-            (void)setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &one, sizeof one);
-        else
-            (void)setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof one);
-    } else {
-        listener->source.ready = accept_ready;
-        /* Accepted sockets inherit it. */
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    }
+    listener->source.ready = kind == SOCK_STREAM ? accept_ready : datagram_ready;
     if (watch(fd, &listener->source, EPOLLIN) < 0) {
         free(listener);
         return -1;

@@ -234,8 +234,10 @@ void hosts_write_back(const struct covered_hosts *hosts);
 /* The monotonic clock, in milliseconds. */
 int64_t now_milliseconds(void);
 
-/* Forward a listening TCP socket or a bound UDP socket to `port` of this network namespace. Takes
- * `listener` over. Returns 0, or -1 with errno set. */
+/* Forward a listening TCP socket or a bound UDP socket, with options as namespace/network.py sets
+ * them, to `port` of this network namespace. Takes `listener` over. Returns 0, or -1 with errno
+ * set.
+ */
 int ports_add(int listener, uint16_t port);
 
 /* Accept nothing more and read nothing more from clients. What the view has sent is still

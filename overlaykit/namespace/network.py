@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from overlaykit.namespace.ports import Port
     from overlaykit.namespace.spec import LaunchSpec
 
+_IP_PKTINFO: Final = 8
+"""linux/in.h"""
+
 UNPRIVILEGED: Final = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
 
@@ -70,6 +73,7 @@ def listen(spec: LaunchSpec) -> list[tuple[Port, sockets.socket]]:
 
 
 def _listen(port: Port) -> sockets.socket:
+    """A socket with the options that native/ports.c needs: a datagram comes with the address that it was sent to."""
     family = sockets.AF_INET6 if ":" in port.address else sockets.AF_INET
     datagrams = port.protocol == "udp"
     listener = sockets.socket(family, sockets.SOCK_DGRAM if datagrams else sockets.SOCK_STREAM)
@@ -78,6 +82,13 @@ def _listen(port: Port) -> sockets.socket:
             listener.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
         if family == sockets.AF_INET6:
             listener.setsockopt(sockets.IPPROTO_IPV6, sockets.IPV6_V6ONLY, 1)
+        if not datagrams:  # accepted sockets inherit it
+            listener.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
+        elif family == sockets.AF_INET6:
+            listener.setsockopt(sockets.IPPROTO_IPV6, sockets.IPV6_RECVPKTINFO, 1)
+        else:
+            listener.setsockopt(sockets.IPPROTO_IP, _IP_PKTINFO, 1)
+        listener.setblocking(False)
         listener.bind((port.address, port.host))
         if not datagrams:
             listener.listen(sockets.SOMAXCONN)

@@ -676,6 +676,7 @@ with socket.create_server(("127.0.0.1", 80)) as server:
 def test_a_published_port_is_served_and_drained(stack: ExitStack) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
+        listener.setblocking(False)
         steps = plans.steps(
             "python",
             "-c",
