@@ -8,9 +8,6 @@
 #include <sys/stat.h>
 #include <time.h>
 
-/* libfuse is loaded later, and would find these symbols first. */
-#pragma GCC visibility push(hidden)
-
 #define SECOND 1000000000LL /* in nanoseconds, as all times here */
 #define UNSET INT64_MIN
 
@@ -36,7 +33,5 @@ void set_modified(int fd, int64_t modified);
 /* Truncate or extend a file, and keep its modification time. Returns -1 with an errno on failure.
  */
 int resize(const char *path, bool follows, uint64_t size);
-
-#pragma GCC visibility pop
 
 #endif

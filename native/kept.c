@@ -256,7 +256,7 @@ kept_begin_rename(uint64_t above, const char *name, uint64_t onto, const char *n
 
 /* ---- for Python ------------------------------------------------------------------------------ */
 
-static PyObject *
+PyObject *
 py_plane_share(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     void *mapped = region ? region
@@ -272,7 +272,7 @@ py_plane_share(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
-static PyObject *
+PyObject *
 py_fork_with_descriptors(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     const unsigned long flags = CLONE_FILES | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD;
@@ -295,7 +295,7 @@ py_fork_with_descriptors(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     return pid < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(pid);
 }
 
-static PyObject *
+PyObject *
 py_plane_kept(PyObject *Py_UNUSED(module), PyObject *crashed)
 {
     plane.blame = crashed == Py_True ? CRASHES : 1;
@@ -318,7 +318,7 @@ py_plane_kept(PyObject *Py_UNUSED(module), PyObject *crashed)
     return list ? Py_BuildValue("KN", (unsigned long long)plane.requests, list) : NULL;
 }
 
-static PyObject *
+PyObject *
 py_plane_link(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id, above;
@@ -331,7 +331,7 @@ py_plane_link(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *
+PyObject *
 py_plane_keep(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id;
@@ -346,7 +346,7 @@ py_plane_keep(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *
+PyObject *
 py_plane_count(PyObject *Py_UNUSED(module), PyObject *number)
 {
     struct node *node = find(PyLong_AsUnsignedLongLong(number));
@@ -355,13 +355,13 @@ py_plane_count(PyObject *Py_UNUSED(module), PyObject *number)
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
-static PyObject *
+PyObject *
 py_plane_resent(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     return PyBool_FromLong(plane.resent);
 }
 
-static PyObject *
+PyObject *
 py_plane_refuse(PyObject *Py_UNUSED(module), PyObject *number)
 {
     struct fuse_out_header out = {.len = sizeof out, .error = -EIO};
@@ -377,7 +377,7 @@ py_plane_refuse(PyObject *Py_UNUSED(module), PyObject *number)
     Py_RETURN_NONE;
 }
 
-static PyObject *
+PyObject *
 py_plane_begin_rename(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long above, onto, inode;
@@ -392,7 +392,7 @@ py_plane_begin_rename(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *
+PyObject *
 py_plane_renaming(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     const struct renaming *one = &plane.renaming;
@@ -405,7 +405,7 @@ py_plane_renaming(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 
 /* Give a node that is left another place. The node that is there, if any, has no name any more, or
  * gets that of the first one if they are exchanged. */
-static PyObject *
+PyObject *
 py_plane_renamed(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     struct renaming *one = &plane.renaming;
@@ -422,29 +422,9 @@ py_plane_renamed(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
-static PyObject *
+PyObject *
 py_plane_end_rename(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     plane.renaming.under_way = false;
     Py_RETURN_NONE;
 }
-
-#define METHOD(name, flags, parameters)                                                            \
-    {#name, py_##name, flags, #name "($module" parameters ", /)\n--\n\n"}
-
-/* overlaykit/_native.pyi says what they do. */
-PyMethodDef native_kept_methods[] = {
-    METHOD(fork_with_descriptors, METH_NOARGS, ""),
-    METHOD(plane_share, METH_NOARGS, ""),
-    METHOD(plane_kept, METH_O, ", crashed"),
-    METHOD(plane_link, METH_VARARGS, ", nodeid, above, name"),
-    METHOD(plane_keep, METH_VARARGS, ", nodeid, fd"),
-    METHOD(plane_count, METH_O, ", nodeid"),
-    METHOD(plane_resent, METH_NOARGS, ""),
-    METHOD(plane_refuse, METH_O, ", device"),
-    METHOD(plane_begin_rename, METH_VARARGS, ", above, name, onto, new_name, flags, inode"),
-    METHOD(plane_renaming, METH_NOARGS, ""),
-    METHOD(plane_renamed, METH_NOARGS, ""),
-    METHOD(plane_end_rename, METH_NOARGS, ""),
-    {NULL, NULL, 0, NULL},
-};

@@ -50,7 +50,7 @@ read_names(struct node *directory, const struct lone *lone)
     bool is_plain = true;
     long size = -1;
     int fd = open_listing(at.fd);
-    while (fd >= 0 && (is_plain || !lone->is_plain) && directory->names->count <= lone->most &&
+    while (fd >= 0 && is_plain && directory->names->count <= lone->most &&
            (size = syscall(SYS_getdents64, fd, buffer, sizeof buffer)) > 0)
         for (long offset = 0; offset < size;) {
             const struct entry *entry = (void *)(buffer + offset);
@@ -68,8 +68,7 @@ read_names(struct node *directory, const struct lone *lone)
         }
     if (fd >= 0)
         close(fd);
-    return size == 0 && (is_plain || !lone->is_plain) &&
-           !folds(directory->names, lone->place, at.fd);
+    return size == 0 && is_plain && !folds(directory->names, lone->place, at.fd);
 }
 
 struct listing {

@@ -93,13 +93,24 @@ module_exec(PyObject *module)
     for (size_t i = 0; i < sizeof(constants) / sizeof(constants[0]); i++)
         if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value) < 0)
             return -1;
-    PyMethodDef *const methods[] = {native_session_methods, native_image_methods,
-                                    native_plane_methods, native_kept_methods};
-    for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
-        if (PyModule_AddFunctions(module, methods[i]) < 0)
-            return -1;
     return native_syscalls_init(module);
 }
+
+void
+native_append(PyObject **list, PyObject *value)
+{
+    if (!value || PyList_Append(*list, value) < 0)
+        Py_CLEAR(*list);
+    Py_XDECREF(value);
+}
+
+static PyMethodDef methods[] = {
+#define METHOD(name, flags, parameters)                                                            \
+    {#name, py_##name, flags, #name "($module" parameters ", /)\n--\n\n"},
+#include "methods.h" /* as constants.h */
+#undef METHOD
+    {NULL, NULL, 0, NULL},
+};
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
@@ -110,6 +121,7 @@ static struct PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_native",
     .m_doc = "The system calls that Python 3.11 lacks.",
+    .m_methods = methods,
     .m_slots = module_slots,
 };
 

@@ -6,8 +6,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#pragma GCC visibility push(hidden) /* as in nodes.h */
-
 enum {
     ABSENT = 255,          /* place of what is not there */
     PLACE_OF_PYTHON = 254, /* of what only Python finds */
@@ -47,7 +45,5 @@ names_text(const struct names *names, size_t index)
 {
     return names->text + names->all[index].at;
 }
-
-#pragma GCC visibility pop
 
 #endif

@@ -19,6 +19,12 @@
 /* The generation of a listing's entry without a nodeid (session.c). No node has it. */
 #define NAME_ONLY 1
 
+/* In a file handle: it is of the data plane. No handle of Python's has it. */
+#define OUR_HANDLE (1ULL << 61)
+
+/* In the file handle of a WRITE without OPEN: it does not come from the kernel's cache. */
+#define PAST_CACHE (1ULL << 63)
+
 /* In the file handle of a WRITE: it clears the set-ID bits (session.c). No handle has it. */
 #define CLEARS_SET_IDS (1L << 62)
 
@@ -47,6 +53,10 @@ void native_path_release(native_path *path);
  * Returns NULL. */
 PyObject *native_raise(const native_path *path, const native_path *second);
 
+/* Append a new value, which is taken over, to a list. After a failure there is no list, but an
+ * exception. */
+void native_append(PyObject **list, PyObject *value);
+
 /* Make the system call with the GIL released. After EINTR run Python's signal handlers and, unless
  * one raises, repeat it (PEP 475). */
 #define NATIVE_CALL(result, call)                                                                  \
@@ -56,10 +66,10 @@ PyObject *native_raise(const native_path *path, const native_path *second);
         Py_END_ALLOW_THREADS;                                                                      \
     } while ((result) < 0 && errno == EINTR && PyErr_CheckSignals() == 0)
 
-extern PyMethodDef native_session_methods[];
-extern PyMethodDef native_image_methods[];
-extern PyMethodDef native_plane_methods[];
-extern PyMethodDef native_kept_methods[];
+/* The functions of the module that are no rows of the table of system calls. */
+#define METHOD(name, flags, parameters) PyObject *py_##name(PyObject *module, PyObject *arguments);
+#include "methods.h" /* made from _native.pyi by setup/headers.py */
+#undef METHOD
 
 /* Add the system calls of a table. Returns 0, or -1 with an exception set. */
 int native_syscalls_init(PyObject *module);

@@ -7,14 +7,10 @@
 
 #include <linux/fuse.h>
 
-/* libfuse is loaded later, and would find these symbols first. */
-#pragma GCC visibility push(hidden)
-
 #define BLOCK_BYTES ((1 << 20) + (1 << 13)) /* more than the longest request, a WRITE of 1 MiB */
 #define INODE_LIMIT (1ULL << 48)            /* overlay/numbering.py */
 #define UNKNOWN_INODE 0xffffffff            /* as libfuse's own FUSE_UNKNOWN_INO */
 #define AUFS_PREFIX ".wh."
-#define FOR_EVER 1000000000 /* seconds; fuse/operations.py: no timeout */
 
 enum {
     MOST_NAMES = 255,
@@ -22,13 +18,11 @@ enum {
     MOST_EMITTED = 1 << 13, /* entries of one READDIRPLUS */
     WIDE = 256,             /* entries; most programs use only the names of such directories */
     OPCODES = 64,
+    LATENCIES = 16,
     BEGUN = 1 << 12,
     MOST_SKIPPED = 100,
     MOST_CLOSED = 1 << 10,
     MANY_FORGOTTEN = 256,
-    FIRST_MISSES = 4, /* in a directory, before its names are read */
-    NAMES_PER_MISS = 64,
-    MOST_READ = 1 << 12,
     MOST_WITH_CHANGES = 1 << 15,
     MOST_KEPT = 1 << 17, /* names of all directories */
 };
@@ -48,7 +42,7 @@ struct node {
     int upper;             /* its directory in the upper, where `changes` or resolved; else -1 */
     struct lowers *lowers; /* that show in it, also in others; NULL: none */
     struct names *names;   /* all that are in it, if they are known */
-    uint32_t asked_of_python, misses;
+    uint32_t asked_of_python;
     uint8_t found_at; /* of ours: which lower of the directory above has it, if that has some */
     bool lists;       /* the names are enough for a listing */
     bool granted, withheld, used;
@@ -178,12 +172,11 @@ bool folds(const struct names *names, unsigned place, int fd);
 struct lone {
     unsigned place;
     bool is_trusted; /* its listings give the inode numbers of regular files */
-    bool is_plain;   /* nothing else is in it, and no marks */
     size_t most;
 };
 
-/* Keep the names that a lower has. Returns false if they are more than `most`, or not as they have
- * to be. */
+/* Keep the names that a lower has. Returns false if they are more than `most`, or if there is a
+ * mark or anything unusual. */
 bool read_names(struct node *directory, const struct lone *lone);
 
 bool answer_readdirplus(const struct fuse_in_header *header, struct node *directory,
@@ -214,7 +207,5 @@ void kept_begin_rename(uint64_t above, const char *name, uint64_t onto, const ch
 
 /* Take over what an earlier daemon has left. */
 void kept_recover(void);
-
-#pragma GCC visibility pop
 
 #endif

@@ -27,7 +27,6 @@
 #include "plane.h"
 
 #include "inode.h"
-#include "latencies.h"
 #include "nodes.h"
 
 #include <fcntl.h>
@@ -37,8 +36,6 @@
 #include <sys/uio.h>
 #include <sys/xattr.h>
 
-#define OUR_HANDLE (1ULL << 61)        /* no handle of Python's has it */
-#define PAST_CACHE (1ULL << 63)        /* fuse/patches.py */
 #define FIRST_GENERATION 2             /* 1 is NAME_ONLY */
 #define CLOCK_LAG (20 * SECOND / 1000) /* overlay/openfile.py */
 #define LATE_AT_MOST (10 * SECOND)
@@ -47,6 +44,10 @@
 
 static struct state own;
 struct state *native_plane = &own;
+
+/* Of each opcode: the nanoseconds that all of its requests took, and how many took less than
+ * 1024 << n (fuse/statistics.py). */
+static uint64_t counts[OPCODES][1 + LATENCIES];
 
 /* ---- nodes ---------------------------------------------------------------------------------- */
 
@@ -169,7 +170,6 @@ drop_names(struct node *node)
     plane.names_kept -= node->names ? node->names->count : 0;
     names_free(node->names);
     node->names = NULL;
-    node->misses = 0;
 }
 
 void
@@ -505,30 +505,12 @@ reply_entry(const struct fuse_in_header *header, struct node *node, const struct
     }
 }
 
-/* Keep the names of a directory that a lower alone has, to answer for those that are missing. */
-static void
-learn_names(struct node *directory, size_t most)
-{
-    uint32_t misses = directory->misses;
-    directory->names = names_new();
-    if (!read_names(directory, &(struct lone){.most = most}))
-        drop_names(directory);
-    directory->misses = misses;
-}
-
-/* Answer that there is no such name. `found_out`: it took a system call. */
 static bool
-answer_missing(const struct fuse_in_header *header, struct node *above, bool found_out)
+answer_missing(const struct fuse_in_header *header)
 {
     struct fuse_entry_out none = {.entry_valid = plane.seconds,
                                   .entry_valid_nsec = plane.nanoseconds};
     reply(header->unique, 0, &none, sizeof none);
-    if (found_out && plane.seconds >= FOR_EVER && !above->changes && above->fd >= 0) {
-        uint32_t misses = ++above->misses;
-        size_t most = (size_t)NAMES_PER_MISS * misses;
-        if (misses >= FIRST_MISSES && !(misses & (misses - 1)) && most <= MOST_READ)
-            learn_names(above, most);
-    }
     return true;
 }
 
@@ -541,13 +523,12 @@ answer_lookup(const struct fuse_in_header *header, struct node *above, const cha
     if (!(names ? is_plain(name) : is_plain_name(above, name)))
         return false;
     if (place == ABSENT)
-        return !child(above, name) && answer_missing(header, above, false);
+        return !child(above, name) && answer_missing(header);
     bool in_upper = place == PLACE_OF_PYTHON;
     if (names && in_upper && !made(above, name))
         return false;
     if (fstatat(place_in(above, in_upper, place).fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return errno == ENOENT && !names && !child(above, name) &&
-               answer_missing(header, above, true);
+        return errno == ENOENT && !names && !child(above, name) && answer_missing(header);
     struct node *node = in_upper ? made(above, name) : node_of(above, name, place, &st);
     if (!node)
         return false;
@@ -1472,6 +1453,16 @@ answer(struct fuse_in_header *header, size_t size)
     }
 }
 
+static void
+count_request(uint32_t opcode, int64_t nanoseconds)
+{
+    unsigned latency = 0;
+    while (latency < LATENCIES - 1 && nanoseconds >> (10 + latency))
+        latency++;
+    counts[opcode % OPCODES][0] += (uint64_t)nanoseconds;
+    counts[opcode % OPCODES][1 + latency]++;
+}
+
 /* Answer requests until one is Python's (`pending`), the mount is gone (`ended`), Python's other
  * tasks are due, or no request has come for `wait` milliseconds. Returns whether none has come. */
 static bool
@@ -1503,7 +1494,7 @@ run(int wait, bool polls)
                 return false;
             }
             waiting = now_on(CLOCK_MONOTONIC);
-            latencies_add(header->opcode, (uint64_t)(waiting - started));
+            count_request(header->opcode, waiting - started);
             if (waiting - began > TURN_NS || plane.forgets)
                 return false;
             continue;
@@ -1555,14 +1546,14 @@ plane_receive(struct fuse_buf *buffer, int *result)
 /* A method whose argument is a nodeid: `node` is its node, or NULL. */
 #define ABOUT_NODE(name)                                                                           \
     static PyObject *about_##name(uint64_t id, struct node *node);                                 \
-    static PyObject *py_plane_##name(PyObject *Py_UNUSED(module), PyObject *number)                \
+    PyObject *py_plane_##name(PyObject *Py_UNUSED(module), PyObject *number)                       \
     {                                                                                              \
         uint64_t id = PyLong_AsUnsignedLongLong(number);                                           \
         return PyErr_Occurred() ? NULL : about_##name(id, find(id));                               \
     }                                                                                              \
     static PyObject *about_##name(uint64_t id __attribute__((unused)), struct node *node)
 
-static PyObject *
+PyObject *
 py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long seconds, directories, files;
@@ -1590,7 +1581,7 @@ py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *
+PyObject *
 py_plane_wait(PyObject *Py_UNUSED(module), PyObject *args)
 {
     int device, milliseconds, polls;
@@ -1620,55 +1611,39 @@ crossing(struct node *node)
     for (size_t at = 0; handles && at < plane.handle_count && node->handles; at++) {
         if (!plane.handles[at].used || plane.handles[at].node != node)
             continue;
-        PyObject *one = Py_BuildValue("KN", (unsigned long long)(OUR_HANDLE | at),
-                                      PyBool_FromLong(plane.handles[at].writable));
-        if (!one || PyList_Append(handles, one) < 0)
-            Py_CLEAR(handles);
-        Py_XDECREF(one);
+        native_append(&handles, Py_BuildValue("KN", (unsigned long long)(OUR_HANDLE | at),
+                                              PyBool_FromLong(plane.handles[at].writable)));
     }
     PyObject *modified =
         node->modified == UNSET ? Py_NewRef(Py_None) : PyLong_FromLongLong(node->modified);
-    PyObject *all =
-        handles && modified
-            ? Py_BuildValue(
-                  "KyKKNL(NLLN)iNbN", (unsigned long long)(*node->name ? node->above_id : 0),
-                  node->name, (unsigned long long)node->id, (unsigned long long)node->lookups,
-                  handles, (long long)node->change_time, modified, (long long)node->asked,
-                  (long long)node->opened, PyBool_FromLong(node->direct), fd,
-                  PyBool_FromLong(node->made), node->found_at, PyBool_FromLong(node->left))
-            : NULL;
-    return all;
+    return Py_BuildValue("KyKKNL(NLLN)iNbN", (unsigned long long)(*node->name ? node->above_id : 0),
+                         node->name, (unsigned long long)node->id,
+                         (unsigned long long)node->lookups, handles, (long long)node->change_time,
+                         modified, (long long)node->asked, (long long)node->opened,
+                         PyBool_FromLong(node->direct), fd, PyBool_FromLong(node->made),
+                         node->found_at, PyBool_FromLong(node->left));
 }
 
-static PyObject *
+PyObject *
 py_plane_crossings(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     PyObject *list = PyList_New(0);
-    for (size_t at = 0; list && at < plane.crossing_count; at++) {
-        PyObject *one = crossing(plane.crossing[at]);
-        if (!one || PyList_Append(list, one) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(one);
-    }
+    for (size_t at = 0; list && at < plane.crossing_count; at++)
+        native_append(&list, crossing(plane.crossing[at]));
     plane.crossing_count = 0;
     return list;
 }
 
-static PyObject *
+PyObject *
 py_plane_fetch(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long above;
+    unsigned long long id;
     const char *name;
-    if (!PyArg_ParseTuple(args, "Ky", &above, &name))
+    if (!PyArg_ParseTuple(args, "Ky", &id, &name))
         return NULL;
-    struct node *node = find(above);
-    if (node && (node = node->children ? child(node, name) : NULL))
-        cross(node);
-    return py_plane_crossings(NULL, NULL);
-}
-
-ABOUT_NODE(fetch_node)
-{
+    struct node *node = find(id);
+    if (node && *name)
+        node = node->children ? child(node, name) : NULL;
     if (node)
         cross(node);
     return py_plane_crossings(NULL, NULL);
@@ -1710,7 +1685,7 @@ ABOUT_NODE(crossed)
     return PyBool_FromLong(node && node->owner == PYTHON);
 }
 
-static PyObject *
+PyObject *
 py_plane_bind(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long number, python;
@@ -1728,7 +1703,7 @@ py_plane_bind(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *
+PyObject *
 py_plane_open(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id, python;
@@ -1764,7 +1739,7 @@ node_of_python(uint64_t id)
     return node && node->owner == PYTHON ? node : NULL;
 }
 
-static PyObject *
+PyObject *
 py_plane_grant(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id, above, base;
@@ -1823,7 +1798,7 @@ keep_upper(struct node *node, int fd)
     return node->upper >= 0;
 }
 
-static PyObject *
+PyObject *
 py_plane_grant_changes(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id, base;
@@ -1862,7 +1837,7 @@ take_names(struct node *node, PyObject *lowers, PyObject *names)
         place->device = fstat(place->fd, &st) == 0 ? st.st_dev : 0;
     }
     if (PyTuple_Check(names)) {
-        struct lone lone = {.is_plain = true};
+        struct lone lone;
         int is_trusted;
         unsigned long long most;
         if (!PyArg_ParseTuple(names, "IpK", &lone.place, &is_trusted, &most))
@@ -1885,7 +1860,7 @@ take_names(struct node *node, PyObject *lowers, PyObject *names)
     return true;
 }
 
-static PyObject *
+PyObject *
 py_plane_resolve(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id, above;
@@ -1916,18 +1891,8 @@ py_plane_resolve(PyObject *Py_UNUSED(module), PyObject *args)
     return PyErr_Occurred() ? NULL : PyBool_FromLong(node->names != NULL);
 }
 
-ABOUT_NODE(unresolve)
-{
-    bool reading = node && node->names && node->reading;
-    if (node && node->names) {
-        drop_names(node);
-        node->granted = node->reading = false;
-    }
-    return PyBool_FromLong(reading);
-}
-
 /* Python could grant the directory that the pending request is about. */
-static PyObject *
+PyObject *
 py_plane_wanted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     const struct fuse_in_header *header = (void *)plane.block;
@@ -1944,7 +1909,7 @@ py_plane_wanted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
                          PyBool_FromLong(header->opcode == FUSE_READDIRPLUS));
 }
 
-static PyObject *
+PyObject *
 py_plane_retry(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     struct fuse_in_header *header = (void *)plane.block;
@@ -1952,7 +1917,7 @@ py_plane_retry(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     if (!plane.pending || !answer(header, plane.pending))
         Py_RETURN_FALSE;
     plane.pending = 0;
-    latencies_add(header->opcode, (uint64_t)(now_on(CLOCK_MONOTONIC) - started));
+    count_request(header->opcode, now_on(CLOCK_MONOTONIC) - started);
     Py_RETURN_TRUE;
 }
 
@@ -1966,17 +1931,24 @@ ABOUT_NODE(changed)
     return Py_BuildValue("NN", PyBool_FromLong(node && node->changes), PyBool_FromLong(changed));
 }
 
-ABOUT_NODE(revoke)
+PyObject *
+py_plane_revoke(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    bool reading = node && node->reading;
-    if (node) {
-        node->granted = node->changes = node->reading = false;
-        drop_names(node);
-    }
+    unsigned long long id;
+    int only_names;
+    if (!PyArg_ParseTuple(args, "Kp", &id, &only_names))
+        return NULL;
+    struct node *node = find(id);
+    if (!node || (only_names && !node->names))
+        Py_RETURN_FALSE;
+    bool reading = node->reading;
+    drop_names(node);
+    node->granted = node->reading = false;
+    node->changes = node->changes && only_names;
     return PyBool_FromLong(reading);
 }
 
-static PyObject *
+PyObject *
 py_plane_descriptor(PyObject *Py_UNUSED(module), PyObject *number)
 {
     const struct handle *handle = handle_of(PyLong_AsUnsignedLongLong(number));
@@ -1986,23 +1958,22 @@ py_plane_descriptor(PyObject *Py_UNUSED(module), PyObject *number)
     return fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(fd);
 }
 
-static PyObject *
+PyObject *
 py_plane_forgotten(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
-    PyObject *list = PyList_New(0);
-    for (size_t at = 0; list && at < plane.forgotten_count; at++) {
-        PyObject *one = Py_BuildValue("KL", (unsigned long long)plane.forgotten[at].id,
-                                      (long long)plane.forgotten[at].change_time);
-        if (!one || PyList_Append(list, one) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(one);
-    }
+    size_t size = plane.forgotten_count * sizeof *plane.forgotten;
     plane.forgotten_count = 0;
     plane.forgets = false;
-    return list;
+    return PyBytes_FromStringAndSize((char *)plane.forgotten, (Py_ssize_t)size);
 }
 
-static PyObject *
+PyObject *
+py_plane_counts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    return PyBytes_FromStringAndSize((const char *)counts, sizeof counts);
+}
+
+PyObject *
 py_plane_held(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     unsigned long long nodes = 0, lookups = 0, files = 0;
@@ -2037,7 +2008,7 @@ by_number(const void *one, const void *other)
     return *(const int *)one - *(const int *)other;
 }
 
-static PyObject *
+PyObject *
 py_plane_close(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     for (size_t at = 0; at < plane.handle_count; at++)
@@ -2060,37 +2031,3 @@ py_plane_close(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     }
     Py_RETURN_NONE;
 }
-
-#define METHOD(name, flags, parameters)                                                            \
-    {"plane_" #name, py_plane_##name, flags, "plane_" #name "($module" parameters ", /)\n--\n\n"}
-
-/* overlaykit/_native.pyi says what they do. */
-PyMethodDef native_plane_methods[] = {
-    METHOD(start, METH_VARARGS,
-           ", seconds, nanoseconds, lowers, upper, static_nlink, xattr, acl, may_spin, "
-           "directories, files, no_open"),
-    METHOD(wait, METH_VARARGS, ", device, milliseconds, polls"),
-    METHOD(crossings, METH_NOARGS, ""),
-    METHOD(fetch, METH_VARARGS, ", directory, name"),
-    METHOD(fetch_node, METH_O, ", nodeid"),
-    METHOD(claim, METH_O, ", nodeid"),
-    METHOD(crossed, METH_O, ", nodeid"),
-    METHOD(bind, METH_VARARGS, ", handle, python"),
-    METHOD(open, METH_VARARGS, ", nodeid, handle, writable"),
-    METHOD(drop, METH_O, ", nodeid"),
-    METHOD(grant, METH_VARARGS, ", nodeid, above, fd, base, lists_inodes, below_lists"),
-    METHOD(grant_changes, METH_VARARGS, ", nodeid, fd, base, lowers"),
-    METHOD(resolve, METH_VARARGS, ", nodeid, above, upper, descriptors, lowers, lists, names"),
-    METHOD(unresolve, METH_O, ", nodeid"),
-    METHOD(wanted, METH_NOARGS, ""),
-    METHOD(retry, METH_NOARGS, ""),
-    METHOD(changed, METH_O, ", nodeid"),
-    METHOD(descriptor, METH_O, ", handle"),
-    METHOD(is_granted, METH_O, ", nodeid"),
-    METHOD(revoke, METH_O, ", nodeid"),
-    METHOD(forgotten, METH_NOARGS, ""),
-    METHOD(counts, METH_NOARGS, ""),
-    METHOD(held, METH_NOARGS, ""),
-    METHOD(close, METH_NOARGS, ""),
-    {NULL, NULL, 0, NULL},
-};

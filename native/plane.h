@@ -10,7 +10,7 @@
 
 /* Put the request that Python is to answer into the buffer, as fuse_session_receive_buf. Returns
  * false if the session is to be read as ever: before the plane is in use, and after its end. */
-bool plane_receive(struct fuse_buf *buffer, int *result);
+__attribute__((visibility("default"))) bool plane_receive(struct fuse_buf *buffer, int *result);
 
 /* Fill in a reply's entry: a node with the attributes `st`, for as long as the mount has it. */
 void plane_fill_entry(struct fuse_entry_out *to, uint64_t id, uint64_t generation,

@@ -44,14 +44,20 @@ static bool is_adapted, setxattr_is_extended;
 static void *
 libfuse_function(const char *name)
 {
-    static const char *const libraries[] = {"libfuse3.so.4", "libfuse3.so.3"};
     /* Kept: a search for the other one takes dozens of system calls. */
     static void *library;
-
-    for (size_t i = 0; library == NULL && i < sizeof(libraries) / sizeof(*libraries); i++)
-        library = dlopen(libraries[i], RTLD_LAZY | RTLD_NOLOAD);
-    return library == NULL ? NULL : dlsym(library, name);
+    if (!library && !(library = dlopen("libfuse3.so.4", RTLD_LAZY | RTLD_NOLOAD)))
+        library = dlopen("libfuse3.so.3", RTLD_LAZY | RTLD_NOLOAD);
+    return library ? dlsym(library, name) : NULL;
 }
+
+/* Declare `next`: the function of libfuse that one here stands in front of. */
+#define NEXT(name)                                                                                 \
+    static __typeof__(&name) next;                                                                 \
+    next = next ? next : libfuse_function(#name)
+
+/* Such a function: libfuse and pyfuse3 find it first. */
+#define INTERPOSED __attribute__((visibility("default")))
 
 /* Change a request of `size` bytes. */
 static void
@@ -78,41 +84,29 @@ adapt(struct fuse_in_header *header, size_t size)
     }
 }
 
-int fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer);
-
 /* A non-blocking descriptor answers EAGAIN where the request is gone before it is read. pyfuse3
  * takes EAGAIN for a failure, and waits again after EINTR. */
-__attribute__((visibility("default"))) int
+INTERPOSED int
 fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buffer)
 {
-    static int (*next)(struct fuse_session *, struct fuse_buf *);
     int result;
-
     is_adapted = true;
     if (plane_receive(buffer, &result)) {
         if (result > 0)
             adapt(buffer->mem, (size_t)result);
         return result;
     }
-    if (next == NULL)
-        next = libfuse_function("fuse_session_receive_buf");
+    NEXT(fuse_session_receive_buf);
     result = next == NULL ? -ENOSYS : next(se, buffer);
     return result == -EAGAIN ? -EINTR : result;
 }
 
-size_t fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size, const char *name,
-                              const struct fuse_entry_param *entry, off_t offset);
-
-__attribute__((visibility("default"))) size_t
+INTERPOSED size_t
 fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size, const char *name,
                        const struct fuse_entry_param *entry, off_t offset)
 {
-    static size_t (*next)(fuse_req_t, char *, size_t, const char *, const struct fuse_entry_param *,
-                          off_t);
+    NEXT(fuse_add_direntry_plus);
     struct fuse_entry_param named;
-
-    if (next == NULL)
-        next = libfuse_function("fuse_add_direntry_plus");
     if (entry->generation == NAME_ONLY) {
         named = *entry;
         named.ino = named.generation = 0;
@@ -123,14 +117,10 @@ fuse_add_direntry_plus(fuse_req_t request, char *buffer, size_t size, const char
     return next(request, buffer, size, name, entry, offset);
 }
 
-/* As fuse_reply_buf(3) of libfuse. */
 static int
 reply(fuse_req_t request, const void *data, size_t size)
 {
-    static int (*next)(fuse_req_t, const void *, size_t);
-
-    if (next == NULL)
-        next = libfuse_function("fuse_reply_buf");
+    NEXT(fuse_reply_buf);
     return next(request, data, size);
 }
 
@@ -146,48 +136,36 @@ splits_backing(const struct fuse_file_info *info, struct fuse_open_out *to)
     return info->fh & BACKED;
 }
 
-int fuse_reply_open(fuse_req_t request, const struct fuse_file_info *info);
-
-__attribute__((visibility("default"))) int
+INTERPOSED int
 fuse_reply_open(fuse_req_t request, const struct fuse_file_info *info)
 {
-    static int (*next)(fuse_req_t, const struct fuse_file_info *);
+    NEXT(fuse_reply_open);
     struct fuse_open_out opened;
-
     if (splits_backing(info, &opened))
         return reply(request, &opened, sizeof(opened));
-    if (next == NULL)
-        next = libfuse_function("fuse_reply_open");
     return next(request, info);
 }
 
-int fuse_reply_create(fuse_req_t request, const struct fuse_entry_param *entry,
-                      const struct fuse_file_info *info);
-
-__attribute__((visibility("default"))) int
+INTERPOSED int
 fuse_reply_create(fuse_req_t request, const struct fuse_entry_param *entry,
                   const struct fuse_file_info *info)
 {
-    static int (*next)(fuse_req_t, const struct fuse_entry_param *, const struct fuse_file_info *);
+    NEXT(fuse_reply_create);
     struct {
         struct fuse_entry_out entry;
         struct fuse_open_out opened;
     } made;
-
     if (splits_backing(info, &made.opened)) {
         plane_fill_entry(&made.entry, entry->ino, entry->generation, &entry->attr);
         return reply(request, &made, sizeof(made));
     }
-    if (next == NULL)
-        next = libfuse_function("fuse_reply_create");
     return next(request, entry, info);
 }
 
-static PyObject *
+PyObject *
 py_adapt_session(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     Dl_info own;
-
     /* Symbols here then precede those of libraries loaded later. */
     if (dladdr(&is_adapted, &own) == 0 || own.dli_fname == NULL ||
         dlopen(own.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL) == NULL) {
@@ -197,26 +175,15 @@ py_adapt_session(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
-static PyObject *
+PyObject *
 py_is_session_adapted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     return PyBool_FromLong(is_adapted);
 }
 
-static PyObject *
+PyObject *
 py_enable_setxattr_ext(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     setxattr_is_extended = true;
     Py_RETURN_NONE;
 }
-
-PyMethodDef native_session_methods[] = {
-    {"is_session_adapted", py_is_session_adapted, METH_NOARGS,
-     "is_session_adapted($module, /)\n--\n\nWhether pyfuse3 has received a request here."},
-    {"adapt_session", py_adapt_session, METH_NOARGS,
-     "adapt_session($module, /)\n--\n\nAdapt the session of pyfuse3, which is imported later."},
-    {"enable_setxattr_ext", py_enable_setxattr_ext, METH_NOARGS,
-     "enable_setxattr_ext($module, /)\n--\n\n"
-     "Take SETXATTR requests for extended ones, after FUSE_SETXATTR_EXT is negotiated."},
-    {NULL, NULL, 0, NULL},
-};

@@ -72,6 +72,12 @@ BACKED: Final[int]
 BACKING_SHIFT: Final[int]
 """In the file handle of a reply: the kernel reads and writes the file below itself, by its number from this bit on."""
 
+OUR_HANDLE: Final[int]
+"""A bit of a file handle: it is one of the data plane's."""
+
+PAST_CACHE: Final[int]
+"""A bit of a WRITE's file handle (the highest: negative): without OPEN, it does not come from the kernel's cache."""
+
 NAME_ONLY: Final[int]
 """The generation of a listing's entry without a nodeid: name, kind and inode number alone, no dentry."""
 
@@ -177,6 +183,8 @@ def signalfd4(fd: int, mask: int, flags: int, /) -> int:
     Requires: the polling thread blocks these signals.
     """
 
+# Of pyfuse3's session (native/session.c)
+
 def is_session_adapted() -> bool:
     """Whether pyfuse3 has received a request through the interposed symbols: its descriptor may be non-blocking."""
 
@@ -187,20 +195,6 @@ def enable_setxattr_ext() -> None:
     (FUSE_SETXATTR_ACL_KILL_SGID; linux/fuse.h; Linux 5.13).
     """
 
-def share_pages(image: int, publishes: bool, /) -> int:
-    """Map the memory image in place of memory with the same content, which stays as it is.
-
-    `image`: a descriptor of memfd_create(2) that allows seals. `publishes`: first write the pages that only this
-    process has into the image, and seal it, unless it is sealed.
-
-    Signals are blocked during the call. Memory that the C library has free goes back to the kernel.
-
-    Requires: no process but this one publishes into the image.
-    Returns: the number of pages that are the image's now.
-    Raises: OSError: EAGAIN if the image is not sealed, or another thread exists; EFBIG beyond 32 MiB; EEXIST
-    if publishing has failed before; others of the kernel. The process is as before.
-    """
-
 def adapt_session() -> None:
     """Interpose symbols of libfuse for pyfuse3, which is imported later: it receives requests from the data plane.
 
@@ -208,6 +202,26 @@ def adapt_session() -> None:
 
     Raises: OSError if the extension is not found among the loaded libraries.
     """
+
+# The memory image of idle daemons (native/image.c)
+
+def replace_memory(image: int, offset: int, start: int, size: int, /) -> int:
+    """Map a part of a file in place of the memory from `start` on, which keeps its content (MAP_PRIVATE).
+
+    Requires: private writable memory, into which neither the kernel nor another thread writes.
+    Returns: the number of pages that are the file's now.
+    Raises: OSError: EINVAL if there is not so much of the file, or of memory; others of the kernel. Nothing has
+    changed then.
+    """
+
+def trim_memory() -> tuple[int, int]:
+    """Give memory that the C library has free back to the kernel.
+
+    Returns: an address in this thread's stack, and one in its thread-local storage, into which the kernel writes
+    (rseq(2)).
+    """
+
+# The data plane (native/plane.c)
 
 def plane_start(
     seconds: int,
@@ -249,11 +263,11 @@ def plane_crossings() -> list[_Crossing]:
     and whether an earlier daemon has left it.
     """
 
-def plane_fetch(directory: int, name: bytes, /) -> list[_Crossing]:
-    """The plane's node of that name, which crosses; none if it has none. Requires: the directory is Python's."""
+def plane_fetch(nodeid: int, name: bytes, /) -> list[_Crossing]:
+    """What crosses: the plane's node of that name in a directory of Python's, or that of the nodeid if `name` is empty.
 
-def plane_fetch_node(nodeid: int, /) -> list[_Crossing]:
-    """The node, if it is the plane's, and those above it, which cross."""
+    And those above it.
+    """
 
 def plane_claim(nodeid: int, /) -> int:
     """Take a nodeid, a new one or one that crosses. Returns: its generation; 0 if the plane has given it out."""
@@ -310,12 +324,6 @@ def plane_resolve(
     Returns: whether it is granted.
     """
 
-def plane_unresolve(nodeid: int, /) -> bool:
-    """End what `plane_resolve` began, before a name changes.
-
-    Returns: whether a reader of the directory may continue.
-    """
-
 def plane_wanted() -> tuple[int, int, bool] | None:
     """The nodeid of a directory of Python's that the pending request looks a name up in, or begins to list.
 
@@ -335,20 +343,23 @@ def plane_descriptor(handle: int, /) -> int:
 def plane_is_granted(nodeid: int, /) -> int:
     """Whether the directory is granted: 1 for reading, 2 for changes; else 0."""
 
-def plane_revoke(nodeid: int, /) -> bool:
-    """End a grant. Returns: whether a reader of the directory may continue."""
+def plane_revoke(nodeid: int, only_names: bool, /) -> bool:
+    """End a grant; or, with `only_names`, what `plane_resolve` began, before a name changes.
 
-def plane_forgotten() -> list[tuple[int, int]]:
-    """The nodeids and change times of files that the kernel has forgotten since the last call.
+    Returns: whether a reader of the directory may continue.
+    """
+
+def plane_forgotten() -> bytes:
+    """The nodeids and change times of files that the kernel has forgotten since the last call, in 8 bytes each.
 
     0 instead of a time: a lookup of the directory was held back until now, and Python forgets it.
     """
 
-def plane_counts() -> list[list[int]]:
-    """What the plane has answered, by opcode (linux/fuse.h).
+def plane_counts() -> bytes:
+    """What the plane has answered: 17 numbers of 8 bytes for each of 64 opcodes (linux/fuse.h).
 
-    Of each kind: the nanoseconds that all its requests took, then how many took less than 1024 << n nanoseconds and no
-    less than half of that, for n from 0; the last number is of all that took longer.
+    The nanoseconds that all its requests took, then how many took less than 1024 << n nanoseconds and no less than half
+    of that, for n from 0; the last number is of all that took longer.
     """
 
 def plane_held() -> tuple[int, int, int, int]:

@@ -1,19 +1,26 @@
-"""Headers of native/ that say again what Python has: the form of a plan, and the constants of `overlaykit._native`."""
+"""Headers of native/ that say again what Python has.
+
+The form of a plan, and the constants and the functions of `overlaykit._native` that are no system calls of a table.
+"""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
+_AFTER_CALLS = "# Of pyfuse3's session (native/session.c)"
+
 
 def write(directory: str) -> None:
-    """Write both into a directory, which is made if it is missing."""
+    """Write them into a directory, which is made if it is missing."""
     os.makedirs(directory, exist_ok=True)
-    for name, text in (("plan_forms.h", plan_forms()), ("constants.h", constants())):
+    headers = {"plan_forms.h": plan_forms, "constants.h": constants, "methods.h": methods}
+    for name, text in headers.items():
         with open(os.path.join(directory, name), "w", encoding="ascii") as file:
-            file.write(text)
+            file.write(text())
 
 
 def plan_forms() -> str:
@@ -40,8 +47,24 @@ def plan_forms() -> str:
 
 
 def constants() -> str:
-    """The names in overlaykit/_native.pyi, each of which is a macro of the system's headers or of native/native.h."""
-    contract = os.path.join(HERE, os.pardir, "overlaykit", "_native.pyi")
-    with open(contract, encoding="utf-8") as file:
-        names = re.findall(r"^([A-Z_0-9]+): Final\[int\]$", file.read(), re.M)
+    """The names in overlaykit/_native.pyi, each of which is a macro of the system's headers or of native/."""
+    names = re.findall(r"^([A-Z_0-9]+): Final\[int\]$", _contract(), re.M)
     return "".join(f"CONSTANT({name})\n" for name in names)
+
+
+def methods() -> str:
+    """The functions in overlaykit/_native.pyi that are not rows of the table in native/syscalls.c."""
+    kinds = {0: "METH_NOARGS", 1: "METH_O"}
+    lines = []
+    for one in ast.parse(_contract().partition(_AFTER_CALLS)[2]).body:
+        if isinstance(one, ast.FunctionDef):
+            names = [argument.arg for argument in one.args.posonlyargs]
+            flags = kinds.get(len(names), "METH_VARARGS")
+            parameters = "".join(f", {name}" for name in names)
+            lines.append(f'METHOD({one.name}, {flags}, "{parameters}")\n')
+    return "".join(lines)
+
+
+def _contract() -> str:
+    with open(os.path.join(HERE, os.pardir, "overlaykit", "_native.pyi"), encoding="utf-8") as file:
+        return file.read()

@@ -94,9 +94,6 @@ _PASSTHROUGH: Final = 1 << 37
 
 _WRITEBACK_CACHE: Final = 1 << 16
 
-_PAST_CACHE: Final = 1 << 63
-"""native/plane.c: PAST_CACHE."""
-
 _OF_INTERPOSED: Final = _SETXATTR_EXT | _HANDLE_KILLPRIV_V2
 _WANTED: Final = _DONT_MASK | _CACHE_SYMLINKS | _OF_INTERPOSED | NO_EXPORT_SUPPORT
 
@@ -154,9 +151,9 @@ class Written(NamedTuple):
 
 def split_handle(handle: int) -> Written:
     return Written(
-        handle & ~(_native.CLEARS_SET_IDS | _PAST_CACHE),
+        handle & ~(_native.CLEARS_SET_IDS | _native.PAST_CACHE),
         bool(handle & _native.CLEARS_SET_IDS),
-        bool(handle & _PAST_CACHE),
+        bool(handle & _native.PAST_CACHE),
     )
 
 

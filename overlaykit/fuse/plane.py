@@ -14,10 +14,11 @@ import contextlib
 import logging
 import os
 import stat
+import struct
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
-from overlaykit.fuse.statistics import of_opcodes
+from overlaykit.fuse.statistics import LATENCIES, of_opcodes
 from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.numbering import FIRST_FREE
 
@@ -33,14 +34,13 @@ log: Final = logging.getLogger(__name__)
 
 _NO_ID: Final = 0xFFFFFFFF
 _NANOSECONDS: Final = 1_000_000_000
-_OWN_HANDLE: Final = 1 << 61
-"""native/plane.c: OUR_HANDLE."""
 _MOST_LOWERS: Final = 8
 """Directories in which more lowers show are not granted for changes: each name is looked for in all of them."""
 _NAMES_FOR_A_REQUEST: Final = 64
 """Reading a name costs about a hundredth of a request to Python. So with the fourth request, the sixteenth, and so on,
 a directory's names are read if they are no more than this for each: which takes no longer than the requests did."""
 _MOST_RESOLVED: Final = 1 << 15
+_FORGOTTEN: Final = struct.Struct("=Qq")
 _FOR_CHANGES: Final = 2
 """`_native.plane_is_granted`."""
 _MOST_MERGED: Final = 64
@@ -123,7 +123,7 @@ class Plane:
         return directory.children.get(name)
 
     def fetch_node(self, nodeid: int) -> None:
-        for crossing in _native.plane_fetch_node(nodeid):
+        for crossing in _native.plane_fetch(nodeid, b""):
             self._adopt(*crossing)
 
     def note(self, nodeid: int, above: int, name: bytes) -> None:
@@ -142,12 +142,12 @@ class Plane:
         _native.plane_end_rename()
 
     def revoke(self, directory: Directory) -> None:
-        if _native.plane_revoke(directory.nodeid):
+        if _native.plane_revoke(directory.nodeid, False):
             # A reader continues in the listing as it is now.
             self._filesystem.listings.get(directory, restart=True)
 
     def unresolve(self, directory: Directory) -> None:
-        if _native.plane_unresolve(directory.nodeid):
+        if _native.plane_revoke(directory.nodeid, True):
             self._filesystem.listings.get(directory, restart=True)
 
     # For the session
@@ -369,7 +369,7 @@ class Plane:
 
         Raises: OSError.
         """
-        return _native.plane_descriptor(handle) if handle & _OWN_HANDLE else -1
+        return _native.plane_descriptor(handle) if handle & _native.OUR_HANDLE else -1
 
     def take_back(self) -> None:
         """Take over the nodes of the request that Python is to answer, and what the plane has kept of others."""
@@ -377,7 +377,7 @@ class Plane:
             self._adopt(*crossing)
             self._filesystem.between_operations()  # many directories may cross at once
         nodes = self._filesystem.nodes
-        for nodeid, changed in _native.plane_forgotten():
+        for nodeid, changed in _FORGOTTEN.iter_unpack(_native.plane_forgotten()):
             if changed:
                 nodes.change_times.record(nodeid, changed)
             else:
@@ -431,7 +431,9 @@ class Plane:
 
     def latencies(self) -> dict[str, Latencies]:
         """How many of each kind, and how long they took."""
-        return of_opcodes(_native.plane_counts())
+        counts = memoryview(_native.plane_counts()).cast("Q")
+        size = 1 + LATENCIES
+        return of_opcodes([counts[at : at + size] for at in range(0, len(counts), size)])
 
     def close(self) -> None:
         """Close the plane's descriptors."""

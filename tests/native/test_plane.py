@@ -23,7 +23,7 @@ UNLINK, RENAME2, READDIRPLUS, WRITE = 10, 45, 44, 16
 SETATTR, SYMLINK, MKDIR, RMDIR, FSYNC, LINK, CREATE = 4, 6, 9, 11, 20, 13, 35
 ROOT: Final = 1
 DESCRIPTORS: Final = 8
-OUR_HANDLE: Final = 1 << 61
+OUR_HANDLE: Final = _native.OUR_HANDLE
 
 _HEADER: Final = struct.Struct("=IIQQIIIHH")
 _OUT: Final = struct.Struct("=IiQ")
@@ -386,9 +386,9 @@ def test_a_directory_of_pythons_is_kept_while_nodes_are_in_it() -> None:
     passed = wire.send(forget)
     assert passed is not None
     assert struct.unpack_from("=Q", passed, _HEADER.size) == (2,)
-    assert _native.plane_forgotten() == []
+    assert _native.plane_forgotten() == b""
     assert wire.ask(FORGET, nodeid, struct.pack("=Q", 1)) is None
-    assert _native.plane_forgotten() == [(st.st_ino, 0)]
+    assert _native.plane_forgotten() == struct.pack("=Qq", st.st_ino, 0)
     _native.plane_drop(st.st_ino)
     assert _native.plane_held() == (0, 0, 0, 0)
 
@@ -450,10 +450,10 @@ def test_a_revoked_directory_is_pythons_and_its_reader_is_told() -> None:
     write("f")
     wire = Wire()
     grant()
-    assert not _native.plane_revoke(ROOT)
+    assert not _native.plane_revoke(ROOT, False)
     grant()
     wire.list(ROOT, 0, 400)
-    assert _native.plane_revoke(ROOT)
+    assert _native.plane_revoke(ROOT, False)
     assert not _native.plane_is_granted(ROOT)
     assert wire.look_up(ROOT, b"f") is None
 
@@ -663,8 +663,8 @@ def test_the_attributes_of_what_was_made_are_changed() -> None:
     # The change time outlives the kernel's memory of the file.
     wire.ask(RELEASE, nodeid, struct.pack("=QIIQ", handle, 0, 0, 0))
     assert wire.ask(FORGET, nodeid, struct.pack("=Q", 1)) is None
-    assert _native.plane_forgotten() == [(nodeid, 33_000000333)]
-    assert _native.plane_forgotten() == []
+    assert _native.plane_forgotten() == struct.pack("=Qq", nodeid, 33_000000333)
+    assert _native.plane_forgotten() == b""
 
 
 @sandboxed
@@ -846,7 +846,7 @@ def test_names_of_a_resolved_directory_are_found_where_python_says() -> None:
     assert _ATTR.unpack_from(reply_of[1], 16)[10] == 1  # as every merged directory
     # Nodes stay in reach after a grant, and a name that has gone from the lower is Python's.
     os.unlink("lower/new")
-    assert not _native.plane_unresolve(ROOT)
+    assert not _native.plane_revoke(ROOT, True)
     assert wire.look_up(ROOT, b"below") is None
     assert read(wire, below, handle) == (0, b"bottom")
     assert wire.ask(GETATTR, below, bytes(16)) is not None
@@ -875,7 +875,7 @@ def test_a_resolved_directory_is_listed_in_the_order_of_its_names() -> None:
             assert nodeid in (0, inode)
         assert seen[b"d"][0] != 0
     wire.list(ROOT, 0, 4096)
-    assert _native.plane_unresolve(ROOT)
+    assert _native.plane_revoke(ROOT, True)
     body = struct.pack("=QQIIQII", 0, 20, 4096, 0, 0, 0, 0)
     assert wire.ask(READDIRPLUS, ROOT, body) is None
     assert resolve(names, lists=False)
@@ -912,7 +912,7 @@ def test_names_made_in_a_resolved_directory_are_found_and_missed() -> None:
     assert wire.look_up(ROOT, b"other") == 0
     assert wire.look_up(ROOT, b"pythons") is None
     assert _native.plane_is_granted(ROOT) == 2
-    assert not _native.plane_unresolve(ROOT)
+    assert not _native.plane_revoke(ROOT, True)
     assert _native.plane_is_granted(ROOT) == 2
     assert wire.look_up(ROOT, b"other") == 0
 
@@ -923,7 +923,7 @@ def test_a_revoked_directory_forgets_its_names() -> None:
     wire = Wire()
     assert resolve({"f": 0})
     assert wire.look_up(ROOT, b"missing") == 0
-    assert not _native.plane_revoke(ROOT)
+    assert not _native.plane_revoke(ROOT, False)
     assert wire.look_up(ROOT, b"missing") is None
     grant_changes()
     write("missing")
@@ -960,7 +960,7 @@ def test_a_request_is_answered_after_the_grant_that_it_asks_for() -> None:
         assert _native.plane_retry()
         assert _OUT.unpack_from(wire.ours.recv(1 << 16))[1:] == (0, 2)
         assert not _native.plane_retry()
-        _native.plane_unresolve(ROOT)
+        _native.plane_revoke(ROOT, True)
     for opcode, body in (
         (READDIRPLUS, struct.pack("=QQIIQII", 0, 3, 4096, 0, 0, 0, 0)),  # Python has begun it
         (READDIRPLUS, b""),
@@ -969,42 +969,6 @@ def test_a_request_is_answered_after_the_grant_that_it_asks_for() -> None:
         hold(opcode, body)
         assert _native.plane_wanted() is None
         wire.library.plane_receive(ctypes.byref(wire.buffer), ctypes.byref(ctypes.c_int(0)))
-
-
-@sandboxed
-def test_a_directory_of_a_lower_is_read_once_some_names_were_missed() -> None:
-    write("d/f")
-    for timeout, later in ((60, True), (1_000_000_000, False)):
-        wire = Wire()
-        start(seconds=timeout)
-        grant()
-        directory = wire.look_up(ROOT, b"d")
-        assert directory
-        for number in range(20):
-            assert wire.look_up(directory, b"missing%d" % number) == 0
-        assert wire.look_up(directory, b"f")
-        write(f"d/later{timeout}")
-        # Without a limit of time the kernel would not ask for what it has missed either.
-        assert bool(wire.look_up(directory, b"later%d" % timeout)) == later
-        assert wire.look_up(directory, b"f")
-        assert _native.plane_held()[3] <= 2
-        _native.plane_revoke(ROOT)
-
-
-@sandboxed
-def test_names_kept_of_many_directories_have_a_bound() -> None:
-    for number in range(20):
-        write(f"{number}/f")
-    wire = Wire()
-    start(seconds=1_000_000_000)
-    grant()
-    for number in range(20):
-        directory = wire.look_up(ROOT, b"%d" % number)
-        assert directory
-        for missing in range(10):
-            assert wire.look_up(directory, b"%d" % missing) == 0
-        assert wire.look_up(directory, b"f")
-        assert _native.plane_held()[3] <= DESCRIPTORS + 2
 
 
 @sandboxed
@@ -1037,7 +1001,7 @@ def test_a_directory_whose_names_one_lower_has_is_read_by_the_plane() -> None:
     assert directory
     assert wire.look_up(directory, b"f") == os.stat("layer/d/f").st_ino
     for special in (lambda: write(".wh.f1"), lambda: os.mkfifo("layer/fifo")):
-        _native.plane_unresolve(ROOT)
+        _native.plane_revoke(ROOT, True)
         special()
         assert not resolve_alone()
         assert wire.look_up(ROOT, b"f2") is None
