@@ -1,23 +1,28 @@
 /* The init of a guest: carries out a plan made by Python (machine/plan.py) up to the root of the
  * guest, runs the program there that does the rest (machine/inside.py), and powers off.
  *
- * The plan is the file /plan of the initramfs. It holds words, each with a NUL after it: the name
- * of a step and its arguments, step after step. After the step "run" all words are the program's.
- * The console is the standard streams; the step "status" replaces standard output, on which the
- * result is a line of the program's, or one of these:
+ * The plan is the file /plan of the initramfs. It holds words, each with a NUL after it. A step is
+ * its name, the number of its words, and these:
+ *
+ *     until    a path: read(2) events of descriptor 3 until it is there
+ *     run      a program and its arguments; the last step
+ *     others   what it is about, the number of a system call, an errno that is no failure, and the
+ *              arguments: "n" and a number, or "s" and a string
+ *
+ * The console is the standard streams; the plan replaces standard output, on which the result is a
+ * line of the program's, or one of these:
  *
  *     exited 0                 nothing was to be run: a trial boot
- *     failed ERRNO STEP WORD   a step failed; WORD is its first argument
+ *     failed ERRNO STEP WORD   a step failed; WORD is its first word
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/reboot.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/inotify.h>
-#include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -29,6 +34,8 @@
 enum {
     LONGEST_PLAN = 1 << 20,
     MOST_WORDS = 4096, /* of a step */
+    MOST_ARGUMENTS = 6,
+    EVENTS = 3, /* the first descriptor after the standard ones */
 };
 
 static char plan[LONGEST_PLAN];
@@ -37,64 +44,29 @@ static size_t plan_size;
 /* ---- steps: each returns 0, or -1 with errno set -------------------------------------------- */
 
 static int
-load_module(char **words)
+call(char **words)
 {
-    int descriptor = open(words[0], O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0)
+    long arguments[MOST_ARGUMENTS] = {0};
+    if (!words[1] || !words[2])
         return -1;
-    int result = (int)syscall(SYS_finit_module, descriptor, "", 0);
-    close(descriptor);
-    return result < 0 && errno == EEXIST ? 0 : result;
+    for (int at = 0; at < MOST_ARGUMENTS && words[3 + at]; at++) {
+        char *value = words[3 + at] + 1;
+        arguments[at] = words[3 + at][0] == 'n' ? strtol(value, NULL, 10) : (long)value;
+    }
+    long result = syscall(strtol(words[1], NULL, 10), arguments[0], arguments[1], arguments[2],
+                          arguments[3], arguments[4], arguments[5]);
+    return result < 0 && errno != strtol(words[2], NULL, 10) ? -1 : 0;
 }
 
 /* The kernel makes device nodes some time after their driver is loaded. */
 static int
-wait_for_node(char **words)
+wait_for_node(const char *path)
 {
-    char directory[256], events[4096];
-    const char *slash = strrchr(words[0], '/');
-    if (!slash || slash == words[0] || slash - words[0] >= (ptrdiff_t)sizeof directory) {
-        errno = EINVAL;
-        return -1;
-    }
-    (void)snprintf(directory, sizeof directory, "%.*s", (int)(slash - words[0]), words[0]);
-    int watch = inotify_init1(IN_CLOEXEC);
-    if (watch < 0 || inotify_add_watch(watch, directory, IN_CREATE) < 0)
-        return -1;
-    while (access(words[0], F_OK) < 0)
-        if (errno != ENOENT || read(watch, events, sizeof events) < 0)
+    char events[4096];
+    while (access(path, F_OK) < 0)
+        if (errno != ENOENT || read(EVENTS, events, sizeof events) < 0)
             return -1;
-    return close(watch);
-}
-
-static int
-make_directory(char **words)
-{
-    mode_t mode = (mode_t)strtoul(words[1], NULL, 8);
-    return mkdir(words[0], mode) < 0 && errno != EEXIST ? -1 : chmod(words[0], mode);
-}
-
-/* mount TARGET SOURCE TYPE FLAGS DATA */
-static int
-mount_file_system(char **words)
-{
-    return mount(words[1], words[0], words[2], strtoul(words[3], NULL, 10), words[4]);
-}
-
-/* The initramfs cannot be the argument of pivot_root(2): the new root is moved over it. */
-static int
-switch_root(char **words)
-{
-    if (chdir(words[0]) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0)
-        return -1;
-    return chdir("/");
-}
-
-static int
-open_status(char **words)
-{
-    int descriptor = open(words[0], O_WRONLY | O_CLOEXEC);
-    return descriptor < 0 || dup2(descriptor, STDOUT_FILENO) < 0 ? -1 : close(descriptor);
+    return 0;
 }
 
 /* Run the program, which says itself how it ends, and reap what it and its children leave. */
@@ -114,16 +86,6 @@ run(char **words)
     return errno ? -1 : 0;
 }
 
-static const struct step {
-    const char *name;
-    int words;
-    int (*carry_out)(char **words);
-} STEPS[] = {
-    {"module", 1, load_module},      {"wait", 1, wait_for_node}, {"directory", 2, make_directory},
-    {"mount", 5, mount_file_system}, {"root", 1, switch_root},   {"status", 1, open_status},
-    {"run", MOST_WORDS - 1, run},
-};
-
 /* ---- the plan ------------------------------------------------------------------------------- */
 
 static int
@@ -139,42 +101,33 @@ read_plan(void)
     return (int)count;
 }
 
-static const struct step *
-find_step(const char *name)
-{
-    for (size_t at = 0; at < sizeof STEPS / sizeof *STEPS; at++)
-        if (!strcmp(STEPS[at].name, name))
-            return &STEPS[at];
-    return NULL;
-}
-
-/* Put up to `most` words from `word` on, and then NULL, into `words`. Returns what follows. */
 static char *
-take_words(char *word, char **words, int most)
+next(char *word)
 {
-    int count = 0;
-    for (; count < most && word < plan + plan_size; word += strlen(word) + 1)
-        words[count++] = word;
-    words[count] = NULL;
-    return word;
+    return word + strlen(word) + 1;
 }
 
 static void
 carry_out_plan(void)
 {
-    static char *words[MOST_WORDS];
-    const char *name = NULL;
-    for (char *word = plan; word < plan + plan_size;) {
+    static char *words[MOST_WORDS + MOST_ARGUMENTS];
+    const char *name = "";
+    for (char *word = plan, *end = plan + plan_size; word < end;) {
         name = word;
-        const struct step *step = find_step(name);
-        word = take_words(word + strlen(word) + 1, words, step ? step->words : 0);
+        word = next(word);
+        long count = word < end ? strtol(word, NULL, 10) : 0;
+        memset(words, 0, sizeof words);
+        for (long at = 0; at < count && at < MOST_WORDS && (word = next(word)) < end; at++)
+            words[at] = word;
+        word = next(word);
+        bool waits = !strcmp(name, "until"), runs = !strcmp(name, "run");
         errno = EINVAL;
-        if (!step || !words[0] || step->carry_out(words) < 0) {
+        if (!words[0] || (waits ? wait_for_node(words[0]) : runs ? run(words) : call(words)) < 0) {
             (void)printf("failed %d %s %s\n", errno, name, words[0] ? words[0] : "");
             return;
         }
     }
-    if (!name || strcmp(name, "run"))
+    if (strcmp(name, "run"))
         (void)puts("exited 0"); /* a trial boot */
 }
 
