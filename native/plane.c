@@ -28,6 +28,7 @@
 
 #include "inode.h"
 #include "nodes.h"
+#include "requests.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -1481,11 +1482,11 @@ run(int wait, bool polls)
             int64_t started = now_on(CLOCK_MONOTONIC);
             if (plane.spins)
                 plane.vain = 0;
-            bool answered = !kept_begin(header->unique);
-            if (answered)
+            bool refused =
+                !is_well_formed(header, (size_t)size, BLOCK_BYTES) || !kept_begin(header->unique);
+            if (refused && wants_reply(header))
                 reply(header->unique, EIO, NULL, 0);
-            else
-                answered = answer(header, (size_t)size);
+            bool answered = refused || answer(header, (size_t)size);
             if (are_too_many())
                 evict();
             if (!answered) {

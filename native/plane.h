@@ -16,4 +16,7 @@ __attribute__((visibility("default"))) bool plane_receive(struct fuse_buf *buffe
 void plane_fill_entry(struct fuse_entry_out *to, uint64_t id, uint64_t generation,
                       const struct stat *st);
 
+/* The size of the part of a SETXATTR before the name: session.c. */
+size_t setxattr_bytes(void);
+
 #endif

@@ -59,6 +59,12 @@ libfuse_function(const char *name)
 /* Such a function: libfuse and pyfuse3 find it first. */
 #define INTERPOSED __attribute__((visibility("default")))
 
+size_t
+setxattr_bytes(void)
+{
+    return setxattr_is_extended ? sizeof(struct fuse_setxattr_in) : FUSE_COMPAT_SETXATTR_IN_SIZE;
+}
+
 /* Change a request of `size` bytes. */
 static void
 adapt(struct fuse_in_header *header, size_t size)

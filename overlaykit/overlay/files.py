@@ -45,6 +45,13 @@ def wants_to_write(flags: int) -> bool:
     return flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
 
 
+class _ByHandle(dict[int, OpenFile]):
+    """Open files by FUSE's file handle. Raises OSError (EBADF) for one that is unknown."""
+
+    def __missing__(self, handle: int) -> OpenFile:
+        fail(errno.EBADF)
+
+
 class Files:
     """Opens, reads and writes files.
 
@@ -58,7 +65,7 @@ class Files:
         self._tree = tree
         self._volatile = volatile
         self.descriptors = descriptors
-        self.by_handle: dict[int, OpenFile] = {}
+        self.by_handle = _ByHandle()
         self.writes_back = True
         self._serial = 0
         self.no_open = False

@@ -254,10 +254,8 @@ def test_what_may_mean_more_than_it_seems_is_pythons() -> None:
     os.truncate("layer/sparse", 1 << 20)  # as a metacopy is
     wire = Wire()
     grant()
-    for name in (b"linked", b"sparse", b".wh.gone", b"fifo", b".", b"..", b"a/b"):
+    for name in (b"linked", b"sparse", b".wh.gone", b"fifo", b"n" * 256):
         assert wire.look_up(ROOT, name) is None
-    assert wire.ask(LOOKUP, ROOT, b"no end") is None
-    assert wire.ask(LOOKUP, ROOT) is None
 
 
 @sandboxed_on_disk
@@ -963,7 +961,6 @@ def test_a_request_is_answered_after_the_grant_that_it_asks_for() -> None:
         _native.plane_revoke(ROOT, True)
     for opcode, body in (
         (READDIRPLUS, struct.pack("=QQIIQII", 0, 3, 4096, 0, 0, 0, 0)),  # Python has begun it
-        (READDIRPLUS, b""),
         (UNLINK, b"f\0"),
     ):
         hold(opcode, body)
