@@ -42,7 +42,7 @@ enum {
 struct chunk {
     uint32_t size_class;
     bool is_node;
-    char content[];
+    _Alignas(max_align_t) char content[];
 };
 
 static struct region {
