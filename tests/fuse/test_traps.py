@@ -137,11 +137,16 @@ def test_inode_numbers_that_are_used_again_show_no_other_file(stack: Stack) -> N
 
 
 def test_a_name_that_was_missing_shows_once_python_makes_it(stack: Stack) -> None:
-    """The kernel keeps that a name is missing: in a lower's directory, and in one granted for changes."""
-    stack.add({"lower/f": File(b"f")})
+    """The kernel keeps that a name is missing: in a lower's directory, in one of several, in one granted for changes.
+
+    The plane knows all names of the second one, and of the first one once some were missed.
+    """
+    stack.add({"lower/f": File(b"f"), "merged/f": File(b"f")})
+    stack.add({"merged/g": File(b"g")})
     with mounted(stack) as mount:
         os.mkdir(mount.path("made"))
-        for directory in ("lower", "made"):
+        for directory in ("lower", "merged", "made"):
+            os.listdir(mount.path(directory))
             source = mount.path(f"{directory}/source")
             names = [mount.path(f"{directory}/{name}") for name in ("link", "fifo", "moved", "dir")]
             for name in names:
