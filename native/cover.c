@@ -23,11 +23,8 @@ static const char file_path[] = ATTACHED_AT "/file";
 static int
 memory_file(void)
 {
-    static const char options[] = "mode\0"
-                                  "0755";
-    int memory = mount_fresh("tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
-                             &(struct argument){.bytes = options, .length = sizeof options});
-    if (memory < 0 || mount_attach(memory, ATTACHED_AT) < 0)
+    const unsigned long flags = MS_NOSUID | MS_NODEV;
+    if (syscall(SYS_mount, "tmpfs", ATTACHED_AT, "tmpfs", flags, "mode=0755") < 0)
         return -1;
     return open(file_path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 }

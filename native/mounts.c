@@ -1,4 +1,4 @@
-/* Detached mounts: make one, clone one, attach one, make one the root. */
+/* Detached mounts: clone one, attach one. */
 #include "supervisor.h"
 
 enum { MOST_LINKS = 40 }; /* as the kernel, path_resolution(7) */
@@ -14,38 +14,6 @@ static int
 move_mount_to(int mount, const char *path)
 {
     return (int)syscall(SYS_move_mount, mount, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH);
-}
-
-static int
-set_option(int context, const char *key, const char *value)
-{
-    return (int)syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, key, value, 0);
-}
-
-static int
-configure(int context, const char *fstype, const struct argument *options)
-{
-    if (set_option(context, "source", fstype) < 0)
-        return -1;
-    for (const char *key = NULL, *value = NULL; (key = list_next(options, value));) {
-        value = list_next(options, key);
-        if (set_option(context, key, value) < 0)
-            return -1;
-    }
-    return (int)syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0);
-}
-
-int
-mount_fresh(const char *fstype, unsigned attributes, const struct argument *options)
-{
-    int context = (int)syscall(SYS_fsopen, fstype, FSOPEN_CLOEXEC);
-    if (context < 0)
-        return -1;
-    int mount = configure(context, fstype, options);
-    if (mount == 0)
-        mount = (int)syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, attributes);
-    close_keeping_errno(context);
-    return mount;
 }
 
 /* An unprivileged process may make no other clone: it would reveal what the mounts below cover
@@ -215,14 +183,6 @@ mount_attach(int mount, const char *target)
 
 /* ---- the paths shared with the host --------------------------------------------------------- */
 
-struct bind {
-    struct argument slot;
-    const char *target;
-    char *place; /* the real path that it is attached at */
-    size_t depth;
-    size_t order;
-};
-
 static size_t
 depth_of(const char *path)
 {
@@ -232,64 +192,53 @@ depth_of(const char *path)
     return slashes;
 }
 
-/* By depth, and as given where it is the same. */
+/* Attach a bind, unless another one has its place: two targets may be one path, by symbolic links.
+ */
 static int
-parents_first(const void *one, const void *other)
+attach(struct plan *plan, const struct argument *slot, const char *target)
 {
-    const struct bind *first = one, *second = other;
-    if (first->depth != second->depth)
-        return first->depth < second->depth ? -1 : 1;
-    return first->order < second->order ? -1 : 1;
-}
-
-/* Attach binds[at]. Two targets may be one path, by symbolic links. */
-static int
-attach(struct plan *plan, struct bind *binds, size_t at)
-{
+    static struct {
+        const char *target;
+        char *place;
+    } attached[PLAN_MOST_SLOTS];
+    static size_t count;
     char real[PATH_MAX], both[2 * PATH_MAX];
-    if (real_path(binds[at].target, real) < 0)
-        return fail("MOUNTPOINT", binds[at].target);
-    for (size_t before = 0; before < at; before++) {
-        if (!strcmp(binds[before].place, real)) {
-            (void)snprintf(both, sizeof both, "%s\n%s", binds[before].target, binds[at].target);
+    if (real_path(target, real) < 0)
+        return fail("MOUNTPOINT", target);
+    for (size_t before = 0; before < count; before++)
+        if (!strcmp(attached[before].place, real)) {
+            (void)snprintf(both, sizeof both, "%s\n%s", attached[before].target, target);
             return fail_with("TWICE", EBUSY, both);
         }
-    }
-    if (!(binds[at].place = strdup(real)))
+    attached[count].target = target;
+    if (!(attached[count++].place = strdup(real)))
         return fail("PROCESS", "");
-    int mount = slot_descriptor(plan, &binds[at].slot);
-    slot_fill(plan, &binds[at].slot, -1);
-    return mount_attach(mount, binds[at].target);
+    int mount = slot_descriptor(plan, slot);
+    slot_fill(plan, slot, -1);
+    return mount_attach(mount, target);
 }
 
 int
 attach_binds(struct plan *plan)
 {
-    struct cursor cursor = plan->sections[SECTION_INIT];
+    static size_t depths[PLAN_MOST_SLOTS]; /* of the targets, by the slots of their mounts */
+    size_t deepest = 0;
     struct record record;
-    struct bind *binds = NULL;
-    size_t count = 0;
-    int result = 0;
-    while (plan_next(&cursor, &record)) {
+    const struct argument *argument = record.arguments;
+    for (struct cursor cursor = plan->sections[SECTION_INIT]; plan_next(&cursor, &record);) {
         char real[PATH_MAX];
-        if (record.step != STEP_BIND || slot_descriptor(plan, &record.arguments[0]) < 0)
+        if (record.step != STEP_BIND || slot_descriptor(plan, argument) < 0)
             continue;
-        const char *target = record.arguments[1].bytes;
-        struct bind *more = realloc(binds, (count + 1) * sizeof *binds);
-        if (!more || real_path(target, real) < 0) {
-            result = fail("MOUNTPOINT", target);
-            break;
-        }
-        binds = more;
-        binds[count] = (struct bind){record.arguments[0], target, NULL, depth_of(real), count};
-        count++;
+        if (real_path(argument[1].bytes, real) < 0)
+            return fail("MOUNTPOINT", argument[1].bytes);
+        depths[argument->number] = depth_of(real);
+        if (depths[argument->number] > deepest)
+            deepest = depths[argument->number];
     }
-    if (result == 0 && count)
-        qsort(binds, count, sizeof *binds, parents_first);
-    for (size_t at = 0; result == 0 && at < count; at++)
-        result = attach(plan, binds, at);
-    for (size_t at = 0; at < count; at++)
-        free(binds[at].place);
-    free(binds);
-    return result;
+    for (size_t depth = 0; depth <= deepest; depth++)
+        for (struct cursor cursor = plan->sections[SECTION_INIT]; plan_next(&cursor, &record);)
+            if (record.step == STEP_BIND && slot_descriptor(plan, argument) >= 0 &&
+                depths[argument->number] == depth && attach(plan, argument, argument[1].bytes) < 0)
+                return -1;
+    return 0;
 }

@@ -66,14 +66,10 @@ make_proc_read_only(const struct argument *left)
 }
 
 static int
-empty_directory(void)
+cover_directory(const char *path)
 {
-    static const char mode[] = "mode\0"
-                               "0555";
-    const struct argument options = {.bytes = mode, .length = sizeof mode};
-    return mount_fresh("tmpfs",
-                       MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_RDONLY,
-                       &options);
+    const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY;
+    return (int)syscall(SYS_mount, "tmpfs", path, "tmpfs", flags, "mode=0555");
 }
 
 /* Cover paths that exist, directories by empty ones and other files by `file`. */
@@ -88,10 +84,11 @@ cover_all(const struct argument *paths, const char *file, const struct mount_att
                 return fail(failure, path);
             continue; /* no process of the view sees more */
         }
-        int mount = S_ISDIR(st.st_mode) ? empty_directory() : mount_clone(file, attributes);
+        bool directory = S_ISDIR(st.st_mode);
+        int mount = directory ? cover_directory(path) : mount_clone(file, attributes);
         if (mount < 0)
             return fail(failure, path);
-        if (mount_attach(mount, path) < 0)
+        if (!directory && mount_attach(mount, path) < 0)
             return -1;
     }
     return 0;

@@ -169,10 +169,6 @@ void helper_end(struct helper *helper);
 
 /* ---- mounts.c ------------------------------------------------------------------------------- */
 
-/* A detached mount of a fresh file system, with MOUNT_ATTR_* `attributes` and the keys and values
- * of `options`. Returns -1 with errno set. */
-int mount_fresh(const char *fstype, unsigned attributes, const struct argument *options);
-
 struct mount_attr;
 
 /* A detached clone of the mount at `path` and of all mounts below it, with changed attributes
