@@ -67,7 +67,7 @@ py_replace_memory(PyObject *Py_UNUSED(module), PyObject *args)
     int error = errno;
     sigprocmask(SIG_SETMASK, &before, NULL);
     errno = error;
-    return pages < 0 ? native_raise(NULL, NULL) : PyLong_FromSsize_t(pages);
+    return pages < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromSsize_t(pages);
 }
 
 PyObject *

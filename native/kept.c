@@ -303,18 +303,11 @@ py_plane_kept(PyObject *Py_UNUSED(module), PyObject *crashed)
     for (struct node *node = region ? next_node(NULL) : NULL; list && node;
          node = next_node(node)) {
         int made = node->owner != PYTHON && node->made ? node->fd : -1;
-        PyObject *both = Py_BuildValue("ii", made, node->kept);
-        if (!both || PyList_Append(list, both) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(both);
+        native_append(&list, Py_BuildValue("ii", made, node->kept));
     }
-    for (size_t at = 0; list && at < plane.handle_count; at++) {
-        PyObject *both =
-            Py_BuildValue("ii", plane.handles[at].used ? plane.handles[at].fd : -1, -1);
-        if (!both || PyList_Append(list, both) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(both);
-    }
+    for (size_t at = 0; list && at < plane.handle_count; at++)
+        native_append(&list,
+                      Py_BuildValue("ii", plane.handles[at].used ? plane.handles[at].fd : -1, -1));
     return list ? Py_BuildValue("KN", (unsigned long long)plane.requests, list) : NULL;
 }
 

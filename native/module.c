@@ -1,4 +1,4 @@
-/* The module overlaykit._native: its constants, its types, and the argument converters.
+/* The module overlaykit._native: its constants and its functions.
  *
  * The contract is overlaykit/_native.pyi. Built against the limited API of CPython 3.11.
  */
@@ -22,70 +22,6 @@ static const struct {
 #include "constants.h" /* made from _native.pyi by setup/headers.py */
 #undef CONSTANT
 };
-
-int
-native_path_from(PyObject *given, void *address)
-{
-    native_path *path = address;
-    if (given == NULL) { /* a later argument was rejected */
-        native_path_release(path);
-        return 0;
-    }
-    if (!PyUnicode_FSConverter(given, &path->encoded))
-        return 0;
-    path->given = given;
-    path->name = PyBytes_AsString(path->encoded);
-    return Py_CLEANUP_SUPPORTED;
-}
-
-int
-native_path_or_none_from(PyObject *given, void *address)
-{
-    if (given == Py_None) {
-        *(native_path *)address = (native_path){0};
-        return Py_CLEANUP_SUPPORTED;
-    }
-    return native_path_from(given, address);
-}
-
-void
-native_path_release(native_path *path)
-{
-    Py_CLEAR(path->encoded);
-}
-
-int
-native_uint64_from(PyObject *given, void *address)
-{
-    unsigned long long value = PyLong_AsUnsignedLongLong(given);
-    if (value == (unsigned long long)-1 && PyErr_Occurred())
-        return 0;
-    *(uint64_t *)address = value;
-    return 1;
-}
-
-int
-native_uint32_from(PyObject *given, void *address)
-{
-    uint64_t value;
-    if (!native_uint64_from(given, &value))
-        return 0;
-    if (value > UINT32_MAX) {
-        PyErr_SetString(PyExc_OverflowError, "int too large for 32 bits");
-        return 0;
-    }
-    *(uint32_t *)address = (uint32_t)value;
-    return 1;
-}
-
-PyObject *
-native_raise(const native_path *path, const native_path *second)
-{
-    if (PyErr_Occurred())
-        return NULL;
-    return PyErr_SetFromErrnoWithFilenameObjects(PyExc_OSError, path ? path->given : NULL,
-                                                 second ? second->given : NULL);
-}
 
 static int
 module_exec(PyObject *module)

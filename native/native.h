@@ -1,4 +1,4 @@
-/* Shared by the files of overlaykit._native: arguments, errors, calls with EINTR retried.
+/* Shared by the files of overlaykit._native.
  *
  * Only session.c, plane.c and kept.c keep state outside the module object, of a session that begins
  * after each fork. */
@@ -15,6 +15,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define UNKNOWN_INODE 0xffffffff /* of a listing's entry; as libfuse's own FUSE_UNKNOWN_INO */
 
 /* The generation of a listing's entry without a nodeid (session.c). No node has it. */
 #define NAME_ONLY 1
@@ -33,38 +35,9 @@
 #define BACKED (1L << 60)
 #define BACKING_SHIFT 32
 
-/* A path as the argument (borrowed, for the error) and as bytes for the kernel. `name` is NULL for
- * None. */
-typedef struct {
-    PyObject *given;
-    PyObject *encoded;
-    const char *name;
-} native_path;
-
-/* Converters for "O&" in PyArg_Parse*: path, path or None, and integers that must fit. */
-int native_path_from(PyObject *given, void *path);
-int native_path_or_none_from(PyObject *given, void *path);
-int native_uint32_from(PyObject *given, void *value);
-int native_uint64_from(PyObject *given, void *value);
-
-void native_path_release(native_path *path);
-
-/* Set OSError from errno with up to two paths (each may be NULL), unless a signal handler raised.
- * Returns NULL. */
-PyObject *native_raise(const native_path *path, const native_path *second);
-
 /* Append a new value, which is taken over, to a list. After a failure there is no list, but an
  * exception. */
 void native_append(PyObject **list, PyObject *value);
-
-/* Make the system call with the GIL released. After EINTR run Python's signal handlers and, unless
- * one raises, repeat it (PEP 475). */
-#define NATIVE_CALL(result, call)                                                                  \
-    do {                                                                                           \
-        Py_BEGIN_ALLOW_THREADS;                                                                    \
-        (result) = (call);                                                                         \
-        Py_END_ALLOW_THREADS;                                                                      \
-    } while ((result) < 0 && errno == EINTR && PyErr_CheckSignals() == 0)
 
 /* The functions of the module that are no rows of the table of system calls. */
 #define METHOD(name, flags, parameters) PyObject *py_##name(PyObject *module, PyObject *arguments);

@@ -9,7 +9,6 @@
 
 #define BLOCK_BYTES ((1 << 20) + (1 << 13)) /* more than the longest request, a WRITE of 1 MiB */
 #define INODE_LIMIT (1ULL << 48)            /* overlay/numbering.py */
-#define UNKNOWN_INODE 0xffffffff            /* as libfuse's own FUSE_UNKNOWN_INO */
 #define AUFS_PREFIX ".wh."
 
 enum {

@@ -1989,46 +1989,29 @@ py_plane_held(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     return Py_BuildValue("KKKK", nodes, lookups, files, (unsigned long long)plane.directories);
 }
 
-struct descriptors {
-    int *number;
-    size_t count;
-};
-
-/* Add a descriptor to those to close. */
+/* Note a descriptor of those that Python closes. */
 static void
-take(struct descriptors *all, int *fd)
+take(int *all, size_t *count, int *fd)
 {
-    if (*fd >= 0 && all->count < BLOCK_BYTES / sizeof *all->number)
-        all->number[all->count++] = *fd;
+    if (*fd >= 0 && *count < BLOCK_BYTES / sizeof *all)
+        all[(*count)++] = *fd;
     *fd = -1;
-}
-
-static int
-by_number(const void *one, const void *other)
-{
-    return *(const int *)one - *(const int *)other;
 }
 
 PyObject *
 py_plane_close(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
+    int *all = (void *)plane.reply;
+    size_t count = 0;
     for (size_t at = 0; at < plane.handle_count; at++)
         if (plane.handles[at].used)
             close_handle(&plane.handles[at]);
-    /* Programs wait for the end of a mount: one call closes those whose numbers follow. */
-    struct descriptors all = {.number = (void *)plane.reply};
     for (size_t at = 0; at < plane.buckets; at++)
         for (struct node *node = plane.ids[at]; node; node = node->next_id) {
-            take(&all, &node->fd);
-            take(&all, &node->upper);
+            take(all, &count, &node->fd);
+            take(all, &count, &node->upper);
             for (size_t lower = 0; node->lowers && lower < node->lowers->count; lower++)
-                take(&all, &node->lowers->at[lower].fd);
+                take(all, &count, &node->lowers->at[lower].fd);
         }
-    qsort(all.number, all.count, sizeof *all.number, by_number);
-    for (size_t at = 0, end; at < all.count; at = end) {
-        for (end = at + 1; end < all.count && all.number[end] == all.number[end - 1] + 1;)
-            end++;
-        (void)syscall(SYS_close_range, all.number[at], all.number[end - 1], 0);
-    }
-    Py_RETURN_NONE;
+    return PyBytes_FromStringAndSize(plane.reply, (Py_ssize_t)(count * sizeof *all));
 }

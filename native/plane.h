@@ -9,7 +9,8 @@
 #include <stdbool.h>
 
 /* Put the request that Python is to answer into the buffer, as fuse_session_receive_buf. Returns
- * false if the session is to be read as ever: before the plane is in use, and after its end. */
+ * false if the session is to be read as ever: before the plane is in use, and after its end. Tests
+ * call it as well. */
 __attribute__((visibility("default"))) bool plane_receive(struct fuse_buf *buffer, int *result);
 
 /* Fill in a reply's entry: a node with the attributes `st`, for as long as the mount has it. */

@@ -32,7 +32,6 @@
 #include <linux/fuse.h>
 #include <stddef.h>
 
-#define UNKNOWN_INODE 0xffffffff /* as libfuse's own FUSE_UNKNOWN_INO */
 #ifndef FOPEN_PASSTHROUGH
 #define FOPEN_PASSTHROUGH (1 << 7) /* Linux 6.9 */
 #endif

@@ -80,8 +80,8 @@ enum { CALLS = sizeof(calls) / sizeof(calls[0]) };
 struct argument {
     char type;
     uint64_t number;
-    Py_ssize_t size;  /* of a bytearray */
-    native_path path; /* of a string, too */
+    Py_ssize_t size;   /* of a bytearray */
+    PyObject *encoded; /* a string as bytes; NULL for None */
     struct sock_fprog filter;
 };
 
@@ -106,18 +106,13 @@ filter_from(PyObject *given, struct sock_fprog *filter)
 static int
 argument_from(PyObject *given, struct argument *argument)
 {
-    uint32_t number;
     int overflow;
     switch (argument->type) {
     case 'p':
     case 's':
-        return native_path_from(given, &argument->path);
     case 'z':
-        return native_path_or_none_from(given, &argument->path);
-    case 'm':
-    case 'o':
-    case 'q':
-        return native_uint64_from(given, &argument->number);
+        return (argument->type == 'z' && given == Py_None) ||
+               PyUnicode_FSConverter(given, &argument->encoded);
     case 'i':
         argument->number = (uint64_t)PyLong_AsLongAndOverflow(given, &overflow);
         if (PyErr_Occurred())
@@ -139,10 +134,10 @@ argument_from(PyObject *given, struct argument *argument)
         argument->number = (uintptr_t)PyByteArray_AsString(given);
         return 1;
     default:
-        if (!native_uint32_from(given, &number))
-            return 0;
-        argument->number = number;
-        return 1;
+        argument->number = PyLong_AsUnsignedLongLong(given);
+        if (!PyErr_Occurred() && argument->number > UINT32_MAX && !strchr("moq", argument->type))
+            PyErr_SetString(PyExc_OverflowError, "int too large for 32 bits");
+        return !PyErr_Occurred();
     }
 }
 
@@ -154,7 +149,7 @@ word_of(struct argument *argument)
     case 'p':
     case 's':
     case 'z':
-        return (long)argument->path.name;
+        return argument->encoded ? (long)PyBytes_AsString(argument->encoded) : 0;
     case 'F':
         return (long)&argument->filter;
     case 'c':
@@ -197,7 +192,7 @@ py_call(PyObject *self, PyObject *const *args, Py_ssize_t count)
     uint64_t members[MOST_MEMBERS];
     long words[MOST_WORDS] = {0}, result;
     size_t used = 0, inside = 0, named = 0;
-    const native_path *paths[2] = {NULL, NULL};
+    PyObject *paths[2] = {NULL, NULL};
     PyObject *answer = NULL;
     int taken = take_arguments(call, args, count, given);
     for (int i = 0; i < taken; i++) {
@@ -215,20 +210,26 @@ py_call(PyObject *self, PyObject *const *args, Py_ssize_t count)
         if (given[i].type == 'B')
             words[used++] = given[i].size;
         if (given[i].type == 'p')
-            paths[named++] = &given[i].path;
+            paths[named++] = args[i];
     }
     if (taken >= 0) {
-        NATIVE_CALL(result, syscall(call->number, words[0], words[1], words[2], words[3], words[4],
-                                    words[5]));
+        /* After EINTR run Python's signal handlers and, unless one raises, repeat it (PEP 475). */
+        do {
+            Py_BEGIN_ALLOW_THREADS;
+            result =
+                syscall(call->number, words[0], words[1], words[2], words[3], words[4], words[5]);
+            Py_END_ALLOW_THREADS;
+        } while (result < 0 && errno == EINTR && PyErr_CheckSignals() == 0);
         bool absent = result < 0 && (errno == ENODATA || errno == EOPNOTSUPP);
-        if (result < 0 && !(absent && call->answers == RESULT_OR_NONE))
-            native_raise(paths[0], paths[1]);
-        else
+        if (result < 0 && !(absent && call->answers == RESULT_OR_NONE)) {
+            if (!PyErr_Occurred())
+                PyErr_SetFromErrnoWithFilenameObjects(PyExc_OSError, paths[0], paths[1]);
+        } else
             answer =
                 call->answers == NOTHING || absent ? Py_NewRef(Py_None) : PyLong_FromLong(result);
     }
     for (int i = 0; i < MOST_ARGUMENTS; i++)
-        native_path_release(&given[i].path);
+        Py_XDECREF(given[i].encoded);
     return answer;
 }
 
