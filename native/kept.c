@@ -35,8 +35,9 @@
 enum {
     SMALL_CLASSES = 17, /* up to 1 KiB; from then on powers of 2 */
     CLASSES = SMALL_CLASSES + 26,
-    CRASHES = 50, /* as much blame as that many kills, of which a request may be innocent */
+    CRASHES = 50, /* as much blame as that many kills */
     MOST_BLAME = 2 * CRASHES,
+    PAGE_BYTES = 1 << 12, /* at least */
 };
 
 struct chunk {
@@ -106,6 +107,15 @@ kept_free(void *memory)
     memcpy(chunk->content, &region->unused[chunk->size_class], sizeof chunk);
     STORED();
     region->unused[chunk->size_class] = chunk;
+}
+
+char *
+kept_block(void)
+{
+    char *block = grown(NULL, BLOCK_BYTES);
+    for (size_t at = 0; region && at < BLOCK_BYTES; at += PAGE_BYTES)
+        *(volatile char *)(block + at) = 0;
+    return block;
 }
 
 void
@@ -222,23 +232,44 @@ kept_recover(void)
 
 /* ---- requests ------------------------------------------------------------------------------- */
 
-bool
-kept_begin(uint64_t unique)
+static struct begun *
+begun_of(uint64_t unique)
 {
-    struct begun *begun = &plane.begun[unique >> 1 & (BEGUN - 1)];
-    plane.resent = false;
+    return &plane.begun[unique >> 1 & (BEGUN - 1)];
+}
+
+bool
+kept_begin(const struct fuse_in_header *header)
+{
+    uint64_t unique = header->unique;
+    struct begun *begun = begun_of(unique);
+    plane.resent = (unique & RESENT) != 0;
     plane.requests++;
-    if (!(unique & RESENT)) {
+    /* Those without a reply; an INTERRUPT has the number of the request that it is about. */
+    if (header->opcode == FUSE_INTERRUPT || header->opcode == FUSE_FORGET ||
+        header->opcode == FUSE_BATCH_FORGET)
+        return true;
+    if (!plane.resent)
+        plane.renaming.above *= plane.renaming.under_way;
+    if (!plane.resent || begun->unique != (unique & ~RESENT)) {
         begun->blame = 0;
         STORED();
-        begun->unique = unique;
-        return true;
+        begun->unique = unique & ~RESENT;
     }
-    plane.resent = begun->unique == (unique & ~RESENT);
-    if (!plane.resent)
-        *begun = (struct begun){.unique = unique & ~RESENT};
-    begun->blame += plane.blame;
+    begun->blame += plane.resent ? plane.blame : 0;
     return begun->blame < MOST_BLAME;
+}
+
+/* Blame requests for the end of a daemon. A crash may come from any that is under way. A killed one
+ * may have used too much memory, for the request that it has read last: others, such as a copy of a
+ * large file, are under way for as long as a daemon lives. */
+static void
+blame(bool crashed)
+{
+    uint64_t last = plane.reading.unique & ~RESENT;
+    plane.blame = crashed ? CRASHES : 0;
+    if (!crashed && begun_of(last)->unique == last)
+        begun_of(last)->blame++;
 }
 
 void
@@ -287,6 +318,8 @@ py_fork_with_descriptors(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
     long pid = syscall(SYS_clone, knows ? flags : CLONE_FILES | SIGCHLD, 0, 0, thread, thread);
 #endif
     int error = errno;
+    if (pid >= 0) /* by which others know which of the two serves the mount */
+        (void)prctl(PR_SET_NAME, pid == 0 ? "daemon" : "keeper", 0, 0, 0);
     if (pid == 0)
         PyOS_AfterFork_Child();
     else
@@ -298,7 +331,7 @@ py_fork_with_descriptors(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 PyObject *
 py_plane_kept(PyObject *Py_UNUSED(module), PyObject *crashed)
 {
-    plane.blame = crashed == Py_True ? CRASHES : 1;
+    blame(crashed == Py_True);
     PyObject *list = PyList_New(0);
     for (struct node *node = region ? next_node(NULL) : NULL; list && node;
          node = next_node(node)) {

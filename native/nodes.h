@@ -79,8 +79,9 @@ struct lowers {
 };
 
 struct handle {
-    int fd;          /* -1: closed, or Python's, or left by an earlier daemon */
-    uint64_t python; /* of Python, unless 0 */
+    int fd;              /* -1: closed, or Python's, or left by an earlier daemon */
+    uint32_t generation; /* a RELEASE that is sent again is of an earlier one */
+    uint64_t python;     /* of Python, unless 0 */
     struct node *node;
     bool used, writable;
     bool recent, written; /* without OPEN: since it was passed for being closed, since opened */
@@ -121,12 +122,12 @@ struct state {
         uint64_t blame; /* for the ends of daemons */
     } begun[BEGUN];     /* the last requests, by `unique` */
     uint64_t requests;
-    uint64_t blame; /* that the requests under way get for the end of the last daemon */
-    bool resent;    /* the request that Python is to answer had begun */
+    uint64_t blame; /* that the requests under way get for the crash of the last daemon */
+    bool resent;    /* the request that Python is to answer may have begun */
     struct renaming {
         bool under_way;
         uint32_t flags;
-        uint64_t above;       /* 0: none since the request was read */
+        uint64_t above;       /* 0: none since a request was read that is not sent again */
         uint64_t onto, inode; /* `inode`: the one that is moved, if `flags` */
         char name[MOST_NAMES + 1], new_name[MOST_NAMES + 1];
     } renaming;
@@ -190,12 +191,17 @@ bool answer_readdirplus(const struct fuse_in_header *header, struct node *direct
 void *kept_alloc(size_t size, bool is_node);
 void kept_free(void *memory);
 
+/* Memory for a request of BLOCK_BYTES. If this process may be killed and replaced, all its pages
+ * are there: while a process is being killed, the kernel takes no page for what it reads, and fails
+ * the request with EIO (fs/fuse/dev.c: fuse_dev_do_read, mm/gup.c: __get_user_pages). */
+char *kept_block(void);
+
 /* Close a descriptor, whose number is taken away first. */
 void kept_close(int *fd);
 
-/* Note that a request is begun, and whether it had (`resent`). Returns whether it may be: not if
- * two daemons have crashed with it. */
-bool kept_begin(uint64_t unique);
+/* Note that a request is begun, and whether it may have been before (`resent`). Returns whether it
+ * may be: not if two daemons have crashed with it. */
+bool kept_begin(const struct fuse_in_header *header);
 
 /* Note where Python's node is found. */
 void kept_link(struct node *node, uint64_t above, const char *name);

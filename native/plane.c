@@ -37,6 +37,8 @@
 #include <sys/uio.h>
 #include <sys/xattr.h>
 
+#define GENERATION_SHIFT 32 /* of a handle's number, in which 28 bits are free for it */
+#define GENERATIONS (1U << 28)
 #define FIRST_GENERATION 2             /* 1 is NAME_ONLY */
 #define CLOCK_LAG (20 * SECOND / 1000) /* overlay/openfile.py */
 #define LATE_AT_MOST (10 * SECOND)
@@ -645,13 +647,19 @@ answer_xattr(const struct fuse_in_header *header, struct node *node, uint32_t ro
 
 /* ---- files ---------------------------------------------------------------------------------- */
 
+static uint64_t
+number_of(const struct handle *handle)
+{
+    return OUR_HANDLE | (uint64_t)handle->generation << GENERATION_SHIFT |
+           (uint64_t)(handle - plane.handles);
+}
+
 static struct handle *
 handle_of(uint64_t number)
 {
-    size_t at = (size_t)(number & ~OUR_HANDLE);
-    return number & OUR_HANDLE && at < plane.handle_count && plane.handles[at].used
-               ? &plane.handles[at]
-               : NULL;
+    size_t at = (size_t)(uint32_t)number;
+    struct handle *handle = at < plane.handle_count ? &plane.handles[at] : NULL;
+    return handle && handle->used && number == number_of(handle) ? handle : NULL;
 }
 
 static size_t
@@ -715,6 +723,7 @@ use_handle(struct handle given)
 {
     size_t at = free_handle(); /* which may move them */
     struct handle *handle = &plane.handles[at];
+    given.generation = (handle->generation + 1) % GENERATIONS;
     given.used = false;
     *handle = given;
     STORED();
@@ -746,12 +755,6 @@ drop_handle(struct handle *handle)
 {
     close_handle(handle);
     handle->used = false;
-}
-
-static uint64_t
-number_of(const struct handle *handle)
-{
-    return OUR_HANDLE | (uint64_t)(handle - plane.handles);
 }
 
 /* Whether one more file may be open. Without OPEN one that was not used lately is closed for it,
@@ -1478,12 +1481,11 @@ run(int wait, bool polls)
         ssize_t size = readv(plane.device, parts, 2);
         if (size >= (ssize_t)sizeof(struct fuse_in_header)) {
             *header = plane.reading;
-            plane.renaming.above *= plane.renaming.under_way;
             int64_t started = now_on(CLOCK_MONOTONIC);
             if (plane.spins)
                 plane.vain = 0;
             bool refused =
-                !is_well_formed(header, (size_t)size, BLOCK_BYTES) || !kept_begin(header->unique);
+                !is_well_formed(header, (size_t)size, BLOCK_BYTES) || !kept_begin(header);
             if (refused && wants_reply(header))
                 reply(header->unique, EIO, NULL, 0);
             bool answered = refused || answer(header, (size_t)size);
@@ -1535,7 +1537,7 @@ plane_receive(struct fuse_buf *buffer, int *result)
         buffer->mem = plane.block;
         buffer->size = plane.pending;
         buffer->flags = 0;
-        plane.block = given ? given : grown(NULL, BLOCK_BYTES);
+        plane.block = given ? given : kept_block();
         plane.pending = 0;
     }
     return true;
@@ -1574,7 +1576,7 @@ py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
         kept_recover();
     started = true;
     if (!plane.block) {
-        plane.block = grown(NULL, BLOCK_BYTES);
+        plane.block = kept_block();
         plane.reply = grown(NULL, BLOCK_BYTES);
         if (!plane.ids)
             grow_table();
@@ -1612,8 +1614,9 @@ crossing(struct node *node)
     for (size_t at = 0; handles && at < plane.handle_count && node->handles; at++) {
         if (!plane.handles[at].used || plane.handles[at].node != node)
             continue;
-        native_append(&handles, Py_BuildValue("KN", (unsigned long long)(OUR_HANDLE | at),
-                                              PyBool_FromLong(plane.handles[at].writable)));
+        native_append(&handles,
+                      Py_BuildValue("KN", (unsigned long long)number_of(&plane.handles[at]),
+                                    PyBool_FromLong(plane.handles[at].writable)));
     }
     PyObject *modified =
         node->modified == UNSET ? Py_NewRef(Py_None) : PyLong_FromLongLong(node->modified);

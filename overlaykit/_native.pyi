@@ -382,14 +382,16 @@ def plane_share() -> None:
 def fork_with_descriptors() -> int:
     """Fork a process with this one's table of descriptors: what one opens or closes, the other does. As os.fork.
 
+    This process gets the name "keeper", and the new one the name "daemon" (comm of proc(5)).
+
     Requires: no other thread runs.
     """
 
 def plane_kept(crashed: bool, /) -> tuple[int, list[tuple[int, int]]]:
     """How many requests were read, and the descriptors that the next daemon needs (-1: none). Requires: no daemon runs.
 
-    `crashed`: the last one was not killed from outside. Two such ends while the same request is under way make it fail,
-    as do a hundred others.
+    `crashed`: the last one was not killed from outside. A request that is under way at two such ends fails then, as
+    does one that was the last to be read at a hundred others.
     """
 
 def plane_link(nodeid: int, above: int, name: bytes, /) -> None:
@@ -405,7 +407,7 @@ def plane_count(nodeid: int, /) -> None:
     """Note a lookup of a node of Python's."""
 
 def plane_resent() -> bool:
-    """Whether the request that Python got last has begun in a daemon that was killed."""
+    """Whether the request that Python got last may have begun in a daemon that was killed."""
 
 def plane_refuse(device: int, /) -> None:
     """Answer with EIO what daemons that were killed may not have answered."""

@@ -41,7 +41,9 @@ _RESEND: Final = 7
 """include/uapi/linux/fuse.h: FUSE_NOTIFY_RESEND."""
 
 _MOST_VAIN_DAEMONS: Final = 20
-"""That end in succession before they have read a request: no further one would serve."""
+"""That end in succession, soon after they have begun, without having read a request: no further one would serve."""
+
+_SOON_SECONDS: Final = 1.0
 
 _REST_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Before and between the keeper's rests: an image is published a while after the first daemon has begun."""
@@ -75,6 +77,7 @@ def keep(rest: Callable[[], bool] | None = None) -> bool:
     takes_over = False
     requests = vain = 0
     while True:
+        began = time.monotonic()
         daemon = _fork()
         if daemon == 0:
             _native.prctl(_native.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -89,7 +92,8 @@ def keep(rest: Callable[[], bool] | None = None) -> bool:
         log.warning("the daemon was ended by signal %d", os.WTERMSIG(status))
         before = requests
         requests, descriptors = _native.plane_kept(os.WTERMSIG(status) != signal.SIGKILL)
-        vain = vain + 1 if requests == before else 0
+        is_vain = requests == before and time.monotonic() - began < _SOON_SECONDS
+        vain = vain + 1 if is_vain else 0
         if vain > _MOST_VAIN_DAEMONS:
             log.error("daemons end as soon as they begin: the mount ends")
             os._exit(1)

@@ -298,7 +298,9 @@ class Operations(pyfuse3.Operations):
         new = filesystem.nodes.directory(parent_inode_new)
         check_name(name_new)
         names = (parent_inode_old, name_old, parent_inode_new, name_new)
-        if self._is_resent() and names == self._renamed:
+        if self._is_resent() and (
+            names == self._renamed or filesystem.lookup.find(old, name_old) is None
+        ):
             return
         await self._copying.copy_up(filesystem.lookup.require(old, name_old), metadata_only=True)
         replaced = (

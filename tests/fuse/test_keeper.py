@@ -154,7 +154,9 @@ def test_watches_stay(stack: Stack) -> None:
         assert next_name(events) == "new"
 
 
-CLIENTS, KILLS = (8, 200) if "OVERLAYKIT_PROOFS" in os.environ else (4, 15)
+CLIENTS, KILLS, SECONDS = (8, 200, 900) if "OVERLAYKIT_PROOFS" in os.environ else (4, 15, 60)
+"""The last one: the longest time of a test."""
+
 _MOST_STEPS_BETWEEN = 60
 
 

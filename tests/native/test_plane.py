@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import random
+import resource
 import socket
 import stat
 import struct
@@ -21,9 +22,12 @@ LOOKUP, FORGET, GETATTR, READLINK, OPEN, READ = 1, 2, 3, 5, 14, 15
 RELEASE, GETXATTR, LISTXATTR, FLUSH, BATCH_FORGET = 18, 22, 23, 25, 42
 UNLINK, RENAME2, READDIRPLUS, WRITE = 10, 45, 44, 16
 SETATTR, SYMLINK, MKDIR, RMDIR, FSYNC, LINK, CREATE = 4, 6, 9, 11, 20, 13, 35
+INTERRUPT = 36
 ROOT: Final = 1
 DESCRIPTORS: Final = 8
 OUR_HANDLE: Final = _native.OUR_HANDLE
+FIRST_HANDLE: Final = OUR_HANDLE | 1 << 32 | 1
+RESENT: Final = 1 << 63
 
 _HEADER: Final = struct.Struct("=IIQQIIIHH")
 _OUT: Final = struct.Struct("=IiQ")
@@ -716,7 +720,7 @@ def test_an_open_file_of_a_closed_directory_is_pythons_to_change() -> None:
 def change(opcode: int, chance: random.Random) -> bytes:
     """The body of a request that changes names or files."""
     one, other = (chance.choice((b"f1\0", b"n1\0", b"n2\0", b"n3\0")) for _ in range(2))
-    handle = chance.choice((OUR_HANDLE, OUR_HANDLE | 1))
+    handle = chance.choice((OUR_HANDLE, FIRST_HANDLE))
     bodies = {
         MKDIR: struct.pack("=II", 0o755, 0o22) + one,
         CREATE: struct.pack("=IIII", os.O_RDWR, 0o100644, 0o22, 0) + one,
@@ -755,7 +759,7 @@ def test_malformed_requests_read_nothing_beyond_their_end(seed: int, changes: bo
                 body[:] = chance.choice((b"d0\0", b"d1\0", b"f1\0", b"f4\0", b"f4", b"..\0", b"."))
             elif chance.random() < 0.7:
                 body[:8] = struct.pack(
-                    "=Q", chance.choice((0, 1, OUR_HANDLE, OUR_HANDLE | 1, 1 << 63))
+                    "=Q", chance.choice((0, 1, OUR_HANDLE, FIRST_HANDLE, 1 << 63))
                 )
             nodeid = chance.choice((*nodeids, chance.getrandbits(64)))
             raw = _HEADER.pack(40 + len(body), opcode, 2, nodeid, 0, 0, 0, 0, 0) + bytes(body)
@@ -1015,3 +1019,111 @@ def test_requests_of_a_killed_daemon_fail_where_the_kernel_does_not_send_them_ag
     assert wire.ask(LINK, ROOT, struct.pack("=Q", 7) + b"g\0") is None
     _native.plane_refuse(wire.device.fileno())
     assert _OUT.unpack(wire.ours.recv(1 << 12)) == (_OUT.size, -errno.EIO, wire.unique)
+
+
+@sandboxed
+def test_an_interrupt_does_not_hide_the_request_that_it_is_about() -> None:
+    wire = Wire()
+    grant()
+    link = struct.pack("=Q", 7) + b"g\0"
+    assert wire.ask(LINK, ROOT, link) is None
+    unique = wire.unique
+    raw = _HEADER.pack(48, INTERRUPT, unique | 1, 0, 0, 0, 0, 0, 0) + struct.pack("=Q", unique)
+    assert wire.send(raw) is not None
+    assert wire.send(_HEADER.pack(56, GETATTR, 100, 7, 0, 0, 0, 0, 0) + bytes(16)) is not None
+    _native.plane_refuse(wire.device.fileno())
+    answered = [_OUT.unpack(wire.ours.recv(1 << 12)) for _ in range(2)]
+    assert [one for one in answered if one[2] == unique] == [(_OUT.size, -errno.EIO, unique)]
+
+
+@sandboxed
+def test_a_release_that_is_sent_again_closes_no_other_file() -> None:
+    write("f", "content")
+    wire = Wire()
+    grant()
+    nodeid = wire.look_up(ROOT, b"f")
+    assert nodeid
+
+    def opened() -> int:
+        return handle_of(wire.ask(OPEN, nodeid, struct.pack("=II", os.O_RDONLY, 0)))
+
+    released = opened()
+    release = struct.pack("=QIIQ", released, 0, 0, 0)
+    assert wire.ask(RELEASE, nodeid, release) == (0, b"")
+    while (other := opened()) & 0xFFFFFFFF != released & 0xFFFFFFFF:
+        assert wire.ask(RELEASE, nodeid, struct.pack("=QIIQ", other, 0, 0, 0)) == (0, b"")
+    assert wire.ask(RELEASE, nodeid, release) == (0, b"")
+    assert read(wire, nodeid, other) == (0, b"content")
+
+
+LONG: Final = 1 << 20
+"""Bytes: the longest WRITE."""
+
+
+@sandboxed
+def test_a_daemon_that_may_be_killed_has_the_memory_for_any_request() -> None:
+    """The kernel gives a process that is being killed no page, and fails the request with EIO."""
+    _native.plane_share()
+    wire = Wire()
+    wire.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * LONG)
+    for number in range(2):  # each of the two blocks that take turns
+        request = _HEADER.pack(80 + LONG, WRITE, 2 + 2 * number, ROOT, 0, 0, 0, 0, 0)
+        wire.ours.send(request + struct.pack("=QQIIQII", 0, 0, LONG, 0, 0, 0, 0) + bytes(LONG))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        _native.plane_wait(wire.device.fileno(), 0, False)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 10
+        result = ctypes.c_int(0)
+        assert wire.library.plane_receive(ctypes.byref(wire.buffer), ctypes.byref(result))
+        assert result.value == 80 + LONG
+
+
+@sandboxed
+def test_only_the_request_read_last_is_blamed_for_a_kill() -> None:
+    _native.plane_share()
+    wire = Wire()
+    grant()
+    link = struct.pack("=Q", 7) + b"g\0"
+    assert wire.ask(LINK, ROOT, link) is None
+    patient = wire.unique
+    assert wire.ask(LINK, ROOT, link) is None
+    culprit = wire.unique
+
+    def sent_again(unique: int) -> bool:
+        """Whether Python gets the request; else it is refused."""
+        length = _HEADER.size + len(link)
+        raw = _HEADER.pack(length, LINK, unique | RESENT, ROOT, 0, 0, 0, 0, 0) + link
+        if wire.send(raw) is not None:
+            return True
+        assert _OUT.unpack(wire.ours.recv(1 << 12)) == (_OUT.size, -errno.EIO, unique | RESENT)
+        return False
+
+    kills = 0
+    while sent_again(patient) and sent_again(culprit):
+        _native.plane_kept(False)
+        kills += 1
+    assert kills == 100
+    assert sent_again(patient)
+    assert not sent_again(culprit)
+    for crashes in range(2):
+        assert sent_again(patient) == (crashes < 2)
+        _native.plane_kept(True)
+    assert not sent_again(patient)
+
+
+@sandboxed
+def test_a_rename_is_noted_until_all_requests_have_been_sent_again() -> None:
+    """The daemon that takes over may end, too, before it has read that of the rename."""
+    wire = Wire()
+    grant()
+    _native.plane_begin_rename(ROOT, b"f", ROOT, b"g", 0, 0)
+    _native.plane_end_rename()
+    link = struct.pack("=Q", 7) + b"g\0"
+    for unique, opcode, body in (
+        (100 | RESENT, LINK, link),
+        (102, FORGET, struct.pack("=Q", 1)),
+        (101 | RESENT, INTERRUPT, struct.pack("=Q", 100)),
+    ):
+        wire.send(_HEADER.pack(40 + len(body), opcode, unique, ROOT, 0, 0, 0, 0, 0) + body)
+        assert _native.plane_renaming() == (ROOT, b"f", ROOT, b"g", 0, False)
+    assert wire.ask(LINK, ROOT, link) is None
+    assert _native.plane_renaming() is None
