@@ -157,39 +157,68 @@ kept_link(struct node *node, uint64_t above, const char *name)
     kept_free(before);
 }
 
+void
+kept_name(struct node *node, const char *name)
+{
+    char *before = node->name == node->given_name ? NULL : node->name;
+    char *copy = kept_alloc(strlen(name) + 1, false);
+    memcpy(copy, name, strlen(name) + 1);
+    STORED();
+    node->name = copy;
+    STORED();
+    kept_free(before);
+}
+
+void
+kept_free_node(struct node *node)
+{
+    char *name = node->name == node->given_name ? NULL : node->name;
+    struct link *link = node->link;
+    kept_free(node); /* first: a node that is found has its own */
+    kept_free(name);
+    kept_free(link);
+}
+
 /* Let a node be one that an earlier daemon has left. Its descriptors, but for `kept`, are closed.
  */
 static void
 leave(struct node *node)
 {
-    if (node->owner == PYTHON && node->id != FUSE_ROOT_ID) {
+    bool is_python = node->owner == PYTHON && node->id != FUSE_ROOT_ID;
+    bool is_ours = node->owner == OURS || node->owner == CROSSING;
+    if (is_python || (is_ours && node->link && !node->removed)) {
         node->above_id = node->link ? node->link->above : 0;
-        const char *name = node->link ? node->link->name : "";
-        char *copy = kept_alloc(strlen(name) + 1, false);
-        node->name = memcpy(copy, name, strlen(name) + 1);
+        kept_name(node, node->link ? node->link->name : "");
+    }
+    if (is_python) {
         node->removed = node->above_id == 0;
         node->made = false;
         node->modified = UNSET;
         node->asked = node->opened = node->change_time = 0;
-        if (node->withheld && node->lookups)
-            node->lookups--;
     } else if (node->owner != PYTHON && node->made && node->fd >= 0) {
         node->kept = node->fd;
     }
+    bool withheld = is_python && node->withheld && node->lookups;
+    node->withheld = false;
     STORED();
-    node->withheld = node->granted = node->changes = node->reading = false;
+    node->lookups -= withheld;
+    STORED();
+    node->granted = node->changes = node->reading = false;
     node->fd = node->upper = -1;
     node->lowers = NULL;
     node->names = NULL;
     node->above = node->next_id = node->next_name = NULL;
     node->children = node->handles = 0;
     node->left = node->owner != DEAD && node->id != FUSE_ROOT_ID;
+    STORED();
     node->owner = node->id == FUSE_ROOT_ID ? PYTHON : node->owner == DEAD ? DEAD : OURS;
 }
 
 void
 kept_recover(void)
 {
+    if (!region)
+        return;
     plane.ended = false;
     plane.pending = plane.buckets = plane.count = 0;
     plane.block = plane.reply = NULL;

@@ -59,7 +59,7 @@ struct node {
     /* For a later daemon: */
     bool left;         /* by an earlier one: Python's, as soon as a request names it */
     int kept;          /* of what may lose its last name, in the upper: O_PATH; -1: none */
-    struct link *link; /* of Python's: where it is found; NULL: nowhere */
+    struct link *link; /* where it is found; NULL: of Python's nowhere, of ours by above_id, name */
     char *name, given_name[];
 };
 
@@ -203,14 +203,20 @@ void kept_close(int *fd);
  * may be: not if two daemons have crashed with it. */
 bool kept_begin(const struct fuse_in_header *header);
 
-/* Note where Python's node is found. */
+/* Note in one step where a node is found from now on. */
 void kept_link(struct node *node, uint64_t above, const char *name);
+
+/* Give a node another name. */
+void kept_name(struct node *node, const char *name);
+
+/* Free a node, which nothing uses any more, with its name and its link. */
+void kept_free_node(struct node *node);
 
 /* Note a rename, which may have been carried out when the daemon ends before `renaming.under_way`
  * is false again. */
 void kept_begin_rename(uint64_t above, const char *name, uint64_t onto, const char *new_name);
 
-/* Take over what an earlier daemon has left. */
+/* Take over what an earlier daemon has left, if there was one. That may have been killed here. */
 void kept_recover(void);
 
 #endif

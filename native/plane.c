@@ -244,10 +244,7 @@ settle(struct node *node)
             forget_later(node, node->change_time);
         close_node(node);
         kept_close(&node->kept);
-        if (node->name != node->given_name)
-            kept_free(node->name);
-        kept_free(node->link);
-        kept_free(node);
+        kept_free_node(node);
         plane.count--;
         if (above)
             above->children--;
@@ -999,14 +996,9 @@ void
 move(struct node *node, struct node *above, const char *name)
 {
     struct node *before = node->above;
+    kept_link(node, above->id, name);
     drop_name(node);
-    if (node->name != node->given_name)
-        kept_free(node->name);
-    node->name = node->given_name;
-    char *copy = kept_alloc(strlen(name) + 1, false);
-    memcpy(copy, name, strlen(name) + 1);
-    STORED();
-    node->name = copy;
+    kept_name(node, name);
     node->above = above;
     node->above_id = above->id;
     above->children++;
@@ -1572,7 +1564,7 @@ py_plane_start(PyObject *Py_UNUSED(module), PyObject *args)
     plane.most_directories = (size_t)directories;
     plane.most_files = (size_t)files;
     static bool started;
-    if (!started && plane.ids)
+    if (!started)
         kept_recover();
     started = true;
     if (!plane.block) {

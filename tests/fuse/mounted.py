@@ -33,6 +33,9 @@ _DATA: Any = os.environ.get("OVERLAYKIT_TEST_DATA", "cache")
 _NO_OPEN = os.environ.get("OVERLAYKIT_TEST_NO_OPEN", "off") == "on"
 """Whether programs in the mounts of the tests open files without a request."""
 
+_RESTART = os.environ.get("OVERLAYKIT_TEST_RESTART", "off") == "on"
+"""Whether the mounts of the tests have a keeper, as those of `overlaykit mount`, unless a test says so itself."""
+
 only_with_open = pytest.mark.skipif(_NO_OPEN, reason="is about what an OPEN does")
 
 
@@ -112,6 +115,7 @@ def spec_of(stack: Stack, *, writable: bool = True, **more: Any) -> MountSpec:
         "target": target,
         "options": MountOptions(userxattr=stack.unprivileged, metacopy=stack.metacopy),
         "log_path": os.path.join(stack.directory, "log"),
+        "restart": _RESTART,
     }
     spec = MountSpec(**(fields | more))
     options = spec.options

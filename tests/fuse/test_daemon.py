@@ -121,7 +121,7 @@ def test_a_second_sigterm_ends_a_mount_in_use(stack: Stack) -> None:
 
 def test_a_killed_daemon_leaves_errors_and_no_hanging_program(stack: Stack) -> None:
     stack.add({"f": File(b"x")})
-    with mounted(stack) as mount:
+    with mounted(stack, restart=False) as mount:
         mount.process.kill()
         mount.process.wait_for_end()
         assert mount.process.status == -signal.SIGKILL

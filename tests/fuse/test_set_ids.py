@@ -36,7 +36,7 @@ def test_a_write_that_is_never_written_back_has_cleared_the_rights_on_disk(stack
         }
     )
     upper = {name: os.path.join(stack.upper, name) for name in ("f", "g")}
-    with mounted(stack) as mount:
+    with mounted(stack, restart=False) as mount:
         f, g = (os.open(mount.path(name), os.O_WRONLY) for name in ("f", "g"))
         assert "security.capability" in os.listxattr(upper["f"])
         assert mode_of(upper["g"]) == 0o6777
