@@ -222,7 +222,7 @@ answer_readdirplus(const struct fuse_in_header *header, struct node *directory, 
     static struct listing listing;
     listing.directory = directory;
     listing.used = listing.count = 0;
-    listing.room = size < BLOCK_BYTES ? size : BLOCK_BYTES;
+    listing.room = size;
     int fd = directory->lists ? -1 : open_listing(directory->fd);
     if (fd < 0 && !directory->lists)
         return false;

@@ -465,8 +465,7 @@ node_of(struct node *above, const char *name, unsigned place, const struct stat 
 static bool
 is_plain(const char *name)
 {
-    return *name && strncmp(name, AUFS_PREFIX, sizeof AUFS_PREFIX - 1) != 0 && !strchr(name, '/') &&
-           strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && strlen(name) <= MOST_NAMES;
+    return strncmp(name, AUFS_PREFIX, sizeof AUFS_PREFIX - 1) != 0 && strlen(name) <= MOST_NAMES;
 }
 
 /* Whether requests about this name in a directory that is served may be answered here, if its names
@@ -840,8 +839,7 @@ answer_read(const struct fuse_in_header *header, const struct handle *handle, ui
     ssize_t count = -1;
     errno = EIO;
     if (handle->fd >= 0)
-        count =
-            pread(handle->fd, plane.reply, size < BLOCK_BYTES ? size : BLOCK_BYTES, (off_t)offset);
+        count = pread(handle->fd, plane.reply, size, (off_t)offset);
     if (count < 0)
         reply(header->unique, errno, NULL, 0);
     else
@@ -1207,20 +1205,15 @@ forget(uint64_t id, uint64_t count)
 
 /* Take forgotten lookups of ours off. Returns whether the request has others, and is changed so. */
 static bool
-is_forget_left(struct fuse_in_header *header, size_t size)
+is_forget_left(struct fuse_in_header *header)
 {
     if (header->opcode == FUSE_FORGET) {
         struct fuse_forget_in *in = (void *)(header + 1);
-        if (size < sizeof *header + sizeof *in)
-            return true;
         in->nlookup = forget(header->nodeid, in->nlookup);
         return in->nlookup > 0;
     }
     struct fuse_batch_forget_in *in = (void *)(header + 1);
     struct fuse_forget_one *one = (void *)(in + 1);
-    if (size < sizeof *header + sizeof *in ||
-        in->count > (size - sizeof *header - sizeof *in) / sizeof *one)
-        return true;
     uint32_t left = 0;
     for (uint32_t at = 0; at < in->count; at++) {
         uint64_t count = forget(one[at].nodeid, one[at].nlookup);
@@ -1258,26 +1251,25 @@ is_one_of(uint32_t opcode, uint64_t requests)
 
 /* Answer a request about an open file of ours. Returns false if it is Python's by now. */
 static bool
-answer_with_handle(struct fuse_in_header *header, size_t left, struct handle *handle)
+answer_with_handle(const struct fuse_in_header *header, struct handle *handle)
 {
-    const char *in = (char *)(header + 1);
+    const void *in = header + 1;
     if (handle && (handle->python || (handle->node && handle->fd < 0)))
         return false;
     int error = handle ? 0 : EBADF;
     switch (header->opcode) {
     case FUSE_READ:
-        if (handle && left >= sizeof(struct fuse_read_in)) {
-            const struct fuse_read_in *wanted = (const void *)in;
+        if (handle) {
+            const struct fuse_read_in *wanted = in;
             answer_read(header, handle, wanted->offset, wanted->size);
             return true;
         }
         break;
     case FUSE_WRITE:
         error = EBADF;
-        if (handle && handle->node && handle->node->made && left >= sizeof(struct fuse_write_in)) {
-            const struct fuse_write_in *given = (const void *)in;
-            if (given->size <= left - sizeof *given)
-                return answer_write(header, handle, given, in + sizeof *given);
+        if (handle && handle->node && handle->node->made) {
+            const struct fuse_write_in *given = in;
+            return answer_write(header, handle, given, (const void *)(given + 1));
         }
         break;
     case FUSE_FLUSH:
@@ -1300,7 +1292,7 @@ answer_with_handle(struct fuse_in_header *header, size_t left, struct handle *ha
 
 /* As answer_with_handle, without OPEN. The number of the handle goes to Python in the request. */
 static bool
-answer_without_handle(struct fuse_in_header *header, size_t left)
+answer_without_handle(struct fuse_in_header *header)
 {
     struct node *node = find(header->nodeid);
     if (header->opcode == FUSE_FLUSH || header->opcode == FUSE_RELEASE)
@@ -1312,24 +1304,23 @@ answer_without_handle(struct fuse_in_header *header, size_t left)
         return node->owner == DEAD && (reply(header->unique, ESTALE, NULL, 0), true);
     uint64_t number = number_of(handle);
     memcpy(header + 1, &number, sizeof number);
-    return answer_with_handle(header, left, handle);
+    return answer_with_handle(header, handle);
 }
 
 /* Put the number of Python's handle in place of one of ours that crossed; without OPEN the nodeid.
  */
 static void
-use_handle_of_python(struct fuse_in_header *header, size_t size)
+use_handle_of_python(struct fuse_in_header *header)
 {
     uint64_t number;
     char *in = (char *)(header + 1);
-    if (!is_one_of(header->opcode, handle_requests) || size < sizeof *header + sizeof number)
+    if (!is_one_of(header->opcode, handle_requests))
         return;
     memcpy(&number, in, sizeof number);
     if (plane.no_open && !(number & OUR_HANDLE && header->opcode == FUSE_FSYNC)) {
         const struct fuse_write_in *written = (void *)in;
-        bool past_cache = header->opcode == FUSE_WRITE &&
-                          size >= sizeof *header + sizeof *written &&
-                          !(written->write_flags & FUSE_WRITE_CACHE);
+        bool past_cache =
+            header->opcode == FUSE_WRITE && !(written->write_flags & FUSE_WRITE_CACHE);
         number = header->nodeid | (past_cache ? PAST_CACHE : 0);
         memcpy(in, &number, sizeof number);
         return;
@@ -1344,16 +1335,15 @@ use_handle_of_python(struct fuse_in_header *header, size_t size)
 
 /* Let what the request names cross to Python. */
 static void
-cross_named(struct fuse_in_header *header, size_t size)
+cross_named(const struct fuse_in_header *header)
 {
-    const uint64_t *first = (void *)(header + 1);
+    const uint64_t *first = (const void *)(header + 1);
     uint64_t ids[] = {header->nodeid, 0};
-    bool has_first = size >= sizeof *header + sizeof *first;
-    bool of_ours = header->opcode == FUSE_FSYNC && has_first && *first & OUR_HANDLE;
+    bool of_ours = header->opcode == FUSE_FSYNC && *first & OUR_HANDLE;
     if (header->opcode == FUSE_STATFS)
         return;
-    if (has_first && (header->opcode == FUSE_RENAME || header->opcode == FUSE_RENAME2 ||
-                      header->opcode == FUSE_LINK))
+    if (header->opcode == FUSE_RENAME || header->opcode == FUSE_RENAME2 ||
+        header->opcode == FUSE_LINK)
         ids[1] = *first;
     for (size_t at = 0; at < 2; at++) {
         struct node *node = find(ids[at]);
@@ -1362,20 +1352,20 @@ cross_named(struct fuse_in_header *header, size_t size)
     }
 }
 
-/* Answer a request of `size` bytes. Returns false if it is Python's. */
+/* Answer a request that is well formed. Returns false if it is Python's. */
 static bool
-answer(struct fuse_in_header *header, size_t size)
+answer(struct fuse_in_header *header)
 {
-    char *in = (char *)(header + 1), *first, *second;
-    size_t left = size - sizeof *header;
+    void *in = header + 1;
+    const char *name = in;
     uint64_t number;
     if (header->opcode == FUSE_FORGET || header->opcode == FUSE_BATCH_FORGET)
-        return !is_forget_left(header, size);
-    if (is_one_of(header->opcode, handle_requests) && left >= sizeof number) {
+        return !is_forget_left(header);
+    if (is_one_of(header->opcode, handle_requests)) {
         memcpy(&number, in, sizeof number);
         if (plane.no_open)
-            return answer_without_handle(header, left);
-        return number & OUR_HANDLE && answer_with_handle(header, left, handle_of(number));
+            return answer_without_handle(header);
+        return number & OUR_HANDLE && answer_with_handle(header, handle_of(number));
     }
     if (is_one_of(header->opcode, unknown_requests) ||
         (plane.no_open && header->opcode == FUSE_OPEN)) {
@@ -1392,57 +1382,48 @@ answer(struct fuse_in_header *header, size_t size)
     if (node->owner == CROSSING || node->left ||
         (node->owner == PYTHON && !node->granted && !node->changes))
         return false;
-    /* A name has to end where the request ends. */
-    bool ends = left > 0 && in[left - 1] == '\0';
     switch (header->opcode) {
     case FUSE_LOOKUP:
-        return ends && serves(node) && answer_lookup(header, node, in);
+        return serves(node) && answer_lookup(header, node, name);
     case FUSE_GETATTR:
         return reply_attributes(header, node);
     case FUSE_READLINK:
         return node->owner == OURS && answer_readlink(header, node);
     case FUSE_OPEN:
-        return node->owner == OURS && left >= sizeof(struct fuse_open_in) &&
-               answer_open(header, node, ((struct fuse_open_in *)(void *)in)->flags);
-    case FUSE_READDIRPLUS:
-        return left >= sizeof(struct fuse_read_in) && serves(node) && !node->changes &&
-               (node->fd >= 0 || (node->names && node->lists)) &&
-               answer_readdirplus(header, node, ((struct fuse_read_in *)(void *)in)->offset,
-                                  ((struct fuse_read_in *)(void *)in)->size);
+        return node->owner == OURS &&
+               answer_open(header, node, ((const struct fuse_open_in *)in)->flags);
+    case FUSE_READDIRPLUS: {
+        const struct fuse_read_in *wanted = in;
+        return serves(node) && !node->changes && (node->fd >= 0 || (node->names && node->lists)) &&
+               answer_readdirplus(header, node, wanted->offset, wanted->size);
+    }
     case FUSE_GETXATTR:
     case FUSE_LISTXATTR: {
-        const struct fuse_getxattr_in *wanted = (void *)in;
-        bool names = header->opcode == FUSE_LISTXATTR;
-        return left >= sizeof *wanted && (names || (ends && left > sizeof *wanted)) &&
-               answer_xattr(header, node, wanted->size, names ? NULL : in + sizeof *wanted);
+        const struct fuse_getxattr_in *wanted = in;
+        name = header->opcode == FUSE_LISTXATTR ? NULL : (const void *)(wanted + 1);
+        return answer_xattr(header, node, wanted->size, name);
     }
     case FUSE_SETATTR:
-        return left >= sizeof(struct fuse_setattr_in) && answer_setattr(header, node, (void *)in);
+        return answer_setattr(header, node, in);
     case FUSE_CREATE:
-        return ends && left > sizeof(struct fuse_create_in) &&
-               answer_create(header, node, (void *)in, in + sizeof(struct fuse_create_in));
+        return answer_create(header, node, in, name + sizeof(struct fuse_create_in));
     case FUSE_MKDIR: {
-        const struct fuse_mkdir_in *wanted = (void *)in;
-        return ends && left > sizeof *wanted &&
-               answer_make(header, node, in + sizeof *wanted, wanted->mode, wanted->umask, NULL);
+        const struct fuse_mkdir_in *wanted = in;
+        name += sizeof *wanted;
+        return answer_make(header, node, name, wanted->mode, wanted->umask, NULL);
     }
     case FUSE_SYMLINK:
-        second = ends ? in + strlen(in) + 1 : NULL;
-        return ends && second < in + left && answer_make(header, node, in, 0, 0, second);
+        return answer_make(header, node, name, 0, 0, name + strlen(name) + 1);
     case FUSE_UNLINK:
     case FUSE_RMDIR:
-        return ends && answer_remove(header, node, in);
+        return answer_remove(header, node, name);
     case FUSE_RENAME:
     case FUSE_RENAME2: {
-        const struct fuse_rename2_in *wanted = (void *)in;
+        const struct fuse_rename2_in *wanted = in;
         bool has_flags = header->opcode == FUSE_RENAME2;
-        size_t fixed = has_flags ? sizeof *wanted : sizeof(struct fuse_rename_in);
-        if (!ends || left <= fixed)
-            return false;
-        first = in + fixed;
-        second = first + strlen(first) + 1;
-        return second < in + left && answer_rename(header, node, first, find(wanted->newdir),
-                                                   second, has_flags ? wanted->flags : 0);
+        name += has_flags ? sizeof *wanted : sizeof(struct fuse_rename_in);
+        return answer_rename(header, node, name, find(wanted->newdir), name + strlen(name) + 1,
+                             has_flags ? wanted->flags : 0);
     }
     default:
         return false;
@@ -1480,11 +1461,11 @@ run(int wait, bool polls)
                 !is_well_formed(header, (size_t)size, BLOCK_BYTES) || !kept_begin(header);
             if (refused && wants_reply(header))
                 reply(header->unique, EIO, NULL, 0);
-            bool answered = refused || answer(header, (size_t)size);
+            bool answered = refused || answer(header);
             if (are_too_many())
                 evict();
             if (!answered) {
-                cross_named(header, (size_t)size);
+                cross_named(header);
                 plane.pending = (size_t)size;
                 return false;
             }
@@ -1525,7 +1506,7 @@ plane_receive(struct fuse_buf *buffer, int *result)
     *result = plane.pending ? (int)plane.pending : -EINTR;
     if (plane.pending) {
         char *given = buffer->mem;
-        use_handle_of_python((void *)plane.block, plane.pending);
+        use_handle_of_python((void *)plane.block);
         buffer->mem = plane.block;
         buffer->size = plane.pending;
         buffer->flags = 0;
@@ -1893,16 +1874,14 @@ py_plane_wanted(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     const struct fuse_in_header *header = (void *)plane.block;
     const struct fuse_read_in *listing = (void *)(header + 1);
-    if (!plane.pending ||
-        (header->opcode != FUSE_LOOKUP &&
-         (header->opcode != FUSE_READDIRPLUS || plane.pending < sizeof *header + sizeof *listing ||
-          listing->offset != 0)))
+    bool lists = header->opcode == FUSE_READDIRPLUS;
+    if (!plane.pending || (lists ? listing->offset != 0 : header->opcode != FUSE_LOOKUP))
         Py_RETURN_NONE;
     struct node *node = node_of_python(header->nodeid);
-    if (!node || node->names || (header->opcode == FUSE_READDIRPLUS && node->changes))
+    if (!node || node->names || (lists && node->changes))
         Py_RETURN_NONE;
     return Py_BuildValue("KIN", (unsigned long long)node->id, ++node->asked_of_python,
-                         PyBool_FromLong(header->opcode == FUSE_READDIRPLUS));
+                         PyBool_FromLong(lists));
 }
 
 PyObject *
@@ -1910,7 +1889,7 @@ py_plane_retry(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
 {
     struct fuse_in_header *header = (void *)plane.block;
     int64_t started = now_on(CLOCK_MONOTONIC);
-    if (!plane.pending || !answer(header, plane.pending))
+    if (!plane.pending || !answer(header))
         Py_RETURN_FALSE;
     plane.pending = 0;
     count_request(header->opcode, now_on(CLOCK_MONOTONIC) - started);

@@ -64,23 +64,22 @@ setxattr_bytes(void)
     return setxattr_is_extended ? sizeof(struct fuse_setxattr_in) : FUSE_COMPAT_SETXATTR_IN_SIZE;
 }
 
-/* Change a request of `size` bytes. */
+/* Change a request of `size` bytes, which is well formed. */
 static void
 adapt(struct fuse_in_header *header, size_t size)
 {
     void *in = header + 1;
     size_t left = size - sizeof(*header);
 
-    if ((header->opcode == FUSE_READDIRPLUS || header->opcode == FUSE_FSYNCDIR) &&
-        left >= sizeof(header->nodeid))
+    if (header->opcode == FUSE_READDIRPLUS || header->opcode == FUSE_FSYNCDIR)
         memcpy(in, &header->nodeid, sizeof(header->nodeid));
-    else if (header->opcode == FUSE_WRITE && left >= sizeof(struct fuse_write_in)) {
+    else if (header->opcode == FUSE_WRITE) {
         struct fuse_write_in *write = in;
         if (write->write_flags & FUSE_WRITE_KILL_SUIDGID)
             write->fh |= CLEARS_SET_IDS;
-    } else if (header->opcode == FUSE_SETATTR && left >= sizeof(struct fuse_setattr_in))
+    } else if (header->opcode == FUSE_SETATTR)
         header->pid = (((struct fuse_setattr_in *)in)->valid & FATTR_KILL_SUIDGID) != 0;
-    else if (header->opcode == FUSE_SETXATTR && left >= sizeof(struct fuse_setxattr_in)) {
+    else if (header->opcode == FUSE_SETXATTR) {
         const size_t shorter = setxattr_is_extended ? FUSE_COMPAT_SETXATTR_IN_SIZE : 0;
         uint32_t flags = ((struct fuse_setxattr_in *)in)->setxattr_flags;
         header->pid = shorter && flags & FUSE_SETXATTR_ACL_KILL_SGID;
