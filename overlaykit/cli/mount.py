@@ -41,9 +41,9 @@ def parser() -> Parser:
         "--data-plane", choices=("on", "off"), help="the same as -o data_plane=on or data_plane=off"
     )
     command.add_argument(
-        "--restart",
+        "--no-restart",
         action="store_true",
-        help="if its daemon is killed, another one takes over the mount, and programs notice a pause",
+        help="the same as -o restart=off: the mount ends when its daemon is killed",
     )
     command.add_argument("--name", help="a name for 'ps' and 'explain' (default: made up)")
     command.add_argument("target", metavar="TARGET", help="a directory")
@@ -55,9 +55,11 @@ def main(arguments: list[str]) -> int:
     from overlaykit.views import mount, parse_options
 
     options = parse_options(
-        *args.options, *([] if args.data_plane is None else [f"data_plane={args.data_plane}"])
+        *args.options,
+        *([] if args.data_plane is None else [f"data_plane={args.data_plane}"]),
+        *(["restart=off"] if args.no_restart else []),
     )
     for note in options.notes:
         output.print_error(note)
-    mount(options, args.target, name=args.name, restart=args.restart, warn=output.print_error)
+    mount(options, args.target, name=args.name, warn=output.print_error)
     return 0

@@ -38,10 +38,10 @@ def checks() -> list[Check]:
         Check(
             name="restart",
             ok=True,
-            detail="'overlaykit mount --restart' replaces a daemon that is killed"
+            detail="'overlaykit mount' replaces a daemon that is killed"
             if _resends(platform.release())
-            else "'overlaykit mount --restart' replaces a daemon that is killed, with EIO for what is under"
-            " way before Linux 6.9",
+            else "'overlaykit mount' replaces a daemon that is killed, with EIO for what is under way before"
+            " Linux 6.9",
             fix="",
         ),
     ]

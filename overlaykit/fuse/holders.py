@@ -15,7 +15,7 @@ from overlaykit import _native, attributes, mountinfo
 from overlaykit.fuse.mountpoints import FILE_SYSTEM_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
+    from collections.abc import Collection, Container, Iterator, Sequence
 
 _AT_STATX_DONT_SYNC: Final = 0x4000  # include/uapi/linux/fcntl.h
 _MOST_NAMED: Final = 5
@@ -42,16 +42,18 @@ def mount_id_of(path: str) -> int:
     return attributes.statx(_native.AT_FDCWD, path, flags, _native.STATX_MNT_ID).mnt_id
 
 
-def find(device: int, *, besides: int = 0) -> list[Holder]:
-    """The processes that hold the mount of a device, without this one and `besides`."""
+def find(device: int, *, besides: Collection[int] = ()) -> list[Holder]:
+    """The processes that hold the mount of a device, without this one, `besides`, and the children of those."""
     here = {mount.id for mount in mountinfo.current() if mount.device == device}
     elsewhere: dict[str, bool] = {}
     found = []
     for pid in processes():
-        if pid in (os.getpid(), besides):
+        if pid == os.getpid() or pid in besides:
             continue
         # The process has ended.
         with contextlib.suppress(OSError):
+            if besides and _parent(pid) in besides:
+                continue
             if is_user(pid, device):
                 found.append(Holder(pid, _command(pid), uses=True))
                 continue
@@ -137,3 +139,8 @@ def _namespace(pid: int) -> str:
 def _command(pid: int) -> str:
     with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
         return file.read().rstrip("\n")
+
+
+def _parent(pid: int) -> int:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[1])

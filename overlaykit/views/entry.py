@@ -51,8 +51,9 @@ class About(Record, kw_only=True):
 
     `started`: nanoseconds since the epoch. `device`: st_dev of the mount, which identifies it. A view has a `command`,
     a mount a `target`, a path in the mount namespace `namespace`. `daemon`, `supervisor`: process ids; 0: there is
-    none. Without a daemon `paths` are the directories of the layers, and `changes` is the upper, kept or not. A command
-    that joins has `capabilities`, `no_new_privs` and the filter `seccomp`, as the view's commands.
+    none. An entry notes the `daemon` that lasts as long as its mount; where that is the keeper of another one,
+    `serving` names both. Without a daemon `paths` are the directories of the layers, and `changes` is the upper, kept
+    or not. A command that joins has `capabilities`, `no_new_privs` and the filter `seccomp`, as the view's commands.
     `cgroups`: the directories of its control groups. `address`: in the shared network `network`. `detached`: whether
     its output goes to the log of the named view. `terminal`: whether its command has a terminal of its own. `kept`: the
     directory of a named view; `name` and the paths are those at its start then, and `current` tells those of now.
@@ -61,6 +62,7 @@ class About(Record, kw_only=True):
     name: str
     pid: int
     daemon: int
+    keeper: int = 0
     started: int
     layers: tuple[str, ...]
     device: int
@@ -83,6 +85,22 @@ class About(Record, kw_only=True):
     detached: bool = False
     terminal: bool = False
     kept: Kept | None = None
+
+    @property
+    def serving(self) -> About:
+        """With the daemon that serves the mount now."""
+        from overlaykit.fuse import serving
+
+        daemon = serving.daemon_of(self.daemon) if self.target is not None else self.daemon
+        if daemon == self.daemon:
+            return self
+        pid = daemon if self.pid == self.daemon else self.pid
+        return self.replace(daemon=daemon, keeper=self.daemon, pid=pid)
+
+    @property
+    def daemons(self) -> tuple[int, ...]:
+        """Its daemon, and the keeper of that. The first one lasts as long as the mount."""
+        return tuple(filter(None, (self.keeper, self.daemon)))
 
 
 class Entry:

@@ -15,7 +15,7 @@ def upper_taken(upper: str, daemon_pid: int = 0) -> UpperTaken:
     from overlaykit.views.registry import Registry
 
     running = Registry().running()
-    views = [view for view in running if daemon_pid and view.about.daemon == daemon_pid]
+    views = [view for view in running if daemon_pid in view.about.daemons]
     views += [view for view in running if view.about.upper == upper]
     if not views:
         holder = f"process {daemon_pid}" if daemon_pid else "another view or mount"

@@ -27,12 +27,11 @@ def mount(
     target: str,
     *,
     name: str | None = None,
-    restart: bool = False,
     warn: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Mount, and return once the mount answers; its daemon serves it until it is unmounted.
 
-    `restart`: another daemon takes over if that one is killed. `warn` gets what a user may not expect, a line each.
+    `warn` gets what a user may not expect, a line each.
     Raises: Error for what the user can mend, OSError for the rest. Ensures: after an error nothing is left behind.
     """
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as closing:
@@ -40,7 +39,7 @@ def mount(
         closing.callback(os.close, mountpoint)
         _wait_for_disks(options)
         with signals.held():
-            mounted = _mount(options, mountpoint, name, warn, restart=restart)
+            mounted = _mount(options, mountpoint, name, warn)
             undo.callback(unmounting.unmount_by_force, mounted)
             if signals.will_end():
                 undo.close()
@@ -59,8 +58,6 @@ def _mount(
     mountpoint: int,
     name: str | None,
     warn: Callable[[str], None],
-    *,
-    restart: bool,
 ) -> RunningView:
     """Mount on the directory open as `mountpoint`."""
     with contextlib.ExitStack() as undo:
@@ -93,7 +90,7 @@ def _mount(
             options=options.options,
             flags=options.flags,
             target=target,
-            restart=restart,
+            restart=options.restart,
             cleanup=entry.cleanup,
             log_path=places.log(),
         )

@@ -88,7 +88,7 @@ class RunningView(Record):
         """The processes that keep its mount in use, for a message."""
         from overlaykit.fuse import holders
 
-        found = holders.find(self.about.device, besides=self.about.daemon)
+        found = holders.find(self.about.device, besides=self.about.daemons)
         if found:
             return holders.describe(found)
         return f"its daemon alone (process {self.about.daemon})"
@@ -180,7 +180,7 @@ class Registry:
                 if about.target is not None or entry.is_view_locked(path):
                     named = entry.current(about)
                     if named is not None:
-                        found.append(RunningView(named, entry.control_socket(path)))
+                        found.append(RunningView(named.serving, entry.control_socket(path)))
         return sorted(found, key=lambda view: view.about.started)
 
     def find(self, wanted: str) -> RunningView:

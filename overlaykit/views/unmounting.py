@@ -18,7 +18,7 @@ from overlaykit.fuse import control, holders, mountpoints, unmount
 from overlaykit.views.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from overlaykit.mountinfo import Mount
     from overlaykit.views.registry import RunningView
@@ -90,7 +90,7 @@ def umount(
         if mountpoints.of_device(mounted.device):
             return  # a bind mount of it is left
         if running is not None and not (
-            lazy and holders.find(mounted.device, besides=running.about.daemon)
+            lazy and holders.find(mounted.device, besides=running.about.daemons)
         ):
             _wait_for_end(target, running, timeout, on_delay)
     elif running is not None and not _ends_within(running, min(timeout, _DETACHED_SECONDS)):
@@ -135,16 +135,18 @@ def _end_daemon(target: str, running: RunningView) -> None:
     The abort comes last, for a daemon that cannot end: it takes the connection's number, which another mount may have
     once this one is gone.
     """
-    with _pidfd(running) as ended:
+    with _pidfds(running) as ends:
         with contextlib.suppress(OSError):
             control.ask(running.control, control.End(), seconds=_STEP_SECONDS)
-        if ended < 0 or unmount.readable_within(ended, _STEP_SECONDS):
+        if _have_ended(ends, _STEP_SECONDS):
             return
-        signal.pidfd_send_signal(ended, signal.SIGKILL)
-        if unmount.readable_within(ended, _STEP_SECONDS):
+        for ended in ends:  # a keeper first
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(ended, signal.SIGKILL)
+        if _have_ended(ends, _STEP_SECONDS):
             return
         unmount.abort(running.about.device)
-        if not unmount.readable_within(ended, _STEP_SECONDS):
+        if not _have_ended(ends, _STEP_SECONDS):
             raise DaemonStuck(target, running.about.daemon)
 
 
@@ -168,7 +170,7 @@ def _progress(running: RunningView | None) -> Callable[[], bool]:
 def _flush(mounted: Mount | None, running: RunningView) -> None:
     """Have the kernel write its dirty pages to the daemon, as sync(1) does for a path in a mount."""
     paths = [mounted.mountpoint] if mounted is not None else []
-    for holder in holders.find(running.about.device, besides=running.about.daemon):
+    for holder in holders.find(running.about.device, besides=running.about.daemons):
         with contextlib.suppress(OSError):
             paths += holders.paths(holder.pid, running.about.device)
     if not paths:
@@ -185,20 +187,24 @@ def _flush(mounted: Mount | None, running: RunningView) -> None:
 
 
 def _ends_within(running: RunningView, seconds: float) -> bool:
-    """Wait until the daemon has ended, at most so long."""
-    with _pidfd(running) as ended:
-        return ended < 0 or unmount.readable_within(ended, seconds)
+    """Wait until the daemon has ended, and its keeper, at most so long."""
+    with _pidfds(running) as ends:
+        return _have_ended(ends, seconds)
+
+
+def _have_ended(pidfds: Sequence[int], seconds: float) -> bool:
+    """Wait until all of these processes have ended, at most so long."""
+    deadline = time.monotonic() + seconds
+    return all(unmount.readable_within(one, deadline - time.monotonic()) for one in pidfds)
 
 
 @contextlib.contextmanager
-def _pidfd(running: RunningView) -> Iterator[int]:
-    """A pidfd of the daemon; -1 if it has ended."""
-    try:
-        pidfd = os.pidfd_open(running.about.daemon)
-    except ProcessLookupError:
-        yield -1
-        return
-    try:
-        yield pidfd if running.is_running() else -1
-    finally:
-        os.close(pidfd)
+def _pidfds(running: RunningView) -> Iterator[list[int]]:
+    """Pidfds of the daemon and its keeper, without those that have ended: the keeper first."""
+    with contextlib.ExitStack() as closing:
+        pidfds = []
+        for process in running.about.daemons:
+            with contextlib.suppress(ProcessLookupError):
+                pidfds.append(os.pidfd_open(process))
+                closing.callback(os.close, pidfds[-1])
+        yield pidfds if running.is_running() else []

@@ -607,7 +607,8 @@ def test_a_mount_upon_a_mount_hides_it_until_it_is_unmounted(user: TestUser) -> 
 def test_a_mount_upon_a_dead_one_is_refused(user: TestUser) -> None:
     dirs = make_dirs(user)
     user.succeeds("mount", "-o", dirs.options, dirs.target)
-    os.kill(Registry().find(dirs.target).about.daemon, signal.SIGKILL)
+    keeper, _ = Registry().find(dirs.target).about.daemons
+    os.kill(keeper, signal.SIGKILL)
     user.wait_for_descendants()
     assert user.refused("mount", "-o", dirs.options, dirs.target) == (
         f"{dirs.target}: a mount is there whose daemon has ended: 'overlaykit umount {dirs.target}' first"

@@ -42,16 +42,18 @@ def test_a_mode_does_not_keep_a_user_from_its_own_files_of_a_lower(
 
 
 @only_as("ordinary user")
+@pytest.mark.parametrize("restart", ["on", "off"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_daemon_of_a_mount_by_fusermount3_is_confined_and_unmounts_when_told_to(
-    user: TestUser, number: int
+    user: TestUser, number: int, restart: str
 ) -> None:
     lower = user.directory("lower", file="x" * (3 << 20))
     upper, work, target = (user.directory(name) for name in ("upper", "work", "merged"))
     user.expects_log = True
-    user.succeeds("mount", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", target)
+    options = f"lowerdir={lower},upperdir={upper},workdir={work},restart={restart}"
+    user.succeeds("mount", "-o", options, target)
     (entry,) = Registry().running()
-    daemon = entry.about.daemon
+    first, daemon = entry.about.daemons[0], entry.about.daemon
     # The copy-up and the sync run in threads.
     with open(os.path.join(target, "file"), "r+b") as file:
         file.write(b"new")
@@ -61,10 +63,11 @@ def test_the_daemon_of_a_mount_by_fusermount3_is_confined_and_unmounts_when_told
         with open(f"/proc/{daemon}/task/{thread}/status") as status:
             fields = dict(line.split(":\t", 1) for line in status)
         assert (fields["Seccomp"], fields["NoNewPrivs"]) == ("2\n", "1\n")
-    (helper,) = map(os.pidfd_open, children(daemon))
-    ended = os.pidfd_open(daemon)
-    os.kill(daemon, number)
-    for process in (ended, helper):
+    processes = list(map(os.pidfd_open, {first, daemon, *children(first)}))
+    assert len(processes) == (3 if restart == "on" else 2)
+    # A keeper takes its daemon along.
+    os.kill(daemon if number == signal.SIGTERM else first, number)
+    for process in processes:
         assert unmount.readable_within(process, patience(30))
         os.close(process)
     assert os.path.ismount(target) == (number == signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import select
@@ -173,16 +174,22 @@ def test_a_launcher_that_is_interrupted_ends_its_view(user: TestUser) -> None:
         assert view.wait() == 9
 
 
-def test_a_mount_whose_daemon_is_killed_can_be_unmounted(user: TestUser) -> None:
+@pytest.mark.parametrize("victims", ["keeper", "keeper, then daemon", "daemon, then keeper"])
+def test_a_mount_whose_keeper_is_killed_can_be_unmounted(user: TestUser, victims: str) -> None:
     from overlaykit.views import Registry
 
+    user.expects_log = "daemon" in victims
     lower, target = user.directory("lower"), user.directory("target")
     user.succeeds("mount", "-o", f"lowerdir={lower}", target)
     (mount,) = Registry().running()
-    daemon = os.pidfd_open(mount.about.daemon)
-    signal.pidfd_send_signal(daemon, signal.SIGKILL)
-    select.select([daemon], [], [])
-    os.close(daemon)
+    pids = {"keeper": mount.about.keeper, "daemon": mount.about.daemon}
+    ended = {role: os.pidfd_open(pid) for role, pid in pids.items()}
+    for role in victims.split(", then "):
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(ended[role], signal.SIGKILL)
+    for pidfd in ended.values():
+        select.select([pidfd], [], [])
+        os.close(pidfd)
     user.wait_for_descendants()
     assert Registry().running() == []
     user.succeeds("umount", target)

@@ -60,6 +60,7 @@ def test_an_option_that_acts_changes_how_it_is_mounted(known: Known) -> None:
     by_default |= {"index=on", "redirect_dir=on", "noxattrs=0", "xattr_permissions=0"}
     by_default |= {"uuid=on", "uuid=null", "uuid=auto", "whiteout=auto"}
     by_default |= {"metacopy=off", "verity=off", "data_plane=on", "no_open=off", "data=cache"}
+    by_default |= {"restart=on"}
     plain = parse_options(LOWER, WRITABLE)
     for option in examples(known):
         if option not in {*by_default, WRITABLE}:
@@ -73,6 +74,7 @@ def test_an_option_that_acts_changes_how_it_is_mounted(known: Known) -> None:
         *(("atime", "noatime"), ("diratime", "nodiratime"), ("async", "sync")),
         *(("fsync=1", "volatile"), ("noxattrs=0", "noxattr"), ("symfollow", "nosymfollow")),
         *(("index=on", "index=off"), ("uuid=on", "uuid=off"), ("data_plane=on", "data_plane=off")),
+        ("restart=on", "restart=off"),
     ],
 )
 def test_the_later_of_two_options_wins(off: str, on: str) -> None:

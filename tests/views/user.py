@@ -309,9 +309,10 @@ class TestUser:
         from overlaykit.views import Registry
 
         used = {
-            view.about.daemon
+            pid
             for view in Registry().running()
             if os.path.exists(f"/proc/{view.about.pid}")
+            for pid in view.about.daemons
         }
         return {
             "processes": self._processes_left(used),

@@ -29,6 +29,7 @@ class OptionRefused(Error):
 class ParsedOptions:
     """The directories as they were written, lowers top first, and how to mount them.
 
+    `restart`: another daemon takes over the mount when its daemon is killed.
     `notes`: a line for the user about each option that does less than its name says.
     """
 
@@ -38,6 +39,7 @@ class ParsedOptions:
     options: MountOptions
     flags: MountFlags
     source: str
+    restart: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -141,6 +143,7 @@ def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> Parsed
             contexts={key: quoting.unquote(values[key]) for key in _CONTEXTS if key in values},
         ),
         source=quoting.unescape(values["fsname"]) if "fsname" in values else source or _SOURCE,
+        restart=values.get("restart", "on") == "on",
         notes=tuple(given.notes.values()),
     )
 

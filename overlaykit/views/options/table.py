@@ -174,6 +174,12 @@ ROWS: Final = (
         "lower's file up, so an error of that, as of a full disk, is reported by fsync(2) and close(2), not open(2); "
         "without effect on the layer `host` and on kernels before 6.18.3 or 6.12.64",
     ),
+    Row(
+        "restart=on|off",
+        _ACTS,
+        "with `off` the mount ends when its daemon is killed (default: another daemon takes over, and programs notice "
+        "a pause); without effect with `no_open=on`, and where the kernel reads and writes files itself (`data`)",
+    ),
     Row("fsname=NAME", _ACTS, "the source that the table of mounts shows"),
     Row(
         "allow_other",
@@ -214,7 +220,7 @@ ROWS: Final = (
     Row(
         "auto_unmount",
         _NOTED,
-        "a mount whose daemon was killed stays until it is unmounted",
+        "a mount that has lost its daemon stays until it is unmounted",
     ),
     Row(
         "datadir+=DIR",
