@@ -117,3 +117,16 @@ def xattr_or_none(path: _Path | int, name: bytes, follow_symlinks: bool = True) 
             raise
         return None if length is None else bytes(value[:length])
     return None
+
+
+def sync_file_system(fd: int) -> None:
+    """syncfs(2): write the file system of `fd` to disk, which of a FUSE mount are the pages that its kernel keeps.
+
+    Raises: OSError.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(fd) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -115,13 +115,13 @@ def _run_module(module: str, *descriptors: int) -> NoReturn:
         _be_like_a_fresh_interpreter(descriptors, [module, *numbers])
         sys.argv = [module, *numbers]
         daemon_process.load = lambda: None
-        _arm(os.environ.get(_FAULT, ""))
+        arm(os.environ.get(_FAULT, ""))
         status = _status_of(daemon_process.main)
     finally:
         os._exit(status)
 
 
-def _arm(fault: str) -> None:
+def arm(fault: str) -> None:
     """Have the modules that are loaded reach a fault."""
     unarmed, armed = faults.reach, faults._armed(fault)
     for name, module in list(sys.modules.items()):

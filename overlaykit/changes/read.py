@@ -136,6 +136,20 @@ class Comparison:
             return
         yield from self._all_below(self.old, self.old.child(*found), b"")
 
+    def held_by_new(self, path: bytes) -> Iterator[tuple[bytes, Version]]:
+        """What the new side has in a directory, also what does not differ: as `held`. Raises: OSError."""
+        found = self.new.at(path)
+        if found is not None and found[2].is_directory:
+            yield from self._all_below(self.new, self.new.child(*found), b"")
+
+    def held_by_old(self) -> Iterator[tuple[bytes, Version]]:
+        """All that the old side has, however much it is: as `held`. Raises: OSError."""
+        yield from self._all_below(self.old, self.old.root, b"")
+
+    def trim(self) -> None:
+        """Close descriptors beyond the limit; between two uses of versions."""
+        self._descriptors.trim()
+
     def xattrs(self, version: Version, *, of_new: bool) -> dict[bytes, bytes]:
         """All attributes of a file as programs see them. Raises: OSError."""
         return shown_xattrs(version, (self.new if of_new else self.old).markers)

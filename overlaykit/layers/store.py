@@ -15,7 +15,7 @@ import fcntl
 import os
 import time
 
-from overlaykit import codec
+from overlaykit import attributes, codec
 from overlaykit.errors import Error
 from overlaykit.health import Check
 from overlaykit.layers.host import NAME as HOST
@@ -157,7 +157,7 @@ class Store:
             )
             with open(os.path.join(path, _RECORD), "xb") as file:
                 file.write(codec.encode(record))
-            _sync_file_system(directory)
+            attributes.sync_file_system(directory)
             try:
                 os.rename(path, self._path(name))
             except OSError as error:
@@ -299,13 +299,3 @@ def _default_root() -> tuple[str, str]:
         base = home if os.path.isabs(home) else _NO_HOME
         data = os.path.join(base, ".local", "share")
     return base, os.path.join(data, "overlaykit", "layers")
-
-
-def _sync_file_system(fd: int) -> None:
-    """syncfs(2): write the file system of `fd` to disk."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syncfs(fd) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))

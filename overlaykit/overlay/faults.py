@@ -1,4 +1,4 @@
-"""Fault injection: the steps, between two system calls that change an upper, at which a test crashes the daemon.
+"""Fault injection: the steps, between two system calls that change a tree, at which a test crashes the process.
 
 With `OVERLAYKIT_FAULT=STEP[:N]` in the environment the process kills itself at the Nth time (default: the first) that
 it, or another daemon of the same mount, reaches the step; with `STEP:0` it crashes each time; and with `copyup.data:N`
@@ -51,6 +51,16 @@ Step: TypeAlias = Literal[
     "mode.recorded",
     "mode.widened",
     "mode.restored",
+    "apply.begun",
+    "apply.made",
+    "apply.staged",
+    "apply.planned",
+    "apply.stripped",
+    "apply.step",
+    "apply.stepped",
+    "apply.applied",
+    "apply.unstep",
+    "apply.undone",
 ]
 
 STEPS: Final[tuple[str, ...]] = get_args(Step)

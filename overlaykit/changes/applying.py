@@ -1,0 +1,318 @@
+"""Write the changes of an upper into the layer below it: whole or not at all, and so that it can be taken back.
+
+First everything is checked, then every new file is made complete in the state directory (`state`), then all steps are
+written to the journal, and only then the first one is taken. Each is one rename, which a crash leaves done or not, and
+what it displaces is checked once more. A failure in between takes all steps back.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+from overlaykit import _native, attributes
+from overlaykit.beneath import INODE
+from overlaykit.changes.journal import Applied, Undoing, Undone
+from overlaykit.changes.planning import Base, Conflict, plan
+from overlaykit.changes.run import Request, Run, marked_time, not_applied, open_directory
+from overlaykit.changes.staging import Staging
+from overlaykit.changes.state import CutOff, NothingApplied, State
+from overlaykit.changes.steps import Places
+from overlaykit.overlay.faults import reach
+from overlaykit.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from overlaykit.changes.model import Change
+    from overlaykit.changes.planning import Choice, Plan
+    from overlaykit.changes.read import Comparison
+
+_CAPABILITY: Final = b"security.capability"
+
+
+class Written(Record, kw_only=True):
+    """A path that was changed. `old_path`: of a renamed one."""
+
+    path: str
+    kind: str
+    old_path: str | None = None
+
+
+class Notable(Record, kw_only=True):
+    """A path that got something that lends rights: `set-user-ID`, `set-group-ID`, `capabilities`, `device`."""
+
+    path: str
+    what: str
+
+
+class Outcome(Record, kw_only=True):
+    """What was written, or would be. With `conflicts` nothing is. `skipped`: where the target's files stay.
+
+    `overwritten`: where they gave way.
+    """
+
+    written: tuple[Written, ...] = ()
+    notable: tuple[Notable, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    skipped: tuple[Conflict, ...] = ()
+    overwritten: tuple[Conflict, ...] = ()
+
+
+def apply(
+    comparison: Comparison, target: str, request: Request, *, dry_run: bool = False
+) -> Outcome:
+    """Write changes into the directory `target`.
+
+    Requires: no view uses the upper or the target.
+    Raises: Error, OSError: the target is as it was.
+    """
+    with ExitStack() as stack:
+        root = open_directory(target, stack)
+        if dry_run:
+            places = Places({"target": root})
+            base = _base(comparison, root, request, None)
+            return _outcome(
+                plan(comparison, places, base, _encoded(request.paths), _choice(request))
+            )
+        state = State(root, target, create=True)
+        stack.callback(state.close)
+        _end_undone(state, root)
+        base = _base(comparison, root, request, state)
+        places = Places({"target": root})
+        made = plan(comparison, places, base, _encoded(request.paths), _choice(request))
+        outcome = _outcome(made)
+        if outcome.conflicts or (made.is_empty and not request.consumes):
+            return outcome
+        application = state.new()
+        stack.callback(application.close)
+        run = Run(application, root, state)
+        stack.callback(run.close)
+        try:
+            run.begin(request)
+            steps = Staging(comparison, run.places, state, request, made).steps()
+            attributes.sync_file_system(root)
+            reach("apply.staged")
+            application.journal.plan(steps)
+        except OSError as error:
+            run.close()
+            state.remove(application.name)
+            raise not_applied(error, target) from None
+        except BaseException:
+            run.close()
+            state.remove(application.name)
+            raise
+        reach("apply.planned")
+        conflict = run.go_on(target)
+        if conflict is not None:
+            return outcome.replace(written=(), notable=(), conflicts=(conflict,))
+        return outcome
+
+
+def resume(target: str, begin: Callable[[Request], Outcome]) -> Outcome:
+    """Finish an application that was cut off. `begin`: applies again what was cut off before the first step.
+
+    Raises: Error, OSError: as `apply`; NothingApplied if none was cut off.
+    """
+    request = None
+    with ExitStack() as stack:
+        root = open_directory(target, stack)
+        state = _existing(root, target, "finish")
+        stack.callback(state.close)
+        _end_undone(state, root)
+        names = state.names()
+        if not names:
+            raise NothingApplied(target, "finish")
+        application = state.open(names[-1])
+        stack.callback(application.close)
+        if application.is_applied:
+            raise NothingApplied(target, "finish")
+        if application.is_unplanned:
+            begun = None if application._journal is None else application.journal.begun
+            state.remove(application.name)
+            if begun is None:
+                raise NothingApplied(target, "finish")
+            request = Request(
+                upper=begun.upper,
+                lowers=begun.lowers,
+                paths=begun.paths,
+                choice=begun.choice,
+                consumes=begun.consumes,
+            )
+        else:
+            run = Run(application, root, state)
+            stack.callback(run.close)
+            run.open_upper()
+            conflict = run.go_on(target, again=True)
+            if conflict is None:
+                return Outcome()
+            return Outcome(conflicts=(conflict,))
+    return begin(request)
+
+
+def undo(target: str, *, force: bool = False) -> None:
+    """Take back the last application to a target, or what was done of it. `force`: also what was changed since.
+
+    Raises: Error, OSError: NothingApplied, NotUndone, UpperInUse: nothing is taken back.
+    """
+    with ExitStack() as stack:
+        root = open_directory(target, stack)
+        state = _existing(root, target, "take back")
+        stack.callback(state.close)
+        if _end_undone(state, root):
+            return
+        names = state.names()
+        if not names:
+            raise NothingApplied(target, "take back")
+        application = state.open(names.pop())
+        stack.callback(application.close)
+        run = Run(application, root, state)
+        stack.callback(run.close)
+        if application.is_unplanned:
+            state.remove(application.name)
+            return
+        run.open_upper()
+        if application.is_applied:
+            run.check_unchanged(force=force)
+            application.journal.finish(Undoing())
+        run.take_back(force=force)
+        application.journal.finish(Undone(time_ns=state.passed_time()))
+        reach("apply.undone")
+        run.mark(state.passed_time())
+        state.remove(application.name)
+        run.mark(state.passed_time())  # the removal changes times of files with several names
+        _note_touched(state, run.inodes())
+
+
+def drop(target: str) -> int:
+    """Give up taking back what was applied to a target, and remove what that needs. Returns: how many applications.
+
+    Raises: Error, OSError: CutOff if the last one was cut off.
+    """
+    with ExitStack() as stack:
+        root = open_directory(target, stack)
+        state = _existing(root, target, "drop")
+        stack.callback(state.close)
+        for application in state.applications():
+            if application.is_cut_off:
+                raise CutOff(target)
+        names = state.names()
+        for application in state.applications():
+            if application.is_applied:
+                run = Run(application, root, state)
+                run.remove_store()
+                run.close()
+            state.remove(application.name)
+        return len(names)
+
+
+def _note_touched(state: State, inodes: set[int]) -> None:
+    """Note in earlier applications that overlaykit itself has renamed files since."""
+    now = state.passed_time()
+    for application in state.applications():
+        end = application.journal.end
+        if isinstance(end, Applied):
+            touched = tuple(sorted(inodes.union(end.touched)))
+            application.journal.finish(end.replace(touched=touched, touched_ns=now))
+
+
+def _end_undone(state: State, root: int) -> bool:
+    """Remove an application that was taken back, but for its directory. Returns: whether there was one."""
+    names = state.names()
+    if not names:
+        return False
+    application = state.open(names[-1])
+    try:
+        if not application.is_undone:
+            return False
+        end = application.journal.end
+        assert isinstance(end, Undone)
+        state.remove(application.name)
+        Run(application, root, state).mark(end.time_ns)
+        return True
+    finally:
+        application.close()
+
+
+def _existing(root: int, target: str, what: str) -> State:
+    try:
+        return State(root, target, create=False)
+    except NothingApplied:
+        raise NothingApplied(target, what) from None
+
+
+def _encoded(paths: Sequence[str]) -> list[bytes]:
+    return [os.fsencode(os.path.normpath(path).lstrip("/")) for path in paths]
+
+
+def _choice(request: Request) -> Choice:
+    return "ours" if request.choice == "ours" else "theirs" if request.choice == "theirs" else ""
+
+
+def _base(comparison: Comparison, root: int, request: Request, state: State | None) -> Base:
+    st = os.fstat(root)
+    lowers = [os.stat(path) for path in request.lowers]
+    written: dict[int, int] = {}
+    if state is not None:
+        for one in state.applications():
+            if one.is_applied:
+                end = one.journal.end
+                assert isinstance(end, Applied)
+                for step in one.journal.steps or ():
+                    if step.root == "target" and step.moved is not None:
+                        written[step.moved.ino] = end.time_ns
+    return Base(
+        is_lower=len(lowers) == 1 and os.path.samestat(lowers[0], st),
+        since_ns=_began(request.upper),
+        written=written,
+    )
+
+
+def _began(upper: str) -> int:
+    """Since when a layer must not have changed: the upper is as old, or all that it held was applied then; else 0."""
+    fd = os.open(upper, INODE | os.O_DIRECTORY)
+    try:
+        found = attributes.statx(fd, "", _native.AT_EMPTY_PATH, _native.STATX_BTIME)
+        born = found.btime_ns if found.mask & _native.STATX_BTIME else 0
+        return max(born, marked_time(b"/proc/self/fd/%d" % fd))
+    finally:
+        os.close(fd)
+
+
+def _outcome(made: Plan) -> Outcome:
+    decided = bool(made.choice)
+    return Outcome(
+        written=tuple(
+            Written(
+                path=os.fsdecode(one.path) or ".",
+                kind=one.kind,
+                old_path=os.fsdecode(one.old_path)
+                if one.kind == "renamed" and one.old_path is not None
+                else None,
+            )
+            for one in made.changes
+        ),
+        notable=tuple(notable for one in made.changes for notable in _notable(one)),
+        conflicts=() if decided else tuple(made.conflicts),
+        skipped=tuple(made.skipped),
+        overwritten=tuple(made.conflicts) if decided else (),
+    )
+
+
+def _notable(change: Change) -> Iterator[Notable]:
+    new, old = change.new, change.old
+    if new is None or (change.kind == "renamed" and not change.what):
+        return
+    path = os.fsdecode(change.path)
+    if stat.S_ISCHR(new.mode) or stat.S_ISBLK(new.mode):
+        yield Notable(path=path, what="device")
+    had = 0 if old is None or "content" in change.what else old.mode
+    if new.is_regular:
+        if new.mode & stat.S_ISUID & ~had:
+            yield Notable(path=path, what="set-user-ID")
+        if new.mode & stat.S_ISGID & ~had:
+            yield Notable(path=path, what="set-group-ID")
+    if change.xattrs.get(_CAPABILITY) is not None:
+        yield Notable(path=path, what="capabilities")

@@ -1,0 +1,303 @@
+"""The steps of one application, forwards and backwards, as its journal has them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+from overlaykit import _native, attributes
+from overlaykit.beneath import INODE
+from overlaykit.changes.journal import Applied, Begun, Undoing
+from overlaykit.changes.planning import Conflict
+from overlaykit.changes.steps import Displaced, Places, Step
+from overlaykit.errors import Error
+from overlaykit.overlay.faults import reach
+from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
+from overlaykit.overlay.markers import xattr_names
+from overlaykit.record import Record
+from overlaykit.scope import suppress
+
+if TYPE_CHECKING:
+    from overlaykit.changes.state import Application, State
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_APPLIED: Final = b"applied"
+"""The attribute of an upper's root with the time at which all that it held was applied."""
+
+
+class NotApplied(Error):
+    message = "{0}: {1}: nothing is applied, and the target is as it was"
+
+
+class NotUndone(Error):
+    message = "{0}: it was changed since it was applied: 'overlaykit apply --undo --force' takes it back all the same"
+
+
+class UpperInUse(Error):
+    message = "{0}: it holds other changes now: apply or remove these first"
+
+
+class NoRoomBeside(Error):
+    message = "{0}: its files cannot be put aside ({1}): keep them there (--keep)"
+
+
+class Request(Record, kw_only=True):
+    """What to apply. `upper`, `lowers`: paths of what is compared. `consumes`: the upper is empty afterwards."""
+
+    upper: str
+    lowers: tuple[str, ...]
+    paths: tuple[str, ...] = ()
+    choice: str = ""
+    consumes: bool = True
+
+
+class Run:
+    """The steps of one application, forwards and backwards."""
+
+    def __init__(self, application: Application, root: int, state: State) -> None:
+        self._application = application
+        self._state = state
+        self._stack = ExitStack()
+        self._opened: list[int] = []
+        self.places = Places({"target": root, "state": application.fd})
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def begin(self, request: Request) -> None:
+        """Write what is asked for, and open the upper."""
+        store = ""
+        if request.consumes and not self._is_movable(request.upper):
+            above, name = os.path.split(os.path.realpath(request.upper))
+            store = os.path.join(above, f".{name}.applied-{os.urandom(4).hex()}")
+        root = os.fstat(self.places.roots["target"])
+        self._application.journal.begin(
+            Begun(
+                root=root.st_ino,
+                upper=request.upper,
+                lowers=request.lowers,
+                paths=request.paths,
+                choice=request.choice,
+                consumes=request.consumes,
+                store=store,
+            )
+        )
+        reach("apply.begun")
+        if store:
+            try:
+                os.mkdir(store, 0o700)
+            except OSError as error:
+                raise NoRoomBeside(request.upper, error.strerror) from None
+        self.open_upper()
+
+    def _is_movable(self, upper: str) -> bool:
+        """Whether files can be renamed from the upper into the target: they are on one mount."""
+        fd = os.open(upper, INODE | os.O_DIRECTORY)
+        try:
+            there = attributes.statx(fd, "", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID)
+        finally:
+            os.close(fd)
+        here = attributes.statx(
+            self.places.roots["target"], "", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID
+        )
+        return (there.dev, there.mnt_id) == (here.dev, here.mnt_id)
+
+    def open_upper(self) -> None:
+        """Open the upper and the directory for what it holds. Raises: OSError."""
+        begun = self._begun
+        if not begun.consumes:
+            return
+        if os.fstat(self.places.roots["target"]).st_ino != begun.root:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        self.places.roots["upper"] = open_directory(begun.upper, self._stack)
+        if begun.store:
+            self.places.roots["store"] = open_directory(begun.store, self._stack)
+        else:
+            store = os.open(b"upper", _DIRECTORY | os.O_NOFOLLOW, dir_fd=self._application.fd)
+            self._stack.callback(os.close, store)
+            self.places.roots["store"] = store
+
+    @property
+    def _begun(self) -> Begun:
+        begun = self._application.journal.begun
+        assert begun is not None
+        return begun
+
+    @property
+    def _steps(self) -> list[Step]:
+        steps = self._application.journal.steps
+        assert steps is not None
+        return steps
+
+    def _next(self) -> int:
+        """The index of the first step that has to be taken: behind the last rename that was done."""
+        steps = self._steps
+        for index in range(len(steps) - 1, -1, -1):
+            if steps[index].renames and self.places.is_done(steps[index]):
+                return index + 1
+        return 0
+
+    def go_on(self, target: str, *, again: bool = False) -> Conflict | None:
+        """Take all steps that are left; after a failure, take back all.
+
+        Returns: the file that is not what was checked, after which all is taken back. Raises: NotApplied.
+        """
+        steps = self._steps
+        try:
+            for step in steps[self._next() :]:
+                self.places.do(step, again=again)
+                reach("apply.step")
+            self._sync()
+            reach("apply.stepped")
+            self._application.journal.finish(Applied(time_ns=self._state.passed_time()))
+            reach("apply.applied")
+        except Displaced as displaced:
+            self._give_up()
+            return Conflict(path=displaced.path, reason="it changed while this was applied")
+        except OSError as error:
+            self._give_up()
+            raise not_applied(error, target) from None
+        except KeyboardInterrupt:
+            self._give_up()
+            raise
+        if self._begun.consumes:
+            self.mark(self._state.passed_time())
+        self._state.forget_times()
+        return None
+
+    def _give_up(self) -> None:
+        """Take all steps back, and forget them. Raises: OSError, NotUndone: they are left for `resume` and `undo`."""
+        self.take_back(force=True)
+        self._state.remove(self._application.name)
+
+    def take_back(self, *, force: bool) -> None:
+        """Take back all steps that were taken. Raises: NotUndone, with all of them taken again; OSError."""
+        steps = self._steps
+        done = self._next()
+        renames = [index for index, step in enumerate(steps) if step.renames]
+        closed = not renames or done > renames[-1]
+        begun = next((index for index in renames if index >= done), -1)
+        undone: list[Step] = []
+        try:
+            for index in range(len(steps) - 1, -1, -1):
+                step = steps[index]
+                if step.operation == "close" and not closed:
+                    continue
+                if index == begun:  # perhaps its attributes are removed
+                    with suppress(Displaced):
+                        self.places.undo(step)
+                    continue
+                if step.renames and index > done:
+                    continue
+                try:
+                    self.places.undo(step)
+                except Displaced:
+                    if not force or step.renames:
+                        raise
+                undone.append(step)
+                reach("apply.unstep")
+        except Displaced as displaced:
+            for step in reversed(undone):
+                with suppress(Displaced):
+                    self.places.do(step, again=True)
+            if isinstance(self._application.journal.end, Undoing):
+                self._application.journal.finish(Applied(time_ns=self._state.passed_time()))
+            raise NotUndone(displaced.path) from None
+        self._sync()
+        self._state.forget_times()
+        self._give_up_store()
+
+    def _sync(self) -> None:
+        for fd in {os.fstat(fd).st_dev: fd for fd in self.places.roots.values()}.values():
+            attributes.sync_file_system(fd)
+
+    def mark(self, time_ns: int) -> None:
+        """Note in the upper until when the layer is known to be what its changes are of, if all were applied.
+
+        Requires: the end is written: a mark that is missing makes conflicts, a wrong one hides them.
+        """
+        if self._begun.paths:
+            return
+        path = os.fsencode(self._begun.upper)
+        with suppress(OSError):
+            prefix = _prefix(path)
+            if prefix is not None:
+                os.setxattr(path, prefix + _APPLIED, b"%d" % time_ns)
+
+    def check_unchanged(self, *, force: bool) -> None:
+        """Whether all is as it was applied. Raises: NotUndone, UpperInUse."""
+        end = self._application.journal.end
+        assert isinstance(end, Applied)
+        if self._begun.consumes:
+            left = os.listdir(self.places.roots["upper"])
+            taken = {step.source for step in self._steps if step.source_root == "upper"}
+            if taken.intersection(left):
+                raise UpperInUse(self._begun.upper)
+        if force:
+            return
+        touched = set(end.touched)
+        closed = {step.path for step in self._steps if step.operation == "close"}
+        for step in self._steps:
+            if not step.renames or step.root != "target":
+                continue
+            assert step.moved is not None
+            st = self.places.stat("target", step.path)
+            if st is None or st.st_ino != step.moved.ino:
+                raise NotUndone(step.path)
+            until = end.touched_ns if st.st_ino in touched else end.time_ns
+            is_new = not step.source.startswith("old/") or step.path in closed
+            if is_new and st.st_ctime_ns > until:
+                raise NotUndone(step.path)
+
+    def inodes(self) -> set[int]:
+        """The inode numbers of all files that the steps rename, or whose metadata they set."""
+        return {
+            seen.ino
+            for step in self._steps
+            for seen in (step.moved, step.displaced)
+            if seen is not None
+        }
+
+    def _give_up_store(self) -> None:
+        if self._begun.store:
+            with suppress(OSError):
+                os.rmdir(self._begun.store)
+
+    def remove_store(self) -> None:
+        """Remove what the upper held, if that lies beside it."""
+        if self._begun.store:
+            from overlaykit.rmtree import rmtree_path
+
+            with suppress(FileNotFoundError):
+                rmtree_path(self._begun.store)
+
+
+def marked_time(upper: bytes) -> int:
+    """What `Run.mark` has noted in an upper; 0: nothing."""
+    prefix = _prefix(upper)
+    raw = None if prefix is None else attributes.xattr_or_none(upper, prefix + _APPLIED)
+    return int(raw) if raw is not None and raw.isdigit() else 0
+
+
+def not_applied(error: OSError, target: str) -> Error:
+    """The error of an application that has failed, and was taken back."""
+    name = target if error.filename is None else os.fsdecode(error.filename)
+    return NotApplied(name, error.strerror or str(error))
+
+
+def open_directory(path: str, stack: ExitStack) -> int:
+    """Open a directory, until `stack` ends. Raises: OSError."""
+    fd = os.open(path, _DIRECTORY)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _prefix(path: bytes) -> bytes | None:
+    """The prefix of an upper's markers, if it has one."""
+    names = xattr_names(path)
+    for prefix in (TRUSTED_PREFIX, USER_PREFIX):
+        if any(name.startswith(prefix) for name in names):
+            return prefix
+    return None
