@@ -23,21 +23,19 @@ from overlaykit.changes.model import Aspect, Change, Version
 from overlaykit.changes.sides import Side, layers_of, names_that_differ, shown_xattrs
 from overlaykit.overlay.descriptors import Descriptors, shares
 from overlaykit.overlay.markers import ACLS
-from overlaykit.overlay.stack import OpenedLayer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from overlaykit.overlay.merge import Found
     from overlaykit.overlay.nodes import Directory
+    from overlaykit.overlay.stack import OpenedLayer
 
 _GONE: Final = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 """What a file says that was removed or replaced since it was listed."""
 
 _OF_ITS_MAKER: Final = frozenset[Aspect](("owner", "times"))
 """What the root of an upper has of the one who made it; only the mode is copied from the lower's."""
-
-_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(slots=True)
@@ -75,6 +73,8 @@ class Comparison:
         self.new = new
         self._descriptors = descriptors
         self._closing = ExitStack()
+        self._moved: set[bytes | None] = set()
+        """The old paths of what was renamed, once `changes` has found them."""
 
     @classmethod
     def of_upper(cls, upper: OpenedLayer, lowers: Sequence[OpenedLayer]) -> Self:
@@ -129,22 +129,49 @@ class Comparison:
                     yield change
 
     def held(self, change: Change) -> Iterator[tuple[bytes, Version]]:
-        """What a deleted or replaced directory held: paths below its own, and files, sorted. Raises: OSError."""
+        """What a deleted, replaced or renamed directory held, but for what has another name now.
+
+        Returns: paths below its own, and files, sorted. Raises: OSError.
+        """
         assert change.old_path is not None
         found = self.old.at(change.old_path)
         if found is None or not found[2].is_directory:
             return
-        yield from self._all_below(self.old, self.old.child(*found), b"")
+        directory = self.old.child(*found)
+        for below, version in self._all_below(self.old, directory, change.old_path, self._moved):
+            yield below[len(change.old_path) + 1 :], version
+
+    def count_held(self, change: Change) -> tuple[int, int]:
+        """As `held`: how many files, and how many directories. Files are listed only. Raises: OSError."""
+        assert change.old_path is not None
+        found = self.old.at(change.old_path)
+        pending = []
+        if found is not None and found[2].is_directory:
+            pending.append((self.old.child(*found), change.old_path))
+        files = directories = 0
+        while pending:
+            directory, path = pending.pop()
+            self._descriptors.trim()
+            for name, kind, *_ in self.old.merge.entries(directory):
+                below = _join(path, name)
+                if below in self._moved:
+                    continue
+                if kind != stat.S_IFDIR:
+                    files += 1
+                elif (entry := self.old.find(directory, name)) is not None:
+                    directories += 1
+                    pending.append((self.old.child(directory, name, entry), below))
+        return files, directories
 
     def held_by_new(self, path: bytes) -> Iterator[tuple[bytes, Version]]:
         """What the new side has in a directory, also what does not differ: as `held`. Raises: OSError."""
         found = self.new.at(path)
         if found is not None and found[2].is_directory:
-            yield from self._all_below(self.new, self.new.child(*found), b"")
+            yield from self._all_below(self.new, self.new.child(*found), b"", set())
 
     def held_by_old(self) -> Iterator[tuple[bytes, Version]]:
         """All that the old side has, however much it is: as `held`. Raises: OSError."""
-        yield from self._all_below(self.old, self.old.root, b"")
+        yield from self._all_below(self.old, self.old.root, b"", set())
 
     def trim(self) -> None:
         """Close descriptors beyond the limit; between two uses of versions."""
@@ -236,11 +263,10 @@ class Comparison:
         return found if os.path.samestat(ours, theirs) else None
 
     def _all_below(
-        self, side: Side, directory: Directory, path: bytes
+        self, side: Side, top: Directory, above: bytes, besides: set[bytes | None]
     ) -> Iterator[tuple[bytes, Version]]:
-        pending = [
-            (directory, path, sorted(side.merge.entries(directory), reverse=True, key=_name))
-        ]
+        """The paths and the files in a directory, whose path is `above`, but for the paths `besides`."""
+        pending = [(top, above, sorted(side.merge.entries(top), reverse=True, key=_name))]
         while pending:
             directory, path, entries = pending[-1]
             if not entries:
@@ -249,9 +275,9 @@ class Comparison:
             self._descriptors.trim()
             name = entries.pop()[0]
             found = side.find(directory, name)
-            if found is None:
-                continue
             below = _join(path, name)
+            if found is None or below in besides:
+                continue
             yield below, side.version(directory, name, found)
             if found.is_directory:
                 child = side.child(directory, name, found)
@@ -265,7 +291,7 @@ class Comparison:
         gone = {
             pair.path: pair for pair in pairs if pair.new is None and pair.path == pair.old_path
         }
-        claimed = set()
+        claimed: set[bytes | None] = set()
         for pair in pairs:
             if pair.moved and pair.old is not None:
                 claimed.add(pair.old_path)
@@ -275,6 +301,7 @@ class Comparison:
                 self._pair_with(pair, self._gone_at(pair.old_path, gone), claimed)
         self._find_by_origin(pairs, gone, claimed)
         _link(pairs)
+        self._moved = claimed
         return [pair for pair in pairs if pair.new is not None or pair.old_path not in claimed]
 
     def _gone_at(self, path: bytes, gone: Mapping[bytes, _Pair]) -> Version | None:
@@ -406,11 +433,6 @@ class Comparison:
         if xattrs.keys() - set(ACLS):
             what.add("xattrs")
         return what, xattrs
-
-
-def open_directory(path: str) -> OpenedLayer:
-    """A layer or an upper at a path, for a `Comparison`. Raises: OSError."""
-    return OpenedLayer(os.open(path, _DIRECTORY), path)
 
 
 def _handle(version: Version | None) -> tuple[int, bytes] | None:

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "logs": "print what a detached view has printed",
     "inspect": "print all about a view, for programs",
     "cp": "copy files into a view and out of it",
+    "diff": "list what a view has changed of its layers",
     "top": "list the processes of a view",
     "stats": "show what views use, live",
     "generate": "print a unit of systemd for a named view",

@@ -34,6 +34,11 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
             "a view for 'overlaykit start web'",
         ),
     ),
+    "diff": (
+        ("overlaykit diff web", "what a view has changed, also while it runs"),
+        ("overlaykit diff --patch web /etc > etc.patch", "a patch of its configuration"),
+        ("overlaykit diff --stat before..after", "how two views differ"),
+    ),
     "start": (
         ("overlaykit start web", "in the background"),
         ("overlaykit start -a dev", "with this terminal"),

@@ -52,11 +52,11 @@ class About(Record, kw_only=True):
     `started`: nanoseconds since the epoch. `device`: st_dev of the mount, which identifies it. A view has a `command`,
     a mount a `target`, a path in the mount namespace `namespace`. `daemon`, `supervisor`: process ids; 0: there is
     none. An entry notes the `daemon` that lasts as long as its mount; where that is the keeper of another one,
-    `serving` names both. Without a daemon `paths` are the directories of the layers, and `changes` is the upper, kept
-    or not. A command that joins has `capabilities`, `no_new_privs` and the filter `seccomp`, as the view's commands.
-    `cgroups`: the directories of its control groups. `address`: in the shared network `network`. `detached`: whether
-    its output goes to the log of the named view. `terminal`: whether its command has a terminal of its own. `kept`: the
-    directory of a named view; `name` and the paths are those at its start then, and `current` tells those of now.
+    `serving` names both. `paths` are the directories of the layers, and `changes` is the upper, kept or not. A command
+    that joins has `capabilities`, `no_new_privs` and the filter `seccomp`, as the view's commands. `cgroups`: the
+    directories of its control groups. `address`: in the shared network `network`. `detached`: whether its output goes
+    to the log of the named view. `terminal`: whether its command has a terminal of its own. `kept`: the directory of a
+    named view; `name` and the paths are those at its start then, and `current` tells those of now.
     """
 
     name: str

@@ -43,8 +43,6 @@ class FuseRoot:
     """
 
     driver = FUSE
-    paths: tuple[str, ...] = ()
-    changes: str | None = None
 
     def __init__(self, userns: str, within: int | None = None) -> None:
         """Start the daemon.
@@ -52,6 +50,8 @@ class FuseRoot:
         `userns`: as in `ViewSpec`. `within`: the parent of the view's user namespace (None: the caller's).
         Raises: Error, OSError.
         """
+        self.paths: tuple[str, ...] = ()
+        self.changes: str | None = None
         self._userns = userns
         self.daemon = _start_daemon(userns, within)
         self._entry: Entry | None = None
@@ -116,6 +116,8 @@ class FuseRoot:
         Raises: Error, OSError. The daemon has ended then.
         """
         self._entry = entry
+        self.paths = tuple(layer.path for layer in layers)
+        self.changes = None if upper is None else upper.path
         lowers = [
             layer.path if layer.recursive else self.daemon.hand_over(layer.path, hold.fileno())
             for layer, hold in zip(layers, holds, strict=True)

@@ -103,6 +103,8 @@ def _mount(
             layers=tuple(lower.path for lower in lowers),
             device=started.device,
             upper=None if upper is None else upper.path,
+            paths=tuple(lower.path for lower in lowers),
+            changes=None if upper is None else upper.path,
             target=target,
             namespace=mount_namespace(),
         )

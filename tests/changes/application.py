@@ -14,8 +14,9 @@ from typing import TypeAlias
 
 from overlaykit.changes import applying
 from overlaykit.changes.applying import Outcome
+from overlaykit.changes.opening import open_directory
 from overlaykit.changes.planning import STATE
-from overlaykit.changes.read import Comparison, open_directory
+from overlaykit.changes.read import Comparison
 from overlaykit.changes.run import Request
 
 from .. import forked

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import final
 
 from overlaykit.changes.model import Change
-from overlaykit.changes.read import Comparison, open_directory
+from overlaykit.changes.opening import open_directory
+from overlaykit.changes.read import Comparison
 
 from ..posix.layers import write_layer
 from ..posix.systems import Stack, System

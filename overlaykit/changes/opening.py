@@ -1,0 +1,29 @@
+"""Opens the directories that are compared."""
+
+from __future__ import annotations
+
+import os
+from typing import Final, TypeAlias
+
+from overlaykit import _native
+from overlaykit.overlay.stack import OpenedLayer
+
+Opened: TypeAlias = OpenedLayer
+
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def open_directory(path: str) -> Opened:
+    """A layer or an upper at a path, for a `Comparison`. Raises: OSError."""
+    return OpenedLayer(os.open(path, _DIRECTORY), path)
+
+
+def open_covered(path: str) -> Opened:
+    """A directory that a mount covers. Raises: OSError (EPERM without CAP_SYS_ADMIN)."""
+    above, name = os.path.split(path)
+    clone = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC
+    tree = _native.open_tree(_native.AT_FDCWD, above, clone)
+    try:
+        return OpenedLayer(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=tree), path)
+    finally:
+        os.close(tree)

@@ -1,0 +1,179 @@
+"""What a command compares: the upper and the layers of a view or a mount, of an upper's directory, or a layer."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from overlaykit.errors import Error
+from overlaykit.record import Record
+from overlaykit.scope import suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from overlaykit.changes.opening import Opened
+    from overlaykit.views.entry import About
+    from overlaykit.views.named import NamedView
+    from overlaykit.views.registry import RunningView
+
+_UPPER = "upper"
+
+
+class NothingToCompare(Error):
+    message = (
+        "{0}: no view, mount, directory or layer of that name: 'overlaykit ps -a' lists views, 'overlaykit layer ls' "
+        "layers"
+    )
+
+
+class NothingWritten(Error):
+    message = "{0}: the view is read-only: nothing can be written in it"
+
+
+class LayerCovered(Error):
+    message = "{0}: the mount covers its own layer, which only root can reach below it: use sudo"
+
+
+class Stack(Record, kw_only=True):
+    """Directories that are merged: `layers`, top first, below `upper`.
+
+    `upper`: None: there is none. `running`: what shows the merge now. `assumed`: the layers are those that `run` takes
+    without `-l`: nothing says which the upper lay on.
+    """
+
+    name: str
+    upper: str | None
+    layers: tuple[str, ...]
+    running: About | None = None
+    assumed: bool = False
+
+    def open(self) -> tuple[Opened | None, list[Opened]]:
+        """Open the directories, once all that programs have written is in the upper. Raises: OSError, LayerCovered."""
+        from overlaykit.changes.opening import open_directory
+
+        if self.running is not None:
+            flush(self.running)
+        upper = None if self.upper is None else open_directory(self.upper)
+        return upper, [self._open_layer(path) for path in self.layers]
+
+    def _open_layer(self, path: str) -> Opened:
+        """Open a layer, which the mount itself may cover."""
+        from overlaykit.changes.opening import open_covered, open_directory
+
+        opened = open_directory(path)
+        if self.running is None or os.fstat(opened.fd).st_dev != self.running.device:
+            return opened
+        os.close(opened.fd)
+        try:
+            return open_covered(path)
+        except PermissionError:
+            raise LayerCovered(path) from None
+
+
+def find(name: str, layers: Sequence[str] = ()) -> Stack:
+    """What a name or a path stands for: a running view or a mount, a named view, an upper's directory.
+
+    `layers`: those below the directory, as of `run`. Raises: NothingToCompare, NothingWritten, Error of a layer.
+    """
+    from overlaykit.views.named import NamedView, NoSuchView
+    from overlaykit.views.registry import NotRunning, Registry
+
+    registry = Registry()
+    with suppress(NotRunning):
+        return _running(name, registry.find(name))
+    with suppress(NoSuchView):
+        return _stopped(NamedView(name))
+    if not os.path.isdir(name):
+        raise NothingToCompare(name)
+    path = os.path.realpath(name)
+    for one in registry.running():
+        if one.about.changes is not None and os.path.realpath(one.about.changes) == path:
+            return _running(name, one)
+    if not layers and os.path.basename(path) == _UPPER:
+        with suppress(NoSuchView):
+            named = NamedView(os.path.basename(os.path.dirname(path)))
+            if os.path.samefile(named.path, os.path.dirname(path)):
+                return _stopped(named)
+    below = _resolved(layers or ("host",), os.getcwd())
+    return Stack(name=name, upper=path, layers=below, assumed=not layers)
+
+
+def find_side(name: str, layers: Sequence[str] = ()) -> Stack:
+    """As `find`; without `layers` a directory is a layer alone, and a name may be that of a layer of the store."""
+    if not layers and os.path.isdir(name) and not os.path.ismount(name):
+        return Stack(name=name, upper=None, layers=(os.path.realpath(name),))
+    try:
+        return find(name, layers)
+    except NothingToCompare:
+        if "/" in name:
+            raise
+        from overlaykit.layers import resolve
+
+        return Stack(name=name, upper=None, layers=(resolve(name).path,))
+
+
+def sides(text: str, layers: Sequence[str] = ()) -> tuple[Stack, Stack] | None:
+    """Both sides of `A..B`; None if it names one thing. Raises: NothingToCompare, Error."""
+    ways = list(_ways(text))
+    if not ways or os.path.exists(text):
+        return None
+    for index, (old, new) in enumerate(ways):
+        try:
+            return find_side(old, layers), find_side(new, layers)
+        except Error:
+            if index == len(ways) - 1:
+                raise
+    return None
+
+
+def _ways(text: str) -> Iterator[tuple[str, str]]:
+    """The ways to part a text at `..`, which may be in a path as well."""
+    at = text.find("..", 1)
+    while 0 < at < len(text) - 2:
+        yield text[:at], text[at + 2 :]
+        at = text.find("..", at + 1)
+
+
+def _running(name: str, found: RunningView) -> Stack:
+    about = found.about
+    if about.changes is None:
+        raise NothingWritten(name)
+    return Stack(name=name, upper=about.changes, layers=about.paths, running=about)
+
+
+def _stopped(view: NamedView) -> Stack:
+    from overlaykit.cli import run
+
+    definition = view.definition()
+    args, _ = run.parse(list(definition.arguments))
+    if args.read_only:
+        raise NothingWritten(view.name)
+    upper = view.upper if args.upper is None else os.path.join(definition.directory, args.upper)
+    layers = _resolved(args.layers or ("host",), definition.directory)
+    return Stack(name=view.name, upper=upper, layers=layers)
+
+
+def _resolved(layers: Sequence[str], directory: str) -> tuple[str, ...]:
+    """The directories of layers; relative paths are from `directory`. Raises: Error."""
+    from overlaykit.layers import resolve
+
+    return tuple(
+        resolve(os.path.join(directory, one.removeprefix("dir:")) if "/" in one else one).path
+        for one in layers
+    )
+
+
+def flush(about: About) -> None:
+    """Have the kernel write to the upper what programs have written to a mount, if that can be reached."""
+    from overlaykit import attributes
+
+    with suppress(OSError):
+        fd = os.open(
+            about.target or f"/proc/{about.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        )
+        try:
+            if os.fstat(fd).st_dev == about.device:
+                attributes.sync_file_system(fd)
+        finally:
+            os.close(fd)
