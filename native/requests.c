@@ -75,9 +75,11 @@ is_possible(uint32_t opcode, const void *in, size_t left, size_t most)
     case FUSE_READ:
     case FUSE_READDIR:
     case FUSE_READDIRPLUS:
-        return ((const struct fuse_read_in *)in)->size <= most;
+        return ((const struct fuse_read_in *)in)->size <= most &&
+               ((const struct fuse_read_in *)in)->offset <= INT64_MAX;
     case FUSE_WRITE:
-        return ((const struct fuse_write_in *)in)->size <= left;
+        return ((const struct fuse_write_in *)in)->size <= left &&
+               ((const struct fuse_write_in *)in)->offset <= INT64_MAX;
     case FUSE_BATCH_FORGET:
         return ((const struct fuse_batch_forget_in *)in)->count <=
                left / sizeof(struct fuse_forget_one);

@@ -17,7 +17,7 @@ import pytest
 from overlaykit.fuse import control, no_open
 from overlaykit.fuse.spec import LayerSpec, MountOptions, MountSpec
 
-from ..crash.disks import memory, put_upper_on
+from ..crash.disks import image, memory, put_upper_on
 from ..overlay.inside import as_bound_user, as_ordinary_user, as_root
 from ..overlay.stack import Stack
 from ..overlay.view import refused
@@ -317,6 +317,38 @@ def test_three_thousand_files_are_made_with_few_descriptors(stack: Stack) -> Non
             file.write("2")
         mount.await_held(nodes=1, open_files=0)
     assert len(os.listdir(os.path.join(stack.upper, "d/new"))) == 3050
+
+
+@as_root
+def test_an_error_of_the_disk_reaches_a_sync_also_after_the_descriptor_was_closed(
+    stack: Stack,
+) -> None:
+    """The data are in the disk's cache when the plane closes the file for others, and have no room on the disk."""
+    stack.add({"d": Dir()})
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
+    under = os.path.join(stack.directory, "under")
+    with (
+        memory(under) as below,
+        image(under, "mkfs.ext4", "-q", "-O^has_journal", megabytes=16) as (_, disk),
+    ):
+        put_upper_on(stack, disk)
+        with without_open(stack) as mount:
+            os.mkdir(mount.path("d/new"))
+            with opened(mount.path("d/new/f"), os.O_RDWR | os.O_CREAT) as fd:
+                os.write(fd, b"x" * 600_000)
+                mount.forget()  # the kernel has written it then
+                for number in range(400):
+                    write_file(mount.path(f"d/new/{number}"), b"x")
+                    mount.forget() if number % 100 == 99 else None
+                own = f"/proc/{mount.process.pid}/fd"
+                files = [os.readlink(f"{own}/{number}") for number in os.listdir(own)]
+                assert not any(file.endswith("/d/new/f") for file in files)
+                below.leave("pages", 0)
+                with opened(disk, os.O_RDONLY) as root, contextlib.suppress(OSError):
+                    syscalls.syncfs(root)
+                with refused(errno.EIO, errno.ENOSPC):
+                    os.fsync(fd)
+                below.leave("pages", 4096)
 
 
 @as_root
