@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 
 from ..posix.table import Dir, File, Symlink
 from .workspace import Workspace
@@ -85,6 +87,32 @@ def test_a_directory_made_again_lists_what_it_does_not_hold_any_more(workspace: 
         "added d/c",
         "deleted d/e",
     ]
+
+
+def test_nothing_is_read_that_did_not_change(workspace: Workspace) -> None:
+    quiet = {f"quiet{number}/quiet-file": File(b"quiet") for number in range(50)}
+    beside = {f"busy/quiet{number}": File(b"quiet") for number in range(50)}
+    lower = workspace.add({**quiet, "busy": Dir(), "busy/a": File(b"a"), **beside})
+    with workspace.mounted():
+        write("busy/a", b"b")
+    trace = os.path.join(os.path.dirname(workspace.upper), "trace")
+    calls = "trace=file,getdents64,openat2,llistxattr,lgetxattr"
+    command = [sys.executable, "-m", "overlaykit", "diff", workspace.upper, "-l", lower]
+    done = subprocess.run(
+        ["strace", "-f", "-y", "-o", trace, "-e", calls, *command],
+        env=os.environ
+        | {"HOME": os.path.dirname(trace), "XDG_RUNTIME_DIR": os.path.dirname(trace)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "M  /busy/a  (content)\n1 changed\n"
+    with open(trace, encoding="utf-8") as file:
+        lines = file.readlines()
+    assert [line for line in lines if "busy" in line]
+    assert not [line for line in lines if "quiet" in line]
+    # strace does not show which names a listing holds.
+    assert not [line for line in lines if "getdents64" in line and lower in line]
 
 
 def write(path: str, content: bytes) -> None:
