@@ -407,7 +407,7 @@ class Comparison:
         what: set[Aspect] = set()
         if old.mode != new.mode:
             what.add("mode")
-        if (old.uid, old.gid) != (new.uid, new.gid):
+        if self.new.has_other_owner(old, new):
             what.add("owner")
         if old.stat.st_mtime_ns != new.stat.st_mtime_ns:
             what.add("times")

@@ -39,6 +39,8 @@ class Side:
         upper = layers[0].root if layers and layers[0].writable else None
         lowers = self.merge.down_to_opaque([layer.root for layer in layers if not layer.writable])
         self.root = Directory(None, b"", upper, lowers)
+        st = None if upper is None else upper.stat()
+        self._maker = (-1, -1) if st is None or st.st_uid == 0 else (st.st_uid, st.st_gid)
 
     @property
     def is_empty(self) -> bool:
@@ -64,6 +66,14 @@ class Side:
             directory = self.child(directory, component, found)
         found = self.find(directory, name)
         return None if found is None else (directory, name, found)
+
+    def has_other_owner(self, old: Version, new: Version) -> bool:
+        """Whether a file was given to another owner.
+
+        The upper of an ordinary user cannot hold other users' files: a copy-up makes them the user's.
+        """
+        uid, gid = self._maker
+        return (old.uid != new.uid and new.uid != uid) or (old.gid != new.gid and new.gid != gid)
 
     def version_of_root(self) -> Version:
         top = self.root.top

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from ..views.fixtures import only_as
 from ..views.user import TestUser
 
 
@@ -131,6 +132,17 @@ def test_a_named_view_is_compared_while_it_runs_and_after(user: TestUser) -> Non
     view.wait()
     assert user.succeeds("diff", "work") == listed
     assert user.succeeds("diff", os.path.join(user.named_views, "work", "upper")) == listed
+    user.succeeds("rm", "work")
+
+
+@only_as("ordinary user")
+def test_a_copy_of_roots_file_is_no_change_of_its_owner(user: TestUser) -> None:
+    script = "echo >> /etc/passwd; touch /etc/group"
+    user.succeeds("run", "--name", "work", "--", "sh", "-c", script)
+    found = json.loads(user.succeeds("diff", "--json", "work", "/etc"))
+    assert [(one["path"], one["what"]) for one in found] == [
+        ("/etc/passwd", ["content", "size", "times"])
+    ]
     user.succeeds("rm", "work")
 
 
