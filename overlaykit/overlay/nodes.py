@@ -484,6 +484,8 @@ class Table:
     def add_directory(self, node: Directory, preferred: int) -> None:
         """As `add`, and add it to its parent's children."""
         self.add(node, preferred)
+        if node.parent is not None:
+            self._vacate(node.parent, node.name)
         node.attach()
         self._note(node)
 
@@ -503,6 +505,7 @@ class Table:
     def link(self, node: File, directory: Directory, name: bytes) -> None:
         """Add a name to a file, unless it has it."""
         if directory.children.get(name) is not node:
+            self._vacate(directory, name)
             node.add_link(directory, name)
             if len(node.links) == 1:
                 self._note(node)
@@ -514,6 +517,14 @@ class Table:
             node.drop_link(directory, name)
             if is_noted:
                 self._note(node)
+
+    def _vacate(self, directory: Directory, name: bytes) -> None:
+        """Take a name from the node that has it: a layer, or a request, has put another file there."""
+        other = directory.children.get(name)
+        if isinstance(other, File):
+            self.unlink(other, directory, name)
+        elif other is not None:
+            other.detach()
 
     @property
     def kept_plane(self) -> Plane | None:
