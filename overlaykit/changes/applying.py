@@ -293,6 +293,7 @@ def _outcome(made: Plan) -> Outcome:
                 else None,
             )
             for one in made.changes
+            if not one.is_touch
         ),
         notable=tuple(notable for one in made.changes for notable in _notable(one)),
         conflicts=() if decided else tuple(made.conflicts),

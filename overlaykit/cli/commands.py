@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "inspect": "print all about a view, for programs",
     "cp": "copy files into a view and out of it",
     "diff": "list what a view has changed of its layers",
+    "apply": "write what a view has changed into the directory below it",
     "top": "list the processes of a view",
     "stats": "show what views use, live",
     "generate": "print a unit of systemd for a named view",

@@ -39,6 +39,11 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("overlaykit diff --patch web /etc > etc.patch", "a patch of its configuration"),
         ("overlaykit diff --stat before..after", "how two views differ"),
     ),
+    "apply": (
+        ("overlaykit apply --dry-run web", "what would be written"),
+        ("overlaykit apply web /etc/hosts /srv", "some of it"),
+        ("overlaykit apply --undo web", "take it back"),
+    ),
     "start": (
         ("overlaykit start web", "in the background"),
         ("overlaykit start -a dev", "with this terminal"),

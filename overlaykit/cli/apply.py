@@ -1,0 +1,272 @@
+"""`overlaykit apply`: write what a view has changed into the layer below it, and take that back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from overlaykit import signals
+from overlaykit.cli.arguments import Parser
+from overlaykit.cli.options import Usage
+from overlaykit.cli.output import one_line, print_error
+from overlaykit.errors import Error
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from overlaykit.changes.applying import Outcome
+    from overlaykit.changes.run import Request
+    from overlaykit.cli.stacks import Stack
+
+_CONFLICTS: Final = 1
+_LETTERS: Final = {"added": "A", "changed": "M", "deleted": "D", "renamed": "R", "replaced": "T"}
+
+_EPILOG: Final = """\
+Where the layer has changed, too, since the view began, nothing is written, each such path is listed, and the exit
+status is 1. Otherwise all is written or nothing, also if this is killed or the machine stops: --resume finishes then,
+--undo takes back what was done. --undo also works later, until --drop: what was displaced is kept in the directory
+.overlaykit-apply of the layer.
+
+The files of the view's upper are moved, and the view is as if it were new; with PATH, --to or --keep they are copied
+and stay. New set-ID programs, capabilities and devices are listed in any case. The view must not run, and no other
+view may use the layer meanwhile."""
+
+
+class ViewRuns(Error):
+    message = "{0}: the view is running: end it first ('overlaykit stop {0}')"
+
+
+class MountIsUsed(Error):
+    message = "{0}: its upper is mounted: unmount it first ('overlaykit umount')"
+
+
+class NoTarget(Error):
+    message = "{0}: it has {1} layers: name the directory to write to (--to)"
+
+
+class NoLayer(Error):
+    message = "{0}: nothing says what it lies on: name the directory (-l)"
+
+
+class LayerOfStore(Error):
+    message = "{0}: a layer of the store does not change: name the directory to write to (--to)"
+
+
+def parser() -> Parser:
+    """The command's parser."""
+    command = Parser(
+        "apply",
+        "Write what a view has changed into the directory below it, whole or not at all.",
+        epilog=_EPILOG,
+    )
+    command.usage = (
+        "overlaykit apply [OPTION]... VIEW|UPPER [PATH]...\n"
+        "       overlaykit apply --resume|--undo|--drop VIEW|DIR"
+    )
+    command.add_argument(
+        "--to",
+        metavar="DIR",
+        help="write to this directory, a copy of the layers (default: the layer, if there is one)",
+    )
+    command.add_argument(
+        "-l",
+        dest="layers",
+        metavar="LAYER",
+        action="append",
+        default=[],
+        help="the layer below the directory of an upper, as of 'run'",
+    )
+    choice = command.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--theirs",
+        dest="choice",
+        action="store_const",
+        const="theirs",
+        default="",
+        help="where the layer has changed, too, write what the view has",
+    )
+    choice.add_argument(
+        "--ours",
+        dest="choice",
+        action="store_const",
+        const="ours",
+        help="where the layer has changed, too, keep what it has",
+    )
+    command.add_argument(
+        "--keep", action="store_true", help="copy the upper's files instead of moving them"
+    )
+    command.add_argument(
+        "-n", "--dry-run", action="store_true", help="only list what would be written"
+    )
+    command.add_argument("--json", action="store_true", help="for programs: an object")
+    later = command.add_mutually_exclusive_group()
+    later.add_argument(
+        "--resume", action="store_true", help="finish an application that was cut off"
+    )
+    later.add_argument("--undo", action="store_true", help="take the last application back")
+    later.add_argument(
+        "--drop", action="store_true", help="remove what --undo needs, of all applications"
+    )
+    command.add_argument(
+        "--force", action="store_true", help="with --undo: also what was changed since"
+    )
+    command.add_argument("view", metavar="VIEW|UPPER|DIR", help="a view's name, or a directory")
+    command.add_argument(
+        "paths", metavar="PATH", nargs="*", help="only these paths, and what is below them"
+    )
+    return command
+
+
+def main(arguments: list[str]) -> int:
+    args = parser().parse_intermixed_args(arguments)
+    if args.resume or args.undo or args.drop:
+        return _later(args)
+    if args.force:
+        raise Usage("apply", "--force is for --undo")
+    from overlaykit.changes.run import Request
+    from overlaykit.cli import stacks
+
+    if any(not path.strip("/.") for path in args.paths):
+        raise Usage("apply", "a path stands for all: leave it out")
+    stack = stacks.find(args.view, args.layers)
+    _check_ended(stack)
+    target = _target(stack, args.to)
+    assert stack.upper is not None
+    request = Request(
+        upper=os.path.realpath(stack.upper),
+        lowers=tuple(map(os.path.realpath, stack.layers)),
+        paths=tuple(args.paths),
+        choice=args.choice,
+        consumes=not (args.keep or args.paths or args.to),
+    )
+    with _unused(stack), signals.unwound():
+        return _report(_apply(target, request, dry_run=args.dry_run), args, target)
+
+
+def _apply(target: str, request: Request, *, dry_run: bool = False) -> Outcome:
+    from overlaykit.changes import applying
+    from overlaykit.changes.opening import open_directory
+    from overlaykit.changes.read import Comparison
+
+    upper, *lowers = map(open_directory, (request.upper, *request.lowers))
+    with Comparison.of_upper(upper, lowers) as comparison:
+        return applying.apply(comparison, target, request, dry_run=dry_run)
+
+
+def _later(args: argparse.Namespace) -> int:
+    from overlaykit.changes import applying
+    from overlaykit.changes.planning import STATE
+
+    if args.paths or args.keep or args.dry_run or args.choice:
+        raise Usage("apply", "--resume, --undo and --drop take no other option but --to and --json")
+    if args.force and not args.undo:
+        raise Usage("apply", "--force is for --undo")
+    with contextlib.ExitStack() as context:
+        target = args.to or args.view
+        if args.to is None and not os.path.isdir(os.path.join(args.view, os.fsdecode(STATE))):
+            from overlaykit.cli import stacks
+
+            stack = stacks.find(args.view, args.layers)
+            _check_ended(stack)
+            target = _target(stack, None)
+            context.enter_context(_unused(stack))
+        context.enter_context(signals.unwound())
+        if args.undo:
+            applying.undo(target, force=args.force)
+        elif args.drop:
+            applying.drop(target)
+        else:
+            return _report(applying.resume(target, lambda one: _apply(target, one)), args, target)
+    return 0
+
+
+def _check_ended(stack: Stack) -> None:
+    if stack.running is not None:
+        raise MountIsUsed(stack.name) if stack.running.target else ViewRuns(stack.name)
+
+
+def _target(stack: Stack, to: str | None) -> str:
+    if to is not None:
+        return os.path.realpath(to)
+    if stack.assumed:
+        raise NoLayer(stack.name)
+    if len(stack.layers) != 1:
+        raise NoTarget(stack.name, len(stack.layers))
+    from overlaykit.layers.store import Store
+
+    layer = os.path.realpath(stack.layers[0])
+    if os.path.dirname(layer).startswith(os.path.realpath(Store().root) + "/"):
+        raise LayerOfStore(stack.name)
+    return layer
+
+
+@contextlib.contextmanager
+def _unused(stack: Stack) -> Iterator[None]:
+    """Keep a named view from starting. Raises: named.ViewRuns."""
+    from overlaykit.views.named import NamedView, NoSuchView
+
+    lock = -1
+    with contextlib.suppress(NoSuchView):
+        lock = NamedView(stack.name).lock()
+    try:
+        yield
+    finally:
+        if lock >= 0:
+            os.close(lock)
+
+
+def _from_root(outcome: Outcome) -> Outcome:
+    """The same with a slash before each path, as `diff` prints them."""
+
+    def rooted(records: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(
+            one.replace(
+                **{
+                    name: "/" + ("" if value == "." else value)
+                    for name, value in vars(one).items()
+                    if name in ("path", "old_path") and value is not None
+                }
+            )
+            for one in records
+        )
+
+    return outcome.replace(**{name: rooted(records) for name, records in vars(outcome).items()})
+
+
+def _report(outcome: Outcome, args: argparse.Namespace, target: str) -> int:
+    outcome = _from_root(outcome)
+    if args.json:
+        from overlaykit import codec
+
+        print(codec.encode_pretty(outcome))
+    else:
+        _print(outcome, target, every=args.dry_run)
+    return _CONFLICTS if outcome.conflicts else 0
+
+
+def _print(outcome: Outcome, target: str, *, every: bool) -> None:
+    for conflict in outcome.conflicts:
+        print_error(f"{conflict.path}: {conflict.reason}")
+    if outcome.conflicts:
+        print_error(
+            f"{target}: nothing is applied: --theirs writes there what the view has, --ours keeps what the layer has"
+        )
+        return
+    if every:
+        for one in outcome.written:
+            path = one.path if one.old_path is None else f"{one.old_path} -> {one.path}"
+            print(one_line(f"{_LETTERS[one.kind]}  {path}"))
+    for notable in outcome.notable:
+        print(one_line(f"{notable.what}: {notable.path}"))
+    for kept in outcome.skipped:
+        print(one_line(f"kept: {kept.path}: {kept.reason}"))
+    for gone in outcome.overwritten:
+        print(one_line(f"overwritten: {gone.path}: {gone.reason}"))
+    counts = dict.fromkeys(_LETTERS, 0)
+    for one in outcome.written:
+        counts[one.kind] += 1
+    print(", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "no changes")
+    if outcome.written and not every:
+        print(one_line(f"'overlaykit apply --undo {target}' takes it back, --drop gives that up"))
