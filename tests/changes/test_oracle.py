@@ -59,20 +59,20 @@ Files: TypeAlias = dict[str, Shown]
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
+def isolated() -> Iterator[Sandbox]:
     with contextlib.closing(Sandbox(unprivileged=UNPRIVILEGED)) as sandbox:
         yield sandbox
 
 
 @pytest.fixture(scope="module")
-def directory(sandbox: Sandbox) -> Iterator[str]:
+def directory(isolated: Sandbox) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="overlaykit-oracle-", dir="/var/tmp") as directory:
         yield directory
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda one: f"{one.name}-{one.metacopy}")
 def test_changes_are_what_a_full_comparison_finds(
-    system: System, sandbox: Sandbox, directory: str
+    system: System, isolated: Sandbox, directory: str
 ) -> None:
     @settings(
         max_examples=int(EXAMPLES or 12),
@@ -83,7 +83,7 @@ def test_changes_are_what_a_full_comparison_finds(
     )
     @given(programs(unprivileged=UNPRIVILEGED))
     def agree(program: Program) -> None:
-        wrong = sandbox.run(lambda: _wrong(program, system, directory))
+        wrong = isolated.run(lambda: _wrong(program, system, directory))
         if wrong:
             raise AssertionError("\n".join([*wrong, script(program, unprivileged=UNPRIVILEGED)]))
 
