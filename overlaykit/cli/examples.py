@@ -36,7 +36,7 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     ),
     "diff": (
         ("overlaykit diff web", "what a view has changed, also while it runs"),
-        ("overlaykit diff --patch web /etc > etc.patch", "a patch of its configuration"),
+        ("overlaykit diff --patch web /etc", "a patch of its configuration"),
         ("overlaykit diff --stat before..after", "how two views differ"),
     ),
     "apply": (
