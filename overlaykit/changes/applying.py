@@ -16,7 +16,7 @@ from overlaykit import _native, attributes
 from overlaykit.beneath import INODE
 from overlaykit.changes.journal import Applied, Undoing, Undone
 from overlaykit.changes.planning import Base, Conflict, plan
-from overlaykit.changes.run import Request, Run, marked_time, not_applied, open_directory
+from overlaykit.changes.run import Request, Run, mark, marked_time, not_applied, open_directory
 from overlaykit.changes.staging import Staging
 from overlaykit.changes.state import CutOff, NothingApplied, State
 from overlaykit.changes.steps import Places
@@ -77,16 +77,27 @@ def apply(
             return _outcome(
                 plan(comparison, places, base, _encoded(request.paths), _choice(request))
             )
-        state = State(root, target, create=True)
+        try:
+            state = State(root, target, create=True)
+        except OSError as error:
+            raise not_applied(OSError(error.errno, error.strerror), target) from None
         stack.callback(state.close)
         _end_undone(state, root)
+        _end_unplanned(state, root)
         base = _base(comparison, root, request, state)
         places = Places({"target": root})
         made = plan(comparison, places, base, _encoded(request.paths), _choice(request))
         outcome = _outcome(made)
-        if outcome.conflicts or (made.is_empty and not request.consumes):
+        if outcome.conflicts:
             return outcome
-        application = state.new()
+        if made.is_empty and not (request.consumes and os.listdir(request.upper)):
+            if request.consumes and not request.paths:
+                mark(request.upper, state.passed_time())
+            return outcome
+        try:
+            application = state.new()
+        except OSError as error:
+            raise not_applied(OSError(error.errno, error.strerror), target) from None
         stack.callback(application.close)
         run = Run(application, root, state)
         stack.callback(run.close)
@@ -98,11 +109,11 @@ def apply(
             application.journal.plan(steps)
         except OSError as error:
             run.close()
-            state.remove(application.name)
+            run.forget()
             raise not_applied(error, target) from None
         except BaseException:
             run.close()
-            state.remove(application.name)
+            run.forget()
             raise
         reach("apply.planned")
         conflict = run.go_on(target)
@@ -131,7 +142,7 @@ def resume(target: str, begin: Callable[[Request], Outcome]) -> Outcome:
             raise NothingApplied(target, "finish")
         if application.is_unplanned:
             begun = None if application._journal is None else application.journal.begun
-            state.remove(application.name)
+            Run(application, root, state).forget()
             if begun is None:
                 raise NothingApplied(target, "finish")
             request = Request(
@@ -171,7 +182,7 @@ def undo(target: str, *, force: bool = False) -> None:
         run = Run(application, root, state)
         stack.callback(run.close)
         if application.is_unplanned:
-            state.remove(application.name)
+            run.forget()
             return
         run.open_upper()
         if application.is_applied:
@@ -234,6 +245,20 @@ def _end_undone(state: State, root: int) -> bool:
         return True
     finally:
         application.close()
+
+
+def _end_unplanned(state: State, root: int) -> None:
+    """Remove an application that ended before its first step. Raises: CutOff, OSError."""
+    names = state.names()
+    if names:
+        application = state.open(names[-1])
+        try:
+            if application.is_cut_off:
+                raise CutOff(state.path)
+            if application.is_unplanned:
+                Run(application, root, state).forget()
+        finally:
+            application.close()
 
 
 def _existing(root: int, target: str, what: str) -> State:

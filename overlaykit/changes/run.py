@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
@@ -37,6 +38,18 @@ class NotUndone(Error):
 
 class UpperInUse(Error):
     message = "{0}: it holds other changes now: apply or remove these first"
+
+
+class UpperGone(Error):
+    message = "{0}: the upper is gone, whose files are moved: make that directory again ('mkdir {0}') first"
+
+
+class UpperMounted(Error):
+    message = "{0}: a view or a mount uses this upper: end that first ('overlaykit ps')"
+
+
+class NotTakenBack(Error):
+    message = "{0}: {1}, and not all is taken back: 'overlaykit apply --undo {0}' does the rest once that is mended"
 
 
 class NoRoomBeside(Error):
@@ -105,13 +118,21 @@ class Run:
         return (there.dev, there.mnt_id) == (here.dev, here.mnt_id)
 
     def open_upper(self) -> None:
-        """Open the upper and the directory for what it holds. Raises: OSError."""
+        """Open the upper, locked, and the directory for what it holds. Raises: UpperGone, UpperMounted, OSError."""
         begun = self._begun
         if not begun.consumes:
             return
         if os.fstat(self.places.roots["target"]).st_ino != begun.root:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        self.places.roots["upper"] = open_directory(begun.upper, self._stack)
+        try:
+            upper = open_directory(begun.upper, self._stack)
+        except FileNotFoundError:
+            raise UpperGone(begun.upper) from None
+        try:
+            fcntl.flock(upper, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as daemons do
+        except BlockingIOError:
+            raise UpperMounted(begun.upper) from None
+        self.places.roots["upper"] = upper
         if begun.store:
             self.places.roots["store"] = open_directory(begun.store, self._stack)
         else:
@@ -154,22 +175,31 @@ class Run:
             self._application.journal.finish(Applied(time_ns=self._state.passed_time()))
             reach("apply.applied")
         except Displaced as displaced:
-            self._give_up()
+            self._give_up(target)
             return Conflict(path=displaced.path, reason="it changed while this was applied")
         except OSError as error:
-            self._give_up()
+            self._give_up(target)
             raise not_applied(error, target) from None
         except KeyboardInterrupt:
-            self._give_up()
+            self._give_up(target)
             raise
         if self._begun.consumes:
             self.mark(self._state.passed_time())
         self._state.forget_times()
         return None
 
-    def _give_up(self) -> None:
-        """Take all steps back, and forget them. Raises: OSError, NotUndone: they are left for `resume` and `undo`."""
-        self.take_back(force=True)
+    def _give_up(self, target: str) -> None:
+        """Take all steps back, and forget them. Raises: NotTakenBack, NotUndone: they are left for `resume`, `undo`."""
+        try:
+            self.take_back(force=True)
+            self._state.remove(self._application.name)
+        except OSError as error:
+            raise NotTakenBack(target, error.strerror) from None
+
+    def forget(self) -> None:
+        """Remove an application of which no step was taken. Raises: OSError."""
+        if self._application.has_begun:
+            self._give_up_store()
         self._state.remove(self._application.name)
 
     def take_back(self, *, force: bool) -> None:
@@ -218,13 +248,8 @@ class Run:
 
         Requires: the end is written: a mark that is missing makes conflicts, a wrong one hides them.
         """
-        if self._begun.paths:
-            return
-        path = os.fsencode(self._begun.upper)
-        with suppress(OSError):
-            prefix = _prefix(path)
-            if prefix is not None:
-                os.setxattr(path, prefix + _APPLIED, b"%d" % time_ns)
+        if not self._begun.paths:
+            mark(self._begun.upper, time_ns)
 
     def check_unchanged(self, *, force: bool) -> None:
         """Whether all is as it was applied. Raises: NotUndone, UpperInUse."""
@@ -274,8 +299,17 @@ class Run:
                 rmtree_path(self._begun.store)
 
 
+def mark(upper: str, time_ns: int) -> None:
+    """Note in an upper, if it has markers, that until then all changes that it held were applied."""
+    path = os.fsencode(upper)
+    with suppress(OSError):
+        prefix = _prefix(path)
+        if prefix is not None:
+            os.setxattr(path, prefix + _APPLIED, b"%d" % time_ns)
+
+
 def marked_time(upper: bytes) -> int:
-    """What `Run.mark` has noted in an upper; 0: nothing."""
+    """What `mark` has noted in an upper; 0: nothing."""
     prefix = _prefix(upper)
     raw = None if prefix is None else attributes.xattr_or_none(upper, prefix + _APPLIED)
     return int(raw) if raw is not None and raw.isdigit() else 0

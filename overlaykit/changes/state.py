@@ -62,7 +62,7 @@ class State:
     def __init__(self, root: int, path: str, *, create: bool) -> None:
         """Open it. Raises: Error, OSError; NothingApplied without one, unless it is made."""
         self._root = root
-        self._path = path
+        self.path = path
         self._times: os.stat_result | None = os.fstat(root)
         if create:
             with suppress(FileExistsError):
@@ -137,17 +137,8 @@ class State:
         )
 
     def new(self) -> Application:
-        """The directory of a new application. Raises: CutOff, OSError."""
+        """The directory of a new application. Requires: the last one is applied. Raises: OSError."""
         names = self.names()
-        if names:
-            last = self.open(names[-1])
-            try:
-                if last.is_cut_off:
-                    raise CutOff(self._path)
-            finally:
-                last.close()
-            if last.is_unplanned:
-                self.remove(names.pop())
         name = b"%d" % (int(names[-1]) + 1 if names else 1)
         os.mkdir(name, 0o700, dir_fd=self._fd)
         fd = os.open(name, _DIRECTORY, dir_fd=self._fd)
@@ -202,6 +193,11 @@ class Application:
         if self._journal is None:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), "journal")
         return self._journal
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its journal says what was asked for."""
+        return self._journal is not None and self._journal.begun is not None
 
     @property
     def is_unplanned(self) -> bool:

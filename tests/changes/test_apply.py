@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace as changed
@@ -13,7 +14,7 @@ import pytest
 
 from overlaykit.changes import applying, run
 from overlaykit.changes.planning import STATE, InDeleted, NotAChange
-from overlaykit.changes.run import NotApplied, NotUndone, UpperInUse
+from overlaykit.changes.run import NotApplied, NotUndone, UpperGone, UpperInUse, UpperMounted
 from overlaykit.changes.state import CutOff, NothingApplied
 
 from ..overlay.inside import as_root
@@ -473,6 +474,74 @@ def test_nothing_is_applied_beside_what_was_cut_off(workspace: Workspace) -> Non
     assert read(f"{lower}/a") == b"view"
     with pytest.raises(NothingApplied, match="nothing to finish"):
         resume(lower)
+
+
+def test_an_upper_without_changes_hides_no_application_from_undo(workspace: Workspace) -> None:
+    lower = workspace.add({"a": File(b"a")})
+    with workspace.mounted():
+        write("a", b"view")
+    apply(lower, request(workspace))
+    assert not apply(lower, request(workspace)).written
+    applying.undo(lower)
+    assert read(f"{lower}/a") == b"a"
+    assert read(f"{workspace.upper}/a") == b"view"
+
+
+@pytest.mark.parametrize("workspace", ["fuse"], indirect=True)
+def test_changes_are_not_moved_while_a_daemon_serves_their_upper(workspace: Workspace) -> None:
+    lower = workspace.add({"a": File(b"a")})
+    with workspace.mounted():
+        write("a", b"view")
+        before = os.listdir(lower)
+        with pytest.raises(UpperMounted):
+            apply(lower, request(workspace))
+        assert os.listdir(lower) == before
+        assert read("a") == b"view"
+    assert read(f"{lower}/a") == b"a"
+    apply(lower, request(workspace))
+    with workspace.mounted():
+        with pytest.raises(UpperMounted):
+            applying.undo(lower)
+        assert read("a") == b"view"
+    applying.undo(lower)
+    assert read(f"{lower}/a") == b"a"
+
+
+def test_an_upper_that_was_removed_gets_its_files_back(workspace: Workspace) -> None:
+    lower = workspace.add({"a": File(b"a")})
+    with workspace.mounted():
+        write("a", b"view")
+    apply(lower, request(workspace))
+    os.rename(workspace.upper, workspace.upper + ".away")
+    with pytest.raises(UpperGone, match="mkdir"):
+        applying.undo(lower)
+    assert read(f"{lower}/a") == b"view"
+    os.mkdir(workspace.upper)
+    applying.undo(lower, force=True)
+    assert read(f"{lower}/a") == b"a"
+    assert read(f"{workspace.upper}/a") == b"view"
+
+
+@pytest.mark.parametrize("way", ["again", "undo", "resume"])
+@pytest.mark.parametrize("step", ["apply.made", "apply.staged"])
+def test_nothing_stays_beside_an_upper_on_another_file_system(
+    workspace: Workspace, step: str, way: str
+) -> None:
+    lower = workspace.add({"a": File(b"a")})
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        workspace.upper = f"{elsewhere}/upper"
+        os.mkdir(workspace.upper)
+        write(f"{workspace.upper}/new", b"new")
+        assert killed(lambda: apply(lower, request(workspace)), at_step(step))
+        match way:
+            case "again":
+                apply(lower, request(workspace))
+            case "resume":
+                resume(lower)
+        applying.undo(lower)
+        assert os.listdir(elsewhere) == ["upper"]
+        assert read(f"{workspace.upper}/new") == b"new"
+    assert os.listdir(lower) == ["a"]
 
 
 def same(found: Picture, wanted: Picture) -> None:
