@@ -296,11 +296,18 @@ def _base(comparison: Comparison, root: int, request: Request, state: State | No
 
 
 def _began(upper: str) -> int:
-    """Since when a layer must not have changed: the upper is as old, or all that it held was applied then; else 0."""
+    """Since when a layer must not have changed: the upper is as old, or all that it held was applied then; else 0.
+
+    0 also for a copy of an upper that kept the time of modification, as `cp -a`, tar and rsync do.
+    """
     fd = os.open(upper, INODE | os.O_DIRECTORY)
     try:
         found = attributes.statx(fd, "", _native.AT_EMPTY_PATH, _native.STATX_BTIME)
         born = found.btime_ns if found.mask & _native.STATX_BTIME else 0
+        if (
+            os.fstat(fd).st_mtime_ns < born
+        ):  # a copy, or moved from another disk: the view began earlier
+            born = 0
         return max(born, marked_time(b"/proc/self/fd/%d" % fd))
     finally:
         os.close(fd)

@@ -507,6 +507,20 @@ def test_changes_are_not_moved_while_a_daemon_serves_their_upper(workspace: Work
     assert read(f"{lower}/a") == b"a"
 
 
+def test_a_copied_upper_overwrites_no_later_edit_of_the_layer(workspace: Workspace) -> None:
+    lower = workspace.add({"a": File(b"a")})
+    with workspace.mounted():
+        write("a", b"view")
+    wait_for_another_time(lower)
+    write(f"{lower}/a", b"edited")
+    wait_for_another_time(lower)
+    copy(workspace.upper, workspace.upper + ".copy")
+    workspace.upper += ".copy"
+    outcome = apply(lower, request(workspace))
+    assert [one.path for one in outcome.conflicts] == ["a"]
+    assert read(f"{lower}/a") == b"edited"
+
+
 def test_an_upper_that_was_removed_gets_its_files_back(workspace: Workspace) -> None:
     lower = workspace.add({"a": File(b"a")})
     with workspace.mounted():
