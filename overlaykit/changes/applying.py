@@ -141,7 +141,7 @@ def resume(target: str, begin: Callable[[Request], Outcome]) -> Outcome:
         if application.is_applied:
             raise NothingApplied(target, "finish")
         if application.is_unplanned:
-            begun = None if application._journal is None else application.journal.begun
+            begun = application.begun
             Run(application, root, state).forget()
             if begun is None:
                 raise NothingApplied(target, "finish")

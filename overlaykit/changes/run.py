@@ -198,7 +198,7 @@ class Run:
 
     def forget(self) -> None:
         """Remove an application of which no step was taken. Raises: OSError."""
-        if self._application.has_begun:
+        if self._application.begun is not None:
             self._give_up_store()
         self._state.remove(self._application.name)
 

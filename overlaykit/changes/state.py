@@ -18,7 +18,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import attributes
-from overlaykit.changes.journal import Applied, Journal, Undone
+from overlaykit.changes.journal import Applied, Begun, Journal, Undone
 from overlaykit.changes.planning import STATE
 from overlaykit.errors import Error
 from overlaykit.rmtree import rmtree
@@ -195,9 +195,9 @@ class Application:
         return self._journal
 
     @property
-    def has_begun(self) -> bool:
-        """Whether its journal says what was asked for."""
-        return self._journal is not None and self._journal.begun is not None
+    def begun(self) -> Begun | None:
+        """What was asked for; None if it ended before that was written."""
+        return None if self._journal is None else self._journal.begun
 
     @property
     def is_unplanned(self) -> bool:
