@@ -128,6 +128,10 @@ class Comparison:
                 if change is not None and (times or not change.is_touch):
                     yield change
 
+    def has(self, path: bytes) -> bool:
+        """Whether a side has something at a path. Raises: OSError."""
+        return any(not side.is_empty and side.at(path) is not None for side in (self.old, self.new))
+
     def held(self, change: Change) -> Iterator[tuple[bytes, Version]]:
         """What a deleted, replaced or renamed directory held, but for what has another name now.
 

@@ -12,6 +12,7 @@ from overlaykit.changes.plain import plain, shown
 from overlaykit.cli.arguments import Parser
 from overlaykit.cli.options import Usage
 from overlaykit.cli.output import coloured, has_colours, one_line, print_error
+from overlaykit.errors import Error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,6 +39,10 @@ _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _CAPABILITY: Final = b"security.capability"
 _WIDTH: Final = 40
 """Signs of the graph of --stat, at most."""
+
+
+class NoSuchPath(Error):
+    message = "{0}: no such file, neither in the view nor below it"
 
 
 def parser() -> Parser:
@@ -107,6 +112,8 @@ def main(arguments: list[str]) -> int:
     else:
         comparison = Comparison.of_stacks(both[0].open(), both[1].open())
     with comparison:
+        if beneath and not comparison.has(beneath):
+            raise NoSuchPath(args.path)
         changes = comparison.changes(beneath, times=args.times)
         if args.json:
             found = _print_json(changes)

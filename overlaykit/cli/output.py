@@ -16,6 +16,10 @@ _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7
     ord("\n"): "\\n",
     ord("\t"): "\\t",
 }
+_CONTROLS.update(
+    (code, f"\\u{code:04x}")  # they reorder what follows (Unicode Standard Annex 9)
+    for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+)
 _STDOUT: Final = 1
 _STDERR: Final = 2
 
@@ -51,7 +55,7 @@ class _Stderr(io.FileIO):
 
 
 def one_line(text: str) -> str:
-    """A text with its control characters escaped: names may hold newlines and terminal sequences."""
+    """A text with its control characters escaped: names may hold newlines, terminal sequences, changes of direction."""
     return text.translate(_CONTROLS)
 
 

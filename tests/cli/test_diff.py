@@ -62,6 +62,7 @@ def test_the_changes_of_a_mount_are_listed_while_programs_still_write(user: Test
         )
         assert user.succeeds("diff", target, "/gone/a") == "D  /gone/a\n1 deleted\n"
         assert user.succeeds("diff", target, "/same") == ""
+        assert "no-such: no such file" in user.refused("diff", target, "no-such")
 
 
 def test_the_changes_of_an_upper_are_those_above_the_layers_that_are_named(user: TestUser) -> None:
@@ -113,6 +114,8 @@ def test_lines_are_counted(user: TestUser) -> None:
 def test_a_name_cannot_act_on_the_terminal(user: TestUser) -> None:
     with mounted(user) as target:
         user.write(os.path.join(target, "\033[2Jx\n"), "text\n")
+        user.write(os.path.join(target, "gpj.\u202e"), "")
+        assert "A  /gpj.\\u202e\n" in user.succeeds("diff", target)
         assert "A  /\\x1b[2Jx\\n\n" in user.succeeds("diff", target)
         assert "b/\\033[2Jx\\n" in user.succeeds("diff", "--patch", target)
 
