@@ -8,7 +8,7 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native, attributes
+from overlaykit import _native, attributes, mountinfo
 from overlaykit.beneath import INODE
 from overlaykit.changes.journal import Applied, Begun, Undoing
 from overlaykit.changes.planning import Conflict
@@ -34,6 +34,10 @@ class NotApplied(Error):
 
 class NotUndone(Error):
     message = "{0}: it was changed since it was applied: 'overlaykit apply --undo --force' takes it back all the same"
+
+
+class NotThere(Error):
+    message = "{0}: another file is there since it was applied: move that away, then take back"
 
 
 class UpperInUse(Error):
@@ -132,6 +136,8 @@ class Run:
             fcntl.flock(upper, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as daemons do
         except BlockingIOError:
             raise UpperMounted(begun.upper) from None
+        if _is_shown(upper):
+            raise UpperMounted(begun.upper)
         self.places.roots["upper"] = upper
         if begun.store:
             self.places.roots["store"] = open_directory(begun.store, self._stack)
@@ -189,7 +195,7 @@ class Run:
         return None
 
     def _give_up(self, target: str) -> None:
-        """Take all steps back, and forget them. Raises: NotTakenBack, NotUndone: they are left for `resume`, `undo`."""
+        """Take all steps back, and forget them. Raises: NotTakenBack, NotThere: they are left for `resume`, `undo`."""
         try:
             self.take_back(force=True)
             self._state.remove(self._application.name)
@@ -203,7 +209,10 @@ class Run:
         self._state.remove(self._application.name)
 
     def take_back(self, *, force: bool) -> None:
-        """Take back all steps that were taken. Raises: NotUndone, with all of them taken again; OSError."""
+        """Take back all steps that were taken.
+
+        Raises: NotUndone, or NotThere if forced, with all of them taken again; OSError.
+        """
         steps = self._steps
         done = self._next()
         renames = [index for index, step in enumerate(steps) if step.renames]
@@ -234,7 +243,7 @@ class Run:
                     self.places.do(step, again=True)
             if isinstance(self._application.journal.end, Undoing):
                 self._application.journal.finish(Applied(time_ns=self._state.passed_time()))
-            raise NotUndone(displaced.path) from None
+            raise (NotThere if force else NotUndone)(displaced.path) from None
         self._sync()
         self._state.forget_times()
         self._give_up_store()
@@ -306,6 +315,19 @@ def mark(upper: str, time_ns: int) -> None:
         prefix = _prefix(path)
         if prefix is not None:
             os.setxattr(path, prefix + _APPLIED, b"%d" % time_ns)
+
+
+def _is_shown(upper: int) -> bool:
+    """Whether the kernel's overlayfs, which takes no lock, shows an upper in this mount namespace."""
+    st = os.fstat(upper)
+    for mount in mountinfo.current():
+        for option in mount.options if mount.fstype == "overlay" else ():
+            name, _, path = option.partition("=")
+            if name == "upperdir" and path.startswith("/"):
+                with suppress(OSError):
+                    if os.path.samestat(os.stat(path), st):
+                        return True
+    return False
 
 
 def marked_time(upper: bytes) -> int:

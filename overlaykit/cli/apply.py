@@ -170,7 +170,8 @@ def _later(args: argparse.Namespace) -> int:
 
             stack = stacks.find(args.view, args.layers)
             _check_ended(stack)
-            target = _target(stack, None)
+            if not stack.assumed:  # else it is a directory to which nothing was applied
+                target = _target(stack, None)
             context.enter_context(_unused(stack))
         context.enter_context(signals.unwound())
         if args.undo:

@@ -128,6 +128,7 @@ def test_a_copy_of_the_layer_is_written_to(user: TestUser) -> None:
         assert content(layer, "changed") == "one\n"
         user.succeeds("apply", "--undo", target)
         assert content(target, "changed") == "one\n"
+        assert "there is nothing to take back" in user.refused("apply", "--undo", target)
 
 
 def test_an_application_that_was_killed_is_finished(user: TestUser) -> None:
