@@ -45,7 +45,13 @@ def recording() -> Iterator[str]:
         os.fchmod(file.fileno(), 0o666)
     hook = os.path.join(site.getsitepackages()[0], "overlaykit_coverage.pth")
     names = {"__name__": "overlaykit_coverage"}
-    arguments = (directory, PACKAGE + os.sep, coverage.tracer.__file__)
+    found = os.stat(directory)
+    arguments = (
+        directory,
+        (found.st_dev, found.st_ino),
+        PACKAGE + os.sep,
+        coverage.tracer.__file__,
+    )
     with open(hook, "w") as file:
         file.write(
             f"import os; names = {names}; path = {record.__file__!r}; os.path.isdir({directory!r})"

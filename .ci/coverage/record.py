@@ -30,13 +30,19 @@ WINDOW = 2048
 WINDOWS = 32
 
 
-def start(directory: str, package: str, extension: str) -> None:
-    """Trace the modules below `package` with coverage.py's tracer, `extension`; do nothing without the directory."""
+def start(directory: str, identity: tuple[int, int], package: str, extension: str) -> None:
+    """Trace the modules below `package` with coverage.py's tracer, `extension`.
+
+    Does nothing without the directory, or in a view, which has it with another `identity` (device, inode number): what
+    is written there is lost, and to open the window would copy all that others have written into it.
+    """
     # site reads .pth files of lib and of lib64, its other name.
     if hasattr(sys, "_overlaykit_coverage"):
         return
     try:
-        recorder = Recorder(directory)
+        if _identity(directory) != identity:
+            return
+        recorder = Recorder(directory, identity)
     except OSError:
         return
     vars(sys)["_overlaykit_coverage"] = recorder
@@ -81,11 +87,11 @@ def start(directory: str, package: str, extension: str) -> None:
 class Recorder:
     """The arcs of this process by file, and where they are saved."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, identity: tuple[int, int]) -> None:
         """Raises: OSError without the directory."""
         self.arcs: dict[str, set[int]] = {}
         self._directory = directory
-        self._identity = _identity(directory)
+        self._identity = identity
         with _standard_filled(), open(os.path.join(directory, "window"), "r+b") as file:
             number = int.from_bytes(os.urandom(2), "little") % WINDOWS
             self._window = mmap.mmap(file.fileno(), WINDOW * SLOT, offset=number * WINDOW * SLOT)
