@@ -6,12 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest.register_assert_rewrite(f"{__package__}.workspace")
-
-from ..overlay.inside import directory_for, pytest_pyfunc_call, sandbox  # noqa: E402  # after register_assert_rewrite
-from ..posix.sandbox import Sandbox  # noqa: E402
-from ..posix.systems import KernelOverlay, Overlaykit  # noqa: E402
-from .workspace import Workspace  # noqa: E402
+from ..overlay.inside import directory_for, pytest_pyfunc_call, sandbox
+from ..posix.sandbox import Sandbox
+from ..posix.systems import KernelOverlay, Overlaykit
+from .workspace import Workspace
 
 __all__ = ["pytest_pyfunc_call", "sandbox", "workspace"]
 

@@ -6,11 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest.register_assert_rewrite(f"{__package__}.stack")
-
-from ..posix.sandbox import Sandbox  # noqa: E402  # after register_assert_rewrite
-from .inside import directory_for, pytest_pyfunc_call, sandbox  # noqa: E402
-from .stack import Stack  # noqa: E402
+from ..posix.sandbox import Sandbox
+from .inside import directory_for, pytest_pyfunc_call, sandbox
+from .stack import Stack
 
 __all__ = ["pytest_pyfunc_call", "sandbox", "stack"]
 

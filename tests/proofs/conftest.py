@@ -10,12 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-for module in ("fuse.mounted", "overlay.stack"):
-    pytest.register_assert_rewrite(f"{__package__.partition('.')[0]}.{module}")
-
-from ..overlay.inside import directory_for, pytest_pyfunc_call, sandbox  # noqa: E402  # after that
-from ..overlay.stack import Stack  # noqa: E402
-from ..posix.sandbox import Sandbox  # noqa: E402
+from ..overlay.inside import directory_for, pytest_pyfunc_call, sandbox
+from ..overlay.stack import Stack
+from ..posix.sandbox import Sandbox
 
 __all__ = ["pytest_pyfunc_call", "sandbox", "stack"]
 
