@@ -134,9 +134,6 @@ def test_a_user_namespace_in_a_view_mounts_what_it_mounts_outside(user: TestUser
 
 
 def test_a_user_namespace_in_a_view_mounts_an_overlay_by_fuse(user: TestUser) -> None:
-    user.set_deadline(
-        180
-    )  # two views and four commands in them, each with a new interpreter, in turn
     script = (
         "cd $(mktemp -d) && mkdir l u w o && echo below > l/file && "
         "export XDG_RUNTIME_DIR= && "
