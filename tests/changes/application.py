@@ -18,6 +18,7 @@ from overlaykit.changes.opening import open_directory
 from overlaykit.changes.planning import STATE
 from overlaykit.changes.read import Comparison
 from overlaykit.changes.run import Request
+from overlaykit.overlay.faults import STEPS
 
 from .. import forked
 from .workspace import Workspace
@@ -53,17 +54,8 @@ class Picture:
 
 _LONG = 100
 
-FORWARD = (
-    "apply.begun",
-    "apply.made",
-    "apply.staged",
-    "apply.planned",
-    "apply.stripped",
-    "apply.step",
-    "apply.stepped",
-    "apply.applied",
-)
 BACKWARD = ("apply.unstep", "apply.undone")
+FORWARD = tuple(step for step in STEPS if step.startswith("apply.") and step not in BACKWARD)
 """The steps of `faults`."""
 
 Kill: TypeAlias = Callable[[], None]

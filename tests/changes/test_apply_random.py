@@ -1,76 +1,34 @@
-"""Generated programs on real mounts: applied to a copy of the lowers, they make the tree that the view showed.
-
-`OVERLAYKIT_ORACLE_EXAMPLES` is the number of programs, with a new seed; the default is a few, with a fixed seed.
-"""
+"""Generated programs on real mounts: applied to a copy of the lowers, they make the tree that the view showed."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 
 from overlaykit.changes import applying
 from overlaykit.changes.run import Request
 
 from ..oracle.comparison import Directories
-from ..oracle.operations import Slots, result_of
-from ..oracle.program import Program, programs
-from ..oracle.script import script
+from ..oracle.program import Program
 from ..posix.sandbox import Sandbox
 from ..posix.systems import KernelOverlay, Overlaykit, Stack, System
 from .application import Picture, apply, copy, picture
+from .generated import UNPRIVILEGED, after, check, of_lowers
 
-EXAMPLES = os.environ.get("OVERLAYKIT_ORACLE_EXAMPLES")
-UNPRIVILEGED = os.geteuid() != 0
 SYSTEMS = [KernelOverlay(UNPRIVILEGED), Overlaykit(UNPRIVILEGED)]
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with contextlib.closing(Sandbox(unprivileged=UNPRIVILEGED)) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture(scope="module")
-def directory(sandbox: Sandbox) -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="overlaykit-apply-", dir="/var/tmp") as directory:
-        yield directory
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda one: one.name)
 def test_an_application_makes_the_tree_of_the_view_and_undo_the_one_before(
-    system: System, sandbox: Sandbox, directory: str
+    system: System, isolated: Sandbox, directory: str
 ) -> None:
-    @settings(
-        max_examples=int(EXAMPLES or 15),
-        derandomize=EXAMPLES is None,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(programs(unprivileged=UNPRIVILEGED))
-    def agree(program: Program) -> None:
-        wrong = sandbox.run(lambda: list(_wrong(program, system, directory)))
-        if wrong:
-            raise AssertionError("\n".join([*wrong, script(program, unprivileged=UNPRIVILEGED)]))
-
-    agree()
-
-
-def _wrong(program: Program, system: System, directory: str) -> Iterator[str]:
-    """What is not as it should be, a line each; runs inside the sandbox."""
-    place = Directories(os.path.join(directory, "one"), UNPRIVILEGED)
-    place.build(program)
-    try:
-        stack = place.stack(program)
+    def wrong(program: Program, stack: Stack, place: Directories) -> Iterator[str]:
         target = os.path.join(directory, "one", "copied")
-        _copy_lowers(stack, place, target)
+        of_lowers(stack, place, lambda top: copy(top, target))
         before = picture(target)
-        wanted = _after(program, system, stack, place.target)
+        wanted = after(program, system, stack, place.target, picture)
         assert stack.upper is not None
         asked = Request(
             upper=os.fsdecode(stack.upper),
@@ -83,36 +41,8 @@ def _wrong(program: Program, system: System, directory: str) -> Iterator[str]:
         if outcome.written:
             applying.undo(target)
             yield from _difference("undone", picture(target), before)
-    finally:
-        os.chdir("/")
-        place.remove()
 
-
-def _copy_lowers(stack: Stack, place: Directories, target: str) -> None:
-    empty = [os.path.join(os.fsencode(place.directory), name) for name in (b"no-upper", b"no-work")]
-    for path in empty:
-        os.mkdir(path)
-    reference = KernelOverlay(UNPRIVILEGED)
-    reference.mount(Stack(stack.lowers, *empty), place.target)
-    try:
-        copy(os.fsdecode(place.target), target)
-    finally:
-        reference.unmount(place.target)
-
-
-def _after(program: Program, system: System, stack: Stack, target: bytes) -> Picture:
-    system.mount(stack, target)
-    slots: Slots = {}
-    try:
-        os.chdir(target)
-        for operation in program.operations:
-            result_of(operation, slots)
-        for fd in slots.values():
-            os.close(fd)
-        return picture(os.fsdecode(target))
-    finally:
-        os.chdir("/")
-        system.unmount(target)
+    check(isolated, directory, wrong, examples=15)
 
 
 def _difference(what: str, found: Picture, wanted: Picture) -> Iterator[str]:

@@ -1,20 +1,14 @@
-"""Generated programs on real mounts: the changes that are read make the view's tree out of the lowers', and no more.
-
-`OVERLAYKIT_ORACLE_EXAMPLES` is the number of programs, with a new seed; the default is a few, with a fixed seed.
-"""
+"""Generated programs on real mounts: the changes that are read make the view's tree out of the lowers', and no more."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 
 from overlaykit.changes.model import Change, Version
 from overlaykit.changes.opening import open_directory
@@ -22,14 +16,11 @@ from overlaykit.changes.read import Comparison
 
 from ..oracle.comparison import Directories
 from ..oracle.observation import Found, Tree, look
-from ..oracle.operations import Slots, result_of
-from ..oracle.program import Program, programs
-from ..oracle.script import script
+from ..oracle.program import Program
 from ..posix.sandbox import Sandbox
 from ..posix.systems import KernelOverlay, Overlaykit, Stack, System
+from .generated import UNPRIVILEGED, after, check, of_lowers
 
-EXAMPLES = os.environ.get("OVERLAYKIT_ORACLE_EXAMPLES")
-UNPRIVILEGED = os.geteuid() != 0
 SYSTEMS = [KernelOverlay(UNPRIVILEGED), Overlaykit(UNPRIVILEGED)]
 if not UNPRIVILEGED:
     SYSTEMS += [KernelOverlay(UNPRIVILEGED, metacopy=True), Overlaykit(UNPRIVILEGED, metacopy=True)]
@@ -58,79 +49,17 @@ class Read:
 Files: TypeAlias = dict[str, Shown]
 
 
-@pytest.fixture(scope="module")
-def isolated() -> Iterator[Sandbox]:
-    with contextlib.closing(Sandbox(unprivileged=UNPRIVILEGED)) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture(scope="module")
-def directory(isolated: Sandbox) -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="overlaykit-oracle-", dir="/var/tmp") as directory:
-        yield directory
-
-
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda one: f"{one.name}-{one.metacopy}")
 def test_changes_are_what_a_full_comparison_finds(
     system: System, isolated: Sandbox, directory: str
 ) -> None:
-    @settings(
-        max_examples=int(EXAMPLES or 12),
-        derandomize=EXAMPLES is None,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(programs(unprivileged=UNPRIVILEGED))
-    def agree(program: Program) -> None:
-        wrong = isolated.run(lambda: _wrong(program, system, directory))
-        if wrong:
-            raise AssertionError("\n".join([*wrong, script(program, unprivileged=UNPRIVILEGED)]))
-
-    agree()
-
-
-def _wrong(program: Program, system: System, directory: str) -> list[str]:
-    """What the changes get wrong, a line each; runs inside the sandbox."""
-    place = Directories(os.path.join(directory, "one"), UNPRIVILEGED)
-    place.build(program)
-    try:
-        stack = place.stack(program)
-        old = _tree_of_lowers(stack, place)
-        new = _tree_after(program, system, stack, place.target)
+    def wrong(program: Program, stack: Stack, place: Directories) -> list[str]:
+        old = of_lowers(stack, place, look)
+        new = after(program, system, stack, place.target, look)
         read = _read(stack)
         return [*_not_predicted(old, new, read), *_not_different(old, read)]
-    finally:
-        os.chdir("/")
-        place.remove()
 
-
-def _tree_of_lowers(stack: Stack, place: Directories) -> Tree:
-    """What the lowers show before anything is written."""
-    empty = [os.path.join(os.fsencode(place.directory), name) for name in (b"no-upper", b"no-work")]
-    for path in empty:
-        os.mkdir(path)
-    reference = KernelOverlay(UNPRIVILEGED)
-    reference.mount(Stack(stack.lowers, *empty), place.target)
-    try:
-        return look(os.fsdecode(place.target))
-    finally:
-        reference.unmount(place.target)
-
-
-def _tree_after(program: Program, system: System, stack: Stack, target: bytes) -> Tree:
-    system.mount(stack, target)
-    slots: Slots = {}
-    try:
-        os.chdir(target)
-        for operation in program.operations:
-            result_of(operation, slots)
-        for fd in slots.values():
-            os.close(fd)
-        return look(".")
-    finally:
-        os.chdir("/")
-        system.unmount(target)
+    check(isolated, directory, wrong, examples=12)
 
 
 def _read(stack: Stack) -> list[Read]:

@@ -6,14 +6,31 @@ the next, a whiteout in a third, and is renamed, removed and opened many times.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from typing import Final
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from ..posix import table
 from . import operations as op
 from . import slots
 from .operations import LONG_AGO, Operation
+
+EXAMPLES: Final = os.environ.get("OVERLAYKIT_ORACLE_EXAMPLES")
+"""How many programs, with a new seed; without it a few, with a fixed seed."""
+
+
+def settings_of(examples: int) -> settings:
+    """Hypothesis' settings of a test that runs generated programs, `examples` of them if nobody asks for more."""
+    return settings(
+        max_examples=int(EXAMPLES or examples),
+        derandomize=EXAMPLES is None,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 @dataclass(frozen=True)

@@ -11,26 +11,19 @@ import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 
 from ..posix.sandbox import Failed, Hung, Sandbox
 from ..posix.systems import KernelOverlay, Overlaykit, System
 from .comparison import Disagreement, explain
 from .handover import compare_relays, show_elsewhere
-from .program import Program, programs
+from .program import Program, programs, settings_of
 from .wrong_systems import LosesWhiteouts, RoundsTimes
 
-EXAMPLES = os.environ.get("OVERLAYKIT_ORACLE_EXAMPLES")
 IDENTITIES = (False, True) if os.geteuid() == 0 else (True,)
 TURNS = 2
 
-ORACLE = settings(
-    max_examples=int(EXAMPLES or 3),
-    derandomize=EXAMPLES is None,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+ORACLE = settings_of(3)
 CATCH = settings(ORACLE, max_examples=500, derandomize=True, phases=(Phase.generate,))
 
 

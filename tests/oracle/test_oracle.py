@@ -11,26 +11,19 @@ import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import Phase, given, seed, settings
 
 from ..posix.sandbox import Failed, Hung, Sandbox
 from ..posix.systems import KernelOverlay, Overlaykit, System
 from .comparison import Disagreement, compare, explain
-from .program import Program, programs
+from .program import Program, programs, settings_of
 from .wrong_systems import BreaksLinks, CannotMoveDirectories, LosesWhiteouts, WritesIntoTheLower
 
-EXAMPLES = os.environ.get("OVERLAYKIT_ORACLE_EXAMPLES")
 UNPRIVILEGED = os.geteuid() != 0
 """As root the kernel has redirects and an index; an ordinary user compares without them."""
 OURS = Overlaykit(UNPRIVILEGED, more=("redirect_dir=off",) if UNPRIVILEGED else ())
 
-ORACLE = settings(
-    max_examples=int(EXAMPLES or 12),
-    derandomize=EXAMPLES is None,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+ORACLE = settings_of(12)
 TRIAL = settings(ORACLE, max_examples=20, derandomize=True)
 CATCH = settings(
     ORACLE,
