@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Final
 from overlaykit import attributes, privilege
 from overlaykit.changes.model import Version
 from overlaykit.overlay import features, overrides
-from overlaykit.overlay.layer import Layer
 from overlaykit.overlay.lookup import Metacopies, may_be_one
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
 from overlaykit.overlay.markers import Markers, xattr_names
 from overlaykit.overlay.merge import Found, Merge
 from overlaykit.overlay.nodes import Directory
+from overlaykit.overlay.stack import as_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from overlaykit.overlay.descriptors import Descriptors
-    from overlaykit.overlay.layer import LayerDir
+    from overlaykit.overlay.layer import Layer, LayerDir
     from overlaykit.overlay.nodes import Data
     from overlaykit.overlay.stack import OpenedLayer
 
@@ -148,17 +148,7 @@ def layers_of(
     upper: OpenedLayer | None, lowers: Sequence[OpenedLayer], descriptors: Descriptors
 ) -> tuple[list[Layer], Markers, frozenset[str]]:
     """The opened directories as layers, with the markers and the features of the upper."""
-    layers = [
-        Layer(
-            one.fd,
-            index,
-            path=one.path,
-            writable=one is upper,
-            descriptors=descriptors,
-            mounted_in=one.mounted_in,
-        )
-        for index, one in enumerate([*([] if upper is None else [upper]), *lowers])
-    ]
+    layers = as_layers([*([] if upper is None else [upper]), *lowers], upper, descriptors)
     prefix, recorded = _written_by(layers[0].root.proc_path() if layers else b"/proc/self/root")
     for layer in layers:
         layer.override = overrides.find(

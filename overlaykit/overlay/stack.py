@@ -188,13 +188,11 @@ def _quota(limit: int, upper: Layer, work: Work) -> Quota:
     return Quota(limit, (upper.root, work.index), block)
 
 
-def _layers(
-    opened: Sequence[OpenedLayer],
-    upper: OpenedLayer | None,
-    options: MergeOptions,
-    descriptors: Descriptors,
+def as_layers(
+    opened: Sequence[OpenedLayer], upper: OpenedLayer | None, descriptors: Descriptors
 ) -> list[Layer]:
-    layers = [
+    """Opened directories as layers, of which `upper` is written to."""
+    return [
         Layer(
             one.fd,
             index,
@@ -206,6 +204,15 @@ def _layers(
         )
         for index, one in enumerate(opened)
     ]
+
+
+def _layers(
+    opened: Sequence[OpenedLayer],
+    upper: OpenedLayer | None,
+    options: MergeOptions,
+    descriptors: Descriptors,
+) -> list[Layer]:
+    layers = as_layers(opened, upper, descriptors)
     allow_user = options.override == overrides.CONTAINERS
     for layer in layers:
         layer.reader = None if layer.writable else options.reader
