@@ -25,6 +25,12 @@ def children(process: int) -> list[int]:
     return _children_by_parent().get(process, [])
 
 
+def parent(process: int) -> int:
+    """The parent of a process. Raises: FileNotFoundError, ProcessLookupError: it has ended."""
+    # The name of the program, in parentheses, may hold any character.
+    return int(read(f"/proc/{process}/stat").rpartition(b")")[2].split()[1])
+
+
 def descendants(process: int, *, through: Callable[[int], bool] = lambda _: True) -> list[int]:
     """The children of a process, their children and so on, zombies included.
 
@@ -53,7 +59,5 @@ def _children_by_parent() -> dict[int, list[int]]:
     for name in filter(str.isdecimal, os.listdir("/proc")):
         # A process may have ended.
         with suppress(FileNotFoundError, ProcessLookupError):
-            # The name of the program, in parentheses, may hold any character.
-            parent = read(f"/proc/{name}/stat").rpartition(b")")[2].split()[1]
-            found.setdefault(int(parent), []).append(int(name))
+            found.setdefault(parent(int(name)), []).append(int(name))
     return found

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native, attributes, mountinfo
+from overlaykit import _native, attributes, mountinfo, procfs
 from overlaykit.fuse.mountpoints import FILE_SYSTEM_TYPE
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def find(device: int, *, besides: Collection[int] = ()) -> list[Holder]:
             continue
         # The process has ended.
         with contextlib.suppress(OSError):
-            if besides and _parent(pid) in besides:
+            if besides and procfs.parent(pid) in besides:
                 continue
             if is_user(pid, device):
                 found.append(Holder(pid, _command(pid), uses=True))
@@ -139,8 +139,3 @@ def _namespace(pid: int) -> str:
 def _command(pid: int) -> str:
     with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
         return file.read().rstrip("\n")
-
-
-def _parent(pid: int) -> int:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return int(file.read().rpartition(b")")[2].split()[1])
