@@ -1,8 +1,8 @@
 /* Puts parts of a file in place of memory with nearly the same content, for the memory image of the
  * daemons of one fork server (fuse/image.py says which parts, and why).
  *
- * Memory keeps its content; only what backs it changes. Nothing may write to it meanwhile: signals
- * are blocked, no other thread exists, and nothing here allocates.
+ * Memory keeps its content; only what backs it changes. Nothing may write to it while this runs:
+ * signals are blocked, no other thread exists, and nothing here allocates.
  *
  * MADV_DONTNEED of such memory gives the image's content, not zeros. glibc and Python use it for
  * memory that they have free, and clear that themselves where it must be clear.

@@ -4,6 +4,6 @@ May import: `overlay`, `layers`, the ground floor and the standard library; it k
 registry. Start reading at `model` (a `Change`), then `read` (from an upper and its lowers to changes), then `applying`
 (from changes to the layer): `planning` decides, `staging` makes new files, `run` takes the steps of a `journal`.
 
-What reads an upper writes nothing. Its view may run meanwhile: a file that goes or changes is no error. While changes
+What reads an upper writes nothing. Its view may run: a file that goes or changes is no error. While changes
 are applied, no view may use the upper or the layer.
 """

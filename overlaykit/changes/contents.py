@@ -72,7 +72,7 @@ def _data_of_either(left: int, right: int, size: int) -> Iterator[tuple[int, int
             size,
         )
         yield start, end
-        at = max(end, start + 1)  # a file that is cut meanwhile has neither there
+        at = max(end, start + 1)  # a file that was cut since has neither there
 
 
 def _next(fd: int, at: int, whence: int, size: int) -> int:

@@ -64,6 +64,6 @@ def _version(version: Version) -> dict[str, object]:
     if stat.S_ISLNK(version.mode):
         try:
             data["target"] = os.fsdecode(version.readlink())
-        except OSError:  # it has gone meanwhile
+        except OSError:  # it has gone since
             data["target"] = None
     return data

@@ -310,7 +310,7 @@ class _Planner:
         return None if place in self._sources else place
 
     def _old_place(self, path: bytes) -> bytes | None:
-        """Where the target has the name `path` of the view, whatever it means; None: its directory is new."""
+        """Where the target has the name `path` of the view; None: its directory is new."""
         if not path:
             return b""
         above = self.lower_of(_parent(path))

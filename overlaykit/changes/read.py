@@ -369,7 +369,7 @@ class Comparison:
         return None
 
     def _change(self, pair: _Pair) -> Change | None:
-        """The change of a pair; None if nothing differs, or it has gone meanwhile."""
+        """The change of a pair; None if nothing differs, or it has gone since."""
         old, new = pair.old, pair.new
         if new is None:
             return Change(path=pair.path, kind="deleted", old_path=pair.old_path, old=old)

@@ -31,7 +31,7 @@ status is 1. Otherwise all is written or nothing, also if this is killed or the 
 
 The files of the view's upper are moved, and the view is as if it were new; with PATH, --to or --keep they are copied
 and stay. New set-ID programs, capabilities and devices are listed in any case. The view must not run, and no other
-view may use the layer meanwhile."""
+view may use the layer until it ends."""
 
 
 class ViewRuns(Error):

@@ -1,6 +1,6 @@
 """A daemon whose device is a socket: `python socket_session.py SOCKET UPPER WORK LOWER...`, with `SOCKET` a descriptor.
 
-Whoever has the other end sends the requests of a kernel, each a message, and gets the replies.
+The process at the other end sends the requests of a kernel, each a message, and gets the replies.
 """
 
 from __future__ import annotations
