@@ -9,8 +9,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-from overlaykit.views import Registry
-
+from ..views.serving import kept_mount
 from ..views.user import TestUser
 
 
@@ -61,7 +60,7 @@ def test_a_symbolic_link_is_explained_with_its_target(user: TestUser) -> None:
 
 def test_a_daemon_that_does_not_answer_is_named_with_what_to_do(user: TestUser) -> None:
     with mounted(user) as target:
-        daemon = Registry().find(target).about.daemon
+        daemon = kept_mount(target).daemon
         os.kill(daemon, signal.SIGSTOP)
         try:
             line = user.refused("explain", target, "/below")

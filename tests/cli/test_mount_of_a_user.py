@@ -14,6 +14,7 @@ from overlaykit.views import Registry
 
 from ..patience import patience
 from ..views.fixtures import only_as
+from ..views.serving import kept_mount
 from ..views.user import AS_ORDINARY, ORDINARY, TestUser, command, reachable_by_others
 
 
@@ -52,8 +53,8 @@ def test_the_daemon_of_a_mount_by_fusermount3_is_confined_and_unmounts_when_told
     user.expects_log = True
     options = f"lowerdir={lower},upperdir={upper},workdir={work},restart={restart}"
     user.succeeds("mount", "-o", options, target)
-    (entry,) = Registry().running()
-    first, daemon = entry.about.daemons[0], entry.about.daemon
+    about = kept_mount(target) if restart == "on" else Registry().find(target).about
+    first, daemon = about.daemons[0], about.daemon
     # The copy-up and the sync run in threads.
     with open(os.path.join(target, "file"), "r+b") as file:
         file.write(b"new")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from overlaykit.fuse import server_client
 from overlaykit.procfs import children
 from overlaykit.views import Registry, places, server
+from overlaykit.views.entry import About
 from overlaykit.views.registry import NotRunning
 
 from ..posix import syscalls
@@ -62,6 +63,13 @@ def daemon_of(name: str) -> int:
     while True:
         with contextlib.suppress(NotRunning):
             return Registry().find(name).about.daemon
+
+
+def kept_mount(target: str) -> About:
+    """A mount with a keeper. That forks the daemon a moment after the mount can be used: waits until it has."""
+    while not (about := Registry().find(target).about).keeper:
+        pass
+    return about
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from overlaykit.procfs import children, descendants
 from overlaykit.views.members import init_of, is_helper
 
 from .fixtures import in_all_variants, with_both_drivers
-from .serving import daemon_of
+from .serving import daemon_of, kept_mount
 from .user import TestUser, command_line
 
 pytestmark = with_both_drivers
@@ -181,8 +181,8 @@ def test_a_mount_whose_keeper_is_killed_can_be_unmounted(user: TestUser, victims
     user.expects_log = "daemon" in victims
     lower, target = user.directory("lower"), user.directory("target")
     user.succeeds("mount", "-o", f"lowerdir={lower}", target)
-    (mount,) = Registry().running()
-    pids = {"keeper": mount.about.keeper, "daemon": mount.about.daemon}
+    mount = kept_mount(target)
+    pids = {"keeper": mount.keeper, "daemon": mount.daemon}
     ended = {role: os.pidfd_open(pid) for role, pid in pids.items()}
     for role in victims.split(", then "):
         with contextlib.suppress(ProcessLookupError):
