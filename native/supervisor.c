@@ -330,7 +330,7 @@ close_others(void)
 {
     static const enum section sections[] = {SECTION_PLAN, SECTION_MONITOR, SECTION_END};
     static bool keep[PLAN_MOST_SLOTS];
-    static int kept[PLAN_MOST_SLOTS + 9 + TERMINAL_DESCRIPTORS];
+    static int kept[PLAN_MOST_SLOTS + 9 + OFFERED_NAMESPACES + TERMINAL_DESCRIPTORS];
     size_t count = 0;
     for (size_t at = 0; at < sizeof sections / sizeof *sections; at++) {
         struct cursor cursor = plan.sections[sections[at]];
@@ -353,6 +353,8 @@ close_others(void)
     kept[count++] = monitor.view;
     kept[count++] = monitor.messages;
     kept[count++] = monitor.helper.socket;
+    for (size_t at = 0; at < OFFERED_NAMESPACES; at++)
+        kept[count++] = monitor.namespaces[at];
     terminal_descriptors(&kept[count]);
     count += TERMINAL_DESCRIPTORS;
     close_all_but(kept, count);
@@ -822,12 +824,19 @@ start(void)
     while (plan_next(&cursor, &record))
         if (carry_out(&record) < 0)
             return -1;
-    if (fork_init() < 0)
-        return -1;
-    /* The command begins with the size of the caller's window, once the relay has begun. */
-    while (monitor.with_terminal && !terminal_is_open() && !monitor.view_ended)
+    return fork_init();
+}
+
+/* Take what init offers: a view can be joined as soon as its command is seen to run, and the
+ * command begins with the size of the caller's window. */
+static void
+await_offers(void)
+{
+    bool terminal = plan_find(&plan, SECTION_INIT, STEP_OFFER_TERMINAL);
+    bool namespaces = plan_find(&plan, SECTION_INIT, STEP_OFFER);
+    while (((terminal && !terminal_is_open()) || (namespaces && monitor.namespaces[0] < 0)) &&
+           !monitor.view_ended)
         handle_events(-1);
-    return 0;
 }
 
 /* Stop ignoring the signals that glibc keeps to itself: its posix_spawn(3) ignores them. */
@@ -872,8 +881,11 @@ run(void)
         empty_streams(STDIN_FILENO, STDOUT_FILENO);
     /* Other launchers look into this process once the locks are closed that the plan does not hold.
      */
-    if (started)
+    if (started) {
         give_powers_up();
+        await_offers();
+    }
+    /* The command waits for this. */
     close_others();
     if (started) {
         plan_forget(&plan, SECTION_INIT, SECTION_COMMAND);

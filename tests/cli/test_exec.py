@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
+
+from overlaykit.procfs import children
+from overlaykit.views.members import init_of
 
 from ..views.fixtures import in_matrix, with_both_drivers
 from ..views.user import TestUser
@@ -46,6 +50,32 @@ def test_a_command_shares_everything_with_the_view_that_it_joins(user: TestUser)
             "exec", "v", "cat", "/tmp/in-shown"
         )
         assert user.succeeds("exec", "v", "sh", "-c", "ps -o pid= -p 1").split() == ["1"]
+
+
+def test_a_view_is_joined_whose_supervisor_was_slow(user: TestUser) -> None:
+    """It takes what init has sent for joining commands before it closes what it does not need."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while os.write(writer, bytes(select.PIPE_BUF)):
+            pass
+    os.set_blocking(writer, True)
+    options = ("--rm", "--name", "v", "-it", "--json-status-fd", str(writer))
+    command = ("--", "sh", "-c", "echo on; read line")
+    with user.start("run", *options, *command, pass_fds=(writer,)) as view:
+        os.close(writer)
+        # The supervisor waits for room in the pipe, and the command for the supervisor.
+        while not ((init := init_of(view.pid)) and children(init)):
+            os.sched_yield()
+        os.set_blocking(reader, False)
+        with suppress(BlockingIOError):
+            while os.read(reader, 1 << 20):
+                pass
+        assert view.stdout is not None
+        assert view.stdout.readline() == "on\n"
+        user.succeeds("exec", "v", "true")
+        view.communicate("end\n")
+    os.close(reader)
 
 
 def test_what_a_command_writes_is_there_for_the_next_and_in_the_upper(user: TestUser) -> None:
