@@ -70,7 +70,7 @@ ROWS = {
     "Rename of such a file whose redirect would be too long": [
         f"{METACOPY}::test_a_redirect_without_room_has_the_data_copied"
     ],
-    "Open of a lower file for writing, mounted with `no_open=on`": [
+    "Open of a lower file for writing, with `no_open=on`": [
         "fuse/test_no_open.py::test_a_copy_up_without_room_is_reported_by_fsync_and_by_close",
         "fuse/test_no_open.py::test_a_file_that_its_user_may_not_read_below_is_not_read",
     ],

@@ -538,10 +538,23 @@ def declare_driver(command: Options) -> None:
         help="'off': Python answers each request to overlaykit's own file system, and native code none, to find out"
         " where a fault is (default: on)",
     )
+    command.add_argument(
+        "--no-open",
+        choices=("on", "off", "auto"),
+        default="auto",
+        help="'on': programs open files of overlaykit's own file system without asking it, faster; an error of a"
+        " copy-up, as of a full disk, is then reported by fsync(2) and close(2), not open(2); not with the layer host"
+        " and with a limit that overlaykit itself keeps (--disk); 'auto': if all layers are of the store, without"
+        " --disk (default: auto)",
+    )
 
 
 def driver(args: Values) -> Part:
-    return {"driver": args.driver, "data_plane": args.data_plane == "on"}
+    return {
+        "driver": args.driver,
+        "data_plane": args.data_plane == "on",
+        "no_open": args.no_open,
+    }
 
 
 def declare_confinement(command: Options) -> None:

@@ -33,15 +33,26 @@ def obstacle(spec: MountSpec, release: str | None = None) -> str:
     return ""
 
 
+def needs_open(spec: MountSpec) -> bool:
+    """Whether something of a mount depends on OPEN, so that `auto` does not give it up.
+
+    A keeper has to know the open files. With a timeout the lowers may change. With a limit copy-up is expected to fail,
+    and open(2) says so.
+    """
+    options = spec.options
+    return spec.restart or options.timeout is not None or options.by_project
+
+
 def is_on(spec: MountSpec) -> bool:
     """Whether a mount goes without OPEN."""
-    return spec.options.no_open and not obstacle(spec)
+    asked = spec.options.no_open
+    return (asked == "on" or (asked == "auto" and not needs_open(spec))) and not obstacle(spec)
 
 
 def notes(spec: MountSpec) -> tuple[str, ...]:
     """Lines for the user of a mount that was to go without OPEN."""
-    reason = obstacle(spec) if spec.options.no_open else ""
-    return (f"mount option no_open=on: without effect here: {reason}",) if reason else ()
+    reason = obstacle(spec) if spec.options.no_open == "on" else ""
+    return (f"no_open=on: without effect here: {reason}",) if reason else ()
 
 
 def _is_mended(release: str) -> bool:

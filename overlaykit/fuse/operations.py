@@ -147,7 +147,7 @@ class Operations(pyfuse3.Operations):
 
         `is_kept`: another daemon takes over if this one is killed.
         """
-        self.filesystem.files.no_open = self._no_open = self._options.no_open
+        self.filesystem.files.no_open = self._no_open = self._options.no_open == "on"
         self.plane = Plane(
             self.filesystem,
             self._options,

@@ -66,9 +66,10 @@ def run(
     Ensures: `directories` is closed.
     With `spec.restart` the process becomes the keeper of the mount, and a child serves it, in which this returns.
     """
-    options = spec.options.replace(no_open=no_open.is_on(spec))
+    goes_without_open = no_open.is_on(spec)
+    options = spec.options.replace(no_open="on" if goes_without_open else "off")
     # Without OPEN the kernel does not say which files are open.
-    is_kept = spec.restart and not options.no_open and keeper.share()
+    is_kept = spec.restart and not goes_without_open and keeper.share()
     # They would end the process between its parts.
     signal.pthread_sigmask(signal.SIG_BLOCK, keeper.FORWARDED)
     target = -1 if spec.target is None else directories.open(spec.target)

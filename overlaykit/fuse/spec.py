@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
+    NoOpen = Literal["off", "on", "auto"]
+
 
 class LayerSpec(Record, kw_only=True):
     """A lower.
@@ -48,7 +50,7 @@ class MountOptions(Record, kw_only=True):
     kernel may cache names and attributes (None: no limit). `dirsync`: the reply to a change of names follows its sync.
     `limit`: the bytes that the upper may take. `data_plane`: requests are answered without Python where that can be.
     `by_project`: the file system keeps a limit of the upper (`projects`). `data`: how files are read and written
-    (`passthrough`). `no_open`: programs open files without a request, where that can be (`no_open`).
+    (`passthrough`). `no_open`: whether programs open files without a request (`no_open`).
     """
 
     volatile: bool = False
@@ -71,7 +73,7 @@ class MountOptions(Record, kw_only=True):
     by_project: bool = False
     data_plane: bool = True
     data: Literal["cache", "passthrough", "auto"] = "cache"
-    no_open: bool = False
+    no_open: Literal["off", "on", "auto"] = "off"
 
 
 class MountFlags(Record, kw_only=True):

@@ -13,7 +13,7 @@ from overlaykit.views import places, server
 from overlaykit.views.drivers import FUSE
 from overlaykit.views.registry import explain_at
 from overlaykit.views.serving import serve
-from overlaykit.views.upper import leaves_data, open_new_upper
+from overlaykit.views.upper import do_not_change, leaves_data, open_new_upper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from overlaykit.fuse import control
+    from overlaykit.fuse.spec import NoOpen
     from overlaykit.layers import Hold, Layer
     from overlaykit.views.entry import Entry
     from overlaykit.views.upper import Limit, Upper
@@ -109,10 +110,12 @@ class FuseRoot:
         kept: bool,
         limit: Limit | None = None,
         data_plane: bool = True,
+        no_open: NoOpen = "auto",
     ) -> None:
         """Mount `layers`, which `holds` have opened, below `upper`.
 
-        `kept`: the upper outlives the view. `limit`: of the upper. `data_plane`: as in `ViewSpec`.
+        `kept`: the upper outlives the view. `limit`: of the upper. `data_plane`, `no_open`: as in
+        `ViewSpec`.
         Raises: Error, OSError. The daemon has ended then.
         """
         self._entry = entry
@@ -137,6 +140,7 @@ class FuseRoot:
                 limit=None if limit is None or limit.project is not None else limit.size,
                 by_project=limit is not None and limit.project is not None,
                 data_plane=data_plane,
+                no_open="off" if no_open == "auto" and not do_not_change(layers) else no_open,
             ),
             # A view has a /dev of its own: a device node in a layer must not open one of the machine's.
             flags=MountFlags(nodev=True),

@@ -147,6 +147,7 @@ class RootFs:
             kept=self.upper is not None,
             limit=limit,
             data_plane=spec.data_plane,
+            no_open=spec.no_open,
         )
 
     def _mountpoints(self, spec: ViewSpec, layers: Sequence[Layer]) -> list[Layer]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Final
 
+    from overlaykit.fuse.spec import NoOpen
     from overlaykit.namespace import Bind, Device, Limits, Names, Port, Tmpfs
 
 BRIDGE: Final = "bridge"
@@ -134,6 +135,9 @@ class ViewSpec(Record, kw_only=True):
     """One of `drivers.NAMES`; None: what the environment or a configuration file says."""
     data_plane: bool = True
     """Of the driver `fuse`: whether native code answers the requests that need no merge."""
+    no_open: NoOpen = "auto"
+    """Of the driver `fuse`: whether programs open files without a request (`fuse.no_open`). `auto`: if all layers are
+    of the store, and nothing else depends on OPEN."""
     confinement: Confinement = Confinement()
     """Of the commands."""
     limits: Limits | None = None
@@ -198,6 +202,7 @@ def describe(
     ports: Sequence[Port | str],
     driver: str | None,
     data_plane: bool,
+    no_open: NoOpen,
     confinement: Confinement,
     limits: Limits | None,
     disk: int | None,
@@ -242,6 +247,7 @@ def describe(
         ),
         driver=driver,
         data_plane=data_plane,
+        no_open=no_open,
         confinement=confinement,
         limits=limits,
         disk=disk,

@@ -98,7 +98,12 @@ def leaves_data(layers: Sequence[Layer], *, kept: bool) -> bool:
     Only where the upper ends with the view, and no layer changes as long as it runs: an upper that is `kept` would lose
     those data with the layer, or in a program that copies it.
     """
-    return not kept and namespace.is_privileged() and all(layer.is_stored for layer in layers)
+    return not kept and namespace.is_privileged() and do_not_change(layers)
+
+
+def do_not_change(layers: Sequence[Layer]) -> bool:
+    """Whether no file of the layers changes as long as a view runs."""
+    return all(layer.is_stored for layer in layers)
 
 
 def open_new_upper(path: str, lower: Hold | None = None) -> int:

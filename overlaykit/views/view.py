@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, Final, NoReturn, Self
 
     from overlaykit.fuse import control
+    from overlaykit.fuse.spec import NoOpen
     from overlaykit.layers import Store
     from overlaykit.namespace import (
         Bind,
@@ -104,6 +105,7 @@ class View:
         ports: Sequence[Port | str] = (),
         driver: str | None = None,
         data_plane: bool = True,
+        no_open: NoOpen = "auto",
         confinement: Confinement = _CONFINED,
         limits: Limits | None = None,
         disk: int | None = None,
@@ -124,10 +126,12 @@ class View:
         `--userns` do. `network` is a mode or the name of a shared network, or both, as for `--network`. `names` are
         what it knows of names (`namespace.Names`). `binds` and `ports` are as for `-v` and `-p`, also as texts.
         `driver` merges the layers: `fuse`, `kernel` or `auto` (see `drivers`; None: what OVERLAYKIT_DRIVER or a
-        configuration file says). Without `data_plane`, Python answers each request to `fuse`. `confinement` is that of
-        each of its commands, `limits` are those of all of them together, and `disk` is how many bytes the changes may
-        take. `hidden` paths and, over the host, keys in the user's home are empty and read-only, unless `share_home`.
-        `sockets` of the host's services are shared, as for `--socket`. `labels` are shown by `overlaykit inspect`.
+        configuration file says). Without `data_plane`, Python answers each request to `fuse`. `no_open` says
+        whether programs open files without a request (as the mount option). `confinement` is that of each of
+        its commands, `limits` are those of all of them together, and `disk` is how many bytes the changes may
+        take. `hidden` paths and, over the host, keys in the user's home are empty and read-only, unless
+        `share_home`. `sockets` of the host's services are shared, as for `--socket`. `labels` are shown by
+        `overlaykit inspect`.
 
         Raises: TypeError, ValueError, Error.
         """
@@ -144,6 +148,7 @@ class View:
             ports=ports,
             driver=driver,
             data_plane=data_plane,
+            no_open=no_open,
             confinement=confinement,
             limits=limits,
             disk=disk,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from typing import Any
 
 from ..views.fixtures import only_with, with_both_drivers
@@ -108,3 +109,38 @@ def test_python_answers_all_requests_where_a_view_has_no_data_plane(user: TestUs
         assert native <= {"opendir", "ioctl", "lseek", "other"}  # which nothing implements
         assert "create" in {one["request"] for one in found if one["by"] == "python"}
         view.communicate("end\n")
+
+
+@only_with(driver="fuse")
+def test_files_of_stored_layers_are_opened_without_requests_and_others_only_if_asked(
+    user: TestUser,
+) -> None:
+    directory = user.small_system()
+    user.succeeds("layer", "add", "small", f"dir:{directory}")
+    script = "for n in 1 2 3 4 5 6 7 8 9; do read _ </etc/group; done; echo on; read _"
+    profile = "[app]\nlayers = ['small']\nno-open = 'off'\nvolumes = ['/usr:/usr:ro']\n"
+    project = user.directory(
+        "project", **{"overlaykit.toml": f'{profile}command = ["sh", "-c", "{script}"]\n'}
+    )
+    for given, is_without in (
+        (("-l", "small"), True),
+        (("-l", "small", "--no-open", "off"), False),
+        (("-l", "small", "--disk", "10m"), False),
+        (("-l", "small", "-l", directory), False),
+        (("-l", directory, "--no-open", "on"), True),
+        (("-l", "host", "--no-open", "on"), False),
+        (("app",), False),
+    ):
+        view_of = ("-v", "/usr:/usr:ro", *given, "--", "sh", "-c", script)
+        arguments = given if given == ("app",) else view_of
+        pipes = {"cwd": project, "stderr": subprocess.PIPE}
+        with user.start("run", "--rm", "--name", "v", *arguments, **pipes) as view:
+            assert view.stdout is not None
+            assert view.stdout.readline() == "on\n", (given, view.communicate())
+            found = json.loads(user.succeeds("stats", "--requests", "--json", "v"))
+            _, said = view.communicate("\n")
+        # The answer to the first one is that none shall come.
+        opens = sum(one["count"] for one in found if one["request"] == "open")
+        assert (opens <= 1, opens >= 9) == (is_without, not is_without), (given, opens)
+        reason = "overlaykit: no_open=on: without effect here: the host's files may change"
+        assert said.startswith(reason) if "host" in given else not said

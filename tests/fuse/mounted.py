@@ -123,7 +123,7 @@ def spec_of(stack: Stack, *, writable: bool = True, **more: Any) -> MountSpec:
         options=options.replace(
             data_plane=options.data_plane and _DATA_PLANE,
             data=_DATA if options.data == "cache" else options.data,
-            no_open=options.no_open or _NO_OPEN,
+            no_open="on" if _NO_OPEN else options.no_open,
         )
     )
 

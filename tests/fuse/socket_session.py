@@ -31,7 +31,7 @@ def main(device: int, upper: str, work: str, *lowers: str) -> None:
     options = MountOptions(
         userxattr=True,
         data_plane=os.environ.get("DATA_PLANE") != "off",
-        no_open=os.environ.get("NO_OPEN") == "on",
+        no_open="on" if os.environ.get("NO_OPEN") == "on" else "off",
     )
     filesystem = Filesystem(
         opened[2:], opened[0], opened[1], MergeOptions(userxattr=options.userxattr)

@@ -109,8 +109,11 @@ class Overlaykit:
         options = os.fsdecode(
             overlay_options(stack, unprivileged=self.unprivileged, metacopy=self.metacopy)
         )
-        no_open = os.environ.get("OVERLAYKIT_TEST_NO_OPEN", "off")
-        self._run(target, "mount", "-o", ",".join((options, f"no_open={no_open}", *self.more)))
+        ours = (
+            f"no_open={os.environ.get('OVERLAYKIT_TEST_NO_OPEN', 'off')}",
+            f"data_plane={os.environ.get('OVERLAYKIT_TEST_DATA_PLANE', 'on')}",
+        )
+        self._run(target, "mount", "-o", ",".join((options, *ours, *self.more)))
 
     def unmount(self, target: bytes) -> None:
         self._run(target, "umount")

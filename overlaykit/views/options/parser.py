@@ -128,7 +128,7 @@ def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> Parsed
             dirsync=on("sync") or on("dirsync"),
             data_plane=values.get("data_plane", "on") == "on",
             data=_DATA[values.get("data", "cache")],
-            no_open=values.get("no_open", "off") == "on",
+            no_open=_NO_OPEN[values.get("no_open", "off")],
         ),
         flags=MountFlags(
             nodev=on("nodev"),
@@ -147,6 +147,12 @@ def parse_options(*texts: str, source: str = "", sloppy: bool = False) -> Parsed
         notes=tuple(given.notes.values()),
     )
 
+
+_NO_OPEN: Final[dict[str, Literal["off", "on", "auto"]]] = {
+    "off": "off",
+    "on": "on",
+    "auto": "auto",
+}
 
 _PERMISSIONS: Final[dict[str, Literal[0, 1, 2]]] = {"0": 0, "1": 1, "2": 2}
 

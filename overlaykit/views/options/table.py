@@ -168,11 +168,12 @@ ROWS: Final = (
         "upper; `auto`: if that is possible (default: through the kernel's cache)",
     ),
     Row(
-        "no_open=on|off",
+        "no_open=on|off|auto",
         _ACTS,
         "with `on` programs open and close files without a request, faster (default: off); the first write copies a "
         "lower's file up, so an error of that, as of a full disk, is reported by fsync(2) and close(2), not open(2); "
-        "without effect on the layer `host` and on kernels before 6.18.3 or 6.12.64",
+        "without effect on the layer `host` and on kernels before 6.18.3 or 6.12.64; `auto`: `on` unless another "
+        "daemon may take over (`restart`) or lowers may change (`timeout`)",
     ),
     Row(
         "restart=on|off",
