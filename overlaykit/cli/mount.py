@@ -41,6 +41,11 @@ def parser() -> Parser:
         "--data-plane", choices=("on", "off"), help="the same as -o data_plane=on or data_plane=off"
     )
     command.add_argument(
+        "--data",
+        choices=("cache", "passthrough", "auto"),
+        help="the same as -o data=cache, data=passthrough or data=auto",
+    )
+    command.add_argument(
         "--no-restart",
         action="store_true",
         help="the same as -o restart=off: the mount ends when its daemon is killed",
@@ -57,6 +62,7 @@ def main(arguments: list[str]) -> int:
     options = parse_options(
         *args.options,
         *([] if args.data_plane is None else [f"data_plane={args.data_plane}"]),
+        *([] if args.data is None else [f"data={args.data}"]),
         *(["restart=off"] if args.no_restart else []),
     )
     for note in options.notes:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from overlaykit import _native
+from overlaykit.fuse.kernel_version import version_of
 from overlaykit.rmtree import rmtree_path
 from overlaykit.views import Registry
 from overlaykit.views.options import table
@@ -99,6 +100,21 @@ def test_a_mount_may_do_without_its_data_plane(
     finally:
         user.succeeds("umount", dirs.target)
     assert contents(dirs.upper, "made") == "new\n"
+
+
+def test_with_data_auto_the_kernel_writes_where_it_can(user: TestUser) -> None:
+    dirs = make_dirs(user)
+    user.succeeds("mount", "--data", "auto", "-o", dirs.options, "--name", "m", dirs.target)
+    try:
+        user.write(os.path.join(dirs.target, "made"), "new\n")
+        user.write(os.path.join(dirs.target, "file"), "changed\n")
+        found = json.loads(user.succeeds("stats", "--requests", "--json", "m"))
+        can = user.is_root and version_of(os.uname().release) >= (6, 9)
+        assert ("write" in {one["request"] for one in found}) == (not can)
+    finally:
+        user.succeeds("umount", dirs.target)
+    assert contents(dirs.upper, "file") == "changed\n"
+    assert contents(dirs.lower, "file") == "from the lower\n"
 
 
 def test_a_later_mount_does_not_keep_an_earlier_one(user: TestUser) -> None:

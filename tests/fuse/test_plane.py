@@ -24,6 +24,7 @@ def test_reading_a_plain_lower_reaches_no_python(stack: Stack) -> None:
     stack.add(
         {
             **{f"d/e/{number}": File(b"%d" % number) for number in range(FILES)},
+            **{f"d/tree/{number}/f": File(b"f") for number in range(FILES)},
             "d/s": Symlink("e/1"),
         }
     )
@@ -36,6 +37,7 @@ def test_reading_a_plain_lower_reaches_no_python(stack: Stack) -> None:
             with open(path) as file:
                 assert file.read() == str(number)
         assert len(os.listdir(mount.path("d/e"))) == FILES
+        assert sum(len(found) for *_, found in os.walk(mount.path("d/tree"))) == FILES
         assert os.readlink(mount.path("d/s")) == "e/1"
         assert not os.path.exists(mount.path("d/e/missing"))
         after = mount.counted()
