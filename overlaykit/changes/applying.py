@@ -12,11 +12,17 @@ import stat
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from overlaykit import _native, attributes
-from overlaykit.beneath import INODE
+from overlaykit import attributes
 from overlaykit.changes.journal import Applied, Undoing, Undone
 from overlaykit.changes.planning import Base, Conflict, plan
-from overlaykit.changes.run import Request, Run, mark, marked_time, not_applied, open_directory
+from overlaykit.changes.run import (
+    Request,
+    Run,
+    mark_applied,
+    not_applied,
+    open_directory,
+    read_began,
+)
 from overlaykit.changes.staging import Staging
 from overlaykit.changes.state import CutOff, NothingApplied, State
 from overlaykit.changes.steps import Places
@@ -92,7 +98,7 @@ def apply(
             return outcome
         if made.is_empty and not (request.consumes and os.listdir(request.upper)):
             if request.consumes and not request.paths:
-                mark(request.upper, state.passed_time())
+                mark_applied(request.upper, state.passed_time())
             return outcome
         try:
             application = state.new()
@@ -191,9 +197,11 @@ def undo(target: str, *, force: bool = False) -> None:
         run.take_back(force=force)
         application.journal.finish(Undone(time_ns=state.passed_time()))
         reach("apply.undone")
-        run.mark(state.passed_time())
+        run.mark_restored(state.passed_time())
         state.remove(application.name)
-        run.mark(state.passed_time())  # the removal changes times of files with several names
+        run.mark_restored(
+            state.passed_time()
+        )  # the removal changes times of files with several names
         _note_touched(state, run.inodes())
 
 
@@ -241,7 +249,7 @@ def _end_undone(state: State, root: int) -> bool:
         end = application.journal.end
         assert isinstance(end, Undone)
         state.remove(application.name)
-        Run(application, root, state).mark(end.time_ns)
+        Run(application, root, state).mark_restored(end.time_ns)
         return True
     finally:
         application.close()
@@ -279,38 +287,20 @@ def _choice(request: Request) -> Choice:
 def _base(comparison: Comparison, root: int, request: Request, state: State | None) -> Base:
     st = os.fstat(root)
     lowers = [os.stat(path) for path in request.lowers]
+    began = read_began(request.upper)
     written: dict[int, int] = {}
-    if state is not None:
+    if state is not None and began.is_steady:
         for one in state.applications():
-            if one.is_applied:
-                end = one.journal.end
-                assert isinstance(end, Applied)
+            end = one.journal.end if one.is_applied else None
+            if isinstance(end, Applied) and end.time_ns > began.since_ns:
                 for step in one.journal.steps or ():
                     if step.root == "target" and step.moved is not None:
                         written[step.moved.ino] = end.time_ns
     return Base(
         is_lower=len(lowers) == 1 and os.path.samestat(lowers[0], st),
-        since_ns=_began(request.upper),
+        began=began,
         written=written,
     )
-
-
-def _began(upper: str) -> int:
-    """Since when a layer must not have changed: the upper is as old, or all that it held was applied then; else 0.
-
-    0 also for a copy of an upper that kept the time of modification, as `cp -a`, tar and rsync do.
-    """
-    fd = os.open(upper, INODE | os.O_DIRECTORY)
-    try:
-        found = attributes.statx(fd, "", _native.AT_EMPTY_PATH, _native.STATX_BTIME)
-        born = found.btime_ns if found.mask & _native.STATX_BTIME else 0
-        if (
-            os.fstat(fd).st_mtime_ns < born
-        ):  # a copy, or moved from another disk: the view began earlier
-            born = 0
-        return max(born, marked_time(b"/proc/self/fd/%d" % fd))
-    finally:
-        os.close(fd)
 
 
 def _outcome(made: Plan) -> Outcome:

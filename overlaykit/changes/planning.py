@@ -20,6 +20,7 @@ from overlaykit.changes.contents import same_contents
 from overlaykit.changes.model import Change, Version
 from overlaykit.changes.steps import Seen, digest_of
 from overlaykit.errors import Error
+from overlaykit.overlay.began import Began, latest
 from overlaykit.overlay.markers import OVERLAY_PREFIXES, origin_link_count, xattr_names
 from overlaykit.record import Record
 
@@ -115,13 +116,14 @@ class Plan:
 class Base:
     """What the target was when the view began.
 
-    `is_lower`: the target is the lower itself: a file that was changed later than `since_ns` has changed, but for those
-    of `written`: inode numbers, and the time until when overlaykit itself wrote them. Otherwise the target is a copy of
+    `is_lower`: the target is the lower itself: a file has changed if its change time is not the one that its copy in
+    the upper has recorded, or, without a record, if that is later than `began` says. Otherwise the target is a copy of
     the lowers, and each file is compared with theirs.
+    `written`: inode numbers, and the time until when overlaykit itself wrote them.
     """
 
     is_lower: bool
-    since_ns: int
+    began: Began
     written: Mapping[int, int]
 
 
@@ -132,10 +134,12 @@ def plan(
 
     With the choice `ours` or `theirs` the plan's conflicts are those that were decided so.
     """
-    changes = _selected(list(comparison.changes(times=True)), paths)
+    all_changes = list(comparison.changes(times=True))
+    changed_inodes = {one.old.stat.st_ino for one in all_changes if one.old is not None}
+    changes = _selected(all_changes, paths)
     skipped: dict[bytes, Conflict] = {}
     while True:
-        planner = _Planner(comparison, places, base, changes)
+        planner = _Planner(comparison, places, base, changes, changed_inodes)
         made = planner.make(paths)
         made.skipped = list(skipped.values())
         made.choice = choice
@@ -221,12 +225,19 @@ def _is_in(path: bytes, tops: Container[bytes]) -> bool:
 class _Planner:
     """`agreed`: changes that need not be made: the target has them already, or they are mere touches.
 
-    `mergeable`: paths of conflicts that do not concern what is below them.
+    `mergeable`: paths of conflicts that do not concern what is below them. `changed_inodes`: the numbers of all files
+    that the view has changed, also of those that are not written now.
     """
 
     def __init__(
-        self, comparison: Comparison, places: Places, base: Base, changes: list[Change]
+        self,
+        comparison: Comparison,
+        places: Places,
+        base: Base,
+        changes: list[Change],
+        changed_inodes: Container[int],
     ) -> None:
+        self._changed_inodes = changed_inodes
         self._comparison = comparison
         self._places = places
         self._base = base
@@ -616,8 +627,12 @@ class _Planner:
             self.agreed.add((change.path, False, False))
         elif change.old is None or change.old_path != place:
             self._conflict(change.path, "the layer has such a file now, too")
-        else:
+        elif self._knows(change, st):
             self._conflict(change.path, "the layer's file has changed")
+        else:
+            self._conflict(
+                change.path, "the upper does not say whether the layer's file has changed"
+            )
         return digest
 
     def _is_leaving_below(self, place: bytes) -> Callable[[str], bool]:
@@ -635,12 +650,48 @@ class _Planner:
         if old is None or place is None:
             return True
         if self._base.is_lower:
-            return self._changed_later(st)
+            return self._changed_later(st, change)
         return not self._is_equal(old, place, st)
 
-    def _changed_later(self, st: os.stat_result) -> bool:
-        until = max(self._base.since_ns, self._base.written.get(st.st_ino, 0))
-        return st.st_ctime_ns > until
+    def _changed_later(self, st: os.stat_result, change: Change | None = None) -> bool:
+        """Whether a file of the layer is another one than when it was copied, or else since the view began."""
+        if st.st_ctime_ns <= max(
+            self._base.began.restored_ns, self._base.written.get(st.st_ino, 0)
+        ):
+            return False
+        recorded = None if change is None else self._recorded_ns(change, st)
+        if recorded is not None:
+            return st.st_ctime_ns != recorded
+        return latest(st.st_ctime_ns) > self._base.began.since_ns
+
+    def _knows(self, change: Change, st: os.stat_result) -> bool:
+        """Whether something is known of what the target was when the view began."""
+        base = self._base
+        return (
+            not base.is_lower
+            or base.began.since_ns > 0
+            or self._recorded_ns(change, st) is not None
+        )
+
+    def _recorded_ns(self, change: Change, st: os.stat_result) -> int | None:
+        """The change time that the layer's file had when the view copied it.
+
+        Returns: -1 if another file was copied; None if nothing is recorded.
+        """
+        new = change.new
+        if new is None or not new.layer_dir.layer.writable:
+            return None
+        try:
+            origin = self._comparison.new.markers.origin(new.path)
+        except OSError:
+            return None
+        number = None if origin is None else origin.inode_number()
+        if origin is None or number is None:
+            return None
+        if number == st.st_ino:
+            return origin.changed_ns
+        # In the view the copy of one file may have got the name of another one.
+        return None if number in self._changed_inodes else -1
 
     def _has_changed_below(
         self, change: Change, place: bytes, held: dict[str, os.stat_result]

@@ -14,6 +14,8 @@ from overlaykit.changes.journal import Applied, Begun, Undoing
 from overlaykit.changes.planning import Conflict
 from overlaykit.changes.steps import Displaced, Places, Step
 from overlaykit.errors import Error
+from overlaykit.overlay import began
+from overlaykit.overlay.began import Began
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
 from overlaykit.overlay.markers import xattr_names
@@ -21,11 +23,11 @@ from overlaykit.record import Record
 from overlaykit.scope import suppress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from overlaykit.changes.state import Application, State
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_APPLIED: Final = b"applied"
-"""The attribute of an upper's root with the time at which all that it held was applied."""
 
 
 class NotApplied(Error):
@@ -190,7 +192,7 @@ class Run:
             self._give_up(target)
             raise
         if self._begun.consumes:
-            self.mark(self._state.passed_time())
+            mark_applied(self._begun.upper, self._state.passed_time())
         self._state.forget_times()
         return None
 
@@ -252,13 +254,15 @@ class Run:
         for fd in {os.fstat(fd).st_dev: fd for fd in self.places.roots.values()}.values():
             attributes.sync_file_system(fd)
 
-    def mark(self, time_ns: int) -> None:
-        """Note in the upper until when the layer is known to be what its changes are of, if all were applied.
+    def mark_restored(self, time_ns: int) -> None:
+        """Note in the upper until when the layer's files were put back, if all were, and none had changed before.
 
         Requires: the end is written: a mark that is missing makes conflicts, a wrong one hides them.
         """
-        if not self._begun.paths:
-            mark(self._begun.upper, time_ns)
+        if not self._begun.paths and not self._begun.choice:
+            _mark(
+                self._begun.upper, lambda path, prefix: began.record_restored(path, prefix, time_ns)
+            )
 
     def check_unchanged(self, *, force: bool) -> None:
         """Whether all is as it was applied. Raises: NotUndone, UpperInUse."""
@@ -308,13 +312,18 @@ class Run:
                 rmtree_path(self._begun.store)
 
 
-def mark(upper: str, time_ns: int) -> None:
-    """Note in an upper, if it has markers, that until then all changes that it held were applied."""
+def mark_applied(upper: str, time_ns: int) -> None:
+    """Note in an upper, which is empty, that until then all changes that it held were applied."""
+    _mark(upper, lambda path, prefix: began.record(path, prefix, time_ns))
+
+
+def _mark(upper: str, record: Callable[[bytes, bytes], None]) -> None:
     path = os.fsencode(upper)
-    with suppress(OSError):
-        prefix = _prefix(path)
-        if prefix is not None:
-            os.setxattr(path, prefix + _APPLIED, b"%d" % time_ns)
+    prefix = _prefix(path)
+    for one in (TRUSTED_PREFIX, USER_PREFIX) if prefix is None else (prefix,):
+        with suppress(OSError):
+            record(path, one)
+            return
 
 
 def _is_shown(upper: int) -> bool:
@@ -330,11 +339,11 @@ def _is_shown(upper: int) -> bool:
     return False
 
 
-def marked_time(upper: bytes) -> int:
-    """What `mark` has noted in an upper; 0: nothing."""
-    prefix = _prefix(upper)
-    raw = None if prefix is None else attributes.xattr_or_none(upper, prefix + _APPLIED)
-    return int(raw) if raw is not None and raw.isdigit() else 0
+def read_began(upper: str) -> Began:
+    """What an upper says of the layers below it. Raises: OSError."""
+    path = os.fsencode(upper)
+    prefix = _prefix(path)
+    return Began() if prefix is None else began.read(path, prefix)
 
 
 def not_applied(error: OSError, target: str) -> Error:

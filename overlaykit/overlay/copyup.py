@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from overlaykit import _native, attributes, inodes
 from overlaykit.beneath import INODE, NEW_FILE
-from overlaykit.overlay import features
+from overlaykit.overlay import began, features
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
@@ -250,7 +250,7 @@ class CopyUp:
                 st = os.fstat(source)
                 origin = self.origins.find(lower.parent, lower.name, st.st_dev)
                 if origin is not None:  # before the mode, which may deny it
-                    self.markers.set_origin(b"/proc/self/fd/%d" % target, origin)
+                    self.markers.set_origin(b"/proc/self/fd/%d" % target, origin, _changed_ns(st))
                 self.inodes.copy(source, target, st, lower.layer, data=False)
                 made = os.fstat(target)
             finally:
@@ -280,6 +280,11 @@ class CopyUp:
         if not layer_dir.impure:
             self.markers.set_impure(layer_dir.proc_path())
             layer_dir.impure = True
+
+
+def _changed_ns(st: os.stat_result) -> int | None:
+    """The change time by which a later change of a lower's file is known; None: not for sure."""
+    return st.st_ctime_ns if began.is_settled(st.st_ctime_ns) else None
 
 
 def _open_source(copyup: CopyUp, node: File, *, keep_data: bool) -> tuple[int, os.stat_result]:
@@ -379,7 +384,7 @@ class FileCopy:
         layer = self._node.lower_dir.layer
         path = b"/proc/self/fd/%d" % self._target
         if self._origin is not None:  # before the mode, which may forbid it
-            copyup.markers.set_origin(path, self._origin)
+            copyup.markers.set_origin(path, self._origin, _changed_ns(self._stat))
         if self._indexed:
             copyup.markers.set_link_count(path, 0, to_upper=False, follow=True)
         if self._metacopy:

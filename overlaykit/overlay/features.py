@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from overlaykit import attributes
+from overlaykit.overlay import began
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ _ATTRIBUTE: Final = b"features"
 class Features:
     """The record of an open upper. `path`: gives the path of its root for a system call; `prefix`: of its markers.
 
-    `is_new`: the upper is empty, and gets a record. One that another program wrote gets none, and `add` does nothing.
+    `is_new`: the upper is empty, and gets a record, and one of its begin. One that another program wrote gets none, and
+    `add` does nothing.
     """
 
     def __init__(self, path: Callable[[], bytes], prefix: bytes, *, is_new: bool) -> None:
@@ -54,6 +56,7 @@ class Features:
         self._prefix = prefix
         self._recorded = read(path(), prefix)
         if self._recorded is None and is_new:
+            began.record(path(), prefix)  # first, as this is done only once
             self._write(frozenset())
 
     def add(self, feature: str) -> None:

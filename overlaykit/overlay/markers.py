@@ -50,6 +50,7 @@ _FOREIGN_OPAQUE: Final = tuple(prefix + b"opaque" for prefix in OVERLAY_PREFIXES
 _FUSE_OVERLAYFS_OPAQUE: Final = FUSE_OVERLAYFS_PREFIX + b"opaque"
 
 _HANDLE_HEADER: Final = struct.Struct("<BBBBB16s")
+_CHANGED: Final = struct.Struct("<q")
 _HANDLE_VERSION: Final = 0
 _HANDLE_MAGIC: Final = 0xFB
 _LITTLE_ENDIAN: Final = 0
@@ -123,13 +124,17 @@ class Origin:
     """The lower inode that an upper one was copied from: a file handle and the file system it is valid on.
 
     The layout is the kernel's `struct ovl_fb`; the uuid is that of the lower's file system, zeros if unknown.
+    `changed_ns`: the inode's change time when it was copied, if that is known for sure. It stands behind the structure,
+    where the kernel reads nothing (ovl_check_fb_len, fs/overlayfs/namei.c).
     """
 
     type: int
     uuid: bytes
     handle: bytes
+    changed_ns: int | None = None
 
     def encode(self) -> bytes:
+        """The kernel's structure."""
         length = _HANDLE_HEADER.size + len(self.handle)
         return (
             _HANDLE_HEADER.pack(
@@ -144,9 +149,15 @@ class Origin:
         if len(raw) <= _HANDLE_HEADER.size:
             return None
         version, magic, length, _flags, kind, uuid = _HANDLE_HEADER.unpack_from(raw)
-        if version != _HANDLE_VERSION or magic != _HANDLE_MAGIC or length != len(raw):
+        if version != _HANDLE_VERSION or magic != _HANDLE_MAGIC:
             return None
-        return cls(kind, uuid, raw[_HANDLE_HEADER.size :])
+        if not _HANDLE_HEADER.size < length <= len(raw):
+            return None
+        more = raw[length:]
+        changed_ns: int | None = None
+        if len(more) == _CHANGED.size:
+            (changed_ns,) = _CHANGED.unpack(more)
+        return cls(kind, uuid, raw[_HANDLE_HEADER.size : length], changed_ns)
 
     def inode_number(self) -> int | None:
         """The lower's inode number, if handles of this type hold it (include/linux/exportfs.h)."""
@@ -309,12 +320,20 @@ class Markers:
         raw = attributes.xattr_or_none(path, self._origin, follow_symlinks=False)
         return None if raw is None else Origin.decode(raw)
 
-    def set_origin(self, path: bytes, origin: Origin, *, follow: bool = True) -> None:
-        """Set a file's origin. Symlinks and devices, which hold no `user.` attribute, get none, as in the kernel."""
+    def set_origin(
+        self, path: bytes, origin: Origin, changed_ns: int | None = None, *, follow: bool = True
+    ) -> None:
+        """Set a file's origin, with the change time that it has.
+
+        Symlinks and devices, which hold no `user.` attribute, get none, as in the kernel.
+        """
         if not self.attributes:
             return
+        value = origin.encode()
+        if changed_ns is not None:
+            value += _CHANGED.pack(changed_ns)
         try:
-            os.setxattr(path, self._origin, origin.encode(), follow_symlinks=follow)
+            os.setxattr(path, self._origin, value, follow_symlinks=follow)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
                 raise

@@ -12,7 +12,7 @@ import os
 from overlaykit import _native, attributes, child, privilege
 from overlaykit.beneath import BENEATH
 from overlaykit.namespace import users
-from overlaykit.overlay import features
+from overlaykit.overlay import began, features
 from overlaykit.overlay.marker_names import prefixes
 from overlaykit.scope import suppress
 
@@ -305,12 +305,15 @@ def _check_upper(upper: int, work: int, *, user: bool, has_index: bool, metacopy
         raise Failed("prefix", errno.EOPNOTSUPP, shown)
     recorded = features.read(path, prefix)
     found = recorded
+    is_new = False
     if found is None:
         found = frozenset()
         if os.listdir(path):
             from overlaykit.overlay.uppers import find_features
 
             found = find_features(upper, work, prefix)
+        else:
+            is_new = True
     index = f"/proc/self/fd/{work}/index"
     if _names(index):  # the kernel's overlayfs makes no record
         found |= {features.INDEX}
@@ -328,6 +331,8 @@ def _check_upper(upper: int, work: int, *, user: bool, has_index: bool, metacopy
         found |= {features.METACOPY}
     if found != recorded:
         try:
+            if is_new:
+                began.record(path, prefix)
             features.write(path, prefix, found)
         except OSError as error:
             raise Failed("attributes", error.errno or errno.EIO, shown) from error

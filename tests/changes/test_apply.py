@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -513,17 +514,91 @@ def test_changes_are_not_moved_while_a_mount_shows_their_upper(workspace: Worksp
     assert read(f"{lower}/a") == b"a"
 
 
-def test_a_copied_upper_overwrites_no_later_edit_of_the_layer(workspace: Workspace) -> None:
+COPIES: dict[str, list[str]] = {
+    "cp -a": ["cp", "-a", "{0}", "{1}"],
+    "cp -r": ["cp", "-r", "{0}", "{1}"],
+    "tar": ["sh", "-c", "mkdir {1} && tar -C {0} -c . | tar -C {1} -x"],
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_a_copied_upper_overwrites_no_later_edit_of_the_layer(
+    workspace: Workspace, way: str
+) -> None:
+    """Also if the view goes on in the copy, whose root has a later time of modification then."""
+    lower = workspace.add({"a": File(b"a"), "b": File(b"b"), "c": File(b"c"), "d": File(b"d")})
+    with workspace.mounted():
+        write("a", b"view")
+        replace("b", b"view")
+        os.unlink("c")
+    wait_for_another_time(lower)
+    for name in "abc":
+        write(f"{lower}/{name}", b"edited")
+    wait_for_another_time(lower)
+    copied = workspace.upper + ".copy"
+    subprocess.run([one.format(workspace.upper, copied) for one in COPIES[way]], check=True)
+    workspace.upper = copied
+    if workspace.system.name == "overlaykit":
+        with workspace.mounted():
+            write("later", b"view")
+    else:  # the kernel refuses a copy over the same index
+        write(f"{copied}/later", b"view")
+    outcome = apply(lower, request(workspace))
+    assert sorted(one.path for one in outcome.conflicts) == ["a", "b", "c"]
+    assert [read(f"{lower}/{name}") for name in "abc"] == [b"edited"] * 3
+
+
+def test_the_layer_is_as_the_view_began_after_a_copy_that_keeps_attributes(
+    workspace: Workspace,
+) -> None:
+    lower = workspace.add({"a": File(b"a"), "b": File(b"b"), "c": File(b"c")})
+    with workspace.mounted():
+        write("a", b"view")
+        replace("b", b"view")
+        os.unlink("c")
+    wait_for_another_time(lower)
+    copy(workspace.upper, workspace.upper + ".copy")
+    workspace.upper += ".copy"
+    assert not apply(lower, request(workspace)).conflicts
+    assert sorted(os.listdir(lower)) == [os.fsdecode(STATE), "a", "b"]
+
+
+def test_an_edit_with_the_clock_set_back_is_not_overwritten(workspace: Workspace) -> None:
+    """Each edit has an earlier change time than the view's begin."""
+    lower = workspace.add({"a": File(b"a"), "b": File(b"b"), "c": File(b"c")})
+    with workspace.mounted():
+        write("a", b"view")
+        replace("b", b"view")
+        os.unlink("c")
+    wait_for_another_time(lower)
+    for name in "abc":
+        write(f"{lower}/{name}", b"edited")
+    wait_for_another_time(lower)
+    name = f"{'user' if workspace.unprivileged else 'trusted'}.overlay.began"
+    since, started = map(int, os.getxattr(workspace.upper, name).split())
+    late = time.time_ns() - since
+    # As if the clock had been this late at the begin, and was set right then.
+    os.setxattr(workspace.upper, name, b"%d %d" % (since + late, started + late))
+    outcome = apply(lower, request(workspace, consumes=False))
+    assert sorted(one.path for one in outcome.conflicts) == ["a", "b", "c"]
+    # It was set back for the edits alone: only what the copies have recorded tells.
+    os.setxattr(workspace.upper, name, b"%d %d" % (since + late, started))
+    outcome = apply(lower, request(workspace, consumes=False))
+    exact = workspace.system.name == "overlaykit"
+    assert [one.path for one in outcome.conflicts] == (["a"] if exact else [])
+
+
+def test_a_conflict_that_was_decided_is_one_again_after_it_is_taken_back(
+    workspace: Workspace,
+) -> None:
     lower = workspace.add({"a": File(b"a")})
     with workspace.mounted():
         write("a", b"view")
     wait_for_another_time(lower)
     write(f"{lower}/a", b"edited")
-    wait_for_another_time(lower)
-    copy(workspace.upper, workspace.upper + ".copy")
-    workspace.upper += ".copy"
-    outcome = apply(lower, request(workspace))
-    assert [one.path for one in outcome.conflicts] == ["a"]
+    assert not apply(lower, request(workspace, choice="theirs")).conflicts
+    applying.undo(lower)
+    assert [one.path for one in apply(lower, request(workspace)).conflicts] == ["a"]
     assert read(f"{lower}/a") == b"edited"
 
 

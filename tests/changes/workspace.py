@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from typing import final
 
 from overlaykit.changes.model import Change
 from overlaykit.changes.opening import open_directory
 from overlaykit.changes.read import Comparison
+from overlaykit.overlay import began
+from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
 
 from ..posix.layers import write_layer
 from ..posix.systems import Stack, System
 from ..posix.table import Layer
+
+_COARSE = 5
+"""CLOCK_REALTIME_COARSE"""
 
 
 @final
@@ -51,6 +57,8 @@ class Workspace:
         )
         for path in (self.upper, self._work, self.target):
             os.makedirs(path, exist_ok=True)
+        if self.system.name == "kernel" and not os.listdir(self.upper):
+            self._begin()
         before = os.getcwd()
         self.system.mount(stack, os.fsencode(self.target))
         os.chdir(self.target)
@@ -59,6 +67,14 @@ class Workspace:
         finally:
             os.chdir(before)
             self.system.unmount(os.fsencode(self.target))
+
+    def _begin(self) -> None:
+        """Record the begin as overlaykit's kernel driver does, at a time that no file has yet."""
+        now = time.time_ns()
+        while time.clock_gettime_ns(_COARSE) <= now:
+            time.sleep(0)
+        prefix = USER_PREFIX if self.unprivileged else TRUSTED_PREFIX
+        began.record(os.fsencode(self.upper), prefix)
 
     @contextlib.contextmanager
     def compared(self) -> Iterator[Comparison]:

@@ -12,6 +12,7 @@ import pytest
 
 from overlaykit import _native, handles
 from overlaykit.overlay.attributes import Changes
+from overlaykit.overlay.markers import Origin
 from overlaykit.overlay.stack import MergeOptions
 
 from ..crash.disks import image, memory, mounted_image, upper_on_a_small_disk
@@ -454,7 +455,11 @@ def test_the_copy_carries_its_origin_as_the_kernel_writes_it(stack: Stack) -> No
         view.write("f", b"y")
     raw = os.getxattr(os.path.join(stack.upper, "f"), stack.marker("origin"))
     handle = handles.of_name(_native.AT_FDCWD, os.path.join(lower, "f"))
-    assert raw.endswith(handle.handle)
+    assert raw[: raw[2]].endswith(handle.handle)  # the third byte is the length
+    origin = Origin.decode(raw)
+    assert origin is not None
+    # A file that is written within the same tick of the clock might be changed again without another time.
+    assert origin.changed_ns in (None, os.stat(os.path.join(lower, "f")).st_ctime_ns)
 
 
 @pytest.mark.parametrize("change", ["write", "mode"])

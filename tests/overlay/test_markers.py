@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import time
+from dataclasses import replace
 
 import pytest
 
+from overlaykit.overlay import began
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX, is_whiteout_device
 from overlaykit.overlay.markers import (
     FUSE_OVERLAYFS_PREFIX,
@@ -16,6 +19,7 @@ from overlaykit.overlay.markers import (
     find_origin,
 )
 
+from ..posix.files import read_file
 from ..posix.table import Dir, File, Layer, Link
 from .inside import as_root
 from .stack import Stack
@@ -95,6 +99,9 @@ def test_our_upper_has_the_markers_of_the_kernels_overlayfs(stack: Stack) -> Non
             # Unprivileged, the kernel cannot open a file handle.
             assert markers.pop(stack.marker("origin")) == b""
             assert ours[path].pop(stack.marker("origin"))
+        elif stack.marker("origin") in markers:  # which the kernel reads up to the end of its own
+            theirs = markers.pop(stack.marker("origin"))
+            assert ours[path].pop(stack.marker("origin")).startswith(theirs)
         assert ours[path] == markers, path
 
 
@@ -132,9 +139,29 @@ def test_the_kernels_markers_are_read(stack: Stack) -> None:
         assert view.names("replaced") == []
 
 
+@as_root
+def test_the_kernel_reads_origins_that_say_when_the_file_changed(stack: Stack) -> None:
+    lower = stack.add({"a": File(b"linked"), "b": Link("a"), "f": File(b"x")})
+    below = os.stat(f"{lower}/f")
+    while not began.is_settled(max(os.stat(f"{lower}/{name}").st_ctime_ns for name in "abf")):
+        time.sleep(0)
+    with stack.open() as view:
+        view.write("a", b"new")
+        view.write("f", b"y")
+    origin = Origin.decode(os.getxattr(f"{stack.upper}/f", stack.marker("origin")))
+    assert origin is not None
+    assert origin.changed_ns == below.st_ctime_ns
+    with stack.mounted_by_the_kernel() as target:
+        assert os.stat(f"{target}/f").st_ino == below.st_ino
+        assert read_file(f"{target}/f") == b"y"
+        assert read_file(f"{target}/b") == b"newked"  # by the index
+        assert os.stat(f"{target}/a").st_ino == os.stat(f"{target}/b").st_ino
+
+
 def test_an_origin_is_read_as_it_was_written() -> None:
     origin = Origin(1, bytes(range(16)), b"12345678")
     assert Origin.decode(origin.encode()) == origin
+    assert Origin.decode(origin.encode() + b"\1" + bytes(7)) == replace(origin, changed_ns=1)
     assert origin.index_name() == origin.encode().hex().encode()
 
 
