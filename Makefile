@@ -11,19 +11,20 @@ TOOLS := setup.py .ci $(wildcard setup/*.py)
 NATIVE := $(wildcard native/*.c native/*.h)
 SCRIPTS := .ci/run $(filter-out %.c %.packages %.py,$(wildcard setup/*))
 
-.PHONY: help demo test check check-python check-native check-scripts check-changelog coverage oracle installed matrix proofs kernels \
+.PHONY: help demo test test-all check check-python check-native check-scripts check-changelog coverage oracle installed matrix proofs kernels \
 	sanitize bench changelog man dist setup setup-tests clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo         two Pythons at one path, each in its view (OFFLINE=1: with no package fetched)'
-	@echo 'make test         all tests (ARGS="-k name": arguments for pytest)'
+	@echo 'make test         the tests, each as one user (ARGS="-k name": arguments for pytest)'
+	@echo 'make test-all     the same as each user and in all variants, and those that take long (tests/selection.py)'
 	@echo 'make check        types, lint, format, warnings of the compiler, scripts, changelog fragments'
-	@echo 'make coverage     tests with branch coverage, held against .ci/coverage.toml (ARGS=--update: raise it)'
+	@echo 'make coverage     make test with branch coverage, held against .ci/coverage.toml (ARGS=--update: raise it)'
 	@echo 'make oracle       random programs on the kernel'"'"'s overlayfs and on ours (EXAMPLES=500 of them)'
 	@echo 'make matrix       tests of views with each driver, with and without a server'
 	@echo 'make installed    tests of commands and mounts with each command and daemon as a fresh interpreter'
-	@echo 'make proofs       both, other kernels, real programs, a minute of stress, each workload of the benchmark'
+	@echo 'make proofs       these three, other kernels, real programs, a minute of stress, each workload of the benchmark'
 	@echo 'make kernels      tests on Debian'"'"'s kernels in QEMU (KERNEL=6.1: on that one; ARGS: arguments for pytest)'
 	@echo 'make sanitize     tests with AddressSanitizer and UBSan, then ThreadSanitizer (ARGS=thread: with that one)'
 	@echo 'make bench        comparison with other file systems (ARGS="--output DIR": arguments, instead of --quick)'
@@ -39,10 +40,10 @@ demo: setup
 
 # Compiled once, for the thousands of interpreters that the tests start. One worker more than processors, because tests
 # wait for processes. Tests of one xdist_group share an expensive fixture, or are long: groups start first.
-test: setup-tests
+test test-all: setup-tests
 	@$(PYTHON) -m compileall -q overlaykit
 	@$(rewrite) $(ARGS) || true
-	@$(PYTHON) -m pytest --numprocesses=$$(($$(nproc) + 1)) --dist=loadgroup $(ARGS)
+	@$(PYTHON) -m pytest --numprocesses=$$(($$(nproc) + 1)) --dist=loadgroup $(if $(filter test-all,$@),--all) $(ARGS)
 
 # Each worker would rewrite the assertions of all tests: eight seconds where their bytecode is not kept, two where it is.
 rewrite = PYTHONDONTWRITEBYTECODE= $(PYTHON) -m pytest --collect-only --quiet >/dev/null 2>&1
@@ -73,19 +74,19 @@ oracle: setup-tests
 
 matrix: setup-tests
 	@$(PYTHON) -m compileall -q overlaykit
-	@OVERLAYKIT_TEST_MATRIX=1 $(PYTHON) -m pytest --numprocesses=$$(($$(nproc) + 1)) --dist=loadgroup tests/views \
+	@OVERLAYKIT_TEST_MATRIX=1 $(PYTHON) -m pytest --all --numprocesses=$$(($$(nproc) + 1)) --dist=loadgroup tests/views \
 		tests/cli/test_run.py tests/namespace/test_death.py tests/namespace/test_signals.py $(ARGS)
-	@OVERLAYKIT_TEST_MATRIX=1 $(PYTHON) -m pytest --numprocesses=$$(($$(nproc) + 1)) -m in_matrix tests/cli $(ARGS)
+	@OVERLAYKIT_TEST_MATRIX=1 $(PYTHON) -m pytest --all --numprocesses=$$(($$(nproc) + 1)) -m in_matrix tests/cli $(ARGS)
 
 # In `make test` most are forks of the test's process (tests/forked.py).
 installed: setup-tests
 	@$(PYTHON) -m compileall -q overlaykit
-	@OVERLAYKIT_TEST_INSTALLED=1 $(PYTHON) -m pytest --numprocesses=$$(($$(nproc) + 1)) --dist=loadgroup tests/cli \
+	@OVERLAYKIT_TEST_INSTALLED=1 $(PYTHON) -m pytest --all --numprocesses=$$(($$(nproc) + 1)) --dist=loadgroup tests/cli \
 		tests/crash tests/fuse $(ARGS)
 
-proofs: setup-tests matrix installed
+proofs: setup-tests test-all matrix installed
 	@setup/packages setup/proofs.packages
-	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=40000 $(PYTHON) -m pytest tests/proofs tests/stress tests/bench tests/posix/test_disks.py tests/crash/test_forms.py tests/crash/test_restarted.py tests/fuse/test_keeper.py tests/fuse/test_no_open.py tests/fuse/test_hostile.py tests/kernels $(ARGS)
+	@OVERLAYKIT_PROOFS=1 OVERLAYKIT_STRESS_OPERATIONS=40000 $(PYTHON) -m pytest --all tests/proofs tests/stress tests/bench tests/posix/test_disks.py tests/crash/test_forms.py tests/crash/test_restarted.py tests/fuse/test_keeper.py tests/fuse/test_no_open.py tests/fuse/test_hostile.py tests/kernels $(ARGS)
 
 kernels: setup-tests
 	@$(PYTHON) -m tests.kernels $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ARGS),-- $(PYTHON) -m pytest $(ARGS))

@@ -6,6 +6,10 @@ import os
 
 import pytest
 
+from .selection import pytest_addoption, pytest_collection_modifyitems
+
+__all__ = ["pytest_addoption", "pytest_collection_modifyitems"]
+
 # Modules with assertions that are no tests: before any of them is imported, by whichever folder comes first.
 for module in (
     "changes.workspace",

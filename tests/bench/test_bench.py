@@ -134,6 +134,7 @@ def test_an_output_that_holds_other_files_is_refused_before_anything_runs(user: 
 
 
 @pytest.mark.parametrize("finished", [0, 1])
+@pytest.mark.one_in(2)
 def test_interrupted_it_leaves_nothing_and_shows_the_finished_workloads(
     user: TestUser, finished: int
 ) -> None:

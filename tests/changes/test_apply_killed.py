@@ -98,6 +98,7 @@ class Killed:
 
 @pytest.mark.parametrize("consumes", [True, False])
 @pytest.mark.parametrize("step", FORWARD)
+@pytest.mark.one_in(3)
 def test_an_application_that_is_killed_at_a_step(
     workspace: Workspace, step: str, consumes: bool
 ) -> None:

@@ -17,10 +17,11 @@ from ..posix.systems import KernelOverlay, Overlaykit, Stack, System
 from .application import Picture, apply, copy, picture
 from .generated import UNPRIVILEGED, after, check, of_lowers
 
-SYSTEMS = [KernelOverlay(UNPRIVILEGED), Overlaykit(UNPRIVILEGED)]
+SYSTEMS = [Overlaykit(UNPRIVILEGED), KernelOverlay(UNPRIVILEGED)]
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda one: one.name)
+@pytest.mark.one_in(2)
 def test_an_application_makes_the_tree_of_the_view_and_undo_the_one_before(
     system: System, isolated: Sandbox, directory: str
 ) -> None:

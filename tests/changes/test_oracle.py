@@ -50,6 +50,7 @@ Files: TypeAlias = dict[str, Shown]
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda one: f"{one.name}-{one.metacopy}")
+@pytest.mark.one_in(3)
 def test_changes_are_what_a_full_comparison_finds(
     system: System, isolated: Sandbox, directory: str
 ) -> None:

@@ -105,6 +105,7 @@ sys.exit(subprocess.call(sys.argv[1:]))
 """
 
 
+@pytest.mark.long
 def test_pip_installs_from_an_index_outside(user: TestUser, program: str) -> None:
     page = {"index.html": f"<a href={WHEEL}>probe</a>"}
     with zipfile.ZipFile(
@@ -150,6 +151,7 @@ LOOKS_AT_BOTH: Final = (
 
 
 @pytest.mark.parametrize("mode", ["auto", "outbound"])
+@pytest.mark.one_in(3)
 def test_a_member_of_a_shared_network_reaches_the_outside_too(
     user: TestUser, program: str, mode: str
 ) -> None:

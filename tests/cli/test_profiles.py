@@ -416,6 +416,7 @@ MISTAKES = [
 
 @only_as("ordinary user")
 @pytest.mark.parametrize(("text", "line", "what"), MISTAKES)
+@pytest.mark.one_in(3)
 def test_a_mistake_is_named_with_its_file_line_and_key(
     user: TestUser, text: str, line: int | None, what: str
 ) -> None:

@@ -107,6 +107,7 @@ def test_all_commands_know_a_running_view_by_its_new_name(user: TestUser) -> Non
 @in_matrix
 @pytest.mark.parametrize("options", [("--rm",), ()])
 @pytest.mark.parametrize("end", ["stop", "kill", "supervisor"])
+@pytest.mark.one_in(3)
 def test_a_renamed_view_and_a_new_one_of_its_name_keep_their_trees(
     user: TestUser, options: tuple[str, ...], end: str
 ) -> None:
@@ -372,6 +373,7 @@ def test_without_a_home_directory_a_rename_is_one_line(user: TestUser) -> None:
     assert line.startswith("there is no home directory to keep a named view in")
 
 
+@pytest.mark.long
 def test_renames_starts_and_ends_at_random_lose_no_tree(user: TestUser) -> None:
     """Each view has its own name in a file; two processes rename views and two end and start them, some are killed."""
     names = ("a", "b", "c", "d")

@@ -26,6 +26,7 @@ def run_with_closed(closed: tuple[int, ...], *arguments: str) -> subprocess.Comp
 
 
 @pytest.mark.parametrize("closed", SUBSETS)
+@pytest.mark.one_in(2)
 def test_a_mount_made_with_closed_descriptors_goes_on_answering(
     user: TestUser, closed: tuple[int, ...]
 ) -> None:

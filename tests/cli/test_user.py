@@ -11,6 +11,8 @@ from ..views.test_identities import FIRST, subordinate_ids
 from ..views.user import AS_ORDINARY, TestUser, command
 from .terminals import Terminal
 
+pytestmark = pytest.mark.as_each_user
+
 PASSWD = (
     "root:x:0:0::/root:/bin/sh\n"
     "# a comment\n"

@@ -40,6 +40,7 @@ HIDING: Final = [
 @pytest.mark.parametrize("sandbox", IDENTITIES[:1], indirect=True)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("name", "step"), HIDING)
+@pytest.mark.one_in(5)
 def test_a_crash_leaves_the_old_tree_or_the_new_one_in_every_form(
     stack: Stack, name: str, step: str, form: Form
 ) -> None:

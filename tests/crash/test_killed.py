@@ -54,6 +54,7 @@ def test_every_step_is_crashed_at() -> None:
     ],
     indirect=["sandbox"],
 )
+@pytest.mark.one_in(2)
 def test_a_crash_leaves_the_old_tree_or_the_new_one(stack: Stack, name: str, step: str) -> None:
     stack.metacopy = OPERATIONS[name].metacopy
     before, after = trees(stack, name)[name]

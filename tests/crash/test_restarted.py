@@ -42,6 +42,7 @@ CASES = [
 
 @pytest.mark.parametrize("sandbox", IDENTITIES[:1], indirect=True)
 @pytest.mark.parametrize(("name", "step"), CASES)
+@pytest.mark.one_in(4)
 def test_an_operation_is_carried_out_once(stack: Stack, name: str, step: str) -> None:
     stack.metacopy = OPERATIONS[name].metacopy
     _, after = trees(stack, name)[name]

@@ -120,6 +120,7 @@ def test_interrupted_while_it_fetches_it_leaves_nothing(
 
 
 @pytest.mark.parametrize(("step", "number"), INTERRUPTIONS)
+@pytest.mark.one_in(4)
 def test_interrupted_at_any_step_it_leaves_nothing(
     user: TestUser, python2: str, step: str, number: signal.Signals
 ) -> None:

@@ -19,6 +19,8 @@ from ..posix.table import File
 from .mounted import mounted
 from .restarts import daemon_of
 
+pytestmark = pytest.mark.as_each_user
+
 if platform.machine() != "x86_64":
     pytest.skip("the numbers below are those of x86_64", allow_module_level=True)
 

@@ -22,7 +22,7 @@ from ..overlay.stack import Stack
 from ..patience import patience
 from ..posix.table import Dir, File, Layer, Symlink
 
-pytestmark = [pytest.mark.usefixtures("sandbox")]
+pytestmark = [pytest.mark.usefixtures("sandbox"), pytest.mark.as_each_user]
 
 HEADER: Final = struct.Struct("=IIQQIIIHH")
 OUT: Final = struct.Struct("=IiQ")

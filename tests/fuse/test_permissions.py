@@ -19,6 +19,8 @@ from ..posix.behaviours.permissions import ALICE_READS
 from ..posix.table import Dir, File, Symlink
 from .mounted import mounted
 
+pytestmark = pytest.mark.as_each_user
+
 NAME = "user.containers.override_stat"
 KEPT = MountOptions(xattr_permissions=2)
 

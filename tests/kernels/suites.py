@@ -60,7 +60,7 @@ def threads(suite: str) -> Threads:
 def command(suite: str) -> list[str]:
     """The command that runs a suite in a guest. A test that takes ten minutes writes where it is."""
     return [
-        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2"),
+        *(sys.executable, "-m", "pytest", "--all", "-q", "-p", "no:cacheprovider", "-n", "2"),
         *("--dist=loadgroup", "-o", "faulthandler_timeout=600", *SUITES[suite]),
     ]
 

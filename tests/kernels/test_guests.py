@@ -108,6 +108,7 @@ def _ended(directory: str | os.PathLike[str], *arguments: str) -> tuple[int, str
 
 
 @pytest.mark.usefixtures("oldest")
+@pytest.mark.long
 def test_a_panic_ends_the_run_with_one_line_and_a_log(tmp_path: os.PathLike[str]) -> None:
     crash = ("sh", "-c", "echo c >/proc/sysrq-trigger")
     status, line, log = _ended(tmp_path, "--seconds", str(ENOUGH), "--", *crash)

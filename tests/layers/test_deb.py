@@ -303,6 +303,7 @@ print(subprocess.check_output(["/bin/sh", "-c", "echo works"], text=True).strip(
         ("deb:python3.13@trixie", "python3.13", PYTHON3_AT_WORK),
     ],
 )
+@pytest.mark.one_in(2)
 def test_a_program_of_another_suite_works_over_this_machines_root(
     user: User, source: str, program: str, script: str
 ) -> None:

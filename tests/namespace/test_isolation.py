@@ -11,6 +11,8 @@ from overlaykit import _native, namespace
 
 from .harness import LaunchHarness
 
+pytestmark = pytest.mark.as_each_user
+
 
 def test_a_view_sees_only_its_own_processes(harness: LaunchHarness) -> None:
     pids = harness.output("sh", "-c", "cd /proc; echo [0-9]*").split()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from overlaykit import namespace
 from overlaykit.namespace import doctor
 
 from .harness import LaunchHarness
+
+pytestmark = pytest.mark.as_each_user
 
 
 def in_a_user_namespace(body: object) -> None:

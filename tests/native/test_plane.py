@@ -734,6 +734,7 @@ def change(opcode: int, chance: random.Random) -> bytes:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("changes", [False, True])
+@pytest.mark.one_in(5)
 def test_malformed_requests_read_nothing_beyond_their_end(seed: int, changes: bool) -> None:
     """For the sanitizers: each request is random, or a good one with random changes."""
     often: tuple[int, ...] = (LOOKUP, READDIRPLUS, OPEN, READ, RELEASE, RENAME2)

@@ -83,6 +83,7 @@ def test_a_program_cannot_tell_our_overlay_from_the_kernels(
 
 
 @pytest.mark.skipif(UNPRIVILEGED, reason="the kernel makes no metacopies with userxattr")
+@pytest.mark.long
 def test_a_program_cannot_tell_our_metacopies_from_the_kernels(
     sandbox: Sandbox, directory: str
 ) -> None:

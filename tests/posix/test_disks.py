@@ -90,6 +90,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("disk", "more", "identity", "behaviour"), CASES)
+@pytest.mark.one_in(3)
 def test_programs_find_what_posix_promises_on_an_upper_of_this_disk(
     disk: Disk,
     more: tuple[str, ...],

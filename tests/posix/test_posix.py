@@ -52,6 +52,7 @@ METACOPIES = [
 
 
 @pytest.mark.parametrize("behaviour", METACOPIES)
+@pytest.mark.one_in(4)
 def test_programs_find_it_where_a_change_leaves_the_data_in_a_lower(
     behaviour: Behaviour, harness_of: HarnessOf
 ) -> None:

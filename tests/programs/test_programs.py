@@ -12,6 +12,8 @@ import os
 import zipfile
 from collections.abc import Iterator
 
+import pytest
+
 from ..views.user import TestUser
 from .host import SYSTEM, manifest
 
@@ -83,6 +85,7 @@ def wheel(user: TestUser) -> str:
     return path
 
 
+@pytest.mark.long
 def test_python_makes_a_virtual_environment_and_pip_installs_a_wheel(user: TestUser) -> None:
     user.set_deadline(300)
     wheel(user)

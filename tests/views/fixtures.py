@@ -4,7 +4,7 @@ A conftest.py provides it by importing `user`, `pytest_generate_tests` and `pyte
 
 A test runs with the driver `fuse` and without a server; with OVERLAYKIT_TEST_MATRIX=1 (`make matrix`) with both
 drivers, each with and without a server. Marks change that: `in_all_variants` and `with_both_drivers` add variants to
-every run, `only_with` and `only_as` leave some out.
+every run, `only_with` and `only_as` leave some out. Of these, `make test` takes one of each test (tests/selection.py).
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from overlaykit.namespace import Confinement
 from .fixtures import only_as, only_with, with_both_drivers
 from .user import TestUser, command
 
+pytestmark = [pytest.mark.as_each_user, pytest.mark.in_each_variant]
+
 STATUS = ("sh", "-c", "grep -E '^(CapPrm|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | cut -f 2")
 KEPT = "00000000800425fb"
 SYS_ADMIN = 1 << 21

@@ -13,6 +13,8 @@ from .user import TestUser, command
 
 DAEMON = """
 import os, sys
+
+pytestmark = pytest.mark.in_each_variant
 def opens(process):
     try:
         return [os.readlink(f"/proc/{process}/fd/{fd}") for fd in os.listdir(f"/proc/{process}/fd")]

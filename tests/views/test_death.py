@@ -94,6 +94,7 @@ def test_all_processes_of_a_view_end_and_nothing_is_left_when_one_is_killed(
 
 
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.one_in(4)
 def test_the_next_view_cleans_up_after_one_that_was_killed_at_a_random_moment(
     user: TestUser, seed: int
 ) -> None:
@@ -117,6 +118,7 @@ def test_the_next_view_cleans_up_after_one_that_was_killed_at_a_random_moment(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("seed", range(6))
+@pytest.mark.one_in(4)
 def test_a_signal_for_the_launcher_at_a_random_moment_leaves_nothing(
     user: TestUser, seed: int, number: int
 ) -> None:
@@ -138,6 +140,7 @@ def test_a_signal_for_the_launcher_at_a_random_moment_leaves_nothing(
 
 
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.one_in(4)
 def test_a_mount_interrupted_at_a_random_moment_is_complete_or_absent(
     user: TestUser, seed: int
 ) -> None:

@@ -18,7 +18,7 @@ from .fixtures import as_installed, only_as, only_with, with_both_drivers
 from .system_calls import HEAD, NUMBERS, program
 from .user import TestUser, command, is_daemon
 
-pytestmark = as_installed
+pytestmark = [as_installed, pytest.mark.as_each_user, pytest.mark.in_each_variant]
 
 SECRET = "of the host"
 

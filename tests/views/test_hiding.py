@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 
+import pytest
+
 from overlaykit import View
 
 from .fixtures import only_as, only_with
 from .user import TestUser, command
 
-pytestmark = only_with(host=True)
+pytestmark = [only_with(host=True), pytest.mark.as_each_user]
 
 
 def test_a_hidden_path_is_empty_and_refuses_writes(user: TestUser) -> None:

@@ -16,6 +16,8 @@ from overlaykit.views import shared_sockets
 from .fixtures import only_with, with_both_drivers
 from .user import TestUser
 
+pytestmark = pytest.mark.as_each_user
+
 CONNECT = (
     "import os, socket, sys\n"
     "s = socket.socket(socket.AF_UNIX)\n"

@@ -37,6 +37,7 @@ HOMES = {
 
 @only_as("ordinary user")
 @pytest.mark.parametrize("kind", HOMES)
+@pytest.mark.one_in(2)
 def test_a_command_runs_with_any_home_directory(user: TestUser, kind: str) -> None:
     check_command_runs(user, HOMES[kind])
 

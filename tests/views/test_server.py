@@ -185,6 +185,7 @@ def test_several_first_views_start_one_server_and_are_served_by_it(user: TestUse
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.one_in(2)
 def test_several_first_views_start_though_the_server_dies_while_it_loads(
     user: TestUser, number: int
 ) -> None:
@@ -485,6 +486,7 @@ def served_and_then_with(user: TestUser, variable: str) -> Iterator[int]:
         "OVERLAYKIT_FAULT=copyup.data:1000000",
     ],
 )
+@pytest.mark.one_in(4)
 def test_variables_that_act_on_loading_start_a_daemon_without_the_server(
     user: TestUser, variable: str
 ) -> None:
@@ -504,6 +506,7 @@ def test_variables_that_act_on_loading_start_a_daemon_without_the_server(
         "TZ=UTC",
     ],
 )
+@pytest.mark.one_in(4)
 def test_variables_that_change_nothing_in_a_daemon_do_not_keep_it_from_the_server(
     user: TestUser, variable: str
 ) -> None:
@@ -584,6 +587,7 @@ def test_views_go_on_and_start_while_the_server_is_stopped(user: TestUser) -> No
         assert children(pid) == []
 
 
+@pytest.mark.long
 def test_a_server_that_is_killed_at_any_moment_delays_no_view_for_long(user: TestUser) -> None:
     ended = threading.Event()
 
@@ -855,6 +859,7 @@ def test_a_daemon_publishes_where_the_first_ended_before_it_was_idle(user: TestU
 # Growth.
 
 
+@pytest.mark.long
 def test_the_server_does_not_grow(user: TestUser) -> None:
     with switched_on():
         pid = start_loaded(user)

@@ -162,6 +162,7 @@ def test_a_view_is_found_by_its_name_while_it_runs(user: TestUser) -> None:
 
 
 @pytest.mark.xdist_group("fifty views")
+@pytest.mark.long
 def test_fifty_views_one_after_another_leave_nothing(user: TestUser) -> None:
     user.set_deadline(600)
     before = user.leftovers(), cgroups()
