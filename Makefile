@@ -9,7 +9,7 @@ SOURCES := pyproject.toml setup.py setup/headers.py overlaykit/_native.pyi overl
 CODE := overlaykit $(wildcard tests examples)
 TOOLS := setup.py .ci $(wildcard setup/*.py)
 NATIVE := $(wildcard native/*.c native/*.h)
-SCRIPTS := .ci/run $(filter-out %.c %.packages %.py,$(wildcard setup/*))
+SCRIPTS := .ci/run $(filter-out %.c %.packages %.py %__pycache__,$(wildcard setup/*))
 
 .PHONY: help demo test test-all check check-python check-native check-scripts check-changelog coverage oracle installed matrix proofs kernels \
 	sanitize bench changelog man dist setup setup-tests clean
