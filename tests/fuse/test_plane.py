@@ -371,15 +371,17 @@ def test_names_that_python_changes_are_found_as_they_are_afterwards(stack: Stack
             pass
 
         def look(name: str) -> str | None:
-            """Look a name up after the names of its directory were known, and all nodes forgotten."""
-            for number in range(10, 2 * FILES):  # the names are handed over again
-                assert os.path.exists(mount.path(f"d/{number}"))
+            """Look a name up after all nodes but the directory's were forgotten, and have its names known then."""
+            kept = os.open(mount.path("d"), os.O_RDONLY)
             mount.forget()
             try:
                 with open(mount.path(f"d/{name}")) as file:
                     return file.read()
             except FileNotFoundError:
                 return None
+            finally:
+                os.listdir(mount.path("d"))  # the names are handed over again
+                os.close(kept)
 
         assert look("1") == "lower"
         with open(mount.path("d/1"), "r+") as file:

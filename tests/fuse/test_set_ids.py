@@ -16,7 +16,7 @@ from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix.behaviours.set_ids import append
 from ..posix.behaviours.xattrs import CAPABILITY
-from ..posix.files import read_file
+from ..posix.files import read_file, write_file
 from ..posix.processes import ALICE, BOB, run_as_user
 from ..posix.table import File
 from .mounted import mounted, only_with_open
@@ -69,6 +69,26 @@ def test_bits_that_are_kept_in_an_attribute_are_cleared_there(stack: Stack) -> N
         os.chdir("/")
     with mounted(stack, options=MountOptions(xattr_permissions=2)) as mount:
         assert [mode_of(mount.path(name)) for name in "fgh"] == [0o777] * 3
+
+
+@as_root
+def test_a_file_that_the_data_plane_has_made_loses_its_bits_to_another_users_write(
+    stack: Stack,
+) -> None:
+    stack.add({})
+    with mounted(stack) as mount:
+        os.mkdir(mount.path("d"))
+        for name in ("first", "f", "g"):
+            write_file(mount.path(f"d/{name}"), b"xyz")
+            os.chmod(mount.path(f"d/{name}"), 0o6777)
+        os.chdir(mount.path("d"))  # only root reaches it by its path
+        run_as_user(BOB, lambda: append("f"))
+        run_as_user(BOB, lambda: os.truncate("g", 1))
+        assert [mode_of(name) for name in ("first", "f", "g")] == [0o6777, 0o777, 0o777]
+        os.chdir("/")
+        mount.forget()
+        assert [mode_of(mount.path(f"d/{name}")) for name in "fg"] == [0o777] * 2
+    assert [mode_of(os.path.join(stack.upper, "d", name)) for name in "fg"] == [0o777] * 2
 
 
 def test_nobody_keeps_set_id_bits_who_lacks_the_capability_on_the_host(stack: Stack) -> None:

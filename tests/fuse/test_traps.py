@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import os
+import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import pytest
 
+from overlaykit.fuse.spec import MountOptions
+
 from ..crash.disks import memory, put_upper_on
-from ..overlay.inside import as_ordinary_user
+from ..overlay.inside import as_ordinary_user, as_root
 from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix import syscalls
+from ..posix.files import opened, read_file
 from ..posix.table import File
-from .mounted import mounted
+from .mounted import Mounted, mounted
 
 pytestmark = [pytest.mark.usefixtures("sandbox")]
+
+OLD: Final = b"old" * 100_000
+NEW: Final = b"new"
+DELAY: Final = 5000
+"""Microseconds."""
 
 
 @pytest.mark.parametrize("made", [False, True])
@@ -47,48 +59,103 @@ def test_a_file_that_was_emptied_at_open_has_only_the_shorter_content(
 
 
 def test_readers_of_a_lower_never_see_old_bytes_after_a_write_has_returned(stack: Stack) -> None:
-    """Two readers read all the time while a third program copies up and writes, and the caches are dropped."""
-    size, files = 300_000, 20
-    lower = stack.add({f"d/{number}": File(b"old" * (size // 3)) for number in range(files)})
+    """Readers read all the time while two programs copy up and write, and the caches are dropped."""
+    files = [f"d/{number}" for number in range(20)]
+    lower = stack.add({name: File(OLD) for name in files})
     with mounted(stack) as mount:
-        for number in range(files):
-            path = mount.path(f"d/{number}")
-            written, opened = threading.Event(), threading.Barrier(3)
-            wrong: list[bytes] = []
+        for name in files:
+            read_while_written(mount, name)
+    for name in files:
+        assert read_file(os.path.join(lower, name)) == OLD
 
-            def read(
-                path: str,
-                written: threading.Event,
-                opened: threading.Barrier,
-                wrong: list[bytes],
-            ) -> None:
-                fd = os.open(path, os.O_RDONLY)
-                opened.wait()
-                was_written = False
-                while not was_written:
-                    was_written = written.is_set()
-                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-                    found = os.pread(fd, 3, size - 3)
-                    if found != b"new" and (was_written or found != b"old"):
-                        wrong.append(found)
-                os.close(fd)
 
-            arguments = (path, written, opened, wrong)
-            readers = [threading.Thread(target=read, args=arguments) for _ in range(2)]
-            for reader in readers:
-                reader.start()
-            opened.wait()
-            fd = os.open(path, os.O_RDWR)
-            os.pwrite(fd, b"new", size - 3)
+@as_root
+def test_readers_never_see_old_bytes_while_the_daemon_is_slow(stack: Stack) -> None:
+    """As above, where the daemon stops for a while at each read, and as it copies, syncs and publishes a file.
+
+    The files lie in a directory of a lower and in a merged one, and are copied up together with it, or after it.
+    """
+    files = [f"{place}/{number}" for place in "dm" for number in range(2)]
+    lower = stack.add({name: File(OLD) for name in files})
+    stack.add({"m/above": File(b"x")})
+    steps = ("copy_file_range", "fsync", "sync_file_range", "renameat2", "pread64")
+    with mounted(stack) as mount, delayed(mount, *steps):
+        for name in files:
+            read_while_written(mount, name)
+    for name in files:
+        assert read_file(os.path.join(lower, name)) == OLD
+
+
+@contextlib.contextmanager
+def delayed(mount: Mounted, *calls: str) -> Iterator[None]:
+    """Have these system calls of the daemon wait before and after what they do."""
+    command = ["strace", "-f", "-o", "/dev/null", "-p", str(mount.process.pid)]
+    command.append(f"--trace={','.join(calls)}")
+    command += [f"--inject={one}:delay_enter={DELAY}:delay_exit={DELAY}" for one in calls]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stderr is not None
+        assert "attached" in tracer.stderr.readline()
+        try:
+            yield
+        finally:
+            tracer.terminate()
+
+
+def read_while_written(mount: Mounted, name: str) -> None:
+    """Write `NEW` at the end of a file with `OLD`, while others read it, by descriptors and by its name, and write.
+
+    Once the write has returned, each read must find it.
+    """
+    path = mount.path(name)
+    at = len(OLD) - len(NEW)
+    written, begun = threading.Event(), threading.Barrier(5)
+    wrong: list[tuple[str, bytes]] = []
+
+    def read(kind: str, found: Callable[[], bytes]) -> None:
+        begun.wait()
+        was_written = False
+        while not was_written:
+            was_written = written.is_set()
+            seen = found()
+            if seen != NEW and (was_written or seen != OLD[at:]):
+                wrong.append((kind, seen))
+
+    def by_descriptor(fd: int) -> bytes:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        return os.pread(fd, len(NEW), at)
+
+    def by_name() -> bytes:
+        syscalls.mount(b"none", os.fsencode(mount.target), None, syscalls.MS_REMOUNT)
+        with opened(path, os.O_RDONLY) as fd:
+            return by_descriptor(fd)
+
+    def write(position: int) -> None:
+        with opened(path, os.O_RDWR) as fd:
+            os.pwrite(fd, NEW, position)
             os.fsync(fd)  # a page that is not written yet stays in the kernel's cache
-            written.set()
-            for reader in readers:
-                reader.join()
-            os.close(fd)
-            assert wrong == []
-    for number in range(files):
-        with open(os.path.join(lower, f"d/{number}"), "rb") as file:
-            assert file.read() == b"old" * (size // 3)
+
+    def write_begin() -> None:
+        begun.wait()
+        write(0)
+
+    with opened(path, os.O_RDONLY) as first, opened(path, os.O_RDONLY) as second:
+        readers = [
+            threading.Thread(target=read, args=("first", functools.partial(by_descriptor, first))),
+            threading.Thread(
+                target=read, args=("second", functools.partial(by_descriptor, second))
+            ),
+            threading.Thread(target=read, args=("name", by_name)),
+            threading.Thread(target=write_begin),
+        ]
+        for reader in readers:
+            reader.start()
+        begun.wait()
+        write(at)
+        written.set()
+        for reader in readers:
+            reader.join()
+    assert wrong == []
+    assert read_file(path) == NEW + OLD[len(NEW) : at] + NEW
 
 
 def test_inode_numbers_that_are_used_again_show_no_other_file(stack: Stack) -> None:
@@ -136,16 +203,25 @@ def test_inode_numbers_that_are_used_again_show_no_other_file(stack: Stack) -> N
         assert (held["nodes"], held["nlookup"], held["open_files"]) == (1, 1, 0)
 
 
-def test_a_name_that_was_missing_shows_once_python_makes_it(stack: Stack) -> None:
+@pytest.mark.parametrize("case", ["lowers", "in upper", "dirsync"])
+def test_a_name_that_was_missing_shows_once_python_makes_it(stack: Stack, case: str) -> None:
     """The kernel keeps that a name is missing: in a lower's directory, in one of several, in one granted for changes.
 
-    The plane knows all names of the second one, and of the first one once some were missed.
+    The plane knows all names of the second one, and of the first one once some were missed. "in upper": the directories
+    have been copied up before, and their names were handed over again. "dirsync": no directory is granted for changes.
     """
-    stack.add({"lower/f": File(b"f"), "merged/f": File(b"f")})
+    options = MountOptions(userxattr=stack.unprivileged, dirsync=case == "dirsync")
+    stack.add(
+        {f"{name}/{number}": File(b"f") for name in ("lower", "merged") for number in range(9)}
+    )
     stack.add({"merged/g": File(b"g")})
-    with mounted(stack) as mount:
+    with mounted(stack, options=options) as mount:
         os.mkdir(mount.path("made"))
         for directory in ("lower", "merged", "made"):
+            if case == "in upper":
+                os.mkfifo(mount.path(f"{directory}/before"))
+                for number in range(9):
+                    os.path.exists(mount.path(f"{directory}/{number}"))
             os.listdir(mount.path(directory))
             source = mount.path(f"{directory}/source")
             names = [mount.path(f"{directory}/{name}") for name in ("link", "fifo", "moved", "dir")]
@@ -160,13 +236,10 @@ def test_a_name_that_was_missing_shows_once_python_makes_it(stack: Stack) -> Non
             os.mkdir(names[3])
             for name in names:
                 os.stat(name)
-            kept = os.open(
-                mount.path(directory), os.O_RDONLY
-            )  # the directory itself is not forgotten
-            mount.forget()
-            os.close(kept)
-            for name in names:
-                os.stat(name)
+            with opened(mount.path(directory), os.O_RDONLY):  # it is not forgotten
+                mount.forget()
+                for name in names:
+                    os.stat(name)
             with refused(errno.ENOENT):
                 os.stat(source)
             os.unlink(names[0])
