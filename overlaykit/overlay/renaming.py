@@ -178,9 +178,14 @@ class Renaming:
         if isinstance(target, Directory):
             if not isinstance(node, Directory):
                 fail(errno.EISDIR, name)
+            self._require_movable(node, name)
             self._removal.require_empty(target)
         elif isinstance(node, Directory):
             fail(errno.ENOTDIR, name)
+
+    def _require_movable(self, node: Directory, name: bytes) -> None:
+        if node.lowers and not self._redirects:
+            fail(errno.EXDEV, name)
 
     def _prepare(
         self, node: Node, directory: Directory, name: bytes, new_directory: Directory
@@ -193,8 +198,7 @@ class Renaming:
             # The count is stored relative to the upper's: the new name does not lead to the lower's.
             self._links.prepare_move(node, directory, name)
             return
-        if node.lowers and not self._redirects:
-            fail(errno.EXDEV, name)
+        self._require_movable(node, name)
         layer_dir = tree.writable_directory(node)
         if node.lowers:
             target = self._redirect(node, same_directory=directory is new_directory)
