@@ -13,11 +13,11 @@ import subprocess
 from typing import Final
 
 from overlaykit.namespace.launcher import SUPERVISOR
-from overlaykit.procfs import children
+from overlaykit.procfs import children, descendants
 from overlaykit.views.members import init_of, is_helper
 
 from ..patience import patience
-from .test_death import COMMAND, essential_processes
+from .test_death import COMMAND
 from .user import PATH, TestUser, command, command_line
 
 _LONGEST_WAIT_SECONDS: Final = 0.8
@@ -62,7 +62,7 @@ def _kill_any_of(launcher: int, server: int | None, chance: random.Random) -> tu
     """Kill any process of a view that starts. Returns: its process id, and what it was."""
     while True:
         # The processes of a start come and go: one that has ended is not killed.
-        victim = chance.choice(essential_processes(launcher, server))
+        victim = chance.choice(_essential_processes(launcher, server))
         what = "the launcher" if victim == launcher else command_line(victim)
         # Also before it has executed a program of its own.
         if any(victim in children(one) for one in children(launcher)):
@@ -71,6 +71,25 @@ def _kill_any_of(launcher: int, server: int | None, chance: random.Random) -> tu
             if what:  # a zombie has no command line
                 os.kill(victim, signal.SIGKILL)
                 return victim, what
+
+
+def _essential_processes(launcher: int, server: int | None) -> list[int]:
+    """Every process of a view but those that the daemon and the command started."""
+
+    def is_ours(process: int) -> bool:
+        return process == launcher or command_line(process).startswith(SUPERVISOR)
+
+    daemons = [] if server is None else children(server)
+    found = [launcher, *descendants(launcher, through=is_ours), *daemons]
+    return [one for one in found if _is_missed(one)]
+
+
+def _is_missed(process: int) -> bool:
+    """Whether a view ends with this process: not with the helper of its network."""
+    try:
+        return not is_helper(process)
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def kill_one_of_a_detached_view(user: TestUser, chance: random.Random) -> None:

@@ -11,13 +11,12 @@ import subprocess
 
 import pytest
 
-from overlaykit.namespace.launcher import SUPERVISOR
-from overlaykit.procfs import children, descendants
-from overlaykit.views.members import init_of, is_helper
+from overlaykit.procfs import descendants
+from overlaykit.views.members import init_of
 
 from .fixtures import in_all_variants, with_both_drivers
 from .serving import daemon_of, kept_mount
-from .user import TestUser, command_line
+from .user import TestUser
 
 pytestmark = with_both_drivers
 
@@ -33,25 +32,6 @@ def roles(launcher: int, name: str) -> dict[str, int]:
     assert init is not None
     daemon = daemon_of(name)
     return {"supervisor": launcher, "init": init} | ({"daemon": daemon} if daemon else {})
-
-
-def essential_processes(launcher: int, server: int | None) -> list[int]:
-    """Every process of a view but those that the daemon and the command started."""
-
-    def is_ours(process: int) -> bool:
-        return process == launcher or command_line(process).startswith(SUPERVISOR)
-
-    daemons = [] if server is None else children(server)
-    found = [launcher, *descendants(launcher, through=is_ours), *daemons]
-    return [one for one in found if _is_missed(one)]
-
-
-def _is_missed(process: int) -> bool:
-    """Whether a view ends with this process: not with the helper of its network."""
-    try:
-        return not is_helper(process)
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 @in_all_variants
@@ -91,29 +71,6 @@ def test_all_processes_of_a_view_end_and_nothing_is_left_when_one_is_killed(
     assert user.leftovers() == before
     if kept:
         user.succeeds("run", "--upper", user.path("upper"), "true")
-
-
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.one_in(4)
-def test_the_next_view_cleans_up_after_one_that_was_killed_at_a_random_moment(
-    user: TestUser, seed: int
-) -> None:
-    chance = random.Random(seed)
-    user.expects_log = True  # a daemon may log that its parent is gone
-    before = user.leftovers()
-    with user.start("run", "-p", "0:80", *COMMAND, stderr=subprocess.PIPE) as view:
-        ended = os.pidfd_open(view.pid)
-        select.select([ended], [], [], chance.uniform(0, 0.8))  # most moments fall into the start
-        os.kill(chance.choice(essential_processes(view.pid, user.server())), signal.SIGKILL)
-        os.close(ended)
-        view.communicate()
-    user.wait_for_descendants()
-    now = user.leftovers()
-    assert {what: now[what] for what in ("processes", "mounts", "descriptors")} == {
-        what: before[what] for what in ("processes", "mounts", "descriptors")
-    }
-    user.succeeds("run", "true")
-    assert user.leftovers() == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -13,7 +13,8 @@ from .user import TestUser
 pytestmark = with_both_drivers
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.one_in(4)
 def test_a_killed_process_of_a_view_is_named_and_leaves_nothing(user: TestUser, seed: int) -> None:
     kill_one_of_an_attached_view(user, random.Random(seed))
 

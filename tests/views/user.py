@@ -360,12 +360,13 @@ class TestUser:
             return server_client.peer(connection)[0]
 
     def _loading_server(self) -> int | None:
-        """The server that does not listen yet: an orphan of its launcher that has the server's directory open."""
+        """The server that does not listen yet: a grandchild of its launcher that has the server's directory open."""
         try:
             directory = os.stat(self._server_directory)
         except FileNotFoundError:
             return None
-        for process in children(os.getpid()):
+        # Its parent, which leads their session, ends a moment after its birth.
+        for process in descendants(os.getpid()):
             with contextlib.suppress(OSError):
                 # A launcher that starts a server is of this session, or leads its own.
                 if os.getsid(process) not in (process, os.getsid(0)) and _has_open(
