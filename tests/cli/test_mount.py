@@ -17,10 +17,10 @@ import pytest
 from overlaykit import _native
 from overlaykit.fuse.kernel_version import version_of
 from overlaykit.rmtree import rmtree_path
-from overlaykit.views import Registry
 from overlaykit.views.options import table
 
 from ..views.fixtures import only_as
+from ..views.serving import kept_mount
 from ..views.user import TestUser
 from ..views.user import command as user_command
 
@@ -623,8 +623,7 @@ def test_a_mount_upon_a_mount_hides_it_until_it_is_unmounted(user: TestUser) -> 
 def test_a_mount_upon_a_dead_one_is_refused(user: TestUser) -> None:
     dirs = make_dirs(user)
     user.succeeds("mount", "-o", dirs.options, dirs.target)
-    keeper, _ = Registry().find(dirs.target).about.daemons
-    os.kill(keeper, signal.SIGKILL)
+    os.kill(kept_mount(dirs.target).keeper, signal.SIGKILL)
     user.wait_for_descendants()
     assert user.refused("mount", "-o", dirs.options, dirs.target) == (
         f"{dirs.target}: a mount is there whose daemon has ended: 'overlaykit umount {dirs.target}' first"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ..fuse.restarts import end_daemon
+from ..views.serving import kept_mount
 from ..views.user import TestUser
 
 
@@ -27,6 +28,7 @@ def test_a_daemon_that_is_killed_by_the_pid_that_is_shown_is_replaced(user: Test
     before = user.leftovers()
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
     user.succeeds("mount", "--name", "m", "-o", options, target)
+    kept_mount(target)
     pids = []
     with open(os.path.join(target, "file")) as file:
         for number in range(3):
@@ -66,8 +68,7 @@ def test_a_mount_may_do_without_a_keeper(user: TestUser, options: tuple[str, ...
 def test_a_mount_is_ended_by_force_also_if_its_keeper_is_stopped(user: TestUser) -> None:
     lower, target = user.directory("lower"), user.directory("target")
     user.succeeds("mount", "-o", f"lowerdir={lower}", target)
-    mount = shown(user)
-    for role in ("keeper", "daemon"):
-        os.kill(mount[role], signal.SIGSTOP)
+    for process in kept_mount(target).daemons:
+        os.kill(process, signal.SIGSTOP)
     user.succeeds("umount", "--force", target)
     user.wait_for_descendants()
