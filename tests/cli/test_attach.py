@@ -7,12 +7,12 @@ import os
 import select
 import signal
 import subprocess
-from contextlib import suppress
 
 import pytest
 
 from overlaykit.cli.attach import Keys
 
+from ..processes import open_files
 from ..views.fixtures import with_both_drivers
 from ..views.user import TestUser, command
 from .terminals import Terminal
@@ -256,14 +256,6 @@ def wait_until_attached(*processes: int) -> None:
     for process in processes:
         while "anon_inode:inotify" not in open_files(process):
             os.sched_yield()
-
-
-def open_files(process: int) -> set[str]:
-    found = set()
-    for name in os.listdir(f"/proc/{process}/fd"):
-        with suppress(FileNotFoundError):
-            found.add(os.readlink(f"/proc/{process}/fd/{name}"))
-    return found
 
 
 def children_of(process: int) -> list[int]:

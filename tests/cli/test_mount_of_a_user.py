@@ -13,6 +13,7 @@ from overlaykit.procfs import children
 from overlaykit.views import Registry
 
 from ..patience import patience
+from ..processes import thread_statuses
 from ..views.fixtures import only_as
 from ..views.serving import kept_mount
 from ..views.user import AS_ORDINARY, ORDINARY, TestUser, command, reachable_by_others
@@ -60,10 +61,8 @@ def test_the_daemon_of_a_mount_by_fusermount3_is_confined_and_unmounts_when_told
         file.write(b"new")
         file.flush()
         os.fsync(file.fileno())
-    for thread in os.listdir(f"/proc/{daemon}/task"):
-        with open(f"/proc/{daemon}/task/{thread}/status") as status:
-            fields = dict(line.split(":\t", 1) for line in status)
-        assert (fields["Seccomp"], fields["NoNewPrivs"]) == ("2\n", "1\n")
+    for status in thread_statuses(daemon):
+        assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
     processes = list(map(os.pidfd_open, {first, daemon, *children(first)}))
     assert len(processes) == (3 if restart == "on" else 2)
     # A keeper takes its daemon along.

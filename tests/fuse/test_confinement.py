@@ -16,6 +16,7 @@ from overlaykit.namespace.confinement import KEPT
 from ..namespace.bpf import ALLOW, ERRNO, I386, X32, X86_64, action
 from ..overlay.stack import Stack
 from ..posix.table import File
+from ..processes import thread_statuses
 from .mounted import mounted
 from .restarts import daemon_of
 
@@ -142,17 +143,6 @@ def test_all_calls_on_files_are_allowed_by_their_names() -> None:
     assert all(action(program, number) in (ALLOW, EPERM) for number in range(500))
 
 
-def threads(pid: int) -> list[dict[str, str]]:
-    """The fields of the status of each thread."""
-    found = []
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{thread}/status") as file:
-            found.append(
-                {key: value.strip() for key, _, value in (line.partition(":") for line in file)}
-            )
-    return found
-
-
 def test_every_thread_of_a_daemon_is_confined(stack: Stack) -> None:
     stack.add({"large": File(b"x" * (3 << 20))})
     with mounted(stack, restart=True) as merged:
@@ -161,9 +151,9 @@ def test_every_thread_of_a_daemon_is_confined(stack: Stack) -> None:
             file.write(b"new")
             file.flush()
             os.fsync(file.fileno())
-        found = threads(daemon_of(merged.process.pid))
+        found = thread_statuses(daemon_of(merged.process.pid))
         assert len(found) > 1
-        found += threads(merged.process.pid)
+        found += thread_statuses(merged.process.pid)
         for status in found:
             assert (status["Seccomp"], status["Seccomp_filters"]) == ("2", "2")
             assert status["NoNewPrivs"] == "1"

@@ -13,6 +13,7 @@ from ..overlay.view import refused
 from ..posix.files import opened
 from ..posix.syscalls import getdents64
 from ..posix.table import Dir, File, Link
+from ..processes import open_files
 from .mounted import Mounted, mounted
 from .random_changes import STARTING_POINT, play
 
@@ -97,8 +98,7 @@ def test_a_listing_with_a_name_that_cannot_be_looked_up_leaves_nothing(stack: St
 
 def _open_files(mount: Mounted) -> int:
     """The number of descriptors that the daemon has open, without the cached ones of directories."""
-    fds = f"/proc/{mount.process.pid}/fd"
-    targets = [os.readlink(f"{fds}/{fd}") for fd in os.listdir(fds)]
+    targets = open_files(mount.process.pid)
     return sum(target.startswith("/") for target in targets) - mount.counted().held["directories"]
 
 

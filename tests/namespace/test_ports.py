@@ -15,6 +15,7 @@ import pytest
 
 from overlaykit import namespace
 
+from ..processes import open_files
 from .harness import LaunchHarness, line
 
 SERVER = """
@@ -277,11 +278,7 @@ def test_more_clients_than_the_limit_are_served_one_after_another(harness: Launc
                 client.send(b"%04d" % number)
                 assert client.recv(100) == (b"%04d" % number)[::-1]
         sockets = [
-            target
-            for name in os.listdir(f"/proc/{running.monitor_pid}/fd")
-            if (target := os.readlink(f"/proc/{running.monitor_pid}/fd/{name}")).startswith(
-                "socket:"
-            )
+            target for target in open_files(running.monitor_pid) if target.startswith("socket:")
         ]
         assert len(sockets) < 1100
 

@@ -8,6 +8,7 @@ import sys
 from overlaykit import View, mountinfo
 from overlaykit.views import Registry
 
+from ..processes import thread_statuses
 from .fixtures import in_all_variants, only_with
 from .user import TestUser, command
 
@@ -17,9 +18,13 @@ import os, sys
 pytestmark = pytest.mark.in_each_variant
 def opens(process):
     try:
-        return [os.readlink(f"/proc/{process}/fd/{fd}") for fd in os.listdir(f"/proc/{process}/fd")]
+        for fd in os.listdir(f"/proc/{process}/fd"):
+            try:
+                yield os.readlink(f"/proc/{process}/fd/{fd}")
+            except FileNotFoundError:  # closed since
+                pass
     except OSError:
-        return []
+        pass
 for process in filter(str.isdecimal, os.listdir("/proc")):
     if "/dev/fuse" in opens(process):
         with open(f"/proc/{process}/mountinfo") as file:
@@ -53,10 +58,8 @@ def test_every_thread_of_a_views_daemon_has_a_filter(user: TestUser) -> None:
         assert view.stdout.readline() == "written\n"
         (entry,) = Registry().running()
         daemon = entry.about.daemon
-        for thread in os.listdir(f"/proc/{daemon}/task"):
-            with open(f"/proc/{daemon}/task/{thread}/status") as file:
-                status = dict(line.split(":\t", 1) for line in file)
-            assert (status["Seccomp"], status["NoNewPrivs"]) == ("2\n", "1\n")
+        for status in thread_statuses(daemon):
+            assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
         view.communicate("end\n")
     with open(os.path.join(upper, user.path("large").lstrip("/")), "rb") as file:
         assert file.read().endswith(b"xnew\n")
