@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ..ports import unused_port
 from ..views.fixtures import only_as
 from ..views.user import TestUser
 
@@ -249,8 +250,8 @@ def test_a_name_that_is_taken_is_refused_and_free_again_afterwards(user: TestUse
 
 
 def test_a_port_in_use_is_refused(user: TestUser) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = unused_port()
+    with socket.create_server(("127.0.0.1", port)):
         line = user.refused("run", "-p", f"{port}:80", "true")
     assert str(port) in line
     assert "in use" in line
@@ -258,8 +259,8 @@ def test_a_port_in_use_is_refused(user: TestUser) -> None:
 
 
 def test_a_port_of_a_range_that_is_in_use_is_named_and_no_other_stays_open(user: TestUser) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = unused_port()
+    with socket.create_server(("127.0.0.1", port)):
         line = user.refused("run", "-p", f"{port - 1}-{port}:80-81", "true")
     assert line.startswith(f"-p 127.0.0.1:{port}:81: port {port} of 127.0.0.1 is in use")
     user.succeeds("run", "-p", f"{port - 1}-{port}:80-81", "true")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ..ports import unused_port
 from ..views.fixtures import in_matrix, only_as
 from ..views.user import AS_ORDINARY, TestUser
 
@@ -126,8 +127,8 @@ def test_an_app_is_ready_with_a_file_or_a_command_in_its_view(user: TestUser, sl
 
 
 def test_a_listener_of_the_host_is_none_of_a_view_in_its_network(user: TestUser) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as of_host:
-        port = of_host.getsockname()[1]
+    port = unused_port()
+    with socket.create_server(("127.0.0.1", port)) as of_host:
         listens = f"network = 'host'\nready = {{ port = {port}, timeout = 0.2 }}"
         with project(user, f"[app]\n{SLEEP}\n{listens}") as directory:
             said = user.overlaykit("up", cwd=directory).stderr

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from ..ports import unused_port
 from ..views.fixtures import in_all_variants, only_with, with_both_drivers
 from ..views.user import TestUser, command
 
@@ -179,7 +180,7 @@ def test_a_published_port_answers_on_the_hosts_loopback(user: TestUser) -> None:
         "print('listening', flush=True)\n"
         "server.handle_request()\n"
     )
-    port = free_port()
+    port = unused_port()
     arguments = ("run", "-p", f"{port}:80", "/usr/bin/python3", "-c", script)
     with user.start(*arguments, stderr=-1) as view:
         assert view.stdout is not None
@@ -213,14 +214,6 @@ def test_the_views_root_shows_the_mode_of_the_hosts(user: TestUser) -> None:
         mode = int(user.succeeds("run", *upper, "stat", "-c", "%f", "/"), 16)
         assert mode == os.stat("/").st_mode
         assert stat.S_ISDIR(mode)
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 def fetch(port: int) -> bytes:

@@ -15,6 +15,7 @@ import pytest
 
 from overlaykit import namespace
 
+from ..ports import unused_port
 from ..processes import open_files
 from .harness import LaunchHarness, line
 
@@ -304,9 +305,10 @@ def test_a_client_that_resets_does_not_harm_the_next_one(harness: LaunchHarness)
 
 
 def test_a_port_is_free_again_when_its_view_has_ended(harness: LaunchHarness) -> None:
-    with harness.launch("sleep", "1000", ports=published()) as running:
-        port = running.ports[0]
-    with harness.launch("true", ports=(namespace.Port(host=port.host, view=80),)) as running:
+    ports = (namespace.Port(host=unused_port(), view=80),)
+    with harness.launch("sleep", "1000", ports=ports):
+        pass
+    with harness.launch("true", ports=ports) as running:
         assert running.wait() == 0
 
 
