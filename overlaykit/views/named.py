@@ -195,7 +195,7 @@ class NamedView:
         """A descriptor that holds the lock, for a start or a change. Raises: ViewRuns, NoSuchView."""
         if not self._exists():
             raise NoSuchView(self.name)
-        lock = lock_directory(self.directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = _lock_alone(self.directory)
         if lock < 0:
             raise ViewRuns(self.name)
         if self._exists():
@@ -397,6 +397,20 @@ def exists(name: str) -> bool:
         NamedView(name)
         return True
     return False
+
+
+def _lock_alone(directory: str) -> int:
+    """Lock a directory against all others; -1 if another process has it so, or it is gone.
+
+    Who looks whether a view runs, or waits for its end, shares the lock for a moment: that passes.
+    """
+    while (lock := lock_directory(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)) < 0:
+        shared = lock_directory(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if shared < 0:
+            break
+        os.close(shared)
+        os.sched_yield()
+    return lock
 
 
 def restarted_by(lock: int) -> NamedView:

@@ -79,7 +79,7 @@ def next_try(policy: Policy, last: Try, *, status: int, ran: int) -> Try | None:
 
 
 def lock(view: NamedView) -> int:
-    """`NamedView.lock`, which another command may hold for a moment, to see whether the view runs."""
+    """`NamedView.lock`, which another command may hold for a moment, to copy files of the stopped view."""
     from overlaykit.views.named import ViewRuns
 
     for _ in range(_TRIES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from overlaykit.views.named import LARGEST_LOG, NamedView
+from overlaykit.views.named import LARGEST_LOG, NamedView, ViewRuns
 
 from ..views.fixtures import in_matrix, with_both_drivers
 from ..views.user import TestUser, command
@@ -47,6 +48,21 @@ def test_a_detached_view_goes_on_without_its_caller_until_it_is_stopped(user: Te
         assert states(user) == {"v": ("stopped", 128 + signal.SIGTERM)}
         *_, row = user.succeeds("ps", "-a").splitlines()
         assert row.split() == ["v", "stopped", "(143)", "sleep", "1000"]
+
+
+def test_a_view_is_free_though_another_command_looks_whether_it_runs(
+    user: TestUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with removed(user, "v"):
+        user.succeeds("create", "--name", "v", "--", "true")
+        view = NamedView("v")
+        look = os.open(view.path, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(look, fcntl.LOCK_SH)
+        monkeypatch.setattr(os, "sched_yield", lambda: os.close(look))
+        lock = view.lock()
+        with pytest.raises(ViewRuns):
+            view.lock()
+        os.close(lock)
 
 
 @in_matrix
