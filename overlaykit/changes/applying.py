@@ -18,6 +18,7 @@ from overlaykit.changes.planning import Base, Conflict, plan
 from overlaykit.changes.run import (
     Request,
     Run,
+    UpperMoves,
     mark_applied,
     not_applied,
     open_directory,
@@ -100,6 +101,7 @@ def apply(
             if request.consumes and not request.paths:
                 mark_applied(request.upper, state.passed_time())
             return outcome
+        _refuse_to_move(request.upper, root, made)
         try:
             application = state.new()
         except OSError as error:
@@ -301,6 +303,19 @@ def _base(comparison: Comparison, root: int, request: Request, state: State | No
         began=began,
         written=written,
     )
+
+
+def _refuse_to_move(upper: str, root: int, made: Plan) -> None:
+    """Raises: UpperMoves if a directory that holds the upper leaves its name: nothing would find it there again."""
+    moved = {one.seen.ino for one in made.departures}
+    moved.update(one.displaced.ino for one in made.arrivals if one.displaced is not None)
+    device = os.fstat(root).st_dev
+    above = os.path.realpath(upper)
+    while above != "/":
+        st = os.stat(above)
+        if st.st_dev == device and st.st_ino in moved:
+            raise UpperMoves(upper, above)
+        above = os.path.dirname(above)
 
 
 def _outcome(made: Plan) -> Outcome:

@@ -23,7 +23,7 @@ from overlaykit.record import Record
 from overlaykit.scope import suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from overlaykit.changes.state import Application, State
 
@@ -52,6 +52,10 @@ class UpperGone(Error):
 
 class UpperMounted(Error):
     message = "{0}: a view or a mount uses this upper: end that first ('overlaykit ps')"
+
+
+class UpperMoves(Error):
+    message = "{0}: the view moves or deletes the directory {1}, which holds this upper: move the upper away first"
 
 
 class NotTakenBack(Error):
@@ -327,15 +331,44 @@ def _mark(upper: str, record: Callable[[bytes, bytes], None]) -> None:
 
 
 def _is_shown(upper: int) -> bool:
-    """Whether the kernel's overlayfs, which takes no lock, shows an upper in this mount namespace."""
+    """Whether the kernel's overlayfs, which takes no lock, shows an upper in a mount namespace that can be looked at.
+
+    Those of other users, and those without a process, cannot.
+    """
     st = os.fstat(upper)
-    for mount in mountinfo.current():
-        for option in mount.options if mount.fstype == "overlay" else ():
-            name, _, path = option.partition("=")
-            if name == "upperdir" and path.startswith("/"):
-                with suppress(OSError):
-                    if os.path.samestat(os.stat(path), st):
-                        return True
+    return any(
+        _shows(f"/proc/{process}/root", mount, st)
+        for process in _one_of_each_namespace()
+        for mount in _mounts_of(process)
+        if mount.fstype == "overlay"
+    )
+
+
+def _one_of_each_namespace() -> Iterable[str]:
+    """A process of each mount namespace that can be looked at, as a name in /proc."""
+    found = {os.readlink("/proc/self/ns/mnt"): "self"}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError):
+                found.setdefault(os.readlink(f"/proc/{name}/ns/mnt"), name)
+    return found.values()
+
+
+def _mounts_of(process: str) -> list[mountinfo.Mount]:
+    with suppress(OSError):
+        return mountinfo.of_process(process)
+    return []
+
+
+def _shows(root: str, mount: mountinfo.Mount, upper: os.stat_result) -> bool:
+    for option in mount.options:
+        name, _, path = option.partition("=")
+        if name == "upperdir":
+            with suppress(OSError):
+                if path.startswith("/"):
+                    return os.path.samestat(os.stat(root + path), upper)
+                # A path from an unknown directory. Its root has the times of the upper's.
+                return os.stat(root + mount.mountpoint).st_ctime_ns == upper.st_ctime_ns
     return False
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from overlaykit import signals
 from overlaykit.cli.arguments import Parser
 from overlaykit.cli.options import Usage
-from overlaykit.cli.output import one_line, print_error
+from overlaykit.cli.output import (
+    ReaderGone,
+    StdoutUnwritable,
+    discard_stdout,
+    one_line,
+    print_error,
+)
 from overlaykit.errors import Error
 
 if TYPE_CHECKING:
@@ -142,7 +149,8 @@ def main(arguments: list[str]) -> int:
         consumes=not (args.keep or args.paths or args.to),
     )
     with _unused(stack), signals.unwound():
-        return _report(_apply(target, request, dry_run=args.dry_run), args, target)
+        outcome = _apply(target, request, dry_run=args.dry_run)
+    return _report(outcome, args, target)
 
 
 def _apply(target: str, request: Request, *, dry_run: bool = False) -> Outcome:
@@ -179,7 +187,8 @@ def _later(args: argparse.Namespace) -> int:
         elif args.drop:
             applying.drop(target)
         else:
-            return _report(applying.resume(target, lambda one: _apply(target, one)), args, target)
+            outcome = applying.resume(target, lambda one: _apply(target, one))
+            return _report(outcome, args, target)
     return 0
 
 
@@ -238,12 +247,20 @@ def _from_root(outcome: Outcome) -> Outcome:
 
 def _report(outcome: Outcome, args: argparse.Namespace, target: str) -> int:
     outcome = _from_root(outcome)
-    if args.json:
-        from overlaykit import codec
+    try:
+        if args.json:
+            from overlaykit import codec
 
-        print(codec.encode_pretty(outcome))
-    else:
-        _print(outcome, target, every=args.dry_run)
+            print(codec.encode_pretty(outcome))
+        else:
+            _print(outcome, target, every=args.dry_run)
+        sys.stdout.flush()
+    except (StdoutUnwritable, ReaderGone) as error:
+        if args.dry_run or outcome.conflicts:
+            raise
+        discard_stdout()
+        if isinstance(error, StdoutUnwritable):
+            print_error(f"{target}: the changes are applied; {error}")
     return _CONFLICTS if outcome.conflicts else 0
 
 

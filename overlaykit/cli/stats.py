@@ -6,16 +6,24 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from overlaykit.cli.arguments import Parser
+from overlaykit.errors import Error
 
 if TYPE_CHECKING:
     import argparse
 
+    from overlaykit.fuse.control import Measured
     from overlaykit.views.entry import About
     from overlaykit.views.members import Usage
     from overlaykit.views.registry import Registry
 
 _SECONDS: Final = 1.0
 """Between two samples."""
+
+
+class NoDaemon(Error):
+    message = (
+        "{0}: no daemon answers its requests: the kernel does, or it has ended ('overlaykit ps')"
+    )
 
 
 def parser() -> Parser:
@@ -78,17 +86,32 @@ def main(arguments: list[str]) -> int:
 
 def _requests(registry: Registry, args: argparse.Namespace) -> int:
     from overlaykit.cli import request_stats
+    from overlaykit.cli.output import print_error
     from overlaykit.views import measuring
+    from overlaykit.views.registry import DaemonSilent
 
     wanted = [registry.find(name) for name in args.views] if args.views else registry.running()
-    measured = {one.about.name: found for one in wanted if (found := measuring.requests(one))}
+    measured: dict[str, Measured] = {}
+    silent: list[DaemonSilent] = []
+    for one in wanted:
+        try:
+            found = measuring.requests(one)
+        except DaemonSilent as error:
+            silent.append(error)
+        else:
+            if found is not None:
+                measured[one.about.name] = found
+            elif args.views:
+                raise NoDaemon(one.about.name)
     if args.prometheus:
         print(request_stats.as_prometheus(measured))
     elif args.json:
         print(request_stats.as_json(measured))
     else:
         request_stats.show(measured)
-    return 0
+    for one_silent in silent:
+        print_error(str(one_silent))
+    return 125 if silent else 0
 
 
 def _show(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import shutil
 import socket
 from typing import TYPE_CHECKING, Final
@@ -54,6 +55,13 @@ class TakesRoot(Error):
 class HelperRefused(Error):
     message = (
         "mounting on {0}: fusermount3 says above why not: choose a directory of your own, or use "
+        "'overlaykit run'"
+    )
+
+
+class NoSuchUser(Error):
+    message = (
+        "mounting on {0}: fusermount3 mounts for users with an entry in /etc/passwd, and user {1} has none: use "
         "'overlaykit run'"
     )
 
@@ -105,7 +113,7 @@ def create(device: int, source: str, flags: MountFlags, *, read_only: bool) -> i
 def attach_by_helper(target: str, options: list[str]) -> int:
     """Have fusermount3 mount a new session on `target`, by the protocol of libfuse (lib/mount.c).
 
-    Returns: the session's descriptor. Raises: HelperRefused.
+    Returns: the session's descriptor. Raises: HelperRefused, NoSuchUser.
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -116,6 +124,10 @@ def attach_by_helper(target: str, options: list[str]) -> int:
         theirs.close()
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
     if status or not descriptors:
+        try:
+            pwd.getpwuid(os.getuid())
+        except KeyError:
+            raise NoSuchUser(target, os.getuid()) from None
         raise HelperRefused(target)
     os.set_inheritable(descriptors[0], False)
     return descriptors[0]

@@ -184,7 +184,10 @@ class Registry:
         return sorted(found, key=lambda view: view.about.started)
 
     def find(self, wanted: str) -> RunningView:
-        """The one that is mounted at `wanted` in this mount namespace, or has that name. Raises: NotRunning."""
+        """The one that is mounted at `wanted` in this mount namespace, or has that name.
+
+        Raises: NotRunning, mountpoints.DeadMount.
+        """
         from overlaykit.fuse import mountpoints
 
         with suppress(FileNotFoundError):  # the working directory was deleted
@@ -192,6 +195,8 @@ class Registry:
             found = None if mounted is None else self.find_device(mounted.device)
             if found is not None:
                 return found
+            if mounted is not None:
+                os.close(mountpoints.open_target(wanted))  # raises an error if it is dead
         for view in self.running():
             if view.about.name == wanted:
                 return view

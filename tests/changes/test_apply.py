@@ -22,6 +22,7 @@ from overlaykit.changes.run import (
     UpperGone,
     UpperInUse,
     UpperMounted,
+    UpperMoves,
 )
 from overlaykit.changes.state import CutOff, NothingApplied
 
@@ -600,6 +601,46 @@ def test_a_conflict_that_was_decided_is_one_again_after_it_is_taken_back(
     applying.undo(lower)
     assert [one.path for one in apply(lower, request(workspace)).conflicts] == ["a"]
     assert read(f"{lower}/a") == b"edited"
+
+
+@as_root
+def test_nothing_is_applied_that_moves_the_upper_itself(workspace: Workspace) -> None:
+    lower = workspace.add({"d": Dir(), "d/a": File(b"a")})
+    workspace.upper = f"{lower}/d/upper"
+    os.mkdir(workspace.upper)
+    os.mknod(f"{workspace.upper}/d", stat.S_IFCHR, 0)
+    os.setxattr(workspace.upper, "trusted.overlay.began", b"%d 0" % time.time_ns())
+    with pytest.raises(UpperMoves, match="move the upper away"):
+        apply(lower, request(workspace))
+    assert sorted(os.listdir(lower)) == ["d"]
+    assert sorted(os.listdir(f"{lower}/d")) == ["a", "upper"]
+
+
+@as_root
+def test_a_mount_in_another_namespace_by_a_relative_path_is_found(workspace: Workspace) -> None:
+    lower = workspace.add({"a": File(b"a")})
+    top = os.path.dirname(lower)
+    for name in ("upper", "work", "target"):
+        os.mkdir(f"{top}/{name}")
+    options = f"lowerdir={os.path.basename(lower)},upperdir=upper,workdir=work"
+    script = (
+        f"mount -t overlay overlay -o {options} target && echo view >target/a && echo && read x"
+    )
+    shell = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", script],
+        cwd=top,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == b"\n"
+        with pytest.raises(UpperMounted):
+            apply(lower, request(workspace, choice="theirs"))
+        assert read(f"{lower}/a") == b"a"
+        shell.communicate(b"\n")
+    apply(lower, request(workspace, choice="theirs"))
+    assert read(f"{lower}/a") == b"view\n"
 
 
 def test_an_upper_that_was_removed_gets_its_files_back(workspace: Workspace) -> None:

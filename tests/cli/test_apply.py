@@ -119,6 +119,22 @@ def test_programs_get_an_object(user: TestUser) -> None:
         assert os.path.isdir(os.path.join(layer, "w", "new"))
 
 
+def test_what_was_applied_is_said_where_the_list_of_it_is_lost(user: TestUser) -> None:
+    with changed(user) as layer, open("/dev/full", "w") as full:
+        for arguments, status in ((["--dry-run"], 125), ([], 0)):
+            done = subprocess.run(
+                [sys.executable, "-m", "overlaykit", "apply", *arguments, "v"],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == status
+            assert "standard output cannot be written to" in done.stderr
+            assert ("the changes are applied" in done.stderr) == (not arguments)
+        assert content(layer, "changed") == "two\n"
+
+
 def test_a_copy_of_the_layer_is_written_to(user: TestUser) -> None:
     with changed(user) as layer:
         target = user.path("copy")

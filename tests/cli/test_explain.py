@@ -64,10 +64,13 @@ def test_a_daemon_that_does_not_answer_is_named_with_what_to_do(user: TestUser) 
         os.kill(daemon, signal.SIGSTOP)
         try:
             line = user.refused("explain", target, "/below")
+            measured = user.overlaykit("stats", "--requests", target)
         finally:
             os.kill(daemon, signal.SIGCONT)
         assert line.startswith(f"{target}: its daemon, process {daemon}, has not answered for ")
         assert f"'kill -CONT {daemon}'" in line
+        assert measured.returncode == 125
+        assert f"'kill -CONT {daemon}'" in measured.stderr
         assert hits(user, target, "/below")[0][:2] == ("answers", "file")
 
 

@@ -625,9 +625,10 @@ def test_a_mount_upon_a_dead_one_is_refused(user: TestUser) -> None:
     user.succeeds("mount", "-o", dirs.options, dirs.target)
     os.kill(kept_mount(dirs.target).keeper, signal.SIGKILL)
     user.wait_for_descendants()
-    assert user.refused("mount", "-o", dirs.options, dirs.target) == (
-        f"{dirs.target}: a mount is there whose daemon has ended: 'overlaykit umount {dirs.target}' first"
-    )
+    dead = f"{dirs.target}: a mount is there whose daemon has ended: 'overlaykit umount {dirs.target}' first"
+    assert user.refused("mount", "-o", dirs.options, dirs.target) == dead
+    assert user.refused("explain", dirs.target, "/file") == dead
+    assert user.refused("stats", "--requests", dirs.target) == dead
     user.succeeds("umount", dirs.target)
     with mounted(user, dirs.options, dirs.target):
         assert contents(dirs.target, "file") == "from the lower\n"
