@@ -112,6 +112,7 @@ class Overlaykit:
         ours = (
             f"no_open={os.environ.get('OVERLAYKIT_TEST_NO_OPEN', 'off')}",
             f"data_plane={os.environ.get('OVERLAYKIT_TEST_DATA_PLANE', 'on')}",
+            f"data={os.environ.get('OVERLAYKIT_TEST_DATA', 'cache')}",
         )
         self._run(target, "mount", "-o", ",".join((options, *ours, *self.more)))
 
