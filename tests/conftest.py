@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -21,3 +22,7 @@ for module in (
 
 # A server would outlive the test that starts it. Its own tests set this.
 os.environ.setdefault("OVERLAYKIT_SERVER", "off")
+
+# A shell without job control has a job in the background ignore SIGINT and SIGQUIT, and so would each view of it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
