@@ -129,7 +129,7 @@ class Overlaykit:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=patience(15),  # also if a daemon keeps the pipe open
+            timeout=patience(60),  # also if a daemon keeps the pipe open
         )
         if done.returncode != 0:
             raise RuntimeError(f"overlaykit {' '.join(arguments)}: {done.stderr.strip()}")
