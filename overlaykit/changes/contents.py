@@ -46,7 +46,8 @@ def _data_inode(version: Version) -> tuple[int, int] | None:
 
 def _same(left: int, right: int, size: int) -> bool:
     if size <= _BLOCK:
-        return os.read(left, _BLOCK) == os.read(right, _BLOCK)
+        # A byte more tells one that has grown since. A buffer of a whole block would be mapped and unmapped each time.
+        return os.read(left, size + 1) == os.read(right, size + 1)
     for start, end in _data_of_either(left, right, size):
         at = start
         while at < end:
