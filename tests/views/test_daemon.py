@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+import pytest
+
 from overlaykit import View, mountinfo
 from overlaykit.views import Registry
 
@@ -12,10 +14,10 @@ from ..processes import thread_statuses
 from .fixtures import in_all_variants, only_with
 from .user import TestUser, command
 
+pytestmark = pytest.mark.in_each_variant
+
 DAEMON = """
 import os, sys
-
-pytestmark = pytest.mark.in_each_variant
 def opens(process):
     try:
         for fd in os.listdir(f"/proc/{process}/fd"):
