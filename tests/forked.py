@@ -9,6 +9,7 @@ OVERLAYKIT_TEST_INSTALLED=1 (`make installed`), in `make matrix` and in `make pr
 from __future__ import annotations
 
 import gc
+import importlib
 import io
 import logging
 import os
@@ -21,6 +22,7 @@ from typing import Any, NoReturn, TextIO
 
 from overlaykit import _native
 from overlaykit.cli import main
+from overlaykit.cli.commands import COMMANDS
 from overlaykit.fuse import daemon_process, daemon_start
 from overlaykit.namespace import environment as namespace_environment
 from overlaykit.overlay import faults
@@ -56,8 +58,10 @@ _loaded_with: dict[str, str] | None = None
 
 
 def preload() -> None:
-    """Load what a daemon needs, once for all tests of this process."""
+    """Load what commands and daemons need, once for all tests of this process."""
     global _loaded_with
+    for name in {*COMMANDS, "mount_helper"} - {"bench"}:
+        importlib.import_module(f"overlaykit.cli.{name}")
     if "pyfuse3" not in sys.modules:  # libfuse cannot be interposed any more
         daemon_process.load()
         _loaded_with = _variables(os.environ, _OF_LOADING)

@@ -23,7 +23,7 @@ import pytest
 from overlaykit import _native, mountinfo
 from overlaykit.fuse import server_client
 from overlaykit.layers.host import host
-from overlaykit.procfs import children, descendants
+from overlaykit.procfs import descendants, parent
 from overlaykit.views.kernel_abilities import ABILITIES
 from overlaykit.views.kernel_driver import HostOfSeveralFileSystems, require_one_file_system
 
@@ -55,6 +55,10 @@ _ENDS_WITHIN_SECONDS = patience(20)
 
 _ABORTED = "fuse_reply_* failed with No such file or directory"
 """pyfuse3 logs it for a request in flight when the last process of a view ends, and with it the mount."""
+
+
+_WALL = 0x40000000
+"""__WALL of waitid(2): children of every kind."""
 
 
 class Hung(BaseException):
@@ -332,7 +336,7 @@ class TestUser:
                 lambda process: (is_daemon(process) or _is_orphan(process)) and process not in used,
                 within_seconds=_ENDS_WITHIN_SECONDS,
             )
-            family = {process: state(process) for process in descendants(os.getpid())}
+            family = {process: state(process) for process in _family()}
             server = self.server()
             left = [
                 (process, command_line(process))
@@ -398,14 +402,14 @@ class TestUser:
     def wait_for_descendants(self) -> None:
         """Wait until all descendants of this process but the server have ended."""
         # The server is asked for last: it may be born during the search.
-        while set(descendants(os.getpid())) - {self.server()}:
+        while set(_family()) - {self.server()}:
             self._wait_for(lambda _process: True)
 
     def _wait_for(
         self, is_awaited: Callable[[int], bool], *, within_seconds: float | None = None
     ) -> None:
         """Wait until the descendants of a kind, except the server, have ended, and reap orphans."""
-        family = descendants(os.getpid())
+        family = _family()
         server = self.server()
         for process in family:
             # Just before its end a process has no command line.
@@ -478,7 +482,7 @@ class TestUser:
         """Kill the descendants of the test's process, however the test ended."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        while family := descendants(os.getpid()):
+        while family := _family():
             for process in family:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(process, signal.SIGKILL)
@@ -516,10 +520,21 @@ def state(process: int) -> tuple[str, int]:
     return "", 0
 
 
+def _family() -> list[int]:
+    """The descendants of the test's process, which is their subreaper: without a child it has none.
+
+    To read all of /proc takes longer than most of what a test does.
+    """
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL)
+        return descendants(os.getpid())
+    return []
+
+
 def _is_orphan(process: int) -> bool:
     """Whether its launcher has ended: a process that leaves its session, and has not become a daemon or the server."""
     with contextlib.suppress(OSError):
-        return os.getsid(process) == process and process in children(os.getpid())
+        return os.getsid(process) == process and parent(process) == os.getpid()
     return False
 
 
