@@ -15,6 +15,9 @@ _VERSION: Final = 0x20080522
 """_LINUX_CAPABILITY_VERSION_3 of linux/capability.h."""
 _ARGUMENT_BYTES: Final = 256
 """What `_native` takes."""
+_PR_CAP_AMBIENT: Final = 47
+_PR_CAP_AMBIENT_RAISE: Final = 2
+"""Of linux/prctl.h."""
 
 
 def drop(capability: int) -> bytes:
@@ -41,3 +44,22 @@ def without(capability: int) -> Iterator[None]:
 def _header() -> bytearray:
     """A header that names this thread. The system calls write to it."""
     return bytearray(struct.pack("=Ii", _VERSION, 0).ljust(_ARGUMENT_BYTES, b"\0"))
+
+
+def keep_across_execution() -> None:
+    """Have a program that this process executes keep its capabilities, whatever its user is (ambient ones).
+
+    Raises: OSError.
+    """
+    sets = bytearray(_ARGUMENT_BYTES)
+    _native.capget(_header(), sets)
+    words = list(
+        struct.unpack_from("=6I", sets)
+    )  # effective, permitted, inheritable, and of those above 31
+    words[2], words[5] = words[1], words[4]
+    struct.pack_into("=6I", sets, 0, *words)
+    _native.capset(_header(), sets)
+    permitted = words[1] | words[4] << 32
+    for number in range(permitted.bit_length()):
+        if permitted >> number & 1:
+            _native.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)

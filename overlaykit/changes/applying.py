@@ -19,6 +19,7 @@ from overlaykit.changes.run import (
     Request,
     Run,
     UpperMoves,
+    is_movable,
     mark_applied,
     not_applied,
     open_directory,
@@ -82,7 +83,14 @@ def apply(
             places = Places({"target": root})
             base = _base(comparison, root, request, None)
             return _outcome(
-                plan(comparison, places, base, _encoded(request.paths), _choice(request))
+                plan(
+                    comparison,
+                    places,
+                    base,
+                    _encoded(request.paths),
+                    _choice(request),
+                    _encoded(request.without),
+                )
             )
         try:
             state = State(root, target, create=True)
@@ -93,12 +101,19 @@ def apply(
         _end_unplanned(state, root)
         base = _base(comparison, root, request, state)
         places = Places({"target": root})
-        made = plan(comparison, places, base, _encoded(request.paths), _choice(request))
+        made = plan(
+            comparison,
+            places,
+            base,
+            _encoded(request.paths),
+            _choice(request),
+            _encoded(request.without),
+        )
         outcome = _outcome(made)
         if outcome.conflicts:
             return outcome
-        if made.is_empty and not (request.consumes and os.listdir(request.upper)):
-            if request.consumes and not request.paths:
+        if made.is_empty and not (request.consumes and os.listdir(request.applied)):
+            if request.consumes and not request.paths and not request.within:
                 mark_applied(request.upper, state.passed_time())
             return outcome
         _refuse_to_move(request.upper, root, made)
@@ -130,6 +145,12 @@ def apply(
         return outcome
 
 
+def is_on_one_mount(upper: str, target: str) -> bool:
+    """Whether the files of an upper can be renamed into a target. Raises: OSError."""
+    with ExitStack() as stack:
+        return is_movable(upper, open_directory(target, stack))
+
+
 def resume(target: str, begin: Callable[[Request], Outcome]) -> Outcome:
     """Finish an application that was cut off. `begin`: applies again what was cut off before the first step.
 
@@ -156,6 +177,8 @@ def resume(target: str, begin: Callable[[Request], Outcome]) -> Outcome:
             request = Request(
                 upper=begun.upper,
                 lowers=begun.lowers,
+                within=begun.within,
+                without=begun.without,
                 paths=begun.paths,
                 choice=begun.choice,
                 consumes=begun.consumes,
@@ -192,7 +215,7 @@ def undo(target: str, *, force: bool = False) -> None:
         if application.is_unplanned:
             run.forget()
             return
-        run.open_upper()
+        run.open_upper(or_none=True)
         if application.is_applied:
             run.check_unchanged(force=force)
             application.journal.finish(Undoing())
@@ -288,7 +311,7 @@ def _choice(request: Request) -> Choice:
 
 def _base(comparison: Comparison, root: int, request: Request, state: State | None) -> Base:
     st = os.fstat(root)
-    lowers = [os.stat(path) for path in request.lowers]
+    lowers = [os.stat(os.path.join(path, request.within)) for path in request.lowers]
     began = read_began(request.upper)
     written: dict[int, int] = {}
     if state is not None and began.is_steady:

@@ -44,7 +44,9 @@ class Begun(Record, kw_only=True):
     upper: str
     lowers: tuple[str, ...]
     """The directories that the changes were read from."""
+    within: str = ""
     paths: tuple[str, ...]
+    without: tuple[str, ...] = ()
     choice: str
     consumes: bool
     store: str

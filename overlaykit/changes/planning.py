@@ -128,15 +128,22 @@ class Base:
 
 
 def plan(
-    comparison: Comparison, places: Places, base: Base, paths: Sequence[bytes], choice: Choice
+    comparison: Comparison,
+    places: Places,
+    base: Base,
+    paths: Sequence[bytes],
+    choice: Choice,
+    without: Sequence[bytes] = (),
 ) -> Plan:
     """Plan what to write, and find all conflicts. Raises: OSError, Error.
 
-    With the choice `ours` or `theirs` the plan's conflicts are those that were decided so.
+    `without`: paths that are left out, with what is below them. With the choice `ours` or `theirs` the plan's conflicts
+    are those that were decided so.
     """
     all_changes = list(comparison.changes(times=True))
     changed_inodes = {one.old.stat.st_ino for one in all_changes if one.old is not None}
     changes = _selected(all_changes, paths)
+    changes = _without(changes, {(path, True, False) for path in without})
     skipped: dict[bytes, Conflict] = {}
     while True:
         planner = _Planner(comparison, places, base, changes, changed_inodes)

@@ -71,14 +71,21 @@ class Comparison:
     def __init__(self, old: Side, new: Side, descriptors: Descriptors) -> None:
         self.old = old
         self.new = new
+        self.above = b""
+        """Of `of_upper`: what comes before each path in the layers."""
         self._descriptors = descriptors
         self._closing = ExitStack()
         self._moved: set[bytes | None] = set()
         """The old paths of what was renamed, once `changes` has found them."""
 
     @classmethod
-    def of_upper(cls, upper: OpenedLayer, lowers: Sequence[OpenedLayer]) -> Self:
-        """What an upper changes of its lowers, top first. Takes the descriptors over. Raises: OSError."""
+    def of_upper(
+        cls, upper: OpenedLayer, lowers: Sequence[OpenedLayer], within: bytes = b""
+    ) -> Self:
+        """What an upper changes of its lowers, top first. Takes the descriptors over. Raises: OSError.
+
+        `within`: a directory of both, the root of all paths; what was renamed from elsewhere is new there.
+        """
         descriptors = Descriptors(shares().directories)
         layers, markers, recorded = layers_of(upper, lowers, descriptors)
         comparison = cls(
@@ -86,6 +93,14 @@ class Comparison:
         )
         for layer in layers:
             comparison._closing.callback(layer.close)
+        comparison.above = within + b"/" if within else b""
+        if within:
+            try:
+                comparison.old.enter(within)
+                comparison.new.enter(within)
+            except BaseException:
+                comparison.close()
+                raise
         return comparison
 
     @classmethod
@@ -238,8 +253,12 @@ class Comparison:
             return [_Pair(path, old_path, before, after)], None
         directory = self.new.child(frame.new, name, new)
         if new.redirect is not None:
-            source = directory.path_in_lowers().lstrip(b"/")
-            if source != old_path and (found := self._same_directory(source, directory)):
+            source = self.new.from_root(directory.path_in_lowers())
+            if (
+                source is not None
+                and source != old_path
+                and (found := self._same_directory(source, directory))
+            ):
                 gone = [] if before is None else [_Pair(path, old_path, before, None)]
                 version = self.old.version(*found)
                 moved_pair = _Pair(path, source, version, after, moved=True)

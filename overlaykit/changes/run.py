@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from overlaykit.changes.state import Application, State
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_GONE: Final = b"gone"
+"""In the directory of an application: in place of an upper that is gone."""
 
 
 class NotApplied(Error):
@@ -67,13 +69,23 @@ class NoRoomBeside(Error):
 
 
 class Request(Record, kw_only=True):
-    """What to apply. `upper`, `lowers`: paths of what is compared. `consumes`: the upper is empty afterwards."""
+    """What to apply. `upper`, `lowers`: paths of what is compared. `consumes`: the upper is empty afterwards.
+
+    `within`: a directory of both that is applied, the root of all paths. `without`: paths that are left out.
+    """
 
     upper: str
     lowers: tuple[str, ...]
+    within: str = ""
     paths: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     choice: str = ""
     consumes: bool = True
+
+    @property
+    def applied(self) -> str:
+        """The directory of the upper that is applied."""
+        return os.path.join(self.upper, self.within).rstrip("/")
 
 
 class Run:
@@ -84,6 +96,7 @@ class Run:
         self._state = state
         self._stack = ExitStack()
         self._opened: list[int] = []
+        self._upper_is_gone = False
         self.places = Places({"target": root, "state": application.fd})
 
     def close(self) -> None:
@@ -92,7 +105,7 @@ class Run:
     def begin(self, request: Request) -> None:
         """Write what is asked for, and open the upper."""
         store = ""
-        if request.consumes and not self._is_movable(request.upper):
+        if request.consumes and not is_movable(request.applied, self.places.roots["target"]):
             above, name = os.path.split(os.path.realpath(request.upper))
             store = os.path.join(above, f".{name}.applied-{os.urandom(4).hex()}")
         root = os.fstat(self.places.roots["target"])
@@ -101,7 +114,9 @@ class Run:
                 root=root.st_ino,
                 upper=request.upper,
                 lowers=request.lowers,
+                within=request.within,
                 paths=request.paths,
+                without=request.without,
                 choice=request.choice,
                 consumes=request.consumes,
                 store=store,
@@ -115,20 +130,11 @@ class Run:
                 raise NoRoomBeside(request.upper, error.strerror) from None
         self.open_upper()
 
-    def _is_movable(self, upper: str) -> bool:
-        """Whether files can be renamed from the upper into the target: they are on one mount."""
-        fd = os.open(upper, INODE | os.O_DIRECTORY)
-        try:
-            there = attributes.statx(fd, "", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID)
-        finally:
-            os.close(fd)
-        here = attributes.statx(
-            self.places.roots["target"], "", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID
-        )
-        return (there.dev, there.mnt_id) == (here.dev, here.mnt_id)
+    def open_upper(self, *, or_none: bool = False) -> None:
+        """Open the upper, locked, and the directory for what it holds. Raises: UpperGone, UpperMounted, OSError.
 
-    def open_upper(self) -> None:
-        """Open the upper, locked, and the directory for what it holds. Raises: UpperGone, UpperMounted, OSError."""
+        `or_none`: what it held gets back to it, or is dropped if it is gone.
+        """
         begun = self._begun
         if not begun.consumes:
             return
@@ -136,15 +142,23 @@ class Run:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         try:
             upper = open_directory(begun.upper, self._stack)
+            applied = open_directory(os.path.join(begun.upper, begun.within), self._stack)
         except FileNotFoundError:
-            raise UpperGone(begun.upper) from None
+            if not or_none or begun.store:
+                raise UpperGone(begun.upper) from None
+            with suppress(FileExistsError):
+                os.mkdir(_GONE, 0o700, dir_fd=self._application.fd)
+            upper = os.open(_GONE, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self._application.fd)
+            self._stack.callback(os.close, upper)
+            applied = upper
+            self._upper_is_gone = True
         try:
             fcntl.flock(upper, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as daemons do
         except BlockingIOError:
             raise UpperMounted(begun.upper) from None
         if _is_shown(upper):
             raise UpperMounted(begun.upper)
-        self.places.roots["upper"] = upper
+        self.places.roots["upper"] = applied
         if begun.store:
             self.places.roots["store"] = open_directory(begun.store, self._stack)
         else:
@@ -195,7 +209,7 @@ class Run:
         except KeyboardInterrupt:
             self._give_up(target)
             raise
-        if self._begun.consumes:
+        if self._begun.consumes and not self._begun.within:
             mark_applied(self._begun.upper, self._state.passed_time())
         self._state.forget_times()
         return None
@@ -230,6 +244,8 @@ class Run:
                 step = steps[index]
                 if step.operation == "close" and not closed:
                     continue
+                if self._upper_is_gone and step.root == "upper" and not step.path:
+                    continue
                 if index == begun:  # perhaps its attributes are removed
                     with suppress(Displaced):
                         self.places.undo(step)
@@ -263,7 +279,7 @@ class Run:
 
         Requires: the end is written: a mark that is missing makes conflicts, a wrong one hides them.
         """
-        if not self._begun.paths and not self._begun.choice:
+        if not (self._begun.paths or self._begun.choice or self._begun.within):
             _mark(
                 self._begun.upper, lambda path, prefix: began.record_restored(path, prefix, time_ns)
             )
@@ -314,6 +330,19 @@ class Run:
 
             with suppress(FileNotFoundError):
                 rmtree_path(self._begun.store)
+
+
+def is_movable(upper: str, target: int) -> bool:
+    """Whether files can be renamed from the upper into the target: they are on one mount. Raises: OSError."""
+    fd = os.open(upper, INODE | os.O_DIRECTORY)
+    try:
+        there, here = (
+            attributes.statx(one, "", _native.AT_EMPTY_PATH, _native.STATX_MNT_ID)
+            for one in (fd, target)
+        )
+    finally:
+        os.close(fd)
+    return (there.dev, there.mnt_id) == (here.dev, here.mnt_id)
 
 
 def mark_applied(upper: str, time_ns: int) -> None:

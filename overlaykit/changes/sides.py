@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -39,6 +40,7 @@ class Side:
         upper = layers[0].root if layers and layers[0].writable else None
         lowers = self.merge.down_to_opaque([layer.root for layer in layers if not layer.writable])
         self.root = Directory(None, b"", upper, lowers)
+        self._above = b""
         st = None if upper is None else upper.stat()
         self._maker = (-1, -1) if st is None or st.st_uid == 0 else (st.st_uid, st.st_gid)
 
@@ -46,6 +48,20 @@ class Side:
     def is_empty(self) -> bool:
         """Whether it has no layer, and shows nothing."""
         return not self.merge.layers
+
+    def enter(self, path: bytes) -> None:
+        """Make a directory of this side the root, from which all paths are. Raises: OSError (ENOENT)."""
+        for name in path.split(b"/"):
+            found = self.find(self.root, name)
+            if found is None or not found.is_directory:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(path))
+            self.root = self.child(self.root, name, found)
+        self._above = path + b"/"
+
+    def from_root(self, path: bytes) -> bytes | None:
+        """A path of the layers, from the root of this side; None if it leads elsewhere."""
+        path = path.lstrip(b"/")
+        return path[len(self._above) :] if path.startswith(self._above) else None
 
     def find(self, directory: Directory, name: bytes) -> Found | None:
         """What `name` means. Raises: OSError."""
@@ -99,7 +115,7 @@ class Side:
         target = self.markers.file_redirect(path)
         if target is None:
             return None
-        return directory.path_in_lowers(target).lstrip(b"/") if target[:1] != b"/" else target[1:]
+        return self.from_root(directory.path_in_lowers(target) if target[:1] != b"/" else target)
 
     def _data(self, directory: Directory, name: bytes, found: Found) -> Data | None:
         holder = found.layer_dir

@@ -75,7 +75,9 @@ class Staging:
                 and is_plain
             ):
                 where = b"/".join((*new.layer_dir.components(), new.name))
-                if where != arrival.change.path:  # the index alone makes it a name of that
+                if (
+                    where != self._comparison.above + arrival.change.path
+                ):  # the index alone makes it a name of that
                     elsewhere.add(new.inode)
                 stats[new.inode] = new.stat
                 found[new.inode] = found.get(new.inode, 0) + 1

@@ -21,7 +21,7 @@ from overlaykit.errors import Error
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from overlaykit.changes.applying import Outcome
     from overlaykit.changes.run import Request
@@ -139,6 +139,18 @@ def main(arguments: list[str]) -> int:
         raise Usage("apply", "a path stands for all: leave it out")
     stack = stacks.find(args.view, args.layers)
     _check_ended(stack)
+    from overlaykit.cli import areas
+
+    if args.to is None and areas.is_of_host(stack):
+        with _unused(stack), signals.unwound():
+            outcome, directories = areas.apply(
+                stack,
+                paths=[os.path.join("/", path) for path in args.paths],
+                choice=args.choice,
+                consumes=not args.keep,
+                dry_run=args.dry_run,
+            )
+        return _report(outcome, args, *(directories or ("/",)))
     target = _target(stack, args.to)
     assert stack.upper is not None
     request = Request(
@@ -245,7 +257,7 @@ def _from_root(outcome: Outcome) -> Outcome:
     return outcome.replace(**{name: rooted(records) for name, records in vars(outcome).items()})
 
 
-def _report(outcome: Outcome, args: argparse.Namespace, target: str) -> int:
+def _report(outcome: Outcome, args: argparse.Namespace, *targets: str) -> int:
     outcome = _from_root(outcome)
     try:
         if args.json:
@@ -253,23 +265,24 @@ def _report(outcome: Outcome, args: argparse.Namespace, target: str) -> int:
 
             print(codec.encode_pretty(outcome))
         else:
-            _print(outcome, target, every=args.dry_run)
+            _print(outcome, targets, every=args.dry_run)
         sys.stdout.flush()
     except (StdoutUnwritable, ReaderGone) as error:
         if args.dry_run or outcome.conflicts:
             raise
         discard_stdout()
         if isinstance(error, StdoutUnwritable):
-            print_error(f"{target}: the changes are applied; {error}")
+            print_error(f"{targets[0]}: the changes are applied; {error}")
     return _CONFLICTS if outcome.conflicts else 0
 
 
-def _print(outcome: Outcome, target: str, *, every: bool) -> None:
+def _print(outcome: Outcome, targets: Sequence[str], *, every: bool) -> None:
     for conflict in outcome.conflicts:
         print_error(f"{conflict.path}: {conflict.reason}")
     if outcome.conflicts:
         print_error(
-            f"{target}: nothing is applied: --theirs writes there what the view has, --ours keeps what the layer has"
+            f"{targets[0]}: nothing is applied: --theirs writes there what the view has, --ours keeps what the layer"
+            " has"
         )
         return
     if every:
@@ -287,4 +300,7 @@ def _print(outcome: Outcome, target: str, *, every: bool) -> None:
         counts[one.kind] += 1
     print(", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "no changes")
     if outcome.written and not every:
-        print(one_line(f"'overlaykit apply --undo {target}' takes it back, --drop gives that up"))
+        for target in targets:
+            print(
+                one_line(f"'overlaykit apply --undo {target}' takes it back, --drop gives that up")
+            )

@@ -30,7 +30,7 @@ _FIRST_WORD: Final = "words"
 """An app, a program or a file."""
 
 _FILES: Final = ("--env-file", "--file")
-_DIRECTORIES: Final = ("--upper",)
+_DIRECTORIES: Final = ("--upper", "--writable", "--on", "--directory")
 
 _LIST: Final = "overlaykit completion --names {0} 2>/dev/null"
 

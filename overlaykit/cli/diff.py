@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from overlaykit.changes.read import Comparison
     from overlaykit.cli.stacks import Stack
 
-_LETTERS: Final = {"added": "A", "changed": "M", "deleted": "D", "renamed": "R", "replaced": "T"}
+LETTERS: Final = {"added": "A", "changed": "M", "deleted": "D", "renamed": "R", "replaced": "T"}
 """As in git."""
 _RED: Final = 31
 _GREEN: Final = 32
 _YELLOW: Final = 33
 _CYAN: Final = 36
-_COLOURS: Final = {
+COLOURS: Final = {
     "added": _GREEN,
     "changed": _YELLOW,
     "deleted": _RED,
@@ -150,34 +150,34 @@ def _print_json(changes: Iterable[Change]) -> int:
 
 def _print_list(comparison: Comparison, changes: Iterable[Change], *, every: bool) -> int:
     """Print a line for each change, or for all that is in a new directory. Returns: how many changes there are."""
-    counts = dict.fromkeys(_LETTERS, 0)
+    counts = dict.fromkeys(LETTERS, 0)
 
     def counted() -> Iterator[Change]:
         for change in changes:
             counts[change.kind] += 1
             yield change
 
-    for change, inside in _folded(counted()) if not every else ((one, []) for one in counted()):
+    for change, inside in folded(counted()) if not every else ((one, []) for one in counted()):
         files = sum(not one.new.is_directory for one in inside if one.new is not None)
         if change.kind in ("deleted", "replaced") and change.old and change.old.is_directory:
             if every:
                 _print_change(change, "")
                 for path, version in comparison.held(change):
-                    _print_line("deleted", _path(change.path + b"/" + path, version), "")
+                    _print_line("deleted", shown_path(change.path + b"/" + path, version), "")
                     counts["deleted"] += 1
                 continue
             held, directories = comparison.count_held(change)
             counts["deleted"] += held + directories
             files += held if change.kind == "deleted" else 0
-        _print_change(change, f"with {_files(files)}" if files else "")
-        for one in filter(_is_special, inside):
+        _print_change(change, f"with {file_count(files)}" if files else "")
+        for one in filter(is_special, inside):
             _print_change(one, "")
     if total := sum(counts.values()):
         print(", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
     return total
 
 
-def _folded(changes: Iterable[Change]) -> Iterator[tuple[Change, list[Change]]]:
+def folded(changes: Iterable[Change]) -> Iterator[tuple[Change, list[Change]]]:
     """Each change, and of a new directory those of what is in it, as far as it is new, too."""
     directory: Change | None = None
     inside: list[Change] = []
@@ -200,7 +200,7 @@ def _folded(changes: Iterable[Change]) -> Iterator[tuple[Change, list[Change]]]:
         yield from ((one, []) for one in others)
 
 
-def _is_special(change: Change) -> bool:
+def is_special(change: Change) -> bool:
     """Whether an added file is listed in any case: it gives rights, or is a device."""
     new = change.new
     assert new is not None
@@ -209,32 +209,32 @@ def _is_special(change: Change) -> bool:
     )
 
 
-def _files(count: int) -> str:
+def file_count(count: int) -> str:
     return f"{count} {'file' if count == 1 else 'files'}"
 
 
 def _print_change(change: Change, more: str) -> None:
     version = change.new or change.old
     assert version is not None
-    path = _path(change.path, version)
+    path = shown_path(change.path, version)
     if change.kind == "renamed":
-        path = f"{_path(change.old_path or b'', version)} -> {path}"
-    details = [*_details(change), *([more] if more else [])]
+        path = f"{shown_path(change.old_path or b'', version)} -> {path}"
+    details = [*details_of(change), *([more] if more else [])]
     _print_line(change.kind, path, ", ".join(details))
 
 
 def _print_line(kind: str, path: str, details: str) -> None:
-    line = coloured(f"{_LETTERS[kind]}  {path}", _COLOURS[kind])
+    line = coloured(f"{LETTERS[kind]}  {path}", COLOURS[kind])
     print(f"{line}  ({one_line(details)})" if details else line)
 
 
-def _path(path: bytes, version: Version) -> str:
+def shown_path(path: bytes, version: Version) -> str:
     """A path for people. A directory ends with a slash."""
     text = one_line(shown(path))
     return text + "/" if version.is_directory and path else text
 
 
-def _details(change: Change) -> Iterator[str]:
+def details_of(change: Change) -> Iterator[str]:
     """What of a file differs, or is worth a note."""
     old, new = change.old, change.new
     if change.link is not None:
@@ -322,7 +322,7 @@ def _print_stat(comparison: Comparison, changes: list[Change]) -> int:
         print(f" {name:{width}} | {count:{digits}} {graph}".rstrip())
     if found:
         added, removed = sum(one.added for one in found), sum(one.removed for one in found)
-        print(f" {_files(len(found))}, {added} lines added, {removed} lines removed")
+        print(f" {file_count(len(found))}, {added} lines added, {removed} lines removed")
     return len(changes)
 
 

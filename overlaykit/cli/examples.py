@@ -34,6 +34,17 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
             "a view for 'overlaykit start web'",
         ),
     ),
+    "try": (
+        ("overlaykit try -- make install", "see what it does to the machine, then decide"),
+        (
+            "overlaykit try -D project --watch -- ./migrate.sh",
+            "in one directory, with its changes as they happen",
+        ),
+        (
+            "overlaykit try --keep fix --ignore node_modules -- npm test",
+            "decide later: 'overlaykit apply fix'",
+        ),
+    ),
     "diff": (
         ("overlaykit diff web", "what a view has changed, also while it runs"),
         ("overlaykit diff --patch web /etc", "a patch of its configuration"),

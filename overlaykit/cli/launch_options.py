@@ -61,6 +61,13 @@ def declare_root(command: Options) -> None:
         default=[],
         help="a layer: 'host', a name of the store, or a directory; top first (default: host)",
     )
+    command.add_argument(
+        "--writable",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="refuse changes outside of DIR (EROFS)",
+    )
     command.add_exclusive(
         (
             "--upper",
@@ -75,6 +82,7 @@ def root(args: Values) -> Part:
         "layers": args.layers or ("host",),
         "upper": args.upper,
         "read_only": args.read_only,
+        "writable": args.writable,
     }
 
 
@@ -180,10 +188,10 @@ def declare_sharing(command: Options) -> None:
     )
     command.add_argument(
         "--userns",
-        choices=("auto", "single", "subids", "host"),
+        choices=("auto", "single", "subids", "keep", "host"),
         default="auto",
-        help="'single': the caller's id is the only one; 'subids': those of /etc/subuid, too; 'host': root's own"
-        " (default: auto, what there is)",
+        help="'single': the caller's id is the only one, as root's; 'keep': as it is; 'subids': those of /etc/subuid,"
+        " too; 'host': root's own (default: auto, what there is)",
     )
     for clock in ("--monotonic", "--boottime"):
         command.add_argument(

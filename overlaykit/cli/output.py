@@ -64,15 +64,18 @@ def print_error(message: str) -> None:
     print(f"overlaykit: {one_line(message)}", file=sys.stderr, flush=True)
 
 
-def has_colours() -> bool:
-    """Whether standard output takes colours: it is a terminal, and NO_COLOR is not set (no-color.org)."""
+def has_colours(stream: TextIO | None = None) -> bool:
+    """Whether a stream, by default standard output, takes colours.
+
+    It is a terminal, and NO_COLOR is not set (no-color.org).
+    """
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
-    return not plain and sys.stdout.isatty()
+    return not plain and (stream or sys.stdout).isatty()
 
 
-def coloured(text: str, colour: int) -> str:
-    """A text in a colour of ECMA-48 (31: red, 32: green, 33: yellow), if standard output takes colours."""
-    return f"\033[{colour}m{text}\033[0m" if has_colours() else text
+def coloured(text: str, colour: int, stream: TextIO | None = None) -> str:
+    """A text in a colour of ECMA-48 (31: red, 32: green, 33: yellow), if a stream, by default stdout, takes colours."""
+    return f"\033[{colour}m{text}\033[0m" if has_colours(stream) else text
 
 
 def replace_streams() -> None:

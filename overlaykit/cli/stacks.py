@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from overlaykit.errors import Error
 from overlaykit.record import Record
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from overlaykit.views.named import NamedView
     from overlaykit.views.registry import RunningView
 
-_UPPER = "upper"
+_UPPER: Final = "upper"
+TRIED: Final = "overlaykit.try"
+"""The label of a view of `try`: an object with the lists `on` and `ignore`, as `Stack.tried` and `Stack.ignored`."""
 
 
 class NothingToCompare(Error):
@@ -39,7 +42,8 @@ class Stack(Record, kw_only=True):
     """Directories that are merged: `layers`, top first, below `upper`.
 
     `upper`: None: there is none. `running`: what shows the merge now. `assumed`: the layers are those that `run` takes
-    without `-l`: nothing says which the upper lay on.
+    without `-l`: nothing says which the upper lay on. `tried`, `ignored`: of a view of `try`, the directories whose
+    changes may be applied, and patterns of paths that never are.
     """
 
     name: str
@@ -47,6 +51,8 @@ class Stack(Record, kw_only=True):
     layers: tuple[str, ...]
     running: About | None = None
     assumed: bool = False
+    tried: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     def open(self) -> tuple[Opened | None, list[Opened]]:
         """Open the directories, once all that programs have written is in the upper. Raises: OSError, LayerCovered."""
@@ -151,7 +157,15 @@ def _stopped(view: NamedView) -> Stack:
         raise NothingWritten(view.name)
     upper = view.upper if args.upper is None else os.path.join(definition.directory, args.upper)
     layers = _resolved(args.layers or ("host",), definition.directory)
-    return Stack(name=view.name, upper=upper, layers=layers)
+    label = definition.labels.get(TRIED)
+    tried = {} if label is None else json.loads(label)
+    return Stack(
+        name=view.name,
+        upper=upper,
+        layers=layers,
+        tried=tuple(tried.get("on", ())),
+        ignored=tuple(tried.get("ignore", ())),
+    )
 
 
 def _resolved(layers: Sequence[str], directory: str) -> tuple[str, ...]:

@@ -302,6 +302,12 @@ def _root(mount: object, whole_proc: object, whole_sys: object, below: object) -
     ]
 
 
+def _read_only_root() -> list[Call]:
+    changed = struct.pack("=QQQQ", _native.MOUNT_ATTR_RDONLY, 0, 0, 0)
+    words = ("mount_setattr", _HERE, "/", 0, changed, len(changed))
+    return [_call(*words, failure="ROOT")]
+
+
 def _time_offsets(lines: str) -> list[Call]:
     """The offsets hold from the first process in the namespace on: init (time_namespaces(7))."""
     failure, slot = "TIME", "offsets"
@@ -437,6 +443,7 @@ _CALLS_OF: Final[dict[str, Callable[..., list[Call]]]] = {
     "fresh": _fresh,
     "clone": _clone,
     "root": _root,
+    "read_only_root": _read_only_root,
     "time_offsets": _time_offsets,
     "join_cgroup": _join_cgroup,
     "session_keyring": _session_keyring,

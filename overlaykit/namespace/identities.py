@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final, Literal
 
-CHOICES: Final = ("auto", "single", "subids", "host")
-"""Of `--userns`: all ids that can be mapped, the caller's alone, subordinate ids too, no user namespace."""
+CHOICES: Final = ("auto", "single", "subids", "keep", "host")
+"""Of `--userns`: all ids that can be mapped, the caller's alone, subordinate ids too, the caller's as it is, no user
+namespace."""
 
 KINDS: Final = ("uid", "gid")
 _HELPERS: Final = {"uid": "newuidmap", "gid": "newgidmap"}
@@ -82,6 +83,14 @@ def caller_only() -> Identities:
     return Identities((Extent(0, os.geteuid(), 1),), (Extent(0, os.getegid(), 1),))
 
 
+def unchanged() -> Identities:
+    """The maps with the caller's id as it is, without the rights of root once a program is executed."""
+    if os.geteuid() == 0:
+        return available()
+    users, groups = os.geteuid(), os.getegid()
+    return Identities((Extent(users, users, 1),), (Extent(groups, groups, 1),))
+
+
 def available() -> Identities:
     """The maps with all ids that the caller may map. Requires: the new namespace is not entered yet."""
     if os.geteuid() == 0:
@@ -107,6 +116,8 @@ def chosen(kind: str) -> Identities:
         raise UserNamespaceNeeded
     if kind == "single":
         return caller_only()
+    if kind == "keep":
+        return unchanged()
     found = available()
     if kind == "subids" and found.writer != "helpers":
         for one in KINDS:

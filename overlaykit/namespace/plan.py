@@ -93,6 +93,7 @@ FORMS: Final = {
     "offer_namespaces": (0, "", "init"),
     "terminal": (36, "n", "plan"),
     "pty": (0, "ib", "init"),
+    "read_only_root": (0, "", "init"),
     "session": (0, "n", "command"),
     "announce": (39, "d", "plan"),
     "log": (40, "dddeu", "monitor"),
@@ -425,6 +426,10 @@ class Plan:
     def attach(self, mount: Slot, target: str, flags: int = 0) -> None:
         """Attach a detached mount in the view; make the mountpoint if it is missing."""
         self.steps.append(("attach", mount, target, flags))
+
+    def read_only_root(self) -> None:
+        """Refuse changes of the root mount (EROFS); those below it stay as they are."""
+        self.steps.append(("read_only_root",))
 
     def directory(self, path: str, mode: int) -> None:
         """Make a directory with these permissions, and those above it that are missing. One may be there."""

@@ -105,6 +105,10 @@ class LaunchSpec(Record, kw_only=True):
     """The control groups that the view joins; None: it stays in the caller's."""
     hidden: tuple[str, ...] = ()
     """Absolute paths in the view that an empty read-only place covers, if they exist."""
+    writable: tuple[str, ...] = ()
+    """Absolute paths of directories in the view, without symbolic links, outside of which its files are read-only.
+
+    Without any, all is writable."""
     abstract_sockets: bool = False
     """Whether the command reaches abstract sockets (unix(7)) of others, with the network "host"."""
 

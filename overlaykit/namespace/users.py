@@ -49,7 +49,8 @@ def enter(mapped: Identities | None = None) -> None:
     from overlaykit.namespace import identities
 
     # The caller has the overflow id in the new namespace until its maps are written.
-    caller = identities.caller_only()
+    by_itself = mapped is not None and mapped.writer == "self"
+    caller = mapped if mapped is not None and by_itself else identities.caller_only()
     with _mapped_from_outside(mapped or caller):
         _native.unshare(_native.CLONE_NEWUSER | _native.CLONE_NEWNS)
     unmapped = not (privilege.extents("uid") and privilege.extents("gid"))
@@ -65,6 +66,10 @@ def enter(mapped: Identities | None = None) -> None:
             os.close(descriptor)
         identities.write(_procfs_pid(), "gid", str(caller.groups[0]))
     _native.mount(None, "/", None, _native.MS_REC | _native.MS_PRIVATE)
+    if os.geteuid() != 0:  # `identities.unchanged`
+        from overlaykit import effective
+
+        effective.keep_across_execution()
 
 
 @contextmanager

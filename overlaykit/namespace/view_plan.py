@@ -432,6 +432,13 @@ def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, slots: Inherited, root
     for link in spec.symlinks:
         plan.directory(os.path.dirname(link.path), _MADE_MODE)
         plan.symlink(link.target, link.path)
+    if spec.writable:
+        # Clones of before are not read-only. They hold what is mounted below.
+        for path in spec.writable:
+            plan.clone(f"writable {path}", path, failure="BIND_SOURCE")
+        plan.read_only_root()
+        for path in spec.writable:
+            plan.attach(f"writable {path}", path)
 
 
 def _names(plan: Plan, spec: LaunchSpec, *, host_network: bool) -> None:

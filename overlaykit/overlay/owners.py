@@ -122,13 +122,17 @@ class Ids:
         return self._back_by_range(shown) if self.ranges else shown
 
     def copied(self, disk: int, *, idmapped: bool = False) -> int:
-        """The id of a copy-up's copy: `squash_to`, else the lower's; the daemon's own where `upper` is lenient."""
+        """The id of a copy-up's copy: `squash_to`, else the lower's.
+
+        The daemon's own in place of one that the upper cannot hold, if that is lenient or the lower's is not mapped.
+        """
         if idmapped and self.ranges:
             return self.stored_for_new(disk)
         wanted = 0 if disk == self.unmapped else disk
         if self.squash_to is not None:
             wanted = self.squash_to
-        if self.upper is not None and self.upper.lenient and not self.upper.holds(wanted):
+        lenient = disk == self.unmapped or (self.upper is not None and self.upper.lenient)
+        if self.upper is not None and lenient and not self.upper.holds(wanted):
             return self.upper.own
         return wanted
 

@@ -87,6 +87,7 @@ def launch_spec(
         confinement=view.confinement if confinement is None else confinement,
         cgroups=cgroups,
         hidden=(*view.hidden, *_keys(view)),
+        writable=() if "/" in view.writable else view.writable,
         abstract_sockets=shared_sockets.ABSTRACT in view.sockets,
     )
 

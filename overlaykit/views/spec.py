@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from overlaykit import namespace
+from overlaykit import mountinfo, namespace
 from overlaykit.errors import Error
 from overlaykit.fuse.directories import UpperUnusable
 from overlaykit.namespace.confinement import Confinement
@@ -145,6 +145,8 @@ class ViewSpec(Record, kw_only=True):
     """The bytes that the upper may take on its disk; None: as many as there are."""
     hidden: tuple[str, ...] = ()
     """Absolute paths in the view that an empty read-only place covers, if they exist."""
+    writable: tuple[str, ...] = ()
+    """Absolute paths of directories outside of which changes are refused with EROFS; none: none is refused."""
     share_home: bool = False
     """Whether a view over the host shows the keys in the user's home (`keys.KEYS`)."""
     sockets: tuple[str, ...] = ()
@@ -153,10 +155,14 @@ class ViewSpec(Record, kw_only=True):
     """For finding the view again; they change nothing."""
 
     def __post_init__(self) -> None:
-        if self.userns not in ("auto", "single", "subids", "host"):
-            raise ValueError(f"userns: {self.userns!r} is none of auto, single, subids and host")
+        if self.userns not in namespace.identities.CHOICES:
+            raise ValueError(
+                f"userns: {self.userns!r} is none of {', '.join(namespace.identities.CHOICES)}"
+            )
         if self.upper is not None and self.read_only:
             raise ValueError("a read-only view has no upper")
+        if self.writable and self.read_only:
+            raise ValueError("a read-only view has nothing that is writable")
         if self.disk is not None:
             _require_limit(self.disk, read_only=self.read_only)
         if not self.layers:
@@ -211,6 +217,7 @@ def describe(
     shm_size: str | None,
     hidden: Sequence[str],
     share_home: bool,
+    writable: Sequence[str],
     sockets: Sequence[str],
     labels: Mapping[str, str],
 ) -> ViewSpec:
@@ -223,6 +230,7 @@ def describe(
         "binds": binds,
         "ports": ports,
         "hidden": hidden,
+        "writable": writable,
         "sockets": sockets,
     }.items():
         require_list(what, given)
@@ -256,6 +264,7 @@ def describe(
         shm_size=shm_size,
         hidden=tuple(map(os.path.abspath, hidden)),
         share_home=share_home,
+        writable=mountinfo.outermost(map(os.path.realpath, writable)),
         sockets=tuple(sockets),
         labels=dict(labels),
     )

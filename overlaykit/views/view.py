@@ -111,6 +111,7 @@ class View:
         disk: int | None = None,
         hidden: Sequence[str] = (),
         share_home: bool = False,
+        writable: Sequence[str] = (),
         sockets: Sequence[str] = (),
         store: Store | None = None,
         tmpfs: Sequence[Tmpfs] = (),
@@ -129,9 +130,9 @@ class View:
         configuration file says). Without `data_plane`, Python answers each request to `fuse`. `no_open` says
         whether programs open files without a request (as the mount option). `confinement` is that of each of
         its commands, `limits` are those of all of them together, and `disk` is how many bytes the changes may
-        take. `hidden` paths and, over the host, keys in the user's home are empty and read-only, unless
-        `share_home`. `sockets` of the host's services are shared, as for `--socket`. `labels` are shown by
-        `overlaykit inspect`.
+        take. Outside of the directories `writable`, if there are any, changes are refused with EROFS. `hidden`
+        paths and, over the host, keys in the user's home are empty and read-only, unless `share_home`. `sockets`
+        of the host's services are shared, as for `--socket`. `labels` are shown by `overlaykit inspect`.
 
         Raises: TypeError, ValueError, Error.
         """
@@ -157,6 +158,7 @@ class View:
             shm_size=shm_size,
             hidden=hidden,
             share_home=share_home,
+            writable=writable,
             sockets=sockets,
             labels=labels or {},
         )

@@ -438,6 +438,7 @@ def of_all_kinds() -> list[Step]:
         user_namespace=11,
         listeners={30: 80},
         hidden=("/c",),
+        writable=("/w",),
         binds=(Bind(source="/a", target="/b"),),
         descriptors=(5,),
         redirected={1: 7},

@@ -1,0 +1,315 @@
+"""The areas of a view over the host: directories of the host, each on one file system, to which its changes go.
+
+An application is one rename a file, in one file system, and needs a directory there for its journal. So the changes of
+a view over the host are applied in parts: those below each directory that was tried, and below each mount in it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Final
+
+from overlaykit import mountinfo, namespace
+from overlaykit.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from overlaykit.changes.applying import Outcome
+    from overlaykit.changes.model import Change
+    from overlaykit.cli.stacks import Stack
+
+TEMPORARY: Final = ("/tmp", "/var/tmp")  # noqa: S108
+"""Directories in which programs always write, and of which nothing is applied unless it was asked for."""
+
+_PATHS: Final = ("path", "old_path")
+
+
+class Area(Record, kw_only=True):
+    """A directory of the host, and the paths in it that belong to other areas."""
+
+    path: str
+    others: tuple[str, ...] = ()
+
+
+def is_of_host(stack: Stack) -> bool:
+    return stack.layers == ("/",) and not stack.assumed
+
+
+def writable_by_default() -> tuple[str, ...]:
+    """The directories of the host in which a view of this user may write as the user may; none: in all.
+
+    An ordinary user's files are in the home directory, and in the topmost directory above the current one that is the
+    user's own.
+    """
+    if namespace.is_privileged() or os.geteuid() == 0:
+        return ()
+    home = os.path.realpath(os.path.expanduser("~"))
+    found = [path for path in (home, own_directory(os.getcwd())) if path is not None]
+    return mountinfo.outermost(path for path in found if _is_own(path) and path != "/")
+
+
+def own_directory(path: str) -> str | None:
+    """The topmost directory of this user at or above a path, without another user's between; None: there is none."""
+    path = os.path.realpath(path)
+    found = None
+    while _is_own(path):
+        found, path = path, os.path.dirname(path)
+        if found == path:
+            break
+    return found
+
+
+def _is_own(path: str) -> bool:
+    try:
+        return os.stat(path).st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def areas(stack: Stack) -> list[Area]:
+    """The areas in which the upper may hold changes, those below others first."""
+    assert stack.upper is not None
+    tops = stack.tried or writable_by_default() or ("/",)
+    mounts = [mount.mountpoint for mount in mountinfo.visible(mountinfo.current())]
+    paths = {*tops}
+    paths.update(path for path in mounts if any(mountinfo.below(path, top) for top in tops))
+    held = [path for path in paths if _is_directory(stack.upper + path) and os.path.isdir(path)]
+    return [
+        Area(path=path, others=tuple(one for one in held if mountinfo.below(one, path)))
+        for path in sorted(held, key=lambda one: one.rstrip("/").count("/"), reverse=True)
+    ]
+
+
+def _is_directory(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
+
+
+def apply(
+    stack: Stack,
+    *,
+    paths: Sequence[str] = (),
+    choice: str = "",
+    consumes: bool = True,
+    dry_run: bool = False,
+) -> tuple[Outcome, tuple[str, ...]]:
+    """Write what a view has changed into the host's directories, in all areas or in none.
+
+    `paths`: from the host's root; empty: all. Returns: what was written, by paths from the host's root, and the
+    directories that `overlaykit apply --undo` takes. Raises: Error, OSError.
+    """
+    from overlaykit.changes import applying
+    from overlaykit.changes.planning import NotAChange
+
+    parts = areas(stack)
+    chosen = {part: _below(part, paths) for part in parts}
+    for path in paths:
+        if not any(path in [_join(part.path, one) for one in of] for part, of in chosen.items()):
+            raise NotAChange(path)
+    if paths:
+        parts = [part for part in parts if chosen[part]]
+    without = {part: _left_out(stack, part) for part in parts}
+
+    def run(part: Area, *, dry: bool) -> Outcome:
+        return _apply(
+            stack,
+            part,
+            paths=chosen[part],
+            without=without[part],
+            choice=choice,
+            consumes=consumes and not paths,
+            dry_run=dry,
+        )
+
+    found = applying.Outcome()
+    if dry_run or len(parts) > 1:
+        for part in parts:
+            found = _joined(found, run(part, dry=True))
+        if dry_run or (found.conflicts and not choice):
+            return (found if dry_run else _only_conflicts(found)), ()
+    done: list[str] = []
+    found = applying.Outcome()
+    try:
+        for part in parts:
+            outcome = run(part, dry=False)
+            if outcome.written:
+                done.append(part.path)
+            found = _joined(found, outcome)
+            if outcome.conflicts:
+                _take_back(done)
+                return _only_conflicts(found), ()
+    except BaseException:
+        _take_back(done)
+        raise
+    return found, tuple(done)
+
+
+def _take_back(done: Iterable[str]) -> None:
+    from overlaykit.changes import applying
+
+    for path in reversed(list(done)):
+        applying.undo(path)
+
+
+def _only_conflicts(outcome: Outcome) -> Outcome:
+    return outcome.replace(written=(), notable=(), skipped=(), overwritten=())
+
+
+def _apply(
+    stack: Stack,
+    part: Area,
+    *,
+    paths: Sequence[str],
+    without: Sequence[str],
+    choice: str,
+    consumes: bool,
+    dry_run: bool,
+) -> Outcome:
+    from overlaykit.changes import applying
+    from overlaykit.changes.opening import open_directory
+    from overlaykit.changes.read import Comparison
+    from overlaykit.changes.run import Request
+
+    assert stack.upper is not None
+    request = Request(
+        upper=os.path.realpath(stack.upper),
+        lowers=stack.layers,
+        within=part.path.strip("/"),
+        paths=tuple(paths),
+        without=tuple(without),
+        choice=choice,
+        consumes=consumes and applying.is_on_one_mount(stack.upper + part.path, part.path),
+    )
+    upper, *lowers = map(open_directory, (request.upper, *request.lowers))
+    with Comparison.of_upper(upper, lowers, os.fsencode(request.within)) as comparison:
+        outcome = applying.apply(comparison, part.path, request, dry_run=dry_run)
+    return _from_root(outcome, part.path)
+
+
+def _below(part: Area, paths: Sequence[str]) -> list[str]:
+    """The paths that belong to an area, from there."""
+    return [
+        os.path.relpath(path, part.path)
+        for path in map(os.path.normpath, paths)
+        if mountinfo.below(path, part.path)
+        and not any(path == other or mountinfo.below(path, other) for other in part.others)
+    ]
+
+
+def _left_out(stack: Stack, part: Area) -> list[str]:
+    """The paths of an area that are not applied with it, from there: other areas, and what is ignored."""
+    ignored: set[str] = set()
+    if stack.ignored:
+        from overlaykit.changes.opening import open_directory
+        from overlaykit.changes.read import Comparison
+
+        assert stack.upper is not None
+        upper, *lowers = map(open_directory, (stack.upper, *stack.layers))
+        pattern = Ignored(stack.ignored)
+        with Comparison.of_upper(upper, lowers, os.fsencode(part.path.strip("/"))) as comparison:
+            for change in comparison.changes(times=True):
+                path = pattern.match(_join(part.path, os.fsdecode(change.path)))
+                if path is not None and mountinfo.below(path, part.path):
+                    ignored.add(path)
+                elif path is not None:  # the area itself
+                    ignored.add(_join(part.path, os.fsdecode(change.path)))
+    return [os.path.relpath(path, part.path) for path in (*part.others, *sorted(ignored))]
+
+
+def _join(directory: str, path: str) -> str:
+    return os.path.normpath(os.path.join(directory, path))
+
+
+def _joined(one: Outcome, other: Outcome) -> Outcome:
+    return one.replace(
+        **{name: (*records, *vars(other)[name]) for name, records in vars(one).items()}
+    )
+
+
+def _from_root(outcome: Outcome, directory: str) -> Outcome:
+    """The same with paths from the host's root, without a leading slash."""
+
+    def rooted(path: str) -> str:
+        return _join(directory, path).lstrip("/") or "."
+
+    return outcome.replace(
+        **{
+            name: tuple(
+                one.replace(
+                    **{
+                        key: rooted(value)
+                        for key, value in vars(one).items()
+                        if key in _PATHS and value is not None
+                    }
+                )
+                for one in records
+            )
+            for name, records in vars(outcome).items()
+        }
+    )
+
+
+class Ignored:
+    """Patterns of paths that are left out.
+
+    One without a slash matches a name anywhere, another one whole paths from the root. `*`, `?` and `[...]` match no
+    slash, `**` any number of names. What matches is left out with all below it.
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._compiled = [re.compile(_expression(pattern)) for pattern in patterns]
+
+    def match(self, path: str) -> str | None:
+        """The path or the topmost directory above it that matches; None: none does."""
+        names = path.strip("/").split("/")
+        for depth in range(1, len(names) + 1):
+            above = "/" + "/".join(names[:depth])
+            if any(one.fullmatch(above) for one in self._compiled):
+                return above
+        return None
+
+
+def absolute(pattern: str) -> str:
+    """A pattern whose meaning does not depend on the current directory."""
+    pattern = pattern.rstrip("/") or "/"
+    return os.path.join(os.getcwd(), pattern) if "/" in pattern else pattern
+
+
+def _expression(pattern: str) -> str:
+    if "/" not in pattern:
+        return f"(?s:(?:/[^/]+)*/{_of_name(pattern)})"
+    parts = [name for name in pattern.split("/") if name]
+    return (
+        "(?s:"
+        + "".join("(?:/[^/]+)*" if one == "**" else "/" + _of_name(one) for one in parts)
+        + ")"
+    )
+
+
+def _of_name(pattern: str) -> str:
+    """A regular expression for one name."""
+    found, rest = "", pattern
+    while rest:
+        sign, rest = rest[0], rest[1:]
+        end = rest.find("]", 2 if rest[:1] in ("!", "^") else 1) if sign == "[" else -1
+        if sign == "*":
+            found += "[^/]*"
+        elif sign == "?":
+            found += "[^/]"
+        elif end >= 0:
+            members, rest = rest[:end], rest[end + 1 :]
+            negated = members[:1] in ("!", "^")
+            members = members.removeprefix(members[0]) if negated else members
+            escaped = members.replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")
+            found += f"(?!/)[{'^' * negated}{escaped}]"
+        else:
+            found += re.escape(sign)
+    return found
+
+
+def is_tried(stack: Stack, change: Change) -> bool:
+    """Whether a change is in a directory that was tried."""
+    tops = stack.tried or writable_by_default() or ("/",)
+    path = "/" + os.fsdecode(change.path)
+    return any(path == top or mountinfo.below(path, top) for top in tops)

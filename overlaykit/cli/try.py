@@ -1,0 +1,495 @@
+"""`overlaykit try`: a command on the host's files as they are; then its user decides what becomes of its changes."""  # noqa: N999
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from overlaykit import mountinfo, signals
+from overlaykit.cli import areas, summary
+from overlaykit.cli.options import REMAINDER, SUPPRESS, Options, Usage
+from overlaykit.cli.output import one_line, print_error
+from overlaykit.cli.question import Kept, Question
+from overlaykit.errors import Error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from overlaykit.changes.model import Change
+    from overlaykit.changes.read import Comparison
+    from overlaykit.cli.arguments import Parser
+    from overlaykit.cli.stacks import Stack
+    from overlaykit.cli.summary import Summary
+    from overlaykit.views.named import NamedView
+
+_EPILOG: Final = """\
+The command finds the host's files, the current directory, the environment, the network and the terminal as they are.
+What it writes goes into a view: nothing is applied before you say so. At the end, what has changed is listed, and you
+are asked: apply all or some, discard, keep for later, show the differences, or go on in a shell or with another
+command. Without a terminal the changes are kept, and the commands to look at and apply them are printed.
+
+An ordinary user's command may write where the user's own files are: in the home directory, and in the topmost directory
+of the user's own above the current one. All other files are read-only. In /tmp and /var/tmp it may always write; what
+is left there is applied only if --on names them, or if root tries the whole host.
+
+The exit status is the command's, 128+N if signal N ended it, 127 if there is no such command, 126 if it cannot be
+executed, 125 if overlaykit itself failed or --yes could not apply the changes."""
+
+_SHELL: Final = "/bin/sh"
+_FAILED: Final = 125
+
+
+class DirectoryMissing(Error):
+    message = "{0} {1}: there is no such directory: create it first"
+
+
+class NotInTried(Error):
+    message = "{0}: the changes of a view of 'try' cannot be applied by you: {1}"
+
+
+def options() -> Options:
+    """The command's options."""
+    command = Options(bare_parser)
+    add = command.add_argument
+    add(
+        "-D",
+        "--directory",
+        metavar="DIR",
+        help="try the command in DIR alone, as the working directory; all other files are read-only",
+    )
+    add(
+        "--on",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="try it on DIR alone, and on others if given again; all other files are read-only",
+    )
+    add(
+        "--ignore",
+        metavar="GLOB",
+        action="append",
+        default=[],
+        help="never list nor apply paths that match: a name anywhere, or with a slash a whole path; ** is any number"
+        " of directories",
+    )
+    add(
+        "--no-network",
+        action="store_true",
+        help="give the command a network of its own, without a way out (default: the host's)",
+    )
+    add(
+        "--hide",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="cover PATH, as ~/.ssh, by an empty read-only place",
+    )
+    add("--watch", action="store_true", help="print each change when it happens")
+    command.add_exclusive(
+        ("--yes", {"action": "store_true", "help": "apply the changes, and do not ask"}),
+        ("--no", {"action": "store_true", "help": "discard the changes, and do not ask"}),
+        (
+            "--keep",
+            {"metavar": "NAME", "help": "keep the changes as the view NAME, and do not ask"},
+        ),
+    )
+    command.add_argument("command", nargs=REMAINDER, metavar="COMMAND", help=SUPPRESS)
+    return command
+
+
+def bare_parser() -> Parser:
+    """The parser without options."""
+    from overlaykit.cli.arguments import Parser
+
+    command = Parser(
+        "try",
+        "Run a command on the host's files, see what it changed, then apply or discard that.",
+        epilog=_EPILOG,
+    )
+    command.usage = "overlaykit try [OPTION]... [--] COMMAND [ARG]..."
+    return command
+
+
+def parser() -> Parser:
+    """The command's parser."""
+    return options().parser()
+
+
+def main(arguments: list[str]) -> int:
+    args = options().parse(arguments)
+    command: list[str] = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        raise Usage("try", "no command given")
+    on = _directories(args)
+    ignored = [areas.absolute(pattern) for pattern in args.ignore]
+    if args.directory is not None:
+        os.chdir(args.directory)
+    with contextlib.ExitStack() as stack:
+        question = None if args.yes or args.no or args.keep else Question.of_terminal(stack)
+        view = _define(args, command, on, ignored)
+        return _Try(args, view, question).run(command)
+
+
+def _directories(args: Any) -> list[str]:
+    """The directories to try, if some are named. Raises: DirectoryMissing."""
+    named = [("--on", path) for path in args.on]
+    if args.directory is not None:
+        named.append(("-D", args.directory))
+    for option, path in named:
+        if not os.path.isdir(path):
+            raise DirectoryMissing(option, path)
+    return list(mountinfo.outermost(os.path.realpath(path) for _, path in named))
+
+
+def _define(
+    args: Any, command: Sequence[str], on: Sequence[str], ignored: Sequence[str]
+) -> NamedView:
+    """A named view, defined as for `overlaykit run`."""
+    from overlaykit.cli import launch_options, run, stacks
+    from overlaykit.views import named
+
+    tried = on or areas.writable_by_default()
+    arguments = ["--userns", "keep", "--share-home"]
+    arguments += ["--network", "none" if args.no_network else "host"]
+    for path in args.hide:
+        arguments += ["--hide", os.path.abspath(path)]
+    temporary = [path for path in areas.TEMPORARY if os.path.isdir(path)]
+    if tried:
+        for path in mountinfo.outermost([*tried, *temporary]):
+            arguments += ["--writable", path]
+    # Where no home may be shown, nothing but these is tried.
+    label = json.dumps({"on": [*(tried or ("/",))], "ignore": [*ignored]})
+    arguments += ["--", *command]
+    values, _ = run.parse(arguments)
+    view = named.create(
+        args.keep or f"try-{os.urandom(3).hex()}",
+        arguments,
+        launch_options.environment("run", values),
+        temporary=False,
+        labels={stacks.TRIED: label},
+    )
+    try:
+        if os.geteuid() != 0:
+            _make_temporary(view.upper, temporary)
+    except BaseException:
+        view.remove()
+        raise
+    return view
+
+
+def _make_temporary(upper: str, directories: Sequence[str]) -> None:
+    """Make directories of the user's own in an upper in place of those that everyone may write to.
+
+    They belong to another user, whose id the view's user namespace does not have, so that the kernel refuses to write.
+    """
+    os.mkdir(upper, 0o700)
+    os.chmod(upper, os.stat("/").st_mode & 0o7777)
+    for directory in directories:
+        path = upper
+        for name in directory.strip("/").split("/"):
+            path = os.path.join(path, name)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path)
+            os.chmod(path, os.stat("/" + os.path.relpath(path, upper)).st_mode & 0o7777)
+
+
+class _Try:
+    """One try: a view, the commands that run in it, and what becomes of it."""
+
+    def __init__(self, args: Any, view: NamedView, question: Question | None) -> None:
+        self._args = args
+        self._view = view
+        self._question = question
+        self._signalled = 0
+
+    def run(self, command: Sequence[str]) -> int:
+        """Run the command, then decide. Returns: the exit status."""
+        status = self._execute(command, new=True)
+        if not self._is_there():  # it could not be started
+            return status
+        if self._args.yes:
+            return status if self._apply_all() else status or _FAILED
+        if self._args.no:
+            found = self._summary()
+            self._show(found)
+            self._view.remove()
+            print_error("discarded")
+        elif self._args.keep is not None or self._question is None or self._signalled:
+            self._show_and_keep()
+        else:
+            try:
+                self._ask(self._question)
+            except Kept:
+                print(file=sys.stderr)
+                self._say_kept()
+        return status
+
+    # Commands
+
+    def _execute(self, command: Sequence[str], *, new: bool = False) -> int:
+        """Run a command in the view, on the terminal. Returns: its exit status."""
+        with signals.held():
+            child = os.fork()
+            if child == 0:
+                status = _FAILED
+                try:
+                    status = _start(self._view, command, new=new)
+                finally:
+                    os._exit(status)
+            ended = os.pidfd_open(child)
+            try:
+                with self._passing_on(child):
+                    signals.let_arrive()
+                    self._wait(ended)
+            finally:
+                os.close(ended)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if self._question is not None:
+            self._question.take_terminal()
+        return 128 - code if code < 0 else code
+
+    @contextlib.contextmanager
+    def _passing_on(self, child: int) -> Iterator[None]:
+        """Leave the terminal's signals to the command, and pass those on that would end this process."""
+
+        def pass_on(number: int, _: object) -> None:
+            if number in (signal.SIGTERM, signal.SIGHUP):
+                self._signalled = number
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, number)
+
+        before = {
+            number: signal.signal(number, pass_on)
+            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) != signal.SIG_IGN
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _wait(self, ended: int) -> None:
+        if self._args.watch:
+            from overlaykit.cli.watching import Watch
+
+            watch = Watch(lambda: self._changes(flush=False))
+            while not signals_allowed_wait(ended, watch.pause):
+                watch.look()
+            watch.look()
+            watch.end()
+            return
+        signals_allowed_wait(ended, None)
+
+    def _is_there(self) -> bool:
+        return self._view.kept.name(self._view.name) is not None
+
+    # What has changed
+
+    def _stack(self) -> Stack:
+        from overlaykit.cli import stacks
+
+        return stacks.find(self._view.name)
+
+    @contextlib.contextmanager
+    def _compared(self) -> Iterator[tuple[Stack, Comparison]]:
+        from overlaykit.changes.opening import open_directory
+        from overlaykit.changes.read import Comparison
+
+        stack = self._stack()
+        assert stack.upper is not None
+        upper, *lowers = map(open_directory, (stack.upper, *stack.layers))
+        with Comparison.of_upper(upper, lowers) as comparison:
+            yield stack, comparison
+
+    def _shown(self, stack: Stack, comparison: Comparison) -> list[Change]:
+        """The changes that may be applied."""
+        ignored = areas.Ignored(stack.ignored)
+        return [
+            change
+            for change in comparison.changes()
+            if areas.is_tried(stack, change)
+            and ignored.match("/" + os.fsdecode(change.path)) is None
+        ]
+
+    def _summary(self) -> Summary:
+        with self._compared() as (stack, comparison):
+            return summary.summary(comparison, self._shown(stack, comparison))
+
+    def _show(self, found: Summary, *, every: bool = False) -> None:
+        summary.show(found, every=every)
+        with self._compared() as (stack, comparison):
+            left = sum(not areas.is_tried(stack, change) for change in comparison.changes())
+        if left:
+            print_error(f"{left} more in {' and '.join(areas.TEMPORARY)}, which are never applied")
+
+    def _changes(self, *, flush: bool) -> dict[str, str]:
+        """The kind of each changed path."""
+        from overlaykit.cli import stacks
+
+        if flush and (running := self._stack().running) is not None:
+            stacks.flush(running)
+        with self._compared() as (stack, comparison):
+            return {
+                "/" + os.fsdecode(change.path): change.kind
+                for change in self._shown(stack, comparison)
+            }
+
+    # What becomes of it
+
+    def _apply_all(self, choice: str = "") -> bool:
+        """Apply all and remove the view, or keep it where that fails. Returns: whether it is applied."""
+        found = self._summary()
+        self._show(found)
+        if self._apply((), choice):
+            self._view.remove()
+            return True
+        self._say_kept()
+        return False
+
+    def _apply(self, paths: Sequence[str], choice: str = "") -> bool:
+        """Apply some paths, or all; say what prevents it. Returns: whether they are applied."""
+        try:
+            with signals.unwound():
+                outcome, directories = areas.apply(self._stack(), paths=paths, choice=choice)
+        except KeyboardInterrupt:
+            print_error("interrupted: nothing is applied")
+            return False
+        except (Error, OSError) as error:
+            print_error(_described(error))
+            return False
+        for conflict in outcome.conflicts:
+            print_error(f"/{conflict.path}: {conflict.reason}")
+        if outcome.conflicts:
+            print_error("nothing is applied: the host has other files there than the command found")
+            return False
+        for one in outcome.notable:
+            print_error(f"{one.what}: /{one.path}")
+        for what, conflicts in (("kept", outcome.skipped), ("overwritten", outcome.overwritten)):
+            for conflict in conflicts:
+                print_error(f"{what}: /{conflict.path}: {conflict.reason}")
+        print_error("applied" if outcome.written else "nothing to apply")
+        for directory in directories:
+            print_error(
+                f"'overlaykit apply --undo {directory}' takes it back, --drop gives that up"
+            )
+        return True
+
+    def _show_and_keep(self) -> None:
+        found = self._summary()
+        if not found.lines and self._args.keep is None:
+            print_error("no changes")
+            self._view.remove()
+            return
+        self._show(found)
+        self._say_kept()
+
+    def _say_kept(self) -> None:
+        name = self._view.name
+        print_error(
+            f"kept as {name}: 'overlaykit diff {name}' shows it, 'overlaykit apply {name}' applies it, "
+            f"'overlaykit start -a {name}' runs it again, 'overlaykit rm {name}' discards it"
+        )
+
+    def _ask(self, question: Question) -> None:
+        """Ask until it is decided. Raises: Kept."""
+        with question.interruptible():
+            found = self._summary()
+            every = False
+            while True:
+                if not found.lines:
+                    print_error("no changes")
+                    self._view.remove()
+                    return
+                self._show(found, every=every)
+                every = False
+                answer, _, rest = question.ask().partition(" ")
+                if answer in ("a", "apply"):
+                    if self._apply(()) or self._resolve(question, ()):
+                        self._view.remove()
+                        return
+                elif answer in ("s", "some"):
+                    paths = question.choose(found)
+                    if paths and not self._apply(paths):
+                        self._resolve(question, paths)
+                elif answer in ("d", "discard"):
+                    self._view.remove()
+                    print_error("discarded")
+                    return
+                elif answer in ("k", "keep"):
+                    if not rest or self._rename(rest.strip()):
+                        self._say_kept()
+                        return
+                elif answer in ("p", "patch", "diff"):
+                    self._show_patch(rest.strip())
+                elif answer in ("l", "list"):
+                    every = True
+                elif answer in ("sh", "shell"):
+                    self._execute([os.environ.get("SHELL") or _SHELL])
+                elif answer in ("r", "run") and rest.strip():
+                    self._execute([_SHELL, "-c", rest.strip()])
+                else:
+                    question.help()
+                    continue
+                found = self._summary()
+
+    def _resolve(self, question: Question, paths: Sequence[str]) -> bool:
+        """Offer the choices after conflicts. Returns: whether the changes are applied."""
+        answer = question.ask_conflicts()
+        choice = {"t": "theirs", "theirs": "theirs", "o": "ours", "ours": "ours"}.get(answer)
+        return choice is not None and self._apply(paths, choice)
+
+    def _rename(self, name: str) -> bool:
+        try:
+            self._view.rename(name)
+        except (Error, OSError) as error:
+            print_error(_described(error))
+            return False
+        return True
+
+    def _show_patch(self, path: str) -> None:
+        from overlaykit.cli import diff, main
+
+        main.status_of(lambda: diff.main(["--patch", self._view.name, *([path] if path else [])]))
+        sys.stdout.flush()
+
+
+def _described(error: Error | OSError) -> str:
+    if isinstance(error, Error) or error.filename is None:
+        return str(error) if isinstance(error, Error) else error.strerror or str(error)
+    return one_line(f"{os.fsdecode(error.filename)}: {error.strerror}")
+
+
+def signals_allowed_wait(ended: int, seconds: float | None) -> bool:
+    """Wait until a process has ended, or for a time, while held signals arrive. Returns: whether it has ended."""
+    from overlaykit.namespace.descriptors import poll_readable
+
+    with signals.pending_readable() as signalled:
+        while True:
+            timeout = {} if seconds is None else {"milliseconds": round(seconds * 1000)}
+            ready = poll_readable([ended, signalled], **timeout)
+            if ended in ready:
+                return True
+            if not ready:
+                return False
+            signals.let_arrive()
+
+
+def _start(view: NamedView, command: Sequence[str], *, new: bool) -> int:
+    """Run a command in the view, in place of this process."""
+    from overlaykit.cli import launch_options, main, run, start
+    from overlaykit.namespace import descriptors
+
+    def begin() -> int:
+        definition = view.definition()
+        values, _ = run.parse(list(definition.arguments))
+        env = tuple(map(os.fsencode, definition.environment))
+        passed = launch_options.descriptors(values, descriptors.inherited())
+        return start.start(view, values, [*command], env, passed, detach=False, new=new)
+
+    signals.let_arrive()
+    return main.status_of(begin)
