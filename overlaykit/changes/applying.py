@@ -30,6 +30,7 @@ from overlaykit.changes.state import CutOff, NothingApplied, State
 from overlaykit.changes.steps import Places
 from overlaykit.overlay.faults import reach
 from overlaykit.record import Record
+from overlaykit.scope import suppress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -81,7 +82,11 @@ def apply(
         root = open_directory(target, stack)
         if dry_run:
             places = Places({"target": root})
-            base = _base(comparison, root, request, None)
+            earlier = None
+            with suppress(NothingApplied):
+                earlier = State(root, target, create=False)
+                stack.callback(earlier.close)
+            base = _base(comparison, root, request, earlier)
             return _outcome(
                 plan(
                     comparison,
@@ -316,6 +321,9 @@ def _base(comparison: Comparison, root: int, request: Request, state: State | No
     written: dict[int, int] = {}
     if state is not None and began.is_steady:
         for one in state.applications():
+            # Of this view alone: what another one wrote has changed since.
+            if one.begun is None or one.begun.upper != request.upper:
+                continue
             end = one.journal.end if one.is_applied else None
             if isinstance(end, Applied) and end.time_ns > began.since_ns:
                 for step in one.journal.steps or ():

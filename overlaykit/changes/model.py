@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from overlaykit.overlay.layer import LayerDir
 
+STATE: Final = b".overlaykit-apply"
+"""The directory in the root of a target of `apply`: journals, and what was displaced. No change of a view is in it."""
+
 Kind = Literal["added", "changed", "deleted", "renamed", "replaced"]
 """`replaced`: by a file of another type. A path may be deleted, and another file renamed to it."""
 

@@ -13,7 +13,7 @@ import functools
 import os
 import stat
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from overlaykit import _native, attributes, handles
 from overlaykit.changes.contents import same_contents
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     from overlaykit.changes.read import Comparison
     from overlaykit.changes.steps import Places
-
-STATE: Final = b".overlaykit-apply"
-"""The directory in the target's root with the journals, and with what was displaced."""
 
 Choice = Literal["", "theirs", "ours"]
 """What to do where the target has changed, too. `theirs`: write what the view has. `ours`: keep what the target has.
@@ -163,7 +160,6 @@ def plan(
 
 
 def _selected(changes: list[Change], paths: Sequence[bytes]) -> list[Change]:
-    changes = [one for one in changes if one.path.split(b"/")[0] != STATE]
     if not paths:
         return changes
     chosen: set[int] = set()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from overlaykit import handles
 from overlaykit.changes.contents import same_contents
-from overlaykit.changes.model import Aspect, Change, Version
+from overlaykit.changes.model import STATE, Aspect, Change, Version
 from overlaykit.changes.sides import Side, layers_of, names_that_differ, shown_xattrs
 from overlaykit.overlay.descriptors import Descriptors, shares
 from overlaykit.overlay.markers import ACLS
@@ -232,7 +232,7 @@ class Comparison:
         self, old: Directory | None, new: Directory | None, old_path: bytes | None, path: bytes
     ) -> _Frame:
         merges = (self.old.merge, self.new.merge)
-        names = sorted(set(names_that_differ(old, new, merges)), reverse=True)
+        names = sorted({*names_that_differ(old, new, merges)} - {STATE}, reverse=True)
         return _Frame(old, new, old_path, path, names)
 
     def _look_at(self, frame: _Frame, name: bytes) -> tuple[list[_Pair], _Frame | None]:

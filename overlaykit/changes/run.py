@@ -12,6 +12,7 @@ from overlaykit import _native, attributes, mountinfo
 from overlaykit.beneath import INODE
 from overlaykit.changes.journal import Applied, Begun, Undoing
 from overlaykit.changes.planning import Conflict
+from overlaykit.changes.sides import prefix_of_new
 from overlaykit.changes.steps import Displaced, Places, Step
 from overlaykit.errors import Error
 from overlaykit.overlay import began
@@ -357,6 +358,11 @@ def _mark(upper: str, record: Callable[[bytes, bytes], None]) -> None:
         with suppress(OSError):
             record(path, one)
             return
+
+
+def mark_beginning(upper: str) -> None:
+    """Note in a new upper, which a view shows later, when its changes began. Raises: OSError."""
+    began.record(os.fsencode(upper), prefix_of_new())
 
 
 def _is_shown(upper: int) -> bool:

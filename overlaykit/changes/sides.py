@@ -179,9 +179,14 @@ def _written_by(upper: bytes) -> tuple[bytes, frozenset[str]]:
     for prefix in (TRUSTED_PREFIX, USER_PREFIX):
         if any(name.startswith(prefix) for name in names):
             return prefix, _recorded(upper, prefix)
-    may_set = privilege.CAP_SYS_ADMIN in privilege.capabilities() and privilege.maps_all_ids()
-    prefix = TRUSTED_PREFIX if may_set else USER_PREFIX
+    prefix = prefix_of_new()
     return prefix, _recorded(upper, prefix)
+
+
+def prefix_of_new() -> bytes:
+    """The prefix of the markers of an upper that this process makes."""
+    may_set = privilege.CAP_SYS_ADMIN in privilege.capabilities() and privilege.maps_all_ids()
+    return TRUSTED_PREFIX if may_set else USER_PREFIX
 
 
 def _recorded(upper: bytes, prefix: bytes) -> frozenset[str]:

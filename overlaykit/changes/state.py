@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import attributes
 from overlaykit.changes.journal import Applied, Begun, Journal, Undone
-from overlaykit.changes.planning import STATE
+from overlaykit.changes.model import STATE
 from overlaykit.errors import Error
 from overlaykit.rmtree import rmtree
 from overlaykit.scope import suppress

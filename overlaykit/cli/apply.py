@@ -177,7 +177,7 @@ def _apply(target: str, request: Request, *, dry_run: bool = False) -> Outcome:
 
 def _later(args: argparse.Namespace) -> int:
     from overlaykit.changes import applying
-    from overlaykit.changes.planning import STATE
+    from overlaykit.changes.model import STATE
 
     if args.paths or args.keep or args.dry_run or args.choice:
         raise Usage("apply", "--resume, --undo and --drop take no other option but --to and --json")

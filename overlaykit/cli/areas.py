@@ -6,6 +6,7 @@ a view over the host are applied in parts: those below each directory that was t
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from typing import TYPE_CHECKING, Final
@@ -133,12 +134,12 @@ def apply(
     try:
         for part in parts:
             outcome = run(part, dry=False)
-            if outcome.written:
-                done.append(part.path)
             found = _joined(found, outcome)
             if outcome.conflicts:
                 _take_back(done)
                 return _only_conflicts(found), ()
+            if outcome.written:
+                done.append(part.path)
     except BaseException:
         _take_back(done)
         raise
@@ -214,7 +215,8 @@ def _left_out(stack: Stack, part: Area) -> list[str]:
                     ignored.add(path)
                 elif path is not None:  # the area itself
                     ignored.add(_join(part.path, os.fsdecode(change.path)))
-    return [os.path.relpath(path, part.path) for path in (*part.others, *sorted(ignored))]
+    own = [path for path in _own() if mountinfo.below(path, part.path)]
+    return [os.path.relpath(path, part.path) for path in (*part.others, *own, *sorted(ignored))]
 
 
 def _join(directory: str, path: str) -> str:
@@ -306,6 +308,23 @@ def _of_name(pattern: str) -> str:
         else:
             found += re.escape(sign)
     return found
+
+
+def is_own(change: Change) -> bool:
+    """Whether a change is in a directory of overlaykit's own, as where named views are: a view of the host hides these.
+
+    So views that are kept in a view end with it.
+    """
+    path = "/" + os.fsdecode(change.path)
+    return any(path == own or mountinfo.below(path, own) for own in _own())
+
+
+@functools.cache
+def _own() -> list[str]:
+    """Those that exist, found once."""
+    from overlaykit.views import places
+
+    return [os.path.realpath(path) for path in places.hidden()]
 
 
 def is_tried(stack: Stack, change: Change) -> bool:

@@ -173,21 +173,23 @@ def _define(
         labels={stacks.TRIED: label},
     )
     try:
-        if os.geteuid() != 0:
-            _make_temporary(view.upper, temporary)
+        _make_upper(view.upper, temporary if os.geteuid() != 0 else ())
     except BaseException:
         view.remove()
         raise
     return view
 
 
-def _make_temporary(upper: str, directories: Sequence[str]) -> None:
-    """Make directories of the user's own in an upper in place of those that everyone may write to.
+def _make_upper(upper: str, directories: Sequence[str]) -> None:
+    """Make an upper, and in it directories of the user's own in place of those that everyone may write to.
 
     They belong to another user, whose id the view's user namespace does not have, so that the kernel refuses to write.
     """
+    from overlaykit.changes.run import mark_beginning
+
     os.mkdir(upper, 0o700)
     os.chmod(upper, os.stat("/").st_mode & 0o7777)
+    mark_beginning(upper)
     for directory in directories:
         path = upper
         for name in directory.strip("/").split("/"):
@@ -231,13 +233,19 @@ class _Try:
     # Commands
 
     def _execute(self, command: Sequence[str], *, new: bool = False) -> int:
-        """Run a command in the view, on the terminal. Returns: its exit status."""
+        """Run a command in the view. Returns: its exit status.
+
+        It gets a terminal of its own in place of the user's, for job control, unless changes are printed meanwhile.
+        """
+        terminal = (
+            self._question is not None and not self._args.watch and all(map(os.isatty, range(3)))
+        )
         with signals.held():
             child = os.fork()
             if child == 0:
                 status = _FAILED
                 try:
-                    status = _start(self._view, command, new=new)
+                    status = _start(self._view, command, terminal=terminal, new=new)
                 finally:
                     os._exit(status)
             ended = os.pidfd_open(child)
@@ -313,6 +321,7 @@ class _Try:
             change
             for change in comparison.changes()
             if areas.is_tried(stack, change)
+            and not areas.is_own(change)
             and ignored.match("/" + os.fsdecode(change.path)) is None
         ]
 
@@ -323,7 +332,10 @@ class _Try:
     def _show(self, found: Summary, *, every: bool = False) -> None:
         summary.show(found, every=every)
         with self._compared() as (stack, comparison):
-            left = sum(not areas.is_tried(stack, change) for change in comparison.changes())
+            left = sum(
+                not (areas.is_tried(stack, change) or areas.is_own(change))
+                for change in comparison.changes()
+            )
         if left:
             print_error(f"{left} more in {' and '.join(areas.TEMPORARY)}, which are never applied")
 
@@ -479,7 +491,7 @@ def signals_allowed_wait(ended: int, seconds: float | None) -> bool:
             signals.let_arrive()
 
 
-def _start(view: NamedView, command: Sequence[str], *, new: bool) -> int:
+def _start(view: NamedView, command: Sequence[str], *, terminal: bool, new: bool) -> int:
     """Run a command in the view, in place of this process."""
     from overlaykit.cli import launch_options, main, run, start
     from overlaykit.namespace import descriptors
@@ -488,6 +500,7 @@ def _start(view: NamedView, command: Sequence[str], *, new: bool) -> int:
         definition = view.definition()
         values, _ = run.parse(list(definition.arguments))
         env = tuple(map(os.fsencode, definition.environment))
+        values.tty = values.interactive = terminal
         passed = launch_options.descriptors(values, descriptors.inherited())
         return start.start(view, values, [*command], env, passed, detach=False, new=new)
 

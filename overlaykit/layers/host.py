@@ -42,11 +42,13 @@ def host(hidden: Iterable[str] = ()) -> Layer:
       OSError: /proc/self/mountinfo cannot be read.
     """
     masks = [path for path in _RUNTIME_DIRECTORIES if os.path.isdir(path)]
+    mounts = list(visible(current()))
+    # The root always belongs: it may be a container's FUSE overlay. Parts of it may be mounted once more.
+    root = {mount.device for mount in mounts if mount.mountpoint == "/"}
     masks += [
         mount.mountpoint
-        for mount in visible(current())
-        # The root always belongs: it may be a container's FUSE overlay.
-        if mount.mountpoint != "/" and mount.fstype not in _HOLD_FILES
+        for mount in mounts
+        if mount.device not in root and mount.fstype not in _HOLD_FILES
     ]
     masks += map(os.path.realpath, hidden)
     return Layer(name=NAME, path="/", recursive=True, masks=outermost(masks))

@@ -88,7 +88,7 @@ class Renaming:
         if target is not None:
             if flags == _native.RENAME_NOREPLACE:
                 fail(errno.EEXIST, new_name)
-            self._require_replaceable(node, target, new_name)
+            self._require_replaceable(node, target, new_directory, new_name)
         self._prepare(node, old_directory, old_name, new_directory)
         self._replace(node, old_directory, old_name, target, new_directory, new_name)
 
@@ -174,17 +174,19 @@ class Renaming:
         finally:
             plane.end_rename()
 
-    def _require_replaceable(self, node: Node, target: Node, name: bytes) -> None:
+    def _require_replaceable(
+        self, node: Node, target: Node, new_directory: Directory, name: bytes
+    ) -> None:
         if isinstance(target, Directory):
             if not isinstance(node, Directory):
                 fail(errno.EISDIR, name)
-            self._require_movable(node, name)
+            self._require_movable(node, name, new_directory)
             self._removal.require_empty(target)
         elif isinstance(node, Directory):
             fail(errno.ENOTDIR, name)
 
-    def _require_movable(self, node: Directory, name: bytes) -> None:
-        if node.lowers and not self._redirects:
+    def _require_movable(self, node: Directory, name: bytes, new_directory: Directory) -> None:
+        if node.lowers and (not self._redirects or _are_apart(node, new_directory)):
             fail(errno.EXDEV, name)
 
     def _prepare(
@@ -198,7 +200,7 @@ class Renaming:
             # The count is stored relative to the upper's: the new name does not lead to the lower's.
             self._links.prepare_move(node, directory, name)
             return
-        self._require_movable(node, name)
+        self._require_movable(node, name, new_directory)
         layer_dir = tree.writable_directory(node)
         if node.lowers:
             target = self._redirect(node, same_directory=directory is new_directory)
@@ -245,3 +247,13 @@ class Renaming:
         finally:
             os.close(source)
             work.remove(fresh)
+
+
+def _are_apart(node: Directory, new_directory: Directory) -> bool:
+    """Whether a layer has the two directories on different file systems: rename(2) fails there, too."""
+    above = new_directory
+    while not above.lowers and above.parent is not None:
+        above = above.parent
+    lower = node.lowers[0]
+    device = lower.stat().st_dev
+    return any(one.layer is lower.layer and one.stat().st_dev != device for one in above.lowers)

@@ -156,10 +156,20 @@ def log() -> str:
 
 
 def views() -> str:
-    """The directory of named views, which the first of them makes. Raises: NoHome."""
-    for directory in _in_home("XDG_DATA_HOME", ".local", "share"):
-        return os.path.join(directory, "views")
-    raise NoHome
+    """The directory of named views, which the first of them makes. Raises: NoHome.
+
+    In a view over the host that of the host is covered, and the home may be read-only: then it is where scratch is.
+    """
+    found = [
+        os.path.join(directory, "views")
+        for directory in _in_home("XDG_DATA_HOME", ".local", "share")
+    ]
+    if not found:
+        raise NoHome
+    for path in (*found, *(os.path.join(directory, "views") for directory in scratch())):
+        if _is_writable(path) if os.path.lexists(path) else _can_be_made(path):
+            return path
+    return found[0]
 
 
 def hidden() -> list[str]:

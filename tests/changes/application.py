@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 from overlaykit.changes import applying
 from overlaykit.changes.applying import Outcome
+from overlaykit.changes.model import STATE
 from overlaykit.changes.opening import open_directory
-from overlaykit.changes.planning import STATE
 from overlaykit.changes.read import Comparison
 from overlaykit.changes.run import Request
 from overlaykit.overlay.faults import STEPS

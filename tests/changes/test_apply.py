@@ -14,7 +14,8 @@ from dataclasses import replace as changed
 import pytest
 
 from overlaykit.changes import applying, run
-from overlaykit.changes.planning import STATE, InDeleted, NotAChange
+from overlaykit.changes.model import STATE
+from overlaykit.changes.planning import InDeleted, NotAChange
 from overlaykit.changes.run import (
     NotApplied,
     NotThere,

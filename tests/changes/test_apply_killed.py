@@ -10,7 +10,7 @@ import time
 import pytest
 
 from overlaykit.changes import applying
-from overlaykit.changes.planning import STATE
+from overlaykit.changes.model import STATE
 from overlaykit.changes.state import NothingApplied
 
 from .application import (
