@@ -1,0 +1,247 @@
+"""`overlaykit try`: what a command changes reaches the host when its user says so, whole, and never else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+
+from ..views.user import TestUser, command
+from .terminals import Terminal
+
+ASKED = "[r]un COMMAND? "
+
+SCRIPT = (
+    "echo two > changed; rm deleted; mkdir new; echo 1 > new/1; chmod 600 same; ln changed link"
+)
+
+
+@contextlib.contextmanager
+def tried(user: TestUser) -> Iterator[str]:
+    """A directory of the host, with files."""
+    path = user.directory("w", changed="one\n", deleted="x\n", same="same\n")
+    yield path
+    if os.path.isdir(os.path.join(path, ".overlaykit-apply")):
+        user.succeeds("apply", "--drop", path)
+
+
+def state(directory: str) -> dict[str, tuple[object, ...]]:
+    """All but access times of all files below a directory, and its own."""
+    found: dict[str, tuple[object, ...]] = {}
+    for above, directories, files in os.walk(directory):
+        for name in (".", *directories, *files):
+            path = os.path.join(above, name)
+            st = os.lstat(path)
+            times = st.st_mtime_ns, st.st_ctime_ns
+            data = content(path) if os.path.isfile(path) else ""
+            found[path] = (st.st_ino, st.st_mode, st.st_uid, st.st_gid, st.st_nlink, times, data)
+    return found
+
+
+def content(*names: str) -> str:
+    with open(os.path.join(*names), encoding="utf-8") as file:
+        return file.read()
+
+
+def asked(user: TestUser, *arguments: str) -> Terminal:
+    return Terminal(command(), "try", *arguments, env={"SHELL": "/bin/sh"})
+
+
+def kept_views(user: TestUser) -> list[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return [name for name in os.listdir(user.named_views) if not name.startswith(".")]
+    return []
+
+
+def test_yes_applies_and_undo_takes_it_back(user: TestUser) -> None:
+    with tried(user) as path:
+        before = state(path)
+        done = user.overlaykit("try", "--yes", "-D", path, "--", "sh", "-c", f"{SCRIPT}; exit 3")
+        assert done.returncode == 3, done
+        assert done.stdout == ""
+        assert "D  deleted" in done.stderr
+        assert "3 added" in done.stderr
+        assert content(path, "changed") == content(path, "link") == "two\n"
+        assert os.path.samefile(os.path.join(path, "changed"), os.path.join(path, "link"))
+        assert sorted(os.listdir(os.path.join(path, "new"))) == ["1"]
+        assert not os.path.exists(os.path.join(path, "deleted"))
+        assert os.stat(os.path.join(path, "same")).st_mode & 0o777 == 0o600
+        assert kept_views(user) == []
+        user.succeeds("apply", "--undo", path)
+        after = state(path)
+        assert {one: found[-1] for one, found in after.items()} == {
+            one: found[-1] for one, found in before.items()
+        }
+
+
+def test_no_leaves_the_host_as_it_was(user: TestUser) -> None:
+    with tried(user) as path:
+        before = state(path)
+        done = user.overlaykit("try", "--no", "-D", path, "--", "sh", "-c", SCRIPT)
+        assert done.returncode == 0, done
+        assert "discarded" in done.stderr
+        assert state(path) == before
+        assert kept_views(user) == []
+
+
+def test_other_files_are_read_only_and_nothing_is_kept_of_no_changes(user: TestUser) -> None:
+    with tried(user) as path:
+        script = "echo x > /etc/made-by-try || echo x > /usr/made-by-try || exit 9"
+        done = user.overlaykit("try", "-D", path, "--", "sh", "-c", script)
+        assert done.returncode == 9, done
+        assert done.stderr.count("Read-only file system") == 2
+        assert "no changes" in done.stderr
+        assert kept_views(user) == []
+
+
+def test_without_a_terminal_changes_are_kept_and_the_second_of_two_tries_conflicts(
+    user: TestUser,
+) -> None:
+    with tried(user) as path:
+        before = state(path)
+        done = user.overlaykit("try", "-D", path, "--", "sh", "-c", "echo first > changed")
+        (first,) = kept_views(user)
+        assert f"'overlaykit apply {first}' applies it" in done.stderr
+        user.overlaykit("try", "--keep", "second", "-D", path, "--", "sh", "-c", SCRIPT)
+        assert state(path) == before
+        user.succeeds("apply", first)
+        refused = user.overlaykit("apply", "second")
+        assert refused.returncode == 1, refused
+        assert f"{path}/changed: the layer's file has changed" in refused.stderr
+        assert content(path, "changed") == "first\n"
+        assert os.path.exists(os.path.join(path, "deleted"))
+        user.succeeds("apply", "--theirs", "second")
+        assert content(path, "changed") == "two\n"
+        assert not os.path.exists(os.path.join(path, "deleted"))
+        user.succeeds("rm", first, "second")
+
+
+def test_ignored_paths_are_neither_listed_nor_applied(user: TestUser) -> None:
+    with tried(user) as path:
+        script = "mkdir -p node_modules/a src/log/deep; touch node_modules/a/b x.log src/log/deep/z src/y"
+        globs = ("--ignore", "node_modules", "--ignore", "*.log", "--ignore", f"{path}/**/log/*")
+        done = user.overlaykit("try", "--yes", *globs, "-D", path, "--", "sh", "-c", script)
+        assert done.returncode == 0, done
+        assert "node_modules" not in done.stderr
+        assert sorted(os.listdir(path)) == [
+            ".overlaykit-apply",
+            "changed",
+            "deleted",
+            "same",
+            "src",
+        ]
+        assert sorted(os.listdir(os.path.join(path, "src"))) == ["log", "y"]
+        assert os.listdir(os.path.join(path, "src", "log")) == []
+
+
+def test_a_question_offers_some_a_shell_and_the_rest(user: TestUser) -> None:
+    with tried(user) as path, asked(user, "-D", path, "--", "sh", "-c", SCRIPT) as terminal:
+        terminal.read_until(ASKED)
+        terminal.type("s\n")
+        shown = terminal.read_until("none)? ")
+        number = next(line for line in shown.splitlines() if "deleted" in line).split()[0]
+        terminal.type(f"{number}\n")
+        terminal.read_until(ASKED)
+        assert not os.path.exists(os.path.join(path, "deleted"))
+        assert content(path, "changed") == "one\n"
+        terminal.type("sh\n")
+        terminal.read_until("$ " if not user.is_root else "# ")
+        terminal.type("echo shell > by-shell; exit\n")
+        terminal.read_until(ASKED)
+        terminal.type("a\n")
+        assert terminal.finish() == 0
+        assert content(path, "changed") == "two\n"
+        assert content(path, "by-shell") == "shell\n"
+        assert kept_views(user) == []
+
+
+def test_an_interrupt_reaches_the_command_and_at_the_question_keeps(user: TestUser) -> None:
+    with tried(user) as path:
+        before = state(path)
+        script = (
+            "trap 'echo caught; exit 7' INT; echo x > y; echo ready; while :; do sleep 0.1; done"
+        )
+        with asked(user, "-D", path, "--", "sh", "-c", script) as terminal:
+            terminal.read_until("ready")
+            terminal.type("\x03")
+            terminal.read_until("caught")
+            terminal.read_until(ASKED)
+            terminal.type("\x03")
+            assert terminal.finish() == 7
+        (name,) = kept_views(user)
+        assert state(path) == before
+        assert user.succeeds("diff", name) == f"A  {path}/y\n1 added\n"
+        user.succeeds("rm", name)
+
+
+def test_a_try_that_is_killed_at_the_question_applies_and_drops_nothing(user: TestUser) -> None:
+    with tried(user) as path:
+        before = state(path)
+        with asked(user, "-D", path, "--", "sh", "-c", "echo x > y") as terminal:
+            terminal.read_until(ASKED)
+            terminal.process.send_signal(signal.SIGKILL)
+            terminal.finish()
+        assert state(path) == before
+        (name,) = kept_views(user)
+        assert name in user.succeeds("ps", "-a")
+        assert user.succeeds("diff", name) == f"A  {path}/y\n1 added\n"
+        user.succeeds("rm", name)
+
+
+def test_a_try_in_a_try_changes_the_host_when_both_are_applied(user: TestUser) -> None:
+    with tried(user) as path:
+        inner = (command(), "try", "--yes", "-D", path, "--", "sh", "-c", SCRIPT)
+        before = state(path)
+        done = user.overlaykit("try", "--keep", "outer", "-D", path, "--", *inner)
+        assert done.returncode == 0, done
+        assert state(path) == before
+        user.succeeds("apply", "outer")
+        assert content(path, "changed") == "two\n"
+        assert not os.path.exists(os.path.join(path, "deleted"))
+        user.succeeds("rm", "outer")
+
+
+def test_exit_statuses_are_those_of_run(user: TestUser) -> None:
+    with tried(user) as path:
+        missing = user.overlaykit("try", "-D", path, "--", "/nowhere/nothing")
+        not_executable = user.overlaykit("try", "-D", path, "--", os.path.join(path, "same"))
+        killed = user.overlaykit("try", "-D", path, "--", "sh", "-c", "kill -9 $$")
+        statuses = [one.returncode for one in (missing, not_executable, killed)]
+        assert statuses == [127, 126, 137]
+        assert "--on" in user.refused("try", "--on", "/nowhere", "--", "true")
+        assert kept_views(user) == []
+
+
+def test_watched_changes_are_printed_while_the_command_runs(user: TestUser) -> None:
+    with tried(user) as path:
+        script = "echo x > y; read line"
+        arguments = ("try", "--no", "--watch", "-D", path, "--", "sh", "-c", script)
+        running = user.start(*arguments, stderr=subprocess.PIPE)
+        with running:
+            assert running.stderr is not None
+            assert running.stderr.readline() == f"A  {path}/y\n"
+            assert running.stdin is not None
+            running.stdin.write("\n")
+            running.stdin.flush()
+        assert running.returncode == 0
+
+
+def test_an_ordinary_users_command_stays_that_user_and_writes_where_the_user_may(
+    user: TestUser,
+) -> None:
+    if user.is_root:
+        return
+    script = f"id -u > {user.home}/id; touch /etc/x || touch /tmp/left; mktemp -u >/dev/null"
+    done = user.overlaykit("try", "--yes", "--", "sh", "-c", script, cwd=user.home)
+    assert done.returncode == 0, done
+    assert "Read-only file system" in done.stderr
+    assert "1 more in /tmp and /var/tmp, which are never applied" in done.stderr
+    assert content(user.home, "id") == f"{os.getuid()}\n"
+    assert not os.path.lexists("/tmp/left")
+    (area,) = [
+        line.split()[3] for line in done.stderr.splitlines() if "'overlaykit apply --undo" in line
+    ]
+    user.succeeds("apply", "--undo", area.rstrip("'"))
+    assert not os.path.lexists(os.path.join(user.home, "id"))
