@@ -241,7 +241,7 @@ def test_an_ordinary_users_command_stays_that_user_and_writes_where_the_user_may
     assert content(user.home, "id") == f"{os.getuid()}\n"
     assert not os.path.lexists("/tmp/left")
     (area,) = [
-        line.split()[3] for line in done.stderr.splitlines() if "'overlaykit apply --undo" in line
+        line.split()[4] for line in done.stderr.splitlines() if "'overlaykit apply --undo" in line
     ]
     user.succeeds("apply", "--undo", area.rstrip("'"))
     assert not os.path.lexists(os.path.join(user.home, "id"))
