@@ -187,6 +187,7 @@ def resume(target: str, begin: Callable[[Request], Outcome]) -> Outcome:
                 paths=begun.paths,
                 choice=begun.choice,
                 consumes=begun.consumes,
+                is_last=begun.is_last,
             )
         else:
             run = Run(application, root, state)
@@ -220,7 +221,7 @@ def undo(target: str, *, force: bool = False) -> None:
         if application.is_unplanned:
             run.forget()
             return
-        run.open_upper(or_none=True)
+        run.open_upper(undoes=True)
         if application.is_applied:
             run.check_unchanged(force=force)
             application.journal.finish(Undoing())

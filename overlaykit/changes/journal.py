@@ -49,6 +49,8 @@ class Begun(Record, kw_only=True):
     without: tuple[str, ...] = ()
     choice: str
     consumes: bool
+    is_last: bool = False
+    """Whether the upper is removed once it is applied: what it held is dropped when that is taken back."""
     store: str
     """The directory to which what the upper holds goes, or empty."""
 

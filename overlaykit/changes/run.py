@@ -71,6 +71,7 @@ class NoRoomBeside(Error):
 
 class Request(Record, kw_only=True):
     """What to apply. `upper`, `lowers`: paths of what is compared. `consumes`: the upper is empty afterwards.
+    `is_last`: and then it is removed.
 
     `within`: a directory of both that is applied, the root of all paths. `without`: paths that are left out.
     """
@@ -82,6 +83,7 @@ class Request(Record, kw_only=True):
     without: tuple[str, ...] = ()
     choice: str = ""
     consumes: bool = True
+    is_last: bool = False
 
     @property
     def applied(self) -> str:
@@ -120,6 +122,7 @@ class Run:
                 without=request.without,
                 choice=request.choice,
                 consumes=request.consumes,
+                is_last=request.is_last,
                 store=store,
             )
         )
@@ -131,10 +134,10 @@ class Run:
                 raise NoRoomBeside(request.upper, error.strerror) from None
         self.open_upper()
 
-    def open_upper(self, *, or_none: bool = False) -> None:
+    def open_upper(self, *, undoes: bool = False) -> None:
         """Open the upper, locked, and the directory for what it holds. Raises: UpperGone, UpperMounted, OSError.
 
-        `or_none`: what it held gets back to it, or is dropped if it is gone.
+        `undoes`: what it held gets back to it, or is dropped if it was to be removed and is gone.
         """
         begun = self._begun
         if not begun.consumes:
@@ -145,7 +148,7 @@ class Run:
             upper = open_directory(begun.upper, self._stack)
             applied = open_directory(os.path.join(begun.upper, begun.within), self._stack)
         except FileNotFoundError:
-            if not or_none or begun.store:
+            if not (undoes and begun.is_last) or begun.store:
                 raise UpperGone(begun.upper) from None
             with suppress(FileExistsError):
                 os.mkdir(_GONE, 0o700, dir_fd=self._application.fd)

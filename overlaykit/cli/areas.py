@@ -93,12 +93,13 @@ def apply(
     paths: Sequence[str] = (),
     choice: str = "",
     consumes: bool = True,
+    is_last: bool = False,
     dry_run: bool = False,
 ) -> tuple[Outcome, tuple[str, ...]]:
     """Write what a view has changed into the host's directories, in all areas or in none.
 
-    `paths`: from the host's root; empty: all. Returns: what was written, by paths from the host's root, and the
-    directories that `overlaykit apply --undo` takes. Raises: Error, OSError.
+    `paths`: from the host's root; empty: all. `is_last`: the view is removed then. Returns: what was written, by paths
+    from the host's root, and the directories that `overlaykit apply --undo` takes. Raises: Error, OSError.
     """
     from overlaykit.changes import applying
     from overlaykit.changes.planning import NotAChange
@@ -120,6 +121,7 @@ def apply(
             without=without[part],
             choice=choice,
             consumes=consumes and not paths,
+            is_last=is_last and not paths,
             dry_run=dry,
         )
 
@@ -165,6 +167,7 @@ def _apply(
     without: Sequence[str],
     choice: str,
     consumes: bool,
+    is_last: bool,
     dry_run: bool,
 ) -> Outcome:
     from overlaykit.changes import applying
@@ -181,6 +184,7 @@ def _apply(
         without=tuple(without),
         choice=choice,
         consumes=consumes and applying.is_on_one_mount(stack.upper + part.path, part.path),
+        is_last=is_last,
     )
     upper, *lowers = map(open_directory, (request.upper, *request.lowers))
     with Comparison.of_upper(upper, lowers, os.fsencode(request.within)) as comparison:
