@@ -114,7 +114,7 @@ class Question:
                 if not more:
                     raise Kept
                 read += more
-        except (OSError, KeyboardInterrupt):
+        except OSError:
             raise Kept from None
         return os.fsdecode(read).strip()
 

@@ -225,9 +225,10 @@ class _Try:
         else:
             try:
                 self._ask(self._question)
-            except Kept:
+            except (Kept, KeyboardInterrupt):
                 print(file=sys.stderr)
-                self._say_kept()
+                if self._is_there():
+                    self._say_kept()
         return status
 
     # Commands
@@ -367,7 +368,9 @@ class _Try:
         """Apply some paths, or all; say what prevents it. Returns: whether they are applied."""
         try:
             with signals.unwound():
-                outcome, directories = areas.apply(self._stack(), paths=paths, choice=choice)
+                outcome, directories = areas.apply(
+                    self._stack(), paths=paths, choice=choice, is_last=True
+                )
         except KeyboardInterrupt:
             print_error("interrupted: nothing is applied")
             return False
