@@ -157,6 +157,55 @@ def test_a_question_offers_some_a_shell_and_the_rest(user: TestUser) -> None:
         assert kept_views(user) == []
 
 
+def test_each_answer_does_what_it_says(user: TestUser) -> None:
+    with tried(user) as path:
+        with asked(user, "-D", path, "--", "sh", "-c", SCRIPT) as terminal:
+            for answer, shown in {
+                "what": "discard the changes",
+                "l": "deleted",
+                "p": "+two",
+                f"p {path}/changed": "-one",
+                "r echo run > by-run; exit 5": "by-run",
+                "s\n99\n1-0\n": "1-0: not in the list",
+                f"s\n{path}/by-run": "applied",
+            }.items():
+                terminal.read_until(ASKED)
+                terminal.type(f"{answer}\n")
+                terminal.read_until(shown)
+            terminal.read_until(ASKED)
+            assert content(path, "by-run") == "run\n"
+            with open(os.path.join(path, "changed"), "a", encoding="utf-8") as file:
+                file.write("of the host\n")
+            terminal.type("a\n")
+            terminal.read_until(f"{path}/changed: the layer's file has changed")
+            terminal.read_until("[c]ancel? ")
+            terminal.type("c\n")
+            terminal.read_until(ASKED)
+            assert os.path.exists(os.path.join(path, "deleted"))
+            terminal.type("a\no\n")
+            assert terminal.finish() == 0
+        assert content(path, "changed") == "one\nof the host\n"
+        assert not os.path.exists(os.path.join(path, "deleted"))
+        assert kept_views(user) == []
+
+
+def test_changes_are_kept_by_a_name_or_discarded(user: TestUser) -> None:
+    with tried(user) as path:
+        before = state(path)
+        for answer in ("k", "k mine", "d"):
+            with asked(user, "-D", path, "--", "sh", "-c", SCRIPT) as terminal:
+                terminal.read_until(ASKED)
+                terminal.type(f"{answer}\n")
+                assert terminal.finish() == 0
+            assert state(path) == before
+        first, second = sorted(kept_views(user))
+        assert first == "mine"
+        assert second.startswith("try-")
+        done = user.overlaykit("try", "--keep", "mine", "-D", path, "true")
+        assert done.returncode == 125, done
+        user.succeeds("rm", first, second)
+
+
 def test_an_interrupt_reaches_the_command_and_at_the_question_keeps(user: TestUser) -> None:
     with tried(user) as path:
         before = state(path)
