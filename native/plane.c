@@ -6,7 +6,7 @@
  *
  * It resolves a merged directory: it hands over its names, each with the one lower that shows
  * there (a file, or a directory that inherits the grant), or as one of its own. Other names are
- * missing. Before Python changes such a directory, it takes the names back.
+ * missing. Before Python changes a name in such a directory, it takes that name back.
  *
  * It grants a directory of the upper for changes, with the directories of lowers that show in it.
  * Names that one of those has are Python's, and so is what is in the upper without having been made
@@ -1792,7 +1792,6 @@ py_plane_grant_changes(PyObject *Py_UNUSED(module), PyObject *args)
     node->kind = S_IFDIR;
     if (!keep_lowers(node, lowers))
         return NULL;
-    drop_names(node);
     node->granted = false;
     node->changes = node->used = true;
     Py_RETURN_TRUE;
@@ -1911,14 +1910,19 @@ py_plane_revoke(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long id;
     int only_names;
-    if (!PyArg_ParseTuple(args, "Kp", &id, &only_names))
+    const char *name;
+    if (!PyArg_ParseTuple(args, "Kpy", &id, &only_names, &name))
         return NULL;
     struct node *node = find(id);
     if (!node || (only_names && !node->names))
         Py_RETURN_FALSE;
     bool reading = node->reading;
-    drop_names(node);
-    node->granted = node->reading = false;
+    if (*name)
+        keep_name(node, name, (struct name){.place = PLACE_OF_PYTHON});
+    else
+        drop_names(node);
+    node->granted = node->granted && node->names;
+    node->lists = node->reading = false;
     node->changes = node->changes && only_names;
     return PyBool_FromLong(reading);
 }

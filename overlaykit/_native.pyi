@@ -343,8 +343,8 @@ def plane_descriptor(handle: int, /) -> int:
 def plane_is_granted(nodeid: int, /) -> int:
     """Whether the directory is granted: 1 for reading, 2 for changes; else 0."""
 
-def plane_revoke(nodeid: int, only_names: bool, /) -> bool:
-    """End a grant; or, with `only_names`, what `plane_resolve` began, before a name changes.
+def plane_revoke(nodeid: int, only_names: bool, name: bytes, /) -> bool:
+    """End a grant; or, with `only_names`, what `plane_resolve` began: of a name, which is Python's then, or of all.
 
     Returns: whether a reader of the directory may continue.
     """

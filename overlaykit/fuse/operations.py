@@ -261,7 +261,7 @@ class Operations(pyfuse3.Operations):
             return self._entry(node)
         await self._copying.copy_up(node, metadata_only=True)
         self.filesystem.creation.link(node, directory, new_name)
-        self._sync_names(directory)
+        self._changed(directory)
         return self._entry(node)
 
     @_request
@@ -273,7 +273,7 @@ class Operations(pyfuse3.Operations):
             self.filesystem.removal.copied_to_unlink(directory, name), metadata_only=True
         )
         self.filesystem.removal.unlink(directory, name)
-        self._sync_names(directory)
+        self._changed(directory)
 
     @_request
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
@@ -281,7 +281,7 @@ class Operations(pyfuse3.Operations):
         if self._removed_before(directory, name):
             return
         self.filesystem.removal.rmdir(directory, name)
-        self._sync_names(directory)
+        self._changed(directory)
 
     @_request
     async def rename(
@@ -310,7 +310,7 @@ class Operations(pyfuse3.Operations):
         )
         await self._copying.copy_up(replaced, metadata_only=True)
         filesystem.renaming.rename(old, name_old, new, name_new, flags)
-        self._sync_names(old, new)
+        self._changed(old, new)
 
     # A daemon that was killed may have carried out the request, and not answered it
 
@@ -617,11 +617,12 @@ class Operations(pyfuse3.Operations):
     async def releasedir(self, fh: FileHandleT) -> None:
         pass
 
-    def _changed(self, directory: Directory) -> None:
-        """After a new name: most programs that make one make more, so the plane may. Syncs as `_sync_names`."""
-        self._sync_names(directory)
+    def _changed(self, *directories: Directory) -> None:
+        """After a change of names: most programs that make one make more, so the plane may. Syncs as `_sync_names`."""
+        self._sync_names(*directories)
         if self.plane is not None:
-            self.plane.offer_changes(directory)
+            for directory in directories:
+                self.plane.offer_changes(directory)
 
     def _sync_names(self, *directories: Directory) -> None:
         """With `dirsync`, sync a change of names before the reply to it. All other requests wait."""

@@ -2,10 +2,10 @@
 
 A directory is granted for reading if one plain directory of a lower is all that shows in it, once a request about it
 has reached Python. The grant ends before the directory is copied up or removed. A merged directory is resolved: the
-plane gets its names, and for each the lower that it is found in, or that only Python finds it. Each change that Python
-makes there takes the names back; they are handed over again once enough requests have come (`_NAMES_FOR_A_REQUEST`). A
-directory of the upper is granted for changes of names that no lower has in it. Nodes that the plane has given out cross
-to Python when a request that names them does, or when Python looks their names up.
+plane gets its names, once enough requests have come (`_NAMES_FOR_A_REQUEST`), and for each the lower that it is found
+in, or that only Python finds it. A name that Python changes there is Python's from then on. A directory of the upper is
+granted for changes of names that no lower has in it. Nodes that the plane has given out cross to Python when a request
+that names them does, or when Python looks their names up.
 """
 
 from __future__ import annotations
@@ -142,12 +142,12 @@ class Plane:
         _native.plane_end_rename()
 
     def revoke(self, directory: Directory) -> None:
-        if _native.plane_revoke(directory.nodeid, False):
+        if _native.plane_revoke(directory.nodeid, False, b""):
             # A reader continues in the listing as it is now.
             self._filesystem.listings.get(directory, restart=True)
 
-    def unresolve(self, directory: Directory) -> None:
-        if _native.plane_revoke(directory.nodeid, True):
+    def unresolve(self, directory: Directory, name: bytes) -> None:
+        if _native.plane_revoke(directory.nodeid, True, name):
             self._filesystem.listings.get(directory, restart=True)
 
     # For the session

@@ -115,15 +115,16 @@ class CopyUp:
         self.quota = quota
         self.link_counts = LinkCounts(work, markers)
 
-    def directory(self, node: Directory) -> LayerDir:
+    def directory(self, node: Directory, name: bytes = b"") -> LayerDir:
         """The directory's `LayerDir` in the upper, after a copy-up of it and its parents if it had none.
 
-        Requires: called right before each change in the directory.
+        `name`: which is all that changes in it, unless it is empty. Requires: called right before each change in the
+        directory.
         """
         node.mark_upper_written()
         if node.upper is not None:
             if self.table.plane is not None:
-                self.table.plane.unresolve(node)
+                self.table.plane.unresolve(node, name)
             return node.upper
         missing: list[Directory] = []
         current: Directory | None = node
@@ -167,7 +168,7 @@ class CopyUp:
 
     def _begin(self, node: File, *, keep_data: bool, metacopy: bool) -> FileCopy:
         if node.links:
-            self.directory(node.links[0][0])
+            self.directory(*node.links[0])
         return FileCopy(self, node, keep_data=keep_data, metacopy=metacopy)
 
     def rehearse(self, node: File) -> None:
@@ -190,7 +191,7 @@ class CopyUp:
         known.
         """
         assert node.index_name is not None
-        parent = self.directory(directory)
+        parent = self.directory(directory, name)
         index = self.work.index.fd()
         reach("linkup.prepared")
         self.mark_impure(parent)
@@ -231,7 +232,7 @@ class CopyUp:
         assert parent is not None
         assert parent.upper is not None
         if self.table.plane is not None:
-            self.table.plane.unresolve(parent)
+            self.table.plane.unresolve(parent, node.name)
             self.table.plane.revoke(node)
         lower = node.lowers[0]
         name = self.work.new_name()
@@ -424,7 +425,7 @@ class FileCopy:
                 copyup.modes.past(functools.partial(copyup.link_up, node, directory, name))
         elif node.links:
             directory, name = node.links[0]
-            parent = copyup.directory(directory)
+            parent = copyup.directory(directory, name)
             copyup.mark_impure(parent)
             times = Times(parent)
             copyup.work.publish(self._name, parent, name)
@@ -506,7 +507,7 @@ class FileCopy:
 
     def _link(self, parent: LayerDir, name: bytes, directory: Directory, other: bytes) -> None:
         """Give the copy, `name` in `parent`, another name."""
-        layer_dir = self._copyup.directory(directory)
+        layer_dir = self._copyup.directory(directory, other)
         self._copyup.mark_impure(layer_dir)
         times = Times(layer_dir)
         os.link(

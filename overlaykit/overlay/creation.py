@@ -106,7 +106,7 @@ class Creation:
         """One more name for a file. Raises OSError: EMLINK, EEXIST, ENOENT (its last name is gone)."""
         tree = self._tree
         check_name(name)
-        layer_dir = tree.writable_directory(directory)
+        layer_dir = tree.writable_directory(directory, name)
         if tree.quota is not None:
             self._require_room(layer_dir.stat())
         tree.copy_up(node)
@@ -153,7 +153,7 @@ class Creation:
         """Run `make` in place or in the work directory, give the result its owner, and publish it as `name`."""
         check_name(name)
         tree = self._tree
-        layer_dir = tree.writable_directory(directory)
+        layer_dir = tree.writable_directory(directory, name)
         parent = os.fstat(layer_dir.fd())
         self._require_room(parent)
         owners = tree.owners

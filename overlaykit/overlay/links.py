@@ -156,7 +156,7 @@ class Links:
         """
         copyup = self._tree.copyup
         if node.index_name is not None:
-            layer_dir = copyup.directory(directory)
+            layer_dir = copyup.directory(directory, name)
             if attributes.stat_or_none(layer_dir.fd(), name) is None:
                 links = self._links_of_origin(directory, name, node.index_name)
                 if links is not None:

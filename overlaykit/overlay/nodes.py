@@ -385,8 +385,8 @@ class Plane(Protocol):
     def revoke(self, directory: Directory) -> None:
         """End answering for a directory. Requires: called before it changes."""
 
-    def unresolve(self, directory: Directory) -> None:
-        """End answering by the names of a directory. Requires: called before its upper gets or loses one."""
+    def unresolve(self, directory: Directory, name: bytes) -> None:
+        """End answering by a name of a directory; by all, if it is empty. Requires: called before it changes."""
 
     @property
     def is_kept(self) -> bool:

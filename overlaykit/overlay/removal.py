@@ -48,7 +48,7 @@ class Removal:
         node = self._lookup.require(directory, name)
         if isinstance(node, Directory):
             fail(errno.EISDIR, name)
-        layer_dir = tree.writable_directory(directory)
+        layer_dir = tree.writable_directory(directory, name)
         count = self._links.prepare_unlink(node, directory, name)
         self.keep_content(node, count)
         reach("unlink.counted")
@@ -68,7 +68,7 @@ class Removal:
         if not isinstance(node, Directory):
             fail(errno.ENOTDIR, name)
         self.require_empty(node)
-        layer_dir = tree.writable_directory(directory)
+        layer_dir = tree.writable_directory(directory, name)
         whiteouts = tree.whiteouts
         with kept_directory(node, tree) as kept:
             if not tree.needs_whiteout(directory, name):

@@ -65,8 +65,8 @@ class Renaming:
         node = self._lookup.require(old_directory, old_name)
         found = self._lookup.find(new_directory, new_name)
         target = None if found is None else found.node
-        old_dir = tree.writable_directory(old_directory)
-        new_dir = tree.writable_directory(new_directory)
+        old_dir = tree.writable_directory(old_directory, old_name)
+        new_dir = tree.writable_directory(new_directory, new_name)
         if flags == _native.RENAME_EXCHANGE:
             if target is None:
                 fail(errno.ENOENT, new_name)
@@ -102,8 +102,8 @@ class Renaming:
         new_name: bytes,
     ) -> None:
         tree = self._tree
-        old_dir = tree.writable_directory(old_directory)
-        new_dir = tree.writable_directory(new_directory)
+        old_dir = tree.writable_directory(old_directory, old_name)
+        new_dir = tree.writable_directory(new_directory, new_name)
         with (
             kept_directory(target, tree) as kept,
             self._noted(old_directory, old_name, new_directory, new_name),

@@ -233,15 +233,15 @@ class Tree:
     def has_index(self) -> bool:
         return self._copyup is not None and self._copyup.index
 
-    def writable_directory(self, directory: Directory) -> LayerDir:
-        """The directory's `LayerDir` in the upper, after a copy-up if it had none.
+    def writable_directory(self, directory: Directory, name: bytes = b"") -> LayerDir:
+        """The directory's `LayerDir` in the upper, after a copy-up if it had none. `name`: as in `CopyUp.directory`.
 
         Raises OSError: EROFS, ENOENT if it was removed. Requires: called before each change in the directory.
         """
         if directory.orphaned:
             fail(errno.ENOENT)
         directory.mark_changed()
-        return self.copyup.directory(directory)
+        return self.copyup.directory(directory, name)
 
     def copy_up(self, node: Node) -> None:
         """Copy the node's metadata up, and its data unless metacopies are made, or it has no name."""

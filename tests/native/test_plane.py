@@ -453,10 +453,10 @@ def test_a_revoked_directory_is_pythons_and_its_reader_is_told() -> None:
     write("f")
     wire = Wire()
     grant()
-    assert not _native.plane_revoke(ROOT, False)
+    assert not _native.plane_revoke(ROOT, False, b"")
     grant()
     wire.list(ROOT, 0, 400)
-    assert _native.plane_revoke(ROOT, False)
+    assert _native.plane_revoke(ROOT, False, b"")
     assert not _native.plane_is_granted(ROOT)
     assert wire.look_up(ROOT, b"f") is None
 
@@ -850,7 +850,7 @@ def test_names_of_a_resolved_directory_are_found_where_python_says() -> None:
     assert _ATTR.unpack_from(reply_of[1], 16)[10] == 1  # as every merged directory
     # Nodes stay in reach after a grant, and a name that has gone from the lower is Python's.
     os.unlink("lower/new")
-    assert not _native.plane_revoke(ROOT, True)
+    assert not _native.plane_revoke(ROOT, True, b"")
     assert wire.look_up(ROOT, b"below") is None
     assert read(wire, below, handle) == (0, b"bottom")
     assert wire.ask(GETATTR, below, bytes(16)) is not None
@@ -879,7 +879,7 @@ def test_a_resolved_directory_is_listed_in_the_order_of_its_names() -> None:
             assert nodeid in (0, inode)
         assert seen[b"d"][0] != 0
     wire.list(ROOT, 0, 4096)
-    assert _native.plane_revoke(ROOT, True)
+    assert _native.plane_revoke(ROOT, True, b"")
     body = struct.pack("=QQIIQII", 0, 20, 4096, 0, 0, 0, 0)
     assert wire.ask(READDIRPLUS, ROOT, body) is None
     assert resolve(names, lists=False)
@@ -916,7 +916,7 @@ def test_names_made_in_a_resolved_directory_are_found_and_missed() -> None:
     assert wire.look_up(ROOT, b"other") == 0
     assert wire.look_up(ROOT, b"pythons") is None
     assert _native.plane_is_granted(ROOT) == 2
-    assert not _native.plane_revoke(ROOT, True)
+    assert not _native.plane_revoke(ROOT, True, b"")
     assert _native.plane_is_granted(ROOT) == 2
     assert wire.look_up(ROOT, b"other") == 0
 
@@ -927,7 +927,7 @@ def test_a_revoked_directory_forgets_its_names() -> None:
     wire = Wire()
     assert resolve({"f": 0})
     assert wire.look_up(ROOT, b"missing") == 0
-    assert not _native.plane_revoke(ROOT, False)
+    assert not _native.plane_revoke(ROOT, False, b"")
     assert wire.look_up(ROOT, b"missing") is None
     grant_changes()
     write("missing")
@@ -964,7 +964,7 @@ def test_a_request_is_answered_after_the_grant_that_it_asks_for() -> None:
         assert _native.plane_retry()
         assert _OUT.unpack_from(wire.ours.recv(1 << 16))[1:] == (0, 2)
         assert not _native.plane_retry()
-        _native.plane_revoke(ROOT, True)
+        _native.plane_revoke(ROOT, True, b"")
     for opcode, body in (
         (READDIRPLUS, struct.pack("=QQIIQII", 0, 3, 4096, 0, 0, 0, 0)),  # Python has begun it
         (UNLINK, b"f\0"),
@@ -1004,7 +1004,7 @@ def test_a_directory_whose_names_one_lower_has_is_read_by_the_plane() -> None:
     assert directory
     assert wire.look_up(directory, b"f") == os.stat("layer/d/f").st_ino
     for special in (lambda: write(".wh.f1"), lambda: os.mkfifo("layer/fifo")):
-        _native.plane_revoke(ROOT, True)
+        _native.plane_revoke(ROOT, True, b"")
         special()
         assert not resolve_alone()
         assert wire.look_up(ROOT, b"f2") is None
