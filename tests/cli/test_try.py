@@ -8,6 +8,8 @@ import signal
 import subprocess
 from collections.abc import Iterator
 
+from overlaykit.cli import areas
+
 from ..views.user import TestUser, command
 from .terminals import Terminal
 
@@ -134,6 +136,38 @@ def test_ignored_paths_are_neither_listed_nor_applied(user: TestUser) -> None:
         ]
         assert sorted(os.listdir(os.path.join(path, "src"))) == ["log", "y"]
         assert os.listdir(os.path.join(path, "src", "log")) == []
+
+
+def test_globs_match_names_or_whole_paths() -> None:
+    ignored = areas.Ignored(["*.o", "a[0-9]", "b[!x]?", "/home/*/c", "/x/**/d[", "/x[^]]y"])
+    matched = {
+        "/p/q.o/r": "/p/q.o",
+        "/p/a7": "/p/a7",
+        "/bay": "/bay",
+        "/home/u/c/e": "/home/u/c",
+        "/x/d[": "/x/d[",
+        "/x/y/z/d[": "/x/y/z/d[",
+        "/x[y": "/x[y",
+    }
+    assert {path: ignored.match(path) for path in matched} == matched
+    for path in ("/p/q.oo", "/ax", "/bxy", "/b/yz", "/home/u/v/c", "/x/d", "/x]y"):
+        assert ignored.match(path) is None, path
+
+
+def test_a_long_summary_is_cut_but_for_what_is_deleted(user: TestUser) -> None:
+    with tried(user) as path:
+        script = (
+            "for i in $(seq 10 60); do echo $i > added$i; rm held/$i; done;"
+            "mv changed renamed; mkdir new; head -c 2000 /dev/zero > new/zeros; chmod u+s new/zeros"
+        )
+        user.directory("w/held", **{str(number): "" for number in range(10, 61)})
+        done = user.overlaykit("try", "--no", "-D", path, "--", "sh", "-c", script)
+        assert done.returncode == 0, done
+        assert done.stderr.count("A  added") < 51
+        assert done.stderr.count("D  ") >= 51
+        assert "'l' lists all" in done.stderr
+        assert "53 added (2.2 kB), 51 deleted, 1 renamed" in done.stderr
+        assert "zeros  (mode 4644)" in done.stderr
 
 
 def test_a_question_offers_some_a_shell_and_the_rest(user: TestUser) -> None:
