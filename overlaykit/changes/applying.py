@@ -80,13 +80,14 @@ def apply(
     """
     with ExitStack() as stack:
         root = open_directory(target, stack)
+        found = os.fstat(root)
         if dry_run:
             places = Places({"target": root})
             earlier = None
             with suppress(NothingApplied):
                 earlier = State(root, target, create=False)
                 stack.callback(earlier.close)
-            base = _base(comparison, root, request, earlier)
+            base = _base(comparison, found, request, earlier)
             return _outcome(
                 plan(
                     comparison,
@@ -104,7 +105,7 @@ def apply(
         stack.callback(state.close)
         _end_undone(state, root)
         _end_unplanned(state, root)
-        base = _base(comparison, root, request, state)
+        base = _base(comparison, found, request, state)
         places = Places({"target": root})
         made = plan(
             comparison,
@@ -315,8 +316,9 @@ def _choice(request: Request) -> Choice:
     return "ours" if request.choice == "ours" else "theirs" if request.choice == "theirs" else ""
 
 
-def _base(comparison: Comparison, root: int, request: Request, state: State | None) -> Base:
-    st = os.fstat(root)
+def _base(
+    comparison: Comparison, root: os.stat_result, request: Request, state: State | None
+) -> Base:
     lowers = [os.stat(os.path.join(path, request.within)) for path in request.lowers]
     began = read_began(request.upper)
     written: dict[int, int] = {}
@@ -331,7 +333,8 @@ def _base(comparison: Comparison, root: int, request: Request, state: State | No
                     if step.root == "target" and step.moved is not None:
                         written[step.moved.ino] = end.time_ns
     return Base(
-        is_lower=len(lowers) == 1 and os.path.samestat(lowers[0], st),
+        root=root,
+        is_lower=len(lowers) == 1 and os.path.samestat(lowers[0], root),
         began=began,
         written=written,
     )

@@ -116,9 +116,11 @@ class Base:
     `is_lower`: the target is the lower itself: a file has changed if its change time is not the one that its copy in
     the upper has recorded, or, without a record, if that is later than `began` says. Otherwise the target is a copy of
     the lowers, and each file is compared with theirs.
+    `root`: what the target itself was before the state directory was made in it.
     `written`: inode numbers, and the time until when overlaykit itself wrote them.
     """
 
+    root: os.stat_result
     is_lower: bool
     began: Began
     written: Mapping[int, int]
@@ -653,7 +655,7 @@ class _Planner:
         if old is None or place is None:
             return True
         if self._base.is_lower:
-            return self._changed_later(st, change)
+            return self._changed_later(st if place else self._base.root, change)
         return not self._is_equal(old, place, st)
 
     def _changed_later(self, st: os.stat_result, change: Change | None = None) -> bool:

@@ -168,6 +168,17 @@ def test_a_long_summary_is_cut_but_for_what_is_deleted(user: TestUser) -> None:
         assert "'l' lists all" in done.stderr
         assert "53 added (2.2 kB), 51 deleted, 1 renamed" in done.stderr
         assert "zeros  (mode 4644)" in done.stderr
+def test_metadata_of_the_tried_directory_itself_are_applied(user: TestUser) -> None:
+    with tried(user) as path:
+        for mode in ("700", "711"):
+            done = user.overlaykit("try", "--yes", "-D", path, "--", "chmod", mode, ".")
+            assert done.returncode == 0, done
+            assert f"{os.stat(path).st_mode & 0o777:o}" == mode
+        user.overlaykit("try", "--keep", "late", "-D", path, "--", "chmod", "755", ".")
+        os.chmod(path, 0o701)
+        assert user.overlaykit("apply", "late").returncode == 1
+        assert os.stat(path).st_mode & 0o777 == 0o701
+        user.succeeds("rm", "late")
 
 
 def test_a_question_offers_some_a_shell_and_the_rest(user: TestUser) -> None:
