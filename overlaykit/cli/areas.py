@@ -7,6 +7,7 @@ a view over the host are applied in parts: those below each directory that was t
 from __future__ import annotations
 
 import functools
+import glob
 import os
 import re
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,12 @@ TEMPORARY: Final = ("/tmp", "/var/tmp")  # noqa: S108
 """Directories in which programs always write, and of which nothing is applied unless it was asked for."""
 
 _PATHS: Final = ("path", "old_path")
+
+
+class DirectoryGone(Error):
+    message = (
+        "{0}: the directory that was tried is gone: nothing is applied until it is there again"
+    )
 
 
 class Area(Record, kw_only=True):
@@ -279,7 +286,9 @@ class Ignored:
 def absolute(pattern: str) -> str:
     """A pattern whose meaning does not depend on the current directory."""
     pattern = pattern.rstrip("/") or "/"
-    return os.path.join(os.getcwd(), pattern) if "/" in pattern else pattern
+    if "/" not in pattern and pattern not in (".", ".."):
+        return pattern
+    return os.path.normpath(os.path.join(glob.escape(os.getcwd()), pattern))
 
 
 def _expression(pattern: str) -> str:
@@ -306,12 +315,25 @@ def _of_name(pattern: str) -> str:
         elif end >= 0:
             members, rest = rest[:end], rest[end + 1 :]
             negated = members[:1] in ("!", "^")
-            members = members.removeprefix(members[0]) if negated else members
-            escaped = members.replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")
-            found += f"(?!/)[{'^' * negated}{escaped}]"
+            found += _of_members(members[negated:], negated=negated)
         else:
             found += re.escape(sign)
     return found
+
+
+def _of_members(members: str, *, negated: bool) -> str:
+    """A regular expression for one character; a range whose end comes before its beginning is empty (glob(7))."""
+    found = ""
+    while members:
+        first, last = members[0], members[0]
+        if members[1:2] == "-" and len(members) > 2:
+            last, members = members[2], members[2:]
+        members = members[1:]
+        if first <= last:
+            found += f"{re.escape(first)}-{re.escape(last)}"
+    if not found:
+        return "[^/]" if negated else "(?!)"
+    return f"(?!/)[{'^' * negated}{found}]"
 
 
 def is_own(change: Change) -> bool:

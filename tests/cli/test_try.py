@@ -168,6 +168,22 @@ def test_a_long_summary_is_cut_but_for_what_is_deleted(user: TestUser) -> None:
         assert "'l' lists all" in done.stderr
         assert "53 added (2.2 kB), 51 deleted, 1 renamed" in done.stderr
         assert "zeros  (mode 4644)" in done.stderr
+def test_an_ignored_path_means_the_same_however_it_is_written(user: TestUser) -> None:
+    with tried(user) as path:
+        odd = os.path.join(path, "g[1]")
+        os.mkdir(odd)
+        globs = ("./a", "../g[[]1]/b", "c/*", "[z-a]", "x[d&&-]", ".hidden/")
+        ignored = [argument for one in globs for argument in ("--ignore", one)]
+        script = "mkdir c; touch a b c/c xd .hidden z"
+        done = user.overlaykit(
+            "try", "--yes", *ignored, "-D", ".", "--", "sh", "-c", script, cwd=odd
+        )
+        assert done.returncode == 0, done
+        assert sorted(os.listdir(odd)) == [".overlaykit-apply", "c", "z"]
+        assert os.listdir(os.path.join(odd, "c")) == []
+        user.succeeds("apply", "--drop", odd)
+
+
 def test_metadata_of_the_tried_directory_itself_are_applied(user: TestUser) -> None:
     with tried(user) as path:
         for mode in ("700", "711"):
