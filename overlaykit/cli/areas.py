@@ -13,6 +13,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from overlaykit import mountinfo, namespace
+from overlaykit.errors import Error
 from overlaykit.record import Record
 
 if TYPE_CHECKING:
@@ -77,13 +78,16 @@ def _is_own(path: str) -> bool:
 
 
 def areas(stack: Stack) -> list[Area]:
-    """The areas in which the upper may hold changes, those below others first."""
+    """The areas in which the upper may hold changes, those below others first. Raises: DirectoryGone."""
     assert stack.upper is not None
     tops = stack.tried or writable_by_default() or ("/",)
     mounts = [mount.mountpoint for mount in mountinfo.visible(mountinfo.current())]
     paths = {*tops}
     paths.update(path for path in mounts if any(mountinfo.below(path, top) for top in tops))
-    held = [path for path in paths if _is_directory(stack.upper + path) and os.path.isdir(path)]
+    held = [path for path in paths if _is_directory(stack.upper + path)]
+    for path in held:
+        if not (os.path.isdir(path) and os.path.realpath(path) == path):
+            raise DirectoryGone(path)
     return [
         Area(path=path, others=tuple(one for one in held if mountinfo.below(one, path)))
         for path in sorted(held, key=lambda one: one.rstrip("/").count("/"), reverse=True)

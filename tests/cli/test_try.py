@@ -184,6 +184,37 @@ def test_an_ignored_path_means_the_same_however_it_is_written(user: TestUser) ->
         user.succeeds("apply", "--drop", odd)
 
 
+def test_changes_are_kept_while_the_tried_directory_is_gone_or_another(user: TestUser) -> None:
+    with tried(user) as path:
+        script = "echo x > y; read line"
+        for replaced in (False, True):
+            running = user.start(
+                *("try", "--yes", "--watch", "-D", path, "--", "sh", "-c", script),
+                stderr=subprocess.PIPE,
+            )
+            with running:
+                assert running.stderr is not None
+                assert running.stderr.readline() == f"A  {path}/y\n"
+                os.rename(path, f"{path}-gone")
+                if replaced:
+                    os.symlink(user.directory("victim"), path)
+                assert running.stdin is not None
+                running.stdin.write("\n")
+                running.stdin.flush()
+                assert f"{path}: the directory that was tried is gone" in running.stderr.read()
+            assert running.returncode == 125
+            if replaced:
+                assert os.listdir(path) == []
+                os.unlink(path)
+            os.rename(f"{path}-gone", path)
+            (name,) = kept_views(user)
+            assert user.succeeds("diff", name) == f"A  {path}/y\n1 added\n"
+            if replaced:
+                user.succeeds("apply", name)
+                assert content(path, "y") == "x\n"
+            user.succeeds("rm", name)
+
+
 def test_metadata_of_the_tried_directory_itself_are_applied(user: TestUser) -> None:
     with tried(user) as path:
         for mode in ("700", "711"):
