@@ -19,6 +19,7 @@ from overlaykit.errors import Error
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from overlaykit.changes.applying import Outcome
     from overlaykit.changes.model import Change
     from overlaykit.changes.read import Comparison
     from overlaykit.cli.arguments import Parser
@@ -30,7 +31,8 @@ _EPILOG: Final = """\
 The command finds the host's files, the current directory, the environment, the network and the terminal as they are.
 What it writes goes into a view: nothing is applied before you say so. At the end, what has changed is listed, and you
 are asked: apply all or some, discard, keep for later, show the differences, or go on in a shell or with another
-command. Without a terminal the changes are kept, and the commands to look at and apply them are printed.
+command. Without a terminal the changes are kept, and the commands to look at and apply them are printed. So
+they are with --yes, if a signal (as of Ctrl-C) ends the command, or overlaykit fails.
 
 An ordinary user's command may write where the user's own files are: in the home directory, and in the topmost directory
 of the user's own above the current one. All other files are read-only. In /tmp and /var/tmp it may always write; what
@@ -39,8 +41,11 @@ is left there is applied only if --on names them, or if root tries the whole hos
 The exit status is the command's, 128+N if signal N ended it, 127 if there is no such command, 126 if it cannot be
 executed, 125 if overlaykit itself failed or --yes could not apply the changes."""
 
+_WHOLE: Final = ("a", "apply", "s", "some", "d", "discard", "l", "list")
+"""Answers that take no argument."""
 _SHELL: Final = "/bin/sh"
 _FAILED: Final = 125
+_SIGNALLED: Final = 128
 
 
 class DirectoryMissing(Error):
@@ -207,12 +212,20 @@ class _Try:
         self._view = view
         self._question = question
         self._signalled = 0
+        self._interrupted = False
+        """Whether a signal came while the command ran, which may have cut it off."""
+        self._conflicts: set[str] = set()
+        """The paths of those that were named last."""
 
     def run(self, command: Sequence[str]) -> int:
         """Run the command, then decide. Returns: the exit status."""
         status = self._execute(command, new=True)
         if not self._is_there():  # it could not be started
             return status
+        if self._args.yes and (self._interrupted or _is_cut_off(status)):
+            print_error("the command was cut off: nothing is applied")
+            self._show_and_keep()
+            return status or _FAILED
         if self._args.yes:
             return status if self._apply_all() else status or _FAILED
         if self._args.no:
@@ -259,13 +272,14 @@ class _Try:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if self._question is not None:
             self._question.take_terminal()
-        return 128 - code if code < 0 else code
+        return _SIGNALLED - code if code < 0 else code
 
     @contextlib.contextmanager
     def _passing_on(self, child: int) -> Iterator[None]:
         """Leave the terminal's signals to the command, and pass those on that would end this process."""
 
         def pass_on(number: int, _: object) -> None:
+            self._interrupted = True
             if number in (signal.SIGTERM, signal.SIGHUP):
                 self._signalled = number
                 with contextlib.suppress(ProcessLookupError):
@@ -366,6 +380,7 @@ class _Try:
 
     def _apply(self, paths: Sequence[str], choice: str = "") -> bool:
         """Apply some paths, or all; say what prevents it. Returns: whether they are applied."""
+        self._conflicts = set()
         try:
             with signals.unwound():
                 outcome, directories = areas.apply(
@@ -377,8 +392,7 @@ class _Try:
         except (Error, OSError) as error:
             print_error(_described(error))
             return False
-        for conflict in outcome.conflicts:
-            print_error(f"/{conflict.path}: {conflict.reason}")
+        self._name_conflicts(outcome)
         if outcome.conflicts:
             print_error("nothing is applied: the host has other files there than the command found")
             return False
@@ -423,14 +437,17 @@ class _Try:
                 self._show(found, every=every)
                 every = False
                 answer, _, rest = question.ask().partition(" ")
+                if rest and answer in _WHOLE:  # it means less than all
+                    question.help()
+                    continue
                 if answer in ("a", "apply"):
-                    if self._apply(()) or self._resolve(question, ()):
+                    if self._apply_or_resolve(question, ()):
                         self._view.remove()
                         return
                 elif answer in ("s", "some"):
                     paths = question.choose(found)
-                    if paths and not self._apply(paths):
-                        self._resolve(question, paths)
+                    if paths:
+                        self._apply_or_resolve(question, paths)
                 elif answer in ("d", "discard"):
                     self._view.remove()
                     print_error("discarded")
@@ -452,11 +469,36 @@ class _Try:
                     continue
                 found = self._summary()
 
-    def _resolve(self, question: Question, paths: Sequence[str]) -> bool:
-        """Offer the choices after conflicts. Returns: whether the changes are applied."""
-        answer = question.ask_conflicts()
-        choice = {"t": "theirs", "theirs": "theirs", "o": "ours", "ours": "ours"}.get(answer)
-        return choice is not None and self._apply(paths, choice)
+    def _apply_or_resolve(self, question: Question, paths: Sequence[str]) -> bool:
+        """Apply, and offer the choices where conflicts prevent it. Returns: whether the changes are applied."""
+        if self._apply(paths):
+            return True
+        named = self._conflicts
+        while named:
+            answer = question.ask_conflicts()
+            choice = {"t": "theirs", "theirs": "theirs", "o": "ours", "ours": "ours"}.get(answer)
+            if choice is None:
+                return False
+            try:
+                now = self._find_conflicts(paths)
+            except (Error, OSError) as error:
+                print_error(_described(error))
+                return False
+            if now <= named:
+                return self._apply(paths, choice)
+            named = now
+        return False
+
+    def _find_conflicts(self, paths: Sequence[str]) -> set[str]:
+        """Find the conflicts again, and name them: the host may have changed while a question stood."""
+        outcome, _ = areas.apply(self._stack(), paths=paths, dry_run=True)
+        self._name_conflicts(outcome)
+        return self._conflicts
+
+    def _name_conflicts(self, outcome: Outcome) -> None:
+        self._conflicts = {conflict.path for conflict in outcome.conflicts}
+        for conflict in outcome.conflicts:
+            print_error(f"/{conflict.path}: {conflict.reason}")
 
     def _rename(self, name: str) -> bool:
         try:
@@ -471,6 +513,11 @@ class _Try:
 
         main.status_of(lambda: diff.main(["--patch", self._view.name, *([path] if path else [])]))
         sys.stdout.flush()
+
+
+def _is_cut_off(status: int) -> bool:
+    """Whether a signal ended the command, or overlaykit failed: files may be half written."""
+    return status == _FAILED or _SIGNALLED < status < _SIGNALLED + signal.NSIG
 
 
 def _described(error: Error | OSError) -> str:

@@ -168,6 +168,8 @@ def test_a_long_summary_is_cut_but_for_what_is_deleted(user: TestUser) -> None:
         assert "'l' lists all" in done.stderr
         assert "53 added (2.2 kB), 51 deleted, 1 renamed" in done.stderr
         assert "zeros  (mode 4644)" in done.stderr
+
+
 def test_an_ignored_path_means_the_same_however_it_is_written(user: TestUser) -> None:
     with tried(user) as path:
         odd = os.path.join(path, "g[1]")
@@ -226,6 +228,61 @@ def test_metadata_of_the_tried_directory_itself_are_applied(user: TestUser) -> N
         assert user.overlaykit("apply", "late").returncode == 1
         assert os.stat(path).st_mode & 0o777 == 0o701
         user.succeeds("rm", "late")
+
+
+def test_what_a_command_that_was_cut_off_left_half_done_is_not_applied(user: TestUser) -> None:
+    with tried(user) as path:
+        before = state(path)
+        script = "echo x > y; echo ready; while :; do sleep 0.1; done"
+        with asked(user, "--yes", "-D", path, "--", "sh", "-c", script) as terminal:
+            terminal.read_until("ready")
+            terminal.type("\x03")
+            assert terminal.finish() == 130
+        caught = f"trap 'exit 0' INT TERM; {script}"
+        with asked(user, "--yes", "-D", path, "--", "sh", "-c", caught) as terminal:
+            terminal.read_until("ready")
+            terminal.process.terminate()
+            assert terminal.finish() == 125
+        assert "cut off: nothing is applied" in terminal.output
+        killed = user.overlaykit(
+            "try", "--yes", "-D", path, "--", "sh", "-c", "rm same; kill -9 $$"
+        )
+        assert killed.returncode == 137, killed
+        assert state(path) == before
+        found = kept_views(user)
+        assert len(found) == 3
+        user.succeeds("rm", *found)
+
+
+def test_an_answer_that_means_less_than_all_applies_and_discards_nothing(user: TestUser) -> None:
+    with tried(user) as path, asked(user, "-D", path, "--", "sh", "-c", SCRIPT) as terminal:
+        before = state(path)
+        for answer in (f"a {path}/changed", "d deleted", "apply 1"):
+            terminal.read_until(ASKED)
+            terminal.type(f"{answer}\n")
+        terminal.read_until(ASKED)
+        assert state(path) == before
+        terminal.type("k\n")
+        assert terminal.finish() == 0
+        (name,) = kept_views(user)
+        user.succeeds("rm", name)
+
+
+def test_conflicts_that_come_while_the_choice_is_made_are_named_first(user: TestUser) -> None:
+    with tried(user) as path, asked(user, "-D", path, "--", "sh", "-c", SCRIPT) as terminal:
+        terminal.read_until(ASKED)
+        with open(os.path.join(path, "changed"), "w", encoding="utf-8") as file:
+            file.write("host\n")
+        terminal.type("a\n")
+        terminal.read_until("[c]ancel? ")
+        with open(os.path.join(path, "link"), "w", encoding="utf-8") as file:
+            file.write("host\n")
+        terminal.type("t\n")
+        assert f"{path}/link: " in terminal.read_until("[c]ancel? ")
+        assert content(path, "changed") == content(path, "link") == "host\n"
+        terminal.type("t\n")
+        assert terminal.finish() == 0
+        assert content(path, "changed") == content(path, "link") == "two\n"
 
 
 def test_a_question_offers_some_a_shell_and_the_rest(user: TestUser) -> None:
