@@ -145,6 +145,10 @@ class State:
         try:
             for part in PARTS:
                 os.mkdir(part, 0o700, dir_fd=fd)
+            # `git add --all` in a target would add what was displaced.
+            ignored = os.open(b".gitignore", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=fd)
+            with os.fdopen(ignored, "wb") as file:
+                file.write(b"*\n")
             journal = Journal(fd, create=True)
         except BaseException:
             os.close(fd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -71,6 +72,10 @@ def test_yes_applies_and_undo_takes_it_back(user: TestUser) -> None:
         assert not os.path.exists(os.path.join(path, "deleted"))
         assert os.stat(os.path.join(path, "same")).st_mode & 0o777 == 0o600
         assert kept_views(user) == []
+        subprocess.run(["git", "init", "-q", path], check=True)
+        status = ["git", "-C", path, "status", "--short", "--untracked-files=all"]
+        assert "overlaykit" not in subprocess.check_output(status, text=True)
+        shutil.rmtree(os.path.join(path, ".git"))
         user.succeeds("apply", "--undo", path)
         after = state(path)
         assert {one: found[-1] for one, found in after.items()} == {
