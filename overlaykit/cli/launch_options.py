@@ -188,10 +188,10 @@ def declare_sharing(command: Options) -> None:
     )
     command.add_argument(
         "--userns",
-        choices=("auto", "single", "subids", "keep", "host"),
+        choices=("auto", "single", "subids", "keep-id", "host"),
         default="auto",
-        help="'single': the caller's id is the only one, as root's; 'keep': as it is; 'subids': those of /etc/subuid,"
-        " too; 'host': root's own (default: auto, what there is)",
+        help="'single': the caller's id is the only one, as root's; 'keep-id': as it is; 'subids': those of"
+        " /etc/subuid, too; 'host': root's own (default: auto, what there is)",
     )
     for clock in ("--monotonic", "--boottime"):
         command.add_argument(

@@ -158,7 +158,7 @@ def _define(
     from overlaykit.views import named
 
     tried = on or areas.writable_by_default()
-    arguments = ["--userns", "keep", "--share-home"]
+    arguments = ["--userns", "keep-id", "--share-home"]
     arguments += ["--network", "none" if args.no_network else "host"]
     for path in args.hide:
         arguments += ["--hide", os.path.abspath(path)]

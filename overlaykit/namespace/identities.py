@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final, Literal
 
-CHOICES: Final = ("auto", "single", "subids", "keep", "host")
+CHOICES: Final = ("auto", "single", "subids", "keep-id", "host")
 """Of `--userns`: all ids that can be mapped, the caller's alone, subordinate ids too, the caller's as it is, no user
 namespace."""
 
@@ -116,7 +116,7 @@ def chosen(kind: str) -> Identities:
         raise UserNamespaceNeeded
     if kind == "single":
         return caller_only()
-    if kind == "keep":
+    if kind == "keep-id":
         return unchanged()
     found = available()
     if kind == "subids" and found.writer != "helpers":

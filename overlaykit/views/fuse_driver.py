@@ -202,7 +202,7 @@ def _start_daemon(userns: str, within: int | None) -> daemon.Daemon:
     """Start a daemon in a mount namespace of its own, and in a user namespace unless this process is a full root."""
     privileged = namespace.is_privileged()
     if privileged:
-        if userns not in ("auto", "keep", "host"):
+        if userns not in ("auto", "keep-id", "host"):
             raise namespace.UserNamespaceOfHost(userns)
         warm = server.warm_daemon(server.MOUNTS)
         return daemon.Daemon(prepare=namespace.isolate_mounts, warm=warm)

@@ -189,7 +189,7 @@ class KernelRoot:
         if limit is not None and limit.project is None:
             raise DiskUnlimited(limit.size)
         privileged = namespace.is_privileged()
-        if privileged and userns not in ("auto", "keep", "host"):
+        if privileged and userns not in ("auto", "keep-id", "host"):
             raise namespace.UserNamespaceOfHost(userns)
         user = in_user_namespace()
         masks = _require_shown(layers, user=user)
