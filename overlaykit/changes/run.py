@@ -356,11 +356,12 @@ def mark_applied(upper: str, time_ns: int) -> None:
 
 def _mark(upper: str, record: Callable[[bytes, bytes], None]) -> None:
     path = os.fsencode(upper)
-    prefix = _prefix(path)
-    for one in (TRUSTED_PREFIX, USER_PREFIX) if prefix is None else (prefix,):
-        with suppress(OSError):
-            record(path, one)
-            return
+    with suppress(OSError):  # it is gone
+        prefix = _prefix(path)
+        for one in (TRUSTED_PREFIX, USER_PREFIX) if prefix is None else (prefix,):
+            with suppress(OSError):
+                record(path, one)
+                return
 
 
 def mark_beginning(upper: str) -> None:

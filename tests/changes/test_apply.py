@@ -659,6 +659,17 @@ def test_an_upper_that_was_removed_gets_its_files_back(workspace: Workspace) -> 
     assert read(f"{workspace.upper}/a") == b"view"
 
 
+def test_an_upper_that_was_removed_once_applied_is_not_missed_by_undo(workspace: Workspace) -> None:
+    lower = workspace.add({"a": File(b"a")})
+    with workspace.mounted():
+        write("a", b"view")
+    apply(lower, request(workspace).replace(is_last=True))
+    os.rmdir(workspace.upper)
+    applying.undo(lower)
+    assert read(f"{lower}/a") == b"a"
+    assert not os.path.exists(workspace.upper)
+
+
 @pytest.mark.parametrize("way", ["again", "undo", "resume"])
 @pytest.mark.parametrize("step", ["apply.made", "apply.staged"])
 def test_nothing_stays_beside_an_upper_on_another_file_system(
