@@ -47,7 +47,7 @@ def _header() -> bytearray:
 
 
 def keep_across_execution() -> None:
-    """Have a program that this process executes keep its capabilities, whatever its user is (ambient ones).
+    """Have a program that this process executes keep its capabilities, also as a user who is not root (ambient ones).
 
     Raises: OSError.
     """

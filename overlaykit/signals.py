@@ -17,7 +17,8 @@ from overlaykit.scope import contextmanager
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as signal  # for others: this file alone knows where it comes from
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from types import FrameType
     from typing import Final, NoReturn
 else:
     import _signal as signal
@@ -175,6 +176,23 @@ def let_arrive() -> None:
 
 class _Ended(BaseException):
     """A signal whose default action ends this process."""
+
+
+@contextmanager
+def handled(
+    numbers: Iterable[int], handler: Callable[[int, FrameType | None], object]
+) -> Iterator[None]:
+    """Call `handler` for these signals while the block runs, but for those that are ignored."""
+    before = {
+        number: signal.signal(number, handler)
+        for number in numbers
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, one in before.items():
+            signal.signal(number, one)
 
 
 @contextmanager

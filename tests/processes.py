@@ -1,4 +1,4 @@
-"""What procfs shows of a running process, whose threads and descriptors come and go meanwhile."""
+"""What procfs shows of a running process, whose threads and descriptors come and go."""
 
 from __future__ import annotations
 

@@ -88,16 +88,7 @@ def apply(
                 earlier = State(root, target, create=False)
                 stack.callback(earlier.close)
             base = _base(comparison, found, request, earlier)
-            return _outcome(
-                plan(
-                    comparison,
-                    places,
-                    base,
-                    _encoded(request.paths),
-                    _choice(request),
-                    _encoded(request.without),
-                )
-            )
+            return _outcome(_plan(comparison, places, base, request))
         try:
             state = State(root, target, create=True)
         except OSError as error:
@@ -107,14 +98,7 @@ def apply(
         _end_unplanned(state, root)
         base = _base(comparison, found, request, state)
         places = Places({"target": root})
-        made = plan(
-            comparison,
-            places,
-            base,
-            _encoded(request.paths),
-            _choice(request),
-            _encoded(request.without),
-        )
+        made = _plan(comparison, places, base, request)
         outcome = _outcome(made)
         if outcome.conflicts:
             return outcome
@@ -337,6 +321,17 @@ def _base(
         is_lower=len(lowers) == 1 and os.path.samestat(lowers[0], root),
         began=began,
         written=written,
+    )
+
+
+def _plan(comparison: Comparison, places: Places, base: Base, request: Request) -> Plan:
+    return plan(
+        comparison,
+        places,
+        base,
+        _encoded(request.paths),
+        _choice(request),
+        _encoded(request.without),
     )
 
 

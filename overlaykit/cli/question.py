@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
+from overlaykit import signals
 from overlaykit.cli import summary
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Question:
 
     @classmethod
     def of_terminal(cls, stack: contextlib.ExitStack) -> Self | None:
-        """The controlling terminal if this is in its foreground; None: there is nobody to ask."""
+        """The controlling terminal if this is in its foreground; None: there is no one to ask."""
         try:
             fd = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
         except OSError:
@@ -73,16 +74,8 @@ class Question:
         def keep(_number: int, _: object) -> NoReturn:
             raise Kept
 
-        before = {
-            number: signal.signal(number, keep)
-            for number in (signal.SIGHUP, signal.SIGTERM)
-            if signal.getsignal(number) != signal.SIG_IGN
-        }
-        try:
+        with signals.handled((signal.SIGHUP, signal.SIGTERM), keep):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def ask(self) -> str:
         """What to do. Raises: Kept."""

@@ -249,7 +249,7 @@ class _Try:
     def _execute(self, command: Sequence[str], *, new: bool = False) -> int:
         """Run a command in the view. Returns: its exit status.
 
-        It gets a terminal of its own in place of the user's, for job control, unless changes are printed meanwhile.
+        It gets a terminal of its own in place of the user's, for job control, unless changes are printed while it runs.
         """
         terminal = (
             self._question is not None and not self._args.watch and all(map(os.isatty, range(3)))
@@ -285,16 +285,9 @@ class _Try:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, number)
 
-        before = {
-            number: signal.signal(number, pass_on)
-            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
-            if signal.getsignal(number) != signal.SIG_IGN
-        }
-        try:
+        numbers = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
+        with signals.handled(numbers, pass_on):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _wait(self, ended: int) -> None:
         if self._args.watch:

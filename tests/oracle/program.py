@@ -23,7 +23,7 @@ EXAMPLES: Final = os.environ.get("OVERLAYKIT_ORACLE_EXAMPLES")
 
 
 def settings_of(examples: int) -> settings:
-    """Hypothesis' settings of a test that runs generated programs, `examples` of them if nobody asks for more."""
+    """Hypothesis' settings of a test that runs generated programs, `examples` of them unless more are asked for."""
     return settings(
         max_examples=int(EXAMPLES or examples),
         derandomize=EXAMPLES is None,
