@@ -63,7 +63,12 @@ def runtime() -> str:
     candidates = list(_runtime_candidates())
     for path in candidates:
         # An unsafe directory is taken, too: `private` refuses it, because another user may have made it.
-        if _is_writable(path if os.path.isdir(path) else os.path.dirname(path)):
+        # The end of another view may remove it, the start of one make it, between two looks.
+        if (
+            _is_writable(path)
+            or (not os.path.lexists(path) and _is_writable(os.path.dirname(path)))
+            or _is_writable(path)
+        ):
             return path
     raise NoRuntimePlace(", ".join(candidates))
 

@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+from overlaykit.views import places
+
 from .fixtures import only_as, only_with
 from .user import TestUser
 
@@ -187,3 +189,20 @@ def test_an_upper_in_memory_is_taken_or_refused_by_name(user: TestUser) -> None:
         assert refusal.startswith(
             f"overlaykit: upper {upper}: its file system keeps no extended attributes"
         )
+
+
+@only_as("root")
+def test_a_view_starts_while_the_end_of_another_one_removes_the_registry(
+    user: TestUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = user.directory("runtime", "overlaykit")
+    access = os.access
+
+    def removed_first(path: str, mode: int) -> bool:
+        if path == place and os.path.isdir(place):
+            os.rmdir(place)
+        return access(path, mode)
+
+    monkeypatch.setattr(places, "_runtime_candidates", lambda: [place])
+    monkeypatch.setattr(os, "access", removed_first)
+    assert places.runtime() == place
