@@ -264,7 +264,7 @@ def _copy_xattrs(
             if not _may_be_dropped(name, error.errno):
                 raise
             if name == _ACLS[0]:
-                mode = _mode_without_acl(mode, value)
+                mode = mode_without_acl(mode, value)
     return mode
 
 
@@ -287,7 +287,7 @@ def _is_privileged() -> bool:
     return ours == _INITIAL_USER_NAMESPACE and CAP_SYS_ADMIN in capabilities()
 
 
-def _mode_without_acl(mode: int, acl: bytes) -> int:
+def mode_without_acl(mode: int, acl: bytes) -> int:
     """The mode of a file that loses its access ACL, so that no user gains access.
 
     With an ACL, the mode's group bits are the mask, not the rights of the owning group; without it, a user or group

@@ -122,6 +122,7 @@ class Change:
     `what`: in which aspects a `changed` or `renamed` file differs; only the times: it was touched (see `is_touch`).
     `opaque`: a directory that shows nothing of the one it was: what that held and this one does not is deleted.
     `link`: the path of another name of the same file; None for the first one, and for files with one name.
+    `kept`: ACLs that the upper cannot hold, which the file has all the same (`Side.lost_acls`).
     `xattrs`: the attributes that were set, removed (None) or changed, by the names that programs see, with those of
     ACLs and capabilities; of an added file all that it has.
 
@@ -138,6 +139,7 @@ class Change:
     opaque: bool = False
     link: bytes | None = None
     xattrs: Mapping[bytes, bytes | None] = field(default_factory=dict)
+    kept: Mapping[bytes, bytes] = field(default_factory=dict)
 
     @property
     def is_touch(self) -> bool:

@@ -14,15 +14,16 @@ import errno
 import os
 import stat
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
 from overlaykit import handles
 from overlaykit.changes.contents import same_contents
 from overlaykit.changes.model import STATE, Aspect, Change, Version
 from overlaykit.changes.sides import Side, layers_of, names_that_differ, shown_xattrs
+from overlaykit.inodes import mode_without_acl
 from overlaykit.overlay.descriptors import Descriptors, shares
-from overlaykit.overlay.markers import ACLS
+from overlaykit.overlay.markers import ACCESS_ACL, ACLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -403,7 +404,12 @@ class Comparison:
                     link=pair.link,
                     xattrs=self.xattrs(new, of_new=True),
                 )
-            what, xattrs = self._compare(old, new, linked=pair.link is not None)
+            before, after = self.xattrs(old, of_new=False), self.xattrs(new, of_new=True)
+            kept = self.new.lost_acls(before, new, after)
+            new = _with_mode_of(old, new, kept)
+            what, xattrs = self._compare(
+                old, new, before, {**after, **kept}, linked=pair.link is not None
+            )
         except OSError as error:
             if error.errno not in _GONE:
                 raise
@@ -422,10 +428,17 @@ class Comparison:
             opaque=pair.opaque,
             link=pair.link,
             xattrs=xattrs,
+            kept=kept,
         )
 
     def _compare(
-        self, old: Version, new: Version, *, linked: bool
+        self,
+        old: Version,
+        new: Version,
+        before: Mapping[bytes, bytes],
+        after: Mapping[bytes, bytes],
+        *,
+        linked: bool,
     ) -> tuple[set[Aspect], dict[bytes, bytes | None]]:
         what: set[Aspect] = set()
         if old.mode != new.mode:
@@ -445,7 +458,6 @@ class Comparison:
                 what.add("content")
         elif stat.S_ISLNK(new.mode) and old.readlink() != new.readlink():
             what.add("content")
-        before, after = self.xattrs(old, of_new=False), self.xattrs(new, of_new=True)
         xattrs = {
             name: after.get(name)
             for name in sorted(before.keys() | after.keys())
@@ -456,6 +468,14 @@ class Comparison:
         if xattrs.keys() - set(ACLS):
             what.add("xattrs")
         return what, xattrs
+
+
+def _with_mode_of(old: Version, new: Version, kept: Mapping[bytes, bytes]) -> Version:
+    """The new version with the mode of the old one, if the copy has less only because it lacks the ACL."""
+    lost = kept.get(ACCESS_ACL)
+    if lost is None or new.mode != mode_without_acl(old.mode, lost):
+        return new
+    return replace(new, mode=old.mode)
 
 
 def _handle(version: Version | None) -> tuple[int, bytes] | None:

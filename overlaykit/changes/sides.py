@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import attributes, privilege
 from overlaykit.changes.model import Version
-from overlaykit.overlay import features, overrides
+from overlaykit.overlay import acl, features, overrides
 from overlaykit.overlay.lookup import Metacopies, may_be_one
 from overlaykit.overlay.marker_names import TRUSTED_PREFIX, USER_PREFIX
-from overlaykit.overlay.markers import Markers, xattr_names
+from overlaykit.overlay.markers import ACLS, Markers, xattr_names
 from overlaykit.overlay.merge import Found, Merge
 from overlaykit.overlay.nodes import Directory
 from overlaykit.overlay.stack import as_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from overlaykit.overlay.descriptors import Descriptors
     from overlaykit.overlay.layer import Layer, LayerDir
@@ -90,6 +90,30 @@ class Side:
         """
         uid, gid = self._maker
         return (old.uid != new.uid and new.uid != uid) or (old.gid != new.gid and new.gid != gid)
+
+    def lost_acls(
+        self, old: Mapping[bytes, bytes], version: Version, new: Mapping[bytes, bytes]
+    ) -> dict[bytes, bytes]:
+        """The ACLs, of the attributes `old`, that the copy of a file in an ordinary user's upper lacks.
+
+        It cannot hold entries of other users and groups: a copy-up leaves out a list that has some.
+        """
+        uid, gid = self._maker
+        lost = {
+            name: old[name]
+            for name in ACLS
+            if name in old and name not in new and acl.names_others(old[name], uid, gid)
+        }
+        return lost if lost and uid != -1 and self._is_copy(version) else {}
+
+    def _is_copy(self, version: Version) -> bool:
+        """Whether a file of the upper was copied from a lower."""
+        if not version.layer_dir.layer.writable:
+            return False
+        try:
+            return self.markers.origin(version.path) is not None
+        except OSError:
+            return False
 
     def version_of_root(self) -> Version:
         top = self.root.top

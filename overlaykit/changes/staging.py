@@ -73,6 +73,7 @@ class Staging:
                 and new.data is None
                 and new.layer_dir.layer.override is None
                 and is_plain
+                and not arrival.change.kept
             ):
                 where = b"/".join((*new.layer_dir.components(), new.name))
                 if (
@@ -323,17 +324,17 @@ class Staging:
                 return path
             self._made_for[new.inode] = path
         try:
-            self._make(new, path)
+            self._make(new, path, arrival.change.kept)
         except OSError as error:
             raise OSError(error.errno, error.strerror, arrival.change.path) from None
         return path
 
-    def _make(self, new: Version, path: str) -> None:
+    def _make(self, new: Version, path: str, kept: Mapping[bytes, bytes]) -> None:
         source = _inode(new)
         try:
             target = self._make_empty(new, path)
             try:
-                self._fill(new, source, target)
+                self._fill(new, source, target, kept)
             finally:
                 os.close(target)
         finally:
@@ -350,7 +351,7 @@ class Staging:
             os.mknod(path, new.type | 0o600, new.device, dir_fd=self._fd)
         return os.open(path, INODE, dir_fd=self._fd)
 
-    def _fill(self, new: Version, source: int, target: int) -> None:
+    def _fill(self, new: Version, source: int, target: int, kept: Mapping[bytes, bytes]) -> None:
         skip: tuple[bytes, ...] = OVERLAY_PREFIXES
         if new.layer_dir.layer.override is not None:
             skip = (*skip, *overrides.NAMES)
@@ -363,6 +364,8 @@ class Staging:
         inodes.copy(source, target, data=False, uid=new.uid, gid=new.gid, skip_xattrs=skip)
         mode = stat.S_IMODE(new.mode) | (_RWX if new.is_directory else 0)
         path = f"/proc/self/fd/{target}"
+        for name, value in kept.items():
+            os.setxattr(path, name, value)
         if not stat.S_ISLNK(new.mode) and stat.S_IMODE(os.stat(path).st_mode) != mode:
             os.chmod(path, mode)
 

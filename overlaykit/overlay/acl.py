@@ -41,6 +41,12 @@ def stored(value: bytes, owners: Owners) -> bytes:
     return _mapped(value, owners, lambda ids, number: ids.stored_in_acl(number))
 
 
+def names_others(value: bytes, uid: int, gid: int) -> bool:
+    """Whether a list has an entry of another user or group than these."""
+    own = {_USER: uid, _GROUP: gid}
+    return any(number != own.get(tag, number) for tag, _, number in _entries(value))
+
+
 def _mapped(value: bytes, owners: Owners, change: Callable[[Ids, int], int | None]) -> bytes:
     """A list with ids mapped by `change`, without the entries for which it returns None."""
     entries = []

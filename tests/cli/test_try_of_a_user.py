@@ -1,0 +1,56 @@
+"""`overlaykit try` of an ordinary user: what the user's view cannot hold is not lost by applying it."""
+
+from __future__ import annotations
+
+import os
+
+from ..test_inode_metadata import ACCESS, DEFAULT, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl
+from ..views.fixtures import only_as
+from ..views.user import TestUser
+from .test_try import content, tried
+
+LIST = acl((USER_OBJ, 6), (USER, 6, 7), (GROUP_OBJ, 4), (MASK, 6), (OTHER, 4))
+"""user::rw-, user:7:rw-, group::r--, other::r--: of a user whom the view does not have."""
+
+
+def acls(path: str) -> dict[str, bytes]:
+    return {name: os.getxattr(path, name) for name in (ACCESS, DEFAULT) if has(path, name)}
+
+
+def has(path: str, name: str) -> bool:
+    return name in os.listxattr(path)
+
+
+@only_as("ordinary user")
+def test_a_file_that_was_written_keeps_the_acl_that_names_others(user: TestUser) -> None:
+    with tried(user) as path:
+        file, directory, other = (os.path.join(path, name) for name in ("changed", "d", "same"))
+        os.mkdir(directory)
+        os.setxattr(file, ACCESS, LIST)
+        os.setxattr(other, ACCESS, LIST)
+        os.setxattr(directory, DEFAULT, LIST)
+        script = "echo two > changed; chmod 600 same; echo 1 > d/new; rm deleted"
+        done = user.overlaykit("try", "--yes", "-D", path, "--", "sh", "-c", script)
+        assert done.returncode == 0, done
+        assert "ACL" not in done.stderr
+        assert content(file) == "two\n"
+        assert acls(file) == {ACCESS: LIST}
+        assert acls(directory) == {DEFAULT: LIST}
+        closed = acl((USER_OBJ, 6), (USER, 6, 7), (GROUP_OBJ, 4), (MASK, 0), (OTHER, 0))
+        assert acls(other) == {ACCESS: closed}  # chmod(2) of a file with a list sets its mask
+        user.succeeds("apply", "--undo", path)
+        assert content(file) == "one\n"
+        assert acls(other) == {ACCESS: LIST}
+
+
+@only_as("ordinary user")
+def test_an_acl_goes_with_the_file_that_another_one_replaces(user: TestUser) -> None:
+    with tried(user) as path:
+        file = os.path.join(path, "changed")
+        os.setxattr(file, ACCESS, LIST)
+        script = "rm changed; echo two > changed"
+        done = user.overlaykit("try", "--yes", "-D", path, "--", "sh", "-c", script)
+        assert done.returncode == 0, done
+        assert acls(file) == {}
+        user.succeeds("apply", "--undo", path)
+        assert acls(file) == {ACCESS: LIST}
