@@ -213,6 +213,8 @@ class Staging:
                     "target",
                     os.fsdecode(path),
                     moved=moved,
+                    # Its owner has to take out again what it holds.
+                    old=Meta(mode=stat.S_IMODE(new.mode) | _RWX) if os.geteuid() else None,
                     new=Meta(
                         mode=stat.S_IMODE(new.mode),
                         atime_ns=new.stat.st_atime_ns,
@@ -242,13 +244,14 @@ class Staging:
         self, path: bytes, old_path: bytes, st: os.stat_result, change: Change | None
     ) -> Step:
         mode = stat.S_IMODE(st.st_mode)
-        old = Meta(mode=mode)
+        opened = mode if os.geteuid() == 0 else mode | _RWX
+        old = Meta(mode=opened)  # taking back the first steps restores the rest
         new = Meta(mode=mode if os.geteuid() else None, mtime_ns=self._time_of(path, st))
         if change is not None and change.new is not None:
             version = change.new
             xattrs = self._new_xattrs(change.xattrs)
             old = Meta(
-                mode=mode,
+                mode=opened,
                 uid=st.st_uid,
                 gid=st.st_gid,
                 xattrs=self._old_xattrs(old_path, xattrs),

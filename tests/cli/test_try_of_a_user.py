@@ -54,3 +54,27 @@ def test_an_acl_goes_with_the_file_that_another_one_replaces(user: TestUser) -> 
         assert acls(file) == {}
         user.succeeds("apply", "--undo", path)
         assert acls(file) == {ACCESS: LIST}
+
+
+@only_as("ordinary user")
+def test_changes_in_directories_that_are_read_only_are_taken_back(user: TestUser) -> None:
+    with tried(user) as path:
+        user.directory("w", "d", "e", f="1\n")
+        for name in ("d/e", "d"):
+            os.chmod(os.path.join(path, name), 0o555)
+        script = (
+            "chmod 755 d d/e; rm d/e/f; echo 2 > d/e/g; chmod 555 d/e d; mv d D; "
+            "mkdir -p n/m; echo 3 > n/m/f; chmod 500 n/m n"
+        )
+        done = user.overlaykit("try", "--yes", "-D", path, "--", "sh", "-c", script)
+        assert done.returncode == 0, done
+        assert os.listdir(os.path.join(path, "D/e")) == ["g"]
+        assert os.stat(os.path.join(path, "n/m")).st_mode & 0o777 == 0o500
+        user.succeeds("apply", "--undo", path)
+        assert sorted(os.listdir(path)) == ["changed", "d", "deleted", "same"]
+        assert content(path, "d/e/f") == "1\n"
+        assert {os.stat(os.path.join(path, name)).st_mode & 0o777 for name in ("d", "d/e")} == {
+            0o555
+        }
+        for name in ("d", "d/e"):  # so that the test's end can remove them
+            os.chmod(os.path.join(path, name), 0o755)
