@@ -12,7 +12,6 @@
 #include "supervisor.h"
 
 #include <linux/capability.h>
-#include <linux/quota.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <time.h>
@@ -550,13 +549,7 @@ fork_init(void)
 static void
 give_powers_up(void)
 {
-    bool removes = plan_find(&plan, SECTION_END, STEP_REMOVE) ||
-                   plan_find(&plan, SECTION_END, STEP_REMOVE_IF_EMPTY) ||
-                   plan_find(&plan, SECTION_END, STEP_REMOVE_OPENED);
-    uint64_t kept = 1 << CAP_DAC_OVERRIDE | 1 << CAP_FOWNER;
-    if (plan_find(&plan, SECTION_END, STEP_END_LIMIT))
-        kept |= 1 << CAP_SYS_ADMIN;
-    (void)set_capabilities(removes ? kept : 0);
+    (void)set_capabilities(number_of(SECTION_END, STEP_RESTRICT_CAPABILITIES, 0));
     /* Alone, it may execute a program that needs root's capabilities to read its own files. */
     if (!monitor.alone)
         (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -730,26 +723,20 @@ hint(const char *reason)
 }
 
 static void
-end_limit(int directory, unsigned project)
-{
-    struct if_dqblk none = {.dqb_valid = QIF_BLIMITS};
-    (void)syscall(SYS_quotactl_fd, directory, QCMD(Q_SETQUOTA, PRJQUOTA), project, &none);
-}
-
-static void
 carry_out_end(void)
 {
     struct cursor cursor = plan.sections[SECTION_END];
     struct record record;
     while (plan_next(&cursor, &record)) {
         const struct argument *argument = record.arguments;
-        int descriptor = slot_descriptor(&plan, &argument[0]);
-        if (record.step == STEP_AWAIT)
+        bool has_slot = *plan_signature(record.step) == 'd';
+        int descriptor = has_slot ? slot_descriptor(&plan, &argument[0]) : -1;
+        if (record.step == STEP_CALL)
+            (void)call(&plan, argument);
+        else if (record.step == STEP_AWAIT)
             await_daemon(descriptor);
         else if (record.step == STEP_OUT_OF_MEMORY)
             look_for_lack_of_memory(descriptor);
-        else if (record.step == STEP_END_LIMIT)
-            end_limit(descriptor, (unsigned)argument[1].number);
         else if (record.step == STEP_HINT)
             hint(argument[0].bytes);
         else if (record.step == STEP_REMOVE)
@@ -758,8 +745,6 @@ carry_out_end(void)
             remove_opened(descriptor);
         else if (record.step == STEP_RECORD_STATUS && monitor.executed)
             record_status(descriptor, argument[1].bytes);
-        else if (record.step == STEP_REMOVE_IF_EMPTY)
-            (void)unlinkat(descriptor, argument[1].bytes, AT_REMOVEDIR);
     }
     if (getpid() == 1 && plan_find(&plan, SECTION_END, STEP_AWAIT))
         await_daemons_end();

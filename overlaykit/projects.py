@@ -101,7 +101,7 @@ def heed_limits() -> None:
 def _assign(opened: Sequence[int]) -> int | None:
     import struct  # not at each start of a view
 
-    state = _call(opened[0], _GET_STATE, 0, _STATE_VERSION)
+    state = _call(opened[0], _command(_GET_STATE), 0, _STATE_VERSION)
     (flags,) = struct.unpack_from("=H", state, _FLAGS_OFFSET)
     if not flags & _LIMITS_KEPT:
         return None
@@ -135,7 +135,7 @@ def _unused(fd: int) -> int:
             _FIRST - 1
         )  # the last number is no project (projid_valid() in the kernel)
         try:
-            quota = struct.unpack_from(_QUOTA, _call(fd, _GET_QUOTA, project))
+            quota = struct.unpack_from(_QUOTA, _call(fd, _command(_GET_QUOTA), project))
         except OSError as error:
             if error.errno == errno.ENOENT:  # as XFS says
                 return project
@@ -170,15 +170,25 @@ def _attributes(fd: int) -> tuple[int, int, int, int, int, bytes]:
 
 
 def _set_limit(fd: int, project: int, size: int) -> None:
+    command, argument = limiting(size)
+    _call(fd, command, project, argument)
+
+
+def limiting(size: int) -> tuple[int, bytes]:
+    """The command and the argument of quotactl_fd(2) that limit a project to `size` bytes; 0 ends a limit."""
     import struct  # not at each start of a view
 
-    _call(
-        fd, _SET_QUOTA, project, struct.pack(_QUOTA, size >> 10, 0, 0, 0, 0, 0, 0, 0, _BLOCK_LIMITS)
-    )
+    limits = struct.pack(_QUOTA, size >> 10, 0, 0, 0, 0, 0, 0, 0, _BLOCK_LIMITS)
+    return _command(_SET_QUOTA), limits
+
+
+def _command(number: int) -> int:
+    """QCMD() of linux/quota.h."""
+    return number << 8 | _PROJECTS
 
 
 def _call(fd: int, command: int, project: int, given: bytes = b"") -> bytearray:
     """quotactl_fd(2). Returns: the argument as the kernel has changed it."""
     argument = bytearray(given.ljust(_ARGUMENT_BYTES, b"\0"))
-    _native.quotactl_fd(fd, command << 8 | _PROJECTS, project, argument)
+    _native.quotactl_fd(fd, command, project, argument)
     return argument

@@ -51,6 +51,8 @@ _SIOCADDRT: Final = 0x890B
 _IFF_UP: Final = 1
 _IFF_TAP: Final = 0x0002
 _IFF_NO_PI: Final = 0x1000
+_REMOVE_DIRECTORY: Final = 0x200
+"""AT_REMOVEDIR"""
 _SCOPE_ABSTRACT_SOCKETS: Final = 1
 """LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, since Linux 6.12."""
 
@@ -433,6 +435,19 @@ def _offer_namespaces() -> list[Call]:
     ]
 
 
+def _remove_if_empty(directory: object, name: str) -> list[Call]:
+    words = ("unlinkat", _of(directory), name, _REMOVE_DIRECTORY)
+    return [_call(*words, ignored=_ANY, failure="PROCESS")]
+
+
+def _end_limit(directory: object, project: int) -> list[Call]:
+    from overlaykit import projects
+
+    command, argument = projects.limiting(0)
+    words = ("quotactl_fd", _of(directory), command, project, argument)
+    return [_call(*words, ignored=_ANY, failure="PROCESS")]
+
+
 _CALLS_OF: Final[dict[str, Callable[..., list[Call]]]] = {
     "setns": _setns,
     "unshare": _unshare,
@@ -458,6 +473,8 @@ _CALLS_OF: Final[dict[str, Callable[..., list[Call]]]] = {
     "pty": _pty,
     "session": _session,
     "offer_namespaces": _offer_namespaces,
+    "remove_if_empty": _remove_if_empty,
+    "end_limit": _end_limit,
 }
 
 

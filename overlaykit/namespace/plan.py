@@ -80,7 +80,7 @@ FORMS: Final = {
     "protect": (22, "PPPn", "init"),
     "hosts": (23, "hsb", "init"),
     "chdir": (0, "sb", "init"),
-    "restrict_capabilities": (25, "u", "init command"),
+    "restrict_capabilities": (25, "u", "init command end"),
     "blocked": (26, "u", "command"),
     "ignored": (27, "u", "command"),
     "standard": (0, "nd", "command"),
@@ -89,7 +89,7 @@ FORMS: Final = {
     "exec": (31, "vllb", "command"),
     "await": (32, "d", "end"),
     "remove": (33, "de", "end"),
-    "remove_if_empty": (34, "de", "end"),
+    "remove_if_empty": (0, "de", "end"),
     "offer_namespaces": (0, "", "init"),
     "terminal": (36, "n", "plan"),
     "pty": (0, "ib", "init"),
@@ -115,7 +115,7 @@ FORMS: Final = {
     "connect": (0, "sx", "monitor"),
     "cover": (57, "/sn", "init"),
     "input": (58, "d", "plan"),
-    "end_limit": (59, "du", "end"),
+    "end_limit": (0, "du", "end"),
     "hint": (60, "s", "end"),
     "directory": (61, "sn", "init"),
     "remove_opened": (62, "d", "end"),
@@ -129,8 +129,8 @@ CALLS: Final = (
     *("chdir", "chroot", "close", "dup3", "fchdir", "fchownat", "fcntl", "fsconfig", "fsmount"),
     *("fsopen", "ioctl", "keyctl", "landlock_create_ruleset", "landlock_restrict_self", "mkdirat"),
     *("mount", "mount_setattr", "move_mount", "open_tree", "openat", "pivot_root", "prctl"),
-    *("prlimit64", "sethostname", "setns", "setsid", "socket", "umask", "umount2", "unshare"),
-    "write",
+    *("prlimit64", "quotactl_fd", "sethostname", "setns", "setsid", "socket", "umask", "umount2"),
+    *("unlinkat", "unshare", "write"),
 )
 """System calls, each SYS_name of sys/syscall.h; a plan has the place of one."""
 
@@ -500,7 +500,10 @@ class Plan:
         self.steps.append(("session_keyring",))
 
     def restrict_capabilities(self, kept: int) -> None:
-        """Drop all capabilities but those of the mask: in the section of the command, of both the command and init."""
+        """Drop all capabilities but those of the mask: in the section of the command, of both the command and init.
+
+        In the section of the end it comes first: what the supervisor keeps while the view lives, which else is none.
+        """
         self.steps.append(("restrict_capabilities", kept))
 
     def offer_namespaces(self) -> None:
@@ -583,7 +586,7 @@ class Plan:
         self.steps.append(("record_status", directory, name))
 
     def end_limit(self, directory: Slot, project: int) -> None:
-        """End the limit of a project in the file system of a directory (quotactl(2))."""
+        """End the limit of a project in the file system of a directory, which `hold` keeps open (quotactl(2))."""
         self.steps.append(("end_limit", directory, project))
 
     def remove(self, directory: Slot, name: str) -> None:
@@ -591,7 +594,7 @@ class Plan:
         self.steps.append(("remove", directory, name))
 
     def remove_if_empty(self, directory: Slot, name: str) -> None:
-        """Remove a directory, if it is there and empty."""
+        """Remove a directory, if it is there and empty, from one that `hold` keeps open."""
         self.steps.append(("remove_if_empty", directory, name))
 
     def remove_opened(self, directory: Slot) -> None:

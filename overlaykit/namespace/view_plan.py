@@ -161,6 +161,7 @@ def plan_of(
     command(plan, slots, spec, caller, filters)
     if isinstance(supervision, Alone):
         plan.section("end")
+        plan.restrict_capabilities(_kept_to_end(supervision.end))
         if hint:
             plan.hint(hint)
         _end(plan, slots, spec, supervision.end)
@@ -337,6 +338,8 @@ def _front(plan: Plan, slots: Inherited, supervision: Alone) -> None:
         plan.abort_on(slots[descriptor])
     for descriptor in supervision.hold:
         plan.hold(slots[descriptor])
+    for directory, _ in (*end.limits, *end.remove_if_empty):
+        plan.hold(slots[directory])
 
 
 def _mounts(plan: Plan, spec: LaunchSpec, caller: Caller, slots: Inherited, root: Slot) -> None:
@@ -518,6 +521,13 @@ def _candidates(name: str, env: Environment) -> list[str]:
         return [name]
     path = environment.get(env, "PATH") or PATH
     return [os.path.join(directory, name) for directory in path.split(":")]
+
+
+def _kept_to_end(end: End) -> int:
+    """What the supervisor keeps besides its own child: what the removal of others' files needs, and of a limit."""
+    removes = end.remove or end.remove_if_empty or end.remove_opened is not None
+    of_files = 1 << privilege.CAP_DAC_OVERRIDE | 1 << privilege.CAP_FOWNER
+    return (of_files if removes else 0) | (1 << privilege.CAP_SYS_ADMIN if end.limits else 0)
 
 
 def _end(plan: Plan, slots: Inherited, spec: LaunchSpec, end: End) -> None:

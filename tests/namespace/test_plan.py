@@ -334,8 +334,10 @@ def test_a_supervisor_without_a_parent_reports_by_a_program_and_cleans_up() -> N
         ("abort_on", "watched 40"),
         ("hold", "held 41"),
         ("hold", "held 42"),
+        ("hold", "directory 44"),
     ]
     assert section(made, "end") == [
+        ("restrict_capabilities", 1 << privilege.CAP_DAC_OVERRIDE | 1 << privilege.CAP_FOWNER),
         ("await", "daemon 43"),
         ("remove", "directory 44", "scratch"),
         ("remove_if_empty", "directory 44", "registry"),
