@@ -35,22 +35,38 @@ def encode(message: Record) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def line(value: dict[str, object]) -> bytes:
+    """A line of UTF-8 that holds a JSON object, with a newline. Raises: as `encode`."""
+    return _written(value).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def parsed(raw: bytes) -> dict[str, Any]:
+    """The members of a JSON object. Raises: ValueError: `raw` is something else."""
+    import json
+
+    try:
+        data = json.loads(raw.decode(), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(data, dict):
+        raise ValueError("no object")
+    return data
+
+
 def decode(raw: bytes, kind: type[T] | Any) -> T:
     """Decode a record of the class `kind`, or of one of a union of classes.
 
     Raises: ValueError: `raw` is something else.
     """
-    import json
-
     try:
-        data = json.loads(raw.decode(), parse_constant=_refuse_constant)
+        data = parsed(raw)
         name = data.pop(_TYPE)
         for one in getattr(kind, "__args__", (kind,)):
             if one.__name__ == name:
                 found: T = convert(data, one)
                 return found
         raise ValueError("of another type")
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a message: {raw[:80]!r}: {error}") from error
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from overlaykit.changes.applying import Outcome
     from overlaykit.changes.run import Request
-    from overlaykit.cli.stacks import Stack
+    from overlaykit.client import Stack
 
 _CONFLICTS: Final = 1
 _LETTERS: Final = {"added": "A", "changed": "M", "deleted": "D", "renamed": "R", "replaced": "T"}

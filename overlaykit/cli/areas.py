@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from overlaykit.changes.applying import Outcome
     from overlaykit.changes.model import Change
-    from overlaykit.cli.stacks import Stack
+    from overlaykit.client import Stack
 
 TEMPORARY: Final = ("/tmp", "/var/tmp")  # noqa: S108
 """Directories in which programs always write, and of which nothing is applied unless it was asked for."""

@@ -12,7 +12,6 @@ from overlaykit.changes.plain import plain, shown
 from overlaykit.cli.arguments import Parser
 from overlaykit.cli.options import Usage
 from overlaykit.cli.output import coloured, has_colours, one_line, print_error
-from overlaykit.errors import Error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from overlaykit.changes.model import Change, Version
     from overlaykit.changes.patch import FilePatch
     from overlaykit.changes.read import Comparison
-    from overlaykit.cli.stacks import Stack
+    from overlaykit.client import Stack
 
 LETTERS: Final = {"added": "A", "changed": "M", "deleted": "D", "renamed": "R", "replaced": "T"}
 """As in git."""
@@ -39,10 +38,6 @@ _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 _CAPABILITY: Final = b"security.capability"
 _WIDTH: Final = 40
 """Signs of the graph of --stat, at most."""
-
-
-class NoSuchPath(Error):
-    message = "{0}: no such file, neither in the view nor below it"
 
 
 def parser() -> Parser:
@@ -100,6 +95,7 @@ def main(arguments: list[str]) -> int:
         raise Usage("diff", "-a is for the list: --patch, --stat and --json leave nothing out")
     from overlaykit.changes.read import Comparison
     from overlaykit.cli import stacks
+    from overlaykit.client import NoSuchPath
 
     beneath = os.fsencode(os.path.normpath("/" + args.path).strip("/"))
     both = stacks.sides(args.view, args.layers)

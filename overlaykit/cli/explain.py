@@ -20,9 +20,10 @@ def parser() -> Parser:
 
 def main(arguments: list[str]) -> int:
     args = parser().parse_args(arguments)
-    from overlaykit.views import explain
+    from overlaykit.client import Client
 
-    found = explain(args.view, args.path)
+    with Client(args.view) as client:
+        found = client.explain(args.path)
     if args.json:
         from overlaykit import codec
 

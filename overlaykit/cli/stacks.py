@@ -6,15 +6,13 @@ import json
 import os
 from typing import TYPE_CHECKING, Final
 
+from overlaykit.client import Client, NothingWritten, Stack
 from overlaykit.errors import Error
-from overlaykit.record import Record
 from overlaykit.scope import suppress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from overlaykit.changes.opening import Opened
-    from overlaykit.views.entry import About
     from overlaykit.views.named import NamedView
     from overlaykit.views.registry import RunningView
 
@@ -28,53 +26,6 @@ class NothingToCompare(Error):
         "{0}: no view, mount, directory or layer of that name: 'overlaykit ps -a' lists views, 'overlaykit layer ls' "
         "layers"
     )
-
-
-class NothingWritten(Error):
-    message = "{0}: the view is read-only: nothing can be written in it"
-
-
-class LayerCovered(Error):
-    message = "{0}: the mount covers its own layer, which only root can reach below it: use sudo"
-
-
-class Stack(Record, kw_only=True):
-    """Directories that are merged: `layers`, top first, below `upper`.
-
-    `upper`: None: there is none. `running`: what shows the merge now. `assumed`: the layers are those that `run` takes
-    without `-l`: nothing says which the upper lay on. `tried`, `ignored`: of a view of `try`, the directories whose
-    changes may be applied, and patterns of paths that never are.
-    """
-
-    name: str
-    upper: str | None
-    layers: tuple[str, ...]
-    running: About | None = None
-    assumed: bool = False
-    tried: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-
-    def open(self) -> tuple[Opened | None, list[Opened]]:
-        """Open the directories, once all that programs have written is in the upper. Raises: OSError, LayerCovered."""
-        from overlaykit.changes.opening import open_directory
-
-        if self.running is not None:
-            flush(self.running)
-        upper = None if self.upper is None else open_directory(self.upper)
-        return upper, [self._open_layer(path) for path in self.layers]
-
-    def _open_layer(self, path: str) -> Opened:
-        """Open a layer, which the mount itself may cover."""
-        from overlaykit.changes.opening import open_covered, open_directory
-
-        opened = open_directory(path)
-        if self.running is None or os.fstat(opened.fd).st_dev != self.running.device:
-            return opened
-        os.close(opened.fd)
-        try:
-            return open_covered(path)
-        except PermissionError:
-            raise LayerCovered(path) from None
 
 
 def find(name: str, layers: Sequence[str] = ()) -> Stack:
@@ -142,10 +93,8 @@ def _ways(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _running(name: str, found: RunningView) -> Stack:
-    about = found.about
-    if about.changes is None:
-        raise NothingWritten(name)
-    return Stack(name=name, upper=about.changes, layers=about.paths, running=about)
+    with Client.of(found) as client:
+        return client.stack().replace(name=name)
 
 
 def _stopped(view: NamedView) -> Stack:
@@ -176,18 +125,3 @@ def _resolved(layers: Sequence[str], directory: str) -> tuple[str, ...]:
         resolve(os.path.join(directory, one.removeprefix("dir:")) if "/" in one else one).path
         for one in layers
     )
-
-
-def flush(about: About) -> None:
-    """Have the kernel write to the upper what programs have written to a mount, if that can be reached."""
-    from overlaykit import attributes
-
-    with suppress(OSError):
-        fd = os.open(
-            about.target or f"/proc/{about.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        )
-        try:
-            if os.fstat(fd).st_dev == about.device:
-                attributes.sync_file_system(fd)
-        finally:
-            os.close(fd)

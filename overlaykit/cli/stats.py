@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from overlaykit.cli.arguments import Parser
-from overlaykit.errors import Error
 
 if TYPE_CHECKING:
     import argparse
@@ -18,12 +17,6 @@ if TYPE_CHECKING:
 
 _SECONDS: Final = 1.0
 """Between two samples."""
-
-
-class NoDaemon(Error):
-    message = (
-        "{0}: no daemon answers its requests: the kernel does, or it has ended ('overlaykit ps')"
-    )
 
 
 def parser() -> Parser:
@@ -87,22 +80,21 @@ def main(arguments: list[str]) -> int:
 def _requests(registry: Registry, args: argparse.Namespace) -> int:
     from overlaykit.cli import request_stats
     from overlaykit.cli.output import print_error
-    from overlaykit.views import measuring
-    from overlaykit.views.registry import DaemonSilent
+    from overlaykit.client import Client, NoDaemon
+    from overlaykit.views.registry import DaemonSilent, NotRunning
 
     wanted = [registry.find(name) for name in args.views] if args.views else registry.running()
     measured: dict[str, Measured] = {}
     silent: list[DaemonSilent] = []
     for one in wanted:
         try:
-            found = measuring.requests(one)
+            with Client.of(one) as client:
+                measured[one.about.name] = client.stats()
         except DaemonSilent as error:
             silent.append(error)
-        else:
-            if found is not None:
-                measured[one.about.name] = found
-            elif args.views:
-                raise NoDaemon(one.about.name)
+        except (NoDaemon, NotRunning):
+            if args.views:
+                raise
     if args.prometheus:
         print(request_stats.as_prometheus(measured))
     elif args.json:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from overlaykit.changes.model import Change
     from overlaykit.changes.read import Comparison
     from overlaykit.cli.arguments import Parser
-    from overlaykit.cli.stacks import Stack
     from overlaykit.cli.summary import Summary
+    from overlaykit.client import Stack
     from overlaykit.views.named import NamedView
 
 _EPILOG: Final = """\
@@ -349,10 +349,10 @@ class _Try:
 
     def _changes(self, *, flush: bool) -> dict[str, str]:
         """The kind of each changed path."""
-        from overlaykit.cli import stacks
+        from overlaykit import client
 
         if flush and (running := self._stack().running) is not None:
-            stacks.flush(running)
+            client.flush(running)
         with self._compared() as (stack, comparison):
             return {
                 "/" + os.fsdecode(change.path): change.kind

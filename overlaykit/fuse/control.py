@@ -1,7 +1,7 @@
-"""The protocol of a daemon's control socket, and its client: one JSON line as request, one as reply.
+"""The protocol of a daemon's control socket (docs/control.md), and its client.
 
-The socket lies in a private directory of the user; any process that can connect may send requests. `control_server` is
-the daemon's side.
+A request is a line, and so is each answer. The socket's mode says who may connect, and thereby send requests.
+`control_server` is the daemon's side.
 """
 
 from __future__ import annotations
@@ -13,23 +13,47 @@ from overlaykit import codec, sockets
 from overlaykit.fuse.statistics import Latencies
 from overlaykit.record import Record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Self, TypeVar
+
+    T = TypeVar("T", bound=Record)
+
+PROTOCOL: Final = 1
+"""Goes up when an answer's member goes, or gets another meaning."""
+
+LONGEST_LINE: Final = 1 << 16
+"""Bytes of a request, without its newline."""
+
+
+class Version(Record):
+    """What the daemon is."""
+
 
 class Explain(Record):
-    """Which layer provides `path`, an absolute path in the mount."""
+    """What `path`, from the root of the mount, means in each layer."""
 
     path: str
 
 
-class Count(Record):
-    """How much the daemon holds in memory, and how many requests it has had."""
+class Stats(Record):
+    """What the daemon holds in memory, and which requests of the kernel it has had."""
 
 
-class Measure(Record):
-    """How many requests the daemon has had of each kind, and how long they took."""
+class Stack(Record):
+    """Which directories the daemon merges."""
 
 
 class End(Record):
     """End the connection with the kernel, even if files are in use: users of the mount get ENOTCONN."""
+
+
+class Versions(Record):
+    """`protocol`: see `PROTOCOL`. `requests`: those that the daemon knows."""
+
+    protocol: int
+    overlaykit: str
+    requests: tuple[str, ...]
 
 
 class LayerHitReply(Record):
@@ -49,59 +73,147 @@ class Explained(Record):
     hits: tuple[LayerHitReply, ...]
 
 
-class Counted(Record):
+class Measured(Record):
     """`held`: numbers of nodes, nlookup, open files and directory descriptors.
 
     `requests`: numbers by kind, of those that reached Python. `answered`: how many the data plane has answered.
+    `python`, `native`: the latencies by kind, of those answered by Python and by the data plane.
     """
 
     held: dict[str, int]
     requests: dict[str, int]
     answered: int
-
-
-class Measured(Record):
-    """Requests by kind, those answered by Python and those by the data plane."""
-
     python: dict[str, Latencies]
     native: dict[str, Latencies]
 
 
+class Stacked(Record):
+    """`upper`, `layers`: paths as the daemon was given them, the layers top first; no upper: it is read-only.
+
+    `attributes`: the prefix of the overlay attributes that it writes.
+    """
+
+    upper: str | None
+    layers: tuple[str, ...]
+    attributes: str
+
+
 class Ending(Record):
-    """The connection ends after this reply."""
+    """The connection ends after this answer."""
 
 
-class RequestRefused(Record):
-    """The request has failed with an OSError: its errno and path."""
+class Refusal(Record):
+    """A request that has failed, as an OSError: the name of its errno, its text, and the path that it is about."""
 
-    errno: int
-    path: str
+    errno: str
+    message: str
+    path: str | None
+
+    def error(self) -> OSError:
+        number = getattr(errno, self.errno, errno.EIO)
+        return OSError(number, self.message, *(() if self.path is None else (self.path,)))
 
 
-_PIECE = 1 << 16
+Request = Version | Explain | Stats | Stack | End
+Answer = Versions | Explained | Measured | Stacked | Ending
+
+_REQUESTS: Final[dict[str, type[Request]]] = {
+    "version": Version,
+    "explain": Explain,
+    "stats": Stats,
+    "stack": Stack,
+    "end": End,
+}
+NAMES: Final = tuple(_REQUESTS)
+"""The requests as they are named on the socket."""
+
+_PIECE: Final = 1 << 16
 """Bytes."""
 
-Request = Explain | Count | Measure | End
-Reply = Explained | Counted | Measured | Ending | RequestRefused
+
+def parse_request(line: bytes) -> Request:
+    """The request of a line. Raises: OSError: EINVAL; ENOSYS: there is no such request."""
+    try:
+        data = codec.parsed(line)
+        name = data.pop("request")
+    except (KeyError, ValueError) as error:
+        message = 'not a request: an object with the member "request" on a line'
+        raise OSError(errno.EINVAL, message) from error
+    kind = _REQUESTS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise OSError(errno.ENOSYS, f"no such request: those are {', '.join(NAMES)}")
+    try:
+        return codec.convert(data, kind)
+    except (TypeError, ValueError) as error:
+        members = ", ".join(kind.fields) or "none"
+        raise OSError(errno.EINVAL, f"{name}: wrong members: it has {members}") from error
 
 
-def ask(
-    path: str, request: Request, *, seconds: float | None = None
-) -> Explained | Counted | Measured | Ending:
-    """Send a request to the daemon whose socket is at `path`.
+def answer_line(answer: Answer) -> bytes:
+    return codec.line({"answer": answer})
 
-    Raises: OSError of a `RequestRefused`; ECONNREFUSED: the daemon has ended; TimeoutError: no reply in `seconds`.
+
+def refusal_line(error: OSError) -> bytes:
+    """The line for a request that has failed."""
+    number = error.errno or errno.EIO
+    path = error.filename if isinstance(error.filename, str | bytes) else None
+    refusal = Refusal(
+        errno.errorcode.get(number, "EIO"),
+        error.strerror or os.strerror(number),
+        None if path is None else os.fsdecode(path),
+    )
+    return codec.line({"error": refusal})
+
+
+class Connection:
+    """A connection to the socket at `path`. `seconds`: the longest wait for an answer; None: for ever.
+
+    Raises: OSError: ECONNREFUSED: the daemon has ended; EACCES: the socket's mode; EAGAIN: too many wait to connect.
     """
-    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as connection:
-        connection.settimeout(seconds)
-        connection.connect(path)
-        connection.sendall(codec.encode(request) + b"\n")
+
+    def __init__(self, path: str, seconds: float | None = None) -> None:
+        self._path = path
+        self._socket = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+        try:
+            self._socket.settimeout(seconds)
+            directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                # A socket's path is short (unix(7)); this one may be long.
+                self._socket.connect(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
+            finally:
+                os.close(directory)
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, request: Request, kind: type[T]) -> T:
+        """Send a request whose answer is a `kind`.
+
+        Raises: OSError of a `Refusal`; ECONNRESET or EPIPE: the daemon has ended the connection; TimeoutError.
+        """
+        name = next(name for name, one in _REQUESTS.items() if one is type(request))
+        self._socket.sendall(codec.line({"request": name} | vars(request)))
         line = b""
-        while not line.endswith(b"\n") and (more := connection.recv(_PIECE)):
+        while not line.endswith(b"\n") and (more := self._socket.recv(_PIECE)):
             line += more
-    if not line:
-        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET), path)
-    reply: Reply = codec.decode(line, Reply)
-    if isinstance(reply, RequestRefused):
-        raise OSError(reply.errno, os.strerror(reply.errno), reply.path)
-    return reply
+        if not line.endswith(b"\n"):
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET), self._path)
+        data = codec.parsed(line)
+        if "error" in data:
+            raise codec.convert(data["error"], Refusal).error()
+        return codec.convert(data["answer"], kind)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def ask(path: str, request: Request, kind: type[T], *, seconds: float | None = None) -> T:
+    """Send one request to the daemon whose socket is at `path`, and return its answer. Raises: as `Connection`."""
+    with Connection(path, seconds) as connection:
+        return connection.ask(request, kind)

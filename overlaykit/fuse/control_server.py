@@ -1,4 +1,9 @@
-"""The daemon's side of the control socket: replies to `control`'s requests between those of the kernel."""
+"""The daemon's side of the control socket: answers `control`'s requests between those of the kernel.
+
+Nothing that a client sends or leaves out holds the kernel's requests up: an answer is found in memory and in the
+directories on one path, lines and paths have a greatest length, and so many clients are served at once. One more ends
+the connection that was idle for the longest time. So a silent client takes no place from one that asks.
+"""
 
 from __future__ import annotations
 
@@ -9,87 +14,176 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from overlaykit import codec
+from overlaykit import __version__
+from overlaykit.fuse import control
 from overlaykit.fuse.control import (
-    Count,
-    Counted,
     End,
     Ending,
     Explain,
     Explained,
     LayerHitReply,
-    Measure,
     Measured,
-    Reply,
-    Request,
-    RequestRefused,
+    Stack,
+    Stacked,
+    Stats,
+    Version,
+    Versions,
 )
 from overlaykit.overlay.explain import explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from overlaykit.fuse.control import Answer, Request
     from overlaykit.fuse.operations import Operations
+    from overlaykit.overlay.filesystem import Filesystem
 
 log: Final = logging.getLogger(__name__)
 
-_LONGEST_LINE: Final = 1 << 16
-"""Bytes."""
+_MOST_CLIENTS: Final = 32
+_LONGEST_PATH: Final = 4096
+"""PATH_MAX."""
 
 
 async def serve(
     listener: trio.SocketListener, operations: Operations, end: Callable[[], None]
 ) -> None:
-    """Reply to requests until cancelled. `end` ends the connection with the kernel."""
+    """Answer requests until cancelled. `end` ends the connection with the kernel."""
+    clients = _Clients()
 
-    async def answer(stream: trio.SocketStream) -> None:
-        line = b""
-        async with stream:
-            while not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
-                chunk = await stream.receive_some(_LONGEST_LINE)
-                if not chunk:
-                    return
-                line += chunk
-            request: Request = codec.decode(line, Request)
-            if isinstance(request, End):
-                # Even if the client has gone and gets no reply.
-                end()
-            await stream.send_all(_answer(request, operations) + b"\n")
+    async def converse(stream: trio.SocketStream) -> None:
+        with trio.CancelScope() as scope:
+            clients.add(scope)
+            try:
+                async with stream:
+                    await _converse(stream, operations, end, lambda: clients.note_use(scope))
+            except trio.BrokenResourceError:  # the client has gone
+                pass
+            except Exception:
+                log.exception("a control request failed")
+            finally:
+                clients.remove(scope)
 
-    async def guarded(stream: trio.SocketStream) -> None:
-        # A client that has gone, or whose request is invalid, loses its connection; the daemon stays.
+    await trio.serve_listeners(converse, [listener])
+
+
+class _Clients:
+    """The connections, each by the scope of its task: that which was idle for the longest time is the first."""
+
+    def __init__(self) -> None:
+        self._scopes: dict[trio.CancelScope, None] = {}
+
+    def add(self, scope: trio.CancelScope) -> None:
+        self._scopes[scope] = None
+        if len(self._scopes) > _MOST_CLIENTS:
+            idle = next(iter(self._scopes))
+            self.remove(idle)
+            idle.cancel()
+
+    def note_use(self, scope: trio.CancelScope) -> None:
+        if scope in self._scopes:
+            self.remove(scope)
+            self._scopes[scope] = None
+
+    def remove(self, scope: trio.CancelScope) -> None:
+        self._scopes.pop(scope, None)
+
+
+async def _converse(
+    stream: trio.SocketStream,
+    operations: Operations,
+    end: Callable[[], None],
+    note_use: Callable[[], None],
+) -> None:
+    lines = _Lines(stream)
+    while True:
         try:
-            await answer(stream)
-        except (trio.BrokenResourceError, ValueError):
-            pass
-        except Exception:
-            log.exception("a control request failed")
+            line = await lines.next()
+        except OSError as error:
+            await stream.send_all(control.refusal_line(error))
+            return
+        if line is None:
+            return
+        note_use()
+        await stream.send_all(_answer(line, operations, end))
 
-    await trio.serve_listeners(guarded, [listener])
+
+class _Lines:
+    """The lines of a stream."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._held = bytearray()
+
+    async def next(self) -> bytes | None:
+        """The next line; None: there is no more. Raises: OSError: EMSGSIZE; EINVAL: the last one has no newline."""
+        while (at := self._held.find(b"\n")) < 0:
+            if len(self._held) > control.LONGEST_LINE:
+                break
+            more = await self._stream.receive_some(control.LONGEST_LINE)
+            if not more:
+                if self._held:
+                    raise OSError(
+                        errno.EINVAL, "the line is cut off: a request ends with a newline"
+                    )
+                return None
+            self._held += more
+        if not 0 <= at <= control.LONGEST_LINE:
+            raise OSError(
+                errno.EMSGSIZE, f"a request has up to {control.LONGEST_LINE} bytes: this has more"
+            )
+        line = bytes(self._held[:at])
+        del self._held[: at + 1]
+        return line
 
 
-def _answer(request: Request, operations: Operations) -> bytes:
-    reply: Reply
+def _answer(line: bytes, operations: Operations, end: Callable[[], None]) -> bytes:
+    """The line that answers one."""
     try:
-        match request:
-            case Explain(path=path):
-                found = explain(operations.filesystem, os.fsencode(path))
-                hits = (LayerHitReply(s.layer, s.path, s.kind, s.role) for s in found.hits)
-                reply = Explained(found.path, found.target, tuple(hits))
-            case Count():
-                reply = Counted(operations.held(), dict(operations.requests), operations.answered())
-            case Measure():
-                native = {} if operations.plane is None else operations.plane.latencies()
-                reply = Measured(operations.clock.latencies(), native)
-            case End():
-                reply = Ending()
+        request = control.parse_request(line)
+        if isinstance(request, End):
+            # Even if the client has gone and gets no answer.
+            end()
+        return control.answer_line(_answer_of(request, operations))
     except OSError as error:
-        reply = RequestRefused(error.errno or errno.EIO, _filename(error))
-    except ValueError:
-        # A path with a NUL.
-        reply = RequestRefused(errno.EINVAL, "")
-    return codec.encode(reply)
+        return control.refusal_line(error)
+    except Exception:
+        log.exception("a control request failed")
+        return control.refusal_line(OSError(errno.EIO, os.strerror(errno.EIO)))
 
 
-def _filename(error: OSError) -> str:
-    return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+def _answer_of(request: Request, operations: Operations) -> Answer:
+    """Raises: OSError."""
+    match request:
+        case Version():
+            return Versions(control.PROTOCOL, __version__, control.NAMES)
+        case Explain(path=path):
+            return _explained(operations.filesystem, path)
+        case Stats():
+            native = {} if operations.plane is None else operations.plane.latencies()
+            requests, answered = dict(operations.requests), operations.answered()
+            return Measured(
+                operations.held(), requests, answered, operations.clock.latencies(), native
+            )
+        case Stack():
+            return _stacked(operations.filesystem)
+        case End():
+            return Ending()
+
+
+def _explained(filesystem: Filesystem, path: str) -> Explained:
+    raw = os.fsencode(path)
+    if len(raw) > _LONGEST_PATH:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    if b"\0" in raw:
+        raise OSError(errno.EINVAL, "a path has no NUL")
+    found = explain(filesystem, raw)
+    hits = (LayerHitReply(s.layer, s.path, s.kind, s.role) for s in found.hits)
+    return Explained(found.path, found.target, tuple(hits))
+
+
+def _stacked(filesystem: Filesystem) -> Stacked:
+    tree = filesystem.tree
+    upper = [layer.path for layer in tree.layers if layer.writable]
+    lowers = tuple(layer.path for layer in tree.layers if not layer.writable)
+    return Stacked(upper[0] if upper else None, lowers, os.fsdecode(tree.markers.prefix))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from overlaykit.overlay.tree import Tree
 
 _MOST_LINKS: Final = 40  # path_resolution(7)
+_MOST_NAMES: Final = 8192
+"""On a path, with those of the symlinks that it leads through: a daemon answers nothing else in between."""
 
 Role = Literal["answers", "data", "merged", "shadowed", "whiteout"]
 
@@ -130,9 +132,12 @@ def _resolve(
     """
     pending = [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
     parents = [filesystem.root]
-    links = 0
+    links = names = 0
     while pending:
         name = pending.pop()
+        names += 1
+        if names > _MOST_NAMES:
+            fail(errno.ELOOP, path)
         if name == b"..":
             if len(parents) > 1:
                 parents.pop()

@@ -15,17 +15,16 @@ if TYPE_CHECKING:
 
     from overlaykit.views.mounts import mount
     from overlaykit.views.options import parse_options
-    from overlaykit.views.registry import Registry, RunningView, explain
+    from overlaykit.views.registry import Registry, RunningView
     from overlaykit.views.unmounting import umount
     from overlaykit.views.view import View
 
-__all__ = ["Registry", "RunningView", "View", "explain", "mount", "parse_options", "umount"]
+__all__ = ["Registry", "RunningView", "View", "mount", "parse_options", "umount"]
 
 _MODULES: Final = {
     "Registry": "registry",
     "RunningView": "registry",
     "View": "view",
-    "explain": "registry",
     "mount": "mounts",
     "parse_options": "options",
     "umount": "unmounting",

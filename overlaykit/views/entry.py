@@ -132,8 +132,11 @@ class Entry:
         self._scratch_lock = -1
 
     def listen(self) -> sockets.socket:
-        """Bind the control socket and listen on it."""
+        """Bind the control socket and listen on it. Who may connect is what its mode says: the user alone."""
         listener = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+        os.fchmod(
+            listener.fileno(), 0o600
+        )  # which the file gets (net/unix/af_unix.c: unix_bind_bsd)
         # A socket's path is short (unix(7)); the entry's may be long.
         with _directory(self.path) as fd, writing_entries(os.path.dirname(self.path)):
             listener.bind(f"/proc/self/fd/{fd}/control")

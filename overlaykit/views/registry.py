@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME: Final = 63
 
-_ANSWER_SECONDS: Final = 10.0
+ANSWER_SECONDS: Final = 10.0
 """For a daemon, which answers within milliseconds unless the machine is overloaded."""
 
 
@@ -285,27 +285,17 @@ def _await_cleanup(path: str) -> None:
             os.close(ended)
 
 
-def explain(wanted: str, path: str) -> control.Explained:
-    """Which layer answers for a path in a view or a mount. Raises: NotRunning, DaemonSilent, OSError (ENOENT)."""
-    found = Registry().find(wanted)
-    if found.about.daemon:
-        reply = explain_at(found.control, path, name=wanted, daemon=found.about.daemon)
-        return found.with_present_paths(reply)
-    from overlaykit.views.explaining import explain_layers
-
-    return explain_layers(found.about.paths, found.about.changes, path)
-
-
 def explain_at(socket: str, path: str, *, name: str, daemon: int) -> control.Explained:
-    """As `explain`, of the process `daemon` of the view `name` that listens on `socket`."""
+    """What a path means, says the process `daemon` of the view `name`, which listens on `socket`.
+
+    Raises: DaemonSilent, OSError (ENOENT and the like).
+    """
     from overlaykit.fuse import control
 
     try:
-        reply = control.ask(socket, control.Explain(path), seconds=_ANSWER_SECONDS)
+        return control.ask(socket, control.Explain(path), control.Explained, seconds=ANSWER_SECONDS)
     except (TimeoutError, BlockingIOError):  # EAGAIN: too many clients wait already
-        raise DaemonSilent(name, daemon, round(_ANSWER_SECONDS)) from None
-    assert isinstance(reply, control.Explained)
-    return reply
+        raise DaemonSilent(name, daemon, round(ANSWER_SECONDS)) from None
 
 
 def is_name(text: str) -> bool:

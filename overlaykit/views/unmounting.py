@@ -137,7 +137,7 @@ def _end_daemon(target: str, running: RunningView) -> None:
     """
     with _pidfds(running) as ends:
         with contextlib.suppress(OSError):
-            control.ask(running.control, control.End(), seconds=_STEP_SECONDS)
+            control.ask(running.control, control.End(), control.Ending, seconds=_STEP_SECONDS)
         if _have_ended(ends, _STEP_SECONDS):
             return
         for ended in ends:  # a keeper first
@@ -159,9 +159,10 @@ def _progress(running: RunningView | None) -> Callable[[], bool]:
         before = answered
         with contextlib.suppress(OSError):
             if running is not None:
-                counted = control.ask(running.control, control.Count(), seconds=_STEP_SECONDS)
-                if isinstance(counted, control.Counted):
-                    answered = sum(counted.requests.values()) + counted.answered
+                counted = control.ask(
+                    running.control, control.Stats(), control.Measured, seconds=_STEP_SECONDS
+                )
+                answered = sum(counted.requests.values()) + counted.answered
         return answered > before
 
     return goes_on

@@ -51,10 +51,8 @@ class Mounted:
     def path(self, name: str) -> str:
         return os.path.join(self.target, name)
 
-    def counted(self) -> control.Counted:
-        answer = control.ask(self.control_path, control.Count())
-        assert isinstance(answer, control.Counted)
-        return answer
+    def counted(self) -> control.Measured:
+        return control.ask(self.control_path, control.Stats(), control.Measured)
 
     def await_held(self, **expected: int) -> None:
         """Poll until the daemon holds these numbers.

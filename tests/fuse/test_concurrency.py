@@ -390,7 +390,7 @@ def test_rule_10_a_request_under_way_ends_before_the_layers_are_closed(stack: St
                 os._exit(0)
         while not os.listdir(os.path.join(stack.work, "work")):
             pass
-        control.ask(mount.control_path, control.End())
+        control.ask(mount.control_path, control.End(), control.Ending)
         assert mount.process.wait()
         os.waitpid(writer, 0)
     assert os.listdir(os.path.join(stack.work, "work")) == []

@@ -1,11 +1,14 @@
-"""The control socket replies to valid requests, and invalid ones do not disturb it."""
+"""The control socket answers each request with a line (docs/control.md); no client disturbs the mount, or another."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import socket
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -14,50 +17,169 @@ from overlaykit.fuse import control
 from ..overlay.stack import Stack
 from ..overlay.view import refused
 from ..posix.table import File, Symlink
-from .mounted import mounted
+from .mounted import Mounted, mounted
+
+MOST_CLIENTS = 32
+
+
+@contextlib.contextmanager
+def connected(mount: Mounted) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(mount.control_path)
+        yield connection
+
+
+def answers(connection: socket.socket, number: int) -> list[Any]:
+    """The next answers, each a line."""
+    with connection.makefile("rb") as file:
+        return [json.loads(file.readline()) for _ in range(number)]
+
+
+def explain(mount: Mounted, path: str) -> control.Explained:
+    return control.ask(mount.control_path, control.Explain(path), control.Explained)
 
 
 def test_explain_names_the_layer_and_the_real_file(stack: Stack) -> None:
     stack.add({"bin": Symlink("usr/bin")})
     lower = stack.add({"usr/bin/python": File(b"x")})
     with mounted(stack) as mount:
-        explained = control.ask(mount.control_path, control.Explain("/bin/python"))
-        assert isinstance(explained, control.Explained)
+        explained = explain(mount, "/bin/python")
         assert explained.path == "/usr/bin/python"
         assert [(hit.path, hit.role) for hit in explained.hits] == [
             (os.path.join(lower, "usr/bin/python"), "answers")
         ]
         with open(mount.path("bin/python"), "wb"):
             pass
-        explained = control.ask(mount.control_path, control.Explain("/bin/python"))
-        assert isinstance(explained, control.Explained)
-        assert [hit.role for hit in explained.hits] == ["answers", "shadowed"]
+        assert [hit.role for hit in explain(mount, "/bin/python").hits] == ["answers", "shadowed"]
 
 
 def test_a_missing_path_is_an_error_that_names_it(stack: Stack) -> None:
     stack.add({})
-    with mounted(stack) as mount, refused(errno.ENOENT):
-        control.ask(mount.control_path, control.Explain("/missing"))
+    with mounted(stack) as mount:
+        with refused(errno.ENOENT):
+            explain(mount, "/missing")
+        with refused(errno.ENAMETOOLONG):
+            explain(mount, "/x" * 2049)
+        with refused(errno.EINVAL):
+            explain(mount, "/\0")
 
 
-@pytest.mark.parametrize("line", [b"", b"nonsense\n", b"{}\n", b'{"type":"count"', b"x" * 100_000])
-def test_an_invalid_request_ends_its_own_connection_only(stack: Stack, line: bytes) -> None:
+def test_a_path_through_long_symlinks_does_not_keep_the_daemon_busy(stack: Stack) -> None:
+    """Each of them leads through the next one: 54,000 names in all."""
+    detour = "d/../" * 700
+    links = {f"l{n}": Symlink(f"{detour}l{n + 1}") for n in range(39)}
+    stack.add({"d/f": File(b"x"), "l39": File(b"x"), **links})
+    with mounted(stack) as mount:
+        with refused(errno.ELOOP):
+            explain(mount, "/l0/x")
+        assert explain(mount, "/l38").target is not None
+
+
+def test_the_requests_of_a_connection_are_answered_in_their_order(stack: Stack) -> None:
+    lower = stack.add({"f": File(b"x")})
+    with mounted(stack) as mount, connected(mount) as connection:
+        lines = (
+            b'{"request":"version"}',
+            b'{"request":"stats"}',
+            b'{"request":"explain","path":"/missing"}',
+            b'{"request":"stack"}',
+        )
+        connection.sendall(b"\n".join(lines) + b"\n")
+        connection.shutdown(socket.SHUT_WR)
+        version, stats, missing, directories = answers(connection, 4)
+        assert version["answer"]["protocol"] == control.PROTOCOL
+        assert version["answer"]["requests"] == ["version", "explain", "stats", "stack", "end"]
+        assert stats["answer"]["held"]["nodes"] == 1
+        assert missing["error"] == {
+            "errno": "ENOENT",
+            "message": "No such file or directory",
+            "path": "/missing",
+        }
+        assert directories["answer"]["layers"] == [lower]
+        assert directories["answer"]["upper"] == stack.upper
+        assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("line", "number"),
+    [
+        (b"", "EINVAL"),
+        (b"nonsense", "EINVAL"),
+        (b"\xff", "EINVAL"),
+        (b"[]", "EINVAL"),
+        (b"{}", "EINVAL"),
+        (b"[" * 60_000, "EINVAL"),
+        (b"9" * 60_000, "EINVAL"),
+        (b'{"request":[]}', "ENOSYS"),
+        (b'{"request":"later"}', "ENOSYS"),
+        (b'{"request":"explain"}', "EINVAL"),
+        (b'{"request":"explain","path":7}', "EINVAL"),
+        (b'{"request":"stats","path":"/"}', "EINVAL"),
+    ],
+)
+def test_a_line_that_is_no_request_is_refused_and_the_next_one_answered(
+    stack: Stack, line: bytes, number: str
+) -> None:
+    stack.add({"f": File(b"x")})
+    with mounted(stack) as mount, connected(mount) as connection:
+        connection.sendall(line + b'\n{"request":"stats"}\n')
+        refusal, stats = answers(connection, 2)
+        assert refusal["error"]["errno"] == number
+        assert "answer" in stats
+        assert os.listdir(mount.target) == ["f"]
+
+
+@pytest.mark.parametrize(
+    ("line", "number"), [(b'{"request":"end"}', "EINVAL"), (b"x" * 100_000, "EMSGSIZE")]
+)
+def test_a_line_that_is_cut_off_or_too_long_ends_its_own_connection_only(
+    stack: Stack, line: bytes, number: str
+) -> None:
     stack.add({"f": File(b"x")})
     with mounted(stack) as mount:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(mount.control_path)
+        with connected(mount) as connection:
             connection.sendall(line)
             connection.shutdown(socket.SHUT_WR)
+            (refusal,) = answers(connection, 1)
+            assert refusal["error"]["errno"] == number
             with contextlib.suppress(ConnectionResetError):  # too long: the rest was left unread
-                assert connection.recv(100) == b""
+                assert connection.recv(1) == b""
         assert mount.counted().held["nodes"] == 1
         assert os.listdir(mount.target) == ["f"]
 
 
 def test_a_silent_client_delays_no_other(stack: Stack) -> None:
     stack.add({})
-    with mounted(stack) as mount, socket.socket(socket.AF_UNIX) as silent:
-        silent.connect(mount.control_path)
+    with mounted(stack) as mount, connected(mount) as silent:
         assert mount.counted().held["nodes"] == 1
         mount.unmount()
         assert silent.recv(1) == b""
+
+
+def test_one_client_too_many_ends_the_one_that_was_idle_for_longest(stack: Stack) -> None:
+    stack.add({"f": File(b"x")})
+
+    def ask(connection: socket.socket) -> None:
+        connection.sendall(b'{"request":"stats"}\n')
+        assert answers(connection, 1)
+
+    with mounted(stack) as mount, contextlib.ExitStack() as open_ones:
+        clients = [open_ones.enter_context(connected(mount)) for _ in range(MOST_CLIENTS)]
+        for one in (*clients, clients[0]):
+            ask(one)
+        assert mount.counted().held["nodes"] == 1
+        assert clients[1].recv(1) == b""
+        ask(clients[0])
+        assert os.listdir(mount.target) == ["f"]
+
+
+def test_a_client_that_reads_no_answers_holds_no_request_up(stack: Stack) -> None:
+    stack.add({"f": File(b"x")})
+    with mounted(stack) as mount, connected(mount) as connection:
+        connection.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                connection.send(b'{"request":"stats"}\n' * 1000)
+        assert mount.counted().held["nodes"] == 1
+        with open(mount.path("f"), "rb") as file:
+            assert file.read() == b"x"

@@ -55,7 +55,7 @@ def test_the_daemon_is_gone_when_its_mount_is(stack: Stack) -> None:
         syscalls.umount2(os.fsencode(mount.target))
         assert mount.process.wait()
         with refused(errno.ECONNREFUSED):
-            control.ask(mount.control_path, control.Count())
+            control.ask(mount.control_path, control.Stats(), control.Measured)
 
 
 def test_a_lazily_detached_mount_is_served_until_its_last_user_leaves(stack: Stack) -> None:

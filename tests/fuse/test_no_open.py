@@ -48,8 +48,7 @@ def without_open(stack: Stack) -> Iterator[Mounted]:
 
 def counts(mount: Mounted, *kinds: str) -> int:
     """How many requests of these kinds have come, for Python and for the plane."""
-    answer = control.ask(mount.control_path, control.Measure())
-    assert isinstance(answer, control.Measured)
+    answer = control.ask(mount.control_path, control.Stats(), control.Measured)
     both = (answer.python, answer.native)
     return sum(group[kind].count for group in both for kind in kinds if kind in group)
 

@@ -19,14 +19,11 @@ class Counted:
     daemon: int
 
     def counts(self) -> Counts:
-        counted = control.ask(self.control, control.Count())
-        measured = control.ask(self.control, control.Measure())
-        assert isinstance(counted, control.Counted)
-        assert isinstance(measured, control.Measured)
+        measured = control.ask(self.control, control.Stats(), control.Measured)
         native = {kind: latencies.count for kind, latencies in measured.native.items()}
         with open(f"/proc/{self.daemon}/io", encoding="ascii") as file:
             fields = dict(line.split(": ") for line in file.read().splitlines())
-        return Counts(counted.requests, native, int(fields["wchar"]))
+        return Counts(measured.requests, native, int(fields["wchar"]))
 
 
 class Ours(Mounting):

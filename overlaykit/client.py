@@ -1,0 +1,213 @@
+"""What runs, asked: `Client`, which the commands use too.
+
+May import: `views`, `changes`, `fuse` and the ground floor. It joins a daemon's control socket (docs/control.md) to the
+comparison of the daemon's layers, which takes too long for a daemon.
+"""
+
+from __future__ import annotations
+
+import os
+
+from overlaykit.errors import Error
+from overlaykit.fuse import control
+from overlaykit.record import Record
+from overlaykit.scope import suppress
+from overlaykit.views.registry import ANSWER_SECONDS, DaemonSilent, NotRunning, Registry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from os import PathLike
+    from typing import Self, TypeVar
+
+    from overlaykit.changes.opening import Opened
+    from overlaykit.fuse.control import Explained, Measured
+    from overlaykit.views.entry import About
+    from overlaykit.views.registry import RunningView
+
+    T = TypeVar("T", bound=Record)
+
+
+class NoDaemon(Error):
+    message = (
+        "{0}: no daemon answers its requests: the kernel does, or it has ended ('overlaykit ps')"
+    )
+
+
+class NothingWritten(Error):
+    message = "{0}: the view is read-only: nothing can be written in it"
+
+
+class NoSuchPath(Error):
+    message = "{0}: no such file, neither in the view nor below it"
+
+
+class LayerCovered(Error):
+    message = "{0}: the mount covers its own layer, which only root can reach below it: use sudo"
+
+
+class Stack(Record, kw_only=True):
+    """Directories that are merged: `layers`, top first, below `upper`.
+
+    `upper`: None: there is none. `running`: what shows the merge now. `assumed`: the layers are those that `run` takes
+    without `-l`: nothing says which the upper lay on. `tried`, `ignored`: of a view of `try`, the directories whose
+    changes may be applied, and patterns of paths that never are.
+    """
+
+    name: str
+    upper: str | None
+    layers: tuple[str, ...]
+    running: About | None = None
+    assumed: bool = False
+    tried: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def open(self) -> tuple[Opened | None, list[Opened]]:
+        """Open the directories, once all that programs have written is in the upper. Raises: OSError, LayerCovered."""
+        from overlaykit.changes.opening import open_directory
+
+        if self.running is not None:
+            flush(self.running)
+        upper = None if self.upper is None else open_directory(self.upper)
+        return upper, [self._open_layer(path) for path in self.layers]
+
+    def _open_layer(self, path: str) -> Opened:
+        """Open a layer, which the mount itself may cover."""
+        from overlaykit.changes.opening import open_covered, open_directory
+
+        opened = open_directory(path)
+        if self.running is None or os.fstat(opened.fd).st_dev != self.running.device:
+            return opened
+        os.close(opened.fd)
+        try:
+            return open_covered(path)
+        except PermissionError:
+            raise LayerCovered(path) from None
+
+
+class Client:
+    """A client of a running view or mount, by its name or mountpoint.
+
+        with overlaykit.Client("web") as client:
+            print(client.explain("/etc/issue").hits)
+
+    It asks the daemon through the control socket. The kernel's driver has no daemon: then `explain` and `diff` read the
+    layers, and `stats` raises NoDaemon. After a restart of the daemon it connects again.
+
+    Args: `view`: the name, or the path. `seconds`: the longest wait for an answer.
+    Raises: NotRunning: nothing of that name runs. Every method: NotRunning: it has ended; DaemonSilent: no answer in
+    time; OSError: what the request says, or EACCES: the socket's mode.
+    """
+
+    def __init__(self, view: str | PathLike[str], *, seconds: float = ANSWER_SECONDS) -> None:
+        self._name = os.fspath(view)
+        self._running = Registry().find(self._name)
+        self._seconds = seconds
+        self._connection: control.Connection | None = None
+
+    @classmethod
+    def of(cls, running: RunningView) -> Self:
+        """A client of what the registry has found."""
+        client = cls.__new__(cls)
+        client._name = running.about.name
+        client._running = running
+        client._seconds = ANSWER_SECONDS
+        client._connection = None
+        return client
+
+    def explain(self, path: str) -> Explained:
+        """What a path, from the root of the view, means in each layer. Raises: OSError (ENOENT, ENOTDIR, ELOOP)."""
+        about = self._running.about
+        if about.daemon:
+            found = self._ask(control.Explain(path), control.Explained)
+            return self._running.with_present_paths(found)
+        from overlaykit.views.explaining import explain_layers
+
+        return explain_layers(about.paths, about.changes, path)
+
+    def stats(self) -> Measured:
+        """What the daemon holds in memory, and the requests of the kernel with their latencies. Raises: NoDaemon."""
+        if not self._running.about.daemon:
+            raise NoDaemon(self._name)
+        return self._ask(control.Stats(), control.Measured)
+
+    def diff(self, path: str = "/", *, times: bool = False) -> list[dict[str, object]]:
+        """The changes of a path and of all below it: objects as of `overlaykit diff --json` (docs/changes.md).
+
+        The comparison runs in this process, which needs the right to read the layers.
+        `times`: also files of which nothing but the modification time differs.
+        Raises: NothingWritten: it is read-only; NoSuchPath; LayerCovered; OSError.
+        """
+        from overlaykit.changes.plain import plain
+        from overlaykit.changes.read import Comparison
+
+        upper, lowers = self.stack().open()
+        assert upper is not None
+        beneath = os.fsencode(os.path.normpath("/" + path).strip("/"))
+        with Comparison.of_upper(upper, lowers) as comparison:
+            if beneath and not comparison.has(beneath):
+                raise NoSuchPath(path)
+            return [plain(change) for change in comparison.changes(beneath, times=times)]
+
+    def stack(self) -> Stack:
+        """The directories that are merged. Raises: NothingWritten: it is read-only."""
+        about = self._running.about
+        upper, layers = about.changes, about.paths
+        if about.daemon:
+            found = self._ask(control.Stack(), control.Stacked)
+            layers = found.layers
+            # The daemon knows the upper by the path of its start.
+            upper = None if found.upper is None else about.changes or found.upper
+        if upper is None:
+            raise NothingWritten(self._name)
+        return Stack(name=self._name, upper=upper, layers=layers, running=about)
+
+    def close(self) -> None:
+        """End the connection. The next request makes another one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, request: control.Request, kind: type[T]) -> T:
+        """Raises: NotRunning, DaemonSilent, OSError of the answer."""
+        was_connected = self._connection is not None
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            return self._connection.ask(request, kind)
+        except (TimeoutError, BlockingIOError):  # EAGAIN: too many clients wait already
+            self.close()
+            daemon = self._running.about.daemon
+            raise DaemonSilent(self._name, daemon, round(self._seconds)) from None
+        except (ConnectionResetError, BrokenPipeError):
+            # Idle for too long, or of a daemon that was restarted.
+            self.close()
+            if not was_connected:
+                raise NotRunning(self._name) from None
+        return self._ask(request, kind)
+
+    def _connect(self) -> control.Connection:
+        try:
+            return control.Connection(self._running.control, self._seconds)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NotRunning(self._name) from None
+
+
+def flush(about: About) -> None:
+    """Have the kernel write to the upper what programs have written to a mount, if that can be reached."""
+    from overlaykit import attributes
+
+    with suppress(OSError):
+        fd = os.open(
+            about.target or f"/proc/{about.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        )
+        try:
+            if os.fstat(fd).st_dev == about.device:
+                attributes.sync_file_system(fd)
+        finally:
+            os.close(fd)
