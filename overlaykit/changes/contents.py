@@ -21,13 +21,17 @@ def same_contents(a: Version, b: Version) -> bool:
     is read of a metacopy, whose data are the old file's.
     Raises: OSError.
     """
-    if a.size == 0 or _data_inode(a) == _data_inode(b):
+    size = a.size
+    if size == 0 or _data_inode(a) == _data_inode(b):
         return True
     left = a.open()
     try:
         right = b.open()
         try:
-            return _same(left, right, a.size)
+            if size <= _BLOCK:
+                # A byte more tells one that has grown. A whole block would be mapped and unmapped each time.
+                return os.read(left, size + 1) == os.read(right, size + 1)
+            return _same(left, right, size)
         finally:
             os.close(right)
     finally:
@@ -45,9 +49,6 @@ def _data_inode(version: Version) -> tuple[int, int] | None:
 
 
 def _same(left: int, right: int, size: int) -> bool:
-    if size <= _BLOCK:
-        # A byte more tells one that has grown since. A buffer of a whole block would be mapped and unmapped each time.
-        return os.read(left, size + 1) == os.read(right, size + 1)
     for start, end in _data_of_either(left, right, size):
         at = start
         while at < end:

@@ -54,12 +54,13 @@ class _Pair:
 
 @dataclass(slots=True)
 class _Frame:
-    """A directory that is being walked: both sides, their paths, and the names left, last first."""
+    """A directory that is being walked: both sides, what comes before the names in their paths, the names left, last
+    first."""
 
     old: Directory | None
     new: Directory | None
-    old_path: bytes | None
-    path: bytes
+    above_old: bytes | None
+    above: bytes
     names: list[bytes]
 
 
@@ -136,9 +137,12 @@ class Comparison:
         `times`: also files of which nothing but the modification time differs.
         Raises: OSError.
         """
-        for pair in self._with_renames(list(self._pairs())):
+        pairs = self._with_renames(list(self._pairs()))
+        pairs.reverse()
+        while pairs:
+            pair = pairs.pop()  # what was shown may go
             self._descriptors.trim()
-            shown = self._within(pair, beneath)
+            shown = self._within(pair, beneath) if beneath else pair
             if shown is not None:
                 change = self._change(shown)
                 if change is not None and (times or not change.is_touch):
@@ -234,21 +238,27 @@ class Comparison:
     ) -> _Frame:
         merges = (self.old.merge, self.new.merge)
         names = sorted({*names_that_differ(old, new, merges)} - {STATE}, reverse=True)
-        return _Frame(old, new, old_path, path, names)
+        above_old = old_path + b"/" if old_path else old_path
+        return _Frame(old, new, above_old, path + b"/" if path else path, names)
 
     def _look_at(self, frame: _Frame, name: bytes) -> tuple[list[_Pair], _Frame | None]:
         """What both sides have under a name, and the directory to walk next."""
         old = None if frame.old is None else self.old.find(frame.old, name)
         new = None if frame.new is None else self.new.find(frame.new, name)
-        path = _join(frame.path, name)
-        old_path = None if frame.old_path is None or old is None else _join(frame.old_path, name)
-        before = None if old is None else self._old_version(frame.old, name, old)
+        path = frame.above + name
+        before = old_path = None
+        if old is not None:
+            assert frame.old is not None
+            before = self.old.version(frame.old, name, old)
+            old_path = None if frame.above_old is None else frame.above_old + name
         if new is None:
             return ([] if before is None else [_Pair(path, old_path, before, None)]), None
         assert frame.new is not None
         after = self.new.version(frame.new, name, new)
         if not new.is_directory:
-            moved = None if old is not None else self.new.file_moved_from(frame.new, new)
+            moved = None
+            if old is None and after.data is not None and after.layer_dir.layer.writable:
+                moved = self.new.file_moved_from(frame.new, new)
             if moved is not None:
                 return [_Pair(path, moved, None, after, moved=True)], None
             return [_Pair(path, old_path, before, after)], None
@@ -271,10 +281,6 @@ class Comparison:
         opaque = new.upper is not None and not new.lowers
         below = self._frame(self.old.child(frame.old, name, old), directory, old_path, path)
         return [_Pair(path, old_path, before, after, opaque=opaque)], below
-
-    def _old_version(self, directory: Directory | None, name: bytes, found: Found) -> Version:
-        assert directory is not None
-        return self.old.version(directory, name, found)
 
     def _same_directory(
         self, path: bytes, moved: Directory
@@ -359,6 +365,8 @@ class Comparison:
             if not version.layer_dir.layer.writable:
                 continue
             try:
+                if not self.new.markers.has_origin(version.attribute_names()):
+                    continue
                 origin = self.new.markers.origin(version.path)
             except OSError:
                 continue
@@ -378,7 +386,7 @@ class Comparison:
 
     def _within(self, pair: _Pair, beneath: bytes) -> _Pair | None:
         """The pair if it is of `beneath` or below; of a directory that is gone above it, what that held there."""
-        if not beneath or pair.path == beneath or pair.path.startswith(beneath + b"/"):
+        if pair.path == beneath or pair.path.startswith(beneath + b"/"):
             return pair
         was = pair.old_path
         if pair.new is None and was is not None and beneath.startswith(pair.path + b"/"):
@@ -394,7 +402,7 @@ class Comparison:
         if new is None:
             return Change(path=pair.path, kind="deleted", old_path=pair.old_path, old=old)
         try:
-            if old is None or old.type != new.type:
+            if old is None or stat.S_IFMT(old.mode) != stat.S_IFMT(new.mode):
                 return Change(
                     path=pair.path,
                     kind="added" if old is None else "replaced",
@@ -404,16 +412,21 @@ class Comparison:
                     link=pair.link,
                     xattrs=self.xattrs(new, of_new=True),
                 )
+            what = _data_aspects(old, new)  # first: open files tell their attributes fastest
             before, after = self.xattrs(old, of_new=False), self.xattrs(new, of_new=True)
-            kept = self.new.lost_acls(before, new, after)
-            new = _with_mode_of(old, new, kept)
-            what, xattrs = self._compare(
-                old, new, before, {**after, **kept}, linked=pair.link is not None
-            )
+            kept: dict[bytes, bytes] = {}
+            xattrs: dict[bytes, bytes | None] = {}
+            if before != after:
+                kept = self.new.lost_acls(before, new, after)
+                new = _with_mode_of(old, new, kept)
+                xattrs = _differing(before, {**after, **kept})
+            what |= self._metadata_aspects(old, new, xattrs)
         except OSError as error:
             if error.errno not in _GONE:
                 raise
             return None
+        if pair.link is not None:
+            what.add("links")
         if not pair.path:
             what -= _OF_ITS_MAKER
         if not what and not pair.moved:
@@ -431,43 +444,46 @@ class Comparison:
             kept=kept,
         )
 
-    def _compare(
-        self,
-        old: Version,
-        new: Version,
-        before: Mapping[bytes, bytes],
-        after: Mapping[bytes, bytes],
-        *,
-        linked: bool,
-    ) -> tuple[set[Aspect], dict[bytes, bytes | None]]:
+    def _metadata_aspects(
+        self, old: Version, new: Version, xattrs: Mapping[bytes, bytes | None]
+    ) -> set[Aspect]:
         what: set[Aspect] = set()
+        was, now = old.stat, new.stat
         if old.mode != new.mode:
             what.add("mode")
-        if self.new.has_other_owner(old, new):
+        if (old.uid, old.gid) != (new.uid, new.gid) and self.new.has_other_owner(old, new):
             what.add("owner")
-        if old.stat.st_mtime_ns != new.stat.st_mtime_ns:
+        if was.st_mtime_ns != now.st_mtime_ns:
             what.add("times")
-        if old.device != new.device:
+        if was.st_rdev != now.st_rdev and old.device != new.device:
             what.add("device")
-        if linked:
-            what.add("links")
-        if new.is_regular:
-            if old.size != new.size:
-                what |= {"size", "content"}
-            elif not same_contents(old, new):
-                what.add("content")
-        elif stat.S_ISLNK(new.mode) and old.readlink() != new.readlink():
-            what.add("content")
-        xattrs = {
-            name: after.get(name)
-            for name in sorted(before.keys() | after.keys())
-            if before.get(name) != after.get(name)
-        }
-        if xattrs.keys() & set(ACLS):
-            what.add("acl")
-        if xattrs.keys() - set(ACLS):
-            what.add("xattrs")
-        return what, xattrs
+        if xattrs:
+            if xattrs.keys() & set(ACLS):
+                what.add("acl")
+            if xattrs.keys() - set(ACLS):
+                what.add("xattrs")
+        return what
+
+
+def _data_aspects(old: Version, new: Version) -> set[Aspect]:
+    if stat.S_ISREG(new.mode):
+        if old.size != new.size:
+            return {"size", "content"}
+        return set() if same_contents(old, new) else {"content"}
+    if stat.S_ISLNK(new.mode) and old.readlink() != new.readlink():
+        return {"content"}
+    return set()
+
+
+def _differing(
+    before: Mapping[bytes, bytes], after: Mapping[bytes, bytes]
+) -> dict[bytes, bytes | None]:
+    """The attributes that were set, removed or changed."""
+    return {
+        name: after.get(name)
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    }
 
 
 def _with_mode_of(old: Version, new: Version, kept: Mapping[bytes, bytes]) -> Version:

@@ -35,6 +35,7 @@ class Side:
         """`recorded`: the features that the upper may have."""
         self.markers = markers
         self.merge = Merge(layers, markers)
+        self.find = self.merge.find
         self._metacopies = Metacopies(self.merge, markers)
         self._has_metacopies = features.METACOPY in recorded
         upper = layers[0].root if layers and layers[0].writable else None
@@ -62,10 +63,6 @@ class Side:
         """A path of the layers, from the root of this side; None if it leads elsewhere."""
         path = path.lstrip(b"/")
         return path[len(self._above) :] if path.startswith(self._above) else None
-
-    def find(self, directory: Directory, name: bytes) -> Found | None:
-        """What `name` means. Raises: OSError."""
-        return self.merge.find(directory, name)
 
     def child(self, directory: Directory, name: bytes, found: Found) -> Directory:
         """The directory that was found under a name."""
@@ -117,35 +114,31 @@ class Side:
 
     def version_of_root(self) -> Version:
         top = self.root.top
-        return self._version(top, b"", top.stat(), None, None)
+        return self._version(top, b"", top.stat())
 
     def version(self, directory: Directory, name: bytes, found: Found) -> Version:
         """The file that was found as `name` in `directory`. Raises: OSError."""
         st, holder = found.stat, found.layer_dir
-        data = links = None
+        data = links = names = None
         if stat.S_ISREG(st.st_mode):
-            data = self._data(directory, name, found)
-            if holder.layer.writable and st.st_nlink > 1:
-                links = self._links(directory, name, found)
-        return self._version(holder, found.name, st, data, links)
+            if not holder.layer.writable:
+                if may_be_one(st):
+                    data = self._metacopies.in_layer(directory, name, holder, found.name)
+            else:
+                if self._has_metacopies:
+                    names = xattr_names(holder.proc_path(found.name), follow=False)
+                    if self.markers.has_metacopy(names):
+                        data = self._metacopies.in_layer(directory, name, holder, found.name)
+                if st.st_nlink > 1:
+                    links = self._links(directory, name, found)
+        return self._version(holder, found.name, st, data, links, names)
 
     def file_moved_from(self, directory: Directory, found: Found) -> bytes | None:
         """The path in the lowers under which they have the data of an upper's metacopy that was renamed."""
-        if not self._has_metacopies or not found.layer_dir.layer.writable:
-            return None
-        path = found.layer_dir.proc_path(found.name)
-        if not self.markers.of_file(path).metacopy:
-            return None
-        target = self.markers.file_redirect(path)
+        target = self.markers.file_redirect(found.layer_dir.proc_path(found.name))
         if target is None:
             return None
         return self.from_root(directory.path_in_lowers(target) if target[:1] != b"/" else target)
-
-    def _data(self, directory: Directory, name: bytes, found: Found) -> Data | None:
-        holder = found.layer_dir
-        if self._has_metacopies if holder.layer.writable else may_be_one(found.stat):
-            return self._metacopies.in_layer(directory, name, holder, found.name)
-        return None
 
     def _links(self, directory: Directory, name: bytes, found: Found) -> int | None:
         def lower() -> int | None:
@@ -163,25 +156,18 @@ class Side:
         holder: LayerDir,
         name: bytes,
         st: os.stat_result,
-        data: Data | None,
-        links: int | None,
+        data: Data | None = None,
+        links: int | None = None,
+        names: list[bytes] | None = None,
     ) -> Version:
+        where = None if data is None else (data.layer_dir, data.name)
         mode, uid, gid = st.st_mode, st.st_uid, st.st_gid
         held_in = holder.layer.override
         if held_in is not None and overrides.applies(mode):
             override = overrides.read(holder.proc_path(name), held_in)
             if override is not None:
                 mode, uid, gid = stat.S_IFMT(mode) | override.mode, override.uid, override.gid
-        return Version(
-            layer_dir=holder,
-            name=name,
-            stat=st,
-            mode=mode,
-            uid=uid,
-            gid=gid,
-            data=None if data is None else (data.layer_dir, data.name),
-            links=links,
-        )
+        return Version(holder, name, st, mode, uid, gid, where, links, names)
 
 
 def layers_of(
@@ -226,15 +212,13 @@ def inode_of(layer_dir: LayerDir) -> tuple[int, int]:
 
 def shown_xattrs(version: Version, markers: Markers) -> dict[bytes, bytes]:
     """The attributes of a file as programs see them, and their values. Empty where a mode denies reading them."""
-    path = version.path
-    follow = not version.name
-    found = {}
+    found: dict[bytes, bytes] = {}
     hidden = version.layer_dir.layer.override
     try:
-        for name in xattr_names(path, follow=follow):
+        for name in version.attribute_names():
             if markers.is_marker(name) or name == hidden:
                 continue
-            value = attributes.xattr_or_none(path, name, follow)
+            value = attributes.xattr_or_none(version.path, name, not version.name)
             if value is not None:
                 found[markers.unescape(name)] = value
     except PermissionError:

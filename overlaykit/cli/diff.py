@@ -14,7 +14,7 @@ from overlaykit.cli.options import Usage
 from overlaykit.cli.output import coloured, has_colours, one_line, print_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from overlaykit.changes.model import Change, Version
     from overlaykit.changes.patch import FilePatch
@@ -147,6 +147,7 @@ def _print_json(changes: Iterable[Change]) -> int:
 def _print_list(comparison: Comparison, changes: Iterable[Change], *, every: bool) -> int:
     """Print a line for each change, or for all that is in a new directory. Returns: how many changes there are."""
     counts = dict.fromkeys(LETTERS, 0)
+    colours = COLOURS if has_colours() else {}
 
     def counted() -> Iterator[Change]:
         for change in changes:
@@ -157,17 +158,18 @@ def _print_list(comparison: Comparison, changes: Iterable[Change], *, every: boo
         files = sum(not one.new.is_directory for one in inside if one.new is not None)
         if change.kind in ("deleted", "replaced") and change.old and change.old.is_directory:
             if every:
-                _print_change(change, "")
-                for path, version in comparison.held(change):
-                    _print_line("deleted", shown_path(change.path + b"/" + path, version), "")
+                _print_change(change, "", colours)
+                for below, version in comparison.held(change):
+                    path = shown_path(change.path + b"/" + below, version)
+                    _print_line("deleted", path, "", colours)
                     counts["deleted"] += 1
                 continue
             held, directories = comparison.count_held(change)
             counts["deleted"] += held + directories
             files += held if change.kind == "deleted" else 0
-        _print_change(change, f"with {file_count(files)}" if files else "")
+        _print_change(change, f"with {file_count(files)}" if files else "", colours)
         for one in filter(is_special, inside):
-            _print_change(one, "")
+            _print_change(one, "", colours)
     if total := sum(counts.values()):
         print(", ".join(f"{count} {kind}" for kind, count in counts.items() if count))
     return total
@@ -209,18 +211,20 @@ def file_count(count: int) -> str:
     return f"{count} {'file' if count == 1 else 'files'}"
 
 
-def _print_change(change: Change, more: str) -> None:
+def _print_change(change: Change, more: str, colours: Mapping[str, int]) -> None:
     version = change.new or change.old
     assert version is not None
     path = shown_path(change.path, version)
     if change.kind == "renamed":
         path = f"{shown_path(change.old_path or b'', version)} -> {path}"
     details = [*details_of(change), *([more] if more else [])]
-    _print_line(change.kind, path, ", ".join(details))
+    _print_line(change.kind, path, ", ".join(details), colours)
 
 
-def _print_line(kind: str, path: str, details: str) -> None:
-    line = coloured(f"{LETTERS[kind]}  {path}", COLOURS[kind])
+def _print_line(kind: str, path: str, details: str, colours: Mapping[str, int]) -> None:
+    line = f"{LETTERS[kind]}  {path}"
+    if colours:
+        line = coloured(line, colours[kind])
     print(f"{line}  ({one_line(details)})" if details else line)
 
 

@@ -56,7 +56,7 @@ class _Stderr(io.FileIO):
 
 def one_line(text: str) -> str:
     """A text with its control characters escaped: names may hold newlines, terminal sequences, changes of direction."""
-    return text.translate(_CONTROLS)
+    return text if text.isprintable() else text.translate(_CONTROLS)
 
 
 def print_error(message: str) -> None:

@@ -25,7 +25,7 @@ from overlaykit.overlay import features
 from overlaykit.overlay.marker_names import AUFS_WHITEOUT, TRUSTED_PREFIX, USER_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from overlaykit.overlay.features import Features
 FUSE_OVERLAYFS_PREFIX: Final = b"user.fuseoverlayfs."
@@ -235,6 +235,8 @@ class Markers:
         self._nlink = prefix + b"nlink"
         self._metacopy = prefix + b"metacopy"
         self._escapes = {one: one + b"overlay." for one in (prefix, FUSE_OVERLAYFS_PREFIX)}
+        self._prefixes = tuple(self._escapes)
+        self._escaped = tuple(self._escapes.values())
 
     # Directories. `path` is /proc/self/fd/N.
 
@@ -346,11 +348,16 @@ class Markers:
         names = xattr_names(path, follow=False)
         if not names:
             return NO_FILE_MARKERS
-        return FileMarkers(
-            origin=self._origin in names,
-            # Under the other prefix it is not followed, but the file must not read as zeros.
-            metacopy=self._metacopy in names or TRUSTED_METACOPY in names,
-        )
+        return FileMarkers(origin=self.has_origin(names), metacopy=self.has_metacopy(names))
+
+    def has_origin(self, names: Sequence[bytes]) -> bool:
+        """Whether an origin is among the names of a file's attributes."""
+        return self._origin in names
+
+    def has_metacopy(self, names: Sequence[bytes]) -> bool:
+        """Whether the marker of a metacopy is among the names of a file's attributes."""
+        # Under the other prefix it is not followed, but the file must not read as zeros.
+        return self._metacopy in names or TRUSTED_METACOPY in names
 
     def metacopy(self, path: bytes, *, follow: bool = False) -> Metacopy | None:
         """Read the marker of a file whose data are in a layer below; None if it has none."""
@@ -409,10 +416,7 @@ class Markers:
 
     def is_marker(self, name: bytes) -> bool:
         """Whether a stored attribute is a marker, which programs do not see."""
-        return any(
-            name.startswith(prefix) and not name.startswith(escaped)
-            for prefix, escaped in self._escapes.items()
-        )
+        return name.startswith(self._prefixes) and not name.startswith(self._escaped)
 
     def escape(self, name: bytes) -> bytes:
         """The stored name of a program's attribute."""
@@ -429,10 +433,14 @@ class Markers:
         return name
 
 
-def xattr_names(path: bytes, *, follow: bool = True) -> list[bytes]:
-    """The names of a file's attributes; none where its file system has no attributes."""
+def xattr_names(path: bytes | int, *, follow: bool = True) -> list[bytes]:
+    """The names of a file's attributes; none where its file system has no attributes.
+
+    `path`: or an open descriptor, which costs a quarter.
+    """
     try:
-        return [os.fsencode(name) for name in os.listxattr(path, follow_symlinks=follow)]
+        names = os.listxattr(path, follow_symlinks=follow)
+        return [os.fsencode(name) for name in names] if names else []
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP:
             return []

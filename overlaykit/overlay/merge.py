@@ -126,7 +126,8 @@ class Merge:
             if st is None:
                 continue
             # Checked only now: most names that one layer lacks are in no layer.
-            if any(self.has_aufs_whiteout(without, name) for without in (*above, *lowers[:index])):
+            without = (*above, *lowers[:index])
+            if without and any(self.has_aufs_whiteout(one, name) for one in without):
                 return None
             if stat.S_ISDIR(st.st_mode):
                 search = _Search(self, lowers[index:], name, found_above=False)
@@ -139,10 +140,10 @@ class Merge:
 
     def is_whiteout(self, layer_dir: LayerDir, name: bytes, st: os.stat_result) -> bool:
         """Whether a layer's entry is a whiteout, in any form but AUFS."""
-        if is_whiteout_device(st):
-            return True
-        if st.st_size or not stat.S_ISREG(st.st_mode):
+        if st.st_size:
             return False
+        if not stat.S_ISREG(st.st_mode):
+            return is_whiteout_device(st)
         upper = layer_dir.layer.writable
         try:
             held = self.holds_whiteout_files(layer_dir)
@@ -443,6 +444,8 @@ def _is_opaque_by_name(layer_dir: LayerDir) -> bool:
 def _stat(layer_dir: LayerDir, name: bytes) -> os.stat_result | None:
     fd = layer_dir.fd()
     try:
-        return attributes.stat_or_none(fd, name)
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
     except PermissionError:
         return layer_dir.layer.read(lambda: attributes.stat_or_none(fd, name), fd)
