@@ -39,7 +39,7 @@ _FILES: Final = (
         "named views, with what was written in them",
     ),
     (
-        "/run/overlaykit, $XDG_RUNTIME_DIR/overlaykit, /tmp/overlaykit-UID",
+        "/run/overlaykit, $XDG_RUNTIME_DIR/overlaykit, /tmp/overlaykit-UID, /dev/shm/overlaykit-UID",
         "running views and mounts, and the server: the first that works, /run for root alone",
     ),
     (

@@ -57,7 +57,7 @@ class NoScratchPlace(Error):
 def runtime() -> str:
     """The directory of the registry, which exists only while views are running.
 
-    /run/overlaykit for root, else $XDG_RUNTIME_DIR/overlaykit, else one of the user's own in /tmp.
+    /run/overlaykit for root, else $XDG_RUNTIME_DIR/overlaykit, else one of the user's own in /tmp or /dev/shm.
     Raises: NoRuntimePlace.
     """
     candidates = list(_runtime_candidates())
@@ -206,7 +206,9 @@ def _runtime_candidates() -> Iterator[str]:
         yield f"/run/{_NAME}"
     if os.path.isabs(given := os.environ.get("XDG_RUNTIME_DIR", "")):
         yield os.path.join(given, _NAME)
-    yield f"/tmp/{_NAME}-{privilege.outside(os.geteuid())}"  # noqa: S108  # `private` checks it
+    # In a view over the host the first of them is covered if the host's is there.
+    for directory in ("/tmp", "/dev/shm"):  # noqa: S108  # `private` checks it
+        yield f"{directory}/{_NAME}-{privilege.outside(os.geteuid())}"
 
 
 def _in_home(variable: str, *default: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import os
 
 from ..test_inode_metadata import ACCESS, DEFAULT, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl
 from ..views.fixtures import only_as
-from ..views.user import TestUser
+from ..views.user import TestUser, command
 from .test_try import content, tried
 
 LIST = acl((USER_OBJ, 6), (USER, 6, 7), (GROUP_OBJ, 4), (MASK, 6), (OTHER, 4))
@@ -54,6 +54,16 @@ def test_an_acl_goes_with_the_file_that_another_one_replaces(user: TestUser) -> 
         assert acls(file) == {}
         user.succeeds("apply", "--undo", path)
         assert acls(file) == {ACCESS: LIST}
+
+
+@only_as("ordinary user")
+def test_a_try_in_a_try_needs_no_runtime_directory(user: TestUser) -> None:
+    bare = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
+    with tried(user) as path:
+        inner = (command(), "try", "--yes", "-D", path, "--", "rm", "deleted")
+        done = user.overlaykit("try", "--yes", "-D", path, "--", *inner, env=bare)
+        assert done.returncode == 0, done
+        assert sorted(os.listdir(path)) == [".overlaykit-apply", "changed", "same"]
 
 
 @only_as("ordinary user")

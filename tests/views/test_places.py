@@ -91,7 +91,7 @@ def test_a_view_needs_no_disk_for_its_changes(user: TestUser) -> None:
 
 @only_as("ordinary user")
 def test_one_line_names_the_fix_if_nothing_can_be_written(user: TestUser) -> None:
-    nowhere = "export HOME=/nonexistent; cover /tmp ro; cover /var/tmp ro"
+    nowhere = "export HOME=/nonexistent; cover /tmp ro; cover /var/tmp ro; cover /dev/shm ro"
     done = user.changed_machine(f"{BARE}{nowhere}", "run", "true")
     assert done.returncode == 125
     assert done.stderr.count("\n") == 1
