@@ -223,11 +223,12 @@ class Comparison:
                 frames.pop()
                 continue
             self._descriptors.trim()
+            name = frame.names.pop()
             try:
-                pairs, below = self._look_at(frame, frame.names.pop())
+                pairs, below = self._look_at(frame, name)
             except OSError as error:
                 if error.errno not in _GONE:
-                    raise
+                    raise _named(error, frame.above + name) from None
                 continue
             yield from pairs
             if below is not None:
@@ -423,7 +424,7 @@ class Comparison:
             what |= self._metadata_aspects(old, new, xattrs)
         except OSError as error:
             if error.errno not in _GONE:
-                raise
+                raise _named(error, pair.path) from None
             return None
         if pair.link is not None:
             what.add("links")
@@ -492,6 +493,11 @@ def _with_mode_of(old: Version, new: Version, kept: Mapping[bytes, bytes]) -> Ve
     if lost is None or new.mode != mode_without_acl(old.mode, lost):
         return new
     return replace(new, mode=old.mode)
+
+
+def _named(error: OSError, path: bytes) -> OSError:
+    """The error with the path in the view: an ordinary user may not read what a mode of the user's own forbids."""
+    return OSError(error.errno, error.strerror, "/" + os.fsdecode(path))
 
 
 def _handle(version: Version | None) -> tuple[int, bytes] | None:

@@ -23,7 +23,7 @@ _HELP: Final = """\
   a         apply: write the changes into the host's files
   s         some: choose the changes to apply
   d         discard the changes
-  k [NAME]  keep them, for 'overlaykit diff', 'apply' and 'start'; also the end of input, Ctrl-C and a hang-up
+  k [NAME]  keep them, for 'overlaykit diff', 'apply' and 'start'; also the end of input, Ctrl-C, Ctrl-\\ and a hang-up
   l         list all changes
   p [PATH]  show a patch
   sh        open a shell among the changes
@@ -69,12 +69,12 @@ class Question:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A block in which SIGHUP and SIGTERM raise Kept."""
+        """A block in which SIGHUP, SIGQUIT and SIGTERM raise Kept."""
 
         def keep(_number: int, _: object) -> NoReturn:
             raise Kept
 
-        with signals.handled((signal.SIGHUP, signal.SIGTERM), keep):
+        with signals.handled((signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM), keep):
             yield
 
     def ask(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -135,8 +136,11 @@ def main(arguments: list[str]) -> int:
         os.chdir(args.directory)
     with contextlib.ExitStack() as stack:
         question = None if args.yes or args.no or args.keep else Question.of_terminal(stack)
-        view = _define(args, command, on, ignored)
-        return _Try(args, view, question).run(command)
+        # A signal that comes before the command runs would leave a view of which nothing says the name.
+        with signals.held():
+            tried = _Try(args, _define(args, command, on, ignored), question)
+            status = tried.execute(command, new=True)
+        return tried.decide(status)
 
 
 def _directories(args: Any) -> list[str]:
@@ -217,11 +221,26 @@ class _Try:
         self._conflicts: set[str] = set()
         """The paths of those that were named last."""
 
-    def run(self, command: Sequence[str]) -> int:
-        """Run the command, then decide. Returns: the exit status."""
-        status = self._execute(command, new=True)
+    def decide(self, status: int) -> int:
+        """Decide what becomes of the changes of a command with this exit status. Returns: the status of this one."""
+        self._wait_for_upper()
         if not self._is_there():  # it could not be started
+            if self._signalled and status == _FAILED:
+                name = signal.Signals(self._signalled).name
+                print_error(f"{name} came before the command had started: nothing has changed")
+                return _SIGNALLED + self._signalled
             return status
+        try:
+            return self._decide(status)
+        except (Error, OSError) as error:
+            if not self._is_there():
+                raise
+            print_error(_described(error))
+            self._say_kept()
+            return _FAILED
+
+    def _decide(self, status: int) -> int:
+        """Apply, discard, keep or ask. Returns: the exit status."""
         if self._args.yes and (self._interrupted or _is_cut_off(status)):
             print_error("the command was cut off: nothing is applied")
             self._show_and_keep()
@@ -229,8 +248,8 @@ class _Try:
         if self._args.yes:
             return status if self._apply_all() else status or _FAILED
         if self._args.no:
-            found = self._summary()
-            self._show(found)
+            with contextlib.suppress(OSError):  # what cannot be read is discarded, too
+                self._show(self._summary())
             self._view.remove()
             print_error("discarded")
         elif self._args.keep is not None or self._question is None or self._signalled:
@@ -246,7 +265,7 @@ class _Try:
 
     # Commands
 
-    def _execute(self, command: Sequence[str], *, new: bool = False) -> int:
+    def execute(self, command: Sequence[str], *, new: bool = False) -> int:
         """Run a command in the view. Returns: its exit status.
 
         It gets a terminal of its own in place of the user's, for job control, unless changes are printed while it runs.
@@ -274,6 +293,11 @@ class _Try:
             self._question.take_terminal()
         return _SIGNALLED - code if code < 0 else code
 
+    def _continue(self, command: Sequence[str]) -> None:
+        """Run another command in the view."""
+        self.execute(command)
+        self._wait_for_upper()
+
     @contextlib.contextmanager
     def _passing_on(self, child: int) -> Iterator[None]:
         """Leave the terminal's signals to the command, and pass those on that would end this process."""
@@ -300,6 +324,19 @@ class _Try:
             watch.end()
             return
         signals_allowed_wait(ended, None)
+
+    def _wait_for_upper(self) -> None:
+        """Wait until the daemon, which may end after a launcher that was killed, lets go of the upper."""
+        try:
+            upper = os.open(self._view.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:  # there is no view
+            return
+        try:
+            fcntl.flock(upper, fcntl.LOCK_SH)
+        except KeyboardInterrupt:
+            self._interrupted = True
+        finally:
+            os.close(upper)
 
     def _is_there(self) -> bool:
         return self._view.kept.name(self._view.name) is not None
@@ -454,9 +491,9 @@ class _Try:
                 elif answer in ("l", "list"):
                     every = True
                 elif answer in ("sh", "shell"):
-                    self._execute([os.environ.get("SHELL") or _SHELL])
+                    self._continue([os.environ.get("SHELL") or _SHELL])
                 elif answer in ("r", "run") and rest.strip():
-                    self._execute([_SHELL, "-c", rest.strip()])
+                    self._continue([_SHELL, "-c", rest.strip()])
                 else:
                     question.help()
                     continue

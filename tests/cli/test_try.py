@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import importlib
 import os
 import shutil
 import signal
 import subprocess
+import threading
+import types
 from collections.abc import Iterator
+
+import pytest
 
 from overlaykit.cli import areas
 
@@ -377,6 +383,48 @@ def test_an_interrupt_reaches_the_command_and_at_the_question_keeps(user: TestUs
         assert state(path) == before
         assert user.succeeds("diff", name) == f"A  {path}/y\n1 added\n"
         user.succeeds("rm", name)
+
+
+def test_ctrl_backslash_at_the_question_keeps(user: TestUser) -> None:
+    with tried(user) as path:
+        with asked(user, "-D", path, "--", "sh", "-c", "echo x > y") as terminal:
+            terminal.read_until(ASKED)
+            terminal.type("\x1c")
+            assert terminal.finish() == 0
+        (name,) = kept_views(user)
+        assert f"kept as {name}" in terminal.output
+        user.succeeds("rm", name)
+
+
+def test_a_signal_before_the_command_starts_leaves_no_view(
+    user: TestUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("overlaykit.cli.try")
+    make_upper = module._make_upper
+
+    def make_and_end(*arguments: object) -> None:
+        make_upper(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(module, "_make_upper", make_and_end)
+    with tried(user) as path:
+        assert module.main(["--yes", "-D", path, "--", "sleep", "infinity"]) == 143
+        assert kept_views(user) == []
+
+
+def test_changes_are_applied_once_the_daemon_has_let_go_of_them(user: TestUser) -> None:
+    module = importlib.import_module("overlaykit.cli.try")
+    upper = user.directory("upper")
+    view = types.SimpleNamespace(upper=upper)
+    waiting = threading.Thread(target=module._Try(None, view, None)._wait_for_upper)
+    fd = os.open(upper, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    waiting.start()
+    inode = f":{os.stat(upper).st_ino} "
+    while not any("->" in line and inode in line for line in content("/proc/locks").splitlines()):
+        os.sched_yield()
+    os.close(fd)
+    waiting.join()
 
 
 def test_a_try_that_is_killed_at_the_question_applies_and_drops_nothing(user: TestUser) -> None:

@@ -7,7 +7,7 @@ import os
 from ..test_inode_metadata import ACCESS, DEFAULT, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, acl
 from ..views.fixtures import only_as
 from ..views.user import TestUser, command
-from .test_try import content, tried
+from .test_try import content, kept_views, tried
 
 LIST = acl((USER_OBJ, 6), (USER, 6, 7), (GROUP_OBJ, 4), (MASK, 6), (OTHER, 4))
 """user::rw-, user:7:rw-, group::r--, other::r--: of a user whom the view does not have."""
@@ -64,6 +64,21 @@ def test_a_try_in_a_try_needs_no_runtime_directory(user: TestUser) -> None:
         done = user.overlaykit("try", "--yes", "-D", path, "--", *inner, env=bare)
         assert done.returncode == 0, done
         assert sorted(os.listdir(path)) == [".overlaykit-apply", "changed", "same"]
+
+
+@only_as("ordinary user")
+def test_what_the_user_may_not_read_is_kept_by_a_name_or_discarded(user: TestUser) -> None:
+    script = "mkdir closed; echo 1 > closed/f; chmod 0 closed"
+    with tried(user) as path:
+        done = user.overlaykit("try", "--yes", "-D", path, "--", "sh", "-c", script)
+        assert done.returncode == 125, done
+        (name,) = kept_views(user)
+        assert f"{path}/closed: Permission denied" in done.stderr
+        assert f"kept as {name}" in done.stderr
+        user.succeeds("rm", name)
+        done = user.overlaykit("try", "--no", "-D", path, "--", "sh", "-c", script)
+        assert done.returncode == 0, done
+        assert kept_views(user) == []
 
 
 @only_as("ordinary user")
