@@ -316,6 +316,7 @@ def _base(
                 for step in one.journal.steps or ():
                     if step.root == "target" and step.moved is not None:
                         written[step.moved.ino] = end.time_ns
+                        written.update(dict.fromkeys(step.held, end.time_ns))
     return Base(
         root=root,
         is_lower=len(lowers) == 1 and os.path.samestat(lowers[0], root),

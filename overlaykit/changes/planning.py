@@ -63,7 +63,7 @@ class Departure:
     seen: Seen
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrival:
     """What is put under a path of the view. `displaced`: what is there until then.
 
@@ -203,6 +203,8 @@ _Drop: TypeAlias = tuple[bytes, bool, bool]
 
 def _without(changes: list[Change], drop: set[_Drop]) -> list[Change]:
     """The changes but for those, and for those that take the old names of what is not renamed now."""
+    if not drop:
+        return changes
     deletions = {path for path, _, deletion in drop if deletion}
     single = {path for path, below, deletion in drop if not below and not deletion}
     trees = {path for path, below, _ in drop if below}
@@ -373,9 +375,11 @@ class _Planner:
 
     def _add_missing_directories(self) -> None:
         """Directories that the view shares with the layer, and that this has no more, have to be made."""
+        seen: set[bytes] = set()
         for path in list(self._new):
             above = path if path in self._new and self._is_merged(path) else _parent(path)
-            while above:
+            while above and above not in seen:
+                seen.add(above)
                 lower = self.lower_of(above)
                 if lower is None:
                     break
@@ -588,8 +592,11 @@ class _Planner:
                 self._conflict(change.path, "the layer has it no more")
 
     def _origin_is_gone(self, new: Version) -> bool:
+        markers = self._comparison.new.markers
         try:
-            origin = self._comparison.new.markers.origin(new.path)
+            if not markers.has_origin(new.attribute_names()):
+                return False
+            origin = markers.origin(new.path)
         except OSError:
             return False
         if origin is None:

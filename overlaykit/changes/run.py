@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -312,15 +313,30 @@ class Run:
             is_new = not step.source.startswith("old/") or step.path in closed
             if is_new and st.st_ctime_ns > until:
                 raise NotUndone(step.path)
+            if step.held:
+                self._check_held(step, end)
+
+    def _check_held(self, step: Step, end: Applied) -> None:
+        """Whether a directory that was moved whole holds what it held. Raises: NotUndone."""
+        touched = set(end.touched)
+        left = Counter(step.held)
+        for path, st in self.places.held(step):
+            until = end.touched_ns if st.st_ino in touched else end.time_ns
+            if not left[st.st_ino] or st.st_ctime_ns > until:
+                raise NotUndone(f"{step.path}/{path}")
+            left[st.st_ino] -= 1
+        if any(left.values()):
+            raise NotUndone(step.path)
 
     def inodes(self) -> set[int]:
-        """The inode numbers of all files that the steps rename, or whose metadata they set."""
-        return {
+        """The inode numbers of all files that the steps move, or whose metadata they set."""
+        seen = {
             seen.ino
             for step in self._steps
             for seen in (step.moved, step.displaced)
             if seen is not None
         }
+        return seen.union(*(step.held for step in self._steps))
 
     def _give_up_store(self) -> None:
         if self._begun.store:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from overlaykit import attributes, inodes
 from overlaykit.beneath import INODE, NEW_FILE
 from overlaykit.changes.steps import Meta, Seen, Step, overlay_xattrs
+from overlaykit.changes.whole import Whole, is_marked
 from overlaykit.overlay import overrides
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.markers import OVERLAY_PREFIXES
@@ -41,7 +42,10 @@ class Staging:
         self._serial = 0
         self._aside: dict[bytes, str] = {}
         self._made_for: dict[tuple[int, int], str] = {}
+        self._moves = request.consumes and self._is_one_file_system()
         self._movable = self._find_movable()
+        arrivals = made.arrivals if self._moves else []
+        self._whole = Whole(arrivals, self._movable, comparison.above)
 
     def steps(self) -> list[Step]:
         """Raises: OSError."""
@@ -53,7 +57,7 @@ class Staging:
     def _find_movable(self) -> set[tuple[int, int]]:
         """The inodes of the upper that can be put in place as they are: all names of each are put."""
         found: dict[tuple[int, int], int] = {}
-        if not self._request.consumes or not self._is_one_file_system():
+        if not self._moves:
             return set()
         stats = {}
         elsewhere = set()
@@ -122,14 +126,17 @@ class Staging:
             change = arrival.change
             new = change.new
             assert new is not None
+            if self._whole.holds(change.path):
+                continue
             strip: dict[str, str] = {}
+            held = self._whole.held.get(change.path)
             source_root: Root = "state"
             if arrival.moved_from is not None:
                 source = self._aside[arrival.moved_from]
                 seen = departures[arrival.moved_from]._replace(ctime_ns=0, digest="")
-            elif new.inode in self._movable:
+            elif held is not None or new.inode in self._movable:
                 source_root, source = "store", os.fsdecode(change.path)
-                strip = overlay_xattrs(os.fsdecode(new.path))
+                strip = overlay_xattrs(os.fsdecode(new.path)) if is_marked(new) else {}
                 seen = Seen.of(new.stat)._replace(ctime_ns=0)
             else:
                 source = self._stage(arrival, new)
@@ -144,6 +151,7 @@ class Staging:
                 seen,
                 arrival.displaced,
                 strip,
+                held=tuple(held or ()),
             )
             reach("apply.made")
 
@@ -181,8 +189,11 @@ class Staging:
         for arrival in self._plan.arrivals:
             new, above = arrival.change.new, arrival.change.path
             assert new is not None
-            while new.inode in self._movable and (above := above.rpartition(b"/")[0]):
-                paths.add(above)
+            if self._whole.holds(above):
+                continue
+            if above in self._whole.held or new.inode in self._movable:
+                while (above := above.rpartition(b"/")[0]) and above not in paths:
+                    paths.add(above)
         for path in sorted(paths, key=lambda one: one.split(b"/")):
             found = self._places.stat("upper", os.fsdecode(path))
             if found is None or not stat.S_ISDIR(found.st_mode):
@@ -205,8 +216,8 @@ class Staging:
         for arrival in self._plan.arrivals:
             new = arrival.change.new
             assert new is not None
-            if new.is_directory and arrival.moved_from is None:
-                path = arrival.change.path
+            path = arrival.change.path
+            if new.is_directory and arrival.moved_from is None and not self._whole.holds(path):
                 moved = made[os.fsdecode(path)]
                 found[path] = Step(
                     "close",

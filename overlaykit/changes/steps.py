@@ -19,7 +19,7 @@ from overlaykit.overlay.faults import reach
 from overlaykit.overlay.markers import OVERLAY_PREFIXES, xattr_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 Root: TypeAlias = Literal["target", "state", "upper", "store"]
 """Directories that paths of steps begin at. `state`: that of this application, in the target. `store`: where what the
@@ -88,7 +88,7 @@ class Step(NamedTuple):
     `open`: a directory that is there before and gets other names in it: `new` lets its owner write; taken back last.
     `close`: its metadata, or those of a new directory, in the end.
     `moved`, `displaced`: what is at `source` and at `path` before. `strip`: attributes that are removed from `source`
-    first, with their values.
+    first, with their values. `held`: the inode numbers of all that a directory holds that is moved whole.
     """
 
     operation: Operation
@@ -101,11 +101,12 @@ class Step(NamedTuple):
     strip: dict[str, str] = {}  # noqa: RUF012  # never changed
     old: Meta | None = None
     new: Meta | None = None
+    held: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, row: list[Any]) -> Self:
         """A step that was written as JSON."""
-        operation, root, path, source_root, source, moved, displaced, strip, old, new = row
+        operation, root, path, source_root, source, moved, displaced, strip, old, new, *more = row
         return cls(
             operation,
             root,
@@ -117,6 +118,7 @@ class Step(NamedTuple):
             strip,
             old and Meta(*old),
             new and Meta(*new),
+            *map(tuple, more),
         )
 
     @property
@@ -233,6 +235,14 @@ class Places:
         if st is None or not seen.is_still(st):
             return False
         return not seen.digest or digest_of(fd, name) == seen.digest
+
+    def held(self, step: Step) -> Iterator[tuple[str, os.stat_result]]:
+        """What the directory at the path of a step holds. Raises: OSError."""
+        fd = self.open(step.root, step.path)
+        try:
+            yield from _walk(fd, lambda _: False)
+        finally:
+            os.close(fd)
 
     def _rename_back(self, step: Step) -> None:
         assert step.moved is not None

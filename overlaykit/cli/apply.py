@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -127,6 +128,8 @@ def parser() -> Parser:
 
 
 def main(arguments: list[str]) -> int:
+    # This process ends with the application, whose objects all stay until then.
+    gc.disable()
     args = parser().parse_intermixed_args(arguments)
     if args.resume or args.undo or args.drop:
         return _later(args)
