@@ -1,7 +1,6 @@
 /* The command: what a new fork of init sets before execve(2). */
 #include "supervisor.h"
 
-#include <grp.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 
@@ -54,30 +53,6 @@ execute(const struct argument *arguments)
                      : fail_with("LOOKUP", ENOENT, argv[0]);
 }
 
-static int
-become(const struct argument *arguments)
-{
-    uid_t user = (uid_t)arguments[0].number;
-    gid_t group = (gid_t)arguments[1].number;
-    uint64_t groups = arguments[2].number, kept = arguments[3].number;
-    const struct argument *list = &arguments[4];
-    char subject[24];
-    if (groups != PLAN_GROUPS_KEPT &&
-        setgroups(list->length / sizeof(gid_t), (const void *)list->bytes) < 0 &&
-        !(groups == PLAN_GROUPS_SET_IF_PERMITTED && errno == EPERM))
-        return fail("SUPPLEMENTARY", "");
-    (void)snprintf(subject, sizeof subject, "%u:%u", user, group);
-    /* Bounded before the change of user, with which a user other than root loses CAP_SETPCAP. */
-    if (setresgid(group, group, group) < 0)
-        return fail("USER", subject);
-    if (bound_capabilities(kept) < 0)
-        return fail("CAPABILITIES", "");
-    if (setresuid(user, user, user) < 0)
-        return fail("USER", subject);
-    (void)set_capabilities(kept);
-    return 0;
-}
-
 /* Returns -1 with errno set: EACCES without no_new_privs and CAP_SYS_ADMIN. */
 static int
 install_filter(const struct argument *instructions)
@@ -105,8 +80,11 @@ carry_out(struct plan *plan, const struct record *record)
         return install_filter(argument) < 0 ? fail("SECCOMP", "") : 0;
     case STEP_RESTRICT_CAPABILITIES:
         return restrict_capabilities(argument[0].number) < 0 ? fail("CAPABILITIES", "") : 0;
-    case STEP_USER:
-        return become(argument);
+    case STEP_BOUND_CAPABILITIES:
+        return bound_capabilities(argument[0].number) < 0 ? fail("CAPABILITIES", "") : 0;
+    case STEP_DROP_CAPABILITIES:
+        (void)set_capabilities(argument[0].number);
+        return 0;
     case STEP_EXEC:
         return execute(argument);
     default:

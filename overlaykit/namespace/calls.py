@@ -17,6 +17,8 @@ from overlaykit.namespace.plan import (
     CALLS,
     EMPTIED,
     FILLED,
+    GROUPS_KEPT,
+    GROUPS_SET_IF_PERMITTED,
     OPTIONAL,
     OPTIONAL_IF_ENOENT,
     OPTIONAL_IF_EPERM,
@@ -352,6 +354,22 @@ def _scope_sockets() -> list[Call]:
     ]
 
 
+def _user(user: int, group: int, kind: int, kept: int, groups: bytes) -> list[Call]:
+    how: dict[str, Any] = {"failure": "USER", "subject": f"{user}:{group}"}
+    forbidden = EPERM if kind == GROUPS_SET_IF_PERMITTED else 0
+    replaced = _call(
+        "setgroups", len(groups) // 4, groups, ignored=forbidden, failure="SUPPLEMENTARY"
+    )
+    return [
+        *([] if kind == GROUPS_KEPT else [replaced]),
+        _call("setresgid", group, group, group, **how),
+        # Before the change of user, with which a user other than root loses CAP_SETPCAP.
+        ("bound_capabilities", kept),
+        _call("setresuid", user, user, user, **how),
+        ("drop_capabilities", kept),
+    ]
+
+
 def _limit(resource: int, soft: int, hard: int, name: str) -> list[Call]:
     limits = struct.pack("=QQ", soft, hard)
     return [_call("prlimit64", 0, resource, limits, 0, failure="LIMIT", subject=name)]
@@ -466,6 +484,7 @@ _CALLS_OF: Final[dict[str, Callable[..., list[Call]]]] = {
     "no_new_privs": _no_new_privs,
     "scope_sockets": _scope_sockets,
     "limit": _limit,
+    "user": _user,
     "standard": _standard,
     "close_standard": _close_standard,
     "pass": _pass,

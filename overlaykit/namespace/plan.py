@@ -104,7 +104,7 @@ FORMS: Final = {
     "join_cgroup": (0, "d", "init"),
     "out_of_memory": (46, "d", "end"),
     "limit": (0, "nuus", "init command"),
-    "user": (48, "iinux", "command"),
+    "user": (0, "iinux", "command"),
     "hide": (49, "P", "init"),
     "scope_sockets": (0, "", "command"),
     "grace": (51, "n", "plan"),
@@ -129,8 +129,8 @@ CALLS: Final = (
     *("chdir", "chroot", "close", "dup3", "fchdir", "fchownat", "fcntl", "fsconfig", "fsmount"),
     *("fsopen", "ioctl", "keyctl", "landlock_create_ruleset", "landlock_restrict_self", "mkdirat"),
     *("mount", "mount_setattr", "move_mount", "open_tree", "openat", "pivot_root", "prctl"),
-    *("prlimit64", "quotactl_fd", "sethostname", "setns", "setsid", "socket", "umask", "umount2"),
-    *("unlinkat", "unshare", "write"),
+    *("prlimit64", "quotactl_fd", "setgroups", "sethostname", "setns", "setresgid", "setresuid"),
+    *("setsid", "socket", "umask", "umount2", "unlinkat", "unshare", "write"),
 )
 """System calls, each SYS_name of sys/syscall.h; a plan has the place of one."""
 
@@ -141,6 +141,8 @@ PRIMITIVES: Final = {
     "offer": (15, "dddd"),
     "offer_terminal": (16, "d"),
     "own_session": (17, ""),
+    "bound_capabilities": (47, "u"),
+    "drop_capabilities": (48, "u"),
     "connect_network": (56, "c"),
 }
 """Of each step that only the program's bytes have its code, and a letter for each argument.
@@ -148,7 +150,8 @@ PRIMITIVES: Final = {
 `call`: the call; a slot; what becomes of that: nothing, FILLED with the result, or EMPTIED; the ignored errnos, 16 bits
 each; the failure and its subject; the words. `unless`: a slot, and how many steps are skipped if it is filled.
 `joined`: the end of another view ends this one. `offer`: send namespaces to the monitor, or the master of a terminal.
-`own_session`: the command has one, without a terminal. `connect_network`: the other side of an interface.
+`own_session`: the command has one, without a terminal. `bound_capabilities` and `drop_capabilities`: the two parts of
+`restrict_capabilities`; the second one may fail. `connect_network`: the other side of an interface.
 """
 
 FILLED: Final = 1
