@@ -10,13 +10,10 @@ enum { ALL_OTHERS = -1 }; /* kill(2): init itself is PID 1 */
 static int
 attach(struct plan *plan, const struct argument *argument)
 {
-    struct stat st;
     int mount = slot_descriptor(plan, &argument[0]);
     if (mount < 0)
         return 0;
     slot_fill(plan, &argument[0], -1);
-    if (argument[2].number & PLAN_IF_TARGET_EXISTS && stat(argument[1].bytes, &st) < 0)
-        return close(mount);
     return mount_attach(mount, argument[1].bytes);
 }
 
@@ -44,16 +41,12 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
     case STEP_OFFER:
     case STEP_OFFER_TERMINAL:
         return offer(plan, record, channel);
-    case STEP_ATTACH:
+    case STEP_ATTACH_MOUNT:
         return attach(plan, argument);
     case STEP_SYMLINK:
-        return make_symlink(argument[0].bytes, argument[1].bytes) < 0
-                   ? fail("SYMLINK", argument[1].bytes)
-                   : 0;
+        return make_symlink(argument[0].bytes, argument[1].bytes);
     case STEP_DIRECTORY:
-        return make_directory(argument[0].bytes, (mode_t)argument[1].number) < 0
-                   ? fail("CONTENTS", argument[0].bytes)
-                   : 0;
+        return make_directory(argument[0].bytes, (mode_t)argument[1].number);
     case STEP_DATA:
         slot_fill(plan, &argument[0], data_mount(plan, argument));
         return slot_descriptor(plan, &argument[0]) < 0 ? -1 : 0;
@@ -68,7 +61,7 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
     case STEP_HOSTS:
         return hosts_cover(hosts, argument[0].bytes, argument[1].bytes, argument[2].number);
     case STEP_RESTRICT_CAPABILITIES:
-        return restrict_capabilities(argument[0].number) < 0 ? fail("CAPABILITIES", "") : 0;
+        return restrict_capabilities(argument[0].number);
     default: /* STEP_BIND: for STEP_ATTACH_BINDS */
         return 0;
     }
@@ -165,10 +158,8 @@ init_run(struct plan *plan, struct init_descriptors *descriptors)
     }
     /* Where the command needs capabilities to install its filter, it restricts its own. */
     const struct argument *kept = plan_find(plan, SECTION_COMMAND, STEP_RESTRICT_CAPABILITIES);
-    if (kept && restrict_capabilities(kept->number) < 0) {
-        (void)fail("CAPABILITIES", "");
+    if (kept && restrict_capabilities(kept->number) < 0)
         give_up(descriptors);
-    }
     /* No process of the view may read this memory (ptrace(2)). */
     (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     /* Before the gate opens. */

@@ -131,11 +131,11 @@ int
 make_directory(const char *path, mode_t mode)
 {
     char place[PATH_MAX];
-    if (real_path(path, place) < 0)
-        return -1;
-    if (is_directory(place))
+    bool known = real_path(path, place) == 0;
+    if (known && is_directory(place))
         return 0;
-    return make_missing(place, true) < 0 || !is_directory(place) ? -1 : chmod(place, mode);
+    bool made = known && make_missing(place, true) == 0 && is_directory(place);
+    return made && chmod(place, mode) == 0 ? 0 : fail("CONTENTS", path);
 }
 
 int
@@ -144,12 +144,10 @@ make_symlink(const char *target, const char *path)
     char found[PATH_MAX];
     if (symlink(target, path) == 0)
         return 0;
-    if (errno != EEXIST)
-        return -1;
-    ssize_t size = readlink(path, found, sizeof found);
+    int error = errno;
+    ssize_t size = error == EEXIST ? readlink(path, found, sizeof found) : -1;
     bool same = size == (ssize_t)strlen(target) && !memcmp(found, target, (size_t)size);
-    errno = EEXIST;
-    return same ? 0 : -1;
+    return same ? 0 : fail_with("SYMLINK", error, path);
 }
 
 /* Put the real path of `target` into `place`, and make it if it is missing: move_mount(2) follows

@@ -142,23 +142,20 @@ int
 bound_capabilities(uint64_t kept)
 {
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
-        return -1;
-    for (unsigned long capability = 0; capability < 64; capability++) {
-        if (kept >> capability & 1)
-            continue;
-        if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0) {
-            if (errno != EINVAL)
-                return -1;
-            break; /* past the last capability of this kernel */
-        }
-    }
+        return fail("CAPABILITIES", "");
+    /* EINVAL: past the last capability of this kernel. */
+    for (unsigned long capability = 0; capability < 64; capability++)
+        if (!(kept >> capability & 1) && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
+            return errno == EINVAL ? 0 : fail("CAPABILITIES", "");
     return 0;
 }
 
 int
 restrict_capabilities(uint64_t kept)
 {
-    return bound_capabilities(kept) < 0 ? -1 : set_capabilities(kept);
+    if (bound_capabilities(kept) < 0)
+        return -1;
+    return set_capabilities(kept) < 0 ? fail("CAPABILITIES", "") : 0;
 }
 
 int

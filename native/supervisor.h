@@ -83,8 +83,8 @@ sigset_t forwarded_signals(void);
 /* Ignore the signals of the mask, and no others. */
 void ignore_signals(uint64_t mask);
 
-/* Let nothing that this process executes gain another capability than `kept`. Returns -1 with errno
- * set: EPERM without CAP_SETPCAP. */
+/* Let nothing that this process executes gain another capability than `kept`. Fails with EPERM
+ * without CAP_SETPCAP. */
 int bound_capabilities(uint64_t kept);
 
 /* Drop every capability except `kept` from this process. Returns -1 with errno set. */
@@ -182,7 +182,7 @@ bool is_directory(const char *path);
 int mount_attach(int mount, const char *target);
 
 /* Make a directory after those above it that are missing, or a symbolic link. One with the same
- * target may be there. Return -1 with errno set. */
+ * target may be there. */
 int make_directory(const char *path, mode_t mode);
 int make_symlink(const char *target, const char *path);
 

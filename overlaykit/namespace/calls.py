@@ -19,6 +19,7 @@ from overlaykit.namespace.plan import (
     FILLED,
     GROUPS_KEPT,
     GROUPS_SET_IF_PERMITTED,
+    IF_TARGET_EXISTS,
     OPTIONAL,
     OPTIONAL_IF_ENOENT,
     OPTIONAL_IF_EPERM,
@@ -53,6 +54,7 @@ _SIOCADDRT: Final = 0x890B
 _IFF_UP: Final = 1
 _IFF_TAP: Final = 0x0002
 _IFF_NO_PI: Final = 0x1000
+_MOVE_MOUNT_T_SYMLINKS: Final = 0x10
 _REMOVE_DIRECTORY: Final = 0x200
 """AT_REMOVEDIR"""
 _SCOPE_ABSTRACT_SOCKETS: Final = 1
@@ -122,6 +124,15 @@ def _setattr(mount: object, flags: int, *attributes: int, **how: Any) -> Call:
 def _move(slot: object, path: str, failure: str) -> Call:
     flags = _native.MOVE_MOUNT_F_EMPTY_PATH
     return _call("move_mount", _of(slot), "", _HERE, path, flags, failure=failure)
+
+
+def _attach(slot: object, target: str, flags: int) -> list[Call]:
+    if not flags & IF_TARGET_EXISTS:
+        return [("attach_mount", slot, target)]
+    follows = _native.MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS
+    how: dict[str, Any] = {"failure": "ATTACH", "subject": target}
+    words = ("move_mount", _of(slot), "", _HERE, target, follows)
+    return [_call(*words, slot=slot, ignored=ENOENT, **how), _close(slot, "ATTACH")]
 
 
 def _setns(slot: object, kinds: int) -> list[Call]:
@@ -411,7 +422,7 @@ def _pty(owner: int, console: int) -> list[Call]:
     # The mountpoint is an empty file.
     covered: list[Call] = [
         _call("open_tree", _of("slave"), "", _EMPTY | _CLONED, **peer | {"slot": "console"}),
-        ("attach", "console", "/dev/console", 0),
+        ("attach_mount", "console", "/dev/console"),
     ]
     return [
         _open(_PTMX, _TTY | os.O_NONBLOCK, "master", **how),
@@ -467,6 +478,7 @@ def _end_limit(directory: object, project: int) -> list[Call]:
 
 
 _CALLS_OF: Final[dict[str, Callable[..., list[Call]]]] = {
+    "attach": _attach,
     "setns": _setns,
     "unshare": _unshare,
     "private_mounts": _private_mounts,

@@ -73,7 +73,7 @@ FORMS: Final = {
     "fresh": (0, "msaonFs", "init"),
     "clone": (0, "msaaunFs", "init"),
     "root": (0, "cccc", "init"),
-    "attach": (18, "csn", "init"),
+    "attach": (0, "csn", "init"),
     "symlink": (19, "ss", "init"),
     "bind": (20, "cs", "init"),
     "attach_binds": (21, "", "init"),
@@ -141,6 +141,7 @@ PRIMITIVES: Final = {
     "offer": (15, "dddd"),
     "offer_terminal": (16, "d"),
     "own_session": (17, ""),
+    "attach_mount": (18, "cs"),
     "bound_capabilities": (47, "u"),
     "drop_capabilities": (48, "u"),
     "connect_network": (56, "c"),
@@ -150,8 +151,9 @@ PRIMITIVES: Final = {
 `call`: the call; a slot; what becomes of that: nothing, FILLED with the result, or EMPTIED; the ignored errnos, 16 bits
 each; the failure and its subject; the words. `unless`: a slot, and how many steps are skipped if it is filled.
 `joined`: the end of another view ends this one. `offer`: send namespaces to the monitor, or the master of a terminal.
-`own_session`: the command has one, without a terminal. `bound_capabilities` and `drop_capabilities`: the two parts of
-`restrict_capabilities`; the second one may fail. `connect_network`: the other side of an interface.
+`own_session`: the command has one, without a terminal. `attach_mount`: `attach`, without flags. `bound_capabilities`,
+`drop_capabilities`: the parts of `restrict_capabilities`; the second may fail. `connect_network`: the other side of an
+interface.
 """
 
 FILLED: Final = 1
