@@ -85,28 +85,12 @@ struct argument {
     struct sock_fprog filter;
 };
 
-static int
-filter_from(PyObject *given, struct sock_fprog *filter)
-{
-    Py_ssize_t size;
-    char *bytes;
-    if (PyBytes_AsStringAndSize(given, &bytes, &size) < 0)
-        return 0;
-    const Py_ssize_t one = sizeof(struct sock_filter);
-    if (size == 0 || size % one != 0 || size / one > BPF_MAXINSNS) {
-        PyErr_SetString(PyExc_ValueError, "not the instructions of a filter");
-        return 0;
-    }
-    filter->len = (unsigned short)(size / one);
-    filter->filter = (struct sock_filter *)(void *)bytes;
-    return 1;
-}
-
 /* Returns 0 with an exception set. */
 static int
 argument_from(PyObject *given, struct argument *argument)
 {
     int overflow;
+    char *bytes;
     switch (argument->type) {
     case 'p':
     case 's':
@@ -122,7 +106,14 @@ argument_from(PyObject *given, struct argument *argument)
         PyErr_SetString(PyExc_OverflowError, "not an int of 32 bits");
         return 0;
     case 'F':
-        return filter_from(given, &argument->filter);
+        if (PyBytes_AsStringAndSize(given, &bytes, &argument->size) < 0)
+            return 0;
+        /* Without whole instructions, or with too many, it is an empty one: EINVAL. */
+        size_t count = (size_t)argument->size / sizeof(struct sock_filter);
+        bool fits = argument->size % sizeof(struct sock_filter) == 0 && count <= BPF_MAXINSNS;
+        argument->filter.len = fits ? (unsigned short)count : 0;
+        argument->filter.filter = (void *)bytes;
+        return 1;
     case 'b':
     case 'B':
         if (!PyByteArray_Check(given) ||

@@ -174,7 +174,7 @@ def seccomp(operation: int, flags: int, program: bytes, /) -> int:
 
     Requires: no_new_privs, or CAP_SYS_ADMIN.
     Returns: with SECCOMP_FILTER_FLAG_TSYNC, a thread that has a filter of its own, because of which none is installed.
-    Raises: ValueError.
+    Raises: OSError: EINVAL also for bytes that are no whole instructions, or too many.
     """
 
 def signalfd4(fd: int, mask: int, flags: int, /) -> int:

@@ -501,6 +501,14 @@ def test_a_signalfd_is_readable_while_a_blocked_signal_of_its_mask_waits() -> No
     run(body)
 
 
+@pytest.mark.parametrize(
+    "program", [b"", bytes(7), bytes(8 * 4097), bytes(8 * 65537)], ids=["0", "7", "4097", "65537"]
+)
+def test_a_filter_that_is_none_is_refused_rather_than_cut(program: bytes) -> None:
+    with refused(errno.EINVAL):
+        _native.seccomp(_native.SECCOMP_SET_MODE_FILTER, 0, program)
+
+
 def test_prctl_binds_and_restrains_a_process() -> None:
     def body() -> None:
         with pytest.raises(TypeError):
