@@ -42,7 +42,8 @@ struct node {
     struct lowers *lowers; /* that show in it, also in others; NULL: none */
     struct names *names;   /* all that are in it, if they are known */
     uint32_t asked_of_python;
-    uint8_t found_at; /* of ours: which lower of the directory above has it, if that has some */
+    uint8_t found_at; /* of ours: which lower of the directory above has it, if that has some;
+                       * PLACE_OF_PYTHON: it was Python's, and lies in the upper */
     bool lists;       /* the names are enough for a listing */
     bool granted, withheld, used;
     bool lists_inodes, below_lists; /* d_ino is st_ino here; in all directories below */
@@ -52,8 +53,9 @@ struct node {
     off_t place;                    /* and for lseek(2) */
     dev_t device;
     uint64_t base;
-    /* Of what was made here, in the upper: */
+    /* Of what was made here, or given by Python, in the upper: */
     bool made, removed;
+    uint64_t inode;
     bool direct; /* and of files as in overlay/openfile.py: */
     int64_t modified, asked, opened, change_time;
     /* For a later daemon: */

@@ -17,6 +17,8 @@
  * Python that names it, or when Python looks its name up (fetch): Python looks it up in turn, gets
  * the same nodeid (claim), and takes over its lookups and its open files. A nodeid that Python does
  * not find again (the lower has changed) is dead: ESTALE.
+ * A file that Python has copied up may come back (give). Its nodeid stays that of the lower's
+ * inode.
  *
  * Without OPEN (`no_open`) the requests about a file name its node only. All programs share one
  * handle of it then, opened for the first request that needs it and closed when it is forgotten.
@@ -275,7 +277,8 @@ cross(struct node *node)
 struct place
 place_in(const struct node *above, bool made, unsigned place)
 {
-    if (made && above->upper >= 0)
+    /* Never the lower's file of that name, which would be opened for writing. */
+    if (made && (above->upper >= 0 || !above->made))
         return (struct place){above->upper, plane.upper_device, plane.upper_base, false};
     if (above->fd < 0 && above->lowers && place < above->lowers->count)
         return above->lowers->at[place];
@@ -299,9 +302,8 @@ static bool
 is_inode_of(const struct node *node, const struct stat *st)
 {
     struct place at = place_above(node);
-    return node->made
-               ? st->st_dev == plane.upper_device && (plane.upper_base | st->st_ino) == node->id
-               : st->st_dev == at.device && (at.base | st->st_ino) == node->id;
+    return node->made ? st->st_dev == plane.upper_device && st->st_ino == node->inode
+                      : st->st_dev == at.device && (at.base | st->st_ino) == node->id;
 }
 
 /* Whether the node has descriptors of its own. */
@@ -519,17 +521,17 @@ answer_lookup(const struct fuse_in_header *header, struct node *above, const cha
     struct stat st;
     const struct names *names = above->names;
     unsigned place = names ? names_place(names, name) : above->changes ? PLACE_OF_PYTHON : 0;
-    if (!(names ? is_plain(name) : is_plain_name(above, name)))
+    bool in_upper = place == PLACE_OF_PYTHON, is_known = names || (in_upper && made(above, name));
+    if (!(is_known ? is_plain(name) : is_plain_name(above, name)))
         return false;
     if (place == ABSENT)
         return !child(above, name) && answer_missing(header);
-    bool in_upper = place == PLACE_OF_PYTHON;
     if (names && in_upper && !made(above, name))
         return false;
     if (fstatat(place_in(above, in_upper, place).fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return errno == ENOENT && !names && !child(above, name) && answer_missing(header);
     struct node *node = in_upper ? made(above, name) : node_of(above, name, place, &st);
-    if (!node)
+    if (!node || !is_inode_of(node, &st))
         return false;
     reply_entry(header, node, &st);
     return true;
@@ -543,7 +545,12 @@ place_of(struct node *node, int *fd, const char **name)
     bool itself = S_ISDIR(node->kind) || node->removed;
     if (itself ? !(node->removed || serves(node)) : node->owner == DEAD || !reach(node->above))
         return false;
-    *fd = !itself ? place_above(node).fd : node->removed ? node->fd : fd_in(node, true);
+    if (!itself)
+        *fd = place_above(node).fd;
+    else if (node->removed || node->upper < 0)
+        *fd = place_in(node, false, 0).fd;
+    else
+        *fd = node->upper;
     *name = itself ? "" : node->name;
     return true;
 }
@@ -880,6 +887,7 @@ node_of_new(struct node *above, const char *name, struct stat *st)
     struct node *node = add(id, above, name, OURS);
     node->kind = st->st_mode & S_IFMT;
     node->made = true;
+    node->inode = st->st_ino;
     node->changes = S_ISDIR(st->st_mode);
     keep_name(above, name, (struct name){.place = PLACE_OF_PYTHON});
     return node;
@@ -1013,8 +1021,8 @@ answer_rename(const struct fuse_in_header *header, struct node *above, const cha
         !is_plain_name(above, name) || !is_plain_name(onto, new_name))
         return false;
     struct node *node = made(above, name), *target = child(onto, new_name);
-    if (!node || target == node)
-        return false;
+    if (!node || target == node || (node->found_at == PLACE_OF_PYTHON && above != onto))
+        return false; /* its origin is marked in the directory that it comes to */
     if (target && (flags || made(onto, new_name) != target || S_ISDIR(node->kind) ||
                    S_ISDIR(target->kind) || !keep_inode(target)))
         return false;
@@ -1233,12 +1241,6 @@ static const uint64_t unknown_requests = BIT(FUSE_IOCTL) | BIT(FUSE_OPENDIR) | B
                                          BIT(FUSE_COPY_FILE_RANGE) | BIT(FUSE_BMAP) |
                                          BIT(FUSE_GETLK) | BIT(FUSE_SETLK) | BIT(FUSE_SETLKW);
 
-/* Those that fail, or do harm, the second time: of one that is resent Python finds out whether it
- * was carried out. */
-static const uint64_t once_requests = BIT(FUSE_CREATE) | BIT(FUSE_MKDIR) | BIT(FUSE_SYMLINK) |
-                                      BIT(FUSE_UNLINK) | BIT(FUSE_RMDIR) | BIT(FUSE_RENAME) |
-                                      BIT(FUSE_RENAME2);
-
 /* Those that begin with a file handle. */
 static const uint64_t handle_requests =
     BIT(FUSE_READ) | BIT(FUSE_WRITE) | BIT(FUSE_RELEASE) | BIT(FUSE_FLUSH) | BIT(FUSE_FSYNC);
@@ -1339,7 +1341,8 @@ cross_named(const struct fuse_in_header *header)
 {
     const uint64_t *first = (const void *)(header + 1);
     uint64_t ids[] = {header->nodeid, 0};
-    bool of_ours = header->opcode == FUSE_FSYNC && *first & OUR_HANDLE;
+    const struct handle *synced = header->opcode == FUSE_FSYNC ? handle_of(*first) : NULL;
+    bool of_ours = synced && synced->fd >= 0;
     if (header->opcode == FUSE_STATFS)
         return;
     if (header->opcode == FUSE_RENAME || header->opcode == FUSE_RENAME2 ||
@@ -1373,7 +1376,7 @@ answer(struct fuse_in_header *header)
         return true;
     }
     struct node *node = find(header->nodeid);
-    if (!node || (plane.resent && is_one_of(header->opcode, once_requests)))
+    if (!node)
         return false;
     if (node->owner == DEAD && !(header->opcode == FUSE_GETATTR && node->handles)) {
         reply(header->unique, ESTALE, NULL, 0);
@@ -1640,6 +1643,7 @@ ABOUT_NODE(claim)
     node->left = false;
     node->made = node->made && S_ISDIR(node->kind);
     node->changes = node->changes && node->fd >= 0;
+    node->change_time = 0; /* Python has it */
     drop_names(node);
     drop_name(node);
     node->above = NULL;
@@ -1648,6 +1652,60 @@ ABOUT_NODE(claim)
         settle(above);
     }
     return PyLong_FromUnsignedLong(node->generation);
+}
+
+PyObject *
+py_plane_give(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long id, above_id, lookups;
+    long long change_time, asked, opened;
+    const char *name;
+    unsigned handles;
+    int fd, direct;
+    PyObject *modified;
+    struct stat st, of_fd;
+    if (!PyArg_ParseTuple(args, "KKyKiIL(OLLp)", &id, &above_id, &name, &lookups, &fd, &handles,
+                          &change_time, &modified, &asked, &opened, &direct))
+        return NULL;
+    struct node *node = find(id), *above = find(above_id);
+    if (!node || node->owner != PYTHON || node->handles != handles || node->kept >= 0 || !above ||
+        !takes_changes(above) || above->upper < 0 || !is_plain(name) || child(above, name) ||
+        plane.files + handles > plane.most_files ||
+        fstatat(above->upper, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode) ||
+        st.st_nlink != 1 || st.st_dev != plane.upper_device || st.st_ino >= INODE_LIMIT ||
+        (handles && (fstat(fd, &of_fd) < 0 || of_fd.st_dev != st.st_dev ||
+                     of_fd.st_ino != st.st_ino))) /* never a lower's, to write to */
+        Py_RETURN_FALSE;
+    kept_link(node, above->id, name);
+    kept_name(node, name);
+    node->above = above;
+    node->above_id = above->id;
+    above->children++;
+    node->kind = S_IFREG;
+    node->inode = st.st_ino;
+    node->found_at = PLACE_OF_PYTHON;
+    node->removed = false;
+    node->made = true;
+    node->lookups = lookups;
+    node->change_time = change_time;
+    node->modified = modified == Py_None ? UNSET : PyLong_AsLongLong(modified);
+    node->asked = asked;
+    node->opened = opened;
+    node->direct = direct != 0;
+    STORED();
+    node->owner = OURS;
+    STORED();
+    insert_name(node);
+    for (size_t at = 0; at < plane.handle_count && handles; at++) {
+        struct handle *handle = &plane.handles[at];
+        if (!handle->used || handle->node != node)
+            continue;
+        handle->fd = --handles ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : fd;
+        plane.files += handle->fd >= 0;
+        STORED();
+        handle->python = 0;
+    }
+    Py_RETURN_TRUE;
 }
 
 ABOUT_NODE(crossed)

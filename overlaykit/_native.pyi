@@ -259,8 +259,8 @@ def plane_crossings() -> list[_Crossing]:
     Each is: the nodeid of the directory above, the name, the nodeid, the lookups; handles, and whether each was opened
     for writing; the change time that the kernel has sent, or 0; of an open file `modified`, `asked_ns`, `opened_ns` and
     `direct` of `overlay.openfile.OpenFile`; a descriptor of what may have no name any more, the caller's to close, or
-    -1; whether the plane has made it; the index of the lower that has it, of those that show in the directory above;
-    and whether an earlier daemon has left it.
+    -1; whether the plane has made it; the index of the lower that has it, of those that show in the directory above, or
+    `PLACE_OF_PYTHON` if Python has given it (`plane_give`); and whether an earlier daemon has left it.
     """
 
 def plane_fetch(nodeid: int, name: bytes, /) -> list[_Crossing]:
@@ -271,6 +271,24 @@ def plane_fetch(nodeid: int, name: bytes, /) -> list[_Crossing]:
 
 def plane_claim(nodeid: int, /) -> int:
     """Take a nodeid, a new one or one that crosses. Returns: its generation; 0 if the plane has given it out."""
+
+def plane_give(
+    nodeid: int,
+    above: int,
+    name: bytes,
+    lookups: int,
+    fd: int,
+    handles: int,
+    changed: int,
+    state: tuple[int | None, int, int, bool],
+    /,
+) -> bool:
+    """Give a file of the upper back to the plane, with what `plane_crossings` says of one.
+
+    `fd`: of its open file, which the plane takes over, and which all of the `handles` use; -1: there is none.
+    Returns: whether it is the plane's. It stays Python's unless it is a regular file with one name, in a directory that
+    is granted for changes, and the plane knows all of its handles.
+    """
 
 def plane_crossed(nodeid: int, /) -> bool:
     """End a crossing. Returns: whether it was claimed; otherwise requests for it fail from now on (ESTALE)."""

@@ -6,7 +6,8 @@ which forks daemons.
 
 Requests about directories that lie in one lower alone, about names of merged directories that one lower has or none,
 and about names that programs have made in the upper, reach no Python: native/plane.c answers them while this thread
-waits (`plane`). Its nodes cross to `overlay` before a request that names them does.
+waits (`plane`). Its nodes cross to `overlay` before a request that names them does. A file goes back once it is copied
+up, if no other request is under way, which may rely on its node.
 
 Concurrency rules. One thread runs trio, with one task per request. `overlay` is synchronous and takes no lock.
 

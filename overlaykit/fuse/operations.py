@@ -34,6 +34,7 @@ from overlaykit.overlay.attributes import Caller, Changes
 from overlaykit.overlay.creation import check_name
 from overlaykit.overlay.files import wants_to_write
 from overlaykit.overlay.markers import ACCESS_ACL, ACLS
+from overlaykit.overlay.nodes import File
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -84,6 +85,7 @@ def _request(
     @functools.wraps(handler)
     async def handle(self: Operations, *args: P.args, **kwargs: P.kwargs) -> R:
         self.requests[name] += 1
+        self._under_way += 1
         began = time.perf_counter_ns()
         try:
             return await handler(self, *args, **kwargs)
@@ -98,6 +100,7 @@ def _request(
             log.exception("%s failed", name)
             raise pyfuse3.FUSEError(errno.EIO) from error
         finally:
+            self._under_way -= 1
             self.filesystem.between_operations()
             self.clock.add(name, time.perf_counter_ns() - began)
 
@@ -137,6 +140,7 @@ class Operations(pyfuse3.Operations):
         self._copying = Copying(filesystem, poller, volatile=options.volatile)
         self._options = options
         self._no_open = False
+        self._under_way = 0
         self.plane: Plane | None = None
         self._passthrough: Passthrough | None = None
         self._renamed: tuple[int, bytes, int, bytes] | None = None
@@ -203,7 +207,9 @@ class Operations(pyfuse3.Operations):
             missing.st_ino = 0
             missing.entry_timeout = self._timeout
             return missing
-        return self._entry(*found)
+        entry = self._entry(*found)
+        self._give(found.node)
+        return entry
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         self.requests["forget"] += 1
@@ -311,6 +317,7 @@ class Operations(pyfuse3.Operations):
         await self._copying.copy_up(replaced, metadata_only=True)
         filesystem.renaming.rename(old, name_old, new, name_new, flags)
         self._changed(old, new)
+        self._give(new.children.get(name_new))
 
     # A daemon that was killed may have carried out the request, and not answered it
 
@@ -363,7 +370,9 @@ class Operations(pyfuse3.Operations):
                 node, keep_data=changes.size != 0, metadata_only=changes.size is None
             )
             attributes = self.filesystem.changing.change(node, changes)
-        return self._entry_attributes(attributes)
+        entry = self._entry_attributes(attributes)
+        self._give_copy(node)
+        return entry
 
     @_request
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
@@ -394,6 +403,7 @@ class Operations(pyfuse3.Operations):
         await self._copying.copy_up(node, metadata_only=True)
         cleared = stat.S_ISGID if name == ACCESS_ACL and patches.clears_set_ids(ctx) else 0
         self.filesystem.xattrs.set(node, name, value, cleared=cleared)
+        self._give_copy(node)
 
     @_request
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
@@ -431,7 +441,9 @@ class Operations(pyfuse3.Operations):
                     # Its change time is the copy's from now on.
                     self._drop_attributes(node)
         handle = self.filesystem.files.open(node, flags, lazily=lazily)
-        return self._file_info(node, handle, flags)
+        info = self._file_info(node, handle, flags)
+        self._give_copy(node)
+        return info
 
     @_request
     async def create(
@@ -475,7 +487,9 @@ class Operations(pyfuse3.Operations):
             await self._copying.copy_up(files.to_copy_first(handle))
         if clears_set_ids:
             self._clear_set_ids(files.by_handle[handle].node)
-        return files.write(handle, off, buf)
+        written = files.write(handle, off, buf)
+        self._give_copy(files.by_handle[handle].node)
+        return written
 
     def _clear_set_ids(self, node: Node) -> None:
         mode = self.filesystem.changing.without_set_ids(node)
@@ -623,6 +637,17 @@ class Operations(pyfuse3.Operations):
         if self.plane is not None:
             for directory in directories:
                 self.plane.offer_changes(directory)
+
+    def _give(self, node: Node | None) -> None:
+        """At the end of a request: give a node to the plane, if that may have it."""
+        if self.plane is not None and node is not None and self._under_way == 1:
+            self.plane.give(node)
+
+    def _give_copy(self, node: Node) -> None:
+        """As `_give`, after a change of a file: most programs that copy one up copy more, in the same directory."""
+        if self.plane is not None and isinstance(node, File) and node.is_plain_upper:
+            self.plane.offer_changes(node.links[0][0])
+            self._give(node)
 
     def _sync_names(self, *directories: Directory) -> None:
         """With `dirsync`, sync a change of names before the reply to it. All other requests wait."""

@@ -5,7 +5,8 @@ has reached Python. The grant ends before the directory is copied up or removed.
 plane gets its names, once enough requests have come (`_NAMES_FOR_A_REQUEST`), and for each the lower that it is found
 in, or that only Python finds it. A name that Python changes there is Python's from then on. A directory of the upper is
 granted for changes of names that no lower has in it. Nodes that the plane has given out cross to Python when a request
-that names them does, or when Python looks their names up.
+that names them does, or when Python looks their names up. A file of the upper that Python has copied up, renamed or
+found goes back to the plane at the end of the request (`Plane.give`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from overlaykit import _native
 from overlaykit.fuse.statistics import LATENCIES, of_opcodes
-from overlaykit.overlay.nodes import Directory
+from overlaykit.overlay.nodes import Directory, File
 from overlaykit.overlay.numbering import FIRST_FREE
 
 if TYPE_CHECKING:
@@ -232,6 +233,41 @@ class Plane:
         except OSError:  # a request says what fails
             return False
 
+    def give(self, node: Node) -> None:
+        """Give a file of the upper to the plane, with its open file, if all of it can be the plane's.
+
+        Requires: no other request is under way, which may rely on the node.
+        """
+        if not isinstance(node, File) or self._upper_device < 0 or not node.is_plain_upper:
+            return
+        if self._filesystem.files.no_open:  # an open file is not its handles' there
+            return
+        nodes = self._filesystem.nodes
+        ((directory, name),) = node.links
+        opened = node.opened
+        if (
+            nodes.by_nodeid.get(node.nodeid) is not node
+            or not directory.nlookup
+            or not node.nlookup
+            or (opened is not None and (not opened.count or not opened.writable))
+            or (opened is not None and (opened.users or opened.failure))
+        ):
+            return
+        with contextlib.suppress(OSError):  # an idle file may be out of reach
+            if _native.plane_give(
+                node.nodeid,
+                directory.nodeid,
+                name,
+                node.nlookup,
+                -1 if opened is None else opened.fd,
+                0 if opened is None else opened.count,
+                nodes.change_times.get(node.nodeid, 0),
+                (None, 0, 0, False) if opened is None else opened.state,
+            ):
+                if opened is not None:
+                    self._filesystem.files.give_away(opened)
+                nodes.give(node)
+
     def _resolve(self, directory: Directory, most: int) -> bool:
         """Hand over the names of a merged directory, unless they are more than `most`: whether that is done."""
         upper = directory.upper
@@ -390,8 +426,8 @@ class Plane:
             _native.plane_count(node.nodeid)
 
     def handle(self, nodeid: int, handle: int, *, writable: bool) -> int:
-        """The number of a file handle for the kernel: with a keeper, another daemon knows it too."""
-        return _native.plane_open(nodeid, handle, writable) if self.is_kept else handle
+        """The number of a file handle for the kernel: the plane knows it, and with a keeper another daemon too."""
+        return _native.plane_open(nodeid, handle, writable)
 
     def is_resent(self) -> bool:
         """Whether the request that Python got last has begun in a daemon that was killed."""
@@ -461,20 +497,22 @@ class Plane:
     ) -> Node | None:
         filesystem = self._filesystem
         node: Node | None = None
+        outer = filesystem.nodes.expected
+        is_given = place == _native.PLACE_OF_PYTHON
+        filesystem.nodes.expected = nodeid if is_left or is_given else 0
         directory = filesystem.nodes.by_nodeid.get(above)
         with contextlib.suppress(OSError):  # the lower has changed
             if is_left:
                 if isinstance(directory, Directory) or not above:
-                    filesystem.nodes.expected = nodeid
                     node = filesystem.lookup.adopt_left(
                         directory if isinstance(directory, Directory) else None,
                         name,
                         inode,
-                        made=is_made,
+                        made=is_made and not is_given,
                     )
             elif inode >= 0:
                 node = filesystem.lookup.adopt_nameless(inode)
-            elif is_made and isinstance(directory, Directory):
+            elif is_made and not is_given and isinstance(directory, Directory):
                 node = filesystem.lookup.adopt_made(directory, name)
             elif (
                 name
@@ -487,7 +525,7 @@ class Plane:
             elif name and isinstance(directory, Directory):
                 found = filesystem.lookup.find(directory, name)
                 node = None if found is None else found.node
-        filesystem.nodes.expected = 0
+        filesystem.nodes.expected = outer
         if not _native.plane_crossed(nodeid) or node is None:
             return node
         if is_left and inode >= 0 and not isinstance(node, Directory) and node.links:

@@ -155,6 +155,12 @@ class Files:
         opened.node.mark_closed()
         opened.close()
 
+    def give_away(self, opened: OpenFile) -> None:
+        """Forget an open file, whose descriptor is the plane's from now on."""
+        del self.by_handle[opened.handle]
+        opened.node.mark_closed()
+        opened.give_away()
+
     def close(self) -> None:
         """Close the descriptors of all handles."""
         for handle in list(self.by_handle):

@@ -147,6 +147,20 @@ class File(_Counted):
         """Whether its inode holds its metadata only."""
         return self.data is not None
 
+    @property
+    def is_plain_upper(self) -> bool:
+        """Whether it is a regular file of the upper with one name, and its inode alone says all about it."""
+        return (
+            self.has_upper
+            and self.kind == stat.S_IFREG
+            and len(self.links) == 1
+            and self.orphan < 0
+            and self.data is None
+            and self.redirect is None
+            and self.index_name is None
+            and self.link_count is None
+        )
+
     def needs_copy(self, *, metadata_only: bool = False) -> bool:
         """Whether a change takes a copy-up first: a change of its metadata, or also of its data."""
         return not self.has_upper or (self.metacopy and not metadata_only)
@@ -593,6 +607,13 @@ class Table:
         else:
             node.add_link(directory, name)
         self._note(node)
+
+    def give(self, node: File) -> None:
+        """Note that the plane has taken a node over, and knows its change time."""
+        del self.by_nodeid[node.nodeid]
+        self.change_times.drop(node.nodeid)
+        self.unhash(node)
+        node.drop_links()
 
     def orphan(self, node: Directory, kept: LayerDir | None) -> None:
         """Note that a directory was removed: processes that have it open still see it, empty.

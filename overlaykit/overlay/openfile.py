@@ -108,6 +108,16 @@ class OpenFile:
             fd, self._fd = self._fd, -1
             os.close(fd)
 
+    @property
+    def state(self) -> tuple[int | None, int, int, bool]:
+        """For `continue_from`."""
+        return self.modified, self.asked_ns, self.opened_ns, self.direct
+
+    def give_away(self) -> None:
+        """Note that the descriptor is another one's."""
+        self._files.descriptors.discard(self)
+        self._fd = -1
+
     def end(self) -> None:
         """Close it, as no program can have it open any more. An error of a write has no program to reach."""
         with contextlib.suppress(OSError):

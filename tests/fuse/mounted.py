@@ -37,6 +37,7 @@ _RESTART = os.environ.get("OVERLAYKIT_TEST_RESTART", "off") == "on"
 """Whether the mounts of the tests have a keeper, as those of `overlaykit mount`, unless a test says so itself."""
 
 only_with_open = pytest.mark.skipif(_NO_OPEN, reason="is about what an OPEN does")
+only_with_plane = pytest.mark.skipif(not _DATA_PLANE, reason="is about what the data plane answers")
 
 
 @dataclass(frozen=True)

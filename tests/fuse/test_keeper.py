@@ -100,6 +100,40 @@ def test_a_file_without_a_name_keeps_its_content(stack: Stack) -> None:
         mount.await_held(open_files=0)
 
 
+def test_a_copied_file_goes_back_and_forth(stack: Stack) -> None:
+    stack.add({f"d/{name}": File(b"old") for name in "abc"})
+    with kept(stack) as mount:
+        with contextlib.ExitStack() as files:
+            opened = {}
+            for name in "abc":
+                opened[name] = files.enter_context(
+                    open(mount.path(f"d/{name}"), "r+b", buffering=0)
+                )
+            number = os.fstat(opened["a"].fileno()).st_ino
+            os.rename(mount.path("d/b"), mount.path("d/moved"))
+            os.rename(mount.path("d/c"), mount.path("d/removed"))
+            os.unlink(mount.path("d/removed"))
+            for turn in range(3):
+                kill_daemon(mount)
+                os.utime(mount.path("d/a"), ns=(turn, turn))
+                for file in opened.values():
+                    file.write(b"n")
+                    os.fsync(file.fileno())
+                    if turn == 1:
+                        os.setxattr(file.fileno(), "user.mine", b"value")
+                assert os.stat(mount.path("d/a")).st_ino == number
+                with open(mount.path("d/moved"), "r+b", buffering=0) as again:
+                    again.write(b"N")
+                os.rename(mount.path("d/a"), mount.path("d/other"))
+                os.rename(mount.path("d/other"), mount.path("d/a"))
+            for name, content in {"a": b"nnn", "b": b"Nnn", "c": b"nnn"}.items():
+                assert os.pread(opened[name].fileno(), 10, 0) == content
+            assert os.fstat(opened["c"].fileno()).st_nlink == 0
+        assert sorted(os.listdir(mount.path("d"))) == ["a", "moved"]
+        mount.forget()
+        mount.await_held(open_files=0)
+
+
 def test_the_working_directory_stays(stack: Stack) -> None:
     stack.add({"d": Dir(), "d/e": Dir(), "d/e/f": File(b"x")})
     with kept(stack) as mount:

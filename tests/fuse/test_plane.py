@@ -12,7 +12,7 @@ import pytest
 from ..overlay.inside import as_ordinary_user
 from ..overlay.stack import Stack
 from ..posix.table import Dir, File, Symlink
-from .mounted import mounted
+from .mounted import mounted, only_with_open, only_with_plane
 from .random_changes import NAMES, STARTING_POINT, play
 
 pytestmark = [pytest.mark.usefixtures("sandbox"), as_ordinary_user]
@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.usefixtures("sandbox"), as_ordinary_user]
 FILES = 50
 
 
+@only_with_plane
 def test_reading_a_plain_lower_reaches_no_python(stack: Stack) -> None:
     stack.add(
         {
@@ -98,6 +99,7 @@ def test_what_is_removed_while_it_is_open_stays_readable(stack: Stack) -> None:
         os.close(directory)
 
 
+@only_with_plane
 def test_changes_in_the_upper_reach_no_python(stack: Stack) -> None:
     stack.add({"d/lowers": File(b"lower")})
     with mounted(stack) as mount:
@@ -208,6 +210,7 @@ def test_names_of_the_lowers_are_hidden_where_the_plane_makes_others(stack: Stac
     assert len(os.listdir(os.path.join(lower, "d"))) == FILES
 
 
+@only_with_plane
 def test_a_removed_tree_of_the_upper_leaves_nothing(stack: Stack) -> None:
     stack.add({"d": Dir()})
     with mounted(stack) as mount:
@@ -296,6 +299,7 @@ def test_a_path_deeper_than_the_limit_of_descriptors_crosses(stack: Stack) -> No
         assert os.listdir(mount.path("d")) == []
 
 
+@only_with_plane
 def test_reading_a_merged_tree_reaches_no_python(stack: Stack) -> None:
     stack.add(
         {
@@ -489,6 +493,7 @@ def _contents(root: str) -> dict[str, object]:
     return found
 
 
+@only_with_plane
 def test_names_are_handed_over_again_after_changes(stack: Stack) -> None:
     stack.add({f"d/{number}": File(b"x") for number in range(FILES)})
     with mounted(stack) as mount:
@@ -506,3 +511,115 @@ def test_names_are_handed_over_again_after_changes(stack: Stack) -> None:
         assert after.requests["lookup"] <= before.requests["lookup"] + 1  # of "d", which is merged
         assert after.answered >= before.answered + FILES
         assert len(os.listdir(mount.path("d"))) == FILES - 8 + 24
+
+
+@only_with_open
+@only_with_plane
+def test_a_copied_file_is_the_planes_again(stack: Stack) -> None:
+    """One request of a copy-up or a rename reaches Python, if the directory is in the upper."""
+    lower = stack.add({f"d/{number}": File(b"lower") for number in range(2 * FILES)})
+    with mounted(stack) as mount:
+        for number in range(FILES):  # the names are handed over after some requests
+            assert os.path.exists(mount.path(f"d/{number}"))
+        os.truncate(mount.path("d/0"), 3)
+        inodes = {number: os.stat(mount.path(f"d/{number}")).st_ino for number in range(FILES)}
+        before = mount.counted().requests
+        for number in range(1, FILES):
+            with open(mount.path(f"d/{number}"), "r+b", buffering=0) as file:
+                file.write(b"upper")
+        with open(mount.path("d/1"), "ab") as file:
+            file.write(b" and more")
+        for number in range(1, FILES):
+            path = mount.path(f"d/{number}")
+            os.utime(path, ns=(number, number))
+            os.chmod(path, 0o600)
+            st = os.stat(path)
+            assert (st.st_ino, st.st_mtime_ns, st.st_nlink) == (inodes[number], number, 1)
+        after = mount.counted().requests
+        assert {kind: after[kind] - before.get(kind, 0) for kind in after if kind != "forget"} == {
+            kind: FILES - 1 if kind == "open" else 0 for kind in after if kind != "forget"
+        }
+        for number in range(FILES, 2 * FILES):
+            os.rename(mount.path(f"d/{number}"), mount.path(f"d/moved{number}"))
+            os.stat(mount.path(f"d/moved{number}"))
+        moved = mount.counted().requests
+        assert moved["rename"] == FILES
+        assert (
+            moved.get("lookup", 0) <= after.get("lookup", 0) + 4
+        )  # the names are handed over again
+        assert {kind for kind in moved if moved[kind] != after.get(kind, 0)} <= {
+            "rename",
+            "lookup",
+            "forget",
+        }
+        mount.forget()
+        for number in range(1, FILES):
+            with open(mount.path(f"d/{number}"), "rb") as file:
+                assert file.read().startswith(b"upper")
+                assert os.fstat(file.fileno()).st_ino == inodes[number]
+    for number in range(2 * FILES):
+        with open(os.path.join(lower, f"d/{number}"), "rb") as file:
+            assert file.read() == b"lower"
+
+
+def test_a_copied_file_that_is_the_planes_again_crosses_once_more(stack: Stack) -> None:
+    lower = stack.add({f"d/{name}": File(b"lower") for name in "fgh"} | {"e/f": File(b"other")})
+    with mounted(stack) as mount:
+        path = mount.path("d/f")
+        with open(path, "rb", buffering=0) as reader, open(path, "r+b", buffering=0) as writer:
+            number = os.fstat(reader.fileno()).st_ino
+            for turn in range(3):
+                writer.write(b"%d" % turn)
+                os.setxattr(path, "user.turn", b"%d" % turn)
+                assert os.getxattr(path, "user.turn") == b"%d" % turn
+                assert sorted(os.listdir(mount.path("d"))) == ["f", "g", "h"]
+                assert os.stat(path).st_ino == number
+            os.fsync(writer.fileno())
+            assert os.pread(reader.fileno(), 10, 0) == b"012er"
+            os.rename(path, mount.path("d/moved"))
+            writer.write(b"!")
+            os.rename(mount.path("d/moved"), mount.path("e/moved"))
+            assert os.stat(mount.path("e/moved")).st_ino == number
+            os.link(mount.path("e/moved"), mount.path("e/linked"))
+            writer.write(b"?")
+            assert os.fstat(reader.fileno()).st_nlink == 2
+            os.unlink(mount.path("e/linked"))
+            os.rename(mount.path("d/g"), mount.path("e/moved"))
+            writer.write(b".")
+            assert os.pread(reader.fileno(), 10, 0) == b"012!?."
+            assert os.fstat(reader.fileno()).st_nlink == 0
+            os.unlink(mount.path("e/moved"))
+        with open(mount.path("d/h"), "r+b", buffering=0) as file:
+            file.write(b"UPPER")
+            os.rename(mount.path("d/h"), mount.path("d/plain"))
+            os.unlink(mount.path("d/plain"))  # no lower has the name: the plane removes it
+            os.setxattr(file.fileno(), "user.mine", b"value")
+            file.write(b" and more")
+            st = os.fstat(file.fileno())
+            assert (st.st_nlink, st.st_size) == (0, len(b"UPPER and more"))
+        assert os.listdir(mount.path("d")) == []
+        assert os.listdir(mount.path("e")) == ["f"]
+        mount.forget()
+        mount.await_held(open_files=0)
+    with mounted(stack) as mount:
+        assert os.listdir(mount.path("d")) == []
+    assert sorted(os.listdir(os.path.join(lower, "d"))) == ["f", "g", "h"]
+    with open(os.path.join(lower, "d/f"), "rb") as file:
+        assert file.read() == b"lower"
+
+
+def test_nodes_that_go_back_and_forth_are_forgotten(stack: Stack) -> None:
+    stack.add({f"d/{number}": File(b"lower") for number in range(FILES)})
+    with mounted(stack) as mount:
+        for turn in range(3):
+            for number in range(FILES):
+                path = mount.path(f"d/{number}")
+                with open(path, "r+b", buffering=0) as file:
+                    file.write(b"%d" % turn)
+                    if number % 2:
+                        os.setxattr(path, "user.turn", b"%d" % turn)
+                if number % 3 == 0:
+                    os.rename(path, f"{path}.moved")
+                    os.rename(f"{path}.moved", path)
+            mount.forget()
+            mount.await_held(open_files=0, nodes=1)

@@ -718,6 +718,55 @@ def test_an_open_file_of_a_closed_directory_is_pythons_to_change() -> None:
     assert [crossing[1] for crossing in _native.plane_crossings()] == [b"f"]
 
 
+@sandboxed
+def test_a_given_file_is_written_through_its_own_descriptor_only() -> None:
+    """The lower's is refused. A handle that got none, for lack of descriptors, is Python's again."""
+    write("f", "upper")
+    wire = Wire()
+    grant_changes()
+    with open("lower/f", "w") as lower:
+        lower.write("lower")
+    nodeid = os.stat("lower/f").st_ino
+    assert _native.plane_claim(nodeid) > 1
+    handles = [_native.plane_open(nodeid, number, True) for number in (1, 2)]
+
+    def give(descriptor: int, count: int = len(handles)) -> bool:
+        state = (None, 0, 0, False)
+        return _native.plane_give(nodeid, ROOT, b"f", 1, descriptor, count, 0, state)
+
+    with open("lower/f", "r+b") as lowers:
+        assert not give(lowers.fileno())
+    descriptor = os.open("layer/f", os.O_RDWR)
+    assert not give(descriptor, 1)  # Python would write through the other handle
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    assert give(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    without = [handle for handle in handles if is_without_descriptor(handle)]
+    (own,) = {*handles} - {*without}
+    assert len(without) == 1
+    assert write_to(wire, nodeid, own, b"U") == (0, struct.pack("=II", 1, 0))
+    assert wire.ask(FSYNC, nodeid, struct.pack("=QII", own, 0, 0)) is None
+    assert _native.plane_crossings() == []
+    assert wire.ask(FSYNC, nodeid, struct.pack("=QII", without[0], 0, 0)) is None
+    ((above, name, crossed, lookups, opened, *_),) = _native.plane_crossings()
+    assert (above, name, crossed, lookups) == (ROOT, b"f", nodeid, 1)
+    assert {handle for handle, _ in opened} == {*handles}
+    contents = []
+    for path in ("layer/f", "lower/f"):
+        with open(path) as file:
+            contents.append(file.read())
+    assert contents == ["Upper", "lower"]
+
+
+def is_without_descriptor(handle: int) -> bool:
+    try:
+        os.close(_native.plane_descriptor(handle))
+    except OSError:
+        return True
+    return False
+
+
 def change(opcode: int, chance: random.Random) -> bytes:
     """The body of a request that changes names or files."""
     one, other = (chance.choice((b"f1\0", b"n1\0", b"n2\0", b"n3\0")) for _ in range(2))
