@@ -58,8 +58,11 @@ bool
 is_marked(int fd)
 {
     char path[64], names[4096];
-    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    ssize_t size = listxattr(path, names, sizeof names);
+    ssize_t size = flistxattr(fd, names, sizeof names);
+    if (size < 0 && errno == EBADF) { /* O_PATH */
+        (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        size = listxattr(path, names, sizeof names);
+    }
     if (size < 0)
         return errno != EOPNOTSUPP;
     for (ssize_t at = 0; at < size; at += (ssize_t)strlen(names + at) + 1)

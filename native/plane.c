@@ -621,8 +621,14 @@ answer_xattr(const struct fuse_in_header *header, struct node *node, uint32_t ro
 {
     char path[64 + MOST_NAMES];
     bool follows;
-    if (!plane.xattr || (name && (is_marker(name) || (is_acl(name) && !plane.acl))) ||
-        !path_of(node, path, sizeof path, &follows))
+    if (!plane.xattr || (name && (is_marker(name) || (is_acl(name) && !plane.acl))))
+        return false;
+    /* Asked for before a file's first write. One that is made here has none, since Python sets it.
+     */
+    if (name && S_ISREG(node->kind) && node->made && node->found_at != PLACE_OF_PYTHON &&
+        strcmp(name, "security.capability") == 0)
+        return reply(header->unique, ENODATA, NULL, 0), true;
+    if (!path_of(node, path, sizeof path, &follows))
         return false;
     ssize_t size = name ? (follows ? getxattr : lgetxattr)(path, name, plane.reply, XATTR_SIZE_MAX)
                         : (follows ? listxattr : llistxattr)(path, plane.reply, XATTR_LIST_MAX);
@@ -901,6 +907,12 @@ may_make(const struct fuse_in_header *header, struct node *above, const char *na
            !child(above, name);
 }
 
+/* Whether the first write to a file that is made takes a SETATTR: its times are before those of its
+ * directory, which changes last, and the kernel sets none before those. (Since Linux 6.13 a change
+ * after a stat has a time of its own.) Once set again, they are not, nor are those of later files.
+ */
+static bool new_are_early;
+
 static bool
 answer_create(const struct fuse_in_header *header, struct node *above,
               const struct fuse_create_in *in, const char *name)
@@ -919,6 +931,9 @@ answer_create(const struct fuse_in_header *header, struct node *above,
     umask(before);
     if (fd < 0)
         return false;
+    if (new_are_early)
+        (void)futimens(fd, NULL);
+    new_are_early = false;
     struct node *node = node_of_new(above, name, &st);
     if (!node) {
         close(fd);
@@ -1098,18 +1113,14 @@ answer_write(const struct fuse_in_header *header, struct handle *handle,
 
 /* As Changing._change_inode of overlay/changing.py, from the owner to the times. */
 static int
-change(struct node *node, const struct fuse_setattr_in *in, const struct stat *st)
+change(struct node *node, int fd, const char *name, const struct fuse_setattr_in *in,
+       const struct stat *st)
 {
     char path[64 + MOST_NAMES];
     const uint32_t of_times = FATTR_ATIME | FATTR_MTIME;
     const uint32_t of_inode = FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE;
-    const char *name;
-    bool follows, sets_mtime = in->valid & FATTR_MTIME;
-    int fd;
-    if (!place_of(node, &fd, &name) || !path_of(node, path, sizeof path, &follows)) {
-        errno = ESTALE;
-        return -1;
-    }
+    bool sets_mtime = in->valid & FATTR_MTIME;
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d%s%s", fd, *name ? "/" : "", name);
     int flags = *name ? AT_SYMLINK_NOFOLLOW : AT_EMPTY_PATH;
     int64_t asked = in->valid & FATTR_CTIME ? (int64_t)in->ctime * SECOND + in->ctimensec : 0;
     bool is_empty = !(in->valid & (of_inode | of_times));
@@ -1121,7 +1132,7 @@ change(struct node *node, const struct fuse_setattr_in *in, const struct stat *s
         return -1;
     if (in->valid & FATTR_MODE && chmod(path, in->mode & 07777) < 0)
         return -1;
-    if (in->valid & FATTR_SIZE && resize(path, follows, in->size) < 0)
+    if (in->valid & FATTR_SIZE && resize(path, !*name, in->size) < 0)
         return -1;
     if (!(in->valid & of_times))
         return 0;
@@ -1150,8 +1161,10 @@ change(struct node *node, const struct fuse_setattr_in *in, const struct stat *s
     /* Setting again what is set would move the disk's change time. */
     if (asked && sets_mtime && !(in->valid & (of_inode | FATTR_ATIME | FATTR_MTIME_NOW)) &&
         nanoseconds_of(&times[1]) == nanoseconds_of(&st->st_mtim) &&
-        asked <= nanoseconds_of(&st->st_ctim))
+        asked <= nanoseconds_of(&st->st_ctim)) {
+        new_are_early = true;
         return 0;
+    }
     return utimensat(fd, name, times, flags);
 }
 
@@ -1175,7 +1188,7 @@ answer_setattr(const struct fuse_in_header *header, struct node *node,
         return false;
     /* The kernel keeps the times of a regular file: without a name they end with it. */
     bool is_lost = node->removed && S_ISREG(node->kind) && !(in->valid & ~of_modification);
-    if (!is_lost && change(node, in, &st) < 0) {
+    if (!is_lost && change(node, fd, name, in, &st) < 0) {
         if (errno == EACCES)
             return false; /* Python widens the mode that denies it */
         reply(header->unique, errno, NULL, 0);

@@ -31,7 +31,7 @@ BOUNDS: Mapping[str, float] = {
     "list/second": 0.01,
     "read/first": 4.1,
     "read/warm": 3.0,
-    "create/small": 7.1,
+    "create/small": 6.8,
     "copy-up/small": 7.1,
     # One request is for the root, the first since the mount.
     "copy-up/big": 9.0,  # one is the FLUSH that the kernel sends once per mount
