@@ -7,6 +7,7 @@ what it displaces is checked once more. A failure in between takes all steps bac
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from contextlib import ExitStack
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from overlaykit.changes.model import Change
-    from overlaykit.changes.planning import Choice, Plan
+    from overlaykit.changes.planning import Choice, LeftElsewhere, Plan
     from overlaykit.changes.read import Comparison
 
 _CAPABILITY: Final = b"security.capability"
@@ -71,10 +72,16 @@ class Outcome(Record, kw_only=True):
 
 
 def apply(
-    comparison: Comparison, target: str, request: Request, *, dry_run: bool = False
+    comparison: Comparison,
+    target: str,
+    request: Request,
+    *,
+    dry_run: bool = False,
+    left_elsewhere: LeftElsewhere | None = None,
 ) -> Outcome:
     """Write changes into the directory `target`.
 
+    `left_elsewhere`: `left_names` of the whole view, as it was before a part of it was applied.
     Requires: no view uses the upper or the target.
     Raises: Error, OSError: the target is as it was.
     """
@@ -87,7 +94,7 @@ def apply(
             with suppress(NothingApplied):
                 earlier = State(root, target, create=False)
                 stack.callback(earlier.close)
-            base = _base(comparison, found, request, earlier)
+            base = _base(comparison, found, request, earlier, left_elsewhere)
             return _outcome(_plan(comparison, places, base, request))
         try:
             state = State(root, target, create=True)
@@ -96,7 +103,7 @@ def apply(
         stack.callback(state.close)
         _end_undone(state, root)
         _end_unplanned(state, root)
-        base = _base(comparison, found, request, state)
+        base = _base(comparison, found, request, state, left_elsewhere)
         places = Places({"target": root})
         made = _plan(comparison, places, base, request)
         outcome = _outcome(made)
@@ -301,7 +308,11 @@ def _choice(request: Request) -> Choice:
 
 
 def _base(
-    comparison: Comparison, root: os.stat_result, request: Request, state: State | None
+    comparison: Comparison,
+    root: os.stat_result,
+    request: Request,
+    state: State | None,
+    left_elsewhere: LeftElsewhere | None,
 ) -> Base:
     lowers = [os.stat(os.path.join(path, request.within)) for path in request.lowers]
     began = read_began(request.upper)
@@ -322,7 +333,28 @@ def _base(
         is_lower=len(lowers) == 1 and os.path.samestat(lowers[0], root),
         began=began,
         written=written,
+        left_elsewhere=left_elsewhere
+        or functools.cache(
+            lambda: left_names(request.upper, request.lowers) if request.within else set()
+        ),
     )
+
+
+def left_names(upper: str, lowers: Sequence[str]) -> set[int]:
+    """The inode numbers of all that a view has deleted or renamed. Raises: OSError."""
+    from overlaykit.changes.opening import open_directory as opened
+    from overlaykit.changes.read import Comparison
+
+    found: set[int] = set()
+    top, *below = map(opened, (upper, *lowers))
+    with Comparison.of_upper(top, below) as comparison:
+        for change in comparison.changes():
+            if change.old is None or change.kind not in ("deleted", "replaced", "renamed"):
+                continue
+            found.add(change.old.stat.st_ino)
+            if change.kind != "renamed" and change.old.is_directory:
+                found.update(version.stat.st_ino for _, version in comparison.held(change))
+    return found
 
 
 def _plan(comparison: Comparison, places: Places, base: Base, request: Request) -> Plan:

@@ -15,7 +15,7 @@ import stat
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from overlaykit import _native, attributes, handles
+from overlaykit import _native, attributes, handles, mountinfo
 from overlaykit.changes.contents import same_contents
 from overlaykit.changes.model import Change, Version
 from overlaykit.changes.steps import Seen, digest_of
@@ -35,6 +35,9 @@ Choice = Literal["", "theirs", "ours"]
 Empty: write nothing at all."""
 
 
+LeftElsewhere: TypeAlias = "Callable[[], Container[int]]"
+
+
 class NotAChange(Error):
     message = "{0}: the view has changed nothing there: 'overlaykit diff' lists what it has changed"
 
@@ -44,7 +47,7 @@ class InDeleted(Error):
 
 
 class OnOtherFileSystem(Error):
-    message = "{0}: a file system is mounted there: apply what lies on it by itself (--to)"
+    message = "{0}: a file system is mounted there, which stays: unmount it first, or apply other paths alone"
 
 
 class Conflict(Record, kw_only=True):
@@ -118,12 +121,14 @@ class Base:
     the lowers, and each file is compared with theirs.
     `root`: what the target itself was before the state directory was made in it.
     `written`: inode numbers, and the time until when overlaykit itself wrote them.
+    `left_elsewhere`: the inode numbers of what has left its name outside of the target.
     """
 
     root: os.stat_result
     is_lower: bool
     began: Began
     written: Mapping[int, int]
+    left_elsewhere: LeftElsewhere = frozenset
 
 
 def plan(
@@ -249,6 +254,7 @@ class _Planner:
         self._places = places
         self._base = base
         self._device = os.fstat(places.roots["target"]).st_dev
+        self._mounts = _mounts_below(places.roots["target"])
         self.conflicts: dict[bytes, Conflict] = {}
         self.agreed: set[_Drop] = set()
         self.mergeable: set[bytes] = {b""}
@@ -480,6 +486,7 @@ class _Planner:
                 digest = self._check_displaced(change, path, st)
             elif not stat.S_ISDIR(st.st_mode) and change.what:
                 self._check_displaced(change, path, st)
+            self._refuse_mounts(path, below=change.kind == "deleted")
             yield Departure(path, change, self._seen(st, digest))
 
     # Arrivals
@@ -511,6 +518,7 @@ class _Planner:
                 self._check_missing(change)
             else:
                 assert place is not None
+                self._refuse_mounts(place, below=True)
                 digest = self._check_displaced(change, place, st)
             arrivals.append(
                 Arrival(
@@ -540,6 +548,12 @@ class _Planner:
     def _stay_on_device(self, path: bytes, st: os.stat_result) -> None:
         if st.st_dev != self._device:
             raise OnOtherFileSystem(os.fsdecode(path))
+
+    def _refuse_mounts(self, place: bytes, *, below: bool) -> None:
+        """Refuse to rename a mountpoint of the target; with `below` also what holds one."""
+        for mount in self._mounts:
+            if mount == place or (below and _is_below(mount, place)):
+                raise OnOtherFileSystem(os.fsdecode(mount))
 
     # Directories that stay
 
@@ -601,12 +615,14 @@ class _Planner:
             return False
         if origin is None:
             return False
-        if self._opens_handles:
-            return origin_link_count(self._places.roots["target"], origin) in (None, 0)
-        # Without the right to open it: files that the view has moved are among those that leave their names.
-        number = origin.inode_number()
-        is_link = not new.is_directory and new.stat.st_nlink > 1
-        return number is not None and number not in self._inodes and not is_link
+        if new.is_directory or new.stat.st_nlink == 1:
+            # What the view itself has moved is among the files that leave their names, in this target or in another.
+            number = origin.inode_number()
+            if number is not None and number not in self._inodes:
+                return number not in self._base.left_elsewhere()
+        if not self._opens_handles:
+            return False
+        return origin_link_count(self._places.roots["target"], origin) in (None, 0)
 
     @functools.cached_property
     def _opens_handles(self) -> bool:
@@ -763,6 +779,16 @@ class _Planner:
         if stat.S_ISDIR(st.st_mode) or st.st_nlink > 1:  # earlier steps may touch it
             return seen._replace(ctime_ns=0)
         return seen
+
+
+def _mounts_below(target: int) -> list[bytes]:
+    """The mountpoints below an open directory, from there, also those of files and of the same file system."""
+    top = os.readlink(f"/proc/self/fd/{target}")
+    return [
+        os.fsencode(os.path.relpath(mount.mountpoint, top))
+        for mount in mountinfo.visible(mountinfo.current())
+        if mountinfo.below(mount.mountpoint, top)
+    ]
 
 
 def _xattrs(fd: int, name: str) -> dict[bytes, bytes]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from overlaykit.changes.applying import Outcome
     from overlaykit.changes.model import Change
+    from overlaykit.changes.planning import LeftElsewhere
     from overlaykit.client import Stack
 
 TEMPORARY: Final = ("/tmp", "/var/tmp")  # noqa: S108
@@ -123,6 +124,9 @@ def apply(
     if paths:
         parts = [part for part in parts if chosen[part]]
     without = {part: _left_out(stack, part) for part in parts}
+    assert stack.upper is not None
+    upper = os.path.realpath(stack.upper)
+    left_elsewhere = functools.cache(lambda: applying.left_names(upper, stack.layers))
 
     def run(part: Area, *, dry: bool) -> Outcome:
         return _apply(
@@ -134,6 +138,7 @@ def apply(
             consumes=consumes and not paths,
             is_last=is_last and not paths,
             dry_run=dry,
+            left_elsewhere=left_elsewhere,
         )
 
     found = applying.Outcome()
@@ -180,6 +185,7 @@ def _apply(
     consumes: bool,
     is_last: bool,
     dry_run: bool,
+    left_elsewhere: LeftElsewhere,
 ) -> Outcome:
     from overlaykit.changes import applying
     from overlaykit.changes.opening import open_directory
@@ -199,7 +205,9 @@ def _apply(
     )
     upper, *lowers = map(open_directory, (request.upper, *request.lowers))
     with Comparison.of_upper(upper, lowers, os.fsencode(request.within)) as comparison:
-        outcome = applying.apply(comparison, part.path, request, dry_run=dry_run)
+        outcome = applying.apply(
+            comparison, part.path, request, dry_run=dry_run, left_elsewhere=left_elsewhere
+        )
     return _from_root(outcome, part.path)
 
 
