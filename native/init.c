@@ -54,7 +54,7 @@ carry_out(struct plan *plan, const struct record *record, struct covered_hosts *
         return attach_binds(plan);
     case STEP_HIDE:
         return hide(&argument[0]);
-    case STEP_PROTECT:
+    case STEP_PROTECT_PATHS:
         return protect(argument);
     case STEP_COVER:
         return cover_file(argument);

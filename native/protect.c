@@ -94,25 +94,16 @@ cover_all(const struct argument *paths, const char *file, const struct mount_att
     return 0;
 }
 
-/* With a private network, /proc/sys/net stays writable: it shows the network of its reader, and
- * container engines set it. */
 int
 protect(const struct argument *arguments)
 {
-    static const char network[] = "/proc/sys/net";
     const struct argument *masked = &arguments[0], *shown = &arguments[1];
     bool whole = arguments[3].number & PLAN_MACHINE && maps_machine_root();
-    int mount = -1;
-    if (arguments[3].number & PLAN_OWN_NETWORK && is_directory(network) &&
-        (mount = mount_clone(network, NULL)) < 0)
-        return fail("PROC", network);
     if (whole && make_proc_read_only(&arguments[2]) < 0)
         return -1;
     for (const char *path = NULL; (path = list_next(shown, path));)
         if (!(whole && !strncmp(path, "/proc/", 6)) && make_read_only(path) < 0)
             return -1;
-    if (mount >= 0 && mount_attach(mount, network) < 0)
-        return -1;
     return cover_all(masked, "/dev/null", NULL, "PROC");
 }
 

@@ -191,7 +191,7 @@ int attach_binds(struct plan *plan);
 
 /* ---- protect.c ------------------------------------------------------------------------------ */
 
-/* Carry out STEP_PROTECT: cover paths of procfs and sysfs. */
+/* Carry out STEP_PROTECT_PATHS: cover paths of procfs and sysfs. */
 int protect(const struct argument *arguments);
 
 /* Cover paths that exist by empty read-only places. */

@@ -23,6 +23,7 @@ from overlaykit.namespace.plan import (
     OPTIONAL,
     OPTIONAL_IF_ENOENT,
     OPTIONAL_IF_EPERM,
+    OWN_NETWORK,
     UNLESS_FILLED,
 )
 
@@ -65,6 +66,7 @@ _EMPTY: Final = _native.AT_EMPTY_PATH
 _CLONED: Final = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC | _native.AT_RECURSIVE
 _PTMX: Final = "/dev/pts/ptmx"
 _TTY: Final = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+_NETWORK: Final = "/proc/sys/net"
 _NAMESPACES: Final = ("mnt", "uts", "ipc", "cgroup")
 
 
@@ -411,6 +413,25 @@ def _chdir(path: str, required: int) -> list[Call]:
     return [_call("chdir", "/", failure="DIRECTORY", subject="/"), wanted]
 
 
+def _protect(
+    masked: Sequence[str], read_only: Sequence[str], left: Sequence[str], flags: int
+) -> list[Call]:
+    """With a private network, /proc/sys/net stays writable.
+
+    It shows the network of its reader, and container engines set it.
+    """
+    if not flags & OWN_NETWORK:
+        return [("protect_paths", masked, read_only, left, flags)]
+    how: dict[str, Any] = {"ignored": ENOENT, "failure": "PROC", "subject": _NETWORK}
+    return [
+        _call("open_tree", _HERE, _NETWORK, _CLONED, slot=_NETWORK, becomes=FILLED, **how),
+        ("protect_paths", (), read_only, left, flags),
+        ("attach_mount", _NETWORK, _NETWORK),
+        # After it: this may be one of them.
+        ("protect_paths", masked, (), (), 0),
+    ]
+
+
 def _pty(owner: int, console: int) -> list[Call]:
     """Make a pty of the view's devpts, give its master away, and leave the caller's session.
 
@@ -496,6 +517,7 @@ _CALLS_OF: Final[dict[str, Callable[..., list[Call]]]] = {
     "no_new_privs": _no_new_privs,
     "scope_sockets": _scope_sockets,
     "limit": _limit,
+    "protect": _protect,
     "user": _user,
     "standard": _standard,
     "close_standard": _close_standard,

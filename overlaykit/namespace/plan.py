@@ -77,7 +77,7 @@ FORMS: Final = {
     "symlink": (19, "ss", "init"),
     "bind": (20, "cs", "init"),
     "attach_binds": (21, "", "init"),
-    "protect": (22, "PPPn", "init"),
+    "protect": (0, "PPPn", "init"),
     "hosts": (23, "hsb", "init"),
     "chdir": (0, "sb", "init"),
     "restrict_capabilities": (25, "u", "init command end"),
@@ -142,6 +142,7 @@ PRIMITIVES: Final = {
     "offer_terminal": (16, "d"),
     "own_session": (17, ""),
     "attach_mount": (18, "cs"),
+    "protect_paths": (22, "PPPn"),
     "bound_capabilities": (47, "u"),
     "drop_capabilities": (48, "u"),
     "connect_network": (56, "c"),
@@ -151,9 +152,9 @@ PRIMITIVES: Final = {
 `call`: the call; a slot; what becomes of that: nothing, FILLED with the result, or EMPTIED; the ignored errnos, 16 bits
 each; the failure and its subject; the words. `unless`: a slot, and how many steps are skipped if it is filled.
 `joined`: the end of another view ends this one. `offer`: send namespaces to the monitor, or the master of a terminal.
-`own_session`: the command has one, without a terminal. `attach_mount`: `attach`, without flags. `bound_capabilities`,
-`drop_capabilities`: the parts of `restrict_capabilities`; the second may fail. `connect_network`: the other side of an
-interface.
+`own_session`: the command has one, without a terminal. `attach_mount`: `attach`, without flags. `protect_paths`:
+`protect`, without the network. `bound_capabilities`, `drop_capabilities`: the parts of `restrict_capabilities`; the
+second may fail. `connect_network`: the other side of an interface.
 """
 
 FILLED: Final = 1
