@@ -52,6 +52,7 @@ MAY_IMPORT = {
         "_native",
         "attributes",
         "beneath",
+        "codec",
         "handles",
         "inodes",
         "privilege",

@@ -75,6 +75,12 @@ def declare_root(command: Options) -> None:
         ),
         ("--read-only", {"action": "store_true", "help": "refuse changes (EROFS)"}),
     )
+    command.add_argument(
+        "--keep-originals",
+        action="store_true",
+        help="keep beside the changes what each text of up to 1 MiB was before it is first written to, for 'apply"
+        " --merge'; not with the driver kernel",
+    )
 
 
 def root(args: Values) -> Part:
@@ -83,6 +89,7 @@ def root(args: Values) -> Part:
         "upper": args.upper,
         "read_only": args.read_only,
         "writable": args.writable,
+        "originals": args.keep_originals,
     }
 
 

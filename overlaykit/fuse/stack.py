@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _CLONE: Final = _native.OPEN_TREE_CLONE | _native.OPEN_TREE_CLOEXEC
 _NO_CLONE: Final = (errno.EPERM, errno.EINVAL, errno.ENOSYS)
+_OF_WORK: Final = {"work", "index", "originals"}
 _MASK_OPTIONS: Final = "mode=0555,size=4k,nr_inodes=1"
 
 
@@ -377,6 +378,6 @@ def _check_writable(
         if target >= 0 and not on_it and mounts.contains(one.fd, target):
             raise TargetInsideUpper(target_path, one.path)
     # The work directory is cleared: it may only hold work of overlaykit or the kernel's overlayfs.
-    foreign = sorted(set(os.listdir(f"/proc/self/fd/{work.fd}")) - {"work", "index"})
+    foreign = sorted(set(os.listdir(f"/proc/self/fd/{work.fd}")) - _OF_WORK)
     if foreign:
         raise WorkNotEmpty(work.path, foreign[0])

@@ -19,11 +19,12 @@ import functools
 import os
 import stat
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from overlaykit import _native, attributes, inodes
 from overlaykit.beneath import INODE, NEW_FILE
-from overlaykit.overlay import began, features
+from overlaykit.overlay import began, features, originals
 from overlaykit.overlay.failure import fail
 from overlaykit.overlay.faults import reach
 from overlaykit.overlay.files import read_quietly
@@ -100,8 +101,12 @@ class CopyUp:
         index: bool,
         metacopy: bool = False,
         quota: Quota | None = None,
+        originals: int = -1,
     ) -> None:
-        """`disk`: syncs what is copied; None: nothing is synced. `metacopy`: a change of metadata copies no data."""
+        """`disk`: syncs what is copied; None: nothing is synced. `metacopy`: a change of metadata copies no data.
+
+        `originals`: the directory for those (see `originals`); -1: none are kept. Not owned.
+        """
         self.table = table
         self.markers = markers
         self.work = work
@@ -113,6 +118,7 @@ class CopyUp:
         self.metacopies = metacopies
         self.metacopy = metacopy
         self.quota = quota
+        self.originals = originals
         self.link_counts = LinkCounts(work, markers)
 
     def directory(self, node: Directory, name: bytes = b"") -> LayerDir:
@@ -353,6 +359,7 @@ class FileCopy:
         self._name = b""  # in the work directory, until it is finished
         self._reserved = 0
         self._is_marked = False
+        self._keeps_original = False
         regular = node.kind == stat.S_IFREG
         try:
             keep_data = keep_data and regular and not metacopy
@@ -360,6 +367,7 @@ class FileCopy:
             # An empty file with a name is whole.
             self._metacopy = metacopy and regular and bool(self._stat.st_size or not node.links)
             self.size = self._stat.st_size if keep_data else 0
+            self._keeps_original = copyup.originals >= 0 and regular and not self._metacopy
             if self.size and node.data is not None:
                 self._data = _open_data(copyup, node)
             if copyup.quota is not None and self.size:
@@ -384,8 +392,9 @@ class FileCopy:
         assert self._node.lower_dir is not None
         layer = self._node.lower_dir.layer
         path = b"/proc/self/fd/%d" % self._target
+        changed_ns = _changed_ns(self._stat)
         if self._origin is not None:  # before the mode, which may forbid it
-            copyup.markers.set_origin(path, self._origin, _changed_ns(self._stat))
+            copyup.markers.set_origin(path, self._origin, changed_ns)
         if self._indexed:
             copyup.markers.set_link_count(path, 0, to_upper=False, follow=True)
         if self._metacopy:
@@ -399,6 +408,10 @@ class FileCopy:
             inodes.copy(self._data, self._target, metadata=False)
             os.ftruncate(self._target, self._stat.st_size)
         copyup.inodes.copy(self._source, self._target, self._stat, layer, data=in_source)
+        if self._keeps_original and self._origin is not None:
+            origin = replace(self._origin, changed_ns=changed_ns)
+            content = self._target if self.size else self._source
+            originals.keep(copyup.originals, self._source, content, self._stat, origin)
         reach("copyup.copied")
         if self.size:
             copyup.sync(self._target)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from overlaykit import _native, attributes
-from overlaykit.overlay import features, overrides
+from overlaykit.overlay import features, originals, overrides
 from overlaykit.overlay.copyup import CopyUp
 from overlaykit.overlay.disk import Unfit, probe
 from overlaykit.overlay.failure import fail
@@ -99,14 +99,16 @@ class Stack:
     work: Layer | None
     redirects: bool
     lock: int
+    originals: int = -1
 
     def close(self) -> None:
         for layer in self.tree.layers:
             layer.close()
         if self.work is not None:
             self.work.close()
-        if self.lock >= 0:
-            os.close(self.lock)
+        for fd in (self.lock, self.originals):
+            if fd >= 0:
+                os.close(fd)
 
 
 class _Upper(NamedTuple):
@@ -154,7 +156,10 @@ def assemble(
     redirects = options.redirect_dir == "on" and markers.attributes
     table = Table()
     copyup = whiteouts = quota = None
+    kept_in = -1
     if prepared is not None:
+        assert work is not None
+        kept_in = originals.open_in(work.fd)
         if options.limit is not None:
             quota = _quota(options.limit, layers[0], prepared.work)
         copyup = CopyUp(
@@ -172,6 +177,7 @@ def assemble(
             and markers.prefix == TRUSTED_PREFIX
             and layers[0].override is None,
             quota=quota,
+            originals=kept_in,
         )
         whiteouts = Whiteouts(prepared.work, markers, merge, prepared.disk, prepared.form)
     return Stack(
@@ -179,6 +185,7 @@ def assemble(
         work=work_layer,
         redirects=redirects,
         lock=-1 if upper is None else upper.lock,
+        originals=kept_in,
     )
 
 

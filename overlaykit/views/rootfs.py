@@ -193,4 +193,6 @@ class RootFs:
             return upper.prepare_scratch(self.entry)
         kept = upper.prepare_kept(spec.upper, undo)
         self.upper, self.made_upper = kept.path, kept.made
+        if spec.originals:
+            upper.keep_originals(kept)
         return kept

@@ -114,6 +114,8 @@ class ViewSpec(Record, kw_only=True):
     """The absolute path of the directory that keeps changes; None: they are dropped at the end."""
     read_only: bool = False
     """Whether changes are refused with EROFS."""
+    originals: bool = False
+    """Whether originals of texts are kept beside an upper that is kept (`overlay.originals`)."""
     name: str | None = None
     """None: the registry chooses one."""
     network: str = "auto"
@@ -199,6 +201,7 @@ def describe(
     *,
     upper: str | None,
     read_only: bool,
+    originals: bool,
     name: str | None,
     network: str | Sequence[str],
     names: Names | None,
@@ -239,6 +242,7 @@ def describe(
         layers=tuple(layers),
         upper=os.path.abspath(upper) if upper else upper,
         read_only=read_only,
+        originals=originals,
         name=name,
         network=name_of_network,
         outward=outward,

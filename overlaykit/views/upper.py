@@ -9,6 +9,7 @@ import stat
 from overlaykit import namespace
 from overlaykit.errors import Error
 from overlaykit.fuse import directories
+from overlaykit.overlay.beside import work_beside
 from overlaykit.record import Record
 from overlaykit.views.scratch import UPPER
 
@@ -63,12 +64,12 @@ def prepare_kept(upper: str, undo: ExitStack) -> Upper:
     `undo` removes what was made. Raises: Error.
     """
     path = directories.lasting_path(upper)
-    parent, name = os.path.split(path)
+    parent = os.path.dirname(path)
     if not os.path.isdir(parent):
         raise UpperMissing(path)
     if os.path.ismount(path):
         raise UpperOnMountpoint(path)
-    work = os.path.join(parent, f".{name}.overlaykit")
+    work = work_beside(path)
     try:
         made = _make(path, undo)
     except OSError as error:
@@ -78,6 +79,16 @@ def prepare_kept(upper: str, undo: ExitStack) -> Upper:
     except OSError as error:
         raise WorkBesideUpperUnusable(path, os.path.basename(work), _reason(error)) from None
     return Upper(path=path, work=work, made=made)
+
+
+def keep_originals(upper: Upper) -> None:
+    """Have mounts of an upper keep originals from now on. Raises: UpperUnusable."""
+    from overlaykit.overlay import originals
+
+    try:
+        originals.prepare(upper.work)
+    except OSError as error:
+        raise directories.UpperUnusable(upper.work, _reason(error)) from None
 
 
 def prepare_scratch(entry: Entry) -> Upper:

@@ -96,6 +96,7 @@ class View:
         *,
         upper: str | None = None,
         read_only: bool = False,
+        originals: bool = False,
         name: str | None = None,
         network: str | Sequence[str] = "auto",
         names: Names | None = None,
@@ -122,7 +123,8 @@ class View:
         """Describe a view; `start` mounts it.
 
         `layers`, top first: `host`, names of the store, or directories (a path with a slash, or `dir:PATH`). Changes go
-        to the directory `upper`; without one they are dropped at the end, or refused with EROFS if `read_only`.
+        to the directory `upper`; without one they are dropped at the end, or refused with EROFS if `read_only`. With
+        `originals` what texts were is kept beside the `upper`, as with --keep-originals.
         `shared` are namespaces of the host, and `userns` says which ids its own user namespace maps, as `--share` and
         `--userns` do. `network` is a mode or the name of a shared network, or both, as for `--network`. `names` are
         what it knows of names (`namespace.Names`). `binds` and `ports` are as for `-v` and `-p`, also as texts.
@@ -140,6 +142,7 @@ class View:
             layers,
             upper=upper,
             read_only=read_only,
+            originals=originals,
             name=name,
             network=network,
             names=names,

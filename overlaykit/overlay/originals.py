@@ -1,0 +1,143 @@
+"""Originals: what files of the layers held when a view first copied them up, for a three-way merge later.
+
+They are kept if the work directory holds the directory `originals`, which is made before the first mount. An original
+is that of a regular file of at most 1 MiB without a NUL. Its name is the origin that the copy in the upper has: so it
+is found under every name of the copy, and never for another file, or for another state of the same one.
+
+Nothing is synced: the checksum tells an original that a crash has cut off. One that cannot be kept is none.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from overlaykit import attributes, codec
+from overlaykit.overlay.beside import work_beside
+from overlaykit.overlay.markers import OVERLAY_PREFIXES, xattr_names
+from overlaykit.record import Record
+from overlaykit.scope import suppress
+
+if TYPE_CHECKING:
+    from overlaykit.overlay.markers import Origin
+
+NAME: Final = b"originals"
+MOST: Final = 1 << 20
+"""Bytes of a file of which an original is kept, and that is merged."""
+_LONGEST_NAME: Final = 255
+
+
+class Original(Record, kw_only=True):
+    """What a file was, but for its data. `size`, `checksum`: of these. `xattrs`: hexadecimal, but for markers."""
+
+    size: int
+    checksum: int
+    mode: int
+    uid: int
+    gid: int
+    xattrs: dict[str, str]
+
+
+def beside(upper: str) -> str:
+    """Where the originals of an upper are, if its work directory is the one that views have."""
+    return os.path.join(work_beside(upper), os.fsdecode(NAME))
+
+
+def prepare(work: str) -> None:
+    """Have mounts with a work directory keep originals from now on. Raises: OSError."""
+    with suppress(FileExistsError):
+        os.mkdir(os.path.join(work, os.fsdecode(NAME)), 0o700)
+
+
+def open_in(work: int) -> int:
+    """Open the directory of originals in a work directory; -1 if there is none. Raises: OSError."""
+    try:
+        return os.open(
+            NAME, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work
+        )
+    except FileNotFoundError:
+        return -1
+
+
+def is_text(data: bytes) -> bool:
+    """Whether the data of a file can be merged by lines."""
+    return len(data) <= MOST and b"\0" not in data
+
+
+def keep(directory: int, source: int, data: int, st: os.stat_result, origin: Origin) -> None:
+    """Keep the original of a file, if it is text. Raises nothing: without room there is none.
+
+    `source`: the file; `data`: a descriptor that its data can be read from; both may be O_PATH. `st`: what it was.
+    """
+    name = _name(origin)
+    if st.st_size > MOST or len(name) > _LONGEST_NAME:
+        return
+    with suppress(OSError):
+        fd = os.open(f"/proc/self/fd/{data}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            content = os.read(fd, MOST + 1)
+        finally:
+            os.close(fd)
+        if len(content) == st.st_size and is_text(content):
+            head = _head(source, content, st)
+            _write(directory, name, head + b"\n" + content, is_sure=origin.changed_ns is not None)
+
+
+def read(directory: int, origin: Origin) -> tuple[Original, bytes] | None:
+    """The original of a file and its data; None: none was kept. Raises: OSError."""
+    try:
+        fd = os.open(_name(origin), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        head, _, content = file.read().partition(b"\n")
+    try:
+        original: Original = codec.decode(head, Original)
+    except ValueError:
+        return None
+    if (original.size, original.checksum) != (len(content), zlib.crc32(content)):
+        return None
+    return original, content
+
+
+def _name(origin: Origin) -> bytes:
+    name = origin.encode().hex().encode()
+    return name if origin.changed_ns is None else b"%b-%d" % (name, origin.changed_ns)
+
+
+def _head(source: int, content: bytes, st: os.stat_result) -> bytes:
+    path = b"/proc/self/fd/%d" % source
+    xattrs = {}
+    for name in xattr_names(path):
+        value = attributes.xattr_or_none(path, name)
+        if value is not None and not name.startswith(OVERLAY_PREFIXES):
+            xattrs[os.fsdecode(name)] = value.hex()
+    return codec.encode(
+        Original(
+            size=len(content),
+            checksum=zlib.crc32(content),
+            mode=st.st_mode,
+            uid=st.st_uid,
+            gid=st.st_gid,
+            xattrs=xattrs,
+        )
+    )
+
+
+def _write(directory: int, name: bytes, content: bytes, *, is_sure: bool) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags |= os.O_TRUNC if is_sure else os.O_EXCL
+    try:
+        fd = os.open(name, flags, 0o600, dir_fd=directory)
+    except FileExistsError:  # perhaps of another state of the file
+        os.unlink(name, dir_fd=directory)
+        return
+    try:
+        if os.write(fd, content) != len(content):
+            os.unlink(name, dir_fd=directory)
+    except OSError:
+        os.unlink(name, dir_fd=directory)
+        raise
+    finally:
+        os.close(fd)
